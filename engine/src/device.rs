@@ -1,0 +1,104 @@
+//! Where buffers live and operations run.
+
+use std::num::NonZeroUsize;
+use std::sync::Arc;
+
+use crate::error::{Error, Result};
+
+/// A device: cheap to clone, shared by every buffer and operation of a job.
+#[derive(Debug, Clone)]
+pub enum Device {
+    /// The host's cores, used through a thread pool of fixed size.
+    Cpu(CpuDevice),
+}
+
+impl Device {
+    /// The CPU with `threads` threads; `None` takes one per available core.
+    ///
+    /// # Errors
+    /// When the threads cannot be started.
+    pub fn cpu(threads: Option<NonZeroUsize>) -> Result<Self> {
+        CpuDevice::new(threads).map(Self::Cpu)
+    }
+
+    /// A device by name: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda:N`, `emulated`.
+    /// `threads` is that of [`Device::cpu`].
+    ///
+    /// # Errors
+    /// An unknown name, or a device that this build or machine does not have.
+    pub fn from_name(name: &str, threads: Option<NonZeroUsize>) -> Result<Self> {
+        match name {
+            "auto" | "cpu" => Self::cpu(threads),
+            _ if name == "emulated" || name == "cuda" || name.starts_with("cuda:") => {
+                Err(Error::DeviceUnavailable {
+                    name: name.to_owned(),
+                    reason: "this version has no GPU kernels; use `cpu`".to_owned(),
+                })
+            }
+            _ => Err(Error::UnknownDevice { name: name.to_owned() }),
+        }
+    }
+
+    /// Name as [`Device::from_name`] takes it.
+    pub fn name(&self) -> String {
+        match self {
+            Self::Cpu(_) => "cpu".to_owned(),
+        }
+    }
+
+    /// What a person is told: the name and what computes.
+    pub fn describe(&self) -> String {
+        match self {
+            Self::Cpu(cpu) => format!("cpu ({} threads, {})", cpu.threads(), crate::cpu::simd::description()),
+        }
+    }
+
+    /// Threads the CPU part works with. Results are the same bits for the same number of threads.
+    pub fn threads(&self) -> usize {
+        match self {
+            Self::Cpu(cpu) => cpu.threads(),
+        }
+    }
+
+    /// Runs `work` inside the device's thread pool, so that the operations in it start at once
+    /// instead of waking the pool one by one. Calling operations outside is correct, only slower.
+    pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        match self {
+            Self::Cpu(cpu) => cpu.run(work),
+        }
+    }
+}
+
+/// The CPU as a device.
+#[derive(Debug, Clone)]
+pub struct CpuDevice {
+    pool: Arc<rayon::ThreadPool>,
+}
+
+impl CpuDevice {
+    fn new(threads: Option<NonZeroUsize>) -> Result<Self> {
+        let threads = match threads {
+            Some(threads) => threads.get(),
+            None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
+        };
+        let pool = rayon::ThreadPoolBuilder::new()
+            .num_threads(threads)
+            .thread_name(|index| format!("cpift-cpu-{index}"))
+            .build()
+            .map_err(|error| Error::DeviceUnavailable {
+                name: "cpu".to_owned(),
+                reason: format!("{threads} threads could not be started: {error}"),
+            })?;
+        Ok(Self { pool: Arc::new(pool) })
+    }
+
+    /// Number of threads of the pool.
+    pub fn threads(&self) -> usize {
+        self.pool.current_num_threads()
+    }
+
+    /// Runs `work` in the pool: rayon's parallel iterators inside it use these threads.
+    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
+        self.pool.install(work)
+    }
+}

@@ -1,0 +1,1 @@
+//! Shared parts of the tests: oracles in f64, random inputs, small models.
