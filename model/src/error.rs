@@ -1,0 +1,95 @@
+//! The error type of the model crate: every message is one line that names the file, line or key.
+
+use std::path::{Path, PathBuf};
+
+/// What can go wrong while loading, training or saving.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    /// The engine refused an operation.
+    #[error(transparent)]
+    Engine(#[from] cpift_engine::Error),
+    /// A file could not be read, written, renamed or created.
+    #[error("{}: cannot {action}: {source}", path.display())]
+    File {
+        /// The file.
+        path: PathBuf,
+        /// What was tried: `read`, `write`, `create the folder`.
+        action: &'static str,
+        /// What the system said.
+        source: std::io::Error,
+    },
+    /// A file was read, and what it says cannot be used.
+    #[error("{}: {reason}", path.display())]
+    Format {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A line of a data file cannot be used.
+    #[error("{}:{line}: {reason}", path.display())]
+    Line {
+        /// The file.
+        path: PathBuf,
+        /// The line, counted from 1.
+        line: usize,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// A setting of the recipe has a value that cannot be used.
+    #[error("`{key}`: {reason}")]
+    Setting {
+        /// The key, as `section.key`.
+        key: String,
+        /// What is wrong and what to do.
+        reason: String,
+    },
+    /// The job itself failed: the input was in order.
+    #[error("{0}")]
+    Job(String),
+    /// A person or program asked to stop; everything is saved.
+    #[error("stopped {position}; continue with --resume")]
+    Interrupted {
+        /// Where the job stopped.
+        position: String,
+    },
+}
+
+/// Result of a call of the model crate.
+pub type Result<T> = std::result::Result<T, Error>;
+
+impl Error {
+    /// [`Error::File`] for use in `map_err`.
+    pub fn file(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+        let path = path.to_owned();
+        move |source| Self::File { path, action, source }
+    }
+
+    /// [`Error::Format`].
+    pub fn format(path: &Path, reason: impl Into<String>) -> Self {
+        Self::Format { path: path.to_owned(), reason: reason.into() }
+    }
+
+    /// [`Error::Line`].
+    pub fn line(path: &Path, line: usize, reason: impl Into<String>) -> Self {
+        Self::Line { path: path.to_owned(), line, reason: reason.into() }
+    }
+
+    /// [`Error::Setting`].
+    pub fn setting(key: impl Into<String>, reason: impl Into<String>) -> Self {
+        Self::Setting { key: key.into(), reason: reason.into() }
+    }
+
+    /// True when what was given is at fault (files, recipe, device name): exit code 2 of the binary.
+    pub fn is_input(&self) -> bool {
+        match self {
+            Self::Format { .. } | Self::Line { .. } | Self::Setting { .. } => true,
+            Self::File { action, .. } => *action == "read",
+            Self::Engine(error) => matches!(
+                error,
+                cpift_engine::Error::UnknownDevice { .. } | cpift_engine::Error::DeviceUnavailable { .. }
+            ),
+            Self::Job(_) | Self::Interrupted { .. } => false,
+        }
+    }
+}
