@@ -2,6 +2,9 @@
 
 mod batch;
 mod error;
+pub mod progress;
+pub mod settings;
 
 pub use batch::{Batch, IGNORE};
 pub use error::{Error, Result};
+pub use settings::Recipe;

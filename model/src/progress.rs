@@ -1,0 +1,301 @@
+//! What a running job tells: events for whoever shows them, and the reports they carry.
+//!
+//! The reports are plain data that serialise to the JSON files of the run folder.
+
+use serde::{Deserialize, Serialize};
+
+use crate::settings::{Method, Stage};
+
+/// Receives the events of a job. Implemented by the command line and by programs that embed the job.
+pub trait Observer {
+    /// Something happened.
+    fn event(&mut self, event: Event<'_>);
+
+    /// Asked after every optimizer step: true ends the job after a checkpoint.
+    fn stop_requested(&self) -> bool {
+        false
+    }
+}
+
+/// An observer that looks away.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Silent;
+
+impl Observer for Silent {
+    fn event(&mut self, _event: Event<'_>) {}
+}
+
+/// One thing that happened in a job.
+#[derive(Debug)]
+pub enum Event<'a> {
+    /// All checks passed and work begins.
+    Started(&'a Plan),
+    /// One row of a task as the model will see it: supervised text is marked.
+    Sample {
+        /// The task.
+        task: &'a str,
+        /// Decoded row.
+        text: &'a str,
+    },
+    /// Something a person should know, in one line.
+    Notice(&'a str),
+    /// A fine-tune, or the part of one, begins. `step` of `steps` are already done (after a resume).
+    TrainingStarted {
+        /// What is trained: `probe reverse`, `integrate part 1/3 (reverse, sort)`.
+        title: &'a str,
+        /// Optimizer steps already done.
+        step: u64,
+        /// Optimizer steps in all.
+        steps: u64,
+    },
+    /// An optimizer step was made.
+    Step(&'a StepReport),
+    /// A fine-tune, or the part of one, is complete.
+    TrainingFinished {
+        /// As in [`Event::TrainingStarted`].
+        title: &'a str,
+    },
+    /// Evaluation of one model on one task begins.
+    EvaluationStarted {
+        /// Column of the final table: `base`, `probe`, `fused`, `final`.
+        column: &'a str,
+        /// The task.
+        task: &'a str,
+    },
+    /// Evaluation of one model on one task is complete.
+    Evaluated {
+        /// Column of the final table.
+        column: &'a str,
+        /// The task.
+        task: &'a str,
+        /// What came out.
+        score: &'a Score,
+    },
+    /// A stage that was complete before is taken over as it is (after a resume).
+    StageReused(Stage),
+    /// Stage 1b is complete.
+    Cores(&'a CoreReport),
+    /// Stage 2 is complete.
+    Groups(&'a GroupReport),
+    /// Stage 3 is complete.
+    Fused(&'a FusionReport),
+    /// A checkpoint was written.
+    Checkpoint {
+        /// Optimizer steps it contains.
+        step: u64,
+    },
+    /// The job is complete.
+    Finished(&'a JobReport),
+}
+
+/// What a job will do, known before it begins.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Plan {
+    /// The method.
+    pub method: Method,
+    /// Device as it describes itself.
+    pub device: String,
+    /// Architecture's name, as in `config.json`.
+    pub architecture: String,
+    /// Number of parameters (D).
+    pub parameters: u64,
+    /// Each task's data.
+    pub tasks: Vec<TaskPlan>,
+    /// Each fine-tune in order.
+    pub trainings: Vec<TrainingPlan>,
+    /// Memory by part, in bytes, at the peak.
+    pub memory: Vec<MemoryPart>,
+    /// Bytes the run folder will take.
+    pub disk_bytes: u64,
+    /// Floating-point operations of all training steps.
+    pub training_flops: f64,
+}
+
+impl Plan {
+    /// Sum of the memory parts in bytes.
+    pub fn memory_bytes(&self) -> u64 {
+        self.memory.iter().map(|part| part.bytes).sum()
+    }
+
+    /// Optimizer steps of all trainings.
+    pub fn steps(&self) -> u64 {
+        self.trainings.iter().map(|training| training.steps).sum()
+    }
+}
+
+/// One task's data as it will be used.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskPlan {
+    /// The task.
+    pub name: String,
+    /// Rows to train on.
+    pub train_rows: u64,
+    /// Tokens in them.
+    pub train_tokens: u64,
+    /// Tokens in them that the loss is taken on.
+    pub supervised_tokens: u64,
+    /// Rows left out or cut because they are longer than `max_length`.
+    pub long_rows: u64,
+    /// Rows to evaluate on; none without an evaluation file.
+    pub eval_rows: Option<u64>,
+}
+
+/// One fine-tune of the plan.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainingPlan {
+    /// What is trained.
+    pub title: String,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// Tokens of all steps together (estimated from the first epoch's average).
+    pub tokens: u64,
+}
+
+/// A part of the memory in use.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MemoryPart {
+    /// What it holds.
+    pub name: String,
+    /// Size in bytes.
+    pub bytes: u64,
+}
+
+/// One optimizer step.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StepReport {
+    /// `probe`, `integrate`, or the method's name for a baseline.
+    pub stage: String,
+    /// What is trained within the stage: the probe's task; empty otherwise.
+    pub part: String,
+    /// The step just made, from 1.
+    pub step: u64,
+    /// Steps in all.
+    pub steps: u64,
+    /// Mean negative log-likelihood per supervised token of the step, in nats.
+    pub loss: f64,
+    /// The same by task, for tasks that had supervised tokens in the step.
+    pub task_losses: Vec<(String, f64)>,
+    /// Learning rate of the step.
+    pub learning_rate: f64,
+    /// Gradient norm before clipping, frozen coordinates left out.
+    pub gradient_norm: f64,
+    /// Tokens of the step.
+    pub tokens: u64,
+    /// Tokens of the step the loss was taken on.
+    pub supervised_tokens: u64,
+    /// Wall time of the step in seconds.
+    pub seconds: f64,
+    /// Floating-point operations of the step.
+    pub flops: f64,
+}
+
+/// How well a model does one task.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Score {
+    /// Mean negative log-likelihood per supervised token, in nats.
+    pub loss: f64,
+    /// Share of rows whose greedy answer equals the row's, from 0 to 1; none for rows without a prompt.
+    pub exact_match: Option<f64>,
+    /// Supervised tokens.
+    pub tokens: u64,
+    /// Rows.
+    pub rows: u64,
+}
+
+/// Stage 1b: what the cores look like.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct CoreReport {
+    /// Per task.
+    pub tasks: Vec<TaskCore>,
+}
+
+/// One task's core.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskCore {
+    /// The task.
+    pub task: String,
+    /// Parameters in the core: exactly k.
+    pub size: u64,
+    /// The least importance in the core.
+    pub threshold: f64,
+    /// ‖θi − θ0‖ / ‖θ0‖: how small a move the task is.
+    pub relative_move: f64,
+    /// Parameters of the core by layer (`embedding`, `layer 0`, …, `head`), in order.
+    pub by_layer: Vec<(String, u64)>,
+    /// Parameters of the core by kind of tensor (`q_proj`, `norm`, …), in order.
+    pub by_kind: Vec<(String, u64)>,
+}
+
+/// Stage 2: overlaps and groups.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct GroupReport {
+    /// Names of the tasks: rows and columns of the matrices.
+    pub tasks: Vec<String>,
+    /// |Ci∩Cj| / |Ci∪Cj|.
+    pub jaccard: Vec<Vec<f64>>,
+    /// The overlap that chance would give: fraction / (2 − fraction).
+    pub chance: f64,
+    /// Over the shared coordinates of two tasks, how often both moved to the same side; none where nothing
+    /// is shared.
+    pub sign_agreement: Vec<Vec<Option<f64>>>,
+    /// Least overlap of an edge.
+    pub threshold: f64,
+    /// Groups in the order they are trained: indices into `tasks`.
+    pub groups: Vec<Vec<usize>>,
+}
+
+/// Stage 3: what fusion did.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct FusionReport {
+    /// The backbone's name.
+    pub backbone: String,
+    /// Every tensor of every fold step; empty when the backbone is not a fold.
+    pub slerps: Vec<SlerpReport>,
+    /// Coordinates in exactly one core.
+    pub transplanted: u64,
+    /// Coordinates in several cores.
+    pub conflicts: u64,
+    /// Of these, how many have updates of different sign.
+    pub sign_conflicts: u64,
+}
+
+/// SLERP of one tensor with one task's.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SlerpReport {
+    /// The task folded in.
+    pub task: String,
+    /// The tensor.
+    pub tensor: String,
+    /// Angle between the non-core parts, in radians.
+    pub angle: f64,
+    /// Why LERP was used instead: `small angle`, `zero norm`, `antipodal`; none for SLERP.
+    pub fallback: Option<String>,
+}
+
+/// The closing table and where things are.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct JobReport {
+    /// The method.
+    pub method: Method,
+    /// Columns of the table: `base`, `probe`, `fused`, `final`.
+    pub columns: Vec<String>,
+    /// Rows of the table.
+    pub tasks: Vec<TaskScores>,
+    /// Frozen coordinates checked bit for bit over all parts of stage 4.
+    pub frozen_verified: u64,
+    /// Wall time in seconds, of all sessions of the run together.
+    pub seconds: f64,
+    /// Optimizer steps made.
+    pub steps: u64,
+    /// Folder of the final model; none when `--until` ended the job before.
+    pub model: Option<std::path::PathBuf>,
+}
+
+/// One task's row of the closing table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TaskScores {
+    /// The task.
+    pub task: String,
+    /// One per column; none where it was not evaluated.
+    pub scores: Vec<Option<Score>>,
+}
