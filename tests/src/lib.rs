@@ -1,1 +1,3 @@
 //! Shared parts of the tests: oracles in f64, random inputs, small models.
+
+pub mod numeric;

@@ -4,4 +4,10 @@
 //! does not depend on timing, every output element is written by one chunk, and sums over chunks are
 //! collected in order and added sequentially. Rayon's own `sum`/`reduce` on floats is not used.
 
+pub mod math;
 pub mod simd;
+
+/// Rows of `width` elements that make one chunk of elementwise work: about 64 KiB, whatever the machine.
+pub(crate) fn rows_per_chunk(width: usize) -> usize {
+    (16 * 1024 / width.max(1)).max(1)
+}

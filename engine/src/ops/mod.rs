@@ -1,1 +1,6 @@
 //! Operations: one folder each, `mod.rs` with the contract and the checks, `cpu.rs` with the code.
+
+pub mod embedding;
+pub mod gated_mlp;
+pub mod rms_norm;
+pub mod rope;

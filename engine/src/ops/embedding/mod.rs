@@ -1,0 +1,80 @@
+//! Embedding: one row of a table for every token.
+//!
+//! Forward: `output[n] = table[tokens[n]]`; reads and writes N·C elements.
+//! Backward: `d_table[tokens[n]] += d_output[n]`, in the order of n for every row of the table.
+
+mod cpu;
+
+use crate::buffer::{View, ViewMut};
+use crate::device::Device;
+use crate::error::{Result, check, check_length};
+
+/// Sizes of an embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Tokens (N).
+    pub tokens: usize,
+    /// Rows of the table (V).
+    pub vocabulary: usize,
+    /// Elements of a row (C).
+    pub hidden: usize,
+}
+
+/// Looks up `table` `[V, C]` at `tokens` `[N]` into `output` `[N, C]`.
+///
+/// # Errors
+/// Lengths that do not fit the shape; a token id that is not below V.
+pub fn forward(
+    device: &Device,
+    shape: &Shape,
+    table: View<'_, f32>,
+    tokens: View<'_, u32>,
+    output: ViewMut<'_, f32>,
+) -> Result<()> {
+    const OP: &str = "embedding";
+    check_length(OP, "table", table.len(), shape.vocabulary * shape.hidden)?;
+    check_length(OP, "tokens", tokens.len(), shape.tokens)?;
+    check_length(OP, "output", output.len(), shape.tokens * shape.hidden)?;
+    match device {
+        Device::Cpu(cpu) => {
+            check_tokens(OP, shape, tokens.host())?;
+            cpu::forward(cpu, shape, table.host(), tokens.host(), output.host());
+        }
+    }
+    Ok(())
+}
+
+/// Adds the gradient of the output, `d_output` `[N, C]`, to that of the table, `d_table` `[V, C]`.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(
+    device: &Device,
+    shape: &Shape,
+    tokens: View<'_, u32>,
+    d_output: View<'_, f32>,
+    d_table: ViewMut<'_, f32>,
+) -> Result<()> {
+    const OP: &str = "embedding backward";
+    check_length(OP, "tokens", tokens.len(), shape.tokens)?;
+    check_length(OP, "d_output", d_output.len(), shape.tokens * shape.hidden)?;
+    check_length(OP, "d_table", d_table.len(), shape.vocabulary * shape.hidden)?;
+    match device {
+        Device::Cpu(cpu) => {
+            check_tokens(OP, shape, tokens.host())?;
+            cpu::backward(cpu, shape, tokens.host(), d_output.host(), d_table.host());
+        }
+    }
+    Ok(())
+}
+
+fn check_tokens(op: &'static str, shape: &Shape, tokens: &[u32]) -> Result<()> {
+    let outside = tokens.iter().position(|&token| token as usize >= shape.vocabulary);
+    check(op, outside.is_none(), || {
+        let index = outside.unwrap_or_default();
+        format!(
+            "token {} at position {index} is not below the vocabulary of {}",
+            tokens[index], shape.vocabulary
+        )
+    })
+}

@@ -1,0 +1,54 @@
+//! The gate of a SwiGLU MLP: `activation = silu(gate) · up`, with `silu(x) = x σ(x)`.
+//!
+//! Elementwise; the projections around it are [`linear`](super::linear)s. The backward works in place
+//! on the three buffers it needs, so it takes no memory of its own.
+
+mod cpu;
+
+use crate::buffer::{View, ViewMut};
+use crate::device::Device;
+use crate::error::{Result, check_length};
+
+/// Writes `silu(gate) · up` to `activation`; all three have the same length. Reads 2, writes 1 element each.
+///
+/// # Errors
+/// Lengths that differ.
+pub fn forward(
+    device: &Device,
+    gate: View<'_, f32>,
+    up: View<'_, f32>,
+    activation: ViewMut<'_, f32>,
+) -> Result<()> {
+    const OP: &str = "gated_mlp";
+    check_length(OP, "up", up.len(), gate.len())?;
+    check_length(OP, "activation", activation.len(), gate.len())?;
+    match device {
+        Device::Cpu(cpu) => cpu::forward(cpu, gate.host(), up.host(), activation.host()),
+    }
+    Ok(())
+}
+
+/// Turns what the forward had into gradients, in place. Reads 3 and writes 3 elements each.
+///
+/// | buffer | before | after |
+/// |---|---|---|
+/// | `gate` | gate | d_gate = d_activation · up · σ(gate) (1 + gate (1 − σ(gate))) |
+/// | `up` | up | d_up = d_activation · silu(gate) |
+/// | `activation` | d_activation | activation, computed again for the weight gradient of the projection after it |
+///
+/// # Errors
+/// Lengths that differ.
+pub fn backward(
+    device: &Device,
+    gate: ViewMut<'_, f32>,
+    up: ViewMut<'_, f32>,
+    activation: ViewMut<'_, f32>,
+) -> Result<()> {
+    const OP: &str = "gated_mlp backward";
+    check_length(OP, "up", up.len(), gate.len())?;
+    check_length(OP, "activation", activation.len(), gate.len())?;
+    match device {
+        Device::Cpu(cpu) => cpu::backward(cpu, gate.host(), up.host(), activation.host()),
+    }
+    Ok(())
+}

@@ -1,0 +1,195 @@
+//! RMSNorm on the CPU.
+
+use rayon::prelude::*;
+
+use super::Shape;
+use crate::cpu::rows_per_chunk;
+use crate::cpu::simd::vectorize;
+use crate::device::CpuDevice;
+
+/// Partial sums kept side by side, so that a row's sum is vectorised in a fixed order.
+const LANES: usize = 16;
+
+pub struct Outputs<'a> {
+    pub sum: &'a mut [f32],
+    pub output: &'a mut [f32],
+    pub inverse_rms: &'a mut [f32],
+}
+
+#[derive(Clone, Copy)]
+pub struct Saved<'a> {
+    pub input: &'a [f32],
+    pub weight: &'a [f32],
+    pub inverse_rms: &'a [f32],
+}
+
+pub fn forward(
+    cpu: &CpuDevice,
+    shape: &Shape,
+    input: &[f32],
+    weight: &[f32],
+    output: &mut [f32],
+    inverse_rms: &mut [f32],
+) {
+    let hidden = shape.hidden;
+    let rows = rows_per_chunk(hidden);
+    cpu.run(|| {
+        let outputs = output.par_chunks_mut(rows * hidden).zip(inverse_rms.par_chunks_mut(rows));
+        input.par_chunks(rows * hidden).zip(outputs).for_each(|(input, (output, inverse_rms))| {
+            vectorize(|| {
+                let rows = input.chunks_exact(hidden).zip(output.chunks_exact_mut(hidden));
+                for ((input, output), inverse_rms) in rows.zip(inverse_rms) {
+                    *inverse_rms = normalise(shape, input, weight, output);
+                }
+            });
+        });
+    });
+}
+
+pub fn forward_residual(
+    cpu: &CpuDevice,
+    shape: &Shape,
+    residual: &[f32],
+    delta: &[f32],
+    weight: &[f32],
+    outputs: Outputs<'_>,
+) {
+    let hidden = shape.hidden;
+    let rows = rows_per_chunk(hidden);
+    let Outputs { sum, output, inverse_rms } = outputs;
+    cpu.run(|| {
+        let inputs = residual.par_chunks(rows * hidden).zip(delta.par_chunks(rows * hidden));
+        let sums = sum.par_chunks_mut(rows * hidden).zip(inputs);
+        let outputs = output.par_chunks_mut(rows * hidden).zip(inverse_rms.par_chunks_mut(rows));
+        sums.zip(outputs).for_each(|((sum, (residual, delta)), (output, inverse_rms))| {
+            vectorize(|| {
+                for ((sum, &residual), &delta) in sum.iter_mut().zip(residual).zip(delta) {
+                    *sum = residual + delta;
+                }
+                let rows = sum.chunks_exact(hidden).zip(output.chunks_exact_mut(hidden));
+                for ((sum, output), inverse_rms) in rows.zip(inverse_rms) {
+                    *inverse_rms = normalise(shape, sum, weight, output);
+                }
+            });
+        });
+    });
+}
+
+/// One row; returns r.
+#[inline(always)]
+fn normalise(shape: &Shape, input: &[f32], weight: &[f32], output: &mut [f32]) -> f32 {
+    let mean_square = dot(input, input) / shape.hidden as f64;
+    let inverse_rms = (1.0 / (mean_square + f64::from(shape.epsilon)).sqrt()) as f32;
+    for ((output, &x), &weight) in output.iter_mut().zip(input).zip(weight) {
+        *output = x * inverse_rms * weight;
+    }
+    inverse_rms
+}
+
+pub fn backward_input(shape: &Shape, saved: Saved<'_>, d_output: &[f32], d_input: &mut [f32]) {
+    let hidden = shape.hidden;
+    let rows = rows_per_chunk(hidden);
+    let inputs = saved.input.par_chunks(rows * hidden).zip(saved.inverse_rms.par_chunks(rows));
+    let gradients = d_input.par_chunks_mut(rows * hidden).zip(d_output.par_chunks(rows * hidden));
+    gradients.zip(inputs).for_each(|((d_input, d_output), (input, inverse_rms))| {
+        vectorize(|| {
+            let gradients = d_input.chunks_exact_mut(hidden).zip(d_output.chunks_exact(hidden));
+            let inputs = input.chunks_exact(hidden).zip(inverse_rms);
+            for ((d_input, d_output), (input, &inverse_rms)) in gradients.zip(inputs) {
+                let mean = dot3(d_output, saved.weight, input) / hidden as f64;
+                let pull = (f64::from(inverse_rms).powi(2) * mean) as f32;
+                let weighted = d_output.iter().zip(saved.weight);
+                for ((d_input, &x), (&d_output, &weight)) in d_input.iter_mut().zip(input).zip(weighted) {
+                    *d_input += inverse_rms * (d_output * weight - x * pull);
+                }
+            }
+        });
+    });
+}
+
+/// Every task owns `LANES` columns and walks all rows: no partial sums to keep, and one order whatever
+/// the number of threads.
+pub fn backward_weight(
+    shape: &Shape,
+    input: &[f32],
+    inverse_rms: &[f32],
+    d_output: &[f32],
+    d_weight: &mut [f32],
+) {
+    let hidden = shape.hidden;
+    d_weight.par_chunks_mut(LANES).enumerate().for_each(|(chunk, d_weight)| {
+        let column = chunk * LANES;
+        vectorize(|| {
+            if d_weight.len() == LANES {
+                add_columns::<LANES>(hidden, column, input, inverse_rms, d_output, d_weight);
+            } else {
+                for (lane, d_weight) in d_weight.chunks_exact_mut(1).enumerate() {
+                    add_columns::<1>(hidden, column + lane, input, inverse_rms, d_output, d_weight);
+                }
+            }
+        });
+    });
+}
+
+/// Adds Σ over rows of d_output · x · r for `WIDTH` columns from `column` on.
+#[inline(always)]
+fn add_columns<const WIDTH: usize>(
+    hidden: usize,
+    column: usize,
+    input: &[f32],
+    inverse_rms: &[f32],
+    d_output: &[f32],
+    d_weight: &mut [f32],
+) {
+    // f32 inside a block of rows, f64 across blocks: as fast as f32, and long batches lose nothing.
+    const BLOCK: usize = 64;
+    let mut total = [0.0f64; WIDTH];
+    for (block, inverse_rms) in inverse_rms.chunks(BLOCK).enumerate() {
+        let mut partial = [0.0f32; WIDTH];
+        for (row, &inverse_rms) in inverse_rms.iter().enumerate() {
+            let start = (block * BLOCK + row) * hidden + column;
+            let input = &input[start..start + WIDTH];
+            let d_output = &d_output[start..start + WIDTH];
+            for lane in 0..WIDTH {
+                partial[lane] += d_output[lane] * (input[lane] * inverse_rms);
+            }
+        }
+        for lane in 0..WIDTH {
+            total[lane] += f64::from(partial[lane]);
+        }
+    }
+    for lane in 0..WIDTH {
+        d_weight[lane] += total[lane] as f32;
+    }
+}
+
+#[inline(always)]
+fn dot(left: &[f32], right: &[f32]) -> f64 {
+    let mut lanes = [0.0f32; LANES];
+    let (left, left_rest) = left.as_chunks::<LANES>();
+    let (right, right_rest) = right.as_chunks::<LANES>();
+    for (left, right) in left.iter().zip(right) {
+        for lane in 0..LANES {
+            lanes[lane] = left[lane].mul_add(right[lane], lanes[lane]);
+        }
+    }
+    let rest: f64 = left_rest.iter().zip(right_rest).map(|(&l, &r)| f64::from(l) * f64::from(r)).sum();
+    lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + rest
+}
+
+/// Σ a · b · c.
+#[inline(always)]
+fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f64 {
+    let mut lanes = [0.0f32; LANES];
+    let (a, a_rest) = a.as_chunks::<LANES>();
+    let (b, b_rest) = b.as_chunks::<LANES>();
+    let (c, c_rest) = c.as_chunks::<LANES>();
+    for ((a, b), c) in a.iter().zip(b).zip(c) {
+        for lane in 0..LANES {
+            lanes[lane] = (a[lane] * b[lane]).mul_add(c[lane], lanes[lane]);
+        }
+    }
+    let rest = a_rest.iter().zip(b_rest).zip(c_rest);
+    let rest: f64 = rest.map(|((&a, &b), &c)| f64::from(a) * f64::from(b) * f64::from(c)).sum();
+    lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + rest
+}

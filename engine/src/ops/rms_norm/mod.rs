@@ -1,0 +1,161 @@
+//! RMSNorm: `output = x · r · weight` with `r = 1 / sqrt(mean(x²) + epsilon)`, per row.
+//!
+//! `r` is kept (one f32 a row); the output can be computed again from it, so the backward needs only
+//! the input. Also the QK-norm of Qwen3, where a row is one head of one token.
+//!
+//! With g = d_output · weight (elementwise) and m = mean(g · x), per row
+//! `d_x += r (g − x r² m)`, and over all rows `d_weight += Σ d_output · x · r`.
+
+mod cpu;
+
+use crate::buffer::{View, ViewMut};
+use crate::device::Device;
+use crate::error::{Result, check, check_length};
+
+/// Sizes of a norm.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shape {
+    /// Rows, each normalised by itself.
+    pub rows: usize,
+    /// Elements of a row.
+    pub hidden: usize,
+    /// Added to the mean square.
+    pub epsilon: f32,
+}
+
+impl Shape {
+    fn check(&self, op: &'static str) -> Result<()> {
+        check(op, self.hidden > 0, || "rows have no elements".to_owned())
+    }
+
+    fn elements(&self) -> usize {
+        self.rows * self.hidden
+    }
+}
+
+/// What [`backward`] reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Saved<'a> {
+    /// The forward's input `[rows, hidden]`.
+    pub input: View<'a, f32>,
+    /// The norm's weight `[hidden]`.
+    pub weight: View<'a, f32>,
+    /// r of every row `[rows]`, as the forward wrote it.
+    pub inverse_rms: View<'a, f32>,
+}
+
+/// Normalises `input` `[rows, hidden]` into `output`, and writes r to `inverse_rms` `[rows]`.
+/// One read and one write of the rows.
+///
+/// # Errors
+/// Lengths that do not fit the shape.
+pub fn forward(
+    device: &Device,
+    shape: &Shape,
+    input: View<'_, f32>,
+    weight: View<'_, f32>,
+    output: ViewMut<'_, f32>,
+    inverse_rms: ViewMut<'_, f32>,
+) -> Result<()> {
+    const OP: &str = "rms_norm";
+    shape.check(OP)?;
+    check_length(OP, "input", input.len(), shape.elements())?;
+    check_length(OP, "weight", weight.len(), shape.hidden)?;
+    check_length(OP, "output", output.len(), shape.elements())?;
+    check_length(OP, "inverse_rms", inverse_rms.len(), shape.rows)?;
+    match device {
+        Device::Cpu(cpu) => {
+            cpu::forward(cpu, shape, input.host(), weight.host(), output.host(), inverse_rms.host());
+        }
+    }
+    Ok(())
+}
+
+/// What [`forward_residual`] writes.
+#[derive(Debug)]
+pub struct ResidualOutputs<'a> {
+    /// residual + delta `[rows, hidden]`.
+    pub sum: ViewMut<'a, f32>,
+    /// The normalised sum `[rows, hidden]`.
+    pub output: ViewMut<'a, f32>,
+    /// r of every row `[rows]`.
+    pub inverse_rms: ViewMut<'a, f32>,
+}
+
+/// [`forward`] of `residual + delta` (both `[rows, hidden]`), keeping the sum: the residual add costs no
+/// pass of its own.
+///
+/// # Errors
+/// Lengths that do not fit the shape.
+pub fn forward_residual(
+    device: &Device,
+    shape: &Shape,
+    residual: View<'_, f32>,
+    delta: View<'_, f32>,
+    weight: View<'_, f32>,
+    outputs: ResidualOutputs<'_>,
+) -> Result<()> {
+    const OP: &str = "rms_norm with residual";
+    shape.check(OP)?;
+    check_length(OP, "residual", residual.len(), shape.elements())?;
+    check_length(OP, "delta", delta.len(), shape.elements())?;
+    check_length(OP, "weight", weight.len(), shape.hidden)?;
+    check_length(OP, "sum", outputs.sum.len(), shape.elements())?;
+    check_length(OP, "output", outputs.output.len(), shape.elements())?;
+    check_length(OP, "inverse_rms", outputs.inverse_rms.len(), shape.rows)?;
+    match device {
+        Device::Cpu(cpu) => cpu::forward_residual(
+            cpu,
+            shape,
+            residual.host(),
+            delta.host(),
+            weight.host(),
+            cpu::Outputs {
+                sum: outputs.sum.host(),
+                output: outputs.output.host(),
+                inverse_rms: outputs.inverse_rms.host(),
+            },
+        ),
+    }
+    Ok(())
+}
+
+/// Adds the gradients to `d_input` `[rows, hidden]` and `d_weight` `[hidden]`. Two reads of `input` and
+/// `d_output`, one read and write of `d_input`.
+///
+/// # Errors
+/// Lengths that do not fit the shape.
+pub fn backward(
+    device: &Device,
+    shape: &Shape,
+    saved: Saved<'_>,
+    d_output: View<'_, f32>,
+    d_input: ViewMut<'_, f32>,
+    d_weight: ViewMut<'_, f32>,
+) -> Result<()> {
+    const OP: &str = "rms_norm backward";
+    shape.check(OP)?;
+    check_length(OP, "input", saved.input.len(), shape.elements())?;
+    check_length(OP, "weight", saved.weight.len(), shape.hidden)?;
+    check_length(OP, "inverse_rms", saved.inverse_rms.len(), shape.rows)?;
+    check_length(OP, "d_output", d_output.len(), shape.elements())?;
+    check_length(OP, "d_input", d_input.len(), shape.elements())?;
+    check_length(OP, "d_weight", d_weight.len(), shape.hidden)?;
+    match device {
+        Device::Cpu(cpu) => {
+            let (input, weight, inverse_rms) =
+                (saved.input.host(), saved.weight.host(), saved.inverse_rms.host());
+            let d_output = d_output.host();
+            cpu.run(|| {
+                cpu::backward_weight(shape, input, inverse_rms, d_output, d_weight.host());
+                cpu::backward_input(
+                    shape,
+                    cpu::Saved { input, weight, inverse_rms },
+                    d_output,
+                    d_input.host(),
+                );
+            });
+        }
+    }
+    Ok(())
+}

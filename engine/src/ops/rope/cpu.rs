@@ -1,0 +1,46 @@
+//! Rotary position embedding on the CPU.
+
+use rayon::prelude::*;
+
+use super::Shape;
+use crate::cpu::rows_per_chunk;
+use crate::cpu::simd::vectorize;
+use crate::device::CpuDevice;
+
+pub fn rotate<const INVERSE: bool>(
+    cpu: &CpuDevice,
+    shape: &Shape,
+    cos: &[f32],
+    sin: &[f32],
+    positions: &[u32],
+    x: &mut [f32],
+) {
+    let half = shape.head_dim / 2;
+    let width = shape.heads * shape.head_dim;
+    if width == 0 {
+        return;
+    }
+    let tokens = rows_per_chunk(width);
+    cpu.run(|| {
+        x.par_chunks_mut(tokens * width).zip(positions.par_chunks(tokens)).for_each(|(x, positions)| {
+            vectorize(|| {
+                for (x, &position) in x.chunks_exact_mut(width).zip(positions) {
+                    let cos = &cos[position as usize * half..][..half];
+                    let sin = &sin[position as usize * half..][..half];
+                    for head in x.chunks_exact_mut(2 * half) {
+                        rotate_head::<INVERSE>(cos, sin, head);
+                    }
+                }
+            });
+        });
+    });
+}
+
+#[inline(always)]
+fn rotate_head<const INVERSE: bool>(cos: &[f32], sin: &[f32], head: &mut [f32]) {
+    let (first, second) = head.split_at_mut(cos.len());
+    for (((x1, x2), &cos), &sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+        let sin = if INVERSE { -sin } else { sin };
+        (*x1, *x2) = (*x1 * cos - *x2 * sin, *x2 * cos + *x1 * sin);
+    }
+}

@@ -1,0 +1,95 @@
+//! Rotary position embedding, in the convention of Hugging Face (`rotate_half`): element `i` of the
+//! first half of a head and element `i` of its second half are one pair.
+//!
+//! With the angle of pair i at position p given by the tables,
+//! `y1 = x1 cos − x2 sin`, `y2 = x2 cos + x1 sin`. A rotation's gradient is the inverse rotation, so
+//! the backward is the same with −sin and needs nothing saved. In place: reads and writes N·H·D elements.
+
+mod cpu;
+
+use crate::buffer::{View, ViewMut};
+use crate::device::Device;
+use crate::error::{Result, check, check_length};
+
+/// Sizes of a rotary embedding.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Tokens (N).
+    pub tokens: usize,
+    /// Heads of every token (H).
+    pub heads: usize,
+    /// Elements of a head (D), even.
+    pub head_dim: usize,
+}
+
+/// Cosines and sines of the angles, each `[positions, D/2]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Tables<'a> {
+    /// cos of the angle of every position and pair.
+    pub cos: View<'a, f32>,
+    /// sin of the angle of every position and pair.
+    pub sin: View<'a, f32>,
+}
+
+/// Rotates `x` `[N, H, D]` in place by the angles of `positions` `[N]`.
+///
+/// # Errors
+/// Lengths that do not fit the shape; an odd D; a position outside the tables.
+pub fn forward(
+    device: &Device,
+    shape: &Shape,
+    tables: Tables<'_>,
+    positions: View<'_, u32>,
+    x: ViewMut<'_, f32>,
+) -> Result<()> {
+    rotate::<false>("rope", device, shape, tables, positions, x)
+}
+
+/// Turns the gradient of the rotated `x` into that of the original, in place.
+///
+/// # Errors
+/// As [`forward`].
+pub fn backward(
+    device: &Device,
+    shape: &Shape,
+    tables: Tables<'_>,
+    positions: View<'_, u32>,
+    d_x: ViewMut<'_, f32>,
+) -> Result<()> {
+    rotate::<true>("rope backward", device, shape, tables, positions, d_x)
+}
+
+fn rotate<const INVERSE: bool>(
+    op: &'static str,
+    device: &Device,
+    shape: &Shape,
+    tables: Tables<'_>,
+    positions: View<'_, u32>,
+    x: ViewMut<'_, f32>,
+) -> Result<()> {
+    check(op, shape.head_dim > 0 && shape.head_dim.is_multiple_of(2), || {
+        format!("the head dimension {} is not a positive even number", shape.head_dim)
+    })?;
+    check_length(op, "x", x.len(), shape.tokens * shape.heads * shape.head_dim)?;
+    check_length(op, "positions", positions.len(), shape.tokens)?;
+    check_length(op, "sin", tables.sin.len(), tables.cos.len())?;
+    let known = tables.cos.len() / (shape.head_dim / 2);
+    check_length(op, "cos", tables.cos.len(), known * (shape.head_dim / 2))?;
+    match device {
+        Device::Cpu(cpu) => {
+            let outside = positions.host().iter().find(|&&position| position as usize >= known);
+            check(op, outside.is_none(), || {
+                format!("position {} is outside the tables of {known}", outside.copied().unwrap_or_default())
+            })?;
+            cpu::rotate::<INVERSE>(
+                cpu,
+                shape,
+                tables.cos.host(),
+                tables.sin.host(),
+                positions.host(),
+                x.host(),
+            );
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,86 @@
+//! Rotary embedding against a f64 oracle; its backward is its inverse and its transpose.
+
+use cpift_engine::ops::rope::{self, Shape, Tables};
+use cpift_engine::{Buffer, Device};
+use cpift_tests::numeric::{assert_close, central_differences, dot, random, random_below, widen};
+
+const POSITIONS: usize = 23;
+const SHAPES: [Shape; 4] = [
+    Shape { tokens: 1, heads: 1, head_dim: 2 },
+    Shape { tokens: 9, heads: 3, head_dim: 10 },
+    Shape { tokens: 4, heads: 2, head_dim: 64 },
+    Shape { tokens: 41, heads: 8, head_dim: 128 },
+];
+
+/// Angles that differ for every position and pair.
+fn angle(position: usize, pair: usize) -> f64 {
+    0.37 * position as f64 / (1.0 + pair as f64)
+}
+
+fn table(head_dim: usize, function: impl Fn(f64) -> f64) -> Vec<f32> {
+    (0..POSITIONS)
+        .flat_map(|position| (0..head_dim / 2).map(move |pair| angle(position, pair)))
+        .map(|angle| function(angle) as f32)
+        .collect()
+}
+
+fn oracle(shape: &Shape, positions: &[u32], x: &[f64]) -> Vec<f64> {
+    let half = shape.head_dim / 2;
+    let mut y = vec![f64::NAN; x.len()];
+    for (token, &position) in positions.iter().enumerate() {
+        for head in 0..shape.heads {
+            let start = (token * shape.heads + head) * shape.head_dim;
+            for pair in 0..half {
+                let (sin, cos) = angle(position as usize, pair).sin_cos();
+                let (x1, x2) = (x[start + pair], x[start + half + pair]);
+                y[start + pair] = x1 * cos - x2 * sin;
+                y[start + half + pair] = x2 * cos + x1 * sin;
+            }
+        }
+    }
+    y
+}
+
+#[test]
+fn forward_matches_the_oracle_and_backward_central_differences() {
+    let device = Device::cpu(None).unwrap();
+    for (seed, shape) in (0..).zip(&SHAPES) {
+        let elements = shape.tokens * shape.heads * shape.head_dim;
+        let positions = random_below(seed, shape.tokens, POSITIONS as u32);
+        let positions_buffer = Buffer::from_slice(&device, &positions).unwrap();
+        let cos = Buffer::from_slice(&device, &table(shape.head_dim, f64::cos)).unwrap();
+        let sin = Buffer::from_slice(&device, &table(shape.head_dim, f64::sin)).unwrap();
+        let tables = Tables { cos: cos.view(), sin: sin.view() };
+
+        let x = random(seed + 100, elements);
+        let mut y = Buffer::from_slice(&device, &x).unwrap();
+        rope::forward(&device, shape, tables, positions_buffer.view(), y.view_mut()).unwrap();
+        assert_close("y", &y.to_vec(), &oracle(shape, &positions, &widen(&x)), 1e-6);
+
+        if elements < 1000 {
+            let d_y = random(seed + 200, elements);
+            let mut d_x = Buffer::from_slice(&device, &d_y).unwrap();
+            rope::backward(&device, shape, tables, positions_buffer.view(), d_x.view_mut()).unwrap();
+            let expected =
+                central_differences(&widen(&x), |x| dot(&oracle(shape, &positions, x), &widen(&d_y)));
+            assert_close("d_x", &d_x.to_vec(), &expected, 1e-6);
+        }
+
+        rope::backward(&device, shape, tables, positions_buffer.view(), y.view_mut()).unwrap();
+        assert_close("there and back", &y.to_vec(), &widen(&x), 1e-6);
+    }
+}
+
+#[test]
+fn a_position_outside_the_tables_and_an_odd_head_are_errors() {
+    let device = Device::cpu(None).unwrap();
+    let table = Buffer::from_slice(&device, &[0.5; 6]).unwrap();
+    let tables = Tables { cos: table.view(), sin: table.view() };
+    let positions = Buffer::from_slice(&device, &[3]).unwrap();
+    let mut x = Buffer::from_slice(&device, &[0.25; 4]).unwrap();
+    let shape = Shape { tokens: 1, heads: 1, head_dim: 4 };
+    let error = rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).unwrap_err();
+    assert!(error.to_string().contains("position 3"), "{error}");
+    let shape = Shape { tokens: 1, heads: 1, head_dim: 3 };
+    assert!(rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).is_err());
+}
