@@ -1,10 +1,12 @@
 //! Transformer, checkpoints, data and training stages of CPI-FT.
 
 mod batch;
+pub mod config;
 mod error;
 pub mod progress;
 pub mod settings;
 
 pub use batch::{Batch, IGNORE};
+pub use config::{Architecture, ModelConfig, Rope, RopeScaling};
 pub use error::{Error, Result};
 pub use settings::Recipe;

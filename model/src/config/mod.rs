@@ -1,0 +1,327 @@
+//! `config.json`: the architecture of a model, read before anything is allocated.
+//!
+//! Read as `transformers` 4 and 5 write it. What this version cannot compute is an error that names the
+//! field: an unsupported `model_type`, a supported field with an unsupported value, and any field that is
+//! neither known nor known to be harmless, since it might change the result.
+
+mod fields;
+mod rope;
+
+use std::path::Path;
+
+use cpift_engine::Layout;
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+use fields::Fields;
+pub use rope::{Rope, RopeScaling};
+
+/// Most layers a model may have: the names of all tensors are made before anything is allocated.
+const MOST_LAYERS: usize = 10_000;
+
+/// Families of models, by `model_type`.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Architecture {
+    /// `llama`: Llama 1 to 3.
+    Llama,
+    /// `qwen2`: Qwen2 and Qwen2.5, with biases on queries, keys and values.
+    Qwen2,
+    /// `qwen3`: with RMSNorm on every head's queries and keys.
+    Qwen3,
+}
+
+/// What a decoder-only transformer is made of. Sizes are above zero, `heads` is a multiple of
+/// `kv_heads`, `head_dim` is even.
+#[derive(Debug, Clone, PartialEq)]
+pub struct ModelConfig {
+    /// The family.
+    pub architecture: Architecture,
+    /// Width of the residual stream (C).
+    pub hidden: usize,
+    /// Width inside the gated MLP.
+    pub intermediate: usize,
+    /// Number of layers.
+    pub layers: usize,
+    /// Query heads (H).
+    pub heads: usize,
+    /// Key and value heads; each serves `heads / kv_heads` query heads.
+    pub kv_heads: usize,
+    /// Width of one head.
+    pub head_dim: usize,
+    /// Number of token ids (V).
+    pub vocabulary: usize,
+    /// ε of every RMSNorm.
+    pub rms_norm_epsilon: f32,
+    /// The head shares the embedding's weights.
+    pub tied: bool,
+    /// The query, key and value projections have biases.
+    pub qkv_bias: bool,
+    /// The attention's output projection has a bias.
+    pub output_bias: bool,
+    /// Queries and keys pass an RMSNorm per head before the rotation.
+    pub qk_norm: bool,
+    /// Rotary position embedding.
+    pub rope: Rope,
+    /// Longest context the model was made for.
+    pub max_positions: usize,
+    /// Standard deviation of random weights.
+    pub initializer_range: f32,
+    /// Id of the beginning-of-text token.
+    pub bos: Option<u32>,
+    /// Ids of the tokens that end a text.
+    pub eos: Vec<u32>,
+    /// The file's own fields, for writing them again.
+    json: Map<String, Value>,
+}
+
+impl ModelConfig {
+    /// Reads a `config.json`, or the one in a folder.
+    ///
+    /// # Errors
+    /// The file cannot be read, is not JSON, lacks a field, or describes a model that is not supported;
+    /// the message names field and value.
+    pub fn read(path: &Path) -> Result<Self> {
+        let path = if path.is_dir() { &path.join("config.json") } else { path };
+        let text = std::fs::read_to_string(path).map_err(Error::file(path, "read"))?;
+        Self::parse(path, &text)
+    }
+
+    /// Reads the text of a `config.json`; `path` is what messages call it.
+    ///
+    /// # Errors
+    /// As [`ModelConfig::read`].
+    pub fn parse(path: &Path, text: &str) -> Result<Self> {
+        let json: Map<String, Value> = serde_json::from_str(text)
+            .map_err(|error| Error::format(path, format!("not a JSON object: {error}")))?;
+        let mut fields = Fields::new(path, "", &json);
+        let architecture = read_architecture(&mut fields)?;
+        refuse_unsupported(&mut fields, architecture)?;
+
+        let heads = fields.required_size("num_attention_heads")?;
+        let hidden = fields.required_size("hidden_size")?;
+        let vocabulary = fields.required_size("vocab_size")?;
+        let default_positions = if architecture == Architecture::Llama { 2048 } else { 32_768 };
+        let max_positions = fields.size("max_position_embeddings")?.unwrap_or(default_positions);
+        let attention_bias = match architecture {
+            Architecture::Qwen2 => false,
+            Architecture::Llama | Architecture::Qwen3 => fields.flag("attention_bias", false)?,
+        };
+        let mut config = Self {
+            architecture,
+            hidden,
+            intermediate: fields.required_size("intermediate_size")?,
+            layers: fields.required_size("num_hidden_layers")?,
+            heads,
+            kv_heads: read_kv_heads(&mut fields, architecture, heads)?,
+            head_dim: read_head_dim(&mut fields, architecture, hidden, heads)?,
+            vocabulary,
+            rms_norm_epsilon: fields.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
+            tied: fields.flag("tie_word_embeddings", false)?,
+            qkv_bias: attention_bias || architecture == Architecture::Qwen2,
+            output_bias: attention_bias,
+            qk_norm: architecture == Architecture::Qwen3,
+            rope: Rope::read(&mut fields, path, max_positions)?,
+            max_positions,
+            initializer_range: fields.positive("initializer_range")?.unwrap_or(0.02) as f32,
+            bos: fields.token_ids("bos_token_id", vocabulary)?.first().copied(),
+            eos: fields.token_ids("eos_token_id", vocabulary)?,
+            json: Map::new(),
+        };
+        config.check(&fields)?;
+        fields.refuse_unknown()?;
+        config.json = json;
+        Ok(config)
+    }
+
+    /// Fails when sizes do not fit each other.
+    fn check(&self, fields: &Fields<'_>) -> Result<()> {
+        if !self.heads.is_multiple_of(self.kv_heads) {
+            return Err(fields.error(format!(
+                "`num_attention_heads` = {} must be a multiple of `num_key_value_heads` = {}",
+                self.heads, self.kv_heads
+            )));
+        }
+        if !self.head_dim.is_multiple_of(2) {
+            return Err(fields.error(format!(
+                "the width of a head, {}, must be even for rotary positions",
+                self.head_dim
+            )));
+        }
+        if self.layers > MOST_LAYERS {
+            return Err(
+                fields.error(format!("`num_hidden_layers` = {} must be at most {MOST_LAYERS}", self.layers))
+            );
+        }
+        self.layout().map(drop).map_err(|error| fields.error(error.to_string()))
+    }
+
+    /// Width of all query heads together, `heads · head_dim`: the input of the output projection.
+    pub fn attention_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Width of all key heads together, `kv_heads · head_dim`.
+    pub fn kv_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+
+    /// Names and shapes of all tensors, as `transformers` names them, in the order they are laid out:
+    /// embedding, layers, last norm, head. Tied weights occur once, as the embedding.
+    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
+        let (hidden, intermediate) = (self.hidden, self.intermediate);
+        let projections =
+            [("q_proj", self.attention_width()), ("k_proj", self.kv_width()), ("v_proj", self.kv_width())];
+        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, hidden])];
+        for layer in 0..self.layers {
+            let mut push = |name: &str, shape: &[usize]| {
+                tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+            };
+            push("input_layernorm.weight", &[hidden]);
+            for (name, width) in projections {
+                push(&format!("self_attn.{name}.weight"), &[width, hidden]);
+                if self.qkv_bias {
+                    push(&format!("self_attn.{name}.bias"), &[width]);
+                }
+            }
+            if self.qk_norm {
+                push("self_attn.q_norm.weight", &[self.head_dim]);
+                push("self_attn.k_norm.weight", &[self.head_dim]);
+            }
+            push("self_attn.o_proj.weight", &[hidden, self.attention_width()]);
+            if self.output_bias {
+                push("self_attn.o_proj.bias", &[hidden]);
+            }
+            push("post_attention_layernorm.weight", &[hidden]);
+            push("mlp.gate_proj.weight", &[intermediate, hidden]);
+            push("mlp.up_proj.weight", &[intermediate, hidden]);
+            push("mlp.down_proj.weight", &[hidden, intermediate]);
+        }
+        tensors.push(("model.norm.weight".to_owned(), vec![hidden]));
+        if !self.tied {
+            tensors.push(("lm_head.weight".to_owned(), vec![self.vocabulary, hidden]));
+        }
+        tensors
+    }
+
+    /// The flat layout of all parameters: [`ModelConfig::tensors`] in their order.
+    ///
+    /// # Errors
+    /// When the model's size overflows.
+    pub fn layout(&self) -> Result<Layout> {
+        Ok(Layout::new(self.tensors())?)
+    }
+
+    /// Number of parameters (D); tied weights count once.
+    pub fn parameters(&self) -> usize {
+        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
+    }
+
+    /// Floating-point operations of forward and backward per token, in sequences of `length` tokens:
+    /// 6·N for the matrices, 6·layers·(heads·head_dim)·T for causal attention (half of T×T is
+    /// computed). N leaves out the embedding of an untied model, which is looked up, not multiplied.
+    pub fn flops_per_token(&self, length: usize) -> f64 {
+        let looked_up = if self.tied { 0 } else { self.vocabulary * self.hidden };
+        let multiplied = (self.parameters() - looked_up) as f64;
+        6.0 * multiplied + 6.0 * self.layers as f64 * self.attention_width() as f64 * length as f64
+    }
+
+    /// The first field in which two models differ so that their weights cannot be combined, as
+    /// `field: ours against theirs`; `None` when they fit.
+    pub fn mismatch(&self, other: &Self) -> Option<String> {
+        let pairs = [
+            ("model_type", format!("{:?}", self.architecture), format!("{:?}", other.architecture)),
+            ("hidden_size", self.hidden.to_string(), other.hidden.to_string()),
+            ("intermediate_size", self.intermediate.to_string(), other.intermediate.to_string()),
+            ("num_hidden_layers", self.layers.to_string(), other.layers.to_string()),
+            ("num_attention_heads", self.heads.to_string(), other.heads.to_string()),
+            ("num_key_value_heads", self.kv_heads.to_string(), other.kv_heads.to_string()),
+            ("head_dim", self.head_dim.to_string(), other.head_dim.to_string()),
+            ("vocab_size", self.vocabulary.to_string(), other.vocabulary.to_string()),
+            ("tie_word_embeddings", self.tied.to_string(), other.tied.to_string()),
+            ("attention_bias", self.output_bias.to_string(), other.output_bias.to_string()),
+            ("rms_norm_eps", self.rms_norm_epsilon.to_string(), other.rms_norm_epsilon.to_string()),
+            ("rope", format!("{:?}", self.rope), format!("{:?}", other.rope)),
+        ];
+        let (name, ours, theirs) = pairs.into_iter().find(|(_, ours, theirs)| ours != theirs)?;
+        Some(format!("{name}: {ours} against {theirs}"))
+    }
+
+    /// The text of a `config.json` for this model with weights of type `dtype` (`float32`, `bfloat16`,
+    /// `float16`): the fields it was read from, with `dtype` or `torch_dtype`, whichever it had, set.
+    pub fn to_json(&self, dtype: &str) -> String {
+        let mut json = self.json.clone();
+        let key = if json.contains_key("dtype") { "dtype" } else { "torch_dtype" };
+        json.insert(key.to_owned(), Value::from(dtype));
+        let mut text = serde_json::to_string_pretty(&json).unwrap_or_default();
+        text.push('\n');
+        text
+    }
+}
+
+fn read_architecture(fields: &mut Fields<'_>) -> Result<Architecture> {
+    let architecture = match fields.text("model_type")?.ok_or_else(|| fields.missing("model_type"))? {
+        "llama" => Architecture::Llama,
+        "qwen2" => Architecture::Qwen2,
+        "qwen3" => Architecture::Qwen3,
+        other => {
+            return Err(fields.error(format!(
+                "`model_type` = {other:?} is not supported; supported: \"llama\", \"qwen2\", \"qwen3\""
+            )));
+        }
+    };
+    let language_model = |name: &Value| name.as_str().is_some_and(|name| name.ends_with("ForCausalLM"));
+    fields.only("architectures", "a language model (…ForCausalLM)", |names| {
+        names.as_array().is_some_and(|names| names.iter().all(language_model))
+    })?;
+    Ok(architecture)
+}
+
+/// Fails on every known field that would change the result in a way this version does not compute.
+fn refuse_unsupported(fields: &mut Fields<'_>, architecture: Architecture) -> Result<()> {
+    let is_false = |value: &Value| *value == Value::Bool(false);
+    fields.only("hidden_act", "\"silu\"", |value| value == "silu" || value == "swish")?;
+    fields.only("attention_dropout", "0.0", |value| value.as_f64() == Some(0.0))?;
+    fields.only("mlp_bias", "false", is_false)?;
+    fields.only("quantization_config", "weights in f32, f16 or bf16", |_| false)?;
+    fields.only("is_encoder_decoder", "false", is_false)?;
+    fields.only("pruned_heads", "none", |heads| heads.as_object().is_some_and(Map::is_empty))?;
+    fields.only("layer_types", "\"full_attention\" in every layer", |layers| {
+        layers.as_array().is_some_and(|layers| layers.iter().all(|layer| layer == "full_attention"))
+    })?;
+    match architecture {
+        // Without `use_sliding_window` the window's size says nothing.
+        Architecture::Qwen2 | Architecture::Qwen3 => {
+            fields.only("use_sliding_window", "false", is_false)?;
+            fields.value("sliding_window");
+        }
+        Architecture::Llama => {}
+    }
+    Ok(())
+}
+
+fn read_kv_heads(fields: &mut Fields<'_>, architecture: Architecture, heads: usize) -> Result<usize> {
+    // For the Qwen families `transformers` takes 32 where the field is missing: too odd to guess.
+    let must_be_given =
+        architecture != Architecture::Llama && fields.json_value("num_key_value_heads").is_none();
+    match fields.size("num_key_value_heads")? {
+        Some(kv_heads) => Ok(kv_heads),
+        None if must_be_given => Err(fields.missing("num_key_value_heads")),
+        None => Ok(heads),
+    }
+}
+
+fn read_head_dim(
+    fields: &mut Fields<'_>,
+    architecture: Architecture,
+    hidden: usize,
+    heads: usize,
+) -> Result<usize> {
+    match fields.size("head_dim")? {
+        Some(head_dim) => Ok(head_dim),
+        None if architecture == Architecture::Qwen3 => Ok(128),
+        None if hidden.is_multiple_of(heads) => Ok(hidden / heads),
+        None => Err(fields.error(format!(
+            "`hidden_size` = {hidden} must be a multiple of `num_attention_heads` = {heads} where `head_dim` is not given"
+        ))),
+    }
+}

@@ -1,0 +1,245 @@
+//! `config.json` as `transformers` 4 and 5 write it, and what must be refused.
+
+use std::path::Path;
+
+use cpift_model::{Architecture, ModelConfig, RopeScaling};
+use proptest::prelude::*;
+use serde_json::{Value, json};
+
+fn parse(json: &Value) -> Result<ModelConfig, String> {
+    ModelConfig::parse(Path::new("config.json"), &json.to_string()).map_err(|error| {
+        assert!(error.is_input(), "{error} must count as wrong input");
+        error.to_string()
+    })
+}
+
+/// A small Llama in the form of `transformers` 4, with the fields its releases write.
+fn llama_4() -> Value {
+    json!({
+        "_name_or_path": "somewhere", "architectures": ["LlamaForCausalLM"], "attention_bias": false,
+        "attention_dropout": 0.0, "bos_token_id": 1, "eos_token_id": [2, 5], "head_dim": 16, "hidden_act": "silu",
+        "hidden_size": 64, "initializer_range": 0.02, "intermediate_size": 96, "max_position_embeddings": 2048,
+        "mlp_bias": false, "model_type": "llama", "num_attention_heads": 4, "num_hidden_layers": 2,
+        "num_key_value_heads": 2, "pretraining_tp": 1, "rms_norm_eps": 1e-5, "rope_theta": 500000,
+        "rope_scaling": {"factor": 8.0, "low_freq_factor": 1.0, "high_freq_factor": 4.0,
+            "original_max_position_embeddings": 512, "rope_type": "llama3"},
+        "tie_word_embeddings": true, "torch_dtype": "bfloat16", "transformers_version": "4.46.3",
+        "use_cache": true, "vocab_size": 128
+    })
+}
+
+/// A small Qwen in the form of `transformers` 5.
+fn qwen_5(model_type: &str) -> Value {
+    json!({
+        "architectures": null, "attention_dropout": 0.0, "bos_token_id": null, "dtype": "float32",
+        "eos_token_id": 7, "head_dim": 24, "hidden_act": "silu", "hidden_size": 64, "initializer_range": 0.02,
+        "intermediate_size": 96, "layer_types": ["full_attention", "full_attention"],
+        "max_position_embeddings": 32768, "max_window_layers": 28, "model_type": model_type,
+        "num_attention_heads": 4, "num_hidden_layers": 2, "num_key_value_heads": 2, "pad_token_id": null,
+        "rms_norm_eps": 1e-6, "rope_parameters": {"rope_theta": 1000000.0, "rope_type": "linear", "type": "linear",
+            "factor": 2.0},
+        "sliding_window": null, "tie_word_embeddings": false, "transformers_version": "5.23.0",
+        "use_cache": true, "use_sliding_window": false, "vocab_size": 128
+    })
+}
+
+fn with(mut config: Value, key: &str, value: Value) -> Value {
+    config[key] = value;
+    config
+}
+
+fn without(mut config: Value, keys: &[&str]) -> Value {
+    for key in keys {
+        assert!(config.as_object_mut().unwrap().remove(*key).is_some(), "{key}");
+    }
+    config
+}
+
+#[test]
+fn reads_what_transformers_4_writes() {
+    let config = parse(&llama_4()).unwrap();
+    assert_eq!(config.architecture, Architecture::Llama);
+    assert_eq!((config.hidden, config.intermediate, config.layers), (64, 96, 2));
+    assert_eq!((config.heads, config.kv_heads, config.head_dim, config.vocabulary), (4, 2, 16, 128));
+    assert_eq!((config.attention_width(), config.kv_width()), (64, 32));
+    assert!(config.tied && !config.qkv_bias && !config.output_bias && !config.qk_norm);
+    assert_eq!((config.bos, config.eos.as_slice()), (Some(1), [2, 5].as_slice()));
+    assert_eq!(config.rms_norm_epsilon, 1e-5);
+    assert_eq!(config.rope.theta, 500_000.0);
+    let expected = RopeScaling::Llama3 {
+        factor: 8.0,
+        low_freq_factor: 1.0,
+        high_freq_factor: 4.0,
+        original_max_position: 512.0,
+    };
+    assert_eq!(config.rope.scaling, expected);
+}
+
+#[test]
+fn reads_what_transformers_5_writes() {
+    for (model_type, architecture) in [("qwen2", Architecture::Qwen2), ("qwen3", Architecture::Qwen3)] {
+        let config = parse(&qwen_5(model_type)).unwrap();
+        let qwen3 = architecture == Architecture::Qwen3;
+        assert_eq!(config.architecture, architecture);
+        assert_eq!((config.qkv_bias, config.qk_norm, config.output_bias), (!qwen3, qwen3, false));
+        assert_eq!((config.head_dim, config.attention_width()), (24, 96));
+        assert_eq!(config.rope.theta, 1e6);
+        assert_eq!(config.rope.scaling, RopeScaling::Linear { factor: 2.0 });
+        assert_eq!((config.bos, config.eos.as_slice()), (None, [7].as_slice()));
+    }
+}
+
+#[test]
+fn both_forms_say_the_same() {
+    let mut new = llama_4();
+    let fields = new.as_object_mut().unwrap();
+    fields.remove("rope_theta");
+    let mut rope = fields.remove("rope_scaling").unwrap();
+    rope["rope_theta"] = json!(500_000.0);
+    fields.insert("rope_parameters".to_owned(), rope);
+    let (old, new) = (parse(&llama_4()).unwrap(), parse(&new).unwrap());
+    assert_eq!(old.rope, new.rope);
+    assert_eq!(old.mismatch(&new), None);
+}
+
+#[test]
+fn missing_fields_take_the_defaults_of_transformers() {
+    let config = without(
+        llama_4(),
+        &[
+            "head_dim",
+            "num_key_value_heads",
+            "rope_theta",
+            "rope_scaling",
+            "tie_word_embeddings",
+            "rms_norm_eps",
+            "eos_token_id",
+            "attention_bias",
+            "torch_dtype",
+        ],
+    );
+    let config = parse(&config).unwrap();
+    assert_eq!((config.head_dim, config.kv_heads, config.tied), (16, 4, false));
+    assert_eq!((config.rope.theta, config.rope.scaling), (10_000.0, RopeScaling::None));
+    assert_eq!(config.rms_norm_epsilon, 1e-6);
+    assert!(config.eos.is_empty());
+}
+
+#[test]
+fn the_layout_names_every_tensor_once() {
+    let names = |config: &Value| -> Vec<String> {
+        parse(config).unwrap().tensors().into_iter().map(|(name, _)| name).collect()
+    };
+    let llama = names(&llama_4());
+    assert_eq!(llama.len(), 1 + 2 * 9 + 1);
+    assert!(!llama.contains(&"lm_head.weight".to_owned()));
+    assert_eq!(names(&with(llama_4(), "attention_bias", json!(true))).len(), 1 + 2 * 13 + 1);
+    let qwen2 = names(&qwen_5("qwen2"));
+    assert!(qwen2.contains(&"model.layers.1.self_attn.k_proj.bias".to_owned()));
+    assert!(!qwen2.contains(&"model.layers.1.self_attn.o_proj.bias".to_owned()));
+    assert!(names(&qwen_5("qwen3")).contains(&"model.layers.0.self_attn.q_norm.weight".to_owned()));
+
+    let config = parse(&qwen_5("qwen3")).unwrap();
+    let layer = 64 + 96 * 64 + 2 * 48 * 64 + 2 * 24 + 64 * 96 + 64 + 3 * 96 * 64;
+    assert_eq!(config.parameters(), 2 * 128 * 64 + 2 * layer + 64);
+    assert_eq!(config.layout().unwrap().parameters(), config.parameters());
+    let multiplied = (config.parameters() - 128 * 64) as f64;
+    assert_eq!(config.flops_per_token(10), 6.0 * multiplied + 6.0 * 2.0 * 96.0 * 10.0);
+}
+
+#[test]
+fn what_would_change_the_result_is_refused_by_name() {
+    let refused = [
+        ("model_type", json!("mixtral"), "\"llama\", \"qwen2\", \"qwen3\""),
+        ("architectures", json!(["LlamaForSequenceClassification"]), "language model"),
+        ("hidden_act", json!("gelu"), "\"silu\""),
+        ("mlp_bias", json!(true), "false"),
+        ("attention_dropout", json!(0.1), "0.0"),
+        ("quantization_config", json!({"bits": 4}), "bf16"),
+        ("partial_rotary_factor", json!(0.5), "1.0"),
+        ("rope_scaling", json!({"type": "yarn", "factor": 2.0}), "\"yarn\""),
+        ("rope_scaling", json!({"type": "linear"}), "`rope_scaling.factor` is missing"),
+        ("rope_scaling", json!({"type": "linear", "factor": 2.0, "twist": 3}), "rope_scaling.twist"),
+        ("rope_scaling", json!({"type": "linear", "factor": -2.0}), "above 0"),
+        (
+            "rope_scaling",
+            json!({"rope_type": "llama3", "factor": 2.0, "low_freq_factor": 4.0, "high_freq_factor": 4.0}),
+            "high_freq_factor",
+        ),
+        ("layer_types", json!(["full_attention", "sliding_attention"]), "full_attention"),
+        ("sliding_window", json!(512), "unknown"),
+        ("final_logit_softcapping", json!(30.0), "unknown"),
+        ("hidden_size", json!(0), "whole number"),
+        ("hidden_size", json!(-64), "whole number"),
+        ("hidden_size", json!(64.5), "whole number"),
+        ("hidden_size", json!(u64::MAX), "whole number"),
+        ("hidden_size", json!("64"), "whole number"),
+        ("num_hidden_layers", json!(1_000_000), "at most"),
+        ("num_key_value_heads", json!(3), "multiple"),
+        ("head_dim", json!(15), "even"),
+        ("rms_norm_eps", json!(0), "above 0"),
+        ("tie_word_embeddings", json!("yes"), "true or false"),
+        ("eos_token_id", json!([2, 128]), "128"),
+    ];
+    for (key, value, says) in refused {
+        let message = parse(&with(llama_4(), key, value.clone())).unwrap_err();
+        let names_key = message.contains(key) || key == "head_dim";
+        assert!(names_key && message.contains(says), "{key} = {value}: {message}");
+        assert!(message.starts_with("config.json: ") && !message.contains('\n'), "{message}");
+    }
+    let sliding = with(qwen_5("qwen2"), "use_sliding_window", json!(true));
+    assert!(parse(&sliding).unwrap_err().contains("use_sliding_window"));
+    // A window's size without its switch says nothing.
+    assert!(parse(&with(qwen_5("qwen2"), "sliding_window", json!(4096))).is_ok());
+    // Switched off or empty, an unknown field changes nothing.
+    for nothing in [json!(null), json!(false), json!([]), json!({}), json!("")] {
+        assert!(parse(&with(llama_4(), "some_new_switch", nothing)).is_ok());
+    }
+}
+
+#[test]
+fn missing_sizes_and_files_that_are_not_json_are_refused() {
+    for key in ["model_type", "hidden_size", "intermediate_size", "num_attention_heads", "vocab_size"] {
+        let message = parse(&without(llama_4(), &[key])).unwrap_err();
+        assert!(message.contains(&format!("`{key}` is missing")), "{message}");
+    }
+    for text in ["", "[1]", "{\"model_type\":", "\u{0}"] {
+        let error = ModelConfig::parse(Path::new("c"), text).unwrap_err().to_string();
+        assert!(error.starts_with("c: not a JSON object"), "{error}");
+    }
+    let error = ModelConfig::read(Path::new("/no/such/config.json")).unwrap_err();
+    assert!(error.to_string().starts_with("/no/such/config.json: cannot read"), "{error}");
+}
+
+#[test]
+fn rewriting_keeps_every_field_and_sets_the_type_under_the_name_it_had() {
+    for (source, key) in [(llama_4(), "torch_dtype"), (qwen_5("qwen3"), "dtype")] {
+        let written: Value = serde_json::from_str(&parse(&source).unwrap().to_json("float16")).unwrap();
+        assert_eq!(written, with(source, key, json!("float16")));
+    }
+}
+
+#[test]
+fn models_that_cannot_be_combined_are_named() {
+    let ours = parse(&llama_4()).unwrap();
+    let theirs = parse(&with(llama_4(), "intermediate_size", json!(97))).unwrap();
+    assert_eq!(ours.mismatch(&theirs).unwrap(), "intermediate_size: 96 against 97");
+}
+
+proptest! {
+    /// Whatever a field holds, the answer is a model or an error, never a panic.
+    #[test]
+    fn no_value_panics(index in 0usize..64, value in prop_oneof![
+        any::<i64>().prop_map(|value| json!(value)), any::<u64>().prop_map(|value| json!(value)),
+        any::<f64>().prop_map(|value| json!(value)), any::<bool>().prop_map(|value| json!(value)),
+        Just(json!("é".repeat(100))), Just(json!([])), Just(json!({"a": [null]})),
+    ]) {
+        let mut config = llama_4();
+        let fields = config.as_object_mut().unwrap();
+        let key = fields.keys().nth(index % fields.len()).unwrap().clone();
+        fields.insert(key, value);
+        if let Ok(config) = parse(&config) {
+            prop_assert!(config.parameters() > 0);
+        }
+    }
+}
