@@ -1,3 +1,4 @@
 //! Shared parts of the tests: oracles in f64, random inputs, small models.
 
+pub mod flat;
 pub mod numeric;

@@ -5,6 +5,7 @@
 //! collected in order and added sequentially. Rayon's own `sum`/`reduce` on floats is not used.
 
 pub mod math;
+pub(crate) mod pieces;
 pub mod simd;
 
 /// Rows of `width` elements that make one chunk of elementwise work: about 64 KiB, whatever the machine.

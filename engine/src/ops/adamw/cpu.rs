@@ -1,0 +1,192 @@
+//! CPU: the shard is halved down to chunks, a chunk goes block by block of one mask word.
+
+use super::{Coefficients, Gradient, Importance, Parameters};
+use crate::cpu::simd::vectorize;
+use crate::mask::{Mask, WORD_BITS};
+
+/// Elements one thread takes at a time; a multiple of [`WORD_BITS`].
+const CHUNK: usize = 1 << 16;
+
+/// Values of [`Importance`] as a constant parameter, so that each is compiled on its own.
+const NONE: u8 = 0;
+const NET: u8 = 1;
+const PATH: u8 = 2;
+const FISHER: u8 = 3;
+
+pub(super) fn step(parameters: Parameters<'_>, gradient: Gradient<'_>, coefficients: &Coefficients) {
+    let Parameters { weights, moment1, moment2, importance } = parameters;
+    let shard = Shard {
+        gradients: gradient.values.host(),
+        weights: weights.host(),
+        moment1: moment1.host(),
+        moment2: moment2.host(),
+        importance: &mut [],
+        frozen: gradient.frozen.map_or(&[], Mask::words),
+    };
+    match importance {
+        Importance::None => step_shard::<NONE>(shard, coefficients),
+        Importance::Net(sums) => step_shard::<NET>(Shard { importance: sums.host(), ..shard }, coefficients),
+        Importance::Path(sums) => {
+            step_shard::<PATH>(Shard { importance: sums.host(), ..shard }, coefficients)
+        }
+        Importance::Fisher(sums) => {
+            step_shard::<FISHER>(Shard { importance: sums.host(), ..shard }, coefficients);
+        }
+    }
+}
+
+/// A range of everything. `importance` and `frozen` are empty where there is none.
+struct Shard<'a> {
+    gradients: &'a [f32],
+    weights: &'a mut [f32],
+    moment1: &'a mut [f32],
+    moment2: &'a mut [f32],
+    importance: &'a mut [f32],
+    frozen: &'a [u64],
+}
+
+impl<'a> Shard<'a> {
+    fn split_at(self, middle: usize) -> (Self, Self) {
+        let (gradients, right_gradients) = self.gradients.split_at(middle);
+        let (weights, right_weights) = self.weights.split_at_mut(middle);
+        let (moment1, right_moment1) = self.moment1.split_at_mut(middle);
+        let (moment2, right_moment2) = self.moment2.split_at_mut(middle);
+        let (importance, right_importance) = self.importance.split_at_mut(middle.min(self.importance.len()));
+        let (frozen, right_frozen) = self.frozen.split_at((middle / WORD_BITS).min(self.frozen.len()));
+        let right = Shard {
+            gradients: right_gradients,
+            weights: right_weights,
+            moment1: right_moment1,
+            moment2: right_moment2,
+            importance: right_importance,
+            frozen: right_frozen,
+        };
+        (Shard { gradients, weights, moment1, moment2, importance, frozen }, right)
+    }
+}
+
+/// Elements are independent, so how the shard is divided does not show in the result.
+fn step_shard<const IMPORTANCE: u8>(shard: Shard<'_>, coefficients: &Coefficients) {
+    let length = shard.weights.len();
+    if length <= CHUNK {
+        vectorize(|| step_chunk::<IMPORTANCE>(shard, coefficients));
+        return;
+    }
+    let (left, right) = shard.split_at((length / 2).next_multiple_of(CHUNK));
+    rayon::join(
+        || step_shard::<IMPORTANCE>(left, coefficients),
+        || step_shard::<IMPORTANCE>(right, coefficients),
+    );
+}
+
+#[inline(always)]
+fn step_chunk<const IMPORTANCE: u8>(shard: Shard<'_>, coefficients: &Coefficients) {
+    let (gradients, last_gradients) = shard.gradients.as_chunks::<WORD_BITS>();
+    let (weights, last_weights) = shard.weights.as_chunks_mut::<WORD_BITS>();
+    let (moment1, last_moment1) = shard.moment1.as_chunks_mut::<WORD_BITS>();
+    let (moment2, last_moment2) = shard.moment2.as_chunks_mut::<WORD_BITS>();
+    let (importance, last_importance) = shard.importance.as_chunks_mut::<WORD_BITS>();
+    let frozen_word = |block: usize| shard.frozen.get(block).copied().unwrap_or(0);
+    let mut unused = [0.0; WORD_BITS];
+
+    let blocks = gradients.iter().zip(weights).zip(moment1.iter_mut().zip(moment2)).enumerate();
+    for (index, ((gradients, weights), (moment1, moment2))) in blocks {
+        let sums = if IMPORTANCE == NONE { &mut unused } else { &mut importance[index] };
+        let block = Block { gradients, weights, moment1, moment2, importance: sums };
+        step_block::<IMPORTANCE>(block, frozen_word(index), coefficients);
+    }
+
+    if !last_weights.is_empty() {
+        let mut padded_weights = pad(last_weights);
+        let mut padded_moment1 = pad(last_moment1);
+        let mut padded_moment2 = pad(last_moment2);
+        let mut padded_importance = pad(last_importance);
+        let block = Block {
+            gradients: &pad(last_gradients),
+            weights: &mut padded_weights,
+            moment1: &mut padded_moment1,
+            moment2: &mut padded_moment2,
+            importance: &mut padded_importance,
+        };
+        step_block::<IMPORTANCE>(block, frozen_word(gradients.len()), coefficients);
+        last_weights.copy_from_slice(&padded_weights[..last_weights.len()]);
+        last_moment1.copy_from_slice(&padded_moment1[..last_moment1.len()]);
+        last_moment2.copy_from_slice(&padded_moment2[..last_moment2.len()]);
+        last_importance.copy_from_slice(&padded_importance[..last_importance.len()]);
+    }
+}
+
+/// `values` followed by zeros.
+fn pad(values: &[f32]) -> [f32; WORD_BITS] {
+    let mut padded = [0.0; WORD_BITS];
+    padded[..values.len()].copy_from_slice(values);
+    padded
+}
+
+/// The elements of one mask word.
+struct Block<'a> {
+    gradients: &'a [f32; WORD_BITS],
+    weights: &'a mut [f32; WORD_BITS],
+    moment1: &'a mut [f32; WORD_BITS],
+    moment2: &'a mut [f32; WORD_BITS],
+    importance: &'a mut [f32; WORD_BITS],
+}
+
+#[inline(always)]
+fn step_block<const IMPORTANCE: u8>(block: Block<'_>, frozen: u64, coefficients: &Coefficients) {
+    match frozen {
+        0 => step_lanes::<IMPORTANCE, false>(block, 0, coefficients),
+        u64::MAX => {}
+        _ => step_lanes::<IMPORTANCE, true>(block, frozen, coefficients),
+    }
+}
+
+/// The formulas of the operation. Lanes are loaded, computed and stored group by group, so that the
+/// compiler keeps them in vector registers without having to prove that the arrays do not overlap.
+#[inline(always)]
+fn step_lanes<const IMPORTANCE: u8, const MASKED: bool>(
+    block: Block<'_>,
+    frozen: u64,
+    coefficients: &Coefficients,
+) {
+    const LANES: usize = 16;
+    let groups = block.gradients.as_chunks::<LANES>().0.iter();
+    let groups = groups.zip(block.weights.as_chunks_mut::<LANES>().0);
+    let groups = groups.zip(block.moment1.as_chunks_mut::<LANES>().0);
+    let groups = groups.zip(block.moment2.as_chunks_mut::<LANES>().0);
+    let groups = groups.zip(block.importance.as_chunks_mut::<LANES>().0);
+    for (group, ((((gradients, weights), moments1), moments2), sums)) in groups.enumerate() {
+        let frozen = (frozen >> (group * LANES)) as u16;
+        let (mut new_weights, mut new_moments1) = (*weights, *moments1);
+        let (mut new_moments2, mut new_sums) = (*moments2, *sums);
+        for lane in 0..LANES {
+            let gradient = gradients[lane] * coefficients.gradient_scale;
+            let weight = weights[lane];
+            let moment1 = coefficients.gradient_weight.mul_add(gradient, coefficients.beta1 * moments1[lane]);
+            let square = gradient * gradient;
+            let moment2 = coefficients.square_weight.mul_add(square, coefficients.beta2 * moments2[lane]);
+            let denominator = moment2.sqrt() / coefficients.root_correction + coefficients.epsilon;
+            let decayed = weight * coefficients.weight_factor;
+            let new_weight = decayed - coefficients.step_size * moment1 / denominator;
+            let sum = sums[lane]
+                + match IMPORTANCE {
+                    NET => new_weight - weight,
+                    PATH => (new_weight - weight).abs(),
+                    FISHER => square,
+                    _ => 0.0,
+                };
+            if !MASKED || frozen & (1 << lane) == 0 {
+                new_weights[lane] = new_weight;
+                new_moments1[lane] = moment1;
+                new_moments2[lane] = moment2;
+                new_sums[lane] = sum;
+            }
+        }
+        *weights = new_weights;
+        *moments1 = new_moments1;
+        *moments2 = new_moments2;
+        if IMPORTANCE != NONE {
+            *sums = new_sums;
+        }
+    }
+}

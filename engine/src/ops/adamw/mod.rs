@@ -1,0 +1,178 @@
+//! AdamW in one pass over memory: gradient scaling, moments, decoupled decay, update, importance
+//! and frozen coordinates.
+//!
+//! With g the scaled gradient and t the step, counted from 1 (PyTorch's semantics):
+//!
+//! ```text
+//! m ← β1·m + (1−β1)·g            v ← β2·v + (1−β2)·g²
+//! p ← p·(1 − lr·decay) − lr/(1−β1ᵗ) · m / (√v/√(1−β2ᵗ) + ε)
+//! ```
+//!
+//! Importance (ALGORITHM stage 1) is accumulated from the update as rounded to f32: `net` sums
+//! p_new − p_old, `path` its absolute value, `fisher` g².
+//!
+//! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 36 with importance, and one
+//! bit of the mask. Reading and writing the same lines leaves nothing for non-temporal stores to save.
+
+mod cpu;
+mod optimizer;
+
+pub use optimizer::AdamW;
+
+use crate::buffer::{View, ViewMut};
+use crate::device::Device;
+use crate::error::{Result, check, check_length};
+use crate::mask::Mask;
+
+const OP: &str = "adamw";
+
+/// What of the way a parameter moves is accumulated (ALGORITHM stage 1).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum ImportanceKind {
+    /// Nothing.
+    #[default]
+    None,
+    /// Displacement: Σ Δp, whose absolute value is |θ_end − θ_start| (the paper's importance).
+    Net,
+    /// Length of the way: Σ |Δp|.
+    Path,
+    /// Empirical Fisher information: Σ g².
+    Fisher,
+}
+
+/// The accumulator of one step's importance, one f32 per parameter.
+#[derive(Debug)]
+pub enum Importance<'a> {
+    /// Accumulate nothing.
+    None,
+    /// Add p_new − p_old.
+    Net(ViewMut<'a, f32>),
+    /// Add |p_new − p_old|.
+    Path(ViewMut<'a, f32>),
+    /// Add the square of the scaled gradient.
+    Fisher(ViewMut<'a, f32>),
+}
+
+/// Hyper-parameters of a step; the defaults are PyTorch's.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Hyper {
+    /// Learning rate of this step.
+    pub learning_rate: f64,
+    /// Decay of the first moment, in [0, 1).
+    pub beta1: f64,
+    /// Decay of the second moment, in [0, 1).
+    pub beta2: f64,
+    /// Added to the root of the second moment, outside the root; above 0.
+    pub epsilon: f64,
+    /// Decoupled weight decay: the weight shrinks by learning_rate · weight_decay.
+    pub weight_decay: f64,
+}
+
+impl Default for Hyper {
+    fn default() -> Self {
+        Self { learning_rate: 1e-3, beta1: 0.9, beta2: 0.999, epsilon: 1e-8, weight_decay: 1e-2 }
+    }
+}
+
+/// What a step writes: a whole model or a shard of it, all of one length.
+#[derive(Debug)]
+pub struct Parameters<'a> {
+    /// The weights, f32.
+    pub weights: ViewMut<'a, f32>,
+    /// First moments.
+    pub moment1: ViewMut<'a, f32>,
+    /// Second moments.
+    pub moment2: ViewMut<'a, f32>,
+    /// Accumulator of importance.
+    pub importance: Importance<'a>,
+}
+
+/// What a step reads.
+#[derive(Debug, Clone, Copy)]
+pub struct Gradient<'a> {
+    /// The accumulated gradient.
+    pub values: View<'a, f32>,
+    /// Factor applied to it: unscaling times clipping ([`crate::ops::norm::clip_factor`]).
+    pub scale: f64,
+    /// Coordinates whose weight, moments and importance keep their bits (ALGORITHM stage 4).
+    pub frozen: Option<&'a Mask>,
+}
+
+/// One AdamW step, number `step` counted from 1. See the [module](self) for the formulas.
+///
+/// # Errors
+/// Lengths that differ, or hyper-parameters outside their range.
+pub fn step(
+    device: &Device,
+    parameters: Parameters<'_>,
+    gradient: Gradient<'_>,
+    hyper: &Hyper,
+    step: u64,
+) -> Result<()> {
+    let length = parameters.weights.len();
+    check_length(OP, "gradient", gradient.values.len(), length)?;
+    check_length(OP, "moment1", parameters.moment1.len(), length)?;
+    check_length(OP, "moment2", parameters.moment2.len(), length)?;
+    if let Importance::Net(values) | Importance::Path(values) | Importance::Fisher(values) =
+        &parameters.importance
+    {
+        check_length(OP, "importance", values.len(), length)?;
+    }
+    if let Some(mask) = gradient.frozen {
+        check_length(OP, "frozen", mask.len(), length)?;
+    }
+    let coefficients = Coefficients::new(hyper, step, gradient.scale)?;
+    match device {
+        Device::Cpu(cpu) => cpu.run(|| cpu::step(parameters, gradient, &coefficients)),
+    }
+    Ok(())
+}
+
+/// Factors of one step that are the same for every parameter: computed in f64, rounded once.
+#[derive(Debug, Clone, Copy)]
+struct Coefficients {
+    gradient_scale: f32,
+    /// 1 − lr·decay.
+    weight_factor: f32,
+    beta1: f32,
+    /// 1 − β1.
+    gradient_weight: f32,
+    beta2: f32,
+    /// 1 − β2.
+    square_weight: f32,
+    /// √(1 − β2ᵗ).
+    root_correction: f32,
+    epsilon: f32,
+    /// lr / (1 − β1ᵗ).
+    step_size: f32,
+}
+
+impl Coefficients {
+    fn new(hyper: &Hyper, step: u64, gradient_scale: f64) -> Result<Self> {
+        let Hyper { learning_rate, beta1, beta2, epsilon, weight_decay } = *hyper;
+        let not_negative = |value: f64| value.is_finite() && value >= 0.0;
+        check(OP, step >= 1, || "steps are counted from 1, got 0".to_owned())?;
+        check(OP, not_negative(learning_rate), || format!("learning_rate = {learning_rate} must be >= 0"))?;
+        check(OP, (0.0..1.0).contains(&beta1), || format!("beta1 = {beta1} must be in [0, 1)"))?;
+        check(OP, (0.0..1.0).contains(&beta2), || format!("beta2 = {beta2} must be in [0, 1)"))?;
+        check(OP, epsilon.is_finite() && epsilon as f32 > 0.0, || {
+            format!("epsilon = {epsilon} must be > 0")
+        })?;
+        check(OP, not_negative(weight_decay), || format!("weight_decay = {weight_decay} must be >= 0"))?;
+        check(OP, gradient_scale.is_finite(), || {
+            format!("gradient scale = {gradient_scale} must be finite")
+        })?;
+        let step = step as f64;
+        Ok(Self {
+            gradient_scale: gradient_scale as f32,
+            weight_factor: (1.0 - learning_rate * weight_decay) as f32,
+            beta1: beta1 as f32,
+            gradient_weight: (1.0 - beta1) as f32,
+            beta2: beta2 as f32,
+            square_weight: (1.0 - beta2) as f32,
+            root_correction: (1.0 - beta2.powf(step)).sqrt() as f32,
+            epsilon: epsilon as f32,
+            step_size: (learning_rate / (1.0 - beta1.powf(step))) as f32,
+        })
+    }
+}

@@ -1,0 +1,238 @@
+//! The optimizer against an f64 oracle and against PyTorch; frozen coordinates; the gradient's norm.
+
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::norm::{clip_factor, squared_norm};
+use cpift_engine::{Buffer, Device, Layout, Mask};
+use cpift_tests::flat::{AdamWOracle, layout, random_mask, spread_values};
+
+const KINDS: [ImportanceKind; 4] =
+    [ImportanceKind::None, ImportanceKind::Net, ImportanceKind::Path, ImportanceKind::Fisher];
+const HYPER: Hyper = Hyper { learning_rate: 2e-2, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.3 };
+
+fn device() -> Device {
+    Device::cpu(None).unwrap()
+}
+
+fn buffer(values: &[f32]) -> Buffer<f32> {
+    Buffer::from_slice(&device(), values).unwrap()
+}
+
+fn bits(values: &[f32]) -> Vec<u32> {
+    values.iter().map(|value| value.to_bits()).collect()
+}
+
+#[test]
+fn ten_steps_match_the_oracle() {
+    // Longer than a chunk, ending inside a word.
+    let layout = layout(&[130_000, 77]);
+    let start = spread_values(&layout, 1);
+    for kind in KINDS {
+        let mut optimizer = AdamW::new(&device(), layout.len(), kind).unwrap();
+        let mut weights = buffer(&start);
+        let mut oracle: Vec<AdamWOracle> = start
+            .iter()
+            .map(|&weight| AdamWOracle { weight: f64::from(weight), ..AdamWOracle::default() })
+            .collect();
+        for step in 1..=10 {
+            let values = spread_values(&layout, 100 + step);
+            let gradients = buffer(&values);
+            let gradient = Gradient { values: gradients.view(), scale: 0.25, frozen: None };
+            optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
+            for (parameter, value) in oracle.iter_mut().zip(&values) {
+                parameter.step(0.25 * f64::from(*value), &HYPER, step as i32, kind);
+            }
+        }
+        assert_eq!(optimizer.steps(), 10);
+        let importance = optimizer.importance().to_vec();
+        assert_eq!(importance.is_empty(), kind == ImportanceKind::None);
+        let state =
+            [weights.to_vec(), optimizer.moment1().to_vec(), optimizer.moment2().to_vec(), importance];
+        for (index, expected) in oracle.iter().enumerate() {
+            let expected = [expected.weight, expected.moment1, expected.moment2, expected.importance];
+            for (actual, expected) in state.iter().map(|values| values.get(index)).zip(expected) {
+                let actual = f64::from(actual.copied().unwrap_or(0.0));
+                // Ten roundings of f32, of weights up to 8.
+                let tolerance = 1e-6 * (1.0 + expected.abs()) + 4e-7 * f64::from(start[index].abs());
+                assert!((actual - expected).abs() < tolerance, "{kind:?} {index}: {actual} {expected}");
+            }
+        }
+    }
+}
+
+#[test]
+fn net_importance_is_the_displacement() {
+    let layout = layout(&[1000]);
+    let start = spread_values(&layout, 1);
+    let mut optimizer = AdamW::new(&device(), layout.len(), ImportanceKind::Net).unwrap();
+    let mut weights = buffer(&start);
+    for step in 0..20 {
+        let gradients = buffer(&spread_values(&layout, 100 + step));
+        let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
+        optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
+    }
+    let (end, importance) = (weights.to_vec(), optimizer.importance().to_vec());
+    for index in 0..1000 {
+        let displacement = end[index] - start[index];
+        // Every update is exact in f32; only their sum is rounded, far below one unit of the weight.
+        assert!((importance[index] - displacement).abs() <= 1e-6 * (displacement.abs() + 0.1));
+    }
+}
+
+#[test]
+fn matches_pytorch_with_clipping() {
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../golden/adamw.json")).unwrap();
+    let number = |key: &str| golden[key].as_f64().unwrap();
+    let list = |value: &serde_json::Value| -> Vec<f32> {
+        value.as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32).collect()
+    };
+    let hyper = Hyper {
+        learning_rate: number("learning_rate"),
+        beta1: number("beta1"),
+        beta2: number("beta2"),
+        epsilon: number("epsilon"),
+        weight_decay: number("weight_decay"),
+    };
+    let mut weights = buffer(&list(&golden["start"]));
+    let mut optimizer = AdamW::new(&device(), weights.len(), ImportanceKind::None).unwrap();
+    let steps = golden["gradients"].as_array().unwrap().len();
+    assert_eq!(steps, 10);
+    for step in 0..steps {
+        let gradients = buffer(&list(&golden["gradients"][step]));
+        let norm = squared_norm(&device(), gradients.view(), None).unwrap().sqrt();
+        let expected_norm = golden["norms"][step].as_f64().unwrap();
+        assert!((norm - expected_norm).abs() < 1e-6 * expected_norm);
+        let scale = clip_factor(norm, number("maximum_norm"));
+        let gradient = Gradient { values: gradients.view(), scale, frozen: None };
+        optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
+        assert_close(&weights.to_vec(), &list(&golden["weights"][step]));
+    }
+    assert_close(&optimizer.moment1().to_vec(), &list(&golden["moment1"]));
+    assert_close(&optimizer.moment2().to_vec(), &list(&golden["moment2"]));
+}
+
+#[track_caller]
+fn assert_close(actual: &[f32], expected: &[f32]) {
+    assert_eq!(actual.len(), expected.len());
+    for (actual, expected) in actual.iter().zip(expected) {
+        assert!((actual - expected).abs() <= 1e-6 * (0.1 + expected.abs()), "{actual} {expected}");
+    }
+}
+
+/// Weights, moments and importance after three steps from random state.
+fn three_steps(layout: &Layout, kind: ImportanceKind, frozen: Option<&Mask>) -> [Vec<f32>; 4] {
+    let mut weights = buffer(&spread_values(layout, 1));
+    let mut optimizer = AdamW::new(&device(), layout.len(), kind).unwrap();
+    optimizer.set_steps(5);
+    optimizer.moment1_mut().copy_from_host(&spread_values(layout, 2)).unwrap();
+    let squares: Vec<f32> = spread_values(layout, 3).iter().map(|value| value * value).collect();
+    optimizer.moment2_mut().copy_from_host(&squares).unwrap();
+    if kind != ImportanceKind::None {
+        optimizer.importance_mut().copy_from_host(&spread_values(layout, 4)).unwrap();
+    }
+    for step in 0..3 {
+        let gradients = buffer(&spread_values(layout, 100 + step));
+        let gradient = Gradient { values: gradients.view(), scale: 0.5, frozen };
+        optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
+    }
+    assert_eq!(optimizer.steps(), 8);
+    [
+        weights.to_vec(),
+        optimizer.moment1().to_vec(),
+        optimizer.moment2().to_vec(),
+        optimizer.importance().to_vec(),
+    ]
+}
+
+#[test]
+fn frozen_coordinates_keep_their_bits_and_the_others_theirs() {
+    let layout = layout(&[70_001, 64, 33]);
+    let mask = random_mask(&layout, 11, 0.3);
+    assert!(mask.words().contains(&u64::MAX) && mask.words().contains(&0));
+    let squares: Vec<f32> = spread_values(&layout, 3).iter().map(|value| value * value).collect();
+    let start = [spread_values(&layout, 1), spread_values(&layout, 2), squares, spread_values(&layout, 4)];
+    for kind in KINDS {
+        let free = three_steps(&layout, kind, None);
+        let masked = three_steps(&layout, kind, Some(&mask));
+        for ((start, free), masked) in start.iter().zip(&free).zip(&masked) {
+            for index in 0..masked.len() {
+                let expected = if mask.get(index) { start[index] } else { free[index] };
+                assert_eq!(masked[index].to_bits(), expected.to_bits(), "{kind:?} {index}");
+            }
+        }
+        for segment in layout.segments() {
+            for index in segment.range().filter(|&index| !mask.get(index)) {
+                assert_ne!(masked[0][index].to_bits(), start[0][index].to_bits(), "{kind:?} {index}");
+            }
+        }
+    }
+}
+
+#[test]
+fn padding_stays_zero_and_threads_do_not_show() {
+    let layout = layout(&[100_001, 3]);
+    let run = |threads: usize| {
+        let device = Device::cpu(std::num::NonZeroUsize::new(threads)).unwrap();
+        let mut weights = Buffer::from_slice(&device, &spread_values(&layout, 1)).unwrap();
+        let gradients = buffer(&spread_values(&layout, 2));
+        let mut optimizer = AdamW::new(&device, layout.len(), ImportanceKind::Net).unwrap();
+        let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
+        optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
+        assert_eq!(weights.to_vec()[100_001..layout.segments()[1].offset], [0.0; 31]);
+        let norm = squared_norm(&device, gradients.view(), None).unwrap();
+        (bits(&weights.to_vec()), norm.to_bits())
+    };
+    assert_eq!(run(1), run(3));
+}
+
+#[test]
+fn wrong_arguments_change_nothing() {
+    let start = spread_values(&layout(&[64]), 1);
+    let mut weights = buffer(&start);
+    let mut optimizer = AdamW::new(&device(), 64, ImportanceKind::None).unwrap();
+    let gradients = buffer(&start);
+    let short = Mask::zeros(63);
+    let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
+    let refused = [
+        (gradient, Hyper { beta2: 1.0, ..HYPER }),
+        (gradient, Hyper { epsilon: 0.0, ..HYPER }),
+        (gradient, Hyper { learning_rate: f64::NAN, ..HYPER }),
+        (Gradient { scale: f64::INFINITY, ..gradient }, HYPER),
+        (Gradient { values: gradients.slice(0..63), ..gradient }, HYPER),
+        (Gradient { frozen: Some(&short), ..gradient }, HYPER),
+    ];
+    for (gradient, hyper) in refused {
+        assert!(optimizer.step(weights.view_mut(), gradient, &hyper).is_err());
+    }
+    assert_eq!(weights.to_vec(), start);
+    assert_eq!(optimizer.steps(), 0);
+}
+
+#[test]
+fn the_norm_leaves_frozen_coordinates_out() {
+    let layout = layout(&[100_001, 70]);
+    let mut values = spread_values(&layout, 1);
+    let mask = random_mask(&layout, 2, 0.3);
+    let expected = |frozen: bool| -> f64 {
+        let squares = values.iter().enumerate().filter(|(index, _)| !frozen || !mask.get(*index));
+        squares.map(|(_, &value)| f64::from(value) * f64::from(value)).sum()
+    };
+    let gradients = buffer(&values);
+    let norm = |gradients: &Buffer<f32>, frozen| squared_norm(&device(), gradients.view(), frozen).unwrap();
+    assert!((norm(&gradients, None) / expected(false) - 1.0).abs() < 1e-12);
+    assert!((norm(&gradients, Some(&mask)) / expected(true) - 1.0).abs() < 1e-12);
+
+    let frozen = mask.indices().next().unwrap();
+    values[frozen] = f32::NAN;
+    assert!(norm(&buffer(&values), None).is_nan());
+    assert!(norm(&buffer(&values), Some(&mask)).is_finite());
+    values[frozen] = f32::INFINITY;
+    assert_eq!(norm(&buffer(&values), None), f64::INFINITY);
+    assert!(norm(&buffer(&vec![f32::MAX; 1000]), None).is_finite());
+    assert!(squared_norm(&device(), gradients.view(), Some(&Mask::zeros(64))).is_err());
+}
+
+#[test]
+fn clipping_is_that_of_pytorch() {
+    assert_eq!(clip_factor(0.5, 1.0), 1.0);
+    assert!((clip_factor(4.0, 1.0) - 0.25).abs() < 1e-6);
+}
