@@ -46,8 +46,8 @@ pub fn silu(x: f32) -> f32 {
 #[inline(always)]
 pub fn max(values: &[f32]) -> f32 {
     let larger = |a: f32, b: f32| if b > a { b } else { a };
-    let (chunks, rest) = values.as_chunks::<32>();
-    let mut lanes = [f32::NEG_INFINITY; 32];
+    let (chunks, rest) = values.as_chunks::<16>();
+    let mut lanes = [f32::NEG_INFINITY; 16];
     for chunk in chunks {
         for (lane, &value) in lanes.iter_mut().zip(chunk) {
             *lane = larger(*lane, value);

@@ -1,8 +1,11 @@
 //! Operations: one folder each, `mod.rs` with the contract and the checks, `cpu.rs` with the code.
 
 pub mod adamw;
+pub mod attention;
+pub mod cross_entropy;
 pub mod embedding;
 pub mod gated_mlp;
+pub mod linear;
 pub mod norm;
 pub mod rms_norm;
 pub mod rope;

@@ -1,0 +1,62 @@
+//! One new token per row against its cache: each key and value is read once per key/value head, for
+//! all query heads that share it.
+
+use super::{Cache, Shape};
+use crate::cpu::math::{dot, exp, max};
+use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
+use crate::cpu::simd::vectorize;
+use crate::device::CpuDevice;
+
+pub fn decode(cpu: &CpuDevice, shape: &Shape, q: &[f32], cache: Cache, output: &mut [f32]) {
+    let rows = cache.slots.len();
+    let output = SharedMut::new(output);
+    cpu.run(|| {
+        for_each(rows * shape.kv_heads, |index| {
+            let (row, kv_head) = (index / shape.kv_heads, index % shape.kv_heads);
+            let length = cache.lengths.host()[row] as usize;
+            with_scratch(shape.group() * length, |scores| {
+                let scores = &mut scores[..shape.group() * length];
+                vectorize(|| decode_head(shape, q, &cache, row, kv_head, scores, &output));
+            });
+        });
+    });
+}
+
+#[inline(always)]
+fn decode_head(
+    shape: &Shape,
+    q: &[f32],
+    cache: &Cache,
+    row: usize,
+    kv_head: usize,
+    scores: &mut [f32],
+    output: &SharedMut<f32>,
+) {
+    let length = cache.lengths.host()[row] as usize;
+    let first_token = cache.slots.host()[row] as usize * cache.capacity;
+    let (k, v) = (cache.k.host(), cache.v.host());
+    for s in 0..length {
+        let key = &k[shape.key(first_token + s, kv_head)];
+        for (scores, head) in scores.chunks_exact_mut(length).zip(shape.heads_of(kv_head)) {
+            scores[s] = shape.scale * dot(&q[shape.query(row, head)], key);
+        }
+    }
+    for (scores, head) in scores.chunks_exact_mut(length).zip(shape.heads_of(kv_head)) {
+        let maximum = max(scores);
+        scores.iter_mut().for_each(|score| *score = exp(*score - maximum));
+        let factor = 1.0 / scores.iter().sum::<f32>();
+        scores.iter_mut().for_each(|score| *score *= factor);
+        // SAFETY: this row and head belong to this call alone.
+        unsafe { output.range(shape.query(row, head)) }.fill(0.0);
+    }
+    for s in 0..length {
+        let value = &v[shape.key(first_token + s, kv_head)];
+        for (scores, head) in scores.chunks_exact(length).zip(shape.heads_of(kv_head)) {
+            // SAFETY: as above.
+            let output = unsafe { output.range(shape.query(row, head)) };
+            for (output, value) in output.iter_mut().zip(value) {
+                *output = scores[s].mul_add(*value, *output);
+            }
+        }
+    }
+}

@@ -1,0 +1,267 @@
+//! Causal grouped-query attention over packed documents, never holding a T×T matrix.
+//!
+//! N tokens are documents one after the other; a token sees itself and the earlier tokens of its own
+//! document. H query heads share KV key/value heads: query head h uses key/value head h / (H/KV).
+//! For token t and head h, with s over the tokens seen,
+//!
+//! score\[s\] = scale · q\[t,h\]·k\[s,h'\], p = softmax(score), output\[t,h\] = Σ_s p\[s\]·v\[s,h'\].
+//!
+//! Forward walks tiles of queries over tiles of keys with a running maximum and sum, and saves the
+//! log-sum-exp of every row. Backward computes the probabilities again from it, and from
+//! delta = d_output·output the gradient of the scores, d_score = p·(d_output·v − delta).
+//! Flops: 4·D per visible (query, key) pair and head forward, 10·D backward; memory traffic is that of
+//! the operands times the number of tiles they meet.
+//!
+//! Each result is summed in an order that depends on the documents alone: the bits are the same from
+//! run to run and for every number of threads.
+
+mod backward;
+mod cpu;
+mod decode;
+
+use std::ops::Range;
+
+use crate::buffer::{View, ViewMut};
+use crate::device::Device;
+use crate::error::{Error, Result, check, check_length};
+
+/// Sizes of attention.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Shape {
+    /// Query heads (H).
+    pub heads: usize,
+    /// Key/value heads (KV), a divisor of `heads`.
+    pub kv_heads: usize,
+    /// Elements of one head (D).
+    pub head_dim: usize,
+    /// Factor of the scores, 1/√D as a rule.
+    pub scale: f32,
+}
+
+impl Shape {
+    fn check(&self, op: &'static str) -> Result<()> {
+        let whole_groups = self.kv_heads != 0 && self.heads.is_multiple_of(self.kv_heads);
+        check(op, whole_groups && self.heads != 0, || {
+            format!("{} query heads cannot share {} key/value heads", self.heads, self.kv_heads)
+        })?;
+        check(op, self.head_dim != 0, || "the heads have no elements".to_owned())
+    }
+
+    /// Query heads that share a key/value head.
+    fn group(&self) -> usize {
+        self.heads / self.kv_heads
+    }
+
+    /// Elements of one token in q, output and their gradients.
+    fn query_width(&self) -> usize {
+        self.heads * self.head_dim
+    }
+
+    /// Elements of one token in k, v and their gradients.
+    fn key_width(&self) -> usize {
+        self.kv_heads * self.head_dim
+    }
+}
+
+/// Where the documents of a batch start and end.
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Documents {
+    starts: Vec<usize>,
+}
+
+impl Documents {
+    /// From S+1 offsets for S documents: the first is 0, each next one larger, the last one the number
+    /// of tokens.
+    ///
+    /// # Errors
+    /// When the offsets are not of this form.
+    pub fn new(starts: &[usize]) -> Result<Self> {
+        let ascending = starts.windows(2).all(|pair| pair[0] < pair[1]);
+        if starts.first() != Some(&0) || !ascending {
+            let reason = format!("document starts have to begin with 0 and ascend, not {starts:?}");
+            return Err(Error::Argument { op: "attention documents", reason });
+        }
+        Ok(Self { starts: starts.to_vec() })
+    }
+
+    /// Number of documents.
+    pub fn len(&self) -> usize {
+        self.starts.len().saturating_sub(1)
+    }
+
+    /// True when there are no documents.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// Tokens of all documents.
+    pub fn tokens(&self) -> usize {
+        self.starts.last().copied().unwrap_or(0)
+    }
+
+    /// The token ranges of the documents, in order.
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
+        self.starts.windows(2).map(|pair| pair[0]..pair[1])
+    }
+}
+
+/// What attention reads, after rotation: q `[N, H, D]`, k and v `[N, KV, D]`.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Queries.
+    pub q: View<'a, f32>,
+    /// Keys.
+    pub k: View<'a, f32>,
+    /// Values.
+    pub v: View<'a, f32>,
+}
+
+/// Gradients with respect to [`Inputs`], of the same shapes; overwritten.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    /// Gradient of the queries.
+    pub d_q: ViewMut<'a, f32>,
+    /// Gradient of the keys.
+    pub d_k: ViewMut<'a, f32>,
+    /// Gradient of the values.
+    pub d_v: ViewMut<'a, f32>,
+}
+
+/// What the forward pass left, and the gradient that reaches it.
+#[derive(Debug, Clone, Copy)]
+pub struct Outputs<'a> {
+    /// The forward pass's output `[N, H, D]`.
+    pub output: View<'a, f32>,
+    /// The forward pass's log-sum-exp `[N, H]`.
+    pub log_sum_exp: View<'a, f32>,
+    /// Gradient with respect to the output `[N, H, D]`.
+    pub d_output: View<'a, f32>,
+}
+
+/// Attention of every token to its document so far.
+///
+/// `output` `[N, H, D]` and `log_sum_exp` `[N, H]`, ln Σ_s e^score\[s\] in nats, are overwritten.
+///
+/// # Errors
+/// Heads that cannot be grouped, or a length that does not fit the shape and the documents.
+pub fn forward(
+    device: &Device,
+    shape: &Shape,
+    documents: &Documents,
+    inputs: Inputs,
+    output: ViewMut<f32>,
+    log_sum_exp: ViewMut<f32>,
+) -> Result<()> {
+    const OP: &str = "attention forward";
+    check_inputs(OP, shape, documents, &inputs)?;
+    check_length(OP, "output", output.len(), documents.tokens() * shape.query_width())?;
+    check_length(OP, "log_sum_exp", log_sum_exp.len(), documents.tokens() * shape.heads)?;
+    match device {
+        Device::Cpu(cpu) => {
+            let inputs = cpu::Inputs::new(&inputs);
+            cpu::forward(cpu, shape, documents, inputs, output.host(), log_sum_exp.host());
+        }
+    }
+    Ok(())
+}
+
+/// Gradients of attention with respect to q, k and v.
+///
+/// # Errors
+/// Heads that cannot be grouped, or a length that does not fit the shape and the documents.
+pub fn backward(
+    device: &Device,
+    shape: &Shape,
+    documents: &Documents,
+    inputs: Inputs,
+    outputs: Outputs,
+    gradients: Gradients,
+) -> Result<()> {
+    const OP: &str = "attention backward";
+    check_inputs(OP, shape, documents, &inputs)?;
+    let tokens = documents.tokens();
+    check_length(OP, "output", outputs.output.len(), tokens * shape.query_width())?;
+    check_length(OP, "log_sum_exp", outputs.log_sum_exp.len(), tokens * shape.heads)?;
+    check_length(OP, "d_output", outputs.d_output.len(), tokens * shape.query_width())?;
+    check_length(OP, "d_q", gradients.d_q.len(), tokens * shape.query_width())?;
+    check_length(OP, "d_k", gradients.d_k.len(), tokens * shape.key_width())?;
+    check_length(OP, "d_v", gradients.d_v.len(), tokens * shape.key_width())?;
+    match device {
+        Device::Cpu(cpu) => backward::backward(
+            cpu,
+            shape,
+            documents,
+            cpu::Inputs::new(&inputs),
+            backward::Outputs {
+                output: outputs.output.host(),
+                log_sum_exp: outputs.log_sum_exp.host(),
+                d_output: outputs.d_output.host(),
+            },
+            backward::Gradients::new(gradients.d_q.host(), gradients.d_k.host(), gradients.d_v.host()),
+        ),
+    }
+    Ok(())
+}
+
+fn check_inputs(op: &'static str, shape: &Shape, documents: &Documents, inputs: &Inputs) -> Result<()> {
+    shape.check(op)?;
+    check_length(op, "q", inputs.q.len(), documents.tokens() * shape.query_width())?;
+    check_length(op, "k", inputs.k.len(), documents.tokens() * shape.key_width())?;
+    check_length(op, "v", inputs.v.len(), documents.tokens() * shape.key_width())
+}
+
+/// Keys and values of sequences being generated.
+#[derive(Debug, Clone, Copy)]
+pub struct Cache<'a> {
+    /// Keys `[slots, capacity, KV, D]`, after rotation.
+    pub k: View<'a, f32>,
+    /// Values `[slots, capacity, KV, D]`.
+    pub v: View<'a, f32>,
+    /// Tokens a slot has room for.
+    pub capacity: usize,
+    /// The slot of each row.
+    pub slots: View<'a, u32>,
+    /// Tokens that each row sees, its own included: at least 1, at most the capacity.
+    pub lengths: View<'a, u32>,
+}
+
+/// Attention of one new token per row over its sequence's cache, for generation. Has no backward: no
+/// gradient flows through generated tokens.
+///
+/// `q` `[rows, H, D]`; `output` `[rows, H, D]` is overwritten.
+///
+/// # Errors
+/// Heads that cannot be grouped, a length that does not fit, or a slot or length outside the cache.
+pub fn decode(
+    device: &Device,
+    shape: &Shape,
+    q: View<f32>,
+    cache: Cache,
+    output: ViewMut<f32>,
+) -> Result<()> {
+    const OP: &str = "attention decode";
+    shape.check(OP)?;
+    let rows = cache.slots.len();
+    check_length(OP, "lengths", cache.lengths.len(), rows)?;
+    check_length(OP, "q", q.len(), rows * shape.query_width())?;
+    check_length(OP, "output", output.len(), rows * shape.query_width())?;
+    check_length(OP, "v", cache.v.len(), cache.k.len())?;
+    let slot_width = cache.capacity * shape.key_width();
+    let whole_slots = slot_width != 0 && cache.k.len().is_multiple_of(slot_width);
+    check(OP, whole_slots, || {
+        format!("a cache of {} elements has no whole slots of {slot_width}", cache.k.len())
+    })?;
+    match device {
+        Device::Cpu(cpu) => {
+            let slots = cache.k.len() / slot_width;
+            for (row, (&slot, &length)) in cache.slots.host().iter().zip(cache.lengths.host()).enumerate() {
+                check(OP, (slot as usize) < slots, || format!("row {row}: slot {slot} of {slots}"))?;
+                check(OP, length >= 1 && length as usize <= cache.capacity, || {
+                    format!("row {row}: length {length} is not in 1..={}", cache.capacity)
+                })?;
+            }
+            decode::decode(cpu, shape, q.host(), cache, output.host());
+        }
+    }
+    Ok(())
+}

@@ -1,0 +1,167 @@
+//! Cross-entropy fused with the LM head: from hidden states to losses and gradients without ever
+//! holding the logits of all tokens.
+//!
+//! For a row with hidden state x and target y: logits = W·x, loss = ln Σ_v e^logits\[v\] − logits\[y\] in
+//! nats, and d_logits = scale · (softmax(logits) − onehot(y)), d_x = Wᵀ·d_logits, d_W += d_logits·xᵀ.
+//!
+//! Rows whose target is [`IGNORE`] cost nothing: the others are gathered and worked on in chunks, whose
+//! logits live in a [`Workspace`] of bounded size. 2·C·V flops per supervised row forward, 6·C·V with
+//! the gradients. N = rows, C = hidden, V = vocabulary.
+
+mod cpu;
+
+use crate::buffer::{Buffer, View, ViewMut};
+use crate::device::Device;
+use crate::error::{Result, check, check_length};
+
+/// Target of a row that has no loss.
+pub const IGNORE: u32 = u32::MAX;
+
+/// Most bytes that a chunk of logits takes (more only where a single row does).
+const LOGITS_BYTES: usize = 64 << 20;
+
+/// Sizes of the LM head and its loss.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows of hidden states (N), tokens as a rule.
+    pub rows: usize,
+    /// Elements of a hidden state (C).
+    pub hidden: usize,
+    /// Rows of the head (V).
+    pub vocabulary: usize,
+}
+
+impl Shape {
+    /// Rows whose logits are held at once.
+    fn chunk_rows(&self) -> usize {
+        let fitting = LOGITS_BYTES / size_of::<f32>() / self.vocabulary.max(1);
+        fitting.max(1).min(self.rows.max(1))
+    }
+}
+
+/// Memory for chunks, made once for the largest batch and used for every one that is no larger.
+#[derive(Debug)]
+pub struct Workspace {
+    shape: Shape,
+    /// Indices of the rows with a target.
+    rows: Buffer<u32>,
+    /// `[chunk_rows, V]`.
+    logits: Buffer<f32>,
+    /// Hidden states of the chunk's rows `[chunk_rows, C]`.
+    hidden: Buffer<f32>,
+    /// Their gradients `[chunk_rows, C]`.
+    d_hidden: Buffer<f32>,
+}
+
+impl Workspace {
+    /// Memory for batches of up to `shape.rows` rows.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn new(device: &Device, shape: &Shape) -> Result<Self> {
+        let chunk_rows = shape.chunk_rows();
+        Ok(Self {
+            shape: *shape,
+            rows: Buffer::zeros(device, shape.rows)?,
+            logits: Buffer::zeros(device, chunk_rows * shape.vocabulary)?,
+            hidden: Buffer::zeros(device, chunk_rows * shape.hidden)?,
+            d_hidden: Buffer::zeros(device, chunk_rows * shape.hidden)?,
+        })
+    }
+
+    /// What [`Workspace::new`] takes for this shape, in bytes.
+    pub fn bytes(shape: &Shape) -> usize {
+        let floats = shape.chunk_rows() * (shape.vocabulary + 2 * shape.hidden);
+        floats * size_of::<f32>() + shape.rows * size_of::<u32>()
+    }
+}
+
+/// What the loss is computed from.
+#[derive(Debug, Clone, Copy)]
+pub struct Inputs<'a> {
+    /// Hidden states `[N, C]`, after the last norm.
+    pub hidden: View<'a, f32>,
+    /// The LM head's weight `[V, C]`.
+    pub head: View<'a, f32>,
+    /// The token each row should predict, or [`IGNORE`] `[N]`.
+    pub targets: View<'a, u32>,
+}
+
+/// Gradients of the loss.
+#[derive(Debug)]
+pub struct Gradients<'a> {
+    /// Gradient of the hidden states `[N, C]`; overwritten, with zeros for ignored rows.
+    pub d_hidden: ViewMut<'a, f32>,
+    /// Gradient of the head `[V, C]`; accumulates.
+    pub d_head: ViewMut<'a, f32>,
+}
+
+/// The loss of every row in nats, 0 where ignored; `losses` `[N]` is overwritten.
+///
+/// # Errors
+/// A length that does not fit the shape, a target outside the vocabulary, a workspace that is too small.
+pub fn forward(
+    device: &Device,
+    shape: &Shape,
+    inputs: Inputs,
+    workspace: &mut Workspace,
+    losses: ViewMut<f32>,
+) -> Result<()> {
+    const OP: &str = "cross_entropy forward";
+    check_inputs(OP, shape, &inputs, workspace, &losses)?;
+    match device {
+        Device::Cpu(cpu) => {
+            cpu::run(cpu, OP, shape, cpu::Inputs::new(&inputs), workspace, losses.host(), None)
+        }
+    }
+}
+
+/// The loss of every row in nats, 0 where ignored, and the gradients of Σ losses · `scale`.
+///
+/// For the mean over the supervised tokens of a step, `scale` is one over their number, over all of the
+/// step's batches. `losses` `[N]` is overwritten and not scaled.
+///
+/// # Errors
+/// A length that does not fit the shape, a target outside the vocabulary, a workspace that is too small.
+pub fn forward_backward(
+    device: &Device,
+    shape: &Shape,
+    inputs: Inputs,
+    scale: f32,
+    workspace: &mut Workspace,
+    losses: ViewMut<f32>,
+    gradients: Gradients,
+) -> Result<()> {
+    const OP: &str = "cross_entropy forward_backward";
+    check_inputs(OP, shape, &inputs, workspace, &losses)?;
+    check_length(OP, "d_hidden", gradients.d_hidden.len(), shape.rows * shape.hidden)?;
+    check_length(OP, "d_head", gradients.d_head.len(), shape.vocabulary * shape.hidden)?;
+    match device {
+        Device::Cpu(cpu) => {
+            let gradients = cpu::Gradients {
+                scale,
+                d_hidden: gradients.d_hidden.host(),
+                d_head: gradients.d_head.host(),
+            };
+            let inputs = cpu::Inputs::new(&inputs);
+            cpu::run(cpu, OP, shape, inputs, workspace, losses.host(), Some(gradients))
+        }
+    }
+}
+
+fn check_inputs(
+    op: &'static str,
+    shape: &Shape,
+    inputs: &Inputs,
+    workspace: &Workspace,
+    losses: &ViewMut<f32>,
+) -> Result<()> {
+    check(op, shape.hidden != 0 && shape.vocabulary != 0, || format!("nothing to compute for {shape:?}"))?;
+    check_length(op, "hidden", inputs.hidden.len(), shape.rows * shape.hidden)?;
+    check_length(op, "head", inputs.head.len(), shape.vocabulary * shape.hidden)?;
+    check_length(op, "targets", inputs.targets.len(), shape.rows)?;
+    check_length(op, "losses", losses.len(), shape.rows)?;
+    let room = &workspace.shape;
+    let fits = shape.rows <= room.rows && shape.hidden == room.hidden && shape.vocabulary == room.vocabulary;
+    check(op, fits, || format!("a workspace for {room:?} is too small for {shape:?}"))
+}

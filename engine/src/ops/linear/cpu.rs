@@ -1,0 +1,79 @@
+use rayon::prelude::*;
+
+use super::Shape;
+use crate::cpu::gemm::{Matrix, Update, multiply};
+use crate::cpu::simd::vectorize;
+use crate::device::CpuDevice;
+
+/// Columns of d_y that one thread sums at a time for the bias.
+const BIAS_CHUNK: usize = 64;
+
+pub fn forward(
+    cpu: &CpuDevice,
+    shape: &Shape,
+    x: &[f32],
+    weight: &[f32],
+    bias: Option<&[f32]>,
+    y: &mut [f32],
+) {
+    let &Shape { rows, inputs, outputs } = shape;
+    let update = match bias {
+        None => Update::Overwrite,
+        Some(bias) => {
+            // The product starts from the bias instead of a second pass adding it.
+            y.chunks_exact_mut(outputs.max(1)).for_each(|row| row.copy_from_slice(bias));
+            Update::Accumulate
+        }
+    };
+    let x = Matrix::new(x, rows, inputs);
+    let weight = Matrix::new(weight, outputs, inputs);
+    multiply(cpu, x, weight.transposed(), update, y);
+}
+
+pub fn backward_input(
+    cpu: &CpuDevice,
+    shape: &Shape,
+    d_y: &[f32],
+    weight: &[f32],
+    d_x: &mut [f32],
+    accumulate: bool,
+) {
+    let &Shape { rows, inputs, outputs } = shape;
+    let update = if accumulate { Update::Accumulate } else { Update::Overwrite };
+    multiply(cpu, Matrix::new(d_y, rows, outputs), Matrix::new(weight, outputs, inputs), update, d_x);
+}
+
+pub fn backward_weight(
+    cpu: &CpuDevice,
+    shape: &Shape,
+    d_y: &[f32],
+    x: &[f32],
+    d_weight: &mut [f32],
+    d_bias: Option<&mut [f32]>,
+) {
+    let &Shape { rows, inputs, outputs } = shape;
+    let d_y_transposed = Matrix::new(d_y, rows, outputs).transposed();
+    multiply(cpu, d_y_transposed, Matrix::new(x, rows, inputs), Update::Accumulate, d_weight);
+    if let Some(d_bias) = d_bias {
+        cpu.run(|| {
+            d_bias.par_chunks_mut(BIAS_CHUNK).enumerate().for_each(|(chunk, d_bias)| {
+                add_column_sums(d_y, outputs, chunk * BIAS_CHUNK, d_bias);
+            });
+        });
+    }
+}
+
+/// sums[j] += Σ over rows of matrix[row, first + j].
+fn add_column_sums(matrix: &[f32], columns: usize, first: usize, sums: &mut [f32]) {
+    vectorize(|| {
+        let mut totals = [0.0f32; BIAS_CHUNK];
+        for row in matrix.chunks_exact(columns) {
+            for (total, value) in totals.iter_mut().zip(&row[first..first + sums.len()]) {
+                *total += value;
+            }
+        }
+        for (sum, total) in sums.iter_mut().zip(totals) {
+            *sum += total;
+        }
+    });
+}

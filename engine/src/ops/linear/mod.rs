@@ -1,0 +1,105 @@
+//! Linear layer: y = x·Wᵀ + b, with W as checkpoints store it, `[outputs, inputs]` row-major.
+//!
+//! N = rows (tokens), I = inputs, O = outputs. Each direction is one matrix product of 2·N·I·O flops.
+
+mod cpu;
+
+use crate::buffer::{View, ViewMut};
+use crate::device::Device;
+use crate::error::{Result, check_length};
+
+/// Sizes of a linear layer.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Rows of x and y (N), tokens as a rule.
+    pub rows: usize,
+    /// Elements of a row of x (I).
+    pub inputs: usize,
+    /// Elements of a row of y (O).
+    pub outputs: usize,
+}
+
+/// y = x·Wᵀ + b.
+///
+/// `x` `[N, I]`, `weight` `[O, I]`, `bias` `[O]`; `y` `[N, O]` is overwritten.
+///
+/// # Errors
+/// When a length does not fit the shape.
+pub fn forward(
+    device: &Device,
+    shape: &Shape,
+    x: View<f32>,
+    weight: View<f32>,
+    bias: Option<View<f32>>,
+    y: ViewMut<f32>,
+) -> Result<()> {
+    const OP: &str = "linear forward";
+    check_length(OP, "x", x.len(), shape.rows * shape.inputs)?;
+    check_length(OP, "weight", weight.len(), shape.outputs * shape.inputs)?;
+    if let Some(bias) = bias {
+        check_length(OP, "bias", bias.len(), shape.outputs)?;
+    }
+    check_length(OP, "y", y.len(), shape.rows * shape.outputs)?;
+    match device {
+        Device::Cpu(cpu) => {
+            cpu::forward(cpu, shape, x.host(), weight.host(), bias.map(|bias| bias.host()), y.host());
+        }
+    }
+    Ok(())
+}
+
+/// Gradient with respect to x: d_x = d_y·W, added to what `d_x` holds when `accumulate`.
+///
+/// `d_y` `[N, O]`, `weight` `[O, I]`, `d_x` `[N, I]`.
+///
+/// # Errors
+/// When a length does not fit the shape.
+pub fn backward_input(
+    device: &Device,
+    shape: &Shape,
+    d_y: View<f32>,
+    weight: View<f32>,
+    d_x: ViewMut<f32>,
+    accumulate: bool,
+) -> Result<()> {
+    const OP: &str = "linear backward_input";
+    check_length(OP, "d_y", d_y.len(), shape.rows * shape.outputs)?;
+    check_length(OP, "weight", weight.len(), shape.outputs * shape.inputs)?;
+    check_length(OP, "d_x", d_x.len(), shape.rows * shape.inputs)?;
+    match device {
+        Device::Cpu(cpu) => {
+            cpu::backward_input(cpu, shape, d_y.host(), weight.host(), d_x.host(), accumulate);
+        }
+    }
+    Ok(())
+}
+
+/// Gradients with respect to the parameters: d_weight += d_yᵀ·x and d_bias += Σ over rows of d_y.
+///
+/// `d_y` `[N, O]`, `x` `[N, I]`, `d_weight` `[O, I]`, `d_bias` `[O]`; both gradients accumulate.
+///
+/// # Errors
+/// When a length does not fit the shape.
+pub fn backward_weight(
+    device: &Device,
+    shape: &Shape,
+    d_y: View<f32>,
+    x: View<f32>,
+    d_weight: ViewMut<f32>,
+    d_bias: Option<ViewMut<f32>>,
+) -> Result<()> {
+    const OP: &str = "linear backward_weight";
+    check_length(OP, "d_y", d_y.len(), shape.rows * shape.outputs)?;
+    check_length(OP, "x", x.len(), shape.rows * shape.inputs)?;
+    check_length(OP, "d_weight", d_weight.len(), shape.outputs * shape.inputs)?;
+    if let Some(d_bias) = &d_bias {
+        check_length(OP, "d_bias", d_bias.len(), shape.outputs)?;
+    }
+    match device {
+        Device::Cpu(cpu) => {
+            let d_bias = d_bias.map(ViewMut::host);
+            cpu::backward_weight(cpu, shape, d_y.host(), x.host(), d_weight.host(), d_bias);
+        }
+    }
+    Ok(())
+}

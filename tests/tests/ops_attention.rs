@@ -1,0 +1,262 @@
+//! Attention against its f64 oracle.
+
+use std::num::NonZeroUsize;
+
+use cpift_engine::ops::attention::{
+    Cache, Documents, Gradients, Inputs, Outputs, Shape, backward, decode, forward,
+};
+use cpift_engine::{Buffer, Device};
+use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
+use cpift_tests::oracle::attention as oracle;
+
+struct Case {
+    device: Device,
+    shape: Shape,
+    starts: Vec<usize>,
+    q: Vec<f32>,
+    k: Vec<f32>,
+    v: Vec<f32>,
+    d_output: Vec<f32>,
+}
+
+/// Everything forward and backward write.
+#[derive(Debug, PartialEq)]
+struct Results {
+    output: Vec<f32>,
+    log_sum_exp: Vec<f32>,
+    d_q: Vec<f32>,
+    d_k: Vec<f32>,
+    d_v: Vec<f32>,
+}
+
+impl Case {
+    fn new((heads, kv_heads, head_dim): (usize, usize, usize), lengths: &[usize], threads: usize) -> Self {
+        let mut starts = vec![0];
+        for length in lengths {
+            starts.push(starts[starts.len() - 1] + length);
+        }
+        let tokens: usize = lengths.iter().sum();
+        let (query, key) = (tokens * heads * head_dim, tokens * kv_heads * head_dim);
+        Self {
+            device: Device::cpu(NonZeroUsize::new(threads)).unwrap(),
+            // Larger than 1/√D, so that the probabilities are far from uniform.
+            shape: Shape { heads, kv_heads, head_dim, scale: 2.0 / (head_dim as f32).sqrt() },
+            starts,
+            q: random(1, query),
+            k: random(2, key),
+            v: random(3, key),
+            d_output: random(4, query),
+        }
+    }
+
+    fn oracle(&self) -> oracle::Shape {
+        let Shape { heads, kv_heads, head_dim, scale } = self.shape;
+        oracle::Shape { heads, kv_heads, head_dim, scale: f64::from(scale) }
+    }
+
+    fn run(&self) -> Results {
+        let buffer = |values: &[f32]| Buffer::from_slice(&self.device, values).unwrap();
+        let poisoned = |length: usize| buffer(&vec![f32::NAN; length]);
+        let documents = Documents::new(&self.starts).unwrap();
+        let (q, k, v, d_output) = (buffer(&self.q), buffer(&self.k), buffer(&self.v), buffer(&self.d_output));
+        let inputs = Inputs { q: q.view(), k: k.view(), v: v.view() };
+        let mut output = poisoned(self.q.len());
+        let mut log_sum_exp = poisoned(documents.tokens() * self.shape.heads);
+        forward(&self.device, &self.shape, &documents, inputs, output.view_mut(), log_sum_exp.view_mut())
+            .unwrap();
+        let (mut d_q, mut d_k, mut d_v) =
+            (poisoned(self.q.len()), poisoned(self.k.len()), poisoned(self.v.len()));
+        let outputs =
+            Outputs { output: output.view(), log_sum_exp: log_sum_exp.view(), d_output: d_output.view() };
+        let gradients = Gradients { d_q: d_q.view_mut(), d_k: d_k.view_mut(), d_v: d_v.view_mut() };
+        backward(&self.device, &self.shape, &documents, inputs, outputs, gradients).unwrap();
+        Results {
+            output: output.to_vec(),
+            log_sum_exp: log_sum_exp.to_vec(),
+            d_q: d_q.to_vec(),
+            d_k: d_k.to_vec(),
+            d_v: d_v.to_vec(),
+        }
+    }
+}
+
+#[test]
+fn forward_matches_the_oracle() {
+    let cases: [((usize, usize, usize), &[usize]); 8] = [
+        ((1, 1, 8), &[1]),
+        ((2, 1, 16), &[1, 1, 3]),
+        ((4, 4, 24), &[63, 64, 65]),
+        ((4, 2, 64), &[130, 1, 200]),
+        ((8, 2, 80), &[97, 31]),
+        ((4, 1, 128), &[70]),
+        ((8, 1, 64), &[33, 129]),
+        ((3, 3, 5), &[300]),
+    ];
+    for (sizes, lengths) in cases {
+        let case = Case::new(sizes, lengths, 2);
+        let (q, k, v) = (widen(&case.q), widen(&case.k), widen(&case.v));
+        let (output, log_sum_exp) = oracle::forward(&case.oracle(), &case.starts, &q, &k, &v);
+        let results = case.run();
+        assert_close(&format!("output of {sizes:?} {lengths:?}"), &results.output, &output, 2e-6);
+        assert_close(
+            &format!("log-sum-exp of {sizes:?} {lengths:?}"),
+            &results.log_sum_exp,
+            &log_sum_exp,
+            1e-6,
+        );
+    }
+}
+
+#[test]
+fn gradients_match_central_differences() {
+    // Few enough numbers to move one by one, with documents around the size of a tile.
+    let cases: [((usize, usize, usize), &[usize]); 5] = [
+        ((1, 1, 3), &[1]),
+        ((2, 2, 8), &[5, 1, 9]),
+        ((4, 1, 4), &[20, 13]),
+        ((2, 1, 2), &[67]),
+        ((2, 1, 17), &[3, 4]),
+    ];
+    for (sizes, lengths) in cases {
+        let case = Case::new(sizes, lengths, 2);
+        let (shape, starts) = (case.oracle(), &case.starts);
+        let (q, k, v, d_output) = (widen(&case.q), widen(&case.k), widen(&case.v), widen(&case.d_output));
+        let loss =
+            |q: &[f64], k: &[f64], v: &[f64]| dot(&oracle::forward(&shape, starts, q, k, v).0, &d_output);
+        let results = case.run();
+        let what = |name: &str| format!("{name} of {sizes:?} {lengths:?}");
+        assert_close(&what("d_q"), &results.d_q, &central_differences(&q, |q| loss(q, &k, &v)), 5e-6);
+        assert_close(&what("d_k"), &results.d_k, &central_differences(&k, |k| loss(&q, k, &v)), 5e-6);
+        assert_close(&what("d_v"), &results.d_v, &central_differences(&v, |v| loss(&q, &k, v)), 5e-6);
+    }
+}
+
+/// The difference along one random direction per input, for sizes too large to move one by one.
+#[test]
+fn gradients_of_large_cases_match_directional_differences() {
+    let cases: [((usize, usize, usize), &[usize]); 4] = [
+        ((4, 2, 64), &[130, 1, 70]),
+        ((8, 1, 80), &[97]),
+        ((2, 2, 128), &[65, 64, 63]),
+        ((3, 1, 24), &[200]),
+    ];
+    for (sizes, lengths) in cases {
+        let case = Case::new(sizes, lengths, 2);
+        let results = case.run();
+        let inputs = [widen(&case.q), widen(&case.k), widen(&case.v)];
+        let gradients = [&results.d_q, &results.d_k, &results.d_v];
+        let d_output = widen(&case.d_output);
+        for which in 0..3 {
+            let direction = widen(&random(10 + which as u64, inputs[which].len()));
+            let slope = central_differences(&[0.0], |step| {
+                let mut moved = inputs.clone();
+                moved[which].iter_mut().zip(&direction).for_each(|(x, d)| *x += step[0] * d);
+                let output = oracle::forward(&case.oracle(), &case.starts, &moved[0], &moved[1], &moved[2]).0;
+                dot(&output, &d_output)
+            })[0];
+            let gradient = widen(gradients[which]);
+            let size = (dot(&gradient, &gradient) * dot(&direction, &direction)).sqrt();
+            let error = (dot(&gradient, &direction) - slope).abs() / size;
+            assert!(error < 1e-7, "input {which} of {sizes:?} {lengths:?}: off by {error:e}");
+        }
+    }
+}
+
+#[test]
+fn documents_do_not_see_each_other() {
+    let lengths = [40, 90, 7];
+    let case = Case::new((4, 2, 16), &lengths, 2);
+    let all = case.run();
+    for (document, range) in case.starts.windows(2).map(|pair| pair[0]..pair[1]).enumerate() {
+        let mut alone = Case::new((4, 2, 16), &[lengths[document]], 2);
+        let (query, key) = (range.start * 64..range.end * 64, range.start * 32..range.end * 32);
+        alone.q = case.q[query.clone()].to_vec();
+        alone.k = case.k[key.clone()].to_vec();
+        alone.v = case.v[key.clone()].to_vec();
+        alone.d_output = case.d_output[query.clone()].to_vec();
+        let alone = alone.run();
+        assert_eq!(alone.output, all.output[query.clone()]);
+        assert_eq!(alone.d_q, all.d_q[query]);
+        assert_eq!(alone.d_k, all.d_k[key.clone()]);
+        assert_eq!(alone.d_v, all.d_v[key]);
+    }
+}
+
+/// One thread works document by document, many threads with one document tile by tile.
+#[test]
+fn bits_do_not_depend_on_the_run_or_the_threads() {
+    let cases: [((usize, usize, usize), &[usize]); 3] =
+        [((2, 1, 64), &[200]), ((4, 2, 24), &[150, 1, 30]), ((4, 4, 80), &[70, 64])];
+    for (sizes, lengths) in cases {
+        let expected = Case::new(sizes, lengths, 1).run();
+        for threads in [1, 2, 2, 3, 8] {
+            let again = Case::new(sizes, lengths, threads).run();
+            assert_eq!(again, expected, "{sizes:?} {lengths:?} with {threads} threads");
+        }
+    }
+}
+
+#[test]
+fn decode_matches_the_oracle() {
+    for (heads, kv_heads, head_dim) in [(1, 1, 8), (4, 2, 64), (8, 1, 80), (6, 3, 5)] {
+        let device = Device::cpu(NonZeroUsize::new(2)).unwrap();
+        let (slots, capacity) = (5, 70);
+        let shape = Shape { heads, kv_heads, head_dim, scale: 0.5 };
+        let oracle_shape = oracle::Shape { heads, kv_heads, head_dim, scale: 0.5 };
+        let (rows, lengths) = ([3u32, 0, 4], [70u32, 1, 33]);
+        let q = random(1, rows.len() * heads * head_dim);
+        let mut k = random(2, slots * capacity * kv_heads * head_dim);
+        let mut v = random(3, k.len());
+        // What lies behind a sequence's length must not matter.
+        for (&slot, &length) in rows.iter().zip(&lengths) {
+            let width = kv_heads * head_dim;
+            let unused =
+                (slot as usize * capacity + length as usize) * width..(slot as usize + 1) * capacity * width;
+            k[unused.clone()].fill(f32::NAN);
+            v[unused].fill(f32::NAN);
+        }
+        let buffer = |values: &[f32]| Buffer::from_slice(&device, values).unwrap();
+        let (q_buffer, k_buffer, v_buffer) = (buffer(&q), buffer(&k), buffer(&v));
+        let slots_buffer = Buffer::from_slice(&device, &rows).unwrap();
+        let lengths_buffer = Buffer::from_slice(&device, &lengths).unwrap();
+        let mut output = buffer(&vec![f32::NAN; q.len()]);
+        let cache = Cache {
+            k: k_buffer.view(),
+            v: v_buffer.view(),
+            capacity,
+            slots: slots_buffer.view(),
+            lengths: lengths_buffer.view(),
+        };
+        decode(&device, &shape, q_buffer.view(), cache, output.view_mut()).unwrap();
+
+        let (q, k, v) = (widen(&q), widen(&k), widen(&v));
+        let mut expected = Vec::new();
+        for (row, (&slot, &length)) in rows.iter().zip(&lengths).enumerate() {
+            let first = slot as usize * capacity;
+            for head in 0..heads {
+                let query = &q[(row * heads + head) * head_dim..][..head_dim];
+                let seen = first..first + length as usize;
+                expected.extend(oracle::attend(&oracle_shape, query, head, &k, &v, seen).0);
+            }
+        }
+        assert_close("decode", &output.to_vec(), &expected, 2e-6);
+    }
+}
+
+#[test]
+fn bad_input_is_an_error() {
+    for starts in [&[][..], &[1, 2], &[0, 3, 3], &[0, 4, 2]] {
+        let error = Documents::new(starts).unwrap_err().to_string();
+        assert!(error.contains("document starts have to begin with 0 and ascend"), "{error}");
+    }
+    let device = Device::cpu(NonZeroUsize::new(1)).unwrap();
+    let shape = Shape { heads: 3, kv_heads: 2, head_dim: 4, scale: 1.0 };
+    let documents = Documents::new(&[0, 1]).unwrap();
+    let (q, k) = (Buffer::zeros(&device, 12).unwrap(), Buffer::zeros(&device, 8).unwrap());
+    let (mut output, mut log_sum_exp) =
+        (Buffer::zeros(&device, 12).unwrap(), Buffer::zeros(&device, 3).unwrap());
+    let inputs = Inputs { q: q.view(), k: k.view(), v: k.view() };
+    let error = forward(&device, &shape, &documents, inputs, output.view_mut(), log_sum_exp.view_mut());
+    let message = error.unwrap_err().to_string();
+    assert_eq!(message, "attention forward: 3 query heads cannot share 2 key/value heads");
+}

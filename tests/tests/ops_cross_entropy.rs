@@ -1,0 +1,206 @@
+//! The fused LM head and cross-entropy against their f64 oracle.
+
+use std::num::NonZeroUsize;
+
+use cpift_engine::ops::cross_entropy::{
+    Gradients, IGNORE, Inputs, Shape, Workspace, forward, forward_backward,
+};
+use cpift_engine::{Buffer, Device};
+use cpift_tests::numeric::{assert_close, central_differences, random, random_below, widen};
+use cpift_tests::oracle;
+
+const SCALE: f32 = 0.037;
+
+struct Case {
+    device: Device,
+    shape: Shape,
+    hidden: Vec<f32>,
+    head: Vec<f32>,
+    targets: Vec<u32>,
+    d_head_start: Vec<f32>,
+}
+
+#[derive(Debug, PartialEq)]
+struct Results {
+    losses: Vec<f32>,
+    d_hidden: Vec<f32>,
+    d_head: Vec<f32>,
+}
+
+impl Case {
+    /// About a third of the rows has no target.
+    fn new((rows, hidden, vocabulary): (usize, usize, usize), threads: usize) -> Self {
+        let mut targets = random_below(3, rows, vocabulary as u32);
+        for (target, dice) in targets.iter_mut().zip(random_below(4, rows, 3)) {
+            if dice == 0 {
+                *target = IGNORE;
+            }
+        }
+        Self {
+            device: Device::cpu(NonZeroUsize::new(threads)).unwrap(),
+            shape: Shape { rows, hidden, vocabulary },
+            hidden: random(1, rows * hidden).iter().map(|value| value * 4.0).collect(),
+            head: random(2, vocabulary * hidden),
+            targets,
+            d_head_start: random(5, vocabulary * hidden),
+        }
+    }
+
+    fn oracle_losses(&self, hidden: &[f64], head: &[f64]) -> Vec<f64> {
+        let targets: Vec<_> =
+            self.targets.iter().map(|&target| (target != IGNORE).then_some(target as usize)).collect();
+        oracle::cross_entropy::forward(self.shape.hidden, hidden, head, &targets)
+    }
+
+    fn buffer(&self, values: &[f32]) -> Buffer<f32> {
+        Buffer::from_slice(&self.device, values).unwrap()
+    }
+
+    fn losses(&self, workspace: &mut Workspace) -> Vec<f32> {
+        let (hidden, head) = (self.buffer(&self.hidden), self.buffer(&self.head));
+        let targets = Buffer::from_slice(&self.device, &self.targets).unwrap();
+        let mut losses = self.buffer(&vec![f32::NAN; self.shape.rows]);
+        let inputs = Inputs { hidden: hidden.view(), head: head.view(), targets: targets.view() };
+        forward(&self.device, &self.shape, inputs, workspace, losses.view_mut()).unwrap();
+        losses.to_vec()
+    }
+
+    fn run(&self, workspace: &mut Workspace) -> Results {
+        let (hidden, head) = (self.buffer(&self.hidden), self.buffer(&self.head));
+        let targets = Buffer::from_slice(&self.device, &self.targets).unwrap();
+        let mut losses = self.buffer(&vec![f32::NAN; self.shape.rows]);
+        let mut d_hidden = self.buffer(&vec![f32::NAN; self.hidden.len()]);
+        let mut d_head = self.buffer(&self.d_head_start);
+        let inputs = Inputs { hidden: hidden.view(), head: head.view(), targets: targets.view() };
+        let gradients = Gradients { d_hidden: d_hidden.view_mut(), d_head: d_head.view_mut() };
+        forward_backward(&self.device, &self.shape, inputs, SCALE, workspace, losses.view_mut(), gradients)
+            .unwrap();
+        Results { losses: losses.to_vec(), d_hidden: d_hidden.to_vec(), d_head: d_head.to_vec() }
+    }
+
+    fn workspace(&self) -> Workspace {
+        Workspace::new(&self.device, &self.shape).unwrap()
+    }
+}
+
+#[test]
+fn losses_match_the_oracle() {
+    // The last one has more rows than a chunk of logits.
+    for sizes in [(1, 1, 1), (1, 8, 300), (7, 33, 50), (64, 16, 2048), (5, 24, 3001), (300, 8, 70_001)] {
+        let case = Case::new(sizes, 2);
+        let expected = case.oracle_losses(&widen(&case.hidden), &widen(&case.head));
+        let forward = case.losses(&mut case.workspace());
+        let both = case.run(&mut case.workspace()).losses;
+        for (row, &expected) in expected.iter().enumerate() {
+            for actual in [forward[row], both[row]] {
+                let error = (f64::from(actual) - expected).abs();
+                assert!(
+                    error <= 2e-6 * expected.abs() + 1e-6,
+                    "{sizes:?} row {row}: {actual}, expected {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn gradients_match_central_differences() {
+    for sizes in [(1, 1, 2), (1, 8, 30), (7, 5, 50), (12, 3, 17)] {
+        let case = Case::new(sizes, 2);
+        let (hidden, head) = (widen(&case.hidden), widen(&case.head));
+        let loss = |hidden: &[f64], head: &[f64]| {
+            f64::from(SCALE) * case.oracle_losses(hidden, head).iter().sum::<f64>()
+        };
+        let results = case.run(&mut case.workspace());
+        let d_hidden = central_differences(&hidden, |hidden| loss(hidden, &head));
+        assert_close(&format!("d_hidden of {sizes:?}"), &results.d_hidden, &d_hidden, 5e-6);
+        let d_head = central_differences(&head, |head| loss(&hidden, head));
+        let expected: Vec<f64> =
+            d_head.iter().zip(&case.d_head_start).map(|(d, s)| d + f64::from(*s)).collect();
+        assert_close(&format!("d_head of {sizes:?}"), &results.d_head, &expected, 1e-6);
+    }
+}
+
+/// Over several chunks: the gradient against a difference along one random direction.
+#[test]
+fn gradients_of_several_chunks_match_directional_differences() {
+    let mut case = Case::new((300, 8, 70_001), 2);
+    case.d_head_start.fill(0.0);
+    let (hidden, head) = (widen(&case.hidden), widen(&case.head));
+    let results = case.run(&mut case.workspace());
+    let directions = [widen(&random(8, hidden.len())), widen(&random(9, head.len()))];
+    let moved = |values: &[f64], direction: &[f64], step: f64| -> Vec<f64> {
+        values.iter().zip(direction).map(|(value, d)| value + step * d).collect()
+    };
+    let slopes = [
+        central_differences(&[0.0], |step| {
+            case.oracle_losses(&moved(&hidden, &directions[0], step[0]), &head).iter().sum()
+        }),
+        central_differences(&[0.0], |step| {
+            case.oracle_losses(&hidden, &moved(&head, &directions[1], step[0])).iter().sum()
+        }),
+    ];
+    for (gradient, (direction, slope)) in
+        [results.d_hidden, results.d_head].iter().zip(directions.iter().zip(slopes))
+    {
+        let along: f64 = gradient.iter().zip(direction).map(|(g, d)| f64::from(*g) * d).sum();
+        let expected = slope[0] * f64::from(SCALE);
+        assert!((along / expected - 1.0).abs() < 1e-5, "{along}, expected {expected}");
+    }
+}
+
+#[test]
+fn ignored_rows_have_neither_loss_nor_gradient() {
+    let mut case = Case::new((9, 12, 40), 2);
+    case.targets[..8].fill(IGNORE);
+    case.targets[8] = 39;
+    // What an ignored row holds does not matter, not even NaN.
+    case.hidden[..12].fill(f32::NAN);
+    let results = case.run(&mut case.workspace());
+    assert!(results.losses[..8].iter().all(|&loss| loss == 0.0) && results.losses[8] > 0.0);
+    assert!(results.d_hidden[..96].iter().all(|&value| value == 0.0));
+    assert!(results.d_hidden[96..].iter().all(|&value| value != 0.0 && value.is_finite()));
+
+    case.targets.fill(IGNORE);
+    let results = case.run(&mut case.workspace());
+    assert_eq!(results.d_head, case.d_head_start);
+}
+
+#[test]
+fn bits_do_not_depend_on_the_run_the_threads_or_the_workspace() {
+    let sizes = (70, 33, 1001);
+    let expected = Case::new(sizes, 1).run(&mut Case::new(sizes, 1).workspace());
+    for threads in [1, 2, 3] {
+        let case = Case::new(sizes, threads);
+        let larger = Shape { rows: 200, ..case.shape };
+        let mut workspace = Workspace::new(&case.device, &larger).unwrap();
+        assert_eq!(case.run(&mut workspace), expected, "{threads} threads");
+        assert_eq!(case.run(&mut workspace), expected, "{threads} threads, used again");
+    }
+}
+
+#[test]
+fn nan_shows_in_the_loss() {
+    let mut case = Case::new((3, 20, 100), 1);
+    case.targets = vec![5, 6, 7];
+    case.head[50 * 20 + 3] = f32::NAN;
+    assert!(case.losses(&mut case.workspace()).iter().all(|loss| loss.is_nan()));
+}
+
+#[test]
+fn bad_input_is_an_error() {
+    let mut case = Case::new((3, 4, 10), 1);
+    case.targets = vec![1, 10, IGNORE];
+    let (hidden, head) = (case.buffer(&case.hidden), case.buffer(&case.head));
+    let targets = Buffer::from_slice(&case.device, &case.targets).unwrap();
+    let mut losses = case.buffer(&[0.0; 3]);
+    let inputs = Inputs { hidden: hidden.view(), head: head.view(), targets: targets.view() };
+    let mut workspace = case.workspace();
+    let error = forward(&case.device, &case.shape, inputs, &mut workspace, losses.view_mut()).unwrap_err();
+    assert_eq!(error.to_string(), "cross_entropy forward: row 1: target 10 is outside the vocabulary of 10");
+
+    let smaller = Shape { rows: 2, ..case.shape };
+    let mut workspace = Workspace::new(&case.device, &smaller).unwrap();
+    let error = forward(&case.device, &case.shape, inputs, &mut workspace, losses.view_mut()).unwrap_err();
+    assert!(error.to_string().contains("is too small"), "{error}");
+}
