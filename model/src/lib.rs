@@ -5,6 +5,7 @@ pub mod config;
 mod error;
 pub mod progress;
 pub mod settings;
+pub mod transformer;
 
 pub use batch::{Batch, IGNORE};
 pub use config::{Architecture, ModelConfig, Rope, RopeScaling};

@@ -1,0 +1,203 @@
+//! The backward pass: layers in reverse, gradients of all weights added to one flat allocation.
+//!
+//! Two buffers carry the gradient along: `scratch.d_residual`, that of the residual stream, and
+//! `scratch.delta`, that of the norm's output in front of attention or MLP. What the forward did not
+//! keep (norms, rotated normed heads, the gated activation) is computed again on the way.
+
+use cpift_engine::ops::attention::{self, Documents};
+use cpift_engine::ops::{embedding, gated_mlp, rope};
+use cpift_engine::{Buffer, ViewMut};
+
+use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
+use super::forward::Pass;
+use super::timings::{Part, Timings};
+use super::weights::{Norm, NormSaved};
+use crate::error::Result;
+
+impl Pass<'_> {
+    /// From the gradient of the last norm's output, in `scratch.delta`, to those of all weights but the
+    /// head's, added to the flat `gradients`. Reads what [`Pass::forward`] kept, and destroys it.
+    pub fn backward(
+        &self,
+        activations: &mut Activations,
+        documents: &Documents,
+        gradients: ViewMut<'_, f32>,
+        timings: &mut Timings,
+    ) -> Result<()> {
+        let Activations { inputs, layers, scratch } = activations;
+        let kept_layers = layers.len();
+        timings.start();
+        let mut backward = Backward { pass: *self, documents, scratch, gradients, timings };
+        backward.last_norm(&inputs[self.config.layers])?;
+        for index in (0..self.config.layers).rev() {
+            let (input, layer) = (&inputs[index], &mut layers[index % kept_layers]);
+            if kept_layers < self.config.layers {
+                self.recompute(index, input, layer, backward.scratch, documents)?;
+                backward.timings.lap(Part::Recompute);
+            }
+            backward.mlp(index, layer)?;
+            backward.attention(index, input, layer)?;
+        }
+        backward.embedding()
+    }
+}
+
+/// A backward pass under way.
+struct Backward<'a> {
+    pass: Pass<'a>,
+    documents: &'a Documents,
+    scratch: &'a mut Scratch,
+    gradients: ViewMut<'a, f32>,
+    timings: &'a mut Timings,
+}
+
+impl Backward<'_> {
+    fn last_norm(&mut self, input: &Buffer<f32>) -> Result<()> {
+        let pass = self.pass;
+        pass.hidden_mut(&mut self.scratch.d_residual).fill(0.0);
+        self.norm(&pass.places.final_norm, input)
+    }
+
+    /// Adds the gradient through the latest norm, of whose output `scratch.delta` is the gradient, to
+    /// `scratch.d_residual`.
+    fn norm(&mut self, norm: &Norm, input: &Buffer<f32>) -> Result<()> {
+        let pass = self.pass;
+        let saved = NormSaved { input: pass.hidden(input), inverse_rms: self.scratch.inverse_rms.view() };
+        let d_output = pass.hidden(&self.scratch.delta);
+        let d_input = pass.hidden_mut(&mut self.scratch.d_residual);
+        norm.backward(pass.device, pass.weights, saved, d_output, d_input, self.gradients.reborrow())?;
+        self.timings.lap(Part::NormBackward);
+        Ok(())
+    }
+
+    /// `scratch.d_residual` goes from the gradient after the MLP to that before it.
+    fn mlp(&mut self, index: usize, layer: &mut LayerActivations) -> Result<()> {
+        let pass = self.pass;
+        let (device, weights, places) = (pass.device, pass.weights, &pass.places.layers[index]);
+        let scratch = &mut *self.scratch;
+        pass.norm(&places.mlp_norm, &layer.middle, scratch)?;
+        self.timings.lap(Part::NormBackward);
+
+        let d_output = pass.hidden(&scratch.d_residual);
+        let d_activation = pass.intermediate_mut(&mut scratch.wide);
+        places.down.backward_input(device, weights, d_output, d_activation, false)?;
+        gated_mlp::backward(
+            device,
+            pass.intermediate_mut(&mut layer.gate),
+            pass.intermediate_mut(&mut layer.up),
+            pass.intermediate_mut(&mut scratch.wide),
+        )?;
+        // In place: the buffers now hold the gradients of gate and up, and the activation again.
+        let (d_gate, d_up) = (pass.intermediate(&layer.gate), pass.intermediate(&layer.up));
+        let activation = pass.intermediate(&scratch.wide);
+        places.down.backward_weight(device, d_output, activation, self.gradients.reborrow())?;
+        let normed = pass.hidden(&scratch.normed);
+        places.gate.backward_weight(device, d_gate, normed, self.gradients.reborrow())?;
+        places.up.backward_weight(device, d_up, normed, self.gradients.reborrow())?;
+        let mut d_normed = pass.hidden_mut(&mut scratch.delta);
+        places.gate.backward_input(device, weights, d_gate, d_normed.reborrow(), false)?;
+        places.up.backward_input(device, weights, d_up, d_normed, true)?;
+        self.timings.lap(Part::MlpBackward);
+
+        self.norm(&places.mlp_norm, &layer.middle)
+    }
+
+    /// `scratch.d_residual` goes from the gradient after attention to that before it.
+    fn attention(&mut self, index: usize, input: &Buffer<f32>, layer: &LayerActivations) -> Result<()> {
+        let pass = self.pass;
+        let (device, weights, places) = (pass.device, pass.weights, &pass.places.layers[index]);
+        let scratch = &mut *self.scratch;
+        pass.norm(&places.attention_norm, input, scratch)?;
+        self.timings.lap(Part::NormBackward);
+
+        let projected = &layer.projected;
+        let mut heads = HeadScratch::backward(pass.config, scratch.wide.view_mut(), pass.rows());
+        if let Some(norms) = &places.query_key_norms {
+            pass.norm_heads(norms, projected, &mut heads, &mut scratch.head_inverse_rms)?;
+        }
+        let (d_output, attention) = (pass.hidden(&scratch.d_residual), pass.queries(&layer.attention));
+        places.output.backward_input(device, weights, d_output, heads.d_attention.reborrow(), false)?;
+        places.output.backward_weight(device, d_output, attention, self.gradients.reborrow())?;
+        self.timings.lap(Part::ProjectionsBackward);
+
+        let inputs = pass.attention_inputs(projected, heads.query.as_view(), heads.key.as_view());
+        let outputs = attention::Outputs {
+            output: attention,
+            log_sum_exp: layer.log_sum_exp.slice(0..pass.rows() * pass.config.heads),
+            d_output: heads.d_attention.as_view(),
+        };
+        let gradients = attention::Gradients {
+            d_q: heads.d_query.reborrow(),
+            d_k: heads.d_key.reborrow(),
+            d_v: heads.d_value.reborrow(),
+        };
+        attention::backward(device, &pass.attention_shape(), self.documents, inputs, outputs, gradients)?;
+        self.timings.lap(Part::AttentionBackward);
+
+        pass.rotate_back(pass.config.heads, heads.d_query.reborrow())?;
+        pass.rotate_back(pass.config.kv_heads, heads.d_key.reborrow())?;
+        if let Some(norms) = &places.query_key_norms {
+            let inverse_rms = &scratch.head_inverse_rms;
+            pass.norm_heads_backward(norms, projected, &mut heads, inverse_rms, self.gradients.reborrow())?;
+        }
+        let (d_query, d_key) = (heads.d_query.as_view(), heads.d_key.as_view());
+        let d_value = heads.d_value.as_view();
+        let normed = pass.hidden(&scratch.normed);
+        let mut d_normed = pass.hidden_mut(&mut scratch.delta);
+        let projections = [(&places.query, d_query), (&places.key, d_key), (&places.value, d_value)];
+        for (index, (projection, d_projected)) in projections.into_iter().enumerate() {
+            projection.backward_weight(device, d_projected, normed, self.gradients.reborrow())?;
+            projection.backward_input(device, weights, d_projected, d_normed.reborrow(), index > 0)?;
+        }
+        self.timings.lap(Part::ProjectionsBackward);
+
+        self.norm(&places.attention_norm, input)
+    }
+
+    fn embedding(&mut self) -> Result<()> {
+        let pass = self.pass;
+        let d_table = self.gradients.reborrow().slice(pass.places.embedding.clone());
+        let d_output = pass.hidden(&self.scratch.d_residual);
+        embedding::backward(pass.device, &pass.embedding_shape(), pass.tokens, d_output, d_table)?;
+        self.timings.lap(Part::EmbeddingBackward);
+        Ok(())
+    }
+}
+
+impl Pass<'_> {
+    fn rotate_back(&self, heads: usize, d_x: ViewMut<'_, f32>) -> Result<()> {
+        let shape = self.rope_shape(heads);
+        Ok(rope::backward(self.device, &shape, self.rotary.view(), self.positions, d_x)?)
+    }
+
+    /// `heads.d_query` and `heads.d_key` go from the gradients of the normed heads to those of the heads.
+    fn norm_heads_backward(
+        &self,
+        (query_norm, key_norm): &(Norm, Norm),
+        projected: &Projected,
+        heads: &mut HeadScratch<'_>,
+        inverse_rms: &Buffer<f32>,
+        mut gradients: ViewMut<'_, f32>,
+    ) -> Result<()> {
+        let (device, weights) = (self.device, self.weights);
+        let (query_rows, key_rows) = (self.rows() * self.config.heads, self.rows() * self.config.kv_heads);
+        let query = NormSaved {
+            input: self.queries(&projected.query),
+            inverse_rms: inverse_rms.slice(0..query_rows),
+        };
+        let key = NormSaved {
+            input: self.keys(&projected.key),
+            inverse_rms: inverse_rms.slice(query_rows..query_rows + key_rows),
+        };
+        // The norm adds to the gradient of its input, and the rotated heads are no longer needed:
+        // their memory takes the sum, and the two then trade places.
+        heads.query.fill(0.0);
+        heads.key.fill(0.0);
+        let d_query = heads.d_query.as_view();
+        query_norm.backward(device, weights, query, d_query, heads.query.reborrow(), gradients.reborrow())?;
+        key_norm.backward(device, weights, key, heads.d_key.as_view(), heads.key.reborrow(), gradients)?;
+        std::mem::swap(&mut heads.query, &mut heads.d_query);
+        std::mem::swap(&mut heads.key, &mut heads.d_key);
+        Ok(())
+    }
+}

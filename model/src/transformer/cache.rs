@@ -1,0 +1,109 @@
+//! Keys and values of the sequences being generated.
+
+use cpift_engine::ops::attention::{Cache, Documents};
+use cpift_engine::{Buffer, Device, View};
+
+use crate::config::ModelConfig;
+use crate::error::Result;
+
+/// Keys and values of every layer, one slot of `capacity` tokens per sequence.
+#[derive(Debug)]
+pub struct KeyValueCache {
+    /// Per layer `[slots, capacity, KV, D]`, rotated.
+    keys: Vec<Buffer<f32>>,
+    /// Per layer `[slots, capacity, KV, D]`.
+    values: Vec<Buffer<f32>>,
+    /// Tokens of a slot.
+    capacity: usize,
+    /// Elements of a token in one layer, KV·D.
+    width: usize,
+    /// Slot of each row of the step in progress, and the tokens it holds with the row's own.
+    rows: Vec<(u32, u32)>,
+    /// The same on the device.
+    slots: Buffer<u32>,
+    lengths: Buffer<u32>,
+}
+
+impl KeyValueCache {
+    /// Room for `slots` sequences of `capacity` tokens.
+    pub fn new(config: &ModelConfig, device: &Device, slots: usize, capacity: usize) -> Result<Self> {
+        let width = config.kv_width();
+        let layer = |_| Ok(Buffer::zeros(device, slots * capacity * width)?);
+        Ok(Self {
+            keys: (0..config.layers).map(layer).collect::<Result<_>>()?,
+            values: (0..config.layers).map(layer).collect::<Result<_>>()?,
+            capacity,
+            width,
+            rows: Vec::with_capacity(slots),
+            slots: Buffer::zeros(device, slots)?,
+            lengths: Buffer::zeros(device, slots)?,
+        })
+    }
+
+    /// Bytes that one sequence of `capacity` tokens takes.
+    pub fn bytes_per_slot(config: &ModelConfig, capacity: usize) -> usize {
+        2 * config.layers * capacity * config.kv_width() * size_of::<f32>()
+    }
+
+    /// The rows of the next step: slot, and tokens seen with the row's own.
+    pub fn set_rows(&mut self, rows: impl Iterator<Item = (u32, u32)>) -> Result<()> {
+        self.rows.clear();
+        self.rows.extend(rows);
+        let (slots, lengths): (Vec<u32>, Vec<u32>) = self.rows.iter().copied().unzip();
+        self.slots.slice_mut(0..slots.len()).copy_from_host(&slots)?;
+        self.lengths.slice_mut(0..lengths.len()).copy_from_host(&lengths)?;
+        Ok(())
+    }
+
+    /// Stores `layer`'s keys and values of whole documents at the start of slots `first_slot`….
+    pub fn store(
+        &mut self,
+        layer: usize,
+        documents: &Documents,
+        first_slot: usize,
+        keys: View<'_, f32>,
+        values: View<'_, f32>,
+    ) -> Result<()> {
+        for (slot, tokens) in (first_slot..).zip(documents.ranges()) {
+            let from = tokens.start * self.width..tokens.end * self.width;
+            self.write(layer, slot, 0, keys.slice(from.clone()), values.slice(from))?;
+        }
+        Ok(())
+    }
+
+    /// Stores `layer`'s key and value of the one new token of each row.
+    pub fn append(&mut self, layer: usize, keys: View<'_, f32>, values: View<'_, f32>) -> Result<()> {
+        for row in 0..self.rows.len() {
+            let (slot, length) = self.rows[row];
+            let from = row * self.width..(row + 1) * self.width;
+            let position = length as usize - 1;
+            self.write(layer, slot as usize, position, keys.slice(from.clone()), values.slice(from))?;
+        }
+        Ok(())
+    }
+
+    fn write(
+        &mut self,
+        layer: usize,
+        slot: usize,
+        position: usize,
+        keys: View<'_, f32>,
+        values: View<'_, f32>,
+    ) -> Result<()> {
+        let start = (slot * self.capacity + position) * self.width;
+        self.keys[layer].slice_mut(start..start + keys.len()).copy_from(keys)?;
+        self.values[layer].slice_mut(start..start + values.len()).copy_from(values)?;
+        Ok(())
+    }
+
+    /// One layer, for the rows of this step.
+    pub fn layer(&self, layer: usize) -> Cache<'_> {
+        Cache {
+            k: self.keys[layer].view(),
+            v: self.values[layer].view(),
+            capacity: self.capacity,
+            slots: self.slots.slice(0..self.rows.len()),
+            lengths: self.lengths.slice(0..self.rows.len()),
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! Generation: prompts through the packed forward pass once, then one token per row and step over a
+//! cache of keys and values.
+
+use cpift_engine::ops::attention::Documents;
+use cpift_engine::{Buffer, View};
+use rand::{RngExt, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
+use super::Transformer;
+use super::cache::KeyValueCache;
+use super::forward::Attend;
+use crate::error::{Error, Result};
+
+/// Most rows generated side by side: beyond, the weights' traffic is shared well enough.
+const MOST_ROWS: usize = 128;
+/// Most bytes of keys and values held at once (more only where a single row needs them).
+const CACHE_BYTES: usize = 512 << 20;
+
+/// How the next token is chosen.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Sampling {
+    /// The most likely; the lowest id where several are.
+    Greedy,
+    /// At random from softmax(logits / temperature). Every prompt has its own stream of random numbers,
+    /// keyed by the seed and its index: what it gets does not depend on the prompts beside it.
+    Temperature {
+        /// Above 0; 1 samples from the model's own distribution.
+        temperature: f32,
+        /// Key of the random numbers.
+        seed: u64,
+    },
+}
+
+/// How far to generate, and how.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Generation {
+    /// Most tokens to add to a prompt.
+    pub max_new_tokens: usize,
+    /// Tokens that end a text; not part of what is returned.
+    pub stop: Vec<u32>,
+    /// How the next token is chosen.
+    pub sampling: Sampling,
+}
+
+/// A prompt being continued.
+struct Row<'a> {
+    prompt: &'a [u32],
+    generated: Vec<u32>,
+    random: ChaCha8Rng,
+    done: bool,
+}
+
+impl Transformer {
+    /// Continues every prompt; returns what was added to each, in their order.
+    ///
+    /// Prompts are worked on in groups; rows that are finished cost nothing further.
+    ///
+    /// # Errors
+    /// An empty prompt, one longer than the planned `max_tokens`, a token outside the vocabulary, a
+    /// temperature that is not above 0, logits that are not numbers.
+    pub fn generate(
+        &mut self,
+        weights: View<'_, f32>,
+        prompts: &[Vec<u32>],
+        generation: &Generation,
+    ) -> Result<Vec<Vec<u32>>> {
+        self.check_length("weights", weights.len())?;
+        self.check_prompts(prompts, generation)?;
+        if generation.max_new_tokens == 0 {
+            return Ok(vec![Vec::new(); prompts.len()]);
+        }
+        let seed = match generation.sampling {
+            Sampling::Greedy => 0,
+            Sampling::Temperature { seed, .. } => seed,
+        };
+        let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
+        let capacity = longest + generation.max_new_tokens;
+        self.reach_positions(capacity)?;
+        let slot_bytes = KeyValueCache::bytes_per_slot(&self.config, capacity).max(1);
+        let group = (CACHE_BYTES / slot_bytes).clamp(1, MOST_ROWS).min(self.max_tokens);
+        let slots = group.min(prompts.len());
+        let mut cache = KeyValueCache::new(&self.config, &self.device, slots, capacity)?;
+
+        let mut rows: Vec<Row<'_>> = Vec::with_capacity(prompts.len());
+        for (index, prompt) in prompts.iter().enumerate() {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            random.set_stream(index as u64);
+            rows.push(Row { prompt, generated: Vec::new(), random, done: false });
+        }
+        let device = self.device.clone();
+        for rows in rows.chunks_mut(group) {
+            device.scope(|| self.generate_group(weights, rows, generation, &mut cache))?;
+        }
+        Ok(rows.into_iter().map(|row| row.generated).collect())
+    }
+
+    fn check_prompts(&self, prompts: &[Vec<u32>], generation: &Generation) -> Result<()> {
+        if let Sampling::Temperature { temperature, .. } = generation.sampling
+            && !(temperature > 0.0 && temperature.is_finite())
+        {
+            return Err(Error::setting("temperature", format!("{temperature} is not a number above 0")));
+        }
+        for (index, prompt) in prompts.iter().enumerate() {
+            if prompt.is_empty() {
+                return Err(Error::Job(format!(
+                    "prompt {index} has no tokens; there is nothing to continue"
+                )));
+            }
+            if prompt.len() > self.max_tokens {
+                return Err(Error::Job(format!(
+                    "prompt {index} has {} tokens, more than the {} planned",
+                    prompt.len(),
+                    self.max_tokens
+                )));
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the rotary tables longer where generated texts go beyond the batches planned for.
+    fn reach_positions(&mut self, positions: usize) -> Result<()> {
+        if positions > self.rotary.positions() {
+            self.rotary = super::RotaryTables::new(&self.config, &self.device, positions)?;
+        }
+        Ok(())
+    }
+
+    fn generate_group(
+        &mut self,
+        weights: View<'_, f32>,
+        rows: &mut [Row<'_>],
+        generation: &Generation,
+        cache: &mut KeyValueCache,
+    ) -> Result<()> {
+        let mut last_hidden = Buffer::zeros(&self.device, rows.len() * self.config.hidden)?;
+        let mut logits = Buffer::zeros(&self.device, rows.len() * self.config.vocabulary)?;
+        self.prefill(weights, rows, cache, &mut last_hidden)?;
+        let mut active: Vec<usize> = (0..rows.len()).collect();
+        loop {
+            let hidden = last_hidden.slice(0..active.len() * self.config.hidden);
+            let mut logits = logits.slice_mut(0..active.len() * self.config.vocabulary);
+            self.project(weights, hidden, logits.reborrow())?;
+            let logits = logits.as_view().to_vec();
+            for (&row, logits) in active.iter().zip(logits.chunks(self.config.vocabulary)) {
+                rows[row].take(logits, generation)?;
+            }
+            active.retain(|&row| !rows[row].done);
+            if active.is_empty() {
+                return Ok(());
+            }
+            self.decode(weights, rows, &active, cache)?;
+            let hidden = self.activations.scratch.normed.slice(0..active.len() * self.config.hidden);
+            last_hidden.slice_mut(0..hidden.len()).copy_from(hidden)?;
+        }
+    }
+
+    /// Runs the prompts, as many at once as fit a batch; leaves the last token's normed hidden state of
+    /// each in `last_hidden` `[rows, C]`.
+    fn prefill(
+        &mut self,
+        weights: View<'_, f32>,
+        rows: &[Row<'_>],
+        cache: &mut KeyValueCache,
+        last_hidden: &mut Buffer<f32>,
+    ) -> Result<()> {
+        let hidden = self.config.hidden;
+        let mut first = 0;
+        while first < rows.len() {
+            let (mut tokens, mut positions, mut starts) = (Vec::new(), Vec::new(), vec![0]);
+            for row in &rows[first..] {
+                if tokens.len() + row.prompt.len() > self.max_tokens {
+                    break;
+                }
+                tokens.extend_from_slice(row.prompt);
+                positions.extend(0..row.prompt.len() as u32);
+                starts.push(tokens.len());
+            }
+            self.load_tokens(&tokens, &positions)?;
+            let documents = Documents::new(&starts)?;
+            let (pass, activations, timings) = self.pass(weights, tokens.len());
+            let mut attend = Attend::Prefill { documents: &documents, cache, first_slot: first };
+            pass.forward(activations, &mut attend, false, timings)?;
+            for (row, end) in (first..).zip(&starts[1..]) {
+                let last = activations.scratch.normed.slice((end - 1) * hidden..end * hidden);
+                last_hidden.slice_mut(row * hidden..(row + 1) * hidden).copy_from(last)?;
+            }
+            first += documents.len();
+        }
+        Ok(())
+    }
+
+    /// Runs the newest token of every active row.
+    fn decode(
+        &mut self,
+        weights: View<'_, f32>,
+        rows: &[Row<'_>],
+        active: &[usize],
+        cache: &mut KeyValueCache,
+    ) -> Result<()> {
+        let newest = |&row: &usize| rows[row].generated.last().copied().unwrap_or_default();
+        let length = |row: usize| (rows[row].prompt.len() + rows[row].generated.len()) as u32;
+        let tokens: Vec<u32> = active.iter().map(newest).collect();
+        let positions: Vec<u32> = active.iter().map(|&row| length(row) - 1).collect();
+        self.load_tokens(&tokens, &positions)?;
+        cache.set_rows(active.iter().map(|&row| (row as u32, length(row))))?;
+        let (pass, activations, timings) = self.pass(weights, active.len());
+        pass.forward(activations, &mut Attend::Cache(cache), false, timings)
+    }
+}
+
+impl Row<'_> {
+    /// Chooses the next token and stops at the end of the text or of the allowance.
+    fn take(&mut self, logits: &[f32], generation: &Generation) -> Result<()> {
+        let largest = largest(logits).ok_or_else(|| {
+            Error::Job("the model's logits are not numbers: its weights are damaged".to_owned())
+        })?;
+        let token = match generation.sampling {
+            Sampling::Greedy => largest as u32,
+            Sampling::Temperature { temperature, .. } => {
+                sample(logits, logits[largest], temperature, self.random.random())
+            }
+        };
+        self.done = generation.stop.contains(&token);
+        if !self.done {
+            self.generated.push(token);
+            self.done = self.generated.len() == generation.max_new_tokens;
+        }
+        Ok(())
+    }
+}
+
+/// Index of the largest logit, the first where several are; `None` where one is not a number.
+fn largest(logits: &[f32]) -> Option<usize> {
+    let mut best = 0;
+    for (index, logit) in logits.iter().enumerate() {
+        if logit.is_nan() {
+            return None;
+        }
+        if *logit > logits[best] {
+            best = index;
+        }
+    }
+    logits[best].is_finite().then_some(best)
+}
+
+/// The token at which the cumulative probability passes `uniform` (in 0..1).
+fn sample(logits: &[f32], largest: f32, temperature: f32, uniform: f64) -> u32 {
+    let weight = |&logit: &f32| (f64::from(logit - largest) / f64::from(temperature)).exp();
+    let total: f64 = logits.iter().map(weight).sum();
+    let mut left = uniform * total;
+    for (token, logit) in logits.iter().enumerate() {
+        left -= weight(logit);
+        if left < 0.0 {
+            return token as u32;
+        }
+    }
+    // Rounding left a rest: the last token that has any probability.
+    logits.iter().rposition(|logit| weight(logit) > 0.0).unwrap_or(0) as u32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_first_of_the_largest_wins_and_nan_is_seen() {
+        assert_eq!(largest(&[0.5, 2.0, -1.0, 2.0]), Some(1));
+        assert_eq!(largest(&[0.5, f32::NAN]), None);
+        assert_eq!(largest(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), None);
+    }
+
+    #[test]
+    fn samples_follow_the_softmax() {
+        // Probabilities 1/6, 2/6, 3/6 at temperature 1.
+        let logits = [1f32.ln(), 2f32.ln(), 3f32.ln()];
+        let draw = |uniform| sample(&logits, logits[2], 1.0, uniform);
+        assert_eq!([0.0, 0.16, 0.17, 0.49, 0.51, 0.999_999].map(draw), [0, 0, 1, 1, 2, 2]);
+        // Low temperatures sharpen: squares 1, 4, 9 of 14.
+        assert_eq!(sample(&logits, logits[2], 0.5, 4.9 / 14.0), 1);
+        assert_eq!(sample(&logits, logits[2], 0.5, 5.1 / 14.0), 2);
+    }
+}

@@ -1,0 +1,292 @@
+//! The transformer: forward, backward and generation over flat weights.
+//!
+//! Decoder-only, pre-norm: RMSNorm, rotary positions, grouped-query attention, gated MLP; Llama, Qwen2
+//! and Qwen3 by configuration. Weights are one flat allocation in
+//! [`ModelConfig::layout`]'s order; gradients another with the same layout. Read
+//! [`forward`] first, then `backward`; [`activations`] says what is kept between the two.
+
+mod activations;
+mod backward;
+mod cache;
+mod forward;
+mod generate;
+mod initialize;
+mod rotary;
+mod timings;
+mod weights;
+
+use cpift_engine::ops::attention::Documents;
+use cpift_engine::ops::cross_entropy::{self, Workspace};
+use cpift_engine::ops::linear;
+use cpift_engine::{Buffer, Device, View, ViewMut};
+
+use activations::{Activations, BatchBuffers};
+pub use activations::{MemoryPlan, Purpose};
+use forward::{Attend, Pass};
+pub use generate::{Generation, Sampling};
+pub use initialize::initialize;
+use rotary::RotaryTables;
+pub use timings::{Part, Timings};
+use weights::ModelWeights;
+
+use crate::batch::Batch;
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+
+/// A transformer's structure and working memory. It holds no weights: they are passed to every call.
+#[derive(Debug)]
+pub struct Transformer {
+    config: ModelConfig,
+    device: Device,
+    places: ModelWeights,
+    max_tokens: usize,
+    purpose: Purpose,
+    rotary: RotaryTables,
+    activations: Activations,
+    batch: BatchBuffers,
+    workspace: Workspace,
+    /// Losses on the host.
+    losses: Vec<f32>,
+    timings: Timings,
+}
+
+impl Transformer {
+    /// Memory for training on batches of up to `max_tokens` tokens. `recompute` keeps only every layer's
+    /// input and runs the layer again in the backward: less memory, a third more time, the same bits.
+    ///
+    /// # Errors
+    /// Memory that cannot be had.
+    pub fn new(config: &ModelConfig, device: &Device, max_tokens: usize, recompute: bool) -> Result<Self> {
+        Self::for_purpose(config, device, max_tokens, Purpose::Training { recompute })
+    }
+
+    /// Memory for losses, logits and generation only, one layer's worth; no prompt may be longer than
+    /// `max_tokens`.
+    ///
+    /// # Errors
+    /// Memory that cannot be had.
+    pub fn for_inference(config: &ModelConfig, device: &Device, max_tokens: usize) -> Result<Self> {
+        Self::for_purpose(config, device, max_tokens, Purpose::Inference)
+    }
+
+    fn for_purpose(
+        config: &ModelConfig,
+        device: &Device,
+        max_tokens: usize,
+        purpose: Purpose,
+    ) -> Result<Self> {
+        let max_tokens = max_tokens.max(1);
+        Ok(Self {
+            config: config.clone(),
+            device: device.clone(),
+            places: ModelWeights::new(config)?,
+            max_tokens,
+            purpose,
+            rotary: RotaryTables::new(config, device, max_tokens)?,
+            activations: Activations::new(config, device, max_tokens, purpose)?,
+            batch: BatchBuffers::new(device, max_tokens)?,
+            workspace: Workspace::new(device, &head_shape(config, max_tokens))?,
+            losses: vec![0.0; max_tokens],
+            timings: Timings::new(),
+        })
+    }
+
+    /// Bytes per part that a transformer for batches of up to `max_tokens` tokens allocates: weights,
+    /// gradients and moments are not its own and not counted. Allocates nothing.
+    ///
+    /// # Errors
+    /// A model whose size overflows.
+    pub fn memory_plan(
+        config: &ModelConfig,
+        device: &Device,
+        max_tokens: usize,
+        purpose: Purpose,
+    ) -> Result<MemoryPlan> {
+        let mut plan = Activations::plan(config, device, max_tokens, purpose)?;
+        plan.parts.push(("head and loss", Workspace::bytes(&head_shape(config, max_tokens))));
+        let inputs = BatchBuffers::bytes(max_tokens) + RotaryTables::bytes(config, max_tokens);
+        plan.parts.push(("batch and positions", inputs));
+        Ok(plan)
+    }
+
+    /// The model's configuration.
+    pub fn config(&self) -> &ModelConfig {
+        &self.config
+    }
+
+    /// Most tokens of a batch.
+    pub fn max_tokens(&self) -> usize {
+        self.max_tokens
+    }
+
+    /// Where the time went, summed over all calls since the last [`Timings::reset`].
+    pub fn timings(&mut self) -> &mut Timings {
+        &mut self.timings
+    }
+
+    /// The negative log-likelihood in nats of every position's target, 0 where it has none.
+    ///
+    /// # Errors
+    /// A batch that is larger than planned or malformed, a token outside the vocabulary.
+    pub fn loss(&mut self, weights: View<'_, f32>, batch: &Batch) -> Result<Vec<f32>> {
+        let device = self.device.clone();
+        device.scope(|| self.loss_in_scope(weights, batch))
+    }
+
+    fn loss_in_scope(&mut self, weights: View<'_, f32>, batch: &Batch) -> Result<Vec<f32>> {
+        let Some(documents) = self.load(weights, batch)? else { return Ok(Vec::new()) };
+        self.run_forward(weights, &documents, false)?;
+        let shape = head_shape(&self.config, batch.tokens.len());
+        let inputs = cross_entropy::Inputs {
+            hidden: self.activations.scratch.normed.slice(0..shape.rows * shape.hidden),
+            head: weights.slice(self.places.head.clone()),
+            targets: self.batch.targets.slice(0..shape.rows),
+        };
+        let losses = self.batch.losses.slice_mut(0..shape.rows);
+        cross_entropy::forward(&self.device, &shape, inputs, &mut self.workspace, losses)?;
+        self.timings.lap(Part::Head);
+        Ok(self.batch.losses.slice(0..shape.rows).to_vec())
+    }
+
+    /// Adds the gradients of `scale` times the summed loss of the batch to `gradients` (flat, in the
+    /// weights' layout), and returns the sum itself: negative log-likelihood in nats over all targets.
+    ///
+    /// A step of several batches calls this for each, with `scale` one over the supervised tokens of
+    /// all: then 4 batches of 2 rows give the gradient of one batch of 8.
+    ///
+    /// # Errors
+    /// As [`Transformer::loss`]; a transformer made for inference.
+    pub fn loss_and_gradients(
+        &mut self,
+        weights: View<'_, f32>,
+        batch: &Batch,
+        scale: f32,
+        gradients: ViewMut<'_, f32>,
+    ) -> Result<f64> {
+        let device = self.device.clone();
+        device.scope(|| self.loss_and_gradients_in_scope(weights, batch, scale, gradients))
+    }
+
+    fn loss_and_gradients_in_scope(
+        &mut self,
+        weights: View<'_, f32>,
+        batch: &Batch,
+        scale: f32,
+        mut gradients: ViewMut<'_, f32>,
+    ) -> Result<f64> {
+        if self.purpose == Purpose::Inference {
+            return Err(Error::Job(
+                "a transformer made for inference has no memory for gradients".to_owned(),
+            ));
+        }
+        self.check_length("gradients", gradients.len())?;
+        let Some(documents) = self.load(weights, batch)? else { return Ok(0.0) };
+        self.run_forward(weights, &documents, true)?;
+
+        let shape = head_shape(&self.config, batch.tokens.len());
+        let scratch = &mut self.activations.scratch;
+        let elements = shape.rows * shape.hidden;
+        let inputs = cross_entropy::Inputs {
+            hidden: scratch.normed.slice(0..elements),
+            head: weights.slice(self.places.head.clone()),
+            targets: self.batch.targets.slice(0..shape.rows),
+        };
+        let into = cross_entropy::Gradients {
+            d_hidden: scratch.delta.slice_mut(0..elements),
+            d_head: gradients.reborrow().slice(self.places.head.clone()),
+        };
+        let losses = self.batch.losses.slice_mut(0..shape.rows);
+        let workspace = &mut self.workspace;
+        cross_entropy::forward_backward(&self.device, &shape, inputs, scale, workspace, losses, into)?;
+        self.timings.lap(Part::Head);
+
+        let (pass, activations, timings) = self.pass(weights, shape.rows);
+        pass.backward(activations, &documents, gradients, timings)?;
+        let losses = &mut self.losses[..shape.rows];
+        self.batch.losses.slice(0..shape.rows).copy_to_host(losses)?;
+        Ok(losses.iter().map(|&loss| f64::from(loss)).sum())
+    }
+
+    /// The logits of every position `[N, V]`. Holds all of them: for tests and looking into a model.
+    ///
+    /// # Errors
+    /// As [`Transformer::loss`].
+    pub fn logits(&mut self, weights: View<'_, f32>, batch: &Batch) -> Result<Vec<f32>> {
+        let Some(documents) = self.load(weights, batch)? else { return Ok(Vec::new()) };
+        self.run_forward(weights, &documents, false)?;
+        let rows = batch.tokens.len();
+        let hidden = self.activations.scratch.normed.slice(0..rows * self.config.hidden);
+        let mut logits = Buffer::zeros(&self.device, rows * self.config.vocabulary)?;
+        self.project(weights, hidden, logits.view_mut())?;
+        Ok(logits.to_vec())
+    }
+
+    /// `logits` `[rows, V]` of `hidden` `[rows, C]`.
+    fn project(&self, weights: View<'_, f32>, hidden: View<'_, f32>, logits: ViewMut<'_, f32>) -> Result<()> {
+        let (inputs, outputs) = (self.config.hidden, self.config.vocabulary);
+        let shape = linear::Shape { rows: hidden.len() / inputs, inputs, outputs };
+        let head = weights.slice(self.places.head.clone());
+        Ok(linear::forward(&self.device, &shape, hidden, head, None, logits)?)
+    }
+
+    fn run_forward(&mut self, weights: View<'_, f32>, documents: &Documents, keep: bool) -> Result<()> {
+        let (pass, activations, timings) = self.pass(weights, documents.tokens());
+        pass.forward(activations, &mut Attend::Documents(documents), keep, timings)
+    }
+
+    /// The pass over the first `rows` loaded tokens, and what it works in.
+    fn pass<'a>(
+        &'a mut self,
+        weights: View<'a, f32>,
+        rows: usize,
+    ) -> (Pass<'a>, &'a mut Activations, &'a mut Timings) {
+        let pass = Pass {
+            device: &self.device,
+            config: &self.config,
+            places: &self.places,
+            weights,
+            rotary: &self.rotary,
+            tokens: self.batch.tokens.slice(0..rows),
+            positions: self.batch.positions.slice(0..rows),
+        };
+        (pass, &mut self.activations, &mut self.timings)
+    }
+
+    /// Checks the batch and brings it to the device; `None` when it is empty.
+    fn load(&mut self, weights: View<'_, f32>, batch: &Batch) -> Result<Option<Documents>> {
+        self.check_length("weights", weights.len())?;
+        let rows = batch.tokens.len();
+        if rows > self.max_tokens {
+            let planned = self.max_tokens;
+            return Err(Error::Job(format!("a batch of {rows} tokens is larger than the {planned} planned")));
+        }
+        let documents = Documents::new(&batch.document_starts)?;
+        if documents.tokens() != rows || batch.targets.len() != rows {
+            return Err(Error::Job(format!(
+                "a batch of {rows} tokens has {} targets and documents of {} tokens",
+                batch.targets.len(),
+                documents.tokens()
+            )));
+        }
+        self.load_tokens(&batch.tokens, &batch.positions())?;
+        self.batch.targets.slice_mut(0..rows).copy_from_host(&batch.targets)?;
+        Ok((rows > 0).then_some(documents))
+    }
+
+    fn load_tokens(&mut self, tokens: &[u32], positions: &[u32]) -> Result<()> {
+        self.batch.tokens.slice_mut(0..tokens.len()).copy_from_host(tokens)?;
+        Ok(self.batch.positions.slice_mut(0..positions.len()).copy_from_host(positions)?)
+    }
+
+    fn check_length(&self, name: &str, length: usize) -> Result<()> {
+        let expected = self.places.length;
+        if length == expected {
+            return Ok(());
+        }
+        Err(Error::Job(format!("{name} of {length} elements do not fit the model's layout of {expected}")))
+    }
+}
+
+fn head_shape(config: &ModelConfig, rows: usize) -> cross_entropy::Shape {
+    cross_entropy::Shape { rows, hidden: config.hidden, vocabulary: config.vocabulary }
+}

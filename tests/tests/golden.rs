@@ -1,0 +1,245 @@
+//! The whole model against PyTorch and transformers: logits, losses, every gradient, ten steps of AdamW,
+//! greedy generation. The files come from `tests/golden/make_golden.py`.
+
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::norm::{clip_factor, squared_norm};
+use cpift_engine::{Buffer, Device};
+use cpift_model::Batch;
+use cpift_model::transformer::{Generation, Purpose, Sampling, Transformer};
+use cpift_tests::golden::{Golden, NAMES};
+use cpift_tests::numeric::{assert_close, widen};
+
+fn device() -> Device {
+    Device::cpu(None).unwrap()
+}
+
+/// A transformer whose memory is larger than the batch, as it is for most batches of a job.
+fn transformer(golden: &Golden, device: &Device, recompute: bool) -> Transformer {
+    Transformer::new(&golden.config, device, golden.packed().tokens.len() + 5, recompute).unwrap()
+}
+
+/// Loss and flat gradients of one batch, as a step of this batch alone computes them.
+fn step(
+    transformer: &mut Transformer,
+    device: &Device,
+    weights: &Buffer<f32>,
+    batch: &Batch,
+) -> (f64, Vec<f32>) {
+    let mut gradients = Buffer::zeros(device, weights.len()).unwrap();
+    let scale = 1.0 / batch.supervised_tokens() as f32;
+    let loss = transformer.loss_and_gradients(weights.view(), batch, scale, gradients.view_mut()).unwrap();
+    (loss, gradients.to_vec())
+}
+
+/// Within 1e-5 of the largest logit's magnitude.
+#[test]
+fn logits_and_losses_match_pytorch() {
+    let device = device();
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let weights = golden.weights(&device);
+        let mut transformer = transformer(&golden, &device, false);
+        let logits = transformer.logits(weights.view(), &golden.packed()).unwrap();
+        assert_close(&format!("{name}: logits"), &logits, &widen(&golden.floats("logits")), 1e-5);
+        let losses = transformer.loss(weights.view(), &golden.packed()).unwrap();
+        assert_close(&format!("{name}: losses"), &losses, &widen(&golden.floats("losses")), 1e-5);
+    }
+}
+
+/// Every tensor's within 1e-5 of its largest element.
+#[test]
+fn every_gradient_matches_pytorch() {
+    let device = device();
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let weights = golden.weights(&device);
+        let (loss, gradients) =
+            step(&mut transformer(&golden, &device, false), &device, &weights, &golden.packed());
+        let expected: f64 = widen(&golden.floats("losses")).iter().sum();
+        assert!((loss / expected - 1.0).abs() < 1e-6, "{name}: loss {loss}, expected {expected}");
+        for segment in golden.layout.segments() {
+            let expected = widen(&golden.floats(&format!("gradient.{}", segment.name)));
+            assert_close(
+                &format!("{name}: gradient of {}", segment.name),
+                &gradients[segment.range()],
+                &expected,
+                1e-5,
+            );
+        }
+    }
+}
+
+/// Losses and norms of all steps to 1e-5; weights to a hundredth of a step's largest update, the
+/// learning rate, since an update is a quotient of sums whose rounding it magnifies.
+#[test]
+fn ten_adamw_steps_match_pytorch() {
+    let device = device();
+    let hyper = Hyper { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let mut transformer = transformer(&golden, &device, false);
+        let mut weights = golden.weights(&device);
+        let mut optimizer = AdamW::new(&device, weights.len(), ImportanceKind::None).unwrap();
+        let batch = golden.packed();
+        let (losses, norms) = (golden.floats("step_losses"), golden.floats("step_norms"));
+        for (index, (&expected_loss, &expected_norm)) in losses.iter().zip(&norms).enumerate() {
+            let (loss, gradients) = step(&mut transformer, &device, &weights, &batch);
+            let loss = loss / batch.supervised_tokens() as f64;
+            let gradients = Buffer::from_slice(&device, &gradients).unwrap();
+            let norm = squared_norm(&device, gradients.view(), None).unwrap().sqrt();
+            let near = |actual: f64, expected: f32| (actual / f64::from(expected) - 1.0).abs() < 1e-5;
+            assert!(
+                near(loss, expected_loss),
+                "{name}: loss {loss}, expected {expected_loss} in step {index}"
+            );
+            assert!(
+                near(norm, expected_norm),
+                "{name}: norm {norm}, expected {expected_norm} in step {index}"
+            );
+            let scale = clip_factor(norm, 0.5);
+            let gradient = Gradient { values: gradients.view(), scale, frozen: None };
+            optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
+        }
+        let weights = weights.to_vec();
+        for segment in golden.layout.segments() {
+            let expected = golden.floats(&format!("after.{}", segment.name));
+            for (index, (actual, expected)) in weights[segment.range()].iter().zip(&expected).enumerate() {
+                let error = (actual - expected).abs();
+                assert!(
+                    error < 1e-5,
+                    "{name}: {}[{index}] is off by {error:e} after ten steps",
+                    segment.name
+                );
+            }
+        }
+    }
+}
+
+/// A document's losses do not depend on what it is packed with, and gradients of parts add up to the whole's.
+#[test]
+fn packed_documents_do_not_see_each_other() {
+    let device = device();
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let weights = golden.weights(&device);
+        let mut transformer = transformer(&golden, &device, false);
+        let packed = golden.packed();
+        let packed_losses = transformer.loss(weights.view(), &packed).unwrap();
+        let scale = 1.0 / packed.supervised_tokens() as f32;
+        let mut gradients = Buffer::zeros(&device, weights.len()).unwrap();
+        let mut losses = Vec::new();
+        for document in golden.documents() {
+            losses.extend(transformer.loss(weights.view(), &document).unwrap());
+            transformer.loss_and_gradients(weights.view(), &document, scale, gradients.view_mut()).unwrap();
+        }
+        assert_close(&format!("{name}: losses"), &packed_losses, &widen(&losses), 1e-6);
+        let (_, packed_gradients) = step(&mut transformer, &device, &weights, &packed);
+        let separate = widen(&gradients.to_vec());
+        assert_close(&format!("{name}: accumulated gradients"), &packed_gradients, &separate, 1e-6);
+    }
+}
+
+#[test]
+fn recomputing_and_repeating_give_the_same_bits() {
+    let device = device();
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let weights = golden.weights(&device);
+        let batch = golden.packed();
+        let mut kept = transformer(&golden, &device, false);
+        let first = step(&mut kept, &device, &weights, &batch);
+        // Dirty every buffer with another batch before the second time.
+        step(&mut kept, &device, &weights, &golden.documents()[0]);
+        let second = step(&mut kept, &device, &weights, &batch);
+        let recomputed = step(&mut transformer(&golden, &device, true), &device, &weights, &batch);
+        assert_eq!(first, second, "{name}: repeated");
+        assert_eq!(first, recomputed, "{name}: recomputed");
+        let losses = kept.loss(weights.view(), &batch).unwrap();
+        let sum: f64 = widen(&losses).iter().sum();
+        assert_eq!(sum, first.0, "{name}: with and without gradients");
+    }
+}
+
+#[test]
+fn greedy_generation_matches_transformers() {
+    let device = device();
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let weights = golden.weights(&device);
+        let prompts = golden.lists("prompts", "prompt_starts");
+        let expected = golden.lists("generated", "generated_starts");
+        let generation =
+            Generation { max_new_tokens: 16, stop: golden.ids("stop"), sampling: Sampling::Greedy };
+        // Room for the longest prompt only: prompts are prefilled in several batches.
+        let mut transformer = Transformer::for_inference(&golden.config, &device, 12).unwrap();
+        let together = transformer.generate(weights.view(), &prompts, &generation).unwrap();
+        assert_eq!(together, expected, "{name}");
+        for (prompt, expected) in prompts.iter().zip(&expected) {
+            let alone = transformer.generate(weights.view(), std::slice::from_ref(prompt), &generation);
+            assert_eq!(alone.unwrap()[0], *expected, "{name}: alone");
+        }
+    }
+}
+
+#[test]
+fn sampling_depends_on_seed_and_index_only() {
+    let device = device();
+    let golden = Golden::open("qwen3");
+    let weights = golden.weights(&device);
+    let prompts = golden.lists("prompts", "prompt_starts");
+    let mut transformer = Transformer::for_inference(&golden.config, &device, 64).unwrap();
+    let mut generate = |prompts: &[Vec<u32>], seed: u64| {
+        let sampling = Sampling::Temperature { temperature: 0.8, seed };
+        let generation = Generation { max_new_tokens: 12, stop: vec![], sampling };
+        transformer.generate(weights.view(), prompts, &generation).unwrap()
+    };
+    let all = generate(&prompts, 3);
+    assert_eq!(all, generate(&prompts, 3));
+    assert_ne!(all, generate(&prompts, 4));
+    assert_eq!(all[..2], generate(&prompts[..2], 3)[..], "fewer rows beside them");
+}
+
+#[test]
+fn the_plan_is_what_is_allocated() {
+    let device = device();
+    for name in NAMES {
+        let golden = Golden::open(name);
+        for purpose in [
+            Purpose::Inference,
+            Purpose::Training { recompute: true },
+            Purpose::Training { recompute: false },
+        ] {
+            let plan =
+                |tokens| Transformer::memory_plan(&golden.config, &device, tokens, purpose).unwrap().total();
+            assert_eq!(plan(300) - plan(200), plan(200) - plan(100), "{name}: grows with the tokens");
+        }
+        let total =
+            |purpose| Transformer::memory_plan(&golden.config, &device, 512, purpose).unwrap().total();
+        let (kept, recomputed) =
+            (total(Purpose::Training { recompute: false }), total(Purpose::Training { recompute: true }));
+        assert!(total(Purpose::Inference) < recomputed && recomputed < kept, "{name}");
+    }
+}
+
+#[test]
+fn what_does_not_fit_is_an_error() {
+    let device = device();
+    let golden = Golden::open("llama");
+    let weights = golden.weights(&device);
+    let batch = golden.packed();
+    let mut small = Transformer::new(&golden.config, &device, 8, false).unwrap();
+    let message = small.loss(weights.view(), &batch).unwrap_err().to_string();
+    assert!(message.contains("larger than the 8 planned"), "{message}");
+    let mut inference = Transformer::for_inference(&golden.config, &device, 64).unwrap();
+    let mut gradients = Buffer::zeros(&device, weights.len()).unwrap();
+    assert!(inference.loss_and_gradients(weights.view(), &batch, 1.0, gradients.view_mut()).is_err());
+    let mut outside = Batch::new();
+    outside.push(&[3, 51], &[false, true]).unwrap();
+    assert!(inference.loss(weights.view(), &outside).is_err());
+    assert!(inference.loss(weights.view(), &Batch::new()).unwrap().is_empty());
+    let short = weights.slice(0..64);
+    assert!(inference.loss(short, &batch).is_err());
+    let generation = Generation { max_new_tokens: 2, stop: vec![], sampling: Sampling::Greedy };
+    let message = inference.generate(weights.view(), &[vec![]], &generation).unwrap_err().to_string();
+    assert!(message.contains("prompt 0 has no tokens"), "{message}");
+}
