@@ -1,13 +1,16 @@
 //! Transformer, checkpoints, data and training stages of CPI-FT.
 
 mod batch;
+pub mod checkpoint;
 pub mod config;
 mod error;
+pub mod files;
 pub mod progress;
 pub mod settings;
 pub mod transformer;
 
 pub use batch::{Batch, IGNORE};
+pub use checkpoint::Checkpoint;
 pub use config::{Architecture, ModelConfig, Rope, RopeScaling};
 pub use error::{Error, Result};
 pub use settings::Recipe;

@@ -1,0 +1,150 @@
+//! Model folders that `transformers` loads unchanged.
+
+use std::collections::BTreeMap;
+use std::ops::Range;
+use std::path::Path;
+
+use cpift_engine::View;
+use serde_json::json;
+
+use super::save::{NamedTensor, WeightType, layout_tensors, write_tensors};
+use super::{INDEX_FILE, SINGLE_FILE};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+use crate::files::{AtomicFolder, require_free_space};
+
+/// Bytes above which the weights are split into shards, as `transformers` does.
+const SHARD_BYTES: u64 = 5_000_000_000;
+
+/// Room left for everything but the weights when free space is checked.
+const SMALL_FILES: u64 = 64 << 20;
+
+/// Files of a model folder that say nothing about the weights, copied through where they are.
+const COPIED: &[&str] = &[
+    "tokenizer.json",
+    "tokenizer_config.json",
+    "tokenizer.model",
+    "special_tokens_map.json",
+    "added_tokens.json",
+    "vocab.json",
+    "vocab.txt",
+    "merges.txt",
+    "generation_config.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "LICENSE",
+    "LICENSE.md",
+    "LICENSE.txt",
+    "NOTICE",
+    "NOTICE.txt",
+];
+
+/// What a model folder is written from, besides the weights.
+#[derive(Debug, Clone, Copy)]
+pub struct ModelFiles<'a> {
+    /// The configuration, written with the type of the weights.
+    pub config: &'a ModelConfig,
+    /// A model folder whose tokenizer, generation settings and licence are copied.
+    pub copy_from: Option<&'a Path>,
+    /// The type weights are stored in.
+    pub dtype: WeightType,
+    /// Bytes above which the weights are split into several files.
+    pub shard_bytes: u64,
+}
+
+impl<'a> ModelFiles<'a> {
+    /// Weights in f32, split above 5 GB.
+    pub fn new(config: &'a ModelConfig, copy_from: Option<&'a Path>) -> Self {
+        Self { config, copy_from, dtype: WeightType::F32, shard_bytes: SHARD_BYTES }
+    }
+
+    /// About how many bytes the folder takes.
+    pub fn bytes(&self) -> u64 {
+        self.config.parameters() as u64 * self.dtype.bytes() + SMALL_FILES
+    }
+}
+
+/// Writes a model folder, whole or not at all. `weights` has the elements of the configuration's layout.
+///
+/// # Errors
+/// The folder exists and is not empty, space is too small, a weight is not finite, or the system's.
+pub fn write_model(folder: &Path, files: &ModelFiles<'_>, weights: View<'_, f32>) -> Result<()> {
+    require_free_space(folder, files.bytes())?;
+    let mut folder = AtomicFolder::create(folder)?;
+    add_model(&mut folder, files, weights)?;
+    folder.commit()
+}
+
+/// Adds a model's files to a folder under construction.
+///
+/// # Errors
+/// As [`write_model`].
+pub fn add_model(folder: &mut AtomicFolder, files: &ModelFiles<'_>, weights: View<'_, f32>) -> Result<()> {
+    let layout = files.config.layout()?;
+    let tensors = layout_tensors(&layout, "", weights, files.dtype)?;
+    write_weights(folder, files, &tensors)?;
+    folder.write_bytes("config.json", files.config.to_json(files.dtype.config_name()).as_bytes())?;
+    if let Some(source) = files.copy_from {
+        for name in COPIED {
+            let path = source.join(name);
+            if path.is_file() {
+                folder.copy(&path, name)?;
+            }
+        }
+    }
+    Ok(())
+}
+
+fn write_weights(
+    folder: &mut AtomicFolder,
+    files: &ModelFiles<'_>,
+    tensors: &[NamedTensor<'_>],
+) -> Result<()> {
+    // `transformers` asks for this note before it takes a file for one of its own.
+    let metadata = [("format", "pt")];
+    let bytes =
+        |tensor: &NamedTensor<'_>| tensor.shape.iter().product::<usize>() as u64 * files.dtype.bytes();
+    let shards = split(&tensors.iter().map(bytes).collect::<Vec<_>>(), files.shard_bytes);
+    if let [all] = shards.as_slice() {
+        return folder.write(SINGLE_FILE, |file| write_tensors(file, &tensors[all.clone()], &metadata));
+    }
+    let mut weight_map = BTreeMap::new();
+    for (index, shard) in shards.iter().enumerate() {
+        let name = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
+        let tensors = &tensors[shard.clone()];
+        folder.write(&name, |file| write_tensors(file, tensors, &metadata))?;
+        weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), name.clone())));
+    }
+    let total: u64 = tensors.iter().map(bytes).sum();
+    let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+    let text = serde_json::to_string_pretty(&index)
+        .map_err(|error| Error::Job(format!("{}: {error}", folder.destination().display())))?;
+    folder.write_bytes(INDEX_FILE, text.as_bytes())
+}
+
+/// Consecutive tensors in as few files as stay within the limit; a tensor above it has one of its own.
+fn split(bytes: &[u64], limit: u64) -> Vec<Range<usize>> {
+    let mut shards = Vec::new();
+    let (mut start, mut size) = (0, 0);
+    for (index, &bytes) in bytes.iter().enumerate() {
+        if index > start && size + bytes > limit {
+            shards.push(start..index);
+            (start, size) = (index, 0);
+        }
+        size += bytes;
+    }
+    shards.push(start..bytes.len());
+    shards
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split;
+
+    #[test]
+    fn shards_stay_within_the_limit() {
+        assert_eq!(split(&[3, 3, 3], 100), std::slice::from_ref(&(0..3)));
+        assert_eq!(split(&[3, 3, 3], 6), [0..2, 2..3]);
+        assert_eq!(split(&[9, 1, 9], 6), [0..1, 1..2, 2..3]);
+    }
+}

@@ -1,0 +1,207 @@
+//! Streaming tensors from files into the flat parameters, converted to f32.
+//!
+//! Files are read at positions, not mapped: a mapped file that is truncated while it is read kills the
+//! process, a read reports it.
+
+use std::fs::File;
+use std::io;
+
+use cpift_engine::{Layout, View, ViewMut};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use rayon::prelude::*;
+
+use super::header::{DataType, TensorFile};
+use crate::error::{Error, Result};
+
+/// Elements converted at a time: the staging memory of one thread is at most 8 MiB.
+const CHUNK: usize = 1 << 20;
+
+const _: () = assert!(cfg!(target_endian = "little"), "safetensors are little-endian, and read as they are");
+
+/// One tensor to be read.
+pub(super) struct Load<'a> {
+    pub file: &'a TensorFile,
+    pub name: &'a str,
+    /// Where it goes; as many elements as the tensor has.
+    pub target: ViewMut<'a, f32>,
+}
+
+/// A part of a tensor, read at once.
+struct Piece<'a> {
+    file: &'a TensorFile,
+    name: &'a str,
+    start: usize,
+    target: ViewMut<'a, f32>,
+}
+
+/// A thread's memory for one chunk on its way.
+#[derive(Default)]
+struct Staging {
+    half: Vec<u16>,
+    single: Vec<f32>,
+}
+
+/// Reads all tensors, in parallel. The first error in the order of the tensors is returned.
+pub(super) fn run(loads: Vec<Load<'_>>) -> Result<()> {
+    let mut pieces = Vec::new();
+    for Load { file, name, target } in loads {
+        let elements = file.require_name(name)?.elements();
+        if elements != target.len() {
+            let reason = format!("`{name}` has {elements} elements, expected {}", target.len());
+            return Err(Error::format(file.path(), reason));
+        }
+        let mut rest = target;
+        for start in (0..elements).step_by(CHUNK) {
+            let (target, after) = rest.split_at(CHUNK.min(elements - start));
+            pieces.push(Piece { file, name, start, target });
+            rest = after;
+        }
+    }
+    let outcomes: Vec<Result<()>> = pieces.into_par_iter().map_init(Staging::default, load_piece).collect();
+    outcomes.into_iter().collect()
+}
+
+fn load_piece(staging: &mut Staging, piece: Piece<'_>) -> Result<()> {
+    let Piece { file, name, start, mut target } = piece;
+    let values = staging.read(file, name, start, target.len())?;
+    if let Some(index) = first_not_finite(values) {
+        let reason = format!("`{name}` has {} at element {}", values[index], start + index);
+        return Err(Error::format(file.path(), reason));
+    }
+    Ok(target.copy_from_host(values)?)
+}
+
+impl Staging {
+    /// Elements `start..start + length` of a tensor as f32.
+    fn read(&mut self, file: &TensorFile, name: &str, start: usize, length: usize) -> Result<&[f32]> {
+        let tensor = file.require_name(name)?;
+        tensor.require_float(file, name)?;
+        let size = tensor.dtype.bytes().unwrap_or(0);
+        let offset = tensor.offset + start as u64 * size;
+        self.single.resize(length, 0.0);
+        if tensor.dtype == DataType::F32 {
+            let bytes = bytemuck::cast_slice_mut(&mut self.single);
+            read_at(&file.file, bytes, offset).map_err(Error::file(file.path(), "read"))?;
+            return Ok(&self.single);
+        }
+        self.half.resize(length, 0);
+        let bytes = bytemuck::cast_slice_mut(&mut self.half);
+        read_at(&file.file, bytes, offset).map_err(Error::file(file.path(), "read"))?;
+        if tensor.dtype == DataType::BF16 {
+            bytemuck::cast_slice::<u16, bf16>(&self.half).convert_to_f32_slice(&mut self.single);
+        } else {
+            bytemuck::cast_slice::<u16, f16>(&self.half).convert_to_f32_slice(&mut self.single);
+        }
+        Ok(&self.single)
+    }
+}
+
+/// True when a stored tensor, as f32, has exactly these values.
+pub(super) fn equals(file: &TensorFile, name: &str, values: View<'_, f32>) -> Result<bool> {
+    if file.require_name(name)?.elements() != values.len() {
+        return Ok(false);
+    }
+    let mut staging = Staging::default();
+    let mut ours = Vec::new();
+    for start in (0..values.len()).step_by(CHUNK) {
+        let length = CHUNK.min(values.len() - start);
+        ours.resize(length, 0.0);
+        values.slice(start..start + length).copy_to_host(&mut ours)?;
+        if staging.read(file, name, start, length)? != ours {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// The first NaN or infinity.
+pub(super) fn first_not_finite(values: &[f32]) -> Option<usize> {
+    // The largest magnitude as an integer: one pass that vectorises, where `position` does not.
+    let magnitude = values.iter().fold(0, |largest, value| (value.to_bits() & 0x7fff_ffff).max(largest));
+    if f32::from_bits(magnitude).is_finite() {
+        return None;
+    }
+    values.iter().position(|value| !value.is_finite())
+}
+
+impl TensorFile {
+    /// Reads a tensor of floats that must have this shape, converted to f32.
+    ///
+    /// # Errors
+    /// It is missing, has another shape or type, cannot be read, or holds NaN or infinity.
+    pub fn read_floats(&self, name: &str, shape: &[usize], target: ViewMut<'_, f32>) -> Result<()> {
+        self.require(name, shape)?.require_float(self, name)?;
+        run(vec![Load { file: self, name, target }])
+    }
+
+    /// Reads tensors named `prefix` + the layout's names into a flat allocation of that layout
+    /// ([`Layout::len`] elements; padding is left as it is): what [`super::layout_tensors`] wrote.
+    ///
+    /// # Errors
+    /// As [`TensorFile::read_floats`].
+    pub fn read_layout(&self, layout: &Layout, prefix: &str, mut target: ViewMut<'_, f32>) -> Result<()> {
+        super::check_layout_length(layout, target.len())?;
+        for segment in layout.segments() {
+            let part = target.reborrow().slice(segment.range());
+            self.read_floats(&format!("{prefix}{}", segment.name), &segment.shape, part)?;
+        }
+        Ok(())
+    }
+
+    /// Reads a one-dimensional tensor of 64-bit integers.
+    ///
+    /// # Errors
+    /// It is missing, has another type or more dimensions, or cannot be read.
+    pub fn read_u64(&self, name: &str) -> Result<Vec<u64>> {
+        self.read_integers(name, DataType::U64)
+    }
+
+    /// Reads a one-dimensional tensor of 32-bit integers.
+    ///
+    /// # Errors
+    /// As [`TensorFile::read_u64`].
+    pub fn read_u32(&self, name: &str) -> Result<Vec<u32>> {
+        self.read_integers(name, DataType::U32)
+    }
+
+    /// Reads a one-dimensional tensor of bytes.
+    ///
+    /// # Errors
+    /// As [`TensorFile::read_u64`].
+    pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
+        self.read_integers(name, DataType::U8)
+    }
+
+    fn read_integers<T: bytemuck::Pod>(&self, name: &str, dtype: DataType) -> Result<Vec<T>> {
+        let tensor = self.require_name(name)?;
+        if tensor.dtype != dtype {
+            return Err(tensor.wrong_type(self, name, &format!("{} is expected", dtype.name())));
+        }
+        // The header was checked against the file's length, so this cannot be larger than the file.
+        let mut values = vec![T::zeroed(); self.require(name, &[tensor.elements()])?.elements()];
+        read_at(&self.file, bytemuck::cast_slice_mut(&mut values), tensor.offset)
+            .map_err(Error::file(self.path(), "read"))?;
+        Ok(values)
+    }
+}
+
+/// Fills `bytes` from a position in a file. The end of the file, met too early, is an error.
+#[cfg(unix)]
+pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+/// As above, where the system's call may read less than asked for.
+#[cfg(windows)]
+pub(super) fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let length = std::os::windows::fs::FileExt::seek_read(file, bytes, offset)?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[length..];
+        offset += length as u64;
+    }
+    Ok(())
+}

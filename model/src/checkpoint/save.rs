@@ -1,0 +1,241 @@
+//! Writing named tensors as safetensors, straight from flat memory.
+
+use std::cmp::Reverse;
+
+use cpift_engine::{Layout, View};
+use half::slice::HalfFloatSliceExt;
+use half::{bf16, f16};
+use serde_json::{Map, Value, json};
+
+use super::header::DataType;
+use super::load::first_not_finite;
+use crate::error::{Error, Result};
+use crate::files::FileWriter;
+
+/// Elements converted at a time.
+const CHUNK: usize = 1 << 20;
+
+/// The header is filled up with spaces so that tensors start at a multiple of this.
+const HEADER_ALIGNMENT: usize = 8;
+
+/// The type floats are stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum WeightType {
+    /// 32-bit float: exact.
+    #[default]
+    F32,
+    /// 16-bit float, rounded to nearest.
+    F16,
+    /// Upper half of a 32-bit float, rounded to nearest.
+    BF16,
+}
+
+impl WeightType {
+    /// Name in `config.json`.
+    pub fn config_name(self) -> &'static str {
+        match self {
+            Self::F32 => "float32",
+            Self::F16 => "float16",
+            Self::BF16 => "bfloat16",
+        }
+    }
+
+    /// Bytes of one element.
+    pub fn bytes(self) -> u64 {
+        match self {
+            Self::F32 => 4,
+            Self::F16 | Self::BF16 => 2,
+        }
+    }
+
+    fn data_type(self) -> DataType {
+        match self {
+            Self::F32 => DataType::F32,
+            Self::F16 => DataType::F16,
+            Self::BF16 => DataType::BF16,
+        }
+    }
+}
+
+/// A tensor's elements, where they are.
+#[derive(Debug, Clone, Copy)]
+pub enum TensorData<'a> {
+    /// Floats, stored in the type named.
+    Floats(View<'a, f32>, WeightType),
+    /// 64-bit integers: the words of a mask.
+    U64(&'a [u64]),
+    /// 32-bit integers.
+    U32(&'a [u32]),
+    /// Bytes.
+    Bytes(&'a [u8]),
+}
+
+impl TensorData<'_> {
+    fn data_type(&self) -> DataType {
+        match self {
+            Self::Floats(_, dtype) => dtype.data_type(),
+            Self::U64(_) => DataType::U64,
+            Self::U32(_) => DataType::U32,
+            Self::Bytes(_) => DataType::U8,
+        }
+    }
+
+    fn elements(&self) -> usize {
+        match self {
+            Self::Floats(values, _) => values.len(),
+            Self::U64(values) => values.len(),
+            Self::U32(values) => values.len(),
+            Self::Bytes(values) => values.len(),
+        }
+    }
+
+    fn bytes(&self) -> u64 {
+        self.elements() as u64 * self.data_type().bytes().unwrap_or(0)
+    }
+}
+
+/// A tensor to be written.
+#[derive(Debug, Clone)]
+pub struct NamedTensor<'a> {
+    /// Name in the file.
+    pub name: String,
+    /// Shape, outermost dimension first.
+    pub shape: Vec<usize>,
+    /// The elements, as many as the shape says.
+    pub data: TensorData<'a>,
+}
+
+/// The tensors of a flat allocation, named `prefix` + the layout's names.
+///
+/// # Errors
+/// When `values` does not have [`Layout::len`] elements.
+pub fn layout_tensors<'a>(
+    layout: &Layout,
+    prefix: &str,
+    values: View<'a, f32>,
+    dtype: WeightType,
+) -> Result<Vec<NamedTensor<'a>>> {
+    super::check_layout_length(layout, values.len())?;
+    let tensor = |segment: &cpift_engine::Segment| NamedTensor {
+        name: format!("{prefix}{}", segment.name),
+        shape: segment.shape.clone(),
+        data: TensorData::Floats(values.slice(segment.range()), dtype),
+    };
+    Ok(layout.segments().iter().map(tensor).collect())
+}
+
+/// Writes a safetensors file from tensors in memory, a chunk at a time.
+///
+/// # Errors
+/// A shape that does not fit its elements or a name that occurs twice; floats that are NaN, infinite, or
+/// too large for the type they are stored in, by name and index; the system's errors.
+pub fn write_tensors(
+    file: &mut FileWriter,
+    tensors: &[NamedTensor<'_>],
+    metadata: &[(&str, &str)],
+) -> Result<()> {
+    // Wide types first, so that every tensor starts at a multiple of its element's size.
+    let mut ordered: Vec<_> = tensors.iter().collect();
+    ordered.sort_by_key(|tensor| Reverse(tensor.data.data_type().bytes()));
+    file.put(&header(&ordered, metadata)?)?;
+    let mut staging = Staging::default();
+    for tensor in ordered {
+        match tensor.data {
+            TensorData::Floats(values, dtype) => staging.write(file, &tensor.name, values, dtype)?,
+            TensorData::U64(values) => file.put(bytemuck::cast_slice(values))?,
+            TensorData::U32(values) => file.put(bytemuck::cast_slice(values))?,
+            TensorData::Bytes(values) => file.put(values)?,
+        }
+    }
+    Ok(())
+}
+
+/// Length prefix and header.
+fn header(tensors: &[&NamedTensor<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
+    let mut entries = Map::new();
+    if !metadata.is_empty() {
+        let texts = metadata.iter().map(|&(key, text)| (key.to_owned(), Value::from(text)));
+        entries.insert("__metadata__".to_owned(), Value::Object(texts.collect()));
+    }
+    let mut start = 0;
+    for tensor in tensors {
+        let elements = tensor.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
+        if elements != Some(tensor.data.elements()) {
+            return Err(Error::Job(format!(
+                "`{}` {:?} was to be written from {} elements",
+                tensor.name,
+                tensor.shape,
+                tensor.data.elements()
+            )));
+        }
+        let end = start + tensor.data.bytes();
+        let entry = json!({
+            "dtype": tensor.data.data_type().name(),
+            "shape": tensor.shape,
+            "data_offsets": [start, end],
+        });
+        if entries.insert(tensor.name.clone(), entry).is_some() {
+            return Err(Error::Job(format!("`{}` was to be written twice", tensor.name)));
+        }
+        start = end;
+    }
+    let mut header = Value::Object(entries).to_string().into_bytes();
+    header.resize(header.len().next_multiple_of(HEADER_ALIGNMENT), b' ');
+    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+    bytes.append(&mut header);
+    Ok(bytes)
+}
+
+/// Memory for one chunk on its way to the file.
+#[derive(Default)]
+struct Staging {
+    single: Vec<f32>,
+    half: Vec<u16>,
+}
+
+impl Staging {
+    fn write(
+        &mut self,
+        file: &mut FileWriter,
+        name: &str,
+        values: View<'_, f32>,
+        dtype: WeightType,
+    ) -> Result<()> {
+        for start in (0..values.len()).step_by(CHUNK) {
+            let length = CHUNK.min(values.len() - start);
+            self.single.resize(length, 0.0);
+            self.half.resize(length, 0);
+            values.slice(start..start + length).copy_to_host(&mut self.single)?;
+            if let Some(index) = first_not_finite(&self.single) {
+                let (value, index) = (self.single[index], start + index);
+                return Err(Error::Job(format!("`{name}` has {value} at element {index}: not written")));
+            }
+            let too_large = match dtype {
+                WeightType::F32 => None,
+                WeightType::BF16 => {
+                    let half: &mut [bf16] = bytemuck::cast_slice_mut(&mut self.half);
+                    half.convert_from_f32_slice(&self.single);
+                    half.iter().position(|value| !value.is_finite())
+                }
+                WeightType::F16 => {
+                    let half: &mut [f16] = bytemuck::cast_slice_mut(&mut self.half);
+                    half.convert_from_f32_slice(&self.single);
+                    half.iter().position(|value| !value.is_finite())
+                }
+            };
+            if let Some(index) = too_large {
+                return Err(Error::Job(format!(
+                    "`{name}` has {} at element {}, too large for {}: write float32 instead",
+                    self.single[index],
+                    start + index,
+                    dtype.config_name()
+                )));
+            }
+            match dtype {
+                WeightType::F32 => file.put(bytemuck::cast_slice(&self.single))?,
+                WeightType::F16 | WeightType::BF16 => file.put(bytemuck::cast_slice(&self.half))?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,212 @@
+//! Folders that appear whole or not at all, with a manifest of what is in them.
+
+use std::fs::{self, File};
+use std::io::Read;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::{FileWriter, parent, require_empty, sync_folder, temporary_sibling, write_error};
+use crate::error::{Error, Result};
+
+/// Name of the manifest in a finished folder.
+pub const MANIFEST: &str = "manifest.json";
+
+/// Version of the manifest's form.
+const MANIFEST_VERSION: u32 = 1;
+
+/// Bytes read at once when files are copied or hashed.
+const READ_BUFFER: usize = 1 << 20;
+
+/// What a finished folder contains. It is written last: a folder with a manifest is complete.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Manifest {
+    /// Version of this form.
+    pub version: u32,
+    /// The files, in the order they were written.
+    pub files: Vec<ManifestEntry>,
+}
+
+/// One file of a folder.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ManifestEntry {
+    /// Name inside the folder.
+    pub name: String,
+    /// Length in bytes.
+    pub bytes: u64,
+    /// BLAKE3 hash of the content, in hexadecimal.
+    pub blake3: String,
+}
+
+/// How thoroughly a folder is compared with its manifest.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verify {
+    /// Names and lengths: costs nothing.
+    Lengths,
+    /// Every byte: reads all files.
+    Contents,
+}
+
+impl Manifest {
+    /// Reads a folder's manifest and compares the files with it.
+    ///
+    /// # Errors
+    /// No manifest (the folder is not complete), or a file that is missing or not as it was written.
+    pub fn verify(folder: &Path, how: Verify) -> Result<Self> {
+        let path = folder.join(MANIFEST);
+        let text = fs::read_to_string(&path).map_err(Error::file(&path, "read"))?;
+        let manifest: Self = serde_json::from_str(&text)
+            .map_err(|error| Error::format(&path, format!("not a manifest: {error}")))?;
+        if manifest.version != MANIFEST_VERSION {
+            let reason = format!("version {} is not known to this version", manifest.version);
+            return Err(Error::format(&path, reason));
+        }
+        for entry in &manifest.files {
+            require_plain_name(&path, &entry.name)?;
+            entry.verify(&folder.join(&entry.name), how)?;
+        }
+        Ok(manifest)
+    }
+}
+
+impl ManifestEntry {
+    fn verify(&self, path: &Path, how: Verify) -> Result<()> {
+        let bytes = fs::metadata(path).map_err(Error::file(path, "read"))?.len();
+        if bytes != self.bytes {
+            let reason = format!("{bytes} bytes long, the manifest says {}: damaged", self.bytes);
+            return Err(Error::format(path, reason));
+        }
+        if how == Verify::Contents && hash_file(path)?.to_hex().as_str() != self.blake3 {
+            return Err(Error::format(path, "the content is not what the manifest says: damaged"));
+        }
+        Ok(())
+    }
+}
+
+fn hash_file(path: &Path) -> Result<blake3::Hash> {
+    let mut file = File::open(path).map_err(Error::file(path, "read"))?;
+    let mut hasher = blake3::Hasher::new();
+    let mut buffer = vec![0; READ_BUFFER];
+    loop {
+        let length = file.read(&mut buffer).map_err(Error::file(path, "read"))?;
+        if length == 0 {
+            return Ok(hasher.finalize());
+        }
+        hasher.update(&buffer[..length]);
+    }
+}
+
+/// A folder under construction beside its destination. [`AtomicFolder::commit`] makes it appear there;
+/// dropped without, it is removed.
+#[derive(Debug)]
+pub struct AtomicFolder {
+    temporary: PathBuf,
+    destination: PathBuf,
+    files: Vec<ManifestEntry>,
+    committed: bool,
+}
+
+impl AtomicFolder {
+    /// Starts a folder that will be at `destination`, which must be missing or empty.
+    ///
+    /// # Errors
+    /// Something is there, or the system refuses.
+    pub fn create(destination: &Path) -> Result<Self> {
+        require_empty(destination)?;
+        let temporary = temporary_sibling(destination)?;
+        fs::create_dir(&temporary).map_err(write_error(destination, "create the folder"))?;
+        Ok(Self { temporary, destination: destination.to_owned(), files: Vec::new(), committed: false })
+    }
+
+    /// Where the folder will be.
+    pub fn destination(&self) -> &Path {
+        &self.destination
+    }
+
+    /// True when a file of this name has been added.
+    pub fn contains(&self, name: &str) -> bool {
+        self.files.iter().any(|file| file.name == name)
+    }
+
+    /// Adds a file: a plain name, not used before.
+    ///
+    /// # Errors
+    /// `write`'s own, or the system's.
+    pub fn write(&mut self, name: &str, write: impl FnOnce(&mut FileWriter) -> Result<()>) -> Result<()> {
+        let destination = self.destination.join(name);
+        require_plain_name(&destination, name)?;
+        if self.contains(name) {
+            return Err(Error::Job(format!("{}: written twice", destination.display())));
+        }
+        let mut writer = FileWriter::create(self.temporary.join(name), destination)?;
+        write(&mut writer)?;
+        writer.flush_to_disk()?;
+        writer.complete = true;
+        let blake3 = writer.hasher.finalize().to_hex().to_string();
+        self.files.push(ManifestEntry { name: name.to_owned(), bytes: writer.bytes, blake3 });
+        Ok(())
+    }
+
+    /// Adds a file whose content is in memory.
+    ///
+    /// # Errors
+    /// As [`AtomicFolder::write`].
+    pub fn write_bytes(&mut self, name: &str, bytes: &[u8]) -> Result<()> {
+        self.write(name, |file| file.put(bytes))
+    }
+
+    /// Adds a copy of a file.
+    ///
+    /// # Errors
+    /// The source cannot be read, or as [`AtomicFolder::write`].
+    pub fn copy(&mut self, source: &Path, name: &str) -> Result<()> {
+        let mut file = File::open(source).map_err(Error::file(source, "read"))?;
+        self.write(name, |writer| {
+            let mut buffer = vec![0; READ_BUFFER];
+            loop {
+                let length = file.read(&mut buffer).map_err(Error::file(source, "read"))?;
+                if length == 0 {
+                    return Ok(());
+                }
+                writer.put(&buffer[..length])?;
+            }
+        })
+    }
+
+    /// Writes the manifest, flushes everything to the disk, and gives the folder its name.
+    ///
+    /// # Errors
+    /// The system's; the folder is then removed.
+    pub fn commit(mut self) -> Result<()> {
+        let manifest = Manifest { version: MANIFEST_VERSION, files: self.files.clone() };
+        let text = serde_json::to_string_pretty(&manifest)
+            .map_err(|error| Error::Job(format!("{}: {error}", self.destination.display())))?;
+        self.write_bytes(MANIFEST, text.as_bytes())?;
+        sync_folder(&self.temporary)?;
+        if cfg!(windows) && self.destination.exists() {
+            // There a rename does not replace even an empty folder.
+            fs::remove_dir(&self.destination).map_err(write_error(&self.destination, "replace"))?;
+        }
+        fs::rename(&self.temporary, &self.destination).map_err(write_error(&self.destination, "create"))?;
+        self.committed = true;
+        sync_folder(parent(&self.destination))
+    }
+}
+
+impl Drop for AtomicFolder {
+    fn drop(&mut self) {
+        if !self.committed {
+            // A failure leaves a name that `remove_partial` recognises.
+            let _ = fs::remove_dir_all(&self.temporary);
+        }
+    }
+}
+
+/// Fails unless `name` is the name of a file in the folder itself; `path` is what is blamed.
+pub(crate) fn require_plain_name(path: &Path, name: &str) -> Result<()> {
+    let mut parts = Path::new(name).components();
+    match (parts.next(), parts.next()) {
+        (Some(std::path::Component::Normal(part)), None) if part == name => Ok(()),
+        _ => Err(Error::format(path, format!("`{name}` is not the name of a file in the same folder"))),
+    }
+}

@@ -1,0 +1,307 @@
+//! Files that are written whole or not at all, and the checks made before any work starts.
+//!
+//! A file or folder is built under a temporary name beside its destination, flushed to the disk, and
+//! renamed. Whatever a killed run leaves behind has a temporary name, which [`remove_partial`] recognises.
+
+mod folder;
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, BufWriter, ErrorKind, Write};
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
+
+use crate::error::{Error, Result};
+pub(crate) use folder::require_plain_name;
+pub use folder::{AtomicFolder, MANIFEST, Manifest, ManifestEntry, Verify};
+
+/// How temporary names end; they begin with a dot.
+const TEMPORARY_SUFFIX: &str = ".partial";
+
+/// Bytes collected before they are handed to the system.
+const WRITE_BUFFER: usize = 1 << 20;
+
+/// A file being written under a temporary name. Its length and BLAKE3 hash are kept as it grows.
+#[derive(Debug)]
+pub struct FileWriter {
+    /// Where the file will be, for messages.
+    destination: PathBuf,
+    temporary: PathBuf,
+    file: BufWriter<File>,
+    hasher: blake3::Hasher,
+    bytes: u64,
+    /// The file stays when this writer goes: it is complete.
+    complete: bool,
+}
+
+impl FileWriter {
+    fn create(temporary: PathBuf, destination: PathBuf) -> Result<Self> {
+        let file = OpenOptions::new()
+            .write(true)
+            .create_new(true)
+            .open(&temporary)
+            .map_err(write_error(&destination, "create"))?;
+        let file = BufWriter::with_capacity(WRITE_BUFFER, file);
+        Ok(Self { destination, temporary, file, hasher: blake3::Hasher::new(), bytes: 0, complete: false })
+    }
+
+    /// Appends bytes.
+    ///
+    /// # Errors
+    /// The system's, naming the file: a full disk above all.
+    pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
+        self.write_all(bytes).map_err(write_error(&self.destination, "write"))
+    }
+
+    /// Bytes written so far.
+    pub fn bytes(&self) -> u64 {
+        self.bytes
+    }
+
+    /// Flushes to the disk. The file still has its temporary name.
+    fn flush_to_disk(&mut self) -> Result<()> {
+        let flushed = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
+        flushed.map_err(write_error(&self.destination, "write"))
+    }
+}
+
+impl Write for FileWriter {
+    fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+        let written = self.file.write(bytes)?;
+        self.hasher.update(&bytes[..written]);
+        self.bytes += written as u64;
+        Ok(written)
+    }
+
+    fn flush(&mut self) -> io::Result<()> {
+        self.file.flush()
+    }
+}
+
+impl Drop for FileWriter {
+    fn drop(&mut self) {
+        if !self.complete {
+            // Nothing can be done about a failure here; the name shows that it is a leftover.
+            let _ = fs::remove_file(&self.temporary);
+        }
+    }
+}
+
+/// Writes a file whole or not at all: an existing file keeps its content until the new one is complete.
+///
+/// # Errors
+/// `write`'s own, or the system's; the temporary file is then gone.
+pub fn write_atomically(path: &Path, write: impl FnOnce(&mut FileWriter) -> Result<()>) -> Result<()> {
+    let mut writer = FileWriter::create(temporary_sibling(path)?, path.to_owned())?;
+    write(&mut writer)?;
+    writer.flush_to_disk()?;
+    fs::rename(&writer.temporary, path).map_err(write_error(path, "rename"))?;
+    writer.complete = true;
+    sync_folder(parent(path))
+}
+
+/// [`write_atomically`] for content that is in memory.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
+    write_atomically(path, |file| file.put(bytes))
+}
+
+/// Removes what killed runs left under temporary names in a folder and the folders in it; returns how
+/// many. Only for folders no other process is writing to: see [`FolderLock`].
+///
+/// # Errors
+/// The system's, naming the file.
+pub fn remove_partial(folder: &Path) -> Result<usize> {
+    let mut removed = 0;
+    for entry in fs::read_dir(folder).map_err(Error::file(folder, "read"))? {
+        let entry = entry.map_err(Error::file(folder, "read"))?;
+        let path = entry.path();
+        let kind = entry.file_type().map_err(Error::file(&path, "read"))?;
+        let name = entry.file_name();
+        let name = name.to_string_lossy();
+        if name.starts_with('.') && name.ends_with(TEMPORARY_SUFFIX) {
+            let outcome = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
+            outcome.map_err(Error::file(&path, "remove"))?;
+            removed += 1;
+        } else if kind.is_dir() {
+            removed += remove_partial(&path)?;
+        }
+    }
+    Ok(removed)
+}
+
+/// Fails unless `folder` is missing or empty, so that nothing already there is mixed with new files.
+///
+/// # Errors
+/// The folder has content, is a file, or cannot be read.
+pub fn require_empty(folder: &Path) -> Result<()> {
+    let mut entries = match fs::read_dir(folder) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(Error::file(folder, "read")(error)),
+    };
+    match entries.next() {
+        None => Ok(()),
+        Some(_) => Err(Error::format(folder, "the folder is not empty; name another one or remove it")),
+    }
+}
+
+/// Creates `folder` where it is missing, and fails unless a file can be created in it.
+///
+/// # Errors
+/// The system's, naming the folder.
+pub fn require_writable(folder: &Path) -> Result<()> {
+    create_folders(folder)?;
+    let probe = folder.join(temporary_name("writable"));
+    OpenOptions::new()
+        .write(true)
+        .create_new(true)
+        .open(&probe)
+        .and_then(|_| fs::remove_file(&probe))
+        .map_err(write_error(folder, "write into the folder"))
+}
+
+/// Fails unless the file system that holds `path`, which need not exist yet, has `bytes` to spare.
+///
+/// # Errors
+/// Too little space, or it cannot be found out.
+pub fn require_free_space(path: &Path, bytes: u64) -> Result<()> {
+    let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    let free = fs4::available_space(existing).map_err(Error::file(existing, "read the free space of"))?;
+    if free >= bytes {
+        return Ok(());
+    }
+    let reason = format!(
+        "{} are needed and {} are free; free some space or name a folder on another disk",
+        human_bytes(bytes),
+        human_bytes(free)
+    );
+    Err(Error::format(path, reason))
+}
+
+/// A folder held by this process, until dropped or killed: two runs must not write to one folder.
+#[derive(Debug)]
+pub struct FolderLock {
+    /// The system releases the lock when the file is closed.
+    _file: File,
+}
+
+impl FolderLock {
+    /// Locks a folder through the file `.lock` in it.
+    ///
+    /// # Errors
+    /// Another process holds the folder, or the file cannot be created.
+    pub fn take(folder: &Path) -> Result<Self> {
+        let path = folder.join(".lock");
+        let file = OpenOptions::new()
+            .write(true)
+            .create(true)
+            .truncate(false)
+            .open(&path)
+            .map_err(write_error(&path, "create"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Self { _file: file }),
+            Err(fs::TryLockError::WouldBlock) => Err(Error::format(
+                folder,
+                "another process is working in this folder; wait for it or stop it",
+            )),
+            Err(fs::TryLockError::Error(error)) => Err(Error::file(&path, "lock")(error)),
+        }
+    }
+}
+
+/// Creates a folder and those above it that are missing.
+///
+/// # Errors
+/// The system's, naming the folder.
+pub fn create_folders(folder: &Path) -> Result<()> {
+    fs::create_dir_all(folder).map_err(write_error(folder, "create the folder"))
+}
+
+/// A size as a person reads it: `1.5 GiB`.
+pub fn human_bytes(bytes: u64) -> String {
+    const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];
+    let mut amount = bytes as f64;
+    let mut unit = 0;
+    while amount >= 1024.0 && unit + 1 < UNITS.len() {
+        amount /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{bytes} bytes") } else { format!("{amount:.1} {}", UNITS[unit]) }
+}
+
+/// [`Error::file`] with what to do about a full disk or a missing permission.
+fn write_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+    let path = path.to_owned();
+    move |source| {
+        let advice = match source.kind() {
+            ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
+                "free some space and run again; nothing was left half-written"
+            }
+            ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
+                "name a folder that can be written to"
+            }
+            _ => return Error::File { path, action, source },
+        };
+        let source = io::Error::new(source.kind(), format!("{source}; {advice}"));
+        Error::File { path, action, source }
+    }
+}
+
+/// The folder that holds `path`.
+fn parent(path: &Path) -> &Path {
+    match path.parent() {
+        Some(parent) if parent != Path::new("") => parent,
+        _ => Path::new("."),
+    }
+}
+
+/// A name beside `path` that no other file has; the folder is created where it is missing.
+fn temporary_sibling(path: &Path) -> Result<PathBuf> {
+    let Some(name) = path.file_name() else {
+        return Err(Error::format(path, "this names no file; give a name inside a folder"));
+    };
+    let folder = parent(path);
+    create_folders(folder)?;
+    Ok(folder.join(temporary_name(&name.to_string_lossy())))
+}
+
+/// `.name.process-count.partial`: unique among processes and within this one.
+fn temporary_name(name: &str) -> String {
+    static COUNT: AtomicU64 = AtomicU64::new(0);
+    let count = COUNT.fetch_add(1, Ordering::Relaxed);
+    format!(".{name}.{}-{count}{TEMPORARY_SUFFIX}", std::process::id())
+}
+
+/// Makes the names in a folder durable: without it a rename may be lost with the power.
+#[cfg(unix)]
+fn sync_folder(folder: &Path) -> Result<()> {
+    File::open(folder).and_then(|folder| folder.sync_all()).map_err(write_error(folder, "flush the folder"))
+}
+
+/// Other systems do not open folders as files; their renames are journalled.
+#[cfg(not(unix))]
+fn sync_folder(_folder: &Path) -> Result<()> {
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_full_disk_says_what_to_do() {
+        let full = io::Error::from(ErrorKind::StorageFull);
+        let message = write_error(Path::new("out/model.safetensors"), "write")(full).to_string();
+        assert!(message.starts_with("out/model.safetensors: cannot write: "), "{message}");
+        assert!(message.contains("free some space"), "{message}");
+    }
+
+    #[test]
+    fn sizes_are_readable() {
+        assert_eq!(human_bytes(1023), "1023 bytes");
+        assert_eq!(human_bytes(1536), "1.5 KiB");
+        assert_eq!(human_bytes(5 << 30), "5.0 GiB");
+    }
+}
