@@ -3,10 +3,12 @@
 mod batch;
 pub mod checkpoint;
 pub mod config;
+pub mod data;
 mod error;
 pub mod files;
 pub mod progress;
 pub mod settings;
+pub mod tokenizer;
 pub mod transformer;
 
 pub use batch::{Batch, IGNORE};
@@ -14,3 +16,4 @@ pub use checkpoint::Checkpoint;
 pub use config::{Architecture, ModelConfig, Rope, RopeScaling};
 pub use error::{Error, Result};
 pub use settings::Recipe;
+pub use tokenizer::Tokenizer;

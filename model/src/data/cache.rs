@@ -1,0 +1,109 @@
+//! Tokenised files on disk, found by the hash of everything that decided their content.
+//!
+//! A cache file is `magic, hash of the rest, counts, rows`, all numbers little-endian. One that is
+//! damaged or of another version is as good as none: it is made anew.
+
+use std::fs::{self, File};
+use std::io::Write;
+use std::path::{Path, PathBuf};
+
+use super::rows::Shape;
+use super::tokenize::Row;
+use super::{Content, Counts};
+
+/// Changes whenever tokenisation or the format does.
+const MAGIC: &[u8; 8] = b"cpiftok1";
+
+/// Path of the cache file for a key.
+pub(crate) fn path(folder: &Path, key: &blake3::Hash) -> PathBuf {
+    folder.join(format!("{}.tokens", &key.to_hex()[..32]))
+}
+
+/// The cached rows, or `None` where there are none that can be trusted.
+pub(crate) fn read(path: &Path) -> Option<Content> {
+    let bytes = fs::read(path).ok()?;
+    let rest = bytes.strip_prefix(MAGIC)?;
+    let (hash, body) = rest.split_at_checked(32)?;
+    if blake3::hash(body).as_bytes() != hash {
+        return None;
+    }
+    let mut reader = Reader { body };
+    let shape = match reader.number()? {
+        0 => Shape::Completion,
+        1 => Shape::Messages,
+        2 => Shape::Instruction,
+        3 => Shape::Text,
+        _ => return None,
+    };
+    let counts = Counts { too_long: reader.number()?, truncated: reader.number()? };
+    let rows = (0..reader.number()?).map(|_| reader.row()).collect::<Option<Vec<Row>>>()?;
+    reader.body.is_empty().then_some(Content { shape, counts, rows })
+}
+
+/// Writes a cache file: to a temporary name, synced, renamed.
+pub(crate) fn write(path: &Path, content: &Content) -> std::io::Result<()> {
+    let mut body = Vec::new();
+    let shape = match content.shape {
+        Shape::Completion => 0,
+        Shape::Messages => 1,
+        Shape::Instruction => 2,
+        Shape::Text => 3,
+    };
+    for number in [shape, content.counts.too_long, content.counts.truncated, content.rows.len()] {
+        push_number(&mut body, number);
+    }
+    for row in &content.rows {
+        for number in [row.line, row.prompt_length, row.tokens.len()] {
+            push_number(&mut body, number);
+        }
+        body.extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
+        body.extend(row.supervised.iter().map(|&supervised| u8::from(supervised)));
+    }
+    let folder = path.parent().unwrap_or(Path::new("."));
+    fs::create_dir_all(folder)?;
+    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
+    let written = write_whole(&temporary, &body).and_then(|()| fs::rename(&temporary, path));
+    if written.is_err() {
+        // What is left of a failed write must not fill the disk further.
+        let _ = fs::remove_file(&temporary);
+    }
+    written
+}
+
+fn write_whole(path: &Path, body: &[u8]) -> std::io::Result<()> {
+    let mut file = File::create(path)?;
+    file.write_all(MAGIC)?;
+    file.write_all(blake3::hash(body).as_bytes())?;
+    file.write_all(body)?;
+    file.sync_all()
+}
+
+fn push_number(body: &mut Vec<u8>, number: usize) {
+    body.extend((number as u64).to_le_bytes());
+}
+
+struct Reader<'a> {
+    body: &'a [u8],
+}
+
+impl Reader<'_> {
+    fn take(&mut self, length: usize) -> Option<&[u8]> {
+        let (taken, rest) = self.body.split_at_checked(length)?;
+        self.body = rest;
+        Some(taken)
+    }
+
+    fn number(&mut self) -> Option<usize> {
+        let bytes = self.take(8)?.try_into().ok()?;
+        usize::try_from(u64::from_le_bytes(bytes)).ok()
+    }
+
+    fn row(&mut self) -> Option<Row> {
+        let (line, prompt_length, length) = (self.number()?, self.number()?, self.number()?);
+        let tokens = self.take(length.checked_mul(4)?)?;
+        let tokens =
+            tokens.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
+        let supervised = self.take(length)?.iter().map(|&flag| flag != 0).collect();
+        (prompt_length <= length).then_some(Row { line, tokens, supervised, prompt_length })
+    }
+}

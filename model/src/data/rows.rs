@@ -1,0 +1,264 @@
+//! JSONL files: which of the four shapes a file has, and its lines as examples.
+
+use std::fs::File;
+use std::io::{BufRead, BufReader};
+use std::path::{Path, PathBuf};
+
+use serde_json::{Map, Value};
+
+use crate::error::{Error, Result};
+
+/// What the rows of a file look like; recognised from its first row, and the same for all.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Shape {
+    /// `{"prompt": …, "completion": …}`.
+    Completion,
+    /// `{"messages": [{"role": …, "content": …}, …]}`, with `"tools"` where the template takes them.
+    Messages,
+    /// `{"instruction": …, "input": …, "output": …}`; `input` may be missing or empty. The prompt is
+    /// [`instruction_prompt`].
+    Instruction,
+    /// `{"text": …}`: all of it is learnt.
+    Text,
+}
+
+impl Shape {
+    /// The fields that make the shape, as messages name them.
+    pub fn fields(self) -> &'static str {
+        match self {
+            Self::Completion => "`prompt` and `completion`",
+            Self::Messages => "`messages`",
+            Self::Instruction => "`instruction` and `output`",
+            Self::Text => "`text`",
+        }
+    }
+
+    /// The shape of one row: the first that its fields allow, in the order of DESIGN. A row of Alpaca's own
+    /// files, which has `text` beside the three, is an instruction.
+    fn recognise(row: &Map<String, Value>) -> std::result::Result<Self, String> {
+        let has = |field: &str| row.contains_key(field);
+        if has("prompt") && has("completion") {
+            Ok(Self::Completion)
+        } else if has("messages") {
+            Ok(Self::Messages)
+        } else if has("instruction") && has("output") {
+            Ok(Self::Instruction)
+        } else if has("text") {
+            Ok(Self::Text)
+        } else {
+            let found: Vec<String> = row.keys().take(8).map(|key| format!("`{}`", clip(key))).collect();
+            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
+            Err(format!(
+                "has no fields this program knows (found {found}): use `prompt` and `completion`, `messages`, \
+                 `instruction` and `output`, or `text`"
+            ))
+        }
+    }
+}
+
+/// What is to be learnt from one row.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) enum Example {
+    Completion { prompt: String, completion: String },
+    Messages { messages: Vec<Value>, tools: Value },
+    Text { text: String },
+}
+
+/// The prompt of an instruction row, in Alpaca's form:
+///
+/// ```text
+/// Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.
+///
+/// ### Instruction:
+/// {instruction}
+///
+/// ### Input:
+/// {input}
+///
+/// ### Response:
+/// ```
+///
+/// and a line break at the end. Without an input the first line is `Below is an instruction that describes
+/// a task. Write a response that appropriately completes the request.`, and the input's part is left out.
+pub fn instruction_prompt(instruction: &str, input: &str) -> String {
+    let request = "Write a response that appropriately completes the request.";
+    if input.is_empty() {
+        format!(
+            "Below is an instruction that describes a task. {request}\n\n\
+             ### Instruction:\n{instruction}\n\n### Response:\n"
+        )
+    } else {
+        format!(
+            "Below is an instruction that describes a task, paired with an input that provides further \
+             context. {request}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+        )
+    }
+}
+
+/// Reads the fields of one row of a known shape.
+pub(crate) fn parse(line: &[u8], shape: Option<Shape>) -> std::result::Result<(Shape, Example), String> {
+    let text = std::str::from_utf8(line)
+        .map_err(|error| format!("is not UTF-8 (byte {} of the line)", error.valid_up_to() + 1))?;
+    let value: Value = serde_json::from_str(text).map_err(|error| describe_json(&error))?;
+    let Value::Object(row) = value else {
+        return Err("is not a JSON object: each line is one `{…}`".into());
+    };
+    let own_shape = Shape::recognise(&row)?;
+    let shape = match shape {
+        None => own_shape,
+        Some(shape) if complete(shape, &row) => shape,
+        Some(shape) => {
+            return Err(format!(
+                "has not the fields of the first row ({}): every row of a file has the same shape",
+                shape.fields()
+            ));
+        }
+    };
+    let example = match shape {
+        Shape::Completion => Example::Completion {
+            prompt: text_field(&row, "prompt")?.to_owned(),
+            completion: answer_field(&row, "completion")?.to_owned(),
+        },
+        Shape::Instruction => {
+            let input =
+                if row.get("input").is_none_or(Value::is_null) { "" } else { text_field(&row, "input")? };
+            Example::Completion {
+                prompt: instruction_prompt(text_field(&row, "instruction")?, input),
+                completion: answer_field(&row, "output")?.to_owned(),
+            }
+        }
+        Shape::Text => Example::Text { text: answer_field(&row, "text")?.to_owned() },
+        Shape::Messages => messages(row)?,
+    };
+    Ok((shape, example))
+}
+
+fn complete(shape: Shape, row: &Map<String, Value>) -> bool {
+    let fields: &[&str] = match shape {
+        Shape::Completion => &["prompt", "completion"],
+        Shape::Messages => &["messages"],
+        Shape::Instruction => &["instruction", "output"],
+        Shape::Text => &["text"],
+    };
+    fields.iter().all(|field| row.contains_key(*field))
+}
+
+/// The messages up to the last answer; what follows it would teach nothing.
+fn messages(mut row: Map<String, Value>) -> std::result::Result<Example, String> {
+    let Some(Value::Array(mut messages)) = row.remove("messages") else {
+        return Err("`messages` is not a list".into());
+    };
+    for (index, message) in messages.iter().enumerate() {
+        check_message(message).map_err(|reason| format!("message {} {reason}", index + 1))?;
+    }
+    let last = messages.iter().rposition(is_answer).ok_or("has no message of the role `assistant`")?;
+    messages.truncate(last + 1);
+    let tools = row.remove("tools").unwrap_or(Value::Null);
+    if !tools.is_null() && !tools.is_array() {
+        return Err("`tools` is not a list".into());
+    }
+    Ok(Example::Messages { messages, tools })
+}
+
+pub(crate) fn is_answer(message: &Value) -> bool {
+    message["role"] == "assistant"
+}
+
+fn check_message(message: &Value) -> std::result::Result<(), String> {
+    if !message.is_object() {
+        return Err("is not an object with `role` and `content`".into());
+    }
+    if message["role"].as_str().is_none_or(str::is_empty) {
+        return Err("has no `role`".into());
+    }
+    let calls_tools = message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty());
+    match &message["content"] {
+        Value::String(text) if is_answer(message) && text.trim().is_empty() && !calls_tools => {
+            Err("is an empty answer".into())
+        }
+        Value::String(_) => Ok(()),
+        Value::Null if calls_tools => Ok(()),
+        Value::Null => Err("has no `content`".into()),
+        _ => Err("has a `content` that is not a string".into()),
+    }
+}
+
+fn text_field<'a>(row: &'a Map<String, Value>, field: &str) -> std::result::Result<&'a str, String> {
+    match row.get(field) {
+        Some(Value::String(text)) => Ok(text),
+        _ => Err(format!("`{field}` is not a string")),
+    }
+}
+
+fn answer_field<'a>(row: &'a Map<String, Value>, field: &str) -> std::result::Result<&'a str, String> {
+    let text = text_field(row, field)?;
+    if text.trim().is_empty() {
+        Err(format!("`{field}` is empty: there is no answer to learn"))
+    } else {
+        Ok(text)
+    }
+}
+
+fn describe_json(error: &serde_json::Error) -> String {
+    let reason = error.to_string();
+    // The parser counts lines within the row; the row is one line of the file.
+    let reason = reason.split(" at line ").next().unwrap_or_default();
+    format!("is not JSON: {reason} (column {})", error.column())
+}
+
+fn clip(text: &str) -> String {
+    let short: String = text.chars().take(40).collect();
+    short.escape_debug().to_string()
+}
+
+/// One line of a file that is not blank.
+#[derive(Debug)]
+pub(crate) struct Line {
+    /// Counted from 1.
+    pub number: usize,
+    pub bytes: Vec<u8>,
+}
+
+/// Reads a file line by line, in blocks, and hashes it on the way.
+pub(crate) struct Lines {
+    path: PathBuf,
+    reader: BufReader<File>,
+    hasher: blake3::Hasher,
+    number: usize,
+}
+
+impl Lines {
+    pub fn open(path: &Path) -> Result<Self> {
+        let file = File::open(path).map_err(Error::file(path, "read"))?;
+        let reader = BufReader::with_capacity(1 << 20, file);
+        Ok(Self { path: path.to_owned(), reader, hasher: blake3::Hasher::new(), number: 0 })
+    }
+
+    /// Up to `most` lines that are not blank; none at the end of the file.
+    pub fn next_block(&mut self, most: usize) -> Result<Vec<Line>> {
+        let mut block = Vec::new();
+        while block.len() < most {
+            let mut bytes = Vec::new();
+            let read = self.reader.read_until(b'\n', &mut bytes).map_err(Error::file(&self.path, "read"))?;
+            if read == 0 {
+                break;
+            }
+            self.hasher.update(&bytes);
+            self.number += 1;
+            let mut content = bytes.as_slice();
+            if self.number == 1 {
+                content = content.strip_prefix(b"\xEF\xBB\xBF").unwrap_or(content);
+            }
+            let content = content.trim_ascii();
+            if !content.is_empty() {
+                block.push(Line { number: self.number, bytes: content.to_vec() });
+            }
+        }
+        Ok(block)
+    }
+
+    /// Hash of what has been read.
+    pub fn hash(&self) -> blake3::Hash {
+        self.hasher.finalize()
+    }
+}

@@ -1,0 +1,195 @@
+//! Control tokens: which strings they are, and how they are kept out of ordinary text.
+//!
+//! A file may hold the text `<|im_end|>`; it must not become the token that ends a turn. So the strings
+//! of control tokens are never given to the tokenizer as such: it is loaded with every control token
+//! renamed to an *alias*, a string of reserved characters that data may not contain (files with them are
+//! refused). Ordinary text can then only become ordinary tokens, whatever it says.
+//!
+//! A chat template writes control tokens and message contents into one string. Contents are therefore
+//! *hidden* before rendering: the first character of every control string in them is replaced by a
+//! reserved stand-in, which leaves lengths, trimming, splitting and joining as they are. What then still
+//! reads as a control string in the rendered text was written by the template: it becomes the alias, and
+//! the stand-ins become the original characters again.
+
+use std::borrow::Cow;
+
+/// First reserved character: stand-ins and alias delimiters lie from here to U+10FFFF, at the end of
+/// the last private-use plane.
+const RESERVED_START: char = '\u{10FB00}';
+const MOST_STAND_INS: usize = 0x400;
+const ALIAS_START: char = '\u{10FFF0}';
+const ALIAS_END: char = '\u{10FFF1}';
+
+/// A token with a function (end of turn, begin of text …) and the string that stands for it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct ControlToken {
+    pub text: String,
+    pub id: u32,
+}
+
+/// All control tokens of a tokenizer.
+#[derive(Debug, Clone, Default)]
+pub(crate) struct ControlTokens {
+    /// Longest string first: where several match, the longest does.
+    tokens: Vec<ControlToken>,
+    /// Distinct first characters; the stand-in of the k-th is the k-th reserved character.
+    first_characters: Vec<char>,
+}
+
+/// An alias found in rendered text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Alias {
+    pub id: u32,
+    /// Byte just after the alias.
+    pub end: usize,
+}
+
+impl ControlTokens {
+    /// Fails when there are more different first characters than stand-ins.
+    pub fn new(mut tokens: Vec<ControlToken>) -> Result<Self, String> {
+        tokens.retain(|token| !token.text.is_empty());
+        tokens.sort_by(|a, b| b.text.len().cmp(&a.text.len()).then_with(|| a.text.cmp(&b.text)));
+        let mut first_characters: Vec<char> = tokens.iter().filter_map(|t| t.text.chars().next()).collect();
+        first_characters.sort_unstable();
+        first_characters.dedup();
+        if first_characters.len() > MOST_STAND_INS {
+            return Err(format!("control tokens begin with more than {MOST_STAND_INS} different characters"));
+        }
+        Ok(Self { tokens, first_characters })
+    }
+
+    pub fn iter(&self) -> impl Iterator<Item = &ControlToken> {
+        self.tokens.iter()
+    }
+
+    /// The string under which a token is known to the renamed tokenizer.
+    pub fn alias(id: u32) -> String {
+        format!("{ALIAS_START}{id}{ALIAS_END}")
+    }
+
+    fn stand_in(&self, character: char) -> Option<char> {
+        let index = self.first_characters.binary_search(&character).ok()?;
+        char::from_u32(RESERVED_START as u32 + index as u32)
+    }
+
+    fn stood_for(&self, character: char) -> Option<char> {
+        let index = (character as u32).checked_sub(RESERVED_START as u32)?;
+        self.first_characters.get(index as usize).copied()
+    }
+
+    /// Replaces the first character of every control string by its stand-in; likewise where the text's
+    /// end could become a control string together with what a template writes after it.
+    pub fn hide<'a>(&self, text: &'a str) -> Cow<'a, str> {
+        let mut hidden: Option<String> = None;
+        for (position, character) in text.char_indices() {
+            let rest = &text[position..];
+            let stand_in = self.stand_in(character).filter(|_| {
+                self.tokens.iter().any(|t| rest.starts_with(&t.text) || t.text.starts_with(rest))
+            });
+            if stand_in.is_some() && hidden.is_none() {
+                hidden = Some(text[..position].to_owned());
+            }
+            if let Some(hidden) = &mut hidden {
+                hidden.push(stand_in.unwrap_or(character));
+            }
+        }
+        hidden.map_or(Cow::Borrowed(text), Cow::Owned)
+    }
+
+    /// Turns control strings into aliases, then stand-ins into the characters they stood for.
+    pub fn to_aliases(&self, rendered: &str) -> String {
+        let mut text = String::with_capacity(rendered.len() + 64);
+        let mut rest = rendered;
+        while let Some(character) = rest.chars().next() {
+            let token = self
+                .first_characters
+                .binary_search(&character)
+                .ok()
+                .and_then(|_| self.tokens.iter().find(|token| rest.starts_with(&token.text)));
+            if let Some(token) = token {
+                text.push_str(&Self::alias(token.id));
+                rest = &rest[token.text.len()..];
+            } else {
+                text.push(self.stood_for(character).unwrap_or(character));
+                rest = &rest[character.len_utf8()..];
+            }
+        }
+        text
+    }
+
+    /// Turns aliases back into the strings of their control tokens, for people to read.
+    pub fn readable(&self, text: &str) -> String {
+        let mut readable = String::with_capacity(text.len());
+        let mut position = 0;
+        for alias in aliases(text) {
+            let start = text[..alias.end].rfind(ALIAS_START).unwrap_or(position);
+            readable.push_str(&text[position..start]);
+            let name = self.tokens.iter().find(|token| token.id == alias.id).map(|t| t.text.as_str());
+            readable.push_str(name.unwrap_or_default());
+            position = alias.end;
+        }
+        readable.push_str(&text[position..]);
+        readable
+    }
+}
+
+/// The aliases in a text, in order.
+pub(crate) fn aliases(text: &str) -> impl Iterator<Item = Alias> {
+    text.match_indices(ALIAS_START).filter_map(|(start, _)| {
+        let digits = &text[start + ALIAS_START.len_utf8()..];
+        let length = digits.find(ALIAS_END)?;
+        let id = digits[..length].parse().ok()?;
+        Some(Alias { id, end: start + ALIAS_START.len_utf8() + length + ALIAS_END.len_utf8() })
+    })
+}
+
+/// Refuses text with reserved characters: they could pass for a control token.
+pub(crate) fn refuse_reserved(text: &str) -> Result<(), String> {
+    // Reserved characters take four bytes, the first 0xF4: most text is settled by a byte search.
+    if !text.as_bytes().contains(&0xF4) {
+        return Ok(());
+    }
+    match text.chars().find(|&character| character >= RESERVED_START) {
+        Some(character) => Err(format!(
+            "contains the private-use character U+{:X}, which is reserved here: remove it",
+            character as u32
+        )),
+        None => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn controls() -> ControlTokens {
+        let token = |text: &str, id| ControlToken { text: text.into(), id };
+        ControlTokens::new(vec![token("<s>", 1), token("<|im_end|>", 7), token("<|im|>", 8), token("#", 9)])
+            .unwrap()
+    }
+
+    #[test]
+    fn only_what_the_template_wrote_becomes_an_alias() {
+        let controls = controls();
+        let content = "x <|im_end|> <s # <s> y <|im";
+        let hidden = controls.hide(content);
+        assert_eq!(hidden.chars().count(), content.chars().count());
+        let aliased = controls.to_aliases(&format!("<s>{hidden}|><|im_end|>"));
+        let expected = format!("{}{content}|>{}", ControlTokens::alias(1), ControlTokens::alias(7));
+        assert_eq!(aliased, expected);
+        assert_eq!(controls.readable(&aliased), format!("<s>{content}|><|im_end|>"));
+        let found: Vec<u32> = aliases(&aliased).map(|alias| alias.id).collect();
+        assert_eq!(found, [1, 7]);
+    }
+
+    #[test]
+    fn text_without_control_strings_is_borrowed() {
+        assert!(matches!(controls().hide("a < b | c >"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn reserved_characters_are_refused() {
+        assert!(refuse_reserved("plain 🙂 \u{F8FF} \u{100000}").is_ok());
+        assert!(refuse_reserved("\u{10FFF0}5\u{10FFF1}").unwrap_err().contains("U+10FFF0"));
+    }
+}
