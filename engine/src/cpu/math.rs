@@ -1,6 +1,6 @@
 //! Elementary functions without branches or calls, so that loops over them become vector code.
 //!
-//! Use them inside [`vectorize`](super::simd::vectorize): `mul_add` is only fast there.
+//! Use them inside `vectorize!`: `mul_add` is only fast there.
 
 /// Adding this to a small f32 rounds it to an integer, which then sits in the low bits.
 const ROUND: f32 = 12_582_912.0;
@@ -93,7 +93,7 @@ mod tests {
     #[test]
     fn exp_is_within_2e_7() {
         let inputs: Vec<f32> = (0..400_000).map(|i| (i as f32).mul_add(4.38e-4, -86.59)).collect();
-        let outputs: Vec<f32> = vectorize(|| inputs.iter().map(|&x| exp(x)).collect());
+        let outputs: Vec<f32> = vectorize!(|| inputs.iter().map(|&x| exp(x)).collect());
         for (&x, &y) in inputs.iter().zip(&outputs) {
             let expected = f64::from(x).exp();
             assert!((f64::from(y) / expected - 1.0).abs() < 2e-7, "exp({x}) = {y}, expected {expected}");

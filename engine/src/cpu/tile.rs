@@ -2,7 +2,7 @@
 //!
 //! The right operand is packed into panels of [`LANES`] columns, which the inner loop reads in order;
 //! the left one is read in place. Everything here is to be inlined into a
-//! [`vectorize`](super::simd::vectorize) closure.
+//! `vectorize!` closure.
 
 use std::ops::Range;
 
@@ -186,8 +186,8 @@ mod tests {
                 vec![f32::NAN; panels_length(depth, columns)],
                 vec![f32::NAN; panels_length(depth, columns)],
             ];
-            vectorize(|| pack_rows(&mut packed[0], depth, columns, |p| &b[p * columns..][..columns]));
-            vectorize(|| {
+            vectorize!(|| pack_rows(&mut packed[0], depth, columns, |p| &b[p * columns..][..columns]));
+            vectorize!(|| {
                 pack_columns(&mut packed[1], depth, columns, |j| &b_transposed[j * depth..][..depth])
             });
             assert_eq!(packed[0], packed[1]);
@@ -205,7 +205,7 @@ mod tests {
                     [vec![start; Tile::length(rows, columns)], vec![start; Tile::length(rows, columns)]];
                 let [first, second] = &mut memory;
                 let (mut c, mut d) = (Tile::new(first, columns), Tile::new(second, columns));
-                vectorize(|| {
+                vectorize!(|| {
                     product(rows, depth, |i| &a[i * depth..][..depth], &packed[0], store, &mut c);
                     transposed_product(rows, depth, &a_transposed, &packed[0], store, &mut d);
                 });

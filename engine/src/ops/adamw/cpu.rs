@@ -69,7 +69,7 @@ impl<'a> Shard<'a> {
 fn step_shard<const IMPORTANCE: u8>(shard: Shard<'_>, coefficients: &Coefficients) {
     let length = shard.weights.len();
     if length <= CHUNK {
-        vectorize(|| step_chunk::<IMPORTANCE>(shard, coefficients));
+        vectorize!(|| step_chunk::<IMPORTANCE>(shard, coefficients));
         return;
     }
     let (left, right) = shard.split_at((length / 2).next_multiple_of(CHUNK));

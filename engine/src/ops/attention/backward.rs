@@ -62,19 +62,19 @@ pub fn backward(
     cpu.run(|| {
         if whole_documents_balance(&whole_documents, cpu.threads()) {
             run(whole_documents, &|work, scratch| {
-                vectorize(|| pass.keys(work, scratch, WithQueries::Yes));
+                vectorize!(|| pass.keys(work, scratch, WithQueries::Yes));
             });
         } else {
             run(
                 tiles(documents, shape, KEYS, |work| work.document.end - work.tokens.start),
                 &|work, scratch| {
-                    vectorize(|| pass.keys(work, scratch, WithQueries::No));
+                    vectorize!(|| pass.keys(work, scratch, WithQueries::No));
                 },
             );
             run(
                 tiles(documents, shape, QUERIES, |work| work.tokens.end - work.document.start),
                 &|work, scratch| {
-                    vectorize(|| pass.queries(work, scratch));
+                    vectorize!(|| pass.queries(work, scratch));
                 },
             );
         }

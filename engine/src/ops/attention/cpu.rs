@@ -88,7 +88,7 @@ pub fn forward(
         for_each(works.len(), |index| {
             with_scratch(ForwardScratch::length(shape), |memory| {
                 let mut scratch = ForwardScratch::new(shape, memory);
-                vectorize(|| forward_tile(shape, &works[index], inputs, &mut scratch, &results));
+                vectorize!(|| forward_tile(shape, &works[index], inputs, &mut scratch, &results));
             });
         });
     });

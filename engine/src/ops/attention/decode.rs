@@ -16,7 +16,7 @@ pub fn decode(cpu: &CpuDevice, shape: &Shape, q: &[f32], cache: Cache, output: &
             let length = cache.lengths.host()[row] as usize;
             with_scratch(shape.group() * length, |scores| {
                 let scores = &mut scores[..shape.group() * length];
-                vectorize(|| decode_head(shape, q, &cache, row, kv_head, scores, &output));
+                vectorize!(|| decode_head(shape, q, &cache, row, kv_head, scores, &output));
             });
         });
     });

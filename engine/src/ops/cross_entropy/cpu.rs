@@ -68,7 +68,7 @@ pub fn run(
             let logits = logits.par_chunks_exact_mut(vocabulary);
             logits.zip(chunk_losses.par_iter_mut()).zip(rows).for_each(|((logits, loss), &row)| {
                 let target = inputs.targets[row as usize] as usize;
-                *loss = vectorize(|| row_loss(logits, target, scale));
+                *loss = vectorize!(|| row_loss(logits, target, scale));
             });
         });
         for (&loss, &row) in chunk_losses.iter().zip(rows) {

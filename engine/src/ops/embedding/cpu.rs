@@ -37,7 +37,7 @@ pub fn backward(cpu: &CpuDevice, shape: &Shape, tokens: &[u32], d_output: &[f32]
         d_table.par_chunks_mut(part_rows * hidden).enumerate().for_each(|(part, d_rows)| {
             let first = part * part_rows;
             let last = first + d_rows.len() / hidden;
-            vectorize(|| {
+            vectorize!(|| {
                 for (&token, d_output) in tokens.iter().zip(d_output.chunks_exact(hidden)) {
                     let token = token as usize;
                     if (first..last).contains(&token) {

@@ -13,7 +13,7 @@ pub fn forward(cpu: &CpuDevice, gate: &[f32], up: &[f32], activation: &mut [f32]
     cpu.run(|| {
         let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
         activation.par_chunks_mut(CHUNK).zip(inputs).for_each(|(activation, (gate, up))| {
-            vectorize(|| {
+            vectorize!(|| {
                 for ((activation, &gate), &up) in activation.iter_mut().zip(gate).zip(up) {
                     *activation = gate * sigmoid(gate) * up;
                 }
@@ -26,7 +26,7 @@ pub fn backward(cpu: &CpuDevice, gate: &mut [f32], up: &mut [f32], activation: &
     cpu.run(|| {
         let inputs = gate.par_chunks_mut(CHUNK).zip(up.par_chunks_mut(CHUNK));
         activation.par_chunks_mut(CHUNK).zip(inputs).for_each(|(activation, (gate, up))| {
-            vectorize(|| {
+            vectorize!(|| {
                 for ((activation, gate), up) in activation.iter_mut().zip(gate).zip(up) {
                     let d_activation = *activation;
                     let sigma = sigmoid(*gate);

@@ -65,7 +65,7 @@ pub fn backward_weight(
 
 /// sums[j] += Σ over rows of matrix[row, first + j].
 fn add_column_sums(matrix: &[f32], columns: usize, first: usize, sums: &mut [f32]) {
-    vectorize(|| {
+    vectorize!(|| {
         let mut totals = [0.0f32; BIAS_CHUNK];
         for row in matrix.chunks_exact(columns) {
             for (total, value) in totals.iter_mut().zip(&row[first..first + sums.len()]) {

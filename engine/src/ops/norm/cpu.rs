@@ -12,11 +12,11 @@ const LANES: usize = 16;
 
 pub(super) fn squared_norm(gradient: &[f32], frozen: Option<&[u64]>) -> f64 {
     let partial_sums: Vec<f64> = match frozen {
-        None => gradient.par_chunks(CHUNK).map(|chunk| vectorize(|| sum_of_squares(chunk))).collect(),
+        None => gradient.par_chunks(CHUNK).map(|chunk| vectorize!(|| sum_of_squares(chunk))).collect(),
         Some(words) => gradient
             .par_chunks(CHUNK)
             .zip(words.par_chunks(CHUNK / WORD_BITS))
-            .map(|(chunk, words)| vectorize(|| sum_of_unfrozen_squares(chunk, words)))
+            .map(|(chunk, words)| vectorize!(|| sum_of_unfrozen_squares(chunk, words)))
             .collect(),
     };
     partial_sums.iter().sum()

@@ -36,7 +36,7 @@ pub fn forward(
     cpu.run(|| {
         let outputs = output.par_chunks_mut(rows * hidden).zip(inverse_rms.par_chunks_mut(rows));
         input.par_chunks(rows * hidden).zip(outputs).for_each(|(input, (output, inverse_rms))| {
-            vectorize(|| {
+            vectorize!(|| {
                 let rows = input.chunks_exact(hidden).zip(output.chunks_exact_mut(hidden));
                 for ((input, output), inverse_rms) in rows.zip(inverse_rms) {
                     *inverse_rms = normalise(shape, input, weight, output);
@@ -62,7 +62,7 @@ pub fn forward_residual(
         let sums = sum.par_chunks_mut(rows * hidden).zip(inputs);
         let outputs = output.par_chunks_mut(rows * hidden).zip(inverse_rms.par_chunks_mut(rows));
         sums.zip(outputs).for_each(|((sum, (residual, delta)), (output, inverse_rms))| {
-            vectorize(|| {
+            vectorize!(|| {
                 for ((sum, &residual), &delta) in sum.iter_mut().zip(residual).zip(delta) {
                     *sum = residual + delta;
                 }
@@ -92,7 +92,7 @@ pub fn backward_input(shape: &Shape, saved: Saved<'_>, d_output: &[f32], d_input
     let inputs = saved.input.par_chunks(rows * hidden).zip(saved.inverse_rms.par_chunks(rows));
     let gradients = d_input.par_chunks_mut(rows * hidden).zip(d_output.par_chunks(rows * hidden));
     gradients.zip(inputs).for_each(|((d_input, d_output), (input, inverse_rms))| {
-        vectorize(|| {
+        vectorize!(|| {
             let gradients = d_input.chunks_exact_mut(hidden).zip(d_output.chunks_exact(hidden));
             let inputs = input.chunks_exact(hidden).zip(inverse_rms);
             for ((d_input, d_output), (input, &inverse_rms)) in gradients.zip(inputs) {
@@ -119,7 +119,7 @@ pub fn backward_weight(
     let hidden = shape.hidden;
     d_weight.par_chunks_mut(LANES).enumerate().for_each(|(chunk, d_weight)| {
         let column = chunk * LANES;
-        vectorize(|| {
+        vectorize!(|| {
             if d_weight.len() == LANES {
                 add_columns::<LANES>(hidden, column, input, inverse_rms, d_output, d_weight);
             } else {

@@ -23,7 +23,7 @@ pub fn rotate<const INVERSE: bool>(
     let tokens = rows_per_chunk(width);
     cpu.run(|| {
         x.par_chunks_mut(tokens * width).zip(positions.par_chunks(tokens)).for_each(|(x, positions)| {
-            vectorize(|| {
+            vectorize!(|| {
                 for (x, &position) in x.chunks_exact_mut(width).zip(positions) {
                     let cos = &cos[position as usize * half..][..half];
                     let sin = &sin[position as usize * half..][..half];

@@ -112,7 +112,7 @@ fn mark_keys<K: Keys>(
     let pieces_per_part = pieces.len().div_ceil(4 * rayon::current_num_threads());
 
     let upper_counts: Vec<Vec<u64>> =
-        pieces.par_chunks(pieces_per_part).map(|part| vectorize(|| count_upper(keys, part))).collect();
+        pieces.par_chunks(pieces_per_part).map(|part| vectorize!(|| count_upper(keys, part))).collect();
     let upper_counts = total(upper_counts.iter());
     check_histogram(&upper_counts)?;
     let (upper, rest) = boundary(&upper_counts, k);
@@ -121,7 +121,7 @@ fn mark_keys<K: Keys>(
     let boundaries: Vec<Boundary> = pieces
         .par_chunks(pieces_per_part)
         .zip(targets.par_chunks_mut(pieces_per_part))
-        .map(|(part, targets)| vectorize(|| mark_above(keys, part, targets, upper as u32)))
+        .map(|(part, targets)| vectorize!(|| mark_above(keys, part, targets, upper as u32)))
         .collect();
     let (lower, mut ties) = boundary(&total(boundaries.iter().map(|part| &part.lower_counts)), rest);
 

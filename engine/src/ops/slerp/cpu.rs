@@ -66,15 +66,15 @@ impl<'a> Inputs<'a> {
 
     fn sums(&self, backbone: &[f32]) -> Sums {
         match self.base {
-            None => vectorize(|| sums_of_piece::<false>(backbone, self)),
-            Some(_) => vectorize(|| sums_of_piece::<true>(backbone, self)),
+            None => vectorize!(|| sums_of_piece::<false>(backbone, self)),
+            Some(_) => vectorize!(|| sums_of_piece::<true>(backbone, self)),
         }
     }
 
     fn combine(&self, backbone: &mut [f32], factors: Factors) {
         match self.base {
-            None => vectorize(|| combine_piece::<false>(backbone, self, factors)),
-            Some(_) => vectorize(|| combine_piece::<true>(backbone, self, factors)),
+            None => vectorize!(|| combine_piece::<false>(backbone, self, factors)),
+            Some(_) => vectorize!(|| combine_piece::<true>(backbone, self, factors)),
         }
     }
 
