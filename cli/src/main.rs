@@ -1,1 +1,7 @@
-fn main() {}
+//! The binary: see the library beside it.
+
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    cpift_engine_cli::main()
+}

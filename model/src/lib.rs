@@ -6,6 +6,7 @@ pub mod config;
 pub mod data;
 mod error;
 pub mod files;
+pub mod machine;
 pub mod progress;
 pub mod settings;
 pub mod tokenizer;

@@ -328,7 +328,7 @@ pub enum SlerpSpace {
 
 /// Weight of task i in the SLERP fold.
 #[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(untagged)]
+#[serde(untagged, expecting = "expected \"running\" or a number from 0 to 1")]
 pub enum FoldWeight {
     /// 1/i: the running mean.
     #[default]

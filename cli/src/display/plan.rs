@@ -1,0 +1,73 @@
+//! The block before work begins.
+
+use std::fmt::Write;
+
+use cpift_model::progress::{Plan, TaskPlan};
+
+use super::style::Style;
+use super::table::{Table, shorten};
+use super::units::{bytes, count, duration, flops_per_second, grouped};
+
+/// The plan as text. `matmul_rate` is the measured speed of the device in FLOP/s, from which the
+/// time is estimated.
+pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
+    let mut text = String::new();
+    let mut line = |name: &str, value: String| {
+        let _ = writeln!(text, "{} {value}", style.bold(format!("{name:<7}")));
+    };
+    line("device", plan.device.clone());
+    line("model", format!("{}, {} parameters", plan.architecture, grouped(plan.parameters)));
+    let method = serde_json::to_value(plan.method).ok();
+    let method = method.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
+    line(
+        "method",
+        format!("{method}, {} tasks, {} optimizer steps", plan.tasks.len(), grouped(plan.steps())),
+    );
+    line("memory", format!("{} at the peak", bytes(plan.memory_bytes())));
+    line("disk", format!("{} in the run folder", bytes(plan.disk_bytes)));
+    if let Some(rate) = matmul_rate.filter(|rate| *rate > 0.0) {
+        line("time", estimate(plan, rate));
+    }
+    text.push('\n');
+    text.push_str(&tasks(&plan.tasks).render());
+    text
+}
+
+/// Training alone, as if all of it ran at the speed of large matrix products.
+fn estimate(plan: &Plan, matmul_rate: f64) -> String {
+    let seconds = plan.training_flops / matmul_rate;
+    let rate = flops_per_second(matmul_rate);
+    format!("at least {} of training (matrix products here: {rate})", duration(seconds))
+}
+
+fn tasks(tasks: &[TaskPlan]) -> Table {
+    let mut table = Table::new(["task", "rows", "tokens", "supervised", "too long", "eval rows"]);
+    for task in tasks {
+        table.row([
+            shorten(&task.name, 24),
+            grouped(task.train_rows),
+            count(task.train_tokens as f64),
+            count(task.supervised_tokens as f64),
+            grouped(task.long_rows),
+            task.eval_rows.map_or("-".to_owned(), grouped),
+        ]);
+    }
+    table
+}
+
+/// Each training and each part of the memory: what `plan` shows beyond [`render`].
+pub fn render_details(plan: &Plan) -> String {
+    let mut trainings = Table::new(["training", "steps", "tokens"]);
+    for training in &plan.trainings {
+        trainings.row([shorten(&training.title, 48), grouped(training.steps), count(training.tokens as f64)]);
+    }
+    let mut memory = Table::new(["memory", "bytes", "share"]);
+    let total = plan.memory_bytes();
+    for part in &plan.memory {
+        let share = format!("{:.0} %", 100.0 * part.bytes as f64 / total.max(1) as f64);
+        memory.row([shorten(&part.name, 48), bytes(part.bytes), share]);
+    }
+    memory.rule();
+    memory.row(["all".to_owned(), bytes(total)]);
+    format!("{}\n{}", trainings.render(), memory.render())
+}

@@ -1,0 +1,295 @@
+//! A running job as a person follows it: bars on a terminal, sparse lines elsewhere.
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::{Duration, Instant};
+
+use cpift_model::progress::{Event, Observer, Score, StepReport};
+use indicatif::{ProgressBar, ProgressStyle};
+
+use super::style::Style;
+use super::table::shorten;
+use super::units::{count, duration, flops_per_second, grouped, percent, sparkline};
+use super::{overlap, plan, reports, tell};
+
+/// Shortest time between two plain lines of a training.
+const LEAST_PAUSE: Duration = Duration::from_secs(1);
+/// Time after which a plain line comes even within a tenth of the steps.
+const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Characters of the curve of the loss.
+const CURVE: usize = 24;
+
+/// Shows the events of a job on standard error.
+pub struct Progress {
+    style: Style,
+    terminal: bool,
+    matmul_rate: Option<f64>,
+    stop: Arc<AtomicBool>,
+    training: Option<Training>,
+    bar: Option<ProgressBar>,
+}
+
+impl Progress {
+    /// A display that ends the job when `stop` becomes true. `matmul_rate` (FLOP/s) is what shares of
+    /// the device's speed refer to.
+    pub fn new(style: Style, terminal: bool, matmul_rate: Option<f64>, stop: Arc<AtomicBool>) -> Self {
+        Self { style, terminal, matmul_rate, stop, training: None, bar: None }
+    }
+
+    /// Writes lines above the bar.
+    fn say(&self, text: &str) {
+        match &self.bar {
+            Some(bar) => bar.suspend(|| tell(text)),
+            None => tell(text),
+        }
+    }
+
+    fn say_line(&self, text: &str) {
+        self.say(&format!("{text}\n"));
+    }
+
+    fn clear_bar(&mut self) {
+        if let Some(bar) = self.bar.take() {
+            bar.finish_and_clear();
+        }
+    }
+
+    fn begin_training(&mut self, title: &str, step: u64, steps: u64) {
+        self.clear_bar();
+        if self.terminal {
+            let bar = ProgressBar::new(steps).with_position(step);
+            bar.set_style(training_style());
+            bar.set_prefix(shorten(title, 40));
+            self.bar = Some(bar);
+        } else {
+            let resumed = if step > 0 { format!(", {} done before", grouped(step)) } else { String::new() };
+            self.say_line(&format!("{title}: {} steps{resumed}", grouped(steps)));
+        }
+        self.training = Some(Training::new(title));
+    }
+
+    fn step(&mut self, step: &StepReport) {
+        let Some(training) = &mut self.training else { return };
+        training.add(step);
+        let details = training.details(step, self.matmul_rate);
+        if let Some(bar) = &self.bar {
+            bar.set_position(step.step);
+            bar.set_message(details);
+        } else if training.line_is_due(step) {
+            let line = format!("{}: step {}/{} · {details}", training.title, step.step, step.steps);
+            self.say_line(&line);
+        }
+    }
+
+    fn finish_training(&mut self) {
+        self.clear_bar();
+        if let Some(training) = self.training.take().filter(|training| !training.losses.is_empty()) {
+            self.say(&training.summary(self.matmul_rate, self.style));
+        }
+    }
+
+    fn begin_evaluation(&mut self, column: &str, task: &str) {
+        self.clear_bar();
+        if self.terminal {
+            let spinner = ProgressBar::new_spinner().with_message(format!("evaluating {column} on {task}"));
+            spinner.enable_steady_tick(Duration::from_millis(120));
+            self.bar = Some(spinner);
+        }
+    }
+
+    fn evaluated(&mut self, column: &str, task: &str, score: &Score) {
+        self.clear_bar();
+        let exact = score.exact_match.map(|share| format!(", {} exact", percent(share))).unwrap_or_default();
+        let line = format!("evaluated {column} on {task}: loss {:.3}{exact}", score.loss);
+        self.say_line(&self.style.dim(line));
+    }
+
+    fn sample(&self, task: &str, text: &str) {
+        let indented = text.trim_end().replace('\n', "\n  ");
+        self.say(&format!(
+            "\n{}\n  {indented}\n",
+            self.style.bold(format!("a row of {task}, as the model sees it"))
+        ));
+    }
+}
+
+impl Observer for Progress {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Started(plan) => self.say(&plan::render(plan, self.matmul_rate, self.style)),
+            Event::Sample { task, text } => self.sample(task, text),
+            Event::Notice(text) => self.say_line(&format!("{} {text}", self.style.yellow("note:"))),
+            Event::TrainingStarted { title, step, steps } => self.begin_training(title, step, steps),
+            Event::Step(step) => self.step(step),
+            Event::TrainingFinished { .. } => self.finish_training(),
+            Event::EvaluationStarted { column, task } => self.begin_evaluation(column, task),
+            Event::Evaluated { column, task, score } => self.evaluated(column, task, score),
+            Event::StageReused(stage) => {
+                self.say_line(&format!("stage {} is complete already: taken over", stage.name()));
+            }
+            Event::Cores(report) => self.say(&format!("\n{}\n", reports::cores(report, self.style))),
+            Event::Groups(report) => self.say(&format!("\n{}\n", overlap::render(report, self.style))),
+            Event::Fused(report) => self.say(&format!("\n{}\n", reports::fusion(report, self.style))),
+            // Every so many steps, and named again when the job is stopped: not worth a line each.
+            Event::Checkpoint { .. } => {}
+            // The closing table is the command's result: it goes to standard output, once.
+            Event::Finished(_) => self.clear_bar(),
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.clear_bar();
+    }
+}
+
+/// Two lines, so that neither is cut at 80 columns.
+fn training_style() -> ProgressStyle {
+    ProgressStyle::with_template("{prefix:.bold} {bar:30.cyan/dim} {pos}/{len}\n  {msg:.dim}")
+        .unwrap_or_else(|_| ProgressStyle::default_bar())
+        .progress_chars("━╸─")
+}
+
+/// The training under way.
+struct Training {
+    title: String,
+    losses: Vec<f64>,
+    tokens: u64,
+    seconds: f64,
+    flops: f64,
+    /// Smoothed seconds per step, for the time left.
+    pace: Option<f64>,
+    last_line: Instant,
+    tenths: u64,
+}
+
+impl Training {
+    fn new(title: &str) -> Self {
+        Self {
+            title: title.to_owned(),
+            losses: Vec::new(),
+            tokens: 0,
+            seconds: 0.0,
+            flops: 0.0,
+            pace: None,
+            last_line: Instant::now(),
+            tenths: 0,
+        }
+    }
+
+    fn add(&mut self, step: &StepReport) {
+        self.losses.push(step.loss);
+        self.tokens += step.tokens;
+        self.seconds += step.seconds;
+        self.flops += step.flops;
+        let pace = self.pace.map_or(step.seconds, |pace| 0.9 * pace + 0.1 * step.seconds);
+        self.pace = Some(pace);
+    }
+
+    fn details(&self, step: &StepReport, matmul_rate: Option<f64>) -> String {
+        let left = self.pace.unwrap_or(0.0) * step.steps.saturating_sub(step.step) as f64;
+        format!(
+            "loss {:.4} · {} tok/s · {} · {} left",
+            step.loss,
+            count(step.tokens as f64 / step.seconds),
+            speed(step.flops / step.seconds, matmul_rate),
+            duration(left)
+        )
+    }
+
+    /// One line per tenth of the steps, but not two in a second, and never silence for long.
+    fn line_is_due(&mut self, step: &StepReport) -> bool {
+        let tenths = 10 * step.step / step.steps.max(1);
+        let pause = self.last_line.elapsed();
+        let due = step.step < step.steps
+            && ((tenths > self.tenths && pause >= LEAST_PAUSE) || pause >= LONGEST_PAUSE);
+        if due {
+            (self.tenths, self.last_line) = (tenths, Instant::now());
+        }
+        due
+    }
+
+    fn summary(&self, matmul_rate: Option<f64>, style: Style) -> String {
+        let edge = (self.losses.len() / 10).max(1);
+        let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
+        let (first, last) = (mean(&self.losses[..edge]), mean(&self.losses[self.losses.len() - edge..]));
+        let speed = format!(
+            "{} steps in {} · {} tok/s · {}",
+            grouped(self.losses.len() as u64),
+            duration(self.seconds),
+            count(self.tokens as f64 / self.seconds),
+            speed(self.flops / self.seconds, matmul_rate)
+        );
+        let curve = sparkline(&self.losses, CURVE);
+        format!(
+            "{} loss {first:.3} {} {last:.3}\n  {}\n",
+            style.bold(&self.title),
+            style.green(curve),
+            style.dim(speed)
+        )
+    }
+}
+
+/// `45.2 GFLOP/s (63 % of matrix products)`.
+fn speed(flops_per_s: f64, matmul_rate: Option<f64>) -> String {
+    let rate = flops_per_second(flops_per_s);
+    match matmul_rate.filter(|peak| *peak > 0.0) {
+        Some(peak) => format!("{rate} ({:.0} % of peak)", 100.0 * flops_per_s / peak),
+        None => rate,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn step(number: u64, steps: u64) -> StepReport {
+        StepReport {
+            stage: "probe".to_owned(),
+            part: "sort".to_owned(),
+            step: number,
+            steps,
+            loss: 4.0 / number as f64,
+            task_losses: Vec::new(),
+            learning_rate: 1e-3,
+            gradient_norm: 1.0,
+            tokens: 1024,
+            supervised_tokens: 100,
+            seconds: 0.5,
+            flops: 20e9,
+        }
+    }
+
+    #[test]
+    fn a_training_is_summed_up_in_two_lines() {
+        let mut training = Training::new("probe sort");
+        (1..=8).for_each(|number| training.add(&step(number, 8)));
+        assert_eq!(
+            training.summary(Some(80e9), Style::PLAIN),
+            "probe sort loss 4.000 █▄▃▂▂▁▁▁ 0.500\n  8 steps in 4.0 s · 2.05k tok/s · 40.0 GFLOP/s (50 % of peak)\n"
+        );
+        assert_eq!(
+            training.details(&step(4, 8), None),
+            "loss 1.0000 · 2.05k tok/s · 40.0 GFLOP/s · 2.0 s left"
+        );
+    }
+
+    #[test]
+    fn plain_lines_are_rare() {
+        let mut training = Training::new("probe sort");
+        assert!(!training.line_is_due(&step(50, 100)), "two lines in a second");
+        training.last_line -= LEAST_PAUSE;
+        assert!(training.line_is_due(&step(60, 100)));
+        training.last_line -= LEAST_PAUSE;
+        assert!(!training.line_is_due(&step(69, 100)), "no new tenth");
+        assert!(training.line_is_due(&step(70, 100)));
+        training.last_line -= LONGEST_PAUSE;
+        assert!(training.line_is_due(&step(71, 100)), "silence for long");
+        assert!(!training.line_is_due(&step(100, 100)), "the summary follows");
+    }
+}

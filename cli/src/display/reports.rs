@@ -1,0 +1,157 @@
+//! Cores, fusion, scores: the reports of the stages as text.
+
+use std::fmt::Write;
+
+use cpift_model::progress::{CoreReport, FusionReport, JobReport, Score, TaskCore};
+
+use super::style::Style;
+use super::table::{Table, shorten};
+use super::units::{duration, grouped, histogram};
+
+/// Size, threshold and distribution of every task's core.
+pub fn cores(report: &CoreReport, style: Style) -> String {
+    let mut table = Table::new(["task", "parameters", "move", "threshold", "by layer"]);
+    for core in &report.tasks {
+        table.row([
+            shorten(&core.task, 20),
+            grouped(core.size),
+            format!("{:.2} %", 100.0 * core.relative_move),
+            format!("{:.1e}", core.threshold),
+            histogram(&core.by_layer.iter().map(|(_, size)| *size as f64).collect::<Vec<_>>()),
+        ]);
+    }
+    let mut text = format!("{}\n{}", style.bold("Cores"), table.render());
+    if let Some(layers) = report.tasks.first().map(|core| &core.by_layer).filter(|layers| layers.len() > 1) {
+        let _ = writeln!(
+            text,
+            "Move: ‖θi − θ0‖ / ‖θ0‖. Layers from {} to {}.",
+            layers[0].0,
+            layers[layers.len() - 1].0
+        );
+    }
+    for chunk in report.tasks.chunks(5) {
+        text.push('\n');
+        text.push_str(&core_kinds(chunk).render());
+    }
+    text
+}
+
+/// Share of each core that lies in each kind of tensor.
+fn core_kinds(tasks: &[TaskCore]) -> Table {
+    let names = tasks.iter().map(|core| shorten(&core.task, 10));
+    let mut table = Table::new(std::iter::once("kind".to_owned()).chain(names));
+    for (index, (kind, _)) in tasks[0].by_kind.iter().enumerate() {
+        let share = |core: &TaskCore| {
+            let size = core.by_kind.get(index).map_or(0, |(_, size)| *size);
+            format!("{:.1} %", 100.0 * size as f64 / core.size.max(1) as f64)
+        };
+        table.row(std::iter::once(shorten(kind, 20)).chain(tasks.iter().map(share)));
+    }
+    table
+}
+
+/// Angles of the SLERP fold, transplanted and contested parameters.
+pub fn fusion(report: &FusionReport, style: Style) -> String {
+    let mut text = format!("{} backbone `{}`\n", style.bold("Fusion"), report.backbone);
+    if !report.slerps.is_empty() {
+        text.push_str(&angles(report).render());
+    }
+    for reason in ["small angle", "zero norm", "antipodal"] {
+        let tensors = report.slerps.iter().filter(|slerp| slerp.fallback.as_deref() == Some(reason)).count();
+        if tensors > 0 {
+            let _ = writeln!(text, "{tensors} tensors were interpolated linearly: {reason}");
+        }
+    }
+    let _ = writeln!(
+        text,
+        "{} parameters are in one core and taken from that task.\n\
+         {} are in several, {} of them with updates to both sides.",
+        grouped(report.transplanted),
+        grouped(report.conflicts),
+        grouped(report.sign_conflicts)
+    );
+    text
+}
+
+fn angles(report: &FusionReport) -> Table {
+    let mut table = Table::new(["folded in", "tensors", "least angle", "median", "largest", "LERP"]);
+    let mut tasks: Vec<&str> = Vec::new();
+    for slerp in &report.slerps {
+        if tasks.last() != Some(&slerp.task.as_str()) {
+            tasks.push(&slerp.task);
+        }
+    }
+    for task in tasks {
+        let steps = || report.slerps.iter().filter(|slerp| slerp.task == task);
+        let mut angles: Vec<f64> = steps().map(|slerp| slerp.angle.to_degrees()).collect();
+        angles.sort_by(f64::total_cmp);
+        let degrees = |index: usize| format!("{:.2}°", angles[index]);
+        table.row([
+            shorten(task, 24),
+            angles.len().to_string(),
+            degrees(0),
+            degrees(angles.len() / 2),
+            degrees(angles.len() - 1),
+            steps().filter(|slerp| slerp.fallback.is_some()).count().to_string(),
+        ]);
+    }
+    table
+}
+
+/// The closing table: loss and exact match of every task in every column, and their means.
+pub fn scores(report: &JobReport, style: Style) -> String {
+    let mut table = Table::default();
+    let columns = &report.columns;
+    table.row(std::iter::once("").chain(columns.iter().flat_map(|column| [column.as_str(), ""])));
+    table.row(std::iter::once("task").chain(columns.iter().flat_map(|_| ["loss", "exact"])));
+    table.rule();
+    for task in &report.tasks {
+        let cells = task.scores.iter().flat_map(|score| score_cells(score.as_ref()));
+        table.row(std::iter::once(shorten(&task.task, 18)).chain(cells));
+    }
+    if report.tasks.len() > 1 {
+        table.rule();
+        let cells = (0..columns.len()).flat_map(|column| mean_cells(report, column));
+        table.row(std::iter::once("mean".to_owned()).chain(cells));
+    }
+    format!("{}\n{}", style.bold("Every task before and after"), table.render())
+}
+
+fn score_cells(score: Option<&Score>) -> [String; 2] {
+    let Some(score) = score else { return ["-".to_owned(), "-".to_owned()] };
+    [format!("{:.3}", score.loss), score.exact_match.map_or("-".to_owned(), exact)]
+}
+
+/// Means of a column over the tasks that have the value; a mean over fewer tasks than all would mislead.
+fn mean_cells(report: &JobReport, column: usize) -> [String; 2] {
+    let scores = || report.tasks.iter().map(|task| task.scores.get(column).copied().flatten());
+    let mean = |values: Option<Vec<f64>>| values.map(|all| all.iter().sum::<f64>() / all.len() as f64);
+    let loss = mean(scores().map(|score| Some(score?.loss)).collect());
+    let matches = mean(scores().map(|score| score?.exact_match).collect());
+    [loss.map_or("-".to_owned(), |loss| format!("{loss:.3}")), matches.map_or("-".to_owned(), exact)]
+}
+
+fn exact(share: f64) -> String {
+    format!("{:.1}%", 100.0 * share)
+}
+
+/// What follows the closing table: the cost, the check of the frozen parameters, the way to the model.
+pub fn ending(report: &JobReport, style: Style) -> String {
+    let mut text = format!("{} steps in {}", grouped(report.steps), duration(report.seconds));
+    if report.frozen_verified > 0 {
+        let _ = write!(
+            text,
+            "; {} frozen parameters checked: not a bit changed",
+            grouped(report.frozen_verified)
+        );
+    }
+    text.push('\n');
+    if let Some(model) = &report.model {
+        let _ = writeln!(text, "{} {}", style.bold("model"), style.green(model.display()));
+        let quoted = model.display().to_string();
+        let quoted = if quoted.contains(' ') { format!("'{quoted}'") } else { quoted };
+        let _ =
+            writeln!(text, "{}", style.dim(format!("try it: cpift-engine generate {quoted} --prompt \"…\"")));
+    }
+    text
+}

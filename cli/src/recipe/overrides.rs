@@ -1,0 +1,72 @@
+//! `--set key=value`.
+
+use cpift_model::{Error, Result};
+use toml::{Table, Value};
+
+use super::origins::Origins;
+
+/// Puts one `key=value` into the recipe.
+///
+/// The key is `seed`, `train.steps`, `task[0].weight` or `task.NAME.weight`; the value is TOML, and a
+/// bare word is a string. A length (`epochs` or `steps`) replaces the other one of its section.
+///
+/// # Errors
+/// [`Error::Setting`] naming the assignment.
+pub fn apply(assignment: &str, table: &mut Table, origins: &mut Origins) -> Result<()> {
+    let refuse = |reason: &str| Error::setting(format!("--set {assignment}"), reason);
+    let (key, text) =
+        assignment.split_once('=').ok_or_else(|| refuse("has no `=`: write --set section.key=value"))?;
+    let (key, value) = (key.trim(), parse_value(text.trim()));
+    let (section_key, field) = match key.rsplit_once('.') {
+        Some((section, field)) => (section, field),
+        None => ("", key),
+    };
+    if field.is_empty() || key.starts_with('.') {
+        return Err(refuse("has no key: write --set section.key=value"));
+    }
+    let (section_key, section) = find_section(section_key, table).map_err(|reason| refuse(&reason))?;
+    match field {
+        "epochs" => drop(section.remove("steps")),
+        "steps" => drop(section.remove("epochs")),
+        _ => {}
+    }
+    section.insert(field.to_owned(), value);
+    let full = if section_key.is_empty() { field.to_owned() } else { format!("{section_key}.{field}") };
+    origins.set(&full, assignment);
+    Ok(())
+}
+
+/// The section a key lies in, with its name as [`Origins`] knows it (`task[2]`, never `task.sort`).
+fn find_section<'a>(key: &str, table: &'a mut Table) -> std::result::Result<(String, &'a mut Table), String> {
+    if key.is_empty() {
+        return Ok((String::new(), table));
+    }
+    if let Some(task) = key.strip_prefix("task.").or_else(|| key.strip_prefix("task[")) {
+        let tasks = table.get_mut("task").and_then(Value::as_array_mut);
+        let tasks = tasks.ok_or("there is no [[task]] in the recipe")?;
+        let index = match task.strip_suffix(']') {
+            Some(index) => index.parse::<usize>().ok().filter(|&index| index < tasks.len()),
+            None => tasks.iter().position(|entry| entry.get("name").and_then(Value::as_str) == Some(task)),
+        };
+        let missing = || format!("there is no such task: the recipe has {}", describe_tasks(tasks));
+        let index = index.ok_or_else(missing)?;
+        let section = tasks[index].as_table_mut().ok_or("`task` is not a list of sections")?;
+        return Ok((format!("task[{index}]"), section));
+    }
+    let entry = table.entry(key).or_insert_with(|| Value::Table(Table::new()));
+    let section = entry.as_table_mut().ok_or_else(|| format!("`{key}` is not a section"))?;
+    Ok((key.to_owned(), section))
+}
+
+fn describe_tasks(tasks: &[Value]) -> String {
+    let name = |(index, task): (usize, &Value)| match task.get("name").and_then(Value::as_str) {
+        Some(name) => format!("task[{index}] = {name}"),
+        None => format!("task[{index}]"),
+    };
+    tasks.iter().enumerate().map(name).collect::<Vec<_>>().join(", ")
+}
+
+/// TOML where it is TOML, else the text itself as a string.
+fn parse_value(text: &str) -> Value {
+    text.parse::<Value>().unwrap_or_else(|_| Value::String(text.to_owned()))
+}

@@ -1,0 +1,69 @@
+//! What the machine has: memory, and the speed of matrix products.
+
+use std::time::{Duration, Instant};
+
+use cpift_engine::ops::linear;
+use cpift_engine::{Buffer, Device};
+
+use crate::error::Result;
+
+/// Time the measurement of [`matmul_rate`] takes.
+const MEASURED_TIME: Duration = Duration::from_millis(40);
+
+/// Bytes of memory this process may use: the machine's, or its container's limit where that is less.
+/// `None` where the system does not say.
+pub fn memory_bytes() -> Option<u64> {
+    let installed = std::fs::read_to_string("/proc/meminfo").ok().and_then(|text| meminfo_total(&text));
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
+    let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
+    installed.into_iter().chain(limit).min()
+}
+
+fn meminfo_total(text: &str) -> Option<u64> {
+    let kibibytes = text.lines().find_map(|line| line.strip_prefix("MemTotal:"))?;
+    kibibytes.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
+}
+
+/// Measured speed of large matrix products in FLOP/s: the device's practical peak. Takes about 50 ms.
+///
+/// # Errors
+/// When 3 MiB of buffers cannot be had.
+pub fn matmul_rate(device: &Device) -> Result<f64> {
+    const SIZE: usize = 512;
+    let shape = linear::Shape { rows: SIZE, inputs: SIZE, outputs: SIZE };
+    let buffer = || -> Result<Buffer<f32>> {
+        let mut buffer = Buffer::zeros(device, SIZE * SIZE)?;
+        // Touched, since untouched pages are all the same page of zeros and faster than real ones.
+        buffer.view_mut().fill(0.5);
+        Ok(buffer)
+    };
+    let (x, weight, mut y) = (buffer()?, buffer()?, buffer()?);
+    let mut product = || linear::forward(device, &shape, x.view(), weight.view(), None, y.view_mut());
+    product()?;
+    let mut best = Duration::MAX;
+    let began = Instant::now();
+    while began.elapsed() < MEASURED_TIME {
+        let start = Instant::now();
+        product()?;
+        best = best.min(start.elapsed());
+    }
+    Ok(2.0 * (SIZE * SIZE * SIZE) as f64 / best.as_secs_f64())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn memory_is_read_from_the_system() {
+        assert_eq!(meminfo_total("MemTotal:       24620000 kB\nMemFree: 1 kB\n"), Some(24_620_000 * 1024));
+        assert_eq!(meminfo_total("MemFree: 1 kB\n"), None);
+        assert_eq!(meminfo_total("MemTotal: many\n"), None);
+    }
+
+    #[test]
+    fn the_rate_is_a_positive_number() {
+        let rate = matmul_rate(&Device::cpu(None).unwrap()).unwrap();
+        assert!(rate.is_finite() && rate > 0.0, "{rate}");
+    }
+}
