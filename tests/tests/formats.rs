@@ -14,6 +14,7 @@ use cpift_tests::folders::{
     RawTensor, RawTensors, parsed, random_tensors, read_safetensors, shard_name, small_config, to_bf16,
     values, write_folder, write_safetensors, write_sharded_folder,
 };
+use cpift_tests::golden::{self, Golden};
 use cpift_tests::numeric::random;
 use proptest::prelude::*;
 use safetensors::Dtype;
@@ -57,6 +58,17 @@ fn single_and_sharded_folders_load_in_every_type() {
                 assert_same_bits(&checkpoint, &weights, &tensors);
                 assert_eq!(checkpoint.stored_type().unwrap().name(), format!("{dtype:?}"));
             }
+        }
+    }
+}
+
+#[test]
+fn folders_written_by_transformers_load() {
+    for name in golden::NAMES {
+        let (checkpoint, weights) = load(&Golden::folder(name)).unwrap();
+        let expected = Golden::open(name).weights(&cpu()).to_vec();
+        for segment in checkpoint.layout().segments() {
+            assert_eq!(weights[segment.range()], expected[segment.range()], "{name}: {}", segment.name);
         }
     }
 }
@@ -368,7 +380,8 @@ fn weights_that_cannot_be_stored_are_not_written() {
         let files = ModelFiles { dtype, ..ModelFiles::new(&config, None) };
         let message =
             write_model(&folder.path().join("out"), &files, weights.view()).unwrap_err().to_string();
-        assert!(message.contains(Q) && message.contains(says), "{message}");
+        assert!(message.contains("out/model.safetensors: ") && message.contains(Q), "{message}");
+        assert!(message.contains(says), "{message}");
     }
     assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 0, "nothing may be left behind");
 }

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::ops::Range;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cpift_engine::View;
 use serde_json::json;
@@ -16,8 +16,8 @@ use crate::files::{AtomicFolder, require_free_space};
 /// Bytes above which the weights are split into shards, as `transformers` does.
 const SHARD_BYTES: u64 = 5_000_000_000;
 
-/// Room left for everything but the weights when free space is checked.
-const SMALL_FILES: u64 = 64 << 20;
+/// Room for the headers, index, configuration and manifest when free space is checked.
+const SMALL_FILES: u64 = 1 << 20;
 
 /// Files of a model folder that say nothing about the weights, copied through where they are.
 const COPIED: &[&str] = &[
@@ -60,7 +60,19 @@ impl<'a> ModelFiles<'a> {
 
     /// About how many bytes the folder takes.
     pub fn bytes(&self) -> u64 {
-        self.config.parameters() as u64 * self.dtype.bytes() + SMALL_FILES
+        let length =
+            |(path, _)| std::fs::metadata(path).map_or(0, |metadata: std::fs::Metadata| metadata.len());
+        let copied: u64 = self.copied().map(length).sum();
+        self.config.parameters() as u64 * self.dtype.bytes() + copied + SMALL_FILES
+    }
+
+    /// The files to copy: path and name.
+    fn copied(&self) -> impl Iterator<Item = (PathBuf, &'static str)> {
+        let files = self
+            .copy_from
+            .into_iter()
+            .flat_map(|folder| COPIED.iter().map(|&name| (folder.join(name), name)));
+        files.filter(|(path, _)| path.is_file())
     }
 }
 
@@ -84,15 +96,7 @@ pub fn add_model(folder: &mut AtomicFolder, files: &ModelFiles<'_>, weights: Vie
     let tensors = layout_tensors(&layout, "", weights, files.dtype)?;
     write_weights(folder, files, &tensors)?;
     folder.write_bytes("config.json", files.config.to_json(files.dtype.config_name()).as_bytes())?;
-    if let Some(source) = files.copy_from {
-        for name in COPIED {
-            let path = source.join(name);
-            if path.is_file() {
-                folder.copy(&path, name)?;
-            }
-        }
-    }
-    Ok(())
+    files.copied().try_for_each(|(path, name)| folder.copy(&path, name))
 }
 
 fn write_weights(

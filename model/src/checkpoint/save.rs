@@ -207,8 +207,10 @@ impl Staging {
             self.half.resize(length, 0);
             values.slice(start..start + length).copy_to_host(&mut self.single)?;
             if let Some(index) = first_not_finite(&self.single) {
-                let (value, index) = (self.single[index], start + index);
-                return Err(Error::Job(format!("`{name}` has {value} at element {index}: not written")));
+                let (value, index, path) = (self.single[index], start + index, file.destination().display());
+                return Err(Error::Job(format!(
+                    "{path}: `{name}` has {value} at element {index}: not written"
+                )));
             }
             let too_large = match dtype {
                 WeightType::F32 => None,
@@ -225,7 +227,8 @@ impl Staging {
             };
             if let Some(index) = too_large {
                 return Err(Error::Job(format!(
-                    "`{name}` has {} at element {}, too large for {}: write float32 instead",
+                    "{}: `{name}` has {} at element {}, too large for {}: write float32 instead",
+                    file.destination().display(),
                     self.single[index],
                     start + index,
                     dtype.config_name()

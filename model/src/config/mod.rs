@@ -252,9 +252,7 @@ impl ModelConfig {
         let mut json = self.json.clone();
         let key = if json.contains_key("dtype") { "dtype" } else { "torch_dtype" };
         json.insert(key.to_owned(), Value::from(dtype));
-        let mut text = serde_json::to_string_pretty(&json).unwrap_or_default();
-        text.push('\n');
-        text
+        format!("{:#}\n", Value::Object(json))
     }
 }
 

@@ -52,6 +52,11 @@ impl FileWriter {
         self.write_all(bytes).map_err(write_error(&self.destination, "write"))
     }
 
+    /// Where the file will be.
+    pub fn destination(&self) -> &Path {
+        &self.destination
+    }
+
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
