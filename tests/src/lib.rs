@@ -1,5 +1,6 @@
 //! Shared parts of the tests: oracles in f64, random inputs, small models.
 
+pub mod data;
 pub mod flat;
 pub mod folders;
 pub mod golden;

@@ -3,13 +3,14 @@
 //! A cache file is `magic, hash of the rest, counts, rows`, all numbers little-endian. One that is
 //! damaged or of another version is as good as none: it is made anew.
 
-use std::fs::{self, File};
-use std::io::Write;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use super::rows::Shape;
 use super::tokenize::Row;
 use super::{Content, Counts};
+use crate::error::{Error, Result};
+use crate::files::write_atomically;
 
 /// Changes whenever tokenisation or the format does.
 const MAGIC: &[u8; 8] = b"cpiftok1";
@@ -40,8 +41,8 @@ pub(crate) fn read(path: &Path) -> Option<Content> {
     reader.body.is_empty().then_some(Content { shape, counts, rows })
 }
 
-/// Writes a cache file: to a temporary name, synced, renamed.
-pub(crate) fn write(path: &Path, content: &Content) -> std::io::Result<()> {
+/// Writes a cache file, whole or not at all.
+pub(crate) fn write(path: &Path, content: &Content) -> Result<()> {
     let mut body = Vec::new();
     let shape = match content.shape {
         Shape::Completion => 0,
@@ -59,23 +60,14 @@ pub(crate) fn write(path: &Path, content: &Content) -> std::io::Result<()> {
         body.extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
         body.extend(row.supervised.iter().map(|&supervised| u8::from(supervised)));
     }
-    let folder = path.parent().unwrap_or(Path::new("."));
-    fs::create_dir_all(folder)?;
-    let temporary = path.with_extension(format!("{}.tmp", std::process::id()));
-    let written = write_whole(&temporary, &body).and_then(|()| fs::rename(&temporary, path));
-    if written.is_err() {
-        // What is left of a failed write must not fill the disk further.
-        let _ = fs::remove_file(&temporary);
+    if let Some(folder) = path.parent() {
+        fs::create_dir_all(folder).map_err(Error::file(folder, "create the folder"))?;
     }
-    written
-}
-
-fn write_whole(path: &Path, body: &[u8]) -> std::io::Result<()> {
-    let mut file = File::create(path)?;
-    file.write_all(MAGIC)?;
-    file.write_all(blake3::hash(body).as_bytes())?;
-    file.write_all(body)?;
-    file.sync_all()
+    write_atomically(path, |file| {
+        file.put(MAGIC)?;
+        file.put(blake3::hash(&body).as_bytes())?;
+        file.put(&body)
+    })
 }
 
 fn push_number(body: &mut Vec<u8>, number: usize) {

@@ -78,14 +78,17 @@ impl ControlTokens {
     }
 
     /// Replaces the first character of every control string by its stand-in; likewise where the text's
-    /// end could become a control string together with what a template writes after it.
+    /// end could become a control string together with what a template writes after it (unless that
+    /// string begins like a word: too many words end like the beginning of another).
     pub fn hide<'a>(&self, text: &'a str) -> Cow<'a, str> {
         let mut hidden: Option<String> = None;
         for (position, character) in text.char_indices() {
             let rest = &text[position..];
-            let stand_in = self.stand_in(character).filter(|_| {
-                self.tokens.iter().any(|t| rest.starts_with(&t.text) || t.text.starts_with(rest))
-            });
+            let hides = |control: &str| {
+                let open_end = !character.is_alphanumeric() && control.starts_with(rest);
+                open_end || rest.starts_with(control)
+            };
+            let stand_in = self.stand_in(character).filter(|_| self.tokens.iter().any(|t| hides(&t.text)));
             if stand_in.is_some() && hidden.is_none() {
                 hidden = Some(text[..position].to_owned());
             }
