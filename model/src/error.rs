@@ -58,6 +58,9 @@ pub enum Error {
 /// Result of a call of the model crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
+/// A result whose error is only the reason: the caller knows the file and the line, and adds them.
+pub(crate) type Reasoned<T> = std::result::Result<T, String>;
+
 impl Error {
     /// [`Error::File`] for use in `map_err`.
     pub fn file(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {

@@ -12,7 +12,7 @@ use minijinja::value::{Kwargs, Serde, Value as Jinja};
 use minijinja::{Environment, Error as JinjaError, ErrorKind, context};
 use serde_json::Value;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Reasoned, Result};
 use crate::tokenizer::control::{ControlTokens, refuse_reserved};
 use crate::tokenizer::read_json;
 
@@ -91,7 +91,7 @@ impl ChatTemplate {
         messages: &[Value],
         tools: &Value,
         add_generation_prompt: bool,
-    ) -> std::result::Result<String, String> {
+    ) -> Reasoned<String> {
         let template = self.environment.get_template("chat").map_err(|error| describe(&error))?;
         let context = context! {
             messages => Serde(messages),
@@ -107,15 +107,15 @@ impl ChatTemplate {
     /// Hides control strings in every string of `value` (see [`crate::tokenizer::control`]).
     ///
     /// Fails on reserved characters.
-    pub(crate) fn hide_strings(&self, value: &Value) -> std::result::Result<Value, String> {
+    pub(crate) fn hide_strings(&self, value: &Value) -> Reasoned<Value> {
         Ok(match value {
             Value::String(text) => {
                 refuse_reserved(text)?;
                 Value::String(self.controls.hide(text).into_owned())
             }
-            Value::Array(values) => Value::Array(
-                values.iter().map(|value| self.hide_strings(value)).collect::<std::result::Result<_, _>>()?,
-            ),
+            Value::Array(values) => {
+                Value::Array(values.iter().map(|value| self.hide_strings(value)).collect::<Reasoned<_>>()?)
+            }
             Value::Object(fields) => {
                 let mut hidden = serde_json::Map::new();
                 for (key, value) in fields {

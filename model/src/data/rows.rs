@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, Reasoned, Result};
 
 /// What the rows of a file look like; recognised from its first row, and the same for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Shape {
 
     /// The shape of one row: the first that its fields allow, in the order of DESIGN. A row of Alpaca's own
     /// files, which has `text` beside the three, is an instruction.
-    fn recognise(row: &Map<String, Value>) -> std::result::Result<Self, String> {
+    fn recognise(row: &Map<String, Value>) -> Reasoned<Self> {
         let has = |field: &str| row.contains_key(field);
         if has("prompt") && has("completion") {
             Ok(Self::Completion)
@@ -96,7 +96,7 @@ pub fn instruction_prompt(instruction: &str, input: &str) -> String {
 }
 
 /// Reads the fields of one row of a known shape.
-pub(crate) fn parse(line: &[u8], shape: Option<Shape>) -> std::result::Result<(Shape, Example), String> {
+pub(crate) fn parse(line: &[u8], shape: Option<Shape>) -> Reasoned<(Shape, Example)> {
     let text = std::str::from_utf8(line)
         .map_err(|error| format!("is not UTF-8 (byte {} of the line)", error.valid_up_to() + 1))?;
     let value: Value = serde_json::from_str(text).map_err(|error| describe_json(&error))?;
@@ -144,7 +144,7 @@ fn complete(shape: Shape, row: &Map<String, Value>) -> bool {
 }
 
 /// The messages up to the last answer; what follows it would teach nothing.
-fn messages(mut row: Map<String, Value>) -> std::result::Result<Example, String> {
+fn messages(mut row: Map<String, Value>) -> Reasoned<Example> {
     let Some(Value::Array(mut messages)) = row.remove("messages") else {
         return Err("`messages` is not a list".into());
     };
@@ -164,7 +164,7 @@ pub(crate) fn is_answer(message: &Value) -> bool {
     message["role"] == "assistant"
 }
 
-fn check_message(message: &Value) -> std::result::Result<(), String> {
+fn check_message(message: &Value) -> Reasoned<()> {
     if !message.is_object() {
         return Err("is not an object with `role` and `content`".into());
     }
@@ -183,14 +183,14 @@ fn check_message(message: &Value) -> std::result::Result<(), String> {
     }
 }
 
-fn text_field<'a>(row: &'a Map<String, Value>, field: &str) -> std::result::Result<&'a str, String> {
+fn text_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
     match row.get(field) {
         Some(Value::String(text)) => Ok(text),
         _ => Err(format!("`{field}` is not a string")),
     }
 }
 
-fn answer_field<'a>(row: &'a Map<String, Value>, field: &str) -> std::result::Result<&'a str, String> {
+fn answer_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
     let text = text_field(row, field)?;
     if text.trim().is_empty() {
         Err(format!("`{field}` is empty: there is no answer to learn"))

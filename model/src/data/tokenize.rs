@@ -4,6 +4,7 @@ use serde_json::Value;
 
 use super::chat::ChatTemplate;
 use super::rows::{Example, is_answer};
+use crate::error::Reasoned;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::control::aliases;
 
@@ -65,7 +66,7 @@ pub(crate) struct RowMaker<'a> {
 
 impl RowMaker<'_> {
     /// The row of an example; the error says what is wrong with the line.
-    pub fn row(&self, line: usize, example: &Example) -> Result<Row, String> {
+    pub fn row(&self, line: usize, example: &Example) -> Reasoned<Row> {
         let mut row = Row::new(line);
         match example {
             Example::Completion { prompt, completion } => {
@@ -91,7 +92,7 @@ impl RowMaker<'_> {
         Ok(row)
     }
 
-    fn answer_ids(&self, text: &str) -> Result<Vec<u32>, String> {
+    fn answer_ids(&self, text: &str) -> Reasoned<Vec<u32>> {
         let ids = self.tokenizer.plain_ids(text).map_err(|reason| format!("the answer {reason}"))?;
         if ids.is_empty() {
             Err("has no supervised token: the answer gives no tokens".into())
@@ -105,7 +106,7 @@ impl RowMaker<'_> {
     /// turn. A turn whose generation prompt does not begin the whole (templates that rewrite earlier turns)
     /// is context only; if that is the last one, the row is its generation prompt, the answer as it stands
     /// and the end of the turn.
-    fn conversation(&self, row: &mut Row, messages: &[Value], tools: &Value) -> Result<(), String> {
+    fn conversation(&self, row: &mut Row, messages: &[Value], tools: &Value) -> Reasoned<()> {
         let template = self.template.ok_or("needs a chat template")?;
         let hidden: Vec<Value> =
             messages.iter().map(|message| template.hide_strings(message)).collect::<Result<_, _>>()?;
@@ -171,7 +172,7 @@ impl RowMaker<'_> {
 
     /// Ids of an answer that follows a context: as the two are tokenised together where that leaves the
     /// context's ids as generation sees them, else tokenised apart.
-    fn ids_after(&self, context: &str, context_ids: &[u32], answer: &str) -> Result<Vec<u32>, String> {
+    fn ids_after(&self, context: &str, context_ids: &[u32], answer: &str) -> Reasoned<Vec<u32>> {
         let together = self.tokenizer.aliased_ids(&format!("{context}{answer}"))?;
         match together.strip_prefix(context_ids) {
             Some(answer_ids) => Ok(answer_ids.to_vec()),
@@ -179,13 +180,7 @@ impl RowMaker<'_> {
         }
     }
 
-    fn last_answer_alone(
-        &self,
-        row: &mut Row,
-        prompt: &str,
-        whole: &str,
-        message: &Value,
-    ) -> Result<(), String> {
+    fn last_answer_alone(&self, row: &mut Row, prompt: &str, whole: &str, message: &Value) -> Reasoned<()> {
         let answer = message["content"].as_str().map(str::trim).filter(|text| !text.is_empty());
         let answer = answer.ok_or("the chat template does not begin tool calls as it asks for an answer")?;
         row.push(&self.tokenizer.aliased_ids(prompt)?, false);

@@ -13,6 +13,8 @@
 
 use std::borrow::Cow;
 
+use crate::error::Reasoned;
+
 /// First reserved character: stand-ins and alias delimiters lie from here to U+10FFFF, at the end of
 /// the last private-use plane.
 const RESERVED_START: char = '\u{10FB00}';
@@ -46,7 +48,7 @@ pub(crate) struct Alias {
 
 impl ControlTokens {
     /// Fails when there are more different first characters than stand-ins.
-    pub fn new(mut tokens: Vec<ControlToken>) -> Result<Self, String> {
+    pub fn new(mut tokens: Vec<ControlToken>) -> Reasoned<Self> {
         tokens.retain(|token| !token.text.is_empty());
         tokens.sort_by(|a, b| b.text.len().cmp(&a.text.len()).then_with(|| a.text.cmp(&b.text)));
         let mut first_characters: Vec<char> = tokens.iter().filter_map(|t| t.text.chars().next()).collect();
@@ -147,7 +149,7 @@ pub(crate) fn aliases(text: &str) -> impl Iterator<Item = Alias> {
 }
 
 /// Refuses text with reserved characters: they could pass for a control token.
-pub(crate) fn refuse_reserved(text: &str) -> Result<(), String> {
+pub(crate) fn refuse_reserved(text: &str) -> Reasoned<()> {
     // Reserved characters take four bytes, the first 0xF4: most text is settled by a byte search.
     if !text.as_bytes().contains(&0xF4) {
         return Ok(());

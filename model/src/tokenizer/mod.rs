@@ -13,7 +13,7 @@ use serde_json::{Value, json};
 use tokenizers::{Encoding, PostProcessor, Token};
 
 use crate::data::chat::ChatTemplate;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reasoned, Result};
 use control::{ControlToken, ControlTokens, refuse_reserved};
 use special::SpecialNames;
 pub(crate) use special::read_json;
@@ -123,7 +123,7 @@ impl Tokenizer {
         self.plain_ids(text).map_err(|reason| Error::Job(format!("the answer {reason}")))
     }
 
-    pub(crate) fn prompt_ids(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
+    pub(crate) fn prompt_ids(&self, text: &str) -> Reasoned<Vec<u32>> {
         let mut ids = self.prefix.clone();
         ids.extend(self.plain_ids(text)?);
         Ok(ids)
@@ -135,13 +135,13 @@ impl Tokenizer {
     }
 
     /// Ids of text from data, which may not contain reserved characters.
-    pub(crate) fn plain_ids(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
+    pub(crate) fn plain_ids(&self, text: &str) -> Reasoned<Vec<u32>> {
         refuse_reserved(text)?;
         self.aliased_ids(text)
     }
 
     /// Ids of text in which control tokens are written as aliases.
-    pub(crate) fn aliased_ids(&self, text: &str) -> std::result::Result<Vec<u32>, String> {
+    pub(crate) fn aliased_ids(&self, text: &str) -> Reasoned<Vec<u32>> {
         match self.inner.encode_fast(text, false) {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
             Err(error) => Err(format!("cannot be tokenised: {error}")),
@@ -209,10 +209,7 @@ impl Tokenizer {
 
 /// Renames every control token of `tokenizer.json` to its alias, wherever the file names it, and switches
 /// off what must not act on training data (truncation, padding, dropout).
-fn rename_control_tokens(
-    json: &mut Value,
-    names: &SpecialNames,
-) -> std::result::Result<ControlTokens, String> {
+fn rename_control_tokens(json: &mut Value, names: &SpecialNames) -> Reasoned<ControlTokens> {
     if !json["model"].is_object() {
         return Err("has no `model`: it is not a tokenizer".into());
     }
@@ -251,10 +248,7 @@ fn rename_control_tokens(
 
 /// Added tokens that are special, and tokens the folder names as special wherever they stand; the latter
 /// are entered among the added tokens when they are only in the vocabulary.
-fn collect_control_tokens(
-    json: &mut Value,
-    names: &SpecialNames,
-) -> std::result::Result<Vec<ControlToken>, String> {
+fn collect_control_tokens(json: &mut Value, names: &SpecialNames) -> Reasoned<Vec<ControlToken>> {
     if json["added_tokens"].is_null() {
         json["added_tokens"] = json!([]);
     }
@@ -362,7 +356,7 @@ fn vocabulary_size(json: &Value) -> usize {
 }
 
 /// What the post-processor puts before a text: found by sending a marked token through it.
-fn post_processor_prefix(inner: &tokenizers::Tokenizer) -> std::result::Result<Vec<u32>, String> {
+fn post_processor_prefix(inner: &tokenizers::Tokenizer) -> Reasoned<Vec<u32>> {
     const MARK: u32 = u32::MAX;
     let Some(processor) = inner.get_post_processor() else { return Ok(Vec::new()) };
     let marked = Encoding::from_tokens(vec![Token::new(MARK, "x".into(), (0, 1))], 0);
