@@ -18,6 +18,15 @@ pub struct Batch {
     pub document_starts: Vec<usize>,
 }
 
+/// Loss of one row.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct RowLoss {
+    /// Sum of negative log-likelihoods of its supervised tokens, in nats.
+    pub sum: f64,
+    /// Number of supervised tokens.
+    pub tokens: usize,
+}
+
 impl Batch {
     /// A batch without documents.
     pub fn new() -> Self {
@@ -56,6 +65,26 @@ impl Batch {
     /// Number of supervised tokens: positions that have a target.
     pub fn supervised_tokens(&self) -> usize {
         self.targets.iter().filter(|&&target| target != IGNORE).count()
+    }
+
+    /// The loss of each document, given one for each position (N).
+    ///
+    /// # Errors
+    /// When the number of losses is not that of the tokens.
+    pub fn document_losses(&self, losses: &[f32]) -> Result<Vec<RowLoss>> {
+        if losses.len() != self.tokens.len() {
+            return Err(Error::Job(format!("{} losses came for {} tokens", losses.len(), self.tokens.len())));
+        }
+        let document = |bounds: &[usize]| {
+            let positions = bounds[0]..bounds[1];
+            let targets = &self.targets[positions.clone()];
+            let supervised = targets.iter().zip(&losses[positions]).filter(|(target, _)| **target != IGNORE);
+            supervised.fold(RowLoss { sum: 0.0, tokens: 0 }, |total, (_, &loss)| RowLoss {
+                sum: total.sum + f64::from(loss),
+                tokens: total.tokens + 1,
+            })
+        };
+        Ok(self.document_starts.windows(2).map(document).collect())
     }
 
     /// Position of every token in its document (N), as RoPE counts it.

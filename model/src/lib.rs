@@ -1,18 +1,24 @@
 //! Transformer, checkpoints, data and training stages of CPI-FT.
 
 mod batch;
+pub mod bench;
 pub mod checkpoint;
 pub mod config;
 pub mod data;
 mod error;
+pub mod evaluation;
 pub mod files;
+pub mod job;
 pub mod machine;
+mod metrics;
 pub mod progress;
 pub mod settings;
+pub mod stages;
 pub mod tokenizer;
+pub mod trainer;
 pub mod transformer;
 
-pub use batch::{Batch, IGNORE};
+pub use batch::{Batch, IGNORE, RowLoss};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, ModelConfig, Rope, RopeScaling};
 pub use error::{Error, Result};

@@ -72,7 +72,12 @@ pub enum Event<'a> {
         score: &'a Score,
     },
     /// A stage that was complete before is taken over as it is (after a resume).
-    StageReused(Stage),
+    StageReused {
+        /// The stage.
+        stage: Stage,
+        /// The probe's task; empty for other stages.
+        part: &'a str,
+    },
     /// Stage 1b is complete.
     Cores(&'a CoreReport),
     /// Stage 2 is complete.

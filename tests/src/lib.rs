@@ -4,5 +4,6 @@ pub mod data;
 pub mod flat;
 pub mod folders;
 pub mod golden;
+pub mod jobs;
 pub mod numeric;
 pub mod oracle;

@@ -11,4 +11,5 @@ pub mod rms_norm;
 pub mod rope;
 pub mod select;
 pub mod slerp;
+pub mod subtract;
 pub mod transplant;

@@ -3,7 +3,7 @@
 use std::ops::Range;
 
 use super::{Dataset, Row};
-use crate::batch::{Batch, IGNORE};
+use crate::batch::Batch;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -14,38 +14,6 @@ pub struct EvaluationBatch {
     pub rows: Range<usize>,
     /// Their tokens, one document a row.
     pub batch: Batch,
-}
-
-/// Loss of one row.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct RowLoss {
-    /// Sum of negative log-likelihoods of its supervised tokens, in nats.
-    pub sum: f64,
-    /// Number of supervised tokens.
-    pub tokens: usize,
-}
-
-impl EvaluationBatch {
-    /// The loss of each row, given one for each position of the batch (N), in file order.
-    ///
-    /// # Errors
-    /// When the number of losses is not that of the tokens.
-    pub fn row_losses(&self, losses: &[f32]) -> Result<Vec<RowLoss>> {
-        if losses.len() != self.batch.tokens.len() {
-            let (losses, tokens) = (losses.len(), self.batch.tokens.len());
-            return Err(Error::Job(format!("{losses} losses came for {tokens} tokens")));
-        }
-        let document = |bounds: &[usize]| {
-            let positions = bounds[0]..bounds[1];
-            let targets = &self.batch.targets[positions.clone()];
-            let supervised = targets.iter().zip(&losses[positions]).filter(|(target, _)| **target != IGNORE);
-            supervised.fold(RowLoss { sum: 0.0, tokens: 0 }, |total, (_, &loss)| RowLoss {
-                sum: total.sum + f64::from(loss),
-                tokens: total.tokens + 1,
-            })
-        };
-        Ok(self.batch.document_starts.windows(2).map(document).collect())
-    }
 }
 
 /// All rows of a data set in file order, as many in a batch as fit into `max_tokens` tokens. Batches are

@@ -6,7 +6,7 @@
 mod cache;
 pub mod chat;
 mod evaluation;
-mod order;
+pub(crate) mod order;
 mod rows;
 mod sampler;
 mod tokenize;
@@ -17,7 +17,7 @@ use rayon::prelude::*;
 
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
-pub use evaluation::{EvaluationBatch, RowLoss, evaluation_batches, is_exact_match};
+pub use evaluation::{EvaluationBatch, evaluation_batches, is_exact_match};
 use rows::{Line, Lines};
 pub use rows::{Shape, instruction_prompt};
 pub use sampler::{Draw, Sampler, SamplerSettings, Source, StepBatches, balanced_sample};

@@ -194,6 +194,11 @@ impl Sampler {
         sequences.div_ceil(self.settings.batch_size as u64 * self.settings.accumulate as u64).max(1)
     }
 
+    /// Sequences of the first epoch.
+    pub fn sequences_per_epoch(&mut self) -> u64 {
+        self.sequences_before(1)
+    }
+
     /// Most tokens a micro-batch can have: what activations are planned for.
     pub fn max_micro_batch_tokens(&self) -> usize {
         let longest = self.sources.iter().map(longest_row).max().unwrap_or(0);

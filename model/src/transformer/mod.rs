@@ -47,6 +47,8 @@ pub struct Transformer {
     workspace: Workspace,
     /// Losses on the host.
     losses: Vec<f32>,
+    /// How many of them belong to the last batch.
+    last_rows: usize,
     timings: Timings,
 }
 
@@ -87,6 +89,7 @@ impl Transformer {
             batch: BatchBuffers::new(device, max_tokens)?,
             workspace: Workspace::new(device, &head_shape(config, max_tokens))?,
             losses: vec![0.0; max_tokens],
+            last_rows: 0,
             timings: Timings::new(),
         })
     }
@@ -202,9 +205,16 @@ impl Transformer {
 
         let (pass, activations, timings) = self.pass(weights, shape.rows);
         pass.backward(activations, &documents, gradients, timings)?;
+        self.last_rows = shape.rows;
         let losses = &mut self.losses[..shape.rows];
         self.batch.losses.slice(0..shape.rows).copy_to_host(losses)?;
         Ok(losses.iter().map(|&loss| f64::from(loss)).sum())
+    }
+
+    /// The loss of every position of the batch last given to [`Transformer::loss_and_gradients`], in nats;
+    /// 0 where it has no target.
+    pub fn last_losses(&self) -> &[f32] {
+        &self.losses[..self.last_rows]
     }
 
     /// The logits of every position `[N, V]`. Holds all of them: for tests and looking into a model.

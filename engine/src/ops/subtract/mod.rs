@@ -1,0 +1,22 @@
+//! What a model adds to its base: `target ← target − other`, element by element.
+//!
+//! Importance of an existing fine-tune (ALGORITHM stage 1, `net`) is this difference. No backward:
+//! it is never differentiated. Traffic: 12 bytes per element.
+
+mod cpu;
+
+use crate::buffer::{View, ViewMut};
+use crate::device::Device;
+use crate::error::{Result, check_length};
+
+/// Subtracts `other` from `target`.
+///
+/// # Errors
+/// Lengths that differ.
+pub fn subtract(device: &Device, target: ViewMut<'_, f32>, other: View<'_, f32>) -> Result<()> {
+    check_length("subtract", "other", other.len(), target.len())?;
+    match device {
+        Device::Cpu(cpu) => cpu.run(|| cpu::subtract(target.host(), other.host())),
+    }
+    Ok(())
+}

@@ -1,0 +1,209 @@
+//! How well a model does on data: loss per row, and exact match of greedy answers.
+
+use std::path::{Path, PathBuf};
+
+use cpift_engine::{Buffer, Device, View};
+use serde::Serialize;
+
+use crate::batch::RowLoss;
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::data::{Dataset, LongRows, Row, evaluation_batches, is_exact_match};
+use crate::error::{Error, Result};
+use crate::progress::Score;
+use crate::tokenizer::Tokenizer;
+use crate::transformer::{Generation, Sampling, Transformer};
+
+/// Tokens of an evaluation batch where nothing else sets them.
+const BATCH_TOKENS: usize = 2048;
+
+/// Rows whose answers are generated side by side and limited to the length of the longest among them.
+const ANSWERED_TOGETHER: usize = 128;
+
+/// Tokens a generated answer may be longer than the row's: one of the same length but another ending is
+/// then seen as different.
+const ANSWER_SLACK: usize = 8;
+
+/// One data set's losses and matches, row by row.
+#[derive(Debug, Clone, PartialEq)]
+pub struct RowScores {
+    /// Loss of each row, in file order.
+    pub losses: Vec<RowLoss>,
+    /// Rows whose greedy answer is the row's; none when no answers were generated.
+    pub matches: Option<usize>,
+}
+
+impl RowScores {
+    /// The whole data set's score.
+    pub fn score(&self) -> Score {
+        let tokens: usize = self.losses.iter().map(|row| row.tokens).sum();
+        let rows = self.losses.len();
+        Score {
+            loss: self.losses.iter().map(|row| row.sum).sum::<f64>() / tokens as f64,
+            exact_match: self.matches.map(|matches| matches as f64 / rows as f64),
+            tokens: tokens as u64,
+            rows: rows as u64,
+        }
+    }
+}
+
+/// Scores a model on a data set; `generate` asks for greedy answers too.
+///
+/// # Errors
+/// A row longer than the transformer's batches, or a loss that is not a number.
+pub fn evaluate(
+    transformer: &mut Transformer,
+    weights: View<'_, f32>,
+    dataset: &Dataset,
+    tokenizer: &Tokenizer,
+    generate: bool,
+) -> Result<RowScores> {
+    let mut losses = Vec::with_capacity(dataset.len());
+    for evaluation in evaluation_batches(dataset, transformer.max_tokens())? {
+        let evaluation = evaluation?;
+        let position_losses = transformer.loss(weights, &evaluation.batch)?;
+        losses.extend(evaluation.batch.document_losses(&position_losses)?);
+    }
+    if let Some(row) = losses.iter().position(|row| !row.sum.is_finite()) {
+        let line = dataset.rows()[row].line;
+        return Err(Error::Job(format!(
+            "the loss of {}:{line} is {}: the model's weights are damaged or too large",
+            dataset.path().display(),
+            losses[row].sum
+        )));
+    }
+    let matches =
+        if generate { Some(count_matches(transformer, weights, dataset, tokenizer)?) } else { None };
+    Ok(RowScores { losses, matches })
+}
+
+fn count_matches(
+    transformer: &mut Transformer,
+    weights: View<'_, f32>,
+    dataset: &Dataset,
+    tokenizer: &Tokenizer,
+) -> Result<usize> {
+    let stop = dataset.stop_tokens(tokenizer);
+    let mut matches = 0;
+    for rows in dataset.rows().chunks(ANSWERED_TOGETHER) {
+        let prompts: Vec<Vec<u32>> = rows.iter().map(|row| row.prompt().to_vec()).collect();
+        let longest = rows.iter().map(|row| row.answer().len()).max().unwrap_or(0);
+        let generation = Generation {
+            max_new_tokens: longest + ANSWER_SLACK,
+            stop: stop.clone(),
+            sampling: Sampling::Greedy,
+        };
+        let answers = transformer.generate(weights, &prompts, &generation)?;
+        let is_match = |(row, answer): &(&Row, &Vec<u32>)| is_exact_match(row, answer, tokenizer, &stop);
+        matches += rows.iter().zip(&answers).filter(is_match).count();
+    }
+    Ok(matches)
+}
+
+/// A model folder, loaded to be evaluated and to generate.
+pub struct Evaluator {
+    device: Device,
+    config: ModelConfig,
+    tokenizer: Tokenizer,
+    weights: Buffer<f32>,
+}
+
+/// Scores of one file.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct FileScore {
+    /// The file.
+    pub path: PathBuf,
+    /// Mean negative log-likelihood per supervised token, in nats.
+    pub loss: f64,
+    /// Supervised tokens.
+    pub tokens: u64,
+    /// Share of rows whose greedy answer is the row's, when asked for.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub exact_match: Option<f64>,
+    /// Each row, in file order.
+    pub rows: Vec<RowScore>,
+}
+
+/// Score of one row.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct RowScore {
+    /// Mean negative log-likelihood per supervised token, in nats.
+    pub loss: f64,
+    /// Supervised tokens.
+    pub tokens: u64,
+}
+
+impl Evaluator {
+    /// Loads a Hugging Face folder.
+    ///
+    /// # Errors
+    /// What is missing, damaged or not supported in it.
+    pub fn open(device: &Device, folder: &Path) -> Result<Self> {
+        let checkpoint = Checkpoint::open(folder)?;
+        let tokenizer = Tokenizer::from_folder(folder)?;
+        let mut weights = Buffer::zeros(device, checkpoint.layout().len())?;
+        device.scope(|| checkpoint.load_into(weights.view_mut()))?;
+        Ok(Self { device: device.clone(), config: checkpoint.config().clone(), tokenizer, weights })
+    }
+
+    /// Scores the model on a JSONL file; `generate` asks for greedy answers too. Rows longer than the
+    /// model's positions are an error: a score of the rest would pass for the file's.
+    ///
+    /// # Errors
+    /// The file cannot be read, line by line, or a row is too long.
+    pub fn evaluate(&mut self, data: &Path, generate: bool) -> Result<FileScore> {
+        let longest = self.config.max_positions;
+        let dataset =
+            self.device.scope(|| Dataset::load(data, &self.tokenizer, longest, LongRows::Skip, None))?;
+        if dataset.counts().too_long > 0 {
+            let reason = format!(
+                "{} rows are longer than the model's {longest} positions: remove them",
+                dataset.counts().too_long
+            );
+            return Err(Error::format(data, reason));
+        }
+        if generate && !dataset.has_prompts() {
+            return Err(Error::format(
+                data,
+                "has `text` rows, which have no prompt to answer: leave out --generate",
+            ));
+        }
+        let max_tokens = dataset.longest_row().max(BATCH_TOKENS.min(dataset.tokens()));
+        let mut transformer = Transformer::for_inference(&self.config, &self.device, max_tokens)?;
+        let (weights, tokenizer) = (self.weights.view(), &self.tokenizer);
+        let scored =
+            self.device.scope(|| evaluate(&mut transformer, weights, &dataset, tokenizer, generate))?;
+        let score = scored.score();
+        let row = |row: &RowLoss| RowScore { loss: row.sum / row.tokens as f64, tokens: row.tokens as u64 };
+        Ok(FileScore {
+            path: data.to_owned(),
+            loss: score.loss,
+            tokens: score.tokens,
+            exact_match: score.exact_match,
+            rows: scored.losses.iter().map(row).collect(),
+        })
+    }
+
+    /// Continues a prompt: greedily, or at random at `temperature`.
+    ///
+    /// # Errors
+    /// An empty prompt, one longer than the model's positions, or a temperature that is not above 0.
+    pub fn generate(
+        &mut self,
+        prompt: &str,
+        max_new_tokens: usize,
+        temperature: Option<f64>,
+        seed: u64,
+    ) -> Result<String> {
+        let prompt = self.tokenizer.encode_prompt(prompt)?;
+        let mut transformer = Transformer::for_inference(&self.config, &self.device, prompt.len().max(1))?;
+        let sampling = match temperature {
+            None => Sampling::Greedy,
+            Some(temperature) => Sampling::Temperature { temperature: temperature as f32, seed },
+        };
+        let generation = Generation { max_new_tokens, stop: self.tokenizer.stop_tokens().to_vec(), sampling };
+        let weights = self.weights.view();
+        let answers = self.device.scope(|| transformer.generate(weights, &[prompt], &generation))?;
+        Ok(self.tokenizer.decode(&answers[0]))
+    }
+}

@@ -1,0 +1,388 @@
+//! The method of the paper: probe → core → group → fuse → integrate.
+
+use cpift_engine::Mask;
+use cpift_engine::ops::norm::squared_norm;
+use cpift_engine::ops::subtract::subtract;
+use cpift_engine::ops::transplant::gather;
+use serde::{Deserialize, Serialize};
+
+use super::models::{IMPORTANCE, RunModels};
+use super::plan::split_evenly;
+use super::session::{Session, read_json};
+use super::training::{Training, TrainingPart, checkpoint_key};
+use super::write_json;
+use crate::checkpoint::{
+    Checkpoint, ModelFiles, NamedTensor, TensorData, TensorFile, WeightType, add_model, layout_tensors,
+    write_tensors,
+};
+use crate::error::{Error, Result};
+use crate::files::AtomicFolder;
+use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore};
+use crate::settings::{Backbone, Frozen, IntegrateData, Stage};
+use crate::stages::fuse::{Buffers, Core, TaskModels, fuse};
+use crate::stages::{core, group};
+
+const CORE: &str = "core";
+const FUSED: &str = "fused";
+const GROUPS: &str = "groups.json";
+const REPORT: &str = "report.json";
+/// Columns of the closing table.
+const COLUMNS: [&str; 4] = ["base", "probe", "fused", "final"];
+
+/// What `core/report.json` holds, beside the masks' own files.
+#[derive(Serialize, Deserialize)]
+struct SavedCores {
+    report: CoreReport,
+    /// For each task the threshold of every tensor, in the layout's order.
+    thresholds: Vec<Vec<f32>>,
+}
+
+impl Session<'_> {
+    /// Runs the stages in order, each from the run folder when it is there already.
+    pub(super) fn run_cpift(&mut self) -> Result<JobReport> {
+        let until = self.job.until;
+        self.load_base()?;
+        self.evaluate_all("base")?;
+        self.probe()?;
+        if until == Some(Stage::Probe) {
+            return self.report(&COLUMNS[..2]);
+        }
+        let cores = self.select_cores()?;
+        if until == Some(Stage::Core) {
+            return self.report(&COLUMNS[..2]);
+        }
+        let groups = self.group(&cores)?;
+        if until == Some(Stage::Group) {
+            return self.report(&COLUMNS[..2]);
+        }
+        self.fuse(&cores, &groups)?;
+        self.evaluate_all("fused")?;
+        if until == Some(Stage::Fuse) {
+            return self.report(&COLUMNS[..3]);
+        }
+        self.integrate(&cores, &groups)?;
+        self.evaluate_all("final")?;
+        self.finish(&COLUMNS)
+    }
+
+    /// Stage 1: one fine-tune per task from θ0, or the model that the task brings.
+    pub(super) fn probe(&mut self) -> Result<()> {
+        let job = self.job;
+        let mut models = RunModels::new(job);
+        for (index, task) in job.inputs.tasks.iter().enumerate() {
+            let folder = models.probe_folder(index);
+            if task.model.is_some() || self.is_complete(&format!("probe/{}", task.name))? {
+                if task.model.is_none() {
+                    self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
+                }
+                if !self.has_score("probe", &task.name) {
+                    models.read_weights(index, self.trainer.weights.view_mut())?;
+                    self.evaluate("probe", &[index])?;
+                }
+                continue;
+            }
+            self.load_base()?;
+            self.train(Training {
+                stage: "probe",
+                part: &task.name,
+                settings: &job.recipe.probe.training,
+                restart: false,
+                parts: vec![TrainingPart {
+                    title: format!("probe {}", task.name),
+                    steps: job.steps.probe,
+                    sources: job.inputs.whole(&[index]),
+                    source_names: vec![task.name.clone()],
+                    purpose: "probe".to_owned(),
+                    frozen: None,
+                }],
+            })?;
+            let mut writing = AtomicFolder::create(&folder)?;
+            add_model(&mut writing, &self.model_files(), self.trainer.weights.view())?;
+            let importance = self.trainer.optimizer.importance();
+            let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
+            writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, &[]))?;
+            writing.commit()?;
+            self.checkpoints.forget(&checkpoint_key("probe", &task.name))?;
+            self.evaluate("probe", &[index])?;
+        }
+        Ok(())
+    }
+
+    /// Stage 1b: every task's core parameters.
+    pub(super) fn select_cores(&mut self) -> Result<Vec<Core>> {
+        if self.is_complete(CORE)? {
+            let (cores, report) = self.read_cores()?;
+            self.observer.event(Event::StageReused { stage: Stage::Core, part: "" });
+            self.observer.event(Event::Cores(&report));
+            return Ok(cores);
+        }
+        let mut cores = Vec::new();
+        let mut report = CoreReport { tasks: Vec::new() };
+        for task in 0..self.job.inputs.tasks.len() {
+            let (core, described) = self.select_core(task)?;
+            cores.push(core);
+            report.tasks.push(described);
+        }
+        self.write_cores(&cores, &report)?;
+        self.observer.event(Event::Cores(&report));
+        Ok(cores)
+    }
+
+    fn select_core(&mut self, task: usize) -> Result<(Core, TaskCore)> {
+        let job = self.job;
+        let (device, layout, name) = (&job.device, &job.inputs.layout, &job.inputs.tasks[task].name);
+        let mut models = RunModels::new(job);
+        let (_, mut update, mut base) = self.trainer.between_trainings();
+        models.read_base(base.reborrow())?;
+        models.read_weights(task, update.reborrow())?;
+        let base_norm = squared_norm(device, base.as_view(), None)?.sqrt();
+        subtract(device, update.reborrow(), base.as_view())?;
+        let move_norm = squared_norm(device, update.as_view(), None)?.sqrt();
+
+        let mut importance = update;
+        if job.inputs.tasks[task].model.is_none() {
+            models.read_importance(task, importance.reborrow())?;
+        }
+        let kind = (job.recipe.probe.importance, core::control_seed(job.recipe.seed, task));
+        let core = core::select(device, layout, name, importance.as_view(), &job.recipe.core, kind)?;
+        let threshold = core.thresholds.iter().copied().fold(f32::INFINITY, f32::min);
+        let described = TaskCore {
+            task: name.clone(),
+            size: core.mask.count() as u64,
+            threshold: f64::from(threshold),
+            relative_move: move_norm / base_norm.max(f64::MIN_POSITIVE),
+            by_layer: core::by_layer(layout, &core.mask),
+            by_kind: core::by_kind(layout, &core.mask),
+        };
+        Ok((core, described))
+    }
+
+    fn write_cores(&self, cores: &[Core], report: &CoreReport) -> Result<()> {
+        let layout = &self.job.inputs.layout;
+        let mut writing = AtomicFolder::create(&self.job.out.join(CORE))?;
+        for core in cores {
+            // One tensor of bit words for each of the model's: bit j of a tensor is bit j%64 of word j/64.
+            let words = |segment: &cpift_engine::Segment| {
+                &core.mask.words()[segment.offset / 64..(segment.offset + segment.length).div_ceil(64)]
+            };
+            let tensors: Vec<NamedTensor<'_>> = layout
+                .segments()
+                .iter()
+                .map(|segment| NamedTensor {
+                    name: segment.name.clone(),
+                    shape: vec![words(segment).len()],
+                    data: TensorData::U64(words(segment)),
+                })
+                .collect();
+            let metadata = [("format", "bits: element j of a tensor is bit j % 64 of word j / 64")];
+            writing.write(&mask_file(&core.task), |file| write_tensors(file, &tensors, &metadata))?;
+        }
+        let saved = SavedCores {
+            report: report.clone(),
+            thresholds: cores.iter().map(|core| core.thresholds.clone()).collect(),
+        };
+        let text = serde_json::to_string_pretty(&saved).map_err(|error| Error::Job(error.to_string()))?;
+        writing.write_bytes(REPORT, text.as_bytes())?;
+        writing.commit()
+    }
+
+    fn read_cores(&self) -> Result<(Vec<Core>, CoreReport)> {
+        let folder = self.job.out.join(CORE);
+        let layout = &self.job.inputs.layout;
+        let path = folder.join(REPORT);
+        let saved: SavedCores = read_json(&path)?.ok_or_else(|| Error::format(&path, "is missing"))?;
+        let read = |(task, thresholds): (&TaskCore, Vec<f32>)| -> Result<Core> {
+            let file = TensorFile::open(&folder.join(mask_file(&task.task)))?;
+            let mut words = vec![0; layout.len().div_ceil(64)];
+            for segment in layout.segments() {
+                let part = file.read_u64(&segment.name)?;
+                let start = segment.offset / 64;
+                words
+                    .get_mut(start..start + part.len())
+                    .ok_or_else(|| Error::format(file.path(), format!("`{}` is too long", segment.name)))?
+                    .copy_from_slice(&part);
+            }
+            Ok(Core { task: task.task.clone(), mask: Mask::from_words(layout.len(), words)?, thresholds })
+        };
+        let cores = saved.report.tasks.iter().zip(saved.thresholds).map(read).collect::<Result<Vec<_>>>()?;
+        Ok((cores, saved.report))
+    }
+
+    /// Stage 2: groups of tasks whose cores overlap.
+    pub(super) fn group(&mut self, cores: &[Core]) -> Result<Vec<Vec<usize>>> {
+        let path = self.job.out.join(GROUPS);
+        let report = match read_json::<GroupReport>(&path)? {
+            Some(report) => report,
+            None => {
+                let report = self.compare(cores)?;
+                write_json(&path, &report)?;
+                report
+            }
+        };
+        self.observer.event(Event::Groups(&report));
+        Ok(report.groups)
+    }
+
+    fn compare(&mut self, cores: &[Core]) -> Result<GroupReport> {
+        let recipe = &self.job.recipe;
+        let sides = self.update_sides(cores)?;
+        let mut jaccard = vec![vec![1.0; cores.len()]; cores.len()];
+        let mut sign_agreement = vec![vec![None; cores.len()]; cores.len()];
+        for (i, first) in cores.iter().enumerate() {
+            for (j, second) in cores.iter().enumerate() {
+                let shared = first.mask.intersection_count(&second.mask)?;
+                jaccard[i][j] = first.mask.jaccard(&second.mask)?;
+                let agreeing = sides[i].0.intersection_count(&sides[j].0)?
+                    + sides[i].1.intersection_count(&sides[j].1)?;
+                sign_agreement[i][j] = (shared > 0).then(|| agreeing as f64 / shared as f64);
+            }
+        }
+        let groups = group::group(&jaccard, &recipe.group, recipe.seed);
+        Ok(GroupReport {
+            tasks: cores.iter().map(|core| core.task.clone()).collect(),
+            jaccard,
+            chance: group::chance_overlap(recipe.core.fraction),
+            sign_agreement,
+            threshold: recipe.group.threshold,
+            groups,
+        })
+    }
+
+    /// For every task the core coordinates that moved up, and those that moved down.
+    fn update_sides(&mut self, cores: &[Core]) -> Result<Vec<(Mask, Mask)>> {
+        let device = &self.job.device;
+        let mut models = RunModels::new(self.job);
+        let (_, mut weights, mut base) = self.trainer.between_trainings();
+        models.read_base(base.reborrow())?;
+        let mut sides = Vec::new();
+        for (task, core) in cores.iter().enumerate() {
+            models.read_weights(task, weights.reborrow())?;
+            let before = gather(device, base.as_view(), &core.mask)?;
+            let after = gather(device, weights.as_view(), &core.mask)?;
+            let (mut up, mut down) = (Mask::zeros(core.mask.len()), Mask::zeros(core.mask.len()));
+            for (index, (before, after)) in core.mask.indices().zip(before.iter().zip(&after)) {
+                up.set(index, after > before);
+                down.set(index, after < before);
+            }
+            sides.push((up, down));
+        }
+        Ok(sides)
+    }
+
+    /// Stage 3: the fused model, in the trainer's weights and in `fused/`.
+    fn fuse(&mut self, cores: &[Core], groups: &[Vec<usize>]) -> Result<()> {
+        let job = self.job;
+        let folder = job.out.join(FUSED);
+        if self.is_complete(FUSED)? {
+            self.observer.event(Event::StageReused { stage: Stage::Fuse, part: "" });
+            let report: Option<FusionReport> = read_json(&folder.join(REPORT))?;
+            if let Some(report) = &report {
+                self.observer.event(Event::Fused(report));
+            }
+            let fused = Checkpoint::open(&folder)?;
+            return job.device.scope(|| fused.load_into(self.trainer.weights.view_mut()));
+        }
+        if job.recipe.fuse.backbone == Backbone::Staged {
+            self.load_base()?;
+            self.train_staged("backbone", groups)?;
+        }
+        let (backbone, operand, base) = self.trainer.between_trainings();
+        let buffers = Buffers { backbone, operand, base };
+        let mut models = RunModels::new(job);
+        let report = fuse(&job.device, &job.inputs.layout, &job.recipe.fuse, cores, &mut models, buffers)?;
+        let mut writing = AtomicFolder::create(&folder)?;
+        add_model(&mut writing, &self.model_files(), self.trainer.weights.view())?;
+        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::Job(error.to_string()))?;
+        writing.write_bytes(REPORT, text.as_bytes())?;
+        writing.commit()?;
+        self.checkpoints.forget("backbone")?;
+        self.observer.event(Event::Fused(&report));
+        Ok(())
+    }
+
+    /// Stage 4: fine-tuning on a balanced sample, one part per group, cores of other groups frozen.
+    fn integrate(&mut self, cores: &[Core], groups: &[Vec<usize>]) -> Result<()> {
+        if self.reuse_final()? {
+            return Ok(());
+        }
+        let settings = &self.job.recipe.integrate;
+        let shares: Vec<u64> = groups.iter().map(|members| members.len() as u64).collect();
+        let steps = split_evenly(self.job.steps.integrate, &shares);
+        let parts = (0..groups.len()).map(|part| self.integration_part(part, steps[part], cores, groups));
+        let parts = parts.collect::<Result<Vec<_>>>()?;
+        let training = Training {
+            stage: "integrate",
+            part: "",
+            settings: &settings.training,
+            restart: settings.restart,
+            parts,
+        };
+        let frozen_verified = self.train(training)?;
+        self.save_final(frozen_verified)?;
+        self.checkpoints.forget("integrate")
+    }
+
+    fn integration_part(
+        &self,
+        part: usize,
+        steps: u64,
+        cores: &[Core],
+        groups: &[Vec<usize>],
+    ) -> Result<TrainingPart> {
+        let inputs = &self.job.inputs;
+        let settings = &self.job.recipe.integrate;
+        let emphasis = |task: usize| if groups[part].contains(&task) { settings.emphasis } else { 1.0 };
+        let same_everywhere = settings.data == IntegrateData::Mixed && settings.emphasis == 1.0;
+        let tasks = match settings.data {
+            IntegrateData::Mixed => inputs.all_tasks(),
+            IntegrateData::Group => groups[part].clone(),
+        };
+        let names =
+            |tasks: &[usize]| tasks.iter().map(|&task| inputs.tasks[task].name.clone()).collect::<Vec<_>>();
+        let purpose =
+            if same_everywhere { "integrate".to_owned() } else { format!("integrate part {}", part + 1) };
+        Ok(TrainingPart {
+            title: format!(
+                "integrate part {}/{} ({})",
+                part + 1,
+                groups.len(),
+                names(&groups[part]).join(", ")
+            ),
+            steps,
+            sources: inputs.sampled(&tasks, emphasis),
+            source_names: names(&tasks),
+            purpose,
+            frozen: frozen_in(part, settings.frozen, cores, groups)?,
+        })
+    }
+
+    pub(super) fn model_files(&self) -> ModelFiles<'_> {
+        let base = &self.job.inputs.base;
+        ModelFiles::new(&base.config, Some(&base.folder))
+    }
+}
+
+fn mask_file(task: &str) -> String {
+    format!("{task}.mask.safetensors")
+}
+
+/// The coordinates that keep their bits in a part of stage 4.
+fn frozen_in(part: usize, frozen: Frozen, cores: &[Core], groups: &[Vec<usize>]) -> Result<Option<Mask>> {
+    let is_frozen = |group: usize| match frozen {
+        Frozen::Prior => group < part,
+        Frozen::Others => group != part,
+        Frozen::All => true,
+        Frozen::None => false,
+    };
+    let mut mask: Option<Mask> = None;
+    for (_, members) in groups.iter().enumerate().filter(|(group, _)| is_frozen(*group)) {
+        for &task in members {
+            let core = &cores[task].mask;
+            mask = Some(match mask {
+                Some(mask) => mask.or(core)?,
+                None => core.clone(),
+            });
+        }
+    }
+    Ok(mask)
+}

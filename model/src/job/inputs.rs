@@ -1,0 +1,197 @@
+//! What the recipe names, opened and checked before the first step.
+
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+
+use cpift_engine::{Layout, ViewMut};
+
+use crate::checkpoint::Checkpoint;
+use crate::config::ModelConfig;
+use crate::data::{Dataset, LongRows, Sampler, SamplerSettings, Source, balanced_sample};
+use crate::error::{Error, Result};
+use crate::settings::{ImportanceKind, ModelSettings, Recipe, TrainSettings};
+use crate::tokenizer::Tokenizer;
+use crate::transformer::initialize;
+
+/// The model a job starts from (θ0).
+#[derive(Debug)]
+pub struct Base {
+    /// Its configuration.
+    pub config: ModelConfig,
+    /// Folder of its tokenizer and the other files that are copied through.
+    pub folder: PathBuf,
+    /// Its weights; none to start from random ones.
+    checkpoint: Option<Checkpoint>,
+    seed: u64,
+}
+
+impl Base {
+    fn open(settings: &ModelSettings, seed: u64) -> Result<Self> {
+        if let Some(folder) = &settings.base {
+            let checkpoint = Checkpoint::open(folder)?;
+            let config = checkpoint.config().clone();
+            return Ok(Self { config, folder: folder.clone(), checkpoint: Some(checkpoint), seed });
+        }
+        let path = settings.config.as_deref().unwrap_or(Path::new("config.json"));
+        let config = ModelConfig::read(path)?;
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        Ok(Self { config, folder: folder.to_owned(), checkpoint: None, seed })
+    }
+
+    /// Reads the weights, or makes the random ones of the seed.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a weight is not finite.
+    pub fn load_into(&self, weights: ViewMut<'_, f32>) -> Result<()> {
+        match &self.checkpoint {
+            Some(checkpoint) => checkpoint.load_into(weights),
+            None => initialize(&self.config, &self.config.layout()?, self.seed, weights),
+        }
+    }
+}
+
+/// One task, ready to train and evaluate.
+#[derive(Debug)]
+pub struct Task {
+    /// Name from the recipe.
+    pub name: String,
+    /// Share in mixed training.
+    pub weight: f64,
+    /// Rows to train on.
+    pub train: Arc<Dataset>,
+    /// Rows to evaluate on.
+    pub eval: Option<Arc<Dataset>>,
+    /// An existing fine-tune that takes the place of the probe.
+    pub model: Option<Checkpoint>,
+}
+
+/// What the checks opened.
+pub struct Inputs {
+    /// The base model.
+    pub base: Base,
+    /// Layout of its flat parameters.
+    pub layout: Layout,
+    /// Its tokenizer.
+    pub tokenizer: Tokenizer,
+    /// The tasks in the recipe's order.
+    pub tasks: Vec<Task>,
+    /// For every task the rows of the balanced sample of stage 4.
+    pub sample: Vec<Vec<usize>>,
+}
+
+impl Inputs {
+    /// Opens and checks everything the recipe names.
+    ///
+    /// # Errors
+    /// Whatever is missing, damaged or does not fit, by file, line or key.
+    pub fn open(recipe: &Recipe, cache: Option<&Path>) -> Result<Self> {
+        recipe.validate()?;
+        let base = Base::open(&recipe.model, recipe.seed)?;
+        let layout = base.config.layout()?;
+        let tokenizer = Tokenizer::from_folder(&base.folder)?;
+        check_vocabulary(&tokenizer, &base)?;
+        if recipe.model.max_length > base.config.max_positions {
+            let reason = format!(
+                "is {}, and the model was made for at most {} positions",
+                recipe.model.max_length, base.config.max_positions
+            );
+            return Err(Error::setting("model.max_length", reason));
+        }
+        let tasks = (0..recipe.task.len())
+            .map(|index| open_task(recipe, index, &base, &tokenizer, cache))
+            .collect::<Result<Vec<_>>>()?;
+        let rows: Vec<usize> = tasks.iter().map(|task| task.train.len()).collect();
+        let sample = balanced_sample(&rows, recipe.integrate.sample, recipe.seed);
+        Ok(Self { base, layout, tokenizer, tasks, sample })
+    }
+
+    /// All training rows of some tasks, `weight` scaled by `emphasis(task)`.
+    pub fn whole(&self, tasks: &[usize]) -> Vec<Source> {
+        let source = |&task: &usize| Source::whole(self.tasks[task].train.clone(), self.tasks[task].weight);
+        tasks.iter().map(source).collect()
+    }
+
+    /// The balanced sample's rows of some tasks, each task's weight times what `emphasis` says.
+    pub fn sampled(&self, tasks: &[usize], emphasis: impl Fn(usize) -> f64) -> Vec<Source> {
+        let source = |&task: &usize| Source {
+            dataset: self.tasks[task].train.clone(),
+            rows: self.sample[task].clone(),
+            weight: self.tasks[task].weight * emphasis(task),
+        };
+        tasks.iter().map(source).collect()
+    }
+
+    /// Indices of all tasks.
+    pub fn all_tasks(&self) -> Vec<usize> {
+        (0..self.tasks.len()).collect()
+    }
+
+    /// Tokens that evaluation needs room for: the longest row to evaluate.
+    pub fn longest_eval_row(&self) -> usize {
+        self.tasks
+            .iter()
+            .filter_map(|task| task.eval.as_ref())
+            .map(|eval| eval.longest_row())
+            .max()
+            .unwrap_or(0)
+    }
+}
+
+fn check_vocabulary(tokenizer: &Tokenizer, base: &Base) -> Result<()> {
+    let (ids, rows) = (tokenizer.vocabulary_size(), base.config.vocabulary);
+    if ids <= rows {
+        return Ok(());
+    }
+    let reason = format!("has {ids} token ids, and the model's embedding only {rows} rows (`vocab_size`)");
+    Err(Error::format(&base.folder.join("tokenizer.json"), reason))
+}
+
+fn open_task(
+    recipe: &Recipe,
+    index: usize,
+    base: &Base,
+    tokenizer: &Tokenizer,
+    cache: Option<&Path>,
+) -> Result<Task> {
+    let settings = &recipe.task[index];
+    let long_rows = if recipe.model.truncate { LongRows::Truncate } else { LongRows::Skip };
+    let load = |path: &Path| Dataset::load(path, tokenizer, recipe.model.max_length, long_rows, cache);
+    let train = Arc::new(load(&settings.train)?);
+    let eval = settings.eval.as_deref().map(load).transpose()?.map(Arc::new);
+    let model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
+    if let (Some(model), Some(folder)) = (&model, &settings.model) {
+        if let Some(difference) = model.config().mismatch(&base.config) {
+            return Err(Error::format(folder, format!("is not a fine-tune of the base: {difference}")));
+        }
+        if matches!(recipe.probe.importance, ImportanceKind::Path | ImportanceKind::Fisher) {
+            let reason = format!(
+                "cannot be measured on task `{}`, which brings an existing model: use `net`, or remove task.model",
+                settings.name
+            );
+            return Err(Error::setting("probe.importance", reason));
+        }
+    }
+    Ok(Task { name: settings.name.clone(), weight: settings.weight, train, eval, model })
+}
+
+/// The sampler of one fine-tune (or part of one).
+///
+/// # Errors
+/// As [`Sampler::new`].
+pub fn sampler(
+    recipe: &Recipe,
+    settings: &TrainSettings,
+    sources: Vec<Source>,
+    purpose: &str,
+) -> Result<Sampler> {
+    let sampler_settings = SamplerSettings {
+        seed: recipe.seed,
+        purpose: purpose.to_owned(),
+        batch_size: settings.batch_size,
+        accumulate: settings.accumulate,
+        max_length: recipe.model.max_length,
+        shuffle: settings.shuffle,
+        pack: settings.pack,
+    };
+    Sampler::new(sources, sampler_settings)
+}

@@ -1,0 +1,145 @@
+//! The whole job: a recipe in, a run folder with a better model out.
+//!
+//! [`Job::prepare`] makes every check that can be made before the first step; [`Job::run`] then goes
+//! through the stages. Each stage appears in the run folder whole or not at all, and a job prepared with
+//! `resume` continues after the last whole one, inside a fine-tune from its newest checkpoint, to the
+//! same final bits as a run that was never interrupted.
+
+mod baseline;
+mod cpift;
+mod inputs;
+mod models;
+mod plan;
+mod session;
+mod state;
+mod training;
+
+use std::path::{Path, PathBuf};
+
+use cpift_engine::Device;
+use serde::Serialize;
+
+use crate::error::{Error, Result};
+use crate::files;
+use crate::progress::{Event, JobReport, Observer, Plan};
+use crate::settings::{Method, Recipe, Stage};
+use inputs::Inputs;
+use plan::Steps;
+use session::{RECIPE, Session};
+
+/// What a job is made from.
+#[derive(Debug, Clone, Copy)]
+pub struct JobOptions<'a> {
+    /// The recipe, paths absolute or relative to the working folder.
+    pub recipe: &'a Recipe,
+    /// The same as text, with every default filled in: written to the run folder, compared on resume.
+    pub recipe_text: &'a str,
+    /// The run folder.
+    pub out: &'a Path,
+    /// Continue what is in the run folder.
+    pub resume: bool,
+    /// End after this stage.
+    pub until: Option<Stage>,
+    /// Folder of tokenised data that is kept between runs; none tokenises every time.
+    pub cache: Option<&'a Path>,
+}
+
+/// A job whose inputs are open and checked.
+pub struct Job {
+    recipe: Recipe,
+    recipe_text: String,
+    out: PathBuf,
+    until: Option<Stage>,
+    device: Device,
+    inputs: Inputs,
+    steps: Steps,
+    /// Most tokens of a micro-batch.
+    max_tokens: usize,
+    plan: Plan,
+}
+
+impl Job {
+    /// Opens and checks everything; reads no weights and writes nothing but the token cache.
+    ///
+    /// # Errors
+    /// Whatever is wrong with recipe, model, data or run folder, by key, file or line.
+    pub fn prepare(device: &Device, options: &JobOptions<'_>) -> Result<Self> {
+        let recipe = options.recipe;
+        check_run_folder(options)?;
+        if let (Some(stage), true) = (options.until, recipe.method != Method::Cpift) {
+            let reason = format!("ends after stage `{}`, which only the method `cpift` has", stage.name());
+            return Err(Error::setting("--until", reason));
+        }
+        let inputs = device.scope(|| Inputs::open(recipe, options.cache))?;
+        let steps = Steps::count(recipe, &inputs)?;
+        let max_tokens = plan::max_tokens(recipe, &inputs)?;
+        let plan = plan::plan(recipe, &inputs, &steps, device, max_tokens)?;
+        Ok(Self {
+            recipe: recipe.clone(),
+            recipe_text: options.recipe_text.to_owned(),
+            out: options.out.to_owned(),
+            until: options.until,
+            device: device.clone(),
+            inputs,
+            steps,
+            max_tokens,
+            plan,
+        })
+    }
+
+    /// What the job will do.
+    pub fn plan(&self) -> &Plan {
+        &self.plan
+    }
+
+    /// Runs the job to its end, or to the stage it is to end after.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`] when the observer asked to stop (everything is saved), or what went wrong;
+    /// stages that were complete stay as they are.
+    pub fn run(&self, observer: &mut dyn Observer) -> Result<JobReport> {
+        plan::check_run_folder(&self.out, &self.plan)?;
+        let mut session = Session::open(self, observer)?;
+        session.observer.event(Event::Started(&self.plan));
+        session.show_samples();
+        let report = match self.recipe.method {
+            Method::Cpift => session.run_cpift()?,
+            Method::Joint | Method::Sequential | Method::Staged => session.run_baseline()?,
+        };
+        session.observer.event(Event::Finished(&report));
+        Ok(report)
+    }
+}
+
+/// Fails when the run folder holds another run, or one that is not to be continued.
+fn check_run_folder(options: &JobOptions<'_>) -> Result<()> {
+    let path = options.out.join(RECIPE);
+    if !options.resume {
+        return files::require_empty(options.out).map_err(|_| {
+            let reason = "already holds a run: continue it with --resume, or name another folder with --out";
+            Error::format(options.out, reason)
+        });
+    }
+    if !path.exists() {
+        return Ok(());
+    }
+    let earlier = std::fs::read_to_string(&path).map_err(Error::file(&path, "read"))?;
+    if earlier == options.recipe_text {
+        return Ok(());
+    }
+    let line = options.recipe_text.lines().zip(earlier.lines()).find(|(now, then)| now != then);
+    let (now, then) = line.unwrap_or(("a recipe of another length", "the run's"));
+    let reason = format!(
+        "the run was begun with `{}`, the recipe now says `{}`: undo that, or start a new run",
+        then.trim(),
+        now.trim()
+    );
+    Err(Error::format(&path, reason))
+}
+
+/// Writes a value as JSON, whole or not at all.
+fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
+    let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::Job(error.to_string()))?;
+    text.push('\n');
+    files::write_bytes_atomically(path, text.as_bytes())
+}

@@ -1,0 +1,281 @@
+//! What a job will do, worked out before it begins: steps, tokens, memory, disk.
+
+use std::path::Path;
+
+use cpift_engine::Device;
+
+use super::inputs::{Inputs, Task, sampler};
+use crate::checkpoint::ModelFiles;
+use crate::data::{Dataset, Source};
+use crate::error::Result;
+use crate::files;
+use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingPlan};
+use crate::settings::{Backbone, Method, Recipe, TrainSettings};
+use crate::transformer::{Purpose, Transformer};
+
+/// Optimizer steps of every fine-tune of the job.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Steps {
+    /// Of each probe; the same for all.
+    pub probe: u64,
+    /// Of stage 4 over all its parts.
+    pub integrate: u64,
+    /// Of `joint`: all; of `sequential` and `staged`: each task's share.
+    pub per_task: Vec<u64>,
+}
+
+impl Steps {
+    /// Counts steps: as the recipe says, or from epochs over the data. Probes all take the mean of what the
+    /// tasks' epochs ask for (same number for every task: ALGORITHM, stage 1). `train.steps` is the total of a
+    /// method, shared equally between tasks.
+    ///
+    /// # Errors
+    /// As [`Sampler::new`].
+    pub fn count(recipe: &Recipe, inputs: &Inputs) -> Result<Self> {
+        let tasks = inputs.all_tasks();
+        let epochs_of = |settings: &TrainSettings, sources: Vec<Source>| -> Result<u64> {
+            let mut sampler = sampler(recipe, settings, sources, "count")?;
+            Ok(sampler.steps_for_epochs(settings.epochs.unwrap_or(1.0)))
+        };
+        let each = |settings: &TrainSettings| -> Result<Vec<u64>> {
+            tasks.iter().map(|&task| epochs_of(settings, inputs.whole(&[task]))).collect()
+        };
+        let probe = match recipe.probe.training.steps {
+            Some(steps) => steps,
+            None => {
+                let steps = each(&recipe.probe.training)?;
+                steps.iter().sum::<u64>().div_ceil(steps.len() as u64)
+            }
+        };
+        let integrate = match recipe.integrate.training.steps {
+            Some(steps) => steps,
+            None => epochs_of(&recipe.integrate.training, inputs.sampled(&tasks, |_| 1.0))?,
+        };
+        let per_task = match (recipe.method, recipe.train.steps) {
+            (Method::Joint, Some(steps)) => vec![steps],
+            (Method::Joint, None) => vec![epochs_of(&recipe.train, inputs.whole(&tasks))?],
+            (_, Some(steps)) => split_evenly(steps, &vec![1; tasks.len()]),
+            (_, None) => each(&recipe.train)?,
+        };
+        Ok(Self { probe, integrate, per_task })
+    }
+}
+
+/// `steps` in parts proportional to `shares`, each at least 1: rounding goes by the running total.
+pub fn split_evenly(steps: u64, shares: &[u64]) -> Vec<u64> {
+    let total: u64 = shares.iter().sum::<u64>().max(1);
+    let mut before = 0;
+    let mut given = 0;
+    let part = |share: &u64| {
+        before += share;
+        let end = (u128::from(steps) * u128::from(before) / u128::from(total)) as u64;
+        let part = end.saturating_sub(given).max(1);
+        given += part;
+        part
+    };
+    shares.iter().map(part).collect()
+}
+
+/// Most tokens of any micro-batch of the job, training and evaluation.
+///
+/// # Errors
+/// As [`Sampler::new`].
+pub fn max_tokens(recipe: &Recipe, inputs: &Inputs) -> Result<usize> {
+    let tasks = inputs.all_tasks();
+    let mut most = inputs.longest_eval_row();
+    for settings in trainings_settings(recipe) {
+        let sampler = sampler(recipe, settings, inputs.whole(&tasks), "count")?;
+        most = most.max(sampler.max_micro_batch_tokens());
+    }
+    Ok(most)
+}
+
+/// Whether the method begins with probes.
+pub fn has_probes(method: Method) -> bool {
+    matches!(method, Method::Cpift | Method::Staged)
+}
+
+/// True when `[train]` itself is trained with: by the baselines, and for a staged backbone.
+pub fn trains_plainly(recipe: &Recipe) -> bool {
+    recipe.method != Method::Cpift || recipe.fuse.backbone == Backbone::Staged
+}
+
+fn trainings_settings(recipe: &Recipe) -> Vec<&TrainSettings> {
+    let mut settings = Vec::new();
+    if has_probes(recipe.method) {
+        settings.push(&recipe.probe.training);
+    }
+    if trains_plainly(recipe) {
+        settings.push(&recipe.train);
+    }
+    if recipe.method == Method::Cpift {
+        settings.push(&recipe.integrate.training);
+    }
+    settings
+}
+
+/// Describes the whole job before it begins.
+///
+/// # Errors
+/// When a size overflows, or as [`Sampler::new`].
+pub fn plan(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    steps: &Steps,
+    device: &Device,
+    max_tokens: usize,
+) -> Result<Plan> {
+    let config = &inputs.base.config;
+    let trainings = plan_trainings(recipe, inputs, steps)?;
+    let tokens: u64 = trainings.iter().map(|training| training.tokens).sum();
+    let mean_length = mean_row_length(inputs);
+    Ok(Plan {
+        method: recipe.method,
+        device: device.describe(),
+        architecture: format!("{:?}", config.architecture).to_lowercase(),
+        parameters: inputs.layout.parameters() as u64,
+        tasks: inputs.tasks.iter().map(plan_task).collect(),
+        training_flops: config.flops_per_token(mean_length) * tokens as f64,
+        trainings,
+        memory: plan_memory(recipe, inputs, device, max_tokens)?,
+        disk_bytes: disk_bytes(recipe, inputs),
+    })
+}
+
+fn mean_row_length(inputs: &Inputs) -> usize {
+    let rows: usize = inputs.tasks.iter().map(|task| task.train.len()).sum();
+    let tokens: usize = inputs.tasks.iter().map(|task| task.train.tokens()).sum();
+    tokens.div_ceil(rows.max(1))
+}
+
+fn plan_task(task: &Task) -> TaskPlan {
+    let counts = |dataset: &Dataset| (dataset.counts().too_long + dataset.counts().truncated) as u64;
+    TaskPlan {
+        name: task.name.clone(),
+        train_rows: task.train.len() as u64,
+        train_tokens: task.train.tokens() as u64,
+        supervised_tokens: task.train.supervised_tokens() as u64,
+        long_rows: counts(&task.train) + task.eval.as_deref().map_or(0, counts),
+        eval_rows: task.eval.as_ref().map(|eval| eval.len() as u64),
+    }
+}
+
+fn plan_trainings(recipe: &Recipe, inputs: &Inputs, steps: &Steps) -> Result<Vec<TrainingPlan>> {
+    let all = inputs.all_tasks();
+    let training =
+        |title: String, settings: &TrainSettings, sources: Vec<Source>, steps: u64| -> Result<TrainingPlan> {
+            let rows: usize = sources.iter().map(|source| source.rows.len()).sum();
+            let row_tokens = |source: &Source| -> usize {
+                source.rows.iter().map(|&row| source.dataset.rows()[row].tokens.len()).sum()
+            };
+            let tokens: usize = sources.iter().map(row_tokens).sum();
+            let mut sampler = sampler(recipe, settings, sources, "count")?;
+            let sequences_per_step = (settings.batch_size * settings.accumulate) as f64;
+            let tokens_per_step = if settings.pack {
+                tokens as f64 / sampler.sequences_per_epoch() as f64 * sequences_per_step
+            } else {
+                tokens as f64 / rows as f64 * sequences_per_step
+            };
+            Ok(TrainingPlan { title, steps, tokens: (tokens_per_step * steps as f64).round() as u64 })
+        };
+    let mut trainings = Vec::new();
+    if has_probes(recipe.method) {
+        for (index, task) in inputs.tasks.iter().enumerate().filter(|(_, task)| task.model.is_none()) {
+            let sources = inputs.whole(&[index]);
+            trainings.push(training(
+                format!("probe {}", task.name),
+                &recipe.probe.training,
+                sources,
+                steps.probe,
+            )?);
+        }
+    }
+    if trains_plainly(recipe) {
+        let name =
+            if recipe.method == Method::Cpift { "staged backbone" } else { method_name(recipe.method) };
+        let total = steps.per_task.iter().sum();
+        trainings.push(training(name.to_owned(), &recipe.train, inputs.whole(&all), total)?);
+    }
+    if recipe.method == Method::Cpift {
+        let sources = inputs.sampled(&all, |_| 1.0);
+        trainings.push(training(
+            "integrate".to_owned(),
+            &recipe.integrate.training,
+            sources,
+            steps.integrate,
+        )?);
+    }
+    Ok(trainings)
+}
+
+/// Lower-case name of a method, as in recipes.
+pub fn method_name(method: Method) -> &'static str {
+    match method {
+        Method::Cpift => "cpift",
+        Method::Joint => "joint",
+        Method::Sequential => "sequential",
+        Method::Staged => "staged",
+    }
+}
+
+fn plan_memory(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    device: &Device,
+    max_tokens: usize,
+) -> Result<Vec<MemoryPart>> {
+    let flat = inputs.layout.len() as u64 * size_of::<f32>() as u64;
+    let part = |name: &str, bytes: u64| MemoryPart { name: name.to_owned(), bytes };
+    let mut parts = vec![part("weights", flat), part("gradients", flat), part("moments", 2 * flat)];
+    if has_probes(recipe.method) {
+        parts.push(part("importance", flat));
+        parts.push(part("core masks", inputs.tasks.len() as u64 * flat / 32));
+    }
+    let transformer = Transformer::memory_plan(&inputs.base.config, device, max_tokens, purpose(recipe))?;
+    parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
+    let row_bytes = |dataset: &Dataset| (dataset.tokens() * (size_of::<u32>() + size_of::<bool>())) as u64;
+    let data =
+        inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));
+    parts.push(part("tokenised data", data.sum()));
+    Ok(parts)
+}
+
+/// How the job's transformer is used: recomputing when any of its fine-tunes asks for it.
+pub fn purpose(recipe: &Recipe) -> Purpose {
+    let recompute = trainings_settings(recipe).iter().any(|settings| settings.recompute);
+    Purpose::Training { recompute }
+}
+
+/// Bytes the run folder takes at most: models, importance, masks and checkpoints.
+fn disk_bytes(recipe: &Recipe, inputs: &Inputs) -> u64 {
+    let model = ModelFiles::new(&inputs.base.config, None).bytes();
+    let flat = inputs.layout.len() as u64 * size_of::<f32>() as u64;
+    let probed = inputs.tasks.iter().filter(|task| task.model.is_none()).count() as u64;
+    let probes = if has_probes(recipe.method) { probed * (model + flat) } else { 0 };
+    let fused = if recipe.method == Method::Cpift { model } else { 0 };
+    // One more than is kept while a new one is written.
+    let checkpoints = (recipe.checkpoint.keep as u64 + 1) * 4 * flat;
+    probes + fused + model + checkpoints
+}
+
+/// Fails unless the run folder can be written and has room for the run.
+///
+/// # Errors
+/// Naming the folder.
+pub fn check_run_folder(folder: &Path, plan: &Plan) -> Result<()> {
+    files::require_writable(folder)?;
+    files::require_free_space(folder, plan.disk_bytes)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::split_evenly;
+
+    #[test]
+    fn steps_are_split_in_proportion_and_none_is_lost() {
+        assert_eq!(split_evenly(10, &[1, 1, 1]), [3, 3, 4]);
+        assert_eq!(split_evenly(100, &[3, 1]), [75, 25]);
+        assert_eq!(split_evenly(2, &[1, 1, 1]), [1, 1, 1]);
+        assert_eq!(split_evenly(7, &[1]), [7]);
+    }
+}

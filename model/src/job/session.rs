@@ -1,0 +1,278 @@
+//! A job at work: what all its stages share.
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::Path;
+use std::time::Instant;
+
+use cpift_engine::ops::adamw::ImportanceKind as Accumulate;
+
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::inputs::{Task, sampler};
+use super::plan::{has_probes, purpose};
+use super::state::Checkpoints;
+use super::{Job, write_json};
+use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, write_model};
+use crate::data::{Dataset, Sampler, Source};
+use crate::error::{Error, Result};
+use crate::evaluation::evaluate;
+use crate::files::{self, FolderLock, Manifest, Verify};
+use crate::metrics::Metrics;
+use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
+use crate::settings::{ImportanceKind, SaveDtype, Stage, TrainSettings};
+use crate::trainer::Trainer;
+use crate::transformer::{Purpose, Transformer};
+
+/// The run folder's record of what was measured: column of the table → task → score.
+type Scores = BTreeMap<String, BTreeMap<String, Score>>;
+
+/// What of a run is kept from one process to the next, beside its stages.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+struct RunProgress {
+    /// Seconds that processes have worked on it.
+    seconds: f64,
+    /// Frozen coordinates found unchanged at the end of the parts of stage 4.
+    frozen_verified: u64,
+}
+
+/// What the stages of a running job share.
+pub struct Session<'a> {
+    pub job: &'a Job,
+    pub observer: &'a mut dyn Observer,
+    pub trainer: Trainer,
+    pub metrics: Metrics,
+    pub checkpoints: Checkpoints,
+    scores: Scores,
+    started: Instant,
+    /// As it was when this process began, but for the frozen coordinates.
+    progress: RunProgress,
+    _lock: FolderLock,
+}
+
+impl<'a> Session<'a> {
+    /// Makes or reopens the run folder and allocates everything training needs.
+    ///
+    /// # Errors
+    /// The folder is in use or belongs to another recipe, or memory runs out.
+    pub fn open(job: &'a Job, observer: &'a mut dyn Observer) -> Result<Self> {
+        let started = Instant::now();
+        files::require_writable(&job.out)?;
+        let lock = FolderLock::take(&job.out)?;
+        files::remove_partial(&job.out)?;
+        files::write_bytes_atomically(&job.out.join(RECIPE), job.recipe_text.as_bytes())?;
+        let Purpose::Training { recompute } = purpose(&job.recipe) else {
+            return Err(Error::Job("a job trains".to_owned()));
+        };
+        let inputs = &job.inputs;
+        let transformer = Transformer::new(&inputs.base.config, &job.device, job.max_tokens, recompute)?;
+        let importance = if has_probes(job.recipe.method) {
+            accumulated(job.recipe.probe.importance)
+        } else {
+            Accumulate::None
+        };
+        let trainer = Trainer::new(&job.device, &inputs.layout, transformer, importance)?;
+        Ok(Self {
+            job,
+            observer,
+            trainer,
+            metrics: Metrics::open(&job.out.join("metrics.jsonl"))?,
+            checkpoints: Checkpoints::new(&job.out, job.recipe.checkpoint.keep),
+            scores: read_json(&job.out.join(SCORES))?.unwrap_or_default(),
+            started,
+            progress: read_json(&job.out.join(PROGRESS))?.unwrap_or_default(),
+            _lock: lock,
+        })
+    }
+
+    /// Whether a stage's folder is there, whole. A damaged one is an error: it would be taken for the result.
+    ///
+    /// # Errors
+    /// Naming the damaged file.
+    pub fn is_complete(&self, folder: &str) -> Result<bool> {
+        let folder = self.job.out.join(folder);
+        if !folder.exists() {
+            return Ok(false);
+        }
+        Manifest::verify(&folder, Verify::Contents)?;
+        Ok(true)
+    }
+
+    /// Puts the base model's weights into the trainer.
+    ///
+    /// # Errors
+    /// As [`super::inputs::Base::load_into`].
+    pub fn load_base(&mut self) -> Result<()> {
+        let weights = self.trainer.weights.view_mut();
+        self.job.device.scope(|| self.job.inputs.base.load_into(weights))
+    }
+
+    /// A sampler over `sources` with this job's seed and lengths.
+    ///
+    /// # Errors
+    /// As [`Sampler::new`].
+    pub fn sampler(&self, settings: &TrainSettings, sources: Vec<Source>, purpose: &str) -> Result<Sampler> {
+        sampler(&self.job.recipe, settings, sources, purpose)
+    }
+
+    /// Evaluates the trainer's weights on some tasks, as a column of the closing table. What was measured
+    /// before is not measured again.
+    ///
+    /// # Errors
+    /// When evaluation fails or the scores cannot be saved.
+    pub fn evaluate(&mut self, column: &str, tasks: &[usize]) -> Result<()> {
+        let job = self.job;
+        for &index in tasks {
+            let task = &job.inputs.tasks[index];
+            let Some(eval) = &task.eval else { continue };
+            if self.has_score(column, &task.name) {
+                continue;
+            }
+            self.observer.event(Event::EvaluationStarted { column, task: &task.name });
+            let score = self.score(eval)?;
+            self.observer.event(Event::Evaluated { column, task: &task.name, score: &score });
+            self.scores.entry(column.to_owned()).or_default().insert(task.name.clone(), score);
+            write_json(&job.out.join(SCORES), &self.scores)?;
+        }
+        Ok(())
+    }
+
+    fn score(&mut self, dataset: &Dataset) -> Result<Score> {
+        let Trainer { transformer, weights, .. } = &mut self.trainer;
+        let tokenizer = &self.job.inputs.tokenizer;
+        let generate = dataset.has_prompts();
+        let scored =
+            self.job.device.scope(|| evaluate(transformer, weights.view(), dataset, tokenizer, generate))?;
+        Ok(scored.score())
+    }
+
+    /// Evaluates on all tasks.
+    ///
+    /// # Errors
+    /// As [`Session::evaluate`].
+    pub fn evaluate_all(&mut self, column: &str) -> Result<()> {
+        self.evaluate(column, &self.job.inputs.all_tasks())
+    }
+
+    /// Whether a column of the table has this task's score.
+    pub fn has_score(&self, column: &str, task: &str) -> bool {
+        self.scores.get(column).is_some_and(|scores| scores.contains_key(task))
+    }
+
+    /// One row of every task as the model sees it.
+    pub fn show_samples(&mut self) {
+        for task in &self.job.inputs.tasks {
+            if let Some(text) = task.train.masked_sample(0, &self.job.inputs.tokenizer) {
+                self.observer.event(Event::Sample { task: &task.name, text: &text });
+            }
+        }
+    }
+
+    /// Reads the final model into the trainer if it is there, whole; says whether it is.
+    ///
+    /// # Errors
+    /// When it is damaged.
+    pub fn reuse_final(&mut self) -> Result<bool> {
+        if !self.is_complete(FINAL)? {
+            return Ok(false);
+        }
+        self.observer.event(Event::StageReused { stage: Stage::Integrate, part: "" });
+        let finished = Checkpoint::open(&self.job.out.join(FINAL))?;
+        let weights = self.trainer.weights.view_mut();
+        self.job.device.scope(|| finished.load_into(weights))?;
+        Ok(true)
+    }
+
+    /// Writes the trainer's weights as the run's final model.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn save_final(&mut self, frozen_verified: u64) -> Result<()> {
+        let job = self.job;
+        self.progress.frozen_verified = frozen_verified;
+        self.save_progress()?;
+        let base = &job.inputs.base;
+        let dtype = match job.recipe.model.dtype {
+            SaveDtype::F32 => WeightType::F32,
+            SaveDtype::Bf16 => WeightType::BF16,
+            SaveDtype::F16 => WeightType::F16,
+        };
+        let files = ModelFiles { dtype, ..ModelFiles::new(&base.config, Some(&base.folder)) };
+        write_model(&job.out.join(FINAL), &files, self.trainer.weights.view())
+    }
+
+    /// The closing table, written to the run folder.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(&mut self, columns: &[&str]) -> Result<JobReport> {
+        let mut report = self.report(columns)?;
+        report.model = Some(self.job.out.join(FINAL));
+        write_json(&self.job.out.join("report.json"), &report)?;
+        Ok(report)
+    }
+
+    /// The closing table as far as it is filled.
+    ///
+    /// # Errors
+    /// When the elapsed time cannot be saved.
+    pub fn report(&mut self, columns: &[&str]) -> Result<JobReport> {
+        let seconds = self.save_progress()?;
+        let score =
+            |column: &str, task: &str| self.scores.get(column).and_then(|scores| scores.get(task)).copied();
+        let row = |task: &Task| TaskScores {
+            task: task.name.clone(),
+            scores: columns.iter().map(|column| score(column, &task.name)).collect(),
+        };
+        Ok(JobReport {
+            method: self.job.recipe.method,
+            columns: columns.iter().map(|&column| column.to_owned()).collect(),
+            tasks: self.job.inputs.tasks.iter().map(row).collect(),
+            frozen_verified: self.progress.frozen_verified,
+            seconds,
+            steps: self.metrics.steps(),
+            model: None,
+        })
+    }
+
+    /// Records how long the run has taken so far, over all processes; returns it in seconds.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn save_progress(&self) -> Result<f64> {
+        let seconds = self.progress.seconds + self.started.elapsed().as_secs_f64();
+        write_json(&self.job.out.join(PROGRESS), &RunProgress { seconds, ..self.progress })?;
+        Ok(seconds)
+    }
+}
+
+/// Name of the resolved recipe in the run folder.
+pub const RECIPE: &str = "recipe.toml";
+/// Name of the final model's folder.
+const FINAL: &str = "final";
+const SCORES: &str = "scores.json";
+const PROGRESS: &str = "progress.json";
+
+/// What the optimizer accumulates for a kind of importance; the controls go by `net`.
+fn accumulated(kind: ImportanceKind) -> Accumulate {
+    match kind {
+        ImportanceKind::Net | ImportanceKind::Random | ImportanceKind::Inverse => Accumulate::Net,
+        ImportanceKind::Path => Accumulate::Path,
+        ImportanceKind::Fisher => Accumulate::Fisher,
+    }
+}
+
+/// Reads a small JSON file of the run folder, if it is there.
+///
+/// # Errors
+/// When it cannot be read, or is not what this version writes.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = fs::read_to_string(path).map_err(Error::file(path, "read"))?;
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        Error::format(path, format!("not as this version writes it ({error}); remove the file"))
+    })
+}

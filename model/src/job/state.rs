@@ -1,0 +1,141 @@
+//! Checkpoints inside a fine-tune: everything needed to continue to the same bits.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use crate::checkpoint::{NamedTensor, TensorData, TensorFile, WeightType, write_tensors};
+use crate::error::{Error, Result};
+use crate::files::{self, AtomicFolder, Manifest, Verify};
+use crate::trainer::Trainer;
+
+/// Where a fine-tune stands, beside its weights and moments.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+pub struct TrainingState {
+    /// Steps made, over all parts.
+    pub step: u64,
+    /// Steps the optimizer counts, for its bias correction.
+    pub optimizer_steps: u64,
+    /// Hash of the coordinates frozen in the current part, from its beginning.
+    pub frozen_hash: Option<String>,
+    /// Frozen coordinates checked so far, summed over the parts.
+    pub frozen_verified: u64,
+}
+
+/// The checkpoints of a run: `checkpoint/<training>/step-<n>/`.
+#[derive(Debug)]
+pub struct Checkpoints {
+    folder: PathBuf,
+    keep: usize,
+}
+
+const TENSORS: &str = "state.safetensors";
+const STATE: &str = "state.json";
+
+impl Checkpoints {
+    /// Checkpoints in the run folder `run`; `keep` of each training are kept.
+    pub fn new(run: &Path, keep: usize) -> Self {
+        Self { folder: run.join("checkpoint"), keep: keep.max(1) }
+    }
+
+    /// Writes one, then removes all but the newest.
+    ///
+    /// # Errors
+    /// When it cannot be written: older ones are then still there.
+    pub fn write(&self, training: &str, state: &TrainingState, trainer: &Trainer) -> Result<()> {
+        let folder = self.folder.join(training);
+        files::create_folders(&folder)?;
+        let destination = folder.join(format!("step-{:08}", state.step));
+        if destination.exists() {
+            return Ok(());
+        }
+        let state = TrainingState { optimizer_steps: trainer.optimizer.steps(), ..state.clone() };
+        let mut writing = AtomicFolder::create(&destination)?;
+        writing.write(TENSORS, |file| write_tensors(file, &tensors(trainer), &[]))?;
+        let text = serde_json::to_string_pretty(&state).map_err(|error| Error::Job(error.to_string()))?;
+        writing.write_bytes(STATE, text.as_bytes())?;
+        writing.commit()?;
+        let mut all = self.list(training)?;
+        all.truncate(all.len().saturating_sub(self.keep));
+        all.iter().try_for_each(|(_, old)| remove(old))
+    }
+
+    /// Reads the newest whole checkpoint of a training into the trainer. One that is damaged is passed over.
+    ///
+    /// # Errors
+    /// When a file that its manifest vouches for cannot be read.
+    pub fn read_newest(&self, training: &str, trainer: &mut Trainer) -> Result<Option<TrainingState>> {
+        for (_, folder) in self.list(training)?.iter().rev() {
+            if Manifest::verify(folder, Verify::Contents).is_err() {
+                continue;
+            }
+            let path = folder.join(STATE);
+            let text = fs::read_to_string(&path).map_err(Error::file(&path, "read"))?;
+            let state: TrainingState =
+                serde_json::from_str(&text).map_err(|error| Error::format(&path, error.to_string()))?;
+            read_tensors(&folder.join(TENSORS), trainer)?;
+            trainer.optimizer.set_steps(state.optimizer_steps);
+            return Ok(Some(state));
+        }
+        Ok(None)
+    }
+
+    /// Removes a training's checkpoints, when its result is saved.
+    ///
+    /// # Errors
+    /// The system's, naming the folder.
+    pub fn forget(&self, training: &str) -> Result<()> {
+        let folder = self.folder.join(training);
+        if folder.exists() { remove(&folder) } else { Ok(()) }
+    }
+
+    /// A training's checkpoints by ascending step.
+    fn list(&self, training: &str) -> Result<Vec<(u64, PathBuf)>> {
+        let folder = self.folder.join(training);
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let mut found = Vec::new();
+        for entry in fs::read_dir(&folder).map_err(Error::file(&folder, "read"))? {
+            let path = entry.map_err(Error::file(&folder, "read"))?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
+                found.push((step, path));
+            }
+        }
+        found.sort();
+        Ok(found)
+    }
+}
+
+fn remove(folder: &Path) -> Result<()> {
+    fs::remove_dir_all(folder).map_err(Error::file(folder, "remove"))
+}
+
+fn tensors(trainer: &Trainer) -> Vec<NamedTensor<'_>> {
+    let optimizer = &trainer.optimizer;
+    let flat = [
+        ("weights", trainer.weights.view()),
+        ("moment1", optimizer.moment1()),
+        ("moment2", optimizer.moment2()),
+        ("importance", optimizer.importance()),
+    ];
+    flat.into_iter()
+        .map(|(name, values)| NamedTensor {
+            name: name.to_owned(),
+            shape: vec![values.len()],
+            data: TensorData::Floats(values, WeightType::F32),
+        })
+        .collect()
+}
+
+fn read_tensors(path: &Path, trainer: &mut Trainer) -> Result<()> {
+    let file = TensorFile::open(path)?;
+    let length = trainer.weights.len();
+    file.read_floats("weights", &[length], trainer.weights.view_mut())?;
+    file.read_floats("moment1", &[length], trainer.optimizer.moment1_mut())?;
+    file.read_floats("moment2", &[length], trainer.optimizer.moment2_mut())?;
+    let importance = trainer.optimizer.importance().len();
+    file.read_floats("importance", &[importance], trainer.optimizer.importance_mut())
+}

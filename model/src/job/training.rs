@@ -1,0 +1,206 @@
+//! One fine-tune: the loop over steps, with checkpoints, resume and the check of frozen coordinates.
+
+use cpift_engine::ops::transplant::gather;
+use cpift_engine::{Device, Mask, View};
+
+use super::session::Session;
+use super::state::TrainingState;
+use crate::data::{Source, StepBatches};
+use crate::error::{Error, Result};
+use crate::progress::Event;
+use crate::settings::TrainSettings;
+use crate::trainer::Step;
+
+/// A fine-tune, in one or more consecutive parts.
+pub struct Training<'a> {
+    /// `probe`, `integrate`, or the method's name: the first half of its checkpoints' name.
+    pub stage: &'a str,
+    /// The probe's task; empty otherwise.
+    pub part: &'a str,
+    /// Settings of all parts.
+    pub settings: &'a TrainSettings,
+    /// Start schedule and moments anew in every part; else one schedule and one set of moments run through.
+    pub restart: bool,
+    /// The parts, in order.
+    pub parts: Vec<TrainingPart>,
+}
+
+/// Consecutive steps on the same data with the same frozen coordinates.
+pub struct TrainingPart {
+    /// What is trained, for a person.
+    pub title: String,
+    /// Optimizer steps.
+    pub steps: u64,
+    /// The data.
+    pub sources: Vec<Source>,
+    /// Names of the data's tasks, one per source.
+    pub source_names: Vec<String>,
+    /// Names the order of the rows. Parts that share it share one stream of rows, the later continuing
+    /// where the earlier ended.
+    pub purpose: String,
+    /// Coordinates that keep their bits.
+    pub frozen: Option<Mask>,
+}
+
+impl Session<'_> {
+    /// Runs a fine-tune from the weights as they are, or from its newest checkpoint. At the end its
+    /// checkpoints are still there: whoever saves the result calls [`Session::forget_checkpoints`].
+    ///
+    /// Returns the number of frozen coordinates that were checked, summed over the parts.
+    ///
+    /// # Errors
+    /// When the loss is not a number, a frozen coordinate changed, a checkpoint cannot be written, or a stop
+    /// was asked for.
+    pub fn train(&mut self, training: Training<'_>) -> Result<u64> {
+        let key = checkpoint_key(training.stage, training.part);
+        self.trainer.begin();
+        let mut state = self.checkpoints.read_newest(&key, &mut self.trainer)?.unwrap_or_default();
+        self.metrics.rewind(training.stage, training.part, state.step)?;
+        let total: u64 = training.parts.iter().map(|part| part.steps).sum();
+        let mut start = 0;
+        for (index, part) in training.parts.iter().enumerate() {
+            let end = start + part.steps;
+            if state.step < end {
+                let shared_before: u64 = training.parts[..index]
+                    .iter()
+                    .filter(|earlier| earlier.purpose == part.purpose)
+                    .map(|earlier| earlier.steps)
+                    .sum();
+                let span = Span { start, end, total, data_offset: shared_before };
+                self.train_part(&training, part, span, &key, &mut state)?;
+            }
+            start = end;
+        }
+        Ok(state.frozen_verified)
+    }
+
+    fn train_part(
+        &mut self,
+        training: &Training<'_>,
+        part: &TrainingPart,
+        span: Span,
+        key: &str,
+        state: &mut TrainingState,
+    ) -> Result<()> {
+        let settings = training.settings;
+        let mut sampler = self.sampler(settings, part.sources.clone(), &part.purpose)?;
+        self.begin_part(training, part, span, state)?;
+        while state.step < span.end {
+            let local = state.step - span.start;
+            let (step, steps) =
+                if training.restart { (local, span.end - span.start) } else { (state.step, span.total) };
+            let batches = sampler.batches(span.data_offset + local)?;
+            let step = Step { settings, step, steps, frozen: part.frozen.as_ref() };
+            let made = self.trainer.step(step, &batches, &part.source_names);
+            let mut report = made.map_err(|error| explain(error, part, state.step, &batches))?;
+            state.step += 1;
+            report.stage = training.stage.to_owned();
+            report.part = training.part.to_owned();
+            (report.step, report.steps) = (state.step, span.total);
+            self.metrics.append(&report)?;
+            self.observer.event(Event::Step(&report));
+            if state.step == span.end {
+                self.verify_frozen(part, state)?;
+            }
+            self.checkpoint_if_due(key, state, span)?;
+        }
+        self.observer.event(Event::TrainingFinished { title: &part.title });
+        Ok(())
+    }
+
+    fn begin_part(
+        &mut self,
+        training: &Training<'_>,
+        part: &TrainingPart,
+        span: Span,
+        state: &mut TrainingState,
+    ) -> Result<()> {
+        self.observer.event(Event::TrainingStarted {
+            title: &part.title,
+            step: state.step - span.start,
+            steps: span.end - span.start,
+        });
+        if state.step == span.start {
+            if training.restart {
+                self.trainer.optimizer.restart();
+            }
+            state.frozen_hash = part.frozen.as_ref().map(|mask| self.hash_of(mask)).transpose()?;
+        }
+        Ok(())
+    }
+
+    /// Saves the state every so many steps, and when a stop is asked for, which it then carries out.
+    fn checkpoint_if_due(&mut self, key: &str, state: &TrainingState, span: Span) -> Result<()> {
+        let stop = self.observer.stop_requested();
+        let every = self.job.recipe.checkpoint.every;
+        let due = every > 0 && state.step.is_multiple_of(every) && state.step < span.total;
+        if stop || due {
+            self.checkpoints.write(key, state, &self.trainer)?;
+            self.save_progress()?;
+            self.observer.event(Event::Checkpoint { step: state.step });
+        }
+        if stop {
+            let position = format!("after step {} of {} of {}", state.step, span.total, key);
+            return Err(Error::Interrupted { position });
+        }
+        Ok(())
+    }
+
+    /// A hash of the frozen coordinates' bits.
+    fn hash_of(&self, mask: &Mask) -> Result<String> {
+        hash_coordinates(&self.job.device, self.trainer.weights.view(), mask)
+    }
+
+    /// Checks that every frozen coordinate has the bits it had when the part began (ALGORITHM stage 4).
+    fn verify_frozen(&self, part: &TrainingPart, state: &mut TrainingState) -> Result<()> {
+        let (Some(mask), Some(before)) = (&part.frozen, &state.frozen_hash) else { return Ok(()) };
+        if self.hash_of(mask)? != *before {
+            return Err(Error::Job(format!(
+                "a frozen parameter changed during {}: a bug, please report it",
+                part.title
+            )));
+        }
+        state.frozen_verified += mask.count() as u64;
+        Ok(())
+    }
+}
+
+/// Where a part lies in its training.
+#[derive(Debug, Clone, Copy)]
+struct Span {
+    /// First step of the part, over the whole training.
+    start: u64,
+    /// Step after its last.
+    end: u64,
+    /// Steps of the whole training.
+    total: u64,
+    /// Steps that earlier parts took from the same stream of rows.
+    data_offset: u64,
+}
+
+/// Name of a training's checkpoints in the run folder.
+pub fn checkpoint_key(stage: &str, part: &str) -> String {
+    if part.is_empty() { stage.to_owned() } else { format!("{stage}-{part}") }
+}
+
+/// Names the step, the rows and the checkpoint to go back to.
+fn explain(error: Error, part: &TrainingPart, step: u64, batches: &StepBatches) -> Error {
+    let Error::Job(reason) = error else { return error };
+    let rows = batches.documents.iter().flatten().take(3).map(|draw| {
+        let dataset = &part.sources[draw.source].dataset;
+        format!("{}:{}", dataset.path().display(), dataset.rows()[draw.row].line)
+    });
+    let rows: Vec<String> = rows.collect();
+    Error::Job(format!(
+        "{reason} at step {} of {} (rows {}, …); nothing of this step was kept. \
+         Lower learning_rate, or set clip, and start again",
+        step + 1,
+        part.title,
+        rows.join(", ")
+    ))
+}
+
+fn hash_coordinates(device: &Device, weights: View<'_, f32>, mask: &Mask) -> Result<String> {
+    let values = gather(device, weights, mask)?;
+    Ok(blake3::hash(bytemuck::cast_slice(&values)).to_hex().to_string())
+}

@@ -1,0 +1,120 @@
+//! Stage 1b: the core parameters of a task.
+
+use cpift_engine::ops::select::{self, Order, Scope};
+use cpift_engine::{Device, Layout, Mask, View};
+use rand_chacha::rand_core::Rng;
+
+use crate::data::order;
+use crate::error::Result;
+use crate::settings::{CoreScope, CoreSettings, ImportanceKind};
+use crate::stages::fuse::Core;
+
+/// Selects a task's core: the share `fraction` of the parameters with the largest importance, exactly,
+/// ties to the lower index. `random` and `inverse` importance choose otherwise, as controls; `seed`
+/// is only used for `random` and should differ between tasks.
+///
+/// # Errors
+/// When an importance is not a number, or lengths differ.
+pub fn select(
+    device: &Device,
+    layout: &Layout,
+    task: &str,
+    importance: View<'_, f32>,
+    settings: &CoreSettings,
+    (kind, seed): (ImportanceKind, u64),
+) -> Result<Core> {
+    let layers: Vec<usize> = layout.segments().iter().map(|segment| layer_index(&segment.name)).collect();
+    let options = select::Options {
+        fraction: settings.fraction,
+        scope: match settings.scope {
+            CoreScope::Global => Scope::Global,
+            CoreScope::Tensor => Scope::Tensor,
+            CoreScope::Layer => Scope::Groups(&layers),
+        },
+        order: match kind {
+            ImportanceKind::Random => Order::Random { seed },
+            ImportanceKind::Inverse => Order::Smallest,
+            ImportanceKind::Net | ImportanceKind::Path | ImportanceKind::Fisher => Order::Largest,
+        },
+    };
+    let eligible =
+        |segment: &cpift_engine::Segment| !settings.exclude.iter().any(|part| segment.name.contains(part));
+    let selection = select::select(device, layout, importance, &options, eligible)?;
+    // Without a threshold (random choice) importances are compared as they are.
+    let thresholds = selection.thresholds.iter().map(|threshold| threshold.unwrap_or(1.0)).collect();
+    Ok(Core { task: task.to_owned(), mask: selection.mask, thresholds })
+}
+
+/// Seed of a task's random core: another for every task.
+pub fn control_seed(seed: u64, task: usize) -> u64 {
+    order::stream(seed, "random core", task, 0).next_u64()
+}
+
+/// Parameters of a core by layer, in the order of the layout.
+pub fn by_layer(layout: &Layout, mask: &Mask) -> Vec<(String, u64)> {
+    count_by(layout, mask, |name| match layer_number(name) {
+        Some(layer) => format!("layer {layer}"),
+        None if name.contains("embed_tokens") => "embedding".to_owned(),
+        None => "head".to_owned(),
+    })
+}
+
+/// Parameters of a core by kind of tensor (`q_proj`, `input_layernorm`, …), in the order of the layout.
+pub fn by_kind(layout: &Layout, mask: &Mask) -> Vec<(String, u64)> {
+    count_by(layout, mask, |name| {
+        let mut parts = name.rsplit('.');
+        let last = parts.next().unwrap_or_default();
+        let kind = parts.next().unwrap_or(last);
+        if last == "bias" { format!("{kind} bias") } else { kind.to_owned() }
+    })
+}
+
+fn count_by(layout: &Layout, mask: &Mask, label: impl Fn(&str) -> String) -> Vec<(String, u64)> {
+    let mut counts: Vec<(String, u64)> = Vec::new();
+    for segment in layout.segments() {
+        let label = label(&segment.name);
+        let count = mask.count_range(segment.range()) as u64;
+        match counts.iter_mut().find(|(known, _)| *known == label) {
+            Some((_, total)) => *total += count,
+            None => counts.push((label, count)),
+        }
+    }
+    counts
+}
+
+/// Number of the layer a tensor belongs to: `model.layers.7.mlp.up_proj.weight` → 7.
+fn layer_number(name: &str) -> Option<usize> {
+    name.split_once("layers.")?.1.split('.').next()?.parse().ok()
+}
+
+/// Selection scope of a tensor in the scope `layer`: its layer; all outside the layers form one more.
+fn layer_index(name: &str) -> usize {
+    layer_number(name).map_or(0, |layer| layer + 1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn counts_go_to_layers_and_kinds() {
+        let layout = Layout::new([
+            ("model.embed_tokens.weight", vec![4, 2]),
+            ("model.layers.0.self_attn.q_proj.weight", vec![2, 2]),
+            ("model.layers.0.self_attn.q_proj.bias", vec![2]),
+            ("model.layers.10.self_attn.q_proj.weight", vec![2, 2]),
+            ("model.norm.weight", vec![2]),
+        ])
+        .unwrap();
+        let mut mask = Mask::zeros(layout.len());
+        for name in ["model.layers.0.self_attn.q_proj.weight", "model.layers.10.self_attn.q_proj.weight"] {
+            mask.set(layout.segment(layout.find(name).unwrap()).offset + 1, true);
+        }
+        mask.set(7, true);
+        let labels = |counts: Vec<(String, u64)>| {
+            counts.into_iter().map(|(label, count)| format!("{label}={count}")).collect::<Vec<_>>().join(" ")
+        };
+        assert_eq!(labels(by_layer(&layout, &mask)), "embedding=1 layer 0=1 layer 10=1 head=0");
+        assert_eq!(labels(by_kind(&layout, &mask)), "embed_tokens=1 q_proj=2 q_proj bias=0 norm=0");
+    }
+}

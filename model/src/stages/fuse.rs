@@ -1,0 +1,286 @@
+//! Stage 3: fusion of the task models into one, cores transplanted and the rest joined by SLERP.
+
+use cpift_engine::ops::slerp::{self, Fallback};
+use cpift_engine::ops::transplant::{gather, scatter, transplant};
+use cpift_engine::{Device, Layout, Mask, View, ViewMut};
+
+use crate::error::Result;
+use crate::progress::{FusionReport, SlerpReport};
+use crate::settings::{Backbone, Conflict, FoldWeight, FuseSettings, SlerpSpace};
+
+/// Where the task models come from: read one at a time, so that memory does not grow with their number.
+pub trait TaskModels {
+    /// Reads the weights of the base model, θ0.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn read_base(&mut self, weights: ViewMut<'_, f32>) -> Result<()>;
+
+    /// Reads the weights of one task's model, θi.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn read_weights(&mut self, task: usize, weights: ViewMut<'_, f32>) -> Result<()>;
+
+    /// Reads one task's importance; its absolute value ranks parameters.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read_importance(&mut self, task: usize, importance: ViewMut<'_, f32>) -> Result<()>;
+}
+
+/// One task's core set Ci.
+#[derive(Debug, Clone)]
+pub struct Core {
+    /// The task's name.
+    pub task: String,
+    /// Ci as bits over the flat layout.
+    pub mask: Mask,
+    /// For every segment the least importance in the core: what importances of different tasks are
+    /// measured by. One value throughout in the global scope.
+    pub thresholds: Vec<f32>,
+}
+
+/// Coordinates by how many cores they are in.
+#[derive(Debug, Clone)]
+pub struct Ownership {
+    /// In at least one core.
+    pub any: Mask,
+    /// In several.
+    pub several: Mask,
+}
+
+impl Ownership {
+    /// Counts, for every coordinate, the cores it is in.
+    ///
+    /// # Errors
+    /// When the masks differ in length.
+    pub fn new(length: usize, cores: &[Core]) -> Result<Self> {
+        let mut any = Mask::zeros(length);
+        let mut several = Mask::zeros(length);
+        for core in cores {
+            several = several.or(&any.and(&core.mask)?)?;
+            any = any.or(&core.mask)?;
+        }
+        Ok(Self { any, several })
+    }
+}
+
+/// Memory of a fusion, each of the layout's length.
+#[derive(Debug)]
+pub struct Buffers<'a> {
+    /// Receives the fused model.
+    pub backbone: ViewMut<'a, f32>,
+    /// Holds one task model after the other.
+    pub operand: ViewMut<'a, f32>,
+    /// Holds the base model.
+    pub base: ViewMut<'a, f32>,
+}
+
+/// Fuses the task models into `buffers.backbone`. For [`Backbone::Staged`] it holds that model already; any
+/// other backbone is made here.
+///
+/// # Errors
+/// When a model cannot be read, has values that are not finite, or memory runs out.
+pub fn fuse(
+    device: &Device,
+    layout: &Layout,
+    settings: &FuseSettings,
+    cores: &[Core],
+    models: &mut dyn TaskModels,
+    buffers: Buffers<'_>,
+) -> Result<FusionReport> {
+    let Buffers { mut backbone, mut operand, mut base } = buffers;
+    let ownership = Ownership::new(layout.len(), cores)?;
+    models.read_base(base.reborrow())?;
+    let conflict_base = gather(device, base.as_view(), &ownership.several)?;
+    let mut conflicts =
+        Conflicts { several: ownership.several.clone(), base: conflict_base, claims: Vec::new() };
+    if settings.backbone == Backbone::Base {
+        backbone.copy_from(base.as_view())?;
+    }
+
+    let mut slerps = Vec::new();
+    for (index, core) in cores.iter().enumerate() {
+        models.read_weights(index, operand.reborrow())?;
+        match settings.backbone {
+            Backbone::Mean if index == 0 => backbone.copy_from(operand.as_view())?,
+            Backbone::Mean => {
+                let options = slerp::Options {
+                    weight: fold_weight(settings.weight, index),
+                    epsilon: settings.epsilon,
+                    base: (settings.space == SlerpSpace::Delta).then(|| base.as_view()),
+                    skip: Some(&ownership.any),
+                };
+                let reports = slerp::slerp(device, layout, backbone.reborrow(), operand.as_view(), &options)?;
+                slerps.extend(reports.iter().map(|report| describe(layout, &core.task, report)));
+            }
+            Backbone::Last if index + 1 == cores.len() => {
+                copy_outside(device, backbone.reborrow(), operand.as_view(), &ownership.any)?;
+            }
+            Backbone::Last | Backbone::Base | Backbone::Staged => {}
+        }
+        let alone = core.mask.and_not(&ownership.several)?;
+        transplant(device, backbone.reborrow(), operand.as_view(), &alone)?;
+        let shared = core.mask.and(&ownership.several)?;
+        let weights = gather(device, operand.as_view(), &shared)?;
+        let importance = if settings.conflict == Conflict::Max {
+            models.read_importance(index, operand.reborrow())?;
+            gather(device, operand.as_view(), &shared)?
+        } else {
+            Vec::new()
+        };
+        let relative_importance = relative(layout, &shared, &importance, &core.thresholds);
+        conflicts.claims.push(Claim { shared, weights, relative_importance });
+    }
+
+    let (values, sign_conflicts) = conflicts.resolve(settings.conflict);
+    scatter(device, backbone, &ownership.several, &values)?;
+    let conflicts = ownership.several.count() as u64;
+    Ok(FusionReport {
+        backbone: backbone_name(settings.backbone).to_owned(),
+        slerps,
+        transplanted: ownership.any.count() as u64 - conflicts,
+        conflicts,
+        sign_conflicts,
+    })
+}
+
+/// Weight of the task at `index` (from 0) in the fold: 1/i with i counted from 1, or the constant.
+fn fold_weight(weight: FoldWeight, index: usize) -> f64 {
+    match weight {
+        FoldWeight::Running => 1.0 / (index + 1) as f64,
+        FoldWeight::Constant(weight) => weight,
+    }
+}
+
+/// Copies everything but the coordinates of `mask`, which were transplanted before.
+fn copy_outside(
+    device: &Device,
+    mut target: ViewMut<'_, f32>,
+    source: View<'_, f32>,
+    mask: &Mask,
+) -> Result<()> {
+    let kept = gather(device, target.as_view(), mask)?;
+    target.copy_from(source)?;
+    Ok(scatter(device, target, mask, &kept)?)
+}
+
+/// Importances of the coordinates of `shared`, each over its tensor's threshold.
+fn relative(layout: &Layout, shared: &Mask, importance: &[f32], thresholds: &[f32]) -> Vec<f32> {
+    let mut segments = layout.segments().iter().zip(thresholds).peekable();
+    let mut relative = Vec::with_capacity(importance.len());
+    for (index, value) in shared.indices().zip(importance) {
+        while segments.next_if(|(segment, _)| segment.range().end <= index).is_some() {}
+        let threshold = segments.peek().map_or(1.0, |(_, threshold)| **threshold);
+        relative.push((value.abs() / threshold.max(f32::MIN_POSITIVE)).min(f32::MAX));
+    }
+    relative
+}
+
+fn describe(layout: &Layout, task: &str, report: &slerp::SegmentReport) -> SlerpReport {
+    let fallback = report.fallback.map(|fallback| match fallback {
+        Fallback::SmallAngle => "small angle",
+        Fallback::ZeroNorm => "zero norm",
+        Fallback::Antipodal => "antipodal",
+    });
+    SlerpReport {
+        task: task.to_owned(),
+        tensor: layout.segment(report.segment).name.clone(),
+        angle: report.angle,
+        fallback: fallback.map(str::to_owned),
+    }
+}
+
+fn backbone_name(backbone: Backbone) -> &'static str {
+    match backbone {
+        Backbone::Mean => "mean",
+        Backbone::Base => "base",
+        Backbone::Last => "last",
+        Backbone::Staged => "staged",
+    }
+}
+
+/// The coordinates in several cores, with what each task has there: few, so held as lists.
+struct Conflicts {
+    several: Mask,
+    /// θ0 at those coordinates.
+    base: Vec<f32>,
+    claims: Vec<Claim>,
+}
+
+/// What one task has at the coordinates it shares with others.
+struct Claim {
+    shared: Mask,
+    weights: Vec<f32>,
+    /// Importance over the task's threshold; empty when the rule does not ask for it.
+    relative_importance: Vec<f32>,
+}
+
+/// One task's wish for one coordinate.
+#[derive(Clone, Copy)]
+struct Wish {
+    weight: f32,
+    update: f32,
+    relative_importance: f32,
+}
+
+impl Conflicts {
+    /// The value of every conflicting coordinate in ascending order, and how many have updates of both signs.
+    fn resolve(&self, rule: Conflict) -> (Vec<f32>, u64) {
+        let mut next = vec![0; self.claims.len()];
+        let mut wishes = Vec::with_capacity(self.claims.len());
+        let mut sign_conflicts = 0;
+        let mut values = Vec::with_capacity(self.base.len());
+        for (index, &base) in self.several.indices().zip(&self.base) {
+            wishes.clear();
+            for (claim, next) in self.claims.iter().zip(&mut next) {
+                if claim.shared.get(index) {
+                    let weight = claim.weights[*next];
+                    let relative_importance = claim.relative_importance.get(*next).copied().unwrap_or(0.0);
+                    wishes.push(Wish { weight, update: weight - base, relative_importance });
+                    *next += 1;
+                }
+            }
+            let moves_to =
+                |up: bool| wishes.iter().any(|wish| if up { wish.update > 0.0 } else { wish.update < 0.0 });
+            sign_conflicts += u64::from(moves_to(true) && moves_to(false));
+            values.push(choose(&wishes, rule));
+        }
+        (values, sign_conflicts)
+    }
+}
+
+/// The value of one coordinate that several tasks claim (ALGORITHM stage 3, step 3).
+fn choose(wishes: &[Wish], rule: Conflict) -> f32 {
+    let mean = |wanted: &dyn Fn(&Wish) -> bool| {
+        let (sum, count) = wishes
+            .iter()
+            .filter(|wish| wanted(wish))
+            .fold((0.0, 0u32), |(sum, count), wish| (sum + f64::from(wish.weight), count + 1));
+        (sum / f64::from(count)) as f32
+    };
+    match rule {
+        Conflict::Last => wishes[wishes.len() - 1].weight,
+        Conflict::Mean => mean(&|_| true),
+        Conflict::Max => {
+            let larger = |best: Wish, wish: &Wish| {
+                if wish.relative_importance > best.relative_importance { *wish } else { best }
+            };
+            wishes[1..].iter().fold(wishes[0], larger).weight
+        }
+        Conflict::Sign => {
+            let ups = wishes.iter().filter(|wish| wish.update > 0.0).count();
+            let downs = wishes.iter().filter(|wish| wish.update < 0.0).count();
+            let total: f64 = wishes.iter().map(|wish| f64::from(wish.update)).sum();
+            // As many on either side: the sum of the updates decides.
+            if ups > downs || (ups == downs && total > 0.0) {
+                mean(&|wish| wish.update > 0.0)
+            } else if downs > 0 {
+                mean(&|wish| wish.update < 0.0)
+            } else {
+                mean(&|_| true)
+            }
+        }
+    }
+}

@@ -1,0 +1,118 @@
+//! Stage 2: groups of tasks whose cores overlap.
+
+use crate::data::order;
+use crate::settings::{GroupOrder, GroupSettings, Linkage};
+
+/// Groups tasks by the overlap of their cores: an edge where `jaccard[i][j]` reaches the threshold, then
+/// connected components or complete linkage. Groups come in training order, tasks ascending in each.
+pub fn group(jaccard: &[Vec<f64>], settings: &GroupSettings, seed: u64) -> Vec<Vec<usize>> {
+    let mut groups = match settings.linkage {
+        Linkage::Components => components(jaccard, settings.threshold),
+        Linkage::Complete => complete(jaccard, settings.threshold),
+    };
+    groups.sort_by_key(|members| members[0]);
+    if settings.order == GroupOrder::Shuffled {
+        order::shuffle(&mut groups, &mut order::stream(seed, "group order", 0, 0));
+    }
+    groups
+}
+
+/// The overlap two independent cores have by chance when each holds `fraction` of all parameters.
+pub fn chance_overlap(fraction: f64) -> f64 {
+    fraction / (2.0 - fraction)
+}
+
+fn components(jaccard: &[Vec<f64>], threshold: f64) -> Vec<Vec<usize>> {
+    let tasks = jaccard.len();
+    let mut component: Vec<usize> = (0..tasks).collect();
+    for first in 0..tasks {
+        for second in first + 1..tasks {
+            let (old, new) = (component[second], component[first]);
+            if jaccard[first][second] >= threshold && old != new {
+                component.iter_mut().filter(|label| **label == old).for_each(|label| *label = new);
+            }
+        }
+    }
+    let members = |label| (0..tasks).filter(|&task| component[task] == label).collect::<Vec<_>>();
+    (0..tasks).map(members).filter(|members| !members.is_empty()).collect()
+}
+
+/// Merges the two groups whose least overlap is largest, as long as that reaches the threshold; of
+/// equals the first pair.
+fn complete(jaccard: &[Vec<f64>], threshold: f64) -> Vec<Vec<usize>> {
+    let mut groups: Vec<Vec<usize>> = (0..jaccard.len()).map(|task| vec![task]).collect();
+    let least_overlap = |a: &[usize], b: &[usize]| {
+        a.iter().flat_map(|&i| b.iter().map(move |&j| jaccard[i][j])).fold(f64::INFINITY, f64::min)
+    };
+    loop {
+        let mut best: Option<(f64, usize, usize)> = None;
+        for first in 0..groups.len() {
+            for second in first + 1..groups.len() {
+                let overlap = least_overlap(&groups[first], &groups[second]);
+                if overlap >= threshold && best.is_none_or(|(most, ..)| overlap > most) {
+                    best = Some((overlap, first, second));
+                }
+            }
+        }
+        let Some((_, first, second)) = best else { return groups };
+        let absorbed = groups.remove(second);
+        groups[first].extend(absorbed);
+        groups[first].sort_unstable();
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// A symmetric matrix from its upper triangle, row by row.
+    fn matrix(tasks: usize, upper: &[f64]) -> Vec<Vec<f64>> {
+        let mut matrix = vec![vec![1.0; tasks]; tasks];
+        let pairs = (0..tasks).flat_map(|i| (i + 1..tasks).map(move |j| (i, j)));
+        for ((i, j), &value) in pairs.zip(upper) {
+            matrix[i][j] = value;
+            matrix[j][i] = value;
+        }
+        matrix
+    }
+
+    fn settings(threshold: f64, linkage: Linkage) -> GroupSettings {
+        GroupSettings { threshold, linkage, order: GroupOrder::Given }
+    }
+
+    #[test]
+    fn components_chain_and_complete_linkage_does_not() {
+        // 0-1 and 1-2 overlap, 0-2 do not; 3 is alone.
+        let jaccard = matrix(4, &[0.3, 0.05, 0.0, 0.2, 0.0, 0.0]);
+        assert_eq!(group(&jaccard, &settings(0.1, Linkage::Components), 0), [vec![0, 1, 2], vec![3]]);
+        assert_eq!(group(&jaccard, &settings(0.1, Linkage::Complete), 0), [vec![0, 1], vec![2], vec![3]]);
+    }
+
+    #[test]
+    fn an_overlap_equal_to_the_threshold_is_an_edge() {
+        let jaccard = matrix(2, &[0.1]);
+        assert_eq!(group(&jaccard, &settings(0.1, Linkage::Components), 0), [vec![0, 1]]);
+    }
+
+    #[test]
+    fn threshold_zero_joins_all_and_above_one_none() {
+        let jaccard = matrix(3, &[0.0, 0.0, 0.0]);
+        for linkage in [Linkage::Components, Linkage::Complete] {
+            assert_eq!(group(&jaccard, &settings(0.0, linkage), 0), [vec![0, 1, 2]]);
+            assert_eq!(group(&jaccard, &settings(1.5, linkage), 0).len(), 3);
+        }
+    }
+
+    #[test]
+    fn the_shuffled_order_follows_the_seed() {
+        let jaccard = matrix(6, &[0.0; 15]);
+        let shuffled = GroupSettings { threshold: 0.5, order: GroupOrder::Shuffled, ..Default::default() };
+        let orders: Vec<_> = (0..20).map(|seed| group(&jaccard, &shuffled, seed)).collect();
+        assert_eq!(orders[3], group(&jaccard, &shuffled, 3));
+        assert!(orders.iter().any(|order| *order != orders[0]));
+        for mut order in orders {
+            order.sort();
+            assert_eq!(order, (0..6).map(|task| vec![task]).collect::<Vec<_>>());
+        }
+    }
+}

@@ -1,0 +1,5 @@
+//! The stages of CPI-FT, each a function over weights, masks and reports.
+
+pub mod core;
+pub mod fuse;
+pub mod group;

@@ -1,0 +1,173 @@
+//! One model in training: weights, gradients, optimizer, and what one step does.
+
+use std::time::Instant;
+
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::norm;
+use cpift_engine::{Buffer, Device, Layout, Mask, ViewMut};
+
+use crate::data::StepBatches;
+use crate::error::{Error, Result};
+use crate::progress::StepReport;
+use crate::settings::TrainSettings;
+use crate::transformer::Transformer;
+
+/// Everything a training step reads and writes, allocated once and used for one fine-tune after the other.
+pub struct Trainer {
+    device: Device,
+    layout: Layout,
+    /// Forward and backward with their activations.
+    pub transformer: Transformer,
+    /// Master weights over the flat layout.
+    pub weights: Buffer<f32>,
+    gradients: Buffer<f32>,
+    /// Moments and importance over the flat layout.
+    pub optimizer: AdamW,
+}
+
+/// One step to make.
+#[derive(Debug, Clone, Copy)]
+pub struct Step<'a> {
+    /// Settings of the fine-tune.
+    pub settings: &'a TrainSettings,
+    /// The step on the schedule, from 0.
+    pub step: u64,
+    /// Steps of the schedule.
+    pub steps: u64,
+    /// Coordinates whose weight, moments and importance keep their bits.
+    pub frozen: Option<&'a Mask>,
+}
+
+/// Summed loss of one source of a step's rows.
+#[derive(Debug, Clone, Copy, Default)]
+struct SourceLoss {
+    sum: f64,
+    tokens: u64,
+}
+
+impl Trainer {
+    /// Buffers for training `transformer`'s model; `importance` is what the optimizer accumulates.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn new(
+        device: &Device,
+        layout: &Layout,
+        transformer: Transformer,
+        importance: ImportanceKind,
+    ) -> Result<Self> {
+        Ok(Self {
+            device: device.clone(),
+            layout: layout.clone(),
+            transformer,
+            weights: Buffer::zeros(device, layout.len())?,
+            gradients: Buffer::zeros(device, layout.len())?,
+            optimizer: AdamW::new(device, layout.len(), importance)?,
+        })
+    }
+
+    /// The flat layout that weights, moments, importance and masks share.
+    pub fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
+    /// The weights beside two more buffers of their size, free between fine-tunes: the gradients and the
+    /// first moments, which every fine-tune starts by overwriting.
+    pub fn between_trainings(&mut self) -> (ViewMut<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) {
+        (self.weights.view_mut(), self.gradients.view_mut(), self.optimizer.moment1_mut())
+    }
+
+    /// Forgets moments, steps and importance: a new fine-tune begins with the weights as they are.
+    pub fn begin(&mut self) {
+        self.optimizer.restart();
+        self.optimizer.importance_mut().fill(0.0);
+    }
+
+    /// Makes one optimizer step on `batches`, whose sources are named by `sources`.
+    ///
+    /// The loss is the sum of negative log-likelihoods over all micro-batches divided by their
+    /// supervised tokens, so 4×2 equals 8. Frozen coordinates keep their bits and take no part in
+    /// the clipping norm (ALGORITHM stage 4).
+    ///
+    /// # Errors
+    /// When the loss or the gradient norm is not a number; weights and moments are then as before.
+    pub fn step(&mut self, step: Step<'_>, batches: &StepBatches, sources: &[String]) -> Result<StepReport> {
+        let started = Instant::now();
+        let device = self.device.clone();
+        let (losses, gradient_norm) = device.scope(|| self.gradients_of(batches, step.frozen))?;
+        let loss = losses.iter().map(|loss| loss.sum).sum::<f64>() / batches.supervised_tokens as f64;
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            return Err(Error::Job(self.describe_failure(loss, gradient_norm)));
+        }
+        let settings = step.settings;
+        let learning_rate = settings.learning_rate_at(step.step, step.steps);
+        let hyper = Hyper {
+            learning_rate,
+            beta1: settings.beta1,
+            beta2: settings.beta2,
+            epsilon: settings.eps,
+            weight_decay: settings.weight_decay,
+        };
+        let scale = if settings.clip > 0.0 { norm::clip_factor(gradient_norm, settings.clip) } else { 1.0 };
+        let gradient = Gradient { values: self.gradients.view(), scale, frozen: step.frozen };
+        self.optimizer.step(self.weights.view_mut(), gradient, &hyper)?;
+
+        let tokens: usize = batches.micro.iter().map(|batch| batch.tokens.len()).sum();
+        let documents: usize = batches.micro.iter().map(|batch| batch.documents()).sum();
+        let mean_length = tokens.div_ceil(documents.max(1));
+        let with_tokens = sources.iter().zip(&losses).filter(|(_, loss)| loss.tokens > 0);
+        Ok(StepReport {
+            stage: String::new(),
+            part: String::new(),
+            step: step.step + 1,
+            steps: step.steps,
+            loss,
+            task_losses: with_tokens
+                .map(|(name, loss)| (name.clone(), loss.sum / loss.tokens as f64))
+                .collect(),
+            learning_rate,
+            gradient_norm,
+            tokens: tokens as u64,
+            supervised_tokens: batches.supervised_tokens as u64,
+            seconds: started.elapsed().as_secs_f64(),
+            flops: self.transformer.config().flops_per_token(mean_length) * tokens as f64,
+        })
+    }
+
+    /// Fills the gradients; returns each source's summed loss and the gradient norm.
+    fn gradients_of(
+        &mut self,
+        batches: &StepBatches,
+        frozen: Option<&Mask>,
+    ) -> Result<(Vec<SourceLoss>, f64)> {
+        self.gradients.view_mut().fill(0.0);
+        let scale = 1.0 / batches.supervised_tokens as f64;
+        let mut losses = vec![SourceLoss::default(); batches.rows_per_source.len()];
+        for (batch, documents) in batches.micro.iter().zip(&batches.documents) {
+            let weights = self.weights.view();
+            self.transformer.loss_and_gradients(weights, batch, scale as f32, self.gradients.view_mut())?;
+            let row_losses = batch.document_losses(self.transformer.last_losses())?;
+            for (draw, row) in documents.iter().zip(row_losses) {
+                losses[draw.source].sum += row.sum;
+                losses[draw.source].tokens += row.tokens as u64;
+            }
+        }
+        let squared = norm::squared_norm(&self.device, self.gradients.view(), frozen)?;
+        Ok((losses, squared.sqrt()))
+    }
+
+    /// Says what became NaN or infinite: the loss, or which tensor's gradient first.
+    fn describe_failure(&self, loss: f64, gradient_norm: f64) -> String {
+        if !loss.is_finite() {
+            return format!("the loss became {loss}");
+        }
+        let is_bad = |segment: &&cpift_engine::Segment| {
+            let gradient = self.gradients.slice(segment.range());
+            norm::squared_norm(&self.device, gradient, None).is_ok_and(|squared| !squared.is_finite())
+        };
+        match self.layout.segments().iter().find(is_bad) {
+            Some(segment) => format!("the gradient of `{}` became {gradient_norm}", segment.name),
+            None => format!("the gradient norm became {gradient_norm}"),
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! Small whole jobs: a tiny model, a few rows of the seesaw tasks, a recipe.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+
+use cpift_engine::Device;
+use cpift_model::job::{Job, JobOptions};
+use cpift_model::progress::{Event, JobReport, Observer};
+use cpift_model::settings::Stage;
+use cpift_model::{Recipe, Result};
+use serde_json::{Value, json};
+use tempfile::TempDir;
+
+/// Tasks of the small job, with the seesaw files they take their first rows from.
+pub const TASKS: [&str; 3] = ["arithmetic", "code", "logic"];
+
+/// A folder with everything a small job reads.
+pub struct SmallJob {
+    folder: TempDir,
+    device: Device,
+}
+
+impl SmallJob {
+    /// A blank model (about 9,000 parameters), 30 training and 8 evaluation rows of each task.
+    pub fn new() -> Self {
+        let folder = TempDir::new().unwrap();
+        let seesaw = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/seesaw");
+        fs::create_dir(folder.path().join("blank")).unwrap();
+        for file in fs::read_dir(seesaw.join("blank")).unwrap() {
+            let file = file.unwrap();
+            fs::copy(file.path(), folder.path().join("blank").join(file.file_name())).unwrap();
+        }
+        let config = folder.path().join("blank/config.json");
+        let mut fields: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+        for (key, value) in [
+            ("hidden_size", 16),
+            ("intermediate_size", 24),
+            ("num_hidden_layers", 2),
+            ("num_attention_heads", 2),
+            ("num_key_value_heads", 1),
+            ("head_dim", 8),
+        ] {
+            fields[key] = json!(value);
+        }
+        fs::write(&config, fields.to_string()).unwrap();
+        for task in TASKS {
+            for (split, rows) in [("train", 30), ("eval", 8)] {
+                let name = format!("{task}.{split}.jsonl");
+                let text = fs::read_to_string(seesaw.join(&name)).unwrap();
+                let head: Vec<&str> = text.lines().take(rows).collect();
+                fs::write(folder.path().join(name), head.join("\n")).unwrap();
+            }
+        }
+        Self { folder, device: Device::cpu(std::num::NonZeroUsize::new(2)).unwrap() }
+    }
+
+    /// A path inside the folder.
+    pub fn path(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// The recipe, with `changes` merged in: `"section.key"` or `"key"` to values.
+    pub fn recipe(&self, changes: &[(&str, Value)]) -> Recipe {
+        let train = json!({
+            "steps": 4, "batch_size": 4, "accumulate": 2, "learning_rate": 3e-3, "warmup": 1, "pack": false
+        });
+        let with = |extra: Value| {
+            let mut section = train.clone();
+            section.as_object_mut().unwrap().extend(extra.as_object().unwrap().clone());
+            section
+        };
+        let task = |name: &&str| {
+            json!({
+                "name": name,
+                "train": self.path(&format!("{name}.train.jsonl")),
+                "eval": self.path(&format!("{name}.eval.jsonl")),
+            })
+        };
+        let mut recipe = json!({
+            "seed": 17,
+            "model": { "config": self.path("blank/config.json"), "max_length": 48 },
+            "task": TASKS.iter().map(task).collect::<Vec<_>>(),
+            "train": train,
+            "probe": with(json!({})),
+            "core": { "fraction": 0.05 },
+            "group": { "threshold": 1.5 },
+            "integrate": with(json!({ "steps": 6, "sample": 0.5 })),
+            "checkpoint": { "every": 3, "keep": 2 },
+        });
+        for (key, value) in changes {
+            match key.split_once('.') {
+                Some((section, key)) => recipe[section][key] = value.clone(),
+                None => recipe[*key] = value.clone(),
+            }
+        }
+        serde_json::from_value(recipe).unwrap()
+    }
+
+    /// Runs a recipe into the folder `out`.
+    pub fn run(&self, recipe: &Recipe, out: &str, resume: bool, observer: &mut dyn Observer) -> Result<JobReport> {
+        self.run_until(recipe, out, resume, None, observer)
+    }
+
+    /// Runs a recipe into the folder `out`, to the end of a stage.
+    pub fn run_until(
+        &self,
+        recipe: &Recipe,
+        out: &str,
+        resume: bool,
+        until: Option<Stage>,
+        observer: &mut dyn Observer,
+    ) -> Result<JobReport> {
+        let text = format!("{recipe:#?}");
+        let out = self.path(out);
+        let options = JobOptions { recipe, recipe_text: &text, out: &out, resume, until, cache: None };
+        Job::prepare(&self.device, &options)?.run(observer)
+    }
+
+    /// Bytes of a file of a run.
+    pub fn bytes(&self, name: &str) -> Vec<u8> {
+        fs::read(self.path(name)).unwrap()
+    }
+}
+
+impl Default for SmallJob {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+/// Asks to stop after a number of steps, and remembers what it saw.
+#[derive(Debug, Default)]
+pub struct Watcher {
+    /// Steps after which it asks to stop; none for never.
+    pub stop_after: Option<usize>,
+    /// Steps seen.
+    pub steps: usize,
+    /// Names of the events seen, without steps.
+    pub events: Vec<String>,
+}
+
+impl Observer for Watcher {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Step(_) => self.steps += 1,
+            Event::StageReused { stage, part } => self.events.push(format!("reused {} {part}", stage.name())),
+            Event::TrainingStarted { title, step, .. } => self.events.push(format!("{title} from {step}")),
+            _ => {}
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.stop_after.is_some_and(|steps| self.steps >= steps)
+    }
+}
