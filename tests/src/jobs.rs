@@ -97,7 +97,13 @@ impl SmallJob {
     }
 
     /// Runs a recipe into the folder `out`.
-    pub fn run(&self, recipe: &Recipe, out: &str, resume: bool, observer: &mut dyn Observer) -> Result<JobReport> {
+    pub fn run(
+        &self,
+        recipe: &Recipe,
+        out: &str,
+        resume: bool,
+        observer: &mut dyn Observer,
+    ) -> Result<JobReport> {
         self.run_until(recipe, out, resume, None, observer)
     }
 

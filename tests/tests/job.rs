@@ -94,8 +94,10 @@ fn a_stopped_run_continues_to_the_same_bits() {
     job.run(&recipe, "whole", false, &mut Silent).unwrap();
     let expected = job.bytes(&format!("whole/final/{WEIGHTS}"));
     // Steps 1 to 12 are probes of 4, 13 to 18 the integration in parts of 2.
-    for stops in [vec![1], vec![4], vec![5, 3], vec![13], vec![14, 1], vec![17], vec![2, 2, 2, 2, 2, 2, 2, 2]] {
-        let out = format!("stopped-{}", stops.iter().map(|stop| stop.to_string()).collect::<Vec<_>>().join("-"));
+    for stops in [vec![1], vec![4], vec![5, 3], vec![13], vec![14, 1], vec![17], vec![2, 2, 2, 2, 2, 2, 2, 2]]
+    {
+        let out =
+            format!("stopped-{}", stops.iter().map(|stop| stop.to_string()).collect::<Vec<_>>().join("-"));
         for (index, &stop) in stops.iter().enumerate() {
             let mut watcher = Watcher { stop_after: Some(stop), ..Watcher::default() };
             let error = job.run(&recipe, &out, index > 0, &mut watcher).unwrap_err();
@@ -167,7 +169,8 @@ fn every_fusion_choice_runs() {
         for value in values {
             let recipe = job.recipe(&[(key, json!(value)), ("train.steps", json!(3))]);
             let out = format!("{key}-{value}");
-            let report = job.run(&recipe, &out, false, &mut Silent).unwrap_or_else(|error| panic!("{out}: {error}"));
+            let report =
+                job.run(&recipe, &out, false, &mut Silent).unwrap_or_else(|error| panic!("{out}: {error}"));
             assert!(report.model.is_some());
         }
     }
