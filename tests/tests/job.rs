@@ -218,7 +218,12 @@ fn until_ends_after_a_stage_and_resume_goes_on() {
 #[test]
 fn a_loss_that_is_not_a_number_stops_with_step_and_rows() {
     let job = SmallJob::new();
-    let recipe = job.recipe(&[("probe.learning_rate", json!(90.0)), ("probe.steps", json!(60))]);
+    // Every step multiplies the weights by 1 − 90·100: they overflow after about ten.
+    let recipe = job.recipe(&[
+        ("probe.learning_rate", json!(90.0)),
+        ("probe.weight_decay", json!(100.0)),
+        ("probe.steps", json!(60)),
+    ]);
     let error = job.run(&recipe, "run", false, &mut Silent).unwrap_err().to_string();
     assert!(error.contains("at step") && error.contains("train.jsonl:"), "{error}");
     assert!(!error.contains('\n'), "{error}");
