@@ -124,8 +124,13 @@ impl Observer for Progress {
             Event::TrainingFinished { .. } => self.finish_training(),
             Event::EvaluationStarted { column, task } => self.begin_evaluation(column, task),
             Event::Evaluated { column, task, score } => self.evaluated(column, task, score),
-            Event::StageReused(stage) => {
-                self.say_line(&format!("stage {} is complete already: taken over", stage.name()));
+            Event::StageReused { stage, part } => {
+                let name = if part.is_empty() {
+                    stage.name().to_owned()
+                } else {
+                    format!("{} {part}", stage.name())
+                };
+                self.say_line(&format!("{name} is complete already: taken over"));
             }
             Event::Cores(report) => self.say(&format!("\n{}\n", reports::cores(report, self.style))),
             Event::Groups(report) => self.say(&format!("\n{}\n", overlap::render(report, self.style))),
