@@ -10,7 +10,7 @@ use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen
 use cpift_tests::oracle::attention as oracle;
 
 /// Heads, key and value heads, width of a head; lengths of the documents.
-type Case = ((usize, usize, usize), &'static [usize]);
+type Sizes = ((usize, usize, usize), &'static [usize]);
 
 struct Case {
     device: Device,
@@ -85,7 +85,7 @@ impl Case {
 
 #[test]
 fn forward_matches_the_oracle() {
-    let cases: [Case; 8] = [
+    let cases: [Sizes; 8] = [
         ((1, 1, 8), &[1]),
         ((2, 1, 16), &[1, 1, 3]),
         ((4, 4, 24), &[63, 64, 65]),
@@ -113,7 +113,7 @@ fn forward_matches_the_oracle() {
 #[test]
 fn gradients_match_central_differences() {
     // Few enough numbers to move one by one, with documents around the size of a tile.
-    let cases: [Case; 5] = [
+    let cases: [Sizes; 5] = [
         ((1, 1, 3), &[1]),
         ((2, 2, 8), &[5, 1, 9]),
         ((4, 1, 4), &[20, 13]),
@@ -137,7 +137,7 @@ fn gradients_match_central_differences() {
 /// The difference along one random direction per input, for sizes too large to move one by one.
 #[test]
 fn gradients_of_large_cases_match_directional_differences() {
-    let cases: [Case; 4] = [
+    let cases: [Sizes; 4] = [
         ((4, 2, 64), &[130, 1, 70]),
         ((8, 1, 80), &[97]),
         ((2, 2, 128), &[65, 64, 63]),
@@ -188,7 +188,7 @@ fn documents_do_not_see_each_other() {
 /// One thread works document by document, many threads with one document tile by tile.
 #[test]
 fn bits_do_not_depend_on_the_run_or_the_threads() {
-    let cases: [Case; 3] = [((2, 1, 64), &[200]), ((4, 2, 24), &[150, 1, 30]), ((4, 4, 80), &[70, 64])];
+    let cases: [Sizes; 3] = [((2, 1, 64), &[200]), ((4, 2, 24), &[150, 1, 30]), ((4, 4, 80), &[70, 64])];
     for (sizes, lengths) in cases {
         let expected = Case::new(sizes, lengths, 1).run();
         for threads in [1, 2, 2, 3, 8] {
