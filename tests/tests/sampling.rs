@@ -258,7 +258,7 @@ fn evaluation_takes_every_row_in_order() {
             next = batch.rows.end;
             let losses: Vec<f32> =
                 (0..batch.batch.tokens.len()).map(|_| random.next_u32() as f32 * 1e-9).collect();
-            let measured = batch.row_losses(&losses).unwrap();
+            let measured = batch.batch.document_losses(&losses).unwrap();
             assert_eq!(measured.len(), batch.rows.len());
             let mut position = 0;
             for (row, measured) in batch.rows.clone().zip(measured) {
@@ -272,7 +272,7 @@ fn evaluation_takes_every_row_in_order() {
                 position += row.tokens.len();
                 assert_eq!((measured.sum, measured.tokens), (sum, row.supervised_tokens()));
             }
-            assert!(batch.row_losses(&losses[1..]).is_err());
+            assert!(batch.batch.document_losses(&losses[1..]).is_err());
         }
         assert_eq!(next, 77);
     }
