@@ -6,16 +6,21 @@
 /// `vectorize!(|| work)` runs `work` compiled for the widest vector instructions of this processor.
 /// Only what is inlined into it is: mark helpers called in it `#[inline(always)]`.
 ///
-/// A macro, because each instruction set needs a closure of its own: the compiler inlines a closure
-/// of any size into its only caller, and inlining is what hands the caller's instructions on.
-/// (`#[inline]` on that caller puts both into one unit of code generation, without which it cannot.)
+/// A macro, because each instruction set needs a closure of its own, marked to be inlined into its only
+/// caller: inlining is what hands the caller's instructions on.
 macro_rules! vectorize {
     (|| $work:expr) => {
         match $crate::cpu::simd::Level::detect() {
             #[cfg(target_arch = "x86_64")]
-            $crate::cpu::simd::Level::Avx512(avx512) => avx512.run(|| $work),
+            $crate::cpu::simd::Level::Avx512(avx512) => avx512.run(
+                #[inline(always)]
+                || $work,
+            ),
             #[cfg(target_arch = "x86_64")]
-            $crate::cpu::simd::Level::Avx2(avx2) => avx2.run(|| $work),
+            $crate::cpu::simd::Level::Avx2(avx2) => avx2.run(
+                #[inline(always)]
+                || $work,
+            ),
             $crate::cpu::simd::Level::Baseline => $crate::cpu::simd::run_baseline(|| $work),
         }
     };

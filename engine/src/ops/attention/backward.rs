@@ -11,12 +11,15 @@
 
 use std::ops::Range;
 
-use super::cpu::{Inputs, KEYS, QUERIES, Work, take, tiles};
+use super::cpu::{Inputs, TILE, Work, part, take, tiles};
 use super::{Documents, Shape};
 use crate::cpu::math::{dot, exp};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
-use crate::cpu::tile::{Store, Tile, pack_columns, pack_rows, panels_length, product, transposed_product};
+use crate::cpu::tile::{
+    Part, Store, Tile, add_product_of_transposed_tile, pack_columns, pack_rows, padded, panels_length,
+    product_into_tile, product_of_tile,
+};
 use crate::device::CpuDevice;
 
 /// What the forward pass left and the gradient that reaches it, as slices.
@@ -61,22 +64,12 @@ pub fn backward(
     let whole_documents = tiles(documents, shape, usize::MAX, pairs);
     cpu.run(|| {
         if whole_documents_balance(&whole_documents, cpu.threads()) {
-            run(whole_documents, &|work, scratch| {
-                vectorize!(|| pass.keys(work, scratch, WithQueries::Yes));
-            });
+            run(whole_documents, &|work, scratch| pass.keys(work, scratch, WithQueries::Yes));
         } else {
-            run(
-                tiles(documents, shape, KEYS, |work| work.document.end - work.tokens.start),
-                &|work, scratch| {
-                    vectorize!(|| pass.keys(work, scratch, WithQueries::No));
-                },
-            );
-            run(
-                tiles(documents, shape, QUERIES, |work| work.tokens.end - work.document.start),
-                &|work, scratch| {
-                    vectorize!(|| pass.queries(work, scratch));
-                },
-            );
+            let key_tiles = tiles(documents, shape, TILE, |work| work.document.end - work.tokens.start);
+            run(key_tiles, &|work, scratch| pass.keys(work, scratch, WithQueries::No));
+            let query_tiles = tiles(documents, shape, TILE, |work| work.tokens.end - work.document.start);
+            run(query_tiles, &|work, scratch| pass.queries(work, scratch));
         }
     });
 }
@@ -136,28 +129,28 @@ struct Scratch<'a> {
 impl<'a> Scratch<'a> {
     fn length(shape: &Shape) -> usize {
         let head_dim = shape.head_dim;
-        2 * panels_length(head_dim, KEYS)
-            + panels_length(KEYS, head_dim)
-            + 2 * panels_length(QUERIES, head_dim)
-            + 2 * Tile::length(QUERIES, KEYS)
-            + Tile::length(QUERIES, head_dim)
-            + 2 * Tile::length(KEYS, head_dim)
+        2 * panels_length(head_dim, TILE)
+            + panels_length(TILE, head_dim)
+            + 2 * panels_length(TILE, head_dim)
+            + 2 * Tile::length(TILE, TILE)
+            + Tile::length(TILE, head_dim)
+            + 2 * Tile::length(TILE, head_dim)
     }
 
     fn new(shape: &Shape, mut memory: &'a mut [f32]) -> Self {
         let head_dim = shape.head_dim;
         let memory = &mut memory;
         Self {
-            k_columns: take(memory, panels_length(head_dim, KEYS)),
-            v_columns: take(memory, panels_length(head_dim, KEYS)),
-            k_rows: take(memory, panels_length(KEYS, head_dim)),
-            q_rows: take(memory, panels_length(QUERIES, head_dim)),
-            d_output_rows: take(memory, panels_length(QUERIES, head_dim)),
-            probabilities: take(memory, Tile::length(QUERIES, KEYS)),
-            d_scores: take(memory, Tile::length(QUERIES, KEYS)),
-            d_q: Tile::new(take(memory, Tile::length(QUERIES, head_dim)), head_dim),
-            d_k: Tile::new(take(memory, Tile::length(KEYS, head_dim)), head_dim),
-            d_v: Tile::new(take(memory, Tile::length(KEYS, head_dim)), head_dim),
+            k_columns: take(memory, panels_length(head_dim, TILE)),
+            v_columns: take(memory, panels_length(head_dim, TILE)),
+            k_rows: take(memory, panels_length(TILE, head_dim)),
+            q_rows: take(memory, panels_length(TILE, head_dim)),
+            d_output_rows: take(memory, panels_length(TILE, head_dim)),
+            probabilities: take(memory, Tile::length(TILE, TILE)),
+            d_scores: take(memory, Tile::length(TILE, TILE)),
+            d_q: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
+            d_k: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
+            d_v: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
         }
     }
 }
@@ -169,22 +162,26 @@ struct Pair<'a> {
     keys: &'a Range<usize>,
 }
 
+impl Pair<'_> {
+    fn part(&self) -> Part {
+        part(self.queries, self.keys)
+    }
+}
+
 impl Pass<'_> {
     /// d_k and d_v of the tokens of `work`, and with queries its whole part of d_q: then `work` has to
     /// be a whole document.
-    #[inline(always)]
     fn keys(&self, work: &Work, scratch: &mut Scratch, with_queries: WithQueries) {
         let Work { document, tokens, kv_head } = work;
-        for first in tokens.clone().step_by(KEYS) {
-            let keys = first..(first + KEYS).min(tokens.end);
+        for first in tokens.clone().step_by(TILE) {
+            let keys = first..(first + TILE).min(tokens.end);
             self.pack_keys(scratch, &keys, *kv_head);
             for row in 0..keys.len() {
                 scratch.d_k.row_mut(row).fill(0.0);
                 scratch.d_v.row_mut(row).fill(0.0);
             }
-            let first_queries = document.start + (first - document.start) / QUERIES * QUERIES;
-            for first_query in (first_queries..document.end).step_by(QUERIES) {
-                let queries = first_query..(first_query + QUERIES).min(document.end);
+            for first_query in (first..document.end).step_by(TILE) {
+                let queries = first_query..(first_query + TILE).min(document.end);
                 for head in self.shape.heads_of(*kv_head) {
                     let pair = Pair { head, queries: &queries, keys: &keys };
                     self.score_gradients(scratch, &pair);
@@ -206,11 +203,10 @@ impl Pass<'_> {
     }
 
     /// d_q of the tokens of `work`, at most one tile, for all heads of the group.
-    #[inline(always)]
     fn queries(&self, work: &Work, scratch: &mut Scratch) {
         let Work { document, tokens, kv_head } = work;
-        for first in (document.start..tokens.end).step_by(KEYS) {
-            let keys = first..(first + KEYS).min(document.end);
+        for first in (document.start..tokens.end).step_by(TILE) {
+            let keys = first..(first + TILE).min(document.end);
             self.pack_keys(scratch, &keys, *kv_head);
             for head in self.shape.heads_of(*kv_head) {
                 let pair = Pair { head, queries: tokens, keys: &keys };
@@ -220,76 +216,62 @@ impl Pass<'_> {
         }
     }
 
-    #[inline(always)]
     fn pack_keys(&self, scratch: &mut Scratch, keys: &Range<usize>, kv_head: usize) {
         let head_dim = self.shape.head_dim;
-        let key = |s: usize| &self.inputs.k[self.shape.key(keys.start + s, kv_head)];
-        let value = |s: usize| &self.inputs.v[self.shape.key(keys.start + s, kv_head)];
-        pack_columns(scratch.k_columns, head_dim, keys.len(), key);
-        pack_columns(scratch.v_columns, head_dim, keys.len(), value);
-        pack_rows(scratch.k_rows, keys.len(), head_dim, key);
+        let k = self.shape.key_rows(self.inputs.k, keys.start, kv_head);
+        let v = self.shape.key_rows(self.inputs.v, keys.start, kv_head);
+        pack_columns(scratch.k_columns, head_dim, keys.len(), k);
+        pack_columns(scratch.v_columns, head_dim, keys.len(), v);
+        pack_rows(scratch.k_rows, keys.len(), head_dim, k);
     }
 
     /// The pair's probabilities, and the gradient of its scores times the scale.
-    #[inline(always)]
     fn score_gradients(&self, scratch: &mut Scratch, pair: &Pair) {
-        let (shape, head) = (self.shape, pair.head);
-        let query = |row: usize| &self.inputs.q[shape.query(pair.queries.start + row, head)];
-        let d_output = |row: usize| &self.outputs.d_output[shape.query(pair.queries.start + row, head)];
-        let mut probabilities = Tile::new(scratch.probabilities, pair.keys.len());
-        let mut d_scores = Tile::new(scratch.d_scores, pair.keys.len());
-        let rows = pair.queries.len();
-        product(rows, shape.head_dim, query, scratch.k_columns, Store::Overwrite, &mut probabilities);
-        product(rows, shape.head_dim, d_output, scratch.v_columns, Store::Overwrite, &mut d_scores);
-        for (row, token) in pair.queries.clone().enumerate() {
-            let delta = dot(d_output(row), &self.outputs.output[shape.query(token, head)]);
-            let log_sum_exp = self.outputs.log_sum_exp[token * shape.heads + head];
-            let visible = (token + 1).saturating_sub(pair.keys.start).min(pair.keys.len());
+        let shape = self.shape;
+        let (rows, keys, head_dim) = (pair.queries.len(), pair.keys.len(), shape.head_dim);
+        let rows_of = |data| shape.query_rows(data, pair.queries.start, pair.head);
+        let (q, d_output) = (rows_of(self.inputs.q), rows_of(self.outputs.d_output));
+        let output = rows_of(self.outputs.output);
+        let mut probabilities = Tile::new(scratch.probabilities, keys);
+        let mut d_scores = Tile::new(scratch.d_scores, keys);
+        product_into_tile(rows, head_dim, q, scratch.k_columns, &mut probabilities, pair.part());
+        product_into_tile(rows, head_dim, d_output, scratch.v_columns, &mut d_scores, pair.part());
+        vectorize!(|| for (row, token) in pair.queries.clone().enumerate() {
+            let delta = dot(d_output.row(row, head_dim), output.row(row, head_dim));
+            let log_sum_exp = self.outputs.log_sum_exp[token * shape.heads + pair.head];
+            let visible = (token + 1).saturating_sub(pair.keys.start).min(keys);
             let (probabilities, d_scores) = (probabilities.row_mut(row), d_scores.row_mut(row));
-            for (probability, d_score) in probabilities.iter_mut().zip(d_scores.iter_mut()) {
+            let used = ..padded(visible);
+            for (probability, d_score) in probabilities[used].iter_mut().zip(&mut d_scores[used]) {
                 *probability = exp(*probability * shape.scale - log_sum_exp);
                 *d_score = *probability * (*d_score - delta) * shape.scale;
             }
             probabilities[visible..].fill(0.0);
             d_scores[visible..].fill(0.0);
-        }
+        });
     }
 
     /// d_v += Pᵀ·d_output and d_k += d_scoresᵀ·Q.
-    #[inline(always)]
     fn add_to_keys(&self, scratch: &mut Scratch, pair: &Pair) {
-        let (shape, head) = (self.shape, pair.head);
-        let query = |row: usize| &self.inputs.q[shape.query(pair.queries.start + row, head)];
-        let d_output = |row: usize| &self.outputs.d_output[shape.query(pair.queries.start + row, head)];
-        let (keys, queries) = (pair.keys.len(), pair.queries.len());
-        pack_rows(scratch.q_rows, queries, shape.head_dim, query);
-        pack_rows(scratch.d_output_rows, queries, shape.head_dim, d_output);
+        let shape = self.shape;
+        let (queries, keys) = (pair.queries.len(), pair.keys.len());
+        let rows_of = |data| shape.query_rows(data, pair.queries.start, pair.head);
+        pack_rows(scratch.q_rows, queries, shape.head_dim, rows_of(self.inputs.q));
+        pack_rows(scratch.d_output_rows, queries, shape.head_dim, rows_of(self.outputs.d_output));
         let probabilities = Tile::new(scratch.probabilities, keys);
         let d_scores = Tile::new(scratch.d_scores, keys);
-        transposed_product(
-            keys,
-            queries,
-            &probabilities,
-            scratch.d_output_rows,
-            Store::Add,
-            &mut scratch.d_v,
-        );
-        transposed_product(keys, queries, &d_scores, scratch.q_rows, Store::Add, &mut scratch.d_k);
+        let (size, part) = ((keys, queries), pair.part());
+        let d_v = &mut scratch.d_v;
+        add_product_of_transposed_tile(size, &probabilities, scratch.d_output_rows, d_v, part);
+        add_product_of_transposed_tile(size, &d_scores, scratch.q_rows, &mut scratch.d_k, part);
     }
 
     /// d_q ← or += d_scores·K.
-    #[inline(always)]
     fn add_to_queries(&self, scratch: &mut Scratch, pair: &Pair, first: bool) {
         let d_scores = Tile::new(scratch.d_scores, pair.keys.len());
-        let d_score = |row: usize| d_scores.row(row);
-        product(
-            pair.queries.len(),
-            pair.keys.len(),
-            d_score,
-            scratch.k_rows,
-            Store::Overwrite,
-            &mut scratch.d_q,
-        );
+        let (queries, keys) = (pair.queries.len(), pair.keys.len());
+        let (size, d_q) = ((queries, keys), &mut scratch.d_q);
+        product_of_tile(size, &d_scores, scratch.k_rows, Store::Overwrite, d_q, pair.part());
         for (row, token) in pair.queries.clone().enumerate() {
             // SAFETY: this token and head belong to the work of one thread, in both plans.
             let d_q = unsafe { self.gradients.d_q.range(self.shape.query(token, pair.head)) };

@@ -6,13 +6,14 @@ use super::{Documents, Shape};
 use crate::cpu::math::{exp, max, sum_lanes};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
-use crate::cpu::tile::{LANES, Store, Tile, pack_columns, pack_rows, panels_length, product};
+use crate::cpu::tile::{
+    LANES, Part, Rows, Store, Tile, pack_columns, pack_rows, padded, panels_length, product_into_tile,
+    product_of_tile,
+};
 use crate::device::CpuDevice;
 
-/// Queries of a tile.
-pub const QUERIES: usize = 64;
-/// Keys of a tile.
-pub const KEYS: usize = 64;
+/// Tokens of a tile of queries, and of one of keys.
+pub const TILE: usize = 64;
 
 /// The inputs as slices.
 #[derive(Clone, Copy)]
@@ -39,6 +40,16 @@ impl Shape {
     pub(super) fn key(&self, token: usize, kv_head: usize) -> Range<usize> {
         let first = (token * self.kv_heads + kv_head) * self.head_dim;
         first..first + self.head_dim
+    }
+
+    /// Rows for the tokens from `token` on of one query head of q, output or a gradient of theirs.
+    pub(super) fn query_rows<'a>(&self, data: &'a [f32], token: usize, head: usize) -> Rows<'a> {
+        Rows::new(&data[self.query(token, head).start..], self.query_width())
+    }
+
+    /// Rows for the tokens from `token` on of one key/value head of k or v.
+    pub(super) fn key_rows<'a>(&self, data: &'a [f32], token: usize, kv_head: usize) -> Rows<'a> {
+        Rows::new(&data[self.key(token, kv_head).start..], self.key_width())
     }
 
     /// Query heads that use this key/value head.
@@ -83,15 +94,21 @@ pub fn forward(
     log_sum_exp: &mut [f32],
 ) {
     let results = Results { output: SharedMut::new(output), log_sum_exp: SharedMut::new(log_sum_exp) };
-    let works = tiles(documents, shape, QUERIES, |work| work.tokens.end - work.document.start);
+    let works = tiles(documents, shape, TILE, |work| work.tokens.end - work.document.start);
     cpu.run(|| {
         for_each(works.len(), |index| {
             with_scratch(ForwardScratch::length(shape), |memory| {
                 let mut scratch = ForwardScratch::new(shape, memory);
-                vectorize!(|| forward_tile(shape, &works[index], inputs, &mut scratch, &results));
+                forward_tile(shape, &works[index], inputs, &mut scratch, &results);
             });
         });
     });
+}
+
+/// The part of a tile that counts. Tiles of queries and keys have one size and one grid, so a tile is
+/// either on the diagonal or wholly below it.
+pub fn part(queries: &Range<usize>, keys: &Range<usize>) -> Part {
+    if queries.start == keys.start { Part::Lower } else { Part::All }
 }
 
 struct Results<'a> {
@@ -112,8 +129,8 @@ struct ForwardScratch<'a> {
 /// and the sum of e^(score − largest).
 struct HeadScratch<'a> {
     output: Tile<'a>,
-    maximum: [f32; QUERIES],
-    sum: [f32; QUERIES],
+    maximum: [f32; TILE],
+    sum: [f32; TILE],
 }
 
 /// Cuts `length` floats off the front of `memory`.
@@ -124,30 +141,29 @@ pub fn take<'a>(memory: &mut &'a mut [f32], length: usize) -> &'a mut [f32] {
 impl<'a> ForwardScratch<'a> {
     fn length(shape: &Shape) -> usize {
         let head_dim = shape.head_dim;
-        panels_length(head_dim, KEYS)
-            + panels_length(KEYS, head_dim)
-            + Tile::length(QUERIES, KEYS)
-            + shape.group() * Tile::length(QUERIES, head_dim)
+        panels_length(head_dim, TILE)
+            + panels_length(TILE, head_dim)
+            + Tile::length(TILE, TILE)
+            + shape.group() * Tile::length(TILE, head_dim)
     }
 
     fn new(shape: &Shape, mut memory: &'a mut [f32]) -> Self {
         let head_dim = shape.head_dim;
         Self {
-            keys: take(&mut memory, panels_length(head_dim, KEYS)),
-            values: take(&mut memory, panels_length(KEYS, head_dim)),
-            scores: take(&mut memory, Tile::length(QUERIES, KEYS)),
+            keys: take(&mut memory, panels_length(head_dim, TILE)),
+            values: take(&mut memory, panels_length(TILE, head_dim)),
+            scores: take(&mut memory, Tile::length(TILE, TILE)),
             heads: (0..shape.group())
                 .map(|_| HeadScratch {
-                    output: Tile::new(take(&mut memory, Tile::length(QUERIES, head_dim)), head_dim),
-                    maximum: [f32::NEG_INFINITY; QUERIES],
-                    sum: [0.0; QUERIES],
+                    output: Tile::new(take(&mut memory, Tile::length(TILE, head_dim)), head_dim),
+                    maximum: [f32::NEG_INFINITY; TILE],
+                    sum: [0.0; TILE],
                 })
                 .collect(),
         }
     }
 }
 
-#[inline(always)]
 fn forward_tile(shape: &Shape, work: &Work, inputs: Inputs, scratch: &mut ForwardScratch, results: &Results) {
     let Work { document, tokens, kv_head } = work;
     let head_dim = shape.head_dim;
@@ -155,27 +171,25 @@ fn forward_tile(shape: &Shape, work: &Work, inputs: Inputs, scratch: &mut Forwar
     for head in heads.iter_mut() {
         (0..tokens.len()).for_each(|row| head.output.row_mut(row).fill(0.0));
     }
-    for first in (document.start..tokens.end).step_by(KEYS) {
-        let seen = first..(first + KEYS).min(tokens.end);
-        let key = |s: usize| &inputs.k[shape.key(first + s, *kv_head)];
-        let value = |s: usize| &inputs.v[shape.key(first + s, *kv_head)];
-        pack_columns(keys, head_dim, seen.len(), key);
-        pack_rows(values, seen.len(), head_dim, value);
+    for first in (document.start..tokens.end).step_by(TILE) {
+        let seen = first..(first + TILE).min(tokens.end);
+        pack_columns(keys, head_dim, seen.len(), shape.key_rows(inputs.k, first, *kv_head));
+        pack_rows(values, seen.len(), head_dim, shape.key_rows(inputs.v, first, *kv_head));
         let mut scores = Tile::new(scores, seen.len());
+        let part = part(tokens, &seen);
         for (head, state) in shape.heads_of(*kv_head).zip(heads.iter_mut()) {
-            let query = |row: usize| &inputs.q[shape.query(tokens.start + row, head)];
-            product(tokens.len(), head_dim, query, keys, Store::Overwrite, &mut scores);
-            for row in 0..tokens.len() {
+            let queries = shape.query_rows(inputs.q, tokens.start, head);
+            product_into_tile(tokens.len(), head_dim, queries, keys, &mut scores, part);
+            vectorize!(|| for row in 0..tokens.len() {
                 let visible = (tokens.start + row + 1).saturating_sub(first).min(seen.len());
                 state.add_scores(row, shape.scale, scores.row_mut(row), visible);
-            }
-            let probability = |row: usize| scores.row(row);
-            product(tokens.len(), seen.len(), probability, values, Store::Add, &mut state.output);
+            });
+            let size = (tokens.len(), seen.len());
+            product_of_tile(size, &scores, values, Store::Add, &mut state.output, part);
         }
     }
     for (head, state) in shape.heads_of(*kv_head).zip(heads) {
-        for row in 0..tokens.len() {
-            let token = tokens.start + row;
+        for (row, token) in tokens.clone().enumerate() {
             // SAFETY: this token and head belong to this tile alone.
             let (output, log_sum_exp) = unsafe {
                 let entry = token * shape.heads + head;
@@ -195,11 +209,9 @@ impl HeadScratch<'_> {
     /// leaves e^(score − largest so far) in their place, 0 where not visible.
     #[inline(always)]
     fn add_scores(&mut self, row: usize, scale: f32, scores: &mut [f32], visible: usize) {
+        let (scores, unseen) = scores.split_at_mut(padded(visible));
         scores[visible..].fill(f32::NEG_INFINITY);
-        if visible == 0 {
-            scores.fill(0.0);
-            return;
-        }
+        unseen.fill(0.0);
         // The scale is applied on the way, not in a pass of its own.
         for score in scores.iter_mut() {
             *score *= scale;
