@@ -139,15 +139,12 @@ def byte_level(special, ordinary):
 
 
 def sentencepiece_like():
-    trainer = trainers.BpeTrainer(
-        vocab_size=300, special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)],
-        show_progress=False)
     trainee = Tokenizer(models.BPE(unk_token="<unk>", byte_fallback=True, fuse_unk=True))
     trainee.normalizer = normalizers.Sequence([normalizers.Prepend("▁"), normalizers.Replace(" ", "▁")])
     trainer = trainers.BpeTrainer(
         vocab_size=420, special_tokens=["<unk>", "<s>", "</s>"] + [f"<0x{byte:02X}>" for byte in range(256)],
         show_progress=False)
-    trainee.train_from_iterator([line.replace(" ", " ") for text in corpus(2) for line in text.split()], trainer)
+    trainee.train_from_iterator([word for text in corpus(2) for word in text.split()], trainer)
     state = json.loads(trainee.to_str())
     state["added_tokens"] = [token for token in state["added_tokens"] if token["id"] < 3]
     tokenizer = Tokenizer.from_str(json.dumps(state))
