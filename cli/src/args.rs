@@ -1,8 +1,13 @@
 //! The commands and their arguments.
 
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use cpift_model::settings::Stage;
+
+/// More threads than any machine has cores: beyond, a typing error.
+const MOST_THREADS: usize = 4096;
 
 /// Multi-task fine-tuning of language models that does not trade one task for another.
 #[derive(Debug, Parser)]
@@ -14,7 +19,7 @@ pub struct Arguments {
     /// Threads of the CPU; as many as there are cores when not given.
     ///
     /// The same recipe with the same number of threads gives the same bits.
-    #[arg(long, global = true, value_name = "N")]
+    #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
 }
 
@@ -28,11 +33,268 @@ Exit codes:
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
+    /// Run a recipe: tasks and a model folder in, one better model folder out
+    #[command(long_about = TRAIN_ABOUT, after_long_help = TRAIN_EXAMPLES)]
+    Train(Train),
+    /// Measure a model on files: loss, and exact match of its answers
+    #[command(long_about = EVAL_ABOUT, after_long_help = EVAL_EXAMPLES)]
+    Eval(Eval),
+    /// Let a model answer a prompt
+    #[command(after_long_help = GENERATE_EXAMPLES)]
+    Generate(Generate),
+    /// Check a recipe and its files, and print what training would take; trains nothing
+    #[command(long_about = PLAN_ABOUT)]
+    Plan(Plan),
+    /// Measure how fast this machine computes
+    #[command(subcommand)]
+    Bench(Bench),
     /// List the devices that can compute here, and why others cannot
     Devices(Devices),
     /// Print the completions of a shell
     #[command(after_long_help = COMPLETIONS_EXAMPLES)]
     Completions(Completions),
+}
+
+const TRAIN_ABOUT: &str = "\
+Run a recipe: tasks and a model folder in, one better model folder out.
+
+A recipe is a TOML file that names a base model (a Hugging Face folder) and some tasks (JSONL files). \
+The least one:
+
+    [model]
+    base = \"my-model\"
+    [[task]]
+    name = \"code\"
+    train = \"code.jsonl\"
+    eval = \"code.eval.jsonl\"
+    [train]
+    epochs = 1
+
+A line of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"instruction\", \"input\", \"output\"} \
+or {\"text\"}; the loss is taken on answers only. \
+The method `cpift` goes through five stages:
+
+    probe      one fine-tune per task: which parameters does it move?
+    core       the most important parameters of each task (1 %)
+    group      tasks whose cores overlap are put together
+    fuse       cores are transplanted, the rest is interpolated (SLERP)
+    integrate  a short mixed fine-tune; cores of earlier groups are frozen
+
+The methods `joint`, `sequential` and `staged` are the usual ways, to compare with.
+
+Everything is checked before the first step: files, keys, shapes, memory, space on disk. \
+Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and says how to continue; twice stops at once. \
+A run that was stopped or killed goes on with --resume to the same bits as one that never was.";
+
+const TRAIN_EXAMPLES: &str = "\
+Examples:
+  cpift-engine train recipe.toml
+  cpift-engine train recipe.toml --set seed=2 --out runs/second
+  cpift-engine train recipe.toml --set method=joint --out runs/joint
+  cpift-engine train recipe.toml --until fuse
+  cpift-engine train recipe.toml --resume
+
+Files written into the run folder:
+  recipe.toml     the recipe with every default filled in; can be run itself
+  metrics.jsonl   every optimizer step and evaluation
+  probe/ core/ groups.json fused/    what the stages found
+  final/          the model, a folder that `transformers` loads
+  report.json     every task before and after
+Tokenised data is kept for later runs in ~/.cache/cpift-engine.
+
+Progress goes to standard error, the closing table to standard output.
+
+Exit codes: 0 done, 1 the job failed, 2 the input was wrong, 130 stopped.";
+
+/// `train`.
+#[derive(Debug, Args)]
+pub struct Train {
+    /// The recipe, and what overrides it.
+    #[command(flatten)]
+    pub recipe: RecipeArguments,
+    /// Run folder; runs/NAME when not given, where NAME is the recipe's file name (or its folder's when
+    /// the file is called recipe.toml).
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// Continue an unfinished run after its last whole checkpoint.
+    #[arg(long)]
+    pub resume: bool,
+    /// Stop after this stage.
+    #[arg(long, value_name = "STAGE")]
+    pub until: Option<StageName>,
+}
+
+/// What `train` and `plan` share.
+#[derive(Debug, Args)]
+pub struct RecipeArguments {
+    /// The recipe, a TOML file; paths in it are relative to it.
+    #[arg(value_name = "RECIPE", value_hint = ValueHint::FilePath)]
+    pub path: PathBuf,
+    /// Override a setting, as in `train.steps=100`, `task[0].weight=2`, `task.NAME.weight=2`; paths are relative
+    /// to the current folder. May be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgument,
+}
+
+/// Where to compute.
+#[derive(Debug, Args)]
+pub struct DeviceArgument {
+    /// Where to compute: `auto` or `cpu`; see `cpift-engine devices`.
+    #[arg(long, value_name = "DEVICE", default_value = "auto")]
+    pub device: String,
+}
+
+/// A stage's name on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+pub enum StageName {
+    /// One fine-tune per task
+    Probe,
+    /// The most important parameters of each task
+    Core,
+    /// Tasks put together by overlap
+    Group,
+    /// One model from all
+    Fuse,
+    /// Mixed fine-tune with frozen cores
+    Integrate,
+}
+
+impl From<StageName> for Stage {
+    fn from(name: StageName) -> Self {
+        match name {
+            StageName::Probe => Self::Probe,
+            StageName::Core => Self::Core,
+            StageName::Group => Self::Group,
+            StageName::Fuse => Self::Fuse,
+            StageName::Integrate => Self::Integrate,
+        }
+    }
+}
+
+const EVAL_ABOUT: &str = "\
+Measure a model on files: loss, and exact match of its answers.
+
+The loss is the mean negative log-likelihood in nats per supervised token. With --generate the model also answers \
+every prompt greedily, and the answers that equal the file's are counted.
+
+--json prints one document with every row on standard output:
+  {\"files\": [{\"path\", \"loss\", \"tokens\", \"exact_match\",
+              \"rows\": [{\"loss\", \"tokens\"}]}]}";
+
+const EVAL_EXAMPLES: &str = "\
+Examples:
+  cpift-engine eval runs/seesaw/final --data sort.jsonl code.jsonl --generate
+  cpift-engine eval my-model --data code.jsonl --json > scores.json";
+
+/// `eval`.
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// The model's folder.
+    #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    pub model: PathBuf,
+    /// JSONL files, of the same shapes as for training.
+    #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
+    pub data: Vec<PathBuf>,
+    /// Also generate answers and count those that match exactly.
+    #[arg(long)]
+    pub generate: bool,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgument,
+}
+
+const GENERATE_EXAMPLES: &str = "\
+Examples:
+  cpift-engine generate runs/seesaw/final --prompt \"sort: dcab =\"
+  cpift-engine generate my-model --prompt \"Once upon\" --temperature 0.8";
+
+/// `generate`.
+#[derive(Debug, Args)]
+pub struct Generate {
+    /// The model's folder.
+    #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
+    pub model: PathBuf,
+    /// Text to continue.
+    #[arg(long, value_name = "TEXT")]
+    pub prompt: String,
+    /// Most tokens to generate; the end-of-text token ends the answer before.
+    #[arg(long, value_name = "N", default_value_t = 128)]
+    pub max_new_tokens: usize,
+    /// Draw from the distribution at this temperature; greedy when not given.
+    #[arg(long, value_name = "T", value_parser = temperature)]
+    pub temperature: Option<f64>,
+    /// Seed of the draw.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgument,
+}
+
+const PLAN_ABOUT: &str = "\
+Check a recipe and its files, and print what training would take; trains nothing.
+
+Prints the parameters, each task's rows and tokens, the steps of every training, the memory by part, the space the run \
+folder takes, and an estimate of time from a short measurement of this machine's matrix products.";
+
+/// `plan`.
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// The recipe, and what overrides it.
+    #[command(flatten)]
+    pub recipe: RecipeArguments,
+    /// Print JSON instead of tables.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// What to measure.
+#[derive(Debug, Subcommand)]
+pub enum Bench {
+    /// Measure whole train steps: random weights, random tokens
+    #[command(after_long_help = BENCH_STEP_EXAMPLES)]
+    Step(BenchStep),
+}
+
+const BENCH_STEP_EXAMPLES: &str = "\
+Forward, backward, clipping and AdamW; medians over the steps after two warm-ups.
+
+Example:
+  cpift-engine bench step --config config.json --batch 4 --length 256
+
+--json: {\"tokens_per_second\", \"step_ms\", \"parameters\", \"peak_memory_bytes\", \"flops_per_second\", \
+\"parts\": {…}}, times in milliseconds.";
+
+/// `bench step`.
+#[derive(Debug, Args)]
+pub struct BenchStep {
+    /// A model's config.json.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub config: PathBuf,
+    /// Sequences in a step.
+    #[arg(long, value_name = "B", value_parser = positive)]
+    pub batch: usize,
+    /// Tokens in a sequence.
+    #[arg(long, value_name = "T", value_parser = positive)]
+    pub length: usize,
+    /// Steps to measure, after two that are not.
+    #[arg(long, value_name = "N", default_value_t = 10, value_parser = positive)]
+    pub steps: usize,
+    /// Accumulate importance and freeze 1 % of the parameters, as CPI-FT does.
+    #[arg(long)]
+    pub importance: bool,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgument,
 }
 
 /// `devices`.
@@ -45,7 +307,7 @@ pub struct Devices {
 
 const COMPLETIONS_EXAMPLES: &str = "\
 Examples:
-  cpift-engine completions bash > ~/.local/share/bash-completion/completions/cpift-engine
+  cpift-engine completions bash > /etc/bash_completion.d/cpift-engine
   cpift-engine completions zsh > ~/.zfunc/_cpift-engine
   cpift-engine completions fish > ~/.config/fish/completions/cpift-engine.fish";
 
@@ -55,6 +317,20 @@ pub struct Completions {
     /// The shell.
     #[arg(value_name = "SHELL")]
     pub shell: clap_complete::Shell,
+}
+
+fn threads(text: &str) -> Result<NonZeroUsize, String> {
+    let number = text.parse().ok().filter(|number: &NonZeroUsize| number.get() <= MOST_THREADS);
+    number.ok_or_else(|| format!("use a whole number from 1 to {MOST_THREADS}"))
+}
+
+fn positive(text: &str) -> Result<usize, String> {
+    text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "use a whole number from 1 on".to_owned())
+}
+
+fn temperature(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
+    number.ok_or_else(|| "use a number above 0, or leave the option out for greedy answers".to_owned())
 }
 
 #[cfg(test)]

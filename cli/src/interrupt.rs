@@ -27,3 +27,22 @@ pub fn stop_flag() -> Result<Arc<AtomicBool>> {
     .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))?;
     Ok(stop)
 }
+
+/// The command that continues the job this process was started for.
+pub fn resume_command() -> String {
+    let quoted = |argument: String| {
+        let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
+        if !argument.is_empty() && argument.chars().all(plain) {
+            argument
+        } else {
+            format!("'{}'", argument.replace('\'', "'\\''"))
+        }
+    };
+    let arguments =
+        std::env::args_os().skip(1).map(|argument| quoted(argument.to_string_lossy().into_owned()));
+    let mut words: Vec<String> = std::iter::once("cpift-engine".to_owned()).chain(arguments).collect();
+    if !words.iter().any(|word| word == "--resume") {
+        words.push("--resume".to_owned());
+    }
+    words.join(" ")
+}

@@ -5,13 +5,13 @@
 pub mod args;
 mod commands;
 pub mod display;
-pub mod interrupt;
+mod interrupt;
 pub mod recipe;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use args::{Arguments, Command};
+use args::{Arguments, Bench, Command};
 use clap::Parser;
 use cpift_model::{Error, Result};
 
@@ -28,17 +28,48 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    match run(&arguments.command, arguments.threads) {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            tell(&format!("{} {}\n", Style::of(&std::io::stderr()).red("error:"), one_line(&error)));
+    std::panic::set_hook(Box::new(|panic| report_fault(panic)));
+    match std::panic::catch_unwind(|| run(&arguments.command, arguments.threads)) {
+        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Err(error)) => {
+            tell(&describe(&error));
             ExitCode::from(exit_code(&error))
         }
+        Err(_) => ExitCode::from(1),
     }
+}
+
+/// A panic is a fault of ours: one line that can be reported, instead of a trace.
+fn report_fault(panic: &std::panic::PanicHookInfo<'_>) {
+    let payload = panic.payload();
+    let message = payload.downcast_ref::<String>().map(String::as_str);
+    let message = message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
+    let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line()));
+    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    tell(&format!(
+        "{} a fault of cpift-engine, not of your input: {message}{}; please report it\n",
+        Style::of(&std::io::stderr()).red("error:"),
+        place.unwrap_or_default()
+    ));
+}
+
+/// The line a failed command ends with.
+fn describe(error: &Error) -> String {
+    if let Error::Interrupted { position } = error {
+        return format!("stopped {position}, all saved; continue with\n  {}\n", interrupt::resume_command());
+    }
+    // Messages of other libraries may span lines; an error is one.
+    let message = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    format!("{} {message}\n", Style::of(&std::io::stderr()).red("error:"))
 }
 
 fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<()> {
     match command {
+        Command::Train(arguments) => commands::train::run(arguments, threads),
+        Command::Eval(arguments) => commands::eval::run(arguments, threads),
+        Command::Generate(arguments) => commands::generate::run(arguments, threads),
+        Command::Plan(arguments) => commands::plan::run(arguments, threads),
+        Command::Bench(Bench::Step(arguments)) => commands::bench::run(arguments, threads),
         Command::Devices(arguments) => commands::devices::run(arguments, threads),
         Command::Completions(arguments) => commands::completions::run(arguments),
     }
@@ -51,9 +82,4 @@ fn exit_code(error: &Error) -> u8 {
         error if error.is_input() => 2,
         _ => 1,
     }
-}
-
-/// Messages of other libraries may span lines; an error is one.
-fn one_line(error: &Error) -> String {
-    error.to_string().split_whitespace().collect::<Vec<_>>().join(" ")
 }

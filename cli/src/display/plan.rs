@@ -33,11 +33,18 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
     text
 }
 
-/// Training alone, as if all of it ran at the speed of large matrix products.
+/// Shares of the speed of large matrix products that whole train steps reach: small models and large.
+const SHARES_OF_PEAK: [f64; 2] = [0.3, 0.9];
+
+/// Seconds of all train steps on a device with this speed of matrix products (FLOP/s): least and most.
+pub fn training_seconds(plan: &Plan, matmul_rate: f64) -> [f64; 2] {
+    let [slow, fast] = SHARES_OF_PEAK;
+    [plan.training_flops / (fast * matmul_rate), plan.training_flops / (slow * matmul_rate)]
+}
+
 fn estimate(plan: &Plan, matmul_rate: f64) -> String {
-    let seconds = plan.training_flops / matmul_rate;
-    let rate = flops_per_second(matmul_rate);
-    format!("at least {} of training (matrix products here: {rate})", duration(seconds))
+    let [least, most] = training_seconds(plan, matmul_rate).map(duration);
+    format!("{least} to {most} of training (matrix products here: {})", flops_per_second(matmul_rate))
 }
 
 fn tasks(tasks: &[TaskPlan]) -> Table {

@@ -16,6 +16,8 @@ use super::{overlap, plan, reports, tell};
 const LEAST_PAUSE: Duration = Duration::from_secs(1);
 /// Time after which a plain line comes even within a tenth of the steps.
 const LONGEST_PAUSE: Duration = Duration::from_secs(30);
+/// Characters of a sample row that are shown.
+const SAMPLE_LENGTH: usize = 600;
 /// Characters of the curve of the loss.
 const CURVE: usize = 24;
 
@@ -65,7 +67,7 @@ impl Progress {
             let resumed = if step > 0 { format!(", {} done before", grouped(step)) } else { String::new() };
             self.say_line(&format!("{title}: {} steps{resumed}", grouped(steps)));
         }
-        self.training = Some(Training::new(title));
+        self.training = Some(Training::new(title, step, steps));
     }
 
     fn step(&mut self, step: &StepReport) {
@@ -73,10 +75,10 @@ impl Progress {
         training.add(step);
         let details = training.details(step, self.matmul_rate);
         if let Some(bar) = &self.bar {
-            bar.set_position(step.step);
+            bar.set_position(training.done);
             bar.set_message(details);
-        } else if training.line_is_due(step) {
-            let line = format!("{}: step {}/{} · {details}", training.title, step.step, step.steps);
+        } else if training.line_is_due() {
+            let line = format!("{}: step {}/{} · {details}", training.title, training.done, training.steps);
             self.say_line(&line);
         }
     }
@@ -105,12 +107,32 @@ impl Progress {
     }
 
     fn sample(&self, task: &str, text: &str) {
-        let indented = text.trim_end().replace('\n', "\n  ");
-        self.say(&format!(
-            "\n{}\n  {indented}\n",
-            self.style.bold(format!("a row of {task}, as the model sees it"))
-        ));
+        let heading = self.style.bold(format!("a row of {task}, the loss is taken on ⟦this⟧"));
+        self.say(&format!("\n{heading}\n{}\n", readable_sample(text, self.style)));
     }
+}
+
+/// A row fit for a terminal: no control characters, not endless, supervised parts coloured.
+fn readable_sample(text: &str, style: Style) -> String {
+    let cut = shorten(text.trim_end(), SAMPLE_LENGTH);
+    let visible: String =
+        cut.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
+    let mut lines = Vec::new();
+    let mut supervised = false;
+    for line in visible.lines() {
+        let mut painted = String::from("  ");
+        for piece in line.split_inclusive(['⟦', '⟧']) {
+            let (before, mark) = match piece.char_indices().last() {
+                Some((at, mark @ ('⟦' | '⟧'))) => (&piece[..at], Some(mark)),
+                _ => (piece, None),
+            };
+            painted.push_str(&if supervised { style.green(before) } else { before.to_owned() });
+            supervised = mark.map_or(supervised, |mark| mark == '⟦');
+            painted.extend(mark);
+        }
+        lines.push(painted);
+    }
+    lines.join("\n")
 }
 
 impl Observer for Progress {
@@ -125,16 +147,12 @@ impl Observer for Progress {
             Event::EvaluationStarted { column, task } => self.begin_evaluation(column, task),
             Event::Evaluated { column, task, score } => self.evaluated(column, task, score),
             Event::StageReused { stage, part } => {
-                let name = if part.is_empty() {
-                    stage.name().to_owned()
-                } else {
-                    format!("{} {part}", stage.name())
-                };
-                self.say_line(&format!("{name} is complete already: taken over"));
+                let name = format!("{} {part}", stage.name());
+                self.say_line(&format!("{} is complete already: taken over", name.trim_end()));
             }
-            Event::Cores(report) => self.say(&format!("\n{}\n", reports::cores(report, self.style))),
-            Event::Groups(report) => self.say(&format!("\n{}\n", overlap::render(report, self.style))),
-            Event::Fused(report) => self.say(&format!("\n{}\n", reports::fusion(report, self.style))),
+            Event::Cores(report) => self.say(&format!("\n{}", reports::cores(report, self.style))),
+            Event::Groups(report) => self.say(&format!("\n{}", overlap::render(report, self.style))),
+            Event::Fused(report) => self.say(&format!("\n{}", reports::fusion(report, self.style))),
             // Every so many steps, and named again when the job is stopped: not worth a line each.
             Event::Checkpoint { .. } => {}
             // The closing table is the command's result: it goes to standard output, once.
@@ -160,9 +178,11 @@ fn training_style() -> ProgressStyle {
         .progress_chars("━╸─")
 }
 
-/// The training under way.
+/// The training under way. Its steps are counted here: reports count over all parts of a stage.
 struct Training {
     title: String,
+    done: u64,
+    steps: u64,
     losses: Vec<f64>,
     tokens: u64,
     seconds: f64,
@@ -174,9 +194,11 @@ struct Training {
 }
 
 impl Training {
-    fn new(title: &str) -> Self {
+    fn new(title: &str, done: u64, steps: u64) -> Self {
         Self {
-            title: title.to_owned(),
+            title: shorten(title, 48),
+            done,
+            steps,
             losses: Vec::new(),
             tokens: 0,
             seconds: 0.0,
@@ -188,6 +210,7 @@ impl Training {
     }
 
     fn add(&mut self, step: &StepReport) {
+        self.done += 1;
         self.losses.push(step.loss);
         self.tokens += step.tokens;
         self.seconds += step.seconds;
@@ -197,7 +220,7 @@ impl Training {
     }
 
     fn details(&self, step: &StepReport, matmul_rate: Option<f64>) -> String {
-        let left = self.pace.unwrap_or(0.0) * step.steps.saturating_sub(step.step) as f64;
+        let left = self.pace.unwrap_or(0.0) * self.steps.saturating_sub(self.done) as f64;
         format!(
             "loss {:.4} · {} tok/s · {} · {} left",
             step.loss,
@@ -208,10 +231,10 @@ impl Training {
     }
 
     /// One line per tenth of the steps, but not two in a second, and never silence for long.
-    fn line_is_due(&mut self, step: &StepReport) -> bool {
-        let tenths = 10 * step.step / step.steps.max(1);
+    fn line_is_due(&mut self) -> bool {
+        let tenths = 10 * self.done / self.steps.max(1);
         let pause = self.last_line.elapsed();
-        let due = step.step < step.steps
+        let due = self.done < self.steps
             && ((tenths > self.tenths && pause >= LEAST_PAUSE) || pause >= LONGEST_PAUSE);
         if due {
             (self.tenths, self.last_line) = (tenths, Instant::now());
@@ -272,29 +295,45 @@ mod tests {
 
     #[test]
     fn a_training_is_summed_up_in_two_lines() {
-        let mut training = Training::new("probe sort");
+        let mut training = Training::new("probe sort", 0, 8);
         (1..=8).for_each(|number| training.add(&step(number, 8)));
         assert_eq!(
             training.summary(Some(80e9), Style::PLAIN),
             "probe sort loss 4.000 █▄▃▂▂▁▁▁ 0.500\n  8 steps in 4.0 s · 2.05k tok/s · 40.0 GFLOP/s (50 % of peak)\n"
         );
+    }
+
+    #[test]
+    fn steps_of_a_later_part_are_counted_from_its_own_beginning() {
+        let mut training = Training::new("integrate part 2/2", 3, 8);
+        training.add(&step(104, 108));
+        assert_eq!(training.done, 4);
         assert_eq!(
-            training.details(&step(4, 8), None),
+            training.details(&step(4, 108), None),
             "loss 1.0000 · 2.05k tok/s · 40.0 GFLOP/s · 2.0 s left"
         );
     }
 
     #[test]
     fn plain_lines_are_rare() {
-        let mut training = Training::new("probe sort");
-        assert!(!training.line_is_due(&step(50, 100)), "two lines in a second");
-        training.last_line -= LEAST_PAUSE;
-        assert!(training.line_is_due(&step(60, 100)));
-        training.last_line -= LEAST_PAUSE;
-        assert!(!training.line_is_due(&step(69, 100)), "no new tenth");
-        assert!(training.line_is_due(&step(70, 100)));
-        training.last_line -= LONGEST_PAUSE;
-        assert!(training.line_is_due(&step(71, 100)), "silence for long");
-        assert!(!training.line_is_due(&step(100, 100)), "the summary follows");
+        let mut training = Training::new("probe sort", 0, 100);
+        let due_at = |training: &mut Training, done: u64, pause: Duration| {
+            training.done = done;
+            training.last_line -= pause;
+            training.line_is_due()
+        };
+        assert!(!due_at(&mut training, 50, Duration::ZERO), "two lines in a second");
+        assert!(due_at(&mut training, 60, LEAST_PAUSE));
+        assert!(!due_at(&mut training, 69, LEAST_PAUSE), "no new tenth");
+        assert!(due_at(&mut training, 70, LEAST_PAUSE));
+        assert!(due_at(&mut training, 71, LONGEST_PAUSE), "silence for long");
+        assert!(!due_at(&mut training, 100, LONGEST_PAUSE), "the summary follows");
+    }
+
+    #[test]
+    fn samples_cannot_control_the_terminal() {
+        let text = "sort: dcba\n= ⟦abcd\x1b[2J</s>⟧\r";
+        assert_eq!(readable_sample(text, Style::PLAIN), "  sort: dcba\n  = ⟦abcd\u{fffd}[2J</s>⟧");
+        assert!(readable_sample(&"x".repeat(5000), Style::PLAIN).ends_with("x…"));
     }
 }

@@ -111,6 +111,17 @@ impl Job {
     }
 }
 
+/// What a job made from `recipe` would do; checks all that [`Job::prepare`] does but for the run folder.
+///
+/// # Errors
+/// As [`Job::prepare`].
+pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Result<Plan> {
+    let inputs = device.scope(|| Inputs::open(recipe, cache))?;
+    let steps = Steps::count(recipe, &inputs)?;
+    let max_tokens = plan::max_tokens(recipe, &inputs)?;
+    plan::plan(recipe, &inputs, &steps, device, max_tokens)
+}
+
 /// Fails when the run folder holds another run, or one that is not to be continued.
 fn check_run_folder(options: &JobOptions<'_>) -> Result<()> {
     let path = options.out.join(RECIPE);

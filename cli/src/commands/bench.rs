@@ -1,0 +1,55 @@
+//! `bench step`.
+
+use std::num::NonZeroUsize;
+
+use cpift_engine::Device;
+use cpift_model::Result;
+use cpift_model::bench::{StepOptions, step};
+
+use crate::args;
+use crate::display::table::Table;
+use crate::display::{print, print_json, units};
+
+/// Measures whole train steps.
+pub fn run(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result<()> {
+    let device = Device::from_name(&arguments.device.device, threads)?;
+    let result = step(
+        &device,
+        &StepOptions {
+            config: &arguments.config,
+            batch: arguments.batch,
+            length: arguments.length,
+            steps: arguments.steps,
+            importance: arguments.importance,
+        },
+    )?;
+    if arguments.json {
+        let parts: serde_json::Map<_, _> =
+            result.parts.iter().map(|(name, time)| (name.clone(), (*time).into())).collect();
+        return print_json(&serde_json::json!({
+            "tokens_per_second": result.tokens_per_second,
+            "step_ms": result.step_ms,
+            "parameters": result.parameters,
+            "peak_memory_bytes": result.peak_memory_bytes,
+            "flops_per_second": result.flops_per_second,
+            "parts": parts,
+        }));
+    }
+    let mut table = Table::new(["part of a step", "ms", "share"]);
+    for (name, time) in &result.parts {
+        table.row([name.clone(), format!("{time:.2}"), units::percent(time / result.step_ms)]);
+    }
+    table.rule();
+    table.row(["whole step".to_owned(), format!("{:.2}", result.step_ms)]);
+    print(&format!(
+        "{} parameters, {} × {} tokens on {}\n\n{}\n{} tok/s, {}, {} of memory at the peak\n",
+        units::grouped(result.parameters),
+        arguments.batch,
+        arguments.length,
+        device.describe(),
+        table.render(),
+        units::count(result.tokens_per_second),
+        units::flops_per_second(result.flops_per_second),
+        units::bytes(result.peak_memory_bytes),
+    ))
+}

@@ -1,0 +1,30 @@
+//! `plan`.
+
+use std::num::NonZeroUsize;
+
+use cpift_engine::Device;
+use cpift_model::{Result, job, machine};
+
+use crate::display::style::Style;
+use crate::display::{plan, print, print_json};
+use crate::{args, recipe};
+
+/// Prints what a recipe would take.
+pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> {
+    let loaded = recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
+    let device = Device::from_name(&arguments.recipe.device.device, threads)?;
+    let planned = job::plan_recipe(&device, &loaded.recipe, super::token_cache().as_deref())?;
+    let rate = machine::matmul_rate(&device)?;
+    if arguments.json {
+        let [least, most] = plan::training_seconds(&planned, rate);
+        return print_json(&serde_json::json!({
+            "plan": planned,
+            "memory_bytes": planned.memory_bytes(),
+            "matmul_flops_per_second": rate,
+            "training_seconds": { "least": least, "most": most },
+        }));
+    }
+    let style = Style::of(&std::io::stdout());
+    let overview = plan::render(&planned, Some(rate), style);
+    print(&format!("{overview}\n{}", plan::render_details(&planned)))
+}

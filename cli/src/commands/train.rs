@@ -1,0 +1,59 @@
+//! `train`.
+
+use std::io::IsTerminal;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use cpift_engine::Device;
+use cpift_model::job::{Job, JobOptions};
+use cpift_model::{Result, machine};
+
+use crate::display::progress::Progress;
+use crate::display::style::Style;
+use crate::display::{print, reports};
+use crate::{args, interrupt, recipe};
+
+/// Runs a recipe to its end, or to where it is stopped.
+pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()> {
+    let stop = interrupt::stop_flag()?;
+    let loaded = recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
+    let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
+    let device = Device::from_name(&arguments.recipe.device.device, threads)?;
+    let cache = super::token_cache();
+    let options = JobOptions {
+        recipe: &loaded.recipe,
+        recipe_text: &loaded.text,
+        out: &out,
+        resume: arguments.resume,
+        until: arguments.until.map(Into::into),
+        cache: cache.as_deref(),
+    };
+    let job = Job::prepare(&device, &options)?;
+    let rate = machine::matmul_rate(&device)?;
+    let stderr = std::io::stderr();
+    let mut progress = Progress::new(Style::of(&stderr), stderr.is_terminal(), Some(rate), stop);
+    let report = job.run(&mut progress)?;
+    drop(progress);
+    let style = Style::of(&std::io::stdout());
+    print(&format!("\n{}{}", reports::scores(&report, style), reports::ending(&report, style)))
+}
+
+/// `runs/NAME`: the recipe's file name without its ending, or the name of its folder when the file has the
+/// name that says nothing, recipe.toml.
+fn default_run_folder(recipe: &Path) -> PathBuf {
+    let absolute = std::path::absolute(recipe).unwrap_or_else(|_| recipe.to_owned());
+    let stem = absolute.file_stem().filter(|stem| *stem != "recipe");
+    let folder = absolute.parent().and_then(Path::file_name);
+    Path::new("runs").join(stem.or(folder).unwrap_or("run".as_ref()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn run_folders_are_named_after_their_recipe() {
+        assert_eq!(default_run_folder(Path::new("a/b/lora.toml")), Path::new("runs/lora"));
+        assert_eq!(default_run_folder(Path::new("examples/seesaw/recipe.toml")), Path::new("runs/seesaw"));
+    }
+}
