@@ -1,0 +1,222 @@
+//! Fusion of task models against a brute-force reading of ALGORITHM's stage 3, coordinate by coordinate.
+
+use cpift_engine::{Buffer, Device, Layout, Mask, ViewMut};
+use cpift_model::Result;
+use cpift_model::settings::{Backbone, Conflict, FoldWeight, FuseSettings, SlerpSpace};
+use cpift_model::stages::fuse::{Buffers, Core, TaskModels, fuse};
+use cpift_tests::flat::{layout, random_mask, slerp_oracle};
+use cpift_tests::numeric::random;
+
+/// Models in memory.
+struct Models {
+    layout: Layout,
+    base: Vec<f32>,
+    tasks: Vec<Vec<f32>>,
+    importance: Vec<Vec<f32>>,
+    cores: Vec<Core>,
+}
+
+impl TaskModels for Models {
+    fn read_base(&mut self, mut weights: ViewMut<'_, f32>) -> Result<()> {
+        Ok(weights.copy_from_host(&self.base)?)
+    }
+    fn read_weights(&mut self, task: usize, mut weights: ViewMut<'_, f32>) -> Result<()> {
+        Ok(weights.copy_from_host(&self.tasks[task])?)
+    }
+    fn read_importance(&mut self, task: usize, mut importance: ViewMut<'_, f32>) -> Result<()> {
+        Ok(importance.copy_from_host(&self.importance[task])?)
+    }
+}
+
+impl Models {
+    /// `tasks` random models near a random base, cores of a third of all coordinates: many conflicts.
+    fn new(seed: u64, tasks: usize) -> Self {
+        let layout = layout(&[70, 1, 64, 333]);
+        let values = |purpose: u64| random(seed * 100 + purpose, layout.len());
+        let base = values(0);
+        let near =
+            |update: Vec<f32>| base.iter().zip(update).map(|(base, update)| base + 0.3 * update).collect();
+        let core = |task: usize| Core {
+            task: format!("task {task}"),
+            mask: random_mask(&layout, seed * 100 + 50 + task as u64, 0.33),
+            thresholds: (0..layout.segments().len()).map(|segment| 0.1 + (segment + task) as f32).collect(),
+        };
+        Self {
+            base: base.clone(),
+            tasks: (0..tasks).map(|task| near(values(1 + task as u64))).collect(),
+            importance: (0..tasks).map(|task| values(20 + task as u64)).collect(),
+            cores: (0..tasks).map(core).collect(),
+            layout,
+        }
+    }
+
+    fn fuse(&mut self, settings: &FuseSettings) -> (Vec<f32>, cpift_model::progress::FusionReport) {
+        let device = Device::cpu(std::num::NonZeroUsize::new(2)).unwrap();
+        let poisoned = || Buffer::from_slice(&device, &vec![f32::NAN; self.layout.len()]).unwrap();
+        let (mut backbone, mut operand, mut base) = (poisoned(), poisoned(), poisoned());
+        let buffers =
+            Buffers { backbone: backbone.view_mut(), operand: operand.view_mut(), base: base.view_mut() };
+        let (layout, cores) = (self.layout.clone(), self.cores.clone());
+        let report = fuse(&device, &layout, settings, &cores, self, buffers).unwrap();
+        (backbone.to_vec(), report)
+    }
+
+    /// Tasks whose core holds coordinate `j`.
+    fn owners(&self, j: usize) -> Vec<usize> {
+        (0..self.cores.len()).filter(|&task| self.cores[task].mask.get(j)).collect()
+    }
+
+    /// What a coordinate that several tasks claim becomes.
+    fn conflict(&self, j: usize, segment: usize, rule: Conflict) -> f64 {
+        let owners = self.owners(j);
+        let value = |task: usize| f64::from(self.tasks[task][j]);
+        let mean = |tasks: &[usize]| tasks.iter().map(|&task| value(task)).sum::<f64>() / tasks.len() as f64;
+        let update = |task: usize| f64::from(self.tasks[task][j] - self.base[j]);
+        match rule {
+            Conflict::Last => value(owners[owners.len() - 1]),
+            Conflict::Mean => mean(&owners),
+            Conflict::Max => {
+                let relative =
+                    |task: usize| self.importance[task][j].abs() / self.cores[task].thresholds[segment];
+                let best = owners
+                    .iter()
+                    .copied()
+                    .reduce(|best, task| if relative(task) > relative(best) { task } else { best });
+                value(best.unwrap())
+            }
+            Conflict::Sign => {
+                let (up, down): (Vec<usize>, Vec<usize>) =
+                    owners.iter().partition(|&&task| update(task) > 0.0);
+                let total: f64 = owners.iter().map(|&task| update(task)).sum();
+                let ups_win = up.len() > down.len() || (up.len() == down.len() && total > 0.0);
+                mean(if ups_win { &up } else { &down })
+            }
+        }
+    }
+
+    /// The fold over the tasks on the coordinates of one tensor that no core holds.
+    fn fold(&self, coordinates: &[usize], settings: &FuseSettings) -> Vec<f64> {
+        let delta = settings.space == SlerpSpace::Delta;
+        let origin = |j: usize| if delta { f64::from(self.base[j]) } else { 0.0 };
+        let vector = |task: usize| {
+            coordinates.iter().map(|&j| f64::from(self.tasks[task][j]) - origin(j)).collect::<Vec<f64>>()
+        };
+        let mut folded = vector(0);
+        for task in 1..self.tasks.len() {
+            let weight = match settings.weight {
+                FoldWeight::Running => 1.0 / (task + 1) as f64,
+                FoldWeight::Constant(weight) => weight,
+            };
+            folded = slerp_oracle(&folded, &vector(task), weight).1;
+        }
+        folded.iter().zip(coordinates).map(|(value, &j)| value + origin(j)).collect()
+    }
+}
+
+fn assert_near(actual: f32, expected: f64, what: &str) {
+    assert!((f64::from(actual) - expected).abs() < 1e-5, "{what}: {actual}, expected {expected}");
+}
+
+#[test]
+fn every_coordinate_becomes_what_the_algorithm_says() {
+    for seed in 0..4 {
+        for (space, weight) in [
+            (SlerpSpace::Weights, FoldWeight::Running),
+            (SlerpSpace::Delta, FoldWeight::Running),
+            (SlerpSpace::Weights, FoldWeight::Constant(0.3)),
+        ] {
+            for conflict in [Conflict::Max, Conflict::Last, Conflict::Mean, Conflict::Sign] {
+                let settings = FuseSettings { space, weight, conflict, ..FuseSettings::default() };
+                let mut models = Models::new(seed, 4);
+                let (fused, report) = models.fuse(&settings);
+                check(&models, &settings, &fused, &report);
+            }
+        }
+    }
+}
+
+fn check(
+    models: &Models,
+    settings: &FuseSettings,
+    fused: &[f32],
+    report: &cpift_model::progress::FusionReport,
+) {
+    let (mut transplanted, mut conflicts) = (0, 0);
+    for (index, segment) in models.layout.segments().iter().enumerate() {
+        let free: Vec<usize> = segment.range().filter(|&j| models.owners(j).is_empty()).collect();
+        for (&j, expected) in free.iter().zip(models.fold(&free, settings)) {
+            assert_near(fused[j], expected, "a coordinate in no core");
+        }
+        for j in segment.range() {
+            match models.owners(j).as_slice() {
+                [] => {}
+                [owner] => {
+                    assert_eq!(
+                        fused[j].to_bits(),
+                        models.tasks[*owner][j].to_bits(),
+                        "a coordinate in one core"
+                    );
+                    transplanted += 1;
+                }
+                _ => {
+                    assert_near(
+                        fused[j],
+                        models.conflict(j, index, settings.conflict),
+                        "a coordinate in several",
+                    );
+                    conflicts += 1;
+                }
+            }
+        }
+    }
+    assert!(conflicts > 50 && transplanted > 50);
+    assert_eq!((report.transplanted, report.conflicts), (transplanted, conflicts));
+    assert!(report.sign_conflicts > 0 && report.sign_conflicts < conflicts);
+    assert_eq!(report.slerps.len(), 3 * models.layout.segments().len());
+}
+
+#[test]
+fn other_backbones_keep_their_own_values_outside_the_cores() {
+    let mut models = Models::new(9, 3);
+    for (backbone, expected) in
+        [(Backbone::Base, models.base.clone()), (Backbone::Last, models.tasks[2].clone())]
+    {
+        let settings = FuseSettings { backbone, ..FuseSettings::default() };
+        let (fused, report) = models.fuse(&settings);
+        for j in models.layout.segments().iter().flat_map(|segment| segment.range()) {
+            if models.owners(j).is_empty() {
+                assert_eq!(fused[j].to_bits(), expected[j].to_bits());
+            }
+        }
+        assert!(report.slerps.is_empty());
+    }
+}
+
+#[test]
+fn one_task_fuses_to_itself() {
+    let mut models = Models::new(3, 1);
+    let (fused, report) = models.fuse(&FuseSettings::default());
+    assert_eq!(report.conflicts, 0);
+    assert!(
+        models
+            .layout
+            .segments()
+            .iter()
+            .flat_map(|segment| segment.range())
+            .all(|j| fused[j] == models.tasks[0][j])
+    );
+}
+
+#[test]
+fn no_core_at_all_is_a_plain_fold() {
+    let mut models = Models::new(4, 3);
+    models.cores.iter_mut().for_each(|core| core.mask = Mask::zeros(models.layout.len()));
+    let settings = FuseSettings::default();
+    let (fused, _) = models.fuse(&settings);
+    for segment in models.layout.segments() {
+        let all: Vec<usize> = segment.range().collect();
+        for (&j, expected) in all.iter().zip(models.fold(&all, &settings)) {
+            assert_near(fused[j], expected, "a coordinate");
+        }
+    }
+}
