@@ -28,7 +28,7 @@ pub fn main() -> ExitCode {
             return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
         }
     };
-    std::panic::set_hook(Box::new(|panic| report_fault(panic)));
+    std::panic::set_hook(Box::new(report_fault));
     match std::panic::catch_unwind(|| run(&arguments.command, arguments.threads)) {
         Ok(Ok(())) => ExitCode::SUCCESS,
         Ok(Err(error)) => {
