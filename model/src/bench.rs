@@ -5,7 +5,7 @@ use std::time::Instant;
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::norm;
-use cpift_engine::{Buffer, Device};
+use cpift_engine::{Buffer, Device, Mask};
 use rand_chacha::rand_core::Rng;
 use serde::Serialize;
 
@@ -18,6 +18,9 @@ use crate::transformer::{Transformer, initialize};
 
 /// Steps before the first that counts.
 const WARM_UP: usize = 2;
+
+/// Of weights and tokens.
+const SEED: u64 = 17;
 
 /// What to time.
 #[derive(Debug, Clone, Copy)]
@@ -51,62 +54,112 @@ pub struct StepBench {
     pub parts: Vec<(String, f64)>,
 }
 
+/// Everything of a training step, ready to be run again and again: forward, backward, clipping to norm 1,
+/// AdamW.
+pub struct TrainStep {
+    device: Device,
+    config: ModelConfig,
+    transformer: Transformer,
+    weights: Buffer<f32>,
+    gradients: Buffer<f32>,
+    optimizer: AdamW,
+    frozen: Option<Mask>,
+    batch: usize,
+    length: usize,
+    steps_made: u64,
+}
+
+impl TrainStep {
+    /// Reads the configuration, allocates everything and makes random weights.
+    ///
+    /// # Errors
+    /// A configuration that cannot be read, sizes of zero, or memory that cannot be had.
+    pub fn new(device: &Device, options: &StepOptions<'_>) -> Result<Self> {
+        let config = ModelConfig::read(options.config)?;
+        let tokens = options.batch.checked_mul(options.length);
+        let tokens = tokens.filter(|tokens| *tokens > 0 && options.length > 1 && options.steps > 0);
+        let tokens = tokens.ok_or_else(|| {
+            Error::setting("bench step", "needs --batch and --steps of at least 1, --length of at least 2")
+        })?;
+        if options.length > config.max_positions {
+            let reason =
+                format!("is {}, and the model was made for {}", options.length, config.max_positions);
+            return Err(Error::setting("--length", reason));
+        }
+        let layout = config.layout()?;
+        let transformer = Transformer::new(&config, device, tokens, false)?;
+        let mut weights = Buffer::zeros(device, layout.len())?;
+        initialize(&config, &layout, SEED, weights.view_mut())?;
+        let kind = if options.importance { ImportanceKind::Net } else { ImportanceKind::None };
+        Ok(Self {
+            device: device.clone(),
+            transformer,
+            weights,
+            gradients: Buffer::zeros(device, layout.len())?,
+            optimizer: AdamW::new(device, layout.len(), kind)?,
+            frozen: options.importance.then(|| one_percent(layout.len())),
+            config,
+            batch: options.batch,
+            length: options.length,
+            steps_made: 0,
+        })
+    }
+
+    /// Tokens of a step.
+    pub fn tokens(&self) -> usize {
+        self.batch * self.length
+    }
+
+    /// Floating-point operations of a step, by the formula of [`ModelConfig::flops_per_token`].
+    pub fn flops(&self) -> f64 {
+        self.config.flops_per_token(self.length) * self.tokens() as f64
+    }
+
+    /// Makes one step on fresh random tokens; returns the seconds of the whole step, and of clipping and AdamW
+    /// alone. [`Transformer::timings`] then has the other parts of this step.
+    ///
+    /// # Errors
+    /// The engine's; there are none for a step that was made before.
+    pub fn run(&mut self) -> Result<(f64, f64)> {
+        let batch = random_batch(&self.config, self.batch, self.length, self.steps_made)?;
+        self.steps_made += 1;
+        let scale = 1.0 / batch.supervised_tokens() as f32;
+        let hyper = Hyper { learning_rate: 1e-4, ..Hyper::default() };
+        self.transformer.timings().reset();
+        let started = Instant::now();
+        let device = self.device.clone();
+        let optimizer_seconds = device.scope(|| -> Result<f64> {
+            self.gradients.view_mut().fill(0.0);
+            let (weights, gradients) = (self.weights.view(), self.gradients.view_mut());
+            self.transformer.loss_and_gradients(weights, &batch, scale, gradients)?;
+            let optimizer_started = Instant::now();
+            let frozen = self.frozen.as_ref();
+            let norm = norm::squared_norm(&device, self.gradients.view(), frozen)?.sqrt();
+            let gradient =
+                Gradient { values: self.gradients.view(), scale: norm::clip_factor(norm, 1.0), frozen };
+            self.optimizer.step(self.weights.view_mut(), gradient, &hyper)?;
+            Ok(optimizer_started.elapsed().as_secs_f64())
+        })?;
+        Ok((started.elapsed().as_secs_f64(), optimizer_seconds))
+    }
+}
+
 /// Times whole training steps.
 ///
 /// # Errors
-/// A configuration that cannot be read, sizes of zero, or memory that cannot be had.
+/// As [`TrainStep::new`].
 pub fn step(device: &Device, options: &StepOptions<'_>) -> Result<StepBench> {
-    let config = ModelConfig::read(options.config)?;
-    let tokens = options
-        .batch
-        .checked_mul(options.length)
-        .filter(|tokens| *tokens > 0 && options.length > 1 && options.steps > 0)
-        .ok_or_else(|| {
-            Error::setting("bench step", "needs --batch and --steps of at least 1, --length of at least 2")
-        })?;
-    if options.length > config.max_positions {
-        let reason = format!("is {}, and the model was made for {}", options.length, config.max_positions);
-        return Err(Error::setting("--length", reason));
+    let mut train_step = TrainStep::new(device, options)?;
+    for _ in 0..WARM_UP {
+        train_step.run()?;
     }
-    let layout = config.layout()?;
-    let mut transformer = Transformer::new(&config, device, tokens, false)?;
-    let mut weights = Buffer::zeros(device, layout.len())?;
-    initialize(&config, &layout, 17, weights.view_mut())?;
-    let mut gradients = Buffer::zeros(device, layout.len())?;
-    let kind = if options.importance { ImportanceKind::Net } else { ImportanceKind::None };
-    let mut optimizer = AdamW::new(device, layout.len(), kind)?;
-    let frozen = options.importance.then(|| one_percent(layout.len()));
-    let hyper = Hyper { learning_rate: 1e-4, ..Hyper::default() };
-
     let mut times = Vec::new();
-    let mut parts: Vec<(String, Vec<f64>)> = Vec::new();
-    for number in 0..WARM_UP + options.steps {
-        let batch = random_batch(&config, options.batch, options.length, number as u64)?;
-        let scale = 1.0 / batch.supervised_tokens() as f32;
-        transformer.timings().reset();
-        let started = Instant::now();
-        let optimizer_seconds = device.scope(|| -> Result<f64> {
-            gradients.view_mut().fill(0.0);
-            transformer.loss_and_gradients(weights.view(), &batch, scale, gradients.view_mut())?;
-            let optimizer_started = Instant::now();
-            let norm = norm::squared_norm(device, gradients.view(), frozen.as_ref())?.sqrt();
-            let gradient = Gradient {
-                values: gradients.view(),
-                scale: norm::clip_factor(norm, 1.0),
-                frozen: frozen.as_ref(),
-            };
-            optimizer.step(weights.view_mut(), gradient, &hyper)?;
-            Ok(optimizer_started.elapsed().as_secs_f64())
-        })?;
-        let seconds = started.elapsed().as_secs_f64();
-        if number < WARM_UP {
-            continue;
-        }
+    let mut parts: Vec<(&str, Vec<f64>)> = Vec::new();
+    for _ in 0..options.steps {
+        let (seconds, optimizer_seconds) = train_step.run()?;
         times.push(seconds);
-        let timings = transformer.timings().parts().map(|(name, seconds)| (name.to_owned(), seconds));
-        for (index, (name, seconds)) in
-            timings.chain([("optimizer".to_owned(), optimizer_seconds)]).enumerate()
-        {
+        let timings = train_step.transformer.timings().parts().chain([("optimizer", optimizer_seconds)]);
+        for (index, (name, seconds)) in timings.enumerate() {
             match parts.get_mut(index) {
                 Some((_, all)) => all.push(seconds),
                 None => parts.push((name, vec![seconds])),
@@ -115,17 +168,17 @@ pub fn step(device: &Device, options: &StepOptions<'_>) -> Result<StepBench> {
     }
     let seconds = median(times);
     Ok(StepBench {
-        tokens_per_second: tokens as f64 / seconds,
+        tokens_per_second: train_step.tokens() as f64 / seconds,
         step_ms: 1e3 * seconds,
-        parameters: layout.parameters() as u64,
+        parameters: train_step.config.parameters() as u64,
         peak_memory_bytes: machine::peak_memory_bytes().unwrap_or(0),
-        flops_per_second: config.flops_per_token(options.length) * tokens as f64 / seconds,
-        parts: parts.into_iter().map(|(name, all)| (name, 1e3 * median(all))).collect(),
+        flops_per_second: train_step.flops() / seconds,
+        parts: parts.into_iter().map(|(name, all)| (name.to_owned(), 1e3 * median(all))).collect(),
     })
 }
 
 fn random_batch(config: &ModelConfig, batch: usize, length: usize, number: u64) -> Result<Batch> {
-    let mut random = order::stream(17, "bench step", 0, number);
+    let mut random = order::stream(SEED, "bench step", 0, number);
     let mut result = Batch::new();
     for _ in 0..batch {
         let tokens: Vec<u32> = (0..length).map(|_| random.next_u32() % config.vocabulary as u32).collect();
@@ -135,8 +188,8 @@ fn random_batch(config: &ModelConfig, batch: usize, length: usize, number: u64) 
 }
 
 /// Every hundredth coordinate.
-fn one_percent(length: usize) -> cpift_engine::Mask {
-    let mut mask = cpift_engine::Mask::zeros(length);
+fn one_percent(length: usize) -> Mask {
+    let mut mask = Mask::zeros(length);
     (0..length).step_by(100).for_each(|index| mask.set(index, true));
     mask
 }
