@@ -1,71 +1,170 @@
-//! Bad input through the binary: one line on standard error, the right exit code, nothing written.
-//!
-//! A test of the package `cpift-engine-cli`, since cargo tells only a binary's own package where it is.
+//! Bad input: one line on standard error, exit code 2, nothing written.
 
-use std::process::{Command, Output, Stdio};
+use std::fs;
 
-/// The binary, with nothing of the environment that changes its output.
-fn engine(arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_cpift-engine"));
-    command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
-    command
-}
+use serde_json::json;
 
-fn run(arguments: &[&str]) -> Output {
-    engine(arguments).output().unwrap()
-}
-
-fn stderr(output: &Output) -> String {
-    String::from_utf8(output.stderr.clone()).unwrap()
-}
+use crate::support::{JobFiles, engine, one_step, refused, run, stderr};
 
 #[test]
-fn help_and_version_are_results() {
-    for arguments in [&["--help"][..], &["--version"]] {
-        let output = run(arguments);
-        assert_eq!(output.status.code(), Some(0));
-        assert!(!output.stdout.is_empty() && output.stderr.is_empty());
+fn recipes_that_cannot_be_read() {
+    let files = one_step();
+    assert!(refused(&["train", &files.path("none.toml")]).contains("none.toml: cannot read: No such file"));
+    assert!(refused(&["plan", &files.path("")]).contains("is a folder, not a recipe: give "));
+    for (assignment, expected) in [
+        ("trian.steps=3", "`--set trian.steps=3`: is not a key, did you mean `train`?"),
+        ("core.fraction=7", "`--set core.fraction=7`: is 7: use 0 to 1"),
+        (
+            "train.schedule=cosin",
+            "`--set train.schedule=cosin`: is `cosin`: use cosine, linear, constant, did you mean `cosine`?",
+        ),
+    ] {
+        assert_eq!(files.refused(&["--set", assignment]), expected);
     }
+    let recipe = fs::read_to_string(files.path("recipe.toml")).unwrap();
+    fs::write(files.path("recipe.toml"), recipe.replace("batch_size", "batchsize")).unwrap();
+    let message = files.refused(&[]);
+    assert!(message.starts_with("recipe.toml:"), "{message}");
+    assert!(message.ends_with("batchsize` is not a key, did you mean `batch_size`?"), "{message}");
 }
 
 #[test]
-fn unknown_commands_and_options_are_input_errors() {
-    for arguments in [&["trian"][..], &["devices", "--jsno"], &["devices", "--threads", "0"], &[]] {
-        let output = run(arguments);
-        assert_eq!(output.status.code(), Some(2), "{arguments:?}");
-        assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+fn devices_that_are_not_there() {
+    let files = one_step();
+    assert_eq!(files.refused(&["--device", "gpu"]), "unknown device `gpu`: use `auto` or `cpu`");
+    assert!(files.refused(&["--device", "cuda:0"]).starts_with("device `cuda:0` cannot be used: "));
+}
+
+#[test]
+fn data_that_cannot_be_used() {
+    let files = one_step();
+    let data = files.path("code.train.jsonl");
+    let good = fs::read_to_string(&data).unwrap();
+    let lines: Vec<&str> = good.lines().collect();
+    let cases = [
+        (format!("{}\nnot json\n", lines[0]), "code.train.jsonl:2: "),
+        (format!("{}\n{}\n{{\"prompt\": \"x\"}}\n", lines[0], lines[1]), "code.train.jsonl:3: "),
+        (format!("{}\n{{\"prompt\": \"x\", \"completion\": 3}}\n", lines[0]), "code.train.jsonl:2: "),
+        (String::new(), "code.train.jsonl: "),
+    ];
+    for (content, expected) in cases {
+        fs::write(&data, content).unwrap();
+        let message = files.refused(&[]);
+        assert!(message.starts_with(expected), "{message}");
     }
+    fs::write(&data, [b"{\"prompt\": \"".as_slice(), b"\xff\xfe", b"\", \"completion\": \"y\"}\n"].concat())
+        .unwrap();
+    assert!(files.refused(&[]).starts_with("code.train.jsonl:1: "));
+    fs::remove_file(&data).unwrap();
+    assert!(files.refused(&[]).starts_with("code.train.jsonl: cannot read: "));
+    fs::write(&data, &good).unwrap();
+    // Every row is longer than this: a task without rows.
+    let message = files.refused(&["--set", "model.max_length=3"]);
+    assert!(message.contains(".train.jsonl"), "{message}");
 }
 
 #[test]
-fn devices_lists_the_cpu_and_says_why_there_is_no_gpu() {
-    let output = run(&["devices", "--threads", "1"]);
-    let text = String::from_utf8(output.stdout).unwrap();
-    assert_eq!(output.status.code(), Some(0));
-    assert!(text.lines().any(|line| line.starts_with("cpu  ") && line.contains("  1  ")), "{text}");
-    assert!(text.contains("\ncuda"), "{text}");
-    let output = run(&["devices", "--threads", "1", "--json"]);
-    let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
-    assert_eq!(json["devices"][0]["name"], "cpu");
-    assert_eq!(json["devices"][0]["threads"], 1);
+fn models_that_cannot_be_used() {
+    let files = one_step();
+    let model = files.model();
+    let train = |more: &str| files.refused(&["--set", more]);
+    let with_model = |folder: &str| {
+        let recipe = fs::read_to_string(files.path("recipe.toml")).unwrap();
+        let line = recipe.lines().find(|line| line.starts_with("config = ")).unwrap().to_owned();
+        fs::write(files.path("based.toml"), recipe.replace(&line, &format!("base = \"{folder}\""))).unwrap();
+        refused(&["train", &files.path("based.toml"), "--out", &files.path("refused")])
+    };
+    assert!(train("model.config=none/config.json").contains("none/config.json"));
+    assert!(with_model(&files.path("none")).contains("none"));
+
+    let weights = format!("{model}/model.safetensors");
+    let bytes = fs::read(&weights).unwrap();
+    fs::write(&weights, &bytes[..bytes.len() / 2]).unwrap();
+    let message = with_model(&model);
+    assert!(message.contains("model.safetensors"), "{message}");
+    fs::remove_file(&weights).unwrap();
+    assert!(with_model(&model).contains("safetensors"));
+
+    // Values are read when the job begins: the first step is not made.
+    let mut damaged = bytes.clone();
+    let last = damaged.len() - 4;
+    damaged[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    fs::write(&weights, damaged).unwrap();
+    let output = run(&["train", &files.path("based.toml"), "--out", &files.path("damaged")]);
+    let message = stderr(&output).lines().last().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert!(message.contains("model.safetensors: ") && message.contains(" has NaN"), "{message}");
+    assert_eq!(files.job.bytes("damaged/metrics.jsonl"), b"", "no step was made");
+    fs::write(&weights, bytes).unwrap();
+
+    let config = format!("{model}/config.json");
+    let original = fs::read_to_string(&config).unwrap();
+    let changed = |key: &str, value: serde_json::Value| {
+        let mut fields: serde_json::Value = serde_json::from_str(&original).unwrap();
+        fields[key] = value;
+        fs::write(&config, fields.to_string()).unwrap();
+        with_model(&model)
+    };
+    assert!(changed("model_type", json!("mamba")).contains("mamba"));
+    assert!(changed("intermediate_size", json!(25)).contains("safetensors"), "wrong shapes");
+    fs::write(&config, "{").unwrap();
+    assert!(with_model(&model).contains("config.json"));
 }
 
 #[test]
-fn every_shell_has_completions() {
-    for shell in ["bash", "zsh", "fish", "powershell", "elvish"] {
-        let output = run(&["completions", shell]);
-        assert_eq!(output.status.code(), Some(0));
-        assert!(String::from_utf8(output.stdout).unwrap().contains("cpift-engine"), "{shell}");
-    }
+fn run_folders_that_cannot_be_written() {
+    let files = one_step();
+    files.trained("run", &[]);
+    let recipe = files.path("recipe.toml");
+    let message = refused(&["train", &recipe, "--out", &files.path("run")]);
+    assert!(message.ends_with("continue it with --resume, or name another folder with --out"), "{message}");
+    let message = refused(&[
+        "train",
+        &recipe,
+        "--out",
+        &files.path("run"),
+        "--resume",
+        "--set",
+        "train.learning_rate=0.5",
+    ]);
+    assert!(message.contains("learning_rate = "), "{message}");
+    let inside_a_file = files.path("recipe.toml/run");
+    let output = run(&["train", &recipe, "--out", &inside_a_file]);
+    assert!(matches!(output.status.code(), Some(1 | 2)), "{}", stderr(&output));
+    assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
 }
 
-/// `cpift-engine … | head` closes the pipe early: no panic, no message.
 #[test]
-fn a_closed_pipe_is_no_error() {
-    for arguments in [&["devices"][..], &["completions", "bash"], &["--help"]] {
-        let mut child = engine(arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
-        drop(child.stdout.take());
-        let output = child.wait_with_output().unwrap();
-        assert_eq!((output.status.code(), stderr(&output).as_str()), (Some(0), ""), "{arguments:?}");
-    }
+fn evaluation_and_generation() {
+    let files = one_step();
+    let model = files.model();
+    let data = files.path("code.eval.jsonl");
+    assert!(refused(&["eval", &files.path("none"), "--data", &data]).contains("none"));
+    assert!(
+        refused(&["eval", &model, "--data", &files.path("none.jsonl")]).contains("none.jsonl: cannot read")
+    );
+    assert!(refused(&["generate", &files.path("none"), "--prompt", "x"]).contains("none"));
+    let config = files.path("blank/config.json");
+    let long = ["bench", "step", "--config", &config, "--batch", "1", "--length", "100000000"];
+    assert!(refused(&long).contains("--length"));
+}
+
+/// A loss that stops being a number ends the job with the step; what was saved before stays.
+#[test]
+fn a_loss_that_is_not_a_number_stops_the_job() {
+    let files = JobFiles::new(&[
+        ("method", json!("joint")),
+        ("train.steps", json!(40)),
+        ("train.learning_rate", json!(100.0)),
+        ("train.clip", json!(0.0)),
+        ("train.weight_decay", json!(100.0)),
+        ("train.schedule", json!("constant")),
+    ]);
+    let arguments = files.train("run", &[]);
+    let output = engine(&[]).args(&arguments).output().unwrap();
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(1), "{message}");
+    let last = message.lines().last().unwrap();
+    assert!(last.starts_with("error: ") && last.contains("step"), "{last}");
+    assert!(!files.job.path("run/final").exists());
 }

@@ -1,0 +1,161 @@
+//! Whole jobs through the binary: to the end, stopped, killed and resumed.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Child, Stdio};
+use std::time::{Duration, Instant};
+
+use serde_json::{Value, json};
+
+use crate::support::{JobFiles, engine, run, stderr, stdout};
+
+/// Long enough to be killed in the middle: three probes of 30 steps, 30 steps of integration.
+fn job() -> JobFiles {
+    JobFiles::new(&[
+        ("probe.steps", json!(30)),
+        ("integrate.steps", json!(30)),
+        ("checkpoint.every", json!(7)),
+        ("integrate.frozen", json!("others")),
+    ])
+}
+
+/// The bits a job leaves behind that must not depend on how often it was interrupted.
+fn results(files: &JobFiles, run: &str) -> Vec<(String, Vec<u8>)> {
+    let mut names = vec!["groups.json", "scores.json"].into_iter().map(str::to_owned).collect::<Vec<_>>();
+    names.extend(["final", "fused", "probe/code"].map(|folder| format!("{folder}/model.safetensors")));
+    let read = |name: String| {
+        let bytes = files.job.bytes(&format!("{run}/{name}"));
+        (name, bytes)
+    };
+    names.into_iter().map(read).collect()
+}
+
+fn assert_same_results(files: &JobFiles, left: &str, right: &str) {
+    for ((name, left), (_, right)) in results(files, left).into_iter().zip(results(files, right)) {
+        assert!(left == right, "{name} differs");
+    }
+}
+
+#[test]
+fn a_job_runs_to_its_end_and_its_model_is_of_use() {
+    let files = job();
+    let output = files.trained("run", &[]);
+    let (table, progress) = (stdout(&output), stderr(&output));
+    assert!(table.contains("base") && table.contains("probe") && table.contains("final"), "{table}");
+    for task in ["arithmetic", "code", "logic", "mean"] {
+        assert!(table.lines().any(|line| line.starts_with(task)), "{table}");
+    }
+    assert!(table.contains("frozen parameters checked: not a bit changed"), "{table}");
+    for expected in [
+        "device ",
+        "memory ",
+        "a row of code",
+        "probe logic",
+        "Cores",
+        "Overlap of the cores",
+        "Groups",
+        "Fusion",
+    ] {
+        assert!(progress.contains(expected), "no `{expected}` in\n{progress}");
+    }
+    assert!(!progress.contains('\x1b') && !table.contains('\x1b'), "no colours outside of terminals");
+
+    let model = files.path("run/final");
+    let (first, second) = (files.path("code.eval.jsonl"), files.path("logic.eval.jsonl"));
+    let output = run(&["eval", &model, "--data", &first, &second, "--generate", "--json"]);
+    let scores: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let file = &scores["files"][0];
+    assert_eq!(file["path"], json!(first));
+    let rows = file["rows"].as_array().unwrap();
+    let of_rows: f64 =
+        rows.iter().map(|row| row["loss"].as_f64().unwrap() * row["tokens"].as_f64().unwrap()).sum();
+    let loss = file["loss"].as_f64().unwrap();
+    assert!((of_rows / file["tokens"].as_f64().unwrap() - loss).abs() < 1e-12 * loss);
+    assert!(file["exact_match"].is_number());
+    // The closing table was made from the same model and the same file.
+    let report: Value = serde_json::from_slice(&files.job.bytes("run/report.json")).unwrap();
+    let column = report["columns"].as_array().unwrap().iter().position(|name| name == "final").unwrap();
+    let reported = report["tasks"][1]["scores"][column]["loss"].as_f64().unwrap();
+    assert!((reported - loss).abs() < 1e-5 * loss, "{reported} {loss}");
+
+    let generate = ["generate", &model, "--prompt", "3+4=", "--max-new-tokens", "5"];
+    let (once, again) = (run(&generate), run(&generate));
+    assert_eq!(once.status.code(), Some(0), "{}", stderr(&once));
+    assert_eq!(once.stdout, again.stdout);
+}
+
+#[test]
+fn a_plan_trains_nothing() {
+    let files = job();
+    let output = run(&["plan", &files.path("recipe.toml"), "--threads", "1"]);
+    let plan = stdout(&output);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    for expected in ["parameters", "probe arithmetic", "integrate", "weights", "of training"] {
+        assert!(plan.contains(expected), "no `{expected}` in\n{plan}");
+    }
+    let output = run(&["plan", &files.path("recipe.toml"), "--json"]);
+    let plan: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!(plan["plan"]["tasks"].as_array().unwrap().len(), 3);
+    assert!(!Path::new("runs").exists() && !files.job.path("runs").exists());
+}
+
+#[test]
+fn the_run_folders_recipe_runs_the_same_job() {
+    let files = JobFiles::new(&[]);
+    files.trained("first", &["--set", "train.learning_rate=0.002", "--set", "seed=5"]);
+    let output =
+        run(&["train", &files.path("first/recipe.toml"), "--out", &files.path("second"), "--threads", "1"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_same_results(&files, "first", "second");
+}
+
+/// Starts training and waits until `lines` lines of metrics are written; fails if the job ends before.
+fn start_until(files: &JobFiles, out: &str, lines: usize) -> Child {
+    let arguments = files.train(out, &["--resume"]);
+    let mut child =
+        engine(&[]).args(&arguments).stderr(Stdio::piped()).stdout(Stdio::null()).spawn().unwrap();
+    let metrics = files.job.path(&format!("{out}/metrics.jsonl"));
+    let deadline = Instant::now() + Duration::from_secs(300);
+    loop {
+        let written = fs::read_to_string(&metrics).map_or(0, |text| text.lines().count());
+        if written >= lines {
+            return child;
+        }
+        assert!(child.try_wait().unwrap().is_none(), "the job ended before {lines} lines of metrics");
+        assert!(Instant::now() < deadline, "no progress");
+        std::thread::sleep(Duration::from_millis(1));
+    }
+}
+
+#[test]
+fn killed_and_resumed_is_never_killed() {
+    let files = job();
+    files.trained("whole", &[]);
+    // In the first probe before its first checkpoint, in later probes, and near the end.
+    for lines in [3, 25, 52, 100] {
+        let mut child = start_until(&files, "killed", lines);
+        child.kill().unwrap();
+        child.wait().unwrap();
+        assert!(!files.job.path("killed/final").exists(), "killed too late to test anything");
+    }
+    let output = files.trained("killed", &["--resume"]);
+    assert!(stderr(&output).contains("is complete already: taken over"), "{}", stderr(&output));
+    assert_same_results(&files, "whole", "killed");
+}
+
+#[cfg(unix)]
+#[test]
+fn an_interrupt_saves_and_says_how_to_go_on() {
+    let files = job();
+    files.trained("whole", &[]);
+    let child = start_until(&files, "stopped", 40);
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    let last: Vec<&str> = stderr(&output).lines().rev().take(2).collect();
+    assert!(last[1].starts_with("stopped after step "), "{last:?}");
+    assert!(last[0].starts_with("  cpift-engine train ") && last[0].ends_with(" --resume"), "{last:?}");
+    files.trained("stopped", &["--resume"]);
+    assert_same_results(&files, "whole", "stopped");
+}

@@ -1,0 +1,8 @@
+//! The binary as a person runs it.
+//!
+//! Tests of the package `cpift-engine-cli`, since cargo tells only a binary's own package where it is.
+
+mod bad_input;
+mod basics;
+mod jobs;
+mod support;
