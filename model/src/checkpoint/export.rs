@@ -105,18 +105,18 @@ fn write_weights(
     tensors: &[NamedTensor<'_>],
 ) -> Result<()> {
     // `transformers` asks for this note before it takes a file for one of its own.
-    let metadata = [("format", "pt")];
+    let format = Some("pt");
     let bytes =
         |tensor: &NamedTensor<'_>| tensor.shape.iter().product::<usize>() as u64 * files.dtype.bytes();
     let shards = split(&tensors.iter().map(bytes).collect::<Vec<_>>(), files.shard_bytes);
     if let [all] = shards.as_slice() {
-        return folder.write(SINGLE_FILE, |file| write_tensors(file, &tensors[all.clone()], &metadata));
+        return folder.write(SINGLE_FILE, |file| write_tensors(file, &tensors[all.clone()], format));
     }
     let mut weight_map = BTreeMap::new();
     for (index, shard) in shards.iter().enumerate() {
         let name = format!("model-{:05}-of-{:05}.safetensors", index + 1, shards.len());
         let tensors = &tensors[shard.clone()];
-        folder.write(&name, |file| write_tensors(file, tensors, &metadata))?;
+        folder.write(&name, |file| write_tensors(file, tensors, format))?;
         weight_map.extend(tensors.iter().map(|tensor| (tensor.name.clone(), name.clone())));
     }
     let total: u64 = tensors.iter().map(bytes).sum();

@@ -10,8 +10,9 @@ use cpift_engine::{Layout, View, ViewMut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
+use safetensors::Dtype;
 
-use super::header::{DataType, TensorFile};
+use super::header::TensorFile;
 use crate::error::{Error, Result};
 
 /// Elements converted at a time: the staging memory of one thread is at most 8 MiB.
@@ -19,7 +20,7 @@ const CHUNK: usize = 1 << 20;
 
 const _: () = assert!(cfg!(target_endian = "little"), "safetensors are little-endian, and read as they are");
 
-/// One tensor to be read.
+/// One tensor to be read; that it holds floats has been checked.
 pub(super) struct Load<'a> {
     pub file: &'a TensorFile,
     pub name: &'a str,
@@ -46,7 +47,7 @@ struct Staging {
 pub(super) fn run(loads: Vec<Load<'_>>) -> Result<()> {
     let mut pieces = Vec::new();
     for Load { file, name, target } in loads {
-        let elements = file.require_name(name)?.elements();
+        let elements = file.require(name)?.shape.iter().product();
         if elements != target.len() {
             let reason = format!("`{name}` has {elements} elements, expected {}", target.len());
             return Err(Error::format(file.path(), reason));
@@ -73,22 +74,17 @@ fn load_piece(staging: &mut Staging, piece: Piece<'_>) -> Result<()> {
 }
 
 impl Staging {
-    /// Elements `start..start + length` of a tensor as f32.
+    /// Elements `start..start + length` of a tensor of floats as f32.
     fn read(&mut self, file: &TensorFile, name: &str, start: usize, length: usize) -> Result<&[f32]> {
-        let tensor = file.require_name(name)?;
-        tensor.require_float(file, name)?;
-        let size = tensor.dtype.bytes().unwrap_or(0);
-        let offset = tensor.offset + start as u64 * size;
+        let tensor = file.require(name)?;
         self.single.resize(length, 0.0);
-        if tensor.dtype == DataType::F32 {
-            let bytes = bytemuck::cast_slice_mut(&mut self.single);
-            read_at(&file.file, bytes, offset).map_err(Error::file(file.path(), "read"))?;
+        if tensor.dtype == Dtype::F32 {
+            file.read(tensor, start, &mut self.single)?;
             return Ok(&self.single);
         }
         self.half.resize(length, 0);
-        let bytes = bytemuck::cast_slice_mut(&mut self.half);
-        read_at(&file.file, bytes, offset).map_err(Error::file(file.path(), "read"))?;
-        if tensor.dtype == DataType::BF16 {
+        file.read(tensor, start, &mut self.half)?;
+        if tensor.dtype == Dtype::BF16 {
             bytemuck::cast_slice::<u16, bf16>(&self.half).convert_to_f32_slice(&mut self.single);
         } else {
             bytemuck::cast_slice::<u16, f16>(&self.half).convert_to_f32_slice(&mut self.single);
@@ -97,11 +93,8 @@ impl Staging {
     }
 }
 
-/// True when a stored tensor, as f32, has exactly these values.
+/// True when a stored tensor of floats, of this many elements, has exactly these values.
 pub(super) fn equals(file: &TensorFile, name: &str, values: View<'_, f32>) -> Result<bool> {
-    if file.require_name(name)?.elements() != values.len() {
-        return Ok(false);
-    }
     let mut staging = Staging::default();
     let mut ours = Vec::new();
     for start in (0..values.len()).step_by(CHUNK) {
@@ -131,7 +124,7 @@ impl TensorFile {
     /// # Errors
     /// It is missing, has another shape or type, cannot be read, or holds NaN or infinity.
     pub fn read_floats(&self, name: &str, shape: &[usize], target: ViewMut<'_, f32>) -> Result<()> {
-        self.require(name, shape)?.require_float(self, name)?;
+        self.require_floats(name, shape)?;
         run(vec![Load { file: self, name, target }])
     }
 
@@ -154,7 +147,7 @@ impl TensorFile {
     /// # Errors
     /// It is missing, has another type or more dimensions, or cannot be read.
     pub fn read_u64(&self, name: &str) -> Result<Vec<u64>> {
-        self.read_integers(name, DataType::U64)
+        self.read_integers(name, Dtype::U64)
     }
 
     /// Reads a one-dimensional tensor of 32-bit integers.
@@ -162,7 +155,7 @@ impl TensorFile {
     /// # Errors
     /// As [`TensorFile::read_u64`].
     pub fn read_u32(&self, name: &str) -> Result<Vec<u32>> {
-        self.read_integers(name, DataType::U32)
+        self.read_integers(name, Dtype::U32)
     }
 
     /// Reads a one-dimensional tensor of bytes.
@@ -170,18 +163,21 @@ impl TensorFile {
     /// # Errors
     /// As [`TensorFile::read_u64`].
     pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
-        self.read_integers(name, DataType::U8)
+        self.read_integers(name, Dtype::U8)
     }
 
-    fn read_integers<T: bytemuck::Pod>(&self, name: &str, dtype: DataType) -> Result<Vec<T>> {
-        let tensor = self.require_name(name)?;
+    fn read_integers<T: bytemuck::Pod>(&self, name: &str, dtype: Dtype) -> Result<Vec<T>> {
+        let tensor = self.require(name)?;
         if tensor.dtype != dtype {
-            return Err(tensor.wrong_type(self, name, &format!("{} is expected", dtype.name())));
+            return Err(self.wrong_type(name, tensor.dtype, &format!("{dtype} is expected")));
         }
+        let &[length] = tensor.shape.as_slice() else {
+            let reason = format!("`{name}` has the shape {:?}; one dimension is expected", tensor.shape);
+            return Err(Error::format(self.path(), reason));
+        };
         // The header was checked against the file's length, so this cannot be larger than the file.
-        let mut values = vec![T::zeroed(); self.require(name, &[tensor.elements()])?.elements()];
-        read_at(&self.file, bytemuck::cast_slice_mut(&mut values), tensor.offset)
-            .map_err(Error::file(self.path(), "read"))?;
+        let mut values = vec![T::zeroed(); length];
+        self.read(tensor, 0, &mut values)?;
         Ok(values)
     }
 }

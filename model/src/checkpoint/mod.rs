@@ -20,8 +20,9 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files::require_plain_name;
 pub use export::{ModelFiles, add_model, write_model};
-pub use header::{DataType, StoredTensor, TensorFile};
+pub use header::TensorFile;
 use load::Load;
+pub use safetensors::Dtype;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
 
 /// Name of the weights where they are in one file.
@@ -78,7 +79,7 @@ impl Checkpoint {
     }
 
     /// The type the first tensor is stored in.
-    pub fn stored_type(&self) -> Option<DataType> {
+    pub fn stored_type(&self) -> Option<Dtype> {
         let name = &self.layout.segments().first()?.name;
         self.files[*self.file_of_segment.first()?].find(name).map(|tensor| tensor.dtype)
     }
@@ -189,11 +190,11 @@ fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
 }
 
 /// The file that holds each tensor, by name.
-fn locate<'a>(weights: &Path, files: &'a [TensorFile]) -> Result<BTreeMap<&'a str, usize>> {
-    let mut file_of_name = BTreeMap::new();
+fn locate(weights: &Path, files: &[TensorFile]) -> Result<BTreeMap<String, usize>> {
+    let mut file_of_name: BTreeMap<String, usize> = BTreeMap::new();
     for (index, file) in files.iter().enumerate() {
         for name in file.names() {
-            if let Some(other) = file_of_name.insert(name, index) {
+            if let Some(other) = file_of_name.insert(name.clone(), index) {
                 let (one, two) = (files[other].path().display(), file.path().display());
                 let reason = format!("`{name}` is in two shards, {one} and {two}");
                 return Err(Error::format(weights, reason));
@@ -208,27 +209,26 @@ fn check_tensors(
     weights: &Path,
     layout: &Layout,
     files: &[TensorFile],
-    file_of_name: &BTreeMap<&str, usize>,
+    file_of_name: &BTreeMap<String, usize>,
 ) -> Result<Vec<usize>> {
-    let is_missing = |name: &&str| !file_of_name.contains_key(name);
+    let is_missing = |name: &&str| !file_of_name.contains_key(*name);
     let wanted = layout.segments().iter().map(|segment| segment.name.as_str());
     if let Some(names) = list_names(wanted.filter(is_missing)) {
         let reason = format!("missing, though config.json asks for it: {names}");
         return Err(Error::format(weights, reason));
     }
     let is_extra = |name: &&str| layout.find(name).is_none() && *name != HEAD && !is_rotary_table(name);
-    if let Some(names) = list_names(file_of_name.keys().copied().filter(is_extra)) {
+    if let Some(names) = list_names(file_of_name.keys().map(String::as_str).filter(is_extra)) {
         let reason = format!("not a part of the model config.json describes: {names}");
         return Err(Error::format(weights, reason));
     }
     let file_of_segment = |segment: &cpift_engine::Segment| {
         let file = file_of_name[segment.name.as_str()];
-        files[file].require(&segment.name, &segment.shape)?.require_float(&files[file], &segment.name)?;
+        files[file].require_floats(&segment.name, &segment.shape)?;
         Ok(file)
     };
     if let (Some(&file), Some(embedding)) = (file_of_name.get(HEAD), layout.find(EMBEDDING)) {
-        let shape = &layout.segment(embedding).shape;
-        files[file].require(HEAD, shape)?.require_float(&files[file], HEAD)?;
+        files[file].require_floats(HEAD, &layout.segment(embedding).shape)?;
     }
     layout.segments().iter().map(file_of_segment).collect()
 }

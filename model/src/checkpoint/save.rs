@@ -1,22 +1,21 @@
 //! Writing named tensors as safetensors, straight from flat memory.
 
 use std::cmp::Reverse;
+use std::collections::BTreeSet;
 
 use cpift_engine::{Layout, View};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
-use serde_json::{Map, Value, json};
+use safetensors::Dtype;
+use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::header::DataType;
+use super::header::PREFIX;
 use super::load::first_not_finite;
-use crate::error::{Error, Result};
+use crate::error::{Error, Reasoned, Result};
 use crate::files::FileWriter;
 
 /// Elements converted at a time.
 const CHUNK: usize = 1 << 20;
-
-/// The header is filled up with spaces so that tensors start at a multiple of this.
-const HEADER_ALIGNMENT: usize = 8;
 
 /// The type floats are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -42,17 +41,14 @@ impl WeightType {
 
     /// Bytes of one element.
     pub fn bytes(self) -> u64 {
-        match self {
-            Self::F32 => 4,
-            Self::F16 | Self::BF16 => 2,
-        }
+        self.dtype().bitsize() as u64 / 8
     }
 
-    fn data_type(self) -> DataType {
+    fn dtype(self) -> Dtype {
         match self {
-            Self::F32 => DataType::F32,
-            Self::F16 => DataType::F16,
-            Self::BF16 => DataType::BF16,
+            Self::F32 => Dtype::F32,
+            Self::F16 => Dtype::F16,
+            Self::BF16 => Dtype::BF16,
         }
     }
 }
@@ -71,26 +67,22 @@ pub enum TensorData<'a> {
 }
 
 impl TensorData<'_> {
-    fn data_type(&self) -> DataType {
+    fn dtype(&self) -> Dtype {
         match self {
-            Self::Floats(_, dtype) => dtype.data_type(),
-            Self::U64(_) => DataType::U64,
-            Self::U32(_) => DataType::U32,
-            Self::Bytes(_) => DataType::U8,
+            Self::Floats(_, dtype) => dtype.dtype(),
+            Self::U64(_) => Dtype::U64,
+            Self::U32(_) => Dtype::U32,
+            Self::Bytes(_) => Dtype::U8,
         }
     }
 
-    fn elements(&self) -> usize {
+    fn bytes(&self) -> usize {
         match self {
-            Self::Floats(values, _) => values.len(),
-            Self::U64(values) => values.len(),
-            Self::U32(values) => values.len(),
+            Self::Floats(values, dtype) => values.len() * dtype.bytes() as usize,
+            Self::U64(values) => size_of_val(*values),
+            Self::U32(values) => size_of_val(*values),
             Self::Bytes(values) => values.len(),
         }
-    }
-
-    fn bytes(&self) -> u64 {
-        self.elements() as u64 * self.data_type().bytes().unwrap_or(0)
     }
 }
 
@@ -124,20 +116,19 @@ pub fn layout_tensors<'a>(
     Ok(layout.segments().iter().map(tensor).collect())
 }
 
-/// Writes a safetensors file from tensors in memory, a chunk at a time.
+/// Writes a safetensors file from tensors in memory, a chunk at a time. `format` is what the file's metadata
+/// says under that name.
 ///
 /// # Errors
 /// A shape that does not fit its elements or a name that occurs twice; floats that are NaN, infinite, or
 /// too large for the type they are stored in, by name and index; the system's errors.
-pub fn write_tensors(
-    file: &mut FileWriter,
-    tensors: &[NamedTensor<'_>],
-    metadata: &[(&str, &str)],
-) -> Result<()> {
+pub fn write_tensors(file: &mut FileWriter, tensors: &[NamedTensor<'_>], format: Option<&str>) -> Result<()> {
     // Wide types first, so that every tensor starts at a multiple of its element's size.
     let mut ordered: Vec<_> = tensors.iter().collect();
-    ordered.sort_by_key(|tensor| Reverse(tensor.data.data_type().bytes()));
-    file.put(&header(&ordered, metadata)?)?;
+    ordered.sort_by_key(|tensor| Reverse(tensor.data.dtype()));
+    let header = header(&ordered, format)
+        .map_err(|reason| Error::Job(format!("{}: {reason}", file.destination().display())))?;
+    file.put(&header)?;
     let mut staging = Staging::default();
     for tensor in ordered {
         match tensor.data {
@@ -151,38 +142,28 @@ pub fn write_tensors(
 }
 
 /// Length prefix and header.
-fn header(tensors: &[&NamedTensor<'_>], metadata: &[(&str, &str)]) -> Result<Vec<u8>> {
-    let mut entries = Map::new();
-    if !metadata.is_empty() {
-        let texts = metadata.iter().map(|&(key, text)| (key.to_owned(), Value::from(text)));
-        entries.insert("__metadata__".to_owned(), Value::Object(texts.collect()));
-    }
+fn header(tensors: &[&NamedTensor<'_>], format: Option<&str>) -> Reasoned<Vec<u8>> {
+    let mut names = BTreeSet::new();
+    let mut entries = Vec::with_capacity(tensors.len());
     let mut start = 0;
     for tensor in tensors {
-        let elements = tensor.shape.iter().try_fold(1usize, |product, &size| product.checked_mul(size));
-        if elements != Some(tensor.data.elements()) {
-            return Err(Error::Job(format!(
-                "`{}` {:?} was to be written from {} elements",
-                tensor.name,
-                tensor.shape,
-                tensor.data.elements()
-            )));
+        if !names.insert(&tensor.name) {
+            return Err(format!("`{}` was to be written twice", tensor.name));
         }
         let end = start + tensor.data.bytes();
-        let entry = json!({
-            "dtype": tensor.data.data_type().name(),
-            "shape": tensor.shape,
-            "data_offsets": [start, end],
-        });
-        if entries.insert(tensor.name.clone(), entry).is_some() {
-            return Err(Error::Job(format!("`{}` was to be written twice", tensor.name)));
-        }
+        let (dtype, shape) = (tensor.data.dtype(), tensor.shape.clone());
+        entries.push((tensor.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) }));
         start = end;
     }
-    let mut header = Value::Object(entries).to_string().into_bytes();
-    header.resize(header.len().next_multiple_of(HEADER_ALIGNMENT), b' ');
-    let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
-    bytes.append(&mut header);
+    // At most one note: the order of several would differ from run to run.
+    let notes = format.map(|format| [("format".to_owned(), format.to_owned())].into());
+    let metadata = Metadata::new(notes, entries).map_err(|error| error.to_string())?;
+    let mut bytes = vec![0; PREFIX];
+    serde_json::to_writer(&mut bytes, &metadata).map_err(|error| error.to_string())?;
+    // Spaces, so that the tensors start at a multiple of the prefix's eight bytes.
+    bytes.resize(bytes.len().next_multiple_of(PREFIX), b' ');
+    let length = (bytes.len() - PREFIX) as u64;
+    bytes[..PREFIX].copy_from_slice(&length.to_le_bytes());
     Ok(bytes)
 }
 

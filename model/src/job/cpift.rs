@@ -100,7 +100,7 @@ impl Session<'_> {
             add_model(&mut writing, &self.model_files(), self.trainer.weights.view())?;
             let importance = self.trainer.optimizer.importance();
             let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
-            writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, &[]))?;
+            writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
             writing.commit()?;
             self.checkpoints.forget(&checkpoint_key("probe", &task.name))?;
             self.evaluate("probe", &[index])?;
@@ -174,8 +174,8 @@ impl Session<'_> {
                     data: TensorData::U64(words(segment)),
                 })
                 .collect();
-            let metadata = [("format", "bits: element j of a tensor is bit j % 64 of word j / 64")];
-            writing.write(&mask_file(&core.task), |file| write_tensors(file, &tensors, &metadata))?;
+            let format = Some("bits: element j of a tensor is bit j % 64 of word j / 64");
+            writing.write(&mask_file(&core.task), |file| write_tensors(file, &tensors, format))?;
         }
         let saved = SavedCores {
             report: report.clone(),
