@@ -304,3 +304,34 @@ pub struct TaskScores {
     /// One per column; none where it was not evaluated.
     pub scores: Vec<Option<Score>>,
 }
+
+impl JobReport {
+    /// The closing table as Markdown: loss and exact match of every task by column.
+    pub fn markdown(&self) -> String {
+        let cell = |score: &Option<Score>| match score {
+            None => "–".to_owned(),
+            Some(Score { loss, exact_match: None, .. }) => format!("{loss:.4}"),
+            Some(Score { loss, exact_match: Some(share), .. }) => {
+                format!("{loss:.4} / {:.1} %", 100.0 * share)
+            }
+        };
+        let mut lines = vec![
+            format!("| task | {} |", self.columns.join(" | ")),
+            format!("|---|{}", "---:|".repeat(self.columns.len())),
+        ];
+        for task in &self.tasks {
+            let cells: Vec<String> = task.scores.iter().map(cell).collect();
+            lines.push(format!("| {} | {} |", task.task, cells.join(" | ")));
+        }
+        lines.push(String::new());
+        lines.push(
+            "Loss in nats per supervised token / rows answered exactly by greedy generation.".to_owned(),
+        );
+        lines.push(format!(
+            "{} optimizer steps in {:.0} s; {} frozen parameters found unchanged, bit for bit.",
+            self.steps, self.seconds, self.frozen_verified
+        ));
+        lines.push(String::new());
+        lines.join("\n")
+    }
+}

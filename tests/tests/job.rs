@@ -59,6 +59,9 @@ fn cpift_runs_every_stage_and_keeps_its_promises() {
     let second = &cores[groups["groups"][1][0].as_u64().unwrap() as usize];
     assert_eq!(report.frozen_verified as usize, first.count() + first.or(second).unwrap().count());
 
+    let table = String::from_utf8(job.bytes("run/report.md")).unwrap();
+    assert!(TASKS.iter().all(|task| table.contains(&format!("| {task} | "))), "{table}");
+
     let metrics = String::from_utf8(job.bytes("run/metrics.jsonl")).unwrap();
     assert_eq!(metrics.lines().count(), 18);
     for line in metrics.lines() {
@@ -192,6 +195,23 @@ fn existing_models_take_the_place_of_probes() {
         // The accumulated displacement and the difference of the ends differ by rounding.
         assert!(overlap > 0.98, "{task}: {overlap}");
     }
+}
+
+#[test]
+fn a_damaged_model_of_a_task_is_found_before_the_first_step() {
+    let job = SmallJob::new();
+    job.run(&job.recipe(&[]), "probed", false, &mut Silent).unwrap();
+    let path = job.path("probed/final/model.safetensors");
+    let mut bytes = std::fs::read(&path).unwrap();
+    let last = bytes.len() - 4;
+    bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
+    std::fs::write(&path, bytes).unwrap();
+    let mut recipe = job.recipe(&[]);
+    recipe.task[2].model = Some(job.path("probed/final"));
+    let mut watcher = Watcher::default();
+    let error = job.run(&recipe, "run", false, &mut watcher).unwrap_err();
+    assert!(error.is_input() && error.to_string().contains("NaN"), "{error}");
+    assert_eq!(watcher.steps, 0);
 }
 
 #[test]

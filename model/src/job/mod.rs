@@ -102,6 +102,7 @@ impl Job {
         let mut session = Session::open(self, observer)?;
         session.observer.event(Event::Started(&self.plan));
         session.show_samples();
+        session.check_task_models()?;
         let report = match self.recipe.method {
             Method::Cpift => session.run_cpift()?,
             Method::Joint | Method::Sequential | Method::Staged => session.run_baseline()?,

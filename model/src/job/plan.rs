@@ -6,7 +6,7 @@ use cpift_engine::Device;
 
 use super::inputs::{Inputs, Task, sampler};
 use crate::checkpoint::ModelFiles;
-use crate::data::{Dataset, Source};
+use crate::data::{Dataset, Row, Source};
 use crate::error::Result;
 use crate::files;
 use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingPlan};
@@ -233,7 +233,11 @@ fn plan_memory(
     }
     let transformer = Transformer::memory_plan(&inputs.base.config, device, max_tokens, purpose(recipe))?;
     parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
-    let row_bytes = |dataset: &Dataset| (dataset.tokens() * (size_of::<u32>() + size_of::<bool>())) as u64;
+    // A row's two lists are allocations of their own, each with a header of the allocator's.
+    let row_bytes = |dataset: &Dataset| {
+        let lists = dataset.tokens() * (size_of::<u32>() + size_of::<bool>());
+        (lists + dataset.len() * (size_of::<Row>() + 32)) as u64
+    };
     let data =
         inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));
     parts.push(part("tokenised data", data.sum()));

@@ -108,6 +108,20 @@ impl<'a> Session<'a> {
         self.job.device.scope(|| self.job.inputs.base.load_into(weights))
     }
 
+    /// Reads the models that tasks bring once, so that a weight that is not a number is found before the
+    /// first step, not after the probes of other tasks.
+    ///
+    /// # Errors
+    /// Naming file and tensor.
+    pub fn check_task_models(&mut self) -> Result<()> {
+        let job = self.job;
+        let (_, mut scratch, _) = self.trainer.between_trainings();
+        for model in job.inputs.tasks.iter().filter_map(|task| task.model.as_ref()) {
+            job.device.scope(|| model.load_into(scratch.reborrow()))?;
+        }
+        Ok(())
+    }
+
     /// A sampler over `sources` with this job's seed and lengths.
     ///
     /// # Errors
@@ -210,6 +224,7 @@ impl<'a> Session<'a> {
         let mut report = self.report(columns)?;
         report.model = Some(self.job.out.join(FINAL));
         write_json(&self.job.out.join("report.json"), &report)?;
+        files::write_bytes_atomically(&self.job.out.join("report.md"), report.markdown().as_bytes())?;
         Ok(report)
     }
 
