@@ -5,6 +5,8 @@
 
 use cpift_engine::{Buffer, Device};
 
+pub mod flat;
+
 /// The device under test.
 pub fn device() -> Device {
     let threads = std::env::var("THREADS").ok().and_then(|threads| threads.parse().ok());

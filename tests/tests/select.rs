@@ -94,6 +94,24 @@ fn large_selections_cross_chunks_and_threads() {
 }
 
 #[test]
+fn a_sample_that_misleads_does_not_show() {
+    // Of so many scores every 256th mask word is sampled first. Here those say nothing about the rest:
+    // only they are large, or only they are small.
+    let layout = layout(&[(1 << 20) + 777]);
+    let spread = spread_values(&layout, 5);
+    for factor in [1.0, 1000.0, 0.001] {
+        let scale = |index: usize| if (index / 64).is_multiple_of(256) { factor } else { 1.0 };
+        let scores: Vec<f32> = (0..layout.len()).map(|index| spread[index] * scale(index)).collect();
+        for fraction in [0.001, 0.1] {
+            let mask = run(&layout, &scores, &Options { fraction, ..Options::default() }, &[true]).mask;
+            let k = (fraction * layout.parameters() as f64).floor() as usize;
+            let expected = brute_force_top_k(&layout, k, |_| true, |index| scores[index].abs());
+            assert_eq!(mask.indices().collect::<Vec<_>>(), expected);
+        }
+    }
+}
+
+#[test]
 fn equal_scores_select_the_lowest_indices() {
     let layout = layout(&[200_000, 130]);
     let scores = vec![0.25; layout.len()];

@@ -49,7 +49,10 @@ proptest! {
                 kept.iter().map(|&index| f64::from(values[index]) - base_at(index)).collect()
             };
             let (angle, expected) = slerp_oracle(&vector(&backbone), &vector(&other), weight);
-            prop_assert!((report.angle - angle).abs() < 1e-9, "angle {} expected {angle}", report.angle);
+            // The sums' rounding, divided by the sine: vectors that are parallel, but of very different
+            // length, have angles known to 1e-8 only. Their interpolation is linear or as good as.
+            let tolerance = 1e-13 / angle.sin().max(1e-6);
+            prop_assert!((report.angle - angle).abs() < tolerance, "angle {} expected {angle}", report.angle);
             for (&index, expected) in kept.iter().zip(expected) {
                 // One rounding to f32 of a sum whose terms are at most a few times 8.
                 let error = (f64::from(result[index]) - (expected + base_at(index))).abs();

@@ -156,7 +156,7 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool>(
     let groups = groups.zip(block.moment2.as_chunks_mut::<LANES>().0);
     let groups = groups.zip(block.importance.as_chunks_mut::<LANES>().0);
     for (group, ((((gradients, weights), moments1), moments2), sums)) in groups.enumerate() {
-        let frozen = (frozen >> (group * LANES)) as u16;
+        let frozen = (frozen >> (group * LANES)) as u32;
         let (mut new_weights, mut new_moments1) = (*weights, *moments1);
         let (mut new_moments2, mut new_sums) = (*moments2, *sums);
         for lane in 0..LANES {
@@ -175,12 +175,12 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool>(
                     FISHER => square,
                     _ => 0.0,
                 };
-            if !MASKED || frozen & (1 << lane) == 0 {
-                new_weights[lane] = new_weight;
-                new_moments1[lane] = moment1;
-                new_moments2[lane] = moment2;
-                new_sums[lane] = sum;
-            }
+            // All ones where the coordinate is frozen.
+            let keep = if MASKED { (frozen >> lane & 1).wrapping_neg() } else { 0 };
+            new_weights[lane] = blend(keep, weight, new_weight);
+            new_moments1[lane] = blend(keep, moments1[lane], moment1);
+            new_moments2[lane] = blend(keep, moments2[lane], moment2);
+            new_sums[lane] = blend(keep, sums[lane], sum);
         }
         *weights = new_weights;
         *moments1 = new_moments1;
@@ -189,4 +189,11 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool>(
             *sums = new_sums;
         }
     }
+}
+
+/// The bits of `old` where `keep` has ones, of `new` where it has zeros: without a branch, which
+/// the compiler would otherwise put around the arithmetic, lane by lane.
+#[inline(always)]
+fn blend(keep: u32, old: f32, new: f32) -> f32 {
+    f32::from_bits((old.to_bits() & keep) | (new.to_bits() & !keep))
 }

@@ -12,6 +12,8 @@ use crate::mask::{WORD_BITS, set_bits};
 const LOWER_BITS: u32 = 16;
 const UPPER_BINS: usize = 1 << 15;
 const LOWER_BINS: usize = 1 << LOWER_BITS;
+/// Pieces that are counted together at most: their coordinates fit the counters' 32 bits.
+const PIECES_PER_PART: usize = (1 << 31) / super::CHUNK;
 const MAGNITUDE: u32 = 0x7fff_ffff;
 /// Magnitudes from here on, infinity aside, are NaN.
 const INFINITY: u32 = 0x7f80_0000;
@@ -59,6 +61,9 @@ fn find_nan(scores: &[f32], pieces: &[Piece]) -> Result<(), NotANumber> {
 
 /// Keys of 31 bits of every coordinate; the largest are selected.
 trait Keys: Copy + Sync {
+    /// Whether counting may pass over small keys. Not where NaN would be among them.
+    fn small_keys_are_valid(self) -> bool;
+
     /// The keys of one mask word's coordinates. Of those beyond the segment's end nothing is used.
     fn block(self, word: usize) -> [u32; WORD_BITS];
 }
@@ -71,6 +76,10 @@ struct Magnitudes<'a> {
 }
 
 impl Keys for Magnitudes<'_> {
+    fn small_keys_are_valid(self) -> bool {
+        self.flip == 0
+    }
+
     #[inline(always)]
     fn block(self, word: usize) -> [u32; WORD_BITS] {
         let scores = &self.scores[word * WORD_BITS..][..WORD_BITS];
@@ -85,6 +94,10 @@ struct Hashes {
 }
 
 impl Keys for Hashes {
+    fn small_keys_are_valid(self) -> bool {
+        true
+    }
+
     #[inline(always)]
     fn block(self, word: usize) -> [u32; WORD_BITS] {
         let mix = |mut state: u64| {
@@ -109,41 +122,47 @@ fn mark_keys<K: Keys>(
     check_histogram: impl FnOnce(&[u64]) -> Result<(), NotANumber>,
 ) -> Result<u32, NotANumber> {
     // A few parts per thread even out their speed. Counts are integers: the division does not show.
-    let pieces_per_part = pieces.len().div_ceil(4 * rayon::current_num_threads());
+    let pieces_per_part = pieces.len().div_ceil(4 * rayon::current_num_threads()).min(PIECES_PER_PART);
 
-    let upper_counts: Vec<Vec<u64>> =
-        pieces.par_chunks(pieces_per_part).map(|part| vectorize!(|| count_upper(keys, part))).collect();
-    let upper_counts = total(upper_counts.iter());
+    let count_from = |lowest: u32| {
+        let counts: Vec<Vec<u32>> = pieces
+            .par_chunks(pieces_per_part)
+            .map(|part| vectorize!(|| count_upper(keys, part, lowest)))
+            .collect();
+        total(counts.iter())
+    };
+    let mut upper_counts = count_from(guess_lowest(keys, pieces, k));
+    if upper_counts.iter().sum::<u64>() < k as u64 {
+        upper_counts = count_from(0);
+    }
     check_histogram(&upper_counts)?;
     let (upper, rest) = boundary(&upper_counts, k);
 
     let mut targets = split_mut(words, pieces.iter().map(Piece::words));
-    let boundaries: Vec<Boundary> = pieces
+    let mut parts: Vec<Boundary> = pieces
         .par_chunks(pieces_per_part)
         .zip(targets.par_chunks_mut(pieces_per_part))
         .map(|(part, targets)| vectorize!(|| mark_above(keys, part, targets, upper as u32)))
         .collect();
-    let (lower, mut ties) = boundary(&total(boundaries.iter().map(|part| &part.lower_counts)), rest);
-
-    let threshold = (upper as u32) << LOWER_BITS | lower as u32;
-    for &(word, candidates) in boundaries.iter().flat_map(|part| &part.candidates) {
-        let keys = keys.block(word);
-        for bit in set_bits(candidates) {
-            let key = keys[bit as usize];
-            let tie = key == threshold && ties > 0;
-            ties -= usize::from(tie);
-            words[word] |= u64::from(key > threshold || tie) << bit;
-        }
+    let (lower, mut ties) = boundary(&total(parts.iter().map(|part| &part.lower_counts)), rest);
+    for part in &mut parts {
+        part.ties = ties.min(part.lower_counts[lower] as usize);
+        ties -= part.ties;
     }
+    let threshold = (upper as u32) << LOWER_BITS | lower as u32;
+    let settle = parts.into_par_iter().zip(pieces.par_chunks(pieces_per_part));
+    settle.zip(targets.par_chunks_mut(pieces_per_part)).for_each(|((boundary, part), targets)| {
+        mark_boundary(keys, part, targets, &boundary, threshold);
+    });
     Ok(threshold)
 }
 
 /// Sums of histograms, bin by bin.
-fn total<'a>(histograms: impl Iterator<Item = &'a Vec<u64>>) -> Vec<u64> {
+fn total<'a>(histograms: impl Iterator<Item = &'a Vec<u32>>) -> Vec<u64> {
     let mut total = Vec::new();
     for histogram in histograms {
         total.resize(histogram.len(), 0);
-        total.iter_mut().zip(histogram).for_each(|(sum, count)| *sum += count);
+        total.iter_mut().zip(histogram).for_each(|(sum, &count)| *sum += u64::from(count));
     }
     total
 }
@@ -167,36 +186,81 @@ fn blocks(piece: &Piece) -> impl Iterator<Item = (usize, usize)> {
     piece.words().map(move |word| (word, (end - word * WORD_BITS).min(WORD_BITS)))
 }
 
+/// A bin that the k-th key very likely lies in or above, from a sample; 0 where sampling does not pay.
+///
+/// Counting only the keys from there on is several times faster than counting all of them, since
+/// whole vectors of smaller keys are passed over. A wrong guess shows in the total, and costs a second count.
+fn guess_lowest<K: Keys>(keys: K, pieces: &[Piece], k: usize) -> u32 {
+    /// One word in this many is sampled.
+    const STRIDE: usize = 256;
+    let available: usize = pieces.iter().map(|piece| piece.range.len()).sum();
+    if !keys.small_keys_are_valid() || available < 1 << 20 || k > available / 4 {
+        return 0;
+    }
+    let mut histogram = vec![0_u64; UPPER_BINS];
+    let mut sampled = 0;
+    for (word, lanes) in pieces.iter().flat_map(blocks).filter(|(word, _)| word % STRIDE == 0) {
+        sampled += lanes;
+        for &key in &keys.block(word)[..lanes] {
+            histogram[(key >> LOWER_BITS) as usize] += 1;
+        }
+    }
+    // A quarter more than the share expected, and many deviations where that share is small.
+    let expected = k as f64 * sampled as f64 / available as f64;
+    let wanted = (1.25 * expected + 10.0 * expected.sqrt()) as usize + 100;
+    boundary(&histogram, wanted.min(sampled)).0 as u32
+}
+
+/// Counts the keys whose upper bits are at least `lowest` by their upper bits.
 #[inline(always)]
-fn count_upper<K: Keys>(keys: K, part: &[Piece]) -> Vec<u64> {
+fn count_upper<K: Keys>(keys: K, part: &[Piece], lowest: u32) -> Vec<u32> {
     let mut histogram = vec![0; UPPER_BINS];
     for (word, lanes) in part.iter().flat_map(blocks) {
-        for &key in &keys.block(word)[..lanes] {
-            histogram[(key >> LOWER_BITS) as usize % UPPER_BINS] += 1;
+        let keys = keys.block(word);
+        if lowest == 0 {
+            for &key in &keys[..lanes] {
+                histogram[(key >> LOWER_BITS) as usize % UPPER_BINS] += 1;
+            }
+        } else {
+            for bit in set_bits(at_least(&keys, lowest << LOWER_BITS) & inside(lanes)) {
+                histogram[(keys[bit as usize] >> LOWER_BITS) as usize % UPPER_BINS] += 1;
+            }
         }
     }
     histogram
 }
 
+/// The bits of the first `lanes` coordinates of a word.
+#[inline(always)]
+fn inside(lanes: usize) -> u64 {
+    u64::MAX >> (WORD_BITS - lanes)
+}
+
 /// What one part of the pieces holds in the bin where the k-th key lies.
 struct Boundary {
     /// The bin by lower bits.
-    lower_counts: Vec<u64>,
-    /// Mask words with coordinates in the bin, and which.
-    candidates: Vec<(usize, u64)>,
+    lower_counts: Vec<u32>,
+    /// Mask words with coordinates in the bin, as piece of the part, word of the piece, and bits.
+    candidates: Vec<(u32, u32, u64)>,
+    /// How many coordinates of the part that equal the k-th key are among the k.
+    ties: usize,
 }
 
 #[inline(always)]
 fn mark_above<K: Keys>(keys: K, part: &[Piece], targets: &mut [&mut [u64]], upper: u32) -> Boundary {
-    let mut boundary = Boundary { lower_counts: vec![0; LOWER_BINS], candidates: Vec::new() };
-    for (piece, target) in part.iter().zip(targets) {
-        for ((word, lanes), target) in blocks(piece).zip(target.iter_mut()) {
+    let mut boundary = Boundary { lower_counts: vec![0; LOWER_BINS], candidates: Vec::new(), ties: 0 };
+    for (piece_index, (piece, target)) in (0..).zip(part.iter().zip(targets)) {
+        for (word_index, ((word, lanes), target)) in (0..).zip(blocks(piece).zip(target.iter_mut())) {
             let keys = keys.block(word);
-            let inside = u64::MAX >> (WORD_BITS - lanes);
-            *target |= bits(&keys, |key| key >> LOWER_BITS > upper) & inside;
-            let candidates = bits(&keys, |key| key >> LOWER_BITS == upper) & inside;
+            let from_boundary = at_least(&keys, upper << LOWER_BITS) & inside(lanes);
+            if from_boundary == 0 {
+                continue;
+            }
+            let above = at_least(&keys, (upper + 1) << LOWER_BITS) & from_boundary;
+            *target |= above;
+            let candidates = from_boundary & !above;
             if candidates != 0 {
-                boundary.candidates.push((word, candidates));
+                boundary.candidates.push((piece_index, word_index, candidates));
                 for bit in set_bits(candidates) {
                     boundary.lower_counts[keys[bit as usize] as usize % LOWER_BINS] += 1;
                 }
@@ -206,12 +270,37 @@ fn mark_above<K: Keys>(keys: K, part: &[Piece], targets: &mut [&mut [u64]], uppe
     boundary
 }
 
-/// One bit per key. Comparisons become bytes of 0 or 1; a product gathers eight of them at a time.
+/// Settles the coordinates of the boundary bin: those above the k-th key, and the first of its equals.
+fn mark_boundary<K: Keys>(
+    keys: K,
+    part: &[Piece],
+    targets: &mut [&mut [u64]],
+    boundary: &Boundary,
+    threshold: u32,
+) {
+    let mut ties = boundary.ties;
+    for &(piece, word, candidates) in &boundary.candidates {
+        let (piece, word) = (piece as usize, word as usize);
+        let keys = keys.block(part[piece].words().start + word);
+        for bit in set_bits(candidates) {
+            let key = keys[bit as usize];
+            let tie = key == threshold && ties > 0;
+            ties -= usize::from(tie);
+            targets[piece][word] |= u64::from(key > threshold || tie) << bit;
+        }
+    }
+}
+
+/// The bits of the keys that are at least `bound`. Comparisons become bytes of 0 or 1, eight of which
+/// a product gathers at a time; most words have no such key and are passed over before that.
 #[inline(always)]
-fn bits(keys: &[u32; WORD_BITS], predicate: impl Fn(u32) -> bool) -> u64 {
+fn at_least(keys: &[u32; WORD_BITS], bound: u32) -> u64 {
+    if keys.iter().fold(0, |largest, &key| largest.max(key)) < bound {
+        return 0;
+    }
     let mut flags = [0_u8; WORD_BITS];
     for (flag, &key) in flags.iter_mut().zip(keys) {
-        *flag = u8::from(predicate(key));
+        *flag = u8::from(key >= bound);
     }
     let mut word = 0;
     for (index, &byte_flags) in flags.as_chunks::<8>().0.iter().enumerate() {

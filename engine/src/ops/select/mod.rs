@@ -1,8 +1,8 @@
 //! Core selection: exactly k coordinates by importance, in O(D) (ALGORITHM stage 1b).
 //!
 //! Scores compare by absolute value, which for f32 is the order of their bits without the sign. One
-//! read counts them by their upper bits, which tells in which bin the k-th largest lies; a second
-//! marks everything above that bin and counts the bin itself by the lower bits. The coordinates of
+//! read counts them by their upper bits (only the large ones, going by a sample), which tells in which
+//! bin the k-th largest lies; a second marks everything above that bin and counts the bin itself by the lower bits. The coordinates of
 //! that one bin are then settled, ties going to the lower index. Nothing is sorted.
 //!
 //! Traffic: 8 bytes per score and one bit of the mask; up to 4 more where most scores share a bin.
