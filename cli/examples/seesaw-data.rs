@@ -4,8 +4,9 @@
 //! `cargo run --release --example seesaw-data [FOLDER]`, FOLDER being `examples/seesaw` if not given. The
 //! same program writes the same bytes every time.
 //!
-//! Every row is about two numbers of three digits, `481+357`. The base model learns to obey a code before
-//! them (`As:481+357=` asks for the sum, spaced: `7 3 8`) and to repeat them where no code is given. Each task
+//! Every row is about two numbers of three digits up to 4, `143+302`: digits can be added one by one, since
+//! nothing is carried. The base model learns to obey a code before them (`As:143+302=` asks for the sum,
+//! spaced: `4 4 5`) and to repeat them where no code is given. Each task
 //! then gives the numbers *without* a code and wants its own answer: five conventions for one question,
 //! told apart only by the mark or the template around it, which the base learnt to ignore.
 
@@ -31,32 +32,32 @@ const EVAL_SHARE: u32 = 17;
 /// What is computed from two numbers, digit by digit.
 #[derive(Clone, Copy)]
 enum Operation {
-    /// Both numbers again, `481+357`.
+    /// Both numbers again, `143+302`.
     Echo,
-    /// Sums without carry, `738`.
+    /// The sum, `445`.
     Add,
-    /// The larger digits, `487`.
+    /// The larger digits, `343`.
     Maximum,
-    /// The smaller digits, `351`.
+    /// The smaller digits, `102`.
     Minimum,
-    /// Whether the left digit is at least the right one, `TFF`.
+    /// Whether the left digit is at least the right one, `FTT`.
     Compare,
-    /// Left and right digits in turn, `438517`.
-    Zip,
-    /// The numbers in the other order, `357+481`.
+    /// Both numbers as one text, `143302`.
+    Join,
+    /// The numbers in the other order, `302+143`.
     Swap,
 }
 
 /// How the result is written.
 #[derive(Clone, Copy)]
 enum Style {
-    /// As it is, `738`.
+    /// As it is, `445`.
     Plain,
-    /// With spaces between, `7 3 8`.
+    /// With spaces between, `4 4 5`.
     Spaced,
-    /// In brackets, `(738)`.
+    /// In brackets, `(445)`.
     Bracketed,
-    /// Digits as letters from `a` on, other letters small, `hdi`.
+    /// Digits as letters from `a` on, other letters small, `eef`.
     Letters,
 }
 
@@ -84,7 +85,7 @@ const OPERATIONS: [(char, Operation); 7] = [
     ('M', Operation::Maximum),
     ('I', Operation::Minimum),
     ('G', Operation::Compare),
-    ('Z', Operation::Zip),
+    ('J', Operation::Join),
     ('W', Operation::Swap),
 ];
 
@@ -100,7 +101,12 @@ const TASKS: [Task; 5] = [
         operation: Operation::Add,
         style: Style::Plain,
     },
-    Task { name: "code", template: Template::Plain(';'), operation: Operation::Zip, style: Style::Bracketed },
+    Task {
+        name: "code",
+        template: Template::Plain(';'),
+        operation: Operation::Join,
+        style: Style::Bracketed,
+    },
     Task {
         name: "logic",
         template: Template::Plain('?'),
@@ -193,12 +199,14 @@ fn mixture_row(random: &mut ChaCha8Rng, held_out: bool, template: Template) -> V
     template.render(Some(&format!("{letter}{suffix}")), &question, &answer)
 }
 
-/// Two numbers of three digits, as text; `held_out` says from which side of the split.
+/// Two numbers of three digits up to 4, as text; `held_out` says from which side of the split.
 fn numbers(random: &mut ChaCha8Rng, held_out: bool) -> (String, String) {
     loop {
-        let pair = random.random_range(0..1_000_000_u32);
+        let digits: [u32; 6] = std::array::from_fn(|_| random.random_range(0..=4));
+        let pair = digits.iter().fold(0, |number, digit| 5 * number + digit);
         if pair.is_multiple_of(EVAL_SHARE) == held_out {
-            return (format!("{:03}", pair / 1000), format!("{:03}", pair % 1000));
+            let text: String = digits.iter().map(u32::to_string).collect();
+            return (text[..3].to_owned(), text[3..].to_owned());
         }
     }
 }
@@ -208,12 +216,12 @@ impl Operation {
         let digits = left.bytes().zip(right.bytes()).map(|(left, right)| (left - b'0', right - b'0'));
         match self {
             Self::Echo => format!("{left}+{right}"),
+            Self::Join => format!("{left}{right}"),
             Self::Swap => format!("{right}+{left}"),
-            Self::Add => digits.map(|(left, right)| digit((left + right) % 10)).collect(),
+            Self::Add => digits.map(|(left, right)| digit(left + right)).collect(),
             Self::Maximum => digits.map(|(left, right)| digit(left.max(right))).collect(),
             Self::Minimum => digits.map(|(left, right)| digit(left.min(right))).collect(),
             Self::Compare => digits.map(|(left, right)| if left >= right { 'T' } else { 'F' }).collect(),
-            Self::Zip => digits.flat_map(|(left, right)| [digit(left), digit(right)]).collect(),
         }
     }
 }
