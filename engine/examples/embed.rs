@@ -39,7 +39,7 @@ fn main() -> Result<()> {
     let layout = Layout::new([("linear.weight", vec![1, INPUTS])])?;
     let report = |when: &str, weights: &Flat| {
         let [first, second] = [0, 1].map(|task| loss(task, &weights.to_vec(), &mut [0.0; INPUTS]));
-        println!("{when:50} loss of task 0 {first:6.2}, of task 1 {second:6.2}");
+        println!("{when:52} loss of task 0 {first:6.2}, of task 1 {second:6.2}");
     };
     let (mut first, mut second) = (Flat::zeros(&device, layout.len())?, Flat::zeros(&device, layout.len())?);
     let optimizer = train(&device, 0, &mut first, None)?;
