@@ -1,8 +1,9 @@
 //! Products of large matrices, over a packed GEMM crate: the one place that names it.
 //!
 //! The crate is `matrixmultiply`, one thread per part of C. Measured on a Zen 3 core, f32, shapes of
-//! transformer layers: it, `gemm` 0.19 and `faer` 0.24 all reach 70 to 85 GFLOP/s; the other two take
-//! minutes to compile and `faer` falls behind on the weight gradient (a transposed left operand).
+//! transformer layers: it, `gemm` 0.19 and `faer` 0.24 all reach 70 to 85 GFLOP/s, as MKL does in
+//! PyTorch; the other two take minutes to compile and `faer` falls behind on the weight gradient (a
+//! transposed left operand). Packing and blocking of our own around a 6 by 16 kernel came to 50 to 77.
 
 use rayon::prelude::*;
 
