@@ -288,7 +288,7 @@ pub struct JobReport {
     pub tasks: Vec<TaskScores>,
     /// Frozen coordinates checked bit for bit over all parts of stage 4.
     pub frozen_verified: u64,
-    /// Wall time in seconds, of all sessions of the run together.
+    /// Wall time in seconds, of all processes that worked on the run.
     pub seconds: f64,
     /// Optimizer steps made.
     pub steps: u64,
