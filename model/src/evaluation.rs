@@ -85,6 +85,9 @@ fn count_matches(
 ) -> Result<usize> {
     let stop = dataset.stop_tokens(tokenizer);
     let mut matches = 0;
+    if let Some(row) = dataset.rows().iter().find(|row| row.prompt().is_empty()) {
+        return Err(Error::line(dataset.path(), row.line, "has an empty prompt: there is nothing to answer"));
+    }
     for rows in dataset.rows().chunks(ANSWERED_TOGETHER) {
         let prompts: Vec<Vec<u32>> = rows.iter().map(|row| row.prompt().to_vec()).collect();
         let longest = rows.iter().map(|row| row.answer().len()).max().unwrap_or(0);
@@ -141,6 +144,7 @@ impl Evaluator {
     pub fn open(device: &Device, folder: &Path) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
         let tokenizer = Tokenizer::from_folder(folder)?;
+        tokenizer.check_vocabulary(folder, checkpoint.config().vocabulary)?;
         let mut weights = Buffer::zeros(device, checkpoint.layout().len())?;
         device.scope(|| checkpoint.load_into(weights.view_mut()))?;
         Ok(Self { device: device.clone(), config: checkpoint.config().clone(), tokenizer, weights })
@@ -184,7 +188,7 @@ impl Evaluator {
         })
     }
 
-    /// Continues a prompt: greedily, or at random at `temperature`.
+    /// Continues a prompt: greedily, or at random at `temperature`, at most to the model's last position.
     ///
     /// # Errors
     /// An empty prompt, one longer than the model's positions, or a temperature that is not above 0.
@@ -196,11 +200,21 @@ impl Evaluator {
         seed: u64,
     ) -> Result<String> {
         let prompt = self.tokenizer.encode_prompt(prompt)?;
+        let room = self.config.max_positions.saturating_sub(prompt.len());
+        if prompt.is_empty() || room == 0 {
+            let reason = format!(
+                "has {} tokens: use 1 to {}, the model's positions less one",
+                prompt.len(),
+                self.config.max_positions - 1
+            );
+            return Err(Error::setting("--prompt", reason));
+        }
         let mut transformer = Transformer::for_inference(&self.config, &self.device, prompt.len().max(1))?;
         let sampling = match temperature {
             None => Sampling::Greedy,
             Some(temperature) => Sampling::Temperature { temperature: temperature as f32, seed },
         };
+        let max_new_tokens = max_new_tokens.min(room);
         let generation = Generation { max_new_tokens, stop: self.tokenizer.stop_tokens().to_vec(), sampling };
         let weights = self.weights.view();
         let answers = self.device.scope(|| transformer.generate(weights, &[prompt], &generation))?;

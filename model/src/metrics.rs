@@ -17,33 +17,37 @@ pub struct Metrics {
 }
 
 impl Metrics {
-    /// Opens or makes the file.
+    /// Opens or makes the file. A line cut short by a crash is removed.
     ///
     /// # Errors
     /// When it cannot be opened.
     pub fn open(path: &Path) -> Result<Self> {
-        Ok(Self { path: path.to_owned(), file: append(path)?, steps: 0 })
+        let mut metrics = Self { path: path.to_owned(), file: append(path)?, steps: 0 };
+        metrics.retain(|_| true)?;
+        Ok(metrics)
     }
 
-    /// Steps on record, of all trainings; known after the first [`Metrics::rewind`] or [`Metrics::append`].
+    /// Steps on record, of all trainings.
     pub fn steps(&self) -> u64 {
         self.steps
     }
 
-    /// Forgets the steps after `step` of one training: they will be made again. A line cut short by a
-    /// crash is forgotten too.
+    /// Forgets the steps after `step` of one training: they will be made again.
     ///
     /// # Errors
     /// When the file cannot be read or replaced.
     pub fn rewind(&mut self, stage: &str, part: &str, step: u64) -> Result<()> {
+        self.retain(|report| report.stage != stage || report.part != part || report.step <= step)
+    }
+
+    /// Keeps the whole lines that `wanted` says, and counts them.
+    fn retain(&mut self, wanted: impl Fn(&StepReport) -> bool) -> Result<()> {
         let file = File::open(&self.path).map_err(Error::file(&self.path, "read"))?;
         let (mut kept, mut dropped) = (String::new(), false);
         self.steps = 0;
         for line in BufReader::new(file).lines() {
             let line = line.map_err(Error::file(&self.path, "read"))?;
-            let keep = serde_json::from_str::<StepReport>(&line).is_ok_and(|report| {
-                (report.stage != stage) || (report.part != part) || (report.step <= step)
-            });
+            let keep = serde_json::from_str::<StepReport>(&line).is_ok_and(|report| wanted(&report));
             if keep {
                 kept.push_str(&line);
                 kept.push('\n');

@@ -592,6 +592,10 @@ impl Recipe {
         for (index, task) in self.task.iter().enumerate() {
             let key = |field: &str| format!("task[{index}].{field}");
             let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if task.name.len() > 64 {
+                let reason = format!("is {} bytes long: it names files, use at most 64", task.name.len());
+                return Err(Error::setting(key("name"), reason));
+            }
             if task.name.is_empty() || !task.name.chars().all(allowed) || task.name.starts_with('.') {
                 let reason = format!(
                     "`{}` names a folder: use letters, digits, `-`, `_` and `.`, not first a dot",
@@ -634,7 +638,7 @@ impl TrainSettings {
             (Some(_), Some(_)) => {
                 return Err(Error::setting(key("epochs"), "excludes `steps`: remove one of the two"));
             }
-            (Some(epochs), None) => within(&key("epochs"), epochs, f64::MIN_POSITIVE, 1e6)?,
+            (Some(epochs), None) => within(&key("epochs"), epochs, f64::MIN_POSITIVE, 1e4)?,
             (None, Some(0)) => return Err(Error::setting(key("steps"), "must be at least 1")),
             _ => {}
         }
@@ -646,8 +650,8 @@ impl TrainSettings {
         within(&key("learning_rate"), self.learning_rate, 0.0, 100.0)?;
         within(&key("warmup"), self.warmup, 0.0, 1e12)?;
         within(&key("weight_decay"), self.weight_decay, 0.0, 100.0)?;
-        within(&key("beta1"), self.beta1, 0.0, 1.0 - 1e-9)?;
-        within(&key("beta2"), self.beta2, 0.0, 1.0 - 1e-9)?;
+        within(&key("beta1"), self.beta1, 0.0, 1.0 - 1e-7)?;
+        within(&key("beta2"), self.beta2, 0.0, 1.0 - 1e-7)?;
         within(&key("eps"), self.eps, 0.0, 1.0)?;
         within(&key("clip"), self.clip, 0.0, 1e12)
     }

@@ -135,6 +135,36 @@ fn a_damaged_checkpoint_is_passed_over() {
 }
 
 #[test]
+fn a_finished_run_resumed_says_the_same_again() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[("model.dtype", json!("bf16"))]);
+    let first = job.run(&recipe, "run", false, &mut Silent).unwrap();
+    let mut watcher = Watcher::default();
+    let again = job.run(&recipe, "run", true, &mut watcher).unwrap();
+    assert_eq!(watcher.steps, 0);
+    assert_eq!((again.steps, &again.tasks), (first.steps, &first.tasks));
+    // What was scored is what was written, rounded to bf16.
+    std::fs::remove_file(job.path("run/scores.json")).unwrap();
+    let rescored = job.run(&recipe, "run", true, &mut Silent).unwrap();
+    assert_eq!(rescored.tasks, first.tasks);
+}
+
+#[test]
+fn groups_that_are_not_all_tasks_once_are_refused() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[]);
+    job.run_until(&recipe, "run", false, Some(Stage::Group), &mut Silent).unwrap();
+    let path = job.path("run/groups.json");
+    let mut report: serde_json::Value = serde_json::from_slice(&job.bytes("run/groups.json")).unwrap();
+    for groups in [json!([[0, 1], [7]]), json!([[0, 1]]), json!([[0, 1], [1, 2]]), json!([[0, 1, 2], []])] {
+        report["groups"] = groups;
+        std::fs::write(&path, report.to_string()).unwrap();
+        let error = job.run(&recipe, "run", true, &mut Silent).unwrap_err();
+        assert!(error.is_input() && error.to_string().contains("groups.json"), "{error}");
+    }
+}
+
+#[test]
 fn the_same_recipe_gives_the_same_bits_and_another_seed_others() {
     let job = SmallJob::new();
     let recipe = job.recipe(&[]);

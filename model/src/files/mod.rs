@@ -224,6 +224,20 @@ pub fn create_folders(folder: &Path) -> Result<()> {
     fs::create_dir_all(folder).map_err(write_error(folder, "create the folder"))
 }
 
+/// Bytes of all files in a folder and the folders in it.
+///
+/// # Errors
+/// The system's, naming the folder.
+pub fn folder_bytes(folder: &Path) -> Result<u64> {
+    let mut bytes = 0;
+    for entry in fs::read_dir(folder).map_err(Error::file(folder, "read"))? {
+        let entry = entry.map_err(Error::file(folder, "read"))?;
+        let metadata = entry.metadata().map_err(Error::file(&entry.path(), "read"))?;
+        bytes += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
+    }
+    Ok(bytes)
+}
+
 /// A size as a person reads it: `1.5 GiB`.
 pub fn human_bytes(bytes: u64) -> String {
     const UNITS: [&str; 5] = ["bytes", "KiB", "MiB", "GiB", "TiB"];

@@ -73,6 +73,7 @@ impl Session<'_> {
             let folder = models.probe_folder(index);
             if task.model.is_some() || self.is_complete(&format!("probe/{}", task.name))? {
                 if task.model.is_none() {
+                    self.checkpoints.forget(&checkpoint_key("probe", &task.name))?;
                     self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
                 }
                 if !self.has_score("probe", &task.name) {
@@ -119,6 +120,7 @@ impl Session<'_> {
         let mut cores = Vec::new();
         let mut report = CoreReport { tasks: Vec::new() };
         for task in 0..self.job.inputs.tasks.len() {
+            self.check_stop("before selecting cores")?;
             let (core, described) = self.select_core(task)?;
             cores.push(core);
             report.tasks.push(described);
@@ -212,7 +214,15 @@ impl Session<'_> {
     pub(super) fn group(&mut self, cores: &[Core]) -> Result<Vec<Vec<usize>>> {
         let path = self.job.out.join(GROUPS);
         let report = match read_json::<GroupReport>(&path)? {
-            Some(report) => report,
+            Some(report) => {
+                let mut members: Vec<usize> = report.groups.iter().flatten().copied().collect();
+                members.sort_unstable();
+                if members != self.job.inputs.all_tasks() || report.groups.iter().any(Vec::is_empty) {
+                    let reason = "its groups must hold every task once, by index from 0; undo the change or remove the file";
+                    return Err(Error::format(&path, reason));
+                }
+                report
+            }
             None => {
                 let report = self.compare(cores)?;
                 write_json(&path, &report)?;
@@ -303,7 +313,7 @@ impl Session<'_> {
     /// Stage 4: fine-tuning on a balanced sample, one part per group, cores of other groups frozen.
     fn integrate(&mut self, cores: &[Core], groups: &[Vec<usize>]) -> Result<()> {
         if self.reuse_final()? {
-            return Ok(());
+            return self.checkpoints.forget("integrate");
         }
         let settings = &self.job.recipe.integrate;
         let shares: Vec<u64> = groups.iter().map(|members| members.len() as u64).collect();

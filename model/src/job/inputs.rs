@@ -89,7 +89,7 @@ impl Inputs {
         let base = Base::open(&recipe.model, recipe.seed)?;
         let layout = base.config.layout()?;
         let tokenizer = Tokenizer::from_folder(&base.folder)?;
-        check_vocabulary(&tokenizer, &base)?;
+        tokenizer.check_vocabulary(&base.folder, base.config.vocabulary)?;
         if recipe.model.max_length > base.config.max_positions {
             let reason = format!(
                 "is {}, and the model was made for at most {} positions",
@@ -105,7 +105,7 @@ impl Inputs {
         Ok(Self { base, layout, tokenizer, tasks, sample })
     }
 
-    /// All training rows of some tasks, `weight` scaled by `emphasis(task)`.
+    /// All training rows of some tasks.
     pub fn whole(&self, tasks: &[usize]) -> Vec<Source> {
         let source = |&task: &usize| Source::whole(self.tasks[task].train.clone(), self.tasks[task].weight);
         tasks.iter().map(source).collect()
@@ -135,15 +135,6 @@ impl Inputs {
             .max()
             .unwrap_or(0)
     }
-}
-
-fn check_vocabulary(tokenizer: &Tokenizer, base: &Base) -> Result<()> {
-    let (ids, rows) = (tokenizer.vocabulary_size(), base.config.vocabulary);
-    if ids <= rows {
-        return Ok(());
-    }
-    let reason = format!("has {ids} token ids, and the model's embedding only {rows} rows (`vocab_size`)");
-    Err(Error::format(&base.folder.join("tokenizer.json"), reason))
 }
 
 fn open_task(

@@ -98,6 +98,7 @@ impl Job {
     /// [`Error::Interrupted`] when the observer asked to stop (everything is saved), or what went wrong;
     /// stages that were complete stay as they are.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<JobReport> {
+        plan::check_memory(&self.plan)?;
         plan::check_run_folder(&self.out, &self.plan)?;
         let mut session = Session::open(self, observer)?;
         session.observer.event(Event::Started(&self.plan));
@@ -127,7 +128,10 @@ pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Re
 fn check_run_folder(options: &JobOptions<'_>) -> Result<()> {
     let path = options.out.join(RECIPE);
     if !options.resume {
-        return files::require_empty(options.out).map_err(|_| {
+        return files::require_empty(options.out).map_err(|error| {
+            if !options.out.is_dir() {
+                return error;
+            }
             let reason = "already holds a run: continue it with --resume, or name another folder with --out";
             Error::format(options.out, reason)
         });

@@ -7,8 +7,9 @@ use cpift_engine::Device;
 use super::inputs::{Inputs, Task, sampler};
 use crate::checkpoint::ModelFiles;
 use crate::data::{Dataset, Row, Source};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::files;
+use crate::machine;
 use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingPlan};
 use crate::settings::{Backbone, Method, Recipe, TrainSettings};
 use crate::transformer::{Purpose, Transformer};
@@ -262,13 +263,34 @@ fn disk_bytes(recipe: &Recipe, inputs: &Inputs) -> u64 {
     probes + fused + model + checkpoints
 }
 
-/// Fails unless the run folder can be written and has room for the run.
+/// Fails when the job needs more memory than there is, before any of it is taken.
+///
+/// # Errors
+/// Saying what to lower.
+pub fn check_memory(plan: &Plan) -> Result<()> {
+    let needed = plan.memory_bytes();
+    match machine::memory_bytes() {
+        Some(available) if needed > available => {
+            let reason = format!(
+                "the job needs {} of memory and there are {}: lower batch_size or model.max_length, \
+                 or set recompute = true (`plan` shows the parts)",
+                files::human_bytes(needed),
+                files::human_bytes(available)
+            );
+            Err(Error::setting("train.batch_size", reason))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Fails unless the run folder can be written and has room for what of the run is not there yet.
 ///
 /// # Errors
 /// Naming the folder.
 pub fn check_run_folder(folder: &Path, plan: &Plan) -> Result<()> {
     files::require_writable(folder)?;
-    files::require_free_space(folder, plan.disk_bytes)
+    let missing = plan.disk_bytes.saturating_sub(files::folder_bytes(folder)?);
+    files::require_free_space(folder, missing)
 }
 
 #[cfg(test)]

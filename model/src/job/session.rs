@@ -15,7 +15,7 @@ use super::plan::{has_probes, purpose};
 use super::state::Checkpoints;
 use super::{Job, write_json};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, write_model};
-use crate::data::{Dataset, Sampler, Source};
+use crate::data::{CacheUse, Dataset, Sampler, Source};
 use crate::error::{Error, Result};
 use crate::evaluation::evaluate;
 use crate::files::{self, FolderLock, Manifest, Verify};
@@ -143,6 +143,7 @@ impl<'a> Session<'a> {
             if self.has_score(column, &task.name) {
                 continue;
             }
+            self.check_stop(&format!("before evaluating {column} on {}", task.name))?;
             self.observer.event(Event::EvaluationStarted { column, task: &task.name });
             let score = self.score(eval)?;
             self.observer.event(Event::Evaluated { column, task: &task.name, score: &score });
@@ -169,16 +170,34 @@ impl<'a> Session<'a> {
         self.evaluate(column, &self.job.inputs.all_tasks())
     }
 
+    /// Carries out a stop that was asked for between fine-tunes, where everything made so far is saved.
+    ///
+    /// # Errors
+    /// [`Error::Interrupted`].
+    pub fn check_stop(&self, position: &str) -> Result<()> {
+        if self.observer.stop_requested() {
+            self.save_progress()?;
+            return Err(Error::Interrupted { position: position.to_owned() });
+        }
+        Ok(())
+    }
+
     /// Whether a column of the table has this task's score.
     pub fn has_score(&self, column: &str, task: &str) -> bool {
         self.scores.get(column).is_some_and(|scores| scores.contains_key(task))
     }
 
-    /// One row of every task as the model sees it.
+    /// One row of every task as the model sees it, and what a person should know about its files.
     pub fn show_samples(&mut self) {
         for task in &self.job.inputs.tasks {
             if let Some(text) = task.train.masked_sample(0, &self.job.inputs.tokenizer) {
                 self.observer.event(Event::Sample { task: &task.name, text: &text });
+            }
+            for dataset in [Some(&task.train), task.eval.as_ref()].into_iter().flatten() {
+                if let CacheUse::NotWritten(reason) = dataset.cache() {
+                    let text = format!("{}: tokens were not cached: {reason}", dataset.path().display());
+                    self.observer.event(Event::Notice(&text));
+                }
             }
         }
     }
@@ -213,7 +232,15 @@ impl<'a> Session<'a> {
             SaveDtype::F16 => WeightType::F16,
         };
         let files = ModelFiles { dtype, ..ModelFiles::new(&base.config, Some(&base.folder)) };
-        write_model(&job.out.join(FINAL), &files, self.trainer.weights.view())
+        let folder = job.out.join(FINAL);
+        write_model(&folder, &files, self.trainer.weights.view())?;
+        if dtype != WeightType::F32 {
+            // What is evaluated is what was written, rounding included.
+            let finished = Checkpoint::open(&folder)?;
+            let weights = self.trainer.weights.view_mut();
+            job.device.scope(|| finished.load_into(weights))?;
+        }
+        Ok(())
     }
 
     /// The closing table, written to the run folder.

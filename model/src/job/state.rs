@@ -48,7 +48,10 @@ impl Checkpoints {
         files::create_folders(&folder)?;
         let destination = folder.join(format!("step-{:08}", state.step));
         if destination.exists() {
-            return Ok(());
+            if Manifest::verify(&destination, Verify::Contents).is_ok() {
+                return Ok(());
+            }
+            remove(&destination)?;
         }
         let state = TrainingState { optimizer_steps: trainer.optimizer.steps(), ..state.clone() };
         let mut writing = AtomicFolder::create(&destination)?;

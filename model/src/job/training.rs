@@ -44,7 +44,7 @@ pub struct TrainingPart {
 
 impl Session<'_> {
     /// Runs a fine-tune from the weights as they are, or from its newest checkpoint. At the end its
-    /// checkpoints are still there: whoever saves the result calls [`Session::forget_checkpoints`].
+    /// checkpoints are still there: whoever saves the result calls `checkpoints.forget`.
     ///
     /// Returns the number of frozen coordinates that were checked, summed over the parts.
     ///
@@ -193,7 +193,7 @@ fn explain(error: Error, part: &TrainingPart, step: u64, batches: &StepBatches) 
     let rows: Vec<String> = rows.collect();
     Error::Job(format!(
         "{reason} at step {} of {} (rows {}, …); nothing of this step was kept. \
-         Lower learning_rate, or set clip, and start again",
+         Lower learning_rate, or set clip, and start a new run",
         step + 1,
         part.title,
         rows.join(", ")

@@ -186,6 +186,20 @@ impl Tokenizer {
         self.vocabulary_size
     }
 
+    /// Fails when the tokenizer of `folder` has ids that a model with `embeddings` rows has no embedding for.
+    ///
+    /// # Errors
+    /// Naming the file and both numbers.
+    pub fn check_vocabulary(&self, folder: &Path, embeddings: usize) -> Result<()> {
+        let ids = self.vocabulary_size();
+        if ids <= embeddings {
+            return Ok(());
+        }
+        let reason =
+            format!("has {ids} token ids, and the model's embedding only {embeddings} rows (`vocab_size`)");
+        Err(Error::format(&folder.join("tokenizer.json"), reason))
+    }
+
     /// Hash of everything that decides how text becomes ids.
     pub fn fingerprint(&self) -> [u8; 32] {
         *self.fingerprint.as_bytes()

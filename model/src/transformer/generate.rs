@@ -74,7 +74,10 @@ impl Transformer {
             Sampling::Temperature { seed, .. } => seed,
         };
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
-        let capacity = longest + generation.max_new_tokens;
+        let capacity = longest.checked_add(generation.max_new_tokens).ok_or_else(|| {
+            let reason = format!("is {}: no text can be that long", generation.max_new_tokens);
+            Error::setting("--max-new-tokens", reason)
+        })?;
         self.reach_positions(capacity)?;
         let slot_bytes = KeyValueCache::bytes_per_slot(&self.config, capacity).max(1);
         let group = (CACHE_BYTES / slot_bytes).clamp(1, MOST_ROWS).min(self.max_tokens);

@@ -109,7 +109,8 @@ pub fn select(
     let mut selection =
         Selection { mask: Mask::zeros(layout.len()), thresholds: vec![None; layout.segments().len()] };
     for pieces in pieces_of_scope.values() {
-        let k = (fraction * count(pieces) as f64).floor() as usize;
+        // A hair more, so that 0.29 of 100 is 29 although 0.29 * 100.0 is 28.999…
+        let k = ((fraction * count(pieces) as f64 * (1.0 + 1e-12)).floor() as usize).min(count(pieces));
         let threshold = mark(device, layout, scores, pieces, (k, order), &mut selection.mask)?;
         for piece in pieces {
             selection.thresholds[piece.segment] = threshold;
