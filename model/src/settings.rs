@@ -652,7 +652,8 @@ impl TrainSettings {
         within(&key("weight_decay"), self.weight_decay, 0.0, 100.0)?;
         within(&key("beta1"), self.beta1, 0.0, 1.0 - 1e-7)?;
         within(&key("beta2"), self.beta2, 0.0, 1.0 - 1e-7)?;
-        within(&key("eps"), self.eps, 0.0, 1.0)?;
+        // The optimizer computes with it in f32, where less is 0.
+        within(&key("eps"), self.eps, 1e-30, 1.0)?;
         within(&key("clip"), self.clip, 0.0, 1e12)
     }
 
@@ -690,6 +691,7 @@ fn within(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
     let range = if least == f64::MIN_POSITIVE {
         format!("more than 0 and at most {most}")
     } else {
+        let least = if least > 0.0 { format!("{least:e}") } else { least.to_string() };
         format!("{least} to {most}")
     };
     Err(Error::setting(key, format!("is {value}: use {range}")))

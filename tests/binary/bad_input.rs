@@ -25,7 +25,7 @@ fn recipes_that_cannot_be_read() {
     fs::write(files.path("recipe.toml"), recipe.replace("batch_size", "batchsize")).unwrap();
     let message = files.refused(&[]);
     assert!(message.starts_with("recipe.toml:"), "{message}");
-    assert!(message.ends_with("batchsize` is not a key, did you mean `batch_size`?"), "{message}");
+    assert!(message.ends_with("batchsize`: is not a key, did you mean `batch_size`?"), "{message}");
 }
 
 #[test]

@@ -88,12 +88,15 @@ fn make_path_absolute(section: &mut Table, key: &str, folder: &Path) {
     }
 }
 
-/// Copies into `[probe]` and `[integrate]` what they take over from `[train]`.
+/// Copies into `[probe]` and `[integrate]` what they take over from `[train]`, which lasts one epoch
+/// when it does not say how long.
 fn inherit(table: &mut Table) {
-    let train = match table.entry("train").or_insert_with(|| Value::Table(Table::new())) {
-        Value::Table(train) => train.clone(),
-        _ => return,
-    };
+    let train = table.entry("train").or_insert_with(|| Value::Table(Table::new()));
+    let Value::Table(train) = train else { return };
+    if !train.contains_key("epochs") && !train.contains_key("steps") {
+        train.insert("epochs".to_owned(), Value::Float(1.0));
+    }
+    let train = train.clone();
     for name in ["probe", "integrate"] {
         let entry = table.entry(name).or_insert_with(|| Value::Table(Table::new()));
         let Value::Table(section) = entry else { continue };

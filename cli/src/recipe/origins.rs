@@ -84,11 +84,11 @@ impl Origins {
         let section = key.rsplit_once('.').map_or("", |(section, _)| section);
         let list = section.split('[').next().unwrap_or_default();
         match [key, section, list].iter().find_map(|name| self.places.get(*name)) {
-            Some(Place::Line(line)) => Error::line(&self.path, *line, format!("`{key}` {reason}")),
+            Some(Place::Line(line)) => Error::line(&self.path, *line, format!("`{key}`: {reason}")),
             Some(Place::Override(assignment)) => {
                 Error::setting(format!("--set {assignment}"), reason.to_string())
             }
-            None => Error::format(&self.path, format!("`{key}` {reason}")),
+            None => Error::format(&self.path, format!("`{key}`: {reason}")),
         }
     }
 

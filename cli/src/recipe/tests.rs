@@ -46,6 +46,7 @@ fn error(text: impl AsRef<[u8]>, overrides: &[&str]) -> String {
 fn defaults_fill_what_is_not_set() {
     let recipe = read(LEAST, &[]);
     assert_eq!(recipe.method, Method::Cpift);
+    assert_eq!((recipe.train.epochs, recipe.integrate.training.epochs), (Some(1.0), Some(1.0)));
     assert_eq!(recipe.train.batch_size, 8);
     assert_eq!(recipe.core.fraction, 0.01);
     assert_eq!(recipe.fuse.weight, FoldWeight::Running);
@@ -163,34 +164,37 @@ fn known_keys_are_exactly_those_that_are_read() {
 #[test]
 fn unknown_keys_are_named_with_the_nearest() {
     let cases = [
-        ("methid = \"joint\"\n", "recipe.toml:6: `methid` is not a key, did you mean `method`?"),
+        ("methid = \"joint\"\n", "recipe.toml:6: `methid`: is not a key, did you mean `method`?"),
         (
             "learning_rate = 1.0\n",
-            "recipe.toml:6: `learning_rate` is not a key here: it belongs into [train]",
+            "recipe.toml:6: `learning_rate`: is not a key here: it belongs into [train]",
         ),
         (
             "[train]\nlearningrate = 1\n",
-            "recipe.toml:7: `train.learningrate` is not a key, did you mean `learning_rate`?",
+            "recipe.toml:7: `train.learningrate`: is not a key, did you mean `learning_rate`?",
         ),
         (
             "[train]\nbatch-size = 1\n",
-            "recipe.toml:7: `train.batch-size` is not a key, did you mean `batch_size`?",
+            "recipe.toml:7: `train.batch-size`: is not a key, did you mean `batch_size`?",
         ),
-        ("[probe]\nStep = 1\n", "recipe.toml:7: `probe.Step` is not a key, did you mean `steps`?"),
-        ("[core]\nfractoin = 0.1\n", "recipe.toml:7: `core.fractoin` is not a key, did you mean `fraction`?"),
+        ("[probe]\nStep = 1\n", "recipe.toml:7: `probe.Step`: is not a key, did you mean `steps`?"),
+        (
+            "[core]\nfractoin = 0.1\n",
+            "recipe.toml:7: `core.fractoin`: is not a key, did you mean `fraction`?",
+        ),
         (
             "[core]\nfrozen = 1\n",
-            "recipe.toml:7: `core.frozen` is not a key here: it belongs into [integrate]",
+            "recipe.toml:7: `core.frozen`: is not a key here: it belongs into [integrate]",
         ),
         (
             "[fuse]\nzzzzzz = 1\n",
-            "recipe.toml:7: `fuse.zzzzzz` is not a key: known here are backbone, space, weight, conflict, epsilon",
+            "recipe.toml:7: `fuse.zzzzzz`: is not a key: known here are backbone, space, weight, conflict, epsilon",
         ),
-        ("[cores]\nfraction = 0.1\n", "recipe.toml:6: `cores` is not a key, did you mean `core`?"),
-        ("[[tasks]]\n", "recipe.toml:6: `tasks` is not a key, did you mean `task`?"),
+        ("[cores]\nfraction = 0.1\n", "recipe.toml:6: `cores`: is not a key, did you mean `core`?"),
+        ("[[tasks]]\n", "recipe.toml:6: `tasks`: is not a key, did you mean `task`?"),
         (
             "[[task]]\nname = \"b\"\ntrain = \"b\"\nevall = \"c\"\n",
-            "recipe.toml:9: `task[1].evall` is not a key, did you mean `eval`?",
+            "recipe.toml:9: `task[1].evall`: is not a key, did you mean `eval`?",
         ),
     ];
     for (addition, expected) in cases {
@@ -209,52 +213,52 @@ fn wrong_types_say_what_is_expected() {
     let cases = [
         (
             "[train]\nsteps = \"many\"\n",
-            "recipe.toml:7: `train.steps` is the string \"many\": use a whole number that is not negative",
+            "recipe.toml:7: `train.steps`: is the string \"many\": use a whole number that is not negative",
         ),
         (
             "[train]\nsteps = -3\n",
-            "recipe.toml:7: `train.steps` is the number `-3`: use a whole number that is not negative",
+            "recipe.toml:7: `train.steps`: is the number `-3`: use a whole number that is not negative",
         ),
         (
             "[train]\nsteps = 1.5\n",
-            "recipe.toml:7: `train.steps` is the number `1.5`: use a whole number that is not negative",
+            "recipe.toml:7: `train.steps`: is the number `1.5`: use a whole number that is not negative",
         ),
         (
             "[train]\nshuffle = \"yes\"\n",
-            "recipe.toml:7: `train.shuffle` is the string \"yes\": use true or false",
+            "recipe.toml:7: `train.shuffle`: is the string \"yes\": use true or false",
         ),
         (
             "[integrate]\nlearning_rate = true\n",
-            "recipe.toml:7: `integrate.learning_rate` is `true`: use a number",
+            "recipe.toml:7: `integrate.learning_rate`: is `true`: use a number",
         ),
         (
             "[train]\nschedule = \"cosin\"\n",
-            "recipe.toml:7: `train.schedule` is `cosin`: use cosine, linear, constant, did you mean `cosine`?",
+            "recipe.toml:7: `train.schedule`: is `cosin`: use cosine, linear, constant, did you mean `cosine`?",
         ),
         (
             "[fuse]\nweight = \"runing\"\n",
-            "recipe.toml:7: `fuse.weight` cannot be used: expected \"running\" or a number from 0 to 1",
+            "recipe.toml:7: `fuse.weight`: cannot be used: expected \"running\" or a number from 0 to 1",
         ),
         (
             "[core]\nexclude = \"norm\"\n",
-            "recipe.toml:7: `core.exclude` is the string \"norm\": use a list, [\"…\", \"…\"]",
+            "recipe.toml:7: `core.exclude`: is the string \"norm\": use a list, [\"…\", \"…\"]",
         ),
         (
             "[probe]\nimportance = 3\n",
-            "recipe.toml:7: `probe.importance` is `3`: use net, path, fisher, random, inverse",
+            "recipe.toml:7: `probe.importance`: is `3`: use net, path, fisher, random, inverse",
         ),
         (
             "[[task]]\nname = 3\ntrain = \"x\"\n",
-            "recipe.toml:7: `task[1].name` is the number `3`: use a string",
+            "recipe.toml:7: `task[1].name`: is the number `3`: use a string",
         ),
         (
             "[[task]]\nname = \"x\"\ntrain = []\n",
-            "recipe.toml:8: `task[1].train` is a list: use a path in quotes",
+            "recipe.toml:8: `task[1].train`: is a list: use a path in quotes",
         ),
-        ("[[task]]\nname = \"x\"\ntrain = \"\"\n", "recipe.toml:8: `task[1].train` is empty"),
+        ("[[task]]\nname = \"x\"\ntrain = \"\"\n", "recipe.toml:8: `task[1].train`: is empty"),
         (
             "[[task]]\nname = \"x\"\n",
-            "recipe.toml:6: `task[1].train` is missing: every [[task]] needs `train`",
+            "recipe.toml:6: `task[1].train`: is missing: every [[task]] needs `train`",
         ),
     ];
     for (addition, expected) in cases {
@@ -262,45 +266,46 @@ fn wrong_types_say_what_is_expected() {
     }
     assert_eq!(
         error(format!("train = 3\n{LEAST}"), &[]),
-        "recipe.toml:1: `train` must be a section, `[train]`, not `3`"
+        "recipe.toml:1: `train`: must be a section, `[train]`, not `3`"
     );
     assert_eq!(
         error(format!("seed = 0.5\n{LEAST}"), &[]),
-        "recipe.toml:1: `seed` is the number `0.5`: use a whole number that is not negative"
+        "recipe.toml:1: `seed`: is the number `0.5`: use a whole number that is not negative"
     );
     let one_bracket = error("[model]\nbase = \"b\"\n[task]\nname = \"x\"\n", &[]);
     assert_eq!(
         one_bracket,
-        "recipe.toml:3: `task` must be a list: write `[[task]]`, with two brackets, once per task"
+        "recipe.toml:3: `task`: must be a list: write `[[task]]`, with two brackets, once per task"
     );
-    assert_eq!(error("", &[]), "recipe.toml: `model` is missing: add `[model]` with `base = \"folder\"`");
+    assert_eq!(error("", &[]), "recipe.toml: `model`: is missing: add `[model]` with `base = \"folder\"`");
     assert_eq!(
         error("[model]\nbase = \"b\"\n", &[]),
-        "recipe.toml: `task` is missing: add `[[task]]` with `name` and `train`"
+        "recipe.toml: `task`: is missing: add `[[task]]` with `name` and `train`"
     );
 }
 
 #[test]
 fn values_out_of_range_name_their_line() {
     let cases = [
-        ("[train]\nlearning_rate = -1\n", "recipe.toml:7: `train.learning_rate` is -1: use 0 to 100"),
-        ("[train]\nclip = nan\n", "recipe.toml:7: `train.clip` is NaN: use 0 to 1000000000000"),
+        ("[train]\nlearning_rate = -1\n", "recipe.toml:7: `train.learning_rate`: is -1: use 0 to 100"),
+        ("[train]\neps = 0\n", "recipe.toml:7: `train.eps`: is 0: use 1e-30 to 1"),
+        ("[train]\nclip = nan\n", "recipe.toml:7: `train.clip`: is NaN: use 0 to 1000000000000"),
         (
             "[train]\nsteps = 5\nepochs = 1\n",
-            "recipe.toml:8: `train.epochs` excludes `steps`: remove one of the two",
+            "recipe.toml:8: `train.epochs`: excludes `steps`: remove one of the two",
         ),
         (
             "[integrate]\nsample = 0\n",
-            "recipe.toml:7: `integrate.sample` is 0: use more than 0 and at most 1",
+            "recipe.toml:7: `integrate.sample`: is 0: use more than 0 and at most 1",
         ),
-        ("[checkpoint]\nkeep = 0\n", "recipe.toml:7: `checkpoint.keep` must be at least 1"),
-        ("[[task]]\nname = \"SORT\"\ntrain = \"x\"\n", "recipe.toml:7: `task[1].name` `SORT` occurs twice"),
+        ("[checkpoint]\nkeep = 0\n", "recipe.toml:7: `checkpoint.keep`: must be at least 1"),
+        ("[[task]]\nname = \"SORT\"\ntrain = \"x\"\n", "recipe.toml:7: `task[1].name`: `SORT` occurs twice"),
     ];
     for (addition, expected) in cases {
         assert_eq!(error(format!("{LEAST}{addition}"), &[]), expected);
     }
     let no_model = error("[model]\nmax_length = 8\n[[task]]\nname = \"x\"\ntrain = \"x\"\n", &[]);
-    assert_eq!(no_model, "recipe.toml:1: `model.base` name a Hugging Face folder (or set model.config)");
+    assert_eq!(no_model, "recipe.toml:1: `model.base`: name a Hugging Face folder (or set model.config)");
 }
 
 #[test]
