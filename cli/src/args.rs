@@ -96,10 +96,10 @@ Examples:
 
 Files written into the run folder:
   recipe.toml     the recipe with every default filled in; can be run itself
-  metrics.jsonl   every optimizer step and evaluation
+  metrics.jsonl   every optimizer step
   probe/ core/ groups.json fused/    what the stages found
   final/          the model, a folder that `transformers` loads
-  report.json     every task before and after
+  report.md       every task before and after (report.json for programs)
 Tokenised data is kept for later runs in ~/.cache/cpift-engine.
 
 Progress goes to standard error, the closing table to standard output.
