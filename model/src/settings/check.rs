@@ -1,0 +1,185 @@
+//! Which keys a recipe has, which it inherits, and what values they may have.
+
+use super::{FoldWeight, ModelSettings, Recipe, TrainSettings};
+use crate::error::{Error, Result};
+
+/// Keys that `[probe]` and `[integrate]` share with `[train]`.
+pub const TRAIN_KEYS: [&str; 15] = [
+    "epochs",
+    "steps",
+    "batch_size",
+    "accumulate",
+    "learning_rate",
+    "schedule",
+    "warmup",
+    "weight_decay",
+    "beta1",
+    "beta2",
+    "eps",
+    "clip",
+    "shuffle",
+    "pack",
+    "recompute",
+];
+
+/// Every key of the recipe by section (`""` is the top level); `[probe]` and `[integrate]` also take
+/// [`TRAIN_KEYS`]. Readers refuse other keys, and suggest the nearest of these.
+pub const KEYS: [(&str, &[&str]); 10] = [
+    (
+        "",
+        &[
+            "seed",
+            "method",
+            "model",
+            "task",
+            "train",
+            "probe",
+            "core",
+            "group",
+            "fuse",
+            "integrate",
+            "checkpoint",
+        ],
+    ),
+    ("model", &["base", "config", "max_length", "truncate", "dtype"]),
+    ("task", &["name", "train", "eval", "weight", "model"]),
+    ("train", &TRAIN_KEYS),
+    ("probe", &["importance"]),
+    ("core", &["fraction", "scope", "exclude"]),
+    ("group", &["threshold", "linkage", "order"]),
+    ("fuse", &["backbone", "space", "weight", "conflict", "epsilon"]),
+    ("integrate", &["sample", "data", "emphasis", "frozen", "restart"]),
+    ("checkpoint", &["every", "keep"]),
+];
+
+impl Recipe {
+    /// Which keys of `[train]` the section `inheritor` takes over, given the keys it sets itself.
+    /// A length of its own (`epochs` or `steps`) replaces either; `[probe]` never inherits
+    /// `weight_decay` (decay moves every large weight and fakes overlap: ALGORITHM, stage 1).
+    pub fn inherited_keys(inheritor: &str, own: &[&str]) -> Vec<&'static str> {
+        let own_length = own.contains(&"epochs") || own.contains(&"steps");
+        TRAIN_KEYS
+            .into_iter()
+            .filter(|key| !own.contains(key))
+            .filter(|key| !(own_length && matches!(*key, "epochs" | "steps")))
+            .filter(|key| !(inheritor == "probe" && *key == "weight_decay"))
+            .collect()
+    }
+
+    /// Checks every value that can be checked without opening a file.
+    ///
+    /// # Errors
+    /// [`Error::Setting`] naming the key, the value and what it may be.
+    pub fn validate(&self) -> Result<()> {
+        self.model.validate()?;
+        self.validate_tasks()?;
+        self.train.validate("train")?;
+        self.probe.training.validate("probe")?;
+        self.integrate.training.validate("integrate")?;
+        within("core.fraction", self.core.fraction, 0.0, 1.0)?;
+        finite("group.threshold", self.group.threshold)?;
+        if let FoldWeight::Constant(weight) = self.fuse.weight {
+            within("fuse.weight", weight, 0.0, 1.0)?;
+        }
+        within("fuse.epsilon", self.fuse.epsilon, 0.0, 1.0)?;
+        within("integrate.sample", self.integrate.sample, f64::MIN_POSITIVE, 1.0)?;
+        within("integrate.emphasis", self.integrate.emphasis, f64::MIN_POSITIVE, 1e6)?;
+        if self.checkpoint.keep == 0 {
+            return Err(Error::setting("checkpoint.keep", "must be at least 1"));
+        }
+        Ok(())
+    }
+
+    fn validate_tasks(&self) -> Result<()> {
+        if self.task.is_empty() {
+            return Err(Error::setting("task", "at least one [[task]] is needed"));
+        }
+        for (index, task) in self.task.iter().enumerate() {
+            let key = |field: &str| format!("task[{index}].{field}");
+            let allowed = |c: char| c.is_ascii_alphanumeric() || matches!(c, '-' | '_' | '.');
+            if task.name.len() > 64 {
+                let reason = format!("is {} bytes long: it names files, use at most 64", task.name.len());
+                return Err(Error::setting(key("name"), reason));
+            }
+            if task.name.is_empty() || !task.name.chars().all(allowed) || task.name.starts_with('.') {
+                let reason = format!(
+                    "`{}` names a folder: use letters, digits, `-`, `_` and `.`, not first a dot",
+                    task.name
+                );
+                return Err(Error::setting(key("name"), reason));
+            }
+            if self.task[..index].iter().any(|other| other.name.eq_ignore_ascii_case(&task.name)) {
+                return Err(Error::setting(key("name"), format!("`{}` occurs twice", task.name)));
+            }
+            within(&key("weight"), task.weight, f64::MIN_POSITIVE, 1e6)?;
+        }
+        Ok(())
+    }
+}
+
+impl ModelSettings {
+    fn validate(&self) -> Result<()> {
+        match (&self.base, &self.config) {
+            (None, None) => {
+                return Err(Error::setting("model.base", "name a Hugging Face folder (or set model.config)"));
+            }
+            (Some(_), Some(_)) => {
+                return Err(Error::setting("model.config", "excludes model.base: remove one of the two"));
+            }
+            _ => {}
+        }
+        if self.max_length < 2 {
+            let reason = format!("is {}: a row needs at least 2 tokens", self.max_length);
+            return Err(Error::setting("model.max_length", reason));
+        }
+        Ok(())
+    }
+}
+
+impl TrainSettings {
+    fn validate(&self, section: &str) -> Result<()> {
+        let key = |field: &str| format!("{section}.{field}");
+        match (self.epochs, self.steps) {
+            (Some(_), Some(_)) => {
+                return Err(Error::setting(key("epochs"), "excludes `steps`: remove one of the two"));
+            }
+            (Some(epochs), None) => within(&key("epochs"), epochs, f64::MIN_POSITIVE, 1e4)?,
+            (None, Some(0)) => return Err(Error::setting(key("steps"), "must be at least 1")),
+            _ => {}
+        }
+        for (field, value) in [("batch_size", self.batch_size), ("accumulate", self.accumulate)] {
+            if value == 0 || value > 1 << 20 {
+                return Err(Error::setting(key(field), format!("is {value}: use 1 to {}", 1 << 20)));
+            }
+        }
+        within(&key("learning_rate"), self.learning_rate, 0.0, 100.0)?;
+        within(&key("warmup"), self.warmup, 0.0, 1e12)?;
+        within(&key("weight_decay"), self.weight_decay, 0.0, 100.0)?;
+        within(&key("beta1"), self.beta1, 0.0, 1.0 - 1e-7)?;
+        within(&key("beta2"), self.beta2, 0.0, 1.0 - 1e-7)?;
+        // The optimizer computes with it in f32, where less is 0.
+        within(&key("eps"), self.eps, 1e-30, 1.0)?;
+        within(&key("clip"), self.clip, 0.0, 1e12)
+    }
+}
+
+fn finite(key: &str, value: f64) -> Result<()> {
+    if value.is_finite() {
+        Ok(())
+    } else {
+        Err(Error::setting(key, format!("is {value}: use a finite number")))
+    }
+}
+
+fn within(key: &str, value: f64, least: f64, most: f64) -> Result<()> {
+    if (least..=most).contains(&value) {
+        return Ok(());
+    }
+    let range = if least == f64::MIN_POSITIVE {
+        format!("more than 0 and at most {most}")
+    } else {
+        let least = if least > 0.0 { format!("{least:e}") } else { least.to_string() };
+        format!("{least} to {most}")
+    };
+    Err(Error::setting(key, format!("is {value}: use {range}")))
+}
