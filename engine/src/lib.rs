@@ -76,4 +76,4 @@ pub use buffer::{ALIGNMENT, Buffer, View, ViewMut};
 pub use device::{CpuDevice, Device};
 pub use error::{Error, Result};
 pub use layout::{Layout, SEGMENT_ALIGNMENT, Segment, SegmentId};
-pub use mask::{Mask, SignAgreement, WORD_BITS};
+pub use mask::{Mask, WORD_BITS};

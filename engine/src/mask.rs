@@ -2,7 +2,6 @@
 
 use std::ops::Range;
 
-use crate::buffer::View;
 use crate::error::{Error, Result, check, check_length};
 use crate::layout::Layout;
 
@@ -18,17 +17,6 @@ pub const WORD_BITS: usize = 64;
 pub struct Mask {
     words: Vec<u64>,
     length: usize,
-}
-
-/// How the updates of two tasks compare on the coordinates that both cores contain.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub struct SignAgreement {
-    /// Coordinates in both masks.
-    pub shared: usize,
-    /// Of those, both updates positive or both negative.
-    pub agreeing: usize,
-    /// Of those, one positive and one negative. In the rest at least one update is zero.
-    pub opposing: usize,
 }
 
 impl Mask {
@@ -182,29 +170,6 @@ impl Mask {
         let shared = self.intersection_count(other)?;
         let either = self.count() + other.count() - shared;
         Ok(if either == 0 { 0.0 } else { shared as f64 / either as f64 })
-    }
-
-    /// Compares the signs of two tasks' updates on the coordinates that both cores contain
-    /// (the report of ALGORITHM stage 2). The updates are flat buffers like the masks.
-    ///
-    /// # Errors
-    /// When lengths differ.
-    pub fn sign_agreement(
-        &self,
-        other: &Self,
-        own_update: View<'_, f32>,
-        other_update: View<'_, f32>,
-    ) -> Result<SignAgreement> {
-        check_length("sign_agreement", "own_update", own_update.len(), self.length)?;
-        check_length("sign_agreement", "other_update", other_update.len(), self.length)?;
-        let mut agreement = SignAgreement::default();
-        for index in self.and(other)?.indices() {
-            let (own, other) = (own_update.host()[index], other_update.host()[index]);
-            agreement.shared += 1;
-            agreement.agreeing += usize::from((own > 0.0 && other > 0.0) || (own < 0.0 && other < 0.0));
-            agreement.opposing += usize::from((own > 0.0 && other < 0.0) || (own < 0.0 && other > 0.0));
-        }
-        Ok(agreement)
     }
 
     fn check_same_length(&self, other: &Self) -> Result<()> {

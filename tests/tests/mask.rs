@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cpift_engine::{Buffer, Device, Error, Mask, SignAgreement};
+use cpift_engine::{Error, Mask};
 use cpift_tests::flat::{layout, random_mask};
 use proptest::prelude::*;
 
@@ -71,15 +71,4 @@ fn segments_are_counted_apart() {
         .collect();
     assert_eq!(mask.segment_counts(&layout).unwrap(), counts);
     assert!(counts[0] > 0);
-}
-
-#[test]
-fn signs_are_compared_where_both_have_bits() {
-    let device = Device::cpu(None).unwrap();
-    let own = Buffer::from_slice(&device, &[1.0, -1.0, 2.0, -2.0, 0.0, 5.0]).unwrap();
-    let other = Buffer::from_slice(&device, &[3.0, -0.5, -1.0, 4.0, 1.0, 5.0]).unwrap();
-    let a = mask_of(6, &BTreeSet::from([0, 1, 2, 3, 4]));
-    let b = mask_of(6, &BTreeSet::from([0, 1, 2, 3, 4]));
-    let agreement = a.sign_agreement(&b, own.view(), other.view()).unwrap();
-    assert_eq!(agreement, SignAgreement { shared: 5, agreeing: 2, opposing: 2 });
 }

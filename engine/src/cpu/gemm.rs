@@ -7,7 +7,7 @@
 
 use rayon::prelude::*;
 
-use super::parallel::part;
+use super::parallel::{SharedMut, part};
 use crate::device::CpuDevice;
 
 /// Rows and columns of C are split at multiples of this, the tile of the crate's kernel.
@@ -65,7 +65,7 @@ pub fn multiply(cpu: &CpuDevice, a: Matrix, b: Matrix, update: Update, c: &mut [
     let (rows, columns) = (a.rows, b.columns);
     let threads = if rows * columns * a.columns < SERIAL_BELOW { 1 } else { cpu.threads() };
     let (row_parts, column_parts) = grid(rows, columns, a.columns, threads);
-    let c = CPointer(c.as_mut_ptr());
+    let c = SharedMut::new(c);
     let run_part = |index: usize| {
         let row_range = part(rows, row_parts, index / column_parts, TILE);
         let column_range = part(columns, column_parts, index % column_parts, TILE);
@@ -90,7 +90,7 @@ pub fn multiply(cpu: &CpuDevice, a: Matrix, b: Matrix, update: Update, c: &mut [
                 b.row_stride as isize,
                 b.column_stride as isize,
                 beta,
-                c.get().add(row_range.start * columns + column_range.start),
+                c.as_mut_ptr().add(row_range.start * columns + column_range.start),
                 columns as isize,
                 1,
             );
@@ -118,19 +118,6 @@ fn grid(rows: usize, columns: usize, depth: usize, threads: usize) -> (usize, us
         (1..=threads).filter(|parts| threads.is_multiple_of(*parts)).min_by_key(|&parts| cost(parts));
     let row_parts = row_parts.unwrap_or(1);
     (row_parts, threads / row_parts)
-}
-
-/// Lets the threads of one product share the pointer to C.
-#[derive(Clone, Copy)]
-struct CPointer(*mut f32);
-
-// SAFETY: the threads write disjoint parts.
-unsafe impl Sync for CPointer {}
-
-impl CPointer {
-    fn get(&self) -> *mut f32 {
-        self.0
-    }
 }
 
 #[cfg(test)]

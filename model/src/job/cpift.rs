@@ -242,8 +242,7 @@ impl Session<'_> {
             for (j, second) in cores.iter().enumerate() {
                 let shared = first.mask.intersection_count(&second.mask)?;
                 jaccard[i][j] = first.mask.jaccard(&second.mask)?;
-                let agreeing = sides[i].0.intersection_count(&sides[j].0)?
-                    + sides[i].1.intersection_count(&sides[j].1)?;
+                let agreeing = sides[i].agreeing(&sides[j])?;
                 sign_agreement[i][j] = (shared > 0).then(|| agreeing as f64 / shared as f64);
             }
         }
@@ -258,8 +257,7 @@ impl Session<'_> {
         })
     }
 
-    /// For every task the core coordinates that moved up, and those that moved down.
-    fn update_sides(&mut self, cores: &[Core]) -> Result<Vec<(Mask, Mask)>> {
+    fn update_sides(&mut self, cores: &[Core]) -> Result<Vec<group::Sides>> {
         let device = &self.job.device;
         let mut models = RunModels::new(self.job);
         let (_, mut weights, mut base) = self.trainer.between_trainings();
@@ -269,12 +267,7 @@ impl Session<'_> {
             models.read_weights(task, weights.reborrow())?;
             let before = gather(device, base.as_view(), &core.mask)?;
             let after = gather(device, weights.as_view(), &core.mask)?;
-            let (mut up, mut down) = (Mask::zeros(core.mask.len()), Mask::zeros(core.mask.len()));
-            for (index, (before, after)) in core.mask.indices().zip(before.iter().zip(&after)) {
-                up.set(index, after > before);
-                down.set(index, after < before);
-            }
-            sides.push((up, down));
+            sides.push(group::Sides::of(&core.mask, &before, &after));
         }
         Ok(sides)
     }

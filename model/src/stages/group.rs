@@ -1,6 +1,9 @@
 //! Stage 2: groups of tasks whose cores overlap.
 
+use cpift_engine::Mask;
+
 use crate::data::order;
+use crate::error::Result;
 use crate::settings::{GroupOrder, GroupSettings, Linkage};
 
 /// Groups tasks by the overlap of their cores: an edge where `jaccard[i][j]` reaches the threshold, then
@@ -20,6 +23,33 @@ pub fn group(jaccard: &[Vec<f64>], settings: &GroupSettings, seed: u64) -> Vec<V
 /// The overlap two independent cores have by chance when each holds `fraction` of all parameters.
 pub fn chance_overlap(fraction: f64) -> f64 {
     fraction / (2.0 - fraction)
+}
+
+/// Which way a task's fine-tune moved the parameters of its core.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sides {
+    up: Mask,
+    down: Mask,
+}
+
+impl Sides {
+    /// From the core's values before and after, by ascending index. What did not move is on neither side.
+    pub fn of(core: &Mask, before: &[f32], after: &[f32]) -> Self {
+        let mut sides = Self { up: Mask::zeros(core.len()), down: Mask::zeros(core.len()) };
+        for (index, (before, after)) in core.indices().zip(before.iter().zip(after)) {
+            sides.up.set(index, after > before);
+            sides.down.set(index, after < before);
+        }
+        sides
+    }
+
+    /// Number of parameters that both tasks moved the same way.
+    ///
+    /// # Errors
+    /// When the cores are over different numbers of parameters.
+    pub fn agreeing(&self, other: &Self) -> Result<usize> {
+        Ok(self.up.intersection_count(&other.up)? + self.down.intersection_count(&other.down)?)
+    }
 }
 
 fn components(jaccard: &[Vec<f64>], threshold: f64) -> Vec<Vec<usize>> {
@@ -74,6 +104,30 @@ mod tests {
             matrix[j][i] = value;
         }
         matrix
+    }
+
+    #[test]
+    fn moves_are_compared_where_both_cores_have_bits() {
+        let core = |members: &[usize]| {
+            let mut core = Mask::zeros(100);
+            members.iter().for_each(|&index| core.set(index, true));
+            core
+        };
+        // Of the shared 3, 64, 65, 70 and 99: both up, both down, opposite, one unmoved, both unmoved.
+        let first = Sides::of(
+            &core(&[3, 7, 64, 65, 70, 99]),
+            &[1.0, 1.0, 0.5, -2.0, 4.0, 6.0],
+            &[1.5, 2.0, 0.4, -1.0, 4.0, 6.0],
+        );
+        let second = Sides::of(
+            &core(&[2, 3, 64, 65, 70, 99]),
+            &[1.0, -1.0, 0.5, -2.0, 4.0, 6.0],
+            &[1.5, -0.9, 0.3, -3.0, 5.0, 6.0],
+        );
+        assert_eq!(first.agreeing(&second).unwrap(), 2);
+        assert_eq!(first.agreeing(&first).unwrap(), 4);
+        assert_eq!(first.up.indices().collect::<Vec<_>>(), [3, 7, 65]);
+        assert!(first.agreeing(&Sides::of(&core(&[]), &[], &[])).is_ok_and(|agreeing| agreeing == 0));
     }
 
     fn settings(threshold: f64, linkage: Linkage) -> GroupSettings {

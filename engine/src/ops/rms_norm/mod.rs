@@ -24,8 +24,18 @@ pub struct Shape {
 }
 
 impl Shape {
-    fn check(&self, op: &'static str) -> Result<()> {
-        check(op, self.hidden > 0, || "rows have no elements".to_owned())
+    /// What every pass must fulfil: rows that have elements, and these three of the right length.
+    fn check(
+        &self,
+        op: &'static str,
+        weight: usize,
+        rows: (&'static str, usize),
+        inverse_rms: usize,
+    ) -> Result<()> {
+        check(op, self.hidden > 0, || "rows have no elements".to_owned())?;
+        check_length(op, "weight", weight, self.hidden)?;
+        check_length(op, rows.0, rows.1, self.elements())?;
+        check_length(op, "inverse_rms", inverse_rms, self.rows)
     }
 
     fn elements(&self) -> usize {
@@ -58,11 +68,8 @@ pub fn forward(
     inverse_rms: ViewMut<'_, f32>,
 ) -> Result<()> {
     const OP: &str = "rms_norm";
-    shape.check(OP)?;
+    shape.check(OP, weight.len(), ("output", output.len()), inverse_rms.len())?;
     check_length(OP, "input", input.len(), shape.elements())?;
-    check_length(OP, "weight", weight.len(), shape.hidden)?;
-    check_length(OP, "output", output.len(), shape.elements())?;
-    check_length(OP, "inverse_rms", inverse_rms.len(), shape.rows)?;
     match device {
         Device::Cpu(cpu) => {
             cpu::forward(cpu, shape, input.host(), weight.host(), output.host(), inverse_rms.host());
@@ -96,13 +103,10 @@ pub fn forward_residual(
     outputs: ResidualOutputs<'_>,
 ) -> Result<()> {
     const OP: &str = "rms_norm with residual";
-    shape.check(OP)?;
+    shape.check(OP, weight.len(), ("output", outputs.output.len()), outputs.inverse_rms.len())?;
     check_length(OP, "residual", residual.len(), shape.elements())?;
     check_length(OP, "delta", delta.len(), shape.elements())?;
-    check_length(OP, "weight", weight.len(), shape.hidden)?;
     check_length(OP, "sum", outputs.sum.len(), shape.elements())?;
-    check_length(OP, "output", outputs.output.len(), shape.elements())?;
-    check_length(OP, "inverse_rms", outputs.inverse_rms.len(), shape.rows)?;
     match device {
         Device::Cpu(cpu) => cpu::forward_residual(
             cpu,
@@ -134,10 +138,7 @@ pub fn backward(
     d_weight: ViewMut<'_, f32>,
 ) -> Result<()> {
     const OP: &str = "rms_norm backward";
-    shape.check(OP)?;
-    check_length(OP, "input", saved.input.len(), shape.elements())?;
-    check_length(OP, "weight", saved.weight.len(), shape.hidden)?;
-    check_length(OP, "inverse_rms", saved.inverse_rms.len(), shape.rows)?;
+    shape.check(OP, saved.weight.len(), ("input", saved.input.len()), saved.inverse_rms.len())?;
     check_length(OP, "d_output", d_output.len(), shape.elements())?;
     check_length(OP, "d_input", d_input.len(), shape.elements())?;
     check_length(OP, "d_weight", d_weight.len(), shape.hidden)?;
