@@ -1,0 +1,162 @@
+//! One block: its threads as coroutines, run until all wait, then released together.
+
+use std::panic::{AssertUnwindSafe, catch_unwind};
+
+use corosensei::stack::DefaultStack;
+use corosensei::{Coroutine, CoroutineResult};
+
+use super::fault::{Cause, Threads};
+use super::schedule::Order;
+use super::thread::{Context, Wait, WarpOperation, Words, enter};
+use crate::launch::Request;
+
+/// What a thread of the block is doing.
+#[derive(Debug)]
+enum State {
+    /// Can go on, with what its last wait brought.
+    Ready(Words),
+    /// Waits for the block or its warp.
+    Waiting(Wait),
+    /// Has returned.
+    Done,
+}
+
+type Thread = Coroutine<Words, Wait, (), DefaultStack>;
+
+/// Runs a block to its end, on stacks that it gives back.
+pub fn run(
+    request: &Request<'_>,
+    context: &Context<'_>,
+    order: &mut Order,
+    stacks: &mut Vec<DefaultStack>,
+) -> Result<(), (Threads, Cause)> {
+    let count = request.kernel.block as usize;
+    let (emulate, arguments) = (request.kernel.emulate, request.arguments);
+    let mut threads: Vec<Thread> = stacks
+        .drain(..count)
+        .map(|stack| {
+            // SAFETY: `arguments` and `context` outlive the coroutine, which is dropped in this function.
+            unsafe {
+                Coroutine::with_stack_unchecked(stack, move |yielder, _| {
+                    context.yielder.set(yielder);
+                    emulate(arguments);
+                })
+            }
+        })
+        .collect();
+    let mut yielders = vec![std::ptr::null(); count];
+    let mut states: Vec<State> = (0..count).map(|_| State::Ready([0; 16])).collect();
+
+    while states.iter().any(|state| !matches!(state, State::Done)) {
+        for thread in order.shuffle(count) {
+            let State::Ready(words) = states[thread] else { continue };
+            context.thread.set(thread as u32);
+            context.yielder.set(yielders[thread]);
+            let outcome = enter(context, || catch_unwind(AssertUnwindSafe(|| threads[thread].resume(words))));
+            yielders[thread] = context.yielder.get();
+            states[thread] = match outcome {
+                Ok(CoroutineResult::Return(())) => State::Done,
+                Ok(CoroutineResult::Yield(Wait::Fault(cause))) => {
+                    return Err((Threads(vec![thread as u32]), cause));
+                }
+                Ok(CoroutineResult::Yield(wait)) => State::Waiting(wait),
+                Err(panic) => {
+                    return Err((Threads(vec![thread as u32]), Cause::Panic(panic_message(&*panic))));
+                }
+            };
+        }
+        for warp in 0..count / 32 {
+            release_warp(context, warp, &mut states)?;
+        }
+        if !states.iter().any(|state| matches!(state, State::Ready(_))) {
+            release_block(context, &mut states)?;
+        }
+    }
+    stacks.extend(threads.into_iter().map(Coroutine::into_stack));
+    Ok(())
+}
+
+/// Does a warp's operation once all its lanes wait for the same one.
+fn release_warp(context: &Context<'_>, warp: usize, states: &mut [State]) -> Result<(), (Threads, Cause)> {
+    let lanes = &mut states[32 * warp..32 * (warp + 1)];
+    let first = lanes.iter().find_map(|state| match state {
+        State::Waiting(Wait::Warp(operation, _)) => Some(*operation),
+        _ => None,
+    });
+    let Some(operation) = first else { return Ok(()) };
+    let mut words = [[0; 16]; 32];
+    let mut apart = Vec::new();
+    for (lane, state) in lanes.iter().enumerate() {
+        match state {
+            State::Waiting(Wait::Warp(own, brought)) if own.same_point(&operation) => words[lane] = *brought,
+            _ => apart.push(lane),
+        }
+    }
+    if let Some(&lane) = apart.first() {
+        let threads = apart.iter().map(|lane| (32 * warp + lane) as u32).collect();
+        let message = format!(
+            "the rest of warp {warp} waits in {} at {}, thread {} {}",
+            operation.name,
+            operation.location,
+            32 * warp + lane,
+            describe(&lanes[lane]),
+        );
+        return Err((Threads(threads), Cause::Divergence(message)));
+    }
+    (operation.combine)(&mut words);
+    if operation.orders_memory {
+        context.shared.borrow_mut().warp_barrier(warp);
+    }
+    for (state, words) in lanes.iter_mut().zip(words) {
+        *state = State::Ready(words);
+    }
+    Ok(())
+}
+
+/// Lets the block pass its barrier once all its threads wait at the same one.
+fn release_block(context: &Context<'_>, states: &mut [State]) -> Result<(), (Threads, Cause)> {
+    let first = states.iter().enumerate().find_map(|(thread, state)| match state {
+        State::Waiting(Wait::Barrier(location)) => Some((thread, *location)),
+        _ => None,
+    });
+    // Warps have been released and no thread is ready: all wait at barriers or have returned.
+    let Some((waiting, location)) = first else { return Ok(()) };
+    let apart: Vec<u32> = (0u32..)
+        .zip(states.iter())
+        .filter(|(_, state)| !matches!(state, State::Waiting(Wait::Barrier(own)) if *own == location))
+        .map(|(thread, _)| thread)
+        .collect();
+    if let Some(&thread) = apart.first() {
+        let other = describe(&states[thread as usize]);
+        let message = format!("thread {waiting} waits in sync_threads at {location}, thread {thread} {other}");
+        return Err((Threads(apart), Cause::Divergence(message)));
+    }
+    context.shared.borrow_mut().block_barrier();
+    states.iter_mut().for_each(|state| *state = State::Ready([0; 16]));
+    Ok(())
+}
+
+fn describe(state: &State) -> String {
+    match state {
+        State::Waiting(Wait::Barrier(location)) => format!("waits in sync_threads at {location}"),
+        State::Waiting(Wait::Warp(operation, _)) => {
+            format!("waits in {} at {}", operation.name, operation.location)
+        }
+        State::Done => "has returned".to_owned(),
+        State::Ready(_) | State::Waiting(Wait::Fault(_)) => "runs".to_owned(),
+    }
+}
+
+impl WarpOperation {
+    fn same_point(&self, other: &Self) -> bool {
+        self.name == other.name && self.location == other.location
+    }
+}
+
+fn panic_message(panic: &(dyn std::any::Any + Send)) -> String {
+    match (panic.downcast_ref::<&str>(), panic.downcast_ref::<String>()) {
+        (Some(message), _) => (*message).to_owned(),
+        (_, Some(message)) => message.clone(),
+        _ => "without a message".to_owned(),
+    }
+}

@@ -1,0 +1,123 @@
+//! What a kernel did wrong, and where.
+
+use std::fmt;
+
+/// A fault the emulator found: the launch was given up, and its outputs are worth nothing.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("kernel {kernel}, block ({}, {}, {}), {threads}: {cause}", .block[0], .block[1], .block[2])]
+pub struct Fault {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// The block's index.
+    pub block: [u32; 3],
+    /// Whose fault it is.
+    pub threads: Threads,
+    /// What happened.
+    pub cause: Cause,
+}
+
+/// Some threads of a block.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Threads(pub Vec<u32>);
+
+impl fmt::Display for Threads {
+    /// Runs of threads, with warp and lanes: `threads 32-47 (warp 1, lanes 0-15)`.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let mut runs: Vec<(u32, u32)> = Vec::new();
+        for &thread in &self.0 {
+            match runs.last_mut() {
+                Some((_, last)) if *last + 1 == thread => *last = thread,
+                _ => runs.push((thread, thread)),
+            }
+        }
+        let range = |(first, last): (u32, u32)| {
+            if first == last { first.to_string() } else { format!("{first}-{last}") }
+        };
+        let listed: Vec<String> = runs.iter().take(8).map(|&run| range(run)).collect();
+        let more = if runs.len() > 8 { ", …" } else { "" };
+        write!(f, "thread{} {}{more}", if self.0.len() == 1 { "" } else { "s" }, listed.join(", "))?;
+        match runs[..] {
+            [(first, last)] if first / 32 == last / 32 => {
+                let lanes = range((first % 32, last % 32));
+                write!(f, " (warp {}, lane{} {lanes})", first / 32, if first == last { "" } else { "s" })
+            }
+            _ => Ok(()),
+        }
+    }
+}
+
+/// Kinds of faults.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[non_exhaustive]
+pub enum Cause {
+    /// A global access outside of the buffer that was passed.
+    #[error("{access} {parameter}[{index}], which has {length} elements, at {location}")]
+    OutOfBounds {
+        /// "load from" or "store to".
+        access: &'static str,
+        /// The kernel's parameter.
+        parameter: &'static str,
+        /// First element accessed.
+        index: usize,
+        /// Elements of the buffer.
+        length: usize,
+        /// In the source.
+        location: String,
+    },
+    /// A 16-byte access that does not start at a multiple of 16 bytes.
+    #[error("{access} {parameter}[{index}]: a vector access at address {address:#x}, which is not a multiple of 16, at {location}")]
+    Misaligned {
+        /// "load from" or "store to".
+        access: &'static str,
+        /// The kernel's parameter, or "shared memory".
+        parameter: &'static str,
+        /// First element accessed.
+        index: usize,
+        /// Its address.
+        address: usize,
+        /// In the source.
+        location: String,
+    },
+    /// A shared access outside of the block's shared memory, or of the array within it.
+    #[error("{access} byte {byte} of shared memory, outside of the array at bytes {}-{} (the block has {total}), at {location}", .array.0, .array.1)]
+    SharedOutOfBounds {
+        /// "load from" or "store to".
+        access: &'static str,
+        /// First byte accessed.
+        byte: u64,
+        /// First byte of the array and the one behind its last.
+        array: (u64, u64),
+        /// Bytes of the block's shared memory.
+        total: u32,
+        /// In the source.
+        location: String,
+    },
+    /// Shared memory was read before anything was written to it.
+    #[error("load from byte {byte} of shared memory, which was never written, at {location}")]
+    Uninitialised {
+        /// First byte accessed.
+        byte: u32,
+        /// In the source.
+        location: String,
+    },
+    /// Two threads accessed the same shared memory, one of them writing, with no barrier between.
+    #[error("{access} byte {byte} of shared memory, which thread {other} {earlier} with no barrier in between, at {location}")]
+    Race {
+        /// "load from" or "store to".
+        access: &'static str,
+        /// First byte accessed.
+        byte: u32,
+        /// Who accessed it before.
+        other: u32,
+        /// "wrote" or "read".
+        earlier: &'static str,
+        /// In the source.
+        location: String,
+    },
+    /// Threads that must meet wait at different points, or some have returned.
+    #[error("divergence: {0}")]
+    Divergence(String),
+    /// The body panicked: overflow, index out of range, a failed assertion.
+    #[error("panic: {0}")]
+    Panic(String),
+}

@@ -1,0 +1,93 @@
+//! Runs kernels without a GPU and finds their faults: a test instrument, and what the device API means.
+//!
+//! Every CUDA thread is a coroutine. A barrier or warp operation suspends it; when all threads of a block,
+//! or all lanes of a warp, wait at the same point, they go on. Found, and named with kernel, block and
+//! threads:
+//!
+//! - global accesses outside of the buffers passed, and misaligned vector accesses;
+//! - shared memory out of bounds, read before it was written, or raced for ([`shared`]);
+//! - threads that diverge around a barrier or a warp operation, and so would hang or worse.
+//!
+//! Kernels run block after block on the calling thread. That their result does not depend on the order is
+//! for tests to show, by running them in every [`Schedule`].
+
+mod block;
+mod fault;
+mod schedule;
+pub(crate) mod shared;
+pub(crate) mod thread;
+
+use std::cell::{Cell, RefCell};
+use std::sync::{Mutex, PoisonError};
+
+use corosensei::stack::DefaultStack;
+
+pub use fault::{Cause, Fault, Threads};
+pub use schedule::Schedule;
+
+use crate::launch::{Launch, LaunchError, Request};
+use schedule::Order;
+use shared::SharedMemory;
+use thread::Context;
+
+/// Shared memory of a block of an H100, the most a kernel can ask for.
+pub const SHARED_MEMORY_LIMIT: u32 = 227 * 1024;
+
+/// Bytes of a thread's stack, generous for unoptimised builds.
+const STACK: usize = 128 * 1024;
+
+/// Runs kernels on the calling thread, on host memory.
+pub struct Emulator {
+    schedule: Schedule,
+    /// Stacks of threads, kept from launch to launch.
+    stacks: Mutex<Vec<DefaultStack>>,
+}
+
+impl Emulator {
+    /// An emulator that runs threads and blocks in this order.
+    pub fn new(schedule: Schedule) -> Self {
+        Self { schedule, stacks: Mutex::default() }
+    }
+}
+
+impl std::fmt::Debug for Emulator {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("Emulator").field("schedule", &self.schedule).finish_non_exhaustive()
+    }
+}
+
+impl Launch for Emulator {
+    unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
+        let kernel = request.kernel;
+        if request.shared > SHARED_MEMORY_LIMIT {
+            let (bytes, limit) = (u64::from(request.shared), SHARED_MEMORY_LIMIT);
+            return Err(LaunchError::SharedMemory { kernel: kernel.name, bytes, limit });
+        }
+        let mut stacks = self.stacks.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut order = Order::new(self.schedule);
+        let [x, y, z] = request.grid;
+        for index in order.shuffle(x as usize * y as usize * z as usize) {
+            let index = index as u64;
+            let (x, y) = (u64::from(x), u64::from(y));
+            let context = Context {
+                kernel,
+                grid: request.grid,
+                block: [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32],
+                thread: Cell::new(0),
+                yielder: Cell::new(std::ptr::null()),
+                shared: RefCell::new(SharedMemory::new(request.shared, kernel.block / 32)),
+            };
+            while stacks.len() < kernel.block as usize {
+                let message = |error| format!("no memory for the stack of an emulated thread: {error}");
+                stacks.push(DefaultStack::new(STACK).map_err(|error| LaunchError::Driver {
+                    kernel: kernel.name,
+                    message: message(error),
+                })?);
+            }
+            block::run(request, &context, &mut order, &mut stacks).map_err(|(threads, cause)| {
+                Box::new(Fault { kernel: kernel.name, block: context.block, threads, cause })
+            })?;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,161 @@
+//! A block's shared memory, which knows who accessed what since when.
+//!
+//! Races are found by the order that barriers make, not by luck of the schedule: two accesses by
+//! different threads to the same place, one of them a write, need a block barrier between them, or, in the
+//! same warp, a warp barrier.
+
+use super::fault::Cause;
+
+/// Accesses are told apart at this many bytes: the smallest element kernels share.
+const GRANULE: usize = 2;
+/// What the memory holds before it is written: a NaN as f32 and as bf16.
+const POISON: u8 = 0xff;
+
+/// When and by whom a granule was accessed.
+#[derive(Debug, Clone, Copy)]
+struct Access {
+    /// The thread; [`NOBODY`] before the first.
+    thread: u32,
+    /// Block barriers passed before.
+    barriers: u32,
+    /// Barriers of its warp passed before.
+    warp_barriers: u32,
+}
+
+const NOBODY: u32 = u32::MAX;
+const NEVER: Access = Access { thread: NOBODY, barriers: 0, warp_barriers: 0 };
+
+#[derive(Debug, Clone, Copy)]
+struct Granule {
+    write: Access,
+    atomic: bool,
+    /// The latest read.
+    read: Access,
+    /// Another thread's read since the same block barrier, if there was one.
+    other_read: Access,
+}
+
+/// Shared memory of the block in progress.
+#[derive(Debug)]
+pub struct SharedMemory {
+    /// In words of 16 bytes, for alignment.
+    words: Vec<u128>,
+    bytes: u32,
+    granules: Vec<Granule>,
+    barriers: u32,
+    warp_barriers: Vec<u32>,
+}
+
+/// Kinds of accesses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Reads.
+    Load,
+    /// Writes.
+    Store,
+    /// Reads and writes in one.
+    Atomic,
+}
+
+impl Kind {
+    fn verb(self) -> &'static str {
+        match self {
+            Self::Load => "load from",
+            Self::Store => "store to",
+            Self::Atomic => "atomic on",
+        }
+    }
+}
+
+impl SharedMemory {
+    /// Poisoned memory for a block of `warps` warps.
+    pub fn new(bytes: u32, warps: u32) -> Self {
+        let fresh = Granule { write: NEVER, atomic: false, read: NEVER, other_read: NEVER };
+        Self {
+            words: vec![u128::from_ne_bytes([POISON; 16]); bytes.div_ceil(16) as usize],
+            bytes,
+            granules: vec![fresh; (bytes as usize).div_ceil(GRANULE)],
+            barriers: 0,
+            warp_barriers: vec![0; warps as usize],
+        }
+    }
+
+    /// Bytes the block asked for.
+    pub fn bytes(&self) -> u32 {
+        self.bytes
+    }
+
+    /// The whole block has met.
+    pub fn block_barrier(&mut self) {
+        self.barriers += 1;
+    }
+
+    /// A warp has met.
+    pub fn warp_barrier(&mut self, warp: usize) {
+        self.warp_barriers[warp] += 1;
+    }
+
+    /// Start of the memory.
+    pub fn pointer(&mut self) -> *mut u8 {
+        self.words.as_mut_ptr().cast()
+    }
+
+    /// Notes an access by `thread` to `length` bytes from `byte`, which lie inside the memory.
+    pub fn access(&mut self, thread: u32, kind: Kind, byte: u32, length: u32, location: &dyn Fn() -> String) -> Result<(), Cause> {
+        let now = Access {
+            thread,
+            barriers: self.barriers,
+            warp_barriers: self.warp_barriers[thread as usize / 32],
+        };
+        let first = byte as usize / GRANULE;
+        let last = (byte + length).div_ceil(GRANULE as u32) as usize;
+        for (index, granule) in (first..).zip(&mut self.granules[first..last]) {
+            if let Err((other, earlier)) = granule.access(now, kind) {
+                let (byte, location) = ((index * GRANULE) as u32, location());
+                return Err(match other {
+                    NOBODY => Cause::Uninitialised { byte, location },
+                    other => Cause::Race { access: kind.verb(), byte, other, earlier, location },
+                });
+            }
+        }
+        Ok(())
+    }
+}
+
+impl Access {
+    /// Whether `later` is sure to come after this access.
+    fn is_before(&self, later: &Access) -> bool {
+        self.thread == NOBODY
+            || self.thread == later.thread
+            || self.barriers < later.barriers
+            || (self.thread / 32 == later.thread / 32 && self.warp_barriers < later.warp_barriers)
+    }
+}
+
+impl Granule {
+    /// Notes an access; fails with the thread it races with and what that did.
+    fn access(&mut self, now: Access, kind: Kind) -> Result<(), (u32, &'static str)> {
+        if kind != Kind::Store && self.write.thread == NOBODY {
+            return Err((NOBODY, "wrote"));
+        }
+        let both_atomic = kind == Kind::Atomic && self.atomic;
+        if !both_atomic && !self.write.is_before(&now) {
+            return Err((self.write.thread, "wrote"));
+        }
+        if kind == Kind::Load {
+            if self.read.thread != now.thread && self.read.barriers == now.barriers {
+                self.other_read = self.read;
+            }
+            self.read = now;
+        } else {
+            for read in [self.read, self.other_read] {
+                if !read.is_before(&now) {
+                    return Err((read.thread, "read"));
+                }
+            }
+            self.write = now;
+            self.atomic = kind == Kind::Atomic;
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,28 @@
+//! GPU kernels written in Rust. One source is compiled twice:
+//!
+//! - by rustc for `nvptx64-nvidia-cuda` to the PTX in `kernels/ptx/` (`cargo ptx`, committed), which a
+//!   CUDA driver runs;
+//! - for the host, where the [`emulator`] runs every CUDA thread as a coroutine and checks what hardware
+//!   does not: bounds, alignment, races, divergence, memory read before it was written.
+//!
+//! [`kernel!`] defines a kernel once, for both, with its launch contract. [`simt`] is the device API the
+//! bodies are written in. Each family of kernels is a module here and a PTX module there.
+
+#![cfg_attr(target_arch = "nvptx64", no_std)]
+
+#[macro_use]
+mod macros;
+pub mod simt;
+
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod emulator;
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod launch;
+
+pub mod elementwise;
+
+/// All families and their kernels, by name: what PTX modules are made of.
+#[cfg(not(target_arch = "nvptx64"))]
+pub fn families() -> &'static [(&'static str, &'static [launch::Kernel])] {
+    &[("elementwise", elementwise::KERNELS)]
+}

@@ -1,0 +1,209 @@
+//! [`kernel!`]: a kernel's one definition.
+
+/// Defines a kernel: its PTX entry on a GPU; on hosts its launcher, its description `NAME::KERNEL` and
+/// what the emulator runs.
+///
+/// ```text
+/// kernel! {
+///     /// y = factor·x. What it computes, who reaches each barrier, traffic.
+///     pub fn scale {
+///         block: 256,                      // threads
+///         grid: count.div_ceil(1024),      // blocks: x, (x, y) or (x, y, z)
+///         shared: 0,                       // bytes
+///     } (
+///         x: read f32 [count] align 16,    // read, write or update; the elements it accesses
+///         y: write f32 [count] align 16,
+///         count: scalar u64,
+///         factor: scalar f32,
+///     ) requires { count < 1 << 40 } {
+///         …
+///     }
+/// }
+/// ```
+///
+/// In the body, buffers are [`Global`](crate::simt::Global) or [`GlobalMut`](crate::simt::GlobalMut). In
+/// grid, shared, lengths and requirements all integers are u64, whatever the type of the parameter. The
+/// launcher checks lengths, alignment and requirements before anything runs.
+#[macro_export]
+macro_rules! kernel {
+    (
+        $(#[$meta:meta])*
+        pub fn $name:ident { block: $block:expr, grid: $grid:expr, shared: $shared:expr $(,)? } (
+            $($parameter:ident : $direction:ident $element:ident $([$length:expr])? $(align $align:literal)?),*
+            $(,)?
+        ) $(requires { $($requirement:expr),* $(,)? })? $body:block
+    ) => {
+        #[cfg(target_arch = "nvptx64")]
+        $(#[$meta])*
+        ///
+        /// # Safety
+        /// The contract above, which the launcher of the same name on hosts checks.
+        #[unsafe(no_mangle)]
+        pub unsafe extern "ptx-kernel" fn $name($($parameter: $crate::kernel_raw!($direction $element)),*) {
+            // SAFETY: the contract covers every access of the body; the emulator checks them one by one.
+            $(let $parameter = unsafe { $crate::kernel_wrap!($direction $element, $parameter) };)*
+            $(let _ = $parameter;)*
+            $body
+        }
+
+        #[cfg(not(target_arch = "nvptx64"))]
+        $(#[$meta])*
+        ///
+        /// # Errors
+        /// Before anything runs: a buffer too short or misaligned, a requirement that does not hold. After:
+        /// what the launcher reports.
+        #[allow(clippy::too_many_arguments)]
+        pub fn $name(
+            launcher: &dyn $crate::launch::Launch,
+            $($parameter: $crate::kernel_host!($direction $element)),*
+        ) -> Result<(), $crate::launch::LaunchError> {
+            use $crate::launch::{Grid, Request, check, check_geometry};
+            let kernel: &'static $crate::launch::Kernel = &$name::KERNEL;
+            let arguments = [$($crate::kernel_argument!($direction $parameter)),*];
+            let geometry = {
+                $($crate::kernel_widen!($direction $element $parameter);)*
+                $($(
+                    if !($requirement) {
+                        return Err($crate::launch::LaunchError::Requirement {
+                            kernel: kernel.name,
+                            requirement: stringify!($requirement),
+                            numbers: $crate::launch::describe_numbers(kernel, &arguments),
+                        });
+                    }
+                )*)?
+                let needed = [$($crate::kernel_needed!($($length)?)),*];
+                for ((parameter, &argument), needed) in kernel.parameters.iter().zip(&arguments).zip(needed) {
+                    check(kernel.name, parameter, argument, needed)?;
+                }
+                check_geometry(kernel.name, Grid::from($grid), $shared)?
+            };
+            if let Some((grid, shared)) = geometry {
+                let request = Request { kernel, grid, shared, arguments: &arguments };
+                // SAFETY: the arguments come from parameters of the right types and were checked.
+                unsafe { launcher.launch(&request)? };
+            }
+            Ok(())
+        }
+
+        /// Description of the kernel of this name.
+        #[cfg(not(target_arch = "nvptx64"))]
+        #[allow(non_camel_case_types)]
+        #[derive(Debug)]
+        pub enum $name {}
+
+        #[cfg(not(target_arch = "nvptx64"))]
+        impl $name {
+            /// What is known of the kernel without running it.
+            pub const KERNEL: $crate::launch::Kernel = $crate::launch::Kernel {
+                name: stringify!($name),
+                family: $crate::launch::last_segment(module_path!()),
+                block: {
+                    assert!($block % $crate::simt::WARP == 0 && $block > 0 && $block <= 1024);
+                    $block
+                },
+                parameters: &[$($crate::launch::Parameter {
+                    name: stringify!($parameter),
+                    direction: $crate::kernel_direction!($direction),
+                    element: stringify!($element),
+                    align: $crate::kernel_align!($element $($align)?),
+                }),*],
+                emulate: Self::emulate,
+            };
+
+            fn emulate(arguments: &[$crate::launch::Argument]) {
+                let mut index = 0;
+                $(let $parameter = $crate::kernel_bind!($direction $element, arguments, index);)*
+                $(let _ = $parameter;)*
+                let _ = index;
+                $body
+            }
+        }
+    };
+}
+
+/// Type of a parameter of the PTX entry.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_raw {
+    (read $element:ident) => { *const $element };
+    (write $element:ident) => { *mut $element };
+    (update $element:ident) => { *mut $element };
+    (scalar $element:ident) => { $element };
+}
+
+/// What the body sees of a parameter of the PTX entry.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_wrap {
+    (read $element:ident, $value:ident) => { $crate::simt::Global::<$element>::from_raw($value) };
+    (write $element:ident, $value:ident) => { $crate::simt::GlobalMut::<$element>::from_raw($value) };
+    (update $element:ident, $value:ident) => { $crate::simt::GlobalMut::<$element>::from_raw($value) };
+    (scalar $element:ident, $value:ident) => { $value };
+}
+
+/// Type of a parameter of the launcher.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_host {
+    (read $element:ident) => { $crate::launch::Slice<'_, $element> };
+    (write $element:ident) => { $crate::launch::SliceMut<'_, $element> };
+    (update $element:ident) => { $crate::launch::SliceMut<'_, $element> };
+    (scalar $element:ident) => { $element };
+}
+
+/// A parameter of the launcher as an argument.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_argument {
+    (scalar $value:ident) => { $crate::launch::Argument::from($value) };
+    ($direction:ident $value:ident) => { $value.argument() };
+}
+
+/// Makes integers u64 for the contract's expressions.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_widen {
+    (scalar u32 $value:ident) => { let $value = u64::from($value); let _ = $value; };
+    ($direction:ident $element:ident $value:ident) => { let _ = &$value; };
+}
+
+/// Elements of a parameter that the kernel accesses.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_needed {
+    () => { 0u64 };
+    ($length:expr) => { $length };
+}
+
+/// A parameter's direction.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_direction {
+    (read) => { $crate::launch::Direction::Read };
+    (write) => { $crate::launch::Direction::Write };
+    (update) => { $crate::launch::Direction::Update };
+    (scalar) => { $crate::launch::Direction::Scalar };
+}
+
+/// Alignment a parameter needs: its element's, unless more is asked for.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_align {
+    ($element:ident) => { align_of::<$element>() };
+    ($element:ident $align:literal) => { $align };
+}
+
+/// What the body sees of an argument when emulated.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_bind {
+    (read $element:ident, $arguments:ident, $index:ident) => {
+        $crate::simt::Global::<$element>::bind($arguments, &mut $index)
+    };
+    (scalar $element:ident, $arguments:ident, $index:ident) => {
+        <$element as $crate::launch::Scalar>::bind($arguments, &mut $index)
+    };
+    ($direction:ident $element:ident, $arguments:ident, $index:ident) => {
+        $crate::simt::GlobalMut::<$element>::bind($arguments, &mut $index)
+    };
+}

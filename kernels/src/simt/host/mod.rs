@@ -1,0 +1,59 @@
+//! The device API on hosts: the emulator's current thread.
+
+mod math;
+mod memory;
+mod warp;
+
+use std::panic::Location;
+
+pub use math::*;
+pub use memory::*;
+pub use warp::*;
+
+use crate::emulator::thread::{Wait, suspend, with};
+
+/// Index of this thread in its block.
+pub fn thread_idx() -> u32 {
+    with(|context| context.thread.get())
+}
+
+/// Threads of a block.
+pub fn block_dim() -> u32 {
+    with(|context| context.kernel.block)
+}
+
+/// Index of this block in direction x.
+pub fn block_idx() -> u32 {
+    with(|context| context.block[0])
+}
+
+/// Index of this block in direction y.
+pub fn block_idx_y() -> u32 {
+    with(|context| context.block[1])
+}
+
+/// Index of this block in direction z.
+pub fn block_idx_z() -> u32 {
+    with(|context| context.block[2])
+}
+
+/// Blocks in direction x.
+pub fn grid_dim() -> u32 {
+    with(|context| context.grid[0])
+}
+
+/// Blocks in direction y.
+pub fn grid_dim_y() -> u32 {
+    with(|context| context.grid[1])
+}
+
+/// Blocks in direction z.
+pub fn grid_dim_z() -> u32 {
+    with(|context| context.grid[2])
+}
+
+/// Barrier of the block: every thread must reach the same one. What was written before is seen behind.
+#[track_caller]
+pub fn sync_threads() {
+    suspend(Wait::Barrier(Location::caller()));
+}

@@ -1,0 +1,97 @@
+//! The device API that kernels are written in, after the names of CUDA.
+//!
+//! Two implementations stand behind the same names: `ptx` compiles to PTX instructions, `host` calls the
+//! [emulator](crate::emulator). What needs no hardware is defined here once.
+//!
+//! Blocks have one dimension and a multiple of 32 threads. Warp operations take part with all 32 lanes;
+//! there are no masks to get wrong.
+
+#[cfg(not(target_arch = "nvptx64"))]
+mod host;
+#[cfg(target_arch = "nvptx64")]
+mod ptx;
+mod values;
+
+#[cfg(not(target_arch = "nvptx64"))]
+pub use host::*;
+#[cfg(target_arch = "nvptx64")]
+pub use ptx::*;
+pub use values::*;
+
+/// Threads of a warp.
+pub const WARP: u32 = 32;
+
+/// Lane of this thread in its warp.
+#[inline(always)]
+pub fn lane_id() -> u32 {
+    thread_idx() % WARP
+}
+
+/// Warp of this thread in its block.
+#[inline(always)]
+pub fn warp_id() -> u32 {
+    thread_idx() / WARP
+}
+
+/// Index of this thread in the whole grid, for grids of one dimension.
+#[inline(always)]
+pub fn global_thread_idx() -> usize {
+    block_idx() as usize * block_dim() as usize + thread_idx() as usize
+}
+
+/// e^x, from the fast base-2 exponential: relative error about 2^-21 near 0, growing with |x|.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    exp2_approx(x * core::f32::consts::LOG2_E)
+}
+
+/// Natural logarithm, from the fast base-2 logarithm.
+#[inline(always)]
+pub fn log(x: f32) -> f32 {
+    log2_approx(x) * core::f32::consts::LN_2
+}
+
+/// 1/(1 + e^-x).
+#[inline(always)]
+pub fn sigmoid(x: f32) -> f32 {
+    reciprocal_approx(1.0 + exp(-x))
+}
+
+/// Sum of `value` over the warp, the same bits in every lane: a butterfly adds in the same pairs everywhere.
+#[inline(always)]
+pub fn warp_sum(mut value: f32) -> f32 {
+    value += shuffle_xor(value, 16);
+    value += shuffle_xor(value, 8);
+    value += shuffle_xor(value, 4);
+    value += shuffle_xor(value, 2);
+    value + shuffle_xor(value, 1)
+}
+
+/// Largest `value` of the warp, in every lane.
+#[inline(always)]
+pub fn warp_max(mut value: f32) -> f32 {
+    value = max(value, shuffle_xor(value, 16));
+    value = max(value, shuffle_xor(value, 8));
+    value = max(value, shuffle_xor(value, 4));
+    value = max(value, shuffle_xor(value, 2));
+    max(value, shuffle_xor(value, 1))
+}
+
+/// Sum of `value` over the block, in every thread: by warps, then over the warps' sums in order.
+///
+/// `scratch` holds one value per warp. Every thread of the block must call it; `scratch` may be used again
+/// at once.
+#[inline(always)]
+pub fn block_sum(value: f32, scratch: Shared<f32>) -> f32 {
+    let sum = warp_sum(value);
+    if lane_id() == 0 {
+        scratch.store(warp_id(), sum);
+    }
+    sync_threads();
+    let mut total = 0.0;
+    for warp in 0..block_dim() / WARP {
+        total += scratch.load(warp);
+    }
+    sync_threads();
+    total
+}

@@ -1,0 +1,102 @@
+//! Values that kernels load, store and exchange.
+
+/// Plain data of 1, 2, 4 or 8 bytes that lies in device memory.
+///
+/// # Safety
+/// Every bit pattern is a value, and there is no padding.
+pub unsafe trait Element: Copy + 'static {
+    /// Name in contracts and manifests.
+    const NAME: &'static str;
+}
+
+macro_rules! elements {
+    ($($type:ty = $name:literal),*) => {
+        // SAFETY: numbers have no padding and no forbidden bit patterns.
+        $(unsafe impl Element for $type { const NAME: &'static str = $name; })*
+    };
+}
+elements!(f32 = "f32", u64 = "u64", u32 = "u32", i32 = "i32", u16 = "u16", u8 = "u8", Bf16 = "bf16");
+
+/// Sixteen bytes of elements, moved by one instruction.
+///
+/// # Safety
+/// `repr(C, align(16))`, 16 bytes, made of `Self::Element` alone.
+pub unsafe trait Vector: Copy + 'static {
+    /// What it is made of.
+    type Element: Element;
+    /// Number of elements.
+    const LENGTH: usize;
+}
+
+macro_rules! vectors {
+    ($($(#[$meta:meta])* $name:ident = [$element:ty; $length:literal]),* $(,)?) => {
+        $(
+            $(#[$meta])*
+            #[derive(Debug, Clone, Copy, PartialEq)]
+            #[repr(C, align(16))]
+            pub struct $name(pub [$element; $length]);
+
+            // SAFETY: as declared above; 16 bytes, checked here.
+            unsafe impl Vector for $name {
+                type Element = $element;
+                const LENGTH: usize = $length;
+            }
+            const _: () = assert!(size_of::<$name>() == 16);
+        )*
+    };
+}
+vectors!(
+    /// Four f32.
+    F32x4 = [f32; 4],
+    /// Four u32.
+    U32x4 = [u32; 4],
+    /// Two u64.
+    U64x2 = [u64; 2],
+    /// Eight bf16.
+    Bf16x8 = [Bf16; 8],
+);
+
+/// The upper half of an f32: 8 bits of exponent, 7 of fraction.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[repr(transparent)]
+pub struct Bf16(pub u16);
+
+/// A storage type of real numbers; arithmetic is in f32.
+pub trait Real: Element {
+    /// The 16-byte vector of it.
+    type Vector: Vector<Element = Self>;
+
+    /// The value, exactly.
+    fn to_f32(self) -> f32;
+
+    /// The nearest value, ties to even.
+    fn from_f32(value: f32) -> Self;
+}
+
+impl Real for f32 {
+    type Vector = F32x4;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        self
+    }
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        value
+    }
+}
+
+impl Real for Bf16 {
+    type Vector = Bf16x8;
+
+    #[inline(always)]
+    fn to_f32(self) -> f32 {
+        f32::from_bits(u32::from(self.0) << 16)
+    }
+
+    #[inline(always)]
+    fn from_f32(value: f32) -> Self {
+        super::round_to_bf16(value)
+    }
+}
