@@ -2,7 +2,7 @@
 #![allow(missing_docs, reason = "the macros of Criterion make undocumented functions")]
 
 use cpift_benches::{device, random};
-use cpift_engine::Buffer;
+use cpift_engine::Indices;
 use cpift_engine::ops::cross_entropy::{Gradients, Inputs, Shape, Workspace, forward, forward_backward};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -15,7 +15,7 @@ fn cross_entropy(criterion: &mut Criterion) {
         let name = format!("{}x{hidden}x{vocabulary}", shape.rows);
         let (states, head) = (random(&device, shape.rows * hidden), random(&device, vocabulary * hidden));
         let targets: Vec<u32> = (0..shape.rows).map(|row| (row * 7919 % vocabulary) as u32).collect();
-        let targets = Buffer::from_slice(&device, &targets).expect("memory");
+        let targets = Indices::from_slice(&device, &targets).expect("memory");
         let mut workspace = Workspace::new(&device, &shape).expect("memory");
         let mut losses = random(&device, shape.rows);
         let (mut d_hidden, mut d_head) =

@@ -26,7 +26,7 @@ fn train(device: &Device, task: usize, weights: &mut Flat, frozen: Option<&Mask>
     let mut optimizer = AdamW::new(device, weights.len(), ImportanceKind::Net)?;
     let mut gradients = vec![0.0; weights.len()];
     for _ in 0..200 {
-        loss(task, &weights.to_vec(), &mut gradients);
+        loss(task, &weights.to_vec()?, &mut gradients);
         let gradients = Flat::from_slice(device, &gradients)?;
         let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen };
         optimizer.step(weights.view_mut(), gradient, &hyper)?;
@@ -37,9 +37,11 @@ fn train(device: &Device, task: usize, weights: &mut Flat, frozen: Option<&Mask>
 fn main() -> Result<()> {
     let device = Device::cpu(None)?;
     let layout = Layout::new([("linear.weight", vec![1, INPUTS])])?;
-    let report = |when: &str, weights: &Flat| {
-        let [first, second] = [0, 1].map(|task| loss(task, &weights.to_vec(), &mut [0.0; INPUTS]));
+    let report = |when: &str, weights: &Flat| -> Result<()> {
+        let weights = weights.to_vec()?;
+        let [first, second] = [0, 1].map(|task| loss(task, &weights, &mut [0.0; INPUTS]));
         println!("{when:52} loss of task 0 {first:6.2}, of task 1 {second:6.2}");
+        Ok(())
     };
     let (mut first, mut second) = (Flat::zeros(&device, layout.len())?, Flat::zeros(&device, layout.len())?);
     let optimizer = train(&device, 0, &mut first, None)?;
@@ -49,11 +51,11 @@ fn main() -> Result<()> {
     let options = slerp::Options { skip: Some(&core), ..slerp::Options::default() };
     let angle = slerp::slerp(&device, &layout, second.view_mut(), first.view(), &options)?[0].angle;
     transplant::transplant(&device, second.view_mut(), first.view(), &core)?;
-    report(&format!("merged over an angle of {angle:.2}, {} core weights kept", core.count()), &second);
-    let mut unprotected = Buffer::from_slice(&device, &second.to_vec())?;
+    report(&format!("merged over an angle of {angle:.2}, {} core weights kept", core.count()), &second)?;
+    let mut unprotected = Buffer::from_slice(&device, &second.to_vec()?)?;
     train(&device, 1, &mut unprotected, None)?;
-    report("then trained on task 1", &unprotected);
+    report("then trained on task 1", &unprotected)?;
     train(&device, 1, &mut second, Some(&core))?;
-    report("then trained on task 1, core of 0 frozen", &second);
+    report("then trained on task 1, core of 0 frozen", &second)?;
     Ok(())
 }

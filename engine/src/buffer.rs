@@ -9,8 +9,12 @@ use std::ptr::NonNull;
 
 use bytemuck::Pod;
 
+use cpift_kernels::launch::{Slice, SliceMut};
+use cpift_kernels::simt::Element;
+
 use crate::device::Device;
 use crate::error::{Error, Result, check_length};
+use crate::gpu::{GpuDevice, GpuMemory, GpuSlice, GpuSliceMut};
 
 /// Alignment of every allocation in bytes: a cache line pair, and what flat segments are aligned to.
 pub const ALIGNMENT: usize = 256;
@@ -18,7 +22,13 @@ pub const ALIGNMENT: usize = 256;
 /// A contiguous run of elements on a device.
 #[derive(Debug)]
 pub struct Buffer<T: Pod> {
-    storage: HostMemory<T>,
+    storage: Storage<T>,
+}
+
+#[derive(Debug)]
+enum Storage<T: Pod> {
+    Host(HostMemory<T>),
+    Gpu(GpuMemory<T>),
 }
 
 impl<T: Pod> Buffer<T> {
@@ -28,7 +38,8 @@ impl<T: Pod> Buffer<T> {
     /// [`Error::OutOfMemory`].
     pub fn zeros(device: &Device, length: usize) -> Result<Self> {
         match device {
-            Device::Cpu(_) => Ok(Self { storage: HostMemory::zeros(length)? }),
+            Device::Cpu(_) => Ok(Self { storage: Storage::Host(HostMemory::zeros(length)?) }),
+            Device::Gpu(gpu) => Ok(Self { storage: Storage::Gpu(GpuMemory::zeros(gpu, length)?) }),
         }
     }
 
@@ -44,12 +55,15 @@ impl<T: Pod> Buffer<T> {
 
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.storage.length
+        match &self.storage {
+            Storage::Host(memory) => memory.length,
+            Storage::Gpu(memory) => memory.len(),
+        }
     }
 
     /// True when there are no elements.
     pub fn is_empty(&self) -> bool {
-        self.storage.length == 0
+        self.len() == 0
     }
 
     /// Size in bytes.
@@ -59,12 +73,20 @@ impl<T: Pod> Buffer<T> {
 
     /// All of it, to read.
     pub fn view(&self) -> View<'_, T> {
-        View { data: self.storage.as_slice() }
+        let data = match &self.storage {
+            Storage::Host(memory) => Data::Host(memory.as_slice()),
+            Storage::Gpu(memory) => Data::Gpu(memory.all()),
+        };
+        View { data }
     }
 
     /// All of it, to write.
     pub fn view_mut(&mut self) -> ViewMut<'_, T> {
-        ViewMut { data: self.storage.as_mut_slice() }
+        let data = match &mut self.storage {
+            Storage::Host(memory) => DataMut::Host(memory.as_mut_slice()),
+            Storage::Gpu(memory) => DataMut::Gpu(memory.all_mut()),
+        };
+        ViewMut { data }
     }
 
     /// A range of it, to read. Panics when the range lies outside.
@@ -74,11 +96,14 @@ impl<T: Pod> Buffer<T> {
 
     /// A range of it, to write. Panics when the range lies outside.
     pub fn slice_mut(&mut self, range: Range<usize>) -> ViewMut<'_, T> {
-        ViewMut { data: &mut self.storage.as_mut_slice()[range] }
+        self.view_mut().slice(range)
     }
 
-    /// A copy on the host.
-    pub fn to_vec(&self) -> Vec<T> {
+    /// A copy on the host. On a GPU this waits for everything queued before.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
         self.view().to_vec()
     }
 }
@@ -86,112 +111,210 @@ impl<T: Pod> Buffer<T> {
 /// Read access to a run of elements on a device.
 #[derive(Debug, Clone, Copy)]
 pub struct View<'a, T: Pod> {
-    data: &'a [T],
+    data: Data<'a, T>,
+}
+
+#[derive(Debug, Clone, Copy)]
+enum Data<'a, T: Pod> {
+    Host(&'a [T]),
+    Gpu(GpuSlice<'a, T>),
 }
 
 impl<'a, T: Pod> View<'a, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.data.len()
+        match self.data {
+            Data::Host(elements) => elements.len(),
+            Data::Gpu(elements) => elements.len(),
+        }
     }
 
     /// True when there are no elements.
     pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
+        self.len() == 0
     }
 
     /// A range of the view. Panics when the range lies outside.
     pub fn slice(&self, range: Range<usize>) -> View<'a, T> {
-        View { data: &self.data[range] }
+        let data = match self.data {
+            Data::Host(elements) => Data::Host(&elements[range]),
+            Data::Gpu(elements) => Data::Gpu(elements.slice(range)),
+        };
+        View { data }
     }
 
-    /// A copy on the host.
-    pub fn to_vec(&self) -> Vec<T> {
-        self.data.to_vec()
-    }
-
-    /// Copies the elements into `destination` on the host.
+    /// A copy on the host. On a GPU this waits for everything queued before.
     ///
     /// # Errors
-    /// When the lengths differ.
+    /// When the device has failed.
+    pub fn to_vec(&self) -> Result<Vec<T>> {
+        match self.data {
+            Data::Host(elements) => Ok(elements.to_vec()),
+            Data::Gpu(elements) => {
+                let mut values = vec![T::zeroed(); elements.len()];
+                elements.read(&mut values)?;
+                Ok(values)
+            }
+        }
+    }
+
+    /// Copies the elements into `destination` on the host. On a GPU this waits for everything queued before.
+    ///
+    /// # Errors
+    /// When the lengths differ, or the device has failed.
     pub fn copy_to_host(&self, destination: &mut [T]) -> Result<()> {
         check_length("copy_to_host", "destination", destination.len(), self.len())?;
-        destination.copy_from_slice(self.data);
+        match self.data {
+            Data::Host(elements) => destination.copy_from_slice(elements),
+            Data::Gpu(elements) => elements.read(destination)?,
+        }
         Ok(())
     }
 
-    /// The elements as a slice where the memory is the host's: the CPU operations' way in.
+    /// The elements as a slice where the memory is the host's: the CPU operations' way in. Panics when it
+    /// is a GPU's: the buffer and the operation were given different devices.
     pub(crate) fn host(&self) -> &'a [T] {
-        self.data
+        match self.data {
+            Data::Host(elements) => elements,
+            Data::Gpu(_) => panic!("a buffer on a GPU was passed to an operation on the CPU"),
+        }
+    }
+
+    /// The elements as a kernel's argument: the GPU operations' way in. Panics when they are not on `gpu`.
+    pub(crate) fn on(&self, gpu: &GpuDevice) -> Slice<'a, T>
+    where
+        T: Element,
+    {
+        match self.data {
+            Data::Gpu(elements) if elements.device().is(gpu) => elements.argument(),
+            _ => panic!("a buffer of another device was passed to an operation on {gpu:?}"),
+        }
     }
 }
 
 /// Write access to a run of elements on a device.
 #[derive(Debug)]
 pub struct ViewMut<'a, T: Pod> {
-    data: &'a mut [T],
+    data: DataMut<'a, T>,
+}
+
+#[derive(Debug)]
+enum DataMut<'a, T: Pod> {
+    Host(&'a mut [T]),
+    Gpu(GpuSliceMut<'a, T>),
 }
 
 impl<'a, T: Pod> ViewMut<'a, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
-        self.data.len()
+        match &self.data {
+            DataMut::Host(elements) => elements.len(),
+            DataMut::Gpu(elements) => elements.len(),
+        }
     }
 
     /// True when there are no elements.
     pub fn is_empty(&self) -> bool {
-        self.data.is_empty()
+        self.len() == 0
     }
 
     /// The same view for a shorter time, so that it can be passed on and used again.
     pub fn reborrow(&mut self) -> ViewMut<'_, T> {
-        ViewMut { data: self.data }
+        let data = match &mut self.data {
+            DataMut::Host(elements) => DataMut::Host(elements),
+            DataMut::Gpu(elements) => DataMut::Gpu(elements.reborrow()),
+        };
+        ViewMut { data }
     }
 
     /// The same elements, to read.
     pub fn as_view(&self) -> View<'_, T> {
-        View { data: self.data }
+        let data = match &self.data {
+            DataMut::Host(elements) => Data::Host(elements),
+            DataMut::Gpu(elements) => Data::Gpu(elements.as_slice()),
+        };
+        View { data }
     }
 
     /// A range of the view. Panics when the range lies outside.
     pub fn slice(self, range: Range<usize>) -> ViewMut<'a, T> {
-        ViewMut { data: &mut self.data[range] }
+        let data = match self.data {
+            DataMut::Host(elements) => DataMut::Host(&mut elements[range]),
+            DataMut::Gpu(elements) => DataMut::Gpu(elements.slice(range)),
+        };
+        ViewMut { data }
     }
 
     /// Two disjoint views: `..middle` and `middle..`. Panics when `middle` lies outside.
     pub fn split_at(self, middle: usize) -> (ViewMut<'a, T>, ViewMut<'a, T>) {
-        let (left, right) = self.data.split_at_mut(middle);
-        (ViewMut { data: left }, ViewMut { data: right })
+        match self.data {
+            DataMut::Host(elements) => {
+                let (left, right) = elements.split_at_mut(middle);
+                (ViewMut { data: DataMut::Host(left) }, ViewMut { data: DataMut::Host(right) })
+            }
+            DataMut::Gpu(elements) => {
+                let (left, right) = elements.split_at(middle);
+                (ViewMut { data: DataMut::Gpu(left) }, ViewMut { data: DataMut::Gpu(right) })
+            }
+        }
     }
 
     /// Overwrites the elements with those of `source` on the host.
     ///
     /// # Errors
-    /// When the lengths differ.
+    /// When the lengths differ, or the device has failed.
     pub fn copy_from_host(&mut self, source: &[T]) -> Result<()> {
         check_length("copy_from_host", "source", source.len(), self.len())?;
-        self.data.copy_from_slice(source);
+        match &mut self.data {
+            DataMut::Host(elements) => elements.copy_from_slice(source),
+            DataMut::Gpu(elements) => elements.write(source)?,
+        }
         Ok(())
     }
 
-    /// Overwrites the elements with those of `source` on the same device.
+    /// Overwrites the elements with those of `source` on the same device, or between the host and a GPU.
     ///
     /// # Errors
-    /// When the lengths differ.
+    /// When the lengths differ, or the device has failed.
     pub fn copy_from(&mut self, source: View<'_, T>) -> Result<()> {
         check_length("copy_from", "source", source.len(), self.len())?;
-        self.data.copy_from_slice(source.data);
-        Ok(())
+        match (&mut self.data, source.data) {
+            (DataMut::Host(elements), _) => source.copy_to_host(elements),
+            (DataMut::Gpu(elements), Data::Host(source)) => elements.write(source),
+            (DataMut::Gpu(elements), Data::Gpu(source)) => elements.copy_from(source),
+        }
     }
 
     /// Sets every element to `value`.
-    pub fn fill(&mut self, value: T) {
-        self.data.fill(value);
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn fill(&mut self, value: T) -> Result<()> {
+        match &mut self.data {
+            DataMut::Host(elements) => elements.fill(value),
+            DataMut::Gpu(elements) => elements.fill(value)?,
+        }
+        Ok(())
     }
 
-    /// The elements as a slice where the memory is the host's: the CPU operations' way in.
+    /// The elements as a slice where the memory is the host's: the CPU operations' way in. Panics when it
+    /// is a GPU's: the buffer and the operation were given different devices.
     pub(crate) fn host(self) -> &'a mut [T] {
-        self.data
+        match self.data {
+            DataMut::Host(elements) => elements,
+            DataMut::Gpu(_) => panic!("a buffer on a GPU was passed to an operation on the CPU"),
+        }
+    }
+
+    /// The elements as a kernel's argument: the GPU operations' way in. Panics when they are not on `gpu`.
+    pub(crate) fn on(self, gpu: &GpuDevice) -> SliceMut<'a, T>
+    where
+        T: Element,
+    {
+        match self.data {
+            DataMut::Gpu(elements) if elements.as_slice().device().is(gpu) => elements.argument(),
+            _ => panic!("a buffer of another device was passed to an operation on {gpu:?}"),
+        }
     }
 }
 

@@ -3,13 +3,18 @@
 use std::num::NonZeroUsize;
 use std::sync::Arc;
 
+use cpift_kernels::emulator::Schedule;
+
 use crate::error::{Error, Result};
+use crate::gpu::GpuDevice;
 
 /// A device: cheap to clone, shared by every buffer and operation of a job.
 #[derive(Debug, Clone)]
 pub enum Device {
     /// The host's cores, used through a thread pool of fixed size.
     Cpu(CpuDevice),
+    /// A GPU, or the emulator of one.
+    Gpu(GpuDevice),
 }
 
 impl Device {
@@ -21,6 +26,19 @@ impl Device {
         CpuDevice::new(threads).map(Self::Cpu)
     }
 
+    /// The GPU kernels run by the SIMT emulator, on host memory: for tests.
+    pub fn emulated(schedule: Schedule) -> Self {
+        Self::Gpu(GpuDevice::emulated(schedule))
+    }
+
+    /// CUDA device `ordinal`.
+    ///
+    /// # Errors
+    /// No driver, no such device, or one that is too old, with the reason.
+    pub fn cuda(ordinal: usize) -> Result<Self> {
+        GpuDevice::cuda(ordinal).map(Self::Gpu)
+    }
+
     /// A device by name: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda:N`, `emulated`.
     /// `threads` is that of [`Device::cpu`].
     ///
@@ -28,14 +46,14 @@ impl Device {
     /// An unknown name, or a device that this build or machine does not have.
     pub fn from_name(name: &str, threads: Option<NonZeroUsize>) -> Result<Self> {
         match name {
-            "auto" | "cpu" => Self::cpu(threads),
-            _ if name == "emulated" || name == "cuda" || name.starts_with("cuda:") => {
-                Err(Error::DeviceUnavailable {
-                    name: name.to_owned(),
-                    reason: "this version has no GPU kernels; use `cpu`".to_owned(),
-                })
-            }
-            _ => Err(Error::UnknownDevice { name: name.to_owned() }),
+            "auto" => Self::cuda(0).or_else(|_| Self::cpu(threads)),
+            "cpu" => Self::cpu(threads),
+            "emulated" => Ok(Self::emulated(Schedule::Forward)),
+            "cuda" => Self::cuda(0),
+            _ => match name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()) {
+                Some(ordinal) => Self::cuda(ordinal),
+                None => Err(Error::UnknownDevice { name: name.to_owned() }),
+            },
         }
     }
 
@@ -43,6 +61,7 @@ impl Device {
     pub fn name(&self) -> String {
         match self {
             Self::Cpu(_) => "cpu".to_owned(),
+            Self::Gpu(gpu) => gpu.backend().name(),
         }
     }
 
@@ -50,6 +69,7 @@ impl Device {
     pub fn describe(&self) -> String {
         match self {
             Self::Cpu(cpu) => format!("cpu ({} threads, {})", cpu.threads(), crate::cpu::simd::description()),
+            Self::Gpu(gpu) => gpu.backend().describe(),
         }
     }
 
@@ -57,6 +77,7 @@ impl Device {
     pub fn threads(&self) -> usize {
         match self {
             Self::Cpu(cpu) => cpu.threads(),
+            Self::Gpu(_) => 1,
         }
     }
 
@@ -65,6 +86,7 @@ impl Device {
     pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
         match self {
             Self::Cpu(cpu) => cpu.run(work),
+            Self::Gpu(_) => work(),
         }
     }
 }

@@ -1,7 +1,11 @@
 //! The one error type of the engine. Every variant carries the operands that were wrong.
 
+use std::sync::Arc;
+
+use cpift_kernels::launch::LaunchError;
+
 /// What can go wrong in the engine. Messages name the operation and the values it was given.
-#[derive(Debug, Clone, PartialEq, thiserror::Error)]
+#[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
     /// A buffer passed to an operation does not have the number of elements the shape asks for.
     #[error("{op}: `{name}` has {actual} elements, expected {expected}")]
@@ -32,7 +36,7 @@ pub enum Error {
         bytes: usize,
     },
     /// The device's name is not one of those known.
-    #[error("unknown device `{name}`: use `auto` or `cpu`")]
+    #[error("unknown device `{name}`: use `auto`, `cpu`, `cuda:N` or `emulated`")]
     UnknownDevice {
         /// The name given.
         name: String,
@@ -45,6 +49,31 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The operation has no kernel for GPUs yet.
+    #[error("{op}: not built for {device} yet; use `cpu`")]
+    Unsupported {
+        /// The operation.
+        op: &'static str,
+        /// The device.
+        device: String,
+    },
+    /// A kernel was refused, or failed.
+    #[error(transparent)]
+    Launch(#[from] Arc<LaunchError>),
+    /// The device failed.
+    #[error("{device}: {reason}")]
+    Device {
+        /// The device.
+        device: String,
+        /// What its driver said.
+        reason: String,
+    },
+}
+
+impl From<LaunchError> for Error {
+    fn from(error: LaunchError) -> Self {
+        Self::Launch(Arc::new(error))
+    }
 }
 
 /// Result of an engine call.

@@ -45,10 +45,10 @@
 //! assert_eq!(core.count(), 10);
 //!
 //! // Train on without moving the core: not by momentum and not by decay.
-//! let before = weights.to_vec();
+//! let before = weights.to_vec()?;
 //! let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: Some(&core) };
 //! optimizer.step(weights.view_mut(), gradient, &Hyper::default())?;
-//! let after = weights.to_vec();
+//! let after = weights.to_vec()?;
 //! assert!(core.indices().all(|index| before[index].to_bits() == after[index].to_bits()));
 //!
 //! // Merge with another model: SLERP outside the core, the core bit for bit.
@@ -68,6 +68,8 @@ mod buffer;
 pub mod cpu;
 mod device;
 mod error;
+mod gpu;
+mod indices;
 mod layout;
 mod mask;
 pub mod ops;
@@ -75,5 +77,7 @@ pub mod ops;
 pub use buffer::{ALIGNMENT, Buffer, View, ViewMut};
 pub use device::{CpuDevice, Device};
 pub use error::{Error, Result};
+pub use gpu::GpuDevice;
+pub use indices::{IndexView, Indices};
 pub use layout::{Layout, SEGMENT_ALIGNMENT, Segment, SegmentId};
 pub use mask::{Mask, WORD_BITS};

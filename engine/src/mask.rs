@@ -2,7 +2,10 @@
 
 use std::ops::Range;
 
+use cpift_kernels::launch::Slice;
+
 use crate::error::{Error, Result, check, check_length};
+use crate::gpu::{DeviceCopy, GpuDevice};
 use crate::layout::Layout;
 
 /// Elements per word of a mask. A segment starts on a word boundary, since
@@ -12,17 +15,18 @@ pub const WORD_BITS: usize = 64;
 /// A set of elements of a flat allocation: element `j` is bit `j % 64` of word `j / 64`.
 ///
 /// Padding between segments is never in a mask made by this crate. Masks live in host memory: they
-/// are 1/32 of the weights.
+/// are 1/32 of the weights. A GPU gets a copy when it first needs one.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Mask {
     words: Vec<u64>,
     length: usize,
+    copy: DeviceCopy<u32>,
 }
 
 impl Mask {
     /// The empty set over `length` elements.
     pub fn zeros(length: usize) -> Self {
-        Self { words: vec![0; length.div_ceil(WORD_BITS)], length }
+        Self { words: vec![0; length.div_ceil(WORD_BITS)], length, copy: DeviceCopy::default() }
     }
 
     /// A mask from its words.
@@ -34,7 +38,7 @@ impl Mask {
         let used = length % WORD_BITS;
         let beyond = if used == 0 { 0 } else { words.last().map_or(0, |word| word >> used) };
         check("mask", beyond == 0, || format!("bits beyond the {length} elements are set"))?;
-        Ok(Self { words, length })
+        Ok(Self { words, length, copy: DeviceCopy::default() })
     }
 
     /// A mask from the bytes [`Mask::to_bytes`] gives.
@@ -69,7 +73,14 @@ impl Mask {
 
     /// The words, for the operations that build masks.
     pub(crate) fn words_mut(&mut self) -> &mut [u64] {
+        self.copy.forget();
         &mut self.words
+    }
+
+    /// The words on a GPU, each as two of 32 bits, the lower one first.
+    pub(crate) fn on(&self, gpu: &GpuDevice) -> Result<Slice<'_, u32>> {
+        let halves = || self.words.iter().flat_map(|&word| [word as u32, (word >> 32) as u32]).collect();
+        self.copy.get(gpu, halves).map(|copy| copy.argument())
     }
 
     /// Whether element `index` is in the set. Panics when it lies outside.
@@ -82,7 +93,7 @@ impl Mask {
     pub fn set(&mut self, index: usize, member: bool) {
         assert!(index < self.length, "element {index} of a mask over {}", self.length);
         let bit = 1 << (index % WORD_BITS);
-        let word = &mut self.words[index / WORD_BITS];
+        let word = &mut self.words_mut()[index / WORD_BITS];
         *word = if member { *word | bit } else { *word & !bit };
     }
 
@@ -90,7 +101,7 @@ impl Mask {
     pub fn insert_range(&mut self, range: Range<usize>) {
         assert!(range.end <= self.length, "range {range:?} of a mask over {}", self.length);
         for (index, bits) in word_ranges(range) {
-            self.words[index] |= bits;
+            self.words_mut()[index] |= bits;
         }
     }
 
@@ -149,7 +160,7 @@ impl Mask {
     fn combine(&self, other: &Self, operation: impl Fn(u64, u64) -> u64) -> Result<Self> {
         self.check_same_length(other)?;
         let words = self.words.iter().zip(&other.words);
-        Ok(Self { words: words.map(|(&left, &right)| operation(left, right)).collect(), length: self.length })
+        Self::from_words(self.length, words.map(|(&left, &right)| operation(left, right)).collect())
     }
 
     /// Number of elements in both.

@@ -177,7 +177,7 @@ pub struct Request<'a> {
 }
 
 /// Runs kernels: a CUDA stream or the emulator.
-pub trait Launch: fmt::Debug {
+pub trait Launch: fmt::Debug + Send + Sync {
     /// Starts the kernel; it runs after all that was launched before.
     ///
     /// # Safety

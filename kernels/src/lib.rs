@@ -18,6 +18,8 @@ pub mod simt;
 pub mod emulator;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod launch;
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod modules;
 
 pub mod elementwise;
 

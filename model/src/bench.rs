@@ -129,7 +129,7 @@ impl TrainStep {
         let started = Instant::now();
         let device = self.device.clone();
         let optimizer_seconds = device.scope(|| -> Result<f64> {
-            self.gradients.view_mut().fill(0.0);
+            self.gradients.view_mut().fill(0.0)?;
             let (weights, gradients) = (self.weights.view(), self.gradients.view_mut());
             self.transformer.loss_and_gradients(weights, &batch, scale, gradients)?;
             let optimizer_started = Instant::now();

@@ -41,7 +41,7 @@ pub fn matmul_rate(device: &Device) -> Result<f64> {
     let buffer = || -> Result<Buffer<f32>> {
         let mut buffer = Buffer::zeros(device, SIZE * SIZE)?;
         // Touched, since untouched pages are all the same page of zeros and faster than real ones.
-        buffer.view_mut().fill(0.5);
+        buffer.view_mut().fill(0.5)?;
         Ok(buffer)
     };
     let (x, weight, mut y) = (buffer()?, buffer()?, buffer()?);

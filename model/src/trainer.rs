@@ -78,9 +78,9 @@ impl Trainer {
     }
 
     /// Forgets moments, steps and importance: a new fine-tune begins with the weights as they are.
-    pub fn begin(&mut self) {
-        self.optimizer.restart();
-        self.optimizer.importance_mut().fill(0.0);
+    pub fn begin(&mut self) -> Result<()> {
+        self.optimizer.restart()?;
+        Ok(self.optimizer.importance_mut().fill(0.0)?)
     }
 
     /// Makes one optimizer step on `batches`, whose sources are named by `sources`.
@@ -140,7 +140,7 @@ impl Trainer {
         batches: &StepBatches,
         frozen: Option<&Mask>,
     ) -> Result<(Vec<SourceLoss>, f64)> {
-        self.gradients.view_mut().fill(0.0);
+        self.gradients.view_mut().fill(0.0)?;
         let scale = 1.0 / batches.supervised_tokens as f64;
         let mut losses = vec![SourceLoss::default(); batches.rows_per_source.len()];
         for (batch, documents) in batches.micro.iter().zip(&batches.documents) {

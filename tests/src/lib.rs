@@ -1,6 +1,7 @@
 //! Shared parts of the tests: oracles in f64, random inputs, small models.
 
 pub mod data;
+pub mod devices;
 pub mod flat;
 pub mod folders;
 pub mod golden;

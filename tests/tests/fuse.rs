@@ -58,7 +58,7 @@ impl Models {
             Buffers { backbone: backbone.view_mut(), operand: operand.view_mut(), base: base.view_mut() };
         let (layout, cores) = (self.layout.clone(), self.cores.clone());
         let report = fuse(&device, &layout, settings, &cores, self, buffers).unwrap();
-        (backbone.to_vec(), report)
+        (backbone.to_vec().unwrap(), report)
     }
 
     /// Tasks whose core holds coordinate `j`.

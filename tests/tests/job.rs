@@ -14,7 +14,7 @@ fn weights(job: &SmallJob, folder: &str) -> Vec<f32> {
     let checkpoint = Checkpoint::open(&job.path(folder)).unwrap();
     let mut weights = Buffer::zeros(&Device::cpu(None).unwrap(), checkpoint.layout().len()).unwrap();
     checkpoint.load_into(weights.view_mut()).unwrap();
-    weights.to_vec()
+    weights.to_vec().unwrap()
 }
 
 fn core(job: &SmallJob, run: &str, task: &str) -> Mask {

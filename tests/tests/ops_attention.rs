@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use cpift_engine::ops::attention::{
     Cache, Documents, Gradients, Inputs, Outputs, Shape, backward, decode, forward,
 };
-use cpift_engine::{Buffer, Device};
+use cpift_engine::{Buffer, Device, Indices};
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
 use cpift_tests::oracle::attention as oracle;
 
@@ -74,11 +74,11 @@ impl Case {
         let gradients = Gradients { d_q: d_q.view_mut(), d_k: d_k.view_mut(), d_v: d_v.view_mut() };
         backward(&self.device, &self.shape, &documents, inputs, outputs, gradients).unwrap();
         Results {
-            output: output.to_vec(),
-            log_sum_exp: log_sum_exp.to_vec(),
-            d_q: d_q.to_vec(),
-            d_k: d_k.to_vec(),
-            d_v: d_v.to_vec(),
+            output: output.to_vec().unwrap(),
+            log_sum_exp: log_sum_exp.to_vec().unwrap(),
+            d_q: d_q.to_vec().unwrap(),
+            d_k: d_k.to_vec().unwrap(),
+            d_v: d_v.to_vec().unwrap(),
         }
     }
 }
@@ -219,8 +219,8 @@ fn decode_matches_the_oracle() {
         }
         let buffer = |values: &[f32]| Buffer::from_slice(&device, values).unwrap();
         let (q_buffer, k_buffer, v_buffer) = (buffer(&q), buffer(&k), buffer(&v));
-        let slots_buffer = Buffer::from_slice(&device, &rows).unwrap();
-        let lengths_buffer = Buffer::from_slice(&device, &lengths).unwrap();
+        let slots_buffer = Indices::from_slice(&device, &rows).unwrap();
+        let lengths_buffer = Indices::from_slice(&device, &lengths).unwrap();
         let mut output = buffer(&vec![f32::NAN; q.len()]);
         let cache = Cache {
             k: k_buffer.view(),
@@ -241,7 +241,7 @@ fn decode_matches_the_oracle() {
                 expected.extend(oracle::attend(&oracle_shape, query, head, &k, &v, seen).0);
             }
         }
-        assert_close("decode", &output.to_vec(), &expected, 2e-6);
+        assert_close("decode", &output.to_vec().unwrap(), &expected, 2e-6);
     }
 }
 

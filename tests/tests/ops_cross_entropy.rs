@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use cpift_engine::ops::cross_entropy::{
     Gradients, IGNORE, Inputs, Shape, Workspace, forward, forward_backward,
 };
-use cpift_engine::{Buffer, Device};
+use cpift_engine::{Buffer, Device, Indices};
 use cpift_tests::numeric::{assert_close, central_differences, random, random_below, widen};
 use cpift_tests::oracle;
 
@@ -58,16 +58,16 @@ impl Case {
 
     fn losses(&self, workspace: &mut Workspace) -> Vec<f32> {
         let (hidden, head) = (self.buffer(&self.hidden), self.buffer(&self.head));
-        let targets = Buffer::from_slice(&self.device, &self.targets).unwrap();
+        let targets = Indices::from_slice(&self.device, &self.targets).unwrap();
         let mut losses = self.buffer(&vec![f32::NAN; self.shape.rows]);
         let inputs = Inputs { hidden: hidden.view(), head: head.view(), targets: targets.view() };
         forward(&self.device, &self.shape, inputs, workspace, losses.view_mut()).unwrap();
-        losses.to_vec()
+        losses.to_vec().unwrap()
     }
 
     fn run(&self, workspace: &mut Workspace) -> Results {
         let (hidden, head) = (self.buffer(&self.hidden), self.buffer(&self.head));
-        let targets = Buffer::from_slice(&self.device, &self.targets).unwrap();
+        let targets = Indices::from_slice(&self.device, &self.targets).unwrap();
         let mut losses = self.buffer(&vec![f32::NAN; self.shape.rows]);
         let mut d_hidden = self.buffer(&vec![f32::NAN; self.hidden.len()]);
         let mut d_head = self.buffer(&self.d_head_start);
@@ -75,7 +75,11 @@ impl Case {
         let gradients = Gradients { d_hidden: d_hidden.view_mut(), d_head: d_head.view_mut() };
         forward_backward(&self.device, &self.shape, inputs, SCALE, workspace, losses.view_mut(), gradients)
             .unwrap();
-        Results { losses: losses.to_vec(), d_hidden: d_hidden.to_vec(), d_head: d_head.to_vec() }
+        Results {
+            losses: losses.to_vec().unwrap(),
+            d_hidden: d_hidden.to_vec().unwrap(),
+            d_head: d_head.to_vec().unwrap(),
+        }
     }
 
     fn workspace(&self) -> Workspace {
@@ -192,7 +196,7 @@ fn bad_input_is_an_error() {
     let mut case = Case::new((3, 4, 10), 1);
     case.targets = vec![1, 10, IGNORE];
     let (hidden, head) = (case.buffer(&case.hidden), case.buffer(&case.head));
-    let targets = Buffer::from_slice(&case.device, &case.targets).unwrap();
+    let targets = Indices::from_slice(&case.device, &case.targets).unwrap();
     let mut losses = case.buffer(&[0.0; 3]);
     let inputs = Inputs { hidden: hidden.view(), head: head.view(), targets: targets.view() };
     let mut workspace = case.workspace();

@@ -1,7 +1,7 @@
 //! Embedding against a plain loop: the forward copies, so its bits must be the table's.
 
 use cpift_engine::ops::embedding::{self, Shape};
-use cpift_engine::{Buffer, Device};
+use cpift_engine::{Buffer, Device, Indices};
 use cpift_tests::numeric::{assert_close, random, random_below, widen};
 
 const SHAPES: [Shape; 4] = [
@@ -19,7 +19,7 @@ fn forward_copies_the_rows() {
         let tokens = random_below(seed + 100, shape.tokens, shape.vocabulary as u32);
         let mut output = Buffer::from_slice(&device, &vec![f32::NAN; shape.tokens * shape.hidden]).unwrap();
         let table_buffer = Buffer::from_slice(&device, &table).unwrap();
-        let token_buffer = Buffer::from_slice(&device, &tokens).unwrap();
+        let token_buffer = Indices::from_slice(&device, &tokens).unwrap();
         embedding::forward(&device, shape, table_buffer.view(), token_buffer.view(), output.view_mut())
             .unwrap();
         let expected: Vec<f32> = tokens
@@ -27,7 +27,7 @@ fn forward_copies_the_rows() {
             .flat_map(|&token| &table[token as usize * shape.hidden..][..shape.hidden])
             .copied()
             .collect();
-        assert_eq!(output.to_vec(), expected);
+        assert_eq!(output.to_vec().unwrap(), expected);
     }
 }
 
@@ -39,7 +39,7 @@ fn backward_adds_every_token_to_its_row() {
         let d_output = random(seed + 200, shape.tokens * shape.hidden);
         let before = random(seed + 300, shape.vocabulary * shape.hidden);
         let mut d_table = Buffer::from_slice(&device, &before).unwrap();
-        let token_buffer = Buffer::from_slice(&device, &tokens).unwrap();
+        let token_buffer = Indices::from_slice(&device, &tokens).unwrap();
         let d_output_buffer = Buffer::from_slice(&device, &d_output).unwrap();
         embedding::backward(&device, shape, token_buffer.view(), d_output_buffer.view(), d_table.view_mut())
             .unwrap();
@@ -49,7 +49,7 @@ fn backward_adds_every_token_to_its_row() {
                 *sum += f64::from(value);
             }
         }
-        assert_close("d_table", &d_table.to_vec(), &expected, 1e-6);
+        assert_close("d_table", &d_table.to_vec().unwrap(), &expected, 1e-6);
     }
 }
 
@@ -58,7 +58,7 @@ fn a_token_outside_the_vocabulary_is_an_error_that_names_it() {
     let device = Device::cpu(None).unwrap();
     let shape = Shape { tokens: 2, vocabulary: 3, hidden: 2 };
     let table = Buffer::from_slice(&device, &[0.5; 6]).unwrap();
-    let tokens = Buffer::from_slice(&device, &[1, 3]).unwrap();
+    let tokens = Indices::from_slice(&device, &[1, 3]).unwrap();
     let mut output = Buffer::zeros(&device, 4).unwrap();
     let error = embedding::forward(&device, &shape, table.view(), tokens.view(), output.view_mut());
     assert!(error.unwrap_err().to_string().contains("token 3 at position 1"));

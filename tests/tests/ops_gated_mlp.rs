@@ -23,7 +23,7 @@ fn forward_matches_the_oracle() {
         let gate_buffer = Buffer::from_slice(&device, &gate).unwrap();
         let up_buffer = Buffer::from_slice(&device, &up).unwrap();
         gated_mlp::forward(&device, gate_buffer.view(), up_buffer.view(), activation.view_mut()).unwrap();
-        for ((&actual, &gate), &up) in activation.to_vec().iter().zip(&gate).zip(&up) {
+        for ((&actual, &gate), &up) in activation.to_vec().unwrap().iter().zip(&gate).zip(&up) {
             let expected = oracle(f64::from(gate), f64::from(up));
             let error = (f64::from(actual) - expected).abs();
             assert!(error <= 1e-6 * expected.abs() + 1e-12, "gate {gate}, up {up}: {actual}, not {expected}");
@@ -49,8 +49,8 @@ fn backward_matches_central_differences_and_restores_the_activation() {
         let d_gate = central_differences(&gate, |gate| value(gate, &up));
         let d_up = central_differences(&up, |up| value(&gate, up));
         let forward: Vec<f64> = gate.iter().zip(&up).map(|(&gate, &up)| oracle(gate, up)).collect();
-        assert_close("d_gate", &gate_buffer.to_vec(), &d_gate, 1e-6);
-        assert_close("d_up", &up_buffer.to_vec(), &d_up, 1e-6);
-        assert_close("activation", &activation.to_vec(), &forward, 1e-6);
+        assert_close("d_gate", &gate_buffer.to_vec().unwrap(), &d_gate, 1e-6);
+        assert_close("d_up", &up_buffer.to_vec().unwrap(), &d_up, 1e-6);
+        assert_close("activation", &activation.to_vec().unwrap(), &forward, 1e-6);
     }
 }

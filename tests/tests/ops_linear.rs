@@ -41,14 +41,14 @@ impl Case {
         let mut y = self.buffer(&vec![f32::NAN; self.d_y.len()]);
         let bias = with_bias.then(|| bias.view());
         forward(&self.device, &self.shape, x.view(), weight.view(), bias, y.view_mut()).unwrap();
-        y.to_vec()
+        y.to_vec().unwrap()
     }
 
     fn backward_input(&self, start: &[f32], accumulate: bool) -> Vec<f32> {
         let (d_y, weight, mut d_x) = (self.buffer(&self.d_y), self.buffer(&self.weight), self.buffer(start));
         let d_x_view = d_x.view_mut();
         backward_input(&self.device, &self.shape, d_y.view(), weight.view(), d_x_view, accumulate).unwrap();
-        d_x.to_vec()
+        d_x.to_vec().unwrap()
     }
 
     fn backward_weight(&self, start: &[f32], bias_start: &[f32]) -> (Vec<f32>, Vec<f32>) {
@@ -57,7 +57,7 @@ impl Case {
         let d_bias_view = Some(d_bias.view_mut());
         let d_weight_view = d_weight.view_mut();
         backward_weight(&self.device, &self.shape, d_y.view(), x.view(), d_weight_view, d_bias_view).unwrap();
-        (d_weight.to_vec(), d_bias.to_vec())
+        (d_weight.to_vec().unwrap(), d_bias.to_vec().unwrap())
     }
 }
 

@@ -22,7 +22,7 @@ fn run(
     let base = base.map(|base| Buffer::from_slice(&device, base).unwrap());
     let options = Options { weight, base: base.as_ref().map(|base| base.view()), skip, ..Options::default() };
     let reports = slerp(&device, layout, target.view_mut(), other.view(), &options).unwrap();
-    (target.to_vec(), reports)
+    (target.to_vec().unwrap(), reports)
 }
 
 proptest! {
@@ -77,7 +77,7 @@ proptest! {
         let mut target = Buffer::from_slice(&device, &backbone).unwrap();
         let source_buffer = Buffer::from_slice(&device, &source).unwrap();
         transplant(&device, target.view_mut(), source_buffer.view(), &mask).unwrap();
-        for (index, value) in target.to_vec().into_iter().enumerate() {
+        for (index, value) in target.to_vec().unwrap().into_iter().enumerate() {
             let expected = if mask.get(index) { source[index] } else { backbone[index] };
             prop_assert_eq!(value.to_bits(), expected.to_bits());
         }
@@ -87,7 +87,7 @@ proptest! {
         prop_assert_eq!(values.len(), mask.count());
         scatter(&device, copy.view_mut(), &mask, &values).unwrap();
         let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-        prop_assert_eq!(bits(copy.to_vec()), bits(target.to_vec()));
+        prop_assert_eq!(bits(copy.to_vec().unwrap()), bits(target.to_vec().unwrap()));
     }
 }
 
@@ -170,7 +170,7 @@ fn values_that_are_not_finite_leave_the_backbone_alone() {
     let other = Buffer::from_slice(&device, &other).unwrap();
     let error = slerp(&device, &layout, target.view_mut(), other.view(), &Options::default()).unwrap_err();
     assert_eq!(error.to_string(), "slerp: `t1` of the other model has values that are not finite");
-    assert_eq!(target.to_vec(), backbone);
+    assert_eq!(target.to_vec().unwrap(), backbone);
     let options = Options { weight: 1.5, ..Options::default() };
     assert!(slerp(&device, &layout, target.view_mut(), other.view(), &options).is_err());
 

@@ -50,7 +50,7 @@ fn every_tensor_matches_central_differences_along_its_gradient() {
         initialize(&config, &layout, seed, weights.view_mut()).unwrap();
         // Norms at 1 and biases at 0 would hide what multiplies and adds them.
         let noise = random(seed, layout.len());
-        let mut values = weights.to_vec();
+        let mut values = weights.to_vec().unwrap();
         for segment in layout.segments().iter().filter(|segment| segment.shape.len() == 1) {
             values[segment.range()].iter_mut().zip(&noise).for_each(|(value, noise)| *value += 0.4 * noise);
         }
@@ -59,7 +59,7 @@ fn every_tensor_matches_central_differences_along_its_gradient() {
         let mut transformer = Transformer::new(&config, &device, 24, false).unwrap();
         let mut gradients = Buffer::zeros(&device, layout.len()).unwrap();
         transformer.loss_and_gradients(weights.view(), &batch, 1.0, gradients.view_mut()).unwrap();
-        let gradients = gradients.to_vec();
+        let gradients = gradients.to_vec().unwrap();
         for segment in layout.segments() {
             let gradient = widen(&gradients[segment.range()]);
             let norm = dot(&gradient, &gradient).sqrt();

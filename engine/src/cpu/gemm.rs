@@ -126,8 +126,10 @@ mod tests {
     use crate::device::Device;
 
     fn cpu(threads: usize) -> CpuDevice {
-        let Device::Cpu(cpu) = Device::cpu(std::num::NonZeroUsize::new(threads)).expect("threads");
-        cpu
+        match Device::cpu(std::num::NonZeroUsize::new(threads)).expect("threads") {
+            Device::Cpu(cpu) => cpu,
+            Device::Gpu(_) => unreachable!("asked for the CPU"),
+        }
     }
 
     /// Deterministic values without structure.

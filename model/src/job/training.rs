@@ -53,7 +53,7 @@ impl Session<'_> {
     /// was asked for.
     pub fn train(&mut self, training: Training<'_>) -> Result<u64> {
         let key = checkpoint_key(training.stage, training.part);
-        self.trainer.begin();
+        self.trainer.begin()?;
         let mut state = self.checkpoints.read_newest(&key, &mut self.trainer)?.unwrap_or_default();
         self.metrics.rewind(training.stage, training.part, state.step)?;
         let total: u64 = training.parts.iter().map(|part| part.steps).sum();
@@ -122,7 +122,7 @@ impl Session<'_> {
         });
         if state.step == span.start {
             if training.restart {
-                self.trainer.optimizer.restart();
+                self.trainer.optimizer.restart()?;
             }
             state.frozen_hash = part.frozen.as_ref().map(|mask| self.hash_of(mask)).transpose()?;
         }

@@ -5,7 +5,7 @@
 //! 2 I (gate, up). Norms, the gated activation and rotated normed heads are computed again instead.
 //! With `recompute` only the inputs are kept per layer, and the rest exists once.
 
-use cpift_engine::{Buffer, Device, ViewMut};
+use cpift_engine::{Buffer, Device, Indices, ViewMut};
 
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -236,11 +236,11 @@ impl Scratch {
 #[derive(Debug)]
 pub struct BatchBuffers {
     /// Token ids `[N]`.
-    pub tokens: Buffer<u32>,
+    pub tokens: Indices,
     /// Positions in their documents `[N]`.
-    pub positions: Buffer<u32>,
+    pub positions: Indices,
     /// Targets `[N]`.
-    pub targets: Buffer<u32>,
+    pub targets: Indices,
     /// Negative log-likelihood of every target `[N]`.
     pub losses: Buffer<f32>,
 }
@@ -249,9 +249,9 @@ impl BatchBuffers {
     /// For batches of up to `max_tokens` tokens.
     pub fn new(device: &Device, max_tokens: usize) -> Result<Self> {
         Ok(Self {
-            tokens: Buffer::zeros(device, max_tokens)?,
-            positions: Buffer::zeros(device, max_tokens)?,
-            targets: Buffer::zeros(device, max_tokens)?,
+            tokens: Indices::with_capacity(device, max_tokens)?,
+            positions: Indices::with_capacity(device, max_tokens)?,
+            targets: Indices::with_capacity(device, max_tokens)?,
             losses: Buffer::zeros(device, max_tokens)?,
         })
     }

@@ -54,7 +54,7 @@ struct Backward<'a> {
 impl Backward<'_> {
     fn last_norm(&mut self, input: &Buffer<f32>) -> Result<()> {
         let pass = self.pass;
-        pass.hidden_mut(&mut self.scratch.d_residual).fill(0.0);
+        pass.hidden_mut(&mut self.scratch.d_residual).fill(0.0)?;
         self.norm(&pass.places.final_norm, input)
     }
 
@@ -191,8 +191,8 @@ impl Pass<'_> {
         };
         // The norm adds to the gradient of its input, and the rotated heads are no longer needed:
         // their memory takes the sum, and the two then trade places.
-        heads.query.fill(0.0);
-        heads.key.fill(0.0);
+        heads.query.fill(0.0)?;
+        heads.key.fill(0.0)?;
         let d_query = heads.d_query.as_view();
         query_norm.backward(device, weights, query, d_query, heads.query.reborrow(), gradients.reborrow())?;
         key_norm.backward(device, weights, key, heads.d_key.as_view(), heads.key.reborrow(), gradients)?;

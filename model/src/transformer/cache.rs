@@ -1,7 +1,7 @@
 //! Keys and values of the sequences being generated.
 
 use cpift_engine::ops::attention::{Cache, Documents};
-use cpift_engine::{Buffer, Device, View};
+use cpift_engine::{Buffer, Device, Indices, View};
 
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -20,8 +20,8 @@ pub struct KeyValueCache {
     /// Slot of each row of the step in progress, and the tokens it holds with the row's own.
     rows: Vec<(u32, u32)>,
     /// The same on the device.
-    slots: Buffer<u32>,
-    lengths: Buffer<u32>,
+    slots: Indices,
+    lengths: Indices,
 }
 
 impl KeyValueCache {
@@ -35,8 +35,8 @@ impl KeyValueCache {
             capacity,
             width,
             rows: Vec::with_capacity(slots),
-            slots: Buffer::zeros(device, slots)?,
-            lengths: Buffer::zeros(device, slots)?,
+            slots: Indices::with_capacity(device, slots)?,
+            lengths: Indices::with_capacity(device, slots)?,
         })
     }
 
@@ -50,9 +50,8 @@ impl KeyValueCache {
         self.rows.clear();
         self.rows.extend(rows);
         let (slots, lengths): (Vec<u32>, Vec<u32>) = self.rows.iter().copied().unzip();
-        self.slots.slice_mut(0..slots.len()).copy_from_host(&slots)?;
-        self.lengths.slice_mut(0..lengths.len()).copy_from_host(&lengths)?;
-        Ok(())
+        self.slots.set(&slots)?;
+        Ok(self.lengths.set(&lengths)?)
     }
 
     /// Stores `layer`'s keys and values of whole documents at the start of slots `first_slot`….
@@ -102,8 +101,8 @@ impl KeyValueCache {
             k: self.keys[layer].view(),
             v: self.values[layer].view(),
             capacity: self.capacity,
-            slots: self.slots.slice(0..self.rows.len()),
-            lengths: self.lengths.slice(0..self.rows.len()),
+            slots: self.slots.view(),
+            lengths: self.lengths.view(),
         }
     }
 }

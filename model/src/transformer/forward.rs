@@ -6,7 +6,7 @@
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::rms_norm::ResidualOutputs;
 use cpift_engine::ops::{embedding, gated_mlp, rope};
-use cpift_engine::{Buffer, Device, View, ViewMut};
+use cpift_engine::{Buffer, Device, IndexView, View, ViewMut};
 
 use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
 use super::cache::KeyValueCache;
@@ -30,9 +30,9 @@ pub struct Pass<'a> {
     /// Rotary angles.
     pub rotary: &'a RotaryTables,
     /// Token ids `[N]`.
-    pub tokens: View<'a, u32>,
+    pub tokens: IndexView<'a>,
     /// Position of every token in its document `[N]`.
-    pub positions: View<'a, u32>,
+    pub positions: IndexView<'a>,
 }
 
 /// What queries attend to.

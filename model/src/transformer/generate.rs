@@ -143,7 +143,7 @@ impl Transformer {
             let hidden = last_hidden.slice(0..active.len() * self.config.hidden);
             let mut logits = logits.slice_mut(0..active.len() * self.config.vocabulary);
             self.project(weights, hidden, logits.reborrow())?;
-            let logits = logits.as_view().to_vec();
+            let logits = logits.as_view().to_vec()?;
             for (&row, logits) in active.iter().zip(logits.chunks(self.config.vocabulary)) {
                 rows[row].take(logits, generation)?;
             }

@@ -148,7 +148,7 @@ impl Transformer {
         let losses = self.batch.losses.slice_mut(0..shape.rows);
         cross_entropy::forward(&self.device, &shape, inputs, &mut self.workspace, losses)?;
         self.timings.lap(Part::Head);
-        Ok(self.batch.losses.slice(0..shape.rows).to_vec())
+        Ok(self.batch.losses.slice(0..shape.rows).to_vec()?)
     }
 
     /// Adds the gradients of `scale` times the summed loss of the batch to `gradients` (flat, in the
@@ -228,7 +228,7 @@ impl Transformer {
         let hidden = self.activations.scratch.normed.slice(0..rows * self.config.hidden);
         let mut logits = Buffer::zeros(&self.device, rows * self.config.vocabulary)?;
         self.project(weights, hidden, logits.view_mut())?;
-        Ok(logits.to_vec())
+        Ok(logits.to_vec()?)
     }
 
     /// `logits` `[rows, V]` of `hidden` `[rows, C]`.
@@ -279,13 +279,13 @@ impl Transformer {
             )));
         }
         self.load_tokens(&batch.tokens, &batch.positions())?;
-        self.batch.targets.slice_mut(0..rows).copy_from_host(&batch.targets)?;
+        self.batch.targets.set(&batch.targets)?;
         Ok((rows > 0).then_some(documents))
     }
 
     fn load_tokens(&mut self, tokens: &[u32], positions: &[u32]) -> Result<()> {
-        self.batch.tokens.slice_mut(0..tokens.len()).copy_from_host(tokens)?;
-        Ok(self.batch.positions.slice_mut(0..positions.len()).copy_from_host(positions)?)
+        self.batch.tokens.set(tokens)?;
+        Ok(self.batch.positions.set(positions)?)
     }
 
     fn check_length(&self, name: &str, length: usize) -> Result<()> {

@@ -123,6 +123,7 @@ pub fn step(
     }
     let coefficients = Coefficients::new(hyper, step, gradient.scale)?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => cpu.run(|| cpu::step(parameters, gradient, &coefficients)),
     }
     Ok(())

@@ -61,10 +61,13 @@ impl AdamW {
     }
 
     /// Forgets moments and steps, keeps importance: a new optimizer for the next part of a job.
-    pub fn restart(&mut self) {
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn restart(&mut self) -> Result<()> {
         self.steps = 0;
-        self.moment1.view_mut().fill(0.0);
-        self.moment2.view_mut().fill(0.0);
+        self.moment1.view_mut().fill(0.0)?;
+        self.moment2.view_mut().fill(0.0)
     }
 
     /// Steps taken.

@@ -24,6 +24,7 @@ use std::ops::Range;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
+use crate::indices::IndexView;
 
 /// Sizes of attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -157,6 +158,7 @@ pub fn forward(
     check_length(OP, "output", output.len(), documents.tokens() * shape.query_width())?;
     check_length(OP, "log_sum_exp", log_sum_exp.len(), documents.tokens() * shape.heads)?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => {
             let inputs = cpu::Inputs::new(&inputs);
             cpu::forward(cpu, shape, documents, inputs, output.host(), log_sum_exp.host());
@@ -187,6 +189,7 @@ pub fn backward(
     check_length(OP, "d_k", gradients.d_k.len(), tokens * shape.key_width())?;
     check_length(OP, "d_v", gradients.d_v.len(), tokens * shape.key_width())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => backward::backward(
             cpu,
             shape,
@@ -220,9 +223,9 @@ pub struct Cache<'a> {
     /// Tokens a slot has room for.
     pub capacity: usize,
     /// The slot of each row.
-    pub slots: View<'a, u32>,
+    pub slots: IndexView<'a>,
     /// Tokens that each row sees, its own included: at least 1, at most the capacity.
-    pub lengths: View<'a, u32>,
+    pub lengths: IndexView<'a>,
 }
 
 /// Attention of one new token per row over its sequence's cache, for generation. Has no backward: no
@@ -251,17 +254,16 @@ pub fn decode(
     check(OP, whole_slots, || {
         format!("a cache of {} elements has no whole slots of {slot_width}", cache.k.len())
     })?;
+    let slots = cache.k.len() / slot_width;
+    for (row, (&slot, &length)) in cache.slots.host().iter().zip(cache.lengths.host()).enumerate() {
+        check(OP, (slot as usize) < slots, || format!("row {row}: slot {slot} of {slots}"))?;
+        check(OP, length >= 1 && length as usize <= cache.capacity, || {
+            format!("row {row}: length {length} is not in 1..={}", cache.capacity)
+        })?;
+    }
     match device {
-        Device::Cpu(cpu) => {
-            let slots = cache.k.len() / slot_width;
-            for (row, (&slot, &length)) in cache.slots.host().iter().zip(cache.lengths.host()).enumerate() {
-                check(OP, (slot as usize) < slots, || format!("row {row}: slot {slot} of {slots}"))?;
-                check(OP, length >= 1 && length as usize <= cache.capacity, || {
-                    format!("row {row}: length {length} is not in 1..={}", cache.capacity)
-                })?;
-            }
-            decode::decode(cpu, shape, q.host(), cache, output.host());
-        }
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Cpu(cpu) => decode::decode(cpu, shape, q.host(), cache, output.host()),
     }
     Ok(())
 }

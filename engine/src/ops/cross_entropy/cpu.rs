@@ -1,11 +1,10 @@
 use rayon::prelude::*;
 
-use super::{IGNORE, Shape, Workspace};
+use super::{Shape, Workspace};
 use crate::cpu::gemm::{Matrix, Update, multiply};
 use crate::cpu::math::{exp, max, sum_lanes};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
-use crate::error::{Result, check};
 
 /// Terms summed in f32 before they go into an f64.
 const SUM_BLOCK: usize = 1024;
@@ -34,16 +33,15 @@ pub struct Gradients<'a> {
 /// Losses and, where asked for, gradients.
 pub fn run(
     cpu: &CpuDevice,
-    op: &'static str,
     shape: &Shape,
     inputs: Inputs,
     workspace: &mut Workspace,
     losses: &mut [f32],
     mut gradients: Option<Gradients>,
-) -> Result<()> {
+) {
     let &Shape { hidden: width, vocabulary, .. } = shape;
-    let rows = workspace.rows.view_mut().host();
-    let rows = supervised_rows(op, shape, inputs.targets, rows)?;
+    let chunk_rows = workspace.shape.chunk_rows();
+    let rows = workspace.rows.view().host();
     losses.fill(0.0);
     if let Some(gradients) = &mut gradients {
         gradients.d_hidden.fill(0.0);
@@ -51,7 +49,7 @@ pub fn run(
     let logits = workspace.logits.view_mut().host();
     let gathered = workspace.hidden.view_mut().host();
     let d_gathered = workspace.d_hidden.view_mut().host();
-    for rows in rows.chunks(workspace.shape.chunk_rows()) {
+    for rows in rows.chunks(chunk_rows) {
         let logits = &mut logits[..rows.len() * vocabulary];
         let gathered = &mut gathered[..rows.len() * width];
         for (target, &row) in gathered.chunks_exact_mut(width).zip(rows) {
@@ -85,28 +83,6 @@ pub fn run(
             }
         }
     }
-    Ok(())
-}
-
-/// Lists the rows with a target at the front of `rows`.
-fn supervised_rows<'a>(
-    op: &'static str,
-    shape: &Shape,
-    targets: &[u32],
-    rows: &'a mut [u32],
-) -> Result<&'a [u32]> {
-    let mut count = 0;
-    for (row, &target) in targets.iter().enumerate() {
-        if target == IGNORE {
-            continue;
-        }
-        check(op, (target as usize) < shape.vocabulary, || {
-            format!("row {row}: target {target} is outside the vocabulary of {}", shape.vocabulary)
-        })?;
-        rows[count] = row as u32;
-        count += 1;
-    }
-    Ok(&rows[..count])
 }
 
 /// The loss of one row; with a scale, the logits are replaced by their gradient.

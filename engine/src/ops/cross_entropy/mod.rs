@@ -13,6 +13,7 @@ mod cpu;
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
+use crate::indices::{IndexView, Indices};
 
 /// Target of a row that has no loss.
 pub const IGNORE: u32 = u32::MAX;
@@ -44,7 +45,7 @@ impl Shape {
 pub struct Workspace {
     shape: Shape,
     /// Indices of the rows with a target.
-    rows: Buffer<u32>,
+    rows: Indices,
     /// `[chunk_rows, V]`.
     logits: Buffer<f32>,
     /// Hidden states of the chunk's rows `[chunk_rows, C]`.
@@ -62,7 +63,7 @@ impl Workspace {
         let chunk_rows = shape.chunk_rows();
         Ok(Self {
             shape: *shape,
-            rows: Buffer::zeros(device, shape.rows)?,
+            rows: Indices::with_capacity(device, shape.rows)?,
             logits: Buffer::zeros(device, chunk_rows * shape.vocabulary)?,
             hidden: Buffer::zeros(device, chunk_rows * shape.hidden)?,
             d_hidden: Buffer::zeros(device, chunk_rows * shape.hidden)?,
@@ -84,7 +85,7 @@ pub struct Inputs<'a> {
     /// The LM head's weight `[V, C]`.
     pub head: View<'a, f32>,
     /// The token each row should predict, or [`IGNORE`] `[N]`.
-    pub targets: View<'a, u32>,
+    pub targets: IndexView<'a>,
 }
 
 /// Gradients of the loss.
@@ -110,10 +111,12 @@ pub fn forward(
     const OP: &str = "cross_entropy forward";
     check_inputs(OP, shape, &inputs, workspace, &losses)?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => {
-            cpu::run(cpu, OP, shape, cpu::Inputs::new(&inputs), workspace, losses.host(), None)
+            cpu::run(cpu, shape, cpu::Inputs::new(&inputs), workspace, losses.host(), None);
         }
     }
+    Ok(())
 }
 
 /// The loss of every row in nats, 0 where ignored, and the gradients of Σ losses · `scale`.
@@ -137,6 +140,7 @@ pub fn forward_backward(
     check_length(OP, "d_hidden", gradients.d_hidden.len(), shape.rows * shape.hidden)?;
     check_length(OP, "d_head", gradients.d_head.len(), shape.vocabulary * shape.hidden)?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => {
             let gradients = cpu::Gradients {
                 scale,
@@ -144,16 +148,18 @@ pub fn forward_backward(
                 d_head: gradients.d_head.host(),
             };
             let inputs = cpu::Inputs::new(&inputs);
-            cpu::run(cpu, OP, shape, inputs, workspace, losses.host(), Some(gradients))
+            cpu::run(cpu, shape, inputs, workspace, losses.host(), Some(gradients));
         }
     }
+    Ok(())
 }
 
+/// Checks everything, and leaves in the workspace which rows there is something to do for.
 fn check_inputs(
     op: &'static str,
     shape: &Shape,
     inputs: &Inputs,
-    workspace: &Workspace,
+    workspace: &mut Workspace,
     losses: &ViewMut<f32>,
 ) -> Result<()> {
     check(op, shape.hidden != 0 && shape.vocabulary != 0, || format!("nothing to compute for {shape:?}"))?;
@@ -163,5 +169,18 @@ fn check_inputs(
     check_length(op, "losses", losses.len(), shape.rows)?;
     let room = &workspace.shape;
     let fits = shape.rows <= room.rows && shape.hidden == room.hidden && shape.vocabulary == room.vocabulary;
-    check(op, fits, || format!("a workspace for {room:?} is too small for {shape:?}"))
+    check(op, fits, || format!("a workspace for {room:?} is too small for {shape:?}"))?;
+    workspace.rows.set(&supervised_rows(op, shape, inputs.targets.host())?)
+}
+
+/// The rows with a target.
+fn supervised_rows(op: &'static str, shape: &Shape, targets: &[u32]) -> Result<Vec<u32>> {
+    let mut rows = Vec::new();
+    for (row, &target) in (0u32..).zip(targets).filter(|&(_, &target)| target != IGNORE) {
+        check(op, (target as usize) < shape.vocabulary, || {
+            format!("row {row}: target {target} is outside the vocabulary of {}", shape.vocabulary)
+        })?;
+        rows.push(row);
+    }
+    Ok(rows)
 }

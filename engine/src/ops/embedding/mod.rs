@@ -8,6 +8,7 @@ mod cpu;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
+use crate::indices::IndexView;
 
 /// Sizes of an embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,16 +29,17 @@ pub fn forward(
     device: &Device,
     shape: &Shape,
     table: View<'_, f32>,
-    tokens: View<'_, u32>,
+    tokens: IndexView<'_>,
     output: ViewMut<'_, f32>,
 ) -> Result<()> {
     const OP: &str = "embedding";
     check_length(OP, "table", table.len(), shape.vocabulary * shape.hidden)?;
     check_length(OP, "tokens", tokens.len(), shape.tokens)?;
     check_length(OP, "output", output.len(), shape.tokens * shape.hidden)?;
+    check_tokens(OP, shape, tokens.host())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => {
-            check_tokens(OP, shape, tokens.host())?;
             cpu::forward(cpu, shape, table.host(), tokens.host(), output.host());
         }
     }
@@ -51,7 +53,7 @@ pub fn forward(
 pub fn backward(
     device: &Device,
     shape: &Shape,
-    tokens: View<'_, u32>,
+    tokens: IndexView<'_>,
     d_output: View<'_, f32>,
     d_table: ViewMut<'_, f32>,
 ) -> Result<()> {
@@ -59,9 +61,10 @@ pub fn backward(
     check_length(OP, "tokens", tokens.len(), shape.tokens)?;
     check_length(OP, "d_output", d_output.len(), shape.tokens * shape.hidden)?;
     check_length(OP, "d_table", d_table.len(), shape.vocabulary * shape.hidden)?;
+    check_tokens(OP, shape, tokens.host())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => {
-            check_tokens(OP, shape, tokens.host())?;
             cpu::backward(cpu, shape, tokens.host(), d_output.host(), d_table.host());
         }
     }

@@ -23,6 +23,7 @@ pub fn forward(
     check_length(OP, "up", up.len(), gate.len())?;
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => cpu::forward(cpu, gate.host(), up.host(), activation.host()),
     }
     Ok(())
@@ -48,6 +49,7 @@ pub fn backward(
     check_length(OP, "up", up.len(), gate.len())?;
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => cpu::backward(cpu, gate.host(), up.host(), activation.host()),
     }
     Ok(())

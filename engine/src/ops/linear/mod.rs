@@ -41,6 +41,7 @@ pub fn forward(
     }
     check_length(OP, "y", y.len(), shape.rows * shape.outputs)?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => {
             cpu::forward(cpu, shape, x.host(), weight.host(), bias.map(|bias| bias.host()), y.host());
         }
@@ -67,6 +68,7 @@ pub fn backward_input(
     check_length(OP, "weight", weight.len(), shape.outputs * shape.inputs)?;
     check_length(OP, "d_x", d_x.len(), shape.rows * shape.inputs)?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => {
             cpu::backward_input(cpu, shape, d_y.host(), weight.host(), d_x.host(), accumulate);
         }
@@ -96,6 +98,7 @@ pub fn backward_weight(
         check_length(OP, "d_bias", d_bias.len(), shape.outputs)?;
     }
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => {
             let d_bias = d_bias.map(ViewMut::host);
             cpu::backward_weight(cpu, shape, d_y.host(), x.host(), d_weight.host(), d_bias);

@@ -21,6 +21,7 @@ pub fn squared_norm(device: &Device, gradient: View<'_, f32>, frozen: Option<&Ma
         check_length("squared_norm", "frozen", mask.len(), gradient.len())?;
     }
     Ok(match device {
+        Device::Gpu(gpu) => return gpu.unsupported("squared_norm"),
         Device::Cpu(cpu) => cpu.run(|| cpu::squared_norm(gradient.host(), frozen.map(Mask::words))),
     })
 }

@@ -71,6 +71,7 @@ pub fn forward(
     shape.check(OP, weight.len(), ("output", output.len()), inverse_rms.len())?;
     check_length(OP, "input", input.len(), shape.elements())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => {
             cpu::forward(cpu, shape, input.host(), weight.host(), output.host(), inverse_rms.host());
         }
@@ -108,6 +109,7 @@ pub fn forward_residual(
     check_length(OP, "delta", delta.len(), shape.elements())?;
     check_length(OP, "sum", outputs.sum.len(), shape.elements())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => cpu::forward_residual(
             cpu,
             shape,
@@ -143,6 +145,7 @@ pub fn backward(
     check_length(OP, "d_input", d_input.len(), shape.elements())?;
     check_length(OP, "d_weight", d_weight.len(), shape.hidden)?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => {
             let (input, weight, inverse_rms) =
                 (saved.input.host(), saved.weight.host(), saved.inverse_rms.host());

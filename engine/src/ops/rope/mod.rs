@@ -10,6 +10,7 @@ mod cpu;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
+use crate::indices::IndexView;
 
 /// Sizes of a rotary embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -39,7 +40,7 @@ pub fn forward(
     device: &Device,
     shape: &Shape,
     tables: Tables<'_>,
-    positions: View<'_, u32>,
+    positions: IndexView<'_>,
     x: ViewMut<'_, f32>,
 ) -> Result<()> {
     rotate::<false>("rope", device, shape, tables, positions, x)
@@ -53,7 +54,7 @@ pub fn backward(
     device: &Device,
     shape: &Shape,
     tables: Tables<'_>,
-    positions: View<'_, u32>,
+    positions: IndexView<'_>,
     d_x: ViewMut<'_, f32>,
 ) -> Result<()> {
     rotate::<true>("rope backward", device, shape, tables, positions, d_x)
@@ -64,7 +65,7 @@ fn rotate<const INVERSE: bool>(
     device: &Device,
     shape: &Shape,
     tables: Tables<'_>,
-    positions: View<'_, u32>,
+    positions: IndexView<'_>,
     x: ViewMut<'_, f32>,
 ) -> Result<()> {
     check(op, shape.head_dim > 0 && shape.head_dim.is_multiple_of(2), || {
@@ -75,12 +76,13 @@ fn rotate<const INVERSE: bool>(
     check_length(op, "sin", tables.sin.len(), tables.cos.len())?;
     let known = tables.cos.len() / (shape.head_dim / 2);
     check_length(op, "cos", tables.cos.len(), known * (shape.head_dim / 2))?;
+    let outside = positions.host().iter().find(|&&position| position as usize >= known);
+    check(op, outside.is_none(), || {
+        format!("position {} is outside the tables of {known}", outside.copied().unwrap_or_default())
+    })?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(op),
         Device::Cpu(cpu) => {
-            let outside = positions.host().iter().find(|&&position| position as usize >= known);
-            check(op, outside.is_none(), || {
-                format!("position {} is outside the tables of {known}", outside.copied().unwrap_or_default())
-            })?;
             cpu::rotate::<INVERSE>(
                 cpu,
                 shape,

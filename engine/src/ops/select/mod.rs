@@ -166,6 +166,7 @@ fn mark(
     }
     let scores = scores.host();
     let marked = match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => cpu.run(|| cpu::mark(scores, pieces, k, order, mask.words_mut())),
     };
     marked.map_err(|cpu::NotANumber { segment, index }| {

@@ -93,6 +93,7 @@ pub fn slerp(
     check(OP, (0.0..=1.0).contains(&weight), || format!("weight = {weight} must be in [0, 1]"))?;
     check(OP, epsilon >= 0.0, || format!("epsilon = {epsilon} must be >= 0"))?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => cpu.run(|| cpu::slerp(layout, backbone.host(), other.host(), options)),
     }
 }

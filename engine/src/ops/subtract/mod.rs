@@ -16,6 +16,7 @@ use crate::error::{Result, check_length};
 pub fn subtract(device: &Device, target: ViewMut<'_, f32>, other: View<'_, f32>) -> Result<()> {
     check_length("subtract", "other", other.len(), target.len())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported("subtract"),
         Device::Cpu(cpu) => cpu.run(|| cpu::subtract(target.host(), other.host())),
     }
     Ok(())

@@ -26,6 +26,7 @@ pub fn transplant(
     check_length(OP, "source", source.len(), backbone.len())?;
     check_length(OP, "mask", mask.len(), backbone.len())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => cpu.run(|| cpu::transplant(backbone.host(), source.host(), mask.words())),
     }
     Ok(())
@@ -38,6 +39,7 @@ pub fn transplant(
 pub fn gather(device: &Device, source: View<'_, f32>, mask: &Mask) -> Result<Vec<f32>> {
     check_length("gather", "mask", mask.len(), source.len())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(_) => Ok(mask.indices().map(|index| source.host()[index]).collect()),
     }
 }
@@ -50,6 +52,7 @@ pub fn scatter(device: &Device, target: ViewMut<'_, f32>, mask: &Mask, values: &
     check_length("scatter", "mask", mask.len(), target.len())?;
     check_length("scatter", "values", values.len(), mask.count())?;
     match device {
+        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(_) => {
             let target = target.host();
             mask.indices().zip(values).for_each(|(index, &value)| target[index] = value);

@@ -1,0 +1,90 @@
+//! The emulator as a device: its memory is the host's.
+
+use std::alloc::{Layout, alloc_zeroed, dealloc};
+
+use cpift_kernels::emulator::{Emulator, Schedule};
+use cpift_kernels::launch::{Launch, LaunchError, Request};
+
+use super::Backend;
+use crate::buffer::ALIGNMENT;
+use crate::error::{Error, Result};
+
+/// Runs kernels at once, on the calling thread.
+#[derive(Debug)]
+pub struct Emulated {
+    emulator: Emulator,
+}
+
+impl Emulated {
+    pub fn new(schedule: Schedule) -> Self {
+        Self { emulator: Emulator::new(schedule) }
+    }
+
+    fn layout(bytes: usize) -> Result<Layout> {
+        Layout::from_size_align(bytes, ALIGNMENT).map_err(|_| out_of_memory(bytes))
+    }
+}
+
+fn out_of_memory(bytes: usize) -> Error {
+    Error::OutOfMemory { device: "emulated".to_owned(), bytes }
+}
+
+impl Launch for Emulated {
+    unsafe fn launch(&self, request: &Request<'_>) -> std::result::Result<(), LaunchError> {
+        // SAFETY: passed on to the caller.
+        unsafe { self.emulator.launch(request) }
+    }
+}
+
+impl Backend for Emulated {
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        let layout = Self::layout(bytes)?;
+        // Zeroed, because reading uninitialised host memory would be undefined, unlike the device's.
+        // SAFETY: the size is not zero, as the trait demands.
+        let pointer = unsafe { alloc_zeroed(layout) };
+        if pointer.is_null() { Err(out_of_memory(bytes)) } else { Ok(pointer as u64) }
+    }
+
+    unsafe fn free(&self, address: u64, bytes: usize) {
+        if let Ok(layout) = Self::layout(bytes) {
+            // SAFETY: allocated above with this layout, by the caller's promise.
+            unsafe { dealloc(address as *mut u8, layout) }
+        }
+    }
+
+    unsafe fn set(&self, address: u64, byte: u8, bytes: usize) -> Result<()> {
+        // SAFETY: inside an allocation that nothing else refers to, by the caller's promise.
+        unsafe { (address as *mut u8).write_bytes(byte, bytes) };
+        Ok(())
+    }
+
+    unsafe fn write(&self, address: u64, source: &[u8]) -> Result<()> {
+        // SAFETY: as for `set`.
+        unsafe { (address as *mut u8).copy_from_nonoverlapping(source.as_ptr(), source.len()) };
+        Ok(())
+    }
+
+    unsafe fn read(&self, address: u64, destination: &mut [u8]) -> Result<()> {
+        // SAFETY: inside an allocation, by the caller's promise.
+        unsafe { (address as *const u8).copy_to_nonoverlapping(destination.as_mut_ptr(), destination.len()) };
+        Ok(())
+    }
+
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        // SAFETY: inside allocations and disjoint, by the caller's promise.
+        unsafe { (to as *mut u8).copy_from_nonoverlapping(from as *const u8, bytes) };
+        Ok(())
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn name(&self) -> String {
+        "emulated".to_owned()
+    }
+
+    fn describe(&self) -> String {
+        "emulated (GPU kernels on the CPU, for tests)".to_owned()
+    }
+}

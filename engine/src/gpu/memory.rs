@@ -1,0 +1,259 @@
+//! Memory on a [`GpuDevice`], and copies of host data that follow it there.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+use std::sync::OnceLock;
+
+use bytemuck::Pod;
+use cpift_kernels::elementwise::fill_f32;
+use cpift_kernels::launch::{Slice, SliceMut};
+use cpift_kernels::simt::Element;
+
+use super::GpuDevice;
+use crate::error::Result;
+
+/// An allocation of elements.
+#[derive(Debug)]
+pub struct GpuMemory<T: Pod> {
+    device: GpuDevice,
+    /// 0 where there are no elements.
+    address: u64,
+    length: usize,
+    elements: PhantomData<T>,
+}
+
+impl<T: Pod> GpuMemory<T> {
+    /// `length` zeros.
+    pub fn zeros(device: &GpuDevice, length: usize) -> Result<Self> {
+        let mut memory = Self::uninitialised(device, length)?;
+        memory.all_mut().set_bytes(0)?;
+        Ok(memory)
+    }
+
+    /// A copy of `values`.
+    pub fn from_slice(device: &GpuDevice, values: &[T]) -> Result<Self> {
+        let mut memory = Self::uninitialised(device, values.len())?;
+        memory.all_mut().write(values)?;
+        Ok(memory)
+    }
+
+    fn uninitialised(device: &GpuDevice, length: usize) -> Result<Self> {
+        let bytes = length * size_of::<T>();
+        let address = if bytes == 0 { 0 } else { device.backend().allocate(bytes)? };
+        Ok(Self { device: device.clone(), address, length, elements: PhantomData })
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// All of it.
+    pub fn all(&self) -> GpuSlice<'_, T> {
+        GpuSlice { device: &self.device, address: self.address, length: self.length, elements: PhantomData }
+    }
+
+    /// All of it, to write.
+    pub fn all_mut(&mut self) -> GpuSliceMut<'_, T> {
+        GpuSliceMut { slice: self.all(), exclusive: PhantomData }
+    }
+}
+
+impl<T: Pod> Drop for GpuMemory<T> {
+    fn drop(&mut self) {
+        let bytes = self.length * size_of::<T>();
+        if bytes > 0 {
+            // SAFETY: allocated with these bytes; slices borrow the memory and are gone.
+            unsafe { self.device.backend().free(self.address, bytes) }
+        }
+    }
+}
+
+/// A run of elements, to read.
+#[derive(Debug, Clone, Copy)]
+pub struct GpuSlice<'a, T: Pod> {
+    device: &'a GpuDevice,
+    address: u64,
+    length: usize,
+    elements: PhantomData<&'a [T]>,
+}
+
+impl<'a, T: Pod> GpuSlice<'a, T> {
+    /// The device it is on.
+    pub fn device(&self) -> &'a GpuDevice {
+        self.device
+    }
+
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// A part. Panics when the range lies outside.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(
+            range.start <= range.end && range.end <= self.length,
+            "range {range:?} of {} elements",
+            self.length
+        );
+        let address = self.address + (range.start * size_of::<T>()) as u64;
+        Self { address, length: range.len(), ..*self }
+    }
+
+    /// Copies to the host, after everything queued.
+    pub fn read(&self, destination: &mut [T]) -> Result<()> {
+        debug_assert_eq!(destination.len(), self.length);
+        if destination.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: inside an allocation, which is written in full when it is made.
+        unsafe { self.device.backend().read(self.address, bytemuck::cast_slice_mut(destination)) }
+    }
+
+    /// As a kernel's argument.
+    pub fn argument(&self) -> Slice<'a, T>
+    where
+        T: Element,
+    {
+        // SAFETY: inside an allocation of this device, initialised and borrowed for the lifetime.
+        unsafe { Slice::new(self.address, self.length) }
+    }
+}
+
+/// A run of elements, to write.
+#[derive(Debug)]
+pub struct GpuSliceMut<'a, T: Pod> {
+    slice: GpuSlice<'a, T>,
+    exclusive: PhantomData<&'a mut [T]>,
+}
+
+impl<'a, T: Pod> GpuSliceMut<'a, T> {
+    /// Number of elements.
+    pub fn len(&self) -> usize {
+        self.slice.length
+    }
+
+    /// The same elements, to read.
+    pub fn as_slice(&self) -> GpuSlice<'_, T> {
+        self.slice
+    }
+
+    /// The same for a shorter time.
+    pub fn reborrow(&mut self) -> GpuSliceMut<'_, T> {
+        GpuSliceMut { slice: self.slice, exclusive: PhantomData }
+    }
+
+    /// A part. Panics when the range lies outside.
+    pub fn slice(self, range: Range<usize>) -> Self {
+        Self { slice: self.slice.slice(range), exclusive: PhantomData }
+    }
+
+    /// `..middle` and `middle..`. Panics when `middle` lies outside.
+    pub fn split_at(self, middle: usize) -> (Self, Self) {
+        let part = |range| Self { slice: self.slice.slice(range), exclusive: PhantomData };
+        (part(0..middle), part(middle..self.slice.length))
+    }
+
+    /// Overwrites the elements by values of the host.
+    pub fn write(&mut self, source: &[T]) -> Result<()> {
+        debug_assert_eq!(source.len(), self.len());
+        if source.is_empty() {
+            return Ok(());
+        }
+        // SAFETY: inside an allocation that is borrowed mutably.
+        unsafe { self.slice.device.backend().write(self.slice.address, bytemuck::cast_slice(source)) }
+    }
+
+    /// Overwrites the elements by others of the same device.
+    pub fn copy_from(&mut self, source: GpuSlice<'_, T>) -> Result<()> {
+        debug_assert_eq!(source.len(), self.len());
+        let bytes = source.length * size_of::<T>();
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: inside allocations; the source is borrowed, so it does not overlap what is borrowed mutably.
+        unsafe { self.slice.device.backend().copy(self.slice.address, source.address, bytes) }
+    }
+
+    /// Sets every element. Values of 4 bytes and those whose bytes are all the same take one write of the
+    /// memory, others a copy from the host.
+    pub fn fill(&mut self, value: T) -> Result<()> {
+        let aligned = self.slice.address.is_multiple_of(16);
+        match bytemuck::bytes_of(&value) {
+            [] => Ok(()),
+            [byte, rest @ ..] if rest.iter().all(|other| other == byte) => self.set_bytes(*byte),
+            &[a, b, c, d] if aligned => {
+                // SAFETY: the same memory, borrowed mutably; f32 takes any bits.
+                let target = unsafe { SliceMut::new(self.slice.address, self.len()) };
+                let value = f32::from_ne_bytes([a, b, c, d]);
+                fill_f32(self.slice.device.launcher(), target, self.len() as u64, value)?;
+                Ok(())
+            }
+            _ => self.write(&vec![value; self.len()]),
+        }
+    }
+
+    /// Sets every byte.
+    fn set_bytes(&mut self, byte: u8) -> Result<()> {
+        let bytes = self.len() * size_of::<T>();
+        if bytes == 0 {
+            return Ok(());
+        }
+        // SAFETY: inside an allocation that is borrowed mutably.
+        unsafe { self.slice.device.backend().set(self.slice.address, byte, bytes) }
+    }
+
+    /// As a kernel's argument.
+    pub fn argument(self) -> SliceMut<'a, T>
+    where
+        T: Element,
+    {
+        // SAFETY: inside an allocation of this device, initialised and borrowed mutably for the lifetime.
+        unsafe { SliceMut::new(self.slice.address, self.slice.length) }
+    }
+}
+
+/// A copy of host data on a device, made when it is first asked for and kept.
+///
+/// Whoever owns the data calls [`DeviceCopy::forget`] when it changes. It is no part of the owner's value:
+/// clones start without one, and all are equal.
+#[derive(Debug)]
+pub struct DeviceCopy<T: Pod>(OnceLock<GpuMemory<T>>);
+
+impl<T: Pod> DeviceCopy<T> {
+    /// The copy on `device`; `values` gives what it is made from.
+    pub fn get(&self, device: &GpuDevice, values: impl FnOnce() -> Vec<T>) -> Result<GpuSlice<'_, T>> {
+        if self.0.get().is_none() {
+            // Another thread may come first; its copy is as good.
+            let _ = self.0.set(GpuMemory::from_slice(device, &values())?);
+        }
+        let memory = self.0.get().expect("set above");
+        assert!(memory.device.is(device), "one value was used on two GPU devices");
+        Ok(memory.all())
+    }
+
+    /// Drops the copy, because the values are about to change.
+    pub fn forget(&mut self) {
+        self.0 = OnceLock::new();
+    }
+}
+
+impl<T: Pod> Default for DeviceCopy<T> {
+    fn default() -> Self {
+        Self(OnceLock::new())
+    }
+}
+
+impl<T: Pod> Clone for DeviceCopy<T> {
+    fn clone(&self) -> Self {
+        Self::default()
+    }
+}
+
+impl<T: Pod> PartialEq for DeviceCopy<T> {
+    fn eq(&self, _: &Self) -> bool {
+        true
+    }
+}
+
+impl<T: Pod> Eq for DeviceCopy<T> {}

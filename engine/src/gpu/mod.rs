@@ -1,0 +1,120 @@
+//! Devices that run the kernels of `cpift-kernels`: a GPU through CUDA's driver, or the SIMT emulator.
+//!
+//! Both are one implementation of the operations over a [`Backend`], which holds memory and launches
+//! kernels. Operations are asynchronous: they are queued in one stream and run in order. Reading memory
+//! back to the host waits for everything queued before, and is where a failure of it is reported.
+
+mod cuda;
+mod emulated;
+mod memory;
+
+use std::fmt;
+use std::sync::Arc;
+
+use cpift_kernels::emulator::Schedule;
+use cpift_kernels::launch::Launch;
+
+use crate::error::{Error, Result};
+pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
+
+/// Memory and kernel launches of one device. Addresses are the device's own.
+///
+/// All methods may be called from any thread; what they queue runs in the order of the calls.
+pub(crate) trait Backend: Launch {
+    /// Device memory, aligned to [`ALIGNMENT`](crate::buffer::ALIGNMENT), with any content. `bytes` is not 0.
+    fn allocate(&self, bytes: usize) -> Result<u64>;
+
+    /// Gives memory back once everything queued so far has run.
+    ///
+    /// # Safety
+    /// `address` comes from [`Backend::allocate`] of the same number of bytes and is not used any more.
+    unsafe fn free(&self, address: u64, bytes: usize);
+
+    /// Sets every byte.
+    ///
+    /// # Safety
+    /// The range lies inside an allocation of this backend that nothing else refers to meanwhile.
+    unsafe fn set(&self, address: u64, byte: u8, bytes: usize) -> Result<()>;
+
+    /// Copies from the host; `source` may change as soon as this returns.
+    ///
+    /// # Safety
+    /// As for [`Backend::set`].
+    unsafe fn write(&self, address: u64, source: &[u8]) -> Result<()>;
+
+    /// Waits for everything queued, then copies to the host.
+    ///
+    /// # Safety
+    /// The range lies inside an allocation of this backend, and its bytes have been written.
+    unsafe fn read(&self, address: u64, destination: &mut [u8]) -> Result<()>;
+
+    /// Copies within the device.
+    ///
+    /// # Safety
+    /// Both ranges lie inside allocations of this backend and do not overlap.
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()>;
+
+    /// Waits for everything queued.
+    fn synchronize(&self) -> Result<()>;
+
+    /// Name as [`Device::from_name`](crate::Device::from_name) takes it.
+    fn name(&self) -> String;
+
+    /// What a person is told.
+    fn describe(&self) -> String;
+}
+
+/// A device that runs kernels: cheap to clone.
+#[derive(Clone)]
+pub struct GpuDevice {
+    backend: Arc<dyn Backend>,
+}
+
+impl GpuDevice {
+    /// CUDA device `ordinal`.
+    ///
+    /// # Errors
+    /// No driver, no such device, or one that is too old, with the reason.
+    pub(crate) fn cuda(ordinal: usize) -> Result<Self> {
+        Ok(Self { backend: Arc::new(cuda::Cuda::new(ordinal)?) })
+    }
+
+    /// The SIMT emulator: threads and blocks run in the order of `schedule`, on the calling thread.
+    pub(crate) fn emulated(schedule: Schedule) -> Self {
+        Self { backend: Arc::new(emulated::Emulated::new(schedule)) }
+    }
+
+    /// Waits until everything that was queued has run.
+    ///
+    /// # Errors
+    /// What failed on the device since the last wait.
+    pub fn synchronize(&self) -> Result<()> {
+        self.backend.synchronize()
+    }
+
+    /// Where kernels are launched.
+    pub(crate) fn launcher(&self) -> &dyn Launch {
+        &*self.backend
+    }
+
+    /// Memory of the device.
+    pub(crate) fn backend(&self) -> &dyn Backend {
+        &*self.backend
+    }
+
+    /// The error of an operation without a kernel.
+    pub(crate) fn unsupported<T>(&self, op: &'static str) -> Result<T> {
+        Err(Error::Unsupported { op, device: self.backend.name() })
+    }
+
+    /// Whether both are the same device.
+    pub(crate) fn is(&self, other: &Self) -> bool {
+        Arc::ptr_eq(&self.backend, &other.backend)
+    }
+}
+
+impl fmt::Debug for GpuDevice {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.backend.fmt(f)
+    }
+}
