@@ -31,7 +31,10 @@ fn recipes_that_cannot_be_read() {
 #[test]
 fn devices_that_are_not_there() {
     let files = one_step();
-    assert_eq!(files.refused(&["--device", "gpu"]), "unknown device `gpu`: use `auto` or `cpu`");
+    assert_eq!(
+        files.refused(&["--device", "gpu"]),
+        "unknown device `gpu`: use `auto`, `cpu`, `cuda:N` or `emulated`"
+    );
     assert!(files.refused(&["--device", "cuda:0"]).starts_with("device `cuda:0` cannot be used: "));
 }
 

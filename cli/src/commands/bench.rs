@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 
-use cpift_engine::Device;
 use cpift_model::Result;
 use cpift_model::bench::{StepOptions, step};
 
@@ -12,7 +11,7 @@ use crate::display::{print, print_json, units};
 
 /// Measures whole train steps.
 pub fn run(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result<()> {
-    let device = Device::from_name(&arguments.device.device, threads)?;
+    let device = super::open_device(&arguments.device.device, threads)?;
     let result = step(
         &device,
         &StepOptions {

@@ -24,7 +24,8 @@ struct Entry {
 
 /// Lists the devices.
 pub fn run(arguments: &args::Devices, threads: Option<NonZeroUsize>) -> Result<()> {
-    let entries = [cpu(threads)?, gpu()];
+    let mut entries = vec![cpu(threads)?];
+    entries.extend(gpus());
     if arguments.json {
         return print_json(&serde_json::json!({ "devices": entries }));
     }
@@ -39,8 +40,8 @@ pub fn run(arguments: &args::Devices, threads: Option<NonZeroUsize>) -> Result<(
         ]);
     }
     let mut text = table.render();
-    for entry in entries.iter().filter(|entry| !entry.usable) {
-        text.push_str(&format!("{}\n", style.dim(format!("{}: {}", entry.name, entry.description))));
+    for entry in &entries {
+        text.push_str(&format!("{}\n", style.dim(&entry.description)));
     }
     print(&text)
 }
@@ -57,18 +58,22 @@ fn cpu(threads: Option<NonZeroUsize>) -> Result<Entry> {
     })
 }
 
-/// Why no GPU is used, as the engine says it.
-fn gpu() -> Entry {
-    let description = match Device::from_name("cuda:0", None) {
-        Ok(device) => device.describe(),
-        Err(error) => error.to_string(),
-    };
-    Entry {
-        name: "cuda:0".to_owned(),
-        usable: false,
-        description,
+/// The GPUs, or why there is none.
+fn gpus() -> Vec<Entry> {
+    let entry = |ordinal, device: cpift_engine::Result<Device>| Entry {
+        name: format!("cuda:{ordinal}"),
+        usable: device.is_ok(),
+        description: device.map_or_else(|error| error.to_string(), |device| device.describe()),
         threads: None,
         vector_instructions: None,
         memory_bytes: None,
+    };
+    match Device::cuda(0) {
+        Err(error) => vec![entry(0, Err(error))],
+        Ok(first) => {
+            let more = (1..).map_while(|ordinal| Some((ordinal, Device::cuda(ordinal).ok()?)));
+            let all = std::iter::once((0, first)).chain(more);
+            all.map(|(ordinal, device)| entry(ordinal, Ok(device))).collect()
+        }
     }
 }

@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 
-use cpift_engine::Device;
 use cpift_model::Result;
 use cpift_model::evaluation::Evaluator;
 
@@ -12,7 +11,7 @@ use crate::display::{print, print_json, units};
 
 /// Measures a model on files.
 pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> {
-    let device = Device::from_name(&arguments.device.device, threads)?;
+    let device = super::open_device(&arguments.device.device, threads)?;
     let mut evaluator = Evaluator::open(&device, &arguments.model)?;
     let mut scores = Vec::with_capacity(arguments.data.len());
     for path in &arguments.data {

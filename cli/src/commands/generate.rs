@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 
-use cpift_engine::Device;
 use cpift_model::Result;
 use cpift_model::evaluation::Evaluator;
 
@@ -11,7 +10,7 @@ use crate::display::print;
 
 /// Prints a model's answer to a prompt.
 pub fn run(arguments: &args::Generate, threads: Option<NonZeroUsize>) -> Result<()> {
-    let device = Device::from_name(&arguments.device.device, threads)?;
+    let device = super::open_device(&arguments.device.device, threads)?;
     let mut evaluator = Evaluator::open(&device, &arguments.model)?;
     let answer = evaluator.generate(
         &arguments.prompt,

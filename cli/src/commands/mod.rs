@@ -8,7 +8,26 @@ pub mod generate;
 pub mod plan;
 pub mod train;
 
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+
+use cpift_engine::{Device, Error};
+
+/// The device of that name. `auto` is a GPU where one can be used; where none can, a line says why, and
+/// it is the CPU.
+fn open_device(name: &str, threads: Option<NonZeroUsize>) -> cpift_engine::Result<Device> {
+    if name != "auto" {
+        return Device::from_name(name, threads);
+    }
+    Device::cuda(0).or_else(|error| {
+        let reason = match error {
+            Error::DeviceUnavailable { reason, .. } => reason,
+            error => error.to_string(),
+        };
+        eprintln!("no GPU: {reason}; computing on the CPU");
+        Device::cpu(threads)
+    })
+}
 
 /// Where tokenised data is kept between runs: `cpift-engine` in the user's cache folder. None where there
 /// is no such folder, as for users without a home.

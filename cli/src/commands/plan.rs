@@ -2,7 +2,6 @@
 
 use std::num::NonZeroUsize;
 
-use cpift_engine::Device;
 use cpift_model::{Result, job, machine};
 
 use crate::display::style::Style;
@@ -12,7 +11,7 @@ use crate::{args, recipe};
 /// Prints what a recipe would take.
 pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> {
     let loaded = recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
-    let device = Device::from_name(&arguments.recipe.device.device, threads)?;
+    let device = super::open_device(&arguments.recipe.device.device, threads)?;
     let planned = job::plan_recipe(&device, &loaded.recipe, super::token_cache().as_deref())?;
     let rate = machine::matmul_rate(&device)?;
     if arguments.json {

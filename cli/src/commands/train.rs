@@ -4,7 +4,6 @@ use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use cpift_engine::Device;
 use cpift_model::job::{Job, JobOptions};
 use cpift_model::{Result, machine};
 
@@ -18,7 +17,7 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     let stop = interrupt::stop_flag()?;
     let loaded = recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
-    let device = Device::from_name(&arguments.recipe.device.device, threads)?;
+    let device = super::open_device(&arguments.recipe.device.device, threads)?;
     let cache = super::token_cache();
     let options = JobOptions {
         recipe: &loaded.recipe,

@@ -76,7 +76,28 @@ impl GpuDevice {
     /// # Errors
     /// No driver, no such device, or one that is too old, with the reason.
     pub(crate) fn cuda(ordinal: usize) -> Result<Self> {
-        Ok(Self { backend: Arc::new(cuda::Cuda::new(ordinal)?) })
+        let device = Self { backend: Arc::new(cuda::Cuda::new(ordinal)?) };
+        device.try_out().map_err(|error| match error {
+            Error::DeviceUnavailable { .. } => error,
+            error => Error::DeviceUnavailable {
+                name: device.backend.name(),
+                reason: format!("it fails a first test: {error}"),
+            },
+        })?;
+        Ok(device)
+    }
+
+    /// Runs a kernel and reads what it wrote: a driver that does not take the PTX shows here, not in the
+    /// middle of a job.
+    fn try_out(&self) -> Result<()> {
+        let mut memory = GpuMemory::<f32>::zeros(self, 37)?;
+        memory.all_mut().fill(1.5)?;
+        let mut values = [0.0; 37];
+        memory.all().read(&mut values)?;
+        if values == [1.5; 37] {
+            return Ok(());
+        }
+        Err(Error::Device { device: self.backend.name(), reason: "a kernel wrote wrong values".to_owned() })
     }
 
     /// The SIMT emulator: threads and blocks run in the order of `schedule`, on the calling thread.
