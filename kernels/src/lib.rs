@@ -9,6 +9,12 @@
 //! bodies are written in. Each family of kernels is a module here and a PTX module there.
 
 #![cfg_attr(target_arch = "nvptx64", no_std)]
+#![cfg_attr(
+    target_arch = "nvptx64",
+    feature(abi_ptx, asm_experimental_arch, core_float_math, link_llvm_intrinsics)
+)]
+// There, contracts are not compiled, nor the constants that only they use; intrinsics are internal.
+#![cfg_attr(target_arch = "nvptx64", allow(dead_code, internal_features))]
 
 #[macro_use]
 mod macros;

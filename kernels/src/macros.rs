@@ -39,6 +39,7 @@ macro_rules! kernel {
         /// # Safety
         /// The contract above, which the launcher of the same name on hosts checks.
         #[unsafe(no_mangle)]
+        #[allow(unused_unsafe)] // Scalars need none.
         pub unsafe extern "ptx-kernel" fn $name($($parameter: $crate::kernel_raw!($direction $element)),*) {
             // SAFETY: the contract covers every access of the body; the emulator checks them one by one.
             $(let $parameter = unsafe { $crate::kernel_wrap!($direction $element, $parameter) };)*

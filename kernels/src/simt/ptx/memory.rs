@@ -1,0 +1,145 @@
+//! Handles to global memory: thin pointers, unchecked. The launcher checks sizes, the emulator every access.
+
+use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
+
+use crate::simt::{Element, Vector};
+
+/// A buffer in global memory, to read.
+pub struct Global<T: Element>(*const T);
+
+/// A buffer in global memory, to read and write.
+pub struct GlobalMut<T: Element>(*mut T);
+
+impl<T: Element> Clone for Global<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T: Element> Copy for Global<T> {}
+impl<T: Element> Clone for GlobalMut<T> {
+    #[inline(always)]
+    fn clone(&self) -> Self {
+        *self
+    }
+}
+impl<T: Element> Copy for GlobalMut<T> {}
+
+impl<T: Element> Global<T> {
+    /// The buffer at `pointer`.
+    ///
+    /// # Safety
+    /// `pointer` is an entry's parameter, valid and initialised for every access of its kernel.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub unsafe fn from_raw(pointer: *const T) -> Self {
+        Self(pointer)
+    }
+
+    /// Element `index`.
+    #[inline(always)]
+    pub fn load(self, index: usize) -> T {
+        // SAFETY: the kernel's contract, by which the handle was made.
+        unsafe { self.0.add(index).read() }
+    }
+
+    /// The 16 bytes from element `index` on, which must be aligned to 16 bytes.
+    #[inline(always)]
+    pub fn load_vector<V: Vector<Element = T>>(self, index: usize) -> V {
+        // SAFETY: as for `load`; aligned by the kernel's contract.
+        unsafe { self.0.add(index).cast::<V>().read() }
+    }
+
+    /// The buffer from element `count` on.
+    #[inline(always)]
+    pub fn offset(self, count: usize) -> Self {
+        // SAFETY: inside the buffer or at its end, by the kernel's contract.
+        Self(unsafe { self.0.add(count) })
+    }
+}
+
+impl<T: Element> GlobalMut<T> {
+    /// The buffer at `pointer`.
+    ///
+    /// # Safety
+    /// As for [`Global::from_raw`], and nothing outside the grid refers to it while the kernel runs.
+    #[doc(hidden)]
+    #[inline(always)]
+    pub unsafe fn from_raw(pointer: *mut T) -> Self {
+        Self(pointer)
+    }
+
+    /// Element `index`.
+    #[inline(always)]
+    pub fn load(self, index: usize) -> T {
+        self.as_read().load(index)
+    }
+
+    /// The 16 bytes from element `index` on, which must be aligned to 16 bytes.
+    #[inline(always)]
+    pub fn load_vector<V: Vector<Element = T>>(self, index: usize) -> V {
+        self.as_read().load_vector(index)
+    }
+
+    /// Writes element `index`.
+    #[inline(always)]
+    pub fn store(self, index: usize, value: T) {
+        // SAFETY: the kernel's contract, by which the handle was made.
+        unsafe { self.0.add(index).write(value) }
+    }
+
+    /// Writes the 16 bytes from element `index` on, which must be aligned to 16 bytes.
+    #[inline(always)]
+    pub fn store_vector<V: Vector<Element = T>>(self, index: usize, value: V) {
+        // SAFETY: as for `store`; aligned by the kernel's contract.
+        unsafe { self.0.add(index).cast::<V>().write(value) }
+    }
+
+    /// The buffer from element `count` on.
+    #[inline(always)]
+    pub fn offset(self, count: usize) -> Self {
+        // SAFETY: inside the buffer or at its end, by the kernel's contract.
+        Self(unsafe { self.0.add(count) })
+    }
+
+    /// The same, to read.
+    #[inline(always)]
+    pub fn as_read(self) -> Global<T> {
+        Global(self.0)
+    }
+}
+
+/// Integers that can be added to atomically.
+pub trait AtomicElement: Element {
+    /// Adds to what `pointer` points to.
+    ///
+    /// # Safety
+    /// `pointer` is valid and aligned, and other threads of the grid reach it by atomics alone.
+    #[doc(hidden)]
+    unsafe fn add_at(pointer: *mut Self, value: Self) -> Self;
+}
+
+impl AtomicElement for u32 {
+    #[inline(always)]
+    unsafe fn add_at(pointer: *mut Self, value: Self) -> Self {
+        // SAFETY: the caller's.
+        unsafe { AtomicU32::from_ptr(pointer) }.fetch_add(value, Ordering::Relaxed)
+    }
+}
+
+impl AtomicElement for u64 {
+    #[inline(always)]
+    unsafe fn add_at(pointer: *mut Self, value: Self) -> Self {
+        // SAFETY: the caller's.
+        unsafe { AtomicU64::from_ptr(pointer) }.fetch_add(value, Ordering::Relaxed)
+    }
+}
+
+impl<T: AtomicElement> GlobalMut<T> {
+    /// Adds to element `index`, in no order with other threads; gives what it was before.
+    #[inline(always)]
+    pub fn atomic_add(self, index: usize, value: T) -> T {
+        // SAFETY: the kernel's contract, by which the handle was made.
+        unsafe { T::add_at(self.0.add(index), value) }
+    }
+}
