@@ -297,8 +297,11 @@ pub fn check_geometry(
     if grid.0 > limit.0 || grid.1 > limit.1 || grid.2 > limit.2 {
         return Err(LaunchError::Grid { kernel, grid });
     }
-    let shared = u32::try_from(shared)
-        .map_err(|_| LaunchError::SharedMemory { kernel, bytes: shared, limit: u32::MAX })?;
+    let shared = u32::try_from(shared).map_err(|_| LaunchError::SharedMemory {
+        kernel,
+        bytes: shared,
+        limit: u32::MAX,
+    })?;
     let dimensions = [grid.0 as u32, grid.1 as u32, grid.2 as u32];
     Ok((!dimensions.contains(&0)).then_some((dimensions, shared)))
 }

@@ -136,10 +136,18 @@ macro_rules! kernel_raw {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! kernel_wrap {
-    (read $element:ident, $value:ident) => { $crate::simt::Global::<$element>::from_raw($value) };
-    (write $element:ident, $value:ident) => { $crate::simt::GlobalMut::<$element>::from_raw($value) };
-    (update $element:ident, $value:ident) => { $crate::simt::GlobalMut::<$element>::from_raw($value) };
-    (scalar $element:ident, $value:ident) => { $value };
+    (read $element:ident, $value:ident) => {
+        $crate::simt::Global::<$element>::from_raw($value)
+    };
+    (write $element:ident, $value:ident) => {
+        $crate::simt::GlobalMut::<$element>::from_raw($value)
+    };
+    (update $element:ident, $value:ident) => {
+        $crate::simt::GlobalMut::<$element>::from_raw($value)
+    };
+    (scalar $element:ident, $value:ident) => {
+        $value
+    };
 }
 
 /// Type of a parameter of the launcher.
@@ -156,42 +164,67 @@ macro_rules! kernel_host {
 #[doc(hidden)]
 #[macro_export]
 macro_rules! kernel_argument {
-    (scalar $value:ident) => { $crate::launch::Argument::from($value) };
-    ($direction:ident $value:ident) => { $value.argument() };
+    (scalar $value:ident) => {
+        $crate::launch::Argument::from($value)
+    };
+    ($direction:ident $value:ident) => {
+        $value.argument()
+    };
 }
 
 /// Makes integers u64 for the contract's expressions.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! kernel_widen {
-    (scalar u32 $value:ident) => { let $value = u64::from($value); let _ = $value; };
-    ($direction:ident $element:ident $value:ident) => { let _ = &$value; };
+    (scalar u32 $value:ident) => {
+        let $value = u64::from($value);
+        let _ = $value;
+    };
+    ($direction:ident $element:ident $value:ident) => {
+        let _ = &$value;
+    };
 }
 
 /// Elements of a parameter that the kernel accesses.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! kernel_needed {
-    () => { 0u64 };
-    ($length:expr) => { $length };
+    () => {
+        0u64
+    };
+    ($length:expr) => {
+        $length
+    };
 }
 
 /// A parameter's direction.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! kernel_direction {
-    (read) => { $crate::launch::Direction::Read };
-    (write) => { $crate::launch::Direction::Write };
-    (update) => { $crate::launch::Direction::Update };
-    (scalar) => { $crate::launch::Direction::Scalar };
+    (read) => {
+        $crate::launch::Direction::Read
+    };
+    (write) => {
+        $crate::launch::Direction::Write
+    };
+    (update) => {
+        $crate::launch::Direction::Update
+    };
+    (scalar) => {
+        $crate::launch::Direction::Scalar
+    };
 }
 
 /// Alignment a parameter needs: its element's, unless more is asked for.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! kernel_align {
-    ($element:ident) => { align_of::<$element>() };
-    ($element:ident $align:literal) => { $align };
+    ($element:ident) => {
+        align_of::<$element>()
+    };
+    ($element:ident $align:literal) => {
+        $align
+    };
 }
 
 /// What the body sees of an argument when emulated.

@@ -128,7 +128,8 @@ fn release_block(context: &Context<'_>, states: &mut [State]) -> Result<(), (Thr
         .collect();
     if let Some(&thread) = apart.first() {
         let other = describe(&states[thread as usize]);
-        let message = format!("thread {waiting} waits in sync_threads at {location}, thread {thread} {other}");
+        let message =
+            format!("thread {waiting} waits in sync_threads at {location}, thread {thread} {other}");
         return Err((Threads(apart), Cause::Divergence(message)));
     }
     context.shared.borrow_mut().block_barrier();

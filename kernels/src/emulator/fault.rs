@@ -65,7 +65,9 @@ pub enum Cause {
         location: String,
     },
     /// A 16-byte access that does not start at a multiple of 16 bytes.
-    #[error("{access} {parameter}[{index}]: a vector access at address {address:#x}, which is not a multiple of 16, at {location}")]
+    #[error(
+        "{access} {parameter}[{index}]: a vector access at address {address:#x}, which is not a multiple of 16, at {location}"
+    )]
     Misaligned {
         /// "load from" or "store to".
         access: &'static str,
@@ -101,7 +103,9 @@ pub enum Cause {
         location: String,
     },
     /// Two threads accessed the same shared memory, one of them writing, with no barrier between.
-    #[error("{access} byte {byte} of shared memory, which thread {other} {earlier} with no barrier in between, at {location}")]
+    #[error(
+        "{access} byte {byte} of shared memory, which thread {other} {earlier} with no barrier in between, at {location}"
+    )]
     Race {
         /// "load from" or "store to".
         access: &'static str,

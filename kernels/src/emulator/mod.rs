@@ -79,10 +79,12 @@ impl Launch for Emulator {
             };
             while stacks.len() < kernel.block as usize {
                 let message = |error| format!("no memory for the stack of an emulated thread: {error}");
-                stacks.push(DefaultStack::new(STACK).map_err(|error| LaunchError::Driver {
-                    kernel: kernel.name,
-                    message: message(error),
-                })?);
+                stacks.push(
+                    DefaultStack::new(STACK).map_err(|error| LaunchError::Driver {
+                        kernel: kernel.name,
+                        message: message(error),
+                    })?,
+                );
             }
             block::run(request, &context, &mut order, &mut stacks).map_err(|(threads, cause)| {
                 Box::new(Fault { kernel: kernel.name, block: context.block, threads, cause })

@@ -101,7 +101,14 @@ impl SharedMemory {
     }
 
     /// Notes an access by `thread` to `length` bytes from `byte`, which lie inside the memory.
-    pub fn access(&mut self, thread: u32, kind: Kind, byte: u32, length: u32, location: &dyn Fn() -> String) -> Result<(), Cause> {
+    pub fn access(
+        &mut self,
+        thread: u32,
+        kind: Kind,
+        byte: u32,
+        length: u32,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
         let now = Access {
             thread,
             barriers: self.barriers,
