@@ -8,12 +8,14 @@
 
 #[cfg(not(target_arch = "nvptx64"))]
 mod host;
+mod pack;
 #[cfg(target_arch = "nvptx64")]
 mod ptx;
 mod values;
 
 #[cfg(not(target_arch = "nvptx64"))]
 pub use host::*;
+pub use pack::{Pack, cover};
 #[cfg(target_arch = "nvptx64")]
 pub use ptx::*;
 pub use values::*;

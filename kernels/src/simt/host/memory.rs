@@ -66,6 +66,12 @@ impl<T: Element> Global<T> {
         unsafe { self.pointer.add(index).cast::<V>().read() }
     }
 
+    /// Whether it starts at a multiple of 16 bytes: then vectors can be accessed at multiples of their
+    /// length. The same in all threads.
+    pub fn is_aligned(self) -> bool {
+        (self.pointer as usize).is_multiple_of(16)
+    }
+
     /// The buffer from element `count` on.
     #[track_caller]
     pub fn offset(self, count: usize) -> Self {
@@ -143,6 +149,12 @@ impl<T: Element> GlobalMut<T> {
         self.0.check_vector::<V>("store to", index);
         // SAFETY: inside the buffer and aligned, checked above.
         unsafe { self.0.pointer.add(index).cast::<V>().write(value) }
+    }
+
+    /// Whether it starts at a multiple of 16 bytes: then vectors can be accessed at multiples of their
+    /// length. The same in all threads.
+    pub fn is_aligned(self) -> bool {
+        self.0.is_aligned()
     }
 
     /// The buffer from element `count` on.

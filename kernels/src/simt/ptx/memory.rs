@@ -50,6 +50,13 @@ impl<T: Element> Global<T> {
         unsafe { self.0.add(index).cast::<V>().read() }
     }
 
+    /// Whether it starts at a multiple of 16 bytes: then vectors can be accessed at multiples of their
+    /// length. The same in all threads.
+    #[inline(always)]
+    pub fn is_aligned(self) -> bool {
+        (self.0 as usize).is_multiple_of(16)
+    }
+
     /// The buffer from element `count` on.
     #[inline(always)]
     pub fn offset(self, count: usize) -> Self {
@@ -93,6 +100,13 @@ impl<T: Element> GlobalMut<T> {
     pub fn store_vector<V: Vector<Element = T>>(self, index: usize, value: V) {
         // SAFETY: as for `store`; aligned by the kernel's contract.
         unsafe { self.0.add(index).cast::<V>().write(value) }
+    }
+
+    /// Whether it starts at a multiple of 16 bytes: then vectors can be accessed at multiples of their
+    /// length. The same in all threads.
+    #[inline(always)]
+    pub fn is_aligned(self) -> bool {
+        (self.0 as usize).is_multiple_of(16)
     }
 
     /// The buffer from element `count` on.
