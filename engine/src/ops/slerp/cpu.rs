@@ -14,6 +14,9 @@ const CHUNK: usize = 1 << 15;
 /// Independent sums inside a piece, so that additions overlap.
 const LANES: usize = 8;
 
+/// The elements of one mask word.
+type Block = [f32; WORD_BITS];
+
 pub(super) fn slerp(
     layout: &Layout,
     backbone: &mut [f32],
@@ -78,96 +81,179 @@ impl<'a> Inputs<'a> {
         }
     }
 
-    /// The values of other model, base and skipped bits that belong to block `index`, zeros after the end.
+    /// The bits of the mask's word `index`.
     #[inline(always)]
-    fn block<const DELTA: bool>(&self, index: usize) -> Block {
-        let base = if DELTA { self.base.unwrap_or(&[]) } else { &[] };
-        Block {
-            other: load(self.other, index),
-            base: if DELTA { load(base, index) } else { [0.0; WORD_BITS] },
-            skip: self.skip.map_or(0, |words| words[index]),
-        }
+    fn skipped(&self, index: usize) -> u64 {
+        self.skip.map_or(0, |words| words[index])
     }
 }
 
-/// The elements of one mask word.
-struct Block {
-    other: [f32; WORD_BITS],
-    base: [f32; WORD_BITS],
-    skip: u64,
+/// What is added up, in every lane of a vector.
+#[derive(Default)]
+struct Lanes {
+    backbone: [f64; LANES],
+    other: [f64; LANES],
+    product: [f64; LANES],
+    difference: [f64; LANES],
 }
 
-/// Block `index` of `values`, filled with zeros after the end: they add nothing to any sum.
-#[inline(always)]
-fn load(values: &[f32], index: usize) -> [f32; WORD_BITS] {
-    let rest = &values[index * WORD_BITS..];
-    rest.first_chunk().copied().unwrap_or_else(|| {
-        let mut padded = [0.0; WORD_BITS];
-        padded[..rest.len()].copy_from_slice(rest);
-        padded
-    })
+impl Lanes {
+    /// Apart: additions across a vector, seen beside the loop, keep the compiler from vectorising it.
+    #[inline(never)]
+    fn total(&self) -> Sums {
+        Sums {
+            backbone: self.backbone.iter().sum(),
+            other: self.other.iter().sum(),
+            product: self.product.iter().sum(),
+            difference: self.difference.iter().sum(),
+        }
+    }
 }
 
 #[inline(always)]
 fn sums_of_piece<const DELTA: bool>(backbone: &[f32], inputs: &Inputs<'_>) -> Sums {
-    let mut lanes = [[0.0_f64; LANES]; 4];
-    for index in 0..backbone.len().div_ceil(WORD_BITS) {
-        let block = inputs.block::<DELTA>(index);
-        let mut own = load(backbone, index);
-        let mut other = block.other;
-        let mut base = block.base;
-        if block.skip == u64::MAX {
-            continue;
-        }
-        if block.skip != 0 {
-            for lane in 0..WORD_BITS {
-                let keep = block.skip >> lane & 1 == 0;
-                own[lane] = if keep { own[lane] } else { 0.0 };
-                other[lane] = if keep { other[lane] } else { 0.0 };
-                base[lane] = if keep { base[lane] } else { 0.0 };
-            }
-        }
-        let groups = own.as_chunks::<LANES>().0.iter().zip(other.as_chunks::<LANES>().0);
-        for ((own, other), base) in groups.zip(base.as_chunks::<LANES>().0) {
-            for lane in 0..LANES {
-                let base = if DELTA { f64::from(base[lane]) } else { 0.0 };
-                let a = if DELTA { f64::from(own[lane]) - base } else { f64::from(own[lane]) };
-                let b = if DELTA { f64::from(other[lane]) - base } else { f64::from(other[lane]) };
-                lanes[0][lane] = a.mul_add(a, lanes[0][lane]);
-                lanes[1][lane] = b.mul_add(b, lanes[1][lane]);
-                lanes[2][lane] = a.mul_add(b, lanes[2][lane]);
-                lanes[3][lane] = (a - b).mul_add(a - b, lanes[3][lane]);
-            }
-        }
+    let (backbone, last_backbone) = backbone.as_chunks();
+    let (other, last_other) = inputs.other.as_chunks();
+    let (base, last_base) = inputs.base.unwrap_or(&[]).as_chunks();
+    let mut lanes = Lanes::default();
+    for (index, (backbone, other)) in backbone.iter().zip(other).enumerate() {
+        let base = if DELTA { &base[index] } else { &[0.0; WORD_BITS] };
+        add_block::<DELTA>(backbone, other, base, inputs.skipped(index), &mut lanes);
     }
-    let [backbone, other, product, difference] = lanes.map(|lanes| lanes.iter().sum());
-    Sums { backbone, other, product, difference }
+    if !last_backbone.is_empty() {
+        let skipped = inputs.skipped(backbone.len());
+        // The zeros it is filled up with add nothing to any sum.
+        add_block::<DELTA>(&pad(last_backbone), &pad(last_other), &pad(last_base), skipped, &mut lanes);
+    }
+    lanes.total()
+}
+
+#[inline(always)]
+fn add_block<const DELTA: bool>(
+    backbone: &Block,
+    other: &Block,
+    base: &Block,
+    skipped: u64,
+    lanes: &mut Lanes,
+) {
+    match skipped {
+        0 => add_lanes::<DELTA, false>(backbone, other, base, 0, lanes),
+        u64::MAX => {}
+        _ => add_lanes::<DELTA, true>(backbone, other, base, skipped, lanes),
+    }
+}
+
+#[inline(always)]
+fn add_lanes<const DELTA: bool, const MASKED: bool>(
+    backbone: &Block,
+    other: &Block,
+    base: &Block,
+    skipped: u64,
+    lanes: &mut Lanes,
+) {
+    let groups = backbone.as_chunks::<LANES>().0.iter().zip(other.as_chunks::<LANES>().0);
+    for (group, ((backbone, other), base)) in groups.zip(base.as_chunks::<LANES>().0).enumerate() {
+        // Selecting, not multiplying: a skipped NaN must not count.
+        let kept = |values: &[f32; LANES]| -> [f64; LANES] {
+            std::array::from_fn(|lane| {
+                let skip = if MASKED { skip_bits(skipped, group, lane) } else { 0 };
+                f64::from(f32::from_bits(values[lane].to_bits() & !skip))
+            })
+        };
+        let (mut a, mut b) = (kept(backbone), kept(other));
+        if DELTA {
+            let base = kept(base);
+            a = subtract(&a, &base);
+            b = subtract(&b, &base);
+        }
+        let difference = subtract(&a, &b);
+        add_products(&mut lanes.backbone, &a, &a);
+        add_products(&mut lanes.other, &b, &b);
+        add_products(&mut lanes.product, &a, &b);
+        add_products(&mut lanes.difference, &difference, &difference);
+    }
+}
+
+#[inline(always)]
+fn subtract(a: &[f64; LANES], b: &[f64; LANES]) -> [f64; LANES] {
+    std::array::from_fn(|lane| a[lane] - b[lane])
+}
+
+/// A loop of its own for each sum: only so does the compiler see vectors in them.
+#[inline(always)]
+fn add_products(sums: &mut [f64; LANES], a: &[f64; LANES], b: &[f64; LANES]) {
+    for lane in 0..LANES {
+        sums[lane] = a[lane].mul_add(b[lane], sums[lane]);
+    }
 }
 
 #[inline(always)]
 fn combine_piece<const DELTA: bool>(backbone: &mut [f32], inputs: &Inputs<'_>, factors: Factors) {
-    for (index, target) in backbone.chunks_mut(WORD_BITS).enumerate() {
-        let block = inputs.block::<DELTA>(index);
-        if block.skip == u64::MAX {
-            continue;
-        }
-        let own = load(target, 0);
-        let mut result = [0.0; WORD_BITS];
-        for lane in 0..WORD_BITS {
-            let base = f64::from(block.base[lane]);
-            let (a, b) = (f64::from(own[lane]), f64::from(block.other[lane]));
+    let (backbone, last_backbone) = backbone.as_chunks_mut();
+    let (other, last_other) = inputs.other.as_chunks();
+    let (base, last_base) = inputs.base.unwrap_or(&[]).as_chunks();
+    for (index, (backbone, other)) in backbone.iter_mut().zip(other).enumerate() {
+        let base = if DELTA { &base[index] } else { &[0.0; WORD_BITS] };
+        combine_block::<DELTA>(backbone, other, base, inputs.skipped(index), factors);
+    }
+    if !last_backbone.is_empty() {
+        let mut padded = pad(last_backbone);
+        let skipped = inputs.skipped(backbone.len());
+        combine_block::<DELTA>(&mut padded, &pad(last_other), &pad(last_base), skipped, factors);
+        last_backbone.copy_from_slice(&padded[..last_backbone.len()]);
+    }
+}
+
+#[inline(always)]
+fn combine_block<const DELTA: bool>(
+    backbone: &mut Block,
+    other: &Block,
+    base: &Block,
+    skipped: u64,
+    factors: Factors,
+) {
+    match skipped {
+        0 => combine_lanes::<DELTA, false>(backbone, other, base, 0, factors),
+        u64::MAX => {}
+        _ => combine_lanes::<DELTA, true>(backbone, other, base, skipped, factors),
+    }
+}
+
+#[inline(always)]
+fn combine_lanes<const DELTA: bool, const MASKED: bool>(
+    backbone: &mut Block,
+    other: &Block,
+    base: &Block,
+    skipped: u64,
+    factors: Factors,
+) {
+    let groups = backbone.as_chunks_mut::<LANES>().0.iter_mut().zip(other.as_chunks::<LANES>().0);
+    for (group, ((backbone, other), base)) in groups.zip(base.as_chunks::<LANES>().0).enumerate() {
+        let mut result = *backbone;
+        for lane in 0..LANES {
+            let (a, b) = (f64::from(backbone[lane]), f64::from(other[lane]));
             let combined = if DELTA {
+                let base = f64::from(base[lane]);
                 factors.backbone.mul_add(a - base, factors.other.mul_add(b - base, base))
             } else {
                 factors.backbone.mul_add(a, factors.other * b)
-            };
-            result[lane] = combined as f32;
+            } as f32;
+            let skip = if MASKED { skip_bits(skipped, group, lane) } else { 0 };
+            result[lane] = f32::from_bits((backbone[lane].to_bits() & skip) | (combined.to_bits() & !skip));
         }
-        if block.skip != 0 {
-            for lane in 0..WORD_BITS {
-                result[lane] = if block.skip >> lane & 1 == 0 { result[lane] } else { own[lane] };
-            }
-        }
-        target.copy_from_slice(&result[..target.len()]);
+        *backbone = result;
     }
+}
+
+/// All ones where a lane's coordinate is skipped: for selecting without a branch.
+#[inline(always)]
+fn skip_bits(skipped: u64, group: usize, lane: usize) -> u32 {
+    ((skipped >> (group * LANES)) as u32 >> lane & 1).wrapping_neg()
+}
+
+/// `values` followed by zeros.
+fn pad(values: &[f32]) -> Block {
+    let mut padded = [0.0; WORD_BITS];
+    padded[..values.len()].copy_from_slice(values);
+    padded
 }
