@@ -1,11 +1,12 @@
 //! Core selection: exactly k coordinates by importance, in O(D) (ALGORITHM stage 1b).
 //!
-//! Scores compare by absolute value, which for f32 is the order of their bits without the sign. One
-//! read counts them by their upper bits (only the large ones, going by a sample), which tells in which
-//! bin the k-th largest lies; a second marks everything above that bin and counts the bin itself by the lower bits. The coordinates of
-//! that one bin are then settled, ties going to the lower index. Nothing is sorted.
+//! Scores compare by absolute value, which for f32 is the order of their bits without the sign. A
+//! sample tells between which two scores the k-th largest very likely lies. One read marks everything
+//! above them and collects what lies between; of these few the k-th is found, ties going to the lower
+//! index. Where the sample is wrong or too many lie between, scores are counted instead: by their upper
+//! bits in a first read, within one bin in a second. Nothing is sorted.
 //!
-//! Traffic: 8 bytes per score and one bit of the mask; up to 4 more where most scores share a bin.
+//! Traffic: 4 bytes per score and one bit of the mask; 12 to 16 more where the sample does not help.
 
 mod cpu;
 
