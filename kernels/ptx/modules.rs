@@ -1,2 +1,8 @@
-// Written by `cargo ptx`: family, oldest compute capability, PTX.
-const MODULES: &[(&str, (u32, u32), &str)] = &[];
+// Made by `cargo ptx`: do not edit.
+
+use super::Module;
+
+#[rustfmt::skip]
+pub(super) const MODULES: &[Module] = &[
+    Module { family: "elementwise", architecture: "sm_80", ptx: include_str!("elementwise.sm_80.ptx") },
+];

@@ -1,9 +1,61 @@
-//! The PTX of every family, embedded as `cargo ptx` wrote it.
+//! The PTX that `cargo ptx` made, in the program.
 
-include!("../ptx/modules.rs");
+#[path = "../ptx/modules.rs"]
+mod embedded;
 
-/// The PTX of `family` for a device of this compute capability: the newest it can run.
+/// A family's PTX for an architecture.
+struct Module {
+    family: &'static str,
+    /// As in PTX: "sm_80", or with an "a" behind for that compute capability alone.
+    architecture: &'static str,
+    ptx: &'static str,
+}
+
+/// The PTX of a family for a device of this compute capability, as (9, 0): made for it alone if there is
+/// such, else for the newest architecture that is not newer. None if the device is too old, or there is no
+/// such family.
 pub fn ptx(family: &str, compute_capability: (u32, u32)) -> Option<&'static str> {
-    let fitting = MODULES.iter().filter(|(name, oldest, _)| *name == family && *oldest <= compute_capability);
-    fitting.max_by_key(|(_, oldest, _)| *oldest).map(|(_, _, text)| *text)
+    let of_family = embedded::MODULES.iter().filter(|module| module.family == family);
+    let ranked =
+        of_family.filter_map(|module| Some((rank(module.architecture, compute_capability)?, module)));
+    ranked.max_by_key(|&(rank, _)| rank).map(|(_, module)| module.ptx)
+}
+
+/// How well an architecture's PTX fits a device, greater is better: whether it is made for it alone, then
+/// its number. None if it does not run there.
+fn rank(architecture: &str, (major, minor): (u32, u32)) -> Option<(bool, u32)> {
+    let number = architecture.strip_prefix("sm_")?;
+    let device = 10 * major + minor;
+    match number.strip_suffix('a') {
+        Some(number) => number.parse().ok().filter(|&number| number == device).map(|number| (true, number)),
+        None => number.parse().ok().filter(|&number| number <= device).map(|number| (false, number)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_family_has_ptx_with_its_kernels_for_every_device_from_ampere_on() {
+        for &(family, kernels) in crate::families() {
+            for capability in [(8, 0), (8, 9), (9, 0), (12, 0)] {
+                let ptx = ptx(family, capability).unwrap();
+                for kernel in kernels {
+                    assert!(ptx.contains(&format!(".entry {}(", kernel.name)), "{}", kernel.name);
+                }
+            }
+            assert!(ptx(family, (7, 5)).is_none());
+        }
+        assert!(ptx("no such family", (9, 0)).is_none());
+    }
+
+    #[test]
+    fn ptx_for_one_device_alone_goes_before_ptx_for_all() {
+        assert!(rank("sm_90a", (9, 0)) > rank("sm_90", (9, 0)));
+        assert!(rank("sm_90", (9, 0)) > rank("sm_80", (9, 0)));
+        assert_eq!(rank("sm_90a", (10, 0)), None);
+        assert_eq!(rank("sm_90", (8, 9)), None);
+        assert_eq!(rank("other", (9, 0)), None);
+    }
 }

@@ -1,0 +1,332 @@
+//! `cargo ptx`: makes the PTX of cpift-kernels, checks it, and records what it is.
+//!
+//! The PTX is committed (`kernels/ptx/`), so that building the workspace needs neither CUDA nor a special
+//! compiler. Whoever changes a kernel runs
+//!
+//! ```text
+//! cargo ptx                    # with rustc 1.96.0 and its library source; says how to get them
+//! cargo ptx --fetch-ptxas      # once: also NVIDIA's assembler, for registers, spills and machine code
+//! cargo ptx --check            # what CI runs: sources, PTX and manifest agree
+//! ```
+//!
+//! and commits what it writes. After a merge conflict in `kernels/ptx/`, take either side and run it again.
+//!
+//! A build compiles `kernels/` for nvptx64 ([`compiler`]), reads the PTX ([`text`]), refuses kernels that
+//! are not as they must be ([`lint`]), writes one module per family with launch bounds ([`modules`]), lets
+//! ptxas look at them ([`assembler`]), and records hashes and figures ([`manifest`]).
+//!
+//! What is refused, with kernel and line: local memory, calls, accesses without a state space, parameters
+//! aligned to 16 bytes that are not moved by 16 bytes, kernels that are in one of registry and PTX only;
+//! with ptxas, spills, and 16-byte accesses that it split. What is reported: a change of a kernel's number of
+//! barriers (rustc and LLVM have duplicated them), and divisions and roots rounded to nearest.
+
+mod assembler;
+mod compiler;
+mod embed;
+mod error;
+mod lint;
+mod manifest;
+mod modules;
+#[cfg(test)]
+mod samples;
+mod text;
+
+use std::collections::BTreeMap;
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::ExitCode;
+
+use clap::Parser;
+
+use crate::assembler::Assembler;
+use crate::compiler::{Compiler, TARGETS};
+use crate::error::Error;
+use crate::lint::BARRIERS;
+use crate::manifest::{KernelRecord, Manifest, hash, hash_files, write_whole};
+use crate::modules::Modules;
+use crate::text::Assembly;
+
+/// Builds kernels/ptx/ from kernels/src/ with rustc 1.96.0 for nvptx64, or checks that it is up to date.
+///
+/// Run it after every change to kernels/src/, and commit what it writes; after a merge conflict in
+/// kernels/ptx/, take either side and run it again.
+#[derive(Debug, Parser)]
+#[command(name = "cargo ptx", bin_name = "cargo ptx")]
+struct Arguments {
+    /// Write nothing; fail unless sources, PTX and manifest agree. Where the compiler of the manifest is
+    /// installed, build and demand equal bytes.
+    #[arg(long)]
+    check: bool,
+    /// Folder with rustc and cargo 1.96.0, instead of /usr/bin or rustup's.
+    #[arg(long, value_name = "FOLDER")]
+    toolchain: Option<PathBuf>,
+    /// NVIDIA's assembler, instead of the fetched one or the one on the search path.
+    #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "fetch_ptxas"])]
+    ptxas: Option<PathBuf>,
+    /// Download NVIDIA's assembler and disassembler from PyPI into target/ first.
+    #[arg(long, conflicts_with = "check")]
+    fetch_ptxas: bool,
+}
+
+/// Where things are.
+#[derive(Debug)]
+struct Folders {
+    /// `kernels/`.
+    kernels: PathBuf,
+    /// `kernels/ptx/`.
+    ptx: PathBuf,
+    /// Downloaded programs.
+    tools: PathBuf,
+}
+
+fn main() -> ExitCode {
+    let arguments = Arguments::parse();
+    let result = Folders::find().and_then(|folders| match arguments.check {
+        true => check(&folders, arguments.toolchain.as_deref()),
+        false => write(&folders, &arguments),
+    });
+    match result {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("cargo ptx: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+impl Folders {
+    /// Beside this package: of the checkout that cargo runs in, else of the one this was built in.
+    fn find() -> Result<Self, Error> {
+        let package = std::env::var_os("CARGO_MANIFEST_DIR");
+        let package = package.map_or_else(|| PathBuf::from(env!("CARGO_MANIFEST_DIR")), PathBuf::from);
+        let kernels = package.join("..");
+        let kernels = fs::canonicalize(&kernels).map_err(Error::file(&kernels))?;
+        let tools = kernels.with_file_name("target").join("ptx-tools");
+        Ok(Self { ptx: kernels.join("ptx"), kernels, tools })
+    }
+
+    fn manifest(&self) -> PathBuf {
+        self.ptx.join("manifest.json")
+    }
+}
+
+/// Compiles for all targets; the files to be, and their manifest.
+fn build(folders: &Folders, compiler: &Compiler) -> Result<(Modules, Manifest), Error> {
+    let mut modules = Modules::default();
+    let mut sources = BTreeMap::new();
+    for &target in TARGETS {
+        let output = compiler.build(&folders.kernels, target)?;
+        let assembly = Assembly::parse(&output.text)?;
+        let added = modules.add(&assembly, cpift_kernels::families());
+        added.inspect_err(|_| eprintln!("lines are of {}", output.path.display()))?;
+        sources.extend(hash_files(&folders.kernels, output.sources.iter())?);
+    }
+    let manifest = Manifest {
+        compiler: compiler.version.clone(),
+        flags: compiler::flags(),
+        assembler: None,
+        sources,
+        modules: modules.records.clone(),
+    };
+    Ok((modules, manifest))
+}
+
+/// `cargo ptx`.
+fn write(folders: &Folders, arguments: &Arguments) -> Result<(), Error> {
+    if arguments.fetch_ptxas {
+        Assembler::fetch(&folders.tools)?;
+    }
+    let assembler = Assembler::find(arguments.ptxas.as_deref(), &folders.tools)?;
+    let compiler = Compiler::find(arguments.toolchain.as_deref())?;
+    let before = Manifest::load(&folders.manifest())?;
+    let (modules, mut manifest) = build(folders, &compiler)?;
+    match (&assembler, &before) {
+        (Some(assembler), _) => {
+            let mut findings = Vec::new();
+            for (name, module) in &mut manifest.modules {
+                findings.extend(assembler.assemble(&modules.texts[name], module)?);
+            }
+            if !findings.is_empty() {
+                return Err(Error::Findings(findings));
+            }
+            manifest.assembler = Some(assembler.version.clone());
+        }
+        (None, Some(before)) => manifest.keep_assembled(before),
+        (None, None) => {}
+    }
+    write_files(folders, &modules, &manifest)?;
+    report(&manifest, before.as_ref());
+    if assembler.is_none() {
+        println!("no ptxas: registers and spills of changed modules are not known; see --fetch-ptxas");
+    }
+    Ok(())
+}
+
+/// Modules, then the list that includes them, then the manifest; files of families that are gone go last.
+fn write_files(folders: &Folders, modules: &Modules, manifest: &Manifest) -> Result<(), Error> {
+    let folder = &folders.ptx;
+    fs::create_dir_all(folder).map_err(Error::file(folder))?;
+    let mut files = modules.texts.clone();
+    files.insert("modules.rs".to_owned(), embed::source(modules.texts.keys()));
+    for (name, text) in &files {
+        let path = folder.join(name);
+        // Untouched files keep their time, and cargo what it has compiled.
+        if fs::read_to_string(&path).is_ok_and(|before| before == *text) {
+            continue;
+        }
+        write_whole(&path, text)?;
+    }
+    write_whole(&folders.manifest(), &manifest.to_text())?;
+    for name in ptx_files(folder)? {
+        if !modules.texts.contains_key(&name) {
+            let path = folder.join(name);
+            fs::remove_file(&path).map_err(Error::file(&path))?;
+        }
+    }
+    Ok(())
+}
+
+/// Names of the PTX files in a folder.
+fn ptx_files(folder: &Path) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::file(folder))? {
+        let name = entry.map_err(Error::file(folder))?.file_name().to_string_lossy().into_owned();
+        if name.ends_with(".ptx") {
+            names.push(name);
+        }
+    }
+    names.sort();
+    Ok(names)
+}
+
+/// A line per kernel, and what a person should look at.
+fn report(manifest: &Manifest, before: Option<&Manifest>) {
+    for (module, record) in &manifest.modules {
+        for (name, kernel) in &record.kernels {
+            println!("{module:28} {name:32} {}", describe(kernel));
+            let barriers = |kernel: &KernelRecord| kernel.instructions.get(BARRIERS).copied().unwrap_or(0);
+            let before = before.and_then(|before| before.modules.get(module)?.kernels.get(name));
+            if let Some(before) = before.filter(|before| barriers(before) != barriers(kernel)) {
+                let (before, now) = (barriers(before), barriers(kernel));
+                println!("note: {name} has {now} barriers, {before} before: is that how the source changed?");
+            }
+            for slow in ["div.rn", "sqrt.rn", "rcp.rn"] {
+                if let Some(count) = kernel.instructions.get(slow) {
+                    println!("note: {name} has {count} {slow}, which is many instructions each");
+                }
+            }
+        }
+    }
+}
+
+fn describe(kernel: &KernelRecord) -> String {
+    let mut text = format!("{} threads", kernel.block);
+    for (architecture, assembled) in &kernel.assembled {
+        text += &format!(", {} registers ({architecture})", assembled.registers);
+    }
+    for (kind, count) in &kernel.instructions {
+        text += &format!(", {kind} {count}");
+    }
+    text
+}
+
+/// `cargo ptx --check`.
+fn check(folders: &Folders, toolchain: Option<&Path>) -> Result<(), Error> {
+    let path = folders.manifest();
+    let manifest = Manifest::load(&path)?
+        .ok_or_else(|| Error::Findings(vec![format!("no {}: run `cargo ptx`", path.display())]))?;
+    let mut findings = compare_files(folders, &manifest)?;
+    findings.extend(compare_registry(&manifest));
+    if !findings.is_empty() {
+        findings.push("run `cargo ptx` and commit what it writes".to_owned());
+        return Err(Error::Findings(findings));
+    }
+    match Compiler::find(toolchain) {
+        Ok(compiler) if compiler.version == manifest.compiler => {
+            compare_rebuilt(folders, &compiler, &manifest)?;
+            println!("cargo ptx: up to date, and the same bytes when built again");
+        }
+        Ok(compiler) => println!(
+            "cargo ptx: up to date by its hashes; not built again, since rustc is {} and was {}",
+            compiler.version, manifest.compiler
+        ),
+        Err(problem) if toolchain.is_some() => return Err(problem),
+        Err(_) => {
+            println!(
+                "cargo ptx: up to date by its hashes; not built again without rustc {}",
+                compiler::RELEASE
+            )
+        }
+    }
+    Ok(())
+}
+
+/// Where files differ from what the manifest says of them.
+fn compare_files(folders: &Folders, manifest: &Manifest) -> Result<Vec<String>, Error> {
+    let mut findings = Vec::new();
+    let hash_of = |path: &Path| fs::read(path).map(|bytes| hash(&bytes)).ok();
+    for (name, recorded) in &manifest.sources {
+        if hash_of(&folders.kernels.join(name)).as_ref() != Some(recorded) {
+            findings.push(format!("kernels/{name} has changed since the PTX was made"));
+        }
+    }
+    for (name, module) in &manifest.modules {
+        if hash_of(&folders.ptx.join(name)).as_ref() != Some(&module.hash) {
+            findings.push(format!("kernels/ptx/{name} is not what the manifest says"));
+        }
+    }
+    for name in ptx_files(&folders.ptx)? {
+        if !manifest.modules.contains_key(&name) {
+            findings.push(format!("kernels/ptx/{name} is not in the manifest"));
+        }
+    }
+    let list = fs::read_to_string(folders.ptx.join("modules.rs")).unwrap_or_default();
+    if list != embed::source(manifest.modules.keys()) {
+        findings.push("kernels/ptx/modules.rs does not list the modules of the manifest".to_owned());
+    }
+    if manifest.flags != compiler::flags() {
+        findings.push(format!("the flags are {:?}, in the manifest {:?}", compiler::flags(), manifest.flags));
+    }
+    Ok(findings)
+}
+
+/// Where the registry this was compiled with differs from the manifest.
+fn compare_registry(manifest: &Manifest) -> Vec<String> {
+    let mut findings = Vec::new();
+    for target in TARGETS {
+        for &(family, kernels) in cpift_kernels::families() {
+            let name = modules::file_name(family, target.name);
+            let Some(module) = manifest.modules.get(&name) else {
+                findings.push(format!("family {family} has no {name}"));
+                continue;
+            };
+            for kernel in kernels {
+                let expected = module.kernels.get(kernel.name);
+                let expected = expected.map(|record| (record.block, &record.parameters));
+                let record = KernelRecord::new(kernel, BTreeMap::new());
+                if expected != Some((record.block, &record.parameters)) {
+                    findings.push(format!("kernel {} is not in {name} as it is in the source", kernel.name));
+                }
+            }
+        }
+    }
+    findings
+}
+
+/// Builds again and demands the same bytes.
+fn compare_rebuilt(folders: &Folders, compiler: &Compiler, manifest: &Manifest) -> Result<(), Error> {
+    let (modules, rebuilt) = build(folders, compiler)?;
+    let mut findings = Vec::new();
+    for (name, text) in &modules.texts {
+        if fs::read_to_string(folders.ptx.join(name)).is_ok_and(|committed| committed != *text) {
+            findings.push(format!("kernels/ptx/{name} is another when built again"));
+        }
+    }
+    if findings.is_empty() && rebuilt != manifest.without_assembled() {
+        findings.push("kernels/ptx/manifest.json is another when built again".to_owned());
+    }
+    match findings.is_empty() {
+        true => Ok(()),
+        false => Err(Error::Findings(findings)),
+    }
+}
