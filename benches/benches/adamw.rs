@@ -3,6 +3,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
+use cpift_benches::finished;
 use cpift_benches::flat::{random_mask, random_values};
 use cpift_engine::Buffer;
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
@@ -34,7 +35,7 @@ fn adamw(criterion: &mut Criterion) {
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
                 let gradient = Gradient { values: gradients.view(), scale: 0.5, frozen };
-                optimizer.step(weights.view_mut(), gradient, &Hyper::default()).expect("lengths agree");
+                finished(&device, || optimizer.step(weights.view_mut(), gradient, &Hyper::default()));
             });
         });
     }

@@ -2,7 +2,7 @@
 //! backward per pair and head, so that work spent on masked pairs counts against us.
 #![allow(missing_docs, reason = "the macros of Criterion make undocumented functions")]
 
-use cpift_benches::{device, random};
+use cpift_benches::{device, finished, random};
 use cpift_engine::ops::attention::{Documents, Gradients, Inputs, Outputs, Shape, backward, forward};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -30,8 +30,11 @@ fn attention(criterion: &mut Criterion) {
 
         group.throughput(Throughput::Elements(4 * head_dim as u64 * pairs));
         group.bench_function(BenchmarkId::new("forward", &name), |bencher| {
-            bencher
-                .iter(|| forward(&device, &shape, &batch, inputs, output.view_mut(), log_sum_exp.view_mut()));
+            bencher.iter(|| {
+                finished(&device, || {
+                    forward(&device, &shape, &batch, inputs, output.view_mut(), log_sum_exp.view_mut())
+                })
+            });
         });
         group.throughput(Throughput::Elements(10 * head_dim as u64 * pairs));
         group.bench_function(BenchmarkId::new("backward", &name), |bencher| {
@@ -42,7 +45,7 @@ fn attention(criterion: &mut Criterion) {
                     d_output: d_output.view(),
                 };
                 let gradients = Gradients { d_q: d_q.view_mut(), d_k: d_k.view_mut(), d_v: d_v.view_mut() };
-                backward(&device, &shape, &batch, inputs, outputs, gradients)
+                finished(&device, || backward(&device, &shape, &batch, inputs, outputs, gradients))
             });
         });
     }

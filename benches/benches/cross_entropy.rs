@@ -1,7 +1,7 @@
 //! The LM head with its loss: 1,024 supervised tokens, forward alone and with the gradients.
 #![allow(missing_docs, reason = "the macros of Criterion make undocumented functions")]
 
-use cpift_benches::{device, random};
+use cpift_benches::{device, finished, random};
 use cpift_engine::Indices;
 use cpift_engine::ops::cross_entropy::{Gradients, Inputs, Shape, Workspace, forward, forward_backward};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
@@ -25,13 +25,25 @@ fn cross_entropy(criterion: &mut Criterion) {
 
         group.throughput(Throughput::Elements(flops));
         group.bench_function(BenchmarkId::new("forward", &name), |bencher| {
-            bencher.iter(|| forward(&device, &shape, inputs, &mut workspace, losses.view_mut()));
+            bencher.iter(|| {
+                finished(&device, || forward(&device, &shape, inputs, &mut workspace, losses.view_mut()))
+            });
         });
         group.throughput(Throughput::Elements(3 * flops));
         group.bench_function(BenchmarkId::new("forward_backward", &name), |bencher| {
             bencher.iter(|| {
                 let gradients = Gradients { d_hidden: d_hidden.view_mut(), d_head: d_head.view_mut() };
-                forward_backward(&device, &shape, inputs, 1e-3, &mut workspace, losses.view_mut(), gradients)
+                finished(&device, || {
+                    forward_backward(
+                        &device,
+                        &shape,
+                        inputs,
+                        1e-3,
+                        &mut workspace,
+                        losses.view_mut(),
+                        gradients,
+                    )
+                })
             });
         });
     }

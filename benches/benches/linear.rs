@@ -1,7 +1,7 @@
 //! The linear layer on the shapes of small transformers: 1,024 tokens, three directions.
 #![allow(missing_docs, reason = "the macros of Criterion make undocumented functions")]
 
-use cpift_benches::{device, random};
+use cpift_benches::{device, finished, random};
 use cpift_engine::ops::linear::{Shape, backward_input, backward_weight, forward};
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group, criterion_main};
 
@@ -18,15 +18,23 @@ fn linear(criterion: &mut Criterion) {
             (random(&device, shape.rows * inputs), random(&device, outputs * inputs));
         group.throughput(Throughput::Elements(2 * (shape.rows * inputs * outputs) as u64));
         group.bench_function(BenchmarkId::new("forward", &name), |bencher| {
-            bencher.iter(|| forward(&device, &shape, x.view(), weight.view(), None, y.view_mut()));
+            bencher.iter(|| {
+                finished(&device, || forward(&device, &shape, x.view(), weight.view(), None, y.view_mut()))
+            });
         });
         group.bench_function(BenchmarkId::new("backward_input", &name), |bencher| {
-            bencher
-                .iter(|| backward_input(&device, &shape, d_y.view(), weight.view(), d_x.view_mut(), false));
+            bencher.iter(|| {
+                finished(&device, || {
+                    backward_input(&device, &shape, d_y.view(), weight.view(), d_x.view_mut(), false)
+                })
+            });
         });
         group.bench_function(BenchmarkId::new("backward_weight", &name), |bencher| {
-            bencher
-                .iter(|| backward_weight(&device, &shape, d_y.view(), x.view(), d_weight.view_mut(), None));
+            bencher.iter(|| {
+                finished(&device, || {
+                    backward_weight(&device, &shape, d_y.view(), x.view(), d_weight.view_mut(), None)
+                })
+            });
         });
     }
     group.finish();

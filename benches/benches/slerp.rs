@@ -2,6 +2,7 @@
 
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
+use cpift_benches::finished;
 use cpift_benches::flat::{random_mask, random_values};
 use cpift_engine::ops::slerp::{Options, slerp};
 use cpift_engine::{Buffer, Layout};
@@ -26,7 +27,7 @@ fn interpolate(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes(bytes_per_parameter * layout.parameters() as u64));
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                slerp(&device, &layout, backbone.view_mut(), other.view(), &options).expect("finite values")
+                finished(&device, || slerp(&device, &layout, backbone.view_mut(), other.view(), &options))
             });
         });
     }

@@ -1,14 +1,12 @@
 //! Whole training steps, plain and with what CPI-FT adds: `net` importance and frozen bits inside AdamW.
 
-use std::path::Path;
-
 use cpift_benches::device;
 use cpift_model::bench::{StepOptions, TrainStep};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn train_step(criterion: &mut Criterion) {
     let device = device();
-    let config = Path::new(env!("CARGO_MANIFEST_DIR")).join("shapes/llama-32m.json");
+    let config = cpift_benches::shape("llama-32m");
     let mut group = criterion.benchmark_group("train_step/llama-32m/4x256/flops");
     group.sample_size(10);
     for (name, importance) in [("plain", false), ("importance and mask", true)] {

@@ -81,6 +81,17 @@ impl Device {
         }
     }
 
+    /// Waits until everything that was queued on the device has run; the CPU queues nothing.
+    ///
+    /// # Errors
+    /// What failed on the device since the last wait.
+    pub fn synchronize(&self) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.synchronize(),
+        }
+    }
+
     /// Runs `work` inside the device's thread pool, so that the operations in it start at once
     /// instead of waking the pool one by one. Calling operations outside is correct, only slower.
     pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

@@ -6,12 +6,14 @@ use cpift_model::data::{Dataset, LongRows, Row};
 use cpift_model::{Error, Tokenizer};
 use serde_json::{Value, json};
 
+use crate::folders;
+
 /// The tokenizer folders that `golden/tokenizers/make.py` writes.
 pub const FOLDERS: [&str; 4] = ["chatml", "thinking", "headers", "inst"];
 
 /// One of [`FOLDERS`].
 pub fn folder(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("golden/tokenizers").join(name)
+    folders::tests().join("golden/tokenizers").join(name)
 }
 
 /// Its tokenizer.

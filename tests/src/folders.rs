@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cpift_model::ModelConfig;
 use safetensors::Dtype;
@@ -10,6 +10,17 @@ use safetensors::tensor::TensorView;
 use serde_json::{Value, json};
 
 use crate::numeric::random;
+
+/// The folder of this package's files, `golden` among them. Where the tests run away from their sources,
+/// `CPIFT_TESTS` says where it is.
+pub fn tests() -> PathBuf {
+    std::env::var_os("CPIFT_TESTS").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
+}
+
+/// The folder of the seesaw example.
+pub fn seesaw() -> PathBuf {
+    tests().join("../examples/seesaw")
+}
 
 /// Bytes of one tensor with its type and shape.
 #[derive(Debug, Clone)]

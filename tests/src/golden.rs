@@ -7,6 +7,8 @@ use cpift_model::{Batch, ModelConfig};
 use safetensors::SafeTensors;
 use safetensors::tensor::Dtype;
 
+use crate::folders;
+
 /// All golden models.
 pub const NAMES: [&str; 6] = ["llama", "llama_tied", "llama_llama3", "llama_linear", "qwen2", "qwen3"];
 
@@ -32,7 +34,7 @@ impl Golden {
 
     /// Its folder.
     pub fn folder(name: &str) -> PathBuf {
-        Path::new(env!("CARGO_MANIFEST_DIR")).join("golden").join(name)
+        folders::tests().join("golden").join(name)
     }
 
     /// The weights, flat.

@@ -11,6 +11,8 @@ use cpift_model::{Recipe, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use crate::folders;
+
 /// Tasks of the small job, with the seesaw files they take their first rows from.
 pub const TASKS: [&str; 3] = ["arithmetic", "code", "logic"];
 
@@ -24,7 +26,7 @@ impl SmallJob {
     /// A blank model (about 9,000 parameters), 30 training and 8 evaluation rows of each task.
     pub fn new() -> Self {
         let folder = TempDir::new().unwrap();
-        let seesaw = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/seesaw");
+        let seesaw = folders::seesaw();
         fs::create_dir(folder.path().join("blank")).unwrap();
         for file in fs::read_dir(seesaw.join("blank")).unwrap() {
             let file = file.unwrap();

@@ -1,11 +1,11 @@
 //! Data files: shapes, bad lines, long rows, the cache.
 
-use std::path::Path;
 use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
 use cpift_model::data::{CacheUse, Dataset, LongRows, Shape, instruction_prompt, is_exact_match};
 use cpift_tests::data::{DataFile, chat, folder, folder_with_template, tokenizer, words_folder};
+use cpift_tests::folders;
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -221,7 +221,7 @@ fn instructions_are_put_in_alpacas_form() {
 
 #[test]
 fn the_seesaw_example_loads() {
-    let example = Path::new(env!("CARGO_MANIFEST_DIR")).join("../examples/seesaw");
+    let example = folders::seesaw();
     let tokenizer = Tokenizer::from_folder(&example.join("blank")).unwrap();
     for task in ["arithmetic", "code", "logic", "instruction", "chat"] {
         for part in ["train", "eval"] {

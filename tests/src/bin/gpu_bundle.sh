@@ -1,0 +1,58 @@
+#!/usr/bin/env bash
+# Runs the tests on this machine's GPU, then the benches; prints a table and writes results/results.json,
+# with everything the programs said beside it.
+#
+#     ./run.sh [--tests-only] [RESULTS_FOLDER]
+set -uo pipefail
+here=$(cd "$(dirname "$0")" && pwd)
+tests_only=false
+if [ "${1:-}" = --tests-only ]; then
+    tests_only=true
+    shift
+fi
+results=${1:-$here/results}
+mkdir -p "$results"
+results=$(cd "$results" && pwd)
+engine=$here/programs/bin/cpift-engine
+export CPIFT_TEST_CUDA=1 CPIFT_TESTS=$here/data/tests SHAPES=$here/data/shapes DEVICE=${DEVICE:-cuda:0}
+cd "$results" || exit 1
+
+"$engine" devices | tee devices.txt
+devices=$("$engine" devices --json | tr -d '\n')
+json="{\"date\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\",\"devices\":$devices,\"tests\":["
+failed=0
+separator=
+printf '%-28s %8s %8s %8s\n' test passed failed seconds
+for program in "$here"/programs/tests/*; do
+    name=$(basename "$program")
+    start=$SECONDS
+    timeout 900 "$program" >"test-$name.txt" 2>&1
+    status=$?
+    passed=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "test-$name.txt" | tail -1)
+    broken=$(sed -n 's/^test result: .* \([0-9]*\) failed.*/\1/p' "test-$name.txt" | tail -1)
+    printf '%-28s %8s %8s %8s\n' "$name" "${passed:--}" "${broken:-crashed}" "$((SECONDS - start))"
+    json+="$separator{\"name\":\"$name\",\"status\":$status,\"passed\":${passed:-0},\"failed\":${broken:-null}}"
+    separator=,
+    [ "$status" = 0 ] || failed=1
+done
+json+="],\"steps\":["
+
+if [ "$tests_only" = false ]; then
+    separator=
+    for shape in "llama-32m 4 256" "llama-32m 32 256" "llama-134m 2 512" "llama-134m 16 512"; do
+        read -r name batch length <<<"$shape"
+        step=$("$engine" bench step --config "$SHAPES/$name.json" --batch "$batch" --length "$length" \
+            --steps 10 --device "$DEVICE" --json 2>"step-$name-$batch.txt" | tr -d '\n')
+        echo "step $name $batch×$length: ${step:-failed, see step-$name-$batch.txt}"
+        json+="$separator{\"shape\":\"$name\",\"batch\":$batch,\"length\":$length,\"result\":${step:-null}}"
+        separator=,
+    done
+    for program in "$here"/programs/benches/*; do
+        name=$(basename "$program")
+        timeout 600 "$program" --bench --warm-up-time 1 --measurement-time 2 >"bench-$name.txt" 2>&1
+        grep -E "^[a-z].*(time:|thrpt:)|^ +(time|thrpt):" "bench-$name.txt"
+    done
+fi
+json+="]}"
+echo "$json" >results.json
+exit $failed
