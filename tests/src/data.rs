@@ -1,6 +1,6 @@
 //! Data files and tokenizer folders for tests.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cpift_model::data::{Dataset, LongRows, Row};
 use cpift_model::{Error, Tokenizer};

@@ -1,6 +1,6 @@
 //! Golden files made by `tests/golden/make_golden.py`: a tiny model, and what PyTorch computes with it.
 
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cpift_engine::{Buffer, Device, Layout};
 use cpift_model::{Batch, ModelConfig};

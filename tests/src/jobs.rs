@@ -1,7 +1,7 @@
 //! Small whole jobs: a tiny model, a few rows of the seesaw tasks, a recipe.
 
 use std::fs;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 
 use cpift_engine::Device;
 use cpift_model::job::{Job, JobOptions};

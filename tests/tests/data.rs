@@ -1,5 +1,6 @@
 //! Data files: shapes, bad lines, long rows, the cache.
 
+use std::path::Path;
 use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
