@@ -18,8 +18,6 @@ use crate::error::{Error, Result};
 
 /// Bytes of pinned host memory that reads and writes go through.
 const STAGING: usize = 8 << 20;
-/// Writes up to this size are copied by the driver at once and need no staging.
-const SMALL_WRITE: usize = 32 << 10;
 /// Bytes for the driver's compiler to complain in.
 const LOG: usize = 16 << 10;
 /// Oldest compute capability the PTX runs on.
@@ -46,8 +44,12 @@ struct Functions {
     functions: HashMap<&'static str, sys::CUfunction>,
 }
 
-/// Pinned host memory.
-struct Staging(*mut u8);
+/// Pinned host memory that copies go through: from pageable memory the driver would wait for the stream.
+struct Staging {
+    start: *mut u8,
+    /// Bytes at the start that queued copies may still read.
+    busy: usize,
+}
 
 // SAFETY: contexts, streams, modules and pinned memory belong to no thread; every call makes the context
 // current first, and what is mutable is behind mutexes.
@@ -111,14 +113,14 @@ impl Cuda {
             context,
             stream: ptr::null_mut(),
             functions: Mutex::default(),
-            staging: Mutex::new(Staging(ptr::null_mut())),
+            staging: Mutex::new(Staging { start: ptr::null_mut(), busy: 0 }),
         };
         cuda.enter().map_err(&open)?;
         cuda.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(&open)?;
         cuda.keep_freed_memory().map_err(&open)?;
         // SAFETY: freed in `drop`.
         let staging = unsafe { result::malloc_host(STAGING, 0) }.map_err(&open)?;
-        cuda.staging = Mutex::new(Staging(staging.cast()));
+        cuda.staging = Mutex::new(Staging { start: staging.cast(), busy: 0 });
         Ok(cuda)
     }
 
@@ -290,22 +292,23 @@ impl Backend for Cuda {
     unsafe fn write(&self, address: u64, source: &[u8]) -> Result<()> {
         let failed = |error| self.failed("copying to the device", error);
         self.enter().map_err(failed)?;
-        if source.len() <= SMALL_WRITE {
-            // SAFETY: inside an allocation, by the caller's promise. The driver takes pageable memory of
-            // this size over before it returns.
-            return unsafe { result::memcpy_htod_async(address, source, self.stream) }.map_err(failed);
-        }
-        let staging = lock(&self.staging);
+        let mut staging = lock(&self.staging);
         for (chunk, part) in source.chunks(STAGING).enumerate() {
-            // SAFETY: pinned memory of at least this size, which the last wait left unused; the target is
+            if staging.busy + part.len() > STAGING {
+                // SAFETY: the stream lives as long as `self`.
+                unsafe { result::stream::synchronize(self.stream) }.map_err(failed)?;
+                staging.busy = 0;
+            }
+            // SAFETY: pinned memory with room for the part, which no queued copy uses; the target is
             // inside an allocation.
             unsafe {
-                ptr::copy_nonoverlapping(part.as_ptr(), staging.0, part.len());
-                let staged = std::slice::from_raw_parts(staging.0, part.len());
+                let place = staging.start.add(staging.busy);
+                ptr::copy_nonoverlapping(part.as_ptr(), place, part.len());
+                let staged = std::slice::from_raw_parts(place, part.len());
                 let target = address + (chunk * STAGING) as u64;
                 result::memcpy_htod_async(target, staged, self.stream).map_err(failed)?;
-                result::stream::synchronize(self.stream).map_err(failed)?;
             }
+            staging.busy += part.len().next_multiple_of(256);
         }
         Ok(())
     }
@@ -313,12 +316,15 @@ impl Backend for Cuda {
     unsafe fn read(&self, address: u64, destination: &mut [u8]) -> Result<()> {
         let failed = |error| self.failed("copying from the device", error);
         self.enter().map_err(failed)?;
-        let staging = lock(&self.staging);
+        let mut staging = lock(&self.staging);
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }.map_err(failed)?;
+        staging.busy = 0;
         for (chunk, part) in destination.chunks_mut(STAGING).enumerate() {
             // SAFETY: pinned memory of at least this size that nothing else uses while it is locked; the
             // source is inside an allocation.
             unsafe {
-                let staged = std::slice::from_raw_parts_mut(staging.0, part.len());
+                let staged = std::slice::from_raw_parts_mut(staging.start, part.len());
                 let source = address + (chunk * STAGING) as u64;
                 result::memcpy_dtoh_async(staged, source, self.stream).map_err(failed)?;
                 result::stream::synchronize(self.stream).map_err(failed)?;
@@ -365,7 +371,7 @@ impl Drop for Cuda {
             for &module in lock(&self.functions).modules.values() {
                 let _ = result::module::unload(module);
             }
-            let staging = lock(&self.staging).0;
+            let staging = lock(&self.staging).start;
             if !staging.is_null() {
                 let _ = result::free_host(staging.cast());
             }
