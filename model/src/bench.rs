@@ -62,6 +62,7 @@ pub struct TrainStep {
     transformer: Transformer,
     weights: Buffer<f32>,
     gradients: Buffer<f32>,
+    losses: Buffer<f32>,
     optimizer: AdamW,
     frozen: Option<Mask>,
     batch: usize,
@@ -87,7 +88,8 @@ impl TrainStep {
             return Err(Error::setting("--length", reason));
         }
         let layout = config.layout()?;
-        let transformer = Transformer::new(&config, device, tokens, false)?;
+        let mut transformer = Transformer::new(&config, device, tokens, false)?;
+        transformer.timings().wait_for(device);
         let mut weights = Buffer::zeros(device, layout.len())?;
         initialize(&config, &layout, SEED, weights.view_mut())?;
         let kind = if options.importance { ImportanceKind::Net } else { ImportanceKind::None };
@@ -96,6 +98,7 @@ impl TrainStep {
             transformer,
             weights,
             gradients: Buffer::zeros(device, layout.len())?,
+            losses: Buffer::zeros(device, tokens)?,
             optimizer: AdamW::new(device, layout.len(), kind)?,
             frozen: options.importance.then(|| one_percent(layout.len())),
             config,
@@ -131,13 +134,15 @@ impl TrainStep {
         let optimizer_seconds = device.scope(|| -> Result<f64> {
             self.gradients.view_mut().fill(0.0)?;
             let (weights, gradients) = (self.weights.view(), self.gradients.view_mut());
-            self.transformer.loss_and_gradients(weights, &batch, scale, gradients)?;
+            self.transformer.loss_and_gradients(weights, &batch, scale, gradients, self.losses.view_mut())?;
+            device.synchronize()?;
             let optimizer_started = Instant::now();
             let frozen = self.frozen.as_ref();
             let norm = norm::squared_norm(&device, self.gradients.view(), frozen)?.sqrt();
             let gradient =
                 Gradient { values: self.gradients.view(), scale: norm::clip_factor(norm, 1.0), frozen };
             self.optimizer.step(self.weights.view_mut(), gradient, &hyper)?;
+            device.synchronize()?;
             Ok(optimizer_started.elapsed().as_secs_f64())
         })?;
         Ok((started.elapsed().as_secs_f64(), optimizer_seconds))

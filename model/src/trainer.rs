@@ -21,6 +21,8 @@ pub struct Trainer {
     /// Master weights over the flat layout.
     pub weights: Buffer<f32>,
     gradients: Buffer<f32>,
+    /// Losses of all positions of a step; grows to the largest step.
+    losses: Buffer<f32>,
     /// Moments and importance over the flat layout.
     pub optimizer: AdamW,
 }
@@ -62,6 +64,7 @@ impl Trainer {
             transformer,
             weights: Buffer::zeros(device, layout.len())?,
             gradients: Buffer::zeros(device, layout.len())?,
+            losses: Buffer::zeros(device, 0)?,
             optimizer: AdamW::new(device, layout.len(), importance)?,
         })
     }
@@ -141,19 +144,36 @@ impl Trainer {
         frozen: Option<&Mask>,
     ) -> Result<(Vec<SourceLoss>, f64)> {
         self.gradients.view_mut().fill(0.0)?;
-        let scale = 1.0 / batches.supervised_tokens as f64;
-        let mut losses = vec![SourceLoss::default(); batches.rows_per_source.len()];
-        for (batch, documents) in batches.micro.iter().zip(&batches.documents) {
-            let weights = self.weights.view();
-            self.transformer.loss_and_gradients(weights, batch, scale as f32, self.gradients.view_mut())?;
-            let row_losses = batch.document_losses(self.transformer.last_losses())?;
-            for (draw, row) in documents.iter().zip(row_losses) {
-                losses[draw.source].sum += row.sum;
-                losses[draw.source].tokens += row.tokens as u64;
-            }
+        let scale = (1.0 / batches.supervised_tokens as f64) as f32;
+        let tokens = batches.micro.iter().map(|batch| batch.tokens.len()).sum();
+        if self.losses.len() < tokens {
+            self.losses = Buffer::zeros(&self.device, tokens)?;
+        }
+        let mut start = 0;
+        for batch in &batches.micro {
+            let end = start + batch.tokens.len();
+            let (weights, gradients) = (self.weights.view(), self.gradients.view_mut());
+            let losses = self.losses.slice_mut(start..end);
+            self.transformer.loss_and_gradients(weights, batch, scale, gradients, losses)?;
+            start = end;
         }
         let squared = norm::squared_norm(&self.device, self.gradients.view(), frozen)?;
-        Ok((losses, squared.sqrt()))
+        Ok((self.source_losses(batches, &self.losses.slice(0..tokens).to_vec()?)?, squared.sqrt()))
+    }
+
+    /// Sums the losses of all positions of a step by the source of their document.
+    fn source_losses(&self, batches: &StepBatches, losses: &[f32]) -> Result<Vec<SourceLoss>> {
+        let mut sums = vec![SourceLoss::default(); batches.rows_per_source.len()];
+        let mut rest = losses;
+        for (batch, documents) in batches.micro.iter().zip(&batches.documents) {
+            let (losses, behind) = rest.split_at(batch.tokens.len());
+            rest = behind;
+            for (draw, row) in documents.iter().zip(batch.document_losses(losses)?) {
+                sums[draw.source].sum += row.sum;
+                sums[draw.source].tokens += row.tokens as u64;
+            }
+        }
+        Ok(sums)
     }
 
     /// Says what became NaN or infinite: the loss, or which tensor's gradient first.

@@ -56,6 +56,11 @@ impl SmallJob {
         Self { folder, device: Device::cpu(std::num::NonZeroUsize::new(2)).unwrap() }
     }
 
+    /// The same files, but jobs run on `device` from now on.
+    pub fn on(self, device: Device) -> Self {
+        Self { device, ..self }
+    }
+
     /// A path inside the folder.
     pub fn path(&self, name: &str) -> PathBuf {
         self.folder.path().join(name)

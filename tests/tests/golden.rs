@@ -27,7 +27,11 @@ fn step(
 ) -> (f64, Vec<f32>) {
     let mut gradients = Buffer::zeros(device, weights.len()).unwrap();
     let scale = 1.0 / batch.supervised_tokens() as f32;
-    let loss = transformer.loss_and_gradients(weights.view(), batch, scale, gradients.view_mut()).unwrap();
+    let mut losses = Buffer::from_slice(device, &vec![f32::NAN; batch.tokens.len()]).unwrap();
+    transformer
+        .loss_and_gradients(weights.view(), batch, scale, gradients.view_mut(), losses.view_mut())
+        .unwrap();
+    let loss = losses.to_vec().unwrap().iter().map(|&loss| f64::from(loss)).sum();
     (loss, gradients.to_vec().unwrap())
 }
 
@@ -130,7 +134,10 @@ fn packed_documents_do_not_see_each_other() {
         let mut losses = Vec::new();
         for document in golden.documents() {
             losses.extend(transformer.loss(weights.view(), &document).unwrap());
-            transformer.loss_and_gradients(weights.view(), &document, scale, gradients.view_mut()).unwrap();
+            let mut unread = Buffer::zeros(&device, document.tokens.len()).unwrap();
+            transformer
+                .loss_and_gradients(weights.view(), &document, scale, gradients.view_mut(), unread.view_mut())
+                .unwrap();
         }
         assert_close(&format!("{name}: losses"), &packed_losses, &widen(&losses), 1e-6);
         let (_, packed_gradients) = step(&mut transformer, &device, &weights, &packed);
@@ -232,7 +239,10 @@ fn what_does_not_fit_is_an_error() {
     assert!(message.contains("larger than the 8 planned"), "{message}");
     let mut inference = Transformer::for_inference(&golden.config, &device, 64).unwrap();
     let mut gradients = Buffer::zeros(&device, weights.len()).unwrap();
-    assert!(inference.loss_and_gradients(weights.view(), &batch, 1.0, gradients.view_mut()).is_err());
+    let mut losses = Buffer::zeros(&device, batch.tokens.len()).unwrap();
+    let refused =
+        inference.loss_and_gradients(weights.view(), &batch, 1.0, gradients.view_mut(), losses.view_mut());
+    assert!(refused.is_err());
     let mut outside = Batch::new();
     outside.push(&[3, 51], &[false, true]).unwrap();
     assert!(inference.loss(weights.view(), &outside).is_err());

@@ -58,7 +58,10 @@ fn every_tensor_matches_central_differences_along_its_gradient() {
 
         let mut transformer = Transformer::new(&config, &device, 24, false).unwrap();
         let mut gradients = Buffer::zeros(&device, layout.len()).unwrap();
-        transformer.loss_and_gradients(weights.view(), &batch, 1.0, gradients.view_mut()).unwrap();
+        let mut unread = Buffer::zeros(&device, batch.tokens.len()).unwrap();
+        transformer
+            .loss_and_gradients(weights.view(), &batch, 1.0, gradients.view_mut(), unread.view_mut())
+            .unwrap();
         let gradients = gradients.to_vec().unwrap();
         for segment in layout.segments() {
             let gradient = widen(&gradients[segment.range()]);

@@ -45,10 +45,6 @@ pub struct Transformer {
     activations: Activations,
     batch: BatchBuffers,
     workspace: Workspace,
-    /// Losses on the host.
-    losses: Vec<f32>,
-    /// How many of them belong to the last batch.
-    last_rows: usize,
     timings: Timings,
 }
 
@@ -88,8 +84,6 @@ impl Transformer {
             activations: Activations::new(config, device, max_tokens, purpose)?,
             batch: BatchBuffers::new(device, max_tokens)?,
             workspace: Workspace::new(device, &head_shape(config, max_tokens))?,
-            losses: vec![0.0; max_tokens],
-            last_rows: 0,
             timings: Timings::new(),
         })
     }
@@ -152,7 +146,8 @@ impl Transformer {
     }
 
     /// Adds the gradients of `scale` times the summed loss of the batch to `gradients` (flat, in the
-    /// weights' layout), and returns the sum itself: negative log-likelihood in nats over all targets.
+    /// weights' layout), and writes to `losses` `[N]` every position's negative log-likelihood in nats, 0
+    /// where it has no target. On a GPU all of it is queued, nothing waited for.
     ///
     /// A step of several batches calls this for each, with `scale` one over the supervised tokens of
     /// all: then 4 batches of 2 rows give the gradient of one batch of 8.
@@ -165,9 +160,10 @@ impl Transformer {
         batch: &Batch,
         scale: f32,
         gradients: ViewMut<'_, f32>,
-    ) -> Result<f64> {
+        losses: ViewMut<'_, f32>,
+    ) -> Result<()> {
         let device = self.device.clone();
-        device.scope(|| self.loss_and_gradients_in_scope(weights, batch, scale, gradients))
+        device.scope(|| self.loss_and_gradients_in_scope(weights, batch, scale, gradients, losses))
     }
 
     fn loss_and_gradients_in_scope(
@@ -176,14 +172,15 @@ impl Transformer {
         batch: &Batch,
         scale: f32,
         mut gradients: ViewMut<'_, f32>,
-    ) -> Result<f64> {
+        losses: ViewMut<'_, f32>,
+    ) -> Result<()> {
         if self.purpose == Purpose::Inference {
             return Err(Error::Job(
                 "a transformer made for inference has no memory for gradients".to_owned(),
             ));
         }
         self.check_length("gradients", gradients.len())?;
-        let Some(documents) = self.load(weights, batch)? else { return Ok(0.0) };
+        let Some(documents) = self.load(weights, batch)? else { return Ok(()) };
         self.run_forward(weights, &documents, true)?;
 
         let shape = head_shape(&self.config, batch.tokens.len());
@@ -198,23 +195,12 @@ impl Transformer {
             d_hidden: scratch.delta.slice_mut(0..elements),
             d_head: gradients.reborrow().slice(self.places.head.clone()),
         };
-        let losses = self.batch.losses.slice_mut(0..shape.rows);
         let workspace = &mut self.workspace;
         cross_entropy::forward_backward(&self.device, &shape, inputs, scale, workspace, losses, into)?;
         self.timings.lap(Part::Head);
 
         let (pass, activations, timings) = self.pass(weights, shape.rows);
-        pass.backward(activations, &documents, gradients, timings)?;
-        self.last_rows = shape.rows;
-        let losses = &mut self.losses[..shape.rows];
-        self.batch.losses.slice(0..shape.rows).copy_to_host(losses)?;
-        Ok(losses.iter().map(|&loss| f64::from(loss)).sum())
-    }
-
-    /// The loss of every position of the batch last given to [`Transformer::loss_and_gradients`], in nats;
-    /// 0 where it has no target.
-    pub fn last_losses(&self) -> &[f32] {
-        &self.losses[..self.last_rows]
+        pass.backward(activations, &documents, gradients, timings)
     }
 
     /// The logits of every position `[N, V]`. Holds all of them: for tests and looking into a model.

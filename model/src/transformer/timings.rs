@@ -2,6 +2,8 @@
 
 use std::time::Instant;
 
+use cpift_engine::Device;
+
 /// Parts of a step, as `bench step` reports them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
@@ -52,25 +54,42 @@ impl Part {
 /// Seconds spent per part since the last [`Timings::reset`]. Costs one clock reading per lap.
 #[derive(Debug, Clone)]
 pub struct Timings {
+    /// What is waited for at every lap.
+    device: Option<Device>,
     last: Instant,
     seconds: [f64; Part::ALL.len()],
 }
 
 impl Timings {
     pub(super) fn new() -> Self {
-        Self { last: Instant::now(), seconds: [0.0; Part::ALL.len()] }
+        Self { device: None, last: Instant::now(), seconds: [0.0; Part::ALL.len()] }
     }
 
     /// Starts the clock without counting the time since the last lap.
     pub(super) fn start(&mut self) {
+        self.wait();
         self.last = Instant::now();
     }
 
     /// Counts the time since the last lap or start as `part`'s.
     pub(super) fn lap(&mut self, part: Part) {
+        self.wait();
         let now = Instant::now();
         self.seconds[part as usize] += (now - self.last).as_secs_f64();
         self.last = now;
+    }
+
+    /// From now on waits at every lap until `device` has done what was queued. Without it, parts on a GPU
+    /// are the times of queueing.
+    pub fn wait_for(&mut self, device: &Device) {
+        self.device = Some(device.clone());
+    }
+
+    fn wait(&self) {
+        if let Some(device) = &self.device {
+            // A failure comes back at the next reading of results.
+            let _ = device.synchronize();
+        }
     }
 
     /// Forgets all times.
