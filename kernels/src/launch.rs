@@ -345,12 +345,40 @@ pub fn describe_numbers(kernel: &Kernel, arguments: &[Argument]) -> String {
     kernel.parameters.iter().zip(arguments).filter_map(number).collect::<Vec<_>>().join(", ")
 }
 
-/// `c` of `a::b::c`.
-pub const fn last_segment(path: &'static str) -> &'static str {
-    let bytes = path.as_bytes();
-    let mut start = bytes.len();
-    while start > 0 && bytes[start - 1] != b':' {
-        start -= 1;
+/// The family of a kernel in module `path`: the crate's module it is in, as `b` of `a::b::c`; in a crate
+/// without modules, the crate.
+pub const fn family_of(path: &'static str) -> &'static str {
+    let module = match find_colon(path) {
+        Some(colon) => path.split_at(colon + 2).1,
+        None => path,
+    };
+    match find_colon(module) {
+        Some(colon) => module.split_at(colon).0,
+        None => module,
     }
-    path.split_at(start).1
+}
+
+/// Where the first colon is.
+const fn find_colon(path: &str) -> Option<usize> {
+    let bytes = path.as_bytes();
+    let mut index = 0;
+    while index < bytes.len() {
+        if bytes[index] == b':' {
+            return Some(index);
+        }
+        index += 1;
+    }
+    None
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_family_is_a_module_of_the_crate() {
+        assert_eq!(family_of("kernels::slerp"), "slerp");
+        assert_eq!(family_of("kernels::rms_norm::backward::wide"), "rms_norm");
+        assert_eq!(family_of("example"), "example");
+    }
 }

@@ -97,7 +97,7 @@ macro_rules! kernel {
             /// What is known of the kernel without running it.
             pub const KERNEL: $crate::launch::Kernel = $crate::launch::Kernel {
                 name: stringify!($name),
-                family: $crate::launch::last_segment(module_path!()),
+                family: $crate::launch::family_of(module_path!()),
                 block: {
                     assert!($block % $crate::simt::WARP == 0 && $block > 0 && $block <= 1024);
                     $block
