@@ -116,6 +116,7 @@ fn category(opcode: &str) -> Option<String> {
         "div" | "sqrt" | "rcp" if starts(&["div.rn", "sqrt.rn", "rcp.rn"]) => {
             Some(format!("{instruction}.rn"))
         }
+        _ if opcode.split('.').any(|part| part == "f64") => Some("f64".to_owned()),
         _ => None,
     }
 }
@@ -249,6 +250,7 @@ mod tests {
             ("atom.shared.add.u32", Some("atom.shared")),
             ("div.rn.f32", Some("div.rn")),
             ("div.s32", None),
+            ("fma.rn.f64", Some("f64")),
             ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", Some("mma")),
             ("cp.async.cg.shared.global", Some("cp.async")),
             ("cp.async.commit_group", None),

@@ -68,6 +68,14 @@ struct Arguments {
     fetch_ptxas: bool,
 }
 
+/// Instructions that are reported where they come up.
+const SLOW: &[(&str, &str)] = &[
+    ("div.rn", "a division rounded to nearest is many instructions"),
+    ("sqrt.rn", "a root rounded to nearest is many instructions"),
+    ("rcp.rn", "a reciprocal rounded to nearest is many instructions"),
+    ("f64", "double precision runs at a fraction of the rate"),
+];
+
 /// Where things are.
 #[derive(Debug)]
 struct Folders {
@@ -199,24 +207,41 @@ fn ptx_files(folder: &Path) -> Result<Vec<String>, Error> {
     Ok(names)
 }
 
-/// A line per kernel, and what a person should look at.
+/// A line for every kernel that is new or another than before, and what a person should look at.
 fn report(manifest: &Manifest, before: Option<&Manifest>) {
+    let mut changed = 0;
     for (module, record) in &manifest.modules {
         for (name, kernel) in &record.kernels {
-            println!("{module:28} {name:32} {}", describe(kernel));
-            let barriers = |kernel: &KernelRecord| kernel.instructions.get(BARRIERS).copied().unwrap_or(0);
             let before = before.and_then(|before| before.modules.get(module)?.kernels.get(name));
-            if let Some(before) = before.filter(|before| barriers(before) != barriers(kernel)) {
-                let (before, now) = (barriers(before), barriers(kernel));
-                println!("note: {name} has {now} barriers, {before} before: is that how the source changed?");
+            if before == Some(kernel) {
+                continue;
             }
-            for slow in ["div.rn", "sqrt.rn", "rcp.rn"] {
-                if let Some(count) = kernel.instructions.get(slow) {
-                    println!("note: {name} has {count} {slow}, which is many instructions each");
-                }
+            changed += 1;
+            println!("{module:28} {name:32} {}", describe(kernel));
+            for note in notes(kernel, before) {
+                println!("    note: {note}");
             }
         }
     }
+    let (modules, kernels) = (manifest.modules.len(), manifest.kernels().count());
+    println!("{kernels} kernels in {modules} modules; {changed} changed");
+}
+
+/// What may be wrong with a kernel though it is allowed.
+fn notes(kernel: &KernelRecord, before: Option<&KernelRecord>) -> Vec<String> {
+    let count = |kernel: &KernelRecord, kind| kernel.instructions.get(kind).copied().unwrap_or(0);
+    let mut notes = Vec::new();
+    let barriers = count(kernel, BARRIERS);
+    if let Some(before) = before.map(|before| count(before, BARRIERS)).filter(|&before| before != barriers) {
+        notes.push(format!("{barriers} barriers, {before} before: is that how the source changed?"));
+    }
+    for (kind, why) in SLOW {
+        let now = count(kernel, kind);
+        if now > before.map_or(0, |before| count(before, kind)) {
+            notes.push(format!("{now} {kind}: {why}"));
+        }
+    }
+    notes
 }
 
 fn describe(kernel: &KernelRecord) -> String {
@@ -328,5 +353,84 @@ fn compare_rebuilt(folders: &Folders, compiler: &Compiler, manifest: &Manifest) 
     match findings.is_empty() {
         true => Ok(()),
         false => Err(Error::Findings(findings)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::manifest::ModuleRecord;
+
+    fn record(instructions: &[(&str, u32)]) -> KernelRecord {
+        let instructions = instructions.iter().map(|&(kind, count)| (kind.to_owned(), count)).collect();
+        KernelRecord { block: 32, parameters: Vec::new(), instructions, assembled: BTreeMap::new() }
+    }
+
+    #[test]
+    fn another_number_of_barriers_is_noted() {
+        let (two, four) = (record(&[(BARRIERS, 2)]), record(&[(BARRIERS, 4)]));
+        let found = notes(&four, Some(&two));
+        assert_eq!(found, ["4 barriers, 2 before: is that how the source changed?"]);
+        assert_eq!(notes(&record(&[]), Some(&two)).len(), 1);
+        assert!(notes(&four, Some(&four)).is_empty() && notes(&four, None).is_empty());
+    }
+
+    #[test]
+    fn slow_arithmetic_is_noted_when_it_comes_up() {
+        let (one, two) = (record(&[("div.rn", 1)]), record(&[("div.rn", 2)]));
+        assert_eq!(notes(&one, None).len(), 1);
+        assert_eq!(notes(&two, Some(&one)).len(), 1);
+        assert!(notes(&one, Some(&two)).is_empty());
+    }
+
+    /// A checkout with one source, one module and their manifest.
+    fn checkout() -> (tempfile::TempDir, Folders, Manifest) {
+        let folder = tempfile::tempdir().unwrap();
+        let kernels = folder.path().join("kernels");
+        let folders = Folders { ptx: kernels.join("ptx"), tools: folder.path().join("tools"), kernels };
+        fs::create_dir_all(folders.kernels.join("src")).unwrap();
+        fs::write(folders.kernels.join("src/a.rs"), "source").unwrap();
+        let mut modules = Modules::default();
+        modules.texts.insert("a.sm_80.ptx".to_owned(), "text".to_owned());
+        let module = ModuleRecord { hash: hash(b"text"), version: "7.0".into(), kernels: BTreeMap::new() };
+        let manifest = Manifest {
+            compiler: "any".to_owned(),
+            flags: compiler::flags(),
+            assembler: None,
+            sources: hash_files(&folders.kernels, ["src/a.rs".to_owned()].iter()).unwrap(),
+            modules: [("a.sm_80.ptx".to_owned(), module)].into(),
+        };
+        write_files(&folders, &modules, &manifest).unwrap();
+        (folder, folders, manifest)
+    }
+
+    #[test]
+    fn what_was_written_is_read_and_agrees() {
+        let (_folder, folders, manifest) = checkout();
+        assert_eq!(Manifest::load(&folders.manifest()).unwrap().as_ref(), Some(&manifest));
+        assert_eq!(compare_files(&folders, &manifest).unwrap(), [""; 0]);
+    }
+
+    #[test]
+    fn every_file_that_was_changed_is_named() {
+        for (file, complaint) in [
+            ("src/a.rs", "kernels/src/a.rs has changed since the PTX was made"),
+            ("ptx/a.sm_80.ptx", "kernels/ptx/a.sm_80.ptx is not what the manifest says"),
+            ("ptx/b.sm_80.ptx", "kernels/ptx/b.sm_80.ptx is not in the manifest"),
+            ("ptx/modules.rs", "kernels/ptx/modules.rs does not list the modules of the manifest"),
+        ] {
+            let (_folder, folders, manifest) = checkout();
+            fs::write(folders.kernels.join(file), "another").unwrap();
+            assert_eq!(compare_files(&folders, &manifest).unwrap(), [complaint]);
+        }
+    }
+
+    #[test]
+    fn a_family_that_is_gone_leaves_no_file() {
+        let (_folder, folders, manifest) = checkout();
+        let nothing = Manifest { modules: BTreeMap::new(), ..manifest };
+        write_files(&folders, &Modules::default(), &nothing).unwrap();
+        assert_eq!(ptx_files(&folders.ptx).unwrap(), [""; 0]);
+        assert_eq!(compare_files(&folders, &nothing).unwrap(), [""; 0]);
     }
 }

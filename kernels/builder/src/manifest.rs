@@ -103,6 +103,11 @@ impl Manifest {
         parsed.map(Some).map_err(|problem| Error::Manifest { path: path.to_owned(), problem })
     }
 
+    /// All kernels of all modules.
+    pub fn kernels(&self) -> impl Iterator<Item = &KernelRecord> {
+        self.modules.values().flat_map(|module| module.kernels.values())
+    }
+
     /// As it is written.
     pub fn to_text(&self) -> String {
         serde_json::to_string_pretty(self).expect("maps with string keys are JSON") + "\n"
