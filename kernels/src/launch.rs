@@ -66,6 +66,8 @@ pub enum Argument {
     U64(u64),
     /// A number.
     F32(f32),
+    /// A number.
+    F64(f64),
 }
 
 /// Device memory to read, as a launcher sees it.
@@ -332,7 +334,7 @@ macro_rules! scalars {
         }
     )*};
 }
-scalars!(u32 = U32, u64 = U64, f32 = F32);
+scalars!(u32 = U32, u64 = U64, f32 = F32, f64 = F64);
 
 /// The scalar arguments with their names, for messages.
 pub fn describe_numbers(kernel: &Kernel, arguments: &[Argument]) -> String {
@@ -341,6 +343,7 @@ pub fn describe_numbers(kernel: &Kernel, arguments: &[Argument]) -> String {
         Argument::U32(value) => Some(format!("{} = {value}", parameter.name)),
         Argument::U64(value) => Some(format!("{} = {value}", parameter.name)),
         Argument::F32(value) => Some(format!("{} = {value}", parameter.name)),
+        Argument::F64(value) => Some(format!("{} = {value}", parameter.name)),
     };
     kernel.parameters.iter().zip(arguments).filter_map(number).collect::<Vec<_>>().join(", ")
 }

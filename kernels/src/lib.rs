@@ -27,10 +27,22 @@ pub mod launch;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod modules;
 
+pub mod adamw;
 pub mod elementwise;
+pub mod mask;
+pub mod norm;
+pub mod slerp;
+pub mod transplant;
 
 /// All families and their kernels, by name: what PTX modules are made of.
 #[cfg(not(target_arch = "nvptx64"))]
 pub fn families() -> &'static [(&'static str, &'static [launch::Kernel])] {
-    &[("elementwise", elementwise::KERNELS)]
+    &[
+        ("adamw", adamw::KERNELS),
+        ("elementwise", elementwise::KERNELS),
+        ("mask", mask::KERNELS),
+        ("norm", norm::KERNELS),
+        ("slerp", slerp::KERNELS),
+        ("transplant", transplant::KERNELS),
+    ]
 }

@@ -64,7 +64,8 @@ macro_rules! kernel {
             let geometry = {
                 $($crate::kernel_widen!($direction $element $parameter);)*
                 $($(
-                    if !($requirement) {
+                    let holds: bool = $requirement;
+                    if !holds {
                         return Err($crate::launch::LaunchError::Requirement {
                             kernel: kernel.name,
                             requirement: stringify!($requirement),

@@ -245,6 +245,7 @@ impl Launch for Cuda {
                 Argument::U32(value) => ptr::from_ref(value).cast_mut().cast(),
                 Argument::U64(value) => ptr::from_ref(value).cast_mut().cast(),
                 Argument::F32(value) => ptr::from_ref(value).cast_mut().cast(),
+                Argument::F64(value) => ptr::from_ref(value).cast_mut().cast(),
             })
             .collect();
         let [x, y, z] = request.grid;

@@ -59,6 +59,18 @@ pub fn sigmoid(x: f32) -> f32 {
     reciprocal_approx(1.0 + exp(-x))
 }
 
+/// All ones where bit `index` of `bits` is set, else zeros: what [`blend`] takes.
+#[inline(always)]
+pub fn lane_mask(bits: u32, index: usize) -> u32 {
+    (bits >> index & 1).wrapping_neg()
+}
+
+/// The bits of `a` where `mask` has ones, of `b` where it has zeros: a choice that never is a branch.
+#[inline(always)]
+pub fn blend(mask: u32, a: f32, b: f32) -> f32 {
+    f32::from_bits((a.to_bits() & mask) | (b.to_bits() & !mask))
+}
+
 /// Sum of `value` over the warp, the same bits in every lane: a butterfly adds in the same pairs everywhere.
 #[inline(always)]
 pub fn warp_sum(mut value: f32) -> f32 {
@@ -86,6 +98,41 @@ pub fn warp_max(mut value: f32) -> f32 {
 #[inline(always)]
 pub fn block_sum(value: f32, scratch: Shared<f32>) -> f32 {
     let sum = warp_sum(value);
+    if lane_id() == 0 {
+        scratch.store(warp_id(), sum);
+    }
+    sync_threads();
+    let mut total = 0.0;
+    for warp in 0..block_dim() / WARP {
+        total += scratch.load(warp);
+    }
+    sync_threads();
+    total
+}
+
+/// `value` of the lane whose number differs in the bits of `mask`.
+#[inline(always)]
+fn shuffle_xor_f64(value: f64, mask: u32) -> f64 {
+    let bits = value.to_bits();
+    let low = shuffle_xor(bits as u32, mask);
+    let high = shuffle_xor((bits >> 32) as u32, mask);
+    f64::from_bits(u64::from(high) << 32 | u64::from(low))
+}
+
+/// [`warp_sum`] in f64.
+#[inline(always)]
+pub fn warp_sum_f64(mut value: f64) -> f64 {
+    value += shuffle_xor_f64(value, 16);
+    value += shuffle_xor_f64(value, 8);
+    value += shuffle_xor_f64(value, 4);
+    value += shuffle_xor_f64(value, 2);
+    value + shuffle_xor_f64(value, 1)
+}
+
+/// [`block_sum`] in f64.
+#[inline(always)]
+pub fn block_sum_f64(value: f64, scratch: Shared<f64>) -> f64 {
+    let sum = warp_sum_f64(value);
     if lane_id() == 0 {
         scratch.store(warp_id(), sum);
     }

@@ -15,12 +15,21 @@ macro_rules! elements {
         $(unsafe impl Element for $type { const NAME: &'static str = $name; })*
     };
 }
-elements!(f32 = "f32", u64 = "u64", u32 = "u32", i32 = "i32", u16 = "u16", u8 = "u8", Bf16 = "bf16");
+elements!(
+    f32 = "f32",
+    f64 = "f64",
+    u64 = "u64",
+    u32 = "u32",
+    i32 = "i32",
+    u16 = "u16",
+    u8 = "u8",
+    Bf16 = "bf16"
+);
 
-/// Sixteen bytes of elements, moved by one instruction.
+/// Sixteen bytes of elements, moved by one instruction; eight where a thread has no more of them.
 ///
 /// # Safety
-/// `repr(C, align(16))`, 16 bytes, made of `Self::Element` alone.
+/// `repr(C)`, aligned to its own size of 16 or 8 bytes, made of `Self::Element` alone.
 pub unsafe trait Vector: Copy + 'static {
     /// What it is made of.
     type Element: Element;
@@ -55,6 +64,18 @@ vectors!(
     /// Eight bf16.
     Bf16x8 = [Bf16; 8],
 );
+
+/// Four bf16, in eight bytes: what goes with four f32. In global memory only.
+#[derive(Debug, Clone, Copy, PartialEq)]
+#[repr(C, align(8))]
+pub struct Bf16x4(pub [Bf16; 4]);
+
+// SAFETY: as declared above; 8 bytes, checked here.
+unsafe impl Vector for Bf16x4 {
+    type Element = Bf16;
+    const LENGTH: usize = 4;
+}
+const _: () = assert!(size_of::<Bf16x4>() == 8);
 
 /// The upper half of an f32: 8 bits of exponent, 7 of fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

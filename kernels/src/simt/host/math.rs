@@ -12,6 +12,16 @@ pub fn sqrt(x: f32) -> f32 {
     x.sqrt()
 }
 
+/// a·b + c in f64, rounded once.
+pub fn fma_f64(a: f64, b: f64, c: f64) -> f64 {
+    a.mul_add(b, c)
+}
+
+/// √x in f64, rounded to nearest.
+pub fn sqrt_f64(x: f64) -> f64 {
+    x.sqrt()
+}
+
 /// 1/√x; two units in the last place on hardware.
 pub fn rsqrt_approx(x: f32) -> f32 {
     1.0 / x.sqrt()

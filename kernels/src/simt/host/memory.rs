@@ -58,7 +58,7 @@ impl<T: Element> Global<T> {
         unsafe { self.pointer.add(index).read() }
     }
 
-    /// The 16 bytes from element `index` on, which must be aligned to 16 bytes.
+    /// The vector from element `index` on, whose address must be a multiple of its size.
     #[track_caller]
     pub fn load_vector<V: Vector<Element = T>>(self, index: usize) -> V {
         self.check_vector::<V>("load from", index);
@@ -129,7 +129,7 @@ impl<T: Element> GlobalMut<T> {
         self.0.load(index)
     }
 
-    /// The 16 bytes from element `index` on, which must be aligned to 16 bytes.
+    /// The vector from element `index` on, whose address must be a multiple of its size.
     #[track_caller]
     pub fn load_vector<V: Vector<Element = T>>(self, index: usize) -> V {
         self.0.load_vector(index)
@@ -143,7 +143,7 @@ impl<T: Element> GlobalMut<T> {
         unsafe { self.0.pointer.add(index).write(value) }
     }
 
-    /// Writes the 16 bytes from element `index` on, which must be aligned to 16 bytes.
+    /// Writes the vector from element `index` on, whose address must be a multiple of its size.
     #[track_caller]
     pub fn store_vector<V: Vector<Element = T>>(self, index: usize, value: V) {
         self.0.check_vector::<V>("store to", index);
@@ -240,6 +240,7 @@ impl<T: Element> Shared<T> {
     /// The 16 bytes from element `index` on, which must be aligned to 16 bytes.
     #[track_caller]
     pub fn load_vector<V: Vector<Element = T>>(self, index: u32) -> V {
+        const { assert!(size_of::<V>() == 16) };
         let pointer = self.access(Kind::Load, index, size_of::<V>(), align_of::<V>());
         // SAFETY: as for `load`.
         unsafe { pointer.cast::<V>().read() }
@@ -248,6 +249,7 @@ impl<T: Element> Shared<T> {
     /// Writes the 16 bytes from element `index` on, which must be aligned to 16 bytes.
     #[track_caller]
     pub fn store_vector<V: Vector<Element = T>>(self, index: u32, value: V) {
+        const { assert!(size_of::<V>() == 16) };
         let pointer = self.access(Kind::Store, index, size_of::<V>(), align_of::<V>());
         // SAFETY: as for `load`.
         unsafe { pointer.cast::<V>().write(value) }

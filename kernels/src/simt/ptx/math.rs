@@ -28,6 +28,18 @@ pub fn sqrt(x: f32) -> f32 {
     core::f32::math::sqrt(x)
 }
 
+/// a·b + c in f64, rounded once.
+#[inline(always)]
+pub fn fma_f64(a: f64, b: f64, c: f64) -> f64 {
+    core::f64::math::mul_add(a, b, c)
+}
+
+/// √x in f64, rounded to nearest: many instructions.
+#[inline(always)]
+pub fn sqrt_f64(x: f64) -> f64 {
+    core::f64::math::sqrt(x)
+}
+
 /// 1/√x; two units in the last place.
 #[inline(always)]
 pub fn rsqrt_approx(x: f32) -> f32 {

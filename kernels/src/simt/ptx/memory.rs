@@ -43,7 +43,7 @@ impl<T: Element> Global<T> {
         unsafe { self.0.add(index).read() }
     }
 
-    /// The 16 bytes from element `index` on, which must be aligned to 16 bytes.
+    /// The vector from element `index` on, whose address must be a multiple of its size.
     #[inline(always)]
     pub fn load_vector<V: Vector<Element = T>>(self, index: usize) -> V {
         // SAFETY: as for `load`; aligned by the kernel's contract.
@@ -82,7 +82,7 @@ impl<T: Element> GlobalMut<T> {
         self.as_read().load(index)
     }
 
-    /// The 16 bytes from element `index` on, which must be aligned to 16 bytes.
+    /// The vector from element `index` on, whose address must be a multiple of its size.
     #[inline(always)]
     pub fn load_vector<V: Vector<Element = T>>(self, index: usize) -> V {
         self.as_read().load_vector(index)
@@ -95,7 +95,7 @@ impl<T: Element> GlobalMut<T> {
         unsafe { self.0.add(index).write(value) }
     }
 
-    /// Writes the 16 bytes from element `index` on, which must be aligned to 16 bytes.
+    /// Writes the vector from element `index` on, whose address must be a multiple of its size.
     #[inline(always)]
     pub fn store_vector<V: Vector<Element = T>>(self, index: usize, value: V) {
         // SAFETY: as for `store`; aligned by the kernel's contract.

@@ -46,6 +46,7 @@ impl<T: Element> Shared<T> {
     /// The 16 bytes from element `index` on, which must be aligned to 16 bytes.
     #[inline(always)]
     pub fn load_vector<V: Vector<Element = T>>(self, index: u32) -> V {
+        const { assert!(size_of::<V>() == 16) };
         let (a, b, c, d): (u32, u32, u32, u32);
         // SAFETY: inside the block's shared memory and aligned, by the kernel's contract.
         unsafe {
@@ -59,6 +60,7 @@ impl<T: Element> Shared<T> {
     /// Writes the 16 bytes from element `index` on, which must be aligned to 16 bytes.
     #[inline(always)]
     pub fn store_vector<V: Vector<Element = T>>(self, index: u32, value: V) {
+        const { assert!(size_of::<V>() == 16) };
         // SAFETY: a vector is 16 bytes of elements, which have no padding.
         let [a, b, c, d]: [u32; 4] = unsafe { transmute_copy(&value) };
         // SAFETY: inside the block's shared memory and aligned, by the kernel's contract.
