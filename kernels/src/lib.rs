@@ -11,7 +11,7 @@
 #![cfg_attr(target_arch = "nvptx64", no_std)]
 #![cfg_attr(
     target_arch = "nvptx64",
-    feature(abi_ptx, asm_experimental_arch, core_float_math, link_llvm_intrinsics)
+    feature(abi_ptx, abi_unadjusted, asm_experimental_arch, core_float_math, link_llvm_intrinsics)
 )]
 // There, contracts are not compiled, nor the constants that only they use; intrinsics are internal.
 #![cfg_attr(target_arch = "nvptx64", allow(dead_code, internal_features))]

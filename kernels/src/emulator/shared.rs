@@ -4,6 +4,8 @@
 //! different threads to the same place, one of them a write, need a block barrier between them, or, in the
 //! same warp, a warp barrier.
 
+use std::collections::{BTreeMap, VecDeque};
+
 use super::fault::Cause;
 
 /// Accesses are told apart at this many bytes: the smallest element kernels share.
@@ -29,6 +31,8 @@ const NEVER: Access = Access { thread: NOBODY, barriers: 0, warp_barriers: 0 };
 struct Granule {
     write: Access,
     atomic: bool,
+    /// The thread whose copy to it is under way.
+    copied_by: Option<u32>,
     /// The latest read.
     read: Access,
     /// Another thread's read since the same block barrier, if there was one.
@@ -44,6 +48,22 @@ pub struct SharedMemory {
     granules: Vec<Granule>,
     barriers: u32,
     warp_barriers: Vec<u32>,
+    /// Copies under way, of each thread: those of its open group and, before them, its closed groups.
+    copies: BTreeMap<u32, ThreadCopies>,
+}
+
+/// Copies that one thread has started and not waited for.
+#[derive(Debug, Default)]
+struct ThreadCopies {
+    groups: VecDeque<Vec<Copy>>,
+    open: Vec<Copy>,
+}
+
+/// A copy under way.
+#[derive(Debug, Clone)]
+struct Copy {
+    byte: u32,
+    bytes: [u8; 16],
 }
 
 /// Kinds of accesses.
@@ -70,13 +90,14 @@ impl Kind {
 impl SharedMemory {
     /// Poisoned memory for a block of `warps` warps.
     pub fn new(bytes: u32, warps: u32) -> Self {
-        let fresh = Granule { write: NEVER, atomic: false, read: NEVER, other_read: NEVER };
+        let fresh = Granule { write: NEVER, atomic: false, copied_by: None, read: NEVER, other_read: NEVER };
         Self {
             words: vec![u128::from_ne_bytes([POISON; 16]); bytes.div_ceil(16) as usize],
             bytes,
             granules: vec![fresh; (bytes as usize).div_ceil(GRANULE)],
             barriers: 0,
             warp_barriers: vec![0; warps as usize],
+            copies: BTreeMap::new(),
         }
     }
 
@@ -100,6 +121,46 @@ impl SharedMemory {
         self.words.as_mut_ptr().cast()
     }
 
+    /// A copy of `bytes` to `byte` on begins; the memory there is in use until it is waited for.
+    pub fn start_copy(&mut self, thread: u32, byte: u32, bytes: [u8; 16]) {
+        self.copies.entry(thread).or_default().open.push(Copy { byte, bytes });
+        self.mark_copy(byte, Some(thread));
+    }
+
+    /// Closes the thread's open group of copies, be it empty.
+    pub fn commit_copies(&mut self, thread: u32) {
+        let copies = self.copies.entry(thread).or_default();
+        let group = std::mem::take(&mut copies.open);
+        copies.groups.push_back(group);
+    }
+
+    /// Finishes all but the `latest` last groups of the thread's copies.
+    pub fn wait_copies(&mut self, thread: u32, latest: usize) {
+        let copies = self.copies.entry(thread).or_default();
+        let finished = copies.groups.len().saturating_sub(latest);
+        let finished: Vec<Copy> = copies.groups.drain(..finished).flatten().collect();
+        for Copy { byte, bytes } in finished {
+            let start = byte as usize;
+            // SAFETY: an access of these 16 bytes was checked when the copy began.
+            unsafe { self.pointer().add(start).cast::<[u8; 16]>().write(bytes) };
+            self.mark_copy(byte, None);
+            let now = self.now(thread);
+            for granule in &mut self.granules[start / GRANULE..(start + 16) / GRANULE] {
+                (granule.write, granule.atomic) = (now, false);
+            }
+        }
+    }
+
+    fn mark_copy(&mut self, byte: u32, by: Option<u32>) {
+        let first = byte as usize / GRANULE;
+        self.granules[first..first + 16 / GRANULE].iter_mut().for_each(|granule| granule.copied_by = by);
+    }
+
+    fn now(&self, thread: u32) -> Access {
+        let warp_barriers = self.warp_barriers[thread as usize / 32];
+        Access { thread, barriers: self.barriers, warp_barriers }
+    }
+
     /// Notes an access by `thread` to `length` bytes from `byte`, which lie inside the memory.
     pub fn access(
         &mut self,
@@ -109,11 +170,7 @@ impl SharedMemory {
         length: u32,
         location: &dyn Fn() -> String,
     ) -> Result<(), Cause> {
-        let now = Access {
-            thread,
-            barriers: self.barriers,
-            warp_barriers: self.warp_barriers[thread as usize / 32],
-        };
+        let now = self.now(thread);
         let first = byte as usize / GRANULE;
         let last = (byte + length).div_ceil(GRANULE as u32) as usize;
         for (index, granule) in (first..).zip(&mut self.granules[first..last]) {
@@ -142,6 +199,9 @@ impl Access {
 impl Granule {
     /// Notes an access; fails with the thread it races with and what that did.
     fn access(&mut self, now: Access, kind: Kind) -> Result<(), (u32, &'static str)> {
+        if let Some(thread) = self.copied_by {
+            return Err((thread, "is still copying to"));
+        }
         if kind != Kind::Store && self.write.thread == NOBODY {
             return Err((NOBODY, "wrote"));
         }

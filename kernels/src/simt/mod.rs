@@ -3,6 +3,13 @@
 //! Two implementations stand behind the same names: `ptx` compiles to PTX instructions, `host` calls the
 //! [emulator](crate::emulator). What needs no hardware is defined here once.
 //!
+//! # Matrix fragments
+//!
+//! [`matrix_multiply`] is `mma.m16n8k16` on bf16 with f32 sums: A 16×16 by rows, B 16×8 by columns, C 16×8.
+//! With g = lane / 4 and t = lane % 4 a lane holds, two bf16 to a word and the lower column or row first,
+//! A\[g, 2t..\], A\[g+8, 2t..\], A\[g, 2t+8..\], A\[g+8, 2t+8..\]; B\[2t.., g\], B\[2t+8.., g\]; and of C
+//! [g, 2t], [g, 2t+1], [g+8, 2t], [g+8, 2t+1].
+//!
 //! Blocks have one dimension and a multiple of 32 threads. Warp operations take part with all 32 lanes;
 //! there are no masks to get wrong.
 

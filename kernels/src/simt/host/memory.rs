@@ -72,6 +72,15 @@ impl<T: Element> Global<T> {
         (self.pointer as usize).is_multiple_of(16)
     }
 
+    /// The 16 bytes from element `index` on, which must be aligned to 16 bytes, whatever they are.
+    #[track_caller]
+    pub(super) fn load_bytes(self, index: usize) -> [u8; 16] {
+        self.check("load from", index, 16 / size_of::<T>());
+        self.check_alignment("load from", index);
+        // SAFETY: inside the buffer, checked above.
+        unsafe { self.pointer.add(index).cast::<[u8; 16]>().read() }
+    }
+
     /// The buffer from element `count` on.
     #[track_caller]
     pub fn offset(self, count: usize) -> Self {
@@ -93,8 +102,14 @@ impl<T: Element> Global<T> {
     #[track_caller]
     fn check_vector<V: Vector<Element = T>>(self, access: &'static str, index: usize) {
         self.check(access, index, V::LENGTH);
+        self.check_alignment(access, index);
+    }
+
+    /// Faults unless a vector can be accessed at element `index`.
+    #[track_caller]
+    fn check_alignment(self, access: &'static str, index: usize) {
         let address = self.pointer.wrapping_add(index) as usize;
-        if !address.is_multiple_of(align_of::<V>()) {
+        if !address.is_multiple_of(16) {
             let (parameter, location) = (self.name(), Location::caller().to_string());
             fault(Cause::Misaligned { access, parameter, index: self.offset + index, address, location });
         }
@@ -257,7 +272,7 @@ impl<T: Element> Shared<T> {
 
     /// Checks and notes an access of `bytes` bytes at element `index`.
     #[track_caller]
-    fn access(self, kind: Kind, index: u32, bytes: usize, align: usize) -> *mut u8 {
+    pub(super) fn access(self, kind: Kind, index: u32, bytes: usize, align: usize) -> *mut u8 {
         let location = Location::caller();
         let access = if kind == Kind::Load { "load from" } else { "store to" };
         let size = size_of::<T>() as u64;

@@ -2,12 +2,15 @@
 
 mod math;
 mod memory;
+mod tensor;
 mod warp;
 
 use std::panic::Location;
 
 pub use math::*;
 pub use memory::*;
+pub use tensor::*;
+use warp::exchange;
 pub use warp::*;
 
 use crate::emulator::thread::{Wait, suspend, with};

@@ -6,7 +6,7 @@ use crate::emulator::thread::{Wait, WarpOperation, Words, suspend};
 
 /// Hands `words` in and waits for what the warp makes of all lanes'.
 #[track_caller]
-fn exchange(name: &'static str, words: Words, combine: fn(&mut [Words; 32])) -> Words {
+pub(super) fn exchange(name: &'static str, words: Words, combine: fn(&mut [Words; 32])) -> Words {
     let location = Location::caller();
     suspend(Wait::Warp(WarpOperation { name, location, combine, orders_memory: false }, words))
 }

@@ -36,6 +36,13 @@ impl<T: Element> Global<T> {
         Self(pointer)
     }
 
+    /// Address of element `index`.
+    #[inline(always)]
+    pub(super) fn address(self, index: usize) -> *const T {
+        // SAFETY: the kernel's contract, by which the handle was made.
+        unsafe { self.0.add(index) }
+    }
+
     /// Element `index`.
     #[inline(always)]
     pub fn load(self, index: usize) -> T {

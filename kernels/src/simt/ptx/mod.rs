@@ -11,11 +11,13 @@
 mod math;
 mod memory;
 mod shared;
+mod tensor;
 mod thread;
 mod warp;
 
 pub use math::*;
 pub use memory::*;
 pub use shared::*;
+pub use tensor::*;
 pub use thread::*;
 pub use warp::*;

@@ -39,7 +39,7 @@ impl<T: Element> Shared<T> {
 
     /// Address of element `index`.
     #[inline(always)]
-    fn at(self, index: u32) -> u32 {
+    pub(super) fn at(self, index: u32) -> u32 {
         self.address + index * size_of::<T>() as u32
     }
 
