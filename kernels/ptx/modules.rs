@@ -8,7 +8,6 @@ pub(super) const MODULES: &[Module] = &[
     Module { family: "elementwise", architecture: "sm_80", ptx: include_str!("elementwise.sm_80.ptx") },
     Module { family: "mask", architecture: "sm_80", ptx: include_str!("mask.sm_80.ptx") },
     Module { family: "norm", architecture: "sm_80", ptx: include_str!("norm.sm_80.ptx") },
-    Module { family: "probe", architecture: "sm_80", ptx: include_str!("probe.sm_80.ptx") },
     Module { family: "slerp", architecture: "sm_80", ptx: include_str!("slerp.sm_80.ptx") },
     Module { family: "transplant", architecture: "sm_80", ptx: include_str!("transplant.sm_80.ptx") },
 ];

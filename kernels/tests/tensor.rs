@@ -38,8 +38,8 @@ kernel! {
         };
         let before = [c.load(at(0)), c.load(at(1)), c.load(at(2)), c.load(at(3))];
         let sums = matrix_multiply(fragment_a, [b0, b1], before);
-        for index in 0..4 {
-            d.store(at(index), sums[index]);
+        for (index, sum) in sums.into_iter().enumerate() {
+            d.store(at(index), sum);
         }
     }
 }
@@ -75,10 +75,10 @@ kernel! {
         tile.store_vector(8 * lane, x.load_vector::<Bf16x8>(8 * lane as usize));
         sync_warp();
         let words = tile.load_matrices_transposed(8 * lane);
-        for matrix in 0..4 {
+        for (matrix, word) in words.into_iter().enumerate() {
             let index = matrix * 64 + (lane / 4 * 8 + lane % 4 * 2) as usize;
-            out.store(index, Bf16(words[matrix] as u16));
-            out.store(index + 1, Bf16((words[matrix] >> 16) as u16));
+            out.store(index, Bf16(word as u16));
+            out.store(index + 1, Bf16((word >> 16) as u16));
         }
     }
 }

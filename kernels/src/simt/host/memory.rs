@@ -76,7 +76,7 @@ impl<T: Element> Global<T> {
     #[track_caller]
     pub(super) fn load_bytes(self, index: usize) -> [u8; 16] {
         self.check("load from", index, 16 / size_of::<T>());
-        self.check_alignment("load from", index);
+        self.check_alignment("load from", index, 16);
         // SAFETY: inside the buffer, checked above.
         unsafe { self.pointer.add(index).cast::<[u8; 16]>().read() }
     }
@@ -102,14 +102,14 @@ impl<T: Element> Global<T> {
     #[track_caller]
     fn check_vector<V: Vector<Element = T>>(self, access: &'static str, index: usize) {
         self.check(access, index, V::LENGTH);
-        self.check_alignment(access, index);
+        self.check_alignment(access, index, align_of::<V>());
     }
 
-    /// Faults unless a vector can be accessed at element `index`.
+    /// Faults unless element `index` is at a multiple of `align` bytes.
     #[track_caller]
-    fn check_alignment(self, access: &'static str, index: usize) {
+    fn check_alignment(self, access: &'static str, index: usize, align: usize) {
         let address = self.pointer.wrapping_add(index) as usize;
-        if !address.is_multiple_of(16) {
+        if !address.is_multiple_of(align) {
             let (parameter, location) = (self.name(), Location::caller().to_string());
             fault(Cause::Misaligned { access, parameter, index: self.offset + index, address, location });
         }
