@@ -18,6 +18,9 @@ pub struct Kernel {
     pub family: &'static str,
     /// Threads of a block.
     pub block: u32,
+    /// Blocks of it that must fit on a multiprocessor at once, as far as registers go: what the assembler
+    /// takes as the limit of a thread's registers. 1 leaves it to the assembler.
+    pub resident: u32,
     /// In the order they are passed.
     pub parameters: &'static [Parameter],
     /// Runs the body as the emulator's current thread.

@@ -10,6 +10,8 @@
 ///         block: 256,                      // threads
 ///         grid: count.div_ceil(1024),      // blocks: x, (x, y) or (x, y, z)
 ///         shared: 0,                       // bytes
+///         resident: 2,                     // optional: blocks that registers must leave room for, see
+///                                          // `launch::Kernel`
 ///     } (
 ///         x: read f32 [count] align 16,    // read, write or update; the elements it accesses
 ///         y: write f32 [count] align 16,
@@ -28,7 +30,8 @@
 macro_rules! kernel {
     (
         $(#[$meta:meta])*
-        pub fn $name:ident { block: $block:expr, grid: $grid:expr, shared: $shared:expr $(,)? } (
+        pub fn $name:ident { block: $block:expr, grid: $grid:expr, shared: $shared:expr
+            $(, resident: $resident:expr)? $(,)? } (
             $($parameter:ident : $direction:ident $element:ident $([$length:expr])? $(align $align:literal)?),*
             $(,)?
         ) $(requires { $($requirement:expr),* $(,)? })? $body:block
@@ -103,6 +106,7 @@ macro_rules! kernel {
                     assert!($block % $crate::simt::WARP == 0 && $block > 0 && $block <= 1024);
                     $block
                 },
+                resident: [$($resident,)? 1][0],
                 parameters: &[$($crate::launch::Parameter {
                     name: stringify!($parameter),
                     direction: $crate::kernel_direction!($direction),

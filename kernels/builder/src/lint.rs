@@ -162,6 +162,7 @@ mod tests {
         name: "scale",
         family: "sample",
         block: 256,
+        resident: 1,
         parameters: &[
             parameter(Direction::Update, "f32", 16),
             parameter(Direction::Scalar, "u64", 8),

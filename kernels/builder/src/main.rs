@@ -9,7 +9,7 @@
 //! cargo ptx --check            # what CI runs: sources, PTX and manifest agree
 //! ```
 //!
-//! and commits what it writes. After a merge conflict in `kernels/ptx/`, take either side and run it again.
+//! and commits what it writes. A merge conflict in `kernels/ptx/` is resolved by running it again.
 //!
 //! A build compiles `kernels/` for nvptx64 ([`compiler`]), reads the PTX ([`text`]), refuses kernels that
 //! are not as they must be ([`lint`]), writes one module per family with launch bounds ([`modules`]), lets
@@ -48,8 +48,8 @@ use crate::text::Assembly;
 
 /// Builds kernels/ptx/ from kernels/src/ with rustc 1.96.0 for nvptx64, or checks that it is up to date.
 ///
-/// Run it after every change to kernels/src/, and commit what it writes; after a merge conflict in
-/// kernels/ptx/, take either side and run it again.
+/// Run it after every change to kernels/src/, and commit what it writes. A merge conflict in kernels/ptx/ is
+/// resolved by running it again.
 #[derive(Debug, Parser)]
 #[command(name = "cargo ptx", bin_name = "cargo ptx")]
 struct Arguments {
@@ -146,7 +146,11 @@ fn write(folders: &Folders, arguments: &Arguments) -> Result<(), Error> {
     }
     let assembler = Assembler::find(arguments.ptxas.as_deref(), &folders.tools)?;
     let compiler = Compiler::find(arguments.toolchain.as_deref())?;
-    let before = Manifest::load(&folders.manifest())?;
+    // One that cannot be read, after a merge say, is written anew.
+    let before = Manifest::load(&folders.manifest()).unwrap_or_else(|problem| {
+        println!("note: {problem}");
+        None
+    });
     let (modules, mut manifest) = build(folders, &compiler)?;
     match (&assembler, &before) {
         (Some(assembler), _) => {
@@ -326,10 +330,9 @@ fn compare_registry(manifest: &Manifest) -> Vec<String> {
                 continue;
             };
             for kernel in kernels {
-                let expected = module.kernels.get(kernel.name);
-                let expected = expected.map(|record| (record.block, &record.parameters));
-                let record = KernelRecord::new(kernel, BTreeMap::new());
-                if expected != Some((record.block, &record.parameters)) {
+                let recorded = module.kernels.get(kernel.name);
+                let now = KernelRecord::new(kernel, BTreeMap::new());
+                if recorded.is_none_or(|recorded| !recorded.same_contract(&now)) {
                     findings.push(format!("kernel {} is not in {name} as it is in the source", kernel.name));
                 }
             }
@@ -363,7 +366,13 @@ mod tests {
 
     fn record(instructions: &[(&str, u32)]) -> KernelRecord {
         let instructions = instructions.iter().map(|&(kind, count)| (kind.to_owned(), count)).collect();
-        KernelRecord { block: 32, parameters: Vec::new(), instructions, assembled: BTreeMap::new() }
+        KernelRecord {
+            block: 32,
+            resident: 1,
+            parameters: Vec::new(),
+            instructions,
+            assembled: BTreeMap::new(),
+        }
     }
 
     #[test]

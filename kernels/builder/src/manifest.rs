@@ -45,6 +45,8 @@ pub struct ModuleRecord {
 pub struct KernelRecord {
     /// Threads of a block.
     pub block: u32,
+    /// Blocks that registers leave room for on a multiprocessor.
+    pub resident: u32,
     /// As in its contract: `x: read f32 align 16`.
     pub parameters: Vec<String>,
     /// Instructions in the PTX, by kind.
@@ -74,10 +76,16 @@ impl KernelRecord {
     pub fn new(kernel: &Kernel, instructions: Counts) -> Self {
         Self {
             block: kernel.block,
+            resident: kernel.resident,
             parameters: kernel.parameters.iter().map(describe).collect(),
             instructions,
             assembled: BTreeMap::new(),
         }
+    }
+
+    /// Whether the two are launched alike.
+    pub fn same_contract(&self, other: &Self) -> bool {
+        (self.block, self.resident, &self.parameters) == (other.block, other.resident, &other.parameters)
     }
 }
 

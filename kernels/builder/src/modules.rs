@@ -96,7 +96,11 @@ fn render(assembly: &Assembly, family: &str, kernels: &[Kernel]) -> String {
 /// Directives by which the driver refuses a block of another shape, and ptxas knows how many registers a
 /// thread may have. rustc has no attribute for them.
 fn launch_bounds(kernel: &Kernel) -> String {
-    format!(".reqntid {}, 1, 1\n", kernel.block)
+    let mut bounds = format!(".reqntid {}, 1, 1\n", kernel.block);
+    if kernel.resident > 1 {
+        bounds += &format!(".minnctapersm {}\n", kernel.resident);
+    }
+    bounds
 }
 
 #[cfg(test)]
@@ -112,7 +116,7 @@ mod tests {
             Parameter { name: "factor", direction: Direction::Scalar, element: "f32", align: 4 },
         ];
         let parameters = PARAMETERS.split_at(parameters).0;
-        Kernel { name, family, block: 128, parameters, emulate: |_| {} }
+        Kernel { name, family, block: 128, resident: 1, parameters, emulate: |_| {} }
     }
 
     fn findings(text: &str, registry: &Registry) -> Vec<String> {
@@ -138,6 +142,12 @@ mod tests {
         let record = &modules.records["sample.sm_80.ptx"];
         assert_eq!(record.hash, hash(text.as_bytes()));
         assert_eq!(record.kernels["scale"].parameters[0], "x: update f32 align 4");
+    }
+
+    #[test]
+    fn blocks_that_must_fit_at_once_are_a_bound() {
+        let bounds = launch_bounds(&Kernel { resident: 2, ..kernel("scale", "sample", 3) });
+        assert_eq!(bounds, ".reqntid 128, 1, 1\n.minnctapersm 2\n");
     }
 
     #[test]
