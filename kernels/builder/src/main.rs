@@ -13,14 +13,16 @@
 //!
 //! A build compiles `kernels/` for nvptx64 ([`compiler`]), reads the PTX ([`text`]), refuses kernels that
 //! are not as they must be ([`lint`]), writes one module per family with launch bounds ([`modules`]), lets
-//! ptxas look at them ([`assembler`]), and records hashes and figures ([`manifest`]).
+//! ptxas look at them ([`assembler`]), and records hashes and figures ([`manifest`]), which
+//! a [`check`] compares.
 //!
 //! What is refused, with kernel and line: local memory, calls, accesses without a state space, parameters
 //! aligned to 16 bytes that are not moved by 16 bytes, kernels that are in one of registry and PTX only;
 //! with ptxas, spills, and 16-byte accesses that it split. What is reported: a change of a kernel's number of
-//! barriers (rustc and LLVM have duplicated them), and divisions and roots rounded to nearest.
+//! barriers (rustc and LLVM have duplicated them), and slow arithmetic where it comes up.
 
 mod assembler;
+mod check;
 mod compiler;
 mod embed;
 mod error;
@@ -42,7 +44,7 @@ use crate::assembler::Assembler;
 use crate::compiler::{Compiler, TARGETS};
 use crate::error::Error;
 use crate::lint::BARRIERS;
-use crate::manifest::{KernelRecord, Manifest, hash, hash_files, write_whole};
+use crate::manifest::{KernelRecord, Manifest, hash_files, write_whole};
 use crate::modules::Modules;
 use crate::text::Assembly;
 
@@ -90,7 +92,7 @@ struct Folders {
 fn main() -> ExitCode {
     let arguments = Arguments::parse();
     let result = Folders::find().and_then(|folders| match arguments.check {
-        true => check(&folders, arguments.toolchain.as_deref()),
+        true => check::check(&folders, arguments.toolchain.as_deref()),
         false => write(&folders, &arguments),
     });
     match result {
@@ -259,110 +261,9 @@ fn describe(kernel: &KernelRecord) -> String {
     text
 }
 
-/// `cargo ptx --check`.
-fn check(folders: &Folders, toolchain: Option<&Path>) -> Result<(), Error> {
-    let path = folders.manifest();
-    let manifest = Manifest::load(&path)?
-        .ok_or_else(|| Error::Findings(vec![format!("no {}: run `cargo ptx`", path.display())]))?;
-    let mut findings = compare_files(folders, &manifest)?;
-    findings.extend(compare_registry(&manifest));
-    if !findings.is_empty() {
-        findings.push("run `cargo ptx` and commit what it writes".to_owned());
-        return Err(Error::Findings(findings));
-    }
-    match Compiler::find(toolchain) {
-        Ok(compiler) if compiler.version == manifest.compiler => {
-            compare_rebuilt(folders, &compiler, &manifest)?;
-            println!("cargo ptx: up to date, and the same bytes when built again");
-        }
-        Ok(compiler) => println!(
-            "cargo ptx: up to date by its hashes; not built again, since rustc is {} and was {}",
-            compiler.version, manifest.compiler
-        ),
-        Err(problem) if toolchain.is_some() => return Err(problem),
-        Err(_) => {
-            println!(
-                "cargo ptx: up to date by its hashes; not built again without rustc {}",
-                compiler::RELEASE
-            )
-        }
-    }
-    Ok(())
-}
-
-/// Where files differ from what the manifest says of them.
-fn compare_files(folders: &Folders, manifest: &Manifest) -> Result<Vec<String>, Error> {
-    let mut findings = Vec::new();
-    let hash_of = |path: &Path| fs::read(path).map(|bytes| hash(&bytes)).ok();
-    for (name, recorded) in &manifest.sources {
-        if hash_of(&folders.kernels.join(name)).as_ref() != Some(recorded) {
-            findings.push(format!("kernels/{name} has changed since the PTX was made"));
-        }
-    }
-    for (name, module) in &manifest.modules {
-        if hash_of(&folders.ptx.join(name)).as_ref() != Some(&module.hash) {
-            findings.push(format!("kernels/ptx/{name} is not what the manifest says"));
-        }
-    }
-    for name in ptx_files(&folders.ptx)? {
-        if !manifest.modules.contains_key(&name) {
-            findings.push(format!("kernels/ptx/{name} is not in the manifest"));
-        }
-    }
-    let list = fs::read_to_string(folders.ptx.join("modules.rs")).unwrap_or_default();
-    if list != embed::source(manifest.modules.keys()) {
-        findings.push("kernels/ptx/modules.rs does not list the modules of the manifest".to_owned());
-    }
-    if manifest.flags != compiler::flags() {
-        findings.push(format!("the flags are {:?}, in the manifest {:?}", compiler::flags(), manifest.flags));
-    }
-    Ok(findings)
-}
-
-/// Where the registry this was compiled with differs from the manifest.
-fn compare_registry(manifest: &Manifest) -> Vec<String> {
-    let mut findings = Vec::new();
-    for target in TARGETS {
-        for &(family, kernels) in cpift_kernels::families() {
-            let name = modules::file_name(family, target.name);
-            let Some(module) = manifest.modules.get(&name) else {
-                findings.push(format!("family {family} has no {name}"));
-                continue;
-            };
-            for kernel in kernels {
-                let recorded = module.kernels.get(kernel.name);
-                let now = KernelRecord::new(kernel, BTreeMap::new());
-                if recorded.is_none_or(|recorded| !recorded.same_contract(&now)) {
-                    findings.push(format!("kernel {} is not in {name} as it is in the source", kernel.name));
-                }
-            }
-        }
-    }
-    findings
-}
-
-/// Builds again and demands the same bytes.
-fn compare_rebuilt(folders: &Folders, compiler: &Compiler, manifest: &Manifest) -> Result<(), Error> {
-    let (modules, rebuilt) = build(folders, compiler)?;
-    let mut findings = Vec::new();
-    for (name, text) in &modules.texts {
-        if fs::read_to_string(folders.ptx.join(name)).is_ok_and(|committed| committed != *text) {
-            findings.push(format!("kernels/ptx/{name} is another when built again"));
-        }
-    }
-    if findings.is_empty() && rebuilt != manifest.without_assembled() {
-        findings.push("kernels/ptx/manifest.json is another when built again".to_owned());
-    }
-    match findings.is_empty() {
-        true => Ok(()),
-        false => Err(Error::Findings(findings)),
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::manifest::ModuleRecord;
 
     fn record(instructions: &[(&str, u32)]) -> KernelRecord {
         let instructions = instructions.iter().map(|&(kind, count)| (kind.to_owned(), count)).collect();
@@ -390,56 +291,5 @@ mod tests {
         assert_eq!(notes(&one, None).len(), 1);
         assert_eq!(notes(&two, Some(&one)).len(), 1);
         assert!(notes(&one, Some(&two)).is_empty());
-    }
-
-    /// A checkout with one source, one module and their manifest.
-    fn checkout() -> (tempfile::TempDir, Folders, Manifest) {
-        let folder = tempfile::tempdir().unwrap();
-        let kernels = folder.path().join("kernels");
-        let folders = Folders { ptx: kernels.join("ptx"), tools: folder.path().join("tools"), kernels };
-        fs::create_dir_all(folders.kernels.join("src")).unwrap();
-        fs::write(folders.kernels.join("src/a.rs"), "source").unwrap();
-        let mut modules = Modules::default();
-        modules.texts.insert("a.sm_80.ptx".to_owned(), "text".to_owned());
-        let module = ModuleRecord { hash: hash(b"text"), version: "7.0".into(), kernels: BTreeMap::new() };
-        let manifest = Manifest {
-            compiler: "any".to_owned(),
-            flags: compiler::flags(),
-            assembler: None,
-            sources: hash_files(&folders.kernels, ["src/a.rs".to_owned()].iter()).unwrap(),
-            modules: [("a.sm_80.ptx".to_owned(), module)].into(),
-        };
-        write_files(&folders, &modules, &manifest).unwrap();
-        (folder, folders, manifest)
-    }
-
-    #[test]
-    fn what_was_written_is_read_and_agrees() {
-        let (_folder, folders, manifest) = checkout();
-        assert_eq!(Manifest::load(&folders.manifest()).unwrap().as_ref(), Some(&manifest));
-        assert_eq!(compare_files(&folders, &manifest).unwrap(), [""; 0]);
-    }
-
-    #[test]
-    fn every_file_that_was_changed_is_named() {
-        for (file, complaint) in [
-            ("src/a.rs", "kernels/src/a.rs has changed since the PTX was made"),
-            ("ptx/a.sm_80.ptx", "kernels/ptx/a.sm_80.ptx is not what the manifest says"),
-            ("ptx/b.sm_80.ptx", "kernels/ptx/b.sm_80.ptx is not in the manifest"),
-            ("ptx/modules.rs", "kernels/ptx/modules.rs does not list the modules of the manifest"),
-        ] {
-            let (_folder, folders, manifest) = checkout();
-            fs::write(folders.kernels.join(file), "another").unwrap();
-            assert_eq!(compare_files(&folders, &manifest).unwrap(), [complaint]);
-        }
-    }
-
-    #[test]
-    fn a_family_that_is_gone_leaves_no_file() {
-        let (_folder, folders, manifest) = checkout();
-        let nothing = Manifest { modules: BTreeMap::new(), ..manifest };
-        write_files(&folders, &Modules::default(), &nothing).unwrap();
-        assert_eq!(ptx_files(&folders.ptx).unwrap(), [""; 0]);
-        assert_eq!(compare_files(&folders, &nothing).unwrap(), [""; 0]);
     }
 }
