@@ -103,6 +103,20 @@ fn count_matches(
     Ok(matches)
 }
 
+/// Bytes that answering a data set's prompts takes beyond what a transformer for batches of `max_tokens`
+/// tokens holds: above all keys and values.
+pub fn generation_bytes(config: &ModelConfig, max_tokens: usize, dataset: &Dataset) -> usize {
+    if !dataset.has_prompts() {
+        return 0;
+    }
+    let of_rows = |rows: &[Row]| {
+        let longest = |length: fn(&Row) -> usize| rows.iter().map(length).max().unwrap_or(0);
+        let (prompt, answer) = (longest(|row| row.prompt().len()), longest(|row| row.answer().len()));
+        Transformer::generation_bytes(config, max_tokens, rows.len(), prompt, answer + ANSWER_SLACK)
+    };
+    dataset.rows().chunks(ANSWERED_TOGETHER).map(of_rows).max().unwrap_or(0)
+}
+
 /// A model folder, loaded to be evaluated and to generate.
 pub struct Evaluator {
     device: Device,

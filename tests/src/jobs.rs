@@ -4,8 +4,8 @@ use std::fs;
 use std::path::PathBuf;
 
 use cpift_engine::Device;
-use cpift_model::job::{Job, JobOptions};
-use cpift_model::progress::{Event, JobReport, Observer};
+use cpift_model::job::{Job, JobOptions, plan_recipe};
+use cpift_model::progress::{Event, JobReport, Observer, Plan};
 use cpift_model::settings::Stage;
 use cpift_model::{Recipe, Result};
 use serde_json::{Value, json};
@@ -25,6 +25,11 @@ pub struct SmallJob {
 impl SmallJob {
     /// A blank model (about 9,000 parameters), 30 training and 8 evaluation rows of each task.
     pub fn new() -> Self {
+        Self::with_model(&[])
+    }
+
+    /// The same with other fields in the model's configuration.
+    pub fn with_model(changes: &[(&str, usize)]) -> Self {
         let folder = TempDir::new().unwrap();
         let seesaw = folders::seesaw();
         fs::create_dir(folder.path().join("blank")).unwrap();
@@ -34,14 +39,15 @@ impl SmallJob {
         }
         let config = folder.path().join("blank/config.json");
         let mut fields: Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
-        for (key, value) in [
+        let small = [
             ("hidden_size", 16),
             ("intermediate_size", 24),
             ("num_hidden_layers", 2),
             ("num_attention_heads", 2),
             ("num_key_value_heads", 1),
             ("head_dim", 8),
-        ] {
+        ];
+        for &(key, value) in small.iter().chain(changes) {
             fields[key] = json!(value);
         }
         fs::write(&config, fields.to_string()).unwrap();
@@ -127,6 +133,11 @@ impl SmallJob {
         let out = self.path(out);
         let options = JobOptions { recipe, recipe_text: &text, out: &out, resume, until, cache: None };
         Job::prepare(&self.device, &options)?.run(observer)
+    }
+
+    /// What a recipe would do.
+    pub fn plan(&self, recipe: &Recipe) -> Result<Plan> {
+        plan_recipe(&self.device, recipe, None)
     }
 
     /// Bytes of a file of a run.

@@ -244,6 +244,50 @@ fn a_damaged_model_of_a_task_is_found_before_the_first_step() {
     assert_eq!(watcher.steps, 0);
 }
 
+/// A run goes on with the files it was begun with, by their content, and with no others.
+#[test]
+fn files_that_changed_between_stop_and_resume_are_noticed() {
+    let job = SmallJob::new();
+    job.run(&job.recipe(&[]), "brought", false, &mut Silent).unwrap();
+    let mut recipe = job.recipe(&[]);
+    recipe.task[2].model = Some(job.path("brought/final"));
+    let mut watcher = Watcher { stop_after: Some(5), ..Watcher::default() };
+    job.run(&recipe, "run", false, &mut watcher).unwrap_err();
+
+    let template = job.path("blank/chat_template.jinja");
+    std::fs::write(&template, "{{ messages[0].content }}").unwrap();
+    let mut watcher = Watcher::default();
+    let error = job.run(&recipe, "run", true, &mut watcher).unwrap_err();
+    assert!(error.is_input() && error.to_string().contains("jinja: was not there"), "{error}");
+    std::fs::remove_file(template).unwrap();
+
+    for name in ["code.train.jsonl", "logic.eval.jsonl", "blank/generation_config.json"] {
+        let before = job.bytes(name);
+        let mut after = before.clone();
+        after.push(b'\n');
+        std::fs::write(job.path(name), after).unwrap();
+        let error = job.run(&recipe, "run", true, &mut watcher).unwrap_err();
+        let says = format!("{name}: has changed since the run was begun");
+        assert!(error.is_input() && error.to_string().contains(&says), "{error}");
+        assert!(!error.to_string().contains('\n'));
+        // The same bytes again, written later.
+        std::fs::write(job.path(name), before).unwrap();
+    }
+    let brought = format!("brought/final/{WEIGHTS}");
+    let before = job.bytes(&brought);
+    let mut after = before.clone();
+    let last = after.len() - 1;
+    after[last] ^= 1;
+    std::fs::write(job.path(&brought), after).unwrap();
+    let error = job.run(&recipe, "run", true, &mut watcher).unwrap_err();
+    assert!(error.to_string().contains("safetensors: has changed"), "{error}");
+    std::fs::write(job.path(&brought), before).unwrap();
+    assert_eq!(watcher.steps, 0);
+
+    job.run(&recipe, "run", true, &mut watcher).unwrap();
+    assert_eq!(watcher.steps, 2 * 4 + 6 - 5);
+}
+
 #[test]
 fn until_ends_after_a_stage_and_resume_goes_on() {
     let job = SmallJob::new();

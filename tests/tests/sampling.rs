@@ -171,9 +171,6 @@ fn weights_are_shares_of_the_rows() {
     let weighted: Vec<_> = tasks.iter().cloned().zip([1.0, 1.0, 2.0]).collect();
     for shuffle in [false, true] {
         let mut mixed = sampler(&weighted, settings(10, 1, shuffle, false));
-        let (total, shares) = mixed.rows_per_epoch();
-        // 450 rows: 112.5, 112.5 and 225, the one half left over to the first.
-        assert_eq!((total, shares), (450, [113, 112, 225].as_slice()));
         let mut counts = [0_usize; 3];
         let mut seen: Vec<BTreeMap<usize, usize>> = vec![BTreeMap::new(); 3];
         for step in 0..45 * 8 {

@@ -10,7 +10,7 @@ use serde_json::json;
 use super::save::{NamedTensor, WeightType, layout_tensors, write_tensors};
 use super::{INDEX_FILE, SINGLE_FILE};
 use crate::config::ModelConfig;
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::files::{AtomicFolder, require_free_space};
 
 /// Bytes above which the weights are split into shards, as `transformers` does.
@@ -121,9 +121,7 @@ fn write_weights(
     }
     let total: u64 = tensors.iter().map(bytes).sum();
     let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-    let text = serde_json::to_string_pretty(&index)
-        .map_err(|error| Error::Job(format!("{}: {error}", folder.destination().display())))?;
-    folder.write_bytes(INDEX_FILE, text.as_bytes())
+    folder.write_json(INDEX_FILE, &index)
 }
 
 /// Consecutive tensors in as few files as stay within the limit; a tensor above it has one of its own.

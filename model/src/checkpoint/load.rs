@@ -14,11 +14,19 @@ use safetensors::Dtype;
 
 use super::header::TensorFile;
 use crate::error::{Error, Result};
+use crate::files::FILE_BUFFERS;
 
 /// Elements converted at a time: the staging memory of one thread is at most 8 MiB.
 const CHUNK: usize = 1 << 20;
 
 const _: () = assert!(cfg!(target_endian = "little"), "safetensors are little-endian, and read as they are");
+
+/// Bytes that reading or writing a model takes at most on so many threads, beside its weights.
+pub fn staging_bytes(layout: &Layout, threads: usize) -> usize {
+    let longest = layout.segments().iter().map(|segment| segment.length).max().unwrap_or(0);
+    let of_thread = longest.min(CHUNK) * (size_of::<u16>() + size_of::<f32>());
+    threads * of_thread + FILE_BUFFERS
+}
 
 /// One tensor to be read; that it holds floats has been checked.
 pub(super) struct Load<'a> {
@@ -147,36 +155,16 @@ impl TensorFile {
     /// # Errors
     /// It is missing, has another type or more dimensions, or cannot be read.
     pub fn read_u64(&self, name: &str) -> Result<Vec<u64>> {
-        self.read_integers(name, Dtype::U64)
-    }
-
-    /// Reads a one-dimensional tensor of 32-bit integers.
-    ///
-    /// # Errors
-    /// As [`TensorFile::read_u64`].
-    pub fn read_u32(&self, name: &str) -> Result<Vec<u32>> {
-        self.read_integers(name, Dtype::U32)
-    }
-
-    /// Reads a one-dimensional tensor of bytes.
-    ///
-    /// # Errors
-    /// As [`TensorFile::read_u64`].
-    pub fn read_bytes(&self, name: &str) -> Result<Vec<u8>> {
-        self.read_integers(name, Dtype::U8)
-    }
-
-    fn read_integers<T: bytemuck::Pod>(&self, name: &str, dtype: Dtype) -> Result<Vec<T>> {
         let tensor = self.require(name)?;
-        if tensor.dtype != dtype {
-            return Err(self.wrong_type(name, tensor.dtype, &format!("{dtype} is expected")));
+        if tensor.dtype != Dtype::U64 {
+            return Err(self.wrong_type(name, tensor.dtype, "U64 is expected"));
         }
         let &[length] = tensor.shape.as_slice() else {
             let reason = format!("`{name}` has the shape {:?}; one dimension is expected", tensor.shape);
             return Err(Error::format(self.path(), reason));
         };
         // The header was checked against the file's length, so this cannot be larger than the file.
-        let mut values = vec![T::zeroed(); length];
+        let mut values = vec![0; length];
         self.read(tensor, 0, &mut values)?;
         Ok(values)
     }

@@ -13,7 +13,7 @@ mod save;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use cpift_engine::{Layout, SegmentId, View, ViewMut};
+use cpift_engine::{Layout, View, ViewMut};
 use serde::Deserialize;
 
 use crate::config::ModelConfig;
@@ -22,6 +22,7 @@ use crate::files::require_plain_name;
 pub use export::{ModelFiles, add_model, write_model};
 pub use header::TensorFile;
 use load::Load;
+pub use load::staging_bytes;
 pub use safetensors::Dtype;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
 
@@ -78,10 +79,9 @@ impl Checkpoint {
         &self.layout
     }
 
-    /// The type the first tensor is stored in.
-    pub fn stored_type(&self) -> Option<Dtype> {
-        let name = &self.layout.segments().first()?.name;
-        self.files[*self.file_of_segment.first()?].find(name).map(|tensor| tensor.dtype)
+    /// The safetensors files, in the order of their names.
+    pub fn files(&self) -> impl Iterator<Item = &Path> {
+        self.files.iter().map(TensorFile::path)
     }
 
     /// Reads all weights into the flat parameters ([`Layout::len`] elements; padding is left as it is),
@@ -103,15 +103,6 @@ impl Checkpoint {
         }
         load::run(loads)?;
         self.check_tied_head(weights.as_view())
-    }
-
-    /// Reads one tensor, so that models can be combined without holding each of them whole.
-    ///
-    /// # Errors
-    /// As [`Checkpoint::load_into`]. Panics when `segment` is not of this layout.
-    pub fn load_segment(&self, segment: SegmentId, target: ViewMut<'_, f32>) -> Result<()> {
-        let file = &self.files[self.file_of_segment[segment.0]];
-        load::run(vec![Load { file, name: &self.layout.segment(segment).name, target }])
     }
 
     /// A tied model that also stores a head must store the embedding there: `transformers` would take

@@ -60,10 +60,6 @@ pub enum TensorData<'a> {
     Floats(View<'a, f32>, WeightType),
     /// 64-bit integers: the words of a mask.
     U64(&'a [u64]),
-    /// 32-bit integers.
-    U32(&'a [u32]),
-    /// Bytes.
-    Bytes(&'a [u8]),
 }
 
 impl TensorData<'_> {
@@ -71,8 +67,6 @@ impl TensorData<'_> {
         match self {
             Self::Floats(_, dtype) => dtype.dtype(),
             Self::U64(_) => Dtype::U64,
-            Self::U32(_) => Dtype::U32,
-            Self::Bytes(_) => Dtype::U8,
         }
     }
 
@@ -80,8 +74,6 @@ impl TensorData<'_> {
         match self {
             Self::Floats(values, dtype) => values.len() * dtype.bytes() as usize,
             Self::U64(values) => size_of_val(*values),
-            Self::U32(values) => size_of_val(*values),
-            Self::Bytes(values) => values.len(),
         }
     }
 }
@@ -134,8 +126,6 @@ pub fn write_tensors(file: &mut FileWriter, tensors: &[NamedTensor<'_>], format:
         match tensor.data {
             TensorData::Floats(values, dtype) => staging.write(file, &tensor.name, values, dtype)?,
             TensorData::U64(values) => file.put(bytemuck::cast_slice(values))?,
-            TensorData::U32(values) => file.put(bytemuck::cast_slice(values))?,
-            TensorData::Bytes(values) => file.put(values)?,
         }
     }
     Ok(())

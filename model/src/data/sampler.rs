@@ -176,11 +176,6 @@ impl Sampler {
         Ok(result)
     }
 
-    /// Rows drawn in an epoch, and how many of them from each source.
-    pub fn rows_per_epoch(&self) -> (usize, &[usize]) {
-        (self.shares.iter().sum(), &self.shares)
-    }
-
     /// Steps for a number of passes over the data (1.5 is one and a half), rounded up, at least 1.
     pub fn steps_for_epochs(&mut self, epochs: f64) -> u64 {
         let whole = epochs.max(0.0).floor() as u64;

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileWriter, parent, require_empty, sync_folder, temporary_sibling, write_error};
+use super::{FileWriter, json_text, parent, require_empty, sync_folder, temporary_sibling, write_error};
 use crate::error::{Error, Result};
 
 /// Name of the manifest in a finished folder.
@@ -16,7 +16,7 @@ pub const MANIFEST: &str = "manifest.json";
 const MANIFEST_VERSION: u32 = 1;
 
 /// Bytes read at once when files are copied or hashed.
-const READ_BUFFER: usize = 1 << 20;
+pub(super) const READ_BUFFER: usize = 1 << 20;
 
 /// What a finished folder contains. It is written last: a folder with a manifest is complete.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -83,7 +83,11 @@ impl ManifestEntry {
     }
 }
 
-fn hash_file(path: &Path) -> Result<blake3::Hash> {
+/// BLAKE3 hash of a file, on all threads of the current rayon pool.
+///
+/// # Errors
+/// The system's, naming the file.
+pub fn hash_file(path: &Path) -> Result<blake3::Hash> {
     let mut file = File::open(path).map_err(Error::file(path, "read"))?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; READ_BUFFER];
@@ -92,7 +96,7 @@ fn hash_file(path: &Path) -> Result<blake3::Hash> {
         if length == 0 {
             return Ok(hasher.finalize());
         }
-        hasher.update(&buffer[..length]);
+        hasher.update_rayon(&buffer[..length]);
     }
 }
 
@@ -155,6 +159,15 @@ impl AtomicFolder {
         self.write(name, |file| file.put(bytes))
     }
 
+    /// Adds a value as JSON.
+    ///
+    /// # Errors
+    /// As [`AtomicFolder::write`].
+    pub fn write_json(&mut self, name: &str, value: &impl Serialize) -> Result<()> {
+        let text = json_text(&self.destination.join(name), value)?;
+        self.write_bytes(name, text.as_bytes())
+    }
+
     /// Adds a copy of a file.
     ///
     /// # Errors
@@ -179,9 +192,7 @@ impl AtomicFolder {
     /// The system's; the folder is then removed.
     pub fn commit(mut self) -> Result<()> {
         let manifest = Manifest { version: MANIFEST_VERSION, files: self.files.clone() };
-        let text = serde_json::to_string_pretty(&manifest)
-            .map_err(|error| Error::Job(format!("{}: {error}", self.destination.display())))?;
-        self.write_bytes(MANIFEST, text.as_bytes())?;
+        self.write_json(MANIFEST, &manifest)?;
         sync_folder(&self.temporary)?;
         if cfg!(windows) && self.destination.exists() {
             // There a rename does not replace even an empty folder.

@@ -10,15 +10,20 @@ use std::io::{self, BufWriter, ErrorKind, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
+use serde::Serialize;
+
 use crate::error::{Error, Result};
 pub(crate) use folder::require_plain_name;
-pub use folder::{AtomicFolder, MANIFEST, Manifest, ManifestEntry, Verify};
+pub use folder::{AtomicFolder, MANIFEST, Manifest, ManifestEntry, Verify, hash_file};
 
 /// How temporary names end; they begin with a dot.
 const TEMPORARY_SUFFIX: &str = ".partial";
 
 /// Bytes collected before they are handed to the system.
 const WRITE_BUFFER: usize = 1 << 20;
+
+/// Bytes that one file being written and one being read take.
+pub(crate) const FILE_BUFFERS: usize = WRITE_BUFFER + folder::READ_BUFFER;
 
 /// A file being written under a temporary name. Its length and BLAKE3 hash are kept as it grows.
 #[derive(Debug)]
@@ -110,6 +115,22 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut FileWriter) -> Resu
 /// As [`write_atomically`].
 pub fn write_bytes_atomically(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomically(path, |file| file.put(bytes))
+}
+
+/// [`write_atomically`] for a value as JSON.
+///
+/// # Errors
+/// As [`write_atomically`].
+pub fn write_json_atomically(path: &Path, value: &impl Serialize) -> Result<()> {
+    write_bytes_atomically(path, json_text(path, value)?.as_bytes())
+}
+
+/// A value as JSON for people to read; `path` is what is blamed.
+fn json_text(path: &Path, value: &impl Serialize) -> Result<String> {
+    let mut text = serde_json::to_string_pretty(value)
+        .map_err(|error| Error::Job(format!("{}: {error}", path.display())))?;
+    text.push('\n');
+    Ok(text)
 }
 
 /// Removes what killed runs left under temporary names in a folder and the folders in it; returns how

@@ -10,13 +10,12 @@ use super::models::{IMPORTANCE, RunModels};
 use super::plan::split_evenly;
 use super::session::{Session, read_json};
 use super::training::{Training, TrainingPart, checkpoint_key};
-use super::write_json;
 use crate::checkpoint::{
     Checkpoint, ModelFiles, NamedTensor, TensorData, TensorFile, WeightType, add_model, layout_tensors,
     write_tensors,
 };
 use crate::error::{Error, Result};
-use crate::files::AtomicFolder;
+use crate::files::{AtomicFolder, write_json_atomically};
 use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore};
 use crate::settings::{Backbone, Frozen, IntegrateData, Stage};
 use crate::stages::fuse::{Buffers, Core, TaskModels, fuse};
@@ -183,8 +182,7 @@ impl Session<'_> {
             report: report.clone(),
             thresholds: cores.iter().map(|core| core.thresholds.clone()).collect(),
         };
-        let text = serde_json::to_string_pretty(&saved).map_err(|error| Error::Job(error.to_string()))?;
-        writing.write_bytes(REPORT, text.as_bytes())?;
+        writing.write_json(REPORT, &saved)?;
         writing.commit()
     }
 
@@ -225,7 +223,7 @@ impl Session<'_> {
             }
             None => {
                 let report = self.compare(cores)?;
-                write_json(&path, &report)?;
+                write_json_atomically(&path, &report)?;
                 report
             }
         };
@@ -295,8 +293,7 @@ impl Session<'_> {
         let report = fuse(&job.device, &job.inputs.layout, &job.recipe.fuse, cores, &mut models, buffers)?;
         let mut writing = AtomicFolder::create(&folder)?;
         add_model(&mut writing, &self.model_files(), self.trainer.weights.view())?;
-        let text = serde_json::to_string_pretty(&report).map_err(|error| Error::Job(error.to_string()))?;
-        writing.write_bytes(REPORT, text.as_bytes())?;
+        writing.write_json(REPORT, &report)?;
         writing.commit()?;
         self.checkpoints.forget("backbone")?;
         self.observer.event(Event::Fused(&report));

@@ -21,7 +21,7 @@ pub struct Base {
     /// Folder of its tokenizer and the other files that are copied through.
     pub folder: PathBuf,
     /// Its weights; none to start from random ones.
-    checkpoint: Option<Checkpoint>,
+    pub checkpoint: Option<Checkpoint>,
     seed: u64,
 }
 

@@ -10,6 +10,7 @@ mod cpift;
 mod inputs;
 mod models;
 mod plan;
+mod record;
 mod session;
 mod state;
 mod training;
@@ -17,7 +18,6 @@ mod training;
 use std::path::{Path, PathBuf};
 
 use cpift_engine::Device;
-use serde::Serialize;
 
 use crate::error::{Error, Result};
 use crate::files;
@@ -32,7 +32,8 @@ use session::{RECIPE, Session};
 pub struct JobOptions<'a> {
     /// The recipe, paths absolute or relative to the working folder.
     pub recipe: &'a Recipe,
-    /// The same as text, with every default filled in: written to the run folder, compared on resume.
+    /// The same as text, with every default filled in: written to the run folder, compared on resume, as are
+    /// the files it names.
     pub recipe_text: &'a str,
     /// The run folder.
     pub out: &'a Path,
@@ -71,6 +72,9 @@ impl Job {
             return Err(Error::setting("--until", reason));
         }
         let inputs = device.scope(|| Inputs::open(recipe, options.cache))?;
+        if options.resume {
+            device.scope(|| record::check(options.out, recipe, &inputs))?;
+        }
         let steps = Steps::count(recipe, &inputs)?;
         let max_tokens = plan::max_tokens(recipe, &inputs)?;
         let plan = plan::plan(recipe, &inputs, &steps, device, max_tokens)?;
@@ -151,11 +155,4 @@ fn check_run_folder(options: &JobOptions<'_>) -> Result<()> {
         now.trim()
     );
     Err(Error::format(&path, reason))
-}
-
-/// Writes a value as JSON, whole or not at all.
-fn write_json(path: &Path, value: &impl Serialize) -> Result<()> {
-    let mut text = serde_json::to_string_pretty(value).map_err(|error| Error::Job(error.to_string()))?;
-    text.push('\n');
-    files::write_bytes_atomically(path, text.as_bytes())
 }

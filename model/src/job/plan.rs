@@ -5,13 +5,14 @@ use std::path::Path;
 use cpift_engine::Device;
 
 use super::inputs::{Inputs, Task, sampler};
-use crate::checkpoint::ModelFiles;
+use crate::checkpoint::{ModelFiles, staging_bytes};
 use crate::data::{Dataset, Row, Source};
 use crate::error::{Error, Result};
+use crate::evaluation::generation_bytes;
 use crate::files;
 use crate::machine;
 use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingPlan};
-use crate::settings::{Backbone, Method, Recipe, TrainSettings};
+use crate::settings::{Backbone, Conflict, Method, Recipe, TrainSettings};
 use crate::transformer::{Purpose, Transformer};
 
 /// Optimizer steps of every fine-tune of the job.
@@ -230,10 +231,20 @@ fn plan_memory(
     let mut parts = vec![part("weights", flat), part("gradients", flat), part("moments", 2 * flat)];
     if has_probes(recipe.method) {
         parts.push(part("importance", flat));
-        parts.push(part("core masks", inputs.tasks.len() as u64 * flat / 32));
+        // Each task's core with its two sides while grouping, and what fusion makes of all.
+        parts.push(part("core masks", (3 * inputs.tasks.len() as u64 + 5) * flat / 32));
     }
     let transformer = Transformer::memory_plan(&inputs.base.config, device, max_tokens, purpose(recipe))?;
     parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
+    // Answers are generated, or models fused; never both at once.
+    let evaluated = inputs.tasks.iter().filter_map(|task| task.eval.as_deref());
+    let generation = evaluated.map(|eval| generation_bytes(&inputs.base.config, max_tokens, eval)).max();
+    let brings_model = inputs.tasks.iter().any(|task| task.model.is_some());
+    let ranks_by_importance = recipe.method == Method::Cpift && recipe.fuse.conflict == Conflict::Max;
+    let fusion = if brings_model && ranks_by_importance { flat } else { 0 };
+    parts.push(part("answers or fusion", fusion.max(generation.unwrap_or(0) as u64)));
+    let staging = staging_bytes(&inputs.layout, device.threads());
+    parts.push(part("reading and writing", staging as u64));
     // A row's two lists are allocations of their own, each with a header of the allocator's.
     let row_bytes = |dataset: &Dataset| {
         let lists = dataset.tokens() * (size_of::<u32>() + size_of::<bool>());

@@ -13,7 +13,7 @@ use serde::{Deserialize, Serialize};
 use super::inputs::{Task, sampler};
 use super::plan::{has_probes, purpose};
 use super::state::Checkpoints;
-use super::{Job, write_json};
+use super::{Job, record};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, write_model};
 use crate::data::{CacheUse, Dataset, Sampler, Source};
 use crate::error::{Error, Result};
@@ -61,6 +61,7 @@ impl<'a> Session<'a> {
         files::require_writable(&job.out)?;
         let lock = FolderLock::take(&job.out)?;
         files::remove_partial(&job.out)?;
+        job.device.scope(|| record::write(&job.out, &job.recipe, &job.inputs))?;
         files::write_bytes_atomically(&job.out.join(RECIPE), job.recipe_text.as_bytes())?;
         let Purpose::Training { recompute } = purpose(&job.recipe) else {
             return Err(Error::Job("a job trains".to_owned()));
@@ -148,7 +149,7 @@ impl<'a> Session<'a> {
             let score = self.score(eval)?;
             self.observer.event(Event::Evaluated { column, task: &task.name, score: &score });
             self.scores.entry(column.to_owned()).or_default().insert(task.name.clone(), score);
-            write_json(&job.out.join(SCORES), &self.scores)?;
+            files::write_json_atomically(&job.out.join(SCORES), &self.scores)?;
         }
         Ok(())
     }
@@ -250,7 +251,7 @@ impl<'a> Session<'a> {
     pub fn finish(&mut self, columns: &[&str]) -> Result<JobReport> {
         let mut report = self.report(columns)?;
         report.model = Some(self.job.out.join(FINAL));
-        write_json(&self.job.out.join("report.json"), &report)?;
+        files::write_json_atomically(&self.job.out.join("report.json"), &report)?;
         files::write_bytes_atomically(&self.job.out.join("report.md"), report.markdown().as_bytes())?;
         Ok(report)
     }
@@ -284,7 +285,10 @@ impl<'a> Session<'a> {
     /// When it cannot be written.
     pub fn save_progress(&self) -> Result<f64> {
         let seconds = self.progress.seconds + self.started.elapsed().as_secs_f64();
-        write_json(&self.job.out.join(PROGRESS), &RunProgress { seconds, ..self.progress })?;
+        files::write_json_atomically(
+            &self.job.out.join(PROGRESS),
+            &RunProgress { seconds, ..self.progress },
+        )?;
         Ok(seconds)
     }
 }

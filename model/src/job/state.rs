@@ -56,8 +56,7 @@ impl Checkpoints {
         let state = TrainingState { optimizer_steps: trainer.optimizer.steps(), ..state.clone() };
         let mut writing = AtomicFolder::create(&destination)?;
         writing.write(TENSORS, |file| write_tensors(file, &tensors(trainer), None))?;
-        let text = serde_json::to_string_pretty(&state).map_err(|error| Error::Job(error.to_string()))?;
-        writing.write_bytes(STATE, text.as_bytes())?;
+        writing.write_json(STATE, &state)?;
         writing.commit()?;
         let mut all = self.list(training)?;
         all.truncate(all.len().saturating_sub(self.keep));

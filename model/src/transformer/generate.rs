@@ -6,9 +6,10 @@ use cpift_engine::{Buffer, View};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
-use super::Transformer;
 use super::cache::KeyValueCache;
 use super::forward::Attend;
+use super::{RotaryTables, Transformer};
+use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 
 /// Most rows generated side by side: beyond, the weights' traffic is shared well enough.
@@ -79,8 +80,7 @@ impl Transformer {
             Error::setting("--max-new-tokens", reason)
         })?;
         self.reach_positions(capacity)?;
-        let slot_bytes = KeyValueCache::bytes_per_slot(&self.config, capacity).max(1);
-        let group = (CACHE_BYTES / slot_bytes).clamp(1, MOST_ROWS).min(self.max_tokens);
+        let group = rows_together(&self.config, self.max_tokens, capacity);
         let slots = group.min(prompts.len());
         let mut cache = KeyValueCache::new(&self.config, &self.device, slots, capacity)?;
 
@@ -95,6 +95,23 @@ impl Transformer {
             device.scope(|| self.generate_group(weights, rows, generation, &mut cache))?;
         }
         Ok(rows.into_iter().map(|row| row.generated).collect())
+    }
+
+    /// Bytes that [`Transformer::generate`] takes beyond what the transformer holds, for prompts of which
+    /// the longest has `longest_prompt` tokens.
+    pub fn generation_bytes(
+        config: &ModelConfig,
+        max_tokens: usize,
+        prompts: usize,
+        longest_prompt: usize,
+        max_new_tokens: usize,
+    ) -> usize {
+        let capacity = longest_prompt + max_new_tokens;
+        let rows = rows_together(config, max_tokens, capacity).min(prompts);
+        // Logits on the device and on the host, the last hidden states, slot and length.
+        let row = (2 * config.vocabulary + config.hidden + 2) * size_of::<f32>();
+        let positions = if capacity > max_tokens { RotaryTables::bytes(config, capacity) } else { 0 };
+        rows * (KeyValueCache::bytes_per_slot(config, capacity) + row) + positions
     }
 
     fn check_prompts(&self, prompts: &[Vec<u32>], generation: &Generation) -> Result<()> {
@@ -123,7 +140,7 @@ impl Transformer {
     /// Makes the rotary tables longer where generated texts go beyond the batches planned for.
     fn reach_positions(&mut self, positions: usize) -> Result<()> {
         if positions > self.rotary.positions() {
-            self.rotary = super::RotaryTables::new(&self.config, &self.device, positions)?;
+            self.rotary = RotaryTables::new(&self.config, &self.device, positions)?;
         }
         Ok(())
     }
@@ -209,6 +226,12 @@ impl Transformer {
         let (pass, activations, timings) = self.pass(weights, active.len());
         pass.forward(activations, &mut Attend::Cache(cache), false, timings)
     }
+}
+
+/// Rows that are generated side by side, where each may come to `capacity` tokens.
+fn rows_together(config: &ModelConfig, max_tokens: usize, capacity: usize) -> usize {
+    let slot_bytes = KeyValueCache::bytes_per_slot(config, capacity).max(1);
+    (CACHE_BYTES / slot_bytes).clamp(1, MOST_ROWS).min(max_tokens)
 }
 
 impl Row<'_> {
