@@ -96,6 +96,7 @@ Examples:
 
 Files written into the run folder:
   recipe.toml     the recipe with every default filled in; can be run itself
+  inputs.json     every file the run reads, with its hash: --resume goes on with no others
   metrics.jsonl   every optimizer step
   probe/ core/ groups.json fused/    what the stages found
   final/          the model, a folder that `transformers` loads
