@@ -6,8 +6,11 @@ use super::Module;
 pub(super) const MODULES: &[Module] = &[
     Module { family: "adamw", architecture: "sm_80", ptx: include_str!("adamw.sm_80.ptx") },
     Module { family: "elementwise", architecture: "sm_80", ptx: include_str!("elementwise.sm_80.ptx") },
+    Module { family: "embedding", architecture: "sm_80", ptx: include_str!("embedding.sm_80.ptx") },
+    Module { family: "gated_mlp", architecture: "sm_80", ptx: include_str!("gated_mlp.sm_80.ptx") },
     Module { family: "mask", architecture: "sm_80", ptx: include_str!("mask.sm_80.ptx") },
     Module { family: "norm", architecture: "sm_80", ptx: include_str!("norm.sm_80.ptx") },
+    Module { family: "rms_norm", architecture: "sm_80", ptx: include_str!("rms_norm.sm_80.ptx") },
     Module { family: "slerp", architecture: "sm_80", ptx: include_str!("slerp.sm_80.ptx") },
     Module { family: "transplant", architecture: "sm_80", ptx: include_str!("transplant.sm_80.ptx") },
 ];

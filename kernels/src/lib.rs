@@ -11,7 +11,14 @@
 #![cfg_attr(target_arch = "nvptx64", no_std)]
 #![cfg_attr(
     target_arch = "nvptx64",
-    feature(abi_ptx, abi_unadjusted, asm_experimental_arch, core_float_math, link_llvm_intrinsics)
+    feature(
+        abi_ptx,
+        abi_unadjusted,
+        asm_experimental_arch,
+        core_float_math,
+        link_llvm_intrinsics,
+        portable_simd
+    )
 )]
 // There, contracts are not compiled, nor the constants that only they use; intrinsics are internal.
 #![cfg_attr(target_arch = "nvptx64", allow(dead_code, internal_features))]
@@ -29,8 +36,11 @@ pub mod modules;
 
 pub mod adamw;
 pub mod elementwise;
+pub mod embedding;
+pub mod gated_mlp;
 pub mod mask;
 pub mod norm;
+pub mod rms_norm;
 pub mod slerp;
 pub mod transplant;
 
@@ -40,8 +50,11 @@ pub fn families() -> &'static [(&'static str, &'static [launch::Kernel])] {
     &[
         ("adamw", adamw::KERNELS),
         ("elementwise", elementwise::KERNELS),
+        ("embedding", embedding::KERNELS),
+        ("gated_mlp", gated_mlp::KERNELS),
         ("mask", mask::KERNELS),
         ("norm", norm::KERNELS),
+        ("rms_norm", rms_norm::KERNELS),
         ("slerp", slerp::KERNELS),
         ("transplant", transplant::KERNELS),
     ]

@@ -127,6 +127,25 @@ macro_rules! kernel {
     };
 }
 
+/// `unroll!(index in COUNT { … })`: the body for every index below a constant of at most 16, written out.
+///
+/// For loops over arrays in registers, which only constant indices keep there: LLVM leaves loops with a long
+/// body, or with warp operations in it, as they are.
+macro_rules! unroll {
+    ($index:ident in $count:ident $body:block) => {
+        const { assert!($count <= 16) };
+        unroll!($index $count $body 0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15);
+    };
+    ($index:ident $count:ident $body:block $($value:literal)*) => {
+        // A constant condition: what is not run is not compiled either. The lint does not know it.
+        $(#[allow(unconditional_panic)]
+        if const { $value < $count } {
+            let $index: usize = $value;
+            $body
+        })*
+    };
+}
+
 /// Type of a parameter of the PTX entry.
 #[doc(hidden)]
 #[macro_export]

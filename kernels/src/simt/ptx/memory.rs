@@ -1,5 +1,7 @@
 //! Handles to global memory: thin pointers, unchecked. The launcher checks sizes, the emulator every access.
 
+use core::mem::transmute_copy;
+use core::simd::{u32x2, u32x4};
 use core::sync::atomic::{AtomicU32, AtomicU64, Ordering};
 
 use crate::simt::{Element, Vector};
@@ -54,7 +56,7 @@ impl<T: Element> Global<T> {
     #[inline(always)]
     pub fn load_vector<V: Vector<Element = T>>(self, index: usize) -> V {
         // SAFETY: as for `load`; aligned by the kernel's contract.
-        unsafe { self.0.add(index).cast::<V>().read() }
+        unsafe { read_vector(self.0.add(index).cast()) }
     }
 
     /// Whether it starts at a multiple of 16 bytes: then vectors can be accessed at multiples of their
@@ -106,7 +108,7 @@ impl<T: Element> GlobalMut<T> {
     #[inline(always)]
     pub fn store_vector<V: Vector<Element = T>>(self, index: usize, value: V) {
         // SAFETY: as for `store`; aligned by the kernel's contract.
-        unsafe { self.0.add(index).cast::<V>().write(value) }
+        unsafe { write_vector(self.0.add(index).cast(), value) }
     }
 
     /// Whether it starts at a multiple of 16 bytes: then vectors can be accessed at multiples of their
@@ -127,6 +129,36 @@ impl<T: Element> GlobalMut<T> {
     #[inline(always)]
     pub fn as_read(self) -> Global<T> {
         Global(self.0)
+    }
+}
+
+/// Reads a vector as one machine vector: plain copies LLVM would split into accesses of 8 bytes.
+///
+/// # Safety
+/// `pointer` is valid and aligned to the vector's size.
+#[inline(always)]
+unsafe fn read_vector<V: Vector>(pointer: *const V) -> V {
+    // SAFETY: the caller's; elements take every bit pattern, and the size of V selects the arm.
+    unsafe {
+        match size_of::<V>() {
+            8 => transmute_copy(&pointer.cast::<u32x2>().read()),
+            _ => transmute_copy(&pointer.cast::<u32x4>().read()),
+        }
+    }
+}
+
+/// Writes a vector as one machine vector.
+///
+/// # Safety
+/// As for [`read_vector`].
+#[inline(always)]
+unsafe fn write_vector<V: Vector>(pointer: *mut V, value: V) {
+    // SAFETY: the caller's; vectors have no padding, and the size of V selects the arm.
+    unsafe {
+        match size_of::<V>() {
+            8 => pointer.cast::<u32x2>().write(transmute_copy(&value)),
+            _ => pointer.cast::<u32x4>().write(transmute_copy(&value)),
+        }
     }
 }
 
