@@ -5,9 +5,11 @@ use super::Module;
 #[rustfmt::skip]
 pub(super) const MODULES: &[Module] = &[
     Module { family: "adamw", architecture: "sm_80", ptx: include_str!("adamw.sm_80.ptx") },
+    Module { family: "cross_entropy", architecture: "sm_80", ptx: include_str!("cross_entropy.sm_80.ptx") },
     Module { family: "elementwise", architecture: "sm_80", ptx: include_str!("elementwise.sm_80.ptx") },
     Module { family: "embedding", architecture: "sm_80", ptx: include_str!("embedding.sm_80.ptx") },
     Module { family: "gated_mlp", architecture: "sm_80", ptx: include_str!("gated_mlp.sm_80.ptx") },
+    Module { family: "gemm", architecture: "sm_80", ptx: include_str!("gemm.sm_80.ptx") },
     Module { family: "mask", architecture: "sm_80", ptx: include_str!("mask.sm_80.ptx") },
     Module { family: "norm", architecture: "sm_80", ptx: include_str!("norm.sm_80.ptx") },
     Module { family: "rms_norm", architecture: "sm_80", ptx: include_str!("rms_norm.sm_80.ptx") },

@@ -35,9 +35,11 @@ pub mod launch;
 pub mod modules;
 
 pub mod adamw;
+pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;
 pub mod gated_mlp;
+pub mod gemm;
 pub mod mask;
 pub mod norm;
 pub mod rms_norm;
@@ -49,9 +51,11 @@ pub mod transplant;
 pub fn families() -> &'static [(&'static str, &'static [launch::Kernel])] {
     &[
         ("adamw", adamw::KERNELS),
+        ("cross_entropy", cross_entropy::KERNELS),
         ("elementwise", elementwise::KERNELS),
         ("embedding", embedding::KERNELS),
         ("gated_mlp", gated_mlp::KERNELS),
+        ("gemm", gemm::KERNELS),
         ("mask", mask::KERNELS),
         ("norm", norm::KERNELS),
         ("rms_norm", rms_norm::KERNELS),

@@ -1,0 +1,232 @@
+//! Cross-entropy over a chunk of logits, and the rows it belongs to.
+//!
+//! The rows with a target are gathered (`embedding`) into a chunk, `gemm` makes their logits, the kernels here
+//! their losses and d_logits in place, `gemm` the gradients, and [`scatter_rows_f32`] puts those of the hidden
+//! states back. Row i of the chunk is row rows\[i\] of the batch. Rows without a target are never touched:
+//! their losses and gradients are zeros from before.
+//!
+//! Logits are f32 or bf16, all arithmetic f32. A vocabulary of any size: logits are accessed 16 bytes at a
+//! time where it is a multiple of that many and the buffer is aligned, else one by one.
+
+use crate::simt::*;
+
+/// Threads of a block that does a row of logits.
+const BLOCK: u32 = 512;
+/// Bytes of shared memory of such a block: one number per warp.
+const SHARED: u64 = (BLOCK / WARP) as u64 * 4;
+/// Threads of a block that moves rows, one per warp.
+const ROWS_BLOCK: u32 = 128;
+/// Rows of such a block.
+const ROWS_PER_BLOCK: u64 = (ROWS_BLOCK / WARP) as u64;
+
+/// Largest `value` of the block, in every thread. Every thread must call it; `scratch` may be used again
+/// at once.
+#[inline(always)]
+fn block_max(value: f32, scratch: Shared<f32>) -> f32 {
+    let largest = warp_max(value);
+    if lane_id() == 0 {
+        scratch.store(warp_id(), largest);
+    }
+    sync_threads();
+    let mut total = scratch.load(0);
+    for warp in 1..BLOCK / WARP {
+        total = max(total, scratch.load(warp));
+    }
+    sync_threads();
+    total
+}
+
+/// m and s with Σ e^logit = s · e^m over the row, m its largest logit; the same in all threads of the block.
+///
+/// Every thread keeps its own m as it goes along, so that the row is read once.
+#[inline(always)]
+fn maximum_and_sum<E: Pack<N>, const N: usize>(logits: Global<E>, vocabulary: usize) -> (f32, f32) {
+    // Not infinite: the difference to itself must be a number.
+    let (mut maximum, mut sum) = (f32::MIN, 0.0);
+    let mut column = N * thread_idx() as usize;
+    while column < vocabulary {
+        let values = E::load(logits, column);
+        let mut larger = maximum;
+        for value in &values {
+            larger = max(larger, *value);
+        }
+        sum *= exp(maximum - larger);
+        maximum = larger;
+        for value in &values {
+            sum += exp(*value - maximum);
+        }
+        column += N * BLOCK as usize;
+    }
+    let scratch = Shared::new(0, BLOCK / WARP);
+    let largest = block_max(maximum, scratch);
+    (largest, block_sum(sum * exp(maximum - largest), scratch))
+}
+
+/// logits = scale · (softmax(logits) − onehot(target)), by the block.
+#[inline(always)]
+fn differentiate<E: Pack<N>, const N: usize>(
+    logits: GlobalMut<E>,
+    vocabulary: usize,
+    target: usize,
+    (maximum, sum): (f32, f32),
+    scale: f32,
+) {
+    let factor = divide(scale, sum);
+    let mut column = N * thread_idx() as usize;
+    while column < vocabulary {
+        let mut values = E::load(logits.as_read(), column);
+        for (lane, value) in values.iter_mut().enumerate() {
+            let one = if column + lane == target { scale } else { 0.0 };
+            *value = exp(*value - maximum) * factor - one;
+        }
+        E::store(logits, column, values);
+        column += N * BLOCK as usize;
+    }
+}
+
+/// −ln softmax(logits)\[target\].
+#[inline(always)]
+fn loss_of((maximum, sum): (f32, f32), target: f32) -> f32 {
+    log(sum) + (maximum - target)
+}
+
+macro_rules! loss_kernels {
+    ($real:ident, $width:literal, $losses:ident, $gradients:ident) => {
+        kernel! {
+            /// losses\[rows\[i\]\] = ln Σ_v e^logits\[i, v\] − logits\[i, targets\[rows\[i\]\]\], in nats, for
+            /// i < `count`; logits `[count, vocabulary]`.
+            ///
+            /// A block per i; `rows` are below `batch`, each at most once, their targets below `vocabulary`.
+            /// All threads reach every barrier. Reads every logit once.
+            pub fn $losses { block: BLOCK, grid: count, shared: SHARED } (
+                logits: read $real [count * vocabulary],
+                rows: read u32 [count],
+                targets: read u32 [batch],
+                losses: update f32 [batch],
+                count: scalar u64,
+                vocabulary: scalar u64,
+                batch: scalar u64,
+            ) requires { vocabulary < 1 << 31, vocabulary > 0 } {
+                let vocabulary = vocabulary as usize;
+                let logits = logits.offset(block_idx() as usize * vocabulary);
+                let row = rows.load(block_idx() as usize) as usize;
+                let sums = if logits.is_aligned() && vocabulary.is_multiple_of($width) {
+                    maximum_and_sum::<$real, $width>(logits, vocabulary)
+                } else {
+                    maximum_and_sum::<$real, 1>(logits, vocabulary)
+                };
+                if thread_idx() == 0 {
+                    let target = logits.load(targets.load(row) as usize).to_f32();
+                    losses.store(row, loss_of(sums, target));
+                }
+            }
+        }
+
+        kernel! {
+            /// The losses as above, and logits = scale · (softmax(logits) − onehot(target)): the gradient of
+            /// `scale` times the loss.
+            ///
+            /// A block per i; `rows` are below `batch`, each at most once, their targets below `vocabulary`.
+            /// All threads reach every barrier; the target's logit is read before the first, logits are written
+            /// behind the last. Reads every logit twice, the second time from the cache where it is large
+            /// enough, and writes it once.
+            pub fn $gradients { block: BLOCK, grid: count, shared: SHARED } (
+                logits: update $real [count * vocabulary],
+                rows: read u32 [count],
+                targets: read u32 [batch],
+                losses: update f32 [batch],
+                count: scalar u64,
+                vocabulary: scalar u64,
+                batch: scalar u64,
+                scale: scalar f32,
+            ) requires { vocabulary < 1 << 31, vocabulary > 0 } {
+                let vocabulary = vocabulary as usize;
+                let logits = logits.offset(block_idx() as usize * vocabulary);
+                let row = rows.load(block_idx() as usize) as usize;
+                let target = targets.load(row) as usize;
+                let target_logit = logits.load(target).to_f32();
+                let sums = if logits.is_aligned() && vocabulary.is_multiple_of($width) {
+                    let sums = maximum_and_sum::<$real, $width>(logits.as_read(), vocabulary);
+                    differentiate::<$real, $width>(logits, vocabulary, target, sums, scale);
+                    sums
+                } else {
+                    let sums = maximum_and_sum::<$real, 1>(logits.as_read(), vocabulary);
+                    differentiate::<$real, 1>(logits, vocabulary, target, sums, scale);
+                    sums
+                };
+                if thread_idx() == 0 {
+                    losses.store(row, loss_of(sums, target_logit));
+                }
+            }
+        }
+    };
+}
+loss_kernels!(f32, 4, losses_f32, losses_and_gradients_f32);
+loss_kernels!(Bf16, 8, losses_bf16, losses_and_gradients_bf16);
+
+/// Copies a row by a warp, `N` elements at a time.
+#[inline(always)]
+fn copy_row<T: Copy, const N: usize>(columns: usize, load: impl Fn(usize) -> T, store: impl Fn(usize, T)) {
+    let step = N * WARP as usize;
+    let mut column = N * lane_id() as usize;
+    while column + (3) * step < columns {
+        let (a, b) = (load(column), load(column + step));
+        let (c, d) = (load(column + 2 * step), load(column + 3 * step));
+        store(column, a);
+        store(column + step, b);
+        store(column + 2 * step, c);
+        store(column + 3 * step, d);
+        column += 4 * step;
+    }
+    while column < columns {
+        store(column, load(column));
+        column += step;
+    }
+}
+
+macro_rules! row_kernels {
+    ($real:ident, $width:literal, $scatter:ident) => {
+        kernel! {
+            /// out\[rows\[i\]\] = x\[i\] for i < `count`, bit by bit; x `[count, columns]`, out `[batch, columns]`.
+            ///
+            /// A warp per i; `rows` are below `batch`, each at most once. No barriers. Two element moves per
+            /// element.
+            pub fn $scatter { block: ROWS_BLOCK, grid: count.div_ceil(ROWS_PER_BLOCK), shared: 0 } (
+                x: read $real [count * columns],
+                rows: read u32 [count],
+                out: update $real [batch * columns],
+                count: scalar u64,
+                columns: scalar u64,
+                batch: scalar u64,
+            ) {
+                let index = block_idx() as usize * ROWS_PER_BLOCK as usize + warp_id() as usize;
+                let columns = columns as usize;
+                if index < count as usize {
+                    let x = x.offset(index * columns);
+                    let out = out.offset(rows.load(index) as usize * columns);
+                    if columns.is_multiple_of($width) && x.is_aligned() && out.is_aligned() {
+                        type Vector = <$real as Real>::Vector;
+                        let load = |column| x.load_vector::<Vector>(column);
+                        copy_row::<Vector, $width>(columns, load, |column, v| out.store_vector(column, v));
+                    } else {
+                        let load = |column| x.load(column);
+                        copy_row::<$real, 1>(columns, load, |column, value| out.store(column, value));
+                    }
+                }
+            }
+        }
+    };
+}
+row_kernels!(f32, 4, scatter_rows_f32);
+row_kernels!(Bf16, 8, scatter_rows_bf16);
+
+/// The kernels of this family.
+#[cfg(not(target_arch = "nvptx64"))]
+pub const KERNELS: &[crate::launch::Kernel] = &[
+    losses_f32::KERNEL,
+    losses_and_gradients_f32::KERNEL,
+    losses_bf16::KERNEL,
+    losses_and_gradients_bf16::KERNEL,
+    scatter_rows_f32::KERNEL,
+    scatter_rows_bf16::KERNEL,
+];

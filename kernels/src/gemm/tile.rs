@@ -1,0 +1,381 @@
+//! A block's tile of a product: fetched through shared memory, multiplied in registers.
+//!
+//! For C\[m, n\] = Σ_k A(m, k)·B(k, n) a block owns a square of C. It walks along k in slabs of 16: while
+//! one slab of A and of B is multiplied out of shared memory, every thread has the next one's elements,
+//! eight of each, on their way in registers. One barrier per slab.
+//!
+//! In shared memory a slab is `[depth, side]` f32 whatever the operands are. Within a level of depth the
+//! groups of eight are permuted by exclusive-or ([`place`]), so that neither writing columns of eight nor
+//! reading rows of four makes two lanes wait for one bank; padding could do that for one of the two only.
+//!
+//! A thread sums `quads`² squares of 4 by 4 elements of C, [`apart`] from each other: then the lanes of a
+//! warp, 4 by 8, read adjacent fours.
+//!
+//! Every element is summed by one thread over ascending k by fused multiply-adds from 0: its bits depend
+//! neither on the size of the tile nor on the other rows and columns.
+
+use crate::simt::*;
+
+/// Levels of k in a slab.
+const DEPTH: u32 = 16;
+/// Consecutive elements that a thread fetches.
+const EIGHT: u32 = 8;
+/// Rows of tiles that are done column by column before the next rows: their operands stay in the cache.
+const GROUP: u32 = 16;
+
+/// Rows, and columns, of a tile.
+pub const fn side(quads: usize) -> u32 {
+    32 * (quads * quads) as u32
+}
+
+/// Threads of a block: each fetches eight of the side · 16 elements of a slab.
+pub const fn threads(quads: usize) -> u32 {
+    side(quads) * DEPTH / EIGHT
+}
+
+/// Blocks that should share a multiprocessor: 512 threads, of at most 128 registers each.
+pub const fn resident(quads: usize) -> u32 {
+    512 / threads(quads)
+}
+
+/// Bytes of a slab in shared memory.
+const fn slab_bytes(quads: usize) -> u32 {
+    DEPTH * side(quads) * size_of::<f32>() as u32
+}
+
+/// Bytes of shared memory: two slabs of A and two of B.
+pub const fn shared_bytes(quads: usize) -> u64 {
+    4 * slab_bytes(quads) as u64
+}
+
+/// Tiles of a matrix.
+pub const fn count(m: u64, n: u64, quads: usize) -> u64 {
+    let side = side(quads) as u64;
+    m.div_ceil(side) * n.div_ceil(side)
+}
+
+/// Sizes of a product: C is `[m, n]`, sums have k terms.
+#[derive(Debug, Clone, Copy)]
+pub struct Sizes {
+    /// Rows of C.
+    pub m: u32,
+    /// Columns of C.
+    pub n: u32,
+    /// Terms of a sum.
+    pub k: u32,
+}
+
+/// Elements of operands, fetched as they are: widening them waits for them.
+pub trait Operand: Real {
+    /// Eight elements from `index` on, the first aligned to 16 bytes.
+    fn load_eight(from: Global<Self>, index: usize) -> [Self; 8];
+}
+
+impl Operand for f32 {
+    #[inline(always)]
+    fn load_eight(from: Global<Self>, index: usize) -> [Self; 8] {
+        <Self as Pack<8>>::load(from, index)
+    }
+}
+
+impl Operand for Bf16 {
+    #[inline(always)]
+    fn load_eight(from: Global<Self>, index: usize) -> [Self; 8] {
+        from.load_vector::<Bf16x8>(index).0
+    }
+}
+
+/// First row and column of this block's tile.
+#[inline(always)]
+pub fn origin<const QUADS: usize>(sizes: Sizes) -> (u32, u32) {
+    let side = side(QUADS);
+    let (rows, columns) = (sizes.m.div_ceil(side), sizes.n.div_ceil(side));
+    let group = block_idx() / (GROUP * columns);
+    let inside = block_idx() % (GROUP * columns);
+    let height = (rows - group * GROUP).min(GROUP);
+    ((group * GROUP + inside % height) * side, inside / height * side)
+}
+
+/// Rows, and columns, between the squares of a thread.
+const fn apart(quads: usize) -> u32 {
+    side(quads) / quads as u32
+}
+
+/// Row and column, in its tile, of this thread's first element of C. The lanes of a warp are 4 by 8, the
+/// warps of a block as wide as fits between squares.
+#[inline(always)]
+fn corner<const QUADS: usize>() -> (u32, u32) {
+    let warps_beside = apart(QUADS) / 32;
+    let (warp, lane) = (warp_id(), lane_id());
+    (warp / warps_beside * 16 + lane / 8 * 4, warp % warps_beside * 32 + lane % 8 * 4)
+}
+
+/// Where a slab in shared memory has row or column `line` of level `level`. Adding a multiple of 32 to the
+/// line adds as much to the place.
+#[inline(always)]
+fn place<const QUADS: usize>(level: u32, line: u32) -> u32 {
+    level * side(QUADS) + (line ^ (level / 4 % 4 * EIGHT))
+}
+
+/// How a thread fetches its elements of an operand, slab by slab.
+///
+/// `ALONG_K`: memory holds the operand with k as its last dimension, and the thread takes eight levels of
+/// one line (row of A or column of B). Otherwise lines are the last dimension, and it takes eight lines of
+/// one level.
+struct Fetch<const ALONG_K: bool, const QUADS: usize> {
+    /// The first of its elements of the next slab.
+    index: usize,
+    /// Elements of memory from slab to slab.
+    step: usize,
+    /// How many of its lines are inside the operand: of one or eight.
+    lines: u32,
+}
+
+impl<const ALONG_K: bool, const QUADS: usize> Fetch<ALONG_K, QUADS> {
+    /// Level and line of this thread's first element in a slab.
+    #[inline(always)]
+    fn position() -> (u32, u32) {
+        if ALONG_K {
+            let per_line = DEPTH / EIGHT;
+            (thread_idx() % per_line * EIGHT, thread_idx() / per_line)
+        } else {
+            let per_level = side(QUADS) / EIGHT;
+            (thread_idx() / per_level, thread_idx() % per_level * EIGHT)
+        }
+    }
+
+    /// For the tile whose first line is `first`, of an operand of `lines` lines and `k` levels.
+    #[inline(always)]
+    fn new(first: u32, lines: u32, k: u32) -> Self {
+        let (level, line) = Self::position();
+        let (level, line, inside) =
+            (level as usize, (first + line) as usize, lines.saturating_sub(first + line));
+        let (k, lines) = (k as usize, lines as usize);
+        if ALONG_K {
+            Self { index: line * k + level, step: DEPTH as usize, lines: inside.min(1) }
+        } else {
+            Self { index: level * lines + line, step: DEPTH as usize * lines, lines: inside.min(EIGHT) }
+        }
+    }
+
+    /// The elements of the next slab, zeros outside of the operand, which has `levels` from the slab on.
+    /// `whole`: the operand is aligned and its rows in memory are multiples of eight elements; then eight are
+    /// either inside or outside.
+    #[inline(always)]
+    fn next<E: Operand>(&mut self, from: Global<E>, whole: bool, levels: u32) -> [E; 8] {
+        let levels = levels.saturating_sub(Self::position().0);
+        let inside = match (ALONG_K, self.lines, levels) {
+            (_, 0, _) | (_, _, 0) => 0,
+            (true, _, levels) => levels.min(EIGHT),
+            (false, lines, _) => lines,
+        };
+        let mut values = [E::from_f32(0.0); 8];
+        if whole {
+            if inside > 0 {
+                values = E::load_eight(from, self.index);
+            }
+        } else {
+            for (lane, value) in values.iter_mut().enumerate() {
+                if lane < inside as usize {
+                    *value = from.load(self.index + lane);
+                }
+            }
+        }
+        self.index += self.step;
+        values
+    }
+
+    /// Puts a slab's elements into shared memory.
+    #[inline(always)]
+    fn put<E: Operand>(values: [E; 8], slab: Shared<f32>) {
+        let (level, line) = Self::position();
+        let values = values.map(E::to_f32);
+        if ALONG_K {
+            // Four levels have one permutation.
+            let (first, fifth) = (place::<QUADS>(level, line), place::<QUADS>(level + 4, line));
+            for lane in 0..4 {
+                slab.store(first + lane * side(QUADS), values[lane as usize]);
+                slab.store(fifth + lane * side(QUADS), values[lane as usize + 4]);
+            }
+        } else {
+            let [a, b, c, d, e, f, g, h] = values;
+            let first = place::<QUADS>(level, line);
+            slab.store_vector(first, F32x4([a, b, c, d]));
+            slab.store_vector(first + 4, F32x4([e, f, g, h]));
+        }
+    }
+}
+
+/// A thread's elements of C: squares, by their row and column, of rows of four.
+pub type Sums<const QUADS: usize> = [[[[f32; 4]; 4]; QUADS]; QUADS];
+
+/// Adds the product of two slabs: the part that tensor cores would do.
+#[inline(always)]
+fn multiply<const QUADS: usize>(a: Shared<f32>, b: Shared<f32>, sums: &mut Sums<QUADS>) {
+    let corner = corner::<QUADS>();
+    // Two levels hide their loads behind each other's arithmetic; four take too many registers.
+    for level in 0..DEPTH / 2 {
+        multiply_level(a, b, 2 * level, corner, sums);
+        multiply_level(a, b, 2 * level + 1, corner, sums);
+    }
+}
+
+/// Adds the products of a level.
+#[inline(always)]
+fn multiply_level<const QUADS: usize>(
+    a: Shared<f32>,
+    b: Shared<f32>,
+    level: u32,
+    (row, column): (u32, u32),
+    sums: &mut Sums<QUADS>,
+) {
+    let mut left = [[0.0; 4]; QUADS];
+    let mut right = [[0.0; 4]; QUADS];
+    for quad in 0..QUADS {
+        let apart = quad as u32 * apart(QUADS);
+        left[quad] = a.load_vector::<F32x4>(place::<QUADS>(level, row) + apart).0;
+        right[quad] = b.load_vector::<F32x4>(place::<QUADS>(level, column) + apart).0;
+    }
+    for above in 0..QUADS {
+        for beside in 0..QUADS {
+            for i in 0..4 {
+                for j in 0..4 {
+                    let sum = &mut sums[above][beside][i][j];
+                    *sum = fma(left[above][i], right[beside][j], *sum);
+                }
+            }
+        }
+    }
+}
+
+/// This thread's part of A·B. All threads of the block must call it.
+///
+/// `A_ALONG_K`: A is `[m, k]`, else `[k, m]`; `B_ALONG_K`: B is `[n, k]`, else `[k, n]`.
+#[inline(always)]
+pub fn product<E: Operand, const A_ALONG_K: bool, const B_ALONG_K: bool, const QUADS: usize>(
+    a: Global<E>,
+    b: Global<E>,
+    sizes: Sizes,
+) -> Sums<QUADS> {
+    let Sizes { m, n, k } = sizes;
+    let (first_row, first_column) = origin::<QUADS>(sizes);
+    let whole_a = a.is_aligned() && (if A_ALONG_K { k } else { m }).is_multiple_of(EIGHT);
+    let whole_b = b.is_aligned() && (if B_ALONG_K { k } else { n }).is_multiple_of(EIGHT);
+    let mut fetch_a = Fetch::<A_ALONG_K, QUADS>::new(first_row, m, k);
+    let mut fetch_b = Fetch::<B_ALONG_K, QUADS>::new(first_column, n, k);
+    let slab = |index: u32| Shared::<f32>::new(index * slab_bytes(QUADS), DEPTH * side(QUADS));
+
+    let mut levels = k;
+    Fetch::<A_ALONG_K, QUADS>::put(fetch_a.next(a, whole_a, levels), slab(0));
+    Fetch::<B_ALONG_K, QUADS>::put(fetch_b.next(b, whole_b, levels), slab(2));
+    sync_threads();
+    let mut sums = [[[[0.0; 4]; 4]; QUADS]; QUADS];
+    let mut current = 0;
+    while levels > 0 {
+        // Behind the last slab these are zeros, and nothing is loaded.
+        levels = levels.saturating_sub(DEPTH);
+        let next_a = fetch_a.next(a, whole_a, levels);
+        let next_b = fetch_b.next(b, whole_b, levels);
+        multiply(slab(current), slab(2 + current), &mut sums);
+        current ^= 1;
+        Fetch::<A_ALONG_K, QUADS>::put(next_a, slab(current));
+        Fetch::<B_ALONG_K, QUADS>::put(next_b, slab(2 + current));
+        sync_threads();
+    }
+    sums
+}
+
+/// What becomes of a product.
+pub enum Finish<C: Real> {
+    /// C is the product.
+    Write,
+    /// The product is added to C.
+    Add,
+    /// C is the product plus this in every row.
+    AddBias(Global<C>),
+}
+
+/// Writes the block's tile of C, or adds it to what is there. All threads of the block must call it, behind
+/// a barrier that ends the use of shared memory.
+///
+/// Sums go through shared memory, so that every thread has eight consecutive elements of C to write.
+#[inline(always)]
+pub fn finish<C: Pack<8>, const QUADS: usize>(
+    sums: Sums<QUADS>,
+    out: GlobalMut<C>,
+    sizes: Sizes,
+    how: Finish<C>,
+) {
+    let staged = Shared::new(0, side(QUADS) * apart(QUADS));
+    stage::<QUADS>(&sums, 0, staged);
+    sync_threads();
+    write_staged::<C, QUADS>(0, staged, out, sizes, &how);
+    if QUADS == 2 {
+        sync_threads();
+        stage::<QUADS>(&sums, 1, staged);
+        sync_threads();
+        write_staged::<C, QUADS>(1, staged, out, sizes, &how);
+    }
+}
+
+/// Puts this thread's squares of column `beside` into shared memory, `[side, apart]`.
+#[inline(always)]
+fn stage<const QUADS: usize>(sums: &Sums<QUADS>, beside: usize, staged: Shared<f32>) {
+    let (row, column) = corner::<QUADS>();
+    for (above, squares) in (0..).zip(sums) {
+        for (i, &four) in (0..).zip(&squares[beside]) {
+            let row = row + above * apart(QUADS) + i;
+            staged.store_vector(row * apart(QUADS) + column, F32x4(four));
+        }
+    }
+}
+
+/// Writes what is staged.
+#[inline(always)]
+fn write_staged<C: Pack<8>, const QUADS: usize>(
+    beside: u32,
+    staged: Shared<f32>,
+    out: GlobalMut<C>,
+    sizes: Sizes,
+    how: &Finish<C>,
+) {
+    let (first_row, first_column) = origin::<QUADS>(sizes);
+    let n = sizes.n as usize;
+    let first_column = first_column + beside * apart(QUADS);
+    let per_row = apart(QUADS) / EIGHT;
+    let whole = out.is_aligned() && sizes.n.is_multiple_of(EIGHT);
+    let whole = whole && if let Finish::AddBias(bias) = how { bias.is_aligned() } else { true };
+    let mut chunk = thread_idx();
+    while chunk < side(QUADS) * per_row {
+        let at = chunk * EIGHT;
+        let row = first_row + chunk / per_row;
+        let column = first_column + chunk % per_row * EIGHT;
+        let index = row as usize * n + column as usize;
+        if row < sizes.m && column < sizes.n {
+            if whole {
+                let [a, b, c, d] = staged.load_vector::<F32x4>(at).0;
+                let [e, f, g, h] = staged.load_vector::<F32x4>(at + 4).0;
+                let mut values = [a, b, c, d, e, f, g, h];
+                let more = match how {
+                    Finish::Write => [0.0; 8],
+                    Finish::Add => C::load(out.as_read(), index),
+                    Finish::AddBias(bias) => C::load(*bias, column as usize),
+                };
+                for lane in 0..8 {
+                    values[lane] += more[lane];
+                }
+                C::store(out, index, values);
+            } else {
+                for lane in 0..EIGHT.min(sizes.n - column) {
+                    let more = match how {
+                        Finish::Write => 0.0,
+                        Finish::Add => out.load(index + lane as usize).to_f32(),
+                        Finish::AddBias(bias) => bias.load((column + lane) as usize).to_f32(),
+                    };
+                    out.store(index + lane as usize, C::from_f32(staged.load(at + lane) + more));
+                }
+            }
+        }
+        chunk += threads(QUADS);
+    }
+}

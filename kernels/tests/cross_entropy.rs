@@ -1,0 +1,180 @@
+//! Losses and gradients of rows of logits against f64, and rows put back.
+
+mod common;
+
+use common::{Buffer, SCHEDULES, bits, random, to_bits, widen};
+use cpift_kernels::cross_entropy::*;
+use cpift_kernels::emulator::Emulator;
+use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};
+use cpift_kernels::simt::{Bf16, Element, Real};
+
+const SCALE: f32 = 0.037;
+/// Rows of the batch; those of the chunk, in no order.
+const BATCH: usize = 6;
+const ROWS: [u32; 4] = [4, 0, 5, 2];
+/// One token, fewer than a warp, vectors of f32 alone, of both, several vectors per thread, none.
+const VOCABULARIES: [usize; 6] = [1, 7, 44, 1032, 5000, 3001];
+
+type Done = Result<(), LaunchError>;
+type Losses<E> = fn(&dyn Launch, Slice<E>, Slice<u32>, Slice<u32>, SliceMut<f32>, u64, u64, u64) -> Done;
+type Gradients<E> =
+    fn(&dyn Launch, SliceMut<E>, Slice<u32>, Slice<u32>, SliceMut<f32>, u64, u64, u64, f32) -> Done;
+
+/// Logits of the chunk: an ordinary row, one sure of its target, one far off, and one of equal numbers.
+fn logits<E: Real>(vocabulary: usize, targets: &[u32]) -> Buffer<E> {
+    let mut logits = random::<E>(1, ROWS.len() * vocabulary);
+    let target = |chunk_row: usize| targets[ROWS[chunk_row] as usize] as usize;
+    for (index, logit) in logits.as_mut_slice().iter_mut().enumerate() {
+        let (row, column) = (index / vocabulary, index % vocabulary);
+        *logit = E::from_f32(match row {
+            0 => 8.0 * logit.to_f32(),
+            1 => 8.0 * logit.to_f32() + if column == target(1) { 30.0 } else { 0.0 },
+            2 => 1000.0 * logit.to_f32() - 1e4,
+            _ => -3.5,
+        });
+    }
+    logits
+}
+
+fn check<E: Real>(losses_of: Losses<E>, gradients_of: Gradients<E>, unit: f64) {
+    for vocabulary in VOCABULARIES {
+        let targets: Vec<u32> =
+            (0..BATCH as u64).map(|row| (bits(9, row) % vocabulary as u64) as u32).collect();
+        let logits = logits::<E>(vocabulary, &targets);
+        let (targets, rows) = (Buffer::from_slice(&targets), Buffer::from_slice(&ROWS));
+        let (count, batch, width) = (ROWS.len() as u64, BATCH as u64, vocabulary as u64);
+
+        let mut results = Vec::new();
+        for schedule in SCHEDULES {
+            let emulator = Emulator::new(schedule);
+            let (mut losses, mut again) = (Buffer::<f32>::poisoned(BATCH), Buffer::<f32>::poisoned(BATCH));
+            losses_of(
+                &emulator,
+                logits.read(),
+                rows.read(),
+                targets.read(),
+                losses.write(),
+                count,
+                width,
+                batch,
+            )
+            .expect("runs");
+            let mut gradient = Buffer::from_slice(logits.as_slice());
+            let (rows, targets) = (rows.read(), targets.read());
+            gradients_of(
+                &emulator,
+                gradient.write(),
+                rows,
+                targets,
+                again.write(),
+                count,
+                width,
+                batch,
+                SCALE,
+            )
+            .expect("runs");
+            assert_eq!(to_bits(losses.as_slice()), to_bits(again.as_slice()), "with and without gradients");
+            results.push((to_bits(losses.as_slice()), to_bits(gradient.as_slice()), losses, gradient));
+        }
+        assert!(
+            results.iter().all(|(losses, gradient, ..)| (losses, gradient) == (&results[0].0, &results[0].1))
+        );
+
+        let (_, _, losses, gradient) = &results[0];
+        for row in (0..BATCH as u32).filter(|row| !ROWS.contains(row)) {
+            assert!(losses.as_slice()[row as usize].is_nan(), "row {row} has no logits here");
+        }
+        for (index, &row) in ROWS.iter().enumerate() {
+            let logits = widen(&logits.as_slice()[index * vocabulary..][..vocabulary]);
+            let gradient = widen(&gradient.as_slice()[index * vocabulary..][..vocabulary]);
+            let target = targets.as_slice()[row as usize] as usize;
+            let maximum = logits.iter().fold(f64::MIN, |a, &b| a.max(b));
+            let sum: f64 = logits.iter().map(|logit| (logit - maximum).exp()).sum();
+            let loss = sum.ln() + maximum - logits[target];
+            let actual = f64::from(losses.as_slice()[row as usize]);
+            // The exponent of e^x is rounded at up to 24 bits of |x| < 32 where terms matter, so that terms
+            // err by 2^-19 of themselves, and their logarithm by that much.
+            assert!(
+                (actual - loss).abs() <= 2f64.powi(-19) + 2f64.powi(-23) * loss.abs(),
+                "vocabulary {vocabulary}: loss {row} is {actual}, not {loss}"
+            );
+            for (column, (actual, logit)) in gradient.into_iter().zip(logits).enumerate() {
+                let probability = (logit - maximum).exp() / sum;
+                let expected = f64::from(SCALE) * (probability - f64::from(u8::from(column == target)));
+                let bound = 2f64.powi(-18) * f64::from(SCALE) * probability
+                    + 2f64.powi(-23) * f64::from(SCALE) * f64::from(u8::from(column == target))
+                    + 0.5 * unit * expected.abs()
+                    // Smallest normal numbers: what is below may be flushed to zero.
+                    + f64::from(f32::MIN_POSITIVE);
+                assert!(
+                    (actual - expected).abs() <= bound,
+                    "vocabulary {vocabulary}: gradient [{row}, {column}] is {actual}, not {expected}"
+                );
+            }
+        }
+    }
+}
+
+#[test]
+fn losses_and_gradients_match_the_oracle() {
+    check(losses_f32, losses_and_gradients_f32, 2f64.powi(-23));
+    check(losses_bf16, losses_and_gradients_bf16, 2f64.powi(-7));
+}
+
+#[test]
+fn what_is_not_a_number_shows_in_the_loss() {
+    let emulator = Emulator::new(SCHEDULES[0]);
+    let (rows, targets) = (Buffer::from_slice(&[0u32]), Buffer::from_slice(&[1u32]));
+    for wrong in [f32::NAN, f32::INFINITY] {
+        let mut logits = random::<f32>(1, 100);
+        logits.as_mut_slice()[40] = wrong;
+        let mut losses = Buffer::from_slice(&[0.0f32]);
+        losses_f32(&emulator, logits.read(), rows.read(), targets.read(), losses.write(), 1, 100, 1)
+            .expect("runs");
+        assert!(losses.as_slice()[0].is_nan(), "{wrong}: {}", losses.as_slice()[0]);
+    }
+    // A token that is ruled out is none.
+    let mut logits = random::<f32>(1, 3);
+    logits.as_mut_slice()[0] = f32::NEG_INFINITY;
+    let mut losses = Buffer::<f32>::poisoned(1);
+    losses_f32(&emulator, logits.read(), rows.read(), targets.read(), losses.write(), 1, 3, 1).expect("runs");
+    let expected = f64::from(logits.as_slice()[2] - logits.as_slice()[1]).exp().ln_1p();
+    assert!((f64::from(losses.as_slice()[0]) - expected).abs() < 1e-6);
+}
+
+type Scatter<E> = fn(&dyn Launch, Slice<E>, Slice<u32>, SliceMut<E>, u64, u64, u64) -> Done;
+
+fn check_scatter<E: Element + PartialEq + std::fmt::Debug>(scatter: Scatter<E>, element: impl Fn(u64) -> E) {
+    for columns in [1, 5, 8, 40, 1024, 1027] {
+        let values =
+            |seed, rows| -> Vec<E> { (0..rows * columns as u64).map(|i| element(bits(seed, i))).collect() };
+        let (x, before) = (values(1, ROWS.len() as u64), values(2, BATCH as u64));
+        let (x, rows) = (Buffer::from_slice(&x), Buffer::from_slice(&ROWS));
+        let mut expected = before.clone();
+        for (values, &row) in x.as_slice().chunks_exact(columns).zip(&ROWS) {
+            expected[row as usize * columns..][..columns].copy_from_slice(values);
+        }
+        for schedule in SCHEDULES {
+            let mut out = Buffer::from_slice(&before);
+            let (count, batch) = (ROWS.len() as u64, BATCH as u64);
+            scatter(
+                &Emulator::new(schedule),
+                x.read(),
+                rows.read(),
+                out.write(),
+                count,
+                columns as u64,
+                batch,
+            )
+            .expect("runs");
+            assert_eq!(out.as_slice(), expected);
+        }
+    }
+}
+
+#[test]
+fn rows_are_put_back() {
+    check_scatter::<f32>(scatter_rows_f32, |bits| bits as u32 as f32);
+    // Every bit pattern: copied, not converted.
+    check_scatter::<Bf16>(scatter_rows_bf16, |bits| Bf16(bits as u16));
+}
