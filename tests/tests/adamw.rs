@@ -3,18 +3,20 @@
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::norm::{clip_factor, squared_norm};
 use cpift_engine::{Buffer, Device, Layout, Mask};
+use cpift_tests::devices::devices;
 use cpift_tests::flat::{AdamWOracle, layout, random_mask, spread_values};
 
 const KINDS: [ImportanceKind; 4] =
     [ImportanceKind::None, ImportanceKind::Net, ImportanceKind::Path, ImportanceKind::Fisher];
 const HYPER: Hyper = Hyper { learning_rate: 2e-2, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.3 };
 
-fn device() -> Device {
-    Device::cpu(None).unwrap()
+fn buffer(device: &Device, values: &[f32]) -> Buffer<f32> {
+    Buffer::from_slice(device, values).unwrap()
 }
 
-fn buffer(values: &[f32]) -> Buffer<f32> {
-    Buffer::from_slice(&device(), values).unwrap()
+/// `length`; on the emulator, to which an element is work, a fiftieth: still more than a block.
+fn sized(device: &Device, length: usize) -> usize {
+    if device.name() == "emulated" { length / 50 + 1 } else { length }
 }
 
 fn bits(values: &[f32]) -> Vec<u32> {
@@ -23,42 +25,48 @@ fn bits(values: &[f32]) -> Vec<u32> {
 
 #[test]
 fn ten_steps_match_the_oracle() {
-    // Longer than a chunk, ending inside a word.
-    let layout = layout(&[130_000, 77]);
-    let start = spread_values(&layout, 1);
-    for kind in KINDS {
-        let mut optimizer = AdamW::new(&device(), layout.len(), kind).unwrap();
-        let mut weights = buffer(&start);
-        let mut oracle: Vec<AdamWOracle> = start
-            .iter()
-            .map(|&weight| AdamWOracle { weight: f64::from(weight), ..AdamWOracle::default() })
-            .collect();
-        for step in 1..=10 {
-            let values = spread_values(&layout, 100 + step);
-            let gradients = buffer(&values);
-            let gradient = Gradient { values: gradients.view(), scale: 0.25, frozen: None };
-            optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
-            for (parameter, value) in oracle.iter_mut().zip(&values) {
-                parameter.step(0.25 * f64::from(*value), &HYPER, step as i32, kind);
-            }
+    for device in devices() {
+        for kind in KINDS {
+            ten_steps(&device, kind);
         }
-        assert_eq!(optimizer.steps(), 10);
-        let importance = optimizer.importance().to_vec().unwrap();
-        assert_eq!(importance.is_empty(), kind == ImportanceKind::None);
-        let state = [
-            weights.to_vec().unwrap(),
-            optimizer.moment1().to_vec().unwrap(),
-            optimizer.moment2().to_vec().unwrap(),
-            importance,
-        ];
-        for (index, expected) in oracle.iter().enumerate() {
-            let expected = [expected.weight, expected.moment1, expected.moment2, expected.importance];
-            for (actual, expected) in state.iter().map(|values| values.get(index)).zip(expected) {
-                let actual = f64::from(actual.copied().unwrap_or(0.0));
-                // Ten roundings of f32, of weights up to 8.
-                let tolerance = 1e-6 * (1.0 + expected.abs()) + 4e-7 * f64::from(start[index].abs());
-                assert!((actual - expected).abs() < tolerance, "{kind:?} {index}: {actual} {expected}");
-            }
+    }
+}
+
+fn ten_steps(device: &Device, kind: ImportanceKind) {
+    // Longer than a chunk, ending inside a word.
+    let layout = layout(&[sized(device, 130_000), 77]);
+    let start = spread_values(&layout, 1);
+    let mut optimizer = AdamW::new(device, layout.len(), kind).unwrap();
+    let mut weights = buffer(device, &start);
+    let mut oracle: Vec<AdamWOracle> = start
+        .iter()
+        .map(|&weight| AdamWOracle { weight: f64::from(weight), ..AdamWOracle::default() })
+        .collect();
+    for step in 1..=10 {
+        let values = spread_values(&layout, 100 + step);
+        let gradients = buffer(device, &values);
+        let gradient = Gradient { values: gradients.view(), scale: 0.25, frozen: None };
+        optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
+        for (parameter, value) in oracle.iter_mut().zip(&values) {
+            parameter.step(0.25 * f64::from(*value), &HYPER, step as i32, kind);
+        }
+    }
+    assert_eq!(optimizer.steps(), 10);
+    let importance = optimizer.importance().to_vec().unwrap();
+    assert_eq!(importance.is_empty(), kind == ImportanceKind::None);
+    let state = [
+        weights.to_vec().unwrap(),
+        optimizer.moment1().to_vec().unwrap(),
+        optimizer.moment2().to_vec().unwrap(),
+        importance,
+    ];
+    for (index, expected) in oracle.iter().enumerate() {
+        let expected = [expected.weight, expected.moment1, expected.moment2, expected.importance];
+        for (actual, expected) in state.iter().map(|values| values.get(index)).zip(expected) {
+            let actual = f64::from(actual.copied().unwrap_or(0.0));
+            // Ten roundings of f32, of weights up to 8.
+            let tolerance = 1e-6 * (1.0 + expected.abs()) + 4e-7 * f64::from(start[index].abs());
+            assert!((actual - expected).abs() < tolerance, "{kind:?} {index}: {actual} {expected}");
         }
     }
 }
@@ -67,18 +75,20 @@ fn ten_steps_match_the_oracle() {
 fn net_importance_is_the_displacement() {
     let layout = layout(&[1000]);
     let start = spread_values(&layout, 1);
-    let mut optimizer = AdamW::new(&device(), layout.len(), ImportanceKind::Net).unwrap();
-    let mut weights = buffer(&start);
-    for step in 0..20 {
-        let gradients = buffer(&spread_values(&layout, 100 + step));
-        let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
-        optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
-    }
-    let (end, importance) = (weights.to_vec().unwrap(), optimizer.importance().to_vec().unwrap());
-    for index in 0..1000 {
-        let displacement = end[index] - start[index];
-        // Every update is exact in f32; only their sum is rounded, far below one unit of the weight.
-        assert!((importance[index] - displacement).abs() <= 1e-6 * (displacement.abs() + 0.1));
+    for device in devices() {
+        let mut optimizer = AdamW::new(&device, layout.len(), ImportanceKind::Net).unwrap();
+        let mut weights = buffer(&device, &start);
+        for step in 0..20 {
+            let gradients = buffer(&device, &spread_values(&layout, 100 + step));
+            let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
+            optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
+        }
+        let (end, importance) = (weights.to_vec().unwrap(), optimizer.importance().to_vec().unwrap());
+        for index in 0..1000 {
+            let displacement = end[index] - start[index];
+            // Every update is exact in f32; only their sum is rounded, far below one unit of the weight.
+            assert!((importance[index] - displacement).abs() <= 1e-6 * (displacement.abs() + 0.1));
+        }
     }
 }
 
@@ -96,22 +106,24 @@ fn matches_pytorch_with_clipping() {
         epsilon: number("epsilon"),
         weight_decay: number("weight_decay"),
     };
-    let mut weights = buffer(&list(&golden["start"]));
-    let mut optimizer = AdamW::new(&device(), weights.len(), ImportanceKind::None).unwrap();
     let steps = golden["gradients"].as_array().unwrap().len();
     assert_eq!(steps, 10);
-    for step in 0..steps {
-        let gradients = buffer(&list(&golden["gradients"][step]));
-        let norm = squared_norm(&device(), gradients.view(), None).unwrap().sqrt();
-        let expected_norm = golden["norms"][step].as_f64().unwrap();
-        assert!((norm - expected_norm).abs() < 1e-6 * expected_norm);
-        let scale = clip_factor(norm, number("maximum_norm"));
-        let gradient = Gradient { values: gradients.view(), scale, frozen: None };
-        optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
-        assert_close(&weights.to_vec().unwrap(), &list(&golden["weights"][step]));
+    for device in devices() {
+        let mut weights = buffer(&device, &list(&golden["start"]));
+        let mut optimizer = AdamW::new(&device, weights.len(), ImportanceKind::None).unwrap();
+        for step in 0..steps {
+            let gradients = buffer(&device, &list(&golden["gradients"][step]));
+            let norm = squared_norm(&device, gradients.view(), None).unwrap().sqrt();
+            let expected_norm = golden["norms"][step].as_f64().unwrap();
+            assert!((norm - expected_norm).abs() < 1e-6 * expected_norm);
+            let scale = clip_factor(norm, number("maximum_norm"));
+            let gradient = Gradient { values: gradients.view(), scale, frozen: None };
+            optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
+            assert_close(&weights.to_vec().unwrap(), &list(&golden["weights"][step]));
+        }
+        assert_close(&optimizer.moment1().to_vec().unwrap(), &list(&golden["moment1"]));
+        assert_close(&optimizer.moment2().to_vec().unwrap(), &list(&golden["moment2"]));
     }
-    assert_close(&optimizer.moment1().to_vec().unwrap(), &list(&golden["moment1"]));
-    assert_close(&optimizer.moment2().to_vec().unwrap(), &list(&golden["moment2"]));
 }
 
 #[track_caller]
@@ -123,9 +135,14 @@ fn assert_close(actual: &[f32], expected: &[f32]) {
 }
 
 /// Weights, moments and importance after three steps from random state.
-fn three_steps(layout: &Layout, kind: ImportanceKind, frozen: Option<&Mask>) -> [Vec<f32>; 4] {
-    let mut weights = buffer(&spread_values(layout, 1));
-    let mut optimizer = AdamW::new(&device(), layout.len(), kind).unwrap();
+fn three_steps(
+    device: &Device,
+    layout: &Layout,
+    kind: ImportanceKind,
+    frozen: Option<&Mask>,
+) -> [Vec<f32>; 4] {
+    let mut weights = buffer(device, &spread_values(layout, 1));
+    let mut optimizer = AdamW::new(device, layout.len(), kind).unwrap();
     optimizer.set_steps(5);
     optimizer.moment1_mut().copy_from_host(&spread_values(layout, 2)).unwrap();
     let squares: Vec<f32> = spread_values(layout, 3).iter().map(|value| value * value).collect();
@@ -134,7 +151,7 @@ fn three_steps(layout: &Layout, kind: ImportanceKind, frozen: Option<&Mask>) -> 
         optimizer.importance_mut().copy_from_host(&spread_values(layout, 4)).unwrap();
     }
     for step in 0..3 {
-        let gradients = buffer(&spread_values(layout, 100 + step));
+        let gradients = buffer(device, &spread_values(layout, 100 + step));
         let gradient = Gradient { values: gradients.view(), scale: 0.5, frozen };
         optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
     }
@@ -149,24 +166,48 @@ fn three_steps(layout: &Layout, kind: ImportanceKind, frozen: Option<&Mask>) -> 
 
 #[test]
 fn frozen_coordinates_keep_their_bits_and_the_others_theirs() {
-    let layout = layout(&[70_001, 64, 33]);
-    let mask = random_mask(&layout, 11, 0.3);
-    assert!(mask.words().contains(&u64::MAX) && mask.words().contains(&0));
-    let squares: Vec<f32> = spread_values(&layout, 3).iter().map(|value| value * value).collect();
-    let start = [spread_values(&layout, 1), spread_values(&layout, 2), squares, spread_values(&layout, 4)];
-    for kind in KINDS {
-        let free = three_steps(&layout, kind, None);
-        let masked = three_steps(&layout, kind, Some(&mask));
-        for ((start, free), masked) in start.iter().zip(&free).zip(&masked) {
-            for index in 0..masked.len() {
-                let expected = if mask.get(index) { start[index] } else { free[index] };
-                assert_eq!(masked[index].to_bits(), expected.to_bits(), "{kind:?} {index}");
+    for device in devices() {
+        let layout = layout(&[sized(&device, 70_001), 64, 33]);
+        let mask = random_mask(&layout, 11, 0.3);
+        assert!(mask.words().contains(&u64::MAX) && mask.words().contains(&0));
+        let squares: Vec<f32> = spread_values(&layout, 3).iter().map(|value| value * value).collect();
+        let start =
+            [spread_values(&layout, 1), spread_values(&layout, 2), squares, spread_values(&layout, 4)];
+        for kind in KINDS {
+            let free = three_steps(&device, &layout, kind, None);
+            let masked = three_steps(&device, &layout, kind, Some(&mask));
+            for ((start, free), masked) in start.iter().zip(&free).zip(&masked) {
+                for index in 0..masked.len() {
+                    let expected = if mask.get(index) { start[index] } else { free[index] };
+                    assert_eq!(masked[index].to_bits(), expected.to_bits(), "{kind:?} {index}");
+                }
+            }
+            for segment in layout.segments() {
+                for index in segment.range().filter(|&index| !mask.get(index)) {
+                    assert_ne!(masked[0][index].to_bits(), start[0][index].to_bits(), "{kind:?} {index}");
+                }
             }
         }
-        for segment in layout.segments() {
-            for index in segment.range().filter(|&index| !mask.get(index)) {
-                assert_ne!(masked[0][index].to_bits(), start[0][index].to_bits(), "{kind:?} {index}");
-            }
+    }
+}
+
+#[test]
+fn devices_agree_to_the_last_bit() {
+    let layout = layout(&[1500, 3]);
+    let mask = random_mask(&layout, 11, 0.3);
+    let padding = 1500..layout.segments()[1].offset;
+    for kind in KINDS {
+        for frozen in [None, Some(&mask)] {
+            let results: Vec<_> = devices()
+                .iter()
+                .map(|device| {
+                    // A mask belongs to one GPU device; a clone may go to another.
+                    let frozen = frozen.cloned();
+                    three_steps(device, &layout, kind, frozen.as_ref()).map(|values| bits(&values))
+                })
+                .collect();
+            assert!(results.iter().all(|result| *result == results[0]), "{kind:?}");
+            assert!(results[0][0][padding.clone()].iter().all(|&bits| bits == 0));
         }
     }
 }
@@ -177,7 +218,7 @@ fn padding_stays_zero_and_threads_do_not_show() {
     let run = |threads: usize| {
         let device = Device::cpu(std::num::NonZeroUsize::new(threads)).unwrap();
         let mut weights = Buffer::from_slice(&device, &spread_values(&layout, 1)).unwrap();
-        let gradients = buffer(&spread_values(&layout, 2));
+        let gradients = buffer(&device, &spread_values(&layout, 2));
         let mut optimizer = AdamW::new(&device, layout.len(), ImportanceKind::Net).unwrap();
         let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
         optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
@@ -191,48 +232,55 @@ fn padding_stays_zero_and_threads_do_not_show() {
 #[test]
 fn wrong_arguments_change_nothing() {
     let start = spread_values(&layout(&[64]), 1);
-    let mut weights = buffer(&start);
-    let mut optimizer = AdamW::new(&device(), 64, ImportanceKind::None).unwrap();
-    let gradients = buffer(&start);
-    let short = Mask::zeros(63);
-    let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
-    let refused = [
-        (gradient, Hyper { beta2: 1.0, ..HYPER }),
-        (gradient, Hyper { epsilon: 0.0, ..HYPER }),
-        (gradient, Hyper { learning_rate: f64::NAN, ..HYPER }),
-        (Gradient { scale: f64::INFINITY, ..gradient }, HYPER),
-        (Gradient { values: gradients.slice(0..63), ..gradient }, HYPER),
-        (Gradient { frozen: Some(&short), ..gradient }, HYPER),
-    ];
-    for (gradient, hyper) in refused {
-        assert!(optimizer.step(weights.view_mut(), gradient, &hyper).is_err());
+    for device in devices() {
+        let mut weights = buffer(&device, &start);
+        let mut optimizer = AdamW::new(&device, 64, ImportanceKind::None).unwrap();
+        let gradients = buffer(&device, &start);
+        let short = Mask::zeros(63);
+        let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
+        let refused = [
+            (gradient, Hyper { beta2: 1.0, ..HYPER }),
+            (gradient, Hyper { epsilon: 0.0, ..HYPER }),
+            (gradient, Hyper { learning_rate: f64::NAN, ..HYPER }),
+            (Gradient { scale: f64::INFINITY, ..gradient }, HYPER),
+            (Gradient { values: gradients.slice(0..63), ..gradient }, HYPER),
+            (Gradient { frozen: Some(&short), ..gradient }, HYPER),
+        ];
+        for (gradient, hyper) in refused {
+            assert!(optimizer.step(weights.view_mut(), gradient, &hyper).is_err());
+        }
+        assert_eq!(weights.to_vec().unwrap(), start);
+        assert_eq!(optimizer.steps(), 0);
     }
-    assert_eq!(weights.to_vec().unwrap(), start);
-    assert_eq!(optimizer.steps(), 0);
 }
 
 #[test]
 fn the_norm_leaves_frozen_coordinates_out() {
     let layout = layout(&[100_001, 70]);
-    let mut values = spread_values(&layout, 1);
     let mask = random_mask(&layout, 2, 0.3);
+    let values = spread_values(&layout, 1);
     let expected = |frozen: bool| -> f64 {
         let squares = values.iter().enumerate().filter(|(index, _)| !frozen || !mask.get(*index));
         squares.map(|(_, &value)| f64::from(value) * f64::from(value)).sum()
     };
-    let gradients = buffer(&values);
-    let norm = |gradients: &Buffer<f32>, frozen| squared_norm(&device(), gradients.view(), frozen).unwrap();
-    assert!((norm(&gradients, None) / expected(false) - 1.0).abs() < 1e-12);
-    assert!((norm(&gradients, Some(&mask)) / expected(true) - 1.0).abs() < 1e-12);
-
     let frozen = mask.indices().next().unwrap();
-    values[frozen] = f32::NAN;
-    assert!(norm(&buffer(&values), None).is_nan());
-    assert!(norm(&buffer(&values), Some(&mask)).is_finite());
-    values[frozen] = f32::INFINITY;
-    assert_eq!(norm(&buffer(&values), None), f64::INFINITY);
-    assert!(norm(&buffer(&vec![f32::MAX; 1000]), None).is_finite());
-    assert!(squared_norm(&device(), gradients.view(), Some(&Mask::zeros(64))).is_err());
+    for device in devices() {
+        let mask = mask.clone();
+        let norm =
+            |values: &[f32], frozen| squared_norm(&device, buffer(&device, values).view(), frozen).unwrap();
+        assert!((norm(&values, None) / expected(false) - 1.0).abs() < 1e-12);
+        assert!((norm(&values, Some(&mask)) / expected(true) - 1.0).abs() < 1e-12);
+
+        let mut values = values.clone();
+        values[frozen] = f32::NAN;
+        assert!(norm(&values, None).is_nan());
+        assert!(norm(&values, Some(&mask)).is_finite());
+        values[frozen] = f32::INFINITY;
+        assert_eq!(norm(&values, None), f64::INFINITY);
+        assert!(norm(&[f32::MAX; 1000], None).is_finite());
+        let gradients = buffer(&device, &values);
+        assert!(squared_norm(&device, gradients.view(), Some(&Mask::zeros(64))).is_err());
+    }
 }
 
 #[test]

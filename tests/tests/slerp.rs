@@ -1,27 +1,28 @@
 //! SLERP and transplant against f64 oracles.
 
+use std::sync::LazyLock;
+
 use cpift_engine::ops::slerp::{Fallback, Options, SegmentReport, slerp};
 use cpift_engine::ops::transplant::{gather, scatter, transplant};
 use cpift_engine::{Buffer, Device, Layout, Mask};
+use cpift_tests::devices::devices;
 use cpift_tests::flat::{layout, random_mask, slerp_oracle, spread_values};
 use proptest::prelude::*;
 
-fn device() -> Device {
-    Device::cpu(None).unwrap()
-}
+static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(devices);
 
 fn run(
+    device: &Device,
     layout: &Layout,
     (backbone, other, base): (&[f32], &[f32], Option<&[f32]>),
     skip: Option<&Mask>,
     weight: f64,
 ) -> (Vec<f32>, Vec<SegmentReport>) {
-    let device = device();
-    let mut target = Buffer::from_slice(&device, backbone).unwrap();
-    let other = Buffer::from_slice(&device, other).unwrap();
-    let base = base.map(|base| Buffer::from_slice(&device, base).unwrap());
+    let mut target = Buffer::from_slice(device, backbone).unwrap();
+    let other = Buffer::from_slice(device, other).unwrap();
+    let base = base.map(|base| Buffer::from_slice(device, base).unwrap());
     let options = Options { weight, base: base.as_ref().map(|base| base.view()), skip, ..Options::default() };
-    let reports = slerp(&device, layout, target.view_mut(), other.view(), &options).unwrap();
+    let reports = slerp(device, layout, target.view_mut(), other.view(), &options).unwrap();
     (target.to_vec().unwrap(), reports)
 }
 
@@ -40,26 +41,29 @@ proptest! {
         let base = spread_values(&layout, seed ^ 2);
         let mask = random_mask(&layout, seed, 0.3);
         let base_option = delta.then_some(&base[..]);
-        let (result, reports) =
-            run(&layout, (&backbone, &other, base_option), masked.then_some(&mask), weight);
-        for (segment, report) in layout.segments().iter().zip(reports) {
-            let kept: Vec<usize> = segment.range().filter(|&index| !masked || !mask.get(index)).collect();
-            let base_at = |index: usize| if delta { f64::from(base[index]) } else { 0.0 };
-            let vector = |values: &[f32]| -> Vec<f64> {
-                kept.iter().map(|&index| f64::from(values[index]) - base_at(index)).collect()
-            };
-            let (angle, expected) = slerp_oracle(&vector(&backbone), &vector(&other), weight);
-            // The sums' rounding, divided by the sine: vectors that are parallel, but of very different
-            // length, have angles known to 1e-8 only. Their interpolation is linear or as good as.
-            let tolerance = 1e-13 / angle.sin().max(1e-6);
-            prop_assert!((report.angle - angle).abs() < tolerance, "angle {} expected {angle}", report.angle);
-            for (&index, expected) in kept.iter().zip(expected) {
-                // One rounding to f32 of a sum whose terms are at most a few times 8.
-                let error = (f64::from(result[index]) - (expected + base_at(index))).abs();
-                prop_assert!(error < 1e-6, "{index}: {} expected {expected}", result[index]);
-            }
-            for index in segment.range().filter(|index| masked && mask.get(*index)) {
-                prop_assert_eq!(result[index].to_bits(), backbone[index].to_bits());
+        for device in DEVICES.iter() {
+            let mask = mask.clone();
+            let (result, reports) =
+                run(device, &layout, (&backbone, &other, base_option), masked.then_some(&mask), weight);
+            for (segment, report) in layout.segments().iter().zip(reports) {
+                let kept: Vec<usize> = segment.range().filter(|&index| !masked || !mask.get(index)).collect();
+                let base_at = |index: usize| if delta { f64::from(base[index]) } else { 0.0 };
+                let vector = |values: &[f32]| -> Vec<f64> {
+                    kept.iter().map(|&index| f64::from(values[index]) - base_at(index)).collect()
+                };
+                let (angle, expected) = slerp_oracle(&vector(&backbone), &vector(&other), weight);
+                // The sums' rounding, divided by the sine: vectors that are parallel, but of very different
+                // length, have angles known to 1e-8 only. Their interpolation is linear or as good as.
+                let tolerance = 1e-13 / angle.sin().max(1e-6);
+                prop_assert!((report.angle - angle).abs() < tolerance, "angle {} expected {angle}", report.angle);
+                for (&index, expected) in kept.iter().zip(expected) {
+                    // One rounding to f32 of a sum whose terms are at most a few times 8.
+                    let error = (f64::from(result[index]) - (expected + base_at(index))).abs();
+                    prop_assert!(error < 1e-6, "{index}: {} expected {expected}", result[index]);
+                }
+                for index in segment.range().filter(|index| masked && mask.get(*index)) {
+                    prop_assert_eq!(result[index].to_bits(), backbone[index].to_bits());
+                }
             }
         }
     }
@@ -67,27 +71,29 @@ proptest! {
     #[test]
     fn transplant_copies_the_masked_bits_and_no_others(length in 1..700_usize, seed in any::<u64>()) {
         let layout = layout(&[length]);
-        let device = device();
         let mut source = spread_values(&layout, seed);
         // Bit patterns that arithmetic would not keep.
         source[0] = f32::from_bits(0x7fc0_1234);
         source[length - 1] = -0.0;
         let backbone = spread_values(&layout, seed ^ 1);
         let mask = random_mask(&layout, seed, 0.2);
-        let mut target = Buffer::from_slice(&device, &backbone).unwrap();
-        let source_buffer = Buffer::from_slice(&device, &source).unwrap();
-        transplant(&device, target.view_mut(), source_buffer.view(), &mask).unwrap();
-        for (index, value) in target.to_vec().unwrap().into_iter().enumerate() {
-            let expected = if mask.get(index) { source[index] } else { backbone[index] };
-            prop_assert_eq!(value.to_bits(), expected.to_bits());
-        }
+        for device in DEVICES.iter() {
+            let mask = mask.clone();
+            let mut target = Buffer::from_slice(device, &backbone).unwrap();
+            let source_buffer = Buffer::from_slice(device, &source).unwrap();
+            transplant(device, target.view_mut(), source_buffer.view(), &mask).unwrap();
+            for (index, value) in target.to_vec().unwrap().into_iter().enumerate() {
+                let expected = if mask.get(index) { source[index] } else { backbone[index] };
+                prop_assert_eq!(value.to_bits(), expected.to_bits());
+            }
 
-        let mut copy = Buffer::from_slice(&device, &backbone).unwrap();
-        let values = gather(&device, source_buffer.view(), &mask).unwrap();
-        prop_assert_eq!(values.len(), mask.count());
-        scatter(&device, copy.view_mut(), &mask, &values).unwrap();
-        let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
-        prop_assert_eq!(bits(copy.to_vec().unwrap()), bits(target.to_vec().unwrap()));
+            let mut copy = Buffer::from_slice(device, &backbone).unwrap();
+            let values = gather(device, source_buffer.view(), &mask).unwrap();
+            prop_assert_eq!(values.len(), mask.count());
+            scatter(device, copy.view_mut(), &mask, &values).unwrap();
+            let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
+            prop_assert_eq!(bits(copy.to_vec().unwrap()), bits(target.to_vec().unwrap()));
+        }
     }
 }
 
@@ -95,13 +101,15 @@ proptest! {
 fn large_tensors_are_one_vector_each() {
     let layout = layout(&[200_003, 65]);
     let (backbone, other) = (spread_values(&layout, 1), spread_values(&layout, 2));
-    let (result, reports) = run(&layout, (&backbone, &other, None), None, 0.25);
     let widen = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
     let range = layout.segments()[0].range();
     let (angle, expected) = slerp_oracle(&widen(&backbone[range.clone()]), &widen(&other[range]), 0.25);
-    assert!((reports[0].angle - angle).abs() < 1e-12);
-    for (result, expected) in result.iter().zip(expected) {
-        assert!((f64::from(*result) - expected).abs() < 1e-6);
+    for device in DEVICES.iter() {
+        let (result, reports) = run(device, &layout, (&backbone, &other, None), None, 0.25);
+        assert!((reports[0].angle - angle).abs() < 1e-12);
+        for (result, expected) in result.iter().zip(&expected) {
+            assert!((f64::from(*result) - expected).abs() < 1e-6);
+        }
     }
 }
 
@@ -115,10 +123,12 @@ fn tiny_angles_are_measured() {
         let other: Vec<f32> = pairs.map(|(value, noise)| stretch * (value + tilt * noise)).collect();
         let widen = |values: &[f32]| values.iter().map(|&value| f64::from(value)).collect::<Vec<_>>();
         let (angle, _) = slerp_oracle(&widen(&backbone[..100_000]), &widen(&other[..100_000]), 0.5);
-        let (_, reports) = run(&layout, (&backbone, &other, None), None, 0.5);
-        assert!(reports[0].fallback.is_none());
-        let error = (reports[0].angle - angle).abs() / angle;
-        assert!(error < 1e-5, "angle {} expected {angle}", reports[0].angle);
+        for device in DEVICES.iter() {
+            let (_, reports) = run(device, &layout, (&backbone, &other, None), None, 0.5);
+            assert!(reports[0].fallback.is_none());
+            let error = (reports[0].angle - angle).abs() / angle;
+            assert!(error < 1e-5, "angle {} expected {angle}", reports[0].angle);
+        }
     }
 }
 
@@ -131,32 +141,36 @@ fn fallbacks_are_linear_and_reported() {
     other[ranges[1].clone()].iter_mut().for_each(|value| *value *= 2.0);
     other[ranges[2].clone()].fill(0.0);
     other[ranges[3].clone()].iter_mut().for_each(|value| *value *= -0.5);
-    let (result, reports) = run(&layout, (&backbone, &other, None), None, 0.3);
-    let fallbacks: Vec<_> = reports.iter().map(|report| report.fallback).collect();
-    assert_eq!(
-        fallbacks,
-        [
-            Some(Fallback::SmallAngle),
-            Some(Fallback::SmallAngle),
-            Some(Fallback::ZeroNorm),
-            Some(Fallback::Antipodal)
-        ]
-    );
-    assert!((reports[3].angle - std::f64::consts::PI).abs() < 1e-5);
-    for index in ranges.iter().cloned().flatten() {
-        let expected = 0.7 * f64::from(backbone[index]) + 0.3 * f64::from(other[index]);
-        assert!((f64::from(result[index]) - expected).abs() < 1e-6);
+    for device in DEVICES.iter() {
+        let (result, reports) = run(device, &layout, (&backbone, &other, None), None, 0.3);
+        let fallbacks: Vec<_> = reports.iter().map(|report| report.fallback).collect();
+        assert_eq!(
+            fallbacks,
+            [
+                Some(Fallback::SmallAngle),
+                Some(Fallback::SmallAngle),
+                Some(Fallback::ZeroNorm),
+                Some(Fallback::Antipodal)
+            ]
+        );
+        assert!((reports[3].angle - std::f64::consts::PI).abs() < 1e-5);
+        for index in ranges.iter().cloned().flatten() {
+            let expected = 0.7 * f64::from(backbone[index]) + 0.3 * f64::from(other[index]);
+            assert!((f64::from(result[index]) - expected).abs() < 1e-6);
+        }
+        // A model interpolated with itself does not change by a bit.
+        assert_eq!(result[ranges[0].clone()], backbone[ranges[0].clone()]);
     }
-    // A model interpolated with itself does not change by a bit.
-    assert_eq!(result[ranges[0].clone()], backbone[ranges[0].clone()]);
 }
 
 #[test]
 fn the_ends_are_the_models() {
     let layout = layout(&[1000]);
     let (backbone, other) = (spread_values(&layout, 7), spread_values(&layout, 8));
-    assert_eq!(run(&layout, (&backbone, &other, None), None, 0.0).0, backbone);
-    assert_eq!(run(&layout, (&backbone, &other, None), None, 1.0).0, other);
+    for device in DEVICES.iter() {
+        assert_eq!(run(device, &layout, (&backbone, &other, None), None, 0.0).0, backbone);
+        assert_eq!(run(device, &layout, (&backbone, &other, None), None, 1.0).0, other);
+    }
 }
 
 #[test]
@@ -165,18 +179,19 @@ fn values_that_are_not_finite_leave_the_backbone_alone() {
     let backbone = spread_values(&layout, 7);
     let mut other = spread_values(&layout, 8);
     other[70] = f32::NAN;
-    let device = device();
-    let mut target = Buffer::from_slice(&device, &backbone).unwrap();
-    let other = Buffer::from_slice(&device, &other).unwrap();
-    let error = slerp(&device, &layout, target.view_mut(), other.view(), &Options::default()).unwrap_err();
-    assert_eq!(error.to_string(), "slerp: `t1` of the other model has values that are not finite");
-    assert_eq!(target.to_vec().unwrap(), backbone);
-    let options = Options { weight: 1.5, ..Options::default() };
-    assert!(slerp(&device, &layout, target.view_mut(), other.view(), &options).is_err());
+    for device in DEVICES.iter() {
+        let mut target = Buffer::from_slice(device, &backbone).unwrap();
+        let other = Buffer::from_slice(device, &other).unwrap();
+        let error = slerp(device, &layout, target.view_mut(), other.view(), &Options::default()).unwrap_err();
+        assert_eq!(error.to_string(), "slerp: `t1` of the other model has values that are not finite");
+        assert_eq!(target.to_vec().unwrap(), backbone);
+        let options = Options { weight: 1.5, ..Options::default() };
+        assert!(slerp(device, &layout, target.view_mut(), other.view(), &options).is_err());
 
-    // Skipped, it does not matter.
-    let mut skip = Mask::zeros(128);
-    skip.set(70, true);
-    let options = Options { skip: Some(&skip), ..Options::default() };
-    assert!(slerp(&device, &layout, target.view_mut(), other.view(), &options).is_ok());
+        // Skipped, it does not matter.
+        let mut skip = Mask::zeros(128);
+        skip.set(70, true);
+        let options = Options { skip: Some(&skip), ..Options::default() };
+        assert!(slerp(device, &layout, target.view_mut(), other.view(), &options).is_ok());
+    }
 }

@@ -15,6 +15,7 @@
 //! bit of the mask. Reading and writing the same lines leaves nothing for non-temporal stores to save.
 
 mod cpu;
+mod gpu;
 mod optimizer;
 
 pub use optimizer::AdamW;
@@ -123,8 +124,8 @@ pub fn step(
     }
     let coefficients = Coefficients::new(hyper, step, gradient.scale)?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => cpu.run(|| cpu::step(parameters, gradient, &coefficients)),
+        Device::Gpu(gpu) => gpu::step(gpu, parameters, gradient, &coefficients)?,
     }
     Ok(())
 }

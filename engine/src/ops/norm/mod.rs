@@ -3,6 +3,7 @@
 //! Traffic: one read of the gradient, 4 bytes per element (and 1 bit of the mask).
 
 mod cpu;
+mod gpu;
 
 use crate::buffer::View;
 use crate::device::Device;
@@ -20,10 +21,10 @@ pub fn squared_norm(device: &Device, gradient: View<'_, f32>, frozen: Option<&Ma
     if let Some(mask) = frozen {
         check_length("squared_norm", "frozen", mask.len(), gradient.len())?;
     }
-    Ok(match device {
-        Device::Gpu(gpu) => return gpu.unsupported("squared_norm"),
-        Device::Cpu(cpu) => cpu.run(|| cpu::squared_norm(gradient.host(), frozen.map(Mask::words))),
-    })
+    match device {
+        Device::Cpu(cpu) => Ok(cpu.run(|| cpu::squared_norm(gradient.host(), frozen.map(Mask::words)))),
+        Device::Gpu(gpu) => gpu::squared_norm(gpu, gradient, frozen),
+    }
 }
 
 /// The factor that brings a gradient of norm `norm` to at most `maximum`, as PyTorch's

@@ -2,7 +2,7 @@
 
 use rayon::prelude::*;
 
-use super::{Factors, Options, SegmentReport, Sums, plan};
+use super::{Factors, Options, SegmentReport, Sums, plans};
 use crate::cpu::pieces::{Piece, pieces, split_mut};
 use crate::cpu::simd::vectorize;
 use crate::error::Result;
@@ -37,11 +37,7 @@ pub(super) fn slerp(
         total.product += part.product;
         total.difference += part.difference;
     }
-    let plans: Vec<(SegmentReport, Factors)> = sums
-        .iter()
-        .enumerate()
-        .map(|(segment, sums)| plan(layout, segment, sums, options))
-        .collect::<Result<_>>()?;
+    let plans = plans(layout, &sums, options)?;
 
     let targets = split_mut(backbone, pieces.iter().map(|piece| piece.range.clone()));
     pieces.par_iter().zip(targets).for_each(|(piece, target)| {

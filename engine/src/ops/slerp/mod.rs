@@ -14,6 +14,7 @@
 //! and writes the backbone: 20 bytes per parameter, 28 in delta space.
 
 mod cpu;
+mod gpu;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -93,8 +94,8 @@ pub fn slerp(
     check(OP, (0.0..=1.0).contains(&weight), || format!("weight = {weight} must be in [0, 1]"))?;
     check(OP, epsilon >= 0.0, || format!("epsilon = {epsilon} must be >= 0"))?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => cpu.run(|| cpu::slerp(layout, backbone.host(), other.host(), options)),
+        Device::Gpu(gpu) => gpu::slerp(gpu, layout, backbone, other, options),
     }
 }
 
@@ -116,6 +117,11 @@ struct Sums {
 struct Factors {
     backbone: f64,
     other: f64,
+}
+
+/// Report and factors of every tensor.
+fn plans(layout: &Layout, sums: &[Sums], options: &Options<'_>) -> Result<Vec<(SegmentReport, Factors)>> {
+    sums.iter().enumerate().map(|(segment, sums)| plan(layout, segment, sums, options)).collect()
 }
 
 /// Angle, fallback and factors of one tensor.

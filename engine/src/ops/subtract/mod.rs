@@ -4,6 +4,7 @@
 //! it is never differentiated. Traffic: 12 bytes per element.
 
 mod cpu;
+mod gpu;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -16,8 +17,8 @@ use crate::error::{Result, check_length};
 pub fn subtract(device: &Device, target: ViewMut<'_, f32>, other: View<'_, f32>) -> Result<()> {
     check_length("subtract", "other", other.len(), target.len())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported("subtract"),
         Device::Cpu(cpu) => cpu.run(|| cpu::subtract(target.host(), other.host())),
+        Device::Gpu(gpu) => gpu::subtract(gpu, target, other)?,
     }
     Ok(())
 }

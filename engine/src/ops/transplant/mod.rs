@@ -5,6 +5,7 @@
 //! Traffic: the mask, and 8 bytes per coordinate in it (whole cache lines where it is dense).
 
 mod cpu;
+mod gpu;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -26,8 +27,8 @@ pub fn transplant(
     check_length(OP, "source", source.len(), backbone.len())?;
     check_length(OP, "mask", mask.len(), backbone.len())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(cpu) => cpu.run(|| cpu::transplant(backbone.host(), source.host(), mask.words())),
+        Device::Gpu(gpu) => gpu::transplant(gpu, backbone, source, mask)?,
     }
     Ok(())
 }
@@ -39,8 +40,8 @@ pub fn transplant(
 pub fn gather(device: &Device, source: View<'_, f32>, mask: &Mask) -> Result<Vec<f32>> {
     check_length("gather", "mask", mask.len(), source.len())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(_) => Ok(mask.indices().map(|index| source.host()[index]).collect()),
+        Device::Gpu(gpu) => gpu::gather(gpu, source, mask),
     }
 }
 
@@ -52,11 +53,11 @@ pub fn scatter(device: &Device, target: ViewMut<'_, f32>, mask: &Mask, values: &
     check_length("scatter", "mask", mask.len(), target.len())?;
     check_length("scatter", "values", values.len(), mask.count())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
         Device::Cpu(_) => {
             let target = target.host();
             mask.indices().zip(values).for_each(|(index, &value)| target[index] = value);
         }
+        Device::Gpu(gpu) => gpu::scatter(gpu, target, mask, values)?,
     }
     Ok(())
 }

@@ -1,0 +1,54 @@
+//! GPU: one kernel for each combination of importance and frozen coordinates.
+
+use cpift_kernels::adamw::*;
+
+use super::{Coefficients, Gradient, Importance, Parameters};
+use crate::error::Result;
+use crate::gpu::{GpuDevice, GpuMemory};
+use crate::mask::Mask;
+
+pub(super) fn step(
+    gpu: &GpuDevice,
+    parameters: Parameters<'_>,
+    gradient: Gradient<'_>,
+    coefficients: &Coefficients,
+) -> Result<()> {
+    let Parameters { weights, moment1, moment2, importance } = parameters;
+    let count = weights.len() as u64;
+    let frozen = gradient.frozen.map(|mask: &Mask| mask.on(gpu)).transpose()?;
+    let scale = GpuMemory::from_slice(gpu, &[coefficients.gradient_scale])?;
+    macro_rules! launch {
+        ($kernel:ident $(, $buffer:expr)*) => {
+            $kernel(
+                gpu.launcher(),
+                gradient.values.on(gpu),
+                weights.on(gpu),
+                moment1.on(gpu),
+                moment2.on(gpu),
+                $($buffer,)*
+                scale.all().argument(),
+                count,
+                1.0,
+                coefficients.weight_factor,
+                coefficients.beta1,
+                coefficients.gradient_weight,
+                coefficients.beta2,
+                coefficients.square_weight,
+                coefficients.root_correction,
+                coefficients.epsilon,
+                coefficients.step_size,
+            )
+        };
+    }
+    match (importance, frozen) {
+        (Importance::None, None) => launch!(adamw),
+        (Importance::None, Some(frozen)) => launch!(adamw_frozen, frozen),
+        (Importance::Net(sums), None) => launch!(adamw_net, sums.on(gpu)),
+        (Importance::Net(sums), Some(frozen)) => launch!(adamw_net_frozen, sums.on(gpu), frozen),
+        (Importance::Path(sums), None) => launch!(adamw_path, sums.on(gpu)),
+        (Importance::Path(sums), Some(frozen)) => launch!(adamw_path_frozen, sums.on(gpu), frozen),
+        (Importance::Fisher(sums), None) => launch!(adamw_fisher, sums.on(gpu)),
+        (Importance::Fisher(sums), Some(frozen)) => launch!(adamw_fisher_frozen, sums.on(gpu), frozen),
+    }?;
+    Ok(())
+}
