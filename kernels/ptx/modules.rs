@@ -5,6 +5,7 @@ use super::Module;
 #[rustfmt::skip]
 pub(super) const MODULES: &[Module] = &[
     Module { family: "adamw", architecture: "sm_80", ptx: include_str!("adamw.sm_80.ptx") },
+    Module { family: "attention", architecture: "sm_80", ptx: include_str!("attention.sm_80.ptx") },
     Module { family: "cross_entropy", architecture: "sm_80", ptx: include_str!("cross_entropy.sm_80.ptx") },
     Module { family: "elementwise", architecture: "sm_80", ptx: include_str!("elementwise.sm_80.ptx") },
     Module { family: "embedding", architecture: "sm_80", ptx: include_str!("embedding.sm_80.ptx") },
@@ -13,6 +14,7 @@ pub(super) const MODULES: &[Module] = &[
     Module { family: "mask", architecture: "sm_80", ptx: include_str!("mask.sm_80.ptx") },
     Module { family: "norm", architecture: "sm_80", ptx: include_str!("norm.sm_80.ptx") },
     Module { family: "rms_norm", architecture: "sm_80", ptx: include_str!("rms_norm.sm_80.ptx") },
+    Module { family: "rope", architecture: "sm_80", ptx: include_str!("rope.sm_80.ptx") },
     Module { family: "slerp", architecture: "sm_80", ptx: include_str!("slerp.sm_80.ptx") },
     Module { family: "transplant", architecture: "sm_80", ptx: include_str!("transplant.sm_80.ptx") },
 ];

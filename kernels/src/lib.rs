@@ -35,6 +35,7 @@ pub mod launch;
 pub mod modules;
 
 pub mod adamw;
+pub mod attention;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;
@@ -43,6 +44,7 @@ pub mod gemm;
 pub mod mask;
 pub mod norm;
 pub mod rms_norm;
+pub mod rope;
 pub mod slerp;
 pub mod transplant;
 
@@ -51,6 +53,7 @@ pub mod transplant;
 pub fn families() -> &'static [(&'static str, &'static [launch::Kernel])] {
     &[
         ("adamw", adamw::KERNELS),
+        ("attention", attention::KERNELS),
         ("cross_entropy", cross_entropy::KERNELS),
         ("elementwise", elementwise::KERNELS),
         ("embedding", embedding::KERNELS),
@@ -59,6 +62,7 @@ pub fn families() -> &'static [(&'static str, &'static [launch::Kernel])] {
         ("mask", mask::KERNELS),
         ("norm", norm::KERNELS),
         ("rms_norm", rms_norm::KERNELS),
+        ("rope", rope::KERNELS),
         ("slerp", slerp::KERNELS),
         ("transplant", transplant::KERNELS),
     ]

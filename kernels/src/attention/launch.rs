@@ -1,0 +1,209 @@
+//! Launching the kernels: which of them a head is for.
+
+use super::*;
+use crate::launch::{Launch, LaunchError, Slice, SliceMut};
+
+/// Sizes of attention over packed documents.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Sizes {
+    /// N.
+    pub tokens: u32,
+    /// H.
+    pub heads: u32,
+    /// KV, a divisor of `heads`.
+    pub kv_heads: u32,
+    /// D, a multiple of 8, at most [`HEAD_DIM_LIMIT`].
+    pub head_dim: u32,
+    /// Factor of the scores.
+    pub scale: f32,
+}
+
+/// What the backward pass reads: q, k, v, d_output, log_sum_exp and delta.
+#[derive(Debug, Clone, Copy)]
+pub struct BackwardInputs<'a, E: AttentionElement> {
+    /// `[N, H, D]`.
+    pub q: Slice<'a, E>,
+    /// `[N, KV, D]`.
+    pub k: Slice<'a, E>,
+    /// `[N, KV, D]`.
+    pub v: Slice<'a, E>,
+    /// `[N, H, D]`.
+    pub d_output: Slice<'a, E>,
+    /// Of the forward pass, `[N, H]`.
+    pub log_sum_exp: Slice<'a, f32>,
+    /// d_output·output, `[N, H]`.
+    pub delta: Slice<'a, f32>,
+}
+
+/// Element types that there are kernels over tiles for.
+pub trait AttentionElement: Element {
+    /// The forward pass, `tiles` being [`Tiles::by_queries`].
+    ///
+    /// # Errors
+    /// What the kernel's contract refuses, or the launcher reports.
+    fn forward(
+        launcher: &dyn Launch,
+        sizes: Sizes,
+        inputs: [Slice<'_, Self>; 3],
+        tiles: Slice<'_, u32>,
+        output: SliceMut<'_, Self>,
+        log_sum_exp: SliceMut<'_, f32>,
+    ) -> Result<(), LaunchError>;
+
+    /// d_q, `tiles` being [`Tiles::by_queries`].
+    ///
+    /// # Errors
+    /// As [`AttentionElement::forward`].
+    fn backward_queries(
+        launcher: &dyn Launch,
+        sizes: Sizes,
+        inputs: BackwardInputs<'_, Self>,
+        tiles: Slice<'_, u32>,
+        d_q: SliceMut<'_, Self>,
+    ) -> Result<(), LaunchError>;
+
+    /// d_k and d_v, `tiles` being [`Tiles::by_keys`].
+    ///
+    /// # Errors
+    /// As [`AttentionElement::forward`].
+    fn backward_keys(
+        launcher: &dyn Launch,
+        sizes: Sizes,
+        inputs: BackwardInputs<'_, Self>,
+        tiles: Slice<'_, u32>,
+        d_k: SliceMut<'_, Self>,
+        d_v: SliceMut<'_, Self>,
+    ) -> Result<(), LaunchError>;
+}
+
+macro_rules! attention_element {
+    ($E:ident, $forward:tt, $backward_queries:tt, $backward_keys:tt) => {
+        impl AttentionElement for $E {
+            fn forward(
+                launcher: &dyn Launch,
+                sizes: Sizes,
+                [q, k, v]: [Slice<'_, Self>; 3],
+                tiles: Slice<'_, u32>,
+                output: SliceMut<'_, Self>,
+                log_sum_exp: SliceMut<'_, f32>,
+            ) -> Result<(), LaunchError> {
+                let Sizes { tokens, heads, kv_heads, head_dim, scale } = sizes;
+                let count = count(tiles);
+                let kernel = by_head_dim!(head_dim, $forward);
+                kernel(
+                    launcher,
+                    q,
+                    k,
+                    v,
+                    tiles,
+                    output,
+                    log_sum_exp,
+                    tokens,
+                    count,
+                    heads,
+                    kv_heads,
+                    head_dim,
+                    scale,
+                )
+            }
+
+            fn backward_queries(
+                launcher: &dyn Launch,
+                sizes: Sizes,
+                inputs: BackwardInputs<'_, Self>,
+                tiles: Slice<'_, u32>,
+                d_q: SliceMut<'_, Self>,
+            ) -> Result<(), LaunchError> {
+                let Sizes { tokens, heads, kv_heads, head_dim, scale } = sizes;
+                let BackwardInputs { q, k, v, d_output, log_sum_exp, delta } = inputs;
+                let count = count(tiles);
+                let kernel = by_head_dim!(head_dim, $backward_queries);
+                kernel(
+                    launcher,
+                    q,
+                    k,
+                    v,
+                    d_output,
+                    log_sum_exp,
+                    delta,
+                    tiles,
+                    d_q,
+                    tokens,
+                    count,
+                    heads,
+                    kv_heads,
+                    head_dim,
+                    scale,
+                )
+            }
+
+            fn backward_keys(
+                launcher: &dyn Launch,
+                sizes: Sizes,
+                inputs: BackwardInputs<'_, Self>,
+                tiles: Slice<'_, u32>,
+                d_k: SliceMut<'_, Self>,
+                d_v: SliceMut<'_, Self>,
+            ) -> Result<(), LaunchError> {
+                let Sizes { tokens, heads, kv_heads, head_dim, scale } = sizes;
+                let BackwardInputs { q, k, v, d_output, log_sum_exp, delta } = inputs;
+                let count = count(tiles);
+                let kernel = by_head_dim!(head_dim, $backward_keys);
+                kernel(
+                    launcher,
+                    q,
+                    k,
+                    v,
+                    d_output,
+                    log_sum_exp,
+                    delta,
+                    tiles,
+                    d_k,
+                    d_v,
+                    tokens,
+                    count,
+                    heads,
+                    kv_heads,
+                    head_dim,
+                    scale,
+                )
+            }
+        }
+    };
+}
+
+/// The kernel with room for the head; the largest refuses heads that fit none.
+macro_rules! by_head_dim {
+    ($head_dim:ident, ($small:ident, $middle:ident, $large:ident)) => {
+        match $head_dim {
+            0..=64 => $small,
+            65..=128 => $middle,
+            _ => $large,
+        }
+    };
+}
+
+attention_element!(
+    f32,
+    (attention_forward_64_f32, attention_forward_128_f32, attention_forward_256_f32),
+    (
+        attention_backward_queries_64_f32,
+        attention_backward_queries_128_f32,
+        attention_backward_queries_256_f32
+    ),
+    (attention_backward_keys_64_f32, attention_backward_keys_128_f32, attention_backward_keys_256_f32)
+);
+attention_element!(
+    Bf16,
+    (attention_forward_64_bf16, attention_forward_128_bf16, attention_forward_256_bf16),
+    (
+        attention_backward_queries_64_bf16,
+        attention_backward_queries_128_bf16,
+        attention_backward_queries_256_bf16
+    ),
+    (attention_backward_keys_64_bf16, attention_backward_keys_128_bf16, attention_backward_keys_256_bf16)
+);
+
+fn count(tiles: Slice<'_, u32>) -> u32 {
+    (tiles.len() / 4) as u32
+}

@@ -1,0 +1,357 @@
+//! Causal grouped-query attention over packed documents, never holding a T×T matrix.
+//!
+//! N tokens are documents one after the other; a token sees itself and the earlier tokens of its document.
+//! H query heads share KV key/value heads: query head h uses key/value head h / (H/KV). For token t and
+//! head h, with s over the tokens seen,
+//!
+//! score\[s\] = scale · q\[t,h\]·k\[s,h'\], p = softmax(score), output\[t,h\] = Σ_s p\[s\]·v\[s,h'\].
+//!
+//! Forward and backward work on tiles of [`TILE`] tokens that begin with their documents (module `tile`):
+//! a [list](Tiles) of them is the grid. So tiles above the diagonal or of two documents are never met, and
+//! what a token gets is summed in an order that depends on its document alone: no atomics, the same bits
+//! in every run and beside any other documents. Scores are kept in base 2; sums are f32.
+//!
+//! Per visible (query, key) pair and query head: 4·D flops forward, 14·D backward (scores and d_output·vᵀ are
+//! computed for d_k, d_v and again for d_q). A tile pair reads its tiles of q, k, v from L2 once each
+//! (twice those of which a product and a sum are made), for 2·64·64·D fma of the forward: with f32 24 B per
+//! 128 fma, an eighth of what an L2 delivers meanwhile. So arithmetic limits.
+//!
+//! Heads have up to 256 elements, a multiple of 8. A thread's registers hold its part of the results, so
+//! kernels over tiles exist for 64, 128 and 256; a head uses the next larger.
+
+// Arrays in registers are walked by index in loops that are unrolled.
+#![allow(clippy::needless_range_loop)]
+
+mod backward;
+mod decode;
+mod forward;
+#[cfg(not(target_arch = "nvptx64"))]
+mod launch;
+mod tile;
+#[cfg(not(target_arch = "nvptx64"))]
+mod tiles;
+
+#[cfg(not(target_arch = "nvptx64"))]
+pub use launch::{AttentionElement, BackwardInputs, Sizes};
+#[cfg(not(target_arch = "nvptx64"))]
+pub use tiles::Tiles;
+
+use backward::Saved;
+use decode::Part;
+use forward::Work;
+
+use crate::simt::*;
+
+/// Tokens of a tile.
+pub const TILE: u32 = 64;
+/// Most elements of a head.
+pub const HEAD_DIM_LIMIT: u32 = 256;
+/// Keys of a part of a decode.
+pub const SPLIT: u32 = 256;
+/// Most query heads a block of a decode works for: loads of keys and values are shared among them.
+const GROUP: u32 = 8;
+/// Rows of a tile that a thread of the forward pass holds: as many as registers allow.
+const FORWARD_ROWS: usize = 8;
+/// Rows of a tile that a thread of the backward pass holds, of two results.
+const BACKWARD_ROWS: usize = 4;
+/// Threads of a block.
+const FORWARD_BLOCK: u32 = tile::ACROSS * TILE / FORWARD_ROWS as u32;
+/// Threads of a block.
+const BACKWARD_BLOCK: u32 = tile::ACROSS * TILE / BACKWARD_ROWS as u32;
+/// Rows of a block of the row-dot kernel.
+const DELTA_ROWS: u64 = 32;
+
+/// Whether heads of `head_dim` elements fit kernels made for `limit`.
+#[cfg(not(target_arch = "nvptx64"))]
+const fn fits(head_dim: u64, limit: u64) -> bool {
+    head_dim > 0 && head_dim.is_multiple_of(8) && head_dim <= limit
+}
+
+macro_rules! tile_kernels {
+    (
+        $E:ident, $N:literal, $limit:literal,
+        $forward:ident resident $forward_resident:literal,
+        $backward_queries:ident resident $queries_resident:literal,
+        $backward_keys:ident resident $keys_resident:literal $(,)?
+    ) => {
+        kernel! {
+            /// Attention of one tile of queries: output = softmax(scale·q·kᵀ)·v and log_sum_exp =
+            /// ln Σ e^score, with a running softmax over the tiles of keys up to the diagonal.
+            ///
+            /// One block of 128 threads per tile and query head, heads first. Tiles: `[tiles, 4]` of
+            /// [`Tiles::by_queries`]. Rows are staged in shared memory as f32; every loop that holds a
+            /// barrier has bounds that depend on the block alone.
+            pub fn $forward {
+                block: FORWARD_BLOCK,
+                grid: tiles * heads,
+                shared: tile::SHARED,
+                resident: $forward_resident,
+            } (
+                q: read $E [tokens * heads * head_dim] align 16,
+                k: read $E [tokens * kv_heads * head_dim] align 16,
+                v: read $E [tokens * kv_heads * head_dim] align 16,
+                tile_list: read u32 [4 * tiles] align 16,
+                output: write $E [tokens * heads * head_dim] align 16,
+                log_sum_exp: write f32 [tokens * heads],
+                tokens: scalar u32,
+                tiles: scalar u32,
+                heads: scalar u32,
+                kv_heads: scalar u32,
+                head_dim: scalar u32,
+                scale: scalar f32,
+            ) requires {
+                fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
+            } {
+                let work = Work::new(tile_list, heads, (heads, kv_heads, head_dim));
+                forward::forward::<$E, FORWARD_ROWS, $N>(work, (q, k, v), output, log_sum_exp, scale);
+            }
+        }
+
+        kernel! {
+            /// d_q of one tile of queries: Σ over keys of d_score·k, with p = e^(score − log_sum_exp) and
+            /// d_score = scale·p·(d_output·v − delta).
+            ///
+            /// One block of 256 threads per tile and query head, heads first. Otherwise as the forward pass.
+            pub fn $backward_queries {
+                block: BACKWARD_BLOCK,
+                grid: tiles * heads,
+                shared: tile::SHARED,
+                resident: $queries_resident,
+            } (
+                q: read $E [tokens * heads * head_dim] align 16,
+                k: read $E [tokens * kv_heads * head_dim] align 16,
+                v: read $E [tokens * kv_heads * head_dim] align 16,
+                d_output: read $E [tokens * heads * head_dim] align 16,
+                log_sum_exp: read f32 [tokens * heads],
+                delta: read f32 [tokens * heads],
+                tile_list: read u32 [4 * tiles] align 16,
+                d_q: write $E [tokens * heads * head_dim] align 16,
+                tokens: scalar u32,
+                tiles: scalar u32,
+                heads: scalar u32,
+                kv_heads: scalar u32,
+                head_dim: scalar u32,
+                scale: scalar f32,
+            ) requires {
+                fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
+            } {
+                let work = Work::new(tile_list, heads, (heads, kv_heads, head_dim));
+                let saved = Saved { log_sum_exp, delta };
+                backward::queries::<$E, BACKWARD_ROWS, $N>(work, (q, k, v, d_output), saved, d_q, scale);
+            }
+        }
+
+        kernel! {
+            /// d_k and d_v of one tile of keys: Σ over the query heads of the group, then over queries from
+            /// the diagonal on, of d_score·q and p·d_output.
+            ///
+            /// One block of 256 threads per tile and key/value head, heads first. Tiles: `[tiles, 4]` of
+            /// [`Tiles::by_keys`]. Otherwise as the forward pass.
+            pub fn $backward_keys {
+                block: BACKWARD_BLOCK,
+                grid: tiles * kv_heads,
+                shared: tile::SHARED,
+                resident: $keys_resident,
+            } (
+                q: read $E [tokens * heads * head_dim] align 16,
+                k: read $E [tokens * kv_heads * head_dim] align 16,
+                v: read $E [tokens * kv_heads * head_dim] align 16,
+                d_output: read $E [tokens * heads * head_dim] align 16,
+                log_sum_exp: read f32 [tokens * heads],
+                delta: read f32 [tokens * heads],
+                tile_list: read u32 [4 * tiles] align 16,
+                d_k: write $E [tokens * kv_heads * head_dim] align 16,
+                d_v: write $E [tokens * kv_heads * head_dim] align 16,
+                tokens: scalar u32,
+                tiles: scalar u32,
+                heads: scalar u32,
+                kv_heads: scalar u32,
+                head_dim: scalar u32,
+                scale: scalar f32,
+            ) requires {
+                fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
+            } {
+                let work = Work::new(tile_list, kv_heads, (heads, kv_heads, head_dim));
+                let saved = Saved { log_sum_exp, delta };
+                let gradients = (d_k, d_v);
+                backward::keys::<$E, BACKWARD_ROWS, $N>(work, (q, k, v, d_output), saved, gradients, scale);
+            }
+        }
+    };
+}
+
+tile_kernels!(
+    f32, 1, 64,
+    attention_forward_64_f32 resident 3,
+    attention_backward_queries_64_f32 resident 2,
+    attention_backward_keys_64_f32 resident 2,
+);
+tile_kernels!(
+    f32, 2, 128,
+    attention_forward_128_f32 resident 2,
+    attention_backward_queries_128_f32 resident 2,
+    attention_backward_keys_128_f32 resident 1,
+);
+tile_kernels!(
+    f32, 4, 256,
+    attention_forward_256_f32 resident 2,
+    attention_backward_queries_256_f32 resident 1,
+    attention_backward_keys_256_f32 resident 1,
+);
+tile_kernels!(
+    Bf16, 1, 64,
+    attention_forward_64_bf16 resident 3,
+    attention_backward_queries_64_bf16 resident 2,
+    attention_backward_keys_64_bf16 resident 2,
+);
+tile_kernels!(
+    Bf16, 2, 128,
+    attention_forward_128_bf16 resident 2,
+    attention_backward_queries_128_bf16 resident 2,
+    attention_backward_keys_128_bf16 resident 1,
+);
+tile_kernels!(
+    Bf16, 4, 256,
+    attention_forward_256_bf16 resident 2,
+    attention_backward_queries_256_bf16 resident 1,
+    attention_backward_keys_256_bf16 resident 1,
+);
+
+macro_rules! row_kernels {
+    ($E:ident, $delta:ident, $decode:ident, $combine:ident) => {
+        kernel! {
+            /// delta\[row\] = Σ_d d_output\[row\]\[d\]·output\[row\]\[d\] for the N·H rows of the backward pass.
+            ///
+            /// Eight lanes per row, 32 rows per block. No barriers. Reads 2·D elements per row.
+            pub fn $delta { block: 256, grid: rows.div_ceil(DELTA_ROWS), shared: 0 } (
+                d_output: read $E [rows * head_dim] align 16,
+                output: read $E [rows * head_dim] align 16,
+                delta: write f32 [rows],
+                rows: scalar u32,
+                head_dim: scalar u32,
+            ) requires { head_dim.is_multiple_of(8), head_dim < 1 << 16, rows < 1 << 31 } {
+                backward::delta(d_output, output, delta, (rows, head_dim));
+            }
+        }
+
+        kernel! {
+            /// Attention of one new token per row to [`SPLIT`] keys of its cache: of a row, part and query
+            /// head the sums Σ 2^(score − largest)·v, and largest (base 2) and Σ 2^(score − largest). What
+            /// puts parts together is the kernel `combine`.
+            ///
+            /// Cache: k, v `[slots, capacity, KV, D]`; row r sees the first `lengths[r]` tokens of slot
+            /// `slots[r]`: values that the launching code checks, 1 to `parts`·[`SPLIT`] and at most the
+            /// capacity. Parts behind a row's length are not written. One block of 128 threads for
+            /// up to 8 query heads of a group, a part and a row; it leaves as a whole or all its threads
+            /// reach every barrier. Reads each key and value once: 4·D·(query heads of the group) flops for
+            /// 2·D elements; memory limits.
+            pub fn $decode {
+                block: decode::BLOCK,
+                grid: (kv_heads * (heads / kv_heads).div_ceil(GROUP.into()), parts, rows),
+                shared: decode::SHARED,
+            } (
+                q: read $E [rows * heads * head_dim] align 16,
+                k: read $E [slot_count * capacity * kv_heads * head_dim] align 16,
+                v: read $E [slot_count * capacity * kv_heads * head_dim] align 16,
+                slots: read u32 [rows],
+                lengths: read u32 [rows],
+                sums: write f32 [rows * heads * parts * head_dim] align 16,
+                statistics: write f32 [rows * heads * parts * 2],
+                rows: scalar u32,
+                parts: scalar u32,
+                slot_count: scalar u32,
+                capacity: scalar u32,
+                heads: scalar u32,
+                kv_heads: scalar u32,
+                head_dim: scalar u32,
+                scale: scalar f32,
+            ) requires {
+                fits(head_dim, HEAD_DIM_LIMIT.into()), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads),
+            } {
+                let group = heads / kv_heads;
+                let blocks = group.div_ceil(GROUP);
+                let (kv_head, first) = (block_idx() / blocks, block_idx() % blocks * GROUP);
+                let (part, row) = (block_idx_y(), block_idx_z());
+                let length = lengths.load(row as usize);
+                if part * SPLIT >= length {
+                    return;
+                }
+                let stride = kv_heads as usize * head_dim as usize;
+                let token = slots.load(row as usize) as usize * capacity as usize + (part * SPLIT) as usize;
+                let place = token * stride + kv_head as usize * head_dim as usize;
+                let head = row as usize * heads as usize + (kv_head * group + first) as usize;
+                let index = head * parts as usize + part as usize;
+                let work = Part {
+                    keys: k.offset(place),
+                    values: v.offset(place),
+                    stride,
+                    count: SPLIT.min(length - part * SPLIT),
+                    heads: GROUP.min(group - first),
+                    head_dim,
+                };
+                let sums = (sums.offset(index * head_dim as usize), parts as usize * head_dim as usize);
+                let statistics = (statistics.offset(2 * index), 2 * parts as usize);
+                decode::attend(work, q.offset(head * head_dim as usize), sums, statistics, scale);
+            }
+        }
+
+        kernel! {
+            /// The output of a decode from its parts: with M the largest of a head's scores,
+            /// output = Σ sums·2^(largest − M) / Σ total·2^(largest − M), parts in order.
+            ///
+            /// One warp per row and head. No barriers; a warp behind the last row leaves as a whole.
+            pub fn $combine { block: 128, grid: (rows * heads).div_ceil(4), shared: 0 } (
+                sums: read f32 [rows * heads * parts * head_dim] align 16,
+                statistics: read f32 [rows * heads * parts * 2],
+                lengths: read u32 [rows],
+                output: write $E [rows * heads * head_dim] align 16,
+                rows: scalar u32,
+                parts: scalar u32,
+                heads: scalar u32,
+                head_dim: scalar u32,
+            ) requires { fits(head_dim, HEAD_DIM_LIMIT.into()), rows * heads < 1 << 31 } {
+                let index = block_idx() * 4 + warp_id();
+                if index < rows * heads {
+                    let length = lengths.load((index / heads) as usize);
+                    let (index, head_dim_) = (index as usize, head_dim as usize);
+                    let sums = sums.offset(index * parts as usize * head_dim_);
+                    let statistics = statistics.offset(2 * index * parts as usize);
+                    let own = (sums, statistics, length.div_ceil(SPLIT));
+                    decode::combine(own, output.offset(index * head_dim_), head_dim);
+                }
+            }
+        }
+    };
+}
+
+row_kernels!(f32, attention_delta_f32, attention_decode_f32, attention_combine_f32);
+row_kernels!(Bf16, attention_delta_bf16, attention_decode_bf16, attention_combine_bf16);
+
+/// The kernels of this family.
+#[cfg(not(target_arch = "nvptx64"))]
+pub const KERNELS: &[crate::launch::Kernel] = &[
+    attention_forward_64_f32::KERNEL,
+    attention_forward_128_f32::KERNEL,
+    attention_forward_256_f32::KERNEL,
+    attention_forward_64_bf16::KERNEL,
+    attention_forward_128_bf16::KERNEL,
+    attention_forward_256_bf16::KERNEL,
+    attention_backward_queries_64_f32::KERNEL,
+    attention_backward_queries_128_f32::KERNEL,
+    attention_backward_queries_256_f32::KERNEL,
+    attention_backward_queries_64_bf16::KERNEL,
+    attention_backward_queries_128_bf16::KERNEL,
+    attention_backward_queries_256_bf16::KERNEL,
+    attention_backward_keys_64_f32::KERNEL,
+    attention_backward_keys_128_f32::KERNEL,
+    attention_backward_keys_256_f32::KERNEL,
+    attention_backward_keys_64_bf16::KERNEL,
+    attention_backward_keys_128_bf16::KERNEL,
+    attention_backward_keys_256_bf16::KERNEL,
+    attention_delta_f32::KERNEL,
+    attention_delta_bf16::KERNEL,
+    attention_decode_f32::KERNEL,
+    attention_decode_bf16::KERNEL,
+    attention_combine_f32::KERNEL,
+    attention_combine_bf16::KERNEL,
+];
