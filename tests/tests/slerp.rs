@@ -1,8 +1,9 @@
-//! SLERP and transplant against f64 oracles.
+//! SLERP, transplant and subtract against f64 oracles.
 
 use std::sync::LazyLock;
 
 use cpift_engine::ops::slerp::{Fallback, Options, SegmentReport, slerp};
+use cpift_engine::ops::subtract::subtract;
 use cpift_engine::ops::transplant::{gather, scatter, transplant};
 use cpift_engine::{Buffer, Device, Layout, Mask};
 use cpift_tests::devices::devices;
@@ -69,7 +70,7 @@ proptest! {
     }
 
     #[test]
-    fn transplant_copies_the_masked_bits_and_no_others(length in 1..700_usize, seed in any::<u64>()) {
+    fn transplant_copies_the_masked_bits_and_no_others(length in 1..3000_usize, seed in any::<u64>()) {
         let layout = layout(&[length]);
         let mut source = spread_values(&layout, seed);
         // Bit patterns that arithmetic would not keep.
@@ -94,6 +95,21 @@ proptest! {
             let bits = |values: Vec<f32>| values.into_iter().map(f32::to_bits).collect::<Vec<_>>();
             prop_assert_eq!(bits(copy.to_vec().unwrap()), bits(target.to_vec().unwrap()));
         }
+    }
+}
+
+#[test]
+fn differences_are_rounded_once() {
+    let layout = layout(&[3001, 2]);
+    let (left, right) = (spread_values(&layout, 1), spread_values(&layout, 2));
+    let pairs = left.iter().zip(&right);
+    let expected: Vec<f32> = pairs.map(|(&a, &b)| (f64::from(a) - f64::from(b)) as f32).collect();
+    for device in DEVICES.iter() {
+        let mut target = Buffer::from_slice(device, &left).unwrap();
+        let other = Buffer::from_slice(device, &right).unwrap();
+        subtract(device, target.view_mut(), other.view()).unwrap();
+        assert_eq!(target.to_vec().unwrap(), expected);
+        assert!(subtract(device, target.view_mut(), other.slice(0..64)).is_err());
     }
 }
 
