@@ -1,5 +1,5 @@
 //! Two tasks in one linear model with its own training loop: the optimizer measures what a task
-//! needs, a mask protects that core while the other task is trained, SLERP merges.
+//! needs, a mask protects that core while the other task is trained, SLERP merges. Takes the name of a device.
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::{select, slerp, transplant};
@@ -35,7 +35,7 @@ fn train(device: &Device, task: usize, weights: &mut Flat, frozen: Option<&Mask>
 }
 
 fn main() -> Result<()> {
-    let device = Device::cpu(None)?;
+    let device = Device::from_name(&std::env::args().nth(1).unwrap_or_else(|| "auto".to_owned()), None)?;
     let layout = Layout::new([("linear.weight", vec![1, INPUTS])])?;
     let report = |when: &str, weights: &Flat| -> Result<()> {
         let weights = weights.to_vec()?;

@@ -14,7 +14,18 @@
 //! Operations take a [`Device`] first and [`View`]s of buffers, check every length, and give the
 //! same bits for the same inputs and number of threads.
 //!
+//! # Devices
+//!
+//! A [`Device`] is the CPU, a GPU through CUDA's driver, or the emulator of one (for tests: it runs the GPU
+//! kernels' source and checks every access). A program is the same for all of them. What it has to know of
+//! a GPU: operations are queued and run in order, and reading memory back ([`Buffer::to_vec`],
+//! [`View::copy_to_host`]) waits for them, so read little and late. Buffers belong to the device they were
+//! made on. Building needs no CUDA; the driver is looked for when a GPU is asked for, and an error says what
+//! is missing.
+//!
 //! # Embedding the optimizer and the masks
+//!
+//! This runs on any device; the documentation's tests run it on the CPU and on the emulator.
 //!
 //! ```
 //! use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
@@ -22,7 +33,9 @@
 //! use cpift_engine::{Buffer, Device, Layout};
 //!
 //! # fn main() -> cpift_engine::Result<()> {
-//! let device = Device::cpu(None)?;
+//! # for name in ["cpu", "emulated"] {
+//! // "cpu", "cuda:0", or "auto": a GPU where there is one.
+//! let device = Device::from_name(name, None)?;
 //! let layout = Layout::new([("weight", vec![10, 100]), ("bias", vec![10])])?;
 //! let mut weights = Buffer::zeros(&device, layout.len())?;
 //! let mut gradients = Buffer::zeros(&device, layout.len())?;
@@ -57,6 +70,7 @@
 //! let report = slerp::slerp(&device, &layout, merged.view_mut(), weights.view(), &options)?;
 //! println!("angle of `{}`: {:.2}", layout.segment(report[0].segment).name, report[0].angle);
 //! transplant::transplant(&device, merged.view_mut(), weights.view(), &core)?;
+//! # }
 //! # Ok(())
 //! # }
 //! ```
