@@ -34,7 +34,7 @@ fn adamw(criterion: &mut Criterion) {
         group.throughput(Throughput::Bytes((bytes + mask_bytes) as u64));
         group.bench_function(name, |bencher| {
             bencher.iter(|| {
-                let gradient = Gradient { values: gradients.view(), scale: 0.5, frozen };
+                let gradient = Gradient { values: gradients.view(), scale: 0.5, clip: None, frozen };
                 finished(&device, || optimizer.step(weights.view_mut(), gradient, &Hyper::default()));
             });
         });

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
-use cpift_engine::ops::norm;
+use cpift_engine::ops::norm::Clip;
 use cpift_engine::{Buffer, Device, Mask};
 use rand_chacha::rand_core::Rng;
 use serde::Serialize;
@@ -63,6 +63,7 @@ pub struct TrainStep {
     weights: Buffer<f32>,
     gradients: Buffer<f32>,
     losses: Buffer<f32>,
+    clip: Clip,
     optimizer: AdamW,
     frozen: Option<Mask>,
     batch: usize,
@@ -99,6 +100,7 @@ impl TrainStep {
             weights,
             gradients: Buffer::zeros(device, layout.len())?,
             losses: Buffer::zeros(device, tokens)?,
+            clip: Clip::new(device, layout.len())?,
             optimizer: AdamW::new(device, layout.len(), kind)?,
             frozen: options.importance.then(|| one_percent(layout.len())),
             config,
@@ -138,9 +140,9 @@ impl TrainStep {
             device.synchronize()?;
             let optimizer_started = Instant::now();
             let frozen = self.frozen.as_ref();
-            let norm = norm::squared_norm(&device, self.gradients.view(), frozen)?.sqrt();
-            let gradient =
-                Gradient { values: self.gradients.view(), scale: norm::clip_factor(norm, 1.0), frozen };
+            self.clip.measure(self.gradients.view(), frozen, 1.0)?;
+            let (values, clip) = (self.gradients.view(), Some(&self.clip));
+            let gradient = Gradient { values, scale: 1.0, clip, frozen };
             self.optimizer.step(self.weights.view_mut(), gradient, &hyper)?;
             device.synchronize()?;
             Ok(optimizer_started.elapsed().as_secs_f64())

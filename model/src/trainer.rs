@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
-use cpift_engine::ops::norm;
+use cpift_engine::ops::norm::{self, Clip};
 use cpift_engine::{Buffer, Device, Layout, Mask, ViewMut};
 
 use crate::data::StepBatches;
@@ -23,6 +23,7 @@ pub struct Trainer {
     gradients: Buffer<f32>,
     /// Losses of all positions of a step; grows to the largest step.
     losses: Buffer<f32>,
+    clip: Clip,
     /// Moments and importance over the flat layout.
     pub optimizer: AdamW,
 }
@@ -65,6 +66,7 @@ impl Trainer {
             weights: Buffer::zeros(device, layout.len())?,
             gradients: Buffer::zeros(device, layout.len())?,
             losses: Buffer::zeros(device, 0)?,
+            clip: Clip::new(device, layout.len())?,
             optimizer: AdamW::new(device, layout.len(), importance)?,
         })
     }
@@ -97,11 +99,6 @@ impl Trainer {
     pub fn step(&mut self, step: Step<'_>, batches: &StepBatches, sources: &[String]) -> Result<StepReport> {
         let started = Instant::now();
         let device = self.device.clone();
-        let (losses, gradient_norm) = device.scope(|| self.gradients_of(batches, step.frozen))?;
-        let loss = losses.iter().map(|loss| loss.sum).sum::<f64>() / batches.supervised_tokens as f64;
-        if !loss.is_finite() || !gradient_norm.is_finite() {
-            return Err(Error::Job(self.describe_failure(loss, gradient_norm)));
-        }
         let settings = step.settings;
         let learning_rate = settings.learning_rate_at(step.step, step.steps);
         let hyper = Hyper {
@@ -111,11 +108,24 @@ impl Trainer {
             epsilon: settings.eps,
             weight_decay: settings.weight_decay,
         };
-        let scale = if settings.clip > 0.0 { norm::clip_factor(gradient_norm, settings.clip) } else { 1.0 };
-        let gradient = Gradient { values: self.gradients.view(), scale, frozen: step.frozen };
-        self.optimizer.step(self.weights.view_mut(), gradient, &hyper)?;
-
-        let tokens: usize = batches.micro.iter().map(|batch| batch.tokens.len()).sum();
+        // All of the step is queued before anything is read: a GPU is waited for once.
+        device.scope(|| -> Result<()> {
+            self.queue_gradients(batches)?;
+            let maximum = if settings.clip > 0.0 { settings.clip } else { f64::INFINITY };
+            self.clip.measure(self.gradients.view(), step.frozen, maximum)?;
+            let (values, clip) = (self.gradients.view(), Some(&self.clip));
+            let gradient = Gradient { values, scale: 1.0, clip, frozen: step.frozen };
+            Ok(self.optimizer.step(self.weights.view_mut(), gradient, &hyper)?)
+        })?;
+        let losses = self.source_losses(batches)?;
+        let gradient_norm = self.clip.norm()?;
+        let loss = losses.iter().map(|loss| loss.sum).sum::<f64>() / batches.supervised_tokens as f64;
+        if !loss.is_finite() || !gradient_norm.is_finite() {
+            // The optimizer has counted a step that changed nothing.
+            self.optimizer.set_steps(self.optimizer.steps() - 1);
+            return Err(Error::Job(self.describe_failure(loss, gradient_norm)));
+        }
+        let tokens = step_tokens(batches);
         let documents: usize = batches.micro.iter().map(|batch| batch.documents()).sum();
         let mean_length = tokens.div_ceil(documents.max(1));
         let with_tokens = sources.iter().zip(&losses).filter(|(_, loss)| loss.tokens > 0);
@@ -137,15 +147,11 @@ impl Trainer {
         })
     }
 
-    /// Fills the gradients; returns each source's summed loss and the gradient norm.
-    fn gradients_of(
-        &mut self,
-        batches: &StepBatches,
-        frozen: Option<&Mask>,
-    ) -> Result<(Vec<SourceLoss>, f64)> {
+    /// Queues the gradients of a step, and the losses of all its positions.
+    fn queue_gradients(&mut self, batches: &StepBatches) -> Result<()> {
         self.gradients.view_mut().fill(0.0)?;
         let scale = (1.0 / batches.supervised_tokens as f64) as f32;
-        let tokens = batches.micro.iter().map(|batch| batch.tokens.len()).sum();
+        let tokens = step_tokens(batches);
         if self.losses.len() < tokens {
             self.losses = Buffer::zeros(&self.device, tokens)?;
         }
@@ -157,14 +163,14 @@ impl Trainer {
             self.transformer.loss_and_gradients(weights, batch, scale, gradients, losses)?;
             start = end;
         }
-        let squared = norm::squared_norm(&self.device, self.gradients.view(), frozen)?;
-        Ok((self.source_losses(batches, &self.losses.slice(0..tokens).to_vec()?)?, squared.sqrt()))
+        Ok(())
     }
 
-    /// Sums the losses of all positions of a step by the source of their document.
-    fn source_losses(&self, batches: &StepBatches, losses: &[f32]) -> Result<Vec<SourceLoss>> {
+    /// Reads the losses of all positions of a step and sums them by the source of their document.
+    fn source_losses(&self, batches: &StepBatches) -> Result<Vec<SourceLoss>> {
+        let losses = self.losses.slice(0..step_tokens(batches)).to_vec()?;
         let mut sums = vec![SourceLoss::default(); batches.rows_per_source.len()];
-        let mut rest = losses;
+        let mut rest = &losses[..];
         for (batch, documents) in batches.micro.iter().zip(&batches.documents) {
             let (losses, behind) = rest.split_at(batch.tokens.len());
             rest = behind;
@@ -190,4 +196,9 @@ impl Trainer {
             None => format!("the gradient norm became {gradient_norm}"),
         }
     }
+}
+
+/// Tokens of all micro-batches of a step.
+fn step_tokens(batches: &StepBatches) -> usize {
+    batches.micro.iter().map(|batch| batch.tokens.len()).sum()
 }

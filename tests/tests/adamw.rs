@@ -1,7 +1,7 @@
 //! The optimizer against an f64 oracle and against PyTorch; frozen coordinates; the gradient's norm.
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
-use cpift_engine::ops::norm::{clip_factor, squared_norm};
+use cpift_engine::ops::norm::{Clip, clip_factor, squared_norm};
 use cpift_engine::{Buffer, Device, Layout, Mask};
 use cpift_tests::devices::devices;
 use cpift_tests::flat::{AdamWOracle, layout, random_mask, spread_values};
@@ -45,7 +45,7 @@ fn ten_steps(device: &Device, kind: ImportanceKind) {
     for step in 1..=10 {
         let values = spread_values(&layout, 100 + step);
         let gradients = buffer(device, &values);
-        let gradient = Gradient { values: gradients.view(), scale: 0.25, frozen: None };
+        let gradient = Gradient { values: gradients.view(), scale: 0.25, clip: None, frozen: None };
         optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
         for (parameter, value) in oracle.iter_mut().zip(&values) {
             parameter.step(0.25 * f64::from(*value), &HYPER, step as i32, kind);
@@ -80,7 +80,7 @@ fn net_importance_is_the_displacement() {
         let mut weights = buffer(&device, &start);
         for step in 0..20 {
             let gradients = buffer(&device, &spread_values(&layout, 100 + step));
-            let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
+            let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen: None };
             optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
         }
         let (end, importance) = (weights.to_vec().unwrap(), optimizer.importance().to_vec().unwrap());
@@ -117,7 +117,7 @@ fn matches_pytorch_with_clipping() {
             let expected_norm = golden["norms"][step].as_f64().unwrap();
             assert!((norm - expected_norm).abs() < 1e-6 * expected_norm);
             let scale = clip_factor(norm, number("maximum_norm"));
-            let gradient = Gradient { values: gradients.view(), scale, frozen: None };
+            let gradient = Gradient { values: gradients.view(), scale, clip: None, frozen: None };
             optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
             assert_close(&weights.to_vec().unwrap(), &list(&golden["weights"][step]));
         }
@@ -152,7 +152,7 @@ fn three_steps(
     }
     for step in 0..3 {
         let gradients = buffer(device, &spread_values(layout, 100 + step));
-        let gradient = Gradient { values: gradients.view(), scale: 0.5, frozen };
+        let gradient = Gradient { values: gradients.view(), scale: 0.5, clip: None, frozen };
         optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
     }
     assert_eq!(optimizer.steps(), 8);
@@ -220,7 +220,7 @@ fn padding_stays_zero_and_threads_do_not_show() {
         let mut weights = Buffer::from_slice(&device, &spread_values(&layout, 1)).unwrap();
         let gradients = buffer(&device, &spread_values(&layout, 2));
         let mut optimizer = AdamW::new(&device, layout.len(), ImportanceKind::Net).unwrap();
-        let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
+        let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen: None };
         optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
         assert_eq!(weights.to_vec().unwrap()[100_001..layout.segments()[1].offset], [0.0; 31]);
         let norm = squared_norm(&device, gradients.view(), None).unwrap();
@@ -237,7 +237,7 @@ fn wrong_arguments_change_nothing() {
         let mut optimizer = AdamW::new(&device, 64, ImportanceKind::None).unwrap();
         let gradients = buffer(&device, &start);
         let short = Mask::zeros(63);
-        let gradient = Gradient { values: gradients.view(), scale: 1.0, frozen: None };
+        let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen: None };
         let refused = [
             (gradient, Hyper { beta2: 1.0, ..HYPER }),
             (gradient, Hyper { epsilon: 0.0, ..HYPER }),
@@ -251,6 +251,47 @@ fn wrong_arguments_change_nothing() {
         }
         assert_eq!(weights.to_vec().unwrap(), start);
         assert_eq!(optimizer.steps(), 0);
+    }
+}
+
+#[test]
+fn clipping_on_the_device_is_clipping_by_the_norm() {
+    let layout = layout(&[3000, 70]);
+    let frozen = random_mask(&layout, 2, 0.3);
+    let start = spread_values(&layout, 1);
+    let stepped = |device: &Device, values: &[f32], maximum: Option<f64>| {
+        let (mut weights, gradients) = (buffer(device, &start), buffer(device, values));
+        let mut optimizer = AdamW::new(device, layout.len(), ImportanceKind::Fisher).unwrap();
+        let mut clip = Clip::new(device, layout.len()).unwrap();
+        let frozen = Some(&frozen);
+        let mut gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen };
+        match maximum {
+            None => {
+                let norm = squared_norm(device, gradients.view(), frozen).unwrap().sqrt();
+                gradient.scale = clip_factor(norm, 0.5);
+            }
+            Some(maximum) => {
+                clip.measure(gradients.view(), frozen, maximum).unwrap();
+                gradient.clip = Some(&clip);
+            }
+        }
+        optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
+        let state = [weights.to_vec().unwrap(), optimizer.importance().to_vec().unwrap()];
+        (state.map(|values| bits(&values)), clip.norm().unwrap())
+    };
+    for device in devices() {
+        let values = spread_values(&layout, 3);
+        let (by_norm, _) = stepped(&device, &values, None);
+        let (on_device, norm) = stepped(&device, &values, Some(0.5));
+        assert!(by_norm == on_device && norm > 0.5, "{}", device.name());
+        assert!(stepped(&device, &values, Some(f64::INFINITY)).0 != on_device);
+
+        let mut broken = values;
+        broken[(0..100).find(|&index| !frozen.get(index)).unwrap()] = f32::NAN;
+        let (unchanged, norm) = stepped(&device, &broken, Some(0.5));
+        assert!(norm.is_nan());
+        assert_eq!(unchanged[0], bits(&start));
+        assert!(unchanged[1].iter().all(|&bits| bits == 0));
     }
 }
 

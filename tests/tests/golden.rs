@@ -101,7 +101,7 @@ fn ten_adamw_steps_match_pytorch() {
                 "{name}: norm {norm}, expected {expected_norm} in step {index}"
             );
             let scale = clip_factor(norm, 0.5);
-            let gradient = Gradient { values: gradients.view(), scale, frozen: None };
+            let gradient = Gradient { values: gradients.view(), scale, clip: None, frozen: None };
             optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
         }
         let weights = weights.to_vec().unwrap();

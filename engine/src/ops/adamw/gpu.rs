@@ -16,7 +16,8 @@ pub(super) fn step(
     let Parameters { weights, moment1, moment2, importance } = parameters;
     let count = weights.len() as u64;
     let frozen = gradient.frozen.map(|mask: &Mask| mask.on(gpu)).transpose()?;
-    let scale = GpuMemory::from_slice(gpu, &[coefficients.gradient_scale])?;
+    let one = GpuMemory::from_slice(gpu, &[1.0])?;
+    let clip = gradient.clip.map_or_else(|| one.all().argument(), |clip| clip.factor().on(gpu));
     macro_rules! launch {
         ($kernel:ident $(, $buffer:expr)*) => {
             $kernel(
@@ -26,9 +27,9 @@ pub(super) fn step(
                 moment1.on(gpu),
                 moment2.on(gpu),
                 $($buffer,)*
-                scale.all().argument(),
+                clip,
                 count,
-                1.0,
+                coefficients.gradient_scale,
                 coefficients.weight_factor,
                 coefficients.beta1,
                 coefficients.gradient_weight,

@@ -24,6 +24,7 @@ use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::mask::Mask;
+use crate::ops::norm::Clip;
 
 const OP: &str = "adamw";
 
@@ -93,8 +94,11 @@ pub struct Parameters<'a> {
 pub struct Gradient<'a> {
     /// The accumulated gradient.
     pub values: View<'a, f32>,
-    /// Factor applied to it: unscaling times clipping ([`crate::ops::norm::clip_factor`]).
+    /// Factor applied to it, for unscaling or clipping ([`crate::ops::norm::clip_factor`]).
     pub scale: f64,
+    /// Another factor, measured on the device. Where it is not finite the step changes nothing: who reads
+    /// the norm later sees why.
+    pub clip: Option<&'a Clip>,
     /// Coordinates whose weight, moments and importance keep their bits (ALGORITHM stage 4).
     pub frozen: Option<&'a Mask>,
 }
@@ -122,9 +126,16 @@ pub fn step(
     if let Some(mask) = gradient.frozen {
         check_length(OP, "frozen", mask.len(), length)?;
     }
-    let coefficients = Coefficients::new(hyper, step, gradient.scale)?;
+    let mut coefficients = Coefficients::new(hyper, step, gradient.scale)?;
     match device {
-        Device::Cpu(cpu) => cpu.run(|| cpu::step(parameters, gradient, &coefficients)),
+        Device::Cpu(cpu) => {
+            if let Some(clip) = gradient.clip {
+                coefficients.gradient_scale *= clip.factor().host()[0];
+            }
+            if coefficients.gradient_scale.is_finite() {
+                cpu.run(|| cpu::step(parameters, gradient, &coefficients));
+            }
+        }
         Device::Gpu(gpu) => gpu::step(gpu, parameters, gradient, &coefficients)?,
     }
     Ok(())

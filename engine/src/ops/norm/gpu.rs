@@ -1,24 +1,49 @@
-//! GPU: partial sums by block, then their sum, read back.
+//! GPU: partial sums by block, then their sum.
 
-use cpift_kernels::norm::{partial_count, squared_norm_partials, squared_norm_partials_frozen, sum_partials};
+use cpift_kernels::norm::{clip_scale, squared_norm_partials, squared_norm_partials_frozen, sum_partials};
 
-use crate::buffer::View;
+use crate::buffer::{Buffer, View, ViewMut};
+use crate::device::Device;
 use crate::error::Result;
-use crate::gpu::{GpuDevice, GpuMemory};
+use crate::gpu::GpuDevice;
 use crate::mask::Mask;
 
+/// Partial sums of a gradient of `length` elements.
+pub(super) fn partial_count(length: usize) -> usize {
+    cpift_kernels::norm::partial_count(length as u64) as usize
+}
+
 pub(super) fn squared_norm(gpu: &GpuDevice, gradient: View<'_, f32>, frozen: Option<&Mask>) -> Result<f64> {
-    let count = gradient.len() as u64;
-    let parts = partial_count(count);
-    let mut partials = GpuMemory::<f64>::zeros(gpu, parts as usize)?;
-    let mut sum = GpuMemory::<f64>::zeros(gpu, 1)?;
-    let (gradient, target) = (gradient.on(gpu), partials.all_mut().argument());
+    let device = Device::Gpu(gpu.clone());
+    let mut partials = Buffer::zeros(&device, partial_count(gradient.len()))?;
+    let mut sum = Buffer::zeros(&device, 1)?;
+    squared_norm_into(gpu, gradient, frozen, partials.view_mut(), sum.view_mut())?;
+    Ok(sum.to_vec()?[0])
+}
+
+/// Queues Σ g² into `sum` `[1]`.
+pub(super) fn squared_norm_into(
+    gpu: &GpuDevice,
+    gradient: View<'_, f32>,
+    frozen: Option<&Mask>,
+    mut partials: ViewMut<'_, f64>,
+    sum: ViewMut<'_, f64>,
+) -> Result<()> {
+    let (count, parts) = (gradient.len() as u64, partials.len() as u32);
+    let (gradient, target) = (gradient.on(gpu), partials.reborrow().on(gpu));
     match frozen {
         None => squared_norm_partials(gpu.launcher(), gradient, target, count)?,
         Some(mask) => squared_norm_partials_frozen(gpu.launcher(), gradient, mask.on(gpu)?, target, count)?,
     }
-    sum_partials(gpu.launcher(), partials.all().argument(), sum.all_mut().argument(), parts as u32)?;
-    let mut squared = [0.0];
-    sum.all().read(&mut squared)?;
-    Ok(squared[0])
+    Ok(sum_partials(gpu.launcher(), partials.as_view().on(gpu), sum.on(gpu), parts)?)
+}
+
+/// Queues the clip factor of a squared norm into `factor` `[1]`.
+pub(super) fn clip(
+    gpu: &GpuDevice,
+    squared_norm: View<'_, f64>,
+    maximum: f64,
+    factor: ViewMut<'_, f32>,
+) -> Result<()> {
+    Ok(clip_scale(gpu.launcher(), squared_norm.on(gpu), factor.on(gpu), maximum, 1.0)?)
 }

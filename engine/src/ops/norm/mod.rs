@@ -5,9 +5,9 @@
 mod cpu;
 mod gpu;
 
-use crate::buffer::View;
+use crate::buffer::{Buffer, View};
 use crate::device::Device;
-use crate::error::{Result, check_length};
+use crate::error::{Result, check, check_length};
 use crate::mask::Mask;
 
 /// Σ g², frozen coordinates left out (ALGORITHM stage 4: they take no part in the clipping norm).
@@ -24,6 +24,79 @@ pub fn squared_norm(device: &Device, gradient: View<'_, f32>, frozen: Option<&Ma
     match device {
         Device::Cpu(cpu) => Ok(cpu.run(|| cpu::squared_norm(gradient.host(), frozen.map(Mask::words)))),
         Device::Gpu(gpu) => gpu::squared_norm(gpu, gradient, frozen),
+    }
+}
+
+/// The norm of a gradient and the factor that clips it, left on the device: a step that uses the factor
+/// need not wait for it.
+#[derive(Debug)]
+pub struct Clip {
+    device: Device,
+    /// Sums of parts of the gradient, on a GPU.
+    partials: Buffer<f64>,
+    /// Σ g² `[1]`.
+    squared_norm: Buffer<f64>,
+    /// The factor `[1]`: NaN where the norm is not finite.
+    factor: Buffer<f32>,
+}
+
+impl Clip {
+    /// For gradients of `length` elements.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn new(device: &Device, length: usize) -> Result<Self> {
+        let partials = match device {
+            Device::Cpu(_) => 0,
+            Device::Gpu(_) => gpu::partial_count(length),
+        };
+        Ok(Self {
+            device: device.clone(),
+            partials: Buffer::zeros(device, partials)?,
+            squared_norm: Buffer::zeros(device, 1)?,
+            factor: Buffer::zeros(device, 1)?,
+        })
+    }
+
+    /// Finds the norm of `gradient`, as [`squared_norm`] does, and the factor that brings it to at most
+    /// `maximum` ([`clip_factor`]); an infinite maximum clips nothing.
+    ///
+    /// # Errors
+    /// Another length than planned, a mask that is not over as many elements, a maximum that is not above 0.
+    pub fn measure(&mut self, gradient: View<'_, f32>, frozen: Option<&Mask>, maximum: f64) -> Result<()> {
+        const OP: &str = "clip";
+        if let Some(mask) = frozen {
+            check_length(OP, "frozen", mask.len(), gradient.len())?;
+        }
+        check(OP, maximum > 0.0, || format!("maximum = {maximum} must be > 0"))?;
+        match &self.device {
+            Device::Cpu(cpu) => {
+                let squared = cpu.run(|| cpu::squared_norm(gradient.host(), frozen.map(Mask::words)));
+                let factor =
+                    if squared.is_finite() { clip_factor(squared.sqrt(), maximum) } else { f64::NAN };
+                self.squared_norm.view_mut().fill(squared)?;
+                self.factor.view_mut().fill(factor as f32)
+            }
+            Device::Gpu(gpu) => {
+                check_length(OP, "gradient", gpu::partial_count(gradient.len()), self.partials.len())?;
+                let (partials, squared) = (self.partials.view_mut(), self.squared_norm.view_mut());
+                gpu::squared_norm_into(gpu, gradient, frozen, partials, squared)?;
+                gpu::clip(gpu, self.squared_norm.view(), maximum, self.factor.view_mut())
+            }
+        }
+    }
+
+    /// The norm last measured. On a GPU this waits for it.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn norm(&self) -> Result<f64> {
+        Ok(self.squared_norm.to_vec()?[0].sqrt())
+    }
+
+    /// The factor last measured `[1]`.
+    pub fn factor(&self) -> View<'_, f32> {
+        self.factor.view()
     }
 }
 
