@@ -213,23 +213,28 @@ impl<'a, T: Pod> GpuSliceMut<'a, T> {
     }
 }
 
-/// A copy of host data on a device, made when it is first asked for and kept.
+/// Copies of host data, one for each device that has asked for it, kept for the next time.
 ///
 /// Whoever owns the data calls [`DeviceCopy::forget`] when it changes. It is no part of the owner's value:
 /// clones start without one, and all are equal.
 #[derive(Debug)]
-pub struct DeviceCopy<T: Pod>(OnceLock<GpuMemory<T>>);
+pub struct DeviceCopy<T: Pod>(OnceLock<Box<(GpuMemory<T>, Self)>>);
 
 impl<T: Pod> DeviceCopy<T> {
     /// The copy on `device`; `values` gives what it is made from.
-    pub fn get(&self, device: &GpuDevice, values: impl FnOnce() -> Vec<T>) -> Result<GpuSlice<'_, T>> {
-        if self.0.get().is_none() {
-            // Another thread may come first; its copy is as good.
-            let _ = self.0.set(GpuMemory::from_slice(device, &values())?);
+    pub fn get(&self, device: &GpuDevice, values: impl Fn() -> Vec<T>) -> Result<GpuSlice<'_, T>> {
+        let mut copy = self;
+        loop {
+            if copy.0.get().is_none() {
+                // Another thread may come first: its copy is as good, or another device's.
+                let _ = copy.0.set(Box::new((GpuMemory::from_slice(device, &values())?, Self::default())));
+            }
+            let (memory, next) = &**copy.0.get().expect("set above");
+            if memory.device.is(device) {
+                return Ok(memory.all());
+            }
+            copy = next;
         }
-        let memory = self.0.get().expect("set above");
-        assert!(memory.device.is(device), "one value was used on two GPU devices");
-        Ok(memory.all())
     }
 
     /// Drops the copy, because the values are about to change.
