@@ -27,6 +27,12 @@ fn run(
     (target.to_vec().unwrap(), reports)
 }
 
+/// The CPU and, in turns, one of the others: a case on the emulator takes milliseconds.
+fn two_devices(seed: u64) -> [&'static Device; 2] {
+    let others = DEVICES.len() as u64 - 1;
+    [&DEVICES[0], &DEVICES[1 + (seed % others) as usize]]
+}
+
 proptest! {
     #[test]
     fn matches_the_oracle(
@@ -42,7 +48,7 @@ proptest! {
         let base = spread_values(&layout, seed ^ 2);
         let mask = random_mask(&layout, seed, 0.3);
         let base_option = delta.then_some(&base[..]);
-        for device in DEVICES.iter() {
+        for device in two_devices(seed) {
             let mask = mask.clone();
             let (result, reports) =
                 run(device, &layout, (&backbone, &other, base_option), masked.then_some(&mask), weight);
@@ -78,7 +84,7 @@ proptest! {
         source[length - 1] = -0.0;
         let backbone = spread_values(&layout, seed ^ 1);
         let mask = random_mask(&layout, seed, 0.2);
-        for device in DEVICES.iter() {
+        for device in two_devices(seed) {
             let mask = mask.clone();
             let mut target = Buffer::from_slice(device, &backbone).unwrap();
             let source_buffer = Buffer::from_slice(device, &source).unwrap();
