@@ -6,6 +6,7 @@ use cpift_engine::ops::attention::{
     Cache, Documents, Gradients, Inputs, Outputs, Shape, backward, decode, forward,
 };
 use cpift_engine::{Buffer, Device, Indices};
+use cpift_tests::devices::{devices, emulated};
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
 use cpift_tests::oracle::attention as oracle;
 
@@ -33,7 +34,7 @@ struct Results {
 }
 
 impl Case {
-    fn new((heads, kv_heads, head_dim): (usize, usize, usize), lengths: &[usize], threads: usize) -> Self {
+    fn new((heads, kv_heads, head_dim): (usize, usize, usize), lengths: &[usize], device: &Device) -> Self {
         let mut starts = vec![0];
         for length in lengths {
             starts.push(starts[starts.len() - 1] + length);
@@ -41,7 +42,7 @@ impl Case {
         let tokens: usize = lengths.iter().sum();
         let (query, key) = (tokens * heads * head_dim, tokens * kv_heads * head_dim);
         Self {
-            device: Device::cpu(NonZeroUsize::new(threads)).unwrap(),
+            device: device.clone(),
             // Larger than 1/√D, so that the probabilities are far from uniform.
             shape: Shape { heads, kv_heads, head_dim, scale: 2.0 / (head_dim as f32).sqrt() },
             starts,
@@ -83,11 +84,29 @@ impl Case {
     }
 }
 
+fn cpu(threads: usize) -> Device {
+    Device::cpu(NonZeroUsize::new(threads)).unwrap()
+}
+
+/// Small cases on every device, large ones not on the emulator. A GPU takes heads of a multiple of 8.
+fn on_devices(small: &[Sizes], large: &[Sizes]) -> Vec<(Device, Sizes)> {
+    let mut cases = Vec::new();
+    for device in devices() {
+        let large = if device.name() == "emulated" { &[] } else { large };
+        for &sizes in small.iter().chain(large) {
+            if matches!(device, Device::Cpu(_)) || sizes.0.2.is_multiple_of(8) {
+                cases.push((device.clone(), sizes));
+            }
+        }
+    }
+    cases
+}
+
 #[test]
 fn forward_matches_the_oracle() {
-    let cases: [Sizes; 8] = [
-        ((1, 1, 8), &[1]),
-        ((2, 1, 16), &[1, 1, 3]),
+    let small: [Sizes; 4] =
+        [((1, 1, 8), &[1]), ((2, 1, 16), &[1, 1, 3]), ((2, 2, 24), &[65, 2]), ((3, 1, 80), &[9, 4])];
+    let large: [Sizes; 6] = [
         ((4, 4, 24), &[63, 64, 65]),
         ((4, 2, 64), &[130, 1, 200]),
         ((8, 2, 80), &[97, 31]),
@@ -95,8 +114,8 @@ fn forward_matches_the_oracle() {
         ((8, 1, 64), &[33, 129]),
         ((3, 3, 5), &[300]),
     ];
-    for (sizes, lengths) in cases {
-        let case = Case::new(sizes, lengths, 2);
+    for (device, (sizes, lengths)) in on_devices(&small, &large) {
+        let case = Case::new(sizes, lengths, &device);
         let (q, k, v) = (widen(&case.q), widen(&case.k), widen(&case.v));
         let (output, log_sum_exp) = oracle::forward(&case.oracle(), &case.starts, &q, &k, &v);
         let results = case.run();
@@ -120,8 +139,8 @@ fn gradients_match_central_differences() {
         ((2, 1, 2), &[67]),
         ((2, 1, 17), &[3, 4]),
     ];
-    for (sizes, lengths) in cases {
-        let case = Case::new(sizes, lengths, 2);
+    for (device, (sizes, lengths)) in on_devices(&cases, &[]) {
+        let case = Case::new(sizes, lengths, &device);
         let (shape, starts) = (case.oracle(), &case.starts);
         let (q, k, v, d_output) = (widen(&case.q), widen(&case.k), widen(&case.v), widen(&case.d_output));
         let loss =
@@ -137,14 +156,15 @@ fn gradients_match_central_differences() {
 /// The difference along one random direction per input, for sizes too large to move one by one.
 #[test]
 fn gradients_of_large_cases_match_directional_differences() {
-    let cases: [Sizes; 4] = [
+    let small: [Sizes; 2] = [((2, 1, 24), &[67, 3]), ((1, 1, 128), &[7])];
+    let large: [Sizes; 4] = [
         ((4, 2, 64), &[130, 1, 70]),
         ((8, 1, 80), &[97]),
         ((2, 2, 128), &[65, 64, 63]),
         ((3, 1, 24), &[200]),
     ];
-    for (sizes, lengths) in cases {
-        let case = Case::new(sizes, lengths, 2);
+    for (device, (sizes, lengths)) in on_devices(&small, &large) {
+        let case = Case::new(sizes, lengths, &device);
         let results = case.run();
         let inputs = [widen(&case.q), widen(&case.k), widen(&case.v)];
         let gradients = [&results.d_q, &results.d_k, &results.d_v];
@@ -167,21 +187,23 @@ fn gradients_of_large_cases_match_directional_differences() {
 
 #[test]
 fn documents_do_not_see_each_other() {
-    let lengths = [40, 90, 7];
-    let case = Case::new((4, 2, 16), &lengths, 2);
-    let all = case.run();
-    for (document, range) in case.starts.windows(2).map(|pair| pair[0]..pair[1]).enumerate() {
-        let mut alone = Case::new((4, 2, 16), &[lengths[document]], 2);
-        let (query, key) = (range.start * 64..range.end * 64, range.start * 32..range.end * 32);
-        alone.q = case.q[query.clone()].to_vec();
-        alone.k = case.k[key.clone()].to_vec();
-        alone.v = case.v[key.clone()].to_vec();
-        alone.d_output = case.d_output[query.clone()].to_vec();
-        let alone = alone.run();
-        assert_eq!(alone.output, all.output[query.clone()]);
-        assert_eq!(alone.d_q, all.d_q[query]);
-        assert_eq!(alone.d_k, all.d_k[key.clone()]);
-        assert_eq!(alone.d_v, all.d_v[key]);
+    let (heads, lengths) = ((2, 1, 8), [40, 90, 7]);
+    for device in devices() {
+        let case = Case::new(heads, &lengths, &device);
+        let all = case.run();
+        for (document, range) in case.starts.windows(2).map(|pair| pair[0]..pair[1]).enumerate() {
+            let mut alone = Case::new(heads, &[lengths[document]], &device);
+            let (query, key) = (range.start * 16..range.end * 16, range.start * 8..range.end * 8);
+            alone.q = case.q[query.clone()].to_vec();
+            alone.k = case.k[key.clone()].to_vec();
+            alone.v = case.v[key.clone()].to_vec();
+            alone.d_output = case.d_output[query.clone()].to_vec();
+            let alone = alone.run();
+            assert_eq!(alone.output, all.output[query.clone()]);
+            assert_eq!(alone.d_q, all.d_q[query]);
+            assert_eq!(alone.d_k, all.d_k[key.clone()]);
+            assert_eq!(alone.d_v, all.d_v[key]);
+        }
     }
 }
 
@@ -190,18 +212,26 @@ fn documents_do_not_see_each_other() {
 fn bits_do_not_depend_on_the_run_or_the_threads() {
     let cases: [Sizes; 3] = [((2, 1, 64), &[200]), ((4, 2, 24), &[150, 1, 30]), ((4, 4, 80), &[70, 64])];
     for (sizes, lengths) in cases {
-        let expected = Case::new(sizes, lengths, 1).run();
+        let expected = Case::new(sizes, lengths, &cpu(1)).run();
         for threads in [1, 2, 2, 3, 8] {
-            let again = Case::new(sizes, lengths, threads).run();
+            let again = Case::new(sizes, lengths, &cpu(threads)).run();
             assert_eq!(again, expected, "{sizes:?} {lengths:?} with {threads} threads");
         }
     }
 }
 
 #[test]
+fn bits_do_not_depend_on_the_schedule() {
+    let [expected, others @ ..] = emulated().map(|device| Case::new((4, 2, 16), &[67, 1, 5], &device).run());
+    for other in others {
+        assert_eq!(other, expected);
+    }
+}
+
+#[test]
 fn decode_matches_the_oracle() {
-    for (heads, kv_heads, head_dim) in [(1, 1, 8), (4, 2, 64), (8, 1, 80), (6, 3, 5)] {
-        let device = Device::cpu(NonZeroUsize::new(2)).unwrap();
+    let cases: [Sizes; 4] = [((1, 1, 8), &[]), ((4, 2, 64), &[]), ((8, 1, 80), &[]), ((6, 3, 5), &[])];
+    for (device, ((heads, kv_heads, head_dim), _)) in on_devices(&cases, &[]) {
         let (slots, capacity) = (5, 70);
         let shape = Shape { heads, kv_heads, head_dim, scale: 0.5 };
         let oracle_shape = oracle::Shape { heads, kv_heads, head_dim, scale: 0.5 };
@@ -261,4 +291,21 @@ fn bad_input_is_an_error() {
     let error = forward(&device, &shape, &documents, inputs, output.view_mut(), log_sum_exp.view_mut());
     let message = error.unwrap_err().to_string();
     assert_eq!(message, "attention forward: 3 query heads cannot share 2 key/value heads");
+}
+
+#[test]
+fn heads_that_no_kernel_takes_are_an_error() {
+    for (head_dim, limit) in [(12, 64), (264, 256)] {
+        let [device, ..] = emulated();
+        let shape = Shape { heads: 1, kv_heads: 1, head_dim, scale: 1.0 };
+        let documents = Documents::new(&[0, 1]).unwrap();
+        let row = Buffer::zeros(&device, head_dim).unwrap();
+        let mut output = Buffer::zeros(&device, head_dim).unwrap();
+        let mut log_sum_exp = Buffer::zeros(&device, 1).unwrap();
+        let inputs = Inputs { q: row.view(), k: row.view(), v: row.view() };
+        let error = forward(&device, &shape, &documents, inputs, output.view_mut(), log_sum_exp.view_mut());
+        let message = error.unwrap_err().to_string();
+        let expected = format!("attention_forward_{limit}_f32 requires fits(head_dim, {limit})");
+        assert!(message.contains(&expected), "{message}");
+    }
 }

@@ -2,6 +2,7 @@
 
 use cpift_engine::ops::rope::{self, Shape, Tables};
 use cpift_engine::{Buffer, Device, Indices};
+use cpift_tests::devices::devices;
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, random_below, widen};
 
 const POSITIONS: usize = 23;
@@ -41,46 +42,51 @@ fn oracle(shape: &Shape, positions: &[u32], x: &[f64]) -> Vec<f64> {
     y
 }
 
+fn check(device: &Device, seed: u64, shape: &Shape) {
+    let elements = shape.tokens * shape.heads * shape.head_dim;
+    let positions = random_below(seed, shape.tokens, POSITIONS as u32);
+    let positions_buffer = Indices::from_slice(device, &positions).unwrap();
+    let cos = Buffer::from_slice(device, &table(shape.head_dim, f64::cos)).unwrap();
+    let sin = Buffer::from_slice(device, &table(shape.head_dim, f64::sin)).unwrap();
+    let tables = Tables { cos: cos.view(), sin: sin.view() };
+
+    let x = random(seed + 100, elements);
+    let mut y = Buffer::from_slice(device, &x).unwrap();
+    rope::forward(device, shape, tables, positions_buffer.view(), y.view_mut()).unwrap();
+    assert_close("y", &y.to_vec().unwrap(), &oracle(shape, &positions, &widen(&x)), 1e-6);
+
+    if elements < 1000 {
+        let d_y = random(seed + 200, elements);
+        let mut d_x = Buffer::from_slice(device, &d_y).unwrap();
+        rope::backward(device, shape, tables, positions_buffer.view(), d_x.view_mut()).unwrap();
+        let expected = central_differences(&widen(&x), |x| dot(&oracle(shape, &positions, x), &widen(&d_y)));
+        assert_close("d_x", &d_x.to_vec().unwrap(), &expected, 1e-6);
+    }
+
+    rope::backward(device, shape, tables, positions_buffer.view(), y.view_mut()).unwrap();
+    assert_close("there and back", &y.to_vec().unwrap(), &widen(&x), 1e-6);
+}
+
 #[test]
 fn forward_matches_the_oracle_and_backward_central_differences() {
-    let device = Device::cpu(None).unwrap();
-    for (seed, shape) in (0..).zip(&SHAPES) {
-        let elements = shape.tokens * shape.heads * shape.head_dim;
-        let positions = random_below(seed, shape.tokens, POSITIONS as u32);
-        let positions_buffer = Indices::from_slice(&device, &positions).unwrap();
-        let cos = Buffer::from_slice(&device, &table(shape.head_dim, f64::cos)).unwrap();
-        let sin = Buffer::from_slice(&device, &table(shape.head_dim, f64::sin)).unwrap();
-        let tables = Tables { cos: cos.view(), sin: sin.view() };
-
-        let x = random(seed + 100, elements);
-        let mut y = Buffer::from_slice(&device, &x).unwrap();
-        rope::forward(&device, shape, tables, positions_buffer.view(), y.view_mut()).unwrap();
-        assert_close("y", &y.to_vec().unwrap(), &oracle(shape, &positions, &widen(&x)), 1e-6);
-
-        if elements < 1000 {
-            let d_y = random(seed + 200, elements);
-            let mut d_x = Buffer::from_slice(&device, &d_y).unwrap();
-            rope::backward(&device, shape, tables, positions_buffer.view(), d_x.view_mut()).unwrap();
-            let expected =
-                central_differences(&widen(&x), |x| dot(&oracle(shape, &positions, x), &widen(&d_y)));
-            assert_close("d_x", &d_x.to_vec().unwrap(), &expected, 1e-6);
+    for device in devices() {
+        for (seed, shape) in (0..).zip(&SHAPES) {
+            check(&device, seed, shape);
         }
-
-        rope::backward(&device, shape, tables, positions_buffer.view(), y.view_mut()).unwrap();
-        assert_close("there and back", &y.to_vec().unwrap(), &widen(&x), 1e-6);
     }
 }
 
 #[test]
 fn a_position_outside_the_tables_and_an_odd_head_are_errors() {
-    let device = Device::cpu(None).unwrap();
-    let table = Buffer::from_slice(&device, &[0.5; 6]).unwrap();
-    let tables = Tables { cos: table.view(), sin: table.view() };
-    let positions = Indices::from_slice(&device, &[3]).unwrap();
-    let mut x = Buffer::from_slice(&device, &[0.25; 4]).unwrap();
-    let shape = Shape { tokens: 1, heads: 1, head_dim: 4 };
-    let error = rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).unwrap_err();
-    assert!(error.to_string().contains("position 3"), "{error}");
-    let shape = Shape { tokens: 1, heads: 1, head_dim: 3 };
-    assert!(rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).is_err());
+    for device in devices() {
+        let table = Buffer::from_slice(&device, &[0.5; 6]).unwrap();
+        let tables = Tables { cos: table.view(), sin: table.view() };
+        let positions = Indices::from_slice(&device, &[3]).unwrap();
+        let mut x = Buffer::from_slice(&device, &[0.25; 4]).unwrap();
+        let shape = Shape { tokens: 1, heads: 1, head_dim: 4 };
+        let error = rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).unwrap_err();
+        assert!(error.to_string().contains("position 3"), "{error}");
+        let shape = Shape { tokens: 1, heads: 1, head_dim: 3 };
+        assert!(rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).is_err());
+    }
 }

@@ -139,3 +139,9 @@ impl fmt::Debug for GpuDevice {
         self.backend.fmt(f)
     }
 }
+
+/// A size as kernels take it.
+pub(crate) fn size(op: &'static str, name: &str, value: usize) -> Result<u32> {
+    let reason = || format!("{name} is {value}, more than a GPU kernel can count");
+    u32::try_from(value).map_err(|_| Error::Argument { op, reason: reason() })
+}

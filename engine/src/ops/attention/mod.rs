@@ -18,12 +18,14 @@
 mod backward;
 mod cpu;
 mod decode;
+mod gpu;
 
 use std::ops::Range;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
+use crate::gpu::DeviceCopy;
 use crate::indices::IndexView;
 
 /// Sizes of attention.
@@ -68,6 +70,8 @@ impl Shape {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Documents {
     starts: Vec<usize>,
+    /// Tiles of the documents on a GPU: those of queries, then those of keys.
+    tiles: DeviceCopy<u32>,
 }
 
 impl Documents {
@@ -82,7 +86,7 @@ impl Documents {
             let reason = format!("document starts have to begin with 0 and ascend, not {starts:?}");
             return Err(Error::Argument { op: "attention documents", reason });
         }
-        Ok(Self { starts: starts.to_vec() })
+        Ok(Self { starts: starts.to_vec(), tiles: DeviceCopy::default() })
     }
 
     /// Number of documents.
@@ -158,7 +162,7 @@ pub fn forward(
     check_length(OP, "output", output.len(), documents.tokens() * shape.query_width())?;
     check_length(OP, "log_sum_exp", log_sum_exp.len(), documents.tokens() * shape.heads)?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::forward(gpu, shape, documents, &inputs, output, log_sum_exp)?,
         Device::Cpu(cpu) => {
             let inputs = cpu::Inputs::new(&inputs);
             cpu::forward(cpu, shape, documents, inputs, output.host(), log_sum_exp.host());
@@ -189,7 +193,7 @@ pub fn backward(
     check_length(OP, "d_k", gradients.d_k.len(), tokens * shape.key_width())?;
     check_length(OP, "d_v", gradients.d_v.len(), tokens * shape.key_width())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::backward(gpu, shape, documents, &inputs, &outputs, gradients)?,
         Device::Cpu(cpu) => backward::backward(
             cpu,
             shape,
@@ -262,7 +266,7 @@ pub fn decode(
         })?;
     }
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::decode(gpu, shape, q, &cache, slots, output)?,
         Device::Cpu(cpu) => decode::decode(cpu, shape, q.host(), cache, output.host()),
     }
     Ok(())

@@ -6,6 +6,7 @@
 //! the backward is the same with −sin and needs nothing saved. In place: reads and writes N·H·D elements.
 
 mod cpu;
+mod gpu;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -81,7 +82,7 @@ fn rotate<const INVERSE: bool>(
         format!("position {} is outside the tables of {known}", outside.copied().unwrap_or_default())
     })?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(op),
+        Device::Gpu(gpu) => gpu::rotate::<INVERSE>(gpu, shape, tables, positions, x)?,
         Device::Cpu(cpu) => {
             cpu::rotate::<INVERSE>(
                 cpu,
