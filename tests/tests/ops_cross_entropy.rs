@@ -6,6 +6,7 @@ use cpift_engine::ops::cross_entropy::{
     Gradients, IGNORE, Inputs, Shape, Workspace, forward, forward_backward,
 };
 use cpift_engine::{Buffer, Device, Indices};
+use cpift_tests::devices::{devices, emulated};
 use cpift_tests::numeric::{assert_close, central_differences, random, random_below, widen};
 use cpift_tests::oracle;
 
@@ -29,7 +30,7 @@ struct Results {
 
 impl Case {
     /// About a third of the rows has no target.
-    fn new((rows, hidden, vocabulary): (usize, usize, usize), threads: usize) -> Self {
+    fn new((rows, hidden, vocabulary): (usize, usize, usize), device: &Device) -> Self {
         let mut targets = random_below(3, rows, vocabulary as u32);
         for (target, dice) in targets.iter_mut().zip(random_below(4, rows, 3)) {
             if dice == 0 {
@@ -37,7 +38,7 @@ impl Case {
             }
         }
         Self {
-            device: Device::cpu(NonZeroUsize::new(threads)).unwrap(),
+            device: device.clone(),
             shape: Shape { rows, hidden, vocabulary },
             hidden: random(1, rows * hidden).iter().map(|value| value * 4.0).collect(),
             head: random(2, vocabulary * hidden),
@@ -85,24 +86,40 @@ impl Case {
     fn workspace(&self) -> Workspace {
         Workspace::new(&self.device, &self.shape).unwrap()
     }
+
+    /// For two rows at once.
+    fn small_workspace(&self) -> Workspace {
+        Workspace::with_chunk_rows(&self.device, &self.shape, 2).unwrap()
+    }
+}
+
+fn cpu(threads: usize) -> Device {
+    Device::cpu(NonZeroUsize::new(threads)).unwrap()
 }
 
 #[test]
 fn losses_match_the_oracle() {
-    // The last one has more rows than a chunk of logits.
-    for sizes in [(1, 1, 1), (1, 8, 300), (7, 33, 50), (64, 16, 2048), (5, 24, 3001), (300, 8, 70_001)] {
-        let case = Case::new(sizes, 2);
-        let expected = case.oracle_losses(&widen(&case.hidden), &widen(&case.head));
-        let forward = case.losses(&mut case.workspace());
-        let both = case.run(&mut case.workspace()).losses;
-        for (row, &expected) in expected.iter().enumerate() {
-            for actual in [forward[row], both[row]] {
-                let error = (f64::from(actual) - expected).abs();
-                assert!(
-                    error <= 2e-6 * expected.abs() + 1e-6,
-                    "{sizes:?} row {row}: {actual}, expected {expected}"
-                );
-            }
+    for device in devices() {
+        for sizes in [(1, 1, 1), (1, 8, 300), (7, 33, 50), (64, 16, 2048), (5, 24, 3001)] {
+            check_losses(sizes, &device);
+        }
+    }
+    // More rows than a chunk of logits.
+    check_losses((300, 8, 70_001), &cpu(2));
+}
+
+fn check_losses(sizes: (usize, usize, usize), device: &Device) {
+    let case = Case::new(sizes, device);
+    let expected = case.oracle_losses(&widen(&case.hidden), &widen(&case.head));
+    let forward = case.losses(&mut case.workspace());
+    let both = case.run(&mut case.small_workspace()).losses;
+    for (row, &expected) in expected.iter().enumerate() {
+        for actual in [forward[row], both[row]] {
+            let error = (f64::from(actual) - expected).abs();
+            assert!(
+                error <= 2e-6 * expected.abs() + 1e-6,
+                "{sizes:?} row {row}: {actual}, expected {expected}"
+            );
         }
     }
 }
@@ -110,25 +127,30 @@ fn losses_match_the_oracle() {
 #[test]
 fn gradients_match_central_differences() {
     for sizes in [(1, 1, 2), (1, 8, 30), (7, 5, 50), (12, 3, 17)] {
-        let case = Case::new(sizes, 2);
+        let case = Case::new(sizes, &cpu(2));
         let (hidden, head) = (widen(&case.hidden), widen(&case.head));
         let loss = |hidden: &[f64], head: &[f64]| {
             f64::from(SCALE) * case.oracle_losses(hidden, head).iter().sum::<f64>()
         };
-        let results = case.run(&mut case.workspace());
         let d_hidden = central_differences(&hidden, |hidden| loss(hidden, &head));
-        assert_close(&format!("d_hidden of {sizes:?}"), &results.d_hidden, &d_hidden, 5e-6);
         let d_head = central_differences(&head, |head| loss(&hidden, head));
-        let expected: Vec<f64> =
+        let d_head: Vec<f64> =
             d_head.iter().zip(&case.d_head_start).map(|(d, s)| d + f64::from(*s)).collect();
-        assert_close(&format!("d_head of {sizes:?}"), &results.d_head, &expected, 1e-6);
+        for device in devices() {
+            let case = Case::new(sizes, &device);
+            for mut workspace in [case.workspace(), case.small_workspace()] {
+                let results = case.run(&mut workspace);
+                assert_close(&format!("d_hidden of {sizes:?}"), &results.d_hidden, &d_hidden, 5e-6);
+                assert_close(&format!("d_head of {sizes:?}"), &results.d_head, &d_head, 1e-6);
+            }
+        }
     }
 }
 
 /// Over several chunks: the gradient against a difference along one random direction.
 #[test]
 fn gradients_of_several_chunks_match_directional_differences() {
-    let mut case = Case::new((300, 8, 70_001), 2);
+    let mut case = Case::new((300, 8, 70_001), &cpu(2));
     case.d_head_start.fill(0.0);
     let (hidden, head) = (widen(&case.hidden), widen(&case.head));
     let results = case.run(&mut case.workspace());
@@ -155,45 +177,59 @@ fn gradients_of_several_chunks_match_directional_differences() {
 
 #[test]
 fn ignored_rows_have_neither_loss_nor_gradient() {
-    let mut case = Case::new((9, 12, 40), 2);
-    case.targets[..8].fill(IGNORE);
-    case.targets[8] = 39;
-    // What an ignored row holds does not matter, not even NaN.
-    case.hidden[..12].fill(f32::NAN);
-    let results = case.run(&mut case.workspace());
-    assert!(results.losses[..8].iter().all(|&loss| loss == 0.0) && results.losses[8] > 0.0);
-    assert!(results.d_hidden[..96].iter().all(|&value| value == 0.0));
-    assert!(results.d_hidden[96..].iter().all(|&value| value != 0.0 && value.is_finite()));
+    for device in devices() {
+        let mut case = Case::new((9, 12, 40), &device);
+        case.targets[..8].fill(IGNORE);
+        case.targets[8] = 39;
+        // What an ignored row holds does not matter, not even NaN.
+        case.hidden[..12].fill(f32::NAN);
+        let results = case.run(&mut case.workspace());
+        assert!(results.losses[..8].iter().all(|&loss| loss == 0.0) && results.losses[8] > 0.0);
+        assert!(results.d_hidden[..96].iter().all(|&value| value == 0.0));
+        assert!(results.d_hidden[96..].iter().all(|&value| value != 0.0 && value.is_finite()));
 
-    case.targets.fill(IGNORE);
-    let results = case.run(&mut case.workspace());
-    assert_eq!(results.d_head, case.d_head_start);
-}
-
-#[test]
-fn bits_do_not_depend_on_the_run_the_threads_or_the_workspace() {
-    let sizes = (70, 33, 1001);
-    let expected = Case::new(sizes, 1).run(&mut Case::new(sizes, 1).workspace());
-    for threads in [1, 2, 3] {
-        let case = Case::new(sizes, threads);
-        let larger = Shape { rows: 200, ..case.shape };
-        let mut workspace = Workspace::new(&case.device, &larger).unwrap();
-        assert_eq!(case.run(&mut workspace), expected, "{threads} threads");
-        assert_eq!(case.run(&mut workspace), expected, "{threads} threads, used again");
+        case.targets.fill(IGNORE);
+        let results = case.run(&mut case.workspace());
+        assert_eq!(results.d_head, case.d_head_start);
+        assert!(results.losses.iter().chain(&results.d_hidden).all(|&value| value == 0.0));
     }
 }
 
 #[test]
+fn bits_do_not_depend_on_the_run_the_threads_the_schedule_or_the_workspace() {
+    let sizes = (70, 33, 1001);
+    let expected = Case::new(sizes, &cpu(1)).run(&mut Case::new(sizes, &cpu(1)).workspace());
+    for threads in [1, 2, 3] {
+        check_bits(&Case::new(sizes, &cpu(threads)), &expected);
+    }
+    let sizes = (40, 9, 501);
+    let [device, others @ ..] = emulated();
+    let expected = Case::new(sizes, &device).run(&mut Case::new(sizes, &device).workspace());
+    for device in others {
+        check_bits(&Case::new(sizes, &device), &expected);
+    }
+}
+
+fn check_bits(case: &Case, expected: &Results) {
+    let larger = Shape { rows: 200, ..case.shape };
+    let mut workspace = Workspace::new(&case.device, &larger).unwrap();
+    assert_eq!(case.run(&mut workspace), *expected, "on {}", case.device.describe());
+    assert_eq!(case.run(&mut workspace), *expected, "on {}, used again", case.device.describe());
+}
+
+#[test]
 fn nan_shows_in_the_loss() {
-    let mut case = Case::new((3, 20, 100), 1);
-    case.targets = vec![5, 6, 7];
-    case.head[50 * 20 + 3] = f32::NAN;
-    assert!(case.losses(&mut case.workspace()).iter().all(|loss| loss.is_nan()));
+    for device in devices() {
+        let mut case = Case::new((3, 20, 100), &device);
+        case.targets = vec![5, 6, 7];
+        case.head[50 * 20 + 3] = f32::NAN;
+        assert!(case.losses(&mut case.workspace()).iter().all(|loss| loss.is_nan()));
+    }
 }
 
 #[test]
 fn bad_input_is_an_error() {
-    let mut case = Case::new((3, 4, 10), 1);
+    let mut case = Case::new((3, 4, 10), &cpu(1));
     case.targets = vec![1, 10, IGNORE];
     let (hidden, head) = (case.buffer(&case.hidden), case.buffer(&case.head));
     let targets = Indices::from_slice(&case.device, &case.targets).unwrap();

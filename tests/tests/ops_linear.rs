@@ -4,6 +4,7 @@ use std::num::NonZeroUsize;
 
 use cpift_engine::ops::linear::{Shape, backward_input, backward_weight, forward};
 use cpift_engine::{Buffer, Device};
+use cpift_tests::devices::{devices, emulated};
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
 use cpift_tests::oracle;
 
@@ -21,9 +22,9 @@ struct Case {
 }
 
 impl Case {
-    fn new((rows, inputs, outputs): (usize, usize, usize), threads: usize) -> Self {
+    fn new((rows, inputs, outputs): (usize, usize, usize), device: &Device) -> Self {
         Self {
-            device: Device::cpu(NonZeroUsize::new(threads)).unwrap(),
+            device: device.clone(),
             shape: Shape { rows, inputs, outputs },
             x: random(1, rows * inputs),
             weight: random(2, outputs * inputs),
@@ -65,10 +66,14 @@ fn add(a: &[f64], b: &[f32]) -> Vec<f64> {
     a.iter().zip(b).map(|(a, b)| a + f64::from(*b)).collect()
 }
 
+fn cpu(threads: usize) -> Device {
+    Device::cpu(NonZeroUsize::new(threads)).unwrap()
+}
+
 #[test]
 fn forward_matches_the_oracle() {
-    for shape in SHAPES {
-        let case = Case::new(shape, 2);
+    for (device, shape) in devices().iter().flat_map(|device| SHAPES.map(|shape| (device, shape))) {
+        let case = Case::new(shape, device);
         let (x, weight, bias) = (widen(&case.x), widen(&case.weight), widen(&case.bias));
         for with_bias in [false, true] {
             let bias = with_bias.then_some(&bias[..]);
@@ -81,36 +86,40 @@ fn forward_matches_the_oracle() {
 #[test]
 fn gradients_match_central_differences() {
     for shape in SHAPES.into_iter().filter(|(rows, inputs, outputs)| rows * inputs * outputs < 5_000) {
-        let case = Case::new(shape, 2);
+        let case = Case::new(shape, &cpu(1));
         let (x, weight, bias) = (widen(&case.x), widen(&case.weight), widen(&case.bias));
         let d_y = widen(&case.d_y);
         let inputs = case.shape.inputs;
         let loss =
             |x: &[f64], w: &[f64], b: &[f64]| dot(&oracle::linear::forward(inputs, x, w, Some(b)), &d_y);
-
         let d_x = central_differences(&x, |x| loss(x, &weight, &bias));
-        let start = random(5, x.len());
-        let poisoned = vec![f32::NAN; x.len()];
-        assert_close("d_x", &case.backward_input(&poisoned, false), &d_x, 2e-6);
-        assert_close("d_x added", &case.backward_input(&start, true), &add(&d_x, &start), 2e-6);
+        let d_weight = central_differences(&weight, |weight| loss(&x, weight, &bias));
+        let d_bias = central_differences(&bias, |bias| loss(&x, &weight, bias));
 
-        let (start, bias_start) = (random(6, weight.len()), random(7, bias.len()));
-        let (d_weight, d_bias) = case.backward_weight(&start, &bias_start);
-        let expected = central_differences(&weight, |weight| loss(&x, weight, &bias));
-        assert_close("d_weight", &d_weight, &add(&expected, &start), 2e-6);
-        let expected = central_differences(&bias, |bias| loss(&x, &weight, bias));
-        assert_close("d_bias", &d_bias, &add(&expected, &bias_start), 2e-6);
+        for device in devices() {
+            let case = Case::new(shape, &device);
+            let start = random(5, x.len());
+            let poisoned = vec![f32::NAN; x.len()];
+            assert_close("d_x", &case.backward_input(&poisoned, false), &d_x, 2e-6);
+            assert_close("d_x added", &case.backward_input(&start, true), &add(&d_x, &start), 2e-6);
+
+            let (start, bias_start) = (random(6, weight.len()), random(7, bias.len()));
+            let (actual, actual_bias) = case.backward_weight(&start, &bias_start);
+            assert_close("d_weight", &actual, &add(&d_weight, &start), 2e-6);
+            assert_close("d_bias", &actual_bias, &add(&d_bias, &bias_start), 2e-6);
+        }
     }
 }
 
 #[test]
-fn bits_do_not_depend_on_the_run_or_the_threads() {
+fn bits_do_not_depend_on_the_run_the_threads_or_the_schedule() {
     for shape in SHAPES {
-        let one = Case::new(shape, 1);
-        let expected = all(&one);
+        let expected = all(&Case::new(shape, &cpu(1)));
         for threads in [1, 2, 3] {
-            assert_eq!(all(&Case::new(shape, threads)), expected, "{shape:?} with {threads} threads");
+            assert_eq!(all(&Case::new(shape, &cpu(threads))), expected, "{shape:?} with {threads} threads");
         }
+        let [forward, others @ ..] = emulated().map(|device| all(&Case::new(shape, &device)));
+        assert!(others.iter().all(|other| *other == forward), "{shape:?} by schedule");
     }
 }
 
@@ -121,7 +130,7 @@ fn all(case: &Case) -> [Vec<f32>; 4] {
 
 #[test]
 fn wrong_lengths_are_errors() {
-    let case = Case::new((3, 17, 5), 1);
+    let case = Case::new((3, 17, 5), &cpu(1));
     let (x, weight) = (case.buffer(&case.x), case.buffer(&case.weight));
     let mut y = case.buffer(&case.d_y[1..]);
     let error = forward(&case.device, &case.shape, x.view(), weight.view(), None, y.view_mut()).unwrap_err();

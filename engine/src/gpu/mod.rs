@@ -64,6 +64,14 @@ pub(crate) trait Backend: Launch {
     fn describe(&self) -> String;
 }
 
+/// A size as kernels take it.
+pub(crate) fn narrow(op: &'static str, name: &'static str, size: usize) -> Result<u32> {
+    u32::try_from(size).map_err(|_| Error::Argument {
+        op,
+        reason: format!("{name} = {size} does not fit in 32 bits, which kernels for GPUs need"),
+    })
+}
+
 /// A device that runs kernels: cheap to clone.
 #[derive(Clone)]
 pub struct GpuDevice {

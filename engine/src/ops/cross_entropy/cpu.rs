@@ -40,7 +40,7 @@ pub fn run(
     mut gradients: Option<Gradients>,
 ) {
     let &Shape { hidden: width, vocabulary, .. } = shape;
-    let chunk_rows = workspace.shape.chunk_rows();
+    let chunk_rows = workspace.chunk_rows;
     let rows = workspace.rows.view().host();
     losses.fill(0.0);
     if let Some(gradients) = &mut gradients {

@@ -9,6 +9,7 @@
 //! the gradients. N = rows, C = hidden, V = vocabulary.
 
 mod cpu;
+mod gpu;
 
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
@@ -44,6 +45,8 @@ impl Shape {
 #[derive(Debug)]
 pub struct Workspace {
     shape: Shape,
+    /// Rows whose logits are held at once.
+    chunk_rows: usize,
     /// Indices of the rows with a target.
     rows: Indices,
     /// `[chunk_rows, V]`.
@@ -60,9 +63,18 @@ impl Workspace {
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn new(device: &Device, shape: &Shape) -> Result<Self> {
-        let chunk_rows = shape.chunk_rows();
+        Self::with_chunk_rows(device, shape, shape.chunk_rows())
+    }
+
+    /// The same, for chunks of up to `chunk_rows` rows, at least one, instead of as many as fit a fixed size.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
+    pub fn with_chunk_rows(device: &Device, shape: &Shape, chunk_rows: usize) -> Result<Self> {
+        let chunk_rows = chunk_rows.max(1);
         Ok(Self {
             shape: *shape,
+            chunk_rows,
             rows: Indices::with_capacity(device, shape.rows)?,
             logits: Buffer::zeros(device, chunk_rows * shape.vocabulary)?,
             hidden: Buffer::zeros(device, chunk_rows * shape.hidden)?,
@@ -111,7 +123,7 @@ pub fn forward(
     const OP: &str = "cross_entropy forward";
     check_inputs(OP, shape, &inputs, workspace, &losses)?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::run(gpu, OP, shape, &inputs, workspace, losses, None)?,
         Device::Cpu(cpu) => {
             cpu::run(cpu, shape, cpu::Inputs::new(&inputs), workspace, losses.host(), None);
         }
@@ -140,7 +152,9 @@ pub fn forward_backward(
     check_length(OP, "d_hidden", gradients.d_hidden.len(), shape.rows * shape.hidden)?;
     check_length(OP, "d_head", gradients.d_head.len(), shape.vocabulary * shape.hidden)?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => {
+            gpu::run(gpu, OP, shape, &inputs, workspace, losses, Some((scale, gradients)))?;
+        }
         Device::Cpu(cpu) => {
             let gradients = cpu::Gradients {
                 scale,

@@ -3,6 +3,7 @@
 //! N = rows (tokens), I = inputs, O = outputs. Each direction is one matrix product of 2·N·I·O flops.
 
 mod cpu;
+mod gpu;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -41,7 +42,7 @@ pub fn forward(
     }
     check_length(OP, "y", y.len(), shape.rows * shape.outputs)?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::forward(gpu, shape, x, weight, bias, y)?,
         Device::Cpu(cpu) => {
             cpu::forward(cpu, shape, x.host(), weight.host(), bias.map(|bias| bias.host()), y.host());
         }
@@ -68,7 +69,7 @@ pub fn backward_input(
     check_length(OP, "weight", weight.len(), shape.outputs * shape.inputs)?;
     check_length(OP, "d_x", d_x.len(), shape.rows * shape.inputs)?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::backward_input(gpu, shape, d_y, weight, d_x, accumulate)?,
         Device::Cpu(cpu) => {
             cpu::backward_input(cpu, shape, d_y.host(), weight.host(), d_x.host(), accumulate);
         }
@@ -98,7 +99,7 @@ pub fn backward_weight(
         check_length(OP, "d_bias", d_bias.len(), shape.outputs)?;
     }
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::backward_weight(gpu, shape, d_y, x, d_weight, d_bias)?,
         Device::Cpu(cpu) => {
             let d_bias = d_bias.map(ViewMut::host);
             cpu::backward_weight(cpu, shape, d_y.host(), x.host(), d_weight.host(), d_bias);
