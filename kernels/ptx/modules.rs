@@ -15,6 +15,7 @@ pub(super) const MODULES: &[Module] = &[
     Module { family: "norm", architecture: "sm_80", ptx: include_str!("norm.sm_80.ptx") },
     Module { family: "rms_norm", architecture: "sm_80", ptx: include_str!("rms_norm.sm_80.ptx") },
     Module { family: "rope", architecture: "sm_80", ptx: include_str!("rope.sm_80.ptx") },
+    Module { family: "select", architecture: "sm_80", ptx: include_str!("select.sm_80.ptx") },
     Module { family: "slerp", architecture: "sm_80", ptx: include_str!("slerp.sm_80.ptx") },
     Module { family: "transplant", architecture: "sm_80", ptx: include_str!("transplant.sm_80.ptx") },
 ];

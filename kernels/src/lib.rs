@@ -45,6 +45,7 @@ pub mod mask;
 pub mod norm;
 pub mod rms_norm;
 pub mod rope;
+pub mod select;
 pub mod slerp;
 pub mod transplant;
 
@@ -63,6 +64,7 @@ pub fn families() -> &'static [(&'static str, &'static [launch::Kernel])] {
         ("norm", norm::KERNELS),
         ("rms_norm", rms_norm::KERNELS),
         ("rope", rope::KERNELS),
+        ("select", select::KERNELS),
         ("slerp", slerp::KERNELS),
         ("transplant", transplant::KERNELS),
     ]
