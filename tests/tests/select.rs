@@ -2,6 +2,7 @@
 
 use cpift_engine::ops::select::{Options, Order, Scope, Selection, select, top_k};
 use cpift_engine::{Buffer, Device, Error, Layout};
+use cpift_tests::devices::devices;
 use cpift_tests::flat::{brute_force_top_k, layout, spread_values};
 use proptest::prelude::*;
 
@@ -10,10 +11,19 @@ fn device() -> Device {
 }
 
 fn run(layout: &Layout, scores: &[f32], options: &Options<'_>, eligible: &[bool]) -> Selection {
-    let device = device();
-    let scores = Buffer::from_slice(&device, scores).unwrap();
+    run_on(&device(), layout, scores, options, eligible)
+}
+
+fn run_on(
+    device: &Device,
+    layout: &Layout,
+    scores: &[f32],
+    options: &Options<'_>,
+    eligible: &[bool],
+) -> Selection {
+    let scores = Buffer::from_slice(device, scores).unwrap();
     let eligible = |name: &str| eligible[layout.find(name).unwrap().0];
-    select(&device, layout, scores.view(), options, |segment| eligible(&segment.name)).unwrap()
+    select(device, layout, scores.view(), options, |segment| eligible(&segment.name)).unwrap()
 }
 
 /// Lengths, eligible segments, and scores of which many are equal; NaN in all padding, which must not matter.
@@ -145,17 +155,46 @@ fn a_nan_is_named_and_infinity_is_a_score() {
     let mut scores = spread_values(&layout, 9);
     let second = layout.segments()[1].offset;
     scores[second + 5] = f32::NEG_INFINITY;
-    let buffer = Buffer::from_slice(&device(), &scores).unwrap();
-    let (mask, threshold) = top_k(&device(), &layout, buffer.view(), 1, Order::Largest, |_| true).unwrap();
-    assert!(mask.get(second + 5) && threshold == Some(f32::INFINITY));
-
+    let finite = scores.clone();
     scores[second + 6] = f32::NAN;
-    for order in [Order::Largest, Order::Smallest] {
-        let buffer = Buffer::from_slice(&device(), &scores).unwrap();
-        let error = top_k(&device(), &layout, buffer.view(), 1, order, |_| true).unwrap_err();
-        assert_eq!(error.to_string(), "select: the score of `t1`, element 6, is NaN");
-        // Where the tensor is excluded its scores are not looked at.
-        assert!(top_k(&device(), &layout, buffer.view(), 1, order, |segment| segment.name == "t0").is_ok());
+    for device in devices() {
+        let buffer = Buffer::from_slice(&device, &finite).unwrap();
+        let (mask, threshold) = top_k(&device, &layout, buffer.view(), 1, Order::Largest, |_| true).unwrap();
+        assert!(mask.get(second + 5) && threshold == Some(f32::INFINITY));
+        let buffer = Buffer::from_slice(&device, &scores).unwrap();
+        for order in [Order::Largest, Order::Smallest] {
+            let error = top_k(&device, &layout, buffer.view(), 1, order, |_| true).unwrap_err();
+            assert_eq!(error.to_string(), "select: the score of `t1`, element 6, is NaN");
+            // Where the tensor is excluded its scores are not looked at.
+            assert!(top_k(&device, &layout, buffer.view(), 1, order, |segment| segment.name == "t0").is_ok());
+        }
+    }
+}
+
+#[test]
+fn every_device_selects_the_same() {
+    // Pieces of one element, of ragged words, and two of one tensor; a tensor that is left out.
+    let layout = layout(&[1, 300, 77, 0, 66_000, 500]);
+    let eligible = [true, true, true, true, true, false];
+    let spread = spread_values(&layout, 3);
+    let tied: Vec<f32> = spread.iter().map(|score| (8.0 * score).round() / 8.0).collect();
+    let groups = [4, 2, 4, 2, 7, 4];
+    for (scores, order) in [
+        (&spread, Order::Largest),
+        (&tied, Order::Largest),
+        (&tied, Order::Smallest),
+        (&tied, Order::Random { seed: 3 }),
+    ] {
+        for scope in [Scope::Global, Scope::Tensor, Scope::Groups(&groups)] {
+            for fraction in [0.003, 0.4] {
+                let options = Options { fraction, scope, order };
+                let expected = run(&layout, scores, &options, &eligible);
+                for device in devices() {
+                    let selection = run_on(&device, &layout, scores, &options, &eligible);
+                    assert!(selection == expected, "{order:?}, {scope:?}, {fraction} on {device:?}");
+                }
+            }
+        }
     }
 }
 

@@ -4,6 +4,7 @@
 //! Backward: `d_table[tokens[n]] += d_output[n]`, in the order of n for every row of the table.
 
 mod cpu;
+mod gpu;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -38,7 +39,7 @@ pub fn forward(
     check_length(OP, "output", output.len(), shape.tokens * shape.hidden)?;
     check_tokens(OP, shape, tokens.host())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::forward(gpu, shape, table, tokens, output)?,
         Device::Cpu(cpu) => {
             cpu::forward(cpu, shape, table.host(), tokens.host(), output.host());
         }
@@ -63,7 +64,7 @@ pub fn backward(
     check_length(OP, "d_table", d_table.len(), shape.vocabulary * shape.hidden)?;
     check_tokens(OP, shape, tokens.host())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::backward(gpu, shape, tokens, d_output, d_table)?,
         Device::Cpu(cpu) => {
             cpu::backward(cpu, shape, tokens.host(), d_output.host(), d_table.host());
         }

@@ -4,6 +4,7 @@
 //! on the three buffers it needs, so it takes no memory of its own.
 
 mod cpu;
+mod gpu;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -23,7 +24,7 @@ pub fn forward(
     check_length(OP, "up", up.len(), gate.len())?;
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::forward(gpu, gate, up, activation)?,
         Device::Cpu(cpu) => cpu::forward(cpu, gate.host(), up.host(), activation.host()),
     }
     Ok(())
@@ -49,7 +50,7 @@ pub fn backward(
     check_length(OP, "up", up.len(), gate.len())?;
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::backward(gpu, gate, up, activation)?,
         Device::Cpu(cpu) => cpu::backward(cpu, gate.host(), up.host(), activation.host()),
     }
     Ok(())

@@ -7,6 +7,7 @@
 //! `d_x += r (g − x r² m)`, and over all rows `d_weight += Σ d_output · x · r`.
 
 mod cpu;
+mod gpu;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -71,7 +72,7 @@ pub fn forward(
     shape.check(OP, weight.len(), ("output", output.len()), inverse_rms.len())?;
     check_length(OP, "input", input.len(), shape.elements())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::forward(gpu, shape, input, weight, output, inverse_rms)?,
         Device::Cpu(cpu) => {
             cpu::forward(cpu, shape, input.host(), weight.host(), output.host(), inverse_rms.host());
         }
@@ -109,7 +110,7 @@ pub fn forward_residual(
     check_length(OP, "delta", delta.len(), shape.elements())?;
     check_length(OP, "sum", outputs.sum.len(), shape.elements())?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::forward_residual(gpu, shape, residual, delta, weight, outputs)?,
         Device::Cpu(cpu) => cpu::forward_residual(
             cpu,
             shape,
@@ -145,7 +146,7 @@ pub fn backward(
     check_length(OP, "d_input", d_input.len(), shape.elements())?;
     check_length(OP, "d_weight", d_weight.len(), shape.hidden)?;
     match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
+        Device::Gpu(gpu) => gpu::backward(gpu, shape, saved, d_output, d_input, d_weight)?,
         Device::Cpu(cpu) => {
             let (input, weight, inverse_rms) =
                 (saved.input.host(), saved.weight.host(), saved.inverse_rms.host());

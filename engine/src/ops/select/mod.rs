@@ -9,6 +9,7 @@
 //! Traffic: 4 bytes per score and one bit of the mask; 12 to 16 more where the sample does not help.
 
 mod cpu;
+mod gpu;
 
 use std::collections::BTreeMap;
 
@@ -165,10 +166,13 @@ fn mark(
     if k == 0 {
         return Ok(None);
     }
-    let scores = scores.host();
+    let words = mask.words_mut();
     let marked = match device {
-        Device::Gpu(gpu) => return gpu.unsupported(OP),
-        Device::Cpu(cpu) => cpu.run(|| cpu::mark(scores, pieces, k, order, mask.words_mut())),
+        Device::Gpu(gpu) => gpu::mark(gpu, scores, pieces, k, order, words)?,
+        Device::Cpu(cpu) => {
+            let scores = scores.host();
+            cpu.run(|| cpu::mark(scores, pieces, k, order, words))
+        }
     };
     marked.map_err(|cpu::NotANumber { segment, index }| {
         let Segment { name, offset, .. } = &layout.segments()[segment];
