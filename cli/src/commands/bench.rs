@@ -11,9 +11,9 @@ use crate::display::{print, print_json, units};
 
 /// Measures whole train steps.
 pub fn run(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result<()> {
-    let device = super::open_device(&arguments.device.device, threads)?;
+    let chosen = super::Chosen::open(&arguments.device.device, threads)?;
     let result = step(
-        &device,
+        &chosen.device,
         &StepOptions {
             config: &arguments.config,
             batch: arguments.batch,
@@ -22,6 +22,7 @@ pub fn run(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result
             importance: arguments.importance,
         },
     )?;
+    chosen.announce();
     if arguments.json {
         let parts: serde_json::Map<_, _> =
             result.parts.iter().map(|(name, time)| (name.clone(), (*time).into())).collect();
@@ -45,7 +46,7 @@ pub fn run(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result
         units::grouped(result.parameters),
         arguments.batch,
         arguments.length,
-        device.describe(),
+        chosen.device.describe(),
         table.render(),
         units::count(result.tokens_per_second),
         units::flops_per_second(result.flops_per_second),

@@ -41,7 +41,12 @@ pub fn run(arguments: &args::Devices, threads: Option<NonZeroUsize>) -> Result<(
     }
     let mut text = table.render();
     for entry in &entries {
-        text.push_str(&format!("{}\n", style.dim(&entry.description)));
+        let line = if entry.usable {
+            entry.description.clone()
+        } else {
+            format!("{}: {}", entry.name, entry.description)
+        };
+        text.push_str(&format!("{}\n", style.dim(line)));
     }
     print(&text)
 }
@@ -63,7 +68,7 @@ fn gpus() -> Vec<Entry> {
     let entry = |ordinal, device: cpift_engine::Result<Device>| Entry {
         name: format!("cuda:{ordinal}"),
         usable: device.is_ok(),
-        description: device.map_or_else(|error| error.to_string(), |device| device.describe()),
+        description: device.map_or_else(super::unusable, |device| device.describe()),
         threads: None,
         vector_instructions: None,
         memory_bytes: None,

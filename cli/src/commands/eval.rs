@@ -11,12 +11,13 @@ use crate::display::{print, print_json, units};
 
 /// Measures a model on files.
 pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> {
-    let device = super::open_device(&arguments.device.device, threads)?;
-    let mut evaluator = Evaluator::open(&device, &arguments.model)?;
+    let chosen = super::Chosen::open(&arguments.device.device, threads)?;
+    let mut evaluator = Evaluator::open(&chosen.device, &arguments.model)?;
     let mut scores = Vec::with_capacity(arguments.data.len());
     for path in &arguments.data {
         scores.push(evaluator.evaluate(path, arguments.generate)?);
     }
+    chosen.announce();
     if arguments.json {
         return print_json(&serde_json::json!({ "files": scores }));
     }

@@ -10,13 +10,14 @@ use crate::display::print;
 
 /// Prints a model's answer to a prompt.
 pub fn run(arguments: &args::Generate, threads: Option<NonZeroUsize>) -> Result<()> {
-    let device = super::open_device(&arguments.device.device, threads)?;
-    let mut evaluator = Evaluator::open(&device, &arguments.model)?;
+    let chosen = super::Chosen::open(&arguments.device.device, threads)?;
+    let mut evaluator = Evaluator::open(&chosen.device, &arguments.model)?;
     let answer = evaluator.generate(
         &arguments.prompt,
         arguments.max_new_tokens,
         arguments.temperature,
         arguments.seed,
     )?;
+    chosen.announce();
     print(&format!("{answer}\n"))
 }

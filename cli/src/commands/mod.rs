@@ -13,20 +13,39 @@ use std::path::PathBuf;
 
 use cpift_engine::{Device, Error};
 
-/// The device of that name. `auto` is a GPU where one can be used; where none can, a line says why, and
-/// it is the CPU.
-fn open_device(name: &str, threads: Option<NonZeroUsize>) -> cpift_engine::Result<Device> {
-    if name != "auto" {
-        return Device::from_name(name, threads);
+/// The device to compute on, and why it is not a GPU.
+struct Chosen {
+    device: Device,
+    no_gpu: Option<String>,
+}
+
+impl Chosen {
+    /// The device of that name. `auto` is a GPU where one can be used, else the CPU.
+    fn open(name: &str, threads: Option<NonZeroUsize>) -> cpift_engine::Result<Self> {
+        if name != "auto" {
+            return Ok(Self { device: Device::from_name(name, threads)?, no_gpu: None });
+        }
+        match Device::cuda(0) {
+            Ok(device) => Ok(Self { device, no_gpu: None }),
+            Err(error) => Ok(Self { device: Device::cpu(threads)?, no_gpu: Some(unusable(error)) }),
+        }
     }
-    Device::cuda(0).or_else(|error| {
-        let reason = match error {
-            Error::DeviceUnavailable { reason, .. } => reason,
-            error => error.to_string(),
-        };
-        eprintln!("no GPU: {reason}; computing on the CPU");
-        Device::cpu(threads)
-    })
+
+    /// Says why there is no GPU where one would have been taken. Called once nothing is wrong with the
+    /// input: an error is one line.
+    fn announce(&self) {
+        if let Some(reason) = &self.no_gpu {
+            eprintln!("no GPU, computing on the CPU: {reason}");
+        }
+    }
+}
+
+/// Why a device cannot be used, without its name.
+fn unusable(error: Error) -> String {
+    match error {
+        Error::DeviceUnavailable { reason, .. } => reason,
+        error => error.to_string(),
+    }
 }
 
 /// Where tokenised data is kept between runs: `cpift-engine` in the user's cache folder. None where there

@@ -11,9 +11,10 @@ use crate::{args, recipe};
 /// Prints what a recipe would take.
 pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> {
     let loaded = recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
-    let device = super::open_device(&arguments.recipe.device.device, threads)?;
-    let planned = job::plan_recipe(&device, &loaded.recipe, super::token_cache().as_deref())?;
-    let rate = machine::matmul_rate(&device)?;
+    let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
+    let planned = job::plan_recipe(&chosen.device, &loaded.recipe, super::token_cache().as_deref())?;
+    chosen.announce();
+    let rate = machine::matmul_rate(&chosen.device)?;
     if arguments.json {
         let [least, most] = plan::training_seconds(&planned, rate);
         return print_json(&serde_json::json!({

@@ -17,7 +17,7 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     let stop = interrupt::stop_flag()?;
     let loaded = recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
-    let device = super::open_device(&arguments.recipe.device.device, threads)?;
+    let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let cache = super::token_cache();
     let options = JobOptions {
         recipe: &loaded.recipe,
@@ -27,8 +27,9 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
         until: arguments.until.map(Into::into),
         cache: cache.as_deref(),
     };
-    let job = Job::prepare(&device, &options)?;
-    let rate = machine::matmul_rate(&device)?;
+    let job = Job::prepare(&chosen.device, &options)?;
+    chosen.announce();
+    let rate = machine::matmul_rate(&chosen.device)?;
     let stderr = std::io::stderr();
     let mut progress = Progress::new(Style::of(&stderr), stderr.is_terminal(), Some(rate), stop);
     let report = job.run(&mut progress)?;
