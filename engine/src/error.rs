@@ -49,14 +49,6 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// The operation has no kernel for GPUs yet.
-    #[error("{op}: not built for {device} yet; use `cpu`")]
-    Unsupported {
-        /// The operation.
-        op: &'static str,
-        /// The device.
-        device: String,
-    },
     /// A kernel was refused, or failed.
     #[error(transparent)]
     Launch(#[from] Arc<LaunchError>),

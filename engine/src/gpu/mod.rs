@@ -131,11 +131,6 @@ impl GpuDevice {
         &*self.backend
     }
 
-    /// The error of an operation without a kernel.
-    pub(crate) fn unsupported<T>(&self, op: &'static str) -> Result<T> {
-        Err(Error::Unsupported { op, device: self.backend.name() })
-    }
-
     /// Whether both are the same device.
     pub(crate) fn is(&self, other: &Self) -> bool {
         Arc::ptr_eq(&self.backend, &other.backend)
