@@ -15,7 +15,8 @@ fn attention(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("attention, flops");
     group.sample_size(20);
     for (documents, length, heads, kv_heads, head_dim) in SHAPES {
-        let shape = Shape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() };
+        let scale = 1.0 / (head_dim as f32).sqrt();
+        let shape = Shape { heads, kv_heads, head_dim, scale, window: None };
         let name = format!("{documents}x{length} tokens, {heads}/{kv_heads} heads of {head_dim}");
         let starts: Vec<usize> = (0..=documents).map(|document| document * length).collect();
         let batch = Documents::new(&starts).expect("ascending starts");

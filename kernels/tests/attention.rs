@@ -63,7 +63,8 @@ macro_rules! element {
             fn decode(emulator: &Emulator, case: &DecodeCase<Self>) -> Buffer<Self> {
                 let (heads, kv_heads, head_dim) = case.heads;
                 let rows = case.slots.len() as u32;
-                let parts = case.lengths.iter().max().expect("rows").div_ceil(SPLIT);
+                let longest = *case.lengths.iter().max().expect("rows");
+                let parts = longest.min(case.window).div_ceil(SPLIT);
                 let count = rows as usize * heads as usize * parts as usize;
                 let mut sums = Buffer::poisoned(count * head_dim as usize);
                 let mut statistics = Buffer::poisoned(2 * count);
@@ -84,6 +85,7 @@ macro_rules! element {
                     heads,
                     kv_heads,
                     head_dim,
+                    case.window,
                     case.scale,
                 )
                 .expect("decode runs");
@@ -98,6 +100,7 @@ macro_rules! element {
                     parts,
                     heads,
                     head_dim,
+                    case.window,
                 )
                 .expect("combine runs");
                 output
@@ -119,7 +122,7 @@ impl<E: Element> Case<E> {
         let (query, key) = ((tokens * heads * head_dim) as usize, (tokens * kv_heads * head_dim) as usize);
         let scale = 2.0 / (head_dim as f32).sqrt();
         Self {
-            sizes: Sizes { tokens, heads, kv_heads, head_dim, scale },
+            sizes: Sizes { tokens, heads, kv_heads, head_dim, scale, window: u32::MAX },
             documents,
             q: random(1, query),
             k: random(2, key),
@@ -218,7 +221,7 @@ fn softmax(scores: &[f64]) -> (Vec<f64>, f64) {
 
 /// The definition, and its derivative by hand: p, d_p = d_output·v, d_score = p·(d_p − Σ p·d_p).
 fn oracle<E: Element>(case: &Case<E>) -> Expected {
-    let Sizes { tokens, heads, kv_heads, head_dim, scale } = case.sizes;
+    let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = case.sizes;
     let (heads, group, width) = (heads as usize, (heads / kv_heads) as usize, head_dim as usize);
     let scale = f64::from(scale);
     let [q, k, v, d_output] = [&case.q, &case.k, &case.v, &case.d_output].map(|x| widen(x.as_slice()));
@@ -238,7 +241,7 @@ fn oracle<E: Element>(case: &Case<E>) -> Expected {
                     let row = s as usize * kv_heads as usize + head / group;
                     row * width..(row + 1) * width
                 };
-                let seen = document.start..token + 1;
+                let seen = document.start.max((token + 1).saturating_sub(window))..token + 1;
                 let scores: Vec<f64> =
                     seen.clone().map(|s| scale * dot(&q[query.clone()], &k[key(s)])).collect();
                 let (probabilities, log_sum_exp) = softmax(&scores);
@@ -260,7 +263,12 @@ fn oracle<E: Element>(case: &Case<E>) -> Expected {
 
 /// Against the oracle in one schedule, and the same bits in the others.
 fn check<E: Element>(heads: Heads, lengths: &[u32]) {
-    let case = Case::<E>::new(heads, lengths);
+    check_window::<E>(heads, lengths, u32::MAX);
+}
+
+fn check_window<E: Element>(heads: Heads, lengths: &[u32], window: u32) {
+    let mut case = Case::<E>::new(heads, lengths);
+    case.sizes.window = window;
     let [results, others @ ..] = SCHEDULES.map(|schedule| case.run(&Emulator::new(schedule)));
     case.check(&results);
     for other in others {
@@ -297,6 +305,15 @@ fn the_largest_heads_match_the_oracle() {
 fn eight_heads_share_keys() {
     let case = Case::<f32>::new((16, 2, 8), &[13]);
     case.check(&case.run(&Emulator::new(SCHEDULES[0])));
+}
+
+#[test]
+fn windows_match_the_oracle_in_every_schedule() {
+    check_window::<f32>((2, 1, 8), &[2, 70], 1);
+    check_window::<f32>((1, 1, 8), &[130], 17);
+    check_window::<f32>((1, 1, 8), &[131], 64);
+    check_window::<f32>((1, 1, 16), &[3, 140], 66);
+    check_window::<f32>((1, 1, 8), &[66], 67);
 }
 
 #[test]
@@ -366,6 +383,7 @@ fn tiles_begin_with_documents_and_the_longest_come_first() {
 struct DecodeCase<E: Element> {
     heads: Heads,
     scale: f32,
+    window: u32,
     slot_count: u32,
     capacity: u32,
     slots: Vec<u32>,
@@ -391,7 +409,7 @@ impl<E: Element> DecodeCase<E> {
         }
         let [k, v] = caches;
         let q = random(1, rows.len() * (heads.0 * heads.2) as usize);
-        Self { heads, scale: 0.5, slot_count, capacity, slots, lengths, q, k, v }
+        Self { heads, scale: 0.5, window: u32::MAX, slot_count, capacity, slots, lengths, q, k, v }
     }
 
     fn oracle(&self) -> Vec<f64> {
@@ -408,9 +426,10 @@ impl<E: Element> DecodeCase<E> {
                 row * width..(row + 1) * width
             };
             let query = &q[index * width..(index + 1) * width];
+            let seen = self.lengths[row].saturating_sub(self.window)..self.lengths[row];
             let scores: Vec<f64> =
-                (0..self.lengths[row]).map(|s| f64::from(self.scale) * dot(query, &k[key(s)])).collect();
-            for (s, probability) in (0..).zip(softmax(&scores).0) {
+                seen.clone().map(|s| f64::from(self.scale) * dot(query, &k[key(s)])).collect();
+            for (s, probability) in seen.zip(softmax(&scores).0) {
                 add(output, probability, &v[key(s)]);
             }
         }
@@ -418,10 +437,10 @@ impl<E: Element> DecodeCase<E> {
     }
 }
 
-fn check_decode<E: Element>(heads: Heads, capacity: u32, rows: &[(u32, u32)]) {
-    let case = DecodeCase::<E>::new(heads, capacity, rows);
+fn check_decode<E: Element>(heads: Heads, capacity: u32, rows: &[(u32, u32)], window: u32) {
+    let case = DecodeCase::<E> { window, ..DecodeCase::new(heads, capacity, rows) };
     let [output, others @ ..] = SCHEDULES.map(|schedule| E::decode(&Emulator::new(schedule), &case));
-    let what = format!("decode of {heads:?} {rows:?}");
+    let what = format!("decode of {heads:?} {rows:?} window {window}");
     assert_close(&what, output.as_slice(), &case.oracle(), E::TOLERANCE);
     for other in others {
         assert_eq!(to_bits(other.as_slice()), to_bits(output.as_slice()), "{what}");
@@ -430,11 +449,14 @@ fn check_decode<E: Element>(heads: Heads, capacity: u32, rows: &[(u32, u32)]) {
 
 #[test]
 fn decode_matches_the_oracle_in_every_schedule() {
-    check_decode::<f32>((1, 1, 8), 70, &[(2, 70), (0, 1), (1, 33)]);
-    check_decode::<f32>((2, 1, 80), 300, &[(1, 300), (2, 2)]);
-    check_decode::<f32>((4, 4, 64), 40, &[(0, 40)]);
-    check_decode::<f32>((1, 1, 256), 30, &[(1, 19)]);
-    check_decode::<Bf16>((8, 1, 128), 70, &[(2, 65)]);
-    check_decode::<Bf16>((20, 2, 16), 20, &[(2, 17), (0, 5)]);
-    check_decode::<Bf16>((2, 2, 80), 600, &[(0, 512), (1, 257), (2, 12)]);
+    check_decode::<f32>((1, 1, 8), 70, &[(2, 70), (0, 1), (1, 33)], u32::MAX);
+    check_decode::<f32>((2, 1, 80), 300, &[(1, 300), (2, 2)], u32::MAX);
+    check_decode::<f32>((4, 4, 64), 40, &[(0, 40)], u32::MAX);
+    check_decode::<f32>((1, 1, 256), 30, &[(1, 19)], u32::MAX);
+    check_decode::<Bf16>((8, 1, 128), 70, &[(2, 65)], u32::MAX);
+    check_decode::<Bf16>((20, 2, 16), 20, &[(2, 17), (0, 5)], u32::MAX);
+    check_decode::<Bf16>((2, 2, 80), 600, &[(0, 512), (1, 257), (2, 12)], u32::MAX);
+    check_decode::<f32>((2, 1, 16), 600, &[(0, 600), (1, 300), (2, 12)], 280);
+    check_decode::<f32>((2, 1, 8), 30, &[(0, 30), (1, 1)], 1);
+    check_decode::<Bf16>((2, 1, 8), 300, &[(0, 299), (1, 257)], 256);
 }

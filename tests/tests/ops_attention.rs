@@ -44,7 +44,7 @@ impl Case {
         Self {
             device: device.clone(),
             // Larger than 1/√D, so that the probabilities are far from uniform.
-            shape: Shape { heads, kv_heads, head_dim, scale: 2.0 / (head_dim as f32).sqrt() },
+            shape: Shape { heads, kv_heads, head_dim, scale: 2.0 / (head_dim as f32).sqrt(), window: None },
             starts,
             q: random(1, query),
             k: random(2, key),
@@ -54,8 +54,9 @@ impl Case {
     }
 
     fn oracle(&self) -> oracle::Shape {
-        let Shape { heads, kv_heads, head_dim, scale } = self.shape;
-        oracle::Shape { heads, kv_heads, head_dim, scale: f64::from(scale) }
+        let Shape { heads, kv_heads, head_dim, scale, window } = self.shape;
+        let window = window.map(NonZeroUsize::get);
+        oracle::Shape { heads, kv_heads, head_dim, scale: f64::from(scale), window }
     }
 
     fn run(&self) -> Results {
@@ -102,6 +103,12 @@ fn on_devices(small: &[Sizes], large: &[Sizes]) -> Vec<(Device, Sizes)> {
     cases
 }
 
+/// The case without a window, and with these.
+fn with_windows<T: Clone>(case: &T, windows: [usize; 3]) -> impl Iterator<Item = (T, Option<NonZeroUsize>)> {
+    let windows = std::iter::once(None).chain(windows.map(NonZeroUsize::new));
+    windows.map(|window| (case.clone(), window))
+}
+
 #[test]
 fn forward_matches_the_oracle() {
     let small: [Sizes; 4] =
@@ -139,14 +146,16 @@ fn gradients_match_central_differences() {
         ((2, 1, 2), &[67]),
         ((2, 1, 17), &[3, 4]),
     ];
-    for (device, (sizes, lengths)) in on_devices(&cases, &[]) {
-        let case = Case::new(sizes, lengths, &device);
+    let cases = on_devices(&cases, &[]);
+    for ((device, (sizes, lengths)), window) in cases.iter().flat_map(|case| with_windows(case, [1, 4, 65])) {
+        let mut case = Case::new(sizes, lengths, &device);
+        case.shape.window = window;
         let (shape, starts) = (case.oracle(), &case.starts);
         let (q, k, v, d_output) = (widen(&case.q), widen(&case.k), widen(&case.v), widen(&case.d_output));
         let loss =
             |q: &[f64], k: &[f64], v: &[f64]| dot(&oracle::forward(&shape, starts, q, k, v).0, &d_output);
         let results = case.run();
-        let what = |name: &str| format!("{name} of {sizes:?} {lengths:?}");
+        let what = |name: &str| format!("{name} of {sizes:?} {lengths:?} window {window:?}");
         assert_close(&what("d_q"), &results.d_q, &central_differences(&q, |q| loss(q, &k, &v)), 5e-6);
         assert_close(&what("d_k"), &results.d_k, &central_differences(&k, |k| loss(&q, k, &v)), 5e-6);
         assert_close(&what("d_v"), &results.d_v, &central_differences(&v, |v| loss(&q, &k, v)), 5e-6);
@@ -163,8 +172,11 @@ fn gradients_of_large_cases_match_directional_differences() {
         ((2, 2, 128), &[65, 64, 63]),
         ((3, 1, 24), &[200]),
     ];
-    for (device, (sizes, lengths)) in on_devices(&small, &large) {
-        let case = Case::new(sizes, lengths, &device);
+    let cases = on_devices(&small, &large);
+    for ((device, (sizes, lengths)), window) in cases.iter().flat_map(|case| with_windows(case, [3, 64, 70]))
+    {
+        let mut case = Case::new(sizes, lengths, &device);
+        case.shape.window = window;
         let results = case.run();
         let inputs = [widen(&case.q), widen(&case.k), widen(&case.v)];
         let gradients = [&results.d_q, &results.d_k, &results.d_v];
@@ -180,7 +192,10 @@ fn gradients_of_large_cases_match_directional_differences() {
             let gradient = widen(gradients[which]);
             let size = (dot(&gradient, &gradient) * dot(&direction, &direction)).sqrt();
             let error = (dot(&gradient, &direction) - slope).abs() / size;
-            assert!(error < 1e-7, "input {which} of {sizes:?} {lengths:?}: off by {error:e}");
+            assert!(
+                error < 1e-7,
+                "input {which} of {sizes:?} {lengths:?} window {window:?}: off by {error:e}"
+            );
         }
     }
 }
@@ -228,13 +243,54 @@ fn bits_do_not_depend_on_the_schedule() {
     }
 }
 
+/// Around the edges of tiles of 64 tokens, and larger than any document.
+#[test]
+fn windows_match_the_oracle() {
+    let cases: [(Sizes, usize); 6] = [
+        (((2, 1, 8), &[5, 1, 70]), 1),
+        (((1, 1, 8), &[130, 3]), 17),
+        (((1, 1, 8), &[130]), 64),
+        (((2, 2, 8), &[130]), 65),
+        (((1, 1, 16), &[200]), 129),
+        (((1, 1, 8), &[66]), 1000),
+    ];
+    for (sizes, window) in cases {
+        for (device, (heads, lengths)) in on_devices(&[sizes], &[]) {
+            let mut case = Case::new(heads, lengths, &device);
+            case.shape.window = NonZeroUsize::new(window);
+            let (shape, starts) = (case.oracle(), &case.starts);
+            let (q, k, v) = (widen(&case.q), widen(&case.k), widen(&case.v));
+            let results = case.run();
+            let what = |name: &str| format!("{name} of {heads:?} {lengths:?} window {window}");
+            let (output, log_sum_exp) = oracle::forward(&shape, starts, &q, &k, &v);
+            assert_close(&what("output"), &results.output, &output, 2e-6);
+            assert_close(&what("log-sum-exp"), &results.log_sum_exp, &log_sum_exp, 1e-6);
+        }
+    }
+}
+
+/// Many threads with one document work tile by tile, one thread by the document: the same bits.
+#[test]
+fn bits_of_windows_do_not_depend_on_the_threads() {
+    let run = |threads| {
+        let mut case = Case::new((2, 1, 16), &[300], &cpu(threads));
+        case.shape.window = NonZeroUsize::new(90);
+        case.run()
+    };
+    assert_eq!(run(1), run(4));
+}
+
 #[test]
 fn decode_matches_the_oracle() {
     let cases: [Sizes; 4] = [((1, 1, 8), &[]), ((4, 2, 64), &[]), ((8, 1, 80), &[]), ((6, 3, 5), &[])];
-    for (device, ((heads, kv_heads, head_dim), _)) in on_devices(&cases, &[]) {
+    let cases = on_devices(&cases, &[]);
+    for ((device, ((heads, kv_heads, head_dim), _)), window) in
+        cases.iter().flat_map(|case| with_windows(case, [1, 40, 70]))
+    {
         let (slots, capacity) = (5, 70);
-        let shape = Shape { heads, kv_heads, head_dim, scale: 0.5 };
-        let oracle_shape = oracle::Shape { heads, kv_heads, head_dim, scale: 0.5 };
+        let shape = Shape { heads, kv_heads, head_dim, scale: 0.5, window };
+        let oracle_shape =
+            oracle::Shape { heads, kv_heads, head_dim, scale: 0.5, window: window.map(NonZeroUsize::get) };
         let (rows, lengths) = ([3u32, 0, 4], [70u32, 1, 33]);
         let q = random(1, rows.len() * heads * head_dim);
         let mut k = random(2, slots * capacity * kv_heads * head_dim);
@@ -267,7 +323,8 @@ fn decode_matches_the_oracle() {
             let first = slot as usize * capacity;
             for head in 0..heads {
                 let query = &q[(row * heads + head) * head_dim..][..head_dim];
-                let seen = first..first + length as usize;
+                let end = first + length as usize;
+                let seen = oracle_shape.first_seen(first, end)..end;
                 expected.extend(oracle::attend(&oracle_shape, query, head, &k, &v, seen).0);
             }
         }
@@ -282,7 +339,7 @@ fn bad_input_is_an_error() {
         assert!(error.contains("document starts have to begin with 0 and ascend"), "{error}");
     }
     let device = Device::cpu(NonZeroUsize::new(1)).unwrap();
-    let shape = Shape { heads: 3, kv_heads: 2, head_dim: 4, scale: 1.0 };
+    let shape = Shape { heads: 3, kv_heads: 2, head_dim: 4, scale: 1.0, window: None };
     let documents = Documents::new(&[0, 1]).unwrap();
     let (q, k) = (Buffer::zeros(&device, 12).unwrap(), Buffer::zeros(&device, 8).unwrap());
     let (mut output, mut log_sum_exp) =
@@ -297,7 +354,7 @@ fn bad_input_is_an_error() {
 fn heads_that_no_kernel_takes_are_an_error() {
     for (head_dim, limit) in [(12, 64), (264, 256)] {
         let [device, ..] = emulated();
-        let shape = Shape { heads: 1, kv_heads: 1, head_dim, scale: 1.0 };
+        let shape = Shape { heads: 1, kv_heads: 1, head_dim, scale: 1.0, window: None };
         let documents = Documents::new(&[0, 1]).unwrap();
         let row = Buffer::zeros(&device, head_dim).unwrap();
         let mut output = Buffer::zeros(&device, head_dim).unwrap();

@@ -74,7 +74,7 @@ pub fn queries<E: Pack<8>, const ROWS: usize, const N: usize>(
         rows[i] = saved.load(work, (work.first, queries.count), tile.row(i), work.head);
     });
     let mut sums: Sums<ROWS, N> = [[[0.0; 4]; N]; ROWS];
-    let mut first = work.document.0;
+    let mut first = work.first_keys(work.first, TILE);
     while first < end {
         let keys = work.keys(k, first, kv_head);
         let mut scores = tile.dot_products(queries, keys);
@@ -84,7 +84,7 @@ pub fn queries<E: Pack<8>, const ROWS: usize, const N: usize>(
             for j in 0..4 {
                 let probability = exp2_approx(scores[i][j] * (scale * LOG2_E) - log_sum_exp);
                 let d_score = probability * (products[i][j] - delta) * scale;
-                let visible = first + tile.column(j) <= work.first + tile.row(i);
+                let visible = work.sees(work.first + tile.row(i), first + tile.column(j));
                 scores[i][j] = if visible { d_score } else { 0.0 };
             }
         });
@@ -110,10 +110,11 @@ pub fn keys<E: Pack<8>, const ROWS: usize, const N: usize>(
     let (keys, values) = (work.keys(k, work.first, work.head), work.keys(v, work.first, work.head));
     let mut k_sums: Sums<ROWS, N> = [[[0.0; 4]; N]; ROWS];
     let mut v_sums: Sums<ROWS, N> = [[[0.0; 4]; N]; ROWS];
+    let end = work.end_of_queries(work.first + keys.count);
     let mut head = work.head * group;
     while head < (work.head + 1) * group {
         let mut first = work.first;
-        while first < work.document.1 {
+        while first < end {
             let queries = work.queries(q, first, head);
             let d_outputs = work.queries(d_output, first, head);
             let mut probabilities = tile.dot_products(keys, queries);
@@ -122,7 +123,7 @@ pub fn keys<E: Pack<8>, const ROWS: usize, const N: usize>(
                 let column = tile.column(j);
                 let (log_sum_exp, delta) = saved.load(work, (first, queries.count), column, head);
                 unroll!(i in ROWS {
-                    let visible = work.first + tile.row(i) <= first + column && column < queries.count;
+                    let visible = work.sees(first + column, work.first + tile.row(i)) && column < queries.count;
                     let score = probabilities[i][j] * (scale * LOG2_E);
                     let probability = if visible { exp2_approx(score - log_sum_exp) } else { 0.0 };
                     probabilities[i][j] = probability;

@@ -19,6 +19,8 @@ pub struct Work {
     pub kv_heads: u32,
     /// Elements of a head.
     pub head_dim: u32,
+    /// Most tokens that a token sees, itself included.
+    pub window: u32,
     /// The block's query head, or key/value head.
     pub head: u32,
 }
@@ -30,16 +32,36 @@ impl Work {
         tiles: Global<u32>,
         blocks_per_tile: u32,
         (heads, kv_heads, head_dim): (u32, u32, u32),
+        window: u32,
     ) -> Self {
         let (tile, head) = (block_idx() / blocks_per_tile, block_idx() % blocks_per_tile);
         let U32x4([first, start, end, _]) = tiles.load_vector(4 * tile as usize);
-        Self { first, document: (start, end), heads, kv_heads, head_dim, head }
+        Self { first, document: (start, end), heads, kv_heads, head_dim, window, head }
     }
 
     /// Tokens of the document in the tile from token `first` on.
     #[inline(always)]
     pub fn count(self, first: u32) -> u32 {
         TILE.min(self.document.1 - first)
+    }
+
+    /// First token of the first tile of `size` keys that queries of the document from `query` on see.
+    #[inline(always)]
+    pub fn first_keys(self, query: u32, size: u32) -> u32 {
+        let seen = (query - self.document.0 + 1).saturating_sub(self.window);
+        self.document.0 + seen / size * size
+    }
+
+    /// The token behind the last that sees a key of the document before `end`.
+    #[inline(always)]
+    pub fn end_of_queries(self, end: u32) -> u32 {
+        (end - 1).saturating_add(self.window).min(self.document.1)
+    }
+
+    /// Whether `query` sees `key`, of the same document.
+    #[inline(always)]
+    pub fn sees(self, query: u32, key: u32) -> bool {
+        key <= query && query - key < self.window
     }
 
     /// The tile from token `first` on of q or the like.
@@ -90,7 +112,7 @@ pub fn forward<E: Pack<8>, const ROWS: usize, const N: usize>(
     let mut maximum = [f32::MIN; ROWS];
     // Of this thread's columns alone.
     let mut total = [0.0; ROWS];
-    let mut first = work.document.0;
+    let mut first = work.first_keys(work.first, TILE);
     while first < end {
         let mut scores = tile.dot_products(queries, work.keys(k, first, kv_head));
         unroll!(i in ROWS {
@@ -98,7 +120,7 @@ pub fn forward<E: Pack<8>, const ROWS: usize, const N: usize>(
             let mut largest = maximum[i];
             for j in 0..4 {
                 scores[i][j] *= scale * LOG2_E;
-                if first + tile.column(j) <= query {
+                if work.sees(query, first + tile.column(j)) {
                     largest = max(largest, scores[i][j]);
                 }
             }
@@ -107,7 +129,7 @@ pub fn forward<E: Pack<8>, const ROWS: usize, const N: usize>(
             maximum[i] = largest;
             total[i] *= shrink;
             for j in 0..4 {
-                let visible = first + tile.column(j) <= query;
+                let visible = work.sees(query, first + tile.column(j));
                 scores[i][j] = if visible { exp2_approx(scores[i][j] - largest) } else { 0.0 };
                 total[i] += scores[i][j];
             }

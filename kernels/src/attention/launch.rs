@@ -14,8 +14,10 @@ pub struct Sizes {
     pub kv_heads: u32,
     /// D, a multiple of 8, at most [`HEAD_DIM_LIMIT`].
     pub head_dim: u32,
-    /// Factor of the scores.
+    /// Factor of the scores, above 0.
     pub scale: f32,
+    /// Most tokens that a token sees, itself included; [`u32::MAX`] for all.
+    pub window: u32,
 }
 
 /// What the backward pass reads: q, k, v, d_output, log_sum_exp and delta.
@@ -87,7 +89,7 @@ macro_rules! attention_element {
                 output: SliceMut<'_, Self>,
                 log_sum_exp: SliceMut<'_, f32>,
             ) -> Result<(), LaunchError> {
-                let Sizes { tokens, heads, kv_heads, head_dim, scale } = sizes;
+                let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
                 let count = count(tiles);
                 let kernel = by_head_dim!(head_dim, $forward);
                 kernel(
@@ -103,6 +105,7 @@ macro_rules! attention_element {
                     heads,
                     kv_heads,
                     head_dim,
+                    window,
                     scale,
                 )
             }
@@ -114,7 +117,7 @@ macro_rules! attention_element {
                 tiles: Slice<'_, u32>,
                 d_q: SliceMut<'_, Self>,
             ) -> Result<(), LaunchError> {
-                let Sizes { tokens, heads, kv_heads, head_dim, scale } = sizes;
+                let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
                 let BackwardInputs { q, k, v, d_output, log_sum_exp, delta } = inputs;
                 let count = count(tiles);
                 let kernel = by_head_dim!(head_dim, $backward_queries);
@@ -133,6 +136,7 @@ macro_rules! attention_element {
                     heads,
                     kv_heads,
                     head_dim,
+                    window,
                     scale,
                 )
             }
@@ -145,7 +149,7 @@ macro_rules! attention_element {
                 d_k: SliceMut<'_, Self>,
                 d_v: SliceMut<'_, Self>,
             ) -> Result<(), LaunchError> {
-                let Sizes { tokens, heads, kv_heads, head_dim, scale } = sizes;
+                let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
                 let BackwardInputs { q, k, v, d_output, log_sum_exp, delta } = inputs;
                 let count = count(tiles);
                 let kernel = by_head_dim!(head_dim, $backward_keys);
@@ -165,6 +169,7 @@ macro_rules! attention_element {
                     heads,
                     kv_heads,
                     head_dim,
+                    window,
                     scale,
                 )
             }

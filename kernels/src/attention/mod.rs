@@ -1,13 +1,14 @@
 //! Causal grouped-query attention over packed documents, never holding a T×T matrix.
 //!
-//! N tokens are documents one after the other; a token sees itself and the earlier tokens of its document.
+//! N tokens are documents one after the other; a token sees itself and the earlier tokens of its document, or
+//! of these the last `window` alone.
 //! H query heads share KV key/value heads: query head h uses key/value head h / (H/KV). For token t and
 //! head h, with s over the tokens seen,
 //!
 //! score\[s\] = scale · q\[t,h\]·k\[s,h'\], p = softmax(score), output\[t,h\] = Σ_s p\[s\]·v\[s,h'\].
 //!
 //! Forward and backward work on tiles of [`TILE`] tokens that begin with their documents (module `tile`):
-//! a [list](Tiles) of them is the grid. So tiles above the diagonal or of two documents are never met, and
+//! a [list](Tiles) of them is the grid. So tiles above the diagonal, outside the window or of two documents are never met, and
 //! what a token gets is summed in an order that depends on its document alone: no atomics, the same bits
 //! in every run and beside any other documents. Scores are kept in base 2; sums are f32.
 //!
@@ -98,11 +99,13 @@ macro_rules! tile_kernels {
                 heads: scalar u32,
                 kv_heads: scalar u32,
                 head_dim: scalar u32,
+                window: scalar u32,
                 scale: scalar f32,
             ) requires {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
+                window > 0, scale > 0.0,
             } {
-                let work = Work::new(tile_list, heads, (heads, kv_heads, head_dim));
+                let work = Work::new(tile_list, heads, (heads, kv_heads, head_dim), window);
                 forward::forward::<$E, FORWARD_ROWS, $N>(work, (q, k, v), output, log_sum_exp, scale);
             }
         }
@@ -131,11 +134,13 @@ macro_rules! tile_kernels {
                 heads: scalar u32,
                 kv_heads: scalar u32,
                 head_dim: scalar u32,
+                window: scalar u32,
                 scale: scalar f32,
             ) requires {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
+                window > 0, scale > 0.0,
             } {
-                let work = Work::new(tile_list, heads, (heads, kv_heads, head_dim));
+                let work = Work::new(tile_list, heads, (heads, kv_heads, head_dim), window);
                 let saved = Saved { log_sum_exp, delta };
                 backward::queries::<$E, BACKWARD_ROWS, $N>(work, (q, k, v, d_output), saved, d_q, scale);
             }
@@ -167,11 +172,13 @@ macro_rules! tile_kernels {
                 heads: scalar u32,
                 kv_heads: scalar u32,
                 head_dim: scalar u32,
+                window: scalar u32,
                 scale: scalar f32,
             ) requires {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
+                window > 0, scale > 0.0,
             } {
-                let work = Work::new(tile_list, kv_heads, (heads, kv_heads, head_dim));
+                let work = Work::new(tile_list, kv_heads, (heads, kv_heads, head_dim), window);
                 let saved = Saved { log_sum_exp, delta };
                 let gradients = (d_k, d_v);
                 backward::keys::<$E, BACKWARD_ROWS, $N>(work, (q, k, v, d_output), saved, gradients, scale);
@@ -240,8 +247,9 @@ macro_rules! row_kernels {
             /// puts parts together is the kernel `combine`.
             ///
             /// Cache: k, v `[slots, capacity, KV, D]`; row r sees the first `lengths[r]` tokens of slot
-            /// `slots[r]`: values that the launching code checks, 1 to `parts`·[`SPLIT`] and at most the
-            /// capacity. Parts behind a row's length are not written. One block of 128 threads for
+            /// `slots[r]`, or of these the last `window`: of values that the launching code checks, the lengths
+            /// 1 to the capacity, and what is seen at most `parts`·[`SPLIT`]. Parts count from the first key
+            /// seen; those behind the last are not written. One block of 128 threads for
             /// up to 8 query heads of a group, a part and a row; it leaves as a whole or all its threads
             /// reach every barrier. Reads each key and value once: 4·D·(query heads of the group) flops for
             /// 2·D elements; memory limits.
@@ -264,29 +272,33 @@ macro_rules! row_kernels {
                 heads: scalar u32,
                 kv_heads: scalar u32,
                 head_dim: scalar u32,
+                window: scalar u32,
                 scale: scalar f32,
             ) requires {
                 fits(head_dim, HEAD_DIM_LIMIT.into()), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads),
+                window > 0,
             } {
                 let group = heads / kv_heads;
                 let blocks = group.div_ceil(GROUP);
-                let (kv_head, first) = (block_idx() / blocks, block_idx() % blocks * GROUP);
+                let (kv_head, first_head) = (block_idx() / blocks, block_idx() % blocks * GROUP);
                 let (part, row) = (block_idx_y(), block_idx_z());
                 let length = lengths.load(row as usize);
-                if part * SPLIT >= length {
+                let seen = length.min(window);
+                if part * SPLIT >= seen {
                     return;
                 }
                 let stride = kv_heads as usize * head_dim as usize;
-                let token = slots.load(row as usize) as usize * capacity as usize + (part * SPLIT) as usize;
+                let first = length - seen + part * SPLIT;
+                let token = slots.load(row as usize) as usize * capacity as usize + first as usize;
                 let place = token * stride + kv_head as usize * head_dim as usize;
-                let head = row as usize * heads as usize + (kv_head * group + first) as usize;
+                let head = row as usize * heads as usize + (kv_head * group + first_head) as usize;
                 let index = head * parts as usize + part as usize;
                 let work = Part {
                     keys: k.offset(place),
                     values: v.offset(place),
                     stride,
-                    count: SPLIT.min(length - part * SPLIT),
-                    heads: GROUP.min(group - first),
+                    count: SPLIT.min(seen - part * SPLIT),
+                    heads: GROUP.min(group - first_head),
                     head_dim,
                 };
                 let sums = (sums.offset(index * head_dim as usize), parts as usize * head_dim as usize);
@@ -309,14 +321,15 @@ macro_rules! row_kernels {
                 parts: scalar u32,
                 heads: scalar u32,
                 head_dim: scalar u32,
-            ) requires { fits(head_dim, HEAD_DIM_LIMIT.into()), rows * heads < 1 << 31 } {
+                window: scalar u32,
+            ) requires { fits(head_dim, HEAD_DIM_LIMIT.into()), rows * heads < 1 << 31, window > 0 } {
                 let index = block_idx() * 4 + warp_id();
                 if index < rows * heads {
-                    let length = lengths.load((index / heads) as usize);
+                    let seen = lengths.load((index / heads) as usize).min(window);
                     let (index, head_dim_) = (index as usize, head_dim as usize);
                     let sums = sums.offset(index * parts as usize * head_dim_);
                     let statistics = statistics.offset(2 * index * parts as usize);
-                    let own = (sums, statistics, length.div_ceil(SPLIT));
+                    let own = (sums, statistics, seen.div_ceil(SPLIT));
                     decode::combine(own, output.offset(index * head_dim_), head_dim);
                 }
             }

@@ -267,7 +267,7 @@ impl Pass<'_> {
     /// Shape of attention.
     pub fn attention_shape(&self) -> attention::Shape {
         let ModelConfig { heads, kv_heads, head_dim, .. } = *self.config;
-        attention::Shape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt() }
+        attention::Shape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None }
     }
 
     /// Shape of the rotation of `heads` heads.

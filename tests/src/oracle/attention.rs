@@ -11,6 +11,15 @@ pub struct Shape {
     pub head_dim: usize,
     /// Factor of the scores.
     pub scale: f64,
+    /// Most tokens that a token sees, itself included; none: all.
+    pub window: Option<usize>,
+}
+
+impl Shape {
+    /// First token that the last of the tokens `start..end` sees of them.
+    pub fn first_seen(&self, start: usize, end: usize) -> usize {
+        self.window.map_or(start, |window| start.max(end.saturating_sub(window)))
+    }
 }
 
 /// Output `[N, H, D]` and log-sum-exp `[N, H]`; documents start and end at `starts`.
@@ -18,10 +27,11 @@ pub fn forward(shape: &Shape, starts: &[usize], q: &[f64], k: &[f64], v: &[f64])
     let (mut output, mut log_sum_exp) = (Vec::new(), Vec::new());
     for document in starts.windows(2) {
         for token in document[0]..document[1] {
+            let seen = shape.first_seen(document[0], token + 1)..token + 1;
             for head in 0..shape.heads {
                 let first = (token * shape.heads + head) * shape.head_dim;
                 let query = &q[first..first + shape.head_dim];
-                let (row, sum) = attend(shape, query, head, k, v, document[0]..token + 1);
+                let (row, sum) = attend(shape, query, head, k, v, seen.clone());
                 output.extend(row);
                 log_sum_exp.push(sum);
             }

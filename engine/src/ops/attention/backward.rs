@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::cpu::{Inputs, TILE, Work, part, take, tiles};
+use super::cpu::{Inputs, TILE, Work, first_tile, part, take, tiles, visible};
 use super::{Documents, Shape};
 use crate::cpu::math::{dot, exp};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
@@ -181,13 +181,16 @@ impl Pass<'_> {
                 scratch.d_v.row_mut(row).fill(0.0);
             }
             for first_query in (first..document.end).step_by(TILE) {
+                if self.shape.first_seen(first_query, keys.start) >= keys.end {
+                    break;
+                }
                 let queries = first_query..(first_query + TILE).min(document.end);
                 for head in self.shape.heads_of(*kv_head) {
                     let pair = Pair { head, queries: &queries, keys: &keys };
                     self.score_gradients(scratch, &pair);
                     self.add_to_keys(scratch, &pair);
                     if with_queries == WithQueries::Yes {
-                        self.add_to_queries(scratch, &pair, keys.start == document.start);
+                        self.add_to_queries(scratch, &pair, document);
                     }
                 }
             }
@@ -205,13 +208,13 @@ impl Pass<'_> {
     /// d_q of the tokens of `work`, at most one tile, for all heads of the group.
     fn queries(&self, work: &Work, scratch: &mut Scratch) {
         let Work { document, tokens, kv_head } = work;
-        for first in (document.start..tokens.end).step_by(TILE) {
+        for first in (first_tile(self.shape, tokens.start, document)..tokens.end).step_by(TILE) {
             let keys = first..(first + TILE).min(document.end);
             self.pack_keys(scratch, &keys, *kv_head);
             for head in self.shape.heads_of(*kv_head) {
                 let pair = Pair { head, queries: tokens, keys: &keys };
                 self.score_gradients(scratch, &pair);
-                self.add_to_queries(scratch, &pair, keys.start == document.start);
+                self.add_to_queries(scratch, &pair, document);
             }
         }
     }
@@ -239,15 +242,17 @@ impl Pass<'_> {
         vectorize!(|| for (row, token) in pair.queries.clone().enumerate() {
             let delta = dot(d_output.row(row, head_dim), output.row(row, head_dim));
             let log_sum_exp = self.outputs.log_sum_exp[token * shape.heads + pair.head];
-            let visible = (token + 1).saturating_sub(pair.keys.start).min(keys);
+            let visible = visible(shape, token, pair.keys);
             let (probabilities, d_scores) = (probabilities.row_mut(row), d_scores.row_mut(row));
-            let used = ..padded(visible);
+            let used = ..padded(visible.end);
             for (probability, d_score) in probabilities[used].iter_mut().zip(&mut d_scores[used]) {
                 *probability = exp(*probability * shape.scale - log_sum_exp);
                 *d_score = *probability * (*d_score - delta) * shape.scale;
             }
-            probabilities[visible..].fill(0.0);
-            d_scores[visible..].fill(0.0);
+            for row in [probabilities, d_scores] {
+                row[..visible.start].fill(0.0);
+                row[visible.end..].fill(0.0);
+            }
         });
     }
 
@@ -267,7 +272,8 @@ impl Pass<'_> {
     }
 
     /// d_q ← or += d_scores·K.
-    fn add_to_queries(&self, scratch: &mut Scratch, pair: &Pair, first: bool) {
+    fn add_to_queries(&self, scratch: &mut Scratch, pair: &Pair, document: &Range<usize>) {
+        let first = pair.keys.start == first_tile(self.shape, pair.queries.start, document);
         let d_scores = Tile::new(scratch.d_scores, pair.keys.len());
         let (queries, keys) = (pair.queries.len(), pair.keys.len());
         let (size, d_q) = ((queries, keys), &mut scratch.d_q);

@@ -105,6 +105,18 @@ pub fn forward(
     });
 }
 
+/// First token of the first tile of keys that queries of `document` from `token` on see.
+pub fn first_tile(shape: &Shape, token: usize, document: &Range<usize>) -> usize {
+    document.start + (shape.first_seen(token, document.start) - document.start) / TILE * TILE
+}
+
+/// Which keys of a tile the query `token` sees; those of no other tile are nearer to it.
+pub fn visible(shape: &Shape, token: usize, keys: &Range<usize>) -> Range<usize> {
+    let end = (token + 1).clamp(keys.start, keys.end) - keys.start;
+    let first = shape.first_seen(token, keys.start) - keys.start;
+    first.min(end)..end
+}
+
 /// The part of a tile that counts. Tiles of queries and keys have one size and one grid, so a tile is
 /// either on the diagonal or wholly below it.
 pub fn part(queries: &Range<usize>, keys: &Range<usize>) -> Part {
@@ -171,7 +183,7 @@ fn forward_tile(shape: &Shape, work: &Work, inputs: Inputs, scratch: &mut Forwar
     for head in heads.iter_mut() {
         (0..tokens.len()).for_each(|row| head.output.row_mut(row).fill(0.0));
     }
-    for first in (document.start..tokens.end).step_by(TILE) {
+    for first in (first_tile(shape, tokens.start, document)..tokens.end).step_by(TILE) {
         let seen = first..(first + TILE).min(tokens.end);
         pack_columns(keys, head_dim, seen.len(), shape.key_rows(inputs.k, first, *kv_head));
         pack_rows(values, seen.len(), head_dim, shape.key_rows(inputs.v, first, *kv_head));
@@ -181,7 +193,7 @@ fn forward_tile(shape: &Shape, work: &Work, inputs: Inputs, scratch: &mut Forwar
             let queries = shape.query_rows(inputs.q, tokens.start, head);
             product_into_tile(tokens.len(), head_dim, queries, keys, &mut scores, part);
             vectorize!(|| for row in 0..tokens.len() {
-                let visible = (tokens.start + row + 1).saturating_sub(first).min(seen.len());
+                let visible = visible(shape, tokens.start + row, &seen);
                 state.add_scores(row, shape.scale, scores.row_mut(row), visible);
             });
             let size = (tokens.len(), seen.len());
@@ -205,12 +217,17 @@ fn forward_tile(shape: &Shape, work: &Work, inputs: Inputs, scratch: &mut Forwar
 }
 
 impl HeadScratch<'_> {
-    /// Takes a row's scores (before the scale; the first `visible` count) into the running softmax and
+    /// Takes a row's scores (before the scale; the `visible` count) into the running softmax and
     /// leaves e^(score − largest so far) in their place, 0 where not visible.
     #[inline(always)]
-    fn add_scores(&mut self, row: usize, scale: f32, scores: &mut [f32], visible: usize) {
-        let (scores, unseen) = scores.split_at_mut(padded(visible));
-        scores[visible..].fill(f32::NEG_INFINITY);
+    fn add_scores(&mut self, row: usize, scale: f32, scores: &mut [f32], visible: Range<usize>) {
+        if visible.is_empty() {
+            scores.fill(0.0);
+            return;
+        }
+        let (scores, unseen) = scores.split_at_mut(padded(visible.end));
+        scores[..visible.start].fill(f32::NEG_INFINITY);
+        scores[visible.end..].fill(f32::NEG_INFINITY);
         unseen.fill(0.0);
         // The scale is applied on the way, not in a pass of its own.
         for score in scores.iter_mut() {

@@ -1,6 +1,8 @@
 //! One new token per row against its cache: each key and value is read once per key/value head, for
 //! all query heads that share it.
 
+use std::ops::Range;
+
 use super::{Cache, Shape};
 use crate::cpu::math::{dot, exp, max};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
@@ -13,13 +15,21 @@ pub fn decode(cpu: &CpuDevice, shape: &Shape, q: &[f32], cache: Cache, output: &
     cpu.run(|| {
         for_each(rows * shape.kv_heads, |index| {
             let (row, kv_head) = (index / shape.kv_heads, index % shape.kv_heads);
-            let length = cache.lengths.host()[row] as usize;
+            let length = shape.seen(&cache, row).len();
             with_scratch(shape.group() * length, |scores| {
                 let scores = &mut scores[..shape.group() * length];
                 vectorize!(|| decode_head(shape, q, &cache, row, kv_head, scores, &output));
             });
         });
     });
+}
+
+impl Shape {
+    /// Tokens of its slot that a row sees.
+    fn seen(&self, cache: &Cache, row: usize) -> Range<usize> {
+        let length = cache.lengths.host()[row] as usize;
+        self.first_seen(length - 1, 0)..length
+    }
 }
 
 #[inline(always)]
@@ -32,8 +42,9 @@ fn decode_head(
     scores: &mut [f32],
     output: &SharedMut<f32>,
 ) {
-    let length = cache.lengths.host()[row] as usize;
-    let first_token = cache.slots.host()[row] as usize * cache.capacity;
+    let seen = shape.seen(cache, row);
+    let length = seen.len();
+    let first_token = cache.slots.host()[row] as usize * cache.capacity + seen.start;
     let (k, v) = (cache.k.host(), cache.v.host());
     for s in 0..length {
         let key = &k[shape.key(first_token + s, kv_head)];

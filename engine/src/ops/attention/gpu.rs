@@ -17,6 +17,7 @@ fn sizes(shape: &Shape, tokens: usize) -> Result<Sizes> {
         kv_heads: size(OP, "kv_heads", shape.kv_heads)?,
         head_dim: size(OP, "head_dim", shape.head_dim)?,
         scale: shape.scale,
+        window: shape.window.map_or(u32::MAX, |window| u32::try_from(window.get()).unwrap_or(u32::MAX)),
     })
 }
 
@@ -81,9 +82,9 @@ pub(super) fn decode(
     slot_count: usize,
     output: ViewMut<'_, f32>,
 ) -> Result<()> {
-    let Sizes { tokens: rows, heads, kv_heads, head_dim, scale } = sizes(shape, cache.slots.len())?;
+    let Sizes { tokens: rows, heads, kv_heads, head_dim, scale, window } = sizes(shape, cache.slots.len())?;
     let longest = cache.lengths.host().iter().copied().max().unwrap_or(0);
-    let parts = longest.div_ceil(SPLIT);
+    let parts = longest.min(window).div_ceil(SPLIT);
     let count = q.len() / shape.head_dim * parts as usize;
     let mut sums = GpuMemory::zeros(gpu, count * shape.head_dim)?;
     let mut statistics = GpuMemory::zeros(gpu, 2 * count)?;
@@ -104,10 +105,22 @@ pub(super) fn decode(
         heads,
         kv_heads,
         head_dim,
+        window,
         scale,
     )?;
     let (sums, statistics) = (sums.all().argument(), statistics.all().argument());
     let output = output.on(gpu);
-    attention_combine_f32(gpu.launcher(), sums, statistics, lengths, output, rows, parts, heads, head_dim)?;
+    attention_combine_f32(
+        gpu.launcher(),
+        sums,
+        statistics,
+        lengths,
+        output,
+        rows,
+        parts,
+        heads,
+        head_dim,
+        window,
+    )?;
     Ok(())
 }

@@ -1,7 +1,8 @@
 //! Causal grouped-query attention over packed documents, never holding a T×T matrix.
 //!
 //! N tokens are documents one after the other; a token sees itself and the earlier tokens of its own
-//! document. H query heads share KV key/value heads: query head h uses key/value head h / (H/KV).
+//! document, or of these the last `window` alone. H query heads share KV key/value heads: query head h uses
+//! key/value head h / (H/KV).
 //! For token t and head h, with s over the tokens seen,
 //!
 //! score\[s\] = scale · q\[t,h\]·k\[s,h'\], p = softmax(score), output\[t,h\] = Σ_s p\[s\]·v\[s,h'\].
@@ -10,7 +11,8 @@
 //! log-sum-exp of every row. Backward computes the probabilities again from it, and from
 //! delta = d_output·output the gradient of the scores, d_score = p·(d_output·v − delta).
 //! Flops: 4·D per visible (query, key) pair and head forward, 10·D backward; memory traffic is that of
-//! the operands times the number of tiles they meet.
+//! the operands times the number of tiles they meet. Tiles above the diagonal or before the window are not
+//! met.
 //!
 //! Each result is summed in an order that depends on the documents alone: the bits are the same from
 //! run to run and for every number of threads.
@@ -20,6 +22,7 @@ mod cpu;
 mod decode;
 mod gpu;
 
+use std::num::NonZeroUsize;
 use std::ops::Range;
 
 use crate::buffer::{View, ViewMut};
@@ -37,8 +40,10 @@ pub struct Shape {
     pub kv_heads: usize,
     /// Elements of one head (D).
     pub head_dim: usize,
-    /// Factor of the scores, 1/√D as a rule.
+    /// Factor of the scores, 1/√D as a rule; above 0.
     pub scale: f32,
+    /// Most tokens that a token sees, itself included (a sliding window); none: all before it.
+    pub window: Option<NonZeroUsize>,
 }
 
 impl Shape {
@@ -47,7 +52,13 @@ impl Shape {
         check(op, whole_groups && self.heads != 0, || {
             format!("{} query heads cannot share {} key/value heads", self.heads, self.kv_heads)
         })?;
+        check(op, self.scale > 0.0, || format!("the scale of scores is {}, not above 0", self.scale))?;
         check(op, self.head_dim != 0, || "the heads have no elements".to_owned())
+    }
+
+    /// The first token that `token` sees of its document, or cache, from `start` on.
+    fn first_seen(&self, token: usize, start: usize) -> usize {
+        self.window.map_or(start, |window| start.max((token + 1).saturating_sub(window.get())))
     }
 
     /// Query heads that share a key/value head.
