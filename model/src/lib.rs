@@ -3,6 +3,7 @@
 mod batch;
 pub mod bench;
 pub mod checkpoint;
+pub mod compare;
 pub mod config;
 pub mod data;
 mod error;

@@ -1,0 +1,303 @@
+//! What a comparison found: the content of `results.json` in its folder.
+//!
+//! One [`Comparison`] holds everything a table or a report needs. A value that was not measured is `null`,
+//! never 0. Lists over tasks are in the order of [`Comparison::tasks`], lists over seeds in that of
+//! [`Comparison::seeds`].
+
+use serde::{Deserialize, Serialize};
+
+use crate::progress::{CoreReport, GroupReport, Score};
+
+/// Version of this form.
+pub const RESULTS_VERSION: u32 = 1;
+
+/// A whole comparison.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Comparison {
+    /// Version of this form: [`RESULTS_VERSION`].
+    pub version: u32,
+    /// How every figure was obtained.
+    pub origin: Origin,
+    /// Names of the tasks.
+    pub tasks: Vec<String>,
+    /// Seeds of the repetitions.
+    pub seeds: Vec<u64>,
+    /// Optimizer steps of the two budgets.
+    pub steps: BudgetSteps,
+    /// What scores are normalised by, one for each seed.
+    pub references: Vec<Reference>,
+    /// One for each method and each ablation, in the order of the table.
+    pub methods: Vec<MethodResult>,
+    /// Cores and their overlaps, one for each seed.
+    pub cores: Vec<SeedCores>,
+    /// Overlaps between two kinds of importance and between two seeds of one task; none when not asked for.
+    pub overlaps: Option<Overlaps>,
+    /// Two tasks one after the other; none when not asked for.
+    pub forgetting: Option<Forgetting>,
+}
+
+/// How the figures were obtained.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Name and version of the program.
+    pub program: String,
+    /// The command that makes the comparison.
+    pub command: String,
+    /// The resolved recipe, as TOML.
+    pub recipe: String,
+    /// BLAKE3 hash, in hexadecimal, of every file the comparison reads.
+    pub inputs: Vec<InputHash>,
+    /// The device, as it describes itself.
+    pub device: String,
+    /// Threads of every run.
+    pub threads: usize,
+    /// Runs side by side.
+    pub jobs: usize,
+    /// Operating system and architecture.
+    pub system: String,
+    /// Name of the processor, where the system says it.
+    pub processor: Option<String>,
+    /// Number of parameters of the model (D).
+    pub parameters: u64,
+}
+
+/// A file the comparison reads.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InputHash {
+    /// The file, relative to the recipe where it lies beside it.
+    pub file: String,
+    /// BLAKE3 hash of its content, in hexadecimal.
+    pub blake3: String,
+}
+
+/// What is held equal between methods.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Budget {
+    /// All optimizer steps, those of the specialists included.
+    Total,
+    /// The specialists exist already: only the steps after them count.
+    Given,
+}
+
+/// Optimizer steps of the two budgets.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BudgetSteps {
+    /// Of one specialist (the probe of one task).
+    pub specialist: u64,
+    /// Of [`Budget::Total`]: all specialists and what follows them.
+    pub total: u64,
+    /// Of [`Budget::Given`]: what follows the specialists.
+    pub given: u64,
+}
+
+/// One seed's base and specialists.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Reference {
+    /// The seed.
+    pub seed: u64,
+    /// The base model on every task: normalised score 0.
+    pub base: Vec<Score>,
+    /// Every task's own specialist on it: normalised score 1.
+    pub specialist: Vec<Score>,
+    /// Wall time of training and evaluating all specialists, in seconds.
+    pub seconds: f64,
+    /// Most memory of the process that trained them; none where the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// What a row of the table is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum RowKind {
+    /// A method or a baseline.
+    Method,
+    /// CPI-FT with one choice changed.
+    Ablation,
+}
+
+/// A method or an ablation over all seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MethodResult {
+    /// Short name, unique together with `budgets`: `cpift`, `joint`, `ties`, `fraction=0.05`.
+    pub name: String,
+    /// For a person, one line: what is done.
+    pub title: String,
+    /// Method or ablation.
+    pub kind: RowKind,
+    /// The choice an ablation is about: `cores`, `fusion`, `freezing`, `fraction`, …; empty for methods.
+    pub family: String,
+    /// Under which budgets the row counts. Methods that begin with the specialists count under both: the
+    /// same runs.
+    pub budgets: Vec<Budget>,
+    /// Optimizer steps of the specialists it needs; 0 for methods that need none.
+    pub specialist_steps: u64,
+    /// Optimizer steps after the specialists, or in all for methods that need none.
+    pub steps: u64,
+    /// Settings that differ from the recipe, as `--set` takes them.
+    pub settings: Vec<String>,
+    /// One for each seed.
+    pub runs: Vec<SeedRun>,
+    /// Over all seeds.
+    pub summary: Summary,
+}
+
+/// One method with one seed.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeedRun {
+    /// The seed.
+    pub seed: u64,
+    /// The final model on every task.
+    pub scores: Vec<Score>,
+    /// Every task between base = 0 and its own specialist = 1, by exact match where the task has it, else
+    /// by loss; none where base and specialist do not differ.
+    pub normalised: Vec<Option<f64>>,
+    /// Mean of the normalised scores of all tasks; none when one is missing.
+    pub mean_normalised: Option<f64>,
+    /// The task with the least normalised score, as an index.
+    pub worst_task: Option<usize>,
+    /// Its normalised score.
+    pub worst_normalised: Option<f64>,
+    /// Wall time after the specialists, evaluation included, in seconds.
+    pub seconds: f64,
+    /// Most memory of the run's process; none where the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+    /// The run's folder, relative to the comparison's.
+    pub folder: String,
+}
+
+/// A method over all seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Summary {
+    /// Each task.
+    pub tasks: Vec<TaskSummary>,
+    /// Mean over the tasks of the exact match, from 0 to 1; none when a task has none.
+    pub mean_exact_match: Option<Interval>,
+    /// Mean over the tasks of the normalised score.
+    pub mean_normalised: Option<Interval>,
+    /// Normalised score of each seed's worst task.
+    pub worst_normalised: Option<Interval>,
+    /// The task that is the worst most often (of several the first), as an index.
+    pub worst_task: Option<usize>,
+    /// Wall time after the specialists, in seconds.
+    pub seconds: Interval,
+    /// Most memory over the seeds.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// One task under one method over all seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct TaskSummary {
+    /// Mean negative log-likelihood per supervised token, in nats.
+    pub loss: Interval,
+    /// Share of rows answered exactly, from 0 to 1; none where the task has no prompts.
+    pub exact_match: Option<Interval>,
+    /// Between base and specialist.
+    pub normalised: Option<Interval>,
+}
+
+/// A mean over seeds with its 95 % confidence interval.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Interval {
+    /// The mean.
+    pub mean: f64,
+    /// Half the width of the interval, mean ± this, by Student's t distribution; none for a single value.
+    pub half_width: Option<f64>,
+    /// Number of values.
+    pub count: usize,
+}
+
+/// One seed's cores.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SeedCores {
+    /// The seed.
+    pub seed: u64,
+    /// Size and place of every task's core.
+    pub cores: CoreReport,
+    /// Overlaps between tasks, chance, and the groups they make.
+    pub groups: GroupReport,
+}
+
+/// How far cores agree that ought to: the ceiling for any overlap between tasks.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Overlaps {
+    /// The overlap that chance would give.
+    pub chance: f64,
+    /// Cores by net displacement against cores by another importance, the same task and seed.
+    pub importance: Vec<ImportanceOverlap>,
+    /// Cores of one task with two seeds.
+    pub seeds: Vec<SeedsOverlap>,
+}
+
+/// Jaccard overlap of one task's cores by two kinds of importance.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ImportanceOverlap {
+    /// The seed.
+    pub seed: u64,
+    /// The task, as an index.
+    pub task: usize,
+    /// The importance compared with `net`: `path` or `fisher`.
+    pub importance: String,
+    /// |C∩C'| / |C∪C'|.
+    pub jaccard: f64,
+}
+
+/// Jaccard overlap of one task's cores with two seeds.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct SeedsOverlap {
+    /// The task, as an index.
+    pub task: usize,
+    /// The two seeds.
+    pub seeds: [u64; 2],
+    /// |C∩C'| / |C∪C'|.
+    pub jaccard: f64,
+}
+
+/// Every ordered pair of tasks trained one after the other: the paper's second table.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Forgetting {
+    /// Optimizer steps on the first task (its specialist).
+    pub first_steps: u64,
+    /// Optimizer steps on the second task.
+    pub second_steps: u64,
+    /// One for each way to train the second task.
+    pub methods: Vec<ForgettingMethod>,
+}
+
+/// One way to train the second task, over all pairs and seeds.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ForgettingMethod {
+    /// Short name: `sequential`, `replay`, `half`, `cpift`, `random`.
+    pub name: String,
+    /// For a person, one line.
+    pub title: String,
+    /// One for each seed and ordered pair.
+    pub pairs: Vec<PairRun>,
+    /// Change on the first task while the second is learnt, mean over the pairs, interval over the seeds. It
+    /// is the standard backward transfer of two tasks. Share of rows answered exactly, from −1 to 1.
+    pub first_change: Interval,
+    /// Change on the second task while it is learnt, likewise.
+    pub second_change: Interval,
+    /// `change[i][j]`: mean over the seeds of the change on task i while task j is learnt after it; none on the
+    /// diagonal.
+    pub change: Vec<Vec<Option<f64>>>,
+}
+
+/// One ordered pair of tasks with one seed.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct PairRun {
+    /// The seed.
+    pub seed: u64,
+    /// The task learnt first, as an index.
+    pub first: usize,
+    /// The task learnt second, as an index.
+    pub second: usize,
+    /// The first task after it was learnt.
+    pub first_before: Score,
+    /// The first task after the second was learnt.
+    pub first_after: Score,
+    /// The second task before it was learnt.
+    pub second_before: Score,
+    /// The second task after it was learnt.
+    pub second_after: Score,
+}
