@@ -2,6 +2,7 @@
 
 use cpift_benches::device;
 use cpift_model::bench::{StepOptions, TrainStep};
+use cpift_model::transformer::ComputeType;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn train_step(criterion: &mut Criterion) {
@@ -10,7 +11,14 @@ fn train_step(criterion: &mut Criterion) {
     let mut group = criterion.benchmark_group("train_step/llama-32m/4x256/flops");
     group.sample_size(10);
     for (name, importance) in [("plain", false), ("importance and mask", true)] {
-        let options = StepOptions { config: &config, batch: 4, length: 256, steps: 1, importance };
+        let options = StepOptions {
+            config: &config,
+            batch: 4,
+            length: 256,
+            steps: 1,
+            importance,
+            compute: ComputeType::F32,
+        };
         let mut step = TrainStep::new(&device, &options).expect("the shape is valid and memory is there");
         group.throughput(Throughput::Elements(step.flops() as u64));
         group.bench_function(name, |bencher| bencher.iter(|| step.run().expect("a step")));

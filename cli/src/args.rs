@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use cpift_model::settings::Stage;
+use cpift_model::settings::{Precision, Stage};
 
 /// More threads than any machine has cores: beyond, a typing error.
 const MOST_THREADS: usize = 4096;
@@ -149,6 +149,36 @@ pub struct DeviceArgument {
     pub device: String,
 }
 
+/// What is computed in.
+#[derive(Debug, Args)]
+pub struct PrecisionArgument {
+    /// Number type to compute in: `auto` is bf16 on a GPU, f32 on the CPU.
+    #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
+    pub precision: PrecisionName,
+}
+
+/// A precision's name on the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum PrecisionName {
+    /// bf16 on a GPU, f32 elsewhere
+    #[default]
+    Auto,
+    /// 32-bit floats
+    F32,
+    /// 16-bit brain floats, with f32 sums; on GPUs
+    Bf16,
+}
+
+impl From<PrecisionName> for Precision {
+    fn from(name: PrecisionName) -> Self {
+        match name {
+            PrecisionName::Auto => Self::Auto,
+            PrecisionName::F32 => Self::F32,
+            PrecisionName::Bf16 => Self::Bf16,
+        }
+    }
+}
+
 /// A stage's name on the command line.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub enum StageName {
@@ -206,6 +236,9 @@ pub struct Eval {
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
+    /// What to compute in.
+    #[command(flatten)]
+    pub precision: PrecisionArgument,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgument,
@@ -234,6 +267,9 @@ pub struct Generate {
     /// Seed of the draw.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// What to compute in.
+    #[command(flatten)]
+    pub precision: PrecisionArgument,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgument,
@@ -294,6 +330,9 @@ pub struct BenchStep {
     /// Print JSON instead of text.
     #[arg(long)]
     pub json: bool,
+    /// What to compute in.
+    #[command(flatten)]
+    pub precision: PrecisionArgument,
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgument,

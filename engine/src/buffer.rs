@@ -10,11 +10,11 @@ use std::ptr::NonNull;
 use bytemuck::Pod;
 
 use cpift_kernels::launch::{Slice, SliceMut};
-use cpift_kernels::simt::Element;
 
 use crate::device::Device;
 use crate::error::{Error, Result, check_length};
-use crate::gpu::{GpuDevice, GpuMemory, GpuSlice, GpuSliceMut};
+use crate::gpu::{GpuDevice, GpuMemory, GpuSlice, GpuSliceMut, OnGpu};
+use crate::real::{Real, floats, floats_mut};
 
 /// Alignment of every allocation in bytes: a cache line pair, and what flat segments are aligned to.
 pub const ALIGNMENT: usize = 256;
@@ -180,10 +180,18 @@ impl<'a, T: Pod> View<'a, T> {
         }
     }
 
-    /// The elements as a kernel's argument: the GPU operations' way in. Panics when they are not on `gpu`.
-    pub(crate) fn on(&self, gpu: &GpuDevice) -> Slice<'a, T>
+    /// [`View::host`] of an operation that computes in f32 alone on the CPU.
+    pub(crate) fn floats(&self) -> Result<&'a [f32]>
     where
-        T: Element,
+        T: Real,
+    {
+        floats(self.host())
+    }
+
+    /// The elements as a kernel's argument: the GPU operations' way in. Panics when they are not on `gpu`.
+    pub(crate) fn on(&self, gpu: &GpuDevice) -> Slice<'a, T::Kernel>
+    where
+        T: OnGpu,
     {
         match self.data {
             Data::Gpu(elements) if elements.device().is(gpu) => elements.argument(),
@@ -306,10 +314,18 @@ impl<'a, T: Pod> ViewMut<'a, T> {
         }
     }
 
-    /// The elements as a kernel's argument: the GPU operations' way in. Panics when they are not on `gpu`.
-    pub(crate) fn on(self, gpu: &GpuDevice) -> SliceMut<'a, T>
+    /// [`ViewMut::host`] of an operation that computes in f32 alone on the CPU.
+    pub(crate) fn floats(self) -> Result<&'a mut [f32]>
     where
-        T: Element,
+        T: Real,
+    {
+        floats_mut(self.host())
+    }
+
+    /// The elements as a kernel's argument: the GPU operations' way in. Panics when they are not on `gpu`.
+    pub(crate) fn on(self, gpu: &GpuDevice) -> SliceMut<'a, T::Kernel>
+    where
+        T: OnGpu,
     {
         match self.data {
             DataMut::Gpu(elements) if elements.as_slice().device().is(gpu) => elements.argument(),

@@ -49,6 +49,14 @@ pub enum Error {
         /// Why.
         reason: String,
     },
+    /// The device does not compute with numbers of this type.
+    #[error("{device} does not compute in {precision}: use f32, or a GPU")]
+    Precision {
+        /// The device.
+        device: String,
+        /// The number type.
+        precision: &'static str,
+    },
     /// A kernel was refused, or failed.
     #[error(transparent)]
     Launch(#[from] Arc<LaunchError>),

@@ -87,11 +87,14 @@ mod indices;
 mod layout;
 mod mask;
 pub mod ops;
+mod real;
 
 pub use buffer::{ALIGNMENT, Buffer, View, ViewMut};
 pub use device::{CpuDevice, Device};
 pub use error::{Error, Result};
 pub use gpu::GpuDevice;
+pub use half::bf16;
 pub use indices::{IndexView, Indices};
 pub use layout::{Layout, SEGMENT_ALIGNMENT, Segment, SegmentId};
 pub use mask::{Mask, WORD_BITS};
+pub use real::Real;

@@ -14,7 +14,8 @@ use crate::config::ModelConfig;
 use crate::data::order;
 use crate::error::{Error, Result};
 use crate::machine;
-use crate::transformer::{Transformer, initialize};
+use crate::model::Model;
+use crate::transformer::{ComputeType, initialize};
 
 /// Steps before the first that counts.
 const WARM_UP: usize = 2;
@@ -35,6 +36,8 @@ pub struct StepOptions<'a> {
     pub steps: usize,
     /// Accumulate `net` importance and freeze 1 % of the parameters, as CPI-FT does.
     pub importance: bool,
+    /// What is computed in.
+    pub compute: ComputeType,
 }
 
 /// Time of a whole step: forward, backward, clipping, AdamW.
@@ -58,9 +61,7 @@ pub struct StepBench {
 /// AdamW.
 pub struct TrainStep {
     device: Device,
-    config: ModelConfig,
-    transformer: Transformer,
-    weights: Buffer<f32>,
+    model: Model,
     gradients: Buffer<f32>,
     losses: Buffer<f32>,
     clip: Clip,
@@ -89,21 +90,18 @@ impl TrainStep {
             return Err(Error::setting("--length", reason));
         }
         let layout = config.layout()?;
-        let mut transformer = Transformer::new(&config, device, tokens, false)?;
-        transformer.timings().wait_for(device);
-        let mut weights = Buffer::zeros(device, layout.len())?;
-        initialize(&config, &layout, SEED, weights.view_mut())?;
+        let mut model = Model::new(&config, device, options.compute, tokens, false)?;
+        model.timings().wait_for(device);
+        initialize(&config, &layout, SEED, model.weights_mut())?;
         let kind = if options.importance { ImportanceKind::Net } else { ImportanceKind::None };
         Ok(Self {
             device: device.clone(),
-            transformer,
-            weights,
+            model,
             gradients: Buffer::zeros(device, layout.len())?,
             losses: Buffer::zeros(device, tokens)?,
             clip: Clip::new(device, layout.len())?,
             optimizer: AdamW::new(device, layout.len(), kind)?,
             frozen: options.importance.then(|| one_percent(layout.len())),
-            config,
             batch: options.batch,
             length: options.length,
             steps_made: 0,
@@ -117,33 +115,33 @@ impl TrainStep {
 
     /// Floating-point operations of a step, by the formula of [`ModelConfig::flops_per_token`].
     pub fn flops(&self) -> f64 {
-        self.config.flops_per_token(self.length) * self.tokens() as f64
+        self.model.config().flops_per_token(self.length) * self.tokens() as f64
     }
 
     /// Makes one step on fresh random tokens; returns the seconds of the whole step, and of clipping and AdamW
-    /// alone. [`Transformer::timings`] then has the other parts of this step.
+    /// alone. [`Model::timings`] then has the other parts of this step.
     ///
     /// # Errors
     /// The engine's; there are none for a step that was made before.
     pub fn run(&mut self) -> Result<(f64, f64)> {
-        let batch = random_batch(&self.config, self.batch, self.length, self.steps_made)?;
+        let batch = random_batch(self.model.config(), self.batch, self.length, self.steps_made)?;
         self.steps_made += 1;
         let scale = 1.0 / batch.supervised_tokens() as f32;
         let hyper = Hyper { learning_rate: 1e-4, ..Hyper::default() };
-        self.transformer.timings().reset();
+        self.model.timings().reset();
         let started = Instant::now();
         let device = self.device.clone();
         let optimizer_seconds = device.scope(|| -> Result<f64> {
             self.gradients.view_mut().fill(0.0)?;
-            let (weights, gradients) = (self.weights.view(), self.gradients.view_mut());
-            self.transformer.loss_and_gradients(weights, &batch, scale, gradients, self.losses.view_mut())?;
+            let (gradients, losses) = (self.gradients.view_mut(), self.losses.view_mut());
+            self.model.loss_and_gradients(&batch, scale, gradients, losses)?;
             device.synchronize()?;
             let optimizer_started = Instant::now();
             let frozen = self.frozen.as_ref();
             self.clip.measure(self.gradients.view(), frozen, 1.0)?;
             let (values, clip) = (self.gradients.view(), Some(&self.clip));
             let gradient = Gradient { values, scale: 1.0, clip, frozen };
-            self.optimizer.step(self.weights.view_mut(), gradient, &hyper)?;
+            self.model.step(&mut self.optimizer, gradient, &hyper)?;
             device.synchronize()?;
             Ok(optimizer_started.elapsed().as_secs_f64())
         })?;
@@ -165,7 +163,7 @@ pub fn step(device: &Device, options: &StepOptions<'_>) -> Result<StepBench> {
     for _ in 0..options.steps {
         let (seconds, optimizer_seconds) = train_step.run()?;
         times.push(seconds);
-        let timings = train_step.transformer.timings().parts().chain([("optimizer", optimizer_seconds)]);
+        let timings = train_step.model.timings().parts().chain([("optimizer", optimizer_seconds)]);
         for (index, (name, seconds)) in timings.enumerate() {
             match parts.get_mut(index) {
                 Some((_, all)) => all.push(seconds),
@@ -177,7 +175,7 @@ pub fn step(device: &Device, options: &StepOptions<'_>) -> Result<StepBench> {
     Ok(StepBench {
         tokens_per_second: train_step.tokens() as f64 / seconds,
         step_ms: 1e3 * seconds,
-        parameters: train_step.config.parameters() as u64,
+        parameters: train_step.model.config().parameters() as u64,
         peak_memory_bytes: machine::peak_memory_bytes().unwrap_or(0),
         flops_per_second: train_step.flops() / seconds,
         parts: parts.into_iter().map(|(name, all)| (name.to_owned(), 1e3 * median(all))).collect(),

@@ -2,7 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
-use cpift_engine::{Buffer, Device, View};
+use cpift_engine::ops::round;
+use cpift_engine::{Buffer, Device, Real, View, bf16};
 use serde::Serialize;
 
 use crate::batch::RowLoss;
@@ -12,7 +13,7 @@ use crate::data::{Dataset, LongRows, Row, evaluation_batches, is_exact_match};
 use crate::error::{Error, Result};
 use crate::progress::Score;
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{Generation, Sampling, Transformer};
+use crate::transformer::{ComputeType, Generation, Sampling, Transformer};
 
 /// Tokens of an evaluation batch where nothing else sets them.
 const BATCH_TOKENS: usize = 2048;
@@ -51,9 +52,9 @@ impl RowScores {
 ///
 /// # Errors
 /// A row longer than the transformer's batches, or a loss that is not a number.
-pub fn evaluate(
-    transformer: &mut Transformer,
-    weights: View<'_, f32>,
+pub fn evaluate<T: Real>(
+    transformer: &mut Transformer<T>,
+    weights: View<'_, T>,
     dataset: &Dataset,
     tokenizer: &Tokenizer,
     generate: bool,
@@ -77,9 +78,9 @@ pub fn evaluate(
     Ok(RowScores { losses, matches })
 }
 
-fn count_matches(
-    transformer: &mut Transformer,
-    weights: View<'_, f32>,
+fn count_matches<T: Real>(
+    transformer: &mut Transformer<T>,
+    weights: View<'_, T>,
     dataset: &Dataset,
     tokenizer: &Tokenizer,
 ) -> Result<usize> {
@@ -105,14 +106,14 @@ fn count_matches(
 
 /// Bytes that answering a data set's prompts takes beyond what a transformer for batches of `max_tokens`
 /// tokens holds: above all keys and values.
-pub fn generation_bytes(config: &ModelConfig, max_tokens: usize, dataset: &Dataset) -> usize {
+pub fn generation_bytes<T: Real>(config: &ModelConfig, max_tokens: usize, dataset: &Dataset) -> usize {
     if !dataset.has_prompts() {
         return 0;
     }
     let of_rows = |rows: &[Row]| {
         let longest = |length: fn(&Row) -> usize| rows.iter().map(length).max().unwrap_or(0);
         let (prompt, answer) = (longest(|row| row.prompt().len()), longest(|row| row.answer().len()));
-        Transformer::generation_bytes(config, max_tokens, rows.len(), prompt, answer + ANSWER_SLACK)
+        Transformer::<T>::generation_bytes(config, max_tokens, rows.len(), prompt, answer + ANSWER_SLACK)
     };
     dataset.rows().chunks(ANSWERED_TOGETHER).map(of_rows).max().unwrap_or(0)
 }
@@ -122,7 +123,13 @@ pub struct Evaluator {
     device: Device,
     config: ModelConfig,
     tokenizer: Tokenizer,
-    weights: Buffer<f32>,
+    weights: Weights,
+}
+
+/// Weights in the type they are computed with.
+enum Weights {
+    F32(Buffer<f32>),
+    Bf16(Buffer<bf16>),
 }
 
 /// Scores of one file.
@@ -151,16 +158,24 @@ pub struct RowScore {
 }
 
 impl Evaluator {
-    /// Loads a Hugging Face folder.
+    /// Loads a Hugging Face folder, to compute in this type.
     ///
     /// # Errors
     /// What is missing, damaged or not supported in it.
-    pub fn open(device: &Device, folder: &Path) -> Result<Self> {
+    pub fn open(device: &Device, folder: &Path, compute: ComputeType) -> Result<Self> {
         let checkpoint = Checkpoint::open(folder)?;
         let tokenizer = Tokenizer::from_folder(folder)?;
         tokenizer.check_vocabulary(folder, checkpoint.config().vocabulary)?;
         let mut weights = Buffer::zeros(device, checkpoint.layout().len())?;
         device.scope(|| checkpoint.load_into(weights.view_mut()))?;
+        let weights = match compute {
+            ComputeType::F32 => Weights::F32(weights),
+            ComputeType::Bf16 => {
+                let mut rounded = Buffer::zeros(device, weights.len())?;
+                round::to_bf16(device, weights.view(), rounded.view_mut())?;
+                Weights::Bf16(rounded)
+            }
+        };
         Ok(Self { device: device.clone(), config: checkpoint.config().clone(), tokenizer, weights })
     }
 
@@ -186,11 +201,10 @@ impl Evaluator {
                 "has `text` rows, which have no prompt to answer: leave out --generate",
             ));
         }
-        let max_tokens = dataset.longest_row().max(BATCH_TOKENS.min(dataset.tokens()));
-        let mut transformer = Transformer::for_inference(&self.config, &self.device, max_tokens)?;
-        let (weights, tokenizer) = (self.weights.view(), &self.tokenizer);
-        let scored =
-            self.device.scope(|| evaluate(&mut transformer, weights, &dataset, tokenizer, generate))?;
+        let scored = match &self.weights {
+            Weights::F32(weights) => self.score(weights.view(), &dataset, generate)?,
+            Weights::Bf16(weights) => self.score(weights.view(), &dataset, generate)?,
+        };
         let score = scored.score();
         let row = |row: &RowLoss| RowScore { loss: row.sum / row.tokens as f64, tokens: row.tokens as u64 };
         Ok(FileScore {
@@ -200,6 +214,12 @@ impl Evaluator {
             exact_match: score.exact_match,
             rows: scored.losses.iter().map(row).collect(),
         })
+    }
+
+    fn score<T: Real>(&self, weights: View<'_, T>, dataset: &Dataset, generate: bool) -> Result<RowScores> {
+        let max_tokens = dataset.longest_row().max(BATCH_TOKENS.min(dataset.tokens()));
+        let mut transformer = Transformer::for_inference(&self.config, &self.device, max_tokens)?;
+        self.device.scope(|| evaluate(&mut transformer, weights, dataset, &self.tokenizer, generate))
     }
 
     /// Continues a prompt: greedily, or at random at `temperature`, at most to the model's last position.
@@ -223,15 +243,27 @@ impl Evaluator {
             );
             return Err(Error::setting("--prompt", reason));
         }
-        let mut transformer = Transformer::for_inference(&self.config, &self.device, prompt.len().max(1))?;
         let sampling = match temperature {
             None => Sampling::Greedy,
             Some(temperature) => Sampling::Temperature { temperature: temperature as f32, seed },
         };
         let max_new_tokens = max_new_tokens.min(room);
         let generation = Generation { max_new_tokens, stop: self.tokenizer.stop_tokens().to_vec(), sampling };
-        let weights = self.weights.view();
-        let answers = self.device.scope(|| transformer.generate(weights, &[prompt], &generation))?;
-        Ok(self.tokenizer.decode(&answers[0]))
+        let answer = match &self.weights {
+            Weights::F32(weights) => self.answer(weights.view(), prompt, &generation)?,
+            Weights::Bf16(weights) => self.answer(weights.view(), prompt, &generation)?,
+        };
+        Ok(self.tokenizer.decode(&answer))
+    }
+
+    fn answer<T: Real>(
+        &self,
+        weights: View<'_, T>,
+        prompt: Vec<u32>,
+        generation: &Generation,
+    ) -> Result<Vec<u32>> {
+        let mut transformer = Transformer::for_inference(&self.config, &self.device, prompt.len())?;
+        let answers = self.device.scope(|| transformer.generate(weights, &[prompt], generation))?;
+        Ok(answers.into_iter().next().unwrap_or_default())
     }
 }

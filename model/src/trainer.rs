@@ -8,18 +8,16 @@ use cpift_engine::{Buffer, Device, Layout, Mask, ViewMut};
 
 use crate::data::StepBatches;
 use crate::error::{Error, Result};
+use crate::model::Model;
 use crate::progress::StepReport;
 use crate::settings::TrainSettings;
-use crate::transformer::Transformer;
 
 /// Everything a training step reads and writes, allocated once and used for one fine-tune after the other.
 pub struct Trainer {
     device: Device,
     layout: Layout,
-    /// Forward and backward with their activations.
-    pub transformer: Transformer,
-    /// Master weights over the flat layout.
-    pub weights: Buffer<f32>,
+    /// Weights over the flat layout, forward and backward.
+    pub model: Model,
     gradients: Buffer<f32>,
     /// Losses of all positions of a step; grows to the largest step.
     losses: Buffer<f32>,
@@ -49,21 +47,15 @@ struct SourceLoss {
 }
 
 impl Trainer {
-    /// Buffers for training `transformer`'s model; `importance` is what the optimizer accumulates.
+    /// Buffers for training `model`; `importance` is what the optimizer accumulates.
     ///
     /// # Errors
     /// When memory runs out.
-    pub fn new(
-        device: &Device,
-        layout: &Layout,
-        transformer: Transformer,
-        importance: ImportanceKind,
-    ) -> Result<Self> {
+    pub fn new(device: &Device, layout: &Layout, model: Model, importance: ImportanceKind) -> Result<Self> {
         Ok(Self {
             device: device.clone(),
             layout: layout.clone(),
-            transformer,
-            weights: Buffer::zeros(device, layout.len())?,
+            model,
             gradients: Buffer::zeros(device, layout.len())?,
             losses: Buffer::zeros(device, 0)?,
             clip: Clip::new(device, layout.len())?,
@@ -79,7 +71,7 @@ impl Trainer {
     /// The weights beside two more buffers of their size, free between fine-tunes: the gradients and the
     /// first moments, which every fine-tune starts by overwriting.
     pub fn between_trainings(&mut self) -> (ViewMut<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) {
-        (self.weights.view_mut(), self.gradients.view_mut(), self.optimizer.moment1_mut())
+        (self.model.weights_mut(), self.gradients.view_mut(), self.optimizer.moment1_mut())
     }
 
     /// Forgets moments, steps and importance: a new fine-tune begins with the weights as they are.
@@ -115,7 +107,7 @@ impl Trainer {
             self.clip.measure(self.gradients.view(), step.frozen, maximum)?;
             let (values, clip) = (self.gradients.view(), Some(&self.clip));
             let gradient = Gradient { values, scale: 1.0, clip, frozen: step.frozen };
-            Ok(self.optimizer.step(self.weights.view_mut(), gradient, &hyper)?)
+            self.model.step(&mut self.optimizer, gradient, &hyper)
         })?;
         let losses = self.source_losses(batches)?;
         let gradient_norm = self.clip.norm()?;
@@ -143,7 +135,7 @@ impl Trainer {
             tokens: tokens as u64,
             supervised_tokens: batches.supervised_tokens as u64,
             seconds: started.elapsed().as_secs_f64(),
-            flops: self.transformer.config().flops_per_token(mean_length) * tokens as f64,
+            flops: self.model.config().flops_per_token(mean_length) * tokens as f64,
         })
     }
 
@@ -158,9 +150,8 @@ impl Trainer {
         let mut start = 0;
         for batch in &batches.micro {
             let end = start + batch.tokens.len();
-            let (weights, gradients) = (self.weights.view(), self.gradients.view_mut());
-            let losses = self.losses.slice_mut(start..end);
-            self.transformer.loss_and_gradients(weights, batch, scale, gradients, losses)?;
+            let (gradients, losses) = (self.gradients.view_mut(), self.losses.slice_mut(start..end));
+            self.model.loss_and_gradients(batch, scale, gradients, losses)?;
             start = end;
         }
         Ok(())

@@ -53,6 +53,7 @@ LINEAR = dict(rope_type="linear", rope_theta=10000.0, factor=4.0)
 STEPS, RATE, BETAS, EPSILON, DECAY, CLIP = 10, 1e-3, (0.9, 0.95), 1e-8, 0.1, 0.5
 NEW_TOKENS = 16
 
+# Heads of 6 elements are for the CPU alone, those of 8 and 16 for GPUs too.
 # With a head of 16 and base 100 the wavelengths lie on both sides of, and between, the bounds of the llama3 scaling.
 MODELS = {
     "llama": (LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=False), [9, 1, 17, 2]),
@@ -63,8 +64,8 @@ MODELS = {
         [100, 13],
     ),
     "llama_linear": (LlamaForCausalLM, LlamaConfig(**SIZES, tie_word_embeddings=True, rope_parameters=LINEAR), [40, 7]),
-    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES, tie_word_embeddings=True), [11, 30, 5]),
-    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=10, tie_word_embeddings=False), [21, 3, 12]),
+    "qwen2": (Qwen2ForCausalLM, Qwen2Config(**SIZES, head_dim=8, tie_word_embeddings=True), [11, 30, 7]),
+    "qwen3": (Qwen3ForCausalLM, Qwen3Config(**SIZES, head_dim=8, tie_word_embeddings=False), [21, 4, 12]),
 }
 
 

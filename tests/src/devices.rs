@@ -1,6 +1,8 @@
 //! The devices that one test body runs on.
 
-use cpift_engine::Device;
+use std::fmt::Debug;
+
+use cpift_engine::{Device, Real};
 use cpift_kernels::emulator::Schedule;
 
 /// The CPU, the emulator in three schedules, and a GPU where there is one.
@@ -15,6 +17,24 @@ pub fn devices() -> Vec<Device> {
         Err(_) => {}
     }
     devices
+}
+
+/// Those of [`devices`] that compute in `T`.
+pub fn devices_of<T: Real>() -> Vec<Device> {
+    let mut devices = devices();
+    devices.retain(|device| size_of::<T>() == size_of::<f32>() || !matches!(device, Device::Cpu(_)));
+    devices
+}
+
+/// What `run` gives on every device that computes in `T`. The emulator must give the same bits in its three
+/// schedules.
+pub fn on_each<T: Real, R: PartialEq + Debug>(run: impl Fn(&Device) -> R) -> Vec<(Device, R)> {
+    let results: Vec<(Device, R)> =
+        devices_of::<T>().into_iter().map(|device| (device.clone(), run(&device))).collect();
+    let emulated: Vec<&R> =
+        results.iter().filter(|(device, _)| device.name() == "emulated").map(|(_, result)| result).collect();
+    assert!(emulated.windows(2).all(|pair| pair[0] == pair[1]), "{emulated:?} differ by schedule");
+    results
 }
 
 /// The emulator in three schedules, in which a right kernel gives the same bits.

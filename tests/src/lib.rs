@@ -8,3 +8,4 @@ pub mod golden;
 pub mod jobs;
 pub mod numeric;
 pub mod oracle;
+pub mod precision;

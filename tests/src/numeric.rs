@@ -35,6 +35,13 @@ pub fn assert_close(what: &str, actual: &[f32], expected: &[f64], tolerance: f64
     }
 }
 
+/// |actual − expected| / |expected|, of whole vectors.
+pub fn relative_distance(actual: &[f32], expected: &[f64]) -> f64 {
+    assert_eq!(actual.len(), expected.len(), "lengths differ");
+    let difference: Vec<f64> = actual.iter().zip(expected).map(|(&a, &e)| f64::from(a) - e).collect();
+    (dot(&difference, &difference) / dot(expected, expected)).sqrt()
+}
+
 /// The gradient of `function` at `point` by central differences.
 pub fn central_differences(point: &[f64], mut function: impl FnMut(&[f64]) -> f64) -> Vec<f64> {
     const STEP: f64 = 1e-5;

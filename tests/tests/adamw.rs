@@ -2,9 +2,10 @@
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::norm::{Clip, clip_factor, squared_norm};
-use cpift_engine::{Buffer, Device, Layout, Mask};
+use cpift_engine::{Buffer, Device, Layout, Mask, bf16};
 use cpift_tests::devices::devices;
 use cpift_tests::flat::{AdamWOracle, layout, random_mask, spread_values};
+use cpift_tests::precision::{download, rounded, upload};
 
 const KINDS: [ImportanceKind; 4] =
     [ImportanceKind::None, ImportanceKind::Net, ImportanceKind::Path, ImportanceKind::Fisher];
@@ -134,14 +135,19 @@ fn assert_close(actual: &[f32], expected: &[f32]) {
     }
 }
 
-/// Weights, moments and importance after three steps from random state.
+/// Weights, moments and importance after three steps from random state. On a GPU a copy of the weights may be
+/// kept: it is what they round to, frozen or not.
 fn three_steps(
     device: &Device,
     layout: &Layout,
     kind: ImportanceKind,
     frozen: Option<&Mask>,
+    copied: bool,
 ) -> [Vec<f32>; 4] {
-    let mut weights = buffer(device, &spread_values(layout, 1));
+    let start = spread_values(layout, 1);
+    let mut weights = buffer(device, &start);
+    let copied = copied && matches!(device, Device::Gpu(_));
+    let mut copy = copied.then(|| upload::<bf16>(device, &start));
     let mut optimizer = AdamW::new(device, layout.len(), kind).unwrap();
     optimizer.set_steps(5);
     optimizer.moment1_mut().copy_from_host(&spread_values(layout, 2)).unwrap();
@@ -153,9 +159,13 @@ fn three_steps(
     for step in 0..3 {
         let gradients = buffer(device, &spread_values(layout, 100 + step));
         let gradient = Gradient { values: gradients.view(), scale: 0.5, clip: None, frozen };
-        optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
+        let copy = copy.as_mut().map(Buffer::view_mut);
+        optimizer.step_with_copy(weights.view_mut(), copy, gradient, &HYPER).unwrap();
     }
     assert_eq!(optimizer.steps(), 8);
+    if let Some(copy) = copy {
+        assert_eq!(download(&copy), rounded::<bf16>(&download(&weights)), "the copy of {kind:?}");
+    }
     [
         weights.to_vec().unwrap(),
         optimizer.moment1().to_vec().unwrap(),
@@ -174,8 +184,8 @@ fn frozen_coordinates_keep_their_bits_and_the_others_theirs() {
         let start =
             [spread_values(&layout, 1), spread_values(&layout, 2), squares, spread_values(&layout, 4)];
         for kind in KINDS {
-            let free = three_steps(&device, &layout, kind, None);
-            let masked = three_steps(&device, &layout, kind, Some(&mask));
+            let free = three_steps(&device, &layout, kind, None, true);
+            let masked = three_steps(&device, &layout, kind, Some(&mask), true);
             for ((start, free), masked) in start.iter().zip(&free).zip(&masked) {
                 for index in 0..masked.len() {
                     let expected = if mask.get(index) { start[index] } else { free[index] };
@@ -197,13 +207,13 @@ fn devices_agree_to_the_last_bit() {
     let mask = random_mask(&layout, 11, 0.3);
     let padding = 1500..layout.segments()[1].offset;
     for kind in KINDS {
-        for frozen in [None, Some(&mask)] {
+        for (frozen, copied) in [(None, false), (Some(&mask), false), (None, true), (Some(&mask), true)] {
             let results: Vec<_> = devices()
                 .iter()
                 .map(|device| {
                     // A mask belongs to one GPU device; a clone may go to another.
                     let frozen = frozen.cloned();
-                    three_steps(device, &layout, kind, frozen.as_ref()).map(|values| bits(&values))
+                    three_steps(device, &layout, kind, frozen.as_ref(), copied).map(|values| bits(&values))
                 })
                 .collect();
             assert!(results.iter().all(|result| *result == results[0]), "{kind:?}");

@@ -1,11 +1,15 @@
-//! The whole job through the GPU kernels: on the emulator, and on a GPU where there is one.
+//! The whole job through the GPU kernels, in f32 and bf16: on the emulator, and on a GPU where there is one.
 
 use cpift_engine::{Buffer, Device, Mask};
 use cpift_kernels::emulator::Schedule;
+use cpift_model::Error;
 use cpift_model::checkpoint::{Checkpoint, TensorFile};
+use cpift_model::evaluation::Evaluator;
 use cpift_model::progress::Silent;
-use cpift_tests::jobs::{SmallJob, TASKS};
-use serde_json::Value;
+use cpift_model::transformer::ComputeType;
+use cpift_tests::jobs::{SmallJob, TASKS, Watcher};
+use cpift_tests::numeric::{relative_distance, widen};
+use serde_json::{Value, json};
 
 fn weights(job: &SmallJob, folder: &str) -> Vec<f32> {
     let checkpoint = Checkpoint::open(&job.path(folder)).unwrap();
@@ -32,14 +36,6 @@ fn losses(job: &SmallJob) -> Vec<f64> {
     metrics.lines().map(loss).collect()
 }
 
-/// |a − b| / |b|, of whole vectors.
-fn relative_distance(a: &[f32], b: &[f32]) -> f64 {
-    let squares =
-        |values: &mut dyn Iterator<Item = f64>| values.map(|value| value * value).sum::<f64>().sqrt();
-    let difference = squares(&mut a.iter().zip(b).map(|(&a, &b)| f64::from(a) - f64::from(b)));
-    difference / squares(&mut b.iter().map(|&b| f64::from(b)))
-}
-
 fn agrees_with_the_cpu(device: Device) {
     let (cpu, gpu) = (SmallJob::new(), SmallJob::new().on(device));
     for job in [&cpu, &gpu] {
@@ -51,7 +47,7 @@ fn agrees_with_the_cpu(device: Device) {
     for folder in
         TASKS.iter().map(|task| format!("run/probe/{task}")).chain(["run/fused".into(), "run/final".into()])
     {
-        let distance = relative_distance(&weights(&gpu, &folder), &weights(&cpu, &folder));
+        let distance = relative_distance(&weights(&gpu, &folder), &widen(&weights(&cpu, &folder)));
         assert!(distance < 1e-3, "{folder}: {distance}");
     }
     for (step, (gpu, cpu)) in losses(&gpu).iter().zip(losses(&cpu)).enumerate() {
@@ -76,11 +72,70 @@ fn emulated_job_agrees_with_the_cpu_at_every_stage() {
     agrees_with_the_cpu(Device::emulated(Schedule::Forward));
 }
 
-#[test]
-fn cuda_job_agrees_with_the_cpu_at_every_stage() {
+/// Calls `check` with a GPU where there is one; with `CPIFT_TEST_CUDA` set there must be.
+fn on_cuda(check: impl FnOnce(Device)) {
     match Device::cuda(0) {
-        Ok(device) => agrees_with_the_cpu(device),
+        Ok(device) => check(device),
         Err(error) if std::env::var_os("CPIFT_TEST_CUDA").is_some() => panic!("{error}"),
         Err(_) => {}
     }
+}
+
+#[test]
+fn cuda_job_agrees_with_the_cpu_at_every_stage() {
+    on_cuda(agrees_with_the_cpu);
+}
+
+/// In bf16 losses follow those of f32, what is evaluated is what is written, and a run that was stopped ends
+/// with the bits of one that was not: the copy that is computed with is made again from the master weights.
+fn computes_in_bf16(device: Device) {
+    let job = SmallJob::new().on(device.clone());
+    let few = [("probe.steps", json!(2)), ("integrate.steps", json!(4))];
+    let recipe = job.recipe(&[&few[..], &[("model.precision", json!("bf16"))]].concat());
+    let report = job.run(&recipe, "run", false, &mut Silent).unwrap();
+    assert!(report.frozen_verified > 0);
+
+    let cpu = SmallJob::new();
+    cpu.run(&cpu.recipe(&few), "run", false, &mut Silent).unwrap();
+    for (step, (bf16, f32)) in losses(&job).iter().zip(losses(&cpu)).enumerate() {
+        // Some 30 roundings of 2^-8 on the way to a logit, of which a loss sees a part; later steps start
+        // from other weights.
+        assert!((bf16 - f32).abs() < 0.02 * f32, "loss of step {step}: {bf16} instead of {f32}");
+    }
+
+    let mut evaluator = Evaluator::open(&device, &job.path("run/final"), ComputeType::Bf16).unwrap();
+    for row in &report.tasks {
+        let data = job.path(&format!("{}.eval.jsonl", row.task));
+        let (score, written) = (row.scores[3].unwrap(), evaluator.evaluate(&data, true).unwrap());
+        assert_eq!((score.loss, score.exact_match), (written.loss, written.exact_match), "{}", row.task);
+    }
+
+    // In the second probe, and in the integration.
+    let mut watcher = Watcher { stop_after: Some(3), ..Watcher::default() };
+    let stopped = job.run(&recipe, "stopped", false, &mut watcher).unwrap_err();
+    assert!(matches!(stopped, Error::Interrupted { .. }), "{stopped}");
+    let mut watcher = Watcher { stop_after: Some(5), ..Watcher::default() };
+    job.run(&recipe, "stopped", true, &mut watcher).unwrap_err();
+    job.run(&recipe, "stopped", true, &mut Silent).unwrap();
+    let bytes = |run: &str| job.bytes(&format!("{run}/final/model.safetensors"));
+    assert!(bytes("run") == bytes("stopped"), "the stopped run ended with other weights");
+}
+
+#[test]
+fn emulated_job_computes_in_bf16() {
+    computes_in_bf16(Device::emulated(Schedule::Forward));
+}
+
+#[test]
+fn cuda_job_computes_in_bf16() {
+    on_cuda(computes_in_bf16);
+}
+
+#[test]
+fn bf16_on_the_cpu_names_the_key() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[("model.precision", json!("bf16"))]);
+    let error = job.run(&recipe, "run", false, &mut Silent).unwrap_err();
+    assert!(error.to_string().contains("model.precision"), "{error}");
+    assert!(!job.path("run").exists());
 }

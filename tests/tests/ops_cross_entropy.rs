@@ -1,14 +1,22 @@
-//! The fused LM head and cross-entropy against their f64 oracle.
+//! The fused LM head and cross-entropy against their f64 oracle, in f32 and bf16.
 
 use std::num::NonZeroUsize;
 
 use cpift_engine::ops::cross_entropy::{
     Gradients, IGNORE, Inputs, Shape, Workspace, forward, forward_backward,
 };
-use cpift_engine::{Buffer, Device, Indices};
-use cpift_tests::devices::{devices, emulated};
+use cpift_engine::{Device, Indices, Real, bf16};
+use cpift_tests::devices::{devices_of, emulated};
 use cpift_tests::numeric::{assert_close, central_differences, random, random_below, widen};
-use cpift_tests::oracle;
+use cpift_tests::precision::{download, poisoned, random_in, tolerance, unit_roundoff, upload};
+use cpift_tests::{in_f32_and_bf16, oracle};
+
+in_f32_and_bf16!(
+    losses_match_the_oracle,
+    gradients_match_central_differences,
+    ignored_rows_have_neither_loss_nor_gradient,
+    nan_shows_in_the_loss,
+);
 
 const SCALE: f32 = 0.037;
 
@@ -30,7 +38,7 @@ struct Results {
 
 impl Case {
     /// About a third of the rows has no target.
-    fn new((rows, hidden, vocabulary): (usize, usize, usize), device: &Device) -> Self {
+    fn new<T: Real>((rows, hidden, vocabulary): (usize, usize, usize), device: &Device) -> Self {
         let mut targets = random_below(3, rows, vocabulary as u32);
         for (target, dice) in targets.iter_mut().zip(random_below(4, rows, 3)) {
             if dice == 0 {
@@ -40,8 +48,8 @@ impl Case {
         Self {
             device: device.clone(),
             shape: Shape { rows, hidden, vocabulary },
-            hidden: random(1, rows * hidden).iter().map(|value| value * 4.0).collect(),
-            head: random(2, vocabulary * hidden),
+            hidden: random_in::<T>(1, rows * hidden).iter().map(|value| value * 4.0).collect(),
+            head: random_in::<T>(2, vocabulary * hidden),
             targets,
             d_head_start: random(5, vocabulary * hidden),
         }
@@ -53,42 +61,34 @@ impl Case {
         oracle::cross_entropy::forward(self.shape.hidden, hidden, head, &targets)
     }
 
-    fn buffer(&self, values: &[f32]) -> Buffer<f32> {
-        Buffer::from_slice(&self.device, values).unwrap()
-    }
-
-    fn losses(&self, workspace: &mut Workspace) -> Vec<f32> {
-        let (hidden, head) = (self.buffer(&self.hidden), self.buffer(&self.head));
+    fn losses<T: Real>(&self, workspace: &mut Workspace<T>) -> Vec<f32> {
+        let (hidden, head) = (upload(&self.device, &self.hidden), upload(&self.device, &self.head));
         let targets = Indices::from_slice(&self.device, &self.targets).unwrap();
-        let mut losses = self.buffer(&vec![f32::NAN; self.shape.rows]);
+        let mut losses = poisoned(&self.device, self.shape.rows);
         let inputs = Inputs { hidden: hidden.view(), head: head.view(), targets: targets.view() };
         forward(&self.device, &self.shape, inputs, workspace, losses.view_mut()).unwrap();
-        losses.to_vec().unwrap()
+        download(&losses)
     }
 
-    fn run(&self, workspace: &mut Workspace) -> Results {
-        let (hidden, head) = (self.buffer(&self.hidden), self.buffer(&self.head));
+    fn run<T: Real>(&self, workspace: &mut Workspace<T>) -> Results {
+        let (hidden, head) = (upload(&self.device, &self.hidden), upload(&self.device, &self.head));
         let targets = Indices::from_slice(&self.device, &self.targets).unwrap();
-        let mut losses = self.buffer(&vec![f32::NAN; self.shape.rows]);
-        let mut d_hidden = self.buffer(&vec![f32::NAN; self.hidden.len()]);
-        let mut d_head = self.buffer(&self.d_head_start);
+        let mut losses = poisoned(&self.device, self.shape.rows);
+        let mut d_hidden = poisoned(&self.device, self.hidden.len());
+        let mut d_head = upload(&self.device, &self.d_head_start);
         let inputs = Inputs { hidden: hidden.view(), head: head.view(), targets: targets.view() };
         let gradients = Gradients { d_hidden: d_hidden.view_mut(), d_head: d_head.view_mut() };
         forward_backward(&self.device, &self.shape, inputs, SCALE, workspace, losses.view_mut(), gradients)
             .unwrap();
-        Results {
-            losses: losses.to_vec().unwrap(),
-            d_hidden: d_hidden.to_vec().unwrap(),
-            d_head: d_head.to_vec().unwrap(),
-        }
+        Results { losses: download(&losses), d_hidden: download(&d_hidden), d_head: download(&d_head) }
     }
 
-    fn workspace(&self) -> Workspace {
+    fn workspace<T: Real>(&self) -> Workspace<T> {
         Workspace::new(&self.device, &self.shape).unwrap()
     }
 
     /// For two rows at once.
-    fn small_workspace(&self) -> Workspace {
+    fn small_workspace<T: Real>(&self) -> Workspace<T> {
         Workspace::with_chunk_rows(&self.device, &self.shape, 2).unwrap()
     }
 }
@@ -97,37 +97,50 @@ fn cpu(threads: usize) -> Device {
     Device::cpu(NonZeroUsize::new(threads)).unwrap()
 }
 
-#[test]
-fn losses_match_the_oracle() {
-    for device in devices() {
-        for sizes in [(1, 1, 1), (1, 8, 300), (7, 33, 50), (64, 16, 2048), (5, 24, 3001)] {
-            check_losses(sizes, &device);
-        }
+/// How far rounding the logits may move a loss: by twice that of the largest, for it may move the target's
+/// and those of all others apart.
+fn logit_roundings<T: Real>(case: &Case) -> f64 {
+    if unit_roundoff::<T>() == 0.0 {
+        return 0.0;
     }
-    // More rows than a chunk of logits.
-    check_losses((300, 8, 70_001), &cpu(2));
+    let (hidden, head) = (widen(&case.hidden), widen(&case.head));
+    let logits = oracle::linear::forward(case.shape.hidden, &hidden, &head, None);
+    2.0 * unit_roundoff::<T>() * logits.iter().fold(0.0, |largest: f64, logit| largest.max(logit.abs()))
 }
 
-fn check_losses(sizes: (usize, usize, usize), device: &Device) {
-    let case = Case::new(sizes, device);
+fn losses_match_the_oracle<T: Real>() {
+    for device in devices_of::<T>() {
+        for sizes in [(1, 1, 1), (1, 8, 300), (7, 33, 50), (64, 16, 2048), (5, 24, 3001)] {
+            check_losses::<T>(sizes, &device);
+        }
+    }
+}
+
+#[test]
+fn losses_of_several_chunks_match_the_oracle() {
+    check_losses::<f32>((300, 8, 70_001), &cpu(2));
+}
+
+fn check_losses<T: Real>(sizes: (usize, usize, usize), device: &Device) {
+    let case = Case::new::<T>(sizes, device);
     let expected = case.oracle_losses(&widen(&case.hidden), &widen(&case.head));
-    let forward = case.losses(&mut case.workspace());
-    let both = case.run(&mut case.small_workspace()).losses;
+    let forward = case.losses::<T>(&mut case.workspace());
+    let both = case.run::<T>(&mut case.small_workspace()).losses;
+    let roundings = logit_roundings::<T>(&case);
     for (row, &expected) in expected.iter().enumerate() {
         for actual in [forward[row], both[row]] {
             let error = (f64::from(actual) - expected).abs();
             assert!(
-                error <= 2e-6 * expected.abs() + 1e-6,
+                error <= 2e-6 * expected.abs() + 1e-6 + roundings,
                 "{sizes:?} row {row}: {actual}, expected {expected}"
             );
         }
     }
 }
 
-#[test]
-fn gradients_match_central_differences() {
+fn gradients_match_central_differences<T: Real>() {
     for sizes in [(1, 1, 2), (1, 8, 30), (7, 5, 50), (12, 3, 17)] {
-        let case = Case::new(sizes, &cpu(2));
+        let case = Case::new::<T>(sizes, &cpu(2));
         let (hidden, head) = (widen(&case.hidden), widen(&case.head));
         let loss = |hidden: &[f64], head: &[f64]| {
             f64::from(SCALE) * case.oracle_losses(hidden, head).iter().sum::<f64>()
@@ -136,12 +149,21 @@ fn gradients_match_central_differences() {
         let d_head = central_differences(&head, |head| loss(&hidden, head));
         let d_head: Vec<f64> =
             d_head.iter().zip(&case.d_head_start).map(|(d, s)| d + f64::from(*s)).collect();
-        for device in devices() {
-            let case = Case::new(sizes, &device);
+        // A probability is off by what its logit is, relative to it; d_logits and d_hidden are rounded.
+        let roundings = 2.0 + logit_roundings::<T>(&case) / unit_roundoff::<T>().max(f64::MIN_POSITIVE);
+        for device in devices_of::<T>() {
+            let case = Case::new::<T>(sizes, &device);
             for mut workspace in [case.workspace(), case.small_workspace()] {
-                let results = case.run(&mut workspace);
-                assert_close(&format!("d_hidden of {sizes:?}"), &results.d_hidden, &d_hidden, 5e-6);
-                assert_close(&format!("d_head of {sizes:?}"), &results.d_head, &d_head, 1e-6);
+                let results = case.run::<T>(&mut workspace);
+                let (d_hidden_allowed, d_head_allowed) =
+                    (tolerance::<T>(5e-6, roundings), tolerance::<T>(1e-6, roundings));
+                assert_close(
+                    &format!("d_hidden of {sizes:?}"),
+                    &results.d_hidden,
+                    &d_hidden,
+                    d_hidden_allowed,
+                );
+                assert_close(&format!("d_head of {sizes:?}"), &results.d_head, &d_head, d_head_allowed);
             }
         }
     }
@@ -150,10 +172,10 @@ fn gradients_match_central_differences() {
 /// Over several chunks: the gradient against a difference along one random direction.
 #[test]
 fn gradients_of_several_chunks_match_directional_differences() {
-    let mut case = Case::new((300, 8, 70_001), &cpu(2));
+    let mut case = Case::new::<f32>((300, 8, 70_001), &cpu(2));
     case.d_head_start.fill(0.0);
     let (hidden, head) = (widen(&case.hidden), widen(&case.head));
-    let results = case.run(&mut case.workspace());
+    let results = case.run::<f32>(&mut case.workspace());
     let directions = [widen(&random(8, hidden.len())), widen(&random(9, head.len()))];
     let moved = |values: &[f64], direction: &[f64], step: f64| -> Vec<f64> {
         values.iter().zip(direction).map(|(value, d)| value + step * d).collect()
@@ -175,21 +197,20 @@ fn gradients_of_several_chunks_match_directional_differences() {
     }
 }
 
-#[test]
-fn ignored_rows_have_neither_loss_nor_gradient() {
-    for device in devices() {
-        let mut case = Case::new((9, 12, 40), &device);
+fn ignored_rows_have_neither_loss_nor_gradient<T: Real>() {
+    for device in devices_of::<T>() {
+        let mut case = Case::new::<T>((9, 12, 40), &device);
         case.targets[..8].fill(IGNORE);
         case.targets[8] = 39;
         // What an ignored row holds does not matter, not even NaN.
         case.hidden[..12].fill(f32::NAN);
-        let results = case.run(&mut case.workspace());
+        let results = case.run::<T>(&mut case.workspace());
         assert!(results.losses[..8].iter().all(|&loss| loss == 0.0) && results.losses[8] > 0.0);
         assert!(results.d_hidden[..96].iter().all(|&value| value == 0.0));
         assert!(results.d_hidden[96..].iter().all(|&value| value != 0.0 && value.is_finite()));
 
         case.targets.fill(IGNORE);
-        let results = case.run(&mut case.workspace());
+        let results = case.run::<T>(&mut case.workspace());
         assert_eq!(results.d_head, case.d_head_start);
         assert!(results.losses.iter().chain(&results.d_hidden).all(|&value| value == 0.0));
     }
@@ -198,42 +219,48 @@ fn ignored_rows_have_neither_loss_nor_gradient() {
 #[test]
 fn bits_do_not_depend_on_the_run_the_threads_the_schedule_or_the_workspace() {
     let sizes = (70, 33, 1001);
-    let expected = Case::new(sizes, &cpu(1)).run(&mut Case::new(sizes, &cpu(1)).workspace());
+    let alone = Case::new::<f32>(sizes, &cpu(1));
+    let expected = alone.run::<f32>(&mut alone.workspace());
     for threads in [1, 2, 3] {
-        check_bits(&Case::new(sizes, &cpu(threads)), &expected);
+        check_bits::<f32>(&Case::new::<f32>(sizes, &cpu(threads)), &expected);
     }
+    check_schedules::<f32>();
+    check_schedules::<bf16>();
+}
+
+fn check_schedules<T: Real>() {
     let sizes = (40, 9, 501);
     let [device, others @ ..] = emulated();
-    let expected = Case::new(sizes, &device).run(&mut Case::new(sizes, &device).workspace());
+    let case = Case::new::<T>(sizes, &device);
+    let expected = case.run::<T>(&mut case.workspace());
     for device in others {
-        check_bits(&Case::new(sizes, &device), &expected);
+        check_bits::<T>(&Case::new::<T>(sizes, &device), &expected);
     }
 }
 
-fn check_bits(case: &Case, expected: &Results) {
+fn check_bits<T: Real>(case: &Case, expected: &Results) {
     let larger = Shape { rows: 200, ..case.shape };
     let mut workspace = Workspace::new(&case.device, &larger).unwrap();
-    assert_eq!(case.run(&mut workspace), *expected, "on {}", case.device.describe());
-    assert_eq!(case.run(&mut workspace), *expected, "on {}, used again", case.device.describe());
+    assert_eq!(case.run::<T>(&mut workspace), *expected, "on {}", case.device.describe());
+    assert_eq!(case.run::<T>(&mut workspace), *expected, "on {}, used again", case.device.describe());
 }
 
-#[test]
-fn nan_shows_in_the_loss() {
-    for device in devices() {
-        let mut case = Case::new((3, 20, 100), &device);
+fn nan_shows_in_the_loss<T: Real>() {
+    for device in devices_of::<T>() {
+        let mut case = Case::new::<T>((3, 20, 100), &device);
         case.targets = vec![5, 6, 7];
         case.head[50 * 20 + 3] = f32::NAN;
-        assert!(case.losses(&mut case.workspace()).iter().all(|loss| loss.is_nan()));
+        assert!(case.losses::<T>(&mut case.workspace()).iter().all(|loss| loss.is_nan()));
     }
 }
 
 #[test]
 fn bad_input_is_an_error() {
-    let mut case = Case::new((3, 4, 10), &cpu(1));
+    let mut case = Case::new::<f32>((3, 4, 10), &cpu(1));
     case.targets = vec![1, 10, IGNORE];
-    let (hidden, head) = (case.buffer(&case.hidden), case.buffer(&case.head));
+    let (hidden, head) = (upload::<f32>(&case.device, &case.hidden), upload(&case.device, &case.head));
     let targets = Indices::from_slice(&case.device, &case.targets).unwrap();
-    let mut losses = case.buffer(&[0.0; 3]);
+    let mut losses = upload(&case.device, &[0.0; 3]);
     let inputs = Inputs { hidden: hidden.view(), head: head.view(), targets: targets.view() };
     let mut workspace = case.workspace();
     let error = forward(&case.device, &case.shape, inputs, &mut workspace, losses.view_mut()).unwrap_err();

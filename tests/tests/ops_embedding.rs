@@ -1,9 +1,13 @@
 //! Embedding against a plain loop: the forward copies, so its bits must be the table's.
 
 use cpift_engine::ops::embedding::{self, Shape};
-use cpift_engine::{Buffer, Indices};
-use cpift_tests::devices::devices;
+use cpift_engine::{Buffer, Indices, Real};
+use cpift_tests::devices::{devices, on_each};
+use cpift_tests::in_f32_and_bf16;
 use cpift_tests::numeric::{assert_close, random, random_below, widen};
+use cpift_tests::precision::{download, poisoned, random_in, upload};
+
+in_f32_and_bf16!(forward_copies_the_rows, backward_adds_every_token_to_its_row);
 
 const SHAPES: [Shape; 4] = [
     Shape { tokens: 1, vocabulary: 1, hidden: 1 },
@@ -12,53 +16,44 @@ const SHAPES: [Shape; 4] = [
     Shape { tokens: 5, vocabulary: 40, hidden: 20_000 },
 ];
 
-#[test]
-fn forward_copies_the_rows() {
-    for device in devices() {
-        for (seed, shape) in (0..).zip(&SHAPES) {
-            let table = random(seed, shape.vocabulary * shape.hidden);
-            let tokens = random_below(seed + 100, shape.tokens, shape.vocabulary as u32);
-            let mut output =
-                Buffer::from_slice(&device, &vec![f32::NAN; shape.tokens * shape.hidden]).unwrap();
-            let table_buffer = Buffer::from_slice(&device, &table).unwrap();
-            let token_buffer = Indices::from_slice(&device, &tokens).unwrap();
-            embedding::forward(&device, shape, table_buffer.view(), token_buffer.view(), output.view_mut())
-                .unwrap();
-            let expected: Vec<f32> = tokens
-                .iter()
-                .flat_map(|&token| &table[token as usize * shape.hidden..][..shape.hidden])
-                .copied()
-                .collect();
-            assert_eq!(output.to_vec().unwrap(), expected);
-        }
+fn forward_copies_the_rows<T: Real>() {
+    for (seed, shape) in (0..).zip(&SHAPES) {
+        let table = random_in::<T>(seed, shape.vocabulary * shape.hidden);
+        let tokens = random_below(seed + 100, shape.tokens, shape.vocabulary as u32);
+        let results = on_each::<T, _>(|device| {
+            let (table, mut output) =
+                (upload::<T>(device, &table), poisoned(device, shape.tokens * shape.hidden));
+            let tokens = Indices::from_slice(device, &tokens).unwrap();
+            embedding::forward(device, shape, table.view(), tokens.view(), output.view_mut()).unwrap();
+            download(&output)
+        });
+        let row = |&token: &u32| &table[token as usize * shape.hidden..][..shape.hidden];
+        let expected: Vec<f32> = tokens.iter().flat_map(row).copied().collect();
+        assert!(results.iter().all(|(_, output)| *output == expected), "{shape:?}");
     }
 }
 
-#[test]
-fn backward_adds_every_token_to_its_row() {
-    for device in devices() {
-        for (seed, shape) in (0..).zip(&SHAPES) {
-            let tokens = random_below(seed + 100, shape.tokens, shape.vocabulary as u32);
-            let d_output = random(seed + 200, shape.tokens * shape.hidden);
-            let before = random(seed + 300, shape.vocabulary * shape.hidden);
-            let mut d_table = Buffer::from_slice(&device, &before).unwrap();
-            let token_buffer = Indices::from_slice(&device, &tokens).unwrap();
-            let d_output_buffer = Buffer::from_slice(&device, &d_output).unwrap();
-            embedding::backward(
-                &device,
-                shape,
-                token_buffer.view(),
-                d_output_buffer.view(),
-                d_table.view_mut(),
-            )
-            .unwrap();
-            let mut expected = widen(&before);
-            for (&token, d_row) in tokens.iter().zip(d_output.chunks(shape.hidden)) {
-                for (sum, &value) in expected[token as usize * shape.hidden..].iter_mut().zip(d_row) {
-                    *sum += f64::from(value);
-                }
+fn backward_adds_every_token_to_its_row<T: Real>() {
+    for (seed, shape) in (0..).zip(&SHAPES) {
+        let tokens = random_below(seed + 100, shape.tokens, shape.vocabulary as u32);
+        let d_output = random_in::<T>(seed + 200, shape.tokens * shape.hidden);
+        let before = random(seed + 300, shape.vocabulary * shape.hidden);
+        let mut expected = widen(&before);
+        for (&token, d_row) in tokens.iter().zip(d_output.chunks(shape.hidden)) {
+            for (sum, &value) in expected[token as usize * shape.hidden..].iter_mut().zip(d_row) {
+                *sum += f64::from(value);
             }
-            assert_close("d_table", &d_table.to_vec().unwrap(), &expected, 1e-6);
+        }
+        let results = on_each::<T, _>(|device| {
+            let mut d_table = upload(device, &before);
+            let (tokens, d_output) =
+                (Indices::from_slice(device, &tokens).unwrap(), upload::<T>(device, &d_output));
+            embedding::backward(device, shape, tokens.view(), d_output.view(), d_table.view_mut()).unwrap();
+            download(&d_table)
+        });
+        for (_, d_table) in results {
+            // The table's gradient is f32.
+            assert_close("d_table", &d_table, &expected, 1e-6);
         }
     }
 }

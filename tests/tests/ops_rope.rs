@@ -1,9 +1,13 @@
-//! Rotary embedding against a f64 oracle; its backward is its inverse and its transpose.
+//! Rotary embedding against a f64 oracle, in f32 and bf16; its backward is its inverse and its transpose.
 
 use cpift_engine::ops::rope::{self, Shape, Tables};
-use cpift_engine::{Buffer, Device, Indices};
-use cpift_tests::devices::devices;
-use cpift_tests::numeric::{assert_close, central_differences, dot, random, random_below, widen};
+use cpift_engine::{Buffer, Indices, Real};
+use cpift_tests::devices::{devices, on_each};
+use cpift_tests::in_f32_and_bf16;
+use cpift_tests::numeric::{assert_close, central_differences, dot, random_below, widen};
+use cpift_tests::precision::{download, random_in, tolerance, upload};
+
+in_f32_and_bf16!(forward_matches_the_oracle_and_backward_central_differences);
 
 const POSITIONS: usize = 23;
 const SHAPES: [Shape; 4] = [
@@ -42,37 +46,41 @@ fn oracle(shape: &Shape, positions: &[u32], x: &[f64]) -> Vec<f64> {
     y
 }
 
-fn check(device: &Device, seed: u64, shape: &Shape) {
-    let elements = shape.tokens * shape.heads * shape.head_dim;
-    let positions = random_below(seed, shape.tokens, POSITIONS as u32);
-    let positions_buffer = Indices::from_slice(device, &positions).unwrap();
-    let cos = Buffer::from_slice(device, &table(shape.head_dim, f64::cos)).unwrap();
-    let sin = Buffer::from_slice(device, &table(shape.head_dim, f64::sin)).unwrap();
-    let tables = Tables { cos: cos.view(), sin: sin.view() };
-
-    let x = random(seed + 100, elements);
-    let mut y = Buffer::from_slice(device, &x).unwrap();
-    rope::forward(device, shape, tables, positions_buffer.view(), y.view_mut()).unwrap();
-    assert_close("y", &y.to_vec().unwrap(), &oracle(shape, &positions, &widen(&x)), 1e-6);
-
-    if elements < 1000 {
-        let d_y = random(seed + 200, elements);
-        let mut d_x = Buffer::from_slice(device, &d_y).unwrap();
-        rope::backward(device, shape, tables, positions_buffer.view(), d_x.view_mut()).unwrap();
-        let expected = central_differences(&widen(&x), |x| dot(&oracle(shape, &positions, x), &widen(&d_y)));
-        assert_close("d_x", &d_x.to_vec().unwrap(), &expected, 1e-6);
+fn forward_matches_the_oracle_and_backward_central_differences<T: Real>() {
+    for (seed, shape) in (0..).zip(&SHAPES) {
+        check::<T>(seed, shape);
     }
-
-    rope::backward(device, shape, tables, positions_buffer.view(), y.view_mut()).unwrap();
-    assert_close("there and back", &y.to_vec().unwrap(), &widen(&x), 1e-6);
 }
 
-#[test]
-fn forward_matches_the_oracle_and_backward_central_differences() {
-    for device in devices() {
-        for (seed, shape) in (0..).zip(&SHAPES) {
-            check(&device, seed, shape);
+fn check<T: Real>(seed: u64, shape: &Shape) {
+    let elements = shape.tokens * shape.heads * shape.head_dim;
+    let positions = random_below(seed, shape.tokens, POSITIONS as u32);
+    let (x, d_y) = (random_in::<T>(seed + 100, elements), random_in::<T>(seed + 200, elements));
+    let results = on_each::<T, _>(|device| {
+        let positions = Indices::from_slice(device, &positions).unwrap();
+        let cos = Buffer::from_slice(device, &table(shape.head_dim, f64::cos)).unwrap();
+        let sin = Buffer::from_slice(device, &table(shape.head_dim, f64::sin)).unwrap();
+        let tables = Tables { cos: cos.view(), sin: sin.view() };
+        let (mut y, mut d_x) = (upload::<T>(device, &x), upload::<T>(device, &d_y));
+        rope::forward(device, shape, tables, positions.view(), y.view_mut()).unwrap();
+        rope::backward(device, shape, tables, positions.view(), d_x.view_mut()).unwrap();
+        let rotated = download(&y);
+        rope::backward(device, shape, tables, positions.view(), y.view_mut()).unwrap();
+        [rotated, download(&d_x), download(&y)]
+    });
+    let (expected_y, loss) = (oracle(shape, &positions, &widen(&x)), widen(&d_y));
+    let expected_d_x = if elements < 1000 {
+        central_differences(&widen(&x), |x| dot(&oracle(shape, &positions, x), &loss))
+    } else {
+        Vec::new()
+    };
+    for (_, [y, d_x, back]) in results {
+        assert_close("y", &y, &expected_y, tolerance::<T>(1e-6, 1.0));
+        if elements < 1000 {
+            assert_close("d_x", &d_x, &expected_d_x, tolerance::<T>(1e-6, 1.0));
         }
+        // A rounding of each of a pair, turned by up to 45°, and one at the end.
+        assert_close("there and back", &back, &widen(&x), tolerance::<T>(1e-6, 2.5));
     }
 }
 

@@ -20,6 +20,7 @@ pub fn run(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result
             length: arguments.length,
             steps: arguments.steps,
             importance: arguments.importance,
+            compute: chosen.compute(&arguments.precision)?,
         },
     )?;
     chosen.announce();

@@ -12,7 +12,8 @@ use crate::display::{print, print_json, units};
 /// Measures a model on files.
 pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> {
     let chosen = super::Chosen::open(&arguments.device.device, threads)?;
-    let mut evaluator = Evaluator::open(&chosen.device, &arguments.model)?;
+    let compute = chosen.compute(&arguments.precision)?;
+    let mut evaluator = Evaluator::open(&chosen.device, &arguments.model, compute)?;
     let mut scores = Vec::with_capacity(arguments.data.len());
     for path in &arguments.data {
         scores.push(evaluator.evaluate(path, arguments.generate)?);

@@ -11,7 +11,8 @@ use crate::display::print;
 /// Prints a model's answer to a prompt.
 pub fn run(arguments: &args::Generate, threads: Option<NonZeroUsize>) -> Result<()> {
     let chosen = super::Chosen::open(&arguments.device.device, threads)?;
-    let mut evaluator = Evaluator::open(&chosen.device, &arguments.model)?;
+    let compute = chosen.compute(&arguments.precision)?;
+    let mut evaluator = Evaluator::open(&chosen.device, &arguments.model, compute)?;
     let answer = evaluator.generate(
         &arguments.prompt,
         arguments.max_new_tokens,

@@ -12,6 +12,10 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use cpift_engine::{Device, Error};
+use cpift_model::settings::Precision;
+use cpift_model::transformer::ComputeType;
+
+use crate::args::PrecisionArgument;
 
 /// The device to compute on, and why it is not a GPU.
 struct Chosen {
@@ -29,6 +33,11 @@ impl Chosen {
             Ok(device) => Ok(Self { device, no_gpu: None }),
             Err(error) => Ok(Self { device: Device::cpu(threads)?, no_gpu: Some(unusable(error)) }),
         }
+    }
+
+    /// What is computed in on the device.
+    fn compute(&self, argument: &PrecisionArgument) -> cpift_model::Result<ComputeType> {
+        Precision::from(argument.precision).on("--precision", &self.device)
     }
 
     /// Says why there is no GPU where one would have been taken. Called once nothing is wrong with the

@@ -9,6 +9,9 @@ use super::Backend;
 use crate::buffer::ALIGNMENT;
 use crate::error::{Error, Result};
 
+/// Its name as a device.
+pub const NAME: &str = "emulated";
+
 /// Runs kernels at once, on the calling thread.
 #[derive(Debug)]
 pub struct Emulated {
@@ -26,7 +29,7 @@ impl Emulated {
 }
 
 fn out_of_memory(bytes: usize) -> Error {
-    Error::OutOfMemory { device: "emulated".to_owned(), bytes }
+    Error::OutOfMemory { device: NAME.to_owned(), bytes }
 }
 
 impl Launch for Emulated {
@@ -81,7 +84,7 @@ impl Backend for Emulated {
     }
 
     fn name(&self) -> String {
-        "emulated".to_owned()
+        NAME.to_owned()
     }
 
     fn describe(&self) -> String {

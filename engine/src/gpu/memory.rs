@@ -7,9 +7,8 @@ use std::sync::OnceLock;
 use bytemuck::Pod;
 use cpift_kernels::elementwise::fill_f32;
 use cpift_kernels::launch::{Slice, SliceMut};
-use cpift_kernels::simt::Element;
 
-use super::GpuDevice;
+use super::{GpuDevice, OnGpu};
 use crate::error::Result;
 
 /// An allocation of elements.
@@ -111,9 +110,9 @@ impl<'a, T: Pod> GpuSlice<'a, T> {
     }
 
     /// As a kernel's argument.
-    pub fn argument(&self) -> Slice<'a, T>
+    pub fn argument(&self) -> Slice<'a, T::Kernel>
     where
-        T: Element,
+        T: OnGpu,
     {
         // SAFETY: inside an allocation of this device, initialised and borrowed for the lifetime.
         unsafe { Slice::new(self.address, self.length) }
@@ -204,9 +203,9 @@ impl<'a, T: Pod> GpuSliceMut<'a, T> {
     }
 
     /// As a kernel's argument.
-    pub fn argument(self) -> SliceMut<'a, T>
+    pub fn argument(self) -> SliceMut<'a, T::Kernel>
     where
-        T: Element,
+        T: OnGpu,
     {
         // SAFETY: inside an allocation of this device, initialised and borrowed mutably for the lifetime.
         unsafe { SliceMut::new(self.slice.address, self.slice.length) }

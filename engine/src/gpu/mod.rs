@@ -6,6 +6,7 @@
 
 mod cuda;
 mod emulated;
+mod kernels;
 mod memory;
 
 use std::fmt;
@@ -15,6 +16,7 @@ use cpift_kernels::emulator::Schedule;
 use cpift_kernels::launch::Launch;
 
 use crate::error::{Error, Result};
+pub use kernels::{Kernels, OnGpu};
 pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
 
 /// Memory and kernel launches of one device. Addresses are the device's own.
@@ -113,6 +115,11 @@ impl GpuDevice {
         Self { backend: Arc::new(emulated::Emulated::new(schedule)) }
     }
 
+    /// Whether kernels run on the emulator.
+    pub fn is_emulated(&self) -> bool {
+        self.backend.name() == emulated::NAME
+    }
+
     /// Waits until everything that was queued has run.
     ///
     /// # Errors
@@ -141,10 +148,4 @@ impl fmt::Debug for GpuDevice {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         self.backend.fmt(f)
     }
-}
-
-/// A size as kernels take it.
-pub(crate) fn size(op: &'static str, name: &str, value: usize) -> Result<u32> {
-    let reason = || format!("{name} is {value}, more than a GPU kernel can count");
-    u32::try_from(value).map_err(|_| Error::Argument { op, reason: reason() })
 }

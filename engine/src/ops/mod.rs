@@ -9,6 +9,7 @@ pub mod linear;
 pub mod norm;
 pub mod rms_norm;
 pub mod rope;
+pub mod round;
 pub mod select;
 pub mod slerp;
 pub mod subtract;

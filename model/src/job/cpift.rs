@@ -76,7 +76,7 @@ impl Session<'_> {
                     self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
                 }
                 if !self.has_score("probe", &task.name) {
-                    models.read_weights(index, self.trainer.weights.view_mut())?;
+                    models.read_weights(index, self.trainer.model.weights_mut())?;
                     self.evaluate("probe", &[index])?;
                 }
                 continue;
@@ -97,7 +97,7 @@ impl Session<'_> {
                 }],
             })?;
             let mut writing = AtomicFolder::create(&folder)?;
-            add_model(&mut writing, &self.model_files(), self.trainer.weights.view())?;
+            add_model(&mut writing, &self.model_files(), self.trainer.model.weights())?;
             let importance = self.trainer.optimizer.importance();
             let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
             writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
@@ -281,7 +281,7 @@ impl Session<'_> {
                 self.observer.event(Event::Fused(report));
             }
             let fused = Checkpoint::open(&folder)?;
-            return job.device.scope(|| fused.load_into(self.trainer.weights.view_mut()));
+            return job.device.scope(|| fused.load_into(self.trainer.model.weights_mut()));
         }
         if job.recipe.fuse.backbone == Backbone::Staged {
             self.load_base()?;
@@ -292,7 +292,7 @@ impl Session<'_> {
         let mut models = RunModels::new(job);
         let report = fuse(&job.device, &job.inputs.layout, &job.recipe.fuse, cores, &mut models, buffers)?;
         let mut writing = AtomicFolder::create(&folder)?;
-        add_model(&mut writing, &self.model_files(), self.trainer.weights.view())?;
+        add_model(&mut writing, &self.model_files(), self.trainer.model.weights())?;
         writing.write_json(REPORT, &report)?;
         writing.commit()?;
         self.checkpoints.forget("backbone")?;

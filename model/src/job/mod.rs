@@ -23,6 +23,7 @@ use crate::error::{Error, Result};
 use crate::files;
 use crate::progress::{Event, JobReport, Observer, Plan};
 use crate::settings::{Method, Recipe, Stage};
+use crate::transformer::ComputeType;
 use inputs::Inputs;
 use plan::Steps;
 use session::{RECIPE, Session};
@@ -54,6 +55,8 @@ pub struct Job {
     device: Device,
     inputs: Inputs,
     steps: Steps,
+    /// What the job computes in.
+    compute: ComputeType,
     /// Most tokens of a micro-batch.
     max_tokens: usize,
     plan: Plan,
@@ -71,13 +74,14 @@ impl Job {
             let reason = format!("ends after stage `{}`, which only the method `cpift` has", stage.name());
             return Err(Error::setting("--until", reason));
         }
+        let compute = recipe.model.precision.on("model.precision", device)?;
         let inputs = device.scope(|| Inputs::open(recipe, options.cache))?;
         if options.resume {
             device.scope(|| record::check(options.out, recipe, &inputs))?;
         }
         let steps = Steps::count(recipe, &inputs)?;
         let max_tokens = plan::max_tokens(recipe, &inputs)?;
-        let plan = plan::plan(recipe, &inputs, &steps, device, max_tokens)?;
+        let plan = plan::plan(recipe, &inputs, &steps, device, compute, max_tokens)?;
         Ok(Self {
             recipe: recipe.clone(),
             recipe_text: options.recipe_text.to_owned(),
@@ -86,6 +90,7 @@ impl Job {
             device: device.clone(),
             inputs,
             steps,
+            compute,
             max_tokens,
             plan,
         })
@@ -122,10 +127,11 @@ impl Job {
 /// # Errors
 /// As [`Job::prepare`].
 pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Result<Plan> {
+    let compute = recipe.model.precision.on("model.precision", device)?;
     let inputs = device.scope(|| Inputs::open(recipe, cache))?;
     let steps = Steps::count(recipe, &inputs)?;
     let max_tokens = plan::max_tokens(recipe, &inputs)?;
-    plan::plan(recipe, &inputs, &steps, device, max_tokens)
+    plan::plan(recipe, &inputs, &steps, device, compute, max_tokens)
 }
 
 /// Fails when the run folder holds another run, or one that is not to be continued.

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cpift_engine::Device;
+use cpift_engine::{Device, Real, bf16};
 
 use super::inputs::{Inputs, Task, sampler};
 use crate::checkpoint::{ModelFiles, staging_bytes};
@@ -11,9 +11,10 @@ use crate::error::{Error, Result};
 use crate::evaluation::generation_bytes;
 use crate::files;
 use crate::machine;
+use crate::model::Model;
 use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingPlan};
 use crate::settings::{Backbone, Conflict, Method, Recipe, TrainSettings};
-use crate::transformer::{Purpose, Transformer};
+use crate::transformer::{ComputeType, MemoryPlan, Purpose, Transformer};
 
 /// Optimizer steps of every fine-tune of the job.
 #[derive(Debug, Clone, PartialEq)]
@@ -125,6 +126,7 @@ pub fn plan(
     inputs: &Inputs,
     steps: &Steps,
     device: &Device,
+    compute: ComputeType,
     max_tokens: usize,
 ) -> Result<Plan> {
     let config = &inputs.base.config;
@@ -139,7 +141,7 @@ pub fn plan(
         tasks: inputs.tasks.iter().map(plan_task).collect(),
         training_flops: config.flops_per_token(mean_length) * tokens as f64,
         trainings,
-        memory: plan_memory(recipe, inputs, device, max_tokens)?,
+        memory: plan_memory(recipe, inputs, device, compute, max_tokens)?,
         disk_bytes: disk_bytes(recipe, inputs),
     })
 }
@@ -224,6 +226,7 @@ fn plan_memory(
     recipe: &Recipe,
     inputs: &Inputs,
     device: &Device,
+    compute: ComputeType,
     max_tokens: usize,
 ) -> Result<Vec<MemoryPart>> {
     let flat = inputs.layout.len() as u64 * size_of::<f32>() as u64;
@@ -234,15 +237,20 @@ fn plan_memory(
         // Each task's core with its two sides while grouping, and what fusion makes of all.
         parts.push(part("core masks", (3 * inputs.tasks.len() as u64 + 5) * flat / 32));
     }
-    let transformer = Transformer::memory_plan(&inputs.base.config, device, max_tokens, purpose(recipe))?;
+    let copy = Model::copy_bytes(compute, inputs.layout.len());
+    if copy > 0 {
+        parts.push(part("weights in bf16", copy as u64));
+    }
+    let (transformer, generation) = match compute {
+        ComputeType::F32 => plan_passes::<f32>(inputs, device, max_tokens, purpose(recipe))?,
+        ComputeType::Bf16 => plan_passes::<bf16>(inputs, device, max_tokens, purpose(recipe))?,
+    };
     parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
     // Answers are generated, or models fused; never both at once.
-    let evaluated = inputs.tasks.iter().filter_map(|task| task.eval.as_deref());
-    let generation = evaluated.map(|eval| generation_bytes(&inputs.base.config, max_tokens, eval)).max();
     let brings_model = inputs.tasks.iter().any(|task| task.model.is_some());
     let ranks_by_importance = recipe.method == Method::Cpift && recipe.fuse.conflict == Conflict::Max;
     let fusion = if brings_model && ranks_by_importance { flat } else { 0 };
-    parts.push(part("answers or fusion", fusion.max(generation.unwrap_or(0) as u64)));
+    parts.push(part("answers or fusion", fusion.max(generation as u64)));
     let staging = staging_bytes(&inputs.layout, device.threads());
     parts.push(part("reading and writing", staging as u64));
     // A row's two lists are allocations of their own, each with a header of the allocator's.
@@ -254,6 +262,20 @@ fn plan_memory(
         inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));
     parts.push(part("tokenised data", data.sum()));
     Ok(parts)
+}
+
+/// What a transformer takes that computes in `T`, and what answering the longest evaluation takes beyond it.
+fn plan_passes<T: Real>(
+    inputs: &Inputs,
+    device: &Device,
+    max_tokens: usize,
+    purpose: Purpose,
+) -> Result<(MemoryPlan, usize)> {
+    let config = &inputs.base.config;
+    let evaluated = inputs.tasks.iter().filter_map(|task| task.eval.as_deref());
+    let generation = evaluated.map(|eval| generation_bytes::<T>(config, max_tokens, eval)).max();
+    let transformer = Transformer::<T>::memory_plan(config, device, max_tokens, purpose)?;
+    Ok((transformer, generation.unwrap_or(0)))
 }
 
 /// How the job's transformer is used: recomputing when any of its fine-tunes asks for it.

@@ -17,13 +17,13 @@ use super::{Job, record};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, write_model};
 use crate::data::{CacheUse, Dataset, Sampler, Source};
 use crate::error::{Error, Result};
-use crate::evaluation::evaluate;
 use crate::files::{self, FolderLock, Manifest, Verify};
 use crate::metrics::Metrics;
+use crate::model::Model;
 use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
 use crate::settings::{ImportanceKind, SaveDtype, Stage, TrainSettings};
 use crate::trainer::Trainer;
-use crate::transformer::{Purpose, Transformer};
+use crate::transformer::Purpose;
 
 /// The run folder's record of what was measured: column of the table → task → score.
 type Scores = BTreeMap<String, BTreeMap<String, Score>>;
@@ -67,13 +67,13 @@ impl<'a> Session<'a> {
             return Err(Error::Job("a job trains".to_owned()));
         };
         let inputs = &job.inputs;
-        let transformer = Transformer::new(&inputs.base.config, &job.device, job.max_tokens, recompute)?;
+        let model = Model::new(&inputs.base.config, &job.device, job.compute, job.max_tokens, recompute)?;
         let importance = if has_probes(job.recipe.method) {
             accumulated(job.recipe.probe.importance)
         } else {
             Accumulate::None
         };
-        let trainer = Trainer::new(&job.device, &inputs.layout, transformer, importance)?;
+        let trainer = Trainer::new(&job.device, &inputs.layout, model, importance)?;
         Ok(Self {
             job,
             observer,
@@ -105,7 +105,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// As [`super::inputs::Base::load_into`].
     pub fn load_base(&mut self) -> Result<()> {
-        let weights = self.trainer.weights.view_mut();
+        let weights = self.trainer.model.weights_mut();
         self.job.device.scope(|| self.job.inputs.base.load_into(weights))
     }
 
@@ -155,11 +155,10 @@ impl<'a> Session<'a> {
     }
 
     fn score(&mut self, dataset: &Dataset) -> Result<Score> {
-        let Trainer { transformer, weights, .. } = &mut self.trainer;
+        let model = &mut self.trainer.model;
         let tokenizer = &self.job.inputs.tokenizer;
         let generate = dataset.has_prompts();
-        let scored =
-            self.job.device.scope(|| evaluate(transformer, weights.view(), dataset, tokenizer, generate))?;
+        let scored = self.job.device.scope(|| model.evaluate(dataset, tokenizer, generate))?;
         Ok(scored.score())
     }
 
@@ -213,7 +212,7 @@ impl<'a> Session<'a> {
         }
         self.observer.event(Event::StageReused { stage: Stage::Integrate, part: "" });
         let finished = Checkpoint::open(&self.job.out.join(FINAL))?;
-        let weights = self.trainer.weights.view_mut();
+        let weights = self.trainer.model.weights_mut();
         self.job.device.scope(|| finished.load_into(weights))?;
         Ok(true)
     }
@@ -234,11 +233,11 @@ impl<'a> Session<'a> {
         };
         let files = ModelFiles { dtype, ..ModelFiles::new(&base.config, Some(&base.folder)) };
         let folder = job.out.join(FINAL);
-        write_model(&folder, &files, self.trainer.weights.view())?;
+        write_model(&folder, &files, self.trainer.model.weights())?;
         if dtype != WeightType::F32 {
             // What is evaluated is what was written, rounding included.
             let finished = Checkpoint::open(&folder)?;
-            let weights = self.trainer.weights.view_mut();
+            let weights = self.trainer.model.weights_mut();
             job.device.scope(|| finished.load_into(weights))?;
         }
         Ok(())

@@ -118,7 +118,7 @@ fn remove(folder: &Path) -> Result<()> {
 fn tensors(trainer: &Trainer) -> Vec<NamedTensor<'_>> {
     let optimizer = &trainer.optimizer;
     let flat = [
-        ("weights", trainer.weights.view()),
+        ("weights", trainer.model.weights()),
         ("moment1", optimizer.moment1()),
         ("moment2", optimizer.moment2()),
         ("importance", optimizer.importance()),
@@ -134,8 +134,8 @@ fn tensors(trainer: &Trainer) -> Vec<NamedTensor<'_>> {
 
 fn read_tensors(path: &Path, trainer: &mut Trainer) -> Result<()> {
     let file = TensorFile::open(path)?;
-    let length = trainer.weights.len();
-    file.read_floats("weights", &[length], trainer.weights.view_mut())?;
+    let length = trainer.model.weights().len();
+    file.read_floats("weights", &[length], trainer.model.weights_mut())?;
     file.read_floats("moment1", &[length], trainer.optimizer.moment1_mut())?;
     file.read_floats("moment2", &[length], trainer.optimizer.moment2_mut())?;
     let importance = trainer.optimizer.importance().len();

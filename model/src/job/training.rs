@@ -148,7 +148,7 @@ impl Session<'_> {
 
     /// A hash of the frozen coordinates' bits.
     fn hash_of(&self, mask: &Mask) -> Result<String> {
-        hash_coordinates(&self.job.device, self.trainer.weights.view(), mask)
+        hash_coordinates(&self.job.device, self.trainer.model.weights(), mask)
     }
 
     /// Checks that every frozen coordinate has the bits it had when the part began (ALGORITHM stage 4).

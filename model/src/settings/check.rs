@@ -41,7 +41,7 @@ pub const KEYS: [(&str, &[&str]); 10] = [
             "checkpoint",
         ],
     ),
-    ("model", &["base", "config", "max_length", "truncate", "dtype"]),
+    ("model", &["base", "config", "max_length", "truncate", "dtype", "precision"]),
     ("task", &["name", "train", "eval", "weight", "model"]),
     ("train", &TRAIN_KEYS),
     ("probe", &["importance"]),

@@ -5,7 +5,8 @@
 //! 2 I (gate, up). Norms, the gated activation and rotated normed heads are computed again instead.
 //! With `recompute` only the inputs are kept per layer, and the rest exists once.
 
-use cpift_engine::{Buffer, Device, Indices, ViewMut};
+use bytemuck::Pod;
+use cpift_engine::{Buffer, Device, Indices, Real, ViewMut};
 
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -38,78 +39,78 @@ impl MemoryPlan {
 
 /// What one layer's backward reads, N rows each.
 #[derive(Debug)]
-pub struct LayerActivations {
+pub struct LayerActivations<T: Real> {
     /// Queries, keys and values.
-    pub projected: Projected,
+    pub projected: Projected<T>,
     /// Attention's output `[N, H, D]`.
-    pub attention: Buffer<f32>,
+    pub attention: Buffer<T>,
     /// Attention's log-sum-exp `[N, H]`.
     pub log_sum_exp: Buffer<f32>,
     /// Residual stream between attention and MLP `[N, C]`.
-    pub middle: Buffer<f32>,
+    pub middle: Buffer<T>,
     /// The MLP's gate `[N, I]`; after the backward its gradient.
-    pub gate: Buffer<f32>,
+    pub gate: Buffer<T>,
     /// The MLP's up projection `[N, I]`; after the backward its gradient.
-    pub up: Buffer<f32>,
+    pub up: Buffer<T>,
 }
 
 /// Queries, keys and values of one layer.
 #[derive(Debug)]
-pub struct Projected {
+pub struct Projected<T: Real> {
     /// Queries `[N, H, D]`: rotated, or before their norm where there is one.
-    pub query: Buffer<f32>,
+    pub query: Buffer<T>,
     /// Keys `[N, KV, D]`, likewise.
-    pub key: Buffer<f32>,
+    pub key: Buffer<T>,
     /// Values `[N, KV, D]`.
-    pub value: Buffer<f32>,
+    pub value: Buffer<T>,
 }
 
 /// Buffers whose content lives no longer than a layer.
 #[derive(Debug)]
-pub struct Scratch {
+pub struct Scratch<T: Real> {
     /// The latest norm's output `[N, C]`.
-    pub normed: Buffer<f32>,
+    pub normed: Buffer<T>,
     /// The latest norm's 1/rms `[N]`.
     pub inverse_rms: Buffer<f32>,
     /// 1/rms of every query and, after them, key `[N, H + KV]` where they are normed, else empty.
     pub head_inverse_rms: Buffer<f32>,
     /// Forward: what attention or MLP add to the residual stream `[N, C]`. Backward: the gradient of `normed`.
-    pub delta: Buffer<f32>,
+    pub delta: Buffer<T>,
     /// Gradient of the residual stream `[N, C]`; empty for inference.
-    pub d_residual: Buffer<f32>,
+    pub d_residual: Buffer<T>,
     /// In turn the MLP's activation or its gradient `[N, I]`, and the parts of [`HeadScratch`].
-    pub wide: Buffer<f32>,
+    pub wide: Buffer<T>,
 }
 
 /// Parts of the wide scratch buffer while attention and its backward run.
 #[derive(Debug)]
-pub struct HeadScratch<'a> {
+pub struct HeadScratch<'a, T: Real> {
     /// Rotated queries `[N, H, D]` where queries are normed, else empty.
-    pub query: ViewMut<'a, f32>,
+    pub query: ViewMut<'a, T>,
     /// Rotated keys `[N, KV, D]` where keys are normed, else empty.
-    pub key: ViewMut<'a, f32>,
+    pub key: ViewMut<'a, T>,
     /// Gradient of attention's output `[N, H, D]`; like those below empty in the forward.
-    pub d_attention: ViewMut<'a, f32>,
+    pub d_attention: ViewMut<'a, T>,
     /// Gradient of the queries `[N, H, D]`.
-    pub d_query: ViewMut<'a, f32>,
+    pub d_query: ViewMut<'a, T>,
     /// Gradient of the keys `[N, KV, D]`.
-    pub d_key: ViewMut<'a, f32>,
+    pub d_key: ViewMut<'a, T>,
     /// Gradient of the values `[N, KV, D]`.
-    pub d_value: ViewMut<'a, f32>,
+    pub d_value: ViewMut<'a, T>,
 }
 
-impl<'a> HeadScratch<'a> {
+impl<'a, T: Real> HeadScratch<'a, T> {
     /// Cuts `wide` for the forward of `tokens` tokens.
-    pub fn forward(config: &ModelConfig, wide: ViewMut<'a, f32>, tokens: usize) -> Self {
+    pub fn forward(config: &ModelConfig, wide: ViewMut<'a, T>, tokens: usize) -> Self {
         Self::cut(config, wide, tokens, 0)
     }
 
     /// Cuts `wide` for the backward of `tokens` tokens.
-    pub fn backward(config: &ModelConfig, wide: ViewMut<'a, f32>, tokens: usize) -> Self {
+    pub fn backward(config: &ModelConfig, wide: ViewMut<'a, T>, tokens: usize) -> Self {
         Self::cut(config, wide, tokens, tokens)
     }
 
-    fn cut(config: &ModelConfig, wide: ViewMut<'a, f32>, tokens: usize, gradient_tokens: usize) -> Self {
+    fn cut(config: &ModelConfig, wide: ViewMut<'a, T>, tokens: usize, gradient_tokens: usize) -> Self {
         let (query_width, key_width) = (config.attention_width(), config.kv_width());
         let normed_tokens = if config.qk_norm { tokens } else { 0 };
         let (query, rest) = wide.split_at(normed_tokens * query_width);
@@ -134,22 +135,44 @@ impl<'a> HeadScratch<'a> {
 
 /// All memory of the passes but the batch's own.
 #[derive(Debug)]
-pub struct Activations {
+pub struct Activations<T: Real> {
     /// Residual stream before every layer and after the last `[N, C]`; two in turn for inference.
-    pub inputs: Vec<Buffer<f32>>,
+    pub inputs: Vec<Buffer<T>>,
     /// One per layer, or a single one for inference and `recompute`.
-    pub layers: Vec<LayerActivations>,
+    pub layers: Vec<LayerActivations<T>>,
     /// Shared by all layers.
-    pub scratch: Scratch,
+    pub scratch: Scratch<T>,
 }
 
-/// Takes the name of a part and a number of elements; allocates, or only counts.
-type Allocate<'a> = dyn FnMut(&'static str, usize) -> Result<Buffer<f32>> + 'a;
+/// Where buffers come from.
+struct Memory<'a> {
+    device: &'a Device,
+    /// What was taken, by part.
+    parts: Vec<(&'static str, usize)>,
+    /// Whether it is only counted: buffers are then empty.
+    counts_only: bool,
+}
 
-impl Activations {
+impl<'a> Memory<'a> {
+    fn new(device: &'a Device, counts_only: bool) -> Self {
+        Self { device, parts: Vec::new(), counts_only }
+    }
+
+    /// `length` elements for the named part.
+    fn take<E: Pod>(&mut self, part: &'static str, length: usize) -> Result<Buffer<E>> {
+        let bytes = length * size_of::<E>();
+        match self.parts.iter_mut().find(|(name, _)| *name == part) {
+            Some((_, sum)) => *sum += bytes,
+            None => self.parts.push((part, bytes)),
+        }
+        Ok(Buffer::zeros(self.device, if self.counts_only { 0 } else { length })?)
+    }
+}
+
+impl<T: Real> Activations<T> {
     /// Allocates for batches of up to `max_tokens` tokens.
     pub fn new(config: &ModelConfig, device: &Device, max_tokens: usize, purpose: Purpose) -> Result<Self> {
-        Self::build(config, max_tokens, purpose, &mut |_, length| Ok(Buffer::zeros(device, length)?))
+        Self::build(config, max_tokens, purpose, &mut Memory::new(device, false))
     }
 
     /// Goes through the very code that allocates, but only counts.
@@ -159,75 +182,57 @@ impl Activations {
         max_tokens: usize,
         purpose: Purpose,
     ) -> Result<MemoryPlan> {
-        let mut parts: Vec<(&'static str, usize)> = Vec::new();
-        let mut count = |part: &'static str, length: usize| {
-            let bytes = length * size_of::<f32>();
-            match parts.iter_mut().find(|(name, _)| *name == part) {
-                Some((_, sum)) => *sum += bytes,
-                None => parts.push((part, bytes)),
-            }
-            Ok(Buffer::zeros(device, 0)?)
-        };
-        Self::build(config, max_tokens, purpose, &mut count)?;
-        Ok(MemoryPlan { parts })
+        let mut memory = Memory::new(device, true);
+        Self::build(config, max_tokens, purpose, &mut memory)?;
+        Ok(MemoryPlan { parts: memory.parts })
     }
 
-    fn build(
-        config: &ModelConfig,
-        tokens: usize,
-        purpose: Purpose,
-        allocate: &mut Allocate<'_>,
-    ) -> Result<Self> {
+    fn build(config: &ModelConfig, tokens: usize, purpose: Purpose, memory: &mut Memory<'_>) -> Result<Self> {
         let (kept_inputs, kept_layers) = match purpose {
             Purpose::Inference => (2, 1),
             Purpose::Training { recompute: true } => (config.layers + 1, 1),
             Purpose::Training { recompute: false } => (config.layers + 1, config.layers),
         };
-        let inputs = (0..kept_inputs).map(|_| allocate("layer inputs", tokens * config.hidden));
+        let inputs = (0..kept_inputs).map(|_| memory.take("layer inputs", tokens * config.hidden));
         let inputs = inputs.collect::<Result<_>>()?;
-        let layers = (0..kept_layers).map(|_| LayerActivations::build(config, tokens, allocate));
+        let layers = (0..kept_layers).map(|_| LayerActivations::build(config, tokens, memory));
         let layers = layers.collect::<Result<_>>()?;
-        let scratch = Scratch::build(config, tokens, purpose, allocate)?;
+        let scratch = Scratch::build(config, tokens, purpose, memory)?;
         Ok(Self { inputs, layers, scratch })
     }
 }
 
-impl LayerActivations {
-    fn build(config: &ModelConfig, tokens: usize, allocate: &mut Allocate<'_>) -> Result<Self> {
+impl<T: Real> LayerActivations<T> {
+    fn build(config: &ModelConfig, tokens: usize, memory: &mut Memory<'_>) -> Result<Self> {
         let (query_width, key_width) = (tokens * config.attention_width(), tokens * config.kv_width());
         Ok(Self {
             projected: Projected {
-                query: allocate("attention", query_width)?,
-                key: allocate("attention", key_width)?,
-                value: allocate("attention", key_width)?,
+                query: memory.take("attention", query_width)?,
+                key: memory.take("attention", key_width)?,
+                value: memory.take("attention", key_width)?,
             },
-            attention: allocate("attention", query_width)?,
-            log_sum_exp: allocate("attention", tokens * config.heads)?,
-            middle: allocate("mlp", tokens * config.hidden)?,
-            gate: allocate("mlp", tokens * config.intermediate)?,
-            up: allocate("mlp", tokens * config.intermediate)?,
+            attention: memory.take("attention", query_width)?,
+            log_sum_exp: memory.take("attention", tokens * config.heads)?,
+            middle: memory.take("mlp", tokens * config.hidden)?,
+            gate: memory.take("mlp", tokens * config.intermediate)?,
+            up: memory.take("mlp", tokens * config.intermediate)?,
         })
     }
 }
 
-impl Scratch {
-    fn build(
-        config: &ModelConfig,
-        tokens: usize,
-        purpose: Purpose,
-        allocate: &mut Allocate<'_>,
-    ) -> Result<Self> {
+impl<T: Real> Scratch<T> {
+    fn build(config: &ModelConfig, tokens: usize, purpose: Purpose, memory: &mut Memory<'_>) -> Result<Self> {
         const PART: &str = "scratch";
         let normed_heads = if config.qk_norm { config.heads + config.kv_heads } else { 0 };
         let d_residual = if purpose == Purpose::Inference { 0 } else { tokens * config.hidden };
-        let wide = config.intermediate.max(HeadScratch::width(config, purpose));
+        let wide = config.intermediate.max(HeadScratch::<T>::width(config, purpose));
         Ok(Self {
-            normed: allocate(PART, tokens * config.hidden)?,
-            inverse_rms: allocate(PART, tokens)?,
-            head_inverse_rms: allocate(PART, tokens * normed_heads)?,
-            delta: allocate(PART, tokens * config.hidden)?,
-            d_residual: allocate(PART, d_residual)?,
-            wide: allocate(PART, tokens * wide)?,
+            normed: memory.take(PART, tokens * config.hidden)?,
+            inverse_rms: memory.take(PART, tokens)?,
+            head_inverse_rms: memory.take(PART, tokens * normed_heads)?,
+            delta: memory.take(PART, tokens * config.hidden)?,
+            d_residual: memory.take(PART, d_residual)?,
+            wide: memory.take(PART, tokens * wide)?,
         })
     }
 }

@@ -6,7 +6,7 @@
 
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::{embedding, gated_mlp, rope};
-use cpift_engine::{Buffer, ViewMut};
+use cpift_engine::{Buffer, Real, ViewMut};
 
 use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
 use super::forward::Pass;
@@ -14,12 +14,12 @@ use super::timings::{Part, Timings};
 use super::weights::{Norm, NormSaved};
 use crate::error::Result;
 
-impl Pass<'_> {
+impl<T: Real> Pass<'_, T> {
     /// From the gradient of the last norm's output, in `scratch.delta`, to those of all weights but the
     /// head's, added to the flat `gradients`. Reads what [`Pass::forward`] kept, and destroys it.
     pub fn backward(
         &self,
-        activations: &mut Activations,
+        activations: &mut Activations<T>,
         documents: &Documents,
         gradients: ViewMut<'_, f32>,
         timings: &mut Timings,
@@ -43,24 +43,24 @@ impl Pass<'_> {
 }
 
 /// A backward pass under way.
-struct Backward<'a> {
-    pass: Pass<'a>,
+struct Backward<'a, T: Real> {
+    pass: Pass<'a, T>,
     documents: &'a Documents,
-    scratch: &'a mut Scratch,
+    scratch: &'a mut Scratch<T>,
     gradients: ViewMut<'a, f32>,
     timings: &'a mut Timings,
 }
 
-impl Backward<'_> {
-    fn last_norm(&mut self, input: &Buffer<f32>) -> Result<()> {
+impl<T: Real> Backward<'_, T> {
+    fn last_norm(&mut self, input: &Buffer<T>) -> Result<()> {
         let pass = self.pass;
-        pass.hidden_mut(&mut self.scratch.d_residual).fill(0.0)?;
+        pass.hidden_mut(&mut self.scratch.d_residual).fill(T::default())?;
         self.norm(&pass.places.final_norm, input)
     }
 
     /// Adds the gradient through the latest norm, of whose output `scratch.delta` is the gradient, to
     /// `scratch.d_residual`.
-    fn norm(&mut self, norm: &Norm, input: &Buffer<f32>) -> Result<()> {
+    fn norm(&mut self, norm: &Norm, input: &Buffer<T>) -> Result<()> {
         let pass = self.pass;
         let saved = NormSaved { input: pass.hidden(input), inverse_rms: self.scratch.inverse_rms.view() };
         let d_output = pass.hidden(&self.scratch.delta);
@@ -71,7 +71,7 @@ impl Backward<'_> {
     }
 
     /// `scratch.d_residual` goes from the gradient after the MLP to that before it.
-    fn mlp(&mut self, index: usize, layer: &mut LayerActivations) -> Result<()> {
+    fn mlp(&mut self, index: usize, layer: &mut LayerActivations<T>) -> Result<()> {
         let pass = self.pass;
         let (device, weights, places) = (pass.device, pass.weights, &pass.places.layers[index]);
         let scratch = &mut *self.scratch;
@@ -103,7 +103,7 @@ impl Backward<'_> {
     }
 
     /// `scratch.d_residual` goes from the gradient after attention to that before it.
-    fn attention(&mut self, index: usize, input: &Buffer<f32>, layer: &LayerActivations) -> Result<()> {
+    fn attention(&mut self, index: usize, input: &Buffer<T>, layer: &LayerActivations<T>) -> Result<()> {
         let pass = self.pass;
         let (device, weights, places) = (pass.device, pass.weights, &pass.places.layers[index]);
         let scratch = &mut *self.scratch;
@@ -164,8 +164,8 @@ impl Backward<'_> {
     }
 }
 
-impl Pass<'_> {
-    fn rotate_back(&self, heads: usize, d_x: ViewMut<'_, f32>) -> Result<()> {
+impl<T: Real> Pass<'_, T> {
+    fn rotate_back(&self, heads: usize, d_x: ViewMut<'_, T>) -> Result<()> {
         let shape = self.rope_shape(heads);
         Ok(rope::backward(self.device, &shape, self.rotary.view(), self.positions, d_x)?)
     }
@@ -174,8 +174,8 @@ impl Pass<'_> {
     fn norm_heads_backward(
         &self,
         (query_norm, key_norm): &(Norm, Norm),
-        projected: &Projected,
-        heads: &mut HeadScratch<'_>,
+        projected: &Projected<T>,
+        heads: &mut HeadScratch<'_, T>,
         inverse_rms: &Buffer<f32>,
         mut gradients: ViewMut<'_, f32>,
     ) -> Result<()> {
@@ -191,8 +191,8 @@ impl Pass<'_> {
         };
         // The norm adds to the gradient of its input, and the rotated heads are no longer needed:
         // their memory takes the sum, and the two then trade places.
-        heads.query.fill(0.0)?;
-        heads.key.fill(0.0)?;
+        heads.query.fill(T::default())?;
+        heads.key.fill(T::default())?;
         let d_query = heads.d_query.as_view();
         query_norm.backward(device, weights, query, d_query, heads.query.reborrow(), gradients.reborrow())?;
         key_norm.backward(device, weights, key, heads.d_key.as_view(), heads.key.reborrow(), gradients)?;

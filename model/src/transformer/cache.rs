@@ -1,18 +1,18 @@
 //! Keys and values of the sequences being generated.
 
 use cpift_engine::ops::attention::{Cache, Documents};
-use cpift_engine::{Buffer, Device, Indices, View};
+use cpift_engine::{Buffer, Device, Indices, Real, View};
 
 use crate::config::ModelConfig;
 use crate::error::Result;
 
 /// Keys and values of every layer, one slot of `capacity` tokens per sequence.
 #[derive(Debug)]
-pub struct KeyValueCache {
+pub struct KeyValueCache<T: Real> {
     /// Per layer `[slots, capacity, KV, D]`, rotated.
-    keys: Vec<Buffer<f32>>,
+    keys: Vec<Buffer<T>>,
     /// Per layer `[slots, capacity, KV, D]`.
-    values: Vec<Buffer<f32>>,
+    values: Vec<Buffer<T>>,
     /// Tokens of a slot.
     capacity: usize,
     /// Elements of a token in one layer, KV·D.
@@ -24,7 +24,7 @@ pub struct KeyValueCache {
     lengths: Indices,
 }
 
-impl KeyValueCache {
+impl<T: Real> KeyValueCache<T> {
     /// Room for `slots` sequences of `capacity` tokens.
     pub fn new(config: &ModelConfig, device: &Device, slots: usize, capacity: usize) -> Result<Self> {
         let width = config.kv_width();
@@ -42,7 +42,7 @@ impl KeyValueCache {
 
     /// Bytes that one sequence of `capacity` tokens takes.
     pub fn bytes_per_slot(config: &ModelConfig, capacity: usize) -> usize {
-        2 * config.layers * capacity * config.kv_width() * size_of::<f32>()
+        2 * config.layers * capacity * config.kv_width() * size_of::<T>()
     }
 
     /// The rows of the next step: slot, and tokens seen with the row's own.
@@ -60,8 +60,8 @@ impl KeyValueCache {
         layer: usize,
         documents: &Documents,
         first_slot: usize,
-        keys: View<'_, f32>,
-        values: View<'_, f32>,
+        keys: View<'_, T>,
+        values: View<'_, T>,
     ) -> Result<()> {
         for (slot, tokens) in (first_slot..).zip(documents.ranges()) {
             let from = tokens.start * self.width..tokens.end * self.width;
@@ -71,7 +71,7 @@ impl KeyValueCache {
     }
 
     /// Stores `layer`'s key and value of the one new token of each row.
-    pub fn append(&mut self, layer: usize, keys: View<'_, f32>, values: View<'_, f32>) -> Result<()> {
+    pub fn append(&mut self, layer: usize, keys: View<'_, T>, values: View<'_, T>) -> Result<()> {
         for row in 0..self.rows.len() {
             let (slot, length) = self.rows[row];
             let from = row * self.width..(row + 1) * self.width;
@@ -86,8 +86,8 @@ impl KeyValueCache {
         layer: usize,
         slot: usize,
         position: usize,
-        keys: View<'_, f32>,
-        values: View<'_, f32>,
+        keys: View<'_, T>,
+        values: View<'_, T>,
     ) -> Result<()> {
         let start = (slot * self.capacity + position) * self.width;
         self.keys[layer].slice_mut(start..start + keys.len()).copy_from(keys)?;
@@ -96,7 +96,7 @@ impl KeyValueCache {
     }
 
     /// One layer, for the rows of this step.
-    pub fn layer(&self, layer: usize) -> Cache<'_> {
+    pub fn layer(&self, layer: usize) -> Cache<'_, T> {
         Cache {
             k: self.keys[layer].view(),
             v: self.values[layer].view(),

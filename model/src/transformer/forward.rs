@@ -6,7 +6,7 @@
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::rms_norm::ResidualOutputs;
 use cpift_engine::ops::{embedding, gated_mlp, rope};
-use cpift_engine::{Buffer, Device, IndexView, View, ViewMut};
+use cpift_engine::{Buffer, Device, IndexView, Real, View, ViewMut};
 
 use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
 use super::cache::KeyValueCache;
@@ -18,15 +18,15 @@ use crate::error::Result;
 
 /// What a whole pass reads and never changes.
 #[derive(Debug, Clone, Copy)]
-pub struct Pass<'a> {
+pub struct Pass<'a, T: Real> {
     /// Where it runs.
     pub device: &'a Device,
     /// The model.
     pub config: &'a ModelConfig,
     /// Where its tensors lie.
     pub places: &'a ModelWeights,
-    /// The flat weights.
-    pub weights: View<'a, f32>,
+    /// The flat weights, in the type everything is computed in.
+    pub weights: View<'a, T>,
     /// Rotary angles.
     pub rotary: &'a RotaryTables,
     /// Token ids `[N]`.
@@ -37,7 +37,7 @@ pub struct Pass<'a> {
 
 /// What queries attend to.
 #[derive(Debug)]
-pub enum Attend<'a> {
+pub enum Attend<'a, T: Real> {
     /// The document they are in.
     Documents(&'a Documents),
     /// The same, and every document's keys and values are left in the cache, from `first_slot` on.
@@ -45,21 +45,21 @@ pub enum Attend<'a> {
         /// The prompts.
         documents: &'a Documents,
         /// Where their keys and values go.
-        cache: &'a mut KeyValueCache,
+        cache: &'a mut KeyValueCache<T>,
         /// Slot of the first prompt.
         first_slot: usize,
     },
     /// What the cache holds for their row, and themselves.
-    Cache(&'a mut KeyValueCache),
+    Cache(&'a mut KeyValueCache<T>),
 }
 
-impl Pass<'_> {
+impl<T: Real> Pass<'_, T> {
     /// Runs all layers; the last norm's output is left in `scratch.normed`. `keep` leaves in
     /// `activations` what the backward reads; without it memory is used over and over.
     pub fn forward(
         &self,
-        activations: &mut Activations,
-        attend: &mut Attend<'_>,
+        activations: &mut Activations<T>,
+        attend: &mut Attend<'_, T>,
         keep: bool,
         timings: &mut Timings,
     ) -> Result<()> {
@@ -95,9 +95,9 @@ impl Pass<'_> {
     pub fn recompute(
         &self,
         index: usize,
-        input: &Buffer<f32>,
-        layer: &mut LayerActivations,
-        scratch: &mut Scratch,
+        input: &Buffer<T>,
+        layer: &mut LayerActivations<T>,
+        scratch: &mut Scratch<T>,
         documents: &Documents,
     ) -> Result<()> {
         let mut unseen = Timings::new();
@@ -107,13 +107,13 @@ impl Pass<'_> {
         self.gate_and_up(index, layer, scratch)
     }
 
-    fn embed(&self, output: ViewMut<'_, f32>) -> Result<()> {
+    fn embed(&self, output: ViewMut<'_, T>) -> Result<()> {
         let table = self.weights.slice(self.places.embedding.clone());
         Ok(embedding::forward(self.device, &self.embedding_shape(), table, self.tokens, output)?)
     }
 
     /// `scratch.normed` = norm of `input`.
-    pub fn norm(&self, norm: &Norm, input: &Buffer<f32>, scratch: &mut Scratch) -> Result<()> {
+    pub fn norm(&self, norm: &Norm, input: &Buffer<T>, scratch: &mut Scratch<T>) -> Result<()> {
         let output = self.hidden_mut(&mut scratch.normed);
         norm.forward(self.device, self.weights, self.hidden(input), output, scratch.inverse_rms.view_mut())
     }
@@ -122,9 +122,9 @@ impl Pass<'_> {
     fn residual_norm(
         &self,
         norm: &Norm,
-        residual: &Buffer<f32>,
-        scratch: &mut Scratch,
-        sum: &mut Buffer<f32>,
+        residual: &Buffer<T>,
+        scratch: &mut Scratch<T>,
+        sum: &mut Buffer<T>,
     ) -> Result<()> {
         let outputs = ResidualOutputs {
             sum: self.hidden_mut(sum),
@@ -138,9 +138,9 @@ impl Pass<'_> {
     fn residual_mlp_norm(
         &self,
         index: usize,
-        input: &Buffer<f32>,
-        layer: &mut LayerActivations,
-        scratch: &mut Scratch,
+        input: &Buffer<T>,
+        layer: &mut LayerActivations<T>,
+        scratch: &mut Scratch<T>,
     ) -> Result<()> {
         self.residual_norm(&self.places.layers[index].mlp_norm, input, scratch, &mut layer.middle)
     }
@@ -149,9 +149,9 @@ impl Pass<'_> {
     fn attention(
         &self,
         index: usize,
-        layer: &mut LayerActivations,
-        scratch: &mut Scratch,
-        attend: &mut Attend<'_>,
+        layer: &mut LayerActivations<T>,
+        scratch: &mut Scratch<T>,
+        attend: &mut Attend<'_, T>,
         timings: &mut Timings,
     ) -> Result<()> {
         let (device, weights, places) = (self.device, self.weights, &self.places.layers[index]);
@@ -200,8 +200,8 @@ impl Pass<'_> {
     pub fn norm_heads(
         &self,
         (query_norm, key_norm): &(Norm, Norm),
-        projected: &Projected,
-        heads: &mut HeadScratch<'_>,
+        projected: &Projected<T>,
+        heads: &mut HeadScratch<'_, T>,
         inverse_rms: &mut Buffer<f32>,
     ) -> Result<()> {
         let (device, weights) = (self.device, self.weights);
@@ -216,10 +216,10 @@ impl Pass<'_> {
     /// What attention reads: queries and keys from `layer`, or `query` and `key` where they are normed.
     pub fn attention_inputs<'b>(
         &self,
-        projected: &'b Projected,
-        query: View<'b, f32>,
-        key: View<'b, f32>,
-    ) -> attention::Inputs<'b> {
+        projected: &'b Projected<T>,
+        query: View<'b, T>,
+        key: View<'b, T>,
+    ) -> attention::Inputs<'b, T> {
         let v = self.keys(&projected.value);
         if self.config.qk_norm {
             attention::Inputs { q: query, k: key, v }
@@ -228,12 +228,12 @@ impl Pass<'_> {
         }
     }
 
-    fn rotate(&self, heads: usize, x: ViewMut<'_, f32>) -> Result<()> {
+    fn rotate(&self, heads: usize, x: ViewMut<'_, T>) -> Result<()> {
         let shape = self.rope_shape(heads);
         Ok(rope::forward(self.device, &shape, self.rotary.view(), self.positions, x)?)
     }
 
-    fn gate_and_up(&self, index: usize, layer: &mut LayerActivations, scratch: &Scratch) -> Result<()> {
+    fn gate_and_up(&self, index: usize, layer: &mut LayerActivations<T>, scratch: &Scratch<T>) -> Result<()> {
         let (device, weights, places) = (self.device, self.weights, &self.places.layers[index]);
         let normed = self.hidden(&scratch.normed);
         places.gate.forward(device, weights, normed, self.intermediate_mut(&mut layer.gate))?;
@@ -241,7 +241,7 @@ impl Pass<'_> {
     }
 
     /// `scratch.delta` = down projection of the gated activation.
-    fn down(&self, index: usize, layer: &LayerActivations, scratch: &mut Scratch) -> Result<()> {
+    fn down(&self, index: usize, layer: &LayerActivations<T>, scratch: &mut Scratch<T>) -> Result<()> {
         let (device, weights) = (self.device, self.weights);
         let (gate, up) = (self.intermediate(&layer.gate), self.intermediate(&layer.up));
         gated_mlp::forward(device, gate, up, self.intermediate_mut(&mut scratch.wide))?;
@@ -252,7 +252,7 @@ impl Pass<'_> {
 }
 
 /// Sizes, and buffers cut to the rows of this pass.
-impl Pass<'_> {
+impl<T: Real> Pass<'_, T> {
     /// Tokens of this pass (N).
     pub fn rows(&self) -> usize {
         self.tokens.len()
@@ -276,42 +276,42 @@ impl Pass<'_> {
     }
 
     /// `[N, C]`.
-    pub fn hidden<'b>(&self, buffer: &'b Buffer<f32>) -> View<'b, f32> {
+    pub fn hidden<'b>(&self, buffer: &'b Buffer<T>) -> View<'b, T> {
         buffer.slice(0..self.rows() * self.config.hidden)
     }
 
     /// `[N, C]`.
-    pub fn hidden_mut<'b>(&self, buffer: &'b mut Buffer<f32>) -> ViewMut<'b, f32> {
+    pub fn hidden_mut<'b>(&self, buffer: &'b mut Buffer<T>) -> ViewMut<'b, T> {
         buffer.slice_mut(0..self.rows() * self.config.hidden)
     }
 
     /// `[N, H, D]`.
-    pub fn queries<'b>(&self, buffer: &'b Buffer<f32>) -> View<'b, f32> {
+    pub fn queries<'b>(&self, buffer: &'b Buffer<T>) -> View<'b, T> {
         buffer.slice(0..self.rows() * self.config.attention_width())
     }
 
     /// `[N, H, D]`.
-    pub fn queries_mut<'b>(&self, buffer: &'b mut Buffer<f32>) -> ViewMut<'b, f32> {
+    pub fn queries_mut<'b>(&self, buffer: &'b mut Buffer<T>) -> ViewMut<'b, T> {
         buffer.slice_mut(0..self.rows() * self.config.attention_width())
     }
 
     /// `[N, KV, D]`.
-    pub fn keys<'b>(&self, buffer: &'b Buffer<f32>) -> View<'b, f32> {
+    pub fn keys<'b>(&self, buffer: &'b Buffer<T>) -> View<'b, T> {
         buffer.slice(0..self.rows() * self.config.kv_width())
     }
 
     /// `[N, KV, D]`.
-    pub fn keys_mut<'b>(&self, buffer: &'b mut Buffer<f32>) -> ViewMut<'b, f32> {
+    pub fn keys_mut<'b>(&self, buffer: &'b mut Buffer<T>) -> ViewMut<'b, T> {
         buffer.slice_mut(0..self.rows() * self.config.kv_width())
     }
 
     /// `[N, I]`.
-    pub fn intermediate<'b>(&self, buffer: &'b Buffer<f32>) -> View<'b, f32> {
+    pub fn intermediate<'b>(&self, buffer: &'b Buffer<T>) -> View<'b, T> {
         buffer.slice(0..self.rows() * self.config.intermediate)
     }
 
     /// `[N, I]`.
-    pub fn intermediate_mut<'b>(&self, buffer: &'b mut Buffer<f32>) -> ViewMut<'b, f32> {
+    pub fn intermediate_mut<'b>(&self, buffer: &'b mut Buffer<T>) -> ViewMut<'b, T> {
         buffer.slice_mut(0..self.rows() * self.config.intermediate)
     }
 }

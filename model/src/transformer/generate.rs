@@ -2,7 +2,7 @@
 //! cache of keys and values.
 
 use cpift_engine::ops::attention::Documents;
-use cpift_engine::{Buffer, View};
+use cpift_engine::{Buffer, Real, View};
 use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
@@ -51,7 +51,7 @@ struct Row<'a> {
     done: bool,
 }
 
-impl Transformer {
+impl<T: Real> Transformer<T> {
     /// Continues every prompt; returns what was added to each, in their order.
     ///
     /// Prompts are worked on in groups; rows that are finished cost nothing further.
@@ -61,7 +61,7 @@ impl Transformer {
     /// temperature that is not above 0, logits that are not numbers.
     pub fn generate(
         &mut self,
-        weights: View<'_, f32>,
+        weights: View<'_, T>,
         prompts: &[Vec<u32>],
         generation: &Generation,
     ) -> Result<Vec<Vec<u32>>> {
@@ -80,7 +80,7 @@ impl Transformer {
             Error::setting("--max-new-tokens", reason)
         })?;
         self.reach_positions(capacity)?;
-        let group = rows_together(&self.config, self.max_tokens, capacity);
+        let group = rows_together::<T>(&self.config, self.max_tokens, capacity);
         let slots = group.min(prompts.len());
         let mut cache = KeyValueCache::new(&self.config, &self.device, slots, capacity)?;
 
@@ -107,11 +107,12 @@ impl Transformer {
         max_new_tokens: usize,
     ) -> usize {
         let capacity = longest_prompt + max_new_tokens;
-        let rows = rows_together(config, max_tokens, capacity).min(prompts);
-        // Logits on the device and on the host, the last hidden states, slot and length.
-        let row = (2 * config.vocabulary + config.hidden + 2) * size_of::<f32>();
+        let rows = rows_together::<T>(config, max_tokens, capacity).min(prompts);
+        // Logits on the device and on the host, there also as f32; the last hidden states; slot and length.
+        let row = (2 * config.vocabulary + config.hidden) * size_of::<T>()
+            + (config.vocabulary + 2) * size_of::<f32>();
         let positions = if capacity > max_tokens { RotaryTables::bytes(config, capacity) } else { 0 };
-        rows * (KeyValueCache::bytes_per_slot(config, capacity) + row) + positions
+        rows * (KeyValueCache::<T>::bytes_per_slot(config, capacity) + row) + positions
     }
 
     fn check_prompts(&self, prompts: &[Vec<u32>], generation: &Generation) -> Result<()> {
@@ -147,10 +148,10 @@ impl Transformer {
 
     fn generate_group(
         &mut self,
-        weights: View<'_, f32>,
+        weights: View<'_, T>,
         rows: &mut [Row<'_>],
         generation: &Generation,
-        cache: &mut KeyValueCache,
+        cache: &mut KeyValueCache<T>,
     ) -> Result<()> {
         let mut last_hidden = Buffer::zeros(&self.device, rows.len() * self.config.hidden)?;
         let mut logits = Buffer::zeros(&self.device, rows.len() * self.config.vocabulary)?;
@@ -160,7 +161,7 @@ impl Transformer {
             let hidden = last_hidden.slice(0..active.len() * self.config.hidden);
             let mut logits = logits.slice_mut(0..active.len() * self.config.vocabulary);
             self.project(weights, hidden, logits.reborrow())?;
-            let logits = logits.as_view().to_vec()?;
+            let logits: Vec<f32> = logits.as_view().to_vec()?.into_iter().map(T::to_f32).collect();
             for (&row, logits) in active.iter().zip(logits.chunks(self.config.vocabulary)) {
                 rows[row].take(logits, generation)?;
             }
@@ -178,10 +179,10 @@ impl Transformer {
     /// each in `last_hidden` `[rows, C]`.
     fn prefill(
         &mut self,
-        weights: View<'_, f32>,
+        weights: View<'_, T>,
         rows: &[Row<'_>],
-        cache: &mut KeyValueCache,
-        last_hidden: &mut Buffer<f32>,
+        cache: &mut KeyValueCache<T>,
+        last_hidden: &mut Buffer<T>,
     ) -> Result<()> {
         let hidden = self.config.hidden;
         let mut first = 0;
@@ -212,10 +213,10 @@ impl Transformer {
     /// Runs the newest token of every active row.
     fn decode(
         &mut self,
-        weights: View<'_, f32>,
+        weights: View<'_, T>,
         rows: &[Row<'_>],
         active: &[usize],
-        cache: &mut KeyValueCache,
+        cache: &mut KeyValueCache<T>,
     ) -> Result<()> {
         let newest = |&row: &usize| rows[row].generated.last().copied().unwrap_or_default();
         let length = |row: usize| (rows[row].prompt.len() + rows[row].generated.len()) as u32;
@@ -229,8 +230,8 @@ impl Transformer {
 }
 
 /// Rows that are generated side by side, where each may come to `capacity` tokens.
-fn rows_together(config: &ModelConfig, max_tokens: usize, capacity: usize) -> usize {
-    let slot_bytes = KeyValueCache::bytes_per_slot(config, capacity).max(1);
+fn rows_together<T: Real>(config: &ModelConfig, max_tokens: usize, capacity: usize) -> usize {
+    let slot_bytes = KeyValueCache::<T>::bytes_per_slot(config, capacity).max(1);
     (CACHE_BYTES / slot_bytes).clamp(1, MOST_ROWS).min(max_tokens)
 }
 

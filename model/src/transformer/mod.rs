@@ -2,7 +2,8 @@
 //!
 //! Decoder-only, pre-norm: RMSNorm, rotary positions, grouped-query attention, gated MLP; Llama, Qwen2
 //! and Qwen3 by configuration. Weights are one flat allocation in
-//! [`ModelConfig::layout`]'s order; gradients another with the same layout. Read
+//! [`ModelConfig::layout`]'s order; gradients another with the same layout. All of it computes in one
+//! number type ([`Real`]); gradients of weights, losses, norms' 1/rms and attention's log-sum-exp are f32. Read
 //! [`forward`] first, then `backward`; [`activations`] says what is kept between the two.
 
 mod activations;
@@ -18,7 +19,7 @@ mod weights;
 use cpift_engine::ops::attention::Documents;
 use cpift_engine::ops::cross_entropy::{self, Workspace};
 use cpift_engine::ops::linear;
-use cpift_engine::{Buffer, Device, View, ViewMut};
+use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 
 use activations::{Activations, BatchBuffers};
 pub use activations::{MemoryPlan, Purpose};
@@ -33,22 +34,31 @@ use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 
+/// The number type that a model computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComputeType {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit brain floats, with f32 sums; on GPUs.
+    Bf16,
+}
+
 /// A transformer's structure and working memory. It holds no weights: they are passed to every call.
 #[derive(Debug)]
-pub struct Transformer {
+pub struct Transformer<T: Real> {
     config: ModelConfig,
     device: Device,
     places: ModelWeights,
     max_tokens: usize,
     purpose: Purpose,
     rotary: RotaryTables,
-    activations: Activations,
+    activations: Activations<T>,
     batch: BatchBuffers,
-    workspace: Workspace,
+    workspace: Workspace<T>,
     timings: Timings,
 }
 
-impl Transformer {
+impl<T: Real> Transformer<T> {
     /// Memory for training on batches of up to `max_tokens` tokens. `recompute` keeps only every layer's
     /// input and runs the layer again in the backward: less memory, a third more time, the same bits.
     ///
@@ -99,8 +109,8 @@ impl Transformer {
         max_tokens: usize,
         purpose: Purpose,
     ) -> Result<MemoryPlan> {
-        let mut plan = Activations::plan(config, device, max_tokens, purpose)?;
-        plan.parts.push(("head and loss", Workspace::bytes(&head_shape(config, max_tokens))));
+        let mut plan = Activations::<T>::plan(config, device, max_tokens, purpose)?;
+        plan.parts.push(("head and loss", Workspace::<T>::bytes(&head_shape(config, max_tokens))));
         let inputs = BatchBuffers::bytes(max_tokens) + RotaryTables::bytes(config, max_tokens);
         plan.parts.push(("batch and positions", inputs));
         Ok(plan)
@@ -125,12 +135,12 @@ impl Transformer {
     ///
     /// # Errors
     /// A batch that is larger than planned or malformed, a token outside the vocabulary.
-    pub fn loss(&mut self, weights: View<'_, f32>, batch: &Batch) -> Result<Vec<f32>> {
+    pub fn loss(&mut self, weights: View<'_, T>, batch: &Batch) -> Result<Vec<f32>> {
         let device = self.device.clone();
         device.scope(|| self.loss_in_scope(weights, batch))
     }
 
-    fn loss_in_scope(&mut self, weights: View<'_, f32>, batch: &Batch) -> Result<Vec<f32>> {
+    fn loss_in_scope(&mut self, weights: View<'_, T>, batch: &Batch) -> Result<Vec<f32>> {
         let Some(documents) = self.load(weights, batch)? else { return Ok(Vec::new()) };
         self.run_forward(weights, &documents, false)?;
         let shape = head_shape(&self.config, batch.tokens.len());
@@ -156,7 +166,7 @@ impl Transformer {
     /// As [`Transformer::loss`]; a transformer made for inference.
     pub fn loss_and_gradients(
         &mut self,
-        weights: View<'_, f32>,
+        weights: View<'_, T>,
         batch: &Batch,
         scale: f32,
         gradients: ViewMut<'_, f32>,
@@ -168,7 +178,7 @@ impl Transformer {
 
     fn loss_and_gradients_in_scope(
         &mut self,
-        weights: View<'_, f32>,
+        weights: View<'_, T>,
         batch: &Batch,
         scale: f32,
         mut gradients: ViewMut<'_, f32>,
@@ -207,25 +217,25 @@ impl Transformer {
     ///
     /// # Errors
     /// As [`Transformer::loss`].
-    pub fn logits(&mut self, weights: View<'_, f32>, batch: &Batch) -> Result<Vec<f32>> {
+    pub fn logits(&mut self, weights: View<'_, T>, batch: &Batch) -> Result<Vec<f32>> {
         let Some(documents) = self.load(weights, batch)? else { return Ok(Vec::new()) };
         self.run_forward(weights, &documents, false)?;
         let rows = batch.tokens.len();
         let hidden = self.activations.scratch.normed.slice(0..rows * self.config.hidden);
         let mut logits = Buffer::zeros(&self.device, rows * self.config.vocabulary)?;
         self.project(weights, hidden, logits.view_mut())?;
-        Ok(logits.to_vec()?)
+        Ok(logits.to_vec()?.into_iter().map(T::to_f32).collect())
     }
 
     /// `logits` `[rows, V]` of `hidden` `[rows, C]`.
-    fn project(&self, weights: View<'_, f32>, hidden: View<'_, f32>, logits: ViewMut<'_, f32>) -> Result<()> {
+    fn project(&self, weights: View<'_, T>, hidden: View<'_, T>, logits: ViewMut<'_, T>) -> Result<()> {
         let (inputs, outputs) = (self.config.hidden, self.config.vocabulary);
         let shape = linear::Shape { rows: hidden.len() / inputs, inputs, outputs };
         let head = weights.slice(self.places.head.clone());
         Ok(linear::forward(&self.device, &shape, hidden, head, None, logits)?)
     }
 
-    fn run_forward(&mut self, weights: View<'_, f32>, documents: &Documents, keep: bool) -> Result<()> {
+    fn run_forward(&mut self, weights: View<'_, T>, documents: &Documents, keep: bool) -> Result<()> {
         let (pass, activations, timings) = self.pass(weights, documents.tokens());
         pass.forward(activations, &mut Attend::Documents(documents), keep, timings)
     }
@@ -233,9 +243,9 @@ impl Transformer {
     /// The pass over the first `rows` loaded tokens, and what it works in.
     fn pass<'a>(
         &'a mut self,
-        weights: View<'a, f32>,
+        weights: View<'a, T>,
         rows: usize,
-    ) -> (Pass<'a>, &'a mut Activations, &'a mut Timings) {
+    ) -> (Pass<'a, T>, &'a mut Activations<T>, &'a mut Timings) {
         let pass = Pass {
             device: &self.device,
             config: &self.config,
@@ -249,7 +259,7 @@ impl Transformer {
     }
 
     /// Checks the batch and brings it to the device; `None` when it is empty.
-    fn load(&mut self, weights: View<'_, f32>, batch: &Batch) -> Result<Option<Documents>> {
+    fn load(&mut self, weights: View<'_, T>, batch: &Batch) -> Result<Option<Documents>> {
         self.check_length("weights", weights.len())?;
         let rows = batch.tokens.len();
         if rows > self.max_tokens {

@@ -5,7 +5,7 @@
 use std::ops::Range;
 
 use cpift_engine::ops::{linear, rms_norm};
-use cpift_engine::{Device, Layout, View, ViewMut};
+use cpift_engine::{Device, Layout, Real, View, ViewMut};
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -25,12 +25,12 @@ impl Linear {
     }
 
     /// y `[N, outputs]` = x `[N, inputs]` · Wᵀ + b.
-    pub fn forward(
+    pub fn forward<T: Real>(
         &self,
         device: &Device,
-        weights: View<'_, f32>,
-        x: View<'_, f32>,
-        y: ViewMut<'_, f32>,
+        weights: View<'_, T>,
+        x: View<'_, T>,
+        y: ViewMut<'_, T>,
     ) -> Result<()> {
         let shape = self.shape(x.len() / self.inputs);
         let bias = self.bias.clone().map(|bias| weights.slice(bias));
@@ -38,12 +38,12 @@ impl Linear {
     }
 
     /// d_x `[N, inputs]` = d_y `[N, outputs]` · W, added to what is there when `accumulate`.
-    pub fn backward_input(
+    pub fn backward_input<T: Real>(
         &self,
         device: &Device,
-        weights: View<'_, f32>,
-        d_y: View<'_, f32>,
-        d_x: ViewMut<'_, f32>,
+        weights: View<'_, T>,
+        d_y: View<'_, T>,
+        d_x: ViewMut<'_, T>,
         accumulate: bool,
     ) -> Result<()> {
         let shape = self.shape(d_y.len() / self.outputs);
@@ -52,11 +52,11 @@ impl Linear {
     }
 
     /// Adds the gradients of weight and bias to the flat `gradients`.
-    pub fn backward_weight(
+    pub fn backward_weight<T: Real>(
         &self,
         device: &Device,
-        d_y: View<'_, f32>,
-        x: View<'_, f32>,
+        d_y: View<'_, T>,
+        x: View<'_, T>,
         gradients: ViewMut<'_, f32>,
     ) -> Result<()> {
         let shape = self.shape(d_y.len() / self.outputs);
@@ -85,12 +85,12 @@ impl Norm {
     }
 
     /// Normalises `input` into `output`; `inverse_rms` has room for at least one element a row.
-    pub fn forward(
+    pub fn forward<T: Real>(
         &self,
         device: &Device,
-        weights: View<'_, f32>,
-        input: View<'_, f32>,
-        output: ViewMut<'_, f32>,
+        weights: View<'_, T>,
+        input: View<'_, T>,
+        output: ViewMut<'_, T>,
         inverse_rms: ViewMut<'_, f32>,
     ) -> Result<()> {
         let shape = self.shape(input.len());
@@ -100,13 +100,13 @@ impl Norm {
     }
 
     /// sum = residual + delta, and its norm.
-    pub fn forward_residual(
+    pub fn forward_residual<T: Real>(
         &self,
         device: &Device,
-        weights: View<'_, f32>,
-        residual: View<'_, f32>,
-        delta: View<'_, f32>,
-        outputs: rms_norm::ResidualOutputs<'_>,
+        weights: View<'_, T>,
+        residual: View<'_, T>,
+        delta: View<'_, T>,
+        outputs: rms_norm::ResidualOutputs<'_, T>,
     ) -> Result<()> {
         let shape = self.shape(residual.len());
         let outputs =
@@ -116,13 +116,13 @@ impl Norm {
     }
 
     /// Adds to `d_input` and to the weight's part of the flat `gradients`.
-    pub fn backward(
+    pub fn backward<T: Real>(
         &self,
         device: &Device,
-        weights: View<'_, f32>,
-        saved: NormSaved<'_>,
-        d_output: View<'_, f32>,
-        d_input: ViewMut<'_, f32>,
+        weights: View<'_, T>,
+        saved: NormSaved<'_, T>,
+        d_output: View<'_, T>,
+        d_input: ViewMut<'_, T>,
         gradients: ViewMut<'_, f32>,
     ) -> Result<()> {
         let shape = self.shape(saved.input.len());
@@ -138,9 +138,9 @@ impl Norm {
 
 /// What [`Norm::backward`] needs from the forward.
 #[derive(Debug, Clone, Copy)]
-pub struct NormSaved<'a> {
+pub struct NormSaved<'a, T: Real> {
     /// The norm's input.
-    pub input: View<'a, f32>,
+    pub input: View<'a, T>,
     /// As the forward wrote it.
     pub inverse_rms: View<'a, f32>,
 }

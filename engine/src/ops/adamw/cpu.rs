@@ -14,7 +14,7 @@ const PATH: u8 = 2;
 const FISHER: u8 = 3;
 
 pub(super) fn step(parameters: Parameters<'_>, gradient: Gradient<'_>, coefficients: &Coefficients) {
-    let Parameters { weights, moment1, moment2, importance } = parameters;
+    let Parameters { weights, moment1, moment2, importance, copy: _ } = parameters;
     let shard = Shard {
         gradients: gradient.values.host(),
         weights: weights.host(),

@@ -1,5 +1,5 @@
-//! AdamW in one pass over memory: gradient scaling, moments, decoupled decay, update, importance
-//! and frozen coordinates.
+//! AdamW in one pass over memory: gradient scaling, moments, decoupled decay, update, importance,
+//! frozen coordinates, and the copy of the weights that products read.
 //!
 //! With g the scaled gradient and t the step, counted from 1 (PyTorch's semantics):
 //!
@@ -12,7 +12,7 @@
 //! p_new − p_old, `path` its absolute value, `fisher` g².
 //!
 //! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 36 with importance, and one
-//! bit of the mask. Reading and writing the same lines leaves nothing for non-temporal stores to save.
+//! bit of the mask; 2 bytes more for the copy in bf16. Reading and writing the same lines leaves nothing for non-temporal stores to save.
 
 mod cpu;
 mod gpu;
@@ -20,11 +20,14 @@ mod optimizer;
 
 pub use optimizer::AdamW;
 
+use half::bf16;
+
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::mask::Mask;
 use crate::ops::norm::Clip;
+use crate::real::not_on_the_cpu;
 
 const OP: &str = "adamw";
 
@@ -87,6 +90,8 @@ pub struct Parameters<'a> {
     pub moment2: ViewMut<'a, f32>,
     /// Accumulator of importance.
     pub importance: Importance<'a>,
+    /// Receives the new weights in the precision they are computed with, where that is not their own; on GPUs.
+    pub copy: Option<ViewMut<'a, bf16>>,
 }
 
 /// What a step reads.
@@ -123,11 +128,15 @@ pub fn step(
     {
         check_length(OP, "importance", values.len(), length)?;
     }
+    if let Some(copy) = &parameters.copy {
+        check_length(OP, "copy", copy.len(), length)?;
+    }
     if let Some(mask) = gradient.frozen {
         check_length(OP, "frozen", mask.len(), length)?;
     }
     let mut coefficients = Coefficients::new(hyper, step, gradient.scale)?;
     match device {
+        Device::Cpu(_) if parameters.copy.is_some() => return Err(not_on_the_cpu::<bf16>()),
         Device::Cpu(cpu) => {
             if let Some(clip) = gradient.clip {
                 coefficients.gradient_scale *= clip.factor().host()[0];

@@ -1,5 +1,7 @@
 //! The optimizer's state over steps, for training loops.
 
+use half::bf16;
+
 use super::{Gradient, Hyper, Importance, ImportanceKind, Parameters};
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
@@ -43,6 +45,20 @@ impl AdamW {
     /// Lengths that differ from the state's, or hyper-parameters outside their range. The state and
     /// the weights are then as before.
     pub fn step(&mut self, weights: ViewMut<'_, f32>, gradient: Gradient<'_>, hyper: &Hyper) -> Result<()> {
+        self.step_with_copy(weights, None, gradient, hyper)
+    }
+
+    /// [`AdamW::step`] that leaves the new weights in `copy` too, rounded to bf16, where there is one.
+    ///
+    /// # Errors
+    /// As [`AdamW::step`]; a copy on the CPU.
+    pub fn step_with_copy(
+        &mut self,
+        weights: ViewMut<'_, f32>,
+        copy: Option<ViewMut<'_, bf16>>,
+        gradient: Gradient<'_>,
+        hyper: &Hyper,
+    ) -> Result<()> {
         let accumulator = self.importance.view_mut();
         let parameters = Parameters {
             weights,
@@ -54,6 +70,7 @@ impl AdamW {
                 ImportanceKind::Path => Importance::Path(accumulator),
                 ImportanceKind::Fisher => Importance::Fisher(accumulator),
             },
+            copy,
         };
         super::step(&self.device, parameters, gradient, hyper, self.steps + 1)?;
         self.steps += 1;

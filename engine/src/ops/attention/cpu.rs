@@ -11,6 +11,8 @@ use crate::cpu::tile::{
     product_of_tile,
 };
 use crate::device::CpuDevice;
+use crate::error::Result;
+use crate::real::Real;
 
 /// Tokens of a tile of queries, and of one of keys.
 pub const TILE: usize = 64;
@@ -24,8 +26,8 @@ pub struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    pub fn new(inputs: &super::Inputs<'a>) -> Self {
-        Self { q: inputs.q.host(), k: inputs.k.host(), v: inputs.v.host() }
+    pub fn new<T: Real>(inputs: &super::Inputs<'a, T>) -> Result<Self> {
+        Ok(Self { q: inputs.q.floats()?, k: inputs.k.floats()?, v: inputs.v.floats()? })
     }
 }
 

@@ -3,11 +3,35 @@
 
 use std::ops::Range;
 
-use super::{Cache, Shape};
+use super::Shape;
 use crate::cpu::math::{dot, exp, max};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::error::Result;
+use crate::real::Real;
+
+/// The cache as slices.
+#[derive(Clone, Copy)]
+pub struct Cache<'a> {
+    k: &'a [f32],
+    v: &'a [f32],
+    capacity: usize,
+    slots: &'a [u32],
+    lengths: &'a [u32],
+}
+
+impl<'a> Cache<'a> {
+    pub fn new<T: Real>(cache: &super::Cache<'a, T>) -> Result<Self> {
+        Ok(Self {
+            k: cache.k.floats()?,
+            v: cache.v.floats()?,
+            capacity: cache.capacity,
+            slots: cache.slots.host(),
+            lengths: cache.lengths.host(),
+        })
+    }
+}
 
 pub fn decode(cpu: &CpuDevice, shape: &Shape, q: &[f32], cache: Cache, output: &mut [f32]) {
     let rows = cache.slots.len();
@@ -27,7 +51,7 @@ pub fn decode(cpu: &CpuDevice, shape: &Shape, q: &[f32], cache: Cache, output: &
 impl Shape {
     /// Tokens of its slot that a row sees.
     fn seen(&self, cache: &Cache, row: usize) -> Range<usize> {
-        let length = cache.lengths.host()[row] as usize;
+        let length = cache.lengths[row] as usize;
         self.first_seen(length - 1, 0)..length
     }
 }
@@ -44,8 +68,8 @@ fn decode_head(
 ) {
     let seen = shape.seen(cache, row);
     let length = seen.len();
-    let first_token = cache.slots.host()[row] as usize * cache.capacity + seen.start;
-    let (k, v) = (cache.k.host(), cache.v.host());
+    let first_token = cache.slots[row] as usize * cache.capacity + seen.start;
+    let Cache { k, v, .. } = *cache;
     for s in 0..length {
         let key = &k[shape.key(first_token + s, kv_head)];
         for (scores, head) in scores.chunks_exact_mut(length).zip(shape.heads_of(kv_head)) {

@@ -1,21 +1,22 @@
 //! Attention on a GPU. Kernels take tiles of 64 tokens; which there are is a list made once per batch.
 
-use cpift_kernels::attention::*;
+use cpift_kernels::attention::{AttentionElement, BackwardInputs, SPLIT, Sizes, Tiles};
 
 use super::{Cache, Documents, Gradients, Inputs, Outputs, Shape};
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
-use crate::gpu::{GpuDevice, GpuMemory, GpuSlice, size};
+use crate::gpu::{GpuDevice, GpuMemory, GpuSlice, Kernels, narrow};
+use crate::real::Real;
 
 const OP: &str = "attention on a GPU";
 
 /// The shape as kernels take it.
 fn sizes(shape: &Shape, tokens: usize) -> Result<Sizes> {
     Ok(Sizes {
-        tokens: size(OP, "tokens", tokens)?,
-        heads: size(OP, "heads", shape.heads)?,
-        kv_heads: size(OP, "kv_heads", shape.kv_heads)?,
-        head_dim: size(OP, "head_dim", shape.head_dim)?,
+        tokens: narrow(OP, "tokens", tokens)?,
+        heads: narrow(OP, "heads", shape.heads)?,
+        kv_heads: narrow(OP, "kv_heads", shape.kv_heads)?,
+        head_dim: narrow(OP, "head_dim", shape.head_dim)?,
         scale: shape.scale,
         window: shape.window.map_or(u32::MAX, |window| u32::try_from(window.get()).unwrap_or(u32::MAX)),
     })
@@ -30,36 +31,43 @@ fn tiles<'a>(gpu: &GpuDevice, documents: &'a Documents) -> Result<[GpuSlice<'a, 
     Ok([all.slice(0..all.len() / 2), all.slice(all.len() / 2..all.len())])
 }
 
-pub(super) fn forward(
+pub(super) fn forward<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
     documents: &Documents,
-    inputs: &Inputs<'_>,
-    output: ViewMut<'_, f32>,
+    inputs: &Inputs<'_, T>,
+    output: ViewMut<'_, T>,
     log_sum_exp: ViewMut<'_, f32>,
 ) -> Result<()> {
     let sizes = sizes(shape, documents.tokens())?;
     let [tiles, _] = tiles(gpu, documents)?;
     let inputs = [inputs.q.on(gpu), inputs.k.on(gpu), inputs.v.on(gpu)];
     let (output, log_sum_exp) = (output.on(gpu), log_sum_exp.on(gpu));
-    f32::forward(gpu.launcher(), sizes, inputs, tiles.argument(), output, log_sum_exp)?;
+    T::Kernel::forward(gpu.launcher(), sizes, inputs, tiles.argument(), output, log_sum_exp)?;
     Ok(())
 }
 
-pub(super) fn backward(
+pub(super) fn backward<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
     documents: &Documents,
-    inputs: &Inputs<'_>,
-    outputs: &Outputs<'_>,
-    gradients: Gradients<'_>,
+    inputs: &Inputs<'_, T>,
+    outputs: &Outputs<'_, T>,
+    gradients: Gradients<'_, T>,
 ) -> Result<()> {
     let sizes = sizes(shape, documents.tokens())?;
     let [by_queries, by_keys] = tiles(gpu, documents)?;
-    let rows = size(OP, "rows", outputs.log_sum_exp.len())?;
-    let mut delta = GpuMemory::zeros(gpu, rows as usize)?;
+    let rows = narrow(OP, "rows", outputs.log_sum_exp.len())?;
+    let mut delta = GpuMemory::<f32>::zeros(gpu, rows as usize)?;
     let (d_output, output) = (outputs.d_output.on(gpu), outputs.output.on(gpu));
-    attention_delta_f32(gpu.launcher(), d_output, output, delta.all_mut().argument(), rows, sizes.head_dim)?;
+    T::Kernel::ATTENTION_DELTA(
+        gpu.launcher(),
+        d_output,
+        output,
+        delta.all_mut().argument(),
+        rows,
+        sizes.head_dim,
+    )?;
     let inputs = BackwardInputs {
         q: inputs.q.on(gpu),
         k: inputs.k.on(gpu),
@@ -69,27 +77,27 @@ pub(super) fn backward(
         delta: delta.all().argument(),
     };
     let Gradients { d_q, d_k, d_v } = gradients;
-    f32::backward_keys(gpu.launcher(), sizes, inputs, by_keys.argument(), d_k.on(gpu), d_v.on(gpu))?;
-    f32::backward_queries(gpu.launcher(), sizes, inputs, by_queries.argument(), d_q.on(gpu))?;
+    T::Kernel::backward_keys(gpu.launcher(), sizes, inputs, by_keys.argument(), d_k.on(gpu), d_v.on(gpu))?;
+    T::Kernel::backward_queries(gpu.launcher(), sizes, inputs, by_queries.argument(), d_q.on(gpu))?;
     Ok(())
 }
 
-pub(super) fn decode(
+pub(super) fn decode<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
-    q: View<'_, f32>,
-    cache: &Cache<'_>,
+    q: View<'_, T>,
+    cache: &Cache<'_, T>,
     slot_count: usize,
-    output: ViewMut<'_, f32>,
+    output: ViewMut<'_, T>,
 ) -> Result<()> {
     let Sizes { tokens: rows, heads, kv_heads, head_dim, scale, window } = sizes(shape, cache.slots.len())?;
     let longest = cache.lengths.host().iter().copied().max().unwrap_or(0);
     let parts = longest.min(window).div_ceil(SPLIT);
     let count = q.len() / shape.head_dim * parts as usize;
-    let mut sums = GpuMemory::zeros(gpu, count * shape.head_dim)?;
-    let mut statistics = GpuMemory::zeros(gpu, 2 * count)?;
+    let mut sums = GpuMemory::<f32>::zeros(gpu, count * shape.head_dim)?;
+    let mut statistics = GpuMemory::<f32>::zeros(gpu, 2 * count)?;
     let (slots, lengths) = (cache.slots.device().on(gpu), cache.lengths.device().on(gpu));
-    attention_decode_f32(
+    T::Kernel::ATTENTION_DECODE(
         gpu.launcher(),
         q.on(gpu),
         cache.k.on(gpu),
@@ -100,8 +108,8 @@ pub(super) fn decode(
         statistics.all_mut().argument(),
         rows,
         parts,
-        size(OP, "slots", slot_count)?,
-        size(OP, "capacity", cache.capacity)?,
+        narrow(OP, "slots", slot_count)?,
+        narrow(OP, "capacity", cache.capacity)?,
         heads,
         kv_heads,
         head_dim,
@@ -110,7 +118,7 @@ pub(super) fn decode(
     )?;
     let (sums, statistics) = (sums.all().argument(), statistics.all().argument());
     let output = output.on(gpu);
-    attention_combine_f32(
+    T::Kernel::ATTENTION_COMBINE(
         gpu.launcher(),
         sums,
         statistics,

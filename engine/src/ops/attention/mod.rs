@@ -30,6 +30,7 @@ use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
 use crate::gpu::DeviceCopy;
 use crate::indices::IndexView;
+use crate::real::Real;
 
 /// Sizes of attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -123,35 +124,35 @@ impl Documents {
 
 /// What attention reads, after rotation: q `[N, H, D]`, k and v `[N, KV, D]`.
 #[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a> {
+pub struct Inputs<'a, T: Real> {
     /// Queries.
-    pub q: View<'a, f32>,
+    pub q: View<'a, T>,
     /// Keys.
-    pub k: View<'a, f32>,
+    pub k: View<'a, T>,
     /// Values.
-    pub v: View<'a, f32>,
+    pub v: View<'a, T>,
 }
 
 /// Gradients with respect to [`Inputs`], of the same shapes; overwritten.
 #[derive(Debug)]
-pub struct Gradients<'a> {
+pub struct Gradients<'a, T: Real> {
     /// Gradient of the queries.
-    pub d_q: ViewMut<'a, f32>,
+    pub d_q: ViewMut<'a, T>,
     /// Gradient of the keys.
-    pub d_k: ViewMut<'a, f32>,
+    pub d_k: ViewMut<'a, T>,
     /// Gradient of the values.
-    pub d_v: ViewMut<'a, f32>,
+    pub d_v: ViewMut<'a, T>,
 }
 
 /// What the forward pass left, and the gradient that reaches it.
 #[derive(Debug, Clone, Copy)]
-pub struct Outputs<'a> {
+pub struct Outputs<'a, T: Real> {
     /// The forward pass's output `[N, H, D]`.
-    pub output: View<'a, f32>,
+    pub output: View<'a, T>,
     /// The forward pass's log-sum-exp `[N, H]`.
     pub log_sum_exp: View<'a, f32>,
     /// Gradient with respect to the output `[N, H, D]`.
-    pub d_output: View<'a, f32>,
+    pub d_output: View<'a, T>,
 }
 
 /// Attention of every token to its document so far.
@@ -160,12 +161,12 @@ pub struct Outputs<'a> {
 ///
 /// # Errors
 /// Heads that cannot be grouped, or a length that does not fit the shape and the documents.
-pub fn forward(
+pub fn forward<T: Real>(
     device: &Device,
     shape: &Shape,
     documents: &Documents,
-    inputs: Inputs,
-    output: ViewMut<f32>,
+    inputs: Inputs<T>,
+    output: ViewMut<T>,
     log_sum_exp: ViewMut<f32>,
 ) -> Result<()> {
     const OP: &str = "attention forward";
@@ -175,8 +176,8 @@ pub fn forward(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, documents, &inputs, output, log_sum_exp)?,
         Device::Cpu(cpu) => {
-            let inputs = cpu::Inputs::new(&inputs);
-            cpu::forward(cpu, shape, documents, inputs, output.host(), log_sum_exp.host());
+            let inputs = cpu::Inputs::new(&inputs)?;
+            cpu::forward(cpu, shape, documents, inputs, output.floats()?, log_sum_exp.host());
         }
     }
     Ok(())
@@ -186,13 +187,13 @@ pub fn forward(
 ///
 /// # Errors
 /// Heads that cannot be grouped, or a length that does not fit the shape and the documents.
-pub fn backward(
+pub fn backward<T: Real>(
     device: &Device,
     shape: &Shape,
     documents: &Documents,
-    inputs: Inputs,
-    outputs: Outputs,
-    gradients: Gradients,
+    inputs: Inputs<T>,
+    outputs: Outputs<T>,
+    gradients: Gradients<T>,
 ) -> Result<()> {
     const OP: &str = "attention backward";
     check_inputs(OP, shape, documents, &inputs)?;
@@ -209,19 +210,28 @@ pub fn backward(
             cpu,
             shape,
             documents,
-            cpu::Inputs::new(&inputs),
+            cpu::Inputs::new(&inputs)?,
             backward::Outputs {
-                output: outputs.output.host(),
+                output: outputs.output.floats()?,
                 log_sum_exp: outputs.log_sum_exp.host(),
-                d_output: outputs.d_output.host(),
+                d_output: outputs.d_output.floats()?,
             },
-            backward::Gradients::new(gradients.d_q.host(), gradients.d_k.host(), gradients.d_v.host()),
+            backward::Gradients::new(
+                gradients.d_q.floats()?,
+                gradients.d_k.floats()?,
+                gradients.d_v.floats()?,
+            ),
         ),
     }
     Ok(())
 }
 
-fn check_inputs(op: &'static str, shape: &Shape, documents: &Documents, inputs: &Inputs) -> Result<()> {
+fn check_inputs<T: Real>(
+    op: &'static str,
+    shape: &Shape,
+    documents: &Documents,
+    inputs: &Inputs<T>,
+) -> Result<()> {
     shape.check(op)?;
     check_length(op, "q", inputs.q.len(), documents.tokens() * shape.query_width())?;
     check_length(op, "k", inputs.k.len(), documents.tokens() * shape.key_width())?;
@@ -230,11 +240,11 @@ fn check_inputs(op: &'static str, shape: &Shape, documents: &Documents, inputs: 
 
 /// Keys and values of sequences being generated.
 #[derive(Debug, Clone, Copy)]
-pub struct Cache<'a> {
+pub struct Cache<'a, T: Real> {
     /// Keys `[slots, capacity, KV, D]`, after rotation.
-    pub k: View<'a, f32>,
+    pub k: View<'a, T>,
     /// Values `[slots, capacity, KV, D]`.
-    pub v: View<'a, f32>,
+    pub v: View<'a, T>,
     /// Tokens a slot has room for.
     pub capacity: usize,
     /// The slot of each row.
@@ -250,12 +260,12 @@ pub struct Cache<'a> {
 ///
 /// # Errors
 /// Heads that cannot be grouped, a length that does not fit, or a slot or length outside the cache.
-pub fn decode(
+pub fn decode<T: Real>(
     device: &Device,
     shape: &Shape,
-    q: View<f32>,
-    cache: Cache,
-    output: ViewMut<f32>,
+    q: View<T>,
+    cache: Cache<T>,
+    output: ViewMut<T>,
 ) -> Result<()> {
     const OP: &str = "attention decode";
     shape.check(OP)?;
@@ -278,7 +288,10 @@ pub fn decode(
     }
     match device {
         Device::Gpu(gpu) => gpu::decode(gpu, shape, q, &cache, slots, output)?,
-        Device::Cpu(cpu) => decode::decode(cpu, shape, q.host(), cache, output.host()),
+        Device::Cpu(cpu) => {
+            let cache = decode::Cache::new(&cache)?;
+            decode::decode(cpu, shape, q.floats()?, cache, output.floats()?);
+        }
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 use rayon::prelude::*;
 
-use super::{Shape, Workspace};
+use super::Shape;
 use crate::cpu::gemm::{Matrix, Update, multiply};
 use crate::cpu::math::{exp, max, sum_lanes};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::error::Result;
+use crate::real::Real;
 
 /// Terms summed in f32 before they go into an f64.
 const SUM_BLOCK: usize = 1024;
@@ -18,8 +20,30 @@ pub struct Inputs<'a> {
 }
 
 impl<'a> Inputs<'a> {
-    pub fn new(inputs: &super::Inputs<'a>) -> Self {
-        Self { hidden: inputs.hidden.host(), head: inputs.head.host(), targets: inputs.targets.host() }
+    pub fn new<T: Real>(inputs: &super::Inputs<'a, T>) -> Result<Self> {
+        let (hidden, head) = (inputs.hidden.floats()?, inputs.head.floats()?);
+        Ok(Self { hidden, head, targets: inputs.targets.host() })
+    }
+}
+
+/// The workspace as slices.
+pub struct Workspace<'a> {
+    chunk_rows: usize,
+    rows: &'a [u32],
+    logits: &'a mut [f32],
+    hidden: &'a mut [f32],
+    d_hidden: &'a mut [f32],
+}
+
+impl<'a> Workspace<'a> {
+    pub fn new<T: Real>(workspace: &'a mut super::Workspace<T>) -> Result<Self> {
+        Ok(Self {
+            chunk_rows: workspace.chunk_rows,
+            rows: workspace.rows.view().host(),
+            logits: workspace.logits.view_mut().floats()?,
+            hidden: workspace.hidden.view_mut().floats()?,
+            d_hidden: workspace.d_hidden.view_mut().floats()?,
+        })
     }
 }
 
@@ -35,20 +59,16 @@ pub fn run(
     cpu: &CpuDevice,
     shape: &Shape,
     inputs: Inputs,
-    workspace: &mut Workspace,
+    workspace: Workspace,
     losses: &mut [f32],
     mut gradients: Option<Gradients>,
 ) {
     let &Shape { hidden: width, vocabulary, .. } = shape;
-    let chunk_rows = workspace.chunk_rows;
-    let rows = workspace.rows.view().host();
+    let Workspace { chunk_rows, rows, logits, hidden: gathered, d_hidden: d_gathered } = workspace;
     losses.fill(0.0);
     if let Some(gradients) = &mut gradients {
         gradients.d_hidden.fill(0.0);
     }
-    let logits = workspace.logits.view_mut().host();
-    let gathered = workspace.hidden.view_mut().host();
-    let d_gathered = workspace.d_hidden.view_mut().host();
     for rows in rows.chunks(chunk_rows) {
         let logits = &mut logits[..rows.len() * vocabulary];
         let gathered = &mut gathered[..rows.len() * width];

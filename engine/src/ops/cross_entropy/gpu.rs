@@ -1,30 +1,27 @@
 //! Cross-entropy on a GPU. The host knows which rows have a target, so that nothing waits for the device.
 
-use cpift_kernels::cross_entropy::{losses_and_gradients_f32, losses_f32, scatter_rows_f32};
-use cpift_kernels::embedding::embedding_f32;
-use cpift_kernels::gemm::{gemm_nn_f32, gemm_nt_f32, gemm_tn_f32};
-
 use super::{Gradients, Inputs, Shape, Workspace};
 use crate::buffer::ViewMut;
 use crate::error::Result;
-use crate::gpu::{GpuDevice, narrow};
+use crate::gpu::{GpuDevice, Kernels, narrow};
+use crate::real::Real;
 
 /// Losses and, where asked for with a factor, gradients.
-pub fn run(
+pub fn run<T: Real>(
     gpu: &GpuDevice,
     op: &'static str,
     shape: &Shape,
-    inputs: &Inputs<'_>,
-    workspace: &mut Workspace,
+    inputs: &Inputs<'_, T>,
+    workspace: &mut Workspace<T>,
     mut losses: ViewMut<'_, f32>,
-    mut gradients: Option<(f32, Gradients<'_>)>,
+    mut gradients: Option<(f32, Gradients<'_, T>)>,
 ) -> Result<()> {
     let launcher = gpu.launcher();
     let (width, batch) = (narrow(op, "hidden", shape.hidden)?, narrow(op, "rows", shape.rows)?);
     let chunk_rows = workspace.chunk_rows;
     losses.fill(0.0)?;
     if let Some((_, gradients)) = &mut gradients {
-        gradients.d_hidden.fill(0.0)?;
+        gradients.d_hidden.fill(T::default())?;
     }
     let Workspace { rows, logits, hidden, d_hidden, .. } = workspace;
     for start in (0..rows.view().len()).step_by(chunk_rows) {
@@ -35,21 +32,29 @@ pub fn run(
         let [n, c, v] = [shape.rows, shape.hidden, shape.vocabulary].map(|size| size as u64);
 
         // The rows are to their hidden states what tokens are to a table.
-        embedding_f32(launcher, inputs.hidden.on(gpu), rows, hidden.view_mut().on(gpu), count, batch, width)?;
+        T::Kernel::EMBEDDING(
+            launcher,
+            inputs.hidden.on(gpu),
+            rows,
+            hidden.view_mut().on(gpu),
+            count,
+            batch,
+            width,
+        )?;
         let gathered = hidden.view().on(gpu);
-        gemm_nt_f32(launcher, gathered, head, None, logits.view_mut().on(gpu), [count, v, c])?;
+        T::Kernel::GEMM_NT(launcher, gathered, head, None, logits.view_mut().on(gpu), [count, v, c])?;
         let losses = losses.reborrow().on(gpu);
         let Some((scale, gradients)) = &mut gradients else {
-            losses_f32(launcher, logits.view().on(gpu), rows, targets, losses, count, v, n)?;
+            T::Kernel::LOSSES(launcher, logits.view().on(gpu), rows, targets, losses, count, v, n)?;
             continue;
         };
         let all_logits = logits.view_mut().on(gpu);
-        losses_and_gradients_f32(launcher, all_logits, rows, targets, losses, count, v, n, *scale)?;
+        T::Kernel::LOSSES_AND_GRADIENTS(launcher, all_logits, rows, targets, losses, count, v, n, *scale)?;
         let d_logits = logits.view().on(gpu);
-        gemm_nn_f32(launcher, d_logits, head, d_hidden.view_mut().on(gpu), [count, c, v], false)?;
-        gemm_tn_f32(launcher, d_logits, gathered, gradients.d_head.reborrow().on(gpu), [v, c, count])?;
+        T::Kernel::GEMM_NN(launcher, d_logits, head, d_hidden.view_mut().on(gpu), [count, c, v], false)?;
+        T::Kernel::GEMM_TN(launcher, d_logits, gathered, gradients.d_head.reborrow().on(gpu), [v, c, count])?;
         let d_all = gradients.d_hidden.reborrow().on(gpu);
-        scatter_rows_f32(launcher, d_hidden.view().on(gpu), rows, d_all, count, c, n)?;
+        T::Kernel::SCATTER_ROWS(launcher, d_hidden.view().on(gpu), rows, d_all, count, c, n)?;
     }
     Ok(())
 }

@@ -15,6 +15,7 @@ use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::{IndexView, Indices};
+use crate::real::Real;
 
 /// Target of a row that has no loss.
 pub const IGNORE: u32 = u32::MAX;
@@ -35,35 +36,35 @@ pub struct Shape {
 
 impl Shape {
     /// Rows whose logits are held at once.
-    fn chunk_rows(&self) -> usize {
-        let fitting = LOGITS_BYTES / size_of::<f32>() / self.vocabulary.max(1);
+    fn chunk_rows<T: Real>(&self) -> usize {
+        let fitting = LOGITS_BYTES / size_of::<T>() / self.vocabulary.max(1);
         fitting.max(1).min(self.rows.max(1))
     }
 }
 
 /// Memory for chunks, made once for the largest batch and used for every one that is no larger.
 #[derive(Debug)]
-pub struct Workspace {
+pub struct Workspace<T: Real> {
     shape: Shape,
     /// Rows whose logits are held at once.
     chunk_rows: usize,
     /// Indices of the rows with a target.
     rows: Indices,
     /// `[chunk_rows, V]`.
-    logits: Buffer<f32>,
+    logits: Buffer<T>,
     /// Hidden states of the chunk's rows `[chunk_rows, C]`.
-    hidden: Buffer<f32>,
+    hidden: Buffer<T>,
     /// Their gradients `[chunk_rows, C]`.
-    d_hidden: Buffer<f32>,
+    d_hidden: Buffer<T>,
 }
 
-impl Workspace {
+impl<T: Real> Workspace<T> {
     /// Memory for batches of up to `shape.rows` rows.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn new(device: &Device, shape: &Shape) -> Result<Self> {
-        Self::with_chunk_rows(device, shape, shape.chunk_rows())
+        Self::with_chunk_rows(device, shape, shape.chunk_rows::<T>())
     }
 
     /// The same, for chunks of up to `chunk_rows` rows, at least one, instead of as many as fit a fixed size.
@@ -84,27 +85,27 @@ impl Workspace {
 
     /// What [`Workspace::new`] takes for this shape, in bytes.
     pub fn bytes(shape: &Shape) -> usize {
-        let floats = shape.chunk_rows() * (shape.vocabulary + 2 * shape.hidden);
-        floats * size_of::<f32>() + shape.rows * size_of::<u32>()
+        let elements = shape.chunk_rows::<T>() * (shape.vocabulary + 2 * shape.hidden);
+        elements * size_of::<T>() + shape.rows * size_of::<u32>()
     }
 }
 
 /// What the loss is computed from.
 #[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a> {
+pub struct Inputs<'a, T: Real> {
     /// Hidden states `[N, C]`, after the last norm.
-    pub hidden: View<'a, f32>,
+    pub hidden: View<'a, T>,
     /// The LM head's weight `[V, C]`.
-    pub head: View<'a, f32>,
+    pub head: View<'a, T>,
     /// The token each row should predict, or [`IGNORE`] `[N]`.
     pub targets: IndexView<'a>,
 }
 
 /// Gradients of the loss.
 #[derive(Debug)]
-pub struct Gradients<'a> {
+pub struct Gradients<'a, T: Real> {
     /// Gradient of the hidden states `[N, C]`; overwritten, with zeros for ignored rows.
-    pub d_hidden: ViewMut<'a, f32>,
+    pub d_hidden: ViewMut<'a, T>,
     /// Gradient of the head `[V, C]`; accumulates.
     pub d_head: ViewMut<'a, f32>,
 }
@@ -113,11 +114,11 @@ pub struct Gradients<'a> {
 ///
 /// # Errors
 /// A length that does not fit the shape, a target outside the vocabulary, a workspace that is too small.
-pub fn forward(
+pub fn forward<T: Real>(
     device: &Device,
     shape: &Shape,
-    inputs: Inputs,
-    workspace: &mut Workspace,
+    inputs: Inputs<T>,
+    workspace: &mut Workspace<T>,
     losses: ViewMut<f32>,
 ) -> Result<()> {
     const OP: &str = "cross_entropy forward";
@@ -125,7 +126,8 @@ pub fn forward(
     match device {
         Device::Gpu(gpu) => gpu::run(gpu, OP, shape, &inputs, workspace, losses, None)?,
         Device::Cpu(cpu) => {
-            cpu::run(cpu, shape, cpu::Inputs::new(&inputs), workspace, losses.host(), None);
+            let workspace = cpu::Workspace::new(workspace)?;
+            cpu::run(cpu, shape, cpu::Inputs::new(&inputs)?, workspace, losses.host(), None);
         }
     }
     Ok(())
@@ -138,14 +140,14 @@ pub fn forward(
 ///
 /// # Errors
 /// A length that does not fit the shape, a target outside the vocabulary, a workspace that is too small.
-pub fn forward_backward(
+pub fn forward_backward<T: Real>(
     device: &Device,
     shape: &Shape,
-    inputs: Inputs,
+    inputs: Inputs<T>,
     scale: f32,
-    workspace: &mut Workspace,
+    workspace: &mut Workspace<T>,
     losses: ViewMut<f32>,
-    gradients: Gradients,
+    gradients: Gradients<T>,
 ) -> Result<()> {
     const OP: &str = "cross_entropy forward_backward";
     check_inputs(OP, shape, &inputs, workspace, &losses)?;
@@ -158,10 +160,11 @@ pub fn forward_backward(
         Device::Cpu(cpu) => {
             let gradients = cpu::Gradients {
                 scale,
-                d_hidden: gradients.d_hidden.host(),
+                d_hidden: gradients.d_hidden.floats()?,
                 d_head: gradients.d_head.host(),
             };
-            let inputs = cpu::Inputs::new(&inputs);
+            let inputs = cpu::Inputs::new(&inputs)?;
+            let workspace = cpu::Workspace::new(workspace)?;
             cpu::run(cpu, shape, inputs, workspace, losses.host(), Some(gradients));
         }
     }
@@ -169,11 +172,11 @@ pub fn forward_backward(
 }
 
 /// Checks everything, and leaves in the workspace which rows there is something to do for.
-fn check_inputs(
+fn check_inputs<T: Real>(
     op: &'static str,
     shape: &Shape,
-    inputs: &Inputs,
-    workspace: &mut Workspace,
+    inputs: &Inputs<T>,
+    workspace: &mut Workspace<T>,
     losses: &ViewMut<f32>,
 ) -> Result<()> {
     check(op, shape.hidden != 0 && shape.vocabulary != 0, || format!("nothing to compute for {shape:?}"))?;

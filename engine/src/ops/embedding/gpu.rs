@@ -1,22 +1,21 @@
 //! Embedding on a GPU. The host groups positions by token, so that each row of the table is added to by
 //! one thread per column, in the order of positions.
 
-use cpift_kernels::embedding::{embedding_backward_f32, embedding_f32};
-
 use super::Shape;
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
-use crate::gpu::{GpuDevice, GpuMemory, narrow};
+use crate::gpu::{GpuDevice, GpuMemory, Kernels, narrow};
 use crate::indices::IndexView;
+use crate::real::Real;
 
-pub fn forward(
+pub fn forward<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
-    table: View<'_, f32>,
+    table: View<'_, T>,
     tokens: IndexView<'_>,
-    output: ViewMut<'_, f32>,
+    output: ViewMut<'_, T>,
 ) -> Result<()> {
-    embedding_f32(
+    T::Kernel::EMBEDDING(
         gpu.launcher(),
         table.on(gpu),
         tokens.device().on(gpu),
@@ -28,11 +27,11 @@ pub fn forward(
     Ok(())
 }
 
-pub fn backward(
+pub fn backward<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
     tokens: IndexView<'_>,
-    d_output: View<'_, f32>,
+    d_output: View<'_, T>,
     d_table: ViewMut<'_, f32>,
 ) -> Result<()> {
     const OP: &str = "embedding backward";
@@ -44,7 +43,7 @@ pub fn backward(
     let positions = GpuMemory::from_slice(gpu, positions)?;
     let starts = GpuMemory::from_slice(gpu, starts)?;
     let tokens = GpuMemory::from_slice(gpu, group_tokens)?;
-    embedding_backward_f32(
+    T::Kernel::EMBEDDING_BACKWARD(
         gpu.launcher(),
         d_output.on(gpu),
         positions.all().argument(),

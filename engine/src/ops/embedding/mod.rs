@@ -10,6 +10,7 @@ use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::IndexView;
+use crate::real::Real;
 
 /// Sizes of an embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,12 +27,12 @@ pub struct Shape {
 ///
 /// # Errors
 /// Lengths that do not fit the shape; a token id that is not below V.
-pub fn forward(
+pub fn forward<T: Real>(
     device: &Device,
     shape: &Shape,
-    table: View<'_, f32>,
+    table: View<'_, T>,
     tokens: IndexView<'_>,
-    output: ViewMut<'_, f32>,
+    output: ViewMut<'_, T>,
 ) -> Result<()> {
     const OP: &str = "embedding";
     check_length(OP, "table", table.len(), shape.vocabulary * shape.hidden)?;
@@ -41,7 +42,7 @@ pub fn forward(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, table, tokens, output)?,
         Device::Cpu(cpu) => {
-            cpu::forward(cpu, shape, table.host(), tokens.host(), output.host());
+            cpu::forward(cpu, shape, table.floats()?, tokens.host(), output.floats()?);
         }
     }
     Ok(())
@@ -51,11 +52,11 @@ pub fn forward(
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward(
+pub fn backward<T: Real>(
     device: &Device,
     shape: &Shape,
     tokens: IndexView<'_>,
-    d_output: View<'_, f32>,
+    d_output: View<'_, T>,
     d_table: ViewMut<'_, f32>,
 ) -> Result<()> {
     const OP: &str = "embedding backward";
@@ -66,7 +67,7 @@ pub fn backward(
     match device {
         Device::Gpu(gpu) => gpu::backward(gpu, shape, tokens, d_output, d_table)?,
         Device::Cpu(cpu) => {
-            cpu::backward(cpu, shape, tokens.host(), d_output.host(), d_table.host());
+            cpu::backward(cpu, shape, tokens.host(), d_output.floats()?, d_table.host());
         }
     }
     Ok(())

@@ -1,29 +1,28 @@
 //! The gate of the MLP on a GPU.
 
-use cpift_kernels::gated_mlp::{gated_mlp_backward_f32, gated_mlp_f32};
-
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
-use crate::gpu::GpuDevice;
+use crate::gpu::{GpuDevice, Kernels};
+use crate::real::Real;
 
-pub fn forward(
+pub fn forward<T: Real>(
     gpu: &GpuDevice,
-    gate: View<'_, f32>,
-    up: View<'_, f32>,
-    activation: ViewMut<'_, f32>,
+    gate: View<'_, T>,
+    up: View<'_, T>,
+    activation: ViewMut<'_, T>,
 ) -> Result<()> {
     let count = gate.len() as u64;
-    gated_mlp_f32(gpu.launcher(), gate.on(gpu), up.on(gpu), activation.on(gpu), count)?;
+    T::Kernel::GATED_MLP(gpu.launcher(), gate.on(gpu), up.on(gpu), activation.on(gpu), count)?;
     Ok(())
 }
 
-pub fn backward(
+pub fn backward<T: Real>(
     gpu: &GpuDevice,
-    gate: ViewMut<'_, f32>,
-    up: ViewMut<'_, f32>,
-    activation: ViewMut<'_, f32>,
+    gate: ViewMut<'_, T>,
+    up: ViewMut<'_, T>,
+    activation: ViewMut<'_, T>,
 ) -> Result<()> {
     let count = gate.len() as u64;
-    gated_mlp_backward_f32(gpu.launcher(), gate.on(gpu), up.on(gpu), activation.on(gpu), count)?;
+    T::Kernel::GATED_MLP_BACKWARD(gpu.launcher(), gate.on(gpu), up.on(gpu), activation.on(gpu), count)?;
     Ok(())
 }

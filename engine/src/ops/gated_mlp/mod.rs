@@ -9,23 +9,24 @@ mod gpu;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
+use crate::real::Real;
 
 /// Writes `silu(gate) · up` to `activation`; all three have the same length. Reads 2, writes 1 element each.
 ///
 /// # Errors
 /// Lengths that differ.
-pub fn forward(
+pub fn forward<T: Real>(
     device: &Device,
-    gate: View<'_, f32>,
-    up: View<'_, f32>,
-    activation: ViewMut<'_, f32>,
+    gate: View<'_, T>,
+    up: View<'_, T>,
+    activation: ViewMut<'_, T>,
 ) -> Result<()> {
     const OP: &str = "gated_mlp";
     check_length(OP, "up", up.len(), gate.len())?;
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, gate, up, activation)?,
-        Device::Cpu(cpu) => cpu::forward(cpu, gate.host(), up.host(), activation.host()),
+        Device::Cpu(cpu) => cpu::forward(cpu, gate.floats()?, up.floats()?, activation.floats()?),
     }
     Ok(())
 }
@@ -40,18 +41,18 @@ pub fn forward(
 ///
 /// # Errors
 /// Lengths that differ.
-pub fn backward(
+pub fn backward<T: Real>(
     device: &Device,
-    gate: ViewMut<'_, f32>,
-    up: ViewMut<'_, f32>,
-    activation: ViewMut<'_, f32>,
+    gate: ViewMut<'_, T>,
+    up: ViewMut<'_, T>,
+    activation: ViewMut<'_, T>,
 ) -> Result<()> {
     const OP: &str = "gated_mlp backward";
     check_length(OP, "up", up.len(), gate.len())?;
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
         Device::Gpu(gpu) => gpu::backward(gpu, gate, up, activation)?,
-        Device::Cpu(cpu) => cpu::backward(cpu, gate.host(), up.host(), activation.host()),
+        Device::Cpu(cpu) => cpu::backward(cpu, gate.floats()?, up.floats()?, activation.floats()?),
     }
     Ok(())
 }

@@ -8,6 +8,7 @@ mod gpu;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
+use crate::real::Real;
 
 /// Sizes of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -26,13 +27,13 @@ pub struct Shape {
 ///
 /// # Errors
 /// When a length does not fit the shape.
-pub fn forward(
+pub fn forward<T: Real>(
     device: &Device,
     shape: &Shape,
-    x: View<f32>,
-    weight: View<f32>,
-    bias: Option<View<f32>>,
-    y: ViewMut<f32>,
+    x: View<T>,
+    weight: View<T>,
+    bias: Option<View<T>>,
+    y: ViewMut<T>,
 ) -> Result<()> {
     const OP: &str = "linear forward";
     check_length(OP, "x", x.len(), shape.rows * shape.inputs)?;
@@ -44,7 +45,8 @@ pub fn forward(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, x, weight, bias, y)?,
         Device::Cpu(cpu) => {
-            cpu::forward(cpu, shape, x.host(), weight.host(), bias.map(|bias| bias.host()), y.host());
+            let bias = bias.map(|bias| bias.floats()).transpose()?;
+            cpu::forward(cpu, shape, x.floats()?, weight.floats()?, bias, y.floats()?);
         }
     }
     Ok(())
@@ -56,12 +58,12 @@ pub fn forward(
 ///
 /// # Errors
 /// When a length does not fit the shape.
-pub fn backward_input(
+pub fn backward_input<T: Real>(
     device: &Device,
     shape: &Shape,
-    d_y: View<f32>,
-    weight: View<f32>,
-    d_x: ViewMut<f32>,
+    d_y: View<T>,
+    weight: View<T>,
+    d_x: ViewMut<T>,
     accumulate: bool,
 ) -> Result<()> {
     const OP: &str = "linear backward_input";
@@ -71,7 +73,7 @@ pub fn backward_input(
     match device {
         Device::Gpu(gpu) => gpu::backward_input(gpu, shape, d_y, weight, d_x, accumulate)?,
         Device::Cpu(cpu) => {
-            cpu::backward_input(cpu, shape, d_y.host(), weight.host(), d_x.host(), accumulate);
+            cpu::backward_input(cpu, shape, d_y.floats()?, weight.floats()?, d_x.floats()?, accumulate);
         }
     }
     Ok(())
@@ -83,11 +85,11 @@ pub fn backward_input(
 ///
 /// # Errors
 /// When a length does not fit the shape.
-pub fn backward_weight(
+pub fn backward_weight<T: Real>(
     device: &Device,
     shape: &Shape,
-    d_y: View<f32>,
-    x: View<f32>,
+    d_y: View<T>,
+    x: View<T>,
     d_weight: ViewMut<f32>,
     d_bias: Option<ViewMut<f32>>,
 ) -> Result<()> {
@@ -102,7 +104,7 @@ pub fn backward_weight(
         Device::Gpu(gpu) => gpu::backward_weight(gpu, shape, d_y, x, d_weight, d_bias)?,
         Device::Cpu(cpu) => {
             let d_bias = d_bias.map(ViewMut::host);
-            cpu::backward_weight(cpu, shape, d_y.host(), x.host(), d_weight.host(), d_bias);
+            cpu::backward_weight(cpu, shape, d_y.floats()?, x.floats()?, d_weight.host(), d_bias);
         }
     }
     Ok(())

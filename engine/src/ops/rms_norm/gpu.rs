@@ -1,11 +1,12 @@
 //! RMSNorm on a GPU: the kernels for short, middle or long rows.
 
-use cpift_kernels::rms_norm::*;
+use cpift_kernels::rms_norm::{MIDDLE, SHORT, backward_blocks, rms_norm_weight_gradient};
 
 use super::{ResidualOutputs, Saved, Shape};
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
-use crate::gpu::{GpuDevice, GpuMemory, narrow};
+use crate::gpu::{GpuDevice, GpuMemory, Kernels, narrow};
+use crate::real::Real;
 
 /// The one that rows of so many columns need.
 fn by_columns<K: Copy>(columns: u32, [short, middle, long]: [K; 3]) -> K {
@@ -16,16 +17,16 @@ fn by_columns<K: Copy>(columns: u32, [short, middle, long]: [K; 3]) -> K {
     }
 }
 
-pub fn forward(
+pub fn forward<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
-    input: View<'_, f32>,
-    weight: View<'_, f32>,
-    output: ViewMut<'_, f32>,
+    input: View<'_, T>,
+    weight: View<'_, T>,
+    output: ViewMut<'_, T>,
     inverse_rms: ViewMut<'_, f32>,
 ) -> Result<()> {
     let columns = narrow("rms_norm", "hidden", shape.hidden)?;
-    let kernel = by_columns(columns, [rms_norm_short_f32, rms_norm_middle_f32, rms_norm_long_f32]);
+    let kernel = by_columns(columns, T::Kernel::RMS_NORM);
     kernel(
         gpu.launcher(),
         input.on(gpu),
@@ -39,19 +40,16 @@ pub fn forward(
     Ok(())
 }
 
-pub fn forward_residual(
+pub fn forward_residual<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
-    residual: View<'_, f32>,
-    delta: View<'_, f32>,
-    weight: View<'_, f32>,
-    outputs: ResidualOutputs<'_>,
+    residual: View<'_, T>,
+    delta: View<'_, T>,
+    weight: View<'_, T>,
+    outputs: ResidualOutputs<'_, T>,
 ) -> Result<()> {
     let columns = narrow("rms_norm with residual", "hidden", shape.hidden)?;
-    let kernel = by_columns(
-        columns,
-        [rms_norm_residual_short_f32, rms_norm_residual_middle_f32, rms_norm_residual_long_f32],
-    );
+    let kernel = by_columns(columns, T::Kernel::RMS_NORM_RESIDUAL);
     kernel(
         gpu.launcher(),
         residual.on(gpu),
@@ -67,12 +65,12 @@ pub fn forward_residual(
     Ok(())
 }
 
-pub fn backward(
+pub fn backward<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
-    saved: Saved<'_>,
-    d_output: View<'_, f32>,
-    d_input: ViewMut<'_, f32>,
+    saved: Saved<'_, T>,
+    d_output: View<'_, T>,
+    d_input: ViewMut<'_, T>,
     d_weight: ViewMut<'_, f32>,
 ) -> Result<()> {
     if shape.rows == 0 {
@@ -80,11 +78,8 @@ pub fn backward(
     }
     let columns = narrow("rms_norm backward", "hidden", shape.hidden)?;
     let blocks = backward_blocks(shape.rows as u64, u64::from(columns));
-    let mut partials = GpuMemory::zeros(gpu, blocks as usize * shape.hidden)?;
-    let kernel = by_columns(
-        columns,
-        [rms_norm_backward_short_f32, rms_norm_backward_middle_f32, rms_norm_backward_long_f32],
-    );
+    let mut partials = GpuMemory::<f32>::zeros(gpu, blocks as usize * shape.hidden)?;
+    let kernel = by_columns(columns, T::Kernel::RMS_NORM_BACKWARD);
     kernel(
         gpu.launcher(),
         saved.input.on(gpu),

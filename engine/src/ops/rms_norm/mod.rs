@@ -12,6 +12,7 @@ mod gpu;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
+use crate::real::Real;
 
 /// Sizes of a norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -46,11 +47,11 @@ impl Shape {
 
 /// What [`backward`] reads.
 #[derive(Debug, Clone, Copy)]
-pub struct Saved<'a> {
+pub struct Saved<'a, T: Real> {
     /// The forward's input `[rows, hidden]`.
-    pub input: View<'a, f32>,
+    pub input: View<'a, T>,
     /// The norm's weight `[hidden]`.
-    pub weight: View<'a, f32>,
+    pub weight: View<'a, T>,
     /// r of every row `[rows]`, as the forward wrote it.
     pub inverse_rms: View<'a, f32>,
 }
@@ -60,12 +61,12 @@ pub struct Saved<'a> {
 ///
 /// # Errors
 /// Lengths that do not fit the shape.
-pub fn forward(
+pub fn forward<T: Real>(
     device: &Device,
     shape: &Shape,
-    input: View<'_, f32>,
-    weight: View<'_, f32>,
-    output: ViewMut<'_, f32>,
+    input: View<'_, T>,
+    weight: View<'_, T>,
+    output: ViewMut<'_, T>,
     inverse_rms: ViewMut<'_, f32>,
 ) -> Result<()> {
     const OP: &str = "rms_norm";
@@ -74,7 +75,8 @@ pub fn forward(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, input, weight, output, inverse_rms)?,
         Device::Cpu(cpu) => {
-            cpu::forward(cpu, shape, input.host(), weight.host(), output.host(), inverse_rms.host());
+            let (input, weight, output) = (input.floats()?, weight.floats()?, output.floats()?);
+            cpu::forward(cpu, shape, input, weight, output, inverse_rms.host());
         }
     }
     Ok(())
@@ -82,11 +84,11 @@ pub fn forward(
 
 /// What [`forward_residual`] writes.
 #[derive(Debug)]
-pub struct ResidualOutputs<'a> {
+pub struct ResidualOutputs<'a, T: Real> {
     /// residual + delta `[rows, hidden]`.
-    pub sum: ViewMut<'a, f32>,
+    pub sum: ViewMut<'a, T>,
     /// The normalised sum `[rows, hidden]`.
-    pub output: ViewMut<'a, f32>,
+    pub output: ViewMut<'a, T>,
     /// r of every row `[rows]`.
     pub inverse_rms: ViewMut<'a, f32>,
 }
@@ -96,13 +98,13 @@ pub struct ResidualOutputs<'a> {
 ///
 /// # Errors
 /// Lengths that do not fit the shape.
-pub fn forward_residual(
+pub fn forward_residual<T: Real>(
     device: &Device,
     shape: &Shape,
-    residual: View<'_, f32>,
-    delta: View<'_, f32>,
-    weight: View<'_, f32>,
-    outputs: ResidualOutputs<'_>,
+    residual: View<'_, T>,
+    delta: View<'_, T>,
+    weight: View<'_, T>,
+    outputs: ResidualOutputs<'_, T>,
 ) -> Result<()> {
     const OP: &str = "rms_norm with residual";
     shape.check(OP, weight.len(), ("output", outputs.output.len()), outputs.inverse_rms.len())?;
@@ -114,12 +116,12 @@ pub fn forward_residual(
         Device::Cpu(cpu) => cpu::forward_residual(
             cpu,
             shape,
-            residual.host(),
-            delta.host(),
-            weight.host(),
+            residual.floats()?,
+            delta.floats()?,
+            weight.floats()?,
             cpu::Outputs {
-                sum: outputs.sum.host(),
-                output: outputs.output.host(),
+                sum: outputs.sum.floats()?,
+                output: outputs.output.floats()?,
                 inverse_rms: outputs.inverse_rms.host(),
             },
         ),
@@ -132,12 +134,12 @@ pub fn forward_residual(
 ///
 /// # Errors
 /// Lengths that do not fit the shape.
-pub fn backward(
+pub fn backward<T: Real>(
     device: &Device,
     shape: &Shape,
-    saved: Saved<'_>,
-    d_output: View<'_, f32>,
-    d_input: ViewMut<'_, f32>,
+    saved: Saved<'_, T>,
+    d_output: View<'_, T>,
+    d_input: ViewMut<'_, T>,
     d_weight: ViewMut<'_, f32>,
 ) -> Result<()> {
     const OP: &str = "rms_norm backward";
@@ -149,16 +151,11 @@ pub fn backward(
         Device::Gpu(gpu) => gpu::backward(gpu, shape, saved, d_output, d_input, d_weight)?,
         Device::Cpu(cpu) => {
             let (input, weight, inverse_rms) =
-                (saved.input.host(), saved.weight.host(), saved.inverse_rms.host());
-            let d_output = d_output.host();
+                (saved.input.floats()?, saved.weight.floats()?, saved.inverse_rms.host());
+            let (d_output, d_input) = (d_output.floats()?, d_input.floats()?);
             cpu.run(|| {
                 cpu::backward_weight(shape, input, inverse_rms, d_output, d_weight.host());
-                cpu::backward_input(
-                    shape,
-                    cpu::Saved { input, weight, inverse_rms },
-                    d_output,
-                    d_input.host(),
-                );
+                cpu::backward_input(shape, cpu::Saved { input, weight, inverse_rms }, d_output, d_input);
             });
         }
     }

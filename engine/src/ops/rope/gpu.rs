@@ -1,32 +1,31 @@
 //! Rotary position embedding on a GPU.
 
-use cpift_kernels::rope::rope_f32;
-
 use super::{Shape, Tables};
 use crate::buffer::ViewMut;
 use crate::error::Result;
-use crate::gpu::{GpuDevice, size};
+use crate::gpu::{GpuDevice, Kernels, narrow};
 use crate::indices::IndexView;
+use crate::real::Real;
 
-pub(super) fn rotate<const INVERSE: bool>(
+pub(super) fn rotate<T: Real, const INVERSE: bool>(
     gpu: &GpuDevice,
     shape: &Shape,
     tables: Tables<'_>,
     positions: IndexView<'_>,
-    x: ViewMut<'_, f32>,
+    x: ViewMut<'_, T>,
 ) -> Result<()> {
     const OP: &str = "rope on a GPU";
     let half = shape.head_dim / 2;
-    rope_f32(
+    T::Kernel::ROPE(
         gpu.launcher(),
         tables.cos.on(gpu),
         tables.sin.on(gpu),
         positions.device().on(gpu),
         x.on(gpu),
-        size(OP, "positions", tables.cos.len() / half)?,
-        size(OP, "tokens", shape.tokens)?,
-        size(OP, "heads", shape.heads)?,
-        size(OP, "half", half)?,
+        narrow(OP, "positions", tables.cos.len() / half)?,
+        narrow(OP, "tokens", shape.tokens)?,
+        narrow(OP, "heads", shape.heads)?,
+        narrow(OP, "half", half)?,
         u32::from(INVERSE),
     )?;
     Ok(())

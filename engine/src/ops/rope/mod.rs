@@ -12,6 +12,7 @@ use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::IndexView;
+use crate::real::Real;
 
 /// Sizes of a rotary embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,37 +38,37 @@ pub struct Tables<'a> {
 ///
 /// # Errors
 /// Lengths that do not fit the shape; an odd D; a position outside the tables.
-pub fn forward(
+pub fn forward<T: Real>(
     device: &Device,
     shape: &Shape,
     tables: Tables<'_>,
     positions: IndexView<'_>,
-    x: ViewMut<'_, f32>,
+    x: ViewMut<'_, T>,
 ) -> Result<()> {
-    rotate::<false>("rope", device, shape, tables, positions, x)
+    rotate::<T, false>("rope", device, shape, tables, positions, x)
 }
 
 /// Turns the gradient of the rotated `x` into that of the original, in place.
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward(
+pub fn backward<T: Real>(
     device: &Device,
     shape: &Shape,
     tables: Tables<'_>,
     positions: IndexView<'_>,
-    d_x: ViewMut<'_, f32>,
+    d_x: ViewMut<'_, T>,
 ) -> Result<()> {
-    rotate::<true>("rope backward", device, shape, tables, positions, d_x)
+    rotate::<T, true>("rope backward", device, shape, tables, positions, d_x)
 }
 
-fn rotate<const INVERSE: bool>(
+fn rotate<T: Real, const INVERSE: bool>(
     op: &'static str,
     device: &Device,
     shape: &Shape,
     tables: Tables<'_>,
     positions: IndexView<'_>,
-    x: ViewMut<'_, f32>,
+    x: ViewMut<'_, T>,
 ) -> Result<()> {
     check(op, shape.head_dim > 0 && shape.head_dim.is_multiple_of(2), || {
         format!("the head dimension {} is not a positive even number", shape.head_dim)
@@ -82,7 +83,7 @@ fn rotate<const INVERSE: bool>(
         format!("position {} is outside the tables of {known}", outside.copied().unwrap_or_default())
     })?;
     match device {
-        Device::Gpu(gpu) => gpu::rotate::<INVERSE>(gpu, shape, tables, positions, x)?,
+        Device::Gpu(gpu) => gpu::rotate::<T, INVERSE>(gpu, shape, tables, positions, x)?,
         Device::Cpu(cpu) => {
             cpu::rotate::<INVERSE>(
                 cpu,
@@ -90,7 +91,7 @@ fn rotate<const INVERSE: bool>(
                 tables.cos.host(),
                 tables.sin.host(),
                 positions.host(),
-                x.host(),
+                x.floats()?,
             );
         }
     }

@@ -1,0 +1,25 @@
+//! Rounding f32 to bf16: the copy of the weights that products read.
+//!
+//! target\[i\] = source\[i\], to nearest, ties to even. Traffic: 6 bytes per element.
+
+mod cpu;
+mod gpu;
+
+use half::bf16;
+
+use crate::buffer::{View, ViewMut};
+use crate::device::Device;
+use crate::error::{Result, check_length};
+
+/// Overwrites `target` with `source`, rounded.
+///
+/// # Errors
+/// When the lengths differ.
+pub fn to_bf16(device: &Device, source: View<'_, f32>, target: ViewMut<'_, bf16>) -> Result<()> {
+    check_length("round", "target", target.len(), source.len())?;
+    match device {
+        Device::Cpu(cpu) => cpu.run(|| cpu::to_bf16(source.host(), target.host())),
+        Device::Gpu(gpu) => gpu::to_bf16(gpu, source, target)?,
+    }
+    Ok(())
+}
