@@ -23,6 +23,8 @@
 
 mod assembler;
 mod check;
+#[cfg(test)]
+mod committed;
 mod compiler;
 mod embed;
 mod error;
