@@ -92,6 +92,22 @@ impl Device {
         }
     }
 
+    /// Runs `work`, whose launches a GPU collects and runs as one: for a training step, which then costs one
+    /// launch instead of hundreds (a CUDA graph, where the driver has them). Results are the same bits. Reading
+    /// memory back or waiting inside runs what was collected so far; on the CPU nothing is collected.
+    ///
+    /// # Errors
+    /// Those of `work`, after which what it had queued is forgotten; what running it says.
+    pub fn record<R, E: From<Error>>(
+        &self,
+        work: impl FnOnce() -> std::result::Result<R, E>,
+    ) -> std::result::Result<R, E> {
+        match self {
+            Self::Cpu(_) => work(),
+            Self::Gpu(gpu) => gpu.record(work),
+        }
+    }
+
     /// Runs `work` inside the device's thread pool, so that the operations in it start at once
     /// instead of waking the pool one by one. Calling operations outside is correct, only slower.
     pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

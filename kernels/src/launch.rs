@@ -34,10 +34,22 @@ pub struct Parameter {
     pub name: &'static str,
     /// What the kernel does with it.
     pub direction: Direction,
-    /// Element type, as in [`Element::NAME`].
+    /// Element type, as the source names it.
     pub element: &'static str,
     /// Alignment in bytes that a buffer's start must have.
     pub align: usize,
+}
+
+impl Parameter {
+    /// Bytes of an element of a buffer; the most that an element has where the name is another's.
+    pub fn element_bytes(&self) -> usize {
+        match self.element {
+            "u8" => 1,
+            "u16" | "Bf16" => 2,
+            "f32" | "u32" | "i32" => 4,
+            _ => 8,
+        }
+    }
 }
 
 /// What a kernel does with a parameter.
@@ -81,13 +93,6 @@ pub struct Slice<'a, T: Element> {
     lifetime: PhantomData<&'a [T]>,
 }
 
-impl<T: Element> Default for Slice<'_, T> {
-    /// No elements.
-    fn default() -> Self {
-        Self { address: 0, length: 0, lifetime: PhantomData }
-    }
-}
-
 impl<T: Element> Slice<'_, T> {
     /// `length` elements at `address`.
     ///
@@ -106,11 +111,6 @@ impl<T: Element> Slice<'_, T> {
     /// True when there are no elements.
     pub fn is_empty(&self) -> bool {
         self.length == 0
-    }
-
-    /// Whether it starts at a multiple of 16 bytes.
-    pub fn is_aligned(&self) -> bool {
-        self.address.is_multiple_of(16)
     }
 
     /// As an argument.
@@ -184,7 +184,7 @@ impl From<(u64, u64, u64)> for Grid {
 #[derive(Debug)]
 pub struct Request<'a> {
     /// What runs.
-    pub kernel: &'a Kernel,
+    pub kernel: &'static Kernel,
     /// Blocks in x, y and z; none is zero.
     pub grid: [u32; 3],
     /// Bytes of dynamic shared memory of each block.
@@ -201,11 +201,6 @@ pub trait Launch: fmt::Debug + Send + Sync {
     /// The arguments have the kinds and element types of the kernel's parameters, and its contract holds:
     /// [`check`] has passed and buffers stay valid until the kernel has run.
     unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError>;
-
-    /// Multiprocessors of the device, by which work is cut into blocks; of an A100 where there is no device.
-    fn multiprocessors(&self) -> u32 {
-        108
-    }
 }
 
 /// Why a kernel was not run, or not to its end.

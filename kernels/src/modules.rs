@@ -21,6 +21,19 @@ pub fn ptx(family: &str, compute_capability: (u32, u32)) -> Option<&'static str>
     ranked.max_by_key(|&(rank, _)| rank).map(|(_, module)| module.ptx)
 }
 
+/// The newest PTX version, as (8, 0), that a driver must know for a device of this compute capability.
+pub fn newest_version(compute_capability: (u32, u32)) -> (u32, u32) {
+    let modules = crate::families().iter().filter_map(|(family, _)| ptx(family, compute_capability));
+    modules.filter_map(version).max().unwrap_or((0, 0))
+}
+
+/// What a module says in `.version 8.0`.
+fn version(ptx: &str) -> Option<(u32, u32)> {
+    let (_, rest) = ptx.split_once(".version ")?;
+    let (major, minor) = rest.lines().next()?.trim().split_once('.')?;
+    Some((major.parse().ok()?, minor.parse().ok()?))
+}
+
 /// How well an architecture's PTX fits a device, greater is better: whether it is made for it alone, then
 /// its number. None if it does not run there.
 fn rank(architecture: &str, (major, minor): (u32, u32)) -> Option<(bool, u32)> {
@@ -48,6 +61,13 @@ mod tests {
             assert!(ptx(family, (7, 5)).is_none());
         }
         assert!(ptx("no such family", (9, 0)).is_none());
+    }
+
+    #[test]
+    fn versions_are_read() {
+        assert_eq!(version("//\n.version 8.1\n.target sm_90a"), Some((8, 1)));
+        assert_eq!(version("no version"), None);
+        assert!(newest_version((8, 0)) >= (7, 0));
     }
 
     #[test]

@@ -100,14 +100,16 @@ impl Trainer {
             epsilon: settings.eps,
             weight_decay: settings.weight_decay,
         };
-        // All of the step is queued before anything is read: a GPU is waited for once.
-        device.scope(|| -> Result<()> {
-            self.queue_gradients(batches)?;
-            let maximum = if settings.clip > 0.0 { settings.clip } else { f64::INFINITY };
-            self.clip.measure(self.gradients.view(), step.frozen, maximum)?;
-            let (values, clip) = (self.gradients.view(), Some(&self.clip));
-            let gradient = Gradient { values, scale: 1.0, clip, frozen: step.frozen };
-            self.model.step(&mut self.optimizer, gradient, &hyper)
+        // All of the step is queued, and run as one, before anything is read: a GPU is waited for once.
+        device.scope(|| {
+            device.record(|| -> Result<()> {
+                self.queue_gradients(batches)?;
+                let maximum = if settings.clip > 0.0 { settings.clip } else { f64::INFINITY };
+                self.clip.measure(self.gradients.view(), step.frozen, maximum)?;
+                let (values, clip) = (self.gradients.view(), Some(&self.clip));
+                let gradient = Gradient { values, scale: 1.0, clip, frozen: step.frozen };
+                self.model.step(&mut self.optimizer, gradient, &hyper)
+            })
         })?;
         let losses = self.source_losses(batches)?;
         let gradient_norm = self.clip.norm()?;

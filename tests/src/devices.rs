@@ -26,6 +26,15 @@ pub fn devices_of<T: Real>() -> Vec<Device> {
     devices
 }
 
+/// The emulator in one schedule, and a GPU where there is one: for whole models, whose operations run in all
+/// schedules in tests of their own.
+pub fn gpus() -> Vec<Device> {
+    let mut devices = devices();
+    devices.retain(|device| matches!(device, Device::Gpu(_)));
+    devices.dedup_by_key(|device| device.name());
+    devices
+}
+
 /// What `run` gives on every device that computes in `T`. The emulator must give the same bits in its three
 /// schedules.
 pub fn on_each<T: Real, R: PartialEq + Debug>(run: impl Fn(&Device) -> R) -> Vec<(Device, R)> {

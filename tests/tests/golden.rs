@@ -6,7 +6,7 @@ use cpift_engine::ops::norm::{clip_factor, squared_norm};
 use cpift_engine::{Buffer, Device, Real, bf16};
 use cpift_model::transformer::{ComputeType, Generation, Purpose, Sampling, Transformer};
 use cpift_model::{Batch, Model};
-use cpift_tests::devices::devices_of;
+use cpift_tests::devices::gpus;
 use cpift_tests::golden::{Golden, NAMES};
 use cpift_tests::numeric::{assert_close, relative_distance, widen};
 use cpift_tests::precision::{rounded, upload};
@@ -89,7 +89,7 @@ struct Allowed {
 /// Logits, losses and every gradient of the golden models on the emulator, and on a GPU where there is one,
 /// against PyTorch's in f32.
 fn matches_pytorch_on_gpus<T: Real>(allowed: Allowed) {
-    for device in devices_of::<bf16>() {
+    for device in gpus() {
         for name in ON_GPUS {
             let golden = Golden::open(name);
             let batch = golden.packed();
@@ -128,7 +128,7 @@ fn bf16_on_gpus_matches_pytorch_within_its_roundings() {
 #[test]
 fn ten_adamw_steps_in_bf16_follow_pytorch() {
     let hyper = Hyper { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
-    for (device, name) in devices_of::<bf16>().iter().flat_map(|device| ON_GPUS.map(|name| (device, name))) {
+    for (device, name) in gpus().iter().flat_map(|device| ON_GPUS.map(|name| (device, name))) {
         let golden = Golden::open(name);
         let batch = golden.packed();
         let tokens = batch.tokens.len();

@@ -139,3 +139,11 @@ fn bf16_on_the_cpu_names_the_key() {
     assert!(error.to_string().contains("model.precision"), "{error}");
     assert!(!job.path("run").exists());
 }
+
+#[test]
+fn heads_that_no_kernel_takes_are_refused_before_the_run_folder_is_made() {
+    let job = SmallJob::with_model(&[("head_dim", 12)]).on(Device::emulated(Schedule::Forward));
+    let error = job.run(&job.recipe(&[]), "run", false, &mut Silent).unwrap_err();
+    assert!(error.to_string().contains("heads of 12 elements: GPU kernels take multiples of 8"), "{error}");
+    assert!(!job.path("run").exists());
+}

@@ -3,6 +3,8 @@
 //! One stream, one memory pool. A family's PTX is compiled by the driver when its first kernel is launched
 //! (and kept by the driver's own cache from run to run).
 
+mod graph;
+
 use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::fmt;
@@ -14,6 +16,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
 
 use super::Backend;
+use super::recorder::{Command, Graph};
 use crate::error::{Error, Result};
 
 /// Bytes of pinned host memory that reads and writes go through.
@@ -22,6 +25,8 @@ const STAGING: usize = 8 << 20;
 const LOG: usize = 16 << 10;
 /// Oldest compute capability the PTX runs on.
 const OLDEST: (u32, u32) = (8, 0);
+/// CUDA 11.0 brought PTX 7.0, 11.1 PTX 7.1, 12.0 PTX 8.0 and so on.
+const PTX_BEHIND_CUDA: u32 = 4;
 
 /// An opened device.
 pub struct Cuda {
@@ -29,11 +34,12 @@ pub struct Cuda {
     name: String,
     compute_capability: (u32, u32),
     memory: usize,
-    multiprocessors: u32,
     shared_memory_limit: u32,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
+    /// Whether the driver knows graphs as they are made here.
+    graphs: bool,
     functions: Mutex<Functions>,
     staging: Mutex<Staging>,
 }
@@ -93,13 +99,24 @@ impl Cuda {
                 OLDEST.0, OLDEST.1
             )));
         }
+        let driver = driver_version().map_err(&query)?;
+        let ptx = cpift_kernels::modules::newest_version(compute_capability);
+        if newest_ptx(driver) < ptx {
+            return Err(unavailable(format!(
+                "its driver is for CUDA {}.{}, the kernels for {name} are PTX {}.{}, which CUDA {}.{} and newer know",
+                driver / 1000,
+                driver % 1000 / 10,
+                ptx.0,
+                ptx.1,
+                ptx.0 + PTX_BEHIND_CUDA,
+                ptx.1
+            )));
+        }
         if number(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED).map_err(&query)? == 0 {
             return Err(unavailable(format!("{name} has no memory pools")));
         }
         let shared_memory_limit =
             number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN).map_err(&query)?;
-        let multiprocessors =
-            number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).map_err(&query)?.max(1);
         // SAFETY: `device` comes from `get`.
         let memory = unsafe { result::device::total_mem(device) }.map_err(&query)?;
 
@@ -111,11 +128,11 @@ impl Cuda {
             name,
             compute_capability,
             memory,
-            multiprocessors,
             shared_memory_limit,
             device,
             context,
             stream: ptr::null_mut(),
+            graphs: driver >= graph::OLDEST_DRIVER,
             functions: Mutex::default(),
             staging: Mutex::new(Staging { start: ptr::null_mut(), busy: 0 }),
         };
@@ -147,6 +164,16 @@ impl Cuda {
 
     fn failed(&self, what: &str, error: DriverError) -> Error {
         Error::Device { device: self.name(), reason: format!("{what}: {}", explain(error)) }
+    }
+
+    /// The kernel of a launch that this device can make.
+    fn function_for(&self, request: &Request<'_>) -> std::result::Result<sys::CUfunction, LaunchError> {
+        let kernel = request.kernel.name;
+        if request.shared > self.shared_memory_limit {
+            let (bytes, limit) = (u64::from(request.shared), self.shared_memory_limit);
+            return Err(LaunchError::SharedMemory { kernel, bytes, limit });
+        }
+        self.function(request).map_err(|message| LaunchError::Driver { kernel, message })
     }
 
     /// The kernel, from its family's module, which is compiled when it is not loaded yet.
@@ -226,6 +253,32 @@ fn explain(error: DriverError) -> String {
     format!("{} ({})", text(error.error_string()), text(error.error_name()))
 }
 
+/// The driver's version, as it numbers itself: 12080 is 12.8.
+fn driver_version() -> std::result::Result<i32, DriverError> {
+    let mut version = 0;
+    // SAFETY: writes the number.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(version)
+}
+
+/// The newest PTX version that a driver of this number knows.
+fn newest_ptx(driver: i32) -> (u32, u32) {
+    let driver = driver.max(0) as u32;
+    ((driver / 1000).saturating_sub(PTX_BEHIND_CUDA), driver % 1000 / 10)
+}
+
+/// Pointers to arguments, as the driver takes them: it copies what they point to.
+fn pointers(arguments: &[Argument]) -> Vec<*mut c_void> {
+    let pointer = |argument: &Argument| match argument {
+        Argument::Buffer { address, .. } => ptr::from_ref(address).cast_mut().cast(),
+        Argument::U32(value) => ptr::from_ref(value).cast_mut().cast(),
+        Argument::U64(value) => ptr::from_ref(value).cast_mut().cast(),
+        Argument::F32(value) => ptr::from_ref(value).cast_mut().cast(),
+        Argument::F64(value) => ptr::from_ref(value).cast_mut().cast(),
+    };
+    arguments.iter().map(pointer).collect()
+}
+
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is behind these mutexes is whole after every step, so a panic elsewhere did no harm.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
@@ -235,23 +288,9 @@ impl Launch for Cuda {
     unsafe fn launch(&self, request: &Request<'_>) -> std::result::Result<(), LaunchError> {
         let kernel = request.kernel.name;
         let failed = |message: String| LaunchError::Driver { kernel, message };
-        if request.shared > self.shared_memory_limit {
-            let (bytes, limit) = (u64::from(request.shared), self.shared_memory_limit);
-            return Err(LaunchError::SharedMemory { kernel, bytes, limit });
-        }
         self.enter().map_err(|error| failed(explain(error)))?;
-        let function = self.function(request).map_err(failed)?;
-        let mut parameters: Vec<*mut c_void> = request
-            .arguments
-            .iter()
-            .map(|argument| match argument {
-                Argument::Buffer { address, .. } => ptr::from_ref(address).cast_mut().cast(),
-                Argument::U32(value) => ptr::from_ref(value).cast_mut().cast(),
-                Argument::U64(value) => ptr::from_ref(value).cast_mut().cast(),
-                Argument::F32(value) => ptr::from_ref(value).cast_mut().cast(),
-                Argument::F64(value) => ptr::from_ref(value).cast_mut().cast(),
-            })
-            .collect();
+        let function = self.function_for(request)?;
+        let mut parameters = pointers(request.arguments);
         let [x, y, z] = request.grid;
         // SAFETY: one pointer per parameter, of its type, alive during the call, which copies the values;
         // the contract was checked by the caller; buffers are freed in stream order.
@@ -266,10 +305,6 @@ impl Launch for Cuda {
             )
         }
         .map_err(|error| failed(explain(error)))
-    }
-
-    fn multiprocessors(&self) -> u32 {
-        self.multiprocessors
     }
 }
 
@@ -357,6 +392,13 @@ impl Backend for Cuda {
             .map_err(|error| self.failed("waiting for the device", error))
     }
 
+    fn graph(&self, commands: &[Command]) -> Result<Option<Box<dyn Graph>>> {
+        if !self.graphs {
+            return Ok(None);
+        }
+        Ok(Some(Box::new(graph::CudaGraph::new(self, commands)?)))
+    }
+
     fn name(&self) -> String {
         format!("cuda:{}", self.ordinal)
     }
@@ -398,5 +440,17 @@ impl fmt::Debug for Cuda {
             .field("ordinal", &self.ordinal)
             .field("name", &self.name)
             .finish_non_exhaustive()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::newest_ptx;
+
+    #[test]
+    fn drivers_older_than_the_ptx_are_known() {
+        assert_eq!(newest_ptx(11_040), (7, 4));
+        assert_eq!(newest_ptx(12_080), (8, 8));
+        assert!(newest_ptx(10_020) < (7, 0) && newest_ptx(13_000) >= (8, 0));
     }
 }

@@ -1,11 +1,12 @@
 //! The emulator as a device: its memory is the host's.
 
-use std::alloc::{Layout, alloc_zeroed, dealloc};
+use std::alloc::{Layout, alloc, dealloc};
 
 use cpift_kernels::emulator::{Emulator, Schedule};
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::Backend;
+use super::recorder::{Command, Graph};
 use crate::buffer::ALIGNMENT;
 use crate::error::{Error, Result};
 
@@ -28,6 +29,21 @@ impl Emulated {
     }
 }
 
+/// Commands run one by one: what a graph does, without its speed.
+struct List(Vec<Command>);
+
+impl Graph for List {
+    fn replace(&mut self, index: usize, command: &Command) -> Result<()> {
+        self.0[index] = command.clone();
+        Ok(())
+    }
+
+    unsafe fn launch(&self, backend: &dyn Backend) -> Result<()> {
+        // SAFETY: passed on to the caller.
+        self.0.iter().try_for_each(|command| unsafe { command.run(backend) })
+    }
+}
+
 fn out_of_memory(bytes: usize) -> Error {
     Error::OutOfMemory { device: NAME.to_owned(), bytes }
 }
@@ -42,10 +58,15 @@ impl Launch for Emulated {
 impl Backend for Emulated {
     fn allocate(&self, bytes: usize) -> Result<u64> {
         let layout = Self::layout(bytes)?;
-        // Zeroed, because reading uninitialised host memory would be undefined, unlike the device's.
         // SAFETY: the size is not zero, as the trait demands.
-        let pointer = unsafe { alloc_zeroed(layout) };
-        if pointer.is_null() { Err(out_of_memory(bytes)) } else { Ok(pointer as u64) }
+        let pointer = unsafe { alloc(layout) };
+        if pointer.is_null() {
+            return Err(out_of_memory(bytes));
+        }
+        // Not zeros, which a kernel may not count on: all floats are NaN.
+        // SAFETY: the allocation has these bytes.
+        unsafe { pointer.write_bytes(0xff, bytes) };
+        Ok(pointer as u64)
     }
 
     unsafe fn free(&self, address: u64, bytes: usize) {
@@ -81,6 +102,10 @@ impl Backend for Emulated {
 
     fn synchronize(&self) -> Result<()> {
         Ok(())
+    }
+
+    fn graph(&self, commands: &[Command]) -> Result<Option<Box<dyn Graph>>> {
+        Ok(Some(Box::new(List(commands.to_vec()))))
     }
 
     fn name(&self) -> String {

@@ -24,19 +24,20 @@ pub struct GpuMemory<T: Pod> {
 impl<T: Pod> GpuMemory<T> {
     /// `length` zeros.
     pub fn zeros(device: &GpuDevice, length: usize) -> Result<Self> {
-        let mut memory = Self::uninitialised(device, length)?;
+        let mut memory = Self::scratch(device, length)?;
         memory.all_mut().set_bytes(0)?;
         Ok(memory)
     }
 
     /// A copy of `values`.
     pub fn from_slice(device: &GpuDevice, values: &[T]) -> Result<Self> {
-        let mut memory = Self::uninitialised(device, values.len())?;
+        let mut memory = Self::scratch(device, values.len())?;
         memory.all_mut().write(values)?;
         Ok(memory)
     }
 
-    fn uninitialised(device: &GpuDevice, length: usize) -> Result<Self> {
+    /// `length` elements of any value, for what a kernel writes before another reads it.
+    pub fn scratch(device: &GpuDevice, length: usize) -> Result<Self> {
         let bytes = length * size_of::<T>();
         let address = if bytes == 0 { 0 } else { device.backend().allocate(bytes)? };
         Ok(Self { device: device.clone(), address, length, elements: PhantomData })
@@ -105,7 +106,7 @@ impl<'a, T: Pod> GpuSlice<'a, T> {
         if destination.is_empty() {
             return Ok(());
         }
-        // SAFETY: inside an allocation, which is written in full when it is made.
+        // SAFETY: inside an allocation, whose bytes are elements whatever they are.
         unsafe { self.device.backend().read(self.address, bytemuck::cast_slice_mut(destination)) }
     }
 
@@ -114,7 +115,7 @@ impl<'a, T: Pod> GpuSlice<'a, T> {
     where
         T: OnGpu,
     {
-        // SAFETY: inside an allocation of this device, initialised and borrowed for the lifetime.
+        // SAFETY: inside an allocation of this device, borrowed for the lifetime; on a device any bytes are elements.
         unsafe { Slice::new(self.address, self.length) }
     }
 }
@@ -207,7 +208,7 @@ impl<'a, T: Pod> GpuSliceMut<'a, T> {
     where
         T: OnGpu,
     {
-        // SAFETY: inside an allocation of this device, initialised and borrowed mutably for the lifetime.
+        // SAFETY: inside an allocation of this device, borrowed mutably for the lifetime; any bytes are elements.
         unsafe { SliceMut::new(self.slice.address, self.slice.length) }
     }
 }

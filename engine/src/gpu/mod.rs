@@ -3,11 +3,13 @@
 //! Both are one implementation of the operations over a [`Backend`], which holds memory and launches
 //! kernels. Operations are asynchronous: they are queued in one stream and run in order. Reading memory
 //! back to the host waits for everything queued before, and is where a failure of it is reported.
+//! [`recorder`] collects the launches of a whole step and runs them as one.
 
 mod cuda;
 mod emulated;
 mod kernels;
 mod memory;
+mod recorder;
 
 use std::fmt;
 use std::sync::Arc;
@@ -18,6 +20,7 @@ use cpift_kernels::launch::Launch;
 use crate::error::{Error, Result};
 pub use kernels::{Kernels, OnGpu};
 pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
+use recorder::{Command, Graph, Recorder};
 
 /// Memory and kernel launches of one device. Addresses are the device's own.
 ///
@@ -47,7 +50,7 @@ pub(crate) trait Backend: Launch {
     /// Waits for everything queued, then copies to the host.
     ///
     /// # Safety
-    /// The range lies inside an allocation of this backend, and its bytes have been written.
+    /// The range lies inside an allocation of this backend.
     unsafe fn read(&self, address: u64, destination: &mut [u8]) -> Result<()>;
 
     /// Copies within the device.
@@ -58,6 +61,9 @@ pub(crate) trait Backend: Launch {
 
     /// Waits for everything queued.
     fn synchronize(&self) -> Result<()>;
+
+    /// The commands, to be run at once and again; none where the device cannot.
+    fn graph(&self, commands: &[Command]) -> Result<Option<Box<dyn Graph>>>;
 
     /// Name as [`Device::from_name`](crate::Device::from_name) takes it.
     fn name(&self) -> String;
@@ -77,7 +83,7 @@ pub(crate) fn narrow(op: &'static str, name: &'static str, size: usize) -> Resul
 /// A device that runs kernels: cheap to clone.
 #[derive(Clone)]
 pub struct GpuDevice {
-    backend: Arc<dyn Backend>,
+    backend: Arc<Recorder>,
 }
 
 impl GpuDevice {
@@ -86,7 +92,7 @@ impl GpuDevice {
     /// # Errors
     /// No driver, no such device, or one that is too old, with the reason.
     pub(crate) fn cuda(ordinal: usize) -> Result<Self> {
-        let device = Self { backend: Arc::new(cuda::Cuda::new(ordinal)?) };
+        let device = Self::new(cuda::Cuda::new(ordinal)?);
         device.try_out().map_err(|error| match error {
             Error::DeviceUnavailable { .. } => error,
             error => Error::DeviceUnavailable {
@@ -94,7 +100,14 @@ impl GpuDevice {
                 reason: format!("it fails a first test: {error}"),
             },
         })?;
+        if !device.try_out_graphs().unwrap_or(false) {
+            device.backend.without_graphs();
+        }
         Ok(device)
+    }
+
+    fn new(backend: impl Backend + 'static) -> Self {
+        Self { backend: Arc::new(Recorder::new(Box::new(backend))) }
     }
 
     /// Runs a kernel and reads what it wrote: a driver that does not take the PTX shows here, not in the
@@ -110,9 +123,29 @@ impl GpuDevice {
         Err(Error::Device { device: self.backend.name(), reason: "a kernel wrote wrong values".to_owned() })
     }
 
+    /// Whether a list of commands run again and again, with one of them replaced, does what it should.
+    fn try_out_graphs(&self) -> Result<bool> {
+        let mut result = GpuMemory::<f32>::zeros(self, 37)?;
+        let mut value = GpuMemory::<f32>::zeros(self, 37)?;
+        for number in [1.5, 2.5, 3.5] {
+            self.record(|| -> Result<()> {
+                result.all_mut().fill(0.0)?;
+                value.all_mut().fill(number)?;
+                result.all_mut().copy_from(value.all())?;
+                value.all_mut().fill(0.0)
+            })?;
+            let mut values = [0.0; 37];
+            result.all().read(&mut values)?;
+            if values != [number; 37] {
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+
     /// The SIMT emulator: threads and blocks run in the order of `schedule`, on the calling thread.
     pub(crate) fn emulated(schedule: Schedule) -> Self {
-        Self { backend: Arc::new(emulated::Emulated::new(schedule)) }
+        Self::new(emulated::Emulated::new(schedule))
     }
 
     /// Whether kernels run on the emulator.
@@ -126,6 +159,27 @@ impl GpuDevice {
     /// What failed on the device since the last wait.
     pub fn synchronize(&self) -> Result<()> {
         self.backend.synchronize()
+    }
+
+    /// What [`Device::record`](crate::Device::record) does.
+    pub(crate) fn record<R, E: From<Error>>(
+        &self,
+        work: impl FnOnce() -> std::result::Result<R, E>,
+    ) -> std::result::Result<R, E> {
+        /// Forgets what was recorded if it does not come to its end.
+        struct Recording<'a>(&'a Recorder);
+        impl Drop for Recording<'_> {
+            fn drop(&mut self) {
+                self.0.discard();
+            }
+        }
+        if !self.backend.begin() {
+            return work();
+        }
+        let recording = Recording(&self.backend);
+        let result = work()?;
+        recording.0.end()?;
+        Ok(result)
     }
 
     /// Where kernels are launched.

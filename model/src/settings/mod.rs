@@ -6,15 +6,13 @@
 
 use std::path::PathBuf;
 
-use cpift_engine::Device;
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::transformer::ComputeType;
-
 mod check;
+mod precision;
 
 pub use check::{KEYS, TRAIN_KEYS};
+pub use precision::Precision;
 
 /// How the tasks are brought into one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -114,36 +112,6 @@ pub struct ModelSettings {
     /// Number type that is computed in; master weights and everything the optimizer keeps are f32.
     #[serde(default)]
     pub precision: Precision,
-}
-
-/// Number type that a model computes in, as one asks for it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Precision {
-    /// bf16 on a GPU, f32 elsewhere.
-    #[default]
-    Auto,
-    /// 32-bit floats.
-    F32,
-    /// 16-bit brain floats: products' inputs and activations, with f32 sums. On GPUs.
-    Bf16,
-}
-
-impl Precision {
-    /// What is computed in on this device. The emulator, which is for tests, computes in bf16 when asked to.
-    ///
-    /// # Errors
-    /// [`Error::Setting`] naming `key` where the device cannot.
-    pub fn on(self, key: &str, device: &Device) -> Result<ComputeType> {
-        match (self, device) {
-            (Self::F32, _) | (Self::Auto, Device::Cpu(_)) => Ok(ComputeType::F32),
-            (Self::Auto, Device::Gpu(gpu)) if gpu.is_emulated() => Ok(ComputeType::F32),
-            (Self::Auto | Self::Bf16, Device::Gpu(_)) => Ok(ComputeType::Bf16),
-            (Self::Bf16, Device::Cpu(_)) => {
-                Err(Error::setting(key, "is `bf16`, which GPUs compute in: use `auto` or `f32` on the CPU"))
-            }
-        }
-    }
 }
 
 /// Number type weights are written in.

@@ -53,6 +53,12 @@ pub enum Attend<'a, T: Real> {
     Cache(&'a mut KeyValueCache<T>),
 }
 
+/// Shape of a model's attention.
+pub fn attention_shape(config: &ModelConfig) -> attention::Shape {
+    let ModelConfig { heads, kv_heads, head_dim, .. } = *config;
+    attention::Shape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None }
+}
+
 impl<T: Real> Pass<'_, T> {
     /// Runs all layers; the last norm's output is left in `scratch.normed`. `keep` leaves in
     /// `activations` what the backward reads; without it memory is used over and over.
@@ -266,8 +272,7 @@ impl<T: Real> Pass<'_, T> {
 
     /// Shape of attention.
     pub fn attention_shape(&self) -> attention::Shape {
-        let ModelConfig { heads, kv_heads, head_dim, .. } = *self.config;
-        attention::Shape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None }
+        attention_shape(self.config)
     }
 
     /// Shape of the rotation of `heads` heads.

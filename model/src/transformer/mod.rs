@@ -16,14 +16,14 @@ mod rotary;
 mod timings;
 mod weights;
 
-use cpift_engine::ops::attention::Documents;
+use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::cross_entropy::{self, Workspace};
 use cpift_engine::ops::linear;
 use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 
 use activations::{Activations, BatchBuffers};
 pub use activations::{MemoryPlan, Purpose};
-use forward::{Attend, Pass};
+use forward::{Attend, Pass, attention_shape};
 pub use generate::{Generation, Sampling};
 pub use initialize::initialize;
 use rotary::RotaryTables;
@@ -63,7 +63,7 @@ impl<T: Real> Transformer<T> {
     /// input and runs the layer again in the backward: less memory, a third more time, the same bits.
     ///
     /// # Errors
-    /// Memory that cannot be had.
+    /// Memory that cannot be had, heads that the device cannot take.
     pub fn new(config: &ModelConfig, device: &Device, max_tokens: usize, recompute: bool) -> Result<Self> {
         Self::for_purpose(config, device, max_tokens, Purpose::Training { recompute })
     }
@@ -72,7 +72,7 @@ impl<T: Real> Transformer<T> {
     /// `max_tokens`.
     ///
     /// # Errors
-    /// Memory that cannot be had.
+    /// Memory that cannot be had, heads that the device cannot take.
     pub fn for_inference(config: &ModelConfig, device: &Device, max_tokens: usize) -> Result<Self> {
         Self::for_purpose(config, device, max_tokens, Purpose::Inference)
     }
@@ -83,6 +83,7 @@ impl<T: Real> Transformer<T> {
         max_tokens: usize,
         purpose: Purpose,
     ) -> Result<Self> {
+        attention::check_device(device, &attention_shape(config))?;
         let max_tokens = max_tokens.max(1);
         Ok(Self {
             config: config.clone(),
@@ -102,13 +103,14 @@ impl<T: Real> Transformer<T> {
     /// gradients and moments are not its own and not counted. Allocates nothing.
     ///
     /// # Errors
-    /// A model whose size overflows.
+    /// A model whose size overflows, or whose heads the device cannot take.
     pub fn memory_plan(
         config: &ModelConfig,
         device: &Device,
         max_tokens: usize,
         purpose: Purpose,
     ) -> Result<MemoryPlan> {
+        attention::check_device(device, &attention_shape(config))?;
         let mut plan = Activations::<T>::plan(config, device, max_tokens, purpose)?;
         plan.parts.push(("head and loss", Workspace::<T>::bytes(&head_shape(config, max_tokens))));
         let inputs = BatchBuffers::bytes(max_tokens) + RotaryTables::bytes(config, max_tokens);

@@ -58,7 +58,7 @@ pub(super) fn backward<T: Real>(
     let sizes = sizes(shape, documents.tokens())?;
     let [by_queries, by_keys] = tiles(gpu, documents)?;
     let rows = narrow(OP, "rows", outputs.log_sum_exp.len())?;
-    let mut delta = GpuMemory::<f32>::zeros(gpu, rows as usize)?;
+    let mut delta = GpuMemory::<f32>::scratch(gpu, rows as usize)?;
     let (d_output, output) = (outputs.d_output.on(gpu), outputs.output.on(gpu));
     T::Kernel::ATTENTION_DELTA(
         gpu.launcher(),
@@ -94,8 +94,8 @@ pub(super) fn decode<T: Real>(
     let longest = cache.lengths.host().iter().copied().max().unwrap_or(0);
     let parts = longest.min(window).div_ceil(SPLIT);
     let count = q.len() / shape.head_dim * parts as usize;
-    let mut sums = GpuMemory::<f32>::zeros(gpu, count * shape.head_dim)?;
-    let mut statistics = GpuMemory::<f32>::zeros(gpu, 2 * count)?;
+    let mut sums = GpuMemory::<f32>::scratch(gpu, count * shape.head_dim)?;
+    let mut statistics = GpuMemory::<f32>::scratch(gpu, 2 * count)?;
     let (slots, lengths) = (cache.slots.device().on(gpu), cache.lengths.device().on(gpu));
     T::Kernel::ATTENTION_DECODE(
         gpu.launcher(),

@@ -78,6 +78,23 @@ impl Shape {
     }
 }
 
+/// Whether `device` can compute attention of this shape: what a model can be refused for before a job begins.
+///
+/// # Errors
+/// Heads that cannot be grouped; on a GPU, heads that no kernel takes.
+pub fn check_device(device: &Device, shape: &Shape) -> Result<()> {
+    const OP: &str = "attention";
+    shape.check(OP)?;
+    let Device::Gpu(_) = device else { return Ok(()) };
+    let limit = cpift_kernels::attention::HEAD_DIM_LIMIT as usize;
+    check(OP, shape.head_dim.is_multiple_of(8) && shape.head_dim <= limit, || {
+        format!(
+            "heads of {} elements: GPU kernels take multiples of 8 up to {limit}; use `--device cpu`",
+            shape.head_dim
+        )
+    })
+}
+
 /// Where the documents of a batch start and end.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Documents {

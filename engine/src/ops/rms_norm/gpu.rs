@@ -78,7 +78,7 @@ pub fn backward<T: Real>(
     }
     let columns = narrow("rms_norm backward", "hidden", shape.hidden)?;
     let blocks = backward_blocks(shape.rows as u64, u64::from(columns));
-    let mut partials = GpuMemory::<f32>::zeros(gpu, blocks as usize * shape.hidden)?;
+    let mut partials = GpuMemory::<f32>::scratch(gpu, blocks as usize * shape.hidden)?;
     let kernel = by_columns(columns, T::Kernel::RMS_NORM_BACKWARD);
     kernel(
         gpu.launcher(),

@@ -1,0 +1,454 @@
+//! Recording: what a training step queues is collected, and then run at once.
+//!
+//! Between [`Recorder::begin`] and [`Recorder::end`] launches and changes of memory are not run but kept as
+//! [`Command`]s, in order. The list is then run as a whole: by a [`Graph`] that was made from an earlier
+//! list of the same kernels and shapes, in which only what differs is replaced (learning rate, addresses,
+//! tiles of documents), or command by command when such a list comes for the first time. So a step costs one
+//! launch a micro-batch instead of some 50 a layer, and nothing of what changes from step to step has to be
+//! known here: of two steps on batches of one shape the launch of AdamW alone differs.
+//!
+//! Whatever cannot wait runs the commands so far first: reading memory back, waiting, and overwriting from the
+//! host what a command uses (the tokens of the next micro-batch). Memory that is given back meanwhile is kept for
+//! allocations of the same size, in this recording (commands run in order) and in the next one, which so finds
+//! it at the same addresses.
+//!
+//! On CUDA none of this has run on hardware yet; a device whose graphs fail a first test runs without them.
+
+use std::fmt;
+use std::ops::Range;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+
+use cpift_kernels::launch::{Argument, Kernel, Launch, LaunchError, Request};
+
+use super::Backend;
+use crate::error::{Error, Result};
+
+/// Lists of commands whose graphs are kept: micro-batches of a few shapes, and the step's end.
+const KEPT: usize = 8;
+/// Fewer commands than this are not worth a graph.
+const WORTHWHILE: usize = 4;
+
+/// Something queued on a device.
+#[derive(Debug, Clone)]
+pub enum Command {
+    /// A launch, whose contract was checked.
+    Launch {
+        /// What runs.
+        kernel: &'static Kernel,
+        /// Blocks in x, y and z.
+        grid: [u32; 3],
+        /// Bytes of dynamic shared memory of each block.
+        shared: u32,
+        /// One per parameter.
+        arguments: Vec<Argument>,
+    },
+    /// Every byte set.
+    Set {
+        /// Of the first byte.
+        address: u64,
+        /// Their value.
+        byte: u8,
+        /// How many.
+        bytes: usize,
+    },
+    /// A copy within the device.
+    Copy {
+        /// Of the first byte written.
+        to: u64,
+        /// Of the first byte read.
+        from: u64,
+        /// How many.
+        bytes: usize,
+    },
+}
+
+impl Command {
+    /// Runs it.
+    ///
+    /// # Safety
+    /// What the command was made from promised: checked arguments, memory that is still there.
+    pub unsafe fn run(&self, backend: &dyn Backend) -> Result<()> {
+        // SAFETY: the caller's promise is the one asked for.
+        unsafe {
+            match *self {
+                Self::Launch { kernel, grid, shared, ref arguments } => {
+                    Ok(backend.launch(&Request { kernel, grid, shared, arguments })?)
+                }
+                Self::Set { address, byte, bytes } => backend.set(address, byte, bytes),
+                Self::Copy { to, from, bytes } => backend.copy(to, from, bytes),
+            }
+        }
+    }
+
+    /// Whether a graph can replace the one by the other.
+    fn is_like(&self, other: &Self) -> bool {
+        match (self, other) {
+            (Self::Launch { kernel, .. }, Self::Launch { kernel: other, .. }) => kernel.name == other.name,
+            (Self::Set { .. }, Self::Set { .. }) | (Self::Copy { .. }, Self::Copy { .. }) => true,
+            _ => false,
+        }
+    }
+
+    /// Whether both do the same.
+    fn equals(&self, other: &Self) -> bool {
+        match (self, other) {
+            (
+                Self::Launch { kernel, grid, shared, arguments },
+                Self::Launch { kernel: k, grid: g, shared: s, arguments: a },
+            ) => kernel.name == k.name && (grid, shared, arguments) == (g, s, a),
+            (Self::Set { address, byte, bytes }, Self::Set { address: a, byte: b, bytes: n }) => {
+                (address, byte, bytes) == (a, b, n)
+            }
+            (Self::Copy { to, from, bytes }, Self::Copy { to: t, from: f, bytes: n }) => {
+                (to, from, bytes) == (t, f, n)
+            }
+            _ => false,
+        }
+    }
+
+    /// Whether it may read or write memory in this range.
+    fn touches(&self, range: &Range<u64>) -> bool {
+        let meets = |start: u64, bytes: u64| start < range.end && range.start < start.saturating_add(bytes);
+        match *self {
+            Self::Launch { kernel, ref arguments, .. } => {
+                kernel.parameters.iter().zip(arguments).any(|(parameter, argument)| match *argument {
+                    Argument::Buffer { address, length } => {
+                        meets(address, (length * parameter.element_bytes()) as u64)
+                    }
+                    _ => false,
+                })
+            }
+            Self::Set { address, bytes, .. } => meets(address, bytes as u64),
+            Self::Copy { to, from, bytes } => meets(to, bytes as u64) || meets(from, bytes as u64),
+        }
+    }
+}
+
+/// A list of commands that a device runs at once.
+pub trait Graph: Send {
+    /// Replaces the command at `index` by one that is like it; for launches from now on.
+    ///
+    /// # Errors
+    /// When the device cannot: the graph must not be launched any more.
+    fn replace(&mut self, index: usize, command: &Command) -> Result<()>;
+
+    /// Queues all commands.
+    ///
+    /// # Safety
+    /// As for [`Command::run`], for all of them.
+    unsafe fn launch(&self, backend: &dyn Backend) -> Result<()>;
+}
+
+/// A list of commands that came before.
+struct Known {
+    commands: Vec<Command>,
+    /// None while it came only once.
+    graph: Option<Box<dyn Graph>>,
+}
+
+impl Known {
+    /// In how many commands the other list differs; none where it is of other kernels, or differs in more
+    /// than half: a batch of another shape.
+    fn differences(&self, commands: &[Command]) -> Option<usize> {
+        if self.commands.len() != commands.len() {
+            return None;
+        }
+        let mut differences = 0;
+        for (known, command) in self.commands.iter().zip(commands) {
+            if !known.is_like(command) {
+                return None;
+            }
+            differences += usize::from(!known.equals(command));
+            if differences > commands.len() / 2 {
+                return None;
+            }
+        }
+        Some(differences)
+    }
+
+    /// Brings the graph up to date, or makes it; false where the device has no graphs.
+    fn update(&mut self, backend: &dyn Backend, commands: &[Command]) -> Result<bool> {
+        let Some(graph) = &mut self.graph else {
+            self.graph = backend.graph(commands)?;
+            return Ok(self.graph.is_some());
+        };
+        for (index, (known, command)) in self.commands.iter().zip(commands).enumerate() {
+            if !known.equals(command) {
+                graph.replace(index, command)?;
+            }
+        }
+        Ok(true)
+    }
+}
+
+/// Address and bytes of an allocation.
+type Block = (u64, usize);
+
+/// What was collected so far.
+struct Recording {
+    commands: Vec<Command>,
+    /// Given back since the recording began; commands may use it until they have run.
+    freed: Vec<Block>,
+    /// Given back in the recording before, and not used yet in this one.
+    spare: Vec<Block>,
+}
+
+/// Takes a block of this size, the last that was put there.
+fn take(blocks: &mut Vec<Block>, bytes: usize) -> Option<u64> {
+    let place = blocks.iter().rposition(|block| block.1 == bytes)?;
+    Some(blocks.remove(place).0)
+}
+
+/// A backend whose commands can be recorded.
+pub struct Recorder {
+    // Dropped before the device they run on.
+    known: Mutex<Vec<Known>>,
+    recording: Mutex<Option<Recording>>,
+    /// What the last recording gave back.
+    spare: Mutex<Vec<Block>>,
+    /// Whether lists may become graphs.
+    graphs: AtomicBool,
+    backend: Box<dyn Backend>,
+}
+
+impl Recorder {
+    /// Records nothing yet.
+    pub fn new(backend: Box<dyn Backend>) -> Self {
+        Self {
+            known: Mutex::default(),
+            recording: Mutex::default(),
+            spare: Mutex::default(),
+            graphs: AtomicBool::new(true),
+            backend,
+        }
+    }
+
+    /// From now on lists are run command by command.
+    pub fn without_graphs(&self) {
+        self.graphs.store(false, Ordering::Relaxed);
+        lock(&self.known).clear();
+    }
+
+    /// From now on commands are kept. False when they already are.
+    pub fn begin(&self) -> bool {
+        let mut recording = lock(&self.recording);
+        if recording.is_some() {
+            return false;
+        }
+        let spare = std::mem::take(&mut *lock(&self.spare));
+        *recording = Some(Recording { commands: Vec::new(), freed: Vec::new(), spare });
+        true
+    }
+
+    /// Runs what was kept, and keeps nothing more.
+    pub fn end(&self) -> Result<()> {
+        match lock(&self.recording).take() {
+            Some(recording) => self.finish(recording),
+            None => Ok(()),
+        }
+    }
+
+    /// Forgets what was kept, because it will not be finished.
+    pub fn discard(&self) {
+        if let Some(mut recording) = lock(&self.recording).take() {
+            recording.commands.clear();
+            // There is nothing to run that could fail.
+            let _ = self.finish(recording);
+        }
+    }
+
+    fn finish(&self, mut recording: Recording) -> Result<()> {
+        let outcome = self.flush(&mut recording);
+        self.give_back(recording.spare);
+        *lock(&self.spare) = recording.freed;
+        outcome
+    }
+
+    /// Runs the commands so far.
+    fn flush(&self, recording: &mut Recording) -> Result<()> {
+        self.run(std::mem::take(&mut recording.commands))
+    }
+
+    fn give_back(&self, blocks: Vec<Block>) {
+        for (address, bytes) in blocks {
+            // SAFETY: whoever freed it promised that it was allocated with these bytes and is used no more;
+            // the commands that did are queued or forgotten.
+            unsafe { self.backend.free(address, bytes) }
+        }
+    }
+
+    /// Gives back all that is kept for other allocations; false where there is nothing.
+    fn release(&self) -> Result<bool> {
+        let mut blocks = std::mem::take(&mut *lock(&self.spare));
+        if let Some(recording) = lock(&self.recording).as_mut() {
+            self.flush(recording)?;
+            blocks.append(&mut recording.freed);
+            blocks.append(&mut recording.spare);
+        }
+        let any = !blocks.is_empty();
+        self.give_back(blocks);
+        Ok(any)
+    }
+
+    fn run(&self, commands: Vec<Command>) -> Result<()> {
+        if commands.len() < WORTHWHILE || !self.graphs.load(Ordering::Relaxed) {
+            return self.run_one_by_one(&commands);
+        }
+        let mut all = lock(&self.known);
+        let differences = |(place, known): (usize, &Known)| Some((known.differences(&commands)?, place));
+        let Some((_, place)) = all.iter().enumerate().filter_map(differences).min() else {
+            self.run_one_by_one(&commands)?;
+            if all.len() == KEPT {
+                all.remove(0);
+            }
+            all.push(Known { commands, graph: None });
+            return Ok(());
+        };
+        // The latest last: the first is the next to be dropped.
+        let mut known = all.remove(place);
+        let outcome = match known.update(&*self.backend, &commands) {
+            Ok(true) => match &known.graph {
+                // SAFETY: the graph has these commands, of which `flush`'s callers promised what is asked.
+                Some(graph) => unsafe { graph.launch(&*self.backend) },
+                None => Ok(()),
+            },
+            Ok(false) => self.run_one_by_one(&commands),
+            Err(_) => {
+                // Half updated. The commands themselves say what is wrong, if it is more than the graph.
+                known.graph = None;
+                self.run_one_by_one(&commands)
+            }
+        };
+        all.push(Known { commands, ..known });
+        outcome
+    }
+
+    fn run_one_by_one(&self, commands: &[Command]) -> Result<()> {
+        // SAFETY: every command was checked when it was recorded; memory is freed behind them.
+        commands.iter().try_for_each(|command| unsafe { command.run(&*self.backend) })
+    }
+
+    /// Keeps a command while recording; otherwise gives it back.
+    fn keep(&self, command: Command) -> Option<Command> {
+        match lock(&self.recording).as_mut() {
+            Some(recording) => {
+                recording.commands.push(command);
+                None
+            }
+            None => Some(command),
+        }
+    }
+
+    /// Runs what was kept, if `wanted` says so of the commands.
+    fn flush_if(&self, wanted: impl FnOnce(&[Command]) -> bool) -> Result<()> {
+        match lock(&self.recording).as_mut() {
+            Some(recording) if wanted(&recording.commands) => self.flush(recording),
+            _ => Ok(()),
+        }
+    }
+}
+
+impl Launch for Recorder {
+    unsafe fn launch(&self, request: &Request<'_>) -> std::result::Result<(), LaunchError> {
+        {
+            let mut recording = lock(&self.recording);
+            if let Some(recording) = recording.as_mut() {
+                let &Request { kernel, grid, shared, arguments } = request;
+                let arguments = arguments.to_vec();
+                recording.commands.push(Command::Launch { kernel, grid, shared, arguments });
+                return Ok(());
+            }
+        }
+        // SAFETY: passed on to the caller.
+        unsafe { self.backend.launch(request) }
+    }
+}
+
+impl Backend for Recorder {
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        if let Some(recording) = lock(&self.recording).as_mut()
+            && let Some(address) =
+                take(&mut recording.freed, bytes).or_else(|| take(&mut recording.spare, bytes))
+        {
+            return Ok(address);
+        }
+        match self.backend.allocate(bytes) {
+            Err(Error::OutOfMemory { .. }) if self.release()? => self.backend.allocate(bytes),
+            outcome => outcome,
+        }
+    }
+
+    unsafe fn free(&self, address: u64, bytes: usize) {
+        match lock(&self.recording).as_mut() {
+            Some(recording) => recording.freed.push((address, bytes)),
+            // SAFETY: passed on to the caller.
+            None => unsafe { self.backend.free(address, bytes) },
+        }
+    }
+
+    unsafe fn set(&self, address: u64, byte: u8, bytes: usize) -> Result<()> {
+        match self.keep(Command::Set { address, byte, bytes }) {
+            // SAFETY: passed on to the caller.
+            Some(command) => unsafe { command.run(&*self.backend) },
+            None => Ok(()),
+        }
+    }
+
+    unsafe fn write(&self, address: u64, source: &[u8]) -> Result<()> {
+        let range = address..address + source.len() as u64;
+        self.flush_if(|commands| commands.iter().any(|command| command.touches(&range)))?;
+        // SAFETY: passed on to the caller.
+        unsafe { self.backend.write(address, source) }
+    }
+
+    unsafe fn read(&self, address: u64, destination: &mut [u8]) -> Result<()> {
+        self.flush_if(|_| true)?;
+        // SAFETY: passed on to the caller.
+        unsafe { self.backend.read(address, destination) }
+    }
+
+    unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        match self.keep(Command::Copy { to, from, bytes }) {
+            // SAFETY: passed on to the caller.
+            Some(command) => unsafe { command.run(&*self.backend) },
+            None => Ok(()),
+        }
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        self.flush_if(|_| true)?;
+        self.backend.synchronize()
+    }
+
+    fn graph(&self, commands: &[Command]) -> Result<Option<Box<dyn Graph>>> {
+        self.backend.graph(commands)
+    }
+
+    fn name(&self) -> String {
+        self.backend.name()
+    }
+
+    fn describe(&self) -> String {
+        self.backend.describe()
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // A panic elsewhere left a list of commands, which is whole after every step.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+impl Drop for Recorder {
+    fn drop(&mut self) {
+        self.discard();
+        let spare = std::mem::take(&mut *lock(&self.spare));
+        self.give_back(spare);
+    }
+}
+
+impl fmt::Debug for Recorder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        self.backend.fmt(f)
+    }
+}

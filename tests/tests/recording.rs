@@ -1,0 +1,141 @@
+//! Recorded steps give the bits that steps queued one by one give, whatever changes from step to step.
+
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::norm::Clip;
+use cpift_engine::ops::subtract::subtract;
+use cpift_engine::{Buffer, Device, Error, Result};
+use cpift_model::transformer::ComputeType;
+use cpift_model::{Batch, Model};
+use cpift_tests::devices::gpus;
+use cpift_tests::golden::Golden;
+use cpift_tests::numeric::random;
+
+/// Weights, moments and losses after steps of two micro-batches of changing shapes, with changing learning rates.
+fn train(device: &Device, compute: ComputeType, recorded: bool) -> [Vec<f32>; 3] {
+    let golden = Golden::open("qwen3");
+    let (documents, packed) = (golden.documents(), golden.packed());
+    let length = golden.layout.len();
+    let mut model = Model::new(&golden.config, device, compute, packed.tokens.len(), false).unwrap();
+    model.weights_mut().copy_from(golden.weights(device).view()).unwrap();
+    let mut gradients = Buffer::zeros(device, length).unwrap();
+    let mut losses = Buffer::zeros(device, 2 * packed.tokens.len()).unwrap();
+    let mut clip = Clip::new(device, length).unwrap();
+    let mut optimizer = AdamW::new(device, length, ImportanceKind::Net).unwrap();
+    let mut all_losses = Vec::new();
+    // The same shapes again and again, another in between, other documents of the same tokens at the end.
+    let halves = {
+        let mut halves = Batch::new();
+        let (first, second) = packed.tokens.split_at(20);
+        for part in [first, second] {
+            halves.push(part, &vec![true; part.len()]).unwrap();
+        }
+        halves
+    };
+    let steps: [[&Batch; 2]; 5] = [
+        [&packed, &documents[0]],
+        [&packed, &documents[0]],
+        [&documents[2], &documents[2]],
+        [&packed, &documents[0]],
+        [&halves, &documents[0]],
+    ];
+    for (step, batches) in steps.into_iter().enumerate() {
+        let hyper = Hyper { learning_rate: 1e-3 / (1.0 + step as f64), ..Hyper::default() };
+        let mut work = || -> cpift_model::Result<()> {
+            gradients.view_mut().fill(0.0)?;
+            let mut start = 0;
+            for batch in batches {
+                let end = start + batch.tokens.len();
+                let losses = losses.slice_mut(start..end);
+                model.loss_and_gradients(batch, 0.02, gradients.view_mut(), losses)?;
+                start = end;
+            }
+            clip.measure(gradients.view(), None, 0.5)?;
+            let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: Some(&clip), frozen: None };
+            model.step(&mut optimizer, gradient, &hyper)
+        };
+        if recorded { device.record(work) } else { work() }.unwrap();
+        let tokens: usize = batches.iter().map(|batch| batch.tokens.len()).sum();
+        all_losses.extend(losses.slice(0..tokens).to_vec().unwrap());
+    }
+    [model.weights().to_vec().unwrap(), optimizer.moment2().to_vec().unwrap(), all_losses]
+}
+
+#[test]
+fn recorded_steps_give_the_same_bits() {
+    for device in gpus() {
+        for compute in [ComputeType::F32, ComputeType::Bf16] {
+            assert_eq!(train(&device, compute, true), train(&device, compute, false), "{compute:?}");
+        }
+    }
+}
+
+/// A chain of subtractions with another value each time: the graph of the second time is changed for the third.
+#[test]
+fn what_changes_is_replaced() {
+    for device in gpus() {
+        for length in [5, 5, 5, 3000, 3000, 3000] {
+            let start = random(length as u64, length);
+            let mut target = Buffer::from_slice(&device, &start).unwrap();
+            let mut other = Buffer::zeros(&device, length).unwrap();
+            for value in [1.0, 2.0, 4.0, 8.0] {
+                device
+                    .record(|| -> Result<()> {
+                        for part in 0..3 {
+                            other.view_mut().fill(value * part as f32)?;
+                            subtract(&device, target.view_mut(), other.view())?;
+                        }
+                        Ok(())
+                    })
+                    .unwrap();
+            }
+            let expected: Vec<f32> = start
+                .iter()
+                .map(|&start| {
+                    [1.0, 2.0, 4.0, 8.0].iter().fold(start, |sum, value| sum - 0.0 - value - 2.0 * value)
+                })
+                .collect();
+            assert_eq!(target.to_vec().unwrap(), expected);
+        }
+    }
+}
+
+/// What the host writes over, reads or waits for in the middle is as if nothing was recorded.
+#[test]
+fn the_host_sees_what_it_would_without_recording() {
+    for device in gpus() {
+        let mut target = Buffer::from_slice(&device, &[10.0f32; 100]).unwrap();
+        let mut other = Buffer::from_slice(&device, &[1.0f32; 100]).unwrap();
+        device
+            .record(|| -> Result<()> {
+                subtract(&device, target.view_mut(), other.view())?;
+                // The subtraction must have been with ones.
+                other.view_mut().copy_from_host(&[2.0; 100])?;
+                subtract(&device, target.view_mut(), other.view())?;
+                assert_eq!(target.to_vec()?, [7.0; 100]);
+                // Memory of one buffer for the next, while what used it is not yet run.
+                for value in [1.0, 2.0] {
+                    let temporary = Buffer::from_slice(&device, &[value; 100])?;
+                    subtract(&device, target.view_mut(), temporary.view())?;
+                }
+                device.synchronize()?;
+                other.view_mut().copy_from(target.view())
+            })
+            .unwrap();
+        assert_eq!(other.to_vec().unwrap(), [4.0; 100]);
+    }
+}
+
+#[test]
+fn an_error_forgets_what_was_recorded() {
+    for device in gpus() {
+        let mut target = Buffer::from_slice(&device, &[10.0f32; 100]).unwrap();
+        let outcome: Result<()> = device.record(|| {
+            target.view_mut().fill(3.0)?;
+            Err(Error::UnknownDevice { name: "none".to_owned() })
+        });
+        assert!(outcome.is_err());
+        assert_eq!(target.to_vec().unwrap(), [10.0; 100]);
+        device.record(|| target.view_mut().fill(4.0)).unwrap();
+        assert_eq!(target.to_vec().unwrap(), [4.0; 100]);
+    }
+}
