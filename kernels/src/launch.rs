@@ -93,6 +93,13 @@ pub struct Slice<'a, T: Element> {
     lifetime: PhantomData<&'a [T]>,
 }
 
+impl<T: Element> Default for Slice<'_, T> {
+    /// No elements.
+    fn default() -> Self {
+        Self { address: 0, length: 0, lifetime: PhantomData }
+    }
+}
+
 impl<T: Element> Slice<'_, T> {
     /// `length` elements at `address`.
     ///
@@ -111,6 +118,11 @@ impl<T: Element> Slice<'_, T> {
     /// True when there are no elements.
     pub fn is_empty(&self) -> bool {
         self.length == 0
+    }
+
+    /// Whether it starts at a multiple of 16 bytes.
+    pub fn is_aligned(&self) -> bool {
+        self.address.is_multiple_of(16)
     }
 
     /// As an argument.
@@ -201,6 +213,11 @@ pub trait Launch: fmt::Debug + Send + Sync {
     /// The arguments have the kinds and element types of the kernel's parameters, and its contract holds:
     /// [`check`] has passed and buffers stay valid until the kernel has run.
     unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError>;
+
+    /// Multiprocessors of the device, by which work is cut into blocks; of an A100 where there is no device.
+    fn multiprocessors(&self) -> u32 {
+        108
+    }
 }
 
 /// Why a kernel was not run, or not to its end.

@@ -4,6 +4,7 @@ mod common;
 
 use std::sync::Mutex;
 
+use common::product::{Matrix, assert_product};
 use common::{Buffer, SCHEDULES, random, slice, slice_mut, to_bits, widen};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
@@ -46,56 +47,6 @@ const SHAPES: [(usize, usize, usize); 9] = [
     (530, 40, 3),
     (5, 9, 0),
 ];
-
-/// A matrix, and its elements' places: row-major or transposed.
-struct Matrix {
-    values: Vec<f64>,
-    columns: usize,
-    transposed: bool,
-}
-
-impl Matrix {
-    fn new<E: Real>(values: &[E], columns: usize, transposed: bool) -> Self {
-        Self { values: widen(values), columns, transposed }
-    }
-
-    fn at(&self, row: usize, column: usize) -> f64 {
-        let (row, column) = if self.transposed { (column, row) } else { (row, column) };
-        self.values[row * self.columns + column]
-    }
-}
-
-/// Fails unless `actual` is start + a·b, start given by element.
-///
-/// A sum of k fused multiply-adds in f32, then one addition, errs by at most k + 1 roundings of what the
-/// magnitudes add up to; then comes the rounding to the output, to half of `unit`.
-#[track_caller]
-fn assert_product<C: Real>(
-    what: &str,
-    actual: &[C],
-    (a, b): (&Matrix, &Matrix),
-    (n, k): (usize, usize),
-    start: impl Fn(usize, usize) -> f64,
-    unit: f64,
-) {
-    for (index, actual) in widen(actual).into_iter().enumerate() {
-        let (row, column) = (index / n, index % n);
-        let start = start(row, column);
-        let (mut expected, mut magnitude) = (start, start.abs());
-        for level in 0..k {
-            let product = a.at(row, level) * b.at(level, column);
-            expected += product;
-            magnitude += product.abs();
-        }
-        let bound = (k + 1) as f64 * 2f64.powi(-24) * magnitude;
-        let bound = bound + 0.5 * unit * (expected.abs() + bound);
-        // Written so that NaN fails.
-        assert!(
-            (actual - expected).abs() <= bound,
-            "{what}[{row}, {column}] is {actual}, not {expected}: bound {bound:e}"
-        );
-    }
-}
 
 /// Runs both kernels in every schedule, and on operands one element behind alignment; demands the same bits of
 /// all, and gives them.

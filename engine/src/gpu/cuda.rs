@@ -34,6 +34,7 @@ pub struct Cuda {
     name: String,
     compute_capability: (u32, u32),
     memory: usize,
+    multiprocessors: u32,
     shared_memory_limit: u32,
     device: sys::CUdevice,
     context: sys::CUcontext,
@@ -117,6 +118,8 @@ impl Cuda {
         }
         let shared_memory_limit =
             number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN).map_err(&query)?;
+        let multiprocessors =
+            number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).map_err(&query)?.max(1);
         // SAFETY: `device` comes from `get`.
         let memory = unsafe { result::device::total_mem(device) }.map_err(&query)?;
 
@@ -128,6 +131,7 @@ impl Cuda {
             name,
             compute_capability,
             memory,
+            multiprocessors,
             shared_memory_limit,
             device,
             context,
@@ -305,6 +309,10 @@ impl Launch for Cuda {
             )
         }
         .map_err(|error| failed(explain(error)))
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
     }
 }
 

@@ -363,6 +363,10 @@ impl Launch for Recorder {
         // SAFETY: passed on to the caller.
         unsafe { self.backend.launch(request) }
     }
+
+    fn multiprocessors(&self) -> u32 {
+        self.backend.multiprocessors()
+    }
 }
 
 impl Backend for Recorder {

@@ -8,33 +8,33 @@
 //!
 //! Operands are f32 or bf16, sums f32; C is rounded once, to nearest even. Sizes are below 2^31.
 //!
-//! There are two kernels of each, of the same body ([`tile`]) and so with the same bits: blocks of 256
-//! threads for tiles of 128 by 128, and blocks of 64 threads for tiles of 32 by 32. [`gemm_nt_f32`] and its
-//! like choose between them. All threads reach every barrier: loops over k are the same for the whole block.
-//! Shared memory is 32 KiB or 8 KiB. Two operations (one fused multiply-add) per element of C and k; per
-//! tile and k, 2 · side operands are read. Operands are read 8 elements at a time where they are aligned to
-//! 16 bytes and their rows are multiples of 8 elements, else one by one.
+//! - On tensor cores ([`tensor`]): bf16 whose operands are aligned to 16 bytes and have last dimensions that
+//!   are multiples of 8. Tiles of 128 by 256, 128 by 128 and 64 by 64.
+//! - Otherwise by fused multiply-adds ([`tile`]): f32, and bf16 of any shape. Tiles of 128 by 128 and of 32
+//!   by 32. Operands are read 8 elements at a time where they are aligned to 16 bytes and their last
+//!   dimensions are multiples of 8, else one by one.
+//!
+//! Kernels of different tiles sum in the same order, and so have the same bits. [`gemm_nt_f32`] and its like
+//! choose among them. All threads reach every barrier: loops over k are the same for the whole block. Two
+//! operations (one fused multiply-add) per element of C and k; per tile and k, its height and width of
+//! operands are read.
 
+#[cfg(not(target_arch = "nvptx64"))]
+mod choose;
 mod columns;
+mod output;
+mod tensor;
 mod tile;
 
 use crate::simt::*;
-use tile::{Finish, Sizes};
+#[cfg(not(target_arch = "nvptx64"))]
+pub use choose::*;
+use output::{Finish, Sizes, origin};
 
 /// Squares per side that a thread of a large tile sums: 8 by 8 elements.
 const LARGE: usize = 2;
 /// The same of a small tile: 4 by 4 elements.
 const SMALL: usize = 1;
-/// Fewer large tiles than this leave most of a GPU idle, so that small ones win.
-#[cfg(not(target_arch = "nvptx64"))]
-const MANY_TILES: u64 = 64;
-
-/// Whether the kernel for large tiles should compute a C of `m` by `n`.
-#[cfg(not(target_arch = "nvptx64"))]
-fn large(m: u64, n: u64) -> bool {
-    m.min(n) > u64::from(tile::side(SMALL)) && tile::count(m, n, LARGE) >= MANY_TILES
-}
-
 /// Sizes as kernels have them; the contracts keep them below 2^31.
 #[inline(always)]
 fn sizes(m: u64, n: u64, k: u64) -> Sizes {
@@ -124,6 +124,100 @@ product_kernels!(f32, SMALL, gemm_nt_f32_32, gemm_nn_f32_32, gemm_tn_f32_32);
 product_kernels!(Bf16, LARGE, gemm_nt_bf16_128, gemm_nn_bf16_128, gemm_tn_bf16_128);
 product_kernels!(Bf16, SMALL, gemm_nt_bf16_32, gemm_nn_bf16_32, gemm_tn_bf16_32);
 
+macro_rules! tensor_kernels {
+    ($tall:literal, $wide:literal, $warps:literal, $ahead:literal, $resident:literal, $nt:ident, $nn:ident, $tn:ident) => {
+        kernel! {
+            /// out = a·bᵀ, plus bias in every row if `biased` is 1; out `[m, n]`, a `[m, k]`, b `[n, k]`, bias `[n]`.
+            ///
+            /// On tensor cores. Grid, traffic and barriers: see the module.
+            pub fn $nt {
+                block: $warps * WARP,
+                grid: tensor::count(m, n, $tall, $wide, $warps),
+                shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
+                resident: $resident,
+            } (
+                a: read Bf16 [m * k] align 16,
+                b: read Bf16 [n * k] align 16,
+                bias: read Bf16 [biased * n],
+                out: write Bf16 [m * n],
+                m: scalar u64,
+                n: scalar u64,
+                k: scalar u64,
+                biased: scalar u32,
+            ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31, k.is_multiple_of(8), biased <= 1 } {
+                let sizes = sizes(m, n, k);
+                let first = origin(sizes, block_idx(), tensor::rows($tall), tensor::columns($wide, $warps));
+                let sums =
+                    tensor::product::<true, true, $tall, $wide, $warps, $ahead>(a, b, sizes, first, (0, sizes.k));
+                let how = if biased == 1 { Finish::AddBias(bias) } else { Finish::Write };
+                tensor::finish(sums, out, sizes, first, how);
+            }
+        }
+
+        kernel! {
+            /// out = a·b, or out += a·b if `accumulate` is 1; out `[m, n]`, a `[m, k]`, b `[k, n]`. Without
+            /// `accumulate`, out is not read.
+            ///
+            /// On tensor cores. Grid, traffic and barriers: see the module.
+            pub fn $nn {
+                block: $warps * WARP,
+                grid: tensor::count(m, n, $tall, $wide, $warps),
+                shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
+                resident: $resident,
+            } (
+                a: read Bf16 [m * k] align 16,
+                b: read Bf16 [k * n] align 16,
+                out: update Bf16 [m * n],
+                m: scalar u64,
+                n: scalar u64,
+                k: scalar u64,
+                accumulate: scalar u32,
+            ) requires {
+                m < 1 << 31, n < 1 << 31, k < 1 << 31,
+                n.is_multiple_of(8), k.is_multiple_of(8), accumulate <= 1,
+            } {
+                let sizes = sizes(m, n, k);
+                let first = origin(sizes, block_idx(), tensor::rows($tall), tensor::columns($wide, $warps));
+                let sums =
+                    tensor::product::<true, false, $tall, $wide, $warps, $ahead>(a, b, sizes, first, (0, sizes.k));
+                let how = if accumulate == 1 { Finish::Add } else { Finish::Write };
+                tensor::finish(sums, out, sizes, first, how);
+            }
+        }
+
+        kernel! {
+            /// out += aᵀ·b; out `[m, n]`, a `[k, m]`, b `[k, n]`.
+            ///
+            /// On tensor cores. Grid, traffic and barriers: see the module.
+            pub fn $tn {
+                block: $warps * WARP,
+                grid: tensor::count(m, n, $tall, $wide, $warps),
+                shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
+                resident: $resident,
+            } (
+                a: read Bf16 [k * m] align 16,
+                b: read Bf16 [k * n] align 16,
+                out: update f32 [m * n],
+                m: scalar u64,
+                n: scalar u64,
+                k: scalar u64,
+            ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31, m.is_multiple_of(8), n.is_multiple_of(8) } {
+                let sizes = sizes(m, n, k);
+                let first = origin(sizes, block_idx(), tensor::rows($tall), tensor::columns($wide, $warps));
+                let sums =
+                    tensor::product::<false, false, $tall, $wide, $warps, $ahead>(a, b, sizes, first, (0, sizes.k));
+                tensor::finish(sums, out, sizes, first, Finish::Add);
+            }
+        }
+    };
+}
+// Warps of 64 by 64 elements: per 16 levels, 32 products of tiles for 8 loads of fragments. A thread has all
+// the registers there are, so one block of eight warps or two of four share a multiprocessor.
+tensor_kernels!(4, 8, 8, 2, 1, gemm_nt_bf16_128x256, gemm_nn_bf16_128x256, gemm_tn_bf16_128x256);
+tensor_kernels!(4, 8, 4, 1, 2, gemm_nt_bf16_128x128, gemm_nn_bf16_128x128, gemm_tn_bf16_128x128);
+// Warps of 32 by 32, for few tiles; their stages are short, so more of them are on their way.
+tensor_kernels!(2, 4, 4, 4, 4, gemm_nt_bf16_64x64, gemm_nn_bf16_64x64, gemm_tn_bf16_64x64);
+
 macro_rules! column_kernel {
     ($name:ident, $real:ident) => {
         kernel! {
@@ -150,82 +244,6 @@ macro_rules! column_kernel {
 column_kernel!(column_sums_f32, f32);
 column_kernel!(column_sums_bf16, Bf16);
 
-/// Launchers that choose the size of the tiles.
-#[cfg(not(target_arch = "nvptx64"))]
-mod choose {
-    use super::*;
-    use crate::launch::{Launch, LaunchError, Slice, SliceMut};
-
-    macro_rules! choose {
-        ($real:ident, $nt:ident = $nt_large:ident | $nt_small:ident, $nn:ident = $nn_large:ident | $nn_small:ident,
-         $tn:ident = $tn_large:ident | $tn_small:ident) => {
-            /// out = a·bᵀ (+ bias in every row); out `[m, n]`, a `[m, k]`, b `[n, k]`, bias `[n]`.
-            ///
-            /// # Errors
-            /// A buffer too short, a size from 2^31 on, or what the launcher reports.
-            pub fn $nt(
-                launcher: &dyn Launch,
-                a: Slice<'_, $real>,
-                b: Slice<'_, $real>,
-                bias: Option<Slice<'_, $real>>,
-                out: SliceMut<'_, $real>,
-                [m, n, k]: [u64; 3],
-            ) -> Result<(), LaunchError> {
-                let biased = u32::from(bias.is_some());
-                // SAFETY: without elements nothing is accessed.
-                let bias = bias.unwrap_or_else(|| unsafe { Slice::new(0, 0) });
-                let launch = if large(m, n) { $nt_large } else { $nt_small };
-                launch(launcher, a, b, bias, out, m, n, k, biased)
-            }
-
-            /// out = a·b, or out += a·b to `accumulate`; out `[m, n]`, a `[m, k]`, b `[k, n]`.
-            ///
-            /// # Errors
-            /// A buffer too short, a size from 2^31 on, or what the launcher reports.
-            pub fn $nn(
-                launcher: &dyn Launch,
-                a: Slice<'_, $real>,
-                b: Slice<'_, $real>,
-                out: SliceMut<'_, $real>,
-                [m, n, k]: [u64; 3],
-                accumulate: bool,
-            ) -> Result<(), LaunchError> {
-                let launch = if large(m, n) { $nn_large } else { $nn_small };
-                launch(launcher, a, b, out, m, n, k, u32::from(accumulate))
-            }
-
-            /// out += aᵀ·b; out `[m, n]`, a `[k, m]`, b `[k, n]`.
-            ///
-            /// # Errors
-            /// A buffer too short, a size from 2^31 on, or what the launcher reports.
-            pub fn $tn(
-                launcher: &dyn Launch,
-                a: Slice<'_, $real>,
-                b: Slice<'_, $real>,
-                out: SliceMut<'_, f32>,
-                [m, n, k]: [u64; 3],
-            ) -> Result<(), LaunchError> {
-                let launch = if large(m, n) { $tn_large } else { $tn_small };
-                launch(launcher, a, b, out, m, n, k)
-            }
-        };
-    }
-    choose!(
-        f32,
-        gemm_nt_f32 = gemm_nt_f32_128 | gemm_nt_f32_32,
-        gemm_nn_f32 = gemm_nn_f32_128 | gemm_nn_f32_32,
-        gemm_tn_f32 = gemm_tn_f32_128 | gemm_tn_f32_32
-    );
-    choose!(
-        Bf16,
-        gemm_nt_bf16 = gemm_nt_bf16_128 | gemm_nt_bf16_32,
-        gemm_nn_bf16 = gemm_nn_bf16_128 | gemm_nn_bf16_32,
-        gemm_tn_bf16 = gemm_tn_bf16_128 | gemm_tn_bf16_32
-    );
-}
-#[cfg(not(target_arch = "nvptx64"))]
-pub use choose::*;
-
 /// The kernels of this family.
 #[cfg(not(target_arch = "nvptx64"))]
 pub const KERNELS: &[crate::launch::Kernel] = &[
@@ -241,6 +259,15 @@ pub const KERNELS: &[crate::launch::Kernel] = &[
     gemm_nt_bf16_32::KERNEL,
     gemm_nn_bf16_32::KERNEL,
     gemm_tn_bf16_32::KERNEL,
+    gemm_nt_bf16_128x256::KERNEL,
+    gemm_nn_bf16_128x256::KERNEL,
+    gemm_tn_bf16_128x256::KERNEL,
+    gemm_nt_bf16_128x128::KERNEL,
+    gemm_nn_bf16_128x128::KERNEL,
+    gemm_tn_bf16_128x128::KERNEL,
+    gemm_nt_bf16_64x64::KERNEL,
+    gemm_nn_bf16_64x64::KERNEL,
+    gemm_tn_bf16_64x64::KERNEL,
     column_sums_f32::KERNEL,
     column_sums_bf16::KERNEL,
 ];

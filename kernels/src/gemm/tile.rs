@@ -14,15 +14,13 @@
 //! Every element is summed by one thread over ascending k by fused multiply-adds from 0: its bits depend
 //! neither on the size of the tile nor on the other rows and columns.
 
+use super::output::{Finish, Sizes, origin, write_eight};
 use crate::simt::*;
 
 /// Levels of k in a slab.
 const DEPTH: u32 = 16;
 /// Consecutive elements that a thread fetches.
 const EIGHT: u32 = 8;
-/// Rows of tiles that are done column by column before the next rows: their operands stay in the cache.
-const GROUP: u32 = 16;
-
 /// Rows, and columns, of a tile.
 pub const fn side(quads: usize) -> u32 {
     32 * (quads * quads) as u32
@@ -54,17 +52,6 @@ pub const fn count(m: u64, n: u64, quads: usize) -> u64 {
     m.div_ceil(side) * n.div_ceil(side)
 }
 
-/// Sizes of a product: C is `[m, n]`, sums have k terms.
-#[derive(Debug, Clone, Copy)]
-pub struct Sizes {
-    /// Rows of C.
-    pub m: u32,
-    /// Columns of C.
-    pub n: u32,
-    /// Terms of a sum.
-    pub k: u32,
-}
-
 /// Elements of operands, fetched as they are: widening them waits for them.
 pub trait Operand: Real {
     /// Eight elements from `index` on, the first aligned to 16 bytes.
@@ -83,17 +70,6 @@ impl Operand for Bf16 {
     fn load_eight(from: Global<Self>, index: usize) -> [Self; 8] {
         from.load_vector::<Bf16x8>(index).0
     }
-}
-
-/// First row and column of this block's tile.
-#[inline(always)]
-pub fn origin<const QUADS: usize>(sizes: Sizes) -> (u32, u32) {
-    let side = side(QUADS);
-    let (rows, columns) = (sizes.m.div_ceil(side), sizes.n.div_ceil(side));
-    let group = block_idx() / (GROUP * columns);
-    let inside = block_idx() % (GROUP * columns);
-    let height = (rows - group * GROUP).min(GROUP);
-    ((group * GROUP + inside % height) * side, inside / height * side)
 }
 
 /// Rows, and columns, between the squares of a thread.
@@ -258,7 +234,7 @@ pub fn product<E: Operand, const A_ALONG_K: bool, const B_ALONG_K: bool, const Q
     sizes: Sizes,
 ) -> Sums<QUADS> {
     let Sizes { m, n, k } = sizes;
-    let (first_row, first_column) = origin::<QUADS>(sizes);
+    let (first_row, first_column) = origin(sizes, block_idx(), side(QUADS), side(QUADS));
     let whole_a = a.is_aligned() && (if A_ALONG_K { k } else { m }).is_multiple_of(EIGHT);
     let whole_b = b.is_aligned() && (if B_ALONG_K { k } else { n }).is_multiple_of(EIGHT);
     let mut fetch_a = Fetch::<A_ALONG_K, QUADS>::new(first_row, m, k);
@@ -283,16 +259,6 @@ pub fn product<E: Operand, const A_ALONG_K: bool, const B_ALONG_K: bool, const Q
         sync_threads();
     }
     sums
-}
-
-/// What becomes of a product.
-pub enum Finish<C: Real> {
-    /// C is the product.
-    Write,
-    /// The product is added to C.
-    Add,
-    /// C is the product plus this in every row.
-    AddBias(Global<C>),
 }
 
 /// Writes the block's tile of C, or adds it to what is there. All threads of the block must call it, behind
@@ -339,43 +305,18 @@ fn write_staged<C: Pack<8>, const QUADS: usize>(
     sizes: Sizes,
     how: &Finish<C>,
 ) {
-    let (first_row, first_column) = origin::<QUADS>(sizes);
-    let n = sizes.n as usize;
+    let (first_row, first_column) = origin(sizes, block_idx(), side(QUADS), side(QUADS));
     let first_column = first_column + beside * apart(QUADS);
     let per_row = apart(QUADS) / EIGHT;
-    let whole = out.is_aligned() && sizes.n.is_multiple_of(EIGHT);
-    let whole = whole && if let Finish::AddBias(bias) = how { bias.is_aligned() } else { true };
+    let whole = how.is_whole(out, sizes);
     let mut chunk = thread_idx();
     while chunk < side(QUADS) * per_row {
         let at = chunk * EIGHT;
+        let [a, b, c, d] = staged.load_vector::<F32x4>(at).0;
+        let [e, f, g, h] = staged.load_vector::<F32x4>(at + 4).0;
         let row = first_row + chunk / per_row;
         let column = first_column + chunk % per_row * EIGHT;
-        let index = row as usize * n + column as usize;
-        if row < sizes.m && column < sizes.n {
-            if whole {
-                let [a, b, c, d] = staged.load_vector::<F32x4>(at).0;
-                let [e, f, g, h] = staged.load_vector::<F32x4>(at + 4).0;
-                let mut values = [a, b, c, d, e, f, g, h];
-                let more = match how {
-                    Finish::Write => [0.0; 8],
-                    Finish::Add => C::load(out.as_read(), index),
-                    Finish::AddBias(bias) => C::load(*bias, column as usize),
-                };
-                for lane in 0..8 {
-                    values[lane] += more[lane];
-                }
-                C::store(out, index, values);
-            } else {
-                for lane in 0..EIGHT.min(sizes.n - column) {
-                    let more = match how {
-                        Finish::Write => 0.0,
-                        Finish::Add => out.load(index + lane as usize).to_f32(),
-                        Finish::AddBias(bias) => bias.load((column + lane) as usize).to_f32(),
-                    };
-                    out.store(index + lane as usize, C::from_f32(staged.load(at + lane) + more));
-                }
-            }
-        }
+        write_eight([a, b, c, d, e, f, g, h], (row, column), out, sizes, how, whole);
         chunk += threads(QUADS);
     }
 }

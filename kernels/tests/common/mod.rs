@@ -3,6 +3,8 @@
 // Each test uses a part.
 #![allow(dead_code)]
 
+pub mod product;
+
 use cpift_kernels::emulator::Schedule;
 use cpift_kernels::launch::{Slice, SliceMut};
 use cpift_kernels::simt::{Element, F32x4, Real};

@@ -18,31 +18,31 @@ pub fn matrix_multiply(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
     std::array::from_fn(|index| f32::from_bits(words[6 + index]))
 }
 
-/// One of the two bf16 in a word, the lower half first.
-fn half(word: u32, index: usize) -> f32 {
-    Bf16((word >> (16 * index)) as u16).to_f32()
+/// The two bf16 in a word, the lower half first.
+fn halves(word: u32) -> [f32; 2] {
+    [Bf16(word as u16).to_f32(), Bf16((word >> 16) as u16).to_f32()]
 }
 
 fn multiply_fragments(lanes: &mut [Words; 32]) {
-    // A is 16×16: rows by lane / 4 and the odd words' 8, columns by lane % 4, the half and the upper words' 8.
-    let a = |row: usize, k: usize, lanes: &[Words; 32]| {
-        let lane = row % 8 * 4 + k % 8 / 2;
-        half(lanes[lane][row / 8 + 2 * (k / 8)], k % 2)
-    };
-    // B is 16×8: rows as the columns of A, columns by lane / 4.
-    let b = |k: usize, column: usize, lanes: &[Words; 32]| {
-        let lane = column * 4 + k % 8 / 2;
-        half(lanes[lane][4 + k / 8], k % 2)
-    };
-    let before = *lanes;
+    // A by rows and columns, B by columns and rows: k is last in both.
+    let (mut a, mut b) = ([[0.0f32; 16]; 16], [[0.0f32; 16]; 8]);
+    for (lane, words) in lanes.iter().enumerate() {
+        let (group, first) = (lane / 4, lane % 4 * 2);
+        for (index, &word) in words[..4].iter().enumerate() {
+            let (row, k) = (group + index % 2 * 8, first + index / 2 * 8);
+            a[row][k..k + 2].copy_from_slice(&halves(word));
+        }
+        for (index, &word) in words[4..6].iter().enumerate() {
+            let k = first + index * 8;
+            b[group][k..k + 2].copy_from_slice(&halves(word));
+        }
+    }
     for (lane, words) in lanes.iter_mut().enumerate() {
         for index in 0..4 {
             let (row, column) = (lane / 4 + 8 * (index / 2), lane % 4 * 2 + index % 2);
-            let mut sum = f32::from_bits(words[6 + index]);
-            for k in 0..16 {
-                sum = a(row, k, &before).mul_add(b(k, column, &before), sum);
-            }
-            words[6 + index] = sum.to_bits();
+            let sum = f32::from_bits(words[6 + index]);
+            let terms = a[row].iter().zip(&b[column]);
+            words[6 + index] = terms.fold(sum, |sum, (&a, &b)| a.mul_add(b, sum)).to_bits();
         }
     }
 }

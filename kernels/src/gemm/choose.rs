@@ -1,0 +1,179 @@
+//! Launchers that choose the kernel.
+
+use super::*;
+use crate::launch::{Launch, LaunchError, Slice, SliceMut};
+
+/// Fewer large tiles than this leave most of a GPU idle, so that small ones win.
+const MANY_TILES: u64 = 64;
+
+/// Whether the kernel for large tiles should compute a C of `m` by `n` by fused multiply-adds.
+fn large(m: u64, n: u64) -> bool {
+    m.min(n) > u64::from(tile::side(SMALL)) && tile::count(m, n, LARGE) >= MANY_TILES
+}
+
+/// Tiles of the kernels on tensor cores.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Tile {
+    Of128x256,
+    Of128x128,
+    Of64x64,
+}
+
+impl Tile {
+    const ALL: [Self; 3] = [Self::Of128x256, Self::Of128x128, Self::Of64x64];
+
+    /// Rows and columns.
+    fn sides(self) -> (u64, u64) {
+        match self {
+            Self::Of128x256 => (128, 256),
+            Self::Of128x128 => (128, 128),
+            Self::Of64x64 => (64, 64),
+        }
+    }
+
+    /// How much of an operand's every element a multiprocessor reads per operation, next to the largest
+    /// tile's: small tiles read more. A design figure, not measured.
+    fn cost(self) -> f64 {
+        match self {
+            Self::Of128x256 => 1.0,
+            Self::Of128x128 => 1.1,
+            Self::Of64x64 => 1.5,
+        }
+    }
+
+    /// The tile for a C of `m` by `n`: that with the least work for the multiprocessor that has most.
+    fn choose(m: u64, n: u64, multiprocessors: u32) -> Self {
+        let time = |tile: &Self| {
+            let (rows, columns) = tile.sides();
+            let tiles = m.div_ceil(rows) * n.div_ceil(columns);
+            tiles.div_ceil(multiprocessors.into()) as f64 * (rows * columns) as f64 * tile.cost()
+        };
+        Self::ALL.into_iter().min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(Self::Of64x64)
+    }
+}
+
+/// Whether operands can be copied 16 bytes at a time: aligned, and with last dimensions that are multiples of
+/// eight elements.
+fn by_chunks(a: &Slice<'_, Bf16>, b: &Slice<'_, Bf16>, last: [u64; 2]) -> bool {
+    a.is_aligned() && b.is_aligned() && last.iter().all(|size| size.is_multiple_of(tensor::CHUNK.into()))
+}
+
+/// out = a·bᵀ (+ bias in every row); out `[m, n]`, a `[m, k]`, b `[n, k]`, bias `[n]`.
+///
+/// # Errors
+/// A buffer too short, a size from 2^31 on, or what the launcher reports.
+pub fn gemm_nt_f32(
+    launcher: &dyn Launch,
+    a: Slice<'_, f32>,
+    b: Slice<'_, f32>,
+    bias: Option<Slice<'_, f32>>,
+    out: SliceMut<'_, f32>,
+    [m, n, k]: [u64; 3],
+) -> Result<(), LaunchError> {
+    let launch = if large(m, n) { gemm_nt_f32_128 } else { gemm_nt_f32_32 };
+    let biased = u32::from(bias.is_some());
+    launch(launcher, a, b, bias.unwrap_or_default(), out, m, n, k, biased)
+}
+
+/// out = a·b, or out += a·b to `accumulate`; out `[m, n]`, a `[m, k]`, b `[k, n]`.
+///
+/// # Errors
+/// A buffer too short, a size from 2^31 on, or what the launcher reports.
+pub fn gemm_nn_f32(
+    launcher: &dyn Launch,
+    a: Slice<'_, f32>,
+    b: Slice<'_, f32>,
+    out: SliceMut<'_, f32>,
+    [m, n, k]: [u64; 3],
+    accumulate: bool,
+) -> Result<(), LaunchError> {
+    let launch = if large(m, n) { gemm_nn_f32_128 } else { gemm_nn_f32_32 };
+    launch(launcher, a, b, out, m, n, k, u32::from(accumulate))
+}
+
+/// out += aᵀ·b; out `[m, n]`, a `[k, m]`, b `[k, n]`.
+///
+/// # Errors
+/// A buffer too short, a size from 2^31 on, or what the launcher reports.
+pub fn gemm_tn_f32(
+    launcher: &dyn Launch,
+    a: Slice<'_, f32>,
+    b: Slice<'_, f32>,
+    out: SliceMut<'_, f32>,
+    [m, n, k]: [u64; 3],
+) -> Result<(), LaunchError> {
+    let launch = if large(m, n) { gemm_tn_f32_128 } else { gemm_tn_f32_32 };
+    launch(launcher, a, b, out, m, n, k)
+}
+
+/// [`gemm_nt_f32`] in bf16, on tensor cores where operands are aligned and k is a multiple of 8.
+///
+/// # Errors
+/// As for [`gemm_nt_f32`].
+pub fn gemm_nt_bf16(
+    launcher: &dyn Launch,
+    a: Slice<'_, Bf16>,
+    b: Slice<'_, Bf16>,
+    bias: Option<Slice<'_, Bf16>>,
+    out: SliceMut<'_, Bf16>,
+    [m, n, k]: [u64; 3],
+) -> Result<(), LaunchError> {
+    let launch = match by_chunks(&a, &b, [k, k]) {
+        true => match Tile::choose(m, n, launcher.multiprocessors()) {
+            Tile::Of128x256 => gemm_nt_bf16_128x256,
+            Tile::Of128x128 => gemm_nt_bf16_128x128,
+            Tile::Of64x64 => gemm_nt_bf16_64x64,
+        },
+        false if large(m, n) => gemm_nt_bf16_128,
+        false => gemm_nt_bf16_32,
+    };
+    let biased = u32::from(bias.is_some());
+    launch(launcher, a, b, bias.unwrap_or_default(), out, m, n, k, biased)
+}
+
+/// [`gemm_nn_f32`] in bf16, on tensor cores where operands are aligned and n and k are multiples of 8.
+///
+/// # Errors
+/// As for [`gemm_nn_f32`].
+pub fn gemm_nn_bf16(
+    launcher: &dyn Launch,
+    a: Slice<'_, Bf16>,
+    b: Slice<'_, Bf16>,
+    out: SliceMut<'_, Bf16>,
+    [m, n, k]: [u64; 3],
+    accumulate: bool,
+) -> Result<(), LaunchError> {
+    let launch = match by_chunks(&a, &b, [k, n]) {
+        true => match Tile::choose(m, n, launcher.multiprocessors()) {
+            Tile::Of128x256 => gemm_nn_bf16_128x256,
+            Tile::Of128x128 => gemm_nn_bf16_128x128,
+            Tile::Of64x64 => gemm_nn_bf16_64x64,
+        },
+        false if large(m, n) => gemm_nn_bf16_128,
+        false => gemm_nn_bf16_32,
+    };
+    launch(launcher, a, b, out, m, n, k, u32::from(accumulate))
+}
+
+/// [`gemm_tn_f32`] of bf16 operands, on tensor cores where they are aligned and m and n are multiples of 8.
+///
+/// # Errors
+/// As for [`gemm_tn_f32`].
+pub fn gemm_tn_bf16(
+    launcher: &dyn Launch,
+    a: Slice<'_, Bf16>,
+    b: Slice<'_, Bf16>,
+    out: SliceMut<'_, f32>,
+    [m, n, k]: [u64; 3],
+) -> Result<(), LaunchError> {
+    let launch = match by_chunks(&a, &b, [m, n]) {
+        true => match Tile::choose(m, n, launcher.multiprocessors()) {
+            Tile::Of128x256 => gemm_tn_bf16_128x256,
+            Tile::Of128x128 => gemm_tn_bf16_128x128,
+            Tile::Of64x64 => gemm_tn_bf16_64x64,
+        },
+        false if large(m, n) => gemm_tn_bf16_128,
+        false => gemm_tn_bf16_32,
+    };
+    launch(launcher, a, b, out, m, n, k)
+}

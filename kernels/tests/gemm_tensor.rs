@@ -1,0 +1,194 @@
+//! Products on tensor cores against f64: every tile, layout and edge.
+
+mod common;
+
+use std::sync::Mutex;
+
+use common::product::{Matrix, assert_product};
+use common::{Buffer, SCHEDULES, random, slice_mut, to_bits, widen};
+use cpift_kernels::emulator::Emulator;
+use cpift_kernels::gemm::*;
+use cpift_kernels::launch::{Launch, LaunchError, Request, Slice, SliceMut};
+use cpift_kernels::simt::{Bf16, Real};
+
+/// Half a unit in the last place of a bf16 is this of it, at most.
+const BF16_UNIT: f64 = 1.0 / 128.0;
+const F32_UNIT: f64 = 1.0 / (1u64 << 23) as f64;
+
+/// Runs every kernel in one schedule, the last one in all; demands the same bits of all, and gives them.
+fn same_bits<C: Real, F>(
+    what: &str,
+    start: &[C],
+    kernels: &[F],
+    run: impl Fn(&Emulator, &F, SliceMut<C>) -> Result<(), LaunchError>,
+) -> Vec<C> {
+    let mut results: Vec<Vec<C>> = Vec::new();
+    let emulators = SCHEDULES.map(Emulator::new);
+    for (index, kernel) in kernels.iter().enumerate() {
+        let last = index + 1 == kernels.len();
+        for emulator in &emulators[if last { 0..3 } else { index..index + 1 }] {
+            let mut out = Buffer::from_slice(start);
+            run(emulator, kernel, out.write()).unwrap_or_else(|error| panic!("{what}: {error}"));
+            results.push(out.as_slice().to_vec());
+        }
+    }
+    for other in &results[1..] {
+        assert!(to_bits(other) == to_bits(&results[0]), "{what} differs by tile or schedule");
+    }
+    results.swap_remove(0)
+}
+
+/// m, n, k with k a multiple of 8: one element, one row, k shorter than the ring and longer, edges of all
+/// tiles both ways, no terms.
+const NT: [[usize; 3]; 6] = [[1, 1, 8], [1, 130, 40], [67, 9, 296], [130, 67, 72], [9, 260, 32], [5, 9, 0]];
+
+#[test]
+fn forward_products() {
+    for [m, n, k] in NT {
+        let (a, b, bias) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<Bf16>(3, n));
+        let poison = Buffer::<Bf16>::poisoned(m * n);
+        let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), k, true));
+        for biased in [false, true] {
+            let what = format!("nt {m} by {n} by {k}, bias: {biased}");
+            let kernels = [gemm_nt_bf16_128x256, gemm_nt_bf16_128x128, gemm_nt_bf16_64x64];
+            let out = same_bits(&what, poison.as_slice(), &kernels, |emulator, launch, out| {
+                let sizes = [m, n, k].map(|size| size as u64);
+                launch(
+                    emulator,
+                    a.read(),
+                    b.read(),
+                    bias.read(),
+                    out,
+                    sizes[0],
+                    sizes[1],
+                    sizes[2],
+                    biased.into(),
+                )
+            });
+            let bias = widen(bias.as_slice());
+            let start = |_: usize, column: usize| if biased { bias[column] } else { 0.0 };
+            assert_product(&what, &out, factors, (n, k), start, BF16_UNIT);
+        }
+    }
+}
+
+/// As [`NT`], n a multiple of 8 as well.
+const NN: [[usize; 3]; 6] = [[1, 8, 8], [1, 136, 40], [67, 16, 296], [130, 72, 72], [9, 264, 32], [5, 16, 0]];
+
+#[test]
+fn gradients_of_inputs() {
+    for [m, n, k] in NN {
+        let (a, b, before) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<Bf16>(4, m * n));
+        let poison = Buffer::<Bf16>::poisoned(m * n);
+        let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), n, false));
+        for accumulate in [false, true] {
+            let what = format!("nn {m} by {n} by {k}, accumulate: {accumulate}");
+            let start = if accumulate { &before } else { &poison };
+            let kernels = [gemm_nn_bf16_128x256, gemm_nn_bf16_128x128, gemm_nn_bf16_64x64];
+            let out = same_bits(&what, start.as_slice(), &kernels, |emulator, launch, out| {
+                let sizes = [m, n, k].map(|size| size as u64);
+                launch(emulator, a.read(), b.read(), out, sizes[0], sizes[1], sizes[2], accumulate.into())
+            });
+            let before = widen(before.as_slice());
+            let start = |row, column| if accumulate { before[row * n + column] } else { 0.0 };
+            assert_product(&what, &out, factors, (n, k), start, BF16_UNIT);
+        }
+    }
+}
+
+/// m, n, k with m and n multiples of 8, k anything.
+const TN: [[usize; 3]; 6] =
+    [[8, 8, 1], [8, 136, 33], [72, 16, 290], [136, 72, 70], [16, 264, 32], [8, 16, 0]];
+
+#[test]
+fn gradients_of_weights() {
+    for [m, n, k] in TN {
+        let (a, b, before) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<f32>(5, m * n));
+        let factors = (&Matrix::new(a.as_slice(), m, true), &Matrix::new(b.as_slice(), n, false));
+        let what = format!("tn {m} by {n} by {k}");
+        let kernels = [gemm_tn_bf16_128x256, gemm_tn_bf16_128x128, gemm_tn_bf16_64x64];
+        let out = same_bits(&what, before.as_slice(), &kernels, |emulator, launch, out| {
+            let sizes = [m, n, k].map(|size| size as u64);
+            launch(emulator, a.read(), b.read(), out, sizes[0], sizes[1], sizes[2])
+        });
+        let before = widen(before.as_slice());
+        assert_product(&what, &out, factors, (n, k), |row, column| before[row * n + column], F32_UNIT);
+    }
+}
+
+/// Notes what it should launch, on a device of so many multiprocessors.
+#[derive(Debug)]
+struct Record {
+    names: Mutex<Vec<&'static str>>,
+    multiprocessors: u32,
+}
+
+impl Launch for Record {
+    unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
+        self.names.lock().expect("not poisoned").push(request.kernel.name);
+        Ok(())
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+}
+
+/// The kernels chosen for the three layouts, with operands at `address`.
+fn chosen(multiprocessors: u32, [m, n, k]: [u64; 3], address: u64) -> Vec<&'static str> {
+    let record = Record { names: Mutex::default(), multiprocessors };
+    // SAFETY: nothing runs.
+    let buffer = |length: u64| unsafe { Slice::<Bf16>::new(address, length as usize) };
+    // SAFETY: nothing runs.
+    let out = || unsafe { SliceMut::<Bf16>::new(16, (m * n) as usize) };
+    // SAFETY: nothing runs.
+    let sums = unsafe { SliceMut::<f32>::new(16, (m * n) as usize) };
+    let (a, b) = (buffer(m * k), buffer(n * k));
+    gemm_nt_bf16(&record, a, b, None, out(), [m, n, k]).expect("records");
+    gemm_nn_bf16(&record, a, b, out(), [m, n, k], true).expect("records");
+    gemm_tn_bf16(&record, a, b, sums, [m, n, k]).expect("records");
+    record.names.into_inner().expect("not poisoned")
+}
+
+fn names(tile: &str) -> [String; 3] {
+    ["nt", "nn", "tn"].map(|layout| format!("gemm_{layout}_bf16_{tile}"))
+}
+
+#[test]
+fn tiles_fill_the_device() {
+    for multiprocessors in [108, 132] {
+        assert_eq!(chosen(multiprocessors, [8192, 8192, 4096], 16), names("128x256"));
+        // 896 by 896 is 28, 49 or 196 tiles.
+        assert_eq!(chosen(multiprocessors, [896, 896, 4096], 16), names("64x64"));
+        assert_eq!(chosen(multiprocessors, [8, 4096, 4096], 16), names("64x64"));
+    }
+    // One 128 by 128 tile for each multiprocessor.
+    assert_eq!(chosen(128, [2048, 1024, 4096], 16), names("128x128"));
+    // Without multiprocessors to fill, tiles are as large as the matrix.
+    assert_eq!(chosen(1, [128, 256, 64], 16), names("128x256"));
+}
+
+#[test]
+fn operands_that_cannot_be_copied_by_chunks_are_multiplied_without_tensor_cores() {
+    assert_eq!(chosen(108, [512, 512, 512], 18), names("32"));
+    assert_eq!(chosen(108, [4096, 4096, 4096], 18), names("128"));
+    // Last dimensions: k and k, k and n, m and n.
+    let of_k = chosen(108, [64, 64, 60], 16);
+    assert_eq!(of_k, ["gemm_nt_bf16_32", "gemm_nn_bf16_32", "gemm_tn_bf16_64x64"]);
+    let of_n = chosen(108, [64, 60, 64], 16);
+    assert_eq!(of_n, ["gemm_nt_bf16_64x64", "gemm_nn_bf16_32", "gemm_tn_bf16_32"]);
+    let of_m = chosen(108, [60, 64, 64], 16);
+    assert_eq!(of_m, ["gemm_nt_bf16_64x64", "gemm_nn_bf16_64x64", "gemm_tn_bf16_32"]);
+}
+
+#[test]
+fn a_kernel_refuses_rows_that_are_no_multiples_of_chunks() {
+    let emulator = Emulator::new(SCHEDULES[0]);
+    let (a, b, mut out) = (random::<Bf16>(1, 44), random::<Bf16>(2, 44), [Bf16(0); 16]);
+    let result =
+        gemm_nt_bf16_64x64(&emulator, a.read(), b.read(), Slice::default(), slice_mut(&mut out), 4, 4, 11, 0);
+    assert!(
+        matches!(result, Err(LaunchError::Requirement { requirement: "k.is_multiple_of(8)", .. })),
+        "{result:?}"
+    );
+}
