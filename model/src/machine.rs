@@ -1,6 +1,6 @@
 //! What the machine has: memory, and the speed of matrix products.
 
-use std::time::{Duration, Instant};
+use std::time::{Duration, Instant, SystemTime};
 
 use cpift_engine::ops::linear;
 use cpift_engine::{Buffer, Device};
@@ -17,6 +17,11 @@ pub fn memory_bytes() -> Option<u64> {
     let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok();
     let limit = limit.and_then(|text| text.trim().parse::<u64>().ok());
     installed.into_iter().chain(limit).min()
+}
+
+/// The time in seconds since 1970 (UTC); 0 on a clock set before.
+pub fn unix_seconds() -> f64 {
+    SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 /// Most memory this process has held so far, in bytes. `None` where the system does not say.

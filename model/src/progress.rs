@@ -192,6 +192,16 @@ pub struct StepReport {
     pub seconds: f64,
     /// Floating-point operations of the step.
     pub flops: f64,
+    /// Which of the training's consecutive parts the step belongs to, from 1 (stage 4 has one per group); 0 where
+    /// the version that made the step did not say.
+    #[serde(default)]
+    pub phase: u64,
+    /// Parameters that were frozen in the step.
+    #[serde(default)]
+    pub frozen: u64,
+    /// When the step ended, in seconds since 1970 (UTC); 0 where the version that made it did not say.
+    #[serde(default)]
+    pub time: f64,
 }
 
 /// How well a model does one task.
@@ -212,6 +222,12 @@ pub struct Score {
 pub struct CoreReport {
     /// Per task.
     pub tasks: Vec<TaskCore>,
+    /// All parameters of the model by layer, in the order of [`TaskCore::by_layer`].
+    #[serde(default)]
+    pub model_by_layer: Vec<(String, u64)>,
+    /// All parameters of the model by kind of tensor, in the order of [`TaskCore::by_kind`].
+    #[serde(default)]
+    pub model_by_kind: Vec<(String, u64)>,
 }
 
 /// One task's core.
@@ -229,6 +245,32 @@ pub struct TaskCore {
     pub by_layer: Vec<(String, u64)>,
     /// Parameters of the core by kind of tensor (`q_proj`, `norm`, …), in order.
     pub by_kind: Vec<(String, u64)>,
+}
+
+/// A run's first file: what was to be done, and which processes worked on it.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct RunRecord {
+    /// What the job does, as its first process planned it.
+    pub plan: Plan,
+    /// The processes in order: more than one where the run was continued.
+    pub processes: Vec<ProcessRecord>,
+}
+
+/// One process that worked on a run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct ProcessRecord {
+    /// Version of cpift-engine.
+    pub version: String,
+    /// Device as it describes itself.
+    pub device: String,
+    /// Threads of the CPU.
+    pub threads: u64,
+    /// Operating system and architecture: `linux x86_64`.
+    pub system: String,
+    /// Memory of the machine in bytes, where the system says.
+    pub memory_bytes: Option<u64>,
+    /// When it began, in UTC: `2026-01-31T12:00:00Z`.
+    pub began: String,
 }
 
 /// Stage 2: overlaps and groups.

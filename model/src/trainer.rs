@@ -8,6 +8,7 @@ use cpift_engine::{Buffer, Device, Layout, Mask, ViewMut};
 
 use crate::data::StepBatches;
 use crate::error::{Error, Result};
+use crate::machine;
 use crate::model::Model;
 use crate::progress::StepReport;
 use crate::settings::TrainSettings;
@@ -138,6 +139,9 @@ impl Trainer {
             supervised_tokens: batches.supervised_tokens as u64,
             seconds: started.elapsed().as_secs_f64(),
             flops: self.model.config().flops_per_token(mean_length) * tokens as f64,
+            phase: 1,
+            frozen: 0,
+            time: machine::unix_seconds(),
         })
     }
 

@@ -291,6 +291,9 @@ mod tests {
             supervised_tokens: 100,
             seconds: 0.5,
             flops: 20e9,
+            phase: 1,
+            frozen: 0,
+            time: 0.0,
         }
     }
 

@@ -194,7 +194,13 @@ fn cores_show_where_they_lie() {
             .collect(),
         by_kind: vec![("embed_tokens".to_owned(), 2500), ("q_proj".to_owned(), 7500)],
     });
-    expect(&reports::cores(&CoreReport { tasks: tasks.collect() }, Style::PLAIN), CORES);
+    expect(
+        &reports::cores(
+            &CoreReport { tasks: tasks.collect(), model_by_layer: Vec::new(), model_by_kind: Vec::new() },
+            Style::PLAIN,
+        ),
+        CORES,
+    );
 }
 
 #[test]
@@ -244,9 +250,10 @@ fn the_closing_table_has_every_task_in_every_column() {
     };
     expect(&reports::scores(&report, Style::PLAIN), SCORES);
     expect(
-        &reports::ending(&report, Style::PLAIN),
+        &reports::ending(&report, "runs/see saw".as_ref(), Style::PLAIN),
         "720 steps in 2 min 43 s; 31 415 frozen parameters checked: not a bit changed\n\
          model runs/see saw/final\n\
-         try it: cpift-engine generate 'runs/see saw/final' --prompt \"…\"\n",
+         try it: cpift-engine generate 'runs/see saw/final' --prompt \"…\"\n\
+         charts: cpift-engine report 'runs/see saw'\n",
     );
 }

@@ -2,7 +2,7 @@
 
 use cpift_model::settings::{
     CheckpointSettings, CoreSettings, FuseSettings, GroupSettings, IntegrateSettings, KEYS, Method,
-    ModelSettings, ProbeSettings, TRAIN_KEYS, TaskSettings, TrainSettings,
+    MetricsSettings, ModelSettings, ProbeSettings, TRAIN_KEYS, TaskSettings, TrainSettings,
 };
 use cpift_model::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -102,6 +102,7 @@ fn read_alone(section: &str, key: &str, value: Value) -> std::result::Result<(),
         "fuse" => read::<FuseSettings>(entries),
         "integrate" => read::<IntegrateSettings>(entries),
         "checkpoint" => read::<CheckpointSettings>(entries),
+        "metrics" => read::<MetricsSettings>(entries),
         _ => Ok(()),
     }
 }

@@ -109,6 +109,14 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut FileWriter) -> Resu
     sync_folder(parent(path))
 }
 
+/// Reads a text file.
+///
+/// # Errors
+/// The system's, naming the file.
+pub fn read_text(path: &Path) -> Result<String> {
+    fs::read_to_string(path).map_err(Error::file(path, "read"))
+}
+
 /// [`write_atomically`] for content that is in memory.
 ///
 /// # Errors

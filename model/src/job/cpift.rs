@@ -21,17 +21,17 @@ use crate::settings::{Backbone, Frozen, IntegrateData, Stage};
 use crate::stages::fuse::{Buffers, Core, TaskModels, fuse};
 use crate::stages::{core, group};
 
-const CORE: &str = "core";
-const FUSED: &str = "fused";
-const GROUPS: &str = "groups.json";
-const REPORT: &str = "report.json";
+pub(super) const CORE: &str = "core";
+pub(super) const FUSED: &str = "fused";
+pub(super) const GROUPS: &str = "groups.json";
+pub(super) const REPORT: &str = "report.json";
 /// Columns of the closing table.
 const COLUMNS: [&str; 4] = ["base", "probe", "fused", "final"];
 
 /// What `core/report.json` holds, beside the masks' own files.
 #[derive(Serialize, Deserialize)]
-struct SavedCores {
-    report: CoreReport,
+pub(super) struct SavedCores {
+    pub(super) report: CoreReport,
     /// For each task the threshold of every tensor, in the layout's order.
     thresholds: Vec<Vec<f32>>,
 }
@@ -117,7 +117,12 @@ impl Session<'_> {
             return Ok(cores);
         }
         let mut cores = Vec::new();
-        let mut report = CoreReport { tasks: Vec::new() };
+        let layout = &self.job.inputs.layout;
+        let mut report = CoreReport {
+            tasks: Vec::new(),
+            model_by_layer: core::all_by_layer(layout),
+            model_by_kind: core::all_by_kind(layout),
+        };
         for task in 0..self.job.inputs.tasks.len() {
             self.check_stop("before selecting cores")?;
             let (core, described) = self.select_core(task)?;

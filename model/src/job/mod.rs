@@ -7,6 +7,7 @@
 
 mod baseline;
 mod cpift;
+mod folder;
 mod inputs;
 mod models;
 mod plan;
@@ -24,9 +25,13 @@ use crate::files;
 use crate::progress::{Event, JobReport, Observer, Plan};
 use crate::settings::{Method, Recipe, Stage};
 use crate::transformer::ComputeType;
+pub use folder::RunFolder;
 use inputs::Inputs;
 use plan::Steps;
+pub use plan::method_name;
+pub use record::InputFile;
 use session::{RECIPE, Session};
+pub(crate) use training::checkpoint_key;
 
 /// What a job is made from.
 #[derive(Debug, Clone, Copy)]

@@ -1,19 +1,23 @@
-//! The record of the files a run was begun with, so that continuing it with others is noticed.
+//! The records a run is begun with: the files it reads, so that continuing it with others is noticed, and the
+//! processes that worked on it.
 
 use std::fs;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
+use cpift_engine::Device;
 use serde::{Deserialize, Serialize};
 
 use super::inputs::Inputs;
 use super::session::read_json;
 use crate::checkpoint::Checkpoint;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::progress::{Plan, ProcessRecord, RunRecord};
 use crate::settings::Recipe;
+use crate::{files, machine};
 
 /// Name of the record in the run folder.
-const RECORD: &str = "inputs.json";
+pub const INPUTS: &str = "inputs.json";
 
 /// What is read of a model beside its weights, where it is there.
 const MODEL_FILES: [&str; 2] = ["config.json", "model.safetensors.index.json"];
@@ -29,14 +33,37 @@ const TOKENIZER_FILES: [&str; 7] = [
     "chat_template.json",
 ];
 
+/// Name of the record of processes in the run folder.
+pub const RUN: &str = "run.json";
+
 /// One file that the run reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-struct InputFile {
+pub struct InputFile {
     /// As the recipe gives it.
-    path: PathBuf,
-    bytes: u64,
+    pub path: PathBuf,
+    /// Length in bytes.
+    pub bytes: u64,
     /// BLAKE3 hash of the content, in hexadecimal.
-    blake3: String,
+    pub blake3: String,
+}
+
+/// Adds this process to the run's record; the first also writes what is planned.
+///
+/// # Errors
+/// When the record cannot be read or written.
+pub fn add_process(run: &Path, plan: &Plan, device: &Device) -> Result<()> {
+    let path = run.join(RUN);
+    let before: Option<RunRecord> = read_json(&path)?;
+    let mut record = before.unwrap_or_else(|| RunRecord { plan: plan.clone(), processes: Vec::new() });
+    record.processes.push(ProcessRecord {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        device: device.describe(),
+        threads: device.threads() as u64,
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        memory_bytes: machine::memory_bytes(),
+        began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+    });
+    files::write_json_atomically(&path, &record)
 }
 
 /// Writes the record of a run that has none yet.
@@ -44,7 +71,7 @@ struct InputFile {
 /// # Errors
 /// When a file cannot be read, or the record cannot be written.
 pub fn write(run: &Path, recipe: &Recipe, inputs: &Inputs) -> Result<()> {
-    let path = run.join(RECORD);
+    let path = run.join(INPUTS);
     if path.exists() { Ok(()) } else { files::write_json_atomically(&path, &describe_all(recipe, inputs)?) }
 }
 
@@ -53,7 +80,7 @@ pub fn write(run: &Path, recipe: &Recipe, inputs: &Inputs) -> Result<()> {
 /// # Errors
 /// Naming the first file that is not what it was, or not there, or new.
 pub fn check(run: &Path, recipe: &Recipe, inputs: &Inputs) -> Result<()> {
-    let Some(before) = read_json::<Vec<InputFile>>(&run.join(RECORD))? else { return Ok(()) };
+    let Some(before) = read_json::<Vec<InputFile>>(&run.join(INPUTS))? else { return Ok(()) };
     let now = describe_all(recipe, inputs)?;
     for file in &now {
         let difference = match before.iter().find(|other| other.path == file.path) {

@@ -1,7 +1,6 @@
 //! A job at work: what all its stages share.
 
 use std::collections::BTreeMap;
-use std::fs;
 use std::path::Path;
 use std::time::Instant;
 
@@ -26,15 +25,15 @@ use crate::trainer::Trainer;
 use crate::transformer::Purpose;
 
 /// The run folder's record of what was measured: column of the table → task → score.
-type Scores = BTreeMap<String, BTreeMap<String, Score>>;
+pub(super) type Scores = BTreeMap<String, BTreeMap<String, Score>>;
 
 /// What of a run is kept from one process to the next, beside its stages.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-struct RunProgress {
+pub(super) struct RunProgress {
     /// Seconds that processes have worked on it.
-    seconds: f64,
+    pub(super) seconds: f64,
     /// Frozen coordinates found unchanged at the end of the parts of stage 4.
-    frozen_verified: u64,
+    pub(super) frozen_verified: u64,
 }
 
 /// What the stages of a running job share.
@@ -63,6 +62,7 @@ impl<'a> Session<'a> {
         files::remove_partial(&job.out)?;
         job.device.scope(|| record::write(&job.out, &job.recipe, &job.inputs))?;
         files::write_bytes_atomically(&job.out.join(RECIPE), job.recipe_text.as_bytes())?;
+        record::add_process(&job.out, &job.plan, &job.device)?;
         let Purpose::Training { recompute } = purpose(&job.recipe) else {
             return Err(Error::Job("a job trains".to_owned()));
         };
@@ -78,7 +78,7 @@ impl<'a> Session<'a> {
             job,
             observer,
             trainer,
-            metrics: Metrics::open(&job.out.join("metrics.jsonl"))?,
+            metrics: Metrics::open(&job.out, job.recipe.metrics.tensorboard)?,
             checkpoints: Checkpoints::new(&job.out, job.recipe.checkpoint.keep),
             scores: read_json(&job.out.join(SCORES))?.unwrap_or_default(),
             started,
@@ -250,7 +250,7 @@ impl<'a> Session<'a> {
     pub fn finish(&mut self, columns: &[&str]) -> Result<JobReport> {
         let mut report = self.report(columns)?;
         report.model = Some(self.job.out.join(FINAL));
-        files::write_json_atomically(&self.job.out.join("report.json"), &report)?;
+        files::write_json_atomically(&self.job.out.join(RESULT), &report)?;
         files::write_bytes_atomically(&self.job.out.join("report.md"), report.markdown().as_bytes())?;
         Ok(report)
     }
@@ -296,8 +296,9 @@ impl<'a> Session<'a> {
 pub const RECIPE: &str = "recipe.toml";
 /// Name of the final model's folder.
 const FINAL: &str = "final";
-const SCORES: &str = "scores.json";
-const PROGRESS: &str = "progress.json";
+pub(super) const SCORES: &str = "scores.json";
+pub(super) const PROGRESS: &str = "progress.json";
+pub(super) const RESULT: &str = "report.json";
 
 /// What the optimizer accumulates for a kind of importance; the controls go by `net`.
 fn accumulated(kind: ImportanceKind) -> Accumulate {
@@ -316,7 +317,7 @@ pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
     if !path.exists() {
         return Ok(None);
     }
-    let text = fs::read_to_string(path).map_err(Error::file(path, "read"))?;
+    let text = files::read_text(path)?;
     serde_json::from_str(&text).map(Some).map_err(|error| {
         Error::format(path, format!("not as this version writes it ({error}); remove the file"))
     })

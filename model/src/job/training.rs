@@ -67,7 +67,7 @@ impl Session<'_> {
                     .map(|earlier| earlier.steps)
                     .sum();
                 let span = Span { start, end, total, data_offset: shared_before };
-                self.train_part(&training, part, span, &key, &mut state)?;
+                self.train_part(&training, index, span, &key, &mut state)?;
             }
             start = end;
         }
@@ -77,14 +77,15 @@ impl Session<'_> {
     fn train_part(
         &mut self,
         training: &Training<'_>,
-        part: &TrainingPart,
+        index: usize,
         span: Span,
         key: &str,
         state: &mut TrainingState,
     ) -> Result<()> {
-        let settings = training.settings;
+        let (settings, part) = (training.settings, &training.parts[index]);
         let mut sampler = self.sampler(settings, part.sources.clone(), &part.purpose)?;
         self.begin_part(training, part, span, state)?;
+        let frozen = part.frozen.as_ref().map_or(0, |mask| mask.count() as u64);
         while state.step < span.end {
             let local = state.step - span.start;
             let (step, steps) =
@@ -97,6 +98,7 @@ impl Session<'_> {
             report.stage = training.stage.to_owned();
             report.part = training.part.to_owned();
             (report.step, report.steps) = (state.step, span.total);
+            (report.phase, report.frozen) = (1 + index as u64, frozen);
             self.metrics.append(&report)?;
             self.observer.event(Event::Step(&report));
             if state.step == span.end {

@@ -24,7 +24,7 @@ pub const TRAIN_KEYS: [&str; 15] = [
 
 /// Every key of the recipe by section (`""` is the top level); `[probe]` and `[integrate]` also take
 /// [`TRAIN_KEYS`]. Readers refuse other keys, and suggest the nearest of these.
-pub const KEYS: [(&str, &[&str]); 10] = [
+pub const KEYS: [(&str, &[&str]); 11] = [
     (
         "",
         &[
@@ -39,6 +39,7 @@ pub const KEYS: [(&str, &[&str]); 10] = [
             "fuse",
             "integrate",
             "checkpoint",
+            "metrics",
         ],
     ),
     ("model", &["base", "config", "max_length", "truncate", "dtype", "precision"]),
@@ -50,6 +51,7 @@ pub const KEYS: [(&str, &[&str]); 10] = [
     ("fuse", &["backbone", "space", "weight", "conflict", "epsilon"]),
     ("integrate", &["sample", "data", "emphasis", "frozen", "restart"]),
     ("checkpoint", &["every", "keep"]),
+    ("metrics", &["tensorboard"]),
 ];
 
 impl Recipe {

@@ -87,6 +87,9 @@ pub struct Recipe {
     /// When the state inside a stage is saved.
     #[serde(default)]
     pub checkpoint: CheckpointSettings,
+    /// How the steps are recorded.
+    #[serde(default)]
+    pub metrics: MetricsSettings,
     /// The tasks, in order.
     pub task: Vec<TaskSettings>,
 }
@@ -451,6 +454,14 @@ impl Default for CheckpointSettings {
     fn default() -> Self {
         Self { every: 200, keep: 2 }
     }
+}
+
+/// `[metrics]`: how the steps are recorded, beside metrics.jsonl.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MetricsSettings {
+    /// Write TensorBoard's event files too.
+    pub tensorboard: bool,
 }
 
 /// `"running"` as the string form of [`FoldWeight::Running`].

@@ -1,7 +1,7 @@
 //! Stage 1b: the core parameters of a task.
 
 use cpift_engine::ops::select::{self, Order, Scope};
-use cpift_engine::{Device, Layout, Mask, View};
+use cpift_engine::{Device, Layout, Mask, Segment, View};
 use rand_chacha::rand_core::Rng;
 
 use crate::data::order;
@@ -52,28 +52,50 @@ pub fn control_seed(seed: u64, task: usize) -> u64 {
 
 /// Parameters of a core by layer, in the order of the layout.
 pub fn by_layer(layout: &Layout, mask: &Mask) -> Vec<(String, u64)> {
-    count_by(layout, mask, |name| match layer_number(name) {
-        Some(layer) => format!("layer {layer}"),
-        None if name.contains("embed_tokens") => "embedding".to_owned(),
-        None => "head".to_owned(),
-    })
+    count_by(layout, layer, |segment| mask.count_range(segment.range()))
+}
+
+/// All parameters by layer, in the same order.
+pub fn all_by_layer(layout: &Layout) -> Vec<(String, u64)> {
+    count_by(layout, layer, |segment| segment.length)
 }
 
 /// Parameters of a core by kind of tensor (`q_proj`, `input_layernorm`, …), in the order of the layout.
 pub fn by_kind(layout: &Layout, mask: &Mask) -> Vec<(String, u64)> {
-    count_by(layout, mask, |name| {
-        let mut parts = name.rsplit('.');
-        let last = parts.next().unwrap_or_default();
-        let kind = parts.next().unwrap_or(last);
-        if last == "bias" { format!("{kind} bias") } else { kind.to_owned() }
-    })
+    count_by(layout, kind, |segment| mask.count_range(segment.range()))
 }
 
-fn count_by(layout: &Layout, mask: &Mask, label: impl Fn(&str) -> String) -> Vec<(String, u64)> {
+/// All parameters by kind of tensor, in the same order.
+pub fn all_by_kind(layout: &Layout) -> Vec<(String, u64)> {
+    count_by(layout, kind, |segment| segment.length)
+}
+
+/// The part of the model that a tensor belongs to: `embedding`, `layer 7`, `head`.
+pub fn layer(name: &str) -> String {
+    match layer_number(name) {
+        Some(layer) => format!("layer {layer}"),
+        None if name.contains("embed_tokens") => "embedding".to_owned(),
+        None => "head".to_owned(),
+    }
+}
+
+/// The kind of a tensor: `q_proj`, `q_proj bias`, `norm`.
+pub fn kind(name: &str) -> String {
+    let mut parts = name.rsplit('.');
+    let last = parts.next().unwrap_or_default();
+    let kind = parts.next().unwrap_or(last);
+    if last == "bias" { format!("{kind} bias") } else { kind.to_owned() }
+}
+
+fn count_by(
+    layout: &Layout,
+    label: impl Fn(&str) -> String,
+    count: impl Fn(&Segment) -> usize,
+) -> Vec<(String, u64)> {
     let mut counts: Vec<(String, u64)> = Vec::new();
     for segment in layout.segments() {
         let label = label(&segment.name);
-        let count = mask.count_range(segment.range()) as u64;
+        let count = count(segment) as u64;
         match counts.iter_mut().find(|(known, _)| *known == label) {
             Some((_, total)) => *total += count,
             None => counts.push((label, count)),
@@ -111,6 +133,7 @@ mod tests {
             mask.set(layout.segment(layout.find(name).unwrap()).offset + 1, true);
         }
         mask.set(7, true);
+        assert_eq!(all_by_kind(&layout).iter().map(|(_, count)| *count).collect::<Vec<_>>(), [8, 8, 2, 2]);
         let labels = |counts: Vec<(String, u64)>| {
             counts.into_iter().map(|(label, count)| format!("{label}={count}")).collect::<Vec<_>>().join(" ")
         };

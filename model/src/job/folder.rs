@@ -1,0 +1,105 @@
+//! What a run folder says, read back: for reports, and for programs that look at runs.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+
+use serde::Serialize;
+
+use super::cpift::{CORE, FUSED, GROUPS, REPORT, SavedCores};
+use super::record::{INPUTS, InputFile, RUN};
+use super::session::{PROGRESS, RECIPE, RESULT, RunProgress, SCORES, Scores, read_json};
+use crate::error::{Error, Result};
+use crate::files;
+use crate::metrics::{self, METRICS};
+use crate::progress::{CoreReport, FusionReport, GroupReport, JobReport, RunRecord, Score, StepReport};
+
+/// Everything a run has recorded so far. What it has not come to, or what its method does not have, is none or empty.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct RunFolder {
+    /// The folder.
+    pub path: PathBuf,
+    /// The recipe with every default filled in, as TOML.
+    pub recipe: String,
+    /// What was planned and who worked on it; none in runs of versions before it was recorded.
+    pub record: Option<RunRecord>,
+    /// The files the run reads.
+    pub inputs: Vec<InputFile>,
+    /// Every optimizer step, in order.
+    pub steps: Vec<StepReport>,
+    /// Stage 1b.
+    pub cores: Option<CoreReport>,
+    /// Stage 2.
+    pub groups: Option<GroupReport>,
+    /// Stage 3.
+    pub fusion: Option<FusionReport>,
+    /// What was measured: column (`base`, `probe`, `fused`, `final`) → task → score.
+    pub scores: BTreeMap<String, BTreeMap<String, Score>>,
+    /// The closing table; none until the run is complete.
+    pub result: Option<JobReport>,
+    /// Seconds that processes have worked on it.
+    pub seconds: f64,
+    /// Frozen parameters found unchanged, summed over the parts of stage 4.
+    pub frozen_verified: u64,
+}
+
+impl RunFolder {
+    /// Reads a run folder, finished or not.
+    ///
+    /// # Errors
+    /// The folder is not one, or naming the file that cannot be read or is not what this version writes.
+    pub fn read(path: &Path) -> Result<Self> {
+        let recipe = path.join(RECIPE);
+        if !recipe.is_file() {
+            let reason = match path.is_dir() {
+                true => {
+                    format!("is not a run folder: it holds no {RECIPE}; give the folder that `train` wrote")
+                }
+                false if path.exists() => "is not a folder; give the folder that `train` wrote".to_owned(),
+                false => "there is no such folder; give the folder that `train` wrote".to_owned(),
+            };
+            return Err(Error::format(path, reason));
+        }
+        let metrics = path.join(METRICS);
+        let scores: Option<Scores> = read_json(&path.join(SCORES))?;
+        let cores: Option<SavedCores> = read_json(&path.join(CORE).join(REPORT))?;
+        let progress: RunProgress = read_json(&path.join(PROGRESS))?.unwrap_or_default();
+        let folder = Self {
+            path: path.to_owned(),
+            recipe: files::read_text(&recipe)?,
+            record: read_json(&path.join(RUN))?,
+            inputs: read_json(&path.join(INPUTS))?.unwrap_or_default(),
+            steps: if metrics.exists() { metrics::read(&metrics)? } else { Vec::new() },
+            cores: cores.map(|saved| saved.report),
+            groups: read_json(&path.join(GROUPS))?,
+            fusion: read_json(&path.join(FUSED).join(REPORT))?,
+            scores: scores.unwrap_or_default(),
+            result: read_json(&path.join(RESULT))?,
+            seconds: progress.seconds,
+            frozen_verified: progress.frozen_verified,
+        };
+        folder.check()?;
+        Ok(folder)
+    }
+
+    /// Checks what the types leave open: the sizes of matrices and the indices of groups.
+    fn check(&self) -> Result<()> {
+        if let Some(groups) = &self.groups {
+            let tasks = groups.tasks.len();
+            let square = groups.jaccard.len() == tasks
+                && groups.jaccard.iter().all(|row| row.len() == tasks)
+                && groups.sign_agreement.len() == tasks
+                && groups.sign_agreement.iter().all(|row| row.len() == tasks);
+            if !square || groups.groups.iter().flatten().any(|&task| task >= tasks) {
+                let reason = format!("its matrices or groups do not fit its {tasks} tasks; undo the change");
+                return Err(Error::format(&self.path.join(GROUPS), reason));
+            }
+        }
+        if let Some(result) = &self.result
+            && let Some(task) = result.tasks.iter().find(|task| task.scores.len() != result.columns.len())
+        {
+            let reason = format!("`{}` has not one score per column; undo the change", task.task);
+            return Err(Error::format(&self.path.join(RESULT), reason));
+        }
+        Ok(())
+    }
+}
