@@ -45,6 +45,9 @@ pub enum Command {
     /// Check a recipe and its files, and print what training would take; trains nothing
     #[command(long_about = PLAN_ABOUT)]
     Plan(Plan),
+    /// Write a run's tables and charts as one HTML page, and as SVG, CSV and JSON
+    #[command(long_about = REPORT_ABOUT, after_long_help = REPORT_EXAMPLES)]
+    Report(Report),
     /// Measure how fast this machine computes
     #[command(subcommand)]
     Bench(Bench),
@@ -97,7 +100,9 @@ Examples:
 Files written into the run folder:
   recipe.toml     the recipe with every default filled in; can be run itself
   inputs.json     every file the run reads, with its hash: --resume goes on with no others
+  run.json        what was planned, and every process that worked on it: version, device, date
   metrics.jsonl   every optimizer step
+  tensorboard/    the same for TensorBoard, with --tensorboard
   probe/ core/ groups.json fused/    what the stages found
   final/          the model, a folder that `transformers` loads
   report.md       every task before and after (report.json for programs)
@@ -120,6 +125,10 @@ pub struct Train {
     /// Continue an unfinished run after its last whole checkpoint.
     #[arg(long)]
     pub resume: bool,
+    /// Also write every step to event files of TensorBoard, in the folder tensorboard of the run folder; the same as
+    /// `--set metrics.tensorboard=true`.
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Stop after this stage.
     #[arg(long, value_name = "STAGE")]
     pub until: Option<StageName>,
@@ -290,6 +299,32 @@ pub struct Plan {
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
+}
+
+const REPORT_ABOUT: &str = "\
+Write a run's tables and charts as one HTML page, and as SVG, CSV and JSON.
+
+The page needs nothing else: no network, no scripts. It shows every task before and after, the losses of every training, \
+learning rate and gradient norm, where the cores sit and how they overlap, the angles of fusion, what was frozen, and \
+what was run on what. A run that is not complete is reported as far as it has come.";
+
+const REPORT_EXAMPLES: &str = "\
+Examples:
+  cpift-engine report runs/seesaw
+  cpift-engine report runs/seesaw --out seesaw.html --figures paper/figures";
+
+/// `report`.
+#[derive(Debug, Args)]
+pub struct Report {
+    /// The run folder.
+    #[arg(value_name = "RUN", value_hint = ValueHint::DirPath)]
+    pub run: PathBuf,
+    /// The page; report.html in the run folder when not given.
+    #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
+    pub out: Option<PathBuf>,
+    /// Folder of the charts (SVG) and data (CSV, JSON); report in the run folder when not given.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub figures: Option<PathBuf>,
 }
 
 /// What to measure.

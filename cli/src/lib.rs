@@ -7,6 +7,7 @@ mod commands;
 pub mod display;
 mod interrupt;
 pub mod recipe;
+pub mod report;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -70,6 +71,7 @@ fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<()> {
         Command::Generate(arguments) => commands::generate::run(arguments, threads),
         Command::Plan(arguments) => commands::plan::run(arguments, threads),
         Command::Bench(Bench::Step(arguments)) => commands::bench::run(arguments, threads),
+        Command::Report(arguments) => commands::report::run(arguments),
         Command::Devices(arguments) => commands::devices::run(arguments, threads),
         Command::Completions(arguments) => commands::completions::run(arguments),
     }

@@ -5,4 +5,5 @@
 mod bad_input;
 mod basics;
 mod jobs;
+mod report;
 mod support;

@@ -6,6 +6,7 @@ pub mod devices;
 pub mod eval;
 pub mod generate;
 pub mod plan;
+pub mod report;
 pub mod train;
 
 use std::num::NonZeroUsize;

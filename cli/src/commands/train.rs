@@ -15,7 +15,11 @@ use crate::{args, interrupt, recipe};
 /// Runs a recipe to its end, or to where it is stopped.
 pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()> {
     let stop = interrupt::stop_flag()?;
-    let loaded = recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
+    let mut overrides = arguments.recipe.overrides.clone();
+    if arguments.tensorboard {
+        overrides.push("metrics.tensorboard=true".to_owned());
+    }
+    let loaded = recipe::load(&arguments.recipe.path, &overrides)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let cache = super::token_cache();
@@ -35,7 +39,7 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     let report = job.run(&mut progress)?;
     drop(progress);
     let style = Style::of(&std::io::stdout());
-    print(&format!("\n{}{}", reports::scores(&report, style), reports::ending(&report, style)))
+    print(&format!("\n{}{}", reports::scores(&report, style), reports::ending(&report, &out, style)))
 }
 
 /// `runs/NAME`: the recipe's file name without its ending, or the name of its folder when the file has the

@@ -79,7 +79,8 @@ fn pairs(report: &GroupReport) -> String {
     text
 }
 
-fn lift(jaccard: f64, chance: f64) -> String {
+/// How many times chance an overlap is.
+pub fn lift(jaccard: f64, chance: f64) -> String {
     let lift = jaccard / chance;
     match lift {
         lift if !lift.is_finite() => "-".to_owned(),

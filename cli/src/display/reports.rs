@@ -1,6 +1,7 @@
 //! Cores, fusion, scores: the reports of the stages as text.
 
 use std::fmt::Write;
+use std::path::Path;
 
 use cpift_model::progress::{CoreReport, FusionReport, JobReport, Score, TaskCore};
 
@@ -73,15 +74,16 @@ pub fn fusion(report: &FusionReport, style: Style) -> String {
     text
 }
 
+/// The tasks of the SLERP fold, in its order.
+pub fn folded_tasks(report: &FusionReport) -> Vec<&str> {
+    let mut tasks: Vec<&str> = report.slerps.iter().map(|slerp| slerp.task.as_str()).collect();
+    tasks.dedup();
+    tasks
+}
+
 fn angles(report: &FusionReport) -> Table {
     let mut table = Table::new(["folded in", "tensors", "least angle", "median", "largest", "LERP"]);
-    let mut tasks: Vec<&str> = Vec::new();
-    for slerp in &report.slerps {
-        if tasks.last() != Some(&slerp.task.as_str()) {
-            tasks.push(&slerp.task);
-        }
-    }
-    for task in tasks {
+    for task in folded_tasks(report) {
         let steps = || report.slerps.iter().filter(|slerp| slerp.task == task);
         let mut angles: Vec<f64> = steps().map(|slerp| slerp.angle.to_degrees()).collect();
         angles.sort_by(f64::total_cmp);
@@ -136,7 +138,7 @@ fn exact(share: f64) -> String {
 }
 
 /// What follows the closing table: the cost, the check of the frozen parameters, the way to the model.
-pub fn ending(report: &JobReport, style: Style) -> String {
+pub fn ending(report: &JobReport, run: &Path, style: Style) -> String {
     let mut text = format!("{} steps in {}", grouped(report.steps), duration(report.seconds));
     if report.frozen_verified > 0 {
         let _ = write!(
@@ -148,10 +150,15 @@ pub fn ending(report: &JobReport, style: Style) -> String {
     text.push('\n');
     if let Some(model) = &report.model {
         let _ = writeln!(text, "{} {}", style.bold("model"), style.green(model.display()));
-        let quoted = model.display().to_string();
-        let quoted = if quoted.contains(' ') { format!("'{quoted}'") } else { quoted };
-        let _ =
-            writeln!(text, "{}", style.dim(format!("try it: cpift-engine generate {quoted} --prompt \"…\"")));
+        let command = format!("try it: cpift-engine generate {} --prompt \"…\"", quoted(model));
+        let _ = writeln!(text, "{}", style.dim(command));
     }
+    let _ = writeln!(text, "{}", style.dim(format!("charts: cpift-engine report {}", quoted(run))));
     text
+}
+
+/// A path as a word of a command.
+fn quoted(path: &Path) -> String {
+    let path = path.display().to_string();
+    if path.contains(' ') { format!("'{path}'") } else { path }
 }

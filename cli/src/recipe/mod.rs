@@ -5,6 +5,7 @@
 //! the values. Every error names the file and line, or the `--set`, that the value came from.
 
 mod check;
+mod differences;
 mod origins;
 mod overrides;
 #[cfg(test)]
@@ -14,6 +15,8 @@ use std::path::Path;
 
 use cpift_model::{Error, Recipe, Result};
 use toml::{Table, Value};
+
+pub use differences::{Difference, differences};
 
 /// A recipe ready for a job.
 #[derive(Debug)]

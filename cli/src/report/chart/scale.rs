@@ -1,0 +1,189 @@
+//! From values to pixels, and round values to mark on an axis.
+
+/// How values become positions.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Kind {
+    /// Equal differences, equal lengths.
+    Linear,
+    /// Equal ratios, equal lengths; values are positive.
+    Logarithmic,
+}
+
+/// An axis.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Scale {
+    kind: Kind,
+    low: f64,
+    high: f64,
+    step: f64,
+    /// Pixels of `low` and `high`.
+    pixels: (f64, f64),
+}
+
+impl Scale {
+    /// A linear axis over `low..high` rounded outwards to its marks, about `marks` of them.
+    pub fn linear((low, high): (f64, f64), pixels: (f64, f64), marks: usize) -> Self {
+        let (low, high) = widened(low, high);
+        let step = round_step((high - low) / marks.max(1) as f64);
+        let (low, high) = ((low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step);
+        Self { kind: Kind::Linear, low, high, step, pixels }
+    }
+
+    /// A linear axis over exactly `low..high`, with marks inside it.
+    pub fn exact((low, high): (f64, f64), pixels: (f64, f64), marks: usize) -> Self {
+        let (low, high) = widened(low, high);
+        let step = round_step((high - low) / marks.max(1) as f64);
+        Self { kind: Kind::Linear, low, high, step, pixels }
+    }
+
+    /// A logarithmic axis over `low..high`, both positive.
+    pub fn logarithmic((low, high): (f64, f64), pixels: (f64, f64)) -> Self {
+        let low = low.max(f64::MIN_POSITIVE);
+        let high = high.max(low);
+        // A tenth of a decade of air.
+        let (low, high) = (low / 1.26, high * 1.26);
+        Self { kind: Kind::Logarithmic, low, high, step: 1.0, pixels }
+    }
+
+    /// Logarithmic where positive values span more than a factor of 30, else linear.
+    pub fn for_values(values: impl Iterator<Item = f64>, pixels: (f64, f64), marks: usize) -> Self {
+        let (low, high) = range(values);
+        if low > 0.0 && high / low > 30.0 {
+            Self::logarithmic((low, high), pixels)
+        } else {
+            Self::linear((low, high), pixels, marks)
+        }
+    }
+
+    /// Whether equal ratios are equal lengths.
+    pub fn is_logarithmic(&self) -> bool {
+        self.kind == Kind::Logarithmic
+    }
+
+    /// Position of a value in pixels; values outside the axis are at its ends.
+    pub fn place(&self, value: f64) -> f64 {
+        let value = value.clamp(self.low, self.high);
+        let share = match self.kind {
+            Kind::Linear => (value - self.low) / (self.high - self.low),
+            Kind::Logarithmic => (value / self.low).ln() / (self.high / self.low).ln(),
+        };
+        self.pixels.0 + share * (self.pixels.1 - self.pixels.0)
+    }
+
+    /// Values to mark, with their names.
+    pub fn marks(&self) -> Vec<(f64, String)> {
+        let values = match self.kind {
+            Kind::Linear => self.linear_marks(),
+            Kind::Logarithmic => self.logarithmic_marks(),
+        };
+        values.into_iter().map(|value| (value, name(value, self.kind, self.step, self.high))).collect()
+    }
+
+    fn linear_marks(&self) -> Vec<f64> {
+        let first = (self.low / self.step - 1e-9).ceil() as i64;
+        let last = (self.high / self.step + 1e-9).floor() as i64;
+        (first..=last).map(|index| index as f64 * self.step).collect()
+    }
+
+    /// Powers of ten, thinned to at most seven; with 2 and 5 between them where there are fewer than three.
+    fn logarithmic_marks(&self) -> Vec<f64> {
+        let inside = |value: &f64| (self.low..=self.high).contains(value);
+        let first = self.low.log10().floor() as i32;
+        let last = self.high.log10().ceil() as i32;
+        let decades: Vec<f64> = (first..=last).map(|power| 10f64.powi(power)).filter(inside).collect();
+        if decades.len() >= 3 {
+            return decades.iter().copied().step_by(decades.len().div_ceil(7)).collect();
+        }
+        let between = (first..=last).flat_map(|power| [1.0, 2.0, 5.0].map(|digit| digit * 10f64.powi(power)));
+        between.filter(inside).collect()
+    }
+}
+
+/// Least and largest of the values that are numbers; 0 to 1 where there is none.
+pub fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
+    let finite = values.filter(|value| value.is_finite());
+    let (low, high) = finite
+        .fold((f64::INFINITY, f64::NEG_INFINITY), |(low, high), value| (low.min(value), high.max(value)));
+    if low <= high { (low, high) } else { (0.0, 1.0) }
+}
+
+/// A range that is not a point.
+fn widened(low: f64, high: f64) -> (f64, f64) {
+    if high > low {
+        return (low, high);
+    }
+    let half = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
+    if low >= 0.0 { ((low - half).max(0.0), high + half) } else { (low - half, high + half) }
+}
+
+/// The least of 1, 2 or 5 times a power of ten that is not below `least`.
+fn round_step(least: f64) -> f64 {
+    let power = 10f64.powf(least.log10().floor());
+    let digit = [1.0, 2.0, 5.0].into_iter().find(|digit| digit * power >= least * (1.0 - 1e-9));
+    digit.unwrap_or(10.0) * power
+}
+
+/// A mark's name, with as many decimals as the distance of marks asks for.
+fn name(value: f64, kind: Kind, step: f64, high: f64) -> String {
+    if value == 0.0 {
+        return "0".to_owned();
+    }
+    let size = if kind == Kind::Linear { high.abs().max(value.abs()) } else { value.abs() };
+    if !(2e-3..1e6).contains(&size) && (size < 2e-3 || kind == Kind::Logarithmic || size >= 1e6) {
+        return format!("{value:.1e}").replace(".0e", "e");
+    }
+    if size >= 1e4 {
+        return format!("{}k", trimmed(value / 1e3, 2));
+    }
+    let decimals = match kind {
+        Kind::Linear => (-step.log10().floor()).clamp(0.0, 9.0) as usize,
+        Kind::Logarithmic => return trimmed(value, 6),
+    };
+    format!("{value:.decimals$}").replace('-', "−")
+}
+
+fn trimmed(value: f64, decimals: usize) -> String {
+    let text = format!("{value:.decimals$}");
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.').to_owned() } else { text }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn names(scale: &Scale) -> String {
+        scale.marks().into_iter().map(|(_, name)| name).collect::<Vec<_>>().join(" ")
+    }
+
+    #[test]
+    fn marks_are_round_and_evenly_set() {
+        let names_of = |low, high| names(&Scale::linear((low, high), (0.0, 100.0), 5));
+        assert_eq!(names_of(0.0, 1.0), "0 0.2 0.4 0.6 0.8 1.0");
+        assert_eq!(names_of(0.3, 9.7), "0 2 4 6 8 10");
+        assert_eq!(names_of(-1.0, 1.0), "−1.0 −0.5 0 0.5 1.0");
+        assert_eq!(names_of(0.0, 1e-3), "0 2e-4 4e-4 6e-4 8e-4 1e-3");
+        assert_eq!(names_of(0.0, 95_000.0), "0 20k 40k 60k 80k 100k");
+        assert_eq!(names_of(7.0, 7.0), "6.0 6.5 7.0 7.5 8.0");
+    }
+
+    #[test]
+    fn decades_are_marked() {
+        assert_eq!(names(&Scale::logarithmic((0.002, 12.0), (0.0, 1.0))), "0.01 0.1 1 10");
+        assert_eq!(names(&Scale::logarithmic((0.5, 4.0), (0.0, 1.0))), "0.5 1 2 5");
+        assert_eq!(names(&Scale::logarithmic((1e-9, 1e9), (0.0, 1.0))), "1e-9 1e-6 1e-3 1 1000 1e6 1e9");
+    }
+
+    #[test]
+    fn places_are_inside_the_axis_whatever_the_value() {
+        for scale in
+            [Scale::linear((1.0, 2.0), (10.0, 110.0), 4), Scale::logarithmic((1.0, 2.0), (10.0, 110.0))]
+        {
+            for value in [-1e300, 0.0, 1.0, 1.5, 2.0, 1e300] {
+                assert!((10.0..=110.0).contains(&scale.place(value)), "{scale:?} {value}");
+            }
+        }
+        assert_eq!(Scale::exact((0.0, 4.0), (0.0, 100.0), 4).place(1.0), 25.0);
+        assert_eq!(range([f64::NAN, 3.0, -1.0].into_iter()), (-1.0, 3.0));
+        assert_eq!(range(std::iter::empty()), (0.0, 1.0));
+    }
+}

@@ -1,0 +1,94 @@
+//! Reports of runs as one page that needs nothing else, with its charts and data as files.
+
+pub mod chart;
+mod document;
+mod page;
+mod run;
+
+use std::path::{Path, PathBuf};
+
+use cpift_model::job::RunFolder;
+use cpift_model::{Error, Result, files};
+
+use crate::recipe;
+use document::{Block, Document};
+
+/// Name of the page in the run folder.
+pub const PAGE: &str = "report.html";
+/// Name of the folder of charts and data in the run folder.
+const FIGURES: &str = "report";
+
+/// Where a report was written.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Written {
+    /// The page.
+    pub page: PathBuf,
+    /// The folder of charts and data.
+    pub figures: PathBuf,
+    /// How many files it holds.
+    pub files: usize,
+}
+
+/// Reports the run in a folder: the page into `out` (report.html in the run folder), charts and data into `figures`
+/// (the folder report in the run folder). Files of an earlier report are replaced.
+///
+/// # Errors
+/// The folder holds no run, a file of it is damaged, or one of the report cannot be written.
+pub fn write(folder: &Path, out: Option<&Path>, figures: Option<&Path>) -> Result<Written> {
+    let run = RunFolder::read(folder)?;
+    let loaded = recipe::load(&folder.join("recipe.toml"), &[])?;
+    let document = run::document(&run, &loaded.recipe, name_of(folder));
+    let page = out.map_or_else(|| folder.join(PAGE), Path::to_owned);
+    let figures = figures.map_or_else(|| folder.join(FIGURES), Path::to_owned);
+    if page.is_dir() {
+        return Err(Error::format(&page, "is a folder; give the file the page is to be written to"));
+    }
+    let mut count = write_figures(&document, &figures)?;
+    files::write_json_atomically(&figures.join("report.json"), &run)?;
+    count += 1;
+    files::write_bytes_atomically(&page, page::render(&document).as_bytes())?;
+    Ok(Written { page, figures, files: count })
+}
+
+/// The folder's own name, also of `.` and of `runs/a/..`.
+fn name_of(folder: &Path) -> String {
+    let whole = folder.canonicalize().unwrap_or_else(|_| folder.to_owned());
+    whole.file_name().map_or_else(|| folder.display().to_string(), |name| name.to_string_lossy().into_owned())
+}
+
+fn write_figures(document: &Document, folder: &Path) -> Result<usize> {
+    let mut count = 0;
+    let blocks = document.sections.iter().flat_map(|section| &section.blocks);
+    for block in blocks {
+        let Block::Figures { figures, .. } = block else { continue };
+        for figure in figures {
+            let path = folder.join(format!("{}.svg", figure.name));
+            files::write_bytes_atomically(&path, figure.drawing.file(&figure.label).as_bytes())?;
+            count += 1;
+        }
+    }
+    for data in &document.data {
+        files::write_bytes_atomically(&folder.join(format!("{}.csv", data.name)), data.text.as_bytes())?;
+        count += 1;
+    }
+    Ok(count)
+}
+
+/// Text as the content or an attribute of HTML and XML; characters that XML has no way to write become �.
+pub fn escape(text: &str) -> String {
+    let mut escaped = String::with_capacity(text.len());
+    for letter in text.chars() {
+        match letter {
+            '&' => escaped.push_str("&amp;"),
+            '<' => escaped.push_str("&lt;"),
+            '>' => escaped.push_str("&gt;"),
+            '"' => escaped.push_str("&quot;"),
+            '\'' => escaped.push_str("&#39;"),
+            '\t' | '\n' => escaped.push(letter),
+            '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
+            letter if letter.is_control() => escaped.push('\u{fffd}'),
+            letter => escaped.push(letter),
+        }
+    }
+    escaped
+}

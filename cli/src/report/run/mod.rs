@@ -1,0 +1,95 @@
+//! The report of one run.
+
+mod cores;
+mod fusion;
+mod integration;
+mod overlap;
+mod provenance;
+mod scores;
+mod training;
+
+use cpift_model::Recipe;
+use cpift_model::job::{RunFolder, method_name};
+use cpift_model::progress::Score;
+use cpift_model::settings::Method;
+
+use super::document::{Document, Section};
+use crate::display::units::{duration, grouped};
+
+/// Columns of the closing table in their order, with what they are called.
+const COLUMNS: [(&str, &str); 4] =
+    [("base", "base model"), ("probe", "own probe"), ("fused", "fused"), ("final", "final")];
+
+/// What every part of the report looks at.
+struct Context<'a> {
+    run: &'a RunFolder,
+    recipe: &'a Recipe,
+    /// Tasks in the recipe's order.
+    tasks: Vec<String>,
+    /// Columns of the closing table that have a score.
+    columns: Vec<String>,
+}
+
+impl Context<'_> {
+    fn score(&self, column: &str, task: &str) -> Option<&Score> {
+        if let Some(result) = &self.run.result {
+            let column = result.columns.iter().position(|name| name == column)?;
+            let row = result.tasks.iter().find(|row| row.task == task)?;
+            return row.scores.get(column)?.as_ref();
+        }
+        self.run.scores.get(column)?.get(task)
+    }
+}
+
+/// The report of a run, finished or not.
+pub fn document(run: &RunFolder, recipe: &Recipe, title: String) -> Document {
+    let columns: Vec<String> = match &run.result {
+        Some(result) => result.columns.clone(),
+        None => {
+            let known = COLUMNS.iter().map(|(column, _)| (*column).to_owned());
+            known.filter(|column| run.scores.contains_key(column)).collect()
+        }
+    };
+    let tasks = match &run.result {
+        Some(result) => result.tasks.iter().map(|row| row.task.clone()).collect(),
+        None => recipe.task.iter().map(|task| task.name.clone()).collect(),
+    };
+    let context = Context { run, recipe, tasks, columns };
+    let sections: [Option<Section>; 7] = [
+        Some(scores::section(&context)),
+        training::section(&context),
+        cores::section(&context),
+        overlap::section(&context),
+        fusion::section(&context),
+        integration::section(&context),
+        Some(provenance::section(&context)),
+    ];
+    let mut data = vec![scores::data(&context), training::data(&context)];
+    data.extend(cores::data(&context));
+    data.extend(overlap::data(&context));
+    data.extend(fusion::data(&context));
+    Document { title, lead: lead(&context), sections: sections.into_iter().flatten().collect(), data }
+}
+
+/// What was run in one line.
+fn lead(context: &Context<'_>) -> String {
+    let run = context.run;
+    let method = match context.recipe.method {
+        Method::Cpift => "CPI-FT (arXiv 2508.21741)".to_owned(),
+        method => format!("method {}", method_name(method)),
+    };
+    let mut parts = vec![method, format!("{} tasks", context.tasks.len())];
+    if let Some(record) = &run.record {
+        parts.push(format!("{} parameters", grouped(record.plan.parameters)));
+    }
+    let seconds = run.result.as_ref().map_or(run.seconds, |result| result.seconds);
+    parts.push(format!("{} optimizer steps in {}", grouped(run.steps.len() as u64), duration(seconds)));
+    if let Some(process) = run.record.as_ref().and_then(|record| record.processes.first()) {
+        parts.push(process.began.split('T').next().unwrap_or_default().to_owned());
+    }
+    parts.join(" · ")
+}
+
+fn column_title(column: &str) -> &str {
+    COLUMNS.iter().find(|(name, _)| *name == column).map_or(column, |(_, title)| title)
+}

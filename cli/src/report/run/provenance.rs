@@ -1,0 +1,128 @@
+//! What was run, on what, and how to run it again.
+
+use super::Context;
+use crate::display::units::{bytes, duration, grouped};
+use crate::recipe::differences;
+use crate::report::document::{Block, Section, Table};
+
+/// The section `What was run`.
+pub fn section(context: &Context<'_>) -> Section {
+    let run = context.run;
+    let mut blocks = vec![Block::Facts(facts(context))];
+    blocks.push(Block::Table(settings(context)));
+    if let Some(record) = &run.record {
+        blocks.push(Block::Table(tasks(record)));
+        if record.processes.len() > 1 {
+            blocks.push(Block::Table(processes(record)));
+        }
+    }
+    if !run.inputs.is_empty() {
+        blocks.push(Block::Table(inputs(context)));
+    }
+    blocks.push(Block::Code { summary: "The whole recipe".to_owned(), text: run.recipe.clone() });
+    Section { id: "run", title: "What was run", blocks }
+}
+
+fn facts(context: &Context<'_>) -> Vec<(String, String)> {
+    let run = context.run;
+    let mut facts = Vec::new();
+    let mut fact = |name: &str, value: String| facts.push((name.to_owned(), value));
+    fact("method", format!("{:?}", context.recipe.method).to_lowercase());
+    fact("seed", context.recipe.seed.to_string());
+    if let Some(base) = context.recipe.model.base.as_ref().or(context.recipe.model.config.as_ref()) {
+        fact("base model", base.display().to_string());
+    }
+    if let Some(record) = &run.record {
+        let plan = &record.plan;
+        fact("architecture", format!("{}, {} parameters", plan.architecture, grouped(plan.parameters)));
+        if let Some(process) = record.processes.first() {
+            fact("engine", format!("cpift-engine {}", process.version));
+            fact("device", process.device.clone());
+            fact("threads", process.threads.to_string());
+            let memory =
+                process.memory_bytes.map_or(String::new(), |size| format!(", {} of memory", bytes(size)));
+            fact("machine", format!("{}{memory}", process.system));
+            fact("began", process.began.clone());
+        }
+        fact("memory planned", bytes(plan.memory_bytes()));
+    } else {
+        fact("engine, device, date", "not recorded by the version that made this run".to_owned());
+    }
+    let seconds = run.result.as_ref().map_or(run.seconds, |result| result.seconds);
+    let training: f64 = run.steps.iter().map(|step| step.seconds).sum();
+    let tokens: u64 = run.steps.iter().map(|step| step.tokens).sum();
+    fact(
+        "wall time",
+        format!("{} of all processes, {} of it optimizer steps", duration(seconds), duration(training)),
+    );
+    if training > 0.0 {
+        let rate = grouped((tokens as f64 / training).round() as u64);
+        fact("trained on", format!("{} tokens, {rate} a second", grouped(tokens)));
+    }
+    let threads =
+        run.record.as_ref().and_then(|record| record.processes.first()).map(|process| process.threads);
+    let threads = threads.map_or(String::new(), |threads| format!(" --threads {threads}"));
+    fact("again", format!("cpift-engine train {}{threads}", run.path.join("recipe.toml").display()));
+    facts
+}
+
+fn settings(context: &Context<'_>) -> Table {
+    let found = differences(context.recipe);
+    let caption = if found.is_empty() {
+        "Every setting is at its default."
+    } else {
+        "Settings of the recipe that are not at their defaults; a default of [probe] and [integrate] is what [train] says."
+    };
+    let mut table = Table::of_text(caption, ["setting", "value", "default"]);
+    for difference in found {
+        table.row([difference.key, difference.value, difference.default.unwrap_or_else(|| "–".to_owned())]);
+    }
+    table
+}
+
+fn tasks(record: &cpift_model::progress::RunRecord) -> Table {
+    let mut table = Table::new(
+        "Supervised: tokens that the loss is taken on. Long: rows left out or cut at model.max_length.",
+        ["task", "rows", "tokens", "supervised", "long", "evaluation rows"],
+    );
+    for task in &record.plan.tasks {
+        table.row([
+            task.name.clone(),
+            grouped(task.train_rows),
+            grouped(task.train_tokens),
+            grouped(task.supervised_tokens),
+            grouped(task.long_rows),
+            task.eval_rows.map_or("–".to_owned(), grouped),
+        ]);
+    }
+    table
+}
+
+fn processes(record: &cpift_model::progress::RunRecord) -> Table {
+    let mut table = Table::of_text(
+        "The run was continued: these processes worked on it.",
+        ["began", "engine", "device", "threads", "system"],
+    );
+    for process in &record.processes {
+        table.row([
+            process.began.clone(),
+            process.version.clone(),
+            process.device.clone(),
+            process.threads.to_string(),
+            process.system.clone(),
+        ]);
+    }
+    table
+}
+
+fn inputs(context: &Context<'_>) -> Table {
+    let mut table = Table::of_text(
+        "Every file the run reads, by the beginning of its BLAKE3 hash.",
+        ["file", "bytes", "BLAKE3"],
+    );
+    for input in &context.run.inputs {
+        let hash: String = input.blake3.chars().take(16).collect();
+        table.row([input.path.display().to_string(), grouped(input.bytes), hash]);
+    }
+    table
+}
