@@ -21,10 +21,25 @@ pub struct Kernel {
     /// Blocks of it that must fit on a multiprocessor at once, as far as registers go: what the assembler
     /// takes as the limit of a thread's registers. 1 leaves it to the assembler.
     pub resident: u32,
+    /// Whether it must have tensor instructions.
+    pub tensor: Tensor,
+    /// Bytes of dynamic shared memory, where it is a constant and `tensor` is given.
+    pub shared: Option<u64>,
     /// In the order they are passed.
     pub parameters: &'static [Parameter],
     /// Runs the body as the emulator's current thread.
     pub emulate: fn(&[Argument]),
+}
+
+/// What a kernel must do on tensor cores: `cargo ptx` refuses one that does not.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Tensor {
+    /// Nothing.
+    Without,
+    /// It has tensor instructions.
+    Used,
+    /// It has, and in the innermost loop with them nothing else touches the sums.
+    Held,
 }
 
 /// A parameter of a kernel.

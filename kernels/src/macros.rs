@@ -12,6 +12,8 @@
 ///         shared: 0,                       // bytes
 ///         resident: 2,                     // optional: blocks that registers must leave room for, see
 ///                                          // `launch::Kernel`
+///         tensor: Held,                    // optional: what it does on tensor cores, see `launch::Tensor`;
+///                                          // `shared` is a constant then
 ///     } (
 ///         x: read f32 [count] align 16,    // read, write or update; the elements it accesses
 ///         y: write f32 [count] align 16,
@@ -31,7 +33,7 @@ macro_rules! kernel {
     (
         $(#[$meta:meta])*
         pub fn $name:ident { block: $block:expr, grid: $grid:expr, shared: $shared:expr
-            $(, resident: $resident:expr)? $(,)? } (
+            $(, resident: $resident:expr)? $(, tensor: $tensor:ident)? $(,)? } (
             $($parameter:ident : $direction:ident $element:ident $([$length:expr])? $(align $align:literal)?),*
             $(,)?
         ) $(requires { $($requirement:expr),* $(,)? })? $body:block
@@ -107,6 +109,9 @@ macro_rules! kernel {
                     $block
                 },
                 resident: [$($resident,)? 1][0],
+                tensor: [$($crate::launch::Tensor::$tensor,)? $crate::launch::Tensor::Without][0],
+                // A kernel for tensor cores has the same shared memory in every launch.
+                shared: [$($crate::kernel_constant!($tensor $shared),)? None][0],
                 parameters: &[$($crate::launch::Parameter {
                     name: stringify!($parameter),
                     direction: $crate::kernel_direction!($direction),
@@ -143,6 +148,15 @@ macro_rules! unroll {
             let $index: usize = $value;
             $body
         })*
+    };
+}
+
+/// A constant, if there is a reason to have it.
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_constant {
+    ($reason:ident $value:expr) => {
+        Some($value)
     };
 }
 

@@ -1,14 +1,17 @@
-//! ptxas and cuobjdump, where they are at hand: registers, spills, and the machine code's wide accesses.
+//! ptxas and cuobjdump, where they are at hand: registers, spills, and the machine code.
 
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
+use cpift_kernels::launch::{Kernel, Tensor};
+
 use crate::compiler::output;
 use crate::error::Error;
-use crate::lint::Counts;
+use crate::machine::{self, Instruction};
 use crate::manifest::{Assembled, ModuleRecord};
+use crate::occupancy;
 
 /// Architectures whose figures are recorded: Ampere's and Hopper's.
 const ARCHITECTURES: &[&str] = &["sm_80", "sm_90a"];
@@ -74,8 +77,14 @@ impl Assembler {
         Ok(())
     }
 
-    /// Assembles a module for each architecture, notes what came out, and returns what is wrong with it.
-    pub fn assemble(&self, ptx: &str, module: &mut ModuleRecord) -> Result<Vec<String>, Error> {
+    /// Assembles a module of `kernels` for each architecture, notes what came out, and returns what is wrong
+    /// with it.
+    pub fn assemble(
+        &self,
+        ptx: &str,
+        module: &mut ModuleRecord,
+        kernels: &[Kernel],
+    ) -> Result<Vec<String>, Error> {
         let folder = tempfile::tempdir().map_err(Error::file(&std::env::temp_dir()))?;
         let (source, cubin) = (folder.path().join("module.ptx"), folder.path().join("module.cubin"));
         fs::write(&source, ptx).map_err(Error::file(&source))?;
@@ -91,9 +100,25 @@ impl Assembler {
                 if assembled.spills > 0 {
                     findings.push(format!("kernel {name}: {architecture} spills {} bytes", assembled.spills));
                 }
+                let expected = kernels.iter().find(|kernel| kernel.name == name);
                 if let Some(code) = &mut code {
-                    assembled.instructions = code.remove(name).unwrap_or_default();
-                    findings.extend(lost_width(name, architecture, &kernel.instructions, &assembled));
+                    let code = code.remove(name).unwrap_or_default();
+                    assembled.instructions = machine::count(&code);
+                    let mut wrong = machine::lost(&kernel.instructions, &assembled.instructions);
+                    if expected.is_some_and(|kernel| kernel.tensor == Tensor::Held) {
+                        wrong.extend(machine::sums_that_move(&code));
+                    }
+                    findings.extend(wrong.iter().map(|what| format!("kernel {name}: {architecture} {what}")));
+                }
+                if let Some(kernel) = expected {
+                    let fit = occupancy::resident(kernel, &assembled, architecture);
+                    if fit < kernel.resident {
+                        let designed = kernel.resident;
+                        findings.push(format!(
+                            "kernel {name}: {fit} blocks fit on a multiprocessor of {architecture}, designed for {designed}"
+                        ));
+                    }
+                    assembled.resident = kernel.shared.map(|_| fit);
                 }
                 kernel.assembled.insert(architecture.to_owned(), assembled);
             }
@@ -101,24 +126,15 @@ impl Assembler {
         Ok(findings)
     }
 
-    fn disassemble(&self, cubin: &Path) -> Result<Option<BTreeMap<String, Counts>>, Error> {
+    fn disassemble(&self, cubin: &Path) -> Result<Option<BTreeMap<String, Vec<Instruction>>>, Error> {
         let Some(cuobjdump) = &self.cuobjdump else { return Ok(None) };
         // cuobjdump runs nvdisasm, which lies beside it.
         let beside = cuobjdump.parent().into_iter().map(Path::to_owned);
         let path = std::env::var_os("PATH").unwrap_or_default();
         let path = std::env::join_paths(beside.chain(std::env::split_paths(&path))).unwrap_or(path);
         let code = output(Command::new(cuobjdump).arg("-sass").arg(cubin).env("PATH", path))?;
-        Ok(Some(parse_code(&code)))
+        Ok(Some(machine::parse(&code)))
     }
-}
-
-/// What is wrong where the PTX has accesses of 16 bytes and the machine code none.
-fn lost_width(name: &str, architecture: &str, ptx: &Counts, assembled: &Assembled) -> Vec<String> {
-    [("ld.global.128", "LDG.128"), ("st.global.128", "STG.128")]
-        .into_iter()
-        .filter(|&(before, after)| ptx.contains_key(before) && !assembled.instructions.contains_key(after))
-        .map(|(before, after)| format!("kernel {name}: {architecture} has no {after} for its {before}"))
-        .collect()
 }
 
 /// Registers, spills and shared memory from what `ptxas --verbose` prints.
@@ -141,32 +157,6 @@ fn parse_report(report: &str) -> BTreeMap<String, Assembled> {
         // The line with the registers is a kernel's last.
         if let (Some(registers), Some(name)) = (number(" registers"), &name) {
             kernels.insert(name.clone(), Assembled { registers, ..current.clone() });
-        }
-    }
-    kernels
-}
-
-/// Wide accesses and tensor products in what `cuobjdump -sass` prints, by kernel.
-fn parse_code(code: &str) -> BTreeMap<String, Counts> {
-    let mut kernels = BTreeMap::<String, Counts>::new();
-    let mut current = String::new();
-    for line in code.lines() {
-        if let Some((_, name)) = line.split_once("Function : ") {
-            current = name.trim().to_owned();
-            kernels.entry(current.clone()).or_default();
-        }
-        // `/*0090*/   @P0 LDG.E.128.CONSTANT R4, … ;`
-        let instruction =
-            line.split_whitespace().find(|word| word.starts_with(|c: char| c.is_ascii_uppercase()));
-        let mut parts = instruction.unwrap_or_default().split('.');
-        let name = parts.next().unwrap_or_default();
-        let category = match name {
-            "LDG" | "STG" | "LDS" | "STS" if parts.any(|part| part == "128") => format!("{name}.128"),
-            "HMMA" | "HGMMA" | "LDSM" | "LDGSTS" => name.to_owned(),
-            _ => continue,
-        };
-        if let Some(counts) = kernels.get_mut(&current) {
-            *counts.entry(category).or_default() += 1;
         }
     }
     kernels
@@ -200,40 +190,11 @@ ptxas info    : Function properties for scale
 ptxas info    : Used 20 registers, used 0 barriers, 380 bytes cmem[0]
 ";
 
-    const CODE: &str = "\
-\t\tFunction : scale
-\t.headerflags\t@\"EF_CUDA_SM80\"
-        /*0000*/                   MOV R1, c[0x0][0x28] ;                          /* 0x00000a0000017a02 */
-        /*0010*/              @!P0 LDG.E.128.CONSTANT R4, [R2.64] ;                /* 0x0000000402047981 */
-        /*0020*/                   LDG.E R8, [R2.64] ;                             /* 0x0000000402047981 */
-        /*0030*/                   STG.E.128 [R2.64], R4 ;                         /* 0x0000000402047981 */
-\t\tFunction : sum
-        /*0000*/                   HMMA.16816.F32.BF16 R4, R4, R6, R8 ;            /* 0x0000000402047981 */
-";
-
     #[test]
     fn resources_are_read_by_kernel() {
         let found = parse_report(REPORT);
-        let expected = Assembled { registers: 31, spills: 20, shared: 64, instructions: Counts::new() };
+        let expected = Assembled { registers: 31, spills: 20, shared: 64, ..Assembled::default() };
         assert_eq!(found["sum"], expected);
         assert_eq!(found["scale"], Assembled { registers: 20, ..Assembled::default() });
-    }
-
-    #[test]
-    fn wide_accesses_and_tensor_products_are_counted() {
-        let found = parse_code(CODE);
-        let counts =
-            |list: &[(&str, u32)]| list.iter().map(|&(name, n)| (name.to_owned(), n)).collect::<Counts>();
-        assert_eq!(found["scale"], counts(&[("LDG.128", 1), ("STG.128", 1)]));
-        assert_eq!(found["sum"], counts(&[("HMMA", 1)]));
-    }
-
-    #[test]
-    fn a_width_that_the_assembler_split_is_found() {
-        let ptx = Counts::from([("ld.global.128".to_owned(), 1), ("st.global.128".to_owned(), 1)]);
-        let instructions = Counts::from([("LDG.128".to_owned(), 1)]);
-        let assembled = Assembled { instructions, ..Assembled::default() };
-        let findings = lost_width("scale", "sm_80", &ptx, &assembled);
-        assert_eq!(findings, ["kernel scale: sm_80 has no STG.128 for its st.global.128"]);
     }
 }

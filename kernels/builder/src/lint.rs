@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cpift_kernels::launch::{Direction, Kernel};
+use cpift_kernels::launch::{Direction, Kernel, Tensor};
 
 use crate::text::{Item, Statement};
 
@@ -35,8 +35,19 @@ pub fn check(kernel: &Kernel, entry: &Item) -> Vec<String> {
         })
         .collect();
     findings.extend(check_parameters(kernel, entry));
-    findings.extend(check_vectors(kernel, &count(entry)));
+    let counts = count(entry);
+    findings.extend(check_vectors(kernel, &counts));
+    findings.extend(check_tensor(kernel, &counts));
     findings
+}
+
+/// A kernel whose contract says so has tensor instructions.
+fn check_tensor(kernel: &Kernel, counts: &Counts) -> Option<String> {
+    let missing =
+        kernel.tensor != Tensor::Without && !counts.contains_key("mma") && !counts.contains_key("wgmma");
+    missing.then(|| {
+        format!("kernel {}: there are no tensor instructions, which its contract promises", kernel.name)
+    })
 }
 
 /// Why a statement may not stand in a kernel.
@@ -148,28 +159,9 @@ fn bits(opcode: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
-    use cpift_kernels::launch::Parameter;
-
     use super::*;
-    use crate::samples::SAMPLE;
+    use crate::samples::{KERNEL, SAMPLE};
     use crate::text::Assembly;
-
-    const fn parameter(direction: Direction, element: &'static str, align: usize) -> Parameter {
-        Parameter { name: "x", direction, element, align }
-    }
-
-    const KERNEL: Kernel = Kernel {
-        name: "scale",
-        family: "sample",
-        block: 256,
-        resident: 1,
-        parameters: &[
-            parameter(Direction::Update, "f32", 16),
-            parameter(Direction::Scalar, "u64", 8),
-            parameter(Direction::Scalar, "f32", 4),
-        ],
-        emulate: |_| {},
-    };
 
     /// Findings for the sample with one instruction put before its barrier.
     fn findings_with(instruction: &str) -> Vec<String> {
@@ -258,5 +250,16 @@ mod tests {
         ] {
             assert_eq!(category(opcode).as_deref(), expected, "{opcode}");
         }
+    }
+
+    #[test]
+    fn tensor_instructions_that_the_contract_promises_must_be_there() {
+        let kernel = Kernel { tensor: Tensor::Used, ..KERNEL };
+        let findings = |text: &str| check(&kernel, Assembly::parse(text).unwrap().items.last().unwrap());
+        let missing = "kernel scale: there are no tensor instructions, which its contract promises";
+        assert_eq!(findings(SAMPLE), [missing]);
+        let product =
+            "\tmma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32 {%r1}, {%r2}, {%r3}, {%r1};\n\tbar.sync";
+        assert_eq!(findings(&SAMPLE.replace("\tbar.sync", product)), [""; 0]);
     }
 }

@@ -18,7 +18,9 @@
 //!
 //! What is refused, with kernel and line: local memory, calls, accesses without a state space, parameters
 //! aligned to 16 bytes that are not moved by 16 bytes, kernels that are in one of registry and PTX only;
-//! with ptxas, spills, and 16-byte accesses that it split. What is reported: a change of a kernel's number of
+//! with ptxas, spills, 16-byte accesses that it split, tensor instructions that are not there, sums that leave
+//! their registers in a main loop, and fewer blocks on a multiprocessor than designed ([`machine`],
+//! [`occupancy`]). What is reported: a change of a kernel's number of
 //! barriers (rustc and LLVM have duplicated them), and slow arithmetic where it comes up.
 
 mod assembler;
@@ -29,8 +31,10 @@ mod compiler;
 mod embed;
 mod error;
 mod lint;
+mod machine;
 mod manifest;
 mod modules;
+mod occupancy;
 #[cfg(test)]
 mod samples;
 mod text;
@@ -41,6 +45,7 @@ use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
 use clap::Parser;
+use cpift_kernels::launch::Kernel;
 
 use crate::assembler::Assembler;
 use crate::compiler::{Compiler, TARGETS};
@@ -160,7 +165,7 @@ fn write(folders: &Folders, arguments: &Arguments) -> Result<(), Error> {
         (Some(assembler), _) => {
             let mut findings = Vec::new();
             for (name, module) in &mut manifest.modules {
-                findings.extend(assembler.assemble(&modules.texts[name], module)?);
+                findings.extend(assembler.assemble(&modules.texts[name], module, kernels_of(name))?);
             }
             if !findings.is_empty() {
                 return Err(Error::Findings(findings));
@@ -176,6 +181,12 @@ fn write(folders: &Folders, arguments: &Arguments) -> Result<(), Error> {
         println!("no ptxas: registers and spills of changed modules are not known; see --fetch-ptxas");
     }
     Ok(())
+}
+
+/// The kernels that the registry has for a PTX file, of this name.
+fn kernels_of(file: &str) -> &'static [Kernel] {
+    let family = file.split('.').next().unwrap_or_default();
+    cpift_kernels::families().iter().find(|(name, _)| *name == family).map_or(&[], |&(_, kernels)| kernels)
 }
 
 /// Modules, then the list that includes them, then the manifest; files of families that are gone go last.
@@ -255,7 +266,11 @@ fn notes(kernel: &KernelRecord, before: Option<&KernelRecord>) -> Vec<String> {
 fn describe(kernel: &KernelRecord) -> String {
     let mut text = format!("{} threads", kernel.block);
     for (architecture, assembled) in &kernel.assembled {
-        text += &format!(", {} registers ({architecture})", assembled.registers);
+        text += &format!(", {} registers", assembled.registers);
+        if let Some(resident) = assembled.resident {
+            text += &format!(" and {resident} blocks at once");
+        }
+        text += &format!(" ({architecture})");
     }
     for (kind, count) in &kernel.instructions {
         text += &format!(", {kind} {count}");
@@ -272,6 +287,7 @@ mod tests {
         KernelRecord {
             block: 32,
             resident: 1,
+            shared: None,
             parameters: Vec::new(),
             instructions,
             assembled: BTreeMap::new(),

@@ -47,6 +47,9 @@ pub struct KernelRecord {
     pub block: u32,
     /// Blocks that registers leave room for on a multiprocessor.
     pub resident: u32,
+    /// Bytes of dynamic shared memory, where the contract has a constant.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub shared: Option<u64>,
     /// As in its contract: `x: read f32 align 16`.
     pub parameters: Vec<String>,
     /// Instructions in the PTX, by kind.
@@ -66,6 +69,9 @@ pub struct Assembled {
     pub spills: u32,
     /// Bytes of static shared memory.
     pub shared: u32,
+    /// Blocks that fit on a multiprocessor at once, where the kernel's dynamic shared memory is known.
+    #[serde(skip_serializing_if = "Option::is_none", default)]
+    pub resident: Option<u32>,
     /// Instructions in the machine code, where it was disassembled: accesses of 16 bytes, tensor products.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub instructions: Counts,
@@ -77,6 +83,7 @@ impl KernelRecord {
         Self {
             block: kernel.block,
             resident: kernel.resident,
+            shared: kernel.shared,
             parameters: kernel.parameters.iter().map(describe).collect(),
             instructions,
             assembled: BTreeMap::new(),
@@ -85,7 +92,8 @@ impl KernelRecord {
 
     /// Whether the two are launched alike.
     pub fn same_contract(&self, other: &Self) -> bool {
-        (self.block, self.resident, &self.parameters) == (other.block, other.resident, &other.parameters)
+        let of = |record: &Self| (record.block, record.resident, record.shared);
+        of(self) == of(other) && self.parameters == other.parameters
     }
 }
 

@@ -106,7 +106,7 @@ fn launch_bounds(kernel: &Kernel) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{SAMPLE, TWO_FAMILIES};
+    use crate::samples::{KERNEL, SAMPLE, TWO_FAMILIES};
 
     const fn kernel(name: &'static str, family: &'static str, parameters: usize) -> Kernel {
         use cpift_kernels::launch::{Direction, Parameter};
@@ -116,7 +116,7 @@ mod tests {
             Parameter { name: "factor", direction: Direction::Scalar, element: "f32", align: 4 },
         ];
         let parameters = PARAMETERS.split_at(parameters).0;
-        Kernel { name, family, block: 128, resident: 1, parameters, emulate: |_| {} }
+        Kernel { name, family, block: 128, parameters, ..KERNEL }
     }
 
     fn findings(text: &str, registry: &Registry) -> Vec<String> {

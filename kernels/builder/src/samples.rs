@@ -1,5 +1,27 @@
 //! PTX for unit tests, in the manner of LLVM.
 
+use cpift_kernels::launch::{Direction, Kernel, Parameter, Tensor};
+
+const fn parameter(direction: Direction, element: &'static str, align: usize) -> Parameter {
+    Parameter { name: "x", direction, element, align }
+}
+
+/// What a registry says of the kernel in [`SAMPLE`].
+pub const KERNEL: Kernel = Kernel {
+    name: "scale",
+    family: "sample",
+    block: 256,
+    resident: 1,
+    tensor: Tensor::Without,
+    shared: None,
+    parameters: &[
+        parameter(Direction::Update, "f32", 16),
+        parameter(Direction::Scalar, "u64", 8),
+        parameter(Direction::Scalar, "f32", 4),
+    ],
+    emulate: |_| {},
+};
+
 /// One kernel: parameters (a buffer, a count, a factor), 16-byte accesses, a guard, a label, assembly.
 pub const SAMPLE: &str = "\
 //

@@ -135,6 +135,7 @@ macro_rules! tensor_kernels {
                 grid: tensor::count(m, n, $tall, $wide, $warps),
                 shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
                 resident: $resident,
+                tensor: Held,
             } (
                 a: read Bf16 [m * k] align 16,
                 b: read Bf16 [n * k] align 16,
@@ -164,6 +165,7 @@ macro_rules! tensor_kernels {
                 grid: tensor::count(m, n, $tall, $wide, $warps),
                 shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
                 resident: $resident,
+                tensor: Held,
             } (
                 a: read Bf16 [m * k] align 16,
                 b: read Bf16 [k * n] align 16,
@@ -194,6 +196,7 @@ macro_rules! tensor_kernels {
                 grid: tensor::count(m, n, $tall, $wide, $warps),
                 shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
                 resident: $resident,
+                tensor: Held,
             } (
                 a: read Bf16 [k * m] align 16,
                 b: read Bf16 [k * n] align 16,
@@ -215,8 +218,9 @@ macro_rules! tensor_kernels {
 // the registers there are, so one block of eight warps or two of four share a multiprocessor.
 tensor_kernels!(4, 8, 8, 2, 1, gemm_nt_bf16_128x256, gemm_nn_bf16_128x256, gemm_tn_bf16_128x256);
 tensor_kernels!(4, 8, 4, 1, 2, gemm_nt_bf16_128x128, gemm_nn_bf16_128x128, gemm_tn_bf16_128x128);
-// Warps of 32 by 32, for few tiles; their stages are short, so more of them are on their way.
-tensor_kernels!(2, 4, 4, 4, 4, gemm_nt_bf16_64x64, gemm_nn_bf16_64x64, gemm_tn_bf16_64x64);
+// Warps of 32 by 32, for few tiles; their stages are short, so more of them are on their way. Shared memory
+// leaves room for three blocks.
+tensor_kernels!(2, 4, 4, 4, 3, gemm_nt_bf16_64x64, gemm_nn_bf16_64x64, gemm_tn_bf16_64x64);
 
 macro_rules! column_kernel {
     ($name:ident, $real:ident) => {
