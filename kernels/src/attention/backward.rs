@@ -3,8 +3,8 @@
 use core::f32::consts::LOG2_E;
 
 use super::TILE;
-use super::forward::Work;
 use super::tile::{COLUMNS, Sums, Tile};
+use super::work::Work;
 use crate::simt::*;
 
 /// What the forward pass left, and the gradient that reaches it.
@@ -20,7 +20,7 @@ impl Saved {
     /// Log-sum-exp in base 2, and delta, of the token `row` of a tile of `count`; of the last where there
     /// are fewer.
     #[inline(always)]
-    fn load(self, work: Work, (first, count): (u32, u32), row: u32, head: u32) -> (f32, f32) {
+    pub fn load(self, work: Work, (first, count): (u32, u32), row: u32, head: u32) -> (f32, f32) {
         let entry = work.entry(first + row.min(count - 1), head);
         (self.log_sum_exp.load(entry) * LOG2_E, self.delta.load(entry))
     }
@@ -66,8 +66,8 @@ pub fn queries<E: Pack<8>, const ROWS: usize, const N: usize>(
 ) {
     let tile = Tile::<ROWS>::new(work.head_dim);
     let kv_head = work.head / (work.heads / work.kv_heads);
-    let queries = work.queries(q, work.first, work.head);
-    let d_outputs = work.queries(d_output, work.first, work.head);
+    let queries = work.queries(q, (work.first, TILE), work.head);
+    let d_outputs = work.queries(d_output, (work.first, TILE), work.head);
     let end = work.first + queries.count;
     let mut rows = [(0.0, 0.0); ROWS];
     unroll!(i in ROWS {
@@ -76,9 +76,9 @@ pub fn queries<E: Pack<8>, const ROWS: usize, const N: usize>(
     let mut sums: Sums<ROWS, N> = [[[0.0; 4]; N]; ROWS];
     let mut first = work.first_keys(work.first, TILE);
     while first < end {
-        let keys = work.keys(k, first, kv_head);
+        let keys = work.keys(k, (first, TILE), kv_head);
         let mut scores = tile.dot_products(queries, keys);
-        let products = tile.dot_products(d_outputs, work.keys(v, first, kv_head));
+        let products = tile.dot_products(d_outputs, work.keys(v, (first, TILE), kv_head));
         unroll!(i in ROWS {
             let (log_sum_exp, delta) = rows[i];
             for j in 0..4 {
@@ -107,7 +107,8 @@ pub fn keys<E: Pack<8>, const ROWS: usize, const N: usize>(
 ) {
     let tile = Tile::<ROWS>::new(work.head_dim);
     let group = work.heads / work.kv_heads;
-    let (keys, values) = (work.keys(k, work.first, work.head), work.keys(v, work.first, work.head));
+    let (keys, values) =
+        (work.keys(k, (work.first, TILE), work.head), work.keys(v, (work.first, TILE), work.head));
     let mut k_sums: Sums<ROWS, N> = [[[0.0; 4]; N]; ROWS];
     let mut v_sums: Sums<ROWS, N> = [[[0.0; 4]; N]; ROWS];
     let end = work.end_of_queries(work.first + keys.count);
@@ -115,8 +116,8 @@ pub fn keys<E: Pack<8>, const ROWS: usize, const N: usize>(
     while head < (work.head + 1) * group {
         let mut first = work.first;
         while first < end {
-            let queries = work.queries(q, first, head);
-            let d_outputs = work.queries(d_output, first, head);
+            let queries = work.queries(q, (first, TILE), head);
+            let d_outputs = work.queries(d_output, (first, TILE), head);
             let mut probabilities = tile.dot_products(keys, queries);
             let mut d_scores = tile.dot_products(values, d_outputs);
             unroll!(j in COLUMNS {

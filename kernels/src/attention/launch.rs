@@ -179,34 +179,25 @@ macro_rules! attention_element {
 
 /// The kernel with room for the head; the largest refuses heads that fit none.
 macro_rules! by_head_dim {
-    ($head_dim:ident, ($small:ident, $middle:ident, $large:ident)) => {
+    ($head_dim:ident, ($(..=$limit:literal => $kernel:ident,)* _ => $largest:ident)) => {
         match $head_dim {
-            0..=64 => $small,
-            65..=128 => $middle,
-            _ => $large,
+            $(..=$limit => $kernel,)*
+            _ => $largest,
         }
     };
 }
 
 attention_element!(
     f32,
-    (attention_forward_64_f32, attention_forward_128_f32, attention_forward_256_f32),
-    (
-        attention_backward_queries_64_f32,
-        attention_backward_queries_128_f32,
-        attention_backward_queries_256_f32
-    ),
-    (attention_backward_keys_64_f32, attention_backward_keys_128_f32, attention_backward_keys_256_f32)
+    (..=64 => attention_forward_64_f32, ..=128 => attention_forward_128_f32, _ => attention_forward_256_f32),
+    (..=64 => attention_backward_queries_64_f32, ..=128 => attention_backward_queries_128_f32, _ => attention_backward_queries_256_f32),
+    (..=64 => attention_backward_keys_64_f32, ..=128 => attention_backward_keys_128_f32, _ => attention_backward_keys_256_f32)
 );
 attention_element!(
     Bf16,
-    (attention_forward_64_bf16, attention_forward_128_bf16, attention_forward_256_bf16),
-    (
-        attention_backward_queries_64_bf16,
-        attention_backward_queries_128_bf16,
-        attention_backward_queries_256_bf16
-    ),
-    (attention_backward_keys_64_bf16, attention_backward_keys_128_bf16, attention_backward_keys_256_bf16)
+    (..=64 => attention_forward_64_bf16, ..=80 => attention_forward_80_bf16, ..=96 => attention_forward_96_bf16, ..=128 => attention_forward_128_bf16, _ => attention_forward_256_bf16),
+    (..=64 => attention_backward_queries_64_bf16, ..=80 => attention_backward_queries_80_bf16, ..=96 => attention_backward_queries_96_bf16, ..=128 => attention_backward_queries_128_bf16, _ => attention_backward_queries_256_bf16),
+    (..=64 => attention_backward_keys_64_bf16, ..=80 => attention_backward_keys_80_bf16, ..=96 => attention_backward_keys_96_bf16, ..=128 => attention_backward_keys_128_bf16, _ => attention_backward_keys_256_bf16)
 );
 
 fn count(tiles: Slice<'_, u32>) -> u32 {

@@ -18,7 +18,8 @@
 //! 128 fma, an eighth of what an L2 delivers meanwhile. So arithmetic limits.
 //!
 //! Heads have up to 256 elements, a multiple of 8. A thread's registers hold its part of the results, so
-//! kernels over tiles exist for 64, 128 and 256; a head uses the next larger.
+//! kernels over tiles exist for 64, 128 and 256; a head uses the next larger. For bf16 there are others, on tensor
+//! cores (module `tensor`).
 
 // Arrays in registers are walked by index in loops that are unrolled.
 #![allow(clippy::needless_range_loop)]
@@ -28,18 +29,21 @@ mod decode;
 mod forward;
 #[cfg(not(target_arch = "nvptx64"))]
 mod launch;
+mod tensor;
 mod tile;
 #[cfg(not(target_arch = "nvptx64"))]
 mod tiles;
+mod work;
 
 #[cfg(not(target_arch = "nvptx64"))]
 pub use launch::{AttentionElement, BackwardInputs, Sizes};
+pub use tensor::*;
 #[cfg(not(target_arch = "nvptx64"))]
 pub use tiles::Tiles;
 
 use backward::Saved;
 use decode::Part;
-use forward::Work;
+use work::Work;
 
 use crate::simt::*;
 
@@ -91,7 +95,7 @@ macro_rules! tile_kernels {
                 q: read $E [tokens * heads * head_dim] align 16,
                 k: read $E [tokens * kv_heads * head_dim] align 16,
                 v: read $E [tokens * kv_heads * head_dim] align 16,
-                tile_list: read u32 [4 * tiles] align 16,
+                tile_list: read u32 [4 * tiles],
                 output: write $E [tokens * heads * head_dim] align 16,
                 log_sum_exp: write f32 [tokens * heads],
                 tokens: scalar u32,
@@ -127,7 +131,7 @@ macro_rules! tile_kernels {
                 d_output: read $E [tokens * heads * head_dim] align 16,
                 log_sum_exp: read f32 [tokens * heads],
                 delta: read f32 [tokens * heads],
-                tile_list: read u32 [4 * tiles] align 16,
+                tile_list: read u32 [4 * tiles],
                 d_q: write $E [tokens * heads * head_dim] align 16,
                 tokens: scalar u32,
                 tiles: scalar u32,
@@ -164,7 +168,7 @@ macro_rules! tile_kernels {
                 d_output: read $E [tokens * heads * head_dim] align 16,
                 log_sum_exp: read f32 [tokens * heads],
                 delta: read f32 [tokens * heads],
-                tile_list: read u32 [4 * tiles] align 16,
+                tile_list: read u32 [4 * tiles],
                 d_k: write $E [tokens * kv_heads * head_dim] align 16,
                 d_v: write $E [tokens * kv_heads * head_dim] align 16,
                 tokens: scalar u32,
@@ -205,25 +209,6 @@ tile_kernels!(
     attention_backward_queries_256_f32 resident 1,
     attention_backward_keys_256_f32 resident 1,
 );
-tile_kernels!(
-    Bf16, 1, 64,
-    attention_forward_64_bf16 resident 3,
-    attention_backward_queries_64_bf16 resident 2,
-    attention_backward_keys_64_bf16 resident 2,
-);
-tile_kernels!(
-    Bf16, 2, 128,
-    attention_forward_128_bf16 resident 2,
-    attention_backward_queries_128_bf16 resident 2,
-    attention_backward_keys_128_bf16 resident 1,
-);
-tile_kernels!(
-    Bf16, 4, 256,
-    attention_forward_256_bf16 resident 2,
-    attention_backward_queries_256_bf16 resident 1,
-    attention_backward_keys_256_bf16 resident 1,
-);
-
 macro_rules! row_kernels {
     ($E:ident, $delta:ident, $decode:ident, $combine:ident) => {
         kernel! {
@@ -346,19 +331,25 @@ pub const KERNELS: &[crate::launch::Kernel] = &[
     attention_forward_64_f32::KERNEL,
     attention_forward_128_f32::KERNEL,
     attention_forward_256_f32::KERNEL,
-    attention_forward_64_bf16::KERNEL,
-    attention_forward_128_bf16::KERNEL,
-    attention_forward_256_bf16::KERNEL,
     attention_backward_queries_64_f32::KERNEL,
     attention_backward_queries_128_f32::KERNEL,
     attention_backward_queries_256_f32::KERNEL,
-    attention_backward_queries_64_bf16::KERNEL,
-    attention_backward_queries_128_bf16::KERNEL,
-    attention_backward_queries_256_bf16::KERNEL,
     attention_backward_keys_64_f32::KERNEL,
     attention_backward_keys_128_f32::KERNEL,
     attention_backward_keys_256_f32::KERNEL,
+    attention_forward_64_bf16::KERNEL,
+    attention_forward_80_bf16::KERNEL,
+    attention_forward_96_bf16::KERNEL,
+    attention_forward_128_bf16::KERNEL,
+    attention_forward_256_bf16::KERNEL,
+    attention_backward_queries_64_bf16::KERNEL,
+    attention_backward_queries_80_bf16::KERNEL,
+    attention_backward_queries_96_bf16::KERNEL,
+    attention_backward_queries_128_bf16::KERNEL,
+    attention_backward_queries_256_bf16::KERNEL,
     attention_backward_keys_64_bf16::KERNEL,
+    attention_backward_keys_80_bf16::KERNEL,
+    attention_backward_keys_96_bf16::KERNEL,
     attention_backward_keys_128_bf16::KERNEL,
     attention_backward_keys_256_bf16::KERNEL,
     attention_delta_f32::KERNEL,

@@ -62,6 +62,11 @@ pub fn max(a: f32, b: f32) -> f32 {
     a.max(b)
 }
 
+/// Two numbers as bf16, the first in the lower half.
+pub fn pack_bf16(low: f32, high: f32) -> u32 {
+    u32::from(round_to_bf16(low).0) | u32::from(round_to_bf16(high).0) << 16
+}
+
 /// The nearest bf16, ties to even; any NaN becomes 0x7fff, as `cvt.rn.bf16.f32` has it.
 pub fn round_to_bf16(x: f32) -> Bf16 {
     if x.is_nan() {

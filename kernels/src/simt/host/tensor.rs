@@ -62,6 +62,19 @@ impl Shared<Bf16> {
         })
     }
 
+    /// [`Shared::load_matrices`] of `index + offset`. A constant offset is part of the instruction: lanes hold
+    /// one address for all loads from the same index.
+    #[track_caller]
+    pub fn load_matrices_at(self, index: u32, offset: u32) -> [u32; 4] {
+        self.load_matrices(index + offset)
+    }
+
+    /// [`Shared::load_matrices_at`] with every matrix transposed.
+    #[track_caller]
+    pub fn load_matrices_transposed_at(self, index: u32, offset: u32) -> [u32; 4] {
+        self.load_matrices_transposed(index + offset)
+    }
+
     /// [`Shared::load_matrices`] with every matrix transposed.
     #[track_caller]
     pub fn load_matrices_transposed(self, index: u32) -> [u32; 4] {

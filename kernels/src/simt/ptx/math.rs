@@ -88,6 +88,18 @@ pub fn max(a: f32, b: f32) -> f32 {
     a.max(b)
 }
 
+/// Two numbers as bf16, the first in the lower half.
+#[inline(always)]
+pub fn pack_bf16(low: f32, high: f32) -> u32 {
+    let bits: u32;
+    // SAFETY: reads and writes its operands alone.
+    unsafe {
+        asm!("cvt.rn.bf16x2.f32 {}, {}, {};", out(reg32) bits, in(reg32) high, in(reg32) low,
+            options(pure, nomem, nostack));
+    }
+    bits
+}
+
 /// The nearest bf16, ties to even; any NaN becomes 0x7fff.
 #[inline(always)]
 pub fn round_to_bf16(x: f32) -> Bf16 {

@@ -63,16 +63,29 @@ impl Shared<Bf16> {
     /// aligned to 16 bytes. Word m holds elements 2·(lane % 4) and the next of row lane / 4 of matrix m.
     #[inline(always)]
     pub fn load_matrices(self, index: u32) -> [u32; 4] {
+        self.load_matrices_at(index, 0)
+    }
+
+    /// [`Shared::load_matrices`] of `index + offset`. A constant offset is part of the instruction: lanes hold
+    /// one address for all loads from the same index.
+    #[inline(always)]
+    pub fn load_matrices_at(self, index: u32, offset: u32) -> [u32; 4] {
         // SAFETY: inside the block's shared memory and aligned, by the kernel's contract.
-        let words = unsafe { ldmatrix(self.generic(index)) };
+        let words = unsafe { ldmatrix(self.generic(index).add(2 * offset as usize)) };
         [words.0, words.1, words.2, words.3]
     }
 
     /// [`Shared::load_matrices`] with every matrix transposed.
     #[inline(always)]
     pub fn load_matrices_transposed(self, index: u32) -> [u32; 4] {
-        // SAFETY: as for `load_matrices`.
-        let words = unsafe { ldmatrix_trans(self.generic(index)) };
+        self.load_matrices_transposed_at(index, 0)
+    }
+
+    /// [`Shared::load_matrices_at`] with every matrix transposed.
+    #[inline(always)]
+    pub fn load_matrices_transposed_at(self, index: u32, offset: u32) -> [u32; 4] {
+        // SAFETY: as for `load_matrices_at`.
+        let words = unsafe { ldmatrix_trans(self.generic(index).add(2 * offset as usize)) };
         [words.0, words.1, words.2, words.3]
     }
 }
