@@ -3,7 +3,9 @@
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
+use cpift_model::bench::kernels::SHAPES;
 use cpift_model::settings::{Precision, Stage};
 
 /// More threads than any machine has cores: beyond, a typing error.
@@ -333,16 +335,23 @@ pub enum Bench {
     /// Measure whole train steps: random weights, random tokens
     #[command(after_long_help = BENCH_STEP_EXAMPLES)]
     Step(BenchStep),
+    /// Measure every operation against what the machine can do
+    #[command(long_about = BENCH_KERNELS_ABOUT, after_long_help = BENCH_KERNELS_EXAMPLES)]
+    Kernels(BenchKernels),
 }
 
 const BENCH_STEP_EXAMPLES: &str = "\
 Forward, backward, clipping and AdamW; medians over the steps after two warm-ups.
 
+Operations are counted per token as 6·N + 6·layers·(heads·head_dim)·T: N parameters, without an embedding that is only \
+looked up, and causal attention over T tokens. MFU is their share of the best rate of a large matrix product, measured \
+after the steps.
+
 Example:
   cpift-engine bench step --config config.json --batch 4 --length 256
 
 --json: {\"tokens_per_second\", \"step_ms\", \"parameters\", \"peak_memory_bytes\", \"flops_per_second\", \
-\"parts\": {…}}, times in milliseconds.";
+\"matrix_flops_per_second\", \"mfu\", \"parts\": {…}}, times in milliseconds.";
 
 /// `bench step`.
 #[derive(Debug, Args)]
@@ -371,6 +380,59 @@ pub struct BenchStep {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgument,
+}
+
+const BENCH_KERNELS_ABOUT: &str = "\
+Measure every operation against what the machine can do.
+
+Each operation runs at the shapes of real models on random numbers, with the cache flushed before each run; on a GPU \
+times are those of its own clock. Bytes and operations are those that the operation's definition needs, so that work \
+beyond it counts against it. The ceilings are measured first: a large copy and a large read (the better one counts), \
+and the best matrix product of all. `limit` is what would bound the operation at these ceilings, `share` how much of \
+that bound it reaches. Where cuBLAS is installed, its time for the same product stands beside ours.
+
+Ctrl-C ends the measurement and prints what there is.";
+
+const BENCH_KERNELS_EXAMPLES: &str = "\
+Examples:
+  cpift-engine bench kernels
+  cpift-engine bench kernels --filter adamw --parameters 100000000
+  cpift-engine bench kernels --model 0.5B 7B --tokens 1024 --json > kernels.json";
+
+/// `bench kernels`.
+#[derive(Debug, Args)]
+pub struct BenchKernels {
+    /// Only operations with this in their name, as in `linear forward gate 0.5B`.
+    #[arg(long, value_name = "TEXT", default_value = "", hide_default_value = true)]
+    pub filter: String,
+    /// Models whose layers' shapes are taken: Qwen2.5 of these sizes. On a CPU 0.5B unless given, on a GPU all.
+    #[arg(long, value_name = "SIZE", num_args = 1.., value_parser = PossibleValuesParser::new(model_names()))]
+    pub model: Vec<String>,
+    /// Tokens of a batch; on a CPU 256 unless given, on a GPU 8192.
+    #[arg(long, value_name = "N", value_parser = positive)]
+    pub tokens: Option<usize>,
+    /// Tokens of a document, at most as many as of the batch; on a CPU 256 unless given, on a GPU 2048.
+    #[arg(long, value_name = "T", value_parser = positive)]
+    pub length: Option<usize>,
+    /// Parameters that the optimizer, selection and fusion work on; on a CPU 20 million unless given, on a GPU 200.
+    #[arg(long, value_name = "D", value_parser = positive)]
+    pub parameters: Option<usize>,
+    /// Time for each operation; at least three runs are made in any case.
+    #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = seconds)]
+    pub seconds: f64,
+    /// Print JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+    /// What to compute in.
+    #[command(flatten)]
+    pub precision: PrecisionArgument,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgument,
+}
+
+fn model_names() -> [&'static str; SHAPES.len()] {
+    SHAPES.map(|shape| shape.name)
 }
 
 /// `devices`.
@@ -402,6 +464,11 @@ fn threads(text: &str) -> Result<NonZeroUsize, String> {
 
 fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "use a whole number from 1 on".to_owned())
+}
+
+fn seconds(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| (0.0..=3600.0).contains(number));
+    number.ok_or_else(|| "use a number from 0 to 3600".to_owned())
 }
 
 fn temperature(text: &str) -> Result<f64, String> {

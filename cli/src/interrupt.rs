@@ -11,18 +11,18 @@ use crate::display::tell;
 pub const EXIT_CODE: u8 = 130;
 
 /// A flag that becomes true at the first Ctrl-C, termination or hang-up signal; the second ends the
-/// process on the spot. Whole checkpoints on disk survive either.
+/// process on the spot. Whole checkpoints on disk survive either. `announcement` is what the first one says.
 ///
 /// # Errors
 /// When the handler cannot be installed.
-pub fn stop_flag() -> Result<Arc<AtomicBool>> {
+pub fn stop_flag(announcement: &'static str) -> Result<Arc<AtomicBool>> {
     let stop = Arc::new(AtomicBool::new(false));
     let flag = Arc::clone(&stop);
     ctrlc::set_handler(move || {
         if flag.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(EXIT_CODE));
         }
-        tell("\nstopping after this step with a checkpoint; once more stops at once\n");
+        tell(&format!("\n{announcement}; once more stops at once\n"));
     })
     .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))?;
     Ok(stop)

@@ -70,7 +70,8 @@ fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<()> {
         Command::Eval(arguments) => commands::eval::run(arguments, threads),
         Command::Generate(arguments) => commands::generate::run(arguments, threads),
         Command::Plan(arguments) => commands::plan::run(arguments, threads),
-        Command::Bench(Bench::Step(arguments)) => commands::bench::run(arguments, threads),
+        Command::Bench(Bench::Step(arguments)) => commands::bench::step(arguments, threads),
+        Command::Bench(Bench::Kernels(arguments)) => commands::bench_kernels::run(arguments, threads),
         Command::Report(arguments) => commands::report::run(arguments),
         Command::Devices(arguments) => commands::devices::run(arguments, threads),
         Command::Completions(arguments) => commands::completions::run(arguments),
@@ -80,7 +81,7 @@ fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<()> {
 /// 1 the job failed, 2 the input was wrong, 130 stopped on request.
 fn exit_code(error: &Error) -> u8 {
     match error {
-        Error::Interrupted { .. } => interrupt::EXIT_CODE,
+        Error::Interrupted { .. } | Error::Stopped { .. } => interrupt::EXIT_CODE,
         error if error.is_input() => 2,
         _ => 1,
     }

@@ -2,11 +2,12 @@
 
 use std::num::NonZeroUsize;
 use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use cpift_kernels::emulator::Schedule;
 
 use crate::error::{Error, Result};
-use crate::gpu::GpuDevice;
+use crate::gpu::{GpuDevice, LaunchLog};
 
 /// A device: cheap to clone, shared by every buffer and operation of a job.
 #[derive(Debug, Clone)]
@@ -29,6 +30,12 @@ impl Device {
     /// The GPU kernels run by the SIMT emulator, on host memory: for tests.
     pub fn emulated(schedule: Schedule) -> Self {
         Self::Gpu(GpuDevice::emulated(schedule))
+    }
+
+    /// A device that writes the kernels launched on it to `log` and runs none. It has as much memory as is
+    /// asked for, and what is read from it is zero.
+    pub fn logging(log: &LaunchLog) -> Self {
+        Self::Gpu(GpuDevice::logging(log))
     }
 
     /// CUDA device `ordinal`.
@@ -105,6 +112,30 @@ impl Device {
         match self {
             Self::Cpu(_) => work(),
             Self::Gpu(gpu) => gpu.record(work),
+        }
+    }
+
+    /// Runs `work`, which calls operations, and gives the time they take: on a GPU by events in its stream, from
+    /// when it comes to them to when it is done, else by the clock.
+    ///
+    /// # Errors
+    /// Those of `work`, and what failed on the device since the last wait.
+    pub fn time(&self, mut work: impl FnMut() -> Result<()> + Send) -> Result<Duration> {
+        match self {
+            Self::Cpu(cpu) => cpu.run(|| {
+                let start = Instant::now();
+                work()?;
+                Ok(start.elapsed())
+            }),
+            Self::Gpu(gpu) => gpu.backend().time(&mut work),
+        }
+    }
+
+    /// Bytes of the last cache before memory; 0 where the system does not tell.
+    pub fn cache_bytes(&self) -> usize {
+        match self {
+            Self::Cpu(_) => crate::cpu::cache_bytes(),
+            Self::Gpu(gpu) => gpu.backend().cache_bytes(),
         }
     }
 

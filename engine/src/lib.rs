@@ -97,7 +97,7 @@ mod real;
 pub use buffer::{ALIGNMENT, Buffer, View, ViewMut};
 pub use device::{CpuDevice, Device};
 pub use error::{Error, Result};
-pub use gpu::GpuDevice;
+pub use gpu::{GpuDevice, LaunchLog, LaunchRecord};
 pub use half::bf16;
 pub use indices::{IndexView, Indices};
 pub use layout::{Layout, SEGMENT_ALIGNMENT, Segment, SegmentId};

@@ -1,4 +1,7 @@
-//! A whole training step, timed: random weights, random tokens, every token supervised.
+//! A whole training step, timed: random weights, random tokens, every token supervised. Single operations are
+//! timed in [`kernels`].
+
+pub mod kernels;
 
 use std::path::Path;
 use std::time::Instant;
@@ -51,8 +54,14 @@ pub struct StepBench {
     pub parameters: u64,
     /// Most memory the process held, in bytes; 0 where the system does not tell.
     pub peak_memory_bytes: u64,
-    /// Floating-point operations of a step, over its median time.
+    /// Floating-point operations of a step, over its median time. They are those of
+    /// [`ModelConfig::flops_per_token`]: 6·N + 6·layers·(heads·head_dim)·T per token, N without an embedding that is
+    /// only looked up. Norms, gates, softmax, the optimizer and what recomputation repeats do not count.
     pub flops_per_second: f64,
+    /// The best rate of large square matrix products on the device, in the precision of the step.
+    pub matrix_flops_per_second: f64,
+    /// Model FLOPs utilisation: the share of that rate which the step reaches.
+    pub mfu: f64,
     /// Median milliseconds of each part, in order.
     pub parts: Vec<(String, f64)>,
 }
@@ -172,12 +181,20 @@ pub fn step(device: &Device, options: &StepOptions<'_>) -> Result<StepBench> {
         }
     }
     let seconds = median(times);
+    let (tokens, flops) = (train_step.tokens() as f64, train_step.flops());
+    let parameters = train_step.model.config().parameters() as u64;
+    // The peak of the step, whose memory the products below then have.
+    let peak_memory_bytes = machine::peak_memory_bytes().unwrap_or(0);
+    drop(train_step);
+    let matrix = kernels::best_matrix_rate(device, options.compute)?;
     Ok(StepBench {
-        tokens_per_second: train_step.tokens() as f64 / seconds,
+        tokens_per_second: tokens / seconds,
         step_ms: 1e3 * seconds,
-        parameters: train_step.model.config().parameters() as u64,
-        peak_memory_bytes: machine::peak_memory_bytes().unwrap_or(0),
-        flops_per_second: train_step.flops() / seconds,
+        parameters,
+        peak_memory_bytes,
+        flops_per_second: flops / seconds,
+        matrix_flops_per_second: matrix,
+        mfu: flops / seconds / matrix,
         parts: parts.into_iter().map(|(name, all)| (name.to_owned(), 1e3 * median(all))).collect(),
     })
 }

@@ -53,6 +53,12 @@ pub enum Error {
         /// Where the job stopped.
         position: String,
     },
+    /// A person or program asked a measurement to stop; there is nothing to continue.
+    #[error("stopped {position}")]
+    Stopped {
+        /// What was measured before.
+        position: String,
+    },
 }
 
 /// Result of a call of the model crate.
@@ -92,7 +98,7 @@ impl Error {
                 error,
                 cpift_engine::Error::UnknownDevice { .. } | cpift_engine::Error::DeviceUnavailable { .. }
             ),
-            Self::Job(_) | Self::Interrupted { .. } => false,
+            Self::Job(_) | Self::Interrupted { .. } | Self::Stopped { .. } => false,
         }
     }
 }

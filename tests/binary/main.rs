@@ -4,6 +4,7 @@
 
 mod bad_input;
 mod basics;
+mod bench_kernels;
 mod jobs;
 mod report;
 mod support;

@@ -3,16 +3,16 @@
 use std::num::NonZeroUsize;
 
 use cpift_model::Result;
-use cpift_model::bench::{StepOptions, step};
+use cpift_model::bench::{self, StepOptions};
 
 use crate::args;
 use crate::display::table::Table;
 use crate::display::{print, print_json, units};
 
 /// Measures whole train steps.
-pub fn run(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result<()> {
+pub fn step(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result<()> {
     let chosen = super::Chosen::open(&arguments.device.device, threads)?;
-    let result = step(
+    let result = bench::step(
         &chosen.device,
         &StepOptions {
             config: &arguments.config,
@@ -33,6 +33,8 @@ pub fn run(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result
             "parameters": result.parameters,
             "peak_memory_bytes": result.peak_memory_bytes,
             "flops_per_second": result.flops_per_second,
+            "matrix_flops_per_second": result.matrix_flops_per_second,
+            "mfu": result.mfu,
             "parts": parts,
         }));
     }
@@ -43,14 +45,17 @@ pub fn run(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result
     table.rule();
     table.row(["whole step".to_owned(), format!("{:.2}", result.step_ms)]);
     print(&format!(
-        "{} parameters, {} × {} tokens on {}\n\n{}\n{} tok/s, {}, {} of memory at the peak\n",
+        "{} parameters, {} × {} tokens on {}\n\n{}\n{} tok/s, {} of memory at the peak\n\
+         {} by the model's definition, {} of the best matrix product's {} (MFU)\n",
         units::grouped(result.parameters),
         arguments.batch,
         arguments.length,
         chosen.device.describe(),
         table.render(),
         units::count(result.tokens_per_second),
-        units::flops_per_second(result.flops_per_second),
         units::bytes(result.peak_memory_bytes),
+        units::flops_per_second(result.flops_per_second),
+        units::percent(result.mfu),
+        units::flops_per_second(result.matrix_flops_per_second),
     ))
 }

@@ -1,6 +1,7 @@
 //! One module per command: arguments in, calls of `cpift-model`, tables or JSON out.
 
 pub mod bench;
+pub mod bench_kernels;
 pub mod completions;
 pub mod devices;
 pub mod eval;

@@ -14,7 +14,7 @@ use crate::{args, interrupt, recipe};
 
 /// Runs a recipe to its end, or to where it is stopped.
 pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()> {
-    let stop = interrupt::stop_flag()?;
+    let stop = interrupt::stop_flag("stopping after this step with a checkpoint")?;
     let mut overrides = arguments.recipe.overrides.clone();
     if arguments.tensorboard {
         overrides.push("metrics.tensorboard=true".to_owned());

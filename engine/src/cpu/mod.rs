@@ -4,12 +4,15 @@
 //! does not depend on timing, every output element is written by one chunk, and sums over chunks are
 //! collected in order and added sequentially. Rayon's own `sum`/`reduce` on floats is not used.
 
+mod cache;
 pub mod gemm;
 pub mod math;
 pub mod parallel;
 pub(crate) mod pieces;
 pub mod simd;
 pub mod tile;
+
+pub(crate) use cache::cache_bytes;
 
 /// Rows of `width` elements that make one chunk of elementwise work: about 64 KiB, whatever the machine.
 pub(crate) fn rows_per_chunk(width: usize) -> usize {

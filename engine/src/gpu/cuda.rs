@@ -10,6 +10,7 @@ use std::ffi::{CString, c_void};
 use std::fmt;
 use std::ptr;
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cpift_kernels::launch::{Argument, Launch, LaunchError, Request, SHARED_MEMORY_DEFAULT};
 use cudarc::driver::result::{self, DriverError};
@@ -36,6 +37,7 @@ pub struct Cuda {
     memory: usize,
     multiprocessors: u32,
     shared_memory_limit: u32,
+    cache: usize,
     device: sys::CUdevice,
     context: sys::CUcontext,
     stream: sys::CUstream,
@@ -120,6 +122,7 @@ impl Cuda {
             number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN).map_err(&query)?;
         let multiprocessors =
             number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT).map_err(&query)?.max(1);
+        let cache = number(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE).map_err(&query)? as usize;
         // SAFETY: `device` comes from `get`.
         let memory = unsafe { result::device::total_mem(device) }.map_err(&query)?;
 
@@ -133,6 +136,7 @@ impl Cuda {
             memory,
             multiprocessors,
             shared_memory_limit,
+            cache,
             device,
             context,
             stream: ptr::null_mut(),
@@ -407,6 +411,19 @@ impl Backend for Cuda {
         Ok(Some(Box::new(graph::CudaGraph::new(self, commands)?)))
     }
 
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        let failed = |error| self.failed("measuring time", error);
+        let (start, end) = (Event::new(self).map_err(failed)?, Event::new(self).map_err(failed)?);
+        start.record().map_err(failed)?;
+        work()?;
+        end.record().map_err(failed)?;
+        end.since(&start).map_err(failed)
+    }
+
+    fn cache_bytes(&self) -> usize {
+        self.cache
+    }
+
     fn name(&self) -> String {
         format!("cuda:{}", self.ordinal)
     }
@@ -415,6 +432,48 @@ impl Backend for Cuda {
         let (major, minor) = self.compute_capability;
         let gibibytes = self.memory as f64 / f64::from(1 << 30);
         format!("cuda:{} ({}, compute {major}.{minor}, {gibibytes:.0} GiB)", self.ordinal, self.name)
+    }
+}
+
+/// A point in the device's stream.
+struct Event<'a> {
+    cuda: &'a Cuda,
+    event: sys::CUevent,
+}
+
+impl<'a> Event<'a> {
+    fn new(cuda: &'a Cuda) -> std::result::Result<Self, DriverError> {
+        cuda.enter()?;
+        let event = result::event::create(sys::CUevent_flags::CU_EVENT_DEFAULT)?;
+        Ok(Self { cuda, event })
+    }
+
+    /// Places it behind everything queued.
+    fn record(&self) -> std::result::Result<(), DriverError> {
+        self.cuda.enter()?;
+        // SAFETY: event and stream are alive and of one context.
+        unsafe { result::event::record(self.event, self.cuda.stream) }
+    }
+
+    /// Waits until the stream has come here; the time since it came to `start`.
+    fn since(&self, start: &Self) -> std::result::Result<Duration, DriverError> {
+        self.cuda.enter()?;
+        // SAFETY: both events are alive and were recorded in one stream.
+        let milliseconds = unsafe {
+            result::event::synchronize(self.event)?;
+            result::event::elapsed(start.event, self.event)?
+        };
+        Ok(Duration::from_secs_f64(f64::from(milliseconds.max(0.0)) / 1e3))
+    }
+}
+
+impl Drop for Event<'_> {
+    fn drop(&mut self) {
+        if self.cuda.enter().is_ok() {
+            // Nothing can be done about a failure.
+            // SAFETY: made in `new`, used no more.
+            let _ = unsafe { result::event::destroy(self.event) };
+        }
     }
 }
 

@@ -1,6 +1,7 @@
 //! The emulator as a device: its memory is the host's.
 
 use std::alloc::{Layout, alloc, dealloc};
+use std::time::{Duration, Instant};
 
 use cpift_kernels::emulator::{Emulator, Schedule};
 use cpift_kernels::launch::{Launch, LaunchError, Request};
@@ -106,6 +107,16 @@ impl Backend for Emulated {
 
     fn graph(&self, commands: &[Command]) -> Result<Option<Box<dyn Graph>>> {
         Ok(Some(Box::new(List(commands.to_vec()))))
+    }
+
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        let start = Instant::now();
+        work()?;
+        Ok(start.elapsed())
+    }
+
+    fn cache_bytes(&self) -> usize {
+        0
     }
 
     fn name(&self) -> String {

@@ -8,17 +8,20 @@
 mod cuda;
 mod emulated;
 mod kernels;
+mod log;
 mod memory;
 mod recorder;
 
 use std::fmt;
 use std::sync::Arc;
+use std::time::Duration;
 
 use cpift_kernels::emulator::Schedule;
 use cpift_kernels::launch::Launch;
 
 use crate::error::{Error, Result};
 pub use kernels::{Kernels, OnGpu};
+pub use log::{LaunchLog, LaunchRecord};
 pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
 use recorder::{Command, Graph, Recorder};
 
@@ -64,6 +67,12 @@ pub(crate) trait Backend: Launch {
 
     /// The commands, to be run at once and again; none where the device cannot.
     fn graph(&self, commands: &[Command]) -> Result<Option<Box<dyn Graph>>>;
+
+    /// The time that the device takes for what `work` queues, from when it gets there to when it is done.
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration>;
+
+    /// Bytes of the last cache before memory.
+    fn cache_bytes(&self) -> usize;
 
     /// Name as [`Device::from_name`](crate::Device::from_name) takes it.
     fn name(&self) -> String;
@@ -151,6 +160,11 @@ impl GpuDevice {
     /// Whether kernels run on the emulator.
     pub fn is_emulated(&self) -> bool {
         self.backend.name() == emulated::NAME
+    }
+
+    /// A device that writes down what is launched on it.
+    pub(crate) fn logging(log: &LaunchLog) -> Self {
+        Self::new(log.clone())
     }
 
     /// Waits until everything that was queued has run.

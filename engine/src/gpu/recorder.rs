@@ -18,6 +18,7 @@ use std::fmt;
 use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
 
 use cpift_kernels::launch::{Argument, Kernel, Launch, LaunchError, Request};
 
@@ -427,6 +428,15 @@ impl Backend for Recorder {
 
     fn graph(&self, commands: &[Command]) -> Result<Option<Box<dyn Graph>>> {
         self.backend.graph(commands)
+    }
+
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        self.flush_if(|_| true)?;
+        self.backend.time(work)
+    }
+
+    fn cache_bytes(&self) -> usize {
+        self.backend.cache_bytes()
     }
 
     fn name(&self) -> String {

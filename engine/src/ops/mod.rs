@@ -14,3 +14,4 @@ pub mod select;
 pub mod slerp;
 pub mod subtract;
 pub mod transplant;
+pub mod work;

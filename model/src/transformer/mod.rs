@@ -19,7 +19,7 @@ mod weights;
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::cross_entropy::{self, Workspace};
 use cpift_engine::ops::linear;
-use cpift_engine::{Buffer, Device, Real, View, ViewMut};
+use cpift_engine::{Buffer, Device, Real, View, ViewMut, bf16};
 
 use activations::{Activations, BatchBuffers};
 pub use activations::{MemoryPlan, Purpose};
@@ -41,6 +41,16 @@ pub enum ComputeType {
     F32,
     /// 16-bit brain floats, with f32 sums; on GPUs.
     Bf16,
+}
+
+impl ComputeType {
+    /// As in recipes and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => <f32 as Real>::NAME,
+            Self::Bf16 => <bf16 as Real>::NAME,
+        }
+    }
 }
 
 /// A transformer's structure and working memory. It holds no weights: they are passed to every call.

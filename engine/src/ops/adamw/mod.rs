@@ -27,6 +27,7 @@ use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::mask::Mask;
 use crate::ops::norm::Clip;
+use crate::ops::work::{Work, mask_bytes};
 use crate::real::not_on_the_cpu;
 
 const OP: &str = "adamw";
@@ -197,4 +198,15 @@ impl Coefficients {
             step_size: (learning_rate / (1.0 - beta1.powf(step))) as f32,
         })
     }
+}
+
+/// Work of a [`step`] on so many parameters.
+pub fn work(parameters: usize, importance: ImportanceKind, frozen: bool) -> Work {
+    let (bytes, flops) = match importance {
+        ImportanceKind::None => (28, 16),
+        ImportanceKind::Net | ImportanceKind::Path => (36, 18),
+        ImportanceKind::Fisher => (36, 17),
+    };
+    let mask = if frozen { mask_bytes(parameters) } else { 0 };
+    Work::new(bytes * parameters + mask, flops * parameters)
 }

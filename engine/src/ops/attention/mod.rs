@@ -30,6 +30,7 @@ use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
 use crate::gpu::DeviceCopy;
 use crate::indices::IndexView;
+use crate::ops::work::Work;
 use crate::real::Real;
 
 /// Sizes of attention.
@@ -311,4 +312,37 @@ pub fn decode<T: Real>(
         }
     }
     Ok(())
+}
+
+impl Shape {
+    /// Work of [`forward`]: only what a token sees counts.
+    pub fn forward_work(&self, documents: &Documents, element: usize) -> Work {
+        let tokens = documents.tokens();
+        let elements = 2 * tokens * (self.query_width() + self.key_width());
+        let flops = 4 * self.head_dim * self.heads * self.visible_pairs(documents);
+        Work::new(elements * element + 4 * tokens * self.heads, flops)
+    }
+
+    /// Work of [`backward`]: delta is written once and read once.
+    pub fn backward_work(&self, documents: &Documents, element: usize) -> Work {
+        let tokens = documents.tokens();
+        let elements = 4 * tokens * (self.query_width() + self.key_width());
+        let flops = 10 * self.head_dim * self.heads * self.visible_pairs(documents);
+        Work::new(elements * element + 12 * tokens * self.heads, flops)
+    }
+
+    /// Work of [`decode`] for rows that see these numbers of tokens.
+    pub fn decode_work(&self, lengths: &[u32], element: usize) -> Work {
+        let seen: usize = lengths.iter().map(|&length| length as usize).sum();
+        let elements = 2 * lengths.len() * self.query_width() + 2 * seen * self.key_width();
+        Work::new(elements * element + 8 * lengths.len(), 4 * self.head_dim * self.heads * seen)
+    }
+
+    /// Pairs of a token and one that it sees.
+    fn visible_pairs(&self, documents: &Documents) -> usize {
+        let seen = |start: usize, token| token + 1 - self.first_seen(token, start);
+        let document =
+            |range: Range<usize>| range.clone().map(|token| seen(range.start, token)).sum::<usize>();
+        documents.ranges().map(document).sum()
+    }
 }

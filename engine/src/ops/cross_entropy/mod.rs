@@ -15,6 +15,7 @@ use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::{IndexView, Indices};
+use crate::ops::work::Work;
 use crate::real::Real;
 
 /// Target of a row that has no loss.
@@ -200,4 +201,34 @@ fn supervised_rows(op: &'static str, shape: &Shape, targets: &[u32]) -> Result<V
         rows.push(row);
     }
     Ok(rows)
+}
+
+impl Shape {
+    /// Work of [`forward`] where every row is supervised: hidden states are gathered, the head is read once per
+    /// chunk, logits are written and read.
+    pub fn forward_work(&self, element: usize) -> Work {
+        let (states, head, logits) = self.elements();
+        let elements = 3 * states + self.chunks(element) * head + 2 * logits;
+        Work::new(elements * element + 12 * self.rows, 2 * self.hidden * logits + 3 * logits)
+    }
+
+    /// Work of [`forward_backward`] where every row is supervised: the gradient takes the place of the logits and
+    /// is read by two products; the head's gradient is read and written once per chunk.
+    pub fn backward_work(&self, element: usize) -> Work {
+        let (states, head, logits) = self.elements();
+        let chunks = self.chunks(element);
+        let elements = 8 * states + 2 * chunks * head + 5 * logits;
+        let flops = 6 * self.hidden * logits + 5 * logits;
+        Work::new(elements * element + 8 * chunks * head + 12 * self.rows, flops)
+    }
+
+    /// Elements of hidden states, head and logits.
+    fn elements(&self) -> (usize, usize, usize) {
+        (self.rows * self.hidden, self.vocabulary * self.hidden, self.rows * self.vocabulary)
+    }
+
+    fn chunks(&self, element: usize) -> usize {
+        let fitting = LOGITS_BYTES / element / self.vocabulary.max(1);
+        self.rows.div_ceil(fitting.max(1))
+    }
 }

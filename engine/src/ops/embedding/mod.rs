@@ -10,6 +10,7 @@ use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::IndexView;
+use crate::ops::work::Work;
 use crate::real::Real;
 
 /// Sizes of an embedding.
@@ -82,4 +83,17 @@ fn check_tokens(op: &'static str, shape: &Shape, tokens: &[u32]) -> Result<()> {
             tokens[index], shape.vocabulary
         )
     })
+}
+
+impl Shape {
+    /// Work of [`forward`]: a row read and written per token.
+    pub fn forward_work(&self, element: usize) -> Work {
+        Work::new(2 * self.tokens * self.hidden * element + 4 * self.tokens, 0)
+    }
+
+    /// Work of [`backward`] where `distinct` different tokens occur: their rows are read and written.
+    pub fn backward_work(&self, distinct: usize, element: usize) -> Work {
+        let (gradients, rows) = (self.tokens * self.hidden, distinct * self.hidden);
+        Work::new(gradients * element + 8 * rows + 4 * self.tokens, gradients)
+    }
 }

@@ -9,6 +9,7 @@ mod gpu;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
+use crate::ops::work::Work;
 use crate::real::Real;
 
 /// Writes `silu(gate) · up` to `activation`; all three have the same length. Reads 2, writes 1 element each.
@@ -55,4 +56,14 @@ pub fn backward<T: Real>(
         Device::Cpu(cpu) => cpu::backward(cpu, gate.floats()?, up.floats()?, activation.floats()?),
     }
     Ok(())
+}
+
+/// Work of [`forward`] on so many elements.
+pub fn forward_work(elements: usize, element: usize) -> Work {
+    Work::new(3 * elements * element, 5 * elements)
+}
+
+/// Work of [`backward`] on so many elements.
+pub fn backward_work(elements: usize, element: usize) -> Work {
+    Work::new(6 * elements * element, 11 * elements)
 }

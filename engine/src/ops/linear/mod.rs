@@ -8,6 +8,7 @@ mod gpu;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
+use crate::ops::work::Work;
 use crate::real::Real;
 
 /// Sizes of a linear layer.
@@ -108,4 +109,32 @@ pub fn backward_weight<T: Real>(
         }
     }
     Ok(())
+}
+
+impl Shape {
+    /// Work of [`forward`] without a bias.
+    pub fn forward_work(&self, element: usize) -> Work {
+        let [x, weight, y] = self.elements();
+        Work::new((x + weight + y) * element, self.flops())
+    }
+
+    /// Work of [`backward_input`] that overwrites.
+    pub fn input_work(&self, element: usize) -> Work {
+        self.forward_work(element)
+    }
+
+    /// Work of [`backward_weight`] without a bias: the gradient is read and written.
+    pub fn weight_work(&self, element: usize) -> Work {
+        let [x, weight, y] = self.elements();
+        Work::new((x + y) * element + 8 * weight, self.flops())
+    }
+
+    /// Elements of x, the weight and y.
+    fn elements(&self) -> [usize; 3] {
+        [self.rows * self.inputs, self.outputs * self.inputs, self.rows * self.outputs]
+    }
+
+    fn flops(&self) -> usize {
+        2 * self.rows * self.inputs * self.outputs
+    }
 }

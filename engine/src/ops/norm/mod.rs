@@ -9,6 +9,7 @@ use crate::buffer::{Buffer, View};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::mask::Mask;
+use crate::ops::work::{Work, mask_bytes};
 
 /// Σ g², frozen coordinates left out (ALGORITHM stage 4: they take no part in the clipping norm).
 ///
@@ -104,4 +105,10 @@ impl Clip {
 /// `clip_grad_norm_` computes it: min(1, maximum / (norm + 1e-6)).
 pub fn clip_factor(norm: f64, maximum: f64) -> f64 {
     (maximum / (norm + 1e-6)).min(1.0)
+}
+
+/// Work of [`squared_norm`] of so many elements.
+pub fn work(elements: usize, masked: bool) -> Work {
+    let mask = if masked { mask_bytes(elements) } else { 0 };
+    Work::new(4 * elements + mask, 2 * elements)
 }

@@ -12,6 +12,7 @@ mod gpu;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
+use crate::ops::work::Work;
 use crate::real::Real;
 
 /// Sizes of a norm.
@@ -160,4 +161,24 @@ pub fn backward<T: Real>(
         }
     }
     Ok(())
+}
+
+impl Shape {
+    /// Work of [`forward`].
+    pub fn forward_work(&self, element: usize) -> Work {
+        let bytes = (2 * self.elements() + self.hidden) * element + 4 * self.rows;
+        Work::new(bytes, 4 * self.elements())
+    }
+
+    /// Work of [`forward_residual`].
+    pub fn residual_work(&self, element: usize) -> Work {
+        let bytes = (4 * self.elements() + self.hidden) * element + 4 * self.rows;
+        Work::new(bytes, 5 * self.elements())
+    }
+
+    /// Work of [`backward`], in one pass.
+    pub fn backward_work(&self, element: usize) -> Work {
+        let bytes = (4 * self.elements() + self.hidden) * element + 4 * self.rows + 8 * self.hidden;
+        Work::new(bytes, 10 * self.elements())
+    }
 }

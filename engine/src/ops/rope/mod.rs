@@ -12,6 +12,7 @@ use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::IndexView;
+use crate::ops::work::Work;
 use crate::real::Real;
 
 /// Sizes of a rotary embedding.
@@ -96,4 +97,12 @@ fn rotate<T: Real, const INVERSE: bool>(
         }
     }
     Ok(())
+}
+
+impl Shape {
+    /// Work of [`forward`] or [`backward`] where `distinct` different positions occur.
+    pub fn work(&self, distinct: usize, element: usize) -> Work {
+        let elements = self.tokens * self.heads * self.head_dim;
+        Work::new(2 * elements * element + 4 * (distinct * self.head_dim + self.tokens), 3 * elements)
+    }
 }

@@ -19,6 +19,7 @@ use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
 use crate::layout::{Layout, Segment};
 use crate::mask::Mask;
+use crate::ops::work::{Work, mask_bytes};
 
 const OP: &str = "select";
 
@@ -181,4 +182,9 @@ fn mark(
             reason: format!("the score of `{name}`, element {}, is NaN", index - offset),
         }
     })
+}
+
+/// Work of [`select`] among so many scores: one read of them and one write of the mask.
+pub fn work(scores: usize) -> Work {
+    Work::new(4 * scores + mask_bytes(scores), 0)
 }

@@ -21,6 +21,7 @@ use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
 use crate::layout::{Layout, SegmentId};
 use crate::mask::Mask;
+use crate::ops::work::{Work, mask_bytes};
 
 const OP: &str = "slerp";
 
@@ -180,4 +181,11 @@ fn angle(sums: &Sums) -> f64 {
     };
     let together = 2.0 * (norms + sums.product);
     2.0 * apart.max(0.0).sqrt().atan2(together.max(0.0).sqrt())
+}
+
+/// Work of [`slerp`] on so many parameters, in the space of weights or of differences from a base: two passes.
+pub fn work(parameters: usize, delta: bool, skip: bool) -> Work {
+    let (bytes, flops) = if delta { (28, 17) } else { (20, 12) };
+    let mask = if skip { 2 * mask_bytes(parameters) } else { 0 };
+    Work::new(bytes * parameters + mask, flops * parameters)
 }

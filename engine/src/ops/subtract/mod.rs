@@ -9,6 +9,7 @@ mod gpu;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
+use crate::ops::work::Work;
 
 /// Subtracts `other` from `target`.
 ///
@@ -21,4 +22,9 @@ pub fn subtract(device: &Device, target: ViewMut<'_, f32>, other: View<'_, f32>)
         Device::Gpu(gpu) => gpu::subtract(gpu, target, other)?,
     }
     Ok(())
+}
+
+/// Work of [`subtract`] on so many elements.
+pub fn work(elements: usize) -> Work {
+    Work::new(12 * elements, elements)
 }

@@ -11,6 +11,7 @@ use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
 use crate::mask::Mask;
+use crate::ops::work::{Work, mask_bytes, strewn_bytes};
 
 const OP: &str = "transplant";
 
@@ -60,4 +61,10 @@ pub fn scatter(device: &Device, target: ViewMut<'_, f32>, mask: &Mask, values: &
         Device::Gpu(gpu) => gpu::scatter(gpu, target, mask, values)?,
     }
     Ok(())
+}
+
+/// Work of [`transplant`] of `selected` of so many elements, strewn at random: whole sectors of the source are
+/// read, and of the backbone written.
+pub fn work(elements: usize, selected: usize) -> Work {
+    Work::new(mask_bytes(elements) + 2 * strewn_bytes(elements, selected), 0)
 }

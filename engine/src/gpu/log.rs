@@ -1,0 +1,141 @@
+//! A device that writes down what is launched on it and runs nothing, for predicting times, and for looking at
+//! what an operation launches.
+
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::Duration;
+
+use cpift_kernels::launch::{Argument, Direction, Launch, LaunchError, Request};
+
+use super::Backend;
+use super::recorder::{Command, Graph};
+use crate::buffer::ALIGNMENT;
+use crate::error::Result;
+
+/// A launch, with what its time depends on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct LaunchRecord {
+    /// The kernel's name.
+    pub kernel: &'static str,
+    /// The module it is in.
+    pub family: &'static str,
+    /// Threads of a block.
+    pub block: u32,
+    /// Number of blocks.
+    pub blocks: u64,
+    /// Bytes of dynamic shared memory of a block.
+    pub shared: u32,
+    /// Bytes of the buffers passed, those that are read and written counted twice.
+    pub bytes: u64,
+    /// Whole numbers passed, by name.
+    pub numbers: Vec<(&'static str, u64)>,
+}
+
+/// The launches on a device made by [`Device::logging`](crate::Device::logging). Clones are the same list.
+#[derive(Debug, Clone)]
+pub struct LaunchLog {
+    launches: Arc<Mutex<Vec<LaunchRecord>>>,
+    /// Addresses from here on are free.
+    free: Arc<AtomicU64>,
+}
+
+impl LaunchLog {
+    /// An empty one.
+    pub fn new() -> Self {
+        let free = Arc::new(AtomicU64::new(ALIGNMENT as u64));
+        Self { launches: Arc::default(), free }
+    }
+
+    /// What was launched since this was last asked, in order.
+    pub fn take(&self) -> Vec<LaunchRecord> {
+        std::mem::take(&mut *self.lock())
+    }
+
+    fn lock(&self) -> MutexGuard<'_, Vec<LaunchRecord>> {
+        self.launches.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+}
+
+impl Default for LaunchLog {
+    fn default() -> Self {
+        Self::new()
+    }
+}
+
+impl Launch for LaunchLog {
+    unsafe fn launch(&self, request: &Request<'_>) -> std::result::Result<(), LaunchError> {
+        let kernel = request.kernel;
+        let mut record = LaunchRecord {
+            kernel: kernel.name,
+            family: kernel.family,
+            block: kernel.block,
+            blocks: request.grid.iter().map(|&blocks| u64::from(blocks)).product(),
+            shared: request.shared,
+            bytes: 0,
+            numbers: Vec::new(),
+        };
+        for (parameter, argument) in kernel.parameters.iter().zip(request.arguments) {
+            match *argument {
+                Argument::Buffer { length, .. } => {
+                    let passes = if parameter.direction == Direction::Update { 2 } else { 1 };
+                    record.bytes += passes * (length * parameter.element_bytes()) as u64;
+                }
+                Argument::U32(value) => record.numbers.push((parameter.name, u64::from(value))),
+                Argument::U64(value) => record.numbers.push((parameter.name, value)),
+                Argument::F32(_) | Argument::F64(_) => {}
+            }
+        }
+        self.lock().push(record);
+        Ok(())
+    }
+}
+
+impl Backend for LaunchLog {
+    fn allocate(&self, bytes: usize) -> Result<u64> {
+        Ok(self.free.fetch_add(bytes.next_multiple_of(ALIGNMENT) as u64, Ordering::Relaxed))
+    }
+
+    unsafe fn free(&self, _address: u64, _bytes: usize) {}
+
+    unsafe fn set(&self, _address: u64, _byte: u8, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn write(&self, _address: u64, _source: &[u8]) -> Result<()> {
+        Ok(())
+    }
+
+    unsafe fn read(&self, _address: u64, destination: &mut [u8]) -> Result<()> {
+        destination.fill(0);
+        Ok(())
+    }
+
+    unsafe fn copy(&self, _to: u64, _from: u64, _bytes: usize) -> Result<()> {
+        Ok(())
+    }
+
+    fn graph(&self, _commands: &[Command]) -> Result<Option<Box<dyn Graph>>> {
+        Ok(None)
+    }
+
+    fn synchronize(&self) -> Result<()> {
+        Ok(())
+    }
+
+    fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
+        work()?;
+        Ok(Duration::ZERO)
+    }
+
+    fn cache_bytes(&self) -> usize {
+        0
+    }
+
+    fn name(&self) -> String {
+        "log".to_owned()
+    }
+
+    fn describe(&self) -> String {
+        "log (launches are written down and not run)".to_owned()
+    }
+}

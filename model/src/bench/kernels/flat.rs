@@ -1,0 +1,151 @@
+//! Cases over flat parameters: the optimizer, norms, selection and fusion.
+
+use cpift_engine::ops::adamw::{self, AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::work::{Work, mask_bytes};
+use cpift_engine::ops::{norm, select, slerp, subtract, transplant};
+use cpift_engine::{Device, Layout, Result};
+
+use super::case::{Case, Run};
+use super::inputs::{random, random_mask};
+
+/// Share of the parameters that is frozen, a core, or transplanted.
+const CORE: f64 = 0.01;
+
+/// All of them, for shards of so many parameters.
+pub fn cases(parameters: usize) -> Vec<Case> {
+    let mut cases = Vec::new();
+    for masked in [false, true] {
+        let name = if masked { "squared_norm frozen" } else { "squared_norm" };
+        cases.push(Case::new(name, count(parameters), norm::work(parameters, masked), move |device| {
+            squared_norm(device, parameters, masked)
+        }));
+    }
+    for (kind, kind_name) in [(ImportanceKind::None, ""), (ImportanceKind::Net, " net")] {
+        for frozen in [false, true] {
+            let name = format!("adamw{kind_name}{}", if frozen { " frozen" } else { "" });
+            let work = adamw::work(parameters, kind, frozen);
+            cases.push(Case::new(name, count(parameters), work, move |device| {
+                adamw(device, parameters, kind, frozen)
+            }));
+        }
+    }
+    for (delta, name) in [(false, "slerp weights"), (true, "slerp delta")] {
+        let work = slerp::work(parameters, delta, false);
+        cases.push(Case::new(name, count(parameters), work, move |device| {
+            interpolate(device, parameters, delta)
+        }));
+    }
+    for (name, fraction, equal) in
+        [("select", CORE, false), ("select half", 0.5, false), ("select equal", CORE, true)]
+    {
+        let work = select::work(parameters);
+        cases.push(Case::new(name, count(parameters), work, move |device| {
+            selection(device, parameters, fraction, equal)
+        }));
+    }
+    let selected = (CORE * parameters as f64) as usize;
+    let work = transplant::work(parameters, selected);
+    cases.push(Case::new("transplant", count(parameters), work, move |device| {
+        transplantation(device, parameters)
+    }));
+    cases.push(Case::new("subtract", count(parameters), subtract::work(parameters), move |device| {
+        subtraction(device, parameters)
+    }));
+    cases
+}
+
+/// Cases on masks, which are in host memory whatever the device.
+pub fn mask_cases(parameters: usize) -> Vec<Case> {
+    let bytes = mask_bytes(parameters);
+    // Both masks are read, by the union to write a third, by the Jaccard index once for each count in it.
+    vec![
+        Case::new("mask union", count(parameters), Work::new(3 * bytes, 0), move |_| {
+            let (left, right) = masks(parameters);
+            Ok(move || left.or(&right).map(|union| drop(std::hint::black_box(union))))
+        }),
+        Case::new("mask jaccard", count(parameters), Work::new(4 * bytes, 0), move |_| {
+            let (left, right) = masks(parameters);
+            Ok(move || left.jaccard(&right).map(|index| _ = std::hint::black_box(index)))
+        }),
+    ]
+}
+
+fn masks(parameters: usize) -> (cpift_engine::Mask, cpift_engine::Mask) {
+    (random_mask(parameters, 1, CORE), random_mask(parameters, 2, CORE))
+}
+
+/// `20M`.
+fn count(parameters: usize) -> String {
+    match parameters {
+        _ if parameters.is_multiple_of(1_000_000) => format!("{}M", parameters / 1_000_000),
+        _ if parameters.is_multiple_of(1_000) => format!("{}k", parameters / 1_000),
+        _ => parameters.to_string(),
+    }
+}
+
+fn layout(parameters: usize) -> Result<Layout> {
+    Layout::new([("parameters", vec![parameters])])
+}
+
+fn squared_norm(device: &Device, parameters: usize, masked: bool) -> Result<impl Run + use<>> {
+    let device = device.clone();
+    let gradient = random::<f32>(&device, parameters, 1)?;
+    let mask = masked.then(|| random_mask(parameters, 2, CORE));
+    Ok(move || {
+        norm::squared_norm(&device, gradient.view(), mask.as_ref()).map(|norm| _ = std::hint::black_box(norm))
+    })
+}
+
+fn adamw(device: &Device, parameters: usize, kind: ImportanceKind, frozen: bool) -> Result<impl Run + use<>> {
+    let mut weights = random::<f32>(device, parameters, 1)?;
+    let gradient = random::<f32>(device, parameters, 2)?;
+    let mut optimizer = AdamW::new(device, parameters, kind)?;
+    let mask = frozen.then(|| random_mask(parameters, 3, CORE));
+    Ok(move || {
+        let gradient = Gradient { values: gradient.view(), scale: 0.5, clip: None, frozen: mask.as_ref() };
+        optimizer.step(weights.view_mut(), gradient, &Hyper::default())
+    })
+}
+
+fn interpolate(device: &Device, parameters: usize, delta: bool) -> Result<impl Run + use<>> {
+    let device = device.clone();
+    let layout = layout(parameters)?;
+    let mut backbone = random::<f32>(&device, layout.len(), 1)?;
+    let other = random::<f32>(&device, layout.len(), 2)?;
+    let base = random::<f32>(&device, if delta { layout.len() } else { 0 }, 3)?;
+    Ok(move || {
+        let base = delta.then(|| base.view());
+        let options = slerp::Options { weight: 0.01, base, ..slerp::Options::default() };
+        slerp::slerp(&device, &layout, backbone.view_mut(), other.view(), &options).map(drop)
+    })
+}
+
+/// Among random scores, or among equal ones, where ties decide all.
+fn selection(device: &Device, parameters: usize, fraction: f64, equal: bool) -> Result<impl Run + use<>> {
+    let device = device.clone();
+    let layout = layout(parameters)?;
+    let mut scores = random::<f32>(&device, layout.len(), 1)?;
+    if equal {
+        scores.view_mut().fill(0.5)?;
+    }
+    let options = select::Options { fraction, ..select::Options::default() };
+    Ok(move || {
+        let selection = select::select(&device, &layout, scores.view(), &options, |_| true);
+        selection.map(|selection| drop(std::hint::black_box(selection)))
+    })
+}
+
+fn transplantation(device: &Device, parameters: usize) -> Result<impl Run + use<>> {
+    let device = device.clone();
+    let (mut backbone, source) =
+        (random::<f32>(&device, parameters, 1)?, random::<f32>(&device, parameters, 2)?);
+    let mask = random_mask(parameters, 3, CORE);
+    Ok(move || transplant::transplant(&device, backbone.view_mut(), source.view(), &mask))
+}
+
+fn subtraction(device: &Device, parameters: usize) -> Result<impl Run + use<>> {
+    let device = device.clone();
+    let (mut target, other) =
+        (random::<f32>(&device, parameters, 1)?, random::<f32>(&device, parameters, 2)?);
+    Ok(move || subtract::subtract(&device, target.view_mut(), other.view()))
+}

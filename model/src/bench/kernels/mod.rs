@@ -1,0 +1,264 @@
+//! Every operation of the engine against what the machine can do.
+//!
+//! A [`Case`] is an operation at a real model's shape with its [`Work`]; [`run`] times cases with the cache
+//! flushed before each run and relates them to measured [`Ceilings`]. The same cases serve the Criterion
+//! benches.
+
+mod case;
+mod flat;
+mod inputs;
+mod layers;
+mod measure;
+mod shapes;
+
+use std::time::Duration;
+
+use cpift_engine::ops::work::Work;
+use cpift_engine::{Device, Error as EngineError, bf16};
+use serde::{Deserialize, Serialize};
+
+use crate::error::{Error, Result};
+use crate::transformer::ComputeType;
+pub use case::{Case, Product, Run};
+pub use inputs::{random, random_mask, random_values};
+use measure::matrix_rate;
+pub use measure::{CacheFlush, Ceilings, Times, measure};
+pub use shapes::{ModelShape, SHAPES};
+
+/// Which cases there are.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Sizes {
+    /// The models whose layers' shapes are taken.
+    pub models: Vec<ModelShape>,
+    /// Tokens of a batch.
+    pub tokens: usize,
+    /// Tokens of a document, at most `tokens`.
+    pub length: usize,
+    /// Parameters of the shard that flat operations work on.
+    pub parameters: usize,
+    /// What the models' layers compute in.
+    pub compute: ComputeType,
+}
+
+impl Sizes {
+    /// What a CPU gets through in a minute.
+    pub fn for_cpu() -> Self {
+        Self {
+            models: vec![SHAPES[0]],
+            tokens: 256,
+            length: 256,
+            parameters: 20_000_000,
+            compute: ComputeType::F32,
+        }
+    }
+
+    /// What keeps a GPU busy.
+    pub fn for_gpu() -> Self {
+        Self {
+            models: SHAPES.to_vec(),
+            tokens: 8192,
+            length: 2048,
+            parameters: 200_000_000,
+            compute: ComputeType::Bf16,
+        }
+    }
+}
+
+/// The cases whose name contains `filter`; on a CPU also those on masks, which the host computes in any case.
+///
+/// # Errors
+/// When there are none: with all names.
+pub fn cases(sizes: &Sizes, on_cpu: bool, filter: &str) -> Result<Vec<Case>> {
+    if sizes.tokens == 0 || sizes.length == 0 || sizes.parameters == 0 {
+        return Err(Error::setting("bench kernels", "needs tokens, lengths and parameters of at least 1"));
+    }
+    let length = sizes.length.min(sizes.tokens);
+    let layers = match sizes.compute {
+        ComputeType::F32 => layers::cases::<f32>,
+        ComputeType::Bf16 => layers::cases::<bf16>,
+    };
+    let mut cases: Vec<Case> =
+        sizes.models.iter().flat_map(|model| layers(model, sizes.tokens, length)).collect();
+    cases.extend(flat::cases(sizes.parameters));
+    if on_cpu {
+        cases.extend(flat::mask_cases(sizes.parameters));
+    }
+    let names: Vec<String> = cases.iter().map(|case| case.name.clone()).collect();
+    cases.retain(|case| case.name.contains(filter));
+    if cases.is_empty() {
+        let reason = format!("no kernel has `{filter}` in its name; there are: {}", names.join(", "));
+        return Err(Error::setting("--filter", reason));
+    }
+    Ok(cases)
+}
+
+/// What keeps an operation from being faster on a machine without other limits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Limit {
+    /// Bytes from and to memory.
+    Memory,
+    /// Arithmetic.
+    Compute,
+}
+
+/// The least time of some work, in seconds, where memory gives and arithmetic takes so much per second, and which
+/// of the two it is.
+pub fn roofline(work: Work, bytes_per_second: f64, flops_per_second: f64) -> (f64, Limit) {
+    let (memory, compute) = (work.bytes as f64 / bytes_per_second, work.flops as f64 / flops_per_second);
+    if memory >= compute { (memory, Limit::Memory) } else { (compute, Limit::Compute) }
+}
+
+/// A case, measured.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Row {
+    /// As [`Case::name`].
+    pub name: String,
+    /// As [`Case::shape`].
+    pub shape: String,
+    /// Bytes moved, by the operation's contract.
+    pub bytes: u64,
+    /// Floating-point operations, by the operation's contract.
+    pub flops: u64,
+    /// Runs that counted.
+    pub runs: usize,
+    /// Median time.
+    pub milliseconds: f64,
+    /// Least time.
+    pub least_milliseconds: f64,
+    /// Bytes over the median.
+    pub bytes_per_second: f64,
+    /// Operations over the median.
+    pub flops_per_second: f64,
+    /// What limits it, by the ceilings.
+    pub limit: Limit,
+    /// Share of the ceiling that it reaches: the time the limit alone takes over the median.
+    pub share: f64,
+    /// Median time of the same product by cuBLAS; none where it is no product, or there is no cuBLAS.
+    pub cublas_milliseconds: Option<f64>,
+}
+
+/// All measurements.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Report {
+    /// What computed.
+    pub device: String,
+    /// What the models' layers compute in.
+    pub precision: String,
+    /// Tokens of a batch.
+    pub tokens: usize,
+    /// Tokens of a document.
+    pub length: usize,
+    /// A large copy, in bytes read and written per second.
+    pub copy_bytes_per_second: f64,
+    /// A large read, in bytes per second.
+    pub read_bytes_per_second: f64,
+    /// The best rate of a matrix product, that of any line included.
+    pub matrix_flops_per_second: f64,
+    /// Whether it was stopped before all cases were measured.
+    pub stopped: bool,
+    /// What could not be measured, and why.
+    pub notes: Vec<String>,
+    /// The cases that were measured.
+    pub kernels: Vec<Row>,
+}
+
+/// What a measurement tells while it runs.
+pub trait Watch {
+    /// A case begins, the `index`-th from 0 of `count`.
+    fn begins(&mut self, index: usize, count: usize, case: &Case);
+
+    /// Asked before every case: true ends the measurement.
+    fn stop_requested(&self) -> bool;
+}
+
+/// Times all cases, each for about `budget` and at least three runs. A case whose memory cannot be had is left out
+/// with a note.
+///
+/// # Errors
+/// When the device fails.
+pub fn run(
+    device: &Device,
+    cases: &[Case],
+    sizes: &Sizes,
+    budget: Duration,
+    watch: &mut dyn Watch,
+) -> Result<Report> {
+    let mut flush = CacheFlush::new(device)?;
+    let ceilings = match sizes.compute {
+        ComputeType::F32 => Ceilings::measure::<f32>(device, &mut flush, budget)?,
+        ComputeType::Bf16 => Ceilings::measure::<bf16>(device, &mut flush, budget)?,
+    };
+    let (mut measured, mut notes, mut stopped) = (Vec::new(), Vec::new(), false);
+    for (index, case) in cases.iter().enumerate() {
+        stopped = watch.stop_requested();
+        if stopped {
+            break;
+        }
+        watch.begins(index, cases.len(), case);
+        match time(device, case, &mut flush, budget) {
+            Ok(times) => measured.push((case, times)),
+            Err(error @ EngineError::OutOfMemory { .. }) => notes.push(format!("{}: {error}", case.name)),
+            Err(error) => return Err(error.into()),
+        }
+    }
+    let rates = measured.iter().filter(|(case, _)| case.product.is_some());
+    let rates = rates.map(|(case, times)| case.work.flops as f64 / times.median);
+    let matrix = rates.fold(ceilings.matrix, f64::max);
+    let row = |(case, times): &(&Case, Times)| row(case, times, ceilings.memory(), matrix);
+    Ok(Report {
+        device: device.describe(),
+        precision: sizes.compute.name().to_owned(),
+        tokens: sizes.tokens,
+        length: sizes.length.min(sizes.tokens),
+        copy_bytes_per_second: ceilings.copy,
+        read_bytes_per_second: ceilings.read,
+        matrix_flops_per_second: matrix,
+        stopped,
+        notes,
+        kernels: measured.iter().map(row).collect(),
+    })
+}
+
+/// The best rate of large square products in this precision, in floating-point operations per second.
+///
+/// # Errors
+/// When memory runs out, or the device fails.
+pub fn best_matrix_rate(device: &Device, compute: ComputeType) -> Result<f64> {
+    const BUDGET: Duration = Duration::from_millis(300);
+    let mut flush = CacheFlush::new(device)?;
+    let rate = match compute {
+        ComputeType::F32 => matrix_rate::<f32>(device, &mut flush, BUDGET),
+        ComputeType::Bf16 => matrix_rate::<bf16>(device, &mut flush, BUDGET),
+    };
+    Ok(rate?)
+}
+
+/// Times one case.
+fn time(
+    device: &Device,
+    case: &Case,
+    flush: &mut CacheFlush,
+    budget: Duration,
+) -> cpift_engine::Result<Times> {
+    let mut run = case.prepare(device)?;
+    measure(device, &mut *run, flush, budget)
+}
+
+fn row(case: &Case, times: &Times, memory: f64, matrix: f64) -> Row {
+    let (least, limit) = roofline(case.work, memory, matrix);
+    Row {
+        name: case.name.clone(),
+        shape: case.shape.clone(),
+        bytes: case.work.bytes,
+        flops: case.work.flops,
+        runs: times.runs,
+        milliseconds: 1e3 * times.median,
+        least_milliseconds: 1e3 * times.least,
+        bytes_per_second: case.work.bytes as f64 / times.median,
+        flops_per_second: case.work.flops as f64 / times.median,
+        limit,
+        share: least / times.median,
+        cublas_milliseconds: None,
+    }
+}

@@ -1,0 +1,52 @@
+//! `bench kernels`: what is measured is one document, and a filter that finds nothing says what there is.
+
+use crate::support::{refused, run, stderr, stdout};
+
+const SMALL: [&str; 10] =
+    ["bench", "kernels", "--device", "cpu", "--tokens", "4", "--parameters", "5000", "--seconds", "0"];
+
+#[test]
+fn every_line_has_its_work_its_time_and_its_limit() {
+    let output = run(&[&SMALL[..], &["--filter", "q 0.5B", "--json"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let report: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let kernels = report["kernels"].as_array().unwrap();
+    let names: Vec<&str> = kernels.iter().map(|row| row["name"].as_str().unwrap()).collect();
+    assert_eq!(names, ["linear forward q 0.5B", "linear d_input q 0.5B", "linear d_weight q 0.5B"]);
+    assert_eq!((report["tokens"].as_u64(), report["length"].as_u64()), (Some(4), Some(4)));
+    for row in kernels {
+        assert_eq!(row["flops"].as_u64(), Some(2 * 4 * 896 * 896));
+        assert_eq!(row["runs"], 3);
+        let number = |key: &str| row[key].as_f64().unwrap();
+        assert!(number("milliseconds") >= number("least_milliseconds") && number("least_milliseconds") > 0.0);
+        let bytes_per_second = number("bytes") / number("milliseconds") * 1e3;
+        assert!((number("bytes_per_second") / bytes_per_second - 1.0).abs() < 1e-9);
+        // Four rows of a product read the weight for less than a multiplication a byte.
+        assert_eq!(row["limit"], "memory");
+        let memory =
+            ["copy_bytes_per_second", "read_bytes_per_second"].map(|key| report[key].as_f64().unwrap());
+        assert!((number("share") / (bytes_per_second / memory[0].max(memory[1])) - 1.0).abs() < 1e-9);
+    }
+}
+
+#[test]
+fn the_table_fits_a_hundred_columns() {
+    let output = run(&[&SMALL[..], &["--filter", "adamw"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let table = stdout(&output);
+    assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
+    assert_eq!(
+        table.lines().filter(|line| line.starts_with("adamw") && line.contains("memory")).count(),
+        4,
+        "{table}"
+    );
+    assert!(stderr(&output).lines().last().unwrap().starts_with("4/4  adamw net frozen"));
+}
+
+#[test]
+fn a_filter_that_finds_nothing_names_what_there_is() {
+    let message = refused(&[&SMALL[..], &["--filter", "adamv"]].concat());
+    assert!(message.starts_with("`--filter`: no kernel has `adamv` in its name; there are: "), "{message}");
+    assert!(message.contains(", adamw net frozen, "), "{message}");
+    assert!(refused(&["bench", "kernels", "--device", "emulated"]).contains("--device"));
+}
