@@ -85,7 +85,7 @@ The method `cpift` goes through five stages:
     fuse       cores are transplanted, the rest is interpolated (SLERP)
     integrate  a short mixed fine-tune; cores of earlier groups are frozen
 
-The methods `joint`, `sequential` and `staged` are the usual ways, to compare with.
+The methods `joint`, `sequential`, `staged`, `replay` and `half` are the usual ways, to compare with.
 
 Everything is checked before the first step: files, keys, shapes, memory, space on disk. \
 Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and says how to continue; twice stops at once. \

@@ -8,7 +8,7 @@
 //! - [`ops::adamw::AdamW`] steps all weights in one pass over memory, and in the same pass accumulates each
 //!   weight's importance and leaves frozen ones alone, to the bit.
 //! - [`ops::select`] finds the core of a task, exactly k weights, in O(D); [`Mask`] compares cores.
-//! - [`ops::slerp`] and [`ops::transplant`] merge models in place.
+//! - [`ops::slerp`], [`ops::transplant`] and [`ops::merge`] merge models in place.
 //! - The other [`ops`] are a transformer's, forward and backward.
 //!
 //! Operations take a [`Device`] first and [`View`]s of buffers, check every length, and give the
@@ -92,6 +92,7 @@ mod indices;
 mod layout;
 mod mask;
 pub mod ops;
+mod random;
 mod real;
 
 pub use buffer::{ALIGNMENT, Buffer, View, ViewMut};

@@ -315,7 +315,7 @@ pub struct SlerpReport {
     pub tensor: String,
     /// Angle between the non-core parts, in radians.
     pub angle: f64,
-    /// Why LERP was used instead: `small angle`, `zero norm`, `antipodal`; none for SLERP.
+    /// Why LERP was used instead: `small angle`, `zero norm`, `antipodal`, `asked for`; none for SLERP.
     pub fallback: Option<String>,
 }
 

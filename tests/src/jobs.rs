@@ -1,10 +1,10 @@
 //! Small whole jobs: a tiny model, a few rows of the seesaw tasks, a recipe.
 
 use std::fs;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cpift_engine::Device;
-use cpift_model::job::{Job, JobOptions, plan_recipe};
+use cpift_model::job::{Job, JobOptions, Way, plan_recipe};
 use cpift_model::progress::{Event, JobReport, Observer, Plan};
 use cpift_model::settings::Stage;
 use cpift_model::{Recipe, Result};
@@ -129,9 +129,22 @@ impl SmallJob {
         until: Option<Stage>,
         observer: &mut dyn Observer,
     ) -> Result<JobReport> {
+        self.run_with(recipe, out, &Options { resume, until, ..Options::default() }, observer)
+    }
+
+    /// Runs a recipe into the folder `out`, with these options.
+    pub fn run_with(
+        &self,
+        recipe: &Recipe,
+        out: &str,
+        options: &Options<'_>,
+        observer: &mut dyn Observer,
+    ) -> Result<JobReport> {
         let text = format!("{recipe:#?}");
-        let out = self.path(out);
-        let options = JobOptions { recipe, recipe_text: &text, out: &out, resume, until, cache: None };
+        let Options { resume, until, probes, pairs } = *options;
+        let (recipe_text, out) = (text.as_str(), self.path(out));
+        let options =
+            JobOptions { recipe, recipe_text, out: &out, resume, until, probes, pairs, cache: None };
         Job::prepare(&self.device, &options)?.run(observer)
     }
 
@@ -150,6 +163,19 @@ impl Default for SmallJob {
     fn default() -> Self {
         Self::new()
     }
+}
+
+/// How a small job is run, beside its recipe: as [`JobOptions`] has it.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Options<'a> {
+    /// Continue what is there.
+    pub resume: bool,
+    /// End after this stage.
+    pub until: Option<Stage>,
+    /// Run whose probes are taken over.
+    pub probes: Option<&'a Path>,
+    /// Pairs of tasks instead of the method.
+    pub pairs: Option<Way>,
 }
 
 /// Asks to stop after a number of steps, and remembers what it saw.

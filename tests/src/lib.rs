@@ -6,6 +6,7 @@ pub mod flat;
 pub mod folders;
 pub mod golden;
 pub mod jobs;
+pub mod models;
 pub mod numeric;
 pub mod oracle;
 pub mod precision;

@@ -1,31 +1,20 @@
 //! Fusion of task models against a brute-force reading of ALGORITHM's stage 3, coordinate by coordinate.
 
-use cpift_engine::{Buffer, Device, Layout, Mask, ViewMut};
-use cpift_model::Result;
+use cpift_engine::{Buffer, Device, Layout, Mask};
 use cpift_model::settings::{Backbone, Conflict, FoldWeight, FuseSettings, SlerpSpace};
-use cpift_model::stages::fuse::{Buffers, Core, TaskModels, fuse};
+use cpift_model::stages::fuse::{Buffers, Core, fuse};
 use cpift_tests::flat::{layout, random_mask, slerp_oracle};
+use cpift_tests::models::MemoryModels;
 use cpift_tests::numeric::random;
+
+/// Of the random backbones.
+const SEED: u64 = 23;
 
 /// Models in memory.
 struct Models {
     layout: Layout,
-    base: Vec<f32>,
-    tasks: Vec<Vec<f32>>,
-    importance: Vec<Vec<f32>>,
+    memory: MemoryModels,
     cores: Vec<Core>,
-}
-
-impl TaskModels for Models {
-    fn read_base(&mut self, mut weights: ViewMut<'_, f32>) -> Result<()> {
-        Ok(weights.copy_from_host(&self.base)?)
-    }
-    fn read_weights(&mut self, task: usize, mut weights: ViewMut<'_, f32>) -> Result<()> {
-        Ok(weights.copy_from_host(&self.tasks[task])?)
-    }
-    fn read_importance(&mut self, task: usize, mut importance: ViewMut<'_, f32>) -> Result<()> {
-        Ok(importance.copy_from_host(&self.importance[task])?)
-    }
 }
 
 impl Models {
@@ -42,9 +31,11 @@ impl Models {
             thresholds: (0..layout.segments().len()).map(|segment| 0.1 + (segment + task) as f32).collect(),
         };
         Self {
-            base: base.clone(),
-            tasks: (0..tasks).map(|task| near(values(1 + task as u64))).collect(),
-            importance: (0..tasks).map(|task| values(20 + task as u64)).collect(),
+            memory: MemoryModels {
+                base: base.clone(),
+                tasks: (0..tasks).map(|task| near(values(1 + task as u64))).collect(),
+                importance: (0..tasks).map(|task| values(20 + task as u64)).collect(),
+            },
             cores: (0..tasks).map(core).collect(),
             layout,
         }
@@ -57,7 +48,7 @@ impl Models {
         let buffers =
             Buffers { backbone: backbone.view_mut(), operand: operand.view_mut(), base: base.view_mut() };
         let (layout, cores) = (self.layout.clone(), self.cores.clone());
-        let report = fuse(&device, &layout, settings, &cores, self, buffers).unwrap();
+        let report = fuse(&device, &layout, settings, &cores, &mut self.memory, SEED, buffers).unwrap();
         (backbone.to_vec().unwrap(), report)
     }
 
@@ -69,15 +60,16 @@ impl Models {
     /// What a coordinate that several tasks claim becomes.
     fn conflict(&self, j: usize, segment: usize, rule: Conflict) -> f64 {
         let owners = self.owners(j);
-        let value = |task: usize| f64::from(self.tasks[task][j]);
+        let value = |task: usize| f64::from(self.memory.tasks[task][j]);
         let mean = |tasks: &[usize]| tasks.iter().map(|&task| value(task)).sum::<f64>() / tasks.len() as f64;
-        let update = |task: usize| f64::from(self.tasks[task][j] - self.base[j]);
+        let update = |task: usize| f64::from(self.memory.tasks[task][j] - self.memory.base[j]);
         match rule {
             Conflict::Last => value(owners[owners.len() - 1]),
             Conflict::Mean => mean(&owners),
             Conflict::Max => {
-                let relative =
-                    |task: usize| self.importance[task][j].abs() / self.cores[task].thresholds[segment];
+                let relative = |task: usize| {
+                    self.memory.importance[task][j].abs() / self.cores[task].thresholds[segment]
+                };
                 let best = owners
                     .iter()
                     .copied()
@@ -97,12 +89,15 @@ impl Models {
     /// The fold over the tasks on the coordinates of one tensor that no core holds.
     fn fold(&self, coordinates: &[usize], settings: &FuseSettings) -> Vec<f64> {
         let delta = settings.space == SlerpSpace::Delta;
-        let origin = |j: usize| if delta { f64::from(self.base[j]) } else { 0.0 };
+        let origin = |j: usize| if delta { f64::from(self.memory.base[j]) } else { 0.0 };
         let vector = |task: usize| {
-            coordinates.iter().map(|&j| f64::from(self.tasks[task][j]) - origin(j)).collect::<Vec<f64>>()
+            coordinates
+                .iter()
+                .map(|&j| f64::from(self.memory.tasks[task][j]) - origin(j))
+                .collect::<Vec<f64>>()
         };
         let mut folded = vector(0);
-        for task in 1..self.tasks.len() {
+        for task in 1..self.memory.tasks.len() {
             let weight = match settings.weight {
                 FoldWeight::Running => 1.0 / (task + 1) as f64,
                 FoldWeight::Constant(weight) => weight,
@@ -153,7 +148,7 @@ fn check(
                 [owner] => {
                     assert_eq!(
                         fused[j].to_bits(),
-                        models.tasks[*owner][j].to_bits(),
+                        models.memory.tasks[*owner][j].to_bits(),
                         "a coordinate in one core"
                     );
                     transplanted += 1;
@@ -179,7 +174,7 @@ fn check(
 fn other_backbones_keep_their_own_values_outside_the_cores() {
     let mut models = Models::new(9, 3);
     for (backbone, expected) in
-        [(Backbone::Base, models.base.clone()), (Backbone::Last, models.tasks[2].clone())]
+        [(Backbone::Base, models.memory.base.clone()), (Backbone::Last, models.memory.tasks[2].clone())]
     {
         let settings = FuseSettings { backbone, ..FuseSettings::default() };
         let (fused, report) = models.fuse(&settings);
@@ -203,7 +198,7 @@ fn one_task_fuses_to_itself() {
             .segments()
             .iter()
             .flat_map(|segment| segment.range())
-            .all(|j| fused[j] == models.tasks[0][j])
+            .all(|j| fused[j] == models.memory.tasks[0][j])
     );
 }
 

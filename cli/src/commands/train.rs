@@ -29,6 +29,8 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
         out: &out,
         resume: arguments.resume,
         until: arguments.until.map(Into::into),
+        probes: None,
+        pairs: None,
         cache: cache.as_deref(),
     };
     let job = Job::prepare(&chosen.device, &options)?;

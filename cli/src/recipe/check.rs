@@ -1,8 +1,9 @@
 //! Unknown keys and wrong types, found key by key so that each error can name its line.
 
 use cpift_model::settings::{
-    CheckpointSettings, CoreSettings, FuseSettings, GroupSettings, IntegrateSettings, KEYS, Method,
-    MetricsSettings, ModelSettings, ProbeSettings, TRAIN_KEYS, TaskSettings, TrainSettings,
+    CheckpointSettings, CoreSettings, FuseSettings, GroupSettings, HalfSettings, IntegrateSettings, KEYS,
+    Method, MetricsSettings, ModelSettings, ProbeSettings, ReplaySettings, TRAIN_KEYS, TaskSettings,
+    TrainSettings,
 };
 use cpift_model::{Error, Result};
 use serde::de::DeserializeOwned;
@@ -101,6 +102,8 @@ fn read_alone(section: &str, key: &str, value: Value) -> std::result::Result<(),
         "group" => read::<GroupSettings>(entries),
         "fuse" => read::<FuseSettings>(entries),
         "integrate" => read::<IntegrateSettings>(entries),
+        "replay" => read::<ReplaySettings>(entries),
+        "half" => read::<HalfSettings>(entries),
         "checkpoint" => read::<CheckpointSettings>(entries),
         "metrics" => read::<MetricsSettings>(entries),
         _ => Ok(()),

@@ -6,6 +6,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod gated_mlp;
 pub mod linear;
+pub mod merge;
 pub mod norm;
 pub mod rms_norm;
 pub mod rope;

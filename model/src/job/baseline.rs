@@ -1,11 +1,17 @@
-//! What CPI-FT is measured against: joint, sequential and staged fine-tuning.
+//! What CPI-FT is measured against: joint, sequential and staged fine-tuning, dual-stage mixing and half
+//! fine-tuning.
 
-use super::plan::method_name;
+use cpift_engine::Mask;
+use cpift_engine::ops::select::{self, Order, Scope};
+use rand_chacha::rand_core::Rng;
+
+use super::plan::{half_rounds, method_name, split_evenly};
 use super::session::Session;
 use super::training::{Training, TrainingPart};
+use crate::data::{Source, order};
 use crate::error::Result;
 use crate::progress::JobReport;
-use crate::settings::Method;
+use crate::settings::{Method, ReplaySettings};
 
 impl Session<'_> {
     /// Runs a baseline from the base to the final model.
@@ -15,21 +21,27 @@ impl Session<'_> {
             if method == Method::Staged { &["base", "probe", "final"] } else { &["base", "final"] };
         self.load_base()?;
         self.evaluate_all("base")?;
-        let groups = match method {
-            Method::Staged => {
-                self.probe()?;
-                let cores = self.select_cores()?;
-                self.group(&cores)?
-            }
-            Method::Joint => vec![self.job.inputs.all_tasks()],
-            Method::Sequential | Method::Cpift => {
-                self.job.inputs.all_tasks().into_iter().map(|task| vec![task]).collect()
-            }
+        let groups = if method == Method::Staged {
+            self.probe()?;
+            let cores = self.select_cores()?;
+            self.group(&cores)?
+        } else {
+            Vec::new()
         };
         if !self.reuse_final()? {
             self.load_base()?;
-            self.train_staged(method_name(method), &groups)?;
-            self.save_final(0)?;
+            let tasks = self.job.inputs.all_tasks();
+            let frozen_verified = match method {
+                Method::Joint => self.train_staged(method_name(method), &[tasks])?,
+                Method::Staged => self.train_staged(method_name(method), &groups)?,
+                Method::Replay => self.train_replay()?,
+                Method::Half => self.train_half()?,
+                Method::Sequential | Method::Cpift => {
+                    let alone: Vec<Vec<usize>> = tasks.into_iter().map(|task| vec![task]).collect();
+                    self.train_staged(method_name(method), &alone)?
+                }
+            };
+            self.save_final(frozen_verified)?;
             self.checkpoints.forget(method_name(method))?;
         }
         self.evaluate_all("final")?;
@@ -37,18 +49,18 @@ impl Session<'_> {
     }
 
     /// Fine-tunes through groups of tasks one after the other, each a fine-tune of its own (schedule and
-    /// moments anew) as it is done by hand; nothing is frozen. One group is plain joint training.
-    pub(super) fn train_staged(&mut self, stage: &str, groups: &[Vec<usize>]) -> Result<()> {
+    /// moments anew) as it is done by hand; nothing is frozen. One group is plain joint training. Like all
+    /// trainings it returns the number of frozen coordinates that were checked.
+    pub(super) fn train_staged(&mut self, stage: &str, groups: &[Vec<usize>]) -> Result<u64> {
         let job = self.job;
-        let per_task = &job.steps.per_task;
         let part = |(index, members): (usize, &Vec<usize>)| {
-            let names: Vec<String> =
-                members.iter().map(|&task| job.inputs.tasks[task].name.clone()).collect();
+            let names = job.inputs.names(members);
             let title = if groups.len() == 1 {
                 stage.to_owned()
             } else {
                 format!("{stage} part {}/{} ({})", index + 1, groups.len(), names.join(", "))
             };
+            let per_task = &job.steps.per_task;
             let steps = if job.recipe.method == Method::Joint {
                 per_task.iter().sum()
             } else {
@@ -64,7 +76,78 @@ impl Session<'_> {
             }
         };
         let parts = groups.iter().enumerate().map(part).collect();
-        self.train(Training { stage, part: "", settings: &job.recipe.train, restart: true, parts })?;
-        Ok(())
+        self.train(Training { stage, part: "", settings: &job.recipe.train, restart: true, parts })
+    }
+
+    /// Dual-stage mixing (arXiv 2310.05492): most tasks mixed, then the last with some rows of the others.
+    fn train_replay(&mut self) -> Result<u64> {
+        let job = self.job;
+        let settings = &job.recipe.replay;
+        let is_last = |task: usize| match settings.last.is_empty() {
+            true => task + 1 == job.inputs.tasks.len(),
+            false => settings.last.contains(&job.inputs.tasks[task].name),
+        };
+        let (last, first): (Vec<usize>, Vec<usize>) =
+            job.inputs.all_tasks().into_iter().partition(|&task| is_last(task));
+        let stages = [
+            (&first, job.inputs.whole(&first), job.inputs.names(&first)),
+            (&last, self.with_replay(&last, &first), job.inputs.names(&[&last[..], &first].concat())),
+        ];
+        let parts =
+            stages.into_iter().enumerate().map(|(index, (tasks, sources, source_names))| TrainingPart {
+                title: format!("replay part {}/2 ({})", index + 1, job.inputs.names(tasks).join(", ")),
+                steps: tasks.iter().map(|&task| job.steps.per_task[task]).sum(),
+                sources,
+                source_names,
+                purpose: format!("replay part {}", index + 1),
+                frozen: None,
+            });
+        let parts = parts.collect();
+        let settings = &job.recipe.train;
+        self.train(Training { stage: "replay", part: "", settings, restart: true, parts })
+    }
+
+    /// All rows of the tasks `new`, and of the tasks `old` so many that they are the share of the recipe.
+    pub(super) fn with_replay(&self, new: &[usize], old: &[usize]) -> Vec<Source> {
+        let ReplaySettings { share, .. } = self.job.recipe.replay;
+        let mut sources = self.job.inputs.whole(new);
+        let mut replayed = self.job.inputs.whole(old);
+        let weight = |sources: &[Source]| sources.iter().map(|source| source.weight).sum::<f64>();
+        let factor = share / (1.0 - share) * weight(&sources) / weight(&replayed);
+        replayed.iter_mut().for_each(|source| source.weight *= factor);
+        sources.extend(replayed);
+        sources
+    }
+
+    /// Half fine-tuning (arXiv 2404.18466), the random control of freezing: all tasks mixed under one
+    /// schedule, in rounds, in each of which another random half of every tensor is frozen.
+    fn train_half(&mut self) -> Result<u64> {
+        let job = self.job;
+        let tasks = job.inputs.all_tasks();
+        let rounds = half_rounds(&job.recipe);
+        let steps = split_evenly(job.steps.per_task.iter().sum(), &vec![1; rounds as usize]);
+        let mut parts = Vec::new();
+        for (round, steps) in steps.into_iter().enumerate() {
+            parts.push(TrainingPart {
+                title: format!("half round {}/{rounds}", round + 1),
+                steps,
+                sources: job.inputs.whole(&tasks),
+                source_names: job.inputs.names(&tasks),
+                purpose: "half".to_owned(),
+                frozen: Some(self.random_half(round)?),
+            });
+        }
+        let settings = &job.recipe.train;
+        self.train(Training { stage: "half", part: "", settings, restart: false, parts })
+    }
+
+    /// A random half of every tensor, another for every round.
+    pub(super) fn random_half(&self, round: usize) -> Result<Mask> {
+        let job = self.job;
+        let seed = order::stream(job.recipe.seed, "half", round, 0).next_u64();
+        let options = select::Options { fraction: 0.5, scope: Scope::Tensor, order: Order::Random { seed } };
+        // A random order looks at no score: any values over the layout do.
+        let scores = self.trainer.model.weights();
+        Ok(select::select(&job.device, &job.inputs.layout, scores, &options, |_| true)?.mask)
     }
 }

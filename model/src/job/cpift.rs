@@ -70,7 +70,12 @@ impl Session<'_> {
         let mut models = RunModels::new(job);
         for (index, task) in job.inputs.tasks.iter().enumerate() {
             let folder = models.probe_folder(index);
-            if task.model.is_some() || self.is_complete(&format!("probe/{}", task.name))? {
+            let is_complete = task.model.is_some() || self.is_complete(&folder)?;
+            if !is_complete && !job.inputs.trains_probe(index) {
+                let reason = "is missing: the run whose probes are to be taken over is not complete";
+                return Err(Error::format(&folder, reason));
+            }
+            if is_complete {
                 if task.model.is_none() {
                     self.checkpoints.forget(&checkpoint_key("probe", &task.name))?;
                     self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
@@ -295,7 +300,8 @@ impl Session<'_> {
         let (backbone, operand, base) = self.trainer.between_trainings();
         let buffers = Buffers { backbone, operand, base };
         let mut models = RunModels::new(job);
-        let report = fuse(&job.device, &job.inputs.layout, &job.recipe.fuse, cores, &mut models, buffers)?;
+        let (layout, seed) = (&job.inputs.layout, job.recipe.seed);
+        let report = fuse(&job.device, layout, &job.recipe.fuse, cores, &mut models, seed, buffers)?;
         let mut writing = AtomicFolder::create(&folder)?;
         add_model(&mut writing, &self.model_files(), self.trainer.model.weights())?;
         writing.write_json(REPORT, &report)?;
@@ -342,8 +348,6 @@ impl Session<'_> {
             IntegrateData::Mixed => inputs.all_tasks(),
             IntegrateData::Group => groups[part].clone(),
         };
-        let names =
-            |tasks: &[usize]| tasks.iter().map(|&task| inputs.tasks[task].name.clone()).collect::<Vec<_>>();
         let purpose =
             if same_everywhere { "integrate".to_owned() } else { format!("integrate part {}", part + 1) };
         Ok(TrainingPart {
@@ -351,11 +355,11 @@ impl Session<'_> {
                 "integrate part {}/{} ({})",
                 part + 1,
                 groups.len(),
-                names(&groups[part]).join(", ")
+                inputs.names(&groups[part]).join(", ")
             ),
             steps,
             sources: inputs.sampled(&tasks, emphasis),
-            source_names: names(&tasks),
+            source_names: inputs.names(&tasks),
             purpose,
             frozen: frozen_in(part, settings.frozen, cores, groups)?,
         })

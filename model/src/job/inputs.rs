@@ -77,14 +77,16 @@ pub struct Inputs {
     pub tasks: Vec<Task>,
     /// For every task the rows of the balanced sample of stage 4.
     pub sample: Vec<Vec<usize>>,
+    /// The run folder whose probes are taken over; none to train them.
+    pub probes: Option<PathBuf>,
 }
 
 impl Inputs {
-    /// Opens and checks everything the recipe names.
+    /// Opens and checks everything the recipe names. `probes` is the run folder whose probes are taken over.
     ///
     /// # Errors
     /// Whatever is missing, damaged or does not fit, by file, line or key.
-    pub fn open(recipe: &Recipe, cache: Option<&Path>) -> Result<Self> {
+    pub fn open(recipe: &Recipe, cache: Option<&Path>, probes: Option<&Path>) -> Result<Self> {
         recipe.validate()?;
         let base = Base::open(&recipe.model, recipe.seed)?;
         let layout = base.config.layout()?;
@@ -102,7 +104,12 @@ impl Inputs {
             .collect::<Result<Vec<_>>>()?;
         let rows: Vec<usize> = tasks.iter().map(|task| task.train.len()).collect();
         let sample = balanced_sample(&rows, recipe.integrate.sample, recipe.seed);
-        Ok(Self { base, layout, tokenizer, tasks, sample })
+        Ok(Self { base, layout, tokenizer, tasks, sample, probes: probes.map(Path::to_owned) })
+    }
+
+    /// Whether the job itself trains a task's probe.
+    pub fn trains_probe(&self, task: usize) -> bool {
+        self.probes.is_none() && self.tasks[task].model.is_none()
     }
 
     /// All training rows of some tasks.
@@ -119,6 +126,11 @@ impl Inputs {
             weight: self.tasks[task].weight * emphasis(task),
         };
         tasks.iter().map(source).collect()
+    }
+
+    /// Names of some tasks.
+    pub fn names(&self, tasks: &[usize]) -> Vec<String> {
+        tasks.iter().map(|&task| self.tasks[task].name.clone()).collect()
     }
 
     /// Indices of all tasks.

@@ -10,6 +10,7 @@ mod cpift;
 mod folder;
 mod inputs;
 mod models;
+mod pairs;
 mod plan;
 mod record;
 mod session;
@@ -27,6 +28,7 @@ use crate::settings::{Method, Recipe, Stage};
 use crate::transformer::ComputeType;
 pub use folder::RunFolder;
 use inputs::Inputs;
+pub use pairs::Way;
 use plan::Steps;
 pub use plan::method_name;
 pub use record::InputFile;
@@ -47,6 +49,11 @@ pub struct JobOptions<'a> {
     pub resume: bool,
     /// End after this stage.
     pub until: Option<Stage>,
+    /// Another run, of the same base, tasks and seed, whose probes and measurements of them and of the base are
+    /// taken over.
+    pub probes: Option<&'a Path>,
+    /// Instead of the recipe's method, train every ordered pair of tasks one after the other, in this way.
+    pub pairs: Option<Way>,
     /// Folder of tokenised data that is kept between runs; none tokenises every time.
     pub cache: Option<&'a Path>,
 }
@@ -57,6 +64,7 @@ pub struct Job {
     recipe_text: String,
     out: PathBuf,
     until: Option<Stage>,
+    pairs: Option<Way>,
     device: Device,
     inputs: Inputs,
     steps: Steps,
@@ -80,7 +88,10 @@ impl Job {
             return Err(Error::setting("--until", reason));
         }
         let compute = recipe.model.precision.on("model.precision", device)?;
-        let inputs = device.scope(|| Inputs::open(recipe, options.cache))?;
+        if options.pairs.is_some() && recipe.method != Method::Cpift {
+            return Err(Error::setting("method", "pairs of tasks are trained from the probes of `cpift`"));
+        }
+        let inputs = device.scope(|| Inputs::open(recipe, options.cache, options.probes))?;
         if options.resume {
             device.scope(|| record::check(options.out, recipe, &inputs))?;
         }
@@ -92,6 +103,7 @@ impl Job {
             recipe_text: options.recipe_text.to_owned(),
             out: options.out.to_owned(),
             until: options.until,
+            pairs: options.pairs,
             device: device.clone(),
             inputs,
             steps,
@@ -118,9 +130,10 @@ impl Job {
         session.observer.event(Event::Started(&self.plan));
         session.show_samples();
         session.check_task_models()?;
-        let report = match self.recipe.method {
-            Method::Cpift => session.run_cpift()?,
-            Method::Joint | Method::Sequential | Method::Staged => session.run_baseline()?,
+        let report = match (self.pairs, self.recipe.method) {
+            (Some(way), _) => session.run_pairs(way)?,
+            (None, Method::Cpift) => session.run_cpift()?,
+            (None, _) => session.run_baseline()?,
         };
         session.observer.event(Event::Finished(&report));
         Ok(report)
@@ -133,7 +146,7 @@ impl Job {
 /// As [`Job::prepare`].
 pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Result<Plan> {
     let compute = recipe.model.precision.on("model.precision", device)?;
-    let inputs = device.scope(|| Inputs::open(recipe, cache))?;
+    let inputs = device.scope(|| Inputs::open(recipe, cache, None))?;
     let steps = Steps::count(recipe, &inputs)?;
     let max_tokens = plan::max_tokens(recipe, &inputs)?;
     plan::plan(recipe, &inputs, &steps, device, compute, max_tokens)

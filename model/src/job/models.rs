@@ -13,20 +13,21 @@ use crate::stages::fuse::TaskModels;
 /// Name of the importance beside a probe's model.
 pub const IMPORTANCE: &str = "importance.safetensors";
 
-/// The probes of a run folder, and the existing models that tasks bring.
+/// The probes of a run folder (the job's own, or the one it takes over), and the models that tasks bring.
 pub struct RunModels<'a> {
     job: &'a Job,
 }
 
 impl<'a> RunModels<'a> {
-    /// The models of a job's run folder.
+    /// The models of a job.
     pub fn new(job: &'a Job) -> Self {
         Self { job }
     }
 
     /// Folder of a task's probe.
     pub fn probe_folder(&self, task: usize) -> PathBuf {
-        self.job.out.join("probe").join(&self.job.inputs.tasks[task].name)
+        let run = self.job.inputs.probes.as_ref().unwrap_or(&self.job.out);
+        run.join("probe").join(&self.job.inputs.tasks[task].name)
     }
 }
 

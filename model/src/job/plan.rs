@@ -14,6 +14,7 @@ use crate::machine;
 use crate::model::Model;
 use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingPlan};
 use crate::settings::{Backbone, Conflict, Method, Recipe, TrainSettings};
+use crate::stages::merge::Merge;
 use crate::transformer::{ComputeType, MemoryPlan, Purpose, Transformer};
 
 /// Optimizer steps of every fine-tune of the job.
@@ -23,7 +24,7 @@ pub struct Steps {
     pub probe: u64,
     /// Of stage 4 over all its parts.
     pub integrate: u64,
-    /// Of `joint`: all; of `sequential` and `staged`: each task's share.
+    /// Of `joint` and `half`: all; of `sequential`, `staged` and `replay`: each task's share.
     pub per_task: Vec<u64>,
 }
 
@@ -55,8 +56,8 @@ impl Steps {
             None => epochs_of(&recipe.integrate.training, inputs.sampled(&tasks, |_| 1.0))?,
         };
         let per_task = match (recipe.method, recipe.train.steps) {
-            (Method::Joint, Some(steps)) => vec![steps],
-            (Method::Joint, None) => vec![epochs_of(&recipe.train, inputs.whole(&tasks))?],
+            (Method::Joint | Method::Half, Some(steps)) => vec![steps],
+            (Method::Joint | Method::Half, None) => vec![epochs_of(&recipe.train, inputs.whole(&tasks))?],
             (_, Some(steps)) => split_evenly(steps, &vec![1; tasks.len()]),
             (_, None) => each(&recipe.train)?,
         };
@@ -96,6 +97,11 @@ pub fn max_tokens(recipe: &Recipe, inputs: &Inputs) -> Result<usize> {
 /// Whether the method begins with probes.
 pub fn has_probes(method: Method) -> bool {
     matches!(method, Method::Cpift | Method::Staged)
+}
+
+/// Rounds of the method `half`, each with a half of its own frozen.
+pub fn half_rounds(recipe: &Recipe) -> u64 {
+    recipe.half.rounds.unwrap_or(recipe.task.len() as u64)
 }
 
 /// True when `[train]` itself is trained with: by the baselines, and for a staged backbone.
@@ -184,7 +190,8 @@ fn plan_trainings(recipe: &Recipe, inputs: &Inputs, steps: &Steps) -> Result<Vec
         };
     let mut trainings = Vec::new();
     if has_probes(recipe.method) {
-        for (index, task) in inputs.tasks.iter().enumerate().filter(|(_, task)| task.model.is_none()) {
+        for (index, task) in inputs.tasks.iter().enumerate().filter(|(index, _)| inputs.trains_probe(*index))
+        {
             let sources = inputs.whole(&[index]);
             trainings.push(training(
                 format!("probe {}", task.name),
@@ -219,6 +226,8 @@ pub fn method_name(method: Method) -> &'static str {
         Method::Joint => "joint",
         Method::Sequential => "sequential",
         Method::Staged => "staged",
+        Method::Replay => "replay",
+        Method::Half => "half",
     }
 }
 
@@ -237,6 +246,9 @@ fn plan_memory(
         // Each task's core with its two sides while grouping, and what fusion makes of all.
         parts.push(part("core masks", (3 * inputs.tasks.len() as u64 + 5) * flat / 32));
     }
+    if recipe.method == Method::Half {
+        parts.push(part("halves", half_rounds(recipe) * flat / 32));
+    }
     let copy = Model::copy_bytes(compute, inputs.layout.len());
     if copy > 0 {
         parts.push(part("weights in bf16", copy as u64));
@@ -249,7 +261,14 @@ fn plan_memory(
     // Answers are generated, or models fused; never both at once.
     let brings_model = inputs.tasks.iter().any(|task| task.model.is_some());
     let ranks_by_importance = recipe.method == Method::Cpift && recipe.fuse.conflict == Conflict::Max;
-    let fusion = if brings_model && ranks_by_importance { flat } else { 0 };
+    let importance = if brings_model && ranks_by_importance { flat } else { 0 };
+    let counts = if Merge::of(&recipe.fuse).is_some_and(|merge| merge.counts()) {
+        // And which coordinates of every update take part.
+        flat + inputs.tasks.len() as u64 * flat / 32
+    } else {
+        0
+    };
+    let fusion = if recipe.method == Method::Cpift { importance.max(counts) } else { 0 };
     parts.push(part("answers or fusion", fusion.max(generation as u64)));
     let staging = staging_bytes(&inputs.layout, device.threads());
     parts.push(part("reading and writing", staging as u64));
@@ -288,7 +307,7 @@ pub fn purpose(recipe: &Recipe) -> Purpose {
 fn disk_bytes(recipe: &Recipe, inputs: &Inputs) -> u64 {
     let model = ModelFiles::new(&inputs.base.config, None).bytes();
     let flat = inputs.layout.len() as u64 * size_of::<f32>() as u64;
-    let probed = inputs.tasks.iter().filter(|task| task.model.is_none()).count() as u64;
+    let probed = inputs.all_tasks().into_iter().filter(|&task| inputs.trains_probe(task)).count() as u64;
     let probes = if has_probes(recipe.method) { probed * (model + flat) } else { 0 };
     let fused = if recipe.method == Method::Cpift { model } else { 0 };
     // One more than is kept while a new one is written.

@@ -80,18 +80,18 @@ impl<'a> Session<'a> {
             trainer,
             metrics: Metrics::open(&job.out, job.recipe.metrics.tensorboard)?,
             checkpoints: Checkpoints::new(&job.out, job.recipe.checkpoint.keep),
-            scores: read_json(&job.out.join(SCORES))?.unwrap_or_default(),
+            scores: read_scores(job)?,
             started,
             progress: read_json(&job.out.join(PROGRESS))?.unwrap_or_default(),
             _lock: lock,
         })
     }
 
-    /// Whether a stage's folder is there, whole. A damaged one is an error: it would be taken for the result.
+    /// Whether a stage's folder is there, whole; its path is relative to the run folder, or absolute. A damaged one is an error: it would be taken for the result.
     ///
     /// # Errors
     /// Naming the damaged file.
-    pub fn is_complete(&self, folder: &str) -> Result<bool> {
+    pub fn is_complete(&self, folder: impl AsRef<Path>) -> Result<bool> {
         let folder = self.job.out.join(folder);
         if !folder.exists() {
             return Ok(false);
@@ -307,6 +307,20 @@ fn accumulated(kind: ImportanceKind) -> Accumulate {
         ImportanceKind::Path => Accumulate::Path,
         ImportanceKind::Fisher => Accumulate::Fisher,
     }
+}
+
+/// What was measured before: in this run, and of base and probes in the run they are taken from.
+fn read_scores(job: &Job) -> Result<Scores> {
+    let mut scores: Scores = read_json(&job.out.join(SCORES))?.unwrap_or_default();
+    if let Some(run) = &job.inputs.probes {
+        let path = run.join(SCORES);
+        let theirs: Option<Scores> = read_json(&path)?;
+        let mut theirs = theirs.ok_or_else(|| Error::format(&path, "is missing: that run has no scores"))?;
+        for column in ["base", "probe"] {
+            scores.insert(column.to_owned(), theirs.remove(column).unwrap_or_default());
+        }
+    }
+    Ok(scores)
 }
 
 /// Reads a small JSON file of the run folder, if it is there.

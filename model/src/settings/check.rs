@@ -1,6 +1,6 @@
 //! Which keys a recipe has, which it inherits, and what values they may have.
 
-use super::{FoldWeight, ModelSettings, Recipe, TrainSettings};
+use super::{FoldWeight, Method, ModelSettings, Recipe, TrainSettings};
 use crate::error::{Error, Result};
 
 /// Keys that `[probe]` and `[integrate]` share with `[train]`.
@@ -24,7 +24,7 @@ pub const TRAIN_KEYS: [&str; 15] = [
 
 /// Every key of the recipe by section (`""` is the top level); `[probe]` and `[integrate]` also take
 /// [`TRAIN_KEYS`]. Readers refuse other keys, and suggest the nearest of these.
-pub const KEYS: [(&str, &[&str]); 11] = [
+pub const KEYS: [(&str, &[&str]); 13] = [
     (
         "",
         &[
@@ -38,6 +38,8 @@ pub const KEYS: [(&str, &[&str]); 11] = [
             "group",
             "fuse",
             "integrate",
+            "replay",
+            "half",
             "checkpoint",
             "metrics",
         ],
@@ -48,8 +50,23 @@ pub const KEYS: [(&str, &[&str]); 11] = [
     ("probe", &["importance"]),
     ("core", &["fraction", "scope", "exclude"]),
     ("group", &["threshold", "linkage", "order"]),
-    ("fuse", &["backbone", "space", "weight", "conflict", "epsilon"]),
+    (
+        "fuse",
+        &[
+            "backbone",
+            "space",
+            "weight",
+            "conflict",
+            "epsilon",
+            "interpolation",
+            "transplant",
+            "scale",
+            "density",
+        ],
+    ),
     ("integrate", &["sample", "data", "emphasis", "frozen", "restart"]),
+    ("replay", &["last", "share"]),
+    ("half", &["rounds"]),
     ("checkpoint", &["every", "keep"]),
     ("metrics", &["tensorboard"]),
 ];
@@ -84,10 +101,36 @@ impl Recipe {
             within("fuse.weight", weight, 0.0, 1.0)?;
         }
         within("fuse.epsilon", self.fuse.epsilon, 0.0, 1.0)?;
+        within("fuse.scale", self.fuse.scale, -100.0, 100.0)?;
+        within("fuse.density", self.fuse.density, f64::MIN_POSITIVE, 1.0)?;
+        self.validate_replay()?;
+        if let Some(rounds) = self.half.rounds.filter(|rounds| !(1..=1000).contains(rounds)) {
+            return Err(Error::setting("half.rounds", format!("is {rounds}: use 1 to 1000")));
+        }
         within("integrate.sample", self.integrate.sample, f64::MIN_POSITIVE, 1.0)?;
         within("integrate.emphasis", self.integrate.emphasis, f64::MIN_POSITIVE, 1e6)?;
         if self.checkpoint.keep == 0 {
             return Err(Error::setting("checkpoint.keep", "must be at least 1"));
+        }
+        Ok(())
+    }
+
+    fn validate_replay(&self) -> Result<()> {
+        within("replay.share", self.replay.share, f64::MIN_POSITIVE, 0.99)?;
+        let names: Vec<&str> = self.task.iter().map(|task| task.name.as_str()).collect();
+        for (index, name) in self.replay.last.iter().enumerate() {
+            if !names.contains(&name.as_str()) {
+                let reason = format!("there is no task `{name}`: the recipe has {}", names.join(", "));
+                return Err(Error::setting("replay.last", reason));
+            }
+            if self.replay.last[..index].contains(name) {
+                return Err(Error::setting("replay.last", format!("`{name}` occurs twice")));
+            }
+        }
+        let leaves_none = self.replay.last.len().max(1) >= names.len();
+        if self.method == Method::Replay && leaves_none {
+            let reason = "leaves no task for the first stage: the method `replay` needs one outside it";
+            return Err(Error::setting("replay.last", reason));
         }
         Ok(())
     }

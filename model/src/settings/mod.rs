@@ -27,6 +27,11 @@ pub enum Method {
     Sequential,
     /// One group of tasks after the other, without freezing; groups from probes as in `cpift`.
     Staged,
+    /// Dual-stage mixing: first all tasks but some, then these with a share of the rows of the first.
+    Replay,
+    /// Half fine-tuning: all tasks mixed, in rounds, in each of which another random half of every tensor
+    /// is frozen.
+    Half,
 }
 
 /// A stage of the `cpift` method, in order.
@@ -84,6 +89,12 @@ pub struct Recipe {
     pub fuse: FuseSettings,
     /// Stage 4.
     pub integrate: IntegrateSettings,
+    /// The method `replay`.
+    #[serde(default)]
+    pub replay: ReplaySettings,
+    /// The method `half`.
+    #[serde(default)]
+    pub half: HalfSettings,
     /// When the state inside a stage is saved.
     #[serde(default)]
     pub checkpoint: CheckpointSettings,
@@ -323,6 +334,30 @@ pub enum Backbone {
     Last,
     /// A model fine-tuned through the groups one after the other.
     Staged,
+    /// θ0 and the mean of all updates: plain averaging of the task models.
+    Average,
+    /// θ0 and `scale` times the sum of all updates (task arithmetic, arXiv 2212.04089).
+    Arithmetic,
+    /// Of every tensor of every update the `density` largest; of these, where signs differ, those with the
+    /// sign of the sum; `scale` times their mean (TIES, arXiv 2306.01708).
+    Ties,
+    /// Of every update a random share `density`, scaled up by 1/density; `scale` times the sum (DARE,
+    /// arXiv 2311.03099).
+    Dare,
+    /// The same, joined as TIES does.
+    #[serde(rename = "dare-ties")]
+    DareTies,
+}
+
+/// How the fold joins two models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Interpolation {
+    /// Along the arc between them.
+    #[default]
+    Slerp,
+    /// Along the line between them.
+    Lerp,
 }
 
 /// Space in which SLERP turns.
@@ -377,6 +412,14 @@ pub struct FuseSettings {
     pub conflict: Conflict,
     /// Angle (radians) under which SLERP becomes LERP.
     pub epsilon: f64,
+    /// How the fold joins two models.
+    pub interpolation: Interpolation,
+    /// Take the coordinates of cores from their task's model; otherwise the backbone is all there is.
+    pub transplant: bool,
+    /// λ of the backbones `arithmetic`, `ties`, `dare` and `dare-ties`.
+    pub scale: f64,
+    /// Share of every update that `ties`, `dare` and `dare-ties` keep.
+    pub density: f64,
 }
 
 impl Default for FuseSettings {
@@ -387,6 +430,10 @@ impl Default for FuseSettings {
             weight: FoldWeight::Running,
             conflict: Conflict::Max,
             epsilon: 1e-6,
+            interpolation: Interpolation::Slerp,
+            transplant: true,
+            scale: 1.0,
+            density: 0.2,
         }
     }
 }
@@ -438,6 +485,31 @@ pub struct IntegrateSettings {
     /// Start schedule and moments anew in every part.
     #[serde(default)]
     pub restart: bool,
+}
+
+/// `[replay]`: the method `replay`.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct ReplaySettings {
+    /// Tasks of the second stage; the recipe's last task when none is named.
+    pub last: Vec<String>,
+    /// Share of the second stage's rows that come from the tasks of the first.
+    pub share: f64,
+}
+
+impl Default for ReplaySettings {
+    fn default() -> Self {
+        Self { last: Vec::new(), share: 0.1 }
+    }
+}
+
+/// `[half]`: the method `half`.
+#[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
+#[serde(default)]
+pub struct HalfSettings {
+    /// Rounds, each with another half frozen; as many as tasks when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub rounds: Option<u64>,
 }
 
 /// `[checkpoint]`: saving inside a stage.

@@ -6,7 +6,8 @@ use cpift_engine::{Device, Layout, Mask, View, ViewMut};
 
 use crate::error::Result;
 use crate::progress::{FusionReport, SlerpReport};
-use crate::settings::{Backbone, Conflict, FoldWeight, FuseSettings, SlerpSpace};
+use crate::settings::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
+use crate::stages::merge;
 
 /// Where the task models come from: read one at a time, so that memory does not grow with their number.
 pub trait TaskModels {
@@ -78,7 +79,7 @@ pub struct Buffers<'a> {
 }
 
 /// Fuses the task models into `buffers.backbone`. For [`Backbone::Staged`] it holds that model already; any
-/// other backbone is made here.
+/// other backbone is made here. `seed` is what the random choices of the DARE backbones follow from.
 ///
 /// # Errors
 /// When a model cannot be read, has values that are not finite, or memory runs out.
@@ -88,10 +89,11 @@ pub fn fuse(
     settings: &FuseSettings,
     cores: &[Core],
     models: &mut dyn TaskModels,
+    seed: u64,
     buffers: Buffers<'_>,
 ) -> Result<FusionReport> {
     let Buffers { mut backbone, mut operand, mut base } = buffers;
-    let ownership = Ownership::new(layout.len(), cores)?;
+    let ownership = Ownership::new(layout.len(), if settings.transplant { cores } else { &[] })?;
     models.read_base(base.reborrow())?;
     let conflict_base = gather(device, base.as_view(), &ownership.several)?;
     let mut conflicts =
@@ -99,26 +101,37 @@ pub fn fuse(
     if settings.backbone == Backbone::Base {
         backbone.copy_from(base.as_view())?;
     }
+    if let Some(kind) = merge::Merge::of(settings) {
+        let buffers =
+            Buffers { backbone: backbone.reborrow(), operand: operand.reborrow(), base: base.reborrow() };
+        merge::merge(device, layout, &kind, (cores.len(), seed), models, buffers)?;
+    }
 
     let mut slerps = Vec::new();
-    for (index, core) in cores.iter().enumerate() {
+    let is_lerp = settings.interpolation == Interpolation::Lerp;
+    let each_is_used = settings.transplant || matches!(settings.backbone, Backbone::Mean | Backbone::Last);
+    for (index, core) in cores.iter().enumerate().filter(|_| each_is_used) {
         models.read_weights(index, operand.reborrow())?;
         match settings.backbone {
             Backbone::Mean if index == 0 => backbone.copy_from(operand.as_view())?,
             Backbone::Mean => {
                 let options = slerp::Options {
                     weight: fold_weight(settings.weight, index),
-                    epsilon: settings.epsilon,
+                    // Every angle is below infinity.
+                    epsilon: if is_lerp { f64::INFINITY } else { settings.epsilon },
                     base: (settings.space == SlerpSpace::Delta).then(|| base.as_view()),
                     skip: Some(&ownership.any),
                 };
                 let reports = slerp::slerp(device, layout, backbone.reborrow(), operand.as_view(), &options)?;
-                slerps.extend(reports.iter().map(|report| describe(layout, &core.task, report)));
+                slerps.extend(reports.iter().map(|report| describe(layout, &core.task, report, is_lerp)));
             }
             Backbone::Last if index + 1 == cores.len() => {
                 copy_outside(device, backbone.reborrow(), operand.as_view(), &ownership.any)?;
             }
-            Backbone::Last | Backbone::Base | Backbone::Staged => {}
+            _ => {}
+        }
+        if !settings.transplant {
+            continue;
         }
         let alone = core.mask.and_not(&ownership.several)?;
         transplant(device, backbone.reborrow(), operand.as_view(), &alone)?;
@@ -178,8 +191,9 @@ fn relative(layout: &Layout, shared: &Mask, importance: &[f32], thresholds: &[f3
     relative
 }
 
-fn describe(layout: &Layout, task: &str, report: &slerp::SegmentReport) -> SlerpReport {
+fn describe(layout: &Layout, task: &str, report: &slerp::SegmentReport, is_lerp: bool) -> SlerpReport {
     let fallback = report.fallback.map(|fallback| match fallback {
+        Fallback::SmallAngle if is_lerp => "asked for",
         Fallback::SmallAngle => "small angle",
         Fallback::ZeroNorm => "zero norm",
         Fallback::Antipodal => "antipodal",
@@ -198,6 +212,11 @@ fn backbone_name(backbone: Backbone) -> &'static str {
         Backbone::Base => "base",
         Backbone::Last => "last",
         Backbone::Staged => "staged",
+        Backbone::Average => "average",
+        Backbone::Arithmetic => "arithmetic",
+        Backbone::Ties => "ties",
+        Backbone::Dare => "dare",
+        Backbone::DareTies => "dare-ties",
     }
 }
 

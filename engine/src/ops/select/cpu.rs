@@ -9,6 +9,7 @@ mod tests;
 use super::Order;
 use crate::cpu::pieces::{Piece, split_mut};
 use crate::mask::WORD_BITS;
+use crate::random;
 use bracket::sample_bracket;
 
 /// A key has 31 bits: f32 without the sign. The upper 15 (exponent and 7 bits of the mantissa) make
@@ -104,7 +105,7 @@ impl Keys for Magnitudes<'_> {
     }
 }
 
-/// A hash of seed and coordinate: the finaliser of SplitMix64 over a Weyl sequence.
+/// A hash of seed and coordinate.
 #[derive(Clone, Copy)]
 struct Hashes {
     seed: u64,
@@ -118,15 +119,10 @@ impl Keys for Hashes {
 
     #[inline(always)]
     fn group(self, first: usize) -> [u32; LANES] {
-        let mix = |mut state: u64| {
-            state = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-            state = (state ^ state >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-            state ^ state >> 31
-        };
-        let start = mix(self.seed);
+        let start = random::mix(self.seed);
         let mut keys = [0; LANES];
         for (index, key) in (first as u64..).zip(&mut keys) {
-            *key = (mix(start.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15))) >> 33) as u32;
+            *key = (random::at(start, index) >> 33) as u32;
         }
         keys
     }

@@ -1,0 +1,149 @@
+//! How much of a first task is forgotten while a second is learnt, for every ordered pair of tasks and several
+//! ways to learn the second: the paper's second table.
+
+use cpift_engine::Mask;
+use cpift_engine::ops::select::{self, Order};
+use rand_chacha::rand_core::Rng;
+use serde::{Deserialize, Serialize};
+
+use super::models::RunModels;
+use super::session::Session;
+use super::training::{Training, TrainingPart, checkpoint_key};
+use crate::data::order;
+use crate::error::Result;
+use crate::progress::JobReport;
+use crate::stages::fuse::{Core, TaskModels};
+
+const STAGE: &str = "pairs";
+
+/// How the second task is trained, from the first task's probe.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Way {
+    /// Plainly.
+    Sequential,
+    /// With some rows of the first task among its own (`replay.share`).
+    Replay,
+    /// With a random half of every tensor frozen.
+    Half,
+    /// With the first task's core frozen.
+    Cpift,
+    /// With as many random parameters frozen as the first task's core has: the control of `cpift`.
+    Random,
+}
+
+impl Way {
+    /// All, in the order of tables.
+    pub const ALL: [Self; 5] = [Self::Sequential, Self::Replay, Self::Half, Self::Cpift, Self::Random];
+
+    /// Lower-case name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Sequential => "sequential",
+            Self::Replay => "replay",
+            Self::Half => "half",
+            Self::Cpift => "cpift",
+            Self::Random => "random",
+        }
+    }
+
+    /// What is done, in one line.
+    pub fn title(self) -> &'static str {
+        match self {
+            Self::Sequential => "plain fine-tuning on the second task",
+            Self::Replay => "with rows of the first task among those of the second",
+            Self::Half => "with a random half of every tensor frozen",
+            Self::Cpift => "with the first task's core frozen",
+            Self::Random => "with as many random parameters frozen as the core has",
+        }
+    }
+}
+
+/// Column of the report for the first task's probe measured on the other tasks.
+pub fn first_column(first: &str) -> String {
+    format!("after {first}")
+}
+
+/// Column of the report for the pair `first`, then `second`.
+pub fn pair_column(first: &str, second: &str) -> String {
+    format!("{first} → {second}")
+}
+
+impl Session<'_> {
+    /// Trains and evaluates every ordered pair. The report has the columns `base` and `probe`, and those of
+    /// [`first_column`] and [`pair_column`].
+    pub(super) fn run_pairs(&mut self, way: Way) -> Result<JobReport> {
+        let job = self.job;
+        let tasks = job.inputs.all_tasks();
+        self.load_base()?;
+        self.evaluate_all("base")?;
+        self.probe()?;
+        let cores = self.select_cores()?;
+        let mut columns = vec!["base".to_owned(), "probe".to_owned()];
+        for &first in &tasks {
+            let column = first_column(&job.inputs.tasks[first].name);
+            let others: Vec<usize> = tasks.iter().copied().filter(|&task| task != first).collect();
+            RunModels::new(job).read_weights(first, self.trainer.model.weights_mut())?;
+            self.evaluate(&column, &others)?;
+            columns.push(column);
+            for &second in &others {
+                columns.push(self.run_pair(first, second, way, &cores)?);
+            }
+        }
+        self.report(&columns.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    fn run_pair(&mut self, first: usize, second: usize, way: Way, cores: &[Core]) -> Result<String> {
+        let job = self.job;
+        let name = |task: usize| &job.inputs.tasks[task].name;
+        let column = pair_column(name(first), name(second));
+        if [first, second].iter().all(|&task| self.has_score(&column, name(task))) {
+            return Ok(column);
+        }
+        let weights = self.trainer.model.weights_mut();
+        RunModels::new(job).read_weights(first, weights)?;
+        let (sources, source_names) = match way {
+            Way::Replay => (self.with_replay(&[second], &[first]), job.inputs.names(&[second, first])),
+            _ => (job.inputs.whole(&[second]), job.inputs.names(&[second])),
+        };
+        let part = format!("{}-{}", first, second);
+        self.train(Training {
+            stage: STAGE,
+            part: &part,
+            settings: &job.recipe.probe.training,
+            restart: false,
+            parts: vec![TrainingPart {
+                title: format!("{} after {}", name(second), name(first)),
+                steps: job.steps.probe,
+                sources,
+                source_names,
+                purpose: format!("pair {part}"),
+                frozen: self.frozen_in_pair(first, second, way, cores)?,
+            }],
+        })?;
+        self.evaluate(&column, &[first, second])?;
+        self.checkpoints.forget(&checkpoint_key(STAGE, &part))?;
+        Ok(column)
+    }
+
+    fn frozen_in_pair(&self, first: usize, second: usize, way: Way, cores: &[Core]) -> Result<Option<Mask>> {
+        let job = self.job;
+        let pair = first * job.inputs.tasks.len() + second;
+        match way {
+            Way::Sequential | Way::Replay => Ok(None),
+            Way::Half => self.random_half(pair).map(Some),
+            Way::Cpift => Ok(Some(cores[first].mask.clone())),
+            Way::Random => {
+                let seed = order::stream(job.recipe.seed, "random pair", pair, 0).next_u64();
+                let exclude = &job.recipe.core.exclude;
+                let eligible =
+                    |segment: &cpift_engine::Segment| !exclude.iter().any(|part| segment.name.contains(part));
+                // A random order looks at no score: any values over the layout do.
+                let (scores, count) = (self.trainer.model.weights(), cores[first].mask.count());
+                let order = Order::Random { seed };
+                let layout = &job.inputs.layout;
+                Ok(Some(select::top_k(&job.device, layout, scores, count, order, eligible)?.0))
+            }
+        }
+    }
+}
