@@ -101,7 +101,7 @@ Examples:
 
 Files written into the run folder:
   recipe.toml     the recipe with every default filled in; can be run itself
-  inputs.json     every file the run reads, with its hash: --resume goes on with no others
+  inputs.json     every file the run reads, with its hash, for --resume
   run.json        what was planned, and every process that worked on it: version, device, date
   metrics.jsonl   every optimizer step
   tensorboard/    the same for TensorBoard, with --tensorboard

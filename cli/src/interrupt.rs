@@ -10,22 +10,40 @@ use crate::display::tell;
 /// Exit code of a job that a person or program stopped, as shells report an interrupt.
 pub const EXIT_CODE: u8 = 130;
 
-/// A flag that becomes true at the first Ctrl-C, termination or hang-up signal; the second ends the
-/// process on the spot. Whole checkpoints on disk survive either. `announcement` is what the first one says.
+/// What Ctrl-C, a termination or a hang-up signal do: end the process on the spot while nothing has begun,
+/// then ask the job to stop, and at the second end the process. Whole checkpoints on disk survive all.
+pub struct Interrupt {
+    begun: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+}
+
+impl Interrupt {
+    /// The job begins: from here the returned flag becomes true at the first signal.
+    pub fn begin(self) -> Arc<AtomicBool> {
+        self.begun.store(true, Ordering::Relaxed);
+        self.stop
+    }
+}
+
+/// Installs the handler; `announcement` is what the first signal says once the job has begun.
 ///
 /// # Errors
-/// When the handler cannot be installed.
-pub fn stop_flag(announcement: &'static str) -> Result<Arc<AtomicBool>> {
-    let stop = Arc::new(AtomicBool::new(false));
-    let flag = Arc::clone(&stop);
+/// When it cannot be installed.
+pub fn install(announcement: &'static str) -> Result<Interrupt> {
+    let interrupt = Interrupt { begun: Arc::default(), stop: Arc::default() };
+    let (begun, stop) = (Arc::clone(&interrupt.begun), Arc::clone(&interrupt.stop));
     ctrlc::set_handler(move || {
-        if flag.swap(true, Ordering::Relaxed) {
+        let in_order = begun.load(Ordering::Relaxed);
+        if !in_order {
+            tell("\nstopped before the first step\n");
+        }
+        if !in_order || stop.swap(true, Ordering::Relaxed) {
             std::process::exit(i32::from(EXIT_CODE));
         }
         tell(&format!("\n{announcement}; once more stops at once\n"));
     })
     .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))?;
-    Ok(stop)
+    Ok(interrupt)
 }
 
 /// The command that continues the job this process was started for.

@@ -8,7 +8,7 @@ use std::time::Instant;
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::norm::Clip;
-use cpift_engine::{Buffer, Device, Mask};
+use cpift_engine::{Buffer, Device, Mask, bf16};
 use rand_chacha::rand_core::Rng;
 use serde::Serialize;
 
@@ -18,7 +18,7 @@ use crate::data::order;
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::model::Model;
-use crate::transformer::{ComputeType, initialize};
+use crate::transformer::{ComputeType, Purpose, Transformer, initialize};
 
 /// Steps before the first that counts.
 const WARM_UP: usize = 2;
@@ -66,6 +66,20 @@ pub struct StepBench {
     pub parts: Vec<(String, f64)>,
 }
 
+/// Bytes a [`TrainStep`] takes: the flat weights, gradients, moments, their copy and importance where there
+/// is one, and the transformer's own.
+fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, tokens: usize) -> Result<u64> {
+    let length = config.layout()?.len();
+    let purpose = Purpose::Training { recompute: false };
+    let plan = match options.compute {
+        ComputeType::F32 => Transformer::<f32>::memory_plan(config, device, tokens, purpose)?,
+        ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, device, tokens, purpose)?,
+    };
+    let flat = (4 + u64::from(options.importance)) * (length * size_of::<f32>()) as u64;
+    let copy = Model::copy_bytes(options.compute, length) as u64;
+    Ok(plan.parts.iter().fold(flat + copy, |sum, (_, bytes)| sum.saturating_add(*bytes as u64)))
+}
+
 /// Everything of a training step, ready to be run again and again: forward, backward, clipping to norm 1,
 /// AdamW.
 pub struct TrainStep {
@@ -99,6 +113,11 @@ impl TrainStep {
             return Err(Error::setting("--length", reason));
         }
         let layout = config.layout()?;
+        machine::require_memory(
+            "--batch",
+            memory(device, options, &config, tokens)?,
+            "lower --batch or --length",
+        )?;
         let mut model = Model::new(&config, device, options.compute, tokens, false)?;
         model.timings().wait_for(device);
         initialize(&config, &layout, SEED, model.weights_mut())?;

@@ -5,7 +5,8 @@ use std::time::{Duration, Instant, SystemTime};
 use cpift_engine::ops::linear;
 use cpift_engine::{Buffer, Device};
 
-use crate::error::Result;
+use crate::error::{Error, Result};
+use crate::files::human_bytes;
 
 /// Time the measurement of [`matmul_rate`] takes.
 const MEASURED_TIME: Duration = Duration::from_millis(40);
@@ -22,6 +23,23 @@ pub fn memory_bytes() -> Option<u64> {
 /// The time in seconds since 1970 (UTC); 0 on a clock set before.
 pub fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+/// Fails when `needed` bytes are more than [`memory_bytes`], before any of them is taken.
+///
+/// # Errors
+/// Naming `key`, both sizes, and `remedy`: what to lower.
+pub fn require_memory(key: &str, needed: u64, remedy: &str) -> Result<()> {
+    match memory_bytes() {
+        Some(available) if needed > available => {
+            let (needed, available) = (human_bytes(needed), human_bytes(available));
+            Err(Error::setting(
+                key,
+                format!("{needed} of memory are needed and there are {available}: {remedy}"),
+            ))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Most memory this process has held so far, in bytes. `None` where the system does not say.

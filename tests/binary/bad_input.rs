@@ -4,7 +4,7 @@ use std::fs;
 
 use serde_json::json;
 
-use crate::support::{JobFiles, engine, one_step, refused, run, stderr};
+use crate::support::{JobFiles, engine, one_step, refused, run, stderr, stdout};
 
 #[test]
 fn recipes_that_cannot_be_read() {
@@ -88,16 +88,14 @@ fn models_that_cannot_be_used() {
     fs::remove_file(&weights).unwrap();
     assert!(with_model(&model).contains("safetensors"));
 
-    // Values are read when the job begins: the first step is not made.
+    // Values are read when the job begins, before the run folder is made.
     let mut damaged = bytes.clone();
     let last = damaged.len() - 4;
     damaged[last..].copy_from_slice(&f32::NAN.to_le_bytes());
     fs::write(&weights, damaged).unwrap();
-    let output = run(&["train", &files.path("based.toml"), "--out", &files.path("damaged")]);
-    let message = stderr(&output).lines().last().unwrap();
-    assert_eq!(output.status.code(), Some(2), "{message}");
+    let message = with_model(&model);
     assert!(message.contains("model.safetensors: ") && message.contains(" has NaN"), "{message}");
-    assert_eq!(files.job.bytes("damaged/metrics.jsonl"), b"", "no step was made");
+    assert!(!files.job.path("refused").exists(), "weights that cannot be used leave no run folder");
     fs::write(&weights, bytes).unwrap();
 
     let config = format!("{model}/config.json");
@@ -150,6 +148,29 @@ fn evaluation_and_generation() {
     let config = files.path("blank/config.json");
     let long = ["bench", "step", "--config", &config, "--batch", "1", "--length", "100000000"];
     assert!(refused(&long).contains("--length"));
+    let large = ["bench", "step", "--config", &config, "--batch", "100000000000", "--length", "8"];
+    assert!(refused(&large).contains("`--batch`: "), "no machine has this memory");
+}
+
+/// More than the machine has is refused before any of it is taken, and `plan` says so.
+#[test]
+fn jobs_too_large_for_the_machine() {
+    let files = one_step();
+    let config = files.path("blank/config.json");
+    let mut fields: serde_json::Value = serde_json::from_str(&fs::read_to_string(&config).unwrap()).unwrap();
+    fields["intermediate_size"] = json!(1 << 20);
+    fs::write(&config, fields.to_string()).unwrap();
+    let batch = ["--set", "train.batch_size=1048576", "--set", "train.accumulate=1048576"];
+    let large = [&batch[..], &["--set", "model.max_length=64"]].concat();
+    assert!(files.refused(&large).contains("of memory are needed"), "more than a machine has");
+    let recipe = files.path("recipe.toml");
+    let planned = run(&[&["plan", &recipe], &large[..]].concat());
+    assert_eq!(planned.status.code(), Some(0));
+    assert!(stdout(&planned).contains("`train` would refuse: "), "{}", stdout(&planned));
+    assert!(files.refused(&["--set", "checkpoint.keep=1000000"]).contains("are needed and"), "disk");
+    for (key, value) in [("checkpoint.keep", i64::MAX), ("train.steps", i64::MAX)] {
+        assert!(files.refused(&["--set", &format!("{key}={value}")]).contains(": use 1 to "), "{key}");
+    }
 }
 
 /// A loss that stops being a number ends the job with the step; what was saved before stays.

@@ -24,7 +24,7 @@ pub fn run(arguments: &args::BenchKernels, threads: Option<NonZeroUsize>) -> Res
     let cases = cases(&sizes, on_cpu, &arguments.filter)?;
     chosen.announce();
     let mut progress = Progress {
-        stop: interrupt::stop_flag("stopping after this kernel")?,
+        stop: interrupt::install("stopping after this kernel")?.begin(),
         terminal: std::io::stderr().is_terminal(),
     };
     tell(&format!("{}: {} kernels\n", chosen.device.describe(), cases.len()));

@@ -18,6 +18,7 @@ use cpift_model::settings::Precision;
 use cpift_model::transformer::ComputeType;
 
 use crate::args::PrecisionArgument;
+use crate::display::tell;
 
 /// The device to compute on, and why it is not a GPU.
 struct Chosen {
@@ -42,11 +43,15 @@ impl Chosen {
         Precision::from(argument.precision).on("--precision", &self.device)
     }
 
-    /// Says why there is no GPU where one would have been taken. Called once nothing is wrong with the
-    /// input: an error is one line.
+    /// Why there is no GPU where one would have been taken, as a line.
+    fn notice(&self) -> Option<String> {
+        self.no_gpu.as_ref().map(|reason| format!("no GPU, using the CPU: {reason}"))
+    }
+
+    /// Says [`Chosen::notice`]. Called once nothing is wrong with the input: an error is one line.
     fn announce(&self) {
-        if let Some(reason) = &self.no_gpu {
-            eprintln!("no GPU, computing on the CPU: {reason}");
+        if let Some(notice) = self.notice() {
+            tell(&format!("{notice}\n"));
         }
     }
 }

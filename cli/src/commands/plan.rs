@@ -26,5 +26,6 @@ pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> 
     }
     let style = Style::of(&std::io::stdout());
     let overview = plan::render(&planned, Some(rate), style);
-    print(&format!("{overview}\n{}", plan::render_details(&planned)))
+    let refusal = job::check_memory(&planned).err().map(|error| format!("\n`train` would refuse: {error}\n"));
+    print(&format!("{overview}\n{}{}", plan::render_details(&planned), refusal.unwrap_or_default()))
 }

@@ -14,7 +14,7 @@ use crate::{args, interrupt, recipe};
 
 /// Runs a recipe to its end, or to where it is stopped.
 pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()> {
-    let stop = interrupt::stop_flag("stopping after this step with a checkpoint")?;
+    let interrupt = interrupt::install("stopping after this step with a checkpoint")?;
     let mut overrides = arguments.recipe.overrides.clone();
     if arguments.tensorboard {
         overrides.push("metrics.tensorboard=true".to_owned());
@@ -34,10 +34,10 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
         cache: cache.as_deref(),
     };
     let job = Job::prepare(&chosen.device, &options)?;
-    chosen.announce();
     let rate = machine::matmul_rate(&chosen.device)?;
     let stderr = std::io::stderr();
-    let mut progress = Progress::new(Style::of(&stderr), stderr.is_terminal(), Some(rate), stop);
+    let mut progress = Progress::new(Style::of(&stderr), stderr.is_terminal(), Some(rate), interrupt.begin())
+        .with_notice(chosen.notice());
     let report = job.run(&mut progress)?;
     drop(progress);
     let style = Style::of(&std::io::stdout());

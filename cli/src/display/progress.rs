@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cpift_model::progress::{Event, Observer, Score, StepReport};
+use cpift_model::progress::{Event, Observer, Plan, Score, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::style::Style;
@@ -26,6 +26,7 @@ pub struct Progress {
     style: Style,
     terminal: bool,
     matmul_rate: Option<f64>,
+    notice: Option<String>,
     stop: Arc<AtomicBool>,
     training: Option<Training>,
     bar: Option<ProgressBar>,
@@ -35,7 +36,20 @@ impl Progress {
     /// A display that ends the job when `stop` becomes true. `matmul_rate` (FLOP/s) is what shares of
     /// the device's speed refer to.
     pub fn new(style: Style, terminal: bool, matmul_rate: Option<f64>, stop: Arc<AtomicBool>) -> Self {
-        Self { style, terminal, matmul_rate, stop, training: None, bar: None }
+        Self { style, terminal, matmul_rate, notice: None, stop, training: None, bar: None }
+    }
+
+    /// Says `notice` before everything else, when the job starts: a job that is refused says one line, why.
+    pub fn with_notice(mut self, notice: Option<String>) -> Self {
+        self.notice = notice;
+        self
+    }
+
+    fn started(&mut self, planned: &Plan) {
+        if let Some(notice) = self.notice.take() {
+            self.say_line(&notice);
+        }
+        self.say(&plan::render(planned, self.matmul_rate, self.style));
     }
 
     /// Writes lines above the bar.
@@ -138,7 +152,7 @@ fn readable_sample(text: &str, style: Style) -> String {
 impl Observer for Progress {
     fn event(&mut self, event: Event<'_>) {
         match event {
-            Event::Started(plan) => self.say(&plan::render(plan, self.matmul_rate, self.style)),
+            Event::Started(plan) => self.started(plan),
             Event::Sample { task, text } => self.sample(task, text),
             Event::Notice(text) => self.say_line(&format!("{} {text}", self.style.yellow("note:"))),
             Event::TrainingStarted { title, step, steps } => self.begin_training(title, step, steps),

@@ -102,6 +102,9 @@ fn angles(report: &FusionReport) -> Table {
 
 /// The closing table: loss and exact match of every task in every column, and their means.
 pub fn scores(report: &JobReport, style: Style) -> String {
+    if report.tasks.iter().all(|task| task.scores.iter().all(Option::is_none)) {
+        return "No task has an `eval` file: nothing was measured.\n".to_owned();
+    }
     let mut table = Table::default();
     let columns = &report.columns;
     table.row(std::iter::once("").chain(columns.iter().flat_map(|column| [column.as_str(), ""])));

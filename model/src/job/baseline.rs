@@ -19,7 +19,6 @@ impl Session<'_> {
         let method = self.job.recipe.method;
         let columns: &[&str] =
             if method == Method::Staged { &["base", "probe", "final"] } else { &["base", "final"] };
-        self.load_base()?;
         self.evaluate_all("base")?;
         let groups = if method == Method::Staged {
             self.probe()?;

@@ -40,7 +40,6 @@ impl Session<'_> {
     /// Runs the stages in order, each from the run folder when it is there already.
     pub(super) fn run_cpift(&mut self) -> Result<JobReport> {
         let until = self.job.until;
-        self.load_base()?;
         self.evaluate_all("base")?;
         self.probe()?;
         if until == Some(Stage::Probe) {

@@ -30,6 +30,7 @@ pub use folder::RunFolder;
 use inputs::Inputs;
 pub use pairs::Way;
 use plan::Steps;
+pub use plan::check_memory;
 pub use plan::method_name;
 pub use record::InputFile;
 use session::{RECIPE, Session};
@@ -125,11 +126,16 @@ impl Job {
     /// stages that were complete stay as they are.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<JobReport> {
         plan::check_memory(&self.plan)?;
+        let is_new = !self.out.exists();
         plan::check_run_folder(&self.out, &self.plan)?;
-        let mut session = Session::open(self, observer)?;
+        let mut session = Session::open(self, observer).inspect_err(|_| {
+            if is_new {
+                // Only an empty folder goes: one in which nothing has begun.
+                let _ = std::fs::remove_dir(&self.out);
+            }
+        })?;
         session.observer.event(Event::Started(&self.plan));
         session.show_samples();
-        session.check_task_models()?;
         let report = match (self.pairs, self.recipe.method) {
             (Some(way), _) => session.run_pairs(way)?,
             (None, Method::Cpift) => session.run_cpift()?,

@@ -7,7 +7,7 @@ use cpift_engine::{Device, Real, bf16};
 use super::inputs::{Inputs, Task, sampler};
 use crate::checkpoint::{ModelFiles, staging_bytes};
 use crate::data::{Dataset, Row, Source};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluation::generation_bytes;
 use crate::files;
 use crate::machine;
@@ -320,19 +320,8 @@ fn disk_bytes(recipe: &Recipe, inputs: &Inputs) -> u64 {
 /// # Errors
 /// Saying what to lower.
 pub fn check_memory(plan: &Plan) -> Result<()> {
-    let needed = plan.memory_bytes();
-    match machine::memory_bytes() {
-        Some(available) if needed > available => {
-            let reason = format!(
-                "the job needs {} of memory and there are {}: lower batch_size or model.max_length, \
-                 or set recompute = true (`plan` shows the parts)",
-                files::human_bytes(needed),
-                files::human_bytes(available)
-            );
-            Err(Error::setting("train.batch_size", reason))
-        }
-        _ => Ok(()),
-    }
+    let remedy = "lower batch_size or model.max_length, or set recompute = true (`plan` shows the parts)";
+    machine::require_memory("train.batch_size", plan.memory_bytes(), remedy)
 }
 
 /// Fails unless the run folder can be written and has room for what of the run is not there yet.
@@ -340,9 +329,9 @@ pub fn check_memory(plan: &Plan) -> Result<()> {
 /// # Errors
 /// Naming the folder.
 pub fn check_run_folder(folder: &Path, plan: &Plan) -> Result<()> {
-    files::require_writable(folder)?;
-    let missing = plan.disk_bytes.saturating_sub(files::folder_bytes(folder)?);
-    files::require_free_space(folder, missing)
+    let there = if folder.is_dir() { files::folder_bytes(folder)? } else { 0 };
+    files::require_free_space(folder, plan.disk_bytes.saturating_sub(there))?;
+    files::require_writable(folder)
 }
 
 #[cfg(test)]

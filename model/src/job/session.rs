@@ -40,6 +40,7 @@ pub(super) struct RunProgress {
 pub struct Session<'a> {
     pub job: &'a Job,
     pub observer: &'a mut dyn Observer,
+    /// Holds the base's weights when the session begins.
     pub trainer: Trainer,
     pub metrics: Metrics,
     pub checkpoints: Checkpoints,
@@ -51,29 +52,20 @@ pub struct Session<'a> {
 }
 
 impl<'a> Session<'a> {
-    /// Makes or reopens the run folder and allocates everything training needs.
+    /// Allocates everything training needs, reads the base model into it, and only then makes or reopens the
+    /// run folder: weights that cannot be used leave none behind.
     ///
     /// # Errors
-    /// The folder is in use or belongs to another recipe, or memory runs out.
+    /// Memory runs out, a model cannot be read, or the folder is in use.
     pub fn open(job: &'a Job, observer: &'a mut dyn Observer) -> Result<Self> {
         let started = Instant::now();
+        let trainer = open_trainer(job)?;
         files::require_writable(&job.out)?;
         let lock = FolderLock::take(&job.out)?;
         files::remove_partial(&job.out)?;
         job.device.scope(|| record::write(&job.out, &job.recipe, &job.inputs))?;
         files::write_bytes_atomically(&job.out.join(RECIPE), job.recipe_text.as_bytes())?;
         record::add_process(&job.out, &job.plan, &job.device)?;
-        let Purpose::Training { recompute } = purpose(&job.recipe) else {
-            return Err(Error::Job("a job trains".to_owned()));
-        };
-        let inputs = &job.inputs;
-        let model = Model::new(&inputs.base.config, &job.device, job.compute, job.max_tokens, recompute)?;
-        let importance = if has_probes(job.recipe.method) {
-            accumulated(job.recipe.probe.importance)
-        } else {
-            Accumulate::None
-        };
-        let trainer = Trainer::new(&job.device, &inputs.layout, model, importance)?;
         Ok(Self {
             job,
             observer,
@@ -107,20 +99,6 @@ impl<'a> Session<'a> {
     pub fn load_base(&mut self) -> Result<()> {
         let weights = self.trainer.model.weights_mut();
         self.job.device.scope(|| self.job.inputs.base.load_into(weights))
-    }
-
-    /// Reads the models that tasks bring once, so that a weight that is not a number is found before the
-    /// first step, not after the probes of other tasks.
-    ///
-    /// # Errors
-    /// Naming file and tensor.
-    pub fn check_task_models(&mut self) -> Result<()> {
-        let job = self.job;
-        let (_, mut scratch, _) = self.trainer.between_trainings();
-        for model in job.inputs.tasks.iter().filter_map(|task| task.model.as_ref()) {
-            job.device.scope(|| model.load_into(scratch.reborrow()))?;
-        }
-        Ok(())
     }
 
     /// A sampler over `sources` with this job's seed and lengths.
@@ -299,6 +277,28 @@ const FINAL: &str = "final";
 pub(super) const SCORES: &str = "scores.json";
 pub(super) const PROGRESS: &str = "progress.json";
 pub(super) const RESULT: &str = "report.json";
+
+/// What a job trains with, the base's weights in it. The models that tasks bring are read once, so that a
+/// weight that is not a number is found before the first step, not after the probes of other tasks.
+fn open_trainer(job: &Job) -> Result<Trainer> {
+    let Purpose::Training { recompute } = purpose(&job.recipe) else {
+        return Err(Error::Job("a job trains".to_owned()));
+    };
+    let inputs = &job.inputs;
+    let model = Model::new(&inputs.base.config, &job.device, job.compute, job.max_tokens, recompute)?;
+    let importance = if has_probes(job.recipe.method) {
+        accumulated(job.recipe.probe.importance)
+    } else {
+        Accumulate::None
+    };
+    let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance)?;
+    job.device.scope(|| inputs.base.load_into(trainer.model.weights_mut()))?;
+    let (_, mut scratch, _) = trainer.between_trainings();
+    for model in inputs.tasks.iter().filter_map(|task| task.model.as_ref()) {
+        job.device.scope(|| model.load_into(scratch.reborrow()))?;
+    }
+    Ok(trainer)
+}
 
 /// What the optimizer accumulates for a kind of importance; the controls go by `net`.
 fn accumulated(kind: ImportanceKind) -> Accumulate {

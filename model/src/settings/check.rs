@@ -3,6 +3,12 @@
 use super::{FoldWeight, Method, ModelSettings, Recipe, TrainSettings};
 use crate::error::{Error, Result};
 
+/// Most optimizer steps of a fine-tune: sums and products with them never overflow.
+const MOST_STEPS: u64 = 1_000_000_000_000;
+
+/// Most checkpoints kept.
+const MOST_CHECKPOINTS: usize = 1_000_000;
+
 /// Keys that `[probe]` and `[integrate]` share with `[train]`.
 pub const TRAIN_KEYS: [&str; 15] = [
     "epochs",
@@ -109,8 +115,9 @@ impl Recipe {
         }
         within("integrate.sample", self.integrate.sample, f64::MIN_POSITIVE, 1.0)?;
         within("integrate.emphasis", self.integrate.emphasis, f64::MIN_POSITIVE, 1e6)?;
-        if self.checkpoint.keep == 0 {
-            return Err(Error::setting("checkpoint.keep", "must be at least 1"));
+        let keep = self.checkpoint.keep;
+        if keep == 0 || keep > MOST_CHECKPOINTS {
+            return Err(Error::setting("checkpoint.keep", format!("is {keep}: use 1 to {MOST_CHECKPOINTS}")));
         }
         Ok(())
     }
@@ -189,7 +196,9 @@ impl TrainSettings {
                 return Err(Error::setting(key("epochs"), "excludes `steps`: remove one of the two"));
             }
             (Some(epochs), None) => within(&key("epochs"), epochs, f64::MIN_POSITIVE, 1e4)?,
-            (None, Some(0)) => return Err(Error::setting(key("steps"), "must be at least 1")),
+            (None, Some(steps)) if steps == 0 || steps > MOST_STEPS => {
+                return Err(Error::setting(key("steps"), format!("is {steps}: use 1 to {MOST_STEPS}")));
+            }
             _ => {}
         }
         for (field, value) in [("batch_size", self.batch_size), ("accumulate", self.accumulate)] {
