@@ -124,6 +124,51 @@ fn reading_what_is_still_being_copied_is_found() {
 }
 
 kernel! {
+    /// Loads three stages, two of which have a place. Broken if `late` is 1: the next stage goes to the place of
+    /// the one that is loaded from, not to the free one.
+    pub fn ring { block: 64, grid: 1, shared: 2048 } (
+        x: read Bf16 [2048] align 16, out: write u32 [256], late: scalar u32,
+    ) {
+        let thread = thread_idx();
+        let stages = Shared::<Bf16>::new(0, 1024);
+        let mut sums = [0u32; 4];
+        stages.copy_async(8 * thread, x, 8 * thread as usize, true);
+        commit_copies();
+        for stage in 0..3 {
+            wait_copies::<0>();
+            sync_threads();
+            let slot = 512 * (stage % 2);
+            let words = stages.load_matrices(slot + 8 * (thread + 32) % 512);
+            let free = 512 * ((stage + 1 + late) % 2);
+            stages.copy_async(free + 8 * thread, x, (512 * (stage + 1) + 8 * thread) as usize, true);
+            commit_copies();
+            for (sum, word) in sums.iter_mut().zip(words) {
+                *sum ^= word;
+            }
+        }
+        for (index, sum) in sums.into_iter().enumerate() {
+            out.store(4 * thread as usize + index, sum);
+        }
+    }
+}
+
+#[test]
+fn copying_over_a_stage_that_is_still_read_is_found() {
+    let x = random::<Bf16>(7, 2048);
+    for schedule in SCHEDULES {
+        let mut out = vec![u32::MAX; 256];
+        let emulator = Emulator::new(schedule);
+        ring(&emulator, x.read(), slice_mut(&mut out), 0).unwrap();
+        match ring(&emulator, x.read(), slice_mut(&mut out), 1) {
+            Err(LaunchError::Fault(fault)) => {
+                assert!(matches!(fault.cause, Cause::Race { .. }), "{fault}");
+            }
+            other => panic!("no fault: {other:?}"),
+        }
+    }
+}
+
+kernel! {
     /// out = x where it is valid, zeros elsewhere.
     pub fn predicated_copy { block: 32, grid: 1, shared: 512 } (
         x: read f32 [4 * valid] align 16, out: write f32 [128], valid: scalar u32,
