@@ -2,7 +2,7 @@
 
 use cpift_benches::device;
 use cpift_model::bench::{StepOptions, TrainStep};
-use cpift_model::transformer::ComputeType;
+use cpift_model::settings::Precision;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn train_step(criterion: &mut Criterion) {
@@ -17,7 +17,7 @@ fn train_step(criterion: &mut Criterion) {
             length: 256,
             steps: 1,
             importance,
-            compute: ComputeType::F32,
+            compute: Precision::Auto.on("DEVICE", &device).expect("every device has an automatic precision"),
         };
         let mut step = TrainStep::new(&device, &options).expect("the shape is valid and memory is there");
         group.throughput(Throughput::Elements(step.flops() as u64));

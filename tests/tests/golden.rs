@@ -316,6 +316,18 @@ fn the_plan_is_what_is_allocated() {
         let (kept, recomputed) =
             (total(Purpose::Training { recompute: false }), total(Purpose::Training { recompute: true }));
         assert!(total(Purpose::Inference) < recomputed && recomputed < kept, "{name}");
+
+        let purpose = Purpose::Training { recompute: false };
+        let single = Transformer::<f32>::memory_plan(&golden.config, &device, 512, purpose).unwrap();
+        let half = Transformer::<bf16>::memory_plan(&golden.config, &device, 512, purpose).unwrap();
+        for ((part, single), (_, half)) in single.parts.iter().zip(&half.parts) {
+            match *part {
+                "layer inputs" | "mlp" => assert_eq!(2 * half, *single, "{name}: {part}"),
+                // Log-sum-exps and 1/rms are f32 in both.
+                "attention" | "scratch" => assert!(half < single && *single < 2 * half, "{name}: {part}"),
+                _ => {}
+            }
+        }
     }
 }
 

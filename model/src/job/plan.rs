@@ -141,7 +141,7 @@ pub fn plan(
     let mean_length = mean_row_length(inputs);
     Ok(Plan {
         method: recipe.method,
-        device: device.describe(),
+        device: format!("{}, in {}", device.describe(), compute.name()),
         architecture: format!("{:?}", config.architecture).to_lowercase(),
         parameters: inputs.layout.parameters() as u64,
         tasks: inputs.tasks.iter().map(plan_task).collect(),

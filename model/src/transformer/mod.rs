@@ -93,7 +93,7 @@ impl<T: Real> Transformer<T> {
         max_tokens: usize,
         purpose: Purpose,
     ) -> Result<Self> {
-        attention::check_device(device, &attention_shape(config))?;
+        check_heads(config, device)?;
         let max_tokens = max_tokens.max(1);
         Ok(Self {
             config: config.clone(),
@@ -120,7 +120,7 @@ impl<T: Real> Transformer<T> {
         max_tokens: usize,
         purpose: Purpose,
     ) -> Result<MemoryPlan> {
-        attention::check_device(device, &attention_shape(config))?;
+        check_heads(config, device)?;
         let mut plan = Activations::<T>::plan(config, device, max_tokens, purpose)?;
         plan.parts.push(("head and loss", Workspace::<T>::bytes(&head_shape(config, max_tokens))));
         let inputs = BatchBuffers::bytes(max_tokens) + RotaryTables::bytes(config, max_tokens);
@@ -303,6 +303,12 @@ impl<T: Real> Transformer<T> {
         }
         Err(Error::Job(format!("{name} of {length} elements do not fit the model's layout of {expected}")))
     }
+}
+
+/// Fails where there are no kernels for the model's heads on the device.
+fn check_heads(config: &ModelConfig, device: &Device) -> Result<()> {
+    attention::check_device(device, &attention_shape(config))
+        .map_err(|error| Error::setting("--device", format!("{error}; use `--device cpu`")))
 }
 
 fn head_shape(config: &ModelConfig, rows: usize) -> cross_entropy::Shape {

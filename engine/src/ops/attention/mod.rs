@@ -89,10 +89,7 @@ pub fn check_device(device: &Device, shape: &Shape) -> Result<()> {
     let Device::Gpu(_) = device else { return Ok(()) };
     let limit = cpift_kernels::attention::HEAD_DIM_LIMIT as usize;
     check(OP, shape.head_dim.is_multiple_of(8) && shape.head_dim <= limit, || {
-        format!(
-            "heads of {} elements: GPU kernels take multiples of 8 up to {limit}; use `--device cpu`",
-            shape.head_dim
-        )
+        format!("heads of {} elements: GPU kernels take multiples of 8 up to {limit}", shape.head_dim)
     })
 }
 
