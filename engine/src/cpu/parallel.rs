@@ -5,7 +5,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 use std::sync::atomic::{AtomicUsize, Ordering};
 
-use bytemuck::Zeroable;
+use bytemuck::{Pod, Zeroable};
 use rayon::prelude::*;
 
 /// Part `index` of `parts` nearly equal ranges of `0..length`, cut at multiples of `multiple`.
@@ -35,21 +35,74 @@ pub fn for_each(count: usize, work: impl Fn(usize) + Sync) {
     });
 }
 
-thread_local! {
-    static SCRATCH: RefCell<Vec<[f32; 16]>> = const { RefCell::new(Vec::new()) };
+/// Spins before a waiting thread offers its core to others: about 0.2 ms.
+const SPINS: u32 = 5000;
+
+/// A counter on cache lines of its own, so that threads that count elsewhere do not slow it down.
+#[derive(Debug, Default)]
+#[repr(align(128))]
+struct Counter(AtomicUsize);
+
+/// Runs `work(phase, index)` for each index below `counts[phase]`, phase after phase: no index starts
+/// before all of the phase before are done. A phase needs no waking of threads, unlike a call of
+/// [`for_each`]: each moves on by itself.
+///
+/// In every phase a thread starts on a part that is its own, the calling thread on the first one as in
+/// rayon's splits, and helps with the others' when that is done. So what one phase or operation leaves
+/// in a core's cache is found there by the next.
+pub fn for_each_phase(counts: &[usize], work: impl Fn(usize, usize) + Sync) {
+    let threads = rayon::current_num_threads();
+    let Some(caller) = rayon::current_thread_index().filter(|_| threads > 1) else {
+        counts.iter().enumerate().for_each(|(phase, &count)| (0..count).for_each(|index| work(phase, index)));
+        return;
+    };
+    let counters = |count| -> Vec<Counter> { std::iter::repeat_with(Counter::default).take(count).collect() };
+    let (taken, finished) = (counters(counts.len() * threads), counters(counts.len()));
+    (0..threads).into_par_iter().with_max_len(1).for_each(|_| {
+        let thread = rayon::current_thread_index().expect("a thread of the pool");
+        let own = (thread + threads - caller) % threads;
+        for (phase, &count) in counts.iter().enumerate() {
+            let mut done = 0;
+            for index in 0..threads {
+                let owner = (own + index) % threads;
+                let part = part(count, threads, owner, 1);
+                let taken = &taken[phase * threads + owner].0;
+                while let Some(index) = part.clone().nth(taken.fetch_add(1, Ordering::Relaxed)) {
+                    work(phase, index);
+                    done += 1;
+                }
+            }
+            finished[phase].0.fetch_add(done, Ordering::Release);
+            // Whoever holds what is left is at work on it: nothing waits for a thread that sleeps.
+            let mut spins = 0;
+            while finished[phase].0.load(Ordering::Acquire) < count {
+                spins += 1;
+                if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+            }
+        }
+    });
 }
 
-/// Lends `work` at least `length` floats of this thread, whose content is left over from earlier uses.
-/// The memory is kept, so that only the largest request allocates.
+/// Floats of a cache line, aligned to it.
+#[derive(Debug, Clone, Copy, Pod, Zeroable)]
+#[repr(C, align(64))]
+struct Line([f32; 16]);
+
+thread_local! {
+    static SCRATCH: RefCell<Vec<Vec<Line>>> = const { RefCell::new(Vec::new()) };
+}
+
+/// Lends `work` at least `length` floats of this thread, aligned to a cache line, whose content is left
+/// over from earlier uses. The memory is kept, so that only the largest request allocates; nested uses
+/// each have their own.
 pub fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
-    // Taken out rather than borrowed: a nested use then allocates instead of failing.
-    let mut scratch = SCRATCH.with(RefCell::take);
+    let mut scratch = SCRATCH.with_borrow_mut(Vec::pop).unwrap_or_default();
     let blocks = length.div_ceil(16);
     if scratch.len() < blocks {
         scratch.resize(blocks, Zeroable::zeroed());
     }
-    let result = work(scratch.as_flattened_mut());
-    SCRATCH.with(|kept| kept.replace(scratch));
+    let result = work(bytemuck::cast_slice_mut(&mut scratch));
+    SCRATCH.with_borrow_mut(|kept| kept.push(scratch));
     result
 }
 
@@ -84,9 +137,31 @@ impl<'a, T> SharedMut<'a, T> {
         unsafe { std::slice::from_raw_parts_mut(self.pointer.add(range.start), range.len()) }
     }
 
-    /// Start of the slice, for code that writes strided parts of it.
-    pub fn as_mut_ptr(&self) -> *mut T {
-        self.pointer
+    /// The `C` elements from `start` on, without a check.
+    ///
+    /// # Safety
+    /// They lie inside the slice, and while the returned array lives, nothing else may access them.
+    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's duty")]
+    #[inline(always)]
+    pub unsafe fn array<const C: usize>(&self, start: usize) -> &mut [T; C] {
+        // SAFETY: inside the slice and exclusive by the caller's promise.
+        unsafe { &mut *self.pointer.add(start).cast::<[T; C]>() }
+    }
+
+    /// Number of elements of the slice.
+    pub fn len(&self) -> usize {
+        self.length
+    }
+
+    /// A part of the slice, to read. Panics when the range lies outside.
+    ///
+    /// # Safety
+    /// While the returned slice lives, nothing may write an element of the range.
+    #[inline(always)]
+    pub unsafe fn read(&self, range: Range<usize>) -> &[T] {
+        assert!(range.start <= range.end && range.end <= self.length);
+        // SAFETY: inside the slice, checked above; not written meanwhile by the caller's promise.
+        unsafe { std::slice::from_raw_parts(self.pointer.add(range.start), range.len()) }
     }
 }
 
@@ -106,6 +181,35 @@ mod tests {
             }
             assert_eq!(next, length);
         }
+    }
+
+    #[test]
+    fn phases_come_one_after_another_and_every_index_runs_once() {
+        let pool = rayon::ThreadPoolBuilder::new().num_threads(3).build().expect("three threads");
+        for counts in [vec![5, 0, 1, 40, 2], vec![], vec![0], vec![7; 50]] {
+            let ran: Vec<Vec<AtomicUsize>> =
+                counts.iter().map(|&count| (0..count).map(|_| AtomicUsize::new(0)).collect()).collect();
+            let run = |phase: usize, index: usize| {
+                for earlier in &ran[..phase] {
+                    assert!(earlier.iter().all(|count| count.load(Ordering::Relaxed) == 1));
+                }
+                ran[phase][index].fetch_add(1, Ordering::Relaxed);
+            };
+            pool.install(|| for_each_phase(&counts, run));
+            assert!(ran.iter().flatten().all(|count| count.load(Ordering::Relaxed) == 1));
+            ran.iter().flatten().for_each(|count| count.store(0, Ordering::Relaxed));
+            for_each_phase(&counts, run);
+            assert!(ran.iter().flatten().all(|count| count.load(Ordering::Relaxed) == 1));
+        }
+    }
+
+    #[test]
+    fn nested_scratch_is_apart() {
+        with_scratch(20, |outer| {
+            outer.fill(1.0);
+            with_scratch(40, |inner| inner.fill(2.0));
+            assert!(outer.iter().all(|&value| value == 1.0) && outer.as_ptr().addr().is_multiple_of(64));
+        });
     }
 
     #[test]
