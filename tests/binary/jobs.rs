@@ -160,3 +160,25 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     files.trained("stopped", &["--resume"]);
     assert_same_results(&files, "whole", "stopped");
 }
+
+/// While the inputs are read there is nothing to finish or save: the first Ctrl-C ends the process.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_before_the_job_begins_stops_at_once() {
+    let files = job();
+    let data = files.job.path("code.train.jsonl");
+    fs::remove_file(&data).unwrap();
+    let made = std::process::Command::new("mkfifo").arg(&data).status().unwrap();
+    assert!(made.success());
+    let arguments = files.train("early", &[]);
+    let child = engine(&[]).args(&arguments).stderr(Stdio::piped()).spawn().unwrap();
+    // Opening a pipe waits for its reader, which then waits for us.
+    let pipe = fs::OpenOptions::new().write(true).open(&data).unwrap();
+    let sent = std::process::Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let output = child.wait_with_output().unwrap();
+    drop(pipe);
+    assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+    assert_eq!(stderr(&output), "\nstopped before the first step\n");
+    assert!(!files.job.path("early").exists());
+}

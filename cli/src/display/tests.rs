@@ -239,7 +239,7 @@ fn the_closing_table_has_every_task_in_every_column() {
             score(0.1, Some(1.0)),
         ],
     });
-    let report = JobReport {
+    let mut report = JobReport {
         method: Method::Cpift,
         columns: ["base", "probe", "fused", "final"].map(str::to_owned).to_vec(),
         tasks: tasks.collect(),
@@ -256,4 +256,8 @@ fn the_closing_table_has_every_task_in_every_column() {
          try it: cpift-engine generate 'runs/see saw/final' --prompt \"…\"\n\
          charts: cpift-engine report 'runs/see saw'\n",
     );
+    for task in &mut report.tasks {
+        task.scores.fill(None);
+    }
+    expect(&reports::scores(&report, Style::PLAIN), "No task has an `eval` file: nothing was measured.\n");
 }
