@@ -46,7 +46,9 @@ fn make(folder: &Path) -> Result<u64> {
     }
     copy_folder(&folders::tests().join("golden"), &folder.join("data/tests/golden"))?;
     copy_folder(&folders::seesaw(), &folder.join("data/examples/seesaw"))?;
+    // Scripts find the shapes beside their folder.
     copy_folder(&folders::tests().join("../benches/shapes"), &folder.join("data/shapes"))?;
+    copy_folder(&folders::tests().join("../benches/compare"), &folder.join("data/compare"))?;
     fs::write(folder.join("run.sh"), SCRIPT)?;
     make_executable(&folder.join("run.sh"))?;
     size(folder)

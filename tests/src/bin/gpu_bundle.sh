@@ -36,6 +36,8 @@ for program in "$here"/programs/tests/*; do
     [ "$status" = 0 ] || failed=1
 done
 json+="],\"steps\":["
+kernels=null
+comparison=null
 
 if [ "$tests_only" = false ]; then
     separator=
@@ -47,12 +49,25 @@ if [ "$tests_only" = false ]; then
         json+="$separator{\"shape\":\"$name\",\"batch\":$batch,\"length\":$length,\"result\":${step:-null}}"
         separator=,
     done
+    # The table for people, the document for results.json.
+    for precision in f32 bf16; do
+        timeout 900 "$engine" bench kernels --device "$DEVICE" --precision "$precision" --json \
+            >"kernels-$precision.json" 2>"kernels-$precision.txt" || echo "kernels in $precision: see kernels-$precision.txt"
+    done
+    [ ! -s kernels-f32.json ] || [ ! -s kernels-bf16.json ] || kernels="[$(cat kernels-f32.json),$(cat kernels-bf16.json)]"
+    # Beside PyTorch, where it is installed.
+    if python3 -c 'import torch, transformers' 2>compare.txt; then
+        timeout 1800 python3 "$here/data/compare/gpu.py" --engine "$engine" --json compare.json 2>&1 | tee compare.txt
+        [ ! -s compare.json ] || comparison=$(cat compare.json)
+    else
+        echo "no comparison with PyTorch: $(tail -1 compare.txt)"
+    fi
     for program in "$here"/programs/benches/*; do
         name=$(basename "$program")
         timeout 600 "$program" --bench --warm-up-time 1 --measurement-time 2 >"bench-$name.txt" 2>&1
         grep -E "^[a-z].*(time:|thrpt:)|^ +(time|thrpt):" "bench-$name.txt"
     done
 fi
-json+="]}"
+json+="],\"kernels\":$kernels,\"comparison\":$comparison}"
 echo "$json" >results.json
 exit $failed
