@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use cpift_model::progress::JobReport;
-use serde_json::json;
+use serde_json::{Value, json};
 
 use crate::support::{JobFiles, refused, run, stderr, stdout, text};
 
@@ -226,4 +226,116 @@ fn folders_that_cannot_be_reported() {
         fs::write(&path, before).unwrap();
     }
     report(&run);
+}
+
+/// A comparison as `compare` writes it: two tasks, two seeds, one run missing a figure.
+fn comparison() -> Value {
+    let score = |exact: f64| json!({ "loss": 2.0 - exact, "exact_match": exact, "tokens": 40, "rows": 10 });
+    let interval = |mean: f64| json!({ "mean": mean, "half_width": 0.03, "count": 2 });
+    let run = |seed: u64, mean: Option<f64>| {
+        json!({
+            "seed": seed, "scores": [score(0.5), score(0.25)], "normalised": [mean, mean], "mean_normalised": mean,
+            "worst_task": 1, "worst_normalised": mean, "seconds": 3.5, "peak_memory_bytes": 1 << 20,
+            "folder": format!("runs/{seed}"),
+        })
+    };
+    let method = |name: &str, kind: &str, means: [Option<f64>; 2]| {
+        json!({
+            "name": name, "title": format!("what <{name}> does"), "kind": kind,
+            "family": if kind == "ablation" { "cores & more" } else { "" },
+            "budgets": ["total", "given"], "specialist_steps": 120, "steps": 60, "settings": ["core.fraction=0.05"],
+            "runs": [run(1, means[0]), run(2, means[1])],
+            "summary": {
+                "tasks": (0..2).map(|task| json!({
+                    "loss": interval(1.5), "exact_match": interval(0.625 - 0.5 * f64::from(task)), "normalised": null,
+                })).collect::<Vec<_>>(),
+                "mean_exact_match": null,
+                "mean_normalised": means[0].and(means[1]).map(|_| interval(0.75)),
+                "worst_normalised": null, "worst_task": null, "seconds": interval(3.5), "peak_memory_bytes": null,
+            },
+        })
+    };
+    let reference = |seed: u64| {
+        json!({
+            "seed": seed, "base": [score(0.0), score(0.125)], "specialist": [score(1.0), score(1.0)], "seconds": 2.0,
+            "peak_memory_bytes": null,
+        })
+    };
+    let pair = json!({
+        "seed": 1, "first": 0, "second": 1, "first_before": score(1.0), "first_after": score(0.5),
+        "second_before": score(0.0), "second_after": score(1.0),
+    });
+    json!({
+        "version": 1,
+        "origin": {
+            "program": "cpift-engine 0.1.0", "command": "cpift-engine compare recipe.toml", "recipe": "seed = 1\n",
+            "inputs": [{ "file": "a.jsonl", "blake3": "0123456789abcdef0123" }], "device": "cpu", "threads": 2,
+            "jobs": 1, "system": "linux x86_64", "processor": null, "parameters": 9000,
+        },
+        "tasks": ["sort", "<i>\"&"], "seeds": [1, 2],
+        "steps": { "specialist": 60, "total": 180, "given": 60 },
+        "references": [reference(1), reference(2)],
+        "methods": [
+            method("cpift", "method", [Some(0.75), Some(0.5)]),
+            method("joint", "method", [Some(0.75), None]),
+            method("no-freezing", "ablation", [Some(0.5), Some(0.25)]),
+        ],
+        "cores": [],
+        "overlaps": {
+            "chance": 0.005,
+            "importance": [{ "seed": 1, "task": 0, "importance": "path", "jaccard": 0.5 }],
+            "seeds": [{ "task": 1, "seeds": [1, 2], "jaccard": 0.25 }],
+        },
+        "forgetting": {
+            "first_steps": 60, "second_steps": 60,
+            "methods": [{
+                "name": "sequential", "title": "plain", "pairs": [pair], "first_change": interval(-0.5),
+                "second_change": interval(1.0), "change": [[null, -0.5], [-0.25, null]],
+            }],
+        },
+    })
+}
+
+#[test]
+fn a_comparison_is_reported_whole() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("study");
+    fs::create_dir(&path).unwrap();
+    fs::write(path.join("results.json"), comparison().to_string()).unwrap();
+    let page = report(text(&path));
+    assert_eq!(sections(&page), ["results", "ablations", "overlap", "forgetting", "run"]);
+    assert!(!page.contains("<i>"));
+    let cells = cells(&page);
+    let row = |name: &str| {
+        let start = cells.iter().position(|cell| cell == name).unwrap();
+        cells[start + 1..start + 8].to_vec()
+    };
+    assert_eq!(row("cpift"), ["62.5 ± 3.0", "12.5 ± 3.0", "0.750 ± 0.030", "–", "60", "3.5 s", "–"]);
+    // A mean over fewer seeds than all is no figure, and never zero.
+    assert_eq!(row("joint")[2], "–");
+    assert_eq!(row("own specialists")[..3], ["100.0 ± 0.0", "100.0 ± 0.0", "1"]);
+    // The difference is taken seed by seed: −0.25 both times.
+    assert_eq!(row("no-freezing")[..4], ["cores & more", "60", "0.750 ± 0.030", "−0.250 ± 0.000"]);
+    assert_eq!(row("sequential")[..2], ["−50.0 ± 3.0", "100.0 ± 3.0"]);
+    let data = fs::read_to_string(path.join("report/results.csv")).unwrap();
+    assert_eq!(data.lines().count(), 1 + 3 * 2 * 2);
+    assert!(
+        data.contains("joint,method,,equal total steps; specialists given,60,2,sort,1.5,0.5,,3.5,1048576"),
+        "{data}"
+    );
+
+    let mut broken = comparison();
+    broken["methods"][1]["runs"][0]["scores"] = json!([]);
+    let mut newer = comparison();
+    newer["version"] = json!(7);
+    let cases = [
+        (broken.to_string(), "results.json: `joint` does not fit its tasks and seeds"),
+        (newer.to_string(), "results.json: is of version 7, this program reads 1"),
+        ("{}".to_owned(), "results.json: is not the results of a comparison: missing field"),
+    ];
+    for (content, expected) in cases {
+        fs::write(path.join("results.json"), content).unwrap();
+        let message = refused(&["report", text(&path)]);
+        assert!(message.contains(expected), "{message}");
+    }
 }

@@ -1,17 +1,21 @@
 //! Reports of runs as one page that needs nothing else, with its charts and data as files.
 
 pub mod chart;
+mod comparison;
 mod document;
 mod page;
 mod run;
 
 use std::path::{Path, PathBuf};
 
+use cpift_model::compare::RESULTS;
+use cpift_model::compare::results::Comparison;
 use cpift_model::job::RunFolder;
 use cpift_model::{Error, Result, files};
 
 use crate::recipe;
 use document::{Block, Document};
+use serde::Serialize;
 
 /// Name of the page in the run folder.
 pub const PAGE: &str = "report.html";
@@ -29,24 +33,40 @@ pub struct Written {
     pub files: usize,
 }
 
-/// Reports the run in a folder: the page into `out` (report.html in the run folder), charts and data into `figures`
+/// Reports the run or the comparison in a folder: the page into `out` (report.html in the run folder), charts and data into `figures`
 /// (the folder report in the run folder). Files of an earlier report are replaced.
 ///
 /// # Errors
 /// The folder holds no run, a file of it is damaged, or one of the report cannot be written.
 pub fn write(folder: &Path, out: Option<&Path>, figures: Option<&Path>) -> Result<Written> {
+    if folder.join(RESULTS).is_file() {
+        let comparison = Comparison::read(folder)?;
+        let document = comparison::document(&comparison, name_of(folder));
+        return write_all(folder, &document, &comparison, out, figures);
+    }
     let run = RunFolder::read(folder)?;
     let loaded = recipe::load(&folder.join("recipe.toml"), &[])?;
     let document = run::document(&run, &loaded.recipe, name_of(folder));
+    write_all(folder, &document, &run, out, figures)
+}
+
+/// The page, the charts and tables, and what they were made from as JSON.
+fn write_all(
+    folder: &Path,
+    document: &Document,
+    source: &impl Serialize,
+    out: Option<&Path>,
+    figures: Option<&Path>,
+) -> Result<Written> {
     let page = out.map_or_else(|| folder.join(PAGE), Path::to_owned);
     let figures = figures.map_or_else(|| folder.join(FIGURES), Path::to_owned);
     if page.is_dir() {
         return Err(Error::format(&page, "is a folder; give the file the page is to be written to"));
     }
-    let mut count = write_figures(&document, &figures)?;
-    files::write_json_atomically(&figures.join("report.json"), &run)?;
+    let mut count = write_figures(document, &figures)?;
+    files::write_json_atomically(&figures.join("report.json"), source)?;
     count += 1;
-    files::write_bytes_atomically(&page, page::render(&document).as_bytes())?;
+    files::write_bytes_atomically(&page, page::render(document).as_bytes())?;
     Ok(Written { page, figures, files: count })
 }
 

@@ -1,0 +1,185 @@
+//! Methods by tasks, under both budgets.
+
+use cpift_model::compare::results::{Budget, Comparison, Interval, MethodResult, RowKind};
+use cpift_model::progress::Score;
+
+use super::{DEFAULT, budget_title, interval_caption, interval_text};
+use crate::display::units::{bytes, duration, grouped};
+use crate::report::chart::NARROW;
+use crate::report::chart::bars::{Bar, BarChart};
+use crate::report::document::{Block, Data, Figure, Section, Table, number};
+
+/// The section `Results`.
+pub fn section(comparison: &Comparison) -> Section {
+    let mut blocks = Vec::new();
+    for budget in [Budget::Total, Budget::Given] {
+        let methods = under(comparison, budget);
+        if !methods.is_empty() {
+            blocks.push(Block::Table(table(comparison, budget, &methods)));
+            blocks.push(charts(comparison, budget, &methods));
+        }
+    }
+    if blocks.is_empty() {
+        blocks.push(Block::Notice("This comparison has no method yet.".to_owned()));
+    }
+    Section { id: "results", title: "Results", blocks }
+}
+
+/// The methods, without ablations, that count under a budget.
+fn under(comparison: &Comparison, budget: Budget) -> Vec<&MethodResult> {
+    let counts = |method: &&MethodResult| method.kind == RowKind::Method && method.budgets.contains(&budget);
+    comparison.methods.iter().filter(counts).collect()
+}
+
+fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> Table {
+    let budget_text = match budget {
+        Budget::Total => {
+            "Every method makes the same number of optimizer steps in all, specialists included."
+        }
+        Budget::Given => {
+            "The specialists are given: only the steps after them count, the same number for every method."
+        }
+    };
+    let mut headings = vec![budget_title(budget).to_owned()];
+    headings.extend(comparison.tasks.iter().cloned());
+    headings.extend(["normalised", "worst task", "steps", "time", "memory"].map(str::to_owned));
+    let mut table = Table::new(
+        format!(
+            "{budget_text} Tasks: rows of the evaluation file answered exactly, in % (loss in nats where a task has no \
+             prompts). Normalised: each task between the base model = 0 and its own specialist = 1, mean over the tasks; \
+             worst task: the least of them. Steps and time after the specialists, memory at the peak. {}",
+            interval_caption(comparison)
+        ),
+        headings,
+    );
+    for (name, pick) in [("base model", true), ("own specialists", false)] {
+        let mut row = vec![name.to_owned()];
+        for task in 0..comparison.tasks.len() {
+            let scores: Vec<&Score> = comparison
+                .references
+                .iter()
+                .map(|reference| if pick { &reference.base[task] } else { &reference.specialist[task] })
+                .collect();
+            row.push(score_text(&scores));
+        }
+        row.extend([if pick { "0" } else { "1" }, "", "", "", ""].map(str::to_owned));
+        table.row(row);
+    }
+    for method in methods {
+        let mut row = vec![method.name.clone()];
+        row.extend(method.summary.tasks.iter().map(|task| match &task.exact_match {
+            Some(exact) => interval_text(Some(exact), 100.0, 1),
+            None => interval_text(Some(&task.loss), 1.0, 3),
+        }));
+        let summary = &method.summary;
+        row.push(interval_text(summary.mean_normalised.as_ref(), 1.0, 3));
+        let worst = summary.worst_task.and_then(|task| comparison.tasks.get(task));
+        let worst_value = interval_text(summary.worst_normalised.as_ref(), 1.0, 3);
+        row.push(worst.map_or_else(|| "–".to_owned(), |task| format!("{task} {worst_value}")));
+        row.push(grouped(method.steps));
+        row.push(duration(summary.seconds.mean));
+        row.push(summary.peak_memory_bytes.map_or("–".to_owned(), bytes));
+        table.row(row);
+    }
+    table
+}
+
+/// Exact match over the seeds in %, or the loss where there is none.
+fn score_text(scores: &[&Score]) -> String {
+    match Interval::of_all(scores.iter().map(|score| score.exact_match)) {
+        Some(exact) => interval_text(Some(&exact), 100.0, 1),
+        None => {
+            let losses: Vec<f64> = scores.iter().map(|score| score.loss).collect();
+            interval_text(Interval::of(&losses).as_ref(), 1.0, 3)
+        }
+    }
+}
+
+fn charts(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> Block {
+    let chart = |title: &str, value: &dyn Fn(&MethodResult) -> Option<Interval>| {
+        let bar = |method: &&MethodResult| {
+            let interval = value(method);
+            Bar {
+                name: method.name.clone(),
+                value: interval.map(|interval| interval.mean),
+                error: interval.and_then(|interval| interval.half_width),
+                text: interval_text(interval.as_ref(), 1.0, 3),
+                colour: if method.name == DEFAULT { 2 } else { 1 },
+            }
+        };
+        BarChart {
+            title: format!("{title}, {}", budget_title(budget)),
+            x_label: "base model = 0, own specialist = 1".to_owned(),
+            bars: methods.iter().map(bar).collect(),
+            range: (0.0, 1.0),
+        }
+    };
+    let mean = chart("Normalised score", &|method| method.summary.mean_normalised);
+    let worst = chart("Worst task", &|method| method.summary.worst_normalised);
+    let name = if budget == Budget::Total { "total" } else { "given" };
+    let figure = |kind: &str, chart: BarChart| {
+        Figure::narrow(format!("{kind}-{name}"), chart.title.clone(), chart.draw(NARROW))
+    };
+    Block::Figures {
+        caption: format!(
+            "Normalised score of every method: its mean over the tasks, and its worst task’s. Orange: CPI-FT as the paper \
+             has it. {}",
+            interval_caption(comparison)
+        ),
+        figures: vec![figure("normalised", mean), figure("worst", worst)],
+    }
+}
+
+/// What every row of the tables is.
+pub fn rows_explained(comparison: &Comparison) -> Vec<(String, String)> {
+    let explain = |method: &MethodResult| {
+        let settings = match method.settings.is_empty() {
+            true => String::new(),
+            false => format!(" ({})", method.settings.join(", ")),
+        };
+        (method.name.clone(), format!("{}{settings}", method.title))
+    };
+    comparison.methods.iter().map(explain).collect()
+}
+
+/// `results.csv`: a line per row, seed and task.
+pub fn data(comparison: &Comparison) -> Data {
+    let headings = [
+        "row",
+        "kind",
+        "family",
+        "budgets",
+        "steps",
+        "seed",
+        "task",
+        "loss",
+        "exact_match",
+        "normalised",
+        "seconds",
+        "peak_memory_bytes",
+    ];
+    let mut data = Data::new("results", &headings);
+    for method in &comparison.methods {
+        let budgets: Vec<&str> = method.budgets.iter().map(|&budget| budget_title(budget)).collect();
+        for run in &method.runs {
+            let tasks = comparison.tasks.iter().zip(&run.scores).zip(&run.normalised);
+            for ((task, score), normalised) in tasks {
+                data.row([
+                    method.name.clone(),
+                    format!("{:?}", method.kind).to_lowercase(),
+                    method.family.clone(),
+                    budgets.join("; "),
+                    method.steps.to_string(),
+                    run.seed.to_string(),
+                    task.clone(),
+                    score.loss.to_string(),
+                    number(score.exact_match),
+                    number(*normalised),
+                    run.seconds.to_string(),
+                    run.peak_memory_bytes.map_or(String::new(), |bytes| bytes.to_string()),
+                ]);
+            }
+        }
+    }
+    data
+}

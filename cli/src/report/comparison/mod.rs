@@ -1,0 +1,112 @@
+//! The report of a comparison: every method and ablation over seeds and budgets.
+
+mod ablations;
+mod forgetting;
+mod methods;
+mod overlaps;
+
+use cpift_model::compare::results::{Budget, Comparison, Interval};
+
+use super::document::{Block, Document, Section, Table};
+use crate::display::units::{bytes, duration, grouped};
+
+/// The method that ablations change.
+const DEFAULT: &str = "cpift";
+
+/// The report of a comparison.
+pub fn document(comparison: &Comparison, title: String) -> Document {
+    let sections = [
+        Some(methods::section(comparison)),
+        ablations::section(comparison),
+        overlaps::section(comparison),
+        forgetting::section(comparison),
+        Some(provenance(comparison)),
+    ];
+    let mut data = vec![methods::data(comparison), ablations::data(comparison), overlaps::data(comparison)];
+    data.extend(forgetting::data(comparison));
+    let lead = [
+        format!("{} methods and ablations", comparison.methods.len()),
+        format!("{} tasks", comparison.tasks.len()),
+        format!("{} seeds", comparison.seeds.len()),
+        format!("{} parameters", grouped(comparison.origin.parameters)),
+    ];
+    Document { title, lead: lead.join(" · "), sections: sections.into_iter().flatten().collect(), data }
+}
+
+/// How a budget is called.
+fn budget_title(budget: Budget) -> &'static str {
+    match budget {
+        Budget::Total => "equal total steps",
+        Budget::Given => "specialists given",
+    }
+}
+
+/// A mean with half its interval, times `factor`; – where it was not measured.
+fn interval_text(interval: Option<&Interval>, factor: f64, decimals: usize) -> String {
+    let Some(interval) = interval else { return "–".to_owned() };
+    let mean = format!("{:.decimals$}", factor * interval.mean);
+    let text = match interval.half_width {
+        Some(half) => format!("{mean} ± {:.decimals$}", factor * half),
+        None => mean,
+    };
+    text.replace('-', "−")
+}
+
+/// What an interval is, for captions.
+fn interval_caption(comparison: &Comparison) -> String {
+    match comparison.seeds.len() {
+        0 | 1 => "One seed: there are no intervals.".to_owned(),
+        seeds => format!("± and whiskers: 95 % interval of the mean over {seeds} seeds (Student’s t)."),
+    }
+}
+
+fn provenance(comparison: &Comparison) -> Section {
+    let origin = &comparison.origin;
+    let fact = |name: &str, value: String| (name.to_owned(), value);
+    let steps = &comparison.steps;
+    let mut facts = vec![
+        fact("made by", origin.program.clone()),
+        fact("command", origin.command.clone()),
+        fact("seeds", comparison.seeds.iter().map(u64::to_string).collect::<Vec<_>>().join(", ")),
+        fact(
+            "optimizer steps",
+            format!(
+                "{} for a specialist; {} in all under equal total steps; {} after the specialists where they are given",
+                grouped(steps.specialist),
+                grouped(steps.total),
+                grouped(steps.given)
+            ),
+        ),
+        fact("device", origin.device.clone()),
+        fact("threads", format!("{} of each run, {} runs side by side", origin.threads, origin.jobs)),
+        fact("machine", origin.system.clone()),
+    ];
+    facts.extend(origin.processor.clone().map(|name| fact("processor", name)));
+    facts.push(fact("parameters", grouped(origin.parameters)));
+    let mut specialists = Table::new(
+        "The specialists (probes) that scores are normalised by, one set for each seed.",
+        ["seed", "wall time", "peak memory"],
+    );
+    for reference in &comparison.references {
+        specialists.row([
+            reference.seed.to_string(),
+            duration(reference.seconds),
+            reference.peak_memory_bytes.map_or("–".to_owned(), bytes),
+        ]);
+    }
+    let mut inputs = Table::of_text(
+        "Every file the comparison reads, by the beginning of its BLAKE3 hash.",
+        ["file", "BLAKE3"],
+    );
+    for input in &origin.inputs {
+        inputs.row([input.file.clone(), input.blake3.chars().take(16).collect()]);
+    }
+    let blocks = vec![
+        Block::Facts(facts),
+        Block::Facts(methods::rows_explained(comparison)),
+        Block::Table(specialists),
+        Block::Table(inputs),
+        Block::Code { summary: "The whole recipe".to_owned(), text: origin.recipe.clone() },
+    ];
+    Section { id: "run", title: "What was run", blocks }
+}

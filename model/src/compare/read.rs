@@ -1,0 +1,77 @@
+//! Reading a comparison back.
+
+use std::path::Path;
+
+use super::results::{Comparison, Forgetting, MethodResult, RESULTS_VERSION};
+use crate::error::{Error, Result};
+use crate::files;
+
+/// Name of the file in the comparison's folder.
+pub const RESULTS: &str = "results.json";
+
+impl Comparison {
+    /// Reads the results in a comparison's folder.
+    ///
+    /// # Errors
+    /// The file cannot be read, is of another version, or has lists that do not fit its tasks and seeds.
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(RESULTS);
+        let refuse = |reason: String| Error::format(&path, reason);
+        let text = files::read_text(&path)?;
+        let comparison: Self = serde_json::from_str(&text)
+            .map_err(|error| refuse(format!("is not the results of a comparison: {error}")))?;
+        if comparison.version != RESULTS_VERSION {
+            let reason =
+                format!("is of version {}, this program reads {RESULTS_VERSION}", comparison.version);
+            return Err(refuse(reason));
+        }
+        match comparison.misfit() {
+            Some(what) => Err(refuse(format!("{what} does not fit its tasks and seeds; undo the change"))),
+            None => Ok(comparison),
+        }
+    }
+
+    /// The first thing whose lengths or indices are not those of the tasks and seeds.
+    fn misfit(&self) -> Option<String> {
+        let tasks = self.tasks.len();
+        let references = self.references.iter();
+        if references.clone().any(|seed| seed.base.len() != tasks || seed.specialist.len() != tasks) {
+            return Some("a reference".to_owned());
+        }
+        let broken = self.methods.iter().find(|method| !method.fits(tasks));
+        if let Some(method) = broken {
+            return Some(format!("`{}`", method.name));
+        }
+        let square =
+            |matrix: &[Vec<f64>]| matrix.len() == tasks && matrix.iter().all(|row| row.len() == tasks);
+        if self.cores.iter().any(|seed| !square(&seed.groups.jaccard)) {
+            return Some("an overlap of cores".to_owned());
+        }
+        if let Some(overlaps) = &self.overlaps {
+            let indices = overlaps.importance.iter().map(|overlap| overlap.task);
+            if indices.chain(overlaps.seeds.iter().map(|overlap| overlap.task)).any(|task| task >= tasks) {
+                return Some("an overlap".to_owned());
+            }
+        }
+        let forgetting = self.forgetting.iter().find(|forgetting| !forgetting.fits(tasks));
+        forgetting.map(|_| "`forgetting`".to_owned())
+    }
+}
+
+impl MethodResult {
+    fn fits(&self, tasks: usize) -> bool {
+        let of_run =
+            |run: &super::results::SeedRun| run.scores.len() == tasks && run.normalised.len() == tasks;
+        let worst = self.summary.worst_task.is_none_or(|task| task < tasks);
+        self.summary.tasks.len() == tasks && worst && self.runs.iter().all(of_run)
+    }
+}
+
+impl Forgetting {
+    fn fits(&self, tasks: usize) -> bool {
+        self.methods.iter().all(|method| {
+            let square = method.change.len() == tasks && method.change.iter().all(|row| row.len() == tasks);
+            square && method.pairs.iter().all(|pair| pair.first < tasks && pair.second < tasks)
+        })
+    }
+}
