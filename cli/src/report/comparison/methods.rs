@@ -33,12 +33,8 @@ fn under(comparison: &Comparison, budget: Budget) -> Vec<&MethodResult> {
 
 fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> Table {
     let budget_text = match budget {
-        Budget::Total => {
-            "Every method makes the same number of optimizer steps in all, specialists included."
-        }
-        Budget::Given => {
-            "The specialists are given: only the steps after them count, the same number for every method."
-        }
+        Budget::Total => "All optimizer steps count, those of the specialists included.",
+        Budget::Given => "The specialists exist already: only the steps after them count.",
     };
     let mut headings = vec![budget_title(budget).to_owned()];
     headings.extend(comparison.tasks.iter().cloned());
