@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use cpift_model::bench::kernels::SHAPES;
+use cpift_model::bench::predict::GPUS;
 use cpift_model::settings::{Precision, Stage};
 
 /// More threads than any machine has cores: beyond, a typing error.
@@ -398,7 +399,9 @@ const BENCH_KERNELS_EXAMPLES: &str = "\
 Examples:
   cpift-engine bench kernels
   cpift-engine bench kernels --filter adamw --parameters 100000000
-  cpift-engine bench kernels --model 0.5B 7B --tokens 1024 --json > kernels.json";
+  cpift-engine bench kernels --model 0.5B 7B --tokens 1024 --json > kernels.json
+  cpift-engine bench kernels --predict --filter 7B
+  cpift-engine bench kernels --predict h100 --compare kernels.json";
 
 /// `bench kernels`.
 #[derive(Debug, Args)]
@@ -418,6 +421,13 @@ pub struct BenchKernels {
     /// Parameters that the optimizer, selection and fusion work on; on a CPU 20 million unless given, on a GPU 200.
     #[arg(long, value_name = "D", value_parser = positive)]
     pub parameters: Option<usize>,
+    /// Measure nothing: predict times on these GPUs, all of them when none is named, from the kernels' contracts and
+    /// the assembler's figures. Sizes are a GPU's unless given.
+    #[arg(long, value_name = "GPU", num_args = 0.., value_parser = PossibleValuesParser::new(gpu_names()))]
+    pub predict: Option<Vec<String>>,
+    /// A file that `bench kernels --json` wrote on that GPU: its times stand beside the predicted ones.
+    #[arg(long, value_name = "FILE", requires = "predict", value_hint = ValueHint::FilePath)]
+    pub compare: Option<PathBuf>,
     /// Time for each operation; at least three runs are made in any case.
     #[arg(long, value_name = "SECONDS", default_value_t = 0.5, value_parser = seconds)]
     pub seconds: f64,
@@ -430,6 +440,10 @@ pub struct BenchKernels {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgument,
+}
+
+fn gpu_names() -> [&'static str; GPUS.len()] {
+    GPUS.map(|gpu| gpu.name)
 }
 
 fn model_names() -> [&'static str; SHAPES.len()] {

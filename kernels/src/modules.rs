@@ -3,6 +3,10 @@
 #[path = "../ptx/modules.rs"]
 mod embedded;
 
+/// What `cargo ptx` knows of the kernels, as JSON: by PTX file and kernel, among others the registers and shared
+/// memory that the assembler gave it for each architecture.
+pub const MANIFEST: &str = include_str!("../ptx/manifest.json");
+
 /// A family's PTX for an architecture.
 struct Module {
     family: &'static str,

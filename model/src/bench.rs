@@ -1,7 +1,8 @@
 //! A whole training step, timed: random weights, random tokens, every token supervised. Single operations are
-//! timed in [`kernels`].
+//! timed in [`kernels`], and what they should take on GPUs is said by [`predict`].
 
 pub mod kernels;
+pub mod predict;
 
 use std::path::Path;
 use std::time::Instant;

@@ -50,3 +50,45 @@ fn a_filter_that_finds_nothing_names_what_there_is() {
     assert!(message.contains(", adamw net frozen, "), "{message}");
     assert!(refused(&["bench", "kernels", "--device", "emulated"]).contains("--device"));
 }
+
+#[test]
+fn predictions_are_labelled_and_beside_measurements_in_a_column_of_their_own() {
+    let sizes =
+        ["--predict", "h100", "--tokens", "64", "--parameters", "5000", "--filter", "forward gate 0.5B"];
+    let output = run(&[&["bench", "kernels", "--json", "--precision", "f32"][..], &sizes].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
+    let kernel = &document["predicted"][0]["kernels"][0];
+    assert_eq!(kernel["flops"].as_u64(), Some(2 * 64 * 896 * 4864));
+    assert!(kernel["milliseconds"].is_null() && kernel["predicted_milliseconds"].as_f64().unwrap() > 0.0);
+    // The product is one launch, which has all of its operations and its registers from the assembler.
+    let launch = &kernel["launches"][0];
+    assert!(
+        launch["registers"].as_u64().unwrap() > 0 && launch["occupancy"].as_f64().unwrap() > 0.0,
+        "{launch}"
+    );
+
+    let measured = run(&[&SMALL[..], &["--filter", "gate 0.5B", "--json"]].concat());
+    let file = tempfile::NamedTempFile::new().unwrap();
+    std::fs::write(file.path(), &measured.stdout).unwrap();
+    let path = file.path().to_str().unwrap();
+    let tokens = [
+        "bench",
+        "kernels",
+        "--predict",
+        "a100",
+        "--tokens",
+        "4",
+        "--filter",
+        "gate 0.5B",
+        "--compare",
+        path,
+    ];
+    assert!(refused(&tokens).contains("was measured in f32; add --precision f32"));
+    let output = run(&[&tokens[..], &["--precision", "f32"]].concat());
+    let table = stdout(&output);
+    assert!(table.starts_with("predicted, not measured"), "{table}");
+    assert!(table.lines().any(|line| line.contains("predicted") && line.ends_with("measured")), "{table}");
+    assert!(table.contains("measured on cpu"), "{table}");
+    assert!(refused(&["bench", "kernels", "--predict", "--compare", path]).contains("needs the one GPU"));
+}

@@ -2,19 +2,25 @@
 
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
+use std::path::Path;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use cpift_engine::Device;
-use cpift_model::bench::kernels::{Case, SHAPES, Sizes, Watch, cases, run as measure};
+use cpift_model::bench::kernels::{Case, Report, SHAPES, Sizes, Watch, cases, run as measure};
+use cpift_model::bench::predict::{self, GPUS, Gpu};
+use cpift_model::transformer::ComputeType;
 use cpift_model::{Error, Result};
 
 use crate::display::{kernels, print, print_json, tell};
 use crate::{args, interrupt};
 
-/// Measures operations.
+/// Measures operations, or predicts their times.
 pub fn run(arguments: &args::BenchKernels, threads: Option<NonZeroUsize>) -> Result<()> {
+    if let Some(names) = &arguments.predict {
+        return predict(arguments, names);
+    }
     let chosen = super::Chosen::open(&arguments.device.device, threads)?;
     let on_cpu = matches!(chosen.device, Device::Cpu(_));
     if chosen.device.name() == "emulated" {
@@ -41,6 +47,57 @@ pub fn run(arguments: &args::BenchKernels, threads: Option<NonZeroUsize>) -> Res
         return Err(Error::Stopped { position });
     }
     Ok(())
+}
+
+/// Predicts times on the GPUs of these names; all where there are none.
+fn predict(arguments: &args::BenchKernels, names: &[String]) -> Result<()> {
+    let named = |gpu: &Gpu| names.is_empty() || names.iter().any(|name| name == gpu.name);
+    let gpus: Vec<Gpu> = GPUS.into_iter().filter(named).collect();
+    let measured = arguments.compare.as_deref().map(read_report).transpose()?;
+    if let (Some(path), false) = (&arguments.compare, gpus.len() == 1) {
+        let reason = format!("needs the one GPU after --predict that {} was measured on", path.display());
+        return Err(Error::setting("--compare", reason));
+    }
+    let compute = match arguments.precision.precision {
+        args::PrecisionName::F32 => ComputeType::F32,
+        args::PrecisionName::Auto | args::PrecisionName::Bf16 => ComputeType::Bf16,
+    };
+    if let Some(report) = measured.as_ref().filter(|report| report.precision != compute.name()) {
+        let reason = format!("was measured in {0}; add --precision {0}", report.precision);
+        return Err(Error::setting("--compare", reason));
+    }
+    let sizes = Sizes { compute, ..sizes(arguments, false) };
+    let cases = cases(&sizes, false, &arguments.filter)?;
+    let mut progress = Progress { stop: Arc::default(), terminal: std::io::stderr().is_terminal() };
+    let mut predictions = Vec::new();
+    for (index, case) in cases.iter().enumerate() {
+        progress.begins(index, cases.len(), case);
+        predictions.push(predict::predict(case, &gpus)?);
+    }
+    progress.clear();
+    if arguments.json {
+        let of_gpu = |(index, gpu): (usize, &Gpu)| {
+            let kernels: Vec<_> = predictions.iter().map(|by_gpu| &by_gpu[index]).collect();
+            serde_json::json!({ "gpu": gpu.product, "kernels": kernels })
+        };
+        let predicted: Vec<_> = gpus.iter().enumerate().map(of_gpu).collect();
+        return print_json(&serde_json::json!({
+            "precision": compute.name(),
+            "tokens": sizes.tokens,
+            "length": sizes.length,
+            "predicted": predicted,
+            "measured": measured,
+        }));
+    }
+    let heading = format!("{}, {} tokens in documents of {}", compute.name(), sizes.tokens, sizes.length);
+    print(&kernels::predicted(&heading, &gpus, &predictions, measured.as_ref()))
+}
+
+/// What `--json` wrote.
+fn read_report(path: &Path) -> Result<Report> {
+    let text = std::fs::read_to_string(path).map_err(Error::file(path, "read"))?;
+    let reason = "is not what `bench kernels --json` writes";
+    serde_json::from_str(&text).map_err(|error| Error::format(path, format!("{reason}: {error}")))
 }
 
 /// The device's usual sizes with what was given instead.

@@ -1,6 +1,7 @@
-//! Tables of `bench kernels`.
+//! Tables of `bench kernels`: what was measured, and what is predicted, which never share a column.
 
 use cpift_model::bench::kernels::{Limit, Report, Row};
+use cpift_model::bench::predict::{Gpu, Prediction};
 
 use super::table::Table;
 use super::units;
@@ -32,6 +33,63 @@ pub fn measured(report: &Report) -> String {
         bytes_per_second(report.read_bytes_per_second),
         units::flops_per_second(report.matrix_flops_per_second),
     )
+}
+
+/// Predictions by case and GPU. On one GPU with the launch that takes longest, and with the times measured there,
+/// if there are any; on several the times alone.
+pub fn predicted(
+    heading: &str,
+    gpus: &[Gpu],
+    predictions: &[Vec<Prediction>],
+    measured: Option<&Report>,
+) -> String {
+    let table = match gpus {
+        [_] => predicted_on_one(predictions, measured),
+        _ => {
+            let headings = gpus.iter().map(|gpu| gpu.name);
+            let mut table = Table::new(["kernel", "shape"].into_iter().chain(headings));
+            for by_gpu in predictions {
+                let Some(first) = by_gpu.first() else { continue };
+                let times = by_gpu.iter().map(|prediction| milliseconds(prediction.predicted_milliseconds));
+                table.row([first.name.clone(), first.shape.clone()].into_iter().chain(times));
+            }
+            table
+        }
+    };
+    let products: Vec<&str> = gpus.iter().map(|gpu| gpu.product).collect();
+    let on = measured.map(|report| format!("\nmeasured on {}", report.device)).unwrap_or_default();
+    format!(
+        "predicted, not measured: milliseconds on {}; {heading}\n\n{}\n\
+         a bound from vendors' figures, the kernels' contracts and the assembler's registers{on}\n",
+        products.join(", "),
+        table.render(),
+    )
+}
+
+fn predicted_on_one(predictions: &[Vec<Prediction>], measured: Option<&Report>) -> Table {
+    let mut headings = vec!["kernel", "shape", "predicted", "limit", "runs", "regs", "occup."];
+    headings.extend(measured.map(|_| "measured"));
+    let mut table = Table::new(headings);
+    for prediction in predictions.iter().flatten() {
+        let launches = prediction.launches.iter();
+        let longest =
+            launches.clone().max_by(|a, b| a.predicted_milliseconds.total_cmp(&b.predicted_milliseconds));
+        let Some(longest) = longest else { continue };
+        let mut cells = vec![
+            prediction.name.clone(),
+            prediction.shape.clone(),
+            milliseconds(prediction.predicted_milliseconds),
+            limit(prediction.predicted_limit).to_owned(),
+            launches.map(|launch| launch.count).sum::<usize>().to_string(),
+            longest.registers.to_string(),
+            format!("{:.0} %", 100.0 * longest.occupancy),
+        ];
+        let same = |row: &&Row| row.name == prediction.name && row.shape == prediction.shape;
+        let row = measured.and_then(|report| report.kernels.iter().find(same));
+        cells.extend(row.map(|row| milliseconds(row.milliseconds)));
+        table.row(cells);
+    }
+    table
 }
 
 fn heading(report: &Report) -> String {

@@ -2,7 +2,7 @@
 //!
 //! A [`Case`] is an operation at a real model's shape with its [`Work`]; [`run`] times cases with the cache
 //! flushed before each run and relates them to measured [`Ceilings`]. The same cases serve the Criterion
-//! benches.
+//! benches, and [`predict`](super::predict), which looks at what they launch.
 
 mod case;
 mod flat;

@@ -1,0 +1,217 @@
+//! Times of the GPU kernels predicted from what is known without running them.
+//!
+//! A case runs on a device that logs its launches. Bytes and operations are those of the operation's contract;
+//! a matrix product's launch has its own operations, 2·m·n·k, other launches share the rest, and all share the
+//! bytes, in proportion to the buffers they are passed. Registers, static shared memory and whether a kernel
+//! uses tensor cores are the assembler's word (`kernels/ptx/manifest.json`). The time of a launch is
+//!
+//! ```text
+//! max(bytes / bandwidth · idle, flops / rate · uneven) + LAUNCH
+//! ```
+//!
+//! where idle is how many times more multiprocessors there are than blocks (1 if there are enough blocks), and
+//! uneven how much more the multiprocessor with the most blocks has to do than the average one: the last wave.
+//! The rate is that of the unit the kernel uses. Caches, latency and the quality of the code are not in it: it
+//! is a bound to compare with, not a measurement.
+
+mod gpus;
+
+use std::collections::BTreeMap;
+
+use cpift_engine::ops::work::Work;
+use cpift_engine::{Device, LaunchLog, LaunchRecord};
+use cpift_kernels::modules::MANIFEST;
+use serde::{Deserialize, Serialize};
+
+use super::kernels::{Case, Limit};
+use crate::error::{Error, Result};
+pub use gpus::{BlockNeeds, GPUS, Gpu};
+
+/// Seconds from one launch in a stream to the next, at least.
+const LAUNCH: f64 = 2e-6;
+
+/// Predicted time of a case.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Prediction {
+    /// As [`Case::name`].
+    pub name: String,
+    /// As [`Case::shape`].
+    pub shape: String,
+    /// Bytes moved, by the operation's contract.
+    pub bytes: u64,
+    /// Floating-point operations, by the operation's contract.
+    pub flops: u64,
+    /// The sum over the launches.
+    pub predicted_milliseconds: f64,
+    /// What limits the launch that takes longest.
+    pub predicted_limit: Limit,
+    /// The launches, equal ones together.
+    pub launches: Vec<LaunchPrediction>,
+}
+
+/// Predicted time of launches that are alike.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct LaunchPrediction {
+    /// The kernel.
+    pub kernel: &'static str,
+    /// How many there are.
+    pub count: usize,
+    /// Blocks of each.
+    pub blocks: u64,
+    /// Threads of a block.
+    pub threads: u32,
+    /// Registers of a thread.
+    pub registers: u32,
+    /// Bytes of shared memory of a block.
+    pub shared: u32,
+    /// Share of the threads a multiprocessor holds at once of those it could.
+    pub occupancy: f64,
+    /// Blocks over those that the GPU holds at once.
+    pub waves: f64,
+    /// Whether the products are made by tensor cores.
+    pub tensor_cores: bool,
+    /// Time of all of them.
+    pub predicted_milliseconds: f64,
+    /// What limits them.
+    pub predicted_limit: Limit,
+}
+
+/// Predicts the time of a case on each of the GPUs.
+///
+/// # Errors
+/// The engine's; a kernel the manifest does not know.
+pub fn predict(case: &Case, gpus: &[Gpu]) -> Result<Vec<Prediction>> {
+    let log = LaunchLog::new();
+    let mut run = case.prepare(&Device::logging(&log))?;
+    log.take();
+    run.run()?;
+    let launches = group(log.take());
+    let works = share(case.work, &launches);
+    gpus.iter().map(|gpu| on(gpu, case, &launches, &works)).collect()
+}
+
+/// Launches that are alike, with their number, in the order of the first ones.
+fn group(launches: Vec<LaunchRecord>) -> Vec<(LaunchRecord, usize)> {
+    let mut groups: Vec<(LaunchRecord, usize)> = Vec::new();
+    for launch in launches {
+        match groups.iter_mut().find(|(other, _)| *other == launch) {
+            Some((_, count)) => *count += 1,
+            None => groups.push((launch, 1)),
+        }
+    }
+    groups
+}
+
+/// What one launch of each group has to do.
+fn share(work: Work, launches: &[(LaunchRecord, usize)]) -> Vec<Work> {
+    let all_bytes: u64 = launches.iter().map(|(launch, count)| launch.bytes * *count as u64).sum();
+    let products: u64 =
+        launches.iter().map(|(launch, count)| product_flops(launch).unwrap_or(0) * *count as u64).sum();
+    let other_bytes: u64 = launches
+        .iter()
+        .filter(|(launch, _)| product_flops(launch).is_none())
+        .map(|(launch, count)| launch.bytes * *count as u64)
+        .sum();
+    let part = |of: u64, bytes: u64, all: u64| (of as f64 * bytes as f64 / all.max(1) as f64) as u64;
+    let work = |(launch, _): &(LaunchRecord, usize)| Work {
+        bytes: part(work.bytes, launch.bytes, all_bytes),
+        flops: product_flops(launch)
+            .unwrap_or_else(|| part(work.flops.saturating_sub(products), launch.bytes, other_bytes)),
+    };
+    launches.iter().map(work).collect()
+}
+
+/// 2·m·n·k, if the launch is a matrix product.
+fn product_flops(launch: &LaunchRecord) -> Option<u64> {
+    let number =
+        |wanted: &str| launch.numbers.iter().find(|(name, _)| *name == wanted).map(|&(_, value)| value);
+    Some(2 * number("m")? * number("n")? * number("k")?)
+}
+
+fn on(gpu: &Gpu, case: &Case, launches: &[(LaunchRecord, usize)], works: &[Work]) -> Result<Prediction> {
+    let predict = |((launch, count), work): (&(LaunchRecord, usize), &Work)| time(gpu, launch, *count, *work);
+    let launches = launches.iter().zip(works).map(predict).collect::<Result<Vec<LaunchPrediction>>>()?;
+    let longest =
+        launches.iter().max_by(|a, b| a.predicted_milliseconds.total_cmp(&b.predicted_milliseconds));
+    Ok(Prediction {
+        name: case.name.clone(),
+        shape: case.shape.clone(),
+        bytes: case.work.bytes,
+        flops: case.work.flops,
+        predicted_milliseconds: launches.iter().map(|launch| launch.predicted_milliseconds).sum(),
+        predicted_limit: longest.map_or(Limit::Memory, |launch| launch.predicted_limit),
+        launches,
+    })
+}
+
+fn time(gpu: &Gpu, launch: &LaunchRecord, count: usize, work: Work) -> Result<LaunchPrediction> {
+    let assembled = assembled(launch, gpu.compute_capability)?;
+    let shared = launch.shared + assembled.shared;
+    let needs = BlockNeeds { threads: launch.block, registers: assembled.registers, shared };
+    let (blocks, multiprocessors) = (launch.blocks as f64, f64::from(gpu.multiprocessors));
+    let tensor_cores = assembled.instructions.keys().any(|name| name.contains("MMA"));
+    let rate = if tensor_cores { gpu.tensor_flops_per_second } else { gpu.f32_flops_per_second };
+    let memory = work.bytes as f64 / gpu.bytes_per_second * (multiprocessors / blocks).max(1.0);
+    let uneven = (blocks / multiprocessors).ceil() * multiprocessors / blocks;
+    let compute = work.flops as f64 / rate * uneven;
+    let resident = f64::from(gpu.resident_blocks(needs));
+    Ok(LaunchPrediction {
+        kernel: launch.kernel,
+        count,
+        blocks: launch.blocks,
+        threads: launch.block,
+        registers: assembled.registers,
+        shared,
+        occupancy: gpu.occupancy(needs),
+        waves: if resident > 0.0 { blocks / (resident * multiprocessors) } else { 0.0 },
+        tensor_cores,
+        predicted_milliseconds: 1e3 * count as f64 * (memory.max(compute) + LAUNCH),
+        predicted_limit: if memory >= compute { Limit::Memory } else { Limit::Compute },
+    })
+}
+
+/// What of the manifest is needed here.
+#[derive(Deserialize)]
+struct Manifest {
+    modules: BTreeMap<String, Module>,
+}
+
+#[derive(Deserialize)]
+struct Module {
+    kernels: BTreeMap<String, Kernel>,
+}
+
+#[derive(Deserialize)]
+struct Kernel {
+    #[serde(default)]
+    assembled: BTreeMap<String, Assembled>,
+}
+
+/// What the assembler made of a kernel.
+#[derive(Debug, Clone, Deserialize)]
+struct Assembled {
+    registers: u32,
+    shared: u32,
+    #[serde(default)]
+    instructions: BTreeMap<String, u64>,
+}
+
+/// The figures of a launch's kernel for a device: those for its own architecture, else those for sm_80.
+fn assembled(launch: &LaunchRecord, compute_capability: (u32, u32)) -> Result<Assembled> {
+    use std::sync::LazyLock;
+    static KERNELS: LazyLock<std::result::Result<BTreeMap<String, Kernel>, String>> = LazyLock::new(|| {
+        let manifest: Manifest = serde_json::from_str(MANIFEST).map_err(|error| error.to_string())?;
+        Ok(manifest.modules.into_values().flat_map(|module| module.kernels).collect())
+    });
+    let own = if compute_capability == (9, 0) { "sm_90a" } else { "sm_80" };
+    let kernels =
+        KERNELS.as_ref().map_err(|reason| Error::Job(format!("kernels/ptx/manifest.json: {reason}")))?;
+    let known = kernels.get(launch.kernel).map(|kernel| &kernel.assembled);
+    let figures = known.and_then(|assembled| assembled.get(own).or_else(|| assembled.get("sm_80")));
+    figures.cloned().ok_or_else(|| {
+        Error::Job(format!(
+            "kernels/ptx/manifest.json has no figures of {} for {own}; `cargo ptx` makes them",
+            launch.kernel
+        ))
+    })
+}
