@@ -1,5 +1,7 @@
 //! The commands and their arguments.
 
+pub mod compare;
+
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
@@ -39,6 +41,12 @@ pub enum Command {
     /// Run a recipe: tasks and a model folder in, one better model folder out
     #[command(long_about = TRAIN_ABOUT, after_long_help = TRAIN_EXAMPLES)]
     Train(Train),
+    /// Run a recipe beside the usual methods and merges, over several seeds, and print one table
+    #[command(long_about = compare::ABOUT, after_long_help = compare::EXAMPLES)]
+    Compare(compare::Compare),
+    /// One run of a comparison, started by `compare`
+    #[command(hide = true)]
+    CompareUnit(compare::CompareUnit),
     /// Measure a model on files: loss, and exact match of its answers
     #[command(long_about = EVAL_ABOUT, after_long_help = EVAL_EXAMPLES)]
     Eval(Eval),

@@ -48,6 +48,12 @@ pub fn install(announcement: &'static str) -> Result<Interrupt> {
 
 /// The command that continues the job this process was started for.
 pub fn resume_command() -> String {
+    let command = command();
+    if command.split(' ').any(|word| word == "--resume") { command } else { command + " --resume" }
+}
+
+/// The command this process was started with, as a shell takes it.
+pub fn command() -> String {
     let quoted = |argument: String| {
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
         if !argument.is_empty() && argument.chars().all(plain) {
@@ -58,9 +64,5 @@ pub fn resume_command() -> String {
     };
     let arguments =
         std::env::args_os().skip(1).map(|argument| quoted(argument.to_string_lossy().into_owned()));
-    let mut words: Vec<String> = std::iter::once("cpift-engine".to_owned()).chain(arguments).collect();
-    if !words.iter().any(|word| word == "--resume") {
-        words.push("--resume".to_owned());
-    }
-    words.join(" ")
+    std::iter::once("cpift-engine".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
 }

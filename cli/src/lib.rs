@@ -31,7 +31,7 @@ pub fn main() -> ExitCode {
     };
     std::panic::set_hook(Box::new(report_fault));
     match std::panic::catch_unwind(|| run(&arguments.command, arguments.threads)) {
-        Ok(Ok(())) => ExitCode::SUCCESS,
+        Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             tell(&describe(&error));
             ExitCode::from(exit_code(&error))
@@ -64,8 +64,13 @@ fn describe(error: &Error) -> String {
     format!("{} {message}\n", Style::of(&std::io::stderr()).red("error:"))
 }
 
-fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<()> {
+fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
     match command {
+        Command::CompareUnit(arguments) => {
+            let is_done = commands::compare::run_unit(arguments, threads)?;
+            return Ok(ExitCode::from(if is_done { 0 } else { commands::compare::BUSY }));
+        }
+        Command::Compare(arguments) => commands::compare::run(arguments, threads),
         Command::Train(arguments) => commands::train::run(arguments, threads),
         Command::Eval(arguments) => commands::eval::run(arguments, threads),
         Command::Generate(arguments) => commands::generate::run(arguments, threads),
@@ -75,7 +80,8 @@ fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<()> {
         Command::Report(arguments) => commands::report::run(arguments),
         Command::Devices(arguments) => commands::devices::run(arguments, threads),
         Command::Completions(arguments) => commands::completions::run(arguments),
-    }
+    }?;
+    Ok(ExitCode::SUCCESS)
 }
 
 /// 1 the job failed, 2 the input was wrong, 130 stopped on request.

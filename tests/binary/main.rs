@@ -5,6 +5,7 @@
 mod bad_input;
 mod basics;
 mod bench_kernels;
+mod compare;
 mod jobs;
 mod report;
 mod support;

@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod bench_kernels;
+pub mod compare;
 pub mod completions;
 pub mod devices;
 pub mod eval;

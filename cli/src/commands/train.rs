@@ -46,7 +46,7 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
 
 /// `runs/NAME`: the recipe's file name without its ending, or the name of its folder when the file has the
 /// name that says nothing, recipe.toml.
-fn default_run_folder(recipe: &Path) -> PathBuf {
+pub fn default_run_folder(recipe: &Path) -> PathBuf {
     let absolute = std::path::absolute(recipe).unwrap_or_else(|_| recipe.to_owned());
     let stem = absolute.file_stem().filter(|stem| *stem != "recipe");
     let folder = absolute.parent().and_then(Path::file_name);

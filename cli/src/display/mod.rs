@@ -1,5 +1,6 @@
 //! What a person sees: tables, progress, and the streams they go to.
 
+pub mod comparison;
 pub mod kernels;
 pub mod overlap;
 pub mod plan;

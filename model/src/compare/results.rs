@@ -37,7 +37,7 @@ pub struct Comparison {
 }
 
 /// How the figures were obtained.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Origin {
     /// Name and version of the program.
     pub program: String,

@@ -370,7 +370,8 @@ impl Session<'_> {
     }
 }
 
-fn mask_file(task: &str) -> String {
+/// Name of a task's mask in the folder of the cores.
+pub fn mask_file(task: &str) -> String {
     format!("{task}.mask.safetensors")
 }
 

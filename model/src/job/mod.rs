@@ -26,13 +26,16 @@ use crate::files;
 use crate::progress::{Event, JobReport, Observer, Plan};
 use crate::settings::{Method, Recipe, Stage};
 use crate::transformer::ComputeType;
+pub(crate) use cpift::mask_file;
 pub use folder::RunFolder;
 use inputs::Inputs;
 pub use pairs::Way;
+pub(crate) use pairs::{first_column, pair_column};
 use plan::Steps;
 pub use plan::check_memory;
 pub use plan::method_name;
 pub use record::InputFile;
+pub(crate) use session::read_json;
 use session::{RECIPE, Session};
 pub(crate) use training::checkpoint_key;
 
@@ -156,6 +159,18 @@ pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Re
     let steps = Steps::count(recipe, &inputs)?;
     let max_tokens = plan::max_tokens(recipe, &inputs)?;
     plan::plan(recipe, &inputs, &steps, device, compute, max_tokens)
+}
+
+/// Every file that a job made from `recipe` reads, with the BLAKE3 hash of its content in hexadecimal.
+///
+/// # Errors
+/// As [`Job::prepare`], or a file cannot be read.
+pub fn input_files(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Result<Vec<(PathBuf, String)>> {
+    device.scope(|| {
+        let inputs = Inputs::open(recipe, cache, None)?;
+        let files = record::describe_all(recipe, &inputs)?;
+        Ok(files.into_iter().map(|file| (file.path, file.blake3)).collect())
+    })
 }
 
 /// Fails when the run folder holds another run, or one that is not to be continued.

@@ -100,7 +100,7 @@ pub fn check(run: &Path, recipe: &Recipe, inputs: &Inputs) -> Result<()> {
 }
 
 /// Every file once, in the order of the recipe.
-fn describe_all(recipe: &Recipe, inputs: &Inputs) -> Result<Vec<InputFile>> {
+pub fn describe_all(recipe: &Recipe, inputs: &Inputs) -> Result<Vec<InputFile>> {
     let mut paths: Vec<PathBuf> = recipe.model.config.iter().filter(|path| path.is_file()).cloned().collect();
     paths.extend(existing(&inputs.base.folder, &TOKENIZER_FILES));
     paths.extend(inputs.base.checkpoint.iter().flat_map(model_files));

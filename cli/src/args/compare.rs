@@ -1,0 +1,99 @@
+//! Arguments of `compare`.
+
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+use clap::{Args, ValueHint};
+
+use super::{DeviceArgument, RecipeArguments};
+
+/// What the command does.
+pub const ABOUT: &str = "\
+Run a recipe, the usual methods and the usual merges on its tasks, over several seeds, and print one table.
+
+Two budgets stand side by side: equal optimizer steps in all, and specialists given, where only the steps after them \
+count. Every task is scored between the base (0) and its own specialist (1); figures over seeds are means with 95 % \
+intervals (Student's t).
+
+Methods:   cpift cpift-delta joint sequential staged replay half, and the merges average arithmetic ties dare
+           dare-ties stitch, each also with stage 4 after it (ties+tune)
+Ablations: cores importance fusion freezing data grouping fraction threshold order, `stage 4`, scale (λ of the
+           merges) and learning-rate (of every method that trains), or all
+
+Every run is a process of its own. Runs that several rows share, the specialists above all, are made once. Ctrl-C \
+stops all runs with a checkpoint; --resume goes on. The same command with --resume, started a second time beside the \
+first, takes over some of the runs.";
+
+/// Examples, and the files it writes.
+pub const EXAMPLES: &str = "\
+Examples:
+  cpift-engine compare recipe.toml
+  cpift-engine compare recipe.toml --quick
+  cpift-engine compare recipe.toml --methods cpift,joint,half --ablations fraction,freezing --seeds 5
+  cpift-engine compare recipe.toml --ablations all --forgetting --out study --resume
+
+Files written into the folder:
+  results.json   everything, for programs
+  table.md       the table
+  runs/ outcomes/ logs/    every run, what came out of it, what it said";
+
+/// `compare`.
+#[derive(Debug, Args)]
+pub struct Compare {
+    /// The recipe, and what overrides it; its method and seed are set by the comparison.
+    #[command(flatten)]
+    pub recipe: RecipeArguments,
+    /// Folder of the comparison; runs/NAME-compare when not given.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: Option<PathBuf>,
+    /// Continue an unfinished comparison, add rows to a finished one, or help one that runs.
+    #[arg(long)]
+    pub resume: bool,
+    /// Number of seeds, from the recipe's on; 3, or 1 with --quick.
+    #[arg(long, value_name = "N", value_parser = seeds)]
+    pub seeds: Option<u64>,
+    /// One seed, no ablations, no forgetting: a first look.
+    #[arg(long, conflicts_with_all = ["ablations", "forgetting"])]
+    pub quick: bool,
+    /// Methods to run, separated by commas; all when not given.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub methods: Vec<String>,
+    /// Families of ablations to run, separated by commas, or `all`.
+    #[arg(long, value_name = "NAMES", value_delimiter = ',')]
+    pub ablations: Vec<String>,
+    /// Train every pair of tasks one after the other, in five ways, and measure what is forgotten.
+    #[arg(long)]
+    pub forgetting: bool,
+    /// Runs side by side; as many as there are cores for --threads each (1 unless given) when not given. The
+    /// results do not depend on it.
+    #[arg(long, value_name = "N", value_parser = super::threads)]
+    pub jobs: Option<NonZeroUsize>,
+    /// Keep the models of all runs; otherwise only the specialists' are kept.
+    #[arg(long)]
+    pub keep_models: bool,
+    /// Print the whole comparison as JSON instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `compare-unit`: one run of a comparison, started by it.
+#[derive(Debug, Args)]
+pub struct CompareUnit {
+    /// Folder of the comparison.
+    #[arg(value_name = "DIR")]
+    pub folder: PathBuf,
+    /// The run.
+    #[arg(value_name = "ID")]
+    pub id: String,
+    /// Keep the run's models.
+    #[arg(long)]
+    pub keep_models: bool,
+    /// Where to compute.
+    #[command(flatten)]
+    pub device: DeviceArgument,
+}
+
+fn seeds(text: &str) -> Result<u64, String> {
+    let number = text.parse().ok().filter(|number| (1..=1000).contains(number));
+    number.ok_or_else(|| "use a whole number from 1 to 1000".to_owned())
+}

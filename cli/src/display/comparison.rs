@@ -1,0 +1,216 @@
+//! The table of a comparison, for a terminal and as Markdown.
+
+use cpift_model::compare::results::{
+    Budget, Comparison, Forgetting, Interval, MethodResult, RowKind, TaskSummary,
+};
+
+use super::style::Style;
+use super::table::{Table, shorten};
+use super::units::{bytes, duration, grouped};
+
+/// One table: what stands above it, its headings, its rows.
+struct Sheet {
+    title: String,
+    headings: Vec<String>,
+    rows: Vec<Vec<String>>,
+}
+
+/// The comparison as text for a terminal.
+pub fn render(comparison: &Comparison, style: Style) -> String {
+    let mut text = String::new();
+    for sheet in sheets(comparison) {
+        let mut table = Table::new(sheet.headings.iter().map(|heading| shorten(heading, 16)));
+        sheet.rows.iter().for_each(|row| table.row(row.iter().cloned()));
+        text.push_str(&format!("\n{}\n{}", style.bold(&sheet.title), table.render()));
+    }
+    format!("{text}\n{}\n", legend(comparison))
+}
+
+/// The comparison as Markdown.
+pub fn markdown(comparison: &Comparison) -> String {
+    let mut text = String::new();
+    for sheet in sheets(comparison) {
+        text.push_str(&format!("## {}\n\n| {} |\n", sheet.title, sheet.headings.join(" | ")));
+        text.push_str(&format!("|---|{}\n", "---:|".repeat(sheet.headings.len() - 1)));
+        for row in &sheet.rows {
+            text.push_str(&format!("| {} |\n", row.join(" | ")));
+        }
+        text.push('\n');
+    }
+    text + &legend(comparison) + "\n"
+}
+
+fn legend(comparison: &Comparison) -> String {
+    let intervals = if comparison.seeds.len() > 1 {
+        format!("means over the seeds {:?} ± half a 95 % interval", comparison.seeds)
+    } else {
+        format!("one seed, {}: there are no intervals", comparison.seeds[0])
+    };
+    format!(
+        "Cells of tasks: rows answered exactly in % / loss in nats per supervised token. Normalised: base 0, own \
+         specialist 1. {intervals}. Time and memory are of what follows the specialists, a run's own process. \
+         {} on {} threads, {} parameters.",
+        comparison.origin.device,
+        comparison.origin.threads,
+        grouped(comparison.origin.parameters)
+    )
+}
+
+fn sheets(comparison: &Comparison) -> Vec<Sheet> {
+    let steps = &comparison.steps;
+    let mut sheets = vec![references(comparison)];
+    for (budget, title) in [
+        (Budget::Total, format!("Equal steps in all: {}", grouped(steps.total))),
+        (Budget::Given, format!("Specialists given: {} steps after them", grouped(steps.given))),
+    ] {
+        let methods = comparison.methods.iter();
+        let rows: Vec<&MethodResult> = methods
+            .filter(|method| method.budgets.contains(&budget))
+            // Ablations of CPI-FT are the same runs under both.
+            .filter(|method| {
+                method.kind == RowKind::Method || budget == Budget::Given || method.budgets.len() == 1
+            })
+            .collect();
+        if !rows.is_empty() {
+            sheets.push(methods_sheet(comparison, title, budget, &rows));
+        }
+    }
+    sheets.extend(comparison.forgetting.as_ref().map(forgetting));
+    sheets.extend(overlaps(comparison));
+    sheets
+}
+
+fn task_headings(comparison: &Comparison, first: &str) -> Vec<String> {
+    std::iter::once(first.to_owned()).chain(comparison.tasks.iter().cloned()).collect()
+}
+
+/// Base and specialists, mean over the seeds.
+fn references(comparison: &Comparison) -> Sheet {
+    let row = |name: &str, specialist: bool| {
+        let cell = |task: usize| {
+            let scores: Vec<_> = comparison
+                .references
+                .iter()
+                .map(|reference| if specialist { reference.specialist[task] } else { reference.base[task] })
+                .collect();
+            let loss = Interval::of_all(scores.iter().map(|score| Some(score.loss)));
+            let exact = Interval::of_all(scores.iter().map(|score| score.exact_match));
+            loss.map_or("-".to_owned(), |loss| cell(&loss, exact.as_ref()))
+        };
+        std::iter::once(name.to_owned()).chain((0..comparison.tasks.len()).map(cell)).collect()
+    };
+    Sheet {
+        title: format!("Base and specialists ({} steps each)", comparison.steps.specialist),
+        headings: task_headings(comparison, "model"),
+        rows: vec![row("base", false), row("own specialist", true)],
+    }
+}
+
+fn methods_sheet(comparison: &Comparison, title: String, budget: Budget, methods: &[&MethodResult]) -> Sheet {
+    let mut headings = task_headings(comparison, "method");
+    headings.insert(1, "steps".to_owned());
+    headings.extend(["exact", "normalised", "worst", "worst task", "time", "memory"].map(str::to_owned));
+    let row = |method: &&MethodResult| {
+        let summary = &method.summary;
+        let steps = match budget {
+            Budget::Total => method.specialist_steps + method.steps,
+            Budget::Given => method.steps,
+        };
+        let mut cells = vec![method.name.clone(), grouped(steps)];
+        cells.extend(
+            summary
+                .tasks
+                .iter()
+                .map(|TaskSummary { loss, exact_match, .. }| cell(loss, exact_match.as_ref())),
+        );
+        cells.push(summary.mean_exact_match.map_or("-".to_owned(), percent));
+        cells
+            .push(summary.mean_normalised.map_or("-".to_owned(), |interval| with_interval(interval, 1.0, 3)));
+        cells.push(
+            summary.worst_normalised.map_or("-".to_owned(), |interval| with_interval(interval, 1.0, 3)),
+        );
+        cells.push(summary.worst_task.map_or("-".to_owned(), |task| comparison.tasks[task].clone()));
+        cells.push(duration(summary.seconds.mean));
+        cells.push(summary.peak_memory_bytes.map_or("-".to_owned(), bytes));
+        cells
+    };
+    Sheet { title, headings, rows: methods.iter().map(row).collect() }
+}
+
+fn forgetting(forgetting: &Forgetting) -> Sheet {
+    let row = |method: &cpift_model::compare::results::ForgettingMethod| {
+        vec![
+            method.name.clone(),
+            percent(method.first_change),
+            percent(method.second_change),
+            method.title.clone(),
+        ]
+    };
+    Sheet {
+        title: format!(
+            "Two tasks one after the other, {} steps each: change in points while the second is learnt",
+            forgetting.second_steps
+        ),
+        headings: ["method", "on the first", "on the second", "how"].map(str::to_owned).to_vec(),
+        rows: forgetting.methods.iter().map(row).collect(),
+    }
+}
+
+fn overlaps(comparison: &Comparison) -> Option<Sheet> {
+    let overlaps = comparison.overlaps.as_ref()?;
+    let mut rows = Vec::new();
+    let mut add = |name: String, of_task: &dyn Fn(usize) -> Vec<f64>| {
+        let cell = |task: usize| {
+            Interval::of(&of_task(task)).map_or("-".to_owned(), |jaccard| format!("{:.3}", jaccard.mean))
+        };
+        rows.push(std::iter::once(name).chain((0..comparison.tasks.len()).map(cell)).collect());
+    };
+    let mut kinds: Vec<&String> = overlaps.importance.iter().map(|overlap| &overlap.importance).collect();
+    kinds.dedup();
+    kinds.sort();
+    kinds.dedup();
+    for kind in kinds {
+        let of = |task: usize| {
+            let same = |overlap: &&cpift_model::compare::results::ImportanceOverlap| {
+                overlap.task == task && overlap.importance == *kind
+            };
+            overlaps.importance.iter().filter(same).map(|overlap| overlap.jaccard).collect()
+        };
+        add(format!("net and {kind}"), &of);
+    }
+    if !overlaps.seeds.is_empty() {
+        add("two seeds".to_owned(), &|task| {
+            overlaps
+                .seeds
+                .iter()
+                .filter(|overlap| overlap.task == task)
+                .map(|overlap| overlap.jaccard)
+                .collect()
+        });
+    }
+    Some(Sheet {
+        title: format!("Overlap of cores that ought to agree (chance {:.4})", overlaps.chance),
+        headings: task_headings(comparison, "cores"),
+        rows,
+    })
+}
+
+/// Exact match in percent and loss; the loss alone where there is no exact match.
+fn cell(loss: &Interval, exact: Option<&Interval>) -> String {
+    match exact {
+        Some(exact) => format!("{:.1} / {:.3}", 100.0 * exact.mean, loss.mean),
+        None => format!("{:.3}", loss.mean),
+    }
+}
+
+fn percent(interval: Interval) -> String {
+    with_interval(interval, 100.0, 1)
+}
+
+fn with_interval(interval: Interval, factor: f64, digits: usize) -> String {
+    let mean = format!("{:.digits$}", factor * interval.mean);
+    match interval.half_width {
+        Some(half) => format!("{mean} ± {:.digits$}", factor * half),
+        None => mean,
+    }
+}

@@ -1,0 +1,331 @@
+//! From the outcomes of all units to the whole comparison.
+
+use std::path::Path;
+
+use cpift_engine::Mask;
+use serde::Deserialize;
+
+use super::folder::{ComparisonFolder, Outcome};
+use super::results::{
+    BudgetSteps, Comparison, Forgetting, ForgettingMethod, ImportanceOverlap, Interval, MethodResult, Origin,
+    Overlaps, PairRun, RESULTS_VERSION, Reference, SeedCores, SeedRun, SeedsOverlap, Summary, TaskSummary,
+};
+use super::rows::Row;
+use crate::checkpoint::TensorFile;
+use crate::error::{Error, Result};
+use crate::job::{Way, first_column, mask_file, pair_column, read_json};
+use crate::progress::{CoreReport, JobReport, Score};
+
+/// What a comparison consists of: units by name, one for each seed, in the order of the seeds.
+#[derive(Debug)]
+pub struct Collection {
+    /// How the figures were obtained.
+    pub origin: Origin,
+    /// Names of the tasks.
+    pub tasks: Vec<String>,
+    /// The seeds.
+    pub seeds: Vec<u64>,
+    /// Steps of the budgets.
+    pub steps: BudgetSteps,
+    /// The specialists.
+    pub specialists: Vec<String>,
+    /// Every row with its units.
+    pub rows: Vec<(Row, Vec<String>)>,
+    /// Specialists whose cores go by another importance, by its name.
+    pub importance: Vec<(String, Vec<String>)>,
+    /// Pairs of tasks, by the way the second is trained.
+    pub pairs: Vec<(Way, Vec<String>)>,
+}
+
+/// Reads all outcomes.
+///
+/// # Errors
+/// Naming the first that is missing, or a score that a report lacks.
+pub fn collect(folder: &ComparisonFolder, collection: Collection) -> Result<Comparison> {
+    let references = collection
+        .specialists
+        .iter()
+        .zip(&collection.seeds)
+        .map(|(id, &seed)| reference(folder, id, seed, &collection.tasks))
+        .collect::<Result<Vec<_>>>()?;
+    let methods = collection
+        .rows
+        .iter()
+        .map(|(row, units)| method(folder, row, units, &collection, &references))
+        .collect::<Result<Vec<_>>>()?;
+    let cores = collection.specialists.iter().zip(&collection.seeds);
+    let cores = cores.map(|(id, &seed)| seed_cores(folder, id, seed)).collect::<Result<Vec<_>>>()?;
+    let overlaps = overlaps(folder, &collection, cores.first().map_or(0.0, |first| first.groups.chance))?;
+    let forgetting = forgetting(folder, &collection)?;
+    let Collection { origin, tasks, seeds, steps, .. } = collection;
+    let version = RESULTS_VERSION;
+    Ok(Comparison { version, origin, tasks, seeds, steps, references, methods, cores, overlaps, forgetting })
+}
+
+/// The score of one task in one column of a report: there is no comparison without it.
+fn score(id: &str, report: &JobReport, column: &str, task: &str) -> Result<Score> {
+    let index = report.columns.iter().position(|name| name == column);
+    let row = report.tasks.iter().find(|row| row.task == task);
+    let score = index.zip(row).and_then(|(index, row)| row.scores.get(index).copied().flatten());
+    score.ok_or_else(|| Error::Job(format!("the run {id} has no score of `{task}` in the column `{column}`")))
+}
+
+fn column_scores(id: &str, report: &JobReport, column: &str, tasks: &[String]) -> Result<Vec<Score>> {
+    tasks.iter().map(|task| score(id, report, column, task)).collect()
+}
+
+fn reference(folder: &ComparisonFolder, id: &str, seed: u64, tasks: &[String]) -> Result<Reference> {
+    let Outcome { report, peak_memory_bytes } = folder.read_outcome(id)?;
+    Ok(Reference {
+        seed,
+        base: column_scores(id, &report, "base", tasks)?,
+        specialist: column_scores(id, &report, "probe", tasks)?,
+        seconds: report.seconds,
+        peak_memory_bytes,
+    })
+}
+
+fn method(
+    folder: &ComparisonFolder,
+    row: &Row,
+    units: &[String],
+    collection: &Collection,
+    references: &[Reference],
+) -> Result<MethodResult> {
+    let run = |(id, reference): (&String, &Reference)| -> Result<SeedRun> {
+        let Outcome { report, peak_memory_bytes } = folder.read_outcome(id)?;
+        let scores = column_scores(id, &report, row.column(), &collection.tasks)?;
+        Ok(seed_run(reference, scores, report.seconds, peak_memory_bytes, format!("runs/{id}")))
+    };
+    let runs = units.iter().zip(references).map(run).collect::<Result<Vec<_>>>()?;
+    let specialists = if row.needs_specialists { collection.steps.total - collection.steps.given } else { 0 };
+    let summary = summarise(&runs, collection.tasks.len())
+        .ok_or_else(|| Error::Job("a comparison needs at least one seed".to_owned()))?;
+    Ok(MethodResult {
+        name: row.name.clone(),
+        title: row.title.clone(),
+        kind: row.kind,
+        family: row.family.clone(),
+        budgets: row.budgets.clone(),
+        specialist_steps: specialists,
+        steps: row.steps,
+        settings: row.settings.clone(),
+        runs,
+        summary,
+    })
+}
+
+fn seed_run(
+    reference: &Reference,
+    scores: Vec<Score>,
+    seconds: f64,
+    peak_memory_bytes: Option<u64>,
+    folder: String,
+) -> SeedRun {
+    let references = reference.base.iter().zip(&reference.specialist);
+    let normalised: Vec<Option<f64>> =
+        scores.iter().zip(references).map(|(score, (base, best))| normalise(score, base, best)).collect();
+    let worst = normalised.iter().enumerate().filter_map(|(task, value)| Some((task, (*value)?)));
+    let worst = worst.min_by(|a, b| a.1.total_cmp(&b.1));
+    SeedRun {
+        seed: reference.seed,
+        scores,
+        mean_normalised: Interval::of_all(normalised.iter().copied()).map(|interval| interval.mean),
+        normalised,
+        worst_task: worst.map(|(task, _)| task),
+        worst_normalised: worst.map(|(_, value)| value),
+        seconds,
+        peak_memory_bytes,
+        folder,
+    }
+}
+
+/// A score between base = 0 and specialist = 1: by exact match where all three have it, else by loss. None where
+/// base and specialist do not differ.
+fn normalise(score: &Score, base: &Score, specialist: &Score) -> Option<f64> {
+    let (value, zero, one) = match (score.exact_match, base.exact_match, specialist.exact_match) {
+        (Some(value), Some(zero), Some(one)) => (value, zero, one),
+        _ => (-score.loss, -base.loss, -specialist.loss),
+    };
+    (one != zero).then(|| (value - zero) / (one - zero))
+}
+
+/// None without runs.
+fn summarise(runs: &[SeedRun], tasks: usize) -> Option<Summary> {
+    let over_runs = |value: &dyn Fn(&SeedRun) -> Option<f64>| Interval::of_all(runs.iter().map(value));
+    let task = |task: usize| {
+        Some(TaskSummary {
+            loss: over_runs(&|run| Some(run.scores[task].loss))?,
+            exact_match: over_runs(&|run| run.scores[task].exact_match),
+            normalised: over_runs(&|run| run.normalised[task]),
+        })
+    };
+    let mean_exact = |run: &SeedRun| {
+        Interval::of_all(run.scores.iter().map(|score| score.exact_match)).map(|interval| interval.mean)
+    };
+    let times_worst = |task: usize| runs.iter().filter(|run| run.worst_task == Some(task)).count();
+    // Of equal counts the last is taken, so the tasks go backwards.
+    let worst_task =
+        (0..tasks).rev().max_by_key(|&task| times_worst(task)).filter(|&task| times_worst(task) > 0);
+    Some(Summary {
+        tasks: (0..tasks).map(task).collect::<Option<Vec<_>>>()?,
+        mean_exact_match: over_runs(&mean_exact),
+        mean_normalised: over_runs(&|run| run.mean_normalised),
+        worst_normalised: over_runs(&|run| run.worst_normalised),
+        worst_task,
+        seconds: over_runs(&|run| Some(run.seconds))?,
+        peak_memory_bytes: runs.iter().filter_map(|run| run.peak_memory_bytes).max(),
+    })
+}
+
+/// What of `core/report.json` is read here.
+#[derive(Deserialize)]
+struct CoresFile {
+    report: CoreReport,
+}
+
+fn seed_cores(folder: &ComparisonFolder, id: &str, seed: u64) -> Result<SeedCores> {
+    let run = folder.run(id);
+    let (cores, groups) = (run.join("core/report.json"), run.join("groups.json"));
+    let missing = |path: &Path| Error::format(path, "is missing: run the comparison with --resume");
+    let cores = read_json::<CoresFile>(&cores)?.ok_or_else(|| missing(&cores))?.report;
+    let groups = read_json(&groups)?.ok_or_else(|| missing(&groups))?;
+    Ok(SeedCores { seed, cores, groups })
+}
+
+fn overlaps(folder: &ComparisonFolder, collection: &Collection, chance: f64) -> Result<Option<Overlaps>> {
+    let (tasks, seeds) = (&collection.tasks, &collection.seeds);
+    let masks = |ids: &[String]| -> Result<Vec<Vec<Mask>>> {
+        let of_run = |id: &String| {
+            let run = folder.run(id).join("core");
+            tasks.iter().map(|task| read_mask(&run.join(mask_file(task)))).collect::<Result<Vec<_>>>()
+        };
+        ids.iter().map(of_run).collect()
+    };
+    let net = masks(&collection.specialists)?;
+    let mut importance = Vec::new();
+    for (name, ids) in &collection.importance {
+        for ((&seed, net), other) in seeds.iter().zip(&net).zip(masks(ids)?) {
+            for (task, (net, other)) in net.iter().zip(&other).enumerate() {
+                let jaccard = net.jaccard(other)?;
+                importance.push(ImportanceOverlap { seed, task, importance: name.clone(), jaccard });
+            }
+        }
+    }
+    let mut between = Vec::new();
+    for (first, second) in (0..seeds.len()).flat_map(|i| (i + 1..seeds.len()).map(move |j| (i, j))) {
+        for task in 0..tasks.len() {
+            let jaccard = net[first][task].jaccard(&net[second][task])?;
+            between.push(SeedsOverlap { task, seeds: [seeds[first], seeds[second]], jaccard });
+        }
+    }
+    let is_empty = importance.is_empty() && between.is_empty();
+    Ok((!is_empty).then_some(Overlaps { chance, importance, seeds: between }))
+}
+
+/// A core's bits, tensor after tensor.
+fn read_mask(path: &Path) -> Result<Mask> {
+    let file = TensorFile::open(path)?;
+    let mut words = Vec::new();
+    for name in file.names() {
+        words.extend(file.read_u64(&name)?);
+    }
+    Ok(Mask::from_words(words.len() * cpift_engine::WORD_BITS, words)?)
+}
+
+/// None without pairs, and where a task has no prompts to answer.
+fn forgetting(folder: &ComparisonFolder, collection: &Collection) -> Result<Option<Forgetting>> {
+    let mut methods = Vec::new();
+    for (way, units) in &collection.pairs {
+        let mut pairs = Vec::new();
+        for (id, &seed) in units.iter().zip(&collection.seeds) {
+            pairs.extend(seed_pairs(id, &folder.read_outcome(id)?.report, seed, &collection.tasks)?);
+        }
+        let Some(method) = forgetting_method(*way, pairs, collection) else { return Ok(None) };
+        methods.push(method);
+    }
+    let steps = collection.steps.specialist;
+    Ok((!methods.is_empty()).then_some(Forgetting { first_steps: steps, second_steps: steps, methods }))
+}
+
+fn seed_pairs(id: &str, report: &JobReport, seed: u64, tasks: &[String]) -> Result<Vec<PairRun>> {
+    let mut pairs = Vec::new();
+    for (first, first_name) in tasks.iter().enumerate() {
+        for (second, second_name) in tasks.iter().enumerate().filter(|(second, _)| *second != first) {
+            let column = pair_column(first_name, second_name);
+            pairs.push(PairRun {
+                seed,
+                first,
+                second,
+                first_before: score(id, report, "probe", first_name)?,
+                first_after: score(id, report, &column, first_name)?,
+                second_before: score(id, report, &first_column(first_name), second_name)?,
+                second_after: score(id, report, &column, second_name)?,
+            });
+        }
+    }
+    Ok(pairs)
+}
+
+fn forgetting_method(way: Way, pairs: Vec<PairRun>, collection: &Collection) -> Option<ForgettingMethod> {
+    let change = |after: &Score, before: &Score| Some(after.exact_match? - before.exact_match?);
+    let on_first = |pair: &PairRun| change(&pair.first_after, &pair.first_before);
+    let on_second = |pair: &PairRun| change(&pair.second_after, &pair.second_before);
+    let mean = |of: &dyn Fn(&PairRun) -> bool, value: &dyn Fn(&PairRun) -> Option<f64>| {
+        Interval::of_all(pairs.iter().filter(|pair| of(pair)).map(value)).map(|interval| interval.mean)
+    };
+    let over_seeds = |value: &dyn Fn(&PairRun) -> Option<f64>| {
+        Interval::of_all(collection.seeds.iter().map(|&seed| mean(&|pair| pair.seed == seed, value)))
+    };
+    let tasks = collection.tasks.len();
+    let of_pair = |i: usize, j: usize| mean(&|pair| (pair.first, pair.second) == (i, j), &on_first);
+    Some(ForgettingMethod {
+        name: way.name().to_owned(),
+        title: way.title().to_owned(),
+        first_change: over_seeds(&on_first)?,
+        second_change: over_seeds(&on_second)?,
+        change: (0..tasks).map(|i| (0..tasks).map(|j| of_pair(i, j)).collect()).collect(),
+        pairs,
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn score(loss: f64, exact_match: Option<f64>) -> Score {
+        Score { loss, exact_match, tokens: 10, rows: 5 }
+    }
+
+    #[test]
+    fn scores_lie_between_base_and_specialist() {
+        let (base, best) = (score(2.0, Some(0.1)), score(0.5, Some(0.9)));
+        assert_eq!(normalise(&best, &base, &best), Some(1.0));
+        assert_eq!(normalise(&base, &base, &best), Some(0.0));
+        assert_eq!(normalise(&score(9.0, Some(0.5)), &base, &best), Some(0.5));
+        // Without answers it goes by loss; a loss above the base's is below 0.
+        let (base, best) = (score(2.0, None), score(1.0, None));
+        assert_eq!(normalise(&score(2.5, None), &base, &best), Some(-0.5));
+        assert_eq!(normalise(&base, &base, &base), None);
+    }
+
+    #[test]
+    fn a_score_that_cannot_be_had_is_missing_and_not_zero() {
+        let reference = Reference {
+            seed: 1,
+            base: vec![score(2.0, Some(0.0)), score(2.0, Some(0.5))],
+            specialist: vec![score(1.0, Some(1.0)), score(1.0, Some(0.5))],
+            seconds: 1.0,
+            peak_memory_bytes: None,
+        };
+        let scores = vec![score(1.0, Some(0.25)), score(1.0, Some(0.75))];
+        let run = seed_run(&reference, scores, 1.0, None, "runs/a".to_owned());
+        assert_eq!(run.normalised, [Some(0.25), None]);
+        assert_eq!((run.mean_normalised, run.worst_task), (None, Some(0)));
+        let summary = summarise(&[run.clone(), run], 2).unwrap();
+        assert_eq!(summary.mean_normalised, None);
+        assert_eq!(summary.worst_normalised.map(|interval| interval.mean), Some(0.25));
+        assert_eq!(summary.mean_exact_match.unwrap().mean, 0.5);
+        assert!(summarise(&[], 2).is_none());
+    }
+}

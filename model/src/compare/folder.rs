@@ -1,0 +1,274 @@
+//! The folder of a comparison, and the units of work in it.
+//!
+//! A unit is one run: a recipe, where it ends, and whose probes it takes over. Its name ends in a hash of all
+//! that its result follows from, so that two rows of the table that come to the same recipe share one run, and a
+//! comparison that is extended makes only the runs that are new. A unit is done when its outcome is there, whole;
+//! a process that works on one holds its claim, a lock that the system releases when the process ends in
+//! whatever way: nobody waits for the dead.
+//!
+//! ```text
+//! comparison.json          what is compared: recipe, inputs, device, threads
+//! units/ID.toml ID.json    what each run is
+//! claims/ID                locked while a process works on the unit
+//! runs/ID/                 the run folder; models are removed once measured, but for the specialists'
+//! logs/ID.log              what the run said
+//! outcomes/ID.json         what came out
+//! results.json table.md    the whole comparison
+//! ```
+
+use std::fs::{File, OpenOptions, TryLockError};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::results::InputHash;
+use crate::error::{Error, Result};
+use crate::files::{self, Manifest, Verify};
+use crate::job::{Way, read_json};
+use crate::progress::JobReport;
+use crate::settings::Stage;
+
+/// What a comparison is about: a folder is continued only with the same.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Subject {
+    /// The recipe, resolved.
+    pub recipe: String,
+    /// Every file it reads.
+    pub inputs: Vec<InputHash>,
+    /// The device, by name.
+    pub device: String,
+    /// Threads of every run: part of the results' bits.
+    pub threads: usize,
+}
+
+/// One run.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Unit {
+    /// Its name.
+    pub id: String,
+    /// The recipe's seed.
+    pub seed: u64,
+    /// The stage it ends after.
+    pub until: Option<Stage>,
+    /// The unit whose probes it takes over.
+    pub probes: Option<String>,
+    /// Pairs of tasks instead of the recipe's method.
+    pub pairs: Option<Way>,
+    /// Optimizer steps it makes.
+    pub steps: u64,
+    /// The resolved recipe; it lies in a file of its own.
+    #[serde(skip)]
+    pub recipe: String,
+}
+
+impl Unit {
+    /// A unit of a seed that takes over the probes of another; the rest is to be filled in.
+    pub fn after(seed: u64, probes: &str) -> Self {
+        Self {
+            id: String::new(),
+            seed,
+            until: None,
+            probes: Some(probes.to_owned()),
+            pairs: None,
+            steps: 0,
+            recipe: String::new(),
+        }
+    }
+
+    /// The part of the name that is the hash.
+    pub fn hash(&self) -> &str {
+        self.id.rsplit('-').next().unwrap_or_default()
+    }
+
+    /// A unit named after what its result follows from: its other fields, its recipe with paths relative to
+    /// `folder`, and `subject`, which says what is the same for all units.
+    ///
+    /// # Errors
+    /// None in practice: the fields are plain.
+    pub fn named(mut self, name: &str, subject: &str, folder: &str) -> Result<Self> {
+        let fields = serde_json::to_string(&Self { id: String::new(), ..self.clone() })
+            .map_err(|error| Error::Job(error.to_string()))?;
+        let mut hasher = blake3::Hasher::new();
+        let recipe = self.recipe.replace(folder, "");
+        for part in ["cpift-engine unit 1", subject, &fields, &recipe] {
+            hasher.update(&(part.len() as u64).to_le_bytes());
+            hasher.update(part.as_bytes());
+        }
+        let plain = |c: char| if c.is_ascii_alphanumeric() { c.to_ascii_lowercase() } else { '-' };
+        let name: String = name.chars().map(plain).collect();
+        self.id = format!("{}-{name}-{}", self.seed, &hasher.finalize().to_hex()[..12]);
+        Ok(self)
+    }
+
+    /// True for the specialists, which other units take over.
+    pub fn is_specialists(&self) -> bool {
+        self.probes.is_none()
+    }
+}
+
+/// What came out of a unit.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct Outcome {
+    /// The job's report.
+    pub report: JobReport,
+    /// Most memory of the process that ended it; none where the system does not say.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// The folder.
+#[derive(Debug, Clone)]
+pub struct ComparisonFolder {
+    root: PathBuf,
+}
+
+/// The right to work on a unit, until dropped or until the process ends.
+#[derive(Debug)]
+pub struct Claim {
+    _file: File,
+}
+
+const SUBJECT: &str = "comparison.json";
+
+impl ComparisonFolder {
+    /// Makes the folder, or continues it.
+    ///
+    /// # Errors
+    /// It holds something else, or a comparison and `resume` is not set, or one of another subject.
+    pub fn open(root: &Path, subject: &Subject, resume: bool) -> Result<Self> {
+        let folder = Self { root: root.to_owned() };
+        let path = root.join(SUBJECT);
+        match read_json::<Subject>(&path)? {
+            Some(earlier) => folder.check_subject(&earlier, subject, resume)?,
+            None => {
+                files::require_empty(root)?;
+                files::require_writable(root)?;
+                files::write_json_atomically(&path, subject)?;
+            }
+        }
+        for name in ["units", "claims", "runs", "logs", "outcomes"] {
+            files::create_folders(&root.join(name))?;
+        }
+        Ok(folder)
+    }
+
+    /// A folder that another process has made.
+    pub fn existing(root: &Path) -> Self {
+        Self { root: root.to_owned() }
+    }
+
+    fn check_subject(&self, earlier: &Subject, subject: &Subject, resume: bool) -> Result<()> {
+        if !resume {
+            let reason =
+                "already holds a comparison: continue it with --resume, or name another folder with --out";
+            return Err(Error::format(&self.root, reason));
+        }
+        if earlier == subject {
+            return Ok(());
+        }
+        let lines = subject.recipe.lines().zip(earlier.recipe.lines());
+        let difference = match lines.into_iter().find(|(now, then)| now != then) {
+            Some((now, then)) => format!("was begun with `{}`, and it now is `{}`", then.trim(), now.trim()),
+            None => match subject.inputs.iter().find(|input| !earlier.inputs.contains(input)) {
+                Some(input) => format!("was begun with another {}", input.file),
+                None => {
+                    "was begun with another recipe, device or number of threads than it now has".to_owned()
+                }
+            },
+        };
+        Err(Error::format(&self.root.join(SUBJECT), format!("{difference}: undo that, or start a new one")))
+    }
+
+    /// The folder itself.
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// The recipe of a unit, as a file.
+    pub fn recipe(&self, id: &str) -> PathBuf {
+        self.root.join("units").join(format!("{id}.toml"))
+    }
+
+    /// The run folder of a unit.
+    pub fn run(&self, id: &str) -> PathBuf {
+        self.root.join("runs").join(id)
+    }
+
+    /// What a unit's process says.
+    pub fn log(&self, id: &str) -> PathBuf {
+        self.root.join("logs").join(format!("{id}.log"))
+    }
+
+    /// Writes down what a unit is, for the process that runs it.
+    ///
+    /// # Errors
+    /// When a file cannot be written.
+    pub fn write_unit(&self, unit: &Unit) -> Result<()> {
+        files::write_bytes_atomically(&self.recipe(&unit.id), unit.recipe.as_bytes())?;
+        files::write_json_atomically(&self.unit(&unit.id), unit)
+    }
+
+    /// Reads what a unit is, its recipe left out.
+    ///
+    /// # Errors
+    /// When it is not there.
+    pub fn read_unit(&self, id: &str) -> Result<Unit> {
+        let path = self.unit(id);
+        read_json(&path)?.ok_or_else(|| Error::format(&path, "there is no such unit"))
+    }
+
+    fn unit(&self, id: &str) -> PathBuf {
+        self.root.join("units").join(format!("{id}.json"))
+    }
+
+    fn outcome(&self, id: &str) -> PathBuf {
+        self.root.join("outcomes").join(format!("{id}.json"))
+    }
+
+    /// Whether a unit is done; of specialists also whether every model is there.
+    pub fn is_done(&self, unit: &Unit) -> bool {
+        self.outcome(&unit.id).exists() && (!unit.is_specialists() || self.has_probes(&unit.id))
+    }
+
+    fn has_probes(&self, id: &str) -> bool {
+        let Ok(entries) = std::fs::read_dir(self.run(id).join("probe")) else { return false };
+        let mut probes = entries.flatten().map(|entry| entry.path()).peekable();
+        probes.peek().is_some() && probes.all(|probe| Manifest::verify(&probe, Verify::Lengths).is_ok())
+    }
+
+    /// What came out of a unit.
+    ///
+    /// # Errors
+    /// When it is not there or not readable: there is no other value for a result that is missing.
+    pub fn read_outcome(&self, id: &str) -> Result<Outcome> {
+        let path = self.outcome(id);
+        read_json(&path)?.ok_or_else(|| Error::format(&path, "is missing: run the comparison with --resume"))
+    }
+
+    /// Records what came out of a unit; its models are then removed, but for specialists and if `keep` is set.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn finish(&self, unit: &Unit, outcome: &Outcome, keep: bool) -> Result<()> {
+        files::write_json_atomically(&self.outcome(&unit.id), outcome)?;
+        let models: &[&str] = if keep || unit.is_specialists() { &[] } else { &["fused", "final"] };
+        for folder in models.iter().map(|name| self.run(&unit.id).join(name)).filter(|path| path.exists()) {
+            std::fs::remove_dir_all(&folder).map_err(Error::file(&folder, "remove"))?;
+        }
+        Ok(())
+    }
+
+    /// Claims a unit; none when another process has it.
+    ///
+    /// # Errors
+    /// When the claim cannot be made.
+    pub fn claim(&self, id: &str) -> Result<Option<Claim>> {
+        let path = self.root.join("claims").join(id);
+        let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = file.map_err(Error::file(&path, "create"))?;
+        match file.try_lock() {
+            Ok(()) => Ok(Some(Claim { _file: file })),
+            Err(TryLockError::WouldBlock) => Ok(None),
+            Err(TryLockError::Error(error)) => Err(Error::file(&path, "lock")(error)),
+        }
+    }
+}

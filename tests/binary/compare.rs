@@ -1,0 +1,166 @@
+//! `compare`: a whole comparison of small jobs, stopped and continued, spread over processes, and refused.
+
+use std::fs;
+
+use cpift_model::compare::results::{Budget, Comparison};
+use serde_json::json;
+
+use crate::support::{JobFiles, engine, refused, run, stderr, stdout};
+
+/// Arguments that compare a small recipe.
+fn compare(files: &JobFiles, out: &str, more: &[&str]) -> Vec<String> {
+    let start = ["compare".to_owned(), files.path("recipe.toml"), "--out".to_owned(), files.path(out)];
+    let device = ["--device", "cpu"].map(str::to_owned);
+    start.into_iter().chain(device).chain(more.iter().map(|&argument| argument.to_owned())).collect()
+}
+
+fn compared(files: &JobFiles, out: &str, more: &[&str]) -> Comparison {
+    let arguments = compare(files, out, more);
+    let output = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert!(output.status.success(), "{}", stderr(&output));
+    assert!(stdout(&output).contains("Equal steps in all"), "{}", stdout(&output));
+    let text = fs::read_to_string(format!("{}/results.json", files.path(out))).unwrap();
+    serde_json::from_str(&text).unwrap()
+}
+
+/// What does not depend on time, memory and how many ran side by side.
+fn scores(comparison: &Comparison) -> String {
+    let mut comparison = comparison.clone();
+    comparison.origin = cpift_model::compare::results::Origin::default();
+    comparison.references.iter_mut().for_each(|reference| {
+        (reference.seconds, reference.peak_memory_bytes) = (0.0, None);
+    });
+    for method in &mut comparison.methods {
+        method.summary.peak_memory_bytes = None;
+        method.summary.seconds.mean = 0.0;
+        method.summary.seconds.half_width = None;
+        method.runs.iter_mut().for_each(|run| (run.seconds, run.peak_memory_bytes) = (0.0, None));
+    }
+    serde_json::to_string_pretty(&comparison).unwrap()
+}
+
+const FEW: [&str; 6] = ["--methods", "cpift,joint,ties,ties+tune", "--seeds", "2", "--ablations", "freezing"];
+
+#[test]
+fn a_comparison_has_every_cell_and_shares_what_is_the_same() {
+    let files = JobFiles::new(&[]);
+    let more = [&FEW[..], &["--forgetting", "--jobs", "2"]].concat();
+    let found = compared(&files, "out", &more);
+    assert_eq!((found.seeds.len(), found.tasks.len(), found.references.len()), (2, 3, 2));
+    assert_eq!((found.steps.specialist, found.steps.total, found.steps.given), (4, 18, 6));
+    for method in &found.methods {
+        assert_eq!(method.runs.len(), 2, "{}", method.name);
+        assert!(method.runs.iter().all(|run| run.scores.len() == 3), "{}", method.name);
+        assert!(method.summary.tasks.iter().all(|task| task.loss.half_width.is_some()), "{}", method.name);
+        assert!(method.runs.iter().all(|run| run.peak_memory_bytes.is_none_or(|bytes| bytes > 1 << 20)));
+    }
+    let find = |name: &str, budget: Budget| {
+        let is_it = |method: &&cpift_model::compare::results::MethodResult| {
+            method.name == name && method.budgets.contains(&budget)
+        };
+        found.methods.iter().find(is_it).unwrap_or_else(|| panic!("{name}"))
+    };
+    assert_eq!((find("joint", Budget::Total).steps, find("joint", Budget::Given).steps), (18, 6));
+    let cpift = find("cpift", Budget::Given);
+    assert_eq!((cpift.specialist_steps, cpift.steps), (12, 6));
+    // The recipe freezes the cores of earlier groups: the ablation that says so is the same run.
+    let folder = |name: &str| find(name, Budget::Given).runs[0].folder.clone();
+    assert_eq!(folder("frozen=prior"), folder("cpift"));
+    assert_ne!(folder("frozen=none"), folder("cpift"));
+    assert!(!fs::exists(format!("{}/{}/final", files.path("out"), folder("cpift"))).unwrap());
+
+    let forgetting = found.forgetting.unwrap();
+    assert_eq!(forgetting.methods.len(), 5);
+    assert!(forgetting.methods.iter().all(|method| method.pairs.len() == 12));
+    assert_eq!(found.cores.len(), 2);
+    assert_eq!(found.overlaps.unwrap().seeds.len(), 3);
+    let table = fs::read_to_string(files.path("out/table.md")).unwrap();
+    assert!(table.contains("| ties+tune |") && !table.contains("NaN"), "{table}");
+}
+
+#[test]
+fn jobs_and_interruptions_do_not_change_the_results() {
+    let files = JobFiles::new(&[]);
+    let whole = compared(&files, "whole", &[&FEW[..], &["--jobs", "3"]].concat());
+
+    // One that is killed while it works, then two that share the rest.
+    let arguments = compare(&files, "shared", &[&FEW[..], &["--jobs", "1"]].concat());
+    let mut first = engine(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let outcomes = files.path("shared/outcomes");
+    let count = || fs::read_dir(&outcomes).map_or(0, Iterator::count);
+    while count() < 2 && first.try_wait().unwrap().is_none() {
+        std::thread::sleep(std::time::Duration::from_millis(20));
+    }
+    first.kill().unwrap();
+    first.wait().unwrap();
+    assert!(!fs::exists(files.path("shared/results.json")).unwrap());
+    let resume = [&FEW[..], &["--jobs", "1", "--resume"]].concat();
+    let arguments = compare(&files, "shared", &resume);
+    let mut second = engine(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+        .stderr(std::process::Stdio::null())
+        .stdout(std::process::Stdio::null())
+        .spawn()
+        .unwrap();
+    let third = compared(&files, "shared", &resume);
+    assert!(second.wait().unwrap().success());
+    assert_eq!(scores(&third), scores(&whole));
+
+    // A run that has lost its outcome and specialists that have lost a model are made again.
+    let removed = fs::read_dir(&outcomes).unwrap().next().unwrap().unwrap().path();
+    fs::remove_file(removed).unwrap();
+    let specialists = fs::read_dir(files.path("shared/runs")).unwrap().flatten();
+    let specialists = specialists.map(|entry| entry.path()).find(|path| path.join("probe").exists()).unwrap();
+    fs::remove_dir_all(specialists.join("probe/code")).unwrap();
+    assert_eq!(scores(&compared(&files, "shared", &resume)), scores(&whole));
+}
+
+#[test]
+fn what_cannot_be_compared_is_refused() {
+    let refuse = |files: &JobFiles, more: &[&str]| {
+        let arguments = compare(files, "refused", more);
+        refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    let files = JobFiles::new(&[]);
+    let message = refuse(&files, &["--methods", "joint,magic"]);
+    assert!(message.contains("no `magic`") && message.contains("dare-ties"), "{message}");
+    let message = refuse(&files, &["--ablations", "phases"]);
+    assert!(message.contains("no `phases`") && message.contains("freezing"), "{message}");
+    fs::create_dir(files.path("refused")).unwrap();
+    fs::write(files.path("refused/notes.txt"), "mine").unwrap();
+    let message = refuse(&files, &[]);
+    assert!(message.contains("not empty"), "{message}");
+
+    let task = |eval: bool| {
+        let mut task = json!({"name": "code", "train": files.path("code.train.jsonl")});
+        if eval {
+            task["eval"] = json!(files.path("code.eval.jsonl"));
+        }
+        task
+    };
+    let message = refuse(&JobFiles::new(&[("task", json!([task(true)]))]), &[]);
+    assert!(message.contains("at least two tasks"), "{message}");
+    let mut other = task(true);
+    other["name"] = json!("logic");
+    let message = refuse(&JobFiles::new(&[("task", json!([task(false), other]))]), &[]);
+    assert!(message.contains("task.code.eval"), "{message}");
+}
+
+#[test]
+fn a_folder_is_continued_with_the_same_recipe_only() {
+    let files = JobFiles::new(&[]);
+    compared(&files, "out", &["--methods", "joint", "--seeds", "1"]);
+    let again = |more: &[&str]| {
+        let arguments = compare(&files, "out", more);
+        refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
+    };
+    assert!(again(&["--methods", "joint", "--seeds", "1"]).contains("--resume"));
+    let message = again(&["--methods", "joint", "--seeds", "1", "--resume", "--set", "train.batch_size=2"]);
+    assert!(message.contains("batch_size = 4") && message.contains("batch_size = 2"), "{message}");
+    // More rows and seeds are no other comparison.
+    let found = compared(&files, "out", &["--methods", "joint,half", "--seeds", "2", "--resume"]);
+    assert_eq!(found.methods.len(), 4);
+}
