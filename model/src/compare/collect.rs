@@ -75,7 +75,7 @@ fn column_scores(id: &str, report: &JobReport, column: &str, tasks: &[String]) -
 }
 
 fn reference(folder: &ComparisonFolder, id: &str, seed: u64, tasks: &[String]) -> Result<Reference> {
-    let Outcome { report, peak_memory_bytes } = folder.read_outcome(id)?;
+    let Outcome { report, peak_memory_bytes, .. } = folder.read_outcome(id)?;
     Ok(Reference {
         seed,
         base: column_scores(id, &report, "base", tasks)?,
@@ -93,7 +93,7 @@ fn method(
     references: &[Reference],
 ) -> Result<MethodResult> {
     let run = |(id, reference): (&String, &Reference)| -> Result<SeedRun> {
-        let Outcome { report, peak_memory_bytes } = folder.read_outcome(id)?;
+        let Outcome { report, peak_memory_bytes, .. } = folder.read_outcome(id)?;
         let scores = column_scores(id, &report, row.column(), &collection.tasks)?;
         Ok(seed_run(reference, scores, report.seconds, peak_memory_bytes, format!("runs/{id}")))
     };

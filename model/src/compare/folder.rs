@@ -113,6 +113,8 @@ pub struct Outcome {
     pub report: JobReport,
     /// Most memory of the process that ended it; none where the system does not say.
     pub peak_memory_bytes: Option<u64>,
+    /// Tasks whose probes the run trained.
+    pub probes: Vec<String>,
 }
 
 /// The folder.
@@ -229,10 +231,29 @@ impl ComparisonFolder {
         self.outcome(&unit.id).exists() && (!unit.is_specialists() || self.has_probes(&unit.id))
     }
 
+    /// Whether every probe that the outcome names is there, whole.
     fn has_probes(&self, id: &str) -> bool {
-        let Ok(entries) = std::fs::read_dir(self.run(id).join("probe")) else { return false };
-        let mut probes = entries.flatten().map(|entry| entry.path()).peekable();
-        probes.peek().is_some() && probes.all(|probe| Manifest::verify(&probe, Verify::Lengths).is_ok())
+        let is_there =
+            |task: &String| Manifest::verify(&self.run(id).join("probe").join(task), Verify::Lengths).is_ok();
+        self.read_outcome(id).is_ok_and(|outcome| outcome.probes.iter().all(is_there))
+    }
+
+    /// Tasks that have a probe in a run folder.
+    ///
+    /// # Errors
+    /// When the folder cannot be read.
+    pub fn probes(&self, id: &str) -> Result<Vec<String>> {
+        let folder = self.run(id).join("probe");
+        if !folder.exists() {
+            return Ok(Vec::new());
+        }
+        let mut names = Vec::new();
+        for entry in std::fs::read_dir(&folder).map_err(Error::file(&folder, "read"))? {
+            let entry = entry.map_err(Error::file(&folder, "read"))?;
+            names.push(entry.file_name().to_string_lossy().into_owned());
+        }
+        names.sort();
+        Ok(names)
     }
 
     /// What came out of a unit.

@@ -49,7 +49,8 @@ pub fn run(arguments: &CompareUnit, threads: Option<NonZeroUsize>) -> Result<boo
     let job = Job::prepare(&chosen.device, &options)?;
     let log = Progress::new(Style::PLAIN, false, None, Arc::clone(&stop));
     let report = job.run(&mut Counting { log, steps: 0, told: Instant::now() })?;
-    let outcome = Outcome { report, peak_memory_bytes: machine::peak_memory_bytes() };
+    let probes = folder.probes(&unit.id)?;
+    let outcome = Outcome { report, peak_memory_bytes: machine::peak_memory_bytes(), probes };
     folder.finish(&unit, &outcome, arguments.keep_models)?;
     Ok(true)
 }
