@@ -33,7 +33,7 @@ impl Interval {
 }
 
 /// Student's t at 97.5 %. Beyond the table by Cornish and Fisher's expansion around the normal distribution,
-/// there exact to six digits.
+/// there exact to five digits.
 fn t_975(freedom: usize) -> f64 {
     const Z: f64 = 1.959_963_985;
     match T_975.get(freedom - 1) {
@@ -42,7 +42,8 @@ fn t_975(freedom: usize) -> f64 {
             let n = freedom as f64;
             let first = (Z.powi(3) + Z) / (4.0 * n);
             let second = (5.0 * Z.powi(5) + 16.0 * Z.powi(3) + 3.0 * Z) / (96.0 * n * n);
-            Z + first + second
+            let third = 3.0 * Z.powi(7) + 19.0 * Z.powi(5) + 17.0 * Z.powi(3) - 15.0 * Z;
+            Z + first + second + third / (384.0 * n.powi(3))
         }
     }
 }
