@@ -399,7 +399,7 @@ Each operation runs at the shapes of real models on random numbers, with the cac
 times are those of its own clock. Bytes and operations are those that the operation's definition needs, so that work \
 beyond it counts against it. The ceilings are measured first: a large copy and a large read (the better one counts), \
 and the best matrix product of all. `limit` is what would bound the operation at these ceilings, `share` how much of \
-that bound it reaches. Where cuBLAS is installed, its time for the same product stands beside ours.
+that bound it reaches.
 
 Ctrl-C ends the measurement and prints what there is.";
 

@@ -8,21 +8,16 @@ use super::units;
 
 /// The measurements, each with the rate of what limits it.
 pub fn measured(report: &Report) -> String {
-    let cublas = report.kernels.iter().any(|row| row.cublas_milliseconds.is_some());
-    let mut headings = vec!["kernel", "shape", "ms", "rate", "limit", "share"];
-    headings.extend(cublas.then_some("cuBLAS ms"));
-    let mut table = Table::new(headings);
+    let mut table = Table::new(["kernel", "shape", "ms", "rate", "limit", "share"]);
     for row in &report.kernels {
-        let mut cells = vec![
+        table.row([
             row.name.clone(),
             row.shape.clone(),
             milliseconds(row.milliseconds),
             rate(row),
             limit(row.limit).to_owned(),
             units::percent(row.share),
-        ];
-        cells.extend(row.cublas_milliseconds.map(milliseconds));
-        table.row(cells);
+        ]);
     }
     let notes: String = report.notes.iter().map(|note| format!("\n{note}")).collect();
     format!(

@@ -149,7 +149,7 @@ impl<'a, T> SharedMut<'a, T> {
     }
 
     /// Number of elements of the slice.
-    pub fn len(&self) -> usize {
+    pub fn length(&self) -> usize {
         self.length
     }
 

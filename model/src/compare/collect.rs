@@ -214,8 +214,8 @@ fn overlaps(folder: &ComparisonFolder, collection: &Collection, chance: f64) -> 
     }
     let mut between = Vec::new();
     for (first, second) in (0..seeds.len()).flat_map(|i| (i + 1..seeds.len()).map(move |j| (i, j))) {
-        for task in 0..tasks.len() {
-            let jaccard = net[first][task].jaccard(&net[second][task])?;
+        for (task, (one, other)) in net[first].iter().zip(&net[second]).enumerate() {
+            let jaccard = one.jaccard(other)?;
             between.push(SeedsOverlap { task, seeds: [seeds[first], seeds[second]], jaccard });
         }
     }

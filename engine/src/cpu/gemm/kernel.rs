@@ -42,6 +42,7 @@ fn sums<const R: usize, const C: usize>(
 ///
 /// # Safety
 /// Nothing else may access the rows and columns of C that `target` names during the call.
+#[expect(clippy::needless_range_loop, reason = "with iterators the compiler keeps the sums in memory")]
 #[inline(always)]
 pub unsafe fn tile<const R: usize, const C: usize>(
     instructions: impl Instructions,
@@ -51,7 +52,7 @@ pub unsafe fn tile<const R: usize, const C: usize>(
     target: Target,
 ) {
     let last_row = target.stride.saturating_mul(R - 1).saturating_add(target.start);
-    assert!(last_row.saturating_add(C) <= c.len(), "a tile inside C");
+    assert!(last_row.saturating_add(C) <= c.length(), "a tile inside C");
     let mut sums = sums(instructions, a, b);
     // In this form the compiler unrolls the loops, and the sums stay in registers.
     if target.add {

@@ -251,15 +251,16 @@ impl<'a, const R: usize, const C: usize> Product<'a, R, C> {
                     let (rows, columns) = (R.min(rows.end - row), C.min(columns.end - column));
                     let target = Target { start: row * stride + column, stride, rows, columns, add };
                     // Either is a function of its own, so that the registers are all the micro-kernel's.
-                    // SAFETY: the tile lies in the caller's part of C.
                     if rows == R && columns == C {
                         instructions.call(
                             #[inline(always)]
+                            // SAFETY: the tile lies in the caller's part of C.
                             || unsafe { tile(instructions, a, b, &self.c, target) },
                         );
                     } else {
                         instructions.call(
                             #[inline(always)]
+                            // SAFETY: as above.
                             || unsafe { edge_tile(instructions, a, b, &self.c, target) },
                         );
                     }

@@ -134,8 +134,6 @@ pub struct Row {
     pub limit: Limit,
     /// Share of the ceiling that it reaches: the time the limit alone takes over the median.
     pub share: f64,
-    /// Median time of the same product by cuBLAS; none where it is no product, or there is no cuBLAS.
-    pub cublas_milliseconds: Option<f64>,
 }
 
 /// All measurements.
@@ -259,6 +257,5 @@ fn row(case: &Case, times: &Times, memory: f64, matrix: f64) -> Row {
         flops_per_second: case.work.flops as f64 / times.median,
         limit,
         share: least / times.median,
-        cublas_milliseconds: None,
     }
 }
