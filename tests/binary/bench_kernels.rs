@@ -21,11 +21,14 @@ fn every_line_has_its_work_its_time_and_its_limit() {
         assert!(number("milliseconds") >= number("least_milliseconds") && number("least_milliseconds") > 0.0);
         let bytes_per_second = number("bytes") / number("milliseconds") * 1e3;
         assert!((number("bytes_per_second") / bytes_per_second - 1.0).abs() < 1e-9);
-        // Four rows of a product read the weight for less than a multiplication a byte.
-        assert_eq!(row["limit"], "memory");
-        let memory =
-            ["copy_bytes_per_second", "read_bytes_per_second"].map(|key| report[key].as_f64().unwrap());
-        assert!((number("share") / (bytes_per_second / memory[0].max(memory[1])) - 1.0).abs() < 1e-9);
+        // Which limit it is depends on the ceilings, which are this machine's at this moment.
+        let ceiling = |key: &str| report[key].as_f64().unwrap();
+        let memory = ceiling("copy_bytes_per_second").max(ceiling("read_bytes_per_second"));
+        let of_memory = bytes_per_second / memory;
+        let of_compute = number("flops_per_second") / ceiling("matrix_flops_per_second");
+        let limit = if of_memory >= of_compute { "memory" } else { "compute" };
+        assert_eq!(row["limit"], limit);
+        assert!((number("share") / of_memory.max(of_compute) - 1.0).abs() < 1e-9);
     }
 }
 
@@ -35,11 +38,7 @@ fn the_table_fits_a_hundred_columns() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let table = stdout(&output);
     assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
-    assert_eq!(
-        table.lines().filter(|line| line.starts_with("adamw") && line.contains("memory")).count(),
-        4,
-        "{table}"
-    );
+    assert_eq!(table.lines().filter(|line| line.starts_with("adamw")).count(), 4, "{table}");
     assert!(stderr(&output).lines().last().unwrap().starts_with("4/4  adamw net frozen"));
 }
 
