@@ -128,7 +128,8 @@ fn main() -> io::Result<()> {
     let write_json = |name: &str, value: &Value| -> io::Result<()> {
         fs::write(folder.join("blank").join(name), format!("{value:#}\n"))
     };
-    write_json("config.json", &model_config())?;
+    write_json("config.json", &model_config(128, 4, 4))?;
+    write_json("config-small.json", &model_config(32, 2, 2))?;
     write_json("generation_config.json", &json!({"bos_token_id": BEGIN, "eos_token_id": END}))?;
     write_json("tokenizer.json", &tokenizer())?;
     write_json("tokenizer_config.json", &tokenizer_config())?;
@@ -285,17 +286,18 @@ const ADDED_TOKENS: [(&str, bool); 7] = [
     ("\n\n### Response:\n", false),
 ];
 
-fn model_config() -> Value {
+/// A Llama with two heads of keys and values.
+fn model_config(hidden: usize, layers: usize, heads: usize) -> Value {
     json!({
         "architectures": ["LlamaForCausalLM"],
         "model_type": "llama",
         "vocab_size": 256 + ADDED_TOKENS.len() + 1,
-        "hidden_size": 128,
-        "intermediate_size": 384,
-        "num_hidden_layers": 4,
-        "num_attention_heads": 4,
+        "hidden_size": hidden,
+        "intermediate_size": 3 * hidden,
+        "num_hidden_layers": layers,
+        "num_attention_heads": heads,
         "num_key_value_heads": 2,
-        "head_dim": 32,
+        "head_dim": hidden / heads,
         "hidden_act": "silu",
         "max_position_embeddings": 64,
         "rms_norm_eps": 1e-5,

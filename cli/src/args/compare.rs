@@ -15,10 +15,11 @@ Two budgets stand side by side: equal optimizer steps in all, and specialists gi
 count. Every task is scored between the base (0) and its own specialist (1); figures over seeds are means with 95 % \
 intervals (Student's t).
 
-Methods:   cpift cpift-delta joint sequential staged replay half, and the merges average arithmetic ties dare
-           dare-ties stitch, each also with stage 4 after it (ties+tune)
-Ablations: cores importance fusion freezing data grouping fraction threshold order, `stage 4`, scale (λ of the
-           merges) and learning-rate (of every method that trains), or all
+Methods:   cpift cpift-delta cpift-dare joint sequential staged replay half, and the merges average arithmetic
+           ties dare dare-ties stitch, each also with stage 4 after it (ties+tune)
+Ablations: cores importance fusion freezing data grouping fraction threshold order, `stage 4`, split (shorter
+           probes, a longer stage 4), scale (λ of the merges) and learning-rate (of every method that trains),
+           or all
 
 Every run is a process of its own. Runs that several rows share, the specialists above all, are made once. Ctrl-C \
 stops all runs with a checkpoint; --resume goes on. The same command with --resume, started a second time beside the \

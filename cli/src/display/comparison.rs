@@ -48,7 +48,7 @@ fn legend(comparison: &Comparison) -> String {
     };
     format!(
         "Cells of tasks: rows answered exactly in % / loss in nats per supervised token. Normalised: base 0, own \
-         specialist 1. {intervals}. Time and memory are of what follows the specialists, a run's own process. \
+         specialist 1; to cpift: the difference in it with the same seed. {intervals}. Time and memory are of what follows the specialists, a run's own process. \
          {} on {} threads, {} parameters.",
         comparison.origin.device,
         comparison.origin.threads,
@@ -109,7 +109,9 @@ fn references(comparison: &Comparison) -> Sheet {
 fn methods_sheet(comparison: &Comparison, title: String, budget: Budget, methods: &[&MethodResult]) -> Sheet {
     let mut headings = task_headings(comparison, "method");
     headings.insert(1, "steps".to_owned());
-    headings.extend(["exact", "normalised", "worst", "worst task", "time", "memory"].map(str::to_owned));
+    headings.extend(
+        ["exact", "normalised", "to cpift", "worst", "worst task", "time", "memory"].map(str::to_owned),
+    );
     let row = |method: &&MethodResult| {
         let summary = &method.summary;
         let steps = match budget {
@@ -126,6 +128,7 @@ fn methods_sheet(comparison: &Comparison, title: String, budget: Budget, methods
         cells.push(summary.mean_exact_match.map_or("-".to_owned(), percent));
         cells
             .push(summary.mean_normalised.map_or("-".to_owned(), |interval| with_interval(interval, 1.0, 3)));
+        cells.push(comparison.difference(method).map_or("-".to_owned(), difference));
         cells.push(
             summary.worst_normalised.map_or("-".to_owned(), |interval| with_interval(interval, 1.0, 3)),
         );
@@ -205,6 +208,12 @@ fn cell(loss: &Interval, exact: Option<&Interval>) -> String {
 
 fn percent(interval: Interval) -> String {
     with_interval(interval, 100.0, 1)
+}
+
+/// A difference of normalised scores, with its sign.
+fn difference(interval: Interval) -> String {
+    let text = with_interval(interval, 1.0, 3);
+    if interval.mean > 0.0 { format!("+{text}") } else { text }
 }
 
 fn with_interval(interval: Interval, factor: f64, digits: usize) -> String {

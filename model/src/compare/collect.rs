@@ -98,7 +98,6 @@ fn method(
         Ok(seed_run(reference, scores, report.seconds, peak_memory_bytes, format!("runs/{id}")))
     };
     let runs = units.iter().zip(references).map(run).collect::<Result<Vec<_>>>()?;
-    let specialists = if row.needs_specialists { collection.steps.total - collection.steps.given } else { 0 };
     let summary = summarise(&runs, collection.tasks.len())
         .ok_or_else(|| Error::Job("a comparison needs at least one seed".to_owned()))?;
     Ok(MethodResult {
@@ -107,7 +106,7 @@ fn method(
         kind: row.kind,
         family: row.family.clone(),
         budgets: row.budgets.clone(),
-        specialist_steps: specialists,
+        specialist_steps: row.specialist_steps,
         steps: row.steps,
         settings: row.settings.clone(),
         runs,

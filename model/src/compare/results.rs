@@ -36,6 +36,26 @@ pub struct Comparison {
     pub forgetting: Option<Forgetting>,
 }
 
+impl Comparison {
+    /// The method that all others, and the ablations, are compared with.
+    pub const DEFAULT: &str = "cpift";
+
+    /// Normalised score of a row less that of [`Comparison::DEFAULT`] with the same seed: mean over the seeds
+    /// and its interval, which is narrower than those of the two where a seed helps or harms both alike. None
+    /// where a score is missing, or for the default itself.
+    pub fn difference(&self, method: &MethodResult) -> Option<Interval> {
+        let is_default = |row: &&MethodResult| row.kind == RowKind::Method && row.name == Self::DEFAULT;
+        let default = self.methods.iter().find(is_default)?;
+        if is_default(&method) {
+            return None;
+        }
+        Interval::of_all(method.runs.iter().map(|run| {
+            let same = default.runs.iter().find(|other| other.seed == run.seed)?;
+            Some(run.mean_normalised? - same.mean_normalised?)
+        }))
+    }
+}
+
 /// How the figures were obtained.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 pub struct Origin {

@@ -17,8 +17,8 @@ pub struct Row {
     pub family: String,
     /// Under which budgets it counts.
     pub budgets: Vec<Budget>,
-    /// Whether it begins with the specialists.
-    pub needs_specialists: bool,
+    /// Optimizer steps of all specialists it begins with; 0 when it begins with the base.
+    pub specialist_steps: u64,
     /// Optimizer steps after the specialists, or in all.
     pub steps: u64,
     /// Settings that differ from the recipe, as `--set` takes them.
@@ -84,8 +84,11 @@ const MERGES: [(&str, &str, &[&str]); 6] = [
     ),
 ];
 
+/// Cores transplanted into DARE's merge instead of the SLERP fold.
+const CORES_IN_DARE: [&str; 3] = ["fuse.backbone=dare", "fuse.density=0.1", "fuse.scale=0.4"];
+
 /// CPI-FT with one choice changed: family, name, what it is, settings.
-const ABLATIONS: [(&str, &str, &str, &[&str]); 28] = [
+const ABLATIONS: [(&str, &str, &str, &[&str]); 31] = [
     ("cores", "cores=random", "random cores", &["probe.importance=random"]),
     ("cores", "cores=inverse", "the least important parameters as cores", &["probe.importance=inverse"]),
     ("cores", "transplant=false", "cores frozen but not transplanted", &["fuse.transplant=false"]),
@@ -96,6 +99,19 @@ const ABLATIONS: [(&str, &str, &str, &[&str]); 28] = [
     ("fusion", "space=delta", "SLERP of the updates", &["fuse.space=delta"]),
     ("fusion", "backbone=base", "cores in the base, nothing else fused", &["fuse.backbone=base"]),
     ("fusion", "backbone=last", "cores in the last task's model", &["fuse.backbone=last"]),
+    (
+        "fusion",
+        "backbone=arithmetic",
+        "cores in task arithmetic, λ = 0.4",
+        &["fuse.backbone=arithmetic", "fuse.scale=0.4"],
+    ),
+    (
+        "fusion",
+        "backbone=ties",
+        "cores in TIES, density 0.2, λ = 1",
+        &["fuse.backbone=ties", "fuse.density=0.2", "fuse.scale=1.0"],
+    ),
+    ("fusion", "backbone=dare", "cores in DARE, drop rate 0.9, λ = 0.4", &CORES_IN_DARE),
     ("freezing", "frozen=none", "nothing frozen", &["integrate.frozen=none"]),
     ("freezing", "frozen=prior", "cores of earlier groups frozen", &["integrate.frozen=prior"]),
     ("freezing", "frozen=others", "cores of all other groups frozen", &["integrate.frozen=others"]),
@@ -117,7 +133,11 @@ const ABLATIONS: [(&str, &str, &str, &[&str]); 28] = [
 ];
 
 /// Families that are made rather than listed.
-const MADE_FAMILIES: [&str; 3] = ["stage 4", "scale", "learning-rate"];
+const MADE_FAMILIES: [&str; 4] = ["stage 4", "split", "scale", "learning-rate"];
+
+/// Steps of a probe in the family `split`, as one part of so many of the recipe's: what the probes leave of
+/// the total goes to stage 4.
+const PROBE_PARTS: [u64; 3] = [2, 4, 8];
 
 /// λ of the merges in the family `scale`.
 const SCALES: [f64; 5] = [0.2, 0.4, 0.7, 1.0, 1.5];
@@ -129,7 +149,12 @@ const RATE_FACTORS: [f64; 3] = [0.5, 2.0, 4.0];
 pub fn method_names() -> Vec<String> {
     let fine_tunes = FINE_TUNES.iter().map(|(name, _)| (*name).to_owned());
     let merges = MERGES.iter().flat_map(|(name, ..)| [(*name).to_owned(), format!("{name}+tune")]);
-    ["cpift".to_owned(), "cpift-delta".to_owned()].into_iter().chain(fine_tunes).chain(merges).collect()
+    ["cpift", "cpift-delta", "cpift-dare"]
+        .map(str::to_owned)
+        .into_iter()
+        .chain(fine_tunes)
+        .chain(merges)
+        .collect()
 }
 
 /// Names of all families of ablations, as the command line takes them.
@@ -161,14 +186,17 @@ pub fn rows(recipe: &Recipe, steps: BudgetSteps, selection: &Selection) -> Resul
     rows.retain(|row| selection.methods.is_empty() || selection.methods.contains(&row.name));
     let all = selection.ablations.iter().any(|family| family == "all");
     let brings_model = recipe.task.iter().any(|task| task.model.is_some());
+    let of_probes = |family: &&String| ["importance", "split"].contains(&family.as_str());
+    if let Some(family) = selection.ablations.iter().find(of_probes)
+        && brings_model
+    {
+        let reason =
+            format!("`{family}` needs probes of its own, and a task brings an existing model: leave it out");
+        return Err(Error::setting("--ablations", reason));
+    }
     for row in ablations(recipe, steps) {
         let is_asked_for = selection.ablations.contains(&row.family);
         if row.family == "importance" && brings_model {
-            if is_asked_for {
-                let reason =
-                    "`importance` needs probes of its own, and a task brings an existing model: leave it out";
-                return Err(Error::setting("--ablations", reason));
-            }
             continue;
         }
         if all || is_asked_for {
@@ -182,6 +210,7 @@ fn methods(steps: BudgetSteps) -> Vec<Row> {
     let mut rows = vec![
         cpift("cpift", "CPI-FT as the recipe has it", &[], steps),
         cpift("cpift-delta", "CPI-FT, SLERP of the updates", &["fuse.space=delta"], steps),
+        cpift("cpift-dare", "CPI-FT, cores in DARE (drop rate 0.9, λ = 0.4)", &CORES_IN_DARE, steps),
     ];
     for (name, title) in FINE_TUNES {
         for (budget, steps) in [(Budget::Total, steps.total), (Budget::Given, steps.given)] {
@@ -213,6 +242,10 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
     }
     let unfinished = cpift("no stage 4", "fused, and nothing after", &[], steps);
     rows.push(ablation("stage 4", Row { steps: 0, until: Some(Stage::Fuse), ..unfinished }));
+    let brings_model = recipe.task.iter().any(|task| task.model.is_some());
+    if !brings_model {
+        rows.extend(splits(recipe, steps).into_iter().map(|row| ablation("split", row)));
+    }
     for (name, title, settings) in MERGES.iter().filter(|(_, _, settings)| settings.iter().any(is_scale)) {
         for scale in SCALES {
             let title = format!("{}, λ = {scale}", title.split(", λ").next().unwrap_or(title));
@@ -240,6 +273,33 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
     rows
 }
 
+/// CPI-FT with shorter probes and a longer stage 4 on all rows, at the same total.
+fn splits(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
+    let tasks = recipe.task.len() as u64;
+    let mut lengths: Vec<u64> = PROBE_PARTS.iter().map(|part| (steps.specialist / part).max(1)).collect();
+    lengths.dedup();
+    let mut rows = Vec::new();
+    for probe in lengths {
+        let stage_4 = steps.total - tasks * probe;
+        let probes = format!("probe.steps={probe}");
+        for (name, title, space) in [
+            ("split", "SLERP as in the recipe", None),
+            ("split-delta", "SLERP of the updates", Some("fuse.space=delta")),
+        ] {
+            let stage_4 = format!("integrate.steps={stage_4}");
+            let mut settings = vec![probes.as_str(), stage_4.as_str(), "integrate.sample=1.0"];
+            settings.extend(space);
+            let title = format!("probes of {probe} steps, the rest in stage 4 on all rows; {title}");
+            let mut row = cpift(&format!("{name} {probe}"), &title, &settings, steps);
+            row.budgets = vec![Budget::Total];
+            row.specialist_steps = tasks * probe;
+            row.specialist_settings = vec![probes.clone()];
+            rows.push(Row { steps: steps.total - tasks * probe, ..row });
+        }
+    }
+    rows
+}
+
 fn is_scale(setting: &&str) -> bool {
     setting.starts_with("fuse.scale=")
 }
@@ -252,7 +312,7 @@ fn cpift(name: &str, title: &str, settings: &[&str], steps: BudgetSteps) -> Row 
         kind: RowKind::Method,
         family: String::new(),
         budgets: vec![Budget::Total, Budget::Given],
-        needs_specialists: true,
+        specialist_steps: steps.total - steps.given,
         steps: steps.given,
         settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
         specialist_settings: Vec::new(),
@@ -269,7 +329,7 @@ fn fine_tune(method: &str, title: &str, budget: Budget, steps: u64) -> Row {
         kind: RowKind::Method,
         family: String::new(),
         budgets: vec![budget],
-        needs_specialists: false,
+        specialist_steps: 0,
         steps,
         settings: vec![format!("method={method}"), format!("train.steps={steps}")],
         specialist_settings: Vec::new(),
@@ -286,10 +346,9 @@ mod tests {
     #[test]
     fn every_method_has_the_steps_of_its_budget() {
         for row in methods(STEPS) {
-            let specialists = if row.needs_specialists { STEPS.total - STEPS.given } else { 0 };
             for budget in &row.budgets {
                 let (all, most) = match budget {
-                    Budget::Total => (specialists + row.steps, STEPS.total),
+                    Budget::Total => (row.specialist_steps + row.steps, STEPS.total),
                     Budget::Given => (row.steps, STEPS.given),
                 };
                 let is_merge_alone = row.until == Some(Stage::Fuse);

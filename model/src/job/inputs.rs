@@ -104,7 +104,10 @@ impl Inputs {
             .collect::<Result<Vec<_>>>()?;
         let rows: Vec<usize> = tasks.iter().map(|task| task.train.len()).collect();
         let sample = balanced_sample(&rows, recipe.integrate.sample, recipe.seed);
-        Ok(Self { base, layout, tokenizer, tasks, sample, probes: probes.map(Path::to_owned) })
+        // Names of probes are joined to this run's folder, which an absolute path is not changed by.
+        let absolute = |path: &Path| std::path::absolute(path).map_err(Error::file(path, "find"));
+        let probes = probes.map(absolute).transpose()?;
+        Ok(Self { base, layout, tokenizer, tasks, sample, probes })
     }
 
     /// Whether the job itself trains a task's probe.

@@ -133,16 +133,18 @@ impl Work<'_> {
         let mut rows: Vec<(Row, Vec<String>)> = rows.into_iter().map(|row| (row, Vec::new())).collect();
         let (mut specialists, mut importance, mut pairs) = (Vec::new(), Vec::new(), Vec::new());
         for &seed in seeds {
-            let probes = self.specialists(seed, &[], steps)?;
+            let probes = self.specialists(seed, &[], steps.total - steps.given)?;
             for (row, units) in &mut rows {
                 let probes = if row.specialist_settings.is_empty() {
                     probes.clone()
                 } else {
-                    let own = self.specialists(seed, &row.specialist_settings, steps)?;
-                    let name = row.specialist_settings[0].rsplit('=').next().unwrap_or_default().to_owned();
-                    match importance.iter_mut().find(|(known, _)| *known == name) {
-                        Some((_, ids)) => push(ids, &own),
-                        None => importance.push((name, vec![own.clone()])),
+                    let own = self.specialists(seed, &row.specialist_settings, row.specialist_steps)?;
+                    let kind = row.specialist_settings[0].strip_prefix("probe.importance=");
+                    if let Some(kind) = kind {
+                        match importance.iter_mut().find(|(known, _)| known == kind) {
+                            Some((_, ids)) => push(ids, &own),
+                            None => importance.push((kind.to_owned(), vec![own.clone()])),
+                        }
                     }
                     own
                 };
@@ -175,13 +177,8 @@ impl Work<'_> {
         Ok(resolve(self.arguments, &[])?.recipe.task.len())
     }
 
-    fn specialists(&mut self, seed: u64, settings: &[String], steps: BudgetSteps) -> Result<String> {
-        let unit = Unit {
-            until: Some(Stage::Group),
-            probes: None,
-            steps: steps.total - steps.given,
-            ..Unit::after(seed, "")
-        };
+    fn specialists(&mut self, seed: u64, settings: &[String], steps: u64) -> Result<String> {
+        let unit = Unit { until: Some(Stage::Group), probes: None, steps, ..Unit::after(seed, "") };
         self.unit("specialists", unit, settings)
     }
 
@@ -217,7 +214,7 @@ fn subject_text(subject: &Subject) -> Result<String> {
 
 fn origin(plan: &Plan, subject: Subject, jobs: usize) -> Origin {
     Origin {
-        program: format!("cpift-engine {}", env!("CARGO_PKG_VERSION")),
+        program: format!("cpift-engine {}", env!("CPIFT_VERSION")),
         command: interrupt::command(),
         recipe: subject.recipe,
         inputs: subject.inputs,

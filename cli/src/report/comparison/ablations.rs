@@ -1,8 +1,8 @@
 //! Ablations: what changing one choice of CPI-FT does.
 
-use cpift_model::compare::results::{Comparison, Interval, MethodResult, RowKind};
+use cpift_model::compare::results::{Comparison, MethodResult, RowKind};
 
-use super::{DEFAULT, interval_caption, interval_text};
+use super::{interval_caption, interval_text};
 use crate::display::units::grouped;
 use crate::report::chart::NARROW;
 use crate::report::chart::bars::{Bar, BarChart};
@@ -27,19 +27,19 @@ pub fn section(comparison: &Comparison) -> Option<Section> {
             method.family.clone(),
             grouped(method.steps),
             interval_text(method.summary.mean_normalised.as_ref(), 1.0, 3),
-            interval_text(difference(comparison, method).as_ref(), 1.0, 3),
+            interval_text(comparison.difference(method).as_ref(), 1.0, 3),
             interval_text(method.summary.worst_normalised.as_ref(), 1.0, 3),
         ]);
     }
     let mut families: Vec<&str> = ablations.iter().map(|method| method.family.as_str()).collect();
     families.sort_by_key(|family| ablations.iter().position(|method| method.family == **family));
     families.dedup();
-    let reach = ablations.iter().filter_map(|method| difference(comparison, method));
+    let reach = ablations.iter().filter_map(|method| comparison.difference(method));
     let reach = reach.map(|interval| interval.mean.abs()).fold(0.01, f64::max);
     let figure = |family: &str| {
         let members = ablations.iter().filter(|method| method.family == family);
         let bar = |method: &&MethodResult| {
-            let difference = difference(comparison, method);
+            let difference = comparison.difference(method);
             Bar {
                 name: method.name.clone(),
                 value: difference.map(|interval| interval.mean),
@@ -69,20 +69,11 @@ fn ablations(comparison: &Comparison) -> Vec<&MethodResult> {
     comparison.methods.iter().filter(|method| method.kind == RowKind::Ablation).collect()
 }
 
-/// Mean over the seeds of the difference to the default with the same seed; none where one is missing.
-fn difference(comparison: &Comparison, method: &MethodResult) -> Option<Interval> {
-    let default = comparison.methods.iter().find(|row| row.kind == RowKind::Method && row.name == DEFAULT)?;
-    Interval::of_all(method.runs.iter().map(|run| {
-        let same = default.runs.iter().find(|other| other.seed == run.seed)?;
-        Some(run.mean_normalised? - same.mean_normalised?)
-    }))
-}
-
 /// `ablations.csv`.
 pub fn data(comparison: &Comparison) -> Data {
     let mut data = Data::new("ablations", &["ablation", "family", "difference", "half_width", "seeds"]);
     for method in ablations(comparison) {
-        let difference = difference(comparison, method);
+        let difference = comparison.difference(method);
         data.row([
             method.name.clone(),
             method.family.clone(),

@@ -3,7 +3,7 @@
 use cpift_model::compare::results::{Budget, Comparison, Interval, MethodResult, RowKind};
 use cpift_model::progress::Score;
 
-use super::{DEFAULT, budget_title, interval_caption, interval_text};
+use super::{budget_title, interval_caption, interval_text};
 use crate::display::units::{bytes, duration, grouped};
 use crate::report::chart::NARROW;
 use crate::report::chart::bars::{Bar, BarChart};
@@ -38,12 +38,12 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
     };
     let mut headings = vec![budget_title(budget).to_owned()];
     headings.extend(comparison.tasks.iter().cloned());
-    headings.extend(["normalised", "worst task", "steps", "time", "memory"].map(str::to_owned));
+    headings.extend(["normalised", "to cpift", "worst task", "steps", "time", "memory"].map(str::to_owned));
     let mut table = Table::new(
         format!(
             "{budget_text} Tasks: rows of the evaluation file answered exactly, in % (loss in nats where a task has no \
              prompts). Normalised: each task between the base model = 0 and its own specialist = 1, mean over the tasks; \
-             worst task: the least of them. Steps and time after the specialists, memory at the peak. {}",
+             to cpift: the difference with the same seed, mean over the seeds; worst task: the least of them. Steps and time after the specialists, memory at the peak. {}",
             interval_caption(comparison)
         ),
         headings,
@@ -58,7 +58,7 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
                 .collect();
             row.push(score_text(&scores));
         }
-        row.extend([if pick { "0" } else { "1" }, "", "", "", ""].map(str::to_owned));
+        row.extend([if pick { "0" } else { "1" }, "", "", "", "", ""].map(str::to_owned));
         table.row(row);
     }
     for method in methods {
@@ -69,6 +69,7 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
         }));
         let summary = &method.summary;
         row.push(interval_text(summary.mean_normalised.as_ref(), 1.0, 3));
+        row.push(interval_text(comparison.difference(method).as_ref(), 1.0, 3));
         let worst = summary.worst_task.and_then(|task| comparison.tasks.get(task));
         let worst_value = interval_text(summary.worst_normalised.as_ref(), 1.0, 3);
         row.push(worst.map_or_else(|| "–".to_owned(), |task| format!("{task} {worst_value}")));
@@ -100,7 +101,7 @@ fn charts(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) ->
                 value: interval.map(|interval| interval.mean),
                 error: interval.and_then(|interval| interval.half_width),
                 text: interval_text(interval.as_ref(), 1.0, 3),
-                colour: if method.name == DEFAULT { 2 } else { 1 },
+                colour: if method.name == Comparison::DEFAULT { 2 } else { 1 },
             }
         };
         BarChart {

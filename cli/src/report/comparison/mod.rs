@@ -10,9 +10,6 @@ use cpift_model::compare::results::{Budget, Comparison, Interval};
 use super::document::{Block, Document, Section, Table};
 use crate::display::units::{bytes, duration, grouped};
 
-/// The method that ablations change.
-const DEFAULT: &str = "cpift";
-
 /// The report of a comparison.
 pub fn document(comparison: &Comparison, title: String) -> Document {
     let sections = [
