@@ -2,7 +2,7 @@
 
 use std::fs;
 
-use cpift_model::compare::results::{Budget, Comparison};
+use cpift_model::compare::results::{Budget, Comparison, Interval, MethodResult};
 use serde_json::json;
 
 use crate::support::{JobFiles, engine, refused, run, stderr, stdout};
@@ -55,9 +55,7 @@ fn a_comparison_has_every_cell_and_shares_what_is_the_same() {
         assert!(method.runs.iter().all(|run| run.peak_memory_bytes.is_none_or(|bytes| bytes > 1 << 20)));
     }
     let find = |name: &str, budget: Budget| {
-        let is_it = |method: &&cpift_model::compare::results::MethodResult| {
-            method.name == name && method.budgets.contains(&budget)
-        };
+        let is_it = |method: &&MethodResult| method.name == name && method.budgets.contains(&budget);
         found.methods.iter().find(is_it).unwrap_or_else(|| panic!("{name}"))
     };
     assert_eq!((find("joint", Budget::Total).steps, find("joint", Budget::Given).steps), (18, 6));
@@ -68,6 +66,14 @@ fn a_comparison_has_every_cell_and_shares_what_is_the_same() {
     assert_eq!(folder("frozen=prior"), folder("cpift"));
     assert_ne!(folder("frozen=none"), folder("cpift"));
     assert!(!fs::exists(format!("{}/{}/final", files.path("out"), folder("cpift"))).unwrap());
+    // Differences are taken seed by seed.
+    let normalised =
+        |method: &MethodResult| method.runs.iter().map(|run| run.mean_normalised).collect::<Vec<_>>();
+    let joint = find("joint", Budget::Given);
+    let pairs = normalised(joint).into_iter().zip(normalised(cpift));
+    let by_hand = Interval::of_all(pairs.map(|(joint, cpift)| Some(joint? - cpift?)));
+    assert_eq!(found.difference(joint), by_hand);
+    assert!(by_hand.is_some() && found.difference(cpift).is_none());
 
     let forgetting = found.forgetting.unwrap();
     assert_eq!(forgetting.methods.len(), 5);
@@ -116,6 +122,22 @@ fn jobs_and_interruptions_do_not_change_the_results() {
     let specialists = specialists.map(|entry| entry.path()).find(|path| path.join("probe").exists()).unwrap();
     fs::remove_dir_all(specialists.join("probe/code")).unwrap();
     assert_eq!(scores(&compared(&files, "shared", &resume)), scores(&whole));
+}
+
+#[test]
+fn a_relative_folder_and_shorter_probes() {
+    let files = JobFiles::new(&[]);
+    let arguments = ["compare", "recipe.toml", "--out", "here/out", "--device", "cpu"];
+    let more = ["--methods", "cpift", "--ablations", "split", "--seeds", "1"];
+    let output = engine(&arguments).args(more).current_dir(files.path("")).output().unwrap();
+    assert!(output.status.success(), "{}", stderr(&output));
+    let text = fs::read_to_string(files.path("here/out/results.json")).unwrap();
+    let found: Comparison = serde_json::from_str(&text).unwrap();
+    // Probes of 4 steps for 3 tasks, and 6 steps after them: the same total, whoever gets it.
+    let split: Vec<_> = found.methods.iter().filter(|method| method.family == "split").collect();
+    let steps = split.iter().map(|method| (method.specialist_steps, method.steps)).collect::<Vec<_>>();
+    assert_eq!(steps, [(6, 12), (6, 12), (3, 15), (3, 15)]);
+    assert!(split.iter().all(|method| method.budgets == [Budget::Total]));
 }
 
 #[test]
