@@ -9,10 +9,14 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 mod check;
+mod fuse;
 mod precision;
+mod train;
 
 pub use check::{KEYS, TRAIN_KEYS};
+pub use fuse::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
 pub use precision::Precision;
+pub use train::{Schedule, TrainSettings};
 
 /// How the tasks are brought into one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -159,69 +163,6 @@ pub struct TaskSettings {
     pub model: Option<PathBuf>,
 }
 
-/// Course of the learning rate after the warm-up.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Schedule {
-    /// Half a cosine down to zero.
-    #[default]
-    Cosine,
-    /// A line down to zero.
-    Linear,
-    /// No change.
-    Constant,
-}
-
-/// `[train]`: one fine-tune.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TrainSettings {
-    /// Passes over the data; exclusive with `steps`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub epochs: Option<f64>,
-    /// Optimizer steps; exclusive with `epochs`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub steps: Option<u64>,
-    /// Sequences in a micro-batch.
-    #[serde(default = "defaults::batch_size")]
-    pub batch_size: usize,
-    /// Micro-batches in an optimizer step.
-    #[serde(default = "defaults::accumulate")]
-    pub accumulate: usize,
-    /// Peak learning rate.
-    #[serde(default = "defaults::learning_rate")]
-    pub learning_rate: f64,
-    /// Course of the learning rate after the warm-up.
-    #[serde(default)]
-    pub schedule: Schedule,
-    /// Warm-up: a share of the steps below 1, a number of steps from 1 on.
-    #[serde(default = "defaults::warmup")]
-    pub warmup: f64,
-    /// Decoupled weight decay.
-    #[serde(default)]
-    pub weight_decay: f64,
-    /// AdamW's β1.
-    #[serde(default = "defaults::beta1")]
-    pub beta1: f64,
-    /// AdamW's β2.
-    #[serde(default = "defaults::beta2")]
-    pub beta2: f64,
-    /// AdamW's ε, outside the root.
-    #[serde(default = "defaults::eps")]
-    pub eps: f64,
-    /// Largest gradient norm; 0 switches clipping off.
-    #[serde(default = "defaults::one")]
-    pub clip: f64,
-    /// Shuffle the rows anew every epoch.
-    #[serde(default = "defaults::yes")]
-    pub shuffle: bool,
-    /// Put several rows into one sequence (they do not see each other).
-    #[serde(default = "defaults::yes")]
-    pub pack: bool,
-    /// Compute activations a second time in the backward pass instead of keeping them.
-    #[serde(default)]
-    pub recompute: bool,
-}
-
 /// What importance a probe measures (ALGORITHM: stage 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -318,123 +259,6 @@ pub struct GroupSettings {
 impl Default for GroupSettings {
     fn default() -> Self {
         Self { threshold: 0.1, linkage: Linkage::Components, order: GroupOrder::Shuffled }
-    }
-}
-
-/// What non-core coordinates start from.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Backbone {
-    /// The SLERP fold over all task models.
-    #[default]
-    Mean,
-    /// The base model.
-    Base,
-    /// The last task's model.
-    Last,
-    /// A model fine-tuned through the groups one after the other.
-    Staged,
-    /// θ0 and the mean of all updates: plain averaging of the task models.
-    Average,
-    /// θ0 and `scale` times the sum of all updates (task arithmetic, arXiv 2212.04089).
-    Arithmetic,
-    /// Of every tensor of every update the `density` largest; of these, where signs differ, those with the
-    /// sign of the sum; `scale` times their mean (TIES, arXiv 2306.01708).
-    Ties,
-    /// Of every update a random share `density`, scaled up by 1/density; `scale` times the sum (DARE,
-    /// arXiv 2311.03099).
-    Dare,
-    /// The same, joined as TIES does.
-    #[serde(rename = "dare-ties")]
-    DareTies,
-}
-
-/// How the fold joins two models.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Interpolation {
-    /// Along the arc between them.
-    #[default]
-    Slerp,
-    /// Along the line between them.
-    Lerp,
-}
-
-/// Space in which SLERP turns.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SlerpSpace {
-    /// The weights themselves.
-    #[default]
-    Weights,
-    /// The differences from the base.
-    Delta,
-}
-
-/// Weight of task i in the SLERP fold.
-#[derive(Debug, Clone, Copy, PartialEq, Default, Serialize, Deserialize)]
-#[serde(untagged, expecting = "expected \"running\" or a number from 0 to 1")]
-pub enum FoldWeight {
-    /// 1/i: the running mean.
-    #[default]
-    #[serde(with = "running")]
-    Running,
-    /// The same for every task, from 0 to 1.
-    Constant(f64),
-}
-
-/// What a coordinate in several cores becomes.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Conflict {
-    /// The task whose importance, divided by that task's threshold, is largest.
-    #[default]
-    Max,
-    /// The last task.
-    Last,
-    /// The mean of the tasks.
-    Mean,
-    /// The mean of those that agree with the majority's sign.
-    Sign,
-}
-
-/// `[fuse]`: stage 3.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct FuseSettings {
-    /// What non-core coordinates start from.
-    pub backbone: Backbone,
-    /// Space of the SLERP.
-    pub space: SlerpSpace,
-    /// Weight of each task in the fold: `"running"` or a number.
-    pub weight: FoldWeight,
-    /// What a coordinate in several cores becomes.
-    pub conflict: Conflict,
-    /// Angle (radians) under which SLERP becomes LERP.
-    pub epsilon: f64,
-    /// How the fold joins two models.
-    pub interpolation: Interpolation,
-    /// Take the coordinates of cores from their task's model; otherwise the backbone is all there is.
-    pub transplant: bool,
-    /// λ of the backbones `arithmetic`, `ties`, `dare` and `dare-ties`.
-    pub scale: f64,
-    /// Share of every update that `ties`, `dare` and `dare-ties` keep.
-    pub density: f64,
-}
-
-impl Default for FuseSettings {
-    fn default() -> Self {
-        Self {
-            backbone: Backbone::Mean,
-            space: SlerpSpace::Weights,
-            weight: FoldWeight::Running,
-            conflict: Conflict::Max,
-            epsilon: 1e-6,
-            interpolation: Interpolation::Slerp,
-            transplant: true,
-            scale: 1.0,
-            density: 0.2,
-        }
     }
 }
 
@@ -536,22 +360,6 @@ pub struct MetricsSettings {
     pub tensorboard: bool,
 }
 
-/// `"running"` as the string form of [`FoldWeight::Running`].
-mod running {
-    use serde::{Deserialize, Deserializer, Serializer, de::Error};
-
-    pub fn serialize<S: Serializer>(serializer: S) -> Result<S::Ok, S::Error> {
-        serializer.serialize_str("running")
-    }
-
-    pub fn deserialize<'de, D: Deserializer<'de>>(deserializer: D) -> Result<(), D::Error> {
-        match String::deserialize(deserializer)?.as_str() {
-            "running" => Ok(()),
-            other => Err(D::Error::custom(format!("expected `running` or a number, found `{other}`"))),
-        }
-    }
-}
-
 mod defaults {
     pub fn max_length() -> usize {
         512
@@ -585,25 +393,5 @@ mod defaults {
     }
     pub fn sample() -> f64 {
         0.1
-    }
-}
-
-impl TrainSettings {
-    /// Learning rate of `step` (from 0) out of `steps`: linear warm-up from 0 to the peak, reached after
-    /// the warm-up's last step, then the schedule, which would reach 0 one step after the last.
-    pub fn learning_rate_at(&self, step: u64, steps: u64) -> f64 {
-        let warmup =
-            if self.warmup < 1.0 { (self.warmup * steps as f64).floor() } else { self.warmup.floor() };
-        let step = step as f64;
-        if step < warmup {
-            return self.learning_rate * (step + 1.0) / (warmup + 1.0);
-        }
-        let progress = ((step - warmup) / (steps as f64 - warmup).max(1.0)).clamp(0.0, 1.0);
-        let factor = match self.schedule {
-            Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
-            Schedule::Linear => 1.0 - progress,
-            Schedule::Constant => 1.0,
-        };
-        self.learning_rate * factor
     }
 }

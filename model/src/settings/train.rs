@@ -1,0 +1,88 @@
+//! `[train]`: the choices of one fine-tune.
+
+use serde::{Deserialize, Serialize};
+
+use super::defaults;
+
+/// Course of the learning rate after the warm-up.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Schedule {
+    /// Half a cosine down to zero.
+    #[default]
+    Cosine,
+    /// A line down to zero.
+    Linear,
+    /// No change.
+    Constant,
+}
+
+/// `[train]`: one fine-tune.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct TrainSettings {
+    /// Passes over the data; exclusive with `steps`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
+    /// Optimizer steps; exclusive with `epochs`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub steps: Option<u64>,
+    /// Sequences in a micro-batch.
+    #[serde(default = "defaults::batch_size")]
+    pub batch_size: usize,
+    /// Micro-batches in an optimizer step.
+    #[serde(default = "defaults::accumulate")]
+    pub accumulate: usize,
+    /// Peak learning rate.
+    #[serde(default = "defaults::learning_rate")]
+    pub learning_rate: f64,
+    /// Course of the learning rate after the warm-up.
+    #[serde(default)]
+    pub schedule: Schedule,
+    /// Warm-up: a share of the steps below 1, a number of steps from 1 on.
+    #[serde(default = "defaults::warmup")]
+    pub warmup: f64,
+    /// Decoupled weight decay.
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// AdamW's β1.
+    #[serde(default = "defaults::beta1")]
+    pub beta1: f64,
+    /// AdamW's β2.
+    #[serde(default = "defaults::beta2")]
+    pub beta2: f64,
+    /// AdamW's ε, outside the root.
+    #[serde(default = "defaults::eps")]
+    pub eps: f64,
+    /// Largest gradient norm; 0 switches clipping off.
+    #[serde(default = "defaults::one")]
+    pub clip: f64,
+    /// Shuffle the rows anew every epoch.
+    #[serde(default = "defaults::yes")]
+    pub shuffle: bool,
+    /// Put several rows into one sequence (they do not see each other).
+    #[serde(default = "defaults::yes")]
+    pub pack: bool,
+    /// Compute activations a second time in the backward pass instead of keeping them.
+    #[serde(default)]
+    pub recompute: bool,
+}
+
+impl TrainSettings {
+    /// Learning rate of `step` (from 0) out of `steps`: linear warm-up from 0 to the peak, reached after
+    /// the warm-up's last step, then the schedule, which would reach 0 one step after the last.
+    pub fn learning_rate_at(&self, step: u64, steps: u64) -> f64 {
+        let warmup =
+            if self.warmup < 1.0 { (self.warmup * steps as f64).floor() } else { self.warmup.floor() };
+        let step = step as f64;
+        if step < warmup {
+            return self.learning_rate * (step + 1.0) / (warmup + 1.0);
+        }
+        let progress = ((step - warmup) / (steps as f64 - warmup).max(1.0)).clamp(0.0, 1.0);
+        let factor = match self.schedule {
+            Schedule::Cosine => 0.5 * (1.0 + (std::f64::consts::PI * progress).cos()),
+            Schedule::Linear => 1.0 - progress,
+            Schedule::Constant => 1.0,
+        };
+        self.learning_rate * factor
+    }
+}
