@@ -88,7 +88,7 @@ const MERGES: [(&str, &str, &[&str]); 6] = [
 const CORES_IN_DARE: [&str; 3] = ["fuse.backbone=dare", "fuse.density=0.1", "fuse.scale=0.4"];
 
 /// CPI-FT with one choice changed: family, name, what it is, settings.
-const ABLATIONS: [(&str, &str, &str, &[&str]); 31] = [
+const ABLATIONS: [(&str, &str, &str, &[&str]); 32] = [
     ("cores", "cores=random", "random cores", &["probe.importance=random"]),
     ("cores", "cores=inverse", "the least important parameters as cores", &["probe.importance=inverse"]),
     ("cores", "transplant=false", "cores frozen but not transplanted", &["fuse.transplant=false"]),
@@ -116,6 +116,7 @@ const ABLATIONS: [(&str, &str, &str, &[&str]); 31] = [
     ("freezing", "frozen=prior", "cores of earlier groups frozen", &["integrate.frozen=prior"]),
     ("freezing", "frozen=others", "cores of all other groups frozen", &["integrate.frozen=others"]),
     ("freezing", "frozen=all", "all cores frozen", &["integrate.frozen=all"]),
+    ("freezing", "frozen=half", "a random half frozen, another in every part", &["integrate.frozen=half"]),
     ("data", "data=mixed", "all tasks in every part of stage 4", &["integrate.data=mixed"]),
     ("data", "data=group", "only the part's group in stage 4", &["integrate.data=group"]),
     ("grouping", "one group", "no grouping: all tasks in one group", &["group.threshold=0"]),
@@ -138,6 +139,13 @@ const MADE_FAMILIES: [&str; 4] = ["stage 4", "split", "scale", "learning-rate"];
 /// Steps of a probe in the family `split`, as one part of so many of the recipe's: what the probes leave of
 /// the total goes to stage 4.
 const PROBE_PARTS: [u64; 3] = [2, 4, 8];
+
+/// Forms of the family `split`: name, what it is, settings.
+const SPLITS: [(&str, &str, &[&str]); 3] = [
+    ("split", "CPI-FT as the recipe has it", &[]),
+    ("split-delta", "SLERP of the updates", &["fuse.space=delta"]),
+    ("split-half", "a random half frozen, another in every part", &["integrate.frozen=half"]),
+];
 
 /// λ of the merges in the family `scale`.
 const SCALES: [f64; 5] = [0.2, 0.4, 0.7, 1.0, 1.5];
@@ -261,6 +269,16 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
         let title = format!("CPI-FT, learning rate of stage 4 × {factor}");
         let row = cpift(&format!("cpift rate×{factor}"), &title, &[&settings], steps);
         rows.push(ablation("learning-rate", row));
+        if !brings_model {
+            let probe = (steps.specialist / PROBE_PARTS[PROBE_PARTS.len() - 1]).max(1);
+            for (name, title, split_settings) in SPLITS {
+                let title = format!("{title}; learning rate of stage 4 × {factor}");
+                let mut row = split(name, &title, split_settings, probe, recipe, steps);
+                row.name.push_str(&format!(" rate×{factor}"));
+                row.settings.push(settings.clone());
+                rows.push(ablation("learning-rate", row));
+            }
+        }
         for (name, title) in FINE_TUNES {
             for (budget, steps) in [(Budget::Total, steps.total), (Budget::Given, steps.given)] {
                 let mut row = fine_tune(name, &format!("{title}, learning rate × {factor}"), budget, steps);
@@ -275,29 +293,28 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
 
 /// CPI-FT with shorter probes and a longer stage 4 on all rows, at the same total.
 fn splits(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
-    let tasks = recipe.task.len() as u64;
     let mut lengths: Vec<u64> = PROBE_PARTS.iter().map(|part| (steps.specialist / part).max(1)).collect();
     lengths.dedup();
-    let mut rows = Vec::new();
-    for probe in lengths {
-        let stage_4 = steps.total - tasks * probe;
-        let probes = format!("probe.steps={probe}");
-        for (name, title, space) in [
-            ("split", "SLERP as in the recipe", None),
-            ("split-delta", "SLERP of the updates", Some("fuse.space=delta")),
-        ] {
-            let stage_4 = format!("integrate.steps={stage_4}");
-            let mut settings = vec![probes.as_str(), stage_4.as_str(), "integrate.sample=1.0"];
-            settings.extend(space);
-            let title = format!("probes of {probe} steps, the rest in stage 4 on all rows; {title}");
-            let mut row = cpift(&format!("{name} {probe}"), &title, &settings, steps);
-            row.budgets = vec![Budget::Total];
-            row.specialist_steps = tasks * probe;
-            row.specialist_settings = vec![probes.clone()];
-            rows.push(Row { steps: steps.total - tasks * probe, ..row });
-        }
+    let of_length =
+        |probe| SPLITS.map(|(name, title, settings)| split(name, title, settings, probe, recipe, steps));
+    lengths.into_iter().flat_map(of_length).collect()
+}
+
+fn split(name: &str, title: &str, settings: &[&str], probe: u64, recipe: &Recipe, steps: BudgetSteps) -> Row {
+    let specialist_steps = recipe.task.len() as u64 * probe;
+    let stage_4 = steps.total - specialist_steps;
+    let probes = format!("probe.steps={probe}");
+    let split = [probes.clone(), format!("integrate.steps={stage_4}"), "integrate.sample=1.0".to_owned()];
+    let title = format!("probes of {probe} steps, then stage 4 on all rows; {title}");
+    let row = cpift(&format!("{name} {probe}"), &title, settings, steps);
+    Row {
+        settings: [split.to_vec(), row.settings].concat(),
+        specialist_settings: vec![probes],
+        specialist_steps,
+        steps: stage_4,
+        budgets: vec![Budget::Total],
+        ..row
     }
-    rows
 }
 
 fn is_scale(setting: &&str) -> bool {

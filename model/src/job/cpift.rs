@@ -360,7 +360,10 @@ impl Session<'_> {
             sources: inputs.sampled(&tasks, emphasis),
             source_names: inputs.names(&tasks),
             purpose,
-            frozen: frozen_in(part, settings.frozen, cores, groups)?,
+            frozen: match settings.frozen {
+                Frozen::Half => Some(self.random_half(part)?),
+                frozen => frozen_cores(part, frozen, cores, groups)?,
+            },
         })
     }
 
@@ -375,13 +378,13 @@ pub fn mask_file(task: &str) -> String {
     format!("{task}.mask.safetensors")
 }
 
-/// The coordinates that keep their bits in a part of stage 4.
-fn frozen_in(part: usize, frozen: Frozen, cores: &[Core], groups: &[Vec<usize>]) -> Result<Option<Mask>> {
+/// The cores that keep their bits in a part of stage 4.
+fn frozen_cores(part: usize, frozen: Frozen, cores: &[Core], groups: &[Vec<usize>]) -> Result<Option<Mask>> {
     let is_frozen = |group: usize| match frozen {
         Frozen::Prior => group < part,
         Frozen::Others => group != part,
         Frozen::All => true,
-        Frozen::None => false,
+        Frozen::None | Frozen::Half => false,
     };
     let mut mask: Option<Mask> = None;
     for (_, members) in groups.iter().enumerate().filter(|(group, _)| is_frozen(*group)) {

@@ -273,7 +273,7 @@ pub enum IntegrateData {
     Group,
 }
 
-/// Which cores are frozen in a part of stage 4.
+/// What is frozen in a part of stage 4.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Frozen {
@@ -286,6 +286,9 @@ pub enum Frozen {
     All,
     /// None.
     None,
+    /// A random half of every tensor, another in every part: half fine-tuning (arXiv 2404.18466) from the
+    /// fused model.
+    Half,
 }
 
 /// `[integrate]`: stage 4.

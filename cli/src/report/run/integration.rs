@@ -22,6 +22,9 @@ pub fn section(context: &Context<'_>) -> Option<Section> {
                 "in each part the cores of all other groups keep their bits.",
             cpift_model::settings::Frozen::All => "all cores keep their bits throughout.",
             cpift_model::settings::Frozen::None => "nothing is frozen.",
+            cpift_model::settings::Frozen::Half => {
+                "a random half of every tensor keeps its bits, another half in every part."
+            }
         }
     );
     if context.run.frozen_verified > 0 {
