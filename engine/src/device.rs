@@ -139,6 +139,14 @@ impl Device {
         }
     }
 
+    /// Bytes of the device's own memory; `None` where buffers are in the host's.
+    pub fn memory_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Gpu(gpu) => gpu.backend().memory_bytes(),
+        }
+    }
+
     /// Runs `work` inside the device's thread pool, so that the operations in it start at once
     /// instead of waking the pool one by one. Calling operations outside is correct, only slower.
     pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

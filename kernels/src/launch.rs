@@ -229,10 +229,9 @@ pub trait Launch: fmt::Debug + Send + Sync {
     /// [`check`] has passed and buffers stay valid until the kernel has run.
     unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError>;
 
-    /// Multiprocessors of the device, by which work is cut into blocks; of an A100 where there is no device.
-    fn multiprocessors(&self) -> u32 {
-        108
-    }
+    /// Multiprocessors of the device, by which work is cut into blocks. Launchers that pass requests on must pass
+    /// this on too: it decides which kernels are asked for.
+    fn multiprocessors(&self) -> u32;
 }
 
 /// Why a kernel was not run, or not to its end.

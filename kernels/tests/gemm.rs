@@ -6,7 +6,7 @@ use std::sync::Mutex;
 
 use common::product::{Matrix, assert_product};
 use common::{Buffer, SCHEDULES, random, slice, slice_mut, to_bits, widen};
-use cpift_kernels::emulator::Emulator;
+use cpift_kernels::emulator::{Emulator, MULTIPROCESSORS};
 use cpift_kernels::gemm::*;
 use cpift_kernels::launch::{Launch, LaunchError, Request, Slice, SliceMut};
 use cpift_kernels::simt::{Bf16, Element, Real};
@@ -171,6 +171,10 @@ impl Launch for Record {
     unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
         self.0.lock().expect("not poisoned").push(request.kernel.name);
         Ok(())
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        MULTIPROCESSORS
     }
 }
 

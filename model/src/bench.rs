@@ -115,6 +115,7 @@ impl TrainStep {
         }
         let layout = config.layout()?;
         machine::require_memory(
+            device,
             "--batch",
             memory(device, options, &config, tokens)?,
             "lower --batch or --length",

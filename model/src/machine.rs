@@ -25,11 +25,31 @@ pub fn unix_seconds() -> f64 {
     SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
-/// Fails when `needed` bytes are more than [`memory_bytes`], before any of them is taken.
+/// Fails when `needed` bytes are more than the device has, or than [`memory_bytes`] where its memory is the host's,
+/// before any of them is taken.
 ///
 /// # Errors
 /// Naming `key`, both sizes, and `remedy`: what to lower.
-pub fn require_memory(key: &str, needed: u64, remedy: &str) -> Result<()> {
+pub fn require_memory(device: &Device, key: &str, needed: u64, remedy: &str) -> Result<()> {
+    match device.memory_bytes() {
+        Some(available) if needed > available => {
+            let (needed, available) = (human_bytes(needed), human_bytes(available));
+            let name = device.name();
+            Err(Error::setting(
+                key,
+                format!("{needed} of memory are needed on {name}, which has {available}: {remedy}"),
+            ))
+        }
+        Some(_) => Ok(()),
+        None => require_host_memory(key, needed, remedy),
+    }
+}
+
+/// Fails when `needed` bytes are more than [`memory_bytes`], before any of them is taken.
+///
+/// # Errors
+/// As [`require_memory`].
+pub fn require_host_memory(key: &str, needed: u64, remedy: &str) -> Result<()> {
     match memory_bytes() {
         Some(available) if needed > available => {
             let (needed, available) = (human_bytes(needed), human_bytes(available));

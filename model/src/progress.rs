@@ -163,6 +163,9 @@ pub struct MemoryPart {
     pub name: String,
     /// Size in bytes.
     pub bytes: u64,
+    /// Whether it is in the host's memory, whatever the device.
+    #[serde(default)]
+    pub on_host: bool,
 }
 
 /// One optimizer step.

@@ -6,6 +6,7 @@ mod bad_input;
 mod basics;
 mod bench_kernels;
 mod compare;
+mod cuda;
 mod jobs;
 mod report;
 mod support;

@@ -5,12 +5,17 @@ use std::fmt::Debug;
 use cpift_engine::{Device, Real};
 use cpift_kernels::emulator::Schedule;
 
+use crate::stand_in;
+
 /// The CPU, the emulator in three schedules, and a GPU where there is one.
 ///
-/// With `CPIFT_TEST_CUDA` set, a GPU that cannot be used is a failure instead of being left out.
+/// With `CPIFT_TEST_CUDA` set, a GPU that cannot be used is a failure instead of being left out. On the stand-in for
+/// CUDA's driver, which runs the emulator, the emulator itself is left out.
 pub fn devices() -> Vec<Device> {
     let mut devices = vec![Device::cpu(None).expect("threads")];
-    devices.extend(emulated());
+    if !stand_in::in_use() {
+        devices.extend(emulated());
+    }
     match Device::cuda(0) {
         Ok(device) => devices.push(device),
         Err(error) if std::env::var_os("CPIFT_TEST_CUDA").is_some() => panic!("{error}"),

@@ -10,3 +10,4 @@ pub mod models;
 pub mod numeric;
 pub mod oracle;
 pub mod precision;
+pub mod stand_in;

@@ -6,6 +6,7 @@ use cpift_engine::{Buffer, Device, Layout, Mask, bf16};
 use cpift_tests::devices::devices;
 use cpift_tests::flat::{AdamWOracle, layout, random_mask, spread_values};
 use cpift_tests::precision::{download, rounded, upload};
+use cpift_tests::stand_in;
 
 const KINDS: [ImportanceKind; 4] =
     [ImportanceKind::None, ImportanceKind::Net, ImportanceKind::Path, ImportanceKind::Fisher];
@@ -338,4 +339,18 @@ fn the_norm_leaves_frozen_coordinates_out() {
 fn clipping_is_that_of_pytorch() {
     assert_eq!(clip_factor(0.5, 1.0), 1.0);
     assert!((clip_factor(4.0, 1.0) - 0.25).abs() < 1e-6);
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&[
+        "ten_steps",
+        "net_importance",
+        "matches_pytorch",
+        "frozen_coordinates",
+        "devices_agree",
+        "wrong_arguments",
+        "clipping_on_the_device",
+        "the_norm",
+    ]);
 }

@@ -10,6 +10,7 @@ use cpift_tests::devices::gpus;
 use cpift_tests::golden::{Golden, NAMES};
 use cpift_tests::numeric::{assert_close, relative_distance, widen};
 use cpift_tests::precision::{rounded, upload};
+use cpift_tests::stand_in;
 
 fn device() -> Device {
     Device::cpu(None).unwrap()
@@ -355,4 +356,9 @@ fn what_does_not_fit_is_an_error() {
     let generation = Generation { max_new_tokens: 2, stop: vec![], sampling: Sampling::Greedy };
     let message = inference.generate(weights.view(), &[vec![]], &generation).unwrap_err().to_string();
     assert!(message.contains("prompt 0 has no tokens"), "{message}");
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&["on_gpus", "in_bf16"]);
 }

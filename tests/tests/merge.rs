@@ -10,6 +10,7 @@ use cpift_tests::flat::{brute_force_top_k, layout, random_mask as ragged_mask};
 use cpift_tests::folders;
 use cpift_tests::models::MemoryModels;
 use cpift_tests::numeric::{assert_close, random};
+use cpift_tests::stand_in;
 use serde_json::Value;
 
 const SEED: u64 = 23;
@@ -287,4 +288,9 @@ fn slerp_agrees_with_mergekit() {
     let options = slerp::Options { weight: 0.3, ..slerp::Options::default() };
     slerp::slerp(&device, &golden.layout, backbone.view_mut(), other.view(), &options).unwrap();
     golden.assert("slerp", &backbone.to_vec().unwrap());
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&["every_device"]);
 }

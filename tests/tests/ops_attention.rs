@@ -11,6 +11,7 @@ use cpift_tests::in_f32_and_bf16;
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
 use cpift_tests::oracle::attention as oracle;
 use cpift_tests::precision::{download, poisoned, random_in, tolerance, upload};
+use cpift_tests::stand_in;
 
 in_f32_and_bf16!(
     forward_matches_the_oracle,
@@ -397,4 +398,9 @@ fn heads_that_no_kernel_takes_are_an_error() {
         let expected = format!("attention_forward_{limit}_f32 requires fits(head_dim, {limit})");
         assert!(message.contains(&expected), "{message}");
     }
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&["oracle", "differences", "documents"]);
 }

@@ -9,6 +9,7 @@ use cpift_engine::{Device, Indices, Real, bf16};
 use cpift_tests::devices::{devices_of, emulated};
 use cpift_tests::numeric::{assert_close, central_differences, random, random_below, widen};
 use cpift_tests::precision::{download, poisoned, random_in, tolerance, unit_roundoff, upload};
+use cpift_tests::stand_in;
 use cpift_tests::{in_f32_and_bf16, oracle};
 
 in_f32_and_bf16!(
@@ -270,4 +271,9 @@ fn bad_input_is_an_error() {
     let mut workspace = Workspace::new(&case.device, &smaller).unwrap();
     let error = forward(&case.device, &case.shape, inputs, &mut workspace, losses.view_mut()).unwrap_err();
     assert!(error.to_string().contains("is too small"), "{error}");
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&["match", "ignored", "nan"]);
 }

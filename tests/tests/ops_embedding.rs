@@ -6,6 +6,7 @@ use cpift_tests::devices::{devices, on_each};
 use cpift_tests::in_f32_and_bf16;
 use cpift_tests::numeric::{assert_close, random, random_below, widen};
 use cpift_tests::precision::{download, poisoned, random_in, upload};
+use cpift_tests::stand_in;
 
 in_f32_and_bf16!(forward_copies_the_rows, backward_adds_every_token_to_its_row);
 
@@ -68,4 +69,9 @@ fn a_token_outside_the_vocabulary_is_an_error_that_names_it() {
         let error = embedding::forward(&device, &shape, table.view(), tokens.view(), output.view_mut());
         assert!(error.unwrap_err().to_string().contains("token 3 at position 1"));
     }
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&[]);
 }

@@ -6,6 +6,7 @@ use cpift_tests::devices::on_each;
 use cpift_tests::in_f32_and_bf16;
 use cpift_tests::numeric::{assert_close, central_differences, widen};
 use cpift_tests::precision::{self, download, poisoned, random_in, rounded, upload};
+use cpift_tests::stand_in;
 
 in_f32_and_bf16!(
     forward_matches_the_oracle,
@@ -73,4 +74,9 @@ fn backward_matches_central_differences_and_restores_the_activation<T: Real>() {
             assert_close("activation", &activation, &forward, tolerance::<T>(&device));
         }
     }
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&[]);
 }

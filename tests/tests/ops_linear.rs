@@ -7,6 +7,7 @@ use cpift_engine::{Device, Real, bf16};
 use cpift_tests::devices::{emulated, on_each};
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
 use cpift_tests::precision::{download, poisoned, random_in, tolerance, upload};
+use cpift_tests::stand_in;
 use cpift_tests::{in_f32_and_bf16, oracle};
 
 in_f32_and_bf16!(forward_matches_the_oracle, gradients_match_central_differences);
@@ -152,4 +153,9 @@ fn bf16_on_the_cpu_is_an_error() {
     let mut y = upload(&case.device, &case.d_y);
     let error = forward(&case.device, &case.shape, x.view(), weight.view(), None, y.view_mut()).unwrap_err();
     assert_eq!(error.to_string(), "cpu does not compute in bf16: use f32, or a GPU");
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&["forward", "gradients", "wrong_lengths"]);
 }

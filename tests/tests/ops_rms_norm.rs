@@ -6,6 +6,7 @@ use cpift_tests::devices::on_each;
 use cpift_tests::in_f32_and_bf16;
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
 use cpift_tests::precision::{download, poisoned, random_in, rounded, tolerance, upload};
+use cpift_tests::stand_in;
 
 in_f32_and_bf16!(forward_matches_the_oracle, backward_matches_central_differences);
 
@@ -102,4 +103,9 @@ fn backward_matches_central_differences<T: Real>() {
             assert_close("d_weight", &d_weight, &expected_weight, 2e-6);
         }
     }
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&[]);
 }

@@ -6,6 +6,7 @@ use cpift_tests::devices::{devices, on_each};
 use cpift_tests::in_f32_and_bf16;
 use cpift_tests::numeric::{assert_close, central_differences, dot, random_below, widen};
 use cpift_tests::precision::{download, random_in, tolerance, upload};
+use cpift_tests::stand_in;
 
 in_f32_and_bf16!(forward_matches_the_oracle_and_backward_central_differences);
 
@@ -97,4 +98,9 @@ fn a_position_outside_the_tables_and_an_odd_head_are_errors() {
         let shape = Shape { tokens: 1, heads: 1, head_dim: 3 };
         assert!(rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).is_err());
     }
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&[]);
 }

@@ -4,6 +4,7 @@ use cpift_engine::ops::select::{Options, Order, Scope, Selection, select, top_k}
 use cpift_engine::{Buffer, Device, Error, Layout};
 use cpift_tests::devices::devices;
 use cpift_tests::flat::{brute_force_top_k, layout, spread_values};
+use cpift_tests::stand_in;
 use proptest::prelude::*;
 
 fn device() -> Device {
@@ -211,4 +212,9 @@ fn impossible_requests_are_errors() {
         assert!(select(&device(), &layout, scores.view(), &options, |_| true).is_err());
     }
     assert!(select(&device(), &layout, scores.slice(0..10), &Options::default(), |_| true).is_err());
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&["a_nan", "every_device"]);
 }

@@ -8,6 +8,7 @@ use cpift_engine::ops::transplant::{gather, scatter, transplant};
 use cpift_engine::{Buffer, Device, Layout, Mask};
 use cpift_tests::devices::devices;
 use cpift_tests::flat::{layout, random_mask, slerp_oracle, spread_values};
+use cpift_tests::stand_in;
 use proptest::prelude::*;
 
 static DEVICES: LazyLock<Vec<Device>> = LazyLock::new(devices);
@@ -216,4 +217,9 @@ fn values_that_are_not_finite_leave_the_backbone_alone() {
         let options = Options { skip: Some(&skip), ..Options::default() };
         assert!(slerp(device, &layout, target.view_mut(), other.view(), &options).is_ok());
     }
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(&[]);
 }

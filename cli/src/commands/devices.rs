@@ -68,10 +68,10 @@ fn gpus() -> Vec<Entry> {
     let entry = |ordinal, device: cpift_engine::Result<Device>| Entry {
         name: format!("cuda:{ordinal}"),
         usable: device.is_ok(),
+        memory_bytes: device.as_ref().ok().and_then(Device::memory_bytes),
         description: device.map_or_else(super::unusable, |device| device.describe()),
         threads: None,
         vector_instructions: None,
-        memory_bytes: None,
     };
     match Device::cuda(0) {
         Err(error) => vec![entry(0, Err(error))],

@@ -26,6 +26,8 @@ pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> 
     }
     let style = Style::of(&std::io::stdout());
     let overview = plan::render(&planned, Some(rate), style);
-    let refusal = job::check_memory(&planned).err().map(|error| format!("\n`train` would refuse: {error}\n"));
+    let refusal = job::check_memory(&planned, &chosen.device)
+        .err()
+        .map(|error| format!("\n`train` would refuse: {error}\n"));
     print(&format!("{overview}\n{}{}", plan::render_details(&planned), refusal.unwrap_or_default()))
 }

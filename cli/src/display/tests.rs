@@ -100,8 +100,8 @@ fn the_plan_names_everything_before_work_begins() {
             TrainingPlan { title: "integrate".to_owned(), steps: 1200, tokens: 4_915_200 },
         ],
         memory: vec![
-            MemoryPart { name: "weights".to_owned(), bytes: 4 << 20 },
-            MemoryPart { name: "activations".to_owned(), bytes: 12 << 20 },
+            MemoryPart { name: "weights".to_owned(), bytes: 4 << 20, on_host: false },
+            MemoryPart { name: "activations".to_owned(), bytes: 12 << 20, on_host: false },
         ],
         disk_bytes: 64 << 20,
         training_flops: 9e12,

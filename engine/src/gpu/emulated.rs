@@ -54,6 +54,10 @@ impl Launch for Emulated {
         // SAFETY: passed on to the caller.
         unsafe { self.emulator.launch(request) }
     }
+
+    fn multiprocessors(&self) -> u32 {
+        self.emulator.multiprocessors()
+    }
 }
 
 impl Backend for Emulated {
@@ -117,6 +121,10 @@ impl Backend for Emulated {
 
     fn cache_bytes(&self) -> usize {
         0
+    }
+
+    fn memory_bytes(&self) -> Option<u64> {
+        None
     }
 
     fn name(&self) -> String {

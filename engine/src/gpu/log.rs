@@ -5,6 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
+use cpift_kernels::emulator::MULTIPROCESSORS;
 use cpift_kernels::launch::{Argument, Direction, Launch, LaunchError, Request};
 
 use super::Backend;
@@ -88,6 +89,10 @@ impl Launch for LaunchLog {
         self.lock().push(record);
         Ok(())
     }
+
+    fn multiprocessors(&self) -> u32 {
+        MULTIPROCESSORS
+    }
 }
 
 impl Backend for LaunchLog {
@@ -129,6 +134,10 @@ impl Backend for LaunchLog {
 
     fn cache_bytes(&self) -> usize {
         0
+    }
+
+    fn memory_bytes(&self) -> Option<u64> {
+        None
     }
 
     fn name(&self) -> String {

@@ -74,6 +74,9 @@ pub(crate) trait Backend: Launch {
     /// Bytes of the last cache before memory.
     fn cache_bytes(&self) -> usize;
 
+    /// Bytes of the device's own memory; none where it is the host's.
+    fn memory_bytes(&self) -> Option<u64>;
+
     /// Name as [`Device::from_name`](crate::Device::from_name) takes it.
     fn name(&self) -> String;
 

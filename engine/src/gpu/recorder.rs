@@ -439,6 +439,10 @@ impl Backend for Recorder {
         self.backend.cache_bytes()
     }
 
+    fn memory_bytes(&self) -> Option<u64> {
+        self.backend.memory_bytes()
+    }
+
     fn name(&self) -> String {
         self.backend.name()
     }

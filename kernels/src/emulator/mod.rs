@@ -33,6 +33,9 @@ use thread::Context;
 /// Shared memory of a block of an H100, the most a kernel can ask for.
 pub const SHARED_MEMORY_LIMIT: u32 = 227 * 1024;
 
+/// Multiprocessors of an A100: what work is cut into blocks for where there is no device.
+pub const MULTIPROCESSORS: u32 = 108;
+
 /// Bytes of a thread's stack, generous for unoptimised builds.
 const STACK: usize = 128 * 1024;
 
@@ -91,5 +94,9 @@ impl Launch for Emulator {
             })?;
         }
         Ok(())
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        MULTIPROCESSORS
     }
 }

@@ -128,22 +128,24 @@ impl Job {
     /// [`Error::Interrupted`] when the observer asked to stop (everything is saved), or what went wrong;
     /// stages that were complete stay as they are.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<JobReport> {
-        plan::check_memory(&self.plan)?;
+        plan::check_memory(&self.plan, &self.device)?;
         let is_new = !self.out.exists();
         plan::check_run_folder(&self.out, &self.plan)?;
-        let mut session = Session::open(self, observer).inspect_err(|_| {
+        let session = Session::open(self, observer).inspect_err(|_| {
             if is_new {
                 // Only an empty folder goes: one in which nothing has begun.
                 let _ = std::fs::remove_dir(&self.out);
             }
-        })?;
+        });
+        let mut session = session.map_err(plan::say_what_to_lower)?;
         session.observer.event(Event::Started(&self.plan));
         session.show_samples();
         let report = match (self.pairs, self.recipe.method) {
-            (Some(way), _) => session.run_pairs(way)?,
-            (None, Method::Cpift) => session.run_cpift()?,
-            (None, _) => session.run_baseline()?,
+            (Some(way), _) => session.run_pairs(way),
+            (None, Method::Cpift) => session.run_cpift(),
+            (None, _) => session.run_baseline(),
         };
+        let report = report.map_err(plan::say_what_to_lower)?;
         session.observer.event(Event::Finished(&report));
         Ok(report)
     }

@@ -7,7 +7,7 @@ use cpift_engine::{Device, Real, bf16};
 use super::inputs::{Inputs, Task, sampler};
 use crate::checkpoint::{ModelFiles, staging_bytes};
 use crate::data::{Dataset, Row, Source};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluation::generation_bytes;
 use crate::files;
 use crate::machine;
@@ -239,7 +239,8 @@ fn plan_memory(
     max_tokens: usize,
 ) -> Result<Vec<MemoryPart>> {
     let flat = inputs.layout.len() as u64 * size_of::<f32>() as u64;
-    let part = |name: &str, bytes: u64| MemoryPart { name: name.to_owned(), bytes };
+    let part = |name: &str, bytes: u64| MemoryPart { name: name.to_owned(), bytes, on_host: false };
+    let host_part = |name: &str, bytes: u64| MemoryPart { on_host: true, ..part(name, bytes) };
     let mut parts = vec![part("weights", flat), part("gradients", flat), part("moments", 2 * flat)];
     if has_probes(recipe.method) {
         parts.push(part("importance", flat));
@@ -271,7 +272,7 @@ fn plan_memory(
     let fusion = if recipe.method == Method::Cpift { importance.max(counts) } else { 0 };
     parts.push(part("answers or fusion", fusion.max(generation as u64)));
     let staging = staging_bytes(&inputs.layout, device.threads());
-    parts.push(part("reading and writing", staging as u64));
+    parts.push(host_part("reading and writing", staging as u64));
     // A row's two lists are allocations of their own, each with a header of the allocator's.
     let row_bytes = |dataset: &Dataset| {
         let lists = dataset.tokens() * (size_of::<u32>() + size_of::<bool>());
@@ -279,7 +280,7 @@ fn plan_memory(
     };
     let data =
         inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));
-    parts.push(part("tokenised data", data.sum()));
+    parts.push(host_part("tokenised data", data.sum()));
     Ok(parts)
 }
 
@@ -315,13 +316,35 @@ fn disk_bytes(recipe: &Recipe, inputs: &Inputs) -> u64 {
     probes + fused + model + checkpoints
 }
 
-/// Fails when the job needs more memory than there is, before any of it is taken.
+/// What to do where memory does not suffice.
+pub const LESS_MEMORY: &str =
+    "lower batch_size or model.max_length, or set recompute = true (`plan` shows the parts)";
+
+/// Fails when the job needs more memory than the device and the host have, before any of it is taken.
 ///
 /// # Errors
 /// Saying what to lower.
-pub fn check_memory(plan: &Plan) -> Result<()> {
-    let remedy = "lower batch_size or model.max_length, or set recompute = true (`plan` shows the parts)";
-    machine::require_memory("train.batch_size", plan.memory_bytes(), remedy)
+pub fn check_memory(plan: &Plan, device: &Device) -> Result<()> {
+    let sum = |on_host: bool| {
+        plan.memory.iter().filter(|part| part.on_host == on_host).map(|part| part.bytes).sum::<u64>()
+    };
+    match device.memory_bytes() {
+        Some(_) => {
+            machine::require_memory(device, "train.batch_size", sum(false), LESS_MEMORY)?;
+            machine::require_host_memory("train.batch_size", sum(true), LESS_MEMORY)
+        }
+        None => machine::require_host_memory("train.batch_size", plan.memory_bytes(), LESS_MEMORY),
+    }
+}
+
+/// Adds to a failure for want of memory what to do: others use the device as well, or memory is in pieces.
+pub fn say_what_to_lower(error: Error) -> Error {
+    match error {
+        Error::Engine(error @ cpift_engine::Error::OutOfMemory { .. }) => {
+            Error::Job(format!("{error}; {LESS_MEMORY}"))
+        }
+        other => other,
+    }
 }
 
 /// Fails unless the run folder can be written and has room for what of the run is not there yet.

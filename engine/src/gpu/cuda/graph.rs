@@ -6,7 +6,8 @@ use cpift_kernels::launch::Request;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys;
 
-use super::{Cuda, pointers};
+use super::Cuda;
+use super::functions::pointers;
 use crate::error::{Error, Result};
 use crate::gpu::Backend;
 use crate::gpu::recorder::{Command, Graph};

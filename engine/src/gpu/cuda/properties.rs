@@ -1,0 +1,139 @@
+//! What a device is, and whether the engine can use it.
+
+use cudarc::driver::result::{self, DriverError};
+use cudarc::driver::sys::{self, CUdevice_attribute as Attribute};
+
+use super::{explain, graph};
+use crate::error::{Error, Result};
+
+/// Oldest compute capability the PTX runs on.
+const OLDEST: (u32, u32) = (8, 0);
+/// CUDA 11.0 brought PTX 7.0, 11.1 PTX 7.1, 12.0 PTX 8.0 and so on.
+const PTX_BEHIND_CUDA: u32 = 4;
+
+/// A device as its driver describes it.
+pub struct Properties {
+    /// The driver's handle.
+    pub device: sys::CUdevice,
+    /// The maker's name.
+    pub name: String,
+    /// As (9, 0).
+    pub compute_capability: (u32, u32),
+    /// Bytes of memory.
+    pub memory: u64,
+    /// How many run blocks side by side.
+    pub multiprocessors: u32,
+    /// Most bytes of shared memory that a block can be allowed.
+    pub shared_memory: u32,
+    /// Bytes of the last cache before memory.
+    pub cache: usize,
+    /// Whether the driver knows graphs as they are made here.
+    pub graphs: bool,
+}
+
+impl Properties {
+    /// Starts the driver and asks about device `ordinal`.
+    ///
+    /// # Errors
+    /// No driver, no such device, or one that the kernels do not run on.
+    pub fn read(ordinal: usize) -> Result<Self> {
+        let unavailable =
+            |reason: String| Error::DeviceUnavailable { name: format!("cuda:{ordinal}"), reason };
+        let failed =
+            |what: &'static str| move |error: DriverError| unavailable(format!("{what}: {}", explain(error)));
+        // SAFETY: only looks for the library.
+        if !unsafe { sys::is_culib_present() } {
+            return Err(unavailable("no CUDA driver was found (libcuda is not installed)".to_owned()));
+        }
+        result::init().map_err(failed("the CUDA driver does not start"))?;
+        let count = result::device::get_count().map_err(failed("devices cannot be counted"))?;
+        if ordinal as i64 >= i64::from(count) {
+            return Err(unavailable(format!("the machine has {count} CUDA device(s)")));
+        }
+        let device = result::device::get(ordinal as i32).map_err(failed("the device cannot be opened"))?;
+        // SAFETY: `device` comes from `get`.
+        let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) };
+        let query = failed("the device does not say what it is");
+        let number = |which| attribute(which).map(|value| value.max(0) as u32).map_err(query);
+        let compute_capability = (
+            number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
+            number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
+        );
+        let name = result::device::get_name(device).map_err(query)?;
+        if compute_capability < OLDEST {
+            let (major, minor) = compute_capability;
+            return Err(unavailable(format!(
+                "{name} has compute capability {major}.{minor}, needed is {}.{} (Ampere) or newer",
+                OLDEST.0, OLDEST.1
+            )));
+        }
+        let driver = driver_version().map_err(query)?;
+        let ptx = cpift_kernels::modules::newest_version(compute_capability);
+        if newest_ptx(driver) < ptx {
+            return Err(unavailable(format!(
+                "its driver is for CUDA {}.{}, the kernels for {name} are PTX {}.{}, which CUDA {} and newer know",
+                driver / 1000,
+                driver % 1000 / 10,
+                ptx.0,
+                ptx.1,
+                oldest_cuda(ptx)
+            )));
+        }
+        if number(Attribute::CU_DEVICE_ATTRIBUTE_MEMORY_POOLS_SUPPORTED)? == 0 {
+            return Err(unavailable(format!("{name} has no memory pools")));
+        }
+        Ok(Self {
+            device,
+            name,
+            compute_capability,
+            // SAFETY: `device` comes from `get`.
+            memory: unsafe { result::device::total_mem(device) }.map_err(query)? as u64,
+            multiprocessors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1),
+            shared_memory: number(Attribute::CU_DEVICE_ATTRIBUTE_MAX_SHARED_MEMORY_PER_BLOCK_OPTIN)?,
+            cache: number(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
+            graphs: driver >= graph::OLDEST_DRIVER,
+        })
+    }
+}
+
+/// The driver's version, as it numbers itself: 12080 is 12.8.
+fn driver_version() -> std::result::Result<i32, DriverError> {
+    let mut version = 0;
+    // SAFETY: writes the number.
+    unsafe { sys::cuDriverGetVersion(&mut version) }.result()?;
+    Ok(version)
+}
+
+/// The newest PTX version that a driver of this number knows: CUDA's, but that 12.6 brought no new one.
+fn newest_ptx(driver: i32) -> (u32, u32) {
+    let driver = driver.max(0) as u32;
+    let (major, minor) = (driver / 1000, driver % 1000 / 10);
+    let behind = u32::from(major == 12 && minor >= 6);
+    (major.saturating_sub(PTX_BEHIND_CUDA), minor - behind)
+}
+
+/// The first CUDA that knows a PTX version, as `12.8`.
+fn oldest_cuda((major, minor): (u32, u32)) -> String {
+    let behind = u32::from(major == 8 && minor >= 6);
+    format!("{}.{}", major + PTX_BEHIND_CUDA, minor + behind)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn drivers_older_than_the_ptx_are_known() {
+        // From the release notes in the reference of PTX.
+        let table =
+            [(11_000, (7, 0)), (11_040, (7, 4)), (11_080, (7, 8)), (12_000, (8, 0)), (12_050, (8, 5))];
+        let newer =
+            [(12_060, (8, 5)), (12_070, (8, 6)), (12_080, (8, 7)), (12_090, (8, 8)), (13_000, (9, 0))];
+        for (driver, ptx) in table.into_iter().chain(newer) {
+            assert_eq!(newest_ptx(driver), ptx, "{driver}");
+        }
+        assert!(newest_ptx(10_020) < (7, 0));
+        let texts = [(7, 0), (8, 5), (8, 7), (9, 0)].map(oldest_cuda);
+        assert_eq!(texts, ["11.0", "12.5", "12.8", "13.0"]);
+    }
+}

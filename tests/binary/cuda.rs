@@ -1,0 +1,116 @@
+//! `--device cuda` on the stand-in for CUDA's driver, which is no GPU, and without any driver.
+
+use std::fs;
+use std::process::Output;
+
+use cpift_tests::stand_in::StandIn;
+use serde_json::{Value, json};
+
+use crate::support::{JobFiles, engine, one_step, stderr, stdout};
+
+/// Few steps of everything.
+fn short() -> JobFiles {
+    JobFiles::new(&[("probe.steps", json!(2)), ("integrate.steps", json!(4)), ("checkpoint.every", json!(2))])
+}
+
+/// Trains on the stand-in.
+fn train(stand_in: &StandIn, files: &JobFiles, out: &str, more: &[&str]) -> Output {
+    let mut command = engine(&[]);
+    command.args(files.train(out, more));
+    stand_in.install(&mut command);
+    command.output().unwrap()
+}
+
+fn weights(files: &JobFiles, run: &str) -> [Vec<u8>; 2] {
+    ["fused", "final"].map(|model| files.job.bytes(&format!("{run}/{model}/model.safetensors")))
+}
+
+#[test]
+fn cuda_trains_to_the_bits_of_the_emulator_also_when_stopped() {
+    let files = short();
+    let stand_in = StandIn::new();
+    let output = train(&stand_in, &files, "cuda", &["--device", "cuda"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stderr(&output).contains("cuda:0 (stand-in, no GPU"), "{}", stderr(&output));
+    assert!(stdout(&output).contains("frozen parameters checked: not a bit changed"), "{}", stdout(&output));
+    assert_eq!(stand_in.violations(), [""; 0]);
+    let counts = stand_in.counts();
+    assert!(counts["graphs"] > 0 && counts["updates"] > 0, "{}", stand_in.log());
+
+    files.trained("emulated", &["--device", "emulated"]);
+    assert!(weights(&files, "cuda") == weights(&files, "emulated"), "the bits differ");
+
+    // Ended after the probes, then within the integration by a kernel that fails there.
+    let output = train(&stand_in, &files, "resumed", &["--device", "cuda", "--until", "fuse"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = train(&stand_in, &files, "resumed", &["--device", "cuda", "--resume"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(weights(&files, "cuda") == weights(&files, "resumed"), "the resumed run's bits differ");
+    assert_eq!(stand_in.violations(), [""; 0]);
+}
+
+#[test]
+fn a_device_that_fails_leaves_a_run_that_goes_on() {
+    let files = short();
+    // In the fusion, behind the probes.
+    let stand_in = StandIn::with(&[("FAIL", "launch:transplant")]);
+    let output = train(&stand_in, &files, "run", &["--device", "cuda"]);
+    assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+    let last = stderr(&output).lines().last().unwrap().to_owned();
+    assert!(last.contains("cuda:0") && last.contains("CUDA_ERROR_LAUNCH_FAILED"), "{last}");
+    assert!(files.job.path("run/probe/code").exists() && !files.job.path("run/final").exists());
+    let output = train(&StandIn::new(), &files, "run", &["--device", "cuda", "--resume"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn a_device_with_too_little_memory_is_refused_before_the_run_folder_is_made() {
+    let files = one_step();
+    let stand_in = StandIn::with(&[("MEMORY", "50000")]);
+    let output = train(&stand_in, &files, "refused", &["--device", "cuda"]);
+    let message = stderr(&output);
+    assert_eq!(output.status.code(), Some(2), "{message}");
+    assert_eq!(message.lines().count(), 1, "{message}");
+    for part in ["error: `train.batch_size`: ", "are needed on cuda:0, which has", "lower batch_size"] {
+        assert!(message.contains(part), "{message}");
+    }
+    assert!(!files.job.path("refused").exists());
+    assert_eq!(stand_in.violations(), [""; 0]);
+}
+
+#[test]
+fn devices_and_plans_show_the_gpu() {
+    let stand_in = StandIn::with(&[("DEVICES", "2"), ("CAPABILITY", "9.0"), ("MEMORY", "1073741824")]);
+    let mut command = engine(&["devices", "--json"]);
+    stand_in.install(&mut command);
+    let output = command.output().unwrap();
+    let listed: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let listed = listed["devices"].as_array().unwrap();
+    assert_eq!(listed.len(), 3, "{}", stdout(&output));
+    assert_eq!(listed[2]["name"], "cuda:1");
+    assert_eq!(listed[2]["memory_bytes"], 1u64 << 30);
+    assert_eq!(stand_in.violations(), [""; 0]);
+}
+
+/// Without a driver, which a machine with a GPU cannot show.
+#[test]
+fn auto_says_why_it_is_the_cpu_and_cuda_is_an_error() {
+    let files = one_step();
+    let stand_in = StandIn::with(&[("CAPABILITY", "7.5")]);
+    let reason = "stand-in, no GPU has compute capability 7.5, needed is 8.0 (Ampere) or newer";
+    let output = train(&stand_in, &files, "auto", &["--device", "auto"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let notices: Vec<&str> = stderr(&output).lines().filter(|line| line.contains("no GPU, using")).collect();
+    assert_eq!(notices, [format!("no GPU, using the CPU: {reason}")]);
+
+    let output = train(&stand_in, &files, "cuda", &["--device", "cuda"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert_eq!(stderr(&output), format!("error: device `cuda:0` cannot be used: {reason}\n"));
+    assert!(!files.job.path("cuda").exists());
+
+    let devices = StandIn::with(&[("DEVICES", "0")]);
+    let output = train(&devices, &files, "none", &["--device", "cuda:0"]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("no CUDA-capable device is detected"), "{}", stderr(&output));
+    let _ = fs::remove_dir_all(files.job.path("auto"));
+}

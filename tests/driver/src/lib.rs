@@ -1,0 +1,34 @@
+//! A stand-in for CUDA's driver library. **Not hardware**, and no proof that hardware does the same: it lets
+//! the engine's real path to a GPU (cudarc, loading of PTX, memory, streams, events, graphs) run in tests on
+//! machines that have none.
+//!
+//! It has the driver's functions that the engine calls. A launch is checked and then runs in the SIMT emulator:
+//! the kernel of that name in `cpift-kernels`, with the arguments that came as raw pointers. What it is
+//! strict about, each a line that starts with `violation:` in the log (see [`settings`]):
+//!
+//! - calls without a current context, with handles that are not there or belong to another context;
+//! - device addresses that nobody allocated, that were freed, or ranges that leave an allocation. Addresses
+//!   cannot be used by the host: reading one there ends the process;
+//! - PTX newer than the driver or the device, entries that the PTX does not have, parameters in the PTX other
+//!   than the kernel's, blocks other than `.reqntid`, shared memory over what the function was allowed or
+//!   the device has, more registers than there are, grids over the limits;
+//! - asynchronous copies from or to memory that is not pinned, pinned memory given back while a copy uses it;
+//! - whatever is still there when the context is given back.
+//!
+//! Nothing asynchronous happens before somebody waits for it, so that a missing wait, or host memory changed too
+//! early, gives wrong results every time. Fresh and freed memory is full of ones: NaN, and indices out of range.
+//! A launch that fails is reported by the next wait and by every call after it, as on hardware.
+//!
+//! What it cannot show: that PTX, or the machine code made from it, does what the Rust source says; anything about
+//! time; the driver's real limits where they are undocumented.
+
+mod api;
+mod graph;
+mod launch;
+mod memory;
+mod ptx;
+pub mod settings;
+mod state;
+mod stream;
+
+pub use ptx::{Entry, Module};

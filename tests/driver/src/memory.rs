@@ -1,0 +1,212 @@
+//! Device memory: the host's, under addresses that the host cannot use.
+
+use std::alloc::{Layout, alloc, dealloc};
+use std::collections::BTreeMap;
+use std::ptr::NonNull;
+use std::sync::Arc;
+
+use cudarc::driver::sys::CUresult;
+
+use crate::state::{Outcome, violation};
+
+/// What device addresses are more than the host's. With it they are no addresses of the processor at all.
+const APART: u64 = 1 << 60;
+/// What addresses are multiples of, and sizes are rounded up to.
+const ALIGN: usize = 512;
+/// What memory holds that nobody has written: NaN, and indices out of range.
+const POISON: u8 = 0xff;
+
+/// An allocation.
+#[derive(Debug)]
+pub struct Block {
+    host: NonNull<u8>,
+    layout: Layout,
+    /// As asked for.
+    pub bytes: usize,
+    /// Whose it is.
+    pub context: usize,
+}
+
+// SAFETY: plain memory that belongs to the block; work on it is ordered by the streams.
+unsafe impl Send for Block {}
+// SAFETY: as above.
+unsafe impl Sync for Block {}
+
+impl Block {
+    /// Fresh memory; none where the host has no more.
+    fn new(bytes: usize, context: usize) -> Option<Self> {
+        // Some more, so that the address behind the last byte is nobody else's.
+        let layout = Layout::from_size_align(bytes.checked_add(ALIGN)?, ALIGN).ok()?;
+        // SAFETY: the size is not zero.
+        let host = NonNull::new(unsafe { alloc(layout) })?;
+        let block = Self { host, layout, bytes, context };
+        block.poison();
+        Some(block)
+    }
+
+    /// Its address on the device.
+    pub fn address(&self) -> u64 {
+        self.host.as_ptr() as u64 + APART
+    }
+
+    /// Makes its content useless.
+    pub fn poison(&self) {
+        // SAFETY: the block's own bytes.
+        unsafe { self.host.as_ptr().write_bytes(POISON, self.bytes) }
+    }
+}
+
+impl Drop for Block {
+    fn drop(&mut self) {
+        // SAFETY: allocated in `new` with this layout.
+        unsafe { dealloc(self.host.as_ptr(), self.layout) }
+    }
+}
+
+/// A range inside an allocation, which stays as long as this does.
+#[derive(Debug, Clone)]
+pub struct Place {
+    /// Where it is.
+    pub block: Arc<Block>,
+    /// Bytes of the allocation before it.
+    pub offset: usize,
+}
+
+impl Place {
+    /// Of its first byte, for the host.
+    pub fn host(&self) -> *mut u8 {
+        // SAFETY: `Memory::place` has checked that the offset is inside, or behind the last byte.
+        unsafe { self.block.host.as_ptr().add(self.offset) }
+    }
+
+    /// Bytes from here to the end of the allocation.
+    pub fn rest(&self) -> usize {
+        self.block.bytes - self.offset
+    }
+}
+
+/// All allocations of a machine.
+#[derive(Debug, Default)]
+pub struct Memory {
+    live: BTreeMap<u64, Arc<Block>>,
+    /// Addresses and sizes of what is gone, for messages.
+    freed: BTreeMap<u64, usize>,
+    in_use: u64,
+    /// Most bytes that were in use at once.
+    pub peak: u64,
+}
+
+impl Memory {
+    /// Bytes in use.
+    pub fn in_use(&self) -> u64 {
+        self.in_use
+    }
+
+    /// Allocates, if no more than `total` bytes are in use then.
+    pub fn allocate(&mut self, bytes: usize, total: u64, context: usize) -> Outcome<u64> {
+        if bytes == 0 {
+            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, "an allocation of no bytes"));
+        }
+        let after = self.in_use.saturating_add(rounded(bytes));
+        if after > total {
+            return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
+        }
+        let block = Block::new(bytes, context).ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
+        let address = block.address();
+        self.in_use = after;
+        self.peak = self.peak.max(after);
+        self.freed.remove(&address);
+        self.live.insert(address, Arc::new(block));
+        Ok(address)
+    }
+
+    /// Takes out the allocation at this address; work that was queued before still has it.
+    pub fn free(&mut self, address: u64) -> Outcome<Arc<Block>> {
+        let Some(block) = self.live.remove(&address) else {
+            let message = match self.live.range(..=address).next_back() {
+                Some((start, block)) if address < start + block.bytes as u64 => {
+                    format!("free of {address:#x}, which is inside an allocation, not its start")
+                }
+                _ if self.freed.contains_key(&address) => {
+                    format!("free of {address:#x}, which was freed before")
+                }
+                _ => format!("free of {address:#x}, which was never allocated"),
+            };
+            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, &message));
+        };
+        self.in_use -= rounded(block.bytes);
+        self.freed.insert(address, block.bytes);
+        Ok(block)
+    }
+
+    /// The place of `bytes` bytes at a device address; `what` is said of one that is wrong.
+    pub fn place(&self, address: u64, bytes: usize, context: usize, what: &str) -> Outcome<Place> {
+        let wrong = |message: String| {
+            violation(CUresult::CUDA_ERROR_INVALID_VALUE, &format!("{what}: {address:#x} {message}"))
+        };
+        let found = self.live.range(..=address).next_back();
+        let Some(block) =
+            found.map(|(_, block)| block).filter(|block| address - block.address() <= block.bytes as u64)
+        else {
+            let freed = self.freed.range(..=address).next_back();
+            let message = match freed {
+                Some((start, &size)) if address < start + size as u64 => {
+                    format!("is in memory that was freed ({size} bytes at {start:#x})")
+                }
+                _ => "is not device memory".to_owned(),
+            };
+            return Err(wrong(message));
+        };
+        if block.context != context {
+            return Err(wrong("is memory of another context".to_owned()));
+        }
+        let offset = (address - block.address()) as usize;
+        if bytes > block.bytes - offset {
+            let (size, start) = (block.bytes, block.address());
+            return Err(wrong(format!(
+                "and {bytes} bytes leave the allocation of {size} bytes at {start:#x}"
+            )));
+        }
+        Ok(Place { block: block.clone(), offset })
+    }
+
+    /// Takes out all that belongs to a context; returns number and bytes.
+    pub fn release(&mut self, context: usize) -> (usize, usize) {
+        let gone: Vec<Arc<Block>> =
+            self.live.values().filter(|block| block.context == context).cloned().collect();
+        for block in &gone {
+            self.live.remove(&block.address());
+            self.in_use -= rounded(block.bytes);
+        }
+        (gone.len(), gone.iter().map(|block| block.bytes).sum())
+    }
+}
+
+/// What an allocation of these bytes takes.
+fn rounded(bytes: usize) -> u64 {
+    bytes.next_multiple_of(ALIGN) as u64
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_checked_and_memory_is_counted() {
+        let mut memory = Memory::default();
+        let address = memory.allocate(1000, 2048, 1).unwrap();
+        assert!(address.is_multiple_of(256));
+        assert_eq!(memory.allocate(2000, 2048, 1), Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY));
+        let place = memory.place(address + 10, 990, 1, "test").unwrap();
+        assert_eq!((place.offset, place.rest()), (10, 990));
+        for (address, bytes, context) in
+            [(address + 10, 991, 1), (address - 1, 1, 1), (address, 1, 2), (17, 1, 1)]
+        {
+            assert!(memory.place(address, bytes, context, "test").is_err());
+        }
+        assert!(memory.free(address + 1).is_err());
+        let block = memory.free(address).unwrap();
+        assert!(memory.free(address).is_err() && memory.place(address, 1, 1, "test").is_err());
+        assert_eq!((memory.in_use(), memory.peak, block.bytes), (0, 1024, 1000));
+    }
+}

@@ -1,0 +1,177 @@
+//! Streams: work in order, done when somebody waits for it.
+
+use std::collections::VecDeque;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use cpift_kernels::emulator::{Emulator, Schedule};
+use cpift_kernels::launch::{Argument, Kernel, Launch, Request};
+use cudarc::driver::sys::CUresult;
+
+use crate::memory::{Block, Place};
+use crate::state::{Outcome, violation};
+
+/// A stream.
+#[derive(Debug)]
+pub struct Stream {
+    /// Whose it is.
+    pub context: usize,
+    emulator: Emulator,
+    work: Mutex<VecDeque<Work>>,
+}
+
+/// Something queued.
+#[derive(Debug, Clone)]
+pub enum Work {
+    /// A kernel, whose launch was checked.
+    Launch {
+        /// What runs.
+        kernel: &'static Kernel,
+        /// Blocks in each direction.
+        grid: [u32; 3],
+        /// Bytes of dynamic shared memory.
+        shared: u32,
+        /// With addresses of the host.
+        arguments: Vec<Argument>,
+        /// Memory that the arguments are in.
+        places: Vec<Place>,
+        /// What is made of it instead, for tests of failures.
+        instead: Option<Instead>,
+    },
+    /// Bytes set.
+    Set {
+        /// Where.
+        to: Place,
+        /// What to.
+        byte: u8,
+        /// How many.
+        bytes: usize,
+    },
+    /// A copy within the device.
+    Copy {
+        /// Where to.
+        to: Place,
+        /// Where from.
+        from: Place,
+        /// How many bytes.
+        bytes: usize,
+    },
+    /// A copy from the host's pinned memory.
+    Upload {
+        /// Where to.
+        to: Place,
+        /// Where from.
+        from: HostRange,
+    },
+    /// A copy to the host's pinned memory.
+    Download {
+        /// Where to.
+        to: HostRange,
+        /// Where from.
+        from: Place,
+    },
+    /// Memory given back.
+    Free(Arc<Block>),
+    /// A point in time.
+    Record(Arc<Event>),
+}
+
+/// Pinned memory of the host.
+#[derive(Debug, Clone, Copy)]
+pub struct HostRange {
+    /// Of the first byte.
+    pub start: usize,
+    /// How many.
+    pub bytes: usize,
+}
+
+/// What a launch does instead of running.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Instead {
+    /// It fails.
+    Fail,
+    /// Nothing.
+    Nothing,
+}
+
+/// An event.
+#[derive(Debug)]
+pub struct Event {
+    /// Whose it is.
+    pub context: usize,
+    /// When its stream came to it; none before.
+    pub reached: Mutex<Option<Instant>>,
+    /// The stream it was recorded in.
+    pub stream: Mutex<Option<Arc<Stream>>>,
+}
+
+impl Stream {
+    pub fn new(context: usize, schedule: Schedule) -> Self {
+        Self { context, emulator: Emulator::new(schedule), work: Mutex::default() }
+    }
+
+    /// Puts work behind what is there.
+    pub fn push(&self, work: Work) {
+        self.work.lock().unwrap_or_else(PoisonError::into_inner).push_back(work);
+    }
+
+    /// Does all of the work. After a failure the rest is forgotten.
+    pub fn drain(&self) -> Outcome {
+        let mut queue = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        while let Some(work) = queue.pop_front() {
+            if let Err(error) = self.run(work) {
+                queue.clear();
+                return Err(error);
+            }
+        }
+        Ok(())
+    }
+
+    /// Whether queued copies use pinned memory in this range.
+    pub fn uses(&self, range: HostRange) -> bool {
+        let queue = self.work.lock().unwrap_or_else(PoisonError::into_inner);
+        queue.iter().any(|work| match work {
+            Work::Upload { from: host, .. } | Work::Download { to: host, .. } => {
+                host.start < range.start + range.bytes && range.start < host.start + host.bytes
+            }
+            _ => false,
+        })
+    }
+
+    fn run(&self, work: Work) -> Outcome {
+        match work {
+            Work::Launch { instead: Some(Instead::Nothing), .. } => {}
+            Work::Launch { instead: Some(Instead::Fail), .. } => {
+                return Err(CUresult::CUDA_ERROR_LAUNCH_FAILED);
+            }
+            Work::Launch { kernel, grid, shared, arguments, places: _places, instead: None } => {
+                let request = Request { kernel, grid, shared, arguments: &arguments };
+                // SAFETY: kinds and widths of the arguments were checked against the kernel's parameters; their
+                // memory is held by the places, and the emulator checks every access against it.
+                unsafe { self.emulator.launch(&request) }.map_err(|error| {
+                    violation(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, &format!("while a kernel ran: {error}"))
+                })?;
+            }
+            // SAFETY: the place was checked for these bytes and holds its memory.
+            Work::Set { to, byte, bytes } => unsafe { to.host().write_bytes(byte, bytes) },
+            Work::Copy { to, from, bytes } => {
+                // SAFETY: both places were checked for these bytes and hold their memory; `copy` may overlap.
+                unsafe { to.host().copy_from(from.host(), bytes) }
+            }
+            Work::Upload { to, from } => {
+                // SAFETY: pinned memory, which is not given back while queued copies use it; the place was
+                // checked for these bytes.
+                unsafe { to.host().copy_from(from.start as *const u8, from.bytes) }
+            }
+            Work::Download { to, from } => {
+                // SAFETY: as for uploads.
+                unsafe { (to.start as *mut u8).copy_from(from.host(), to.bytes) }
+            }
+            Work::Free(block) => block.poison(),
+            Work::Record(event) => {
+                *event.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());
+            }
+        }
+        Ok(())
+    }
+}
