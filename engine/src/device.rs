@@ -147,6 +147,14 @@ impl Device {
         }
     }
 
+    /// The most bytes of [`Device::memory_bytes`] that buffers took at once so far.
+    pub fn peak_memory_bytes(&self) -> Option<u64> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Gpu(gpu) => gpu.backend().peak_memory_bytes(),
+        }
+    }
+
     /// Runs `work` inside the device's thread pool, so that the operations in it start at once
     /// instead of waking the pool one by one. Calling operations outside is correct, only slower.
     pub fn scope<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {

@@ -53,7 +53,8 @@ pub struct StepBench {
     pub step_ms: f64,
     /// Number of parameters.
     pub parameters: u64,
-    /// Most memory the process held, in bytes; 0 where the system does not tell.
+    /// Most memory that was taken, in bytes: the device's where it has its own, else the process's; 0 where the
+    /// system does not tell.
     pub peak_memory_bytes: u64,
     /// Floating-point operations of a step, over its median time. They are those of
     /// [`ModelConfig::flops_per_token`]: 6·N + 6·layers·(heads·head_dim)·T per token, N without an embedding that is
@@ -205,7 +206,7 @@ pub fn step(device: &Device, options: &StepOptions<'_>) -> Result<StepBench> {
     let (tokens, flops) = (train_step.tokens() as f64, train_step.flops());
     let parameters = train_step.model.config().parameters() as u64;
     // The peak of the step, whose memory the products below then have.
-    let peak_memory_bytes = machine::peak_memory_bytes().unwrap_or(0);
+    let peak_memory_bytes = device.peak_memory_bytes().or_else(machine::peak_memory_bytes).unwrap_or(0);
     drop(train_step);
     let matrix = kernels::best_matrix_rate(device, options.compute)?;
     Ok(StepBench {

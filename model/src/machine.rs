@@ -3,13 +3,16 @@
 use std::time::{Duration, Instant, SystemTime};
 
 use cpift_engine::ops::linear;
-use cpift_engine::{Buffer, Device};
+use cpift_engine::{Buffer, Device, Real, bf16};
 
 use crate::error::{Error, Result};
 use crate::files::human_bytes;
+use crate::transformer::ComputeType;
 
 /// Time the measurement of [`matmul_rate`] takes.
 const MEASURED_TIME: Duration = Duration::from_millis(40);
+/// A product that takes this long is large enough to measure.
+const LARGE: Duration = Duration::from_millis(2);
 
 /// Bytes of memory this process may use: the machine's, or its container's limit where that is less.
 /// `None` where the system does not say.
@@ -81,30 +84,51 @@ fn meminfo_total(text: &str) -> Option<u64> {
     kibibytes.trim().strip_suffix("kB")?.trim().parse::<u64>().ok()?.checked_mul(1024)
 }
 
-/// Measured speed of large matrix products in FLOP/s: the device's practical peak. Takes about 50 ms.
+/// Measured speed in FLOP/s of matrix products that are large for the device: its practical peak. Takes about 50 ms.
 ///
 /// # Errors
-/// When 3 MiB of buffers cannot be had.
-pub fn matmul_rate(device: &Device) -> Result<f64> {
-    const SIZE: usize = 512;
-    let shape = linear::Shape { rows: SIZE, inputs: SIZE, outputs: SIZE };
-    let buffer = || -> Result<Buffer<f32>> {
-        let mut buffer = Buffer::zeros(device, SIZE * SIZE)?;
+/// When memory for three matrices cannot be had: 3 MiB on a CPU, up to 200 MiB on a GPU.
+pub fn matmul_rate(device: &Device, compute: ComputeType) -> Result<f64> {
+    Ok(match compute {
+        ComputeType::F32 => measured_rate::<f32>(device)?,
+        ComputeType::Bf16 => measured_rate::<bf16>(device)?,
+    })
+}
+
+fn measured_rate<T: Real>(device: &Device) -> cpift_engine::Result<f64> {
+    let most = if matches!(device, Device::Cpu(_)) { 512 } else { 4096 };
+    let mut size = 64;
+    loop {
+        // Too small to keep the device busy, until it takes a moment; not larger, for an emulated one.
+        let time = product_time::<T>(device, size, Duration::ZERO)?;
+        if size >= most || time > LARGE {
+            let time = product_time::<T>(device, size, MEASURED_TIME)?;
+            return Ok(2.0 * (size as f64).powi(3) / time.as_secs_f64());
+        }
+        size *= 2;
+    }
+}
+
+/// The least time of a product of square matrices, of two or as many as fit in `budget`.
+fn product_time<T: Real>(device: &Device, size: usize, budget: Duration) -> cpift_engine::Result<Duration> {
+    let shape = linear::Shape { rows: size, inputs: size, outputs: size };
+    let buffer = || -> cpift_engine::Result<Buffer<T>> {
+        let mut buffer = Buffer::zeros(device, size * size)?;
         // Touched, since untouched pages are all the same page of zeros and faster than real ones.
-        buffer.view_mut().fill(0.5)?;
+        buffer.view_mut().fill(T::from_f32(0.5))?;
         Ok(buffer)
     };
     let (x, weight, mut y) = (buffer()?, buffer()?, buffer()?);
-    let mut product = || linear::forward(device, &shape, x.view(), weight.view(), None, y.view_mut());
-    product()?;
-    let mut best = Duration::MAX;
-    let began = Instant::now();
-    while began.elapsed() < MEASURED_TIME {
-        let start = Instant::now();
-        product()?;
-        best = best.min(start.elapsed());
+    let mut least = Duration::MAX;
+    let (began, mut runs) = (Instant::now(), 0);
+    while runs < 2 || began.elapsed() < budget {
+        // A GPU only queues products; it says itself how long they take.
+        let time =
+            device.time(|| linear::forward(device, &shape, x.view(), weight.view(), None, y.view_mut()))?;
+        least = least.min(time).max(Duration::from_nanos(1));
+        runs += 1;
     }
-    Ok(2.0 * (SIZE * SIZE * SIZE) as f64 / best.as_secs_f64())
+    Ok(least)
 }
 
 #[cfg(test)]
@@ -120,7 +144,7 @@ mod tests {
 
     #[test]
     fn the_rate_is_a_positive_number() {
-        let rate = matmul_rate(&Device::cpu(None).unwrap()).unwrap();
+        let rate = matmul_rate(&Device::cpu(None).unwrap(), ComputeType::F32).unwrap();
         assert!(rate.is_finite() && rate > 0.0, "{rate}");
     }
 }

@@ -55,7 +55,12 @@ pub struct JobFiles {
 impl JobFiles {
     /// A small job with its recipe in `recipe.toml`.
     pub fn new(changes: &[(&str, Value)]) -> Self {
-        let job = SmallJob::new();
+        Self::with_model(&[], changes)
+    }
+
+    /// The same with other fields in the model's configuration.
+    pub fn with_model(fields: &[(&str, usize)], changes: &[(&str, Value)]) -> Self {
+        let job = SmallJob::with_model(fields);
         let recipe = toml::to_string(&job.recipe(changes)).unwrap();
         fs::write(job.path("recipe.toml"), recipe).unwrap();
         Self { job }

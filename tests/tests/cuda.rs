@@ -289,3 +289,43 @@ fn same_job(precision: &str) {
     let cuda = files(Device::cuda(0).unwrap());
     assert!(cuda == files(Device::emulated(Schedule::Forward)), "the bits differ");
 }
+
+/// A step waits for the device once, to read its loss; whatever waits besides does not depend on their number.
+#[test]
+fn a_step_waits_once() {
+    if left_out() {
+        return;
+    }
+    let waits = ["train_2_steps", "train_8_steps"].map(|test| {
+        let stand_in = StandIn::new();
+        let output = on(&stand_in, test);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!(stand_in.violations(), [""; 0]);
+        stand_in.counts()["waits"]
+    });
+    assert_eq!(waits[1] - waits[0], 6, "{waits:?}");
+}
+
+#[test]
+#[ignore = "run on the stand-in by other tests"]
+fn train_2_steps() {
+    train_steps(2);
+}
+
+#[test]
+#[ignore = "run on the stand-in by other tests"]
+fn train_8_steps() {
+    train_steps(8);
+}
+
+fn train_steps(steps: u64) {
+    let job = SmallJob::with_model(&[("num_hidden_layers", 1)]).on(Device::cuda(0).unwrap());
+    let recipe = job.recipe(&[
+        ("method", json!("joint")),
+        ("model.max_length", json!(24)),
+        ("train.steps", json!(steps)),
+        ("train.batch_size", json!(1)),
+        ("checkpoint.every", json!(1000)),
+    ]);
+    job.run(&recipe, "run", false, &mut Silent).unwrap();
+}

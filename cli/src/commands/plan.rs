@@ -14,7 +14,8 @@ pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> 
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let planned = job::plan_recipe(&chosen.device, &loaded.recipe, super::token_cache().as_deref())?;
     chosen.announce();
-    let rate = machine::matmul_rate(&chosen.device)?;
+    let compute = loaded.recipe.model.precision.on("model.precision", &chosen.device)?;
+    let rate = machine::matmul_rate(&chosen.device, compute)?;
     if arguments.json {
         let [least, most] = plan::training_seconds(&planned, rate);
         return print_json(&serde_json::json!({

@@ -34,7 +34,8 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
         cache: cache.as_deref(),
     };
     let job = Job::prepare(&chosen.device, &options)?;
-    let rate = machine::matmul_rate(&chosen.device)?;
+    job.check_memory()?;
+    let rate = machine::matmul_rate(&chosen.device, job.compute())?;
     let stderr = std::io::stderr();
     let mut progress = Progress::new(Style::of(&stderr), stderr.is_terminal(), Some(rate), interrupt.begin())
         .with_notice(chosen.notice());

@@ -10,6 +10,7 @@ mod properties;
 
 use std::fmt;
 use std::ptr;
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -35,6 +36,14 @@ pub struct Cuda {
     stream: sys::CUstream,
     functions: Mutex<Functions>,
     staging: Mutex<Staging>,
+    held: Held,
+}
+
+/// Bytes of device memory that are allocated, and the most that ever were.
+#[derive(Default)]
+struct Held {
+    now: AtomicU64,
+    most: AtomicU64,
 }
 
 /// Pinned host memory that copies go through: from pageable memory the driver would wait for the stream.
@@ -71,6 +80,7 @@ impl Cuda {
             stream: ptr::null_mut(),
             functions: Mutex::new(functions),
             staging: Mutex::new(Staging { start: ptr::null_mut(), busy: 0 }),
+            held: Held::default(),
         };
         cuda.enter().map_err(open)?;
         cuda.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(open)?;
@@ -153,13 +163,17 @@ impl Backend for Cuda {
     fn allocate(&self, bytes: usize) -> Result<u64> {
         self.enter().map_err(|error| self.failed("allocation", error))?;
         // SAFETY: the stream is this device's; all uses of the memory are queued in it.
-        unsafe { result::malloc_async(self.stream, bytes) }.map_err(|error| match error.0 {
+        let address = unsafe { result::malloc_async(self.stream, bytes) }.map_err(|error| match error.0 {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { device: self.name(), bytes },
             _ => self.failed("allocation", error),
-        })
+        })?;
+        let before = self.held.now.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.held.most.fetch_max(before + bytes as u64, Ordering::Relaxed);
+        Ok(address)
     }
 
-    unsafe fn free(&self, address: u64, _bytes: usize) {
+    unsafe fn free(&self, address: u64, bytes: usize) {
+        self.held.now.fetch_sub(bytes as u64, Ordering::Relaxed);
         if self.enter().is_ok() {
             // A failure here means that the device has failed before, which the next read reports.
             // SAFETY: allocated by `allocate`, by the caller's promise; runs after what is queued.
@@ -202,12 +216,9 @@ impl Backend for Cuda {
         let failed = |error| self.failed("copying from the device", error);
         self.enter().map_err(failed)?;
         let mut staging = lock(&self.staging);
-        // SAFETY: the stream lives as long as `self`.
-        unsafe { result::stream::synchronize(self.stream) }.map_err(failed)?;
-        staging.busy = 0;
         for (chunk, part) in destination.chunks_mut(STAGING).enumerate() {
-            // SAFETY: pinned memory of at least this size that nothing else uses while it is locked; the
-            // source is inside an allocation.
+            // SAFETY: pinned memory of at least this size, locked; copies from it that are queued come before
+            // this one in the stream. The source is inside an allocation.
             unsafe {
                 let staged = std::slice::from_raw_parts_mut(staging.start, part.len());
                 let source = address + (chunk * STAGING) as u64;
@@ -215,6 +226,7 @@ impl Backend for Cuda {
                 result::stream::synchronize(self.stream).map_err(failed)?;
                 part.copy_from_slice(staged);
             }
+            staging.busy = 0;
         }
         Ok(())
     }
@@ -255,6 +267,10 @@ impl Backend for Cuda {
 
     fn memory_bytes(&self) -> Option<u64> {
         Some(self.properties.memory)
+    }
+
+    fn peak_memory_bytes(&self) -> Option<u64> {
+        Some(self.held.most.load(Ordering::Relaxed))
     }
 
     fn name(&self) -> String {

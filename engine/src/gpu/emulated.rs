@@ -127,6 +127,10 @@ impl Backend for Emulated {
         None
     }
 
+    fn peak_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
     fn name(&self) -> String {
         NAME.to_owned()
     }

@@ -140,6 +140,10 @@ impl Backend for LaunchLog {
         None
     }
 
+    fn peak_memory_bytes(&self) -> Option<u64> {
+        None
+    }
+
     fn name(&self) -> String {
         "log".to_owned()
     }

@@ -77,6 +77,9 @@ pub(crate) trait Backend: Launch {
     /// Bytes of the device's own memory; none where it is the host's.
     fn memory_bytes(&self) -> Option<u64>;
 
+    /// The most of them that were allocated at once so far.
+    fn peak_memory_bytes(&self) -> Option<u64>;
+
     /// Name as [`Device::from_name`](crate::Device::from_name) takes it.
     fn name(&self) -> String;
 

@@ -443,6 +443,10 @@ impl Backend for Recorder {
         self.backend.memory_bytes()
     }
 
+    fn peak_memory_bytes(&self) -> Option<u64> {
+        self.backend.peak_memory_bytes()
+    }
+
     fn name(&self) -> String {
         self.backend.name()
     }

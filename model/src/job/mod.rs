@@ -122,13 +122,26 @@ impl Job {
         &self.plan
     }
 
+    /// What the job computes in.
+    pub fn compute(&self) -> ComputeType {
+        self.compute
+    }
+
+    /// Fails when the job needs more memory than the device and the host have, before any of it is taken.
+    ///
+    /// # Errors
+    /// Saying what to lower.
+    pub fn check_memory(&self) -> Result<()> {
+        plan::check_memory(&self.plan, &self.device)
+    }
+
     /// Runs the job to its end, or to the stage it is to end after.
     ///
     /// # Errors
     /// [`Error::Interrupted`] when the observer asked to stop (everything is saved), or what went wrong;
     /// stages that were complete stay as they are.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<JobReport> {
-        plan::check_memory(&self.plan, &self.device)?;
+        self.check_memory()?;
         let is_new = !self.out.exists();
         plan::check_run_folder(&self.out, &self.plan)?;
         let session = Session::open(self, observer).inspect_err(|_| {

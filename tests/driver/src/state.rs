@@ -251,7 +251,21 @@ pub fn wait(stream: &Stream) -> Outcome {
 /// Writes down that a rule was broken; gives back the error that goes with it.
 pub fn violation(error: CUresult, message: &str) -> CUresult {
     log(&format!("violation: {message}"));
+    #[cfg(test)]
+    VIOLATIONS.with_borrow_mut(|violations| violations.push(message.to_owned()));
     error
+}
+
+#[cfg(test)]
+thread_local! {
+    /// Of calls on this thread.
+    static VIOLATIONS: std::cell::RefCell<Vec<String>> = const { std::cell::RefCell::new(Vec::new()) };
+}
+
+/// Rules broken by calls on this thread since this was last asked.
+#[cfg(test)]
+pub fn take_violations() -> Vec<String> {
+    VIOLATIONS.take()
 }
 
 /// Adds a line to the log, if there is one.

@@ -1,7 +1,8 @@
 //! Makes a folder that tests and measures this build on a machine with a GPU and its driver, and no Rust:
 //!
 //! ```text
-//! cargo gpu-bundle [FOLDER]       # target/gpu-bundle unless named
+//! cargo gpu-bundle [FOLDER]                 # target/gpu-bundle unless named
+//! cargo gpu-bundle FOLDER --profile dev     # as cargo builds tests: to try run.sh, not to measure
 //! ```
 //!
 //! It holds the test and bench programs, stripped, the files they read, the `cpift-engine` binary and
@@ -20,9 +21,19 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// What runs the bundle.
 const SCRIPT: &str = include_str!("gpu_bundle.sh");
 
+/// Packages whose tests, benches and programs go into the bundle.
+const PACKAGES: [&str; 4] = ["cpift-tests", "cpift-kernels", "cpift-benches", "cpift-engine-cli"];
+
 fn main() {
-    let folder = std::env::args_os().nth(1).map_or_else(|| "target/gpu-bundle".into(), PathBuf::from);
-    match make(&folder) {
+    let mut arguments: Vec<String> = std::env::args().skip(1).collect();
+    let mut profile = "release".to_owned();
+    if let Some(place) = arguments.iter().position(|argument| argument == "--profile") {
+        let rest = arguments.split_off(place);
+        profile = rest.get(1).cloned().unwrap_or_default();
+        arguments.extend(rest.into_iter().skip(2));
+    }
+    let folder = arguments.first().map_or_else(|| "target/gpu-bundle".into(), PathBuf::from);
+    match make(&folder, &profile) {
         Ok(bytes) => println!("{}: {} MiB; run it with run.sh", folder.display(), bytes >> 20),
         Err(error) => {
             eprintln!("error: {error}");
@@ -32,17 +43,12 @@ fn main() {
 }
 
 /// Makes the bundle; returns its size in bytes.
-fn make(folder: &Path) -> Result<u64> {
+fn make(folder: &Path, profile: &str) -> Result<u64> {
     if folder.exists() {
         fs::remove_dir_all(folder)?;
     }
-    let tests = build(&["test", "--no-run", "-p", "cpift-tests", "-p", "cpift-kernels", "--tests"], is_test)?;
-    let benches = build(&["bench", "--no-run", "-p", "cpift-benches", "--benches"], is_bench)?;
-    let binary = build(&["build", "-p", "cpift-engine-cli", "--bins"], |kind| kind == "bin")?;
-    for (programs, place) in [(tests, "tests"), (benches, "benches"), (binary, "bin")] {
-        for (name, program) in programs {
-            install(&program, &folder.join("programs").join(place).join(name))?;
-        }
+    for (place, name, program) in build(profile)? {
+        install(&program, &folder.join("programs").join(place).join(name))?;
     }
     copy_folder(&folders::tests().join("golden"), &folder.join("data/tests/golden"))?;
     copy_folder(&folders::seesaw(), &folder.join("data/examples/seesaw"))?;
@@ -54,34 +60,36 @@ fn make(folder: &Path) -> Result<u64> {
     size(folder)
 }
 
-fn is_test(kind: &str) -> bool {
-    kind == "test"
-}
-
-fn is_bench(kind: &str) -> bool {
-    kind == "bench"
-}
-
-/// Builds in release form; returns the programs of targets of that kind by name.
-fn build(arguments: &[&str], wanted: fn(&str) -> bool) -> Result<Vec<(String, PathBuf)>> {
+/// Builds everything in one go; returns the programs with folder and name.
+fn build(profile: &str) -> Result<Vec<(&'static str, String, PathBuf)>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(arguments).arg("--message-format=json-render-diagnostics");
-    if arguments[0] != "bench" {
-        command.arg("--release");
-    }
-    let output = command.stderr(Stdio::inherit()).output()?;
+    command.args(["test", "--no-run", "--tests", "--benches", "--profile", profile]);
+    command.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
+    let output = command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
-        return Err(format!("cargo {} failed", arguments.join(" ")).into());
+        return Err("cargo failed".into());
     }
     let mut programs = Vec::new();
     for line in String::from_utf8(output.stdout)?.lines() {
         let message: Value = serde_json::from_str(line)?;
-        let kind = message["target"]["kind"][0].as_str().unwrap_or_default();
-        if let (Some(program), true) = (message["executable"].as_str(), wanted(kind)) {
-            let name = message["target"]["name"].as_str().ok_or("a target has no name")?;
-            programs.push((name.to_owned(), PathBuf::from(program)));
-        }
+        let Some(program) = message["executable"].as_str() else { continue };
+        let name = message["target"]["name"].as_str().ok_or("a target has no name")?;
+        let of = |folder: &str| {
+            message["manifest_path"]
+                .as_str()
+                .is_some_and(|path| path.ends_with(&format!("{folder}/Cargo.toml")))
+        };
+        let (place, name) = match message["target"]["kind"][0].as_str() {
+            // Tests of kernels and of operations have the same names.
+            Some("test") if of("kernels") => ("tests", format!("kernels_{name}")),
+            // Tests of the command line know where cargo has put it, on this machine.
+            Some("test") if !of("cli") => ("tests", name.to_owned()),
+            Some("bench") => ("benches", name.to_owned()),
+            Some("bin") if name == "cpift-engine" => ("bin", name.to_owned()),
+            _ => continue,
+        };
+        programs.push((place, name, PathBuf::from(program)));
     }
     Ok(programs)
 }

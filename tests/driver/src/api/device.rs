@@ -15,7 +15,7 @@ const POOL: usize = 0x1000;
 const NAME: &[u8] = b"stand-in, no GPU\0";
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuInit(flags: c_uint) -> CUresult {
+pub(super) unsafe extern "C" fn cuInit(flags: c_uint) -> CUresult {
     if flags != 0 {
         return CUresult::CUDA_ERROR_INVALID_VALUE;
     }
@@ -23,19 +23,19 @@ unsafe extern "C" fn cuInit(flags: c_uint) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> CUresult {
+pub(super) unsafe extern "C" fn cuDriverGetVersion(version: *mut c_int) -> CUresult {
     // SAFETY: the caller's promise.
     unsafe { give(version, SETTINGS.version) }.err().unwrap_or(CUresult::CUDA_SUCCESS)
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceGetCount(count: *mut c_int) -> CUresult {
     // SAFETY: the caller's promise.
     call("cuDeviceGetCount", || unsafe { give(count, SETTINGS.devices) })
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGet(device: *mut CUdevice, ordinal: c_int) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceGet(device: *mut CUdevice, ordinal: c_int) -> CUresult {
     call("cuDeviceGet", || {
         check(ordinal)?;
         // SAFETY: the caller's promise.
@@ -44,7 +44,11 @@ unsafe extern "C" fn cuDeviceGet(device: *mut CUdevice, ordinal: c_int) -> CUres
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, device: CUdevice) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceGetName(
+    name: *mut c_char,
+    length: c_int,
+    device: CUdevice,
+) -> CUresult {
     call("cuDeviceGetName", || {
         check(device)?;
         if name.is_null() || (length as usize) < NAME.len() {
@@ -57,7 +61,7 @@ unsafe extern "C" fn cuDeviceGetName(name: *mut c_char, length: c_int, device: C
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice) -> CUresult {
     call("cuDeviceTotalMem_v2", || {
         check(device)?;
         // SAFETY: the caller's promise.
@@ -66,7 +70,7 @@ unsafe extern "C" fn cuDeviceTotalMem_v2(bytes: *mut usize, device: CUdevice) ->
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetAttribute(
+pub(super) unsafe extern "C" fn cuDeviceGetAttribute(
     value: *mut c_int,
     attribute: Attribute,
     device: CUdevice,
@@ -93,7 +97,10 @@ unsafe extern "C" fn cuDeviceGetAttribute(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut CUcontext, device: CUdevice) -> CUresult {
+pub(super) unsafe extern "C" fn cuDevicePrimaryCtxRetain(
+    context: *mut CUcontext,
+    device: CUdevice,
+) -> CUresult {
     call("cuDevicePrimaryCtxRetain", || {
         check(device)?;
         let mut state = state();
@@ -106,7 +113,7 @@ unsafe extern "C" fn cuDevicePrimaryCtxRetain(context: *mut CUcontext, device: C
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(device: CUdevice) -> CUresult {
+pub(super) unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(device: CUdevice) -> CUresult {
     call("cuDevicePrimaryCtxRelease_v2", || {
         let mut state = state();
         let Some((&number, context)) = state.contexts.iter_mut().find(|(_, context)| context.1 == device)
@@ -123,7 +130,7 @@ unsafe extern "C" fn cuDevicePrimaryCtxRelease_v2(device: CUdevice) -> CUresult 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuCtxSetCurrent(context: CUcontext) -> CUresult {
+pub(super) unsafe extern "C" fn cuCtxSetCurrent(context: CUcontext) -> CUresult {
     call("cuCtxSetCurrent", || {
         let number = context as usize;
         if number != 0 {
@@ -135,7 +142,10 @@ unsafe extern "C" fn cuCtxSetCurrent(context: CUcontext) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuDeviceGetDefaultMemPool(pool: *mut CUmemoryPool, device: CUdevice) -> CUresult {
+pub(super) unsafe extern "C" fn cuDeviceGetDefaultMemPool(
+    pool: *mut CUmemoryPool,
+    device: CUdevice,
+) -> CUresult {
     call("cuDeviceGetDefaultMemPool", || {
         check(device)?;
         // SAFETY: the caller's promise.
@@ -144,7 +154,7 @@ unsafe extern "C" fn cuDeviceGetDefaultMemPool(pool: *mut CUmemoryPool, device: 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemPoolSetAttribute(
+pub(super) unsafe extern "C" fn cuMemPoolSetAttribute(
     pool: CUmemoryPool,
     attribute: CUmemPool_attribute,
     value: *mut c_void,
@@ -196,13 +206,13 @@ fn words(error: CUresult) -> Option<(&'static [u8], &'static [u8])> {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuGetErrorName(error: CUresult, text: *mut *const c_char) -> CUresult {
+pub(super) unsafe extern "C" fn cuGetErrorName(error: CUresult, text: *mut *const c_char) -> CUresult {
     // SAFETY: the caller's promise.
     unsafe { tell(text, words(error).map(|words| words.0)) }
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuGetErrorString(error: CUresult, text: *mut *const c_char) -> CUresult {
+pub(super) unsafe extern "C" fn cuGetErrorString(error: CUresult, text: *mut *const c_char) -> CUresult {
     // SAFETY: the caller's promise.
     unsafe { tell(text, words(error).map(|words| words.1)) }
 }

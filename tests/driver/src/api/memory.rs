@@ -14,7 +14,11 @@ use crate::stream::{HostRange, Work};
 const PAGE: usize = 4096;
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemAllocAsync(address: *mut CUdeviceptr, bytes: usize, stream: CUstream) -> CUresult {
+pub(super) unsafe extern "C" fn cuMemAllocAsync(
+    address: *mut CUdeviceptr,
+    bytes: usize,
+    stream: CUstream,
+) -> CUresult {
     call("cuMemAllocAsync", || {
         let mut state = state();
         let context = state.stream(stream as usize)?.context;
@@ -25,7 +29,7 @@ unsafe extern "C" fn cuMemAllocAsync(address: *mut CUdeviceptr, bytes: usize, st
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemFreeAsync(address: CUdeviceptr, stream: CUstream) -> CUresult {
+pub(super) unsafe extern "C" fn cuMemFreeAsync(address: CUdeviceptr, stream: CUstream) -> CUresult {
     call("cuMemFreeAsync", || {
         let mut state = state();
         let stream = state.stream(stream as usize)?;
@@ -37,7 +41,7 @@ unsafe extern "C" fn cuMemFreeAsync(address: CUdeviceptr, stream: CUstream) -> C
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> CUresult {
+pub(super) unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> CUresult {
     call("cuMemGetInfo_v2", || {
         let state = state();
         state.context()?;
@@ -50,7 +54,7 @@ unsafe extern "C" fn cuMemGetInfo_v2(free: *mut usize, total: *mut usize) -> CUr
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemsetD8Async(
+pub(super) unsafe extern "C" fn cuMemsetD8Async(
     address: CUdeviceptr,
     byte: c_uchar,
     bytes: usize,
@@ -60,7 +64,7 @@ unsafe extern "C" fn cuMemsetD8Async(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemcpyDtoDAsync_v2(
+pub(super) unsafe extern "C" fn cuMemcpyDtoDAsync_v2(
     to: CUdeviceptr,
     from: CUdeviceptr,
     bytes: usize,
@@ -80,7 +84,7 @@ fn run(node: &Node, stream: CUstream) -> Outcome {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
+pub(super) unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
     to: CUdeviceptr,
     from: *const c_void,
     bytes: usize,
@@ -99,7 +103,7 @@ unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
+pub(super) unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
     to: *mut c_void,
     from: CUdeviceptr,
     bytes: usize,
@@ -118,7 +122,11 @@ unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemHostAlloc(place: *mut *mut c_void, bytes: usize, _flags: c_uint) -> CUresult {
+pub(super) unsafe extern "C" fn cuMemHostAlloc(
+    place: *mut *mut c_void,
+    bytes: usize,
+    _flags: c_uint,
+) -> CUresult {
     call("cuMemHostAlloc", || {
         let mut state = state();
         state.context()?;
@@ -137,7 +145,7 @@ unsafe extern "C" fn cuMemHostAlloc(place: *mut *mut c_void, bytes: usize, _flag
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuMemFreeHost(start: *mut c_void) -> CUresult {
+pub(super) unsafe extern "C" fn cuMemFreeHost(start: *mut c_void) -> CUresult {
     call("cuMemFreeHost", || {
         let mut state = state();
         state.context()?;

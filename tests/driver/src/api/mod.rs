@@ -9,6 +9,8 @@ mod graph;
 mod memory;
 mod module;
 mod stream;
+#[cfg(test)]
+mod tests;
 
 use cudarc::driver::sys::CUresult;
 

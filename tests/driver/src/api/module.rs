@@ -13,7 +13,7 @@ use crate::settings::Failure;
 use crate::state::{Outcome, SETTINGS, call, known, known_mut, log, queue, state, violation};
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleLoadDataEx(
+pub(super) unsafe extern "C" fn cuModuleLoadDataEx(
     module: *mut CUmodule,
     image: *const c_void,
     count: c_uint,
@@ -109,7 +109,7 @@ unsafe fn write_log(log: &str, count: usize, options: *const CUjit_option, value
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleGetFunction(
+pub(super) unsafe extern "C" fn cuModuleGetFunction(
     function: *mut CUfunction,
     module: CUmodule,
     name: *const c_char,
@@ -136,7 +136,7 @@ unsafe extern "C" fn cuModuleGetFunction(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuModuleUnload(module: CUmodule) -> CUresult {
+pub(super) unsafe extern "C" fn cuModuleUnload(module: CUmodule) -> CUresult {
     call("cuModuleUnload", || {
         let mut state = state();
         let number = module as usize;
@@ -149,7 +149,7 @@ unsafe extern "C" fn cuModuleUnload(module: CUmodule) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuFuncSetAttribute(
+pub(super) unsafe extern "C" fn cuFuncSetAttribute(
     function: CUfunction,
     attribute: CUfunction_attribute,
     value: c_int,
@@ -165,7 +165,7 @@ unsafe extern "C" fn cuFuncSetAttribute(
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuLaunchKernel(
+pub(super) unsafe extern "C" fn cuLaunchKernel(
     function: CUfunction,
     grid_x: c_uint,
     grid_y: c_uint,

@@ -10,7 +10,7 @@ use crate::state::{self, SETTINGS, call, missing, queue, state};
 use crate::stream::{Event, Stream, Work};
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuStreamCreate(stream: *mut CUstream, _flags: c_uint) -> CUresult {
+pub(super) unsafe extern "C" fn cuStreamCreate(stream: *mut CUstream, _flags: c_uint) -> CUresult {
     call("cuStreamCreate", || {
         let mut state = state();
         let new = Stream::new(state.context()?, SETTINGS.schedule);
@@ -22,7 +22,7 @@ unsafe extern "C" fn cuStreamCreate(stream: *mut CUstream, _flags: c_uint) -> CU
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuStreamSynchronize(stream: CUstream) -> CUresult {
+pub(super) unsafe extern "C" fn cuStreamSynchronize(stream: CUstream) -> CUresult {
     call("cuStreamSynchronize", || {
         let stream = {
             let mut state = state();
@@ -34,7 +34,7 @@ unsafe extern "C" fn cuStreamSynchronize(stream: CUstream) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuStreamDestroy_v2(stream: CUstream) -> CUresult {
+pub(super) unsafe extern "C" fn cuStreamDestroy_v2(stream: CUstream) -> CUresult {
     call("cuStreamDestroy_v2", || {
         let stream = {
             let mut state = state();
@@ -47,7 +47,7 @@ unsafe extern "C" fn cuStreamDestroy_v2(stream: CUstream) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuEventCreate(event: *mut CUevent, _flags: c_uint) -> CUresult {
+pub(super) unsafe extern "C" fn cuEventCreate(event: *mut CUevent, _flags: c_uint) -> CUresult {
     call("cuEventCreate", || {
         let mut state = state();
         let new = Event { context: state.context()?, reached: Mutex::default(), stream: Mutex::default() };
@@ -59,7 +59,7 @@ unsafe extern "C" fn cuEventCreate(event: *mut CUevent, _flags: c_uint) -> CUres
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuEventRecord(event: CUevent, stream: CUstream) -> CUresult {
+pub(super) unsafe extern "C" fn cuEventRecord(event: CUevent, stream: CUstream) -> CUresult {
     call("cuEventRecord", || {
         let (event, stream) = {
             let state = state();
@@ -73,7 +73,7 @@ unsafe extern "C" fn cuEventRecord(event: CUevent, stream: CUstream) -> CUresult
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
+pub(super) unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
     call("cuEventSynchronize", || {
         let event = {
             let mut state = state();
@@ -87,7 +87,11 @@ unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, end: CUevent) -> CUresult {
+pub(super) unsafe extern "C" fn cuEventElapsedTime(
+    milliseconds: *mut f32,
+    start: CUevent,
+    end: CUevent,
+) -> CUresult {
     call("cuEventElapsedTime", || {
         let state = state();
         let reached = |event: CUevent| {
@@ -102,7 +106,7 @@ unsafe extern "C" fn cuEventElapsedTime(milliseconds: *mut f32, start: CUevent, 
 }
 
 #[unsafe(no_mangle)]
-unsafe extern "C" fn cuEventDestroy_v2(event: CUevent) -> CUresult {
+pub(super) unsafe extern "C" fn cuEventDestroy_v2(event: CUevent) -> CUresult {
     call("cuEventDestroy_v2", || {
         let mut state = state();
         state.event(event as usize)?;
