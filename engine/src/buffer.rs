@@ -158,6 +158,24 @@ impl<'a, T: Pod> View<'a, T> {
         }
     }
 
+    /// These elements and those of another view: of the same GPU with one wait for both.
+    ///
+    /// # Errors
+    /// As [`View::to_vec`].
+    pub fn to_vec_with<U: Pod>(&self, other: View<'_, U>) -> Result<(Vec<T>, Vec<U>)> {
+        match (self.data, other.data) {
+            (Data::Gpu(own), Data::Gpu(others))
+                if self.len() > 0 && other.len() > 0 && own.device().is(others.device()) =>
+            {
+                let (mut values, mut other_values) =
+                    (vec![T::zeroed(); own.len()], vec![U::zeroed(); others.len()]);
+                own.read_with(&mut values, others, &mut other_values)?;
+                Ok((values, other_values))
+            }
+            _ => Ok((self.to_vec()?, other.to_vec()?)),
+        }
+    }
+
     /// Copies the elements into `destination` on the host. On a GPU this waits for everything queued before.
     ///
     /// # Errors

@@ -112,8 +112,8 @@ impl Trainer {
                 self.model.step(&mut self.optimizer, gradient, &hyper)
             })
         })?;
-        let losses = self.source_losses(batches)?;
-        let gradient_norm = self.clip.norm()?;
+        let (gradient_norm, losses) = self.clip.norm_with(self.losses.slice(0..step_tokens(batches)))?;
+        let losses = source_losses(batches, &losses)?;
         let loss = losses.iter().map(|loss| loss.sum).sum::<f64>() / batches.supervised_tokens as f64;
         if !loss.is_finite() || !gradient_norm.is_finite() {
             // The optimizer has counted a step that changed nothing.
@@ -163,22 +163,6 @@ impl Trainer {
         Ok(())
     }
 
-    /// Reads the losses of all positions of a step and sums them by the source of their document.
-    fn source_losses(&self, batches: &StepBatches) -> Result<Vec<SourceLoss>> {
-        let losses = self.losses.slice(0..step_tokens(batches)).to_vec()?;
-        let mut sums = vec![SourceLoss::default(); batches.rows_per_source.len()];
-        let mut rest = &losses[..];
-        for (batch, documents) in batches.micro.iter().zip(&batches.documents) {
-            let (losses, behind) = rest.split_at(batch.tokens.len());
-            rest = behind;
-            for (draw, row) in documents.iter().zip(batch.document_losses(losses)?) {
-                sums[draw.source].sum += row.sum;
-                sums[draw.source].tokens += row.tokens as u64;
-            }
-        }
-        Ok(sums)
-    }
-
     /// Says what became NaN or infinite: the loss, or which tensor's gradient first.
     fn describe_failure(&self, loss: f64, gradient_norm: f64) -> String {
         if !loss.is_finite() {
@@ -193,6 +177,21 @@ impl Trainer {
             None => format!("the gradient norm became {gradient_norm}"),
         }
     }
+}
+
+/// Sums of the losses of all positions of a step by the source of their document.
+fn source_losses(batches: &StepBatches, losses: &[f32]) -> Result<Vec<SourceLoss>> {
+    let mut sums = vec![SourceLoss::default(); batches.rows_per_source.len()];
+    let mut rest = losses;
+    for (batch, documents) in batches.micro.iter().zip(&batches.documents) {
+        let (losses, behind) = rest.split_at(batch.tokens.len());
+        rest = behind;
+        for (draw, row) in documents.iter().zip(batch.document_losses(losses)?) {
+            sums[draw.source].sum += row.sum;
+            sums[draw.source].tokens += row.tokens as u64;
+        }
+    }
+    Ok(sums)
 }
 
 /// Tokens of all micro-batches of a step.

@@ -18,7 +18,7 @@ use cpift_kernels::launch::{Launch, LaunchError, Request};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::Backend;
+use super::{Backend, Range};
 use super::recorder::{Command, Graph};
 use crate::error::{Error, Result};
 use event::Event;
@@ -106,6 +106,22 @@ impl Cuda {
             let attribute = sys::CUmemPool_attribute::CU_MEMPOOL_ATTR_RELEASE_THRESHOLD;
             result::mem_pool::set_attribute(pool, attribute, ptr::from_mut(&mut threshold).cast())
         }
+    }
+
+    /// Waits, and copies parts from where they are staged to where they go.
+    fn fetch(
+        &self,
+        staging: &Staging,
+        parts: &mut Vec<(&mut [u8], usize)>,
+    ) -> std::result::Result<(), DriverError> {
+        // SAFETY: the stream lives as long as `self`.
+        unsafe { result::stream::synchronize(self.stream) }?;
+        for (part, place) in parts.drain(..) {
+            // SAFETY: staged there by copies that have run.
+            let staged = unsafe { std::slice::from_raw_parts(staging.start.add(place), part.len()) };
+            part.copy_from_slice(staged);
+        }
+        Ok(())
     }
 
     fn failed(&self, what: &str, error: DriverError) -> Error {
@@ -212,22 +228,33 @@ impl Backend for Cuda {
         Ok(())
     }
 
-    unsafe fn read(&self, address: u64, destination: &mut [u8]) -> Result<()> {
+    unsafe fn read(&self, ranges: &mut [Range<'_>]) -> Result<()> {
         let failed = |error| self.failed("copying from the device", error);
         self.enter().map_err(failed)?;
         let mut staging = lock(&self.staging);
-        for (chunk, part) in destination.chunks_mut(STAGING).enumerate() {
-            // SAFETY: pinned memory of at least this size, locked; copies from it that are queued come before
-            // this one in the stream. The source is inside an allocation.
-            unsafe {
-                let staged = std::slice::from_raw_parts_mut(staging.start, part.len());
-                let source = address + (chunk * STAGING) as u64;
-                result::memcpy_dtoh_async(staged, source, self.stream).map_err(failed)?;
-                result::stream::synchronize(self.stream).map_err(failed)?;
-                part.copy_from_slice(staged);
+        // What was queued: where it goes, and where it is staged.
+        let mut parts: Vec<(&mut [u8], usize)> = Vec::new();
+        let mut used = 0;
+        for (address, destination) in ranges {
+            for (chunk, part) in destination.chunks_mut(STAGING).enumerate() {
+                if used + part.len() > STAGING {
+                    self.fetch(&staging, &mut parts).map_err(failed)?;
+                    used = 0;
+                }
+                // SAFETY: pinned memory with room for the part, locked; copies from it that are queued come before
+                // this one in the stream. The source is inside an allocation.
+                unsafe {
+                    let staged = std::slice::from_raw_parts_mut(staging.start.add(used), part.len());
+                    let source = *address + (chunk * STAGING) as u64;
+                    result::memcpy_dtoh_async(staged, source, self.stream).map_err(failed)?;
+                }
+                let length = part.len().next_multiple_of(256);
+                parts.push((part, used));
+                used += length;
             }
-            staging.busy = 0;
         }
+        self.fetch(&staging, &mut parts).map_err(failed)?;
+        staging.busy = 0;
         Ok(())
     }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cpift_kernels::emulator::{Emulator, Schedule};
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
-use super::Backend;
+use super::{Backend, Range};
 use super::recorder::{Command, Graph};
 use crate::buffer::ALIGNMENT;
 use crate::error::{Error, Result};
@@ -93,9 +93,12 @@ impl Backend for Emulated {
         Ok(())
     }
 
-    unsafe fn read(&self, address: u64, destination: &mut [u8]) -> Result<()> {
-        // SAFETY: inside an allocation, by the caller's promise.
-        unsafe { (address as *const u8).copy_to_nonoverlapping(destination.as_mut_ptr(), destination.len()) };
+    unsafe fn read(&self, ranges: &mut [Range<'_>]) -> Result<()> {
+        for (address, destination) in ranges {
+            let source = *address as *const u8;
+            // SAFETY: inside an allocation, by the caller's promise.
+            unsafe { source.copy_to_nonoverlapping(destination.as_mut_ptr(), destination.len()) };
+        }
         Ok(())
     }
 

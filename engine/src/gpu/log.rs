@@ -8,7 +8,7 @@ use std::time::Duration;
 use cpift_kernels::emulator::MULTIPROCESSORS;
 use cpift_kernels::launch::{Argument, Direction, Launch, LaunchError, Request};
 
-use super::Backend;
+use super::{Backend, Range};
 use super::recorder::{Command, Graph};
 use crate::buffer::ALIGNMENT;
 use crate::error::Result;
@@ -110,8 +110,8 @@ impl Backend for LaunchLog {
         Ok(())
     }
 
-    unsafe fn read(&self, _address: u64, destination: &mut [u8]) -> Result<()> {
-        destination.fill(0);
+    unsafe fn read(&self, ranges: &mut [Range<'_>]) -> Result<()> {
+        ranges.iter_mut().for_each(|(_, destination)| destination.fill(0));
         Ok(())
     }
 

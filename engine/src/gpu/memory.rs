@@ -107,7 +107,22 @@ impl<'a, T: Pod> GpuSlice<'a, T> {
             return Ok(());
         }
         // SAFETY: inside an allocation, whose bytes are elements whatever they are.
-        unsafe { self.device.backend().read(self.address, bytemuck::cast_slice_mut(destination)) }
+        unsafe { self.device.backend().read(&mut [(self.address, bytemuck::cast_slice_mut(destination))]) }
+    }
+
+    /// [`GpuSlice::read`] of this and another slice of the same device, with one wait.
+    pub fn read_with<U: Pod>(
+        &self,
+        destination: &mut [T],
+        other: GpuSlice<'_, U>,
+        others: &mut [U],
+    ) -> Result<()> {
+        debug_assert!(destination.len() == self.length && others.len() == other.length);
+        debug_assert!(self.device.is(other.device));
+        let own = (self.address, bytemuck::cast_slice_mut(destination));
+        let other = (other.address, bytemuck::cast_slice_mut(others));
+        // SAFETY: inside allocations, whose bytes are elements whatever they are.
+        unsafe { self.device.backend().read(&mut [own, other]) }
     }
 
     /// As a kernel's argument.

@@ -50,11 +50,11 @@ pub(crate) trait Backend: Launch {
     /// As for [`Backend::set`].
     unsafe fn write(&self, address: u64, source: &[u8]) -> Result<()>;
 
-    /// Waits for everything queued, then copies to the host.
+    /// Copies ranges to the host, once everything queued has run: one wait for all of them, as far as they are short.
     ///
     /// # Safety
-    /// The range lies inside an allocation of this backend.
-    unsafe fn read(&self, address: u64, destination: &mut [u8]) -> Result<()>;
+    /// The ranges lie inside allocations of this backend.
+    unsafe fn read(&self, ranges: &mut [Range<'_>]) -> Result<()>;
 
     /// Copies within the device.
     ///
@@ -86,6 +86,9 @@ pub(crate) trait Backend: Launch {
     /// What a person is told.
     fn describe(&self) -> String;
 }
+
+/// Where a range of memory starts, and where its bytes go.
+pub(crate) type Range<'a> = (u64, &'a mut [u8]);
 
 /// A size as kernels take it.
 pub(crate) fn narrow(op: &'static str, name: &'static str, size: usize) -> Result<u32> {

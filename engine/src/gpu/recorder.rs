@@ -407,10 +407,10 @@ impl Backend for Recorder {
         unsafe { self.backend.write(address, source) }
     }
 
-    unsafe fn read(&self, address: u64, destination: &mut [u8]) -> Result<()> {
+    unsafe fn read(&self, ranges: &mut [super::Range<'_>]) -> Result<()> {
         self.flush_if(|_| true)?;
         // SAFETY: passed on to the caller.
-        unsafe { self.backend.read(address, destination) }
+        unsafe { self.backend.read(ranges) }
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {

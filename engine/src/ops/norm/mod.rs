@@ -95,6 +95,15 @@ impl Clip {
         Ok(self.squared_norm.to_vec()?[0].sqrt())
     }
 
+    /// [`Clip::norm`], and what is in a view: on a GPU with one wait for both.
+    ///
+    /// # Errors
+    /// As [`Clip::norm`].
+    pub fn norm_with(&self, values: View<'_, f32>) -> Result<(f64, Vec<f32>)> {
+        let (squared, values) = self.squared_norm.view().to_vec_with(values)?;
+        Ok((squared[0].sqrt(), values))
+    }
+
     /// The factor last measured `[1]`.
     pub fn factor(&self) -> View<'_, f32> {
         self.factor.view()
