@@ -18,8 +18,8 @@ use cpift_kernels::launch::{Launch, LaunchError, Request};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::{Backend, Range};
 use super::recorder::{Command, Graph};
+use super::{Backend, Range};
 use crate::error::{Error, Result};
 use event::Event;
 use functions::{Functions, pointers};

@@ -6,8 +6,8 @@ use std::time::{Duration, Instant};
 use cpift_kernels::emulator::{Emulator, Schedule};
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
-use super::{Backend, Range};
 use super::recorder::{Command, Graph};
+use super::{Backend, Range};
 use crate::buffer::ALIGNMENT;
 use crate::error::{Error, Result};
 
