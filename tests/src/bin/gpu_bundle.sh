@@ -18,7 +18,7 @@ while [ $# -gt 0 ]; do
     case $1 in
     --tests-only) tests_only=true ;;
     --try)
-        tests='*ro*'
+        tests='*rope*'
         steps=("tiny 2 16")
         step_options=(--steps 2)
         kernel_options=(--filter adamw --tokens 16 --length 16 --parameters 5000 --seconds 0)

@@ -85,7 +85,7 @@ pub(super) unsafe extern "C" fn cuDeviceGetAttribute(
                 SETTINGS.shared_memory() as c_int
             }
             Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT => SETTINGS.multiprocessors as c_int,
-            Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE => 1 << 20,
+            Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE => 1 << 16,
             other => {
                 log(&format!("attribute {other:?} is not known here"));
                 return Err(CUresult::CUDA_ERROR_INVALID_VALUE);
