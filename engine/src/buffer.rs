@@ -165,7 +165,7 @@ impl<'a, T: Pod> View<'a, T> {
     pub fn to_vec_with<U: Pod>(&self, other: View<'_, U>) -> Result<(Vec<T>, Vec<U>)> {
         match (self.data, other.data) {
             (Data::Gpu(own), Data::Gpu(others))
-                if self.len() > 0 && other.len() > 0 && own.device().is(others.device()) =>
+                if !self.is_empty() && !other.is_empty() && own.device().is(others.device()) =>
             {
                 let (mut values, mut other_values) =
                     (vec![T::zeroed(); own.len()], vec![U::zeroed(); others.len()]);

@@ -40,12 +40,15 @@ fn open() {
     }
 }
 
+/// How the stand-in is made, and what is said of it.
+type Refusal<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+
 #[test]
 fn what_cannot_be_used_is_refused_with_the_reason() {
     if left_out() {
         return;
     }
-    let cases: [(&[(&str, &str)], &[&str]); 8] = [
+    let cases: [Refusal<'_>; 8] = [
         (
             &[("DEVICES", "0")],
             &["does not start", "no CUDA-capable device is detected (CUDA_ERROR_NO_DEVICE)"],

@@ -119,9 +119,10 @@ unsafe extern "C" fn cuGraphExecKernelNodeSetParams_v2(
     node: CUgraphNode,
     parameters: *const CUDA_KERNEL_NODE_PARAMS,
 ) -> CUresult {
-    // SAFETY: the caller's promise.
     call("cuGraphExecKernelNodeSetParams_v2", || {
-        change(executable, node, unsafe { launch_node(parameters)? })
+        // SAFETY: the caller's promise.
+        let node_now = unsafe { launch_node(parameters) }?;
+        change(executable, node, node_now)
     })
 }
 
