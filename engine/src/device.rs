@@ -32,6 +32,11 @@ impl Device {
         Self::Gpu(GpuDevice::emulated(schedule))
     }
 
+    /// As [`Device::emulated`], with the kernels for this compute capability, as (9, 0), instead of an A100's.
+    pub fn emulated_like(schedule: Schedule, compute_capability: (u32, u32)) -> Self {
+        Self::Gpu(GpuDevice::emulated_like(schedule, compute_capability))
+    }
+
     /// A device that writes the kernels launched on it to `log` and runs none. It has as much memory as is
     /// asked for, and what is read from it is zero.
     pub fn logging(log: &LaunchLog) -> Self {
@@ -46,8 +51,8 @@ impl Device {
         GpuDevice::cuda(ordinal).map(Self::Gpu)
     }
 
-    /// A device by name: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda:N`, `emulated`.
-    /// `threads` is that of [`Device::cpu`].
+    /// A device by name: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda:N`, `emulated`,
+    /// `emulated:9.0` for the kernels of that compute capability. `threads` is that of [`Device::cpu`].
     ///
     /// # Errors
     /// An unknown name, or a device that this build or machine does not have.
@@ -56,6 +61,7 @@ impl Device {
             "auto" => Self::cuda(0).or_else(|_| Self::cpu(threads)),
             "cpu" => Self::cpu(threads),
             "emulated" => Ok(Self::emulated(Schedule::Forward)),
+            "emulated:9.0" => Ok(Self::emulated_like(Schedule::Forward, (9, 0))),
             "cuda" => Self::cuda(0),
             _ => match name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()) {
                 Some(ordinal) => Self::cuda(ordinal),

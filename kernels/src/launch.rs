@@ -5,6 +5,7 @@ use std::marker::PhantomData;
 
 use crate::emulator::Fault;
 use crate::simt::Element;
+use crate::tiled::{TiledError, TiledMatrix};
 
 /// Most bytes of shared memory a block gets without asking the driver for more.
 pub const SHARED_MEMORY_DEFAULT: u32 = 48 * 1024;
@@ -16,6 +17,8 @@ pub struct Kernel {
     pub name: &'static str,
     /// The module it is in.
     pub family: &'static str,
+    /// What it is compiled for, as in PTX: "sm_80" for that and newer, "sm_90a" for compute capability 9.0 alone.
+    pub architecture: &'static str,
     /// Threads of a block.
     pub block: u32,
     /// Blocks of it that must fit on a multiprocessor at once, as far as registers go: what the assembler
@@ -76,6 +79,8 @@ pub enum Direction {
     Write,
     /// A buffer that is read and written.
     Update,
+    /// A matrix of which the copy engine reads tiles.
+    Tiles,
     /// A number.
     Scalar,
 }
@@ -90,6 +95,8 @@ pub enum Argument {
         /// In elements.
         length: usize,
     },
+    /// Device memory to copy tiles from.
+    Tiles(TiledMatrix),
     /// A number.
     U32(u32),
     /// A number.
@@ -143,6 +150,13 @@ impl<T: Element> Slice<'_, T> {
     /// As an argument.
     pub fn argument(&self) -> Argument {
         Argument::Buffer { address: self.address, length: self.length }
+    }
+
+    /// As an argument: a matrix of so many rows and columns, of which tiles of so many rows are copied.
+    pub fn tiles(&self, rows: u64, columns: u64, tile_rows: u32) -> Argument {
+        let element_bytes = size_of::<T>() as u32;
+        let (address, length) = (self.address, self.length);
+        Argument::Tiles(TiledMatrix { address, length, element_bytes, rows, columns, tile_rows })
     }
 }
 
@@ -230,8 +244,11 @@ pub trait Launch: fmt::Debug + Send + Sync {
     unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError>;
 
     /// Multiprocessors of the device, by which work is cut into blocks. Launchers that pass requests on must pass
-    /// this on too: it decides which kernels are asked for.
+    /// this on too, and what follows: they decide which kernels are asked for.
     fn multiprocessors(&self) -> u32;
+
+    /// Compute capability of the device, by which kernels are chosen; of an A100 where there is no device.
+    fn compute_capability(&self) -> (u32, u32);
 }
 
 /// Why a kernel was not run, or not to its end.
@@ -269,6 +286,26 @@ pub enum LaunchError {
         kernel: &'static str,
         /// The parameter.
         argument: &'static str,
+    },
+    /// A matrix that the copy engine cannot take tiles of.
+    #[error("kernel {kernel}: {argument} has {reason}")]
+    Tiles {
+        /// The kernel.
+        kernel: &'static str,
+        /// The parameter.
+        argument: &'static str,
+        /// Why not.
+        reason: TiledError,
+    },
+    /// A kernel for another architecture than the device's.
+    #[error("kernel {kernel} is for {architecture} alone, the device has compute capability {}.{}", .device.0, .device.1)]
+    Architecture {
+        /// The kernel.
+        kernel: &'static str,
+        /// What it is compiled for.
+        architecture: &'static str,
+        /// What the device has.
+        device: (u32, u32),
     },
     /// A condition of the kernel's contract does not hold.
     #[error("kernel {kernel} requires {requirement}; its numbers are {numbers}")]
@@ -321,6 +358,14 @@ pub fn check(
 ) -> Result<(), LaunchError> {
     let (argument, address, given) = match argument {
         Argument::Buffer { address, length } => (parameter.name, address, length),
+        Argument::Tiles(matrix) => {
+            matrix.check().map_err(|reason| LaunchError::Tiles {
+                kernel,
+                argument: parameter.name,
+                reason,
+            })?;
+            (parameter.name, matrix.address, matrix.length)
+        }
         _ => return Ok(()),
     };
     if (given as u64) < needed {
@@ -385,7 +430,7 @@ scalars!(u32 = U32, u64 = U64, f32 = F32, f64 = F64);
 /// The scalar arguments with their names, for messages.
 pub fn describe_numbers(kernel: &Kernel, arguments: &[Argument]) -> String {
     let number = |(parameter, argument): (&Parameter, &Argument)| match argument {
-        Argument::Buffer { .. } => None,
+        Argument::Buffer { .. } | Argument::Tiles(_) => None,
         Argument::U32(value) => Some(format!("{} = {value}", parameter.name)),
         Argument::U64(value) => Some(format!("{} = {value}", parameter.name)),
         Argument::F32(value) => Some(format!("{} = {value}", parameter.name)),

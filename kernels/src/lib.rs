@@ -22,6 +22,8 @@
 )]
 // There, contracts are not compiled, nor the constants that only they use; intrinsics are internal.
 #![cfg_attr(target_arch = "nvptx64", allow(dead_code, internal_features))]
+// Of most kernels, that build has no more than what they are written with.
+#![cfg_attr(target_feature = "sm_90a", allow(unused_imports, unused_macros))]
 
 #[macro_use]
 mod macros;
@@ -33,6 +35,8 @@ pub mod emulator;
 pub mod launch;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod modules;
+#[cfg(not(target_arch = "nvptx64"))]
+pub mod tiled;
 
 pub mod adamw;
 pub mod attention;
@@ -41,6 +45,9 @@ pub mod elementwise;
 pub mod embedding;
 pub mod gated_mlp;
 pub mod gemm;
+// Its instructions are for one architecture, which the compiler knows by.
+#[cfg(any(not(target_arch = "nvptx64"), target_feature = "sm_90a"))]
+pub mod gemm_hopper;
 pub mod mask;
 pub mod norm;
 pub mod rms_norm;
@@ -60,6 +67,7 @@ pub fn families() -> &'static [(&'static str, &'static [launch::Kernel])] {
         ("embedding", embedding::KERNELS),
         ("gated_mlp", gated_mlp::KERNELS),
         ("gemm", gemm::KERNELS),
+        ("gemm_hopper", gemm_hopper::KERNELS),
         ("mask", mask::KERNELS),
         ("norm", norm::KERNELS),
         ("rms_norm", rms_norm::KERNELS),

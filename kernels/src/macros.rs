@@ -14,6 +14,7 @@
 ///                                          // `launch::Kernel`
 ///         tensor: Held,                    // optional: what it does on tensor cores, see `launch::Tensor`;
 ///                                          // `shared` is a constant then
+///         architecture: "sm_90a",          // optional: what it is compiled for, if not for sm_80 and newer
 ///     } (
 ///         x: read f32 [count] align 16,    // read, write or update; the elements it accesses
 ///         y: write f32 [count] align 16,
@@ -25,6 +26,10 @@
 /// }
 /// ```
 ///
+/// A matrix that the copy engine takes tiles of is `a: tiles Bf16 [m * k] align 16 of [m, k] by 128 at 0`: rows
+/// and columns, rows of a tile, and the place among the parameters. It is a slice for callers of the launcher, and
+/// in the body a [`Tiles`](crate::simt::Tiles).
+///
 /// In the body, buffers are [`Global`](crate::simt::Global) or [`GlobalMut`](crate::simt::GlobalMut). In
 /// grid, shared, lengths and requirements all integers are u64, whatever the type of the parameter. The
 /// launcher checks lengths, alignment and requirements before anything runs.
@@ -33,12 +38,18 @@ macro_rules! kernel {
     (
         $(#[$meta:meta])*
         pub fn $name:ident { block: $block:expr, grid: $grid:expr, shared: $shared:expr
-            $(, resident: $resident:expr)? $(, tensor: $tensor:ident)? $(,)? } (
-            $($parameter:ident : $direction:ident $element:ident $([$length:expr])? $(align $align:literal)?),*
+            $(, resident: $resident:expr)? $(, tensor: $tensor:ident)? $(, architecture: $architecture:literal)?
+            $(,)? } (
+            $($parameter:ident : $direction:ident $element:ident $([$length:expr])? $(align $align:literal)?
+                $(of [$rows:expr, $columns:expr] by $tile_rows:literal at $place:literal)?),*
             $(,)?
         ) $(requires { $($requirement:expr),* $(,)? })? $body:block
     ) => {
-        #[cfg(target_arch = "nvptx64")]
+        // For its own architecture alone.
+        #[cfg(all(
+            target_arch = "nvptx64",
+            not(all(target_feature = "sm_90a", not(any($(target_feature = $architecture)?))))
+        ))]
         $(#[$meta])*
         ///
         /// # Safety
@@ -47,7 +58,9 @@ macro_rules! kernel {
         #[allow(unused_unsafe)] // Scalars need none.
         pub unsafe extern "ptx-kernel" fn $name($($parameter: $crate::kernel_raw!($direction $element)),*) {
             // SAFETY: the contract covers every access of the body; the emulator checks them one by one.
-            $(let $parameter = unsafe { $crate::kernel_wrap!($direction $element, $parameter) };)*
+            $(let $parameter = unsafe {
+                $crate::kernel_wrap!($direction $element, $parameter $(, $name $place)?)
+            };)*
             $(let _ = $parameter;)*
             $body
         }
@@ -65,7 +78,9 @@ macro_rules! kernel {
         ) -> Result<(), $crate::launch::LaunchError> {
             use $crate::launch::{Grid, Request, check, check_geometry};
             let kernel: &'static $crate::launch::Kernel = &$name::KERNEL;
-            let arguments = [$($crate::kernel_argument!($direction $parameter)),*];
+            let arguments = [$(
+                $crate::kernel_argument!($direction $parameter $(, $rows, $columns, $tile_rows)?)
+            ),*];
             let geometry = {
                 $($crate::kernel_widen!($direction $element $parameter);)*
                 $($(
@@ -104,6 +119,7 @@ macro_rules! kernel {
             pub const KERNEL: $crate::launch::Kernel = $crate::launch::Kernel {
                 name: stringify!($name),
                 family: $crate::launch::family_of(module_path!()),
+                architecture: [$($architecture,)? "sm_80"][0],
                 block: {
                     assert!($block % $crate::simt::WARP == 0 && $block > 0 && $block <= 1024);
                     $block
@@ -167,6 +183,7 @@ macro_rules! kernel_raw {
     (read $element:ident) => { *const $element };
     (write $element:ident) => { *mut $element };
     (update $element:ident) => { *mut $element };
+    (tiles $element:ident) => { $crate::simt::TileParameter };
     (scalar $element:ident) => { $element };
 }
 
@@ -183,6 +200,9 @@ macro_rules! kernel_wrap {
     (update $element:ident, $value:ident) => {
         $crate::simt::GlobalMut::<$element>::from_raw($value)
     };
+    (tiles $element:ident, $value:ident, $kernel:ident $place:literal) => {
+        $crate::tile_parameter!($element, $value, $kernel, $place)
+    };
     (scalar $element:ident, $value:ident) => {
         $value
     };
@@ -195,6 +215,7 @@ macro_rules! kernel_host {
     (read $element:ident) => { $crate::launch::Slice<'_, $element> };
     (write $element:ident) => { $crate::launch::SliceMut<'_, $element> };
     (update $element:ident) => { $crate::launch::SliceMut<'_, $element> };
+    (tiles $element:ident) => { $crate::launch::Slice<'_, $element> };
     (scalar $element:ident) => { $element };
 }
 
@@ -204,6 +225,9 @@ macro_rules! kernel_host {
 macro_rules! kernel_argument {
     (scalar $value:ident) => {
         $crate::launch::Argument::from($value)
+    };
+    (tiles $value:ident, $rows:expr, $columns:expr, $tile_rows:expr) => {
+        $value.tiles($rows, $columns, $tile_rows)
     };
     ($direction:ident $value:ident) => {
         $value.argument()
@@ -248,6 +272,9 @@ macro_rules! kernel_direction {
     (update) => {
         $crate::launch::Direction::Update
     };
+    (tiles) => {
+        $crate::launch::Direction::Tiles
+    };
     (scalar) => {
         $crate::launch::Direction::Scalar
     };
@@ -271,6 +298,9 @@ macro_rules! kernel_align {
 macro_rules! kernel_bind {
     (read $element:ident, $arguments:ident, $index:ident) => {
         $crate::simt::Global::<$element>::bind($arguments, &mut $index)
+    };
+    (tiles $element:ident, $arguments:ident, $index:ident) => {
+        $crate::simt::Tiles::<$element>::bind($arguments, &mut $index)
     };
     (scalar $element:ident, $arguments:ident, $index:ident) => {
         <$element as $crate::launch::Scalar>::bind($arguments, &mut $index)

@@ -176,6 +176,10 @@ impl Launch for Record {
     fn multiprocessors(&self) -> u32 {
         MULTIPROCESSORS
     }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        (8, 0)
+    }
 }
 
 #[test]

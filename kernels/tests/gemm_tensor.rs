@@ -132,6 +132,10 @@ impl Launch for Record {
     fn multiprocessors(&self) -> u32 {
         self.multiprocessors
     }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        (8, 0)
+    }
 }
 
 /// The kernels chosen for the three layouts, with operands at `address`.

@@ -7,6 +7,7 @@ mod event;
 mod functions;
 mod graph;
 mod properties;
+mod tensor_map;
 
 use std::fmt;
 use std::ptr;
@@ -22,8 +23,9 @@ use super::recorder::{Command, Graph};
 use super::{Backend, Range};
 use crate::error::{Error, Result};
 use event::Event;
-use functions::{Functions, pointers};
+use functions::Functions;
 use properties::Properties;
+use tensor_map::Parameters;
 
 /// Bytes of pinned host memory that reads and writes go through.
 const STAGING: usize = 8 << 20;
@@ -153,7 +155,7 @@ impl Launch for Cuda {
         let failed = |message: String| LaunchError::Driver { kernel, message };
         self.enter().map_err(|error| failed(explain(error)))?;
         let function = self.function_for(request)?;
-        let mut parameters = pointers(request.arguments);
+        let mut parameters = Parameters::new(request.arguments).map_err(|error| failed(explain(error)))?;
         let [x, y, z] = request.grid;
         // SAFETY: one pointer per parameter, of its type, alive during the call, which copies the values;
         // the contract was checked by the caller; buffers are freed in stream order.
@@ -164,7 +166,7 @@ impl Launch for Cuda {
                 (request.kernel.block, 1, 1),
                 request.shared,
                 self.stream,
-                &mut parameters,
+                &mut parameters.pointers,
             )
         }
         .map_err(|error| failed(explain(error)))
@@ -172,6 +174,10 @@ impl Launch for Cuda {
 
     fn multiprocessors(&self) -> u32 {
         self.properties.multiprocessors
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.properties.compute_capability
     }
 }
 

@@ -13,6 +13,8 @@ use crate::error::{Error, Result};
 
 /// Its name as a device.
 pub const NAME: &str = "emulated";
+/// Of a device of another compute capability than an A100's: as few as make blocks do several tiles in tests.
+const MULTIPROCESSORS: u32 = 4;
 
 /// Runs kernels at once, on the calling thread.
 #[derive(Debug)]
@@ -23,6 +25,11 @@ pub struct Emulated {
 impl Emulated {
     pub fn new(schedule: Schedule) -> Self {
         Self { emulator: Emulator::new(schedule) }
+    }
+
+    /// The same with the kernels for another compute capability than an A100's.
+    pub fn like(schedule: Schedule, compute_capability: (u32, u32)) -> Self {
+        Self { emulator: Emulator::new(schedule).like(compute_capability, MULTIPROCESSORS) }
     }
 
     fn layout(bytes: usize) -> Result<Layout> {
@@ -57,6 +64,10 @@ impl Launch for Emulated {
 
     fn multiprocessors(&self) -> u32 {
         self.emulator.multiprocessors()
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.emulator.compute_capability()
     }
 }
 
@@ -135,7 +146,10 @@ impl Backend for Emulated {
     }
 
     fn name(&self) -> String {
-        NAME.to_owned()
+        match self.emulator.compute_capability() {
+            (8, 0) => NAME.to_owned(),
+            (major, minor) => format!("{NAME}:{major}.{minor}"),
+        }
     }
 
     fn describe(&self) -> String {

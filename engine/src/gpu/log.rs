@@ -38,13 +38,21 @@ pub struct LaunchLog {
     launches: Arc<Mutex<Vec<LaunchRecord>>>,
     /// Addresses from here on are free.
     free: Arc<AtomicU64>,
+    /// Of the device that launches are chosen for.
+    compute_capability: (u32, u32),
+    multiprocessors: u32,
 }
 
 impl LaunchLog {
-    /// An empty one.
+    /// An empty one, of launches as on an A100.
     pub fn new() -> Self {
+        Self::of_device((8, 0), MULTIPROCESSORS)
+    }
+
+    /// An empty one, of launches as on a device of this compute capability, with so many multiprocessors.
+    pub fn of_device(compute_capability: (u32, u32), multiprocessors: u32) -> Self {
         let free = Arc::new(AtomicU64::new(ALIGNMENT as u64));
-        Self { launches: Arc::default(), free }
+        Self { launches: Arc::default(), free, compute_capability, multiprocessors }
     }
 
     /// What was launched since this was last asked, in order.
@@ -81,6 +89,9 @@ impl Launch for LaunchLog {
                     let passes = if parameter.direction == Direction::Update { 2 } else { 1 };
                     record.bytes += passes * (length * parameter.element_bytes()) as u64;
                 }
+                Argument::Tiles(matrix) => {
+                    record.bytes += matrix.length as u64 * u64::from(matrix.element_bytes);
+                }
                 Argument::U32(value) => record.numbers.push((parameter.name, u64::from(value))),
                 Argument::U64(value) => record.numbers.push((parameter.name, value)),
                 Argument::F32(_) | Argument::F64(_) => {}
@@ -91,7 +102,11 @@ impl Launch for LaunchLog {
     }
 
     fn multiprocessors(&self) -> u32 {
-        MULTIPROCESSORS
+        self.multiprocessors
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.compute_capability
     }
 }
 

@@ -166,9 +166,14 @@ impl GpuDevice {
         Self::new(emulated::Emulated::new(schedule))
     }
 
+    /// As [`GpuDevice::emulated`], with the kernels for this compute capability.
+    pub(crate) fn emulated_like(schedule: Schedule, compute_capability: (u32, u32)) -> Self {
+        Self::new(emulated::Emulated::like(schedule, compute_capability))
+    }
+
     /// Whether kernels run on the emulator.
     pub fn is_emulated(&self) -> bool {
-        self.backend.name() == emulated::NAME
+        self.backend.name().starts_with(emulated::NAME)
     }
 
     /// A device that writes down what is launched on it.

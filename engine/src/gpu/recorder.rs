@@ -117,6 +117,9 @@ impl Command {
                     Argument::Buffer { address, length } => {
                         meets(address, (length * parameter.element_bytes()) as u64)
                     }
+                    Argument::Tiles(matrix) => {
+                        meets(matrix.address, matrix.length as u64 * u64::from(matrix.element_bytes))
+                    }
                     _ => false,
                 })
             }
@@ -367,6 +370,10 @@ impl Launch for Recorder {
 
     fn multiprocessors(&self) -> u32 {
         self.backend.multiprocessors()
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.backend.compute_capability()
     }
 }
 

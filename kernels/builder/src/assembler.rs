@@ -89,11 +89,16 @@ impl Assembler {
         let (source, cubin) = (folder.path().join("module.ptx"), folder.path().join("module.cubin"));
         fs::write(&source, ptx).map_err(Error::file(&source))?;
         let mut findings = Vec::new();
-        for &architecture in ARCHITECTURES {
+        let only = kernels.iter().map(|kernel| kernel.architecture).find(|name| name.ends_with('a'));
+        let architectures = ARCHITECTURES.iter().filter(|name| only.is_none_or(|only| **name == only));
+        for &architecture in architectures {
             let mut ptxas = Command::new(&self.ptxas);
             ptxas.arg("--verbose").arg(format!("--gpu-name={architecture}"));
             let report = output(ptxas.arg(&source).arg("--output-file").arg(&cubin))?;
             let mut resources = parse_report(&report);
+            findings.extend(
+                parse_warnings(&report).map(|warning| format!("ptxas for {architecture}: {warning}")),
+            );
             let mut code = self.disassemble(&cubin)?;
             for (name, kernel) in &mut module.kernels {
                 let mut assembled = resources.remove(name).unwrap_or_default();
@@ -135,6 +140,11 @@ impl Assembler {
         let code = output(Command::new(cuobjdump).arg("-sass").arg(cubin).env("PATH", path))?;
         Ok(Some(machine::parse(&code)))
     }
+}
+
+/// What ptxas warns of: that it makes products of groups wait for each other, say.
+fn parse_warnings(report: &str) -> impl Iterator<Item = &str> {
+    report.lines().filter(|line| line.starts_with("ptxas warning") || line.contains("(C75"))
 }
 
 /// Registers, spills and shared memory from what `ptxas --verbose` prints.

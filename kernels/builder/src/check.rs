@@ -73,7 +73,8 @@ fn compare_files(folders: &Folders, manifest: &Manifest) -> Result<Vec<String>, 
 fn compare_registry(manifest: &Manifest) -> Vec<String> {
     let mut findings = Vec::new();
     for target in TARGETS {
-        for &(family, kernels) in cpift_kernels::families() {
+        let families = cpift_kernels::families().iter();
+        for &(family, kernels) in families.filter(|(_, kernels)| modules::is_for(kernels, target.name)) {
             let name = modules::file_name(family, target.name);
             let Some(module) = manifest.modules.get(&name) else {
                 findings.push(format!("family {family} has no {name}"));

@@ -10,10 +10,12 @@ use crate::error::Error;
 /// The version all committed PTX is made with.
 pub const RELEASE: &str = "1.96.0";
 
-/// Architectures that PTX is made for, with the features LLVM needs beside the name.
+/// Architectures that PTX is made for, with the features LLVM needs beside the name. A kernel says which is its own.
 ///
-/// PTX for sm_80 runs on everything newer, and LLVM's lowest PTX version for it is 7.0: CUDA 11.0.
-pub const TARGETS: &[Target] = &[Target { name: "sm_80", features: "" }];
+/// PTX for sm_80 runs on everything newer, and LLVM's lowest PTX version for it is 7.0: CUDA 11.0. That for sm_90a
+/// runs on compute capability 9.0 alone, in PTX 8.0: CUDA 12.0.
+pub const TARGETS: &[Target] =
+    &[Target { name: "sm_80", features: "" }, Target { name: "sm_90a", features: "" }];
 
 /// An architecture to compile for.
 #[derive(Debug, Clone, Copy)]

@@ -73,7 +73,12 @@ fn check_parameters(kernel: &Kernel, entry: &Item) -> Option<String> {
     let expected: Vec<&str> = kernel
         .parameters
         .iter()
-        .map(|parameter| if parameter.direction == Direction::Scalar { parameter.element } else { "u64" })
+        .map(|parameter| match parameter.direction {
+            Direction::Scalar => parameter.element,
+            // A tensor map, by value.
+            Direction::Tiles => "b8",
+            Direction::Read | Direction::Write | Direction::Update => "u64",
+        })
         .collect();
     let found = entry.parameters();
     (expected != found).then(|| {

@@ -103,6 +103,7 @@ fn describe(parameter: &Parameter) -> String {
         Direction::Read => "read",
         Direction::Write => "write",
         Direction::Update => "update",
+        Direction::Tiles => "tiles of",
         Direction::Scalar => return format!("{name}: {element}"),
     };
     format!("{name}: {direction} {element} align {align}")

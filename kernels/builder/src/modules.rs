@@ -27,14 +27,19 @@ pub fn file_name(family: &str, target: &str) -> String {
 }
 
 impl Modules {
-    /// Checks every kernel and adds every family's module.
+    /// Checks every kernel for the assembly's architecture and adds the modules of their families.
     ///
     /// # Errors
     /// All findings at once: kernels that the registry or the PTX lacks, and what [`check`] finds.
     pub fn add(&mut self, assembly: &Assembly, registry: &Registry) -> Result<(), Error> {
         let mut findings = compare_names(assembly, registry);
-        for &(family, kernels) in registry {
+        let own = || registry.iter().filter(|(_, kernels)| is_for(kernels, &assembly.target));
+        for &(family, kernels) in own() {
             for kernel in kernels {
+                if kernel.architecture != assembly.target {
+                    let (name, other) = (kernel.name, kernel.architecture);
+                    findings.push(format!("kernel {name}: for {other}, others of {family} are for another"));
+                }
                 if let Some(entry) = assembly.find(kernel.name) {
                     findings.extend(check(kernel, entry));
                 }
@@ -47,7 +52,7 @@ impl Modules {
         if !findings.is_empty() {
             return Err(Error::Findings(findings));
         }
-        for &(family, kernels) in registry {
+        for &(family, kernels) in own() {
             let name = file_name(family, &assembly.target);
             let text = render(assembly, family, kernels);
             let record = |kernel: &Kernel| {
@@ -66,11 +71,17 @@ impl Modules {
     }
 }
 
+/// Whether a family is compiled for an architecture: for that of its kernels; one without any, for sm_80.
+pub fn is_for(kernels: &[Kernel], target: &str) -> bool {
+    kernels.first().map_or("sm_80", |kernel| kernel.architecture) == target
+}
+
 /// Kernels that are in one of PTX and registry only.
 fn compare_names(assembly: &Assembly, registry: &Registry) -> Vec<String> {
     let kernels = || registry.iter().flat_map(|&(_, kernels)| kernels);
     let entries = || assembly.items.iter().filter(|item| item.kind == Kind::Entry);
     let missing = kernels()
+        .filter(|kernel| kernel.architecture == assembly.target)
         .filter(|kernel| entries().all(|entry| entry.name != kernel.name))
         .map(|kernel| format!("kernel {}: registered in {}, but not in the PTX", kernel.name, kernel.family));
     let unknown = entries()

@@ -10,6 +10,7 @@ const fn parameter(direction: Direction, element: &'static str, align: usize) ->
 pub const KERNEL: Kernel = Kernel {
     name: "scale",
     family: "sample",
+    architecture: "sm_80",
     block: 256,
     resident: 1,
     tensor: Tensor::Without,

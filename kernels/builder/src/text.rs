@@ -133,7 +133,11 @@ impl Item {
         let list = self.text.split_once('(').and_then(|(_, rest)| rest.split_once(')'));
         let list = list.map_or("", |(list, _)| list);
         list.split(',')
-            .filter_map(|parameter| parameter.split_once(".param")?.1.split_whitespace().next())
+            .filter_map(|parameter| {
+                let mut words = parameter.split_once(".param")?.1.split_whitespace();
+                // Of values in memory the alignment stands before the type.
+                words.next().filter(|word| *word != ".align").or_else(|| words.nth(1))
+            })
             .map(|kind| kind.trim_start_matches('.'))
             .collect()
     }
@@ -182,7 +186,7 @@ impl Item {
                 out += bounds;
                 bounded = true;
             }
-            out += &local_labels(code);
+            out += &aligned_maps(&local_labels(code));
             out.push('\n');
         }
         out
@@ -199,6 +203,15 @@ fn local_labels(line: &str) -> String {
         out += label;
     }
     out
+}
+
+/// A parameter that is a tensor map, 128 bytes, with the alignment that the driver wants: rustc gives a parameter
+/// 16 bytes at most.
+fn aligned_maps(line: &str) -> String {
+    match line.trim_start().starts_with(".param .align 16 ") && line.contains("[128]") {
+        true => line.replacen(".align 16", ".align 64", 1),
+        false => line.to_owned(),
+    }
 }
 
 /// How far an item has been read.

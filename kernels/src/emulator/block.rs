@@ -6,13 +6,14 @@ use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
 
 use super::fault::{Cause, Threads};
+use super::late::{finish_something, refuse_leftovers, wake};
 use super::schedule::Order;
 use super::thread::{Context, Wait, WarpOperation, Words, enter};
 use crate::launch::Request;
 
 /// What a thread of the block is doing.
 #[derive(Debug)]
-enum State {
+pub(super) enum State {
     /// Can go on, with what its last wait brought.
     Ready(Words),
     /// Waits for the block or its warp.
@@ -68,10 +69,13 @@ pub fn run(
         for warp in 0..count / 32 {
             release_warp(context, warp, &mut states)?;
         }
-        if !states.iter().any(|state| matches!(state, State::Ready(_))) {
+        wake(context, &mut states)?;
+        let stuck = !states.iter().any(|state| matches!(state, State::Ready(_)));
+        if stuck && !finish_something(context, order, &mut states)? {
             release_block(context, &mut states)?;
         }
     }
+    refuse_leftovers(context)?;
     stacks.extend(threads.into_iter().map(Coroutine::into_stack));
     Ok(())
 }
@@ -86,6 +90,10 @@ fn release_warp(context: &Context<'_>, warp: usize, states: &mut [State]) -> Res
     let Some(operation) = first else { return Ok(()) };
     let mut words = [[0; 16]; 32];
     let mut apart = Vec::new();
+    // Lanes that wait for arrivals may still come.
+    if lanes.iter().any(|state| matches!(state, State::Waiting(Wait::Arrivals(_)))) {
+        return Ok(());
+    }
     for (lane, state) in lanes.iter().enumerate() {
         match state {
             State::Waiting(Wait::Warp(own, brought)) if own.same_point(&operation) => words[lane] = *brought,
@@ -137,11 +145,20 @@ fn release_block(context: &Context<'_>, states: &mut [State]) -> Result<(), (Thr
     Ok(())
 }
 
-fn describe(state: &State) -> String {
+pub(super) fn describe(state: &State) -> String {
     match state {
         State::Waiting(Wait::Barrier(location)) => format!("waits in sync_threads at {location}"),
         State::Waiting(Wait::Warp(operation, _)) => {
             format!("waits in {} at {}", operation.name, operation.location)
+        }
+        State::Waiting(Wait::Arrivals(wait)) => {
+            format!(
+                "waits for the phase of parity {} at the barrier at byte {}, at {}",
+                wait.parity, wait.byte, wait.location
+            )
+        }
+        State::Waiting(Wait::Group(operation)) => {
+            format!("waits in multiply_by_group at {}", operation.location)
         }
         State::Done => "has returned".to_owned(),
         State::Ready(_) | State::Waiting(Wait::Fault(_)) => "runs".to_owned(),

@@ -118,6 +118,69 @@ pub enum Cause {
         /// In the source.
         location: String,
     },
+    /// What a copy of a tile wrote was read by a thread that has not waited for its arrival.
+    #[error(
+        "{access} byte {byte} of shared memory, which a copy wrote: thread {thread} has not waited for its arrival at the barrier at byte {barrier}, at {location}"
+    )]
+    Unawaited {
+        /// "load from", "store to" and the like.
+        access: &'static str,
+        /// First byte accessed.
+        byte: u32,
+        /// Who has not waited.
+        thread: u32,
+        /// Where the copy's bytes arrive.
+        barrier: u32,
+        /// In the source.
+        location: String,
+    },
+    /// The tensor cores read what a thread wrote and did not make known to them.
+    #[error(
+        "{access} byte {byte} of shared memory, which thread {other} wrote with no fence_async behind, at {location}"
+    )]
+    Unfenced {
+        /// What read it.
+        access: &'static str,
+        /// First byte accessed.
+        byte: u32,
+        /// Who wrote it.
+        other: u32,
+        /// In the source.
+        location: String,
+    },
+    /// A barrier for arrivals was used otherwise than it was initialised.
+    #[error("the barrier at byte {byte} of shared memory {what}, at {location}")]
+    Arrivals {
+        /// Where the barrier is.
+        byte: u32,
+        /// What is wrong.
+        what: String,
+        /// In the source.
+        location: String,
+    },
+    /// A tile in shared memory where none can be.
+    #[error("a tile at byte {byte} of shared memory, which is not a multiple of {grain}, at {location}")]
+    Misplaced {
+        /// Where it starts.
+        byte: u32,
+        /// What that must be a multiple of.
+        grain: u32,
+        /// In the source.
+        location: String,
+    },
+    /// An operand's description that the tensor cores read otherwise than meant here.
+    #[error(
+        "an operand described as {description:#018x}: not permuted in 128 bytes, or from elsewhere than a multiple of 1024 on, at {location}"
+    )]
+    Description {
+        /// The description.
+        description: u64,
+        /// In the source.
+        location: String,
+    },
+    /// Threads wait for arrivals, and nothing is under way that could arrive.
+    #[error("deadlock: {0}")]
+    Deadlock(String),
     /// Threads that must meet wait at different points, or some have returned.
     #[error("divergence: {0}")]
     Divergence(String),

@@ -6,16 +6,21 @@
 //!
 //! - global accesses outside of the buffers passed, and misaligned vector accesses;
 //! - shared memory out of bounds, read before it was written, or raced for ([`shared`]);
-//! - threads that diverge around a barrier or a warp operation, and so would hang or worse.
+//! - threads that diverge around a barrier or a warp operation, and so would hang or worse;
+//! - copies and products that run beside the threads ([`tiles`]) and were not waited for, barriers for arrivals
+//!   that are misused or never passed.
 //!
 //! Kernels run block after block on the calling thread. That their result does not depend on the order is
 //! for tests to show, by running them in every [`Schedule`].
 
+mod arrivals;
 mod block;
 mod fault;
+mod late;
 mod schedule;
 pub(crate) mod shared;
 pub(crate) mod thread;
+pub(crate) mod tiles;
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Mutex, PoisonError};
@@ -26,6 +31,7 @@ pub use fault::{Cause, Fault, Threads};
 pub use schedule::Schedule;
 
 use crate::launch::{Launch, LaunchError, Request};
+use crate::modules;
 use schedule::Order;
 use shared::SharedMemory;
 use thread::Context;
@@ -42,14 +48,27 @@ const STACK: usize = 128 * 1024;
 /// Runs kernels on the calling thread, on host memory.
 pub struct Emulator {
     schedule: Schedule,
+    compute_capability: (u32, u32),
+    multiprocessors: u32,
     /// Stacks of threads, kept from launch to launch.
     stacks: Mutex<Vec<DefaultStack>>,
 }
 
 impl Emulator {
-    /// An emulator that runs threads and blocks in this order.
+    /// An emulator that runs threads and blocks in this order, for all kernels that an A100 runs.
     pub fn new(schedule: Schedule) -> Self {
-        Self { schedule, stacks: Mutex::default() }
+        Self {
+            schedule,
+            compute_capability: (8, 0),
+            multiprocessors: MULTIPROCESSORS,
+            stacks: Mutex::default(),
+        }
+    }
+
+    /// The same as another device: by its compute capability and the number of its multiprocessors launchers
+    /// choose kernels and the number of blocks.
+    pub fn like(self, compute_capability: (u32, u32), multiprocessors: u32) -> Self {
+        Self { compute_capability, multiprocessors, ..self }
     }
 }
 
@@ -65,6 +84,10 @@ impl Launch for Emulator {
         if request.shared > SHARED_MEMORY_LIMIT {
             let (bytes, limit) = (u64::from(request.shared), SHARED_MEMORY_LIMIT);
             return Err(LaunchError::SharedMemory { kernel: kernel.name, bytes, limit });
+        }
+        if !modules::runs_on(kernel.architecture, self.compute_capability) {
+            let (kernel, architecture) = (kernel.name, kernel.architecture);
+            return Err(LaunchError::Architecture { kernel, architecture, device: self.compute_capability });
         }
         let mut stacks = self.stacks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut order = Order::new(self.schedule);
@@ -97,6 +120,10 @@ impl Launch for Emulator {
     }
 
     fn multiprocessors(&self) -> u32 {
-        MULTIPROCESSORS
+        self.multiprocessors
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.compute_capability
     }
 }

@@ -41,6 +41,15 @@ impl Order {
         order
     }
 
+    /// One of `0..count`, which is not 0, in the order of the moment.
+    pub fn pick(&mut self, count: usize) -> usize {
+        match self.schedule {
+            Schedule::Forward => 0,
+            Schedule::Reverse => count - 1,
+            Schedule::Shuffled(_) => self.below(count),
+        }
+    }
+
     /// A number below `limit`, which only has to look irregular.
     fn below(&mut self, limit: usize) -> usize {
         self.state =

@@ -6,33 +6,40 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
+use super::arrivals::{Arrivals, Arrived};
 use super::fault::Cause;
+use super::tiles::TileCopy;
 
 /// Accesses are told apart at this many bytes: the smallest element kernels share.
-const GRANULE: usize = 2;
+pub(super) const GRANULE: usize = 2;
 /// What the memory holds before it is written: a NaN as f32 and as bf16.
 const POISON: u8 = 0xff;
 
 /// When and by whom a granule was accessed.
 #[derive(Debug, Clone, Copy)]
-struct Access {
+pub(super) struct Access {
     /// The thread; [`NOBODY`] before the first.
-    thread: u32,
+    pub(super) thread: u32,
     /// Block barriers passed before.
     barriers: u32,
     /// Barriers of its warp passed before.
     warp_barriers: u32,
+    /// Fences before which the copy engine and the tensor cores may not see it.
+    pub(super) fences: u32,
 }
 
 const NOBODY: u32 = u32::MAX;
-const NEVER: Access = Access { thread: NOBODY, barriers: 0, warp_barriers: 0 };
+const NEVER: Access = Access { thread: NOBODY, barriers: 0, warp_barriers: 0, fences: 0 };
 
 #[derive(Debug, Clone, Copy)]
-struct Granule {
-    write: Access,
+pub(super) struct Granule {
+    /// By a thread.
+    pub(super) write: Access,
     atomic: bool,
     /// The thread whose copy to it is under way.
-    copied_by: Option<u32>,
+    pub(super) copied_by: Option<u32>,
+    /// What a copy of a tile that wrote it since counted for.
+    pub(super) arrived: Option<Arrived>,
     /// The latest read.
     read: Access,
     /// Another thread's read since the same block barrier, if there was one.
@@ -45,9 +52,15 @@ pub struct SharedMemory {
     /// In words of 16 bytes, for alignment.
     words: Vec<u128>,
     bytes: u32,
-    granules: Vec<Granule>,
+    pub(super) granules: Vec<Granule>,
     barriers: u32,
     warp_barriers: Vec<u32>,
+    /// Barriers that copies of tiles arrive at.
+    pub(super) arrivals: Arrivals,
+    /// Copies of tiles under way, the oldest first.
+    pub(super) tiles: Vec<TileCopy>,
+    /// Of each thread, those that make its writes known to the copy engine and the tensor cores.
+    pub(super) fences: Vec<u32>,
     /// Copies under way, of each thread: those of its open group and, before them, its closed groups.
     copies: BTreeMap<u32, ThreadCopies>,
 }
@@ -90,13 +103,23 @@ impl Kind {
 impl SharedMemory {
     /// Poisoned memory for a block of `warps` warps.
     pub fn new(bytes: u32, warps: u32) -> Self {
-        let fresh = Granule { write: NEVER, atomic: false, copied_by: None, read: NEVER, other_read: NEVER };
+        let fresh = Granule {
+            write: NEVER,
+            atomic: false,
+            copied_by: None,
+            arrived: None,
+            read: NEVER,
+            other_read: NEVER,
+        };
         Self {
             words: vec![u128::from_ne_bytes([POISON; 16]); bytes.div_ceil(16) as usize],
             bytes,
             granules: vec![fresh; (bytes as usize).div_ceil(GRANULE)],
             barriers: 0,
             warp_barriers: vec![0; warps as usize],
+            arrivals: Arrivals::new(32 * warps),
+            tiles: Vec::new(),
+            fences: vec![0; 32 * warps as usize],
             copies: BTreeMap::new(),
         }
     }
@@ -109,11 +132,18 @@ impl SharedMemory {
     /// The whole block has met.
     pub fn block_barrier(&mut self) {
         self.barriers += 1;
+        self.arrivals.share(0..self.fences.len());
     }
 
     /// A warp has met.
     pub fn warp_barrier(&mut self, warp: usize) {
         self.warp_barriers[warp] += 1;
+        self.arrivals.share(32 * warp..32 * (warp + 1));
+    }
+
+    /// The thread makes known what it wrote.
+    pub fn fence(&mut self, thread: u32) {
+        self.fences[thread as usize] += 1;
     }
 
     /// Start of the memory.
@@ -146,7 +176,7 @@ impl SharedMemory {
             self.mark_copy(byte, None);
             let now = self.now(thread);
             for granule in &mut self.granules[start / GRANULE..(start + 16) / GRANULE] {
-                (granule.write, granule.atomic) = (now, false);
+                (granule.write, granule.atomic, granule.arrived) = (now, false, None);
             }
         }
     }
@@ -156,9 +186,9 @@ impl SharedMemory {
         self.granules[first..first + 16 / GRANULE].iter_mut().for_each(|granule| granule.copied_by = by);
     }
 
-    fn now(&self, thread: u32) -> Access {
+    pub(super) fn now(&self, thread: u32) -> Access {
         let warp_barriers = self.warp_barriers[thread as usize / 32];
-        Access { thread, barriers: self.barriers, warp_barriers }
+        Access { thread, barriers: self.barriers, warp_barriers, fences: self.fences[thread as usize] }
     }
 
     /// Notes an access by `thread` to `length` bytes from `byte`, which lie inside the memory.
@@ -174,6 +204,16 @@ impl SharedMemory {
         let first = byte as usize / GRANULE;
         let last = (byte + length).div_ceil(GRANULE as u32) as usize;
         for (index, granule) in (first..).zip(&mut self.granules[first..last]) {
+            if let Some(arrived) = granule.arrived.filter(|&arrived| !self.arrivals.knows(thread, arrived)) {
+                let (byte, barrier) = ((index * GRANULE) as u32, arrived.barrier);
+                return Err(Cause::Unawaited {
+                    access: kind.verb(),
+                    byte,
+                    thread,
+                    barrier,
+                    location: location(),
+                });
+            }
             if let Err((other, earlier)) = granule.access(now, kind) {
                 let (byte, location) = ((index * GRANULE) as u32, location());
                 return Err(match other {
@@ -187,8 +227,13 @@ impl SharedMemory {
 }
 
 impl Access {
+    /// Whether there was none.
+    pub(super) fn is_never(&self) -> bool {
+        self.thread == NOBODY
+    }
+
     /// Whether `later` is sure to come after this access.
-    fn is_before(&self, later: &Access) -> bool {
+    pub(super) fn is_before(&self, later: &Access) -> bool {
         self.thread == NOBODY
             || self.thread == later.thread
             || self.barriers < later.barriers
@@ -202,7 +247,7 @@ impl Granule {
         if let Some(thread) = self.copied_by {
             return Err((thread, "is still copying to"));
         }
-        if kind != Kind::Store && self.write.thread == NOBODY {
+        if kind != Kind::Store && self.write.is_never() && self.arrived.is_none() {
             return Err((NOBODY, "wrote"));
         }
         let both_atomic = kind == Kind::Atomic && self.atomic;
@@ -210,19 +255,41 @@ impl Granule {
             return Err((self.write.thread, "wrote"));
         }
         if kind == Kind::Load {
-            if self.read.thread != now.thread && self.read.barriers == now.barriers {
-                self.other_read = self.read;
-            }
-            self.read = now;
+            self.note_read(now);
         } else {
-            for read in [self.read, self.other_read] {
-                if !read.is_before(&now) {
-                    return Err((read.thread, "read"));
-                }
-            }
+            self.reads_are_over(&now)?;
             self.write = now;
             self.atomic = kind == Kind::Atomic;
+            self.arrived = None;
         }
         Ok(())
+    }
+
+    pub(super) fn note_read(&mut self, now: Access) {
+        if self.read.thread != now.thread && self.read.barriers == now.barriers {
+            self.other_read = self.read;
+        }
+        self.read = now;
+    }
+
+    /// Whether all accesses are over; fails with the thread for which that is not sure, and what it did.
+    pub(super) fn accesses_are_over(&self, now: &Access) -> Result<(), (u32, &'static str)> {
+        match self.copied_by {
+            Some(thread) => Err((thread, "is still copying to")),
+            None if !self.write.is_before(now) => Err((self.write.thread, "wrote")),
+            None => self.reads_are_over(now),
+        }
+    }
+
+    fn reads_are_over(&self, now: &Access) -> Result<(), (u32, &'static str)> {
+        let open = [self.read, self.other_read].into_iter().find(|read| !read.is_before(now));
+        open.map_or(Ok(()), |read| Err((read.thread, "read")))
+    }
+
+    /// A copy of a tile has written it: earlier accesses were over before that began.
+    pub(super) fn arrive(&mut self, arrived: Arrived) {
+        let Self { write, copied_by, read, other_read, .. } = self;
+        (*write, *read, *other_read, *copied_by) = (NEVER, NEVER, NEVER, None);
+        self.arrived = Some(arrived);
     }
 }

@@ -20,8 +20,49 @@ pub enum Wait {
     Barrier(&'static Location<'static>),
     /// At an operation of its warp, with what it brings.
     Warp(WarpOperation, Words),
+    /// For the end of a phase.
+    Arrivals(ArrivalWait),
+    /// At an operation of four warps.
+    Group(GroupOperation),
     /// For good.
     Fault(Cause),
+}
+
+/// A phase's end that a thread waits for.
+#[derive(Debug, Clone, Copy)]
+pub struct ArrivalWait {
+    /// Where the barrier is.
+    pub byte: u32,
+    /// Of the phase.
+    pub parity: u32,
+    /// In the source.
+    pub location: &'static Location<'static>,
+}
+
+/// A product that four warps begin together: sums += a·b.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupOperation {
+    /// Where.
+    pub location: &'static Location<'static>,
+    /// Descriptions of A, by steps of 16 levels.
+    pub a: [u64; 4],
+    /// Of B.
+    pub b: [u64; 4],
+    /// Whether k is A's last dimension.
+    pub a_along_k: bool,
+    /// Whether k is B's.
+    pub b_along_k: bool,
+    /// Columns, in halves of 128.
+    pub halves: usize,
+    /// The thread's own sums.
+    pub sums: *mut f32,
+}
+
+impl GroupOperation {
+    /// Whether both are one operation of the group.
+    pub fn is_same(&self, other: &Self) -> bool {
+        self.location == other.location && (self.a, self.b, self.halves) == (other.a, other.b, other.halves)
+    }
 }
 
 /// An operation that a warp's lanes do together.

@@ -1,6 +1,7 @@
 //! Launchers that choose the kernel.
 
 use super::*;
+use crate::gemm_hopper;
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 
 /// Fewer large tiles than this leave most of a GPU idle, so that small ones win.
@@ -106,7 +107,8 @@ pub fn gemm_tn_f32(
     launch(launcher, a, b, out, m, n, k)
 }
 
-/// [`gemm_nt_f32`] in bf16, on tensor cores where operands are aligned and k is a multiple of 8.
+/// [`gemm_nt_f32`] in bf16, on tensor cores where operands are aligned and k is a multiple of 8; by
+/// [`gemm_hopper`] where that is better.
 ///
 /// # Errors
 /// As for [`gemm_nt_f32`].
@@ -118,7 +120,11 @@ pub fn gemm_nt_bf16(
     out: SliceMut<'_, Bf16>,
     [m, n, k]: [u64; 3],
 ) -> Result<(), LaunchError> {
-    let launch = match by_chunks(&a, &b, [k, k]) {
+    let chunks = by_chunks(&a, &b, [k, k]);
+    if let Some(halves) = gemm_hopper::choose(launcher, chunks, [m, n, k]) {
+        return gemm_hopper::gemm_nt_hopper(launcher, halves, a, b, bias, out, [m, n, k]);
+    }
+    let launch = match chunks {
         true => match Tile::choose(m, n, launcher.multiprocessors()) {
             Tile::Of128x256 => gemm_nt_bf16_128x256,
             Tile::Of128x128 => gemm_nt_bf16_128x128,
@@ -131,7 +137,8 @@ pub fn gemm_nt_bf16(
     launch(launcher, a, b, bias.unwrap_or_default(), out, m, n, k, biased)
 }
 
-/// [`gemm_nn_f32`] in bf16, on tensor cores where operands are aligned and n and k are multiples of 8.
+/// [`gemm_nn_f32`] in bf16, on tensor cores where operands are aligned and n and k are multiples of 8; by
+/// [`gemm_hopper`] where that is better.
 ///
 /// # Errors
 /// As for [`gemm_nn_f32`].
@@ -143,7 +150,11 @@ pub fn gemm_nn_bf16(
     [m, n, k]: [u64; 3],
     accumulate: bool,
 ) -> Result<(), LaunchError> {
-    let launch = match by_chunks(&a, &b, [k, n]) {
+    let chunks = by_chunks(&a, &b, [k, n]);
+    if let Some(halves) = gemm_hopper::choose(launcher, chunks, [m, n, k]) {
+        return gemm_hopper::gemm_nn_hopper(launcher, halves, a, b, out, [m, n, k], accumulate);
+    }
+    let launch = match chunks {
         true => match Tile::choose(m, n, launcher.multiprocessors()) {
             Tile::Of128x256 => gemm_nn_bf16_128x256,
             Tile::Of128x128 => gemm_nn_bf16_128x128,
@@ -155,7 +166,8 @@ pub fn gemm_nn_bf16(
     launch(launcher, a, b, out, m, n, k, u32::from(accumulate))
 }
 
-/// [`gemm_tn_f32`] of bf16 operands, on tensor cores where they are aligned and m and n are multiples of 8.
+/// [`gemm_tn_f32`] of bf16 operands, on tensor cores where they are aligned and m and n are multiples of 8; by
+/// [`gemm_hopper`] where that is better.
 ///
 /// # Errors
 /// As for [`gemm_tn_f32`].
@@ -166,7 +178,11 @@ pub fn gemm_tn_bf16(
     out: SliceMut<'_, f32>,
     [m, n, k]: [u64; 3],
 ) -> Result<(), LaunchError> {
-    let launch = match by_chunks(&a, &b, [m, n]) {
+    let chunks = by_chunks(&a, &b, [m, n]);
+    if let Some(halves) = gemm_hopper::choose(launcher, chunks, [m, n, k]) {
+        return gemm_hopper::gemm_tn_hopper(launcher, halves, a, b, out, [m, n, k]);
+    }
+    let launch = match chunks {
         true => match Tile::choose(m, n, launcher.multiprocessors()) {
             Tile::Of128x256 => gemm_tn_bf16_128x256,
             Tile::Of128x128 => gemm_tn_bf16_128x128,

@@ -22,7 +22,7 @@
 #[cfg(not(target_arch = "nvptx64"))]
 mod choose;
 mod columns;
-mod output;
+pub(crate) mod output;
 mod tensor;
 mod tile;
 

@@ -10,9 +10,16 @@
 //! A\[g, 2t..\], A\[g+8, 2t..\], A\[g, 2t+8..\], A\[g+8, 2t+8..\]; B\[2t.., g\], B\[2t+8.., g\]; and of C
 //! [g, 2t], [g, 2t+1], [g+8, 2t], [g+8, 2t+1].
 //!
+//! # Tiles in shared memory
+//!
+//! The copy engine writes a tile as rows of 128 bytes, one behind the other, and the tensor cores read it so. Bits
+//! 4 to 6 of every address, the 16-byte chunk in the row, are combined by exclusive-or with bits 7 to 9, the row
+//! modulo 8: then the same chunk of eight rows lies in eight places of the banks.
+//!
 //! Blocks have one dimension and a multiple of 32 threads. Warp operations take part with all 32 lanes;
 //! there are no masks to get wrong.
 
+mod group;
 #[cfg(not(target_arch = "nvptx64"))]
 mod host;
 mod pack;
@@ -20,6 +27,7 @@ mod pack;
 mod ptx;
 mod values;
 
+pub use group::{GroupSums, Operand};
 #[cfg(not(target_arch = "nvptx64"))]
 pub use host::*;
 pub use pack::{Pack, cover};

@@ -4,7 +4,7 @@ use std::collections::HashMap;
 use std::ffi::{CString, c_void};
 use std::ptr;
 
-use cpift_kernels::launch::{Argument, LaunchError, Request, SHARED_MEMORY_DEFAULT};
+use cpift_kernels::launch::{LaunchError, Request, SHARED_MEMORY_DEFAULT};
 use cudarc::driver::result;
 use cudarc::driver::sys::{self, CUfunction_attribute};
 
@@ -127,16 +127,4 @@ fn load(family: &'static str, compute_capability: (u32, u32)) -> Result<sys::CUm
         )
     })?;
     Ok(module)
-}
-
-/// Pointers to arguments, as the driver takes them: it copies what they point to.
-pub fn pointers(arguments: &[Argument]) -> Vec<*mut c_void> {
-    let pointer = |argument: &Argument| match argument {
-        Argument::Buffer { address, .. } => ptr::from_ref(address).cast_mut().cast(),
-        Argument::U32(value) => ptr::from_ref(value).cast_mut().cast(),
-        Argument::U64(value) => ptr::from_ref(value).cast_mut().cast(),
-        Argument::F32(value) => ptr::from_ref(value).cast_mut().cast(),
-        Argument::F64(value) => ptr::from_ref(value).cast_mut().cast(),
-    };
-    arguments.iter().map(pointer).collect()
 }

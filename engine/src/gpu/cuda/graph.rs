@@ -7,7 +7,7 @@ use cudarc::driver::result::DriverError;
 use cudarc::driver::sys;
 
 use super::Cuda;
-use super::functions::pointers;
+use super::tensor_map::Parameters;
 use crate::error::{Error, Result};
 use crate::gpu::Backend;
 use crate::gpu::recorder::{Command, Graph};
@@ -79,8 +79,8 @@ impl CudaGraph {
         unsafe {
             match command {
                 Command::Launch { arguments, .. } => {
-                    let mut pointers = pointers(arguments);
-                    let parameters = launch_parameters(function, command, &mut pointers);
+                    let mut own = Parameters::new(arguments)?;
+                    let parameters = launch_parameters(function, command, &mut own.pointers);
                     sys::cuGraphAddKernelNode_v2(&mut node, self.graph, before, count, &parameters)
                 }
                 &Command::Set { address, byte, bytes } => {
@@ -116,8 +116,8 @@ impl Graph for CudaGraph {
         unsafe {
             match command {
                 Command::Launch { arguments, .. } => {
-                    let mut pointers = pointers(arguments);
-                    let parameters = launch_parameters(function, command, &mut pointers);
+                    let mut own = Parameters::new(arguments).map_err(|error| self.failed(error))?;
+                    let parameters = launch_parameters(function, command, &mut own.pointers);
                     sys::cuGraphExecKernelNodeSetParams_v2(self.executable, node, &parameters)
                 }
                 &Command::Set { address, byte, bytes } => {

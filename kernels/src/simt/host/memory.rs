@@ -270,6 +270,27 @@ impl<T: Element> Shared<T> {
         unsafe { pointer.cast::<V>().write(value) }
     }
 
+    /// `length` elements from `first` on.
+    #[track_caller]
+    pub fn part(self, first: u32, length: u32) -> Self {
+        assert!(
+            first.checked_add(length).is_some_and(|end| end <= self.length),
+            "elements {first} to {first} + {length} of an array of {} in shared memory",
+            self.length
+        );
+        Self { byte: self.byte + first * size_of::<T>() as u32, length, ..self }
+    }
+
+    /// Where it starts.
+    pub(super) fn byte(self) -> u32 {
+        self.byte
+    }
+
+    /// Bytes that it has.
+    pub(super) fn bytes(self) -> u64 {
+        u64::from(self.length) * size_of::<T>() as u64
+    }
+
     /// Checks and notes an access of `bytes` bytes at element `index`.
     #[track_caller]
     pub(super) fn access(self, kind: Kind, index: u32, bytes: usize, align: usize) -> *mut u8 {

@@ -1,5 +1,6 @@
 //! The device API on hosts: the emulator's current thread.
 
+mod hopper;
 mod math;
 mod memory;
 mod tensor;
@@ -7,6 +8,7 @@ mod warp;
 
 use std::panic::Location;
 
+pub use hopper::*;
 pub use math::*;
 pub use memory::*;
 pub use tensor::*;

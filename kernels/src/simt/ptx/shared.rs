@@ -9,7 +9,11 @@ use core::mem::transmute_copy;
 
 use crate::simt::{Element, Vector};
 
+#[cfg(not(target_feature = "sm_90a"))]
 global_asm!(".extern .shared .align 16 .b8 dyn_smem[];");
+// Tiles of the copy engine are permuted by their address, from multiples of 1024 bytes on.
+#[cfg(target_feature = "sm_90a")]
+global_asm!(".extern .shared .align 1024 .b8 dyn_smem[];");
 
 /// An array in the block's shared memory.
 pub struct Shared<T: Element> {
@@ -35,6 +39,13 @@ impl<T: Element> Shared<T> {
         // SAFETY: the address of a symbol declared above.
         unsafe { asm!("mov.u32 {}, dyn_smem;", out(reg32) base, options(pure, nomem, nostack)) };
         Self { address: base + byte, elements: PhantomData }
+    }
+
+    /// `length` elements from `first` on.
+    #[inline(always)]
+    pub fn part(self, first: u32, length: u32) -> Self {
+        let _ = length;
+        Self { address: self.at(first), elements: PhantomData }
     }
 
     /// Address of element `index`.

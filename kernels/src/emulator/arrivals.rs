@@ -1,0 +1,202 @@
+//! Barriers at which threads and the bytes of copies arrive, and who knows of which phase that it is over.
+
+use std::collections::BTreeMap;
+
+use super::fault::Cause;
+use super::shared::{Access, SharedMemory};
+
+/// A barrier in shared memory.
+#[derive(Debug)]
+struct Barrier {
+    /// Arrivals of threads that end a phase.
+    count: u32,
+    /// Those that are missing in this phase.
+    missing: u32,
+    /// Bytes that were announced and have not arrived.
+    bytes: i64,
+    /// Phases that are over.
+    over: u32,
+    /// When and by whom it was initialised.
+    made: Access,
+    /// For each thread, how many phases it knows to be over.
+    known: Vec<u32>,
+}
+
+/// The barriers of a block, by the byte they are at.
+#[derive(Debug)]
+pub struct Arrivals {
+    barriers: BTreeMap<u32, Barrier>,
+    threads: usize,
+}
+
+/// What a copy that has arrived counted for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Arrived {
+    /// The barrier.
+    pub barrier: u32,
+    /// Phases that are over when all of it is there.
+    phases: u32,
+}
+
+impl Arrivals {
+    /// None yet, in a block of so many threads.
+    pub fn new(threads: u32) -> Self {
+        Self { barriers: BTreeMap::new(), threads: threads as usize }
+    }
+
+    /// Begins phase 0.
+    pub fn init(&mut self, byte: u32, count: u32, made: Access) {
+        let known = vec![0; self.threads];
+        self.barriers.insert(byte, Barrier { count, missing: count, bytes: 0, over: 0, made, known });
+    }
+
+    /// The barrier at `byte`, which `now` may use.
+    fn used(
+        &mut self,
+        byte: u32,
+        now: &Access,
+        location: &dyn Fn() -> String,
+    ) -> Result<&mut Barrier, Cause> {
+        let misused = |what: String| Cause::Arrivals { byte, what, location: location() };
+        let Some(barrier) = self.barriers.get_mut(&byte) else {
+            return Err(misused("was not initialised".to_owned()));
+        };
+        if !barrier.made.is_before(now) {
+            return Err(misused(format!(
+                "thread {} initialised with no barrier in between",
+                barrier.made.thread
+            )));
+        }
+        Ok(barrier)
+    }
+
+    /// A thread arrives and announces `bytes` of copies.
+    pub fn arrive(
+        &mut self,
+        byte: u32,
+        bytes: u32,
+        now: &Access,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
+        let barrier = self.used(byte, now, location)?;
+        if barrier.missing == 0 {
+            let what = format!("awaits {} threads a phase, and one more arrived", barrier.count);
+            return Err(Cause::Arrivals { byte, what, location: location() });
+        }
+        barrier.bytes += i64::from(bytes);
+        barrier.missing -= 1;
+        barrier.end_phase();
+        Ok(())
+    }
+
+    /// Whether a copy may count its bytes there: the copy engine must have been told of the barrier.
+    pub fn expect_copy(
+        &mut self,
+        byte: u32,
+        now: &Access,
+        fences: &[u32],
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
+        let barrier = self.used(byte, now, location)?;
+        if fences[barrier.made.thread as usize] <= barrier.made.fences {
+            let what = format!("thread {} initialised without fence_arrivals", barrier.made.thread);
+            return Err(Cause::Arrivals { byte, what, location: location() });
+        }
+        Ok(())
+    }
+
+    /// Bytes of a copy arrive.
+    pub fn complete(&mut self, byte: u32, bytes: u32) -> Arrived {
+        let barrier = self.barriers.get_mut(&byte).expect("checked when the copy began");
+        let arrived = Arrived { barrier: byte, phases: barrier.over + 1 };
+        barrier.bytes -= i64::from(bytes);
+        barrier.end_phase();
+        arrived
+    }
+
+    /// Whether the phase of this parity is over; if so, the thread knows.
+    pub fn poll(
+        &mut self,
+        byte: u32,
+        parity: u32,
+        now: &Access,
+        location: &dyn Fn() -> String,
+    ) -> Result<bool, Cause> {
+        let barrier = self.used(byte, now, location)?;
+        let is_over = barrier.over % 2 != parity % 2;
+        if is_over {
+            barrier.known[now.thread as usize] = barrier.over;
+        }
+        Ok(is_over)
+    }
+
+    /// Whether the thread knows that the copy has arrived.
+    pub fn knows(&self, thread: u32, arrived: Arrived) -> bool {
+        self.barriers
+            .get(&arrived.barrier)
+            .is_some_and(|barrier| barrier.known[thread as usize] >= arrived.phases)
+    }
+
+    /// Threads met: what one knows, all do.
+    pub fn share(&mut self, threads: std::ops::Range<usize>) {
+        for barrier in self.barriers.values_mut() {
+            let known = &mut barrier.known[threads.clone()];
+            let most = known.iter().copied().max().unwrap_or(0);
+            known.fill(most);
+        }
+    }
+
+    /// What a phase in progress still awaits, for messages.
+    pub fn describe(&self, byte: u32) -> String {
+        match self.barriers.get(&byte) {
+            Some(barrier) => format!(
+                "{} of {} threads and {} bytes are missing in phase {}",
+                barrier.missing, barrier.count, barrier.bytes, barrier.over
+            ),
+            None => "it was not initialised".to_owned(),
+        }
+    }
+}
+
+/// What threads do with barriers for arrivals.
+impl SharedMemory {
+    /// Begins phase 0 of the barrier at `byte`.
+    pub fn init_arrivals(&mut self, thread: u32, byte: u32, count: u32) {
+        let now = self.now(thread);
+        self.arrivals.init(byte, count, now);
+    }
+
+    /// The thread arrives and announces `bytes` of copies.
+    pub fn arrive(
+        &mut self,
+        thread: u32,
+        byte: u32,
+        bytes: u32,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
+        let now = self.now(thread);
+        self.arrivals.arrive(byte, bytes, &now, location)
+    }
+
+    /// Whether the phase of this parity is over; if so, the thread knows.
+    pub fn poll(
+        &mut self,
+        thread: u32,
+        byte: u32,
+        parity: u32,
+        location: &dyn Fn() -> String,
+    ) -> Result<bool, Cause> {
+        let now = self.now(thread);
+        self.arrivals.poll(byte, parity, &now, location)
+    }
+}
+
+impl Barrier {
+    /// Goes on to the next phase once everything has arrived.
+    fn end_phase(&mut self) {
+        if self.missing == 0 && self.bytes == 0 {
+            self.over += 1;
+            self.missing = self.count;
+        }
+    }
+}

@@ -1,0 +1,113 @@
+//! What is done when no thread can go on: products of groups, copies of tiles, the end of phases.
+
+use std::collections::BTreeMap;
+
+use super::block::{State, describe};
+use super::fault::{Cause, Threads};
+use super::schedule::Order;
+use super::thread::{Context, GroupOperation, Wait};
+use super::tiles::GROUP;
+
+type Faulty = (Threads, Cause);
+
+/// Lets threads go on whose phases are over.
+pub fn wake(context: &Context<'_>, states: &mut [State]) -> Result<(), Faulty> {
+    let shared = &mut *context.shared.borrow_mut();
+    for (thread, state) in (0u32..).zip(states) {
+        let State::Waiting(Wait::Arrivals(wait)) = state else { continue };
+        let poll = shared.poll(thread, wait.byte, wait.parity, &|| wait.location.to_string());
+        if poll.map_err(|cause| (Threads(vec![thread]), cause))? {
+            *state = State::Ready([0; 16]);
+        }
+    }
+    Ok(())
+}
+
+/// Does one thing that threads may wait for; false where nothing is under way.
+pub fn finish_something(
+    context: &Context<'_>,
+    order: &mut Order,
+    states: &mut [State],
+) -> Result<bool, Faulty> {
+    for group in order.shuffle(states.len() / GROUP) {
+        if multiply(context, group, &mut states[GROUP * group..GROUP * (group + 1)])? {
+            return Ok(true);
+        }
+    }
+    let mut shared = context.shared.borrow_mut();
+    let under_way = shared.tiles.len();
+    if under_way > 0 {
+        shared.finish_tile(order.pick(under_way));
+        return Ok(true);
+    }
+    refuse_deadlock(&shared.arrivals, states)?;
+    Ok(false)
+}
+
+/// Does a group's product once all of it waits for the same one.
+fn multiply(context: &Context<'_>, group: usize, states: &mut [State]) -> Result<bool, Faulty> {
+    let operations: Vec<GroupOperation> = states
+        .iter()
+        .filter_map(|state| match state {
+            State::Waiting(Wait::Group(operation)) => Some(*operation),
+            _ => None,
+        })
+        .collect();
+    let Some(operation) = operations.first() else { return Ok(false) };
+    if operations.len() < GROUP || operations.iter().any(|other| !other.is_same(operation)) {
+        return Ok(false);
+    }
+    let sums: Vec<*mut f32> = operations.iter().map(|operation| operation.sums).collect();
+    let first = GROUP * group;
+    // SAFETY: every thread is suspended in `multiply_by_group`, which has lent its sums.
+    unsafe { context.shared.borrow_mut().multiply(operation, first as u32, &sums) }
+        .map_err(|cause| (Threads((first as u32..(first + GROUP) as u32).collect()), cause))?;
+    states.iter_mut().for_each(|state| *state = State::Ready([0; 16]));
+    Ok(true)
+}
+
+/// Nothing is under way: threads that wait for arrivals or for their group wait for ever.
+fn refuse_deadlock(arrivals: &super::arrivals::Arrivals, states: &[State]) -> Result<(), Faulty> {
+    let mut waiting = BTreeMap::<String, Vec<u32>>::new();
+    let mut groups = Vec::new();
+    for (thread, state) in (0u32..).zip(states) {
+        match state {
+            State::Waiting(Wait::Arrivals(wait)) => {
+                let what = format!("{}; {}", describe(state), arrivals.describe(wait.byte));
+                waiting.entry(what).or_default().push(thread);
+            }
+            State::Waiting(Wait::Group(_)) => groups.push(thread),
+            _ => {}
+        }
+    }
+    if let Some(&thread) = groups.first() {
+        let group = thread as usize / GROUP;
+        let apart = (GROUP * group..GROUP * (group + 1)).find(|&other| {
+            !matches!((&states[other], &states[thread as usize]),
+                (State::Waiting(Wait::Group(other)), State::Waiting(Wait::Group(own))) if own.is_same(other))
+        });
+        // Without one apart the product would have been made; threads behind the last group have none.
+        let other =
+            apart.map_or_else(String::new, |other| format!(", thread {other} {}", describe(&states[other])));
+        let message = format!("thread {thread} {}{other}", describe(&states[thread as usize]));
+        return Err((Threads(groups), Cause::Divergence(message)));
+    }
+    if waiting.is_empty() {
+        return Ok(());
+    }
+    let list = waiting.iter().map(|(what, threads)| format!("{}: {what}", Threads(threads.clone())));
+    let message = list.collect::<Vec<_>>().join("; ");
+    let mut threads: Vec<u32> = waiting.into_values().flatten().collect();
+    threads.sort_unstable();
+    Err((Threads(threads), Cause::Deadlock(message)))
+}
+
+/// All threads have returned: so must have the copies they began.
+pub fn refuse_leftovers(context: &Context<'_>) -> Result<(), Faulty> {
+    let shared = context.shared.borrow();
+    shared.tiles.first().map_or(Ok(()), |copy| {
+        let message =
+            format!("all threads have returned, and a copy to byte {} is still under way", copy.byte);
+        Err((Threads(vec![copy.thread]), Cause::Deadlock(message)))
+    })
+}

@@ -1,0 +1,237 @@
+//! Copies of tiles to shared memory, and products of tiles by groups of warps: what runs beside the threads.
+//!
+//! Both are done as late as can be, when no thread can go on without, one by one: products first, then copies in
+//! the order of the schedule. So a thread that does not wait for a copy finds it under way, and a tile that is
+//! given back too early is overwritten before it is read.
+
+use super::arrivals::Arrived;
+use super::fault::Cause;
+use super::shared::{GRANULE, SharedMemory};
+use super::thread::GroupOperation;
+use crate::simt::{Bf16, Real};
+use crate::tiled::{TILE_ROW, TiledMatrix};
+
+/// Threads of a group: four warps.
+pub const GROUP: usize = 128;
+/// Rows of a group's sums.
+const ROWS: usize = 64;
+/// Levels of k of an operation, and of one instruction in it.
+const LEVELS: usize = 64;
+const STEP: usize = 16;
+
+/// A copy of a tile under way.
+#[derive(Debug)]
+pub struct TileCopy {
+    /// The thread that began it.
+    pub thread: u32,
+    /// The matrix.
+    pub matrix: TiledMatrix,
+    /// Of the tile's first element.
+    pub row: u32,
+    /// Of the tile's first element.
+    pub column: u32,
+    /// Where it goes in shared memory.
+    pub byte: u32,
+    /// Where its bytes arrive.
+    pub barrier: u32,
+}
+
+/// Where 16-byte chunks are moved to within 128 bytes; both the copy engine and the tensor cores do it.
+fn permuted(byte: u32) -> u32 {
+    byte ^ (byte >> 7 & 7) << 4
+}
+
+impl SharedMemory {
+    /// A copy of a tile begins: the memory there is in use until it is done.
+    pub fn start_tile(&mut self, copy: TileCopy, location: &dyn Fn() -> String) -> Result<(), Cause> {
+        let (byte, bytes) = (copy.byte, copy.matrix.tile_bytes());
+        if byte + bytes > self.bytes() {
+            let array = (u64::from(byte), u64::from(byte + bytes));
+            let (total, access) = (self.bytes(), "copy of a tile to");
+            let location = location();
+            return Err(Cause::SharedOutOfBounds { access, byte: byte.into(), array, total, location });
+        }
+        if !byte.is_multiple_of(TILE_ROW) {
+            return Err(Cause::Misplaced { byte, grain: TILE_ROW, location: location() });
+        }
+        let now = self.now(copy.thread);
+        let fences = std::mem::take(&mut self.fences);
+        let known = self.arrivals.expect_copy(copy.barrier, &now, &fences, location);
+        self.fences = fences;
+        known?;
+        let first = byte as usize / GRANULE;
+        for index in first..first + bytes as usize / GRANULE {
+            let granule = &mut self.granules[index];
+            let byte = (index * GRANULE) as u32;
+            if let Err((other, earlier)) = granule.accesses_are_over(&now) {
+                let (access, location) = ("copy of a tile to", location());
+                return Err(Cause::Race { access, byte, other, earlier, location });
+            }
+            granule.copied_by = Some(copy.thread);
+        }
+        self.tiles.push(copy);
+        Ok(())
+    }
+
+    /// Does the copy at `index` of those under way.
+    pub fn finish_tile(&mut self, index: usize) {
+        let TileCopy { matrix, row, column, byte, barrier, .. } = self.tiles.remove(index);
+        let size = matrix.element_bytes as usize;
+        for line in 0..matrix.tile_rows {
+            for place in (0..TILE_ROW).step_by(size) {
+                let to = permuted(byte + line * TILE_ROW + place) as usize;
+                let (row, column) = (u64::from(row + line), u64::from(column + place / size as u32));
+                let mut element = [0u8; 8];
+                if row < matrix.rows && column < matrix.columns {
+                    let from = (matrix.address as usize + (row * matrix.columns + column) as usize * size)
+                        as *const u8;
+                    // SAFETY: inside the matrix, whose buffer was checked at launch and is valid while that runs.
+                    unsafe { from.copy_to_nonoverlapping(element.as_mut_ptr(), size) };
+                }
+                // SAFETY: inside the memory, as checked when the copy began: the permutation stays in 1024 bytes
+                // that the tile's end is in, which `pointer` covers.
+                unsafe { self.pointer().add(to).copy_from_nonoverlapping(element.as_ptr(), size) };
+            }
+        }
+        let arrived = self.arrivals.complete(barrier, matrix.tile_bytes());
+        let first = byte as usize / GRANULE;
+        for granule in &mut self.granules[first..first + matrix.tile_bytes() as usize / GRANULE] {
+            granule.arrive(arrived);
+        }
+    }
+
+    /// Checks and does a group's product; `first` is the group's first thread, `sums` of each thread.
+    ///
+    /// # Safety
+    /// Every pointer is to 64 · halves f32 that nothing else uses meanwhile.
+    pub unsafe fn multiply(
+        &mut self,
+        operation: &GroupOperation,
+        first: u32,
+        sums: &[*mut f32],
+    ) -> Result<(), Cause> {
+        let columns = 128 * operation.halves;
+        let a = self.operand(operation, operation.a, operation.a_along_k, ROWS, first)?;
+        let b = self.operand(operation, operation.b, operation.b_along_k, columns, first)?;
+        for (thread, &sums) in sums.iter().enumerate() {
+            let (warp, lane) = (thread / 32, thread % 32);
+            for index in 0..columns / 2 {
+                let (tile, part) = (index / 4, index % 4);
+                let row = 16 * warp + lane / 4 + 8 * (part / 2);
+                let column = 8 * tile + 2 * (lane % 4) + part % 2;
+                let terms = a[row * LEVELS..][..LEVELS].iter().zip(&b[column * LEVELS..][..LEVELS]);
+                // SAFETY: by the caller's promise.
+                unsafe {
+                    let sum = sums.add(index);
+                    *sum = terms.fold(*sum, |sum, (&a, &b)| a.mul_add(b, sum));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// An operand by lines of 64 levels, as its description says where they are.
+    fn operand(
+        &mut self,
+        operation: &GroupOperation,
+        description: [u64; LEVELS / STEP],
+        along_k: bool,
+        lines: usize,
+        first: u32,
+    ) -> Result<Vec<f32>, Cause> {
+        let mut values = vec![0.0; lines * LEVELS];
+        let mut known = None;
+        for (step, description) in description.into_iter().enumerate() {
+            let field = |from: u32| ((description >> from & 0x3fff) << 4) as u32;
+            let (start, leading, stride) = (field(0), field(16), field(32));
+            if description >> 62 != 1 || description >> 49 & 7 != 0 {
+                let location = operation.location.to_string();
+                return Err(Cause::Description { description, location });
+            }
+            for line in 0..lines {
+                for level in 0..STEP {
+                    let (line32, level32) = (line as u32, level as u32);
+                    let byte = if along_k {
+                        line32 / 8 * stride + line32 % 8 * TILE_ROW + 2 * level32
+                    } else {
+                        line32 / 64 * leading
+                            + line32 % 64 * 2
+                            + level32 / 8 * stride
+                            + level32 % 8 * TILE_ROW
+                    };
+                    let bits = self.read_by_group(permuted(start + byte), first, &mut known, operation)?;
+                    values[line * LEVELS + step * STEP + level] = Bf16(bits).to_f32();
+                }
+            }
+        }
+        Ok(values)
+    }
+
+    /// Two bytes, read by the tensor cores for a group.
+    fn read_by_group(
+        &mut self,
+        byte: u32,
+        first: u32,
+        known: &mut Option<Arrived>,
+        operation: &GroupOperation,
+    ) -> Result<u16, Cause> {
+        const ACCESS: &str = "product of a tile at";
+        let location = || operation.location.to_string();
+        let Some(&granule) = self.granules.get(byte as usize / GRANULE).filter(|_| byte + 2 <= self.bytes())
+        else {
+            let (total, access, location) = (self.bytes(), ACCESS, location());
+            let array = (0, u64::from(total));
+            return Err(Cause::SharedOutOfBounds { access, byte: byte.into(), array, total, location });
+        };
+        if let Some(other) = granule.copied_by {
+            let earlier = "is still copying to";
+            return Err(Cause::Race { access: ACCESS, byte, other, earlier, location: location() });
+        }
+        if let Some(arrived) = granule.arrived {
+            if *known != Some(arrived) {
+                let threads = first..first + GROUP as u32;
+                if let Some(thread) =
+                    threads.into_iter().find(|&thread| !self.arrivals.knows(thread, arrived))
+                {
+                    return Err(Cause::Unawaited {
+                        access: ACCESS,
+                        byte,
+                        thread,
+                        barrier: arrived.barrier,
+                        location: location(),
+                    });
+                }
+                *known = Some(arrived);
+            }
+        } else {
+            self.read_written(byte, first, ACCESS, &location)?;
+        }
+        // SAFETY: inside the memory, checked above.
+        Ok(unsafe { self.pointer().add(byte as usize).cast::<u16>().read_unaligned() })
+    }
+
+    /// Notes a read for the group of what a thread wrote.
+    fn read_written(
+        &mut self,
+        byte: u32,
+        first: u32,
+        access: &'static str,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
+        let now = self.now(first);
+        let granule = &mut self.granules[byte as usize / GRANULE];
+        let write = granule.write;
+        if write.is_never() {
+            return Err(Cause::Uninitialised { byte, location: location() });
+        }
+        if !write.is_before(&now) {
+            let (other, earlier) = (write.thread, "wrote");
+            return Err(Cause::Race { access, byte, other, earlier, location: location() });
+        }
+        if self.fences[write.thread as usize] <= write.fences {
+            return Err(Cause::Unfenced { access, byte, other: write.thread, location: location() });
+        }
+        granule.note_read(now);
+        Ok(())
+    }
+}

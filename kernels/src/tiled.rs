@@ -1,0 +1,107 @@
+//! Matrices of which a GPU's copy engine takes tiles: what a tensor map of CUDA's driver describes.
+
+use std::fmt;
+
+/// Bytes of a row of a tile: the width within which 16-byte chunks are permuted in shared memory.
+pub const TILE_ROW: u32 = 128;
+/// Most rows of a tile.
+pub const TILE_ROWS: u32 = 256;
+/// What a matrix's address, and the bytes of its rows, must be multiples of.
+pub const GRAIN: u64 = 16;
+
+/// A row-major matrix without gaps in device memory, and the shape of the tiles that are copied from it.
+///
+/// Tiles may begin anywhere and reach over the edges; what is outside is zero.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct TiledMatrix {
+    /// Of the first element.
+    pub address: u64,
+    /// Elements of the buffer the matrix is in.
+    pub length: usize,
+    /// Bytes of an element.
+    pub element_bytes: u32,
+    /// Rows of the matrix.
+    pub rows: u64,
+    /// Columns of the matrix.
+    pub columns: u64,
+    /// Rows of a tile.
+    pub tile_rows: u32,
+}
+
+/// Why a matrix cannot be copied by tiles.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum TiledError {
+    /// An edge of length zero, or over what coordinates can be.
+    #[error("{0} rows and columns: each must be from 1 to 2^31 - 1")]
+    Shape(Shape),
+    /// The copy engine works in chunks of 16 bytes.
+    #[error("rows of {0} bytes, which is not a multiple of {GRAIN}")]
+    Row(u64),
+    /// A tile of no rows, or of too many.
+    #[error("tiles of {0} rows, which is not from 1 to {TILE_ROWS}")]
+    Tile(u32),
+}
+
+/// Rows and columns.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape(pub u64, pub u64);
+
+impl fmt::Display for Shape {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{} by {}", self.0, self.1)
+    }
+}
+
+impl TiledMatrix {
+    /// Elements in a row of a tile.
+    pub fn tile_columns(&self) -> u32 {
+        TILE_ROW / self.element_bytes
+    }
+
+    /// Bytes of a row of the matrix.
+    pub fn row_bytes(&self) -> u64 {
+        self.columns * u64::from(self.element_bytes)
+    }
+
+    /// Bytes of a tile: what its copy brings, the zeros outside of the matrix included.
+    pub fn tile_bytes(&self) -> u32 {
+        self.tile_rows * TILE_ROW
+    }
+
+    /// Checks what the copy engine demands beside the alignment of the address.
+    pub fn check(&self) -> Result<(), TiledError> {
+        let edge = 1..1 << 31;
+        if !edge.contains(&self.rows) || !edge.contains(&self.columns) {
+            return Err(TiledError::Shape(Shape(self.rows, self.columns)));
+        }
+        if !self.row_bytes().is_multiple_of(GRAIN) {
+            return Err(TiledError::Row(self.row_bytes()));
+        }
+        if self.tile_rows == 0 || self.tile_rows > TILE_ROWS {
+            return Err(TiledError::Tile(self.tile_rows));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_the_copy_engine_cannot_do_is_refused() {
+        let matrix =
+            TiledMatrix { address: 16, length: 80, element_bytes: 2, rows: 10, columns: 8, tile_rows: 64 };
+        assert_eq!(matrix.check(), Ok(()));
+        assert_eq!((matrix.tile_columns(), matrix.tile_bytes()), (64, 8192));
+        let wrong = |change: fn(&mut TiledMatrix)| {
+            let mut matrix = matrix;
+            change(&mut matrix);
+            matrix.check().unwrap_err()
+        };
+        assert_eq!(wrong(|matrix| matrix.rows = 0), TiledError::Shape(Shape(0, 8)));
+        assert_eq!(wrong(|matrix| matrix.columns = 1 << 31), TiledError::Shape(Shape(10, 1 << 31)));
+        assert_eq!(wrong(|matrix| matrix.columns = 12), TiledError::Row(24));
+        assert_eq!(wrong(|matrix| matrix.tile_rows = 257), TiledError::Tile(257));
+    }
+}

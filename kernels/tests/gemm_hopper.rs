@@ -1,0 +1,122 @@
+//! Products by Hopper's kernels against f64: every tile, layout and edge.
+
+mod common;
+
+use common::product::{Matrix, assert_product};
+use common::{Buffer, SCHEDULES, random, to_bits, widen};
+use cpift_kernels::emulator::Emulator;
+use cpift_kernels::gemm_hopper::*;
+use cpift_kernels::launch::{LaunchError, SliceMut};
+use cpift_kernels::simt::{Bf16, Real};
+
+/// Half a unit in the last place of a bf16 is this of it, at most.
+const BF16_UNIT: f64 = 1.0 / 128.0;
+const F32_UNIT: f64 = 1.0 / (1u64 << 23) as f64;
+
+/// Runs both tiles in every schedule on one multiprocessor, which then has all tiles, and on two, which share
+/// them; demands the same bits of all, and gives them.
+fn same_bits<C: Real>(
+    what: &str,
+    start: &[C],
+    run: impl Fn(&Emulator, usize, SliceMut<C>) -> Result<(), LaunchError>,
+) -> Vec<C> {
+    let mut results: Vec<Vec<C>> = Vec::new();
+    for (halves, schedule, multiprocessors) in
+        [(1, 0, 1), (1, 1, 2), (1, 2, 2), (2, 0, 2), (2, 1, 1), (2, 2, 1)]
+    {
+        let emulator = Emulator::new(SCHEDULES[schedule]).like((9, 0), multiprocessors);
+        let mut out = Buffer::from_slice(start);
+        run(&emulator, halves, out.write())
+            .unwrap_or_else(|error| panic!("{what}, {halves} halves: {error}"));
+        results.push(out.as_slice().to_vec());
+    }
+    for other in &results[1..] {
+        assert!(to_bits(other) == to_bits(&results[0]), "{what} differs by tile, schedule or blocks");
+    }
+    results.swap_remove(0)
+}
+
+/// m, n, k with k a multiple of 8: one element; k longer than both rings, with an edge; edges of tiles both ways,
+/// several tiles for a block.
+const NT: [[usize; 3]; 3] = [[1, 1, 8], [67, 9, 456], [130, 260, 72]];
+
+#[test]
+fn forward_products() {
+    for [m, n, k] in NT {
+        let (a, b, bias) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<Bf16>(3, n));
+        let poison = Buffer::<Bf16>::poisoned(m * n);
+        let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), k, true));
+        for biased in [false, true] {
+            let what = format!("nt {m} by {n} by {k}, bias: {biased}");
+            let out = same_bits(&what, poison.as_slice(), |emulator, halves, out| {
+                let bias = biased.then_some(bias.read());
+                gemm_nt_hopper(
+                    emulator,
+                    halves,
+                    a.read(),
+                    b.read(),
+                    bias,
+                    out,
+                    [m, n, k].map(|size| size as u64),
+                )
+            });
+            let bias = widen(bias.as_slice());
+            let start = |_: usize, column: usize| if biased { bias[column] } else { 0.0 };
+            assert_product(&what, &out, factors, (n, k), start, BF16_UNIT);
+        }
+    }
+}
+
+#[test]
+fn forward_products_in_f32() {
+    let [m, n, k] = [70, 132, 136];
+    let (a, b, bias) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<f32>(3, n));
+    let poison = Buffer::<f32>::poisoned(m * n);
+    let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), k, true));
+    let out = same_bits("nt in f32", poison.as_slice(), |emulator, halves, out| {
+        let sizes = [m, n, k].map(|size| size as u64);
+        gemm_nt_f32_hopper(emulator, halves, a.read(), b.read(), Some(bias.read()), out, sizes)
+    });
+    let bias = widen(bias.as_slice());
+    assert_product("nt in f32", &out, factors, (n, k), |_, column| bias[column], F32_UNIT);
+}
+
+/// As [`NT`], n a multiple of 8 as well.
+const NN: [[usize; 3]; 3] = [[1, 8, 8], [67, 16, 456], [130, 264, 72]];
+
+#[test]
+fn gradients_of_inputs() {
+    for [m, n, k] in NN {
+        let (a, b, before) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<Bf16>(4, m * n));
+        let poison = Buffer::<Bf16>::poisoned(m * n);
+        let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), n, false));
+        for accumulate in [false, true] {
+            let what = format!("nn {m} by {n} by {k}, accumulate: {accumulate}");
+            let start = if accumulate { &before } else { &poison };
+            let out = same_bits(&what, start.as_slice(), |emulator, halves, out| {
+                let sizes = [m, n, k].map(|size| size as u64);
+                gemm_nn_hopper(emulator, halves, a.read(), b.read(), out, sizes, accumulate)
+            });
+            let before = widen(before.as_slice());
+            let start = |row, column| if accumulate { before[row * n + column] } else { 0.0 };
+            assert_product(&what, &out, factors, (n, k), start, BF16_UNIT);
+        }
+    }
+}
+
+/// m, n, k with m and n multiples of 8, k anything.
+const TN: [[usize; 3]; 3] = [[8, 8, 1], [72, 16, 453], [136, 264, 70]];
+
+#[test]
+fn gradients_of_weights() {
+    for [m, n, k] in TN {
+        let (a, b, before) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<f32>(5, m * n));
+        let factors = (&Matrix::new(a.as_slice(), m, true), &Matrix::new(b.as_slice(), n, false));
+        let what = format!("tn {m} by {n} by {k}");
+        let out = same_bits(&what, before.as_slice(), |emulator, halves, out| {
+            gemm_tn_hopper(emulator, halves, a.read(), b.read(), out, [m, n, k].map(|size| size as u64))
+        });
+        let before = widen(before.as_slice());
+        assert_product(&what, &out, factors, (n, k), |row, column| before[row * n + column], F32_UNIT);
+    }
+}
