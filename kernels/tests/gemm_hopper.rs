@@ -2,11 +2,14 @@
 
 mod common;
 
+use std::sync::Mutex;
+
 use common::product::{Matrix, assert_product};
 use common::{Buffer, SCHEDULES, random, to_bits, widen};
 use cpift_kernels::emulator::Emulator;
+use cpift_kernels::gemm::{gemm_nn_bf16, gemm_nt_bf16, gemm_tn_bf16};
 use cpift_kernels::gemm_hopper::*;
-use cpift_kernels::launch::{LaunchError, SliceMut};
+use cpift_kernels::launch::{Launch, LaunchError, Request, Slice, SliceMut};
 use cpift_kernels::simt::{Bf16, Real};
 
 /// Half a unit in the last place of a bf16 is this of it, at most.
@@ -119,4 +122,67 @@ fn gradients_of_weights() {
         let before = widen(before.as_slice());
         assert_product(&what, &out, factors, (n, k), |row, column| before[row * n + column], F32_UNIT);
     }
+}
+
+/// Notes what it should launch, on a device of 132 multiprocessors.
+#[derive(Debug)]
+struct Record {
+    names: Mutex<Vec<&'static str>>,
+    compute_capability: (u32, u32),
+}
+
+impl Launch for Record {
+    unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
+        assert!(request.grid[0] <= 132 || !request.kernel.name.contains("hopper"));
+        self.names.lock().expect("not poisoned").push(request.kernel.name);
+        Ok(())
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        132
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.compute_capability
+    }
+}
+
+/// The kernels chosen for the three layouts, with operands at `address`.
+fn chosen(compute_capability: (u32, u32), [m, n, k]: [u64; 3], address: u64) -> Vec<&'static str> {
+    let record = Record { names: Mutex::default(), compute_capability };
+    // SAFETY: nothing runs.
+    let buffer = |length: u64| unsafe { Slice::<Bf16>::new(address, length as usize) };
+    // SAFETY: nothing runs.
+    let out = || unsafe { SliceMut::<Bf16>::new(16, (m * n) as usize) };
+    // SAFETY: nothing runs.
+    let sums = unsafe { SliceMut::<f32>::new(16, (m * n) as usize) };
+    let (a, b) = (buffer(m * k), buffer(n * k));
+    gemm_nt_bf16(&record, a, b, None, out(), [m, n, k]).expect("records");
+    gemm_nn_bf16(&record, a, b, out(), [m, n, k], true).expect("records");
+    gemm_tn_bf16(&record, a, b, sums, [m, n, k]).expect("records");
+    record.names.into_inner().expect("not poisoned")
+}
+
+fn names(kind: &str, tile: &str) -> [String; 3] {
+    ["nt", "nn", "tn"].map(|layout| format!("gemm_{layout}_{kind}_{tile}"))
+}
+
+#[test]
+fn hopper_has_kernels_of_its_own_for_all_but_few_tiles() {
+    assert_eq!(chosen((9, 0), [8192, 8192, 4096], 16), names("hopper", "128x256"));
+    // 132 tiles of 128 by 128, one for each multiprocessor.
+    assert_eq!(chosen((9, 0), [1408, 1536, 4096], 16), names("hopper", "128x128"));
+    assert_eq!(chosen((9, 0), [512, 512, 4096], 16), names("bf16", "64x64"));
+    for other in [(8, 0), (8, 9), (10, 0), (12, 0)] {
+        assert_eq!(chosen(other, [8192, 8192, 4096], 16), names("bf16", "128x256"));
+    }
+}
+
+#[test]
+fn what_the_copy_engine_cannot_take_is_left_to_other_kernels() {
+    assert_eq!(chosen((9, 0), [4096, 4096, 4096], 18), names("bf16", "128"));
+    let of_k = chosen((9, 0), [8192, 8192, 4100], 16);
+    assert_eq!(of_k, ["gemm_nt_bf16_128", "gemm_nn_bf16_128", "gemm_tn_hopper_128x256"]);
+    // Without levels there is nothing to copy.
+    assert!(chosen((9, 0), [8192, 8192, 0], 16).iter().all(|name| !name.contains("hopper")));
 }

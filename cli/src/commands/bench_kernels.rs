@@ -23,7 +23,7 @@ pub fn run(arguments: &args::BenchKernels, threads: Option<NonZeroUsize>) -> Res
     }
     let chosen = super::Chosen::open(&arguments.device.device, threads)?;
     let on_cpu = matches!(chosen.device, Device::Cpu(_));
-    if chosen.device.name() == "emulated" {
+    if chosen.device.name().starts_with("emulated") {
         return Err(Error::setting("--device", "the emulator's times say nothing; use `cpu` or `cuda:N`"));
     }
     let sizes = Sizes { compute: chosen.compute(&arguments.precision)?, ..sizes(arguments, on_cpu) };

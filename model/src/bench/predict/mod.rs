@@ -10,13 +10,15 @@
 //! ```
 //!
 //! where idle is how many times more multiprocessors there are than blocks (1 if there are enough blocks), and
-//! uneven how much more the multiprocessor with the most blocks has to do than the average one: the last wave.
+//! uneven how much more the multiprocessor with the most blocks has to do than the average one: the last wave. Of
+//! kernels whose blocks do several tiles each, tiles are counted instead of blocks.
 //! The rate is that of the unit the kernel uses. Caches, latency and the quality of the code are not in it: it
 //! is a bound to compare with, not a measurement.
 
 mod gpus;
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use cpift_engine::ops::work::Work;
 use cpift_engine::{Device, LaunchLog, LaunchRecord};
@@ -81,13 +83,30 @@ pub struct LaunchPrediction {
 /// # Errors
 /// The engine's; a kernel the manifest does not know.
 pub fn predict(case: &Case, gpus: &[Gpu]) -> Result<Vec<Prediction>> {
-    let log = LaunchLog::new();
+    // GPUs of one kind launch the same.
+    let mut kinds = BTreeMap::new();
+    gpus.iter()
+        .map(|gpu| {
+            let kind = (gpu.compute_capability, gpu.multiprocessors);
+            let launches = match kinds.entry(kind) {
+                Entry::Occupied(known) => known.into_mut(),
+                Entry::Vacant(new) => new.insert(launches(case, kind)?),
+            };
+            on(gpu, case, launches, &share(case.work, launches))
+        })
+        .collect()
+}
+
+/// What a case launches on a device of this compute capability, with so many multiprocessors.
+fn launches(
+    case: &Case,
+    (compute_capability, multiprocessors): ((u32, u32), u32),
+) -> Result<Vec<(LaunchRecord, usize)>> {
+    let log = LaunchLog::of_device(compute_capability, multiprocessors);
     let mut run = case.prepare(&Device::logging(&log))?;
     log.take();
     run.run()?;
-    let launches = group(log.take());
-    let works = share(case.work, &launches);
-    gpus.iter().map(|gpu| on(gpu, case, &launches, &works)).collect()
+    Ok(group(log.take()))
 }
 
 /// Launches that are alike, with their number, in the order of the first ones.
@@ -123,9 +142,12 @@ fn share(work: Work, launches: &[(LaunchRecord, usize)]) -> Vec<Work> {
 
 /// 2·m·n·k, if the launch is a matrix product.
 fn product_flops(launch: &LaunchRecord) -> Option<u64> {
-    let number =
-        |wanted: &str| launch.numbers.iter().find(|(name, _)| *name == wanted).map(|&(_, value)| value);
-    Some(2 * number("m")? * number("n")? * number("k")?)
+    Some(2 * number(launch, "m")? * number(launch, "n")? * number(launch, "k")?)
+}
+
+/// A whole number that was passed to a launch.
+fn number(launch: &LaunchRecord, wanted: &str) -> Option<u64> {
+    launch.numbers.iter().find(|(name, _)| *name == wanted).map(|&(_, value)| value)
 }
 
 fn on(gpu: &Gpu, case: &Case, launches: &[(LaunchRecord, usize)], works: &[Work]) -> Result<Prediction> {
@@ -152,7 +174,8 @@ fn time(gpu: &Gpu, launch: &LaunchRecord, count: usize, work: Work) -> Result<La
     let tensor_cores = assembled.instructions.keys().any(|name| name.contains("MMA"));
     let rate = if tensor_cores { gpu.tensor_flops_per_second } else { gpu.f32_flops_per_second };
     let memory = work.bytes as f64 / gpu.bytes_per_second * (multiprocessors / blocks).max(1.0);
-    let uneven = (blocks / multiprocessors).ceil() * multiprocessors / blocks;
+    let tiles = number(launch, "tiles").map_or(blocks, |tiles| tiles as f64);
+    let uneven = (tiles / multiprocessors).ceil() * multiprocessors / tiles;
     let compute = work.flops as f64 / rate * uneven;
     let resident = f64::from(gpu.resident_blocks(needs));
     Ok(LaunchPrediction {
