@@ -26,7 +26,7 @@ mod wrong {
     pub const FEWER_BYTES: u32 = 6;
     /// It announces more.
     pub const MORE_BYTES: u32 = 7;
-    /// A place is free when one warp of four has read it.
+    /// A place is free when three warps of four have read it.
     pub const FEWER_ARRIVALS: u32 = 8;
     /// The copy engine is not told of the barriers.
     pub const NO_FENCE: u32 = 9;
@@ -60,7 +60,7 @@ kernel! {
         if thread_idx() == 0 {
             for slot in 0..RING {
                 full(slot).init(1);
-                empty(slot).init(if wrong == wrong::FEWER_ARRIVALS { 1 } else { 4 });
+                empty(slot).init(if wrong == wrong::FEWER_ARRIVALS { 3 } else { 4 });
             }
             if wrong != wrong::NO_FENCE {
                 fence_arrivals();

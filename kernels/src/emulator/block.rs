@@ -157,7 +157,7 @@ pub(super) fn describe(state: &State) -> String {
                 wait.parity, wait.byte, wait.location
             )
         }
-        State::Waiting(Wait::Group(operation)) => {
+        State::Waiting(Wait::Group(operation) | Wait::Part(operation)) => {
             format!("waits in multiply_by_group at {}", operation.location)
         }
         State::Done => "has returned".to_owned(),

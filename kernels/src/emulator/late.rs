@@ -29,8 +29,11 @@ pub fn finish_something(
     order: &mut Order,
     states: &mut [State],
 ) -> Result<bool, Faulty> {
-    for group in order.shuffle(states.len() / GROUP) {
-        if multiply(context, group, &mut states[GROUP * group..GROUP * (group + 1)])? {
+    for group in states.chunks_exact_mut(GROUP) {
+        begin(group);
+    }
+    for warp in order.shuffle(states.len() / 32) {
+        if multiply(context, warp, &mut states[32 * warp..32 * (warp + 1)])? {
             return Ok(true);
         }
     }
@@ -44,25 +47,37 @@ pub fn finish_something(
     Ok(false)
 }
 
-/// Does a group's product once all of it waits for the same one.
-fn multiply(context: &Context<'_>, group: usize, states: &mut [State]) -> Result<bool, Faulty> {
-    let operations: Vec<GroupOperation> = states
+/// Begins a group's product once all of it waits for the same one.
+fn begin(group: &mut [State]) {
+    let Some(State::Waiting(Wait::Group(operation))) = group.first() else { return };
+    let operation = *operation;
+    let waits = |state: &State| matches!(state, State::Waiting(Wait::Group(own)) if own.is_same(&operation));
+    if !group.iter().all(waits) {
+        return;
+    }
+    for state in group {
+        if let State::Waiting(Wait::Group(own)) = state {
+            *state = State::Waiting(Wait::Part(*own));
+        }
+    }
+}
+
+/// Does a warp's part of a product that has begun: none waits for the others' to be done.
+fn multiply(context: &Context<'_>, warp: usize, lanes: &mut [State]) -> Result<bool, Faulty> {
+    let parts: Vec<GroupOperation> = lanes
         .iter()
         .filter_map(|state| match state {
-            State::Waiting(Wait::Group(operation)) => Some(*operation),
+            State::Waiting(Wait::Part(operation)) => Some(*operation),
             _ => None,
         })
         .collect();
-    let Some(operation) = operations.first() else { return Ok(false) };
-    if operations.len() < GROUP || operations.iter().any(|other| !other.is_same(operation)) {
-        return Ok(false);
-    }
-    let sums: Vec<*mut f32> = operations.iter().map(|operation| operation.sums).collect();
-    let first = GROUP * group;
-    // SAFETY: every thread is suspended in `multiply_by_group`, which has lent its sums.
-    unsafe { context.shared.borrow_mut().multiply(operation, first as u32, &sums) }
-        .map_err(|cause| (Threads((first as u32..(first + GROUP) as u32).collect()), cause))?;
-    states.iter_mut().for_each(|state| *state = State::Ready([0; 16]));
+    // Lanes begin and end their part together.
+    let Some(operation) = parts.first() else { return Ok(false) };
+    let sums: Vec<*mut f32> = parts.iter().map(|part| part.sums).collect();
+    // SAFETY: every lane is suspended in `multiply_by_group`, which has lent its sums.
+    unsafe { context.shared.borrow_mut().multiply(operation, warp as u32, &sums) }
+        .map_err(|cause| (Threads((32 * warp as u32..32 * (warp as u32 + 1)).collect()), cause))?;
+    lanes.iter_mut().for_each(|state| *state = State::Ready([0; 16]));
     Ok(true)
 }
 

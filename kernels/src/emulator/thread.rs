@@ -22,8 +22,10 @@ pub enum Wait {
     Warp(WarpOperation, Words),
     /// For the end of a phase.
     Arrivals(ArrivalWait),
-    /// At an operation of four warps.
+    /// At an operation of four warps, for the others of them.
     Group(GroupOperation),
+    /// In it, for its own warp's part to be done.
+    Part(GroupOperation),
     /// For good.
     Fault(Cause),
 }

@@ -1,8 +1,10 @@
 //! Copies of tiles to shared memory, and products of tiles by groups of warps: what runs beside the threads.
 //!
-//! Both are done as late as can be, when no thread can go on without, one by one: products first, then copies in
-//! the order of the schedule. So a thread that does not wait for a copy finds it under way, and a tile that is
+//! Both are done as late as can be, when no thread can go on without, one by one in the order of the schedule: first
+//! products, each warp's part by itself, then copies. So a thread that does not wait for a copy finds it under way, and a tile that is
 //! given back too early is overwritten before it is read.
+
+use std::ops::Range;
 
 use super::arrivals::Arrived;
 use super::fault::Cause;
@@ -13,8 +15,8 @@ use crate::tiled::{TILE_ROW, TiledMatrix};
 
 /// Threads of a group: four warps.
 pub const GROUP: usize = 128;
-/// Rows of a group's sums.
-const ROWS: usize = 64;
+/// Rows of a warp's part of a group's sums.
+const ROWS: usize = 16;
 /// Levels of k of an operation, and of one instruction in it.
 const LEVELS: usize = 64;
 const STEP: usize = 16;
@@ -100,24 +102,24 @@ impl SharedMemory {
         }
     }
 
-    /// Checks and does a group's product; `first` is the group's first thread, `sums` of each thread.
+    /// Checks and does a warp's part of its group's product, of 16 rows; `sums` of each lane.
     ///
     /// # Safety
     /// Every pointer is to 64 · halves f32 that nothing else uses meanwhile.
     pub unsafe fn multiply(
         &mut self,
         operation: &GroupOperation,
-        first: u32,
+        warp: u32,
         sums: &[*mut f32],
     ) -> Result<(), Cause> {
         let columns = 128 * operation.halves;
-        let a = self.operand(operation, operation.a, operation.a_along_k, ROWS, first)?;
-        let b = self.operand(operation, operation.b, operation.b_along_k, columns, first)?;
-        for (thread, &sums) in sums.iter().enumerate() {
-            let (warp, lane) = (thread / 32, thread % 32);
+        let rows = ROWS * (warp as usize % 4);
+        let a = self.operand(operation, operation.a, operation.a_along_k, rows..rows + ROWS, warp)?;
+        let b = self.operand(operation, operation.b, operation.b_along_k, 0..columns, warp)?;
+        for (lane, &sums) in sums.iter().enumerate() {
             for index in 0..columns / 2 {
                 let (tile, part) = (index / 4, index % 4);
-                let row = 16 * warp + lane / 4 + 8 * (part / 2);
+                let row = lane / 4 + 8 * (part / 2);
                 let column = 8 * tile + 2 * (lane % 4) + part % 2;
                 let terms = a[row * LEVELS..][..LEVELS].iter().zip(&b[column * LEVELS..][..LEVELS]);
                 // SAFETY: by the caller's promise.
@@ -136,10 +138,10 @@ impl SharedMemory {
         operation: &GroupOperation,
         description: [u64; LEVELS / STEP],
         along_k: bool,
-        lines: usize,
-        first: u32,
+        lines: Range<usize>,
+        warp: u32,
     ) -> Result<Vec<f32>, Cause> {
-        let mut values = vec![0.0; lines * LEVELS];
+        let mut values = vec![0.0; lines.len() * LEVELS];
         let mut known = None;
         for (step, description) in description.into_iter().enumerate() {
             let field = |from: u32| ((description >> from & 0x3fff) << 4) as u32;
@@ -148,7 +150,7 @@ impl SharedMemory {
                 let location = operation.location.to_string();
                 return Err(Cause::Description { description, location });
             }
-            for line in 0..lines {
+            for (index, line) in lines.clone().enumerate() {
                 for level in 0..STEP {
                     let (line32, level32) = (line as u32, level as u32);
                     let byte = if along_k {
@@ -159,19 +161,19 @@ impl SharedMemory {
                             + level32 / 8 * stride
                             + level32 % 8 * TILE_ROW
                     };
-                    let bits = self.read_by_group(permuted(start + byte), first, &mut known, operation)?;
-                    values[line * LEVELS + step * STEP + level] = Bf16(bits).to_f32();
+                    let bits = self.read_for_warp(permuted(start + byte), warp, &mut known, operation)?;
+                    values[index * LEVELS + step * STEP + level] = Bf16(bits).to_f32();
                 }
             }
         }
         Ok(values)
     }
 
-    /// Two bytes, read by the tensor cores for a group.
-    fn read_by_group(
+    /// Two bytes, read by the tensor cores for a warp.
+    fn read_for_warp(
         &mut self,
         byte: u32,
-        first: u32,
+        warp: u32,
         known: &mut Option<Arrived>,
         operation: &GroupOperation,
     ) -> Result<u16, Cause> {
@@ -189,7 +191,7 @@ impl SharedMemory {
         }
         if let Some(arrived) = granule.arrived {
             if *known != Some(arrived) {
-                let threads = first..first + GROUP as u32;
+                let threads = 32 * warp..32 * (warp + 1);
                 if let Some(thread) =
                     threads.into_iter().find(|&thread| !self.arrivals.knows(thread, arrived))
                 {
@@ -204,21 +206,21 @@ impl SharedMemory {
                 *known = Some(arrived);
             }
         } else {
-            self.read_written(byte, first, ACCESS, &location)?;
+            self.read_written(byte, 32 * warp, ACCESS, &location)?;
         }
         // SAFETY: inside the memory, checked above.
         Ok(unsafe { self.pointer().add(byte as usize).cast::<u16>().read_unaligned() })
     }
 
-    /// Notes a read for the group of what a thread wrote.
+    /// Notes a read for a warp of what a thread wrote.
     fn read_written(
         &mut self,
         byte: u32,
-        first: u32,
+        thread: u32,
         access: &'static str,
         location: &dyn Fn() -> String,
     ) -> Result<(), Cause> {
-        let now = self.now(first);
+        let now = self.now(thread);
         let granule = &mut self.granules[byte as usize / GRANULE];
         let write = granule.write;
         if write.is_never() {
