@@ -11,6 +11,7 @@ mod kernels;
 mod log;
 mod memory;
 mod recorder;
+mod trial;
 
 use std::fmt;
 use std::sync::Arc;
@@ -110,6 +111,10 @@ impl GpuDevice {
     /// # Errors
     /// No driver, no such device, or one that is too old, with the reason.
     pub(crate) fn cuda(ordinal: usize) -> Result<Self> {
+        trial::with_own_kernels(|| Self::open_cuda(ordinal))
+    }
+
+    fn open_cuda(ordinal: usize) -> Result<Self> {
         let device = Self::new(cuda::Cuda::new(ordinal)?);
         device.try_out().map_err(|error| match error {
             Error::DeviceUnavailable { .. } => error,

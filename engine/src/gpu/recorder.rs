@@ -25,6 +25,8 @@ use cpift_kernels::launch::{Argument, Kernel, Launch, LaunchError, Request};
 use super::Backend;
 use crate::error::{Error, Result};
 
+/// The compute capability whose kernels run on all devices.
+const EVERY_DEVICE: (u32, u32) = (8, 0);
 /// Lists of commands whose graphs are kept: micro-batches of a few shapes, and the step's end.
 const KEPT: usize = 8;
 /// Fewer commands than this are not worth a graph.
@@ -213,6 +215,8 @@ pub struct Recorder {
     spare: Mutex<Vec<Block>>,
     /// Whether lists may become graphs.
     graphs: AtomicBool,
+    /// Whether launchers may choose kernels for the device's compute capability alone.
+    own_kernels: AtomicBool,
     backend: Box<dyn Backend>,
 }
 
@@ -224,6 +228,7 @@ impl Recorder {
             recording: Mutex::default(),
             spare: Mutex::default(),
             graphs: AtomicBool::new(true),
+            own_kernels: AtomicBool::new(true),
             backend,
         }
     }
@@ -232,6 +237,11 @@ impl Recorder {
     pub fn without_graphs(&self) {
         self.graphs.store(false, Ordering::Relaxed);
         lock(&self.known).clear();
+    }
+
+    /// From now on launchers choose kernels that run on all devices.
+    pub fn without_own_kernels(&self) {
+        self.own_kernels.store(false, Ordering::Relaxed);
     }
 
     /// From now on commands are kept. False when they already are.
@@ -373,7 +383,10 @@ impl Launch for Recorder {
     }
 
     fn compute_capability(&self) -> (u32, u32) {
-        self.backend.compute_capability()
+        match self.own_kernels.load(Ordering::Relaxed) {
+            true => self.backend.compute_capability(),
+            false => EVERY_DEVICE,
+        }
     }
 }
 
@@ -459,7 +472,10 @@ impl Backend for Recorder {
     }
 
     fn describe(&self) -> String {
-        self.backend.describe()
+        match self.own_kernels.load(Ordering::Relaxed) {
+            true => self.backend.describe(),
+            false => format!("{}, without its own kernels, which fail a first test", self.backend.describe()),
+        }
     }
 }
 

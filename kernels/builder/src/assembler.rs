@@ -201,6 +201,13 @@ ptxas info    : Used 20 registers, used 0 barriers, 380 bytes cmem[0]
 ";
 
     #[test]
+    fn what_ptxas_warns_of_is_a_finding() {
+        let warning =
+            "ptxas info    : (C7510) Potential Performance Loss: wgmma.mma_async instructions are serialized";
+        assert_eq!(parse_warnings(&format!("{REPORT}{warning}\n")).collect::<Vec<_>>(), [warning]);
+    }
+
+    #[test]
     fn resources_are_read_by_kernel() {
         let found = parse_report(REPORT);
         let expected = Assembled { registers: 31, spills: 20, shared: 64, ..Assembled::default() };

@@ -162,6 +162,19 @@ mod tests {
     }
 
     #[test]
+    fn kernels_are_built_for_their_own_architecture_alone() {
+        const KERNELS: &[Kernel] = &[kernel("scale", "sample", 3)];
+        const OTHER: Kernel = Kernel { architecture: "sm_90a", ..kernel("other", "others", 0) };
+        const OTHERS: &[Kernel] = &[OTHER];
+        let mut modules = Modules::default();
+        modules.add(&Assembly::parse(SAMPLE).unwrap(), &[("sample", KERNELS), ("others", OTHERS)]).unwrap();
+        assert_eq!(modules.texts.keys().collect::<Vec<_>>(), ["sample.sm_80.ptx"]);
+        const MIXED: &[Kernel] = &[kernel("scale", "sample", 3), OTHER];
+        let found = findings(SAMPLE, &[("sample", MIXED)]);
+        assert!(found[0].starts_with("kernel other: for sm_90a, others of sample"), "{found:?}");
+    }
+
+    #[test]
     fn registry_and_ptx_must_have_the_same_kernels() {
         const KERNELS: &[Kernel] = &[kernel("first", "a", 1), kernel("third", "a", 1)];
         let found = findings(TWO_FAMILIES, &[("a", KERNELS)]);

@@ -332,6 +332,17 @@ mod tests {
     }
 
     #[test]
+    fn a_tensor_map_is_a_parameter_with_the_alignment_that_the_driver_wants() {
+        let map = ".param .align 16 .b8 scale_param_0[128],";
+        let text = SAMPLE.replace(".param .u64 .ptr .align 1 scale_param_0,", map);
+        let assembly = Assembly::parse(&text).unwrap();
+        let entry = assembly.items.last().unwrap();
+        assert_eq!(entry.parameters(), ["b8", "u64", "f32"]);
+        let text = entry.render("");
+        assert!(text.contains("\t.param .align 64 .b8 scale_param_0[128],\n"), "{text}");
+    }
+
+    #[test]
     fn an_unfinished_item_is_an_error_with_its_line() {
         let cut = &SAMPLE[..SAMPLE.find("ret;").unwrap()];
         let error = Assembly::parse(cut).unwrap_err();
