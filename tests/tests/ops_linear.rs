@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use cpift_engine::ops::linear::{Shape, backward_input, backward_weight, forward};
 use cpift_engine::{Device, Real, bf16};
 use cpift_kernels::emulator::Schedule;
-use cpift_tests::devices::{emulated, on_each};
+use cpift_tests::devices::{emulated, gpus, on_each};
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
 use cpift_tests::precision::{download, poisoned, random_in, tolerance, upload};
 use cpift_tests::stand_in;
@@ -138,26 +138,36 @@ fn all(case: &Case) -> [Vec<f32>; 4] {
     [case.forward::<f32>(true), case.backward_input::<f32>(&random(5, case.x.len()), true), d_weight, d_bias]
 }
 
-/// Sizes of which the kernels for compute capability 9.0 are chosen in all three directions, and one with edges of 8.
+/// In bf16 against the CPU in f32, on the same values.
+fn agrees_with_the_cpu(device: &Device, shape: (usize, usize, usize)) {
+    let (case, exact) = (Case::new::<bf16>(shape, device), Case::new::<bf16>(shape, &cpu(2)));
+    let what = |what: &str| format!("{what} of {shape:?} on {}", device.name());
+    let expected = widen(&exact.forward::<f32>(true));
+    assert_close(&what("y"), &case.forward::<bf16>(true), &expected, tolerance::<bf16>(1e-5, 1.0));
+    let nothing = vec![f32::NAN; case.x.len()];
+    let expected = widen(&exact.backward_input::<f32>(&nothing, false));
+    let d_x = case.backward_input::<bf16>(&nothing, false);
+    assert_close(&what("d_x"), &d_x, &expected, tolerance::<bf16>(1e-5, 1.0));
+    let (weight, bias) = (random(6, case.weight.len()), random(7, case.bias.len()));
+    let (expected, expected_bias) = exact.backward_weight::<f32>(&weight, &bias);
+    let (d_weight, d_bias) = case.backward_weight::<bf16>(&weight, &bias);
+    assert_close(&what("d_weight"), &d_weight, &widen(&expected), 1e-5);
+    assert_close(&what("d_bias"), &d_bias, &widen(&expected_bias), 1e-5);
+}
+
+/// Sizes for which the kernels of compute capability 9.0 are chosen on the emulator in all three directions, and
+/// sizes for which they, or the large tiles of other kernels, are on a GPU.
 #[test]
-fn kernels_for_hopper_match_the_oracle() {
-    let device = Device::emulated_like(Schedule::Shuffled(17), (9, 0));
-    assert_eq!(Device::from_name("emulated:9.0", None).unwrap().name(), device.name());
+fn large_tiles_agree_with_the_cpu() {
+    let hopper = Device::emulated_like(Schedule::Shuffled(17), (9, 0));
+    assert_eq!(Device::from_name("emulated:9.0", None).unwrap().name(), hopper.name());
     for shape in [(130, 136, 264), (256, 8, 512)] {
-        let case = Case::new::<bf16>(shape, &device);
-        let (x, weight, bias) = (widen(&case.x), widen(&case.weight), widen(&case.bias));
-        let expected = oracle::linear::forward(case.shape.inputs, &x, &weight, Some(&bias));
-        assert_close("y", &case.forward::<bf16>(true), &expected, tolerance::<bf16>(2e-6, 1.0));
-        // The kernels of sm_80 are tested against differences above.
-        let zeros = vec![0.0; case.weight.len()];
-        let d_x = case.backward_input::<bf16>(&vec![f32::NAN; case.x.len()], false);
-        let (d_weight, d_bias) = case.backward_weight::<bf16>(&zeros, &vec![0.0; case.bias.len()]);
-        let other = Case::new::<bf16>(shape, &Device::emulated(Schedule::Forward));
-        let expected = widen(&other.backward_input::<bf16>(&vec![f32::NAN; case.x.len()], false));
-        assert_close("d_x", &d_x, &expected, tolerance::<bf16>(2e-6, 1.0));
-        let (expected, expected_bias) = other.backward_weight::<bf16>(&zeros, &vec![0.0; case.bias.len()]);
-        assert_close("d_weight", &d_weight, &widen(&expected), 2e-6);
-        assert_eq!(d_bias, expected_bias);
+        agrees_with_the_cpu(&hopper, shape);
+    }
+    for device in gpus().iter().filter(|device| !device.name().starts_with("emulated")) {
+        for shape in [(1416, 1400, 1480), (4096, 512, 2048)] {
+            agrees_with_the_cpu(device, shape);
+        }
     }
 }
 
