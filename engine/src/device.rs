@@ -4,7 +4,7 @@ use std::num::NonZeroUsize;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use cpift_kernels::emulator::Schedule;
+use cpift_kernels::emulator::{Schedule, TrafficLog};
 
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, LaunchLog};
@@ -41,6 +41,12 @@ impl Device {
     /// asked for, and what is read from it is zero.
     pub fn logging(log: &LaunchLog) -> Self {
         Self::Gpu(GpuDevice::logging(log))
+    }
+
+    /// The emulator, which also writes to `log` what every launch, setting and copy of its memory moves: for tests
+    /// of what operations say they move.
+    pub fn counting(log: &TrafficLog) -> Self {
+        Self::Gpu(GpuDevice::counting(log))
     }
 
     /// CUDA device `ordinal`.

@@ -1,12 +1,13 @@
 //! Cross-entropy over a chunk of logits, and the rows it belongs to.
 //!
 //! The rows with a target are gathered (`embedding`) into a chunk, `gemm` makes their logits, the kernels here
-//! their losses and d_logits in place, `gemm` the gradients, and [`scatter_rows_f32`] puts those of the hidden
-//! states back. Row i of the chunk is row rows\[i\] of the batch. Rows without a target are never touched:
-//! their losses and gradients are zeros from before.
+//! their losses and d_logits, `gemm` the gradients, and [`scatter_rows_f32`] puts those of the hidden states
+//! back. Row i of the chunk is row rows\[i\] of the batch. Rows without a target are never touched: their
+//! losses and gradients are zeros from before.
 //!
-//! Logits are f32 or bf16, all arithmetic f32. A vocabulary of any size: logits are accessed 16 bytes at a
-//! time where it is a multiple of that many and the buffer is aligned, else one by one.
+//! Logits are f32 whatever the model is: rounded to bf16 a logit of 20 is off by up to 0.06, and so is the
+//! loss. d_logits are operands of products, f32 or bf16. A vocabulary of any size: both are accessed 16 bytes
+//! at a time where it is a multiple of that many and the buffers are aligned, else one by one.
 
 use crate::simt::*;
 
@@ -40,12 +41,15 @@ fn block_max(value: f32, scratch: Shared<f32>) -> f32 {
 ///
 /// Every thread keeps its own m as it goes along, so that the row is read once.
 #[inline(always)]
-fn maximum_and_sum<E: Pack<N>, const N: usize>(logits: Global<E>, vocabulary: usize) -> (f32, f32) {
+fn maximum_and_sum<const N: usize>(logits: Global<f32>, vocabulary: usize) -> (f32, f32)
+where
+    f32: Pack<N>,
+{
     // Not infinite: the difference to itself must be a number.
     let (mut maximum, mut sum) = (f32::MIN, 0.0);
     let mut column = N * thread_idx() as usize;
     while column < vocabulary {
-        let values = E::load(logits, column);
+        let values = <f32 as Pack<N>>::load(logits, column);
         let mut larger = maximum;
         for value in &values {
             larger = max(larger, *value);
@@ -62,24 +66,27 @@ fn maximum_and_sum<E: Pack<N>, const N: usize>(logits: Global<E>, vocabulary: us
     (largest, block_sum(sum * exp(maximum - largest), scratch))
 }
 
-/// logits = scale · (softmax(logits) − onehot(target)), by the block.
+/// d_logits = scale · (softmax(logits) − onehot(target)), by the block.
 #[inline(always)]
 fn differentiate<E: Pack<N>, const N: usize>(
-    logits: GlobalMut<E>,
+    logits: Global<f32>,
+    d_logits: GlobalMut<E>,
     vocabulary: usize,
     target: usize,
     (maximum, sum): (f32, f32),
     scale: f32,
-) {
+) where
+    f32: Pack<N>,
+{
     let factor = divide(scale, sum);
     let mut column = N * thread_idx() as usize;
     while column < vocabulary {
-        let mut values = E::load(logits.as_read(), column);
+        let mut values = <f32 as Pack<N>>::load(logits, column);
         for (lane, value) in values.iter_mut().enumerate() {
             let one = if column + lane == target { scale } else { 0.0 };
             *value = exp(*value - maximum) * factor - one;
         }
-        E::store(logits, column, values);
+        E::store(d_logits, column, values);
         column += N * BLOCK as usize;
     }
 }
@@ -90,48 +97,53 @@ fn loss_of((maximum, sum): (f32, f32), target: f32) -> f32 {
     log(sum) + (maximum - target)
 }
 
-macro_rules! loss_kernels {
-    ($real:ident, $width:literal, $losses:ident, $gradients:ident) => {
-        kernel! {
-            /// losses\[rows\[i\]\] = ln Σ_v e^logits\[i, v\] − logits\[i, targets\[rows\[i\]\]\], in nats, for
-            /// i < `count`; logits `[count, vocabulary]`.
-            ///
-            /// A block per i; `rows` are below `batch`, each at most once, their targets below `vocabulary`.
-            /// All threads reach every barrier. Reads every logit once.
-            pub fn $losses { block: BLOCK, grid: count, shared: SHARED } (
-                logits: read $real [count * vocabulary],
-                rows: read u32 [count],
-                targets: read u32 [batch],
-                losses: update f32 [batch],
-                count: scalar u64,
-                vocabulary: scalar u64,
-                batch: scalar u64,
-            ) requires { vocabulary < 1 << 31, vocabulary > 0 } {
-                let vocabulary = vocabulary as usize;
-                let logits = logits.offset(block_idx() as usize * vocabulary);
-                let row = rows.load(block_idx() as usize) as usize;
-                let sums = if logits.is_aligned() && vocabulary.is_multiple_of($width) {
-                    maximum_and_sum::<$real, $width>(logits, vocabulary)
-                } else {
-                    maximum_and_sum::<$real, 1>(logits, vocabulary)
-                };
-                if thread_idx() == 0 {
-                    let target = logits.load(targets.load(row) as usize).to_f32();
-                    losses.store(row, loss_of(sums, target));
-                }
-            }
-        }
+/// Maximum and sum of a row as above, by vectors where they fit.
+#[inline(always)]
+fn summarize(logits: Global<f32>, vocabulary: usize) -> (f32, f32) {
+    if logits.is_aligned() && vocabulary.is_multiple_of(4) {
+        maximum_and_sum::<4>(logits, vocabulary)
+    } else {
+        maximum_and_sum::<1>(logits, vocabulary)
+    }
+}
 
+kernel! {
+    /// losses\[rows\[i\]\] = ln Σ_v e^logits\[i, v\] − logits\[i, targets\[rows\[i\]\]\], in nats, for
+    /// i < `count`; logits `[count, vocabulary]`.
+    ///
+    /// A block per i; `rows` are below `batch`, each at most once, their targets below `vocabulary`.
+    /// All threads reach every barrier. Reads every logit once.
+    pub fn losses { block: BLOCK, grid: count, shared: SHARED } (
+        logits: read f32 [count * vocabulary],
+        rows: read u32 [count],
+        targets: read u32 [batch],
+        losses: update f32 [batch],
+        count: scalar u64,
+        vocabulary: scalar u64,
+        batch: scalar u64,
+    ) requires { vocabulary < 1 << 31, vocabulary > 0 } {
+        let vocabulary = vocabulary as usize;
+        let logits = logits.offset(block_idx() as usize * vocabulary);
+        let row = rows.load(block_idx() as usize) as usize;
+        let sums = summarize(logits, vocabulary);
+        if thread_idx() == 0 {
+            losses.store(row, loss_of(sums, logits.load(targets.load(row) as usize)));
+        }
+    }
+}
+
+macro_rules! gradient_kernel {
+    ($real:ident, $width:literal, $gradients:ident) => {
         kernel! {
-            /// The losses as above, and logits = scale · (softmax(logits) − onehot(target)): the gradient of
-            /// `scale` times the loss.
+            /// The losses as by [`losses`], and d_logits = scale · (softmax(logits) − onehot(target)): the
+            /// gradient of `scale` times the loss.
             ///
             /// A block per i; `rows` are below `batch`, each at most once, their targets below `vocabulary`.
-            /// All threads reach every barrier; the target's logit is read before the first, logits are written
-            /// behind the last. Reads every logit twice, the second time from the cache where it is large
-            /// enough, and writes it once.
+            /// All threads reach every barrier. Reads every logit twice, the second time from the cache where
+            /// it is large enough, and writes its gradient once.
             pub fn $gradients { block: BLOCK, grid: count, shared: SHARED } (
-                logits: update $real [count * vocabulary],
+                logits: read f32 [count * vocabulary],
+                d_logits: write $real [count * vocabulary],
                 rows: read u32 [count],
                 targets: read u32 [batch],
                 losses: update f32 [batch],
@@ -141,28 +153,25 @@ macro_rules! loss_kernels {
                 scale: scalar f32,
             ) requires { vocabulary < 1 << 31, vocabulary > 0 } {
                 let vocabulary = vocabulary as usize;
-                let logits = logits.offset(block_idx() as usize * vocabulary);
+                let first = block_idx() as usize * vocabulary;
+                let (logits, d_logits) = (logits.offset(first), d_logits.offset(first));
                 let row = rows.load(block_idx() as usize) as usize;
                 let target = targets.load(row) as usize;
-                let target_logit = logits.load(target).to_f32();
-                let sums = if logits.is_aligned() && vocabulary.is_multiple_of($width) {
-                    let sums = maximum_and_sum::<$real, $width>(logits.as_read(), vocabulary);
-                    differentiate::<$real, $width>(logits, vocabulary, target, sums, scale);
-                    sums
+                let sums = summarize(logits, vocabulary);
+                if logits.is_aligned() && d_logits.is_aligned() && vocabulary.is_multiple_of($width) {
+                    differentiate::<$real, $width>(logits, d_logits, vocabulary, target, sums, scale);
                 } else {
-                    let sums = maximum_and_sum::<$real, 1>(logits.as_read(), vocabulary);
-                    differentiate::<$real, 1>(logits, vocabulary, target, sums, scale);
-                    sums
-                };
+                    differentiate::<$real, 1>(logits, d_logits, vocabulary, target, sums, scale);
+                }
                 if thread_idx() == 0 {
-                    losses.store(row, loss_of(sums, target_logit));
+                    losses.store(row, loss_of(sums, logits.load(target)));
                 }
             }
         }
     };
 }
-loss_kernels!(f32, 4, losses_f32, losses_and_gradients_f32);
-loss_kernels!(Bf16, 8, losses_bf16, losses_and_gradients_bf16);
+gradient_kernel!(f32, 4, losses_and_gradients_f32);
+gradient_kernel!(Bf16, 8, losses_and_gradients_bf16);
 
 /// Copies a row by a warp, `N` elements at a time.
 #[inline(always)]
@@ -223,9 +232,8 @@ row_kernels!(Bf16, 8, scatter_rows_bf16);
 /// The kernels of this family.
 #[cfg(not(target_arch = "nvptx64"))]
 pub const KERNELS: &[crate::launch::Kernel] = &[
-    losses_f32::KERNEL,
+    losses::KERNEL,
     losses_and_gradients_f32::KERNEL,
-    losses_bf16::KERNEL,
     losses_and_gradients_bf16::KERNEL,
     scatter_rows_f32::KERNEL,
     scatter_rows_bf16::KERNEL,

@@ -178,6 +178,16 @@ impl<T: Element> SliceMut<'_, T> {
         Self { address, length, lifetime: PhantomData }
     }
 
+    /// The same for a shorter time.
+    pub fn reborrow(&mut self) -> SliceMut<'_, T> {
+        SliceMut { address: self.address, length: self.length, lifetime: PhantomData }
+    }
+
+    /// The same elements, to read, where kernels launched before have written them.
+    pub fn as_read(&self) -> Slice<'_, T> {
+        Slice { address: self.address, length: self.length, lifetime: PhantomData }
+    }
+
     /// Number of elements.
     pub fn len(&self) -> usize {
         self.length

@@ -3,7 +3,7 @@
 mod common;
 
 use common::{Buffer, SCHEDULES, bits, random, to_bits, widen};
-use cpift_kernels::cross_entropy::*;
+use cpift_kernels::cross_entropy::{self, *};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};
 use cpift_kernels::simt::{Bf16, Element, Real};
@@ -16,31 +16,32 @@ const ROWS: [u32; 4] = [4, 0, 5, 2];
 const VOCABULARIES: [usize; 6] = [1, 7, 44, 1032, 5000, 3001];
 
 type Done = Result<(), LaunchError>;
-type Losses<E> = fn(&dyn Launch, Slice<E>, Slice<u32>, Slice<u32>, SliceMut<f32>, u64, u64, u64) -> Done;
-type Gradients<E> =
-    fn(&dyn Launch, SliceMut<E>, Slice<u32>, Slice<u32>, SliceMut<f32>, u64, u64, u64, f32) -> Done;
+#[rustfmt::skip]
+type Gradients<E> = fn(
+    &dyn Launch, Slice<f32>, SliceMut<E>, Slice<u32>, Slice<u32>, SliceMut<f32>, u64, u64, u64, f32,
+) -> Done;
 
 /// Logits of the chunk: an ordinary row, one sure of its target, one far off, and one of equal numbers.
-fn logits<E: Real>(vocabulary: usize, targets: &[u32]) -> Buffer<E> {
-    let mut logits = random::<E>(1, ROWS.len() * vocabulary);
+fn logits(vocabulary: usize, targets: &[u32]) -> Buffer<f32> {
+    let mut logits = random::<f32>(1, ROWS.len() * vocabulary);
     let target = |chunk_row: usize| targets[ROWS[chunk_row] as usize] as usize;
     for (index, logit) in logits.as_mut_slice().iter_mut().enumerate() {
         let (row, column) = (index / vocabulary, index % vocabulary);
-        *logit = E::from_f32(match row {
-            0 => 8.0 * logit.to_f32(),
-            1 => 8.0 * logit.to_f32() + if column == target(1) { 30.0 } else { 0.0 },
-            2 => 1000.0 * logit.to_f32() - 1e4,
+        *logit = match row {
+            0 => 8.0 * *logit,
+            1 => 8.0 * *logit + if column == target(1) { 30.0 } else { 0.0 },
+            2 => 1000.0 * *logit - 1e4,
             _ => -3.5,
-        });
+        };
     }
     logits
 }
 
-fn check<E: Real>(losses_of: Losses<E>, gradients_of: Gradients<E>, unit: f64) {
+fn check<E: Real>(gradients_of: Gradients<E>, unit: f64) {
     for vocabulary in VOCABULARIES {
         let targets: Vec<u32> =
             (0..BATCH as u64).map(|row| (bits(9, row) % vocabulary as u64) as u32).collect();
-        let logits = logits::<E>(vocabulary, &targets);
+        let logits = logits(vocabulary, &targets);
         let (targets, rows) = (Buffer::from_slice(&targets), Buffer::from_slice(&ROWS));
         let (count, batch, width) = (ROWS.len() as u64, BATCH as u64, vocabulary as u64);
 
@@ -48,7 +49,7 @@ fn check<E: Real>(losses_of: Losses<E>, gradients_of: Gradients<E>, unit: f64) {
         for schedule in SCHEDULES {
             let emulator = Emulator::new(schedule);
             let (mut losses, mut again) = (Buffer::<f32>::poisoned(BATCH), Buffer::<f32>::poisoned(BATCH));
-            losses_of(
+            cross_entropy::losses(
                 &emulator,
                 logits.read(),
                 rows.read(),
@@ -59,10 +60,11 @@ fn check<E: Real>(losses_of: Losses<E>, gradients_of: Gradients<E>, unit: f64) {
                 batch,
             )
             .expect("runs");
-            let mut gradient = Buffer::from_slice(logits.as_slice());
+            let mut gradient = Buffer::<E>::poisoned(ROWS.len() * vocabulary);
             let (rows, targets) = (rows.read(), targets.read());
             gradients_of(
                 &emulator,
+                logits.read(),
                 gradient.write(),
                 rows,
                 targets,
@@ -117,8 +119,8 @@ fn check<E: Real>(losses_of: Losses<E>, gradients_of: Gradients<E>, unit: f64) {
 
 #[test]
 fn losses_and_gradients_match_the_oracle() {
-    check(losses_f32, losses_and_gradients_f32, 2f64.powi(-23));
-    check(losses_bf16, losses_and_gradients_bf16, 2f64.powi(-7));
+    check(losses_and_gradients_f32, 2f64.powi(-23));
+    check(losses_and_gradients_bf16, 2f64.powi(-7));
 }
 
 #[test]
@@ -129,15 +131,25 @@ fn what_is_not_a_number_shows_in_the_loss() {
         let mut logits = random::<f32>(1, 100);
         logits.as_mut_slice()[40] = wrong;
         let mut losses = Buffer::from_slice(&[0.0f32]);
-        losses_f32(&emulator, logits.read(), rows.read(), targets.read(), losses.write(), 1, 100, 1)
-            .expect("runs");
+        cross_entropy::losses(
+            &emulator,
+            logits.read(),
+            rows.read(),
+            targets.read(),
+            losses.write(),
+            1,
+            100,
+            1,
+        )
+        .expect("runs");
         assert!(losses.as_slice()[0].is_nan(), "{wrong}: {}", losses.as_slice()[0]);
     }
     // A token that is ruled out is none.
     let mut logits = random::<f32>(1, 3);
     logits.as_mut_slice()[0] = f32::NEG_INFINITY;
     let mut losses = Buffer::<f32>::poisoned(1);
-    losses_f32(&emulator, logits.read(), rows.read(), targets.read(), losses.write(), 1, 3, 1).expect("runs");
+    cross_entropy::losses(&emulator, logits.read(), rows.read(), targets.read(), losses.write(), 1, 3, 1)
+        .expect("runs");
     let expected = f64::from(logits.as_slice()[2] - logits.as_slice()[1]).exp().ln_1p();
     assert!((f64::from(losses.as_slice()[0]) - expected).abs() < 1e-6);
 }

@@ -72,6 +72,24 @@ fn forward_products() {
     }
 }
 
+/// The same left in f32, also without tensor cores.
+#[test]
+fn products_that_are_not_rounded() {
+    for [m, n, k] in NT {
+        let (a, b) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k));
+        let poison = Buffer::<f32>::poisoned(m * n);
+        let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), k, true));
+        let by_tensor_cores = [gemm_nt_bf16_f32_128x256, gemm_nt_bf16_f32_128x128, gemm_nt_bf16_f32_64x64];
+        for kernels in [&by_tensor_cores[..], &[gemm_nt_bf16_f32_128, gemm_nt_bf16_f32_32]] {
+            let what = format!("nt {m} by {n} by {k} in f32");
+            let out = same_bits(&what, poison.as_slice(), kernels, |emulator, launch, out| {
+                launch(emulator, a.read(), b.read(), out, m as u64, n as u64, k as u64)
+            });
+            assert_product(&what, &out, factors, (n, k), |_, _| 0.0, F32_UNIT);
+        }
+    }
+}
+
 /// As [`NT`], n a multiple of 8 as well.
 const NN: [[usize; 3]; 6] = [[1, 8, 8], [1, 136, 40], [67, 16, 296], [130, 72, 72], [9, 264, 32], [5, 16, 0]];
 
@@ -195,4 +213,25 @@ fn a_kernel_refuses_rows_that_are_no_multiples_of_chunks() {
         matches!(result, Err(LaunchError::Requirement { requirement: "k.is_multiple_of(8)", .. })),
         "{result:?}"
     );
+}
+
+/// 128 multiprocessors.
+fn parts(sizes: [u64; 3]) -> u32 {
+    gemm_parts(&Record { names: Mutex::default(), multiprocessors: 128 }, sizes)
+}
+
+#[test]
+fn products_of_few_tiles_and_many_terms_are_cut() {
+    // Hidden states behind a large head; the weight of keys of a small layer.
+    assert!(parts([512, 896, 151_936]) >= 4);
+    assert!(parts([128, 896, 8192]) > 1);
+    // Tiles enough, terms too few, or sums that would not fit.
+    assert_eq!(parts([8192, 4096, 4096]), 1);
+    assert_eq!(parts([128, 128, 256]), 1);
+    assert_eq!(parts([151_936, 896, 512]), 1);
+    assert_eq!(parts([0, 8, 4096]), 1);
+    for sizes @ [m, n, _] in [[64, 64, 1 << 20], [1024, 1024, 1 << 16], [896, 896, 8192]] {
+        let parts = u64::from(parts(sizes));
+        assert!(parts > 1 && 4 * parts * m * n <= PARTS_BYTES, "{sizes:?}: {parts}");
+    }
 }

@@ -8,7 +8,7 @@ use cpift_engine::ops::cross_entropy::{
 use cpift_engine::{Device, Indices, Real, bf16};
 use cpift_tests::devices::{devices_of, emulated};
 use cpift_tests::numeric::{assert_close, central_differences, random, random_below, widen};
-use cpift_tests::precision::{download, poisoned, random_in, tolerance, unit_roundoff, upload};
+use cpift_tests::precision::{download, poisoned, random_in, tolerance, upload};
 use cpift_tests::stand_in;
 use cpift_tests::{in_f32_and_bf16, oracle};
 
@@ -98,17 +98,6 @@ fn cpu(threads: usize) -> Device {
     Device::cpu(NonZeroUsize::new(threads)).unwrap()
 }
 
-/// How far rounding the logits may move a loss: by twice that of the largest, for it may move the target's
-/// and those of all others apart.
-fn logit_roundings<T: Real>(case: &Case) -> f64 {
-    if unit_roundoff::<T>() == 0.0 {
-        return 0.0;
-    }
-    let (hidden, head) = (widen(&case.hidden), widen(&case.head));
-    let logits = oracle::linear::forward(case.shape.hidden, &hidden, &head, None);
-    2.0 * unit_roundoff::<T>() * logits.iter().fold(0.0, |largest: f64, logit| largest.max(logit.abs()))
-}
-
 fn losses_match_the_oracle<T: Real>() {
     for device in devices_of::<T>() {
         for sizes in [(1, 1, 1), (1, 8, 300), (7, 33, 50), (64, 16, 2048), (5, 24, 3001)] {
@@ -127,12 +116,11 @@ fn check_losses<T: Real>(sizes: (usize, usize, usize), device: &Device) {
     let expected = case.oracle_losses(&widen(&case.hidden), &widen(&case.head));
     let forward = case.losses::<T>(&mut case.workspace());
     let both = case.run::<T>(&mut case.small_workspace()).losses;
-    let roundings = logit_roundings::<T>(&case);
     for (row, &expected) in expected.iter().enumerate() {
         for actual in [forward[row], both[row]] {
             let error = (f64::from(actual) - expected).abs();
             assert!(
-                error <= 2e-6 * expected.abs() + 1e-6 + roundings,
+                error <= 2e-6 * expected.abs() + 1e-6,
                 "{sizes:?} row {row}: {actual}, expected {expected}"
             );
         }
@@ -150,8 +138,8 @@ fn gradients_match_central_differences<T: Real>() {
         let d_head = central_differences(&head, |head| loss(&hidden, head));
         let d_head: Vec<f64> =
             d_head.iter().zip(&case.d_head_start).map(|(d, s)| d + f64::from(*s)).collect();
-        // A probability is off by what its logit is, relative to it; d_logits and d_hidden are rounded.
-        let roundings = 2.0 + logit_roundings::<T>(&case) / unit_roundoff::<T>().max(f64::MIN_POSITIVE);
+        // d_logits and d_hidden are rounded, logits are not.
+        let roundings = 2.0;
         for device in devices_of::<T>() {
             let case = Case::new::<T>(sizes, &device);
             for mut workspace in [case.workspace(), case.small_workspace()] {
@@ -168,6 +156,32 @@ fn gradients_match_central_differences<T: Real>() {
             }
         }
     }
+}
+
+/// Logits of up to 20, rounded to bf16, would move losses by hundredths: the products leave them in f32.
+#[test]
+fn losses_in_bf16_are_those_of_unrounded_logits() {
+    let [device, ..] = emulated();
+    let mut case = Case::new::<bf16>((24, 64, 512), &device);
+    case.targets = random_below(3, 24, 512);
+    let (hidden, head) = (widen(&case.hidden), widen(&case.head));
+    let expected = case.oracle_losses(&hidden, &head);
+    let logits = oracle::linear::forward(64, &hidden, &head, None);
+    let of_rounded = |(row, &target): (usize, &u32)| {
+        let rounded: Vec<f64> =
+            logits[row * 512..][..512].iter().map(|&x| bf16::from_f64(x).to_f64()).collect();
+        rounded.iter().map(|logit| logit.exp()).sum::<f64>().ln() - rounded[target as usize]
+    };
+    let rounded: Vec<f64> = case.targets.iter().enumerate().map(of_rounded).collect();
+    let largest_error = |losses: &[f64]| {
+        losses.iter().zip(&expected).map(|(loss, expected)| (loss - expected).abs()).fold(0.0, f64::max)
+    };
+    let actual = widen(&case.losses::<bf16>(&mut case.workspace()));
+    let (error, rounding) = (largest_error(&actual), largest_error(&rounded));
+    assert!(
+        rounding > 0.005 && error < 2e-5,
+        "off by {error:e}; rounded logits would be off by {rounding:e}"
+    );
 }
 
 /// Over several chunks: the gradient against a difference along one random direction.

@@ -3,7 +3,7 @@
 use std::alloc::{Layout, alloc, dealloc};
 use std::time::{Duration, Instant};
 
-use cpift_kernels::emulator::{Emulator, Schedule};
+use cpift_kernels::emulator::{Emulator, Schedule, Traffic, TrafficLog};
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::recorder::{Command, Graph};
@@ -20,11 +20,25 @@ const MULTIPROCESSORS: u32 = 4;
 #[derive(Debug)]
 pub struct Emulated {
     emulator: Emulator,
+    /// Where memory that is set or copied is noted, if anywhere.
+    traffic: Option<TrafficLog>,
 }
 
 impl Emulated {
     pub fn new(schedule: Schedule) -> Self {
-        Self { emulator: Emulator::new(schedule) }
+        Self { emulator: Emulator::new(schedule), traffic: None }
+    }
+
+    /// One that counts what launches, settings and copies within its memory move.
+    pub fn counting(traffic: &TrafficLog) -> Self {
+        Self { emulator: Emulator::counting(Schedule::Forward, traffic), traffic: Some(traffic.clone()) }
+    }
+
+    fn note(&self, kernel: &'static str, read: usize, written: usize) {
+        let (read, written) = (read as u64, written as u64);
+        if let Some(traffic) = &self.traffic {
+            traffic.push(Traffic { kernel, read, written, loaded: read, stored: written, tensor_flops: 0 });
+        }
     }
 
     /// The same with the kernels for another compute capability than an A100's.
@@ -93,6 +107,7 @@ impl Backend for Emulated {
     }
 
     unsafe fn set(&self, address: u64, byte: u8, bytes: usize) -> Result<()> {
+        self.note("set", 0, bytes);
         // SAFETY: inside an allocation that nothing else refers to, by the caller's promise.
         unsafe { (address as *mut u8).write_bytes(byte, bytes) };
         Ok(())
@@ -114,6 +129,7 @@ impl Backend for Emulated {
     }
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
+        self.note("copy", bytes, bytes);
         // SAFETY: inside allocations and disjoint, by the caller's promise.
         unsafe { (to as *mut u8).copy_from_nonoverlapping(from as *const u8, bytes) };
         Ok(())

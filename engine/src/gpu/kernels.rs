@@ -86,12 +86,18 @@ kernels! {
     GEMM_NT: fn(
         &dyn Launch, Slice<'_, Self>, Slice<'_, Self>, Option<Slice<'_, Self>>, SliceMut<'_, Self>, [u64; 3],
     ) -> Launched = gemm_nt_f32, gemm_nt_bf16;
-    GEMM_NN: fn(
-        &dyn Launch, Slice<'_, Self>, Slice<'_, Self>, SliceMut<'_, Self>, [u64; 3], bool,
-    ) -> Launched = gemm_nn_f32, gemm_nn_bf16;
-    GEMM_TN: fn(
+    GEMM_NT_UNROUNDED: fn(
         &dyn Launch, Slice<'_, Self>, Slice<'_, Self>, SliceMut<'_, f32>, [u64; 3],
-    ) -> Launched = gemm_tn_f32, gemm_tn_bf16;
+    ) -> Launched =
+        |launcher, a, b, out, sizes| gemm_nt_f32(launcher, a, b, None, out, sizes), gemm_nt_bf16_f32;
+    GEMM_PARTS: fn(&dyn Launch, [u64; 3]) -> u32 = (|_, _| 1), gemm_parts;
+    GEMM_NN_SPLIT: fn(
+        &dyn Launch, [Slice<'_, Self>; 2], SliceMut<'_, f32>, SliceMut<'_, Self>, [u64; 3], bool,
+    ) -> Launched =
+        |launcher, [a, b], _, out, sizes, add| gemm_nn_f32(launcher, a, b, out, sizes, add), gemm_nn_split_bf16;
+    GEMM_TN_SPLIT: fn(
+        &dyn Launch, [Slice<'_, Self>; 2], SliceMut<'_, f32>, SliceMut<'_, f32>, [u64; 3],
+    ) -> Launched = |launcher, [a, b], _, out, sizes| gemm_tn_f32(launcher, a, b, out, sizes), gemm_tn_split_bf16;
     COLUMN_SUMS: fn(
         &dyn Launch, Slice<'_, Self>, SliceMut<'_, f32>, u64, u64,
     ) -> Launched = column_sums_f32, column_sums_bf16;
@@ -119,10 +125,8 @@ kernels! {
         &dyn Launch, SliceMut<'_, Self>, SliceMut<'_, Self>, SliceMut<'_, Self>, u64,
     ) -> Launched = gated_mlp_backward_f32, gated_mlp_backward_bf16;
 
-    LOSSES: fn(
-        &dyn Launch, Slice<'_, Self>, Slice<'_, u32>, Slice<'_, u32>, SliceMut<'_, f32>, u64, u64, u64,
-    ) -> Launched = losses_f32, losses_bf16;
     LOSSES_AND_GRADIENTS: fn(
-        &dyn Launch, SliceMut<'_, Self>, Slice<'_, u32>, Slice<'_, u32>, SliceMut<'_, f32>, u64, u64, u64, f32,
+        &dyn Launch, Slice<'_, f32>, SliceMut<'_, Self>, Slice<'_, u32>, Slice<'_, u32>, SliceMut<'_, f32>,
+        u64, u64, u64, f32,
     ) -> Launched = losses_and_gradients_f32, losses_and_gradients_bf16;
 }

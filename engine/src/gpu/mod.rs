@@ -10,6 +10,7 @@ mod emulated;
 mod kernels;
 mod log;
 mod memory;
+pub(crate) mod products;
 mod recorder;
 mod trial;
 
@@ -17,7 +18,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
-use cpift_kernels::emulator::Schedule;
+use cpift_kernels::emulator::{Schedule, TrafficLog};
 use cpift_kernels::launch::Launch;
 
 use crate::error::{Error, Result};
@@ -174,6 +175,11 @@ impl GpuDevice {
     /// As [`GpuDevice::emulated`], with the kernels for this compute capability.
     pub(crate) fn emulated_like(schedule: Schedule, compute_capability: (u32, u32)) -> Self {
         Self::new(emulated::Emulated::like(schedule, compute_capability))
+    }
+
+    /// The emulator, made to count what moves.
+    pub(crate) fn counting(traffic: &TrafficLog) -> Self {
+        Self::new(emulated::Emulated::counting(traffic))
     }
 
     /// Whether kernels run on the emulator.

@@ -2,6 +2,8 @@
 
 use std::path::Path;
 
+use cpift_kernels::launch::Tensor;
+
 use crate::manifest::{KernelRecord, Manifest};
 
 fn manifest() -> Manifest {
@@ -61,5 +63,45 @@ fn the_traffic_of_adamw_is_what_its_documentation_says() {
         if name.contains("frozen") && name != "adamw_frozen" {
             assert_eq!(count(kernel, "ld.global.32"), count(without, "ld.global.32") + 2, "{name}");
         }
+    }
+}
+
+/// By name, so that neither a kernel that has lost its tensor instructions nor one whose contract no longer
+/// promises them passes. In PTX it is mma.sync, in machine code HMMA.
+#[test]
+fn products_and_attention_in_bf16_are_computed_by_tensor_cores() {
+    let manifest = manifest();
+    let of_attention = ["64", "80", "96", "128", "256"].into_iter().flat_map(|head| {
+        ["forward", "backward_queries", "backward_keys"]
+            .map(|pass| ("attention.sm_80.ptx", format!("attention_{pass}_{head}_bf16")))
+    });
+    let of_products = ["gemm_nt_bf16", "gemm_nt_bf16_f32", "gemm_nn_bf16", "gemm_tn_bf16"]
+        .into_iter()
+        .flat_map(|layout| ["128x256", "128x128", "64x64"].map(|tile| (layout, tile)))
+        .chain(
+            ["gemm_nn_parts", "gemm_tn_parts"]
+                .into_iter()
+                .flat_map(|parts| [(parts, "128x128"), (parts, "64x64")]),
+        )
+        .map(|(layout, tile)| ("gemm.sm_80.ptx", format!("{layout}_{tile}")));
+    let promised: Vec<&str> = [cpift_kernels::attention::KERNELS, cpift_kernels::gemm::KERNELS]
+        .into_iter()
+        .flatten()
+        .filter(|kernel| kernel.tensor != Tensor::Without)
+        .map(|kernel| kernel.name)
+        .collect();
+    for (module, name) in of_attention.chain(of_products) {
+        let text = std::fs::read_to_string(Path::new(env!("CARGO_MANIFEST_DIR")).join("../ptx").join(module))
+            .unwrap();
+        let entry = text.split(".visible .entry ").find(|entry| entry.starts_with(&format!("{name}(")));
+        let entry = entry.unwrap_or_else(|| panic!("{module} has no {name}"));
+        assert!(entry.contains("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32"), "{name}");
+        for (architecture, assembled) in &manifest.modules[module].kernels[&name].assembled {
+            assert!(
+                assembled.instructions.get("HMMA").is_some_and(|&count| count > 0),
+                "{name}: {architecture}"
+            );
+        }
+        assert!(promised.contains(&name.as_str()), "{name} does not promise its tensor instructions");
     }
 }

@@ -21,6 +21,7 @@ mod schedule;
 pub(crate) mod shared;
 pub(crate) mod thread;
 pub(crate) mod tiles;
+pub(crate) mod traffic;
 
 use std::cell::{Cell, RefCell};
 use std::sync::{Mutex, PoisonError};
@@ -29,12 +30,14 @@ use corosensei::stack::DefaultStack;
 
 pub use fault::{Cause, Fault, Threads};
 pub use schedule::Schedule;
+pub use traffic::{Traffic, TrafficLog};
 
 use crate::launch::{Launch, LaunchError, Request};
 use crate::modules;
 use schedule::Order;
 use shared::SharedMemory;
 use thread::Context;
+use traffic::Counter;
 
 /// Shared memory of a block of an H100, the most a kernel can ask for.
 pub const SHARED_MEMORY_LIMIT: u32 = 227 * 1024;
@@ -52,6 +55,8 @@ pub struct Emulator {
     multiprocessors: u32,
     /// Stacks of threads, kept from launch to launch.
     stacks: Mutex<Vec<DefaultStack>>,
+    /// Where the traffic of launches is noted, if anywhere.
+    traffic: Option<TrafficLog>,
 }
 
 impl Emulator {
@@ -62,6 +67,7 @@ impl Emulator {
             compute_capability: (8, 0),
             multiprocessors: MULTIPROCESSORS,
             stacks: Mutex::default(),
+            traffic: None,
         }
     }
 
@@ -69,6 +75,11 @@ impl Emulator {
     /// choose kernels and the number of blocks.
     pub fn like(self, compute_capability: (u32, u32), multiprocessors: u32) -> Self {
         Self { compute_capability, multiprocessors, ..self }
+    }
+
+    /// One that also counts what launches move.
+    pub fn counting(schedule: Schedule, traffic: &TrafficLog) -> Self {
+        Self { traffic: Some(traffic.clone()), ..Self::new(schedule) }
     }
 }
 
@@ -91,6 +102,7 @@ impl Launch for Emulator {
         }
         let mut stacks = self.stacks.lock().unwrap_or_else(PoisonError::into_inner);
         let mut order = Order::new(self.schedule);
+        let counter = self.traffic.as_ref().map(|_| RefCell::new(Counter::new(kernel.parameters)));
         let [x, y, z] = request.grid;
         for index in order.shuffle(x as usize * y as usize * z as usize) {
             let index = index as u64;
@@ -102,6 +114,7 @@ impl Launch for Emulator {
                 thread: Cell::new(0),
                 yielder: Cell::new(std::ptr::null()),
                 shared: RefCell::new(SharedMemory::new(request.shared, kernel.block / 32)),
+                counter: counter.as_ref(),
             };
             while stacks.len() < kernel.block as usize {
                 let message = |error| format!("no memory for the stack of an emulated thread: {error}");
@@ -115,6 +128,9 @@ impl Launch for Emulator {
             block::run(request, &context, &mut order, &mut stacks).map_err(|(threads, cause)| {
                 Box::new(Fault { kernel: kernel.name, block: context.block, threads, cause })
             })?;
+        }
+        if let (Some(log), Some(counter)) = (&self.traffic, counter) {
+            log.push(counter.into_inner().finish(kernel.name));
         }
         Ok(())
     }

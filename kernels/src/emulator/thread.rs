@@ -8,6 +8,7 @@ use corosensei::Yielder;
 
 use super::fault::Cause;
 use super::shared::SharedMemory;
+use super::traffic::Counter;
 use crate::launch::Kernel;
 
 /// What a lane gives to a warp operation, and what it gets back.
@@ -95,6 +96,8 @@ pub struct Context<'a> {
     pub yielder: Cell<*const Yielder<Words, Wait>>,
     /// The block's shared memory.
     pub shared: RefCell<SharedMemory>,
+    /// What counts the launch's traffic, if anything does.
+    pub counter: Option<&'a RefCell<Counter>>,
 }
 
 thread_local! {
@@ -120,6 +123,15 @@ pub fn with<R>(read: impl FnOnce(&Context<'_>) -> R) -> R {
     assert!(!context.is_null(), "a function of the device API was called outside of a kernel");
     // SAFETY: `enter` holds a reference to it for as long as the pointer is set.
     read(unsafe { &*context })
+}
+
+/// Tells the launch's counter, if it has one.
+pub fn count(note: impl FnOnce(&mut Counter)) {
+    with(|context| {
+        if let Some(counter) = context.counter {
+            note(&mut counter.borrow_mut());
+        }
+    });
 }
 
 /// Gives up control until the scheduler has what the thread waits for.

@@ -42,15 +42,66 @@ impl Tile {
         }
     }
 
+    /// Time of the multiprocessor that has most to do, in multiply-adds of the largest tile's kind, where every
+    /// one of `parts` blocks to a tile sums `levels` levels.
+    fn time(self, [m, n]: [u64; 2], parts: u64, levels: u64, multiprocessors: u32) -> f64 {
+        let (rows, columns) = self.sides();
+        let blocks = m.div_ceil(rows) * n.div_ceil(columns) * parts;
+        blocks.div_ceil(multiprocessors.into()) as f64 * (rows * columns * levels) as f64 * self.cost()
+    }
+
     /// The tile for a C of `m` by `n`: that with the least work for the multiprocessor that has most.
     fn choose(m: u64, n: u64, multiprocessors: u32) -> Self {
-        let time = |tile: &Self| {
-            let (rows, columns) = tile.sides();
-            let tiles = m.div_ceil(rows) * n.div_ceil(columns);
-            tiles.div_ceil(multiprocessors.into()) as f64 * (rows * columns) as f64 * tile.cost()
-        };
+        let time = |tile: &Self| tile.time([m, n], 1, 1, multiprocessors);
         Self::ALL.into_iter().min_by(|a, b| time(a).total_cmp(&time(b))).unwrap_or(Self::Of64x64)
     }
+}
+
+/// Most bytes of the sums of parts.
+pub const PARTS_BYTES: u64 = 32 << 20;
+/// Most parts.
+const MOST_PARTS: u64 = 16;
+/// Levels that a part has at least: below, filling the pipeline takes as long as what comes through it.
+const PART_LEVELS: u64 = 256;
+/// Multiply-adds that a multiprocessor does while a byte per multiprocessor is moved, about: 78 on an A100, 147
+/// on an H100 at the rates on paper. A design figure, not measured.
+const PER_BYTE: f64 = 100.0;
+/// The same while one more kernel is launched: 2 µs.
+const PER_LAUNCH: f64 = 4e6;
+
+/// How a product on tensor cores is cut into blocks.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+struct Cut {
+    tile: Tile,
+    /// Parts of k, see [`split`].
+    parts: u64,
+}
+
+impl Cut {
+    /// The fastest for these sizes, by the work of the multiprocessor that has most, and by what parts move.
+    fn choose([m, n, k]: [u64; 3], multiprocessors: u32) -> Self {
+        let whole = Tile::choose(m, n, multiprocessors);
+        let mut best = (whole.time([m, n], 1, k, multiprocessors), Self { tile: whole, parts: 1 });
+        for tile in [Tile::Of128x128, Tile::Of64x64] {
+            let most = (k / PART_LEVELS).min(PARTS_BYTES / (4 * m * n).max(1)).min(MOST_PARTS);
+            for parts in 2..=most {
+                let sums = tile.time([m, n], parts, k.div_ceil(parts), multiprocessors);
+                // Every part's sums are written and read.
+                let moved = (8 * parts * m * n) as f64 / f64::from(multiprocessors) * PER_BYTE;
+                let time = sums + moved + PER_LAUNCH;
+                if time < best.0 {
+                    best = (time, Self { tile, parts });
+                }
+            }
+        }
+        best.1
+    }
+}
+
+/// In how many parts of k [`gemm_nn_split_bf16`] or [`gemm_tn_split_bf16`] should sum a product on this device:
+/// 1 where cutting does not pay. Their sums take 4·parts·m·n bytes, at most [`PARTS_BYTES`].
+pub fn gemm_parts(launcher: &dyn Launch, sizes: [u64; 3]) -> u32 {
+    Cut::choose(sizes, launcher.multiprocessors()).parts as u32
 }
 
 /// Whether operands can be copied 16 bytes at a time: aligned, and with last dimensions that are multiples of
@@ -137,6 +188,30 @@ pub fn gemm_nt_bf16(
     launch(launcher, a, b, bias.unwrap_or_default(), out, m, n, k, biased)
 }
 
+/// out = a·bᵀ of bf16 operands, in f32: logits, whose rounding would show in the loss. On tensor cores as
+/// [`gemm_nt_bf16`].
+///
+/// # Errors
+/// As for [`gemm_nt_f32`].
+pub fn gemm_nt_bf16_f32(
+    launcher: &dyn Launch,
+    a: Slice<'_, Bf16>,
+    b: Slice<'_, Bf16>,
+    out: SliceMut<'_, f32>,
+    [m, n, k]: [u64; 3],
+) -> Result<(), LaunchError> {
+    let launch = match by_chunks(&a, &b, [k, k]) {
+        true => match Tile::choose(m, n, launcher.multiprocessors()) {
+            Tile::Of128x256 => gemm_nt_bf16_f32_128x256,
+            Tile::Of128x128 => gemm_nt_bf16_f32_128x128,
+            Tile::Of64x64 => gemm_nt_bf16_f32_64x64,
+        },
+        false if large(m, n) => gemm_nt_bf16_f32_128,
+        false => gemm_nt_bf16_f32_32,
+    };
+    launch(launcher, a, b, out, m, n, k)
+}
+
 /// [`gemm_nn_f32`] in bf16, on tensor cores where operands are aligned and n and k are multiples of 8; by
 /// [`gemm_hopper`] where that is better.
 ///
@@ -192,4 +267,46 @@ pub fn gemm_tn_bf16(
         false => gemm_tn_bf16_32,
     };
     launch(launcher, a, b, out, m, n, k)
+}
+
+/// [`gemm_nn_bf16`] in the [`gemm_parts`] that the sizes ask for, whose sums go into `sums`, `[parts, m, n]`.
+/// Operands that tensor cores do not take are multiplied in one.
+///
+/// # Errors
+/// As for [`gemm_nn_bf16`].
+pub fn gemm_nn_split_bf16(
+    launcher: &dyn Launch,
+    [a, b]: [Slice<'_, Bf16>; 2],
+    mut sums: SliceMut<'_, f32>,
+    out: SliceMut<'_, Bf16>,
+    [m, n, k]: [u64; 3],
+    accumulate: bool,
+) -> Result<(), LaunchError> {
+    let cut = Cut::choose([m, n, k], launcher.multiprocessors());
+    if cut.parts == 1 || !by_chunks(&a, &b, [k, n]) {
+        return gemm_nn_bf16(launcher, a, b, out, [m, n, k], accumulate);
+    }
+    let launch = if cut.tile == Tile::Of64x64 { gemm_nn_parts_64x64 } else { gemm_nn_parts_128x128 };
+    launch(launcher, a, b, sums.reborrow(), m, n, k, cut.parts as u32)?;
+    add_parts_bf16(launcher, sums.as_read(), out, m * n, cut.parts as u32, u32::from(accumulate))
+}
+
+/// [`gemm_tn_bf16`] in parts, as [`gemm_nn_split_bf16`].
+///
+/// # Errors
+/// As for [`gemm_tn_bf16`].
+pub fn gemm_tn_split_bf16(
+    launcher: &dyn Launch,
+    [a, b]: [Slice<'_, Bf16>; 2],
+    mut sums: SliceMut<'_, f32>,
+    out: SliceMut<'_, f32>,
+    [m, n, k]: [u64; 3],
+) -> Result<(), LaunchError> {
+    let cut = Cut::choose([m, n, k], launcher.multiprocessors());
+    if cut.parts == 1 || !by_chunks(&a, &b, [m, n]) {
+        return gemm_tn_bf16(launcher, a, b, out, [m, n, k]);
+    }
+    let launch = if cut.tile == Tile::Of64x64 { gemm_tn_parts_64x64 } else { gemm_tn_parts_128x128 };
+    launch(launcher, a, b, sums.reborrow(), m, n, k, cut.parts as u32)?;
+    add_parts_f32(launcher, sums.as_read(), out, m * n, cut.parts as u32, 1)
 }

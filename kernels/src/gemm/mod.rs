@@ -6,7 +6,8 @@
 //! - `nn`, gradient of the input: C = or += A·B, d_x = d_y·W (m = N, n = I, k = O)
 //! - `tn`, gradient of the weight: C += Aᵀ·B in f32, d_W += d_yᵀ·x (m = O, n = I, k = N)
 //!
-//! Operands are f32 or bf16, sums f32; C is rounded once, to nearest even. Sizes are below 2^31.
+//! Operands are f32 or bf16, sums f32; C is rounded once, to nearest even. `nt` of bf16 also has kernels that
+//! leave C in f32, for logits. Sizes are below 2^31.
 //!
 //! - On tensor cores ([`tensor`]): bf16 whose operands are aligned to 16 bytes and have last dimensions that
 //!   are multiples of 8. Tiles of 128 by 256, 128 by 128 and 64 by 64.
@@ -14,8 +15,9 @@
 //!   by 32. Operands are read 8 elements at a time where they are aligned to 16 bytes and their last
 //!   dimensions are multiples of 8, else one by one.
 //!
-//! Kernels of different tiles sum in the same order, and so have the same bits. [`gemm_nt_f32`] and its like
-//! choose among them. All threads reach every barrier: loops over k are the same for the whole block. Two
+//! Kernels of different tiles sum in the same order, and so have the same bits; those of [`split`] cut k into
+//! parts, for `nn` and `tn` of few tiles and many terms. `nt` is never cut: what a forward makes of a row does
+//! not depend on how many rows come with it. [`gemm_nt_f32`] and its like choose among them. All threads reach every barrier: loops over k are the same for the whole block. Two
 //! operations (one fused multiply-add) per element of C and k; per tile and k, its height and width of
 //! operands are read.
 
@@ -23,6 +25,7 @@
 mod choose;
 mod columns;
 pub(crate) mod output;
+mod split;
 mod tensor;
 mod tile;
 
@@ -30,6 +33,7 @@ use crate::simt::*;
 #[cfg(not(target_arch = "nvptx64"))]
 pub use choose::*;
 use output::{Finish, Sizes, origin};
+pub use split::*;
 
 /// Squares per side that a thread of a large tile sums: 8 by 8 elements.
 const LARGE: usize = 2;
@@ -124,8 +128,38 @@ product_kernels!(f32, SMALL, gemm_nt_f32_32, gemm_nn_f32_32, gemm_tn_f32_32);
 product_kernels!(Bf16, LARGE, gemm_nt_bf16_128, gemm_nn_bf16_128, gemm_tn_bf16_128);
 product_kernels!(Bf16, SMALL, gemm_nt_bf16_32, gemm_nn_bf16_32, gemm_tn_bf16_32);
 
+macro_rules! unrounded_kernel {
+    ($quads:ident, $nt:ident) => {
+        kernel! {
+            /// out = a·bᵀ in f32, not rounded to the operands' type; out `[m, n]`, a `[m, k]`, b `[n, k]`.
+            ///
+            /// Grid, traffic and barriers: see the module.
+            pub fn $nt {
+                block: tile::threads($quads),
+                grid: tile::count(m, n, $quads),
+                shared: tile::shared_bytes($quads),
+                resident: tile::resident($quads),
+            } (
+                a: read Bf16 [m * k],
+                b: read Bf16 [n * k],
+                out: write f32 [m * n],
+                m: scalar u64,
+                n: scalar u64,
+                k: scalar u64,
+            ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31 } {
+                let sizes = sizes(m, n, k);
+                let sums = tile::product::<Bf16, true, true, $quads>(a, b, sizes);
+                tile::finish::<f32, $quads>(sums, out, sizes, Finish::Write);
+            }
+        }
+    };
+}
+unrounded_kernel!(LARGE, gemm_nt_bf16_f32_128);
+unrounded_kernel!(SMALL, gemm_nt_bf16_f32_32);
+
 macro_rules! tensor_kernels {
-    ($tall:literal, $wide:literal, $warps:literal, $ahead:literal, $resident:literal, $nt:ident, $nn:ident, $tn:ident) => {
+    ($tall:literal, $wide:literal, $warps:literal, $ahead:literal, $resident:literal,
+        $nt:ident, $nt_f32:ident, $nn:ident, $tn:ident) => {
         kernel! {
             /// out = a·bᵀ, plus bias in every row if `biased` is 1; out `[m, n]`, a `[m, k]`, b `[n, k]`, bias `[n]`.
             ///
@@ -152,6 +186,32 @@ macro_rules! tensor_kernels {
                     tensor::product::<true, true, $tall, $wide, $warps, $ahead>(a, b, sizes, first, (0, sizes.k));
                 let how = if biased == 1 { Finish::AddBias(bias) } else { Finish::Write };
                 tensor::finish(sums, out, sizes, first, how);
+            }
+        }
+
+        kernel! {
+            /// out = a·bᵀ in f32, not rounded to bf16; out `[m, n]`, a `[m, k]`, b `[n, k]`.
+            ///
+            /// On tensor cores. Grid, traffic and barriers: see the module.
+            pub fn $nt_f32 {
+                block: $warps * WARP,
+                grid: tensor::count(m, n, $tall, $wide, $warps),
+                shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
+                resident: $resident,
+                tensor: Held,
+            } (
+                a: read Bf16 [m * k] align 16,
+                b: read Bf16 [n * k] align 16,
+                out: write f32 [m * n],
+                m: scalar u64,
+                n: scalar u64,
+                k: scalar u64,
+            ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31, k.is_multiple_of(8) } {
+                let sizes = sizes(m, n, k);
+                let first = origin(sizes, block_idx(), tensor::rows($tall), tensor::columns($wide, $warps));
+                let sums =
+                    tensor::product::<true, true, $tall, $wide, $warps, $ahead>(a, b, sizes, first, (0, sizes.k));
+                tensor::finish(sums, out, sizes, first, Finish::Write);
             }
         }
 
@@ -216,11 +276,41 @@ macro_rules! tensor_kernels {
 }
 // Warps of 64 by 64 elements: per 16 levels, 32 products of tiles for 8 loads of fragments. A thread has all
 // the registers there are, so one block of eight warps or two of four share a multiprocessor.
-tensor_kernels!(4, 8, 8, 2, 1, gemm_nt_bf16_128x256, gemm_nn_bf16_128x256, gemm_tn_bf16_128x256);
-tensor_kernels!(4, 8, 4, 1, 2, gemm_nt_bf16_128x128, gemm_nn_bf16_128x128, gemm_tn_bf16_128x128);
+tensor_kernels!(
+    4,
+    8,
+    8,
+    2,
+    1,
+    gemm_nt_bf16_128x256,
+    gemm_nt_bf16_f32_128x256,
+    gemm_nn_bf16_128x256,
+    gemm_tn_bf16_128x256
+);
+tensor_kernels!(
+    4,
+    8,
+    4,
+    1,
+    2,
+    gemm_nt_bf16_128x128,
+    gemm_nt_bf16_f32_128x128,
+    gemm_nn_bf16_128x128,
+    gemm_tn_bf16_128x128
+);
 // Warps of 32 by 32, for few tiles; their stages are short, so more of them are on their way. Shared memory
 // leaves room for three blocks.
-tensor_kernels!(2, 4, 4, 4, 3, gemm_nt_bf16_64x64, gemm_nn_bf16_64x64, gemm_tn_bf16_64x64);
+tensor_kernels!(
+    2,
+    4,
+    4,
+    4,
+    3,
+    gemm_nt_bf16_64x64,
+    gemm_nt_bf16_f32_64x64,
+    gemm_nn_bf16_64x64,
+    gemm_tn_bf16_64x64
+);
 
 macro_rules! column_kernel {
     ($name:ident, $real:ident) => {
@@ -258,20 +348,31 @@ pub const KERNELS: &[crate::launch::Kernel] = &[
     gemm_nn_f32_32::KERNEL,
     gemm_tn_f32_32::KERNEL,
     gemm_nt_bf16_128::KERNEL,
+    gemm_nt_bf16_f32_128::KERNEL,
     gemm_nn_bf16_128::KERNEL,
     gemm_tn_bf16_128::KERNEL,
     gemm_nt_bf16_32::KERNEL,
+    gemm_nt_bf16_f32_32::KERNEL,
     gemm_nn_bf16_32::KERNEL,
     gemm_tn_bf16_32::KERNEL,
     gemm_nt_bf16_128x256::KERNEL,
+    gemm_nt_bf16_f32_128x256::KERNEL,
     gemm_nn_bf16_128x256::KERNEL,
     gemm_tn_bf16_128x256::KERNEL,
     gemm_nt_bf16_128x128::KERNEL,
+    gemm_nt_bf16_f32_128x128::KERNEL,
     gemm_nn_bf16_128x128::KERNEL,
     gemm_tn_bf16_128x128::KERNEL,
     gemm_nt_bf16_64x64::KERNEL,
+    gemm_nt_bf16_f32_64x64::KERNEL,
     gemm_nn_bf16_64x64::KERNEL,
     gemm_tn_bf16_64x64::KERNEL,
+    gemm_nn_parts_128x128::KERNEL,
+    gemm_tn_parts_128x128::KERNEL,
+    gemm_nn_parts_64x64::KERNEL,
+    gemm_tn_parts_64x64::KERNEL,
+    add_parts_f32::KERNEL,
+    add_parts_bf16::KERNEL,
     column_sums_f32::KERNEL,
     column_sums_bf16::KERNEL,
 ];

@@ -161,7 +161,7 @@ impl<T: Real> Transformer<T> {
             let hidden = last_hidden.slice(0..active.len() * self.config.hidden);
             let mut logits = logits.slice_mut(0..active.len() * self.config.vocabulary);
             self.project(weights, hidden, logits.reborrow())?;
-            let logits: Vec<f32> = logits.as_view().to_vec()?.into_iter().map(T::to_f32).collect();
+            let logits = logits.as_view().to_vec()?;
             for (&row, logits) in active.iter().zip(logits.chunks(self.config.vocabulary)) {
                 rows[row].take(logits, generation)?;
             }

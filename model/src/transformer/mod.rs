@@ -122,7 +122,7 @@ impl<T: Real> Transformer<T> {
     ) -> Result<MemoryPlan> {
         check_heads(config, device)?;
         let mut plan = Activations::<T>::plan(config, device, max_tokens, purpose)?;
-        plan.parts.push(("head and loss", Workspace::<T>::bytes(&head_shape(config, max_tokens))));
+        plan.parts.push(("head and loss", Workspace::<T>::bytes(device, &head_shape(config, max_tokens))));
         let inputs = BatchBuffers::bytes(max_tokens) + RotaryTables::bytes(config, max_tokens);
         plan.parts.push(("batch and positions", inputs));
         Ok(plan)
@@ -236,15 +236,15 @@ impl<T: Real> Transformer<T> {
         let hidden = self.activations.scratch.normed.slice(0..rows * self.config.hidden);
         let mut logits = Buffer::zeros(&self.device, rows * self.config.vocabulary)?;
         self.project(weights, hidden, logits.view_mut())?;
-        Ok(logits.to_vec()?.into_iter().map(T::to_f32).collect())
+        Ok(logits.to_vec()?)
     }
 
     /// `logits` `[rows, V]` of `hidden` `[rows, C]`.
-    fn project(&self, weights: View<'_, T>, hidden: View<'_, T>, logits: ViewMut<'_, T>) -> Result<()> {
+    fn project(&self, weights: View<'_, T>, hidden: View<'_, T>, logits: ViewMut<'_, f32>) -> Result<()> {
         let (inputs, outputs) = (self.config.hidden, self.config.vocabulary);
         let shape = linear::Shape { rows: hidden.len() / inputs, inputs, outputs };
         let head = weights.slice(self.places.head.clone());
-        Ok(linear::forward(&self.device, &shape, hidden, head, None, logits)?)
+        Ok(linear::forward_unrounded(&self.device, &shape, hidden, head, logits)?)
     }
 
     fn run_forward(&mut self, weights: View<'_, T>, documents: &Documents, keep: bool) -> Result<()> {

@@ -40,7 +40,7 @@ impl<'a> Workspace<'a> {
         Ok(Self {
             chunk_rows: workspace.chunk_rows,
             rows: workspace.rows.view().host(),
-            logits: workspace.logits.view_mut().floats()?,
+            logits: workspace.logits.view_mut().host(),
             hidden: workspace.hidden.view_mut().floats()?,
             d_hidden: workspace.d_hidden.view_mut().floats()?,
         })

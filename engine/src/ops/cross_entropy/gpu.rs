@@ -1,9 +1,11 @@
 //! Cross-entropy on a GPU. The host knows which rows have a target, so that nothing waits for the device.
 
+use cpift_kernels::cross_entropy as kernels;
+
 use super::{Gradients, Inputs, Shape, Workspace};
 use crate::buffer::ViewMut;
 use crate::error::Result;
-use crate::gpu::{GpuDevice, Kernels, narrow};
+use crate::gpu::{GpuDevice, Kernels, narrow, products};
 use crate::real::Real;
 
 /// Losses and, where asked for with a factor, gradients.
@@ -23,7 +25,7 @@ pub fn run<T: Real>(
     if let Some((_, gradients)) = &mut gradients {
         gradients.d_hidden.fill(T::default())?;
     }
-    let Workspace { rows, logits, hidden, d_hidden, .. } = workspace;
+    let Workspace { rows, logits, d_logits, hidden, d_hidden, .. } = workspace;
     for start in (0..rows.view().len()).step_by(chunk_rows) {
         let rows = rows.view();
         let rows = rows.slice(start..(start + chunk_rows).min(rows.len())).device();
@@ -42,17 +44,24 @@ pub fn run<T: Real>(
             width,
         )?;
         let gathered = hidden.view().on(gpu);
-        T::Kernel::GEMM_NT(launcher, gathered, head, None, logits.view_mut().on(gpu), [count, v, c])?;
-        let losses = losses.reborrow().on(gpu);
+        T::Kernel::GEMM_NT_UNROUNDED(launcher, gathered, head, logits.view_mut().on(gpu), [count, v, c])?;
+        let (logits, losses) = (logits.view().on(gpu), losses.reborrow().on(gpu));
         let Some((scale, gradients)) = &mut gradients else {
-            T::Kernel::LOSSES(launcher, logits.view().on(gpu), rows, targets, losses, count, v, n)?;
+            kernels::losses(launcher, logits, rows, targets, losses, count, v, n)?;
             continue;
         };
-        let all_logits = logits.view_mut().on(gpu);
-        T::Kernel::LOSSES_AND_GRADIENTS(launcher, all_logits, rows, targets, losses, count, v, n, *scale)?;
-        let d_logits = logits.view().on(gpu);
-        T::Kernel::GEMM_NN(launcher, d_logits, head, d_hidden.view_mut().on(gpu), [count, c, v], false)?;
-        T::Kernel::GEMM_TN(launcher, d_logits, gathered, gradients.d_head.reborrow().on(gpu), [v, c, count])?;
+        let all = d_logits.view_mut().on(gpu);
+        T::Kernel::LOSSES_AND_GRADIENTS(launcher, logits, all, rows, targets, losses, count, v, n, *scale)?;
+        let d_logits = d_logits.view().on(gpu);
+        products::multiply::<T::Kernel>(
+            gpu,
+            [d_logits, head],
+            d_hidden.view_mut().on(gpu),
+            [count, c, v],
+            false,
+        )?;
+        let d_head = gradients.d_head.reborrow().on(gpu);
+        products::add_transposed::<T::Kernel>(gpu, [d_logits, gathered], d_head, [v, c, count])?;
         let d_all = gradients.d_hidden.reborrow().on(gpu);
         T::Kernel::SCATTER_ROWS(launcher, d_hidden.view().on(gpu), rows, d_all, count, c, n)?;
     }

@@ -7,6 +7,9 @@
 //! Rows whose target is [`IGNORE`] cost nothing: the others are gathered and worked on in chunks, whose
 //! logits live in a [`Workspace`] of bounded size. 2·C·V flops per supervised row forward, 6·C·V with
 //! the gradients. N = rows, C = hidden, V = vocabulary.
+//!
+//! Logits are f32 in any precision. Their gradients are operands of products and have its type: on a GPU they
+//! have a buffer of their own, on the CPU they take the logits' place.
 
 mod cpu;
 mod gpu;
@@ -21,8 +24,23 @@ use crate::real::Real;
 /// Target of a row that has no loss.
 pub const IGNORE: u32 = u32::MAX;
 
-/// Most bytes that a chunk of logits takes (more only where a single row does).
-const LOGITS_BYTES: usize = 64 << 20;
+/// Most bytes that a chunk of logits and their gradients takes on the CPU (more only where a single row does).
+const CPU_CHUNK: usize = 64 << 20;
+/// The same on a GPU. Per chunk the head is read twice and its gradient is read and written, 12 bytes an
+/// element in bf16, for 6 flops a row and element: from some 600 rows on, an H100 is limited by its arithmetic,
+/// not by its memory. Qwen2.5's vocabulary has 512 rows here.
+const GPU_CHUNK: usize = 512 << 20;
+/// Chunks on a GPU are multiples of this, the height of its tiles, where they are larger.
+const GPU_ROWS: usize = 128;
+
+/// Bytes of a logit and, where it has a place of its own, its gradient.
+fn logit_bytes(on_gpu: bool, element: usize) -> usize {
+    size_of::<f32>() + if on_gpu { element } else { 0 }
+}
+
+fn on_gpu(device: &Device) -> bool {
+    matches!(device, Device::Gpu(_))
+}
 
 /// Sizes of the LM head and its loss.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -37,9 +55,11 @@ pub struct Shape {
 
 impl Shape {
     /// Rows whose logits are held at once.
-    fn chunk_rows<T: Real>(&self) -> usize {
-        let fitting = LOGITS_BYTES / size_of::<T>() / self.vocabulary.max(1);
-        fitting.max(1).min(self.rows.max(1))
+    fn chunk_rows(&self, on_gpu: bool, element: usize) -> usize {
+        let chunk = if on_gpu { GPU_CHUNK } else { CPU_CHUNK };
+        let fitting = chunk / logit_bytes(on_gpu, element) / self.vocabulary.max(1);
+        let whole = if on_gpu && fitting > GPU_ROWS { fitting / GPU_ROWS * GPU_ROWS } else { fitting };
+        whole.clamp(1, self.rows.max(1))
     }
 }
 
@@ -52,7 +72,9 @@ pub struct Workspace<T: Real> {
     /// Indices of the rows with a target.
     rows: Indices,
     /// `[chunk_rows, V]`.
-    logits: Buffer<T>,
+    logits: Buffer<f32>,
+    /// Their gradients `[chunk_rows, V]`; empty on the CPU.
+    d_logits: Buffer<T>,
     /// Hidden states of the chunk's rows `[chunk_rows, C]`.
     hidden: Buffer<T>,
     /// Their gradients `[chunk_rows, C]`.
@@ -65,7 +87,7 @@ impl<T: Real> Workspace<T> {
     /// # Errors
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn new(device: &Device, shape: &Shape) -> Result<Self> {
-        Self::with_chunk_rows(device, shape, shape.chunk_rows::<T>())
+        Self::with_chunk_rows(device, shape, shape.chunk_rows(on_gpu(device), size_of::<T>()))
     }
 
     /// The same, for chunks of up to `chunk_rows` rows, at least one, instead of as many as fit a fixed size.
@@ -79,15 +101,17 @@ impl<T: Real> Workspace<T> {
             chunk_rows,
             rows: Indices::with_capacity(device, shape.rows)?,
             logits: Buffer::zeros(device, chunk_rows * shape.vocabulary)?,
+            d_logits: Buffer::zeros(device, if on_gpu(device) { chunk_rows * shape.vocabulary } else { 0 })?,
             hidden: Buffer::zeros(device, chunk_rows * shape.hidden)?,
             d_hidden: Buffer::zeros(device, chunk_rows * shape.hidden)?,
         })
     }
 
     /// What [`Workspace::new`] takes for this shape, in bytes.
-    pub fn bytes(shape: &Shape) -> usize {
-        let elements = shape.chunk_rows::<T>() * (shape.vocabulary + 2 * shape.hidden);
-        elements * size_of::<T>() + shape.rows * size_of::<u32>()
+    pub fn bytes(device: &Device, shape: &Shape) -> usize {
+        let (on_gpu, element) = (on_gpu(device), size_of::<T>());
+        let row = shape.vocabulary * logit_bytes(on_gpu, element) + 2 * shape.hidden * element;
+        shape.chunk_rows(on_gpu, element) * row + shape.rows * size_of::<u32>()
     }
 }
 
@@ -205,21 +229,22 @@ fn supervised_rows(op: &'static str, shape: &Shape, targets: &[u32]) -> Result<V
 
 impl Shape {
     /// Work of [`forward`] where every row is supervised: hidden states are gathered, the head is read once per
-    /// chunk, logits are written and read.
-    pub fn forward_work(&self, element: usize) -> Work {
+    /// chunk, logits are written and read. A GPU's chunks are larger.
+    pub fn forward_work(&self, on_gpu: bool, element: usize) -> Work {
         let (states, head, logits) = self.elements();
-        let elements = 3 * states + self.chunks(element) * head + 2 * logits;
-        Work::new(elements * element + 12 * self.rows, 2 * self.hidden * logits + 3 * logits)
+        let chunks = self.chunks(on_gpu, element);
+        let bytes = (3 * states + chunks * head) * element + 8 * logits + 12 * self.rows;
+        Work::new(bytes, 2 * self.hidden * logits + 3 * logits)
     }
 
-    /// Work of [`forward_backward`] where every row is supervised: the gradient takes the place of the logits and
-    /// is read by two products; the head's gradient is read and written once per chunk.
-    pub fn backward_work(&self, element: usize) -> Work {
+    /// Work of [`forward_backward`] where every row is supervised: logits are written, read and give their
+    /// gradients, which two products read; the head's gradient is read and written once per chunk.
+    pub fn backward_work(&self, on_gpu: bool, element: usize) -> Work {
         let (states, head, logits) = self.elements();
-        let chunks = self.chunks(element);
-        let elements = 8 * states + 2 * chunks * head + 5 * logits;
-        let flops = 6 * self.hidden * logits + 5 * logits;
-        Work::new(elements * element + 8 * chunks * head + 12 * self.rows, flops)
+        let chunks = self.chunks(on_gpu, element);
+        let elements = 8 * states + 2 * chunks * head + 3 * logits;
+        let bytes = elements * element + 8 * (logits + chunks * head) + 12 * self.rows;
+        Work::new(bytes, 6 * self.hidden * logits + 5 * logits)
     }
 
     /// Elements of hidden states, head and logits.
@@ -227,8 +252,7 @@ impl Shape {
         (self.rows * self.hidden, self.vocabulary * self.hidden, self.rows * self.vocabulary)
     }
 
-    fn chunks(&self, element: usize) -> usize {
-        let fitting = LOGITS_BYTES / element / self.vocabulary.max(1);
-        self.rows.div_ceil(fitting.max(1))
+    fn chunks(&self, on_gpu: bool, element: usize) -> usize {
+        self.rows.div_ceil(self.chunk_rows(on_gpu, element))
     }
 }

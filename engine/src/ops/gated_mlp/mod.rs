@@ -2,6 +2,16 @@
 //!
 //! Elementwise; the projections around it are [`linear`](super::linear)s. The backward works in place
 //! on the three buffers it needs, so it takes no memory of its own.
+//!
+//! # What fusing it with the projections would save
+//! N tokens, C hidden, I intermediate, bf16 on a GPU. Forward, the two projections and the gate move
+//! 4·N·C + 4·C·I + 10·N·I bytes. As one product of both weights with the gate in its epilogue, gate and up are not
+//! read back: 4·N·I less (8·N·I where the backward does not need them). For 8192 tokens at an H100's 3.35 TB/s that
+//! is 48 µs of a layer's 1.2 ms (forward and backward at 600 TFLOP/s) for Qwen2.5-0.5B, 4 %, and 185 µs of 19 ms for
+//! 7B, 1 %: worth doing for small models, and the next step here; a tile has to interleave columns of both weights
+//! within a warp, which the product kernels cannot yet. The backward reads what it writes in place, once: there a
+//! fusion would save the write and read of the activation's gradient, 4·N·I as well, but needs three more operands
+//! in the epilogue of a product whose registers are full. These are counts, not measurements.
 
 mod cpu;
 mod gpu;

@@ -3,7 +3,7 @@
 use super::Shape;
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
-use crate::gpu::{GpuDevice, Kernels};
+use crate::gpu::{GpuDevice, Kernels, products};
 use crate::real::Real;
 
 pub fn forward<T: Real>(
@@ -19,6 +19,17 @@ pub fn forward<T: Real>(
     Ok(T::Kernel::GEMM_NT(gpu.launcher(), x.on(gpu), weight.on(gpu), bias, y.on(gpu), sizes)?)
 }
 
+pub fn forward_unrounded<T: Real>(
+    gpu: &GpuDevice,
+    shape: &Shape,
+    x: View<'_, T>,
+    weight: View<'_, T>,
+    y: ViewMut<'_, f32>,
+) -> Result<()> {
+    let sizes = [shape.rows, shape.outputs, shape.inputs].map(|size| size as u64);
+    Ok(T::Kernel::GEMM_NT_UNROUNDED(gpu.launcher(), x.on(gpu), weight.on(gpu), y.on(gpu), sizes)?)
+}
+
 pub fn backward_input<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
@@ -28,7 +39,7 @@ pub fn backward_input<T: Real>(
     accumulate: bool,
 ) -> Result<()> {
     let sizes = [shape.rows, shape.inputs, shape.outputs].map(|size| size as u64);
-    Ok(T::Kernel::GEMM_NN(gpu.launcher(), d_y.on(gpu), weight.on(gpu), d_x.on(gpu), sizes, accumulate)?)
+    products::multiply::<T::Kernel>(gpu, [d_y.on(gpu), weight.on(gpu)], d_x.on(gpu), sizes, accumulate)
 }
 
 pub fn backward_weight<T: Real>(
@@ -40,7 +51,7 @@ pub fn backward_weight<T: Real>(
     d_bias: Option<ViewMut<'_, f32>>,
 ) -> Result<()> {
     let sizes @ [outputs, _, rows] = [shape.outputs, shape.inputs, shape.rows].map(|size| size as u64);
-    T::Kernel::GEMM_TN(gpu.launcher(), d_y.on(gpu), x.on(gpu), d_weight.on(gpu), sizes)?;
+    products::add_transposed::<T::Kernel>(gpu, [d_y.on(gpu), x.on(gpu)], d_weight.on(gpu), sizes)?;
     if let Some(d_bias) = d_bias {
         T::Kernel::COLUMN_SUMS(gpu.launcher(), d_y.on(gpu), d_bias.on(gpu), rows, outputs)?;
     }

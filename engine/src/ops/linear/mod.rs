@@ -53,6 +53,31 @@ pub fn forward<T: Real>(
     Ok(())
 }
 
+/// y = x·Wᵀ in f32, whatever the precision: logits.
+///
+/// `x` `[N, I]`, `weight` `[O, I]`; `y` `[N, O]` is overwritten. No backward: what is learnt from logits is
+/// [`cross_entropy`](super::cross_entropy)'s.
+///
+/// # Errors
+/// When a length does not fit the shape.
+pub fn forward_unrounded<T: Real>(
+    device: &Device,
+    shape: &Shape,
+    x: View<T>,
+    weight: View<T>,
+    y: ViewMut<f32>,
+) -> Result<()> {
+    const OP: &str = "linear forward_unrounded";
+    check_length(OP, "x", x.len(), shape.rows * shape.inputs)?;
+    check_length(OP, "weight", weight.len(), shape.outputs * shape.inputs)?;
+    check_length(OP, "y", y.len(), shape.rows * shape.outputs)?;
+    match device {
+        Device::Gpu(gpu) => gpu::forward_unrounded(gpu, shape, x, weight, y)?,
+        Device::Cpu(cpu) => cpu::forward(cpu, shape, x.floats()?, weight.floats()?, None, y.host()),
+    }
+    Ok(())
+}
+
 /// Gradient with respect to x: d_x = d_y·W, added to what `d_x` holds when `accumulate`.
 ///
 /// `d_y` `[N, O]`, `weight` `[O, I]`, `d_x` `[N, I]`.

@@ -5,6 +5,17 @@
 //!
 //! With g = d_output · weight (elementwise) and m = mean(g · x), per row
 //! `d_x += r (g − x r² m)`, and over all rows `d_weight += Σ d_output · x · r`.
+//!
+//! # What is fused, and what is not
+//! N rows, C hidden, 2 bytes an element on a GPU. The addition of the residual stream is fused with the norm behind
+//! it ([`forward_residual`]): 8·N·C bytes instead of 10·N·C in two passes. Two more fusions do not pay:
+//!
+//! - The addition in the epilogue of the product before: product and norm then move 8·N·C instead of 10·N·C, which
+//!   for 8192 tokens of Qwen2.5-7B is 17 µs twice a layer of 19 ms.
+//! - The norm in the next product's reading of x, which would save 4·N·C, 35 µs there: operands come to shared
+//!   memory by copies that pass no register, where nothing can be multiplied on the way.
+//!
+//! These are counts at an H100's 3.35 TB/s and 600 TFLOP/s, not measurements.
 
 mod cpu;
 mod gpu;

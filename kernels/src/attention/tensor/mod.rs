@@ -48,8 +48,9 @@ macro_rules! tensor_kernels {
             pub fn $forward {
                 block: BLOCK,
                 grid: tiles * heads,
-                shared: forward::shared::<$N, $forward_keys>().into(),
+                shared: forward::shared::<$N, $forward_keys>() as u64,
                 resident: $forward_resident,
+                tensor: Used,
             } (
                 q: read Bf16 [tokens * heads * head_dim] align 16,
                 k: read Bf16 [tokens * kv_heads * head_dim] align 16,
@@ -80,8 +81,9 @@ macro_rules! tensor_kernels {
             pub fn $queries {
                 block: BLOCK,
                 grid: tiles * heads,
-                shared: backward::queries_shared::<$N, $queries_keys>($held).into(),
+                shared: backward::queries_shared::<$N, $queries_keys>($held) as u64,
                 resident: $queries_resident,
+                tensor: Used,
             } (
                 q: read Bf16 [tokens * heads * head_dim] align 16,
                 k: read Bf16 [tokens * kv_heads * head_dim] align 16,
@@ -118,8 +120,9 @@ macro_rules! tensor_kernels {
             pub fn $keys {
                 block: BLOCK,
                 grid: (tiles * kv_heads, $parts),
-                shared: backward::keys_shared::<$N, $keys_queries>().into(),
+                shared: backward::keys_shared::<$N, $keys_queries>() as u64,
                 resident: $keys_resident,
+                tensor: Used,
             } (
                 q: read Bf16 [tokens * heads * head_dim] align 16,
                 k: read Bf16 [tokens * kv_heads * head_dim] align 16,

@@ -5,7 +5,8 @@ use std::panic::Location;
 
 use crate::emulator::Cause;
 use crate::emulator::shared::Kind;
-use crate::emulator::thread::{fault, with};
+use crate::emulator::thread::{count, fault, with};
+use crate::emulator::traffic::Access;
 use crate::launch::Argument;
 use crate::simt::{Element, Vector};
 
@@ -54,6 +55,7 @@ impl<T: Element> Global<T> {
     #[track_caller]
     pub fn load(self, index: usize) -> T {
         self.check("load from", index, 1);
+        self.note(Access::Load, index, 1);
         // SAFETY: inside the buffer, checked above; the buffer is valid while the launch runs.
         unsafe { self.pointer.add(index).read() }
     }
@@ -62,6 +64,7 @@ impl<T: Element> Global<T> {
     #[track_caller]
     pub fn load_vector<V: Vector<Element = T>>(self, index: usize) -> V {
         self.check_vector::<V>("load from", index);
+        self.note(Access::Load, index, V::LENGTH);
         // SAFETY: inside the buffer and aligned, checked above.
         unsafe { self.pointer.add(index).cast::<V>().read() }
     }
@@ -77,6 +80,7 @@ impl<T: Element> Global<T> {
     pub(super) fn load_bytes(self, index: usize) -> [u8; 16] {
         self.check("load from", index, 16 / size_of::<T>());
         self.check_alignment("load from", index, 16);
+        self.note(Access::Load, index, 16 / size_of::<T>());
         // SAFETY: inside the buffer, checked above.
         unsafe { self.pointer.add(index).cast::<[u8; 16]>().read() }
     }
@@ -90,6 +94,14 @@ impl<T: Element> Global<T> {
         // SAFETY: inside the buffer or at its end, checked above.
         let pointer = unsafe { self.pointer.add(count) };
         Self { pointer, length: self.length - count, offset: self.offset + count, ..self }
+    }
+
+    /// Counts an access of `elements` elements from `index` on.
+    fn note(self, access: Access, index: usize, elements: usize) {
+        count(|counter| {
+            let (first, size) = (self.offset + index, size_of::<T>());
+            counter.access(access, self.parameter, first * size..(first + elements) * size);
+        });
     }
 
     #[track_caller]
@@ -154,6 +166,7 @@ impl<T: Element> GlobalMut<T> {
     #[track_caller]
     pub fn store(self, index: usize, value: T) {
         self.0.check("store to", index, 1);
+        self.0.note(Access::Store, index, 1);
         // SAFETY: inside the buffer, checked above; nothing else refers to it while the launch runs.
         unsafe { self.0.pointer.add(index).write(value) }
     }
@@ -162,6 +175,7 @@ impl<T: Element> GlobalMut<T> {
     #[track_caller]
     pub fn store_vector<V: Vector<Element = T>>(self, index: usize, value: V) {
         self.0.check_vector::<V>("store to", index);
+        self.0.note(Access::Store, index, V::LENGTH);
         // SAFETY: inside the buffer and aligned, checked above.
         unsafe { self.0.pointer.add(index).cast::<V>().write(value) }
     }

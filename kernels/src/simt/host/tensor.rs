@@ -2,7 +2,7 @@
 
 use super::{Global, Shared, exchange};
 use crate::emulator::shared::Kind;
-use crate::emulator::thread::{Words, with};
+use crate::emulator::thread::{Words, count, with};
 use crate::simt::{Bf16, Bf16x8, Element, Real};
 
 /// a·b + c on the warp's tensor cores; see the [fragments](crate::simt#matrix-fragments) of `m16n8k16`.
@@ -14,6 +14,8 @@ pub fn matrix_multiply(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
     words[..4].copy_from_slice(&a);
     words[4..6].copy_from_slice(&b);
     words[6..10].copy_from_slice(&c.map(f32::to_bits));
+    // The warp's 2·16·8·16, in 32 parts.
+    count(|counter| counter.multiply(2 * 16 * 8 * 16 / 32));
     let words = exchange("matrix_multiply", words, multiply_fragments);
     std::array::from_fn(|index| f32::from_bits(words[6 + index]))
 }

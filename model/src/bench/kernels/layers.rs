@@ -11,15 +11,15 @@ use super::shapes::ModelShape;
 /// Sequences that generation works on at once.
 const DECODED: usize = 8;
 
-/// All of them: `tokens` tokens in documents of `length`.
-pub fn cases<T: Real>(model: &ModelShape, tokens: usize, length: usize) -> Vec<Case> {
+/// All of them: `tokens` tokens in documents of `length`, on a GPU or the CPU.
+pub fn cases<T: Real>(model: &ModelShape, tokens: usize, length: usize, on_gpu: bool) -> Vec<Case> {
     let mut cases = Vec::from(embedding_cases::<T>(model, tokens));
     cases.extend(norm_cases::<T>(model, tokens));
     cases.extend(linear_cases::<T>(model, tokens));
     cases.extend(rope_cases::<T>(model, tokens, length));
     cases.extend(attention_cases::<T>(model, tokens, length));
     cases.extend(gate_cases::<T>(model, tokens));
-    cases.extend(cross_entropy_cases::<T>(model, tokens));
+    cases.extend(cross_entropy_cases::<T>(model, tokens, on_gpu));
     cases
 }
 
@@ -358,7 +358,7 @@ impl<T: Real> Run for GateBackward<T> {
     }
 }
 
-fn cross_entropy_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 2] {
+fn cross_entropy_cases<T: Real>(model: &ModelShape, tokens: usize, on_gpu: bool) -> [Case; 2] {
     let shape = cross_entropy::Shape { rows: tokens, hidden: model.hidden, vocabulary: model.vocabulary };
     let sizes = format!("{tokens}×{}×{}", shape.hidden, shape.vocabulary);
     let inputs = move |device: &Device| {
@@ -372,7 +372,7 @@ fn cross_entropy_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 2] 
         Case::new(
             name("cross_entropy forward", model),
             &sizes,
-            shape.forward_work(size_of::<T>()),
+            shape.forward_work(on_gpu, size_of::<T>()),
             move |device| {
                 let (states, head, targets, mut workspace, mut losses) = inputs(device)?;
                 let device = device.clone();
@@ -386,7 +386,7 @@ fn cross_entropy_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 2] 
         Case::new(
             name("cross_entropy backward", model),
             &sizes,
-            shape.backward_work(size_of::<T>()),
+            shape.backward_work(on_gpu, size_of::<T>()),
             move |device| {
                 let (states, head, targets, mut workspace, mut losses) = inputs(device)?;
                 let (mut d_hidden, mut d_head) =

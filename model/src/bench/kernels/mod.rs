@@ -78,7 +78,7 @@ pub fn cases(sizes: &Sizes, on_cpu: bool, filter: &str) -> Result<Vec<Case>> {
         ComputeType::Bf16 => layers::cases::<bf16>,
     };
     let mut cases: Vec<Case> =
-        sizes.models.iter().flat_map(|model| layers(model, sizes.tokens, length)).collect();
+        sizes.models.iter().flat_map(|model| layers(model, sizes.tokens, length, !on_cpu)).collect();
     cases.extend(flat::cases(sizes.parameters));
     if on_cpu {
         cases.extend(flat::mask_cases(sizes.parameters));
