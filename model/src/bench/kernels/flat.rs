@@ -1,6 +1,7 @@
 //! Cases over flat parameters: the optimizer, norms, selection and fusion.
 
 use cpift_engine::ops::adamw::{self, AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::select::Order;
 use cpift_engine::ops::work::{Work, mask_bytes};
 use cpift_engine::ops::{norm, select, slerp, subtract, transplant};
 use cpift_engine::{Device, Layout, Result};
@@ -20,14 +21,18 @@ pub fn cases(parameters: usize) -> Vec<Case> {
             squared_norm(device, parameters, masked)
         }));
     }
-    for (kind, kind_name) in [(ImportanceKind::None, ""), (ImportanceKind::Net, " net")] {
-        for frozen in [false, true] {
-            let name = format!("adamw{kind_name}{}", if frozen { " frozen" } else { "" });
-            let work = adamw::work(parameters, kind, frozen);
-            cases.push(Case::new(name, count(parameters), work, move |device| {
-                adamw(device, parameters, kind, frozen)
-            }));
-        }
+    for (name, kind, frozen) in [
+        ("adamw", ImportanceKind::None, false),
+        ("adamw frozen", ImportanceKind::None, true),
+        ("adamw net", ImportanceKind::Net, false),
+        ("adamw net frozen", ImportanceKind::Net, true),
+        ("adamw path frozen", ImportanceKind::Path, true),
+        ("adamw fisher frozen", ImportanceKind::Fisher, true),
+    ] {
+        let work = adamw::work(parameters, kind, frozen);
+        cases.push(Case::new(name, count(parameters), work, move |device| {
+            adamw(device, parameters, kind, frozen)
+        }));
     }
     for (delta, name) in [(false, "slerp weights"), (true, "slerp delta")] {
         let work = slerp::work(parameters, delta, false);
@@ -35,12 +40,16 @@ pub fn cases(parameters: usize) -> Vec<Case> {
             interpolate(device, parameters, delta)
         }));
     }
-    for (name, fraction, equal) in
-        [("select", CORE, false), ("select half", 0.5, false), ("select equal", CORE, true)]
-    {
-        let work = select::work(parameters);
+    for (name, fraction, order, equal) in [
+        ("select", CORE, Order::Largest, false),
+        ("select half", 0.5, Order::Largest, false),
+        ("select smallest", CORE, Order::Smallest, false),
+        ("select random", CORE, Order::Random { seed: 1 }, false),
+        ("select equal", CORE, Order::Largest, true),
+    ] {
+        let work = select::work(parameters, order);
         cases.push(Case::new(name, count(parameters), work, move |device| {
-            selection(device, parameters, fraction, equal)
+            selection(device, parameters, select::Options { fraction, order, ..Default::default() }, equal)
         }));
     }
     let selected = (CORE * parameters as f64) as usize;
@@ -121,14 +130,18 @@ fn interpolate(device: &Device, parameters: usize, delta: bool) -> Result<impl R
 }
 
 /// Among random scores, or among equal ones, where ties decide all.
-fn selection(device: &Device, parameters: usize, fraction: f64, equal: bool) -> Result<impl Run + use<>> {
+fn selection(
+    device: &Device,
+    parameters: usize,
+    options: select::Options<'static>,
+    equal: bool,
+) -> Result<impl Run + use<>> {
     let device = device.clone();
     let layout = layout(parameters)?;
     let mut scores = random::<f32>(&device, layout.len(), 1)?;
     if equal {
         scores.view_mut().fill(0.5)?;
     }
-    let options = select::Options { fraction, ..select::Options::default() };
     Ok(move || {
         let selection = select::select(&device, &layout, scores.view(), &options, |_| true);
         selection.map(|selection| drop(std::hint::black_box(selection)))
