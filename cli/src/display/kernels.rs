@@ -45,7 +45,7 @@ pub fn predicted(
             let mut table = Table::new(["kernel", "shape"].into_iter().chain(headings));
             for by_gpu in predictions {
                 let Some(first) = by_gpu.first() else { continue };
-                let times = by_gpu.iter().map(|prediction| milliseconds(prediction.predicted_milliseconds));
+                let times = by_gpu.iter().map(prediction);
                 table.row([first.name.clone(), first.shape.clone()].into_iter().chain(times));
             }
             table
@@ -65,26 +65,28 @@ fn predicted_on_one(predictions: &[Vec<Prediction>], measured: Option<&Report>) 
     let mut headings = vec!["kernel", "shape", "predicted", "limit", "runs", "regs", "occup."];
     headings.extend(measured.map(|_| "measured"));
     let mut table = Table::new(headings);
-    for prediction in predictions.iter().flatten() {
-        let launches = prediction.launches.iter();
-        let longest =
-            launches.clone().max_by(|a, b| a.predicted_milliseconds.total_cmp(&b.predicted_milliseconds));
-        let Some(longest) = longest else { continue };
+    for predicted in predictions.iter().flatten() {
+        let Some(longest) = predicted.longest_launch() else { continue };
         let mut cells = vec![
-            prediction.name.clone(),
-            prediction.shape.clone(),
-            milliseconds(prediction.predicted_milliseconds),
-            limit(prediction.predicted_limit).to_owned(),
-            launches.map(|launch| launch.count).sum::<usize>().to_string(),
+            predicted.name.clone(),
+            predicted.shape.clone(),
+            prediction(predicted),
+            limit(predicted.predicted_limit).to_owned(),
+            predicted.launches.iter().map(|launch| launch.count).sum::<usize>().to_string(),
             longest.registers.to_string(),
             format!("{:.0} %", 100.0 * longest.occupancy),
         ];
-        let same = |row: &&Row| row.name == prediction.name && row.shape == prediction.shape;
+        let same = |row: &&Row| row.name == predicted.name && row.shape == predicted.shape;
         let row = measured.and_then(|report| report.kernels.iter().find(same));
         cells.extend(row.map(|row| milliseconds(row.milliseconds)));
         table.row(cells);
     }
     table
+}
+
+/// The time, or that there is none.
+fn prediction(prediction: &Prediction) -> String {
+    prediction.predicted_milliseconds.map_or_else(|| "does not fit".to_owned(), milliseconds)
 }
 
 fn heading(report: &Report) -> String {

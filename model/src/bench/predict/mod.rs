@@ -12,8 +12,9 @@
 //! where idle is how many times more multiprocessors there are than blocks (1 if there are enough blocks), and
 //! uneven how much more the multiprocessor with the most blocks has to do than the average one: the last wave. Of
 //! kernels whose blocks do several tiles each, tiles are counted instead of blocks.
-//! The rate is that of the unit the kernel uses, on Hopper also of the instruction. Caches, latency and the quality of the code are not in it: it
-//! is a bound to compare with, not a measurement.
+//! The rate is that of the unit the kernel uses, on Hopper also of the instruction. Caches, latency and the quality
+//! of the code are not in it: it is a bound to compare with, not a measurement. Where not even one block of a kernel
+//! fits on a multiprocessor, which a driver refuses, there is no time.
 
 mod gpus;
 
@@ -47,8 +48,8 @@ pub struct Prediction {
     pub bytes: u64,
     /// Floating-point operations, by the operation's contract.
     pub flops: u64,
-    /// The sum over the launches.
-    pub predicted_milliseconds: f64,
+    /// The sum over the launches; none where one of them does not fit.
+    pub predicted_milliseconds: Option<f64>,
     /// What limits the launch that takes longest.
     pub predicted_limit: Limit,
     /// The launches, equal ones together.
@@ -76,8 +77,8 @@ pub struct LaunchPrediction {
     pub waves: f64,
     /// Whether the products are made by tensor cores.
     pub tensor_cores: bool,
-    /// Time of all of them.
-    pub predicted_milliseconds: f64,
+    /// Time of all of them; none where a block does not fit on a multiprocessor.
+    pub predicted_milliseconds: Option<f64>,
     /// What limits them.
     pub predicted_limit: Limit,
 }
@@ -157,17 +158,28 @@ fn number(launch: &LaunchRecord, wanted: &str) -> Option<u64> {
 fn on(gpu: &Gpu, case: &Case, launches: &[(LaunchRecord, usize)], works: &[Work]) -> Result<Prediction> {
     let predict = |((launch, count), work): (&(LaunchRecord, usize), &Work)| time(gpu, launch, *count, *work);
     let launches = launches.iter().zip(works).map(predict).collect::<Result<Vec<LaunchPrediction>>>()?;
-    let longest =
-        launches.iter().max_by(|a, b| a.predicted_milliseconds.total_cmp(&b.predicted_milliseconds));
     Ok(Prediction {
         name: case.name.clone(),
         shape: case.shape.clone(),
         bytes: case.work.bytes,
         flops: case.work.flops,
         predicted_milliseconds: launches.iter().map(|launch| launch.predicted_milliseconds).sum(),
-        predicted_limit: longest.map_or(Limit::Memory, |launch| launch.predicted_limit),
+        predicted_limit: longest(&launches).map_or(Limit::Memory, |launch| launch.predicted_limit),
         launches,
     })
+}
+
+/// The launch that takes longest: one that does not fit, if there is one.
+fn longest(launches: &[LaunchPrediction]) -> Option<&LaunchPrediction> {
+    let time = |launch: &LaunchPrediction| launch.predicted_milliseconds.unwrap_or(f64::INFINITY);
+    launches.iter().max_by(|a, b| time(a).total_cmp(&time(b)))
+}
+
+impl Prediction {
+    /// The launch that takes longest: one that does not fit, if there is one.
+    pub fn longest_launch(&self) -> Option<&LaunchPrediction> {
+        longest(&self.launches)
+    }
 }
 
 fn time(gpu: &Gpu, launch: &LaunchRecord, count: usize, work: Work) -> Result<LaunchPrediction> {
@@ -183,7 +195,8 @@ fn time(gpu: &Gpu, launch: &LaunchRecord, count: usize, work: Work) -> Result<La
     let tiles = number(launch, "tiles").map_or(blocks, |tiles| tiles as f64);
     let uneven = (tiles / multiprocessors).ceil() * multiprocessors / tiles;
     let compute = work.flops as f64 / rate * uneven;
-    let resident = f64::from(gpu.resident_blocks(needs));
+    let resident = gpu.resident_blocks(needs);
+    let time = 1e3 * count as f64 * (memory.max(compute) + LAUNCH);
     Ok(LaunchPrediction {
         kernel: launch.kernel,
         count,
@@ -192,9 +205,9 @@ fn time(gpu: &Gpu, launch: &LaunchRecord, count: usize, work: Work) -> Result<La
         registers: assembled.registers,
         shared,
         occupancy: gpu.occupancy(needs),
-        waves: if resident > 0.0 { blocks / (resident * multiprocessors) } else { 0.0 },
+        waves: if resident > 0 { blocks / (f64::from(resident) * multiprocessors) } else { 0.0 },
         tensor_cores,
-        predicted_milliseconds: 1e3 * count as f64 * (memory.max(compute) + LAUNCH),
+        predicted_milliseconds: (resident > 0).then_some(time),
         predicted_limit: if memory >= compute { Limit::Memory } else { Limit::Compute },
     })
 }
@@ -243,4 +256,32 @@ fn assembled(launch: &LaunchRecord, compute_capability: (u32, u32)) -> Result<As
             launch.kernel
         ))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn launch(shared: u32) -> LaunchRecord {
+        let kernel = "gemm_nt_bf16_128x256";
+        let numbers = vec![("m", 256), ("n", 256), ("k", 64)];
+        LaunchRecord { kernel, family: "gemm", block: 256, blocks: 2, shared, bytes: 1 << 20, numbers }
+    }
+
+    #[test]
+    fn what_does_not_fit_has_no_time() {
+        let case =
+            Case::new("product", "256×64×256", Work { bytes: 1 << 20, flops: 1 << 23 }, |_| Ok(|| Ok(())));
+        let predicted = |gpu: &Gpu, shared| {
+            let launches = [(launch(48 << 10), 1), (launch(shared), 1)];
+            on(gpu, &case, &launches, &share(case.work, &launches)).unwrap()
+        };
+        let [_, h100, _, rtx4090] = GPUS;
+        assert!(predicted(&h100, 96 << 10).predicted_milliseconds.unwrap() > 0.0);
+        // An RTX 4090 has 100 KiB, of which 1 is the driver's.
+        assert!(predicted(&rtx4090, 96 << 10).predicted_milliseconds.is_some());
+        let refused = predicted(&rtx4090, 100 << 10);
+        assert_eq!(refused.predicted_milliseconds, None);
+        assert_eq!(refused.longest_launch().unwrap().occupancy, 0.0);
+    }
 }
