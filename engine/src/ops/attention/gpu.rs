@@ -82,6 +82,12 @@ pub(super) fn backward<T: Real>(
     Ok(())
 }
 
+/// Parts that a row of so many tokens is decoded in.
+pub(super) fn decode_parts(shape: &Shape, length: u32) -> u32 {
+    let window = shape.window.map_or(u32::MAX, |window| u32::try_from(window.get()).unwrap_or(u32::MAX));
+    length.min(window).div_ceil(SPLIT)
+}
+
 pub(super) fn decode<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
@@ -92,7 +98,7 @@ pub(super) fn decode<T: Real>(
 ) -> Result<()> {
     let Sizes { tokens: rows, heads, kv_heads, head_dim, scale, window } = sizes(shape, cache.slots.len())?;
     let longest = cache.lengths.host().iter().copied().max().unwrap_or(0);
-    let parts = longest.min(window).div_ceil(SPLIT);
+    let parts = decode_parts(shape, longest);
     let count = q.len() / shape.head_dim * parts as usize;
     let mut sums = GpuMemory::<f32>::scratch(gpu, count * shape.head_dim)?;
     let mut statistics = GpuMemory::<f32>::scratch(gpu, 2 * count)?;

@@ -320,19 +320,25 @@ impl Shape {
         Work::new(elements * element + 4 * tokens * self.heads, flops)
     }
 
-    /// Work of [`backward`]: delta is written once and read once.
-    pub fn backward_work(&self, documents: &Documents, element: usize) -> Work {
+    /// Work of [`backward`]: delta is written once and read once. On a GPU the gradients of keys and values and
+    /// those of queries are passes of their own, which both read all inputs.
+    pub fn backward_work(&self, documents: &Documents, on_gpu: bool, element: usize) -> Work {
         let tokens = documents.tokens();
-        let elements = 4 * tokens * (self.query_width() + self.key_width());
+        let (queries, keys, statistics) = if on_gpu { (7, 6, 5) } else { (4, 4, 3) };
+        let elements = tokens * (queries * self.query_width() + keys * self.key_width());
         let flops = 10 * self.head_dim * self.heads * self.visible_pairs(documents);
-        Work::new(elements * element + 12 * tokens * self.heads, flops)
+        Work::new(elements * element + 4 * statistics * tokens * self.heads, flops)
     }
 
-    /// Work of [`decode`] for rows that see these numbers of tokens.
-    pub fn decode_work(&self, lengths: &[u32], element: usize) -> Work {
+    /// Work of [`decode`] for rows that see these numbers of tokens. On a GPU every part of a row's tokens leaves
+    /// sums, which another kernel reads.
+    pub fn decode_work(&self, lengths: &[u32], on_gpu: bool, element: usize) -> Work {
         let seen: usize = lengths.iter().map(|&length| length as usize).sum();
         let elements = 2 * lengths.len() * self.query_width() + 2 * seen * self.key_width();
-        Work::new(elements * element + 8 * lengths.len(), 4 * self.head_dim * self.heads * seen)
+        let parts: usize = lengths.iter().map(|&length| gpu::decode_parts(self, length) as usize).sum();
+        let sums = if on_gpu { parts * self.heads * (self.head_dim + 2) } else { 0 };
+        let bytes = elements * element + 8 * lengths.len() + 8 * sums;
+        Work::new(bytes, 4 * self.head_dim * self.heads * seen)
     }
 
     /// Pairs of a token and one that it sees.

@@ -65,6 +65,11 @@ pub fn forward_residual<T: Real>(
     Ok(())
 }
 
+/// Sums for the weight's gradient that the blocks of the backward leave.
+pub fn partial_sums(shape: &Shape) -> usize {
+    backward_blocks(shape.rows as u64, shape.hidden as u64) as usize * shape.hidden
+}
+
 pub fn backward<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
@@ -78,7 +83,7 @@ pub fn backward<T: Real>(
     }
     let columns = narrow("rms_norm backward", "hidden", shape.hidden)?;
     let blocks = backward_blocks(shape.rows as u64, u64::from(columns));
-    let mut partials = GpuMemory::<f32>::scratch(gpu, blocks as usize * shape.hidden)?;
+    let mut partials = GpuMemory::<f32>::scratch(gpu, partial_sums(shape))?;
     let kernel = by_columns(columns, T::Kernel::RMS_NORM_BACKWARD);
     kernel(
         gpu.launcher(),

@@ -187,9 +187,11 @@ impl Shape {
         Work::new(bytes, 5 * self.elements())
     }
 
-    /// Work of [`backward`], in one pass.
-    pub fn backward_work(&self, element: usize) -> Work {
+    /// Work of [`backward`], in one pass; on a GPU its blocks leave sums of their own for the weight's gradient,
+    /// which another kernel reads.
+    pub fn backward_work(&self, on_gpu: bool, element: usize) -> Work {
         let bytes = (4 * self.elements() + self.hidden) * element + 4 * self.rows + 8 * self.hidden;
-        Work::new(bytes, 10 * self.elements())
+        let sums = if on_gpu { gpu::partial_sums(self) } else { 0 };
+        Work::new(bytes + 8 * sums, 10 * self.elements())
     }
 }

@@ -185,8 +185,12 @@ fn mark(
 }
 
 /// Work of [`select`] among so many scores: one read of them, unless they do not matter, and one write of the
-/// mask.
-pub fn work(scores: usize, order: Order) -> Work {
-    let read = if matches!(order, Order::Random { .. }) { 0 } else { 4 * scores };
-    Work::new(read + mask_bytes(scores), 0)
+/// mask. A GPU reads them once for every digit of the key that it counts, and once to mark.
+pub fn work(scores: usize, order: Order, on_gpu: bool) -> Work {
+    let passes = match order {
+        Order::Random { .. } => 0,
+        _ if on_gpu => cpift_kernels::select::DIGITS.len() + 1,
+        _ => 1,
+    };
+    Work::new(4 * passes * scores + mask_bytes(scores), 0)
 }

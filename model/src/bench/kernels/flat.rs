@@ -12,8 +12,8 @@ use super::inputs::{random, random_mask};
 /// Share of the parameters that is frozen, a core, or transplanted.
 const CORE: f64 = 0.01;
 
-/// All of them, for shards of so many parameters.
-pub fn cases(parameters: usize) -> Vec<Case> {
+/// All of them, for shards of so many parameters, on a GPU or the CPU.
+pub fn cases(parameters: usize, on_gpu: bool) -> Vec<Case> {
     let mut cases = Vec::new();
     for masked in [false, true] {
         let name = if masked { "squared_norm frozen" } else { "squared_norm" };
@@ -47,7 +47,7 @@ pub fn cases(parameters: usize) -> Vec<Case> {
         ("select random", CORE, Order::Random { seed: 1 }, false),
         ("select equal", CORE, Order::Largest, true),
     ] {
-        let work = select::work(parameters, order);
+        let work = select::work(parameters, order, on_gpu);
         cases.push(Case::new(name, count(parameters), work, move |device| {
             selection(device, parameters, select::Options { fraction, order, ..Default::default() }, equal)
         }));

@@ -14,10 +14,10 @@ const DECODED: usize = 8;
 /// All of them: `tokens` tokens in documents of `length`, on a GPU or the CPU.
 pub fn cases<T: Real>(model: &ModelShape, tokens: usize, length: usize, on_gpu: bool) -> Vec<Case> {
     let mut cases = Vec::from(embedding_cases::<T>(model, tokens));
-    cases.extend(norm_cases::<T>(model, tokens));
+    cases.extend(norm_cases::<T>(model, tokens, on_gpu));
     cases.extend(linear_cases::<T>(model, tokens));
     cases.extend(rope_cases::<T>(model, tokens, length));
-    cases.extend(attention_cases::<T>(model, tokens, length));
+    cases.extend(attention_cases::<T>(model, tokens, length, on_gpu));
     cases.extend(gate_cases::<T>(model, tokens));
     cases.extend(cross_entropy_cases::<T>(model, tokens, on_gpu));
     cases
@@ -56,7 +56,7 @@ fn embedding_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 2] {
     ]
 }
 
-fn norm_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 3] {
+fn norm_cases<T: Real>(model: &ModelShape, tokens: usize, on_gpu: bool) -> [Case; 3] {
     let shape = rms_norm::Shape { rows: tokens, hidden: model.hidden, epsilon: 1e-6 };
     let sizes = format!("{tokens}×{}", shape.hidden);
     let elements = tokens * shape.hidden;
@@ -98,7 +98,7 @@ fn norm_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 3] {
         Case::new(
             name("rms_norm backward", model),
             &sizes,
-            shape.backward_work(size_of::<T>()),
+            shape.backward_work(on_gpu, size_of::<T>()),
             move |device| {
                 let (device, input) = (device.clone(), random::<T>(device, elements, 1)?);
                 let (weight, d_output) = (random(&device, shape.hidden, 2)?, random(&device, elements, 3)?);
@@ -208,7 +208,7 @@ fn rope_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize) -> [Cas
     })
 }
 
-fn attention_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize) -> [Case; 3] {
+fn attention_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize, on_gpu: bool) -> [Case; 3] {
     let ModelShape { heads, kv_heads, head_dim, .. } = *model;
     let scale = 1.0 / (head_dim as f32).sqrt();
     let shape = attention::Shape { heads, kv_heads, head_dim, scale, window: None };
@@ -216,8 +216,8 @@ fn attention_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize) ->
     let documents = Documents::new(&starts).expect("starts ascend from 0");
     let sizes = format!("{tokens}/{length}×{heads}/{kv_heads}×{head_dim}");
     let lengths = vec![length as u32; DECODED];
-    let (forward, backward) =
-        (shape.forward_work(&documents, size_of::<T>()), shape.backward_work(&documents, size_of::<T>()));
+    let forward = shape.forward_work(&documents, size_of::<T>());
+    let backward = shape.backward_work(&documents, on_gpu, size_of::<T>());
     let for_backward = documents.clone();
     [
         Case::new(name("attention forward", model), &sizes, forward, move |device| {
@@ -229,7 +229,7 @@ fn attention_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize) ->
         Case::new(
             name("attention decode", model),
             format!("{DECODED}×{length}×{heads}/{kv_heads}×{head_dim}"),
-            shape.decode_work(&lengths, size_of::<T>()),
+            shape.decode_work(&lengths, on_gpu, size_of::<T>()),
             move |device| attention_decode::<T>(device, shape, &lengths),
         ),
     ]

@@ -79,7 +79,7 @@ pub fn cases(sizes: &Sizes, on_cpu: bool, filter: &str) -> Result<Vec<Case>> {
     };
     let mut cases: Vec<Case> =
         sizes.models.iter().flat_map(|model| layers(model, sizes.tokens, length, !on_cpu)).collect();
-    cases.extend(flat::cases(sizes.parameters));
+    cases.extend(flat::cases(sizes.parameters, !on_cpu));
     if on_cpu {
         cases.extend(flat::mask_cases(sizes.parameters));
     }
