@@ -101,7 +101,16 @@ impl Cut {
 /// In how many parts of k [`gemm_nn_split_bf16`] or [`gemm_tn_split_bf16`] should sum a product on this device:
 /// 1 where cutting does not pay. Their sums take 4·parts·m·n bytes, at most [`PARTS_BYTES`].
 pub fn gemm_parts(launcher: &dyn Launch, sizes: [u64; 3]) -> u32 {
-    Cut::choose(sizes, launcher.multiprocessors()).parts as u32
+    choose_cut(launcher, sizes).parts as u32
+}
+
+/// What [`gemm_hopper`] takes is not cut: it divides the work among as many blocks as there are multiprocessors.
+fn choose_cut(launcher: &dyn Launch, sizes @ [m, n, _]: [u64; 3]) -> Cut {
+    let multiprocessors = launcher.multiprocessors();
+    match gemm_hopper::choose(launcher, true, sizes) {
+        Some(_) => Cut { tile: Tile::choose(m, n, multiprocessors), parts: 1 },
+        None => Cut::choose(sizes, multiprocessors),
+    }
 }
 
 /// Whether operands can be copied 16 bytes at a time: aligned, and with last dimensions that are multiples of
@@ -188,8 +197,8 @@ pub fn gemm_nt_bf16(
     launch(launcher, a, b, bias.unwrap_or_default(), out, m, n, k, biased)
 }
 
-/// out = a·bᵀ of bf16 operands, in f32: logits, whose rounding would show in the loss. On tensor cores as
-/// [`gemm_nt_bf16`].
+/// out = a·bᵀ of bf16 operands, in f32: logits, whose rounding would show in the loss. On tensor cores, and by
+/// [`gemm_hopper`], as [`gemm_nt_bf16`].
 ///
 /// # Errors
 /// As for [`gemm_nt_f32`].
@@ -200,7 +209,11 @@ pub fn gemm_nt_bf16_f32(
     out: SliceMut<'_, f32>,
     [m, n, k]: [u64; 3],
 ) -> Result<(), LaunchError> {
-    let launch = match by_chunks(&a, &b, [k, k]) {
+    let chunks = by_chunks(&a, &b, [k, k]);
+    if let Some(halves) = gemm_hopper::choose(launcher, chunks, [m, n, k]) {
+        return gemm_hopper::gemm_nt_f32_hopper(launcher, halves, a, b, None, out, [m, n, k]);
+    }
+    let launch = match chunks {
         true => match Tile::choose(m, n, launcher.multiprocessors()) {
             Tile::Of128x256 => gemm_nt_bf16_f32_128x256,
             Tile::Of128x128 => gemm_nt_bf16_f32_128x128,
@@ -282,7 +295,7 @@ pub fn gemm_nn_split_bf16(
     [m, n, k]: [u64; 3],
     accumulate: bool,
 ) -> Result<(), LaunchError> {
-    let cut = Cut::choose([m, n, k], launcher.multiprocessors());
+    let cut = choose_cut(launcher, [m, n, k]);
     if cut.parts == 1 || !by_chunks(&a, &b, [k, n]) {
         return gemm_nn_bf16(launcher, a, b, out, [m, n, k], accumulate);
     }
@@ -302,7 +315,7 @@ pub fn gemm_tn_split_bf16(
     out: SliceMut<'_, f32>,
     [m, n, k]: [u64; 3],
 ) -> Result<(), LaunchError> {
-    let cut = Cut::choose([m, n, k], launcher.multiprocessors());
+    let cut = choose_cut(launcher, [m, n, k]);
     if cut.parts == 1 || !by_chunks(&a, &b, [m, n]) {
         return gemm_tn_bf16(launcher, a, b, out, [m, n, k]);
     }
