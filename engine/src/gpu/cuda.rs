@@ -12,7 +12,7 @@ mod tensor_map;
 use std::fmt;
 use std::ptr;
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use cpift_kernels::launch::{Launch, LaunchError, Request};
@@ -36,7 +36,7 @@ pub struct Cuda {
     properties: Properties,
     context: sys::CUcontext,
     stream: sys::CUstream,
-    functions: Mutex<Functions>,
+    functions: Arc<Mutex<Functions>>,
     staging: Mutex<Staging>,
     held: Held,
 }
@@ -80,7 +80,7 @@ impl Cuda {
             properties,
             context,
             stream: ptr::null_mut(),
-            functions: Mutex::new(functions),
+            functions: Arc::new(Mutex::new(functions)),
             staging: Mutex::new(Staging { start: ptr::null_mut(), busy: 0 }),
             held: Held::default(),
         };

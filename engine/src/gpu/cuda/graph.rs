@@ -1,13 +1,15 @@
 //! Lists of commands as CUDA graphs: nodes in a row, each replaced where its command changes.
 
 use std::ptr;
+use std::sync::{Arc, Mutex};
 
 use cpift_kernels::launch::Request;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys;
 
-use super::Cuda;
+use super::functions::Functions;
 use super::tensor_map::Parameters;
+use super::{Cuda, lock};
 use crate::error::{Error, Result};
 use crate::gpu::Backend;
 use crate::gpu::recorder::{Command, Graph};
@@ -23,14 +25,9 @@ pub struct CudaGraph {
     graph: sys::CUgraph,
     /// Null until all nodes are there.
     executable: sys::CUgraphExec,
-    nodes: Vec<Node>,
-}
-
-/// A command in a graph.
-struct Node {
-    node: sys::CUgraphNode,
-    /// What it launches; null for changes of memory.
-    function: sys::CUfunction,
+    nodes: Vec<sys::CUgraphNode>,
+    /// The device's: a changed launch may need more shared memory than its kernel was allowed before.
+    functions: Arc<Mutex<Functions>>,
 }
 
 // SAFETY: graphs and what they are made of belong to no thread; calls make the context current first.
@@ -51,14 +48,10 @@ impl CudaGraph {
             graph,
             executable: ptr::null_mut(),
             nodes: Vec::with_capacity(commands.len()),
+            functions: Arc::clone(&cuda.functions),
         };
         for command in commands {
-            let function = match *command {
-                Command::Launch { kernel, grid, shared, ref arguments } => {
-                    cuda.function_for(&Request { kernel, grid, shared, arguments })?
-                }
-                Command::Set { .. } | Command::Copy { .. } => ptr::null_mut(),
-            };
+            let function = built.function_of(command)?;
             built.add(function, command).map_err(failed)?;
         }
         // SAFETY: a whole graph; destroyed in `drop`.
@@ -68,9 +61,19 @@ impl CudaGraph {
         Ok(built)
     }
 
+    /// What a command launches, allowed what it needs; null for changes of memory.
+    fn function_of(&self, command: &Command) -> Result<sys::CUfunction> {
+        Ok(match *command {
+            Command::Launch { kernel, grid, shared, ref arguments } => {
+                lock(&self.functions).get(&Request { kernel, grid, shared, arguments })?
+            }
+            Command::Set { .. } | Command::Copy { .. } => ptr::null_mut(),
+        })
+    }
+
     /// Adds a command behind the last.
     fn add(&mut self, function: sys::CUfunction, command: &Command) -> std::result::Result<(), DriverError> {
-        let before = self.nodes.last().map(|last| last.node);
+        let before = self.nodes.last().copied();
         let (before, count) =
             (before.as_ref().map_or(ptr::null(), ptr::from_ref), usize::from(before.is_some()));
         let mut node = ptr::null_mut();
@@ -94,7 +97,7 @@ impl CudaGraph {
             }
         }
         .result()?;
-        self.nodes.push(Node { node, function });
+        self.nodes.push(node);
         Ok(())
     }
 
@@ -111,7 +114,7 @@ impl CudaGraph {
 impl Graph for CudaGraph {
     fn replace(&mut self, index: usize, command: &Command) -> Result<()> {
         self.enter()?;
-        let Node { node, function } = self.nodes[index];
+        let (node, function) = (self.nodes[index], self.function_of(command)?);
         // SAFETY: a node of this graph and parameters of its kind, for the same function; copied by the calls.
         unsafe {
             match command {
