@@ -1,9 +1,11 @@
 //! Recorded steps give the bits that steps queued one by one give, whatever changes from step to step.
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::linear::{Shape, forward};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::ops::subtract::subtract;
-use cpift_engine::{Buffer, Device, Error, Result};
+use cpift_engine::{Buffer, Device, Error, Result, bf16};
+use cpift_kernels::emulator::Schedule;
 use cpift_model::transformer::ComputeType;
 use cpift_model::{Batch, Model};
 use cpift_tests::devices::gpus;
@@ -123,6 +125,37 @@ fn the_host_sees_what_it_would_without_recording() {
             })
             .unwrap();
         assert_eq!(other.to_vec().unwrap(), [4.0; 100]);
+    }
+}
+
+/// What a kernel copies by tiles is in use until it has run, like every other buffer; and a list that is run again
+/// reads from where its tiles are now.
+#[test]
+fn tiles_are_read_from_where_they_are_when_a_list_runs() {
+    let device = Device::emulated_like(Schedule::Forward, (9, 0));
+    let shape = Shape { rows: 256, inputs: 64, outputs: 512 };
+    let weight = Buffer::<bf16>::from_slice(&device, &vec![bf16::ONE; 512 * 64]).unwrap();
+    let of = |number: f32| vec![bf16::from_f32(number); 256 * 64];
+    let mut y = Buffer::<bf16>::zeros(&device, 256 * 512).unwrap();
+    let mut other = Buffer::<bf16>::zeros(&device, 256 * 512).unwrap();
+    for round in [1.0, 2.0, 3.0] {
+        // Another address each time, the last one's being taken.
+        let mut x = Buffer::from_slice(&device, &of(round)).unwrap();
+        let kept = Buffer::from_slice(&device, &of(0.0)).unwrap();
+        device
+            .record(|| -> Result<()> {
+                for _ in 0..2 {
+                    forward(&device, &shape, x.view(), weight.view(), None, y.view_mut())?;
+                    forward(&device, &shape, x.view(), weight.view(), None, y.view_mut())?;
+                }
+                x.view_mut().copy_from_host(&of(-round))?;
+                forward(&device, &shape, x.view(), weight.view(), None, other.view_mut())
+            })
+            .unwrap();
+        let expected = bf16::from_f32(64.0 * round);
+        assert!(y.to_vec().unwrap().iter().all(|&sum| sum == expected), "round {round}");
+        assert!(other.to_vec().unwrap().iter().all(|&sum| sum == -expected), "round {round}");
+        drop(kept);
     }
 }
 
