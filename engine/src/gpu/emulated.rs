@@ -43,7 +43,7 @@ impl Emulated {
 
     /// The same with the kernels for another compute capability than an A100's.
     pub fn like(schedule: Schedule, compute_capability: (u32, u32)) -> Self {
-        Self { emulator: Emulator::new(schedule).like(compute_capability, MULTIPROCESSORS) }
+        Self { emulator: Emulator::new(schedule).like(compute_capability, MULTIPROCESSORS), traffic: None }
     }
 
     fn layout(bytes: usize) -> Result<Layout> {

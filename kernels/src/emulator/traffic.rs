@@ -23,7 +23,8 @@ pub struct Traffic {
     pub tensor_flops: u64,
 }
 
-/// The traffic of all launches of an [`Emulator`](super::Emulator) made to count. Clones are the same list.
+/// The traffic of all launches of an [`Emulator`](super::Emulator) made to count. Clones are the same list. Tiles
+/// that Hopper's copy engine moves are not counted.
 #[derive(Debug, Clone, Default)]
 pub struct TrafficLog(Arc<Mutex<Vec<Traffic>>>);
 

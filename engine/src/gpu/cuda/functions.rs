@@ -30,6 +30,9 @@ struct Function {
     allowed: u32,
 }
 
+// SAFETY: modules and functions belong to no thread; the context is made current before every use.
+unsafe impl Send for Functions {}
+
 impl Functions {
     /// None yet, for a device of this kind.
     pub fn new(compute_capability: (u32, u32), shared_memory: u32) -> Self {
