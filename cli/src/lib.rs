@@ -12,7 +12,8 @@ pub mod report;
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
 
-use args::{Arguments, Bench, Command};
+use args::bench::Bench;
+use args::{Arguments, Command};
 use clap::Parser;
 use cpift_model::{Error, Result};
 

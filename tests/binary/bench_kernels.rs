@@ -38,8 +38,8 @@ fn the_table_fits_a_hundred_columns() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let table = stdout(&output);
     assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
-    assert_eq!(table.lines().filter(|line| line.starts_with("adamw")).count(), 4, "{table}");
-    assert!(stderr(&output).lines().last().unwrap().starts_with("4/4  adamw net frozen"));
+    assert_eq!(table.lines().filter(|line| line.starts_with("adamw")).count(), 6, "{table}");
+    assert!(stderr(&output).lines().last().unwrap().starts_with("6/6  adamw fisher frozen"));
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::display::table::Table;
 use crate::display::{print, print_json, units};
 
 /// Measures whole train steps.
-pub fn step(arguments: &args::BenchStep, threads: Option<NonZeroUsize>) -> Result<()> {
+pub fn step(arguments: &args::bench::BenchStep, threads: Option<NonZeroUsize>) -> Result<()> {
     let chosen = super::Chosen::open(&arguments.device.device, threads)?;
     let result = bench::step(
         &chosen.device,

@@ -17,7 +17,7 @@ use crate::display::{kernels, print, print_json, tell};
 use crate::{args, interrupt};
 
 /// Measures operations, or predicts their times.
-pub fn run(arguments: &args::BenchKernels, threads: Option<NonZeroUsize>) -> Result<()> {
+pub fn run(arguments: &args::bench::BenchKernels, threads: Option<NonZeroUsize>) -> Result<()> {
     if let Some(names) = &arguments.predict {
         return predict(arguments, names);
     }
@@ -50,7 +50,7 @@ pub fn run(arguments: &args::BenchKernels, threads: Option<NonZeroUsize>) -> Res
 }
 
 /// Predicts times on the GPUs of these names; all where there are none.
-fn predict(arguments: &args::BenchKernels, names: &[String]) -> Result<()> {
+fn predict(arguments: &args::bench::BenchKernels, names: &[String]) -> Result<()> {
     let named = |gpu: &Gpu| names.is_empty() || names.iter().any(|name| name == gpu.name);
     let gpus: Vec<Gpu> = GPUS.into_iter().filter(named).collect();
     let measured = arguments.compare.as_deref().map(read_report).transpose()?;
@@ -101,7 +101,7 @@ fn read_report(path: &Path) -> Result<Report> {
 }
 
 /// The device's usual sizes with what was given instead.
-fn sizes(arguments: &args::BenchKernels, on_cpu: bool) -> Sizes {
+fn sizes(arguments: &args::bench::BenchKernels, on_cpu: bool) -> Sizes {
     let usual = if on_cpu { Sizes::for_cpu() } else { Sizes::for_gpu() };
     let chosen = |name: &str| arguments.model.iter().any(|model| model == name);
     Sizes {

@@ -2,7 +2,7 @@
 
 use cudarc::driver::sys::CUresult;
 
-use crate::launch::Geometry;
+use crate::launch::{Geometry, Value};
 use crate::state::{Outcome, State, violation};
 use crate::stream::Work;
 
@@ -34,7 +34,7 @@ pub enum Node {
         /// How.
         geometry: Geometry,
         /// Values of the arguments.
-        values: Vec<u64>,
+        values: Vec<Value>,
     },
     /// Bytes set.
     Set {

@@ -5,6 +5,7 @@ use std::ffi::c_void;
 use std::sync::LazyLock;
 
 use cpift_kernels::launch::{Argument, Direction, Kernel, SHARED_MEMORY_DEFAULT};
+use cpift_kernels::tiled::TiledMatrix;
 use cudarc::driver::sys::CUresult;
 
 use crate::ptx::{Entry, Parameter};
@@ -16,6 +17,9 @@ use crate::stream::{Instead, Work};
 const REGISTERS: u32 = 1 << 16;
 /// Threads of a warp; registers are given to warps, 256 at a time.
 const WARP: u32 = 32;
+
+/// The bytes of an argument, zeros behind them: a number, an address, or a tensor map.
+pub type Value = [u64; 16];
 
 /// A kernel of a loaded module.
 #[derive(Debug, Clone)]
@@ -97,9 +101,15 @@ pub fn same_parameters(kernel: &Kernel, entry: &Entry) -> Result<(), String> {
         return Err(format!("{name} has {ptx} parameters in the PTX, {host} are passed"));
     }
     for (parameter, declared) in kernel.parameters.iter().zip(&entry.parameters) {
-        let buffer = parameter.direction != Direction::Scalar;
-        let bytes = if buffer { 8 } else { parameter.element_bytes() };
-        let float = !buffer && parameter.element.starts_with('f');
+        let (tiles, scalar) =
+            (parameter.direction == Direction::Tiles, parameter.direction == Direction::Scalar);
+        let buffer = !tiles && !scalar;
+        let bytes = match parameter.direction {
+            Direction::Tiles => size_of::<Value>(),
+            Direction::Scalar => parameter.element_bytes(),
+            _ => 8,
+        };
+        let float = scalar && parameter.element.starts_with('f');
         if declared.bytes != bytes || declared.pointer != buffer || declared.float != float {
             let parameter = parameter.name;
             return Err(format!("{name}: {parameter} is {declared:?} in the PTX, {bytes} bytes are passed"));
@@ -113,7 +123,7 @@ pub fn same_parameters(kernel: &Kernel, entry: &Entry) -> Result<(), String> {
 /// # Safety
 /// There are as many pointers as the PTX has parameters, to as many bytes as the parameters have. The driver
 /// itself cannot check that either.
-pub unsafe fn read_arguments(function: &Function, pointers: *const *mut c_void) -> Outcome<Vec<u64>> {
+pub unsafe fn read_arguments(function: &Function, pointers: *const *mut c_void) -> Outcome<Vec<Value>> {
     let name = function.kernel.name;
     let wrong =
         |message: String| violation(CUresult::CUDA_ERROR_INVALID_VALUE, &format!("{name}: {message}"));
@@ -125,13 +135,14 @@ pub unsafe fn read_arguments(function: &Function, pointers: *const *mut c_void) 
     for (index, &Parameter { bytes, .. }) in parameters.iter().enumerate() {
         // SAFETY: as many pointers as parameters, by the caller's promise.
         let pointer = unsafe { *pointers.add(index) };
-        if pointer.is_null() || !(pointer as usize).is_multiple_of(bytes) {
+        if pointer.is_null() || !(pointer as usize).is_multiple_of(bytes.min(64)) {
             return Err(wrong(format!("the pointer to argument {index} is {pointer:?}")));
         }
-        let mut value = [0; 8];
-        // SAFETY: as many bytes as the parameter has, by the caller's promise.
-        unsafe { value.as_mut_ptr().copy_from_nonoverlapping(pointer.cast(), bytes) };
-        values.push(u64::from_le_bytes(value));
+        let mut value: Value = [0; 16];
+        assert!(bytes <= size_of::<Value>(), "parameters were compared with the kernel's");
+        // SAFETY: as many bytes as the parameter has, by the caller's promise; they fit.
+        unsafe { value.as_mut_ptr().cast::<u8>().copy_from_nonoverlapping(pointer.cast(), bytes) };
+        values.push(value);
     }
     Ok(values)
 }
@@ -168,13 +179,14 @@ pub fn check_geometry(function: &Function, geometry: &Geometry) -> Outcome {
 
 impl State {
     /// A launch as work: its addresses are looked up, and their memory held.
-    pub fn prepare(&self, geometry: &Geometry, values: &[u64]) -> Outcome<Work> {
+    pub fn prepare(&self, geometry: &Geometry, values: &[Value]) -> Outcome<Work> {
         let function = known(&self.functions, geometry.function, "function")?;
         self.own(function.context, "function")?;
         check_geometry(function, geometry)?;
         let kernel = function.kernel;
         let (mut arguments, mut places) = (Vec::with_capacity(values.len()), Vec::new());
-        for (parameter, &value) in kernel.parameters.iter().zip(values) {
+        for (parameter, map) in kernel.parameters.iter().zip(values) {
+            let value = map[0];
             arguments.push(match (parameter.direction, parameter.element) {
                 (Direction::Scalar, "u32") => Argument::U32(value as u32),
                 (Direction::Scalar, "u64") => Argument::U64(value),
@@ -183,6 +195,16 @@ impl State {
                 (Direction::Scalar, other) => {
                     let message = format!("{}: `{other}` is no type of number here", kernel.name);
                     return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, &message));
+                }
+                (Direction::Tiles, _) => {
+                    let what = format!("{}: {}", kernel.name, parameter.name);
+                    let matrix = read_tiles(map);
+                    let bytes = (matrix.rows * matrix.row_bytes()) as usize;
+                    let place = self.memory.place(matrix.address, bytes, function.context, &what)?;
+                    let length = place.rest() / matrix.element_bytes.max(1) as usize;
+                    let address = place.host() as u64;
+                    places.push(place);
+                    Argument::Tiles(TiledMatrix { address, length, ..matrix })
                 }
                 // Right where the kernel does not use it, which the emulator finds out.
                 (_, _) if value == 0 => Argument::Buffer { address: 0, length: 0 },
@@ -205,6 +227,21 @@ impl State {
         let Geometry { grid, shared, .. } = *geometry;
         Ok(Work::Launch { kernel, grid, shared, arguments, places, instead })
     }
+}
+
+/// A matrix as the bytes of a tensor map.
+pub fn write_tiles(matrix: &TiledMatrix) -> Value {
+    let mut map = [0; 16];
+    let TiledMatrix { address, element_bytes, rows, columns, tile_rows, .. } = *matrix;
+    map[..5].copy_from_slice(&[address, element_bytes.into(), rows, columns, tile_rows.into()]);
+    map
+}
+
+/// The matrix of a tensor map.
+fn read_tiles(map: &Value) -> TiledMatrix {
+    let [address, element_bytes, rows, columns, tile_rows, ..] = *map;
+    let (element_bytes, tile_rows) = (element_bytes as u32, tile_rows as u32);
+    TiledMatrix { address, length: 0, element_bytes, rows, columns, tile_rows }
 }
 
 #[cfg(test)]

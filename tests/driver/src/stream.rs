@@ -9,7 +9,7 @@ use cpift_kernels::launch::{Argument, Kernel, Launch, Request};
 use cudarc::driver::sys::CUresult;
 
 use crate::memory::{Block, Place};
-use crate::state::{Outcome, violation};
+use crate::state::{Outcome, SETTINGS, violation};
 
 /// A stream.
 #[derive(Debug)]
@@ -107,7 +107,11 @@ pub struct Event {
 
 impl Stream {
     pub fn new(context: usize, schedule: Schedule) -> Self {
-        Self { context, emulator: Emulator::new(schedule), work: Mutex::default() }
+        Self {
+            context,
+            emulator: Emulator::new(schedule).like(SETTINGS.capability, SETTINGS.multiprocessors),
+            work: Mutex::default(),
+        }
     }
 
     /// Puts work behind what is there.

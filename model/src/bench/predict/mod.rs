@@ -97,7 +97,7 @@ pub fn predict(case: &Case, gpus: &[Gpu]) -> Result<Vec<Prediction>> {
                 Entry::Occupied(known) => known.into_mut(),
                 Entry::Vacant(new) => new.insert(launches(case, kind)?),
             };
-            on(gpu, case, launches, &share(case.work, launches))
+            on(gpu, case, launches, &share(gpu, case.work, launches)?)
         })
         .collect()
 }
@@ -126,23 +126,35 @@ fn group(launches: Vec<LaunchRecord>) -> Vec<(LaunchRecord, usize)> {
     groups
 }
 
-/// What one launch of each group has to do.
-fn share(work: Work, launches: &[(LaunchRecord, usize)]) -> Vec<Work> {
-    let all_bytes: u64 = launches.iter().map(|(launch, count)| launch.bytes * *count as u64).sum();
-    let products: u64 =
-        launches.iter().map(|(launch, count)| product_flops(launch).unwrap_or(0) * *count as u64).sum();
-    let other_bytes: u64 = launches
-        .iter()
-        .filter(|(launch, _)| product_flops(launch).is_none())
-        .map(|(launch, count)| launch.bytes * *count as u64)
-        .sum();
-    let part = |of: u64, bytes: u64, all: u64| (of as f64 * bytes as f64 / all.max(1) as f64) as u64;
-    let work = |(launch, _): &(LaunchRecord, usize)| Work {
-        bytes: part(work.bytes, launch.bytes, all_bytes),
-        flops: product_flops(launch)
-            .unwrap_or_else(|| part(work.flops.saturating_sub(products), launch.bytes, other_bytes)),
+/// What one launch of each group has to do. Operations that are not those of products go to the launches on tensor
+/// cores where there are any: what runs beside these, as attention's row sums, does few.
+fn share(gpu: &Gpu, work: Work, launches: &[(LaunchRecord, usize)]) -> Result<Vec<Work>> {
+    let mut on_tensor_cores = Vec::new();
+    for (launch, _) in launches {
+        let is_product = product_flops(launch).is_some();
+        on_tensor_cores.push(!is_product && assembled(launch, gpu.compute_capability)?.on_tensor_cores());
+    }
+    let any = on_tensor_cores.contains(&true);
+    let takes = |index: usize| match any {
+        true => on_tensor_cores[index],
+        false => product_flops(&launches[index].0).is_none(),
     };
-    launches.iter().map(work).collect()
+    let sum = |value: &dyn Fn(usize) -> u64| -> u64 {
+        launches.iter().enumerate().map(|(index, (_, count))| value(index) * *count as u64).sum()
+    };
+    let products = sum(&|index| product_flops(&launches[index].0).unwrap_or(0));
+    let all_bytes = sum(&|index| launches[index].0.bytes);
+    let other_bytes = sum(&|index| if takes(index) { launches[index].0.bytes } else { 0 });
+    let part = |of: u64, bytes: u64, all: u64| (of as f64 * bytes as f64 / all.max(1) as f64) as u64;
+    let work = |(index, (launch, _)): (usize, &(LaunchRecord, usize))| Work {
+        bytes: part(work.bytes, launch.bytes, all_bytes),
+        flops: match product_flops(launch) {
+            Some(flops) => flops,
+            None if takes(index) => part(work.flops.saturating_sub(products), launch.bytes, other_bytes),
+            None => 0,
+        },
+    };
+    Ok(launches.iter().enumerate().map(work).collect())
 }
 
 /// 2·m·n·k, if the launch is a matrix product.
@@ -187,7 +199,7 @@ fn time(gpu: &Gpu, launch: &LaunchRecord, count: usize, work: Work) -> Result<La
     let shared = launch.shared + assembled.shared;
     let needs = BlockNeeds { threads: launch.block, registers: assembled.registers, shared };
     let (blocks, multiprocessors) = (launch.blocks as f64, f64::from(gpu.multiprocessors));
-    let tensor_cores = assembled.instructions.keys().any(|name| name.contains("MMA"));
+    let tensor_cores = assembled.on_tensor_cores();
     let own = gpu.compute_capability != (9, 0) || assembled.instructions.contains_key("HGMMA");
     let tensor_rate = gpu.tensor_flops_per_second * if own { 1.0 } else { MMA_ON_HOPPER };
     let rate = if tensor_cores { tensor_rate } else { gpu.f32_flops_per_second };
@@ -238,6 +250,12 @@ struct Assembled {
     instructions: BTreeMap<String, u64>,
 }
 
+impl Assembled {
+    fn on_tensor_cores(&self) -> bool {
+        self.instructions.keys().any(|name| name.contains("MMA"))
+    }
+}
+
 /// The figures of a launch's kernel for a device: those for its own architecture, else those for sm_80.
 fn assembled(launch: &LaunchRecord, compute_capability: (u32, u32)) -> Result<Assembled> {
     use std::sync::LazyLock;
@@ -274,7 +292,7 @@ mod tests {
             Case::new("product", "256×64×256", Work { bytes: 1 << 20, flops: 1 << 23 }, |_| Ok(|| Ok(())));
         let predicted = |gpu: &Gpu, shared| {
             let launches = [(launch(48 << 10), 1), (launch(shared), 1)];
-            on(gpu, &case, &launches, &share(case.work, &launches)).unwrap()
+            on(gpu, &case, &launches, &share(gpu, case.work, &launches).unwrap()).unwrap()
         };
         let [_, h100, _, rtx4090] = GPUS;
         assert!(predicted(&h100, 96 << 10).predicted_milliseconds.unwrap() > 0.0);
@@ -283,5 +301,17 @@ mod tests {
         let refused = predicted(&rtx4090, 100 << 10);
         assert_eq!(refused.predicted_milliseconds, None);
         assert_eq!(refused.longest_launch().unwrap().occupancy, 0.0);
+    }
+
+    #[test]
+    fn operations_go_to_tensor_cores_where_some_launches_use_them() {
+        let work = Work { bytes: 3 << 20, flops: 1 << 30 };
+        let flash = |kernel| LaunchRecord { kernel, family: "attention", numbers: Vec::new(), ..launch(0) };
+        let launches =
+            ["attention_delta_bf16", "attention_backward_queries_64_bf16", "attention_backward_keys_64_bf16"]
+                .map(|kernel| (flash(kernel), 1));
+        let flops: Vec<u64> =
+            share(&GPUS[0], work, &launches).unwrap().into_iter().map(|work| work.flops).collect();
+        assert_eq!(flops, [0, 1 << 29, 1 << 29]);
     }
 }

@@ -9,6 +9,7 @@ mod graph;
 mod memory;
 mod module;
 mod stream;
+mod tensor_map;
 #[cfg(test)]
 mod tests;
 

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use cudarc::driver::sys::{CUfunction, CUfunction_attribute, CUjit_option, CUmodule, CUresult, CUstream};
 
 use super::{give, handle};
-use crate::launch::{Function, Geometry, read_arguments};
+use crate::launch::{Function, Geometry, Value, read_arguments};
 use crate::ptx::Module;
 use crate::settings::Failure;
 use crate::state::{Outcome, SETTINGS, call, known, known_mut, log, queue, state, violation};
@@ -205,7 +205,7 @@ pub unsafe fn arguments_of(
     function: usize,
     arguments: *const *mut c_void,
     extra: *const *mut c_void,
-) -> Outcome<Vec<u64>> {
+) -> Outcome<Vec<Value>> {
     if !extra.is_null() {
         return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, "arguments as a block are not known here"));
     }
