@@ -1,6 +1,9 @@
 use std::path::PathBuf;
 
-use cpift_model::settings::{FoldWeight, Frozen, ImportanceKind, KEYS, Method, Recipe, Schedule, TRAIN_KEYS};
+use cpift_model::settings::{
+    FoldWeight, Frozen, ImportanceKind, KEYS, Method, ModelSettings, Recipe, Schedule, TRAIN_KEYS,
+    TaskSettings,
+};
 
 use super::*;
 
@@ -52,6 +55,24 @@ fn defaults_fill_what_is_not_set() {
     assert_eq!(recipe.fuse.weight, FoldWeight::Running);
     assert_eq!(recipe.integrate.frozen, Frozen::Prior);
     assert_eq!(recipe.task[0].weight, 1.0);
+}
+
+#[test]
+fn the_recipe_of_all_keys_is_complete_and_says_the_defaults() {
+    let text = include_str!("../../../examples/every-key.toml");
+    for (section, keys) in KEYS {
+        for key in keys.iter().filter(|_| !section.is_empty()) {
+            let is_it = |line: &str| line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} ="));
+            assert!(text.lines().any(is_it), "[{section}] {key}");
+        }
+    }
+    let least = "[model]\nbase = \"my-model\"\n[[task]]\nname = \"code\"\ntrain = \"code.train.jsonl\"\n";
+    let paths = |recipe: Recipe| Recipe {
+        model: ModelSettings { base: None, ..recipe.model },
+        task: recipe.task.into_iter().map(|task| TaskSettings { train: "".into(), ..task }).collect(),
+        ..recipe
+    };
+    assert_eq!(paths(read(text, &[])), paths(read(least, &[])));
 }
 
 #[test]
