@@ -3,7 +3,9 @@
 use std::process::Command;
 
 fn main() {
-    println!("cargo:rerun-if-changed=src");
+    for folder in ["src", "../model/src", "../engine/src", "../kernels/src", "../kernels/ptx"] {
+        println!("cargo:rerun-if-changed={folder}");
+    }
     let version = env!("CARGO_PKG_VERSION");
     // Without git, or where this file is no part of the checkout, the version stands alone.
     let is_tracked = git(&["ls-files", "--error-unmatch", "build.rs"]).is_some();
@@ -12,8 +14,10 @@ fn main() {
         println!("cargo:rustc-env=CPIFT_VERSION={version}");
         return;
     };
-    if let Some(log) = git(&["rev-parse", "--path-format=absolute", "--git-path", "logs/HEAD"]) {
-        println!("cargo:rerun-if-changed={log}");
+    for file in ["logs/HEAD", "index"] {
+        if let Some(path) = git(&["rev-parse", "--path-format=absolute", "--git-path", file]) {
+            println!("cargo:rerun-if-changed={path}");
+        }
     }
     let is_changed = git(&["status", "--porcelain", "--untracked-files=no"]).is_some();
     let changed = if is_changed { ", changed" } else { "" };

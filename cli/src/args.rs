@@ -161,8 +161,8 @@ pub struct RecipeArguments {
 /// Where to compute.
 #[derive(Debug, Args)]
 pub struct DeviceArgument {
-    /// Where to compute: `auto` (a GPU where there is one), `cpu`, `cuda:N` or `emulated` (for tests); see
-    /// `cpift-engine devices`.
+    /// Where to compute: `auto` (a GPU where there is one), `cpu`, `cuda:N`, or `emulated` or `emulated:9.0`
+    /// (for tests); see `cpift-engine devices`.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
 }

@@ -66,8 +66,8 @@ const BENCH_KERNELS_ABOUT: &str = "\
 Measure every operation against what the machine can do.
 
 Each operation runs at the shapes of real models on random numbers, with the cache flushed before each run; on a GPU \
-times are those of its own clock. Bytes and operations are those that the operation's definition needs, so that work \
-beyond it counts against it. The ceilings are measured first: a large copy and a large read (the better one counts), \
+times are those of its own clock. Bytes and operations are those stated beside the operation's code: what its definition needs, on a \
+GPU in as many passes as it takes; work beyond them counts against it. The ceilings are measured first: a large copy and a large read (the better one counts), \
 and the best matrix product of all. `limit` is what would bound the operation at these ceilings, `share` how much of \
 that bound it reaches.
 

@@ -319,20 +319,21 @@ impl Backend for Cuda {
 
 impl Drop for Cuda {
     fn drop(&mut self) {
-        if self.enter().is_err() {
-            return;
-        }
-        // Nothing can be done about failures here, and drop must not panic.
+        let entered = self.enter().is_ok();
+        // Nothing can be done about failures here, and drop must not panic. The context is given back in any case:
+        // one that a kernel has broken is not retained again.
         // SAFETY: all were made in `new` or `load` and are used no more; the context goes last.
         unsafe {
-            let _ = result::stream::synchronize(self.stream);
-            lock(&self.functions).unload();
-            let staging = lock(&self.staging).start;
-            if !staging.is_null() {
-                let _ = result::free_host(staging.cast());
-            }
-            if !self.stream.is_null() {
-                let _ = result::stream::destroy(self.stream);
+            if entered {
+                let _ = result::stream::synchronize(self.stream);
+                lock(&self.functions).unload();
+                let staging = lock(&self.staging).start;
+                if !staging.is_null() {
+                    let _ = result::free_host(staging.cast());
+                }
+                if !self.stream.is_null() {
+                    let _ = result::stream::destroy(self.stream);
+                }
             }
             let _ = result::primary_ctx::release(self.properties.device);
         }

@@ -1,7 +1,8 @@
 //! A first test of the kernels that are for one compute capability alone, when a device is opened.
 //!
 //! They rest on more of the hardware than others do: permutations of shared memory, barriers for arrivals, the copy
-//! engine. A device on which they are wrong, or fail, computes with the kernels for all devices.
+//! engine. A device on which they are refused, or wrong, computes with the kernels for all devices. One that they break
+//! cannot be used again by the same process, which the second opening reports.
 
 use cpift_kernels::gemm_hopper::{gemm_nn_hopper, gemm_nt_f32_hopper, gemm_nt_hopper, gemm_tn_hopper};
 use half::bf16;
@@ -31,16 +32,19 @@ pub fn with_own_kernels(open: impl Fn() -> Result<GpuDevice>) -> Result<GpuDevic
 /// Whether products are right, to the last bit: of small whole numbers, whose sums are exact in any order.
 fn products(device: &GpuDevice) -> Result<bool> {
     let [m, n, k] = SIZES;
-    let number = |index: usize, factor: usize| (index * factor % 97 % 5) as i32 - 2;
-    let values = |length: usize, factor: usize| -> Vec<bf16> {
-        (0..length).map(|index| bf16::from_f32(number(index, factor) as f32)).collect()
+    let numbers = |length: usize, factor: usize| -> Vec<i32> {
+        (0..length).map(|index| (index * factor % 97 % 5) as i32 - 2).collect()
     };
-    let a = GpuMemory::from_slice(device, &values(m * k, 31))?;
-    let b = GpuMemory::from_slice(device, &values(n * k, 53))?;
+    let (left, right) = (numbers(m * k, 31), numbers(n * k, 53));
+    let values = |numbers: &[i32]| -> Vec<bf16> {
+        numbers.iter().map(|&number| bf16::from_f32(number as f32)).collect()
+    };
+    let a = GpuMemory::from_slice(device, &values(&left))?;
+    let b = GpuMemory::from_slice(device, &values(&right))?;
     let sizes = SIZES.map(|size| size as u64);
     // Where the terms of a sum lie: step by level, of the row and of the column.
     let sum = |a: (usize, usize), b: (usize, usize)| -> f32 {
-        let terms = (0..k).map(|level| number(a.0 + level * a.1, 31) * number(b.0 + level * b.1, 53));
+        let terms = (0..k).map(|level| left[a.0 + level * a.1] * right[b.0 + level * b.1]);
         terms.sum::<i32>() as f32
     };
     let matrix = |sum: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {

@@ -1,8 +1,8 @@
 //! Copies of tiles to shared memory, and products of tiles by groups of warps: what runs beside the threads.
 //!
 //! Both are done as late as can be, when no thread can go on without, one by one in the order of the schedule: first
-//! products, each warp's part by itself, then copies. So a thread that does not wait for a copy finds it under way, and a tile that is
-//! given back too early is overwritten before it is read.
+//! products, each warp's part by itself, then copies. So a thread that does not wait for a copy finds it under way,
+//! and a tile that is given back too early is overwritten before it is read.
 
 use std::ops::Range;
 
@@ -90,8 +90,8 @@ impl SharedMemory {
                     // SAFETY: inside the matrix, whose buffer was checked at launch and is valid while that runs.
                     unsafe { from.copy_to_nonoverlapping(element.as_mut_ptr(), size) };
                 }
-                // SAFETY: inside the memory, as checked when the copy began: the permutation stays in 1024 bytes
-                // that the tile's end is in, which `pointer` covers.
+                // SAFETY: inside the memory, as checked when the copy began: the permutation moves bytes within
+                // 128 bytes, and the tile begins and ends at a multiple of 128.
                 unsafe { self.pointer().add(to).copy_from_nonoverlapping(element.as_ptr(), size) };
             }
         }

@@ -16,9 +16,10 @@
 //!   dimensions are multiples of 8, else one by one.
 //!
 //! Kernels of different tiles sum in the same order, and so have the same bits; those of [`split`] cut k into
-//! parts, for `nn` and `tn` of few tiles and many terms. `nt` is never cut: what a forward makes of a row does
-//! not depend on how many rows come with it. [`gemm_nt_f32`] and its like choose among them. All threads reach every barrier: loops over k are the same for the whole block. Two
-//! operations (one fused multiply-add) per element of C and k; per tile and k, its height and width of
+//! parts, for `nn` and `tn` of few tiles and many terms. `nt` is never cut: on devices without kernels of their own
+//! ([`gemm_hopper`](crate::gemm_hopper)) what a forward makes of a row does not depend on how many rows come with it.
+//! [`gemm_nt_f32`] and its like choose among them. All threads reach every barrier: loops over k are the same for the
+//! whole block. Two operations (one fused multiply-add) per element of C and k; per tile and k, its height and width of
 //! operands are read.
 
 #[cfg(not(target_arch = "nvptx64"))]

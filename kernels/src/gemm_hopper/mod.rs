@@ -1,13 +1,14 @@
 //! Products of bf16 matrices on Hopper (compute capability 9.0): the layouts of [`gemm`](crate::gemm), by the
 //! instructions that Hopper alone has.
 //!
-//! Operands are aligned to 16 bytes, their last dimensions are multiples of 8, no size is zero. What is computed,
-//! rounding and determinism are those of [`gemm`](crate::gemm): every sum is over ascending k, by one thread; which
-//! block has a tile, and so the number of blocks, makes no difference.
+//! Operands are aligned to 16 bytes, their last dimensions are multiples of 8, no size is zero. What is computed
+//! and how it is rounded are as in [`gemm`](crate::gemm): sums go over ascending k in steps of 16, whose terms the
+//! hardware adds in an order of its own, so bits may differ from those of the kernels for all devices; which block
+//! has a tile, and so the number of blocks, makes no difference.
 //!
 //! - Block: 288 threads. Warps 0 to 3 and 4 to 7 multiply, lane 0 of warp 8 fetches ([`product`]).
 //! - Grid: `blocks`, or as many as there are tiles; as many as there are multiprocessors is right, since a block
-//!   fills one: 225 KiB of shared memory, 168 registers a thread at most. Block b has tiles b, b + blocks, …
+//!   fills one: 224 KiB of shared memory, 168 registers a thread at most. Block b has tiles b, b + blocks, …
 //! - Tiles of 128 by 256 (four stages of 48 KiB) and of 128 by 128 (six of 32 KiB), for smaller matrices.
 //! - Barriers: one of the block, at the beginning, which all threads reach; then those for arrivals, two a stage.
 //! - Traffic: per tile and k its height and width of operands are read, C written once (and read, if added to).

@@ -174,7 +174,7 @@ pub struct SeedRun {
     pub normalised: Vec<Option<f64>>,
     /// Mean of the normalised scores of all tasks; none when one is missing.
     pub mean_normalised: Option<f64>,
-    /// The task with the least normalised score, as an index.
+    /// The task with the least normalised score, as an index; none when one is missing.
     pub worst_task: Option<usize>,
     /// Its normalised score.
     pub worst_normalised: Option<f64>,

@@ -306,7 +306,7 @@ pub struct IntegrateSettings {
     /// Weight of the part's own group in `mixed` data.
     #[serde(default = "defaults::one")]
     pub emphasis: f64,
-    /// Which cores are frozen.
+    /// What is frozen: cores, or random halves.
     #[serde(default)]
     pub frozen: Frozen,
     /// Start schedule and moments anew in every part.

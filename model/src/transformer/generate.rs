@@ -108,9 +108,8 @@ impl<T: Real> Transformer<T> {
     ) -> usize {
         let capacity = longest_prompt + max_new_tokens;
         let rows = rows_together::<T>(config, max_tokens, capacity).min(prompts);
-        // Logits on the device and on the host, there also as f32; the last hidden states; slot and length.
-        let row = (2 * config.vocabulary + config.hidden) * size_of::<T>()
-            + (config.vocabulary + 2) * size_of::<f32>();
+        // Logits on the device and on the host, both f32; the last hidden states; slot and length.
+        let row = config.hidden * size_of::<T>() + 2 * (config.vocabulary + 1) * size_of::<f32>();
         let positions = if capacity > max_tokens { RotaryTables::bytes(config, capacity) } else { 0 };
         rows * (KeyValueCache::<T>::bytes_per_slot(config, capacity) + row) + positions
     }

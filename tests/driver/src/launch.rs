@@ -49,8 +49,7 @@ static KERNELS: LazyLock<HashMap<&'static str, &'static Kernel>> = LazyLock::new
     kernels.map(|kernel| (kernel.name, kernel)).collect()
 });
 
-/// Registers of a thread, as NVIDIA's assembler gave them to each kernel; what it gave for the newest architecture
-/// where there are several.
+/// Registers of a thread, as NVIDIA's assembler gave them to each kernel: the most for any architecture.
 static REGISTERS_OF: LazyLock<HashMap<String, u32>> = LazyLock::new(|| {
     let manifest: serde_json::Value =
         serde_json::from_str(cpift_kernels::modules::MANIFEST).unwrap_or_default();

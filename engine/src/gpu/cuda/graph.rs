@@ -115,7 +115,7 @@ impl Graph for CudaGraph {
     fn replace(&mut self, index: usize, command: &Command) -> Result<()> {
         self.enter()?;
         let (node, function) = (self.nodes[index], self.function_of(command)?);
-        // SAFETY: a node of this graph and parameters of its kind, for the same function; copied by the calls.
+        // SAFETY: a node of this graph, parameters of its kind, a function of the same context; copied by the calls.
         unsafe {
             match command {
                 Command::Launch { arguments, .. } => {
