@@ -48,7 +48,8 @@ fn legend(comparison: &Comparison) -> String {
     };
     format!(
         "Cells of tasks: rows answered exactly in % / loss in nats per supervised token. Normalised: base 0, own \
-         specialist 1; to cpift: the difference in it with the same seed. {intervals}. Time and memory are of what follows the specialists, a run's own process. \
+         specialist 1; to cpift: the difference in it with the same seed. {intervals}. Time and memory are of what \
+         follows the specialists, a run's own process. \
          {}, {} parameters.",
         comparison.origin.device,
         grouped(comparison.origin.parameters)

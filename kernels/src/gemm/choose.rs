@@ -119,6 +119,21 @@ fn by_chunks(a: &Slice<'_, Bf16>, b: &Slice<'_, Bf16>, last: [u64; 2]) -> bool {
     a.is_aligned() && b.is_aligned() && last.iter().all(|size| size.is_multiple_of(tensor::CHUNK.into()))
 }
 
+/// The kernel for a C of `m` by `n`: of those on tensor cores, by their tiles as in [`Tile::ALL`], where operands are
+/// copied in `chunks`; otherwise of those by fused multiply-adds, for large tiles and for small ones.
+fn kernel<K: Copy>(
+    launcher: &dyn Launch,
+    chunks: bool,
+    [m, n]: [u64; 2],
+    on_tensor_cores: [K; 3],
+    by_multiply_adds: [K; 2],
+) -> K {
+    match chunks {
+        true => on_tensor_cores[Tile::choose(m, n, launcher.multiprocessors()) as usize],
+        false => by_multiply_adds[usize::from(!large(m, n))],
+    }
+}
+
 /// out = a·bᵀ (+ bias in every row); out `[m, n]`, a `[m, k]`, b `[n, k]`, bias `[n]`.
 ///
 /// # Errors
@@ -184,15 +199,8 @@ pub fn gemm_nt_bf16(
     if let Some(halves) = gemm_hopper::choose(launcher, chunks, [m, n, k]) {
         return gemm_hopper::gemm_nt_hopper(launcher, halves, a, b, bias, out, [m, n, k]);
     }
-    let launch = match chunks {
-        true => match Tile::choose(m, n, launcher.multiprocessors()) {
-            Tile::Of128x256 => gemm_nt_bf16_128x256,
-            Tile::Of128x128 => gemm_nt_bf16_128x128,
-            Tile::Of64x64 => gemm_nt_bf16_64x64,
-        },
-        false if large(m, n) => gemm_nt_bf16_128,
-        false => gemm_nt_bf16_32,
-    };
+    let on_tensor_cores = [gemm_nt_bf16_128x256, gemm_nt_bf16_128x128, gemm_nt_bf16_64x64];
+    let launch = kernel(launcher, chunks, [m, n], on_tensor_cores, [gemm_nt_bf16_128, gemm_nt_bf16_32]);
     let biased = u32::from(bias.is_some());
     launch(launcher, a, b, bias.unwrap_or_default(), out, m, n, k, biased)
 }
@@ -213,15 +221,9 @@ pub fn gemm_nt_bf16_f32(
     if let Some(halves) = gemm_hopper::choose(launcher, chunks, [m, n, k]) {
         return gemm_hopper::gemm_nt_f32_hopper(launcher, halves, a, b, None, out, [m, n, k]);
     }
-    let launch = match chunks {
-        true => match Tile::choose(m, n, launcher.multiprocessors()) {
-            Tile::Of128x256 => gemm_nt_bf16_f32_128x256,
-            Tile::Of128x128 => gemm_nt_bf16_f32_128x128,
-            Tile::Of64x64 => gemm_nt_bf16_f32_64x64,
-        },
-        false if large(m, n) => gemm_nt_bf16_f32_128,
-        false => gemm_nt_bf16_f32_32,
-    };
+    let on_tensor_cores = [gemm_nt_bf16_f32_128x256, gemm_nt_bf16_f32_128x128, gemm_nt_bf16_f32_64x64];
+    let launch =
+        kernel(launcher, chunks, [m, n], on_tensor_cores, [gemm_nt_bf16_f32_128, gemm_nt_bf16_f32_32]);
     launch(launcher, a, b, out, m, n, k)
 }
 
@@ -242,15 +244,8 @@ pub fn gemm_nn_bf16(
     if let Some(halves) = gemm_hopper::choose(launcher, chunks, [m, n, k]) {
         return gemm_hopper::gemm_nn_hopper(launcher, halves, a, b, out, [m, n, k], accumulate);
     }
-    let launch = match chunks {
-        true => match Tile::choose(m, n, launcher.multiprocessors()) {
-            Tile::Of128x256 => gemm_nn_bf16_128x256,
-            Tile::Of128x128 => gemm_nn_bf16_128x128,
-            Tile::Of64x64 => gemm_nn_bf16_64x64,
-        },
-        false if large(m, n) => gemm_nn_bf16_128,
-        false => gemm_nn_bf16_32,
-    };
+    let on_tensor_cores = [gemm_nn_bf16_128x256, gemm_nn_bf16_128x128, gemm_nn_bf16_64x64];
+    let launch = kernel(launcher, chunks, [m, n], on_tensor_cores, [gemm_nn_bf16_128, gemm_nn_bf16_32]);
     launch(launcher, a, b, out, m, n, k, u32::from(accumulate))
 }
 
@@ -270,15 +265,8 @@ pub fn gemm_tn_bf16(
     if let Some(halves) = gemm_hopper::choose(launcher, chunks, [m, n, k]) {
         return gemm_hopper::gemm_tn_hopper(launcher, halves, a, b, out, [m, n, k]);
     }
-    let launch = match chunks {
-        true => match Tile::choose(m, n, launcher.multiprocessors()) {
-            Tile::Of128x256 => gemm_tn_bf16_128x256,
-            Tile::Of128x128 => gemm_tn_bf16_128x128,
-            Tile::Of64x64 => gemm_tn_bf16_64x64,
-        },
-        false if large(m, n) => gemm_tn_bf16_128,
-        false => gemm_tn_bf16_32,
-    };
+    let on_tensor_cores = [gemm_tn_bf16_128x256, gemm_tn_bf16_128x128, gemm_tn_bf16_64x64];
+    let launch = kernel(launcher, chunks, [m, n], on_tensor_cores, [gemm_tn_bf16_128, gemm_tn_bf16_32]);
     launch(launcher, a, b, out, m, n, k)
 }
 

@@ -126,11 +126,12 @@ fn seed_run(
         scores.iter().zip(references).map(|(score, (base, best))| normalise(score, base, best)).collect();
     // The worst of some tasks would pass for the worst of all.
     let all = normalised.iter().copied().collect::<Option<Vec<f64>>>();
+    let mean = all.as_deref().and_then(Interval::of).map(|interval| interval.mean);
     let worst = all.and_then(|all| all.into_iter().enumerate().min_by(|a, b| a.1.total_cmp(&b.1)));
     SeedRun {
         seed: reference.seed,
         scores,
-        mean_normalised: Interval::of_all(normalised.iter().copied()).map(|interval| interval.mean),
+        mean_normalised: mean,
         normalised,
         worst_task: worst.map(|(task, _)| task),
         worst_normalised: worst.map(|(_, value)| value),

@@ -194,23 +194,15 @@ pub fn rows(recipe: &Recipe, steps: BudgetSteps, selection: &Selection) -> Resul
     rows.retain(|row| selection.methods.is_empty() || selection.methods.contains(&row.name));
     let all = selection.ablations.iter().any(|family| family == "all");
     let brings_model = recipe.task.iter().any(|task| task.model.is_some());
-    let of_probes = |family: &&String| ["importance", "split"].contains(&family.as_str());
-    if let Some(family) = selection.ablations.iter().find(of_probes)
-        && brings_model
-    {
+    let mut ablations = ablations(recipe, steps);
+    ablations.retain(|row| !brings_model || row.specialist_settings.is_empty());
+    let has_rows = |family: &str| family == "all" || ablations.iter().any(|row| row.family == family);
+    if let Some(family) = selection.ablations.iter().find(|family| !has_rows(family)) {
         let reason =
             format!("`{family}` needs probes of its own, and a task brings an existing model: leave it out");
         return Err(Error::setting("--ablations", reason));
     }
-    for row in ablations(recipe, steps) {
-        let is_asked_for = selection.ablations.contains(&row.family);
-        if row.family == "importance" && brings_model {
-            continue;
-        }
-        if all || is_asked_for {
-            rows.push(row);
-        }
-    }
+    rows.extend(ablations.into_iter().filter(|row| all || selection.ablations.contains(&row.family)));
     Ok(rows)
 }
 
@@ -250,10 +242,9 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
     }
     let unfinished = cpift("no stage 4", "fused, and nothing after", &[], steps);
     rows.push(ablation("stage 4", Row { steps: 0, until: Some(Stage::Fuse), ..unfinished }));
-    let brings_model = recipe.task.iter().any(|task| task.model.is_some());
-    if !brings_model {
-        rows.extend(splits(recipe, steps).into_iter().map(|row| ablation("split", row)));
-    }
+    let splits = splits(recipe, steps);
+    let shortest = &splits[splits.len().saturating_sub(SPLITS.len())..];
+    rows.extend(splits.iter().cloned().map(|row| ablation("split", row)));
     for (name, title, settings) in MERGES.iter().filter(|(_, _, settings)| settings.iter().any(is_scale)) {
         for scale in SCALES {
             let title = format!("{}, λ = {scale}", title.split(", λ").next().unwrap_or(title));
@@ -269,15 +260,12 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
         let title = format!("CPI-FT, learning rate of stage 4 × {factor}");
         let row = cpift(&format!("cpift rate×{factor}"), &title, &[&settings], steps);
         rows.push(ablation("learning-rate", row));
-        if !brings_model {
-            let probe = (steps.specialist / PROBE_PARTS[PROBE_PARTS.len() - 1]).max(1);
-            for (name, title, split_settings) in SPLITS {
-                let title = format!("{title}; learning rate of stage 4 × {factor}");
-                let mut row = split(name, &title, split_settings, probe, recipe, steps);
-                row.name.push_str(&format!(" rate×{factor}"));
-                row.settings.push(settings.clone());
-                rows.push(ablation("learning-rate", row));
-            }
+        for row in shortest {
+            let mut row = row.clone();
+            row.name.push_str(&format!(" rate×{factor}"));
+            row.title.push_str(&format!("; learning rate of stage 4 × {factor}"));
+            row.settings.push(settings.clone());
+            rows.push(ablation("learning-rate", row));
         }
         for (name, title) in FINE_TUNES {
             for (budget, steps) in [(Budget::Total, steps.total), (Budget::Given, steps.given)] {
@@ -291,8 +279,12 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
     rows
 }
 
-/// CPI-FT with shorter probes and a longer stage 4 on all rows, at the same total.
+/// CPI-FT with shorter probes and a longer stage 4 on all rows, at the same total: every form for every length, the
+/// shortest last. None where a task brings an existing model, which is not shortened.
 fn splits(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
+    if recipe.task.iter().any(|task| task.model.is_some()) {
+        return Vec::new();
+    }
     let mut lengths: Vec<u64> = PROBE_PARTS.iter().map(|part| (steps.specialist / part).max(1)).collect();
     lengths.dedup();
     let of_length =

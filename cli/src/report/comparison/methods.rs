@@ -43,7 +43,8 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
         format!(
             "{budget_text} Tasks: rows of the evaluation file answered exactly, in % (loss in nats where a task has no \
              prompts). Normalised: each task between the base model = 0 and its own specialist = 1, mean over the tasks; \
-             to cpift: the difference with the same seed, mean over the seeds; worst task: the least of them. Steps and time after the specialists, memory at the peak. {}",
+             to cpift: the difference with the same seed, mean over the seeds; worst task: the least of \
+             them. Steps and time after the specialists, memory at the peak. {}",
             interval_caption(comparison)
         ),
         headings,
