@@ -51,7 +51,9 @@ pub fn finish_something(
 fn begin(group: &mut [State]) {
     let Some(State::Waiting(Wait::Group(operation))) = group.first() else { return };
     let operation = *operation;
-    let waits = |state: &State| matches!(state, State::Waiting(Wait::Group(own)) if own.is_same(&operation));
+    // SAFETY: threads that wait for their group are suspended in its operation.
+    let same = |own: &GroupOperation| unsafe { own.is_same(&operation) };
+    let waits = |state: &State| matches!(state, State::Waiting(Wait::Group(own)) if same(own));
     if !group.iter().all(waits) {
         return;
     }
@@ -72,10 +74,11 @@ fn multiply(context: &Context<'_>, warp: usize, lanes: &mut [State]) -> Result<b
         })
         .collect();
     // Lanes begin and end their part together.
-    let Some(operation) = parts.first() else { return Ok(false) };
-    let sums: Vec<*mut f32> = parts.iter().map(|part| part.sums).collect();
-    // SAFETY: every lane is suspended in `multiply_by_group`, which has lent its sums.
-    unsafe { context.shared.borrow_mut().multiply(operation, warp as u32, &sums) }
+    if parts.is_empty() {
+        return Ok(false);
+    }
+    // SAFETY: every lane is suspended in the operation, and has lent its instructions and their sums.
+    unsafe { context.shared.borrow_mut().multiply(warp as u32, &parts) }
         .map_err(|cause| (Threads((32 * warp as u32..32 * (warp as u32 + 1)).collect()), cause))?;
     lanes.iter_mut().for_each(|state| *state = State::Ready([0; 16]));
     Ok(true)
@@ -97,10 +100,14 @@ fn refuse_deadlock(arrivals: &super::arrivals::Arrivals, states: &[State]) -> Re
     }
     if let Some(&thread) = groups.first() {
         let group = thread as usize / GROUP;
-        let apart = (GROUP * group..GROUP * (group + 1)).find(|&other| {
-            !matches!((&states[other], &states[thread as usize]),
-                (State::Waiting(Wait::Group(other)), State::Waiting(Wait::Group(own))) if own.is_same(other))
-        });
+        let same = |other: usize| match (&states[other], &states[thread as usize]) {
+            // SAFETY: as in `begin`.
+            (State::Waiting(Wait::Group(other)), State::Waiting(Wait::Group(own))) => unsafe {
+                own.is_same(other)
+            },
+            _ => false,
+        };
+        let apart = (GROUP * group..GROUP * (group + 1)).find(|&other| !same(other));
         // Without one apart the product would have been made; threads behind the last group have none.
         let other =
             apart.map_or_else(String::new, |other| format!(", thread {other} {}", describe(&states[other])));

@@ -30,6 +30,8 @@ use corosensei::stack::DefaultStack;
 
 pub use fault::{Cause, Fault, Threads};
 pub use schedule::Schedule;
+#[doc(hidden)]
+pub use thread::{Description, GroupA, GroupInstruction, GroupOperation};
 pub use traffic::{Traffic, TrafficLog};
 
 use crate::launch::{Launch, LaunchError, Request};

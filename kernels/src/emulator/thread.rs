@@ -42,29 +42,71 @@ pub struct ArrivalWait {
     pub location: &'static Location<'static>,
 }
 
-/// A product that four warps begin together: sums += a·b.
+/// Products that four warps begin together and wait for.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupOperation {
     /// Where.
     pub location: &'static Location<'static>,
-    /// Descriptions of A, by steps of 16 levels.
-    pub a: [u64; 4],
-    /// Of B.
-    pub b: [u64; 4],
-    /// Whether k is A's last dimension.
-    pub a_along_k: bool,
-    /// Whether k is B's.
-    pub b_along_k: bool,
-    /// Columns, in halves of 128.
-    pub halves: usize,
-    /// The thread's own sums.
+    /// The thread's part of them in order, lent until it goes on.
+    pub instructions: *const [GroupInstruction],
+}
+
+/// One of them (`wgmma.mma_async`): sums += a·b over 16 levels of k, of 64 rows.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupInstruction {
+    /// The left operand.
+    pub a: GroupA,
+    /// The right operand.
+    pub b: Description,
+    /// Columns of the sums, a multiple of 8.
+    pub columns: u32,
+    /// Whether the product is added to what the sums are; otherwise they begin at zero.
+    pub accumulate: bool,
+    /// The thread's own sums, lent as the instructions are: half as many as there are columns.
     pub sums: *mut f32,
+}
+
+/// A left operand.
+#[derive(Debug, Clone, Copy)]
+pub enum GroupA {
+    /// In shared memory.
+    Shared(Description),
+    /// The thread's own part of its warp's 16 rows, as of [`matrix_multiply`](crate::simt::matrix_multiply).
+    Registers([u32; 4]),
+}
+
+/// Where an operand lies in shared memory, see [`Operand`](crate::simt::Operand).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Description {
+    /// As the tensor cores are told.
+    pub bits: u64,
+    /// Whether k is its last dimension.
+    pub along_k: bool,
 }
 
 impl GroupOperation {
     /// Whether both are one operation of the group.
-    pub fn is_same(&self, other: &Self) -> bool {
-        self.location == other.location && (self.a, self.b, self.halves) == (other.a, other.b, other.halves)
+    ///
+    /// # Safety
+    /// The threads of both are suspended in it.
+    pub unsafe fn is_same(&self, other: &Self) -> bool {
+        // SAFETY: lent until the threads go on.
+        let (own, others) = unsafe { (&*self.instructions, &*other.instructions) };
+        self.location == other.location
+            && own.len() == others.len()
+            && own.iter().zip(others).all(|(own, other)| own.is_same(other))
+    }
+}
+
+impl GroupInstruction {
+    /// Whether both are one instruction of the group: what lanes hold in registers is their own.
+    fn is_same(&self, other: &Self) -> bool {
+        let same_a = match (self.a, other.a) {
+            (GroupA::Shared(own), GroupA::Shared(other)) => own == other,
+            (GroupA::Registers(_), GroupA::Registers(_)) => true,
+            _ => false,
+        };
+        same_a && (self.b, self.columns, self.accumulate) == (other.b, other.columns, other.accumulate)
     }
 }
 

@@ -9,17 +9,16 @@ use std::ops::Range;
 use super::arrivals::Arrived;
 use super::fault::Cause;
 use super::shared::{GRANULE, SharedMemory};
-use super::thread::GroupOperation;
-use crate::simt::{Bf16, Real};
+use super::thread::{Description, GroupA, GroupOperation};
+use crate::simt::{Bf16, Real, halves};
 use crate::tiled::{TILE_ROW, TiledMatrix};
 
 /// Threads of a group: four warps.
 pub const GROUP: usize = 128;
 /// Rows of a warp's part of a group's sums.
 const ROWS: usize = 16;
-/// Levels of k of an operation, and of one instruction in it.
-const LEVELS: usize = 64;
-const STEP: usize = 16;
+/// Levels of k of one instruction.
+const LEVELS: usize = 16;
 
 /// A copy of a tile under way.
 #[derive(Debug)]
@@ -41,6 +40,21 @@ pub struct TileCopy {
 /// Where 16-byte chunks are moved to within 128 bytes; both the copy engine and the tensor cores do it.
 fn permuted(byte: u32) -> u32 {
     byte ^ (byte >> 7 & 7) << 4
+}
+
+/// A warp's 16 rows of a left operand that its lanes hold in registers, by rows of 16 levels.
+fn rows_of(lanes: impl Iterator<Item = GroupA>) -> Vec<f32> {
+    let mut values = vec![0.0; ROWS * LEVELS];
+    for (lane, a) in lanes.enumerate() {
+        // Lanes do the same instruction.
+        let GroupA::Registers(words) = a else { continue };
+        for (index, word) in words.into_iter().enumerate() {
+            let (row, level) = (lane / 4 + 8 * (index % 2), 2 * (lane % 4) + 8 * (index / 2));
+            let place = row * LEVELS + level;
+            values[place..place + 2].copy_from_slice(&halves(word));
+        }
+    }
+    values
 }
 
 impl SharedMemory {
@@ -102,68 +116,65 @@ impl SharedMemory {
         }
     }
 
-    /// Checks and does a warp's part of its group's product, of 16 rows; `sums` of each lane.
+    /// Checks and does a warp's part of its group's products, of 16 rows: that of each lane's operation.
     ///
     /// # Safety
-    /// Every pointer is to 64 · halves f32 that nothing else uses meanwhile.
-    pub unsafe fn multiply(
-        &mut self,
-        operation: &GroupOperation,
-        warp: u32,
-        sums: &[*mut f32],
-    ) -> Result<(), Cause> {
-        let columns = 128 * operation.halves;
-        let rows = ROWS * (warp as usize % 4);
-        let a = self.operand(operation, operation.a, operation.a_along_k, rows..rows + ROWS, warp)?;
-        let b = self.operand(operation, operation.b, operation.b_along_k, 0..columns, warp)?;
-        for (lane, &sums) in sums.iter().enumerate() {
-            for index in 0..columns / 2 {
-                let (tile, part) = (index / 4, index % 4);
-                let row = lane / 4 + 8 * (part / 2);
-                let column = 8 * tile + 2 * (lane % 4) + part % 2;
-                let terms = a[row * LEVELS..][..LEVELS].iter().zip(&b[column * LEVELS..][..LEVELS]);
-                // SAFETY: by the caller's promise.
-                unsafe {
-                    let sum = sums.add(index);
-                    *sum = terms.fold(*sum, |sum, (&a, &b)| a.mul_add(b, sum));
+    /// The lanes are suspended, and what their operations point to is theirs until they go on: instructions, and
+    /// half as many f32 as an instruction has columns at its sums.
+    pub unsafe fn multiply(&mut self, warp: u32, lanes: &[GroupOperation]) -> Result<(), Cause> {
+        let location = || lanes[0].location.to_string();
+        // SAFETY: by the caller's promise.
+        let lists: Vec<_> = lanes.iter().map(|lane| unsafe { &*lane.instructions }).collect();
+        for (index, instruction) in lists[0].iter().enumerate() {
+            let first = ROWS as u32 * (warp % 4);
+            let a = match instruction.a {
+                GroupA::Shared(a) => self.operand(a, first..first + ROWS as u32, warp, &location)?,
+                GroupA::Registers(_) => rows_of(lists.iter().map(|list| list[index].a)),
+            };
+            let b = self.operand(instruction.b, 0..instruction.columns, warp, &location)?;
+            for (lane, list) in lists.iter().enumerate() {
+                for place in 0..instruction.columns as usize / 2 {
+                    let (tile, part) = (place / 4, place % 4);
+                    let row = lane / 4 + 8 * (part / 2);
+                    let column = 8 * tile + 2 * (lane % 4) + part % 2;
+                    let terms = a[row * LEVELS..][..LEVELS].iter().zip(&b[column * LEVELS..][..LEVELS]);
+                    // SAFETY: by the caller's promise.
+                    unsafe {
+                        let sum = list[index].sums.add(place);
+                        let start = if instruction.accumulate { *sum } else { 0.0 };
+                        *sum = terms.fold(start, |sum, (&a, &b)| a.mul_add(b, sum));
+                    }
                 }
             }
         }
         Ok(())
     }
 
-    /// An operand by lines of 64 levels, as its description says where they are.
+    /// An operand by lines of 16 levels, as its description says where they are.
     fn operand(
         &mut self,
-        operation: &GroupOperation,
-        description: [u64; LEVELS / STEP],
-        along_k: bool,
-        lines: Range<usize>,
+        description: Description,
+        lines: Range<u32>,
         warp: u32,
+        location: &dyn Fn() -> String,
     ) -> Result<Vec<f32>, Cause> {
-        let mut values = vec![0.0; lines.len() * LEVELS];
+        let mut values = Vec::with_capacity(lines.len() * LEVELS);
         let mut known = None;
-        for (step, description) in description.into_iter().enumerate() {
-            let field = |from: u32| ((description >> from & 0x3fff) << 4) as u32;
-            let (start, leading, stride) = (field(0), field(16), field(32));
-            if description >> 62 != 1 || description >> 49 & 7 != 0 {
-                let location = operation.location.to_string();
-                return Err(Cause::Description { description, location });
-            }
-            for (index, line) in lines.clone().enumerate() {
-                for level in 0..STEP {
-                    let (line32, level32) = (line as u32, level as u32);
-                    let byte = if along_k {
-                        line32 / 8 * stride + line32 % 8 * TILE_ROW + 2 * level32
-                    } else {
-                        line32 / 64 * leading
-                            + line32 % 64 * 2
-                            + level32 / 8 * stride
-                            + level32 % 8 * TILE_ROW
-                    };
-                    let bits = self.read_for_warp(permuted(start + byte), warp, &mut known, operation)?;
-                    values[index * LEVELS + step * STEP + level] = Bf16(bits).to_f32();
-                }
+        let Description { bits, along_k } = description;
+        let field = |from: u32| ((bits >> from & 0x3fff) << 4) as u32;
+        let (start, leading, stride) = (field(0), field(16), field(32));
+        if bits >> 62 != 1 || bits >> 49 & 7 != 0 {
+            return Err(Cause::Description { description: bits, location: location() });
+        }
+        for line in lines {
+            for level in 0..LEVELS as u32 {
+                let byte = if along_k {
+                    line / 8 * stride + line % 8 * TILE_ROW + 2 * level
+                } else {
+                    line / 64 * leading + line % 64 * 2 + level / 8 * stride + level % 8 * TILE_ROW
+                };
+                let bits = self.read_for_warp(permuted(start + byte), warp, &mut known, location)?;
+                values.push(Bf16(bits).to_f32());
             }
         }
         Ok(values)
@@ -175,10 +186,9 @@ impl SharedMemory {
         byte: u32,
         warp: u32,
         known: &mut Option<Arrived>,
-        operation: &GroupOperation,
+        location: &dyn Fn() -> String,
     ) -> Result<u16, Cause> {
         const ACCESS: &str = "product of a tile at";
-        let location = || operation.location.to_string();
         let Some(&granule) = self.granules.get(byte as usize / GRANULE).filter(|_| byte + 2 <= self.bytes())
         else {
             let (total, access, location) = (self.bytes(), ACCESS, location());
@@ -206,7 +216,7 @@ impl SharedMemory {
                 *known = Some(arrived);
             }
         } else {
-            self.read_written(byte, 32 * warp, ACCESS, &location)?;
+            self.read_written(byte, 32 * warp, ACCESS, location)?;
         }
         // SAFETY: inside the memory, checked above.
         Ok(unsafe { self.pointer().add(byte as usize).cast::<u16>().read_unaligned() })

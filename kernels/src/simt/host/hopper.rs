@@ -6,7 +6,9 @@ use std::panic::Location;
 use super::Shared;
 use crate::emulator::Cause;
 use crate::emulator::shared::SharedMemory;
-use crate::emulator::thread::{ArrivalWait, GroupOperation, Wait, fault, suspend, with};
+use crate::emulator::thread::{
+    ArrivalWait, Description, GroupA, GroupInstruction, GroupOperation, Wait, fault, suspend, with,
+};
 use crate::emulator::tiles::TileCopy;
 use crate::launch::Argument;
 use crate::simt::{Bf16, Element, GroupSums, Operand};
@@ -129,15 +131,19 @@ pub fn multiply_by_group<const A_ALONG_K: bool, const B_ALONG_K: bool, const HAL
     b: Operand,
 ) {
     const { assert!(HALVES == 1 || HALVES == 2) };
-    let steps = |operand: Operand, along_k: bool| [0, 16, 32, 48].map(|level| operand.level(level, along_k));
+    let instructions = [0, 16, 32, 48].map(|level| {
+        let at = |operand: Operand, along_k| Description { bits: operand.level(level, along_k), along_k };
+        GroupInstruction {
+            a: GroupA::Shared(at(a, A_ALONG_K)),
+            b: at(b, B_ALONG_K),
+            columns: 128 * HALVES as u32,
+            accumulate: true,
+            sums: sums.as_mut_ptr().cast(),
+        }
+    });
     suspend(Wait::Group(GroupOperation {
         location: Location::caller(),
-        a: steps(a, A_ALONG_K),
-        b: steps(b, B_ALONG_K),
-        a_along_k: A_ALONG_K,
-        b_along_k: B_ALONG_K,
-        halves: HALVES,
-        sums: sums.as_mut_ptr().cast(),
+        instructions: &raw const instructions,
     }));
 }
 

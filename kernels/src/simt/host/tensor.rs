@@ -21,7 +21,7 @@ pub fn matrix_multiply(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
 }
 
 /// The two bf16 in a word, the lower half first.
-fn halves(word: u32) -> [f32; 2] {
+pub(crate) fn halves(word: u32) -> [f32; 2] {
     [Bf16(word as u16).to_f32(), Bf16((word >> 16) as u16).to_f32()]
 }
 
