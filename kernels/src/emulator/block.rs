@@ -24,23 +24,23 @@ pub(super) enum State {
 
 type Thread = Coroutine<Words, Wait, (), DefaultStack>;
 
-/// Runs a block to its end, on stacks that it gives back.
+/// Runs a block to its end, each thread of it `body`, on stacks that it gives back.
 pub fn run(
     request: &Request<'_>,
+    body: &dyn Fn(),
     context: &Context<'_>,
     order: &mut Order,
     stacks: &mut Vec<DefaultStack>,
 ) -> Result<(), (Threads, Cause)> {
     let count = request.kernel.block as usize;
-    let (emulate, arguments) = (request.kernel.emulate, request.arguments);
     let mut threads: Vec<Thread> = stacks
         .drain(..count)
         .map(|stack| {
-            // SAFETY: `arguments` and `context` outlive the coroutine, which is dropped in this function.
+            // SAFETY: `body` and `context` outlive the coroutine, which is dropped in this function.
             unsafe {
                 Coroutine::with_stack_unchecked(stack, move |yielder, _| {
                     context.yielder.set(yielder);
-                    emulate(arguments);
+                    body();
                 })
             }
         })
@@ -105,7 +105,7 @@ fn release_warp(context: &Context<'_>, warp: usize, states: &mut [State]) -> Res
         let message = format!(
             "the rest of warp {warp} waits in {} at {}, thread {} {}",
             operation.name,
-            operation.location,
+            operation.point,
             32 * warp + lane,
             describe(&lanes[lane]),
         );
@@ -124,20 +124,19 @@ fn release_warp(context: &Context<'_>, warp: usize, states: &mut [State]) -> Res
 /// Lets the block pass its barrier once all its threads wait at the same one.
 fn release_block(context: &Context<'_>, states: &mut [State]) -> Result<(), (Threads, Cause)> {
     let first = states.iter().enumerate().find_map(|(thread, state)| match state {
-        State::Waiting(Wait::Barrier(location)) => Some((thread, *location)),
+        State::Waiting(Wait::Barrier(point)) => Some((thread, *point)),
         _ => None,
     });
     // Warps have been released and no thread is ready: all wait at barriers or have returned.
-    let Some((waiting, location)) = first else { return Ok(()) };
+    let Some((waiting, point)) = first else { return Ok(()) };
     let apart: Vec<u32> = (0u32..)
         .zip(states.iter())
-        .filter(|(_, state)| !matches!(state, State::Waiting(Wait::Barrier(own)) if *own == location))
+        .filter(|(_, state)| !matches!(state, State::Waiting(Wait::Barrier(own)) if *own == point))
         .map(|(thread, _)| thread)
         .collect();
     if let Some(&thread) = apart.first() {
         let other = describe(&states[thread as usize]);
-        let message =
-            format!("thread {waiting} waits in sync_threads at {location}, thread {thread} {other}");
+        let message = format!("thread {waiting} waits in sync_threads at {point}, thread {thread} {other}");
         return Err((Threads(apart), Cause::Divergence(message)));
     }
     context.shared.borrow_mut().block_barrier();
@@ -147,18 +146,18 @@ fn release_block(context: &Context<'_>, states: &mut [State]) -> Result<(), (Thr
 
 pub(super) fn describe(state: &State) -> String {
     match state {
-        State::Waiting(Wait::Barrier(location)) => format!("waits in sync_threads at {location}"),
+        State::Waiting(Wait::Barrier(point)) => format!("waits in sync_threads at {point}"),
         State::Waiting(Wait::Warp(operation, _)) => {
-            format!("waits in {} at {}", operation.name, operation.location)
+            format!("waits in {} at {}", operation.name, operation.point)
         }
         State::Waiting(Wait::Arrivals(wait)) => {
             format!(
                 "waits for the phase of parity {} at the barrier at byte {}, at {}",
-                wait.parity, wait.byte, wait.location
+                wait.parity, wait.byte, wait.point
             )
         }
         State::Waiting(Wait::Group(operation) | Wait::Part(operation)) => {
-            format!("waits in multiply_by_group at {}", operation.location)
+            format!("waits in multiply_by_group at {}", operation.point)
         }
         State::Done => "has returned".to_owned(),
         State::Ready(_) | State::Waiting(Wait::Fault(_)) => "runs".to_owned(),
@@ -167,7 +166,7 @@ pub(super) fn describe(state: &State) -> String {
 
 impl WarpOperation {
     fn same_point(&self, other: &Self) -> bool {
-        self.name == other.name && self.location == other.location
+        self.name == other.name && self.point == other.point
     }
 }
 

@@ -15,7 +15,7 @@ pub fn wake(context: &Context<'_>, states: &mut [State]) -> Result<(), Faulty> {
     let shared = &mut *context.shared.borrow_mut();
     for (thread, state) in (0u32..).zip(states) {
         let State::Waiting(Wait::Arrivals(wait)) = state else { continue };
-        let poll = shared.poll(thread, wait.byte, wait.parity, &|| wait.location.to_string());
+        let poll = shared.poll(thread, wait.byte, wait.parity, &|| wait.point.to_string());
         if poll.map_err(|cause| (Threads(vec![thread]), cause))? {
             *state = State::Ready([0; 16]);
         }

@@ -16,6 +16,8 @@
 mod arrivals;
 mod block;
 mod fault;
+#[doc(hidden)]
+pub mod instructions;
 mod late;
 mod schedule;
 pub(crate) mod shared;
@@ -30,8 +32,6 @@ use corosensei::stack::DefaultStack;
 
 pub use fault::{Cause, Fault, Threads};
 pub use schedule::Schedule;
-#[doc(hidden)]
-pub use thread::{Description, GroupA, GroupInstruction, GroupOperation};
 pub use traffic::{Traffic, TrafficLog};
 
 use crate::launch::{Launch, LaunchError, Request};
@@ -91,8 +91,14 @@ impl std::fmt::Debug for Emulator {
     }
 }
 
-impl Launch for Emulator {
-    unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
+impl Emulator {
+    /// Runs what a launch asks for, each thread of it as `body` says: the kernel's own, unless it is executed in
+    /// another form.
+    ///
+    /// # Safety
+    /// As for [`Launch::launch`]; `body` accesses what the kernel may.
+    #[doc(hidden)]
+    pub unsafe fn run(&self, request: &Request<'_>, body: &dyn Fn()) -> Result<(), LaunchError> {
         let kernel = request.kernel;
         if request.shared > SHARED_MEMORY_LIMIT {
             let (bytes, limit) = (u64::from(request.shared), SHARED_MEMORY_LIMIT);
@@ -127,7 +133,7 @@ impl Launch for Emulator {
                     })?,
                 );
             }
-            block::run(request, &context, &mut order, &mut stacks).map_err(|(threads, cause)| {
+            block::run(request, body, &context, &mut order, &mut stacks).map_err(|(threads, cause)| {
                 Box::new(Fault { kernel: kernel.name, block: context.block, threads, cause })
             })?;
         }
@@ -135,6 +141,13 @@ impl Launch for Emulator {
             log.push(counter.into_inner().finish(kernel.name));
         }
         Ok(())
+    }
+}
+
+impl Launch for Emulator {
+    unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
+        // SAFETY: the caller's promise; the kernel's own body.
+        unsafe { self.run(request, &|| (request.kernel.emulate)(request.arguments)) }
     }
 
     fn multiprocessors(&self) -> u32 {

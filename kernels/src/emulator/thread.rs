@@ -2,7 +2,7 @@
 
 use std::cell::{Cell, RefCell};
 use std::panic::Location;
-use std::ptr;
+use std::{fmt, ptr};
 
 use corosensei::Yielder;
 
@@ -11,6 +11,32 @@ use super::shared::SharedMemory;
 use super::traffic::Counter;
 use crate::launch::Kernel;
 
+/// Where in a kernel a thread is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Point {
+    /// In the source.
+    Source(&'static Location<'static>),
+    /// In a line of PTX.
+    Ptx(u32),
+}
+
+impl Point {
+    /// Where the function was called that calls this.
+    #[track_caller]
+    pub fn caller() -> Self {
+        Self::Source(Location::caller())
+    }
+}
+
+impl fmt::Display for Point {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Source(location) => location.fmt(f),
+            Self::Ptx(line) => write!(f, "line {line} of the PTX"),
+        }
+    }
+}
+
 /// What a lane gives to a warp operation, and what it gets back.
 pub type Words = [u32; 16];
 
@@ -18,7 +44,7 @@ pub type Words = [u32; 16];
 #[derive(Debug, Clone)]
 pub enum Wait {
     /// At the block's barrier.
-    Barrier(&'static Location<'static>),
+    Barrier(Point),
     /// At an operation of its warp, with what it brings.
     Warp(WarpOperation, Words),
     /// For the end of a phase.
@@ -38,15 +64,15 @@ pub struct ArrivalWait {
     pub byte: u32,
     /// Of the phase.
     pub parity: u32,
-    /// In the source.
-    pub location: &'static Location<'static>,
+    /// Where.
+    pub point: Point,
 }
 
 /// Products that four warps begin together and wait for.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupOperation {
     /// Where.
-    pub location: &'static Location<'static>,
+    pub point: Point,
     /// The thread's part of them in order, lent until it goes on.
     pub instructions: *const [GroupInstruction],
 }
@@ -92,7 +118,7 @@ impl GroupOperation {
     pub unsafe fn is_same(&self, other: &Self) -> bool {
         // SAFETY: lent until the threads go on.
         let (own, others) = unsafe { (&*self.instructions, &*other.instructions) };
-        self.location == other.location
+        self.point == other.point
             && own.len() == others.len()
             && own.iter().zip(others).all(|(own, other)| own.is_same(other))
     }
@@ -116,7 +142,7 @@ pub struct WarpOperation {
     /// As it is called in the source.
     pub name: &'static str,
     /// Where.
-    pub location: &'static Location<'static>,
+    pub point: Point,
     /// What it is: turns what the lanes brought into what they get.
     pub combine: fn(&mut [Words; 32]),
     /// Whether it orders the warp's memory accesses.

@@ -122,7 +122,7 @@ impl SharedMemory {
     /// The lanes are suspended, and what their operations point to is theirs until they go on: instructions, and
     /// half as many f32 as an instruction has columns at its sums.
     pub unsafe fn multiply(&mut self, warp: u32, lanes: &[GroupOperation]) -> Result<(), Cause> {
-        let location = || lanes[0].location.to_string();
+        let location = || lanes[0].point.to_string();
         // SAFETY: by the caller's promise.
         let lists: Vec<_> = lanes.iter().map(|lane| unsafe { &*lane.instructions }).collect();
         for (index, instruction) in lists[0].iter().enumerate() {

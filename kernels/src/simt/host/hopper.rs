@@ -1,15 +1,11 @@
 //! What Hopper alone has (sm_90a), as documented: arrival barriers, the copy engine, products by groups of warps.
 
 use std::marker::PhantomData;
-use std::panic::Location;
 
 use super::Shared;
 use crate::emulator::Cause;
-use crate::emulator::shared::SharedMemory;
-use crate::emulator::thread::{
-    ArrivalWait, Description, GroupA, GroupInstruction, GroupOperation, Wait, fault, suspend, with,
-};
-use crate::emulator::tiles::TileCopy;
+use crate::emulator::instructions::{self, Description, GroupA, GroupInstruction, Point};
+use crate::emulator::thread::{fault, with};
 use crate::launch::Argument;
 use crate::simt::{Bf16, Element, GroupSums, Operand};
 use crate::tiled::TiledMatrix;
@@ -38,14 +34,14 @@ impl<T: Element> Tiles<T> {
     #[track_caller]
     pub fn copy(self, row: u32, column: u32, to: Shared<T>, arrivals: Arrivals) {
         let (byte, matrix, barrier) = (to.byte(), self.matrix, arrivals.byte);
-        change(|shared, thread, location| {
-            if to.bytes() < u64::from(matrix.tile_bytes()) {
-                let array = (u64::from(byte), u64::from(byte) + to.bytes());
-                let (access, total, byte) = ("copy of a tile to", shared.bytes(), u64::from(byte));
-                return Err(Cause::SharedOutOfBounds { access, byte, array, total, location: location() });
-            }
-            shared.start_tile(TileCopy { thread, matrix, row, column, byte, barrier }, location)
-        });
+        let point = Point::caller();
+        if to.bytes() < u64::from(matrix.tile_bytes()) {
+            let array = (u64::from(byte), u64::from(byte) + to.bytes());
+            let (access, byte, location) = ("copy of a tile to", u64::from(byte), point.to_string());
+            let total = with(|context| context.shared.borrow().bytes());
+            fault(Cause::SharedOutOfBounds { access, byte, array, total, location });
+        }
+        instructions::copy_tile(point, matrix, row, column, byte, barrier);
     }
 }
 
@@ -65,12 +61,7 @@ impl Arrivals {
     /// [`fence_arrivals`] of it and a barrier of the block.
     #[track_caller]
     pub fn init(self, count: u32) {
-        // As a write of eight bytes it is inside the memory, aligned, and of no other use.
-        Shared::<u64>::new(self.byte, 1).store(0, 0);
-        change(|shared, thread, _| {
-            shared.init_arrivals(thread, self.byte, count);
-            Ok(())
-        });
+        instructions::init_arrivals(Point::caller(), self.byte, count);
     }
 
     /// This thread has arrived: what it did before is done for those who wait.
@@ -82,22 +73,14 @@ impl Arrivals {
     /// As [`Arrivals::arrive`], and the phase awaits so many bytes of copies more.
     #[track_caller]
     pub fn arrive_expecting(self, bytes: u32) {
-        change(|shared, thread, location| shared.arrive(thread, self.byte, bytes, location));
+        instructions::arrive(Point::caller(), self.byte, bytes);
     }
 
     /// Waits until the phase of this parity is over: that of the phase in progress, or of the one before,
     /// which returns at once. Phases are even and odd by turns, beginning with 0.
     #[track_caller]
     pub fn wait(self, parity: u32) {
-        let mut over = false;
-        change(|shared, thread, location| {
-            over = shared.poll(thread, self.byte, parity, location)?;
-            Ok(())
-        });
-        if !over {
-            let location = Location::caller();
-            suspend(Wait::Arrivals(ArrivalWait { byte: self.byte, parity, location }));
-        }
+        instructions::await_phase(Point::caller(), self.byte, parity);
     }
 }
 
@@ -111,10 +94,7 @@ pub fn fence_arrivals() {
 /// barrier.
 #[track_caller]
 pub fn fence_async() {
-    change(|shared, thread, _| {
-        shared.fence(thread);
-        Ok(())
-    });
+    instructions::fence_async(Point::caller());
 }
 
 /// sums += a·b over 64 levels of k, by the tensor cores: for all threads of four warps, the first of them warp 0, 4,
@@ -141,20 +121,8 @@ pub fn multiply_by_group<const A_ALONG_K: bool, const B_ALONG_K: bool, const HAL
             sums: sums.as_mut_ptr().cast(),
         }
     });
-    suspend(Wait::Group(GroupOperation {
-        location: Location::caller(),
-        instructions: &raw const instructions,
-    }));
-}
-
-/// Does something to the block's shared memory as the current thread; a fault ends the launch.
-#[track_caller]
-fn change(work: impl FnOnce(&mut SharedMemory, u32, &dyn Fn() -> String) -> Result<(), Cause>) {
-    let location = Location::caller();
-    let result = with(|context| {
-        work(&mut context.shared.borrow_mut(), context.thread.get(), &|| location.to_string())
-    });
-    result.unwrap_or_else(|cause| fault(cause));
+    // SAFETY: the sums are as many, and borrowed.
+    unsafe { instructions::multiply_by_group(Point::caller(), &instructions) };
 }
 
 /// Where `shared` lies, as operands' descriptions have it: the emulator's memory begins at 0.

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::panic::Location;
 
 use crate::emulator::Cause;
-use crate::emulator::shared::Kind;
+use crate::emulator::instructions::{self, Kind, Point};
 use crate::emulator::thread::{count, fault, with};
 use crate::emulator::traffic::Access;
 use crate::launch::Argument;
@@ -308,34 +308,11 @@ impl<T: Element> Shared<T> {
     /// Checks and notes an access of `bytes` bytes at element `index`.
     #[track_caller]
     pub(super) fn access(self, kind: Kind, index: u32, bytes: usize, align: usize) -> *mut u8 {
-        let location = Location::caller();
-        let access = if kind == Kind::Load { "load from" } else { "store to" };
         let size = size_of::<T>() as u64;
-        let array = (u64::from(self.byte), u64::from(self.byte) + u64::from(self.length) * size);
-        let byte = array.0 + u64::from(index) * size;
-        let end = byte + bytes as u64;
-        let checked = with(|context| {
-            let mut shared = context.shared.borrow_mut();
-            let total = shared.bytes();
-            if end > array.1 || end > u64::from(total) {
-                let location = location.to_string();
-                return Err(Cause::SharedOutOfBounds { access, byte, array, total, location });
-            }
-            if !byte.is_multiple_of(align as u64) {
-                return Err(Cause::Misaligned {
-                    access,
-                    parameter: "shared memory",
-                    index: index as usize,
-                    address: byte as usize,
-                    location: location.to_string(),
-                });
-            }
-            let (byte, bytes) = (byte as u32, bytes as u32);
-            shared.access(context.thread.get(), kind, byte, bytes, &|| location.to_string())?;
-            // SAFETY: inside the memory, checked above.
-            Ok(unsafe { shared.pointer().add(byte as usize) })
-        });
-        checked.unwrap_or_else(|cause| fault(cause))
+        let start = u64::from(self.byte);
+        let array = start..start + u64::from(self.length) * size;
+        let byte = start + u64::from(index) * size;
+        instructions::access_shared(Point::caller(), kind, array, byte, bytes, align)
     }
 }
 

@@ -6,16 +6,14 @@ mod memory;
 mod tensor;
 mod warp;
 
-use std::panic::Location;
-
 pub use hopper::*;
 pub use math::*;
 pub use memory::*;
 pub use tensor::*;
-use warp::exchange;
 pub use warp::*;
 
-use crate::emulator::thread::{Wait, suspend, with};
+use crate::emulator::instructions::{self, Point};
+use crate::emulator::thread::with;
 
 /// Index of this thread in its block.
 pub fn thread_idx() -> u32 {
@@ -60,5 +58,5 @@ pub fn grid_dim_z() -> u32 {
 /// Barrier of the block: every thread must reach the same one. What was written before is seen behind.
 #[track_caller]
 pub fn sync_threads() {
-    suspend(Wait::Barrier(Location::caller()));
+    instructions::barrier(Point::caller());
 }

@@ -1,22 +1,11 @@
 //! Operations of a warp: all 32 lanes take part, or the emulator reports those that do not.
 
-use std::panic::Location;
-
-use crate::emulator::thread::{Wait, WarpOperation, Words, suspend};
-
-/// Hands `words` in and waits for what the warp makes of all lanes'.
-#[track_caller]
-pub(super) fn exchange(name: &'static str, words: Words, combine: fn(&mut [Words; 32])) -> Words {
-    let location = Location::caller();
-    suspend(Wait::Warp(WarpOperation { name, location, combine, orders_memory: false }, words))
-}
+use crate::emulator::instructions::{self, Point};
 
 /// Barrier of the warp. What its lanes wrote before is seen by them behind.
 #[track_caller]
 pub fn sync_warp() {
-    let location = Location::caller();
-    let operation = WarpOperation { name: "sync_warp", location, combine: |_| {}, orders_memory: true };
-    suspend(Wait::Warp(operation, [0; 16]));
+    instructions::warp_barrier(Point::caller());
 }
 
 /// What lanes can exchange: 32 bits.
@@ -45,19 +34,9 @@ impl ShuffleValue for f32 {
     }
 }
 
-/// Sends word 0 along: lane i gets that of the lane named in its word 1.
-fn gather(lanes: &mut [Words; 32]) {
-    let values = lanes.map(|words| words[0]);
-    for words in lanes {
-        words[0] = values[words[1] as usize % 32];
-    }
-}
-
 #[track_caller]
 fn shuffle<T: ShuffleValue>(name: &'static str, value: T, source: u32) -> T {
-    let mut words = [0; 16];
-    (words[0], words[1]) = (value.to_word(), source);
-    T::from_word(exchange(name, words, gather)[0])
+    T::from_word(instructions::shuffle(name, Point::caller(), value.to_word(), source))
 }
 
 /// `value` of the lane whose number differs in the bits of `mask`.
@@ -82,12 +61,7 @@ pub fn shuffle_idx<T: ShuffleValue>(value: T, lane: u32) -> T {
 /// Bit i is `predicate` of lane i.
 #[track_caller]
 pub fn ballot(predicate: bool) -> u32 {
-    let mut words = [0; 16];
-    words[0] = u32::from(predicate);
-    exchange("ballot", words, |lanes| {
-        let bits = (0..32).fold(0, |bits, lane| bits | lanes[lane][0] << lane);
-        lanes.iter_mut().for_each(|words| words[0] = bits);
-    })[0]
+    instructions::ballot(Point::caller(), predicate)
 }
 
 /// Whether `predicate` holds in any lane.
