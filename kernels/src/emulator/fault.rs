@@ -178,6 +178,14 @@ pub enum Cause {
         /// In the source.
         location: String,
     },
+    /// An instruction that cannot be done, where a kernel is executed in another form than its source.
+    #[error("{what}, at {location}")]
+    Instruction {
+        /// What is wrong.
+        what: String,
+        /// Where.
+        location: String,
+    },
     /// Threads wait for arrivals, and nothing is under way that could arrive.
     #[error("deadlock: {0}")]
     Deadlock(String),

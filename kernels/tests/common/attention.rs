@@ -4,7 +4,7 @@ use cpift_kernels::attention::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::{Bf16, Real};
 
-use crate::common::*;
+use super::common::*;
 
 /// Query heads, key/value heads, elements of a head.
 pub type Heads = (u32, u32, u32);

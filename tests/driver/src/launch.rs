@@ -2,7 +2,7 @@
 
 use std::collections::HashMap;
 use std::ffi::c_void;
-use std::sync::LazyLock;
+use std::sync::{Arc, LazyLock};
 
 use cpift_kernels::launch::{Argument, Direction, Kernel, SHARED_MEMORY_DEFAULT};
 use cpift_kernels::tiled::TiledMatrix;
@@ -29,7 +29,7 @@ pub struct Function {
     /// Its module.
     pub module: usize,
     pub kernel: &'static Kernel,
-    pub entry: Entry,
+    pub entry: Arc<Entry>,
     /// Bytes of dynamic shared memory that it may have.
     pub shared_allowed: u32,
 }
@@ -66,20 +66,20 @@ static REGISTERS_OF: LazyLock<HashMap<String, u32>> = LazyLock::new(|| {
 
 impl Function {
     /// The kernel of an entry.
-    pub fn new(context: usize, module: usize, name: &str, entry: &Entry) -> Outcome<Self> {
+    pub fn new(context: usize, module: usize, name: &str, entry: &Arc<Entry>) -> Outcome<Self> {
         let Some(&kernel) = KERNELS.get(name) else {
             let message = format!("`{name}` is in the PTX, but there is no such kernel to run in its place");
             return Err(violation(CUresult::CUDA_ERROR_NOT_FOUND, &message));
         };
         same_parameters(kernel, entry)
             .map_err(|message| violation(CUresult::CUDA_ERROR_INVALID_IMAGE, &message))?;
-        let shared_allowed = SHARED_MEMORY_DEFAULT.saturating_sub(entry.shared);
+        let shared_allowed = SHARED_MEMORY_DEFAULT;
         Ok(Self { context, module, kernel, entry: entry.clone(), shared_allowed })
     }
 
     /// Lets it have dynamic shared memory of this size.
     pub fn allow_shared(&mut self, bytes: i32) -> Outcome {
-        let most = SETTINGS.shared_memory().saturating_sub(self.entry.shared);
+        let most = SETTINGS.shared_memory();
         match u32::try_from(bytes) {
             Ok(bytes) if bytes <= most => self.shared_allowed = bytes,
             _ => {
@@ -224,7 +224,8 @@ impl State {
         let skipped = named(&|failure| if let Failure::Skip(name) = failure { Some(name) } else { None });
         let instead = if fails { Some(Instead::Fail) } else { skipped.then_some(Instead::Nothing) };
         let Geometry { grid, shared, .. } = *geometry;
-        Ok(Work::Launch { kernel, grid, shared, arguments, places, instead })
+        let entry = function.entry.clone();
+        Ok(Work::Launch { kernel, entry, grid, shared, arguments, places, instead })
     }
 }
 
@@ -252,7 +253,7 @@ mod tests {
         for kernel in KERNELS.values() {
             let registers = REGISTERS_OF[kernel.name];
             assert!((1..=255).contains(&registers), "{}: {registers}", kernel.name);
-            let entry = Entry { threads: Some([kernel.block, 1, 1]), ..Entry::default() };
+            let entry = Arc::new(Entry { threads: Some([kernel.block, 1, 1]), ..Entry::default() });
             let function = Function { context: 1, module: 1, kernel, entry, shared_allowed: 0 };
             let geometry = Geometry { function: 0, grid: [1; 3], block: [kernel.block, 1, 1], shared: 0 };
             assert_eq!(check_geometry(&function, &geometry), Ok(()));

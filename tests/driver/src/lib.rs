@@ -23,6 +23,7 @@
 //! time; the driver's real limits where they are undocumented.
 
 mod api;
+pub mod execute;
 mod graph;
 mod launch;
 mod memory;
@@ -31,4 +32,4 @@ pub mod settings;
 mod state;
 mod stream;
 
-pub use ptx::{Entry, Module};
+pub use ptx::{Entry, Module, Program};

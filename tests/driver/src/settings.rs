@@ -4,6 +4,8 @@ use std::str::FromStr;
 
 use cpift_kernels::emulator::Schedule;
 
+use crate::execute::Runs;
+
 /// All variables start with this.
 pub const PREFIX: &str = "CPIFT_STAND_IN_";
 
@@ -22,6 +24,8 @@ pub struct Settings {
     pub multiprocessors: u32,
     /// `SCHEDULE`: the emulator's, `forward`, `reverse` or a seed.
     pub schedule: Schedule,
+    /// `RUNS`: what launches execute, `source`, `ptx`, or `both`, whose results are then compared.
+    pub runs: Runs,
     /// `EAGER=1`: asynchronous work is done at once, instead of as late as possible.
     pub eager: bool,
     /// `FAIL`: things that go wrong, separated by commas.
@@ -66,12 +70,13 @@ impl Settings {
             Some(seed) => Schedule::Shuffled(seed.parse().unwrap_or(17)),
         };
         Self {
-            version: number(text("VERSION"), 12_080),
-            devices: number(text("DEVICES"), 1),
+            version: parsed(text("VERSION"), 12_080),
+            devices: parsed(text("DEVICES"), 1),
             capability: capability.unwrap_or((8, 0)),
-            memory: number(text("MEMORY"), 4 << 30),
-            multiprocessors: number(text("MULTIPROCESSORS"), 108),
+            memory: parsed(text("MEMORY"), 4 << 30),
+            multiprocessors: parsed(text("MULTIPROCESSORS"), 108),
             schedule,
+            runs: parsed(text("RUNS"), Runs::Source),
             eager: text("EAGER").is_some_and(|value| value == "1"),
             failures: text("FAIL").unwrap_or_default().split(',').filter_map(Failure::parse).collect(),
             log: text("LOG"),
@@ -106,7 +111,7 @@ impl Failure {
     }
 }
 
-fn number<T: FromStr>(text: Option<String>, otherwise: T) -> T {
+fn parsed<T: FromStr>(text: Option<String>, otherwise: T) -> T {
     text.and_then(|text| text.parse().ok()).unwrap_or(otherwise)
 }
 
@@ -128,12 +133,13 @@ mod tests {
                 "CAPABILITY" => "9.0",
                 "FAIL" => "jit:gemm,update,nonsense",
                 "SCHEDULE" => "5",
+                "RUNS" => "both",
                 _ => return None,
             };
             Some(value.to_owned())
         });
         assert_eq!(settings.shared_memory(), 227 << 10);
         assert_eq!(settings.failures, [Failure::Jit("gemm".to_owned()), Failure::Update]);
-        assert_eq!(settings.schedule, Schedule::Shuffled(5));
+        assert_eq!((settings.schedule, settings.runs), (Schedule::Shuffled(5), Runs::Both));
     }
 }

@@ -5,10 +5,12 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use cpift_kernels::emulator::{Emulator, Schedule};
-use cpift_kernels::launch::{Argument, Kernel, Launch, Request};
+use cpift_kernels::launch::{Argument, Kernel, Request};
 use cudarc::driver::sys::CUresult;
 
+use crate::execute;
 use crate::memory::{Block, Place};
+use crate::ptx::Entry;
 use crate::state::{Outcome, SETTINGS, violation};
 
 /// A stream.
@@ -29,6 +31,8 @@ pub enum Work {
         kernel: &'static Kernel,
         /// Blocks in each direction.
         grid: [u32; 3],
+        /// Its PTX.
+        entry: Arc<Entry>,
         /// Bytes of dynamic shared memory.
         shared: u32,
         /// With addresses of the host.
@@ -148,13 +152,18 @@ impl Stream {
             Work::Launch { instead: Some(Instead::Fail), .. } => {
                 return Err(CUresult::CUDA_ERROR_LAUNCH_FAILED);
             }
-            Work::Launch { kernel, grid, shared, arguments, places: _places, instead: None } => {
+            Work::Launch { kernel, entry, grid, shared, arguments, places: _places, instead: None } => {
                 let request = Request { kernel, grid, shared, arguments: &arguments };
-                // SAFETY: kinds and widths of the arguments were checked against the kernel's parameters; their
-                // memory is held by the places, and the emulator checks every access against it.
-                unsafe { self.emulator.launch(&request) }.map_err(|error| {
-                    violation(CUresult::CUDA_ERROR_ILLEGAL_ADDRESS, &format!("while a kernel ran: {error}"))
-                })?;
+                // SAFETY: kinds and widths of the arguments were checked against the kernel's parameters, and those
+                // against the entry's; their memory is held by the places, and the emulator checks every access against it.
+                unsafe { execute::launch(SETTINGS.runs, &self.emulator, &request, &entry) }.map_err(
+                    |error| {
+                        violation(
+                            CUresult::CUDA_ERROR_ILLEGAL_ADDRESS,
+                            &format!("while a kernel ran: {error}"),
+                        )
+                    },
+                )?;
             }
             // SAFETY: the place was checked for these bytes and holds its memory.
             Work::Set { to, byte, bytes } => unsafe { to.host().write_bytes(byte, bytes) },

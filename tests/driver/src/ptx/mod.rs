@@ -1,32 +1,55 @@
-//! What a driver takes from PTX: its version, its target, and what each entry needs of a launch.
+//! PTX: what a driver takes from it, and its execution.
+//!
+//! A text is read once ([`Module`]): of each kernel what a launch needs, and its body, decoded to a [`program`] whose
+//! instructions name places of registers. A launch executes the program in every thread ([`run`]): what only
+//! computes by a table of functions ([`arithmetic`]), what threads do together and shared memory by the emulator's
+//! own functions, the same that the kernel's source calls there. So the emulator finds the same faults, and an
+//! instruction of another meaning than the source's gives other bits.
+
+mod arithmetic;
+mod decode;
+mod group;
+mod instructions;
+mod memory;
+mod program;
+mod run;
+mod text;
 
 use std::collections::HashMap;
+use std::sync::Arc;
+
+pub use program::Program;
+pub use run::launch;
 
 /// A text of PTX.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 pub struct Module {
     /// `.version`.
     pub version: (u32, u32),
     /// `.target`, as `sm_80`.
     pub target: String,
     /// By name.
-    pub entries: HashMap<String, Entry>,
+    pub entries: HashMap<String, Arc<Entry>>,
 }
 
 /// A kernel in PTX.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Default)]
 pub struct Entry {
     /// In order.
     pub parameters: Vec<Parameter>,
     /// `.reqntid`.
     pub threads: Option<[u32; 3]>,
-    /// Bytes of shared memory it declares itself.
-    pub shared: u32,
+    /// Its body.
+    pub program: Program,
 }
 
 /// A parameter of an entry.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Parameter {
+    /// Its name in the text.
+    pub name: String,
+    /// Bytes of the parameters before it, with those between that alignment takes.
+    pub offset: usize,
     /// Its size.
     pub bytes: usize,
     /// Whether it is declared as an address.
@@ -50,21 +73,24 @@ impl Module {
         if directive(text, ".address_size") != Some("64") {
             return Err("addresses are not of 64 bits".to_owned());
         }
+        let shared = shared_symbols(text);
         let mut entries = HashMap::new();
+        // The line that was come to, and its place in the text.
+        let (mut line, mut counted) = (1, 0);
         for part in text.split(".entry ").skip(1) {
             let (name, rest) = part.split_once('(').ok_or("an .entry without parameters")?;
             let (parameters, rest) = rest.split_once(')').ok_or("an .entry whose parameters do not end")?;
             let (header, body) = rest.split_once('{').ok_or("an .entry without a body")?;
-            let entry = Entry {
-                parameters: parameters
-                    .lines()
-                    .filter(|line| !line.trim().is_empty())
-                    .map(Parameter::parse)
-                    .collect::<Result<_, _>>()?,
+            let start = body.as_ptr() as usize - text.as_ptr() as usize;
+            line += text[counted..start].bytes().filter(|&byte| byte == b'\n').count() as u32;
+            counted = start;
+            let mut entry = Entry {
+                parameters: Parameter::parse_all(parameters)?,
                 threads: directive(header, ".reqntid").map(dimensions).transpose()?,
-                shared: body.lines().filter_map(declared).sum(),
+                program: Program::default(),
             };
-            if entries.insert(name.trim().to_owned(), entry).is_some() {
+            entry.program = decode::decode(&entry, &shared, body, line)?;
+            if entries.insert(name.trim().to_owned(), Arc::new(entry)).is_some() {
                 return Err(format!("duplicate definition of `{name}`"));
             }
         }
@@ -83,18 +109,32 @@ impl Module {
 }
 
 impl Parameter {
-    fn parse(line: &str) -> Result<Self, String> {
-        let mut words = line.split_whitespace();
-        // A tensor map by value: `.param .align 64 .b8 name[128],`.
-        if let Some(array) = line.trim().strip_prefix(".param .align 64 .b8 ") {
-            let bytes = array.split_once('[').and_then(|(_, rest)| rest.split_once(']'));
-            let bytes = bytes.and_then(|(bytes, _)| bytes.parse().ok());
-            let bytes = bytes.ok_or_else(|| format!("`{array}` is no array"))?;
-            return Ok(Self { bytes, pointer: false, float: false });
+    /// Those of an entry, a line each.
+    fn parse_all(text: &str) -> Result<Vec<Self>, String> {
+        let mut parameters = Vec::new();
+        let mut end = 0usize;
+        for line in text.lines().map(|line| line.trim().trim_end_matches(',')).filter(|line| !line.is_empty())
+        {
+            let (mut parameter, align) = Self::parse(line)?;
+            parameter.offset = end.next_multiple_of(align);
+            end = parameter.offset + parameter.bytes;
+            parameters.push(parameter);
         }
-        let kind = match (words.next(), words.next()) {
-            (Some(".param"), Some(kind)) => kind,
-            _ => return Err(format!("`{}` is no parameter", line.trim())),
+        Ok(parameters)
+    }
+
+    /// A parameter by itself, and what its place must be a multiple of.
+    fn parse(line: &str) -> Result<(Self, usize), String> {
+        // A tensor map by value: `.param .align 64 .b8 name[128]`.
+        if let Some(array) = line.strip_prefix(".param .align 64 .b8 ") {
+            let found = array.strip_suffix(']').and_then(|array| array.split_once('['));
+            let found = found.and_then(|(name, bytes)| Some((name, bytes.parse().ok()?)));
+            let (name, bytes) = found.ok_or_else(|| format!("`{array}` is no array"))?;
+            return Ok((Self { name: name.to_owned(), offset: 0, bytes, pointer: false, float: false }, 64));
+        }
+        let words: Vec<&str> = line.split_whitespace().collect();
+        let (&[".param", kind, name] | &[".param", kind, ".ptr", .., name]) = &words[..] else {
+            return Err(format!("`{line}` is no parameter"));
         };
         let bytes = match kind.trim_start_matches(['.', 'u', 's', 'b', 'f']) {
             "8" => 1,
@@ -103,8 +143,16 @@ impl Parameter {
             "64" => 8,
             _ => return Err(format!("a parameter of type `{kind}`")),
         };
-        Ok(Self { bytes, pointer: words.next() == Some(".ptr"), float: kind.starts_with(".f") })
+        let (pointer, float) = (words.contains(&".ptr"), kind.starts_with(".f"));
+        Ok((Self { name: name.to_owned(), offset: 0, bytes, pointer, float }, bytes))
     }
+}
+
+/// Names of the block's dynamic shared memory: `.extern .shared .align 16 .b8 name[];`.
+fn shared_symbols(text: &str) -> Vec<String> {
+    let declarations = text.lines().filter_map(|line| line.trim().strip_prefix(".extern .shared "));
+    let names = declarations.filter_map(|line| line.strip_suffix("[];")?.split_whitespace().next_back());
+    names.map(str::to_owned).collect()
 }
 
 /// What stands behind a directive on its line.
@@ -120,20 +168,13 @@ fn dimensions(text: &str) -> Result<[u32; 3], String> {
     Ok(numbers)
 }
 
-/// Bytes of a declaration as `.shared .align 4 .b8 name[64];`.
-fn declared(line: &str) -> Option<u32> {
-    let declaration = line.trim().strip_prefix(".shared ")?;
-    let (_, rest) = declaration.split_once('[')?;
-    rest.split_once(']')?.0.parse().ok()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
 
     const TEXT: &str = ".version 7.8\n.target sm_90a, debug\n.address_size 64\n\n.visible .entry one(\n\
         \t.param .u64 .ptr .align 1 one_param_0,\n\t.param .f32 one_param_1\n)\n.reqntid 128, 1, 1\n{\n\
-        \t.shared .align 4 .b8 own[64];\n\tret;\n}\n.visible .entry two()\n{\n\tret;\n}\n";
+        \tret;\n}\n.visible .entry two()\n{\n\tret;\n}\n";
 
     #[test]
     fn entries_are_read() {
@@ -141,11 +182,11 @@ mod tests {
         assert_eq!((module.version, module.target.as_str()), ((7, 8), "sm_90a"));
         let one = &module.entries["one"];
         assert_eq!(one.threads, Some([128, 1, 1]));
-        assert_eq!(one.shared, 64);
         let sizes: Vec<_> =
             one.parameters.iter().map(|each| (each.bytes, each.pointer, each.float)).collect();
         assert_eq!(sizes, [(8, true, false), (4, false, true)]);
-        assert_eq!(module.entries["two"], Entry::default());
+        assert_eq!(one.parameters.iter().map(|each| each.offset).collect::<Vec<_>>(), [0, 8]);
+        assert!(module.entries["two"].parameters.is_empty() && module.entries["two"].threads.is_none());
         assert!(module.runs_on((9, 0)) && !module.runs_on((10, 0)) && !module.runs_on((8, 0)));
     }
 
@@ -154,6 +195,9 @@ mod tests {
         assert!(Module::parse("nonsense").is_err());
         assert!(Module::parse(&TEXT.replace(".address_size 64", "")).is_err());
         assert!(Module::parse(&TEXT.replace("entry two", "entry one")).is_err());
+        let error =
+            Module::parse(&TEXT.replace("\tret;\n}\n.vis", "\tfrobnicate.b32 %r1;\n}\n.vis")).unwrap_err();
+        assert_eq!(error, "line 11: the instruction `frobnicate.b32` with 1 operands is not known here");
     }
 
     #[test]

@@ -1,0 +1,168 @@
+//! A kernel's body ready to be executed: instructions whose operands are places of a thread's registers.
+
+use super::arithmetic::Function;
+
+/// A place in a thread's registers. Constants have places too, which nothing writes.
+pub type Slot = u16;
+
+/// Places of what a thread is told of itself, then of what goes nowhere.
+pub const THREAD: Slot = 0;
+pub const THREADS: Slot = 1;
+pub const BLOCK: [Slot; 3] = [2, 3, 4];
+pub const BLOCKS: [Slot; 3] = [5, 6, 7];
+pub const SINK: Slot = 8;
+/// What they are called.
+pub const SPECIAL: [(&str, Slot); 9] = [
+    ("%tid.x", THREAD),
+    ("%ntid.x", THREADS),
+    ("%ctaid.x", BLOCK[0]),
+    ("%ctaid.y", BLOCK[1]),
+    ("%ctaid.z", BLOCK[2]),
+    ("%nctaid.x", BLOCKS[0]),
+    ("%nctaid.y", BLOCKS[1]),
+    ("%nctaid.z", BLOCKS[2]),
+    ("_", SINK),
+];
+
+/// What registers hold before anything is written to them: a NaN and an index out of range.
+pub const POISON: u64 = u64::MAX;
+
+/// The body of a kernel.
+#[derive(Debug, Default)]
+pub struct Program {
+    /// In order.
+    pub code: Vec<Instruction>,
+    /// The line in the text that each comes from.
+    pub lines: Vec<u32>,
+    /// What a thread's registers hold at first: poison, and constants.
+    pub registers: Vec<u64>,
+    /// Operands of instructions that have many.
+    pub lists: Vec<Slot>,
+    /// What the tensor cores are to do for groups.
+    pub products: Vec<GroupProduct>,
+}
+
+/// Some of a program's [`lists`](Program::lists).
+#[derive(Debug, Clone, Copy)]
+pub struct List {
+    /// The first.
+    pub start: u32,
+    /// How many.
+    pub length: u16,
+}
+
+/// Kinds of memory that are loaded from and stored to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Space {
+    /// Buffers that were passed.
+    Global,
+    /// Buffers that nothing writes while the kernel runs.
+    Constant,
+    /// The block's.
+    Shared,
+    /// The kernel's parameters.
+    Parameter,
+}
+
+/// An address: what a register holds, and a constant.
+#[derive(Debug, Clone, Copy)]
+pub struct Address {
+    /// The register.
+    pub base: Slot,
+    /// Bytes that are added.
+    pub offset: i32,
+}
+
+/// Which lane a value comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Exchange {
+    /// The one whose number differs in the bits of the operand.
+    Xor,
+    /// The one so many further on.
+    Down,
+    /// The one of this number.
+    Index,
+}
+
+/// One instruction.
+#[derive(Debug, Clone, Copy)]
+pub enum Instruction {
+    /// Computes.
+    Compute { function: Function, to: Slot, from: [Slot; 4] },
+    /// Goes on elsewhere.
+    Branch { to: u32 },
+    /// Goes on elsewhere where a predicate is what it must be.
+    BranchIf { predicate: Slot, holds: bool, to: u32 },
+    /// Loads elements of so many bytes.
+    Load { space: Space, bytes: u8, to: List, address: Address },
+    /// Stores elements of so many bytes.
+    Store { space: Space, bytes: u8, from: List, address: Address },
+    /// Adds to an integer of so many bytes.
+    AtomicAdd { space: Space, bytes: u8, to: Slot, address: Address, value: Slot },
+    /// `bar.sync 0`.
+    Barrier,
+    /// `bar.warp.sync`.
+    WarpBarrier,
+    /// `shfl.sync`.
+    Shuffle { exchange: Exchange, to: Slot, value: Slot, operand: Slot },
+    /// `vote.sync.ballot`.
+    Ballot { to: Slot, predicate: Slot },
+    /// `mma.sync`: four results, A, B and C.
+    Multiply { list: List },
+    /// `ldmatrix`.
+    LoadMatrices { transposed: bool, to: List, address: Address },
+    /// `cp.async` of 16 bytes, of which so many are read.
+    CopyAsync { to: Address, from: Address, read: Slot },
+    /// `cp.async.commit_group`.
+    CommitCopies,
+    /// `cp.async.wait_group`.
+    WaitCopies { latest: Slot },
+    /// `mbarrier.init`.
+    InitArrivals { barrier: Address, count: Slot },
+    /// `mbarrier.arrive`, with bytes that are expected.
+    Arrive { barrier: Address, bytes: Slot },
+    /// `mbarrier.try_wait.parity`, which here waits as long as it takes.
+    AwaitPhase { to: Slot, barrier: Address, parity: Slot },
+    /// `fence.proxy.async`.
+    FenceAsync,
+    /// `cp.async.bulk.tensor`: the map, then coordinates.
+    CopyTile { to: Address, tile: List, barrier: Address },
+    /// `wgmma.fence`.
+    GroupFence,
+    /// `wgmma.mma_async`, the place among the program's products.
+    GroupMultiply { product: u32 },
+    /// `wgmma.commit_group`.
+    GroupCommit,
+    /// `wgmma.wait_group`.
+    GroupWait { latest: Slot },
+    /// `trap`.
+    Trap,
+    /// `ret` and `exit`.
+    Return,
+}
+
+/// A product of 64 rows by 16 levels of k for a group of four warps.
+#[derive(Debug, Clone, Copy)]
+pub struct GroupProduct {
+    /// Columns of B and of the sums.
+    pub columns: u32,
+    /// Half as many as columns.
+    pub sums: List,
+    /// A's description, or four registers that hold its part.
+    pub a: List,
+    /// Whether k is the last dimension of A in shared memory.
+    pub a_along_k: bool,
+    /// B's description.
+    pub b: Slot,
+    /// Whether k is the last dimension of B.
+    pub b_along_k: bool,
+    /// Whether the product is added to the sums.
+    pub accumulate: Slot,
+}
+
+impl Program {
+    /// The places of a list.
+    pub fn list(&self, list: List) -> &[Slot] {
+        &self.lists[list.start as usize..][..usize::from(list.length)]
+    }
+}
