@@ -6,6 +6,7 @@ use super::Module;
 pub(super) const MODULES: &[Module] = &[
     Module { family: "adamw", architecture: "sm_80", ptx: include_str!("adamw.sm_80.ptx") },
     Module { family: "attention", architecture: "sm_80", ptx: include_str!("attention.sm_80.ptx") },
+    Module { family: "attention_hopper", architecture: "sm_90a", ptx: include_str!("attention_hopper.sm_90a.ptx") },
     Module { family: "cross_entropy", architecture: "sm_80", ptx: include_str!("cross_entropy.sm_80.ptx") },
     Module { family: "elementwise", architecture: "sm_80", ptx: include_str!("elementwise.sm_80.ptx") },
     Module { family: "embedding", architecture: "sm_80", ptx: include_str!("embedding.sm_80.ptx") },

@@ -45,11 +45,15 @@ pub mod elementwise;
 pub mod embedding;
 pub mod gated_mlp;
 pub mod gemm;
-// Its instructions are for one architecture, which the compiler knows by.
+// Their instructions are for one architecture, which the compiler knows by.
+#[cfg(any(not(target_arch = "nvptx64"), target_feature = "sm_90a"))]
+pub mod attention_hopper;
 #[cfg(any(not(target_arch = "nvptx64"), target_feature = "sm_90a"))]
 pub mod gemm_hopper;
 pub mod mask;
 pub mod norm;
+#[cfg(any(not(target_arch = "nvptx64"), target_feature = "sm_90a"))]
+mod ring;
 pub mod rms_norm;
 pub mod rope;
 pub mod select;
@@ -62,6 +66,7 @@ pub fn families() -> &'static [(&'static str, &'static [launch::Kernel])] {
     &[
         ("adamw", adamw::KERNELS),
         ("attention", attention::KERNELS),
+        ("attention_hopper", attention_hopper::KERNELS),
         ("cross_entropy", cross_entropy::KERNELS),
         ("elementwise", elementwise::KERNELS),
         ("embedding", embedding::KERNELS),

@@ -1,6 +1,7 @@
 //! Matrices of which a GPU's copy engine takes tiles: what a tensor map of CUDA's driver describes.
 
 use std::fmt;
+use std::ops::Range;
 
 /// Bytes of a row of a tile: the width within which 16-byte chunks are permuted in shared memory.
 pub const TILE_ROW: u32 = 128;
@@ -68,6 +69,16 @@ impl TiledMatrix {
         self.tile_rows * TILE_ROW
     }
 
+    /// Bytes, from the address on, of what a tile's row that begins at `row` and `column` has of the matrix.
+    pub fn part_of_row(&self, row: u64, column: u64) -> Range<usize> {
+        let end = (column + u64::from(self.tile_columns())).min(self.columns);
+        if row >= self.rows || column >= end {
+            return 0..0;
+        }
+        let byte = |column: u64| (row * self.columns + column) as usize * self.element_bytes as usize;
+        byte(column)..byte(end)
+    }
+
     /// Checks what the copy engine demands beside the alignment of the address.
     pub fn check(&self) -> Result<(), TiledError> {
         let edge = 1..1 << 31;
@@ -94,6 +105,7 @@ mod tests {
             TiledMatrix { address: 16, length: 80, element_bytes: 2, rows: 10, columns: 8, tile_rows: 64 };
         assert_eq!(matrix.check(), Ok(()));
         assert_eq!((matrix.tile_columns(), matrix.tile_bytes()), (64, 8192));
+        assert_eq!((matrix.part_of_row(2, 6), matrix.part_of_row(10, 0)), (44..48, 0..0));
         let wrong = |change: fn(&mut TiledMatrix)| {
             let mut matrix = matrix;
             change(&mut matrix);

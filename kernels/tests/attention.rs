@@ -63,15 +63,7 @@ fn large_scores_do_not_overflow() {
 fn heads_that_no_kernel_is_for_are_refused() {
     for (head_dim, kernel) in [(264, "attention_forward_256_f32"), (12, "attention_forward_64_f32")] {
         let case = Case::<f32>::new((1, 1, head_dim), &[1]);
-        let (mut output, mut log_sum_exp) = (Buffer::poisoned(head_dim as usize), Buffer::poisoned(1));
-        let error = f32::forward(
-            &Emulator::new(SCHEDULES[0]),
-            case.sizes,
-            [case.q.read(), case.k.read(), case.v.read()],
-            case.tiles().0.read(),
-            output.write(),
-            log_sum_exp.write(),
-        );
+        let error = case.forward(&Emulator::new(SCHEDULES[0])).map(|_| ());
         let message = match error {
             Err(error @ LaunchError::Requirement { .. }) => error.to_string(),
             other => panic!("not refused: {other:?}"),
@@ -86,9 +78,11 @@ fn tiles_begin_with_documents_and_the_longest_come_first() {
     let tiles = Tiles::new([0..1, 1..130, 130..194].into_iter());
     let by_queries = [[129, 1, 130, 0], [65, 1, 130, 0], [0, 0, 1, 0], [1, 1, 130, 0], [130, 130, 194, 0]];
     assert_eq!(tiles.by_queries, by_queries.concat());
+    let wide = [[129, 1, 130, 0], [0, 0, 1, 0], [1, 1, 130, 0], [130, 130, 194, 0]];
+    assert_eq!(tiles.by_wide_queries, wide.concat());
     let by_keys = [[1, 1, 130, 0], [65, 1, 130, 0], [130, 130, 194, 0], [0, 0, 1, 0], [129, 1, 130, 0]];
     assert_eq!(tiles.by_keys, by_keys.concat());
-    assert_eq!(tiles.count(), 5);
+    assert_eq!(Tiles::length([1, 129, 64].into_iter()), 4 * 5);
 }
 
 /// The kernels of decode.

@@ -128,7 +128,7 @@ fn tiles_outside_of_the_buffers_are_found() {
         &Emulator::new(SCHEDULES[0]),
         case.sizes,
         [case.q.read(), case.k.read(), case.v.read()],
-        tiles.read(),
+        QueryTiles { narrow: tiles.read(), wide: tiles.read() },
         output.write(),
         log_sum_exp.write(),
     );

@@ -1,6 +1,7 @@
 //! Launching the kernels: which of them a head is for.
 
 use super::*;
+use crate::attention_hopper;
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 
 /// Sizes of attention over packed documents.
@@ -37,9 +38,18 @@ pub struct BackwardInputs<'a, E: AttentionElement> {
     pub delta: Slice<'a, f32>,
 }
 
+/// Tiles of queries on the device. Which of them a forward pass takes is the matter of its kernel.
+#[derive(Debug, Clone, Copy)]
+pub struct QueryTiles<'a> {
+    /// [`Tiles::by_queries`].
+    pub narrow: Slice<'a, u32>,
+    /// [`Tiles::by_wide_queries`].
+    pub wide: Slice<'a, u32>,
+}
+
 /// Element types that there are kernels over tiles for.
 pub trait AttentionElement: Element {
-    /// The forward pass, `tiles` being [`Tiles::by_queries`].
+    /// The forward pass.
     ///
     /// # Errors
     /// What the kernel's contract refuses, or the launcher reports.
@@ -47,7 +57,7 @@ pub trait AttentionElement: Element {
         launcher: &dyn Launch,
         sizes: Sizes,
         inputs: [Slice<'_, Self>; 3],
-        tiles: Slice<'_, u32>,
+        tiles: QueryTiles<'_>,
         output: SliceMut<'_, Self>,
         log_sum_exp: SliceMut<'_, f32>,
     ) -> Result<(), LaunchError>;
@@ -79,25 +89,29 @@ pub trait AttentionElement: Element {
 }
 
 macro_rules! attention_element {
-    ($E:ident, $forward:tt, $backward_queries:tt, $backward_keys:tt) => {
+    ($E:ident, $forward:tt $(or $own:ident)?, $backward_queries:tt, $backward_keys:tt) => {
         impl AttentionElement for $E {
             fn forward(
                 launcher: &dyn Launch,
                 sizes: Sizes,
-                [q, k, v]: [Slice<'_, Self>; 3],
-                tiles: Slice<'_, u32>,
+                inputs: [Slice<'_, Self>; 3],
+                tiles: QueryTiles<'_>,
                 output: SliceMut<'_, Self>,
                 log_sum_exp: SliceMut<'_, f32>,
             ) -> Result<(), LaunchError> {
                 let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
-                let count = count(tiles);
+                $(if $own::exists(launcher, head_dim) {
+                    return $own::forward(launcher, sizes, inputs, tiles.wide, output, log_sum_exp);
+                })?
+                let [q, k, v] = inputs;
+                let count = count(tiles.narrow);
                 let kernel = by_head_dim!(head_dim, $forward);
                 kernel(
                     launcher,
                     q,
                     k,
                     v,
-                    tiles,
+                    tiles.narrow,
                     output,
                     log_sum_exp,
                     tokens,
@@ -195,7 +209,7 @@ attention_element!(
 );
 attention_element!(
     Bf16,
-    (..=64 => attention_forward_64_bf16, ..=80 => attention_forward_80_bf16, ..=96 => attention_forward_96_bf16, ..=128 => attention_forward_128_bf16, _ => attention_forward_256_bf16),
+    (..=64 => attention_forward_64_bf16, ..=80 => attention_forward_80_bf16, ..=96 => attention_forward_96_bf16, ..=128 => attention_forward_128_bf16, _ => attention_forward_256_bf16) or attention_hopper,
     (..=64 => attention_backward_queries_64_bf16, ..=80 => attention_backward_queries_80_bf16, ..=96 => attention_backward_queries_96_bf16, ..=128 => attention_backward_queries_128_bf16, _ => attention_backward_queries_256_bf16),
     (..=64 => attention_backward_keys_64_bf16, ..=80 => attention_backward_keys_80_bf16, ..=96 => attention_backward_keys_96_bf16, ..=128 => attention_backward_keys_128_bf16, _ => attention_backward_keys_256_bf16)
 );

@@ -19,7 +19,7 @@
 //!
 //! Heads have up to 256 elements, a multiple of 8. A thread's registers hold its part of the results, so
 //! kernels over tiles exist for 64, 128 and 256; a head uses the next larger. For bf16 there are others, on tensor
-//! cores (module `tensor`).
+//! cores (module `tensor`), and a forward pass for Hopper alone ([`attention_hopper`](crate::attention_hopper)).
 
 // Arrays in registers are walked by index in loops that are unrolled.
 #![allow(clippy::needless_range_loop)]
@@ -29,14 +29,14 @@ mod decode;
 mod forward;
 #[cfg(not(target_arch = "nvptx64"))]
 mod launch;
-mod tensor;
+pub(crate) mod tensor;
 mod tile;
 #[cfg(not(target_arch = "nvptx64"))]
 mod tiles;
-mod work;
+pub(crate) mod work;
 
 #[cfg(not(target_arch = "nvptx64"))]
-pub use launch::{AttentionElement, BackwardInputs, Sizes};
+pub use launch::{AttentionElement, BackwardInputs, QueryTiles, Sizes};
 pub use tensor::*;
 #[cfg(not(target_arch = "nvptx64"))]
 pub use tiles::Tiles;
@@ -49,6 +49,8 @@ use crate::simt::*;
 
 /// Tokens of a tile.
 pub const TILE: u32 = 64;
+/// Tokens of a tile of queries of [`attention_hopper`](crate::attention_hopper).
+pub const WIDE_TILE: u32 = 128;
 /// Most elements of a head.
 pub const HEAD_DIM_LIMIT: u32 = 256;
 /// Keys of a part of a decode.

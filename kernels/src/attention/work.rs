@@ -31,9 +31,27 @@ impl Work {
         (heads, kv_heads, head_dim): (u32, u32, u32),
         window: u32,
     ) -> Self {
-        let (tile, head) = (block_idx() / blocks_per_tile, block_idx() % blocks_per_tile);
+        Self::at(tiles, block_idx(), blocks_per_tile, (heads, kv_heads, head_dim), window)
+    }
+
+    /// The work number `index` of such a grid.
+    #[inline(always)]
+    pub fn at(
+        tiles: Global<u32>,
+        index: u32,
+        blocks_per_tile: u32,
+        (heads, kv_heads, head_dim): (u32, u32, u32),
+        window: u32,
+    ) -> Self {
+        let (tile, head) = (index / blocks_per_tile, index % blocks_per_tile);
         let load = |index| tiles.load(4 * tile as usize + index);
         Self { first: load(0), document: (load(1), load(2)), heads, kv_heads, head_dim, window, head }
+    }
+
+    /// The token behind the last of a tile of up to `size` tokens.
+    #[inline(always)]
+    pub fn end(self, size: u32) -> u32 {
+        self.document.1.min(self.first + size)
     }
 
     /// First token of the first tile of `size` keys that queries of the document from `query` on see.

@@ -157,7 +157,7 @@ pub(super) fn describe(state: &State) -> String {
             )
         }
         State::Waiting(Wait::Group(operation) | Wait::Part(operation)) => {
-            format!("waits in multiply_by_group at {}", operation.point)
+            format!("waits for its group's products at {}", operation.point)
         }
         State::Done => "has returned".to_owned(),
         State::Ready(_) | State::Waiting(Wait::Fault(_)) => "runs".to_owned(),

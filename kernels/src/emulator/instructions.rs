@@ -225,10 +225,17 @@ pub fn fence_async(point: Point) {
     });
 }
 
-/// Starts copying the tile whose first element is at `row` and `column`, to `byte`; it arrives at `barrier`.
-pub fn copy_tile(point: Point, matrix: TiledMatrix, row: u32, column: u32, byte: u32, barrier: u32) {
+/// Starts copying the tile of a matrix, which is argument `parameter`, whose first element is at `row` and `column`,
+/// to `byte`; it arrives at `barrier`.
+pub fn copy_tile(
+    point: Point,
+    (parameter, matrix): (usize, TiledMatrix),
+    (row, column): (u32, u32),
+    byte: u32,
+    barrier: u32,
+) {
     change(point, |shared, thread, location| {
-        shared.start_tile(TileCopy { thread, matrix, row, column, byte, barrier }, location)
+        shared.start_tile(TileCopy { thread, matrix, parameter, row, column, byte, barrier }, location)
     });
 }
 

@@ -1,5 +1,6 @@
 //! What is done when no thread can go on: products of groups, copies of tiles, the end of phases.
 
+use std::cell::RefCell;
 use std::collections::BTreeMap;
 
 use super::block::{State, describe};
@@ -40,7 +41,8 @@ pub fn finish_something(
     let mut shared = context.shared.borrow_mut();
     let under_way = shared.tiles.len();
     if under_way > 0 {
-        shared.finish_tile(order.pick(under_way));
+        let mut counter = context.counter.map(RefCell::borrow_mut);
+        shared.finish_tile(order.pick(under_way), counter.as_deref_mut());
         return Ok(true);
     }
     refuse_deadlock(&shared.arrivals, states)?;
@@ -78,8 +80,12 @@ fn multiply(context: &Context<'_>, warp: usize, lanes: &mut [State]) -> Result<b
         return Ok(false);
     }
     // SAFETY: every lane is suspended in the operation, and has lent its instructions and their sums.
-    unsafe { context.shared.borrow_mut().multiply(warp as u32, &parts) }
-        .map_err(|cause| (Threads((32 * warp as u32..32 * (warp as u32 + 1)).collect()), cause))?;
+    let result = unsafe { context.shared.borrow_mut().multiply(warp as u32, &parts) };
+    let flops =
+        result.map_err(|cause| (Threads((32 * warp as u32..32 * (warp as u32 + 1)).collect()), cause))?;
+    if let Some(counter) = context.counter {
+        counter.borrow_mut().multiply(flops);
+    }
     lanes.iter_mut().for_each(|state| *state = State::Ready([0; 16]));
     Ok(true)
 }

@@ -10,6 +10,7 @@ use super::arrivals::Arrived;
 use super::fault::Cause;
 use super::shared::{GRANULE, SharedMemory};
 use super::thread::{Description, GroupA, GroupOperation};
+use super::traffic::{Access, Counter};
 use crate::simt::{Bf16, Real, halves};
 use crate::tiled::{TILE_ROW, TiledMatrix};
 
@@ -27,6 +28,8 @@ pub struct TileCopy {
     pub thread: u32,
     /// The matrix.
     pub matrix: TiledMatrix,
+    /// The kernel's parameter that it is.
+    pub parameter: usize,
     /// Of the tile's first element.
     pub row: u32,
     /// Of the tile's first element.
@@ -89,11 +92,15 @@ impl SharedMemory {
         Ok(())
     }
 
-    /// Does the copy at `index` of those under way.
-    pub fn finish_tile(&mut self, index: usize) {
-        let TileCopy { matrix, row, column, byte, barrier, .. } = self.tiles.remove(index);
+    /// Does the copy at `index` of those under way; `counter` is told what it reads.
+    pub fn finish_tile(&mut self, index: usize, mut counter: Option<&mut Counter>) {
+        let TileCopy { matrix, parameter, row, column, byte, barrier, .. } = self.tiles.remove(index);
         let size = matrix.element_bytes as usize;
         for line in 0..matrix.tile_rows {
+            if let Some(counter) = &mut counter {
+                let inside = matrix.part_of_row(u64::from(row + line), column.into());
+                counter.access(Access::Load, parameter, inside);
+            }
             for place in (0..TILE_ROW).step_by(size) {
                 let to = permuted(byte + line * TILE_ROW + place) as usize;
                 let (row, column) = (u64::from(row + line), u64::from(column + place / size as u32));
@@ -116,12 +123,13 @@ impl SharedMemory {
         }
     }
 
-    /// Checks and does a warp's part of its group's products, of 16 rows: that of each lane's operation.
+    /// Checks and does a warp's part of its group's products, of 16 rows: that of each lane's operation. Gives the
+    /// multiplications and additions it took.
     ///
     /// # Safety
     /// The lanes are suspended, and what their operations point to is theirs until they go on: instructions, and
     /// half as many f32 as an instruction has columns at its sums.
-    pub unsafe fn multiply(&mut self, warp: u32, lanes: &[GroupOperation]) -> Result<(), Cause> {
+    pub unsafe fn multiply(&mut self, warp: u32, lanes: &[GroupOperation]) -> Result<u64, Cause> {
         let location = || lanes[0].point.to_string();
         // SAFETY: by the caller's promise.
         let lists: Vec<_> = lanes.iter().map(|lane| unsafe { &*lane.instructions }).collect();
@@ -147,7 +155,8 @@ impl SharedMemory {
                 }
             }
         }
-        Ok(())
+        let columns: u64 = lists[0].iter().map(|instruction| u64::from(instruction.columns)).sum();
+        Ok(2 * (ROWS * LEVELS) as u64 * columns)
     }
 
     /// An operand by lines of 16 levels, as its description says where they are.

@@ -23,8 +23,7 @@ pub struct Traffic {
     pub tensor_flops: u64,
 }
 
-/// The traffic of all launches of an [`Emulator`](super::Emulator) made to count. Clones are the same list. Tiles
-/// that Hopper's copy engine moves are not counted.
+/// The traffic of all launches of an [`Emulator`](super::Emulator) made to count. Clones are the same list.
 #[derive(Debug, Clone, Default)]
 pub struct TrafficLog(Arc<Mutex<Vec<Traffic>>>);
 

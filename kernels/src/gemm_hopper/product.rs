@@ -4,16 +4,15 @@
 //! so many-th as there are blocks, in the order of [`origin`]. A tile is 128 by 128 · `HALVES`; a group sums 64 of
 //! its rows, in registers.
 //!
-//! Along k a tile takes stages of 64 levels, which lie in a ring in shared memory. Of every place in the ring two
-//! barriers tell: `full`, at which the bytes of a stage arrive, and `empty`, at which the eight warps arrive when
-//! they have read it. One lane of the fetching warp waits for `empty` and starts the copies; it goes on with the
-//! next tile while the groups still write the last one. The groups wait for `full`, multiply, and arrive at `empty`.
-//! They do not wait for each other: while one waits, the other keeps the tensor cores busy.
+//! Along k a tile takes stages of 64 levels, which come by a [ring](crate::ring) in shared memory. One lane of the
+//! fetching warp starts the copies; it goes on with the next tile while the groups still write the last one. The
+//! groups do not wait for each other: while one waits, the other keeps the tensor cores busy.
 //!
 //! An operand with k as its last dimension comes as one tile of its lines by 64 levels, any other as tiles of 64
 //! levels by 64 lines. Both are read by the tensor cores as they are. Beyond the edges there are zeros.
 
 use crate::gemm::output::{Finish, Sizes, origin, write_eight};
+use crate::ring::{Place, Ring};
 use crate::simt::*;
 
 /// Levels of k in a stage.
@@ -45,59 +44,23 @@ const fn stage_bytes(halves: usize) -> u32 {
     (ROWS + columns(halves)) * DEPTH * 2
 }
 
-/// Stages in the ring: 192 KiB of them, whatever the tile.
-const fn stages(halves: usize) -> u32 {
-    (192 << 10) / stage_bytes(halves)
+/// Bytes of the ring, whatever the tile.
+const RING_BYTES: u32 = 192 << 10;
+
+/// The stages: the ring, behind it a strip for each warp, then the barriers.
+const fn ring(halves: usize) -> Ring {
+    let place = stage_bytes(halves);
+    Ring { byte: 0, place, places: RING_BYTES / place, barriers: RING_BYTES + WARPS * STRIP_BYTES }
 }
 
-/// Bytes of shared memory: the ring, a strip for each warp, the barriers.
+/// Bytes of shared memory.
 pub const fn shared_bytes(halves: usize) -> u64 {
-    (stages(halves) * stage_bytes(halves) + WARPS * STRIP_BYTES + 16 * stages(halves)) as u64
+    (ring(halves).barriers + ring(halves).barrier_bytes()) as u64
 }
 
 /// Tiles of a matrix.
 pub const fn count(m: u64, n: u64, halves: usize) -> u64 {
     m.div_ceil(ROWS as u64) * n.div_ceil(columns(halves) as u64)
-}
-
-/// A place in the ring.
-#[derive(Clone, Copy)]
-struct Slot<const HALVES: usize> {
-    index: u32,
-    /// Of the phase of its barriers: how often the ring was passed, modulo 2.
-    parity: u32,
-}
-
-impl<const HALVES: usize> Slot<HALVES> {
-    const FIRST: Self = Self { index: 0, parity: 0 };
-
-    #[inline(always)]
-    fn next(self) -> Self {
-        if self.index + 1 == stages(HALVES) {
-            Self { index: 0, parity: self.parity ^ 1 }
-        } else {
-            Self { index: self.index + 1, ..self }
-        }
-    }
-
-    /// Square `square` of its stage: two of A, then those of B.
-    #[inline(always)]
-    fn squares(self, square: u32, count: u32) -> Shared<Bf16> {
-        let byte = self.index * stage_bytes(HALVES) + square * SQUARE;
-        Shared::new(byte, count * SQUARE / 2)
-    }
-
-    /// Where the bytes of its stage arrive.
-    #[inline(always)]
-    fn full(self) -> Arrivals {
-        Arrivals::new(stages(HALVES) * stage_bytes(HALVES) + WARPS * STRIP_BYTES + 16 * self.index)
-    }
-
-    /// Where warps arrive that have read its stage.
-    #[inline(always)]
-    fn empty(self) -> Arrivals {
-        Arrivals::new(stages(HALVES) * stage_bytes(HALVES) + WARPS * STRIP_BYTES + 16 * self.index + 8)
-    }
 }
 
 /// The tiles of this block, each multiplied and written. All threads of the block must call it.
@@ -113,12 +76,9 @@ pub fn all_tiles<C: Pack<8>, const A_ALONG_K: bool, const B_ALONG_K: bool, const
     tiles: u32,
     how: Finish<C>,
 ) {
+    let ring = const { ring(HALVES) };
     if thread_idx() == 0 {
-        for index in 0..stages(HALVES) {
-            let slot = Slot::<HALVES> { index, parity: 0 };
-            slot.full().init(1);
-            slot.empty().init(WARPS);
-        }
+        ring.init(WARPS);
         fence_arrivals();
     }
     sync_threads();
@@ -127,10 +87,10 @@ pub fn all_tiles<C: Pack<8>, const A_ALONG_K: bool, const B_ALONG_K: bool, const
             fetch::<A_ALONG_K, B_ALONG_K, HALVES>(a, b, sizes, tiles);
         }
     } else {
-        let mut slot = Slot::FIRST;
+        let mut stage = ring.first();
         let mut tile = block_idx();
         while tile < tiles {
-            let sums = product::<A_ALONG_K, B_ALONG_K, HALVES>(&mut slot, sizes.k);
+            let sums = product::<A_ALONG_K, B_ALONG_K, HALVES>(&mut stage, sizes.k);
             let first = origin(sizes, tile, ROWS, columns(HALVES));
             finish(sums, out, sizes, first, &how);
             tile += grid_dim();
@@ -146,20 +106,17 @@ fn fetch<const A_ALONG_K: bool, const B_ALONG_K: bool, const HALVES: usize>(
     sizes: Sizes,
     tiles: u32,
 ) {
-    let mut slot = Slot::<HALVES>::FIRST;
+    let mut stage = const { ring(HALVES) }.first();
     let mut tile = block_idx();
     while tile < tiles {
         let (row, column) = origin(sizes, tile, ROWS, columns(HALVES));
         let mut level = 0;
         while level < sizes.k {
-            // The first time round this is the phase before the first, which is over.
-            slot.empty().wait(slot.parity ^ 1);
-            let full = slot.full();
-            full.arrive_expecting(stage_bytes(HALVES));
-            copy::<A_ALONG_K>(a, (row, level), slot.squares(0, 2), ROWS / LINES, full);
-            let squares = columns(HALVES) / LINES;
-            copy::<B_ALONG_K>(b, (column, level), slot.squares(2, squares), squares, full);
-            slot = slot.next();
+            let full = stage.await_free(stage_bytes(HALVES));
+            copy::<A_ALONG_K>(a, (row, level), squares(stage, 0, 2), ROWS / LINES, full);
+            let count = columns(HALVES) / LINES;
+            copy::<B_ALONG_K>(b, (column, level), squares(stage, 2, count), count, full);
+            stage = stage.next();
             level += DEPTH;
         }
         tile += grid_dim();
@@ -188,7 +145,7 @@ fn copy<const ALONG_K: bool>(
 /// This thread's part of the product of the next `k` levels that are fetched. All threads of a group must call it.
 #[inline(always)]
 fn product<const A_ALONG_K: bool, const B_ALONG_K: bool, const HALVES: usize>(
-    slot: &mut Slot<HALVES>,
+    stage: &mut Place,
     k: u32,
 ) -> GroupSums<HALVES> {
     // Lane 0's is that of all lanes, but only so does the assembler know: operands are described in registers of
@@ -197,17 +154,21 @@ fn product<const A_ALONG_K: bool, const B_ALONG_K: bool, const HALVES: usize>(
     let mut sums = [[[0.0; 4]; TILES]; HALVES];
     let mut level = 0;
     while level < k {
-        let a = operand::<A_ALONG_K>(slot.squares(group, 1));
-        let b = operand::<B_ALONG_K>(slot.squares(2, columns(HALVES) / LINES));
-        slot.full().wait(slot.parity);
+        let a = operand::<A_ALONG_K>(squares(*stage, group, 1));
+        let b = operand::<B_ALONG_K>(squares(*stage, 2, columns(HALVES) / LINES));
+        stage.await_full();
         multiply_by_group::<A_ALONG_K, B_ALONG_K, HALVES>(&mut sums, a, b);
-        if lane_id() == 0 {
-            slot.empty().arrive();
-        }
-        *slot = slot.next();
+        stage.release();
+        *stage = stage.next();
         level += DEPTH;
     }
     sums
+}
+
+/// `count` squares of a stage from number `first` on: two of A, then those of B.
+#[inline(always)]
+fn squares(stage: Place, first: u32, count: u32) -> Shared<Bf16> {
+    stage.part(first * SQUARE, count * SQUARE)
 }
 
 #[inline(always)]
@@ -234,7 +195,7 @@ fn finish<C: Pack<8>, const HALVES: usize>(
     how: &Finish<C>,
 ) {
     let (lane, warp) = (lane_id(), warp_id());
-    let byte = stages(HALVES) * stage_bytes(HALVES) + warp * STRIP_BYTES;
+    let byte = RING_BYTES + warp * STRIP_BYTES;
     let pairs = Shared::<u64>::new(byte, STRIP_BYTES / 8);
     let whole = how.is_whole(out, sizes);
     unroll!(half in HALVES {
@@ -289,7 +250,7 @@ mod tests {
         for halves in [1, 2] {
             let bytes = shared_bytes(halves);
             assert!(bytes <= 227 << 10 && 2 * (bytes + 1024) > 228 << 10, "{bytes}");
-            assert!(stages(halves) >= 4);
+            assert!(ring(halves).places >= 4);
             assert_eq!(stage_bytes(halves) % 1024, 0);
         }
     }

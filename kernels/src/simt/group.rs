@@ -9,10 +9,32 @@ use super::{Bf16, Shared, address_of};
 /// [g, 2t], [g, 2t+1], [g+8, 2t], [g+8, 2t+1]: as of [`matrix_multiply`](super::matrix_multiply).
 pub type GroupSums<const HALVES: usize> = [[[f32; 4]; 16]; HALVES];
 
+/// Rows by `16·N` columns of sums, of which a warp has 16, by halves of 16 columns: in a half a lane holds what it
+/// does of [`matrix_multiply`](super::matrix_multiply).
+pub type Sums<const N: usize> = [[[f32; 4]; 2]; N];
+/// 16 rows by `16·N` columns as left operands of [`matrix_multiply`](super::matrix_multiply).
+pub type Operands<const N: usize> = [[u32; 4]; N];
+
+/// Whether heads of `16·n` elements and tiles of `16·j` keys are among the sizes of attention's products by groups.
+pub const fn group_sizes(n: usize, j: usize) -> bool {
+    matches!((n, j), (4 | 5 | 6 | 8, 8) | (16, 4))
+}
+
 /// Bytes of eight rows of a tile.
 const EIGHT_ROWS: u32 = 8 * 128;
 /// In a description: 16-byte chunks are permuted within 128 bytes.
 const PERMUTED: u64 = 1 << 62;
+
+/// From a step of 16 levels to the next in the same tile, k being the last dimension, in 16 bytes.
+pub(super) const STEP_ALONG: u64 = 32 >> 4;
+/// The same, lines being the last dimension.
+pub(super) const STEP_ACROSS: u64 = 2 * (EIGHT_ROWS >> 4) as u64;
+
+/// From the last step of a tile of 64 levels and `lines` lines to the first of the tile behind it, k being the last
+/// dimension, in 16 bytes.
+pub(super) const fn next_tile(lines: u64) -> u64 {
+    ((lines * 128) >> 4) - 3 * STEP_ALONG
+}
 
 /// An operand in shared memory: the description that `wgmma` takes.
 ///
@@ -45,7 +67,13 @@ impl Operand {
     /// The description from level `level` on, a multiple of 16 below 64.
     #[inline(always)]
     pub(super) fn level(self, level: u32, along_k: bool) -> u64 {
-        let bytes = if along_k { level * 2 } else { level / 8 * EIGHT_ROWS };
-        self.0 + u64::from(bytes >> 4)
+        let steps = u64::from(level / 16);
+        self.0 + steps * if along_k { STEP_ALONG } else { STEP_ACROSS }
+    }
+
+    /// The description.
+    #[inline(always)]
+    pub(super) fn description(self) -> u64 {
+        self.0
     }
 }

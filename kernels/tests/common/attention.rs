@@ -2,6 +2,7 @@
 
 use cpift_kernels::attention::*;
 use cpift_kernels::emulator::Emulator;
+use cpift_kernels::launch::{Launch, LaunchError};
 use cpift_kernels::simt::{Bf16, Real};
 
 use super::common::*;
@@ -83,27 +84,37 @@ impl<E: Element> Case<E> {
         }
     }
 
-    pub fn tiles(&self) -> (Buffer<u32>, Buffer<u32>) {
+    /// Tiles by queries, wide ones, and by keys.
+    pub fn tiles(&self) -> [Buffer<u32>; 3] {
         let tiles = Tiles::new(self.documents.iter().cloned());
-        (Buffer::from_slice(&tiles.by_queries), Buffer::from_slice(&tiles.by_keys))
+        [&tiles.by_queries, &tiles.by_wide_queries, &tiles.by_keys].map(|tiles| Buffer::from_slice(tiles))
+    }
+
+    /// The forward pass alone.
+    pub fn forward(&self, launcher: &dyn Launch) -> Result<(Buffer<E>, Buffer<f32>), LaunchError> {
+        let [narrow, wide, _] = self.tiles();
+        let tiles = QueryTiles { narrow: narrow.read(), wide: wide.read() };
+        let rows = (self.sizes.tokens * self.sizes.heads) as usize;
+        let mut output = Buffer::poisoned(self.q.as_slice().len());
+        let mut log_sum_exp = Buffer::poisoned(rows);
+        let inputs = [self.q.read(), self.k.read(), self.v.read()];
+        E::forward(launcher, self.sizes, inputs, tiles, output.write(), log_sum_exp.write())?;
+        Ok((output, log_sum_exp))
     }
 
     pub fn run(&self, emulator: &Emulator) -> Results<E> {
-        let (by_queries, by_keys) = self.tiles();
+        let [by_queries, _, by_keys] = self.tiles();
+        let (output, log_sum_exp) = self.forward(emulator).expect("forward runs");
         let rows = (self.sizes.tokens * self.sizes.heads) as usize;
         let (query, key) = (self.q.as_slice().len(), self.k.as_slice().len());
         let mut results = Results {
-            output: Buffer::poisoned(query),
-            log_sum_exp: Buffer::poisoned(rows),
+            output,
+            log_sum_exp,
             delta: Buffer::poisoned(rows),
             d_q: Buffer::poisoned(query),
             d_k: Buffer::poisoned(key),
             d_v: Buffer::poisoned(key),
         };
-        let inputs = [self.q.read(), self.k.read(), self.v.read()];
-        let (output, log_sum_exp) = (results.output.write(), results.log_sum_exp.write());
-        E::forward(emulator, self.sizes, inputs, by_queries.read(), output, log_sum_exp)
-            .expect("forward runs");
         E::delta(emulator, self, &results.output, &mut results.delta);
         let inputs = BackwardInputs {
             q: self.q.read(),

@@ -11,6 +11,8 @@ use cpift_kernels::executed;
 mod adamw;
 #[path = "../../../kernels/tests/attention.rs"]
 mod attention;
+#[path = "../../../kernels/tests/attention_hopper.rs"]
+mod attention_hopper;
 #[path = "../../../kernels/tests/attention_tensor.rs"]
 mod attention_tensor;
 #[path = "../../../kernels/tests/cross_entropy.rs"]

@@ -1,6 +1,6 @@
-//! Attention on a GPU. Kernels take tiles of 64 tokens; which there are is a list made once per batch.
+//! Attention on a GPU. Kernels take tiles of tokens; which there are is a list made once per batch.
 
-use cpift_kernels::attention::{AttentionElement, BackwardInputs, SPLIT, Sizes, Tiles};
+use cpift_kernels::attention::{AttentionElement, BackwardInputs, QueryTiles, SPLIT, Sizes, Tiles};
 
 use super::{Cache, Documents, Gradients, Inputs, Outputs, Shape};
 use crate::buffer::{View, ViewMut};
@@ -22,13 +22,14 @@ fn sizes(shape: &Shape, tokens: usize) -> Result<Sizes> {
     })
 }
 
-/// The documents' tiles on the device: those of queries, those of keys.
-fn tiles<'a>(gpu: &GpuDevice, documents: &'a Documents) -> Result<[GpuSlice<'a, u32>; 2]> {
+/// The documents' tiles on the device: those of queries, those of keys, wide ones of queries.
+fn tiles<'a>(gpu: &GpuDevice, documents: &'a Documents) -> Result<[GpuSlice<'a, u32>; 3]> {
     let all = documents.tiles.get(gpu, || {
         let tiles = Tiles::new(documents.ranges().map(|range| range.start as u32..range.end as u32));
-        [tiles.by_queries, tiles.by_keys].concat()
+        [tiles.by_queries, tiles.by_keys, tiles.by_wide_queries].concat()
     })?;
-    Ok([all.slice(0..all.len() / 2), all.slice(all.len() / 2..all.len())])
+    let narrow = Tiles::length(documents.ranges().map(|range| range.len()));
+    Ok([all.slice(0..narrow), all.slice(narrow..2 * narrow), all.slice(2 * narrow..all.len())])
 }
 
 pub(super) fn forward<T: Real>(
@@ -40,10 +41,11 @@ pub(super) fn forward<T: Real>(
     log_sum_exp: ViewMut<'_, f32>,
 ) -> Result<()> {
     let sizes = sizes(shape, documents.tokens())?;
-    let [tiles, _] = tiles(gpu, documents)?;
+    let [narrow, _, wide] = tiles(gpu, documents)?;
+    let tiles = QueryTiles { narrow: narrow.argument(), wide: wide.argument() };
     let inputs = [inputs.q.on(gpu), inputs.k.on(gpu), inputs.v.on(gpu)];
     let (output, log_sum_exp) = (output.on(gpu), log_sum_exp.on(gpu));
-    T::Kernel::forward(gpu.launcher(), sizes, inputs, tiles.argument(), output, log_sum_exp)?;
+    T::Kernel::forward(gpu.launcher(), sizes, inputs, tiles, output, log_sum_exp)?;
     Ok(())
 }
 
@@ -56,7 +58,7 @@ pub(super) fn backward<T: Real>(
     gradients: Gradients<'_, T>,
 ) -> Result<()> {
     let sizes = sizes(shape, documents.tokens())?;
-    let [by_queries, by_keys] = tiles(gpu, documents)?;
+    let [by_queries, by_keys, _] = tiles(gpu, documents)?;
     let rows = narrow(OP, "rows", outputs.log_sum_exp.len())?;
     let mut delta = GpuMemory::<f32>::scratch(gpu, rows as usize)?;
     let (d_output, output) = (outputs.d_output.on(gpu), outputs.output.on(gpu));

@@ -97,7 +97,7 @@ pub fn check_device(device: &Device, shape: &Shape) -> Result<()> {
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Documents {
     starts: Vec<usize>,
-    /// Tiles of the documents on a GPU: those of queries, then those of keys.
+    /// Tiles of the documents on a GPU, see `gpu`.
     tiles: DeviceCopy<u32>,
 }
 

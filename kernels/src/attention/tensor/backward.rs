@@ -6,7 +6,7 @@
 use core::f32::consts::LOG2_E;
 
 use super::forward::mask;
-use super::fragments::{Operands, Staged, Sums, scale_rows, sum_column, sum_row, to_operands};
+use super::fragments::{Staged, scale_rows, sum_column, sum_row, to_operands};
 use super::{Inputs, ROWS};
 use crate::attention::backward::Saved;
 use crate::attention::work::Work;

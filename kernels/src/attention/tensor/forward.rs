@@ -2,9 +2,7 @@
 
 use core::f32::consts::{LN_2, LOG2_E};
 
-use super::fragments::{
-    Operands, Staged, Sums, row_max, row_sum, scale_rows, sum_column, sum_row, to_operands,
-};
+use super::fragments::{Staged, row_max, row_sum, scale_rows, sum_column, sum_row, to_operands};
 use super::{Inputs, ROWS};
 use crate::attention::work::Work;
 use crate::simt::*;
@@ -22,7 +20,7 @@ pub const fn shared<const N: usize, const J: usize>() -> u32 {
 /// copied. Per tile a warp makes 4·N·J products of 16×8×16 from 2·N·J loads of 512 bytes: at 2048 fma
 /// and 256 bytes each the shared memory of an SM of sm_80 delivers as fast as its tensor cores take.
 #[inline(always)]
-pub fn forward<const N: usize, const J: usize>(
+pub(in crate::attention) fn forward<const N: usize, const J: usize>(
     work: Work,
     inputs: Inputs,
     output: GlobalMut<Bf16>,
@@ -115,7 +113,7 @@ pub fn mask<const J: usize>(scores: &mut Sums<J>, counts: impl Fn(u32, u32) -> b
 /// Takes scores into the running softmax and leaves 2^(score·factor − largest so far) in their place; gives
 /// what sums so far are to be multiplied by.
 #[inline(always)]
-fn softmax<const J: usize>(
+pub fn softmax<const J: usize>(
     scores: &mut Sums<J>,
     factor: f32,
     maximum: &mut [f32; 2],

@@ -11,11 +11,6 @@ use crate::simt::*;
 /// Elements of a chunk.
 const CHUNK: u32 = 8;
 
-/// 16 rows by `16·N` columns of sums, by halves of 16 columns, as [`matrix_multiply`] has them.
-pub type Sums<const N: usize> = [[[f32; 4]; 2]; N];
-/// 16 rows by `16·N` columns as left operands of [`matrix_multiply`].
-pub type Operands<const N: usize> = [[u32; 4]; N];
-
 /// Chunks of a group, inside of which those of a row are permuted: the largest power of two in `chunks`, up to 8.
 #[inline(always)]
 const fn group(chunks: u32) -> u32 {

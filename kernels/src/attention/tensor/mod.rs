@@ -9,8 +9,8 @@
 //! other heads use the next larger, padded with zeros in shared memory.
 
 mod backward;
-mod forward;
-mod fragments;
+pub(crate) mod forward;
+pub(crate) mod fragments;
 
 use super::backward::Saved;
 #[cfg(not(target_arch = "nvptx64"))]

@@ -1,19 +1,21 @@
-//! What Hopper alone has (sm_90a), as documented: arrival barriers, the copy engine, products by groups of warps.
+//! What Hopper alone has (sm_90a), as documented: arrival barriers and the copy engine; products are in `group`.
 
 use std::marker::PhantomData;
 
 use super::Shared;
 use crate::emulator::Cause;
-use crate::emulator::instructions::{self, Description, GroupA, GroupInstruction, Point};
+use crate::emulator::instructions::{self, Point};
 use crate::emulator::thread::{fault, with};
 use crate::launch::Argument;
-use crate::simt::{Bf16, Element, GroupSums, Operand};
+use crate::simt::{Bf16, Element};
 use crate::tiled::TiledMatrix;
 
 /// A matrix of which tiles are copied to shared memory.
 #[derive(Debug, Clone, Copy)]
 pub struct Tiles<T: Element> {
     matrix: TiledMatrix,
+    /// The kernel's parameter.
+    parameter: usize,
     elements: PhantomData<T>,
 }
 
@@ -23,7 +25,7 @@ impl<T: Element> Tiles<T> {
     pub fn bind(arguments: &[Argument], index: &mut usize) -> Self {
         *index += 1;
         match arguments[*index - 1] {
-            Argument::Tiles(matrix) => Self { matrix, elements: PhantomData },
+            Argument::Tiles(matrix) => Self { matrix, parameter: *index - 1, elements: PhantomData },
             other => panic!("argument {index} is {other:?}, not a matrix to copy tiles from"),
         }
     }
@@ -33,7 +35,8 @@ impl<T: Element> Tiles<T> {
     /// there. For one thread.
     #[track_caller]
     pub fn copy(self, row: u32, column: u32, to: Shared<T>, arrivals: Arrivals) {
-        let (byte, matrix, barrier) = (to.byte(), self.matrix, arrivals.byte);
+        let Self { matrix, parameter, .. } = self;
+        let (byte, barrier) = (to.byte(), arrivals.byte);
         let point = Point::caller();
         if to.bytes() < u64::from(matrix.tile_bytes()) {
             let array = (u64::from(byte), u64::from(byte) + to.bytes());
@@ -41,7 +44,7 @@ impl<T: Element> Tiles<T> {
             let total = with(|context| context.shared.borrow().bytes());
             fault(Cause::SharedOutOfBounds { access, byte, array, total, location });
         }
-        instructions::copy_tile(point, matrix, row, column, byte, barrier);
+        instructions::copy_tile(point, (parameter, matrix), (row, column), byte, barrier);
     }
 }
 
@@ -95,34 +98,6 @@ pub fn fence_arrivals() {
 #[track_caller]
 pub fn fence_async() {
     instructions::fence_async(Point::caller());
-}
-
-/// sums += a·b over 64 levels of k, by the tensor cores: for all threads of four warps, the first of them warp 0, 4,
-/// 8 and so on. Sums are of 64 rows and 128 · `HALVES` columns, see [`GroupSums`].
-///
-/// What copies have written to the operands is read right away, what threads have behind [`fence_async`] and
-/// a barrier; when this returns, they have been read.
-///
-/// Sums in order of k with one rounding a step; hardware adds in an order of its own.
-#[track_caller]
-pub fn multiply_by_group<const A_ALONG_K: bool, const B_ALONG_K: bool, const HALVES: usize>(
-    sums: &mut GroupSums<HALVES>,
-    a: Operand,
-    b: Operand,
-) {
-    const { assert!(HALVES == 1 || HALVES == 2) };
-    let instructions = [0, 16, 32, 48].map(|level| {
-        let at = |operand: Operand, along_k| Description { bits: operand.level(level, along_k), along_k };
-        GroupInstruction {
-            a: GroupA::Shared(at(a, A_ALONG_K)),
-            b: at(b, B_ALONG_K),
-            columns: 128 * HALVES as u32,
-            accumulate: true,
-            sums: sums.as_mut_ptr().cast(),
-        }
-    });
-    // SAFETY: the sums are as many, and borrowed.
-    unsafe { instructions::multiply_by_group(Point::caller(), &instructions) };
 }
 
 /// Where `shared` lies, as operands' descriptions have it: the emulator's memory begins at 0.

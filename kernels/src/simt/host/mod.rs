@@ -1,11 +1,13 @@
 //! The device API on hosts: the emulator's current thread.
 
+mod group;
 mod hopper;
 mod math;
 mod memory;
 mod tensor;
 mod warp;
 
+pub use group::*;
 pub use hopper::*;
 pub use math::*;
 pub use memory::*;

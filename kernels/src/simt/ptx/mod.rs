@@ -8,6 +8,7 @@
 //! - Global memory is reached through the entry's own thin pointers, so that LLVM sees the address space
 //!   and writes `ld.global`, not a generic `ld`. `cargo ptx` refuses a kernel where it did not.
 
+mod group;
 mod hopper;
 mod math;
 mod memory;
@@ -16,6 +17,7 @@ mod tensor;
 mod thread;
 mod warp;
 
+pub use group::*;
 pub use hopper::*;
 pub use math::*;
 pub use memory::*;

@@ -22,8 +22,8 @@ pub const PARAMETERS: u64 = 1 << 62;
 pub struct Memory {
     regions: Vec<Region>,
     parameters: Vec<u8>,
-    /// Tensor maps by the bytes of parameters before them.
-    maps: Vec<(usize, TiledMatrix)>,
+    /// Tensor maps by the bytes of parameters before them: argument and matrix.
+    maps: Vec<(usize, (usize, TiledMatrix))>,
 }
 
 /// A buffer that was passed.
@@ -69,7 +69,7 @@ impl Memory {
                     let end = address + (length * described.element_bytes()) as u64;
                     memory.regions.push(Region { start: address, end, parameter: place, described });
                 }
-                Argument::Tiles(matrix) => memory.maps.push((declared.offset, matrix)),
+                Argument::Tiles(matrix) => memory.maps.push((declared.offset, (place, matrix))),
                 Argument::U32(number) => write(&number.to_le_bytes()),
                 Argument::U64(number) => write(&number.to_le_bytes()),
                 Argument::F32(number) => write(&number.to_le_bytes()),
@@ -136,7 +136,7 @@ impl Memory {
     }
 
     /// The matrix whose tensor map is at a generic address.
-    pub fn map(&self, address: u64) -> Option<TiledMatrix> {
+    pub fn map(&self, address: u64) -> Option<(usize, TiledMatrix)> {
         let offset = usize::try_from(address.checked_sub(PARAMETERS)?).ok()?;
         self.maps.iter().find(|&&(place, _)| place == offset).map(|&(_, matrix)| matrix)
     }

@@ -214,7 +214,7 @@ impl<'a> Thread<'a> {
                     return Err(self.wrong(format!("a tile by a tensor map at {address:#x}, where none is")));
                 };
                 let [column, row] = self.words(&slots[1..]);
-                device::copy_tile(point, matrix, row, column, to, barrier);
+                device::copy_tile(point, matrix, (row, column), to, barrier);
             }
             Instruction::GroupFence => self.products.fence(),
             Instruction::GroupMultiply { product } => {

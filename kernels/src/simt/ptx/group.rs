@@ -1,0 +1,349 @@
+//! Products by groups of four warps (`wgmma`).
+//!
+//! What belongs together is one `asm!`, from the fence to the wait: nothing can come in between, and sums stay in the
+//! registers that the tensor cores write while the thread goes on. Operands of it are numbered: registers are named in
+//! the template by eights, in the order in which they are listed behind it.
+
+use core::arch::asm;
+
+use super::super::group::{STEP_ACROSS, STEP_ALONG, next_tile};
+use super::{Arrivals, sync_warp};
+use crate::simt::{GroupSums, Operand, Operands, Sums, group_sizes, lane_id};
+
+/// Eight registers in a template.
+#[rustfmt::skip]
+macro_rules! eight {
+    (0) => { "{0}, {1}, {2}, {3}, {4}, {5}, {6}, {7}" };
+    (1) => { "{8}, {9}, {10}, {11}, {12}, {13}, {14}, {15}" };
+    (2) => { "{16}, {17}, {18}, {19}, {20}, {21}, {22}, {23}" };
+    (3) => { "{24}, {25}, {26}, {27}, {28}, {29}, {30}, {31}" };
+    (4) => { "{32}, {33}, {34}, {35}, {36}, {37}, {38}, {39}" };
+    (5) => { "{40}, {41}, {42}, {43}, {44}, {45}, {46}, {47}" };
+    (6) => { "{48}, {49}, {50}, {51}, {52}, {53}, {54}, {55}" };
+    (7) => { "{56}, {57}, {58}, {59}, {60}, {61}, {62}, {63}" };
+    (8) => { "{64}, {65}, {66}, {67}, {68}, {69}, {70}, {71}" };
+    (9) => { "{72}, {73}, {74}, {75}, {76}, {77}, {78}, {79}" };
+    (10) => { "{80}, {81}, {82}, {83}, {84}, {85}, {86}, {87}" };
+    (11) => { "{88}, {89}, {90}, {91}, {92}, {93}, {94}, {95}" };
+    (12) => { "{96}, {97}, {98}, {99}, {100}, {101}, {102}, {103}" };
+    (13) => { "{104}, {105}, {106}, {107}, {108}, {109}, {110}, {111}" };
+    (14) => { "{112}, {113}, {114}, {115}, {116}, {117}, {118}, {119}" };
+    (15) => { "{120}, {121}, {122}, {123}, {124}, {125}, {126}, {127}" };
+    (16) => { "{128}, {129}, {130}, {131}, {132}, {133}, {134}, {135}" };
+    (17) => { "{136}, {137}, {138}, {139}, {140}, {141}, {142}, {143}" };
+    (18) => { "{144}, {145}, {146}, {147}, {148}, {149}, {150}, {151}" };
+    (19) => { "{152}, {153}, {154}, {155}, {156}, {157}, {158}, {159}" };
+    (20) => { "{160}, {161}, {162}, {163}, {164}, {165}, {166}, {167}" };
+    (21) => { "{168}, {169}, {170}, {171}, {172}, {173}, {174}, {175}" };
+}
+
+/// Four registers in a template.
+#[rustfmt::skip]
+macro_rules! four {
+    (0) => { "{0}, {1}, {2}, {3}" };
+    (1) => { "{4}, {5}, {6}, {7}" };
+    (2) => { "{8}, {9}, {10}, {11}" };
+    (3) => { "{12}, {13}, {14}, {15}" };
+    (4) => { "{16}, {17}, {18}, {19}" };
+    (5) => { "{20}, {21}, {22}, {23}" };
+    (6) => { "{24}, {25}, {26}, {27}" };
+    (7) => { "{28}, {29}, {30}, {31}" };
+}
+
+/// Registers in a template, by eights.
+macro_rules! registers {
+    ($first:tt $($more:tt)*) => {
+        concat!(eight!($first) $(, ", ", eight!($more))*)
+    };
+}
+
+/// Four products of 16 levels each, begun together and waited for.
+macro_rules! products {
+    ($shape:literal, $eights:tt, $sums:ident, $a:ident, $b:ident, [$($half:literal)*]) => {
+        products!(@ $shape, $eights, $sums, $a, $b, [$($half [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15])*])
+    };
+    (@ $shape:literal, $eights:tt, $sums:ident, $a:ident, $b:ident, [$($half:literal [$($tile:literal)*])*]) => {
+        asm!(
+            "wgmma.fence.sync.aligned;",
+            products!(@ $shape, $eights, "a0", "b0"),
+            products!(@ $shape, $eights, "a1", "b1"),
+            products!(@ $shape, $eights, "a2", "b2"),
+            products!(@ $shape, $eights, "a3", "b3"),
+            "wgmma.commit_group.sync.aligned;",
+            "wgmma.wait_group.sync.aligned 0;",
+            $($(
+                inout(reg32) $sums[$half][$tile][0],
+                inout(reg32) $sums[$half][$tile][1],
+                inout(reg32) $sums[$half][$tile][2],
+                inout(reg32) $sums[$half][$tile][3],
+            )*)*
+            a0 = in(reg64) $a.level(0, A_ALONG_K),
+            a1 = in(reg64) $a.level(16, A_ALONG_K),
+            a2 = in(reg64) $a.level(32, A_ALONG_K),
+            a3 = in(reg64) $a.level(48, A_ALONG_K),
+            b0 = in(reg64) $b.level(0, B_ALONG_K),
+            b1 = in(reg64) $b.level(16, B_ALONG_K),
+            b2 = in(reg64) $b.level(32, B_ALONG_K),
+            b3 = in(reg64) $b.level(48, B_ALONG_K),
+            a_across = const { !A_ALONG_K as i32 },
+            b_across = const { !B_ALONG_K as i32 },
+            options(nostack),
+        )
+    };
+    (@ $shape:literal, [$($eights:tt)*], $a:literal, $b:literal) => {
+        concat!(
+            "wgmma.mma_async.sync.aligned.", $shape, ".f32.bf16.bf16 {{", registers!($($eights)*), "}}, {", $a, "}, {", $b,
+            "}, 1, 1, 1, {a_across}, {b_across};"
+        )
+    };
+}
+
+/// sums += a·b over 64 levels of k, by the tensor cores: for all threads of four warps, the first of them warp 0, 4,
+/// 8 and so on. Sums are of 64 rows and 128 · `HALVES` columns, see [`GroupSums`].
+///
+/// What copies have written to the operands is read right away, what threads have behind [`fence_async`] and
+/// a barrier; when this returns, they have been read.
+#[inline(always)]
+pub fn multiply_by_group<const A_ALONG_K: bool, const B_ALONG_K: bool, const HALVES: usize>(
+    sums: &mut GroupSums<HALVES>,
+    a: Operand,
+    b: Operand,
+) {
+    const { assert!(HALVES == 1 || HALVES == 2) };
+    // Convergent, which `asm!` is not: it keeps what follows from being copied into the sides of a branch.
+    sync_warp();
+    // SAFETY: reads the operands, which are inside the block's shared memory by the kernel's contract, and changes
+    // the sums alone.
+    unsafe {
+        #[allow(unconditional_panic)] // Constant conditions, which the lint does not know.
+        if const { HALVES == 2 } {
+            products!("m64n256k16", [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15], sums, a, b, [0 1]);
+        } else {
+            products!("m64n128k16", [0 1 2 3 4 5 6 7], sums, a, b, [0]);
+        }
+    }
+}
+
+// What the templates below add to descriptions from one step to the next.
+const _: () =
+    assert!(STEP_ALONG == 2 && STEP_ACROSS == 128 && next_tile(64) == 506 && next_tile(128) == 1018);
+
+/// An instruction over 16 levels of the head; the first one's products take the place of what was there. `next` is in
+/// the same tiles of 64 levels as the one before; in the next ones queries have 64 lines, keys 64 or 128.
+macro_rules! scores_step {
+    (first $shape:literal $scores:tt) => { scores_step!(@ "", $shape, $scores, "0") };
+    (next $shape:literal $scores:tt) => {
+        scores_step!(@ "add.s64 a, a, 2; add.s64 b, b, 2; ", $shape, $scores, "1")
+    };
+    (tile_of_64 $shape:literal $scores:tt) => {
+        scores_step!(@ "add.s64 a, a, 506; add.s64 b, b, 506; ", $shape, $scores, "1")
+    };
+    (tile_of_128 $shape:literal $scores:tt) => {
+        scores_step!(@ "add.s64 a, a, 506; add.s64 b, b, 1018; ", $shape, $scores, "1")
+    };
+    (@ $move:literal, $shape:literal, [$($eights:tt)*], $adds:literal) => {
+        concat!(
+            $move, "wgmma.mma_async.sync.aligned.", $shape, ".f32.bf16.bf16 {{", registers!($($eights)*),
+            "}}, a, b, ", $adds, ", 1, 1, 0, 0;"
+        )
+    };
+}
+
+/// An instruction over 16 keys, with the weights in registers.
+macro_rules! values_step {
+    (0 $shape:literal $sums:tt) => { values_step!(@ 0, "mov.b64 b, {v}; ", $shape, $sums) };
+    ($step:tt $shape:literal $sums:tt) => { values_step!(@ $step, "add.s64 b, b, 128; ", $shape, $sums) };
+    (@ $step:tt, $move:literal, $shape:literal, [$($eights:tt)*]) => {
+        concat!(
+            $move, "wgmma.mma_async.sync.aligned.", $shape, ".f32.bf16.bf16 {{", registers!($($eights)*),
+            "}}, {{", four!($step), "}}, b, 1, 1, 1, 1;"
+        )
+    };
+}
+
+/// `asm!` for products of attention, around the `$steps` that are given; one lane of a warp says that they have begun.
+macro_rules! begin_and_await {
+    ([$($step:expr),*], $next:ident, $($operands:tt)*) => {
+        asm!(
+            "{{ .reg .b64 a, b; .reg .pred tells;",
+            "setp.ne.u32 tells, {tells}, 0;",
+            "wgmma.fence.sync.aligned;",
+            $($step,)*
+            "wgmma.commit_group.sync.aligned;",
+            "@tells mbarrier.arrive.shared::cta.b64 _, [{next}];",
+            "wgmma.wait_group.sync.aligned 0; }}",
+            $($operands)*
+            tells = in(reg32) u32::from(lane_id() == 0),
+            next = in(reg32) $next.address(),
+            options(nostack),
+        )
+    };
+}
+
+macro_rules! scores_alone {
+    ([$q:ident $k:ident $scores:ident $next:ident]
+        $_values:literal $_n:tt $shape:literal [$($step:tt)*] [$($j:literal)*] $_sums:tt $_behind:tt $alone:tt) => {
+        begin_and_await!(
+            ["mov.b64 a, {q}; mov.b64 b, {k};" $(, scores_step!($step $shape $alone))*],
+            $next,
+            $(
+                out(reg32) $scores[$j][0][0], out(reg32) $scores[$j][0][1],
+                out(reg32) $scores[$j][0][2], out(reg32) $scores[$j][0][3],
+                out(reg32) $scores[$j][1][0], out(reg32) $scores[$j][1][1],
+                out(reg32) $scores[$j][1][2], out(reg32) $scores[$j][1][3],
+            )*
+            q = in(reg64) $q.description(),
+            k = in(reg64) $k.description(),
+        )
+    };
+}
+
+macro_rules! values_alone {
+    ([$p:ident $v:ident $sums:ident $next:ident]
+        $shape:literal [$($n:literal)*] $_scores:literal $_steps:tt [$($j:tt)*] $eights:tt $_behind:tt $_alone:tt) => {
+        begin_and_await!(
+            [$(values_step!($j $shape $eights)),*],
+            $next,
+            $(
+                in(reg32) $p[$j][0], in(reg32) $p[$j][1], in(reg32) $p[$j][2], in(reg32) $p[$j][3],
+            )*
+            $(
+                inout(reg32) $sums[$n][0][0], inout(reg32) $sums[$n][0][1],
+                inout(reg32) $sums[$n][0][2], inout(reg32) $sums[$n][0][3],
+                inout(reg32) $sums[$n][1][0], inout(reg32) $sums[$n][1][1],
+                inout(reg32) $sums[$n][1][2], inout(reg32) $sums[$n][1][3],
+            )*
+            v = in(reg64) $v.description(),
+        )
+    };
+}
+
+macro_rules! scores_and_values {
+    ([$q:ident $k:ident $scores:ident $p:ident $v:ident $sums:ident $next:ident]
+        $values:literal [$($n:literal)*] $shape:literal [$($step:tt)*] [$($j:tt)*] $eights:tt $behind:tt $_alone:tt) => {
+        begin_and_await!(
+            [
+                "mov.b64 a, {q}; mov.b64 b, {k};"
+                $(, scores_step!($step $shape $behind))*
+                $(, values_step!($j $values $eights))*
+            ],
+            $next,
+            $(
+                in(reg32) $p[$j][0], in(reg32) $p[$j][1], in(reg32) $p[$j][2], in(reg32) $p[$j][3],
+            )*
+            $(
+                inout(reg32) $sums[$n][0][0], inout(reg32) $sums[$n][0][1],
+                inout(reg32) $sums[$n][0][2], inout(reg32) $sums[$n][0][3],
+                inout(reg32) $sums[$n][1][0], inout(reg32) $sums[$n][1][1],
+                inout(reg32) $sums[$n][1][2], inout(reg32) $sums[$n][1][3],
+            )*
+            $(
+                out(reg32) $scores[$j][0][0], out(reg32) $scores[$j][0][1],
+                out(reg32) $scores[$j][0][2], out(reg32) $scores[$j][0][3],
+                out(reg32) $scores[$j][1][0], out(reg32) $scores[$j][1][1],
+                out(reg32) $scores[$j][1][2], out(reg32) $scores[$j][1][3],
+            )*
+            q = in(reg64) $q.description(),
+            k = in(reg64) $k.description(),
+            v = in(reg64) $v.description(),
+        )
+    };
+}
+
+/// Products of attention for the sizes that there are: instruction and sums of the values; instruction and steps of
+/// the scores, and the keys by 16; and by eights, behind the weights, the registers of the sums, those of the scores
+/// behind these, and those of the scores alone.
+macro_rules! by_size {
+    ($products:ident $arguments:tt) => {
+        #[allow(unconditional_panic)] // Constant conditions, which the lint does not know.
+        if const { N == 4 } {
+            $products!($arguments "m64n64k16" [0 1 2 3]
+                "m64n128k16" [first next next next] [0 1 2 3 4 5 6 7]
+                [4 5 6 7] [8 9 10 11 12 13 14 15] [0 1 2 3 4 5 6 7])
+        } else if const { N == 5 } {
+            $products!($arguments "m64n80k16" [0 1 2 3 4]
+                "m64n128k16" [first next next next tile_of_128] [0 1 2 3 4 5 6 7]
+                [4 5 6 7 8] [9 10 11 12 13 14 15 16] [0 1 2 3 4 5 6 7])
+        } else if const { N == 6 } {
+            $products!($arguments "m64n96k16" [0 1 2 3 4 5]
+                "m64n128k16" [first next next next tile_of_128 next] [0 1 2 3 4 5 6 7]
+                [4 5 6 7 8 9] [10 11 12 13 14 15 16 17] [0 1 2 3 4 5 6 7])
+        } else if const { N == 8 } {
+            $products!($arguments "m64n128k16" [0 1 2 3 4 5 6 7]
+                "m64n128k16" [first next next next tile_of_128 next next next] [0 1 2 3 4 5 6 7]
+                [4 5 6 7 8 9 10 11] [12 13 14 15 16 17 18 19] [0 1 2 3 4 5 6 7])
+        } else {
+            $products!($arguments "m64n256k16" [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]
+                "m64n64k16" [first next next next tile_of_64 next next next tile_of_64 next next next
+                    tile_of_64 next next next] [0 1 2 3]
+                [2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17] [18 19 20 21] [0 1 2 3])
+        }
+    };
+}
+
+/// q·kᵀ, by the tensor cores, for the threads of a group as in [`multiply_by_group`]: 64 queries by `16·J` keys.
+///
+/// Both are along k, which is a head's `16·N` elements: tiles of 64 elements lie one behind the other. Lane 0 of
+/// every warp arrives at `next` as soon as the products have begun. There are [`these`](group_sizes) sizes.
+#[inline(always)]
+pub fn scores_by_group<const N: usize, const J: usize>(q: Operand, k: Operand, next: Arrivals) -> Sums<J> {
+    const { assert!(group_sizes(N, J)) };
+    let mut scores = [[[0.0; 4]; 2]; J];
+    sync_warp();
+    // SAFETY: as in `multiply_by_group`; `next` is an initialised barrier, by the kernel's contract.
+    unsafe {
+        by_size!(scores_alone [q k scores next]);
+    }
+    scores
+}
+
+/// sums += p·v, otherwise as [`scores_by_group`]: `p` are the weights of `16·J` keys in registers; `v`, across k, has
+/// `16·N` elements for each, in tiles of 64 elements.
+#[inline(always)]
+pub fn add_values_by_group<const N: usize, const J: usize>(
+    p: &Operands<J>,
+    v: Operand,
+    sums: &mut Sums<N>,
+    next: Arrivals,
+) {
+    const { assert!(group_sizes(N, J)) };
+    sync_warp();
+    // SAFETY: as for `scores_by_group`.
+    unsafe {
+        by_size!(values_alone [p v sums next]);
+    }
+}
+
+/// [`scores_by_group`] of the next keys and [`add_values_by_group`] of these, begun together.
+#[inline(always)]
+pub fn scores_and_values_by_group<const N: usize, const J: usize>(
+    (q, k): (Operand, Operand),
+    (p, v): (&Operands<J>, Operand),
+    sums: &mut Sums<N>,
+    next: Arrivals,
+) -> Sums<J> {
+    const { assert!(group_sizes(N, J)) };
+    let mut scores = [[[0.0; 4]; 2]; J];
+    sync_warp();
+    // SAFETY: as for `scores_by_group`.
+    unsafe {
+        by_size!(scores_and_values [q k scores p v sums next]);
+    }
+    scores
+}
+
+/// Gives registers of this thread's back, so that it has `COUNT`, a multiple of 8. For all threads of a group.
+#[inline(always)]
+pub fn release_registers<const COUNT: u32>() {
+    sync_warp();
+    // SAFETY: the assembler sees to it that the registers in use are kept.
+    unsafe { asm!("setmaxnreg.dec.sync.aligned.u32 {};", const COUNT, options(nomem, nostack)) };
+}
+
+/// Waits until there are registers for this thread to have `COUNT`, a multiple of 8. For all threads of a group.
+#[inline(always)]
+pub fn acquire_registers<const COUNT: u32>() {
+    sync_warp();
+    // SAFETY: changes how many registers there are, and none of those in use.
+    unsafe { asm!("setmaxnreg.inc.sync.aligned.u32 {};", const COUNT, options(nomem, nostack)) };
+}
