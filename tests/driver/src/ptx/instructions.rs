@@ -240,6 +240,10 @@ impl<'a> Decoder<'a> {
                 let tile = self.list_of(&[&[*map], &coordinates[..]].concat())?;
                 Instruction::CopyTile { to: self.address(to)?, tile, barrier: self.address(barrier)? }
             }
+            // Here every thread has the registers it needs; that lanes meet is checked.
+            ("setmaxnreg.inc.sync.aligned.u32" | "setmaxnreg.dec.sync.aligned.u32", [_]) => {
+                Instruction::WarpBarrier
+            }
             ("wgmma.fence.sync.aligned", []) => Instruction::GroupFence,
             ("wgmma.commit_group.sync.aligned", []) => Instruction::GroupCommit,
             ("wgmma.wait_group.sync.aligned", [latest]) => {
