@@ -163,6 +163,9 @@ pub struct RecipeArguments {
 pub struct DeviceArgument {
     /// Where to compute: `auto` (a GPU where there is one), `cpu`, `cuda:N`, or `emulated` or `emulated:9.0`
     /// (for tests); see `cpift-engine devices`.
+    ///
+    /// The environment variable CPIFT_HOPPER=off makes an H100 or H200 compute without the kernels that are for it
+    /// alone.
     #[arg(long, value_name = "DEVICE", default_value = "auto")]
     pub device: String,
 }

@@ -49,7 +49,8 @@ impl Device {
         Self::Gpu(GpuDevice::counting(log))
     }
 
-    /// CUDA device `ordinal`.
+    /// CUDA device `ordinal`. The variable `CPIFT_HOPPER=off` keeps the kernels that are for compute capability 9.0
+    /// alone out; others are in their place.
     ///
     /// # Errors
     /// No driver, no such device, or one that is too old, with the reason.
@@ -84,11 +85,36 @@ impl Device {
         }
     }
 
-    /// What a person is told: the name and what computes.
+    /// What a person is told: the name, what computes, and [`Device::left_out`].
     pub fn describe(&self) -> String {
         match self {
             Self::Cpu(cpu) => format!("cpu ({} threads, {})", cpu.threads(), crate::cpu::simd::description()),
-            Self::Gpu(gpu) => gpu.backend().describe(),
+            Self::Gpu(gpu) => match self.left_out() {
+                Some(left_out) => format!("{}, without {left_out}", gpu.backend().describe()),
+                None => gpu.backend().describe(),
+            },
+        }
+    }
+
+    /// Kernels for this device's compute capability alone that it computes without, with the reason, as far as is
+    /// known before they are first wanted; all of it after [`Device::try_own_kernels`].
+    pub fn left_out(&self) -> Option<String> {
+        match self {
+            Self::Cpu(_) => None,
+            Self::Gpu(gpu) => Some(gpu.backend().left_out().join(", ")).filter(|text| !text.is_empty()),
+        }
+    }
+
+    /// Tests the kernels that a GPU has for its compute capability alone (of bf16, on 9.0). What is refused or
+    /// computes wrong numbers is not used, see [`Device::left_out`]. Without this call each family of them is
+    /// tested right before one of it would first run.
+    ///
+    /// # Errors
+    /// When a test broke the device, which is of no use to this process any more; the message says what to do.
+    pub fn try_own_kernels(&self) -> Result<()> {
+        match self {
+            Self::Cpu(_) => Ok(()),
+            Self::Gpu(gpu) => gpu.try_own_kernels(),
         }
     }
 

@@ -22,12 +22,17 @@ fn short() -> JobFiles {
             ("checkpoint.every", json!(2)),
         ],
     );
+    keep_one_row(&files);
+    files
+}
+
+/// Makes evaluation short, of which there is one row for each task from now on.
+fn keep_one_row(files: &JobFiles) {
     for task in TASKS {
         let path = files.job.path(&format!("{task}.eval.jsonl"));
         let rows = fs::read_to_string(&path).unwrap();
         fs::write(&path, rows.lines().next().unwrap()).unwrap();
     }
-    files
 }
 
 /// Trains on the stand-in.
@@ -113,6 +118,95 @@ fn devices_and_plans_show_the_gpu() {
     assert_eq!(listed[2]["name"], "cuda:1");
     assert_eq!(listed[2]["memory_bytes"], 1u64 << 30);
     assert_eq!(stand_in.violations(), [""; 0]);
+
+    let stand_in = StandIn::with(&[("CAPABILITY", "9.0"), ("FAIL", "skip:gemm_nn_hopper")]);
+    let mut command = engine(&["devices"]);
+    stand_in.install(&mut command);
+    let output = command.output().unwrap();
+    let reason = "without Hopper's kernels for products, which failed a first test: wrong numbers";
+    assert!(stdout(&output).contains(reason), "{}", stdout(&output));
+}
+
+/// Of the stand-in.
+type Variables<'a> = &'a [(&'a str, &'a str)];
+
+/// In bf16, in which the model's products are large enough for them on one multiprocessor.
+#[test]
+fn a_job_without_hoppers_kernels_is_the_same_whatever_the_reason() {
+    let files = JobFiles::with_model(
+        &[("num_hidden_layers", 1), ("hidden_size", 64), ("intermediate_size", 136)],
+        &[("method", json!("joint")), ("train.steps", json!(1)), ("train.batch_size", json!(2))],
+    );
+    keep_one_row(&files);
+    let run = |out: &str, variables: &[(&str, &str)], hopper: &str, more: &[&str]| {
+        let hopper_of_one = [("CAPABILITY", "9.0"), ("MULTIPROCESSORS", "1")];
+        let stand_in = StandIn::with(&[&hopper_of_one, variables].concat());
+        let mut command = engine(&[]);
+        command.args(files.train(out, &[&["--device", "cuda"], more].concat())).env("CPIFT_HOPPER", hopper);
+        stand_in.install(&mut command);
+        let output = command.output().unwrap();
+        assert_eq!(stand_in.violations(), [""; 0]);
+        output
+    };
+    let model = |out: &str| files.job.bytes(&format!("{out}/final/model.safetensors"));
+    // What goes wrong, the variable, and what is said.
+    let cases: [(&str, &str, Variables<'_>, &str); 5] = [
+        (
+            "off",
+            "off",
+            &[("FAIL", "launch:gemm_nt_hopper")],
+            "Hopper's own kernels, since CPIFT_HOPPER is off",
+        ),
+        (
+            "old",
+            "",
+            &[("VERSION", "11080")],
+            "which need a driver for CUDA 12.0 or newer (this one is for 11.8)",
+        ),
+        (
+            "refused",
+            "on",
+            &[("FAIL", "jit:gemm_nt_hopper")],
+            "failed a first test: kernel gemm_nt_hopper_128x128",
+        ),
+        ("wrong", "", &[("FAIL", "skip:gemm_nt_hopper")], "wrong numbers from gemm_nt_hopper by tiles"),
+        ("whole", "", &[], ""),
+    ];
+    for (out, hopper, variables, expected) in cases {
+        let output = run(out, variables, hopper, &[]);
+        assert_eq!(output.status.code(), Some(0), "{out}: {}", stderr(&output));
+        assert_eq!(
+            stderr(&output).matches(", without ").count(),
+            usize::from(out != "whole"),
+            "{}",
+            stderr(&output)
+        );
+        assert!(stderr(&output).contains(expected), "{out}: {}", stderr(&output));
+        let record = String::from_utf8(files.job.bytes(&format!("{out}/run.json"))).unwrap();
+        assert!(record.contains(expected), "{out}: {record}");
+        if out != "whole" {
+            assert!(model(out) == model("off"), "{out}: the bits differ");
+        }
+    }
+
+    let broken = [("FAIL", "launch:gemm_nn_hopper")];
+    let output = run("broken", &broken, "", &[]);
+    assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+    assert_eq!(stderr(&output).lines().count(), 1, "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("with the environment variable CPIFT_HOPPER=off"),
+        "{}",
+        stderr(&output)
+    );
+    assert!(!files.job.path("broken").exists());
+    // Jobs in f32 have no use for them.
+    let output = run("f32", &broken, "", &["--set", "model.precision=f32"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let output = run("nonsense", &[], "no", &[]);
+    assert_eq!(
+        stderr(&output),
+        "error: device `cuda:0` cannot be used: the environment variable CPIFT_HOPPER is `no`: set it to `on` or `off`\n"
+    );
 }
 
 /// Without a driver, which a machine with a GPU cannot show.

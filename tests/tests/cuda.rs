@@ -3,8 +3,9 @@
 
 use std::process::Output;
 
+use cpift_engine::ops::linear::{Shape, forward};
 use cpift_engine::ops::subtract::subtract;
-use cpift_engine::{Buffer, Device, Error, Result};
+use cpift_engine::{Buffer, Device, Error, Result, bf16};
 use cpift_kernels::emulator::Schedule;
 use cpift_model::progress::Silent;
 use cpift_tests::jobs::SmallJob;
@@ -319,4 +320,129 @@ fn train_steps(steps: u64) {
         ("checkpoint.every", json!(1000)),
     ]);
     job.run(&recipe, "run", false, &mut Silent).unwrap();
+}
+
+/// A Hopper of few multiprocessors, so that its own kernels are chosen for small products.
+const HOPPER: (&str, &str) = ("CAPABILITY", "9.0");
+const FEW: (&str, &str) = ("MULTIPROCESSORS", "4");
+
+#[test]
+fn hoppers_kernels_are_tested_before_the_first_product() {
+    if left_out() {
+        return;
+    }
+    // What fails, and what is said of it; the products are right in any case.
+    let cases = [
+        ("", ""),
+        ("skip:gemm_tn_hopper_128x128", "wrong numbers from gemm_tn_hopper by tiles of 128 by 128"),
+        ("skip:gemm_nt_f32_hopper_128x256", "wrong numbers from gemm_nt_f32_hopper by tiles of 128 by 256"),
+        (
+            "jit:gemm_nn_hopper",
+            "the driver does not take the PTX of `gemm_hopper` for compute capability 9.0",
+        ),
+    ];
+    for (failure, expected) in cases {
+        let stand_in = StandIn::with(&[HOPPER, FEW, ("FAIL", failure)]);
+        let output = on(&stand_in, "multiply_in_a_recording");
+        let without = said(&output, "without: ");
+        assert!(output.status.success(), "{failure}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(without.contains(expected) && without.is_empty() == failure.is_empty(), "{without}");
+        assert_eq!(stand_in.violations(), [""; 0], "{failure}");
+    }
+}
+
+#[test]
+#[ignore = "run on the stand-in by other tests"]
+fn multiply_in_a_recording() {
+    let device = Device::cuda(0).unwrap();
+    assert_eq!(device.left_out(), None, "nothing is tested before it is wanted");
+    let product = multiply(&device).unwrap();
+    println!("without: {}", device.left_out().unwrap_or_default());
+    assert_eq!(product.to_vec().unwrap(), expected_product());
+}
+
+/// A bf16 product of whole numbers, behind another command of a recording.
+fn multiply(device: &Device) -> Result<Buffer<bf16>> {
+    let shape = Shape { rows: 130, inputs: 136, outputs: 264 };
+    let x = Buffer::from_slice(device, &whole_numbers(shape.rows * shape.inputs, 31))?;
+    let weight = Buffer::from_slice(device, &whole_numbers(shape.outputs * shape.inputs, 53))?;
+    let mut y = Buffer::zeros(device, shape.rows * shape.outputs)?;
+    device.record(|| {
+        y.view_mut().fill(bf16::ONE)?;
+        forward(device, &shape, x.view(), weight.view(), None, y.view_mut())
+    })?;
+    Ok(y)
+}
+
+fn whole_numbers(length: usize, factor: usize) -> Vec<bf16> {
+    (0..length).map(|index| bf16::from_f32((index * factor % 97 % 5) as f32 - 2.0)).collect()
+}
+
+fn expected_product() -> Vec<bf16> {
+    let (x, weight) = (whole_numbers(130 * 136, 31), whole_numbers(264 * 136, 53));
+    let sum = |x: &[bf16], weight: &[bf16]| -> f32 {
+        x.iter().zip(weight).map(|(x, weight)| x.to_f32() * weight.to_f32()).sum()
+    };
+    let rows = x.chunks(136);
+    rows.flat_map(|row| weight.chunks(136).map(move |line| bf16::from_f32(sum(row, line)))).collect()
+}
+
+#[test]
+fn a_device_that_hoppers_kernels_break_says_how_to_do_without() {
+    if left_out() {
+        return;
+    }
+    let stand_in = StandIn::with(&[HOPPER, FEW, ("FAIL", "launch:gemm_nn_hopper")]);
+    let broken = said(&on(&stand_in, "break_the_device"), "broken: ");
+    for part in [
+        "device `cuda:0` cannot be used: Hopper's kernels for products broke it in a first test",
+        "CUDA_ERROR_LAUNCH_FAILED",
+        "with the environment variable CPIFT_HOPPER=off",
+    ] {
+        assert!(broken.contains(part), "{broken}");
+    }
+    assert_eq!(stand_in.violations(), [""; 0]);
+}
+
+#[test]
+#[ignore = "run on the stand-in by other tests"]
+fn break_the_device() {
+    let device = Device::cuda(0).unwrap();
+    let mut target = Buffer::from_slice(&device, &[3.0f32; 100]).unwrap();
+    let other = Buffer::from_slice(&device, &[1.0f32; 100]).unwrap();
+    let error = multiply(&device).unwrap_err().to_string();
+    println!("broken: {error}");
+    // So says all that comes after.
+    for later in [
+        subtract(&device, target.view_mut(), other.view()).unwrap_err().to_string(),
+        Buffer::<f32>::zeros(&device, 1).unwrap_err().to_string(),
+        device.try_own_kernels().unwrap_err().to_string(),
+    ] {
+        assert!(later.contains("CPIFT_HOPPER=off"), "{later}");
+    }
+}
+
+#[test]
+fn a_driver_too_old_for_hoppers_kernels_runs_the_others() {
+    if left_out() {
+        return;
+    }
+    let stand_in = StandIn::with(&[HOPPER, FEW, ("VERSION", "11080"), ("MEMORY", "1073741824")]);
+    let opened = said(&on(&stand_in, "open"), "opened: ");
+    assert_eq!(
+        opened,
+        "cuda:0 (stand-in, no GPU, compute 9.0, 1 GiB), without Hopper's own kernels, which need a driver for \
+         CUDA 12.0 or newer (this one is for 11.8) 1073741824"
+    );
+    let output = on(&stand_in, "multiply_by_others");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(stand_in.violations(), [""; 0]);
+}
+
+#[test]
+#[ignore = "run on the stand-in by other tests"]
+fn multiply_by_others() {
+    let device = Device::cuda(0).unwrap();
+    device.try_own_kernels().unwrap();
+    assert_eq!(multiply(&device).unwrap().to_vec().unwrap(), expected_product());
 }

@@ -18,7 +18,7 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
     for path in &arguments.data {
         scores.push(evaluator.evaluate(path, arguments.generate)?);
     }
-    chosen.announce();
+    super::announce_fully(&chosen);
     if arguments.json {
         return print_json(&serde_json::json!({ "files": scores }));
     }

@@ -19,6 +19,6 @@ pub fn run(arguments: &args::Generate, threads: Option<NonZeroUsize>) -> Result<
         arguments.temperature,
         arguments.seed,
     )?;
-    chosen.announce();
+    super::announce_fully(&chosen);
     print(&format!("{answer}\n"))
 }

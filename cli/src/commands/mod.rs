@@ -57,6 +57,14 @@ impl Chosen {
     }
 }
 
+/// As [`Chosen::announce`], for commands that do not describe the device: what it computes without, too.
+fn announce_fully(chosen: &Chosen) {
+    chosen.announce();
+    if let Some(left_out) = chosen.device.left_out() {
+        tell(&format!("{} computes without {left_out}\n", chosen.device.name()));
+    }
+}
+
 /// Why a device cannot be used, without its name.
 fn unusable(error: Error) -> String {
     match error {

@@ -19,7 +19,7 @@ use cpift_kernels::launch::{Launch, LaunchError, Request};
 use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
-use super::recorder::{Command, Graph};
+use super::command::{Command, Graph};
 use super::{Backend, Range};
 use crate::error::{Error, Result};
 use event::Event;
@@ -311,9 +311,13 @@ impl Backend for Cuda {
     }
 
     fn describe(&self) -> String {
-        let Properties { name, compute_capability: (major, minor), memory, .. } = &self.properties;
+        let Properties { name, hardware: (major, minor), memory, .. } = &self.properties;
         let gibibytes = *memory as f64 / f64::from(1 << 30);
         format!("cuda:{} ({name}, compute {major}.{minor}, {gibibytes:.0} GiB)", self.ordinal)
+    }
+
+    fn left_out(&self) -> Vec<String> {
+        Vec::from_iter(self.properties.left_out.clone())
     }
 }
 

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use cpift_kernels::emulator::{Emulator, Schedule, Traffic, TrafficLog};
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
-use super::recorder::{Command, Graph};
+use super::command::{Command, Graph};
 use super::{Backend, Range};
 use crate::buffer::ALIGNMENT;
 use crate::error::{Error, Result};

@@ -8,7 +8,7 @@ use std::time::Duration;
 use cpift_kernels::emulator::MULTIPROCESSORS;
 use cpift_kernels::launch::{Argument, Direction, Launch, LaunchError, Request};
 
-use super::recorder::{Command, Graph};
+use super::command::{Command, Graph};
 use super::{Backend, Range};
 use crate::buffer::ALIGNMENT;
 use crate::error::Result;

@@ -5,6 +5,7 @@
 //! back to the host waits for everything queued before, and is where a failure of it is reported.
 //! [`recorder`] collects the launches of a whole step and runs them as one.
 
+mod command;
 mod cuda;
 mod emulated;
 mod kernels;
@@ -22,10 +23,12 @@ use cpift_kernels::emulator::{Schedule, TrafficLog};
 use cpift_kernels::launch::Launch;
 
 use crate::error::{Error, Result};
+use command::{Command, Graph};
 pub use kernels::{Kernels, OnGpu};
 pub use log::{LaunchLog, LaunchRecord};
 pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
-use recorder::{Command, Graph, Recorder};
+use recorder::Recorder;
+use trial::Trials;
 
 /// Memory and kernel launches of one device. Addresses are the device's own.
 ///
@@ -87,6 +90,11 @@ pub(crate) trait Backend: Launch {
 
     /// What a person is told.
     fn describe(&self) -> String;
+
+    /// Kernels of the device's own that are not used, as far as that is known, each with the reason.
+    fn left_out(&self) -> Vec<String> {
+        Vec::new()
+    }
 }
 
 /// Where a range of memory starts, and where its bytes go.
@@ -112,11 +120,8 @@ impl GpuDevice {
     /// # Errors
     /// No driver, no such device, or one that is too old, with the reason.
     pub(crate) fn cuda(ordinal: usize) -> Result<Self> {
-        trial::with_own_kernels(|| Self::open_cuda(ordinal))
-    }
-
-    fn open_cuda(ordinal: usize) -> Result<Self> {
-        let device = Self::new(cuda::Cuda::new(ordinal)?);
+        let trials = Some(Trials::default());
+        let device = Self { backend: Arc::new(Recorder::new(Arc::new(cuda::Cuda::new(ordinal)?), trials)) };
         device.try_out().map_err(|error| match error {
             Error::DeviceUnavailable { .. } => error,
             error => Error::DeviceUnavailable {
@@ -131,7 +136,21 @@ impl GpuDevice {
     }
 
     fn new(backend: impl Backend + 'static) -> Self {
-        Self { backend: Arc::new(Recorder::new(Box::new(backend))) }
+        Self::over(Arc::new(backend))
+    }
+
+    /// One over a backend that others may use too: it has a recording of its own.
+    fn over(backend: Arc<dyn Backend>) -> Self {
+        Self { backend: Arc::new(Recorder::new(backend, None)) }
+    }
+
+    /// Tests now, instead of right before they are first chosen, the kernels that are for this device's compute
+    /// capability alone.
+    ///
+    /// # Errors
+    /// When that broke the device.
+    pub(crate) fn try_own_kernels(&self) -> Result<()> {
+        self.backend.try_own_kernels()
     }
 
     /// Runs a kernel and reads what it wrote: a driver that does not take the PTX shows here, not in the

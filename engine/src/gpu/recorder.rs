@@ -15,136 +15,21 @@
 //! On CUDA none of this has run on hardware yet; a device whose graphs fail a first test runs without them.
 
 use std::fmt;
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cpift_kernels::launch::{Argument, Kernel, Launch, LaunchError, Request};
+use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::Backend;
+use super::command::{Command, Graph};
+use super::trial::Trials;
 use crate::error::{Error, Result};
 
-/// The compute capability whose kernels run on all devices.
-const EVERY_DEVICE: (u32, u32) = (8, 0);
 /// Lists of commands whose graphs are kept: micro-batches of a few shapes, and the step's end.
 const KEPT: usize = 8;
 /// Fewer commands than this are not worth a graph.
 const WORTHWHILE: usize = 4;
-
-/// Something queued on a device.
-#[derive(Debug, Clone)]
-pub enum Command {
-    /// A launch, whose contract was checked.
-    Launch {
-        /// What runs.
-        kernel: &'static Kernel,
-        /// Blocks in x, y and z.
-        grid: [u32; 3],
-        /// Bytes of dynamic shared memory of each block.
-        shared: u32,
-        /// One per parameter.
-        arguments: Vec<Argument>,
-    },
-    /// Every byte set.
-    Set {
-        /// Of the first byte.
-        address: u64,
-        /// Their value.
-        byte: u8,
-        /// How many.
-        bytes: usize,
-    },
-    /// A copy within the device.
-    Copy {
-        /// Of the first byte written.
-        to: u64,
-        /// Of the first byte read.
-        from: u64,
-        /// How many.
-        bytes: usize,
-    },
-}
-
-impl Command {
-    /// Runs it.
-    ///
-    /// # Safety
-    /// What the command was made from promised: checked arguments, memory that is still there.
-    pub unsafe fn run(&self, backend: &dyn Backend) -> Result<()> {
-        // SAFETY: the caller's promise is the one asked for.
-        unsafe {
-            match *self {
-                Self::Launch { kernel, grid, shared, ref arguments } => {
-                    Ok(backend.launch(&Request { kernel, grid, shared, arguments })?)
-                }
-                Self::Set { address, byte, bytes } => backend.set(address, byte, bytes),
-                Self::Copy { to, from, bytes } => backend.copy(to, from, bytes),
-            }
-        }
-    }
-
-    /// Whether a graph can replace the one by the other.
-    fn is_like(&self, other: &Self) -> bool {
-        match (self, other) {
-            (Self::Launch { kernel, .. }, Self::Launch { kernel: other, .. }) => kernel.name == other.name,
-            (Self::Set { .. }, Self::Set { .. }) | (Self::Copy { .. }, Self::Copy { .. }) => true,
-            _ => false,
-        }
-    }
-
-    /// Whether both do the same.
-    fn equals(&self, other: &Self) -> bool {
-        match (self, other) {
-            (
-                Self::Launch { kernel, grid, shared, arguments },
-                Self::Launch { kernel: k, grid: g, shared: s, arguments: a },
-            ) => kernel.name == k.name && (grid, shared, arguments) == (g, s, a),
-            (Self::Set { address, byte, bytes }, Self::Set { address: a, byte: b, bytes: n }) => {
-                (address, byte, bytes) == (a, b, n)
-            }
-            (Self::Copy { to, from, bytes }, Self::Copy { to: t, from: f, bytes: n }) => {
-                (to, from, bytes) == (t, f, n)
-            }
-            _ => false,
-        }
-    }
-
-    /// Whether it may read or write memory in this range.
-    fn touches(&self, range: &Range<u64>) -> bool {
-        let meets = |start: u64, bytes: u64| start < range.end && range.start < start.saturating_add(bytes);
-        match *self {
-            Self::Launch { kernel, ref arguments, .. } => {
-                kernel.parameters.iter().zip(arguments).any(|(parameter, argument)| match *argument {
-                    Argument::Buffer { address, length } => {
-                        meets(address, (length * parameter.element_bytes()) as u64)
-                    }
-                    Argument::Tiles(matrix) => {
-                        meets(matrix.address, matrix.length as u64 * u64::from(matrix.element_bytes))
-                    }
-                    _ => false,
-                })
-            }
-            Self::Set { address, bytes, .. } => meets(address, bytes as u64),
-            Self::Copy { to, from, bytes } => meets(to, bytes as u64) || meets(from, bytes as u64),
-        }
-    }
-}
-
-/// A list of commands that a device runs at once.
-pub trait Graph: Send {
-    /// Replaces the command at `index` by one that is like it; for launches from now on.
-    ///
-    /// # Errors
-    /// When the device cannot: the graph must not be launched any more.
-    fn replace(&mut self, index: usize, command: &Command) -> Result<()>;
-
-    /// Queues all commands.
-    ///
-    /// # Safety
-    /// As for [`Command::run`], for all of them.
-    unsafe fn launch(&self, backend: &dyn Backend) -> Result<()>;
-}
 
 /// A list of commands that came before.
 struct Known {
@@ -215,33 +100,45 @@ pub struct Recorder {
     spare: Mutex<Vec<Block>>,
     /// Whether lists may become graphs.
     graphs: AtomicBool,
-    /// Whether launchers may choose kernels for the device's compute capability alone.
-    own_kernels: AtomicBool,
-    backend: Box<dyn Backend>,
+    /// First tests of kernels for the device's compute capability alone; none where they are trusted without.
+    trials: Option<Trials>,
+    backend: Arc<dyn Backend>,
 }
 
 impl Recorder {
-    /// Records nothing yet.
-    pub fn new(backend: Box<dyn Backend>) -> Self {
+    /// Records nothing yet. The device's own kernels are used as `trials` come out, or are trusted.
+    pub fn new(backend: Arc<dyn Backend>, trials: Option<Trials>) -> Self {
         Self {
             known: Mutex::default(),
             recording: Mutex::default(),
             spare: Mutex::default(),
             graphs: AtomicBool::new(true),
-            own_kernels: AtomicBool::new(true),
+            trials,
             backend,
         }
+    }
+
+    /// Does all tests of the device's own kernels that were not done yet.
+    ///
+    /// # Errors
+    /// When one of them broke the device.
+    pub fn try_own_kernels(&self) -> Result<()> {
+        if let Some(trials) = &self.trials {
+            trials.run_all(&self.backend);
+        }
+        self.usable()
+    }
+
+    /// # Errors
+    /// When a test of its own kernels broke the device.
+    fn usable(&self) -> Result<()> {
+        self.trials.as_ref().map_or(Ok(()), Trials::usable)
     }
 
     /// From now on lists are run command by command.
     pub fn without_graphs(&self) {
         self.graphs.store(false, Ordering::Relaxed);
         lock(&self.known).clear();
-    }
-
-    /// From now on launchers choose kernels that run on all devices.
-    pub fn without_own_kernels(&self) {
-        self.own_kernels.store(false, Ordering::Relaxed);
     }
 
     /// From now on commands are kept. False when they already are.
@@ -365,6 +262,10 @@ impl Recorder {
 
 impl Launch for Recorder {
     unsafe fn launch(&self, request: &Request<'_>) -> std::result::Result<(), LaunchError> {
+        self.usable().map_err(|error| LaunchError::Driver {
+            kernel: request.kernel.name,
+            message: error.to_string(),
+        })?;
         {
             let mut recording = lock(&self.recording);
             if let Some(recording) = recording.as_mut() {
@@ -383,15 +284,17 @@ impl Launch for Recorder {
     }
 
     fn compute_capability(&self) -> (u32, u32) {
-        match self.own_kernels.load(Ordering::Relaxed) {
-            true => self.backend.compute_capability(),
-            false => EVERY_DEVICE,
-        }
+        self.backend.compute_capability()
+    }
+
+    fn trusts(&self, family: &'static str) -> bool {
+        self.trials.as_ref().is_none_or(|trials| trials.pass(&self.backend, family))
     }
 }
 
 impl Backend for Recorder {
     fn allocate(&self, bytes: usize) -> Result<u64> {
+        self.usable()?;
         if let Some(recording) = lock(&self.recording).as_mut()
             && let Some(address) =
                 take(&mut recording.freed, bytes).or_else(|| take(&mut recording.spare, bytes))
@@ -472,10 +375,12 @@ impl Backend for Recorder {
     }
 
     fn describe(&self) -> String {
-        match self.own_kernels.load(Ordering::Relaxed) {
-            true => self.backend.describe(),
-            false => format!("{}, without its own kernels, which fail a first test", self.backend.describe()),
-        }
+        self.backend.describe()
+    }
+
+    fn left_out(&self) -> Vec<String> {
+        let failed = self.trials.as_ref().map(Trials::left_out);
+        [self.backend.left_out(), failed.unwrap_or_default()].concat()
     }
 }
 

@@ -1,36 +1,100 @@
-//! A first test of the kernels that are for one compute capability alone, when a device is opened.
+//! First tests of the kernels that are for one compute capability alone.
 //!
 //! They rest on more of the hardware than others do: permutations of shared memory, barriers for arrivals, the copy
-//! engine. A device on which they are refused, or wrong, computes with the kernels for all devices. One that they break
-//! cannot be used again by the same process, which the second opening reports.
+//! engine. A family of them is tested right before a launcher first chooses one, so that a job which needs none, as
+//! one in f32, does without. A family that is refused, or wrong, is not used: launchers then choose kernels that run
+//! on all devices. A kernel that does not come to its end (a fault, or a wait that is over its limit) takes the
+//! context with it and all memory in it, and CUDA promises nothing to a process in which that happened, in a new
+//! context either. So there is no going on: every call says how a new process does without these kernels.
 
-use cpift_kernels::gemm_hopper::{gemm_nn_hopper, gemm_nt_f32_hopper, gemm_nt_hopper, gemm_tn_hopper};
+use std::sync::{Arc, OnceLock};
+
+use cpift_kernels::gemm_hopper::{self, gemm_nn_hopper, gemm_nt_f32_hopper, gemm_nt_hopper, gemm_tn_hopper};
 use half::bf16;
 
-use super::{GpuDevice, GpuMemory};
-use crate::error::Result;
+use super::{Backend, GpuDevice, GpuMemory};
+use crate::error::{Error, Result};
+
+/// Kernels that are tested together, and used or not.
+struct Family {
+    /// The module they are in.
+    name: &'static str,
+    /// What they compute, for messages.
+    computes: &'static str,
+    /// Which of them is wrong, if any.
+    test: fn(&GpuDevice) -> Result<Option<String>>,
+}
+
+/// All of them are for this compute capability.
+const CAPABILITY: (u32, u32) = (9, 0);
+const FAMILIES: [Family; 1] = [Family { name: gemm_hopper::FAMILY, computes: "products", test: products }];
+
+/// What came of the tests on a device.
+#[derive(Default)]
+pub struct Trials {
+    /// By family, once it was tested: why it is not used, if so.
+    outcomes: [OnceLock<Option<String>>; FAMILIES.len()],
+    /// That a test broke the device.
+    broken: OnceLock<Error>,
+}
+
+impl Trials {
+    /// Whether kernels of this family may be used, which is tested if it was not yet.
+    pub fn pass(&self, backend: &Arc<dyn Backend>, family: &str) -> bool {
+        let tested = FAMILIES.iter().zip(&self.outcomes).find(|(tested, _)| tested.name == family);
+        tested.is_none_or(|(family, outcome)| outcome.get_or_init(|| self.run(backend, family)).is_none())
+    }
+
+    /// Tests all families that were not tested yet, on a device that has them.
+    pub fn run_all(&self, backend: &Arc<dyn Backend>) {
+        if backend.compute_capability() == CAPABILITY {
+            FAMILIES.iter().for_each(|family| {
+                self.pass(backend, family.name);
+            });
+        }
+    }
+
+    /// # Errors
+    /// When a test broke the device.
+    pub fn usable(&self) -> Result<()> {
+        self.broken.get().map_or(Ok(()), |error| Err(error.clone()))
+    }
+
+    /// The families that failed, each with the reason.
+    pub fn left_out(&self) -> Vec<String> {
+        let failed = |(family, outcome): (&Family, &OnceLock<Option<String>>)| {
+            let reason = outcome.get()?.as_ref()?;
+            Some(format!("Hopper's kernels for {}, which failed a first test: {reason}", family.computes))
+        };
+        FAMILIES.iter().zip(&self.outcomes).filter_map(failed).collect()
+    }
+
+    /// Tests a family: why it is not to be used, if so. Not by way of the recording that may be going on.
+    fn run(&self, backend: &Arc<dyn Backend>, family: &Family) -> Option<String> {
+        let device = GpuDevice::over(Arc::clone(backend));
+        let reason = match (family.test)(&device) {
+            Ok(None) => return None,
+            Ok(Some(wrong)) => format!("wrong numbers from {wrong}"),
+            Err(error) => error.to_string(),
+        };
+        if let Err(error) = device.synchronize() {
+            let reason = format!(
+                "Hopper's kernels for {} broke it in a first test ({error}); to compute without them run again \
+                 with the environment variable CPIFT_HOPPER=off",
+                family.computes
+            );
+            // Set once at most: nothing is tested after this.
+            let _ = self.broken.set(Error::DeviceUnavailable { name: backend.name(), reason });
+        }
+        Some(reason)
+    }
+}
 
 /// Rows, columns and terms of the products: edges of all tiles, terms for more stages than are held at once.
 const SIZES: [usize; 3] = [136, 264, 456];
 
-/// The device that `open` opens, as it is if the first test of its own kernels passes. Otherwise, since a kernel that
-/// failed may have taken the device with it, it is opened again, without them.
-///
-/// # Errors
-/// Those of `open`.
-pub fn with_own_kernels(open: impl Fn() -> Result<GpuDevice>) -> Result<GpuDevice> {
-    let device = open()?;
-    if device.launcher().compute_capability() != (9, 0) || products(&device).unwrap_or(false) {
-        return Ok(device);
-    }
-    drop(device);
-    let device = open()?;
-    device.backend.without_own_kernels();
-    Ok(device)
-}
-
-/// Whether products are right, to the last bit: of small whole numbers, whose sums are exact in any order.
-fn products(device: &GpuDevice) -> Result<bool> {
+/// Products of small whole numbers, whose sums are exact in any order.
+fn products(device: &GpuDevice) -> Result<Option<String>> {
     let [m, n, k] = SIZES;
     let numbers = |length: usize, factor: usize| -> Vec<i32> {
         (0..length).map(|index| (index * factor % 97 % 5) as i32 - 2).collect()
@@ -58,19 +122,26 @@ fn products(device: &GpuDevice) -> Result<bool> {
         let (a, b) = (a.all().argument(), b.all().argument());
         let mut out = GpuMemory::<bf16>::zeros(device, m * n)?;
         let mut sums = GpuMemory::<f32>::zeros(device, m * n)?;
-        gemm_nt_hopper(device.launcher(), halves, a, b, None, out.all_mut().argument(), sizes)?;
-        let mut right = read(&out)? == rounded(&nt);
-        gemm_nn_hopper(device.launcher(), halves, a, b, out.all_mut().argument(), sizes, false)?;
-        right &= read(&out)? == rounded(&nn);
-        gemm_tn_hopper(device.launcher(), halves, a, b, sums.all_mut().argument(), sizes)?;
-        right &= read(&sums)? == tn;
-        gemm_nt_f32_hopper(device.launcher(), halves, a, b, None, sums.all_mut().argument(), sizes)?;
-        right &= read(&sums)? == nt;
-        if !right {
-            return Ok(false);
+        let launcher = device.launcher();
+        let wrong = |kernel: &str| Ok(Some(format!("{kernel} by tiles of 128 by {}", 128 * halves)));
+        gemm_nt_hopper(launcher, halves, a, b, None, out.all_mut().argument(), sizes)?;
+        if read(&out)? != rounded(&nt) {
+            return wrong("gemm_nt_hopper");
+        }
+        gemm_nn_hopper(launcher, halves, a, b, out.all_mut().argument(), sizes, false)?;
+        if read(&out)? != rounded(&nn) {
+            return wrong("gemm_nn_hopper");
+        }
+        gemm_tn_hopper(launcher, halves, a, b, sums.all_mut().argument(), sizes)?;
+        if read(&sums)? != tn {
+            return wrong("gemm_tn_hopper");
+        }
+        gemm_nt_f32_hopper(launcher, halves, a, b, None, sums.all_mut().argument(), sizes)?;
+        if read(&sums)? != nt {
+            return wrong("gemm_nt_f32_hopper");
         }
     }
-    Ok(true)
+    Ok(None)
 }
 
 fn read<T: bytemuck::Pod + Default>(memory: &GpuMemory<T>) -> Result<Vec<T>> {
@@ -84,24 +155,42 @@ mod tests {
     use cpift_kernels::emulator::Schedule;
 
     use super::*;
-    use crate::error::Error;
+    use crate::gpu::emulated::Emulated;
 
     #[test]
-    fn right_kernels_pass_the_first_test() {
-        let open = || Ok(GpuDevice::emulated_like(Schedule::Forward, (9, 0)));
-        let device = with_own_kernels(open).unwrap();
-        assert_eq!(device.launcher().compute_capability(), (9, 0));
+    fn right_kernels_pass_once_and_are_used() {
+        let backend: Arc<dyn Backend> = Arc::new(Emulated::like(Schedule::Forward, CAPABILITY));
+        let trials = Trials::default();
+        trials.run_all(&backend);
+        assert!(trials.outcomes.iter().all(|outcome| outcome.get() == Some(&None)));
+        assert!(trials.pass(&backend, gemm_hopper::FAMILY) && trials.usable().is_ok());
+        assert_eq!(trials.left_out(), [""; 0]);
     }
 
     #[test]
-    fn without_kernels_of_its_own_a_device_is_as_others() {
+    fn wrong_kernels_are_left_out_with_the_reason() {
         // Reads zeros, whatever is launched.
-        let log = crate::LaunchLog::of_device((9, 0), 132);
-        let device = with_own_kernels(|| Ok(GpuDevice::logging(&log))).unwrap();
-        assert_eq!(device.launcher().compute_capability(), (8, 0));
-        assert_eq!(device.launcher().multiprocessors(), 132);
-        assert!(device.backend().describe().ends_with("without its own kernels, which fail a first test"));
-        let failed = with_own_kernels(|| Err(Error::UnknownDevice { name: "no".to_owned() }));
-        assert!(failed.is_err());
+        let log = crate::LaunchLog::of_device(CAPABILITY, 132);
+        let backend: Arc<dyn Backend> = Arc::new(log.clone());
+        let trials = Trials::default();
+        assert!(!trials.pass(&backend, gemm_hopper::FAMILY) && trials.usable().is_ok());
+        assert_eq!(
+            trials.left_out(),
+            [
+                "Hopper's kernels for products, which failed a first test: wrong numbers from gemm_nt_hopper by tiles of 128 by 128"
+            ]
+        );
+        let launched = log.take().len();
+        assert!(launched > 0 && !trials.pass(&backend, gemm_hopper::FAMILY));
+        assert_eq!(log.take().len(), 0, "tested again");
+    }
+
+    #[test]
+    fn other_devices_and_families_are_not_tested() {
+        let log = crate::LaunchLog::new();
+        let backend: Arc<dyn Backend> = Arc::new(log.clone());
+        let trials = Trials::default();
+        trials.run_all(&backend);
+        assert!(trials.pass(&backend, "gemm") && log.take().is_empty());
     }
 }

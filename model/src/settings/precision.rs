@@ -21,14 +21,18 @@ pub enum Precision {
 
 impl Precision {
     /// What is computed in on this device. The emulator, which is for tests, computes in bf16 when asked to.
+    /// For bf16 the device's own kernels are tested, so that what it says of itself is how it computes.
     ///
     /// # Errors
-    /// [`Error::Setting`] naming `key` where the device cannot.
+    /// [`Error::Setting`] naming `key` where the device cannot; a device that the tests break.
     pub fn on(self, key: &str, device: &Device) -> Result<ComputeType> {
         match (self, device) {
             (Self::F32, _) | (Self::Auto, Device::Cpu(_)) => Ok(ComputeType::F32),
             (Self::Auto, Device::Gpu(gpu)) if gpu.is_emulated() => Ok(ComputeType::F32),
-            (Self::Auto | Self::Bf16, Device::Gpu(_)) => Ok(ComputeType::Bf16),
+            (Self::Auto | Self::Bf16, Device::Gpu(_)) => {
+                device.try_own_kernels()?;
+                Ok(ComputeType::Bf16)
+            }
             (Self::Bf16, Device::Cpu(_)) => {
                 Err(Error::setting(key, "is `bf16`, which GPUs compute in: use `auto` or `f32` on the CPU"))
             }

@@ -12,7 +12,7 @@ use super::tensor_map::Parameters;
 use super::{Cuda, lock};
 use crate::error::{Error, Result};
 use crate::gpu::Backend;
-use crate::gpu::recorder::{Command, Graph};
+use crate::gpu::command::{Command, Graph};
 
 /// Oldest driver whose graphs have the calls used here, as the driver numbers itself: 12.0.
 pub const OLDEST_DRIVER: i32 = 12_000;

@@ -8,6 +8,10 @@ use crate::error::{Error, Result};
 
 /// Oldest compute capability the PTX runs on.
 const OLDEST: (u32, u32) = (8, 0);
+/// The one compute capability that has kernels of its own.
+const HOPPER_CAPABILITY: (u32, u32) = (9, 0);
+/// The environment variable that keeps them out.
+const HOPPER: &str = "CPIFT_HOPPER";
 /// CUDA 11.0 brought PTX 7.0, 11.1 PTX 7.1, 12.0 PTX 8.0 and so on.
 const PTX_BEHIND_CUDA: u32 = 4;
 
@@ -17,8 +21,12 @@ pub struct Properties {
     pub device: sys::CUdevice,
     /// The maker's name.
     pub name: String,
-    /// As (9, 0).
+    /// The device's compute capability, as (9, 0).
+    pub hardware: (u32, u32),
+    /// The compute capability whose kernels are used: the same, or an older one.
     pub compute_capability: (u32, u32),
+    /// Why it is an older one.
+    pub left_out: Option<String>,
     /// Bytes of memory.
     pub memory: u64,
     /// How many run blocks side by side.
@@ -55,27 +63,28 @@ impl Properties {
         let attribute = |attribute| unsafe { result::device::get_attribute(device, attribute) };
         let query = failed("the device does not say what it is");
         let number = |which| attribute(which).map(|value| value.max(0) as u32).map_err(query);
-        let compute_capability = (
+        let hardware = (
             number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MAJOR)?,
             number(Attribute::CU_DEVICE_ATTRIBUTE_COMPUTE_CAPABILITY_MINOR)?,
         );
         let name = result::device::get_name(device).map_err(query)?;
-        if compute_capability < OLDEST {
-            let (major, minor) = compute_capability;
+        if hardware < OLDEST {
+            let (major, minor) = hardware;
             return Err(unavailable(format!(
                 "{name} has compute capability {major}.{minor}, needed is {}.{} (Ampere) or newer",
                 OLDEST.0, OLDEST.1
             )));
         }
         let driver = driver_version().map_err(query)?;
+        let wanted = std::env::var(HOPPER).unwrap_or_default();
+        let left_out = own_kernels_left_out(hardware, driver, &wanted).map_err(&unavailable)?;
+        let compute_capability = if left_out.is_some() { OLDEST } else { hardware };
         let ptx = cpift_kernels::modules::newest_version(compute_capability);
         if newest_ptx(driver) < ptx {
+            let (major, minor) = ptx;
             return Err(unavailable(format!(
-                "its driver is for CUDA {}.{}, the kernels for {name} are PTX {}.{}, which CUDA {} and newer know",
-                driver / 1000,
-                driver % 1000 / 10,
-                ptx.0,
-                ptx.1,
+                "its driver is for CUDA {}, the kernels for {name} are PTX {major}.{minor}, which CUDA {} and newer know",
+                cuda(driver),
                 oldest_cuda(ptx)
             )));
         }
@@ -85,7 +94,9 @@ impl Properties {
         Ok(Self {
             device,
             name,
+            hardware,
             compute_capability,
+            left_out,
             // SAFETY: `device` comes from `get`.
             memory: unsafe { result::device::total_mem(device) }.map_err(query)? as u64,
             multiprocessors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1),
@@ -93,6 +104,30 @@ impl Properties {
             cache: number(Attribute::CU_DEVICE_ATTRIBUTE_L2_CACHE_SIZE)? as usize,
             graphs: driver >= graph::OLDEST_DRIVER,
         })
+    }
+}
+
+/// Why a device computes without the kernels that are for its compute capability alone, if it does: the driver is
+/// too old for them, or the variable says so.
+///
+/// # Errors
+/// Another value of the variable.
+fn own_kernels_left_out(
+    compute_capability: (u32, u32),
+    driver: i32,
+    wanted: &str,
+) -> std::result::Result<Option<String>, String> {
+    let own = compute_capability == HOPPER_CAPABILITY;
+    let needed = cpift_kernels::modules::newest_version(HOPPER_CAPABILITY);
+    match wanted {
+        "off" if own => Ok(Some(format!("Hopper's own kernels, since {HOPPER} is off"))),
+        "" | "on" | "off" if own && newest_ptx(driver) < needed => Ok(Some(format!(
+            "Hopper's own kernels, which need a driver for CUDA {} or newer (this one is for {})",
+            oldest_cuda(needed),
+            cuda(driver)
+        ))),
+        "" | "on" | "off" => Ok(None),
+        _ => Err(format!("the environment variable {HOPPER} is `{wanted}`: set it to `on` or `off`")),
     }
 }
 
@@ -112,6 +147,11 @@ fn newest_ptx(driver: i32) -> (u32, u32) {
     (major.saturating_sub(PTX_BEHIND_CUDA), minor - behind)
 }
 
+/// A driver's number as CUDA's version, as `12.8`.
+fn cuda(driver: i32) -> String {
+    format!("{}.{}", driver / 1000, driver % 1000 / 10)
+}
+
 /// The first CUDA that knows a PTX version, as `12.8`.
 fn oldest_cuda((major, minor): (u32, u32)) -> String {
     let behind = u32::from(major == 8 && minor >= 6);
@@ -121,6 +161,25 @@ fn oldest_cuda((major, minor): (u32, u32)) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn hoppers_own_kernels_are_left_out_for_a_reason() {
+        let left_out = |capability, driver, wanted| own_kernels_left_out(capability, driver, wanted).unwrap();
+        for wanted in ["", "on"] {
+            assert_eq!(left_out((9, 0), 12_000, wanted), None);
+            assert!(
+                left_out((9, 0), 11_080, wanted)
+                    .unwrap()
+                    .contains("CUDA 12.0 or newer (this one is for 11.8)")
+            );
+        }
+        assert!(left_out((9, 0), 12_080, "off").unwrap().contains("CPIFT_HOPPER is off"));
+        for capability in [(8, 0), (8, 9), (12, 0)] {
+            assert_eq!(left_out(capability, 11_040, "off"), None);
+        }
+        let error = own_kernels_left_out((8, 0), 12_080, "no").unwrap_err();
+        assert_eq!(error, "the environment variable CPIFT_HOPPER is `no`: set it to `on` or `off`");
+    }
 
     #[test]
     fn drivers_older_than_the_ptx_are_known() {

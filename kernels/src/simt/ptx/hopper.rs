@@ -112,22 +112,48 @@ impl Arrivals {
     }
 
     /// Waits until the phase of this parity is over: that of the phase in progress, or of the one before,
-    /// which returns at once. Phases are even and odd by turns, beginning with 0.
+    /// which returns at once. Phases are even and odd by turns, beginning with 0. A wait of [`LONGEST_WAIT`]
+    /// ends the launch with an error.
     #[inline(always)]
     pub fn wait(self, parity: u32) {
-        loop {
-            let over: u32;
-            // SAFETY: as for `arrive`.
-            unsafe {
-                asm!("{{ .reg .pred over; mbarrier.try_wait.parity.shared::cta.b64 over, [{}], {};",
-                    "selp.u32 {}, 1, 0, over; }}",
-                    in(reg32) self.address, in(reg32) parity, out(reg32) over, options(nostack));
-            }
-            if over != 0 {
-                break;
+        if self.is_over(parity) {
+            return;
+        }
+        let start = nanoseconds();
+        while !self.is_over(parity) {
+            if nanoseconds().wrapping_sub(start) > LONGEST_WAIT {
+                // SAFETY: ends the launch.
+                unsafe { asm!("trap;", options(nomem, nostack)) };
             }
         }
     }
+
+    /// Whether the phase is over, asked once: the answer may come after a time that the hardware limits.
+    #[inline(always)]
+    fn is_over(self, parity: u32) -> bool {
+        let over: u32;
+        // SAFETY: as for `arrive`.
+        unsafe {
+            asm!("{{ .reg .pred over; mbarrier.try_wait.parity.shared::cta.b64 over, [{}], {};",
+                "selp.u32 {}, 1, 0, over; }}",
+                in(reg32) self.address, in(reg32) parity, out(reg32) over, options(nostack));
+        }
+        over != 0
+    }
+}
+
+/// Nanoseconds that [`Arrivals::wait`] waits at most: 10 s, where what is awaited takes microseconds, and some
+/// milliseconds if other processes have the device in between. By the clock, since how long the hardware takes to say
+/// no is its own affair: a number of questions would be a fraction of a millisecond on one device, hours on another.
+const LONGEST_WAIT: u64 = 10_000_000_000;
+
+/// The device's clock.
+#[inline(always)]
+fn nanoseconds() -> u64 {
+    let now: u64;
+    // SAFETY: reads a clock.
+    unsafe { asm!("mov.u64 {}, %globaltimer;", out(reg64) now, options(nomem, nostack)) };
+    now
 }
 
 /// Makes barriers that this thread has initialised known to the copy engine.
