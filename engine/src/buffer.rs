@@ -206,6 +206,14 @@ impl<'a, T: Pod> View<'a, T> {
         floats(self.host())
     }
 
+    /// Where the elements start on `gpu`. Panics when they are not there.
+    pub(crate) fn address(&self, gpu: &GpuDevice) -> u64 {
+        match self.data {
+            Data::Gpu(elements) if elements.device().is(gpu) => elements.address(),
+            _ => panic!("a buffer of another device was passed to an operation on {gpu:?}"),
+        }
+    }
+
     /// The elements as a kernel's argument: the GPU operations' way in. Panics when they are not on `gpu`.
     pub(crate) fn on(&self, gpu: &GpuDevice) -> Slice<'a, T::Kernel>
     where

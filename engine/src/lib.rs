@@ -85,6 +85,7 @@
 
 mod buffer;
 pub mod cpu;
+pub mod cublas;
 mod device;
 mod error;
 mod gpu;

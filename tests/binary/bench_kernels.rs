@@ -1,6 +1,8 @@
 //! `bench kernels`: what is measured is one document, and a filter that finds nothing says what there is.
 
-use crate::support::{refused, run, stderr, stdout};
+use cpift_tests::stand_in::StandIn;
+
+use crate::support::{engine, refused, run, stderr, stdout};
 
 const SMALL: [&str; 10] =
     ["bench", "kernels", "--device", "cpu", "--tokens", "4", "--parameters", "5000", "--seconds", "0"];
@@ -14,6 +16,9 @@ fn every_line_has_its_work_its_time_and_its_limit() {
     let names: Vec<&str> = kernels.iter().map(|row| row["name"].as_str().unwrap()).collect();
     assert_eq!(names, ["linear forward q 0.5B", "linear d_input q 0.5B", "linear d_weight q 0.5B"]);
     assert_eq!((report["tokens"].as_u64(), report["length"].as_u64()), (Some(4), Some(4)));
+    // Compared on GPUs alone: null, and why.
+    assert!(report["cublas"].is_null() && kernels.iter().all(|row| row["cublas"].is_null()));
+    assert_eq!(report["no_cublas"], "cuBLAS is for CUDA devices, and this is cpu");
     for row in kernels {
         assert_eq!(row["flops"].as_u64(), Some(2 * 4 * 896 * 896));
         assert_eq!(row["runs"], 3);
@@ -40,6 +45,23 @@ fn the_table_fits_a_hundred_columns() {
     assert!(table.lines().all(|line| line.chars().count() <= 100), "{table}");
     assert_eq!(table.lines().filter(|line| line.starts_with("adamw")).count(), 6, "{table}");
     assert!(stderr(&output).lines().last().unwrap().starts_with("6/6  adamw fisher frozen"));
+}
+
+/// On the stand-in for the driver, which cuBLAS, where a machine has it, must not be let loose on.
+#[test]
+fn a_missing_cublas_is_a_footnote_of_a_gpus_table() {
+    if cpift_engine::cublas::find().is_ok() {
+        return;
+    }
+    let stand_in = StandIn::new();
+    let mut command = engine(&["bench", "kernels", "--device", "cuda", "--tokens", "1", "--seconds", "0"]);
+    command.args(["--filter", "linear forward q 0.5B"]);
+    stand_in.install(&mut command);
+    let output = command.output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let (table, note) = stdout(&output).split_once("not compared with cuBLAS: ").unwrap();
+    assert!(note.starts_with("its library was not found: ") && !table.contains("of cuBLAS"), "{table}{note}");
+    assert_eq!(stand_in.violations(), [""; 0]);
 }
 
 #[test]

@@ -6,20 +6,32 @@ use cpift_model::bench::predict::{Gpu, Prediction};
 use super::table::Table;
 use super::units;
 
-/// The measurements, each with the rate of what limits it.
+/// The measurements, each with the rate of what limits it; beside products those of cuBLAS, where there is one.
 pub fn measured(report: &Report) -> String {
-    let mut table = Table::new(["kernel", "shape", "ms", "rate", "limit", "share"]);
+    let mut headings = vec!["kernel", "shape", "ms", "rate", "limit", "share"];
+    if report.cublas.is_some() {
+        headings.extend(["cuBLAS", "of cuBLAS"]);
+    }
+    let mut table = Table::new(headings);
     for row in &report.kernels {
-        table.row([
+        let mut cells = vec![
             row.name.clone(),
             row.shape.clone(),
             milliseconds(row.milliseconds),
             rate(row),
             limit(row.limit).to_owned(),
             units::percent(row.share),
-        ]);
+        ];
+        if let Some(cublas) = row.cublas {
+            cells.extend([
+                units::flops_per_second(cublas.flops_per_second),
+                units::percent(cublas.engine_share),
+            ]);
+        }
+        table.row(cells);
     }
-    let notes: String = report.notes.iter().map(|note| format!("\n{note}")).collect();
+    let notes: String =
+        compared(report).into_iter().chain(report.notes.clone()).map(|note| format!("\n{note}")).collect();
     format!(
         "{}\n\n{}\nceilings: copy {}, read {}, matrix product {}{notes}\n",
         heading(report),
@@ -28,6 +40,19 @@ pub fn measured(report: &Report) -> String {
         bytes_per_second(report.read_bytes_per_second),
         units::flops_per_second(report.matrix_flops_per_second),
     )
+}
+
+/// What GPUs' products are compared with, or why with nothing.
+fn compared(report: &Report) -> Option<String> {
+    match (&report.cublas, &report.no_cublas) {
+        (Some(version), _) => {
+            Some(format!("compared with cuBLAS {version}, a column that is not yet tried on hardware"))
+        }
+        (None, Some(reason)) if !report.device.starts_with("cpu") => {
+            Some(format!("not compared with cuBLAS: {reason}"))
+        }
+        _ => None,
+    }
 }
 
 /// Predictions by case and GPU. On one GPU with the launch that takes longest, and with the times measured there,
@@ -127,4 +152,68 @@ fn three_digits(value: f64) -> String {
 
 fn milliseconds(value: f64) -> String {
     three_digits(value)
+}
+
+#[cfg(test)]
+mod tests {
+    use cpift_model::bench::kernels::ByCublas;
+
+    use super::*;
+
+    fn row(name: &str, cublas: Option<ByCublas>) -> Row {
+        Row {
+            name: name.to_owned(),
+            shape: "8192×3584×18944".to_owned(),
+            bytes: 1,
+            flops: 1,
+            runs: 3,
+            milliseconds: 1.5,
+            least_milliseconds: 1.4,
+            bytes_per_second: 1e12,
+            flops_per_second: 640e12,
+            limit: Limit::Compute,
+            share: 0.64,
+            cublas,
+        }
+    }
+
+    fn report(cublas: Option<&str>, no_cublas: Option<&str>, rows: Vec<Row>) -> Report {
+        Report {
+            device: "cuda:0 (a GPU)".to_owned(),
+            precision: "bf16".to_owned(),
+            tokens: 8192,
+            length: 2048,
+            copy_bytes_per_second: 4e12,
+            read_bytes_per_second: 4e12,
+            matrix_flops_per_second: 1e15,
+            cublas: cublas.map(str::to_owned),
+            no_cublas: no_cublas.map(str::to_owned),
+            stopped: false,
+            notes: Vec::new(),
+            kernels: rows,
+        }
+    }
+
+    #[test]
+    fn products_stand_beside_those_of_cublas() {
+        let cublas = ByCublas { milliseconds: 1.2, flops_per_second: 800e12, engine_share: 0.8 };
+        let rows = vec![row("linear d_weight gate 7B", Some(cublas)), row("attention forward 7B", None)];
+        let text = measured(&report(Some("12.8.4"), None, rows));
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[2].ends_with("cuBLAS  of cuBLAS"), "{text}");
+        assert!(lines[4].ends_with("64.0 %  800 TFLOP/s     80.0 %"), "{text}");
+        assert!(lines[5].trim_end().ends_with("64.0 %"), "{text}");
+        assert!(text.contains("\ncompared with cuBLAS 12.8.4"), "{text}");
+        assert!(lines.iter().all(|line| line.chars().count() <= 100), "{text}");
+    }
+
+    #[test]
+    fn without_cublas_a_gpus_table_says_why() {
+        let text = measured(&report(None, Some("its library was not found"), vec![row("adamw", None)]));
+        assert!(text.contains("\nnot compared with cuBLAS: its library was not found\n"), "{text}");
+        assert!(!text.contains("of cuBLAS"), "{text}");
+        let on_cpu =
+            Report { device: "cpu (2 threads)".to_owned(), ..report(None, Some("no GPU"), Vec::new()) };
+        assert!(!measured(&on_cpu).contains("cuBLAS"));
+    }
 }

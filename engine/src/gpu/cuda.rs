@@ -41,6 +41,15 @@ pub struct Cuda {
     held: Held,
 }
 
+/// A device's context, and its stream: alive as long as the device is.
+#[derive(Clone, Copy)]
+pub struct Stream {
+    /// To be made current on the thread that calls the driver.
+    pub context: sys::CUcontext,
+    /// In which all work is queued.
+    pub stream: sys::CUstream,
+}
+
 /// Bytes of device memory that are allocated, and the most that ever were.
 #[derive(Default)]
 struct Held {
@@ -292,6 +301,10 @@ impl Backend for Cuda {
         work()?;
         end.record().map_err(failed)?;
         end.since(&start).map_err(failed)
+    }
+
+    fn stream(&self) -> Option<Stream> {
+        Some(Stream { context: self.context, stream: self.stream })
     }
 
     fn cache_bytes(&self) -> usize {

@@ -89,6 +89,11 @@ impl<'a, T: Pod> GpuSlice<'a, T> {
         self.length
     }
 
+    /// Where it starts, as the device has it; 0 where there are no elements.
+    pub fn address(&self) -> u64 {
+        self.address
+    }
+
     /// A part. Panics when the range lies outside.
     pub fn slice(&self, range: Range<usize>) -> Self {
         assert!(

@@ -24,6 +24,7 @@ use cpift_kernels::launch::Launch;
 
 use crate::error::{Error, Result};
 use command::{Command, Graph};
+pub(crate) use cuda::Stream;
 pub use kernels::{Kernels, OnGpu};
 pub use log::{LaunchLog, LaunchRecord};
 pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
@@ -75,6 +76,11 @@ pub(crate) trait Backend: Launch {
 
     /// The time that the device takes for what `work` queues, from when it gets there to when it is done.
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration>;
+
+    /// Where CUDA queues what is to run next; none where that is not CUDA's affair, or while it is recorded.
+    fn stream(&self) -> Option<Stream> {
+        None
+    }
 
     /// Bytes of the last cache before memory.
     fn cache_bytes(&self) -> usize;

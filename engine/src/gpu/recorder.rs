@@ -21,9 +21,9 @@ use std::time::Duration;
 
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
-use super::Backend;
 use super::command::{Command, Graph};
 use super::trial::Trials;
+use super::{Backend, Stream};
 use crate::error::{Error, Result};
 
 /// Lists of commands whose graphs are kept: micro-batches of a few shapes, and the step's end.
@@ -356,6 +356,10 @@ impl Backend for Recorder {
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
         self.flush_if(|_| true)?;
         self.backend.time(work)
+    }
+
+    fn stream(&self) -> Option<Stream> {
+        if lock(&self.recording).is_some() { None } else { self.backend.stream() }
     }
 
     fn cache_bytes(&self) -> usize {

@@ -1,5 +1,6 @@
 //! What is measured: an operation at a shape, with inputs of its own.
 
+use cpift_engine::cublas::Product;
 use cpift_engine::ops::work::Work;
 use cpift_engine::{Device, Result};
 
@@ -27,23 +28,6 @@ impl<F: FnMut() -> Result<()> + Send> Run for F {
     }
 }
 
-/// A matrix product, for the same by another library: C = op(A)·op(B), all row-major.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Product {
-    /// Rows of C.
-    pub m: usize,
-    /// Columns of C.
-    pub n: usize,
-    /// What is summed over.
-    pub k: usize,
-    /// A is stored as `[k, m]`.
-    pub a_transposed: bool,
-    /// B is stored as `[n, k]`.
-    pub b_transposed: bool,
-    /// C is added to.
-    pub accumulate: bool,
-}
-
 /// Makes a case's inputs.
 type Prepare = Box<dyn Fn(&Device) -> Result<Box<dyn Run>> + Send + Sync>;
 
@@ -55,7 +39,7 @@ pub struct Case {
     pub shape: String,
     /// What it moves and computes.
     pub work: Work,
-    /// The matrix product it is, if it is one.
+    /// The matrix product it is, if it is one: for the same by another library.
     pub product: Option<Product>,
     prepare: Prepare,
 }

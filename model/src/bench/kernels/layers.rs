@@ -1,10 +1,11 @@
 //! Cases of a transformer's operations at the shapes of a model, in f32 or bf16.
 
+use cpift_engine::cublas::Product;
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::{cross_entropy, embedding, gated_mlp, linear, rms_norm, rope};
 use cpift_engine::{Buffer, Device, Indices, Real, Result};
 
-use super::case::{Case, Product, Run};
+use super::case::{Case, Run};
 use super::inputs::{random, random_tokens};
 use super::shapes::ModelShape;
 

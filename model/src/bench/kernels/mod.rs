@@ -5,6 +5,7 @@
 //! benches, and [`predict`](super::predict), which looks at what they launch.
 
 mod case;
+mod cublas;
 mod flat;
 mod inputs;
 mod layers;
@@ -13,13 +14,16 @@ mod shapes;
 
 use std::time::Duration;
 
+use cpift_engine::cublas::Cublas;
 use cpift_engine::ops::work::Work;
 use cpift_engine::{Device, Error as EngineError, bf16};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
 use crate::transformer::ComputeType;
-pub use case::{Case, Product, Run};
+pub use case::{Case, Run};
+pub use cpift_engine::cublas::Product;
+pub use cublas::ByCublas;
 pub use inputs::{random, random_mask, random_values};
 use measure::matrix_rate;
 pub use measure::{CacheFlush, Ceilings, Times, measure};
@@ -134,6 +138,8 @@ pub struct Row {
     pub limit: Limit,
     /// Share of the ceiling that it reaches: the time the limit alone takes over the median.
     pub share: f64,
+    /// The same by cuBLAS; null where the line is no product, or was not measured.
+    pub cublas: Option<ByCublas>,
 }
 
 /// All measurements.
@@ -153,6 +159,10 @@ pub struct Report {
     pub read_bytes_per_second: f64,
     /// The best rate of a matrix product, that of any line included.
     pub matrix_flops_per_second: f64,
+    /// Version of the cuBLAS that products are compared with; null where they are not.
+    pub cublas: Option<String>,
+    /// Why they are not.
+    pub no_cublas: Option<String>,
     /// Whether it was stopped before all cases were measured.
     pub stopped: bool,
     /// What could not be measured, and why.
@@ -170,8 +180,8 @@ pub trait Watch {
     fn stop_requested(&self) -> bool;
 }
 
-/// Times all cases, each for about `budget` and at least three runs. A case whose memory cannot be had is left out
-/// with a note.
+/// Times all cases, each for about `budget` and at least three runs; products by cuBLAS too where it is installed, each
+/// right behind the engine's. A case whose memory cannot be had is left out with a note.
 ///
 /// # Errors
 /// When the device fails.
@@ -187,6 +197,7 @@ pub fn run(
         ComputeType::F32 => Ceilings::measure::<f32>(device, &mut flush, budget)?,
         ComputeType::Bf16 => Ceilings::measure::<bf16>(device, &mut flush, budget)?,
     };
+    let cublas = Cublas::open(device);
     let (mut measured, mut notes, mut stopped) = (Vec::new(), Vec::new(), false);
     for (index, case) in cases.iter().enumerate() {
         stopped = watch.stop_requested();
@@ -195,15 +206,31 @@ pub fn run(
         }
         watch.begins(index, cases.len(), case);
         match time(device, case, &mut flush, budget) {
-            Ok(times) => measured.push((case, times)),
+            Ok(times) => {
+                let mut by_cublas = None;
+                if let (Ok(cublas), Some(product)) = (&cublas, case.product) {
+                    match cublas::time(device, cublas, product, sizes.compute, &mut flush, budget) {
+                        Ok(times) => by_cublas = Some(times),
+                        Err(reason) => notes.push(format!("{} by cuBLAS: {reason}", case.name)),
+                    }
+                }
+                measured.push((case, times, by_cublas));
+            }
             Err(error @ EngineError::OutOfMemory { .. }) => notes.push(format!("{}: {error}", case.name)),
             Err(error) => return Err(error.into()),
         }
     }
-    let rates = measured.iter().filter(|(case, _)| case.product.is_some());
-    let rates = rates.map(|(case, times)| case.work.flops as f64 / times.median);
+    let rates = measured.iter().filter(|(case, ..)| case.product.is_some());
+    let rates = rates.map(|(case, times, _)| case.work.flops as f64 / times.median);
     let matrix = rates.fold(ceilings.matrix, f64::max);
-    let row = |(case, times): &(&Case, Times)| row(case, times, ceilings.memory(), matrix);
+    let row = |(case, times, by_cublas): &(&Case, Times, Option<Times>)| Row {
+        cublas: by_cublas.map(|by_cublas| ByCublas {
+            milliseconds: 1e3 * by_cublas.median,
+            flops_per_second: case.work.flops as f64 / by_cublas.median,
+            engine_share: by_cublas.median / times.median,
+        }),
+        ..row(case, times, ceilings.memory(), matrix)
+    };
     Ok(Report {
         device: device.describe(),
         precision: sizes.compute.name().to_owned(),
@@ -212,6 +239,8 @@ pub fn run(
         copy_bytes_per_second: ceilings.copy,
         read_bytes_per_second: ceilings.read,
         matrix_flops_per_second: matrix,
+        cublas: cublas.as_ref().ok().map(Cublas::version),
+        no_cublas: cublas.as_ref().err().cloned(),
         stopped,
         notes,
         kernels: measured.iter().map(row).collect(),
@@ -257,5 +286,6 @@ fn row(case: &Case, times: &Times, memory: f64, matrix: f64) -> Row {
         flops_per_second: case.work.flops as f64 / times.median,
         limit,
         share: least / times.median,
+        cublas: None,
     }
 }
