@@ -99,6 +99,17 @@ impl StandIn {
         self.install(&mut command);
         command.output().unwrap()
     }
+
+    /// Runs one ignored test of this very program on it, which must pass; gives what it printed behind `said: `.
+    pub fn run_ignored(&self, test: &str) -> String {
+        let output = self.run_tests(&["--ignored", "--exact", "--nocapture", "--test-threads", "1", test]);
+        let text = String::from_utf8_lossy(&output.stdout);
+        let errors = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.success(), "{text}{errors}");
+        let mut lines = text.lines();
+        let said = lines.find_map(|line| line.split_once("said: ").map(|(_, rest)| rest.to_owned()));
+        said.unwrap_or_else(|| panic!("nothing was said in {text}{errors}"))
+    }
 }
 
 impl Default for StandIn {

@@ -4,9 +4,14 @@ use super::*;
 use crate::attention::Sizes;
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 
-/// Whether there is a kernel here for heads of `head_dim` elements on this device.
+/// Of the kernels here.
+pub const FAMILY: &str = attention_forward_128_hopper::KERNEL.family;
+/// Elements of the heads that there are kernels for.
+pub const HEAD_DIMS: [u32; 5] = [64, 80, 96, 128, 256];
+
+/// Whether there is a kernel here for heads of `head_dim` elements on this device, which the launcher trusts.
 pub fn exists(launcher: &dyn Launch, head_dim: u32) -> bool {
-    launcher.compute_capability() == (9, 0) && matches!(head_dim, 64 | 80 | 96 | 128 | 256)
+    launcher.compute_capability() == (9, 0) && HEAD_DIMS.contains(&head_dim) && launcher.trusts(FAMILY)
 }
 
 /// The forward pass, `tiles` being those [by wide queries](crate::attention::Tiles::by_wide_queries); see

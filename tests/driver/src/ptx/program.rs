@@ -10,9 +10,10 @@ pub const THREAD: Slot = 0;
 pub const THREADS: Slot = 1;
 pub const BLOCK: [Slot; 3] = [2, 3, 4];
 pub const BLOCKS: [Slot; 3] = [5, 6, 7];
-pub const SINK: Slot = 8;
+pub const CLOCK: Slot = 8;
+pub const SINK: Slot = 9;
 /// What they are called.
-pub const SPECIAL: [(&str, Slot); 9] = [
+pub const SPECIAL: [(&str, Slot); 10] = [
     ("%tid.x", THREAD),
     ("%ntid.x", THREADS),
     ("%ctaid.x", BLOCK[0]),
@@ -21,6 +22,8 @@ pub const SPECIAL: [(&str, Slot); 9] = [
     ("%nctaid.x", BLOCKS[0]),
     ("%nctaid.y", BLOCKS[1]),
     ("%nctaid.z", BLOCKS[2]),
+    // Stands still: nothing waits so long that it is over a limit.
+    ("%globaltimer", CLOCK),
     ("_", SINK),
 ];
 

@@ -8,7 +8,7 @@ use super::Entry;
 use super::group::Products;
 use super::memory::{Memory, SHARED_START, SHARED_WINDOW};
 use super::program::{
-    Address, BLOCK, BLOCKS, Exchange, Instruction, List, Program, Slot, Space, THREAD, THREADS,
+    Address, BLOCK, BLOCKS, CLOCK, Exchange, Instruction, List, Program, Slot, Space, THREAD, THREADS,
 };
 
 /// Branches that a thread may take; more are taken for a loop without end.
@@ -56,6 +56,7 @@ impl<'a> Thread<'a> {
         let (grid, block) = device::grid_and_block();
         registers[usize::from(THREAD)] = device::thread().into();
         registers[usize::from(THREADS)] = request.kernel.block.into();
+        registers[usize::from(CLOCK)] = 0;
         for dimension in 0..3 {
             registers[usize::from(BLOCK[dimension])] = block[dimension].into();
             registers[usize::from(BLOCKS[dimension])] = grid[dimension].into();
