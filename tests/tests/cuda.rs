@@ -245,19 +245,20 @@ fn want_too_much() {
     assert!(!job.path("run").exists());
 }
 
-/// In f32; in bf16 it is the command line's test.
+/// In f32, and from the kernels' PTX; in bf16 it is the command line's test.
 #[test]
 fn a_job_on_the_stand_in_driver_gives_the_emulators_bits() {
     if left_out() {
         return;
     }
-    let stand_in = StandIn::new();
+    let stand_in = StandIn::with(&[("RUNS", "ptx")]);
     let output = on(&stand_in, "same_job");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(stand_in.violations(), [""; 0]);
     let counts = stand_in.counts();
     // Three probes and an integration of 3 steps each, two micro-batches each: some of it as graphs.
     assert!(counts["graphs"] > 5 && counts["updates"] > 0, "{}", stand_in.log());
+    assert!(stand_in.log().contains(" gemm_nt_f32_"), "{}", stand_in.log());
 }
 
 #[test]
@@ -280,6 +281,19 @@ fn same_job() {
     };
     let cuda = files(Device::cuda(0).unwrap());
     assert!(cuda == files(Device::emulated(Schedule::Forward)), "the bits differ");
+}
+
+/// The kernels that are for a Hopper alone are part of it.
+#[test]
+fn a_step_on_a_hopper_gives_the_same_bits_from_source_and_ptx() {
+    if left_out() {
+        return;
+    }
+    let stand_in = StandIn::with(&[("RUNS", "both"), ("CAPABILITY", "9.0")]);
+    let output = on(&stand_in, "train_1_step");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(stand_in.violations(), [""; 0]);
+    assert!(stand_in.log().contains("_hopper_"), "{}", stand_in.log());
 }
 
 /// A step waits for the device once, to read its loss; whatever waits besides does not depend on their number.

@@ -205,8 +205,8 @@ pub fn arrive(point: Point, byte: u32, bytes: u32) {
     change(point, |shared, thread, location| shared.arrive(thread, byte, bytes, location));
 }
 
-/// Waits until the phase of this parity is over.
-pub fn await_phase(point: Point, byte: u32, parity: u32) {
+/// Waits until the phase of this parity is over; gives whether it was at once.
+pub fn await_phase(point: Point, byte: u32, parity: u32) -> bool {
     let mut over = false;
     change(point, |shared, thread, location| {
         over = shared.poll(thread, byte, parity, location)?;
@@ -215,6 +215,7 @@ pub fn await_phase(point: Point, byte: u32, parity: u32) {
     if !over {
         suspend(Wait::Arrivals(ArrivalWait { byte, parity, point }));
     }
+    over
 }
 
 /// Makes what this thread has written to shared memory known to the copy engine and the tensor cores.

@@ -9,6 +9,7 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::CUresult;
 
+use crate::execute;
 use crate::graph::{Executable, Graph};
 use crate::launch::Function;
 use crate::memory::Memory;
@@ -138,6 +139,10 @@ impl State {
             let _ = violation(CUresult::CUDA_SUCCESS, &format!("the context was given back with {leak}"));
         }
         self.contexts.remove(&context);
+        let executed = execute::executed();
+        if !executed.is_empty() {
+            log(&format!("executed: {}", executed.join(" ")));
+        }
         let Counts { launches, graph_launches, graph_updates, waits, modules } = self.counts;
         log(&format!(
             "counts: launches {launches} graphs {graph_launches} updates {graph_updates} waits {waits} modules \

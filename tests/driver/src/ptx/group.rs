@@ -72,7 +72,7 @@ impl Products {
             a => GroupA::Registers(std::array::from_fn(|index| at(a[index]) as u32)),
         };
         let b = at(product.b);
-        let accumulate = at(product.accumulate) != 0;
+        let accumulate = at(product.accumulate) & 1 != 0;
         description(b, product.b_along_k)?;
         let slots = program.list(product.sums);
         if !self.sums.iter().any(|sums| program.list(sums.registers) == slots) {

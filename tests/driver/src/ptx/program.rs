@@ -124,7 +124,7 @@ pub enum Instruction {
     InitArrivals { barrier: Address, count: Slot },
     /// `mbarrier.arrive`, with bytes that are expected.
     Arrive { barrier: Address, bytes: Slot },
-    /// `mbarrier.try_wait.parity`, which here waits as long as it takes.
+    /// `mbarrier.try_wait.parity`.
     AwaitPhase { to: Slot, barrier: Address, parity: Slot },
     /// `fence.proxy.async`.
     FenceAsync,

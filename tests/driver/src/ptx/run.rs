@@ -203,8 +203,9 @@ impl<'a> Thread<'a> {
                 device::arrive(point, self.shared_byte(barrier)?, self.word(bytes));
             }
             Instruction::AwaitPhase { to, barrier, parity } => {
-                device::await_phase(point, self.shared_byte(barrier)?, self.word(parity));
-                self.set(to, 1);
+                // A wait may end before the phase does. One that waited does so, and the kernel must ask again.
+                let over = device::await_phase(point, self.shared_byte(barrier)?, self.word(parity));
+                self.set(to, over.into());
             }
             Instruction::FenceAsync => device::fence_async(point),
             Instruction::CopyTile { to, tile, barrier } => {
