@@ -64,8 +64,9 @@ impl Place {
 
     /// `bytes` of it from its byte `from` on.
     #[inline(always)]
-    pub fn part(self, from: u32, bytes: u32) -> Shared<Bf16> {
-        Shared::new(self.ring.byte + self.index * self.ring.place + from, bytes / 2)
+    pub fn part<T: Element>(self, from: u32, bytes: u32) -> Shared<T> {
+        let first = self.ring.byte + self.index * self.ring.place + from;
+        Shared::new(first, bytes / size_of::<T>() as u32)
     }
 
     #[inline(always)]

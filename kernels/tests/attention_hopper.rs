@@ -1,7 +1,7 @@
-//! The forward pass of attention on Hopper against the f64 oracle.
+//! Attention on Hopper against the f64 oracle.
 
 #[path = "common/attention.rs"]
-#[allow(dead_code)] // Other tests use the backward pass.
+#[allow(dead_code)] // Other tests use all of it.
 mod cases;
 mod common;
 
@@ -11,7 +11,7 @@ use cases::*;
 use common::*;
 use cpift_kernels::attention::*;
 use cpift_kernels::emulator::{Cause, Emulator};
-use cpift_kernels::launch::{Launch, LaunchError, Request, Slice, SliceMut};
+use cpift_kernels::launch::{Launch, LaunchError, Request};
 use cpift_kernels::simt::Bf16;
 
 /// A Hopper of few multiprocessors, whose blocks have several tiles each.
@@ -19,39 +19,21 @@ fn hopper(schedule: usize, multiprocessors: u32) -> Emulator {
     Emulator::new(SCHEDULES[schedule]).like((9, 0), multiprocessors)
 }
 
-type Forward = (Buffer<Bf16>, Buffer<f32>);
-
-fn forward(case: &Case<Bf16>, emulator: &Emulator) -> Forward {
-    case.forward(emulator).expect("runs")
-}
-
-fn bits((output, log_sum_exp): &Forward) -> [Vec<u32>; 2] {
-    [to_bits(output.as_slice()), to_bits(log_sum_exp.as_slice())]
-}
-
-fn assert_right(case: &Case<Bf16>, (output, log_sum_exp): &Forward) {
-    let expected = oracle(case);
-    let what = format!("{:?} {:?}", case.sizes, case.documents);
-    assert_close(&format!("output of {what}"), output.as_slice(), &expected.output, Bf16::TOLERANCE);
-    let what = format!("log-sum-exp of {what}");
-    assert_close(&what, log_sum_exp.as_slice(), &expected.log_sum_exp, 1e-6);
-}
-
 /// In one schedule against the oracle, in the others the same bits.
 fn check(heads: Heads, lengths: &[u32], window: u32) {
     let mut case = Case::<Bf16>::new(heads, lengths);
     case.sizes.window = window;
-    let [first, others @ ..] = [0, 1, 2].map(|schedule| forward(&case, &hopper(schedule, 2)));
-    assert_right(&case, &first);
+    let [first, others @ ..] = [0, 1, 2].map(|schedule| case.run(&hopper(schedule, 2)));
+    case.check(&first);
     for other in others {
-        assert_eq!(bits(&other), bits(&first), "{:?} {:?}", case.sizes, case.documents);
+        assert_eq!(other.bits(), first.bits(), "{:?} {:?}", case.sizes, case.documents);
     }
 }
 
 fn check_once(heads: Heads, lengths: &[u32], window: u32) {
     let mut case = Case::<Bf16>::new(heads, lengths);
     case.sizes.window = window;
-    assert_right(&case, &forward(&case, &hopper(2, 3)));
+    case.check(&case.run(&hopper(2, 3)));
 }
 
 #[test]
@@ -88,50 +70,43 @@ fn windows_match_the_oracle() {
     check_once((1, 1, 96), &[66], 67);
 }
 
-/// Each token sees itself.
+/// Each token sees itself: the output is v, and scores have no gradient but what rounding leaves.
 #[test]
 fn a_window_of_one_token_is_the_value() {
     let mut case = Case::<Bf16>::new((1, 1, 64), &[2, 140]);
     case.sizes.window = 1;
-    assert_eq!(forward(&case, &hopper(1, 1)).0.as_slice(), case.v.as_slice());
+    let results = case.run(&hopper(1, 1));
+    assert_eq!(results.output.as_slice(), case.v.as_slice());
+    assert_eq!(results.d_v.as_slice(), case.d_output.as_slice());
+    for gradient in [&results.d_q, &results.d_k] {
+        assert!(widen(gradient.as_slice()).iter().all(|value| value.abs() < 1e-5));
+    }
 }
 
 #[test]
 fn large_scores_do_not_overflow() {
     let mut case = Case::<Bf16>::new((1, 1, 64), &[70]);
     case.sizes.scale = 100.0;
-    let (output, _) = forward(&case, &hopper(0, 1));
-    assert_close("output", output.as_slice(), &oracle(&case).output, Bf16::TOLERANCE);
+    let results = case.run(&hopper(0, 1));
+    assert_close("output", results.output.as_slice(), &oracle(&case).output, Bf16::TOLERANCE);
 }
 
 #[test]
 fn the_number_of_blocks_does_not_show_in_the_bits() {
     let case = Case::<Bf16>::new((3, 1, 64), &[40, 300, 130]);
-    let one = forward(&case, &hopper(0, 1));
+    let one = case.run(&hopper(0, 1)).bits();
     for multiprocessors in [2, 5, 132] {
-        assert_eq!(bits(&forward(&case, &hopper(0, multiprocessors))), bits(&one), "{multiprocessors}");
+        assert_eq!(case.run(&hopper(0, multiprocessors)).bits(), one, "{multiprocessors}");
     }
 }
 
-/// Tiles of keys reach into the next document, whose weights are zero.
+/// Tiles of keys reach into the next document, whose weights are zero, and so do those of queries.
 #[test]
 fn neighbours_do_not_show_in_a_documents_bits() {
-    let (heads, lengths) = ((2, 1, 80), [13, 140, 7]);
-    let all = Case::<Bf16>::new(heads, &lengths);
-    let (together, _) = forward(&all, &hopper(0, 2));
-    for document in &all.documents {
-        let rows = |heads: u32| {
-            let width = heads * all.sizes.head_dim;
-            (document.start * width) as usize..(document.end * width) as usize
-        };
-        let mut alone = Case::<Bf16>::new(heads, &[document.end - document.start]);
-        alone.q = Buffer::from_slice(&all.q.as_slice()[rows(heads.0)]);
-        alone.k = Buffer::from_slice(&all.k.as_slice()[rows(heads.1)]);
-        alone.v = Buffer::from_slice(&all.v.as_slice()[rows(heads.1)]);
-        let (output, _) = forward(&alone, &hopper(0, 2));
-        let expected = &together.as_slice()[rows(heads.0)];
-        assert_eq!(to_bits(output.as_slice()), to_bits(expected), "{document:?}");
-    }
+    check_neighbours_on(&hopper(0, 2), &Case::<Bf16>::new((2, 1, 80), &[13, 140, 7]));
+    let mut case = Case::<Bf16>::new((1, 1, 64), &[3, 230]);
+    case.sizes.window = 50;
+    check_neighbours_on(&hopper(0, 2), &case);
 }
 
 /// Notes what would be launched.
@@ -155,19 +130,36 @@ impl Launch for Record {
 
 #[test]
 fn hopper_has_kernels_of_its_own_for_heads_that_fill_them() {
-    for (capability, head_dim, kernel) in [
-        ((9, 0), 64, "attention_forward_64_hopper"),
-        ((9, 0), 80, "attention_forward_80_hopper"),
-        ((9, 0), 96, "attention_forward_96_hopper"),
-        ((9, 0), 128, "attention_forward_128_hopper"),
-        ((9, 0), 256, "attention_forward_256_hopper"),
-        ((9, 0), 112, "attention_forward_128_bf16"),
-        ((8, 9), 128, "attention_forward_128_bf16"),
-        ((10, 0), 128, "attention_forward_128_bf16"),
+    let of_hopper = |head_dim: u32| {
+        let backward = ["backward_keys", "backward_queries"];
+        let backward = backward.map(|pass| format!("attention_{pass}_{head_dim}_hopper"));
+        let [keys, queries] = backward;
+        vec![
+            format!("attention_forward_{head_dim}_hopper"),
+            "attention_saved_hopper".to_owned(),
+            keys,
+            queries,
+        ]
+    };
+    let of_all = |head_dim: u32| {
+        let [forward, keys, queries] = ["forward", "backward_keys", "backward_queries"]
+            .map(|pass| format!("attention_{pass}_{head_dim}_bf16"));
+        vec![forward, "attention_delta_bf16".to_owned(), keys, queries]
+    };
+    let mixed = [&of_hopper(256)[..1], &of_all(256)[1..]].concat();
+    for (capability, head_dim, kernels) in [
+        ((9, 0), 64, of_hopper(64)),
+        ((9, 0), 80, of_hopper(80)),
+        ((9, 0), 96, of_hopper(96)),
+        ((9, 0), 128, of_hopper(128)),
+        ((9, 0), 256, mixed),
+        ((9, 0), 112, of_all(128)),
+        ((8, 9), 128, of_all(128)),
+        ((10, 0), 128, of_all(128)),
     ] {
         let record = Record(capability, Mutex::default());
-        Case::<Bf16>::new((2, 1, head_dim), &[5]).forward(&record).expect("is launched");
-        assert_eq!(record.1.into_inner().expect("not poisoned"), [kernel]);
+        Case::<Bf16>::new((2, 1, head_dim), &[5]).run(&record);
+        assert_eq!(record.1.into_inner().expect("not poisoned"), kernels);
     }
 }
 
@@ -177,10 +169,14 @@ fn tiles_outside_of_the_buffers_are_found() {
     let case = Case::<Bf16>::new((1, 1, 64), &[3]);
     let tiles = Buffer::from_slice(&[0, 0, 4, 0]);
     let (mut output, mut log_sum_exp) = (Buffer::poisoned(3 * 64), Buffer::poisoned(3));
-    let inputs: [Slice<'_, Bf16>; 3] = [case.q.read(), case.k.read(), case.v.read()];
-    let output: SliceMut<'_, Bf16> = output.write();
-    let tiles = QueryTiles { narrow: tiles.read(), wide: tiles.read() };
-    let result = Bf16::forward(&hopper(0, 1), case.sizes, inputs, tiles, output, log_sum_exp.write());
+    let result = Bf16::forward(
+        &hopper(0, 1),
+        case.sizes,
+        [case.q.read(), case.k.read(), case.v.read()],
+        lists(&tiles, [0..4, 0..4, 0..4, 0..4]),
+        output.write(),
+        log_sum_exp.write(),
+    );
     match result {
         Err(LaunchError::Fault(fault)) => {
             assert!(matches!(fault.cause, Cause::OutOfBounds { .. }), "{fault}");

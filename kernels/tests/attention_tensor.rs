@@ -128,7 +128,7 @@ fn tiles_outside_of_the_buffers_are_found() {
         &Emulator::new(SCHEDULES[0]),
         case.sizes,
         [case.q.read(), case.k.read(), case.v.read()],
-        QueryTiles { narrow: tiles.read(), wide: tiles.read() },
+        lists(&tiles, [0..4, 0..4, 0..4, 0..4]),
         output.write(),
         log_sum_exp.write(),
     );

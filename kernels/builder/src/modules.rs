@@ -108,7 +108,8 @@ fn render(assembly: &Assembly, family: &str, kernels: &[Kernel]) -> String {
 /// thread may have. rustc has no attribute for them.
 fn launch_bounds(kernel: &Kernel) -> String {
     let mut bounds = format!(".reqntid {}, 1, 1\n", kernel.block);
-    if kernel.resident > 1 {
+    // Kernels for Hopper move registers between their threads: ptxas must know how many there are at the beginning.
+    if kernel.resident > 1 || kernel.architecture.ends_with('a') {
         bounds += &format!(".minnctapersm {}\n", kernel.resident);
     }
     bounds
@@ -159,6 +160,8 @@ mod tests {
     fn blocks_that_must_fit_at_once_are_a_bound() {
         let bounds = launch_bounds(&Kernel { resident: 2, ..kernel("scale", "sample", 3) });
         assert_eq!(bounds, ".reqntid 128, 1, 1\n.minnctapersm 2\n");
+        let bounds = launch_bounds(&Kernel { architecture: "sm_90a", ..kernel("scale", "sample", 3) });
+        assert_eq!(bounds, ".reqntid 128, 1, 1\n.minnctapersm 1\n");
     }
 
     #[test]

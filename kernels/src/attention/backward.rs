@@ -37,6 +37,16 @@ pub fn delta<E: Pack<8>>(
     let index = block_idx() * (block_dim() / 8) + thread_idx() / 8;
     // Every lane takes part in the sum; those behind the last row do it again.
     let row = index.min(rows - 1) as usize;
+    let sum = row_delta(d_output, output, row, head_dim);
+    if thread_idx().is_multiple_of(8) && index < rows {
+        delta.store(row, sum);
+    }
+}
+
+/// Σ_d d_output\[row\]\[d\]·output\[row\]\[d\], in each of the eight lanes that have the row. All lanes of a warp must call
+/// it.
+#[inline(always)]
+pub fn row_delta<E: Pack<8>>(d_output: Global<E>, output: Global<E>, row: usize, head_dim: u32) -> f32 {
     let mut sum = 0.0;
     let mut column = thread_idx() % 8 * 8;
     while column < head_dim {
@@ -49,10 +59,7 @@ pub fn delta<E: Pack<8>>(
     }
     sum += shuffle_xor(sum, 4);
     sum += shuffle_xor(sum, 2);
-    sum += shuffle_xor(sum, 1);
-    if thread_idx().is_multiple_of(8) && index < rows {
-        delta.store(row, sum);
-    }
+    sum + shuffle_xor(sum, 1)
 }
 
 /// d_q of one tile of queries and one head: Σ over tiles of keys of d_scores·K.

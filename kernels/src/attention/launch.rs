@@ -21,7 +21,7 @@ pub struct Sizes {
     pub window: u32,
 }
 
-/// What the backward pass reads: q, k, v, d_output, log_sum_exp and delta.
+/// What the backward pass reads.
 #[derive(Debug, Clone, Copy)]
 pub struct BackwardInputs<'a, E: AttentionElement> {
     /// `[N, H, D]`.
@@ -30,21 +30,36 @@ pub struct BackwardInputs<'a, E: AttentionElement> {
     pub k: Slice<'a, E>,
     /// `[N, KV, D]`.
     pub v: Slice<'a, E>,
-    /// `[N, H, D]`.
-    pub d_output: Slice<'a, E>,
+    /// Of the forward pass, `[N, H, D]`.
+    pub output: Slice<'a, E>,
     /// Of the forward pass, `[N, H]`.
     pub log_sum_exp: Slice<'a, f32>,
-    /// d_output·output, `[N, H]`.
-    pub delta: Slice<'a, f32>,
+    /// `[N, H, D]`.
+    pub d_output: Slice<'a, E>,
 }
 
-/// Tiles of queries on the device. Which of them a forward pass takes is the matter of its kernel.
+/// What the backward pass writes.
+#[derive(Debug)]
+pub struct Gradients<'a, E: AttentionElement> {
+    /// `[N, H, D]`.
+    pub d_q: SliceMut<'a, E>,
+    /// `[N, KV, D]`.
+    pub d_k: SliceMut<'a, E>,
+    /// `[N, KV, D]`.
+    pub d_v: SliceMut<'a, E>,
+}
+
+/// The lists of [`Tiles`] on the device. Which of them are used is the kernels' matter.
 #[derive(Debug, Clone, Copy)]
-pub struct QueryTiles<'a> {
+pub struct TileLists<'a> {
     /// [`Tiles::by_queries`].
-    pub narrow: Slice<'a, u32>,
+    pub queries: Slice<'a, u32>,
+    /// [`Tiles::by_keys`].
+    pub keys: Slice<'a, u32>,
     /// [`Tiles::by_wide_queries`].
-    pub wide: Slice<'a, u32>,
+    pub wide_queries: Slice<'a, u32>,
+    /// [`Tiles::by_wide_keys`].
+    pub wide_keys: Slice<'a, u32>,
 }
 
 /// Element types that there are kernels over tiles for.
@@ -57,61 +72,52 @@ pub trait AttentionElement: Element {
         launcher: &dyn Launch,
         sizes: Sizes,
         inputs: [Slice<'_, Self>; 3],
-        tiles: QueryTiles<'_>,
+        tiles: TileLists<'_>,
         output: SliceMut<'_, Self>,
         log_sum_exp: SliceMut<'_, f32>,
     ) -> Result<(), LaunchError>;
 
-    /// d_q, `tiles` being [`Tiles::by_queries`].
-    ///
-    /// # Errors
-    /// As [`AttentionElement::forward`].
-    fn backward_queries(
-        launcher: &dyn Launch,
-        sizes: Sizes,
-        inputs: BackwardInputs<'_, Self>,
-        tiles: Slice<'_, u32>,
-        d_q: SliceMut<'_, Self>,
-    ) -> Result<(), LaunchError>;
+    /// Numbers of scratch that [`AttentionElement::backward`] needs.
+    fn backward_scratch(launcher: &dyn Launch, sizes: Sizes) -> usize;
 
-    /// d_k and d_v, `tiles` being [`Tiles::by_keys`].
+    /// The backward pass.
     ///
     /// # Errors
     /// As [`AttentionElement::forward`].
-    fn backward_keys(
+    fn backward(
         launcher: &dyn Launch,
         sizes: Sizes,
         inputs: BackwardInputs<'_, Self>,
-        tiles: Slice<'_, u32>,
-        d_k: SliceMut<'_, Self>,
-        d_v: SliceMut<'_, Self>,
+        tiles: TileLists<'_>,
+        scratch: SliceMut<'_, f32>,
+        gradients: Gradients<'_, Self>,
     ) -> Result<(), LaunchError>;
 }
 
 macro_rules! attention_element {
-    ($E:ident, $forward:tt $(or $own:ident)?, $backward_queries:tt, $backward_keys:tt) => {
+    ($E:ident $(or $own:ident)?, $delta:ident, $forward:tt, $backward_queries:tt, $backward_keys:tt) => {
         impl AttentionElement for $E {
             fn forward(
                 launcher: &dyn Launch,
                 sizes: Sizes,
                 inputs: [Slice<'_, Self>; 3],
-                tiles: QueryTiles<'_>,
+                tiles: TileLists<'_>,
                 output: SliceMut<'_, Self>,
                 log_sum_exp: SliceMut<'_, f32>,
             ) -> Result<(), LaunchError> {
                 let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
-                $(if $own::exists(launcher, head_dim) {
-                    return $own::forward(launcher, sizes, inputs, tiles.wide, output, log_sum_exp);
+                $(if $own::has_forward(launcher, head_dim) {
+                    return $own::forward(launcher, sizes, inputs, tiles.wide_queries, output, log_sum_exp);
                 })?
                 let [q, k, v] = inputs;
-                let count = count(tiles.narrow);
+                let count = count(tiles.queries);
                 let kernel = by_head_dim!(head_dim, $forward);
                 kernel(
                     launcher,
                     q,
                     k,
                     v,
-                    tiles.narrow,
+                    tiles.queries,
                     output,
                     log_sum_exp,
                     tokens,
@@ -124,18 +130,32 @@ macro_rules! attention_element {
                 )
             }
 
-            fn backward_queries(
+            fn backward_scratch(launcher: &dyn Launch, sizes: Sizes) -> usize {
+                $(if $own::has_backward(launcher, sizes.head_dim) {
+                    return $own::backward_scratch(sizes);
+                })?
+                let _ = launcher;
+                sizes.tokens as usize * sizes.heads as usize
+            }
+
+            fn backward(
                 launcher: &dyn Launch,
                 sizes: Sizes,
                 inputs: BackwardInputs<'_, Self>,
-                tiles: Slice<'_, u32>,
-                d_q: SliceMut<'_, Self>,
+                tiles: TileLists<'_>,
+                mut scratch: SliceMut<'_, f32>,
+                gradients: Gradients<'_, Self>,
             ) -> Result<(), LaunchError> {
                 let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
-                let BackwardInputs { q, k, v, d_output, log_sum_exp, delta } = inputs;
-                let count = count(tiles);
-                let kernel = by_head_dim!(head_dim, $backward_queries);
-                kernel(
+                $(if $own::has_backward(launcher, head_dim) {
+                    return $own::backward(launcher, sizes, inputs, tiles, scratch, gradients);
+                })?
+                let BackwardInputs { q, k, v, output, log_sum_exp, d_output } = inputs;
+                let Gradients { d_q, d_k, d_v } = gradients;
+                $delta(launcher, d_output, output, scratch.reborrow(), tokens * heads, head_dim)?;
+                let delta = scratch.as_read();
+                let over_keys = by_head_dim!(head_dim, $backward_keys);
+                over_keys(
                     launcher,
                     q,
                     k,
@@ -143,31 +163,19 @@ macro_rules! attention_element {
                     d_output,
                     log_sum_exp,
                     delta,
-                    tiles,
-                    d_q,
+                    tiles.keys,
+                    d_k,
+                    d_v,
                     tokens,
-                    count,
+                    count(tiles.keys),
                     heads,
                     kv_heads,
                     head_dim,
                     window,
                     scale,
-                )
-            }
-
-            fn backward_keys(
-                launcher: &dyn Launch,
-                sizes: Sizes,
-                inputs: BackwardInputs<'_, Self>,
-                tiles: Slice<'_, u32>,
-                d_k: SliceMut<'_, Self>,
-                d_v: SliceMut<'_, Self>,
-            ) -> Result<(), LaunchError> {
-                let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
-                let BackwardInputs { q, k, v, d_output, log_sum_exp, delta } = inputs;
-                let count = count(tiles);
-                let kernel = by_head_dim!(head_dim, $backward_keys);
-                kernel(
+                )?;
+                let over_queries = by_head_dim!(head_dim, $backward_queries);
+                over_queries(
                     launcher,
                     q,
                     k,
@@ -175,11 +183,10 @@ macro_rules! attention_element {
                     d_output,
                     log_sum_exp,
                     delta,
-                    tiles,
-                    d_k,
-                    d_v,
+                    tiles.queries,
+                    d_q,
                     tokens,
-                    count,
+                    count(tiles.queries),
                     heads,
                     kv_heads,
                     head_dim,
@@ -203,13 +210,15 @@ macro_rules! by_head_dim {
 
 attention_element!(
     f32,
+    attention_delta_f32,
     (..=64 => attention_forward_64_f32, ..=128 => attention_forward_128_f32, _ => attention_forward_256_f32),
     (..=64 => attention_backward_queries_64_f32, ..=128 => attention_backward_queries_128_f32, _ => attention_backward_queries_256_f32),
     (..=64 => attention_backward_keys_64_f32, ..=128 => attention_backward_keys_128_f32, _ => attention_backward_keys_256_f32)
 );
 attention_element!(
-    Bf16,
-    (..=64 => attention_forward_64_bf16, ..=80 => attention_forward_80_bf16, ..=96 => attention_forward_96_bf16, ..=128 => attention_forward_128_bf16, _ => attention_forward_256_bf16) or attention_hopper,
+    Bf16 or attention_hopper,
+    attention_delta_bf16,
+    (..=64 => attention_forward_64_bf16, ..=80 => attention_forward_80_bf16, ..=96 => attention_forward_96_bf16, ..=128 => attention_forward_128_bf16, _ => attention_forward_256_bf16),
     (..=64 => attention_backward_queries_64_bf16, ..=80 => attention_backward_queries_80_bf16, ..=96 => attention_backward_queries_96_bf16, ..=128 => attention_backward_queries_128_bf16, _ => attention_backward_queries_256_bf16),
     (..=64 => attention_backward_keys_64_bf16, ..=80 => attention_backward_keys_80_bf16, ..=96 => attention_backward_keys_96_bf16, ..=128 => attention_backward_keys_128_bf16, _ => attention_backward_keys_256_bf16)
 );

@@ -24,7 +24,7 @@
 // Arrays in registers are walked by index in loops that are unrolled.
 #![allow(clippy::needless_range_loop)]
 
-mod backward;
+pub(crate) mod backward;
 mod decode;
 mod forward;
 #[cfg(not(target_arch = "nvptx64"))]
@@ -36,7 +36,7 @@ mod tiles;
 pub(crate) mod work;
 
 #[cfg(not(target_arch = "nvptx64"))]
-pub use launch::{AttentionElement, BackwardInputs, QueryTiles, Sizes};
+pub use launch::{AttentionElement, BackwardInputs, Gradients, Sizes, TileLists};
 pub use tensor::*;
 #[cfg(not(target_arch = "nvptx64"))]
 pub use tiles::Tiles;

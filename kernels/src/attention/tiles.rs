@@ -17,6 +17,8 @@ pub struct Tiles {
     pub by_wide_queries: Vec<u32>,
     /// `[tiles, 4]`, for kernels whose tiles of keys go over the queries behind them.
     pub by_keys: Vec<u32>,
+    /// The same of tiles of [`WIDE_TILE`] tokens.
+    pub by_wide_keys: Vec<u32>,
 }
 
 impl Tiles {
@@ -34,17 +36,28 @@ impl Tiles {
             tiles.sort_by_key(|&[first, start, ..]| Reverse(first - start));
             tiles.concat()
         };
-        let mut by_keys = tiles(TILE);
-        by_keys.sort_by_key(|&[first, _, end, _]| (Reverse(end - first), first));
+        let by_keys = |mut tiles: Vec<[u32; 4]>| {
+            tiles.sort_by_key(|&[first, _, end, _]| (Reverse(end - first), first));
+            tiles.concat()
+        };
         Self {
             by_queries: by_queries(tiles(TILE)),
             by_wide_queries: by_queries(tiles(WIDE_TILE)),
-            by_keys: by_keys.concat(),
+            by_keys: by_keys(tiles(TILE)),
+            by_wide_keys: by_keys(tiles(WIDE_TILE)),
         }
     }
 
-    /// Numbers in [`by_queries`](Self::by_queries) and in [`by_keys`](Self::by_keys) of documents of these lengths.
-    pub fn length(documents: impl Iterator<Item = usize>) -> usize {
-        documents.map(|tokens| 4 * tokens.div_ceil(TILE as usize)).sum()
+    /// All lists, one behind the other, of which [`TileLists`](super::TileLists) are made.
+    pub fn concat(&self) -> Vec<u32> {
+        [&*self.by_queries, &self.by_keys, &self.by_wide_queries, &self.by_wide_keys].concat()
+    }
+
+    /// Where [`concat`](Self::concat) has the lists of documents of these lengths.
+    pub fn places(documents: impl Iterator<Item = usize> + Clone) -> [Range<usize>; 4] {
+        let length = |tile: u32| documents.clone().map(|tokens| 4 * tokens.div_ceil(tile as usize)).sum();
+        let (narrow, wide): (usize, usize) = (length(TILE), length(WIDE_TILE));
+        let ends = [narrow, 2 * narrow, 2 * narrow + wide, 2 * (narrow + wide)];
+        [0..ends[0], ends[0]..ends[1], ends[1]..ends[2], ends[2]..ends[3]]
     }
 }

@@ -1,17 +1,24 @@
-//! The launcher.
+//! Launchers.
 
 use super::*;
-use crate::attention::Sizes;
+use crate::attention::{BackwardInputs, Gradients, Sizes, TileLists};
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 
 /// Of the kernels here.
 pub const FAMILY: &str = attention_forward_128_hopper::KERNEL.family;
 /// Elements of the heads that there are kernels for.
 pub const HEAD_DIMS: [u32; 5] = [64, 80, 96, 128, 256];
+/// Those that the backward pass has: with 256, its sums would not fit the registers.
+pub const BACKWARD_HEAD_DIMS: [u32; 4] = [64, 80, 96, 128];
 
-/// Whether there is a kernel here for heads of `head_dim` elements on this device, which the launcher trusts.
-pub fn exists(launcher: &dyn Launch, head_dim: u32) -> bool {
+/// Whether there is a forward pass here for heads of `head_dim` elements on this device, which the launcher trusts.
+pub fn has_forward(launcher: &dyn Launch, head_dim: u32) -> bool {
     launcher.compute_capability() == (9, 0) && HEAD_DIMS.contains(&head_dim) && launcher.trusts(FAMILY)
+}
+
+/// As [`has_forward`] of the backward pass.
+pub fn has_backward(launcher: &dyn Launch, head_dim: u32) -> bool {
+    BACKWARD_HEAD_DIMS.contains(&head_dim) && has_forward(launcher, head_dim)
 }
 
 /// The forward pass, `tiles` being those [by wide queries](crate::attention::Tiles::by_wide_queries); see
@@ -36,7 +43,6 @@ pub fn forward(
         // Refuses other sizes.
         _ => attention_forward_256_hopper,
     };
-    let count = (tiles.len() / 4) as u64;
     kernel(
         launcher,
         q,
@@ -46,7 +52,7 @@ pub fn forward(
         output,
         log_sum_exp,
         tokens.into(),
-        count,
+        count(tiles),
         heads.into(),
         kv_heads.into(),
         head_dim.into(),
@@ -54,4 +60,102 @@ pub fn forward(
         scale,
         launcher.multiprocessors(),
     )
+}
+
+/// Tokens of a row of what is saved, whose bytes the copy engine wants to be a multiple of 16.
+fn pitch(sizes: Sizes) -> u64 {
+    u64::from(sizes.tokens).next_multiple_of(4)
+}
+
+/// Numbers of scratch that [`backward`] needs.
+pub fn backward_scratch(sizes: Sizes) -> usize {
+    2 * sizes.heads as usize * pitch(sizes) as usize
+}
+
+/// The backward pass; see [`attention_saved_hopper`], [`attention_backward_keys_128_hopper`] and
+/// [`attention_backward_queries_128_hopper`].
+///
+/// # Errors
+/// As for [`forward`].
+pub fn backward(
+    launcher: &dyn Launch,
+    sizes: Sizes,
+    inputs: BackwardInputs<'_, Bf16>,
+    tiles: TileLists<'_>,
+    mut scratch: SliceMut<'_, f32>,
+    gradients: Gradients<'_, Bf16>,
+) -> Result<(), LaunchError> {
+    let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
+    let BackwardInputs { q, k, v, output, log_sum_exp, d_output } = inputs;
+    let Gradients { d_q, d_k, d_v } = gradients;
+    let (pitch, blocks) = (pitch(sizes), launcher.multiprocessors());
+    let saved = scratch.reborrow();
+    attention_saved_hopper(
+        launcher,
+        d_output,
+        output,
+        log_sum_exp,
+        saved,
+        tokens.into(),
+        pitch,
+        heads,
+        head_dim,
+    )?;
+    let saved = scratch.as_read();
+    let over_keys = match head_dim {
+        64 => attention_backward_keys_64_hopper,
+        80 => attention_backward_keys_80_hopper,
+        96 => attention_backward_keys_96_hopper,
+        // Refuses other sizes.
+        _ => attention_backward_keys_128_hopper,
+    };
+    over_keys(
+        launcher,
+        q,
+        k,
+        v,
+        d_output,
+        saved,
+        tiles.wide_keys,
+        d_k,
+        d_v,
+        tokens.into(),
+        pitch,
+        count(tiles.wide_keys),
+        heads.into(),
+        kv_heads.into(),
+        head_dim.into(),
+        window,
+        scale,
+        blocks,
+    )?;
+    let over_queries = match head_dim {
+        64 => attention_backward_queries_64_hopper,
+        80 => attention_backward_queries_80_hopper,
+        96 => attention_backward_queries_96_hopper,
+        _ => attention_backward_queries_128_hopper,
+    };
+    over_queries(
+        launcher,
+        q,
+        k,
+        v,
+        d_output,
+        saved,
+        tiles.wide_queries,
+        d_q,
+        tokens.into(),
+        pitch,
+        count(tiles.wide_queries),
+        heads.into(),
+        kv_heads.into(),
+        head_dim.into(),
+        window,
+        scale,
+        blocks,
+    )
+}
+
+fn count(tiles: Slice<'_, u32>) -> u64 {
+    (tiles.len() / 4) as u64
 }

@@ -20,13 +20,15 @@
 //! Not yet run on hardware: the emulator runs them by the documentation of `wgmma`, `mbarrier` and
 //! `cp.async.bulk.tensor`.
 
+mod backward;
+mod block;
 #[cfg(not(target_arch = "nvptx64"))]
 mod choose;
 mod forward;
 
+use block::AllWork;
 #[cfg(not(target_arch = "nvptx64"))]
 pub use choose::*;
-use forward::{AllWork, Inputs, Outputs};
 
 use crate::simt::*;
 
@@ -39,7 +41,7 @@ macro_rules! forward_kernel {
             ///
             /// Block, grid, traffic and barriers: see the module.
             pub fn $forward {
-                block: forward::BLOCK,
+                block: block::BLOCK,
                 grid: (tiles * heads).min(blocks),
                 shared: forward::shared_bytes($N, $J),
                 tensor: Used,
@@ -64,11 +66,12 @@ macro_rules! forward_kernel {
                 tokens < 1 << 31, tiles * heads < 1 << 31, heads * head_dim < 1 << 31, window > 0, scale > 0.0,
                 blocks > 0 && blocks < 1 << 16,
             } {
-                let _ = (tokens, head_dim, blocks);
-                let (count, heads, kv_heads) = (tiles as u32, heads as u32, kv_heads as u32);
-                let work = AllWork { tiles: tile_list, count, heads, kv_heads, window };
-                let (inputs, outputs) = (Inputs { q, k, v }, Outputs { output, log_sum_exp });
-                forward::all_tiles::<$N, $J>(work, inputs, outputs, scale);
+                let _ = (tokens, blocks);
+                let heads = (heads as u32, kv_heads as u32, head_dim as u32);
+                let count = tiles as u32;
+                let all = AllWork { tiles: tile_list, count, per_tile: heads.0, heads, window };
+                let outputs = forward::Outputs { output, log_sum_exp };
+                forward::forward::<$N, $J>(all, forward::Inputs { q, k, v }, outputs, scale);
             }
         }
     };
@@ -79,6 +82,126 @@ forward_kernel!(attention_forward_96_hopper for 96 = 16 * 6, keys 128 = 16 * 8);
 forward_kernel!(attention_forward_128_hopper for 128 = 16 * 8, keys 128 = 16 * 8);
 forward_kernel!(attention_forward_256_hopper for 256 = 16 * 16, keys 64 = 16 * 4);
 
+kernel! {
+    /// What the backward pass takes of every token and head beside q, k, v and d_output: of every head the
+    /// log-sum-exps in base 2, then of every head delta = Σ_d d_output·output; zeros behind the last token.
+    ///
+    /// Eight lanes per token and head, 32 tokens of a head per block. No barriers. Reads 2·D elements for two numbers.
+    pub fn attention_saved_hopper {
+        block: 256,
+        grid: pitch.div_ceil(32) * heads,
+        shared: 0,
+        architecture: "sm_90a",
+    } (
+        d_output: read Bf16 [tokens * heads * head_dim] align 16,
+        output: read Bf16 [tokens * heads * head_dim] align 16,
+        log_sum_exp: read f32 [tokens * heads],
+        saved: write f32 [2 * heads * pitch],
+        tokens: scalar u64,
+        pitch: scalar u64,
+        heads: scalar u32,
+        head_dim: scalar u32,
+    ) requires {
+        head_dim.is_multiple_of(8), head_dim < 1 << 16, tokens > 0 && tokens < 1 << 31, pitch >= tokens, heads > 0,
+    } {
+        let sizes = ((tokens as u32, pitch as usize), (heads, head_dim));
+        backward::save((d_output, output), log_sum_exp, saved, sizes.0, sizes.1);
+    }
+}
+
+macro_rules! backward_kernels {
+    ($queries:ident, $keys:ident for $head_dim:literal = 16 * $N:literal) => {
+        kernel! {
+            /// d_q by tiles of queries: Σ over keys of d_score·k, with p = e^(score − log_sum_exp) and
+            /// d_score = scale·p·(d_output·v − delta). `saved` is of [`attention_saved_hopper`], `tile_list`:
+            /// `[tiles, 4]` of `Tiles::by_wide_queries`.
+            ///
+            /// Block, grid, traffic and barriers: see the module.
+            pub fn $queries {
+                block: block::BLOCK,
+                grid: (tiles * heads).min(blocks),
+                shared: backward::shared_bytes($N),
+                tensor: Used,
+                architecture: "sm_90a",
+            } (
+                q: tiles Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 0,
+                k: tiles Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 1,
+                v: tiles Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 2,
+                d_output: tiles Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 3,
+                saved: read f32 [2 * heads * pitch],
+                tile_list: read u32 [4 * tiles],
+                d_q: write Bf16 [tokens * heads * head_dim] align 16,
+                tokens: scalar u64,
+                pitch: scalar u64,
+                tiles: scalar u64,
+                heads: scalar u64,
+                kv_heads: scalar u64,
+                head_dim: scalar u64,
+                window: scalar u32,
+                scale: scalar f32,
+                blocks: scalar u32,
+            ) requires {
+                head_dim == $head_dim, kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads),
+                tokens < 1 << 31, tiles * heads < 1 << 31, heads * head_dim < 1 << 31, window > 0, scale > 0.0,
+                pitch >= tokens, blocks > 0 && blocks < 1 << 16,
+            } {
+                let _ = (tokens, blocks);
+                let heads = (heads as u32, kv_heads as u32, head_dim as u32);
+                let all = AllWork { tiles: tile_list, count: tiles as u32, per_tile: heads.0, heads, window };
+                let inputs = backward::Inputs { q, k, v, d_output };
+                backward::queries::<$N>(all, inputs, (saved, pitch as usize), d_q, scale);
+            }
+        }
+
+        kernel! {
+            /// d_k and d_v by tiles of keys: Σ over the query heads of the group, then over queries from the diagonal
+            /// on, of d_score·q and p·d_output. `saved` is of [`attention_saved_hopper`], `tile_list`: `[tiles, 4]` of
+            /// `Tiles::by_wide_keys`.
+            ///
+            /// Block, grid, traffic and barriers: see the module.
+            pub fn $keys {
+                block: block::BLOCK,
+                grid: (tiles * kv_heads).min(blocks),
+                shared: backward::shared_bytes($N),
+                tensor: Used,
+                architecture: "sm_90a",
+            } (
+                q: tiles Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 0,
+                k: tiles Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 1,
+                v: tiles Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 2,
+                d_output: tiles Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 3,
+                saved: tiles f32 [2 * heads * pitch] align 16 of [2 * heads, pitch] by 1 at 4,
+                tile_list: read u32 [4 * tiles],
+                d_k: write Bf16 [tokens * kv_heads * head_dim] align 16,
+                d_v: write Bf16 [tokens * kv_heads * head_dim] align 16,
+                tokens: scalar u64,
+                pitch: scalar u64,
+                tiles: scalar u64,
+                heads: scalar u64,
+                kv_heads: scalar u64,
+                head_dim: scalar u64,
+                window: scalar u32,
+                scale: scalar f32,
+                blocks: scalar u32,
+            ) requires {
+                head_dim == $head_dim, kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads),
+                tokens < 1 << 31, tiles * kv_heads < 1 << 31, heads * head_dim < 1 << 31, window > 0, scale > 0.0,
+                pitch >= tokens, blocks > 0 && blocks < 1 << 16,
+            } {
+                let _ = (tokens, pitch, blocks);
+                let heads = (heads as u32, kv_heads as u32, head_dim as u32);
+                let all = AllWork { tiles: tile_list, count: tiles as u32, per_tile: heads.1, heads, window };
+                let inputs = backward::Inputs { q, k, v, d_output };
+                backward::keys::<$N>(all, inputs, saved, (d_k, d_v), scale);
+            }
+        }
+    };
+}
+backward_kernels!(attention_backward_queries_64_hopper, attention_backward_keys_64_hopper for 64 = 16 * 4);
+backward_kernels!(attention_backward_queries_80_hopper, attention_backward_keys_80_hopper for 80 = 16 * 5);
+backward_kernels!(attention_backward_queries_96_hopper, attention_backward_keys_96_hopper for 96 = 16 * 6);
+backward_kernels!(attention_backward_queries_128_hopper, attention_backward_keys_128_hopper for 128 = 16 * 8);
+
 /// The kernels of this family.
 #[cfg(not(target_arch = "nvptx64"))]
 pub const KERNELS: &[crate::launch::Kernel] = &[
@@ -87,4 +210,13 @@ pub const KERNELS: &[crate::launch::Kernel] = &[
     attention_forward_96_hopper::KERNEL,
     attention_forward_128_hopper::KERNEL,
     attention_forward_256_hopper::KERNEL,
+    attention_saved_hopper::KERNEL,
+    attention_backward_queries_64_hopper::KERNEL,
+    attention_backward_queries_80_hopper::KERNEL,
+    attention_backward_queries_96_hopper::KERNEL,
+    attention_backward_queries_128_hopper::KERNEL,
+    attention_backward_keys_64_hopper::KERNEL,
+    attention_backward_keys_80_hopper::KERNEL,
+    attention_backward_keys_96_hopper::KERNEL,
+    attention_backward_keys_128_hopper::KERNEL,
 ];

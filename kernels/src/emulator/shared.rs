@@ -255,7 +255,10 @@ impl Granule {
             return Err((self.write.thread, "wrote"));
         }
         if kind == Kind::Load {
-            self.note_read(now);
+            // What a copy of a tile brought is given back by an arrival; a copy that comes earlier is found under way.
+            if self.arrived.is_none() {
+                self.note_read(now);
+            }
         } else {
             self.reads_are_over(&now)?;
             self.write = now;

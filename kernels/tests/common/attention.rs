@@ -24,45 +24,33 @@ pub struct Case<E: Element> {
 pub struct Results<E: Element> {
     pub output: Buffer<E>,
     pub log_sum_exp: Buffer<f32>,
-    pub delta: Buffer<f32>,
     pub d_q: Buffer<E>,
     pub d_k: Buffer<E>,
     pub d_v: Buffer<E>,
 }
 
-/// The type-dependent: the row kernel, and what results may be off by.
+/// What results may be off by.
 pub trait Element: AttentionElement + Real {
     /// f32: sums of a few hundred terms, each rounded to 2^-24, of mixed sign, and exponents of a score
     /// that is rounded itself. bf16: probabilities and results are rounded by up to 2^-9 of themselves, which with
     /// values up to 1 is together 2^-8 = 4e-3 of the largest result; gradients of scores are rounded too, and
     /// see a rounded output.
     const TOLERANCE: f64;
-
-    fn delta(emulator: &Emulator, case: &Case<Self>, output: &Buffer<Self>, delta: &mut Buffer<f32>);
 }
 
-macro_rules! element {
-    ($E:ident, $tolerance:literal, $delta:ident) => {
-        impl Element for $E {
-            const TOLERANCE: f64 = $tolerance;
-
-            fn delta(emulator: &Emulator, case: &Case<Self>, output: &Buffer<Self>, delta: &mut Buffer<f32>) {
-                let Sizes { tokens, heads, head_dim, .. } = case.sizes;
-                $delta(
-                    emulator,
-                    case.d_output.read(),
-                    output.read(),
-                    delta.write(),
-                    tokens * heads,
-                    head_dim,
-                )
-                .expect("delta runs");
-            }
-        }
-    };
+impl Element for f32 {
+    const TOLERANCE: f64 = 2e-6;
 }
-element!(f32, 2e-6, attention_delta_f32);
-element!(Bf16, 6e-3, attention_delta_bf16);
+
+impl Element for Bf16 {
+    const TOLERANCE: f64 = 6e-3;
+}
+
+/// The lists of tiles in `tiles` at these places.
+pub fn lists(tiles: &Buffer<u32>, places: [std::ops::Range<usize>; 4]) -> TileLists<'_> {
+    let [queries, keys, wide_queries, wide_keys] = places.map(|place| slice(&tiles.as_slice()[place]));
+    TileLists { queries, keys, wide_queries, wide_keys }
+}
 
 impl<E: Element> Case<E> {
     pub fn new((heads, kv_heads, head_dim): Heads, lengths: &[u32]) -> Self {
@@ -84,51 +72,43 @@ impl<E: Element> Case<E> {
         }
     }
 
-    /// Tiles by queries, wide ones, and by keys.
-    pub fn tiles(&self) -> [Buffer<u32>; 3] {
+    /// All lists of tiles, and where they are.
+    pub fn tiles(&self) -> (Buffer<u32>, [std::ops::Range<usize>; 4]) {
         let tiles = Tiles::new(self.documents.iter().cloned());
-        [&tiles.by_queries, &tiles.by_wide_queries, &tiles.by_keys].map(|tiles| Buffer::from_slice(tiles))
+        (Buffer::from_slice(&tiles.concat()), Tiles::places(self.documents.iter().map(|range| range.len())))
     }
 
     /// The forward pass alone.
     pub fn forward(&self, launcher: &dyn Launch) -> Result<(Buffer<E>, Buffer<f32>), LaunchError> {
-        let [narrow, wide, _] = self.tiles();
-        let tiles = QueryTiles { narrow: narrow.read(), wide: wide.read() };
+        let (tiles, places) = self.tiles();
         let rows = (self.sizes.tokens * self.sizes.heads) as usize;
         let mut output = Buffer::poisoned(self.q.as_slice().len());
         let mut log_sum_exp = Buffer::poisoned(rows);
         let inputs = [self.q.read(), self.k.read(), self.v.read()];
+        let tiles = lists(&tiles, places);
         E::forward(launcher, self.sizes, inputs, tiles, output.write(), log_sum_exp.write())?;
         Ok((output, log_sum_exp))
     }
 
-    pub fn run(&self, emulator: &Emulator) -> Results<E> {
-        let [by_queries, _, by_keys] = self.tiles();
-        let (output, log_sum_exp) = self.forward(emulator).expect("forward runs");
-        let rows = (self.sizes.tokens * self.sizes.heads) as usize;
+    pub fn run(&self, launcher: &dyn Launch) -> Results<E> {
+        let (tiles, places) = self.tiles();
+        let (output, log_sum_exp) = self.forward(launcher).expect("forward runs");
         let (query, key) = (self.q.as_slice().len(), self.k.as_slice().len());
-        let mut results = Results {
-            output,
-            log_sum_exp,
-            delta: Buffer::poisoned(rows),
-            d_q: Buffer::poisoned(query),
-            d_k: Buffer::poisoned(key),
-            d_v: Buffer::poisoned(key),
-        };
-        E::delta(emulator, self, &results.output, &mut results.delta);
+        let mut scratch = Buffer::poisoned(E::backward_scratch(launcher, self.sizes));
+        let (mut d_q, mut d_k, mut d_v) =
+            (Buffer::poisoned(query), Buffer::poisoned(key), Buffer::poisoned(key));
         let inputs = BackwardInputs {
             q: self.q.read(),
             k: self.k.read(),
             v: self.v.read(),
+            output: output.read(),
+            log_sum_exp: log_sum_exp.read(),
             d_output: self.d_output.read(),
-            log_sum_exp: results.log_sum_exp.read(),
-            delta: results.delta.read(),
         };
-        E::backward_queries(emulator, self.sizes, inputs, by_queries.read(), results.d_q.write())
-            .expect("d_q runs");
-        let (d_k, d_v) = (results.d_k.write(), results.d_v.write());
-        E::backward_keys(emulator, self.sizes, inputs, by_keys.read(), d_k, d_v).expect("d_k and d_v run");
-        results
+        let gradients = Gradients { d_q: d_q.write(), d_k: d_k.write(), d_v: d_v.write() };
+        E::backward(launcher, self.sizes, inputs, lists(&tiles, places), scratch.write(), gradients)
+            .expect("backward runs");
+        Results { output, log_sum_exp, d_q, d_k, d_v }
     }
 
     pub fn check(&self, results: &Results<E>) {
@@ -147,11 +127,10 @@ impl<E: Element> Case<E> {
 }
 
 impl<E: Element> Results<E> {
-    pub fn bits(&self) -> [Vec<u32>; 6] {
+    pub fn bits(&self) -> [Vec<u32>; 5] {
         [
             to_bits(self.output.as_slice()),
             to_bits(self.log_sum_exp.as_slice()),
-            to_bits(self.delta.as_slice()),
             to_bits(self.d_q.as_slice()),
             to_bits(self.d_k.as_slice()),
             to_bits(self.d_v.as_slice()),
@@ -241,8 +220,11 @@ pub fn check_window<E: Element>(heads: Heads, lengths: &[u32], window: u32) {
 
 /// Some documents of `all` alone have the bits that they have beside the others.
 pub fn check_neighbours<E: Element>(all: &Case<E>) {
-    let emulator = Emulator::new(SCHEDULES[0]);
-    let together = all.run(&emulator);
+    check_neighbours_on(&Emulator::new(SCHEDULES[0]), all);
+}
+
+pub fn check_neighbours_on<E: Element>(emulator: &Emulator, all: &Case<E>) {
+    let together = all.run(emulator);
     let Sizes { heads, kv_heads, head_dim, .. } = all.sizes;
     let range = |document: &std::ops::Range<u32>, heads: u32| {
         let width = (heads * head_dim) as usize;
@@ -256,7 +238,7 @@ pub fn check_neighbours<E: Element>(all: &Case<E>) {
         alone.k = Buffer::from_slice(&all.k.as_slice()[key.clone()]);
         alone.v = Buffer::from_slice(&all.v.as_slice()[key.clone()]);
         alone.d_output = Buffer::from_slice(&all.d_output.as_slice()[query.clone()]);
-        let alone = alone.run(&emulator);
+        let alone = alone.run(emulator);
         let same = |alone: &Buffer<E>, together: &Buffer<E>, range: std::ops::Range<usize>| {
             assert_eq!(to_bits(alone.as_slice()), to_bits(&together.as_slice()[range]), "{document:?}");
         };

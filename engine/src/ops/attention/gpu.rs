@@ -1,6 +1,8 @@
 //! Attention on a GPU. Kernels take tiles of tokens; which there are is a list made once per batch.
 
-use cpift_kernels::attention::{AttentionElement, BackwardInputs, QueryTiles, SPLIT, Sizes, Tiles};
+use cpift_kernels::attention::{
+    self as kernels, AttentionElement, BackwardInputs, SPLIT, Sizes, TileLists, Tiles,
+};
 
 use super::{Cache, Documents, Gradients, Inputs, Outputs, Shape};
 use crate::buffer::{View, ViewMut};
@@ -22,14 +24,21 @@ fn sizes(shape: &Shape, tokens: usize) -> Result<Sizes> {
     })
 }
 
-/// The documents' tiles on the device: those of queries, those of keys, wide ones of queries.
-fn tiles<'a>(gpu: &GpuDevice, documents: &'a Documents) -> Result<[GpuSlice<'a, u32>; 3]> {
+/// The documents' tiles on the device.
+fn tiles<'a>(gpu: &GpuDevice, documents: &'a Documents) -> Result<[GpuSlice<'a, u32>; 4]> {
     let all = documents.tiles.get(gpu, || {
-        let tiles = Tiles::new(documents.ranges().map(|range| range.start as u32..range.end as u32));
-        [tiles.by_queries, tiles.by_keys, tiles.by_wide_queries].concat()
+        Tiles::new(documents.ranges().map(|range| range.start as u32..range.end as u32)).concat()
     })?;
-    let narrow = Tiles::length(documents.ranges().map(|range| range.len()));
-    Ok([all.slice(0..narrow), all.slice(narrow..2 * narrow), all.slice(2 * narrow..all.len())])
+    Ok(Tiles::places(documents.ranges().map(|range| range.len())).map(|place| all.slice(place)))
+}
+
+fn lists<'a>([queries, keys, wide_queries, wide_keys]: &'a [GpuSlice<'_, u32>; 4]) -> TileLists<'a> {
+    TileLists {
+        queries: queries.argument(),
+        keys: keys.argument(),
+        wide_queries: wide_queries.argument(),
+        wide_keys: wide_keys.argument(),
+    }
 }
 
 pub(super) fn forward<T: Real>(
@@ -41,11 +50,10 @@ pub(super) fn forward<T: Real>(
     log_sum_exp: ViewMut<'_, f32>,
 ) -> Result<()> {
     let sizes = sizes(shape, documents.tokens())?;
-    let [narrow, _, wide] = tiles(gpu, documents)?;
-    let tiles = QueryTiles { narrow: narrow.argument(), wide: wide.argument() };
+    let tiles = tiles(gpu, documents)?;
     let inputs = [inputs.q.on(gpu), inputs.k.on(gpu), inputs.v.on(gpu)];
     let (output, log_sum_exp) = (output.on(gpu), log_sum_exp.on(gpu));
-    T::Kernel::forward(gpu.launcher(), sizes, inputs, tiles, output, log_sum_exp)?;
+    T::Kernel::forward(gpu.launcher(), sizes, inputs, lists(&tiles), output, log_sum_exp)?;
     Ok(())
 }
 
@@ -58,29 +66,21 @@ pub(super) fn backward<T: Real>(
     gradients: Gradients<'_, T>,
 ) -> Result<()> {
     let sizes = sizes(shape, documents.tokens())?;
-    let [by_queries, by_keys, _] = tiles(gpu, documents)?;
-    let rows = narrow(OP, "rows", outputs.log_sum_exp.len())?;
-    let mut delta = GpuMemory::<f32>::scratch(gpu, rows as usize)?;
-    let (d_output, output) = (outputs.d_output.on(gpu), outputs.output.on(gpu));
-    T::Kernel::ATTENTION_DELTA(
-        gpu.launcher(),
-        d_output,
-        output,
-        delta.all_mut().argument(),
-        rows,
-        sizes.head_dim,
-    )?;
+    let tiles = tiles(gpu, documents)?;
+    let launcher = gpu.launcher();
+    let mut scratch = GpuMemory::<f32>::scratch(gpu, T::Kernel::backward_scratch(launcher, sizes))?;
     let inputs = BackwardInputs {
         q: inputs.q.on(gpu),
         k: inputs.k.on(gpu),
         v: inputs.v.on(gpu),
-        d_output,
+        output: outputs.output.on(gpu),
         log_sum_exp: outputs.log_sum_exp.on(gpu),
-        delta: delta.all().argument(),
+        d_output: outputs.d_output.on(gpu),
     };
     let Gradients { d_q, d_k, d_v } = gradients;
-    T::Kernel::backward_keys(gpu.launcher(), sizes, inputs, by_keys.argument(), d_k.on(gpu), d_v.on(gpu))?;
-    T::Kernel::backward_queries(gpu.launcher(), sizes, inputs, by_queries.argument(), d_q.on(gpu))?;
+    let gradients = kernels::Gradients { d_q: d_q.on(gpu), d_k: d_k.on(gpu), d_v: d_v.on(gpu) };
+    let scratch = scratch.all_mut().argument();
+    T::Kernel::backward(launcher, sizes, inputs, lists(&tiles), scratch, gradients)?;
     Ok(())
 }
 

@@ -39,9 +39,10 @@ pub fn multiply_by_group<const A_ALONG_K: bool, const B_ALONG_K: bool, const HAL
 /// every warp arrives at `next` as soon as the products have begun. There are [`these`](group_sizes) sizes.
 #[track_caller]
 pub fn scores_by_group<const N: usize, const J: usize>(q: Operand, k: Operand, next: Arrivals) -> Sums<J> {
+    const { assert!(group_sizes(N, J)) };
     let mut scores = [[[f32::NAN; 4]; 2]; J];
     tell(next);
-    multiply(&scores_steps::<N, J>((q, k), &mut scores));
+    multiply(&scores_steps(N, (q, k), &mut scores));
     scores
 }
 
@@ -66,17 +67,56 @@ pub fn scores_and_values_by_group<const N: usize, const J: usize>(
     sums: &mut Sums<N>,
     next: Arrivals,
 ) -> Sums<J> {
+    const { assert!(group_sizes(N, J)) };
     let mut scores = [[[f32::NAN; 4]; 2]; J];
     tell(next);
-    multiply(&[scores_steps::<N, J>((q, k), &mut scores), values_steps((p, v), sums)].concat());
+    multiply(&[scores_steps(N, (q, k), &mut scores), values_steps((p, v), sums)].concat());
     scores
 }
 
-fn scores_steps<const N: usize, const J: usize>(
+/// a·bᵀ and c·dᵀ, begun together, otherwise as [`scores_by_group`]: each of 64 lines by 64, heads of 64, 80, 96 or 128
+/// elements.
+#[track_caller]
+pub fn two_scores_by_group<const N: usize>(
+    one: (Operand, Operand),
+    other: (Operand, Operand),
+    next: Arrivals,
+) -> (Sums<4>, Sums<4>) {
+    let (mut scores, mut others) = ([[[f32::NAN; 4]; 2]; 4], [[[f32::NAN; 4]; 2]; 4]);
+    tell(next);
+    multiply(&[scores_steps(N, one, &mut scores), scores_steps(N, other, &mut others)].concat());
+    (scores, others)
+}
+
+/// sums += p·v over 64 keys, otherwise as [`add_values_by_group`].
+#[track_caller]
+pub fn add_narrow_values_by_group<const N: usize>(
+    p: &Operands<4>,
+    v: Operand,
+    sums: &mut Sums<N>,
+    next: Arrivals,
+) {
+    tell(next);
+    multiply(&values_steps((p, v), sums));
+}
+
+/// sums += p·v and others += q·w, begun together, each as by [`add_narrow_values_by_group`].
+#[track_caller]
+pub fn add_two_values_by_group<const N: usize>(
+    (p, v, sums): (&Operands<4>, Operand, &mut Sums<N>),
+    (q, w, others): (&Operands<4>, Operand, &mut Sums<N>),
+    next: Arrivals,
+) {
+    tell(next);
+    multiply(&[values_steps((p, v), sums), values_steps((q, w), others)].concat());
+}
+
+/// Over the `16·n` elements of a head.
+fn scores_steps<const J: usize>(
+    n: usize,
     (q, k): (Operand, Operand),
     scores: &mut Sums<J>,
 ) -> Vec<GroupInstruction> {
-    const { assert!(group_sizes(N, J)) };
     let at = |operand: Operand, lines: u64, step: u64| {
         let tile = next_tile(lines) + 3 * STEP_ALONG;
         let bits = operand.description() + step / 4 * tile + step % 4 * STEP_ALONG;
@@ -90,14 +130,14 @@ fn scores_steps<const N: usize, const J: usize>(
         accumulate: step > 0,
         sums,
     };
-    (0..N as u64).map(instruction).collect()
+    (0..n as u64).map(instruction).collect()
 }
 
+/// Over the `16·J` keys that the weights are of.
 fn values_steps<const N: usize, const J: usize>(
     (p, v): (&Operands<J>, Operand),
     sums: &mut Sums<N>,
 ) -> Vec<GroupInstruction> {
-    const { assert!(group_sizes(N, J)) };
     let sums = sums.as_mut_ptr().cast();
     let instruction = |(step, &weights): (u64, &[u32; 4])| GroupInstruction {
         a: GroupA::Registers(weights),

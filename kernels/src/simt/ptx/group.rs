@@ -7,8 +7,8 @@
 use core::arch::asm;
 
 use super::super::group::{STEP_ACROSS, STEP_ALONG, next_tile};
-use super::{Arrivals, sync_warp};
-use crate::simt::{GroupSums, Operand, Operands, Sums, group_sizes, lane_id};
+use super::sync_warp;
+use crate::simt::{GroupSums, Operand};
 
 /// Eight registers in a template.
 #[rustfmt::skip]
@@ -149,10 +149,14 @@ macro_rules! scores_step {
     };
 }
 
-/// An instruction over 16 keys, with the weights in registers.
+/// An instruction over 16 keys, with the weights in four registers by their number.
 macro_rules! values_step {
     (0 $shape:literal $sums:tt) => { values_step!(@ 0, "mov.b64 b, {v}; ", $shape, $sums) };
-    ($step:tt $shape:literal $sums:tt) => { values_step!(@ $step, "add.s64 b, b, 128; ", $shape, $sums) };
+    // Of a second list of weights and values.
+    (4 of_others $shape:literal $sums:tt) => { values_step!(@ 4, "mov.b64 b, {w}; ", $shape, $sums) };
+    ($step:tt $(of_others)? $shape:literal $sums:tt) => {
+        values_step!(@ $step, "add.s64 b, b, 128; ", $shape, $sums)
+    };
     (@ $step:tt, $move:literal, $shape:literal, [$($eights:tt)*]) => {
         concat!(
             $move, "wgmma.mma_async.sync.aligned.", $shape, ".f32.bf16.bf16 {{", registers!($($eights)*),
@@ -162,8 +166,13 @@ macro_rules! values_step {
 }
 
 /// `asm!` for products of attention, around the `$steps` that are given; one lane of a warp says that they have begun.
+/// Registers are those of the weights, four for 16 keys, then those of the sums, eight for 16 columns.
 macro_rules! begin_and_await {
-    ([$($step:expr),*], $next:ident, $($operands:tt)*) => {
+    (
+        [$($step:expr),*], $next:ident,
+        [$(in $weights:ident [$($j:tt)*])*], [$($kind:ident $sums:ident [$($n:tt)*])*],
+        $($operands:tt)*
+    ) => {
         asm!(
             "{{ .reg .b64 a, b; .reg .pred tells;",
             "setp.ne.u32 tells, {tells}, 0;",
@@ -172,164 +181,22 @@ macro_rules! begin_and_await {
             "wgmma.commit_group.sync.aligned;",
             "@tells mbarrier.arrive.shared::cta.b64 _, [{next}];",
             "wgmma.wait_group.sync.aligned 0; }}",
+            $($(
+                in(reg32) $weights[$j][0], in(reg32) $weights[$j][1],
+                in(reg32) $weights[$j][2], in(reg32) $weights[$j][3],
+            )*)*
+            $($(
+                $kind(reg32) $sums[$n][0][0], $kind(reg32) $sums[$n][0][1],
+                $kind(reg32) $sums[$n][0][2], $kind(reg32) $sums[$n][0][3],
+                $kind(reg32) $sums[$n][1][0], $kind(reg32) $sums[$n][1][1],
+                $kind(reg32) $sums[$n][1][2], $kind(reg32) $sums[$n][1][3],
+            )*)*
             $($operands)*
             tells = in(reg32) u32::from(lane_id() == 0),
             next = in(reg32) $next.address(),
             options(nostack),
         )
     };
-}
-
-macro_rules! scores_alone {
-    ([$q:ident $k:ident $scores:ident $next:ident]
-        $_values:literal $_n:tt $shape:literal [$($step:tt)*] [$($j:literal)*] $_sums:tt $_behind:tt $alone:tt) => {
-        begin_and_await!(
-            ["mov.b64 a, {q}; mov.b64 b, {k};" $(, scores_step!($step $shape $alone))*],
-            $next,
-            $(
-                out(reg32) $scores[$j][0][0], out(reg32) $scores[$j][0][1],
-                out(reg32) $scores[$j][0][2], out(reg32) $scores[$j][0][3],
-                out(reg32) $scores[$j][1][0], out(reg32) $scores[$j][1][1],
-                out(reg32) $scores[$j][1][2], out(reg32) $scores[$j][1][3],
-            )*
-            q = in(reg64) $q.description(),
-            k = in(reg64) $k.description(),
-        )
-    };
-}
-
-macro_rules! values_alone {
-    ([$p:ident $v:ident $sums:ident $next:ident]
-        $shape:literal [$($n:literal)*] $_scores:literal $_steps:tt [$($j:tt)*] $eights:tt $_behind:tt $_alone:tt) => {
-        begin_and_await!(
-            [$(values_step!($j $shape $eights)),*],
-            $next,
-            $(
-                in(reg32) $p[$j][0], in(reg32) $p[$j][1], in(reg32) $p[$j][2], in(reg32) $p[$j][3],
-            )*
-            $(
-                inout(reg32) $sums[$n][0][0], inout(reg32) $sums[$n][0][1],
-                inout(reg32) $sums[$n][0][2], inout(reg32) $sums[$n][0][3],
-                inout(reg32) $sums[$n][1][0], inout(reg32) $sums[$n][1][1],
-                inout(reg32) $sums[$n][1][2], inout(reg32) $sums[$n][1][3],
-            )*
-            v = in(reg64) $v.description(),
-        )
-    };
-}
-
-macro_rules! scores_and_values {
-    ([$q:ident $k:ident $scores:ident $p:ident $v:ident $sums:ident $next:ident]
-        $values:literal [$($n:literal)*] $shape:literal [$($step:tt)*] [$($j:tt)*] $eights:tt $behind:tt $_alone:tt) => {
-        begin_and_await!(
-            [
-                "mov.b64 a, {q}; mov.b64 b, {k};"
-                $(, scores_step!($step $shape $behind))*
-                $(, values_step!($j $values $eights))*
-            ],
-            $next,
-            $(
-                in(reg32) $p[$j][0], in(reg32) $p[$j][1], in(reg32) $p[$j][2], in(reg32) $p[$j][3],
-            )*
-            $(
-                inout(reg32) $sums[$n][0][0], inout(reg32) $sums[$n][0][1],
-                inout(reg32) $sums[$n][0][2], inout(reg32) $sums[$n][0][3],
-                inout(reg32) $sums[$n][1][0], inout(reg32) $sums[$n][1][1],
-                inout(reg32) $sums[$n][1][2], inout(reg32) $sums[$n][1][3],
-            )*
-            $(
-                out(reg32) $scores[$j][0][0], out(reg32) $scores[$j][0][1],
-                out(reg32) $scores[$j][0][2], out(reg32) $scores[$j][0][3],
-                out(reg32) $scores[$j][1][0], out(reg32) $scores[$j][1][1],
-                out(reg32) $scores[$j][1][2], out(reg32) $scores[$j][1][3],
-            )*
-            q = in(reg64) $q.description(),
-            k = in(reg64) $k.description(),
-            v = in(reg64) $v.description(),
-        )
-    };
-}
-
-/// Products of attention for the sizes that there are: instruction and sums of the values; instruction and steps of
-/// the scores, and the keys by 16; and by eights, behind the weights, the registers of the sums, those of the scores
-/// behind these, and those of the scores alone.
-macro_rules! by_size {
-    ($products:ident $arguments:tt) => {
-        #[allow(unconditional_panic)] // Constant conditions, which the lint does not know.
-        if const { N == 4 } {
-            $products!($arguments "m64n64k16" [0 1 2 3]
-                "m64n128k16" [first next next next] [0 1 2 3 4 5 6 7]
-                [4 5 6 7] [8 9 10 11 12 13 14 15] [0 1 2 3 4 5 6 7])
-        } else if const { N == 5 } {
-            $products!($arguments "m64n80k16" [0 1 2 3 4]
-                "m64n128k16" [first next next next tile_of_128] [0 1 2 3 4 5 6 7]
-                [4 5 6 7 8] [9 10 11 12 13 14 15 16] [0 1 2 3 4 5 6 7])
-        } else if const { N == 6 } {
-            $products!($arguments "m64n96k16" [0 1 2 3 4 5]
-                "m64n128k16" [first next next next tile_of_128 next] [0 1 2 3 4 5 6 7]
-                [4 5 6 7 8 9] [10 11 12 13 14 15 16 17] [0 1 2 3 4 5 6 7])
-        } else if const { N == 8 } {
-            $products!($arguments "m64n128k16" [0 1 2 3 4 5 6 7]
-                "m64n128k16" [first next next next tile_of_128 next next next] [0 1 2 3 4 5 6 7]
-                [4 5 6 7 8 9 10 11] [12 13 14 15 16 17 18 19] [0 1 2 3 4 5 6 7])
-        } else {
-            $products!($arguments "m64n256k16" [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15]
-                "m64n64k16" [first next next next tile_of_64 next next next tile_of_64 next next next
-                    tile_of_64 next next next] [0 1 2 3]
-                [2 3 4 5 6 7 8 9 10 11 12 13 14 15 16 17] [18 19 20 21] [0 1 2 3])
-        }
-    };
-}
-
-/// q·kᵀ, by the tensor cores, for the threads of a group as in [`multiply_by_group`]: 64 queries by `16·J` keys.
-///
-/// Both are along k, which is a head's `16·N` elements: tiles of 64 elements lie one behind the other. Lane 0 of
-/// every warp arrives at `next` as soon as the products have begun. There are [`these`](group_sizes) sizes.
-#[inline(always)]
-pub fn scores_by_group<const N: usize, const J: usize>(q: Operand, k: Operand, next: Arrivals) -> Sums<J> {
-    const { assert!(group_sizes(N, J)) };
-    let mut scores = [[[0.0; 4]; 2]; J];
-    sync_warp();
-    // SAFETY: as in `multiply_by_group`; `next` is an initialised barrier, by the kernel's contract.
-    unsafe {
-        by_size!(scores_alone [q k scores next]);
-    }
-    scores
-}
-
-/// sums += p·v, otherwise as [`scores_by_group`]: `p` are the weights of `16·J` keys in registers; `v`, across k, has
-/// `16·N` elements for each, in tiles of 64 elements.
-#[inline(always)]
-pub fn add_values_by_group<const N: usize, const J: usize>(
-    p: &Operands<J>,
-    v: Operand,
-    sums: &mut Sums<N>,
-    next: Arrivals,
-) {
-    const { assert!(group_sizes(N, J)) };
-    sync_warp();
-    // SAFETY: as for `scores_by_group`.
-    unsafe {
-        by_size!(values_alone [p v sums next]);
-    }
-}
-
-/// [`scores_by_group`] of the next keys and [`add_values_by_group`] of these, begun together.
-#[inline(always)]
-pub fn scores_and_values_by_group<const N: usize, const J: usize>(
-    (q, k): (Operand, Operand),
-    (p, v): (&Operands<J>, Operand),
-    sums: &mut Sums<N>,
-    next: Arrivals,
-) -> Sums<J> {
-    const { assert!(group_sizes(N, J)) };
-    let mut scores = [[[0.0; 4]; 2]; J];
-    sync_warp();
-    // SAFETY: as for `scores_by_group`.
-    unsafe {
-        by_size!(scores_and_values [q k scores p v sums next]);
-    }
-    scores
 }
 
 /// Gives registers of this thread's back, so that it has `COUNT`, a multiple of 8. For all threads of a group.

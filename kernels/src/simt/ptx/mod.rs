@@ -8,7 +8,10 @@
 //! - Global memory is reached through the entry's own thin pointers, so that LLVM sees the address space
 //!   and writes `ld.global`, not a generic `ld`. `cargo ptx` refuses a kernel where it did not.
 
+#[macro_use]
 mod group;
+mod group_backward;
+mod group_forward;
 mod hopper;
 mod math;
 mod memory;
@@ -18,6 +21,8 @@ mod thread;
 mod warp;
 
 pub use group::*;
+pub use group_backward::*;
+pub use group_forward::*;
 pub use hopper::*;
 pub use math::*;
 pub use memory::*;

@@ -1,0 +1,300 @@
+//! A block's tiles of the backward pass: of queries for d_q, of keys for d_k and d_v.
+//!
+//! Both compute the weights p = 2^(score − log_sum_exp) again, and d_score = p·(d_output·v − delta); the factor of the
+//! scores is applied to the sums. A tile's own two operands are held, the others come by the ring in tiles of 64
+//! rows. Over queries a place has keys and values; over keys it has queries, d_output and what is saved of them, and
+//! scores have keys down and queries across. A group takes two turns for a place: for the scores and for d_output·v,
+//! then for the sums, in between it makes weights and d_scores of them, which stay in registers.
+
+use core::f32::consts::LOG2_E;
+
+use super::block::{
+    AllWork, Computing, Fetching, GROUP_ROWS, Layout, ROW_BYTES, ROWS, across, all_tiles, copy,
+};
+use crate::attention::backward::row_delta;
+use crate::attention::tensor::forward::mask;
+use crate::attention::tensor::fragments::{scale_rows, sum_column, sum_row, to_operands};
+use crate::attention::work::Work;
+use crate::ring::Place;
+use crate::simt::*;
+
+/// Rows of the tiles in the ring.
+const STEP: u32 = 64;
+/// The same by 16.
+const J: usize = STEP as usize / 16;
+/// Places in the ring.
+const PLACES: u32 = 4;
+/// Numbers that the copy engine takes of a row of what is saved.
+const SAVED: u32 = 32;
+/// Bytes of what is saved for the queries of a place: log-sum-exp by twice 32, delta by twice 32, each a tile of one
+/// row of 128 bytes; and up to the next place.
+const SAVED_BYTES: u32 = 1024;
+/// Bytes that arrive of it.
+const SAVED_ARRIVING: u32 = 4 * 128;
+
+/// Bytes of the 64 rows of an operand.
+const fn operand_bytes(n: usize) -> u32 {
+    across(n) * STEP * ROW_BYTES
+}
+
+/// Shared memory for heads of `16·n` elements: two operands of [`ROWS`] rows are held, two of [`STEP`] are in a
+/// place.
+const fn layout(n: usize) -> Layout {
+    Layout::new(2 * across(n) * ROWS * ROW_BYTES, 2 * operand_bytes(n) + SAVED_BYTES, PLACES)
+}
+
+/// Bytes of shared memory.
+pub const fn shared_bytes(n: usize) -> u64 {
+    layout(n).bytes()
+}
+
+/// q and d_output `[N, H, D]`, k and v `[N, KV, D]`, for the copy engine.
+#[derive(Clone, Copy)]
+pub struct Inputs {
+    pub q: Tiles<Bf16>,
+    pub k: Tiles<Bf16>,
+    pub v: Tiles<Bf16>,
+    pub d_output: Tiles<Bf16>,
+}
+
+/// Starts the copies of a tile's own two operands, both groups' rows of the one before those of the other.
+#[inline(always)]
+fn hold<const N: usize>(state: &mut Fetching, operands: [Tiles<Bf16>; 2], first: u32, head: u32) {
+    let full = state.await_held();
+    for part in 0..4 {
+        let operand = if part < 2 { operands[0] } else { operands[1] };
+        let at = (first + GROUP_ROWS * (part % 2), head * 16 * N as u32);
+        copy(operand, at, const { layout(N) }.held(part, 4), (GROUP_ROWS, across(N)), full);
+    }
+}
+
+/// Starts the copies of the two operands of a place, at which `more` bytes arrive beside.
+#[inline(always)]
+fn fetch_place<const N: usize>(
+    state: &mut Fetching,
+    [one, other]: [Tiles<Bf16>; 2],
+    (first, head): (u32, u32),
+    more: u32,
+) -> (Place, Arrivals) {
+    let (place, full) = state.next_place(2 * operand_bytes(N) + more);
+    let at = (first, head * 16 * N as u32);
+    copy(one, at, operand(place, 0, N), (STEP, across(N)), full);
+    copy(other, at, operand(place, 1, N), (STEP, across(N)), full);
+    (place, full)
+}
+
+/// Operand 0 or 1 of a place.
+#[inline(always)]
+fn operand(place: Place, index: u32, n: usize) -> Shared<Bf16> {
+    place.part(index * operand_bytes(n), operand_bytes(n))
+}
+
+/// d_q of this block's tiles, for heads of `16·N` elements. All threads of the block must call it.
+///
+/// `saved` is `[2·H, pitch]`: of every head the log-sum-exps in base 2, then of every head delta.
+#[inline(always)]
+pub fn queries<const N: usize>(
+    all: AllWork,
+    inputs: Inputs,
+    (saved, pitch): (Global<f32>, usize),
+    d_q: GlobalMut<Bf16>,
+    scale: f32,
+) {
+    let fetch = |work: Work, state: &mut Fetching| {
+        hold::<N>(state, [inputs.q, inputs.d_output], work.first, work.head);
+        let kv_head = work.head / (work.heads / work.kv_heads);
+        let mut first = work.first_keys(work.first, STEP);
+        while first < work.end(ROWS) {
+            fetch_place::<N>(state, [inputs.k, inputs.v], (first, kv_head), 0);
+            first += STEP;
+        }
+    };
+    let compute = |work: Work, state: &mut Computing| {
+        let layout = const { layout(N) };
+        let (factor, rows) = (scale * LOG2_E, work.first + GROUP_ROWS * state.group);
+        let own = work.first + 16 * warp_id();
+        let queries = Operand::along_k(layout.held(state.group, 4));
+        let d_outputs = Operand::along_k(layout.held(2 + state.group, 4));
+        // Of rows behind the last no weights.
+        let mut rows_saved = [(f32::INFINITY, 0.0); 2];
+        for half in 0..2 {
+            let token = own + sum_row(half);
+            if token < work.end(ROWS) {
+                let entry = work.head as usize * pitch + token as usize;
+                let delta = saved.load(entry + work.heads as usize * pitch);
+                rows_saved[half] = (saved.load(entry), delta);
+            }
+        }
+        let mut sums: Sums<N> = [[[0.0; 4]; 2]; N];
+        state.await_held();
+        let mut first = work.first_keys(work.first, STEP);
+        while first < work.end(ROWS) {
+            let place = state.next_place();
+            let next = state.await_turn();
+            let (keys, values) = (operand(place, 0, N), operand(place, 1, N));
+            let scored = (queries, Operand::along_k(keys));
+            let (mut scores, products) =
+                two_scores_by_group::<N>(scored, (d_outputs, Operand::along_k(values)), next);
+            if work.hides((rows, GROUP_ROWS), (first, STEP)) {
+                mask(&mut scores, |row, column| work.sees(own + row, first + column));
+            }
+            unroll!(j in J {
+                for half in 0..2 {
+                    for element in 0..4 {
+                        let (log_sum_exp, delta) = rows_saved[element / 2];
+                        let weight = exp2_approx(fma(scores[j][half][element], factor, -log_sum_exp));
+                        scores[j][half][element] = weight * (products[j][half][element] - delta);
+                    }
+                }
+            });
+            let d_scores = to_operands(&scores);
+            let next = state.await_turn();
+            let across_keys = Operand::across_k(keys, STEP * ROW_BYTES);
+            add_narrow_values_by_group::<N>(&d_scores, across_keys, &mut sums, next);
+            place.release();
+            first += STEP;
+        }
+        state.release_held();
+        scale_rows(&mut sums, [scale; 2]);
+        state.write::<N>(&sums, work, own, (work.head, work.heads), d_q);
+    };
+    all_tiles(const { layout(N) }, all, fetch, compute);
+}
+
+/// d_k and d_v of this block's tiles, for heads of `16·N` elements. All threads of the block must call it.
+///
+/// `saved` as of [`queries`].
+#[inline(always)]
+pub fn keys<const N: usize>(
+    all: AllWork,
+    inputs: Inputs,
+    saved: Tiles<f32>,
+    (d_k, d_v): (GlobalMut<Bf16>, GlobalMut<Bf16>),
+    scale: f32,
+) {
+    let fetch = |work: Work, state: &mut Fetching| {
+        hold::<N>(state, [inputs.k, inputs.v], work.first, work.head);
+        let group = work.heads / work.kv_heads;
+        for head in work.head * group..(work.head + 1) * group {
+            let mut first = work.first;
+            while first < work.end_of_queries(work.end(ROWS)) {
+                let (place, full) =
+                    fetch_place::<N>(state, [inputs.q, inputs.d_output], (first, head), SAVED_ARRIVING);
+                for part in 0..4 {
+                    let row = if part < 2 { head } else { work.heads + head };
+                    saved.copy(row, first + SAVED * (part % 2), saved_part(place, part, N), full);
+                }
+                first += STEP;
+            }
+        }
+    };
+    let compute = |work: Work, state: &mut Computing| {
+        let layout = const { layout(N) };
+        let (factor, rows) = (scale * LOG2_E, work.first + GROUP_ROWS * state.group);
+        let own = work.first + 16 * warp_id();
+        let keys = Operand::along_k(layout.held(state.group, 4));
+        let values = Operand::along_k(layout.held(2 + state.group, 4));
+        let mut k_sums: Sums<N> = [[[0.0; 4]; 2]; N];
+        let mut v_sums: Sums<N> = [[[0.0; 4]; 2]; N];
+        state.await_held();
+        let end = work.end_of_queries(work.end(ROWS));
+        let group = work.heads / work.kv_heads;
+        for _ in 0..group {
+            let mut first = work.first;
+            while first < end {
+                let place = state.next_place();
+                let next = state.await_turn();
+                let (queries, d_outputs) = (operand(place, 0, N), operand(place, 1, N));
+                let scored = (keys, Operand::along_k(queries));
+                let (mut scores, mut products) =
+                    two_scores_by_group::<N>(scored, (values, Operand::along_k(d_outputs)), next);
+                // Queries behind the document's end belong to the next one.
+                if work.hides((first, STEP), (rows, GROUP_ROWS)) || first + STEP > work.document.1 {
+                    mask(&mut scores, |row, column| {
+                        first + column < work.document.1 && work.sees(first + column, own + row)
+                    });
+                }
+                unroll!(j in J {
+                    for half in 0..2 {
+                        let log_sum_exps = load_saved(place, 0, sum_column(j, half), N);
+                        let deltas = load_saved(place, 2, sum_column(j, half), N);
+                        for element in 0..4 {
+                            let exponent =
+                                fma(scores[j][half][element], factor, -log_sum_exps[element % 2]);
+                            let weight = exp2_approx(exponent);
+                            scores[j][half][element] = weight;
+                            let product = products[j][half][element];
+                            products[j][half][element] = weight * (product - deltas[element % 2]);
+                        }
+                    }
+                });
+                let (weights, d_scores) = (to_operands(&scores), to_operands(&products));
+                let next = state.await_turn();
+                let across_queries = |tile| Operand::across_k(tile, STEP * ROW_BYTES);
+                add_two_values_by_group::<N>(
+                    (&weights, across_queries(d_outputs), &mut v_sums),
+                    (&d_scores, across_queries(queries), &mut k_sums),
+                    next,
+                );
+                place.release();
+                first += STEP;
+            }
+        }
+        state.release_held();
+        scale_rows(&mut k_sums, [scale; 2]);
+        state.write::<N>(&k_sums, work, own, (work.head, work.kv_heads), d_k);
+        state.write::<N>(&v_sums, work, own, (work.head, work.kv_heads), d_v);
+    };
+    all_tiles(const { layout(N) }, all, fetch, compute);
+}
+
+/// Part `part` of what a place has of saved numbers, behind its operands.
+#[inline(always)]
+fn saved_part<T: Element>(place: Place, part: u32, n: usize) -> Shared<T> {
+    place.part(2 * operand_bytes(n) + 128 * part, 128)
+}
+
+/// The numbers of queries `column` and `column + 1` of a place, in the part of `column` behind part `first`. The copy
+/// engine has permuted the chunks, of two pairs each, of the part's row.
+#[inline(always)]
+fn load_saved(place: Place, first: u32, column: u32, n: usize) -> [f32; 2] {
+    let part = first + column / SAVED;
+    let pair = column % SAVED / 2;
+    let bits = saved_part::<u64>(place, part, n).load(2 * (pair / 2 ^ part) + pair % 2);
+    [f32::from_bits(bits as u32), f32::from_bits((bits >> 32) as u32)]
+}
+
+/// Eight lanes to a token of one head: its log-sum-exp in base 2 and delta = d_output·output to `saved`,
+/// `[2·H, pitch]`; zeros behind the last token.
+#[inline(always)]
+pub fn save(
+    (d_output, output): (Global<Bf16>, Global<Bf16>),
+    log_sum_exp: Global<f32>,
+    saved: GlobalMut<f32>,
+    (tokens, pitch): (u32, usize),
+    (heads, head_dim): (u32, u32),
+) {
+    let (tile, head) = (block_idx() / heads, block_idx() % heads);
+    let token = tile * (block_dim() / 8) + thread_idx() / 8;
+    // Every lane takes part in the sum; those behind the last token do it again.
+    let row = token.min(tokens - 1) as usize * heads as usize + head as usize;
+    let delta = row_delta(d_output, output, row, head_dim);
+    if thread_idx().is_multiple_of(8) && (token as usize) < pitch {
+        let counts = token < tokens;
+        let place = head as usize * pitch + token as usize;
+        saved.store(place, if counts { log_sum_exp.load(row) * LOG2_E } else { 0.0 });
+        saved.store(place + heads as usize * pitch, if counts { delta } else { 0.0 });
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_block_fits_a_multiprocessor() {
+        for n in [4, 5, 6, 8] {
+            assert!(shared_bytes(n) <= 227 << 10, "{}", shared_bytes(n));
+        }
+    }
+}
