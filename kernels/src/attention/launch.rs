@@ -62,6 +62,13 @@ pub struct TileLists<'a> {
     pub wide_keys: Slice<'a, u32>,
 }
 
+impl<'a> From<[Slice<'a, u32>; 4]> for TileLists<'a> {
+    /// In the order of [`Tiles::places`].
+    fn from([queries, keys, wide_queries, wide_keys]: [Slice<'a, u32>; 4]) -> Self {
+        Self { queries, keys, wide_queries, wide_keys }
+    }
+}
+
 /// Element types that there are kernels over tiles for.
 pub trait AttentionElement: Element {
     /// The forward pass.

@@ -260,7 +260,7 @@ fn saved_part<T: Element>(place: Place, part: u32, n: usize) -> Shared<T> {
 fn load_saved(place: Place, first: u32, column: u32, n: usize) -> [f32; 2] {
     let part = first + column / SAVED;
     let pair = column % SAVED / 2;
-    let bits = saved_part::<u64>(place, part, n).load(2 * (pair / 2 ^ part) + pair % 2);
+    let bits = saved_part::<u64>(place, part, n).load(2 * ((pair / 2) ^ part) + pair % 2);
     [f32::from_bits(bits as u32), f32::from_bits((bits >> 32) as u32)]
 }
 

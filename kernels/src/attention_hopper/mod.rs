@@ -20,6 +20,9 @@
 //! Not yet run on hardware: the emulator runs them by the documentation of `wgmma`, `mbarrier` and
 //! `cp.async.bulk.tensor`.
 
+// Arrays in registers are walked by index in loops that are unrolled.
+#![allow(clippy::needless_range_loop)]
+
 mod backward;
 mod block;
 #[cfg(not(target_arch = "nvptx64"))]

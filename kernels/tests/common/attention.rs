@@ -48,8 +48,7 @@ impl Element for Bf16 {
 
 /// The lists of tiles in `tiles` at these places.
 pub fn lists(tiles: &Buffer<u32>, places: [std::ops::Range<usize>; 4]) -> TileLists<'_> {
-    let [queries, keys, wide_queries, wide_keys] = places.map(|place| slice(&tiles.as_slice()[place]));
-    TileLists { queries, keys, wide_queries, wide_keys }
+    places.map(|place| slice(&tiles.as_slice()[place])).into()
 }
 
 impl<E: Element> Case<E> {

@@ -7,7 +7,7 @@ use cpift_kernels::attention::{
 use super::{Cache, Documents, Gradients, Inputs, Outputs, Shape};
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
-use crate::gpu::{GpuDevice, GpuMemory, GpuSlice, Kernels, narrow};
+use crate::gpu::{GpuDevice, GpuMemory, Kernels, narrow};
 use crate::real::Real;
 
 const OP: &str = "attention on a GPU";
@@ -25,20 +25,12 @@ fn sizes(shape: &Shape, tokens: usize) -> Result<Sizes> {
 }
 
 /// The documents' tiles on the device.
-fn tiles<'a>(gpu: &GpuDevice, documents: &'a Documents) -> Result<[GpuSlice<'a, u32>; 4]> {
+fn tiles<'a>(gpu: &GpuDevice, documents: &'a Documents) -> Result<TileLists<'a>> {
     let all = documents.tiles.get(gpu, || {
         Tiles::new(documents.ranges().map(|range| range.start as u32..range.end as u32)).concat()
     })?;
-    Ok(Tiles::places(documents.ranges().map(|range| range.len())).map(|place| all.slice(place)))
-}
-
-fn lists<'a>([queries, keys, wide_queries, wide_keys]: &'a [GpuSlice<'_, u32>; 4]) -> TileLists<'a> {
-    TileLists {
-        queries: queries.argument(),
-        keys: keys.argument(),
-        wide_queries: wide_queries.argument(),
-        wide_keys: wide_keys.argument(),
-    }
+    let places = Tiles::places(documents.ranges().map(|range| range.len()));
+    Ok(places.map(|place| all.slice(place).argument()).into())
 }
 
 pub(super) fn forward<T: Real>(
@@ -53,7 +45,7 @@ pub(super) fn forward<T: Real>(
     let tiles = tiles(gpu, documents)?;
     let inputs = [inputs.q.on(gpu), inputs.k.on(gpu), inputs.v.on(gpu)];
     let (output, log_sum_exp) = (output.on(gpu), log_sum_exp.on(gpu));
-    T::Kernel::forward(gpu.launcher(), sizes, inputs, lists(&tiles), output, log_sum_exp)?;
+    T::Kernel::forward(gpu.launcher(), sizes, inputs, tiles, output, log_sum_exp)?;
     Ok(())
 }
 
@@ -80,7 +72,7 @@ pub(super) fn backward<T: Real>(
     let Gradients { d_q, d_k, d_v } = gradients;
     let gradients = kernels::Gradients { d_q: d_q.on(gpu), d_k: d_k.on(gpu), d_v: d_v.on(gpu) };
     let scratch = scratch.all_mut().argument();
-    T::Kernel::backward(launcher, sizes, inputs, lists(&tiles), scratch, gradients)?;
+    T::Kernel::backward(launcher, sizes, inputs, tiles, scratch, gradients)?;
     Ok(())
 }
 

@@ -132,7 +132,7 @@ impl Documents {
     }
 
     /// The token ranges of the documents, in order.
-    pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + '_ {
+    pub fn ranges(&self) -> impl ExactSizeIterator<Item = Range<usize>> + Clone + '_ {
         self.starts.windows(2).map(|pair| pair[0]..pair[1])
     }
 }
