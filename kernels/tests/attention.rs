@@ -221,6 +221,7 @@ fn decode_matches_the_oracle_in_every_schedule() {
     check_decode::<f32>((1, 1, 8), 70, &[(2, 70), (0, 1), (1, 33)], u32::MAX);
     check_decode::<f32>((2, 1, 80), 300, &[(1, 300), (2, 2)], u32::MAX);
     check_decode::<f32>((4, 4, 64), 40, &[(0, 40)], u32::MAX);
+    check_decode::<f32>((8, 1, 128), 40, &[(1, 37)], u32::MAX);
     check_decode::<f32>((1, 1, 256), 30, &[(1, 19)], u32::MAX);
     check_decode::<Bf16>((8, 1, 128), 70, &[(2, 65)], u32::MAX);
     check_decode::<Bf16>((20, 2, 16), 20, &[(2, 17), (0, 5)], u32::MAX);

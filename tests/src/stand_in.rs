@@ -2,7 +2,8 @@
 //! one, through cudarc, in a process that finds the stand-in as `libcuda.so`.
 //!
 //! Tests whose names end in `on_the_stand_in_driver` start their own program again that way ([`repeat`]).
-//! Cargo builds the library beside the tests, because this crate depends on it.
+//! Cargo builds the library beside the tests, because this crate depends on it. Its settings come from the environment
+//! where a test says nothing else: with `CPIFT_STAND_IN_RUNS=both` all of them compare kernels' source and PTX.
 
 use std::collections::HashMap;
 use std::env;

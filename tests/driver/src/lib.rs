@@ -2,14 +2,15 @@
 //! the engine's real path to a GPU (cudarc, loading of PTX, memory, streams, events, graphs) run in tests on
 //! machines that have none.
 //!
-//! It has the driver's functions that the engine calls. A launch is checked and then runs in the SIMT emulator:
-//! the kernel of that name in `cpift-kernels`, with the arguments that came as raw pointers. What it is
-//! strict about, each a line that starts with `violation:` in the log (see [`settings`]):
+//! It has the driver's functions that the engine calls. A launch is checked and then runs in the SIMT emulator,
+//! with the arguments that came as raw pointers: the source of the kernel of that name in `cpift-kernels`, the PTX
+//! that was loaded, or both, one after the other, whose results must be the same bits ([`execute::Runs`]). What it
+//! is strict about, each a line that starts with `violation:` in the log (see [`settings`]):
 //!
 //! - calls without a current context, with handles that are not there or belong to another context;
 //! - device addresses that nobody allocated, that were freed, or ranges that leave an allocation. Addresses
 //!   cannot be used by the host: reading one there ends the process;
-//! - PTX newer than the driver or the device, entries that the PTX does not have, parameters in the PTX other
+//! - PTX newer than the driver or the device, with an instruction that is not known here, entries that the PTX does not have, parameters in the PTX other
 //!   than the kernel's, blocks other than `.reqntid`, shared memory over what the function was allowed or
 //!   the device has, more registers than there are, grids over the limits;
 //! - asynchronous copies from or to memory that is not pinned, pinned memory given back while a copy uses it;
@@ -19,8 +20,8 @@
 //! early, gives wrong results every time. Fresh and freed memory is full of ones: NaN, and indices out of range.
 //! A launch that fails is reported by the next wait and by every call after it, as on hardware.
 //!
-//! What it cannot show: that PTX, or the machine code made from it, does what the Rust source says; anything about
-//! time; the driver's real limits where they are undocumented.
+//! What it cannot show: that the machine code made from PTX does what that says; how far approximations are off, which
+//! are the host's; anything about time; the driver's real limits where they are undocumented.
 
 mod api;
 pub mod execute;

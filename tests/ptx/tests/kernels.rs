@@ -1,4 +1,4 @@
-//! The kernels' tests, executed from source and PTX.
+//! The kernels' tests, executed from source and PTX. A family that is new has its test here too.
 
 // Each file is a test by itself, with modules that others have too.
 #![allow(clippy::duplicate_mod)]

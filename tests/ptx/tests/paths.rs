@@ -1,0 +1,130 @@
+//! Ways through kernels that their own tests leave out, for which the comparison of source and PTX is enough:
+//! outputs that vectors fit and those they do not, sums that are added to, long rows of whole vectors.
+
+#[path = "../../../kernels/tests/common/mod.rs"]
+mod common;
+
+use common::{Buffer, SCHEDULES, random, slice_mut};
+use cpift_kernels::emulator::Emulator;
+use cpift_kernels::gemm::*;
+use cpift_kernels::gemm_hopper::*;
+use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};
+use cpift_kernels::mask::*;
+use cpift_kernels::simt::{Bf16, Real};
+
+/// m, n and k: edges of all tiles, and rows of whole vectors.
+const SIZES: [usize; 3] = [131, 264, 24];
+
+/// As a device whose blocks have several tiles.
+fn emulator() -> Emulator {
+    Emulator::new(SCHEDULES[2]).like((9, 0), 2)
+}
+
+/// Runs with an output that vectors fit, and with one that begins an element later.
+fn outputs<C: Real>(length: usize, run: impl Fn(SliceMut<'_, C>) -> Result<(), LaunchError>) {
+    for offset in [0, 1] {
+        let mut out = random::<C>(9, length + offset);
+        run(slice_mut(&mut out.as_mut_slice()[offset..])).unwrap_or_else(|error| panic!("{error}"));
+    }
+}
+
+#[test]
+fn products() {
+    let [m, n, k] = SIZES;
+    let (a, b, bias) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<Bf16>(3, n));
+    let (m64, n64, k64) = (m as u64, n as u64, k as u64);
+    for biased in [0, 1] {
+        for launch in [
+            gemm_nt_bf16_64x64,
+            gemm_nt_bf16_128x128,
+            gemm_nt_bf16_128x256,
+            gemm_nt_bf16_32,
+            gemm_nt_bf16_128,
+        ] {
+            outputs(m * n, |out| {
+                launch(&emulator(), a.read(), b.read(), bias.read(), out, m64, n64, k64, biased)
+            });
+        }
+        for halves in [1, 2] {
+            let bias = (biased == 1).then_some(bias.read());
+            outputs(m * n, |out| {
+                gemm_nt_hopper(&emulator(), halves, a.read(), b.read(), bias, out, [m64, n64, k64])
+            });
+            let bias = random::<f32>(3, n);
+            let bias = (biased == 1).then_some(bias.read());
+            outputs(m * n, |out| {
+                gemm_nt_f32_hopper(&emulator(), halves, a.read(), b.read(), bias, out, [m64, n64, k64])
+            });
+        }
+    }
+    for launch in [
+        gemm_nt_bf16_f32_64x64,
+        gemm_nt_bf16_f32_128x128,
+        gemm_nt_bf16_f32_128x256,
+        gemm_nt_bf16_f32_32,
+        gemm_nt_bf16_f32_128,
+    ] {
+        outputs(m * n, |out| launch(&emulator(), a.read(), b.read(), out, m64, n64, k64));
+    }
+}
+
+#[test]
+fn gradients_of_inputs() {
+    let [m, n, k] = SIZES;
+    let (a, b) = (random::<Bf16>(1, m * k), random::<Bf16>(2, k * n));
+    let (m64, n64, k64) = (m as u64, n as u64, k as u64);
+    for accumulate in [0, 1] {
+        for launch in [gemm_nn_bf16_64x64, gemm_nn_bf16_128x128, gemm_nn_bf16_128x256] {
+            outputs(m * n, |out| launch(&emulator(), a.read(), b.read(), out, m64, n64, k64, accumulate));
+        }
+        for halves in [1, 2] {
+            let sizes = [m64, n64, k64];
+            outputs(m * n, |out| {
+                gemm_nn_hopper(&emulator(), halves, a.read(), b.read(), out, sizes, accumulate == 1)
+            });
+        }
+    }
+}
+
+#[test]
+fn gradients_of_weights() {
+    let [m, n, k] = [136, 264, 27];
+    let (a, b) = (random::<Bf16>(1, k * m), random::<Bf16>(2, k * n));
+    let (m64, n64, k64) = (m as u64, n as u64, k as u64);
+    for launch in [gemm_tn_bf16_64x64, gemm_tn_bf16_128x128, gemm_tn_bf16_128x256] {
+        outputs(m * n, |out| launch(&emulator(), a.read(), b.read(), out, m64, n64, k64));
+    }
+    for halves in [1, 2] {
+        outputs(m * n, |out| gemm_tn_hopper(&emulator(), halves, a.read(), b.read(), out, [m64, n64, k64]));
+    }
+}
+
+#[test]
+fn sums_of_parts() {
+    let count = 4096 + 8;
+    let sums = random::<f32>(1, 3 * count);
+    for accumulate in [0, 1] {
+        outputs(count, |out| add_parts_f32(&emulator(), sums.read(), out, count as u64, 3, accumulate));
+        outputs(count, |out| add_parts_bf16(&emulator(), sums.read(), out, count as u64, 3, accumulate));
+    }
+}
+
+type Combination =
+    fn(&dyn Launch, Slice<'_, u32>, Slice<'_, u32>, SliceMut<'_, u32>, u64) -> Result<(), LaunchError>;
+
+#[test]
+fn sets_of_whole_chunks() {
+    let words = 3 * 4096 + 5;
+    let masks = [1, 2].map(|seed| {
+        let bits: Vec<u32> = (0..words).map(|word| common::bits(seed, word) as u32).collect();
+        Buffer::from_slice(&bits)
+    });
+    let [left, right] = [masks[0].read(), masks[1].read()];
+    for launch in [mask_and as Combination, mask_or, mask_and_not] {
+        let mut out = Buffer::<u32>::poisoned(words as usize);
+        launch(&emulator(), left, right, out.write(), words).unwrap();
+    }
+    let mut total = [7u64];
+    mask_intersection_count(&emulator(), left, right, slice_mut(&mut total), words).unwrap();
+    mask_count(&emulator(), left, slice_mut(&mut total), words).unwrap();
+}
