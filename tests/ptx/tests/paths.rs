@@ -1,10 +1,16 @@
 //! Ways through kernels that their own tests leave out, for which the comparison of source and PTX is enough:
 //! outputs that vectors fit and those they do not, sums that are added to, long rows of whole vectors.
 
+// Of what several tests share, this one uses a part.
+#[allow(dead_code)]
+#[path = "../../../kernels/tests/common/attention.rs"]
+mod cases;
 #[path = "../../../kernels/tests/common/mod.rs"]
 mod common;
 
-use common::{Buffer, SCHEDULES, random, slice_mut};
+use cases::Case;
+use common::{Buffer, SCHEDULES, random, slice, slice_mut};
+use cpift_kernels::embedding::embedding_backward_f32;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
 use cpift_kernels::gemm_hopper::*;
@@ -99,13 +105,64 @@ fn gradients_of_weights() {
     }
 }
 
+/// Elements that cannot be loaded as vectors, also of A and B.
+#[test]
+fn products_of_any_operands() {
+    let [m, n, k] = [37, 45, 21];
+    let (a, b) = (random::<Bf16>(1, m * k + 1), random::<Bf16>(2, n * k + 1));
+    for offset in [0, 1] {
+        let [a, b] = [&a, &b].map(|operand| slice(&operand.as_slice()[offset..]));
+        for launch in [gemm_nt_bf16_f32_32, gemm_nt_bf16_f32_128] {
+            outputs(m * n, |out| launch(&emulator(), a, b, out, m as u64, n as u64, k as u64));
+        }
+    }
+}
+
 #[test]
 fn sums_of_parts() {
     let count = 4096 + 8;
-    let sums = random::<f32>(1, 3 * count);
-    for accumulate in [0, 1] {
-        outputs(count, |out| add_parts_f32(&emulator(), sums.read(), out, count as u64, 3, accumulate));
-        outputs(count, |out| add_parts_bf16(&emulator(), sums.read(), out, count as u64, 3, accumulate));
+    for parts in [3, 13] {
+        let sums = random::<f32>(1, parts as usize * count);
+        for accumulate in [0, 1] {
+            let (sums, length) = (sums.read(), count as u64);
+            outputs(count, |out| add_parts_f32(&emulator(), sums, out, length, parts, accumulate));
+            outputs(count, |out| add_parts_bf16(&emulator(), sums, out, length, parts, accumulate));
+        }
+    }
+}
+
+/// Documents longer than what is copied ahead.
+#[test]
+fn attention_to_long_documents() {
+    Case::<Bf16>::new((1, 1, 96), &[200, 3]).run(&emulator());
+    Case::<Bf16>::new((1, 1, 256), &[130]).run(&emulator());
+    Case::<f32>::new((1, 1, 128), &[140]).run(&emulator());
+    Case::<f32>::new((1, 1, 256), &[70]).run(&emulator());
+}
+
+/// Tokens that occur often, in rows that vectors fit and in those they do not.
+#[test]
+fn gradients_of_frequent_tokens() {
+    let (rows, groups) = (60, [0, 2, 3, 60]);
+    for columns in [64, 67] {
+        let (d_output, positions) =
+            (random::<f32>(1, rows * columns), (0..rows as u32).rev().collect::<Vec<_>>());
+        outputs(5 * columns, |table| {
+            let (rows, positions, starts, tokens) =
+                (rows as u64, slice(&positions), slice(&groups), slice(&[4, 0, 2]));
+            embedding_backward_f32(
+                &emulator(),
+                d_output.read(),
+                positions,
+                starts,
+                tokens,
+                table,
+                rows,
+                3,
+                5,
+                columns as u32,
+            )
+        });
     }
 }
 
