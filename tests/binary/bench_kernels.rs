@@ -28,7 +28,8 @@ fn every_line_has_its_work_its_time_and_its_limit() {
         assert!((number("bytes_per_second") / bytes_per_second - 1.0).abs() < 1e-9);
         // Which limit it is depends on the ceilings, which are this machine's at this moment.
         let ceiling = |key: &str| report[key].as_f64().unwrap();
-        let memory = ceiling("copy_bytes_per_second").max(ceiling("read_bytes_per_second"));
+        let ceilings = ["copy_bytes_per_second", "read_bytes_per_second", "update_bytes_per_second"];
+        let memory = ceilings.map(ceiling).into_iter().fold(0.0, f64::max);
         let of_memory = bytes_per_second / memory;
         let of_compute = number("flops_per_second") / ceiling("matrix_flops_per_second");
         let limit = if of_memory >= of_compute { "memory" } else { "compute" };

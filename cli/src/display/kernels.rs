@@ -33,11 +33,12 @@ pub fn measured(report: &Report) -> String {
     let notes: String =
         compared(report).into_iter().chain(report.notes.clone()).map(|note| format!("\n{note}")).collect();
     format!(
-        "{}\n\n{}\nceilings: copy {}, read {}, matrix product {}{notes}\n",
+        "{}\n\n{}\nceilings: copy {}, read {}, update {}, matrix product {}{notes}\n",
         heading(report),
         table.render(),
         bytes_per_second(report.copy_bytes_per_second),
         bytes_per_second(report.read_bytes_per_second),
+        bytes_per_second(report.update_bytes_per_second),
         units::flops_per_second(report.matrix_flops_per_second),
     )
 }
@@ -185,6 +186,7 @@ mod tests {
             length: 2048,
             copy_bytes_per_second: 4e12,
             read_bytes_per_second: 4e12,
+            update_bytes_per_second: 4e12,
             matrix_flops_per_second: 1e15,
             cublas: cublas.map(str::to_owned),
             no_cublas: no_cublas.map(str::to_owned),

@@ -10,6 +10,7 @@ pub mod math;
 pub mod parallel;
 pub(crate) mod pieces;
 pub mod simd;
+pub mod streams;
 pub mod tile;
 
 pub(crate) use cache::cache_bytes;

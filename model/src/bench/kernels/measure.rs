@@ -2,7 +2,10 @@
 
 use std::time::{Duration, Instant};
 
-use cpift_engine::ops::{linear, norm};
+use cpift_engine::cpu::streams;
+use cpift_engine::ops::linear;
+use cpift_engine::ops::norm::{self, Clip};
+use cpift_engine::ops::subtract::subtract;
 use cpift_engine::{Buffer, Device, Real, Result, View, ViewMut};
 
 use super::case::Run;
@@ -14,6 +17,9 @@ const MOST_RUNS: usize = 200;
 const LEAST_RUNS: usize = 3;
 /// What takes the cache's place where the system does not tell its size.
 const USUAL_CACHE: usize = 32 << 20;
+/// Elements by which what ceilings are measured on is longer than a power of two: streams that lie powers of two apart
+/// share the sets of caches and the banks of memory, which real weights seldom do. A multiple of what streams need.
+const UNEVEN: usize = 4 * 82_240;
 /// Elements that a thread copies at once.
 const COPIED_AT_ONCE: usize = 1 << 20;
 
@@ -96,6 +102,9 @@ pub struct Ceilings {
     pub copy: f64,
     /// A summing read of a large buffer, in bytes per second.
     pub read: f64,
+    /// An update in place, in bytes read and written per second: on a CPU of several streams, on a GPU with one more
+    /// that is read alone.
+    pub update: f64,
     /// The best rate of a matrix product, in floating-point operations per second.
     pub matrix: f64,
 }
@@ -108,24 +117,41 @@ impl Ceilings {
     pub fn measure<T: Real>(device: &Device, flush: &mut CacheFlush, budget: Duration) -> Result<Self> {
         // A share of the device's memory, where that is little.
         let most = device.memory_bytes().map_or(usize::MAX, |bytes| bytes as usize / 64);
-        let source = random::<f32>(device, flush.memory.len().max(1 << 25).min(most), 2)?;
-        let mut target = random::<f32>(device, source.len(), 3)?;
+        let length = flush.memory.len().max(1 << 25).min(most) + UNEVEN;
+        let source = random::<f32>(device, length, 2)?;
+        let mut target = random::<f32>(device, length, 3)?;
         let bytes = source.bytes() as f64;
         let mut copy = || match device {
             Device::Gpu(_) => target.view_mut().copy_from(source.view()),
             Device::Cpu(_) => copy_by_all(target.view_mut(), source.view()),
         };
         let copied = 2.0 * bytes / measure(device, &mut copy, flush, budget)?.median;
-        let mut read =
-            || norm::squared_norm(device, source.view(), None).map(|sum| _ = std::hint::black_box(sum));
+        // On a GPU that which allocates nothing and is not waited for.
+        let mut clip = Clip::new(device, length)?;
+        let mut read = || match device {
+            Device::Gpu(_) => clip.measure(source.view(), None, 1.0),
+            Device::Cpu(cpu) => {
+                std::hint::black_box(streams::read(cpu, source.view()));
+                Ok(())
+            }
+        };
         let read = bytes / measure(device, &mut read, flush, budget)?.median;
+        let mut update = || match device {
+            Device::Gpu(_) => subtract(device, target.view_mut(), source.view()),
+            Device::Cpu(cpu) => {
+                streams::update(cpu, target.view_mut());
+                Ok(())
+            }
+        };
+        let passes = if matches!(device, Device::Cpu(_)) { 2.0 } else { 3.0 };
+        let update = passes * bytes / measure(device, &mut update, flush, budget)?.median;
         drop((source, target));
-        Ok(Self { copy: copied, read, matrix: matrix_rate::<T>(device, flush, budget)? })
+        Ok(Self { copy: copied, read, update, matrix: matrix_rate::<T>(device, flush, budget)? })
     }
 
-    /// What memory gives at best, in bytes per second: the better of copying and reading.
+    /// What memory gives at best, in bytes per second: the best of copying, reading and updating.
     pub fn memory(&self) -> f64 {
-        self.copy.max(self.read)
+        self.copy.max(self.read).max(self.update)
     }
 }
 

@@ -157,6 +157,9 @@ pub struct Report {
     pub copy_bytes_per_second: f64,
     /// A large read, in bytes per second.
     pub read_bytes_per_second: f64,
+    /// An update in place, in bytes read and written per second; 0 in reports from before it was measured.
+    #[serde(default)]
+    pub update_bytes_per_second: f64,
     /// The best rate of a matrix product, that of any line included.
     pub matrix_flops_per_second: f64,
     /// Version of the cuBLAS that products are compared with; null where they are not.
@@ -238,6 +241,7 @@ pub fn run(
         length: sizes.length.min(sizes.tokens),
         copy_bytes_per_second: ceilings.copy,
         read_bytes_per_second: ceilings.read,
+        update_bytes_per_second: ceilings.update,
         matrix_flops_per_second: matrix,
         cublas: cublas.as_ref().ok().map(Cublas::version),
         no_cublas: cublas.as_ref().err().cloned(),
