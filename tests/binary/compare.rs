@@ -48,11 +48,16 @@ fn a_comparison_has_every_cell_and_shares_what_is_the_same() {
     let found = compared(&files, "out", &more);
     assert_eq!((found.seeds.len(), found.tasks.len(), found.references.len()), (2, 3, 2));
     assert_eq!((found.steps.specialist, found.steps.total, found.steps.given), (4, 18, 6));
+    let plan = run(&["plan", &files.path("recipe.toml"), "--json", "--device", "cpu"]);
+    let plan: serde_json::Value = serde_json::from_slice(&plan.stdout).unwrap();
+    let planned = plan["memory_bytes"].as_u64().unwrap();
     for method in &found.methods {
         assert_eq!(method.runs.len(), 2, "{}", method.name);
         assert!(method.runs.iter().all(|run| run.scores.len() == 3), "{}", method.name);
         assert!(method.summary.tasks.iter().all(|task| task.loss.half_width.is_some()), "{}", method.name);
-        assert!(method.runs.iter().all(|run| run.peak_memory_bytes.is_none_or(|bytes| bytes > 1 << 20)));
+        // More than nothing, and the program included no more than is planned for the recipe.
+        let mut peaks = method.runs.iter().filter_map(|run| run.peak_memory_bytes);
+        assert!(peaks.all(|bytes| bytes > 1 << 20 && bytes <= planned), "{}: {:?}", method.name, method.runs);
     }
     let find = |name: &str, budget: Budget| {
         let is_it = |method: &&MethodResult| method.name == name && method.budgets.contains(&budget);

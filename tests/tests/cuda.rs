@@ -8,7 +8,7 @@ use cpift_engine::ops::subtract::subtract;
 use cpift_engine::{Buffer, Device, Error, Result, bf16};
 use cpift_kernels::emulator::Schedule;
 use cpift_model::progress::Silent;
-use cpift_tests::jobs::SmallJob;
+use cpift_tests::jobs::{SmallJob, TASKS};
 use cpift_tests::numeric::random;
 use cpift_tests::stand_in::{StandIn, left_out};
 use serde_json::json;
@@ -459,4 +459,45 @@ fn multiply_by_others() {
     let device = Device::cuda(0).unwrap();
     device.try_own_kernels().unwrap();
     assert_eq!(multiply(&device).unwrap().to_vec().unwrap(), expected_product());
+}
+
+/// Products of the gradients are large enough along k to be cut, whose sums are memory for a moment.
+#[test]
+fn a_job_takes_no_more_of_a_gpu_than_its_plan_says() {
+    if left_out() {
+        return;
+    }
+    let stand_in = StandIn::new();
+    let output = on(&stand_in, "plan_and_run");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(stand_in.violations(), [""; 0]);
+}
+
+#[test]
+#[ignore = "run on the stand-in by other tests"]
+fn plan_and_run() {
+    let device = Device::cuda(0).unwrap();
+    let sizes = [("num_hidden_layers", 1), ("hidden_size", 64), ("intermediate_size", 2048)];
+    let job = SmallJob::with_model(&sizes).on(device.clone());
+    for task in TASKS {
+        // One row to evaluate is enough.
+        let path = job.path(&format!("{task}.eval.jsonl"));
+        let rows = std::fs::read_to_string(&path).unwrap();
+        std::fs::write(&path, rows.lines().next().unwrap()).unwrap();
+    }
+    let recipe = job.recipe(&[
+        ("method", json!("joint")),
+        ("model.max_length", json!(24)),
+        ("train.steps", json!(1)),
+        ("train.batch_size", json!(2)),
+    ]);
+    let planned = job.plan(&recipe).unwrap();
+    let parts = || planned.memory.iter().filter(|part| !part.on_host);
+    let bytes = parts().map(|part| part.bytes).sum::<u64>();
+    let passing = parts().find(|part| part.name == "in passing").unwrap().bytes;
+    job.run(&recipe, "run", false, &mut Silent).unwrap();
+    let taken = device.peak_memory_bytes().unwrap();
+    assert!(taken <= bytes && 2 * taken > bytes, "{taken} taken, planned {:?}", planned.memory);
+    // Without what is held for a moment the plan would be too low.
+    assert!(passing > 0 && taken > bytes - passing, "{taken} taken, planned {:?}", planned.memory);
 }

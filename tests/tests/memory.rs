@@ -67,14 +67,8 @@ fn a_job_takes_no_more_than_its_plan_says() {
     job.run(&recipe, "run", false, &mut Silent).unwrap();
     let taken = (PEAK.load(Ordering::Relaxed) - before) as u64;
     let parts: Vec<_> = planned.memory.iter().map(|part| (part.name.as_str(), part.bytes)).collect();
-    assert!(
-        taken <= planned.memory_bytes(),
-        "{taken} taken, planned {} of {parts:?}",
-        planned.memory_bytes()
-    );
-    assert!(
-        2 * taken > planned.memory_bytes(),
-        "{taken} taken, planned {} of {parts:?}",
-        planned.memory_bytes()
-    );
+    // But for the program itself, most of which is no allocation of the job's.
+    let program = planned.memory.iter().find(|part| part.name == "program").unwrap().bytes;
+    let of_the_job = planned.memory_bytes() - program;
+    assert!(taken <= of_the_job && 2 * taken > of_the_job, "{taken} taken, planned {parts:?}");
 }

@@ -9,7 +9,7 @@ use cpift_kernels::emulator::MULTIPROCESSORS;
 use cpift_kernels::launch::{Argument, Direction, Launch, LaunchError, Request};
 
 use super::command::{Command, Graph};
-use super::{Backend, Range};
+use super::{Backend, GpuDevice, Range};
 use crate::buffer::ALIGNMENT;
 use crate::error::Result;
 
@@ -41,6 +41,16 @@ pub struct LaunchLog {
     /// Of the device that launches are chosen for.
     compute_capability: (u32, u32),
     multiprocessors: u32,
+    /// Asked which kernels it trusts; without one all are.
+    asked: Option<GpuDevice>,
+    held: Arc<Held>,
+}
+
+/// Bytes that are allocated, and the most that ever were.
+#[derive(Debug, Default)]
+struct Held {
+    now: AtomicU64,
+    most: AtomicU64,
 }
 
 impl LaunchLog {
@@ -52,7 +62,15 @@ impl LaunchLog {
     /// An empty one, of launches as on a device of this compute capability, with so many multiprocessors.
     pub fn of_device(compute_capability: (u32, u32), multiprocessors: u32) -> Self {
         let free = Arc::new(AtomicU64::new(ALIGNMENT as u64));
-        Self { launches: Arc::default(), free, compute_capability, multiprocessors }
+        let (launches, held) = (Arc::default(), Arc::default());
+        Self { launches, free, compute_capability, multiprocessors, asked: None, held }
+    }
+
+    /// An empty one, of launches as on `device`.
+    pub fn like(device: &GpuDevice) -> Self {
+        let launcher = device.launcher();
+        let log = Self::of_device(launcher.compute_capability(), launcher.multiprocessors());
+        Self { asked: Some(device.clone()), ..log }
     }
 
     /// What was launched since this was last asked, in order.
@@ -108,14 +126,22 @@ impl Launch for LaunchLog {
     fn compute_capability(&self) -> (u32, u32) {
         self.compute_capability
     }
+
+    fn trusts(&self, family: &'static str) -> bool {
+        self.asked.as_ref().is_none_or(|device| device.launcher().trusts(family))
+    }
 }
 
 impl Backend for LaunchLog {
     fn allocate(&self, bytes: usize) -> Result<u64> {
+        let before = self.held.now.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.held.most.fetch_max(before + bytes as u64, Ordering::Relaxed);
         Ok(self.free.fetch_add(bytes.next_multiple_of(ALIGNMENT) as u64, Ordering::Relaxed))
     }
 
-    unsafe fn free(&self, _address: u64, _bytes: usize) {}
+    unsafe fn free(&self, _address: u64, bytes: usize) {
+        self.held.now.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
 
     unsafe fn set(&self, _address: u64, _byte: u8, _bytes: usize) -> Result<()> {
         Ok(())
@@ -156,7 +182,7 @@ impl Backend for LaunchLog {
     }
 
     fn peak_memory_bytes(&self) -> Option<u64> {
-        None
+        Some(self.held.most.load(Ordering::Relaxed))
     }
 
     fn name(&self) -> String {

@@ -231,6 +231,10 @@ pub fn method_name(method: Method) -> &'static str {
     }
 }
 
+/// Bytes of the program itself: its code as far as it runs, threads, names, lists, and what the allocator keeps. Without
+/// those of CUDA's driver.
+const PROGRAM: u64 = 32 << 20;
+
 fn plan_memory(
     recipe: &Recipe,
     inputs: &Inputs,
@@ -271,6 +275,7 @@ fn plan_memory(
     };
     let fusion = if recipe.method == Method::Cpift { importance.max(counts) } else { 0 };
     parts.push(part("answers or fusion", fusion.max(generation as u64)));
+    parts.push(host_part("program", PROGRAM));
     let staging = staging_bytes(&inputs.layout, device.threads());
     parts.push(host_part("reading and writing", staging as u64));
     // A row's two lists are allocations of their own, each with a header of the allocator's.

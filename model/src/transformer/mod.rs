@@ -12,6 +12,7 @@ mod cache;
 mod forward;
 mod generate;
 mod initialize;
+mod passing;
 mod rotary;
 mod timings;
 mod weights;
@@ -33,6 +34,7 @@ use weights::ModelWeights;
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+use crate::machine;
 
 /// The number type that a model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -109,8 +111,9 @@ impl<T: Real> Transformer<T> {
         })
     }
 
-    /// Bytes per part that a transformer for batches of up to `max_tokens` tokens allocates: weights,
-    /// gradients and moments are not its own and not counted. Allocates nothing.
+    /// Bytes per part that a transformer for batches of up to `max_tokens` tokens allocates, and that its passes take
+    /// for a moment: weights, gradients and moments are not its own and not counted. Allocates nothing on the device.
+    /// What does not fit the machine in any case is not looked at as closely.
     ///
     /// # Errors
     /// A model whose size overflows, or whose heads the device cannot take.
@@ -125,6 +128,14 @@ impl<T: Real> Transformer<T> {
         plan.parts.push(("head and loss", Workspace::<T>::bytes(device, &head_shape(config, max_tokens))));
         let inputs = BatchBuffers::bytes(max_tokens) + RotaryTables::bytes(config, max_tokens);
         plan.parts.push(("batch and positions", inputs));
+        let available = device.memory_bytes().or_else(machine::memory_bytes).unwrap_or(u64::MAX);
+        if let Purpose::Training { recompute } = purpose
+            && matches!(device, Device::Gpu(_))
+            && plan.total() as u64 <= available
+        {
+            let bytes = passing::bytes::<T>(config, device, max_tokens.max(1), recompute)?;
+            plan.parts.push(("in passing", bytes));
+        }
         Ok(plan)
     }
 
