@@ -62,7 +62,7 @@ fn written(version: usize) -> String {
 }
 
 fn explain(error: CublasError) -> String {
-    format!("cuBLAS: {error}")
+    format!("its library says {:?}", error.0)
 }
 
 /// The opened library. What it is asked is in its device's context.
@@ -132,7 +132,7 @@ impl Drop for Library {
 /// Makes the stream's context current on this thread.
 fn enter(stream: Stream) -> Result<(), String> {
     // SAFETY: a live device's context, by whoever made the stream known.
-    unsafe { ctx::set_current(stream.context) }.map_err(|error| format!("cuBLAS: the driver says {error}"))
+    unsafe { ctx::set_current(stream.context) }.map_err(|error| format!("the driver says {error}"))
 }
 
 fn data_type(bytes: usize) -> cudaDataType {
@@ -288,6 +288,22 @@ mod tests {
     fn versions_are_written_as_people_know_them() {
         assert_eq!(written(120_804), "12.8.4");
         assert_eq!(written(130_000), "13.0.0");
+    }
+
+    /// Where the library is installed, a device or none: what is described to it is in its words.
+    #[test]
+    fn descriptions_are_taken_where_the_library_is() {
+        use super::super::Product;
+        if find().is_err() {
+            return;
+        }
+        for choice in 0..4 {
+            let [a_transposed, b_transposed] = [1, 2].map(|bit| choice & bit != 0);
+            let product = Product { m: 24, n: 40, k: 32, a_transposed, b_transposed, accumulate: false };
+            let types = [cudaDataType::CUDA_R_16BF, cudaDataType::CUDA_R_32F];
+            assert!(Description::new(&product.column_major(), types).is_ok(), "{product:?}");
+        }
+        assert!(Preference::new(64 << 20).is_ok());
     }
 
     /// Whether it is here or not, asking does not panic.
