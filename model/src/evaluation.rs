@@ -118,6 +118,17 @@ pub fn generation_bytes<T: Real>(config: &ModelConfig, max_tokens: usize, datase
     dataset.rows().chunks(ANSWERED_TOGETHER).map(of_rows).max().unwrap_or(0)
 }
 
+/// Some of these lines by number, the others by how many they are.
+fn name_lines(lines: &[usize]) -> String {
+    const NAMED: usize = 8;
+    let named: Vec<String> = lines.iter().take(NAMED).map(usize::to_string).collect();
+    match (named.as_slice(), lines.len().saturating_sub(NAMED)) {
+        ([line], _) => format!("line {line} is"),
+        (named, 0) => format!("lines {} are", named.join(", ")),
+        (named, more) => format!("lines {} and {more} more are", named.join(", ")),
+    }
+}
+
 /// A model folder, loaded to be evaluated and to generate.
 pub struct Evaluator {
     device: Device,
@@ -187,11 +198,13 @@ impl Evaluator {
     pub fn evaluate(&mut self, data: &Path, generate: bool) -> Result<FileScore> {
         let longest = self.config.max_positions;
         let dataset =
-            self.device.scope(|| Dataset::load(data, &self.tokenizer, longest, LongRows::Skip, None))?;
-        if dataset.counts().too_long > 0 {
+            self.device.scope(|| Dataset::load(data, &self.tokenizer, usize::MAX, LongRows::Skip, None))?;
+        let too_long = dataset.rows().iter().filter(|row| row.tokens.len() > longest);
+        let lines: Vec<usize> = too_long.map(|row| row.line).collect();
+        if !lines.is_empty() {
             let reason = format!(
-                "{} rows are longer than the model's {longest} positions: remove them",
-                dataset.counts().too_long
+                "{} longer than the model's {longest} positions: shorten or remove what is there",
+                name_lines(&lines)
             );
             return Err(Error::format(data, reason));
         }

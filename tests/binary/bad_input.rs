@@ -155,6 +155,12 @@ fn evaluation_and_generation() {
     assert!(
         refused(&["eval", &model, "--data", &files.path("none.jsonl")]).contains("none.jsonl: cannot read")
     );
+    let row = |prompt: &str| json!({ "prompt": prompt, "completion": "5" }).to_string();
+    let long_rows = files.path("long.jsonl");
+    let rows = [row("2+3="), row(&"2+3=".repeat(10_000)), row("1+4="), row(&"1+4=".repeat(10_000))];
+    fs::write(&long_rows, rows.join("\n")).unwrap();
+    let message = refused(&["eval", &model, "--data", &long_rows]);
+    assert!(message.contains("long.jsonl: lines 2, 4 are longer than the model's "), "{message}");
     assert!(refused(&["generate", &files.path("none"), "--prompt", "x"]).contains("none"));
     let config = files.path("blank/config.json");
     let long = ["bench", "step", "--config", &config, "--batch", "1", "--length", "100000000"];

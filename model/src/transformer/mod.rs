@@ -128,10 +128,11 @@ impl<T: Real> Transformer<T> {
         plan.parts.push(("head and loss", Workspace::<T>::bytes(device, &head_shape(config, max_tokens))));
         let inputs = BatchBuffers::bytes(max_tokens) + RotaryTables::bytes(config, max_tokens);
         plan.parts.push(("batch and positions", inputs));
+        let planned = plan.parts.iter().fold(0, |sum: usize, (_, bytes)| sum.saturating_add(*bytes));
         let available = device.memory_bytes().or_else(machine::memory_bytes).unwrap_or(u64::MAX);
         if let Purpose::Training { recompute } = purpose
             && matches!(device, Device::Gpu(_))
-            && plan.total() as u64 <= available
+            && planned as u64 <= available
         {
             let bytes = passing::bytes::<T>(config, device, max_tokens.max(1), recompute)?;
             plan.parts.push(("in passing", bytes));
