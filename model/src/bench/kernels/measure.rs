@@ -110,7 +110,7 @@ pub struct Ceilings {
 }
 
 impl Ceilings {
-    /// Measures them.
+    /// Measures them; those of memory by the fastest run, since what others do meanwhile can only slow one down.
     ///
     /// # Errors
     /// When memory runs out, or the device fails.
@@ -125,7 +125,7 @@ impl Ceilings {
             Device::Gpu(_) => target.view_mut().copy_from(source.view()),
             Device::Cpu(_) => copy_by_all(target.view_mut(), source.view()),
         };
-        let copied = 2.0 * bytes / measure(device, &mut copy, flush, budget)?.median;
+        let copied = 2.0 * bytes / measure(device, &mut copy, flush, budget)?.least;
         // On a GPU that which allocates nothing and is not waited for.
         let mut clip = Clip::new(device, length)?;
         let mut read = || match device {
@@ -135,7 +135,7 @@ impl Ceilings {
                 Ok(())
             }
         };
-        let read = bytes / measure(device, &mut read, flush, budget)?.median;
+        let read = bytes / measure(device, &mut read, flush, budget)?.least;
         let mut update = || match device {
             Device::Gpu(_) => subtract(device, target.view_mut(), source.view()),
             Device::Cpu(cpu) => {
@@ -144,7 +144,7 @@ impl Ceilings {
             }
         };
         let passes = if matches!(device, Device::Cpu(_)) { 2.0 } else { 3.0 };
-        let update = passes * bytes / measure(device, &mut update, flush, budget)?.median;
+        let update = passes * bytes / measure(device, &mut update, flush, budget)?.least;
         drop((source, target));
         Ok(Self { copy: copied, read, update, matrix: matrix_rate::<T>(device, flush, budget)? })
     }
