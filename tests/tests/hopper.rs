@@ -65,7 +65,10 @@ fn attention_is_tested_before_it_is_used_on_the_stand_in_driver() {
     for (failure, expected) in [
         ("", ""),
         ("skip:attention_forward_256_hopper", "wrong numbers from attention of heads of 256: the output"),
-        ("skip:attention_backward_keys_96_hopper", "wrong numbers from attention of heads of 96: the gradient of k"),
+        (
+            "skip:attention_backward_keys_96_hopper",
+            "wrong numbers from attention of heads of 96: the gradient of k",
+        ),
         ("jit:attention_forward_64_hopper", "the driver does not take the PTX of `attention_hopper`"),
     ] {
         let stand_in = StandIn::with(&[("CAPABILITY", "9.0"), ("MULTIPROCESSORS", "4"), ("FAIL", failure)]);

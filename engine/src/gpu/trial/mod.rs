@@ -76,6 +76,9 @@ impl Trials {
 
     /// Tests a family: why it is not to be used, if so. Not by way of the recording that may be going on.
     fn run(&self, backend: &Arc<dyn Backend>, family: &Family) -> Option<String> {
+        if let Err(broken) = self.usable() {
+            return Some(broken.to_string());
+        }
         let device = GpuDevice::over(Arc::clone(backend));
         let reason = match (family.test)(&device) {
             Ok(None) => return None,
@@ -88,7 +91,7 @@ impl Trials {
                  with the environment variable CPIFT_HOPPER=off",
                 family.computes
             );
-            // Set once at most: nothing is tested after this.
+            // Set once: nothing is tested on a device that is broken.
             let _ = self.broken.set(Error::DeviceUnavailable { name: backend.name(), reason });
         }
         Some(reason)

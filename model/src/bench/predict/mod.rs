@@ -204,7 +204,7 @@ fn time(gpu: &Gpu, launch: &LaunchRecord, count: usize, work: Work) -> Result<La
     let tensor_rate = gpu.tensor_flops_per_second * if own { 1.0 } else { MMA_ON_HOPPER };
     let rate = if tensor_cores { tensor_rate } else { gpu.f32_flops_per_second };
     let memory = work.bytes as f64 / gpu.bytes_per_second * (multiprocessors / blocks).max(1.0);
-    // Of attention a block has one tile of one head: there are more blocks than tiles.
+    // Attention's tiles are of one head: there are at least as many blocks.
     let tiles = number(launch, "tiles").map_or(blocks, |tiles| blocks.max(tiles as f64));
     let uneven = (tiles / multiprocessors).ceil() * multiprocessors / tiles;
     let compute = work.flops as f64 / rate * uneven;
