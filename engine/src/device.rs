@@ -43,10 +43,10 @@ impl Device {
         Self::Gpu(GpuDevice::logging(log))
     }
 
-    /// The emulator, which also writes to `log` what every launch, setting and copy of its memory moves: for tests
-    /// of what operations say they move.
-    pub fn counting(log: &TrafficLog) -> Self {
-        Self::Gpu(GpuDevice::counting(log))
+    /// As [`Device::emulated_like`], and writes to `log` what every launch, setting and copy of its memory moves: for
+    /// tests of what operations say they move.
+    pub fn counting(log: &TrafficLog, compute_capability: (u32, u32)) -> Self {
+        Self::Gpu(GpuDevice::counting(log, compute_capability))
     }
 
     /// CUDA device `ordinal`. The variable `CPIFT_HOPPER=off` keeps the kernels that are for compute capability 9.0

@@ -30,8 +30,12 @@ impl Emulated {
     }
 
     /// One that counts what launches, settings and copies within its memory move.
-    pub fn counting(traffic: &TrafficLog) -> Self {
-        Self { emulator: Emulator::counting(Schedule::Forward, traffic), traffic: Some(traffic.clone()) }
+    pub fn counting(traffic: &TrafficLog, compute_capability: (u32, u32)) -> Self {
+        let mut emulator = Emulator::counting(Schedule::Forward, traffic);
+        if compute_capability != emulator.compute_capability() {
+            emulator = emulator.like(compute_capability, MULTIPROCESSORS);
+        }
+        Self { emulator, traffic: Some(traffic.clone()) }
     }
 
     fn note(&self, kernel: &'static str, read: usize, written: usize) {

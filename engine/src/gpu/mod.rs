@@ -203,8 +203,8 @@ impl GpuDevice {
     }
 
     /// The emulator, made to count what moves.
-    pub(crate) fn counting(traffic: &TrafficLog) -> Self {
-        Self::new(emulated::Emulated::counting(traffic))
+    pub(crate) fn counting(traffic: &TrafficLog, compute_capability: (u32, u32)) -> Self {
+        Self::new(emulated::Emulated::counting(traffic, compute_capability))
     }
 
     /// Whether kernels run on the emulator.
