@@ -12,7 +12,7 @@ use super::program::{
 };
 
 /// Branches that a thread may take; more are taken for a loop without end.
-const BRANCHES: u64 = 1 << 28;
+const BRANCHES: u64 = 1 << 24;
 /// Most bytes of an access.
 const WIDEST: usize = 16;
 
