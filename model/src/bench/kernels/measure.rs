@@ -115,6 +115,12 @@ impl Ceilings {
     /// # Errors
     /// When memory runs out, or the device fails.
     pub fn measure<T: Real>(device: &Device, flush: &mut CacheFlush, budget: Duration) -> Result<Self> {
+        let of_memory = Self::of_memory(device, flush, budget)?;
+        Ok(Self { matrix: matrix_rate::<T>(device, flush, budget)?, ..of_memory })
+    }
+
+    /// Those of memory.
+    fn of_memory(device: &Device, flush: &mut CacheFlush, budget: Duration) -> Result<Self> {
         // A share of the device's memory, where that is little.
         let most = device.memory_bytes().map_or(usize::MAX, |bytes| bytes as usize / 64);
         let length = flush.memory.len().max(1 << 25).min(most) + UNEVEN;
@@ -145,8 +151,21 @@ impl Ceilings {
         };
         let passes = if matches!(device, Device::Cpu(_)) { 2.0 } else { 3.0 };
         let update = passes * bytes / measure(device, &mut update, flush, budget)?.least;
-        drop((source, target));
-        Ok(Self { copy: copied, read, update, matrix: matrix_rate::<T>(device, flush, budget)? })
+        Ok(Self { copy: copied, read, update, matrix: 0.0 })
+    }
+
+    /// The better of these and of memory's measured again: others may have used it the first time.
+    ///
+    /// # Errors
+    /// As [`Ceilings::measure`].
+    pub fn measured_again(self, device: &Device, flush: &mut CacheFlush, budget: Duration) -> Result<Self> {
+        let again = Self::of_memory(device, flush, budget)?;
+        Ok(Self {
+            copy: self.copy.max(again.copy),
+            read: self.read.max(again.read),
+            update: self.update.max(again.update),
+            matrix: self.matrix,
+        })
     }
 
     /// What memory gives at best, in bytes per second: the best of copying, reading and updating.

@@ -223,6 +223,7 @@ pub fn run(
             Err(error) => return Err(error.into()),
         }
     }
+    let ceilings = ceilings.measured_again(device, &mut flush, budget)?;
     let rates = measured.iter().filter(|(case, ..)| case.product.is_some());
     let rates = rates.map(|(case, times, _)| case.work.flops as f64 / times.median);
     let matrix = rates.fold(ceilings.matrix, f64::max);
