@@ -5,13 +5,11 @@
 mod cases;
 mod common;
 
-use std::sync::Mutex;
-
 use cases::*;
 use common::*;
 use cpift_kernels::attention::*;
 use cpift_kernels::emulator::{Cause, Emulator};
-use cpift_kernels::launch::{Launch, LaunchError, Request};
+use cpift_kernels::launch::LaunchError;
 use cpift_kernels::simt::Bf16;
 
 /// A Hopper of few multiprocessors, whose blocks have several tiles each.
@@ -109,25 +107,6 @@ fn neighbours_do_not_show_in_a_documents_bits() {
     check_neighbours_on(&hopper(0, 2), &case);
 }
 
-/// Notes what would be launched.
-#[derive(Debug)]
-struct Record((u32, u32), Mutex<Vec<&'static str>>);
-
-impl Launch for Record {
-    unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
-        self.1.lock().expect("not poisoned").push(request.kernel.name);
-        Ok(())
-    }
-
-    fn multiprocessors(&self) -> u32 {
-        132
-    }
-
-    fn compute_capability(&self) -> (u32, u32) {
-        self.0
-    }
-}
-
 #[test]
 fn hopper_has_kernels_of_its_own_for_heads_that_fill_them() {
     let of_hopper = |head_dim: u32| {
@@ -157,9 +136,9 @@ fn hopper_has_kernels_of_its_own_for_heads_that_fill_them() {
         ((8, 9), 128, of_all(128)),
         ((10, 0), 128, of_all(128)),
     ] {
-        let record = Record(capability, Mutex::default());
+        let record = Record::of(capability, 132);
         Case::<Bf16>::new((2, 1, head_dim), &[5]).run(&record);
-        assert_eq!(record.1.into_inner().expect("not poisoned"), kernels);
+        assert_eq!(record.names(), kernels);
     }
 }
 

@@ -2,13 +2,11 @@
 
 mod common;
 
-use std::sync::Mutex;
-
 use common::product::{Matrix, assert_product};
-use common::{Buffer, SCHEDULES, random, slice, slice_mut, to_bits, widen};
+use common::{Buffer, Record, SCHEDULES, random, slice, slice_mut, to_bits, widen};
 use cpift_kernels::emulator::{Emulator, MULTIPROCESSORS};
 use cpift_kernels::gemm::*;
-use cpift_kernels::launch::{Launch, LaunchError, Request, Slice, SliceMut};
+use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};
 use cpift_kernels::simt::{Bf16, Element, Real};
 
 type Done = Result<(), LaunchError>;
@@ -163,29 +161,10 @@ fn products_of_bf16() {
     check_products(&BF16, 2f64.powi(-7));
 }
 
-/// Notes what it should launch.
-#[derive(Debug, Default)]
-struct Record(Mutex<Vec<&'static str>>);
-
-impl Launch for Record {
-    unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
-        self.0.lock().expect("not poisoned").push(request.kernel.name);
-        Ok(())
-    }
-
-    fn multiprocessors(&self) -> u32 {
-        MULTIPROCESSORS
-    }
-
-    fn compute_capability(&self) -> (u32, u32) {
-        (8, 0)
-    }
-}
-
 #[test]
 fn tiles_are_small_where_large_ones_would_be_few_or_empty() {
     let names = |m: u64, n: u64, k: u64| {
-        let record = Record::default();
+        let record = Record::of((8, 0), MULTIPROCESSORS);
         // SAFETY: nothing runs.
         let buffer = |length: u64| unsafe { Slice::<f32>::new(16, length as usize) };
         // SAFETY: nothing runs.
@@ -194,7 +173,7 @@ fn tiles_are_small_where_large_ones_would_be_few_or_empty() {
         gemm_nt_f32(&record, a, b, None, out(), [m, n, k]).expect("records");
         gemm_nn_f32(&record, a, b, out(), [m, n, k], true).expect("records");
         gemm_tn_f32(&record, a, b, out(), [m, n, k]).expect("records");
-        record.0.into_inner().expect("not poisoned")
+        record.names()
     };
     let large = ["gemm_nt_f32_128", "gemm_nn_f32_128", "gemm_tn_f32_128"];
     let small = ["gemm_nt_f32_32", "gemm_nn_f32_32", "gemm_tn_f32_32"];

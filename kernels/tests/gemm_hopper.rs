@@ -2,14 +2,12 @@
 
 mod common;
 
-use std::sync::Mutex;
-
 use common::product::{Matrix, assert_product};
-use common::{Buffer, SCHEDULES, random, to_bits, widen};
+use common::{Buffer, Record, SCHEDULES, random, to_bits, widen};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::{gemm_nn_bf16, gemm_nt_bf16, gemm_tn_bf16};
 use cpift_kernels::gemm_hopper::*;
-use cpift_kernels::launch::{Launch, LaunchError, Request, Slice, SliceMut};
+use cpift_kernels::launch::{LaunchError, Slice, SliceMut};
 use cpift_kernels::simt::{Bf16, Real};
 
 /// Half a unit in the last place of a bf16 is this of it, at most.
@@ -124,32 +122,9 @@ fn gradients_of_weights() {
     }
 }
 
-/// Notes what it should launch, on a device of 132 multiprocessors.
-#[derive(Debug)]
-struct Record {
-    names: Mutex<Vec<&'static str>>,
-    compute_capability: (u32, u32),
-}
-
-impl Launch for Record {
-    unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
-        assert!(request.grid[0] <= 132 || !request.kernel.name.contains("hopper"));
-        self.names.lock().expect("not poisoned").push(request.kernel.name);
-        Ok(())
-    }
-
-    fn multiprocessors(&self) -> u32 {
-        132
-    }
-
-    fn compute_capability(&self) -> (u32, u32) {
-        self.compute_capability
-    }
-}
-
 /// The kernels chosen for the three layouts, with operands at `address`.
 fn chosen(compute_capability: (u32, u32), [m, n, k]: [u64; 3], address: u64) -> Vec<&'static str> {
-    let record = Record { names: Mutex::default(), compute_capability };
+    let record = Record::of(compute_capability, 132);
     // SAFETY: nothing runs.
     let buffer = |length: u64| unsafe { Slice::<Bf16>::new(address, length as usize) };
     // SAFETY: nothing runs.
@@ -160,7 +135,7 @@ fn chosen(compute_capability: (u32, u32), [m, n, k]: [u64; 3], address: u64) -> 
     gemm_nt_bf16(&record, a, b, None, out(), [m, n, k]).expect("records");
     gemm_nn_bf16(&record, a, b, out(), [m, n, k], true).expect("records");
     gemm_tn_bf16(&record, a, b, sums, [m, n, k]).expect("records");
-    record.names.into_inner().expect("not poisoned")
+    record.names()
 }
 
 fn names(kind: &str, tile: &str) -> [String; 3] {

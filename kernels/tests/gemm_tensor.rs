@@ -2,13 +2,11 @@
 
 mod common;
 
-use std::sync::Mutex;
-
 use common::product::{Matrix, assert_product};
-use common::{Buffer, SCHEDULES, random, slice_mut, to_bits, widen};
+use common::{Buffer, Record, SCHEDULES, random, slice_mut, to_bits, widen};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
-use cpift_kernels::launch::{Launch, LaunchError, Request, Slice, SliceMut};
+use cpift_kernels::launch::{LaunchError, Slice, SliceMut};
 use cpift_kernels::simt::{Bf16, Real};
 
 /// Half a unit in the last place of a bf16 is this of it, at most.
@@ -134,31 +132,9 @@ fn gradients_of_weights() {
     }
 }
 
-/// Notes what it should launch, on a device of so many multiprocessors.
-#[derive(Debug)]
-struct Record {
-    names: Mutex<Vec<&'static str>>,
-    multiprocessors: u32,
-}
-
-impl Launch for Record {
-    unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
-        self.names.lock().expect("not poisoned").push(request.kernel.name);
-        Ok(())
-    }
-
-    fn multiprocessors(&self) -> u32 {
-        self.multiprocessors
-    }
-
-    fn compute_capability(&self) -> (u32, u32) {
-        (8, 0)
-    }
-}
-
 /// The kernels chosen for the three layouts, with operands at `address`.
 fn chosen(multiprocessors: u32, [m, n, k]: [u64; 3], address: u64) -> Vec<&'static str> {
-    let record = Record { names: Mutex::default(), multiprocessors };
+    let record = Record::of((8, 0), multiprocessors);
     // SAFETY: nothing runs.
     let buffer = |length: u64| unsafe { Slice::<Bf16>::new(address, length as usize) };
     // SAFETY: nothing runs.
@@ -169,7 +145,7 @@ fn chosen(multiprocessors: u32, [m, n, k]: [u64; 3], address: u64) -> Vec<&'stat
     gemm_nt_bf16(&record, a, b, None, out(), [m, n, k]).expect("records");
     gemm_nn_bf16(&record, a, b, out(), [m, n, k], true).expect("records");
     gemm_tn_bf16(&record, a, b, sums, [m, n, k]).expect("records");
-    record.names.into_inner().expect("not poisoned")
+    record.names()
 }
 
 fn names(tile: &str) -> [String; 3] {
@@ -217,7 +193,7 @@ fn a_kernel_refuses_rows_that_are_no_multiples_of_chunks() {
 
 /// 128 multiprocessors.
 fn parts(sizes: [u64; 3]) -> u32 {
-    gemm_parts(&Record { names: Mutex::default(), multiprocessors: 128 }, sizes)
+    gemm_parts(&Record::of((8, 0), 128), sizes)
 }
 
 #[test]

@@ -66,6 +66,28 @@ fn the_traffic_of_adamw_is_what_its_documentation_says() {
     }
 }
 
+/// The same of the kernels for Hopper alone: every one that promises tensor instructions, and at least these.
+#[test]
+fn products_and_attention_on_hopper_are_computed_by_groups_of_warps() {
+    let manifest = manifest();
+    let families = [
+        ("gemm_hopper", cpift_kernels::gemm_hopper::KERNELS, 8),
+        ("attention_hopper", cpift_kernels::attention_hopper::KERNELS, 13),
+    ];
+    for (family, kernels, least) in families {
+        let recorded = &manifest.modules[&format!("{family}.sm_90a.ptx")].kernels;
+        let promised = kernels.iter().filter(|kernel| kernel.tensor != Tensor::Without);
+        let held = promised.filter(|kernel| {
+            let assembled = &recorded[kernel.name].assembled["sm_90a"];
+            assert_eq!(assembled.spills, 0, "{}", kernel.name);
+            assembled.instructions.get("HGMMA").is_some_and(|&count| count > 0)
+                && assembled.instructions.get("UTMALDG").is_some_and(|&count| count > 0)
+                && count(&recorded[kernel.name], "wgmma") > 0
+        });
+        assert_eq!(held.count(), least, "{family}");
+    }
+}
+
 /// By name, so that neither a kernel that has lost its tensor instructions nor one whose contract no longer
 /// promises them passes. In PTX it is mma.sync, in machine code HMMA.
 #[test]

@@ -5,8 +5,10 @@
 
 pub mod product;
 
+use std::sync::Mutex;
+
 use cpift_kernels::emulator::Schedule;
-use cpift_kernels::launch::{Slice, SliceMut};
+use cpift_kernels::launch::{Launch, LaunchError, Request, Slice, SliceMut, Tensor};
 use cpift_kernels::simt::{Element, F32x4, Real};
 
 /// Orders of threads and blocks that must not show in a result.
@@ -107,5 +109,43 @@ pub fn assert_close<E: Real>(what: &str, actual: &[E], expected: &[f64], toleran
             error <= tolerance,
             "{what}[{index}] is {actual}, not {expected}: off by {error:e} of {scale:e}"
         );
+    }
+}
+
+/// A launcher that notes the kernels it is to launch and runs none.
+#[derive(Debug)]
+pub struct Record {
+    names: Mutex<Vec<&'static str>>,
+    multiprocessors: u32,
+    compute_capability: (u32, u32),
+}
+
+impl Record {
+    /// Of a device like this.
+    pub fn of(compute_capability: (u32, u32), multiprocessors: u32) -> Self {
+        Self { names: Mutex::default(), multiprocessors, compute_capability }
+    }
+
+    /// What was noted, in order.
+    pub fn names(self) -> Vec<&'static str> {
+        self.names.into_inner().expect("not poisoned")
+    }
+}
+
+impl Launch for Record {
+    unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
+        // Blocks that go from tile to tile fill a multiprocessor each.
+        let persistent = request.kernel.architecture == "sm_90a" && request.kernel.tensor != Tensor::Without;
+        assert!(request.grid[0] <= self.multiprocessors || !persistent, "{}", request.kernel.name);
+        self.names.lock().expect("not poisoned").push(request.kernel.name);
+        Ok(())
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        self.multiprocessors
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.compute_capability
     }
 }
