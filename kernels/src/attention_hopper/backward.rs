@@ -229,6 +229,8 @@ pub fn keys<const N: usize>(
                     }
                 });
                 let (weights, d_scores) = (to_operands(&scores), to_operands(&products));
+                // What was loaded of the place, the copy engine may overwrite when the place is released.
+                fence_async();
                 let next = state.await_turn();
                 let across_queries = |tile| Operand::across_k(tile, STEP * ROW_BYTES);
                 add_two_values_by_group::<N>(
