@@ -260,10 +260,10 @@ pub trait Launch: fmt::Debug + Send + Sync {
     /// Compute capability of the device, by which kernels are chosen; of an A100 where there is no device.
     fn compute_capability(&self) -> (u32, u32);
 
-    /// Whether the kernels of `family`, which are for this compute capability alone, may be chosen. Asked right
-    /// before they are, so that a device can test them first.
-    fn trusts(&self, family: &'static str) -> bool {
-        let _ = family;
+    /// Whether the kernels that go by the name `group`, which are for this compute capability alone, may be chosen.
+    /// Asked right before they are, so that a device can test them first.
+    fn trusts(&self, group: &'static str) -> bool {
+        let _ = group;
         true
     }
 }

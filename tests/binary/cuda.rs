@@ -171,7 +171,7 @@ fn a_job_without_hoppers_kernels_is_the_same_whatever_the_reason() {
             &[("FAIL", "jit:gemm_nt_hopper")],
             "failed a first test: kernel gemm_nt_hopper_128x128",
         ),
-        ("wrong", "", &[("FAIL", "skip:gemm_nt_hopper")], "wrong numbers from gemm_nt_hopper by tiles"),
+        ("wrong", "", &[("FAIL", "skip:gemm_nt_hopper")], "wrong numbers: gemm_nt_hopper by tiles"),
         ("whole", "", &[], ""),
     ];
     for (out, hopper, variables, expected) in cases {

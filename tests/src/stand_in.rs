@@ -101,16 +101,17 @@ impl StandIn {
         command.output().unwrap()
     }
 
-    /// Runs one ignored test of this very program on it, which must pass; gives what it printed behind `said: `.
-    pub fn run_ignored(&self, test: &str) -> String {
-        let output = self.run_tests(&["--ignored", "--exact", "--nocapture", "--test-threads", "1", test]);
-        let text = String::from_utf8_lossy(&output.stdout);
-        let errors = String::from_utf8_lossy(&output.stderr);
-        assert!(output.status.success(), "{text}{errors}");
-        let mut lines = text.lines();
-        let said = lines.find_map(|line| line.split_once("said: ").map(|(_, rest)| rest.to_owned()));
-        said.unwrap_or_else(|| panic!("nothing was said in {text}{errors}"))
+    /// Runs one ignored test of this very program on it.
+    pub fn run_ignored(&self, test: &str) -> Output {
+        self.run_tests(&["--ignored", "--exact", "--nocapture", "--test-threads", "1", test])
     }
+}
+
+/// The line that a test printed behind `mark`.
+pub fn said(output: &Output, mark: &str) -> String {
+    let text = String::from_utf8_lossy(&output.stdout);
+    let line = text.lines().find_map(|line| line.split_once(mark).map(|(_, rest)| rest.to_owned()));
+    line.unwrap_or_else(|| panic!("no `{mark}` in {text}{}", String::from_utf8_lossy(&output.stderr)))
 }
 
 impl Default for StandIn {

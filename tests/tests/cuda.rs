@@ -1,29 +1,14 @@
 //! The engine's path to a GPU on the stand-in for CUDA's driver, which is no GPU: what is refused and with which
 //! words, what goes wrong later, what is left behind.
 
-use std::process::Output;
-
-use cpift_engine::ops::linear::{Shape, forward};
 use cpift_engine::ops::subtract::subtract;
-use cpift_engine::{Buffer, Device, Error, Result, bf16};
+use cpift_engine::{Buffer, Device, Error, Result};
 use cpift_kernels::emulator::Schedule;
 use cpift_model::progress::Silent;
 use cpift_tests::jobs::{SmallJob, TASKS};
 use cpift_tests::numeric::random;
-use cpift_tests::stand_in::{StandIn, left_out};
+use cpift_tests::stand_in::{StandIn, left_out, said};
 use serde_json::json;
-
-/// Runs one of the ignored tests below on a stand-in; they are what is done there.
-fn on(stand_in: &StandIn, test: &str) -> Output {
-    stand_in.run_tests(&["--ignored", "--exact", "--nocapture", "--test-threads", "1", test])
-}
-
-/// The line that a test printed behind `mark`.
-fn said(output: &Output, mark: &str) -> String {
-    let text = String::from_utf8_lossy(&output.stdout);
-    let line = text.lines().find_map(|line| line.split_once(mark).map(|(_, rest)| rest.to_owned()));
-    line.unwrap_or_else(|| panic!("no `{mark}` in {text}{}", String::from_utf8_lossy(&output.stderr)))
-}
 
 #[test]
 #[ignore = "run on the stand-in by other tests"]
@@ -78,7 +63,7 @@ fn what_cannot_be_used_is_refused_with_the_reason() {
     ];
     for (variables, expected) in cases {
         let stand_in = StandIn::with(variables);
-        let refused = said(&on(&stand_in, "open"), "refused: ");
+        let refused = said(&stand_in.run_ignored("open"), "refused: ");
         assert!(refused.starts_with("device `cuda:0` cannot be used: "), "{refused}");
         for part in expected {
             assert!(refused.contains(part), "{variables:?}: {refused}");
@@ -95,7 +80,7 @@ fn devices_of_all_kinds_are_opened_and_given_back_whole() {
     for (capability, version) in [("8.0", "11040"), ("8.9", "12080"), ("9.0", "13000"), ("12.0", "12080")] {
         let stand_in =
             StandIn::with(&[("CAPABILITY", capability), ("VERSION", version), ("MEMORY", "1073741824")]);
-        let opened = said(&on(&stand_in, "open"), "opened: ");
+        let opened = said(&stand_in.run_ignored("open"), "opened: ");
         assert_eq!(opened, format!("cuda:0 (stand-in, no GPU, compute {capability}, 1 GiB) 1073741824"));
         assert_eq!(stand_in.violations(), [""; 0]);
         // Older drivers have no graphs as they are made here.
@@ -110,14 +95,14 @@ fn graphs_that_fail_a_first_test_are_not_used() {
     }
     for failure in ["graph", "update"] {
         let stand_in = StandIn::with(&[("FAIL", failure)]);
-        let output = on(&stand_in, "record");
+        let output = stand_in.run_ignored("record");
         assert!(output.status.success(), "{failure}: {}", String::from_utf8_lossy(&output.stdout));
         // None, or those of the first test.
         assert!(stand_in.counts()["graphs"] <= 2, "{failure}: {}", stand_in.log());
         assert_eq!(stand_in.violations(), [""; 0], "{failure}");
     }
     let stand_in = StandIn::new();
-    assert!(on(&stand_in, "record").status.success());
+    assert!(stand_in.run_ignored("record").status.success());
     assert!(stand_in.counts()["graphs"] > 10, "{}", stand_in.log());
 }
 
@@ -154,7 +139,7 @@ fn devices_are_used_by_threads_and_dropped_by_others() {
         return;
     }
     let stand_in = StandIn::with(&[("DEVICES", "2")]);
-    let output = on(&stand_in, "share");
+    let output = stand_in.run_ignored("share");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(stand_in.violations(), [""; 0]);
 }
@@ -187,7 +172,7 @@ fn a_kernel_that_fails_is_reported_when_its_result_is_read() {
         return;
     }
     let stand_in = StandIn::with(&[("FAIL", "launch:subtract")]);
-    let failed = said(&on(&stand_in, "fail_later"), "failed: ");
+    let failed = said(&stand_in.run_ignored("fail_later"), "failed: ");
     assert_eq!(
         failed,
         "cuda:0: copying from the device: unspecified launch failure (CUDA_ERROR_LAUNCH_FAILED)"
@@ -214,7 +199,7 @@ fn memory_that_is_not_there_is_an_error_that_leaves_nothing_behind() {
         return;
     }
     let stand_in = StandIn::with(&[("MEMORY", "1048576")]);
-    let output = on(&stand_in, "want_too_much");
+    let output = stand_in.run_ignored("want_too_much");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(stand_in.violations(), [""; 0]);
 }
@@ -252,7 +237,7 @@ fn a_job_on_the_stand_in_driver_gives_the_emulators_bits() {
         return;
     }
     let stand_in = StandIn::with(&[("RUNS", "ptx")]);
-    let output = on(&stand_in, "same_job");
+    let output = stand_in.run_ignored("same_job");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(stand_in.violations(), [""; 0]);
     let counts = stand_in.counts();
@@ -290,7 +275,7 @@ fn a_step_on_a_hopper_gives_the_same_bits_from_source_and_ptx() {
         return;
     }
     let stand_in = StandIn::with(&[("RUNS", "both"), ("CAPABILITY", "9.0")]);
-    let output = on(&stand_in, "train_1_step");
+    let output = stand_in.run_ignored("train_1_step");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(stand_in.violations(), [""; 0]);
     assert!(stand_in.log().contains("_hopper_"), "{}", stand_in.log());
@@ -304,7 +289,7 @@ fn a_step_waits_once() {
     }
     let waits = ["train_1_step", "train_4_steps"].map(|test| {
         let stand_in = StandIn::new();
-        let output = on(&stand_in, test);
+        let output = stand_in.run_ignored(test);
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
         assert_eq!(stand_in.violations(), [""; 0]);
         stand_in.counts()["waits"]
@@ -336,131 +321,6 @@ fn train_steps(steps: u64) {
     job.run(&recipe, "run", false, &mut Silent).unwrap();
 }
 
-/// A Hopper of few multiprocessors, so that its own kernels are chosen for small products.
-const HOPPER: (&str, &str) = ("CAPABILITY", "9.0");
-const FEW: (&str, &str) = ("MULTIPROCESSORS", "4");
-
-#[test]
-fn hoppers_kernels_are_tested_before_the_first_product() {
-    if left_out() {
-        return;
-    }
-    // What fails, and what is said of it; the products are right in any case.
-    let cases = [
-        ("", ""),
-        ("skip:gemm_tn_hopper_128x128", "wrong numbers from gemm_tn_hopper by tiles of 128 by 128"),
-        ("skip:gemm_nt_f32_hopper_128x256", "wrong numbers from gemm_nt_f32_hopper by tiles of 128 by 256"),
-        (
-            "jit:gemm_nn_hopper",
-            "the driver does not take the PTX of `gemm_hopper` for compute capability 9.0",
-        ),
-    ];
-    for (failure, expected) in cases {
-        let stand_in = StandIn::with(&[HOPPER, FEW, ("FAIL", failure)]);
-        let output = on(&stand_in, "multiply_in_a_recording");
-        let without = said(&output, "without: ");
-        assert!(output.status.success(), "{failure}: {}", String::from_utf8_lossy(&output.stdout));
-        assert!(without.contains(expected) && without.is_empty() == failure.is_empty(), "{without}");
-        assert_eq!(stand_in.violations(), [""; 0], "{failure}");
-    }
-}
-
-#[test]
-#[ignore = "run on the stand-in by other tests"]
-fn multiply_in_a_recording() {
-    let device = Device::cuda(0).unwrap();
-    assert_eq!(device.left_out(), None, "nothing is tested before it is wanted");
-    let product = multiply(&device).unwrap();
-    println!("without: {}", device.left_out().unwrap_or_default());
-    assert_eq!(product.to_vec().unwrap(), expected_product());
-}
-
-/// A bf16 product of whole numbers, behind another command of a recording.
-fn multiply(device: &Device) -> Result<Buffer<bf16>> {
-    let shape = Shape { rows: 130, inputs: 136, outputs: 264 };
-    let x = Buffer::from_slice(device, &whole_numbers(shape.rows * shape.inputs, 31))?;
-    let weight = Buffer::from_slice(device, &whole_numbers(shape.outputs * shape.inputs, 53))?;
-    let mut y = Buffer::zeros(device, shape.rows * shape.outputs)?;
-    device.record(|| {
-        y.view_mut().fill(bf16::ONE)?;
-        forward(device, &shape, x.view(), weight.view(), None, y.view_mut())
-    })?;
-    Ok(y)
-}
-
-fn whole_numbers(length: usize, factor: usize) -> Vec<bf16> {
-    (0..length).map(|index| bf16::from_f32((index * factor % 97 % 5) as f32 - 2.0)).collect()
-}
-
-fn expected_product() -> Vec<bf16> {
-    let (x, weight) = (whole_numbers(130 * 136, 31), whole_numbers(264 * 136, 53));
-    let sum = |x: &[bf16], weight: &[bf16]| -> f32 {
-        x.iter().zip(weight).map(|(x, weight)| x.to_f32() * weight.to_f32()).sum()
-    };
-    let rows = x.chunks(136);
-    rows.flat_map(|row| weight.chunks(136).map(move |line| bf16::from_f32(sum(row, line)))).collect()
-}
-
-#[test]
-fn a_device_that_hoppers_kernels_break_says_how_to_do_without() {
-    if left_out() {
-        return;
-    }
-    let stand_in = StandIn::with(&[HOPPER, FEW, ("FAIL", "launch:gemm_nn_hopper")]);
-    let broken = said(&on(&stand_in, "break_the_device"), "broken: ");
-    for part in [
-        "device `cuda:0` cannot be used: Hopper's kernels for products broke it in a first test",
-        "CUDA_ERROR_LAUNCH_FAILED",
-        "with the environment variable CPIFT_HOPPER=off",
-    ] {
-        assert!(broken.contains(part), "{broken}");
-    }
-    assert_eq!(stand_in.violations(), [""; 0]);
-}
-
-#[test]
-#[ignore = "run on the stand-in by other tests"]
-fn break_the_device() {
-    let device = Device::cuda(0).unwrap();
-    let mut target = Buffer::from_slice(&device, &[3.0f32; 100]).unwrap();
-    let other = Buffer::from_slice(&device, &[1.0f32; 100]).unwrap();
-    let error = multiply(&device).unwrap_err().to_string();
-    println!("broken: {error}");
-    // So says all that comes after.
-    for later in [
-        subtract(&device, target.view_mut(), other.view()).unwrap_err().to_string(),
-        Buffer::<f32>::zeros(&device, 1).unwrap_err().to_string(),
-        device.try_own_kernels().unwrap_err().to_string(),
-    ] {
-        assert!(later.contains("CPIFT_HOPPER=off"), "{later}");
-    }
-}
-
-#[test]
-fn a_driver_too_old_for_hoppers_kernels_runs_the_others() {
-    if left_out() {
-        return;
-    }
-    let stand_in = StandIn::with(&[HOPPER, FEW, ("VERSION", "11080"), ("MEMORY", "1073741824")]);
-    let opened = said(&on(&stand_in, "open"), "opened: ");
-    assert_eq!(
-        opened,
-        "cuda:0 (stand-in, no GPU, compute 9.0, 1 GiB), without Hopper's own kernels, which need a driver for \
-         CUDA 12.0 or newer (this one is for 11.8) 1073741824"
-    );
-    let output = on(&stand_in, "multiply_by_others");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    assert_eq!(stand_in.violations(), [""; 0]);
-}
-
-#[test]
-#[ignore = "run on the stand-in by other tests"]
-fn multiply_by_others() {
-    let device = Device::cuda(0).unwrap();
-    device.try_own_kernels().unwrap();
-    assert_eq!(multiply(&device).unwrap().to_vec().unwrap(), expected_product());
-}
-
 /// Products of the gradients are large enough along k to be cut, whose sums are memory for a moment.
 #[test]
 fn a_job_takes_no_more_of_a_gpu_than_its_plan_says() {
@@ -468,7 +328,7 @@ fn a_job_takes_no_more_of_a_gpu_than_its_plan_says() {
         return;
     }
     let stand_in = StandIn::new();
-    let output = on(&stand_in, "plan_and_run");
+    let output = stand_in.run_ignored("plan_and_run");
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(stand_in.violations(), [""; 0]);
 }

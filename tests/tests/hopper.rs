@@ -3,13 +3,14 @@
 
 use std::num::NonZeroUsize;
 
-use cpift_engine::ops::attention::{Documents, Inputs, Shape, forward};
+use cpift_engine::ops::attention::{Documents, Gradients, Inputs, Outputs, Shape, backward, forward};
+use cpift_engine::ops::{linear, subtract::subtract};
 use cpift_engine::{Buffer, Device, Result, bf16};
 use cpift_kernels::emulator::Schedule;
 use cpift_tests::numeric::{assert_close, widen};
 use cpift_tests::oracle::attention as oracle;
 use cpift_tests::precision::{download, poisoned, random_in, tolerance, upload};
-use cpift_tests::stand_in::{StandIn, left_out};
+use cpift_tests::stand_in::{self, StandIn, said};
 
 /// Two query heads of 96 elements, which share one key/value head.
 const SHAPE: Shape =
@@ -23,26 +24,42 @@ fn numbers() -> [Vec<f32>; 3] {
     [random_in::<bf16>(1, 2 * key), random_in::<bf16>(2, key), random_in::<bf16>(3, key)]
 }
 
-/// Output and log-sum-exp.
-fn attend(device: &Device) -> Result<(Buffer<bf16>, Buffer<f32>)> {
+/// What attention writes: output, log-sum-exp, gradients of q, k and v.
+struct Results {
+    output: Buffer<bf16>,
+    log_sum_exp: Buffer<f32>,
+    gradients: [Buffer<bf16>; 3],
+}
+
+fn attend(device: &Device) -> Result<Results> {
     let [q, k, v] = numbers().map(|values| upload::<bf16>(device, &values));
+    let d_output = upload::<bf16>(device, &random_in::<bf16>(4, q.len()));
     let inputs = Inputs { q: q.view(), k: k.view(), v: v.view() };
     let mut output = poisoned::<bf16>(device, q.len());
     let mut log_sum_exp = poisoned::<f32>(device, STARTS[2] * SHAPE.heads);
     let documents = Documents::new(&STARTS)?;
     forward(device, &SHAPE, &documents, inputs, output.view_mut(), log_sum_exp.view_mut())?;
-    Ok((output, log_sum_exp))
+    let mut gradients = [q.len(), k.len(), v.len()].map(|length| poisoned::<bf16>(device, length));
+    let [d_q, d_k, d_v] = gradients.each_mut().map(Buffer::view_mut);
+    let outputs =
+        Outputs { output: output.view(), log_sum_exp: log_sum_exp.view(), d_output: d_output.view() };
+    backward(device, &SHAPE, &documents, inputs, outputs, Gradients { d_q, d_k, d_v })?;
+    Ok(Results { output, log_sum_exp, gradients })
 }
 
-fn bits(device: &Device) -> (Vec<bf16>, Vec<f32>) {
-    let (output, log_sum_exp) = attend(device).unwrap();
-    (output.to_vec().unwrap(), log_sum_exp.to_vec().unwrap())
+/// Output and log-sum-exp; gradients.
+type Bits = ((Vec<bf16>, Vec<f32>), [Vec<bf16>; 3]);
+
+fn bits(device: &Device) -> Bits {
+    let Results { output, log_sum_exp, gradients } = attend(device).unwrap();
+    let values = |buffer: &Buffer<bf16>| buffer.to_vec().unwrap();
+    ((values(&output), log_sum_exp.to_vec().unwrap()), gradients.each_ref().map(values))
 }
 
 #[test]
 fn attention_matches_the_oracle() {
     let device = Device::emulated_like(Schedule::Shuffled(17), (9, 0));
-    let (output, log_sum_exp) = attend(&device).unwrap();
+    let Results { output, log_sum_exp, .. } = attend(&device).unwrap();
     assert_eq!(device.left_out(), None);
     let [q, k, v] = numbers().map(|values| widen(&values));
     let Shape { heads, kv_heads, head_dim, scale, window } = SHAPE;
@@ -53,27 +70,34 @@ fn attention_matches_the_oracle() {
     assert_close("output", &download(&output), &expected, tolerance::<bf16>(2e-6, 3.0));
     assert_close("log-sum-exp", &download(&log_sum_exp), &expected_sums, 1e-6);
     // By a kernel of its own: that for all devices adds in another order.
-    assert_ne!(bits(&device), bits(&Device::emulated(Schedule::Forward)));
+    let (own, others) = (bits(&device), bits(&Device::emulated(Schedule::Forward)));
+    assert!(own.0 != others.0 && own.1 != others.1);
 }
 
 #[test]
 fn attention_is_tested_before_it_is_used_on_the_stand_in_driver() {
-    if left_out() {
+    if stand_in::left_out() {
         return;
     }
     // What fails, and what is said of it.
+    let of = |passes: &str, reason: &str| {
+        format!("Hopper's kernels for {passes} of heads of 96, which failed a first test: {reason}")
+    };
+    let jit = "kernel attention_forward_96_hopper: the driver does not take the PTX of `attention_hopper`";
     for (failure, expected) in [
-        ("", ""),
-        ("skip:attention_forward_256_hopper", "wrong numbers from attention of heads of 256: the output"),
+        ("", String::new()),
+        ("skip:attention_forward_96_hopper", of("attention", "wrong numbers: the output")),
         (
             "skip:attention_backward_keys_96_hopper",
-            "wrong numbers from attention of heads of 96: the gradient of k",
+            of("gradients of attention", "wrong numbers: the gradient of k"),
         ),
-        ("jit:attention_forward_64_hopper", "the driver does not take the PTX of `attention_hopper`"),
+        ("jit:attention_forward_96_hopper", of("attention", jit)),
     ] {
-        let stand_in = StandIn::with(&[("CAPABILITY", "9.0"), ("MULTIPROCESSORS", "4"), ("FAIL", failure)]);
-        let said = stand_in.run_ignored("attend_there");
-        assert!(said.contains(expected) && said.is_empty() == failure.is_empty(), "{said}");
+        let stand_in = StandIn::with(&[HOPPER, FEW, ("FAIL", failure)]);
+        let output = stand_in.run_ignored("attend_there");
+        assert!(output.status.success(), "{failure}: {}", String::from_utf8_lossy(&output.stderr));
+        let said = said(&output, "said: ");
+        assert!(said.starts_with(&expected) && said.is_empty() == failure.is_empty(), "{said}");
         assert_eq!(stand_in.violations(), [""; 0], "{failure}");
     }
 }
@@ -83,11 +107,135 @@ fn attention_is_tested_before_it_is_used_on_the_stand_in_driver() {
 fn attend_there() {
     let device = Device::cuda(0).unwrap();
     let found = bits(&device);
-    let left_out = device.left_out();
-    let expected = match left_out {
-        None => Device::emulated_like(Schedule::Forward, (9, 0)),
-        Some(_) => Device::emulated(Schedule::Forward),
+    let left_out = device.left_out().unwrap_or_default();
+    let own = bits(&Device::emulated_like(Schedule::Forward, (9, 0)));
+    let others = bits(&Device::emulated(Schedule::Forward));
+    // Of one output, gradients by either kernels are the same: the emulator adds in the order of keys and queries.
+    assert_eq!(found, if left_out.contains("kernels for attention") { others } else { own });
+    println!("said: {left_out}");
+}
+
+/// A Hopper of few multiprocessors, so that its own kernels are chosen for small products.
+const HOPPER: (&str, &str) = ("CAPABILITY", "9.0");
+const FEW: (&str, &str) = ("MULTIPROCESSORS", "4");
+
+#[test]
+fn hoppers_kernels_are_tested_before_the_first_product() {
+    if stand_in::left_out() {
+        return;
+    }
+    // What fails, and what is said of it; the products are right in any case.
+    let cases = [
+        ("", ""),
+        ("skip:gemm_tn_hopper_128x128", "wrong numbers: gemm_tn_hopper by tiles of 128 by 128"),
+        ("skip:gemm_nt_f32_hopper_128x256", "wrong numbers: gemm_nt_f32_hopper by tiles of 128 by 256"),
+        (
+            "jit:gemm_nn_hopper",
+            "the driver does not take the PTX of `gemm_hopper` for compute capability 9.0",
+        ),
+    ];
+    for (failure, expected) in cases {
+        let stand_in = StandIn::with(&[HOPPER, FEW, ("FAIL", failure)]);
+        let output = stand_in.run_ignored("multiply_in_a_recording");
+        let without = said(&output, "without: ");
+        assert!(output.status.success(), "{failure}: {}", String::from_utf8_lossy(&output.stdout));
+        assert!(without.contains(expected) && without.is_empty() == failure.is_empty(), "{without}");
+        assert_eq!(stand_in.violations(), [""; 0], "{failure}");
+    }
+}
+
+#[test]
+#[ignore = "run on the stand-in by other tests"]
+fn multiply_in_a_recording() {
+    let device = Device::cuda(0).unwrap();
+    assert_eq!(device.left_out(), None, "nothing is tested before it is wanted");
+    let product = multiply(&device).unwrap();
+    println!("without: {}", device.left_out().unwrap_or_default());
+    assert_eq!(product.to_vec().unwrap(), expected_product());
+}
+
+/// A bf16 product of whole numbers, behind another command of a recording.
+fn multiply(device: &Device) -> Result<Buffer<bf16>> {
+    let shape = linear::Shape { rows: 130, inputs: 136, outputs: 264 };
+    let x = Buffer::from_slice(device, &whole_numbers(shape.rows * shape.inputs, 31))?;
+    let weight = Buffer::from_slice(device, &whole_numbers(shape.outputs * shape.inputs, 53))?;
+    let mut y = Buffer::zeros(device, shape.rows * shape.outputs)?;
+    device.record(|| {
+        y.view_mut().fill(bf16::ONE)?;
+        linear::forward(device, &shape, x.view(), weight.view(), None, y.view_mut())
+    })?;
+    Ok(y)
+}
+
+fn whole_numbers(length: usize, factor: usize) -> Vec<bf16> {
+    (0..length).map(|index| bf16::from_f32((index * factor % 97 % 5) as f32 - 2.0)).collect()
+}
+
+fn expected_product() -> Vec<bf16> {
+    let (x, weight) = (whole_numbers(130 * 136, 31), whole_numbers(264 * 136, 53));
+    let sum = |x: &[bf16], weight: &[bf16]| -> f32 {
+        x.iter().zip(weight).map(|(x, weight)| x.to_f32() * weight.to_f32()).sum()
     };
-    assert_eq!(found, bits(&expected));
-    println!("said: {}", left_out.unwrap_or_default());
+    let rows = x.chunks(136);
+    rows.flat_map(|row| weight.chunks(136).map(move |line| bf16::from_f32(sum(row, line)))).collect()
+}
+
+#[test]
+fn a_device_that_hoppers_kernels_break_says_how_to_do_without() {
+    if stand_in::left_out() {
+        return;
+    }
+    let stand_in = StandIn::with(&[HOPPER, FEW, ("FAIL", "launch:gemm_nn_hopper")]);
+    let broken = said(&stand_in.run_ignored("break_the_device"), "broken: ");
+    for part in [
+        "device `cuda:0` cannot be used: Hopper's kernels for products broke it in a first test",
+        "CUDA_ERROR_LAUNCH_FAILED",
+        "with the environment variable CPIFT_HOPPER=off",
+    ] {
+        assert!(broken.contains(part), "{broken}");
+    }
+    assert_eq!(stand_in.violations(), [""; 0]);
+}
+
+#[test]
+#[ignore = "run on the stand-in by other tests"]
+fn break_the_device() {
+    let device = Device::cuda(0).unwrap();
+    let mut target = Buffer::from_slice(&device, &[3.0f32; 100]).unwrap();
+    let other = Buffer::from_slice(&device, &[1.0f32; 100]).unwrap();
+    let error = multiply(&device).unwrap_err().to_string();
+    println!("broken: {error}");
+    // So says all that comes after.
+    for later in [
+        subtract(&device, target.view_mut(), other.view()).unwrap_err().to_string(),
+        Buffer::<f32>::zeros(&device, 1).unwrap_err().to_string(),
+        device.try_own_kernels().unwrap_err().to_string(),
+    ] {
+        assert!(later.contains("CPIFT_HOPPER=off"), "{later}");
+    }
+}
+
+#[test]
+fn a_driver_too_old_for_hoppers_kernels_runs_the_others() {
+    if stand_in::left_out() {
+        return;
+    }
+    let stand_in = StandIn::with(&[HOPPER, FEW, ("VERSION", "11080"), ("MEMORY", "1073741824")]);
+    let output = stand_in.run_ignored("multiply_by_others");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert_eq!(
+        said(&output, "opened: "),
+        "cuda:0 (stand-in, no GPU, compute 9.0, 1 GiB), without Hopper's own kernels, which need a driver for \
+         CUDA 12.0 or newer (this one is for 11.8)"
+    );
+    assert_eq!(stand_in.violations(), [""; 0]);
+}
+
+#[test]
+#[ignore = "run on the stand-in by other tests"]
+fn multiply_by_others() {
+    let device = Device::cuda(0).unwrap();
+    device.try_own_kernels().unwrap();
+    println!("opened: {}", device.describe());
+    assert_eq!(multiply(&device).unwrap().to_vec().unwrap(), expected_product());
 }

@@ -106,9 +106,6 @@ kernels! {
         &dyn Launch, Slice<'_, f32>, Slice<'_, f32>, Slice<'_, u32>, SliceMut<'_, Self>,
         u32, u32, u32, u32, u32,
     ) -> Launched = rope_f32, rope_bf16;
-    ATTENTION_DELTA: fn(
-        &dyn Launch, Slice<'_, Self>, Slice<'_, Self>, SliceMut<'_, f32>, u32, u32,
-    ) -> Launched = attention_delta_f32, attention_delta_bf16;
     ATTENTION_DECODE: fn(
         &dyn Launch, Slice<'_, Self>, Slice<'_, Self>, Slice<'_, Self>, Slice<'_, u32>, Slice<'_, u32>,
         SliceMut<'_, f32>, SliceMut<'_, f32>, u32, u32, u32, u32, u32, u32, u32, u32, f32,

@@ -127,8 +127,8 @@ impl Launch for LaunchLog {
         self.compute_capability
     }
 
-    fn trusts(&self, family: &'static str) -> bool {
-        self.asked.as_ref().is_none_or(|device| device.launcher().trusts(family))
+    fn trusts(&self, group: &'static str) -> bool {
+        self.asked.as_ref().is_none_or(|device| device.launcher().trusts(group))
     }
 }
 

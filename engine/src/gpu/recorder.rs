@@ -287,8 +287,8 @@ impl Launch for Recorder {
         self.backend.compute_capability()
     }
 
-    fn trusts(&self, family: &'static str) -> bool {
-        self.trials.as_ref().is_none_or(|trials| trials.pass(&self.backend, family))
+    fn trusts(&self, group: &'static str) -> bool {
+        self.trials.as_ref().is_none_or(|trials| trials.pass(&self.backend, group))
     }
 }
 

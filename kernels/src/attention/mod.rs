@@ -19,7 +19,7 @@
 //!
 //! Heads have up to 256 elements, a multiple of 8. A thread's registers hold its part of the results, so
 //! kernels over tiles exist for 64, 128 and 256; a head uses the next larger. For bf16 there are others, on tensor
-//! cores (module `tensor`), and a forward pass for Hopper alone ([`attention_hopper`](crate::attention_hopper)).
+//! cores (module `tensor`), and for Hopper alone ([`attention_hopper`](crate::attention_hopper)).
 
 // Arrays in registers are walked by index in loops that are unrolled.
 #![allow(clippy::needless_range_loop)]
@@ -49,7 +49,7 @@ use crate::simt::*;
 
 /// Tokens of a tile.
 pub const TILE: u32 = 64;
-/// Tokens of a tile of queries of [`attention_hopper`](crate::attention_hopper).
+/// Tokens of a tile of [`attention_hopper`](crate::attention_hopper).
 pub const WIDE_TILE: u32 = 128;
 /// Most elements of a head.
 pub const HEAD_DIM_LIMIT: u32 = 256;

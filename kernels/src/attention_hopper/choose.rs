@@ -4,21 +4,35 @@ use super::*;
 use crate::attention::{BackwardInputs, Gradients, Sizes, TileLists};
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 
-/// Of the kernels here.
-pub const FAMILY: &str = attention_forward_128_hopper::KERNEL.family;
-/// Elements of the heads that there are kernels for.
-pub const HEAD_DIMS: [u32; 5] = [64, 80, 96, 128, 256];
-/// Those that the backward pass has: with 256, its sums would not fit the registers.
-pub const BACKWARD_HEAD_DIMS: [u32; 4] = [64, 80, 96, 128];
+/// Heads that there are forward passes for, by their elements, and what a launcher is asked to trust for each.
+pub const FORWARD: [(u32, &str); 5] = [
+    (64, "attention_forward_64_hopper"),
+    (80, "attention_forward_80_hopper"),
+    (96, "attention_forward_96_hopper"),
+    (128, "attention_forward_128_hopper"),
+    (256, "attention_forward_256_hopper"),
+];
+/// The same of backward passes: with 256 elements, the sums would not fit the registers.
+pub const BACKWARD: [(u32, &str); 4] = [
+    (64, "attention_backward_64_hopper"),
+    (80, "attention_backward_80_hopper"),
+    (96, "attention_backward_96_hopper"),
+    (128, "attention_backward_128_hopper"),
+];
 
 /// Whether there is a forward pass here for heads of `head_dim` elements on this device, which the launcher trusts.
 pub fn has_forward(launcher: &dyn Launch, head_dim: u32) -> bool {
-    launcher.compute_capability() == (9, 0) && HEAD_DIMS.contains(&head_dim) && launcher.trusts(FAMILY)
+    exists(launcher, head_dim, &FORWARD)
 }
 
 /// As [`has_forward`] of the backward pass.
 pub fn has_backward(launcher: &dyn Launch, head_dim: u32) -> bool {
-    BACKWARD_HEAD_DIMS.contains(&head_dim) && has_forward(launcher, head_dim)
+    exists(launcher, head_dim, &BACKWARD)
+}
+
+fn exists(launcher: &dyn Launch, head_dim: u32, passes: &[(u32, &'static str)]) -> bool {
+    let pass = passes.iter().find(|&&(elements, _)| elements == head_dim);
+    launcher.compute_capability() == (9, 0) && pass.is_some_and(|&(_, name)| launcher.trusts(name))
 }
 
 /// The forward pass, `tiles` being those [by wide queries](crate::attention::Tiles::by_wide_queries); see

@@ -1,21 +1,21 @@
-//! The forward pass of [`attention`](crate::attention) on Hopper (compute capability 9.0), by the instructions that
-//! Hopper alone has.
+//! [`attention`](crate::attention) on Hopper (compute capability 9.0), by the instructions that Hopper alone has.
 //!
-//! What is computed and how it is rounded are as in the kernels for all devices: weights are rounded to bf16, sums are
-//! f32. Tiles of queries are 128 tokens instead of 64, those of keys 128 or 64, and the hardware adds the terms of a
-//! product in an order of its own, so bits differ from theirs. What a token gets is still summed in an order that
-//! depends on its document alone; which block has a tile, and so the number of blocks, makes no difference.
+//! What is computed and how it is rounded are as in the kernels for all devices: weights and gradients of scores are
+//! rounded to bf16, sums are f32. Tiles are larger, 128 tokens, and the hardware adds the terms of a product in an order
+//! of its own, so bits differ from theirs. What a token gets is still summed in an order that depends on its document
+//! alone; which block has a tile, and so the number of blocks, makes no difference.
 //!
-//! - Heads have 64, 80, 96, 128 or 256 elements: a row of a tile must end where the head does. Others are left to the
-//!   kernels for all devices.
-//! - Block: 384 threads. Warps 0 to 3 and 4 to 7 compute, lane 0 of warp 8 fetches ([`forward`]); they have 232
-//!   registers a thread, the others 40.
+//! - Heads have 64, 80, 96 or 128 elements, forward also 256; others are left to the kernels for all devices. The copy
+//!   engine takes 64 columns at a time: of 80 and 96 the last copy has some of the next head, which nothing reads.
+//! - Block: 384 threads. Warps 0 to 3 and 4 to 7 compute, 64 rows of a tile each, lane 0 of warp 8 fetches ([`block`]);
+//!   the ones have 232 registers a thread, the others 40.
 //! - Grid: `blocks`, or as many as there are tiles and heads; as many as there are multiprocessors is right, since a
 //!   block fills one. Block b has tiles b, 2·blocks − 1 − b, 2·blocks + b, …, longest first.
 //! - Barriers: one of the block, at the beginning, which all threads reach; then those for arrivals.
-//! - Traffic: q, k and v are read once from memory, if caches hold what tiles share, output is written once. From
-//!   L2 every tile of queries reads the tiles of keys and values that it sees: 4·128·D flops for 4·D bytes.
-//! - A value that is not finite reaches all queries of tiles that read it, also of the document in front.
+//! - Traffic: every operand is read once from memory, if caches hold what tiles share, and once for each of the two
+//!   kernels of the backward pass; results are written once. From L2 a tile reads the two operands of every row that it
+//!   meets, D rounded up to whole 64: forward 4·128·D flops for 4·D bytes, over queries 6·128·D, over keys 8·128·D.
+//! - A value that is not finite reaches all rows of tiles that read it, also of the document in front.
 //!
 //! Not yet run on hardware: the emulator runs them by the documentation of `wgmma`, `mbarrier` and
 //! `cp.async.bulk.tensor`.

@@ -5,8 +5,8 @@ use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 
 /// Tiles of the kernels here, and the smallest one's of `gemm`, which does better on few.
 const HALVES: [usize; 2] = [2, 1];
-/// Of the kernels here.
-pub const FAMILY: &str = gemm_nt_hopper_128x256::KERNEL.family;
+/// What a launcher is asked to trust for the kernels here.
+pub const TRUSTED: &str = gemm_nt_hopper_128x256::KERNEL.family;
 /// How much longer a multiprocessor takes for an element of a tile of 128 by 128 than of 128 by 256, which reads a
 /// quarter less. A design figure, not measured.
 const COST_OF_HALF: f64 = 1.15;
@@ -35,7 +35,7 @@ pub fn choose(launcher: &dyn Launch, chunks: bool, [m, n, k]: [u64; 3]) -> Optio
     };
     let small = time(m.div_ceil(64) * n.div_ceil(64), 64 * 64, COST_OF_SMALL, multiprocessors);
     let best = HALVES.into_iter().min_by(|&a, &b| of(a).total_cmp(&of(b)))?;
-    (of(best) <= small && launcher.trusts(FAMILY)).then_some(best)
+    (of(best) <= small && launcher.trusts(TRUSTED)).then_some(best)
 }
 
 /// out = a·bᵀ (+ bias in every row), by tiles of 128 by 128 · `halves`; see [`gemm_nt_hopper_128x256`].

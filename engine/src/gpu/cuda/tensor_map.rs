@@ -48,7 +48,7 @@ impl<'a> Parameters<'a> {
     }
 }
 
-/// The tensor map of a matrix of bf16: rows of a tile are 128 bytes, permuted; what is outside is zero.
+/// The tensor map of a matrix of bf16 or f32: rows of a tile are 128 bytes, permuted; what is outside is zero.
 fn encode(matrix: &TiledMatrix) -> Result<CUtensorMap, DriverError> {
     let mut map = CUtensorMap { opaque: [0; 16] };
     // The fastest dimension first; its stride is that of elements.
@@ -58,7 +58,8 @@ fn encode(matrix: &TiledMatrix) -> Result<CUtensorMap, DriverError> {
     let every = [1, 1];
     let kind = match matrix.element_bytes {
         2 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,
-        _ => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        4 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_FLOAT32,
+        _ => return Err(DriverError(sys::CUresult::CUDA_ERROR_NOT_SUPPORTED)),
     };
     // SAFETY: writes the map; reads arrays of as many numbers as there are dimensions, one less for strides. The
     // address is not accessed.

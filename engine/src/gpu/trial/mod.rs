@@ -1,8 +1,8 @@
 //! First tests of the kernels that are for one compute capability alone.
 //!
 //! They rest on more of the hardware than others do: permutations of shared memory, barriers for arrivals, the copy
-//! engine. A family of them is tested right before a launcher first chooses one, so that a job which needs none, as
-//! one in f32, does without. A family that is refused, or wrong, is not used: launchers then choose kernels that run
+//! engine. A group of them is tested right before a launcher first chooses one, so that a job which needs none, as
+//! one in f32, does without. A group that is refused, or wrong, is not used: launchers then choose kernels that run
 //! on all devices. A kernel that does not come to its end (a fault, or a wait that is over its limit) takes the
 //! context with it and all memory in it, and CUDA promises nothing to a process in which that happened, in a new
 //! context either. So there is no going on: every call says how a new process does without these kernels.
@@ -10,51 +10,123 @@
 mod attention;
 mod products;
 
-use std::sync::{Arc, OnceLock};
+use std::fmt;
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use cpift_kernels::{attention_hopper, gemm_hopper};
+use cpift_kernels::attention_hopper::{BACKWARD, FORWARD};
+use cpift_kernels::gemm_hopper;
+use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::{Backend, GpuDevice, GpuMemory};
 use crate::error::{Error, Result};
 
 /// Kernels that are tested together, and used or not.
-struct Family {
-    /// The module they are in.
+struct Group {
+    /// What launchers ask for.
     name: &'static str,
-    /// What they compute, for messages.
-    computes: &'static str,
-    /// Which of them is wrong, if any.
-    test: fn(&GpuDevice) -> Result<Option<String>>,
+    test: Test,
+}
+
+/// How a group is tested.
+#[derive(Clone, Copy)]
+enum Test {
+    Products,
+    /// Attention of heads of so many elements.
+    Forward(u32),
+    /// Its gradients.
+    Backward(u32),
 }
 
 /// All of them are for this compute capability.
 const CAPABILITY: (u32, u32) = (9, 0);
-const FAMILIES: [Family; 2] = [
-    Family { name: gemm_hopper::FAMILY, computes: "products", test: products::test },
-    Family { name: attention_hopper::FAMILY, computes: "attention", test: attention::test },
-];
+/// Multiprocessors that tests say there are: so few that a block has several tiles.
+const MULTIPROCESSORS: u32 = 3;
+
+/// All groups.
+fn groups() -> impl Iterator<Item = Group> {
+    let products = Group { name: gemm_hopper::TRUSTED, test: Test::Products };
+    let forward = FORWARD.map(|(head_dim, name)| Group { name, test: Test::Forward(head_dim) });
+    let backward = BACKWARD.map(|(head_dim, name)| Group { name, test: Test::Backward(head_dim) });
+    [products].into_iter().chain(forward).chain(backward)
+}
+
+impl Test {
+    /// Which result is wrong, if any.
+    fn run(self, device: &GpuDevice) -> Result<Option<String>> {
+        match self {
+            Self::Products => products::test(device),
+            Self::Forward(head_dim) => attention::test(device, head_dim, false),
+            Self::Backward(head_dim) => attention::test(device, head_dim, true),
+        }
+    }
+}
+
+impl fmt::Display for Test {
+    /// What the kernels compute.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Products => write!(f, "products"),
+            Self::Forward(head_dim) => write!(f, "attention of heads of {head_dim}"),
+            Self::Backward(head_dim) => write!(f, "gradients of attention of heads of {head_dim}"),
+        }
+    }
+}
+
+/// A launcher that tests launch on: of few multiprocessors, and of kernels for one compute capability alone or none.
+#[derive(Debug)]
+struct Launcher<'a> {
+    device: &'a dyn Launch,
+    trusts: bool,
+}
+
+impl Launch for Launcher<'_> {
+    unsafe fn launch(&self, request: &Request<'_>) -> std::result::Result<(), LaunchError> {
+        // SAFETY: what the caller promises.
+        unsafe { self.device.launch(request) }
+    }
+
+    fn multiprocessors(&self) -> u32 {
+        MULTIPROCESSORS
+    }
+
+    fn compute_capability(&self) -> (u32, u32) {
+        self.device.compute_capability()
+    }
+
+    fn trusts(&self, _group: &'static str) -> bool {
+        self.trusts
+    }
+}
 
 /// What came of the tests on a device.
 #[derive(Default)]
 pub struct Trials {
-    /// By family, once it was tested: why it is not used, if so.
-    outcomes: [OnceLock<Option<String>>; FAMILIES.len()],
+    /// By group, in the order of the tests: why it is not used, if so.
+    outcomes: Mutex<Vec<(Group, Option<String>)>>,
     /// That a test broke the device.
     broken: OnceLock<Error>,
 }
 
 impl Trials {
-    /// Whether kernels of this family may be used, which is tested if it was not yet.
-    pub fn pass(&self, backend: &Arc<dyn Backend>, family: &str) -> bool {
-        let tested = FAMILIES.iter().zip(&self.outcomes).find(|(tested, _)| tested.name == family);
-        tested.is_none_or(|(family, outcome)| outcome.get_or_init(|| self.run(backend, family)).is_none())
+    /// Whether kernels of this group may be used, which is tested if it was not yet.
+    pub fn pass(&self, backend: &Arc<dyn Backend>, name: &str) -> bool {
+        // Held while a test runs: another thread has to wait for what comes of it.
+        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((_, outcome)) = outcomes.iter().find(|(group, _)| group.name == name) {
+            return outcome.is_none();
+        }
+        let Some(group) = groups().find(|group| group.name == name) else { return true };
+        let outcome = self.run(backend, group.test);
+        let passed = outcome.is_none();
+        outcomes.push((group, outcome));
+        passed
     }
 
-    /// Tests all families that were not tested yet, on a device that has them.
+    /// Tests all groups that were not tested yet, on a device that has them.
     pub fn run_all(&self, backend: &Arc<dyn Backend>) {
         if backend.compute_capability() == CAPABILITY {
-            FAMILIES.iter().for_each(|family| {
-                self.pass(backend, family.name);
+            groups().for_each(|group| {
+                self.pass(backend, group.name);
             });
         }
     }
@@ -65,31 +137,37 @@ impl Trials {
         self.broken.get().map_or(Ok(()), |error| Err(error.clone()))
     }
 
-    /// The families that failed, each with the reason.
+    /// The groups that failed, each with the reason.
     pub fn left_out(&self) -> Vec<String> {
-        let failed = |(family, outcome): (&Family, &OnceLock<Option<String>>)| {
-            let reason = outcome.get()?.as_ref()?;
-            Some(format!("Hopper's kernels for {}, which failed a first test: {reason}", family.computes))
-        };
-        FAMILIES.iter().zip(&self.outcomes).filter_map(failed).collect()
+        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let failed = outcomes.iter().filter_map(|(group, outcome)| {
+            let reason = outcome.as_ref()?;
+            Some(format!("Hopper's kernels for {}, which failed a first test: {reason}", group.test))
+        });
+        failed.collect()
     }
 
-    /// Tests a family: why it is not to be used, if so. Not by way of the recording that may be going on.
-    fn run(&self, backend: &Arc<dyn Backend>, family: &Family) -> Option<String> {
+    /// Runs a test: why its kernels are not to be used, if so. Not by way of the recording that may be going on.
+    fn run(&self, backend: &Arc<dyn Backend>, test: Test) -> Option<String> {
         if let Err(broken) = self.usable() {
             return Some(broken.to_string());
         }
         let device = GpuDevice::over(Arc::clone(backend));
-        let reason = match (family.test)(&device) {
+        // What is wrong already is not the test's fault.
+        if let Err(error) = device.synchronize() {
+            let reason = error.to_string();
+            let _ = self.broken.set(error);
+            return Some(reason);
+        }
+        let reason = match test.run(&device) {
             Ok(None) => return None,
-            Ok(Some(wrong)) => format!("wrong numbers from {wrong}"),
+            Ok(Some(wrong)) => format!("wrong numbers: {wrong}"),
             Err(error) => error.to_string(),
         };
         if let Err(error) = device.synchronize() {
             let reason = format!(
-                "Hopper's kernels for {} broke it in a first test ({error}); to compute without them run again \
-                 with the environment variable CPIFT_HOPPER=off",
-                family.computes
+                "Hopper's kernels for {test} broke it in a first test ({error}); to compute without them run again \
+                 with the environment variable CPIFT_HOPPER=off"
             );
             // Set once: nothing is tested on a device that is broken.
             let _ = self.broken.set(Error::DeviceUnavailable { name: backend.name(), reason });
@@ -116,9 +194,9 @@ mod tests {
         let backend: Arc<dyn Backend> = Arc::new(Emulated::like(Schedule::Forward, CAPABILITY));
         let trials = Trials::default();
         trials.run_all(&backend);
-        assert!(trials.outcomes.iter().all(|outcome| outcome.get() == Some(&None)));
-        assert!(trials.pass(&backend, gemm_hopper::FAMILY) && trials.usable().is_ok());
         assert_eq!(trials.left_out(), [""; 0]);
+        assert_eq!(trials.outcomes.lock().unwrap().len(), 10);
+        assert!(trials.pass(&backend, gemm_hopper::TRUSTED) && trials.usable().is_ok());
     }
 
     #[test]
@@ -127,20 +205,35 @@ mod tests {
         let log = crate::LaunchLog::of_device(CAPABILITY, 132);
         let backend: Arc<dyn Backend> = Arc::new(log.clone());
         let trials = Trials::default();
-        assert!(!trials.pass(&backend, gemm_hopper::FAMILY) && trials.usable().is_ok());
+        assert!(!trials.pass(&backend, gemm_hopper::TRUSTED) && trials.usable().is_ok());
         assert_eq!(
             trials.left_out(),
             [
-                "Hopper's kernels for products, which failed a first test: wrong numbers from gemm_nt_hopper by tiles of 128 by 128"
+                "Hopper's kernels for products, which failed a first test: wrong numbers: gemm_nt_hopper by tiles of 128 by 128"
             ]
         );
         let launched = log.take().len();
-        assert!(launched > 0 && !trials.pass(&backend, gemm_hopper::FAMILY));
+        assert!(launched > 0 && !trials.pass(&backend, gemm_hopper::TRUSTED));
         assert_eq!(log.take().len(), 0, "tested again");
     }
 
+    /// On the largest device, too, blocks go from tile to tile in the tests.
     #[test]
-    fn other_devices_and_families_are_not_tested() {
+    fn blocks_have_several_tiles() {
+        let log = crate::LaunchLog::of_device(CAPABILITY, 132);
+        let backend: Arc<dyn Backend> = Arc::new(log.clone());
+        Trials::default().run_all(&backend);
+        let launched = log.take();
+        let persistent =
+            |launch: &&crate::LaunchRecord| launch.numbers.iter().any(|(name, _)| *name == "tiles");
+        let own = launched.iter().filter(|launch| launch.family.ends_with("hopper")).filter(persistent);
+        assert!(
+            own.clone().count() > 10 && own.clone().all(|launch| launch.blocks == u64::from(MULTIPROCESSORS))
+        );
+    }
+
+    #[test]
+    fn other_devices_and_groups_are_not_tested() {
         let log = crate::LaunchLog::new();
         let backend: Arc<dyn Backend> = Arc::new(log.clone());
         let trials = Trials::default();

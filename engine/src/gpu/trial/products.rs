@@ -3,7 +3,7 @@
 use cpift_kernels::gemm_hopper::{gemm_nn_hopper, gemm_nt_f32_hopper, gemm_nt_hopper, gemm_tn_hopper};
 use half::bf16;
 
-use super::read;
+use super::{Launcher, read};
 use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuMemory};
 
@@ -39,7 +39,7 @@ pub fn test(device: &GpuDevice) -> Result<Option<String>> {
         let (a, b) = (a.all().argument(), b.all().argument());
         let mut out = GpuMemory::<bf16>::zeros(device, m * n)?;
         let mut sums = GpuMemory::<f32>::zeros(device, m * n)?;
-        let launcher = device.launcher();
+        let launcher = &Launcher { device: device.launcher(), trusts: true };
         let wrong = |kernel: &str| Ok(Some(format!("{kernel} by tiles of 128 by {}", 128 * halves)));
         gemm_nt_hopper(launcher, halves, a, b, None, out.all_mut().argument(), sizes)?;
         if read(&out)? != rounded(&nt) {

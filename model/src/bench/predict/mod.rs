@@ -162,6 +162,17 @@ fn product_flops(launch: &LaunchRecord) -> Option<u64> {
     Some(2 * number(launch, "m")? * number(launch, "n")? * number(launch, "k")?)
 }
 
+/// What blocks of a launch share out among them, if there may be more of it than of them: tiles of a product, those of
+/// attention for each head.
+fn tiles(launch: &LaunchRecord) -> Option<u64> {
+    let heads = match launch.family {
+        "attention_hopper" if launch.kernel.contains("_keys_") => number(launch, "kv_heads")?,
+        "attention_hopper" => number(launch, "heads")?,
+        _ => 1,
+    };
+    Some(number(launch, "tiles")? * heads)
+}
+
 /// A whole number that was passed to a launch.
 fn number(launch: &LaunchRecord, wanted: &str) -> Option<u64> {
     launch.numbers.iter().find(|(name, _)| *name == wanted).map(|&(_, value)| value)
@@ -204,8 +215,7 @@ fn time(gpu: &Gpu, launch: &LaunchRecord, count: usize, work: Work) -> Result<La
     let tensor_rate = gpu.tensor_flops_per_second * if own { 1.0 } else { MMA_ON_HOPPER };
     let rate = if tensor_cores { tensor_rate } else { gpu.f32_flops_per_second };
     let memory = work.bytes as f64 / gpu.bytes_per_second * (multiprocessors / blocks).max(1.0);
-    // Attention's tiles are of one head: there are at least as many blocks.
-    let tiles = number(launch, "tiles").map_or(blocks, |tiles| blocks.max(tiles as f64));
+    let tiles = blocks.max(tiles(launch).map_or(blocks, |tiles| tiles as f64));
     let uneven = (tiles / multiprocessors).ceil() * multiprocessors / tiles;
     let compute = work.flops as f64 / rate * uneven;
     let resident = gpu.resident_blocks(needs);
@@ -302,6 +312,18 @@ mod tests {
         let refused = predicted(&rtx4090, 100 << 10);
         assert_eq!(refused.predicted_milliseconds, None);
         assert_eq!(refused.longest_launch().unwrap().occupancy, 0.0);
+    }
+
+    #[test]
+    fn blocks_share_out_the_tiles_of_every_head() {
+        let numbers = vec![("tiles", 64), ("heads", 28), ("kv_heads", 4)];
+        let attention =
+            |kernel, family| LaunchRecord { kernel, family, numbers: numbers.clone(), ..launch(0) };
+        assert_eq!(tiles(&attention("attention_forward_128_hopper", "attention_hopper")), Some(64 * 28));
+        assert_eq!(tiles(&attention("attention_backward_keys_128_hopper", "attention_hopper")), Some(64 * 4));
+        // There a block has one tile of one head.
+        assert_eq!(tiles(&attention("attention_forward_128_bf16", "attention")), Some(64));
+        assert_eq!(tiles(&launch(0)), None);
     }
 
     #[test]
