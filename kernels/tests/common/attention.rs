@@ -90,8 +90,12 @@ impl<E: Element> Case<E> {
     }
 
     pub fn run(&self, launcher: &dyn Launch) -> Results<E> {
+        self.try_run(launcher).expect("forward and backward run")
+    }
+
+    pub fn try_run(&self, launcher: &dyn Launch) -> Result<Results<E>, LaunchError> {
         let (tiles, places) = self.tiles();
-        let (output, log_sum_exp) = self.forward(launcher).expect("forward runs");
+        let (output, log_sum_exp) = self.forward(launcher)?;
         let (query, key) = (self.q.as_slice().len(), self.k.as_slice().len());
         let mut scratch = Buffer::poisoned(E::backward_scratch(launcher, self.sizes));
         let (mut d_q, mut d_k, mut d_v) =
@@ -105,9 +109,8 @@ impl<E: Element> Case<E> {
             d_output: self.d_output.read(),
         };
         let gradients = Gradients { d_q: d_q.write(), d_k: d_k.write(), d_v: d_v.write() };
-        E::backward(launcher, self.sizes, inputs, lists(&tiles, places), scratch.write(), gradients)
-            .expect("backward runs");
-        Results { output, log_sum_exp, d_q, d_k, d_v }
+        E::backward(launcher, self.sizes, inputs, lists(&tiles, places), scratch.write(), gradients)?;
+        Ok(Results { output, log_sum_exp, d_q, d_k, d_v })
     }
 
     pub fn check(&self, results: &Results<E>) {

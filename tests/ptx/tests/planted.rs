@@ -1,11 +1,15 @@
 //! Errors planted into the PTX of kernels, as an `asm!`, the compiler or a file that was not rebuilt could make them:
 //! each must be found.
 
+#[path = "../../../kernels/tests/common/attention.rs"]
+#[allow(dead_code)] // Tests of attention use all of it.
+mod cases;
 #[path = "../../../kernels/tests/common/mod.rs"]
 mod common;
 
 use std::sync::Arc;
 
+use cases::Case;
 use common::{Buffer, random};
 use cpift_kernels::emulator::Schedule;
 use cpift_kernels::gemm::gemm_nt_bf16_64x64;
@@ -136,6 +140,12 @@ fn multiply_hopper(launcher: &dyn Launch) -> Result<(), LaunchError> {
     gemm_nt_hopper(launcher, 1, a.read(), b.read(), None, out.write(), [m, n, k].map(|size| size as u64))
 }
 
+/// Forward and backward of attention by Hopper's kernels: of heads that end within a tile of the copy engine, of more
+/// queries and keys than a block holds, and of several tiles to a block.
+fn attend(launcher: &dyn Launch) -> Result<(), LaunchError> {
+    Case::<Bf16>::new((2, 1, 80), &[300, 20]).try_run(launcher).map(|_| ())
+}
+
 /// Normalised rows, several to a warp, the last warp with fewer.
 fn normalise(launcher: &dyn Launch) -> Result<(), LaunchError> {
     let (rows, columns) = (37, 72);
@@ -232,6 +242,31 @@ fn errors_in_a_product_by_groups() {
         ),
     ];
     must_be_found("gemm_nt_hopper_128x128", multiply_hopper, cases);
+}
+
+#[test]
+fn errors_in_attention_by_groups() {
+    let cases: Vec<(&str, Change, &str)> = vec![
+        (
+            "queries not moved to their next tile",
+            replace("add.s64 a, a, 506", "add.s64 a, a, 2", 0),
+            OTHER_BITS,
+        ),
+        ("keys moved by a smaller tile", replace("add.s64 b, b, 1018", "add.s64 b, b, 506", 1), OTHER_BITS),
+        ("values not moved", replace("add.s64 b, b, 128", "add.s64 b, b, 64", 3), OTHER_BITS),
+        ("scores that are added to", replace("a, b, 0, 1, 1, 0, 0;", "a, b, 1, 1, 1, 0, 0;", 1), OTHER_BITS),
+        ("values read along k", replace("b, 1, 1, 1, 1;", "b, 1, 1, 1, 0;", 0), OTHER_BITS),
+        ("sums exchanged", swap("m64n80k16", 2, 0), OTHER_BITS),
+        ("a turn that is not given on", remove("@tells mbarrier.arrive", 1), "deadlock"),
+        ("registers that are not fenced", remove("wgmma.fence", 1), "no wgmma.fence before"),
+    ];
+    must_be_found("attention_forward_80_hopper", attend, cases);
+    let cases: Vec<(&str, Change, &str)> = vec![
+        ("the second values not named", replace("mov.b64 b, ", "mov.b64 a, ", 3), "which was never written"),
+        ("gradients exchanged", swap("m64n80k16", 5, 0), OTHER_BITS),
+        ("a turn that is not given on", remove("@tells mbarrier.arrive", 0), "deadlock"),
+    ];
+    must_be_found("attention_backward_keys_80_hopper", attend, cases);
 }
 
 #[test]
