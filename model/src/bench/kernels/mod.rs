@@ -196,7 +196,7 @@ pub fn run(
     watch: &mut dyn Watch,
 ) -> Result<Report> {
     let mut flush = CacheFlush::new(device)?;
-    let ceilings = match sizes.compute {
+    let mut ceilings = match sizes.compute {
         ComputeType::F32 => Ceilings::measure::<f32>(device, &mut flush, budget)?,
         ComputeType::Bf16 => Ceilings::measure::<bf16>(device, &mut flush, budget)?,
     };
@@ -223,7 +223,15 @@ pub fn run(
             Err(error) => return Err(error.into()),
         }
     }
-    let ceilings = ceilings.measured_again(device, &mut flush, budget)?;
+    if !stopped {
+        match ceilings.measured_again(device, &mut flush, budget) {
+            Ok(again) => ceilings = again,
+            Err(error @ EngineError::OutOfMemory { .. }) => {
+                notes.push(format!("memory's ceilings once more: {error}"));
+            }
+            Err(error) => return Err(error.into()),
+        }
+    }
     let rates = measured.iter().filter(|(case, ..)| case.product.is_some());
     let rates = rates.map(|(case, times, _)| case.work.flops as f64 / times.median);
     let matrix = rates.fold(ceilings.matrix, f64::max);
