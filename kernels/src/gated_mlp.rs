@@ -3,6 +3,10 @@
 //! Elementwise: blocks of 256 threads, 16 bytes of each buffer per thread; buffers that do not start at a
 //! multiple of 16 bytes are walked one element at a time. No shared memory, no barriers, one thread per
 //! element. Arithmetic is in f32; E is f32 or bf16.
+//!
+//! A kernel of its own: made by the products of gate and up as they write, which the backward pass needs both, the
+//! activation would save reading them, 4 bytes of 6 an element forward. By the predicted times of an H100 that is 3 % of
+//! a layer's step for a model of 0.5B parameters and 1 % for one of 7B.
 
 use crate::simt::*;
 
