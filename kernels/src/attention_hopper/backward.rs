@@ -57,17 +57,6 @@ pub struct Inputs {
     pub d_output: Tiles<Bf16>,
 }
 
-/// Starts the copies of a tile's own two operands, both groups' rows of the one before those of the other.
-#[inline(always)]
-fn hold<const N: usize>(state: &mut Fetching, operands: [Tiles<Bf16>; 2], first: u32, head: u32) {
-    let full = state.await_held();
-    for part in 0..4 {
-        let operand = if part < 2 { operands[0] } else { operands[1] };
-        let at = (first + GROUP_ROWS * (part % 2), head * 16 * N as u32);
-        copy(operand, at, const { layout(N) }.held(part, 4), (GROUP_ROWS, across(N)), full);
-    }
-}
-
 /// Starts the copies of the two operands of a place, at which `more` bytes arrive beside.
 #[inline(always)]
 fn fetch_place<const N: usize>(
@@ -101,7 +90,9 @@ pub fn queries<const N: usize>(
     scale: f32,
 ) {
     let fetch = |work: Work, state: &mut Fetching| {
-        hold::<N>(state, [inputs.q, inputs.d_output], work.first, work.head);
+        let full = state.await_held();
+        state.hold::<N>(inputs.q, (0, 2), (work.first, work.head), full);
+        state.hold::<N>(inputs.d_output, (1, 2), (work.first, work.head), full);
         let kv_head = work.head / (work.heads / work.kv_heads);
         let mut first = work.first_keys(work.first, STEP);
         while first < work.end(ROWS) {
@@ -173,7 +164,9 @@ pub fn keys<const N: usize>(
     scale: f32,
 ) {
     let fetch = |work: Work, state: &mut Fetching| {
-        hold::<N>(state, [inputs.k, inputs.v], work.first, work.head);
+        let full = state.await_held();
+        state.hold::<N>(inputs.k, (0, 2), (work.first, work.head), full);
+        state.hold::<N>(inputs.v, (1, 2), (work.first, work.head), full);
         let group = work.heads / work.kv_heads;
         for head in work.head * group..(work.head + 1) * group {
             let mut first = work.first;

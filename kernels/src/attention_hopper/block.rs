@@ -191,6 +191,23 @@ impl Fetching {
         self.layout.full()
     }
 
+    /// Starts the copies of operand `index` of the `count` that are held: of a tile from token `first` on the rows of one
+    /// group, then those of the other, of a head of `16·N` elements. They arrive at `full`.
+    #[inline(always)]
+    pub fn hold<const N: usize>(
+        &self,
+        operand: Tiles<Bf16>,
+        (index, count): (u32, u32),
+        (first, head): (u32, u32),
+        full: Arrivals,
+    ) {
+        for group in 0..2 {
+            let at = (first + GROUP_ROWS * group, head * 16 * N as u32);
+            let to = self.layout.held(2 * index + group, 2 * count);
+            copy(operand, at, to, (GROUP_ROWS, across(N)), full);
+        }
+    }
+
     /// Waits until the next place of the ring is free; gives it and the barrier at which so many bytes arrive there.
     #[inline(always)]
     pub fn next_place(&mut self, bytes: u32) -> (Place, Arrivals) {

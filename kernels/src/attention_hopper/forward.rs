@@ -59,10 +59,7 @@ pub fn forward<const N: usize, const J: usize>(all: AllWork, inputs: Inputs, out
 fn fetch<const N: usize, const J: usize>(work: Work, state: &mut Fetching, inputs: Inputs) {
     let (layout, keys, width) = const { (layout(N, J), 16 * J as u32, 16 * N as u32) };
     let full = state.await_held();
-    for group in 0..2 {
-        let at = (work.first + GROUP_ROWS * group, work.head * width);
-        copy(inputs.q, at, layout.held(group, 2), (GROUP_ROWS, across(N)), full);
-    }
+    state.hold::<N>(inputs.q, (0, 1), (work.first, work.head), full);
     let column = work.head / (work.heads / work.kv_heads) * width;
     let mut fetch = |operand: Tiles<Bf16>, first: u32| {
         let (place, full) = state.next_place(layout.place_bytes());

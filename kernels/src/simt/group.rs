@@ -20,6 +20,11 @@ pub const fn group_sizes(n: usize, j: usize) -> bool {
     matches!((n, j), (4 | 5 | 6 | 8, 8) | (16, 4))
 }
 
+/// Whether heads of `16·n` elements are among the sizes of attention's products by groups with tiles of 64 rows.
+pub const fn narrow_group_sizes(n: usize) -> bool {
+    matches!(n, 4 | 5 | 6 | 8)
+}
+
 /// Bytes of eight rows of a tile.
 const EIGHT_ROWS: u32 = 8 * 128;
 /// In a description: 16-byte chunks are permuted within 128 bytes.

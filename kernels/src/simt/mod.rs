@@ -27,7 +27,7 @@ mod pack;
 mod ptx;
 mod values;
 
-pub use group::{GroupSums, Operand, Operands, Sums, group_sizes};
+pub use group::{GroupSums, Operand, Operands, Sums, group_sizes, narrow_group_sizes};
 #[cfg(not(target_arch = "nvptx64"))]
 pub use host::*;
 pub use pack::{Pack, cover};

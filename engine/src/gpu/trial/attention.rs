@@ -111,8 +111,8 @@ impl Case {
         let mut d_k = GpuMemory::<bf16>::zeros(device, self.k.len())?;
         let mut d_v = GpuMemory::<bf16>::zeros(device, self.k.len())?;
         let mut scratch = GpuMemory::<f32>::scratch(device, Bf16::backward_scratch(launcher, self.sizes))?;
-        let (output_, sums) = (output.all().argument(), log_sum_exp.all().argument());
-        let inputs = BackwardInputs { q, k, v, output: output_, log_sum_exp: sums, d_output };
+        let (output, log_sum_exp) = (output.all().argument(), log_sum_exp.all().argument());
+        let inputs = BackwardInputs { q, k, v, output, log_sum_exp, d_output };
         let gradients = Gradients {
             d_q: d_q.all_mut().argument(),
             d_k: d_k.all_mut().argument(),

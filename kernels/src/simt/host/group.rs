@@ -3,7 +3,7 @@
 use super::super::group::{STEP_ACROSS, STEP_ALONG, next_tile};
 use super::{Arrivals, sync_warp};
 use crate::emulator::instructions::{self, Description, GroupA, GroupInstruction, Point};
-use crate::simt::{GroupSums, Operand, Operands, Sums, group_sizes, lane_id};
+use crate::simt::{GroupSums, Operand, Operands, Sums, group_sizes, lane_id, narrow_group_sizes};
 
 /// sums += a·b over 64 levels of k, by the tensor cores: for all threads of four warps, the first of them warp 0, 4,
 /// 8 and so on. Sums are of 64 rows and 128 · `HALVES` columns, see [`GroupSums`].
@@ -55,6 +55,7 @@ pub fn add_values_by_group<const N: usize, const J: usize>(
     sums: &mut Sums<N>,
     next: Arrivals,
 ) {
+    const { assert!(group_sizes(N, J)) };
     tell(next);
     multiply(&values_steps((p, v), sums));
 }
@@ -82,6 +83,7 @@ pub fn two_scores_by_group<const N: usize>(
     other: (Operand, Operand),
     next: Arrivals,
 ) -> (Sums<4>, Sums<4>) {
+    const { assert!(narrow_group_sizes(N)) };
     let (mut scores, mut others) = ([[[f32::NAN; 4]; 2]; 4], [[[f32::NAN; 4]; 2]; 4]);
     tell(next);
     multiply(&[scores_steps(N, one, &mut scores), scores_steps(N, other, &mut others)].concat());
@@ -96,6 +98,7 @@ pub fn add_narrow_values_by_group<const N: usize>(
     sums: &mut Sums<N>,
     next: Arrivals,
 ) {
+    const { assert!(narrow_group_sizes(N)) };
     tell(next);
     multiply(&values_steps((p, v), sums));
 }
@@ -107,6 +110,7 @@ pub fn add_two_values_by_group<const N: usize>(
     (q, w, others): (&Operands<4>, Operand, &mut Sums<N>),
     next: Arrivals,
 ) {
+    const { assert!(narrow_group_sizes(N)) };
     tell(next);
     multiply(&[values_steps((p, v), sums), values_steps((q, w), others)].concat());
 }

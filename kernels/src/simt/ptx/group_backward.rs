@@ -3,7 +3,7 @@
 use core::arch::asm;
 
 use super::{Arrivals, sync_warp};
-use crate::simt::{Operand, Operands, Sums, lane_id};
+use crate::simt::{Operand, Operands, Sums, lane_id, narrow_group_sizes};
 
 macro_rules! two_scores {
     ([$a:ident $b:ident $c:ident $d:ident $scores:ident $others:ident $next:ident]
@@ -77,10 +77,6 @@ macro_rules! by_head {
     };
 }
 
-const fn exists(n: usize) -> bool {
-    matches!(n, 4 | 5 | 6 | 8)
-}
-
 /// a·bᵀ and c·dᵀ, begun together, otherwise as [`scores_by_group`](super::scores_by_group): each of 64 lines by 64,
 /// heads of 64, 80, 96 or 128 elements.
 #[inline(always)]
@@ -89,7 +85,7 @@ pub fn two_scores_by_group<const N: usize>(
     (c, d): (Operand, Operand),
     next: Arrivals,
 ) -> (Sums<4>, Sums<4>) {
-    const { assert!(exists(N)) };
+    const { assert!(narrow_group_sizes(N)) };
     let (mut scores, mut others) = ([[[0.0; 4]; 2]; 4], [[[0.0; 4]; 2]; 4]);
     sync_warp();
     // SAFETY: as for `scores_by_group`.
@@ -107,7 +103,7 @@ pub fn add_narrow_values_by_group<const N: usize>(
     sums: &mut Sums<N>,
     next: Arrivals,
 ) {
-    const { assert!(exists(N)) };
+    const { assert!(narrow_group_sizes(N)) };
     sync_warp();
     // SAFETY: as for `scores_by_group`.
     unsafe {
@@ -122,7 +118,7 @@ pub fn add_two_values_by_group<const N: usize>(
     (q, w, others): (&Operands<4>, Operand, &mut Sums<N>),
     next: Arrivals,
 ) {
-    const { assert!(exists(N)) };
+    const { assert!(narrow_group_sizes(N)) };
     sync_warp();
     // SAFETY: as for `scores_by_group`.
     unsafe {
