@@ -155,6 +155,8 @@ pub struct FileScore {
     /// Share of rows whose greedy answer is the row's, when asked for.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub exact_match: Option<f64>,
+    /// What a person should know about the file's rows, a line each.
+    pub notices: Vec<String>,
     /// Each row, in file order.
     pub rows: Vec<RowScore>,
 }
@@ -225,6 +227,7 @@ impl Evaluator {
             loss: score.loss,
             tokens: score.tokens,
             exact_match: score.exact_match,
+            notices: dataset.described_notices().collect(),
             rows: scored.losses.iter().map(row).collect(),
         })
     }

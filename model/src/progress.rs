@@ -143,6 +143,9 @@ pub struct TaskPlan {
     pub long_rows: u64,
     /// Rows to evaluate on; none without an evaluation file.
     pub eval_rows: Option<u64>,
+    /// What a person should know about the rows of its files, a line each.
+    #[serde(default)]
+    pub notices: Vec<String>,
 }
 
 /// One fine-tune of the plan.

@@ -7,7 +7,7 @@ use cpift_model::evaluation::Evaluator;
 
 use crate::args;
 use crate::display::table::{Table, shorten};
-use crate::display::{print, print_json, units};
+use crate::display::{self, print, print_json, units};
 
 /// Measures a model on files.
 pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> {
@@ -19,6 +19,7 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
         scores.push(evaluator.evaluate(path, arguments.generate)?);
     }
     super::announce_fully(&chosen);
+    display::notices(scores.iter().flat_map(|score| &score.notices));
     if arguments.json {
         return print_json(&serde_json::json!({ "files": scores }));
     }

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use cpift_model::{Result, job, machine};
 
 use crate::display::style::Style;
-use crate::display::{plan, print, print_json};
+use crate::display::{self, plan, print, print_json};
 use crate::{args, recipe};
 
 /// Prints what a recipe would take.
@@ -14,6 +14,7 @@ pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> 
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let planned = job::plan_recipe(&chosen.device, &loaded.recipe, super::token_cache().as_deref())?;
     chosen.announce();
+    display::notices(planned.tasks.iter().flat_map(|task| &task.notices));
     let compute = loaded.recipe.model.precision.on("model.precision", &chosen.device)?;
     let rate = machine::matmul_rate(&chosen.device, compute)?;
     if arguments.json {

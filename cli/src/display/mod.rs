@@ -40,6 +40,12 @@ pub fn print_json(document: &impl serde::Serialize) -> Result<()> {
     print(&(text + "\n"))
 }
 
+/// Writes what a person should know about the input to standard error, a line each.
+pub fn notices<'a>(notices: impl Iterator<Item = &'a String>) {
+    let label = style::Style::of(&std::io::stderr()).yellow("note:");
+    notices.for_each(|notice| tell(&format!("{label} {notice}\n")));
+}
+
 /// Writes lines for a person to standard error. That nobody may be listening is no reason to stop.
 pub fn tell(text: &str) {
     let _ = std::io::stderr().lock().write_all(text.as_bytes());

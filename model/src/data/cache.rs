@@ -1,6 +1,6 @@
 //! Tokenised files on disk, found by the hash of everything that decided their content.
 //!
-//! A cache file is `magic, hash of the rest, counts, rows`, all numbers little-endian. One that is
+//! A cache file is `magic, hash of the rest, counts, notices as JSON, rows`, all numbers little-endian. One that is
 //! damaged or of another version is as good as none: it is made anew.
 
 use std::fs;
@@ -10,10 +10,10 @@ use super::rows::Shape;
 use super::tokenize::Row;
 use super::{Content, Counts};
 use crate::error::{Error, Result};
-use crate::files::write_atomically;
+use crate::files::{json_text, write_atomically};
 
 /// Changes whenever tokenisation or the format does.
-const MAGIC: &[u8; 8] = b"cpiftok1";
+const MAGIC: &[u8; 8] = b"cpiftok2";
 
 /// Path of the cache file for a key.
 pub(crate) fn path(folder: &Path, key: &blake3::Hash) -> PathBuf {
@@ -37,8 +37,10 @@ pub(crate) fn read(path: &Path) -> Option<Content> {
         _ => return None,
     };
     let counts = Counts { too_long: reader.number()?, truncated: reader.number()? };
+    let notices_length = reader.number()?;
+    let notices = serde_json::from_slice(reader.take(notices_length)?).ok()?;
     let rows = (0..reader.number()?).map(|_| reader.row()).collect::<Option<Vec<Row>>>()?;
-    reader.body.is_empty().then_some(Content { shape, counts, rows })
+    reader.body.is_empty().then_some(Content { shape, counts, notices, rows })
 }
 
 /// Writes a cache file, whole or not at all.
@@ -50,9 +52,13 @@ pub(crate) fn write(path: &Path, content: &Content) -> Result<()> {
         Shape::Instruction => 2,
         Shape::Text => 3,
     };
-    for number in [shape, content.counts.too_long, content.counts.truncated, content.rows.len()] {
+    for number in [shape, content.counts.too_long, content.counts.truncated] {
         push_number(&mut body, number);
     }
+    let notices = json_text(path, &content.notices)?;
+    push_number(&mut body, notices.len());
+    body.extend(notices.as_bytes());
+    push_number(&mut body, content.rows.len());
     for row in &content.rows {
         for number in [row.line, row.prompt_length, row.tokens.len()] {
             push_number(&mut body, number);

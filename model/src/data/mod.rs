@@ -6,6 +6,7 @@
 mod cache;
 pub mod chat;
 mod evaluation;
+mod notice;
 pub(crate) mod order;
 mod rows;
 mod sampler;
@@ -18,6 +19,8 @@ use rayon::prelude::*;
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 pub use evaluation::{EvaluationBatch, evaluation_batches, is_exact_match};
+use notice::Notices;
+pub use notice::{FileNotice, Notice};
 use rows::{Line, Lines};
 pub use rows::{Shape, instruction_prompt};
 pub use sampler::{Draw, Sampler, SamplerSettings, Source, StepBatches, balanced_sample};
@@ -64,6 +67,7 @@ pub enum CacheUse {
 pub(crate) struct Content {
     pub shape: Shape,
     pub counts: Counts,
+    pub notices: Vec<FileNotice>,
     pub rows: Vec<Row>,
 }
 
@@ -158,6 +162,16 @@ impl Dataset {
         self.content.counts
     }
 
+    /// What a person should know about the file's rows.
+    pub fn notices(&self) -> &[FileNotice] {
+        &self.content.notices
+    }
+
+    /// The notices as lines for a person, each with the file's name.
+    pub fn described_notices(&self) -> impl Iterator<Item = String> {
+        self.notices().iter().map(|notice| format!("{}: {notice}", self.path.display()))
+    }
+
     /// How the cache was used.
     pub fn cache(&self) -> &CacheUse {
         &self.cache
@@ -231,23 +245,29 @@ fn tokenize_file(
         return Err(Error::format(path, "is empty: a task needs at least one row"));
     };
     let bad = |line: &Line, reason: String| Error::line(path, line.number, reason);
-    let (shape, _) = rows::parse(&first.bytes, None).map_err(|reason| bad(first, reason))?;
+    let (shape, _) = rows::parse(&first.bytes, None, &mut Vec::new()).map_err(|reason| bad(first, reason))?;
     let template = if shape == Shape::Messages { Some(tokenizer.chat_template()?) } else { None };
     let maker = RowMaker { tokenizer, template: template.as_ref() };
-    let make = |line: &Line| -> Result<Row> {
-        rows::parse(&line.bytes, Some(shape))
-            .and_then(|(_, example)| maker.row(line.number, &example))
-            .map_err(|reason| bad(line, reason))
+    let make = |line: &Line| -> Result<(Row, Vec<Notice>)> {
+        let mut notices = Vec::new();
+        let row = rows::parse(&line.bytes, Some(shape), &mut notices)
+            .and_then(|(_, example)| maker.row(line.number, &example, &mut notices))
+            .map_err(|reason| bad(line, reason))?;
+        Ok((row, notices))
     };
 
-    let mut content = Content { shape, counts: Counts::default(), rows: Vec::new() };
+    let mut content = Content { shape, counts: Counts::default(), notices: Vec::new(), rows: Vec::new() };
+    let mut notices = Notices::default();
     while !block.is_empty() {
-        let made: Vec<Result<Row>> = block.par_iter().map(make).collect();
-        for row in made {
-            keep(&mut content, row?, max_length, long_rows);
+        let made: Vec<Result<(Row, Vec<Notice>)>> = block.par_iter().map(make).collect();
+        for made in made {
+            let (row, noticed) = made?;
+            notices.add(row.line, noticed);
+            keep(&mut content, row, max_length, long_rows);
         }
         block = lines.next_block(BLOCK_LINES)?;
     }
+    content.notices = notices.finish();
     Ok((content, lines.hash()))
 }
 

@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use super::notice::Notice;
 use crate::error::{Error, Reasoned, Result};
 
 /// What the rows of a file look like; recognised from its first row, and the same for all.
@@ -30,6 +31,16 @@ impl Shape {
             Self::Messages => "`messages`",
             Self::Instruction => "`instruction` and `output`",
             Self::Text => "`text`",
+        }
+    }
+
+    /// Every field that is read of such a row.
+    fn reads(self) -> &'static [&'static str] {
+        match self {
+            Self::Completion => &["prompt", "completion"],
+            Self::Messages => &["messages", "tools"],
+            Self::Instruction => &["instruction", "input", "output"],
+            Self::Text => &["text"],
         }
     }
 
@@ -95,8 +106,12 @@ pub fn instruction_prompt(instruction: &str, input: &str) -> String {
     }
 }
 
-/// Reads the fields of one row of a known shape.
-pub(crate) fn parse(line: &[u8], shape: Option<Shape>) -> Reasoned<(Shape, Example)> {
+/// Reads the fields of one row of a known shape; `notices` gets what its owner might not expect.
+pub(crate) fn parse(
+    line: &[u8],
+    shape: Option<Shape>,
+    notices: &mut Vec<Notice>,
+) -> Reasoned<(Shape, Example)> {
     let text = std::str::from_utf8(line)
         .map_err(|error| format!("is not UTF-8 (byte {} of the line)", error.valid_up_to() + 1))?;
     let value: Value = serde_json::from_str(text).map_err(|error| describe_json(&error))?;
@@ -114,6 +129,8 @@ pub(crate) fn parse(line: &[u8], shape: Option<Shape>) -> Reasoned<(Shape, Examp
             ));
         }
     };
+    let unread = row.keys().filter(|field| !shape.reads().contains(&field.as_str()));
+    notices.extend(unread.map(|field| Notice::UnreadField(field.clone())));
     let example = match shape {
         Shape::Completion => Example::Completion {
             prompt: text_field(&row, "prompt")?.to_owned(),

@@ -3,6 +3,7 @@
 use serde_json::Value;
 
 use super::chat::ChatTemplate;
+use super::notice::Notice;
 use super::rows::{Example, is_answer};
 use crate::error::Reasoned;
 use crate::tokenizer::Tokenizer;
@@ -65,8 +66,9 @@ pub(crate) struct RowMaker<'a> {
 }
 
 impl RowMaker<'_> {
-    /// The row of an example; the error says what is wrong with the line.
-    pub fn row(&self, line: usize, example: &Example) -> Reasoned<Row> {
+    /// The row of an example; the error says what is wrong with the line, `notices` gets what its owner
+    /// might not expect.
+    pub fn row(&self, line: usize, example: &Example, _notices: &mut Vec<Notice>) -> Reasoned<Row> {
         let mut row = Row::new(line);
         match example {
             Example::Completion { prompt, completion } => {

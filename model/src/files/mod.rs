@@ -134,7 +134,7 @@ pub fn write_json_atomically(path: &Path, value: &impl Serialize) -> Result<()> 
 }
 
 /// A value as JSON for people to read; `path` is what is blamed.
-fn json_text(path: &Path, value: &impl Serialize) -> Result<String> {
+pub(crate) fn json_text(path: &Path, value: &impl Serialize) -> Result<String> {
     let mut text = serde_json::to_string_pretty(value)
         .map_err(|error| Error::Job(format!("{}: {error}", path.display())))?;
     text.push('\n');

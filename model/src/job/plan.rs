@@ -167,6 +167,11 @@ fn plan_task(task: &Task) -> TaskPlan {
         supervised_tokens: task.train.supervised_tokens() as u64,
         long_rows: counts(&task.train) + task.eval.as_deref().map_or(0, counts),
         eval_rows: task.eval.as_ref().map(|eval| eval.len() as u64),
+        notices: [Some(&task.train), task.eval.as_ref()]
+            .into_iter()
+            .flatten()
+            .flat_map(|dataset| dataset.described_notices())
+            .collect(),
     }
 }
 

@@ -172,6 +172,9 @@ impl<'a> Session<'a> {
                 self.observer.event(Event::Sample { task: &task.name, text: &text });
             }
             for dataset in [Some(&task.train), task.eval.as_ref()].into_iter().flatten() {
+                for text in dataset.described_notices() {
+                    self.observer.event(Event::Notice(&text));
+                }
                 if let CacheUse::NotWritten(reason) = dataset.cache() {
                     let text = format!("{}: tokens were not cached: {reason}", dataset.path().display());
                     self.observer.event(Event::Notice(&text));
