@@ -5,7 +5,9 @@
 
 mod cache;
 pub mod chat;
+mod conversation;
 mod evaluation;
+mod messages;
 mod notice;
 pub(crate) mod order;
 mod rows;
