@@ -10,12 +10,18 @@ use serde::{Deserialize, Serialize};
 pub enum Notice {
     /// A field that nothing reads.
     UnreadField(String),
+    /// Strings in a text that are learnt as the control tokens they stand for.
+    ControlTokens,
 }
 
 impl fmt::Display for Notice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnreadField(field) => write!(formatter, "the field `{}` is not read", field.escape_debug()),
+            Self::ControlTokens => formatter.write_str(
+                "control tokens in the text are learnt as such; task.special_tokens = \"escape\" reads them as \
+                 plain text",
+            ),
         }
     }
 }

@@ -161,7 +161,10 @@ fn open_task(
 ) -> Result<Task> {
     let settings = &recipe.task[index];
     let long_rows = if recipe.model.truncate { LongRows::Truncate } else { LongRows::Skip };
-    let load = |path: &Path| Dataset::load(path, tokenizer, recipe.model.max_length, long_rows, cache);
+    let load = |path: &Path| {
+        let max_length = recipe.model.max_length;
+        Dataset::load_as(path, tokenizer, max_length, long_rows, settings.special_tokens, cache)
+    };
     let train = Arc::new(load(&settings.train)?);
     let eval = settings.eval.as_deref().map(load).transpose()?.map(Arc::new);
     let model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
@@ -175,6 +178,9 @@ fn open_task(
                 settings.name
             );
             return Err(Error::setting("probe.importance", reason));
+        }
+        if folder.join("tokenizer.json").is_file() {
+            tokenizer.check_same(&Tokenizer::from_folder(folder)?)?;
         }
     }
     Ok(Task { name: settings.name.clone(), weight: settings.weight, train, eval, model })

@@ -27,6 +27,8 @@ const ALIAS_END: char = '\u{10FFF1}';
 pub(crate) struct ControlToken {
     pub text: String,
     pub id: u32,
+    /// It counts only where no letter, digit or `_` stands beside it.
+    pub single_word: bool,
 }
 
 /// All control tokens of a tokenizer.
@@ -36,6 +38,8 @@ pub(crate) struct ControlTokens {
     tokens: Vec<ControlToken>,
     /// Distinct first characters; the stand-in of the k-th is the k-th reserved character.
     first_characters: Vec<char>,
+    /// Strings of the other added tokens, longest first: a control string within one of them is not meant.
+    plain: Vec<String>,
 }
 
 /// An alias found in rendered text.
@@ -48,7 +52,7 @@ pub(crate) struct Alias {
 
 impl ControlTokens {
     /// Fails when there are more different first characters than stand-ins.
-    pub fn new(mut tokens: Vec<ControlToken>) -> Reasoned<Self> {
+    pub fn new(mut tokens: Vec<ControlToken>, mut plain: Vec<String>) -> Reasoned<Self> {
         tokens.retain(|token| !token.text.is_empty());
         tokens.sort_by(|a, b| b.text.len().cmp(&a.text.len()).then_with(|| a.text.cmp(&b.text)));
         let mut first_characters: Vec<char> = tokens.iter().filter_map(|t| t.text.chars().next()).collect();
@@ -57,7 +61,9 @@ impl ControlTokens {
         if first_characters.len() > MOST_STAND_INS {
             return Err(format!("control tokens begin with more than {MOST_STAND_INS} different characters"));
         }
-        Ok(Self { tokens, first_characters })
+        plain.retain(|text| tokens.iter().any(|token| text.contains(&token.text)));
+        plain.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        Ok(Self { tokens, first_characters, plain })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &ControlToken> {
@@ -101,7 +107,8 @@ impl ControlTokens {
         hidden.map_or(Cow::Borrowed(text), Cow::Owned)
     }
 
-    /// Turns control strings into aliases, then stand-ins into the characters they stood for.
+    /// Turns control strings into aliases, then stand-ins into the characters they stood for. Where added
+    /// tokens overlap, the one that begins first counts, and of several there the longest.
     pub fn to_aliases(&self, rendered: &str) -> String {
         let mut text = String::with_capacity(rendered.len() + 64);
         let mut rest = rendered;
@@ -111,15 +118,32 @@ impl ControlTokens {
                 .binary_search(&character)
                 .ok()
                 .and_then(|_| self.tokens.iter().find(|token| rest.starts_with(&token.text)));
-            if let Some(token) = token {
-                text.push_str(&Self::alias(token.id));
-                rest = &rest[token.text.len()..];
+            let length = token.map_or(0, |token| token.text.len());
+            let plain = self.plain.iter().find(|text| text.len() > length && rest.starts_with(text.as_str()));
+            if let Some(plain) = plain {
+                text.push_str(plain);
+                rest = &rest[plain.len()..];
+            } else if let Some(token) = token {
+                let before = rendered[..rendered.len() - rest.len()].chars().next_back();
+                let after = rest[length..].chars().next();
+                let beside_word = [before, after].into_iter().flatten().any(|c| self.is_word(c));
+                if token.single_word && beside_word {
+                    text.push_str(&token.text);
+                } else {
+                    text.push_str(&Self::alias(token.id));
+                }
+                rest = &rest[length..];
             } else {
                 text.push(self.stood_for(character).unwrap_or(character));
                 rest = &rest[character.len_utf8()..];
             }
         }
         text
+    }
+
+    fn is_word(&self, character: char) -> bool {
+        let character = self.stood_for(character).unwrap_or(character);
+        character.is_alphanumeric() || character == '_'
     }
 
     /// Turns aliases back into the strings of their control tokens, for people to read.
@@ -168,9 +192,9 @@ mod tests {
     use super::*;
 
     fn controls() -> ControlTokens {
-        let token = |text: &str, id| ControlToken { text: text.into(), id };
-        ControlTokens::new(vec![token("<s>", 1), token("<|im_end|>", 7), token("<|im|>", 8), token("#", 9)])
-            .unwrap()
+        let token = |text: &str, id| ControlToken { text: text.into(), id, single_word: false };
+        let tokens = vec![token("<s>", 1), token("<|im_end|>", 7), token("<|im|>", 8), token("#", 9)];
+        ControlTokens::new(tokens, vec!["##".into(), "no".into()]).unwrap()
     }
 
     #[test]
@@ -190,6 +214,23 @@ mod tests {
     #[test]
     fn text_without_control_strings_is_borrowed() {
         assert!(matches!(controls().hide("a < b | c >"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn the_longest_added_token_counts() {
+        assert_eq!(
+            controls().to_aliases("##<s>#"),
+            format!("##{}{}", ControlTokens::alias(1), ControlTokens::alias(9))
+        );
+    }
+
+    #[test]
+    fn single_words_stand_alone() {
+        let token = ControlToken { text: "END".into(), id: 3, single_word: true };
+        let controls = ControlTokens::new(vec![token], Vec::new()).unwrap();
+        let alias = ControlTokens::alias(3);
+        assert_eq!(controls.to_aliases("END BEND END."), format!("{alias} BEND {alias}."));
+        assert_eq!(controls.to_aliases(&controls.hide("END")), "END");
     }
 
     #[test]
