@@ -181,6 +181,12 @@ impl Dataset {
         self.content.counts
     }
 
+    /// Adds something that concerns every row.
+    pub(crate) fn add_notice(&mut self, notice: Notice) {
+        let first_line = self.rows().first().map_or(0, |row| row.line);
+        self.content.notices.push(FileNotice { notice, rows: self.len(), first_line });
+    }
+
     /// What a person should know about the file's rows.
     pub fn notices(&self) -> &[FileNotice] {
         &self.content.notices

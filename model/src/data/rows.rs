@@ -200,9 +200,9 @@ fn refuse_further_turns(row: &Map<String, Value>) -> Reasoned<()> {
 fn text_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
     match row.get(field) {
         Some(Value::String(text)) => Ok(text),
-        Some(Value::Array(_)) if matches!(field, "prompt" | "completion") => Err(format!(
-            "`{field}` is a list: prompts and completions that are messages are not built; write one list, \
-             `messages` (every answer in it is learnt)"
+        Some(Value::Array(values)) if values.first().is_some_and(Value::is_object) => Err(format!(
+            "`{field}` is a list of messages, which is not built: write one list, `messages` (every answer in \
+             it is learnt)"
         )),
         _ => Err(format!("`{field}` is not a string")),
     }

@@ -6,7 +6,7 @@ use super::rows::Example;
 use crate::error::Reasoned;
 use crate::settings::SpecialTokens;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::control::{ControlTokens, aliases};
+use crate::tokenizer::control::aliases;
 
 /// One row of data as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -132,9 +132,7 @@ impl RowMaker<'_> {
     /// out within a text.
     pub(super) fn ids_after(&self, context: &str, context_ids: &[u32], answer: &str) -> Reasoned<Vec<u32>> {
         // Text behind a control token is tokenised independently of what is before it.
-        let start =
-            aliases(context).last().map_or(0, |alias| alias.end - ControlTokens::alias(alias.id).len());
-        let context = &context[start..];
+        let context = &context[aliases(context).last().map_or(0, |alias| alias.start)..];
         let before = self.tokenizer.aliased_ids(context)?;
         let together = self.tokenizer.aliased_ids(&format!("{context}{answer}"))?;
         match together.strip_prefix(before.as_slice()) {

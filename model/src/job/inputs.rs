@@ -7,7 +7,7 @@ use cpift_engine::{Layout, ViewMut};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::data::{Dataset, LongRows, Sampler, SamplerSettings, Source, balanced_sample};
+use crate::data::{Dataset, LongRows, Notice, Sampler, SamplerSettings, Shape, Source, balanced_sample};
 use crate::error::{Error, Result};
 use crate::settings::{ImportanceKind, ModelSettings, Recipe, TrainSettings};
 use crate::tokenizer::Tokenizer;
@@ -165,7 +165,7 @@ fn open_task(
         let max_length = recipe.model.max_length;
         Dataset::load_as(path, tokenizer, max_length, long_rows, settings.special_tokens, cache)
     };
-    let train = Arc::new(load(&settings.train)?);
+    let mut train = load(&settings.train)?;
     let eval = settings.eval.as_deref().map(load).transpose()?.map(Arc::new);
     let model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
     if let (Some(model), Some(folder)) = (&model, &settings.model) {
@@ -180,10 +180,14 @@ fn open_task(
             return Err(Error::setting("probe.importance", reason));
         }
         if folder.join("tokenizer.json").is_file() {
-            tokenizer.check_same(&Tokenizer::from_folder(folder)?)?;
+            let other = Tokenizer::from_folder(folder)?;
+            tokenizer.check_same(&other)?;
+            if train.shape() == Shape::Messages && !tokenizer.has_template_of(&other) {
+                train.add_notice(Notice::OtherTemplate(folder.display().to_string()));
+            }
         }
     }
-    Ok(Task { name: settings.name.clone(), weight: settings.weight, train, eval, model })
+    Ok(Task { name: settings.name.clone(), weight: settings.weight, train: Arc::new(train), eval, model })
 }
 
 /// The sampler of one fine-tune (or part of one).

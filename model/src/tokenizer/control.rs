@@ -46,6 +46,8 @@ pub(crate) struct ControlTokens {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Alias {
     pub id: u32,
+    /// Byte at which it begins.
+    pub start: usize,
     /// Byte just after the alias.
     pub end: usize,
 }
@@ -110,9 +112,20 @@ impl ControlTokens {
     /// Turns control strings into aliases, then stand-ins into the characters they stood for. Where added
     /// tokens overlap, the one that begins first counts, and of several there the longest.
     pub fn to_aliases(&self, rendered: &str) -> String {
+        self.to_aliases_with_positions(rendered, &[]).0
+    }
+
+    /// [`Self::to_aliases`], and where the given bytes of the text, in ascending order, are afterwards; one
+    /// inside an added token is at its end.
+    pub fn to_aliases_with_positions(&self, rendered: &str, positions: &[usize]) -> (String, Vec<usize>) {
         let mut text = String::with_capacity(rendered.len() + 64);
+        let mut moved = Vec::with_capacity(positions.len());
         let mut rest = rendered;
         while let Some(character) = rest.chars().next() {
+            let done = rendered.len() - rest.len();
+            while positions.get(moved.len()).is_some_and(|&position| position <= done) {
+                moved.push(text.len());
+            }
             let token = self
                 .first_characters
                 .binary_search(&character)
@@ -124,7 +137,7 @@ impl ControlTokens {
                 text.push_str(plain);
                 rest = &rest[plain.len()..];
             } else if let Some(token) = token {
-                let before = rendered[..rendered.len() - rest.len()].chars().next_back();
+                let before = rendered[..done].chars().next_back();
                 let after = rest[length..].chars().next();
                 let beside_word = [before, after].into_iter().flatten().any(|c| self.is_word(c));
                 if token.single_word && beside_word {
@@ -138,7 +151,8 @@ impl ControlTokens {
                 rest = &rest[character.len_utf8()..];
             }
         }
-        text
+        moved.resize(positions.len(), text.len());
+        (text, moved)
     }
 
     fn is_word(&self, character: char) -> bool {
@@ -151,8 +165,7 @@ impl ControlTokens {
         let mut readable = String::with_capacity(text.len());
         let mut position = 0;
         for alias in aliases(text) {
-            let start = text[..alias.end].rfind(ALIAS_START).unwrap_or(position);
-            readable.push_str(&text[position..start]);
+            readable.push_str(&text[position..alias.start]);
             let name = self.tokens.iter().find(|token| token.id == alias.id).map(|t| t.text.as_str());
             readable.push_str(name.unwrap_or_default());
             position = alias.end;
@@ -168,7 +181,7 @@ pub(crate) fn aliases(text: &str) -> impl Iterator<Item = Alias> {
         let digits = &text[start + ALIAS_START.len_utf8()..];
         let length = digits.find(ALIAS_END)?;
         let id = digits[..length].parse().ok()?;
-        Some(Alias { id, end: start + ALIAS_START.len_utf8() + length + ALIAS_END.len_utf8() })
+        Some(Alias { id, start, end: start + ALIAS_START.len_utf8() + length + ALIAS_END.len_utf8() })
     })
 }
 

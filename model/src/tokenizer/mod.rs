@@ -104,7 +104,8 @@ impl Tokenizer {
         };
         // Generation ends at what generation_config.json lists. Model configurations often carry default ids
         // that mean nothing in their tokenizer: they count only when they are control tokens.
-        let listed = names.generation_eos.iter().chain(names.model_eos.iter().filter(|id| is_control(id)));
+        let listed = names.generation_eos.iter().filter(|&&id| (id as usize) < definition.vocabulary_size);
+        let listed = listed.chain(names.model_eos.iter().filter(|id| is_control(id)));
         let unnamed = match named_eos {
             Some(_) => None,
             None => names.generation_eos.iter().chain(&names.model_eos).copied().find(|id| is_control(id)),
@@ -154,7 +155,7 @@ impl Tokenizer {
             }
         }
         // Taking characters from the end of a token goes wrong for those that are too short.
-        let ids = if definition::has_type(&json["decoder"], "Strip") { self.vocabulary_size } else { 64 };
+        let ids = if validate::strips_ends(&json["decoder"]) { self.vocabulary_size } else { 64 };
         contain(|| {
             let _ = self.inner.decode(&[], false);
             for id in 0..ids as u32 {
@@ -193,8 +194,7 @@ impl Tokenizer {
     /// The tokenizer's own prefix, unless the text begins with it, and the text's ids.
     pub(crate) fn prompt_ids(&self, marked: &str) -> Reasoned<Vec<u32>> {
         let ids = self.aliased_ids(marked)?;
-        let first =
-            aliases(marked).next().filter(|alias| marked.starts_with(&ControlTokens::alias(alias.id)));
+        let first = aliases(marked).next().filter(|alias| alias.start == 0);
         if first.is_some_and(|alias| self.prefix.first() == Some(&alias.id)) {
             return Ok(ids);
         }

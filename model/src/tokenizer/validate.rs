@@ -23,6 +23,13 @@ pub(super) fn check_definition(json: &Value) -> Reasoned<()> {
     Ok(())
 }
 
+/// True when a decoder takes characters from the end of a token.
+pub(super) fn strips_ends(decoder: &Value) -> bool {
+    let inner = decoder["decoders"].as_array();
+    let here = decoder["type"] == "Strip" && decoder["stop"].as_u64().is_some_and(|count| count > 0);
+    here || inner.into_iter().flatten().any(strips_ends)
+}
+
 fn check_part(part: &Value, growth: &mut f64) -> Reasoned<()> {
     for list in ["normalizers", "pretokenizers", "decoders"] {
         for inner in part[list].as_array().into_iter().flatten() {
