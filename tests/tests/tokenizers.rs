@@ -90,8 +90,11 @@ fn answers_follow_their_prompts_as_in_one_text() {
             if joined.starts_with(&prompt_ids) {
                 assert_eq!(tokens, joined, "{name}: {prompt:?} {answer:?}");
             }
-            let text = |ids: &[u32]| tokenizer.decode_with_control_tokens(ids);
-            assert_eq!(text(tokens), text(&joined), "{name}: {prompt:?} {answer:?}");
+            // Word pieces begin words: they have none for the rest of a word alone.
+            if name != "word piece" {
+                let text = |ids: &[u32]| tokenizer.decode_with_control_tokens(ids);
+                assert_eq!(text(tokens), text(&joined), "{name}: {prompt:?} {answer:?}");
+            }
         }
     });
 }
@@ -195,10 +198,7 @@ fn damaged_files_are_named_in_one_line() {
     let replace = json!({"type": "Replace", "pattern": {"String": "1"}, "content": "11"});
     let part = |name: &str, value: Value| json!({ name: value });
     let sequence = |id: &str| json!({"Sequence": {"id": id, "type_id": 0}});
-    let template = |single: Value| {
-        json!({"type": "TemplateProcessing", "single": single, "pair": [],
-               "special_tokens": {"a": {"id": "a", "ids": [256], "tokens": []}}})
-    };
+    let template = |single: Value| json!({"type": "TemplateProcessing", "single": single, "pair": [], "special_tokens": {}});
     let cases = [
         (
             part("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "/////wAAAAA="})),
@@ -219,9 +219,10 @@ fn damaged_files_are_named_in_one_line() {
         (
             part(
                 "post_processor",
-                template(json!([{"SpecialToken": {"id": "a", "type_id": 0}}, sequence("A")])),
+                json!({"type": "TemplateProcessing", "single": [sequence("A")], "pair": [],
+                       "special_tokens": {"a": {"id": "a", "ids": [256], "tokens": []}}}),
             ),
-            "fail",
+            "not as many `ids` as `tokens` for `a`",
         ),
         (part("post_processor", template(json!([sequence("B")]))), "fail"),
         (part("post_processor", template(json!([]))), "leaves the text out"),
@@ -287,7 +288,7 @@ fn tokenizers_are_the_same_when_texts_have_the_same_ids() {
         "{message}"
     );
     let fewer_merges = |json: &mut Value| drop(json["model"]["merges"].as_array_mut().unwrap().pop());
-    assert!(other(&fewer_merges, config.clone()).unwrap_err().ends_with("its merges differs"));
+    assert!(other(&fewer_merges, config.clone()).unwrap_err().ends_with("its merges differ"));
     let lowercase = |json: &mut Value| json["normalizer"] = json!({"type": "Lowercase"});
     assert!(other(&lowercase, config.clone()).unwrap_err().ends_with("its normalizer differs"));
     let more = |json: &mut Value| {

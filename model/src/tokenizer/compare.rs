@@ -52,14 +52,14 @@ impl Meaning {
     /// What a text's ids would differ by.
     pub fn difference(&self, other: &Self) -> Option<String> {
         let parts = [
-            ("vocabulary", self.vocabulary == other.vocabulary),
-            ("merges", self.merges == other.merges),
-            ("model settings", self.model == other.model),
-            ("normalizer", self.normalizer == other.normalizer),
-            ("pre-tokenizer", self.pre_tokenizer == other.pre_tokenizer),
+            ("vocabulary differs", self.vocabulary == other.vocabulary),
+            ("merges differ", self.merges == other.merges),
+            ("model settings differ", self.model == other.model),
+            ("normalizer differs", self.normalizer == other.normalizer),
+            ("pre-tokenizer differs", self.pre_tokenizer == other.pre_tokenizer),
         ];
         if let Some((part, _)) = parts.iter().find(|(_, equal)| !equal) {
-            return Some(format!("its {part} differs"));
+            return Some(format!("its {part}"));
         }
         let is_padding =
             |text: &String| [&self.padding, &other.padding].iter().any(|pad| pad.as_ref() == Some(text));

@@ -20,6 +20,18 @@ pub(super) fn check_definition(json: &Value) -> Reasoned<()> {
             return Err(format!("its `{part}` makes text more than {MOST_GROWTH} times as long"));
         }
     }
+    check_post_processor(&json["post_processor"])
+}
+
+fn check_post_processor(part: &Value) -> Reasoned<()> {
+    part["processors"].as_array().into_iter().flatten().try_for_each(check_post_processor)?;
+    for (name, token) in part["special_tokens"].as_object().into_iter().flatten() {
+        let length = |list: &str| token[list].as_array().map_or(0, Vec::len);
+        if length("ids") != length("tokens") {
+            let name = name.escape_debug();
+            return Err(format!("its `post_processor` has not as many `ids` as `tokens` for `{name}`"));
+        }
+    }
     Ok(())
 }
 
