@@ -226,13 +226,6 @@ fn damaged_files_are_named_in_one_line() {
         ),
         (part("post_processor", template(json!([sequence("B")]))), "fail"),
         (part("post_processor", template(json!([]))), "leaves the text out"),
-        (
-            part(
-                "post_processor",
-                json!({"type": "Sequence", "processors": vec![template(json!([sequence("A")])); 2]}),
-            ),
-            "fail",
-        ),
     ];
     for (parts, expected) in cases {
         let folder = scheme_folder("byte_level", &parts, &plain_config());
