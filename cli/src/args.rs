@@ -83,7 +83,8 @@ The least one:
     epochs = 1
 
 A line of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"instruction\", \"input\", \"output\"} \
-or {\"text\"}; the loss is taken on answers only. \
+or {\"text\"}; the loss is taken on answers only. Control strings in rows other than messages are the tokens they \
+stand for, unless the task says special_tokens = \"escape\". \
 The method `cpift` goes through five stages:
 
     probe      one fine-tune per task: which parameters does it move?
@@ -276,7 +277,7 @@ pub struct Generate {
     /// The model's folder.
     #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
-    /// Text to continue.
+    /// Text to continue; control strings in it, such as `<|im_end|>`, are the tokens they stand for.
     #[arg(long, value_name = "TEXT")]
     pub prompt: String,
     /// Most tokens to generate; the end-of-text token ends the answer before.

@@ -43,6 +43,9 @@ pub fn main() -> ExitCode {
 
 /// A panic is a fault of ours: one line that can be reported, instead of a trace.
 fn report_fault(panic: &std::panic::PanicHookInfo<'_>) {
+    if cpift_model::tokenizer::panic_is_contained() {
+        return; // it becomes an error that names the file
+    }
     let payload = panic.payload();
     let message = payload.downcast_ref::<String>().map(String::as_str);
     let message = message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");

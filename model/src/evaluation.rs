@@ -12,6 +12,7 @@ use crate::config::ModelConfig;
 use crate::data::{Dataset, LongRows, Row, evaluation_batches, is_exact_match};
 use crate::error::{Error, Result};
 use crate::progress::Score;
+use crate::settings::SpecialTokens;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{ComputeType, Generation, Sampling, Transformer};
 
@@ -95,6 +96,7 @@ fn count_matches<T: Real>(
         let generation = Generation {
             max_new_tokens: longest + ANSWER_SLACK,
             stop: stop.clone(),
+            keep_stop: false,
             sampling: Sampling::Greedy,
         };
         let answers = transformer.generate(weights, &prompts, &generation)?;
@@ -249,7 +251,7 @@ impl Evaluator {
         temperature: Option<f64>,
         seed: u64,
     ) -> Result<String> {
-        let prompt = self.tokenizer.encode_prompt(prompt)?;
+        let prompt = self.tokenizer.encode_prompt(prompt, SpecialTokens::default())?;
         let room = self.config.max_positions.saturating_sub(prompt.len());
         if prompt.is_empty() || room == 0 {
             let reason = format!(
@@ -264,7 +266,9 @@ impl Evaluator {
             Some(temperature) => Sampling::Temperature { temperature: temperature as f32, seed },
         };
         let max_new_tokens = max_new_tokens.min(room);
-        let generation = Generation { max_new_tokens, stop: self.tokenizer.stop_tokens().to_vec(), sampling };
+        // What ends the text may be a word of it, where generation_config.json says so.
+        let stop = self.tokenizer.stop_tokens().to_vec();
+        let generation = Generation { max_new_tokens, stop, keep_stop: true, sampling };
         let answer = match &self.weights {
             Weights::F32(weights) => self.answer(weights.view(), prompt, &generation)?,
             Weights::Bf16(weights) => self.answer(weights.view(), prompt, &generation)?,

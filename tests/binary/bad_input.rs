@@ -209,3 +209,46 @@ fn a_loss_that_is_not_a_number_stops_the_job() {
     assert!(last.starts_with("error: ") && last.contains("step"), "{last}");
     assert!(!files.job.path("run/final").exists());
 }
+
+#[test]
+fn tokenizers_that_cannot_be_used() {
+    let files = one_step();
+    let path = files.path("blank/tokenizer.json");
+    let original: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    // The tokenizers library panics on each of these.
+    for (part, value) in [
+        ("pre_tokenizer", json!({"type": "FixedLength", "length": 0})),
+        ("normalizer", json!({"type": "Precompiled", "precompiled_charsmap": "BAAAAP////8A"})),
+        (
+            "post_processor",
+            json!({"type": "TemplateProcessing", "single": [{"Sequence": {"id": "B", "type_id": 0}}],
+                   "pair": [], "special_tokens": {}}),
+        ),
+    ] {
+        let mut json = original.clone();
+        json[part] = value;
+        fs::write(&path, json.to_string()).unwrap();
+        let message = files.refused(&[]);
+        assert!(message.starts_with("blank/tokenizer.json: "), "{message}");
+    }
+}
+
+#[test]
+fn models_with_another_tokenizer() {
+    let files = one_step();
+    let model = files.model();
+    let recipe = fs::read_to_string(files.path("recipe.toml")).unwrap();
+    let task = format!("[[task]]\nmodel = \"{model}\"\n");
+    fs::write(files.path("brought.toml"), recipe.replacen("[[task]]\n", &task, 1)).unwrap();
+    let plan = ["plan", &files.path("brought.toml"), "--set", "method=cpift"];
+    assert_eq!(run(&plan).status.code(), Some(0), "{}", stderr(&run(&plan)));
+
+    let path = format!("{model}/tokenizer.json");
+    let mut json: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    json["normalizer"] = json!({"type": "Lowercase"});
+    fs::write(&path, json.to_string()).unwrap();
+    let message = refused(&plan);
+    assert!(message.starts_with(&path) && message.ends_with(": its normalizer differs"), "{message}");
+    fs::remove_file(&path).unwrap();
+    assert_eq!(run(&plan).status.code(), Some(0));
+}

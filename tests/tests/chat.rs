@@ -5,6 +5,7 @@ use std::path::Path;
 
 use cpift_model::Tokenizer;
 use cpift_model::data::Row;
+use cpift_model::settings::SpecialTokens;
 use cpift_tests::data::{DataFile, FOLDERS, chat, folder, folder_with_template, tokenizer, words_folder};
 use serde_json::{Value, json};
 
@@ -25,7 +26,11 @@ fn texts_are_tokenised_as_transformers_does() {
         let tokenizer = tokenizer(name);
         for case in expected(name)["texts"].as_array().unwrap() {
             let text = case["text"].as_str().unwrap();
-            assert_eq!(tokenizer.encode_prompt(text).unwrap(), ids(&case["prompt"]), "{name}: {text:?}");
+            assert_eq!(
+                tokenizer.encode_prompt(text, SpecialTokens::Parse).unwrap(),
+                ids(&case["prompt"]),
+                "{name}: {text:?}"
+            );
             assert_eq!(tokenizer.encode_answer(text).unwrap(), ids(&case["plain"]), "{name}: {text:?}");
         }
     }
@@ -142,9 +147,11 @@ fn prompt_and_answer_are_tokenised_apart_and_joined() {
         let tokenizer = tokenizer(name);
         // Together, "the" + "re" would be other tokens than apart.
         let row = DataFile::rows(&[json!({"prompt": "the", "completion": "re lazy"})]).row(&tokenizer);
-        let prompt = tokenizer.encode_prompt("the").unwrap();
+        let prompt = tokenizer.encode_prompt("the", SpecialTokens::Parse).unwrap();
         let mut tokens = prompt.clone();
-        tokens.extend(tokenizer.encode_answer("re lazy").unwrap());
+        // Within a text no space is put before "re".
+        let answer = tokenizer.encode_answer(if name == "inst" { "\nre lazy" } else { "re lazy" }).unwrap();
+        tokens.extend(answer.into_iter().skip(if name == "inst" { 2 } else { 0 }));
         tokens.push(tokenizer.eos());
         assert_eq!((row.tokens.clone(), row.prompt()), (tokens, prompt.as_slice()), "{name}");
         let flags: Vec<bool> = (0..row.tokens.len()).map(|i| i >= prompt.len()).collect();
@@ -191,7 +198,7 @@ fn control_strings_in_text_stay_text() {
             let plain = tokenizer.encode_answer(text).unwrap();
             assert!(!plain.iter().any(|&id| is_control(name, id)), "{name}: {text:?} {plain:?}");
             assert_eq!(tokenizer.decode(&plain).trim_start(), text.trim_start(), "{name}");
-            let prompt = tokenizer.encode_prompt(text).unwrap();
+            let prompt = tokenizer.encode_prompt(text, SpecialTokens::Escape).unwrap();
             assert_eq!(prompt.len() - plain.len(), usize::from(matches!(name, "headers" | "inst")), "{name}");
         }
     }
@@ -253,7 +260,7 @@ fn bos_is_never_doubled() {
     let tokenizer = tokenizer("headers");
     let rows = [
         chat(&[("user", "<|begin_of_text|>"), ("assistant", "x")]),
-        json!({"prompt": "<|begin_of_text|>x", "completion": "<|begin_of_text|>"}),
+        json!({"prompt": "<|begin_of_text|>x", "completion": "y"}),
     ];
     for row in rows {
         let row = DataFile::rows(&[row]).row(&tokenizer);

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
 use cpift_model::data::{CacheUse, Dataset, LongRows, Shape, instruction_prompt, is_exact_match};
+use cpift_model::settings::SpecialTokens;
 use cpift_tests::data::{DataFile, chat, folder, folder_with_template, tokenizer, words_folder};
 use cpift_tests::folders;
 use proptest::prelude::*;
@@ -64,6 +65,38 @@ fn bad_lines_are_named() {
     let mut bytes = format!("{good}\n\n{good}\n").into_bytes();
     bytes.extend(b"{\"prompt\": \"\xFF\", \"completion\": \"b\"}");
     assert_eq!(refusal(&bytes, &tokenizer), ":4: is not UTF-8 (byte 13 of the line)");
+}
+
+#[test]
+fn rows_that_would_be_learnt_wrong_are_refused() {
+    let cases = [
+        (
+            json!({"instruction": "a", "input": null, "output": "b", "system": "be brief"}),
+            ":1: has a `system`, for",
+        ),
+        (json!({"instruction": "a", "output": "b", "history": [["c", "d"]]}), ":1: has a `history`, for"),
+        (json!({"prompt": "a", "completion": "b", "label": false}), ":1: has a `label` of false, which"),
+        (
+            json!({"prompt": "a", "chosen": "b", "rejected": "c"}),
+            ":1: has `chosen` and `rejected` answers, and",
+        ),
+        (
+            json!({"prompt": [{"role": "user", "content": "a"}], "completion": "b"}),
+            ":1: `prompt` is a list of messages, which is not built",
+        ),
+    ];
+    for (row, expected) in cases {
+        let message = refusal(row.to_string(), &tokenizer("chatml"));
+        assert!(message.starts_with(expected), "{row}: {message}");
+    }
+    // Nothing to lose: no notice either.
+    for row in [
+        json!({"instruction": "a", "input": null, "output": "b", "system": "", "history": []}),
+        json!({"prompt": "a", "completion": "b", "label": true}),
+    ] {
+        let dataset = DataFile::rows(&[row]).load(&tokenizer("chatml")).unwrap();
+        assert_eq!((dataset.len(), dataset.notices()), (1, [].as_slice()));
+    }
 }
 
 #[test]
@@ -337,7 +370,9 @@ proptest! {
         };
         let line = row.to_string();
         let _ = DataFile::new(&line.as_bytes()[..line.len().saturating_sub(cut)]).load(&CHATML);
-        if let Ok(dataset) = DataFile::new(&line).load(&CHATML) {
+        let file = DataFile::new(&line);
+        let escape = SpecialTokens::Escape;
+        if let Ok(dataset) = Dataset::load_as(&file.path, &CHATML, 4096, LongRows::Skip, escape, None) {
             let row = &dataset.rows()[0];
             // Nothing but the templates' own control tokens, whatever the pieces join to.
             let ends = row.tokens.iter().filter(|&&id| id == 422).count();

@@ -266,8 +266,12 @@ fn greedy_generation_matches_transformers() {
         let weights = golden.weights(&device);
         let prompts = golden.lists("prompts", "prompt_starts");
         let expected = golden.lists("generated", "generated_starts");
-        let generation =
-            Generation { max_new_tokens: 16, stop: golden.ids("stop"), sampling: Sampling::Greedy };
+        let generation = Generation {
+            max_new_tokens: 16,
+            stop: golden.ids("stop"),
+            keep_stop: false,
+            sampling: Sampling::Greedy,
+        };
         // Room for the longest prompt only: prompts are prefilled in several batches.
         let mut transformer = Transformer::for_inference(&golden.config, &device, 12).unwrap();
         let together = transformer.generate(weights.view(), &prompts, &generation).unwrap();
@@ -288,7 +292,7 @@ fn sampling_depends_on_seed_and_index_only() {
     let mut transformer = Transformer::for_inference(&golden.config, &device, 64).unwrap();
     let mut generate = |prompts: &[Vec<u32>], seed: u64| {
         let sampling = Sampling::Temperature { temperature: 0.8, seed };
-        let generation = Generation { max_new_tokens: 12, stop: vec![], sampling };
+        let generation = Generation { max_new_tokens: 12, stop: vec![], keep_stop: false, sampling };
         transformer.generate(weights.view(), prompts, &generation).unwrap()
     };
     let all = generate(&prompts, 3);
@@ -353,7 +357,8 @@ fn what_does_not_fit_is_an_error() {
     assert!(inference.loss(weights.view(), &Batch::new()).unwrap().is_empty());
     let short = weights.slice(0..64);
     assert!(inference.loss(short, &batch).is_err());
-    let generation = Generation { max_new_tokens: 2, stop: vec![], sampling: Sampling::Greedy };
+    let generation =
+        Generation { max_new_tokens: 2, stop: vec![], keep_stop: false, sampling: Sampling::Greedy };
     let message = inference.generate(weights.view(), &[vec![]], &generation).unwrap_err().to_string();
     assert!(message.contains("prompt 0 has no tokens"), "{message}");
 }

@@ -50,10 +50,10 @@ impl RowMaker<'_> {
                 continue;
             }
             let context = &whole[done..start];
-            let context_ids = self.tokenizer.aliased_ids(context)?;
+            let context_ids = self.ids_after(&whole[..done], &row.tokens, context)?;
             row.push(&context_ids, false);
             row.prompt_length = row.tokens.len();
-            row.push(&self.ids_after(context, &context_ids, &whole[start..end])?, true);
+            row.push(&self.ids_after(&whole[..start], &row.tokens, &whole[start..end])?, true);
             done = end;
         }
         if turn_end.is_none() {

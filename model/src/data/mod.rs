@@ -1,7 +1,8 @@
 //! Data: JSONL files to rows of tokens, and rows to the batches of each step.
 //!
-//! Every file has one of four shapes ([`Shape`]). Prompt and answer are tokenised apart and joined, as
-//! generation will see them; only the answer is supervised, with the token that ends it.
+//! Every file has one of four shapes ([`Shape`]). The prompt's tokens are those that
+//! generation will see, and the answer's those that follow them in a text of both; only the answer is
+//! supervised, with the token that ends it.
 
 mod cache;
 pub mod chat;
@@ -19,6 +20,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
+use crate::settings::SpecialTokens;
 use crate::tokenizer::Tokenizer;
 pub use evaluation::{EvaluationBatch, evaluation_batches, is_exact_match};
 use notice::Notices;
@@ -97,7 +99,22 @@ impl Dataset {
         long_rows: LongRows,
         cache_folder: Option<&Path>,
     ) -> Result<Self> {
-        let settings = format!("{max_length} {long_rows:?} {}", env!("CARGO_PKG_VERSION"));
+        Self::load_as(path, tokenizer, max_length, long_rows, SpecialTokens::default(), cache_folder)
+    }
+
+    /// [`Dataset::load`] that says what control strings outside of messages are.
+    ///
+    /// # Errors
+    /// As [`Dataset::load`].
+    pub fn load_as(
+        path: &Path,
+        tokenizer: &Tokenizer,
+        max_length: usize,
+        long_rows: LongRows,
+        special_tokens: SpecialTokens,
+        cache_folder: Option<&Path>,
+    ) -> Result<Self> {
+        let settings = format!("{max_length} {long_rows:?} {special_tokens:?} {}", env!("CARGO_PKG_VERSION"));
         let key = |content_hash: &blake3::Hash| {
             let mut hasher = blake3::Hasher::new();
             hasher.update(content_hash.as_bytes());
@@ -110,7 +127,7 @@ impl Dataset {
         {
             return Self::checked(path, content, CacheUse::Read, max_length);
         }
-        let (content, hash) = tokenize_file(path, tokenizer, max_length, long_rows)?;
+        let (content, hash) = tokenize_file(path, tokenizer, max_length, long_rows, special_tokens)?;
         let cache = match cache_folder {
             None => CacheUse::None,
             Some(folder) => match cache::write(&cache::path(folder, &key(&hash)), &content) {
@@ -162,6 +179,12 @@ impl Dataset {
     /// Rows that did not fit.
     pub fn counts(&self) -> Counts {
         self.content.counts
+    }
+
+    /// Adds something that concerns every row.
+    pub(crate) fn add_notice(&mut self, notice: Notice) {
+        let first_line = self.rows().first().map_or(0, |row| row.line);
+        self.content.notices.push(FileNotice { notice, rows: self.len(), first_line });
     }
 
     /// What a person should know about the file's rows.
@@ -240,6 +263,7 @@ fn tokenize_file(
     tokenizer: &Tokenizer,
     max_length: usize,
     long_rows: LongRows,
+    special_tokens: SpecialTokens,
 ) -> Result<(Content, blake3::Hash)> {
     let mut lines = Lines::open(path)?;
     let mut block = lines.next_block(BLOCK_LINES)?;
@@ -249,7 +273,7 @@ fn tokenize_file(
     let bad = |line: &Line, reason: String| Error::line(path, line.number, reason);
     let (shape, _) = rows::parse(&first.bytes, None, &mut Vec::new()).map_err(|reason| bad(first, reason))?;
     let template = if shape == Shape::Messages { Some(tokenizer.chat_template()?) } else { None };
-    let maker = RowMaker { tokenizer, template: template.as_ref() };
+    let maker = RowMaker { tokenizer, template: template.as_ref(), special_tokens };
     let make = |line: &Line| -> Result<(Row, Vec<Notice>)> {
         let mut notices = Vec::new();
         let row = rows::parse(&line.bytes, Some(shape), &mut notices)

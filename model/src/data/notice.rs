@@ -10,12 +10,25 @@ use serde::{Deserialize, Serialize};
 pub enum Notice {
     /// A field that nothing reads.
     UnreadField(String),
+    /// Strings in a text that are learnt as the control tokens they stand for.
+    ControlTokens,
+    /// Conversations, rendered with the base's chat template, of a task that brings the model of this folder,
+    /// which has another one.
+    OtherTemplate(String),
 }
 
 impl fmt::Display for Notice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnreadField(field) => write!(formatter, "the field `{}` is not read", field.escape_debug()),
+            Self::ControlTokens => formatter.write_str(
+                "control tokens in the text are learnt as such; task.special_tokens = \"escape\" reads them as \
+                 plain text",
+            ),
+            Self::OtherTemplate(folder) => write!(
+                formatter,
+                "the messages are rendered with the base's chat template, and that of {folder} differs"
+            ),
         }
     }
 }

@@ -13,12 +13,12 @@ use crate::error::{Error, Reasoned, Result};
 /// What the rows of a file look like; recognised from its first row, and the same for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Shape {
-    /// `{"prompt": …, "completion": …}`.
+    /// `{"prompt": …, "completion": …}`, both strings.
     Completion,
     /// `{"messages": [{"role": …, "content": …}, …]}`, with `"tools"` where the template takes them.
     Messages,
-    /// `{"instruction": …, "input": …, "output": …}`; `input` may be missing or empty. The prompt is
-    /// [`instruction_prompt`].
+    /// `{"instruction": …, "input": …, "output": …}`; `input` may be missing or empty, `system` and
+    /// `history` must be. The prompt is [`instruction_prompt`].
     Instruction,
     /// `{"text": …}`: all of it is learnt.
     Text,
@@ -38,9 +38,9 @@ impl Shape {
     /// Every field that is read of such a row.
     fn reads(self) -> &'static [&'static str] {
         match self {
-            Self::Completion => &["prompt", "completion"],
-            Self::Messages => &["messages", "tools"],
-            Self::Instruction => &["instruction", "input", "output"],
+            Self::Completion => &["prompt", "completion", "label"],
+            Self::Messages => &["messages", "tools", "label"],
+            Self::Instruction => &["instruction", "input", "output", "label", "system", "history"],
             Self::Text => &["text"],
         }
     }
@@ -57,6 +57,10 @@ impl Shape {
             Ok(Self::Instruction)
         } else if has("text") {
             Ok(Self::Text)
+        } else if has("chosen") && has("rejected") {
+            Err("has `chosen` and `rejected` answers, and preferences cannot be learnt: to learn the chosen \
+                 ones, write them as `completion` (beside `prompt`) or as `messages`"
+                .into())
         } else {
             let found: Vec<String> = row.keys().take(8).map(|key| format!("`{}`", clip(key))).collect();
             let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
@@ -130,6 +134,7 @@ pub(crate) fn parse(
             ));
         }
     };
+    refuse_rejected(shape, &row)?;
     let unread = row.keys().filter(|field| !shape.reads().contains(&field.as_str()));
     notices.extend(unread.map(|field| Notice::UnreadField(field.clone())));
     let example = match shape {
@@ -138,6 +143,7 @@ pub(crate) fn parse(
             completion: answer_field(&row, "completion")?.to_owned(),
         },
         Shape::Instruction => {
+            refuse_further_turns(&row)?;
             let input =
                 if row.get("input").is_none_or(Value::is_null) { "" } else { text_field(&row, "input")? };
             Example::Completion {
@@ -161,9 +167,43 @@ fn complete(shape: Shape, row: &Map<String, Value>) -> bool {
     fields.iter().all(|field| row.contains_key(*field))
 }
 
+/// A field that says that the answer is not to be learnt.
+fn refuse_rejected(shape: Shape, row: &Map<String, Value>) -> Reasoned<()> {
+    let is_rejected = row.get("label") == Some(&Value::Bool(false));
+    if shape != Shape::Text && is_rejected {
+        return Err("has a `label` of false, which marks an answer as rejected: leave such rows out (rows \
+                    with true can be learnt)"
+            .into());
+    }
+    Ok(())
+}
+
+/// The form of an instruction's prompt has no place for a system prompt or earlier turns.
+fn refuse_further_turns(row: &Map<String, Value>) -> Reasoned<()> {
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(values) => values.is_empty(),
+        _ => false,
+    };
+    for field in ["system", "history"] {
+        if row.get(field).is_some_and(|value| !is_empty(value)) {
+            return Err(format!(
+                "has a `{field}`, for which the prompt of an `instruction` has no place: write the row as \
+                 `messages`, or remove the field"
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn text_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
     match row.get(field) {
         Some(Value::String(text)) => Ok(text),
+        Some(Value::Array(values)) if values.first().is_some_and(Value::is_object) => Err(format!(
+            "`{field}` is a list of messages, which is not built: write one list, `messages` (every answer in \
+             it is learnt)"
+        )),
         _ => Err(format!("`{field}` is not a string")),
     }
 }

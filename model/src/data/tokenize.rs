@@ -4,7 +4,9 @@ use super::chat::ChatTemplate;
 use super::notice::Notice;
 use super::rows::Example;
 use crate::error::Reasoned;
+use crate::settings::SpecialTokens;
 use crate::tokenizer::Tokenizer;
+use crate::tokenizer::control::aliases;
 
 /// One row of data as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -60,28 +62,34 @@ pub(crate) struct RowMaker<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Needed for messages only.
     pub template: Option<&'a ChatTemplate>,
+    /// What control strings outside of messages are.
+    pub special_tokens: SpecialTokens,
 }
 
 impl RowMaker<'_> {
     /// The row of an example; the error says what is wrong with the line, `notices` gets what its owner
     /// might not expect.
-    pub fn row(&self, line: usize, example: &Example, _notices: &mut Vec<Notice>) -> Reasoned<Row> {
+    pub fn row(&self, line: usize, example: &Example, notices: &mut Vec<Notice>) -> Reasoned<Row> {
         let mut row = Row::new(line);
         match example {
             Example::Completion { prompt, completion } => {
-                row.push(
-                    &self.tokenizer.prompt_ids(prompt).map_err(|reason| format!("the prompt {reason}"))?,
-                    false,
-                );
+                let prompt = self.marked(prompt, notices).map_err(|reason| format!("the prompt {reason}"))?;
+                let answer = self.marked(completion, notices).map_err(answer_error)?;
+                let ids =
+                    self.tokenizer.prompt_ids(&prompt).map_err(|reason| format!("the prompt {reason}"))?;
+                row.push(&ids, false);
                 row.prompt_length = row.tokens.len();
-                row.push(&self.answer_ids(completion)?, true);
-                row.push(&[self.tokenizer.eos()], true);
+                let ids = self.ids_after(&prompt, &ids, &answer).map_err(answer_error)?;
+                self.push_answer(&mut row, &ids)?;
             }
             Example::Text { text } => {
-                row.push(self.tokenizer.prefix(), false);
-                row.prompt_length = row.tokens.len();
-                row.push(&self.answer_ids(text)?, true);
-                row.push(&[self.tokenizer.eos()], true);
+                let text = self.marked(text, notices).map_err(answer_error)?;
+                let ids = self.tokenizer.prompt_ids(&text).map_err(answer_error)?;
+                let prefix = self.tokenizer.prefix();
+                let length = if ids.starts_with(prefix) { prefix.len() } else { 0 };
+                row.push(&ids[..length], false);
+                row.prompt_length = length;
+                self.push_answer(&mut row, &ids[length..])?;
             }
             Example::Messages { messages, tools } => self.conversation(&mut row, messages, tools)?,
         }
@@ -91,8 +99,27 @@ impl RowMaker<'_> {
         Ok(row)
     }
 
+    /// A text with its control tokens as aliases.
+    fn marked(&self, text: &str, notices: &mut Vec<Notice>) -> Reasoned<String> {
+        let marked = self.tokenizer.marked(text, self.special_tokens)?;
+        if aliases(&marked).next().is_some() && !notices.contains(&Notice::ControlTokens) {
+            notices.push(Notice::ControlTokens);
+        }
+        Ok(marked)
+    }
+
+    /// Adds an answer, and EOS unless the answer ends with a control token that ends sequences.
+    fn push_answer(&self, row: &mut Row, ids: &[u32]) -> Reasoned<()> {
+        let last = ids.last().ok_or("has no supervised token: the answer gives no tokens")?;
+        row.push(ids, true);
+        if !(self.tokenizer.stop_tokens().contains(last) && self.tokenizer.is_control(*last)) {
+            row.push(&[self.tokenizer.eos()], true);
+        }
+        Ok(())
+    }
+
     pub(super) fn answer_ids(&self, text: &str) -> Reasoned<Vec<u32>> {
-        let ids = self.tokenizer.plain_ids(text).map_err(|reason| format!("the answer {reason}"))?;
+        let ids = self.tokenizer.plain_ids(text).map_err(answer_error)?;
         if ids.is_empty() {
             Err("has no supervised token: the answer gives no tokens".into())
         } else {
@@ -100,13 +127,21 @@ impl RowMaker<'_> {
         }
     }
 
-    /// Ids of an answer that follows a context: as the two are tokenised together where that leaves the
-    /// context's ids as generation sees them, else tokenised apart.
+    /// Ids of an answer that follows a context, both with control tokens as aliases: as the two are tokenised
+    /// together where that leaves the context's ids as generation sees them, else the answer's as they come
+    /// out within a text.
     pub(super) fn ids_after(&self, context: &str, context_ids: &[u32], answer: &str) -> Reasoned<Vec<u32>> {
+        // Text behind a control token is tokenised independently of what is before it.
+        let context = &context[aliases(context).last().map_or(0, |alias| alias.start)..];
+        let before = self.tokenizer.aliased_ids(context)?;
         let together = self.tokenizer.aliased_ids(&format!("{context}{answer}"))?;
-        match together.strip_prefix(context_ids) {
-            Some(answer_ids) => Ok(answer_ids.to_vec()),
-            None => self.tokenizer.aliased_ids(answer),
+        match together.strip_prefix(before.as_slice()) {
+            Some(ids) if context_ids.ends_with(&before) => Ok(ids.to_vec()),
+            _ => self.tokenizer.ids_within(answer),
         }
     }
+}
+
+fn answer_error(reason: String) -> String {
+    format!("the answer {reason}")
 }

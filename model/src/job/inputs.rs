@@ -7,7 +7,7 @@ use cpift_engine::{Layout, ViewMut};
 
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::data::{Dataset, LongRows, Sampler, SamplerSettings, Source, balanced_sample};
+use crate::data::{Dataset, LongRows, Notice, Sampler, SamplerSettings, Shape, Source, balanced_sample};
 use crate::error::{Error, Result};
 use crate::settings::{ImportanceKind, ModelSettings, Recipe, TrainSettings};
 use crate::tokenizer::Tokenizer;
@@ -161,8 +161,11 @@ fn open_task(
 ) -> Result<Task> {
     let settings = &recipe.task[index];
     let long_rows = if recipe.model.truncate { LongRows::Truncate } else { LongRows::Skip };
-    let load = |path: &Path| Dataset::load(path, tokenizer, recipe.model.max_length, long_rows, cache);
-    let train = Arc::new(load(&settings.train)?);
+    let load = |path: &Path| {
+        let max_length = recipe.model.max_length;
+        Dataset::load_as(path, tokenizer, max_length, long_rows, settings.special_tokens, cache)
+    };
+    let mut train = load(&settings.train)?;
     let eval = settings.eval.as_deref().map(load).transpose()?.map(Arc::new);
     let model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
     if let (Some(model), Some(folder)) = (&model, &settings.model) {
@@ -176,8 +179,15 @@ fn open_task(
             );
             return Err(Error::setting("probe.importance", reason));
         }
+        if folder.join("tokenizer.json").is_file() {
+            let other = Tokenizer::from_folder(folder)?;
+            tokenizer.check_same(&other)?;
+            if train.shape() == Shape::Messages && !tokenizer.has_template_of(&other) {
+                train.add_notice(Notice::OtherTemplate(folder.display().to_string()));
+            }
+        }
     }
-    Ok(Task { name: settings.name.clone(), weight: settings.weight, train, eval, model })
+    Ok(Task { name: settings.name.clone(), weight: settings.weight, train: Arc::new(train), eval, model })
 }
 
 /// The sampler of one fine-tune (or part of one).

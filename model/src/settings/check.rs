@@ -51,7 +51,7 @@ pub const KEYS: [(&str, &[&str]); 13] = [
         ],
     ),
     ("model", &["base", "config", "max_length", "truncate", "dtype", "precision"]),
-    ("task", &["name", "train", "eval", "weight", "model"]),
+    ("task", &["name", "train", "eval", "weight", "model", "special_tokens"]),
     ("train", &TRAIN_KEYS),
     ("probe", &["importance"]),
     ("core", &["fraction", "scope", "exclude"]),

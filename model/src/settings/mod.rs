@@ -161,6 +161,21 @@ pub struct TaskSettings {
     /// An existing fine-tune of the same base: its probe is skipped, importance is the difference.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
+    /// What control strings in this task's texts are.
+    #[serde(default)]
+    pub special_tokens: SpecialTokens,
+}
+
+/// What a string that stands for a control token is (`<|im_end|>`, `<s>`), where a file has it in `text`,
+/// `prompt`, `completion`, `instruction`, `input` or `output`. In `messages` it is always text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpecialTokens {
+    /// The control token, as in data that a chat template was already applied to.
+    #[default]
+    Parse,
+    /// Text like any other.
+    Escape,
 }
 
 /// What importance a probe measures (ALGORITHM: stage 1).

@@ -27,6 +27,8 @@ const ALIAS_END: char = '\u{10FFF1}';
 pub(crate) struct ControlToken {
     pub text: String,
     pub id: u32,
+    /// It counts only where no letter, digit or `_` stands beside it.
+    pub single_word: bool,
 }
 
 /// All control tokens of a tokenizer.
@@ -36,19 +38,23 @@ pub(crate) struct ControlTokens {
     tokens: Vec<ControlToken>,
     /// Distinct first characters; the stand-in of the k-th is the k-th reserved character.
     first_characters: Vec<char>,
+    /// Strings of the other added tokens, longest first: a control string within one of them is not meant.
+    plain: Vec<String>,
 }
 
 /// An alias found in rendered text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Alias {
     pub id: u32,
+    /// Byte at which it begins.
+    pub start: usize,
     /// Byte just after the alias.
     pub end: usize,
 }
 
 impl ControlTokens {
     /// Fails when there are more different first characters than stand-ins.
-    pub fn new(mut tokens: Vec<ControlToken>) -> Reasoned<Self> {
+    pub fn new(mut tokens: Vec<ControlToken>, mut plain: Vec<String>) -> Reasoned<Self> {
         tokens.retain(|token| !token.text.is_empty());
         tokens.sort_by(|a, b| b.text.len().cmp(&a.text.len()).then_with(|| a.text.cmp(&b.text)));
         let mut first_characters: Vec<char> = tokens.iter().filter_map(|t| t.text.chars().next()).collect();
@@ -57,7 +63,9 @@ impl ControlTokens {
         if first_characters.len() > MOST_STAND_INS {
             return Err(format!("control tokens begin with more than {MOST_STAND_INS} different characters"));
         }
-        Ok(Self { tokens, first_characters })
+        plain.retain(|text| tokens.iter().any(|token| text.contains(&token.text)));
+        plain.sort_by_key(|text| std::cmp::Reverse(text.len()));
+        Ok(Self { tokens, first_characters, plain })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &ControlToken> {
@@ -101,25 +109,55 @@ impl ControlTokens {
         hidden.map_or(Cow::Borrowed(text), Cow::Owned)
     }
 
-    /// Turns control strings into aliases, then stand-ins into the characters they stood for.
+    /// Turns control strings into aliases, then stand-ins into the characters they stood for. Where added
+    /// tokens overlap, the one that begins first counts, and of several there the longest.
     pub fn to_aliases(&self, rendered: &str) -> String {
+        self.to_aliases_with_positions(rendered, &[]).0
+    }
+
+    /// [`Self::to_aliases`], and where the given bytes of the text, in ascending order, are afterwards; one
+    /// inside an added token is at its end.
+    pub fn to_aliases_with_positions(&self, rendered: &str, positions: &[usize]) -> (String, Vec<usize>) {
         let mut text = String::with_capacity(rendered.len() + 64);
+        let mut moved = Vec::with_capacity(positions.len());
         let mut rest = rendered;
         while let Some(character) = rest.chars().next() {
+            let done = rendered.len() - rest.len();
+            while positions.get(moved.len()).is_some_and(|&position| position <= done) {
+                moved.push(text.len());
+            }
             let token = self
                 .first_characters
                 .binary_search(&character)
                 .ok()
                 .and_then(|_| self.tokens.iter().find(|token| rest.starts_with(&token.text)));
-            if let Some(token) = token {
-                text.push_str(&Self::alias(token.id));
-                rest = &rest[token.text.len()..];
+            let length = token.map_or(0, |token| token.text.len());
+            let plain = self.plain.iter().find(|text| text.len() > length && rest.starts_with(text.as_str()));
+            if let Some(plain) = plain {
+                text.push_str(plain);
+                rest = &rest[plain.len()..];
+            } else if let Some(token) = token {
+                let before = rendered[..done].chars().next_back();
+                let after = rest[length..].chars().next();
+                let beside_word = [before, after].into_iter().flatten().any(|c| self.is_word(c));
+                if token.single_word && beside_word {
+                    text.push_str(&token.text);
+                } else {
+                    text.push_str(&Self::alias(token.id));
+                }
+                rest = &rest[length..];
             } else {
                 text.push(self.stood_for(character).unwrap_or(character));
                 rest = &rest[character.len_utf8()..];
             }
         }
-        text
+        moved.resize(positions.len(), text.len());
+        (text, moved)
+    }
+
+    fn is_word(&self, character: char) -> bool {
+        let character = self.stood_for(character).unwrap_or(character);
+        character.is_alphanumeric() || character == '_'
     }
 
     /// Turns aliases back into the strings of their control tokens, for people to read.
@@ -127,8 +165,7 @@ impl ControlTokens {
         let mut readable = String::with_capacity(text.len());
         let mut position = 0;
         for alias in aliases(text) {
-            let start = text[..alias.end].rfind(ALIAS_START).unwrap_or(position);
-            readable.push_str(&text[position..start]);
+            readable.push_str(&text[position..alias.start]);
             let name = self.tokens.iter().find(|token| token.id == alias.id).map(|t| t.text.as_str());
             readable.push_str(name.unwrap_or_default());
             position = alias.end;
@@ -144,7 +181,7 @@ pub(crate) fn aliases(text: &str) -> impl Iterator<Item = Alias> {
         let digits = &text[start + ALIAS_START.len_utf8()..];
         let length = digits.find(ALIAS_END)?;
         let id = digits[..length].parse().ok()?;
-        Some(Alias { id, end: start + ALIAS_START.len_utf8() + length + ALIAS_END.len_utf8() })
+        Some(Alias { id, start, end: start + ALIAS_START.len_utf8() + length + ALIAS_END.len_utf8() })
     })
 }
 
@@ -168,9 +205,9 @@ mod tests {
     use super::*;
 
     fn controls() -> ControlTokens {
-        let token = |text: &str, id| ControlToken { text: text.into(), id };
-        ControlTokens::new(vec![token("<s>", 1), token("<|im_end|>", 7), token("<|im|>", 8), token("#", 9)])
-            .unwrap()
+        let token = |text: &str, id| ControlToken { text: text.into(), id, single_word: false };
+        let tokens = vec![token("<s>", 1), token("<|im_end|>", 7), token("<|im|>", 8), token("#", 9)];
+        ControlTokens::new(tokens, vec!["##".into(), "no".into()]).unwrap()
     }
 
     #[test]
@@ -190,6 +227,23 @@ mod tests {
     #[test]
     fn text_without_control_strings_is_borrowed() {
         assert!(matches!(controls().hide("a < b | c >"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn the_longest_added_token_counts() {
+        assert_eq!(
+            controls().to_aliases("##<s>#"),
+            format!("##{}{}", ControlTokens::alias(1), ControlTokens::alias(9))
+        );
+    }
+
+    #[test]
+    fn single_words_stand_alone() {
+        let token = ControlToken { text: "END".into(), id: 3, single_word: true };
+        let controls = ControlTokens::new(vec![token], Vec::new()).unwrap();
+        let alias = ControlTokens::alias(3);
+        assert_eq!(controls.to_aliases("END BEND END."), format!("{alias} BEND {alias}."));
+        assert_eq!(controls.to_aliases(&controls.hide("END")), "END");
     }
 
     #[test]

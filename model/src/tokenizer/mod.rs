@@ -1,22 +1,37 @@
 //! The tokenizer of a model folder: `tokenizer.json` and what stands beside it.
 //!
-//! Text from data never becomes a control token, whatever it says (see [`control`]); control tokens come
-//! only from the tokenizer's own prefix (BOS), from the chat template, and as EOS after an answer.
+//! Text from messages never becomes a control token, whatever it says (see [`control`]); control tokens come
+//! from the tokenizer's own prefix (BOS), from the chat template, as EOS after an answer, and from text
+//! that is read with [`SpecialTokens::Parse`].
 
+mod compare;
+mod contain;
 pub(crate) mod control;
+mod definition;
 mod special;
+mod validate;
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use serde_json::{Value, json};
+use serde_json::Value;
 use tokenizers::{Encoding, PostProcessor, Token};
 
 use crate::data::chat::ChatTemplate;
 use crate::error::{Error, Reasoned, Result};
-use control::{ControlToken, ControlTokens, refuse_reserved};
+use crate::settings::SpecialTokens;
+use compare::Meaning;
+use contain::contain;
+pub use contain::panic_is_contained;
+use control::{ControlTokens, aliases, refuse_reserved};
 use special::SpecialNames;
 pub(crate) use special::read_json;
+
+/// Most tokens that a character of text may become: more is the mark of a damaged tokenizer.
+const MOST_TOKENS_OF_A_CHARACTER: usize = 64;
+
+/// Texts that every tokenizer must be able to read.
+const PROBES: [&str; 4] = ["a", " ", "Hello, world 1\n", "\u{e9}\u{65e5}"];
 
 /// Text to token ids and back, as the model folder defines it.
 pub struct Tokenizer {
@@ -29,6 +44,11 @@ pub struct Tokenizer {
     eos: u32,
     stop: Vec<u32>,
     vocabulary_size: usize,
+    /// Tokens the model has embeddings for, where the folder's `config.json` says how many.
+    embeddings: Option<usize>,
+    /// Whether a text's beginning is tokenised otherwise than the same characters within a text.
+    treats_beginnings: bool,
+    meaning: Meaning,
     names: BTreeMap<String, String>,
     chat_template: Option<(PathBuf, String)>,
     fingerprint: blake3::Hash,
@@ -38,8 +58,9 @@ impl Tokenizer {
     /// Reads `tokenizer.json` of a model folder, with `tokenizer_config.json`, `special_tokens_map.json`,
     /// `generation_config.json`, `config.json` and `chat_template.jinja` where they exist.
     ///
-    /// EOS is `eos_token`, else the first `eos_token_id`; BOS precedes a prompt when `add_bos_token` says
-    /// so, or without that key when the tokenizer's post-processor does.
+    /// What `tokenizer.json` says is changed as transformers changes it in such a folder. EOS is
+    /// `eos_token`, else the first `eos_token_id`; what precedes a prompt (BOS) is what the post-processor
+    /// puts there.
     ///
     /// # Errors
     /// When a file is missing or cannot be used, or no end-of-sequence token is named anywhere.
@@ -52,20 +73,25 @@ impl Tokenizer {
         let chat_template = crate::data::chat::find_template(folder)?;
         let bad = |reason: String| Error::format(&path, reason);
 
-        let controls = rename_control_tokens(&mut json, &names).map_err(bad)?;
-        let vocabulary_size = vocabulary_size(&json);
-        let inner = tokenizers::Tokenizer::from_bytes(json.to_string().as_bytes())
+        validate::check_definition(&json).map_err(bad)?;
+        let definition = definition::prepare(&mut json, &names).map_err(bad)?;
+        let controls = definition.controls;
+        let treats_beginnings =
+            ["normalizer", "pre_tokenizer"].iter().any(|part| definition::treats_beginnings(&json[part]));
+        let inner = contain(|| tokenizers::Tokenizer::from_bytes(json.to_string().as_bytes()))
+            .map_err(bad)?
             .map_err(|error| bad(format!("is not a tokenizer this program can load: {error}")))?;
-        for token in controls.iter() {
-            if inner.token_to_id(&ControlTokens::alias(token.id)) != Some(token.id) {
-                return Err(bad(format!("`{}` does not have the id {} it is given", token.text, token.id)));
+        for (text, &id) in &definition.added {
+            let control = controls.iter().find(|token| token.id == id && token.text == *text);
+            let name = control.map_or_else(|| text.clone(), |token| ControlTokens::alias(token.id));
+            if inner.token_to_id(&name) != Some(id) {
+                return Err(bad(format!("`{text}` does not have the id {id} it is given")));
             }
         }
 
         let id_of = |name: &str| -> Result<Option<u32>> {
             let Some(text) = names.named.get(name) else { return Ok(None) };
-            let token = controls.iter().find(|token| token.text == *text);
-            match token {
+            match controls.iter().find(|token| token.text == *text) {
                 Some(token) => Ok(Some(token.id)),
                 None => Err(bad(format!("has no token `{text}`, which the folder names as its {name}"))),
             }
@@ -76,34 +102,65 @@ impl Tokenizer {
             Some(bos) => Some(bos),
             None => names.bos_id.filter(is_control),
         };
-        // Model configurations often carry default ids that mean nothing in their tokenizer: beside a named
-        // EOS they count only when they are control tokens.
-        let listed = names.eos_ids.iter().filter(|id| Some(**id) != named_eos && is_control(id));
-        let stop: Vec<u32> = named_eos.iter().chain(listed).copied().collect();
+        // Generation ends at what generation_config.json lists. Model configurations often carry default ids
+        // that mean nothing in their tokenizer: they count only when they are control tokens.
+        let listed = names.generation_eos.iter().filter(|&&id| (id as usize) < definition.vocabulary_size);
+        let listed = listed.chain(names.model_eos.iter().filter(|id| is_control(id)));
+        let unnamed = match named_eos {
+            Some(_) => None,
+            None => names.generation_eos.iter().chain(&names.model_eos).copied().find(|id| is_control(id)),
+        };
+        let mut stop: Vec<u32> = Vec::new();
+        for id in named_eos.iter().chain(&unnamed).chain(listed) {
+            if !stop.contains(id) {
+                stop.push(*id);
+            }
+        }
         let eos = *stop.first().ok_or_else(|| {
             bad("no end-of-sequence token is known: name `eos_token` in tokenizer_config.json".into())
         })?;
-        let prefix = match (names.add_bos, bos) {
-            (Some(true), Some(bos)) => vec![bos],
-            (Some(_), _) => Vec::new(),
-            (None, _) => post_processor_prefix(&inner).map_err(bad)?,
-        };
+        let prefix = contain(|| post_processor_prefix(&inner)).and_then(|prefix| prefix).map_err(bad)?;
 
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes);
         hasher.update(format!("{prefix:?} {stop:?} {names:?} {chat_template:?}").as_bytes());
-        Ok(Self {
+        let tokenizer = Self {
             inner,
             controls,
             prefix,
             bos,
             eos,
             stop,
-            vocabulary_size,
+            vocabulary_size: definition.vocabulary_size,
+            embeddings: names.embeddings,
+            treats_beginnings,
+            meaning: definition.meaning,
             names: names.named,
             chat_template,
             fingerprint: hasher.finalize(),
-            path,
+            path: path.clone(),
+        };
+        tokenizer.probe(&json).map_err(bad)?;
+        Ok(tokenizer)
+    }
+
+    /// Tries the tokenizer on a few texts and ids: what a damaged file brings about shows here.
+    fn probe(&self, json: &Value) -> Reasoned<()> {
+        for text in PROBES {
+            let encoding = contain(|| self.inner.encode_fast(text, false))?;
+            // A text that it has no tokens for is the text's fault, and is said where the text stands.
+            let tokens = encoding.map_or(0, |encoding| encoding.len());
+            if tokens > MOST_TOKENS_OF_A_CHARACTER * text.len() {
+                return Err(format!("makes {tokens} tokens of {} bytes: it is damaged", text.len()));
+            }
+        }
+        // Taking characters from the end of a token goes wrong for those that are too short.
+        let ids = if validate::strips_ends(&json["decoder"]) { self.vocabulary_size } else { 64 };
+        contain(|| {
+            let _ = self.inner.decode(&[], false);
+            for id in 0..ids as u32 {
+                let _ = self.inner.decode(&[id], false);
+            }
         })
     }
 
@@ -111,11 +168,12 @@ impl Tokenizer {
     ///
     /// # Errors
     /// When the text cannot be tokenised.
-    pub fn encode_prompt(&self, text: &str) -> Result<Vec<u32>> {
-        self.prompt_ids(text).map_err(|reason| Error::Job(format!("the prompt {reason}")))
+    pub fn encode_prompt(&self, text: &str, special_tokens: SpecialTokens) -> Result<Vec<u32>> {
+        let ids = self.marked(text, special_tokens).and_then(|text| self.prompt_ids(&text));
+        ids.map_err(|reason| Error::Job(format!("the prompt {reason}")))
     }
 
-    /// Ids of an answer's text, without special tokens and without EOS.
+    /// Ids of a text by itself, without control tokens.
     ///
     /// # Errors
     /// When the text cannot be tokenised.
@@ -123,10 +181,24 @@ impl Tokenizer {
         self.plain_ids(text).map_err(|reason| Error::Job(format!("the answer {reason}")))
     }
 
-    pub(crate) fn prompt_ids(&self, text: &str) -> Reasoned<Vec<u32>> {
-        let mut ids = self.prefix.clone();
-        ids.extend(self.plain_ids(text)?);
-        Ok(ids)
+    /// Text from data as it is tokenised: control strings are aliases where they count as control tokens.
+    /// The text may not contain reserved characters.
+    pub(crate) fn marked(&self, text: &str, special_tokens: SpecialTokens) -> Reasoned<String> {
+        refuse_reserved(text)?;
+        Ok(match special_tokens {
+            SpecialTokens::Parse => self.controls.to_aliases(text),
+            SpecialTokens::Escape => text.to_owned(),
+        })
+    }
+
+    /// The tokenizer's own prefix, unless the text begins with it, and the text's ids.
+    pub(crate) fn prompt_ids(&self, marked: &str) -> Reasoned<Vec<u32>> {
+        let ids = self.aliased_ids(marked)?;
+        let first = aliases(marked).next().filter(|alias| alias.start == 0);
+        if first.is_some_and(|alias| self.prefix.first() == Some(&alias.id)) {
+            return Ok(ids);
+        }
+        Ok([self.prefix.as_slice(), ids.as_slice()].concat())
     }
 
     /// What precedes every text: BOS or nothing.
@@ -142,21 +214,61 @@ impl Tokenizer {
 
     /// Ids of text in which control tokens are written as aliases.
     pub(crate) fn aliased_ids(&self, text: &str) -> Reasoned<Vec<u32>> {
-        match self.inner.encode_fast(text, false) {
-            Ok(encoding) => Ok(encoding.get_ids().to_vec()),
-            Err(error) => Err(format!("cannot be tokenised: {error}")),
+        let encoded = contain(|| self.inner.encode_fast(text, false))
+            .map_err(|reason| format!("cannot be tokenised by {}: {reason}", self.path.display()))?;
+        let encoding = encoded.map_err(|error| format!("cannot be tokenised: {error}"))?;
+        let ids = encoding.get_ids().to_vec();
+        if let Some(size) = self.embeddings
+            && let Some(id) = ids.iter().find(|&&id| id as usize >= size)
+        {
+            let text = self.decode_with_control_tokens(&[*id]);
+            return Err(format!(
+                "contains `{}`, the token {id}, and the model has embeddings for {size} tokens (`vocab_size`)",
+                text.escape_debug()
+            ));
         }
+        Ok(ids)
+    }
+
+    /// Ids of text that follows other text: as they come out within a text, where a text's beginning is
+    /// tokenised otherwise (SentencePiece puts a space before it).
+    pub(crate) fn ids_within(&self, text: &str) -> Reasoned<Vec<u32>> {
+        // Characters that seldom join with what follows; the first that does not is as good as any.
+        const ANCHORS: [&str; 5] = ["\n", "0", ".", "x", "\u{e9}"];
+        if self.treats_beginnings {
+            for anchor in ANCHORS {
+                let ids = self.aliased_ids(&format!("{anchor}{text}"))?;
+                if let Some(rest) = ids.strip_prefix(self.aliased_ids(anchor)?.as_slice()) {
+                    return Ok(rest.to_vec());
+                }
+            }
+        }
+        self.aliased_ids(text)
+    }
+
+    /// Whether this is a control token.
+    pub(crate) fn is_control(&self, id: u32) -> bool {
+        self.controls.iter().any(|token| token.id == id)
     }
 
     /// Text of the ids, control tokens left out.
     pub fn decode(&self, ids: &[u32]) -> String {
-        // The crate fails only on token strings its decoder cannot join: nothing readable is lost.
-        self.inner.decode(ids, true).unwrap_or_default()
+        let ids: Vec<u32> = ids.iter().copied().filter(|&id| !self.is_control(id)).collect();
+        self.decode_all(&ids)
     }
 
     /// Text of the ids with control tokens written out, for people to read.
     pub fn decode_with_control_tokens(&self, ids: &[u32]) -> String {
-        self.controls.readable(&self.inner.decode(ids, false).unwrap_or_default())
+        self.controls.readable(&self.decode_all(ids))
+    }
+
+    fn decode_all(&self, ids: &[u32]) -> String {
+        let decoded = contain(|| self.inner.decode(ids, false));
+        // Token strings that the decoder cannot join are given as they stand.
+        decoded
+            .ok()
+            .and_then(|text| text.ok())
+            .unwrap_or_else(|| ids.iter().filter_map(|&id| self.inner.id_to_token(id)).collect())
     }
 
     /// Text of a generated answer: up to the first of `stop`, without control tokens, trimmed. Two answers
@@ -200,6 +312,27 @@ impl Tokenizer {
         Err(Error::format(&folder.join("tokenizer.json"), reason))
     }
 
+    /// Fails when another tokenizer makes other ids of the same text; which tokens end sequences may differ.
+    ///
+    /// # Errors
+    /// Naming the other's file and the difference.
+    pub fn check_same(&self, other: &Self) -> Result<()> {
+        let prefix = (self.prefix != other.prefix).then(|| "it puts other tokens before a text".to_owned());
+        match self.meaning.difference(&other.meaning).or(prefix) {
+            None => Ok(()),
+            Some(difference) => {
+                let reason = format!("is not the tokenizer of {}: {difference}", self.path.display());
+                Err(Error::format(&other.path, reason))
+            }
+        }
+    }
+
+    /// Whether two folders have the same chat template, or none.
+    pub(crate) fn has_template_of(&self, other: &Self) -> bool {
+        let source = |tokenizer: &Self| tokenizer.chat_template.as_ref().map(|(_, source)| source.clone());
+        source(self) == source(other)
+    }
+
     /// Hash of everything that decides how text becomes ids.
     pub fn fingerprint(&self) -> [u8; 32] {
         *self.fingerprint.as_bytes()
@@ -221,154 +354,6 @@ impl Tokenizer {
     }
 }
 
-/// Renames every control token of `tokenizer.json` to its alias, wherever the file names it, and switches
-/// off what must not act on training data (truncation, padding, dropout).
-fn rename_control_tokens(json: &mut Value, names: &SpecialNames) -> Reasoned<ControlTokens> {
-    if !json["model"].is_object() {
-        return Err("has no `model`: it is not a tokenizer".into());
-    }
-    json["truncation"] = Value::Null;
-    json["padding"] = Value::Null;
-    if !json["model"]["dropout"].is_null() {
-        json["model"]["dropout"] = Value::Null;
-    }
-    let tokens = collect_control_tokens(json, names)?;
-    let controls = ControlTokens::new(tokens)?;
-    let alias_of: BTreeMap<&str, String> =
-        controls.iter().map(|token| (token.text.as_str(), ControlTokens::alias(token.id))).collect();
-
-    for token in json["added_tokens"].as_array_mut().into_iter().flatten() {
-        if let Some(alias) = token["content"].as_str().and_then(|text| alias_of.get(text)) {
-            token["content"] = json!(alias);
-            token["special"] = json!(true);
-            // An alias is matched in the text as it stands, before normalisation could change it.
-            token["normalized"] = json!(false);
-        }
-    }
-    let model = &mut json["model"];
-    if let Some(alias) = model["unk_token"].as_str().and_then(|text| alias_of.get(text)) {
-        model["unk_token"] = json!(alias);
-    }
-    let renamed = match &mut model["vocab"] {
-        Value::Object(vocabulary) => rename_in_map(vocabulary, &alias_of),
-        Value::Array(pieces) => rename_in_list(pieces, &alias_of),
-        _ => false,
-    };
-    if renamed && let Some(merges) = model["merges"].as_array_mut() {
-        merges.retain(|merge| !makes_control_token(merge, &alias_of));
-    }
-    Ok(controls)
-}
-
-/// Added tokens that are special, and tokens the folder names as special wherever they stand; the latter
-/// are entered among the added tokens when they are only in the vocabulary.
-fn collect_control_tokens(json: &mut Value, names: &SpecialNames) -> Reasoned<Vec<ControlToken>> {
-    if json["added_tokens"].is_null() {
-        json["added_tokens"] = json!([]);
-    }
-    let added = json["added_tokens"].as_array().ok_or("`added_tokens` is not a list")?;
-    let is_named = |text: &str| {
-        names.named.values().any(|name| name == text) || names.additional.iter().any(|name| name == text)
-    };
-    // Without a named EOS the configured ids decide which tokens end a sequence.
-    let eos_ids: &[u32] = if names.named.contains_key("eos_token") { &[] } else { &names.eos_ids };
-    let mut controls: Vec<ControlToken> = Vec::new();
-    for token in added {
-        let text = token["content"].as_str().ok_or("an added token has no `content`")?;
-        let id = token["id"].as_u64().and_then(|id| u32::try_from(id).ok());
-        let id = id.ok_or_else(|| format!("the added token `{text}` has no id"))?;
-        let special = token["special"].as_bool().unwrap_or(false);
-        if special || is_named(text) || eos_ids.contains(&id) {
-            controls.push(ControlToken { text: text.to_owned(), id });
-        }
-    }
-    let vocabulary = &json["model"]["vocab"];
-    let unlisted_eos = eos_ids.iter().filter_map(|&id| vocabulary_text(vocabulary, id));
-    let wanted: Vec<String> =
-        names.named.values().chain(&names.additional).cloned().chain(unlisted_eos).collect();
-    let mut only_in_vocabulary = Vec::new();
-    for text in wanted {
-        if controls.iter().any(|token| token.text == text) {
-            continue;
-        }
-        if let Some(id) = vocabulary_id(vocabulary, &text) {
-            controls.push(ControlToken { text: text.clone(), id });
-            only_in_vocabulary.push(json!({
-                "id": id, "content": text, "special": true,
-                "single_word": false, "lstrip": false, "rstrip": false, "normalized": false,
-            }));
-        }
-    }
-    if let Some(added) = json["added_tokens"].as_array_mut() {
-        added.extend(only_in_vocabulary);
-    }
-    Ok(controls)
-}
-
-fn vocabulary_id(vocabulary: &Value, text: &str) -> Option<u32> {
-    let id = match vocabulary {
-        Value::Object(ids) => ids.get(text)?.as_u64()?,
-        Value::Array(pieces) => pieces.iter().position(|piece| piece[0] == text)? as u64,
-        _ => return None,
-    };
-    u32::try_from(id).ok()
-}
-
-fn vocabulary_text(vocabulary: &Value, id: u32) -> Option<String> {
-    match vocabulary {
-        Value::Object(ids) => ids.iter().find(|(_, value)| **value == id).map(|(text, _)| text.clone()),
-        Value::Array(pieces) => pieces.get(id as usize)?[0].as_str().map(str::to_owned),
-        _ => None,
-    }
-}
-
-fn rename_in_map(vocabulary: &mut serde_json::Map<String, Value>, alias_of: &BTreeMap<&str, String>) -> bool {
-    let mut renamed = false;
-    for (text, alias) in alias_of {
-        if let Some(id) = vocabulary.swap_remove(*text) {
-            vocabulary.insert(alias.clone(), id);
-            renamed = true;
-        }
-    }
-    renamed
-}
-
-fn rename_in_list(pieces: &mut [Value], alias_of: &BTreeMap<&str, String>) -> bool {
-    let mut renamed = false;
-    for piece in pieces {
-        if let Some(alias) = piece[0].as_str().and_then(|text| alias_of.get(text)) {
-            piece[0] = json!(alias);
-            renamed = true;
-        }
-    }
-    renamed
-}
-
-/// True when a BPE merge (`"a b"` or `["a", "b"]`) takes or makes a control token: text must not.
-fn makes_control_token(merge: &Value, alias_of: &BTreeMap<&str, String>) -> bool {
-    let parts = match merge {
-        Value::String(pair) => pair.split_once(' '),
-        Value::Array(pair) => pair.first().and_then(Value::as_str).zip(pair.get(1).and_then(Value::as_str)),
-        _ => None,
-    };
-    parts.is_some_and(|(left, right)| {
-        let is_control = |text: &str| alias_of.contains_key(text);
-        is_control(left) || is_control(right) || is_control(&format!("{left}{right}"))
-    })
-}
-
-fn vocabulary_size(json: &Value) -> usize {
-    let largest = |ids: &mut dyn Iterator<Item = &Value>| ids.filter_map(Value::as_u64).max();
-    let in_model = match &json["model"]["vocab"] {
-        Value::Object(vocabulary) => largest(&mut vocabulary.values()),
-        Value::Array(pieces) => pieces.len().checked_sub(1).map(|last| last as u64),
-        _ => None,
-    };
-    let added = json["added_tokens"].as_array().into_iter().flatten();
-    let largest_added = largest(&mut added.map(|token| &token["id"]));
-    in_model.max(largest_added).map_or(0, |id| id as usize + 1)
-}
-
 /// What the post-processor puts before a text: found by sending a marked token through it.
 fn post_processor_prefix(inner: &tokenizers::Tokenizer) -> Reasoned<Vec<u32>> {
     const MARK: u32 = u32::MAX;
@@ -376,5 +361,9 @@ fn post_processor_prefix(inner: &tokenizers::Tokenizer) -> Reasoned<Vec<u32>> {
     let marked = Encoding::from_tokens(vec![Token::new(MARK, "x".into(), (0, 1))], 0);
     let processed = processor.process(marked, None, true);
     let processed = processed.map_err(|error| format!("its post-processor fails: {error}"))?;
-    Ok(processed.get_ids().iter().copied().take_while(|&id| id != MARK).collect())
+    let ids = processed.get_ids();
+    match ids.iter().position(|&id| id == MARK) {
+        Some(length) => Ok(ids[..length].to_vec()),
+        None => Err("its post-processor leaves the text out".into()),
+    }
 }

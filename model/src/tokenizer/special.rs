@@ -7,73 +7,193 @@ use serde_json::Value;
 
 use crate::error::{Error, Result};
 
-/// Special tokens as `tokenizer_config.json`, `special_tokens_map.json`, `generation_config.json` and
-/// `config.json` name them.
+const NAMES: [&str; 7] =
+    ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
+
+/// A token that a folder adds to `tokenizer.json`'s.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct FolderToken {
+    pub text: String,
+    pub special: bool,
+    pub single_word: bool,
+    pub lstrip: bool,
+    pub rstrip: bool,
+    pub normalized: bool,
+}
+
+impl FolderToken {
+    /// A token that is only named.
+    pub fn named(text: &str, special: bool) -> Self {
+        let text = text.to_owned();
+        Self { text, special, single_word: false, lstrip: false, rstrip: false, normalized: false }
+    }
+}
+
+/// Special tokens as `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
+/// `generation_config.json` and `config.json` name them, and what decides how transformers reads
+/// `tokenizer.json`.
 #[derive(Debug, Clone, Default)]
 pub(crate) struct SpecialNames {
     /// `bos_token`, `eos_token`, … and their strings; chat templates use them.
     pub named: BTreeMap<String, String>,
     /// Strings of further special tokens.
     pub additional: Vec<String>,
-    /// Whether BOS precedes text: what `add_bos_token` says; `None` leaves it to the post-processor.
-    pub add_bos: Option<bool>,
-    /// `eos_token_id` of `generation_config.json` and `config.json`.
-    pub eos_ids: Vec<u32>,
+    /// `added_tokens_decoder`, in the order of its ids; `None` without that key.
+    pub added_decoder: Option<Vec<FolderToken>>,
+    /// `added_tokens.json`, in the order of its ids.
+    pub added_file: Vec<FolderToken>,
+    /// `eos_token_id` of `generation_config.json`: what generation ends at.
+    pub generation_eos: Vec<u32>,
+    /// `eos_token_id` of `config.json`.
+    pub model_eos: Vec<u32>,
     /// `bos_token_id` of the same.
     pub bos_id: Option<u32>,
+    /// `vocab_size` of `config.json`: tokens the model has embeddings for.
+    pub embeddings: Option<usize>,
+    /// `tokenizer_class`, of `tokenizer_config.json` before `config.json`, without `Fast`.
+    pub class: Option<String>,
+    /// `model_type` of `config.json`.
+    pub model_type: Option<String>,
+    /// `legacy` of `tokenizer_config.json`.
+    pub legacy: bool,
+    /// `add_prefix_space` of the same.
+    pub add_prefix_space: Option<bool>,
 }
 
-const NAMES: [&str; 7] =
-    ["bos_token", "eos_token", "pad_token", "unk_token", "cls_token", "sep_token", "mask_token"];
-
 impl SpecialNames {
-    /// Reads those of the four files that exist.
+    /// Reads those of the files that exist.
     pub fn read(folder: &Path) -> Result<Self> {
         let mut names = Self::default();
-        for file in ["tokenizer_config.json", "special_tokens_map.json"] {
-            if let Some(json) = read_json(&folder.join(file))? {
-                names.read_tokenizer_file(&json);
-            }
+        let config = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+        names.added_decoder = added_decoder(&folder.join("tokenizer_config.json"), &config)?;
+        names.legacy = config["legacy"].as_bool().unwrap_or(false);
+        names.add_prefix_space = config["add_prefix_space"].as_bool();
+        names.read_names(&config, false);
+        if let Some(map) = read_json(&folder.join("special_tokens_map.json"))? {
+            // Transformers reads this older file only where no `added_tokens_decoder` stands, and then it
+            // has the last word. Names that stand only there are good for us in any case.
+            names.read_names(&map, names.added_decoder.is_none());
         }
-        for file in ["generation_config.json", "config.json"] {
-            let path = folder.join(file);
-            if let Some(json) = read_json(&path)? {
-                names.read_ids(&path, &json)?;
-            }
+        if names.added_decoder.is_none() {
+            names.read_added_file(&folder.join("added_tokens.json"))?;
         }
+        let path = folder.join("generation_config.json");
+        let mut bos = None;
+        if let Some(json) = read_json(&path)? {
+            names.generation_eos = ids(&path, "eos_token_id", &json["eos_token_id"])?;
+            bos = ids(&path, "bos_token_id", &json["bos_token_id"])?.first().copied();
+        }
+        let path = folder.join("config.json");
+        let model = read_json(&path)?.unwrap_or_default();
+        names.model_eos = ids(&path, "eos_token_id", &model["eos_token_id"])?;
+        names.bos_id = bos.or(ids(&path, "bos_token_id", &model["bos_token_id"])?.first().copied());
+        names.embeddings = model["vocab_size"].as_u64().map(|size| size as usize);
+        names.model_type = model["model_type"].as_str().map(str::to_owned);
+        let class = config["tokenizer_class"].as_str().or_else(|| model["tokenizer_class"].as_str());
+        names.class = class.map(|class| class.strip_suffix("Fast").unwrap_or(class).to_owned());
         Ok(names)
     }
 
-    fn read_tokenizer_file(&mut self, json: &Value) {
-        for name in NAMES {
-            if let Some(text) = token_text(&json[name]) {
-                self.named.entry(name.to_owned()).or_insert(text);
+    /// Names of `json`, which replace earlier ones where `overrides` says so.
+    fn read_names(&mut self, json: &Value, overrides: bool) {
+        for (name, value) in
+            json.as_object().into_iter().flatten().filter(|(name, _)| name.ends_with("_token"))
+        {
+            if let Some(text) = token_text(value)
+                && (overrides || !self.named.contains_key(name))
+            {
+                self.named.insert(name.clone(), text);
             }
         }
         for list in ["additional_special_tokens", "extra_special_tokens"] {
-            match &json[list] {
-                Value::Array(tokens) => self.additional.extend(tokens.iter().filter_map(token_text)),
-                Value::Object(tokens) => self.additional.extend(tokens.values().filter_map(token_text)),
-                _ => {}
+            let texts: Vec<String> = match &json[list] {
+                Value::Array(tokens) => tokens.iter().filter_map(token_text).collect(),
+                Value::Object(tokens) => tokens.values().filter_map(token_text).collect(),
+                _ => Vec::new(),
+            };
+            for text in texts {
+                if !self.additional.contains(&text) {
+                    self.additional.push(text);
+                }
             }
-        }
-        // Either key replaces the whole post-processor in transformers, with BOS off unless asked for.
-        if json.get("add_bos_token").is_some() || json.get("add_eos_token").is_some() {
-            self.add_bos.get_or_insert(json["add_bos_token"].as_bool().unwrap_or(false));
         }
     }
 
-    fn read_ids(&mut self, path: &Path, json: &Value) -> Result<()> {
-        for id in ids(path, "eos_token_id", &json["eos_token_id"])? {
-            if !self.eos_ids.contains(&id) {
-                self.eos_ids.push(id);
+    fn read_added_file(&mut self, path: &Path) -> Result<()> {
+        let Some(json) = read_json(path)? else { return Ok(()) };
+        let mut entries: Vec<(u64, &String)> = json
+            .as_object()
+            .into_iter()
+            .flatten()
+            .filter_map(|(text, id)| Some((id.as_u64()?, text)))
+            .collect();
+        entries.sort_unstable();
+        let token = |(_, text): (u64, &String)| {
+            let special = self.names(text);
+            let text = text.clone();
+            FolderToken {
+                text,
+                special,
+                single_word: false,
+                lstrip: false,
+                rstrip: false,
+                normalized: !special,
             }
-        }
-        if self.bos_id.is_none() {
-            self.bos_id = ids(path, "bos_token_id", &json["bos_token_id"])?.first().copied();
-        }
+        };
+        self.added_file = entries.into_iter().map(token).collect();
         Ok(())
     }
+
+    /// Whether the folder names this string as a special token.
+    pub fn names(&self, text: &str) -> bool {
+        self.named.values().any(|name| name == text) || self.additional.iter().any(|name| name == text)
+    }
+
+    /// Whether sequences begin or end with this token.
+    pub fn delimits(&self, text: &str) -> bool {
+        ["bos_token", "eos_token"].iter().any(|name| self.named.get(*name).is_some_and(|named| named == text))
+    }
+
+    /// The strings of all named tokens, in the order in which transformers adds those that are missing.
+    pub fn in_order(&self) -> impl Iterator<Item = &String> {
+        let further = self.named.iter().filter(|(name, _)| !NAMES.contains(&name.as_str()));
+        NAMES
+            .iter()
+            .filter_map(|name| self.named.get(*name))
+            .chain(further.map(|(_, text)| text))
+            .chain(&self.additional)
+    }
+}
+
+/// The tokens of `added_tokens_decoder`, `{"id": {"content": …, "special": …}}`, by rising id.
+fn added_decoder(path: &Path, config: &Value) -> Result<Option<Vec<FolderToken>>> {
+    let Some(entries) = config["added_tokens_decoder"].as_object() else { return Ok(None) };
+    let mut tokens = Vec::with_capacity(entries.len());
+    for (id, token) in entries {
+        let parsed = id.parse::<u32>().ok().zip(token["content"].as_str().filter(|text| !text.is_empty()));
+        let (id, text) = parsed.ok_or_else(|| {
+            let reason = format!(
+                "`added_tokens_decoder` has the entry `{}`, which is not an id with a `content`",
+                id.escape_debug()
+            );
+            Error::format(path, reason)
+        })?;
+        let flag = |name: &str, default: bool| token[name].as_bool().unwrap_or(default);
+        let special = flag("special", false);
+        tokens.push((
+            id,
+            FolderToken {
+                text: text.to_owned(),
+                special,
+                single_word: flag("single_word", false),
+                lstrip: flag("lstrip", false),
+                rstrip: flag("rstrip", false),
+                normalized: flag("normalized", !special),
+            },
+        ));
+    }
+    tokens.sort_by_key(|(id, _)| *id);
+    Ok(Some(tokens.into_iter().map(|(_, token)| token).collect()))
 }
 
 /// A token is a string, or an object that holds it as `content`.

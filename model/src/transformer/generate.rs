@@ -37,8 +37,10 @@ pub enum Sampling {
 pub struct Generation {
     /// Most tokens to add to a prompt.
     pub max_new_tokens: usize,
-    /// Tokens that end a text; not part of what is returned.
+    /// Tokens that end a text.
     pub stop: Vec<u32>,
+    /// Whether the token that ends a text is part of what is returned.
+    pub keep_stop: bool,
     /// How the next token is chosen.
     pub sampling: Sampling,
 }
@@ -247,9 +249,9 @@ impl Row<'_> {
             }
         };
         self.done = generation.stop.contains(&token);
-        if !self.done {
+        if !self.done || generation.keep_stop {
             self.generated.push(token);
-            self.done = self.generated.len() == generation.max_new_tokens;
+            self.done |= self.generated.len() == generation.max_new_tokens;
         }
         Ok(())
     }
