@@ -7,7 +7,7 @@ use super::error::{Result, fail};
 use super::evaluate::Renderer;
 use super::limits::ELEMENT;
 use super::methods::is_method;
-use super::value::{Missing, Value};
+use super::value::{Missing, Range, Value};
 
 impl Renderer<'_> {
     /// `value.name`: the attribute or method before the item.
@@ -132,7 +132,7 @@ impl Renderer<'_> {
             }
             Value::List(sequence) | Value::Tuple(sequence) => sequence.items.len(),
             Value::Range(range) => range.length,
-            other => return Ok(Value::missing(Missing::Element(described(other), "slice".to_owned()))),
+            other => fail!("'{}' object cannot be sliced", other.kind()),
         };
         let (start, step, count) = slice_bounds(length, bounds)?;
         let index = |position: usize| (start + step * position as i128) as usize;
@@ -146,9 +146,12 @@ impl Renderer<'_> {
                 Ok(Value::text((0..count).map(|position| characters[index(position)]).collect::<String>()))
             }
             Value::Range(range) => {
-                let items = (0..count).map(|position| range.get(index(position))).collect();
-                self.limits.allocate_times(count, ELEMENT)?;
-                Value::list(items)
+                let start = i128::from(range.start) + i128::from(range.step) * start;
+                let step = i128::from(range.step) * step;
+                match (i64::try_from(start), i64::try_from(step)) {
+                    (Ok(start), Ok(step)) => Ok(Value::Range(Range { start, step, length: count })),
+                    _ => fail!("Range too big"),
+                }
             }
             Value::List(sequence) | Value::Tuple(sequence) => {
                 self.limits.allocate_times(count, ELEMENT)?;

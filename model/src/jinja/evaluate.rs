@@ -18,7 +18,7 @@ pub(super) struct Renderer<'t> {
     pub tree: &'t Tree,
     pub limits: Limits,
     /// The attributes of each namespace.
-    pub namespaces: RefCell<Vec<Vec<(Arc<str>, Value)>>>,
+    pub namespaces: RefCell<Vec<Attributes>>,
     pub macros: RefCell<Vec<Closure>>,
     /// What `loop.changed` of a loop was last called with.
     pub changed: RefCell<Vec<(usize, Value)>>,
@@ -28,6 +28,9 @@ pub(super) struct Renderer<'t> {
     /// Bytes of the rendered text that stand in `generation`.
     pub generation: RefCell<Vec<Range<usize>>>,
 }
+
+/// The attributes of a namespace, in the order that they were set in.
+type Attributes = Vec<(Arc<str>, Value)>;
 
 /// A macro with the scope that it was made in.
 #[derive(Clone)]

@@ -224,7 +224,10 @@ fn map(renderer: &Renderer<'_>, value: &Value, mut arguments: Arguments) -> Resu
         fail!("map requires a filter argument");
     }
     let name = text(&arguments.positional.remove(0))?;
-    let Some(filter) = find(&name) else { fail!("No filter named '{name}'.") };
+    let Some(filter) = find(&name) else {
+        let error = Error::new(format!("No filter named '{name}'."));
+        return Value::iterator(Vec::new(), Some(error).filter(|_| value.is_true()), "generator");
+    };
     let _level = renderer.limits.enter()?;
     lazily(renderer, value, |item| filter(renderer, &item, arguments.clone()).map(Some))
 }

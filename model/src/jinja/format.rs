@@ -222,6 +222,7 @@ impl Renderer<'_> {
         let end = field.find(['.', '[']).unwrap_or(field.len());
         let (name, mut rest) = field.split_at(end);
         let position = match (name, name.parse::<usize>()) {
+            ("", _) if !rest.is_empty() => fail!("a field of a format string has no name before `{rest}`"),
             ("", _) => match automatic {
                 Some(next) => {
                     *next += 1;
@@ -256,7 +257,7 @@ impl Renderer<'_> {
                     Ok(index) => Value::Int(i128::from(index)),
                     Err(_) => Value::text(key),
                 };
-                value = self.item(&value, &key)?;
+                value = self.item(&value, &key)?.defined()?.clone();
                 rest = after;
             } else {
                 fail!("'{field}' is no field of a format string");

@@ -10,7 +10,7 @@ use super::loops::elements;
 use super::value::{Cycler, Dict, Range, Value};
 
 /// The date that templates see: year, month, day. It is a Friday.
-pub(crate) const FIXED_DATE: (u32, u32, u32) = (2024, 7, 26);
+const FIXED_DATE: (u32, u32, u32) = (2024, 7, 26);
 
 /// Longest range that the sandbox allows.
 const LONGEST_RANGE: i128 = 100_000;

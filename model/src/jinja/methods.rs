@@ -85,7 +85,7 @@ pub(super) fn is_reading(name: &str) -> bool {
 }
 
 /// The part of a string that `start` and `end` of a method bound, and the characters before it.
-fn part<'a>(whole: &'a str, start: Option<Value>, end: Option<Value>) -> Result<Option<(&'a str, usize)>> {
+fn part(whole: &str, start: Option<Value>, end: Option<Value>) -> Result<Option<(&str, usize)>> {
     let (start, end) = (optional_int(start)?, optional_int(end)?);
     if start.is_none() && end.is_none() {
         return Ok(Some((whole, 0)));

@@ -15,6 +15,7 @@
 //! - `include`, `import`, `from`, `extends`, `block`, `autoescape`, recursive loops, `str.encode`,
 //!   `str.translate` and the filters `filesizeformat`, `pprint`, `urlize`, `wordwrap` and `xmlattr` are
 //!   errors.
+//! - `safe`, `escape` and `striptags` give plain strings: autoescape is off, and there is no `Markup`.
 //! - Integers have at most 127 bits; larger ones are an error. Strings hold no lone surrogates.
 //! - Generators are worked off when they are made; an error in them still comes where it is met.
 //! - Limits: see [`limits`]. Python's own are of the same order (200 parentheses, 100 indentations), but
@@ -53,7 +54,6 @@ use std::ops::Range;
 pub(crate) use error::Error;
 use error::{Result, fail};
 use evaluate::{Output, Renderer, Scope};
-pub(crate) use globals::FIXED_DATE;
 use limits::{DATA_DEPTH, Limits};
 use tree::Tree;
 use value::{Dict, Value};

@@ -4,9 +4,10 @@ use super::arguments::{Arguments, flag, int, optional_int, size, text};
 use super::error::{Result, fail};
 use super::evaluate::Renderer;
 use super::filters::Filter;
+use super::loops::{Cursor, elements};
 use super::print::JsonStyle;
 use super::text::{capitalize, is_space, lines};
-use super::value::{Number, Value};
+use super::value::{Number, Value, View};
 
 pub(super) fn find(name: &str) -> Option<Filter> {
     Some(match name {
@@ -304,9 +305,17 @@ fn quote(renderer: &Renderer<'_>, value: &Value, is_query: bool) -> Result<Strin
 
 fn urlencode(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<Value> {
     arguments.none("urlencode")?;
-    let Value::Dict(dict) = value else { return quote(renderer, value, false).map(Value::text) };
+    let pairs = match value {
+        Value::Dict(dict) => Value::View(View::Items, dict.clone()),
+        Value::Str(_) => return quote(renderer, value, false).map(Value::text),
+        other if Cursor::new(other).is_err() => return quote(renderer, value, false).map(Value::text),
+        other => other.clone(),
+    };
     let mut parts = Vec::new();
-    for (key, value) in dict.entries() {
+    for pair in elements(&pairs, &renderer.limits)? {
+        let [key, value] = &elements(&pair, &renderer.limits)?[..] else {
+            fail!("urlencode takes pairs of a key and a value");
+        };
         parts.push(format!("{}={}", quote(renderer, key, true)?, quote(renderer, value, true)?));
     }
     Ok(Value::text(parts.join("&")))
@@ -333,7 +342,7 @@ fn tojson(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Resul
     };
     let (comma, colon) = match separators {
         None | Some(Value::None) => (if indent.is_some() { "," } else { ", " }.to_owned(), ": ".to_owned()),
-        Some(given) => match &super::loops::elements(&given, &renderer.limits)?[..] {
+        Some(given) => match &elements(&given, &renderer.limits)?[..] {
             [comma, colon] => (text(comma)?.to_string(), text(colon)?.to_string()),
             _ => fail!("separators must be two strings"),
         },
