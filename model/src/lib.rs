@@ -9,6 +9,7 @@ pub mod data;
 mod error;
 pub mod evaluation;
 pub mod files;
+mod jinja;
 pub mod job;
 pub mod machine;
 mod metrics;

@@ -1,0 +1,165 @@
+//! Jinja templates with Python's meaning, for chat templates.
+//!
+//! What a model learns has to be the very text that transformers makes of its messages, and templates come
+//! from strangers' model folders. minijinja does neither job: it prints `true`, `none`, lists and dicts
+//! otherwise than Python, has no `%` of strings and no way to override operators, overflows the stack on
+//! deep templates, panics on `{%`, and cannot limit what `~`, `*`, `replace`, `join`, `indent` and `tojson`
+//! allocate. So this is a small evaluator of its own: jinja2 3.1 as transformers 5.24 sets it up
+//! (`ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, loop controls, `generation`, its
+//! `tojson`, `raise_exception` and `strftime_now`), with limits on time, memory and depth.
+//!
+//! Where it differs from jinja2, on purpose:
+//! - `strftime_now` gives a fixed date: with today's date the same recipe would give other weights tomorrow.
+//! - `random`, `lipsum` and what Python prints with an address (generators, functions) are errors: the same
+//!   data must give the same text.
+//! - `include`, `import`, `from`, `extends`, `block`, `autoescape`, recursive loops, `str.encode`,
+//!   `str.translate` and the filters `filesizeformat`, `pprint`, `urlize`, `wordwrap` and `xmlattr` are
+//!   errors.
+//! - `safe`, `escape` and `striptags` give plain strings: autoescape is off, and there is no `Markup`.
+//! - Integers have at most 127 bits; larger ones are an error. Strings hold no lone surrogates.
+//! - Generators are worked off when they are made; an error in them still comes where it is met.
+//! - Limits: see [`limits`]. Python's own are of the same order (200 parentheses, 100 indentations), but
+//!   long running and memory it does not limit.
+//! - The classes of characters other than ASCII (`isalpha`, `isdigit`, `title`, `casefold`) are those of
+//!   Rust's standard library, which differ from Python's for a few scripts.
+
+mod arguments;
+mod attributes;
+mod error;
+mod evaluate;
+mod execute;
+mod expression;
+mod filters;
+mod format;
+mod globals;
+mod lexer;
+mod limits;
+mod loops;
+mod methods;
+mod operators;
+mod parser;
+mod print;
+mod tests;
+mod text;
+mod text_filters;
+mod tree;
+mod value;
+
+#[cfg(test)]
+mod checks;
+
+use std::cell::Cell;
+use std::ops::Range;
+
+pub(crate) use error::Error;
+use error::{Result, fail};
+use evaluate::{Output, Renderer, Scope};
+use limits::{DATA_DEPTH, Limits};
+use tree::Tree;
+use value::{Dict, Value};
+
+/// A parsed template.
+pub(crate) struct Template(Tree);
+
+/// What a template makes of a context.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub(crate) struct Rendered {
+    /// The whole text.
+    pub text: String,
+    /// Bytes of the text that stand in `{% generation %}`. As in transformers, those of a `generation` in a
+    /// macro are counted from where the macro's text begins.
+    pub generation: Vec<Range<usize>>,
+}
+
+impl Template {
+    /// Parses a template.
+    ///
+    /// # Errors
+    /// When the source is not a valid template, with its line.
+    pub(crate) fn parse(source: &str) -> std::result::Result<Self, Error> {
+        parser::parse(source).map(Self)
+    }
+
+    /// Renders the template with the variables of `context`.
+    ///
+    /// # Errors
+    /// When the template refuses the context, fails on it, or exceeds a limit, with its line.
+    pub(crate) fn render(
+        &self,
+        context: &serde_json::Map<String, serde_json::Value>,
+    ) -> std::result::Result<Rendered, Error> {
+        // Names that the template does not read are not converted.
+        let read = |name: &str| self.0.names.iter().position(|known| **known == *name);
+        let used: Vec<_> = context.iter().filter_map(|(name, value)| Some((read(name)?, value))).collect();
+        let mut size = 0_usize;
+        for (_, value) in &used {
+            size = size.saturating_add(measure(value, 0)?);
+        }
+        let renderer = Renderer {
+            tree: &self.0,
+            limits: Limits::new(size),
+            namespaces: Default::default(),
+            macros: Default::default(),
+            changed: Default::default(),
+            loops: Cell::new(0),
+            rendered: Cell::new(0),
+            generation: Default::default(),
+        };
+        let scope = Scope::new(None);
+        for (name, value) in used {
+            scope.set(name, convert(value, &renderer.limits)?);
+        }
+        let mut out = Output { is_outermost: true, ..Output::default() };
+        renderer.execute(&self.0.body, &scope, &mut out)?;
+        let boundary = |at: usize| out.text.floor_char_boundary(at);
+        let generation = renderer.generation.into_inner().into_iter();
+        let generation = generation.map(|range| boundary(range.start)..boundary(range.end)).collect();
+        Ok(Rendered { text: out.text, generation })
+    }
+}
+
+/// Bytes of a value's strings, with some for every element.
+fn measure(value: &serde_json::Value, depth: u32) -> Result<usize> {
+    if depth == DATA_DEPTH {
+        fail!("the messages are nested more than {DATA_DEPTH} levels deep");
+    }
+    let mut size = 8;
+    match value {
+        serde_json::Value::String(text) => size += text.len(),
+        serde_json::Value::Array(items) => {
+            for item in items {
+                size += measure(item, depth + 1)?;
+            }
+        }
+        serde_json::Value::Object(fields) => {
+            for (key, value) in fields {
+                size += key.len() + measure(value, depth + 1)?;
+            }
+        }
+        _ => {}
+    }
+    Ok(size)
+}
+
+fn convert(value: &serde_json::Value, limits: &Limits) -> Result<Value> {
+    Ok(match value {
+        serde_json::Value::Null => Value::None,
+        serde_json::Value::Bool(value) => Value::Bool(*value),
+        serde_json::Value::Number(number) => match (number.as_i64(), number.as_u64()) {
+            (Some(number), _) => Value::Int(number.into()),
+            (_, Some(number)) => Value::Int(number.into()),
+            _ => Value::Float(number.as_f64().unwrap_or(f64::NAN)),
+        },
+        serde_json::Value::String(text) => Value::text(text.as_str()),
+        serde_json::Value::Array(items) => {
+            Value::list(items.iter().map(|item| convert(item, limits)).collect::<Result<_>>()?)?
+        }
+        serde_json::Value::Object(fields) => {
+            let mut dict = Dict::default();
+            for (key, value) in fields {
+                dict.insert(Value::text(key.as_str()), convert(value, limits)?, limits)?;
+            }
+            Value::dict(dict)
+        }
+    })
+}
