@@ -5,57 +5,37 @@
 //! recipe would give other weights tomorrow.
 
 use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::ops::Range;
+use std::path::Path;
 
 use minijinja::syntax::SyntaxConfig;
 use minijinja::value::{Kwargs, Serde, Value as Jinja};
 use minijinja::{Environment, Error as JinjaError, ErrorKind, context};
-use serde_json::Value;
+use serde_json::{Map, Value};
 
 use crate::error::{Error, Reasoned, Result};
 use crate::tokenizer::control::{ControlTokens, refuse_reserved};
-use crate::tokenizer::read_json;
 
 /// The date that templates see: year, month, day. It is a Friday.
 pub const FIXED_DATE: (u32, u32, u32) = (2024, 7, 26);
 
-/// The chat template of a model folder: its path and source.
-///
-/// `chat_template.jinja` comes before `chat_template` in `tokenizer_config.json`, which is a string or a
-/// list of named templates, of which `default` is taken; `chat_template.json` is the last place.
-///
-/// # Errors
-/// When one of the files cannot be read or parsed, or the list has no `default`.
-pub(crate) fn find_template(folder: &Path) -> Result<Option<(PathBuf, String)>> {
-    let path = folder.join("chat_template.jinja");
-    match std::fs::read_to_string(&path) {
-        Ok(source) => return Ok(Some((path, source))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::file(&path, "read")(error)),
-    }
-    for file in ["tokenizer_config.json", "chat_template.json"] {
-        let path = folder.join(file);
-        let template = read_json(&path)?.map(|json| json["chat_template"].clone());
-        match template {
-            Some(Value::String(source)) => return Ok(Some((path, source))),
-            Some(Value::Array(named)) => {
-                let default = named.iter().find(|entry| entry["name"] == "default");
-                return match default.and_then(|entry| entry["template"].as_str()) {
-                    Some(source) => Ok(Some((path, source.to_owned()))),
-                    None => {
-                        Err(Error::format(&path, "`chat_template` is a list without one named `default`"))
-                    }
-                };
-            }
-            _ => {}
-        }
-    }
-    Ok(None)
+/// Marks, in the rendered text, the beginning and the end of what a template puts between `{% generation %}`
+/// and `{% endgeneration %}`: reserved characters, which no data holds.
+const GENERATION_START: char = '\u{10FFF2}';
+const GENERATION_END: char = '\u{10FFF3}';
+
+/// A rendered conversation, control tokens written as aliases.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Rendered {
+    pub text: String,
+    /// Bytes of the text that the template marks as written by the assistant, in order.
+    pub generation: Vec<Range<usize>>,
 }
 
 /// A compiled chat template.
 pub struct ChatTemplate {
     environment: Environment<'static>,
+    source: String,
     names: BTreeMap<String, String>,
     controls: ControlTokens,
 }
@@ -80,28 +60,59 @@ impl ChatTemplate {
         environment.add_function("raise_exception", raise_exception);
         environment.add_function("strftime_now", strftime_now);
         environment.add_filter("tojson", to_json);
-        environment.add_template_owned("chat", without_generation_tags(source)).map_err(invalid)?;
-        Ok(Self { environment, names: names.clone(), controls: controls.clone() })
+        environment.add_filter("generation_part", generation_part);
+        environment.add_template_owned("chat", with_generation_filter(source)).map_err(invalid)?;
+        Ok(Self { environment, source: source.to_owned(), names: names.clone(), controls: controls.clone() })
     }
 
     /// Renders messages whose strings are [hidden](hide_strings); control tokens the template wrote come
-    /// out as aliases.
+    /// out as aliases. `variables` are further variables, which come before special tokens of the same names.
     pub(crate) fn render(
         &self,
         messages: &[Value],
         tools: &Value,
+        variables: &Map<String, Value>,
         add_generation_prompt: bool,
-    ) -> Reasoned<String> {
+    ) -> Reasoned<Rendered> {
         let template = self.environment.get_template("chat").map_err(|error| describe(&error))?;
+        let mut others = Map::from_iter([("documents".to_owned(), Value::Null)]);
+        others.extend(self.names.iter().map(|(name, text)| (name.clone(), Value::String(text.clone()))));
+        others.extend(variables.clone());
         let context = context! {
             messages => Serde(messages),
             tools => Serde(tools),
-            documents => (),
             add_generation_prompt,
-            ..Jinja::from(Serde(&self.names))
+            ..Jinja::from(Serde(&others))
         };
         let rendered = template.render(context).map_err(|error| describe(&error))?;
-        Ok(self.controls.to_aliases(&rendered))
+        let (text, generation) = without_marks(&rendered);
+        let ends: Vec<usize> = generation.iter().flat_map(|part| [part.start, part.end]).collect();
+        let (text, ends) = self.controls.to_aliases_with_positions(&text, &ends);
+        let generation = ends.chunks_exact(2).map(|ends| ends[0]..ends[1]).collect();
+        Ok(Rendered { text, generation })
+    }
+
+    /// True when the template's source holds the word, not as a part of a longer one.
+    pub(crate) fn mentions(&self, word: &str) -> bool {
+        let is_part = |character: char| character.is_alphanumeric() || character == '_';
+        self.source.match_indices(word).any(|(start, _)| {
+            !self.source[..start].ends_with(is_part) && !self.source[start + word.len()..].starts_with(is_part)
+        })
+    }
+
+    /// True when the template's source holds this text.
+    pub(crate) fn writes(&self, text: &str) -> bool {
+        self.source.contains(text)
+    }
+
+    /// The text with its control strings as aliases: for text that this program writes in the template's place.
+    pub(crate) fn with_controls(&self, text: &str) -> String {
+        self.controls.to_aliases(text)
+    }
+
+    /// True when this string is a control token.
+    pub(crate) fn is_control(&self, text: &str) -> bool {
+        self.controls.iter().any(|token| token.text == text)
     }
 
     /// Hides control strings in every string of `value` (see [`crate::tokenizer::control`]).
@@ -140,18 +151,36 @@ fn raise_exception(message: String) -> std::result::Result<String, JinjaError> {
     Err(JinjaError::new(ErrorKind::InvalidOperation, message))
 }
 
-/// `{% generation %}` marks the assistant's part for transformers' masks and writes nothing; here it
-/// becomes a condition that always holds.
-fn without_generation_tags(source: &str) -> String {
+fn generation_part(text: String) -> String {
+    format!("{GENERATION_START}{text}{GENERATION_END}")
+}
+
+/// The text without the marks, and the parts that were between them.
+fn without_marks(rendered: &str) -> (String, Vec<Range<usize>>) {
+    let mut text = String::with_capacity(rendered.len());
+    let mut parts = Vec::new();
+    let mut start = None;
+    for character in rendered.chars() {
+        match character {
+            GENERATION_START => start = Some(text.len()),
+            GENERATION_END => parts.extend(start.take().map(|start| start..text.len())),
+            other => text.push(other),
+        }
+    }
+    (text, parts)
+}
+
+/// `{% generation %}` becomes a filter that marks what is inside.
+fn with_generation_filter(source: &str) -> String {
     let mut result = String::with_capacity(source.len());
     let mut rest = source;
     while let Some(start) = rest.find("{%") {
-        let Some(length) = rest[start..].find("%}") else { break };
+        let Some(length) = rest[start + 2..].find("%}").map(|length| length + 2) else { break };
         let tag = &rest[start + 2..start + length];
         let name = tag.trim_matches(|c: char| c.is_whitespace() || c == '-' || c == '+');
         let replacement = match name {
-            "generation" => Some("if true"),
-            "endgeneration" => Some("endif"),
+            "generation" => Some("filter generation_part"),
+            "endgeneration" => Some("endfilter"),
             _ => None,
         };
         result.push_str(&rest[..start + 2]);

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::messages;
+use super::messages::{self, Conversation};
 use super::notice::Notice;
 use crate::error::{Error, Reasoned, Result};
 
@@ -39,7 +39,7 @@ impl Shape {
     fn reads(self) -> &'static [&'static str] {
         match self {
             Self::Completion => &["prompt", "completion"],
-            Self::Messages => &["messages", "tools"],
+            Self::Messages => &["messages", "tools", "chat_template_kwargs"],
             Self::Instruction => &["instruction", "input", "output"],
             Self::Text => &["text"],
         }
@@ -72,7 +72,7 @@ impl Shape {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Example {
     Completion { prompt: String, completion: String },
-    Messages { messages: Vec<Value>, tools: Value },
+    Messages(Conversation),
     Text { text: String },
 }
 
@@ -146,7 +146,7 @@ pub(crate) fn parse(
             }
         }
         Shape::Text => Example::Text { text: answer_field(&row, "text")?.to_owned() },
-        Shape::Messages => messages::read(row)?,
+        Shape::Messages => Example::Messages(messages::read(row, notices)?),
     };
     Ok((shape, example))
 }

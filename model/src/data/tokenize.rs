@@ -1,8 +1,8 @@
 //! Examples to rows of tokens: what is context, what is supervised.
 
-use super::chat::ChatTemplate;
 use super::notice::Notice;
 use super::rows::Example;
+use super::templates::ChatTemplates;
 use crate::error::Reasoned;
 use crate::tokenizer::Tokenizer;
 
@@ -59,13 +59,13 @@ impl Row {
 pub(crate) struct RowMaker<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Needed for messages only.
-    pub template: Option<&'a ChatTemplate>,
+    pub templates: Option<&'a ChatTemplates>,
 }
 
 impl RowMaker<'_> {
     /// The row of an example; the error says what is wrong with the line, `notices` gets what its owner
     /// might not expect.
-    pub fn row(&self, line: usize, example: &Example, _notices: &mut Vec<Notice>) -> Reasoned<Row> {
+    pub fn row(&self, line: usize, example: &Example, notices: &mut Vec<Notice>) -> Reasoned<Row> {
         let mut row = Row::new(line);
         match example {
             Example::Completion { prompt, completion } => {
@@ -83,7 +83,7 @@ impl RowMaker<'_> {
                 row.push(&self.answer_ids(text)?, true);
                 row.push(&[self.tokenizer.eos()], true);
             }
-            Example::Messages { messages, tools } => self.conversation(&mut row, messages, tools)?,
+            Example::Messages(conversation) => self.conversation(&mut row, conversation, notices)?,
         }
         if row.supervised_tokens() == 0 {
             return Err("has no supervised token: the answer gives no tokens".into());
@@ -97,16 +97,6 @@ impl RowMaker<'_> {
             Err("has no supervised token: the answer gives no tokens".into())
         } else {
             Ok(ids)
-        }
-    }
-
-    /// Ids of an answer that follows a context: as the two are tokenised together where that leaves the
-    /// context's ids as generation sees them, else tokenised apart.
-    pub(super) fn ids_after(&self, context: &str, context_ids: &[u32], answer: &str) -> Reasoned<Vec<u32>> {
-        let together = self.tokenizer.aliased_ids(&format!("{context}{answer}"))?;
-        match together.strip_prefix(context_ids) {
-            Some(answer_ids) => Ok(answer_ids.to_vec()),
-            None => self.tokenizer.aliased_ids(answer),
         }
     }
 }

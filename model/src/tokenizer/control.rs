@@ -42,6 +42,8 @@ pub(crate) struct ControlTokens {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Alias {
     pub id: u32,
+    /// Byte at which it begins.
+    pub start: usize,
     /// Byte just after the alias.
     pub end: usize,
 }
@@ -103,9 +105,20 @@ impl ControlTokens {
 
     /// Turns control strings into aliases, then stand-ins into the characters they stood for.
     pub fn to_aliases(&self, rendered: &str) -> String {
+        self.to_aliases_with_positions(rendered, &[]).0
+    }
+
+    /// [`Self::to_aliases`], and where the given bytes of the text, in ascending order, are afterwards; one
+    /// inside a control string is at the alias's end.
+    pub fn to_aliases_with_positions(&self, rendered: &str, positions: &[usize]) -> (String, Vec<usize>) {
         let mut text = String::with_capacity(rendered.len() + 64);
+        let mut moved = Vec::with_capacity(positions.len());
         let mut rest = rendered;
         while let Some(character) = rest.chars().next() {
+            let done = rendered.len() - rest.len();
+            while positions.get(moved.len()).is_some_and(|&position| position <= done) {
+                moved.push(text.len());
+            }
             let token = self
                 .first_characters
                 .binary_search(&character)
@@ -119,7 +132,8 @@ impl ControlTokens {
                 rest = &rest[character.len_utf8()..];
             }
         }
-        text
+        moved.resize(positions.len(), text.len());
+        (text, moved)
     }
 
     /// Turns aliases back into the strings of their control tokens, for people to read.
@@ -127,8 +141,7 @@ impl ControlTokens {
         let mut readable = String::with_capacity(text.len());
         let mut position = 0;
         for alias in aliases(text) {
-            let start = text[..alias.end].rfind(ALIAS_START).unwrap_or(position);
-            readable.push_str(&text[position..start]);
+            readable.push_str(&text[position..alias.start]);
             let name = self.tokens.iter().find(|token| token.id == alias.id).map(|t| t.text.as_str());
             readable.push_str(name.unwrap_or_default());
             position = alias.end;
@@ -144,8 +157,16 @@ pub(crate) fn aliases(text: &str) -> impl Iterator<Item = Alias> {
         let digits = &text[start + ALIAS_START.len_utf8()..];
         let length = digits.find(ALIAS_END)?;
         let id = digits[..length].parse().ok()?;
-        Some(Alias { id, end: start + ALIAS_START.len_utf8() + length + ALIAS_END.len_utf8() })
+        Some(Alias { id, start, end: start + ALIAS_START.len_utf8() + length + ALIAS_END.len_utf8() })
     })
+}
+
+/// The byte itself, or the beginning of the alias that it lies in.
+pub(crate) fn outside_alias(text: &str, byte: usize) -> usize {
+    match (text[..byte].rfind(ALIAS_START), text[..byte].rfind(ALIAS_END)) {
+        (Some(start), end) if end.is_none_or(|end| end < start) => start,
+        _ => byte,
+    }
 }
 
 /// Refuses text with reserved characters: they could pass for a control token.

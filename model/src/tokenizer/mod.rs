@@ -7,12 +7,13 @@ pub(crate) mod control;
 mod special;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 use tokenizers::{Encoding, PostProcessor, Token};
 
-use crate::data::chat::ChatTemplate;
+use crate::data::templates::{ChatTemplates, TemplateSources};
 use crate::error::{Error, Reasoned, Result};
 use control::{ControlToken, ControlTokens, refuse_reserved};
 use special::SpecialNames;
@@ -30,13 +31,13 @@ pub struct Tokenizer {
     stop: Vec<u32>,
     vocabulary_size: usize,
     names: BTreeMap<String, String>,
-    chat_template: Option<(PathBuf, String)>,
+    chat_templates: Option<TemplateSources>,
     fingerprint: blake3::Hash,
 }
 
 impl Tokenizer {
     /// Reads `tokenizer.json` of a model folder, with `tokenizer_config.json`, `special_tokens_map.json`,
-    /// `generation_config.json`, `config.json` and `chat_template.jinja` where they exist.
+    /// `generation_config.json`, `config.json` and the chat templates where they exist.
     ///
     /// EOS is `eos_token`, else the first `eos_token_id`; BOS precedes a prompt when `add_bos_token` says
     /// so, or without that key when the tokenizer's post-processor does.
@@ -49,7 +50,7 @@ impl Tokenizer {
         let mut json: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Error::format(&path, format!("is not JSON: {error}")))?;
         let names = SpecialNames::read(folder)?;
-        let chat_template = crate::data::chat::find_template(folder)?;
+        let chat_templates = TemplateSources::find(folder)?;
         let bad = |reason: String| Error::format(&path, reason);
 
         let controls = rename_control_tokens(&mut json, &names).map_err(bad)?;
@@ -91,7 +92,7 @@ impl Tokenizer {
 
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes);
-        hasher.update(format!("{prefix:?} {stop:?} {names:?} {chat_template:?}").as_bytes());
+        hasher.update(format!("{prefix:?} {stop:?} {names:?} {chat_templates:?}").as_bytes());
         Ok(Self {
             inner,
             controls,
@@ -101,7 +102,7 @@ impl Tokenizer {
             stop,
             vocabulary_size,
             names: names.named,
-            chat_template,
+            chat_templates,
             fingerprint: hasher.finalize(),
             path,
         })
@@ -146,6 +147,23 @@ impl Tokenizer {
             Ok(encoding) => Ok(encoding.get_ids().to_vec()),
             Err(error) => Err(format!("cannot be tokenised: {error}")),
         }
+    }
+
+    /// As [`Self::aliased_ids`], each id with the bytes of the text that it stands for.
+    pub(crate) fn aliased_ids_with_bytes(&self, text: &str) -> Reasoned<Vec<(u32, Range<usize>)>> {
+        match self.inner.encode(text, false) {
+            Ok(encoding) => {
+                let ids = encoding.get_ids().iter().zip(encoding.get_offsets());
+                Ok(ids.map(|(&id, &(start, end))| (id, start..end)).collect())
+            }
+            Err(error) => Err(format!("cannot be tokenised: {error}")),
+        }
+    }
+
+    /// True for an id that stands outside the model's own vocabulary or is set apart in it: control tokens,
+    /// and others that are matched as a whole before text is split.
+    pub(crate) fn is_added(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().contains_key(&id)
     }
 
     /// Text of the ids, control tokens left out.
@@ -205,13 +223,13 @@ impl Tokenizer {
         *self.fingerprint.as_bytes()
     }
 
-    /// The folder's chat template, compiled.
+    /// The folder's chat templates, compiled.
     ///
     /// # Errors
-    /// When there is none, or it is not valid.
-    pub fn chat_template(&self) -> Result<ChatTemplate> {
-        match &self.chat_template {
-            Some((path, source)) => ChatTemplate::new(path, source, &self.names, &self.controls),
+    /// When there is none, or the only one is not valid.
+    pub(crate) fn chat_templates(&self) -> Result<ChatTemplates> {
+        match &self.chat_templates {
+            Some(sources) => ChatTemplates::new(sources, &self.names, &self.controls),
             None => Err(Error::format(
                 &self.path.with_file_name("tokenizer_config.json"),
                 "no chat template: rows with `messages` need one (add chat_template.jinja to the folder, \
