@@ -96,7 +96,8 @@ impl ChatTemplate {
     pub(crate) fn mentions(&self, word: &str) -> bool {
         let is_part = |character: char| character.is_alphanumeric() || character == '_';
         self.source.match_indices(word).any(|(start, _)| {
-            !self.source[..start].ends_with(is_part) && !self.source[start + word.len()..].starts_with(is_part)
+            !self.source[..start].ends_with(is_part)
+                && !self.source[start + word.len()..].starts_with(is_part)
         })
     }
 

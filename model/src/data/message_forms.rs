@@ -123,7 +123,10 @@ impl<'a> Chat<'a> {
 
     fn writes_texts(&self, as_parts: &str, as_text: &str) -> bool {
         let lists = |text: &str| {
-            ["'type': 'text'", "\"type\": \"text\""].iter().map(|mark| text.matches(mark).count()).sum::<usize>()
+            ["'type': 'text'", "\"type\": \"text\""]
+                .iter()
+                .map(|mark| text.matches(mark).count())
+                .sum::<usize>()
         };
         let all = self.messages.iter().filter(|message| message["content"].is_array()).flat_map(texts);
         lists(as_parts) <= lists(as_text)
@@ -168,8 +171,7 @@ impl<'a> Chat<'a> {
         }
         match self.render_as(&changed) {
             Ok(rendered) => {
-                let notice =
-                    if wants_objects { Notice::ArgumentsAsObjects } else { Notice::ArgumentsAsText };
+                let notice = if wants_objects { Notice::ArgumentsAsObjects } else { Notice::ArgumentsAsText };
                 notices.push(notice);
                 self.messages = changed;
                 Ok(rendered)

@@ -74,7 +74,9 @@ impl Notice {
             Self::UnreadField(_) => "a field is not read",
             Self::ReasoningRenamed { .. } => "a reasoning is passed to the chat template under another name",
             Self::MessageLeftOut(_) => "the chat template leaves out a message",
-            Self::AfterLastAnswer => "messages behind the last answer are left out, since nothing is learnt from them",
+            Self::AfterLastAnswer => {
+                "messages behind the last answer are left out, since nothing is learnt from them"
+            }
             Self::ConsecutiveAnswers => {
                 "two messages of the assistant follow each other: each is learnt as a turn of its own"
             }
@@ -96,7 +98,9 @@ impl Notice {
             Self::EarlierReasoning => {
                 "the chat template leaves out the reasoning of an answer before the last: it is not learnt"
             }
-            Self::ReasoningNotLearnt => "the chat template leaves out the reasoning of an answer: it is not learnt",
+            Self::ReasoningNotLearnt => {
+                "the chat template leaves out the reasoning of an answer: it is not learnt"
+            }
             Self::ReasoningRestored => {
                 "the chat template leaves out the reasoning of the last answer: it is learnt all the same"
             }

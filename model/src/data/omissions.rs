@@ -9,7 +9,12 @@ use super::reasoning;
 const MOST_TRIALS: usize = 4;
 
 /// Notices what the rendered whole does not hold. Reasoning is looked for in the first `reasoning` messages.
-pub(super) fn notice(chat: &Chat<'_>, conversation: &Conversation, reasoning: usize, notices: &mut Vec<Notice>) {
+pub(super) fn notice(
+    chat: &Chat<'_>,
+    conversation: &Conversation,
+    reasoning: usize,
+    notices: &mut Vec<Notice>,
+) {
     let mut found = Vec::new();
     let mut text = Searched { text: &chat.whole.text, position: 0 };
     let mut trials = 0;
