@@ -96,12 +96,12 @@ fn messages_after_the_last_answer_are_left_out() {
 fn an_answer_the_generation_prompt_does_not_begin_follows_it_alone() {
     let template = "{% for m in messages %}{% if m.role == 'user' %}<|im_start|>{{ m.content }}{% else %}\
                     -{{ m.content }}<|im_end|>{% endif %}{% endfor %}\
-                    {% if add_generation_prompt %}-<think>{% endif %}";
+                    {% if add_generation_prompt %}-={% endif %}";
     let folder = folder_with_template("chatml", Some(template));
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
     let turns = [("user", "why?"), ("assistant", "six"), ("user", "so"), ("assistant", " seven <|im_end|>")];
     let text = masked(&tokenizer, chat(&turns));
-    let expected = "<|im_start|>why?-six<|im_end|><|im_start|>so-<think>⟦seven <|im_end|><|im_end|>⟧";
+    let expected = "<|im_start|>why?-six<|im_end|><|im_start|>so-=⟦seven <|im_end|><|im_end|>⟧";
     assert_eq!(text, expected);
     let row = DataFile::rows(&[chat(&turns)]).row(&tokenizer);
     assert_eq!(row.tokens.iter().filter(|&&id| id == 422).count(), 2);

@@ -10,6 +10,7 @@ use serde_json::json;
 use super::save::{NamedTensor, WeightType, layout_tensors, write_tensors};
 use super::{INDEX_FILE, SINGLE_FILE};
 use crate::config::ModelConfig;
+use crate::data::templates::{TEMPLATE_FOLDER, additional_files};
 use crate::error::Result;
 use crate::files::{AtomicFolder, require_free_space};
 
@@ -96,7 +97,12 @@ pub fn add_model(folder: &mut AtomicFolder, files: &ModelFiles<'_>, weights: Vie
     let tensors = layout_tensors(&layout, "", weights, files.dtype)?;
     write_weights(folder, files, &tensors)?;
     folder.write_bytes("config.json", files.config.to_json(files.dtype.config_name()).as_bytes())?;
-    files.copied().try_for_each(|(path, name)| folder.copy(&path, name))
+    files.copied().try_for_each(|(path, name)| folder.copy(&path, name))?;
+    for path in files.copy_from.map(additional_files).transpose()?.unwrap_or_default() {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        folder.copy(&path, &format!("{TEMPLATE_FOLDER}/{name}"))?;
+    }
+    Ok(())
 }
 
 fn write_weights(

@@ -8,47 +8,13 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Reasoned, Result};
-use crate::jinja::Template;
+use crate::jinja::{Rendered, Template};
 use crate::tokenizer::control::{ControlTokens, refuse_reserved};
-use crate::tokenizer::read_json;
-
-/// The chat template of a model folder: its path and source.
-///
-/// `chat_template.jinja` comes before `chat_template` in `tokenizer_config.json`, which is a string or a
-/// list of named templates, of which `default` is taken; `chat_template.json` is the last place.
-///
-/// # Errors
-/// When one of the files cannot be read or parsed, or the list has no `default`.
-pub(crate) fn find_template(folder: &Path) -> Result<Option<(PathBuf, String)>> {
-    let path = folder.join("chat_template.jinja");
-    match std::fs::read_to_string(&path) {
-        Ok(source) => return Ok(Some((path, source))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::file(&path, "read")(error)),
-    }
-    for file in ["tokenizer_config.json", "chat_template.json"] {
-        let path = folder.join(file);
-        let template = read_json(&path)?.map(|json| json["chat_template"].clone());
-        match template {
-            Some(Value::String(source)) => return Ok(Some((path, source))),
-            Some(Value::Array(named)) => {
-                let default = named.iter().find(|entry| entry["name"] == "default");
-                return match default.and_then(|entry| entry["template"].as_str()) {
-                    Some(source) => Ok(Some((path, source.to_owned()))),
-                    None => {
-                        Err(Error::format(&path, "`chat_template` is a list without one named `default`"))
-                    }
-                };
-            }
-            _ => {}
-        }
-    }
-    Ok(None)
-}
 
 /// A compiled chat template.
 pub struct ChatTemplate {
     path: PathBuf,
+    source: String,
     template: Template,
     names: BTreeMap<String, String>,
     controls: ControlTokens,
@@ -68,29 +34,64 @@ impl ChatTemplate {
         let template = Template::parse(source).map_err(|error| {
             Error::format(path, format!("the chat template is not valid: {}", one_line(&error.to_string())))
         })?;
-        Ok(Self { path: path.to_owned(), template, names: names.clone(), controls: controls.clone() })
+        Ok(Self {
+            path: path.to_owned(),
+            source: source.to_owned(),
+            template,
+            names: names.clone(),
+            controls: controls.clone(),
+        })
     }
 
     /// Renders messages whose strings are [hidden](hide_strings); control tokens the template wrote come
-    /// out as aliases.
+    /// out as aliases. `variables` are further names that the template may read.
     pub(crate) fn render(
         &self,
         messages: &[Value],
         tools: &Value,
+        variables: &Map<String, Value>,
         add_generation_prompt: bool,
-    ) -> Reasoned<String> {
+    ) -> Reasoned<Rendered> {
         let names = self.names.iter().map(|(name, token)| (name.clone(), token.as_str().into()));
-        let mut context: Map<String, Value> = names.collect();
+        let mut context = Map::from_iter([("documents".to_owned(), Value::Null)]);
+        context.extend(names);
+        context.extend(variables.clone());
         context.insert("messages".to_owned(), messages.into());
         context.insert("tools".to_owned(), tools.clone());
-        context.insert("documents".to_owned(), Value::Null);
         context.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
         let rendered = self.template.render(&context).map_err(|error| {
             let line = error.line.map(|line| format!(", template line {line}")).unwrap_or_default();
             let reason = one_line(&error.message);
             format!("the chat template refuses the messages: {reason} ({}{line})", self.path.display())
         })?;
-        Ok(self.controls.to_aliases(&rendered.text))
+        let ends: Vec<usize> = rendered.generation.iter().flat_map(|part| [part.start, part.end]).collect();
+        let (text, ends) = self.controls.to_aliases_with_positions(&rendered.text, &ends);
+        let generation = ends.chunks_exact(2).map(|ends| ends[0]..ends[1]).collect();
+        Ok(Rendered { text, generation })
+    }
+
+    /// True when the template's source holds the word, not as a part of a longer one.
+    pub(crate) fn mentions(&self, word: &str) -> bool {
+        let is_part = |character: char| character.is_alphanumeric() || character == '_';
+        self.source.match_indices(word).any(|(start, _)| {
+            !self.source[..start].ends_with(is_part)
+                && !self.source[start + word.len()..].starts_with(is_part)
+        })
+    }
+
+    /// True when the template's source holds this text.
+    pub(crate) fn writes(&self, text: &str) -> bool {
+        self.source.contains(text)
+    }
+
+    /// The text with its control strings as aliases: for text that this program writes in the template's place.
+    pub(crate) fn with_controls(&self, text: &str) -> String {
+        self.controls.to_aliases(text)
+    }
+
+    /// True when this string is a control token.
+    pub(crate) fn is_control(&self, text: &str) -> bool {
+        self.controls.iter().any(|token| token.text == text)
     }
 
     /// Hides control strings in every string of `value` (see [`crate::tokenizer::control`]).

@@ -1,91 +1,146 @@
-//! Conversations to rows of tokens: which parts of the rendered text are answers.
+//! Conversations to rows of tokens: which tokens of the rendered text are learnt.
 
-use serde_json::Value;
+use std::ops::Range;
 
-use super::messages::is_answer;
+use super::message_forms::Chat;
+use super::messages::{Conversation, is_answer};
+use super::notice::Notice;
 use super::tokenize::{Row, RowMaker};
+use super::{omissions, turns};
 use crate::error::Reasoned;
 use crate::tokenizer::control::aliases;
 
 impl RowMaker<'_> {
-    /// A conversation is rendered once, whole. Every assistant turn is supervised, from where generation
-    /// would begin (the messages before it rendered with a generation prompt) to the token that ends the
-    /// turn. A turn whose generation prompt does not begin the whole (templates that rewrite earlier turns)
-    /// is context only; if that is the last one, the row is its generation prompt, the answer as it stands
-    /// and the end of the turn.
-    pub(super) fn conversation(&self, row: &mut Row, messages: &[Value], tools: &Value) -> Reasoned<()> {
-        let template = self.template.ok_or("needs a chat template")?;
-        let hidden: Vec<Value> =
-            messages.iter().map(|message| template.hide_strings(message)).collect::<Result<_, _>>()?;
-        let tools = template.hide_strings(tools)?;
-        let whole = template.render(&hidden, &tools, false)?;
-
-        let last = messages.len() - 1;
-        let last_prompt = template.render(&hidden[..last], &tools, true)?;
-        let Some(last_turn) = whole.strip_prefix(last_prompt.as_str()) else {
-            return self.last_answer_alone(row, &last_prompt, &whole, &messages[last]);
-        };
-        let turn_end = self.turn_end(last_turn);
-
-        let mut starts = Vec::new();
-        for index in (0..last).filter(|&index| is_answer(&messages[index])) {
-            // A template may refuse a beginning of the conversation: that turn is context then.
-            let prompt = template.render(&hidden[..index], &tools, true);
-            if let Some(prompt) = prompt.ok().filter(|prompt| whole.starts_with(prompt.as_str())) {
-                starts.push(prompt.len());
-            }
+    /// A conversation is rendered once, whole. Where the template marks what the assistant writes, that is
+    /// learnt. Else every assistant turn is, from where generation would begin (the messages before it
+    /// rendered with a generation prompt) to what ends the turn. A turn whose generation prompt does not begin
+    /// the whole (templates that rewrite earlier turns) is context only; if that is the last one, the row is
+    /// its generation prompt, the answer behind it and the end of the turn.
+    pub(super) fn conversation(
+        &self,
+        row: &mut Row,
+        conversation: &Conversation,
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<()> {
+        let templates = self.templates.ok_or("needs a chat template")?;
+        let template = templates.choose(conversation.template.as_deref(), &conversation.tools)?;
+        let chat = Chat::new(template, conversation, notices)?;
+        let is_marked = chat.whole.generation.iter().any(|part| !part.is_empty());
+        let last = chat.messages.len() - 1;
+        omissions::notice(&chat, conversation, if is_marked { last + 1 } else { last }, notices);
+        if is_marked {
+            return self.push_generation_parts(row, &chat, conversation, notices);
         }
-        starts.push(last_prompt.len());
-
-        let mut done = 0;
-        for (index, &start) in starts.iter().enumerate() {
-            let limit = starts.get(index + 1).copied().unwrap_or(whole.len());
-            let is_last = index + 1 == starts.len();
-            let end = match self.first_end(&whole[start..limit], turn_end) {
-                Some(length) => start + length,
-                None if is_last => start + whole[start..].trim_end().len(),
-                None => continue,
-            };
-            if start < done || end <= start {
-                continue;
-            }
-            let context = &whole[done..start];
-            let context_ids = self.ids_after(&whole[..done], &row.tokens, context)?;
-            row.push(&context_ids, false);
-            row.prompt_length = row.tokens.len();
-            row.push(&self.ids_after(&whole[..start], &row.tokens, &whole[start..end])?, true);
-            done = end;
-        }
-        if turn_end.is_none() {
+        let learnt = turns::find(&chat, conversation, self.tokenizer, notices)?;
+        self.push_turns(row, &learnt.text, &learnt.turns)?;
+        if learnt.needs_eos {
             row.push(&[self.tokenizer.eos()], true);
         }
         Ok(())
     }
 
-    /// The token that ends a turn: the first of the tokenizer's stop tokens in the rendered last turn, else
-    /// its last control token (ChatML over a base model's tokenizer).
-    fn turn_end(&self, last_turn: &str) -> Option<u32> {
-        let stop = self.tokenizer.stop_tokens();
-        let ids = || aliases(last_turn).map(|alias| alias.id);
-        ids().find(|id| stop.contains(id)).or_else(|| ids().last())
-    }
-
-    /// Length of a turn up to and with the token that ends it.
-    fn first_end(&self, turn: &str, turn_end: Option<u32>) -> Option<usize> {
-        let stop = self.tokenizer.stop_tokens();
-        let ends = |id: u32| Some(id) == turn_end || stop.contains(&id);
-        aliases(turn).find(|alias| ends(alias.id)).map(|alias| alias.end)
-    }
-
-    fn last_answer_alone(&self, row: &mut Row, prompt: &str, whole: &str, message: &Value) -> Reasoned<()> {
-        let answer = message["content"].as_str().map(str::trim).filter(|text| !text.is_empty());
-        let answer = answer.ok_or("the chat template does not begin tool calls as it asks for an answer")?;
-        row.push(&self.tokenizer.aliased_ids(prompt)?, false);
-        row.prompt_length = row.tokens.len();
-        row.push(&self.answer_ids(answer)?, true);
-        let stop = self.tokenizer.stop_tokens();
-        let written = aliases(whole).map(|alias| alias.id).filter(|id| stop.contains(id)).last();
-        row.push(&[written.unwrap_or(self.tokenizer.eos())], true);
+    /// Pushes the text up to the last turn's end. The ids are those of the text as a whole, but where a token
+    /// would reach over the beginning of a turn, or the ids before it would be others than generation sees:
+    /// there the text is tokenised apart.
+    fn push_turns(&self, row: &mut Row, text: &str, turns: &[Range<usize>]) -> Reasoned<()> {
+        let end = turns.last().map_or(0, |turn| turn.end);
+        let mut cuts = vec![0];
+        for turn in turns {
+            if !self.continues(text, cuts[cuts.len() - 1], turn)? {
+                cuts.push(turn.start);
+            }
+        }
+        cuts.push(end);
+        let last_start = turns.last().map_or(0, |turn| turn.start);
+        let mut turns = turns.iter().peekable();
+        for piece in cuts.windows(2) {
+            let part = &text[piece[0]..piece[1]];
+            let ids = match piece[0] {
+                0 => self.tokenizer.aliased_ids_with_bytes(part)?,
+                _ => self.tokenizer.ids_within_with_bytes(part)?,
+            };
+            for (id, bytes) in ids {
+                let bytes = piece[0] + bytes.start..piece[0] + bytes.end;
+                while turns.next_if(|turn| turn.end <= bytes.start).is_some() {}
+                let supervised = turns.peek().is_some_and(|turn| bytes.end > turn.start);
+                if bytes.end <= last_start {
+                    row.prompt_length = row.tokens.len() + 1;
+                }
+                row.push(&[id], supervised);
+            }
+        }
         Ok(())
     }
+
+    /// True when the text tokenised up to a turn's beginning is the beginning of it tokenised further. Tokens
+    /// never reach over a control token, so it is enough to look from the one before to the one behind.
+    fn continues(&self, text: &str, cut: usize, turn: &Range<usize>) -> Reasoned<bool> {
+        let from = aliases(&text[cut..turn.start]).last().map_or(cut, |alias| cut + alias.start);
+        let behind = aliases(&text[turn.start..turn.end]).next();
+        let to = behind.map_or(turn.end, |alias| turn.start + alias.end);
+        let before = self.tokenizer.aliased_ids(&text[from..turn.start])?;
+        let together = self.tokenizer.aliased_ids(&text[from..to])?;
+        Ok(together.starts_with(&before))
+    }
+
+    /// The tokens that the template marks as the assistant's: every one that has a byte of a marked part.
+    fn push_generation_parts(
+        &self,
+        row: &mut Row,
+        chat: &Chat<'_>,
+        conversation: &Conversation,
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<()> {
+        let text = &chat.whole.text;
+        let parts = learnt_parts(chat, conversation)?;
+        let Some(last_part) = parts.last() else {
+            return Err("has no supervised token: the template marks none of the answers to be learnt".into());
+        };
+        if parts.len() < conversation.learnt.iter().filter(|&&learnt| learnt).count() {
+            notices.push(Notice::ContextOnly);
+        }
+        let last_prompt = chat.prompt(chat.messages.len() - 1).ok();
+        let last_start = last_prompt.filter(|prompt| text.starts_with(prompt.as_str()));
+        let last_start = last_start.map_or(last_part.start, |prompt| prompt.len().min(last_part.start));
+        let mut open_parts = parts.iter().peekable();
+        let mut found_prompt = false;
+        for (id, bytes) in self.tokenizer.aliased_ids_with_bytes(text)? {
+            while open_parts.next_if(|part| part.end <= bytes.start).is_some() {}
+            let Some(part) = open_parts.peek() else { break };
+            let supervised = bytes.end > part.start;
+            if supervised && !found_prompt && bytes.end > last_start {
+                found_prompt = true;
+                row.prompt_length = row.tokens.len();
+            }
+            row.push(&[id], supervised);
+        }
+        let stops = |id: &u32| self.tokenizer.stop_tokens().contains(id) || self.tokenizer.is_added(*id);
+        if !row.tokens.last().is_some_and(stops) {
+            notices.push(Notice::UnmarkedEnd);
+        }
+        Ok(())
+    }
+}
+
+/// The marked parts, without those of answers that are not to be learnt.
+fn learnt_parts(chat: &Chat<'_>, conversation: &Conversation) -> Reasoned<Vec<Range<usize>>> {
+    let mut parts = chat.whole.generation.clone();
+    let answers: Vec<usize> = (0..chat.messages.len()).filter(|&i| is_answer(&chat.messages[i])).collect();
+    if parts.len() == answers.len() {
+        let mut learnt = answers.iter().map(|&index| conversation.learnt[index]);
+        parts.retain(|_| learnt.next().unwrap_or(true));
+    } else {
+        for &index in answers.iter().filter(|&&index| !conversation.learnt[index]) {
+            let beginnings = [chat.beginning(index)?, chat.beginning(index + 1)?];
+            if !beginnings.iter().all(|beginning| chat.whole.text.starts_with(beginning.as_str())) {
+                return Err(format!(
+                    "message {} has the weight 0, and the template does not show where it ends: remove the weight",
+                    index + 1
+                ));
+            }
+            parts.retain(|part| part.start < beginnings[0].len() || part.start >= beginnings[1].len());
+        }
+    }
+    parts.retain(|part| !part.is_empty());
+    Ok(parts)
 }

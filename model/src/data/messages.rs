@@ -2,45 +2,210 @@
 
 use serde_json::{Map, Value};
 
-use super::rows::Example;
+use super::notice::Notice;
 use crate::error::Reasoned;
 
-/// The messages up to the last answer; what follows it would teach nothing.
-pub(super) fn read(mut row: Map<String, Value>) -> Reasoned<Example> {
+/// A conversation up to the last answer that is to be learnt.
+#[derive(Debug, Clone, PartialEq)]
+pub(crate) struct Conversation {
+    /// The messages, without the keys whose value is null, as transformers passes them on.
+    pub messages: Vec<Value>,
+    /// Which of them are answers to be learnt.
+    pub learnt: Vec<bool>,
+    /// A list, or null.
+    pub tools: Value,
+    /// Further variables for the template: the row's `chat_template_kwargs`.
+    pub variables: Map<String, Value>,
+    /// Name of the template that the row asks for.
+    pub template: Option<String>,
+}
+
+/// Names in `chat_template_kwargs` that are not variables of a template.
+const NOT_VARIABLES: [&str; 7] = [
+    "messages",
+    "conversation",
+    "tools",
+    "add_generation_prompt",
+    "continue_final_message",
+    "tokenize",
+    "return_assistant_tokens_mask",
+];
+
+/// Reads the fields of a row. `notices` gets what of it teaches nothing.
+pub(super) fn read(mut row: Map<String, Value>, notices: &mut Vec<Notice>) -> Reasoned<Conversation> {
     let Some(Value::Array(mut messages)) = row.remove("messages") else {
         return Err("`messages` is not a list".into());
     };
     for (index, message) in messages.iter().enumerate() {
         check_message(message).map_err(|reason| format!("message {} {reason}", index + 1))?;
     }
-    let last = messages.iter().rposition(is_answer).ok_or("has no message of the role `assistant`")?;
-    messages.truncate(last + 1);
-    let tools = row.remove("tools").unwrap_or(Value::Null);
-    if !tools.is_null() && !tools.is_array() {
-        return Err("`tools` is not a list".into());
+    let last_answer = messages.iter().rposition(is_answer).ok_or("has no message of the role `assistant`")?;
+    if last_answer + 1 < messages.len() {
+        notices.push(Notice::AfterLastAnswer);
     }
-    Ok(Example::Messages { messages, tools })
+    let mut learnt = Vec::with_capacity(messages.len());
+    for (index, message) in messages.iter().enumerate() {
+        let counts = counts(message).map_err(|reason| format!("message {} {reason}", index + 1))?;
+        learnt.push(is_answer(message) && counts);
+    }
+    let last = learnt.iter().rposition(|&learnt| learnt);
+    let last = last.ok_or("has only answers of the weight 0: there is nothing to learn, remove the row")?;
+    messages.truncate(last + 1);
+    learnt.truncate(last + 1);
+    if messages.windows(2).any(|pair| pair.iter().all(is_answer)) {
+        notices.push(Notice::ConsecutiveAnswers);
+    }
+    for message in &mut messages {
+        if let Value::Object(fields) = message {
+            fields.retain(|_, value| !value.is_null());
+        }
+    }
+    let tools = read_tools(row.remove("tools").unwrap_or(Value::Null), notices)?;
+    let (variables, template) = read_variables(row.remove("chat_template_kwargs"))?;
+    Ok(Conversation { messages, learnt, tools, variables, template })
 }
 
 pub(super) fn is_answer(message: &Value) -> bool {
     message["role"] == "assistant"
 }
 
+/// True when the message calls tools.
+pub(super) fn calls_tools(message: &Value) -> bool {
+    message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty())
+}
+
+/// The texts of a message's content: one, or those of its parts.
+pub(super) fn texts(message: &Value) -> impl Iterator<Item = &str> {
+    let content = &message["content"];
+    let parts = content.as_array().map(Vec::as_slice).unwrap_or_default();
+    content.as_str().into_iter().chain(parts.iter().filter_map(|part| part["text"].as_str()))
+}
+
 fn check_message(message: &Value) -> Reasoned<()> {
-    if !message.is_object() {
+    let Some(fields) = message.as_object() else {
         return Err("is not an object with `role` and `content`".into());
+    };
+    let Some(role) = message["role"].as_str().filter(|role| !role.is_empty()) else {
+        let own = if fields.contains_key("from") && fields.contains_key("value") {
+            ": rename `from` to `role` (`user`, `assistant`) and `value` to `content`"
+        } else {
+            ""
+        };
+        return Err(format!("has no `role`{own}"));
+    };
+    if let Some(meant) = usual_role(role) {
+        return Err(format!("has the role `{role}`: chat templates know it as `{meant}`"));
     }
-    if message["role"].as_str().is_none_or(str::is_empty) {
-        return Err("has no `role`".into());
+    if fields.get("function_call").is_some_and(|call| !call.is_null()) {
+        return Err("has a `function_call`: write it as one of `tool_calls`".into());
     }
-    let calls_tools = message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty());
+    check_calls(&message["tool_calls"])?;
     match &message["content"] {
-        Value::String(text) if is_answer(message) && text.trim().is_empty() && !calls_tools => {
+        Value::String(text) if is_answer(message) && text.trim().is_empty() && !calls_tools(message) => {
             Err("is an empty answer".into())
         }
         Value::String(_) => Ok(()),
-        Value::Null if calls_tools => Ok(()),
+        Value::Array(parts) => check_parts(message, parts),
+        Value::Null if calls_tools(message) => Ok(()),
         Value::Null => Err("has no `content`".into()),
         _ => Err("has a `content` that is not a string".into()),
     }
+}
+
+/// What chat templates call a role that has another name in some data sets.
+fn usual_role(role: &str) -> Option<&'static str> {
+    match role.to_ascii_lowercase().as_str() {
+        "human" | "prompter" => Some("user"),
+        "gpt" | "bot" | "model" | "chatgpt" | "chatbot" | "ai" => Some("assistant"),
+        "assistant" if role != "assistant" => Some("assistant"),
+        "user" if role != "user" => Some("user"),
+        "system" if role != "system" => Some("system"),
+        _ => None,
+    }
+}
+
+fn check_calls(calls: &Value) -> Reasoned<()> {
+    match calls {
+        Value::Null => Ok(()),
+        Value::Array(calls) if calls.iter().all(Value::is_object) => Ok(()),
+        _ => Err("has `tool_calls` that are not a list of objects".into()),
+    }
+}
+
+fn check_parts(message: &Value, parts: &[Value]) -> Reasoned<()> {
+    for part in parts {
+        match (part["type"].as_str(), &part["text"]) {
+            (Some("text"), Value::String(_)) => {}
+            (Some("text"), _) => {
+                return Err("has a `content` that is not a string: a part of it has no `text`".into());
+            }
+            (Some(other), _) => {
+                let other: String = other.chars().take(40).collect();
+                return Err(format!(
+                    "has a `content` with a part of the type `{}`: only `text` can be learnt from",
+                    other.escape_debug()
+                ));
+            }
+            (None, _) => {
+                return Err("has a `content` that is not a string, nor a list of parts with a `type`".into());
+            }
+        }
+    }
+    let empty = texts(message).all(|text| text.trim().is_empty());
+    if empty && is_answer(message) && !calls_tools(message) {
+        return Err("is an empty answer".into());
+    }
+    Ok(())
+}
+
+/// False for a message that its `weight` (0 or 1), `train` or `loss` (true or false) keeps from being learnt.
+fn counts(message: &Value) -> Reasoned<bool> {
+    let weight = match &message["weight"] {
+        Value::Null => true,
+        Value::Bool(weight) => *weight,
+        weight => match weight.as_f64() {
+            Some(0.0) => false,
+            Some(1.0) => true,
+            _ => return Err("has a `weight` that is neither 0 nor 1".into()),
+        },
+    };
+    let flag = |name: &str| message[name].as_bool().unwrap_or(true);
+    Ok(weight && flag("train") && flag("loss"))
+}
+
+/// Tools are a list of objects; some data sets hold it as a string of JSON.
+fn read_tools(tools: Value, notices: &mut Vec<Notice>) -> Reasoned<Value> {
+    let tools = match tools {
+        Value::String(text) => {
+            let list = serde_json::from_str(&text).map_err(|_| "`tools` is not a list")?;
+            notices.push(Notice::ToolsAsText);
+            list
+        }
+        other => other,
+    };
+    match &tools {
+        Value::Null => {}
+        Value::Array(list) if list.iter().all(Value::is_object) => {}
+        Value::Array(_) => return Err("`tools` is a list with an entry that is not an object".into()),
+        _ => return Err("`tools` is not a list".into()),
+    }
+    Ok(tools)
+}
+
+/// The variables, and the template's name: `chat_template` is the one name with a meaning of its own.
+fn read_variables(value: Option<Value>) -> Reasoned<(Map<String, Value>, Option<String>)> {
+    let mut variables = match value {
+        None | Some(Value::Null) => return Ok((Map::new(), None)),
+        Some(Value::Object(variables)) => variables,
+        Some(_) => return Err("`chat_template_kwargs` is not an object".into()),
+    };
+    if let Some(name) = NOT_VARIABLES.iter().find(|name| variables.contains_key(**name)) {
+        return Err(format!("`chat_template_kwargs` sets `{name}`, which is not a variable: remove it"));
+    }
+    let template = match variables.remove("chat_template") {
+        None | Some(Value::Null) => None,
+        Some(Value::String(name)) => Some(name),
+        Some(_) => return Err("`chat_template_kwargs` has a `chat_template` that is not a name".into()),
+    };
+    Ok((variables, template))
 }

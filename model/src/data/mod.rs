@@ -8,12 +8,17 @@ mod cache;
 pub mod chat;
 mod conversation;
 mod evaluation;
+mod message_forms;
 mod messages;
 mod notice;
+mod omissions;
 pub(crate) mod order;
+mod reasoning;
 mod rows;
 mod sampler;
+pub(crate) mod templates;
 mod tokenize;
+mod turns;
 
 use std::path::{Path, PathBuf};
 
@@ -228,7 +233,7 @@ impl Dataset {
         let mut stop = tokenizer.stop_tokens().to_vec();
         let whole_rows = if self.content.counts.truncated == 0 { self.rows() } else { &[] };
         for id in whole_rows.iter().filter_map(|row| row.tokens.last()) {
-            if !stop.contains(id) {
+            if !stop.contains(id) && tokenizer.is_added(*id) {
                 stop.push(*id);
             }
         }
@@ -272,8 +277,8 @@ fn tokenize_file(
     };
     let bad = |line: &Line, reason: String| Error::line(path, line.number, reason);
     let (shape, _) = rows::parse(&first.bytes, None, &mut Vec::new()).map_err(|reason| bad(first, reason))?;
-    let template = if shape == Shape::Messages { Some(tokenizer.chat_template()?) } else { None };
-    let maker = RowMaker { tokenizer, template: template.as_ref(), special_tokens };
+    let templates = if shape == Shape::Messages { Some(tokenizer.chat_templates()?) } else { None };
+    let maker = RowMaker { tokenizer, templates: templates.as_ref(), special_tokens };
     let make = |line: &Line| -> Result<(Row, Vec<Notice>)> {
         let mut notices = Vec::new();
         let row = rows::parse(&line.bytes, Some(shape), &mut notices)

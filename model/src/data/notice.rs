@@ -15,20 +15,118 @@ pub enum Notice {
     /// Conversations, rendered with the base's chat template, of a task that brings the model of this folder,
     /// which has another one.
     OtherTemplate(String),
+    /// Messages behind the last answer.
+    AfterLastAnswer,
+    /// Two messages of the assistant, one behind the other.
+    ConsecutiveAnswers,
+    /// `tools` that are a string of JSON.
+    ToolsAsText,
+    /// A reasoning under a name that the template does not read, passed on under another.
+    ReasoningRenamed {
+        /// The row's name.
+        from: String,
+        /// The template's name.
+        to: String,
+    },
+    /// Contents in several parts that the template cannot take.
+    JoinedParts,
+    /// Arguments of tool calls that are strings of JSON, passed on as objects.
+    ArgumentsAsObjects,
+    /// Arguments of tool calls that are objects, passed on as strings of JSON.
+    ArgumentsAsText,
+    /// Messages of a role that the template does not write.
+    MessageLeftOut(String),
+    /// Tools that the template does not write.
+    ToolsLeftOut,
+    /// Tool calls that the template does not write.
+    ToolCallsLeftOut,
+    /// An answer whose text the template does not write as it stands.
+    AnswerLeftOut,
+    /// Reasoning of an answer before the last that the template does not write.
+    EarlierReasoning,
+    /// Reasoning that is lost.
+    ReasoningNotLearnt,
+    /// Reasoning of the last answer, written back where the template leaves it out.
+    ReasoningRestored,
+    /// An answer without reasoning behind a prompt that opens one.
+    EmptyReasoning,
+    /// An answer that is not learnt.
+    ContextOnly,
+    /// A template's marks that leave out what ends the turn.
+    UnmarkedEnd,
 }
 
 impl fmt::Display for Notice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
             Self::UnreadField(field) => write!(formatter, "the field `{}` is not read", field.escape_debug()),
-            Self::ControlTokens => formatter.write_str(
-                "control tokens in the text are learnt as such; task.special_tokens = \"escape\" reads them as \
-                 plain text",
-            ),
             Self::OtherTemplate(folder) => write!(
                 formatter,
                 "the messages are rendered with the base's chat template, and that of {folder} differs"
             ),
+            Self::ReasoningRenamed { from, to } => {
+                write!(formatter, "`{from}` is passed to the chat template as `{to}`, which it reads")
+            }
+            Self::MessageLeftOut(role) => {
+                let role = role.escape_debug();
+                write!(formatter, "the chat template leaves out a message of the role `{role}`")
+            }
+            other => formatter.write_str(other.sentence()),
+        }
+    }
+}
+
+impl Notice {
+    /// What is said where nothing of the row is named.
+    fn sentence(&self) -> &'static str {
+        match self {
+            Self::UnreadField(_) => "a field is not read",
+            Self::ReasoningRenamed { .. } => "a reasoning is passed to the chat template under another name",
+            Self::MessageLeftOut(_) => "the chat template leaves out a message",
+            Self::OtherTemplate(_) => "the messages are rendered with the base's chat template",
+            Self::ControlTokens => {
+                "control tokens in the text are learnt as such; task.special_tokens = \"escape\" reads them as \
+                 plain text"
+            }
+            Self::AfterLastAnswer => {
+                "messages behind the last answer are left out, since nothing is learnt from them"
+            }
+            Self::ConsecutiveAnswers => {
+                "two messages of the assistant follow each other: each is learnt as a turn of its own"
+            }
+            Self::ToolsAsText => "`tools` is a string: the JSON in it is read",
+            Self::JoinedParts => {
+                "contents in several parts are joined with line breaks, since the chat template cannot take parts"
+            }
+            Self::ArgumentsAsObjects => {
+                "arguments of tool calls are strings of JSON: the chat template gets the objects in them"
+            }
+            Self::ArgumentsAsText => {
+                "arguments of tool calls are objects: the chat template gets them as strings of JSON"
+            }
+            Self::ToolsLeftOut => "the chat template does not write the `tools`",
+            Self::ToolCallsLeftOut => "the chat template does not write `tool_calls`: they are not learnt",
+            Self::AnswerLeftOut => {
+                "the chat template does not write the text of an answer as it stands: it is not learnt so"
+            }
+            Self::EarlierReasoning => {
+                "the chat template leaves out the reasoning of an answer before the last: it is not learnt"
+            }
+            Self::ReasoningNotLearnt => {
+                "the chat template leaves out the reasoning of an answer: it is not learnt"
+            }
+            Self::ReasoningRestored => {
+                "the chat template leaves out the reasoning of the last answer: it is learnt all the same"
+            }
+            Self::EmptyReasoning => {
+                "the generation prompt opens reasoning and the answer has none: an empty one is learnt before it"
+            }
+            Self::ContextOnly => {
+                "an answer is not learnt, since the chat template writes it otherwise than generation begins it"
+            }
+            Self::UnmarkedEnd => {
+                "the chat template's `generation` marks leave out what ends the last turn: it is not learnt"
+            }
         }
     }
 }

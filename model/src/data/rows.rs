@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use super::messages;
+use super::messages::{self, Conversation};
 use super::notice::Notice;
 use crate::error::{Error, Reasoned, Result};
 
@@ -39,7 +39,7 @@ impl Shape {
     fn reads(self) -> &'static [&'static str] {
         match self {
             Self::Completion => &["prompt", "completion", "label"],
-            Self::Messages => &["messages", "tools", "label"],
+            Self::Messages => &["messages", "tools", "chat_template_kwargs", "label"],
             Self::Instruction => &["instruction", "input", "output", "label", "system", "history"],
             Self::Text => &["text"],
         }
@@ -76,7 +76,7 @@ impl Shape {
 #[derive(Debug, Clone, PartialEq)]
 pub(crate) enum Example {
     Completion { prompt: String, completion: String },
-    Messages { messages: Vec<Value>, tools: Value },
+    Messages(Conversation),
     Text { text: String },
 }
 
@@ -152,7 +152,7 @@ pub(crate) fn parse(
             }
         }
         Shape::Text => Example::Text { text: answer_field(&row, "text")?.to_owned() },
-        Shape::Messages => messages::read(row)?,
+        Shape::Messages => Example::Messages(messages::read(row, notices)?),
     };
     Ok((shape, example))
 }

@@ -1,8 +1,8 @@
 //! Examples to rows of tokens: what is context, what is supervised.
 
-use super::chat::ChatTemplate;
 use super::notice::Notice;
 use super::rows::Example;
+use super::templates::ChatTemplates;
 use crate::error::Reasoned;
 use crate::settings::SpecialTokens;
 use crate::tokenizer::Tokenizer;
@@ -61,7 +61,7 @@ impl Row {
 pub(crate) struct RowMaker<'a> {
     pub tokenizer: &'a Tokenizer,
     /// Needed for messages only.
-    pub template: Option<&'a ChatTemplate>,
+    pub templates: Option<&'a ChatTemplates>,
     /// What control strings outside of messages are.
     pub special_tokens: SpecialTokens,
 }
@@ -91,7 +91,7 @@ impl RowMaker<'_> {
                 row.prompt_length = length;
                 self.push_answer(&mut row, &ids[length..])?;
             }
-            Example::Messages { messages, tools } => self.conversation(&mut row, messages, tools)?,
+            Example::Messages(conversation) => self.conversation(&mut row, conversation, notices)?,
         }
         if row.supervised_tokens() == 0 {
             return Err("has no supervised token: the answer gives no tokens".into());
@@ -116,15 +116,6 @@ impl RowMaker<'_> {
             row.push(&[self.tokenizer.eos()], true);
         }
         Ok(())
-    }
-
-    pub(super) fn answer_ids(&self, text: &str) -> Reasoned<Vec<u32>> {
-        let ids = self.tokenizer.plain_ids(text).map_err(answer_error)?;
-        if ids.is_empty() {
-            Err("has no supervised token: the answer gives no tokens".into())
-        } else {
-            Ok(ids)
-        }
     }
 
     /// Ids of an answer that follows a context, both with control tokens as aliases: as the two are tokenised

@@ -62,7 +62,7 @@ impl Manifest {
             return Err(Error::format(&path, reason));
         }
         for entry in &manifest.files {
-            require_plain_name(&path, &entry.name)?;
+            require_inner_name(&path, &entry.name)?;
             entry.verify(&folder.join(&entry.name), how)?;
         }
         Ok(manifest)
@@ -138,9 +138,13 @@ impl AtomicFolder {
     /// `write`'s own, or the system's.
     pub fn write(&mut self, name: &str, write: impl FnOnce(&mut FileWriter) -> Result<()>) -> Result<()> {
         let destination = self.destination.join(name);
-        require_plain_name(&destination, name)?;
+        require_inner_name(&destination, name)?;
         if self.contains(name) {
             return Err(Error::Job(format!("{}: written twice", destination.display())));
+        }
+        if let Some((folder, _)) = name.split_once('/') {
+            let folder = self.temporary.join(folder);
+            fs::create_dir_all(&folder).map_err(write_error(&destination, "create the folder"))?;
         }
         let mut writer = FileWriter::create(self.temporary.join(name), destination)?;
         write(&mut writer)?;
@@ -193,6 +197,10 @@ impl AtomicFolder {
     pub fn commit(mut self) -> Result<()> {
         let manifest = Manifest { version: MANIFEST_VERSION, files: self.files.clone() };
         self.write_json(MANIFEST, &manifest)?;
+        let mut folders: Vec<&str> =
+            manifest.files.iter().filter_map(|file| Some(file.name.split_once('/')?.0)).collect();
+        folders.dedup();
+        folders.into_iter().try_for_each(|folder| sync_folder(&self.temporary.join(folder)))?;
         sync_folder(&self.temporary)?;
         if cfg!(windows) && self.destination.exists() {
             // There a rename does not replace even an empty folder.
@@ -211,6 +219,14 @@ impl Drop for AtomicFolder {
             let _ = fs::remove_dir_all(&self.temporary);
         }
     }
+}
+
+/// Fails unless `name` is the name of a file in the folder, or `folder/file` in one inside it.
+fn require_inner_name(path: &Path, name: &str) -> Result<()> {
+    name.split('/').take(3).count().le(&2).then_some(()).ok_or_else(|| {
+        Error::format(path, format!("`{name}` is not the name of a file in the same folder"))
+    })?;
+    name.split('/').try_for_each(|part| require_plain_name(path, part))
 }
 
 /// Fails unless `name` is the name of a file in the folder itself; `path` is what is blamed.

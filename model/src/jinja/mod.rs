@@ -66,7 +66,7 @@ pub(crate) struct Template(Tree);
 pub(crate) struct Rendered {
     /// The whole text.
     pub text: String,
-    /// Bytes of the text that stand in `{% generation %}`. As in transformers, those of a `generation` in a
+    /// Bytes of the text that stand in `{% generation %}`, ascending and apart. As in transformers, those of a `generation` in a
     /// macro are counted from where the macro's text begins.
     pub generation: Vec<Range<usize>>,
 }
@@ -114,8 +114,21 @@ impl Template {
         let boundary = |at: usize| out.text.floor_char_boundary(at);
         let generation = renderer.generation.into_inner().into_iter();
         let generation = generation.map(|range| boundary(range.start)..boundary(range.end)).collect();
-        Ok(Rendered { text: out.text, generation })
+        Ok(Rendered { generation: ascending(generation), text: out.text })
     }
+}
+
+/// The ranges in ascending order, those that overlap as one.
+fn ascending(mut ranges: Vec<Range<usize>>) -> Vec<Range<usize>> {
+    ranges.sort_by_key(|range| (range.start, range.end));
+    let mut ascending: Vec<Range<usize>> = Vec::with_capacity(ranges.len());
+    for range in ranges {
+        match ascending.last_mut() {
+            Some(last) if range.start < last.end => last.end = last.end.max(range.end),
+            _ => ascending.push(range),
+        }
+    }
+    ascending
 }
 
 /// Bytes of a value's strings, with some for every element.

@@ -11,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use super::inputs::Inputs;
 use super::session::read_json;
 use crate::checkpoint::Checkpoint;
+use crate::data::templates::additional_files;
 use crate::error::{Error, Result};
 use crate::progress::{Plan, ProcessRecord, RunRecord};
 use crate::settings::Recipe;
@@ -103,6 +104,7 @@ pub fn check(run: &Path, recipe: &Recipe, inputs: &Inputs) -> Result<()> {
 pub fn describe_all(recipe: &Recipe, inputs: &Inputs) -> Result<Vec<InputFile>> {
     let mut paths: Vec<PathBuf> = recipe.model.config.iter().filter(|path| path.is_file()).cloned().collect();
     paths.extend(existing(&inputs.base.folder, &TOKENIZER_FILES));
+    paths.extend(additional_files(&inputs.base.folder)?);
     paths.extend(inputs.base.checkpoint.iter().flat_map(model_files));
     for task in &inputs.tasks {
         paths.push(task.train.path().to_owned());

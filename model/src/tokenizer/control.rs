@@ -185,6 +185,14 @@ pub(crate) fn aliases(text: &str) -> impl Iterator<Item = Alias> {
     })
 }
 
+/// The byte itself, or the beginning of the alias that it lies in.
+pub(crate) fn outside_alias(text: &str, byte: usize) -> usize {
+    match (text[..byte].rfind(ALIAS_START), text[..byte].rfind(ALIAS_END)) {
+        (Some(start), end) if end.is_none_or(|end| end < start) => start,
+        _ => byte,
+    }
+}
+
 /// Refuses text with reserved characters: they could pass for a control token.
 pub(crate) fn refuse_reserved(text: &str) -> Reasoned<()> {
     // Reserved characters take four bytes, the first 0xF4: most text is settled by a byte search.

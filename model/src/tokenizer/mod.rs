@@ -12,12 +12,13 @@ mod special;
 mod validate;
 
 use std::collections::BTreeMap;
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 use tokenizers::{Encoding, PostProcessor, Token};
 
-use crate::data::chat::ChatTemplate;
+use crate::data::templates::{ChatTemplates, TemplateSources};
 use crate::error::{Error, Reasoned, Result};
 use crate::settings::SpecialTokens;
 use compare::Meaning;
@@ -50,13 +51,13 @@ pub struct Tokenizer {
     treats_beginnings: bool,
     meaning: Meaning,
     names: BTreeMap<String, String>,
-    chat_template: Option<(PathBuf, String)>,
+    chat_templates: Option<TemplateSources>,
     fingerprint: blake3::Hash,
 }
 
 impl Tokenizer {
     /// Reads `tokenizer.json` of a model folder, with `tokenizer_config.json`, `special_tokens_map.json`,
-    /// `generation_config.json`, `config.json` and `chat_template.jinja` where they exist.
+    /// `generation_config.json`, `config.json` and the chat templates where they exist.
     ///
     /// What `tokenizer.json` says is changed as transformers changes it in such a folder. EOS is
     /// `eos_token`, else the first `eos_token_id`; what precedes a prompt (BOS) is what the post-processor
@@ -70,7 +71,7 @@ impl Tokenizer {
         let mut json: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Error::format(&path, format!("is not JSON: {error}")))?;
         let names = SpecialNames::read(folder)?;
-        let chat_template = crate::data::chat::find_template(folder)?;
+        let chat_templates = TemplateSources::find(folder)?;
         let bad = |reason: String| Error::format(&path, reason);
 
         validate::check_definition(&json).map_err(bad)?;
@@ -123,7 +124,7 @@ impl Tokenizer {
 
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes);
-        hasher.update(format!("{prefix:?} {stop:?} {names:?} {chat_template:?}").as_bytes());
+        hasher.update(format!("{prefix:?} {stop:?} {names:?} {chat_templates:?}").as_bytes());
         let tokenizer = Self {
             inner,
             controls,
@@ -136,7 +137,7 @@ impl Tokenizer {
             treats_beginnings,
             meaning: definition.meaning,
             names: names.named,
-            chat_template,
+            chat_templates,
             fingerprint: hasher.finalize(),
             path: path.clone(),
         };
@@ -214,12 +215,23 @@ impl Tokenizer {
 
     /// Ids of text in which control tokens are written as aliases.
     pub(crate) fn aliased_ids(&self, text: &str) -> Reasoned<Vec<u32>> {
-        let encoded = contain(|| self.inner.encode_fast(text, false))
+        Ok(self.checked(|| self.inner.encode_fast(text, false))?.get_ids().to_vec())
+    }
+
+    /// As [`Self::aliased_ids`], each id with the bytes of the text that it stands for.
+    pub(crate) fn aliased_ids_with_bytes(&self, text: &str) -> Reasoned<Vec<(u32, Range<usize>)>> {
+        let encoding = self.checked(|| self.inner.encode(text, false))?;
+        let ids = encoding.get_ids().iter().zip(encoding.get_offsets());
+        Ok(ids.map(|(&id, &(start, end))| (id, start..end)).collect())
+    }
+
+    /// What the library makes of a text, if the model has embeddings for it.
+    fn checked(&self, encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Reasoned<Encoding> {
+        let encoded = contain(encode)
             .map_err(|reason| format!("cannot be tokenised by {}: {reason}", self.path.display()))?;
         let encoding = encoded.map_err(|error| format!("cannot be tokenised: {error}"))?;
-        let ids = encoding.get_ids().to_vec();
         if let Some(size) = self.embeddings
-            && let Some(id) = ids.iter().find(|&&id| id as usize >= size)
+            && let Some(id) = encoding.get_ids().iter().find(|&&id| id as usize >= size)
         {
             let text = self.decode_with_control_tokens(&[*id]);
             return Err(format!(
@@ -227,28 +239,43 @@ impl Tokenizer {
                 text.escape_debug()
             ));
         }
-        Ok(ids)
+        Ok(encoding)
     }
 
     /// Ids of text that follows other text: as they come out within a text, where a text's beginning is
     /// tokenised otherwise (SentencePiece puts a space before it).
     pub(crate) fn ids_within(&self, text: &str) -> Reasoned<Vec<u32>> {
+        Ok(self.ids_within_with_bytes(text)?.into_iter().map(|(id, _)| id).collect())
+    }
+
+    /// As [`Self::ids_within`], each id with the bytes of the text that it stands for.
+    pub(crate) fn ids_within_with_bytes(&self, text: &str) -> Reasoned<Vec<(u32, Range<usize>)>> {
         // Characters that seldom join with what follows; the first that does not is as good as any.
         const ANCHORS: [&str; 5] = ["\n", "0", ".", "x", "\u{e9}"];
         if self.treats_beginnings {
             for anchor in ANCHORS {
-                let ids = self.aliased_ids(&format!("{anchor}{text}"))?;
-                if let Some(rest) = ids.strip_prefix(self.aliased_ids(anchor)?.as_slice()) {
-                    return Ok(rest.to_vec());
+                let mut ids = self.aliased_ids_with_bytes(&format!("{anchor}{text}"))?;
+                let before = self.aliased_ids(anchor)?;
+                if ids.len() >= before.len() && ids.iter().zip(&before).all(|((id, _), before)| id == before)
+                {
+                    let moved = |byte: usize| byte.saturating_sub(anchor.len());
+                    let rest = ids.split_off(before.len()).into_iter();
+                    return Ok(rest.map(|(id, bytes)| (id, moved(bytes.start)..moved(bytes.end))).collect());
                 }
             }
         }
-        self.aliased_ids(text)
+        self.aliased_ids_with_bytes(text)
     }
 
     /// Whether this is a control token.
     pub(crate) fn is_control(&self, id: u32) -> bool {
         self.controls.iter().any(|token| token.id == id)
+    }
+
+    /// True for an id that stands outside the model's own vocabulary or is set apart in it: control tokens,
+    /// and others that are matched as a whole before text is split.
+    pub(crate) fn is_added(&self, id: u32) -> bool {
+        self.inner.get_added_tokens_decoder().contains_key(&id)
     }
 
     /// Text of the ids, control tokens left out.
@@ -329,8 +356,10 @@ impl Tokenizer {
 
     /// Whether two folders have the same chat template, or none.
     pub(crate) fn has_template_of(&self, other: &Self) -> bool {
-        let source = |tokenizer: &Self| tokenizer.chat_template.as_ref().map(|(_, source)| source.clone());
-        source(self) == source(other)
+        self.chat_templates
+            .as_ref()
+            .map(TemplateSources::texts)
+            .eq(&other.chat_templates.as_ref().map(TemplateSources::texts))
     }
 
     /// Hash of everything that decides how text becomes ids.
@@ -338,13 +367,13 @@ impl Tokenizer {
         *self.fingerprint.as_bytes()
     }
 
-    /// The folder's chat template, compiled.
+    /// The folder's chat templates, compiled.
     ///
     /// # Errors
-    /// When there is none, or it is not valid.
-    pub fn chat_template(&self) -> Result<ChatTemplate> {
-        match &self.chat_template {
-            Some((path, source)) => ChatTemplate::new(path, source, &self.names, &self.controls),
+    /// When there is none, or the only one is not valid.
+    pub(crate) fn chat_templates(&self) -> Result<ChatTemplates> {
+        match &self.chat_templates {
+            Some(sources) => ChatTemplates::new(sources, &self.names, &self.controls),
             None => Err(Error::format(
                 &self.path.with_file_name("tokenizer_config.json"),
                 "no chat template: rows with `messages` need one (add chat_template.jinja to the folder, \

@@ -1,0 +1,264 @@
+//! The form in which a template takes messages: names of the reasoning, contents in parts, arguments of tool calls.
+//!
+//! Data sets and templates do not agree on these. A row is passed on as it stands where the template can
+//! write it, and in the form the template knows where it cannot.
+
+use serde_json::{Map, Value};
+
+use super::chat::ChatTemplate;
+use super::messages::{Conversation, is_answer, texts};
+use super::notice::Notice;
+use super::reasoning;
+use crate::error::Reasoned;
+use crate::jinja::Rendered;
+
+/// Names that transformers passes on as each other, the usual one first.
+const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
+/// Further names in data sets.
+const OTHER_REASONING: [&str; 7] =
+    ["reasoning_text", "thinking_content", "thought", "thoughts", "think", "chain_of_thought", "cot"];
+
+/// A conversation in the form its template takes.
+pub(super) struct Chat<'a> {
+    pub template: &'a ChatTemplate,
+    /// The messages, as the template gets them but for hidden control strings.
+    pub messages: Vec<Value>,
+    hidden: Vec<Value>,
+    tools: Value,
+    variables: Map<String, Value>,
+    /// All messages, rendered.
+    pub whole: Rendered,
+}
+
+impl<'a> Chat<'a> {
+    /// Finds the form and renders the whole. `notices` gets what was changed.
+    pub fn new(
+        template: &'a ChatTemplate,
+        conversation: &Conversation,
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<Self> {
+        let variables = template.hide_strings(&Value::Object(conversation.variables.clone()))?;
+        let mut chat = Self {
+            template,
+            messages: conversation.messages.clone(),
+            hidden: Vec::new(),
+            tools: template.hide_strings(&conversation.tools)?,
+            variables: variables.as_object().cloned().unwrap_or_default(),
+            whole: Rendered { text: String::new(), generation: Vec::new() },
+        };
+        for message in &mut chat.messages {
+            name_reasoning(template, message, notices)?;
+        }
+        let has_parts = chat.messages.iter().any(|message| message["content"].is_array());
+        let plain = if has_parts { chat.take_parts_form(notices)? } else { chat.render_as(&chat.messages) };
+        let has_arguments = chat.messages.iter().any(|message| arguments(message).next().is_some());
+        chat.whole = if has_arguments { chat.take_arguments_form(plain, notices)? } else { plain? };
+        chat.hidden = chat.hide(&chat.messages)?;
+        Ok(chat)
+    }
+
+    /// The first messages, with the beginning of an answer.
+    pub fn prompt(&self, count: usize) -> Reasoned<String> {
+        let rendered = self.template.render(&self.hidden[..count], &self.tools, &self.variables, true)?;
+        Ok(rendered.text)
+    }
+
+    /// The first messages.
+    pub fn beginning(&self, count: usize) -> Reasoned<String> {
+        let rendered = self.template.render(&self.hidden[..count], &self.tools, &self.variables, false)?;
+        Ok(rendered.text)
+    }
+
+    /// True when the template writes the same whatever the content of a message is.
+    pub fn ignores_message(&self, index: usize) -> bool {
+        let mut changed = self.hidden.clone();
+        match &mut changed[index]["content"] {
+            Value::String(text) => text.push('.'),
+            Value::Array(parts) => parts.push(serde_json::json!({"type": "text", "text": "."})),
+            _ => return false,
+        }
+        let rendered = self.template.render(&changed, &self.tools, &self.variables, false);
+        rendered.is_ok_and(|rendered| rendered.text == self.whole.text)
+    }
+
+    /// True when the template writes the same without the tools.
+    pub fn ignores_tools(&self) -> bool {
+        let rendered = self.template.render(&self.hidden, &Value::Null, &self.variables, false);
+        rendered.is_ok_and(|rendered| rendered.text == self.whole.text)
+    }
+
+    fn hide(&self, messages: &[Value]) -> Reasoned<Vec<Value>> {
+        messages.iter().map(|message| hide_message(self.template, message)).collect()
+    }
+
+    fn render_as(&self, messages: &[Value]) -> Reasoned<Rendered> {
+        self.template.render(&self.hide(messages)?, &self.tools, &self.variables, false)
+    }
+
+    /// Contents in parts go to the template as they are; where it cannot take them, or writes the list
+    /// itself instead of the texts, they are joined.
+    fn take_parts_form(&mut self, notices: &mut Vec<Notice>) -> Reasoned<Reasoned<Rendered>> {
+        let mut joined = self.messages.clone();
+        let mut several = false;
+        for message in joined.iter_mut().filter(|message| message["content"].is_array()) {
+            let parts: Vec<&str> = texts(message).collect();
+            several |= parts.len() > 1;
+            message["content"] = Value::String(parts.join("\n"));
+        }
+        let as_parts = self.render_as(&self.messages);
+        let as_text = self.render_as(&joined);
+        let takes_parts = match (&as_parts, &as_text) {
+            (Ok(parts), Ok(text)) => self.writes_texts(&parts.text, &text.text),
+            (Ok(_), Err(_)) => true,
+            (Err(_), _) => false,
+        };
+        if takes_parts {
+            return Ok(as_parts);
+        }
+        if several {
+            notices.push(Notice::JoinedParts);
+        }
+        self.messages = joined;
+        Ok(as_text)
+    }
+
+    fn writes_texts(&self, as_parts: &str, as_text: &str) -> bool {
+        let lists = |text: &str| {
+            ["'type': 'text'", "\"type\": \"text\""]
+                .iter()
+                .map(|mark| text.matches(mark).count())
+                .sum::<usize>()
+        };
+        let all = self.messages.iter().filter(|message| message["content"].is_array()).flat_map(texts);
+        lists(as_parts) <= lists(as_text)
+            && all.map(str::trim).all(|text| as_parts.contains(text) || !as_text.contains(text))
+    }
+
+    /// Arguments of tool calls are objects or strings of JSON: a template that writes the one as JSON would
+    /// write the other with quotation marks around it, and one that joins strings cannot take an object.
+    fn take_arguments_form(
+        &mut self,
+        plain: Reasoned<Rendered>,
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<Rendered> {
+        let all: Vec<&Value> = self.messages.iter().flat_map(arguments).collect();
+        let quoted = |text: &str| {
+            all.iter().filter_map(|value| value.as_str()).any(|json| {
+                serde_json::from_str::<Map<String, Value>>(json).is_ok()
+                    && text.contains(&Value::String(json.to_owned()).to_string())
+            })
+        };
+        let printed = |text: &str| {
+            let keys = all.iter().filter_map(|value| value.as_object()?.keys().next());
+            keys.into_iter().any(|key| text.contains(&format!("{{'{key}': ")))
+        };
+        if plain.as_ref().is_ok_and(|plain| !quoted(&plain.text) && !printed(&plain.text)) {
+            return plain;
+        }
+        let wants_objects = match &plain {
+            Ok(plain) => quoted(&plain.text),
+            Err(_) => all.iter().any(|value| value.is_string()),
+        };
+        let mut changed = self.messages.clone();
+        for message in &mut changed {
+            for value in arguments_mut(message) {
+                if wants_objects {
+                    let object = value.as_str().and_then(|json| serde_json::from_str::<Map<_, _>>(json).ok());
+                    *value = object.map_or_else(|| value.take(), Value::Object);
+                } else if value.is_object() {
+                    *value = Value::String(python_json(value));
+                }
+            }
+        }
+        match self.render_as(&changed) {
+            Ok(rendered) => {
+                let notice = if wants_objects { Notice::ArgumentsAsObjects } else { Notice::ArgumentsAsText };
+                notices.push(notice);
+                self.messages = changed;
+                Ok(rendered)
+            }
+            Err(_) => plain,
+        }
+    }
+}
+
+/// The arguments of a message's tool calls.
+fn arguments(message: &Value) -> impl Iterator<Item = &Value> {
+    let calls = message["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let arguments = calls.iter().flat_map(|call| [&call["function"]["arguments"], &call["arguments"]]);
+    arguments.filter(|arguments| arguments.is_string() || arguments.is_object())
+}
+
+fn arguments_mut(message: &mut Value) -> impl Iterator<Item = &mut Value> {
+    let calls = message.get_mut("tool_calls").and_then(Value::as_array_mut);
+    calls.into_iter().flatten().filter_map(|call| {
+        let holder = if call.get("function").is_some() { call.get_mut("function")? } else { call };
+        holder.get_mut("arguments")
+    })
+}
+
+/// JSON with the spaces that Python writes.
+fn python_json(value: &Value) -> String {
+    match value {
+        Value::Array(values) => {
+            format!("[{}]", values.iter().map(python_json).collect::<Vec<_>>().join(", "))
+        }
+        Value::Object(fields) => {
+            let field = |(key, value): (&String, &Value)| {
+                format!("{}: {}", Value::String(key.clone()), python_json(value))
+            };
+            format!("{{{}}}", fields.iter().map(field).collect::<Vec<_>>().join(", "))
+        }
+        other => other.to_string(),
+    }
+}
+
+/// Gives a message's reasoning the names that templates read: transformers' two, and the one this template
+/// names if it is another.
+fn name_reasoning(template: &ChatTemplate, message: &mut Value, notices: &mut Vec<Notice>) -> Reasoned<()> {
+    let known = REASONING.iter().find(|name| !message[**name].is_null());
+    let other = || {
+        let unread = |name: &&&str| message[**name].is_string() && !template.mentions(name);
+        OTHER_REASONING.iter().find(unread).filter(|_| is_answer(message))
+    };
+    let Some(&name) = known.or_else(other) else { return Ok(()) };
+    let reasoning = message[name].clone();
+    if reasoning.is_array() || reasoning.is_object() {
+        return Err(format!("has a message with a `{name}` that is not a string"));
+    }
+    let differs = |other: &&str| !message[*other].is_null() && message[*other] != reasoning;
+    if REASONING.into_iter().any(|other| differs(&other)) {
+        notices.push(Notice::ReasoningNotLearnt);
+    }
+    let read = REASONING.into_iter().find(|name| template.mentions(name));
+    if let Some(fields) = message.as_object_mut() {
+        if !fields.contains_key("thinking") {
+            fields.insert("thinking".to_owned(), reasoning.clone());
+        }
+        if read == Some("reasoning") && !fields.contains_key("reasoning") {
+            fields.insert("reasoning".to_owned(), reasoning.clone());
+        }
+        fields.insert("reasoning_content".to_owned(), reasoning);
+    }
+    if let Some(read) = read.filter(|_| !template.mentions(name)) {
+        notices.push(Notice::ReasoningRenamed { from: name.to_owned(), to: read.to_owned() });
+    }
+    Ok(())
+}
+
+/// Hides control strings, but for the tags around the reasoning at the beginning of an answer: where these
+/// are control tokens, they are what the model is to write there.
+fn hide_message(template: &ChatTemplate, message: &Value) -> Reasoned<Value> {
+    let mut hidden = template.hide_strings(message)?;
+    let content = message["content"].as_str().filter(|_| is_answer(message));
+    let Some(inline) = content.and_then(reasoning::inline) else { return Ok(hidden) };
+    let tags = inline.tags;
+    if inline.opened && template.is_control(tags.open) && template.is_control(tags.close) {
+        let part = |text: &str| template.hide_strings(&Value::String(text.to_owned()));
+        let (reasoning, rest) = (part(inline.reasoning)?, part(inline.rest)?);
+        let text = |value: &Value| value.as_str().unwrap_or_default().to_owned();
+        let whole = [tags.open, &text(&reasoning), tags.close, &text(&rest)].concat();
+        hidden["content"] = Value::String(whole);
+    }
+    Ok(hidden)
+}
