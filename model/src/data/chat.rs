@@ -28,10 +28,9 @@ pub const FIXED_DATE: (u32, u32, u32) = (2024, 7, 26);
 /// When one of the files cannot be read or parsed, or the list has no `default`.
 pub(crate) fn find_template(folder: &Path) -> Result<Option<(PathBuf, String)>> {
     let path = folder.join("chat_template.jinja");
-    match std::fs::read_to_string(&path) {
-        Ok(source) => return Ok(Some((path, source))),
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {}
-        Err(error) => return Err(Error::file(&path, "read")(error)),
+    if path.exists() {
+        let source = crate::files::read_input_text(&path)?;
+        return Ok(Some((path, source)));
     }
     for file in ["tokenizer_config.json", "chat_template.json"] {
         let path = folder.join(file);
