@@ -125,7 +125,9 @@ impl<'a> Fields<'a> {
         what: &str,
         supported: impl FnOnce(&Value) -> bool,
     ) -> Result<()> {
-        match self.value(key) {
+        // Not counted as read: a field of a few allowed values, most often absent, is not what another was meant
+        // to be.
+        match self.json.get(key).filter(|value| !value.is_null()) {
             Some(value) if !supported(value) => {
                 let value = shortened(value);
                 Err(self
