@@ -18,16 +18,20 @@ use clap::Parser;
 use cpift_model::{Error, Result};
 
 use display::style::Style;
-use display::tell;
+use display::{tell, text};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
-        Err(error) => {
-            // Help and version are errors to clap too. A closed pipe is nobody's concern.
+        // Help and version are errors to clap too. A closed pipe is nobody's concern.
+        Err(error) if !error.use_stderr() => {
             let _ = error.print();
-            return ExitCode::from(if error.use_stderr() { 2 } else { 0 });
+            return ExitCode::SUCCESS;
+        }
+        Err(error) => {
+            tell_usage(&error);
+            return ExitCode::from(2);
         }
     };
     std::panic::set_hook(Box::new(report_fault));
@@ -41,6 +45,21 @@ pub fn main() -> ExitCode {
     }
 }
 
+/// What is wrong with the arguments, in clap's lines, each as long as a message may be.
+fn tell_usage(error: &clap::Error) {
+    let rendered = error.render();
+    let plain = rendered.to_string();
+    let is_short = plain.lines().all(|line| line.len() <= text::LONGEST_MESSAGE);
+    if is_short && Style::of(&std::io::stderr()) != Style::PLAIN {
+        return tell(&rendered.ansi().to_string());
+    }
+    for line in plain.lines() {
+        // Indents stay: only the text of a line is shortened.
+        let indent = &line[..line.len() - line.trim_start().len()];
+        tell(&format!("{indent}{}\n", text::message(line)));
+    }
+}
+
 /// A panic is a fault of ours: one line that can be reported, instead of a trace.
 fn report_fault(panic: &std::panic::PanicHookInfo<'_>) {
     if cpift_model::tokenizer::panic_is_contained() {
@@ -50,7 +69,7 @@ fn report_fault(panic: &std::panic::PanicHookInfo<'_>) {
     let message = payload.downcast_ref::<String>().map(String::as_str);
     let message = message.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message");
     let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line()));
-    let message = message.split_whitespace().collect::<Vec<_>>().join(" ");
+    let message = text::message(message);
     tell(&format!(
         "{} a fault of cpift-engine, not of your input: {message}{}; please report it\n",
         Style::of(&std::io::stderr()).red("error:"),
@@ -64,7 +83,7 @@ fn describe(error: &Error) -> String {
         return format!("stopped {position}, all saved; continue with\n  {}\n", interrupt::resume_command());
     }
     // Messages of other libraries may span lines; an error is one.
-    let message = error.to_string().split_whitespace().collect::<Vec<_>>().join(" ");
+    let message = text::message(&error.to_string());
     format!("{} {message}\n", Style::of(&std::io::stderr()).red("error:"))
 }
 

@@ -135,6 +135,7 @@ fn name_lines(lines: &[usize]) -> String {
 pub struct Evaluator {
     device: Device,
     config: ModelConfig,
+    notices: Vec<String>,
     tokenizer: Tokenizer,
     weights: Weights,
 }
@@ -191,7 +192,13 @@ impl Evaluator {
                 Weights::Bf16(rounded)
             }
         };
-        Ok(Self { device: device.clone(), config: checkpoint.config().clone(), tokenizer, weights })
+        let notices = checkpoint.notices().to_vec();
+        Ok(Self { device: device.clone(), config: checkpoint.config().clone(), notices, tokenizer, weights })
+    }
+
+    /// What a person should know about the model, a line each.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
     }
 
     /// Scores the model on a JSONL file; `generate` asks for greedy answers too. Rows longer than the

@@ -114,6 +114,8 @@ pub struct Plan {
     pub disk_bytes: u64,
     /// Floating-point operations of all training steps.
     pub training_flops: f64,
+    /// What a person should know about the models.
+    pub notices: Vec<String>,
 }
 
 impl Plan {

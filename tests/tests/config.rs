@@ -156,10 +156,14 @@ fn what_would_change_the_result_is_refused_by_name() {
         ("mlp_bias", json!(true), "false"),
         ("attention_dropout", json!(0.1), "0.0"),
         ("quantization_config", json!({"bits": 4}), "bf16"),
+        ("is_causal", json!(false), "true"),
+        ("per_layer_config", json!({"0": {"head_dim": 8}}), "every layer"),
+        ("rope_scaling", json!({"full_attention": {"rope_type": "default"}}), "differ between layers"),
+        ("layer_types", json!(["full_attention"]), "num_hidden_layers"),
+        ("eos_token_id", json!("2"), "token id"),
         ("partial_rotary_factor", json!(0.5), "1.0"),
         ("rope_scaling", json!({"type": "yarn", "factor": 2.0}), "\"yarn\""),
         ("rope_scaling", json!({"type": "linear"}), "`rope_scaling.factor` is missing"),
-        ("rope_scaling", json!({"type": "linear", "factor": 2.0, "twist": 3}), "rope_scaling.twist"),
         ("rope_scaling", json!({"type": "linear", "factor": -2.0}), "above 0"),
         (
             "rope_scaling",
@@ -167,8 +171,6 @@ fn what_would_change_the_result_is_refused_by_name() {
             "high_freq_factor",
         ),
         ("layer_types", json!(["full_attention", "sliding_attention"]), "full_attention"),
-        ("sliding_window", json!(512), "unknown"),
-        ("final_logit_softcapping", json!(30.0), "unknown"),
         ("hidden_size", json!(0), "whole number"),
         ("hidden_size", json!(-64), "whole number"),
         ("hidden_size", json!(64.5), "whole number"),
@@ -179,7 +181,6 @@ fn what_would_change_the_result_is_refused_by_name() {
         ("head_dim", json!(15), "even"),
         ("rms_norm_eps", json!(0), "above 0"),
         ("tie_word_embeddings", json!("yes"), "true or false"),
-        ("eos_token_id", json!([2, 128]), "128"),
     ];
     for (key, value, says) in refused {
         let message = parse(&with(llama_4(), key, value.clone())).unwrap_err();
@@ -187,14 +188,81 @@ fn what_would_change_the_result_is_refused_by_name() {
         assert!(names_key && message.contains(says), "{key} = {value}: {message}");
         assert!(message.starts_with("config.json: ") && !message.contains('\n'), "{message}");
     }
-    let sliding = with(qwen_5("qwen2"), "use_sliding_window", json!(true));
-    assert!(parse(&sliding).unwrap_err().contains("use_sliding_window"));
-    // A window's size without its switch says nothing.
-    assert!(parse(&with(qwen_5("qwen2"), "sliding_window", json!(4096))).is_ok());
-    // Switched off or empty, an unknown field changes nothing.
-    for nothing in [json!(null), json!(false), json!([]), json!({}), json!("")] {
-        assert!(parse(&with(llama_4(), "some_new_switch", nothing)).is_ok());
+}
+
+/// The configuration classes of transformers 5.24 take these values and their models read none of them.
+#[test]
+fn fields_that_nothing_reads_are_ignored() {
+    for (config, key, value) in [
+        (llama_4(), "activation", json!("swiglu")),
+        (llama_4(), "model_name", json!("unsloth/llama")),
+        (llama_4(), "unk_token_id", json!(0)),
+        (llama_4(), "pretraining_tp", json!(4)),
+        (llama_4(), "sliding_window", json!(4096)),
+        (llama_4(), "final_logit_softcapping", json!(30.0)),
+        (llama_4(), "_attn_implementation", json!("flash_attention_2")),
+        (llama_4(), "architectures", json!(["LlamaModel"])),
+        (llama_4(), "initializer_range", json!(0)),
+        (qwen_5("qwen2"), "mlp_bias", json!(true)),
+        (qwen_5("qwen2"), "attention_bias", json!(true)),
+        (qwen_5("qwen3"), "mlp_bias", json!(true)),
+        (qwen_5("qwen2"), "sliding_window", json!(4096)),
+    ] {
+        let (plain, given) = (parse(&config).unwrap(), parse(&with(config, key, value)).unwrap());
+        assert_eq!(plain.mismatch(&given), None, "{key}");
+        assert_eq!((plain.tensors(), plain.max_positions), (given.tensors(), given.max_positions), "{key}");
+        assert!(given.notices().is_empty(), "{:?}", given.notices());
     }
+    // The default kind of rotary positions reads its base and nothing else.
+    let rope =
+        json!({"rope_type": "default", "rope_theta": 1000.0, "factor": 8.0, "partial_rotary_factor": 0.5});
+    let config = parse(&with(qwen_5("qwen3"), "rope_parameters", rope)).unwrap();
+    assert_eq!((config.rope.theta, config.rope.scaling), (1000.0, RopeScaling::None));
+    let old = json!({"type": "default", "factor": 1.0});
+    assert_eq!(parse(&with(llama_4(), "rope_scaling", old)).unwrap().rope.scaling, RopeScaling::None);
+    let extra = json!({"type": "linear", "factor": 2.0, "twist": 3});
+    let scaling = parse(&with(llama_4(), "rope_scaling", extra)).unwrap().rope.scaling;
+    assert_eq!(scaling, RopeScaling::Linear { factor: 2.0 });
+}
+
+#[test]
+fn token_ids_beyond_the_vocabulary_are_left_out_with_a_notice() {
+    for (key, value) in [("bos_token_id", json!(128_000)), ("eos_token_id", json!([2, 128, -1]))] {
+        let config = parse(&with(llama_4(), key, value)).unwrap();
+        assert!(config.notices()[0].starts_with(&format!("config.json: `{key}`")), "{:?}", config.notices());
+        assert!(config.eos.iter().chain(&config.bos).all(|&id| id < 128), "{key}");
+    }
+    // Nothing reads the padding token.
+    assert!(parse(&with(llama_4(), "pad_token_id", json!(128))).unwrap().notices().is_empty());
+}
+
+#[test]
+fn misspelt_fields_and_code_of_its_own_are_noticed() {
+    let misspelt = with(without(llama_4(), &["rms_norm_eps"]), "rms_norm_epsilon", json!(1e-5));
+    let config = parse(&misspelt).unwrap();
+    assert_eq!(config.rms_norm_epsilon, 1e-6, "as in transformers");
+    let notice = &config.notices()[0];
+    assert!(notice.contains("`rms_norm_epsilon` is not read; `rms_norm_eps`"), "{notice}");
+    let own = with(llama_4(), "auto_map", json!({"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"}));
+    assert!(parse(&own).unwrap().notices()[0].contains("`auto_map`"));
+}
+
+/// Layers from `max_window_layers` on, or those `layer_types` names, have the window where the switch is on.
+#[test]
+fn a_window_bounds_the_context_where_a_layer_uses_it() {
+    let on = with(qwen_5("qwen2"), "use_sliding_window", json!(true));
+    let longest = |config: &Value| parse(config).map(|config| config.max_positions);
+    assert_eq!(longest(&with(on.clone(), "sliding_window", json!(64))), Ok(32768), "layer_types: all full");
+    let by_number = with(without(on, &["layer_types"]), "sliding_window", json!(64));
+    assert_eq!(longest(&by_number), Ok(32768), "from layer 28 on");
+    let used = with(by_number.clone(), "max_window_layers", json!(1));
+    assert_eq!(longest(&used), Ok(64));
+    assert!(parse(&used).unwrap().notices()[0].contains("window of 64 tokens"));
+    assert_eq!(longest(&with(used, "sliding_window", json!(32768))), Ok(32768), "as wide as the context");
+    let named = with(by_number, "layer_types", json!(["full_attention", "sliding_attention"]));
+    assert_eq!(longest(&named), Ok(64));
+    let off = with(named, "use_sliding_window", json!(false));
+    assert!(longest(&off).unwrap_err().contains("there is no window"));
 }
 
 #[test]

@@ -177,6 +177,97 @@ fn rotary_tables_are_ignored_and_a_tied_head_must_be_the_embedding() {
     assert_refused(folder.path(), &["`lm_head.weight` differs", "tie_word_embeddings"]);
 }
 
+/// As `transformers` 5.24 loads them: `model.` is added or left out, a tied model stores its one matrix under
+/// either name, what is beside the language model is left out.
+#[test]
+fn other_names_of_the_same_tensors_load() {
+    let config = small_config("llama", true);
+    let tensors = random_tensors(&parsed(&config), 8, Dtype::F32);
+    let renamed = |rename: &dyn Fn(&str) -> String| -> RawTensors {
+        tensors.iter().map(|(name, tensor)| (rename(name), tensor.clone())).collect()
+    };
+    let bare = |name: &str| name.strip_prefix("model.").unwrap_or(name).to_owned();
+    let by_head = |name: &str| name.replace("model.embed_tokens.weight", "lm_head.weight");
+    for stored in [renamed(&bare), renamed(&by_head), renamed(&|name| format!("model.{name}"))] {
+        let folder = tempdir().unwrap();
+        write_folder(folder.path(), &config, &stored);
+        let (checkpoint, weights) = load(folder.path()).unwrap();
+        assert_same_bits(&checkpoint, &weights, &tensors);
+        checkpoint.check_weights().unwrap();
+        assert!(checkpoint.notices().is_empty());
+    }
+    let folder = tempdir().unwrap();
+    let mut extra = tensors.clone();
+    extra.insert("v_head.summary.weight".to_owned(), tensors["model.norm.weight"].clone());
+    write_folder(folder.path(), &config, &extra);
+    let (checkpoint, weights) = load(folder.path()).unwrap();
+    assert_same_bits(&checkpoint, &weights, &tensors);
+    assert!(checkpoint.notices()[0].contains("left out: `v_head.summary.weight`"));
+
+    let mut twice = tensors.clone();
+    twice.insert("norm.weight".to_owned(), tensors["model.norm.weight"].clone());
+    write_folder(folder.path(), &config, &twice);
+    assert_refused(folder.path(), &["`model.norm.weight` is stored twice"]);
+}
+
+#[test]
+fn an_index_may_list_a_tied_head_that_is_not_there() {
+    let folder = tempdir().unwrap();
+    let config = small_config("llama", true);
+    let tensors = random_tensors(&parsed(&config), 9, Dtype::F32);
+    write_sharded_folder(folder.path(), &config, &tensors, 2);
+    let path = folder.path().join("model.safetensors.index.json");
+    let mut index: serde_json::Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    index["weight_map"]["lm_head.weight"] = index["weight_map"]["model.embed_tokens.weight"].clone();
+    fs::write(&path, index.to_string()).unwrap();
+    let (checkpoint, weights) = load(folder.path()).unwrap();
+    assert_same_bits(&checkpoint, &weights, &tensors);
+}
+
+/// A tune of a tied base that was saved with a head of its own.
+#[test]
+fn an_untied_model_is_a_tied_one_where_its_head_is_the_embedding() {
+    let (tied, untied) = (small_config("llama", true), small_config("llama", false));
+    let mut tensors = random_tensors(&parsed(&tied), 10, Dtype::F32);
+    tensors.insert("lm_head.weight".to_owned(), tensors["model.embed_tokens.weight"].clone());
+    let folder = tempdir().unwrap();
+    write_folder(folder.path(), &untied, &tensors);
+    let model = Checkpoint::open(folder.path()).unwrap().into_tied().unwrap();
+    assert_eq!(model.config().mismatch(&parsed(&tied)), None);
+    let mut weights = Buffer::zeros(&cpu(), model.layout().len()).unwrap();
+    model.load_into(weights.view_mut()).unwrap();
+    assert_same_bits(&model, &weights.to_vec().unwrap(), &tensors);
+
+    set_float(&mut tensors, "lm_head.weight", 5, 0.125);
+    write_folder(folder.path(), &untied, &tensors);
+    let model = Checkpoint::open(folder.path()).unwrap().into_tied().unwrap();
+    for error in [model.load_into(weights.view_mut()).unwrap_err(), model.check_weights().unwrap_err()] {
+        assert!(error.to_string().contains("`lm_head.weight` differs"), "{error}");
+        assert!(error.to_string().contains("trained apart"), "{error}");
+    }
+}
+
+/// What is given instead of a model folder, and the line that says what it looks like.
+#[test]
+fn what_is_not_a_model_folder_is_recognised() {
+    let folder = tempdir().unwrap();
+    let at = |name: &str| folder.path().join(name);
+    assert_refused(&at("Qwen/Qwen3-0.6B"), &["`Qwen/Qwen3-0.6B`", "Hugging Face Hub", "download"]);
+    fs::write(at("file"), "x").unwrap();
+    assert_refused(&at("file"), &["is a file"]);
+    fs::write(at("model-q4.gguf"), "GGUF").unwrap();
+    assert_refused(folder.path(), &["GGUF", "model-q4.gguf"]);
+    fs::write(at("config.json"), small_config("llama", false).to_string()).unwrap();
+    fs::write(at("adapter_config.json"), "{}").unwrap();
+    fs::write(at("adapter_model.safetensors"), "x").unwrap();
+    assert_refused(folder.path(), &["adapter", "merge"]);
+
+    let inner = tempdir().unwrap();
+    fs::create_dir(inner.path().join("checkpoint-10")).unwrap();
+    fs::write(inner.path().join("checkpoint-10/config.json"), "{}").unwrap();
+    assert_refused(inner.path(), &["`checkpoint-10`"]);
+}
+
 #[test]
 fn wrong_files_are_named() {
     let folder = tempdir().unwrap();

@@ -13,7 +13,7 @@ use cpift_model::bench::predict::{self, GPUS, Gpu};
 use cpift_model::transformer::ComputeType;
 use cpift_model::{Error, Result};
 
-use crate::display::{kernels, print, print_json, tell};
+use crate::display::{kernels, print, print_json, tell, tell_over};
 use crate::{args, interrupt};
 
 /// Measures operations, or predicts their times.
@@ -125,7 +125,7 @@ struct Progress {
 impl Progress {
     fn clear(&self) {
         if self.terminal {
-            tell("\r\x1b[K");
+            tell_over("");
         }
     }
 }
@@ -133,7 +133,7 @@ impl Progress {
 impl Watch for Progress {
     fn begins(&mut self, index: usize, count: usize, case: &Case) {
         let line = format!("{}/{count}  {} {}", index + 1, case.name, case.shape);
-        tell(&if self.terminal { format!("\r\x1b[K{line}") } else { format!("{line}\n") });
+        if self.terminal { tell_over(&line) } else { tell(&format!("{line}\n")) }
     }
 
     fn stop_requested(&self) -> bool {

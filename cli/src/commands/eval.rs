@@ -19,7 +19,7 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
         scores.push(evaluator.evaluate(path, arguments.generate)?);
     }
     super::announce_fully(&chosen);
-    display::notices(scores.iter().flat_map(|score| &score.notices));
+    display::notices(evaluator.notices().iter().chain(scores.iter().flat_map(|score| &score.notices)));
     if arguments.json {
         return print_json(&serde_json::json!({ "files": scores }));
     }

@@ -1,12 +1,13 @@
 //! `generate`.
 
+use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 
 use cpift_model::Result;
 use cpift_model::evaluation::Evaluator;
 
 use crate::args;
-use crate::display::print;
+use crate::display::{self, print, print_exactly};
 
 /// Prints a model's answer to a prompt.
 pub fn run(arguments: &args::Generate, threads: Option<NonZeroUsize>) -> Result<()> {
@@ -20,5 +21,8 @@ pub fn run(arguments: &args::Generate, threads: Option<NonZeroUsize>) -> Result<
         arguments.seed,
     )?;
     super::announce_fully(&chosen);
-    print(&format!("{answer}\n"))
+    display::notices(evaluator.notices().iter());
+    let answer = format!("{answer}\n");
+    // A terminal must not be controlled by what a model writes; a file gets what it wrote.
+    if std::io::stdout().is_terminal() { print(&answer) } else { print_exactly(&answer) }
 }

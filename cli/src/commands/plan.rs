@@ -14,7 +14,7 @@ pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> 
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let planned = job::plan_recipe(&chosen.device, &loaded.recipe, super::token_cache().as_deref())?;
     chosen.announce();
-    display::notices(planned.tasks.iter().flat_map(|task| &task.notices));
+    display::notices(planned.notices.iter().chain(planned.tasks.iter().flat_map(|task| &task.notices)));
     let compute = loaded.recipe.model.precision.on("model.precision", &chosen.device)?;
     let rate = machine::matmul_rate(&chosen.device, compute)?;
     if arguments.json {

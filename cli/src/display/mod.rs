@@ -10,17 +10,27 @@ pub mod style;
 pub mod table;
 #[cfg(test)]
 mod tests;
+pub mod text;
 pub mod units;
 
-use std::io::{ErrorKind, Write};
+use std::io::{ErrorKind, IsTerminal, Write};
 
 use cpift_model::{Error, Result};
 
-/// Writes a command's result to standard output. A reader that has gone away (`| head`) is no error.
+/// Writes a command's result to standard output, without characters that control a terminal. A reader that has
+/// gone away (`| head`) is no error.
 ///
 /// # Errors
 /// Any other failure to write, such as a full disk behind a redirection.
 pub fn print(text: &str) -> Result<()> {
+    print_exactly(&for_stream(text, &std::io::stdout()))
+}
+
+/// Writes a result to standard output as it is.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_exactly(text: &str) -> Result<()> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
         Err(error) if error.kind() != ErrorKind::BrokenPipe => {
@@ -37,16 +47,33 @@ pub fn print(text: &str) -> Result<()> {
 pub fn print_json(document: &impl serde::Serialize) -> Result<()> {
     let text = serde_json::to_string(document)
         .map_err(|error| Error::Job(format!("the result cannot be written as JSON: {error}")))?;
-    print(&(text + "\n"))
+    print_exactly(&(text + "\n"))
 }
 
 /// Writes what a person should know about the input to standard error, a line each.
 pub fn notices<'a>(notices: impl Iterator<Item = &'a String>) {
     let label = style::Style::of(&std::io::stderr()).yellow("note:");
-    notices.for_each(|notice| tell(&format!("{label} {notice}\n")));
+    notices.for_each(|notice| tell(&format!("{label} {}\n", text::message(notice))));
 }
 
-/// Writes lines for a person to standard error. That nobody may be listening is no reason to stop.
+/// Writes lines for a person to standard error, without characters that control a terminal. That nobody may be
+/// listening is no reason to stop.
 pub fn tell(text: &str) {
-    let _ = std::io::stderr().lock().write_all(text.as_bytes());
+    let stderr = std::io::stderr();
+    let _ = stderr.lock().write_all(for_stream(text, &stderr).as_bytes());
+}
+
+/// Writes over the line that a terminal on standard error is at.
+pub fn tell_over(text: &str) {
+    let stderr = std::io::stderr();
+    let _ = stderr.lock().write_all(format!("\r\x1b[K{}", for_stream(text, &stderr)).as_bytes());
+}
+
+/// Text fit for a stream: this program's own colours stay where the stream shows them.
+fn for_stream(text: &str, stream: &impl IsTerminal) -> String {
+    if style::Style::of(stream) == style::Style::PLAIN {
+        text::visible_lines(text)
+    } else {
+        text::visible_lines_in_colour(text)
+    }
 }

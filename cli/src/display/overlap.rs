@@ -6,6 +6,7 @@ use cpift_model::progress::GroupReport;
 
 use super::style::Style;
 use super::table::{Table, shorten};
+use super::text::visible;
 use super::units::grouped;
 
 /// Columns of a terminal that a table may take.
@@ -98,7 +99,7 @@ fn groups(report: &GroupReport, style: Style) -> String {
         format!("{}\n", style.bold(format!("Groups, joined from an overlap of {} on", report.threshold)));
     for (index, group) in report.groups.iter().enumerate() {
         let tasks = group.iter().filter_map(|&task| report.tasks.get(task));
-        let names = tasks.map(String::as_str).collect::<Vec<_>>().join(", ");
+        let names = tasks.map(|name| visible(name)).collect::<Vec<_>>().join(", ");
         let _ = writeln!(text, "  {}  {names}", index + 1);
     }
     text

@@ -9,6 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::style::Style;
 use super::table::shorten;
+use super::text::{is_unseen, message, visible};
 use super::units::{count, duration, flops_per_second, grouped, percent, sparkline};
 use super::{overlap, plan, reports, tell};
 
@@ -75,11 +76,11 @@ impl Progress {
         if self.terminal {
             let bar = ProgressBar::new(steps).with_position(step);
             bar.set_style(training_style());
-            bar.set_prefix(shorten(title, 40));
+            bar.set_prefix(shorten(&visible(title), 40));
             self.bar = Some(bar);
         } else {
             let resumed = if step > 0 { format!(", {} done before", grouped(step)) } else { String::new() };
-            self.say_line(&format!("{title}: {} steps{resumed}", grouped(steps)));
+            self.say_line(&format!("{}: {} steps{resumed}", visible(title), grouped(steps)));
         }
         self.training = Some(Training::new(title, step, steps));
     }
@@ -107,7 +108,8 @@ impl Progress {
     fn begin_evaluation(&mut self, column: &str, task: &str) {
         self.clear_bar();
         if self.terminal {
-            let spinner = ProgressBar::new_spinner().with_message(format!("evaluating {column} on {task}"));
+            let spinner =
+                ProgressBar::new_spinner().with_message(visible(&format!("evaluating {column} on {task}")));
             spinner.enable_steady_tick(Duration::from_millis(120));
             self.bar = Some(spinner);
         }
@@ -116,12 +118,12 @@ impl Progress {
     fn evaluated(&mut self, column: &str, task: &str, score: &Score) {
         self.clear_bar();
         let exact = score.exact_match.map(|share| format!(", {} exact", percent(share))).unwrap_or_default();
-        let line = format!("evaluated {column} on {task}: loss {:.3}{exact}", score.loss);
+        let line = format!("evaluated {column} on {}: loss {:.3}{exact}", visible(task), score.loss);
         self.say_line(&self.style.dim(line));
     }
 
     fn sample(&self, task: &str, text: &str) {
-        let heading = self.style.bold(format!("a row of {task}, the loss is taken on ⟦this⟧"));
+        let heading = self.style.bold(format!("a row of {}, the loss is taken on ⟦this⟧", visible(task)));
         self.say(&format!("\n{heading}\n{}\n", readable_sample(text, self.style)));
     }
 }
@@ -130,7 +132,7 @@ impl Progress {
 fn readable_sample(text: &str, style: Style) -> String {
     let cut = shorten(text.trim_end(), SAMPLE_LENGTH);
     let visible: String =
-        cut.chars().map(|c| if c.is_control() && c != '\n' { '\u{fffd}' } else { c }).collect();
+        cut.chars().map(|c| if is_unseen(c) && c != '\n' { '\u{fffd}' } else { c }).collect();
     let mut lines = Vec::new();
     let mut supervised = false;
     for line in visible.lines() {
@@ -154,14 +156,16 @@ impl Observer for Progress {
         match event {
             Event::Started(plan) => self.started(plan),
             Event::Sample { task, text } => self.sample(task, text),
-            Event::Notice(text) => self.say_line(&format!("{} {text}", self.style.yellow("note:"))),
+            Event::Notice(text) => {
+                self.say_line(&format!("{} {}", self.style.yellow("note:"), message(text)))
+            }
             Event::TrainingStarted { title, step, steps } => self.begin_training(title, step, steps),
             Event::Step(step) => self.step(step),
             Event::TrainingFinished { .. } => self.finish_training(),
             Event::EvaluationStarted { column, task } => self.begin_evaluation(column, task),
             Event::Evaluated { column, task, score } => self.evaluated(column, task, score),
             Event::StageReused { stage, part } => {
-                let name = format!("{} {part}", stage.name());
+                let name = format!("{} {}", stage.name(), visible(part));
                 self.say_line(&format!("{} is complete already: taken over", name.trim_end()));
             }
             Event::Cores(report) => self.say(&format!("\n{}", reports::cores(report, self.style))),
@@ -210,7 +214,7 @@ struct Training {
 impl Training {
     fn new(title: &str, done: u64, steps: u64) -> Self {
         Self {
-            title: shorten(title, 48),
+            title: shorten(&visible(title), 48),
             done,
             steps,
             losses: Vec::new(),

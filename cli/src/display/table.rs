@@ -1,5 +1,7 @@
 //! Text tables with aligned columns.
 
+use super::text::visible;
+
 /// A table whose first column is aligned left and whose others are aligned right.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
@@ -18,7 +20,7 @@ impl Table {
 
     /// Adds a row. Rows may be shorter than others.
     pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
-        self.rows.push(cells.into_iter().map(Into::into).collect());
+        self.rows.push(cells.into_iter().map(|cell| visible(&cell.into())).collect());
     }
 
     /// Draws a line below the last row.

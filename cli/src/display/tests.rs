@@ -106,6 +106,7 @@ fn the_plan_names_everything_before_work_begins() {
         ],
         disk_bytes: 64 << 20,
         training_flops: 9e12,
+        notices: Vec::new(),
     };
     let text = plan::render(&plan, Some(100e9), Style::PLAIN);
     fits(&text);

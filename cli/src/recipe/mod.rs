@@ -13,10 +13,13 @@ mod tests;
 
 use std::path::Path;
 
-use cpift_model::{Error, Recipe, Result};
+use cpift_model::{Error, Recipe, Result, files};
 use toml::{Table, Value};
 
 pub use differences::{Difference, differences};
+
+/// Most bytes of a recipe: thousands of tasks take fewer.
+const LARGEST_RECIPE: u64 = 16 << 20;
 
 /// A recipe ready for a job.
 #[derive(Debug)]
@@ -59,7 +62,10 @@ fn read_text(path: &Path) -> Result<String> {
         let hint = if inside.is_file() { format!(": give {}", inside.display()) } else { String::new() };
         return Err(Error::format(path, format!("is a folder, not a recipe{hint}")));
     }
-    let bytes = std::fs::read(path).map_err(Error::file(path, "read"))?;
+    let bytes = files::read_input(path, LARGEST_RECIPE)?;
+    if let Some(reason) = files::looks_like(&bytes) {
+        return Err(Error::format(path, format!("is not a recipe: {reason}")));
+    }
     String::from_utf8(bytes).map_err(|error| {
         let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
         let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();

@@ -13,6 +13,7 @@ use cpift_model::compare::results::Comparison;
 use cpift_model::job::RunFolder;
 use cpift_model::{Error, Result, files};
 
+use crate::display::text::is_unseen;
 use crate::recipe;
 use document::{Block, Document};
 use serde::Serialize;
@@ -64,9 +65,9 @@ fn write_all(
         return Err(Error::format(&page, "is a folder; give the file the page is to be written to"));
     }
     let mut count = write_figures(document, &figures)?;
-    files::write_json_atomically(&figures.join("report.json"), source)?;
+    files::write_json_output(&figures.join("report.json"), source)?;
     count += 1;
-    files::write_bytes_atomically(&page, page::render(document).as_bytes())?;
+    files::write_output(&page, page::render(document).as_bytes())?;
     Ok(Written { page, figures, files: count })
 }
 
@@ -83,12 +84,12 @@ fn write_figures(document: &Document, folder: &Path) -> Result<usize> {
         let Block::Figures { figures, .. } = block else { continue };
         for figure in figures {
             let path = folder.join(format!("{}.svg", figure.name));
-            files::write_bytes_atomically(&path, figure.drawing.file(&figure.label).as_bytes())?;
+            files::write_output(&path, figure.drawing.file(&figure.label).as_bytes())?;
             count += 1;
         }
     }
     for data in &document.data {
-        files::write_bytes_atomically(&folder.join(format!("{}.csv", data.name)), data.text.as_bytes())?;
+        files::write_output(&folder.join(format!("{}.csv", data.name)), data.text.as_bytes())?;
         count += 1;
     }
     Ok(count)
@@ -106,7 +107,7 @@ pub fn escape(text: &str) -> String {
             '\'' => escaped.push_str("&#39;"),
             '\t' | '\n' => escaped.push(letter),
             '\u{fffe}' | '\u{ffff}' => escaped.push('\u{fffd}'),
-            letter if letter.is_control() => escaped.push('\u{fffd}'),
+            letter if is_unseen(letter) => escaped.push('\u{fffd}'),
             letter => escaped.push(letter),
         }
     }

@@ -10,15 +10,13 @@ use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::load::read_at;
 use crate::error::{Error, Result};
+use crate::files::{looks_like, open_input};
 
 /// Bytes before the header: its length.
 pub(super) const PREFIX: usize = 8;
 
 /// Longest header; the format's own limit.
 const LONGEST_HEADER: u64 = 100_000_000;
-
-/// How the text begins that stands in for a file that Git LFS has not fetched.
-const GIT_LFS_POINTER: &[u8; PREFIX] = b"version ";
 
 /// An open safetensors file whose header has been read and checked against the file's length.
 #[derive(Debug)]
@@ -37,23 +35,19 @@ impl TensorFile {
     /// The file cannot be read, is truncated, or is not safetensors.
     pub fn open(path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::format(path, reason);
-        let file = File::open(path).map_err(Error::file(path, "read"))?;
+        let file = open_input(path)?;
         let length = file.metadata().map_err(Error::file(path, "read"))?.len();
         if length < PREFIX as u64 {
             return Err(invalid(format!("{length} bytes long: too short for a safetensors file")));
         }
         let mut prefix = [0; PREFIX];
         read_at(&file, &mut prefix, 0).map_err(Error::file(path, "read"))?;
-        if &prefix == GIT_LFS_POINTER {
-            return Err(invalid(
-                "a Git LFS pointer, not the file itself; fetch it with `git lfs pull`".to_owned(),
-            ));
-        }
         let header_bytes = u64::from_le_bytes(prefix);
         if header_bytes > LONGEST_HEADER {
-            return Err(invalid(
-                "not a safetensors file: it does not begin with a header's length".to_owned(),
-            ));
+            let mut beginning = vec![0; length.min(64) as usize];
+            read_at(&file, &mut beginning, 0).map_err(Error::file(path, "read"))?;
+            let reason = looks_like(&beginning).unwrap_or("it does not begin with a header's length");
+            return Err(invalid(format!("not a safetensors file: {reason}")));
         }
         let truncated =
             |expected| invalid(format!("truncated: {length} bytes of {expected}; copy or download it again"));

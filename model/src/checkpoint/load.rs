@@ -6,7 +6,7 @@
 use std::fs::File;
 use std::io;
 
-use cpift_engine::{Layout, View, ViewMut};
+use cpift_engine::{Layout, ViewMut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
 use rayon::prelude::*;
@@ -28,18 +28,24 @@ pub fn staging_bytes(layout: &Layout, threads: usize) -> usize {
     threads * of_thread + FILE_BUFFERS
 }
 
-/// One tensor to be read; that it holds floats has been checked.
-pub(super) struct Load<'a> {
+/// A stored tensor; that it holds floats has been checked.
+#[derive(Clone, Copy)]
+pub(super) struct Stored<'a> {
     pub file: &'a TensorFile,
+    /// Name in that file.
     pub name: &'a str,
+}
+
+/// One tensor to be read.
+pub(super) struct Load<'a> {
+    pub stored: Stored<'a>,
     /// Where it goes; as many elements as the tensor has.
     pub target: ViewMut<'a, f32>,
 }
 
 /// A part of a tensor, read at once.
 struct Piece<'a> {
-    file: &'a TensorFile,
-    name: &'a str,
+    stored: Stored<'a>,
     start: usize,
     target: ViewMut<'a, f32>,
 }
@@ -54,16 +60,16 @@ struct Staging {
 /// Reads all tensors, in parallel. The first error in the order of the tensors is returned.
 pub(super) fn run(loads: Vec<Load<'_>>) -> Result<()> {
     let mut pieces = Vec::new();
-    for Load { file, name, target } in loads {
-        let elements = file.require(name)?.shape.iter().product();
+    for Load { stored, target } in loads {
+        let elements = stored.elements()?;
         if elements != target.len() {
-            let reason = format!("`{name}` has {elements} elements, expected {}", target.len());
-            return Err(Error::format(file.path(), reason));
+            let reason = format!("`{}` has {elements} elements, expected {}", stored.name, target.len());
+            return Err(Error::format(stored.file.path(), reason));
         }
         let mut rest = target;
         for start in (0..elements).step_by(CHUNK) {
             let (target, after) = rest.split_at(CHUNK.min(elements - start));
-            pieces.push(Piece { file, name, start, target });
+            pieces.push(Piece { stored, start, target });
             rest = after;
         }
     }
@@ -72,18 +78,46 @@ pub(super) fn run(loads: Vec<Load<'_>>) -> Result<()> {
 }
 
 fn load_piece(staging: &mut Staging, piece: Piece<'_>) -> Result<()> {
-    let Piece { file, name, start, mut target } = piece;
-    let values = staging.read(file, name, start, target.len())?;
-    if let Some(index) = first_not_finite(values) {
-        let reason = format!("`{name}` has {} at element {}", values[index], start + index);
-        return Err(Error::format(file.path(), reason));
+    let Piece { stored, start, mut target } = piece;
+    Ok(target.copy_from_host(staging.read_finite(stored, start, target.len())?)?)
+}
+
+/// Reads all tensors, in parallel, and keeps nothing: fails on what [`run`] fails on.
+pub(super) fn check(tensors: Vec<Stored<'_>>) -> Result<()> {
+    let mut pieces = Vec::new();
+    for stored in tensors {
+        let elements = stored.elements()?;
+        let piece = |start| (stored, start, CHUNK.min(elements - start));
+        pieces.extend((0..elements).step_by(CHUNK).map(piece));
     }
-    Ok(target.copy_from_host(values)?)
+    let check_piece =
+        |staging: &mut Staging, (stored, start, length)| staging.read_finite(stored, start, length).map(drop);
+    let outcomes: Vec<Result<()>> = pieces.into_par_iter().map_init(Staging::default, check_piece).collect();
+    outcomes.into_iter().collect()
+}
+
+impl Stored<'_> {
+    fn elements(&self) -> Result<usize> {
+        Ok(self.file.require(self.name)?.shape.iter().product())
+    }
 }
 
 impl Staging {
+    /// As [`Staging::read`]; NaN and infinity are errors.
+    fn read_finite(&mut self, stored: Stored<'_>, start: usize, length: usize) -> Result<&[f32]> {
+        let values = self.read(stored, start, length)?;
+        match first_not_finite(values) {
+            None => Ok(values),
+            Some(index) => {
+                let reason = format!("`{}` has {} at element {}", stored.name, values[index], start + index);
+                Err(Error::format(stored.file.path(), reason))
+            }
+        }
+    }
+
     /// Elements `start..start + length` of a tensor of floats as f32.
-    fn read(&mut self, file: &TensorFile, name: &str, start: usize, length: usize) -> Result<&[f32]> {
+    fn read(&mut self, stored: Stored<'_>, start: usize, length: usize) -> Result<&[f32]> {
+        let Stored { file, name } = stored;
         let tensor = file.require(name)?;
         self.single.resize(length, 0.0);
         if tensor.dtype == Dtype::F32 {
@@ -101,15 +135,13 @@ impl Staging {
     }
 }
 
-/// True when a stored tensor of floats, of this many elements, has exactly these values.
-pub(super) fn equals(file: &TensorFile, name: &str, values: View<'_, f32>) -> Result<bool> {
-    let mut staging = Staging::default();
-    let mut ours = Vec::new();
-    for start in (0..values.len()).step_by(CHUNK) {
-        let length = CHUNK.min(values.len() - start);
-        ours.resize(length, 0.0);
-        values.slice(start..start + length).copy_to_host(&mut ours)?;
-        if staging.read(file, name, start, length)? != ours {
+/// True when two stored tensors of as many floats have exactly the same values.
+pub(super) fn are_equal(one: Stored<'_>, other: Stored<'_>) -> Result<bool> {
+    let (mut ours, mut theirs) = (Staging::default(), Staging::default());
+    let elements = one.elements()?;
+    for start in (0..elements).step_by(CHUNK) {
+        let length = CHUNK.min(elements - start);
+        if ours.read(one, start, length)? != theirs.read(other, start, length)? {
             return Ok(false);
         }
     }
@@ -133,7 +165,7 @@ impl TensorFile {
     /// It is missing, has another shape or type, cannot be read, or holds NaN or infinity.
     pub fn read_floats(&self, name: &str, shape: &[usize], target: ViewMut<'_, f32>) -> Result<()> {
         self.require_floats(name, shape)?;
-        run(vec![Load { file: self, name, target }])
+        run(vec![Load { stored: Stored { file: self, name }, target }])
     }
 
     /// Reads tensors named `prefix` + the layout's names into a flat allocation of that layout

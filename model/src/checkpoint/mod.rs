@@ -6,23 +6,22 @@
 //! tensors in general: masks, moments, importance.
 
 mod export;
+mod folder;
 mod header;
 mod load;
+mod names;
 mod save;
 
-use std::collections::BTreeMap;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 
-use cpift_engine::{Layout, View, ViewMut};
-use serde::Deserialize;
+use cpift_engine::{Layout, ViewMut};
 
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
-use crate::files::require_plain_name;
 pub use export::{ModelFiles, add_model, write_model};
 pub use header::TensorFile;
-use load::Load;
 pub use load::staging_bytes;
+use load::{Load, Stored};
 pub use safetensors::Dtype;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
 
@@ -38,9 +37,6 @@ const HEAD: &str = "lm_head.weight";
 /// Name of the token embedding.
 const EMBEDDING: &str = "model.embed_tokens.weight";
 
-/// Names listed in one message; the rest are counted.
-const NAMES_LISTED: usize = 4;
-
 /// A model folder, opened and checked; its weights are still on the disk.
 #[derive(Debug)]
 pub struct Checkpoint {
@@ -48,25 +44,64 @@ pub struct Checkpoint {
     layout: Layout,
     /// The safetensors files: one, or the shards by name.
     files: Vec<TensorFile>,
-    /// For each segment of the layout, the file that holds it.
-    file_of_segment: Vec<usize>,
-    /// The file that holds a tied model's head, if one does.
-    tied_head: Option<usize>,
+    /// Where each segment of the layout is stored.
+    segments: Vec<Place>,
+    /// Where the head is stored beside the embedding that it must equal, if it is.
+    tied_head: Option<Place>,
+    /// Why the head must equal the embedding, for messages.
+    why_tied: &'static str,
+    notices: Vec<String>,
+}
+
+/// Where a tensor is stored.
+#[derive(Debug, Clone)]
+struct Place {
+    /// Number of the file.
+    file: usize,
+    /// Name in that file.
+    name: String,
 }
 
 impl Checkpoint {
     /// Opens a folder and checks configuration, files, names, shapes, types and lengths.
     ///
     /// # Errors
-    /// Whatever is missing, damaged, superfluous or of the wrong shape or type, by name.
+    /// Whatever is missing, damaged, superfluous or of the wrong shape or type, by name; a folder that holds
+    /// something else than a model.
     pub fn open(folder: &Path) -> Result<Self> {
+        folder::require_model(folder)?;
         let config = ModelConfig::read(&folder.join("config.json"))?;
         let layout = config.layout()?;
-        let (weights, files) = open_files(folder)?;
-        let file_of_name = locate(&weights, &files)?;
-        let file_of_segment = check_tensors(&weights, &layout, &files, &file_of_name)?;
-        let tied_head = file_of_name.get(HEAD).copied().filter(|_| config.tied);
-        Ok(Self { config, layout, files, file_of_segment, tied_head })
+        let weights = folder::open_weights(folder, &layout)?;
+        let found = names::find(&weights, &layout, config.tied)?;
+        let mut notices = config.notices().to_vec();
+        notices.extend(found.notice);
+        Ok(Self {
+            config,
+            layout,
+            files: weights.files,
+            segments: found.segments,
+            tied_head: found.tied_head,
+            why_tied: "config.json says they are tied; set `tie_word_embeddings` to false to keep both",
+            notices,
+        })
+    }
+
+    /// The same model for use beside models with a tied head: one whose head is not tied must store the
+    /// embedding there, which reading the weights checks. A model with a tied head is left as it is.
+    ///
+    /// # Errors
+    /// When the layout's size overflows.
+    pub fn into_tied(mut self) -> Result<Self> {
+        if self.config.tied {
+            return Ok(self);
+        }
+        self.tied_head = self.position(HEAD).map(|head| self.segments.remove(head));
+        self.config = self.config.into_tied();
+        self.layout = self.config.layout()?;
+        self.why_tied =
+            "the base's are tied, so a model whose head was trained apart cannot be combined with it";
+        Ok(self)
     }
 
     /// The model's configuration.
@@ -79,6 +114,11 @@ impl Checkpoint {
         &self.layout
     }
 
+    /// What a person should know about the folder, a line each.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
+    }
+
     /// The safetensors files, in the order of their names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
         self.files.iter().map(TensorFile::path)
@@ -88,153 +128,53 @@ impl Checkpoint {
     /// in parallel on the current rayon pool.
     ///
     /// # Errors
-    /// A file cannot be read, or a weight is NaN or infinite: tensor and index are named.
+    /// A file cannot be read, or a weight is NaN or infinite: tensor and index are named. A tied head is
+    /// stored that differs from the embedding.
     pub fn load_into(&self, weights: ViewMut<'_, f32>) -> Result<()> {
         check_layout_length(&self.layout, weights.len())?;
-        let mut weights = weights;
-        let mut loads = Vec::with_capacity(self.file_of_segment.len());
-        let mut rest = weights.reborrow();
+        let mut loads = Vec::with_capacity(self.segments.len());
+        let mut rest = weights;
         let mut start = 0;
-        for (segment, &file) in self.layout.segments().iter().zip(&self.file_of_segment) {
+        for (segment, place) in self.layout.segments().iter().zip(&self.segments) {
             let (_, at_segment) = rest.split_at(segment.offset - start);
             let (target, after) = at_segment.split_at(segment.length);
-            loads.push(Load { file: &self.files[file], name: &segment.name, target });
+            loads.push(Load { stored: self.stored(place), target });
             (rest, start) = (after, segment.offset + segment.length);
         }
         load::run(loads)?;
-        self.check_tied_head(weights.as_view())
+        self.check_tied_head()
+    }
+
+    /// Reads all weights, a piece at a time, and keeps none: finds what [`Checkpoint::load_into`] would.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_into`].
+    pub fn check_weights(&self) -> Result<()> {
+        load::check(self.segments.iter().map(|place| self.stored(place)).collect())?;
+        self.check_tied_head()
+    }
+
+    /// Number of a tensor among the layout's segments.
+    fn position(&self, name: &str) -> Option<usize> {
+        self.layout.segments().iter().position(|segment| segment.name == name)
+    }
+
+    fn stored<'a>(&'a self, place: &'a Place) -> Stored<'a> {
+        Stored { file: &self.files[place.file], name: &place.name }
     }
 
     /// A tied model that also stores a head must store the embedding there: `transformers` would take
     /// differing weights for an untied model.
-    fn check_tied_head(&self, weights: View<'_, f32>) -> Result<()> {
-        let (Some(file), Some(embedding)) = (self.tied_head, self.layout.find(EMBEDDING)) else {
+    fn check_tied_head(&self) -> Result<()> {
+        let embedding = self.position(EMBEDDING).map(|position| &self.segments[position]);
+        let (Some(head), Some(embedding)) = (&self.tied_head, embedding) else { return Ok(()) };
+        let (head, embedding) = (self.stored(head), self.stored(embedding));
+        if load::are_equal(head, embedding)? {
             return Ok(());
-        };
-        let file = &self.files[file];
-        if load::equals(file, HEAD, weights.slice(self.layout.segment(embedding).range()))? {
-            return Ok(());
         }
-        let reason = format!(
-            "`{HEAD}` differs from `{EMBEDDING}`, but config.json says they are tied; \
-             set `tie_word_embeddings` to false to keep both"
-        );
-        Err(Error::format(file.path(), reason))
+        let reason = format!("`{}` differs from `{}`, but {}", head.name, embedding.name, self.why_tied);
+        Err(Error::format(head.file.path(), reason))
     }
-}
-
-/// Opens the safetensors files of a folder. Also returns the file that lists the tensors, for messages.
-fn open_files(folder: &Path) -> Result<(PathBuf, Vec<TensorFile>)> {
-    let single = folder.join(SINGLE_FILE);
-    if single.is_file() {
-        let file = TensorFile::open(&single)?;
-        return Ok((single, vec![file]));
-    }
-    let index = folder.join(INDEX_FILE);
-    if !index.is_file() {
-        let reason = if folder.join("pytorch_model.bin").is_file() {
-            "there is only pytorch_model.bin; save the model again as safetensors".to_owned()
-        } else {
-            format!("there is neither {SINGLE_FILE} nor {INDEX_FILE}")
-        };
-        return Err(Error::format(folder, reason));
-    }
-    let shards = read_index(&index)?;
-    let open = |(shard, names): (&String, &Vec<String>)| {
-        let path = folder.join(shard);
-        if !path.is_file() {
-            let reason = format!("the shard {shard}, which should hold `{}`, is missing", names[0]);
-            return Err(Error::format(&index, reason));
-        }
-        let file = TensorFile::open(&path)?;
-        match names.iter().find(|name| file.find(name).is_none()) {
-            Some(name) => {
-                Err(Error::format(&index, format!("`{name}` is not in {shard}, where it should be")))
-            }
-            None => Ok(file),
-        }
-    };
-    let files = shards.iter().map(open).collect::<Result<Vec<_>>>()?;
-    Ok((index, files))
-}
-
-/// The index of a sharded model; other fields are for people.
-#[derive(Deserialize)]
-struct Index {
-    weight_map: BTreeMap<String, String>,
-}
-
-/// The shards of an index, by name, with the tensors each should hold.
-fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
-    let text = std::fs::read_to_string(path).map_err(Error::file(path, "read"))?;
-    let index: Index = serde_json::from_str(&text)
-        .map_err(|error| Error::format(path, format!("not an index of shards: {error}")))?;
-    let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();
-    for (name, shard) in index.weight_map {
-        require_plain_name(path, &shard)?;
-        shards.entry(shard).or_default().push(name);
-    }
-    if shards.is_empty() {
-        return Err(Error::format(path, "the index names no shard"));
-    }
-    Ok(shards)
-}
-
-/// The file that holds each tensor, by name.
-fn locate(weights: &Path, files: &[TensorFile]) -> Result<BTreeMap<String, usize>> {
-    let mut file_of_name: BTreeMap<String, usize> = BTreeMap::new();
-    for (index, file) in files.iter().enumerate() {
-        for name in file.names() {
-            if let Some(other) = file_of_name.insert(name.clone(), index) {
-                let (one, two) = (files[other].path().display(), file.path().display());
-                let reason = format!("`{name}` is in two shards, {one} and {two}");
-                return Err(Error::format(weights, reason));
-            }
-        }
-    }
-    Ok(file_of_name)
-}
-
-/// Compares what is stored with what the layout asks for; returns the file of every segment.
-fn check_tensors(
-    weights: &Path,
-    layout: &Layout,
-    files: &[TensorFile],
-    file_of_name: &BTreeMap<String, usize>,
-) -> Result<Vec<usize>> {
-    let is_missing = |name: &&str| !file_of_name.contains_key(*name);
-    let wanted = layout.segments().iter().map(|segment| segment.name.as_str());
-    if let Some(names) = list_names(wanted.filter(is_missing)) {
-        let reason = format!("missing, though config.json asks for it: {names}");
-        return Err(Error::format(weights, reason));
-    }
-    let is_extra = |name: &&str| layout.find(name).is_none() && *name != HEAD && !is_rotary_table(name);
-    if let Some(names) = list_names(file_of_name.keys().map(String::as_str).filter(is_extra)) {
-        let reason = format!("not a part of the model config.json describes: {names}");
-        return Err(Error::format(weights, reason));
-    }
-    let file_of_segment = |segment: &cpift_engine::Segment| {
-        let file = file_of_name[segment.name.as_str()];
-        files[file].require_floats(&segment.name, &segment.shape)?;
-        Ok(file)
-    };
-    if let (Some(&file), Some(embedding)) = (file_of_name.get(HEAD), layout.find(EMBEDDING)) {
-        files[file].require_floats(HEAD, &layout.segment(embedding).shape)?;
-    }
-    layout.segments().iter().map(file_of_segment).collect()
-}
-
-/// Frequencies that old releases stored with the weights; they follow from the configuration.
-fn is_rotary_table(name: &str) -> bool {
-    name.ends_with(".rotary_emb.inv_freq")
-}
-
-/// The first few names and how many more there are; `None` when there is none.
-fn list_names<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<String> {
-    let listed: Vec<_> = names.by_ref().take(NAMES_LISTED).map(|name| format!("`{name}`")).collect();
-    let more = names.count();
-    let listed = (!listed.is_empty()).then(|| listed.join(", "))?;
-    Some(if more == 0 { listed } else { format!("{listed} and {more} more") })
 }
 
 fn check_layout_length(layout: &Layout, length: usize) -> Result<()> {

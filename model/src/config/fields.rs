@@ -1,4 +1,4 @@
-//! Reading the fields of `config.json` one by one, so that a field nobody read can be found.
+//! Reading the fields of `config.json` one by one, and what a person should know about those that are not.
 
 use std::path::Path;
 
@@ -9,69 +9,9 @@ use crate::error::{Error, Result};
 /// Largest value of a size: far above any model, and small enough that products of two sizes fit 64 bits.
 const LARGEST_SIZE: u64 = 1 << 30;
 
-/// Fields that do not change what the model computes: names, versions, and defaults for generation
-/// and for other tasks, which `transformers` writes into every configuration.
-const HARMLESS: &[&str] = &[
-    "add_cross_attention",
-    "architectures",
-    "attn_implementation",
-    "auto_map",
-    "bad_words_ids",
-    "begin_suppress_tokens",
-    "chunk_size_feed_forward",
-    "cross_attention_hidden_size",
-    "decoder_start_token_id",
-    "diversity_penalty",
-    "do_sample",
-    "dtype",
-    "early_stopping",
-    "encoder_no_repeat_ngram_size",
-    "exponential_decay_length_penalty",
-    "finetuning_task",
-    "forced_bos_token_id",
-    "forced_eos_token_id",
-    "id2label",
-    "is_decoder",
-    "is_llama_config",
-    "label2id",
-    "length_penalty",
-    "max_length",
-    "max_sequence_length",
-    "max_window_layers",
-    "min_length",
-    "no_repeat_ngram_size",
-    "num_beam_groups",
-    "num_beams",
-    "num_return_sequences",
-    "output_attentions",
-    "output_hidden_states",
-    "output_scores",
-    "pad_token_id",
-    "prefix",
-    "pretraining_tp",
-    "problem_type",
-    "remove_invalid_values",
-    "repetition_penalty",
-    "return_dict",
-    "return_dict_in_generate",
-    "sep_token_id",
-    "suppress_tokens",
-    "task_specific_params",
-    "temperature",
-    "tie_encoder_decoder",
-    "tokenizer_class",
-    "top_k",
-    "top_p",
-    "torch_dtype",
-    "torchscript",
-    "transformers.js_config",
-    "transformers_version",
-    "typical_p",
-    "unsloth_fixed",
-    "unsloth_version",
-    "use_bfloat16",
-    "use_cache",
-];
+/// How alike the name of a field that is not read and one that is must be for the one to be taken for a
+/// misspelling of the other, of 1.
+const ALIKE: f64 = 0.7;
 
 /// The fields of one JSON object, and which of them have been read.
 pub(super) struct Fields<'a> {
@@ -80,11 +20,12 @@ pub(super) struct Fields<'a> {
     prefix: &'static str,
     json: &'a Map<String, Value>,
     read: Vec<&'static str>,
+    notices: Vec<String>,
 }
 
 impl<'a> Fields<'a> {
     pub fn new(path: &'a Path, prefix: &'static str, json: &'a Map<String, Value>) -> Self {
-        Self { path, prefix, json, read: Vec::new() }
+        Self { path, prefix, json, read: Vec::new(), notices: Vec::new() }
     }
 
     /// The field's value; a field that is `null` counts as absent, as in `transformers`.
@@ -146,18 +87,35 @@ impl<'a> Fields<'a> {
         Ok(Some(object).filter(|object| !object.is_empty()))
     }
 
-    /// One token id or a list of them.
+    /// A finite number, zero or above.
+    pub fn not_negative(&mut self, key: &'static str) -> Result<Option<f64>> {
+        let Some(value) = self.value(key) else { return Ok(None) };
+        match value.as_f64().filter(|number| number.is_finite() && *number >= 0.0) {
+            Some(number) => Ok(Some(number)),
+            None => Err(self.invalid(key, value, "a number, 0 or above")),
+        }
+    }
+
+    /// One token id or a list of them: those of the vocabulary. Others are noticed: no text has them, so they
+    /// change nothing.
     pub fn token_ids(&mut self, key: &'static str, vocabulary: usize) -> Result<Vec<u32>> {
         let Some(value) = self.value(key) else { return Ok(Vec::new()) };
-        let ids = match value {
-            Value::Array(ids) => ids.iter().collect(),
-            single => vec![single],
+        let given = match value {
+            Value::Array(ids) => ids.as_slice(),
+            single => std::slice::from_ref(single),
         };
-        let in_vocabulary = |id: &&Value| id.as_u64().filter(|&id| id < vocabulary as u64);
-        match ids.iter().map(in_vocabulary).collect::<Option<Vec<_>>>() {
-            Some(ids) => Ok(ids.into_iter().map(|id| id as u32).collect()),
-            None => Err(self.invalid(key, value, format!("token ids below vocab_size = {vocabulary}"))),
+        if given.iter().any(|id| !id.is_i64() && !id.is_u64()) {
+            return Err(self.invalid(key, value, "a token id or a list of them"));
         }
+        let in_vocabulary = |id: &Value| id.as_u64().filter(|&id| id < vocabulary as u64);
+        let ids: Vec<u32> = given.iter().filter_map(in_vocabulary).map(|id| id as u32).collect();
+        if ids.len() < given.len() {
+            self.notice(format!(
+                "`{key}` = {} is not below `vocab_size` = {vocabulary}: no text has that token",
+                shortened(value)
+            ));
+        }
+        Ok(ids)
     }
 
     /// Fails unless the field is absent or `supported` says yes to its value; `what` says which values those are.
@@ -167,7 +125,9 @@ impl<'a> Fields<'a> {
         what: &str,
         supported: impl FnOnce(&Value) -> bool,
     ) -> Result<()> {
-        match self.value(key) {
+        // Not counted as read: a field of a few allowed values, most often absent, is not what another was meant
+        // to be.
+        match self.json.get(key).filter(|value| !value.is_null()) {
             Some(value) if !supported(value) => {
                 let value = shortened(value);
                 Err(self
@@ -177,23 +137,39 @@ impl<'a> Fields<'a> {
         }
     }
 
-    /// Fails when there is a field that was not read, is not known to be harmless, and says something:
-    /// `null`, `false` and empty values switch nothing on.
-    pub fn refuse_unknown(&self) -> Result<()> {
-        let unknown = self.json.iter().find(|(key, value)| {
-            let known =
-                self.read.contains(&key.as_str()) || HARMLESS.contains(&key.as_str()) || key.starts_with('_');
-            !known && !says_nothing(value)
-        });
-        match unknown {
-            None => Ok(()),
-            Some((key, value)) => Err(self.error(format!(
-                "`{}{key}` = {} is unknown, so the model might compute something else than this version would; \
-                 remove the field if it changes nothing",
-                self.prefix,
-                shortened(value)
-            ))),
+    /// Keeps what a person should know about the file.
+    pub fn notice(&mut self, text: impl std::fmt::Display) {
+        self.notices.push(format!("{}: {text}", self.path.display()));
+    }
+
+    /// Notices fields that are not read and are spelt almost as one that is read and is not there.
+    pub fn notice_misspelt(&mut self) {
+        let absent: Vec<&str> =
+            self.read.iter().copied().filter(|key| !self.json.contains_key(*key)).collect();
+        let mut misspelt = Vec::new();
+        for key in self.json.keys().filter(|key| !self.read.contains(&key.as_str())) {
+            let likeness = |name: &str| strsim::normalized_damerau_levenshtein(key, name);
+            let nearest = absent.iter().max_by(|one, two| likeness(one).total_cmp(&likeness(two)));
+            if let Some(nearest) = nearest.filter(|nearest| likeness(nearest) >= ALIKE) {
+                misspelt.push((shortened_text(key), *nearest));
+            }
         }
+        for (key, nearest) in misspelt {
+            self.notice(format!(
+                "`{prefix}{key}` is not read; `{prefix}{nearest}`, which is, is missing and takes its default",
+                prefix = self.prefix
+            ));
+        }
+    }
+
+    /// Takes over what was noticed about an object inside this one.
+    pub fn take_notices(&mut self, inner: Fields<'_>) {
+        self.notices.extend(inner.notices);
+    }
+
+    /// What has been noticed.
+    pub fn into_notices(self) -> Vec<String> {
+        self.notices
     }
 
     /// The error for a field whose value has the wrong type or range.
@@ -210,21 +186,14 @@ impl<'a> Fields<'a> {
     }
 }
 
-fn says_nothing(value: &Value) -> bool {
-    match value {
-        Value::Null | Value::Bool(false) => true,
-        Value::Array(values) => values.is_empty(),
-        Value::Object(fields) => fields.is_empty(),
-        Value::String(text) => text.is_empty(),
-        Value::Bool(true) | Value::Number(_) => false,
-    }
-}
-
 /// The value as JSON on one line, cut after 60 characters.
 pub(super) fn shortened(value: &Value) -> String {
-    let text = value.to_string();
+    shortened_text(&value.to_string())
+}
+
+fn shortened_text(text: &str) -> String {
     match text.char_indices().nth(60) {
         Some((cut, _)) => format!("{}…", &text[..cut]),
-        None => text,
+        None => text.to_owned(),
     }
 }

@@ -1,11 +1,13 @@
 //! `config.json`: the architecture of a model, read before anything is allocated.
 //!
 //! Read as `transformers` 4 and 5 write it. What this version cannot compute is an error that names the
-//! field: an unsupported `model_type`, a supported field with an unsupported value, and any field that is
-//! neither known nor known to be harmless, since it might change the result.
+//! field: an unsupported `model_type`, or a field with an unsupported value. A field that the family's class
+//! in `transformers` does not read is ignored, as it is there.
 
 mod fields;
 mod rope;
+mod supported;
+mod window;
 
 use std::path::Path;
 
@@ -13,7 +15,8 @@ use cpift_engine::Layout;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
-use fields::Fields;
+use crate::files::read_input_text;
+use fields::{Fields, shortened};
 pub use rope::{Rope, RopeScaling};
 
 /// Most layers a model may have: the names of all tensors are made before anything is allocated.
@@ -62,7 +65,8 @@ pub struct ModelConfig {
     pub qk_norm: bool,
     /// Rotary position embedding.
     pub rope: Rope,
-    /// Longest context the model was made for.
+    /// Longest context the model was made for, or the window of its layers where that is shorter: up to
+    /// there a layer with a window computes what one without does.
     pub max_positions: usize,
     /// Standard deviation of random weights.
     pub initializer_range: f32,
@@ -70,6 +74,8 @@ pub struct ModelConfig {
     pub bos: Option<u32>,
     /// Ids of the tokens that end a text.
     pub eos: Vec<u32>,
+    /// What a person should know about the file, each with its name.
+    notices: Vec<String>,
     /// The file's own fields, for writing them again.
     json: Map<String, Value>,
 }
@@ -82,7 +88,7 @@ impl ModelConfig {
     /// the message names field and value.
     pub fn read(path: &Path) -> Result<Self> {
         let path = if path.is_dir() { &path.join("config.json") } else { path };
-        let text = std::fs::read_to_string(path).map_err(Error::file(path, "read"))?;
+        let text = read_input_text(path)?;
         Self::parse(path, &text)
     }
 
@@ -95,13 +101,20 @@ impl ModelConfig {
             .map_err(|error| Error::format(path, format!("not a JSON object: {error}")))?;
         let mut fields = Fields::new(path, "", &json);
         let architecture = read_architecture(&mut fields)?;
-        refuse_unsupported(&mut fields, architecture)?;
+        supported::require(&mut fields, architecture)?;
 
         let heads = fields.required_size("num_attention_heads")?;
         let hidden = fields.required_size("hidden_size")?;
         let vocabulary = fields.required_size("vocab_size")?;
         let default_positions = if architecture == Architecture::Llama { 2048 } else { 32_768 };
-        let max_positions = fields.size("max_position_embeddings")?.unwrap_or(default_positions);
+        let made_for = fields.size("max_position_embeddings")?.unwrap_or(default_positions);
+        let layers = fields.required_size("num_hidden_layers")?;
+        let window = window::read(&mut fields, architecture, layers)?.filter(|window| *window < made_for);
+        if let Some(window) = window {
+            fields.notice(format!(
+                "layers see a window of {window} tokens, so only texts up to that length are supported"
+            ));
+        }
         let attention_bias = match architecture {
             Architecture::Qwen2 => false,
             Architecture::Llama | Architecture::Qwen3 => fields.flag("attention_bias", false)?,
@@ -110,7 +123,7 @@ impl ModelConfig {
             architecture,
             hidden,
             intermediate: fields.required_size("intermediate_size")?,
-            layers: fields.required_size("num_hidden_layers")?,
+            layers,
             heads,
             kv_heads: read_kv_heads(&mut fields, architecture, heads)?,
             head_dim: read_head_dim(&mut fields, architecture, hidden, heads)?,
@@ -120,15 +133,17 @@ impl ModelConfig {
             qkv_bias: attention_bias || architecture == Architecture::Qwen2,
             output_bias: attention_bias,
             qk_norm: architecture == Architecture::Qwen3,
-            rope: Rope::read(&mut fields, path, max_positions)?,
-            max_positions,
-            initializer_range: fields.positive("initializer_range")?.unwrap_or(0.02) as f32,
+            rope: Rope::read(&mut fields, path, made_for)?,
+            max_positions: window.unwrap_or(made_for),
+            initializer_range: fields.not_negative("initializer_range")?.unwrap_or(0.02) as f32,
             bos: fields.token_ids("bos_token_id", vocabulary)?.first().copied(),
             eos: fields.token_ids("eos_token_id", vocabulary)?,
+            notices: Vec::new(),
             json: Map::new(),
         };
         config.check(&fields)?;
-        fields.refuse_unknown()?;
+        fields.notice_misspelt();
+        config.notices = fields.into_notices();
         config.json = json;
         Ok(config)
     }
@@ -153,6 +168,18 @@ impl ModelConfig {
             );
         }
         self.layout().map(drop).map_err(|error| fields.error(error.to_string()))
+    }
+
+    /// The same model with the head tied to the embedding.
+    pub fn into_tied(mut self) -> Self {
+        self.tied = true;
+        self.json.insert("tie_word_embeddings".to_owned(), Value::Bool(true));
+        self
+    }
+
+    /// What a person should know about the file, a line each.
+    pub fn notices(&self) -> &[String] {
+        &self.notices
     }
 
     /// Width of all query heads together, `heads · head_dim`: the input of the output projection.
@@ -262,39 +289,28 @@ fn read_architecture(fields: &mut Fields<'_>) -> Result<Architecture> {
         "qwen2" => Architecture::Qwen2,
         "qwen3" => Architecture::Qwen3,
         other => {
+            let other = shortened(&Value::from(other));
             return Err(fields.error(format!(
-                "`model_type` = {other:?} is not supported; supported: \"llama\", \"qwen2\", \"qwen3\""
+                "`model_type` = {other} is not supported; supported: \"llama\", \"qwen2\", \"qwen3\""
             )));
         }
     };
-    let language_model = |name: &Value| name.as_str().is_some_and(|name| name.ends_with("ForCausalLM"));
     fields.only("architectures", "a language model (…ForCausalLM)", |names| {
-        names.as_array().is_some_and(|names| names.iter().all(language_model))
+        names.as_array().is_some_and(|names| names.iter().all(can_be_language_model))
     })?;
+    if fields.object("auto_map")?.is_some() {
+        fields.notice(
+            "`auto_map` names code that comes with the model; it is not run, the model is computed as its \
+             `model_type` says",
+        );
+    }
     Ok(architecture)
 }
 
-/// Fails on every known field that would change the result in a way this version does not compute.
-fn refuse_unsupported(fields: &mut Fields<'_>, architecture: Architecture) -> Result<()> {
-    let is_false = |value: &Value| *value == Value::Bool(false);
-    fields.only("hidden_act", "\"silu\"", |value| value == "silu" || value == "swish")?;
-    fields.only("attention_dropout", "0.0", |value| value.as_f64() == Some(0.0))?;
-    fields.only("mlp_bias", "false", is_false)?;
-    fields.only("quantization_config", "weights in f32, f16 or bf16", |_| false)?;
-    fields.only("is_encoder_decoder", "false", is_false)?;
-    fields.only("pruned_heads", "none", |heads| heads.as_object().is_some_and(Map::is_empty))?;
-    fields.only("layer_types", "\"full_attention\" in every layer", |layers| {
-        layers.as_array().is_some_and(|layers| layers.iter().all(|layer| layer == "full_attention"))
-    })?;
-    match architecture {
-        // Without `use_sliding_window` the window's size says nothing.
-        Architecture::Qwen2 | Architecture::Qwen3 => {
-            fields.only("use_sliding_window", "false", is_false)?;
-            fields.value("sliding_window");
-        }
-        Architecture::Llama => {}
-    }
-    Ok(())
+/// False for the names of classes with another head: `…ForSequenceClassification`. The plain model (`…Model`)
+/// is that of a language model.
+fn can_be_language_model(name: &Value) -> bool {
+    name.as_str().is_some_and(|name| name.ends_with("ForCausalLM") || !name.contains("For"))
 }
 
 fn read_kv_heads(fields: &mut Fields<'_>, architecture: Architecture, heads: usize) -> Result<usize> {

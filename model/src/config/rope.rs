@@ -1,7 +1,9 @@
 //! Rotary position embedding as `config.json` describes it, in the form of `transformers` 4
 //! (`rope_theta` and `rope_scaling`) and of `transformers` 5 (`rope_parameters`).
 
-use super::fields::Fields;
+use serde_json::Value;
+
+use super::fields::{Fields, shortened};
 use crate::error::Result;
 
 /// Rotary position embedding: base and scaling of the frequencies.
@@ -55,47 +57,67 @@ impl Rope {
         max_positions: usize,
     ) -> Result<Self> {
         let theta = fields.positive("rope_theta")?.unwrap_or(Self::DEFAULT_THETA);
-        let whole = |value: &serde_json::Value| value.as_f64() == Some(1.0);
-        fields.only("partial_rotary_factor", "1.0", whole)?;
-        let original = fields.positive("original_max_position_embeddings")?;
+        let rotated = fields.value("partial_rotary_factor");
+        let original = fields.value("original_max_position_embeddings");
         let old = fields.object("rope_scaling")?.map(|object| ("rope_scaling.", object));
         let new = fields.object("rope_parameters")?.map(|object| ("rope_parameters.", object));
         let Some((prefix, object)) = old.or(new) else {
             return Ok(Self { theta, scaling: RopeScaling::None });
         };
 
+        let outer = fields;
         let mut fields = Fields::new(path, prefix, object);
+        let nested = ["full_attention", "sliding_attention"];
+        if let Some(kind) = nested.into_iter().find(|kind| object.get(*kind).is_some_and(Value::is_object)) {
+            return Err(fields.error(format!(
+                "`{prefix}{kind}`: rotary positions that differ between layers are not supported"
+            )));
+        }
         let theta = fields.positive("rope_theta")?.unwrap_or(theta);
-        fields.only("partial_rotary_factor", "1.0", whole)?;
         let (new_name, old_name) = (fields.text("rope_type")?, fields.text("type")?);
-        let scaling = match new_name.or(old_name).unwrap_or("default") {
+        let name = new_name.or(old_name).unwrap_or("default");
+        // The default kind reads nothing but its base: neither a factor nor a part of the head.
+        if name != "default" {
+            let whole = |value: &Value| value.as_f64() == Some(1.0);
+            fields.only("partial_rotary_factor", "1.0", whole)?;
+            if let Some(value) = rotated.filter(|value| !whole(value)) {
+                return Err(outer.invalid("partial_rotary_factor", value, "1.0: others are not supported"));
+            }
+        }
+        let scaling = match name {
             "default" => RopeScaling::None,
             "linear" => RopeScaling::Linear { factor: fields.required_positive("factor")? },
             "llama3" => {
                 let inner = fields.positive("original_max_position_embeddings")?;
-                let scaling = RopeScaling::Llama3 {
-                    factor: fields.required_positive("factor")?,
-                    low_freq_factor: fields.required_positive("low_freq_factor")?,
-                    high_freq_factor: fields.required_positive("high_freq_factor")?,
-                    original_max_position: original.or(inner).unwrap_or(max_positions as f64),
+                // A field beside the object goes first, as in `transformers`.
+                let original = match original {
+                    Some(_) => outer.positive("original_max_position_embeddings")?,
+                    None => inner,
                 };
-                if let RopeScaling::Llama3 { low_freq_factor, high_freq_factor, .. } = scaling
-                    && low_freq_factor >= high_freq_factor
-                {
+                let low_freq_factor = fields.required_positive("low_freq_factor")?;
+                let high_freq_factor = fields.required_positive("high_freq_factor")?;
+                if low_freq_factor >= high_freq_factor {
                     return Err(fields.error(format!(
                         "`{prefix}low_freq_factor` = {low_freq_factor} must be below \
                          `{prefix}high_freq_factor` = {high_freq_factor}"
                     )));
                 }
-                scaling
+                RopeScaling::Llama3 {
+                    factor: fields.required_positive("factor")?,
+                    low_freq_factor,
+                    high_freq_factor,
+                    original_max_position: original.unwrap_or(max_positions as f64),
+                }
             }
             other => {
+                let other = shortened(&Value::from(other));
                 return Err(fields.error(format!(
-                    "`{prefix}rope_type` = {other:?} is not supported; supported: \"default\", \"linear\", \"llama3\""
+                    "`{prefix}rope_type` = {other} is not supported; supported: \"default\", \"linear\", \"llama3\""
                 )));
             }
         };
-        fields.refuse_unknown()?;
+        fields.notice_misspelt();
+        outer.take_notices(fields);
         Ok(Self { theta, scaling })
     }
 }

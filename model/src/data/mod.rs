@@ -8,6 +8,7 @@ mod cache;
 pub mod chat;
 mod conversation;
 mod evaluation;
+mod lines;
 mod message_forms;
 mod messages;
 mod notice;
@@ -28,9 +29,9 @@ use crate::error::{Error, Result};
 use crate::settings::SpecialTokens;
 use crate::tokenizer::Tokenizer;
 pub use evaluation::{EvaluationBatch, evaluation_batches, is_exact_match};
+use lines::{Line, Lines};
 use notice::Notices;
 pub use notice::{FileNotice, Notice};
-use rows::{Line, Lines};
 pub use rows::{Shape, instruction_prompt};
 pub use sampler::{Draw, Sampler, SamplerSettings, Source, StepBatches, balanced_sample};
 pub use tokenize::Row;
@@ -130,7 +131,7 @@ impl Dataset {
         if let Some(folder) = cache_folder
             && let Some(content) = cache::read(&cache::path(folder, &key(&hash_file(path)?)))
         {
-            return Self::checked(path, content, CacheUse::Read, max_length);
+            return Self::checked(path, content, CacheUse::Read, max_length, long_rows);
         }
         let (content, hash) = tokenize_file(path, tokenizer, max_length, long_rows, special_tokens)?;
         let cache = match cache_folder {
@@ -140,15 +141,25 @@ impl Dataset {
                 Err(error) => CacheUse::NotWritten(error.to_string()),
             },
         };
-        Self::checked(path, content, cache, max_length)
+        Self::checked(path, content, cache, max_length, long_rows)
     }
 
-    fn checked(path: &Path, content: Content, cache: CacheUse, max_length: usize) -> Result<Self> {
+    fn checked(
+        path: &Path,
+        content: Content,
+        cache: CacheUse,
+        max_length: usize,
+        long_rows: LongRows,
+    ) -> Result<Self> {
         if content.rows.is_empty() {
-            let reason = match content.counts.too_long {
-                0 => "has no rows".to_owned(),
-                count => format!(
+            let reason = match (content.counts.too_long, long_rows) {
+                (0, _) => "has no rows".to_owned(),
+                (count, LongRows::Skip) => format!(
                     "all {count} rows are longer than {max_length} tokens: raise max_length, or set truncate"
+                ),
+                (count, LongRows::Truncate) => format!(
+                    "the prompts of all {count} rows fill {max_length} tokens, which leaves no answer to learn: \
+                     raise max_length"
                 ),
             };
             return Err(Error::format(path, reason));
@@ -258,7 +269,7 @@ impl Dataset {
 
 fn hash_file(path: &Path) -> Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
-    let file = std::fs::File::open(path).map_err(Error::file(path, "read"))?;
+    let file = crate::files::open_input(path)?;
     hasher.update_reader(file).map_err(Error::file(path, "read"))?;
     Ok(hasher.finalize())
 }

@@ -36,12 +36,12 @@ impl TemplateSources {
         let mut named = BTreeMap::new();
         let single = folder.join("chat_template.jinja");
         if single.is_file() {
-            let source = crate::files::read_text(&single)?;
+            let source = crate::files::read_input_text(&single)?;
             named.insert(DEFAULT.to_owned(), (single, source));
         }
         for path in additional_files(folder)? {
             let name = path.file_stem().unwrap_or_default().to_string_lossy().into_owned();
-            let source = crate::files::read_text(&path)?;
+            let source = crate::files::read_input_text(&path)?;
             named.insert(name, (path, source));
         }
         for file in ["tokenizer_config.json", "chat_template.json"] {

@@ -4,6 +4,8 @@
 //! renamed. Whatever a killed run leaves behind has a temporary name, which [`remove_partial`] recognises.
 
 mod folder;
+mod input;
+mod output;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Write};
@@ -15,6 +17,8 @@ use serde::Serialize;
 use crate::error::{Error, Result};
 pub(crate) use folder::require_plain_name;
 pub use folder::{AtomicFolder, MANIFEST, Manifest, ManifestEntry, Verify, hash_file};
+pub use input::{MOST_TEXT_BYTES, MOST_TOKENIZER_BYTES, looks_like, open_input, read_input, read_input_text};
+pub use output::{write_json_output, write_output};
 
 /// How temporary names end; they begin with a dot.
 const TEMPORARY_SUFFIX: &str = ".partial";

@@ -115,6 +115,25 @@ impl Inputs {
         self.probes.is_none() && self.tasks[task].model.is_none()
     }
 
+    /// What a person should know about the models, a line each.
+    pub fn model_notices(&self) -> impl Iterator<Item = &String> {
+        let base = match &self.base.checkpoint {
+            Some(checkpoint) => checkpoint.notices(),
+            None => self.base.config.notices(),
+        };
+        base.iter()
+            .chain(self.tasks.iter().filter_map(|task| task.model.as_ref()).flat_map(Checkpoint::notices))
+    }
+
+    /// Reads the weights of all models once and keeps none: finds what training would meet in them.
+    ///
+    /// # Errors
+    /// A file cannot be read, or a weight is NaN or infinite.
+    pub fn check_weights(&self) -> Result<()> {
+        let models = self.tasks.iter().filter_map(|task| task.model.as_ref());
+        self.base.checkpoint.iter().chain(models).try_for_each(Checkpoint::check_weights)
+    }
+
     /// All training rows of some tasks.
     pub fn whole(&self, tasks: &[usize]) -> Vec<Source> {
         let source = |&task: &usize| Source::whole(self.tasks[task].train.clone(), self.tasks[task].weight);
@@ -167,7 +186,11 @@ fn open_task(
     };
     let mut train = load(&settings.train)?;
     let eval = settings.eval.as_deref().map(load).transpose()?.map(Arc::new);
-    let model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
+    let mut model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
+    if base.config.tied {
+        // A tune saved with a head of its own, which is the embedding, fits.
+        model = model.map(Checkpoint::into_tied).transpose()?;
+    }
     if let (Some(model), Some(folder)) = (&model, &settings.model) {
         if let Some(difference) = model.config().mismatch(&base.config) {
             return Err(Error::format(folder, format!("is not a fine-tune of the base: {difference}")));

@@ -164,13 +164,15 @@ impl Job {
     }
 }
 
-/// What a job made from `recipe` would do; checks all that [`Job::prepare`] does but for the run folder.
+/// What a job made from `recipe` would do; checks all that [`Job::prepare`] does but for the run folder, and
+/// reads the models' weights once, for those that training would refuse.
 ///
 /// # Errors
-/// As [`Job::prepare`].
+/// As [`Job::prepare`]; a weight is NaN or infinite.
 pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Result<Plan> {
     let compute = recipe.model.precision.on("model.precision", device)?;
     let inputs = device.scope(|| Inputs::open(recipe, cache, None))?;
+    device.scope(|| inputs.check_weights())?;
     let steps = Steps::count(recipe, &inputs)?;
     let max_tokens = plan::max_tokens(recipe, &inputs)?;
     plan::plan(recipe, &inputs, &steps, device, compute, max_tokens)

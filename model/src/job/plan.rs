@@ -149,6 +149,7 @@ pub fn plan(
         trainings,
         memory: plan_memory(recipe, inputs, device, compute, max_tokens)?,
         disk_bytes: disk_bytes(recipe, inputs),
+        notices: inputs.model_notices().cloned().collect(),
     })
 }
 

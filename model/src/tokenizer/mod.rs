@@ -20,6 +20,7 @@ use tokenizers::{Encoding, PostProcessor, Token};
 
 use crate::data::templates::{ChatTemplates, TemplateSources};
 use crate::error::{Error, Reasoned, Result};
+use crate::files;
 use crate::settings::SpecialTokens;
 use compare::Meaning;
 use contain::contain;
@@ -67,7 +68,15 @@ impl Tokenizer {
     /// When a file is missing or cannot be used, or no end-of-sequence token is named anywhere.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        let bytes = std::fs::read(&path).map_err(Error::file(&path, "read"))?;
+        if !path.exists() && folder.join("tokenizer.model").is_file() {
+            let reason = "has tokenizer.model and no tokenizer.json, which is read: in Python, \
+                          `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` writes it";
+            return Err(Error::format(folder, reason));
+        }
+        let bytes = files::read_input(&path, files::MOST_TOKENIZER_BYTES)?;
+        if let Some(reason) = files::looks_like(&bytes) {
+            return Err(Error::format(&path, reason));
+        }
         let mut json: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Error::format(&path, format!("is not JSON: {error}")))?;
         let names = SpecialNames::read(folder)?;

@@ -216,11 +216,10 @@ fn ids(path: &Path, key: &str, value: &Value) -> Result<Vec<u32>> {
 
 /// The parsed file, or `None` where there is none.
 pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
-    let bytes = match std::fs::read(path) {
-        Ok(bytes) => bytes,
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(None),
-        Err(error) => return Err(Error::file(path, "read")(error)),
-    };
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = crate::files::read_input(path, crate::files::MOST_TEXT_BYTES)?;
     match serde_json::from_slice(&bytes) {
         Ok(json) => Ok(Some(json)),
         Err(error) => Err(Error::format(path, format!("is not JSON: {error}"))),

@@ -1,5 +1,12 @@
 //! From values to pixels, and round values to mark on an axis.
 
+/// Largest value an axis reaches: sums and differences of such are still numbers.
+const LARGEST: f64 = 1e300;
+/// Least range of an axis, in parts of its largest value.
+const NARROWEST: f64 = 1e-9;
+/// Most marks that an axis is asked for.
+const MOST_MARKS: usize = 50;
+
 /// How values become positions.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Kind {
@@ -22,24 +29,27 @@ pub struct Scale {
 
 impl Scale {
     /// A linear axis over `low..high` rounded outwards to its marks, about `marks` of them.
-    pub fn linear((low, high): (f64, f64), pixels: (f64, f64), marks: usize) -> Self {
-        let (low, high) = widened(low, high);
-        let step = round_step((high - low) / marks.max(1) as f64);
-        let (low, high) = ((low / step + 1e-9).floor() * step, (high / step - 1e-9).ceil() * step);
-        Self { kind: Kind::Linear, low, high, step, pixels }
+    pub fn linear(range: (f64, f64), pixels: (f64, f64), marks: usize) -> Self {
+        let exact = Self::exact(range, pixels, marks);
+        let step = exact.step;
+        let (low, high) =
+            ((exact.low / step + 1e-9).floor() * step, (exact.high / step - 1e-9).ceil() * step);
+        // Rounding outwards never makes a range a point, but the largest values have no round one beyond them.
+        let is_drawable = low < high && low.is_finite() && high.is_finite();
+        if is_drawable { Self { low, high, ..exact } } else { exact }
     }
 
     /// A linear axis over exactly `low..high`, with marks inside it.
     pub fn exact((low, high): (f64, f64), pixels: (f64, f64), marks: usize) -> Self {
-        let (low, high) = widened(low, high);
-        let step = round_step((high - low) / marks.max(1) as f64);
+        let (low, high) = widened(drawable(low), drawable(high));
+        let step = round_step((high - low) / marks.clamp(1, MOST_MARKS) as f64);
         Self { kind: Kind::Linear, low, high, step, pixels }
     }
 
     /// A logarithmic axis over `low..high`, both positive.
     pub fn logarithmic((low, high): (f64, f64), pixels: (f64, f64)) -> Self {
-        let low = low.max(f64::MIN_POSITIVE);
-        let high = high.max(low);
+        let low = drawable(low).max(1.0 / LARGEST);
+        let high = drawable(high).max(low);
         // A tenth of a decade of air.
         let (low, high) = (low / 1.26, high * 1.26);
         Self { kind: Kind::Logarithmic, low, high, step: 1.0, pixels }
@@ -62,7 +72,7 @@ impl Scale {
 
     /// Position of a value in pixels; values outside the axis are at its ends.
     pub fn place(&self, value: f64) -> f64 {
-        let value = value.clamp(self.low, self.high);
+        let value = drawable(value).clamp(self.low, self.high);
         let share = match self.kind {
             Kind::Linear => (value - self.low) / (self.high - self.low),
             Kind::Logarithmic => (value / self.low).ln() / (self.high / self.low).ln(),
@@ -80,9 +90,11 @@ impl Scale {
     }
 
     fn linear_marks(&self) -> Vec<f64> {
-        let first = (self.low / self.step - 1e-9).ceil() as i64;
-        let last = (self.high / self.step + 1e-9).floor() as i64;
-        (first..=last).map(|index| index as f64 * self.step).collect()
+        let first = (self.low / self.step - 1e-9).ceil();
+        let last = (self.high / self.step + 1e-9).floor();
+        // As many as fit: the least distance of an axis makes it a few more than were asked for.
+        let count = (last - first + 1.0).clamp(0.0, 2.0 * MOST_MARKS as f64) as usize;
+        (0..count).map(|index| (first + index as f64) * self.step).collect()
     }
 
     /// Powers of ten, thinned to at most seven; with 2 and 5 between them where there are fewer than three.
@@ -99,6 +111,11 @@ impl Scale {
     }
 }
 
+/// A value that can be drawn: one beyond the largest is at the axis's end.
+fn drawable(value: f64) -> f64 {
+    if value.is_nan() { 0.0 } else { value.clamp(-LARGEST, LARGEST) }
+}
+
 /// Least and largest of the values that are numbers; 0 to 1 where there is none.
 pub fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     let finite = values.filter(|value| value.is_finite());
@@ -107,13 +124,14 @@ pub fn range(values: impl Iterator<Item = f64>) -> (f64, f64) {
     if low <= high { (low, high) } else { (0.0, 1.0) }
 }
 
-/// A range that is not a point.
+/// A range that is not a point, nor so narrow that no marks could be told apart.
 fn widened(low: f64, high: f64) -> (f64, f64) {
-    if high > low {
+    let size = low.abs().max(high.abs());
+    if high - low > (size * NARROWEST).max(1.0 / LARGEST) {
         return (low, high);
     }
-    let half = if low == 0.0 { 1.0 } else { low.abs() * 0.1 };
-    if low >= 0.0 { ((low - half).max(0.0), high + half) } else { (low - half, high + half) }
+    let half = if size <= 1.0 / LARGEST { 1.0 } else { size * 0.1 };
+    if low >= 0.0 { ((low - half).max(0.0), low + half) } else { (low - half, low + half) }
 }
 
 /// The least of 1, 2 or 5 times a power of ten that is not below `least`.
@@ -185,5 +203,50 @@ mod tests {
         assert_eq!(Scale::exact((0.0, 4.0), (0.0, 100.0), 4).place(1.0), 25.0);
         assert_eq!(range([f64::NAN, 3.0, -1.0].into_iter()), (-1.0, 3.0));
         assert_eq!(range(std::iter::empty()), (0.0, 1.0));
+    }
+
+    #[test]
+    fn every_range_has_an_axis_with_a_few_marks() {
+        let values = [
+            f64::MIN,
+            -1.7e308,
+            -1e300,
+            -1.0,
+            -1e-320,
+            -0.0,
+            0.0,
+            5e-324,
+            1e-300,
+            1.0,
+            1.0 + f64::EPSILON,
+            1e15,
+            1e15 + 1.0,
+            1e300,
+            1.7e308,
+            f64::MAX,
+            f64::INFINITY,
+            f64::NEG_INFINITY,
+            f64::NAN,
+        ];
+        let pixels = (10.0, 110.0);
+        for low in values {
+            for high in values {
+                let range = (low, high);
+                for scale in [
+                    Scale::linear(range, pixels, 4),
+                    Scale::exact(range, pixels, 5),
+                    Scale::exact(range, pixels, usize::MAX),
+                    Scale::logarithmic(range, pixels),
+                    Scale::for_values([low, high].into_iter(), pixels, 4),
+                ] {
+                    let marks = scale.marks();
+                    assert!(marks.len() <= 2 * MOST_MARKS, "{range:?}: {} marks", marks.len());
+                    for value in values.into_iter().chain(marks.into_iter().map(|(value, _)| value)) {
+                        let place = scale.place(value);
+                        assert!((9.9..=110.1).contains(&place), "{range:?} {value}: {place} in {scale:?}");
+                    }
+                }
+            }
+        }
     }
 }

@@ -1,0 +1,147 @@
+//! Names of tensors: which of those stored is which of the model's.
+
+use std::collections::BTreeMap;
+
+use cpift_engine::{Layout, Segment};
+
+use super::folder::Weights;
+use super::{EMBEDDING, HEAD, Place};
+use crate::error::{Error, Result};
+
+/// Names listed in one message; the rest are counted.
+const NAMES_LISTED: usize = 4;
+
+/// What the names of a language model's tensors begin with, all but the head's.
+const PREFIX: &str = "model.";
+
+/// Where the tensors of a model are stored.
+pub(super) struct Found {
+    /// One for every segment of the layout.
+    pub segments: Vec<Place>,
+    /// The head of a tied model, where it is stored beside the embedding.
+    pub tied_head: Option<Place>,
+    /// What a person should know about the other tensors.
+    pub notice: Option<String>,
+}
+
+/// Finds the tensors of the layout among those stored, and checks shapes and types.
+///
+/// # Errors
+/// Tensors that are missing, stored twice, of another shape or type, or parts of another model.
+pub(super) fn find(weights: &Weights, layout: &Layout, tied: bool) -> Result<Found> {
+    let mut places = locate(weights, layout)?;
+    // A tied model may store its one matrix under either name.
+    if tied
+        && !places.contains_key(EMBEDDING)
+        && let Some(head) = places.remove(HEAD)
+    {
+        places.insert(EMBEDDING.to_owned(), head);
+    }
+    require_all(weights, layout, &places)?;
+    let notice = check_others(weights, layout, &places)?;
+
+    let find = |segment: &Segment| {
+        let place = places[segment.name.as_str()].clone();
+        weights.files[place.file].require_floats(&place.name, &segment.shape)?;
+        Ok(place)
+    };
+    let segments = layout.segments().iter().map(find).collect::<Result<Vec<_>>>()?;
+    let tied_head = places.get(HEAD).filter(|_| tied).cloned();
+    if let (Some(head), Some(embedding)) = (&tied_head, layout.find(EMBEDDING)) {
+        weights.files[head.file].require_floats(&head.name, &layout.segment(embedding).shape)?;
+    }
+    Ok(Found { segments, tied_head, notice })
+}
+
+/// Where each tensor is stored, by its name in the model.
+fn locate(weights: &Weights, layout: &Layout) -> Result<BTreeMap<String, Place>> {
+    let mut places: BTreeMap<String, Place> = BTreeMap::new();
+    for (index, file) in weights.files.iter().enumerate() {
+        for stored in file.names() {
+            let name = model_name(&stored, layout);
+            let place = Place { file: index, name: stored };
+            if let Some(other) = places.insert(name.clone(), place) {
+                let (one, two) = (weights.files[other.file].path().display(), file.path().display());
+                let reason = if other.file == index {
+                    format!("`{name}` is stored twice, with and without `{PREFIX}`")
+                } else {
+                    format!("`{name}` is in two shards, {one} and {two}")
+                };
+                return Err(Error::format(&weights.listing, reason));
+            }
+        }
+    }
+    Ok(places)
+}
+
+/// A stored tensor's name in the model. As in `transformers`, the prefix is left out or added where that gives
+/// a name of the model's: a plain model (`LlamaModel`) is saved without it.
+fn model_name(stored: &str, layout: &Layout) -> String {
+    let is_known = |name: &str| name == HEAD || layout.find(name).is_some();
+    if let Some(shorter) = stored.strip_prefix(PREFIX)
+        && is_known(shorter)
+    {
+        return shorter.to_owned();
+    }
+    let longer = format!("{PREFIX}{stored}");
+    if is_known(&longer) { longer } else { stored.to_owned() }
+}
+
+/// Fails when a tensor of the layout is not stored.
+fn require_all(weights: &Weights, layout: &Layout, places: &BTreeMap<String, Place>) -> Result<()> {
+    let wanted = layout.segments().iter().map(|segment| segment.name.as_str());
+    let Some(names) = list_names(wanted.filter(|name| !places.contains_key(*name))) else { return Ok(()) };
+    let others = places.keys().map(String::as_str).filter(|name| layout.find(name).is_none());
+    let advice = match list_names(others) {
+        _ if names == format!("`{HEAD}`") => {
+            "; set `tie_word_embeddings` to true if the head is the embedding".to_owned()
+        }
+        Some(others) => format!("; it has instead {others}"),
+        None => String::new(),
+    };
+    let reason = format!("missing, though config.json asks for it: {names}{advice}");
+    Err(Error::format(&weights.listing, reason))
+}
+
+/// Fails when a stored tensor is a part of the model that the configuration does not have; says which are
+/// parts of something else, which `transformers` leaves out as well.
+fn check_others(
+    weights: &Weights,
+    layout: &Layout,
+    places: &BTreeMap<String, Place>,
+) -> Result<Option<String>> {
+    let others: Vec<&str> = places
+        .keys()
+        .map(String::as_str)
+        .filter(|name| layout.find(name).is_none() && *name != HEAD && !is_table(name))
+        .collect();
+    let inside = others.iter().copied().filter(|name| is_inside(name));
+    if let Some(names) = list_names(inside) {
+        let reason = format!("not a part of the model config.json describes: {names}");
+        return Err(Error::format(&weights.listing, reason));
+    }
+    Ok(list_names(others.into_iter()).map(|names| {
+        format!("{}: not a part of the language model, left out: {names}", weights.listing.display())
+    }))
+}
+
+/// Values that follow from the configuration, which old releases stored with the weights.
+fn is_table(name: &str) -> bool {
+    ["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids"]
+        .iter()
+        .any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
+/// Whether a tensor belongs to the transformer itself rather than to something beside it.
+fn is_inside(name: &str) -> bool {
+    let name = name.strip_prefix(PREFIX).unwrap_or(name);
+    ["layers.", "embed_tokens.", "norm.", "lm_head."].iter().any(|part| name.starts_with(part))
+}
+
+/// The first few names and how many more there are; `None` when there is none.
+fn list_names<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<String> {
+    let listed: Vec<_> = names.by_ref().take(NAMES_LISTED).map(|name| format!("`{name}`")).collect();
+    let more = names.count();
+    let listed = (!listed.is_empty()).then(|| listed.join(", "))?;
+    Some(if more == 0 { listed } else { format!("{listed} and {more} more") })
+}
