@@ -20,7 +20,7 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 const SMALL_FILES: u64 = 1 << 20;
 
 /// Files of a model folder that say nothing about the weights, copied through where they are.
-const COPIED: &[&str] = &[
+pub(crate) const COPIED_FILES: &[&str] = &[
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -71,7 +71,7 @@ impl<'a> ModelFiles<'a> {
         let files = self
             .copy_from
             .into_iter()
-            .flat_map(|folder| COPIED.iter().map(|&name| (folder.join(name), name)));
+            .flat_map(|folder| COPIED_FILES.iter().map(|&name| (folder.join(name), name)));
         files.filter(|(path, _)| path.is_file())
     }
 }

@@ -19,12 +19,14 @@ use serde::Deserialize;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::files::require_plain_name;
+pub(crate) use export::COPIED_FILES;
 pub use export::{ModelFiles, add_model, write_model};
 pub use header::TensorFile;
 use load::Load;
 pub use load::staging_bytes;
 pub use safetensors::Dtype;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
+pub(crate) use save::too_large_for;
 
 /// Name of the weights where they are in one file.
 const SINGLE_FILE: &str = "model.safetensors";
