@@ -25,8 +25,8 @@ pub use header::TensorFile;
 use load::Load;
 pub use load::staging_bytes;
 pub use safetensors::Dtype;
-pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
 pub(crate) use save::too_large_for;
+pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
 
 /// Name of the weights where they are in one file.
 const SINGLE_FILE: &str = "model.safetensors";

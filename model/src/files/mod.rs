@@ -15,9 +15,7 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 pub(crate) use folder::require_plain_name;
-pub use folder::{
-    AtomicFolder, MANIFEST, Manifest, ManifestEntry, Origin, RecordedSteps, Verify, hash_file,
-};
+pub use folder::{AtomicFolder, MANIFEST, Manifest, ManifestEntry, Origin, RecordedSteps, Verify, hash_file};
 pub use known::KnownFiles;
 
 /// How temporary names end; they begin with a dot.

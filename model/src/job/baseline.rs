@@ -56,12 +56,7 @@ impl Session<'_> {
     /// Fine-tunes through groups of tasks one after the other, each a fine-tune of its own (schedule and
     /// moments anew) as it is done by hand; nothing is frozen. One group is plain joint training. Like all
     /// trainings it returns the number of frozen coordinates that were checked.
-    pub(super) fn train_staged(
-        &mut self,
-        stage: &str,
-        groups: &[Vec<usize>],
-        origin: Origin,
-    ) -> Result<u64> {
+    pub(super) fn train_staged(&mut self, stage: &str, groups: &[Vec<usize>], origin: Origin) -> Result<u64> {
         let job = self.job;
         let part = |(index, members): (usize, &Vec<usize>)| {
             let names = job.inputs.names(members);

@@ -125,8 +125,7 @@ impl Session<'_> {
 
     /// Stage 1b: every task's core parameters.
     pub(super) fn select_cores(&mut self) -> Result<Vec<Core>> {
-        let probes: Vec<String> =
-            self.job.inputs.tasks.iter().map(|task| probe_place(&task.name)).collect();
+        let probes: Vec<String> = self.job.inputs.tasks.iter().map(|task| probe_place(&task.name)).collect();
         let origin = self.origin(CORE, &probes.iter().map(String::as_str).collect::<Vec<_>>());
         if self.is_complete(&self.job.out.join(CORE), &origin)? {
             let (cores, report) = self.read_cores()?;

@@ -11,9 +11,7 @@ use super::record::InputFile;
 use super::session::read_json;
 use crate::error::{Error, Result};
 use crate::files;
-use crate::settings::{
-    CheckpointSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings,
-};
+use crate::settings::{CheckpointSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings};
 
 /// Name of the record in the run folder.
 const IDENTITY: &str = "identity.json";

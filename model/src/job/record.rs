@@ -132,7 +132,10 @@ pub fn check_copies(writing: &AtomicFolder, base: &Path, files: &[InputFile]) ->
             (None, _) => "was not there when the run was begun: remove it",
             (_, None) => return Err(gone(&path)),
         };
-        return Err(Error::format(&path, format!("{reason}, and continue with --resume, or start a new run")));
+        return Err(Error::format(
+            &path,
+            format!("{reason}, and continue with --resume, or start a new run"),
+        ));
     }
     Ok(())
 }

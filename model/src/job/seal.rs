@@ -122,6 +122,8 @@ mod tests {
             assert!(message.contains("was edited"), "{message}");
         }
         std::fs::write(&path, "{\"base\": {}}").unwrap();
-        assert!(read::<Value>(&path, Some(&origin("a"))).unwrap_err().to_string().contains("earlier version"));
+        assert!(
+            read::<Value>(&path, Some(&origin("a"))).unwrap_err().to_string().contains("earlier version")
+        );
     }
 }

@@ -150,9 +150,8 @@ impl<'a> Session<'a> {
 
     /// From here on the files of a finished folder must stay what they are.
     fn know(&self, folder: &Path, manifest: &Manifest) -> Result<()> {
-        let known = |file: &files::ManifestEntry| {
-            self.job.known.add_hashed(&folder.join(&file.name), &file.blake3)
-        };
+        let known =
+            |file: &files::ManifestEntry| self.job.known.add_hashed(&folder.join(&file.name), &file.blake3);
         manifest.files.iter().try_for_each(known)
     }
 
@@ -464,12 +463,7 @@ fn weight_type(job: &Job) -> WeightType {
 
 /// What a file or folder of a run is that nothing else of the run went into.
 fn origin_of(identity: &str, place: &str) -> Origin {
-    Origin {
-        identity: identity.to_owned(),
-        place: place.to_owned(),
-        made_from: String::new(),
-        metrics: None,
-    }
+    Origin { identity: identity.to_owned(), place: place.to_owned(), made_from: String::new(), metrics: None }
 }
 
 /// Name of a task's probe in the run folder.
@@ -493,7 +487,8 @@ fn read_scores(job: &Job, identity: &str) -> Result<Scores> {
     if let Some(run) = &job.inputs.probes {
         let path = run.join(SCORES);
         let theirs: Option<(Scores, String)> = seal::read(&path, None)?;
-        let (mut theirs, _) = theirs.ok_or_else(|| Error::format(&path, "is missing: that run has no scores"))?;
+        let (mut theirs, _) =
+            theirs.ok_or_else(|| Error::format(&path, "is missing: that run has no scores"))?;
         for column in ["base", "probe"] {
             scores.insert(column.to_owned(), theirs.remove(column).unwrap_or_default());
         }

@@ -104,7 +104,8 @@ impl TensorBoard {
                     path
                 }
             };
-            let file = OpenOptions::new().append(true).open(&path).map_err(files::write_error(&path, "write"))?;
+            let file =
+                OpenOptions::new().append(true).open(&path).map_err(files::write_error(&path, "write"))?;
             self.open = Some((training, path, file));
         }
         let Some((_, path, file)) = &mut self.open else { return Ok(()) };
