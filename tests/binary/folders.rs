@@ -91,7 +91,7 @@ fn a_run_continues_in_a_folder_named_in_any_way() {
     ] {
         let train = |more: &[&str]| {
             let mut arguments = vec!["train", recipe];
-            arguments.extend(out.iter().flat_map(|out| ["--out", out]));
+            arguments.extend(out.into_iter().flat_map(|out| ["--out", out]));
             arguments.extend(more);
             project.succeeds(from, &arguments)
         };
