@@ -275,13 +275,9 @@ fn a_job_starts_no_more_threads_than_it_is_given() {
     let tasks = format!("/proc/{}/task", child.id());
     let mut most = 0;
     while child.try_wait().unwrap().is_none() {
-        let names = fs::read_dir(&tasks).into_iter().flatten().flatten().filter_map(|task| {
-            let name = fs::read_to_string(task.path().join("comm")).ok()?;
-            // Rayon's global pool gives its threads no name: they have the program's.
-            name.starts_with("cpift-engine").then_some(())
-        });
-        most = most.max(names.count());
+        most = most.max(fs::read_dir(&tasks).map_or(0, Iterator::count));
     }
     assert!(child.wait().unwrap().success());
-    assert!(most <= 1, "{most} threads beside the device's, where only the first is expected");
+    // The first, the one that waits for signals, and the device's one: rayon's global pool would add one per core.
+    assert!((2..=3).contains(&most), "{most} threads");
 }
