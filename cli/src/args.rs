@@ -97,7 +97,10 @@ The methods `joint`, `sequential`, `staged`, `replay` and `half` are the usual w
 
 Everything is checked before the first step: files, keys, shapes, memory, space on disk. \
 Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and says how to continue; twice stops at once. \
-A run that was stopped or killed goes on with --resume to the same bits as one that never was.";
+A run that was stopped or killed goes on with --resume to the same bits as one that never was. What it goes by is \
+the content of recipe and files, not where they lie: run folder and project can be moved. Stages of another run, \
+and files edited or changed since, are refused by name; what is removed is made again. model.dtype (until the \
+final model is written), checkpoint.every, checkpoint.keep and metrics.tensorboard may be set otherwise.";
 
 const TRAIN_EXAMPLES: &str = "\
 Examples:
@@ -110,6 +113,7 @@ Examples:
 Files written into the run folder:
   recipe.toml     the recipe with every default filled in; can be run itself
   inputs.json     every file the run reads, with its hash, for --resume
+  identity.json   hash of the recipe's settings, for --resume
   run.json        what was planned, and every process that worked on it: version, device, date
   metrics.jsonl   every optimizer step
   tensorboard/    the same for TensorBoard, with --tensorboard

@@ -1,5 +1,6 @@
 //! Ctrl-C: once to stop in order, twice to stop at once.
 
+use std::ffi::OsString;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
@@ -9,6 +10,16 @@ use crate::display::tell;
 
 /// Exit code of a job that a person or program stopped, as shells report an interrupt.
 pub const EXIT_CODE: u8 = 130;
+
+/// Lets a write beyond the limit on the size of files (`ulimit -f`) fail like one on a full disk, with an error
+/// that names the file, instead of ending the process with a signal. Programs this one starts take that over.
+pub fn report_file_size_limit() {
+    #[cfg(unix)]
+    // SAFETY: no handler is installed that could run anything: the signal is ignored.
+    unsafe {
+        libc::signal(libc::SIGXFSZ, libc::SIG_IGN);
+    }
+}
 
 /// What Ctrl-C, a termination or a hang-up signal do: end the process on the spot while nothing has begun,
 /// then ask the job to stop, and at the second end the process. Whole checkpoints on disk survive all.
@@ -46,23 +57,47 @@ pub fn install(announcement: &'static str) -> Result<Interrupt> {
     Ok(interrupt)
 }
 
-/// The command that continues the job this process was started for.
+/// The command that continues the job this process was started for, to be pasted where it was started.
 pub fn resume_command() -> String {
-    let command = command();
-    if command.split(' ').any(|word| word == "--resume") { command } else { command + " --resume" }
+    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    if !arguments.iter().any(|argument| argument == "--resume") {
+        // What follows `--` is no option.
+        let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
+        arguments.insert(end, OsString::from("--resume"));
+    }
+    // As it was started: the program need not be where a shell looks for programs.
+    let program = std::env::args_os().next().unwrap_or_else(|| OsString::from(PROGRAM));
+    shell_words(std::iter::once(program).chain(arguments))
 }
 
-/// The command this process was started with, as a shell takes it.
+/// The command this process was started with, as a shell takes it, by the program's plain name.
 pub fn command() -> String {
-    let quoted = |argument: String| {
+    shell_words(std::iter::once(OsString::from(PROGRAM)).chain(std::env::args_os().skip(1)))
+}
+
+const PROGRAM: &str = "cpift-engine";
+
+/// Words in quotes where a shell would take them apart.
+fn shell_words(words: impl Iterator<Item = OsString>) -> String {
+    let quoted = |word: OsString| {
+        let word = word.to_string_lossy().into_owned();
         let plain = |c: char| c.is_ascii_alphanumeric() || "-_./=:,@%+".contains(c);
-        if !argument.is_empty() && argument.chars().all(plain) {
-            argument
+        if !word.is_empty() && word.chars().all(plain) {
+            word
         } else {
-            format!("'{}'", argument.replace('\'', "'\\''"))
+            format!("'{}'", word.replace('\'', "'\\''"))
         }
     };
-    let arguments =
-        std::env::args_os().skip(1).map(|argument| quoted(argument.to_string_lossy().into_owned()));
-    std::iter::once("cpift-engine".to_owned()).chain(arguments).collect::<Vec<_>>().join(" ")
+    words.map(quoted).collect::<Vec<_>>().join(" ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::shell_words;
+
+    #[test]
+    fn a_shell_takes_the_words_as_they_were() {
+        let words = ["a/b", "my runs/ä", "it's", "seed=1", ""].map(std::ffi::OsString::from);
+        assert_eq!(shell_words(words.into_iter()), "a/b 'my runs/ä' 'it'\\''s' seed=1 ''");
+    }
 }

@@ -22,6 +22,7 @@ use display::{tell, text};
 
 /// Runs the command that the process was started with.
 pub fn main() -> ExitCode {
+    interrupt::report_file_size_limit();
     let arguments = match Arguments::try_parse() {
         Ok(arguments) => arguments,
         // Help and version are errors to clap too. A closed pipe is nobody's concern.

@@ -156,7 +156,9 @@ fn an_interrupt_saves_and_says_how_to_go_on() {
     let last: Vec<&str> = stderr(&output).lines().rev().take(2).collect();
     // After a step, or between two fine-tunes when the signal came during an evaluation.
     assert!(last[1].starts_with("stopped "), "{last:?}");
-    assert!(last[0].starts_with("  cpift-engine train ") && last[0].ends_with(" --resume"), "{last:?}");
+    // As it was started, so that it can be pasted: the program need not be on the path of a shell.
+    let program = format!("  {} train ", env!("CARGO_BIN_EXE_cpift-engine"));
+    assert!(last[0].starts_with(&program) && last[0].ends_with(" --resume"), "{last:?}");
     files.trained("stopped", &["--resume"]);
     assert_same_results(&files, "whole", "stopped");
 }

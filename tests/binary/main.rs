@@ -7,6 +7,7 @@ mod basics;
 mod bench_kernels;
 mod compare;
 mod cuda;
+mod folders;
 mod jobs;
 mod report;
 mod support;

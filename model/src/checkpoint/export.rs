@@ -21,7 +21,7 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 const SMALL_FILES: u64 = 1 << 20;
 
 /// Files of a model folder that say nothing about the weights, copied through where they are.
-const COPIED: &[&str] = &[
+const COPIED_FILES: &[&str] = &[
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
@@ -39,6 +39,11 @@ const COPIED: &[&str] = &[
     "NOTICE",
     "NOTICE.txt",
 ];
+
+/// Whether a file of this name in a model folder is copied through to what is made of it.
+pub(crate) fn is_copied(name: &str) -> bool {
+    COPIED_FILES.contains(&name) || Path::new(name).starts_with(TEMPLATE_FOLDER)
+}
 
 /// What a model folder is written from, besides the weights.
 #[derive(Debug, Clone, Copy)]
@@ -63,18 +68,30 @@ impl<'a> ModelFiles<'a> {
     pub fn bytes(&self) -> u64 {
         let length =
             |(path, _)| std::fs::metadata(path).map_or(0, |metadata: std::fs::Metadata| metadata.len());
-        let copied: u64 = self.copied().map(length).sum();
+        let copied = self.copied().unwrap_or_default();
+        let copied: u64 = copied.into_iter().map(length).sum();
         self.config.parameters() as u64 * self.dtype.bytes() + copied + SMALL_FILES
     }
 
     /// The files to copy: path and name.
-    fn copied(&self) -> impl Iterator<Item = (PathBuf, &'static str)> {
-        let files = self
-            .copy_from
-            .into_iter()
-            .flat_map(|folder| COPIED.iter().map(|&name| (folder.join(name), name)));
-        files.filter(|(path, _)| path.is_file())
+    fn copied(&self) -> Result<Vec<(PathBuf, String)>> {
+        self.copy_from.map(copied_files).transpose().map(Option::unwrap_or_default)
     }
+}
+
+/// The files of a model folder that are copied through to what is made of it: path, and name in the folder.
+///
+/// # Errors
+/// When the folder of additional chat templates cannot be read.
+pub(crate) fn copied_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let files = COPIED_FILES.iter().map(|&name| (folder.join(name), name.to_owned()));
+    let mut files: Vec<(PathBuf, String)> = files.filter(|(path, _)| path.is_file()).collect();
+    for path in additional_files(folder)? {
+        let name = path.file_name().unwrap_or_default().to_string_lossy();
+        let name = format!("{TEMPLATE_FOLDER}/{name}");
+        files.push((path, name));
+    }
+    Ok(files)
 }
 
 /// Writes a model folder, whole or not at all. `weights` has the elements of the configuration's layout.
@@ -97,12 +114,7 @@ pub fn add_model(folder: &mut AtomicFolder, files: &ModelFiles<'_>, weights: Vie
     let tensors = layout_tensors(&layout, "", weights, files.dtype)?;
     write_weights(folder, files, &tensors)?;
     folder.write_bytes("config.json", files.config.to_json(files.dtype.config_name()).as_bytes())?;
-    files.copied().try_for_each(|(path, name)| folder.copy(&path, name))?;
-    for path in files.copy_from.map(additional_files).transpose()?.unwrap_or_default() {
-        let name = path.file_name().unwrap_or_default().to_string_lossy();
-        folder.copy(&path, &format!("{TEMPLATE_FOLDER}/{name}"))?;
-    }
-    Ok(())
+    files.copied()?.iter().try_for_each(|(path, name)| folder.copy(path, name))
 }
 
 fn write_weights(

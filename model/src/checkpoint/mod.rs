@@ -19,10 +19,12 @@ use cpift_engine::{Layout, ViewMut};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 pub use export::{ModelFiles, add_model, write_model};
+pub(crate) use export::{copied_files, is_copied};
 pub use header::TensorFile;
 pub use load::staging_bytes;
 use load::{Load, Stored};
 pub use safetensors::Dtype;
+pub(crate) use save::too_large_for;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
 
 /// Name of the weights where they are in one file.

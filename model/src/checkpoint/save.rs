@@ -108,6 +108,40 @@ pub fn layout_tensors<'a>(
     Ok(layout.segments().iter().map(tensor).collect())
 }
 
+/// The first weight that is too large for the type it is to be stored in, as words for a message; none where all
+/// fit.
+///
+/// # Errors
+/// When the weights cannot be read from the device.
+pub(crate) fn too_large_for(
+    dtype: WeightType,
+    layout: &Layout,
+    weights: View<'_, f32>,
+) -> Result<Option<String>> {
+    if dtype == WeightType::F32 {
+        return Ok(None);
+    }
+    let mut staging = Staging::default();
+    for segment in layout.segments() {
+        let values = weights.slice(segment.range());
+        for start in (0..values.len()).step_by(CHUNK) {
+            let length = CHUNK.min(values.len() - start);
+            staging.single.resize(length, 0.0);
+            staging.half.resize(length, 0);
+            values.slice(start..start + length).copy_to_host(&mut staging.single)?;
+            if let Some(index) = staging.convert(dtype) {
+                let (name, value) = (&segment.name, staging.single[index]);
+                return Ok(Some(format!(
+                    "`{name}` has {value} at element {}, too large for {}",
+                    start + index,
+                    dtype.config_name()
+                )));
+            }
+        }
+    }
+    Ok(None)
+}
+
 /// Writes a safetensors file from tensors in memory, a chunk at a time. `format` is what the file's metadata
 /// says under that name.
 ///
@@ -165,6 +199,23 @@ struct Staging {
 }
 
 impl Staging {
+    /// Converts `single` into `half`; returns the first element that does not fit.
+    fn convert(&mut self, dtype: WeightType) -> Option<usize> {
+        match dtype {
+            WeightType::F32 => None,
+            WeightType::BF16 => {
+                let half: &mut [bf16] = bytemuck::cast_slice_mut(&mut self.half);
+                half.convert_from_f32_slice(&self.single);
+                half.iter().position(|value| !value.is_finite())
+            }
+            WeightType::F16 => {
+                let half: &mut [f16] = bytemuck::cast_slice_mut(&mut self.half);
+                half.convert_from_f32_slice(&self.single);
+                half.iter().position(|value| !value.is_finite())
+            }
+        }
+    }
+
     fn write(
         &mut self,
         file: &mut FileWriter,
@@ -183,19 +234,7 @@ impl Staging {
                     "{path}: `{name}` has {value} at element {index}: not written"
                 )));
             }
-            let too_large = match dtype {
-                WeightType::F32 => None,
-                WeightType::BF16 => {
-                    let half: &mut [bf16] = bytemuck::cast_slice_mut(&mut self.half);
-                    half.convert_from_f32_slice(&self.single);
-                    half.iter().position(|value| !value.is_finite())
-                }
-                WeightType::F16 => {
-                    let half: &mut [f16] = bytemuck::cast_slice_mut(&mut self.half);
-                    half.convert_from_f32_slice(&self.single);
-                    half.iter().position(|value| !value.is_finite())
-                }
-            };
+            let too_large = self.convert(dtype);
             if let Some(index) = too_large {
                 return Err(Error::Job(format!(
                     "{}: `{name}` has {} at element {}, too large for {}: write float32 instead",

@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use super::results::InputHash;
 use crate::error::{Error, Result};
-use crate::files::{self, Manifest, Verify};
-use crate::job::{Way, read_json};
+use crate::files::{self, Manifest, Origin, Verify};
+use crate::job::{Way, read_json, read_sealed, write_sealed};
 use crate::progress::JobReport;
 use crate::settings::Stage;
 
@@ -226,9 +226,10 @@ impl ComparisonFolder {
         self.root.join("outcomes").join(format!("{id}.json"))
     }
 
-    /// Whether a unit is done; of specialists also whether every model is there.
+    /// Whether a unit is done; of specialists also whether every model is there. One whose outcome is damaged, or
+    /// that of another unit, is made again.
     pub fn is_done(&self, unit: &Unit) -> bool {
-        self.outcome(&unit.id).exists() && (!unit.is_specialists() || self.has_probes(&unit.id))
+        self.read_outcome(&unit.id).is_ok() && (!unit.is_specialists() || self.has_probes(&unit.id))
     }
 
     /// Whether every probe that the outcome names is there, whole.
@@ -262,7 +263,10 @@ impl ComparisonFolder {
     /// When it is not there or not readable: there is no other value for a result that is missing.
     pub fn read_outcome(&self, id: &str) -> Result<Outcome> {
         let path = self.outcome(id);
-        read_json(&path)?.ok_or_else(|| Error::format(&path, "is missing: run the comparison with --resume"))
+        let outcome = read_sealed(&path, Some(&outcome_origin(id)))?;
+        outcome
+            .map(|(outcome, _)| outcome)
+            .ok_or_else(|| Error::format(&path, "is missing: run the comparison with --resume"))
     }
 
     /// Records what came out of a unit; its models are then removed, but for specialists and if `keep` is set.
@@ -270,7 +274,7 @@ impl ComparisonFolder {
     /// # Errors
     /// When it cannot be written.
     pub fn finish(&self, unit: &Unit, outcome: &Outcome, keep: bool) -> Result<()> {
-        files::write_json_atomically(&self.outcome(&unit.id), outcome)?;
+        write_sealed(&self.outcome(&unit.id), &outcome_origin(&unit.id), outcome)?;
         let models: &[&str] = if keep || unit.is_specialists() { &[] } else { &["fused", "final"] };
         for folder in models.iter().map(|name| self.run(&unit.id).join(name)).filter(|path| path.exists()) {
             std::fs::remove_dir_all(&folder).map_err(Error::file(&folder, "remove"))?;
@@ -292,4 +296,10 @@ impl ComparisonFolder {
             Err(TryLockError::Error(error)) => Err(Error::file(&path, "lock")(error)),
         }
     }
+}
+
+/// What an outcome is: a unit's name holds the hash of all that its result follows from.
+fn outcome_origin(id: &str) -> Origin {
+    let identity = id.to_owned();
+    Origin { identity, place: "outcome".to_owned(), made_from: String::new(), metrics: None }
 }

@@ -1,7 +1,7 @@
 //! Tokenised files on disk, found by the hash of everything that decided their content.
 //!
-//! A cache file is `magic, hash of the rest, counts, notices as JSON, rows`, all numbers little-endian. One that is
-//! damaged or of another version is as good as none: it is made anew.
+//! A cache file is `magic, key, hash of key and rest, counts, notices as JSON, rows`, all numbers little-endian. One
+//! that is damaged, of another version, or of another key than its name says is as good as none: it is made anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
@@ -16,16 +16,21 @@ use crate::files::{json_text, write_atomically};
 const MAGIC: &[u8; 8] = b"cpiftok3";
 
 /// Path of the cache file for a key.
-pub(crate) fn path(folder: &Path, key: &blake3::Hash) -> PathBuf {
+fn path(folder: &Path, key: &blake3::Hash) -> PathBuf {
     folder.join(format!("{}.tokens", &key.to_hex()[..32]))
 }
 
-/// The cached rows, or `None` where there are none that can be trusted.
-pub(crate) fn read(path: &Path) -> Option<Content> {
-    let bytes = fs::read(path).ok()?;
-    let rest = bytes.strip_prefix(MAGIC)?;
+/// Hash of a key and the content kept for it.
+fn seal(key: &blake3::Hash, body: &[u8]) -> blake3::Hash {
+    blake3::Hasher::new().update(key.as_bytes()).update(body).finalize()
+}
+
+/// The rows cached in `folder` for a key, or `None` where there are none that can be trusted.
+pub(crate) fn read(folder: &Path, key: &blake3::Hash) -> Option<Content> {
+    let bytes = fs::read(path(folder, key)).ok()?;
+    let rest = bytes.strip_prefix(MAGIC)?.strip_prefix(key.as_bytes())?;
     let (hash, body) = rest.split_at_checked(32)?;
-    if blake3::hash(body).as_bytes() != hash {
+    if seal(key, body).as_bytes() != hash {
         return None;
     }
     let mut reader = Reader { body };
@@ -43,8 +48,9 @@ pub(crate) fn read(path: &Path) -> Option<Content> {
     reader.body.is_empty().then_some(Content { shape, counts, notices, rows })
 }
 
-/// Writes a cache file, whole or not at all.
-pub(crate) fn write(path: &Path, content: &Content) -> Result<()> {
+/// Writes the cache file of a key into `folder`, whole or not at all.
+pub(crate) fn write(folder: &Path, key: &blake3::Hash, content: &Content) -> Result<()> {
+    let path = &path(folder, key);
     let mut body = Vec::new();
     let shape = match content.shape {
         Shape::Completion => 0,
@@ -66,12 +72,11 @@ pub(crate) fn write(path: &Path, content: &Content) -> Result<()> {
         body.extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
         body.extend(row.supervised.iter().map(|&supervised| u8::from(supervised)));
     }
-    if let Some(folder) = path.parent() {
-        fs::create_dir_all(folder).map_err(Error::file(folder, "create the folder"))?;
-    }
+    fs::create_dir_all(folder).map_err(Error::file(folder, "create the folder"))?;
     write_atomically(path, |file| {
         file.put(MAGIC)?;
-        file.put(blake3::hash(&body).as_bytes())?;
+        file.put(key.as_bytes())?;
+        file.put(seal(key, &body).as_bytes())?;
         file.put(&body)
     })
 }

@@ -129,14 +129,14 @@ impl Dataset {
             hasher.finalize()
         };
         if let Some(folder) = cache_folder
-            && let Some(content) = cache::read(&cache::path(folder, &key(&hash_file(path)?)))
+            && let Some(content) = cache::read(folder, &key(&hash_file(path)?))
         {
             return Self::checked(path, content, CacheUse::Read, max_length, long_rows);
         }
         let (content, hash) = tokenize_file(path, tokenizer, max_length, long_rows, special_tokens)?;
         let cache = match cache_folder {
             None => CacheUse::None,
-            Some(folder) => match cache::write(&cache::path(folder, &key(&hash)), &content) {
+            Some(folder) => match cache::write(folder, &key(&hash), &content) {
                 Ok(()) => CacheUse::Written,
                 Err(error) => CacheUse::NotWritten(error.to_string()),
             },

@@ -12,8 +12,8 @@ use crate::error::{Error, Result};
 /// Name of the manifest in a finished folder.
 pub const MANIFEST: &str = "manifest.json";
 
-/// Version of the manifest's form.
-const MANIFEST_VERSION: u32 = 1;
+/// Version of the manifest's form. The first did not say what a folder was made from.
+const MANIFEST_VERSION: u32 = 2;
 
 /// Bytes read at once when files are copied or hashed.
 pub(super) const READ_BUFFER: usize = 1 << 20;
@@ -23,8 +23,62 @@ pub(super) const READ_BUFFER: usize = 1 << 20;
 pub struct Manifest {
     /// Version of this form.
     pub version: u32,
+    /// What the folder is and what it was made from; none in model folders outside of runs.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub origin: Option<Origin>,
     /// The files, in the order they were written.
     pub files: Vec<ManifestEntry>,
+}
+
+/// What a file or folder of a run is and what it was made from, so that one of another run, or of another place
+/// in the same, is not taken for it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Origin {
+    /// Hash of the recipe's settings and the contents of the files it names, as far as the result follows from
+    /// them.
+    pub identity: String,
+    /// Name in the run folder: `probe/code`.
+    pub place: String,
+    /// Hash of the digests of what it was made from in the same run.
+    pub made_from: String,
+    /// The lines of metrics.jsonl about the training that made it; none where nothing was trained.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub metrics: Option<RecordedSteps>,
+}
+
+/// Lines of metrics.jsonl about one training.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RecordedSteps {
+    /// How many.
+    pub lines: u64,
+    /// BLAKE3 hash of the lines' hashes, in hexadecimal.
+    pub blake3: String,
+}
+
+impl Origin {
+    /// Fails unless what is at `path` says to be this. Metrics are not compared.
+    ///
+    /// # Errors
+    /// It belongs to another run or place, or was made from something else, or by a version that did not say.
+    pub fn require(&self, path: &Path, found: Option<&Self>) -> Result<()> {
+        let reason = match found {
+            None => {
+                "was written by an earlier version, which did not record what it was made from: start a new run"
+                    .to_owned()
+            }
+            Some(found) if found.place != self.place => {
+                format!("is `{}` of a run, not `{}`: remove it to make it again", found.place, self.place)
+            }
+            Some(found) if found.identity != self.identity => {
+                "belongs to another run, with other settings or data: remove it to make it again".to_owned()
+            }
+            Some(found) if found.made_from != self.made_from => {
+                "was made from other stages than are there now: remove it to make it again".to_owned()
+            }
+            Some(_) => return Ok(()),
+        };
+        Err(Error::format(path, reason))
+    }
 }
 
 /// One file of a folder.
@@ -57,7 +111,7 @@ impl Manifest {
         let text = fs::read_to_string(&path).map_err(Error::file(&path, "read"))?;
         let manifest: Self = serde_json::from_str(&text)
             .map_err(|error| Error::format(&path, format!("not a manifest: {error}")))?;
-        if manifest.version != MANIFEST_VERSION {
+        if !(1..=MANIFEST_VERSION).contains(&manifest.version) {
             let reason = format!("version {} is not known to this version", manifest.version);
             return Err(Error::format(&path, reason));
         }
@@ -66,6 +120,24 @@ impl Manifest {
             entry.verify(&folder.join(&entry.name), how)?;
         }
         Ok(manifest)
+    }
+
+    /// Hash of what the folder is and holds, in hexadecimal. The metrics are left out: they hold times, which
+    /// differ when a folder is made again with the same content.
+    pub fn digest(&self) -> String {
+        let mut hasher = blake3::Hasher::new();
+        let mut add = |text: &str| {
+            hasher.update(&(text.len() as u64).to_le_bytes());
+            hasher.update(text.as_bytes());
+        };
+        if let Some(Origin { identity, place, made_from, .. }) = &self.origin {
+            [identity, place, made_from].into_iter().for_each(|text| add(text));
+        }
+        for file in &self.files {
+            add(&file.name);
+            add(&file.blake3);
+        }
+        hasher.finalize().to_hex().to_string()
     }
 }
 
@@ -83,7 +155,8 @@ impl ManifestEntry {
     }
 }
 
-/// BLAKE3 hash of a file, on all threads of the current rayon pool.
+/// BLAKE3 hash of a file, on all threads of the rayon pool that it is called in. Outside of one it takes the
+/// calling thread alone: asking rayon would start its global pool, which knows of no limit on threads.
 ///
 /// # Errors
 /// The system's, naming the file.
@@ -91,12 +164,17 @@ pub fn hash_file(path: &Path) -> Result<blake3::Hash> {
     let mut file = File::open(path).map_err(Error::file(path, "read"))?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; READ_BUFFER];
+    let is_in_pool = rayon::current_thread_index().is_some();
     loop {
         let length = file.read(&mut buffer).map_err(Error::file(path, "read"))?;
         if length == 0 {
             return Ok(hasher.finalize());
         }
-        hasher.update_rayon(&buffer[..length]);
+        if is_in_pool {
+            hasher.update_rayon(&buffer[..length]);
+        } else {
+            hasher.update(&buffer[..length]);
+        }
     }
 }
 
@@ -130,6 +208,11 @@ impl AtomicFolder {
     /// True when a file of this name has been added.
     pub fn contains(&self, name: &str) -> bool {
         self.files.iter().any(|file| file.name == name)
+    }
+
+    /// BLAKE3 hash, in hexadecimal, of a file that has been added.
+    pub fn hash_of(&self, name: &str) -> Option<&str> {
+        self.files.iter().find(|file| file.name == name).map(|file| file.blake3.as_str())
     }
 
     /// Adds a file: a plain name, not used before.
@@ -194,8 +277,20 @@ impl AtomicFolder {
     ///
     /// # Errors
     /// The system's; the folder is then removed.
-    pub fn commit(mut self) -> Result<()> {
-        let manifest = Manifest { version: MANIFEST_VERSION, files: self.files.clone() };
+    pub fn commit(self) -> Result<()> {
+        self.commit_with(None).map(drop)
+    }
+
+    /// As [`AtomicFolder::commit`], with what the folder is and was made from in its manifest, which is returned.
+    ///
+    /// # Errors
+    /// As [`AtomicFolder::commit`].
+    pub fn commit_as(self, origin: Origin) -> Result<Manifest> {
+        self.commit_with(Some(origin))
+    }
+
+    fn commit_with(mut self, origin: Option<Origin>) -> Result<Manifest> {
+        let manifest = Manifest { version: MANIFEST_VERSION, origin, files: self.files.clone() };
         self.write_json(MANIFEST, &manifest)?;
         let mut folders: Vec<&str> =
             manifest.files.iter().filter_map(|file| Some(file.name.split_once('/')?.0)).collect();
@@ -208,7 +303,8 @@ impl AtomicFolder {
         }
         fs::rename(&self.temporary, &self.destination).map_err(write_error(&self.destination, "create"))?;
         self.committed = true;
-        sync_folder(parent(&self.destination))
+        sync_folder(parent(&self.destination))?;
+        Ok(manifest)
     }
 }
 

@@ -5,6 +5,7 @@
 
 mod folder;
 mod input;
+mod known;
 mod output;
 
 use std::fs::{self, File, OpenOptions};
@@ -16,8 +17,9 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 pub(crate) use folder::require_plain_name;
-pub use folder::{AtomicFolder, MANIFEST, Manifest, ManifestEntry, Verify, hash_file};
+pub use folder::{AtomicFolder, MANIFEST, Manifest, ManifestEntry, Origin, RecordedSteps, Verify, hash_file};
 pub use input::{MOST_TEXT_BYTES, MOST_TOKENIZER_BYTES, looks_like, open_input, read_input, read_input_text};
+pub use known::KnownFiles;
 pub use output::{write_json_output, write_output};
 
 /// How temporary names end; they begin with a dot.
@@ -146,7 +148,8 @@ pub(crate) fn json_text(path: &Path, value: &impl Serialize) -> Result<String> {
 }
 
 /// Removes what killed runs left under temporary names in a folder and the folders in it; returns how
-/// many. Only for folders no other process is writing to: see [`FolderLock`].
+/// many. Only for folders no other process is writing to: see [`FolderLock`]. What another process removes at
+/// the same time, as it does when it only tries whether it may write here, is gone as well.
 ///
 /// # Errors
 /// The system's, naming the file.
@@ -158,9 +161,9 @@ pub fn remove_partial(folder: &Path) -> Result<usize> {
         let kind = entry.file_type().map_err(Error::file(&path, "read"))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
-        if name.starts_with('.') && name.ends_with(TEMPORARY_SUFFIX) {
+        if is_temporary(&name) {
             let outcome = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            outcome.map_err(Error::file(&path, "remove"))?;
+            unless_gone(outcome).map_err(Error::file(&path, "remove"))?;
             removed += 1;
         } else if kind.is_dir() {
             removed += remove_partial(&path)?;
@@ -185,6 +188,22 @@ pub fn require_empty(folder: &Path) -> Result<()> {
     }
 }
 
+/// As [`require_empty`], for a folder that this process has locked: the lock itself, and what other processes
+/// that want the folder try out in it, do not count.
+///
+/// # Errors
+/// As [`require_empty`].
+pub fn require_empty_but_for_lock(folder: &Path) -> Result<()> {
+    for entry in fs::read_dir(folder).map_err(Error::file(folder, "read"))? {
+        let name = entry.map_err(Error::file(folder, "read"))?.file_name();
+        let name = name.to_string_lossy();
+        if name != LOCK && !is_temporary(&name) {
+            return Err(Error::format(folder, "the folder is not empty; name another one or remove it"));
+        }
+    }
+    Ok(())
+}
+
 /// Creates `folder` where it is missing, and fails unless a file can be created in it.
 ///
 /// # Errors
@@ -196,8 +215,17 @@ pub fn require_writable(folder: &Path) -> Result<()> {
         .write(true)
         .create_new(true)
         .open(&probe)
-        .and_then(|_| fs::remove_file(&probe))
+        // Whoever holds the folder's lock may have swept the file away.
+        .and_then(|_| unless_gone(fs::remove_file(&probe)))
         .map_err(write_error(folder, "write into the folder"))
+}
+
+/// A removal of what is no longer there has nothing left to do.
+fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
+    match outcome {
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(()),
+        other => other,
+    }
 }
 
 /// Fails unless the file system that holds `path`, which need not exist yet, has `bytes` to spare.
@@ -218,6 +246,9 @@ pub fn require_free_space(path: &Path, bytes: u64) -> Result<()> {
     Err(Error::format(path, reason))
 }
 
+/// Name of the file that a folder is locked through.
+const LOCK: &str = ".lock";
+
 /// A folder held by this process, until dropped or killed: two runs must not write to one folder.
 #[derive(Debug)]
 pub struct FolderLock {
@@ -231,13 +262,17 @@ impl FolderLock {
     /// # Errors
     /// Another process holds the folder, or the file cannot be created.
     pub fn take(folder: &Path) -> Result<Self> {
-        let path = folder.join(".lock");
-        let file = OpenOptions::new()
-            .write(true)
-            .create(true)
-            .truncate(false)
-            .open(&path)
-            .map_err(write_error(&path, "create"))?;
+        let path = folder.join(LOCK);
+        let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&path);
+        let file = match open() {
+            // Another process made the folder, failed before it began, and removed it again.
+            Err(error) if error.kind() == ErrorKind::NotFound => {
+                create_folders(folder)?;
+                open()
+            }
+            other => other,
+        };
+        let file = file.map_err(write_error(&path, "create"))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(fs::TryLockError::WouldBlock) => Err(Error::format(
@@ -265,7 +300,11 @@ pub fn folder_bytes(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
     for entry in fs::read_dir(folder).map_err(Error::file(folder, "read"))? {
         let entry = entry.map_err(Error::file(folder, "read"))?;
-        let metadata = entry.metadata().map_err(Error::file(&entry.path(), "read"))?;
+        let metadata = match entry.metadata() {
+            // Another process removed it since the folder was listed.
+            Err(error) if error.kind() == ErrorKind::NotFound => continue,
+            other => other.map_err(Error::file(&entry.path(), "read"))?,
+        };
         bytes += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
@@ -283,13 +322,16 @@ pub fn human_bytes(bytes: u64) -> String {
     if unit == 0 { format!("{bytes} bytes") } else { format!("{amount:.1} {}", UNITS[unit]) }
 }
 
-/// [`Error::file`] with what to do about a full disk or a missing permission.
-fn write_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+/// [`Error::file`] with what to do about a full disk, a limit or a missing permission.
+pub(crate) fn write_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| {
         let advice = match source.kind() {
             ErrorKind::StorageFull | ErrorKind::QuotaExceeded => {
                 "free some space and run again; nothing was left half-written"
+            }
+            ErrorKind::FileTooLarge => {
+                "raise the limit on the size of files (`ulimit -f`) or name a folder on another file system"
             }
             ErrorKind::PermissionDenied | ErrorKind::ReadOnlyFilesystem => {
                 "name a folder that can be written to"
@@ -317,6 +359,11 @@ fn temporary_sibling(path: &Path) -> Result<PathBuf> {
     let folder = parent(path);
     create_folders(folder)?;
     Ok(folder.join(temporary_name(&name.to_string_lossy())))
+}
+
+/// Whether a name in a folder is one that [`temporary_name`] gives.
+fn is_temporary(name: &str) -> bool {
+    name.starts_with('.') && name.ends_with(TEMPORARY_SUFFIX)
 }
 
 /// `.name.process-count.partial`: unique among processes and within this one.

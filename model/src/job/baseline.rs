@@ -5,11 +5,13 @@ use cpift_engine::Mask;
 use cpift_engine::ops::select::{self, Order, Scope};
 use rand_chacha::rand_core::Rng;
 
+use super::cpift::GROUPS;
 use super::plan::{half_rounds, method_name, split_evenly};
 use super::session::Session;
 use super::training::{Training, TrainingPart};
 use crate::data::{Source, order};
 use crate::error::Result;
+use crate::files::Origin;
 use crate::progress::JobReport;
 use crate::settings::{Method, ReplaySettings};
 
@@ -27,21 +29,25 @@ impl Session<'_> {
         } else {
             Vec::new()
         };
-        if !self.reuse_final()? {
+        // Nothing but the base and the data went into it where there are no groups.
+        let made_from: &[&str] = if method == Method::Staged { &[GROUPS] } else { &[] };
+        let training = method_name(method);
+        if !self.reuse_final(training, made_from)? {
             self.load_base()?;
+            let origin = self.origin(training, made_from);
             let tasks = self.job.inputs.all_tasks();
             let frozen_verified = match method {
-                Method::Joint => self.train_staged(method_name(method), &[tasks])?,
-                Method::Staged => self.train_staged(method_name(method), &groups)?,
-                Method::Replay => self.train_replay()?,
-                Method::Half => self.train_half()?,
+                Method::Joint => self.train_staged(training, &[tasks], origin)?,
+                Method::Staged => self.train_staged(training, &groups, origin)?,
+                Method::Replay => self.train_replay(origin)?,
+                Method::Half => self.train_half(origin)?,
                 Method::Sequential | Method::Cpift => {
                     let alone: Vec<Vec<usize>> = tasks.into_iter().map(|task| vec![task]).collect();
-                    self.train_staged(method_name(method), &alone)?
+                    self.train_staged(training, &alone, origin)?
                 }
             };
-            self.save_final(frozen_verified)?;
-            self.checkpoints.forget(method_name(method))?;
+            self.save_final(frozen_verified, training, made_from)?;
+            self.checkpoints.forget(training)?;
         }
         self.evaluate_all("final")?;
         self.finish(columns)
@@ -50,7 +56,7 @@ impl Session<'_> {
     /// Fine-tunes through groups of tasks one after the other, each a fine-tune of its own (schedule and
     /// moments anew) as it is done by hand; nothing is frozen. One group is plain joint training. Like all
     /// trainings it returns the number of frozen coordinates that were checked.
-    pub(super) fn train_staged(&mut self, stage: &str, groups: &[Vec<usize>]) -> Result<u64> {
+    pub(super) fn train_staged(&mut self, stage: &str, groups: &[Vec<usize>], origin: Origin) -> Result<u64> {
         let job = self.job;
         let part = |(index, members): (usize, &Vec<usize>)| {
             let names = job.inputs.names(members);
@@ -75,11 +81,11 @@ impl Session<'_> {
             }
         };
         let parts = groups.iter().enumerate().map(part).collect();
-        self.train(Training { stage, part: "", settings: &job.recipe.train, restart: true, parts })
+        self.train(Training { stage, part: "", settings: &job.recipe.train, restart: true, parts, origin })
     }
 
     /// Dual-stage mixing (arXiv 2310.05492): most tasks mixed, then the last with some rows of the others.
-    fn train_replay(&mut self) -> Result<u64> {
+    fn train_replay(&mut self, origin: Origin) -> Result<u64> {
         let job = self.job;
         let settings = &job.recipe.replay;
         let is_last = |task: usize| match settings.last.is_empty() {
@@ -103,7 +109,7 @@ impl Session<'_> {
             });
         let parts = parts.collect();
         let settings = &job.recipe.train;
-        self.train(Training { stage: "replay", part: "", settings, restart: true, parts })
+        self.train(Training { stage: "replay", part: "", settings, restart: true, parts, origin })
     }
 
     /// All rows of the tasks `new`, and of the tasks `old` so many that they are the share of the recipe.
@@ -120,7 +126,7 @@ impl Session<'_> {
 
     /// Half fine-tuning (arXiv 2404.18466), the random control of freezing: all tasks mixed under one
     /// schedule, in rounds, in each of which another random half of every tensor is frozen.
-    fn train_half(&mut self) -> Result<u64> {
+    fn train_half(&mut self, origin: Origin) -> Result<u64> {
         let job = self.job;
         let tasks = job.inputs.all_tasks();
         let rounds = half_rounds(&job.recipe);
@@ -137,7 +143,7 @@ impl Session<'_> {
             });
         }
         let settings = &job.recipe.train;
-        self.train(Training { stage: "half", part: "", settings, restart: false, parts })
+        self.train(Training { stage: "half", part: "", settings, restart: false, parts, origin })
     }
 
     /// A random half of every tensor, another for every round.

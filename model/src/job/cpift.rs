@@ -8,14 +8,14 @@ use serde::{Deserialize, Serialize};
 
 use super::models::{IMPORTANCE, RunModels};
 use super::plan::split_evenly;
-use super::session::{Session, read_json};
+use super::seal;
+use super::session::{Session, probe_place, read_json};
 use super::training::{Training, TrainingPart, checkpoint_key};
 use crate::checkpoint::{
-    Checkpoint, ModelFiles, NamedTensor, TensorData, TensorFile, WeightType, add_model, layout_tensors,
-    write_tensors,
+    Checkpoint, NamedTensor, TensorData, TensorFile, WeightType, layout_tensors, write_tensors,
 };
 use crate::error::{Error, Result};
-use crate::files::{AtomicFolder, write_json_atomically};
+use crate::files::{AtomicFolder, Origin};
 use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore};
 use crate::settings::{Backbone, Frozen, IntegrateData, Stage};
 use crate::stages::fuse::{Buffers, Core, TaskModels, fuse};
@@ -25,6 +25,9 @@ pub(super) const CORE: &str = "core";
 pub(super) const FUSED: &str = "fused";
 pub(super) const GROUPS: &str = "groups.json";
 pub(super) const REPORT: &str = "report.json";
+/// The trainings beside the probes: names of their checkpoints.
+const BACKBONE: &str = "backbone";
+const INTEGRATE: &str = "integrate";
 /// Columns of the closing table.
 const COLUMNS: [&str; 4] = ["base", "probe", "fused", "final"];
 
@@ -69,13 +72,17 @@ impl Session<'_> {
         let mut models = RunModels::new(job);
         for (index, task) in job.inputs.tasks.iter().enumerate() {
             let folder = models.probe_folder(index);
-            let is_complete = task.model.is_some() || self.is_complete(&folder)?;
+            let origin = self.probe_origin(index)?;
+            let is_complete = task.model.is_some() || self.is_complete(&folder, &origin)?;
             if !is_complete && !job.inputs.trains_probe(index) {
                 let reason = "is missing: the run whose probes are to be taken over is not complete";
                 return Err(Error::format(&folder, reason));
             }
             if is_complete {
                 if task.model.is_none() {
+                    if job.inputs.trains_probe(index) {
+                        self.tell_lost_metrics_of(&folder, &checkpoint_key("probe", &task.name))?;
+                    }
                     self.checkpoints.forget(&checkpoint_key("probe", &task.name))?;
                     self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
                 }
@@ -99,14 +106,18 @@ impl Session<'_> {
                     purpose: "probe".to_owned(),
                     frozen: None,
                 }],
+                origin: origin.clone(),
             })?;
             let mut writing = AtomicFolder::create(&folder)?;
-            add_model(&mut writing, &self.model_files(), self.trainer.model.weights())?;
+            self.add_model(&mut writing, &self.model_files())?;
             let importance = self.trainer.optimizer.importance();
             let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
             writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
-            writing.commit()?;
-            self.checkpoints.forget(&checkpoint_key("probe", &task.name))?;
+            let key = checkpoint_key("probe", &task.name);
+            let origin = self.with_metrics(origin, &key)?;
+            self.commit(writing, origin)?;
+            self.checkpoints.forget(&key)?;
+            self.require_fit()?;
             self.evaluate("probe", &[index])?;
         }
         Ok(())
@@ -114,7 +125,9 @@ impl Session<'_> {
 
     /// Stage 1b: every task's core parameters.
     pub(super) fn select_cores(&mut self) -> Result<Vec<Core>> {
-        if self.is_complete(CORE)? {
+        let probes: Vec<String> = self.job.inputs.tasks.iter().map(|task| probe_place(&task.name)).collect();
+        let origin = self.origin(CORE, &probes.iter().map(String::as_str).collect::<Vec<_>>());
+        if self.is_complete(&self.job.out.join(CORE), &origin)? {
             let (cores, report) = self.read_cores()?;
             self.observer.event(Event::StageReused { stage: Stage::Core, part: "" });
             self.observer.event(Event::Cores(&report));
@@ -133,7 +146,7 @@ impl Session<'_> {
             cores.push(core);
             report.tasks.push(described);
         }
-        self.write_cores(&cores, &report)?;
+        self.write_cores(&cores, &report, origin)?;
         self.observer.event(Event::Cores(&report));
         Ok(cores)
     }
@@ -167,7 +180,7 @@ impl Session<'_> {
         Ok((core, described))
     }
 
-    fn write_cores(&self, cores: &[Core], report: &CoreReport) -> Result<()> {
+    fn write_cores(&mut self, cores: &[Core], report: &CoreReport, origin: Origin) -> Result<()> {
         let layout = &self.job.inputs.layout;
         let mut writing = AtomicFolder::create(&self.job.out.join(CORE))?;
         for core in cores {
@@ -192,7 +205,7 @@ impl Session<'_> {
             thresholds: cores.iter().map(|core| core.thresholds.clone()).collect(),
         };
         writing.write_json(REPORT, &saved)?;
-        writing.commit()
+        self.commit(writing, origin)
     }
 
     fn read_cores(&self) -> Result<(Vec<Core>, CoreReport)> {
@@ -220,8 +233,10 @@ impl Session<'_> {
     /// Stage 2: groups of tasks whose cores overlap.
     pub(super) fn group(&mut self, cores: &[Core]) -> Result<Vec<Vec<usize>>> {
         let path = self.job.out.join(GROUPS);
-        let report = match read_json::<GroupReport>(&path)? {
-            Some(report) => {
+        let origin = self.origin(GROUPS, &[CORE]);
+        let report = match seal::read::<GroupReport>(&path, Some(&origin))? {
+            Some((report, content)) => {
+                self.remember(GROUPS, content);
                 let mut members: Vec<usize> = report.groups.iter().flatten().copied().collect();
                 members.sort_unstable();
                 if members != self.job.inputs.all_tasks() || report.groups.iter().any(Vec::is_empty) {
@@ -232,7 +247,8 @@ impl Session<'_> {
             }
             None => {
                 let report = self.compare(cores)?;
-                write_json_atomically(&path, &report)?;
+                let content = seal::write(&path, &origin, &report)?;
+                self.remember(GROUPS, content);
                 report
             }
         };
@@ -283,7 +299,12 @@ impl Session<'_> {
     fn fuse(&mut self, cores: &[Core], groups: &[Vec<usize>]) -> Result<()> {
         let job = self.job;
         let folder = job.out.join(FUSED);
-        if self.is_complete(FUSED)? {
+        let is_trained = job.recipe.fuse.backbone == Backbone::Staged;
+        let origin = self.origin(FUSED, &[CORE, GROUPS]);
+        if self.is_complete(&folder, &origin)? {
+            if is_trained {
+                self.tell_lost_metrics_of(&folder, BACKBONE)?;
+            }
             self.observer.event(Event::StageReused { stage: Stage::Fuse, part: "" });
             let report: Option<FusionReport> = read_json(&folder.join(REPORT))?;
             if let Some(report) = &report {
@@ -292,9 +313,9 @@ impl Session<'_> {
             let fused = Checkpoint::open(&folder)?;
             return job.device.scope(|| fused.load_into(self.trainer.model.weights_mut()));
         }
-        if job.recipe.fuse.backbone == Backbone::Staged {
+        if is_trained {
             self.load_base()?;
-            self.train_staged("backbone", groups)?;
+            self.train_staged(BACKBONE, groups, origin.clone())?;
         }
         let (backbone, operand, base) = self.trainer.between_trainings();
         let buffers = Buffers { backbone, operand, base };
@@ -302,18 +323,21 @@ impl Session<'_> {
         let (layout, seed) = (&job.inputs.layout, job.recipe.seed);
         let report = fuse(&job.device, layout, &job.recipe.fuse, cores, &mut models, seed, buffers)?;
         let mut writing = AtomicFolder::create(&folder)?;
-        add_model(&mut writing, &self.model_files(), self.trainer.model.weights())?;
+        self.add_model(&mut writing, &self.model_files())?;
         writing.write_json(REPORT, &report)?;
-        writing.commit()?;
-        self.checkpoints.forget("backbone")?;
+        let origin = if is_trained { self.with_metrics(origin, BACKBONE)? } else { origin };
+        self.commit(writing, origin)?;
+        self.checkpoints.forget(BACKBONE)?;
+        self.require_fit()?;
         self.observer.event(Event::Fused(&report));
         Ok(())
     }
 
     /// Stage 4: fine-tuning on a balanced sample, one part per group, cores of other groups frozen.
     fn integrate(&mut self, cores: &[Core], groups: &[Vec<usize>]) -> Result<()> {
-        if self.reuse_final()? {
-            return self.checkpoints.forget("integrate");
+        let made_from = [FUSED, GROUPS];
+        if self.reuse_final(INTEGRATE, &made_from)? {
+            return self.checkpoints.forget(INTEGRATE);
         }
         let settings = &self.job.recipe.integrate;
         let shares: Vec<u64> = groups.iter().map(|members| members.len() as u64).collect();
@@ -321,15 +345,16 @@ impl Session<'_> {
         let parts = (0..groups.len()).map(|part| self.integration_part(part, steps[part], cores, groups));
         let parts = parts.collect::<Result<Vec<_>>>()?;
         let training = Training {
-            stage: "integrate",
+            stage: INTEGRATE,
             part: "",
             settings: &settings.training,
             restart: settings.restart,
             parts,
+            origin: self.origin(INTEGRATE, &made_from),
         };
         let frozen_verified = self.train(training)?;
-        self.save_final(frozen_verified)?;
-        self.checkpoints.forget("integrate")
+        self.save_final(frozen_verified, INTEGRATE, &made_from)?;
+        self.checkpoints.forget(INTEGRATE)
     }
 
     fn integration_part(
@@ -365,11 +390,6 @@ impl Session<'_> {
                 frozen => frozen_cores(part, frozen, cores, groups)?,
             },
         })
-    }
-
-    pub(super) fn model_files(&self) -> ModelFiles<'_> {
-        let base = &self.job.inputs.base;
-        ModelFiles::new(&base.config, Some(&base.folder))
     }
 }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 
 use super::cpift::{CORE, FUSED, GROUPS, REPORT, SavedCores};
 use super::record::{INPUTS, InputFile, RUN};
+use super::seal;
 use super::session::{PROGRESS, RECIPE, RESULT, RunProgress, SCORES, Scores, read_json};
 use crate::error::{Error, Result};
 use crate::files;
@@ -60,7 +61,7 @@ impl RunFolder {
             return Err(Error::format(path, reason));
         }
         let metrics = path.join(METRICS);
-        let scores: Option<Scores> = read_json(&path.join(SCORES))?;
+        let scores: Option<Scores> = seal::read_unchecked(&path.join(SCORES))?;
         let cores: Option<SavedCores> = read_json(&path.join(CORE).join(REPORT))?;
         let progress: RunProgress = read_json(&path.join(PROGRESS))?.unwrap_or_default();
         let folder = Self {

@@ -104,10 +104,7 @@ impl Inputs {
             .collect::<Result<Vec<_>>>()?;
         let rows: Vec<usize> = tasks.iter().map(|task| task.train.len()).collect();
         let sample = balanced_sample(&rows, recipe.integrate.sample, recipe.seed);
-        // Names of probes are joined to this run's folder, which an absolute path is not changed by.
-        let absolute = |path: &Path| std::path::absolute(path).map_err(Error::file(path, "find"));
-        let probes = probes.map(absolute).transpose()?;
-        Ok(Self { base, layout, tokenizer, tasks, sample, probes })
+        Ok(Self { base, layout, tokenizer, tasks, sample, probes: probes.map(Path::to_owned) })
     }
 
     /// Whether the job itself trains a task's probe.

@@ -8,26 +8,30 @@
 mod baseline;
 mod cpift;
 mod folder;
+mod identity;
 mod inputs;
 mod models;
 mod pairs;
 mod plan;
 mod record;
+mod seal;
 mod session;
 mod state;
 mod training;
 
 use std::path::{Path, PathBuf};
+use std::sync::OnceLock;
 
 use cpift_engine::Device;
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, KnownFiles};
 use crate::progress::{Event, JobReport, Observer, Plan};
 use crate::settings::{Method, Recipe, Stage};
 use crate::transformer::ComputeType;
 pub(crate) use cpift::mask_file;
 pub use folder::RunFolder;
+use identity::RunIdentity;
 use inputs::Inputs;
 pub use pairs::Way;
 pub(crate) use pairs::{first_column, pair_column};
@@ -35,8 +39,9 @@ use plan::Steps;
 pub use plan::check_memory;
 pub use plan::method_name;
 pub use record::InputFile;
+pub(crate) use seal::{read as read_sealed, write as write_sealed};
 pub(crate) use session::read_json;
-use session::{RECIPE, Session};
+use session::{FINAL, RECIPE, Session};
 pub(crate) use training::checkpoint_key;
 
 /// What a job is made from.
@@ -67,10 +72,16 @@ pub struct Job {
     recipe: Recipe,
     recipe_text: String,
     out: PathBuf,
+    resume: bool,
     until: Option<Stage>,
     pairs: Option<Way>,
     device: Device,
     inputs: Inputs,
+    identity: RunIdentity,
+    /// Files whose content has been looked at, which must stay what it was.
+    known: KnownFiles,
+    /// The files the job reads; they are hashed when a run begins or is continued.
+    files: OnceLock<Vec<InputFile>>,
     steps: Steps,
     /// What the job computes in.
     compute: ComputeType,
@@ -86,7 +97,12 @@ impl Job {
     /// Whatever is wrong with recipe, model, data or run folder, by key, file or line.
     pub fn prepare(device: &Device, options: &JobOptions<'_>) -> Result<Self> {
         let recipe = options.recipe;
-        check_run_folder(options)?;
+        let identity = RunIdentity::of(recipe, options.pairs)?;
+        if options.resume {
+            check_earlier(options.out, options.recipe_text, &identity)?;
+        } else {
+            files::require_empty(options.out).map_err(|error| holds_a_run(options.out, error))?;
+        }
         if let (Some(stage), true) = (options.until, recipe.method != Method::Cpift) {
             let reason = format!("ends after stage `{}`, which only the method `cpift` has", stage.name());
             return Err(Error::setting("--until", reason));
@@ -96,8 +112,11 @@ impl Job {
             return Err(Error::setting("method", "pairs of tasks are trained from the probes of `cpift`"));
         }
         let inputs = device.scope(|| Inputs::open(recipe, options.cache, options.probes))?;
+        let (known, mut files) = (KnownFiles::default(), OnceLock::new());
         if options.resume {
-            device.scope(|| record::check(options.out, recipe, &inputs))?;
+            let now = device.scope(|| record::describe_all(recipe, &inputs, &known))?;
+            record::check(options.out, &now)?;
+            files = now.into();
         }
         let steps = Steps::count(recipe, &inputs)?;
         let max_tokens = plan::max_tokens(recipe, &inputs)?;
@@ -106,15 +125,41 @@ impl Job {
             recipe: recipe.clone(),
             recipe_text: options.recipe_text.to_owned(),
             out: options.out.to_owned(),
+            resume: options.resume,
             until: options.until,
             pairs: options.pairs,
             device: device.clone(),
             inputs,
+            identity,
+            known,
+            files,
             steps,
             compute,
             max_tokens,
             plan,
         })
+    }
+
+    /// The files the job reads, by content.
+    fn files(&self) -> Result<&[InputFile]> {
+        if self.files.get().is_none() {
+            let found =
+                self.device.scope(|| record::describe_all(&self.recipe, &self.inputs, &self.known))?;
+            // Nobody else sets it in between.
+            let _ = self.files.set(found);
+        }
+        Ok(self.files.get().map_or(&[], Vec::as_slice))
+    }
+
+    /// Fails unless the run folder, which this process has locked, is still as [`Job::prepare`] found it: another
+    /// process may have begun a run there since.
+    fn check_locked_folder(&self) -> Result<()> {
+        if self.resume {
+            check_earlier(&self.out, &self.recipe_text, &self.identity)?;
+            record::check(&self.out, self.files()?)
+        } else {
+            files::require_empty_but_for_lock(&self.out).map_err(|error| holds_a_run(&self.out, error))
+        }
     }
 
     /// What the job will do.
@@ -185,36 +230,47 @@ pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Re
 pub fn input_files(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Result<Vec<(PathBuf, String)>> {
     device.scope(|| {
         let inputs = Inputs::open(recipe, cache, None)?;
-        let files = record::describe_all(recipe, &inputs)?;
-        Ok(files.into_iter().map(|file| (file.path, file.blake3)).collect())
+        let files = record::describe_all(recipe, &inputs, &KnownFiles::default())?;
+        let mut found: Vec<(PathBuf, String)> = Vec::with_capacity(files.len());
+        for file in files {
+            if !found.iter().any(|(path, _)| *path == file.path) {
+                found.push((file.path, file.blake3));
+            }
+        }
+        Ok(found)
     })
 }
 
-/// Fails when the run folder holds another run, or one that is not to be continued.
-fn check_run_folder(options: &JobOptions<'_>) -> Result<()> {
-    let path = options.out.join(RECIPE);
-    if !options.resume {
-        return files::require_empty(options.out).map_err(|error| {
-            if !options.out.is_dir() {
-                return error;
-            }
-            let reason = "already holds a run: continue it with --resume, or name another folder with --out";
-            Error::format(options.out, reason)
-        });
+/// What to do about a run folder that is not empty.
+fn holds_a_run(out: &Path, error: Error) -> Error {
+    if !out.is_dir() {
+        return error;
     }
-    if !path.exists() {
+    Error::format(out, "already holds a run: continue it with --resume, or name another folder with --out")
+}
+
+/// Fails when the run folder holds another run than one that this recipe continues.
+fn check_earlier(out: &Path, recipe_text: &str, now: &RunIdentity) -> Result<()> {
+    let path = out.join(RECIPE);
+    let Some(earlier) = RunIdentity::read(out)? else {
+        if path.exists() {
+            let reason = "was begun by an earlier version of cpift-engine, which did not record what its stages \
+                          were made from: start a new run";
+            return Err(Error::format(out, reason));
+        }
         return Ok(());
+    };
+    if earlier.recipe != now.recipe {
+        let text = std::fs::read_to_string(&path).map_err(Error::file(&path, "read"))?;
+        return Err(identity::different_recipe(&path, &text, recipe_text));
     }
-    let earlier = std::fs::read_to_string(&path).map_err(Error::file(&path, "read"))?;
-    if earlier == options.recipe_text {
-        return Ok(());
+    let model = out.join(FINAL);
+    if earlier.dtype != now.dtype && model.exists() {
+        let reason = format!(
+            "cannot be changed any more: {} is written; undo the change, or start a new run",
+            model.display()
+        );
+        return Err(Error::setting("model.dtype", reason));
     }
-    let line = options.recipe_text.lines().zip(earlier.lines()).find(|(now, then)| now != then);
-    let (now, then) = line.unwrap_or(("a recipe of another length", "the run's"));
-    let reason = format!(
-        "the run was begun with `{}`, the recipe now says `{}`: undo that, or start a new run",
-        then.trim(),
-        now.trim()
-    );
-    Err(Error::format(&path, reason))
+    Ok(())
 }

@@ -1,6 +1,6 @@
-//! The task models of a run, read from the disk one at a time.
+//! The models a run reads more than once, from the disk one at a time. Each must stay what it was.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cpift_engine::ops::subtract::subtract;
 use cpift_engine::{Buffer, ViewMut};
@@ -24,7 +24,7 @@ impl<'a> RunModels<'a> {
         Self { job }
     }
 
-    /// Folder of a task's probe.
+    /// Folder of a task's probe: like every path of a run's file, with the run folder's already in it.
     pub fn probe_folder(&self, task: usize) -> PathBuf {
         let run = self.job.inputs.probes.as_ref().unwrap_or(&self.job.out);
         run.join("probe").join(&self.job.inputs.tasks[task].name)
@@ -33,27 +33,40 @@ impl<'a> RunModels<'a> {
 
 impl TaskModels for RunModels<'_> {
     fn read_base(&mut self, weights: ViewMut<'_, f32>) -> Result<()> {
-        self.job.device.scope(|| self.job.inputs.base.load_into(weights))
+        let job = self.job;
+        let files = job.inputs.base.checkpoint.iter().flat_map(Checkpoint::files);
+        job.device.scope(|| job.inputs.base.load_into(weights))?;
+        self.check(files)
     }
 
     fn read_weights(&mut self, task: usize, weights: ViewMut<'_, f32>) -> Result<()> {
-        match &self.job.inputs.tasks[task].model {
-            Some(model) => self.job.device.scope(|| model.load_into(weights)),
-            None => {
-                let probe = Checkpoint::open(&self.probe_folder(task))?;
-                self.job.device.scope(|| probe.load_into(weights))
-            }
+        let job = self.job;
+        if let Some(model) = &job.inputs.tasks[task].model {
+            job.device.scope(|| model.load_into(weights))?;
+            return self.check(model.files());
         }
+        let probe = Checkpoint::open(&self.probe_folder(task))?;
+        job.device.scope(|| probe.load_into(weights))?;
+        self.check(probe.files())
     }
 
     fn read_importance(&mut self, task: usize, mut importance: ViewMut<'_, f32>) -> Result<()> {
-        if self.job.inputs.tasks[task].model.is_none() {
+        let job = self.job;
+        if job.inputs.tasks[task].model.is_none() {
             let file = TensorFile::open(&self.probe_folder(task).join(IMPORTANCE))?;
-            return file.read_layout(&self.job.inputs.layout, "", importance);
+            job.device.scope(|| file.read_layout(&job.inputs.layout, "", importance))?;
+            return self.check([file.path()].into_iter());
         }
-        let mut base = Buffer::zeros(&self.job.device, importance.len())?;
+        let mut base = Buffer::zeros(&job.device, importance.len())?;
         self.read_base(base.view_mut())?;
         self.read_weights(task, importance.reborrow())?;
-        Ok(subtract(&self.job.device, importance, base.view())?)
+        Ok(subtract(&job.device, importance, base.view())?)
+    }
+}
+
+impl RunModels<'_> {
+    /// Fails when a file that was just read is not what it was when the run or this process began.
+    fn check<'b>(&self, mut files: impl Iterator<Item = &'b Path> + Send) -> Result<()> {
+        self.job.device.scope(|| files.try_for_each(|file| self.job.known.check(file)))
     }
 }

@@ -6,8 +6,9 @@ use cpift_engine::ops::select::{self, Order};
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::cpift::CORE;
 use super::models::RunModels;
-use super::session::Session;
+use super::session::{Session, probe_place};
 use super::training::{Training, TrainingPart, checkpoint_key};
 use crate::data::order;
 use crate::error::Result;
@@ -107,6 +108,7 @@ impl Session<'_> {
             _ => (job.inputs.whole(&[second]), job.inputs.names(&[second])),
         };
         let part = format!("{}-{}", first, second);
+        let origin = self.origin(&checkpoint_key(STAGE, &part), &[CORE, &probe_place(name(first))]);
         self.train(Training {
             stage: STAGE,
             part: &part,
@@ -120,6 +122,7 @@ impl Session<'_> {
                 purpose: format!("pair {part}"),
                 frozen: self.frozen_in_pair(first, second, way, cores)?,
             }],
+            origin,
         })?;
         self.evaluate(&column, &[first, second])?;
         self.checkpoints.forget(&checkpoint_key(STAGE, &part))?;

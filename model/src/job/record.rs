@@ -1,7 +1,6 @@
 //! The records a run is begun with: the files it reads, so that continuing it with others is noticed, and the
 //! processes that worked on it.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -10,9 +9,9 @@ use serde::{Deserialize, Serialize};
 
 use super::inputs::Inputs;
 use super::session::read_json;
-use crate::checkpoint::Checkpoint;
-use crate::data::templates::additional_files;
+use crate::checkpoint::{Checkpoint, copied_files, is_copied};
 use crate::error::{Error, Result};
+use crate::files::{AtomicFolder, KnownFiles};
 use crate::progress::{Plan, ProcessRecord, RunRecord};
 use crate::settings::Recipe;
 use crate::{files, machine};
@@ -20,19 +19,8 @@ use crate::{files, machine};
 /// Name of the record in the run folder.
 pub const INPUTS: &str = "inputs.json";
 
-/// What is read of a model beside its weights, where it is there.
+/// What is read of a model that a task brings, beside its weights, where it is there.
 const MODEL_FILES: [&str; 2] = ["config.json", "model.safetensors.index.json"];
-
-/// What is read with a tokenizer, where it is there.
-const TOKENIZER_FILES: [&str; 7] = [
-    "config.json",
-    "generation_config.json",
-    "tokenizer.json",
-    "tokenizer_config.json",
-    "special_tokens_map.json",
-    "chat_template.jinja",
-    "chat_template.json",
-];
 
 /// Name of the record of processes in the run folder.
 pub const RUN: &str = "run.json";
@@ -40,7 +28,10 @@ pub const RUN: &str = "run.json";
 /// One file that the run reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputFile {
-    /// As the recipe gives it.
+    /// What the file is to the run, whatever its path: `task.code.train`, `base/tokenizer.json`.
+    #[serde(default)]
+    pub role: String,
+    /// Where it is, as the recipe gives it.
     pub path: PathBuf,
     /// Length in bytes.
     pub bytes: u64,
@@ -67,57 +58,95 @@ pub fn add_process(run: &Path, plan: &Plan, device: &Device) -> Result<()> {
     files::write_json_atomically(&path, &record)
 }
 
-/// Writes the record of a run that has none yet.
+/// Writes the record of the files.
 ///
 /// # Errors
-/// When a file cannot be read, or the record cannot be written.
-pub fn write(run: &Path, recipe: &Recipe, inputs: &Inputs) -> Result<()> {
-    let path = run.join(INPUTS);
-    if path.exists() { Ok(()) } else { files::write_json_atomically(&path, &describe_all(recipe, inputs)?) }
+/// When it cannot be written.
+pub fn write(run: &Path, files: &[InputFile]) -> Result<()> {
+    files::write_json_atomically(&run.join(INPUTS), &files)
 }
 
-/// Compares the files with the record of the run, if there is one.
+/// Compares the files with the record of the run, if there is one: by content, wherever they are now.
 ///
 /// # Errors
 /// Naming the first file that is not what it was, or not there, or new.
-pub fn check(run: &Path, recipe: &Recipe, inputs: &Inputs) -> Result<()> {
+pub fn check(run: &Path, now: &[InputFile]) -> Result<()> {
     let Some(before) = read_json::<Vec<InputFile>>(&run.join(INPUTS))? else { return Ok(()) };
-    let now = describe_all(recipe, inputs)?;
-    for file in &now {
-        let difference = match before.iter().find(|other| other.path == file.path) {
-            Some(other) if other == file => continue,
+    for file in now {
+        let difference = match before.iter().find(|other| other.role == file.role) {
+            Some(other) if (other.bytes, &other.blake3) == (file.bytes, &file.blake3) => continue,
             Some(_) => "has changed since the run was begun: put back what it was",
             None => "was not there when the run was begun: remove it",
         };
         return Err(Error::format(&file.path, format!("{difference}, or start a new run")));
     }
-    match before.iter().find(|file| !now.iter().any(|other| other.path == file.path)) {
-        Some(file) => {
-            let reason = "was there when the run was begun and is gone: put it back, or start a new run";
-            Err(Error::format(&file.path, reason))
-        }
+    match before.iter().find(|file| !now.iter().any(|other| other.role == file.role)) {
+        Some(file) => Err(gone(&file.path)),
         None => Ok(()),
     }
 }
 
-/// Every file once, in the order of the recipe.
-pub fn describe_all(recipe: &Recipe, inputs: &Inputs) -> Result<Vec<InputFile>> {
-    let mut paths: Vec<PathBuf> = recipe.model.config.iter().filter(|path| path.is_file()).cloned().collect();
-    paths.extend(existing(&inputs.base.folder, &TOKENIZER_FILES));
-    paths.extend(additional_files(&inputs.base.folder)?);
-    paths.extend(inputs.base.checkpoint.iter().flat_map(model_files));
+fn gone(path: &Path) -> Error {
+    Error::format(path, "was there when the run was begun and is gone: put it back, or start a new run")
+}
+
+/// Every file with what it is to the run, in the order of the recipe. Contents are remembered in `known`.
+///
+/// # Errors
+/// When a file cannot be read.
+pub fn describe_all(recipe: &Recipe, inputs: &Inputs, known: &KnownFiles) -> Result<Vec<InputFile>> {
+    let mut files: Vec<(String, PathBuf)> = Vec::new();
+    let config = recipe.model.config.iter().filter(|path| path.is_file());
+    files.extend(config.map(|path| ("model.config".to_owned(), path.clone())));
+    let named = |path: PathBuf| (format!("base/{}", file_name(&path)), path);
+    files.extend(existing(&inputs.base.folder, &MODEL_FILES).map(named));
+    let copied = copied_files(&inputs.base.folder)?.into_iter();
+    files.extend(copied.map(|(path, name)| (format!("base/{name}"), path)));
+    let weights = inputs.base.checkpoint.iter().flat_map(|base| base.files().map(Path::to_owned));
+    files.extend(weights.map(named));
     for task in &inputs.tasks {
-        paths.push(task.train.path().to_owned());
-        paths.extend(task.eval.iter().map(|eval| eval.path().to_owned()));
-        paths.extend(task.model.iter().flat_map(model_files));
+        files.push((format!("task.{}.train", task.name), task.train.path().to_owned()));
+        let eval = task.eval.iter().map(|eval| eval.path().to_owned());
+        files.extend(eval.map(|path| (format!("task.{}.eval", task.name), path)));
+        let model = task.model.iter().flat_map(model_files);
+        files.extend(model.map(|path| (format!("task.{}.model/{}", task.name, file_name(&path)), path)));
     }
-    let mut described: Vec<InputFile> = Vec::with_capacity(paths.len());
-    for path in paths {
-        if !described.iter().any(|file| file.path == path) {
-            described.push(describe(path)?);
-        }
+    let describe = |(role, path): (String, PathBuf)| {
+        let (bytes, blake3) = known.add(&path)?;
+        Ok(InputFile { role, path, bytes, blake3 })
+    };
+    files.into_iter().map(describe).collect()
+}
+
+/// Fails unless a model's folder under construction holds the copies of the base's files that the run was begun
+/// with.
+///
+/// # Errors
+/// Naming the file that changed, came or went since.
+pub fn check_copies(writing: &AtomicFolder, base: &Path, files: &[InputFile]) -> Result<()> {
+    for (path, name) in copied_files(base)? {
+        let role = format!("base/{name}");
+        let before = files.iter().find(|file| file.role == role).map(|file| file.blake3.as_str());
+        let reason = match before {
+            before if before == writing.hash_of(&name) => continue,
+            Some(_) => "has changed since the run was begun: put back what it was",
+            None => "was not there when the run was begun: remove it",
+        };
+        return Err(Error::format(
+            &path,
+            format!("{reason}, and continue with --resume, or start a new run"),
+        ));
     }
-    Ok(described)
+    let mut names = files.iter().filter_map(|file| file.role.strip_prefix("base/"));
+    let missing = |name: &&str| is_copied(name) && writing.hash_of(name).is_none();
+    match names.find(missing) {
+        Some(name) => Err(gone(&base.join(name))),
+        None => Ok(()),
+    }
+}
+
+fn file_name(path: &Path) -> String {
+    path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
 fn model_files(model: &Checkpoint) -> Vec<PathBuf> {
@@ -125,13 +154,7 @@ fn model_files(model: &Checkpoint) -> Vec<PathBuf> {
     existing(folder, &MODEL_FILES).chain(model.files().map(Path::to_owned)).collect()
 }
 
-fn existing(folder: &Path, names: &'static [&str]) -> impl Iterator<Item = PathBuf> {
+fn existing(folder: &Path, names: &'static [&'static str]) -> impl Iterator<Item = PathBuf> {
     let folder = folder.to_owned();
     names.iter().map(move |name| folder.join(name)).filter(|path| path.is_file())
-}
-
-fn describe(path: PathBuf) -> Result<InputFile> {
-    let bytes = fs::metadata(&path).map_err(Error::file(&path, "read"))?.len();
-    let blake3 = files::hash_file(&path)?.to_hex().to_string();
-    Ok(InputFile { path, bytes, blake3 })
 }

@@ -4,23 +4,28 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use cpift_engine::View;
 use cpift_engine::ops::adamw::ImportanceKind as Accumulate;
 
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::inputs::{Task, sampler};
+use super::models::RunModels;
 use super::plan::{has_probes, purpose};
 use super::state::Checkpoints;
-use super::{Job, record};
-use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, write_model};
+use super::{Job, RunIdentity, identity, record, seal};
+use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model, too_large_for};
 use crate::data::{CacheUse, Dataset, Sampler, Source};
 use crate::error::{Error, Result};
-use crate::files::{self, FolderLock, Manifest, Verify};
+use crate::files::{
+    self, AtomicFolder, FolderLock, Manifest, Origin, RecordedSteps, Verify, require_free_space,
+};
 use crate::metrics::Metrics;
 use crate::model::Model;
 use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
 use crate::settings::{ImportanceKind, SaveDtype, Stage, TrainSettings};
+use crate::stages::fuse::TaskModels;
 use crate::trainer::Trainer;
 use crate::transformer::Purpose;
 
@@ -45,6 +50,10 @@ pub struct Session<'a> {
     pub metrics: Metrics,
     pub checkpoints: Checkpoints,
     scores: Scores,
+    /// What everything in the run follows from.
+    identity: String,
+    /// Digests of what is there of the run, by name in its folder: what later stages are made from.
+    digests: BTreeMap<String, String>,
     started: Instant,
     /// As it was when this process began, but for the frozen coordinates.
     progress: RunProgress,
@@ -59,37 +68,142 @@ impl<'a> Session<'a> {
     /// Memory runs out, a model cannot be read, or the folder is in use.
     pub fn open(job: &'a Job, observer: &'a mut dyn Observer) -> Result<Self> {
         let started = Instant::now();
+        let run = job.out.as_path();
+        // Before anything is read that they are to vouch for.
+        let inputs = job.files()?;
         let trainer = open_trainer(job)?;
-        files::require_writable(&job.out)?;
-        let lock = FolderLock::take(&job.out)?;
-        files::remove_partial(&job.out)?;
-        job.device.scope(|| record::write(&job.out, &job.recipe, &job.inputs))?;
-        files::write_bytes_atomically(&job.out.join(RECIPE), job.recipe_text.as_bytes())?;
-        record::add_process(&job.out, &job.plan, &job.device)?;
+        files::require_writable(run)?;
+        let lock = FolderLock::take(run)?;
+        job.check_locked_folder()?;
+        files::remove_partial(run)?;
+        let identity = identity::of_run(&job.identity, inputs);
+        let before = RunIdentity::read(run)?;
+        let mut scores = read_scores(job, &identity)?;
+        if before.is_some_and(|before| before.dtype != job.identity.dtype) {
+            // A final model that is written with another type has to be measured itself.
+            scores.remove(FINAL);
+        }
+        let progress = seal::read(&run.join(PROGRESS), Some(&origin_of(&identity, PROGRESS)))?;
+        let metrics = Metrics::open(run, job.recipe.metrics.tensorboard)?;
+        job.identity.write(run)?;
+        record::write(run, inputs)?;
+        files::write_bytes_atomically(&run.join(RECIPE), job.recipe_text.as_bytes())?;
+        record::add_process(run, &job.plan, &job.device)?;
         Ok(Self {
             job,
             observer,
             trainer,
-            metrics: Metrics::open(&job.out, job.recipe.metrics.tensorboard)?,
-            checkpoints: Checkpoints::new(&job.out, job.recipe.checkpoint.keep),
-            scores: read_scores(job)?,
+            metrics,
+            checkpoints: Checkpoints::new(run, job.recipe.checkpoint.keep, &job.device),
+            scores,
+            identity,
+            digests: BTreeMap::new(),
             started,
-            progress: read_json(&job.out.join(PROGRESS))?.unwrap_or_default(),
+            progress: progress.map(|(progress, _)| progress).unwrap_or_default(),
             _lock: lock,
         })
     }
 
-    /// Whether a stage's folder is there, whole; its path is relative to the run folder, or absolute. A damaged one is an error: it would be taken for the result.
+    /// What a stage of this run is: its name in the run folder, and the names of those it is made from, which are
+    /// there.
+    pub fn origin(&self, place: &str, made_from: &[&str]) -> Origin {
+        let digests = made_from.iter().map(|name| self.digests.get(*name).map_or("", String::as_str));
+        let made_from = identity::hash_texts(digests);
+        Origin { made_from, ..origin_of(&self.identity, place) }
+    }
+
+    /// What the probe of a task is, in this run or in another that has the same.
     ///
     /// # Errors
-    /// Naming the damaged file.
-    pub fn is_complete(&self, folder: impl AsRef<Path>) -> Result<bool> {
-        let folder = self.job.out.join(folder);
+    /// When a file cannot be read.
+    pub fn probe_origin(&self, task: usize) -> Result<Origin> {
+        let job = self.job;
+        let identity = identity::of_probe(&job.recipe, task, job.steps.probe, job.files()?)?;
+        Ok(origin_of(&identity, &probe_place(&job.inputs.tasks[task].name)))
+    }
+
+    /// The same with the lines of metrics about the training that made it, which are flushed to the disk first.
+    ///
+    /// # Errors
+    /// When they cannot be flushed.
+    pub fn with_metrics(&self, origin: Origin, training: &str) -> Result<Origin> {
+        self.metrics.sync()?;
+        Ok(Origin { metrics: Some(self.metrics.recorded(training)), ..origin })
+    }
+
+    /// Remembers what is there of the run, for the stages that are made from it.
+    pub fn remember(&mut self, place: &str, digest: String) {
+        self.digests.insert(place.to_owned(), digest);
+    }
+
+    /// Gives a folder under construction its name, as the stage of that origin.
+    ///
+    /// # Errors
+    /// The system's; the folder is then removed.
+    pub fn commit(&mut self, writing: AtomicFolder, origin: Origin) -> Result<()> {
+        let (folder, place) = (writing.destination().to_owned(), origin.place.clone());
+        let manifest = writing.commit_as(origin)?;
+        self.know(&folder, &manifest)?;
+        self.remember(&place, manifest.digest());
+        Ok(())
+    }
+
+    /// From here on the files of a finished folder must stay what they are.
+    fn know(&self, folder: &Path, manifest: &Manifest) -> Result<()> {
+        let known =
+            |file: &files::ManifestEntry| self.job.known.add_hashed(&folder.join(&file.name), &file.blake3);
+        manifest.files.iter().try_for_each(known)
+    }
+
+    /// Whether a stage is there, whole; `folder` is its path with the run folder's in it. A damaged one, or one of
+    /// another run or place, is an error: it would be taken for the result.
+    ///
+    /// # Errors
+    /// Naming the damaged file or the folder.
+    pub fn is_complete(&mut self, folder: &Path, origin: &Origin) -> Result<bool> {
         if !folder.exists() {
             return Ok(false);
         }
-        Manifest::verify(&folder, Verify::Contents)?;
+        let manifest = self.job.device.scope(|| Manifest::verify(folder, Verify::Contents))?;
+        origin.require(folder, manifest.origin.as_ref())?;
+        self.know(folder, &manifest)?;
+        self.remember(&origin.place, manifest.digest());
         Ok(true)
+    }
+
+    /// Says so where lines of metrics.jsonl are not there that a checkpoint or stage was written with.
+    pub fn tell_lost_metrics(&mut self, training: &str, recorded: Option<&RecordedSteps>) {
+        if let Some(text) = recorded.and_then(|recorded| self.metrics.loss(training, recorded)) {
+            self.observer.event(Event::Notice(&text));
+        }
+    }
+
+    /// [`Session::tell_lost_metrics`] for a stage of this run that is there.
+    ///
+    /// # Errors
+    /// When its manifest cannot be read.
+    pub fn tell_lost_metrics_of(&mut self, folder: &Path, training: &str) -> Result<()> {
+        let manifest = Manifest::verify(folder, Verify::Lengths)?;
+        let recorded = manifest.origin.and_then(|origin| origin.metrics);
+        self.tell_lost_metrics(training, recorded.as_ref());
+        Ok(())
+    }
+
+    /// Fails when a weight of the trainer has become too large for the final model's number type. Everything is
+    /// saved by then: it can be continued with another type.
+    ///
+    /// # Errors
+    /// Naming the weight.
+    pub fn require_fit(&self) -> Result<()> {
+        let job = self.job;
+        let weights = self.trainer.model.weights();
+        match too_large_for(weight_type(job), &job.inputs.layout, weights)? {
+            Some(reason) => Err(Error::Job(format!(
+                "in training {reason}, the `model.dtype` that the final model is to be written with: continue with \
+                 --resume and model.dtype = \"f32\" or \"bf16\""
+            ))),
+            None => Ok(()),
+        }
     }
 
     /// Puts the base model's weights into the trainer.
@@ -97,8 +211,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// As [`super::inputs::Base::load_into`].
     pub fn load_base(&mut self) -> Result<()> {
-        let weights = self.trainer.model.weights_mut();
-        self.job.device.scope(|| self.job.inputs.base.load_into(weights))
+        RunModels::new(self.job).read_base(self.trainer.model.weights_mut())
     }
 
     /// A sampler over `sources` with this job's seed and lengths.
@@ -127,7 +240,7 @@ impl<'a> Session<'a> {
             let score = self.score(eval)?;
             self.observer.event(Event::Evaluated { column, task: &task.name, score: &score });
             self.scores.entry(column.to_owned()).or_default().insert(task.name.clone(), score);
-            files::write_json_atomically(&job.out.join(SCORES), &self.scores)?;
+            seal::write(&job.out.join(SCORES), &origin_of(&self.identity, SCORES), &self.scores)?;
         }
         Ok(())
     }
@@ -184,38 +297,46 @@ impl<'a> Session<'a> {
         }
     }
 
-    /// Reads the final model into the trainer if it is there, whole; says whether it is.
+    fn final_origin(&self, made_from: &[&str]) -> Origin {
+        let origin = self.origin(FINAL, made_from);
+        let dtype = weight_type(self.job).config_name();
+        Origin { made_from: identity::hash_texts([origin.made_from.as_str(), dtype]), ..origin }
+    }
+
+    /// Reads the final model, which `training` made from these stages, into the trainer if it is there, whole; says
+    /// whether it is.
     ///
     /// # Errors
     /// When it is damaged.
-    pub fn reuse_final(&mut self) -> Result<bool> {
-        if !self.is_complete(FINAL)? {
+    pub fn reuse_final(&mut self, training: &str, made_from: &[&str]) -> Result<bool> {
+        let folder = self.job.out.join(FINAL);
+        if !self.is_complete(&folder, &self.final_origin(made_from))? {
             return Ok(false);
         }
+        self.tell_lost_metrics_of(&folder, training)?;
         self.observer.event(Event::StageReused { stage: Stage::Integrate, part: "" });
-        let finished = Checkpoint::open(&self.job.out.join(FINAL))?;
+        let finished = Checkpoint::open(&folder)?;
         let weights = self.trainer.model.weights_mut();
         self.job.device.scope(|| finished.load_into(weights))?;
         Ok(true)
     }
 
-    /// Writes the trainer's weights as the run's final model.
+    /// Writes the trainer's weights as the run's final model, which `training` made from these stages.
     ///
     /// # Errors
     /// When a file cannot be written.
-    pub fn save_final(&mut self, frozen_verified: u64) -> Result<()> {
+    pub fn save_final(&mut self, frozen_verified: u64, training: &str, made_from: &[&str]) -> Result<()> {
         let job = self.job;
         self.progress.frozen_verified = frozen_verified;
         self.save_progress()?;
-        let base = &job.inputs.base;
-        let dtype = match job.recipe.model.dtype {
-            SaveDtype::F32 => WeightType::F32,
-            SaveDtype::Bf16 => WeightType::BF16,
-            SaveDtype::F16 => WeightType::F16,
-        };
-        let files = ModelFiles { dtype, ..ModelFiles::new(&base.config, Some(&base.folder)) };
+        let dtype = weight_type(job);
+        let files = ModelFiles { dtype, ..self.model_files() };
         let folder = job.out.join(FINAL);
-        write_model(&folder, &files, self.trainer.model.weights())?;
+        require_free_space(&folder, files.bytes())?;
+        let mut writing = AtomicFolder::create(&folder)?;
+        self.add_model(&mut writing, &files)?;
+        let origin = self.with_metrics(self.final_origin(made_from), training)?;
+        self.commit(writing, origin)?;
         if dtype != WeightType::F32 {
             // What is evaluated is what was written, rounding included.
             let finished = Checkpoint::open(&folder)?;
@@ -223,6 +344,21 @@ impl<'a> Session<'a> {
             job.device.scope(|| finished.load_into(weights))?;
         }
         Ok(())
+    }
+
+    /// What the models of stages are written from, in f32.
+    pub fn model_files(&self) -> ModelFiles<'a> {
+        let base = &self.job.inputs.base;
+        ModelFiles::new(&base.config, Some(&base.folder))
+    }
+
+    /// Adds the trainer's weights, with the base's other files, to a stage under construction.
+    ///
+    /// # Errors
+    /// When a file cannot be written, or one of the base's is not what it was when the run was begun.
+    pub fn add_model(&self, writing: &mut AtomicFolder, files: &ModelFiles<'_>) -> Result<()> {
+        add_model(writing, files, self.trainer.model.weights())?;
+        record::check_copies(writing, &self.job.inputs.base.folder, self.job.files()?)
     }
 
     /// The closing table, written to the run folder.
@@ -266,10 +402,8 @@ impl<'a> Session<'a> {
     /// When it cannot be written.
     pub fn save_progress(&self) -> Result<f64> {
         let seconds = self.progress.seconds + self.started.elapsed().as_secs_f64();
-        files::write_json_atomically(
-            &self.job.out.join(PROGRESS),
-            &RunProgress { seconds, ..self.progress },
-        )?;
+        let progress = RunProgress { seconds, ..self.progress };
+        seal::write(&self.job.out.join(PROGRESS), &origin_of(&self.identity, PROGRESS), &progress)?;
         Ok(seconds)
     }
 }
@@ -277,7 +411,7 @@ impl<'a> Session<'a> {
 /// Name of the resolved recipe in the run folder.
 pub const RECIPE: &str = "recipe.toml";
 /// Name of the final model's folder.
-const FINAL: &str = "final";
+pub(super) const FINAL: &str = "final";
 pub(super) const SCORES: &str = "scores.json";
 pub(super) const PROGRESS: &str = "progress.json";
 pub(super) const RESULT: &str = "report.json";
@@ -296,12 +430,46 @@ fn open_trainer(job: &Job) -> Result<Trainer> {
         Accumulate::None
     };
     let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance)?;
-    job.device.scope(|| inputs.base.load_into(trainer.model.weights_mut()))?;
+    let mut models = RunModels::new(job);
+    models.read_base(trainer.model.weights_mut())?;
+    if let Some(checkpoint) = &inputs.base.checkpoint {
+        require_fit_of_input(job, trainer.model.weights(), checkpoint)?;
+    }
     let (_, mut scratch, _) = trainer.between_trainings();
-    for model in inputs.tasks.iter().filter_map(|task| task.model.as_ref()) {
-        job.device.scope(|| model.load_into(scratch.reborrow()))?;
+    for (index, task) in inputs.tasks.iter().enumerate() {
+        if let Some(model) = &task.model {
+            models.read_weights(index, scratch.reborrow())?;
+            require_fit_of_input(job, scratch.as_view(), model)?;
+        }
     }
     Ok(trainer)
+}
+
+/// Fails when a weight of a model that the job starts from is too large for the final model's number type.
+fn require_fit_of_input(job: &Job, weights: View<'_, f32>, model: &Checkpoint) -> Result<()> {
+    let Some(reason) = too_large_for(weight_type(job), &job.inputs.layout, weights)? else { return Ok(()) };
+    let file = model.files().next().unwrap_or(Path::new("model"));
+    let reason = format!("{reason}, which the final model is to be written as: use \"f32\" or \"bf16\"");
+    Err(Error::setting("model.dtype", format!("{}: {reason}", file.display())))
+}
+
+/// Number type of the final model's file.
+fn weight_type(job: &Job) -> WeightType {
+    match job.recipe.model.dtype {
+        SaveDtype::F32 => WeightType::F32,
+        SaveDtype::Bf16 => WeightType::BF16,
+        SaveDtype::F16 => WeightType::F16,
+    }
+}
+
+/// What a file or folder of a run is that nothing else of the run went into.
+fn origin_of(identity: &str, place: &str) -> Origin {
+    Origin { identity: identity.to_owned(), place: place.to_owned(), made_from: String::new(), metrics: None }
+}
+
+/// Name of a task's probe in the run folder.
+pub fn probe_place(task: &str) -> String {
+    format!("probe/{task}")
 }
 
 /// What the optimizer accumulates for a kind of importance; the controls go by `net`.
@@ -314,12 +482,14 @@ fn accumulated(kind: ImportanceKind) -> Accumulate {
 }
 
 /// What was measured before: in this run, and of base and probes in the run they are taken from.
-fn read_scores(job: &Job) -> Result<Scores> {
-    let mut scores: Scores = read_json(&job.out.join(SCORES))?.unwrap_or_default();
+fn read_scores(job: &Job, identity: &str) -> Result<Scores> {
+    let found = seal::read(&job.out.join(SCORES), Some(&origin_of(identity, SCORES)))?;
+    let mut scores: Scores = found.map(|(scores, _)| scores).unwrap_or_default();
     if let Some(run) = &job.inputs.probes {
         let path = run.join(SCORES);
-        let theirs: Option<Scores> = read_json(&path)?;
-        let mut theirs = theirs.ok_or_else(|| Error::format(&path, "is missing: that run has no scores"))?;
+        let theirs: Option<(Scores, String)> = seal::read(&path, None)?;
+        let (mut theirs, _) =
+            theirs.ok_or_else(|| Error::format(&path, "is missing: that run has no scores"))?;
         for column in ["base", "probe"] {
             scores.insert(column.to_owned(), theirs.remove(column).unwrap_or_default());
         }

@@ -3,11 +3,12 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cpift_engine::{Device, ViewMut};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{NamedTensor, TensorData, TensorFile, WeightType, write_tensors};
 use crate::error::{Error, Result};
-use crate::files::{self, AtomicFolder, Manifest, Verify};
+use crate::files::{self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify};
 use crate::trainer::Trainer;
 
 /// Where a fine-tune stands, beside its weights and moments.
@@ -28,27 +29,45 @@ pub struct TrainingState {
 pub struct Checkpoints {
     folder: PathBuf,
     keep: usize,
+    /// Files are read and hashed on its threads.
+    device: Device,
 }
+
+/// Name of the folder of all checkpoints in the run folder.
+const FOLDER: &str = "checkpoint";
 
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
 
 impl Checkpoints {
     /// Checkpoints in the run folder `run`; `keep` of each training are kept.
-    pub fn new(run: &Path, keep: usize) -> Self {
-        Self { folder: run.join("checkpoint"), keep: keep.max(1) }
+    pub fn new(run: &Path, keep: usize, device: &Device) -> Self {
+        Self { folder: run.join(FOLDER), keep: keep.max(1), device: device.clone() }
     }
 
-    /// Writes one, then removes all but the newest.
+    /// Name of a checkpoint in the run folder.
+    fn place(training: &str, step: u64) -> String {
+        format!("{FOLDER}/{training}/{}", step_name(step))
+    }
+
+    /// Writes one, then removes all but the newest. Its place is put into `origin`.
     ///
     /// # Errors
     /// When it cannot be written: older ones are then still there.
-    pub fn write(&self, training: &str, state: &TrainingState, trainer: &Trainer) -> Result<()> {
+    pub fn write(
+        &self,
+        training: &str,
+        state: &TrainingState,
+        trainer: &Trainer,
+        origin: Origin,
+    ) -> Result<()> {
         let folder = self.folder.join(training);
         files::create_folders(&folder)?;
-        let destination = folder.join(format!("step-{:08}", state.step));
+        let destination = folder.join(step_name(state.step));
+        let origin = Origin { place: Self::place(training, state.step), ..origin };
         if destination.exists() {
-            if Manifest::verify(&destination, Verify::Contents).is_ok() {
+            let there = self.device.scope(|| Manifest::verify(&destination, Verify::Contents));
+            if there.is_ok_and(|manifest| manifest.origin.as_ref() == Some(&origin)) {
                 return Ok(());
             }
             remove(&destination)?;
@@ -57,28 +76,35 @@ impl Checkpoints {
         let mut writing = AtomicFolder::create(&destination)?;
         writing.write(TENSORS, |file| write_tensors(file, &tensors(trainer), None))?;
         writing.write_json(STATE, &state)?;
-        writing.commit()?;
+        writing.commit_as(origin)?;
         let mut all = self.list(training)?;
         all.truncate(all.len().saturating_sub(self.keep));
         all.iter().try_for_each(|(_, old)| remove(old))
     }
 
-    /// Reads the newest whole checkpoint of a training into the trainer. One that is damaged is passed over.
+    /// Reads the newest whole checkpoint of a training into the trainer; also returns the lines of metrics that
+    /// were there with it. One that is damaged is passed over.
     ///
     /// # Errors
-    /// When a file that its manifest vouches for cannot be read.
-    pub fn read_newest(&self, training: &str, trainer: &mut Trainer) -> Result<Option<TrainingState>> {
-        for (_, folder) in self.list(training)?.iter().rev() {
-            if Manifest::verify(folder, Verify::Contents).is_err() {
-                continue;
-            }
+    /// When one belongs to another run or training, or a file that its manifest vouches for cannot be read.
+    pub fn read_newest(
+        &self,
+        training: &str,
+        trainer: &mut Trainer,
+        origin: &Origin,
+    ) -> Result<Option<(TrainingState, Option<RecordedSteps>)>> {
+        for (step, folder) in self.list(training)?.into_iter().rev() {
+            let verified = self.device.scope(|| Manifest::verify(&folder, Verify::Contents));
+            let Ok(manifest) = verified else { continue };
+            let expected = Origin { place: Self::place(training, step), ..origin.clone() };
+            expected.require(&folder, manifest.origin.as_ref())?;
             let path = folder.join(STATE);
             let text = fs::read_to_string(&path).map_err(Error::file(&path, "read"))?;
             let state: TrainingState =
                 serde_json::from_str(&text).map_err(|error| Error::format(&path, error.to_string()))?;
-            read_tensors(&folder.join(TENSORS), trainer)?;
+            self.read_tensors(&folder.join(TENSORS), trainer)?;
             trainer.optimizer.set_steps(state.optimizer_steps);
-            return Ok(Some(state));
+            return Ok(Some((state, manifest.origin.and_then(|origin| origin.metrics))));
         }
         Ok(None)
     }
@@ -109,6 +135,24 @@ impl Checkpoints {
         found.sort();
         Ok(found)
     }
+
+    fn read_tensors(&self, path: &Path, trainer: &mut Trainer) -> Result<()> {
+        let file = TensorFile::open(path)?;
+        let length = trainer.model.weights().len();
+        let importance = trainer.optimizer.importance().len();
+        let read = |name: &str, length: usize, target: ViewMut<'_, f32>| {
+            self.device.scope(|| file.read_floats(name, &[length], target))
+        };
+        read("weights", length, trainer.model.weights_mut())?;
+        read("moment1", length, trainer.optimizer.moment1_mut())?;
+        read("moment2", length, trainer.optimizer.moment2_mut())?;
+        read("importance", importance, trainer.optimizer.importance_mut())
+    }
+}
+
+/// Name of the folder of a checkpoint after this step.
+fn step_name(step: u64) -> String {
+    format!("step-{step:08}")
 }
 
 fn remove(folder: &Path) -> Result<()> {
@@ -130,14 +174,4 @@ fn tensors(trainer: &Trainer) -> Vec<NamedTensor<'_>> {
             data: TensorData::Floats(values, WeightType::F32),
         })
         .collect()
-}
-
-fn read_tensors(path: &Path, trainer: &mut Trainer) -> Result<()> {
-    let file = TensorFile::open(path)?;
-    let length = trainer.model.weights().len();
-    file.read_floats("weights", &[length], trainer.model.weights_mut())?;
-    file.read_floats("moment1", &[length], trainer.optimizer.moment1_mut())?;
-    file.read_floats("moment2", &[length], trainer.optimizer.moment2_mut())?;
-    let importance = trainer.optimizer.importance().len();
-    file.read_floats("importance", &[importance], trainer.optimizer.importance_mut())
 }

@@ -7,6 +7,7 @@ use super::session::Session;
 use super::state::TrainingState;
 use crate::data::{Source, StepBatches};
 use crate::error::{Error, Result};
+use crate::files::Origin;
 use crate::progress::Event;
 use crate::settings::TrainSettings;
 use crate::trainer::Step;
@@ -23,6 +24,8 @@ pub struct Training<'a> {
     pub restart: bool,
     /// The parts, in order.
     pub parts: Vec<TrainingPart>,
+    /// What its result is and is made from; the place is filled in.
+    pub origin: Origin,
 }
 
 /// Consecutive steps on the same data with the same frozen coordinates.
@@ -54,8 +57,10 @@ impl Session<'_> {
     pub fn train(&mut self, training: Training<'_>) -> Result<u64> {
         let key = checkpoint_key(training.stage, training.part);
         self.trainer.begin()?;
-        let mut state = self.checkpoints.read_newest(&key, &mut self.trainer)?.unwrap_or_default();
+        let found = self.checkpoints.read_newest(&key, &mut self.trainer, &training.origin)?;
+        let (mut state, recorded) = found.unwrap_or_default();
         self.metrics.rewind(training.stage, training.part, state.step)?;
+        self.tell_lost_metrics(&key, recorded.as_ref());
         let total: u64 = training.parts.iter().map(|part| part.steps).sum();
         let mut start = 0;
         for (index, part) in training.parts.iter().enumerate() {
@@ -104,7 +109,7 @@ impl Session<'_> {
             if state.step == span.end {
                 self.verify_frozen(part, state)?;
             }
-            self.checkpoint_if_due(key, state, span)?;
+            self.checkpoint_if_due(key, &training.origin, state, span)?;
         }
         self.observer.event(Event::TrainingFinished { title: &part.title });
         Ok(())
@@ -132,14 +137,22 @@ impl Session<'_> {
     }
 
     /// Saves the state every so many steps, and when a stop is asked for, which it then carries out.
-    fn checkpoint_if_due(&mut self, key: &str, state: &TrainingState, span: Span) -> Result<()> {
+    fn checkpoint_if_due(
+        &mut self,
+        key: &str,
+        origin: &Origin,
+        state: &TrainingState,
+        span: Span,
+    ) -> Result<()> {
         let stop = self.observer.stop_requested();
         let every = self.job.recipe.checkpoint.every;
         let due = every > 0 && state.step.is_multiple_of(every) && state.step < span.total;
         if stop || due {
-            self.checkpoints.write(key, state, &self.trainer)?;
+            let origin = self.with_metrics(origin.clone(), key)?;
+            self.checkpoints.write(key, state, &self.trainer, origin)?;
             self.save_progress()?;
             self.observer.event(Event::Checkpoint { step: state.step });
+            self.require_fit()?;
         }
         if stop {
             let position = format!("after step {} of {} of {}", state.step, span.total, key);

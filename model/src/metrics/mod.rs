@@ -2,12 +2,13 @@
 
 mod tensorboard;
 
-use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::collections::BTreeMap;
+use std::fs::{self, File, OpenOptions};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, RecordedSteps, write_error};
 use crate::job::checkpoint_key;
 use crate::progress::StepReport;
 use tensorboard::TensorBoard;
@@ -20,20 +21,21 @@ pub const METRICS: &str = "metrics.jsonl";
 pub struct Metrics {
     path: PathBuf,
     file: File,
-    steps: u64,
+    /// The hash of every line, by training, in the order of the file.
+    lines: BTreeMap<String, Vec<blake3::Hash>>,
     tensorboard: Option<TensorBoard>,
 }
 
 impl Metrics {
-    /// Opens or makes the file of a run. A line cut short by a crash is removed. With `tensorboard` the event
-    /// files are made to say what the file says, and go on with it.
+    /// Opens or makes the file of a run. What a crash left of lines at the end is removed. With `tensorboard` the
+    /// event files are made to say what the file says, and go on with it.
     ///
     /// # Errors
-    /// When a file cannot be opened.
+    /// When a file cannot be opened, or a line before the last step is damaged.
     pub fn open(run: &Path, tensorboard: bool) -> Result<Self> {
         let path = run.join(METRICS);
         let tensorboard = tensorboard.then(|| TensorBoard::new(run));
-        let mut metrics = Self { file: append(&path)?, path, steps: 0, tensorboard };
+        let mut metrics = Self { file: append(&path)?, path, lines: BTreeMap::new(), tensorboard };
         metrics.retain(|_| true)?;
         metrics.rebuild_events(None)?;
         Ok(metrics)
@@ -41,7 +43,40 @@ impl Metrics {
 
     /// Steps on record, of all trainings.
     pub fn steps(&self) -> u64 {
-        self.steps
+        self.lines.values().map(|lines| lines.len() as u64).sum()
+    }
+
+    /// The lines of one training, as a checkpoint or a stage keeps them.
+    pub fn recorded(&self, training: &str) -> RecordedSteps {
+        let lines = self.lines.get(training).map_or(&[][..], Vec::as_slice);
+        RecordedSteps { lines: lines.len() as u64, blake3: hash_of(lines) }
+    }
+
+    /// What became of lines of a training that a checkpoint or a stage says were there; none when they are there.
+    pub fn loss(&self, training: &str, kept: &RecordedSteps) -> Option<String> {
+        let lines = self.lines.get(training).map_or(&[][..], Vec::as_slice);
+        let path = self.path.display();
+        match usize::try_from(kept.lines).ok().and_then(|count| lines.get(..count)) {
+            None => Some(format!(
+                "{path}: {} of the {} steps of {training} are missing; the models are whole, but reports and the \
+                 count of steps go without them",
+                kept.lines - lines.len() as u64,
+                kept.lines
+            )),
+            Some(first) if hash_of(first) != kept.blake3 => Some(format!(
+                "{path}: the steps of {training} are not those that were recorded; the models are whole, but \
+                 reports show what the file says"
+            )),
+            Some(_) => None,
+        }
+    }
+
+    /// Flushes the lines to the disk: a checkpoint or a stage that is on the disk says that they are there.
+    ///
+    /// # Errors
+    /// The system's, naming the file.
+    pub fn sync(&self) -> Result<()> {
+        self.file.sync_data().map_err(write_error(&self.path, "write"))
     }
 
     /// Forgets the steps after `step` of one training: they will be made again.
@@ -64,23 +99,38 @@ impl Metrics {
         }
     }
 
-    /// Keeps the whole lines that `wanted` says, and counts them; says whether any went.
+    /// Keeps the lines that `wanted` says; says whether any went. What follows the last whole line goes too: a
+    /// crash left it.
     fn retain(&mut self, wanted: impl Fn(&StepReport) -> bool) -> Result<bool> {
-        let file = File::open(&self.path).map_err(Error::file(&self.path, "read"))?;
-        let (mut kept, mut dropped) = (String::new(), false);
-        self.steps = 0;
-        for line in BufReader::new(file).lines() {
-            let line = line.map_err(Error::file(&self.path, "read"))?;
-            let keep = serde_json::from_str::<StepReport>(&line).is_ok_and(|report| wanted(&report));
-            if keep {
-                kept.push_str(&line);
-                kept.push('\n');
+        let bytes = fs::read(&self.path).map_err(Error::file(&self.path, "read"))?;
+        let (mut kept, mut damaged) = (Vec::with_capacity(bytes.len()), None);
+        self.lines.clear();
+        for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
+            // A line without an end was cut off, whatever it says.
+            let parsed = line.strip_suffix(b"\n").map(serde_json::from_slice::<StepReport>);
+            let report = match parsed {
+                Some(Ok(report)) => report,
+                Some(Err(error)) => {
+                    damaged = damaged.or(Some((index + 1, error)));
+                    continue;
+                }
+                None => continue,
+            };
+            if let Some((line, error)) = damaged {
+                let reason = format!(
+                    "is damaged ({error}): put back what it was, or remove the line to go on without it"
+                );
+                return Err(Error::line(&self.path, line, reason));
             }
-            self.steps += u64::from(keep);
-            dropped |= !keep;
+            if wanted(&report) {
+                kept.extend(line);
+                let training = checkpoint_key(&report.stage, &report.part);
+                self.lines.entry(training).or_default().push(blake3::hash(line));
+            }
         }
+        let dropped = kept.len() < bytes.len();
         if dropped {
-            files::write_bytes_atomically(&self.path, kept.as_bytes())?;
+            files::write_bytes_atomically(&self.path, &kept)?;
             self.file = append(&self.path)?;
         }
         Ok(dropped)
@@ -93,10 +143,20 @@ impl Metrics {
     pub fn append(&mut self, report: &StepReport) -> Result<()> {
         let mut line = serde_json::to_string(report).map_err(|error| Error::Job(error.to_string()))?;
         line.push('\n');
-        self.steps += 1;
-        self.file.write_all(line.as_bytes()).map_err(Error::file(&self.path, "write"))?;
+        self.file.write_all(line.as_bytes()).map_err(write_error(&self.path, "write"))?;
+        let training = checkpoint_key(&report.stage, &report.part);
+        self.lines.entry(training).or_default().push(blake3::hash(line.as_bytes()));
         self.tensorboard.as_mut().map_or(Ok(()), |events| events.append(report))
     }
+}
+
+/// One hash of the hashes of lines, in hexadecimal.
+fn hash_of(lines: &[blake3::Hash]) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for line in lines {
+        hasher.update(line.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// Reads the steps on record. A last line without an end, which a process is writing or was killed over, is left
@@ -115,5 +175,5 @@ pub fn read(path: &Path) -> Result<Vec<StepReport>> {
 }
 
 fn append(path: &Path) -> Result<File> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(Error::file(path, "write"))
+    OpenOptions::new().create(true).append(true).open(path).map_err(write_error(path, "write"))
 }

@@ -104,12 +104,13 @@ impl TensorBoard {
                     path
                 }
             };
-            let file = OpenOptions::new().append(true).open(&path).map_err(Error::file(&path, "write"))?;
+            let file =
+                OpenOptions::new().append(true).open(&path).map_err(files::write_error(&path, "write"))?;
             self.open = Some((training, path, file));
         }
         let Some((_, path, file)) = &mut self.open else { return Ok(()) };
         // One write: whoever is killed leaves whole records, or one cut short that the next process replaces.
-        file.write_all(&record(&step_event(report))).map_err(Error::file(path, "write"))
+        file.write_all(&record(&step_event(report))).map_err(files::write_error(path, "write"))
     }
 }
 

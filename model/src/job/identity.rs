@@ -1,0 +1,148 @@
+//! What a run and its stages are, so that nothing of another run is taken for a part of it.
+//!
+//! All of it goes by content: where recipe, data and run folder lie does not count, so that they can be moved.
+
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::Way;
+use super::record::InputFile;
+use super::session::read_json;
+use crate::error::{Error, Result};
+use crate::files;
+use crate::settings::{CheckpointSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings};
+
+/// Name of the record in the run folder.
+const IDENTITY: &str = "identity.json";
+
+/// Keys of a resolved recipe that may differ when a run is continued: what nothing is computed from, and paths,
+/// since the content of the files is compared.
+const MAY_DIFFER: [&str; 9] =
+    ["base", "config", "train", "eval", "model", "dtype", "every", "keep", "tensorboard"];
+
+/// What a run folder was begun with.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct RunIdentity {
+    /// Hash of the recipe's settings.
+    pub recipe: String,
+    /// Number type of the final model, which may be changed until that is written.
+    pub dtype: SaveDtype,
+}
+
+impl RunIdentity {
+    /// What a run of this recipe is, the content of its files left out. `pairs` is how pairs are trained instead of
+    /// the recipe's method.
+    ///
+    /// # Errors
+    /// None in practice: the settings are plain.
+    pub fn of(recipe: &Recipe, pairs: Option<Way>) -> Result<Self> {
+        let settings = json(&without_what_may_differ(recipe))?;
+        let way = pairs.map_or("", Way::name);
+        Ok(Self { recipe: hash_texts(["cpift-engine run 2", &settings, way]), dtype: recipe.model.dtype })
+    }
+
+    /// Reads what the run folder was begun with, if it says.
+    ///
+    /// # Errors
+    /// When the record cannot be read.
+    pub fn read(run: &Path) -> Result<Option<Self>> {
+        read_json(&run.join(IDENTITY))
+    }
+
+    /// Writes it to the run folder.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn write(&self, run: &Path) -> Result<()> {
+        files::write_json_atomically(&run.join(IDENTITY), self)
+    }
+}
+
+/// What everything in a run follows from: its settings and the content of the files it reads.
+pub fn of_run(run: &RunIdentity, inputs: &[InputFile]) -> String {
+    let files = inputs.iter().flat_map(|file| [file.role.as_str(), file.blake3.as_str()]);
+    hash_texts(std::iter::once(run.recipe.as_str()).chain(files))
+}
+
+/// What a task's probe follows from. Runs that differ only in what comes after have the same probes.
+///
+/// # Errors
+/// None in practice: the settings are plain.
+pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) -> Result<String> {
+    let recipe = without_what_may_differ(recipe);
+    let mut probe = recipe.probe.clone();
+    // The controls choose otherwise among the same importance.
+    if matches!(probe.importance, ImportanceKind::Random | ImportanceKind::Inverse) {
+        probe.importance = ImportanceKind::Net;
+    }
+    let settings = json(&(recipe.seed, &recipe.model, &probe, steps, &recipe.task[task].name))?;
+    let data = format!("task.{}.train", recipe.task[task].name);
+    let is_read = |file: &&InputFile| file.role == data || !file.role.starts_with("task.");
+    let files = inputs.iter().filter(is_read).flat_map(|file| [file.role.as_str(), file.blake3.as_str()]);
+    Ok(hash_texts(["cpift-engine probe 2", settings.as_str()].into_iter().chain(files)))
+}
+
+/// One hash of several texts, in hexadecimal.
+pub fn hash_texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for text in texts {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
+}
+
+/// Fails when a run that was begun with the recipe text `earlier` is not to be continued with `now`.
+///
+/// # Errors
+/// Naming the first line that differs.
+pub fn different_recipe(path: &Path, earlier: &str, now: &str) -> Error {
+    let counts = |line: &str| {
+        let key = line.split(['=', ':']).next().unwrap_or_default().trim();
+        !MAY_DIFFER.contains(&key)
+    };
+    let line = now.lines().zip(earlier.lines()).find(|(now, then)| now != then && counts(now));
+    let reason = match line {
+        Some((now, then)) => format!(
+            "the run was begun with `{}`, the recipe now says `{}`: undo that, or start a new run",
+            then.trim(),
+            now.trim()
+        ),
+        None => "the run was begun with another recipe: undo the change, or start a new run".to_owned(),
+    };
+    Error::format(path, reason)
+}
+
+fn without_what_may_differ(recipe: &Recipe) -> Recipe {
+    let mut recipe = recipe.clone();
+    recipe.model.dtype = SaveDtype::default();
+    recipe.checkpoint = CheckpointSettings::default();
+    recipe.metrics = MetricsSettings::default();
+    let forget = |path: &mut Option<PathBuf>| *path = path.as_ref().map(|_| PathBuf::new());
+    forget(&mut recipe.model.base);
+    forget(&mut recipe.model.config);
+    for TaskSettings { train, eval, model, .. } in &mut recipe.task {
+        *train = PathBuf::new();
+        forget(eval);
+        forget(model);
+    }
+    recipe
+}
+
+fn json(value: &impl Serialize) -> Result<String> {
+    serde_json::to_string(value).map_err(|error| Error::Job(error.to_string()))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::different_recipe;
+    use std::path::Path;
+
+    #[test]
+    fn a_difference_that_counts_is_named_before_one_of_paths() {
+        let (earlier, now) = ("seed = 1\nbase = \"/a\"\nepochs = 2", "seed = 1\nbase = \"/b\"\nepochs = 3");
+        let message = different_recipe(Path::new("recipe.toml"), earlier, now).to_string();
+        assert!(message.contains("begun with `epochs = 2`, the recipe now says `epochs = 3`"), "{message}");
+    }
+}
