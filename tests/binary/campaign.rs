@@ -7,8 +7,7 @@ use cpift_tests::campaign::{Campaign, Kind};
 #[track_caller]
 fn rounds(kind: Kind, count: u64) {
     let campaign = Campaign::new(Path::new(env!("CARGO_BIN_EXE_cpift-engine")), false);
-    let findings: Vec<String> =
-        (0..count).filter_map(|seed| campaign.round(kind, seed).err()).collect();
+    let findings: Vec<String> = (0..count).filter_map(|seed| campaign.round(kind, seed).err()).collect();
     assert!(findings.is_empty(), "{findings:#?}");
 }
 

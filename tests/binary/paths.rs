@@ -24,7 +24,12 @@ const FORMS: [Form; 9] = [
     Form { name: "through", working_directory: "", recipe: "work/../recipe.toml", run: "work/../through" },
     Form { name: "slash", working_directory: "", recipe: "recipe.toml", run: "slash/" },
     Form { name: "symlink", working_directory: "work", recipe: "link/recipe.toml", run: "link/symlink" },
-    Form { name: "letters", working_directory: "zwei Wörter 数", recipe: "../recipe.toml", run: "ein Läuf 走" },
+    Form {
+        name: "letters",
+        working_directory: "zwei Wörter 数",
+        recipe: "../recipe.toml",
+        run: "ein Läuf 走",
+    },
     Form { name: "absolute", working_directory: "work", recipe: "ROOT/recipe.toml", run: "ROOT/absolute" },
 ];
 

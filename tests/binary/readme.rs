@@ -52,10 +52,11 @@ fn every_command_runs_as_it_is_written() {
             "cpift-engine generate MODEL --prompt \"2+3=\"" => (command, &|_| {}),
             "cpift-engine bench step --config config.json --batch 4 --length 256" => (command, &|_| {}),
             // Half a second for each of fifty operations: here a few, in small.
-            "cpift-engine bench kernels" => (
-                "cpift-engine bench kernels --filter adamw --parameters 1000 --seconds 0",
-                &|table| assert!(table.contains("adamw"), "{table}"),
-            ),
+            "cpift-engine bench kernels" => {
+                ("cpift-engine bench kernels --filter adamw --parameters 1000 --seconds 0", &|table| {
+                    assert!(table.contains("adamw"), "{table}")
+                })
+            }
             "cpift-engine devices" => (command, &|text| assert!(text.contains("cpu"), "{text}")),
             "cpift-engine completions bash" => {
                 (command, &|text| assert!(text.contains("_cpift-engine"), "{text}"))
@@ -111,7 +112,7 @@ fn the_example_runs_from_the_repositorys_root() {
 #[test]
 fn the_four_shapes_of_rows_are_read() {
     let blocks = blocks(&readme());
-    let rows = block_with(&blocks, "\"completion\"");
+    let rows = block_with(&blocks, "\"completion\"").trim_end();
     assert_eq!(rows.lines().count(), 4);
     let place = Workplace::new();
     let files: Vec<String> = (0..4).map(|shape| format!("shape-{shape}.jsonl")).collect();

@@ -64,7 +64,8 @@ struct Disk<'a>(&'a Path);
 impl Disk<'_> {
     /// Whether one could be mounted: only root may.
     fn mount(folder: &Path) -> bool {
-        let mount = Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(folder).output();
+        let mount =
+            Command::new("mount").args(["-t", "tmpfs", "-o", "size=16m", "tmpfs"]).arg(folder).output();
         mount.is_ok_and(|output| output.status.success())
     }
 

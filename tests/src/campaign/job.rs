@@ -44,7 +44,8 @@ pub struct Jobs {
 }
 
 /// The results that do not depend on when and how often a job was interrupted.
-const RESULTS: [&str; 4] = ["final/model.safetensors", "fused/model.safetensors", "groups.json", "scores.json"];
+const RESULTS: [&str; 4] =
+    ["final/model.safetensors", "fused/model.safetensors", "groups.json", "scores.json"];
 
 /// How a run of the binary ended.
 pub enum End {
@@ -102,10 +103,11 @@ impl Jobs {
         }
         let mut recipe = "[model]\nbase = \"base\"\nmax_length = 48\n".to_owned();
         for task in TASKS {
-            let first_row = if variant == Variant::Data && task == "code" { 100 } else { 0 };
             for (split, rows) in [("train", 64), ("eval", 8)] {
                 let name = format!("{task}.{split}.jsonl");
                 let text = fs::read_to_string(folders::seesaw().join(&name)).expect("the example");
+                let is_other = variant == Variant::Data && task == "code" && split == "train";
+                let first_row = if is_other { 100 } else { 0 };
                 let rows: Vec<&str> = text.lines().skip(first_row).take(rows).collect();
                 fs::write(folder.join(name), rows.join("\n")).expect("a writable folder");
             }

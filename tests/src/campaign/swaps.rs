@@ -118,8 +118,10 @@ fn swap_folders(jobs: &Jobs, run: &Path, random: &mut ChaCha8Rng) -> String {
 /// All files below a folder, in the order of their names.
 fn files(folder: &Path) -> Vec<PathBuf> {
     let mut files = Vec::new();
-    let mut entries: Vec<PathBuf> =
-        fs::read_dir(folder).expect("a readable folder").map(|entry| entry.expect("an entry").path()).collect();
+    let mut entries: Vec<PathBuf> = fs::read_dir(folder)
+        .expect("a readable folder")
+        .map(|entry| entry.expect("an entry").path())
+        .collect();
     entries.sort();
     for path in entries {
         if path.is_dir() { files.extend(self::files(&path)) } else { files.push(path) }
