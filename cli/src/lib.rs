@@ -79,7 +79,7 @@ fn report_fault(panic: &std::panic::PanicHookInfo<'_>) {
 }
 
 /// The line a failed command ends with.
-fn describe(error: &Error) -> String {
+pub fn describe(error: &Error) -> String {
     if let Error::Interrupted { position } = error {
         return format!("stopped {position}, all saved; continue with\n  {}\n", interrupt::resume_command());
     }

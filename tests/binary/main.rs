@@ -5,9 +5,15 @@
 mod bad_input;
 mod basics;
 mod bench_kernels;
+#[cfg(unix)]
+mod campaign;
 mod compare;
 mod cuda;
+mod documented;
 mod folders;
+mod help;
 mod jobs;
+mod paths;
+mod readme;
 mod report;
 mod support;

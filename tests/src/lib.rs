@@ -1,5 +1,7 @@
 //! Shared parts of the tests: oracles in f64, random inputs, small models.
 
+#[cfg(unix)]
+pub mod campaign;
 pub mod data;
 pub mod devices;
 pub mod flat;

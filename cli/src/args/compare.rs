@@ -30,7 +30,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   cpift-engine compare recipe.toml
   cpift-engine compare recipe.toml --quick
-  cpift-engine compare recipe.toml --methods cpift,joint,half --ablations fraction,freezing --seeds 5
+  cpift-engine compare recipe.toml --methods cpift,joint --ablations fraction,freezing --seeds 5
   cpift-engine compare recipe.toml --ablations all --forgetting --out study --resume
 
 Files written into the folder:

@@ -1,0 +1,196 @@
+//! The examples of every `--help`, read from it and tried.
+
+use std::fs;
+
+use serde_json::Value;
+
+use crate::documented::{Workplace, blocks};
+use crate::support::{run, stdout};
+
+/// Every command that has a help text of its own.
+const COMMANDS: [&[&str]; 12] = [
+    &[],
+    &["train"],
+    &["compare"],
+    &["eval"],
+    &["generate"],
+    &["plan"],
+    &["report"],
+    &["bench"],
+    &["bench", "step"],
+    &["bench", "kernels"],
+    &["devices"],
+    &["completions"],
+];
+
+fn help(command: &[&str]) -> String {
+    stdout(&run(&[command, &["--help"]].concat())).to_owned()
+}
+
+/// The examples of a help text.
+fn examples(command: &[&str]) -> Vec<String> {
+    let help = help(command);
+    help.lines().filter_map(|line| line.strip_prefix("  cpift-engine ")).map(str::to_owned).collect()
+}
+
+/// Runs the examples of a command in order. `prepare` readies the folder for one and returns it, or a smaller
+/// one in its place; it knows every example.
+fn run_examples(command: &[&str], place: &Workplace, prepare: impl Fn(&str) -> Option<&'static str>) {
+    let examples = examples(command);
+    assert!(!examples.is_empty(), "{command:?}");
+    for example in &examples {
+        let smaller = prepare(example);
+        place.run(&format!("cpift-engine {}", smaller.unwrap_or(example)));
+    }
+}
+
+#[track_caller]
+fn unknown(example: &str) -> ! {
+    panic!("a help text has an example that is not tested: {example}")
+}
+
+#[test]
+fn every_command_is_here() {
+    let listed = help(&[]);
+    let commands = listed.lines().skip_while(|line| *line != "Commands:").skip(1);
+    let commands = commands.take_while(|line| !line.is_empty());
+    // What is indented more goes on with the line before.
+    let commands = commands.filter(|line| !line.starts_with("   "));
+    for name in commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
+        assert!(COMMANDS.iter().any(|command| command.first() == Some(&name)), "{name}");
+    }
+    let with_examples = ["train", "compare", "eval", "generate", "report", "bench", "completions"];
+    for command in COMMANDS.into_iter().filter(|command| !examples(command).is_empty()) {
+        assert!(with_examples.contains(&command[0]), "{command:?} has examples that are not tested");
+    }
+}
+
+#[test]
+fn the_examples_of_train_run() {
+    let place = Workplace::new();
+    run_examples(&["train"], &place, |example| {
+        match example {
+            "train recipe.toml"
+            | "train recipe.toml --set seed=2 --out runs/second"
+            | "train recipe.toml --set method=joint --out runs/joint" => {}
+            // It is the first example's folder.
+            "train recipe.toml --until fuse" => place.clear("runs/NAME"),
+            "train recipe.toml --resume" => assert!(!place.has("runs/NAME/final")),
+            example => unknown(example),
+        }
+        None
+    });
+    for name in ["NAME", "second", "joint"] {
+        assert!(place.has(&format!("runs/{name}/final/config.json")), "{name}");
+    }
+}
+
+/// The recipe that `train --help` teaches.
+#[test]
+fn the_recipe_of_the_help_text_trains() {
+    let blocks = blocks(&help(&["train"]));
+    let recipe = blocks.iter().find(|block| block.contains("[model]")).unwrap();
+    let place = Workplace::new();
+    fs::write(place.path("least.toml"), recipe).unwrap();
+    place.run("cpift-engine plan least.toml");
+    place.run("cpift-engine train least.toml");
+    // What the text says of the run folder's files.
+    let text = help(&["train"]);
+    let files = text.lines().skip_while(|line| !line.starts_with("Files written")).skip(1);
+    let files: Vec<&str> = files.take_while(|line| line.starts_with("  ")).map(str::trim).collect();
+    assert!(files.len() > 6, "{files:?}");
+    for line in files.iter().filter(|line| !line.contains("--tensorboard") && !line.starts_with("the same")) {
+        let names = line.find("  ").map_or(*line, |end| &line[..end]);
+        for name in names.split(' ') {
+            assert!(place.has(&format!("runs/least/{name}")), "no {name}");
+        }
+    }
+}
+
+#[test]
+fn the_examples_of_compare_run() {
+    let place = Workplace::new();
+    run_examples(&["compare"], &place, |example| {
+        // The same with fewer steps, or fewer seeds and parts.
+        Some(match example {
+            "compare recipe.toml" => "compare recipe.toml --set train.steps=1 --seeds 1 --methods cpift,half",
+            "compare recipe.toml --quick" => {
+                place.clear("runs/NAME-compare");
+                "compare recipe.toml --quick --set train.steps=1 --methods cpift,dare"
+            }
+            "compare recipe.toml --methods cpift,joint --ablations fraction,freezing --seeds 5" => {
+                place.clear("runs/NAME-compare");
+                "compare recipe.toml --methods cpift,joint --ablations fraction,freezing --seeds 2 \
+                 --set train.steps=1"
+            }
+            "compare recipe.toml --ablations all --forgetting --out study --resume" => {
+                "compare recipe.toml --ablations all --forgetting --out study --resume --set train.steps=1 \
+                 --seeds 1 --methods cpift,ties"
+            }
+            example => unknown(example),
+        })
+    });
+    let json = fs::read(place.path("study/results.json")).unwrap();
+    serde_json::from_slice::<Value>(&json).unwrap();
+    for name in ["table.md", "runs", "outcomes", "logs"] {
+        assert!(place.has(&format!("study/{name}")), "{name}");
+    }
+}
+
+#[test]
+fn the_examples_about_a_run_run() {
+    let place = Workplace::new();
+    place.run(
+        "cpift-engine train examples/seesaw/recipe.toml --set train.steps=3 --set probe.steps=1 \
+         --set integrate.steps=1",
+    );
+    run_examples(&["eval"], &place, |example| match example {
+        "eval runs/seesaw/final --data sort.jsonl code.jsonl --generate"
+        | "eval my-model --data code.jsonl --json > scores.json" => None,
+        example => unknown(example),
+    });
+    let scores: Value = serde_json::from_slice(&fs::read(place.path("scores.json")).unwrap()).unwrap();
+    assert!(scores["files"][0]["rows"][0]["loss"].is_number());
+    run_examples(&["generate"], &place, |example| match example {
+        "generate runs/seesaw/final --prompt \"sort: dcab =\""
+        | "generate my-model --prompt \"Once upon\" --temperature 0.8" => None,
+        example => unknown(example),
+    });
+    run_examples(&["report"], &place, |example| match example {
+        "report runs/seesaw" | "report runs/seesaw --out seesaw.html --figures paper/figures" => None,
+        example => unknown(example),
+    });
+    assert!(place.has("seesaw.html") && place.has("paper/figures/report.json"));
+    run_examples(&["completions"], &place, |example| match example {
+        "completions bash > /etc/bash_completion.d/cpift-engine"
+        | "completions zsh > ~/.zfunc/_cpift-engine"
+        | "completions fish > ~/.config/fish/completions/cpift-engine.fish" => None,
+        example => unknown(example),
+    });
+}
+
+#[test]
+fn the_examples_of_bench_run() {
+    let place = Workplace::new();
+    run_examples(&["bench", "step"], &place, |example| match example {
+        "bench step --config config.json --batch 4 --length 256" => None,
+        example => unknown(example),
+    });
+    run_examples(&["bench", "kernels"], &place, |example| match example {
+        // The same options with sizes that take a moment.
+        "bench kernels" => Some("bench kernels --filter adamw --parameters 1000 --seconds 0"),
+        "bench kernels --filter adamw --parameters 100000000" => {
+            Some("bench kernels --filter adamw --parameters 1000 --seconds 0")
+        }
+        "bench kernels --model 0.5B 7B --tokens 1024 --json > kernels.json" => Some(
+            "bench kernels --model 0.5B 7B --tokens 16 --json --filter adamw --parameters 1000 --seconds 0 \
+             > kernels.json",
+        ),
+        "bench kernels --predict --filter 7B" => None,
+        // The file is one of a CPU here, which measures in f32.
+        "bench kernels --predict h100 --compare kernels.json" => {
+            Some("bench kernels --predict h100 --compare kernels.json --precision f32")
+        }
+        example => unknown(example),
+    });
+}
