@@ -1,4 +1,4 @@
-//! Sets of parameters as one bit each: cores (ALGORITHM "core selection"), unions of frozen cores.
+//! Sets of parameters as one bit each: cores (docs/algorithm.md, stage 1b), unions of frozen cores.
 
 use std::ops::Range;
 
@@ -173,7 +173,7 @@ impl Mask {
         Ok(words.map(|(left, right)| (left & right).count_ones() as usize).sum())
     }
 
-    /// Similarity of two cores (ALGORITHM stage 2): |A∩B| / |A∪B|, and 0 when both are empty.
+    /// Similarity of two cores (docs/algorithm.md, stage 2): |A∩B| / |A∪B|, and 0 when both are empty.
     ///
     /// # Errors
     /// When the masks differ in length.

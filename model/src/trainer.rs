@@ -85,7 +85,7 @@ impl Trainer {
     ///
     /// The loss is the sum of negative log-likelihoods over all micro-batches divided by their
     /// supervised tokens, so 4×2 equals 8. Frozen coordinates keep their bits and take no part in
-    /// the clipping norm (ALGORITHM stage 4).
+    /// the clipping norm (docs/algorithm.md, stage 4).
     ///
     /// # Errors
     /// When the loss or the gradient norm is not a number; weights and moments are then as before.

@@ -1,4 +1,4 @@
-//! Fusion of task models against a brute-force reading of ALGORITHM's stage 3, coordinate by coordinate.
+//! Fusion of task models against a brute-force reading of docs/algorithm.md's stage 3, coordinate by coordinate.
 
 use cpift_engine::{Buffer, Device, Layout, Mask};
 use cpift_model::settings::{Backbone, Conflict, FoldWeight, FuseSettings, SlerpSpace};

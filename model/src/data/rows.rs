@@ -41,7 +41,7 @@ impl Shape {
         }
     }
 
-    /// The shape of one row: the first that its fields allow, in the order of DESIGN. A row of Alpaca's own
+    /// The shape of one row: the first that its fields allow. A row of Alpaca's own
     /// files, which has `text` beside the three, is an instruction.
     fn recognise(row: &Map<String, Value>) -> Reasoned<Self> {
         let has = |field: &str| row.contains_key(field);

@@ -342,7 +342,7 @@ fn interleaved(shares: &[usize]) -> Vec<usize> {
     places.into_iter().map(|(_, source)| source).collect()
 }
 
-/// A balanced sample (ALGORITHM, stage 4): the same number of rows from every data set, `fraction` of
+/// A balanced sample (docs/algorithm.md, stage 4): the same number of rows from every data set, `fraction` of
 /// their mean number of rows, rounded, at least 1 and at most the smallest set's. Given the data sets'
 /// numbers of rows, it returns the sampled rows of each, in file order; which, the seed decides.
 pub fn balanced_sample(rows: &[usize], fraction: f64, seed: u64) -> Vec<Vec<usize>> {

@@ -30,7 +30,7 @@ pub struct Steps {
 
 impl Steps {
     /// Counts steps: as the recipe says, or from epochs over the data. Probes all take the mean of what the
-    /// tasks' epochs ask for (same number for every task: ALGORITHM, stage 1). `train.steps` is the total of a
+    /// tasks' epochs ask for (same number for every task: docs/algorithm.md, stage 1). `train.steps` is the total of a
     /// method, shared equally between tasks.
     ///
     /// # Errors

@@ -166,7 +166,7 @@ impl Session<'_> {
         hash_coordinates(&self.job.device, self.trainer.model.weights(), mask)
     }
 
-    /// Checks that every frozen coordinate has the bits it had when the part began (ALGORITHM stage 4).
+    /// Checks that every frozen coordinate has the bits it had when the part began (docs/algorithm.md, stage 4).
     fn verify_frozen(&self, part: &TrainingPart, state: &mut TrainingState) -> Result<()> {
         let (Some(mask), Some(before)) = (&part.frozen, &state.frozen_hash) else { return Ok(()) };
         if self.hash_of(mask)? != *before {

@@ -80,7 +80,7 @@ pub const KEYS: [(&str, &[&str]); 13] = [
 impl Recipe {
     /// Which keys of `[train]` the section `inheritor` takes over, given the keys it sets itself.
     /// A length of its own (`epochs` or `steps`) replaces either; `[probe]` never inherits
-    /// `weight_decay` (decay moves every large weight and fakes overlap: ALGORITHM, stage 1).
+    /// `weight_decay` (decay moves every large weight and fakes overlap: docs/algorithm.md, stage 1).
     pub fn inherited_keys(inheritor: &str, own: &[&str]) -> Vec<&'static str> {
         let own_length = own.contains(&"epochs") || own.contains(&"steps");
         TRAIN_KEYS

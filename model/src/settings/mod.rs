@@ -178,7 +178,7 @@ pub enum SpecialTokens {
     Escape,
 }
 
-/// What importance a probe measures (ALGORITHM: stage 1).
+/// What importance a probe measures (docs/algorithm.md, stage 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum ImportanceKind {

@@ -270,7 +270,7 @@ impl Conflicts {
     }
 }
 
-/// The value of one coordinate that several tasks claim (ALGORITHM stage 3, step 3).
+/// The value of one coordinate that several tasks claim (docs/algorithm.md, stage 3, step 3).
 fn choose(wishes: &[Wish], rule: Conflict) -> f32 {
     let mean = |wanted: &dyn Fn(&Wish) -> bool| {
         let (sum, count) = wishes

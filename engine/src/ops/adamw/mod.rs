@@ -8,7 +8,7 @@
 //! p ← p·(1 − lr·decay) − lr/(1−β1ᵗ) · m / (√v/√(1−β2ᵗ) + ε)
 //! ```
 //!
-//! Importance (ALGORITHM stage 1) is accumulated from the update as rounded to f32: `net` sums
+//! Importance (docs/algorithm.md, stage 1) is accumulated from the update as rounded to f32: `net` sums
 //! p_new − p_old, `path` its absolute value, `fisher` g².
 //!
 //! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 36 with importance, and one
@@ -32,7 +32,7 @@ use crate::real::not_on_the_cpu;
 
 const OP: &str = "adamw";
 
-/// What of the way a parameter moves is accumulated (ALGORITHM stage 1).
+/// What of the way a parameter moves is accumulated (docs/algorithm.md, stage 1).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum ImportanceKind {
     /// Nothing.
@@ -105,7 +105,7 @@ pub struct Gradient<'a> {
     /// Another factor, measured on the device. Where it is not finite the step changes nothing: who reads
     /// the norm later sees why.
     pub clip: Option<&'a Clip>,
-    /// Coordinates whose weight, moments and importance keep their bits (ALGORITHM stage 4).
+    /// Coordinates whose weight, moments and importance keep their bits (docs/algorithm.md, stage 4).
     pub frozen: Option<&'a Mask>,
 }
 

@@ -11,7 +11,7 @@ use crate::error::{Result, check, check_length};
 use crate::mask::Mask;
 use crate::ops::work::{Work, mask_bytes};
 
-/// Σ g², frozen coordinates left out (ALGORITHM stage 4: they take no part in the clipping norm).
+/// Σ g², frozen coordinates left out (docs/algorithm.md, stage 4: they take no part in the clipping norm).
 ///
 /// Squares and sums are f64: no gradient of finite f32 overflows. A NaN or an infinity in an
 /// unfrozen coordinate makes the result NaN or infinite; frozen coordinates are not looked at.

@@ -1,4 +1,4 @@
-//! Core selection: exactly k coordinates by importance, in O(D) (ALGORITHM stage 1b).
+//! Core selection: exactly k coordinates by importance, in O(D) (docs/algorithm.md, stage 1b).
 //!
 //! Scores compare by absolute value, which for f32 is the order of their bits without the sign. A
 //! sample tells between which two scores the k-th largest very likely lies. One read marks everything

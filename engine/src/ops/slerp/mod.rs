@@ -1,4 +1,4 @@
-//! Spherical interpolation of models, in place (ALGORITHM stage 3, step 1).
+//! Spherical interpolation of models, in place (docs/algorithm.md, stage 3, step 1).
 //!
 //! The unit is one tensor. With a and b the two models' values of it (or, in delta space, what they
 //! add to the base), over the coordinates that are not skipped, θ the angle between them and w the weight:

@@ -1,6 +1,6 @@
 //! What a model adds to its base: `target ← target − other`, element by element.
 //!
-//! Importance of an existing fine-tune (ALGORITHM stage 1, `net`) is this difference. No backward:
+//! Importance of an existing fine-tune (docs/algorithm.md, stage 1, `net`) is this difference. No backward:
 //! it is never differentiated. Traffic: 12 bytes per element.
 
 mod cpu;

@@ -1,4 +1,4 @@
-//! Transplanting cores (ALGORITHM stage 3, steps 2 and 3): copying masked coordinates bit for bit,
+//! Transplanting cores (docs/algorithm.md, stage 3, steps 2 and 3): copying masked coordinates bit for bit,
 //! and taking them out and putting them back as short lists, which is how conflicts between a few
 //! tasks are resolved without whole models in memory.
 //!
