@@ -119,7 +119,10 @@ fn inherit(table: &mut Table) {
 }
 
 /// The recipe as TOML that reads back as the same recipe.
-fn render(recipe: &Recipe, path: &Path) -> Result<String> {
+///
+/// # Errors
+/// None in practice: settings are plain.
+pub fn render(recipe: &Recipe, path: &Path) -> Result<String> {
     toml::to_string(recipe).map_err(|error| {
         Error::format(path, format!("the resolved recipe cannot be written as TOML: {error}"))
     })

@@ -345,7 +345,10 @@ fn text_that_is_no_recipe_names_line_and_column() {
         error(b"[model]\nbase = \"\xff\xfe\"\n", &[]),
         "recipe.toml:2: is not UTF-8 text: save the recipe as UTF-8"
     );
-    assert!(error(b"\x00\x01\x02", &[]).starts_with("recipe.toml:1: column "));
+    assert!(
+        error(b"\x00\x01\x02", &[]).starts_with("recipe.toml: is not a recipe: looks like a binary file")
+    );
+    assert!(error(b"\x01\x02", &[]).starts_with("recipe.toml:1: column "));
 }
 
 #[test]
@@ -373,7 +376,7 @@ fn overrides_that_cannot_be_used_are_named() {
         ),
         (
             "task[0].wait=2",
-            "`--set task[0].wait=2`: is not a key: known here are name, train, eval, weight, model",
+            "`--set task[0].wait=2`: is not a key: known here are name, train, eval, weight, model, special_tokens",
         ),
         ("train={steps=0}", "`--set train={steps=0}`: is 0: use 1 to 1000000000000"),
     ];

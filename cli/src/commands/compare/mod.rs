@@ -3,6 +3,7 @@
 mod schedule;
 mod unit;
 
+use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use cpift_model::compare::{Collection, ComparisonFolder, Row, Selection, Subject
 use cpift_model::files::{write_bytes_atomically, write_json_atomically};
 use cpift_model::job::{Way, input_files, plan_recipe};
 use cpift_model::progress::Plan;
-use cpift_model::settings::Stage;
+use cpift_model::settings::{Stage, TrainSettings};
 use cpift_model::{Error, Result};
 
 use crate::args::compare::Compare;
@@ -49,7 +50,8 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
         device: arguments.recipe.device.device.clone(),
         threads: threads.get(),
     };
-    let mut work = Work { arguments, root, subject_text: subject_text(&subject)?, units: Vec::new() };
+    let subject_text = subject_text(&subject)?;
+    let mut work = Work { arguments, root, subject_text, units: Vec::new(), probes: BTreeMap::new() };
     let collection = work.plan(rows, &seeds, steps)?;
     chosen.announce();
 
@@ -125,6 +127,8 @@ struct Work<'a> {
     /// What is the same for all units.
     subject_text: String,
     units: Vec<Unit>,
+    /// What the specialists are trained with, by the name of their unit.
+    probes: BTreeMap<String, TrainSettings>,
 }
 
 impl Work<'_> {
@@ -185,9 +189,17 @@ impl Work<'_> {
     /// Adds a unit, unless one that comes to the same is there; returns its name.
     fn unit(&mut self, name: &str, unit: Unit, settings: &[String]) -> Result<String> {
         let settings = [vec![format!("seed={}", unit.seed)], settings.to_vec()].concat();
-        let recipe = resolve(self.arguments, &settings)?.text;
-        let unit = Unit { recipe, ..unit }.named(name, &self.subject_text, &self.root)?;
+        let mut loaded = resolve(self.arguments, &settings)?;
+        if let Some(probes) = unit.probes.as_ref().and_then(|id| self.probes.get(id)) {
+            // They are taken over: what a row changes in `[train]` does not reach them.
+            loaded.recipe.probe.training = probes.clone();
+            loaded.text = recipe::render(&loaded.recipe, &self.arguments.recipe.path)?;
+        }
+        let unit = Unit { recipe: loaded.text, ..unit }.named(name, &self.subject_text, &self.root)?;
         let id = unit.id.clone();
+        if unit.is_specialists() {
+            self.probes.insert(id.clone(), loaded.recipe.probe.training);
+        }
         // The same work may have been given another row's name.
         match self.units.iter().find(|known| known.hash() == unit.hash() && known.seed == unit.seed) {
             Some(known) => Ok(known.id.clone()),

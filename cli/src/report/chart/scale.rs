@@ -75,7 +75,8 @@ impl Scale {
         let value = drawable(value).clamp(self.low, self.high);
         let share = match self.kind {
             Kind::Linear => (value - self.low) / (self.high - self.low),
-            Kind::Logarithmic => (value / self.low).ln() / (self.high / self.low).ln(),
+            // Not the logarithm of a ratio, which may be larger than any number.
+            Kind::Logarithmic => (value.ln() - self.low.ln()) / (self.high.ln() - self.low.ln()),
         };
         self.pixels.0 + share * (self.pixels.1 - self.pixels.0)
     }
