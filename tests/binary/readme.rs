@@ -59,7 +59,7 @@ fn every_command_runs_as_it_is_written() {
             }
             "cpift-engine devices" => (command, &|text| assert!(text.contains("cpu"), "{text}")),
             "cpift-engine completions bash" => {
-                (command, &|text| assert!(text.contains("_cpift-engine"), "{text}"))
+                (command, &|text| assert!(text.contains("_cpift__engine"), "{text}"))
             }
             _ => panic!("README.md has a command that is not tested: {command}"),
         };
