@@ -60,8 +60,12 @@ impl Cursor {
                     }
                 }),
             },
-            Source::Text(text) => match text[position..].chars().next() {
-                None => None,
+            Source::Text(text) => match text.get(position..).and_then(|rest| rest.chars().next()) {
+                // Asking again after the end must not leave it.
+                None => {
+                    self.position = position;
+                    None
+                }
                 Some(character) => {
                     limits.allocate(ELEMENT)?;
                     // The position counts bytes here.

@@ -32,21 +32,23 @@ mod expression;
 mod filters;
 mod format;
 mod globals;
+mod hidden;
 mod lexer;
 mod limits;
 mod loops;
 mod methods;
 mod operators;
 mod parser;
+mod predicates;
 mod print;
-mod tests;
+mod str_methods;
 mod text;
 mod text_filters;
 mod tree;
 mod value;
 
 #[cfg(test)]
-mod checks;
+mod tests;
 
 use std::cell::Cell;
 use std::ops::Range;
