@@ -8,9 +8,9 @@ use std::sync::Arc;
 use super::arguments::{Arguments, int};
 use super::error::{Result, fail};
 use super::globals::Function;
-use super::methods::{Effect, method};
 use super::limits::{ELEMENT, Limits};
 use super::loops::elements;
+use super::methods::{Effect, method};
 use super::tree::{self, ArgumentList, Expression, Kind, Name, Tree};
 use super::value::{Dict, Missing, Value};
 

@@ -49,8 +49,11 @@ pub(super) fn find(name: &str) -> Option<Filter> {
     })
 }
 
-fn length(_: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<Value> {
+fn length(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<Value> {
     arguments.none("length")?;
+    if let Value::Loop(state) = value {
+        return Ok(Value::int(state.count(&renderer.limits)?));
+    }
     match Cursor::length(value) {
         Some(length) => Ok(Value::int(length)),
         None => fail!("object of type '{}' has no len()", value.kind()),

@@ -101,7 +101,9 @@ impl Renderer<'_> {
             text.push_str(&self.percent_value(&value, kind, zero, style)?);
         }
         text.push_str(rest);
-        let is_mapping = matches!(values, Value::Dict(_) | Value::List(_));
+        // What has items other than a tuple's or a string's may leave them unused.
+        let is_mapping =
+            matches!(values, Value::Dict(_) | Value::List(_) | Value::Range(_) | Value::Undefined(_));
         if arguments.next().is_some() && !named && !is_mapping {
             fail!("not all arguments converted during string formatting");
         }

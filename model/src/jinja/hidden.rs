@@ -59,8 +59,12 @@ impl<'a> Searched<'a> {
         Self { plain: plain.into(), moved }
     }
 
+    pub(super) fn plain(&self) -> &str {
+        &self.plain
+    }
+
     /// Where a byte of the plain text is in the text.
-    fn original(&self, byte: usize) -> usize {
+    pub(super) fn original(&self, byte: usize) -> usize {
         match self.moved.partition_point(|&(plain, _)| plain <= byte) {
             0 => byte,
             after => self.moved[after - 1].1 + (byte - self.moved[after - 1].0),
@@ -107,14 +111,16 @@ pub(super) fn change_case(text: &str, change: impl Fn(&str) -> String) -> String
     if !may_hold_reserved(text) {
         return change(text);
     }
-    let mut changed = String::with_capacity(text.len());
-    let mut rest = text;
-    while let Some((at, character)) = rest.char_indices().find(|&(_, c)| shown(c) != c) {
-        changed.push_str(&change(&rest[..at]));
-        changed.extend(change(&shown(character).to_string()).chars().map(|c| stand_in_of(c).unwrap_or(c)));
-        rest = &rest[at + character.len_utf8()..];
+    let changed = change(&plain(text));
+    let hide = |character| stand_in_of(character).unwrap_or(character);
+    if changed.chars().count() == text.chars().count() {
+        let pairs = text.chars().zip(changed.chars());
+        return pairs
+            .map(|(before, after)| if shown(before) == before { after } else { hide(after) })
+            .collect();
     }
-    changed + &change(rest)
+    // Which character became which is not known: all are hidden.
+    changed.chars().map(hide).collect()
 }
 
 #[cfg(test)]
@@ -154,5 +160,7 @@ mod tests {
         let text = format!("{}nd", hide('E'));
         assert_eq!(change_case(&text, str::to_lowercase), format!("{}nd", hide('e')));
         assert_eq!(change_case(&text, str::to_uppercase), format!("{}ND", hide('E')));
+        let text = format!("{}ß", hide('E'));
+        assert_eq!(plain(&change_case(&text, str::to_uppercase)), "ESS");
     }
 }

@@ -185,7 +185,7 @@ impl Loop {
     }
 
     /// The length; what can be gone through once is gone through for it.
-    fn count(&self, limits: &Limits) -> Result<usize> {
+    pub(super) fn count(&self, limits: &Limits) -> Result<usize> {
         if let Some(length) = self.length.get() {
             return Ok(length);
         }

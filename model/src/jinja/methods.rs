@@ -48,7 +48,8 @@ const LIST: [(&str, Effect); 11] = [
 
 /// What the method of that name does, where Python has one for the value.
 pub(super) fn method(value: &Value, name: &str) -> Option<Effect> {
-    let of = |table: &[(&str, Effect)]| table.iter().find(|(known, _)| *known == name).map(|(_, effect)| *effect);
+    let of =
+        |table: &[(&str, Effect)]| table.iter().find(|(known, _)| *known == name).map(|(_, effect)| *effect);
     let is_known = match value {
         Value::Dict(_) => return of(&DICT),
         Value::List(_) => return of(&LIST),

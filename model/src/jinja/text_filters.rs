@@ -268,24 +268,19 @@ fn trim(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<
 
 fn striptags(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<Value> {
     arguments.none("striptags")?;
-    let mut text = renderer.str(value)?;
-    for (begin, end) in [("<!--", "-->"), ("<", ">")] {
-        let searched = Searched::new(&text);
-        let mut ends = searched.matches(end);
-        let mut kept = String::new();
-        let mut position = 0;
-        for begin in searched.matches(begin) {
-            if begin.start < position {
-                continue;
-            }
-            let Some(end) = ends.find(|end| end.start >= begin.end) else { break };
-            kept.push_str(&text[position..begin.start]);
-            position = end.end;
-        }
-        kept.push_str(&text[position..]);
-        drop(ends);
-        text = kept;
+    let text = renderer.str(value)?;
+    let searched = Searched::new(&text);
+    let plain = searched.plain();
+    let mut kept = String::new();
+    let mut position = 0;
+    while let Some(start) = plain[position..].find('<').map(|start| position + start) {
+        let (skipped, end) = if plain[start..].starts_with("<!--") { (4, "-->") } else { (0, ">") };
+        let Some(length) = plain[start + skipped..].find(end) else { break };
+        kept.push_str(&text[searched.original(position)..searched.original(start)]);
+        position = start + skipped + length + end.len();
     }
+    kept.push_str(&text[searched.original(position)..]);
+    let text = kept;
     let text = super::text::split_space(&text, None).join(" ");
     let unescaped =
         [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#34;", "\""), ("&#39;", "'"), ("&amp;", "&")];
@@ -298,12 +293,16 @@ fn truncate(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Res
     let length = length.as_ref().map_or(Ok(255), size)?;
     let end = end.as_ref().map(text).transpose()?.unwrap_or("...".into());
     let leeway = optional_int(leeway)?.unwrap_or(5).max(0) as usize;
-    let whole = text(value)?;
     let end_length = end.chars().count();
     if length < end_length {
         fail!("expected length >= {end_length}, got {length}");
     }
-    if whole.chars().count() <= length.saturating_add(leeway) {
+    let is_short = |length_of: usize| length_of <= length.saturating_add(leeway);
+    if !matches!(value, Value::Str(_)) && Cursor::length(value).is_some_and(is_short) {
+        return Ok(value.clone());
+    }
+    let whole = text(value)?;
+    if is_short(whole.chars().count()) {
         return Ok(Value::Str(whole));
     }
     renderer.limits.allocate(whole.len() + end.len())?;

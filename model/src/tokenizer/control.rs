@@ -11,6 +11,8 @@
 //! reads as a control string in the rendered text was written by the template: it becomes the alias, and
 //! the stand-ins become the original characters again. While a template is rendered, a stand-in is equal
 //! to the character it stands for, so that comparisons and searches give what they give in transformers.
+//! (Stand-ins of first characters from U+0400 on are the exception: which they are depends on the
+//! tokenizer, so that the renderer does not know them, and a comparison finds them different.)
 
 use std::borrow::Cow;
 
