@@ -26,14 +26,17 @@ pub(super) fn order(left: &str, right: &str) -> Ordering {
 /// What follows `prefix` in a text that begins with it.
 pub(super) fn strip_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let mut rest = text.chars();
-    prefix.chars().all(|wanted| rest.next().is_some_and(|c| shown(c) == shown(wanted))).then(|| rest.as_str())
+    prefix
+        .chars()
+        .all(|wanted| rest.next().is_some_and(|c| shown(c) == shown(wanted)))
+        .then_some(rest.as_str())
 }
 
 /// What precedes `suffix` in a text that ends with it.
 pub(super) fn strip_suffix<'a>(text: &'a str, suffix: &str) -> Option<&'a str> {
     let mut rest = text.chars();
     let same = |wanted| rest.next_back().is_some_and(|c| shown(c) == shown(wanted));
-    suffix.chars().rev().all(same).then(|| rest.as_str())
+    suffix.chars().rev().all(same).then_some(rest.as_str())
 }
 
 /// A text to search in.
