@@ -61,7 +61,7 @@ impl ChatTemplate {
         context.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
         let rendered = self.template.render(&context).map_err(|error| {
             let line = error.line.map(|line| format!(", template line {line}")).unwrap_or_default();
-            let reason = one_line(&error.message);
+            let reason = one_line(&self.controls.unhidden(&error.message));
             format!("the chat template refuses the messages: {reason} ({}{line})", self.path.display())
         })?;
         let ends: Vec<usize> = rendered.generation.iter().flat_map(|part| [part.start, part.end]).collect();

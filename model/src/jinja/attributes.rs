@@ -6,7 +6,7 @@ use super::arguments::int;
 use super::error::{Result, fail};
 use super::evaluate::Renderer;
 use super::limits::ELEMENT;
-use super::methods::is_method;
+use super::methods::{Effect, method};
 use super::value::{Missing, Range, Value};
 
 impl Renderer<'_> {
@@ -70,12 +70,14 @@ impl Renderer<'_> {
             let message = format!("access to attribute '{name}' of '{}' object is unsafe.", value.kind());
             return Ok(Some(Value::hint(&message)));
         }
-        if !is_method(value, name) {
-            return Ok(None);
-        }
-        if changes(value, name) {
-            let message = format!("access to attribute '{name}' of '{}' object is unsafe.", value.kind());
-            return Ok(Some(Value::hint(&message)));
+        match method(value, name) {
+            None => return Ok(None),
+            Some(Effect::None) => {}
+            Some(Effect::Changes) => {
+                let kind = value.kind();
+                let message = format!("access to attribute '{name}' of '{kind}' object is unsafe.");
+                return Ok(Some(Value::hint(&message)));
+            }
         }
         Value::method(value, name).map(Some)
     }
@@ -197,17 +199,6 @@ fn number_attribute(value: &Value, name: &str) -> Result<Option<Value>> {
         | "as_integer_ratio" | "conjugate" => fail!("the attribute '{name}' of numbers is not supported"),
         _ => None,
     })
-}
-
-/// Whether a method would change what it belongs to, which the sandbox refuses.
-fn changes(value: &Value, name: &str) -> bool {
-    let list = ["append", "clear", "pop", "reverse", "insert", "sort", "extend", "remove"];
-    let dict = ["clear", "pop", "popitem", "setdefault", "update"];
-    match value {
-        Value::List(_) => list.contains(&name),
-        Value::Dict(_) => dict.contains(&name),
-        _ => false,
-    }
 }
 
 /// As jinja2 names a value in errors.

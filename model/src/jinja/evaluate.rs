@@ -10,6 +10,7 @@ use super::error::{Result, fail};
 use super::globals::Function;
 use super::limits::{ELEMENT, Limits};
 use super::loops::elements;
+use super::methods::{Effect, method};
 use super::tree::{self, ArgumentList, Expression, Kind, Name, Tree};
 use super::value::{Dict, Missing, Value};
 
@@ -257,8 +258,7 @@ impl Renderer<'_> {
         if let (Kind::Attribute(receiver, name), true) = (&call.function.kind, extra.is_empty()) {
             let receiver = self.evaluate(receiver, scope)?;
             if matches!(receiver, Value::Str(_) | Value::Dict(_))
-                && !matches!(&receiver, Value::Dict(_) if !super::methods::is_reading(name))
-                && super::methods::is_method(&receiver, name)
+                && method(&receiver, name) == Some(Effect::None)
             {
                 let arguments = self.evaluate_arguments(&call.arguments, scope)?;
                 return self.call_method(&receiver, name, arguments);

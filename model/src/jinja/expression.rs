@@ -7,7 +7,7 @@ use super::filters;
 use super::lexer::Token;
 use super::limits::EXPRESSION_DEPTH;
 use super::parser::{Parser, SPECIAL, describe};
-use super::tests;
+use super::predicates;
 use super::tree::*;
 
 /// Operators that bind as tightly as one another, from the loosest.
@@ -440,7 +440,7 @@ impl Parser {
     fn test(&mut self, value: Expression) -> Result<Expression> {
         let negated = self.skip_name("not");
         let name = self.dotted()?;
-        let test = tests::find(&name);
+        let test = predicates::find(&name);
         if test.is_none() && !self.conditional {
             fail!("No test named '{name}'.");
         }

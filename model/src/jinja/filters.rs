@@ -7,7 +7,7 @@ use super::error::{Error, Result, fail};
 use super::evaluate::Renderer;
 use super::limits::ELEMENT;
 use super::loops::{Cursor, elements};
-use super::tests;
+use super::predicates;
 use super::text_filters;
 use super::tree::Operator;
 use super::value::{Dict, Value, View};
@@ -49,8 +49,11 @@ pub(super) fn find(name: &str) -> Option<Filter> {
     })
 }
 
-fn length(_: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<Value> {
+fn length(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<Value> {
     arguments.none("length")?;
+    if let Value::Loop(state) = value {
+        return Ok(Value::int(state.count(&renderer.limits)?));
+    }
     match Cursor::length(value) {
         Some(length) => Ok(Value::int(length)),
         None => fail!("object of type '{}' has no len()", value.kind()),
@@ -68,7 +71,7 @@ fn attr(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<
     let name = text(&name.unwrap_or(Value::None))?;
     // The items of a dict are no attributes.
     match value {
-        Value::Dict(_) if !super::methods::is_method(value, &name) => {
+        Value::Dict(_) if super::methods::method(value, &name).is_none() => {
             Ok(Value::missing(super::value::Missing::Attribute("dict object", name)))
         }
         _ => renderer.attribute(value, &name),
@@ -249,7 +252,7 @@ fn select(
     let mut test = None;
     if !arguments.positional.is_empty() {
         let name = text(&arguments.positional.remove(0))?;
-        let Some(found) = tests::find(&name) else { fail!("No test named '{name}'.") };
+        let Some(found) = predicates::find(&name) else { fail!("No test named '{name}'.") };
         test = Some(found);
     }
     lazily(renderer, value, |item| {
@@ -370,7 +373,7 @@ fn fold(renderer: &Renderer<'_>, value: Value, case_sensitive: bool) -> Result<V
     match value {
         Value::Str(text) if !case_sensitive => {
             renderer.limits.allocate(text.len())?;
-            Ok(Value::text(text.to_lowercase()))
+            Ok(Value::text(super::hidden::change_case(&text, str::to_lowercase)))
         }
         other => Ok(other),
     }

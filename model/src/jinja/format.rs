@@ -7,6 +7,7 @@ use super::error::{Result, fail};
 use super::evaluate::Renderer;
 use super::print::float;
 use super::value::{Number, Value};
+use crate::tokenizer::control::is_reserved;
 
 /// How a value is written: `[[fill]align][sign][#][0][width][grouping][.precision][type]`.
 #[derive(Clone, Copy, Default)]
@@ -100,7 +101,9 @@ impl Renderer<'_> {
             text.push_str(&self.percent_value(&value, kind, zero, style)?);
         }
         text.push_str(rest);
-        let is_mapping = matches!(values, Value::Dict(_) | Value::List(_));
+        // What has items other than a tuple's or a string's may leave them unused.
+        let is_mapping =
+            matches!(values, Value::Dict(_) | Value::List(_) | Value::Range(_) | Value::Undefined(_));
         if arguments.next().is_some() && !named && !is_mapping {
             fail!("not all arguments converted during string formatting");
         }
@@ -114,16 +117,17 @@ impl Renderer<'_> {
         };
         match kind {
             's' | 'r' | 'a' => {
-                let text = if kind == 's' { self.str(value)? } else { self.repr(value)? };
+                let text = match kind {
+                    's' => self.str(value)?,
+                    'r' => self.repr(value)?,
+                    _ => self.ascii(value)?,
+                };
                 self.pad_text(&text, style)
             }
             'c' => {
                 let text = match value {
                     Value::Str(text) if text.chars().count() == 1 => text.to_string(),
-                    Value::Int(code) => match u32::try_from(*code).ok().and_then(char::from_u32) {
-                        Some(character) => character.to_string(),
-                        None => fail!("%c arg not in range(0x110000)"),
-                    },
+                    Value::Int(code) => character(*code)?.to_string(),
                     _ => fail!("%c requires int or char"),
                 };
                 self.pad_text(&text, style)
@@ -196,7 +200,8 @@ impl Renderer<'_> {
                 let kind = conversion.chars().next();
                 value = Value::text(match kind {
                     Some('s') => self.str(&value)?,
-                    Some('r' | 'a') => self.repr(&value)?,
+                    Some('r') => self.repr(&value)?,
+                    Some('a') => self.ascii(&value)?,
                     _ => fail!("Unknown conversion specifier '{conversion}'"),
                 });
                 specification = &conversion[1..];
@@ -284,10 +289,7 @@ impl Renderer<'_> {
                 let Some(Number::Int(number)) = value.number() else { return self.str(value) };
                 match style.kind {
                     None | Some('d' | 'n' | 'x' | 'X' | 'o' | 'b') => self.write_int(number, 0, style),
-                    Some('c') => match u32::try_from(number).ok().and_then(char::from_u32) {
-                        Some(character) => self.pad_text(&character.to_string(), style),
-                        None => fail!("%c arg not in range(0x110000)"),
-                    },
+                    Some('c') => self.pad_text(&character(number)?.to_string(), style),
                     Some('e' | 'E' | 'f' | 'F' | 'g' | 'G' | '%') => self.write_float(number as f64, style),
                     Some(other) => fail!("Unknown format code '{other}' for object of type 'int'"),
                 }
@@ -369,6 +371,17 @@ impl Renderer<'_> {
             body = body.to_uppercase();
         }
         self.fill(sign, &grouped(&body, style, 3, sign.len()), style)
+    }
+}
+
+/// The character of a code. A reserved one could pass for a control token.
+fn character(code: i128) -> Result<char> {
+    match u32::try_from(code).ok().and_then(char::from_u32) {
+        Some(character) if is_reserved(character) => {
+            fail!("%c makes the private-use character U+{code:X}, which is reserved here")
+        }
+        Some(character) => Ok(character),
+        None => fail!("%c arg not in range(0x110000)"),
     }
 }
 

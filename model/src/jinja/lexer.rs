@@ -2,6 +2,7 @@
 
 use super::error::{Error, Result};
 use super::text::is_space;
+use crate::tokenizer::control::refuse_reserved;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {
@@ -36,10 +37,14 @@ struct Lexer<'a> {
 /// The tokens of `source`, each with its line, ending with [`Token::End`].
 ///
 /// # Errors
-/// When the source has a character, a literal or an unclosed tag that Jinja refuses.
+/// When the source has a character, a literal or an unclosed tag that Jinja refuses, or a reserved
+/// character: one could pass for a control token in what the template writes.
 pub(super) fn tokens(source: &str) -> Result<Vec<(usize, Token)>> {
     let source = source.replace("\r\n", "\n").replace('\r', "\n");
     let source = source.strip_suffix('\n').unwrap_or(&source);
+    for (index, line) in source.split('\n').enumerate() {
+        unreserved(line).map_err(|error| error.at(index + 1))?;
+    }
     let mut lexer = Lexer { source, position: 0, line: 1, line_starting: true, tokens: Vec::new() };
     match lexer.run() {
         Ok(()) => Ok(lexer.tokens),
@@ -175,6 +180,7 @@ impl<'a> Lexer<'a> {
                 self.advance(length);
             } else if let Some(length) = string_length(rest) {
                 let text = unescape(&rest[1..length - 1])?;
+                unreserved(&text)?;
                 self.push(Token::Str(text));
                 self.advance(length);
             } else {
@@ -232,6 +238,10 @@ impl<'a> Lexer<'a> {
         self.advance(length);
         Ok(())
     }
+}
+
+fn unreserved(text: &str) -> Result<()> {
+    refuse_reserved(text).map_err(|reason| Error::new(format!("the template {reason}")))
 }
 
 fn next_tag(text: &str) -> Option<usize> {

@@ -60,8 +60,12 @@ impl Cursor {
                     }
                 }),
             },
-            Source::Text(text) => match text[position..].chars().next() {
-                None => None,
+            Source::Text(text) => match text.get(position..).and_then(|rest| rest.chars().next()) {
+                // Asking again after the end must not leave it.
+                None => {
+                    self.position = position;
+                    None
+                }
                 Some(character) => {
                     limits.allocate(ELEMENT)?;
                     // The position counts bytes here.
@@ -181,7 +185,7 @@ impl Loop {
     }
 
     /// The length; what can be gone through once is gone through for it.
-    fn count(&self, limits: &Limits) -> Result<usize> {
+    pub(super) fn count(&self, limits: &Limits) -> Result<usize> {
         if let Some(length) = self.length.get() {
             return Ok(length);
         }

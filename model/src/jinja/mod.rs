@@ -1,27 +1,37 @@
 //! Jinja templates with Python's meaning, for chat templates.
 //!
 //! What a model learns has to be the very text that transformers makes of its messages, and templates come
-//! from strangers' model folders. minijinja does neither job: it prints `true`, `none`, lists and dicts
-//! otherwise than Python, has no `%` of strings and no way to override operators, overflows the stack on
-//! deep templates, panics on `{%`, and cannot limit what `~`, `*`, `replace`, `join`, `indent` and `tojson`
-//! allocate. So this is a small evaluator of its own: jinja2 3.1 as transformers 5.24 sets it up
+//! from strangers' model folders. A template engine has to give both here: values print, compare and format
+//! as Python's do (`True`, `None`, lists and dicts, `%` of strings), and nothing that a template says may
+//! overflow the stack, panic, or take memory or time without limit, be it by `~`, `*`, `replace`, `join`,
+//! `indent` or `tojson`. This one is jinja2 3.1 as transformers 5.24 sets it up
 //! (`ImmutableSandboxedEnvironment` with `trim_blocks`, `lstrip_blocks`, loop controls, `generation`, its
-//! `tojson`, `raise_exception` and `strftime_now`), with limits on time, memory and depth.
+//! `tojson`, `raise_exception` and `strftime_now`), with limits on time, memory and depth. Strings of
+//! messages come with their control strings hidden, which templates do not notice: see [`hidden`].
 //!
 //! Where it differs from jinja2, on purpose:
 //! - `strftime_now` gives a fixed date: with today's date the same recipe would give other weights tomorrow.
 //! - `random`, `lipsum` and what Python prints with an address (generators, functions) are errors: the same
 //!   data must give the same text.
-//! - `include`, `import`, `from`, `extends`, `block`, `autoescape`, recursive loops, `str.encode`,
-//!   `str.translate` and the filters `filesizeformat`, `pprint`, `urlize`, `wordwrap` and `xmlattr` are
-//!   errors.
+//! - `include`, `import`, `from`, `extends`, `block`, `autoescape`, recursive loops (so `loop.depth` is
+//!   always 1), `str.encode`, `str.translate`, characters named by `\N{…}` and the filters
+//!   `filesizeformat`, `pprint`, `urlize`, `wordwrap` and `xmlattr` are errors.
+//! - Reserved characters, in the source or made by escapes or `%c`, are errors: they could pass for control
+//!   tokens.
 //! - `safe`, `escape` and `striptags` give plain strings: autoescape is off, and there is no `Markup`.
+//! - Equal strings are the same for `sameas`.
+//! - A slice of a number is an error even where jinja2, working constants out beforehand, makes it undefined.
+//! - A namespace that contains itself cannot be printed.
 //! - Integers have at most 127 bits; larger ones are an error. Strings hold no lone surrogates.
-//! - Generators are worked off when they are made; an error in them still comes where it is met.
+//! - Generators are worked off when they are made; an error in them still comes where it is met, but that
+//!   `items` is applied to no mapping is one at once.
 //! - Limits: see [`limits`]. Python's own are of the same order (200 parentheses, 100 indentations), but
 //!   long running and memory it does not limit.
-//! - The classes of characters other than ASCII (`isalpha`, `isdigit`, `title`, `casefold`) are those of
-//!   Rust's standard library, which differ from Python's for a few scripts.
+//! - The classes of characters other than ASCII (`isalpha`, `isnumeric`, `casefold`) are those of Rust's
+//!   standard library, which differ from Python's for a few scripts; Greek letters with a subscript iota
+//!   have no form of their own at the beginning of a title's word.
+//! - A format string (`content % x`, `content.format(x)`) that is hidden data is read as it is hidden: a
+//!   `%` or `{` that begins a control token is then plain text.
 
 mod arguments;
 mod attributes;
@@ -32,21 +42,23 @@ mod expression;
 mod filters;
 mod format;
 mod globals;
+mod hidden;
 mod lexer;
 mod limits;
 mod loops;
 mod methods;
 mod operators;
 mod parser;
+mod predicates;
 mod print;
-mod tests;
+mod str_methods;
 mod text;
 mod text_filters;
 mod tree;
 mod value;
 
 #[cfg(test)]
-mod checks;
+mod tests;
 
 use std::cell::Cell;
 use std::ops::Range;

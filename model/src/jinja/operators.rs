@@ -5,6 +5,7 @@ use std::rc::Rc;
 
 use super::error::{Error, Result, fail};
 use super::evaluate::Renderer;
+use super::hidden::{self, Searched};
 use super::limits::ELEMENT;
 use super::tree::{Comparison, Operator};
 use super::value::{Dict, Number, Value};
@@ -108,7 +109,7 @@ impl Renderer<'_> {
         match (left, right) {
             (Value::Str(a), Value::Str(b)) => {
                 self.limits.read(a.len().min(b.len()))?;
-                Ok(Some(a.cmp(b)))
+                Ok(Some(hidden::order(a, b)))
             }
             (Value::List(a), Value::List(b)) | (Value::Tuple(a), Value::Tuple(b)) => {
                 for (left, right) in a.items.iter().zip(&b.items) {
@@ -131,7 +132,7 @@ impl Renderer<'_> {
             Value::Str(text) => match value {
                 Value::Str(part) => {
                     self.limits.read(text.len())?;
-                    Ok(text.contains(&**part))
+                    Ok(Searched::new(text).contains(part))
                 }
                 Value::Undefined(reason) => Err(reason.error()),
                 other => fail!("'in <string>' requires string as left operand, not {}", other.kind()),

@@ -6,6 +6,7 @@ use super::error::{Error, Result, fail};
 use super::evaluate::Renderer;
 use super::limits::DATA_DEPTH;
 use super::value::{Dict, Value, View};
+use crate::tokenizer::control::{is_reserved, shown};
 
 /// `repr` of a float: the shortest digits that give it back.
 pub(super) fn float(value: f64) -> String {
@@ -26,9 +27,10 @@ pub(super) fn float(value: f64) -> String {
     format!("{digits}e{sign}{:02}", exponent.abs())
 }
 
-/// Whether `repr` leaves the character as it is.
+/// Whether `repr` leaves the character as it is. A stand-in is never escaped itself.
 pub(super) fn is_printable(character: char) -> bool {
-    match character {
+    match shown(character) {
+        other if is_reserved(other) => true,
         ' '..='~' => true,
         '\0'..='\x7f' => false,
         // As the second character of a string, only what is not printable is escaped.
@@ -36,29 +38,32 @@ pub(super) fn is_printable(character: char) -> bool {
     }
 }
 
+fn push_escape(character: char, out: &mut String) {
+    let code = u32::from(character);
+    // Writing to a string cannot fail.
+    let _ = match code {
+        0..=0xff => write!(out, "\\x{code:02x}"),
+        0x100..=0xffff => write!(out, "\\u{code:04x}"),
+        _ => write!(out, "\\U{code:08x}"),
+    };
+}
+
 fn write_repr(text: &str, out: &mut String) {
-    let quote = if text.contains('\'') && !text.contains('"') { '"' } else { '\'' };
+    let holds = |quote: char| text.chars().any(|character| shown(character) == quote);
+    let quote = if holds('\'') && !holds('"') { '"' } else { '\'' };
     out.push(quote);
     for character in text.chars() {
-        match character {
+        match shown(character) {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
             '\t' => out.push_str("\\t"),
             other if other == quote => {
                 out.push('\\');
-                out.push(other);
+                out.push(character);
             }
-            other if is_printable(other) => out.push(other),
-            other => {
-                let code = u32::from(other);
-                // Writing to a string cannot fail.
-                let _ = match code {
-                    0..=0xff => write!(out, "\\x{code:02x}"),
-                    0x100..=0xffff => write!(out, "\\u{code:04x}"),
-                    _ => write!(out, "\\U{code:08x}"),
-                };
-            }
+            _ if is_printable(character) => out.push(character),
+            other => push_escape(other, out),
         }
     }
     out.push(quote);
@@ -89,6 +94,19 @@ impl Renderer<'_> {
     pub(super) fn repr(&self, value: &Value) -> Result<String> {
         let mut text = String::new();
         self.write_repr(value, &mut text, 0)?;
+        Ok(text)
+    }
+
+    /// `ascii(value)`.
+    pub(super) fn ascii(&self, value: &Value) -> Result<String> {
+        let mut text = String::new();
+        for character in self.repr(value)?.chars() {
+            match shown(character) {
+                other if other.is_ascii() || is_reserved(other) => text.push(character),
+                other => push_escape(other, &mut text),
+            }
+        }
+        self.limits.allocate(text.len())?;
         Ok(text)
     }
 
@@ -280,7 +298,7 @@ impl JsonStyle {
     fn write_text(&self, text: &str, out: &mut String) {
         out.push('"');
         for character in text.chars() {
-            match character {
+            match shown(character) {
                 '"' => out.push_str("\\\""),
                 '\\' => out.push_str("\\\\"),
                 '\n' => out.push_str("\\n"),
@@ -289,12 +307,12 @@ impl JsonStyle {
                 '\x08' => out.push_str("\\b"),
                 '\x0c' => out.push_str("\\f"),
                 '\0'..='\x1f' => out.push_str(&format!("\\u{:04x}", u32::from(character))),
-                '\x7f'.. if self.ascii && character != '\x7f' => {
-                    for unit in character.encode_utf16(&mut [0; 2]) {
+                other if self.ascii && !other.is_ascii() && !is_reserved(other) => {
+                    for unit in other.encode_utf16(&mut [0; 2]) {
                         out.push_str(&format!("\\u{unit:04x}"));
                     }
                 }
-                other => out.push(other),
+                _ => out.push(character),
             }
         }
         out.push('"');

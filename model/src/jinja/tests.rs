@@ -1,130 +1,307 @@
-//! The tests of jinja2: `x is defined`.
+//! Against transformers, at the limits, and with broken templates.
 
-use std::rc::Rc;
+use serde_json::{Map, Value, json};
 
-use super::arguments::{Arguments, text};
-use super::error::{Result, fail};
-use super::evaluate::Renderer;
-use super::filters;
-use super::tree::{Comparison, Operator};
-use super::value::Value;
+use super::{Error, Rendered, Template};
+use crate::tokenizer::control::{ControlToken, ControlTokens};
 
-/// A test: what is tested, and its arguments.
-pub(super) type Test = fn(&Renderer<'_>, &Value, Arguments) -> Result<bool>;
-
-/// A test without arguments.
-macro_rules! plain {
-    ($value:ident => $holds:expr) => {
-        |_, $value, arguments| arguments.none("the test").map(|()| $holds)
-    };
+fn render(source: &str, context: &Value) -> Result<Rendered, Error> {
+    Template::parse(source)?.render(context.as_object().unwrap())
 }
 
-/// A test that compares with its argument.
-macro_rules! comparison {
-    ($comparison:ident) => {
-        |renderer, value, arguments| {
-            let [other] = arguments.bind("the test", ["other"], 1)?;
-            renderer.compare(Comparison::$comparison, value, &other.unwrap_or(Value::None))
+fn text(source: &str) -> String {
+    render(source, &json!({})).unwrap().text
+}
+
+fn refused(source: &str) -> String {
+    render(source, &json!({})).unwrap_err().message
+}
+
+/// Made by `tests/golden/jinja/make.py`.
+fn golden() -> Value {
+    serde_json::from_str(include_str!("../../../tests/golden/jinja/templates.json")).unwrap()
+}
+
+#[test]
+fn templates_render_as_transformers_does() {
+    let golden = golden();
+    for case in golden["cases"].as_array().unwrap() {
+        let source = case[0].as_str().unwrap();
+        let result = render(source, &golden["contexts"][case[1].as_str().unwrap()]);
+        match (&result, case[2].as_str()) {
+            (Ok(rendered), Some(text)) => {
+                assert_eq!(rendered.text, text, "{source}");
+                let ranges = case[3].as_array().cloned().unwrap_or_default();
+                let made: Vec<Value> =
+                    rendered.generation.iter().map(|range| json!([range.start, range.end])).collect();
+                assert_eq!(made, ranges, "{source}");
+            }
+            (Err(_), None) => {}
+            _ => panic!("{source}: {result:?} is not {}", case[2]),
         }
-    };
-}
-
-/// The test of a name.
-pub(super) fn find(name: &str) -> Option<Test> {
-    Some(match name {
-        "odd" => |renderer, value, arguments| remainder_is(renderer, value, arguments, 1),
-        "even" => |renderer, value, arguments| remainder_is(renderer, value, arguments, 0),
-        "divisibleby" => |renderer, value, arguments| {
-            let [divisor] = arguments.bind("divisibleby", ["num"], 1)?;
-            let rest = renderer.binary(Operator::Remainder, value, &divisor.unwrap_or(Value::None))?;
-            rest.equals(&Value::Int(0), &renderer.limits)
-        },
-        "defined" => plain!(value => !matches!(value, Value::Undefined(_))),
-        "undefined" => plain!(value => matches!(value, Value::Undefined(_))),
-        "filter" => |_, value, arguments| {
-            arguments.none("filter")?;
-            Ok(filters::find(&text(value)?).is_some())
-        },
-        "test" => |_, value, arguments| {
-            arguments.none("test")?;
-            Ok(find(&text(value)?).is_some())
-        },
-        "none" => plain!(value => matches!(value, Value::None)),
-        "boolean" => plain!(value => matches!(value, Value::Bool(_))),
-        "false" => plain!(value => matches!(value, Value::Bool(false))),
-        "true" => plain!(value => matches!(value, Value::Bool(true))),
-        "integer" => plain!(value => matches!(value, Value::Int(_))),
-        "float" => plain!(value => matches!(value, Value::Float(_))),
-        "lower" => |renderer, value, arguments| {
-            arguments.none("lower")?;
-            Ok(super::text::has_case(&renderer.str(value)?, char::is_lowercase))
-        },
-        "upper" => |renderer, value, arguments| {
-            arguments.none("upper")?;
-            Ok(super::text::has_case(&renderer.str(value)?, char::is_uppercase))
-        },
-        "string" => plain!(value => matches!(value, Value::Str(_))),
-        "mapping" => plain!(value => matches!(value, Value::Dict(_))),
-        "number" => plain!(value => value.number().is_some()),
-        "sequence" => plain!(value => matches!(
-            value,
-            Value::Undefined(_)
-                | Value::Str(_)
-                | Value::List(_)
-                | Value::Tuple(_)
-                | Value::Dict(_)
-                | Value::Range(_)
-        )),
-        "iterable" => plain!(value => super::loops::Cursor::new(value).is_ok()),
-        "callable" => plain!(value => matches!(
-            value,
-            Value::Undefined(_)
-                | Value::Macro(_)
-                | Value::Function(_)
-                | Value::Method(_)
-                | Value::Joiner(_)
-                | Value::Loop(_)
-        )),
-        "sameas" => |_, value, arguments| {
-            let [other] = arguments.bind("sameas", ["other"], 1)?;
-            is_same(value, &other.unwrap_or(Value::None))
-        },
-        "escaped" => plain!(_value => false),
-        "in" => |renderer, value, arguments| {
-            let [container] = arguments.bind("in", ["seq"], 1)?;
-            renderer.contains(&container.unwrap_or(Value::None), value)
-        },
-        "==" | "eq" | "equalto" => comparison!(Equal),
-        "!=" | "ne" => comparison!(NotEqual),
-        ">" | "gt" | "greaterthan" => comparison!(Greater),
-        ">=" | "ge" => comparison!(GreaterOrEqual),
-        "<" | "lt" | "lessthan" => comparison!(Less),
-        "<=" | "le" => comparison!(LessOrEqual),
-        _ => return None,
-    })
-}
-
-fn remainder_is(renderer: &Renderer<'_>, value: &Value, arguments: Arguments, wanted: i128) -> Result<bool> {
-    arguments.none("the test")?;
-    if matches!(value, Value::Str(_)) {
-        fail!("not all arguments converted during string formatting");
     }
-    let rest = renderer.binary(Operator::Remainder, value, &Value::Int(2))?;
-    rest.equals(&Value::Int(wanted), &renderer.limits)
 }
 
-/// `is`: one and the same object.
-fn is_same(left: &Value, right: &Value) -> Result<bool> {
-    Ok(match (left, right) {
-        (Value::None, Value::None) => true,
-        (Value::Bool(left), Value::Bool(right)) => left == right,
-        (Value::Int(left), Value::Int(right)) => left == right,
-        (Value::Str(left), Value::Str(right)) => left == right,
-        (Value::List(left), Value::List(right)) | (Value::Tuple(left), Value::Tuple(right)) => {
-            Rc::ptr_eq(left, right)
+fn hidden(value: &Value, controls: &ControlTokens) -> Value {
+    match value {
+        Value::String(text) => Value::String(controls.hide(text).into_owned()),
+        Value::Array(items) => items.iter().map(|item| hidden(item, controls)).collect(),
+        Value::Object(fields) => {
+            let hide =
+                |(key, value): (&String, _)| (controls.hide(key).into_owned(), hidden(value, controls));
+            Value::Object(fields.iter().map(hide).collect())
         }
-        (Value::Dict(left), Value::Dict(right)) => Rc::ptr_eq(left, right),
-        (Value::Namespace(left), Value::Namespace(right)) => left == right,
-        _ => false,
-    })
+        other => other.clone(),
+    }
+}
+
+/// Every character that is a control token of its own is hidden everywhere in the data; nothing but that may
+/// be seen of it. What the templates themselves write comes back from aliases.
+#[test]
+fn hidden_text_renders_as_the_same_text() {
+    let characters = "<>/abehikntAB1+'\"&é \n\t{}.,_|";
+    let token =
+        |(id, character): (u32, char)| ControlToken { text: character.into(), id, single_word: false };
+    let controls =
+        ControlTokens::new((0..).zip(characters.chars()).map(token).collect(), Vec::new()).unwrap();
+    let golden = golden();
+    for case in golden["cases"].as_array().unwrap() {
+        let source = case[0].as_str().unwrap();
+        let mut context = golden["contexts"][case[1].as_str().unwrap()].clone();
+        for value in context.as_object_mut().unwrap().values_mut() {
+            *value = hidden(value, &controls);
+        }
+        let text = render(source, &context).map(|rendered| rendered.text);
+        let read = text.map(|text| controls.readable(&controls.to_aliases(&text)));
+        assert_eq!(read.as_deref().ok(), case[2].as_str(), "{source}: {read:?}");
+    }
+}
+
+#[test]
+fn templates_cannot_make_reserved_characters() {
+    for source in [
+        "\n\u{10FFF0}5\u{10FFF1}",
+        "\n{{ '\u{10FB3C}' }}",
+        "\n{{ '\\U0010FFF0' }}",
+        "\n{# \u{10FFF0} #}",
+        "\n{{ '%c' % 0x10FFF0 }}",
+        "\n{{ '{:c}'.format(0x10FB00) }}",
+    ] {
+        let error = render(source, &json!({})).unwrap_err();
+        assert!(error.message.contains("the private-use character U+10F"), "{source:?}: {error}");
+        assert!(error.message.contains("reserved here"), "{source:?}: {error}");
+        assert_eq!(error.line, Some(2), "{source:?}");
+    }
+}
+
+#[test]
+fn errors_name_the_line_and_are_short() {
+    let error = render("a\n{{ 1 }}\n{% if true %}\n{{ x.y }}{% endif %}", &json!({})).unwrap_err();
+    assert_eq!((error.line, error.message.as_str()), (Some(4), "'x' is undefined"));
+    let error = render("\n\n{{ 'a' | nope }}", &json!({})).unwrap_err();
+    assert_eq!(error.to_string(), "No filter named 'nope'. (template line 3)");
+    let error = render("{{ raise_exception(x * 1000) }}", &json!({"x": "long"})).unwrap_err();
+    assert_eq!(error.message.chars().count(), 201);
+    assert_eq!(render("{% include 'a' %}", &json!({})).unwrap_err().line, Some(1));
+}
+
+#[test]
+fn what_differs_from_jinja_on_purpose_is_refused() {
+    for (source, reason) in [
+        ("{{ 'x' | random }}", "the same data must give the same text"),
+        ("{{ lipsum() }}", "`lipsum` is not supported"),
+        ("{{ [1] | map('string') }}", "Python prints its address"),
+        ("{% for x in [1] recursive %}{% endfor %}", "recursive"),
+        ("{{ 'a'.encode() }}", "str.encode is not supported"),
+        ("{{ 'a' | wordwrap }}", "wordwrap and xmlattr are not supported"),
+        ("{{ 'a' | pprint }}", "pprint"),
+        ("{% set n = namespace() %}{% set n.a = n %}{{ n }}", "contains itself"),
+        ("{{ 2 ** 127 }}", "at most 127 bits"),
+        ("{{ 1.0.hex() }}", "the attribute 'hex' of numbers is not supported"),
+        ("{{ 12[0:1] }}", "cannot be sliced"),
+        ("{{ 5 | items | length }}", "item pairs from a mapping"),
+        ("{{ '\\N{DASH}' }}", "`\\N`"),
+        ("{% include 'a' %}", "include"),
+    ] {
+        let message = refused(source);
+        assert!(message.contains(reason), "{source}: {message}");
+    }
+    assert_eq!(text("{{ strftime_now('%d %b %Y') }}"), "26 Jul 2024");
+}
+
+#[test]
+fn deep_templates_are_refused_and_not_a_stack_overflow() {
+    let repeated = |parts: [&str; 3], count: usize| {
+        [&parts[0].repeat(count), parts[1], &parts[2].repeat(count)].concat()
+    };
+    for parts in [
+        ["-", "1", ""],
+        ["(", "1", ")"],
+        ["[", "1", "]"],
+        ["{1:", "1", "}"],
+        ["not ", "1", ""],
+        ["1 if 1 else ", "1", ""],
+        ["1 + ", "1", ""],
+        ["1 ** ", "1", ""],
+        ["", "x", ".y"],
+        ["", "x", "[0]"],
+        ["", "x", "()"],
+        ["", "x", "|upper"],
+        ["f(", "1", ")"],
+    ] {
+        let source = format!("{{{{ {} }}}}", repeated(parts, 20_000));
+        let message = refused(&source);
+        assert!(message.contains("levels deep"), "{parts:?}: {message}");
+    }
+    let tests = format!("{{{{ x{} }}}}", " is defined".repeat(20_000));
+    assert!(refused(&tests).contains("cannot chain multiple tests"));
+    for [open, close] in [
+        ["{% if 1 %}", "{% endif %}"],
+        ["{% for x in y %}", "{% endfor %}"],
+        ["{% macro m() %}", "{% endmacro %}"],
+        ["{% filter upper %}", "{% endfilter %}"],
+        ["{% generation %}", "{% endgeneration %}"],
+        ["{% if 1 %}{% else %}", "{% endif %}"],
+    ] {
+        let message = refused(&repeated([open, "", close], 5000));
+        assert!(message.contains("levels deep"), "{message}");
+        let message = refused(&open.repeat(5000));
+        assert!(message.contains("levels deep"), "{open}: {message}");
+    }
+    let message = refused(&format!("{{% set {}a{} = 1 %}}", "(".repeat(20_000), ")".repeat(20_000)));
+    assert!(message.contains("levels deep"), "{message}");
+    assert_eq!(text(&format!("{{% if 0 %}}{}{{% else %}}a{{% endif %}}", "{% elif 0 %}".repeat(5000))), "a");
+    assert_eq!(text(&repeated(["{{ 1 and ", "1 }}", ""], 1).replace("1 and ", &"1 and ".repeat(5000))), "1");
+    assert_eq!(text(&format!("{{{{ 1{} }}}}", " ~ 1".repeat(5000))).len(), 5001);
+}
+
+#[test]
+fn endless_templates_are_stopped() {
+    let nested = "{% for a in range(100000) %}{% for b in range(100000) %}{% endfor %}{% endfor %}";
+    assert!(refused(nested).contains("too long"));
+    assert!(refused("{% macro m() %}{{ m() }}{% endmacro %}{{ m() }}").contains("too deeply"));
+    assert!(refused("{% macro m() %}{% for x in [1] %}{% if 1 %}{{ [m()] ~ '' }}{% endif %}{% endfor %}{% endmacro %}{{ m() }}").contains("too deeply"));
+    refused("{% macro m(n) %}{{ m(n) }}{{ caller() }}{% endmacro %}{% call m(1) %}{{ m(2) }}{% endcall %}");
+    let shared =
+        "{% set n = namespace(x=[1]) %}{% for i in range(100) %}{% set n.x = [n.x, n.x] %}{% endfor %}";
+    let other = shared.replace("n.x", "n.y").replace("{% set n = namespace(x=[1]) %}", "{% set n.y = [1] %}");
+    for last in
+        ["{{ n.x }}", "{{ n.x | tojson }}", "{{ n.x == n.y }}", "{{ n.x < n.y }}", "{{ n.x | string }}"]
+    {
+        refused(&format!("{shared}{other}{last}"));
+    }
+}
+
+#[test]
+fn memory_is_limited() {
+    for source in [
+        "{{ 'a' * 1000000000000 }}",
+        "{{ [1] * 1000000000000 }}",
+        "{{ 'a' | center(1000000000000) }}",
+        "{{ 'a'.center(1000000000000) }}",
+        "{{ 'a'.ljust(1000000000000) }}",
+        "{{ '1'.zfill(1000000000000) }}",
+        "{{ '%1000000000000d' % 1 }}",
+        "{{ '%.1000000000000f' % 1 }}",
+        "{{ '%.1000000000000d' % 1 }}",
+        "{{ '{:1000000000000}'.format(1) }}",
+        "{{ '{:.1000000000000f}'.format(1.0) }}",
+        "{{ '{:01000000000000,}'.format(1) }}",
+        "{{ 'a\nb' | indent(1000000000000) }}",
+        "{{ [1] | tojson(indent=1000000000000) }}",
+        "{{ '\t'.expandtabs(1000000000000) }}",
+        "{{ [1] | batch(1000000000000, 0) | list }}",
+        "{{ [1] | slice(1000000000000) | list }}",
+        "{{ ('a' * 10000).replace('a', 'b' * 100000) }}",
+        "{{ ('a' * 100000).join('b' * 100000) }}",
+        "{{ ('a' * 10000) | list | join('b' * 100000) }}",
+        "{% set n = namespace(x='a') %}{% for i in range(100) %}{% set n.x = n.x ~ n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(100) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x=[1]) %}{% for i in range(100) %}{% set n.x = n.x + n.x %}{% endfor %}",
+        "{% set n = namespace(x='a') %}{% for i in range(100) %}{% set n.x %}{{ n.x }}{{ n.x }}{% endset %}{% endfor %}",
+        "{% for i in range(100000) %}{{ 'abcdefghijklmnopqrstuvwxyz' * 100 }}{% endfor %}",
+    ] {
+        let message = refused(source);
+        assert!(message.contains("too much") || message.contains("too big"), "{source}: {message}");
+    }
+}
+
+#[test]
+fn values_of_any_depth_are_dropped() {
+    refused("{% set n = namespace(x=[]) %}{% for i in range(100000) %}{% set n.x = [n.x] %}{% endfor %}");
+    for step in [
+        "{% set n.x = namespace(p=n.x) %}",
+        "{% set m = namespace(p=n.x) %}{% macro f() %}{{ m }}{% endmacro %}{% set n.x = f %}",
+    ] {
+        text(&format!("{{% set n = namespace(x=1) %}}{{% for i in range(50000) %}}{step}{{% endfor %}}"));
+    }
+    for step in [
+        "{% set n.x = loop %}{% for y in [n.x] %}{% set n.x = loop %}{% endfor %}",
+        "{% set n.x = cycler(n.x) %}",
+        "{% set n.x = [n.x] | map('list') %}",
+        "{% set n.x = {'a': n.x}.items %}",
+    ] {
+        let source =
+            format!("{{% set n = namespace(x=1) %}}{{% for i in range(50000) %}}{step}{{% endfor %}}");
+        let _ = render(&source, &json!({}));
+    }
+    let mut deep = json!(1);
+    for _ in 0..300 {
+        deep = json!([deep]);
+    }
+    assert!(render("{{ x }}", &json!({"x": deep})).unwrap_err().message.contains("levels deep"));
+    // What the template does not read is not looked at.
+    assert_eq!(render("a", &json!({"x": deep})).unwrap().text, "a");
+}
+
+#[test]
+fn a_long_message_renders() {
+    let long = "a b".repeat(10_000_000);
+    let source = "{% for m in messages %}{{ '<' + m.content | trim + '>' }}{% if 'x' in m.content %}y{% endif %}{% endfor %}";
+    let rendered = render(source, &json!({"messages": [{"content": long}]})).unwrap();
+    assert_eq!(rendered.text.len(), 30_000_002);
+}
+
+/// Numbers that are the same in every run.
+struct Numbers(u64);
+
+impl Numbers {
+    fn below(&mut self, bound: usize) -> usize {
+        self.0 = self.0.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+        ((self.0 >> 33) as usize) % bound.max(1)
+    }
+}
+
+#[test]
+fn broken_templates_never_panic() {
+    let golden = golden();
+    let cases = golden["cases"].as_array().unwrap();
+    let sources: Vec<Vec<char>> =
+        cases.iter().map(|case| case[0].as_str().unwrap().chars().collect()).collect();
+    let context: &Map<String, Value> = golden["contexts"]["data"].as_object().unwrap();
+    let mut numbers = Numbers(12);
+    for _ in 0..8000 {
+        let mut source = sources[numbers.below(sources.len())].clone();
+        for _ in 0..=numbers.below(4) {
+            let other = &sources[numbers.below(sources.len())];
+            let at = numbers.below(source.len() + 1);
+            match numbers.below(4) {
+                0 => source.truncate(at),
+                1 => source.insert(at, other[numbers.below(other.len())..].first().copied().unwrap_or('{')),
+                2 => {
+                    let end = (at + numbers.below(6)).min(source.len());
+                    source.drain(at..end);
+                }
+                _ => {
+                    let start = numbers.below(other.len() + 1);
+                    let end = (start + numbers.below(12)).min(other.len());
+                    source.splice(at..at, other[start..end].iter().copied());
+                }
+            }
+        }
+        let source: String = source.into_iter().collect();
+        if let Ok(template) = Template::parse(&source) {
+            let _ = template.render(context);
+        }
+    }
 }

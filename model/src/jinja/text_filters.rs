@@ -4,10 +4,12 @@ use super::arguments::{Arguments, flag, int, optional_int, size, text};
 use super::error::{Result, fail};
 use super::evaluate::Renderer;
 use super::filters::Filter;
+use super::hidden::{Searched, change_case, plain};
 use super::loops::{Cursor, elements};
 use super::print::JsonStyle;
-use super::text::{capitalize, is_space, lines};
+use super::text::{capitalize, decimal, is_space, lines};
 use super::value::{Number, Value, View};
+use crate::tokenizer::control::shown;
 
 pub(super) fn find(name: &str) -> Option<Filter> {
     Some(match name {
@@ -54,7 +56,7 @@ fn case(
     change: fn(&str) -> String,
 ) -> Result<Value> {
     arguments.none("the filter")?;
-    let text = change(&renderer.str(value)?);
+    let text = change_case(&renderer.str(value)?, change);
     renderer.limits.allocate(text.len())?;
     Ok(Value::text(text))
 }
@@ -83,16 +85,32 @@ fn escape(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Resul
     arguments.none("escape")?;
     let text = renderer.str(value)?;
     renderer.limits.allocate(text.len().saturating_mul(5))?;
-    let text = text.replace('&', "&amp;").replace('>', "&gt;").replace('<', "&lt;");
-    Ok(Value::text(text.replace('\'', "&#39;").replace('"', "&#34;")))
+    let mut escaped = String::with_capacity(text.len());
+    for character in text.chars() {
+        match shown(character) {
+            '&' => escaped.push_str("&amp;"),
+            '>' => escaped.push_str("&gt;"),
+            '<' => escaped.push_str("&lt;"),
+            '\'' => escaped.push_str("&#39;"),
+            '"' => escaped.push_str("&#34;"),
+            _ => escaped.push(character),
+        }
+    }
+    Ok(Value::text(escaped))
+}
+
+/// The text to read a number from: with the digits of ASCII.
+fn ascii_digits(text: &str) -> String {
+    let digit = |character| decimal(character).and_then(|value| char::from_digit(value, 10));
+    plain(text).chars().map(|character| digit(character).unwrap_or(character)).collect()
 }
 
 /// A number as Python's `float` reads it.
 fn parse_float(text: &str) -> Option<f64> {
-    let text = text.trim_matches(is_space);
+    let text = ascii_digits(text.trim_matches(is_space));
     let digits = |text: &str| text.chars().all(|c| c.is_ascii_alphanumeric() || "+-._".contains(c));
     let split = text.starts_with('_') || text.ends_with('_') || text.contains("__");
-    if !digits(text) || split {
+    if !digits(&text) || split {
         return None;
     }
     text.replace('_', "").parse().ok()
@@ -124,10 +142,10 @@ fn to_int(_: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<Value
 
 /// A number as Python's `int` reads it.
 fn parse_int(text: &str, base: i128) -> Result<Option<i128>> {
-    let text = text.trim_matches(is_space);
+    let text = ascii_digits(text.trim_matches(is_space));
     let (negative, digits) = match text.strip_prefix('-') {
         Some(digits) => (true, digits),
-        None => (false, text.strip_prefix('+').unwrap_or(text)),
+        None => (false, text.strip_prefix('+').unwrap_or(&text)),
     };
     let lower = digits.to_ascii_lowercase();
     let (mut base, mut digits) = (base, lower.as_str());
@@ -250,18 +268,19 @@ fn trim(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<
 
 fn striptags(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<Value> {
     arguments.none("striptags")?;
-    let mut text = renderer.str(value)?;
-    for (begin, end) in [("<!--", "-->"), ("<", ">")] {
-        let mut kept = String::new();
-        let mut rest = text.as_str();
-        while let Some((before, after)) = rest.split_once(begin) {
-            let Some((_, after)) = after.split_once(end) else { break };
-            kept.push_str(before);
-            rest = after;
-        }
-        kept.push_str(rest);
-        text = kept;
+    let text = renderer.str(value)?;
+    let searched = Searched::new(&text);
+    let plain = searched.plain();
+    let mut kept = String::new();
+    let mut position = 0;
+    while let Some(start) = plain[position..].find('<').map(|start| position + start) {
+        let (skipped, end) = if plain[start..].starts_with("<!--") { (4, "-->") } else { (0, ">") };
+        let Some(length) = plain[start + skipped..].find(end) else { break };
+        kept.push_str(&text[searched.original(position)..searched.original(start)]);
+        position = start + skipped + length + end.len();
     }
+    kept.push_str(&text[searched.original(position)..]);
+    let text = kept;
     let text = super::text::split_space(&text, None).join(" ");
     let unescaped =
         [("&lt;", "<"), ("&gt;", ">"), ("&quot;", "\""), ("&#34;", "\""), ("&#39;", "'"), ("&amp;", "&")];
@@ -274,17 +293,22 @@ fn truncate(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Res
     let length = length.as_ref().map_or(Ok(255), size)?;
     let end = end.as_ref().map(text).transpose()?.unwrap_or("...".into());
     let leeway = optional_int(leeway)?.unwrap_or(5).max(0) as usize;
-    let whole = text(value)?;
     let end_length = end.chars().count();
     if length < end_length {
         fail!("expected length >= {end_length}, got {length}");
     }
-    if whole.chars().count() <= length.saturating_add(leeway) {
+    let is_short = |length_of: usize| length_of <= length.saturating_add(leeway);
+    if !matches!(value, Value::Str(_)) && Cursor::length(value).is_some_and(is_short) {
+        return Ok(value.clone());
+    }
+    let whole = text(value)?;
+    if is_short(whole.chars().count()) {
         return Ok(Value::Str(whole));
     }
     renderer.limits.allocate(whole.len() + end.len())?;
     let cut: String = whole.chars().take(length - end_length).collect();
-    let kept = if flag(kill, false) { &cut } else { cut.rsplit_once(' ').map_or(&*cut, |(kept, _)| kept) };
+    let word_end = || Searched::new(&cut).rfind(" ").map(|space| space.start);
+    let kept = if flag(kill, false) { &cut } else { &cut[..word_end().unwrap_or(cut.len())] };
     Ok(Value::text(format!("{kept}{end}")))
 }
 
@@ -292,7 +316,7 @@ fn quote(renderer: &Renderer<'_>, value: &Value, is_query: bool) -> Result<Strin
     let text = renderer.str(value)?;
     renderer.limits.allocate(text.len().saturating_mul(3))?;
     let mut quoted = String::new();
-    for byte in text.bytes() {
+    for byte in plain(&text).bytes() {
         match byte {
             b'a'..=b'z' | b'A'..=b'Z' | b'0'..=b'9' | b'_' | b'.' | b'-' | b'~' => quoted.push(byte.into()),
             b'/' if !is_query => quoted.push('/'),
@@ -324,6 +348,7 @@ fn urlencode(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Re
 fn wordcount(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Result<Value> {
     arguments.none("wordcount")?;
     let text = renderer.str(value)?;
+    let text = plain(&text);
     let words = text.split(|c: char| !c.is_alphanumeric() && c != '_').filter(|word| !word.is_empty());
     Ok(Value::int(words.count()))
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use super::error::{Result, fail};
 use super::filters::Filter;
 use super::limits::EXPRESSION_DEPTH;
-use super::tests::Test;
+use super::predicates::Test;
 
 /// A name of the template: an index into [`Tree::names`].
 pub(super) type Name = usize;

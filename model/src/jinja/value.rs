@@ -13,6 +13,7 @@ use std::sync::Arc;
 
 use super::error::{Error, Result, fail};
 use super::globals::Function;
+use super::hidden;
 use super::limits::{DATA_DEPTH, ELEMENT, Limits};
 use super::loops::Loop;
 
@@ -135,11 +136,11 @@ impl Dict {
     }
 
     pub(super) fn get_str(&self, key: &str) -> Option<&Value> {
-        let is_key = |found: &Value| matches!(found, Value::Str(text) if **text == *key);
+        let is_key = |found: &Value| matches!(found, Value::Str(text) if hidden::equal(text, key));
         match &self.index {
             None => self.entries.iter().find(|(found, _)| is_key(found)).map(|(_, value)| value),
             Some(index) => {
-                let positions = index.get(&self.hasher.hash_one(key))?;
+                let positions = index.get(&self.hasher.hash_one(&*hidden::plain(key)))?;
                 let position = positions.iter().find(|&&position| is_key(&self.entries[position].0))?;
                 Some(&self.entries[*position].1)
             }
@@ -171,7 +172,7 @@ impl Dict {
     fn hash(&self, key: &Value, limits: &Limits) -> Result<u64> {
         limits.step()?;
         Ok(match key {
-            Value::Str(text) => self.hasher.hash_one(&**text),
+            Value::Str(text) => self.hasher.hash_one(&*hidden::plain(text)),
             Value::Bool(value) => self.hasher.hash_one(i128::from(*value)),
             Value::Int(value) => self.hasher.hash_one(value),
             Value::Float(value) if *value == (*value as i128) as f64 => self.hasher.hash_one(*value as i128),
@@ -328,7 +329,7 @@ impl Value {
             (Self::Undefined(_), Self::Undefined(_)) | (Self::None, Self::None) => true,
             (Self::Str(left), Self::Str(right)) => {
                 limits.read(left.len().min(right.len()))?;
-                left == right
+                hidden::equal(left, right)
             }
             (Self::List(left), Self::List(right)) | (Self::Tuple(left), Self::Tuple(right)) => {
                 if Rc::ptr_eq(left, right) {

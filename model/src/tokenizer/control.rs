@@ -9,7 +9,10 @@
 //! *hidden* before rendering: the first character of every control string in them is replaced by a
 //! reserved stand-in, which leaves lengths, trimming, splitting and joining as they are. What then still
 //! reads as a control string in the rendered text was written by the template: it becomes the alias, and
-//! the stand-ins become the original characters again.
+//! the stand-ins become the original characters again. While a template is rendered, a stand-in is equal
+//! to the character it stands for, so that comparisons and searches give what they give in transformers.
+//! (Stand-ins of first characters from U+0400 on are the exception: which they are depends on the
+//! tokenizer, so that the renderer does not know them, and a comparison finds them different.)
 
 use std::borrow::Cow;
 
@@ -18,7 +21,11 @@ use crate::error::Reasoned;
 /// First reserved character: stand-ins and alias delimiters lie from here to U+10FFFF, at the end of
 /// the last private-use plane.
 const RESERVED_START: char = '\u{10FB00}';
-const MOST_STAND_INS: usize = 0x400;
+/// Characters below this have the stand-in at their own distance from [`RESERVED_START`], whatever the
+/// tokenizer; other first characters get the stand-ins after these, in their order.
+const DIRECT: u32 = 0x400;
+/// Other first characters that there are stand-ins for.
+const MOST_OTHERS: usize = 0xF0;
 const ALIAS_START: char = '\u{10FFF0}';
 const ALIAS_END: char = '\u{10FFF1}';
 
@@ -36,8 +43,10 @@ pub(crate) struct ControlToken {
 pub(crate) struct ControlTokens {
     /// Longest string first: where several match, the longest does.
     tokens: Vec<ControlToken>,
-    /// Distinct first characters; the stand-in of the k-th is the k-th reserved character.
+    /// Distinct first characters.
     first_characters: Vec<char>,
+    /// Those of them without a direct stand-in.
+    others: Vec<char>,
     /// Strings of the other added tokens, longest first: a control string within one of them is not meant.
     plain: Vec<String>,
 }
@@ -60,12 +69,17 @@ impl ControlTokens {
         let mut first_characters: Vec<char> = tokens.iter().filter_map(|t| t.text.chars().next()).collect();
         first_characters.sort_unstable();
         first_characters.dedup();
-        if first_characters.len() > MOST_STAND_INS {
-            return Err(format!("control tokens begin with more than {MOST_STAND_INS} different characters"));
+        let others: Vec<char> =
+            first_characters.iter().copied().filter(|&c| stand_in_of(c).is_none()).collect();
+        if others.len() > MOST_OTHERS {
+            return Err(format!(
+                "control tokens begin with more than {MOST_OTHERS} different characters beyond U+{:04X}",
+                DIRECT - 1
+            ));
         }
         plain.retain(|text| tokens.iter().any(|token| text.contains(&token.text)));
         plain.sort_by_key(|text| std::cmp::Reverse(text.len()));
-        Ok(Self { tokens, first_characters, plain })
+        Ok(Self { tokens, first_characters, others, plain })
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &ControlToken> {
@@ -78,13 +92,22 @@ impl ControlTokens {
     }
 
     fn stand_in(&self, character: char) -> Option<char> {
-        let index = self.first_characters.binary_search(&character).ok()?;
-        char::from_u32(RESERVED_START as u32 + index as u32)
+        stand_in_of(character).or_else(|| {
+            let index = self.others.binary_search(&character).ok()?;
+            char::from_u32(RESERVED_START as u32 + DIRECT + index as u32)
+        })
     }
 
-    fn stood_for(&self, character: char) -> Option<char> {
-        let index = (character as u32).checked_sub(RESERVED_START as u32)?;
-        self.first_characters.get(index as usize).copied()
+    /// The character itself where it is no stand-in.
+    fn stood_for(&self, character: char) -> char {
+        let index = (character as u32).checked_sub(RESERVED_START as u32 + DIRECT);
+        let other = index.and_then(|index| self.others.get(index as usize)).copied();
+        other.unwrap_or_else(|| shown(character))
+    }
+
+    /// The text with the characters that its stand-ins stand for, for people to read.
+    pub fn unhidden(&self, text: &str) -> String {
+        text.chars().map(|character| self.stood_for(character)).collect()
     }
 
     /// Replaces the first character of every control string by its stand-in; likewise where the text's
@@ -147,7 +170,7 @@ impl ControlTokens {
                 }
                 rest = &rest[length..];
             } else {
-                text.push(self.stood_for(character).unwrap_or(character));
+                text.push(self.stood_for(character));
                 rest = &rest[character.len_utf8()..];
             }
         }
@@ -156,7 +179,7 @@ impl ControlTokens {
     }
 
     fn is_word(&self, character: char) -> bool {
-        let character = self.stood_for(character).unwrap_or(character);
+        let character = self.stood_for(character);
         character.is_alphanumeric() || character == '_'
     }
 
@@ -193,13 +216,34 @@ pub(crate) fn outside_alias(text: &str, byte: usize) -> usize {
     }
 }
 
+/// The stand-in of a character that has a direct one.
+pub(crate) fn stand_in_of(character: char) -> Option<char> {
+    let code = u32::from(character);
+    (code < DIRECT).then(|| char::from_u32(RESERVED_START as u32 + code)).flatten()
+}
+
+/// What a direct stand-in stands for; other characters themselves.
+pub(crate) fn shown(character: char) -> char {
+    let code = u32::from(character).checked_sub(RESERVED_START as u32);
+    code.filter(|&code| code < DIRECT).and_then(char::from_u32).unwrap_or(character)
+}
+
+/// Whether the character is reserved: it is in no data, and stands for another one where it is met.
+pub(crate) fn is_reserved(character: char) -> bool {
+    character >= RESERVED_START
+}
+
+/// False for text that holds no reserved character, quickly: they take four bytes, the first 0xF4.
+pub(crate) fn may_hold_reserved(text: &str) -> bool {
+    text.as_bytes().contains(&0xF4)
+}
+
 /// Refuses text with reserved characters: they could pass for a control token.
 pub(crate) fn refuse_reserved(text: &str) -> Reasoned<()> {
-    // Reserved characters take four bytes, the first 0xF4: most text is settled by a byte search.
-    if !text.as_bytes().contains(&0xF4) {
+    if !may_hold_reserved(text) {
         return Ok(());
     }
-    match text.chars().find(|&character| character >= RESERVED_START) {
+    match text.chars().find(|&character| is_reserved(character)) {
         Some(character) => Err(format!(
             "contains the private-use character U+{:X}, which is reserved here: remove it",
             character as u32
@@ -252,6 +296,20 @@ mod tests {
         let alias = ControlTokens::alias(3);
         assert_eq!(controls.to_aliases("END BEND END."), format!("{alias} BEND {alias}."));
         assert_eq!(controls.to_aliases(&controls.hide("END")), "END");
+    }
+
+    #[test]
+    fn first_characters_of_any_script_have_stand_ins() {
+        let texts = ["<s>", "é>", "▁x", "［x"];
+        let token = |(id, text): (u32, &&str)| ControlToken { text: (*text).into(), id, single_word: false };
+        let tokens = (0..).zip(&texts).map(token).collect();
+        let controls = ControlTokens::new(tokens, Vec::new()).unwrap();
+        for text in texts {
+            let hidden = controls.hide(text);
+            assert_ne!(hidden, text);
+            assert_eq!(controls.to_aliases(&hidden), text);
+            assert_eq!(controls.unhidden(&hidden), text);
+        }
     }
 
     #[test]

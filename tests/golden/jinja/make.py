@@ -62,6 +62,7 @@ CONTEXTS = {
         "d": {"b": 1, "a": [1, 2.0, None, True, "it's"], "items": "mine", "get": 5, "C": {}},
         "text": "Hello wörld, hello\tthere", "n": 7, "f": 2.5, "big": 12345678901234567890, "nothing": None,
         "yes": True, "list": [5, 3, 9, 3], "words": ["apple", "Banana", "cherry", "apple"], "empty": [],
+        "content": "<think>a Bé</think>\n+1 it's \"<b>\" & 1,\t<think",
     },
 }
 
@@ -701,9 +702,97 @@ None.x.y
 '%s' % none
 'a' if none
 '' is none
+'%a %r' % ('é', 'é')
+'%a' % ['日\t', '🙂', "it's"]
+'%-9a|' % 'é'
+'{!a}'.format('é')
+'{!a:>8}'.format('é')
+['²'.isdecimal(), '²'.isdigit(), '²'.isnumeric(), '½'.isdigit(), '½'.isnumeric()]
+['٣'.isdecimal(), '٣4'.isdigit(), '①'.isdecimal(), '①'.isdigit(), '𝟗'.isdecimal(), '1²'.isdecimal()]
+['٣'|int, '-４２'|int, '٣.٥'|float, '²'|int]
+'ß'|capitalize
+['ß'.capitalize(), 'ﬁx'.capitalize(), 'ǆ'.title(), 'Ǆ'.capitalize(), 'ŉa'.title(), 'ა'.capitalize(), 'ა'.upper()]
+['ß a'|title, 'ßa'.title(), 'ß'.upper(), 'ŉ'|upper]
+'a b c'.replace('', '-', 2)
+['aXbXc'.split('X', 1), 'aXbXc'.rsplit('X', 1), 'aXbXc'.split('X', 0), 'aXbXc'.rsplit('X', 0), 'X'.split('X'), ''.split('X'), 'aaa'.split('aa'), 'aaa'.rsplit('aa')]
+['aaa'.replace('aa', 'b'), 'aaa'.count('aa'), 'abab'.rfind('ab'), 'é<é'.find('é', 1), 'abc'.count('')]
+'<a <!-- x -- > b --> c> d <e'|striptags
+'a < b <!-- c'|striptags
+'a <!--> b --> c > d'|striptags
+5|items
+x.y|items
+range(3)|items
+'a %s' % zz
+'a' % zz
+'a' % range(3)
+'%d' % zz
+5|truncate
+[1]|truncate
+[1, 2, 3, 4, 5, 6, 7, 8, 9]|truncate(3)
+zz|truncate
+{'a': 1}|truncate(3)
+content
+content == "<think>a Bé</think>\n+1 it's \"<b>\" & 1,\t<think"
+content != '<think>'
+[content[:7] == '<think>', content[:7] is eq('<think>'), '<' == content[0], content[-6:] == '<think']
+['<think>' in content, '</think>' in content, '<x>' in content, content[:7] in '<<think>>', '</' not in content]
+[content.startswith('<think>'), content.endswith('<think'), content.startswith(('x', '<t')), content.startswith('think', 1), content.endswith('<think', 5)]
+[content.find('</think>'), content.rfind('<think'), content.index('é'), content.rindex('<'), content.count('<'), content.count(''), content.find('<', 3), content.find('zz')]
+content.split('</think>')
+content.split('</think>')[-1].lstrip('\n')
+[content.split('<'), content.rsplit('<', 1), content.split('<', 1), content.split(), content.split(none, 1), content.rsplit(none, 1)]
+[content.partition('</think>'), content.rpartition('<'), content.partition('zz'), content.rpartition('zz')]
+[content.replace('<think>', '[').replace('</think>', ']'), content.replace('<', '', 1), content|replace('<', '«'), content.replace('', '-', 3)]
+[content.removeprefix('<think>'), content.removesuffix('<think'), content.removeprefix('x')]
+[content.strip('<'), content.strip('kn<'), content.lstrip('<thk'), content|trim('<'), content[7:9].strip(), content.rstrip(content[0])]
+[content.upper(), content.lower(), content.title(), content.capitalize(), content.swapcase(), content.casefold()]
+[content|upper, content|lower, content|title, content|capitalize]
+content|e
+[content|striptags, content|urlencode, content|wordcount, content|truncate(12), content|truncate(12, true)]
+[content|tojson, content|tojson(ensure_ascii=true), [content]|string, '%r' % content, '%a' % content, '{!r}'.format(content)]
+{content: content}
+{content: 1}|tojson(ensure_ascii=true)
+{content[:7]: 1}['<think>']
+{'<think>': 1}[content[:7]]
+{'<think>': 1}.get(content[:7], 2)
+{'<': 1, content[0]: 2}
+{'<think>': 1, 'b': 2, 'c': 3, 'd': 4, 'e': 5, 'f': 6, 'g': 7, 'h': 8, 'i': 9, 'j': 10}[content[:7]]
+[content[0] < 'a', content[0] >= '<', [content[0], '='] < ['<', '>'], content > '<think', content[:7] <= '<think>']
+['a', content[0], '<', 'B', '=']|sort
+['<', content[0], 'x']|unique|list
+[content[0], '<', 'x']|groupby(0)|length
+['<', content[0]]|max
+[content[0], '=']|min
+content|list
+[content[0].isalpha(), content[1].isalpha(), content[8].isalpha(), content[10].isupper(), content[1:6].islower(), content[10].istitle(), content[9].isspace()]
+[content|length, content.center(60), content.ljust(60, '<'), content[20:22].zfill(6), content.expandtabs(4), content.splitlines(), content|indent(2)]
+[content[20:22]|int, content[21:22]|int, content[21:22]|float, content[21].isdigit(), content[21].isdecimal(), content[20:22]]
+content|select('in', '<>')|list
+content[0] in ['<', '>']
+content|replace(content[0], content[1])
+content.join(['<', content[0]])
+content is lower
+content[1:6] is lower
+content[::-1]
+content|reverse
 """
 
-STATEMENTS = [
+# What is gone through, for every attribute of `loop`.
+ITERABLES = [
+    "'aé'", "''", "[1, 2, 2]", "[]", "{'a': 1, 'b': 2}", "{'a': 1}.items()", "range(3)", "[1, 2]|map('string')",
+    "(1, 2)", "zz", "'ab'|list", "[1, 2, 3]|reverse", "[1, 2, 3]|batch(2)", "5", "none",
+]
+LOOP_BODIES = [
+    "{{ loop.index }}{{ loop.index0 }}{{ loop.first }}", "{{ loop.last }}", "{% if not loop.last %},{% endif %}",
+    "{{ loop.length }}", "{{ loop.revindex }}", "{{ loop.revindex0 }}", "{{ loop.previtem is defined }}",
+    "{{ loop.previtem }}", "{{ loop.nextitem is defined }}", "{{ loop.nextitem }}{{ loop.nextitem }}",
+    "{{ loop.last }}{{ loop.last }}{{ loop.nextitem is defined }}{{ loop.last }}",
+    "{{ loop.last }}{{ loop.length }}{{ loop.revindex }}{{ loop.last }}",
+    "{{ loop.cycle('a', 'b', 'c') }}", "{{ loop.changed(x) }}", "{{ loop.depth }}{{ loop.depth0 }}",
+    "{% for y in loop %}{{ y[0] }}{{ loop.last }};{% endfor %}", "{% for d in loop %}.{% endfor %}{{ loop.last }}",
+    "{{ loop|list|length }}{{ loop.last }}", "{{ loop|length }}", "{% for y in x %}{{ loop.last }}{% endfor %}",
+]
+STATEMENTS = ["{% for x in " + over + " %}{{ x }}" + body + ".{% else %}none{% endfor %}" for over in ITERABLES for body in LOOP_BODIES] + [
     # Conditions and loops
     "{% if n > 5 %}a{% elif n %}b{% else %}c{% endif %}",
     "{% if nothing %}a{% elif n == 7 %}b{% elif true %}d{% else %}c{% endif %}",
