@@ -191,6 +191,14 @@ fn generation_ends_at_every_token_that_generation_config_lists() {
     assert!(tokenizer.decode(&[91, 422]).len() == 1);
 }
 
+#[test]
+fn ids_that_mean_none_end_nothing() {
+    let folder = folder_with_template("chatml", None);
+    write(folder.path(), "generation_config.json", &json!({"eos_token_id": -1}));
+    write(folder.path(), "config.json", &json!({"eos_token_id": [-1, 424]}));
+    assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().stop_tokens(), [422, 424]);
+}
+
 // Damaged files
 
 #[test]

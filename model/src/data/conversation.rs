@@ -107,9 +107,8 @@ impl RowMaker<'_> {
             notices.push(Notice::ContextOnly);
         }
         let last_prompt = chat.prompt(chat.messages.len() - 1).ok();
-        let last_prompt = last_prompt.filter(|prompt| {
-            text.starts_with(prompt.as_str()) && prompt.len() < last_part.end
-        });
+        let last_prompt =
+            last_prompt.filter(|prompt| text.starts_with(prompt.as_str()) && prompt.len() < last_part.end);
         let prompt = last_prompt.as_deref().unwrap_or(&text[..last_part.start]);
         let mut open_parts = parts.iter().peekable();
         for (id, bytes) in self.tokenizer.aliased_ids_with_bytes(text)? {

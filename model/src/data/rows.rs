@@ -37,7 +37,7 @@ impl Shape {
             Self::Completion => &["prompt", "completion", "label"],
             Self::Messages => &["messages", "tools", "chat_template_kwargs", "label"],
             Self::Instruction => &["instruction", "input", "output", "label", "system", "history"],
-            Self::Text => &["text"],
+            Self::Text => &["text", "label"],
         }
     }
 

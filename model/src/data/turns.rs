@@ -136,7 +136,8 @@ impl Finder<'_> {
             let part = reasoning::inline(part).map_or(part, |inline| inline.rest);
             holds(turn, part)
         });
-        (is_whole && !turn.is_empty() && !calls_tools(message)).then_some(Boundary { byte: same, exact: false })
+        (is_whole && !turn.is_empty() && !calls_tools(message))
+            .then_some(Boundary { byte: same, exact: false })
     }
 
     fn first_stop_before_the_next_message(&self, index: usize, start: usize, limit: usize) -> Option<usize> {

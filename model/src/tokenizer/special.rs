@@ -201,17 +201,21 @@ fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value["content"].as_str()).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
+/// Token ids of a key. One that no tokenizer has (`-1`, written for "none") is left out, as the reader of
+/// `config.json` does.
 fn ids(path: &Path, key: &str, value: &Value) -> Result<Vec<u32>> {
-    let one = |value: &Value| {
-        value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-            Error::format(path, format!("`{key}` is {value}: it must be a token id or a list of them"))
-        })
+    let bad = |value: &Value| {
+        Error::format(path, format!("`{key}` is {value}: it must be a token id or a list of them"))
     };
-    match value {
-        Value::Null => Ok(Vec::new()),
-        Value::Array(values) => values.iter().map(one).collect(),
-        value => Ok(vec![one(value)?]),
+    let values = match value {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(values) => values.as_slice(),
+        value => std::slice::from_ref(value),
+    };
+    if let Some(value) = values.iter().find(|value| !value.is_i64() && !value.is_u64()) {
+        return Err(bad(value));
     }
+    Ok(values.iter().filter_map(|value| u32::try_from(value.as_u64()?).ok()).collect())
 }
 
 /// The parsed file, or `None` where there is none.
