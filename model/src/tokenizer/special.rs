@@ -27,6 +27,18 @@ impl FolderToken {
         let text = text.to_owned();
         Self { text, special, single_word: false, lstrip: false, rstrip: false, normalized: false }
     }
+
+    /// A token that is named with its flags.
+    fn flagged(text: &str, value: &Value) -> Self {
+        let flag = |name: &str| value[name].as_bool().unwrap_or(false);
+        Self {
+            single_word: flag("single_word"),
+            lstrip: flag("lstrip"),
+            rstrip: flag("rstrip"),
+            normalized: flag("normalized"),
+            ..Self::named(text, true)
+        }
+    }
 }
 
 /// Special tokens as `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
@@ -36,6 +48,8 @@ impl FolderToken {
 pub(crate) struct SpecialNames {
     /// `bos_token`, `eos_token`, … and their strings; chat templates use them.
     pub named: BTreeMap<String, String>,
+    /// Named tokens that are written with flags (`{"content": …, "lstrip": …}`), by string.
+    pub flagged: BTreeMap<String, FolderToken>,
     /// Strings of further special tokens.
     pub additional: Vec<String>,
     /// `added_tokens_decoder`, in the order of its ids; `None` without that key.
@@ -102,6 +116,9 @@ impl SpecialNames {
             if let Some(text) = token_text(value)
                 && (overrides || !self.named.contains_key(name))
             {
+                if value.is_object() {
+                    self.flagged.insert(text.clone(), FolderToken::flagged(&text, value));
+                }
                 self.named.insert(name.clone(), text);
             }
         }
