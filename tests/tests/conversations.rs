@@ -53,9 +53,8 @@ fn every_family_of_templates_gives_the_ids_of_transformers() {
             let mask: Vec<bool> = ids(&case["mask"]).into_iter().map(|flag| flag == 1).collect();
             assert_eq!(row.supervised, mask[..row.supervised.len()], "{name}");
             assert!(!mask[row.supervised.len()..].contains(&true), "{name}");
-        } else {
-            assert_eq!(row.prompt(), prompt, "{name}");
         }
+        assert_eq!(row.prompt(), prompt, "{name}");
         let mut parts = Vec::new();
         for (index, &id) in row.tokens.iter().enumerate() {
             if row.supervised[index] && (index == 0 || !row.supervised[index - 1]) {
@@ -243,4 +242,78 @@ fn messages_of_other_shapes_are_refused_by_name() {
         let error = file.load(&tokenizer).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn a_header_that_takes_the_white_space_of_the_answer_stays_in_the_prompt() {
+    let folder = folder_with_template("chatml", Some(CHATML));
+    let path = folder.path().join("tokenizer.json");
+    let mut tokenizer: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    for token in tokenizer["added_tokens"].as_array_mut().unwrap() {
+        token["rstrip"] = json!(true);
+    }
+    std::fs::write(&path, tokenizer.to_string()).unwrap();
+    let path = folder.path().join("tokenizer_config.json");
+    let mut config: Value = serde_json::from_slice(&std::fs::read(&path).unwrap()).unwrap();
+    let end_of_header = "<|im_start|>";
+    config["chat_template"] = json!(format!(
+        "{{% for m in messages %}}{{{{ m.role + '{end_of_header}\n' + m.content + '<|im_end|>\n' }}}}{{% endfor %}}\
+         {{% if add_generation_prompt %}}{{{{ 'assistant{end_of_header}\n' }}}}{{% endif %}}"
+    ));
+    config["added_tokens_decoder"] = Value::Null;
+    std::fs::write(&path, config.to_string()).unwrap();
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    let row = chat(&[("user", "w?"), ("assistant", "\n  five")]);
+    let text = DataFile::rows(&[row]).load(&tokenizer).unwrap().masked_sample(0, &tokenizer).unwrap();
+    ends(&text, "assistant<|im_start|>⟦five<|im_end|>⟧");
+}
+
+#[test]
+fn flags_of_messages_are_read_or_refused() {
+    let folder = folder_with_template("chatml", Some(CHATML));
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    let mut row = chat(&[("user", "a"), ("assistant", "five"), ("user", "b"), ("assistant", "six")]);
+    for (name, value) in [("train", json!(0)), ("loss", json!(0)), ("loss", json!(false))] {
+        let mut row = row.clone();
+        row["messages"][1][name] = value;
+        let text = learnt(CHATML, row).0;
+        assert!(text.contains("\nfive<|im_end|>\n"), "{text:?}");
+    }
+    row["messages"][1]["train"] = json!("false");
+    let error = DataFile::rows(&[row]).load(&tokenizer).unwrap_err().to_string();
+    assert!(error.contains("message 2 has a `train` that is neither 0 nor 1"), "{error}");
+}
+
+#[test]
+fn keys_that_nothing_reads_are_said() {
+    let mut row = chat(&[("user", "a"), ("assistant", "five")]);
+    row["messages"][1]["mask"] = json!(true);
+    row["chat_template_kwargs"] = json!({"enable_thinkin": false});
+    let unread = |name: &str| Notice::UnreadField(name.to_owned());
+    let notices = learnt(CHATML, row.clone()).1;
+    assert_eq!(notices, [unread("chat_template_kwargs.enable_thinkin"), unread("messages.mask")]);
+    let printing = CHATML.replace("m.content +", "(m | tojson) +");
+    assert_eq!(learnt(&printing, row).1, [unread("chat_template_kwargs.enable_thinkin")]);
+}
+
+#[test]
+fn no_tools_are_no_tools_left_out_and_a_template_is_not_repeated() {
+    let mut row = chat(&[("user", "a"), ("assistant", "five")]);
+    row["tools"] = json!([]);
+    assert_eq!(learnt(CHATML, row.clone()).1, []);
+    row["chat_template_kwargs"] = json!({"chat_template": CHATML});
+    let folder = folder_with_template("chatml", Some(CHATML));
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    let error = DataFile::rows(&[row]).load(&tokenizer).unwrap_err().to_string();
+    assert!(!error.contains("endfor"), "{error}");
+}
+
+#[test]
+fn a_variable_that_names_a_special_token_is_the_token() {
+    let template = CHATML.replace("{% for m in messages %}", "{{ eos_token }}{% for m in messages %}");
+    let mut row = chat(&[("user", "a"), ("assistant", "five")]);
+    let (tokenizer, without) = load(&template, row.clone());
+    row["chat_template_kwargs"] = json!({"eos_token": "<|im_end|>"});
+    assert_eq!(load(&template, row).1.rows()[0].tokens, without.rows()[0].tokens);
+    assert!(tokenizer.stop_tokens().contains(&without.rows()[0].tokens[0]));
 }

@@ -76,6 +76,9 @@ fn rows_that_would_be_learnt_wrong_are_refused() {
         ),
         (json!({"instruction": "a", "output": "b", "history": [["c", "d"]]}), ":1: has a `history`, for"),
         (json!({"prompt": "a", "completion": "b", "label": false}), ":1: has a `label` of false, which"),
+        (json!({"prompt": "a", "completion": "b", "label": 0}), ":1: has a `label` of false, which"),
+        (json!({"text": "a", "label": false}), ":1: has a `label` of false, which"),
+        (json!({"prompt": "a", "completion": "b", "label": "false"}), ":1: has a `label` that is neither 0"),
         (
             json!({"prompt": "a", "chosen": "b", "rejected": "c"}),
             ":1: has `chosen` and `rejected` answers, and",
@@ -93,6 +96,8 @@ fn rows_that_would_be_learnt_wrong_are_refused() {
     for row in [
         json!({"instruction": "a", "input": null, "output": "b", "system": "", "history": []}),
         json!({"prompt": "a", "completion": "b", "label": true}),
+        json!({"prompt": "a", "completion": "b", "label": 1}),
+        json!({"text": "a", "label": null}),
     ] {
         let dataset = DataFile::rows(&[row]).load(&tokenizer("chatml")).unwrap();
         assert_eq!((dataset.len(), dataset.notices()), (1, [].as_slice()));

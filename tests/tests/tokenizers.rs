@@ -191,6 +191,27 @@ fn generation_ends_at_every_token_that_generation_config_lists() {
     assert!(tokenizer.decode(&[91, 422]).len() == 1);
 }
 
+#[test]
+fn a_named_token_keeps_its_flags() {
+    let pad = json!({"content": "<pad>", "lstrip": true, "rstrip": true});
+    let folder = scheme_folder("byte_level", &Value::Null, &json!({"eos_token": "</s>", "pad_token": pad}));
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    let ids = |text: &str| tokenizer.encode_prompt(text, SpecialTokens::Parse).unwrap();
+    assert_eq!(ids("the <pad> ."), ids("the<pad>."));
+    assert_eq!(
+        tokenizer.encode_answer("the <pad> .").unwrap().len(),
+        tokenizer.encode_answer("the [pad] .").unwrap().len()
+    );
+}
+
+#[test]
+fn ids_that_mean_none_end_nothing() {
+    let folder = folder_with_template("chatml", None);
+    write(folder.path(), "generation_config.json", &json!({"eos_token_id": -1}));
+    write(folder.path(), "config.json", &json!({"eos_token_id": [-1, 420]}));
+    assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().stop_tokens(), [422, 420]);
+}
+
 // Damaged files
 
 #[test]

@@ -94,6 +94,26 @@ impl ChatTemplate {
         self.controls.iter().any(|token| token.text == text)
     }
 
+    /// Hides control strings in the variables of a row, but for those that name special tokens (`eos_token`, …):
+    /// there the string stands for the token.
+    ///
+    /// Fails on reserved characters.
+    pub(crate) fn hide_variables(&self, variables: &Map<String, Value>) -> Reasoned<Map<String, Value>> {
+        let mut hidden = Map::new();
+        for (name, value) in variables {
+            refuse_reserved(name)?;
+            let value = match value {
+                Value::String(token) if name.ends_with("_token") => {
+                    refuse_reserved(token)?;
+                    value.clone()
+                }
+                _ => self.hide_strings(value)?,
+            };
+            hidden.insert(name.clone(), value);
+        }
+        Ok(hidden)
+    }
+
     /// Hides control strings in every string of `value` (see [`crate::tokenizer::control`]).
     ///
     /// Fails on reserved characters.

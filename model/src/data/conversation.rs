@@ -10,6 +10,9 @@ use super::{omissions, turns};
 use crate::error::Reasoned;
 use crate::tokenizer::control::aliases;
 
+/// Bytes before a turn that decide how its beginning is tokenised: more than the longest tokens have.
+const LOOKBACK: usize = 512;
+
 impl RowMaker<'_> {
     /// A conversation is rendered once, whole. Where the template marks what the assistant writes, that is
     /// learnt. Else every assistant turn is, from where generation would begin (the messages before it
@@ -62,8 +65,10 @@ impl RowMaker<'_> {
             for (id, bytes) in ids {
                 let bytes = piece[0] + bytes.start..piece[0] + bytes.end;
                 while turns.next_if(|turn| turn.end <= bytes.start).is_some() {}
-                let supervised = turns.peek().is_some_and(|turn| bytes.end > turn.start);
-                if bytes.end <= last_start {
+                // A token that begins before a turn belongs to the prompt, though it takes the white space
+                // behind it (`rstrip`): `continues` has shown that generation sees it.
+                let supervised = turns.peek().is_some_and(|turn| bytes.start >= turn.start);
+                if bytes.start < last_start {
                     row.prompt_length = row.tokens.len() + 1;
                 }
                 row.push(&[id], supervised);
@@ -73,9 +78,11 @@ impl RowMaker<'_> {
     }
 
     /// True when the text tokenised up to a turn's beginning is the beginning of it tokenised further. Tokens
-    /// never reach over a control token, so it is enough to look from the one before to the one behind.
+    /// never reach over a control token, so it is enough to look from the one before to the one behind; where
+    /// there is none, a few hundred bytes back are.
     fn continues(&self, text: &str, cut: usize, turn: &Range<usize>) -> Reasoned<bool> {
-        let from = aliases(&text[cut..turn.start]).last().map_or(cut, |alias| cut + alias.start);
+        let nearby = word_before(text, cut, turn.start);
+        let from = aliases(&text[nearby..turn.start]).last().map_or(nearby, |alias| nearby + alias.start);
         let behind = aliases(&text[turn.start..turn.end]).next();
         let to = behind.map_or(turn.end, |alias| turn.start + alias.end);
         let before = self.tokenizer.aliased_ids(&text[from..turn.start])?;
@@ -100,19 +107,22 @@ impl RowMaker<'_> {
             notices.push(Notice::ContextOnly);
         }
         let last_prompt = chat.prompt(chat.messages.len() - 1).ok();
-        let last_start = last_prompt.filter(|prompt| text.starts_with(prompt.as_str()));
-        let last_start = last_start.map_or(last_part.start, |prompt| prompt.len().min(last_part.start));
+        let last_prompt =
+            last_prompt.filter(|prompt| text.starts_with(prompt.as_str()) && prompt.len() < last_part.end);
+        let prompt = last_prompt.as_deref().unwrap_or(&text[..last_part.start]);
         let mut open_parts = parts.iter().peekable();
-        let mut found_prompt = false;
         for (id, bytes) in self.tokenizer.aliased_ids_with_bytes(text)? {
             while open_parts.next_if(|part| part.end <= bytes.start).is_some() {}
             let Some(part) = open_parts.peek() else { break };
-            let supervised = bytes.end > part.start;
-            if supervised && !found_prompt && bytes.end > last_start {
-                found_prompt = true;
-                row.prompt_length = row.tokens.len();
+            if bytes.end <= prompt.len() {
+                row.prompt_length = row.tokens.len() + 1;
             }
-            row.push(&[id], supervised);
+            row.push(&[id], bytes.end > part.start);
+        }
+        // The prompt's last token may take white space of the answer (`rstrip`).
+        let prompt_ids = self.tokenizer.aliased_ids(prompt)?;
+        if row.tokens.starts_with(&prompt_ids) {
+            row.prompt_length = prompt_ids.len();
         }
         let stops = |id: &u32| self.tokenizer.stop_tokens().contains(id) || self.tokenizer.is_added(*id);
         if !row.tokens.last().is_some_and(stops) {
@@ -120,6 +130,21 @@ impl RowMaker<'_> {
         }
         Ok(())
     }
+}
+
+/// The last byte at least [`LOOKBACK`] before `end`, and not before `start`, at which white space follows
+/// something else: tokens hardly ever reach over such a place. `start` where there is none.
+fn word_before(text: &str, start: usize, end: usize) -> usize {
+    let near = text.floor_char_boundary(end.saturating_sub(LOOKBACK));
+    let Some(before) = text.get(start..near) else { return start };
+    let mut following = false;
+    for (position, character) in before.char_indices().rev() {
+        if following && !character.is_whitespace() {
+            return start + position + character.len_utf8();
+        }
+        following = character.is_whitespace();
+    }
+    start
 }
 
 /// The marked parts, without those of answers that are not to be learnt.

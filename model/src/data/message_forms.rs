@@ -6,7 +6,7 @@
 use serde_json::{Map, Value};
 
 use super::chat::ChatTemplate;
-use super::messages::{Conversation, is_answer, texts};
+use super::messages::{Conversation, MESSAGE_FIELDS, is_answer, texts};
 use super::notice::Notice;
 use super::reasoning;
 use crate::error::Reasoned;
@@ -37,13 +37,12 @@ impl<'a> Chat<'a> {
         conversation: &Conversation,
         notices: &mut Vec<Notice>,
     ) -> Reasoned<Self> {
-        let variables = template.hide_strings(&Value::Object(conversation.variables.clone()))?;
         let mut chat = Self {
             template,
             messages: conversation.messages.clone(),
             hidden: Vec::new(),
             tools: template.hide_strings(&conversation.tools)?,
-            variables: variables.as_object().cloned().unwrap_or_default(),
+            variables: template.hide_variables(&conversation.variables)?,
             whole: Rendered { text: String::new(), generation: Vec::new() },
         };
         for message in &mut chat.messages {
@@ -54,7 +53,36 @@ impl<'a> Chat<'a> {
         let has_arguments = chat.messages.iter().any(|message| arguments(message).next().is_some());
         chat.whole = if has_arguments { chat.take_arguments_form(plain, notices)? } else { plain? };
         chat.hidden = chat.hide(&chat.messages)?;
+        chat.notice_unread(conversation, notices);
         Ok(chat)
+    }
+
+    /// Notices keys of messages and variables that the template does not read.
+    fn notice_unread(&self, conversation: &Conversation, notices: &mut Vec<Notice>) {
+        let mut unread: Vec<&String> = Vec::new();
+        for key in conversation.messages.iter().filter_map(Value::as_object).flat_map(Map::keys) {
+            let is_known = MESSAGE_FIELDS.contains(&key.as_str())
+                || REASONING.contains(&key.as_str())
+                || OTHER_REASONING.contains(&key.as_str());
+            if !is_known && !unread.contains(&key) && !self.template.mentions(key) {
+                unread.push(key);
+            }
+        }
+        // A template may write messages as they are, without naming their keys.
+        if !unread.is_empty() && self.ignores_keys(&unread) {
+            notices.extend(unread.into_iter().map(|key| Notice::UnreadField(format!("messages.{key}"))));
+        }
+        let variables = conversation.variables.keys().filter(|key| !self.template.mentions(key));
+        notices.extend(variables.map(|key| Notice::UnreadField(format!("chat_template_kwargs.{key}"))));
+    }
+
+    /// True when the template writes the same without these keys of the messages.
+    fn ignores_keys(&self, keys: &[&String]) -> bool {
+        let mut changed = self.messages.clone();
+        for fields in changed.iter_mut().filter_map(Value::as_object_mut) {
+            fields.retain(|key, _| !keys.contains(&key));
+        }
+        self.render_as(&changed).is_ok_and(|rendered| rendered.text == self.whole.text)
     }
 
     /// The first messages, with the beginning of an answer.

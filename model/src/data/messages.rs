@@ -31,6 +31,13 @@ const NOT_VARIABLES: [&str; 7] = [
     "return_assistant_tokens_mask",
 ];
 
+/// Fields of a message that say whether it is learnt.
+const LEARNT_FLAGS: [&str; 3] = ["weight", "train", "loss"];
+
+/// Fields of a message that mean something by themselves; others only mean what a template makes of them.
+pub(super) const MESSAGE_FIELDS: [&str; 8] =
+    ["role", "content", "tool_calls", "tool_call_id", "name", "weight", "train", "loss"];
+
 /// Reads the fields of a row. `notices` gets what of it teaches nothing.
 pub(super) fn read(mut row: Map<String, Value>, notices: &mut Vec<Notice>) -> Reasoned<Conversation> {
     let Some(Value::Array(mut messages)) = row.remove("messages") else {
@@ -158,19 +165,25 @@ fn check_parts(message: &Value, parts: &[Value]) -> Reasoned<()> {
     Ok(())
 }
 
-/// False for a message that its `weight` (0 or 1), `train` or `loss` (true or false) keeps from being learnt.
+/// False for a message that one of [`LEARNT_FLAGS`] keeps from being learnt.
 fn counts(message: &Value) -> Reasoned<bool> {
-    let weight = match &message["weight"] {
-        Value::Null => true,
-        Value::Bool(weight) => *weight,
-        weight => match weight.as_f64() {
-            Some(0.0) => false,
-            Some(1.0) => true,
-            _ => return Err("has a `weight` that is neither 0 nor 1".into()),
-        },
-    };
-    let flag = |name: &str| message[name].as_bool().unwrap_or(true);
-    Ok(weight && flag("train") && flag("loss"))
+    for name in LEARNT_FLAGS {
+        if !flag(name, &message[name])?.unwrap_or(true) {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+/// A field that is true or false, or the same as 1 or 0; `None` for null.
+pub(super) fn flag(name: &str, value: &Value) -> Reasoned<Option<bool>> {
+    match (value, value.as_f64()) {
+        (Value::Null, _) => Ok(None),
+        (Value::Bool(flag), _) => Ok(Some(*flag)),
+        (_, Some(0.0)) => Ok(Some(false)),
+        (_, Some(1.0)) => Ok(Some(true)),
+        _ => Err(format!("has a `{name}` that is neither 0 nor 1, false nor true")),
+    }
 }
 
 /// Tools are a list of objects; some data sets hold it as a string of JSON.

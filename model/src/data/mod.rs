@@ -128,10 +128,12 @@ impl Dataset {
             hasher.update(settings.as_bytes());
             hasher.finalize()
         };
-        if let Some(folder) = cache_folder
-            && let Some(content) = cache::read(folder, &key(&hash_file(path)?))
-        {
-            return Self::checked(path, content, CacheUse::Read, max_length, long_rows);
+        if let Some(folder) = cache_folder {
+            // What cannot be read as a file is refused by name before it is hashed.
+            crate::files::open_input(path)?;
+            if let Some(content) = cache::read(folder, &key(&crate::files::hash_file(path)?)) {
+                return Self::checked(path, content, CacheUse::Read, max_length, long_rows);
+            }
         }
         let (content, hash) = tokenize_file(path, tokenizer, max_length, long_rows, special_tokens)?;
         let cache = match cache_folder {
@@ -265,13 +267,6 @@ impl Dataset {
         }
         Some(text)
     }
-}
-
-fn hash_file(path: &Path) -> Result<blake3::Hash> {
-    let mut hasher = blake3::Hasher::new();
-    let file = crate::files::open_input(path)?;
-    hasher.update_reader(file).map_err(Error::file(path, "read"))?;
-    Ok(hasher.finalize())
 }
 
 fn tokenize_file(

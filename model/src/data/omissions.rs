@@ -50,7 +50,8 @@ pub(super) fn notice(
             }
         }
     }
-    if !conversation.tools.is_null() && chat.ignores_tools() {
+    let has_tools = conversation.tools.as_array().is_some_and(|tools| !tools.is_empty());
+    if has_tools && chat.ignores_tools() {
         found.push(Notice::ToolsLeftOut);
     }
     for notice in found {

@@ -37,7 +37,7 @@ impl Shape {
             Self::Completion => &["prompt", "completion", "label"],
             Self::Messages => &["messages", "tools", "chat_template_kwargs", "label"],
             Self::Instruction => &["instruction", "input", "output", "label", "system", "history"],
-            Self::Text => &["text"],
+            Self::Text => &["text", "label"],
         }
     }
 
@@ -130,7 +130,7 @@ pub(crate) fn parse(
             ));
         }
     };
-    refuse_rejected(shape, &row)?;
+    refuse_rejected(&row)?;
     let unread = row.keys().filter(|field| !shape.reads().contains(&field.as_str()));
     notices.extend(unread.map(|field| Notice::UnreadField(field.clone())));
     let example = match shape {
@@ -164,9 +164,8 @@ fn complete(shape: Shape, row: &Map<String, Value>) -> bool {
 }
 
 /// A field that says that the answer is not to be learnt.
-fn refuse_rejected(shape: Shape, row: &Map<String, Value>) -> Reasoned<()> {
-    let is_rejected = row.get("label") == Some(&Value::Bool(false));
-    if shape != Shape::Text && is_rejected {
+fn refuse_rejected(row: &Map<String, Value>) -> Reasoned<()> {
+    if messages::flag("label", row.get("label").unwrap_or(&Value::Null))? == Some(false) {
         return Err("has a `label` of false, which marks an answer as rejected: leave such rows out (rows \
                     with true can be learnt)"
             .into());
@@ -220,7 +219,8 @@ fn describe_json(error: &serde_json::Error) -> String {
     format!("is not JSON: {reason} (column {})", error.column())
 }
 
-fn clip(text: &str) -> String {
+/// The beginning of a text, for a message.
+pub(super) fn clip(text: &str) -> String {
     let short: String = text.chars().take(40).collect();
     short.escape_debug().to_string()
 }

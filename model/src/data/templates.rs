@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 
 use super::chat::ChatTemplate;
+use super::rows::clip;
 use crate::error::{Error, Reasoned, Result};
 use crate::tokenizer::control::ControlTokens;
 use crate::tokenizer::read_json;
@@ -144,7 +145,7 @@ impl ChatTemplates {
                     self.named.keys().take(8).map(|name| format!("`{}`", name.escape_debug())).collect();
                 Err(format!(
                     "needs the chat template `{}`, and the model folder has only {}: add it to the folder",
-                    name.escape_debug(),
+                    clip(name),
                     names.join(", ")
                 ))
             }

@@ -66,6 +66,13 @@ fn ends_by_itself(tokenizer: &Tokenizer, turn: &str, message: &Value) -> Reasone
     Ok(ids.last().is_some_and(|&id| tokenizer.is_added(id)))
 }
 
+/// Where a message ends.
+struct Boundary {
+    byte: usize,
+    /// True when all that the template writes of the conversation up to the message is in the text.
+    exact: bool,
+}
+
 struct Finder<'a> {
     chat: &'a Chat<'a>,
     tokenizer: &'a Tokenizer,
@@ -89,7 +96,7 @@ impl Finder<'_> {
 
     fn end(&self, index: usize, start: usize, limit: usize) -> Option<usize> {
         let message = &self.chat.messages[index];
-        let Some((boundary, exact)) = self.boundary(index, start) else {
+        let Some(Boundary { byte: boundary, exact }) = self.boundary(index, start) else {
             return self.first_stop_before_the_next_message(index, start, limit);
         };
         let turn = &self.text[start..boundary];
@@ -114,12 +121,12 @@ impl Finder<'_> {
         Some(boundary)
     }
 
-    /// Where the message ends in the text, by what the beginning of the conversation up to it looks like; true
-    /// when all of that is in the text. A template may write something behind the last message only.
-    fn boundary(&self, index: usize, start: usize) -> Option<(usize, bool)> {
+    /// Where the message ends in the text, by what the beginning of the conversation up to it looks like. A
+    /// template may write something behind the last message only.
+    fn boundary(&self, index: usize, start: usize) -> Option<Boundary> {
         let beginning = self.chat.beginning(index + 1).ok()?;
         if self.text.starts_with(&beginning) {
-            return (beginning.len() > start).then_some((beginning.len(), true));
+            return (beginning.len() > start).then_some(Boundary { byte: beginning.len(), exact: true });
         }
         let same = self.text.bytes().zip(beginning.bytes()).take_while(|(a, b)| a == b).count();
         let same = outside_alias(self.text, self.text.floor_char_boundary(same));
@@ -129,7 +136,8 @@ impl Finder<'_> {
             let part = reasoning::inline(part).map_or(part, |inline| inline.rest);
             holds(turn, part)
         });
-        (is_whole && !turn.is_empty() && !calls_tools(message)).then_some((same, false))
+        (is_whole && !turn.is_empty() && !calls_tools(message))
+            .then_some(Boundary { byte: same, exact: false })
     }
 
     fn first_stop_before_the_next_message(&self, index: usize, start: usize, limit: usize) -> Option<usize> {

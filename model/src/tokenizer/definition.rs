@@ -186,7 +186,10 @@ fn add_folder_tokens(json: &mut Value, names: &SpecialNames) -> Reasoned<()> {
         let known = vocabulary_id(&json["model"]["vocab"], text).is_some();
         // A name of BOS or EOS that the tokenizer does not know is an error of its own.
         if known || !names.delimits(text) {
-            add_token(json, &FolderToken::named(text, !known), false, &mut next);
+            let mut token =
+                names.flagged.get(text).cloned().unwrap_or_else(|| FolderToken::named(text, !known));
+            token.special = !known;
+            add_token(json, &token, false, &mut next);
         }
     }
     Ok(())

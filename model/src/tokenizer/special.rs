@@ -27,6 +27,18 @@ impl FolderToken {
         let text = text.to_owned();
         Self { text, special, single_word: false, lstrip: false, rstrip: false, normalized: false }
     }
+
+    /// A token that is named with its flags.
+    fn flagged(text: &str, value: &Value) -> Self {
+        let flag = |name: &str| value[name].as_bool().unwrap_or(false);
+        Self {
+            single_word: flag("single_word"),
+            lstrip: flag("lstrip"),
+            rstrip: flag("rstrip"),
+            normalized: flag("normalized"),
+            ..Self::named(text, true)
+        }
+    }
 }
 
 /// Special tokens as `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,
@@ -36,6 +48,8 @@ impl FolderToken {
 pub(crate) struct SpecialNames {
     /// `bos_token`, `eos_token`, … and their strings; chat templates use them.
     pub named: BTreeMap<String, String>,
+    /// Named tokens that are written with flags (`{"content": …, "lstrip": …}`), by string.
+    pub flagged: BTreeMap<String, FolderToken>,
     /// Strings of further special tokens.
     pub additional: Vec<String>,
     /// `added_tokens_decoder`, in the order of its ids; `None` without that key.
@@ -102,6 +116,9 @@ impl SpecialNames {
             if let Some(text) = token_text(value)
                 && (overrides || !self.named.contains_key(name))
             {
+                if value.is_object() {
+                    self.flagged.insert(text.clone(), FolderToken::flagged(&text, value));
+                }
                 self.named.insert(name.clone(), text);
             }
         }
@@ -201,17 +218,21 @@ fn token_text(value: &Value) -> Option<String> {
     value.as_str().or_else(|| value["content"].as_str()).filter(|text| !text.is_empty()).map(str::to_owned)
 }
 
+/// Token ids of a key. One that no tokenizer has (`-1`, written for "none") is left out, as the reader of
+/// `config.json` does.
 fn ids(path: &Path, key: &str, value: &Value) -> Result<Vec<u32>> {
-    let one = |value: &Value| {
-        value.as_u64().and_then(|id| u32::try_from(id).ok()).ok_or_else(|| {
-            Error::format(path, format!("`{key}` is {value}: it must be a token id or a list of them"))
-        })
+    let bad = |value: &Value| {
+        Error::format(path, format!("`{key}` is {value}: it must be a token id or a list of them"))
     };
-    match value {
-        Value::Null => Ok(Vec::new()),
-        Value::Array(values) => values.iter().map(one).collect(),
-        value => Ok(vec![one(value)?]),
+    let values = match value {
+        Value::Null => return Ok(Vec::new()),
+        Value::Array(values) => values.as_slice(),
+        value => std::slice::from_ref(value),
+    };
+    if let Some(value) = values.iter().find(|value| !value.is_i64() && !value.is_u64()) {
+        return Err(bad(value));
     }
+    Ok(values.iter().filter_map(|value| u32::try_from(value.as_u64()?).ok()).collect())
 }
 
 /// The parsed file, or `None` where there is none.
