@@ -3,10 +3,11 @@
 use std::fs;
 use std::path::Path;
 
+use cpift_model::job::{Job, JobOptions};
 use cpift_model::progress::{Event, Observer, Silent};
-use cpift_model::settings::Stage;
+use cpift_model::settings::{SpecialTokens, Stage};
 use cpift_model::{Error, Recipe};
-use cpift_tests::jobs::{SmallJob, Watcher};
+use cpift_tests::jobs::{Options, SmallJob, Watcher};
 use serde_json::json;
 
 const WEIGHTS: &str = "final/model.safetensors";
@@ -47,7 +48,10 @@ fn stages_of_other_runs_are_refused() {
     let rows = String::from_utf8(job.bytes("code.train.jsonl")).unwrap();
     fs::write(job.path("fewer.jsonl"), &rows[..rows.rfind('\n').unwrap()]).unwrap();
     other_data.task[1].train = job.path("fewer.jsonl");
+    let mut other_tokens = recipe.clone();
+    other_tokens.task[1].special_tokens = SpecialTokens::Escape;
     for (name, other) in [
+        ("special-tokens", other_tokens),
         ("seed", job.recipe(&[("seed", json!(18))])),
         ("settings", job.recipe(&[("probe.learning_rate", json!(2e-3))])),
         ("data", other_data),
@@ -332,4 +336,184 @@ fn weights_too_large_for_the_final_type_are_found_early() {
     let message = error.to_string();
     assert!(message.contains("--resume") && message.contains("too large for float16"), "{message}");
     assert!(watcher.steps <= 2, "at the first checkpoint after it, not after {} steps", watcher.steps);
+}
+
+/// Between being read and being hashed, and while nothing of the run is there yet.
+#[test]
+fn a_file_edited_after_it_was_read_is_noticed() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[]);
+    let device = cpift_engine::Device::cpu(std::num::NonZeroUsize::new(1)).unwrap();
+    for name in ["code.train.jsonl", "blank/tokenizer.json", "blank/config.json"] {
+        let out = job.path("run");
+        let options = JobOptions {
+            recipe: &recipe,
+            recipe_text: "",
+            out: &out,
+            resume: false,
+            until: None,
+            probes: None,
+            pairs: None,
+            cache: None,
+        };
+        let prepared = Job::prepare(&device, &options).unwrap();
+        let before = job.bytes(name);
+        fs::write(job.path(name), [before.as_slice(), b"\n"].concat()).unwrap();
+        let error = prepared.run(&mut Silent).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            error.is_input() && message.contains(&format!("{name}: changed while it was read")),
+            "{message}"
+        );
+        assert!(!out.exists());
+        fs::write(job.path(name), before).unwrap();
+    }
+}
+
+/// The kill comes between the record of the new type and the new final model.
+#[test]
+fn a_final_model_of_another_type_is_measured_anew() {
+    let job = SmallJob::new();
+    let with = |dtype: &str| job.recipe(&[("model.dtype", json!(dtype))]);
+    let expected = job.run(&with("bf16"), "expected", false, &mut Silent).unwrap();
+    job.run(&with("f32"), "run", false, &mut Silent).unwrap();
+    fs::remove_dir_all(job.path("run/final")).unwrap();
+    let mut watcher = Watcher { stop_after: Some(1), ..Watcher::default() };
+    job.run(&with("bf16"), "run", true, &mut watcher).unwrap_err();
+    let report = job.run(&with("bf16"), "run", true, &mut Silent).unwrap();
+    assert_eq!(report.tasks, expected.tasks);
+}
+
+/// Scores of base and probes are taken over with the probes: only of that run, measured on the same files.
+#[test]
+fn scores_taken_over_must_be_of_the_run_and_of_the_same_files() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[]);
+    job.run_until(&recipe, "probes", false, Some(Stage::Probe), &mut Silent).unwrap();
+    job.run_until(&job.recipe(&[("seed", json!(18))]), "other", false, Some(Stage::Probe), &mut Silent)
+        .unwrap();
+    let probes = job.path("probes");
+    let options = Options { probes: Some(&probes), until: Some(Stage::Core), ..Options::default() };
+    job.run_with(&recipe, "shared", &options, &mut Silent).unwrap();
+
+    let own = job.bytes("probes/scores.json");
+    for (content, says) in [
+        (job.bytes("other/scores.json"), "belongs to another run"),
+        (b"{\"base\": {}}".to_vec(), "earlier version"),
+    ] {
+        fs::write(probes.join("scores.json"), content).unwrap();
+        let message = job.run_with(&recipe, "refused", &options, &mut Silent).unwrap_err().to_string();
+        assert!(message.contains("scores.json") && message.contains(says), "{message}");
+        fs::remove_dir_all(job.path("refused")).unwrap();
+    }
+    fs::write(probes.join("scores.json"), own).unwrap();
+    let mut rows = job.bytes("code.eval.jsonl");
+    rows.push(b'\n');
+    fs::write(job.path("code.eval.jsonl"), rows).unwrap();
+    let message = job.run_with(&recipe, "refused", &options, &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("code.eval.jsonl: is not the same in"), "{message}");
+}
+
+#[test]
+fn what_is_lost_of_the_records_changes_no_result() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[]);
+    let mut meddler = Meddler::new(usize::MAX, || ());
+    let report = job.run(&recipe, "run", true, &mut meddler).unwrap();
+    assert!(meddler.notices.iter().any(|text| text.contains("no run to continue")), "{:?}", meddler.notices);
+    for name in ["progress.json", "identity.json"] {
+        fs::remove_file(job.path("run").join(name)).unwrap();
+        let again = job.run(&recipe, "run", true, &mut Silent).unwrap();
+        assert!(report.frozen_verified > 0);
+        assert_eq!((again.frozen_verified, again.tasks), (report.frozen_verified, report.tasks.clone()));
+    }
+    fs::remove_file(job.path("run/identity.json")).unwrap();
+    let other = job.recipe(&[("seed", json!(18))]);
+    let message = job.run(&other, "run", true, &mut Silent).unwrap_err().to_string();
+    assert!(message.contains("belongs to another run"), "{message}");
+}
+
+#[test]
+fn damaged_stages_say_what_to_do_and_a_bare_lock_is_no_run() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[]);
+    fs::create_dir(job.path("run")).unwrap();
+    fs::write(job.path("run/.lock"), "").unwrap();
+    job.run_until(&recipe, "run", false, Some(Stage::Probe), &mut Silent).unwrap();
+    let manifest = job.path("run/probe/code/manifest.json");
+    for content in [None, Some("{")] {
+        fs::remove_file(&manifest).unwrap();
+        if let Some(content) = content {
+            fs::write(&manifest, content).unwrap();
+        }
+        let error = job.run(&recipe, "run", true, &mut Silent).unwrap_err();
+        let message = error.to_string();
+        assert!(
+            error.is_input() && message.contains("remove the folder to make it again with --resume"),
+            "{message}"
+        );
+        fs::write(&manifest, "").unwrap();
+    }
+}
+
+/// Passed over and said; gone when the next is written, though it counts more steps.
+#[test]
+fn a_damaged_checkpoint_is_told_and_replaced() {
+    let job = SmallJob::new();
+    let mut recipe = job.recipe(&[("checkpoint.keep", json!(1))]);
+    job.run(&recipe, "whole", false, &mut Silent).unwrap();
+    recipe.checkpoint.every = 0;
+    let stop = |out: &str, resume: bool, steps: usize| {
+        let mut watcher = Watcher { stop_after: Some(steps), ..Watcher::default() };
+        job.run(&recipe, out, resume, &mut watcher).unwrap_err();
+    };
+    stop("run", false, 3);
+    let checkpoints = job.path("run/checkpoint/probe-arithmetic");
+    fs::write(checkpoints.join("step-00000003/state.json"), "").unwrap();
+    stop("run", true, 2);
+    let names: Vec<_> = fs::read_dir(&checkpoints).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(names, ["step-00000002"]);
+    fs::write(checkpoints.join("step-00000002/state.json"), "").unwrap();
+    let mut meddler = Meddler::new(usize::MAX, || ());
+    job.run(&recipe, "run", true, &mut meddler).unwrap();
+    assert!(meddler.notices.iter().any(|text| text.contains("step-00000002")), "{:?}", meddler.notices);
+    assert_eq!(job.bytes(&format!("run/{WEIGHTS}")), job.bytes(&format!("whole/{WEIGHTS}")));
+}
+
+/// A pipe in a run folder would be waited for without end.
+#[cfg(unix)]
+#[test]
+fn pipes_in_a_run_folder_are_refused_at_once() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[]);
+    job.run_until(&recipe, "run", false, Some(Stage::Probe), &mut Silent).unwrap();
+    for name in ["metrics.jsonl", "scores.json", "identity.json", "probe/code/manifest.json"] {
+        let path = job.path("run").join(name);
+        let before = fs::read(&path).unwrap();
+        fs::remove_file(&path).unwrap();
+        assert!(std::process::Command::new("mkfifo").arg(&path).status().unwrap().success());
+        let error = job.run(&recipe, "run", true, &mut Silent).unwrap_err();
+        assert!(error.is_input() && error.to_string().contains("is a pipe"), "{error}");
+        fs::remove_file(&path).unwrap();
+        fs::write(&path, before).unwrap();
+    }
+}
+
+#[test]
+fn a_probe_that_changes_while_its_run_goes_on_is_made_again() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[]);
+    let path = job.path("run/probe/arithmetic/model.safetensors");
+    let target = path.clone();
+    let mut meddler = Meddler::new(6, move || {
+        let mut bytes = fs::read(&target).unwrap();
+        *bytes.last_mut().unwrap() ^= 1;
+        fs::write(&target, bytes).unwrap();
+    });
+    let message = job.run(&recipe, "run", false, &mut meddler).unwrap_err().to_string();
+    let folder = job.path("run/probe/arithmetic");
+    let remedy = format!("remove {} and continue with --resume", folder.display());
+    assert!(message.contains("model.safetensors: has changed") && message.contains(&remedy), "{message}");
+    fs::remove_dir_all(folder).unwrap();
+    job.run(&recipe, "run", true, &mut Silent).unwrap();
 }

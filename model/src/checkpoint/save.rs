@@ -3,9 +3,10 @@
 use std::cmp::Reverse;
 use std::collections::BTreeSet;
 
-use cpift_engine::{Layout, View};
+use cpift_engine::{Layout, Segment, View};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
+use rayon::iter::{IntoParallelIterator, ParallelIterator};
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
@@ -16,6 +17,9 @@ use crate::files::FileWriter;
 
 /// Elements converted at a time.
 const CHUNK: usize = 1 << 20;
+
+/// Elements looked at by a thread at a time.
+const SCAN_CHUNK: usize = 1 << 16;
 
 /// The type floats are stored in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -109,7 +113,8 @@ pub fn layout_tensors<'a>(
 }
 
 /// The first weight that is too large for the type it is to be stored in, as words for a message; none where all
-/// fit.
+/// fit. On all threads of the rayon pool that it is called in; outside of one on the calling thread alone, as
+/// [`crate::files::hash_file`].
 ///
 /// # Errors
 /// When the weights cannot be read from the device.
@@ -121,25 +126,34 @@ pub(crate) fn too_large_for(
     if dtype == WeightType::F32 {
         return Ok(None);
     }
-    let mut staging = Staging::default();
-    for segment in layout.segments() {
+    let chunks = layout.segments().iter().flat_map(|segment| {
+        let starts = (0..segment.range().len()).step_by(SCAN_CHUNK);
+        starts.map(move |start| (segment, start))
+    });
+    let find = |staging: &mut Staging, (segment, start): (&Segment, usize)| -> Result<Option<String>> {
         let values = weights.slice(segment.range());
-        for start in (0..values.len()).step_by(CHUNK) {
-            let length = CHUNK.min(values.len() - start);
-            staging.single.resize(length, 0.0);
-            staging.half.resize(length, 0);
-            values.slice(start..start + length).copy_to_host(&mut staging.single)?;
-            if let Some(index) = staging.convert(dtype) {
-                let (name, value) = (&segment.name, staging.single[index]);
-                return Ok(Some(format!(
-                    "`{name}` has {value} at element {}, too large for {}",
-                    start + index,
-                    dtype.config_name()
-                )));
-            }
-        }
-    }
-    Ok(None)
+        let length = SCAN_CHUNK.min(values.len() - start);
+        staging.single.resize(length, 0.0);
+        staging.half.resize(length, 0);
+        values.slice(start..start + length).copy_to_host(&mut staging.single)?;
+        Ok(staging.convert(dtype).map(|index| {
+            let (name, value) = (&segment.name, staging.single[index]);
+            let (index, dtype) = (start + index, dtype.config_name());
+            format!("`{name}` has {value} at element {index}, too large for {dtype}")
+        }))
+    };
+    let found = if rayon::current_thread_index().is_some() {
+        let chunks: Vec<(&Segment, usize)> = chunks.collect();
+        let found = chunks
+            .into_par_iter()
+            .map_init(Staging::default, |staging, chunk| find(staging, chunk).transpose());
+        found.find_map_first(|found| found)
+    } else {
+        let mut staging = Staging::default();
+        let mut chunks = chunks;
+        chunks.find_map(|chunk| find(&mut staging, chunk).transpose())
+    };
+    found.transpose()
 }
 
 /// Writes a safetensors file from tensors in memory, a chunk at a time. `format` is what the file's metadata

@@ -263,7 +263,7 @@ impl ComparisonFolder {
     /// When it is not there or not readable: there is no other value for a result that is missing.
     pub fn read_outcome(&self, id: &str) -> Result<Outcome> {
         let path = self.outcome(id);
-        let outcome = read_sealed(&path, Some(&outcome_origin(id)))?;
+        let outcome = read_sealed(&path, &outcome_origin(id))?;
         outcome
             .map(|(outcome, _)| outcome)
             .ok_or_else(|| Error::format(&path, "is missing: run the comparison with --resume"))

@@ -1,12 +1,15 @@
 //! Folders that appear whole or not at all, with a manifest of what is in them.
 
-use std::fs::{self, File};
+use std::fs;
 use std::io::Read;
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::{FileWriter, json_text, parent, require_empty, sync_folder, temporary_sibling, write_error};
+use super::{
+    FileWriter, json_text, open_input, parent, read_text, require_empty, sync_folder, temporary_sibling,
+    write_error,
+};
 use crate::error::{Error, Result};
 
 /// Name of the manifest in a finished folder.
@@ -108,7 +111,7 @@ impl Manifest {
     /// No manifest (the folder is not complete), or a file that is missing or not as it was written.
     pub fn verify(folder: &Path, how: Verify) -> Result<Self> {
         let path = folder.join(MANIFEST);
-        let text = fs::read_to_string(&path).map_err(Error::file(&path, "read"))?;
+        let text = read_text(&path)?;
         let manifest: Self = serde_json::from_str(&text)
             .map_err(|error| Error::format(&path, format!("not a manifest: {error}")))?;
         if !(1..=MANIFEST_VERSION).contains(&manifest.version) {
@@ -125,19 +128,10 @@ impl Manifest {
     /// Hash of what the folder is and holds, in hexadecimal. The metrics are left out: they hold times, which
     /// differ when a folder is made again with the same content.
     pub fn digest(&self) -> String {
-        let mut hasher = blake3::Hasher::new();
-        let mut add = |text: &str| {
-            hasher.update(&(text.len() as u64).to_le_bytes());
-            hasher.update(text.as_bytes());
-        };
-        if let Some(Origin { identity, place, made_from, .. }) = &self.origin {
-            [identity, place, made_from].into_iter().for_each(|text| add(text));
-        }
-        for file in &self.files {
-            add(&file.name);
-            add(&file.blake3);
-        }
-        hasher.finalize().to_hex().to_string()
+        let origin =
+            self.origin.iter().flat_map(|origin| [&origin.identity, &origin.place, &origin.made_from]);
+        let files = self.files.iter().flat_map(|file| [&file.name, &file.blake3]);
+        hash_texts(origin.chain(files).map(String::as_str))
     }
 }
 
@@ -161,7 +155,7 @@ impl ManifestEntry {
 /// # Errors
 /// The system's, naming the file.
 pub fn hash_file(path: &Path) -> Result<blake3::Hash> {
-    let mut file = File::open(path).map_err(Error::file(path, "read"))?;
+    let mut file = open_input(path)?;
     let mut hasher = blake3::Hasher::new();
     let mut buffer = vec![0; READ_BUFFER];
     let is_in_pool = rayon::current_thread_index().is_some();
@@ -176,6 +170,16 @@ pub fn hash_file(path: &Path) -> Result<blake3::Hash> {
             hasher.update(&buffer[..length]);
         }
     }
+}
+
+/// One hash of several texts, in hexadecimal.
+pub fn hash_texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
+    let mut hasher = blake3::Hasher::new();
+    for text in texts {
+        hasher.update(&(text.len() as u64).to_le_bytes());
+        hasher.update(text.as_bytes());
+    }
+    hasher.finalize().to_hex().to_string()
 }
 
 /// A folder under construction beside its destination. [`AtomicFolder::commit`] makes it appear there;
@@ -260,7 +264,7 @@ impl AtomicFolder {
     /// # Errors
     /// The source cannot be read, or as [`AtomicFolder::write`].
     pub fn copy(&mut self, source: &Path, name: &str) -> Result<()> {
-        let mut file = File::open(source).map_err(Error::file(source, "read"))?;
+        let mut file = open_input(source)?;
         self.write(name, |writer| {
             let mut buffer = vec![0; READ_BUFFER];
             loop {

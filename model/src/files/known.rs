@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::fs;
 use std::path::{Path, PathBuf};
-use std::sync::{Mutex, PoisonError};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::hash_file;
@@ -41,17 +41,30 @@ fn changed(metadata: &fs::Metadata) -> (u64, i64, i64) {
 #[derive(Debug, Default)]
 pub struct KnownFiles {
     files: Mutex<BTreeMap<PathBuf, (Stamp, String)>>,
+    /// What the system said of files before they were read for the first time.
+    seen: Mutex<BTreeMap<PathBuf, Stamp>>,
 }
 
 impl KnownFiles {
+    /// Remembers how a file is before it is read: unless it stays so until [`KnownFiles::add`] hashes it, what was
+    /// read need not be what is hashed. One that is not there is left to whoever reads it.
+    pub fn see(&self, path: &Path) {
+        if let Ok(stamp) = Stamp::of(path) {
+            lock(&self.seen).entry(path.to_owned()).or_insert(stamp);
+        }
+    }
+
     /// Hashes a file, unless it is known already, and remembers it; returns its length in bytes and its BLAKE3
     /// hash in hexadecimal.
     ///
     /// # Errors
-    /// The system's, naming the file.
+    /// The system's, naming the file; it has changed since it was seen.
     pub fn add(&self, path: &Path) -> Result<(u64, String)> {
         // Before the content is read: a change while it is read is then noticed by the next check.
         let stamp = Stamp::of(path)?;
+        if lock(&self.seen).get(path).is_some_and(|seen| *seen != stamp) {
+            return Err(Error::format(path, "changed while it was read: start again"));
+        }
         let known = self.get(path).filter(|(known, _)| *known == stamp);
         let hash = match known {
             Some((_, hash)) => hash,
@@ -82,18 +95,44 @@ impl KnownFiles {
             return Ok(());
         }
         if hash_file(path)?.to_hex().as_str() != hash {
-            let reason = "has changed since the run was begun: put back what it was, or start a new run";
-            return Err(Error::format(path, reason));
+            return Err(Difference::Changed.of(path));
         }
         self.insert(path, stamp, hash);
         Ok(())
     }
 
     fn get(&self, path: &Path) -> Option<(Stamp, String)> {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).get(path).cloned()
+        lock(&self.files).get(path).cloned()
     }
 
     fn insert(&self, path: &Path, stamp: Stamp, hash: String) {
-        self.files.lock().unwrap_or_else(PoisonError::into_inner).insert(path.to_owned(), (stamp, hash));
+        lock(&self.files).insert(path.to_owned(), (stamp, hash));
+    }
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// How a file that a run reads is not what it was when the run was begun.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Difference {
+    /// It has other content.
+    Changed,
+    /// It was not there.
+    New,
+    /// It is no longer there.
+    Gone,
+}
+
+impl Difference {
+    /// The error that names the file and says what to do.
+    pub fn of(self, path: &Path) -> Error {
+        let difference = match self {
+            Self::Changed => "has changed since the run was begun: put back what it was",
+            Self::New => "was not there when the run was begun: remove it",
+            Self::Gone => "was there when the run was begun and is gone: put it back",
+        };
+        Error::format(path, format!("{difference} and continue with --resume, or start a new run"))
     }
 }

@@ -9,7 +9,7 @@ mod known;
 mod output;
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, BufWriter, ErrorKind, Write};
+use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
@@ -17,9 +17,11 @@ use serde::Serialize;
 
 use crate::error::{Error, Result};
 pub(crate) use folder::require_plain_name;
-pub use folder::{AtomicFolder, MANIFEST, Manifest, ManifestEntry, Origin, RecordedSteps, Verify, hash_file};
+pub use folder::{
+    AtomicFolder, MANIFEST, Manifest, ManifestEntry, Origin, RecordedSteps, Verify, hash_file, hash_texts,
+};
 pub use input::{MOST_TEXT_BYTES, MOST_TOKENIZER_BYTES, looks_like, open_input, read_input, read_input_text};
-pub use known::KnownFiles;
+pub use known::{Difference, KnownFiles};
 pub use output::{write_json_output, write_output};
 
 /// How temporary names end; they begin with a dot.
@@ -115,12 +117,14 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut FileWriter) -> Resu
     sync_folder(parent(path))
 }
 
-/// Reads a text file.
+/// Reads a text file that this program wrote, of any size.
 ///
 /// # Errors
-/// The system's, naming the file.
+/// As [`open_input`]; it is not text in UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
-    fs::read_to_string(path).map_err(Error::file(path, "read"))
+    let mut text = String::new();
+    open_input(path)?.read_to_string(&mut text).map_err(Error::file(path, "read"))?;
+    Ok(text)
 }
 
 /// [`write_atomically`] for content that is in memory.
@@ -177,27 +181,27 @@ pub fn remove_partial(folder: &Path) -> Result<usize> {
 /// # Errors
 /// The folder has content, is a file, or cannot be read.
 pub fn require_empty(folder: &Path) -> Result<()> {
-    let mut entries = match fs::read_dir(folder) {
+    require_nothing_but(folder, |_| false)
+}
+
+/// As [`require_empty`], for the folder of a run that is to begin: the lock, and what a process that wants the folder
+/// tries out in it, do not count.
+///
+/// # Errors
+/// As [`require_empty`].
+pub fn require_unused(folder: &Path) -> Result<()> {
+    require_nothing_but(folder, |name| name == LOCK || is_temporary(name))
+}
+
+fn require_nothing_but(folder: &Path, is_allowed: impl Fn(&str) -> bool) -> Result<()> {
+    let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
         Err(error) => return Err(Error::file(folder, "read")(error)),
     };
-    match entries.next() {
-        None => Ok(()),
-        Some(_) => Err(Error::format(folder, "the folder is not empty; name another one or remove it")),
-    }
-}
-
-/// As [`require_empty`], for a folder that this process has locked: the lock itself, and what other processes
-/// that want the folder try out in it, do not count.
-///
-/// # Errors
-/// As [`require_empty`].
-pub fn require_empty_but_for_lock(folder: &Path) -> Result<()> {
-    for entry in fs::read_dir(folder).map_err(Error::file(folder, "read"))? {
+    for entry in entries {
         let name = entry.map_err(Error::file(folder, "read"))?.file_name();
-        let name = name.to_string_lossy();
-        if name != LOCK && !is_temporary(&name) {
+        if !is_allowed(&name.to_string_lossy()) {
             return Err(Error::format(folder, "the folder is not empty; name another one or remove it"));
         }
     }
@@ -257,6 +261,14 @@ pub struct FolderLock {
 }
 
 impl FolderLock {
+    /// Locks a folder that a process has locked before; none where no process has.
+    ///
+    /// # Errors
+    /// As [`FolderLock::take`].
+    pub fn take_again(folder: &Path) -> Result<Option<Self>> {
+        folder.join(LOCK).exists().then(|| Self::take(folder)).transpose()
+    }
+
     /// Locks a folder through the file `.lock` in it.
     ///
     /// # Errors

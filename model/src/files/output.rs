@@ -48,7 +48,7 @@ fn resolved(path: &Path) -> Result<PathBuf> {
             Err(_) => return Ok(target),
         }
     }
-    let circle = std::io::Error::new(ErrorKind::Other, "the link leads to itself");
+    let circle = std::io::Error::other("the link leads to itself");
     Err(Error::file(path, "write")(circle))
 }
 

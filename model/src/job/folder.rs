@@ -6,9 +6,10 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::cpift::{CORE, FUSED, GROUPS, REPORT, SavedCores};
+use super::measured::{SCORES, Scores};
 use super::record::{INPUTS, InputFile, RUN};
 use super::seal;
-use super::session::{PROGRESS, RECIPE, RESULT, RunProgress, SCORES, Scores, read_json};
+use super::session::{FINAL, FinalReport, PROGRESS, RECIPE, RESULT, RunProgress, read_json};
 use crate::error::{Error, Result};
 use crate::files;
 use crate::metrics::{self, METRICS};
@@ -64,6 +65,7 @@ impl RunFolder {
         let scores: Option<Scores> = seal::read_unchecked(&path.join(SCORES))?;
         let cores: Option<SavedCores> = read_json(&path.join(CORE).join(REPORT))?;
         let progress: RunProgress = read_json(&path.join(PROGRESS))?.unwrap_or_default();
+        let finished: FinalReport = read_json(&path.join(FINAL).join(REPORT))?.unwrap_or_default();
         let folder = Self {
             path: path.to_owned(),
             recipe: files::read_text(&recipe)?,
@@ -76,7 +78,7 @@ impl RunFolder {
             scores: scores.unwrap_or_default(),
             result: read_json(&path.join(RESULT))?,
             seconds: progress.seconds,
-            frozen_verified: progress.frozen_verified,
+            frozen_verified: finished.frozen_verified,
         };
         folder.check()?;
         Ok(folder)

@@ -10,7 +10,7 @@ use super::Way;
 use super::record::InputFile;
 use super::session::read_json;
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, hash_texts};
 use crate::settings::{CheckpointSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings};
 
 /// Name of the record in the run folder.
@@ -76,21 +76,14 @@ pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) 
     if matches!(probe.importance, ImportanceKind::Random | ImportanceKind::Inverse) {
         probe.importance = ImportanceKind::Net;
     }
-    let settings = json(&(recipe.seed, &recipe.model, &probe, steps, &recipe.task[task].name))?;
-    let data = format!("task.{}.train", recipe.task[task].name);
+    let mut task = recipe.task[task].clone();
+    // What is measured, what is mixed and what is brought instead of a probe does not go into one.
+    (task.weight, task.eval, task.model) = (1.0, None, None);
+    let settings = json(&(recipe.seed, &recipe.model, &probe, steps, &task))?;
+    let data = format!("task.{}.train", task.name);
     let is_read = |file: &&InputFile| file.role == data || !file.role.starts_with("task.");
     let files = inputs.iter().filter(is_read).flat_map(|file| [file.role.as_str(), file.blake3.as_str()]);
-    Ok(hash_texts(["cpift-engine probe 2", settings.as_str()].into_iter().chain(files)))
-}
-
-/// One hash of several texts, in hexadecimal.
-pub fn hash_texts<'a>(texts: impl IntoIterator<Item = &'a str>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    for text in texts {
-        hasher.update(&(text.len() as u64).to_le_bytes());
-        hasher.update(text.as_bytes());
-    }
-    hasher.finalize().to_hex().to_string()
+    Ok(hash_texts(["cpift-engine probe 3", settings.as_str()].into_iter().chain(files)))
 }
 
 /// Fails when a run that was begun with the recipe text `earlier` is not to be continued with `now`.

@@ -5,10 +5,12 @@ use std::sync::Arc;
 
 use cpift_engine::{Layout, ViewMut};
 
+use super::record;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::data::{Dataset, LongRows, Notice, Sampler, SamplerSettings, Shape, Source, balanced_sample};
 use crate::error::{Error, Result};
+use crate::files::KnownFiles;
 use crate::settings::{ImportanceKind, ModelSettings, Recipe, TrainSettings};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::initialize;
@@ -82,12 +84,19 @@ pub struct Inputs {
 }
 
 impl Inputs {
-    /// Opens and checks everything the recipe names. `probes` is the run folder whose probes are taken over.
+    /// Opens and checks everything the recipe names. `probes` is the run folder whose probes are taken over. How the
+    /// files are before they are read is remembered in `known`.
     ///
     /// # Errors
     /// Whatever is missing, damaged or does not fit, by file, line or key.
-    pub fn open(recipe: &Recipe, cache: Option<&Path>, probes: Option<&Path>) -> Result<Self> {
+    pub fn open(
+        recipe: &Recipe,
+        cache: Option<&Path>,
+        probes: Option<&Path>,
+        known: &KnownFiles,
+    ) -> Result<Self> {
         recipe.validate()?;
+        see_all(recipe, known);
         let base = Base::open(&recipe.model, recipe.seed)?;
         let layout = base.config.layout()?;
         let tokenizer = Tokenizer::from_folder(&base.folder)?;
@@ -166,6 +175,20 @@ impl Inputs {
             .max()
             .unwrap_or(0)
     }
+}
+
+/// Remembers how all files are that the recipe names, before the first is read.
+fn see_all(recipe: &Recipe, known: &KnownFiles) {
+    let base = [&recipe.model.base, &recipe.model.config].into_iter().flatten();
+    let models = base.chain(recipe.task.iter().filter_map(|task| task.model.as_ref()));
+    for path in models {
+        // A configuration may be given as the file itself; the other files of its folder are read as well.
+        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
+        record::see_model(known, folder);
+        known.see(path);
+    }
+    let data = recipe.task.iter().flat_map(|task| std::iter::once(&task.train).chain(&task.eval));
+    data.for_each(|path| known.see(path));
 }
 
 fn open_task(

@@ -10,6 +10,7 @@ mod cpift;
 mod folder;
 mod identity;
 mod inputs;
+mod measured;
 mod models;
 mod pairs;
 mod plan;
@@ -18,6 +19,7 @@ mod seal;
 mod session;
 mod state;
 mod training;
+mod weights;
 
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
@@ -25,7 +27,7 @@ use std::sync::OnceLock;
 use cpift_engine::Device;
 
 use crate::error::{Error, Result};
-use crate::files::{self, KnownFiles};
+use crate::files::{self, FolderLock, KnownFiles};
 use crate::progress::{Event, JobReport, Observer, Plan};
 use crate::settings::{Method, Recipe, Stage};
 use crate::transformer::ComputeType;
@@ -82,6 +84,8 @@ pub struct Job {
     known: KnownFiles,
     /// The files the job reads; they are hashed when a run begins or is continued.
     files: OnceLock<Vec<InputFile>>,
+    /// The run folder, held from the start where a run was begun in it, else from when this one begins.
+    lock: OnceLock<FolderLock>,
     steps: Steps,
     /// What the job computes in.
     compute: ComputeType,
@@ -98,10 +102,13 @@ impl Job {
     pub fn prepare(device: &Device, options: &JobOptions<'_>) -> Result<Self> {
         let recipe = options.recipe;
         let identity = RunIdentity::of(recipe, options.pairs)?;
+        if !options.resume {
+            files::require_unused(options.out).map_err(|error| holds_a_run(options.out, error))?;
+        }
+        // Another process that works there is told of before anything is read and hashed.
+        let lock = FolderLock::take_again(options.out)?.map(OnceLock::from).unwrap_or_default();
         if options.resume {
             check_earlier(options.out, options.recipe_text, &identity)?;
-        } else {
-            files::require_empty(options.out).map_err(|error| holds_a_run(options.out, error))?;
         }
         if let (Some(stage), true) = (options.until, recipe.method != Method::Cpift) {
             let reason = format!("ends after stage `{}`, which only the method `cpift` has", stage.name());
@@ -111,8 +118,8 @@ impl Job {
         if options.pairs.is_some() && recipe.method != Method::Cpift {
             return Err(Error::setting("method", "pairs of tasks are trained from the probes of `cpift`"));
         }
-        let inputs = device.scope(|| Inputs::open(recipe, options.cache, options.probes))?;
         let (known, mut files) = (KnownFiles::default(), OnceLock::new());
+        let inputs = device.scope(|| Inputs::open(recipe, options.cache, options.probes, &known))?;
         if options.resume {
             let now = device.scope(|| record::describe_all(recipe, &inputs, &known))?;
             record::check(options.out, &now)?;
@@ -133,6 +140,7 @@ impl Job {
             identity,
             known,
             files,
+            lock,
             steps,
             compute,
             max_tokens,
@@ -151,6 +159,15 @@ impl Job {
         Ok(self.files.get().map_or(&[], Vec::as_slice))
     }
 
+    /// Holds the run folder, until the job is dropped.
+    fn lock(&self) -> Result<()> {
+        if self.lock.get().is_none() {
+            // Nobody else sets it in between.
+            let _ = self.lock.set(FolderLock::take(&self.out)?);
+        }
+        Ok(())
+    }
+
     /// Fails unless the run folder, which this process has locked, is still as [`Job::prepare`] found it: another
     /// process may have begun a run there since.
     fn check_locked_folder(&self) -> Result<()> {
@@ -158,7 +175,7 @@ impl Job {
             check_earlier(&self.out, &self.recipe_text, &self.identity)?;
             record::check(&self.out, self.files()?)
         } else {
-            files::require_empty_but_for_lock(&self.out).map_err(|error| holds_a_run(&self.out, error))
+            files::require_unused(&self.out).map_err(|error| holds_a_run(&self.out, error))
         }
     }
 
@@ -216,7 +233,7 @@ impl Job {
 /// As [`Job::prepare`]; a weight is NaN or infinite.
 pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Result<Plan> {
     let compute = recipe.model.precision.on("model.precision", device)?;
-    let inputs = device.scope(|| Inputs::open(recipe, cache, None))?;
+    let inputs = device.scope(|| Inputs::open(recipe, cache, None, &KnownFiles::default()))?;
     device.scope(|| inputs.check_weights())?;
     let steps = Steps::count(recipe, &inputs)?;
     let max_tokens = plan::max_tokens(recipe, &inputs)?;
@@ -229,8 +246,9 @@ pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Re
 /// As [`Job::prepare`], or a file cannot be read.
 pub fn input_files(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Result<Vec<(PathBuf, String)>> {
     device.scope(|| {
-        let inputs = Inputs::open(recipe, cache, None)?;
-        let files = record::describe_all(recipe, &inputs, &KnownFiles::default())?;
+        let known = KnownFiles::default();
+        let inputs = Inputs::open(recipe, cache, None, &known)?;
+        let files = record::describe_all(recipe, &inputs, &known)?;
         let mut found: Vec<(PathBuf, String)> = Vec::with_capacity(files.len());
         for file in files {
             if !found.iter().any(|(path, _)| *path == file.path) {
@@ -249,19 +267,13 @@ fn holds_a_run(out: &Path, error: Error) -> Error {
     Error::format(out, "already holds a run: continue it with --resume, or name another folder with --out")
 }
 
-/// Fails when the run folder holds another run than one that this recipe continues.
+/// Fails when the run folder holds another run than one that this recipe continues. Where the record of the settings
+/// is lost, what is there of the run says itself whether it belongs to this one.
 fn check_earlier(out: &Path, recipe_text: &str, now: &RunIdentity) -> Result<()> {
     let path = out.join(RECIPE);
-    let Some(earlier) = RunIdentity::read(out)? else {
-        if path.exists() {
-            let reason = "was begun by an earlier version of cpift-engine, which did not record what its stages \
-                          were made from: start a new run";
-            return Err(Error::format(out, reason));
-        }
-        return Ok(());
-    };
+    let Some(earlier) = RunIdentity::read(out)? else { return Ok(()) };
     if earlier.recipe != now.recipe {
-        let text = std::fs::read_to_string(&path).map_err(Error::file(&path, "read"))?;
+        let text = files::read_text(&path)?;
         return Err(identity::different_recipe(&path, &text, recipe_text));
     }
     let model = out.join(FINAL);

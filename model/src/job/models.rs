@@ -7,7 +7,7 @@ use cpift_engine::{Buffer, ViewMut};
 
 use super::Job;
 use crate::checkpoint::{Checkpoint, TensorFile};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::stages::fuse::TaskModels;
 
 /// Name of the importance beside a probe's model.
@@ -47,7 +47,7 @@ impl TaskModels for RunModels<'_> {
         }
         let probe = Checkpoint::open(&self.probe_folder(task))?;
         job.device.scope(|| probe.load_into(weights))?;
-        self.check(probe.files())
+        self.check_probe(task, probe.files())
     }
 
     fn read_importance(&mut self, task: usize, mut importance: ViewMut<'_, f32>) -> Result<()> {
@@ -55,7 +55,7 @@ impl TaskModels for RunModels<'_> {
         if job.inputs.tasks[task].model.is_none() {
             let file = TensorFile::open(&self.probe_folder(task).join(IMPORTANCE))?;
             job.device.scope(|| file.read_layout(&job.inputs.layout, "", importance))?;
-            return self.check([file.path()].into_iter());
+            return self.check_probe(task, [file.path()].into_iter());
         }
         let mut base = Buffer::zeros(&job.device, importance.len())?;
         self.read_base(base.view_mut())?;
@@ -65,6 +65,21 @@ impl TaskModels for RunModels<'_> {
 }
 
 impl RunModels<'_> {
+    /// As [`RunModels::check`], for a probe, which a run can make again.
+    fn check_probe<'b>(&self, task: usize, files: impl Iterator<Item = &'b Path> + Send) -> Result<()> {
+        self.check(files).map_err(|error| match error {
+            Error::Format { path, .. } => {
+                let folder = self.probe_folder(task);
+                let reason = format!(
+                    "has changed since it was written: remove {} and continue with --resume",
+                    folder.display()
+                );
+                Error::format(&path, reason)
+            }
+            other => other,
+        })
+    }
+
     /// Fails when a file that was just read is not what it was when the run or this process began.
     fn check<'b>(&self, mut files: impl Iterator<Item = &'b Path> + Send) -> Result<()> {
         self.job.device.scope(|| files.try_for_each(|file| self.job.known.check(file)))

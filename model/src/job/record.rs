@@ -11,7 +11,7 @@ use super::inputs::Inputs;
 use super::session::read_json;
 use crate::checkpoint::{Checkpoint, copied_files, is_copied};
 use crate::error::{Error, Result};
-use crate::files::{AtomicFolder, KnownFiles};
+use crate::files::{AtomicFolder, Difference, KnownFiles};
 use crate::progress::{Plan, ProcessRecord, RunRecord};
 use crate::settings::Recipe;
 use crate::{files, machine};
@@ -75,19 +75,57 @@ pub fn check(run: &Path, now: &[InputFile]) -> Result<()> {
     for file in now {
         let difference = match before.iter().find(|other| other.role == file.role) {
             Some(other) if (other.bytes, &other.blake3) == (file.bytes, &file.blake3) => continue,
-            Some(_) => "has changed since the run was begun: put back what it was",
-            None => "was not there when the run was begun: remove it",
+            Some(_) => Difference::Changed,
+            None => Difference::New,
         };
-        return Err(Error::format(&file.path, format!("{difference}, or start a new run")));
+        return Err(difference.of(&file.path));
     }
     match before.iter().find(|file| !now.iter().any(|other| other.role == file.role)) {
-        Some(file) => Err(gone(&file.path)),
+        Some(file) => Err(Difference::Gone.of(&file.path)),
         None => Ok(()),
     }
 }
 
-fn gone(path: &Path) -> Error {
-    Error::format(path, "was there when the run was begun and is gone: put it back, or start a new run")
+/// The files that another run was begun with.
+///
+/// # Errors
+/// When the record is missing or cannot be read.
+pub fn read(run: &Path) -> Result<Vec<InputFile>> {
+    let path = run.join(INPUTS);
+    read_json(&path)?
+        .ok_or_else(|| Error::format(&path, "is missing: the run does not say what it was made from"))
+}
+
+/// Fails unless what a run measures of base and probes, it measures on the same files as this one: the base, the rows
+/// to evaluate, and the models that tasks bring.
+///
+/// # Errors
+/// Naming the first file that is not the same in both.
+pub fn check_measured(run: &Path, theirs: &[InputFile], own: &[InputFile]) -> Result<()> {
+    let is_measured = |file: &&InputFile| !file.role.starts_with("task.") || !file.role.ends_with(".train");
+    let is_in = |file: &InputFile, others: &[InputFile]| {
+        others.iter().any(|other| (&other.role, &other.blake3) == (&file.role, &file.blake3))
+    };
+    let differs = own.iter().filter(is_measured).find(|file| !is_in(file, theirs));
+    match differs.or_else(|| theirs.iter().filter(is_measured).find(|file| !is_in(file, own))) {
+        None => Ok(()),
+        Some(file) => {
+            let reason = format!(
+                "is not the same in {}, whose probes are to be taken over: use the same file, or train the probes anew",
+                run.display()
+            );
+            Err(Error::format(&file.path, reason))
+        }
+    }
+}
+
+/// Remembers how the files of a model's folder are before it is opened: all that it may have to be read.
+pub fn see_model(known: &KnownFiles, folder: &Path) {
+    existing(folder, &MODEL_FILES).for_each(|path| known.see(&path));
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.for_each(|entry| known.see(&entry.path()));
+    // Those in folders of templates.
+    copied_files(folder).into_iter().flatten().for_each(|(path, _)| known.see(&path));
 }
 
 /// Every file with what it is to the run, in the order of the recipe. Contents are remembered in `known`.
@@ -127,20 +165,17 @@ pub fn check_copies(writing: &AtomicFolder, base: &Path, files: &[InputFile]) ->
     for (path, name) in copied_files(base)? {
         let role = format!("base/{name}");
         let before = files.iter().find(|file| file.role == role).map(|file| file.blake3.as_str());
-        let reason = match before {
+        let difference = match before {
             before if before == writing.hash_of(&name) => continue,
-            Some(_) => "has changed since the run was begun: put back what it was",
-            None => "was not there when the run was begun: remove it",
+            Some(_) => Difference::Changed,
+            None => Difference::New,
         };
-        return Err(Error::format(
-            &path,
-            format!("{reason}, and continue with --resume, or start a new run"),
-        ));
+        return Err(difference.of(&path));
     }
     let mut names = files.iter().filter_map(|file| file.role.strip_prefix("base/"));
     let missing = |name: &&str| is_copied(name) && writing.hash_of(name).is_none();
     match names.find(missing) {
-        Some(name) => Err(gone(&base.join(name))),
+        Some(name) => Err(Difference::Gone.of(&base.join(name))),
         None => Ok(()),
     }
 }

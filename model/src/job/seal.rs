@@ -7,10 +7,9 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::identity::hash_texts;
 use super::session::read_json;
 use crate::error::{Error, Result};
-use crate::files::{self, Origin};
+use crate::files::{self, Origin, hash_texts};
 
 /// Name of the field.
 const SEAL: &str = "seal";
@@ -39,16 +38,13 @@ pub fn write(path: &Path, origin: &Origin, value: &impl Serialize) -> Result<Str
     Ok(content)
 }
 
-/// Reads a value that [`write`] wrote, if it is there, with the hash of its content. Without `origin` it may
-/// belong to any run.
+/// Reads a value that [`write`] wrote, if it is there, with the hash of its content.
 ///
 /// # Errors
 /// The file is not what this version writes, was edited, or has another origin.
-pub fn read<T: DeserializeOwned>(path: &Path, origin: Option<&Origin>) -> Result<Option<(T, String)>> {
+pub fn read<T: DeserializeOwned>(path: &Path, origin: &Origin) -> Result<Option<(T, String)>> {
     let Some((value, seal)) = open(path)? else { return Ok(None) };
-    if let Some(origin) = origin {
-        origin.require(path, seal.as_ref().map(|seal| &seal.origin))?;
-    }
+    origin.require(path, seal.as_ref().map(|seal| &seal.origin))?;
     let content = hash_of(&value);
     if seal.is_some_and(|seal| seal.content != content) {
         let reason = "was edited since it was written: undo the change, or remove the file to make it again";
@@ -111,19 +107,15 @@ mod tests {
         let scores = BTreeMap::from([("base", BTreeMap::from([("code", 0.1f64 + 0.2), ("chat", 1e-300)]))]);
         let written = write(&path, &origin("a"), &scores).unwrap();
         let (read_back, content) =
-            read::<BTreeMap<String, BTreeMap<String, f64>>>(&path, Some(&origin("a"))).unwrap().unwrap();
+            read::<BTreeMap<String, BTreeMap<String, f64>>>(&path, &origin("a")).unwrap().unwrap();
         assert_eq!((read_back["base"]["code"], content), (0.1 + 0.2, written));
-        assert!(read::<Value>(&path, Some(&origin("b"))).unwrap_err().to_string().contains("another run"));
+        assert!(read::<Value>(&path, &origin("b")).unwrap_err().to_string().contains("another run"));
 
         let text = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, text.replace("1e-300", "2e-300")).unwrap();
-        for origin in [Some(&origin("a")), None] {
-            let message = read::<Value>(&path, origin).unwrap_err().to_string();
-            assert!(message.contains("was edited"), "{message}");
-        }
+        let message = read::<Value>(&path, &origin("a")).unwrap_err().to_string();
+        assert!(message.contains("was edited"), "{message}");
         std::fs::write(&path, "{\"base\": {}}").unwrap();
-        assert!(
-            read::<Value>(&path, Some(&origin("a"))).unwrap_err().to_string().contains("earlier version")
-        );
+        assert!(read::<Value>(&path, &origin("a")).unwrap_err().to_string().contains("earlier version"));
     }
 }

@@ -4,39 +4,38 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use cpift_engine::View;
-use cpift_engine::ops::adamw::ImportanceKind as Accumulate;
-
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::cpift::REPORT;
 use super::inputs::{Task, sampler};
+use super::measured::{SCORES, Scores, read_scores};
 use super::models::RunModels;
-use super::plan::{has_probes, purpose};
 use super::state::Checkpoints;
+use super::weights::{open_trainer, weight_type};
 use super::{Job, RunIdentity, identity, record, seal};
-use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model, too_large_for};
+use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
 use crate::data::{CacheUse, Dataset, Sampler, Source};
 use crate::error::{Error, Result};
 use crate::files::{
-    self, AtomicFolder, FolderLock, Manifest, Origin, RecordedSteps, Verify, require_free_space,
+    self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, require_free_space,
 };
 use crate::metrics::Metrics;
-use crate::model::Model;
 use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
-use crate::settings::{ImportanceKind, SaveDtype, Stage, TrainSettings};
+use crate::settings::{Stage, TrainSettings};
 use crate::stages::fuse::TaskModels;
 use crate::trainer::Trainer;
-use crate::transformer::Purpose;
-
-/// The run folder's record of what was measured: column of the table → task → score.
-pub(super) type Scores = BTreeMap<String, BTreeMap<String, Score>>;
 
 /// What of a run is kept from one process to the next, beside its stages.
 #[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
 pub(super) struct RunProgress {
     /// Seconds that processes have worked on it.
     pub(super) seconds: f64,
+}
+
+/// What `final/report.json` holds, beside the model.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub(super) struct FinalReport {
     /// Frozen coordinates found unchanged at the end of the parts of stage 4.
     pub(super) frozen_verified: u64,
 }
@@ -55,9 +54,9 @@ pub struct Session<'a> {
     /// Digests of what is there of the run, by name in its folder: what later stages are made from.
     digests: BTreeMap<String, String>,
     started: Instant,
-    /// As it was when this process began, but for the frozen coordinates.
+    /// As it was when this process began.
     progress: RunProgress,
-    _lock: FolderLock,
+    frozen_verified: u64,
 }
 
 impl<'a> Session<'a> {
@@ -73,22 +72,29 @@ impl<'a> Session<'a> {
         let inputs = job.files()?;
         let trainer = open_trainer(job)?;
         files::require_writable(run)?;
-        let lock = FolderLock::take(run)?;
+        job.lock()?;
         job.check_locked_folder()?;
         files::remove_partial(run)?;
         let identity = identity::of_run(&job.identity, inputs);
         let before = RunIdentity::read(run)?;
+        let is_new = before.is_none() && !run.join(RECIPE).exists();
         let mut scores = read_scores(job, &identity)?;
-        if before.is_some_and(|before| before.dtype != job.identity.dtype) {
-            // A final model that is written with another type has to be measured itself.
-            scores.remove(FINAL);
+        let has_other_type = before.is_some_and(|before| before.dtype != job.identity.dtype);
+        if has_other_type && scores.remove(FINAL).is_some() {
+            // A final model that is written with another type has to be measured itself. Written before the record
+            // of the type: from there on nothing says that it was another.
+            seal::write(&run.join(SCORES), &origin_of(&identity, SCORES), &scores)?;
         }
-        let progress = seal::read(&run.join(PROGRESS), Some(&origin_of(&identity, PROGRESS)))?;
+        let progress = seal::read(&run.join(PROGRESS), &origin_of(&identity, PROGRESS))?;
         let metrics = Metrics::open(run, job.recipe.metrics.tensorboard)?;
         job.identity.write(run)?;
         record::write(run, inputs)?;
         files::write_bytes_atomically(&run.join(RECIPE), job.recipe_text.as_bytes())?;
         record::add_process(run, &job.plan, &job.device)?;
+        if job.resume && is_new {
+            let text = format!("{}: there is no run to continue: a new one is begun", run.display());
+            observer.event(Event::Notice(&text));
+        }
         Ok(Self {
             job,
             observer,
@@ -100,7 +106,7 @@ impl<'a> Session<'a> {
             digests: BTreeMap::new(),
             started,
             progress: progress.map(|(progress, _)| progress).unwrap_or_default(),
-            _lock: lock,
+            frozen_verified: 0,
         })
     }
 
@@ -108,7 +114,7 @@ impl<'a> Session<'a> {
     /// there.
     pub fn origin(&self, place: &str, made_from: &[&str]) -> Origin {
         let digests = made_from.iter().map(|name| self.digests.get(*name).map_or("", String::as_str));
-        let made_from = identity::hash_texts(digests);
+        let made_from = hash_texts(digests);
         Origin { made_from, ..origin_of(&self.identity, place) }
     }
 
@@ -164,11 +170,27 @@ impl<'a> Session<'a> {
         if !folder.exists() {
             return Ok(false);
         }
-        let manifest = self.job.device.scope(|| Manifest::verify(folder, Verify::Contents))?;
+        let verified = self.job.device.scope(|| Manifest::verify(folder, Verify::Contents));
+        let manifest = verified.map_err(|error| self.say_how_to_mend(folder, error))?;
         origin.require(folder, manifest.origin.as_ref())?;
         self.know(folder, &manifest)?;
         self.remember(&origin.place, manifest.digest());
         Ok(true)
+    }
+
+    /// What to do about the folder of a stage that is damaged or not complete.
+    fn say_how_to_mend(&self, folder: &Path, error: Error) -> Error {
+        let remedy = match folder.starts_with(&self.job.out) {
+            true => "remove the folder to make it again with --resume",
+            false => "remove the folder to make it again in the run it is taken from",
+        };
+        match error {
+            Error::Format { path, reason } => Error::Format { path, reason: format!("{reason}; {remedy}") },
+            Error::File { path, action: "read", source } => {
+                Error::Format { path, reason: format!("cannot be read: {source}; {remedy}") }
+            }
+            other => other,
+        }
     }
 
     /// Says so where lines of metrics.jsonl are not there that a checkpoint or stage was written with.
@@ -187,23 +209,6 @@ impl<'a> Session<'a> {
         let recorded = manifest.origin.and_then(|origin| origin.metrics);
         self.tell_lost_metrics(training, recorded.as_ref());
         Ok(())
-    }
-
-    /// Fails when a weight of the trainer has become too large for the final model's number type. Everything is
-    /// saved by then: it can be continued with another type.
-    ///
-    /// # Errors
-    /// Naming the weight.
-    pub fn require_fit(&self) -> Result<()> {
-        let job = self.job;
-        let weights = self.trainer.model.weights();
-        match too_large_for(weight_type(job), &job.inputs.layout, weights)? {
-            Some(reason) => Err(Error::Job(format!(
-                "in training {reason}, the `model.dtype` that the final model is to be written with: continue with \
-                 --resume and model.dtype = \"f32\" or \"bf16\""
-            ))),
-            None => Ok(()),
-        }
     }
 
     /// Puts the base model's weights into the trainer.
@@ -240,9 +245,14 @@ impl<'a> Session<'a> {
             let score = self.score(eval)?;
             self.observer.event(Event::Evaluated { column, task: &task.name, score: &score });
             self.scores.entry(column.to_owned()).or_default().insert(task.name.clone(), score);
-            seal::write(&job.out.join(SCORES), &origin_of(&self.identity, SCORES), &self.scores)?;
+            self.save_scores()?;
         }
         Ok(())
+    }
+
+    fn save_scores(&self) -> Result<()> {
+        let path = self.job.out.join(SCORES);
+        seal::write(&path, &origin_of(&self.identity, SCORES), &self.scores).map(drop)
     }
 
     fn score(&mut self, dataset: &Dataset) -> Result<Score> {
@@ -300,7 +310,7 @@ impl<'a> Session<'a> {
     fn final_origin(&self, made_from: &[&str]) -> Origin {
         let origin = self.origin(FINAL, made_from);
         let dtype = weight_type(self.job).config_name();
-        Origin { made_from: identity::hash_texts([origin.made_from.as_str(), dtype]), ..origin }
+        Origin { made_from: hash_texts([origin.made_from.as_str(), dtype]), ..origin }
     }
 
     /// Reads the final model, which `training` made from these stages, into the trainer if it is there, whole; says
@@ -318,6 +328,8 @@ impl<'a> Session<'a> {
         let finished = Checkpoint::open(&folder)?;
         let weights = self.trainer.model.weights_mut();
         self.job.device.scope(|| finished.load_into(weights))?;
+        let report: Option<FinalReport> = read_json(&folder.join(REPORT))?;
+        self.frozen_verified = report.unwrap_or_default().frozen_verified;
         Ok(true)
     }
 
@@ -327,14 +339,19 @@ impl<'a> Session<'a> {
     /// When a file cannot be written.
     pub fn save_final(&mut self, frozen_verified: u64, training: &str, made_from: &[&str]) -> Result<()> {
         let job = self.job;
-        self.progress.frozen_verified = frozen_verified;
+        self.frozen_verified = frozen_verified;
         self.save_progress()?;
+        if self.scores.remove(FINAL).is_some() {
+            // It was measured on a model that is no longer there.
+            self.save_scores()?;
+        }
         let dtype = weight_type(job);
         let files = ModelFiles { dtype, ..self.model_files() };
         let folder = job.out.join(FINAL);
         require_free_space(&folder, files.bytes())?;
         let mut writing = AtomicFolder::create(&folder)?;
         self.add_model(&mut writing, &files)?;
+        writing.write_json(REPORT, &FinalReport { frozen_verified })?;
         let origin = self.with_metrics(self.final_origin(made_from), training)?;
         self.commit(writing, origin)?;
         if dtype != WeightType::F32 {
@@ -389,7 +406,7 @@ impl<'a> Session<'a> {
             method: self.job.recipe.method,
             columns: columns.iter().map(|&column| column.to_owned()).collect(),
             tasks: self.job.inputs.tasks.iter().map(row).collect(),
-            frozen_verified: self.progress.frozen_verified,
+            frozen_verified: self.frozen_verified,
             seconds,
             steps: self.metrics.steps(),
             model: None,
@@ -402,7 +419,7 @@ impl<'a> Session<'a> {
     /// When it cannot be written.
     pub fn save_progress(&self) -> Result<f64> {
         let seconds = self.progress.seconds + self.started.elapsed().as_secs_f64();
-        let progress = RunProgress { seconds, ..self.progress };
+        let progress = RunProgress { seconds };
         seal::write(&self.job.out.join(PROGRESS), &origin_of(&self.identity, PROGRESS), &progress)?;
         Ok(seconds)
     }
@@ -412,89 +429,17 @@ impl<'a> Session<'a> {
 pub const RECIPE: &str = "recipe.toml";
 /// Name of the final model's folder.
 pub(super) const FINAL: &str = "final";
-pub(super) const SCORES: &str = "scores.json";
 pub(super) const PROGRESS: &str = "progress.json";
 pub(super) const RESULT: &str = "report.json";
 
-/// What a job trains with, the base's weights in it. The models that tasks bring are read once, so that a
-/// weight that is not a number is found before the first step, not after the probes of other tasks.
-fn open_trainer(job: &Job) -> Result<Trainer> {
-    let Purpose::Training { recompute } = purpose(&job.recipe) else {
-        return Err(Error::Job("a job trains".to_owned()));
-    };
-    let inputs = &job.inputs;
-    let model = Model::new(&inputs.base.config, &job.device, job.compute, job.max_tokens, recompute)?;
-    let importance = if has_probes(job.recipe.method) {
-        accumulated(job.recipe.probe.importance)
-    } else {
-        Accumulate::None
-    };
-    let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance)?;
-    let mut models = RunModels::new(job);
-    models.read_base(trainer.model.weights_mut())?;
-    if let Some(checkpoint) = &inputs.base.checkpoint {
-        require_fit_of_input(job, trainer.model.weights(), checkpoint)?;
-    }
-    let (_, mut scratch, _) = trainer.between_trainings();
-    for (index, task) in inputs.tasks.iter().enumerate() {
-        if let Some(model) = &task.model {
-            models.read_weights(index, scratch.reborrow())?;
-            require_fit_of_input(job, scratch.as_view(), model)?;
-        }
-    }
-    Ok(trainer)
-}
-
-/// Fails when a weight of a model that the job starts from is too large for the final model's number type.
-fn require_fit_of_input(job: &Job, weights: View<'_, f32>, model: &Checkpoint) -> Result<()> {
-    let Some(reason) = too_large_for(weight_type(job), &job.inputs.layout, weights)? else { return Ok(()) };
-    let file = model.files().next().unwrap_or(Path::new("model"));
-    let reason = format!("{reason}, which the final model is to be written as: use \"f32\" or \"bf16\"");
-    Err(Error::setting("model.dtype", format!("{}: {reason}", file.display())))
-}
-
-/// Number type of the final model's file.
-fn weight_type(job: &Job) -> WeightType {
-    match job.recipe.model.dtype {
-        SaveDtype::F32 => WeightType::F32,
-        SaveDtype::Bf16 => WeightType::BF16,
-        SaveDtype::F16 => WeightType::F16,
-    }
-}
-
 /// What a file or folder of a run is that nothing else of the run went into.
-fn origin_of(identity: &str, place: &str) -> Origin {
+pub fn origin_of(identity: &str, place: &str) -> Origin {
     Origin { identity: identity.to_owned(), place: place.to_owned(), made_from: String::new(), metrics: None }
 }
 
 /// Name of a task's probe in the run folder.
 pub fn probe_place(task: &str) -> String {
     format!("probe/{task}")
-}
-
-/// What the optimizer accumulates for a kind of importance; the controls go by `net`.
-fn accumulated(kind: ImportanceKind) -> Accumulate {
-    match kind {
-        ImportanceKind::Net | ImportanceKind::Random | ImportanceKind::Inverse => Accumulate::Net,
-        ImportanceKind::Path => Accumulate::Path,
-        ImportanceKind::Fisher => Accumulate::Fisher,
-    }
-}
-
-/// What was measured before: in this run, and of base and probes in the run they are taken from.
-fn read_scores(job: &Job, identity: &str) -> Result<Scores> {
-    let found = seal::read(&job.out.join(SCORES), Some(&origin_of(identity, SCORES)))?;
-    let mut scores: Scores = found.map(|(scores, _)| scores).unwrap_or_default();
-    if let Some(run) = &job.inputs.probes {
-        let path = run.join(SCORES);
-        let theirs: Option<(Scores, String)> = seal::read(&path, None)?;
-        let (mut theirs, _) =
-            theirs.ok_or_else(|| Error::format(&path, "is missing: that run has no scores"))?;
-        for column in ["base", "probe"] {
-            scores.insert(column.to_owned(), theirs.remove(column).unwrap_or_default());
-        }
-    }
-    Ok(scores)
 }
 
 /// Reads a small JSON file of the run folder, if it is there.

@@ -50,7 +50,8 @@ impl Checkpoints {
         format!("{FOLDER}/{training}/{}", step_name(step))
     }
 
-    /// Writes one, then removes all but the newest. Its place is put into `origin`.
+    /// Writes one, then removes all but the newest. Later ones go first: they were damaged, or this training would
+    /// have begun there. Its place is put into `origin`.
     ///
     /// # Errors
     /// When it cannot be written: older ones are then still there.
@@ -77,13 +78,15 @@ impl Checkpoints {
         writing.write(TENSORS, |file| write_tensors(file, &tensors(trainer), None))?;
         writing.write_json(STATE, &state)?;
         writing.commit_as(origin)?;
-        let mut all = self.list(training)?;
+        let (mut all, later): (Vec<_>, Vec<_>) =
+            self.list(training)?.into_iter().partition(|(step, _)| *step <= state.step);
+        later.iter().try_for_each(|(_, damaged)| remove(damaged))?;
         all.truncate(all.len().saturating_sub(self.keep));
         all.iter().try_for_each(|(_, old)| remove(old))
     }
 
     /// Reads the newest whole checkpoint of a training into the trainer; also returns the lines of metrics that
-    /// were there with it. One that is damaged is passed over.
+    /// were there with it. One that is damaged is passed over; why goes to `damaged`.
     ///
     /// # Errors
     /// When one belongs to another run or training, or a file that its manifest vouches for cannot be read.
@@ -92,14 +95,21 @@ impl Checkpoints {
         training: &str,
         trainer: &mut Trainer,
         origin: &Origin,
+        damaged: &mut Vec<Error>,
     ) -> Result<Option<(TrainingState, Option<RecordedSteps>)>> {
         for (step, folder) in self.list(training)?.into_iter().rev() {
             let verified = self.device.scope(|| Manifest::verify(&folder, Verify::Contents));
-            let Ok(manifest) = verified else { continue };
+            let manifest = match verified {
+                Ok(manifest) => manifest,
+                Err(error) => {
+                    damaged.push(error);
+                    continue;
+                }
+            };
             let expected = Origin { place: Self::place(training, step), ..origin.clone() };
             expected.require(&folder, manifest.origin.as_ref())?;
             let path = folder.join(STATE);
-            let text = fs::read_to_string(&path).map_err(Error::file(&path, "read"))?;
+            let text = files::read_text(&path)?;
             let state: TrainingState =
                 serde_json::from_str(&text).map_err(|error| Error::format(&path, error.to_string()))?;
             self.read_tensors(&folder.join(TENSORS), trainer)?;

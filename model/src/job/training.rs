@@ -57,7 +57,13 @@ impl Session<'_> {
     pub fn train(&mut self, training: Training<'_>) -> Result<u64> {
         let key = checkpoint_key(training.stage, training.part);
         self.trainer.begin()?;
-        let found = self.checkpoints.read_newest(&key, &mut self.trainer, &training.origin)?;
+        let mut damaged = Vec::new();
+        let found = self.checkpoints.read_newest(&key, &mut self.trainer, &training.origin, &mut damaged)?;
+        for error in damaged {
+            let text =
+                format!("{error}; an earlier checkpoint, or the beginning of the training, is gone on from");
+            self.observer.event(Event::Notice(&text));
+        }
         let (mut state, recorded) = found.unwrap_or_default();
         self.metrics.rewind(training.stage, training.part, state.step)?;
         self.tell_lost_metrics(&key, recorded.as_ref());

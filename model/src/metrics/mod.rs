@@ -3,8 +3,8 @@
 mod tensorboard;
 
 use std::collections::BTreeMap;
-use std::fs::{self, File, OpenOptions};
-use std::io::Write;
+use std::fs::{File, OpenOptions};
+use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
 use crate::error::{Error, Result};
@@ -34,6 +34,10 @@ impl Metrics {
     /// When a file cannot be opened, or a line before the last step is damaged.
     pub fn open(run: &Path, tensorboard: bool) -> Result<Self> {
         let path = run.join(METRICS);
+        if path.exists() {
+            // Opening a pipe to append to it would wait for a reader.
+            files::open_input(&path)?;
+        }
         let tensorboard = tensorboard.then(|| TensorBoard::new(run));
         let mut metrics = Self { file: append(&path)?, path, lines: BTreeMap::new(), tensorboard };
         metrics.retain(|_| true)?;
@@ -102,7 +106,8 @@ impl Metrics {
     /// Keeps the lines that `wanted` says; says whether any went. What follows the last whole line goes too: a
     /// crash left it.
     fn retain(&mut self, wanted: impl Fn(&StepReport) -> bool) -> Result<bool> {
-        let bytes = fs::read(&self.path).map_err(Error::file(&self.path, "read"))?;
+        let mut bytes = Vec::new();
+        files::open_input(&self.path)?.read_to_end(&mut bytes).map_err(Error::file(&self.path, "read"))?;
         let (mut kept, mut damaged) = (Vec::with_capacity(bytes.len()), None);
         self.lines.clear();
         for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {

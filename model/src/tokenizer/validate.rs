@@ -101,7 +101,7 @@ fn check_precompiled(map: &Value) -> Reasoned<()> {
     let length =
         text.get(..8).and_then(first_number).ok_or("`precompiled_charsmap` is damaged: it has no trie")?;
     let length = length as usize;
-    if length < 4 || length % 4 != 0 || bytes < 4 + length {
+    if length < 4 || !length.is_multiple_of(4) || bytes < 4 + length {
         return Err(format!(
             "`precompiled_charsmap` is damaged: it holds {bytes} bytes, and says that {length} are its trie"
         ));

@@ -25,10 +25,12 @@ pub enum Variant {
     Data,
     /// Another core size.
     Setting,
+    /// Another value of one task's `special_tokens`.
+    SpecialTokens,
 }
 
 impl Variant {
-    const OTHERS: [Self; 3] = [Self::Seed, Self::Data, Self::Setting];
+    const OTHERS: [Self; 4] = [Self::Seed, Self::Data, Self::Setting, Self::SpecialTokens];
 
     fn index(self) -> usize {
         Self::OTHERS.iter().position(|other| *other == self).expect("another run")
@@ -90,7 +92,10 @@ impl Jobs {
 
     /// One of the other jobs, or the same.
     pub fn any_variant(random: &mut ChaCha8Rng) -> Variant {
-        [Variant::Same, Variant::Seed, Variant::Data, Variant::Setting][random.random_range(0..4)]
+        match random.random_range(0..=Variant::OTHERS.len()) {
+            0 => Variant::Same,
+            other => Variant::OTHERS[other - 1],
+        }
     }
 
     /// Writes the recipe and all that it names into a folder. Paths in it are relative.
@@ -114,6 +119,9 @@ impl Jobs {
             recipe += &format!(
                 "[[task]]\nname = \"{task}\"\ntrain = \"{task}.train.jsonl\"\neval = \"{task}.eval.jsonl\"\n"
             );
+            if variant == Variant::SpecialTokens && task == "code" {
+                recipe += "special_tokens = \"escape\"\n";
+            }
         }
         recipe += "[train]\nsteps = 8\nbatch_size = 8\nlearning_rate = 3e-3\npack = false\n\
                    [integrate]\nsample = 1.0\n[checkpoint]\nevery = 2\n";

@@ -66,9 +66,10 @@ fn tamper(jobs: &Jobs, run: &Path, random: &mut ChaCha8Rng) -> String {
     }
     let variant = Jobs::any_variant(random);
     let other = jobs.finished(variant).join(path.strip_prefix(run).expect("a file of the run"));
-    if other.is_file() {
-        fs::copy(other, path).expect("a file of the run");
+    if !other.is_file() {
+        return tamper(jobs, run, random);
     }
+    fs::copy(other, path).expect("a file of the run");
     format!("{name} is that of the finished run of {variant:?}")
 }
 
@@ -88,7 +89,7 @@ fn swap_folders(jobs: &Jobs, run: &Path, random: &mut ChaCha8Rng) -> String {
         "metrics.jsonl",
         "recipe.toml",
         "inputs.json",
-        "checkpoints",
+        "identity.json",
     ];
     let name = names[random.random_range(0..names.len())];
     let (from, what) = if name.starts_with("probe/") && random.random_bool(0.3) {
@@ -100,7 +101,8 @@ fn swap_folders(jobs: &Jobs, run: &Path, random: &mut ChaCha8Rng) -> String {
     };
     let to = run.join(name);
     if from == to || !from.exists() {
-        return format!("{what} (nothing to do)");
+        // Nothing to do: another is drawn.
+        return swap_folders(jobs, run, random);
     }
     if from.is_dir() {
         let beside = run.with_file_name("beside");

@@ -1,0 +1,37 @@
+//! What was measured: `scores.json` of the run folder.
+
+use std::collections::BTreeMap;
+
+use super::session::origin_of;
+use super::{Job, RunIdentity, identity, record, seal};
+use crate::error::{Error, Result};
+use crate::progress::Score;
+
+/// Name of the file in the run folder.
+pub const SCORES: &str = "scores.json";
+
+/// Column of the table → task → score.
+pub type Scores = BTreeMap<String, BTreeMap<String, Score>>;
+
+/// What was measured before: in this run, and of base and probes in the run they are taken from.
+///
+/// # Errors
+/// A file cannot be read, was edited, or belongs to another run; or the other run measured on other files.
+pub fn read_scores(job: &Job, identity: &str) -> Result<Scores> {
+    let found = seal::read(&job.out.join(SCORES), &origin_of(identity, SCORES))?;
+    let mut scores: Scores = found.map(|(scores, _)| scores).unwrap_or_default();
+    if let Some(run) = &job.inputs.probes {
+        let inputs = record::read(run)?;
+        record::check_measured(run, &inputs, job.files()?)?;
+        let settings = RunIdentity::read(run)?
+            .ok_or_else(|| Error::format(run, "has no identity.json: its probes cannot be taken over"))?;
+        let path = run.join(SCORES);
+        let origin = origin_of(&identity::of_run(&settings, &inputs), SCORES);
+        let (mut theirs, _): (Scores, String) = seal::read(&path, &origin)?
+            .ok_or_else(|| Error::format(&path, "is missing: that run has no scores"))?;
+        for column in ["base", "probe"] {
+            scores.insert(column.to_owned(), theirs.remove(column).unwrap_or_default());
+        }
+    }
+    Ok(scores)
+}

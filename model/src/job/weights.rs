@@ -1,0 +1,98 @@
+//! The weights a job trains: read before the first step, and small enough for the final model's number type.
+
+use std::path::Path;
+
+use cpift_engine::View;
+use cpift_engine::ops::adamw::ImportanceKind as Accumulate;
+
+use super::Job;
+use super::models::RunModels;
+use super::plan::{has_probes, purpose};
+use super::session::Session;
+use crate::checkpoint::{Checkpoint, WeightType, too_large_for};
+use crate::error::{Error, Result};
+use crate::model::Model;
+use crate::settings::{ImportanceKind, SaveDtype};
+use crate::stages::fuse::TaskModels;
+use crate::trainer::Trainer;
+use crate::transformer::Purpose;
+
+impl Session<'_> {
+    /// Fails when a weight of the trainer has become too large for the final model's number type. Everything is
+    /// saved by then: it can be continued with another type.
+    ///
+    /// # Errors
+    /// Naming the weight.
+    pub fn require_fit(&self) -> Result<()> {
+        match find_too_large(self.job, self.trainer.model.weights())? {
+            Some(reason) => Err(Error::Job(format!(
+                "in training {reason}, the `model.dtype` that the final model is to be written with: continue with \
+                 --resume and model.dtype = \"f32\" or \"bf16\""
+            ))),
+            None => Ok(()),
+        }
+    }
+}
+
+/// What a job trains with, the base's weights in it. The models that tasks bring are read once, so that a
+/// weight that is not a number is found before the first step, not after the probes of other tasks.
+///
+/// # Errors
+/// Memory runs out, or a model cannot be read or does not fit the final model's number type.
+pub fn open_trainer(job: &Job) -> Result<Trainer> {
+    let Purpose::Training { recompute } = purpose(&job.recipe) else {
+        return Err(Error::Job("a job trains".to_owned()));
+    };
+    let inputs = &job.inputs;
+    let model = Model::new(&inputs.base.config, &job.device, job.compute, job.max_tokens, recompute)?;
+    let importance = if has_probes(job.recipe.method) {
+        accumulated(job.recipe.probe.importance)
+    } else {
+        Accumulate::None
+    };
+    let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance)?;
+    let mut models = RunModels::new(job);
+    models.read_base(trainer.model.weights_mut())?;
+    if let Some(checkpoint) = &inputs.base.checkpoint {
+        require_fit_of_input(job, trainer.model.weights(), checkpoint)?;
+    }
+    let (_, mut scratch, _) = trainer.between_trainings();
+    for (index, task) in inputs.tasks.iter().enumerate() {
+        if let Some(model) = &task.model {
+            models.read_weights(index, scratch.reborrow())?;
+            require_fit_of_input(job, scratch.as_view(), model)?;
+        }
+    }
+    Ok(trainer)
+}
+
+/// Fails when a weight of a model that the job starts from is too large for the final model's number type.
+fn require_fit_of_input(job: &Job, weights: View<'_, f32>, model: &Checkpoint) -> Result<()> {
+    let Some(reason) = find_too_large(job, weights)? else { return Ok(()) };
+    let file = model.files().next().unwrap_or(Path::new("model"));
+    let reason = format!("{reason}, which the final model is to be written as: use \"f32\" or \"bf16\"");
+    Err(Error::setting("model.dtype", format!("{}: {reason}", file.display())))
+}
+
+/// Number type of the final model's file.
+pub fn weight_type(job: &Job) -> WeightType {
+    match job.recipe.model.dtype {
+        SaveDtype::F32 => WeightType::F32,
+        SaveDtype::Bf16 => WeightType::BF16,
+        SaveDtype::F16 => WeightType::F16,
+    }
+}
+
+/// The first weight that is too large for the final model's number type, as words for a message.
+fn find_too_large(job: &Job, weights: View<'_, f32>) -> Result<Option<String>> {
+    job.device.scope(|| too_large_for(weight_type(job), &job.inputs.layout, weights))
+}
+
+/// What the optimizer accumulates for a kind of importance; the controls go by `net`.
+fn accumulated(kind: ImportanceKind) -> Accumulate {
+    match kind {
+        ImportanceKind::Net | ImportanceKind::Random | ImportanceKind::Inverse => Accumulate::Net,
+        ImportanceKind::Path => Accumulate::Path,
+        ImportanceKind::Fisher => Accumulate::Fisher,
+    }
+}
