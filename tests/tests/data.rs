@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
-use cpift_model::data::{CacheUse, Dataset, LongRows, Shape, instruction_prompt, is_exact_match};
+use cpift_model::data::{CacheUse, Dataset, LongRows, Notice, Shape, instruction_prompt, is_exact_match};
 use cpift_model::settings::SpecialTokens;
 use cpift_tests::data::{DataFile, chat, folder, folder_with_template, tokenizer, words_folder};
 use cpift_tests::folders;
@@ -78,7 +78,7 @@ fn rows_that_would_be_learnt_wrong_are_refused() {
         (json!({"prompt": "a", "completion": "b", "label": false}), ":1: has a `label` of false, which"),
         (json!({"prompt": "a", "completion": "b", "label": 0}), ":1: has a `label` of false, which"),
         (json!({"text": "a", "label": false}), ":1: has a `label` of false, which"),
-        (json!({"prompt": "a", "completion": "b", "label": "false"}), ":1: has a `label` that is neither 0"),
+        (json!({"prompt": "a", "completion": "b", "label": "False"}), ":1: has a `label` of false, which"),
         (
             json!({"prompt": "a", "chosen": "b", "rejected": "c"}),
             ":1: has `chosen` and `rejected` answers, and",
@@ -101,6 +101,13 @@ fn rows_that_would_be_learnt_wrong_are_refused() {
     ] {
         let dataset = DataFile::rows(&[row]).load(&tokenizer("chatml")).unwrap();
         assert_eq!((dataset.len(), dataset.notices()), (1, [].as_slice()));
+    }
+    // A class is no mark.
+    for row in
+        [json!({"text": "a", "label": 0}), json!({"prompt": "a", "completion": "b", "label": "praise"})]
+    {
+        let dataset = DataFile::rows(&[row]).load(&tokenizer("chatml")).unwrap();
+        assert_eq!(dataset.notices()[0].notice, Notice::UnreadField("label".to_owned()));
     }
 }
 

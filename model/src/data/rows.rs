@@ -34,10 +34,10 @@ impl Shape {
     /// Every field that is read of such a row.
     fn reads(self) -> &'static [&'static str] {
         match self {
-            Self::Completion => &["prompt", "completion", "label"],
-            Self::Messages => &["messages", "tools", "chat_template_kwargs", "label"],
-            Self::Instruction => &["instruction", "input", "output", "label", "system", "history"],
-            Self::Text => &["text", "label"],
+            Self::Completion => &["prompt", "completion"],
+            Self::Messages => &["messages", "tools", "chat_template_kwargs"],
+            Self::Instruction => &["instruction", "input", "output", "system", "history"],
+            Self::Text => &["text"],
         }
     }
 
@@ -130,8 +130,9 @@ pub(crate) fn parse(
             ));
         }
     };
-    refuse_rejected(&row)?;
-    let unread = row.keys().filter(|field| !shape.reads().contains(&field.as_str()));
+    let has_flag = refuse_rejected(shape, &row)?;
+    let is_read = |field: &str| shape.reads().contains(&field) || (field == LABEL && has_flag);
+    let unread = row.keys().filter(|field| !is_read(field));
     notices.extend(unread.map(|field| Notice::UnreadField(field.clone())));
     let example = match shape {
         Shape::Completion => Example::Completion {
@@ -163,14 +164,25 @@ fn complete(shape: Shape, row: &Map<String, Value>) -> bool {
     fields.iter().all(|field| row.contains_key(*field))
 }
 
-/// A field that says that the answer is not to be learnt.
-fn refuse_rejected(row: &Map<String, Value>) -> Reasoned<()> {
-    if messages::flag("label", row.get("label").unwrap_or(&Value::Null))? == Some(false) {
-        return Err("has a `label` of false, which marks an answer as rejected: leave such rows out (rows \
-                    with true can be learnt)"
-            .into());
+/// The field in which KTO's rows say whether an answer is wanted. Other data sets keep a class in it.
+const LABEL: &str = "label";
+
+/// Refuses a row whose answer is marked as rejected; says whether the row has such a mark.
+fn refuse_rejected(shape: Shape, row: &Map<String, Value>) -> Reasoned<bool> {
+    let label = row.get(LABEL).unwrap_or(&Value::Null);
+    // A number beside a `text` is its class.
+    let is_class = shape == Shape::Text && label.is_number();
+    let flag = match label {
+        Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(Some(false)),
+        label => messages::flag(LABEL, label),
+    };
+    match flag {
+        _ if is_class => Ok(false),
+        Ok(Some(false)) => Err("has a `label` of false, which marks an answer as rejected: leave such rows out \
+                                (rows with true can be learnt), or rename the field if it means something else"
+            .into()),
+        flag => Ok(flag.is_ok()),
     }
-    Ok(())
 }
 
 /// The form of an instruction's prompt has no place for a system prompt or earlier turns.

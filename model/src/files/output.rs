@@ -1,7 +1,7 @@
 //! Writing results to where a person wants them: a file, a link to one, a pipe or a device.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{ErrorKind, Write};
+use std::io::Write;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
