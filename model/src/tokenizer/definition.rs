@@ -161,8 +161,8 @@ pub(super) fn treats_beginnings(part: &Value) -> bool {
                 Some("ByteLevel") => fields.get("add_prefix_space").is_none_or(|adds| *adds == true),
                 Some("Strip") => fields.get("strip_left").is_none_or(|strips| *strips == true),
                 Some("Replace") => {
-                    let pattern = fields["pattern"]["Regex"].as_str().unwrap_or_default();
-                    pattern.contains('^') || pattern.contains(r"\A")
+                    let pattern = fields.get("pattern").and_then(|pattern| pattern["Regex"].as_str());
+                    pattern.is_some_and(|pattern| pattern.contains('^') || pattern.contains(r"\A"))
                 }
                 _ => false,
             };
