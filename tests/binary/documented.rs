@@ -76,9 +76,9 @@ impl Workplace {
     pub fn new() -> Self {
         let place = Self { temporary: TempDir::new().unwrap() };
         fs::create_dir_all(place.path("")).unwrap();
-        copy_folder(&folders::seesaw(), &place.path("examples/seesaw"), &["study"]);
+        folders::copy_without(&folders::seesaw(), &place.path("examples/seesaw"), &["study"]);
         for model in ["my-model", "MODEL"] {
-            copy_folder(&folders::seesaw().join("base-small"), &place.path(model), &[]);
+            folders::copy(&folders::seesaw().join("base-small"), &place.path(model));
             // As much as the recipe asks for.
             let config = fs::read_to_string(place.path(model).join("config.json")).unwrap();
             let mut config: Value = serde_json::from_str(&config).unwrap();
@@ -145,23 +145,5 @@ impl Workplace {
             fs::write(self.path("").join(Path::new(target).file_name().unwrap()), &output.stdout).unwrap();
         }
         output
-    }
-}
-
-/// Copies a folder with what is in it, but for the names in `without`.
-pub fn copy_folder(from: &Path, to: &Path, without: &[&str]) {
-    fs::create_dir_all(to).unwrap();
-    for entry in fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let name = entry.file_name();
-        if without.iter().any(|left_out| name == *left_out) {
-            continue;
-        }
-        let target = to.join(&name);
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target, &[]);
-        } else {
-            fs::copy(entry.path(), target).unwrap();
-        }
     }
 }

@@ -22,7 +22,7 @@ impl Project {
         let files = JobFiles::new(&[("checkpoint.every", json!(1))]);
         let above = TempDir::new().unwrap();
         let here = files.path("");
-        copy(Path::new(&here), &above.path().join("project"));
+        cpift_tests::folders::copy(Path::new(&here), &above.path().join("project"));
         let recipe = above.path().join("project/recipe.toml");
         let text = fs::read_to_string(&recipe).unwrap().replace(&here, "");
         assert!(text.contains("train = \"code.train.jsonl\""), "{text}");
@@ -53,18 +53,6 @@ impl Project {
 
     fn model(&self, run: &str) -> Vec<u8> {
         fs::read(self.path(run).join("final/model.safetensors")).unwrap()
-    }
-}
-
-fn copy(from: &Path, to: &Path) {
-    if from.is_dir() {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            copy(&entry.path(), &to.join(entry.file_name()));
-        }
-    } else {
-        fs::copy(from, to).unwrap();
     }
 }
 

@@ -17,6 +17,26 @@ pub fn tests() -> PathBuf {
     std::env::var_os("CPIFT_TESTS").map_or_else(|| env!("CARGO_MANIFEST_DIR").into(), PathBuf::from)
 }
 
+/// Copies a file, or a folder with what is in it.
+pub fn copy(from: &Path, to: &Path) {
+    copy_without(from, to, &[]);
+}
+
+/// As [`copy`], but for the names in `without` at the top of the folder.
+pub fn copy_without(from: &Path, to: &Path, without: &[&str]) {
+    if !from.is_dir() {
+        fs::copy(from, to).expect("a readable file and a writable folder");
+        return;
+    }
+    fs::create_dir_all(to).expect("a writable folder");
+    for entry in fs::read_dir(from).expect("a readable folder") {
+        let name = entry.expect("a readable folder").file_name();
+        if !without.iter().any(|left_out| name == *left_out) {
+            copy(&from.join(&name), &to.join(&name));
+        }
+    }
+}
+
 /// The folder of the seesaw example.
 pub fn seesaw() -> PathBuf {
     tests().join("../examples/seesaw")

@@ -7,22 +7,11 @@ use cpift_model::job::{Job, JobOptions};
 use cpift_model::progress::{Event, Observer, Silent};
 use cpift_model::settings::{SpecialTokens, Stage};
 use cpift_model::{Error, Recipe};
+use cpift_tests::folders::copy;
 use cpift_tests::jobs::{Options, SmallJob, Watcher};
 use serde_json::json;
 
 const WEIGHTS: &str = "final/model.safetensors";
-
-fn copy(from: &Path, to: &Path) {
-    if from.is_dir() {
-        fs::create_dir_all(to).unwrap();
-        for entry in fs::read_dir(from).unwrap() {
-            let entry = entry.unwrap();
-            copy(&entry.path(), &to.join(entry.file_name()));
-        }
-    } else {
-        fs::copy(from, to).unwrap();
-    }
-}
 
 fn replace(from: &Path, to: &Path) {
     if to.is_dir() {

@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
 
-use super::job::{End, Jobs, copy_folder};
+use super::job::{End, Jobs};
 use super::{Finding, Outcome};
 
 /// Where a run is when its folder is tampered with.
@@ -106,7 +106,7 @@ fn swap_folders(jobs: &Jobs, run: &Path, random: &mut ChaCha8Rng) -> String {
     }
     if from.is_dir() {
         let beside = run.with_file_name("beside");
-        copy_folder(&from, &beside);
+        crate::folders::copy(&from, &beside);
         if to.exists() {
             fs::remove_dir_all(&to).expect("a folder of the run");
         }
