@@ -1,8 +1,6 @@
 //! AdamW: every combination against f64 and, bit for bit, against the CPU's order of roundings.
 
-mod common;
-
-use common::{Buffer, SCHEDULES, bits, random, slice, to_bits};
+use crate::common::{Buffer, SCHEDULES, bits, random, slice, to_bits};
 use cpift_kernels::adamw::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::{Bf16, Real};

@@ -1,11 +1,7 @@
 //! Attention kernels against an f64 oracle.
 
-#[path = "common/attention.rs"]
-mod cases;
-mod common;
-
-use cases::*;
-use common::*;
+use crate::common::attention::*;
+use crate::common::*;
 use cpift_kernels::attention::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::launch::LaunchError;

@@ -1,12 +1,7 @@
 //! Attention on Hopper against the f64 oracle.
 
-#[path = "common/attention.rs"]
-#[allow(dead_code)] // Other tests use all of it.
-mod cases;
-mod common;
-
-use cases::*;
-use common::*;
+use crate::common::attention::*;
+use crate::common::*;
 use cpift_kernels::attention::*;
 use cpift_kernels::emulator::{Cause, Emulator};
 use cpift_kernels::launch::LaunchError;

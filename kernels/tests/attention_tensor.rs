@@ -1,11 +1,7 @@
 //! Attention of bf16 on tensor cores against the f64 oracle.
 
-#[path = "common/attention.rs"]
-mod cases;
-mod common;
-
-use cases::*;
-use common::*;
+use crate::common::attention::*;
+use crate::common::*;
 use cpift_kernels::attention::*;
 use cpift_kernels::emulator::{Cause, Emulator};
 use cpift_kernels::launch::LaunchError;

@@ -1,8 +1,6 @@
 //! Losses and gradients of rows of logits against f64, and rows put back.
 
-mod common;
-
-use common::{Buffer, SCHEDULES, bits, random, to_bits, widen};
+use crate::common::{Buffer, SCHEDULES, bits, random, to_bits, widen};
 use cpift_kernels::cross_entropy::{self, *};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};

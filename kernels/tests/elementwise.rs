@@ -1,8 +1,6 @@
 //! Elementwise kernels: what they compute is exact up to one rounding, so bits are compared.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use cpift_kernels::elementwise::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::{Bf16, Element, Real};

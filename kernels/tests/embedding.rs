@@ -1,10 +1,8 @@
 //! Embedding: the forward copies bits, the backward adds in the order of positions, so bits are compared.
 
-mod common;
-
 use std::collections::BTreeMap;
 
-use common::*;
+use crate::common::*;
 use cpift_kernels::embedding::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::{Bf16, Real};

@@ -1,8 +1,6 @@
 //! The gate of the MLP against an f64 oracle, its backward against the derivative written out in f64.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gated_mlp::*;
 use cpift_kernels::simt::{Bf16, Real};

@@ -1,9 +1,7 @@
 //! Products and column sums against f64.
 
-mod common;
-
-use common::product::{Matrix, assert_product};
-use common::{Buffer, Record, SCHEDULES, random, slice, slice_mut, to_bits, widen};
+use crate::common::product::{Matrix, assert_product};
+use crate::common::{Buffer, Record, SCHEDULES, random, slice, slice_mut, to_bits, widen};
 use cpift_kernels::emulator::{Emulator, MULTIPROCESSORS};
 use cpift_kernels::gemm::*;
 use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};

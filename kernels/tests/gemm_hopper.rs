@@ -1,9 +1,7 @@
 //! Products by Hopper's kernels against f64: every tile, layout and edge.
 
-mod common;
-
-use common::product::{Matrix, assert_product};
-use common::{Buffer, Record, SCHEDULES, random, to_bits, widen};
+use crate::common::product::{Matrix, assert_product};
+use crate::common::{Buffer, Record, SCHEDULES, random, to_bits, widen};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::{gemm_nn_bf16, gemm_nt_bf16, gemm_tn_bf16};
 use cpift_kernels::gemm_hopper::*;

@@ -1,9 +1,7 @@
 //! Products cut along k against f64: ragged shapes, more parts than stages, the same bits in every schedule.
 
-mod common;
-
-use common::product::{Matrix, assert_product};
-use common::{Buffer, SCHEDULES, random, to_bits, widen};
+use crate::common::product::{Matrix, assert_product};
+use crate::common::{Buffer, SCHEDULES, random, to_bits, widen};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
 use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};

@@ -1,9 +1,7 @@
 //! Products on tensor cores against f64: every tile, layout and edge.
 
-mod common;
-
-use common::product::{Matrix, assert_product};
-use common::{Buffer, Record, SCHEDULES, random, slice_mut, to_bits, widen};
+use crate::common::product::{Matrix, assert_product};
+use crate::common::{Buffer, Record, SCHEDULES, random, slice_mut, to_bits, widen};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
 use cpift_kernels::launch::{LaunchError, Slice, SliceMut};

@@ -1,9 +1,7 @@
 //! Copies of tiles, barriers for arrivals and products by groups of warps: right ones are, and what is wrong with
 //! broken ones is named.
 
-mod common;
-
-use common::{Buffer, SCHEDULES, random, widen};
+use crate::common::{Buffer, SCHEDULES, random, widen};
 use cpift_kernels::emulator::{Cause, Emulator, Fault};
 use cpift_kernels::kernel;
 use cpift_kernels::launch::LaunchError;

@@ -1,8 +1,6 @@
 //! Sets, and copying their coordinates, against one bit at a time.
 
-mod common;
-
-use common::{Buffer, SCHEDULES, bits, random, slice_mut, to_bits};
+use crate::common::{Buffer, SCHEDULES, bits, random, slice_mut, to_bits};
 use cpift_kernels::elementwise::subtract_f32;
 use cpift_kernels::emulator::{Emulator, Schedule};
 use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};

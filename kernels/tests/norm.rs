@@ -1,8 +1,6 @@
 //! The gradient's norm against f64, and the factor that clips.
 
-mod common;
-
-use common::{Buffer, SCHEDULES, bits, random, slice, slice_mut};
+use crate::common::{Buffer, SCHEDULES, bits, random, slice, slice_mut};
 use cpift_kernels::emulator::{Emulator, Schedule};
 use cpift_kernels::norm::*;
 

@@ -1,8 +1,6 @@
 //! RMSNorm kernels against an f64 oracle; the backward against the derivative written out in f64.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};
 use cpift_kernels::rms_norm::*;

@@ -1,8 +1,6 @@
 //! Rotary embedding kernels against an f64 oracle.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::rope::{rope_bf16, rope_f32};
 use cpift_kernels::simt::{Bf16, Real};

@@ -1,8 +1,6 @@
 //! Selection kernels, driven as a host drives them, against sorting.
 
-mod common;
-
-use common::*;
+use crate::common::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::select::*;
 

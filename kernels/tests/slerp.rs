@@ -1,8 +1,6 @@
 //! SLERP's two passes: sums against f64, application bit for bit.
 
-mod common;
-
-use common::{Buffer, SCHEDULES, bits, random, slice, to_bits};
+use crate::common::{Buffer, SCHEDULES, bits, random, slice, to_bits};
 use cpift_kernels::emulator::{Emulator, Schedule};
 use cpift_kernels::slerp::*;
 

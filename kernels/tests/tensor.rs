@@ -1,8 +1,6 @@
 //! Tensor cores by their lane maps, and asynchronous copies that are not waited for.
 
-mod common;
-
-use common::{SCHEDULES, random, slice_mut};
+use crate::common::{SCHEDULES, random, slice_mut};
 use cpift_kernels::emulator::{Cause, Emulator, Schedule};
 use cpift_kernels::kernel;
 use cpift_kernels::launch::LaunchError;

@@ -94,17 +94,29 @@ impl StandIn {
     }
 
     /// Runs tests of this very program on it; `arguments` are those of the program.
-    pub fn run_tests(&self, arguments: &[&str]) -> Output {
+    fn run_tests(&self, arguments: &[&str]) -> Output {
         let mut command = Command::new(env::current_exe().unwrap());
         command.args(arguments).env("CPIFT_TEST_CUDA", "1");
         self.install(&mut command);
         command.output().unwrap()
     }
 
-    /// Runs one ignored test of this very program on it.
+    /// Runs the one ignored test of this very program that has this name, in whatever module.
     pub fn run_ignored(&self, test: &str) -> Output {
-        self.run_tests(&["--ignored", "--exact", "--nocapture", "--test-threads", "1", test])
+        let mut found = tests_of_this_program(&["--ignored"]);
+        found.retain(|name| name.rsplit("::").next() == Some(test));
+        assert_eq!(found.len(), 1, "ignored tests named {test}: {found:?}");
+        self.run_tests(&["--ignored", "--exact", "--nocapture", "--test-threads", "1", &found[0]])
     }
+}
+
+/// Full names of this very program's tests.
+fn tests_of_this_program(arguments: &[&str]) -> Vec<String> {
+    let program = env::current_exe().unwrap();
+    let output =
+        Command::new(program).args(["--list", "--format", "terse"]).args(arguments).output().unwrap();
+    let text = String::from_utf8(output.stdout).unwrap();
+    text.lines().filter_map(|line| line.strip_suffix(": test").map(str::to_owned)).collect()
 }
 
 /// The line that a test printed behind `mark`.
@@ -120,18 +132,31 @@ impl Default for StandIn {
     }
 }
 
-/// Runs the tests of this program with one of these in their names again, or all, on CPU and stand-in instead of
-/// CPU and emulator. To be called in a test whose name has `on_the_stand_in_driver` in it.
-pub fn repeat(names: &[&str]) {
+/// Runs tests of a module (its [`module_path!`]) again on CPU and stand-in instead of CPU and emulator: those with
+/// one of these in their names, or all. To be called in a test whose name has `on_the_stand_in_driver` in it.
+pub fn repeat(module: &str, names: &[&str]) {
     if left_out() {
         return;
     }
+    // Tests are named without the crate.
+    let (_, module) = module.split_once("::").expect("a module of a test program");
+    let mut tests = tests_of_this_program(&[]);
+    tests.retain(|test| {
+        let name = test.strip_prefix(module).and_then(|rest| rest.strip_prefix("::"));
+        name.is_some_and(|name| {
+            !name.contains(REPEATING)
+                && (names.is_empty() || names.iter().any(|wanted| name.contains(wanted)))
+        })
+    });
+    assert!(!tests.is_empty(), "no test of {module} has any of {names:?} in its name");
     // The least shared memory of all devices that are taken.
     let stand_in = StandIn::with(&[("CAPABILITY", "8.6")]);
-    let output = stand_in.run_tests(&[names, &["--skip", REPEATING]].concat());
+    let mut arguments = vec!["--exact"];
+    arguments.extend(tests.iter().map(String::as_str));
+    let output = stand_in.run_tests(&arguments);
     let text = String::from_utf8_lossy(&output.stdout);
     assert!(output.status.success(), "{text}{}", String::from_utf8_lossy(&output.stderr));
-    assert!(!text.contains(" 0 passed"), "nothing was run: {text}");
+    assert!(text.contains(&format!(" {} passed", tests.len())), "not all of them were run: {text}");
     assert_eq!(stand_in.violations(), [""; 0]);
     assert!(stand_in.log().contains("loaded: "), "nothing was run on it: {text}");
 }

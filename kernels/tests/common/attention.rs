@@ -5,7 +5,7 @@ use cpift_kernels::emulator::Emulator;
 use cpift_kernels::launch::{Launch, LaunchError};
 use cpift_kernels::simt::{Bf16, Real};
 
-use super::common::*;
+use super::*;
 
 /// Query heads, key/value heads, elements of a head.
 pub type Heads = (u32, u32, u32);

@@ -3,6 +3,7 @@
 // Each test uses a part.
 #![allow(dead_code)]
 
+pub mod attention;
 pub mod product;
 
 use std::sync::Mutex;

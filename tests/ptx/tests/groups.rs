@@ -1,10 +1,8 @@
 //! Products by groups of warps in other forms than the kernels have: any number of columns, A in registers, several
 //! groups under way, sums that begin anew.
 
-mod text;
-
+use crate::text::execute;
 use cpift_kernels::simt::{Bf16, Real};
-use text::execute;
 
 /// Columns of the sums.
 const COLUMNS: usize = 96;

@@ -1,11 +1,9 @@
 //! Instructions in small texts of PTX, against what they are documented to do.
 
-mod text;
-
 use std::hash::{BuildHasher, RandomState};
 
+use crate::text::{execute, module};
 use cpift_kernels::simt::{Bf16, Real};
-use text::{execute, module};
 
 /// Inputs that differ from run to run: any bits, small numbers, and what is special among floats.
 fn inputs() -> Vec<[u32; 4]> {

@@ -1,15 +1,8 @@
 //! Ways through kernels that their own tests leave out, for which the comparison of source and PTX is enough:
 //! outputs that vectors fit and those they do not, sums that are added to, long rows of whole vectors.
 
-// Of what several tests share, this one uses a part.
-#[allow(dead_code)]
-#[path = "../../../kernels/tests/common/attention.rs"]
-mod cases;
-#[path = "../../../kernels/tests/common/mod.rs"]
-mod common;
-
-use cases::Case;
-use common::{Buffer, SCHEDULES, random, slice, slice_mut};
+use crate::common::attention::Case;
+use crate::common::{Buffer, SCHEDULES, bits, random, slice, slice_mut};
 use cpift_kernels::embedding::embedding_backward_f32;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
@@ -173,8 +166,8 @@ type Combination =
 fn sets_of_whole_chunks() {
     let words = 3 * 4096 + 5;
     let masks = [1, 2].map(|seed| {
-        let bits: Vec<u32> = (0..words).map(|word| common::bits(seed, word) as u32).collect();
-        Buffer::from_slice(&bits)
+        let words: Vec<u32> = (0..words).map(|word| bits(seed, word) as u32).collect();
+        Buffer::from_slice(&words)
     });
     let [left, right] = [masks[0].read(), masks[1].read()];
     for launch in [mask_and as Combination, mask_or, mask_and_not] {

@@ -1,16 +1,10 @@
 //! Errors planted into the PTX of kernels, as an `asm!`, the compiler or a file that was not rebuilt could make them:
 //! each must be found.
 
-#[path = "../../../kernels/tests/common/attention.rs"]
-#[allow(dead_code)] // Tests of attention use all of it.
-mod cases;
-#[path = "../../../kernels/tests/common/mod.rs"]
-mod common;
-
 use std::sync::Arc;
 
-use cases::Case;
-use common::{Buffer, random};
+use crate::common::attention::Case;
+use crate::common::{Buffer, random};
 use cpift_kernels::emulator::Schedule;
 use cpift_kernels::gemm::gemm_nt_bf16_64x64;
 use cpift_kernels::gemm_hopper::gemm_nt_hopper;

@@ -81,8 +81,6 @@ fn build(profile: &str) -> Result<Vec<(&'static str, String, PathBuf)>> {
                 .is_some_and(|path| path.ends_with(&format!("{folder}/Cargo.toml")))
         };
         let (place, name) = match message["target"]["kind"][0].as_str() {
-            // Tests of kernels and of operations have the same names.
-            Some("test") if of("kernels") => ("tests", format!("kernels_{name}")),
             // Tests of the command line know where cargo has put it, on this machine.
             Some("test") if !of("cli") => ("tests", name.to_owned()),
             Some("bench") => ("benches", name.to_owned()),

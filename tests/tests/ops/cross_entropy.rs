@@ -289,5 +289,5 @@ fn bad_input_is_an_error() {
 
 #[test]
 fn passes_on_the_stand_in_driver() {
-    stand_in::repeat(&["_match_central", "losses_match", "ignored", "nan"]);
+    stand_in::repeat(module_path!(), &["_match_central", "losses_match", "ignored", "nan"]);
 }

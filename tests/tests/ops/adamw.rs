@@ -96,7 +96,7 @@ fn net_importance_is_the_displacement() {
 
 #[test]
 fn matches_pytorch_with_clipping() {
-    let golden: serde_json::Value = serde_json::from_str(include_str!("../golden/adamw.json")).unwrap();
+    let golden: serde_json::Value = serde_json::from_str(include_str!("../../golden/adamw.json")).unwrap();
     let number = |key: &str| golden[key].as_f64().unwrap();
     let list = |value: &serde_json::Value| -> Vec<f32> {
         value.as_array().unwrap().iter().map(|value| value.as_f64().unwrap() as f32).collect()
@@ -343,14 +343,17 @@ fn clipping_is_that_of_pytorch() {
 
 #[test]
 fn passes_on_the_stand_in_driver() {
-    stand_in::repeat(&[
-        "ten_steps",
-        "net_importance",
-        "matches_pytorch",
-        "frozen_coordinates",
-        "devices_agree",
-        "wrong_arguments",
-        "clipping_on_the_device",
-        "the_norm",
-    ]);
+    stand_in::repeat(
+        module_path!(),
+        &[
+            "ten_steps",
+            "net_importance",
+            "matches_pytorch",
+            "frozen_coordinates",
+            "devices_agree",
+            "wrong_arguments",
+            "clipping_on_the_device",
+            "the_norm",
+        ],
+    );
 }

@@ -292,5 +292,5 @@ fn slerp_agrees_with_mergekit() {
 
 #[test]
 fn passes_on_the_stand_in_driver() {
-    stand_in::repeat(&["every_device"]);
+    stand_in::repeat(module_path!(), &["every_device"]);
 }

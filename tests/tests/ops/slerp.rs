@@ -221,5 +221,5 @@ fn values_that_are_not_finite_leave_the_backbone_alone() {
 
 #[test]
 fn passes_on_the_stand_in_driver() {
-    stand_in::repeat(&[]);
+    stand_in::repeat(module_path!(), &[]);
 }

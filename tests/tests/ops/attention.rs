@@ -402,5 +402,8 @@ fn heads_that_no_kernel_takes_are_an_error() {
 
 #[test]
 fn passes_on_the_stand_in_driver() {
-    stand_in::repeat(&["in_bf16::forward_matches", "in_f32::decode_matches", "in_bf16::gradients_of_large"]);
+    stand_in::repeat(
+        module_path!(),
+        &["in_bf16::forward_matches", "in_f32::decode_matches", "in_bf16::gradients_of_large"],
+    );
 }

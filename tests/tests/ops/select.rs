@@ -216,5 +216,5 @@ fn impossible_requests_are_errors() {
 
 #[test]
 fn passes_on_the_stand_in_driver() {
-    stand_in::repeat(&["a_nan", "every_device"]);
+    stand_in::repeat(module_path!(), &["a_nan", "every_device"]);
 }

@@ -365,5 +365,5 @@ fn what_does_not_fit_is_an_error() {
 
 #[test]
 fn passes_on_the_stand_in_driver() {
-    stand_in::repeat(&["bf16_on_gpus"]);
+    stand_in::repeat(module_path!(), &["bf16_on_gpus"]);
 }

@@ -1,0 +1,25 @@
+//! Kernels on the emulator, against f64 oracles; the emulator itself.
+
+mod common;
+
+mod adamw;
+mod attention;
+mod attention_hopper;
+mod attention_tensor;
+mod cross_entropy;
+mod elementwise;
+mod embedding;
+mod emulator;
+mod gated_mlp;
+mod gemm;
+mod gemm_hopper;
+mod gemm_split;
+mod gemm_tensor;
+mod hopper;
+mod mask;
+mod norm;
+mod rms_norm;
+mod rope;
+mod select;
+mod slerp;
+mod tensor;

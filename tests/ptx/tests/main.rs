@@ -1,0 +1,48 @@
+//! The kernels' tests, executed from source and PTX, and tests of that execution itself. A family that is new has
+//! its test here too.
+
+#[path = "../../../kernels/tests/adamw.rs"]
+mod adamw;
+#[path = "../../../kernels/tests/attention.rs"]
+mod attention;
+#[path = "../../../kernels/tests/attention_hopper.rs"]
+mod attention_hopper;
+#[path = "../../../kernels/tests/attention_tensor.rs"]
+mod attention_tensor;
+#[path = "../../../kernels/tests/common/mod.rs"]
+mod common;
+#[path = "../../../kernels/tests/cross_entropy.rs"]
+mod cross_entropy;
+#[path = "../../../kernels/tests/elementwise.rs"]
+mod elementwise;
+#[path = "../../../kernels/tests/embedding.rs"]
+mod embedding;
+#[path = "../../../kernels/tests/gated_mlp.rs"]
+mod gated_mlp;
+#[path = "../../../kernels/tests/gemm.rs"]
+mod gemm;
+#[path = "../../../kernels/tests/gemm_hopper.rs"]
+mod gemm_hopper;
+#[path = "../../../kernels/tests/gemm_split.rs"]
+mod gemm_split;
+#[path = "../../../kernels/tests/gemm_tensor.rs"]
+mod gemm_tensor;
+#[path = "../../../kernels/tests/mask.rs"]
+mod mask;
+#[path = "../../../kernels/tests/norm.rs"]
+mod norm;
+#[path = "../../../kernels/tests/rms_norm.rs"]
+mod rms_norm;
+#[path = "../../../kernels/tests/rope.rs"]
+mod rope;
+#[path = "../../../kernels/tests/select.rs"]
+mod select;
+#[path = "../../../kernels/tests/slerp.rs"]
+mod slerp;
+
+mod coverage;
+mod groups;
+mod instructions;
+mod paths;
+mod planted;
+mod text;

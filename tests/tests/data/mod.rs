@@ -1,0 +1,7 @@
+//! From files to batches.
+
+mod chat;
+mod conversations;
+mod rows;
+mod sampling;
+mod tokenizers;

@@ -1,0 +1,6 @@
+//! What is read and written.
+
+mod checkpoints;
+mod config;
+mod files;
+mod tensorboard;

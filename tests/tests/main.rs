@@ -1,0 +1,8 @@
+//! Tests that cross crates.
+
+mod data;
+mod driver;
+mod formats;
+mod jobs;
+mod model;
+mod ops;

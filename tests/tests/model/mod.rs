@@ -1,0 +1,5 @@
+//! The whole model, and fusion of models.
+
+mod fuse;
+mod golden;
+mod gradients;

@@ -1,0 +1,15 @@
+//! Operations against f64 oracles, on every device.
+
+mod adamw;
+mod attention;
+mod cross_entropy;
+mod embedding;
+mod gated_mlp;
+mod linear;
+mod mask;
+mod merge;
+mod rms_norm;
+mod rope;
+mod select;
+mod slerp;
+mod traffic;
