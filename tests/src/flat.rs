@@ -107,7 +107,7 @@ pub fn slerp_oracle(own: &[f64], other: &[f64], weight: f64) -> (f64, Vec<f64>) 
     let apart: Vec<f64> = pairs().map(|(a, b)| a / own_norm - b / other_norm).collect();
     let together: Vec<f64> = pairs().map(|(a, b)| a / own_norm + b / other_norm).collect();
     let angle = 2.0 * norm(&apart).atan2(norm(&together));
-    if !(1e-6..=std::f64::consts::PI - 1e-6).contains(&angle) {
+    if !(1e-6..=std::f64::consts::PI - 1e-3).contains(&angle) {
         return (angle, linear());
     }
     let (left, right) = (((1.0 - weight) * angle).sin(), (weight * angle).sin());

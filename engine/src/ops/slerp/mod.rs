@@ -25,9 +25,11 @@ use crate::ops::work::{Work, mask_bytes};
 
 const OP: &str = "slerp";
 
-/// Vectors closer than this to opposite are interpolated linearly whatever [`Options::epsilon`] is:
-/// the angle's distance from π is not known better, and sin θ would blow its error up.
-const ANTIPODAL_MARGIN: f64 = 1e-6;
+/// Vectors closer than this to opposite, in radians, are interpolated linearly whatever [`Options::epsilon`] is.
+///
+/// Both factors are about 1/(π−θ) there and nearly cancel. With sums rounded to 1e-16, θ is known to 1e-16/(π−θ),
+/// and the result to 1e-16/(π−θ)³: at this margin 1e-7, f32's own precision, and nothing at all at 1e-6.
+const ANTIPODAL_MARGIN: f64 = 1e-3;
 
 /// How to interpolate.
 #[derive(Debug, Clone, Copy)]
