@@ -6,8 +6,8 @@
 use std::time::Duration;
 
 use cpift_benches::device;
+use cpift_benches::kernels::{CacheFlush, Sizes, cases};
 use cpift_engine::Device;
-use cpift_model::bench::kernels::{CacheFlush, Sizes, cases};
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 /// Flops per byte from which throughput is in flops.

@@ -1,7 +1,7 @@
 //! Whole training steps, plain and with what CPI-FT adds: `net` importance and frozen bits inside AdamW.
 
 use cpift_benches::device;
-use cpift_model::bench::{StepOptions, TrainStep};
+use cpift_benches::step::{StepOptions, TrainStep};
 use cpift_model::settings::Precision;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 

@@ -1,7 +1,6 @@
 //! Transformer, checkpoints, data and training stages of CPI-FT.
 
 mod batch;
-pub mod bench;
 pub mod checkpoint;
 pub mod compare;
 pub mod config;

@@ -7,11 +7,11 @@
 use std::io::{BufRead, Write, stdin, stdout};
 use std::time::Instant;
 
+use cpift_benches::kernels::{random_mask, random_values};
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::norm::squared_norm;
 use cpift_engine::ops::{select, slerp};
 use cpift_engine::{Buffer, Device, Layout, Result};
-use cpift_model::bench::kernels::{random_mask, random_values};
 
 const USAGE: &str = "compare adamw PARAMETERS none|net|path|fisher FROZEN_SHARE | slerp ROWS COLUMNS \
                      | delta-slerp ROWS COLUMNS | select SCORES FRACTION | sum SCORES";

@@ -4,8 +4,8 @@ use std::path::PathBuf;
 
 use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueHint};
-use cpift_model::bench::kernels::SHAPES;
-use cpift_model::bench::predict::GPUS;
+use cpift_benches::kernels::SHAPES;
+use cpift_benches::predict::GPUS;
 
 use super::{DeviceArgument, PrecisionArgument, positive, seconds};
 

@@ -2,8 +2,8 @@
 
 use std::num::NonZeroUsize;
 
+use cpift_benches::step::{self, StepOptions};
 use cpift_model::Result;
-use cpift_model::bench::{self, StepOptions};
 
 use crate::args;
 use crate::display::table::Table;
@@ -12,7 +12,7 @@ use crate::display::{print, print_json, units};
 /// Measures whole train steps.
 pub fn step(arguments: &args::bench::BenchStep, threads: Option<NonZeroUsize>) -> Result<()> {
     let chosen = super::Chosen::open(&arguments.device.device, threads)?;
-    let result = bench::step(
+    let result = step::step(
         &chosen.device,
         &StepOptions {
             config: &arguments.config,

@@ -7,9 +7,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
+use cpift_benches::kernels::{Case, Report, SHAPES, Sizes, Watch, cases, run as measure};
+use cpift_benches::predict::{self, GPUS, Gpu};
 use cpift_engine::Device;
-use cpift_model::bench::kernels::{Case, Report, SHAPES, Sizes, Watch, cases, run as measure};
-use cpift_model::bench::predict::{self, GPUS, Gpu};
 use cpift_model::transformer::ComputeType;
 use cpift_model::{Error, Result};
 

@@ -1,7 +1,7 @@
 //! Tables of `bench kernels`: what was measured, and what is predicted, which never share a column.
 
-use cpift_model::bench::kernels::{Limit, Report, Row};
-use cpift_model::bench::predict::{Gpu, Prediction};
+use cpift_benches::kernels::{Limit, Report, Row};
+use cpift_benches::predict::{Gpu, Prediction};
 
 use super::table::Table;
 use super::units;
@@ -157,7 +157,7 @@ fn milliseconds(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use cpift_model::bench::kernels::ByCublas;
+    use cpift_benches::kernels::ByCublas;
 
     use super::*;
 

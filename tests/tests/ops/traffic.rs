@@ -3,9 +3,9 @@
 
 use std::collections::BTreeSet;
 
+use cpift_benches::kernels::{Case, ModelShape, Sizes, cases};
 use cpift_engine::Device;
 use cpift_kernels::emulator::{Traffic, TrafficLog};
-use cpift_model::bench::kernels::{Case, ModelShape, Sizes, cases};
 use cpift_model::transformer::ComputeType;
 
 /// Sizes at which the emulator takes seconds: whole tiles, and ragged ones.

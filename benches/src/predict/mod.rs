@@ -27,7 +27,7 @@ use cpift_kernels::modules::MANIFEST;
 use serde::{Deserialize, Serialize};
 
 use super::kernels::{Case, Limit};
-use crate::error::{Error, Result};
+use cpift_model::{Error, Result};
 pub use gpus::{BlockNeeds, GPUS, Gpu};
 
 /// Seconds from one launch in a stream to the next, at least.

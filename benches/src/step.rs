@@ -1,8 +1,4 @@
-//! A whole training step, timed: random weights, random tokens, every token supervised. Single operations are
-//! timed in [`kernels`], and what they should take on GPUs is said by [`predict`].
-
-pub mod kernels;
-pub mod predict;
+//! A whole training step, timed: random weights, random tokens, every token supervised.
 
 use std::path::Path;
 use std::time::Instant;
@@ -10,16 +6,13 @@ use std::time::Instant;
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::{Buffer, Device, Mask, bf16};
-use rand_chacha::rand_core::Rng;
+use cpift_model::transformer::{ComputeType, Purpose, Transformer, initialize};
+use cpift_model::{Batch, Error, Model, ModelConfig, Result, machine};
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
 
-use crate::batch::Batch;
-use crate::config::ModelConfig;
-use crate::data::order;
-use crate::error::{Error, Result};
-use crate::machine;
-use crate::model::Model;
-use crate::transformer::{ComputeType, Purpose, Transformer, initialize};
+use crate::kernels::best_matrix_rate;
 
 /// Steps before the first that counts.
 const WARM_UP: usize = 2;
@@ -208,7 +201,7 @@ pub fn step(device: &Device, options: &StepOptions<'_>) -> Result<StepBench> {
     // The peak of the step, whose memory the products below then have.
     let peak_memory_bytes = device.peak_memory_bytes().or_else(machine::peak_memory_bytes).unwrap_or(0);
     drop(train_step);
-    let matrix = kernels::best_matrix_rate(device, options.compute)?;
+    let matrix = best_matrix_rate(device, options.compute)?;
     Ok(StepBench {
         tokens_per_second: tokens / seconds,
         step_ms: 1e3 * seconds,
@@ -222,7 +215,8 @@ pub fn step(device: &Device, options: &StepOptions<'_>) -> Result<StepBench> {
 }
 
 fn random_batch(config: &ModelConfig, batch: usize, length: usize, number: u64) -> Result<Batch> {
-    let mut random = order::stream(SEED, "bench step", 0, number);
+    let mut random = ChaCha8Rng::seed_from_u64(SEED);
+    random.set_stream(number);
     let mut result = Batch::new();
     for _ in 0..batch {
         let tokens: Vec<u32> = (0..length).map(|_| random.next_u32() % config.vocabulary as u32).collect();

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inputs::random;
 use super::measure::{CacheFlush, Times, measure};
-use crate::transformer::ComputeType;
+use cpift_model::transformer::ComputeType;
 
 /// Rows of both results that are compared: a wrong layout shows in all of them.
 const COMPARED_ROWS: usize = 16;

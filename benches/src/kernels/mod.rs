@@ -19,10 +19,10 @@ use cpift_engine::ops::work::Work;
 use cpift_engine::{Device, Error as EngineError, bf16};
 use serde::{Deserialize, Serialize};
 
-use crate::error::{Error, Result};
-use crate::transformer::ComputeType;
 pub use case::{Case, Run};
 pub use cpift_engine::cublas::Product;
+use cpift_model::transformer::ComputeType;
+use cpift_model::{Error, Result};
 pub use cublas::ByCublas;
 pub use inputs::{random, random_mask, random_values};
 use measure::matrix_rate;
