@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::message_forms::Chat;
+use super::message_forms::{Chat, same_bytes};
 use super::messages::{Conversation, calls_tools, is_answer, texts};
 use super::notice::Notice;
 use super::omissions::holds;
@@ -32,9 +32,10 @@ pub(super) fn find(
     notices: &mut Vec<Notice>,
 ) -> Reasoned<Learnt> {
     let last = chat.messages.len() - 1;
-    let prompt = chat.prompt(last)?;
+    let prompt = chat.prompt(last)?.text();
     let text = with_last_answer(chat, &prompt, tokenizer, notices)?;
-    let mut finder = Finder { chat, tokenizer, text: &text, turns: Vec::new() };
+    let known = same_bytes(text.as_bytes(), chat.whole.text.as_bytes());
+    let mut finder = Finder { chat, tokenizer, text: &text, known, turns: Vec::new() };
     for index in (0..last).filter(|&index| conversation.learnt[index]) {
         match finder.earlier_turn(index, prompt.len()) {
             Some(turn) => finder.turns.push(turn),
@@ -77,6 +78,8 @@ struct Finder<'a> {
     chat: &'a Chat<'a>,
     tokenizer: &'a Tokenizer,
     text: &'a str,
+    /// Bytes with which the text begins as the rendered whole does.
+    known: usize,
     turns: Vec<Range<usize>>,
 }
 
@@ -87,7 +90,7 @@ impl Finder<'_> {
         let prompt = self.chat.prompt(index).ok()?;
         let start = prompt.len();
         let done = self.turns.last().map_or(0, |turn| turn.end);
-        if start >= limit || start < done || !self.text.starts_with(&prompt) {
+        if start >= limit || start < done || !prompt.begins(self.text, self.known) {
             return None;
         }
         let end = self.end(index, start, limit)?;
@@ -125,10 +128,10 @@ impl Finder<'_> {
     /// template may write something behind the last message only.
     fn boundary(&self, index: usize, start: usize) -> Option<Boundary> {
         let beginning = self.chat.beginning(index + 1).ok()?;
-        if self.text.starts_with(&beginning) {
+        if beginning.begins(self.text, self.known) {
             return (beginning.len() > start).then_some(Boundary { byte: beginning.len(), exact: true });
         }
-        let same = self.text.bytes().zip(beginning.bytes()).take_while(|(a, b)| a == b).count();
+        let same = beginning.same_bytes(self.text, self.known);
         let same = outside_alias(self.text, self.text.floor_char_boundary(same));
         let turn = self.text.get(start..same)?;
         let message = &self.chat.messages[index];

@@ -48,7 +48,7 @@ impl Cursor {
         self.position += 1;
         Ok(match &self.source {
             Source::Empty => None,
-            Source::Sequence(sequence) => sequence.items.get(position).cloned(),
+            Source::Sequence(sequence) => sequence.get(position).cloned(),
             Source::Dict(view, dict) => match dict.entries().get(position) {
                 None => None,
                 Some((key, value)) => Some(match view {
@@ -93,7 +93,7 @@ impl Cursor {
     pub(super) fn length(value: &Value) -> Option<usize> {
         match value {
             Value::Undefined(_) => Some(0),
-            Value::List(sequence) | Value::Tuple(sequence) => Some(sequence.items.len()),
+            Value::List(sequence) | Value::Tuple(sequence) => Some(sequence.items().len()),
             Value::Dict(dict) | Value::View(_, dict) => Some(dict.entries().len()),
             Value::Str(text) => Some(text.chars().count()),
             Value::Range(range) => Some(range.length),
@@ -109,8 +109,8 @@ impl Cursor {
 /// When the value cannot be gone through, or holds too much.
 pub(super) fn elements(value: &Value, limits: &Limits) -> Result<Vec<Value>> {
     if let Value::List(sequence) | Value::Tuple(sequence) = value {
-        limits.allocate_times(sequence.items.len(), ELEMENT)?;
-        return Ok(sequence.items.clone());
+        limits.allocate_times(sequence.items().len(), ELEMENT)?;
+        return Ok(sequence.items().to_vec());
     }
     let mut cursor = Cursor::new(value)?;
     let mut items = Vec::new();
@@ -143,12 +143,14 @@ struct Items {
 
 impl Loop {
     pub(super) fn new(value: &Value, id: usize) -> Result<Self> {
+        let is_conversation = matches!(value, Value::List(sequence) if sequence.first_message().is_some());
         Ok(Self {
             id,
             depth: value.depth() + 1,
             cursor: RefCell::new(Cursor::new(value)?),
             index: Cell::new(0),
-            length: Cell::new(Cursor::length(value)),
+            // How many messages there are is not asked before a template does.
+            length: Cell::new(if is_conversation { None } else { Cursor::length(value) }),
             items: RefCell::default(),
         })
     }

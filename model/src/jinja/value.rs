@@ -4,7 +4,7 @@
 //! refuses the methods that would. So no value can contain itself, but through a namespace or a macro,
 //! which are indices into the renderer's tables.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -37,7 +37,7 @@ pub(super) enum Value {
     Macro(usize),
     Loop(Rc<Loop>),
     Cycler(Rc<Cycler>),
-    Joiner(Rc<(Arc<str>, std::cell::Cell<bool>)>),
+    Joiner(Rc<(Arc<str>, Cell<bool>)>),
     Function(Function),
     /// A method that is not called yet, with what it belongs to.
     Method(Rc<(Value, Arc<str>)>),
@@ -53,10 +53,59 @@ pub(super) enum Missing {
 }
 
 pub(super) struct Sequence {
-    pub items: Vec<Value>,
+    items: Vec<Value>,
     /// Whether these are a group's `grouper` and `list`.
     pub is_group: bool,
     depth: u32,
+    /// For the messages of a conversation, or those from a message on.
+    messages: Option<Messages>,
+}
+
+/// Which messages a sequence holds: all from the one at `first` on.
+struct Messages {
+    first: usize,
+    seen: Rc<Seen>,
+}
+
+/// How much of a conversation has been looked at.
+pub(super) struct Seen {
+    /// Messages in the conversation.
+    pub total: usize,
+    /// The first so many messages make everything that was looked at what it is, whichever follow.
+    pub needed: Cell<usize>,
+}
+
+impl Seen {
+    fn need(&self, count: usize) {
+        self.needed.set(self.needed.get().max(count.min(self.total)));
+    }
+}
+
+impl Sequence {
+    pub(super) fn items(&self) -> &[Value] {
+        if let Some(messages) = &self.messages {
+            messages.seen.need(usize::MAX);
+        }
+        &self.items
+    }
+
+    pub(super) fn get(&self, index: usize) -> Option<&Value> {
+        let item = self.items.get(index);
+        if let Some(messages) = &self.messages {
+            // That there is none depends on how many there are.
+            messages.seen.need(if item.is_some() { messages.first + index + 1 } else { usize::MAX });
+        }
+        item
+    }
+
+    fn is_empty(&self) -> bool {
+        self.get(0).is_none()
+    }
+
+    /// The first of the messages that these are.
+    pub(super) fn first_message(&self) -> Option<usize> {
+        self.messages.as_ref().map(|messages| messages.first)
+    }
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,7 +137,7 @@ pub(super) struct Iterator {
 
 pub(super) struct Cycler {
     pub items: Rc<Sequence>,
-    pub position: std::cell::Cell<usize>,
+    pub position: Cell<usize>,
 }
 
 /// A dict in the order of insertion.
@@ -179,7 +228,7 @@ impl Dict {
             Value::Float(value) => self.hasher.hash_one(value.to_bits()),
             Value::Tuple(sequence) => {
                 let mut hash = 0;
-                for item in &sequence.items {
+                for item in sequence.items() {
                     hash = self.hasher.hash_one((hash, self.hash(item, limits)?));
                 }
                 hash
@@ -199,7 +248,7 @@ fn deeper(depth: u32) -> Result<u32> {
 
 fn sequence(items: Vec<Value>, is_group: bool) -> Result<Rc<Sequence>> {
     let depth = deeper(items.iter().map(Value::depth).max().unwrap_or(0) + 1)?;
-    Ok(Rc::new(Sequence { items, is_group, depth }))
+    Ok(Rc::new(Sequence { items, is_group, depth, messages: None }))
 }
 
 impl Value {
@@ -209,6 +258,53 @@ impl Value {
 
     pub(super) fn list(items: Vec<Value>) -> Result<Self> {
         Ok(Self::List(sequence(items, false)?))
+    }
+
+    /// The messages of a conversation.
+    pub(super) fn messages(items: Vec<Value>, seen: Rc<Seen>) -> Result<Self> {
+        let depth = deeper(items.iter().map(Value::depth).max().unwrap_or(0) + 1)?;
+        let messages = Some(Messages { first: 0, seen });
+        Ok(Self::List(Rc::new(Sequence { items, is_group: false, depth, messages })))
+    }
+
+    /// The messages behind the first `count` of `sequence`; none where it holds other things.
+    pub(super) fn messages_behind(
+        sequence: &Sequence,
+        count: usize,
+        limits: &Limits,
+    ) -> Result<Option<Self>> {
+        let Some(Messages { first, seen }) = &sequence.messages else { return Ok(None) };
+        let items = sequence.items.get(count..).unwrap_or_default();
+        limits.allocate_times(items.len(), ELEMENT)?;
+        let messages = Some(Messages { first: first.saturating_add(count), seen: seen.clone() });
+        let (items, depth) = (items.to_vec(), sequence.depth);
+        Ok(Some(Self::List(Rc::new(Sequence { items, is_group: false, depth, messages }))))
+    }
+
+    /// What the value would be in a conversation of only the first `count` messages; none where that is not known.
+    pub(super) fn of_beginning(&self, count: usize) -> Option<Self> {
+        if let Self::List(sequence) = self
+            && let Some(first) = sequence.first_message()
+        {
+            let kept = count.saturating_sub(first).min(sequence.items.len());
+            return Self::list(sequence.items[..kept].to_vec()).ok();
+        }
+        self.is_fixed().then(|| self.clone())
+    }
+
+    /// Whether the value holds nothing that changes while a template runs, and not the messages as a whole.
+    fn is_fixed(&self) -> bool {
+        match self {
+            Self::List(sequence) | Self::Tuple(sequence) => {
+                sequence.messages.is_none() && sequence.items.iter().all(Self::is_fixed)
+            }
+            Self::Dict(dict) | Self::View(_, dict) => {
+                dict.entries.iter().all(|(key, value)| key.is_fixed() && value.is_fixed())
+            }
+            Self::Method(method) => method.0.is_fixed(),
+            Self::Iterator(_) | Self::Loop(_) | Self::Cycler(_) | Self::Joiner(_) | Self::Macro(_) => false,
+            _ => true,
+        }
     }
 
     pub(super) fn tuple(items: Vec<Value>) -> Result<Self> {
@@ -294,7 +390,7 @@ impl Value {
             Self::Int(value) => *value != 0,
             Self::Float(value) => *value != 0.0,
             Self::Str(text) => !text.is_empty(),
-            Self::List(sequence) | Self::Tuple(sequence) => !sequence.items.is_empty(),
+            Self::List(sequence) | Self::Tuple(sequence) => !sequence.is_empty(),
             Self::Dict(dict) | Self::View(_, dict) => !dict.entries.is_empty(),
             Self::Range(range) => range.length > 0,
             _ => true,
@@ -335,10 +431,11 @@ impl Value {
                 if Rc::ptr_eq(left, right) {
                     return Ok(true);
                 }
-                if left.items.len() != right.items.len() {
+                let (left, right) = (left.items(), right.items());
+                if left.len() != right.len() {
                     return Ok(false);
                 }
-                for (left, right) in left.items.iter().zip(&right.items) {
+                for (left, right) in left.iter().zip(right) {
                     if !left.equals(right, limits)? {
                         return Ok(false);
                     }

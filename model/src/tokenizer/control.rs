@@ -86,6 +86,12 @@ impl ControlTokens {
         self.tokens.iter()
     }
 
+    /// Bytes of the longest string of an added token that [`Self::to_aliases`] looks for.
+    pub fn longest(&self) -> usize {
+        let controls = self.tokens.iter().map(|token| token.text.len());
+        controls.chain(self.plain.iter().map(String::len)).max().unwrap_or(0)
+    }
+
     /// The string under which a token is known to the renamed tokenizer.
     pub fn alias(id: u32) -> String {
         format!("{ALIAS_START}{id}{ALIAS_END}")
@@ -121,7 +127,9 @@ impl ControlTokens {
                 let open_end = !character.is_alphanumeric() && control.starts_with(rest);
                 open_end || rest.starts_with(control)
             };
-            let stand_in = self.stand_in(character).filter(|_| self.tokens.iter().any(|t| hides(&t.text)));
+            let begins = self.first_characters.binary_search(&character).is_ok();
+            let is_hidden = begins && self.tokens.iter().any(|token| hides(&token.text));
+            let stand_in = self.stand_in(character).filter(|_| is_hidden);
             if stand_in.is_some() && hidden.is_none() {
                 hidden = Some(text[..position].to_owned());
             }
