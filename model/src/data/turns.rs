@@ -32,12 +32,14 @@ pub(super) fn find(
     notices: &mut Vec<Notice>,
 ) -> Reasoned<Learnt> {
     let last = chat.messages.len() - 1;
-    let prompt = chat.prompt(last)?.text();
+    let prompt = if last == 0 { first_prompt(chat)? } else { chat.prompt(last)?.text() };
     let text = with_last_answer(chat, &prompt, tokenizer, notices)?;
     let known = same_bytes(text.as_bytes(), chat.whole.text.as_bytes());
     let mut finder = Finder { chat, tokenizer, text: &text, known, turns: Vec::new() };
     for index in (0..last).filter(|&index| conversation.learnt[index]) {
         match finder.earlier_turn(index, prompt.len()) {
+            // The template has left out all of it, which is noticed elsewhere: silence is not to be learnt.
+            Some(turn) if is_blank(&text[turn.clone()]) => {}
             Some(turn) => finder.turns.push(turn),
             None if notices.contains(&Notice::ContextOnly) => {}
             None => notices.push(Notice::ContextOnly),
@@ -47,9 +49,46 @@ pub(super) fn find(
     let turn = &text[prompt.len()..];
     let stop = first_stop(tokenizer, turn);
     let end = stop.map_or(turn.trim_end().len(), |alias| alias.end);
+    if is_blank(&turn[..end]) {
+        return Err("the chat template writes nothing of the last answer: there is nothing to learn".into());
+    }
     turns.push(prompt.len()..prompt.len() + end);
     let ended = stop.is_some() || ends_by_itself(tokenizer, &turn[..end], &chat.messages[last])?;
     Ok(Learnt { text, turns, needs_eos: !ended })
+}
+
+/// The prompt of an answer that nothing precedes: no model is asked with no messages, so it is what the template
+/// writes before the answer, where that ends as its generation prompts do. Else it is what the template makes of
+/// no messages.
+fn first_prompt(chat: &Chat<'_>) -> Reasoned<String> {
+    let whole = &chat.whole.text;
+    let answer = chat.messages.first().and_then(|message| texts(message).next()).unwrap_or_default().trim();
+    let before = whole.find(answer).map(|at| &whole[..at]).filter(|_| !answer.is_empty());
+    let asked_again = chat.prompt(1).map(|prompt| prompt.text()).unwrap_or_default();
+    let opening = asked_again.strip_prefix(whole.as_str()).filter(|opening| !opening.is_empty());
+    if let (Some(before), Some(opening)) = (before, opening) {
+        let written = if before.ends_with(opening) { before } else { before.trim_end() };
+        if written.ends_with(opening) {
+            return Ok(written.to_owned());
+        }
+    }
+    chat.prompt(0).map(|prompt| prompt.text()).map_err(|_| {
+        "the answer is the first message, and the chat template does not show how it asks for one: put a message \
+         of the role `user` before it"
+            .into()
+    })
+}
+
+/// True when nothing but white space stands between control tokens.
+fn is_blank(turn: &str) -> bool {
+    let mut position = 0;
+    for alias in aliases(turn) {
+        if !turn[position..alias.start].trim().is_empty() {
+            return false;
+        }
+        position = alias.end;
+    }
+    turn[position..].trim().is_empty()
 }
 
 fn first_stop(tokenizer: &Tokenizer, text: &str) -> Option<Alias> {

@@ -6,14 +6,18 @@
 //! also what a conversation of only these begins with, unless the template has looked further ahead or at
 //! how many there are, of which [`Seen`] keeps account. What such a conversation ends with is then made by
 //! running the rest of the template there, without the messages that are left, and taking back what that did.
+//! Where a template asks of every message whether it is the last, or what comes next, the last one of such a
+//! conversation is gone through as well.
 
 use std::cell::{Cell, RefCell};
 use std::rc::Rc;
 
 use super::evaluate::{Output, Renderer, Scope};
 use super::execute::Flow;
-use super::tree::{Name, Statement, Tree};
-use super::value::{Seen, Value};
+use super::loops::Loop;
+use super::sequence::Seen;
+use super::tree::{For, Name, Statement, Tree};
+use super::value::Value;
 
 /// Name of the variable that asks for the beginning of an answer.
 pub(crate) const ADD_GENERATION_PROMPT: &str = "add_generation_prompt";
@@ -50,6 +54,8 @@ pub(super) struct Beginnings {
     prompt_flag: Option<Name>,
     /// Whether the template has read or set that variable.
     flag_is_used: Cell<bool>,
+    /// Whether the template has looked from a message at the next.
+    looks_ahead: Cell<bool>,
     made: RefCell<Vec<Beginning>>,
 }
 
@@ -57,6 +63,19 @@ pub(super) struct Beginnings {
 pub(super) struct After<'a> {
     pub rest: &'a [Statement],
     pub outer: Option<&'a After<'a>>,
+}
+
+/// Where a loop over messages is.
+pub(super) struct Here<'a> {
+    pub declared: &'a For,
+    pub iterable: &'a Value,
+    /// The name `loop` and what it stands for, where the body reads it.
+    pub state: Option<(Name, &'a Loop)>,
+    /// Elements that the loop has gone through.
+    pub position: usize,
+    /// What follows the loop.
+    pub after: &'a After<'a>,
+    pub scope: &'a Rc<Scope>,
 }
 
 impl Beginnings {
@@ -69,6 +88,7 @@ impl Beginnings {
             next: Cell::new(0),
             prompt_flag: tree.names.iter().position(|name| **name == *ADD_GENERATION_PROMPT),
             flag_is_used: Cell::new(false),
+            looks_ahead: Cell::new(false),
             made: RefCell::default(),
         }
     }
@@ -87,28 +107,33 @@ impl Beginnings {
 }
 
 impl Renderer<'_> {
-    /// Makes the beginnings of `count` messages that are wanted, where a loop at the template's outermost
-    /// level has gone through these.
-    pub(super) fn make_beginnings(&self, count: usize, after: &After<'_>, scope: &Rc<Scope>, out: &Output) {
+    /// Makes the beginnings that are wanted, where a loop at the template's outermost level has gone through
+    /// the first `count` messages: those of that many, and of one more where its template looks ahead.
+    pub(super) fn make_beginnings(&self, count: usize, here: &Here<'_>, out: &Output) {
         let beginnings = &self.beginnings;
-        while let Some(&part) =
-            beginnings.wanted.get(beginnings.next.get()).filter(|part| part.count <= count)
-        {
+        while let Some(&part) = beginnings.wanted.get(beginnings.next.get()) {
+            let needed = beginnings.seen.needed.get();
+            let ahead = part.count == count + 1 && beginnings.looks_ahead.get();
+            if part.count > count && !ahead {
+                break;
+            }
             beginnings.next.set(beginnings.next.get() + 1);
-            let is_known = beginnings.seen.needed.get() <= count
-                && !(part.add_generation_prompt && beginnings.flag_is_used.get());
-            if part.count == count
-                && is_known
-                && let Some(rest) = self.end_after(part, after, scope)
+            beginnings.looks_ahead.set(beginnings.looks_ahead.get() || needed == count + 1);
+            let flag_is_known = !(part.add_generation_prompt && beginnings.flag_is_used.get());
+            if part.count >= count
+                && needed <= part.count
+                && flag_is_known
+                && let Some(rest) = self.end_from(part, here, ahead)
             {
                 beginnings.made.borrow_mut().push(Beginning { part, shared: out.text.len(), rest });
             }
         }
     }
 
-    /// What the template writes after its loop where the conversation ends here. `None` where that fails, or
-    /// depends on what cannot be taken back.
-    fn end_after(&self, part: Part, after: &After<'_>, scope: &Rc<Scope>) -> Option<String> {
+    /// What the template writes from here on where the conversation ends here, or one message `ahead`. `None`
+    /// where that fails, or depends on what cannot be taken back.
+    fn end_from(&self, part: Part, here: &Here<'_>, ahead: bool) -> Option<String> {
+        let scope = here.scope;
         let ended = |variables: &[(Name, Value)]| -> Option<Vec<(Name, Value)>> {
             variables
                 .iter()
@@ -136,8 +161,8 @@ impl Renderer<'_> {
         let (needed, flag_is_used) = (self.beginnings.seen.needed.get(), self.beginnings.flag_is_used.get());
 
         let mut out = Output::default();
-        let mut level = Some(after);
-        let mut is_whole = true;
+        let mut level = Some(here.after);
+        let mut is_whole = !ahead || self.last_iteration(part, here, &mut out).is_some();
         while let Some(After { rest, outer }) = level.filter(|_| is_whole) {
             is_whole = self.execute(rest, scope, &mut out).is_ok_and(|flow| flow == Flow::On);
             level = *outer;
@@ -154,6 +179,22 @@ impl Renderer<'_> {
         self.beginnings.seen.needed.set(needed);
         self.beginnings.flag_is_used.set(flag_is_used);
         is_whole.then_some(out.text)
+    }
+
+    /// Goes through one more message, which is the last.
+    fn last_iteration(&self, part: Part, here: &Here<'_>, out: &mut Output) -> Option<()> {
+        let messages = here.iterable.of_beginning(part.count)?;
+        let Value::List(sequence) = &messages else { return None };
+        let item = sequence.get(here.position)?.clone();
+        let state = match here.state {
+            None => None,
+            Some((name, state)) => {
+                let state = state.of_beginning(&messages).ok()?;
+                state.advance(&self.limits).ok()?;
+                Some((name, Rc::new(state)))
+            }
+        };
+        self.iteration(here.declared, item, state.as_ref(), here.scope, out).ok().map(|_| ())
     }
 
     /// What a variable would be in a conversation of only the first `count` messages.

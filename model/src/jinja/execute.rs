@@ -4,12 +4,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::arguments::Arguments;
-use super::beginnings::After;
+use super::beginnings::{After, Here};
 use super::error::{Result, fail};
 use super::evaluate::{Closure, Output, Renderer, Scope};
 use super::limits::ELEMENT;
 use super::loops::{Cursor, Loop, elements};
-use super::tree::{self, Expression, Filtering, For, Statement, StatementKind, Target};
+use super::tree::{self, Expression, Filtering, For, Name, Statement, StatementKind, Target};
 use super::value::{Dict, Value};
 
 /// What follows a statement.
@@ -205,7 +205,9 @@ impl Renderer<'_> {
         let mut count = 0;
         loop {
             if let (Some(first), Some(after), 1..) = (first_message, after, count) {
-                self.make_beginnings(first.saturating_add(count), after, scope, out);
+                let state = state.as_ref().map(|(name, state)| (*name, &**state));
+                let here = Here { declared, iterable: &iterable, state, position: count, after, scope };
+                self.make_beginnings(first.saturating_add(count), &here, out);
             }
             let item = match &state {
                 Some((_, state)) => state.advance(&self.limits)?,
@@ -213,12 +215,7 @@ impl Renderer<'_> {
             };
             let Some(item) = item else { break };
             count += 1;
-            let inner = Scope::new(Some(scope));
-            self.assign(&declared.target, item, &inner)?;
-            if let Some((name, state)) = &state {
-                inner.set(*name, Value::Loop(state.clone()));
-            }
-            if self.execute(&declared.body, &inner, out)? == Flow::Break {
+            if self.iteration(declared, item, state.as_ref(), scope, out)? == Flow::Break {
                 break;
             }
         }
@@ -226,6 +223,23 @@ impl Renderer<'_> {
             return self.execute(&declared.otherwise, &Scope::new(Some(scope)), out);
         }
         Ok(Flow::On)
+    }
+
+    /// Goes through a loop's body for one element. `state` is the name `loop` and what it stands for.
+    pub(super) fn iteration(
+        &self,
+        declared: &For,
+        item: Value,
+        state: Option<&(Name, Rc<Loop>)>,
+        scope: &Rc<Scope>,
+        out: &mut Output,
+    ) -> Result<Flow> {
+        let inner = Scope::new(Some(scope));
+        self.assign(&declared.target, item, &inner)?;
+        if let Some((name, state)) = state {
+            inner.set(*name, Value::Loop(state.clone()));
+        }
+        self.execute(&declared.body, &inner, out)
     }
 
     fn assign(&self, target: &Target, value: Value, scope: &Rc<Scope>) -> Result<()> {

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::error::{Result, fail};
 use super::limits::{ELEMENT, Limits};
-use super::value::{Dict, Iterator, Range, Sequence, Value, View};
+use super::sequence::Sequence;
+use super::value::{Dict, Iterator, Range, Value, View};
 
 /// A place in what is gone through.
 pub(super) struct Cursor {
@@ -152,6 +153,22 @@ impl Loop {
             // How many messages there are is not asked before a template does.
             length: Cell::new(if is_conversation { None } else { Cursor::length(value) }),
             items: RefCell::default(),
+        })
+    }
+
+    /// The same loop, with the same element current, in a conversation of which only `messages` are there.
+    pub(super) fn of_beginning(&self, messages: &Value) -> Result<Self> {
+        let mut cursor = Cursor::new(messages)?;
+        cursor.position = self.index.get();
+        let Items { before, current, .. } = &*self.items.borrow();
+        let items = Items { before: before.clone(), current: current.clone(), after: None };
+        Ok(Self {
+            id: self.id,
+            depth: self.depth,
+            cursor: RefCell::new(cursor),
+            index: self.index.clone(),
+            length: Cell::new(Cursor::length(messages)),
+            items: RefCell::new(items),
         })
     }
 

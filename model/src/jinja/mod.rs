@@ -52,6 +52,7 @@ mod operators;
 mod parser;
 mod predicates;
 mod print;
+mod sequence;
 mod str_methods;
 mod text;
 mod text_filters;

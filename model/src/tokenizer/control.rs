@@ -152,7 +152,18 @@ impl ControlTokens {
         let mut text = String::with_capacity(rendered.len() + 64);
         let mut moved = Vec::with_capacity(positions.len());
         let mut rest = rendered;
+        let may_begin = self.first_bytes();
         while let Some(character) = rest.chars().next() {
+            let ordinary = rest.bytes().position(|byte| may_begin[usize::from(byte)]).unwrap_or(rest.len());
+            if ordinary > 0 {
+                let done = rendered.len() - rest.len();
+                let inside =
+                    positions[moved.len()..].iter().take_while(|&&position| position < done + ordinary);
+                moved.extend(inside.map(|position| text.len() + position.saturating_sub(done)));
+                text.push_str(&rest[..ordinary]);
+                rest = &rest[ordinary..];
+                continue;
+            }
             let done = rendered.len() - rest.len();
             while positions.get(moved.len()).is_some_and(|&position| position <= done) {
                 moved.push(text.len());
@@ -184,6 +195,17 @@ impl ControlTokens {
         }
         moved.resize(positions.len(), text.len());
         (text, moved)
+    }
+
+    /// The bytes with which added tokens and stand-ins begin.
+    fn first_bytes(&self) -> [bool; 256] {
+        let mut first = [false; 256];
+        let texts = self.tokens.iter().map(|token| &token.text).chain(&self.plain);
+        let reserved = RESERVED_START.to_string();
+        for byte in texts.chain([&reserved]).filter_map(|text| text.bytes().next()) {
+            first[usize::from(byte)] = true;
+        }
+        first
     }
 
     fn is_word(&self, character: char) -> bool {
@@ -287,6 +309,16 @@ mod tests {
     #[test]
     fn text_without_control_strings_is_borrowed() {
         assert!(matches!(controls().hide("a < b | c >"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn positions_move_with_the_text() {
+        let alias = ControlTokens::alias(1);
+        let end = 2 + alias.len();
+        let positions = [0, 1, 2, 3, 5, 6, 8, 9];
+        let (text, moved) = controls().to_aliases_with_positions("ab<s>céd", &positions);
+        assert_eq!(text, format!("ab{alias}céd"));
+        assert_eq!(moved, [0, 1, 2, end, end, end + 1, end + 3, end + 4]);
     }
 
     #[test]
