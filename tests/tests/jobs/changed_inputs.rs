@@ -58,6 +58,7 @@ fn a_copied_file_that_came_or_changed_is_noticed() {
     fs::write(job.path("blank/vocab.json"), "{\"a\": 2}").unwrap();
     let message = job.run(&recipe, "run", true, &mut Silent).unwrap_err().to_string();
     assert!(message.contains("vocab.json: has changed since the run was begun"), "{message}");
+    assert!(message.contains("the run's inputs.json says what it was"), "{message}");
     fs::write(job.path("blank/vocab.json"), "{\"a\": 1}").unwrap();
     let added = job.path("blank/merges.txt");
     let mut meddler = Meddler::new(1, move || fs::write(&added, "a b").unwrap());

@@ -11,9 +11,10 @@ use cpift_tests::folders::{
 };
 use cpift_tests::golden::{self, Golden};
 use safetensors::Dtype;
+use serde_json::json;
 use tempfile::tempdir;
 
-use super::{assert_refused, load};
+use super::{assert_refused, assert_same_bits, cpu, load, set_float};
 
 #[test]
 fn single_and_sharded_folders_load_in_every_type() {

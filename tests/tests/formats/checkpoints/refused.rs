@@ -6,10 +6,12 @@ use cpift_tests::folders::{
     RawTensor, parsed, random_tensors, read_safetensors, shard_name, small_config, write_folder,
     write_safetensors, write_sharded_folder,
 };
+use proptest::prelude::*;
 use safetensors::Dtype;
+use serde_json::json;
 use tempfile::tempdir;
 
-use super::{Q, assert_refused, load, set_float};
+use super::{Q, assert_refused, damaged, load, set_float};
 
 #[test]
 fn wrong_tensors_are_named() {

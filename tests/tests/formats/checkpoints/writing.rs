@@ -12,9 +12,10 @@ use cpift_tests::folders::{
 };
 use cpift_tests::numeric::random;
 use safetensors::Dtype;
+use serde_json::json;
 use tempfile::tempdir;
 
-use super::Q;
+use super::{Q, assert_same_bits, cpu, load};
 
 #[test]
 fn written_folders_are_what_was_given() {
