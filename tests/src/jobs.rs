@@ -203,3 +203,38 @@ impl Observer for Watcher {
         self.stop_after.is_some_and(|steps| self.steps >= steps)
     }
 }
+
+/// Changes a file after so many steps, and keeps what it is told.
+pub struct Meddler {
+    after: usize,
+    change: Box<dyn Fn()>,
+    steps: usize,
+    /// What it was told.
+    pub notices: Vec<String>,
+}
+
+impl Meddler {
+    /// One that calls `change` after `after` steps.
+    pub fn new(after: usize, change: impl Fn() + 'static) -> Self {
+        Self { after, change: Box::new(change), steps: 0, notices: Vec::new() }
+    }
+}
+
+impl Observer for Meddler {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Step(_) => {
+                self.steps += 1;
+                if self.steps == self.after {
+                    (self.change)();
+                }
+            }
+            Event::Notice(text) => self.notices.push(text.to_owned()),
+            _ => {}
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        false
+    }
+}

@@ -8,7 +8,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Reasoned, Result};
-use crate::jinja::{Rendered, Template};
+use crate::jinja::{ADD_GENERATION_PROMPT, Beginning, Part, Rendered, Template};
 use crate::tokenizer::control::{ControlTokens, refuse_reserved};
 
 /// A compiled chat template.
@@ -16,7 +16,8 @@ pub struct ChatTemplate {
     path: PathBuf,
     source: String,
     template: Template,
-    names: BTreeMap<String, String>,
+    /// Special tokens by the names under which a template writes them.
+    names: Map<String, Value>,
     controls: ControlTokens,
 }
 
@@ -38,7 +39,7 @@ impl ChatTemplate {
             path: path.to_owned(),
             source: source.to_owned(),
             template,
-            names: names.clone(),
+            names: names.iter().map(|(name, token)| (name.clone(), token.as_str().into())).collect(),
             controls: controls.clone(),
         })
     }
@@ -52,22 +53,59 @@ impl ChatTemplate {
         variables: &Map<String, Value>,
         add_generation_prompt: bool,
     ) -> Reasoned<Rendered> {
-        let names = self.names.iter().map(|(name, token)| (name.clone(), token.as_str().into()));
-        let mut context = Map::from_iter([("documents".to_owned(), Value::Null)]);
-        context.extend(names);
-        context.extend(variables.clone());
-        context.insert("messages".to_owned(), messages.into());
-        context.insert("tools".to_owned(), tools.clone());
-        context.insert("add_generation_prompt".to_owned(), add_generation_prompt.into());
-        let rendered = self.template.render(&context).map_err(|error| {
+        Ok(self.render_with_beginnings(messages, tools, variables, add_generation_prompt, &[])?.0)
+    }
+
+    /// [`Self::render`], and what the template makes of beginnings of the messages, as far as it tells that by
+    /// the way: those of `wanted`, ascending.
+    pub(crate) fn render_with_beginnings(
+        &self,
+        messages: &[Value],
+        tools: &Value,
+        variables: &Map<String, Value>,
+        add_generation_prompt: bool,
+        wanted: &[Part],
+    ) -> Reasoned<(Rendered, Vec<Beginning>)> {
+        let flag = Value::Bool(add_generation_prompt);
+        let mut context = vec![("documents", &Value::Null)];
+        context.extend(self.names.iter().chain(variables).map(|(name, value)| (name.as_str(), value)));
+        context.extend([("tools", tools), (ADD_GENERATION_PROMPT, &flag)]);
+        let rendered = self.template.render(&context, Some(messages), wanted).map_err(|error| {
             let line = error.line.map(|line| format!(", template line {line}")).unwrap_or_default();
             let reason = one_line(&self.controls.unhidden(&error.message));
             format!("the chat template refuses the messages: {reason} ({}{line})", self.path.display())
         })?;
-        let ends: Vec<usize> = rendered.generation.iter().flat_map(|part| [part.start, part.end]).collect();
-        let (text, ends) = self.controls.to_aliases_with_positions(&rendered.text, &ends);
-        let generation = ends.chunks_exact(2).map(|ends| ends[0]..ends[1]).collect();
-        Ok(Rendered { text, generation })
+        Ok(self.with_aliases(rendered.0, rendered.1))
+    }
+
+    /// Control tokens that the template wrote as aliases.
+    fn with_aliases(&self, whole: Rendered, beginnings: Vec<Beginning>) -> (Rendered, Vec<Beginning>) {
+        let joints: Vec<usize> =
+            beginnings.iter().map(|beginning| self.joint(&whole.text, beginning.shared)).collect();
+        let behind = |byte: usize| whole.text.ceil_char_boundary(byte + 1);
+        let ends = whole.generation.iter().flat_map(|part| [part.start, part.end]);
+        let mut positions: Vec<usize> =
+            joints.iter().flat_map(|&joint| [joint, behind(joint)]).chain(ends).collect();
+        positions.sort_unstable();
+        let (text, moved) = self.controls.to_aliases_with_positions(&whole.text, &positions);
+        let moved = |byte: usize| moved[positions.partition_point(|&position| position < byte)];
+
+        let with_aliases = |(Beginning { part, shared, rest }, joint): (Beginning, usize)| {
+            // A joint inside a token is at the token's end, as what is behind the joint is.
+            let joint = if moved(behind(joint)) > moved(joint) { joint } else { 0 };
+            let rest = self.controls.to_aliases(&[&whole.text[joint..shared], &rest].concat());
+            Beginning { part, shared: if joint == 0 { 0 } else { moved(joint) }, rest }
+        };
+        let beginnings = beginnings.into_iter().zip(joints).map(with_aliases).collect();
+        let generation = whole.generation.iter().map(|part| moved(part.start)..moved(part.end)).collect();
+        (Rendered { text, generation }, beginnings)
+    }
+
+    /// A byte of the text just behind white space, so far before `end` that what is written there does not
+    /// decide which tokens are before the joint.
+    fn joint(&self, text: &str, end: usize) -> usize {
+        let near = text.floor_char_boundary(end.saturating_sub(self.controls.longest() + 4));
+        text[..near].rfind(|character: char| character.is_ascii_whitespace()).map_or(0, |at| at + 1)
     }
 
     /// True when the template's source holds the word, not as a part of a longer one.

@@ -47,45 +47,56 @@ impl RowMaker<'_> {
     /// there the text is tokenised apart.
     fn push_turns(&self, row: &mut Row, text: &str, turns: &[Range<usize>]) -> Reasoned<()> {
         let end = turns.last().map_or(0, |turn| turn.end);
+        let whole = self.tokenizer.aliased_ids_with_bytes(&text[..end])?;
         let mut cuts = vec![0];
         for turn in turns {
-            if !self.continues(text, cuts[cuts.len() - 1], turn)? {
+            let cut = cuts[cuts.len() - 1];
+            let known = if cut == 0 { whole.as_slice() } else { &[] };
+            if !self.continues(text, cut, turn, known)? {
                 cuts.push(turn.start);
             }
         }
+        if let [_] = cuts[..] {
+            push_piece(row, whole, turns);
+            return Ok(());
+        }
         cuts.push(end);
-        let last_start = turns.last().map_or(0, |turn| turn.start);
-        let mut turns = turns.iter().peekable();
         for piece in cuts.windows(2) {
             let part = &text[piece[0]..piece[1]];
-            let ids = match piece[0] {
+            let mut ids = match piece[0] {
                 0 => self.tokenizer.aliased_ids_with_bytes(part)?,
                 _ => self.tokenizer.ids_within_with_bytes(part)?,
             };
-            for (id, bytes) in ids {
-                let bytes = piece[0] + bytes.start..piece[0] + bytes.end;
-                while turns.next_if(|turn| turn.end <= bytes.start).is_some() {}
-                // A token that begins before a turn belongs to the prompt, though it takes the white space
-                // behind it (`rstrip`): `continues` has shown that generation sees it.
-                let supervised = turns.peek().is_some_and(|turn| bytes.start >= turn.start);
-                if bytes.start < last_start {
-                    row.prompt_length = row.tokens.len() + 1;
-                }
-                row.push(&[id], supervised);
+            for (_, bytes) in &mut ids {
+                *bytes = piece[0] + bytes.start..piece[0] + bytes.end;
             }
+            push_piece(row, ids, turns);
         }
         Ok(())
     }
 
     /// True when the text tokenised up to a turn's beginning is the beginning of it tokenised further. Tokens
     /// never reach over a control token, so it is enough to look from the one before to the one behind; where
-    /// there is none, a few hundred bytes back are.
-    fn continues(&self, text: &str, cut: usize, turn: &Range<usize>) -> Reasoned<bool> {
+    /// there is none, a few hundred bytes back are. `known` is the text's ids, or nothing.
+    fn continues(
+        &self,
+        text: &str,
+        cut: usize,
+        turn: &Range<usize>,
+        known: &[(u32, Range<usize>)],
+    ) -> Reasoned<bool> {
         let nearby = word_before(text, cut, turn.start);
-        let from = aliases(&text[nearby..turn.start]).last().map_or(nearby, |alias| nearby + alias.start);
+        let alias = aliases(&text[nearby..turn.start]).last();
+        let from = alias.map_or(nearby, |alias| nearby + alias.start);
+        let before = self.tokenizer.aliased_ids(&text[from..turn.start])?;
+        if alias.is_some() && !known.is_empty() {
+            // What follows a control token has the same ids whatever precedes that.
+            let behind = &known[known.partition_point(|(_, bytes)| bytes.end <= from)..];
+            let mut behind = behind.iter().map(|(id, _)| id);
+            return Ok(before.iter().all(|id| behind.next() == Some(id)));
+        }
         let behind = aliases(&text[turn.start..turn.end]).next();
         let to = behind.map_or(turn.end, |alias| turn.start + alias.end);
-        let before = self.tokenizer.aliased_ids(&text[from..turn.start])?;
         let together = self.tokenizer.aliased_ids(&text[from..to])?;
         Ok(together.starts_with(&before))
     }
@@ -106,7 +117,7 @@ impl RowMaker<'_> {
         if parts.len() < conversation.learnt.iter().filter(|&&learnt| learnt).count() {
             notices.push(Notice::ContextOnly);
         }
-        let last_prompt = chat.prompt(chat.messages.len() - 1).ok();
+        let last_prompt = chat.prompt(chat.messages.len() - 1).ok().map(|prompt| prompt.text());
         let last_prompt =
             last_prompt.filter(|prompt| text.starts_with(prompt.as_str()) && prompt.len() < last_part.end);
         let prompt = last_prompt.as_deref().unwrap_or(&text[..last_part.start]);
@@ -129,6 +140,22 @@ impl RowMaker<'_> {
             notices.push(Notice::UnmarkedEnd);
         }
         Ok(())
+    }
+}
+
+/// Pushes a piece of the text, as ids with their bytes in the text.
+fn push_piece(row: &mut Row, ids: Vec<(u32, Range<usize>)>, turns: &[Range<usize>]) {
+    let last_start = turns.last().map_or(0, |turn| turn.start);
+    let mut turns = turns.iter().peekable();
+    for (id, bytes) in ids {
+        while turns.next_if(|turn| turn.end <= bytes.start).is_some() {}
+        // A token that begins before a turn belongs to the prompt, though it takes the white space
+        // behind it (`rstrip`): `continues` has shown that generation sees it.
+        let supervised = turns.peek().is_some_and(|turn| bytes.start >= turn.start);
+        if bytes.start < last_start {
+            row.prompt_length = row.tokens.len() + 1;
+        }
+        row.push(&[id], supervised);
     }
 }
 
@@ -157,7 +184,8 @@ fn learnt_parts(chat: &Chat<'_>, conversation: &Conversation) -> Reasoned<Vec<Ra
     } else {
         for &index in answers.iter().filter(|&&index| !conversation.learnt[index]) {
             let beginnings = [chat.beginning(index)?, chat.beginning(index + 1)?];
-            if !beginnings.iter().all(|beginning| chat.whole.text.starts_with(beginning.as_str())) {
+            let whole = &chat.whole.text;
+            if !beginnings.iter().all(|beginning| beginning.begins(whole, whole.len())) {
                 return Err(format!(
                     "message {} has the weight 0, and the template does not show where it ends: remove the weight",
                     index + 1

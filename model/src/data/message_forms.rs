@@ -3,6 +3,8 @@
 //! Data sets and templates do not agree on these. A row is passed on as it stands where the template can
 //! write it, and in the form the template knows where it cannot.
 
+use std::borrow::Cow;
+
 use serde_json::{Map, Value};
 
 use super::chat::ChatTemplate;
@@ -10,7 +12,7 @@ use super::messages::{Conversation, MESSAGE_FIELDS, is_answer, texts};
 use super::notice::Notice;
 use super::reasoning;
 use crate::error::Reasoned;
-use crate::jinja::Rendered;
+use crate::jinja::{Beginning, Part, Rendered};
 
 /// Names that transformers passes on as each other, the usual one first.
 const REASONING: [&str; 3] = ["reasoning_content", "thinking", "reasoning"];
@@ -28,6 +30,54 @@ pub(super) struct Chat<'a> {
     variables: Map<String, Value>,
     /// All messages, rendered.
     pub whole: Rendered,
+    /// What rendering the whole told of its beginnings, in ascending order.
+    beginnings: Vec<Beginning>,
+}
+
+/// All messages in one of the forms, rendered.
+struct Whole {
+    hidden: Vec<Value>,
+    rendered: Rendered,
+    beginnings: Vec<Beginning>,
+}
+
+/// The rendered beginning of a conversation: so many bytes of the rendered whole, and what follows them.
+pub(super) struct Start<'a> {
+    whole: &'a str,
+    shared: usize,
+    rest: Cow<'a, str>,
+}
+
+impl Start<'_> {
+    pub fn len(&self) -> usize {
+        self.shared + self.rest.len()
+    }
+
+    pub fn text(&self) -> String {
+        [&self.whole[..self.shared], &self.rest].concat()
+    }
+
+    /// Bytes with which `text` begins as this does, where text and rendered whole have `known` such bytes.
+    pub fn same_bytes(&self, text: &str, known: usize) -> usize {
+        if self.shared > known {
+            return known;
+        }
+        self.shared + same_bytes(&text.as_bytes()[self.shared..], self.rest.as_bytes())
+    }
+
+    /// True when `text` begins with this, where text and rendered whole have `known` bytes in common.
+    pub fn begins(&self, text: &str, known: usize) -> bool {
+        self.same_bytes(text, known) == self.len()
+    }
+}
+
+/// Bytes with which both begin.
+pub(super) fn same_bytes(left: &[u8], right: &[u8]) -> usize {
+    let shorter = left.len().min(right.len());
+    if left[..shorter] == right[..shorter] {
+        return shorter;
+    }
+    left.iter().zip(right).take_while(|(left, right)| left == right).count()
 }
 
 impl<'a> Chat<'a> {
@@ -44,15 +94,20 @@ impl<'a> Chat<'a> {
             tools: template.hide_strings(&conversation.tools)?,
             variables: template.hide_variables(&conversation.variables)?,
             whole: Rendered { text: String::new(), generation: Vec::new() },
+            beginnings: Vec::new(),
         };
+        let wanted = wanted(&conversation.learnt);
         for message in &mut chat.messages {
             name_reasoning(template, message, notices)?;
         }
         let has_parts = chat.messages.iter().any(|message| message["content"].is_array());
-        let plain = if has_parts { chat.take_parts_form(notices)? } else { chat.render_as(&chat.messages) };
+        let plain = match has_parts {
+            true => chat.take_parts_form(&wanted, notices)?,
+            false => chat.render_as(&chat.messages, &wanted),
+        };
         let has_arguments = chat.messages.iter().any(|message| arguments(message).next().is_some());
-        chat.whole = if has_arguments { chat.take_arguments_form(plain, notices)? } else { plain? };
-        chat.hidden = chat.hide(&chat.messages)?;
+        let whole = if has_arguments { chat.take_arguments_form(plain, &wanted, notices)? } else { plain? };
+        (chat.hidden, chat.whole, chat.beginnings) = (whole.hidden, whole.rendered, whole.beginnings);
         chat.notice_unread(conversation, notices);
         Ok(chat)
     }
@@ -82,19 +137,29 @@ impl<'a> Chat<'a> {
         for fields in changed.iter_mut().filter_map(Value::as_object_mut) {
             fields.retain(|key, _| !keys.contains(&key));
         }
-        self.render_as(&changed).is_ok_and(|rendered| rendered.text == self.whole.text)
+        self.render_as(&changed, &[]).is_ok_and(|whole| whole.rendered.text == self.whole.text)
     }
 
     /// The first messages, with the beginning of an answer.
-    pub fn prompt(&self, count: usize) -> Reasoned<String> {
-        let rendered = self.template.render(&self.hidden[..count], &self.tools, &self.variables, true)?;
-        Ok(rendered.text)
+    pub fn prompt(&self, count: usize) -> Reasoned<Start<'_>> {
+        self.start(Part { count, add_generation_prompt: true })
     }
 
     /// The first messages.
-    pub fn beginning(&self, count: usize) -> Reasoned<String> {
-        let rendered = self.template.render(&self.hidden[..count], &self.tools, &self.variables, false)?;
-        Ok(rendered.text)
+    pub fn beginning(&self, count: usize) -> Reasoned<Start<'_>> {
+        self.start(Part { count, add_generation_prompt: false })
+    }
+
+    fn start(&self, part: Part) -> Reasoned<Start<'_>> {
+        let whole = self.whole.text.as_str();
+        if let Ok(found) = self.beginnings.binary_search_by_key(&part, |beginning| beginning.part) {
+            let Beginning { shared, rest, .. } = &self.beginnings[found];
+            return Ok(Start { whole, shared: *shared, rest: rest.into() });
+        }
+        let messages = &self.hidden[..part.count];
+        let prompt = part.add_generation_prompt;
+        let rendered = self.template.render(messages, &self.tools, &self.variables, prompt)?;
+        Ok(Start { whole, shared: 0, rest: rendered.text.into() })
     }
 
     /// True when the template writes the same whatever the content of a message is.
@@ -119,13 +184,17 @@ impl<'a> Chat<'a> {
         messages.iter().map(|message| hide_message(self.template, message)).collect()
     }
 
-    fn render_as(&self, messages: &[Value]) -> Reasoned<Rendered> {
-        self.template.render(&self.hide(messages)?, &self.tools, &self.variables, false)
+    fn render_as(&self, messages: &[Value], wanted: &[Part]) -> Reasoned<Whole> {
+        let hidden = self.hide(messages)?;
+        let (tools, variables) = (&self.tools, &self.variables);
+        let (rendered, beginnings) =
+            self.template.render_with_beginnings(&hidden, tools, variables, false, wanted)?;
+        Ok(Whole { hidden, rendered, beginnings })
     }
 
     /// Contents in parts go to the template as they are; where it cannot take them, or writes the list
     /// itself instead of the texts, they are joined.
-    fn take_parts_form(&mut self, notices: &mut Vec<Notice>) -> Reasoned<Reasoned<Rendered>> {
+    fn take_parts_form(&mut self, wanted: &[Part], notices: &mut Vec<Notice>) -> Reasoned<Reasoned<Whole>> {
         let mut joined = self.messages.clone();
         let mut several = false;
         for message in joined.iter_mut().filter(|message| message["content"].is_array()) {
@@ -133,10 +202,10 @@ impl<'a> Chat<'a> {
             several |= parts.len() > 1;
             message["content"] = Value::String(parts.join("\n"));
         }
-        let as_parts = self.render_as(&self.messages);
-        let as_text = self.render_as(&joined);
+        let as_parts = self.render_as(&self.messages, wanted);
+        let as_text = self.render_as(&joined, wanted);
         let takes_parts = match (&as_parts, &as_text) {
-            (Ok(parts), Ok(text)) => self.writes_texts(&parts.text, &text.text),
+            (Ok(parts), Ok(text)) => self.writes_texts(&parts.rendered.text, &text.rendered.text),
             (Ok(_), Err(_)) => true,
             (Err(_), _) => false,
         };
@@ -166,9 +235,10 @@ impl<'a> Chat<'a> {
     /// write the other with quotation marks around it, and one that joins strings cannot take an object.
     fn take_arguments_form(
         &mut self,
-        plain: Reasoned<Rendered>,
+        plain: Reasoned<Whole>,
+        wanted: &[Part],
         notices: &mut Vec<Notice>,
-    ) -> Reasoned<Rendered> {
+    ) -> Reasoned<Whole> {
         let all: Vec<&Value> = self.messages.iter().flat_map(arguments).collect();
         let quoted = |text: &str| {
             all.iter().filter_map(|value| value.as_str()).any(|json| {
@@ -180,11 +250,12 @@ impl<'a> Chat<'a> {
             let keys = all.iter().filter_map(|value| value.as_object()?.keys().next());
             keys.into_iter().any(|key| text.contains(&format!("{{'{key}': ")))
         };
-        if plain.as_ref().is_ok_and(|plain| !quoted(&plain.text) && !printed(&plain.text)) {
+        let text = plain.as_ref().map(|plain| plain.rendered.text.as_str());
+        if text.is_ok_and(|text| !quoted(text) && !printed(text)) {
             return plain;
         }
-        let wants_objects = match &plain {
-            Ok(plain) => quoted(&plain.text),
+        let wants_objects = match text {
+            Ok(text) => quoted(text),
             Err(_) => all.iter().any(|value| value.is_string()),
         };
         let mut changed = self.messages.clone();
@@ -198,16 +269,28 @@ impl<'a> Chat<'a> {
                 }
             }
         }
-        match self.render_as(&changed) {
-            Ok(rendered) => {
+        match self.render_as(&changed, wanted) {
+            Ok(whole) => {
                 let notice = if wants_objects { Notice::ArgumentsAsObjects } else { Notice::ArgumentsAsText };
                 notices.push(notice);
                 self.messages = changed;
-                Ok(rendered)
+                Ok(whole)
             }
             Err(_) => plain,
         }
     }
+}
+
+/// The beginnings by which turns are found: with a generation prompt before every answer that is learnt, and
+/// without one behind every such answer but the last.
+fn wanted(learnt: &[bool]) -> Vec<Part> {
+    let answers = (0..learnt.len()).filter(|&index| learnt[index]);
+    let parts = answers.flat_map(|index| {
+        let before = Part { count: index, add_generation_prompt: true };
+        let behind = Part { count: index + 1, add_generation_prompt: false };
+        [Some(before), Some(behind).filter(|behind| behind.count < learnt.len())]
+    });
+    parts.flatten().collect()
 }
 
 /// The arguments of a message's tool calls.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::message_forms::Chat;
+use super::message_forms::{Chat, same_bytes};
 use super::messages::{Conversation, calls_tools, is_answer, texts};
 use super::notice::Notice;
 use super::omissions::holds;
@@ -32,11 +32,14 @@ pub(super) fn find(
     notices: &mut Vec<Notice>,
 ) -> Reasoned<Learnt> {
     let last = chat.messages.len() - 1;
-    let prompt = chat.prompt(last)?;
+    let prompt = if last == 0 { first_prompt(chat)? } else { chat.prompt(last)?.text() };
     let text = with_last_answer(chat, &prompt, tokenizer, notices)?;
-    let mut finder = Finder { chat, tokenizer, text: &text, turns: Vec::new() };
+    let known = same_bytes(text.as_bytes(), chat.whole.text.as_bytes());
+    let mut finder = Finder { chat, tokenizer, text: &text, known, turns: Vec::new() };
     for index in (0..last).filter(|&index| conversation.learnt[index]) {
         match finder.earlier_turn(index, prompt.len()) {
+            // The template has left out all of it, which is noticed elsewhere: silence is not to be learnt.
+            Some(turn) if is_blank(&text[turn.clone()]) => {}
             Some(turn) => finder.turns.push(turn),
             None if notices.contains(&Notice::ContextOnly) => {}
             None => notices.push(Notice::ContextOnly),
@@ -46,9 +49,46 @@ pub(super) fn find(
     let turn = &text[prompt.len()..];
     let stop = first_stop(tokenizer, turn);
     let end = stop.map_or(turn.trim_end().len(), |alias| alias.end);
+    if is_blank(&turn[..end]) {
+        return Err("the chat template writes nothing of the last answer: there is nothing to learn".into());
+    }
     turns.push(prompt.len()..prompt.len() + end);
     let ended = stop.is_some() || ends_by_itself(tokenizer, &turn[..end], &chat.messages[last])?;
     Ok(Learnt { text, turns, needs_eos: !ended })
+}
+
+/// The prompt of an answer that nothing precedes: no model is asked with no messages, so it is what the template
+/// writes before the answer, where that ends as its generation prompts do. Else it is what the template makes of
+/// no messages.
+fn first_prompt(chat: &Chat<'_>) -> Reasoned<String> {
+    let whole = &chat.whole.text;
+    let answer = chat.messages.first().and_then(|message| texts(message).next()).unwrap_or_default().trim();
+    let before = whole.find(answer).map(|at| &whole[..at]).filter(|_| !answer.is_empty());
+    let asked_again = chat.prompt(1).map(|prompt| prompt.text()).unwrap_or_default();
+    let opening = asked_again.strip_prefix(whole.as_str()).filter(|opening| !opening.is_empty());
+    if let (Some(before), Some(opening)) = (before, opening) {
+        let written = if before.ends_with(opening) { before } else { before.trim_end() };
+        if written.ends_with(opening) {
+            return Ok(written.to_owned());
+        }
+    }
+    chat.prompt(0).map(|prompt| prompt.text()).map_err(|_| {
+        "the answer is the first message, and the chat template does not show how it asks for one: put a message \
+         of the role `user` before it"
+            .into()
+    })
+}
+
+/// True when nothing but white space stands between control tokens.
+fn is_blank(turn: &str) -> bool {
+    let mut position = 0;
+    for alias in aliases(turn) {
+        if !turn[position..alias.start].trim().is_empty() {
+            return false;
+        }
+        position = alias.end;
+    }
+    turn[position..].trim().is_empty()
 }
 
 fn first_stop(tokenizer: &Tokenizer, text: &str) -> Option<Alias> {
@@ -77,6 +117,8 @@ struct Finder<'a> {
     chat: &'a Chat<'a>,
     tokenizer: &'a Tokenizer,
     text: &'a str,
+    /// Bytes with which the text begins as the rendered whole does.
+    known: usize,
     turns: Vec<Range<usize>>,
 }
 
@@ -87,7 +129,7 @@ impl Finder<'_> {
         let prompt = self.chat.prompt(index).ok()?;
         let start = prompt.len();
         let done = self.turns.last().map_or(0, |turn| turn.end);
-        if start >= limit || start < done || !self.text.starts_with(&prompt) {
+        if start >= limit || start < done || !prompt.begins(self.text, self.known) {
             return None;
         }
         let end = self.end(index, start, limit)?;
@@ -125,10 +167,10 @@ impl Finder<'_> {
     /// template may write something behind the last message only.
     fn boundary(&self, index: usize, start: usize) -> Option<Boundary> {
         let beginning = self.chat.beginning(index + 1).ok()?;
-        if self.text.starts_with(&beginning) {
+        if beginning.begins(self.text, self.known) {
             return (beginning.len() > start).then_some(Boundary { byte: beginning.len(), exact: true });
         }
-        let same = self.text.bytes().zip(beginning.bytes()).take_while(|(a, b)| a == b).count();
+        let same = beginning.same_bytes(self.text, self.known);
         let same = outside_alias(self.text, self.text.floor_char_boundary(same));
         let turn = self.text.get(start..same)?;
         let message = &self.chat.messages[index];

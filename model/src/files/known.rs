@@ -133,6 +133,9 @@ impl Difference {
             Self::New => "was not there when the run was begun: remove it",
             Self::Gone => "was there when the run was begun and is gone: put it back",
         };
-        Error::format(path, format!("{difference} and continue with --resume, or start a new run"))
+        let reason = format!(
+            "{difference} and continue with --resume, or start a new run (the run's inputs.json says what it was)"
+        );
+        Error::format(path, reason)
     }
 }

@@ -48,10 +48,10 @@ impl Renderer<'_> {
             }
             Value::Loop(state) => state.attribute(name, &self.limits)?,
             Value::Tuple(sequence) if sequence.is_group && **name == *"grouper" => {
-                Some(sequence.items[0].clone())
+                Some(sequence.items()[0].clone())
             }
             Value::Tuple(sequence) if sequence.is_group && **name == *"list" => {
-                Some(sequence.items[1].clone())
+                Some(sequence.items()[1].clone())
             }
             Value::Macro(index) => {
                 let name_of = self.macros.borrow()[*index].declared.name.clone();
@@ -59,7 +59,7 @@ impl Renderer<'_> {
             }
             Value::Int(_) | Value::Bool(_) | Value::Float(_) => number_attribute(value, name)?,
             Value::Cycler(cycler) if **name == *"current" => {
-                Some(cycler.items.items[cycler.position.get()].clone())
+                Some(cycler.items.items()[cycler.position.get()].clone())
             }
             _ => None,
         };
@@ -108,8 +108,11 @@ impl Renderer<'_> {
             };
             return Ok(found.map(|character| Value::text(&*character.encode_utf8(&mut [0; 4]))));
         }
+        if let (Value::List(sequence), Ok(index)) = (value, usize::try_from(index)) {
+            return Ok(sequence.get(index).cloned());
+        }
         let length = match value {
-            Value::List(sequence) | Value::Tuple(sequence) => sequence.items.len(),
+            Value::List(sequence) | Value::Tuple(sequence) => sequence.items().len(),
             Value::Range(range) => range.length,
             _ => 0,
         };
@@ -118,7 +121,7 @@ impl Renderer<'_> {
             return Ok(None);
         };
         Ok(match value {
-            Value::List(sequence) | Value::Tuple(sequence) => sequence.items.get(index).cloned(),
+            Value::List(sequence) | Value::Tuple(sequence) => sequence.get(index).cloned(),
             Value::Range(range) => Some(range.get(index)),
             _ => None,
         })
@@ -127,12 +130,18 @@ impl Renderer<'_> {
     /// `value[start:stop:step]`.
     pub(super) fn slice(&self, value: &Value, bounds: [Option<i128>; 3]) -> Result<Value> {
         value.defined()?;
+        if let (Value::List(sequence), [Some(start), None, None | Some(1)]) = (value, bounds)
+            && let Ok(start) = usize::try_from(start)
+            && let Some(rest) = Value::messages_behind(sequence, start, &self.limits)?
+        {
+            return Ok(rest);
+        }
         let length = match value {
             Value::Str(text) => {
                 self.limits.read(text.len())?;
                 text.chars().count()
             }
-            Value::List(sequence) | Value::Tuple(sequence) => sequence.items.len(),
+            Value::List(sequence) | Value::Tuple(sequence) => sequence.items().len(),
             Value::Range(range) => range.length,
             other => fail!("'{}' object cannot be sliced", other.kind()),
         };
@@ -157,7 +166,8 @@ impl Renderer<'_> {
             }
             Value::List(sequence) | Value::Tuple(sequence) => {
                 self.limits.allocate_times(count, ELEMENT)?;
-                let items = (0..count).map(|position| sequence.items[index(position)].clone()).collect();
+                let known = sequence.items();
+                let items = (0..count).map(|position| known[index(position)].clone()).collect();
                 if matches!(value, Value::List(_)) { Value::list(items) } else { Value::tuple(items) }
             }
             _ => Ok(Value::None),

@@ -6,6 +6,7 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::arguments::{Arguments, int};
+use super::beginnings::Beginnings;
 use super::error::{Result, fail};
 use super::globals::Function;
 use super::limits::{ELEMENT, Limits};
@@ -28,6 +29,7 @@ pub(super) struct Renderer<'t> {
     pub rendered: Cell<usize>,
     /// Bytes of the rendered text that stand in `generation`.
     pub generation: RefCell<Vec<Range<usize>>>,
+    pub beginnings: Beginnings,
 }
 
 /// The attributes of a namespace, in the order that they were set in.
@@ -42,7 +44,7 @@ pub(super) struct Closure {
 
 /// Variables of a block, and the scope around it.
 pub(super) struct Scope {
-    variables: RefCell<Vec<(Name, Value)>>,
+    pub variables: RefCell<Vec<(Name, Value)>>,
     outer: Option<Rc<Scope>>,
 }
 
@@ -82,6 +84,11 @@ impl Scope {
 
 impl Renderer<'_> {
     pub(super) fn variable(&self, name: Name, scope: &Scope) -> Value {
+        self.beginnings.use_name(name);
+        self.value_of(name, scope)
+    }
+
+    fn value_of(&self, name: Name, scope: &Scope) -> Value {
         if let Some(value) = scope.get(name) {
             return value;
         }
@@ -118,7 +125,14 @@ impl Renderer<'_> {
                 self.filter(&filter.1, value, scope)
             }
             Kind::Test(test) => {
-                let value = self.evaluate(&test.0, scope)?;
+                let value = match &test.0.kind {
+                    // Whether it is there does not depend on the value that it has.
+                    Kind::Name(name) if matches!(&*test.1.name, "defined" | "undefined") => {
+                        self.limits.step()?;
+                        self.value_of(*name, scope)
+                    }
+                    _ => self.evaluate(&test.0, scope)?,
+                };
                 self.evaluate_test(&test.1, &value, scope)
             }
             Kind::Not(value) => Ok(Value::Bool(!self.evaluate(value, scope)?.is_true())),

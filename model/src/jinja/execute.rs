@@ -4,11 +4,12 @@ use std::rc::Rc;
 use std::sync::Arc;
 
 use super::arguments::Arguments;
+use super::beginnings::{After, Here};
 use super::error::{Result, fail};
 use super::evaluate::{Closure, Output, Renderer, Scope};
 use super::limits::ELEMENT;
 use super::loops::{Cursor, Loop, elements};
-use super::tree::{self, Filtering, For, Statement, StatementKind, Target};
+use super::tree::{self, Expression, Filtering, For, Name, Statement, StatementKind, Target};
 use super::value::{Dict, Value};
 
 /// What follows a statement.
@@ -33,6 +34,53 @@ impl Renderer<'_> {
         Ok(Flow::On)
     }
 
+    /// Executes what stands outside of all scopes but the outermost, `after` which something follows.
+    pub(super) fn execute_outermost(
+        &self,
+        body: &[Statement],
+        after: Option<&After<'_>>,
+        scope: &Rc<Scope>,
+        out: &mut Output,
+    ) -> Result<Flow> {
+        for (index, statement) in body.iter().enumerate() {
+            self.rendered.set(out.text.len());
+            let after = After { rest: &body[index + 1..], outer: after };
+            let flow = match &statement.kind {
+                StatementKind::If(branches, otherwise) => self
+                    .limits
+                    .enter()
+                    .and_then(|_level| self.branch(branches, otherwise, scope))
+                    .map_err(|error| error.at(statement.line))
+                    .and_then(|body| self.execute_outermost(body, Some(&after), scope, out)),
+                StatementKind::For(declared) => {
+                    let level = self.limits.enter();
+                    level.and_then(|_level| self.for_loop(declared, Some(&after), scope, out))
+                }
+                _ => self.statement(statement, scope, out),
+            };
+            let flow = flow.map_err(|error| error.at(statement.line))?;
+            if flow != Flow::On {
+                return Ok(flow);
+            }
+        }
+        Ok(Flow::On)
+    }
+
+    /// The body of the first branch whose condition holds.
+    fn branch<'s>(
+        &self,
+        branches: &'s [(Expression, Vec<Statement>)],
+        otherwise: &'s [Statement],
+        scope: &Rc<Scope>,
+    ) -> Result<&'s [Statement]> {
+        for (condition, body) in branches {
+            if self.evaluate(condition, scope)?.is_true() {
+                return Ok(body);
+            }
+        }
+        Ok(otherwise)
+    }
+
     fn statement(&self, statement: &Statement, scope: &Rc<Scope>, out: &mut Output) -> Result<Flow> {
         let _level = self.limits.enter()?;
         match &statement.kind {
@@ -45,14 +93,9 @@ impl Renderer<'_> {
                 self.write_str(&value, &mut out.text)?;
             }
             StatementKind::If(branches, otherwise) => {
-                for (condition, body) in branches {
-                    if self.evaluate(condition, scope)?.is_true() {
-                        return self.execute(body, scope, out);
-                    }
-                }
-                return self.execute(otherwise, scope, out);
+                return self.execute(self.branch(branches, otherwise, scope)?, scope, out);
             }
-            StatementKind::For(declared) => return self.for_loop(declared, scope, out),
+            StatementKind::For(declared) => return self.for_loop(declared, None, scope, out),
             StatementKind::Set(target, value) => {
                 let value = self.evaluate(value, scope)?;
                 self.assign(target, value, scope)?;
@@ -126,7 +169,13 @@ impl Renderer<'_> {
     }
 
     #[inline(never)]
-    fn for_loop(&self, declared: &For, scope: &Rc<Scope>, out: &mut Output) -> Result<Flow> {
+    fn for_loop(
+        &self,
+        declared: &For,
+        after: Option<&After<'_>>,
+        scope: &Rc<Scope>,
+        out: &mut Output,
+    ) -> Result<Flow> {
         let mut iterable = self.evaluate(&declared.iterable, scope)?;
         if let Some(condition) = &declared.condition {
             let mut kept = Vec::new();
@@ -148,33 +197,57 @@ impl Renderer<'_> {
             }
             None => None,
         };
+        let first_message = match &iterable {
+            Value::List(sequence) => sequence.first_message(),
+            _ => None,
+        };
         let mut cursor = Cursor::new(&iterable)?;
-        let mut is_empty = true;
+        let mut count = 0;
         loop {
+            if let (Some(first), Some(after), 1..) = (first_message, after, count) {
+                let state = state.as_ref().map(|(name, state)| (*name, &**state));
+                let here = Here { declared, iterable: &iterable, state, position: count, after, scope };
+                self.make_beginnings(first.saturating_add(count), &here, out);
+            }
             let item = match &state {
                 Some((_, state)) => state.advance(&self.limits)?,
                 None => cursor.next(&self.limits)?,
             };
             let Some(item) = item else { break };
-            is_empty = false;
-            let inner = Scope::new(Some(scope));
-            self.assign(&declared.target, item, &inner)?;
-            if let Some((name, state)) = &state {
-                inner.set(*name, Value::Loop(state.clone()));
-            }
-            if self.execute(&declared.body, &inner, out)? == Flow::Break {
+            count += 1;
+            if self.iteration(declared, item, state.as_ref(), scope, out)? == Flow::Break {
                 break;
             }
         }
-        if is_empty {
+        if count == 0 {
             return self.execute(&declared.otherwise, &Scope::new(Some(scope)), out);
         }
         Ok(Flow::On)
     }
 
+    /// Goes through a loop's body for one element. `state` is the name `loop` and what it stands for.
+    pub(super) fn iteration(
+        &self,
+        declared: &For,
+        item: Value,
+        state: Option<&(Name, Rc<Loop>)>,
+        scope: &Rc<Scope>,
+        out: &mut Output,
+    ) -> Result<Flow> {
+        let inner = Scope::new(Some(scope));
+        self.assign(&declared.target, item, &inner)?;
+        if let Some((name, state)) = state {
+            inner.set(*name, Value::Loop(state.clone()));
+        }
+        self.execute(&declared.body, &inner, out)
+    }
+
     fn assign(&self, target: &Target, value: Value, scope: &Rc<Scope>) -> Result<()> {
         match target {
-            Target::Name(name) => scope.set(*name, value),
+            Target::Name(name) => {
+                self.beginnings.use_name(*name);
+                scope.set(*name, value);
+            }
             Target::Attribute(name, attribute) => {
                 let Value::Namespace(index) = self.variable(*name, scope) else {
                     fail!("cannot assign attribute on non-namespace object");

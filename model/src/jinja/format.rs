@@ -28,7 +28,7 @@ impl Renderer<'_> {
     pub(super) fn percent_format(&self, format: &str, values: &Value) -> Result<Value> {
         self.limits.allocate(format.len())?;
         let mut arguments = match values {
-            Value::Tuple(sequence) => sequence.items.clone(),
+            Value::Tuple(sequence) => sequence.items().to_vec(),
             other => vec![other.clone()],
         }
         .into_iter();

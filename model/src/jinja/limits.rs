@@ -89,6 +89,17 @@ impl Limits {
         self.allocate(count.saturating_mul(bytes))
     }
 
+    /// Steps and bytes that are left.
+    pub(super) fn left(&self) -> (u64, u64) {
+        (self.steps.get(), self.bytes.get())
+    }
+
+    /// Takes back what was counted since there were so many left.
+    pub(super) fn set_left(&self, (steps, bytes): (u64, u64)) {
+        self.steps.set(steps);
+        self.bytes.set(bytes);
+    }
+
     /// Goes one level deeper until the result is dropped.
     pub(super) fn enter(&self) -> Result<Level<'_>> {
         self.step()?;

@@ -6,7 +6,8 @@ use std::sync::Arc;
 
 use super::error::{Result, fail};
 use super::limits::{ELEMENT, Limits};
-use super::value::{Dict, Iterator, Range, Sequence, Value, View};
+use super::sequence::Sequence;
+use super::value::{Dict, Iterator, Range, Value, View};
 
 /// A place in what is gone through.
 pub(super) struct Cursor {
@@ -48,7 +49,7 @@ impl Cursor {
         self.position += 1;
         Ok(match &self.source {
             Source::Empty => None,
-            Source::Sequence(sequence) => sequence.items.get(position).cloned(),
+            Source::Sequence(sequence) => sequence.get(position).cloned(),
             Source::Dict(view, dict) => match dict.entries().get(position) {
                 None => None,
                 Some((key, value)) => Some(match view {
@@ -93,7 +94,7 @@ impl Cursor {
     pub(super) fn length(value: &Value) -> Option<usize> {
         match value {
             Value::Undefined(_) => Some(0),
-            Value::List(sequence) | Value::Tuple(sequence) => Some(sequence.items.len()),
+            Value::List(sequence) | Value::Tuple(sequence) => Some(sequence.items().len()),
             Value::Dict(dict) | Value::View(_, dict) => Some(dict.entries().len()),
             Value::Str(text) => Some(text.chars().count()),
             Value::Range(range) => Some(range.length),
@@ -109,8 +110,8 @@ impl Cursor {
 /// When the value cannot be gone through, or holds too much.
 pub(super) fn elements(value: &Value, limits: &Limits) -> Result<Vec<Value>> {
     if let Value::List(sequence) | Value::Tuple(sequence) = value {
-        limits.allocate_times(sequence.items.len(), ELEMENT)?;
-        return Ok(sequence.items.clone());
+        limits.allocate_times(sequence.items().len(), ELEMENT)?;
+        return Ok(sequence.items().to_vec());
     }
     let mut cursor = Cursor::new(value)?;
     let mut items = Vec::new();
@@ -143,13 +144,31 @@ struct Items {
 
 impl Loop {
     pub(super) fn new(value: &Value, id: usize) -> Result<Self> {
+        let is_conversation = matches!(value, Value::List(sequence) if sequence.first_message().is_some());
         Ok(Self {
             id,
             depth: value.depth() + 1,
             cursor: RefCell::new(Cursor::new(value)?),
             index: Cell::new(0),
-            length: Cell::new(Cursor::length(value)),
+            // How many messages there are is not asked before a template does.
+            length: Cell::new(if is_conversation { None } else { Cursor::length(value) }),
             items: RefCell::default(),
+        })
+    }
+
+    /// The same loop, with the same element current, in a conversation of which only `messages` are there.
+    pub(super) fn of_beginning(&self, messages: &Value) -> Result<Self> {
+        let mut cursor = Cursor::new(messages)?;
+        cursor.position = self.index.get();
+        let Items { before, current, .. } = &*self.items.borrow();
+        let items = Items { before: before.clone(), current: current.clone(), after: None };
+        Ok(Self {
+            id: self.id,
+            depth: self.depth,
+            cursor: RefCell::new(cursor),
+            index: self.index.clone(),
+            length: Cell::new(Cursor::length(messages)),
+            items: RefCell::new(items),
         })
     }
 

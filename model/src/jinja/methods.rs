@@ -114,8 +114,8 @@ impl Renderer<'_> {
                     cycler.position.set(0);
                     return Ok(Value::None);
                 }
-                cycler.position.set((position + 1) % cycler.items.items.len());
-                Ok(cycler.items.items[position].clone())
+                cycler.position.set((position + 1) % cycler.items.items().len());
+                Ok(cycler.items.items()[position].clone())
             }
             Value::Function(_) => {
                 let [keys, value] = arguments.bind("fromkeys", ["iterable", "value"], 1)?;

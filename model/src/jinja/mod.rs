@@ -35,6 +35,7 @@
 
 mod arguments;
 mod attributes;
+mod beginnings;
 mod error;
 mod evaluate;
 mod execute;
@@ -51,6 +52,7 @@ mod operators;
 mod parser;
 mod predicates;
 mod print;
+mod sequence;
 mod str_methods;
 mod text;
 mod text_filters;
@@ -63,6 +65,8 @@ mod tests;
 use std::cell::Cell;
 use std::ops::Range;
 
+pub(crate) use beginnings::{ADD_GENERATION_PROMPT, Beginning, Part};
+use beginnings::{Beginnings, MESSAGES};
 pub(crate) use error::Error;
 use error::{Result, fail};
 use evaluate::{Output, Renderer, Scope};
@@ -92,21 +96,29 @@ impl Template {
         parser::parse(source).map(Self)
     }
 
-    /// Renders the template with the variables of `context`.
+    /// Renders the template with `messages` and the variables of `context`, of which the last of a name counts.
+    /// The beginnings of the conversation that are `wanted` are made by the way, as far as that is possible.
     ///
     /// # Errors
     /// When the template refuses the context, fails on it, or exceeds a limit, with its line.
     pub(crate) fn render(
         &self,
-        context: &serde_json::Map<String, serde_json::Value>,
-    ) -> std::result::Result<Rendered, Error> {
+        context: &[(&str, &serde_json::Value)],
+        messages: Option<&[serde_json::Value]>,
+        wanted: &[Part],
+    ) -> std::result::Result<(Rendered, Vec<Beginning>), Error> {
         // Names that the template does not read are not converted.
         let read = |name: &str| self.0.names.iter().position(|known| **known == *name);
-        let used: Vec<_> = context.iter().filter_map(|(name, value)| Some((read(name)?, value))).collect();
+        let used: Vec<_> = context.iter().filter_map(|(name, value)| Some((read(name)?, *value))).collect();
+        let messages = read(MESSAGES).zip(messages);
         let mut size = 0_usize;
         for (_, value) in &used {
             size = size.saturating_add(measure(value, 0)?);
         }
+        for message in messages.iter().flat_map(|(_, messages)| *messages) {
+            size = size.saturating_add(measure(message, 1)?);
+        }
+        let count = messages.map_or(0, |(_, messages)| messages.len());
         let renderer = Renderer {
             tree: &self.0,
             limits: Limits::new(size),
@@ -116,17 +128,24 @@ impl Template {
             loops: Cell::new(0),
             rendered: Cell::new(0),
             generation: Default::default(),
+            beginnings: Beginnings::new(&self.0, count, wanted),
         };
         let scope = Scope::new(None);
         for (name, value) in used {
             scope.set(name, convert(value, &renderer.limits)?);
         }
+        if let Some((name, messages)) = messages {
+            let items = messages.iter().map(|message| convert(message, &renderer.limits));
+            let items = items.collect::<Result<_>>()?;
+            scope.set(name, Value::messages(items, renderer.beginnings.seen.clone())?);
+        }
         let mut out = Output { is_outermost: true, ..Output::default() };
-        renderer.execute(&self.0.body, &scope, &mut out)?;
+        renderer.execute_outermost(&self.0.body, None, &scope, &mut out)?;
         let boundary = |at: usize| out.text.floor_char_boundary(at);
         let generation = renderer.generation.into_inner().into_iter();
         let generation = generation.map(|range| boundary(range.start)..boundary(range.end)).collect();
-        Ok(Rendered { generation: ascending(generation), text: out.text })
+        let rendered = Rendered { generation: ascending(generation), text: out.text };
+        Ok((rendered, renderer.beginnings.into_made()))
     }
 }
 

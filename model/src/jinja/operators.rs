@@ -31,8 +31,8 @@ impl Renderer<'_> {
             }
             (Operator::Add, Value::List(a), Value::List(b))
             | (Operator::Add, Value::Tuple(a), Value::Tuple(b)) => {
-                self.limits.allocate_times(a.items.len() + b.items.len(), ELEMENT)?;
-                let items = [&a.items[..], &b.items[..]].concat();
+                self.limits.allocate_times(a.items().len() + b.items().len(), ELEMENT)?;
+                let items = [a.items(), b.items()].concat();
                 if matches!(left, Value::List(_)) { Value::list(items) } else { Value::tuple(items) }
             }
             (Operator::Add, Value::Str(_), _) => {
@@ -55,9 +55,10 @@ impl Renderer<'_> {
                 Ok(Value::text(text.repeat(if text.is_empty() { 0 } else { count })))
             }
             Value::List(sequence) | Value::Tuple(sequence) => {
-                self.limits.allocate_times(count.saturating_mul(sequence.items.len()), ELEMENT)?;
-                let count = if sequence.items.is_empty() { 0 } else { count };
-                let items = std::iter::repeat_n(&sequence.items, count).flatten().cloned().collect();
+                let items = sequence.items();
+                self.limits.allocate_times(count.saturating_mul(items.len()), ELEMENT)?;
+                let count = if items.is_empty() { 0 } else { count };
+                let items = std::iter::repeat_n(items, count).flatten().cloned().collect();
                 if matches!(value, Value::List(_)) { Value::list(items) } else { Value::tuple(items) }
             }
             other => Err(unsupported("*", other, &Value::Int(0))),
@@ -112,12 +113,12 @@ impl Renderer<'_> {
                 Ok(Some(hidden::order(a, b)))
             }
             (Value::List(a), Value::List(b)) | (Value::Tuple(a), Value::Tuple(b)) => {
-                for (left, right) in a.items.iter().zip(&b.items) {
+                for (left, right) in a.items().iter().zip(b.items()) {
                     if !left.equals(right, &self.limits)? {
                         return self.order(left, right, symbol);
                     }
                 }
-                Ok(Some(a.items.len().cmp(&b.items.len())))
+                Ok(Some(a.items().len().cmp(&b.items().len())))
             }
             _ => fail!(
                 "'{symbol}' not supported between instances of '{}' and '{}'",
@@ -139,7 +140,7 @@ impl Renderer<'_> {
             },
             Value::Dict(dict) => Ok(dict.get(value, &self.limits)?.is_some()),
             Value::List(sequence) | Value::Tuple(sequence) => {
-                for item in &sequence.items {
+                for item in sequence.items() {
                     if item.equals(value, &self.limits)? {
                         return Ok(true);
                     }

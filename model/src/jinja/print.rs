@@ -127,10 +127,10 @@ impl Renderer<'_> {
                 self.limits.allocate(text.len())?;
                 write_repr(text, out);
             }
-            Value::List(sequence) => self.write_items(&sequence.items, ("[", "]"), out, depth)?,
+            Value::List(sequence) => self.write_items(sequence.items(), ("[", "]"), out, depth)?,
             Value::Tuple(sequence) => {
-                let end = if sequence.items.len() == 1 { ",)" } else { ")" };
-                self.write_items(&sequence.items, ("(", end), out, depth)?;
+                let end = if sequence.items().len() == 1 { ",)" } else { ")" };
+                self.write_items(sequence.items(), ("(", end), out, depth)?;
             }
             Value::Dict(dict) => self.write_dict(dict.entries(), out, depth)?,
             Value::View(view, dict) => self.write_view(*view, dict, out, depth)?,
@@ -225,11 +225,11 @@ impl Renderer<'_> {
             }
             Value::List(sequence) | Value::Tuple(sequence) => {
                 out.push('[');
-                for (index, item) in sequence.items.iter().enumerate() {
+                for (index, item) in sequence.items().iter().enumerate() {
                     self.separate(style, index, depth, out)?;
                     self.write_json(item, style, depth + 1, out)?;
                 }
-                self.close(style, sequence.items.is_empty(), depth, out)?;
+                self.close(style, sequence.items().is_empty(), depth, out)?;
                 out.push(']');
             }
             Value::Dict(dict) => {

@@ -332,7 +332,7 @@ fn begins_or_ends(whole: &str, name: &str, arguments: Arguments) -> Result<Value
     let [wanted, start, end] = arguments.bind(name, ["prefix", "start", "end"], 1)?;
     let Some((part, _)) = part(whole, start, end)? else { return Ok(Value::Bool(false)) };
     let options = match wanted {
-        Some(Value::Tuple(options)) => options.items.clone(),
+        Some(Value::Tuple(options)) => options.items().to_vec(),
         other => vec![other.unwrap_or(Value::None)],
     };
     let strip = if name == "startswith" { strip_prefix } else { strip_suffix };

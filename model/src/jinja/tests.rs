@@ -1,12 +1,106 @@
 //! Against transformers, at the limits, and with broken templates.
 
-use serde_json::{Map, Value, json};
+use serde_json::{Value, json};
 
-use super::{Error, Rendered, Template};
+use super::{ADD_GENERATION_PROMPT, Error, Part, Rendered, Template};
 use crate::tokenizer::control::{ControlToken, ControlTokens};
 
 fn render(source: &str, context: &Value) -> Result<Rendered, Error> {
-    Template::parse(source)?.render(context.as_object().unwrap())
+    let context = context.as_object().unwrap();
+    let messages = context.get("messages").and_then(Value::as_array).map(Vec::as_slice);
+    let others = context.iter().filter(|(name, value)| *name != "messages" || !value.is_array());
+    let others: Vec<(&str, &Value)> = others.map(|(name, value)| (name.as_str(), value)).collect();
+    let template = Template::parse(source)?;
+    let (rendered, _) = template.render(&others, messages, &[])?;
+    if let Some(messages) = messages {
+        assert_beginnings(source, &template, &others, messages);
+    }
+    Ok(rendered)
+}
+
+/// What rendering the whole tells of its beginnings is what these are by themselves.
+fn assert_beginnings(source: &str, template: &Template, context: &[(&str, &Value)], messages: &[Value]) {
+    let counts = 0..=messages.len();
+    let parts = |count| [false, true].map(|add_generation_prompt| Part { count, add_generation_prompt });
+    let wanted: Vec<Part> = counts.flat_map(parts).collect();
+    let render = |messages: &[Value], add_generation_prompt: bool, wanted: &[Part]| {
+        let flag = Value::Bool(add_generation_prompt);
+        let mut context = context.to_vec();
+        context.push((ADD_GENERATION_PROMPT, &flag));
+        template.render(&context, Some(messages), wanted)
+    };
+    let Ok((whole, beginnings)) = render(messages, false, &wanted) else { return };
+    assert_eq!(render(messages, false, &[]).unwrap().0, whole, "{source}");
+    for beginning in beginnings {
+        let Part { count, add_generation_prompt } = beginning.part;
+        let (alone, _) = render(&messages[..count], add_generation_prompt, &[]).unwrap();
+        let text = [&whole.text[..beginning.shared], &beginning.rest].concat();
+        assert_eq!(text, alone.text, "{source}: {:?}", beginning.part);
+    }
+}
+
+/// Messages that a template looks at one after another, and what it may not have looked at.
+#[test]
+fn beginnings_are_told_where_the_template_has_not_looked_further() {
+    let messages: Vec<Value> = ["system", "user", "assistant", "user", "tool"]
+        .map(|role| json!({"role": role, "content": role}))
+        .into();
+    let made = |source: &str| {
+        render(source, &json!({"messages": messages})).unwrap();
+        let parts = (0..5).flat_map(|count| {
+            [false, true].map(|add_generation_prompt| Part { count, add_generation_prompt })
+        });
+        let wanted: Vec<Part> = parts.collect();
+        let flag = Value::Bool(false);
+        let context = [(ADD_GENERATION_PROMPT, &flag)];
+        let template = Template::parse(source).unwrap();
+        let (_, beginnings) = template.render(&context, Some(&messages), &wanted).unwrap();
+        let name =
+            |part: Part| format!("{}{}", part.count, if part.add_generation_prompt { "p" } else { "" });
+        beginnings.into_iter().map(|beginning| name(beginning.part)).collect::<Vec<_>>().join(" ")
+    };
+    let all = "1 1p 2 2p 3 3p 4 4p";
+    let end = "{% if add_generation_prompt %}<a>{% endif %}";
+    for (start, body, told) in [
+        ("", "{{ m.role }}", all),
+        (
+            "{{ messages[0].content }}",
+            "{{ loop.index }}{% if not loop.first %}{{ loop.previtem.role }}{% endif %}",
+            all,
+        ),
+        (
+            "{% set ns = namespace(n=0) %}",
+            "{% set ns.n = ns.n + 1 %}{{ ns.n }}{{ messages[loop.index0].role }}",
+            all,
+        ),
+        ("{% set x = messages %}", "{{ m.role }}", all),
+        ("{{ messages[3].role }}", "{{ m.role }}", "4 4p"),
+        ("", "{% if loop.last %}.{% endif %}", "2 2p 3 3p 4 4p"),
+        ("", "{% if m.role == 'user' and loop.last %}.{% endif %}", "1 1p 3 3p 4 4p"),
+        ("", "{% if m.role == 'user' %}{{ loop.nextitem.role }}{% endif %}", "1 1p 3 3p"),
+        ("{{ messages | length }}", "{{ m.role }}", ""),
+        ("{{ messages[-1].role }}", "{{ m.role }}", ""),
+        ("{{ messages }}", "{{ m.role }}", ""),
+        ("{% set x = [messages] %}", "{{ m.role }}", ""),
+        ("{% set x = messages | map(attribute='role') %}", "{{ m.role }}", ""),
+        ("{% set x = cycler(1, 2) %}", "{{ m.role }}{{ x.next() }}", ""),
+        ("{% if add_generation_prompt is defined %}{% endif %}", "{{ m.role }}", all),
+        ("{% set add_generation_prompt = false %}", "{{ m.role }}", "1 2 3 4"),
+        ("{% if add_generation_prompt %}.{% endif %}", "{{ m.role }}", "1 2 3 4"),
+    ] {
+        let source =
+            format!("{start}{{% for m in messages %}}{body}{{% endfor %}}{end}{{{{ messages[-1].role }}}}");
+        assert_eq!(made(&source), told, "{source}");
+    }
+    let of_rest = "{% set system = messages[0] %}{% if system %}{% set rest = messages[1:] %}{% for m in rest %}{{ m.role }}\
+                   {% else %}none{% endfor %}{% endif %}{{ rest | length }}";
+    assert_eq!(made(of_rest), "2 2p 3 3p 4 4p");
+    // A loop that is not the template's own ends in what is not known here.
+    assert_eq!(made("{% set x %}{% for m in messages %}{{ m.role }}{% endfor %}{% endset %}{{ x }}"), "");
+    // Nothing that follows the loop may be left of what ran for a beginning.
+    let marks = "{% set ns = namespace(n=1) %}{% for m in messages %}{{ ns.n }}{% endfor %}{% set ns.n = 5 %}{{ ns.n }}\
+                 {% set messages = [] %}{% macro f() %}{{ messages }}{% endmacro %}{{ f() }}";
+    assert_eq!(made(marks), all);
 }
 
 fn text(source: &str) -> String {
@@ -278,7 +372,7 @@ fn broken_templates_never_panic() {
     let cases = golden["cases"].as_array().unwrap();
     let sources: Vec<Vec<char>> =
         cases.iter().map(|case| case[0].as_str().unwrap().chars().collect()).collect();
-    let context: &Map<String, Value> = golden["contexts"]["data"].as_object().unwrap();
+    let context = &golden["contexts"]["data"];
     let mut numbers = Numbers(12);
     for _ in 0..8000 {
         let mut source = sources[numbers.below(sources.len())].clone();
@@ -300,8 +394,6 @@ fn broken_templates_never_panic() {
             }
         }
         let source: String = source.into_iter().collect();
-        if let Ok(template) = Template::parse(&source) {
-            let _ = template.render(context);
-        }
+        let _ = render(&source, context);
     }
 }

@@ -4,7 +4,7 @@
 //! refuses the methods that would. So no value can contain itself, but through a namespace or a macro,
 //! which are indices into the renderer's tables.
 
-use std::cell::RefCell;
+use std::cell::{Cell, RefCell};
 use std::collections::HashMap;
 use std::collections::hash_map::RandomState;
 use std::hash::BuildHasher;
@@ -16,6 +16,7 @@ use super::globals::Function;
 use super::hidden;
 use super::limits::{DATA_DEPTH, ELEMENT, Limits};
 use super::loops::Loop;
+use super::sequence::Sequence;
 
 #[derive(Clone)]
 pub(super) enum Value {
@@ -37,7 +38,7 @@ pub(super) enum Value {
     Macro(usize),
     Loop(Rc<Loop>),
     Cycler(Rc<Cycler>),
-    Joiner(Rc<(Arc<str>, std::cell::Cell<bool>)>),
+    Joiner(Rc<(Arc<str>, Cell<bool>)>),
     Function(Function),
     /// A method that is not called yet, with what it belongs to.
     Method(Rc<(Value, Arc<str>)>),
@@ -50,13 +51,6 @@ pub(super) enum Missing {
     Attribute(&'static str, Arc<str>),
     Element(&'static str, String),
     Hint(String),
-}
-
-pub(super) struct Sequence {
-    pub items: Vec<Value>,
-    /// Whether these are a group's `grouper` and `list`.
-    pub is_group: bool,
-    depth: u32,
 }
 
 #[derive(Clone, Copy, PartialEq, Eq)]
@@ -88,7 +82,7 @@ pub(super) struct Iterator {
 
 pub(super) struct Cycler {
     pub items: Rc<Sequence>,
-    pub position: std::cell::Cell<usize>,
+    pub position: Cell<usize>,
 }
 
 /// A dict in the order of insertion.
@@ -179,7 +173,7 @@ impl Dict {
             Value::Float(value) => self.hasher.hash_one(value.to_bits()),
             Value::Tuple(sequence) => {
                 let mut hash = 0;
-                for item in &sequence.items {
+                for item in sequence.items() {
                     hash = self.hasher.hash_one((hash, self.hash(item, limits)?));
                 }
                 hash
@@ -190,16 +184,11 @@ impl Dict {
     }
 }
 
-fn deeper(depth: u32) -> Result<u32> {
+pub(super) fn deeper(depth: u32) -> Result<u32> {
     if depth > DATA_DEPTH {
         fail!("data is nested more than {DATA_DEPTH} levels deep");
     }
     Ok(depth)
-}
-
-fn sequence(items: Vec<Value>, is_group: bool) -> Result<Rc<Sequence>> {
-    let depth = deeper(items.iter().map(Value::depth).max().unwrap_or(0) + 1)?;
-    Ok(Rc::new(Sequence { items, is_group, depth }))
 }
 
 impl Value {
@@ -208,15 +197,15 @@ impl Value {
     }
 
     pub(super) fn list(items: Vec<Value>) -> Result<Self> {
-        Ok(Self::List(sequence(items, false)?))
+        Ok(Self::List(Sequence::new(items, false)?))
     }
 
     pub(super) fn tuple(items: Vec<Value>) -> Result<Self> {
-        Ok(Self::Tuple(sequence(items, false)?))
+        Ok(Self::Tuple(Sequence::new(items, false)?))
     }
 
     pub(super) fn group(grouper: Value, list: Value) -> Result<Self> {
-        Ok(Self::Tuple(sequence(vec![grouper, list], true)?))
+        Ok(Self::Tuple(Sequence::new(vec![grouper, list], true)?))
     }
 
     pub(super) fn dict(dict: Dict) -> Self {
@@ -250,11 +239,11 @@ impl Value {
     /// Levels of values that dropping this one goes through.
     pub(super) fn depth(&self) -> u32 {
         match self {
-            Self::List(sequence) | Self::Tuple(sequence) => sequence.depth,
+            Self::List(sequence) | Self::Tuple(sequence) => sequence.depth(),
             Self::Dict(dict) | Self::View(_, dict) => dict.depth,
             Self::Iterator(iterator) => iterator.depth,
             Self::Loop(state) => state.depth,
-            Self::Cycler(cycler) => cycler.items.depth,
+            Self::Cycler(cycler) => cycler.items.depth(),
             Self::Method(method) => method.0.depth() + 1,
             _ => 0,
         }
@@ -294,7 +283,7 @@ impl Value {
             Self::Int(value) => *value != 0,
             Self::Float(value) => *value != 0.0,
             Self::Str(text) => !text.is_empty(),
-            Self::List(sequence) | Self::Tuple(sequence) => !sequence.items.is_empty(),
+            Self::List(sequence) | Self::Tuple(sequence) => !sequence.is_empty(),
             Self::Dict(dict) | Self::View(_, dict) => !dict.entries.is_empty(),
             Self::Range(range) => range.length > 0,
             _ => true,
@@ -335,10 +324,11 @@ impl Value {
                 if Rc::ptr_eq(left, right) {
                     return Ok(true);
                 }
-                if left.items.len() != right.items.len() {
+                let (left, right) = (left.items(), right.items());
+                if left.len() != right.len() {
                     return Ok(false);
                 }
-                for (left, right) in left.items.iter().zip(&right.items) {
+                for (left, right) in left.iter().zip(right) {
                     if !left.equals(right, limits)? {
                         return Ok(false);
                     }

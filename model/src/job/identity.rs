@@ -102,7 +102,9 @@ pub fn different_recipe(path: &Path, earlier: &str, now: &str) -> Error {
             then.trim(),
             now.trim()
         ),
-        None => "the run was begun with another recipe: undo the change, or start a new run".to_owned(),
+        None => format!(
+            "the run was begun with another recipe, as {IDENTITY} beside it has it: undo the change, or start a new run"
+        ),
     };
     Error::format(path, reason)
 }
@@ -137,5 +139,11 @@ mod tests {
         let (earlier, now) = ("seed = 1\nbase = \"/a\"\nepochs = 2", "seed = 1\nbase = \"/b\"\nepochs = 3");
         let message = different_recipe(Path::new("recipe.toml"), earlier, now).to_string();
         assert!(message.contains("begun with `epochs = 2`, the recipe now says `epochs = 3`"), "{message}");
+    }
+
+    #[test]
+    fn the_record_is_named_where_the_recipes_are_the_same() {
+        let message = different_recipe(Path::new("recipe.toml"), "seed = 1", "seed = 1").to_string();
+        assert!(message.contains("as identity.json beside it has it"), "{message}");
     }
 }

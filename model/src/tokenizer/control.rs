@@ -86,6 +86,12 @@ impl ControlTokens {
         self.tokens.iter()
     }
 
+    /// Bytes of the longest string of an added token that [`Self::to_aliases`] looks for.
+    pub fn longest(&self) -> usize {
+        let controls = self.tokens.iter().map(|token| token.text.len());
+        controls.chain(self.plain.iter().map(String::len)).max().unwrap_or(0)
+    }
+
     /// The string under which a token is known to the renamed tokenizer.
     pub fn alias(id: u32) -> String {
         format!("{ALIAS_START}{id}{ALIAS_END}")
@@ -121,7 +127,9 @@ impl ControlTokens {
                 let open_end = !character.is_alphanumeric() && control.starts_with(rest);
                 open_end || rest.starts_with(control)
             };
-            let stand_in = self.stand_in(character).filter(|_| self.tokens.iter().any(|t| hides(&t.text)));
+            let begins = self.first_characters.binary_search(&character).is_ok();
+            let is_hidden = begins && self.tokens.iter().any(|token| hides(&token.text));
+            let stand_in = self.stand_in(character).filter(|_| is_hidden);
             if stand_in.is_some() && hidden.is_none() {
                 hidden = Some(text[..position].to_owned());
             }
@@ -144,7 +152,18 @@ impl ControlTokens {
         let mut text = String::with_capacity(rendered.len() + 64);
         let mut moved = Vec::with_capacity(positions.len());
         let mut rest = rendered;
+        let may_begin = self.first_bytes();
         while let Some(character) = rest.chars().next() {
+            let ordinary = rest.bytes().position(|byte| may_begin[usize::from(byte)]).unwrap_or(rest.len());
+            if ordinary > 0 {
+                let done = rendered.len() - rest.len();
+                let inside =
+                    positions[moved.len()..].iter().take_while(|&&position| position < done + ordinary);
+                moved.extend(inside.map(|position| text.len() + position.saturating_sub(done)));
+                text.push_str(&rest[..ordinary]);
+                rest = &rest[ordinary..];
+                continue;
+            }
             let done = rendered.len() - rest.len();
             while positions.get(moved.len()).is_some_and(|&position| position <= done) {
                 moved.push(text.len());
@@ -176,6 +195,17 @@ impl ControlTokens {
         }
         moved.resize(positions.len(), text.len());
         (text, moved)
+    }
+
+    /// The bytes with which added tokens and stand-ins begin.
+    fn first_bytes(&self) -> [bool; 256] {
+        let mut first = [false; 256];
+        let texts = self.tokens.iter().map(|token| &token.text).chain(&self.plain);
+        let reserved = RESERVED_START.to_string();
+        for byte in texts.chain([&reserved]).filter_map(|text| text.bytes().next()) {
+            first[usize::from(byte)] = true;
+        }
+        first
     }
 
     fn is_word(&self, character: char) -> bool {
@@ -279,6 +309,16 @@ mod tests {
     #[test]
     fn text_without_control_strings_is_borrowed() {
         assert!(matches!(controls().hide("a < b | c >"), Cow::Borrowed(_)));
+    }
+
+    #[test]
+    fn positions_move_with_the_text() {
+        let alias = ControlTokens::alias(1);
+        let end = 2 + alias.len();
+        let positions = [0, 1, 2, 3, 5, 6, 8, 9];
+        let (text, moved) = controls().to_aliases_with_positions("ab<s>céd", &positions);
+        assert_eq!(text, format!("ab{alias}céd"));
+        assert_eq!(moved, [0, 1, 2, end, end, end + 1, end + 3, end + 4]);
     }
 
     #[test]

@@ -4,6 +4,7 @@ use std::fs;
 use std::os::unix::process::ExitStatusExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output, Stdio};
+use std::time::Duration;
 
 use rand::RngExt;
 use rand_chacha::ChaCha8Rng;
@@ -131,6 +132,31 @@ impl Jobs {
         fs::write(folder.join("recipe.toml"), recipe).expect("a writable folder");
     }
 
+    /// Starts the job in a folder, and kills it some milliseconds after its first checkpoint is there. It may be done
+    /// by then with the training that wrote it, and even with all: then it starts anew.
+    ///
+    /// # Panics
+    /// When there is never a checkpoint.
+    pub fn kill_at_checkpoint(&self, folder: &Path, milliseconds: u64) {
+        let out = folder.join("out");
+        for delay in (0..=milliseconds).rev().step_by(10).chain([0; 20]) {
+            let _ = fs::remove_dir_all(&out);
+            let arguments = ["train", "recipe.toml", "--out", "out"].map(str::to_owned);
+            let mut child = self.command(folder, &arguments).spawn().expect("the binary");
+            while child.try_wait().expect("a child of ours").is_none() && !has_checkpoint(&out) {
+                std::thread::sleep(Duration::from_millis(1));
+            }
+            std::thread::sleep(Duration::from_millis(delay));
+            // It may have ended: then there is nobody to kill.
+            let _ = child.kill();
+            child.wait().expect("a child of ours");
+            if has_checkpoint(&out) {
+                return;
+            }
+        }
+        panic!("no checkpoint in {}", out.display());
+    }
+
     /// The binary with arguments, in a working directory.
     pub fn command(&self, working_directory: &Path, arguments: &[String]) -> Command {
         self.limited("", working_directory, arguments)
@@ -200,6 +226,15 @@ impl Jobs {
         let output = self.command(folder, &arguments).output().expect("the binary");
         assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
     }
+}
+
+/// Whether there is a whole checkpoint in a run folder.
+fn has_checkpoint(run: &Path) -> bool {
+    let folders =
+        |folder: &Path| fs::read_dir(folder).into_iter().flatten().flatten().map(|entry| entry.path());
+    let mut steps =
+        folders(&run.join("checkpoint")).flat_map(|training| folders(&training).collect::<Vec<_>>());
+    steps.any(|step| step.join("state.json").is_file() && step.join("manifest.json").is_file())
 }
 
 /// The losses of the closing table.

@@ -5,3 +5,4 @@ mod conversations;
 mod rows;
 mod sampling;
 mod tokenizers;
+mod turns;
