@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::files::{json_text, write_atomically};
 
 /// Changes whenever tokenisation or the format does.
-const MAGIC: &[u8; 8] = b"cpiftok4";
+const MAGIC: &[u8; 8] = b"cpiftok5";
 
 /// Path of the cache file for a key.
 fn path(folder: &Path, key: &blake3::Hash) -> PathBuf {

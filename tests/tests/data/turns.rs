@@ -60,7 +60,7 @@ fn a_turn_of_which_the_template_writes_nothing_is_not_learnt() {
 fn turns_are_found_alike_in_one_rendering_and_in_many() {
     let texts = ["a", " b ", "<|im_end|>", "é\n", "世界 <|im_start|>", "assistant\n"];
     let message = |index: usize| {
-        let role = if index % 2 == 0 { "user" } else { "assistant" };
+        let role = if index.is_multiple_of(2) { "user" } else { "assistant" };
         json!({"role": role, "content": format!("{} {index}", texts[index % texts.len()])})
     };
     for count in [2, 4, 6, 40] {
