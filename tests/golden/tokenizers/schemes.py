@@ -125,7 +125,7 @@ def cases(bases):
     yield "Qwen3_5Tokenizer", "byte_level", flags("byte_level", rstrip=True), declare("Qwen3_5Tokenizer"), "llama"
     yield "Qwen2Tokenizer, flags", "byte_level", flags("byte_level", rstrip=True), declare("Qwen2Tokenizer"), "qwen3"
     yield "CodeGenTokenizer", "byte_level", {"normalizer": {"type": "NFC"}}, declare("CodeGenTokenizer", add_prefix_space=True), "llama"
-    yield "mistral, LlamaTokenizer", "pieces", {"pre_tokenizer": metaspace("never", True)}, declare("LlamaTokenizer"), "mistral"
+    yield "mistral, LlamaTokenizer", "pieces", {"pre_tokenizer": metaspace("never", True), "decoder": plain_decoder}, declare("LlamaTokenizer"), "mistral"
     yield "special tokens split", "byte_level", {}, {**fast, "split_special_tokens": True, "pad_token": "<|end|>"}, None
 
 

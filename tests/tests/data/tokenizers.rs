@@ -383,8 +383,9 @@ fn conversations_have_the_ids_and_the_mask_that_transformers_gives() {
                 let name = format!("{}, marked {is_marked}: {}", case["name"], chat["messages"]);
                 let row = DataFile::rows(&[json!({"messages": chat["messages"]})]).row(&tokenizer);
                 let (whole, mask) = (ids(&chat["whole"]), ids(&chat["mask"]));
-                // Strings of special tokens that are ordinary text end no turn: EOS follows.
-                let appended = usize::from(config["split_special_tokens"] == true);
+                // Strings of special tokens that are ordinary text end no turn: EOS follows where no marks say
+                // what is learnt.
+                let appended = usize::from(config["split_special_tokens"] == true && !is_marked);
                 let length = row.tokens.len() - appended;
                 assert_eq!(row.tokens[..length], whole[..length], "{name}");
                 let learnt: Vec<u32> = row.supervised.iter().map(|&learnt| u32::from(learnt)).collect();
