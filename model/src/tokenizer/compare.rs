@@ -16,6 +16,8 @@ pub(super) struct Meaning {
     pre_tokenizer: Value,
     /// Added tokens by string: id and how they match.
     added: BTreeMap<String, Value>,
+    /// Whether special tokens in a text are ordinary text.
+    split_special_tokens: bool,
     /// The `pad_token`, unless it begins or ends sequences too: no text is made of it.
     padding: Option<String>,
 }
@@ -45,6 +47,7 @@ impl Meaning {
             normalizer: plain(&json["normalizer"]),
             pre_tokenizer: plain(&json["pre_tokenizer"]),
             added: added.collect(),
+            split_special_tokens: names.split_special_tokens,
             padding: names.named.get("pad_token").filter(|text| !names.delimits(text)).cloned(),
         }
     }
@@ -57,6 +60,7 @@ impl Meaning {
             ("model settings differ", self.model == other.model),
             ("normalizer differs", self.normalizer == other.normalizer),
             ("pre-tokenizer differs", self.pre_tokenizer == other.pre_tokenizer),
+            ("`split_special_tokens` differs", self.split_special_tokens == other.split_special_tokens),
         ];
         if let Some((part, _)) = parts.iter().find(|(_, equal)| !equal) {
             return Some(format!("its {part}"));

@@ -15,6 +15,7 @@
 //! tokenizer, so that the renderer does not know them, and a comparison finds them different.)
 
 use std::borrow::Cow;
+use std::collections::BTreeSet;
 
 use crate::error::Reasoned;
 
@@ -34,7 +35,7 @@ const ALIAS_END: char = '\u{10FFF1}';
 pub(crate) struct ControlToken {
     pub text: String,
     pub id: u32,
-    /// It counts only where no letter, digit or `_` stands beside it.
+    /// It counts only where no letter, mark, digit or `_` stands beside it.
     pub single_word: bool,
 }
 
@@ -49,6 +50,8 @@ pub(crate) struct ControlTokens {
     others: Vec<char>,
     /// Strings of the other added tokens, longest first: a control string within one of them is not meant.
     plain: Vec<String>,
+    /// Ids of tokens whose strings are ordinary text wherever they stand.
+    as_text: BTreeSet<u32>,
 }
 
 /// An alias found in rendered text.
@@ -79,7 +82,12 @@ impl ControlTokens {
         }
         plain.retain(|text| tokens.iter().any(|token| text.contains(&token.text)));
         plain.sort_by_key(|text| std::cmp::Reverse(text.len()));
-        Ok(Self { tokens, first_characters, others, plain })
+        Ok(Self { tokens, first_characters, others, plain, as_text: BTreeSet::new() })
+    }
+
+    /// The same tokens, of which those of these ids do not come of their strings (`split_special_tokens`).
+    pub fn without(self, as_text: BTreeSet<u32>) -> Self {
+        Self { as_text, ..self }
     }
 
     pub fn iter(&self) -> impl Iterator<Item = &ControlToken> {
@@ -168,11 +176,12 @@ impl ControlTokens {
             while positions.get(moved.len()).is_some_and(|&position| position <= done) {
                 moved.push(text.len());
             }
-            let token = self
-                .first_characters
-                .binary_search(&character)
-                .ok()
-                .and_then(|_| self.tokens.iter().find(|token| rest.starts_with(&token.text)));
+            let is_meant =
+                |token: &&ControlToken| rest.starts_with(&token.text) && !self.as_text.contains(&token.id);
+            let token = match self.first_characters.binary_search(&character) {
+                Ok(_) => self.tokens.iter().find(is_meant),
+                Err(_) => None,
+            };
             let length = token.map_or(0, |token| token.text.len());
             let plain = self.plain.iter().find(|text| text.len() > length && rest.starts_with(text.as_str()));
             if let Some(plain) = plain {
@@ -209,8 +218,8 @@ impl ControlTokens {
     }
 
     fn is_word(&self, character: char) -> bool {
-        let character = self.stood_for(character);
-        character.is_alphanumeric() || character == '_'
+        // The library's own test is the regular expression `\w`: marks and joiners count too.
+        regex_syntax::try_is_word_character(self.stood_for(character)).unwrap_or(false)
     }
 
     /// Turns aliases back into the strings of their control tokens, for people to read.
@@ -335,6 +344,8 @@ mod tests {
         let controls = ControlTokens::new(vec![token], Vec::new()).unwrap();
         let alias = ControlTokens::alias(3);
         assert_eq!(controls.to_aliases("END BEND END."), format!("{alias} BEND {alias}."));
+        let beside_marks = "END\u{301} END\u{200d} END_ END²";
+        assert_eq!(controls.to_aliases(beside_marks), format!("END\u{301} END\u{200d} END_ {alias}²"));
         assert_eq!(controls.to_aliases(&controls.hide("END")), "END");
     }
 

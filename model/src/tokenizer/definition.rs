@@ -1,11 +1,13 @@
 //! `tokenizer.json` as transformers reads it in its folder, with control tokens renamed to their aliases.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use serde_json::{Map, Value, json};
 
+use super::class::Class;
 use super::compare::Meaning;
-use super::control::{ControlToken, ControlTokens};
+use super::control::{ControlToken, ControlTokens, is_reserved};
+use super::rebuild;
 use super::special::{FolderToken, SpecialNames};
 use crate::error::Reasoned;
 
@@ -23,10 +25,34 @@ pub(super) struct Definition {
     pub meaning: Meaning,
 }
 
-/// Rewrites the file to what transformers makes of it in a folder that says `names`; renames every control
-/// token to its alias, wherever the file names it, and switches off what must not act on training data
-/// (truncation, padding, dropout).
-pub(super) fn prepare(json: &mut Value, names: &SpecialNames) -> Reasoned<Definition> {
+/// Rewrites the file to what transformers makes of it in a folder that says `names`, to which the tokenizer
+/// class may add; renames every control token to its alias, wherever the file names it, and switches off what
+/// must not act on training data (truncation, padding, dropout). `mentions_byte_level` is true when the text
+/// `"ByteLevel"` stands in the file.
+pub(super) fn prepare(
+    json: &mut Value,
+    names: &mut SpecialNames,
+    mentions_byte_level: bool,
+) -> Reasoned<Definition> {
+    switch_off(json)?;
+    let class = Class::of_folder(names, mentions_byte_level)?;
+    let defaults = rebuild::name_defaults(class, json, names);
+    rebuild::rebuild(class, json, names)?;
+    add_folder_tokens(json, names)?;
+    rebuild::clear_flags(class, json, names, &defaults);
+    rebuild::rebuild_post_processor(class, json, names);
+    let tokens = control_tokens(json, names)?;
+    let added = added_ids(json);
+    let plain =
+        added.keys().filter(|text| !tokens.iter().any(|token| token.text == **text)).cloned().collect();
+    let controls = ControlTokens::new(tokens, plain)?.without(split_tokens(json, names));
+    let vocabulary_size = vocabulary_size(json, names);
+    let meaning = Meaning::new(json, names);
+    rename(json, &controls);
+    Ok(Definition { controls, vocabulary_size, added, meaning })
+}
+
+fn switch_off(json: &mut Value) -> Reasoned<()> {
     if !json["model"].is_object() {
         return Err("has no `model`: it is not a tokenizer".into());
     }
@@ -41,101 +67,10 @@ pub(super) fn prepare(json: &mut Value, names: &SpecialNames) -> Reasoned<Defini
     if !json["added_tokens"].is_array() {
         return Err("`added_tokens` is not a list".into());
     }
-    rebuild(json, names);
-    add_folder_tokens(json, names)?;
-    let tokens = control_tokens(json, names)?;
-    let added = added_ids(json);
-    let plain =
-        added.keys().filter(|text| !tokens.iter().any(|token| token.text == **text)).cloned().collect();
-    let controls = ControlTokens::new(tokens, plain)?;
-    let vocabulary_size = vocabulary_size(json, names);
-    let meaning = Meaning::new(json, names);
-    rename(json, &controls);
-    Ok(Definition { controls, vocabulary_size, added, meaning })
+    Ok(())
 }
 
-// What transformers changes
-
-/// Some tokenizer classes of transformers take only vocabulary, merges, added tokens and post-processor of
-/// the file, and make the rest anew.
-fn rebuild(json: &mut Value, names: &SpecialNames) {
-    let is_bpe = json["model"]["vocab"].is_object() && json["model"]["merges"].is_array();
-    let byte_level = has_type(&json["pre_tokenizer"], "ByteLevel") || has_type(&json["decoder"], "ByteLevel");
-    let level = |add_prefix_space: bool, use_regex: bool| json!({"type": "ByteLevel", "add_prefix_space": add_prefix_space, "trim_offsets": true, "use_regex": use_regex});
-    let prefix_space = names.add_prefix_space;
-    let model: [(&str, Value); 4] = match class(names).as_deref() {
-        Some("LlamaTokenizer") if is_bpe && !byte_level => {
-            let adds = prefix_space.unwrap_or(true);
-            let scheme = match (adds, names.legacy) {
-                (false, _) => "never",
-                (true, true) => "always",
-                (true, false) => "first",
-            };
-            json["normalizer"] = Value::Null;
-            json["pre_tokenizer"] =
-                json!({"type": "Metaspace", "replacement": "▁", "prepend_scheme": scheme, "split": false});
-            let mut decoders = vec![
-                json!({"type": "Replace", "pattern": {"String": "▁"}, "content": " "}),
-                json!({"type": "ByteFallback"}),
-                json!({"type": "Fuse"}),
-            ];
-            if adds {
-                decoders.push(json!({"type": "Strip", "content": " ", "start": 1, "stop": 0}));
-            }
-            json["decoder"] = json!({"type": "Sequence", "decoders": decoders});
-            [
-                ("unk_token", Value::Null),
-                ("fuse_unk", json!(true)),
-                ("byte_fallback", json!(true)),
-                ("ignore_merges", json!(false)),
-            ]
-        }
-        Some("Qwen2Tokenizer") if is_bpe && byte_level => {
-            const WORDS: &str = r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+";
-            let split = json!({"type": "Split", "pattern": {"Regex": WORDS}, "behavior": "Isolated", "invert": false});
-            json["normalizer"] = json!({"type": "NFC"});
-            json["pre_tokenizer"] = json!({"type": "Sequence", "pretokenizers": [split, level(prefix_space.unwrap_or(false), false)]});
-            json["decoder"] = level(true, true);
-            byte_level_model()
-        }
-        Some("GPT2Tokenizer") if is_bpe && byte_level => {
-            json["normalizer"] = Value::Null;
-            json["pre_tokenizer"] = level(prefix_space.unwrap_or(false), true);
-            json["decoder"] = level(true, true);
-            byte_level_model()
-        }
-        _ => return,
-    };
-    for (key, value) in model {
-        json["model"][key] = value;
-    }
-    for affix in ["continuing_subword_prefix", "end_of_word_suffix"] {
-        json["model"][affix] = Value::Null;
-    }
-    if names.added_decoder.is_some() {
-        json["added_tokens"] = json!([]);
-    }
-}
-
-fn byte_level_model() -> [(&'static str, Value); 4] {
-    [
-        ("unk_token", Value::Null),
-        ("fuse_unk", json!(false)),
-        ("byte_fallback", json!(false)),
-        ("ignore_merges", json!(false)),
-    ]
-}
-
-/// The class that transformers' `AutoTokenizer` takes for the folder, where it is a special one.
-fn class(names: &SpecialNames) -> Option<String> {
-    let declared = names.class.clone();
-    match names.model_type.as_deref() {
-        // Folders of this type are known to declare wrong classes.
-        Some("qwen2") => Some("Qwen2Tokenizer".into()),
-        Some("qwen3") => declared.or(Some("Qwen2Tokenizer".into())),
-        _ => declared,
-    }
-}
+// What the parts of the file do
 
 /// True when a part of the file, or a part within it, has this type.
 pub(super) fn has_type(part: &Value, name: &str) -> bool {
@@ -172,6 +107,8 @@ pub(super) fn treats_beginnings(part: &Value) -> bool {
     }
 }
 
+// Added tokens
+
 /// Adds the tokens that stand only beside the file, with the ids that transformers gives them: those of the
 /// vocabulary where they are in it, else the next free ones, whatever the folder says.
 fn add_folder_tokens(json: &mut Value, names: &SpecialNames) -> Reasoned<()> {
@@ -184,6 +121,10 @@ fn add_folder_tokens(json: &mut Value, names: &SpecialNames) -> Reasoned<()> {
     }
     for text in names.in_order() {
         let known = vocabulary_id(&json["model"]["vocab"], text).is_some();
+        // As a special token it would be ordinary text: it is that without being added.
+        if known && names.split_special_tokens && !names.delimits(text) {
+            continue;
+        }
         // A name of BOS or EOS that the tokenizer does not know is an error of its own.
         if known || !names.delimits(text) {
             let mut token =
@@ -220,7 +161,7 @@ fn add_token(json: &mut Value, token: &FolderToken, overrides: bool, next: &mut 
     }
 }
 
-fn added_ids(json: &Value) -> BTreeMap<String, u32> {
+pub(super) fn added_ids(json: &Value) -> BTreeMap<String, u32> {
     let entry = |token: &Value| {
         let id = token["id"].as_u64().and_then(|id| u32::try_from(id).ok())?;
         Some((token["content"].as_str()?.to_owned(), id))
@@ -281,6 +222,15 @@ fn post_processor_texts(part: &Value) -> Vec<String> {
     texts
 }
 
+/// The ids of special tokens, where a text's special tokens are not set apart from it.
+fn split_tokens(json: &Value, names: &SpecialNames) -> BTreeSet<u32> {
+    let tokens = json["added_tokens"].as_array().filter(|_| names.split_special_tokens);
+    let special = tokens.into_iter().flatten().filter(|token| {
+        token["special"] == true || token["content"].as_str().is_some_and(|text| names.names(text))
+    });
+    special.filter_map(|token| token["id"].as_u64().and_then(|id| u32::try_from(id).ok())).collect()
+}
+
 fn rename(json: &mut Value, controls: &ControlTokens) {
     let alias_of: BTreeMap<&str, String> =
         controls.iter().map(|token| (token.text.as_str(), ControlTokens::alias(token.id))).collect();
@@ -322,7 +272,13 @@ fn rename(json: &mut Value, controls: &ControlTokens) {
 
 fn keeps_aliases(normalizer: &Value) -> bool {
     let inner = normalizer["normalizers"].as_array();
-    let known = normalizer["type"].as_str().is_none_or(|name| ALIAS_KEEPING.contains(&name));
+    let known = match normalizer["type"].as_str() {
+        // An alias holds digits, which data may not be told from, and reserved characters, which it has none of.
+        Some("Replace") => normalizer["pattern"]["String"].as_str().is_some_and(|text| {
+            !text.contains(|character: char| character.is_ascii_digit() || is_reserved(character))
+        }),
+        name => name.is_none_or(|name| ALIAS_KEEPING.contains(&name)),
+    };
     known && inner.into_iter().flatten().all(keeps_aliases)
 }
 

@@ -4,10 +4,12 @@
 //! from the tokenizer's own prefix (BOS), from the chat template, as EOS after an answer, and from text
 //! that is read with [`SpecialTokens::Parse`].
 
+mod class;
 mod compare;
 mod contain;
 pub(crate) mod control;
 mod definition;
+mod rebuild;
 mod special;
 mod validate;
 
@@ -26,6 +28,7 @@ use compare::Meaning;
 use contain::contain;
 pub use contain::panic_is_contained;
 use control::{ControlTokens, aliases, refuse_reserved};
+use definition::Definition;
 use special::SpecialNames;
 pub(crate) use special::read_json;
 
@@ -68,79 +71,32 @@ impl Tokenizer {
     /// When a file is missing or cannot be used, or no end-of-sequence token is named anywhere.
     pub fn from_folder(folder: &Path) -> Result<Self> {
         let path = folder.join("tokenizer.json");
-        if !path.exists() && folder.join("tokenizer.model").is_file() {
-            let reason = "has tokenizer.model and no tokenizer.json, which is read: in Python, \
-                          `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` writes it";
-            return Err(Error::format(folder, reason));
-        }
-        let bytes = files::read_input(&path, files::MOST_TOKENIZER_BYTES)?;
-        if let Some(reason) = files::looks_like(&bytes) {
-            return Err(Error::format(&path, reason));
-        }
+        let bytes = read_file(folder, &path)?;
         let mut json: Value = serde_json::from_slice(&bytes)
             .map_err(|error| Error::format(&path, format!("is not JSON: {error}")))?;
-        let names = SpecialNames::read(folder)?;
+        let mut names = SpecialNames::read(folder)?;
         let chat_templates = TemplateSources::find(folder)?;
         let bad = |reason: String| Error::format(&path, reason);
 
         validate::check_definition(&json).map_err(bad)?;
-        let definition = definition::prepare(&mut json, &names).map_err(bad)?;
-        let controls = definition.controls;
-        let treats_beginnings =
-            ["normalizer", "pre_tokenizer"].iter().any(|part| definition::treats_beginnings(&json[part]));
-        let inner = contain(|| tokenizers::Tokenizer::from_bytes(json.to_string().as_bytes()))
-            .map_err(bad)?
-            .map_err(|error| bad(format!("is not a tokenizer this program can load: {error}")))?;
-        for (text, &id) in &definition.added {
-            let control = controls.iter().find(|token| token.id == id && token.text == *text);
-            let name = control.map_or_else(|| text.clone(), |token| ControlTokens::alias(token.id));
-            if inner.token_to_id(&name) != Some(id) {
-                return Err(bad(format!("`{text}` does not have the id {id} it is given")));
-            }
-        }
-
-        let id_of = |name: &str| -> Result<Option<u32>> {
-            let Some(text) = names.named.get(name) else { return Ok(None) };
-            match controls.iter().find(|token| token.text == *text) {
-                Some(token) => Ok(Some(token.id)),
-                None => Err(bad(format!("has no token `{text}`, which the folder names as its {name}"))),
-            }
-        };
-        let named_eos = id_of("eos_token")?;
-        let is_control = |id: &u32| controls.iter().any(|token| token.id == *id);
-        let bos = match id_of("bos_token")? {
-            Some(bos) => Some(bos),
-            None => names.bos_id.filter(is_control),
-        };
-        // Generation ends at what generation_config.json lists. Model configurations often carry default ids
-        // that mean nothing in their tokenizer: they count only when they are control tokens.
-        let listed = names.generation_eos.iter().filter(|&&id| (id as usize) < definition.vocabulary_size);
-        let listed = listed.chain(names.model_eos.iter().filter(|id| is_control(id)));
-        let unnamed = match named_eos {
-            Some(_) => None,
-            None => names.generation_eos.iter().chain(&names.model_eos).copied().find(|id| is_control(id)),
-        };
-        let mut stop: Vec<u32> = Vec::new();
-        for id in named_eos.iter().chain(&unnamed).chain(listed) {
-            if !stop.contains(id) {
-                stop.push(*id);
-            }
-        }
-        let eos = *stop.first().ok_or_else(|| {
-            bad("no end-of-sequence token is known: name `eos_token` in tokenizer_config.json".into())
-        })?;
+        let mentions_byte_level = str::from_utf8(&bytes).is_ok_and(|text| text.contains("\"ByteLevel\""));
+        let definition = definition::prepare(&mut json, &mut names, mentions_byte_level).map_err(bad)?;
+        let inner = load(&json, &definition).map_err(bad)?;
+        let ends = Ends::new(&names, &definition).map_err(bad)?;
         let prefix = contain(|| post_processor_prefix(&inner)).and_then(|prefix| prefix).map_err(bad)?;
 
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes);
-        hasher.update(format!("{prefix:?} {stop:?} {names:?} {chat_templates:?}").as_bytes());
+        hasher.update(format!("{prefix:?} {:?} {names:?} {chat_templates:?}", ends.stop).as_bytes());
+        let treats_beginnings =
+            ["normalizer", "pre_tokenizer"].iter().any(|part| definition::treats_beginnings(&json[part]));
         let tokenizer = Self {
             inner,
-            controls,
+            controls: definition.controls,
             prefix,
-            bos,
-            eos,
-            stop,
+            bos: ends.bos,
+            eos: ends.eos,
+            stop: ends.stop,
             vocabulary_size: definition.vocabulary_size,
             embeddings: names.embeddings,
             treats_beginnings,
@@ -389,6 +345,77 @@ impl Tokenizer {
                  or use prompt and completion)",
             )),
         }
+    }
+}
+
+/// The bytes of the folder's `tokenizer.json`.
+fn read_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
+    if !path.exists() && folder.join("tokenizer.model").is_file() {
+        let reason = "has tokenizer.model and no tokenizer.json, which is read: in Python, \
+                      `AutoTokenizer.from_pretrained(FOLDER).save_pretrained(FOLDER)` writes it";
+        return Err(Error::format(folder, reason));
+    }
+    let bytes = files::read_input(path, files::MOST_TOKENIZER_BYTES)?;
+    match files::looks_like(&bytes) {
+        Some(reason) => Err(Error::format(path, reason)),
+        None => Ok(bytes),
+    }
+}
+
+/// The library's tokenizer of a prepared file, if its added tokens have the ids they are given.
+fn load(json: &Value, definition: &Definition) -> Reasoned<tokenizers::Tokenizer> {
+    let inner = contain(|| tokenizers::Tokenizer::from_bytes(json.to_string().as_bytes()))?
+        .map_err(|error| format!("is not a tokenizer this program can load: {error}"))?;
+    for (text, &id) in &definition.added {
+        let control = definition.controls.iter().find(|token| token.id == id && token.text == *text);
+        let name = control.map_or_else(|| text.clone(), |token| ControlTokens::alias(token.id));
+        if inner.token_to_id(&name) != Some(id) {
+            return Err(format!("`{text}` does not have the id {id} it is given"));
+        }
+    }
+    Ok(inner)
+}
+
+/// The tokens that begin and end sequences.
+struct Ends {
+    bos: Option<u32>,
+    eos: u32,
+    /// Every token at which generation ends, EOS first.
+    stop: Vec<u32>,
+}
+
+impl Ends {
+    fn new(names: &SpecialNames, definition: &Definition) -> Reasoned<Self> {
+        let controls = &definition.controls;
+        let id_of = |name: &str| -> Reasoned<Option<u32>> {
+            let Some(text) = names.named.get(name) else { return Ok(None) };
+            match controls.iter().find(|token| token.text == *text) {
+                Some(token) => Ok(Some(token.id)),
+                None => Err(format!("has no token `{text}`, which the folder names as its {name}")),
+            }
+        };
+        let named_eos = id_of("eos_token")?;
+        let is_control = |id: &u32| controls.iter().any(|token| token.id == *id);
+        let bos = match id_of("bos_token")? {
+            Some(bos) => Some(bos),
+            None => names.bos_id.filter(is_control),
+        };
+        // Generation ends at what generation_config.json lists. Model configurations often carry default ids
+        // that mean nothing in their tokenizer: they count only when they are control tokens.
+        let listed = names.generation_eos.iter().filter(|&&id| (id as usize) < definition.vocabulary_size);
+        let listed = listed.chain(names.model_eos.iter().filter(|id| is_control(id)));
+        let unnamed = match named_eos {
+            Some(_) => None,
+            None => names.generation_eos.iter().chain(&names.model_eos).copied().find(|id| is_control(id)),
+        };
+        let mut stop: Vec<u32> = Vec::new();
+        for id in named_eos.iter().chain(&unnamed).chain(listed) {
+            if !stop.contains(id) {
+                stop.push(*id);
+            }
+        }
+        let missing = "no end-of-sequence token is known: name `eos_token` in tokenizer_config.json";
+        Ok(Self { bos, eos: *stop.first().ok_or(missing)?, stop })
     }
 }
 

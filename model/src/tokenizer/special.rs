@@ -1,6 +1,6 @@
 //! What a model folder says about special tokens, beside `tokenizer.json`.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
 use serde_json::Value;
@@ -48,6 +48,12 @@ impl FolderToken {
 pub(crate) struct SpecialNames {
     /// `bos_token`, `eos_token`, … and their strings; chat templates use them.
     pub named: BTreeMap<String, String>,
+    /// Names that the folder says to have no token (`null`): a class's own token is not put in their place.
+    pub without: BTreeSet<String>,
+    /// Names beyond the usual seven, in the order in which the folder gives them.
+    pub further: Vec<String>,
+    /// BOS and EOS of the tokenizer class that the tokenizer does not know: new tokens that begin and end nothing.
+    pub unknown: BTreeMap<String, String>,
     /// Named tokens that are written with flags (`{"content": …, "lstrip": …}`), by string.
     pub flagged: BTreeMap<String, FolderToken>,
     /// Strings of further special tokens.
@@ -64,10 +70,16 @@ pub(crate) struct SpecialNames {
     pub bos_id: Option<u32>,
     /// `vocab_size` of `config.json`: tokens the model has embeddings for.
     pub embeddings: Option<usize>,
-    /// `tokenizer_class`, of `tokenizer_config.json` before `config.json`, without `Fast`.
-    pub class: Option<String>,
+    /// `tokenizer_class` of `tokenizer_config.json`.
+    pub declared_class: Option<String>,
+    /// `tokenizer_class` of `config.json`.
+    pub model_class: Option<String>,
     /// `model_type` of `config.json`.
     pub model_type: Option<String>,
+    /// Whether `auto_map` of `tokenizer_config.json` names a tokenizer in the folder's own Python code.
+    pub has_own_code: bool,
+    /// `split_special_tokens` of `tokenizer_config.json`: special tokens in a text are ordinary text.
+    pub split_special_tokens: bool,
     /// `legacy` of `tokenizer_config.json`.
     pub legacy: bool,
     /// `add_prefix_space` of the same.
@@ -82,6 +94,8 @@ impl SpecialNames {
         names.added_decoder = added_decoder(&folder.join("tokenizer_config.json"), &config)?;
         names.legacy = config["legacy"].as_bool().unwrap_or(false);
         names.add_prefix_space = config["add_prefix_space"].as_bool();
+        names.split_special_tokens = config["split_special_tokens"].as_bool().unwrap_or(false);
+        names.has_own_code = config["auto_map"].is_array() || !config["auto_map"]["AutoTokenizer"].is_null();
         names.read_names(&config, false);
         if let Some(map) = read_json(&folder.join("special_tokens_map.json"))? {
             // Transformers reads this older file only where no `added_tokens_decoder` stands, and then it
@@ -103,8 +117,9 @@ impl SpecialNames {
         names.bos_id = bos.or(ids(&path, "bos_token_id", &model["bos_token_id"])?.first().copied());
         names.embeddings = model["vocab_size"].as_u64().map(|size| size as usize);
         names.model_type = model["model_type"].as_str().map(str::to_owned);
-        let class = config["tokenizer_class"].as_str().or_else(|| model["tokenizer_class"].as_str());
-        names.class = class.map(|class| class.strip_suffix("Fast").unwrap_or(class).to_owned());
+        let text = |value: &Value| value.as_str().filter(|text| !text.is_empty()).map(str::to_owned);
+        names.declared_class = text(&config["tokenizer_class"]);
+        names.model_class = text(&model["tokenizer_class"]);
         Ok(names)
     }
 
@@ -119,20 +134,43 @@ impl SpecialNames {
                 if value.is_object() {
                     self.flagged.insert(text.clone(), FolderToken::flagged(&text, value));
                 }
-                self.named.insert(name.clone(), text);
+                self.name(name, text);
+            } else if value.is_null() {
+                self.without.insert(name.clone());
             }
         }
-        for list in ["additional_special_tokens", "extra_special_tokens"] {
-            let texts: Vec<String> = match &json[list] {
-                Value::Array(tokens) => tokens.iter().filter_map(token_text).collect(),
-                Value::Object(tokens) => tokens.values().filter_map(token_text).collect(),
-                _ => Vec::new(),
-            };
-            for text in texts {
-                if !self.additional.contains(&text) {
-                    self.additional.push(text);
-                }
+        if let Some(extra) = json["extra_special_tokens"].as_object() {
+            for (name, text) in extra.iter().filter_map(|(name, token)| Some((name, token_text(token)?))) {
+                self.name(name, text);
             }
+        }
+        // The older list counts only where the newer one does not stand.
+        let lists = ["extra_special_tokens", "additional_special_tokens"];
+        let list = lists.iter().filter_map(|list| json[list].as_array()).find(|list| !list.is_empty());
+        for text in list.into_iter().flatten().filter_map(token_text) {
+            if !self.additional.contains(&text) {
+                self.additional.push(text);
+            }
+        }
+    }
+
+    fn name(&mut self, name: &str, text: String) {
+        if !NAMES.contains(&name) && !self.further.iter().any(|known| known == name) {
+            self.further.push(name.to_owned());
+        }
+        self.named.insert(name.to_owned(), text);
+    }
+
+    /// Gives the folder a token that its tokenizer class names where the folder says nothing. One that begins
+    /// or ends sequences counts as such only where the tokenizer knows it.
+    pub fn name_by_default(&mut self, name: &str, text: &str, is_known: bool) {
+        if self.named.contains_key(name) || self.without.contains(name) {
+            return;
+        }
+        if is_known || !["bos_token", "eos_token"].contains(&name) {
+            self.name(name, text.to_owned());
+        } else {
+            self.unknown.insert(name.to_owned(), text.to_owned());
         }
     }
 
@@ -161,9 +199,9 @@ impl SpecialNames {
         Ok(())
     }
 
-    /// Whether the folder names this string as a special token.
+    /// Whether the folder, or its tokenizer class, names this string as a special token.
     pub fn names(&self, text: &str) -> bool {
-        self.named.values().any(|name| name == text) || self.additional.iter().any(|name| name == text)
+        self.in_order().any(|name| name == text)
     }
 
     /// Whether sequences begin or end with this token.
@@ -173,12 +211,8 @@ impl SpecialNames {
 
     /// The strings of all named tokens, in the order in which transformers adds those that are missing.
     pub fn in_order(&self) -> impl Iterator<Item = &String> {
-        let further = self.named.iter().filter(|(name, _)| !NAMES.contains(&name.as_str()));
-        NAMES
-            .iter()
-            .filter_map(|name| self.named.get(*name))
-            .chain(further.map(|(_, text)| text))
-            .chain(&self.additional)
+        let usual = NAMES.iter().filter_map(|name| self.named.get(*name).or_else(|| self.unknown.get(*name)));
+        usual.chain(self.further.iter().filter_map(|name| self.named.get(name))).chain(&self.additional)
     }
 }
 

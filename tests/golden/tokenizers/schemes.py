@@ -115,6 +115,18 @@ def cases(bases):
     decoder_tokens = {str(size - 1): new("<tool>", rstrip=True)}
     yield "added_tokens_decoder, flags", "byte_level", {}, {**fast, "added_tokens_decoder": decoder_tokens}, None
     yield "pad is text", "byte_level", {}, {**fast, "pad_token": ".", "extra_special_tokens": ["<tool>", "<more>"]}, None
+    declare = lambda name, **config: {"tokenizer_class": name, "eos_token": "</s>", **config}
+    yield "CodeLlamaTokenizer", "pieces", {}, declare("CodeLlamaTokenizer", legacy=True), "llama"
+    yield "CodeLlamaTokenizer, no BOS", "pieces", template("pieces", "<s>", "$A"), declare("CodeLlamaTokenizer", bos_token=None, add_prefix_space=False), "llama"
+    yield "GemmaTokenizer", "pieces", {**flags("pieces", normalized=True, lstrip=True), **template("pieces", "<s>", "$A")}, declare("GemmaTokenizer", bos_token="<s>"), "gemma2"
+    yield "GemmaTokenizer, its own names", "pieces", {}, declare("GemmaTokenizerFast"), "llama"
+    yield "GPTNeoXTokenizer", "byte_level", template("byte_level", "<s>", "$A"), declare("GPTNeoXTokenizer", bos_token="<s>"), "llama"
+    yield "CohereTokenizer", "byte_level", flags("byte_level", rstrip=True), declare("CohereTokenizer", extra_special_tokens=["<tool>"]), "llama"
+    yield "Qwen3_5Tokenizer", "byte_level", flags("byte_level", rstrip=True), declare("Qwen3_5Tokenizer"), "llama"
+    yield "Qwen2Tokenizer, flags", "byte_level", flags("byte_level", rstrip=True), declare("Qwen2Tokenizer"), "qwen3"
+    yield "CodeGenTokenizer", "byte_level", {"normalizer": {"type": "NFC"}}, declare("CodeGenTokenizer", add_prefix_space=True), "llama"
+    yield "mistral, LlamaTokenizer", "pieces", {"pre_tokenizer": metaspace("never", True), "decoder": plain_decoder}, declare("LlamaTokenizer"), "mistral"
+    yield "special tokens split", "byte_level", {}, {**fast, "split_special_tokens": True, "pad_token": "<|end|>"}, None
 
 
 def main(rounds):
@@ -151,4 +163,4 @@ def main(rounds):
     (HERE / "schemes.json").write_text("\n".join(lines) + "\n]}\n")
 
 
-main(int(sys.argv[1]) if len(sys.argv) > 1 else 3)
+main(int(sys.argv[1]) if len(sys.argv) > 1 else 5)

@@ -313,6 +313,48 @@ fn tokenizers_are_the_same_when_texts_have_the_same_ids() {
     assert!(other(&more, config.clone()).unwrap_err().ends_with("it has an added token `<more>` more"));
 }
 
+// Classes whose tokenizers transformers builds anew
+
+#[test]
+fn folders_whose_class_would_make_other_ids_are_refused() {
+    let refusal = |base: &str, config: Value| {
+        let folder = scheme_folder(base, &Value::Null, &config);
+        Tokenizer::from_folder(folder.path()).map(|_| ()).expect_err(&config.to_string()).to_string()
+    };
+    let declare = |class: &str| json!({"tokenizer_class": class, "eos_token": "</s>"});
+    for (base, class, expected) in [
+        ("unigram", "LlamaTokenizer", "takes its model, of the type `Unigram`, for BPE without merges"),
+        ("word_piece", "GPT2Tokenizer", "takes its model, of the type `WordPiece`, for BPE without merges"),
+        ("byte_level", "CodeLlamaTokenizer", "takes its vocabulary, of bytes, for words after `▁`"),
+        ("pieces", "GPT2TokenizerFast", "takes its vocabulary, of no bytes, for byte-level"),
+        ("unigram", "T5TokenizerFast", "is declared as `T5Tokenizer`"),
+    ] {
+        let message = refusal(base, declare(class));
+        assert!(message.contains(expected) && !message.contains('\n'), "{message}");
+        assert!(
+            message.ends_with("set `tokenizer_class` in tokenizer_config.json to `PreTrainedTokenizerFast`")
+        );
+    }
+    let mut config = declare("OwnTokenizer");
+    config["auto_map"] = json!({"AutoTokenizer": ["own.OwnTokenizer", null]});
+    assert!(refusal("byte_level", config).contains("(`auto_map` in tokenizer_config.json)"));
+    // A class that transformers does not know takes the file as it is.
+    let folder = scheme_folder("unigram", &Value::Null, &declare("OwnTokenizer"));
+    Tokenizer::from_folder(folder.path()).unwrap();
+}
+
+#[test]
+fn a_class_names_the_tokens_that_a_folder_does_not() {
+    let config = json!({"tokenizer_class": "LlamaTokenizer"});
+    let folder = scheme_folder("pieces", &Value::Null, &config);
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    let id = |text: &str| tokenizer.encode_prompt(text, SpecialTokens::Parse).unwrap()[0];
+    assert_eq!((tokenizer.bos(), tokenizer.eos()), (Some(id("<s>")), id("</s>")));
+    let none = json!({"tokenizer_class": "LlamaTokenizer", "bos_token": null, "eos_token": "</s>"});
+    let folder = scheme_folder("pieces", &Value::Null, &none);
+    assert_eq!(Tokenizer::from_folder(folder.path()).unwrap().bos(), None);
+}
+
 // Words that the tests of other files do not reach
 
 #[test]
@@ -321,4 +363,36 @@ fn a_word_tokenizer_has_ids_for_its_words_only() {
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
     let row = DataFile::rows(&[json!({"prompt": "w1", "completion": "w2</s>"})]).row(&tokenizer);
     assert_eq!(row.tokens, [4, 5, 1]);
+}
+
+// Conversations against transformers: golden/tokenizers/conversations.py
+
+#[test]
+fn conversations_have_the_ids_and_the_mask_that_transformers_gives() {
+    let path = folders::tests().join("golden/tokenizers/conversations.json");
+    let cases: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    for case in cases.as_array().unwrap() {
+        let marked = case["template"].as_str().unwrap();
+        let unmarked = marked.replace("{% generation %}", "").replace("{% endgeneration %}", "");
+        for (template, is_marked) in [(marked, true), (unmarked.as_str(), false)] {
+            let mut config = case["config"].clone();
+            config["chat_template"] = json!(template);
+            let folder = scheme_folder(case["base"].as_str().unwrap(), &case["parts"], &config);
+            let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+            for chat in case["chats"].as_array().unwrap() {
+                let name = format!("{}, marked {is_marked}: {}", case["name"], chat["messages"]);
+                let row = DataFile::rows(&[json!({"messages": chat["messages"]})]).row(&tokenizer);
+                let (whole, mask) = (ids(&chat["whole"]), ids(&chat["mask"]));
+                // Strings of special tokens that are ordinary text end no turn: EOS follows where no marks say
+                // what is learnt.
+                let appended = usize::from(config["split_special_tokens"] == true && !is_marked);
+                let length = row.tokens.len() - appended;
+                assert_eq!(row.tokens[..length], whole[..length], "{name}");
+                let learnt: Vec<u32> = row.supervised.iter().map(|&learnt| u32::from(learnt)).collect();
+                assert_eq!(learnt[..length], mask[..length], "{name}");
+                assert!(!mask[length..].contains(&1), "{name}");
+                assert_eq!(row.prompt(), ids(&chat["prompt"]), "{name}");
+            }
+        }
+    }
 }
