@@ -2,5 +2,6 @@
 
 mod checkpoints;
 mod config;
+mod documents;
 mod files;
 mod tensorboard;
