@@ -13,7 +13,7 @@
 //! (`fisher`). All operations round to nearest and stand in the order of the engine's CPU version: the
 //! results are the same bits.
 //!
-//! Coordinates whose bit in `frozen` is set (as in [`crate::mask`]) keep weight, moments and importance bit for bit. If the
+//! Coordinates whose bit in `frozen` is set (element j is bit j % 32 of word j / 32) keep weight, moments and importance bit for bit. If the
 //! product of `scale[0]` and `factor` is not finite, nothing is written at all: the scale may come from a
 //! norm that is still on the device, and the host learns only later that training has broken.
 //!
@@ -267,24 +267,3 @@ adamw! { /** With `fisher` importance. */ adamw_fisher = FISHER [importance] [] 
 adamw! { /** With `fisher` importance and frozen coordinates. */ adamw_fisher_frozen = FISHER [importance] [frozen] [] }
 adamw! { /** With `fisher` importance and the bf16 copy. */ adamw_fisher_bf16 = FISHER [importance] [] [copy] }
 adamw! { /** With all, `fisher` importance. */ adamw_fisher_frozen_bf16 = FISHER [importance] [frozen] [copy] }
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    adamw::KERNEL,
-    adamw_frozen::KERNEL,
-    adamw_bf16::KERNEL,
-    adamw_frozen_bf16::KERNEL,
-    adamw_net::KERNEL,
-    adamw_net_frozen::KERNEL,
-    adamw_net_bf16::KERNEL,
-    adamw_net_frozen_bf16::KERNEL,
-    adamw_path::KERNEL,
-    adamw_path_frozen::KERNEL,
-    adamw_path_bf16::KERNEL,
-    adamw_path_frozen_bf16::KERNEL,
-    adamw_fisher::KERNEL,
-    adamw_fisher_frozen::KERNEL,
-    adamw_fisher_bf16::KERNEL,
-    adamw_fisher_frozen_bf16::KERNEL,
-];

@@ -11,7 +11,7 @@ use crate::tiled::{TiledError, TiledMatrix};
 pub const SHARED_MEMORY_DEFAULT: u32 = 48 * 1024;
 
 /// What is known of a kernel without running it. Made by [`kernel!`](crate::kernel).
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Kernel {
     /// Name of the PTX entry.
     pub name: &'static str,

@@ -1,7 +1,7 @@
 //! [`kernel!`]: a kernel's one definition.
 
-/// Defines a kernel: its PTX entry on a GPU; on hosts its launcher, its description `NAME::KERNEL` and
-/// what the emulator runs.
+/// Defines a kernel: its PTX entry on a GPU; on hosts its launcher, its description `NAME::KERNEL`, what the emulator
+/// runs, and its place in [`families`](crate::families), by which PTX modules are made and tests know all kernels.
 ///
 /// ```text
 /// kernel! {
@@ -105,6 +105,11 @@ macro_rules! kernel {
                 unsafe { launcher.launch(&request)? };
             }
             Ok(())
+        }
+
+        #[cfg(not(target_arch = "nvptx64"))]
+        $crate::inventory::submit! {
+            $crate::Registered { module: module_path!(), kernel: $name::KERNEL }
         }
 
         /// Description of the kernel of this name.

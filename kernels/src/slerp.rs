@@ -260,17 +260,3 @@ kernel! {
         store_sums(own, segment_sums.offset(SUMS * segment));
     }
 }
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    slerp_sums::KERNEL,
-    slerp_sums_skip::KERNEL,
-    slerp_sums_delta::KERNEL,
-    slerp_sums_delta_skip::KERNEL,
-    slerp_segment_sums::KERNEL,
-    slerp_apply::KERNEL,
-    slerp_apply_skip::KERNEL,
-    slerp_apply_delta::KERNEL,
-    slerp_apply_delta_skip::KERNEL,
-];

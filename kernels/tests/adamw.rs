@@ -209,7 +209,7 @@ fn all_combinations_match_in_all_schedules() {
 #[test]
 fn traffic_is_what_the_operation_needs() {
     let ptx = cpift_kernels::modules::ptx("adamw", (8, 0)).expect("a module");
-    for kernel in cpift_kernels::adamw::KERNELS {
+    for kernel in cpift_kernels::family("adamw") {
         let entry = ptx.split(".entry ").find(|entry| entry.starts_with(&format!("{}(", kernel.name)));
         let entry = entry.expect("an entry for every kernel");
         // What a thread with four elements moves; the ragged end and the scale go by 4 bytes and less.

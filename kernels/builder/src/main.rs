@@ -185,8 +185,7 @@ fn write(folders: &Folders, arguments: &Arguments) -> Result<(), Error> {
 
 /// The kernels that the registry has for a PTX file, of this name.
 fn kernels_of(file: &str) -> &'static [Kernel] {
-    let family = file.split('.').next().unwrap_or_default();
-    cpift_kernels::families().iter().find(|(name, _)| *name == family).map_or(&[], |&(_, kernels)| kernels)
+    cpift_kernels::family(file.split('.').next().unwrap_or_default())
 }
 
 /// Modules, then the list that includes them, then the manifest; files of families that are gone go last.

@@ -324,40 +324,5 @@ macro_rules! row_kernels {
     };
 }
 
-row_kernels!(f32, attention_delta_f32, attention_decode_f32, attention_combine_f32);
-row_kernels!(Bf16, attention_delta_bf16, attention_decode_bf16, attention_combine_bf16);
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    attention_forward_64_f32::KERNEL,
-    attention_forward_128_f32::KERNEL,
-    attention_forward_256_f32::KERNEL,
-    attention_backward_queries_64_f32::KERNEL,
-    attention_backward_queries_128_f32::KERNEL,
-    attention_backward_queries_256_f32::KERNEL,
-    attention_backward_keys_64_f32::KERNEL,
-    attention_backward_keys_128_f32::KERNEL,
-    attention_backward_keys_256_f32::KERNEL,
-    attention_forward_64_bf16::KERNEL,
-    attention_forward_80_bf16::KERNEL,
-    attention_forward_96_bf16::KERNEL,
-    attention_forward_128_bf16::KERNEL,
-    attention_forward_256_bf16::KERNEL,
-    attention_backward_queries_64_bf16::KERNEL,
-    attention_backward_queries_80_bf16::KERNEL,
-    attention_backward_queries_96_bf16::KERNEL,
-    attention_backward_queries_128_bf16::KERNEL,
-    attention_backward_queries_256_bf16::KERNEL,
-    attention_backward_keys_64_bf16::KERNEL,
-    attention_backward_keys_80_bf16::KERNEL,
-    attention_backward_keys_96_bf16::KERNEL,
-    attention_backward_keys_128_bf16::KERNEL,
-    attention_backward_keys_256_bf16::KERNEL,
-    attention_delta_f32::KERNEL,
-    attention_delta_bf16::KERNEL,
-    attention_decode_f32::KERNEL,
-    attention_decode_bf16::KERNEL,
-    attention_combine_f32::KERNEL,
-    attention_combine_bf16::KERNEL,
-];
+row_kernels!(f32, attention_backward_delta_f32, attention_decode_f32, attention_combine_f32);
+row_kernels!(Bf16, attention_backward_delta_bf16, attention_decode_bf16, attention_combine_bf16);

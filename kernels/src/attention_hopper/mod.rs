@@ -90,7 +90,7 @@ kernel! {
     /// log-sum-exps in base 2, then of every head delta = Σ_d d_output·output; zeros behind the last token.
     ///
     /// Eight lanes per token and head, 32 tokens of a head per block. No barriers. Reads 2·D elements for two numbers.
-    pub fn attention_saved_hopper {
+    pub fn attention_backward_preprocess_hopper {
         block: 256,
         grid: pitch.div_ceil(32) * heads,
         shared: 0,
@@ -116,7 +116,7 @@ macro_rules! backward_kernels {
     ($queries:ident, $keys:ident for $head_dim:literal = 16 * $N:literal) => {
         kernel! {
             /// d_q by tiles of queries: Σ over keys of d_score·k, with p = e^(score − log_sum_exp) and
-            /// d_score = scale·p·(d_output·v − delta). `saved` is of [`attention_saved_hopper`], `tile_list`:
+            /// d_score = scale·p·(d_output·v − delta). `saved` is of [`attention_backward_preprocess_hopper`], `tile_list`:
             /// `[tiles, 4]` of `Tiles::by_wide_queries`.
             ///
             /// Block, grid, traffic and barriers: see the module.
@@ -158,7 +158,7 @@ macro_rules! backward_kernels {
 
         kernel! {
             /// d_k and d_v by tiles of keys: Σ over the query heads of the group, then over queries from the diagonal
-            /// on, of d_score·q and p·d_output. `saved` is of [`attention_saved_hopper`], `tile_list`: `[tiles, 4]` of
+            /// on, of d_score·q and p·d_output. `saved` is of [`attention_backward_preprocess_hopper`], `tile_list`: `[tiles, 4]` of
             /// `Tiles::by_wide_keys`.
             ///
             /// Block, grid, traffic and barriers: see the module.
@@ -204,22 +204,3 @@ backward_kernels!(attention_backward_queries_64_hopper, attention_backward_keys_
 backward_kernels!(attention_backward_queries_80_hopper, attention_backward_keys_80_hopper for 80 = 16 * 5);
 backward_kernels!(attention_backward_queries_96_hopper, attention_backward_keys_96_hopper for 96 = 16 * 6);
 backward_kernels!(attention_backward_queries_128_hopper, attention_backward_keys_128_hopper for 128 = 16 * 8);
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    attention_forward_64_hopper::KERNEL,
-    attention_forward_80_hopper::KERNEL,
-    attention_forward_96_hopper::KERNEL,
-    attention_forward_128_hopper::KERNEL,
-    attention_forward_256_hopper::KERNEL,
-    attention_saved_hopper::KERNEL,
-    attention_backward_queries_64_hopper::KERNEL,
-    attention_backward_queries_80_hopper::KERNEL,
-    attention_backward_queries_96_hopper::KERNEL,
-    attention_backward_queries_128_hopper::KERNEL,
-    attention_backward_keys_64_hopper::KERNEL,
-    attention_backward_keys_80_hopper::KERNEL,
-    attention_backward_keys_96_hopper::KERNEL,
-    attention_backward_keys_128_hopper::KERNEL,
-];

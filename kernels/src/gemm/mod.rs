@@ -336,44 +336,5 @@ macro_rules! column_kernel {
         }
     };
 }
-column_kernel!(column_sums_f32, f32);
-column_kernel!(column_sums_bf16, Bf16);
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    gemm_nt_f32_128::KERNEL,
-    gemm_nn_f32_128::KERNEL,
-    gemm_tn_f32_128::KERNEL,
-    gemm_nt_f32_32::KERNEL,
-    gemm_nn_f32_32::KERNEL,
-    gemm_tn_f32_32::KERNEL,
-    gemm_nt_bf16_128::KERNEL,
-    gemm_nt_bf16_f32_128::KERNEL,
-    gemm_nn_bf16_128::KERNEL,
-    gemm_tn_bf16_128::KERNEL,
-    gemm_nt_bf16_32::KERNEL,
-    gemm_nt_bf16_f32_32::KERNEL,
-    gemm_nn_bf16_32::KERNEL,
-    gemm_tn_bf16_32::KERNEL,
-    gemm_nt_bf16_128x256::KERNEL,
-    gemm_nt_bf16_f32_128x256::KERNEL,
-    gemm_nn_bf16_128x256::KERNEL,
-    gemm_tn_bf16_128x256::KERNEL,
-    gemm_nt_bf16_128x128::KERNEL,
-    gemm_nt_bf16_f32_128x128::KERNEL,
-    gemm_nn_bf16_128x128::KERNEL,
-    gemm_tn_bf16_128x128::KERNEL,
-    gemm_nt_bf16_64x64::KERNEL,
-    gemm_nt_bf16_f32_64x64::KERNEL,
-    gemm_nn_bf16_64x64::KERNEL,
-    gemm_tn_bf16_64x64::KERNEL,
-    gemm_nn_parts_128x128::KERNEL,
-    gemm_tn_parts_128x128::KERNEL,
-    gemm_nn_parts_64x64::KERNEL,
-    gemm_tn_parts_64x64::KERNEL,
-    add_parts_f32::KERNEL,
-    add_parts_bf16::KERNEL,
-    column_sums_f32::KERNEL,
-    column_sums_bf16::KERNEL,
-];
+column_kernel!(gemm_column_sums_f32, f32);
+column_kernel!(gemm_column_sums_bf16, Bf16);

@@ -142,16 +142,3 @@ hopper_kernels!(
     gemm_nn_hopper_128x128,
     gemm_tn_hopper_128x128
 );
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    gemm_nt_hopper_128x256::KERNEL,
-    gemm_nt_f32_hopper_128x256::KERNEL,
-    gemm_nn_hopper_128x256::KERNEL,
-    gemm_tn_hopper_128x256::KERNEL,
-    gemm_nt_hopper_128x128::KERNEL,
-    gemm_nt_f32_hopper_128x128::KERNEL,
-    gemm_nn_hopper_128x128::KERNEL,
-    gemm_tn_hopper_128x128::KERNEL,
-];

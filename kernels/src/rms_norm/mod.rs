@@ -121,27 +121,3 @@ impl Team for Block {
         SCRATCH
     }
 }
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    rms_norm_short_f32::KERNEL,
-    rms_norm_short_bf16::KERNEL,
-    rms_norm_middle_f32::KERNEL,
-    rms_norm_middle_bf16::KERNEL,
-    rms_norm_long_f32::KERNEL,
-    rms_norm_long_bf16::KERNEL,
-    rms_norm_residual_short_f32::KERNEL,
-    rms_norm_residual_short_bf16::KERNEL,
-    rms_norm_residual_middle_f32::KERNEL,
-    rms_norm_residual_middle_bf16::KERNEL,
-    rms_norm_residual_long_f32::KERNEL,
-    rms_norm_residual_long_bf16::KERNEL,
-    rms_norm_backward_short_f32::KERNEL,
-    rms_norm_backward_short_bf16::KERNEL,
-    rms_norm_backward_middle_f32::KERNEL,
-    rms_norm_backward_middle_bf16::KERNEL,
-    rms_norm_backward_long_f32::KERNEL,
-    rms_norm_backward_long_bf16::KERNEL,
-    rms_norm_weight_gradient::KERNEL,
-];

@@ -27,8 +27,6 @@ mod gemm_hopper;
 mod gemm_split;
 #[path = "../../../kernels/tests/gemm_tensor.rs"]
 mod gemm_tensor;
-#[path = "../../../kernels/tests/mask.rs"]
-mod mask;
 #[path = "../../../kernels/tests/norm.rs"]
 mod norm;
 #[path = "../../../kernels/tests/rms_norm.rs"]
@@ -39,6 +37,8 @@ mod rope;
 mod select;
 #[path = "../../../kernels/tests/slerp.rs"]
 mod slerp;
+#[path = "../../../kernels/tests/transplant.rs"]
+mod transplant;
 
 mod coverage;
 mod groups;

@@ -86,7 +86,7 @@ pub fn backward_scratch(sizes: Sizes) -> usize {
     2 * sizes.heads as usize * pitch(sizes) as usize
 }
 
-/// The backward pass; see [`attention_saved_hopper`], [`attention_backward_keys_128_hopper`] and
+/// The backward pass; see [`attention_backward_preprocess_hopper`], [`attention_backward_keys_128_hopper`] and
 /// [`attention_backward_queries_128_hopper`].
 ///
 /// # Errors
@@ -104,7 +104,7 @@ pub fn backward(
     let Gradients { d_q, d_k, d_v } = gradients;
     let (pitch, blocks) = (pitch(sizes), launcher.multiprocessors());
     let saved = scratch.reborrow();
-    attention_saved_hopper(
+    attention_backward_preprocess_hopper(
         launcher,
         d_output,
         output,

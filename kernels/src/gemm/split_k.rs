@@ -2,8 +2,8 @@
 //!
 //! Where C is small and k large (gradients of the weights of small layers, of hidden states behind a large
 //! head), tiles are fewer than multiprocessors. Then several blocks share a tile: each sums the levels of one
-//! part of k and leaves f32 sums in a place of its own, `[parts, m, n]`, and [`add_parts_f32`] or
-//! [`add_parts_bf16`] adds them in the order of the parts. There are no atomics, so that a product has the same
+//! part of k and leaves f32 sums in a place of its own, `[parts, m, n]`, and [`gemm_split_k_sum_f32`] or
+//! [`gemm_split_k_sum_bf16`] adds them in the order of the parts. There are no atomics, so that a product has the same
 //! bits in every run; they depend on the number of parts, and so on the sizes and the device. Besides the
 //! operands, 8 bytes per element and part are moved. How many parts pay is `Cut`'s to say.
 
@@ -80,8 +80,8 @@ macro_rules! part_kernel {
         }
     };
 }
-part_kernels!(4, 8, 4, 1, 2, gemm_nn_parts_128x128, gemm_tn_parts_128x128);
-part_kernels!(2, 4, 4, 4, 3, gemm_nn_parts_64x64, gemm_tn_parts_64x64);
+part_kernels!(4, 8, 4, 1, 2, gemm_nn_split_k_128x128, gemm_tn_split_k_128x128);
+part_kernels!(2, 4, 4, 4, 3, gemm_nn_split_k_64x64, gemm_tn_split_k_64x64);
 
 /// The sum of `N` elements over the parts, in their order, and of what is there.
 #[inline(always)]
@@ -136,8 +136,8 @@ macro_rules! add_kernel {
         }
     };
 }
-add_kernel!(add_parts_f32, f32);
-add_kernel!(add_parts_bf16, Bf16);
+add_kernel!(gemm_split_k_sum_f32, f32);
+add_kernel!(gemm_split_k_sum_bf16, Bf16);
 
 #[cfg(test)]
 mod tests {

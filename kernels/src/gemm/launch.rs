@@ -287,9 +287,9 @@ pub fn gemm_nn_split_bf16(
     if cut.parts == 1 || !by_chunks(&a, &b, [k, n]) {
         return gemm_nn_bf16(launcher, a, b, out, [m, n, k], accumulate);
     }
-    let launch = if cut.tile == Tile::Of64x64 { gemm_nn_parts_64x64 } else { gemm_nn_parts_128x128 };
+    let launch = if cut.tile == Tile::Of64x64 { gemm_nn_split_k_64x64 } else { gemm_nn_split_k_128x128 };
     launch(launcher, a, b, sums.reborrow(), m, n, k, cut.parts as u32)?;
-    add_parts_bf16(launcher, sums.as_read(), out, m * n, cut.parts as u32, u32::from(accumulate))
+    gemm_split_k_sum_bf16(launcher, sums.as_read(), out, m * n, cut.parts as u32, u32::from(accumulate))
 }
 
 /// [`gemm_tn_bf16`] in parts, as [`gemm_nn_split_bf16`].
@@ -307,7 +307,7 @@ pub fn gemm_tn_split_bf16(
     if cut.parts == 1 || !by_chunks(&a, &b, [m, n]) {
         return gemm_tn_bf16(launcher, a, b, out, [m, n, k]);
     }
-    let launch = if cut.tile == Tile::Of64x64 { gemm_tn_parts_64x64 } else { gemm_tn_parts_128x128 };
+    let launch = if cut.tile == Tile::Of64x64 { gemm_tn_split_k_64x64 } else { gemm_tn_split_k_128x128 };
     launch(launcher, a, b, sums.reborrow(), m, n, k, cut.parts as u32)?;
-    add_parts_f32(launcher, sums.as_read(), out, m * n, cut.parts as u32, 1)
+    gemm_split_k_sum_f32(launcher, sums.as_read(), out, m * n, cut.parts as u32, 1)
 }
