@@ -36,7 +36,7 @@ pub mod launch;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod modules;
 #[cfg(not(target_arch = "nvptx64"))]
-pub mod tiled;
+pub mod tensor_map;
 
 pub mod adamw;
 pub mod attention;
@@ -52,7 +52,7 @@ pub mod attention_hopper;
 pub mod gemm_hopper;
 pub mod norm;
 #[cfg(any(not(target_arch = "nvptx64"), target_feature = "sm_90a"))]
-mod ring;
+mod pipeline;
 pub mod rms_norm;
 pub mod rope;
 pub mod select;

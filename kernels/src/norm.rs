@@ -87,7 +87,7 @@ fn add_squares(sums: &mut [f64; 4], values: F32x4) {
 kernel! {
     /// partials[block] = Σ gradient² over every element of the block, in f64, where a square of f32 is exact.
     ///
-    /// Blocks take turns of 1,024 elements, threads groups of four. The order of additions is fixed. All
+    /// A grid-stride loop over chunks of 1,024 elements, four a thread. The order of additions is fixed. All
     /// threads reach the barriers of the block's sum. Reads 4 B per element; one product and sum in f64.
     pub fn norm_squared_partials { block: BLOCK, grid: partial_count(count), shared: SHARED } (
         gradient: read f32 [count] align 16,

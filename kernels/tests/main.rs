@@ -13,7 +13,7 @@ mod emulator;
 mod gated_mlp;
 mod gemm;
 mod gemm_hopper;
-mod gemm_split;
+mod gemm_split_k;
 mod gemm_tensor;
 mod hopper;
 mod norm;

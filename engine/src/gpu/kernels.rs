@@ -90,14 +90,14 @@ kernels! {
         &dyn Launch, Slice<'_, Self>, Slice<'_, Self>, SliceMut<'_, f32>, [u64; 3],
     ) -> Launched =
         |launcher, a, b, out, sizes| gemm_nt_f32(launcher, a, b, None, out, sizes), gemm_nt_bf16_f32;
-    GEMM_PARTS: fn(&dyn Launch, [u64; 3]) -> u32 = (|_, _| 1), gemm_parts;
-    GEMM_NN_SPLIT: fn(
+    GEMM_SPLITS: fn(&dyn Launch, [u64; 3]) -> u32 = (|_, _| 1), gemm_splits;
+    GEMM_NN_SPLIT_K: fn(
         &dyn Launch, [Slice<'_, Self>; 2], SliceMut<'_, f32>, SliceMut<'_, Self>, [u64; 3], bool,
     ) -> Launched =
-        |launcher, [a, b], _, out, sizes, add| gemm_nn_f32(launcher, a, b, out, sizes, add), gemm_nn_split_bf16;
-    GEMM_TN_SPLIT: fn(
+        |launcher, [a, b], _, out, sizes, add| gemm_nn_f32(launcher, a, b, out, sizes, add), gemm_nn_split_k_bf16;
+    GEMM_TN_SPLIT_K: fn(
         &dyn Launch, [Slice<'_, Self>; 2], SliceMut<'_, f32>, SliceMut<'_, f32>, [u64; 3],
-    ) -> Launched = |launcher, [a, b], _, out, sizes| gemm_tn_f32(launcher, a, b, out, sizes), gemm_tn_split_bf16;
+    ) -> Launched = |launcher, [a, b], _, out, sizes| gemm_tn_f32(launcher, a, b, out, sizes), gemm_tn_split_k_bf16;
     COLUMN_SUMS: fn(
         &dyn Launch, Slice<'_, Self>, SliceMut<'_, f32>, u64, u64,
     ) -> Launched = gemm_column_sums_f32, gemm_column_sums_bf16;

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cpift_kernels::launch::Tensor;
+use cpift_kernels::launch::TensorCores;
 
 use crate::manifest::{KernelRecord, Manifest};
 
@@ -72,7 +72,8 @@ fn products_and_attention_on_hopper_are_computed_by_groups_of_warps() {
     let manifest = manifest();
     for (family, least) in [("gemm_hopper", 8), ("attention_hopper", 13)] {
         let recorded = &manifest.modules[&format!("{family}.sm_90a.ptx")].kernels;
-        let promised = cpift_kernels::family(family).iter().filter(|kernel| kernel.tensor != Tensor::Without);
+        let promised =
+            cpift_kernels::family(family).iter().filter(|kernel| kernel.tensor_cores != TensorCores::Unused);
         let held = promised.filter(|kernel| {
             let assembled = &recorded[kernel.name].assembled["sm_90a"];
             assert_eq!(assembled.spills, 0, "{}", kernel.name);
@@ -106,7 +107,7 @@ fn products_and_attention_in_bf16_are_computed_by_tensor_cores() {
         .map(cpift_kernels::family)
         .into_iter()
         .flatten()
-        .filter(|kernel| kernel.tensor != Tensor::Without)
+        .filter(|kernel| kernel.tensor_cores != TensorCores::Unused)
         .map(|kernel| kernel.name)
         .collect();
     for (module, name) in of_attention.chain(of_products) {

@@ -266,8 +266,8 @@ fn describe(kernel: &KernelRecord) -> String {
     let mut text = format!("{} threads", kernel.block);
     for (architecture, assembled) in &kernel.assembled {
         text += &format!(", {} registers", assembled.registers);
-        if let Some(resident) = assembled.resident {
-            text += &format!(" and {resident} blocks at once");
+        if let Some(resident_blocks) = assembled.resident_blocks {
+            text += &format!(" and {resident_blocks} blocks at once");
         }
         text += &format!(" ({architecture})");
     }
@@ -285,7 +285,7 @@ mod tests {
         let instructions = instructions.iter().map(|&(kind, count)| (kind.to_owned(), count)).collect();
         KernelRecord {
             block: 32,
-            resident: 1,
+            min_blocks: 1,
             shared: None,
             parameters: Vec::new(),
             instructions,

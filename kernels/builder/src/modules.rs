@@ -105,8 +105,8 @@ fn render(assembly: &Assembly, family: &str, kernels: &[Kernel]) -> String {
 fn launch_bounds(kernel: &Kernel) -> String {
     let mut bounds = format!(".reqntid {}, 1, 1\n", kernel.block);
     // Kernels for Hopper move registers between their threads: ptxas must know how many there are at the beginning.
-    if kernel.resident > 1 || kernel.architecture.ends_with('a') {
-        bounds += &format!(".minnctapersm {}\n", kernel.resident);
+    if kernel.min_blocks > 1 || kernel.architecture.ends_with('a') {
+        bounds += &format!(".minnctapersm {}\n", kernel.min_blocks);
     }
     bounds
 }
@@ -154,7 +154,7 @@ mod tests {
 
     #[test]
     fn blocks_that_must_fit_at_once_are_a_bound() {
-        let bounds = launch_bounds(&Kernel { resident: 2, ..kernel("scale", "sample", 3) });
+        let bounds = launch_bounds(&Kernel { min_blocks: 2, ..kernel("scale", "sample", 3) });
         assert_eq!(bounds, ".reqntid 128, 1, 1\n.minnctapersm 2\n");
         let bounds = launch_bounds(&Kernel { architecture: "sm_90a", ..kernel("scale", "sample", 3) });
         assert_eq!(bounds, ".reqntid 128, 1, 1\n.minnctapersm 1\n");

@@ -56,16 +56,16 @@ pub struct TileLists<'a> {
     pub queries: Slice<'a, u32>,
     /// [`Tiles::by_keys`].
     pub keys: Slice<'a, u32>,
-    /// [`Tiles::by_wide_queries`].
-    pub wide_queries: Slice<'a, u32>,
-    /// [`Tiles::by_wide_keys`].
-    pub wide_keys: Slice<'a, u32>,
+    /// [`Tiles::by_hopper_queries`].
+    pub hopper_queries: Slice<'a, u32>,
+    /// [`Tiles::by_hopper_keys`].
+    pub hopper_keys: Slice<'a, u32>,
 }
 
 impl<'a> From<[Slice<'a, u32>; 4]> for TileLists<'a> {
     /// In the order of [`Tiles::places`].
-    fn from([queries, keys, wide_queries, wide_keys]: [Slice<'a, u32>; 4]) -> Self {
-        Self { queries, keys, wide_queries, wide_keys }
+    fn from([queries, keys, hopper_queries, hopper_keys]: [Slice<'a, u32>; 4]) -> Self {
+        Self { queries, keys, hopper_queries, hopper_keys }
     }
 }
 
@@ -114,7 +114,7 @@ macro_rules! attention_element {
             ) -> Result<(), LaunchError> {
                 let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
                 $(if $own::has_forward(launcher, head_dim) {
-                    return $own::forward(launcher, sizes, inputs, tiles.wide_queries, output, log_sum_exp);
+                    return $own::forward(launcher, sizes, inputs, tiles.hopper_queries, output, log_sum_exp);
                 })?
                 let [q, k, v] = inputs;
                 let count = count(tiles.queries);

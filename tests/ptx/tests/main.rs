@@ -23,8 +23,8 @@ mod gated_mlp;
 mod gemm;
 #[path = "../../../kernels/tests/gemm_hopper.rs"]
 mod gemm_hopper;
-#[path = "../../../kernels/tests/gemm_split.rs"]
-mod gemm_split;
+#[path = "../../../kernels/tests/gemm_split_k.rs"]
+mod gemm_split_k;
 #[path = "../../../kernels/tests/gemm_tensor.rs"]
 mod gemm_tensor;
 #[path = "../../../kernels/tests/norm.rs"]
@@ -41,8 +41,8 @@ mod slerp;
 mod transplant;
 
 mod coverage;
-mod groups;
 mod instructions;
 mod paths;
 mod planted;
 mod text;
+mod warpgroups;

@@ -2,12 +2,12 @@
 //! outputs that vectors fit and those they do not, sums that are added to, long rows of whole vectors.
 
 use crate::common::attention::Case;
-use crate::common::{Buffer, SCHEDULES, bits, random, slice, slice_mut};
+use crate::common::{SCHEDULES, random, slice, slice_mut};
 use cpift_kernels::embedding::embedding_backward_f32;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
 use cpift_kernels::gemm_hopper::*;
-use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};
+use cpift_kernels::launch::{LaunchError, SliceMut};
 use cpift_kernels::simt::{Bf16, Real};
 
 /// m, n and k: edges of all tiles, and rows of whole vectors.
