@@ -3,7 +3,7 @@
 
 use std::num::NonZeroUsize;
 
-use cpift_engine::ops::attention::{Outputs, Documents, Gradients, Inputs, Shape, backward, forward};
+use cpift_engine::ops::attention::{BackwardInputs, Documents, Gradients, Inputs, Shape, backward, forward};
 use cpift_engine::ops::{linear, subtract::subtract};
 use cpift_engine::{Buffer, Device, Result, bf16};
 use cpift_kernels::emulator::Schedule;
@@ -42,7 +42,7 @@ fn attend(device: &Device) -> Result<Results> {
     let mut gradients = [q.len(), k.len(), v.len()].map(|length| poisoned::<bf16>(device, length));
     let [d_q, d_k, d_v] = gradients.each_mut().map(Buffer::view_mut);
     let outputs =
-        Outputs { output: output.view(), log_sum_exp: log_sum_exp.view(), d_output: d_output.view() };
+        BackwardInputs { output: output.view(), log_sum_exp: log_sum_exp.view(), d_output: d_output.view() };
     backward(device, &SHAPE, &documents, inputs, outputs, Gradients { d_q, d_k, d_v })?;
     Ok(Results { output, log_sum_exp, gradients })
 }
