@@ -85,36 +85,38 @@ impl Device {
         }
     }
 
-    /// What a person is told: the name, what computes, and [`Device::left_out`].
+    /// What a person is told: the name, what computes, and [`Device::disabled_kernels`].
     pub fn describe(&self) -> String {
         match self {
             Self::Cpu(cpu) => format!("cpu ({} threads, {})", cpu.threads(), crate::cpu::simd::description()),
-            Self::Gpu(gpu) => match self.left_out() {
-                Some(left_out) => format!("{}, without {left_out}", gpu.backend().describe()),
+            Self::Gpu(gpu) => match self.disabled_kernels() {
+                Some(disabled_kernels) => format!("{}, without {disabled_kernels}", gpu.backend().describe()),
                 None => gpu.backend().describe(),
             },
         }
     }
 
     /// Kernels for this device's compute capability alone that it computes without, with the reason, as far as is
-    /// known before they are first wanted; all of it after [`Device::try_own_kernels`].
-    pub fn left_out(&self) -> Option<String> {
+    /// known before they are first wanted; all of it after [`Device::run_self_tests`].
+    pub fn disabled_kernels(&self) -> Option<String> {
         match self {
             Self::Cpu(_) => None,
-            Self::Gpu(gpu) => Some(gpu.backend().left_out().join(", ")).filter(|text| !text.is_empty()),
+            Self::Gpu(gpu) => {
+                Some(gpu.backend().disabled_kernels().join(", ")).filter(|text| !text.is_empty())
+            }
         }
     }
 
     /// Tests the kernels that a GPU has for its compute capability alone (of bf16, on 9.0). What is refused or
-    /// computes wrong numbers is not used, see [`Device::left_out`]. Without this call each family of them is
+    /// computes wrong numbers is not used, see [`Device::disabled_kernels`]. Without this call each family of them is
     /// tested right before one of it would first run.
     ///
     /// # Errors
     /// When a test broke the device, which is of no use to this process any more; the message says what to do.
-    pub fn try_own_kernels(&self) -> Result<()> {
+    pub fn run_self_tests(&self) -> Result<()> {
         match self {
             Self::Cpu(_) => Ok(()),
-            Self::Gpu(gpu) => gpu.try_own_kernels(),
+            Self::Gpu(gpu) => gpu.run_self_tests(),
         }
     }
 

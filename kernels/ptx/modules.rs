@@ -13,7 +13,6 @@ pub(super) const MODULES: &[Module] = &[
     Module { family: "gated_mlp", architecture: "sm_80", ptx: include_str!("gated_mlp.sm_80.ptx") },
     Module { family: "gemm", architecture: "sm_80", ptx: include_str!("gemm.sm_80.ptx") },
     Module { family: "gemm_hopper", architecture: "sm_90a", ptx: include_str!("gemm_hopper.sm_90a.ptx") },
-    Module { family: "mask", architecture: "sm_80", ptx: include_str!("mask.sm_80.ptx") },
     Module { family: "norm", architecture: "sm_80", ptx: include_str!("norm.sm_80.ptx") },
     Module { family: "rms_norm", architecture: "sm_80", ptx: include_str!("rms_norm.sm_80.ptx") },
     Module { family: "rope", architecture: "sm_80", ptx: include_str!("rope.sm_80.ptx") },

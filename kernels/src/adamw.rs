@@ -13,7 +13,7 @@
 //! (`fisher`). All operations round to nearest and stand in the order of the engine's CPU version: the
 //! results are the same bits.
 //!
-//! Coordinates whose bit in `frozen` is set (as in [`crate::mask`]) keep weight, moments and importance bit for bit. If the
+//! Coordinates whose bit in `frozen` is set (element j is bit j % 32 of word j / 32) keep weight, moments and importance bit for bit. If the
 //! product of `scale[0]` and `factor` is not finite, nothing is written at all: the scale may come from a
 //! norm that is still on the device, and the host learns only later that training has broken.
 //!
@@ -24,6 +24,8 @@
 //! Traffic: 28 bytes per parameter, 36 with importance, 1 bit more with `frozen`, 2 bytes more with the copy.
 //! About 20 operations, of which two divisions and a root are several instructions.
 
+#[cfg(not(target_arch = "nvptx64"))]
+use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 use crate::simt::*;
 
 /// Threads of a block.
@@ -50,17 +52,26 @@ struct Buffers {
 }
 
 /// Factors that are the same for every element.
-#[derive(Clone, Copy)]
-struct Coefficients {
-    gradient_scale: f32,
-    weight_factor: f32,
-    beta1: f32,
-    gradient_weight: f32,
-    beta2: f32,
-    square_weight: f32,
-    root_correction: f32,
-    epsilon: f32,
-    step_size: f32,
+#[derive(Debug, Clone, Copy)]
+pub struct Coefficients {
+    /// Of the gradient; for a launcher, beside `scale`.
+    pub gradient_scale: f32,
+    /// 1 − lr·decay.
+    pub weight_factor: f32,
+    /// β1.
+    pub beta1: f32,
+    /// 1 − β1.
+    pub gradient_weight: f32,
+    /// β2.
+    pub beta2: f32,
+    /// 1 − β2.
+    pub square_weight: f32,
+    /// √(1 − β2ᵗ).
+    pub root_correction: f32,
+    /// ε.
+    pub epsilon: f32,
+    /// lr/(1 − β1ᵗ).
+    pub step_size: f32,
 }
 
 /// One element.
@@ -185,25 +196,10 @@ fn step_one<const IMPORTANCE: u8>(buffers: Buffers, index: usize, coefficients: 
     }
 }
 
-/// `None`, or the handle.
-macro_rules! option {
-    () => {
-        None
-    };
-    ($handle:ident) => {
-        Some($handle)
-    };
-}
-
 /// The kernel of one combination; the names in brackets are its buffers beside those that all have.
-macro_rules! adamw {
-    (
-        $(#[$meta:meta])* $name:ident = $kind:ident
-        [$($importance:ident)?] [$($frozen:ident)?] [$($copy:ident)?]
-    ) => {
+macro_rules! adamw_kernel {
+    ($name:ident = $kind:ident [$($importance:ident)?] [$($frozen:ident)?] [$($copy:ident)?]) => {
         kernel! {
-            $(#[$meta])*
-            ///
             /// Formulas, rounding, traffic: [`self`](crate::adamw).
             pub fn $name { block: BLOCK, grid: count.div_ceil(CHUNK), shared: 0 } (
                 gradient: read f32 [count] align 16,
@@ -251,40 +247,116 @@ macro_rules! adamw {
     };
 }
 
-adamw! { /** Plain AdamW. */ adamw = NONE [] [] [] }
-adamw! { /** With frozen coordinates. */ adamw_frozen = NONE [] [frozen] [] }
-adamw! { /** With the bf16 copy. */ adamw_bf16 = NONE [] [] [copy] }
-adamw! { /** With frozen coordinates and the bf16 copy. */ adamw_frozen_bf16 = NONE [] [frozen] [copy] }
-adamw! { /** With `net` importance. */ adamw_net = NET [importance] [] [] }
-adamw! { /** With `net` importance and frozen coordinates. */ adamw_net_frozen = NET [importance] [frozen] [] }
-adamw! { /** With `net` importance and the bf16 copy. */ adamw_net_bf16 = NET [importance] [] [copy] }
-adamw! { /** With all, `net` importance. */ adamw_net_frozen_bf16 = NET [importance] [frozen] [copy] }
-adamw! { /** With `path` importance. */ adamw_path = PATH [importance] [] [] }
-adamw! { /** With `path` importance and frozen coordinates. */ adamw_path_frozen = PATH [importance] [frozen] [] }
-adamw! { /** With `path` importance and the bf16 copy. */ adamw_path_bf16 = PATH [importance] [] [copy] }
-adamw! { /** With all, `path` importance. */ adamw_path_frozen_bf16 = PATH [importance] [frozen] [copy] }
-adamw! { /** With `fisher` importance. */ adamw_fisher = FISHER [importance] [] [] }
-adamw! { /** With `fisher` importance and frozen coordinates. */ adamw_fisher_frozen = FISHER [importance] [frozen] [] }
-adamw! { /** With `fisher` importance and the bf16 copy. */ adamw_fisher_bf16 = FISHER [importance] [] [copy] }
-adamw! { /** With all, `fisher` importance. */ adamw_fisher_frozen_bf16 = FISHER [importance] [frozen] [copy] }
-
-/// The kernels of this family.
+/// Where importance is accumulated, if it is.
 #[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    adamw::KERNEL,
-    adamw_frozen::KERNEL,
-    adamw_bf16::KERNEL,
-    adamw_frozen_bf16::KERNEL,
-    adamw_net::KERNEL,
-    adamw_net_frozen::KERNEL,
-    adamw_net_bf16::KERNEL,
-    adamw_net_frozen_bf16::KERNEL,
-    adamw_path::KERNEL,
-    adamw_path_frozen::KERNEL,
-    adamw_path_bf16::KERNEL,
-    adamw_path_frozen_bf16::KERNEL,
-    adamw_fisher::KERNEL,
-    adamw_fisher_frozen::KERNEL,
-    adamw_fisher_bf16::KERNEL,
-    adamw_fisher_frozen_bf16::KERNEL,
-];
+#[derive(Debug)]
+pub enum Importance<'a> {
+    /// Nowhere.
+    None,
+    /// Of the update.
+    Net(SliceMut<'a, f32>),
+    /// Of its absolute value.
+    Path(SliceMut<'a, f32>),
+    /// Of g².
+    Fisher(SliceMut<'a, f32>),
+}
+
+/// What a step of [`adamw_step`] reads and writes.
+#[cfg(not(target_arch = "nvptx64"))]
+#[derive(Debug)]
+pub struct Step<'a> {
+    /// As it was accumulated.
+    pub gradient: Slice<'a, f32>,
+    /// The weights.
+    pub weights: SliceMut<'a, f32>,
+    /// First moments.
+    pub moment1: SliceMut<'a, f32>,
+    /// Second moments.
+    pub moment2: SliceMut<'a, f32>,
+    /// Importance.
+    pub importance: Importance<'a>,
+    /// Coordinates that keep their bits.
+    pub frozen: Option<Slice<'a, u32>>,
+    /// Receives the new weights in bf16.
+    pub copy: Option<SliceMut<'a, Bf16>>,
+    /// A factor of the gradient, `[1]`.
+    pub scale: Slice<'a, f32>,
+}
+
+/// Launches the kernel of a step; `buffer` are those beside the ones that all have.
+#[cfg(not(target_arch = "nvptx64"))]
+macro_rules! launch {
+    ($kernel:ident, $launcher:ident, $step:ident, $coefficients:ident, [$($buffer:ident)*]) => {{
+        let count = $step.weights.len() as u64;
+        $kernel(
+            $launcher,
+            $step.gradient,
+            $step.weights,
+            $step.moment1,
+            $step.moment2,
+            $($buffer,)*
+            $step.scale,
+            count,
+            $coefficients.gradient_scale,
+            $coefficients.weight_factor,
+            $coefficients.beta1,
+            $coefficients.gradient_weight,
+            $coefficients.beta2,
+            $coefficients.square_weight,
+            $coefficients.root_correction,
+            $coefficients.epsilon,
+            $coefficients.step_size,
+        )
+    }};
+}
+
+/// All kernels, and the launcher that chooses among them. By importance: the kernel alone, with frozen coordinates,
+/// with the copy, with both.
+macro_rules! adamw {
+    ($(
+        $variant:ident $(($importance:ident))? = $kind:ident:
+        $alone:ident, $with_frozen:ident, $with_copy:ident, $with_both:ident;
+    )*) => {
+        $(
+            adamw_kernel! { $alone = $kind [$($importance)?] [] [] }
+            adamw_kernel! { $with_frozen = $kind [$($importance)?] [frozen] [] }
+            adamw_kernel! { $with_copy = $kind [$($importance)?] [] [copy] }
+            adamw_kernel! { $with_both = $kind [$($importance)?] [frozen] [copy] }
+        )*
+
+        /// One step, by the kernel for its importance, frozen coordinates and copy.
+        ///
+        /// # Errors
+        /// A buffer too short or misaligned, or what the launcher reports.
+        #[cfg(not(target_arch = "nvptx64"))]
+        pub fn adamw_step(
+            launcher: &dyn Launch,
+            step: Step<'_>,
+            coefficients: &Coefficients,
+        ) -> Result<(), LaunchError> {
+            match (step.importance, step.frozen, step.copy) {
+                $(
+                    (Importance::$variant $(($importance))?, None, None) => {
+                        launch!($alone, launcher, step, coefficients, [$($importance)?])
+                    }
+                    (Importance::$variant $(($importance))?, Some(frozen), None) => {
+                        launch!($with_frozen, launcher, step, coefficients, [$($importance)? frozen])
+                    }
+                    (Importance::$variant $(($importance))?, None, Some(copy)) => {
+                        launch!($with_copy, launcher, step, coefficients, [$($importance)? copy])
+                    }
+                    (Importance::$variant $(($importance))?, Some(frozen), Some(copy)) => {
+                        launch!($with_both, launcher, step, coefficients, [$($importance)? frozen copy])
+                    }
+                )*
+            }
+        }
+    };
+}
+
+adamw! {
+    None = NONE: adamw, adamw_frozen, adamw_bf16, adamw_frozen_bf16;
+    Net(importance) = NET: adamw_net, adamw_net_frozen, adamw_net_bf16, adamw_net_frozen_bf16;
+    Path(importance) = PATH: adamw_path, adamw_path_frozen, adamw_path_bf16, adamw_path_frozen_bf16;
+    Fisher(importance) = FISHER: adamw_fisher, adamw_fisher_frozen, adamw_fisher_bf16, adamw_fisher_frozen_bf16;
+}

@@ -1,7 +1,7 @@
 //! Cross-entropy over a chunk of logits, and the rows it belongs to.
 //!
 //! The rows with a target are gathered (`embedding`) into a chunk, `gemm` makes their logits, the kernels here
-//! their losses and d_logits, `gemm` the gradients, and [`scatter_rows_f32`] puts those of the hidden states
+//! their losses and d_logits, `gemm` the gradients, and [`cross_entropy_scatter_rows_f32`] puts those of the hidden states
 //! back. Row i of the chunk is row rows\[i\] of the batch. Rows without a target are never touched: their
 //! losses and gradients are zeros from before.
 //!
@@ -113,7 +113,7 @@ kernel! {
     ///
     /// A block per i; `rows` are below `batch`, each at most once, their targets below `vocabulary`.
     /// All threads reach every barrier. Reads every logit once.
-    pub fn losses { block: BLOCK, grid: count, shared: SHARED } (
+    pub fn cross_entropy_losses { block: BLOCK, grid: count, shared: SHARED } (
         logits: read f32 [count * vocabulary],
         rows: read u32 [count],
         targets: read u32 [batch],
@@ -135,7 +135,7 @@ kernel! {
 macro_rules! gradient_kernel {
     ($real:ident, $width:literal, $gradients:ident) => {
         kernel! {
-            /// The losses as by [`losses`], and d_logits = scale · (softmax(logits) − onehot(target)): the
+            /// The losses as by [`cross_entropy_losses`], and d_logits = scale · (softmax(logits) − onehot(target)): the
             /// gradient of `scale` times the loss.
             ///
             /// A block per i; `rows` are below `batch`, each at most once, their targets below `vocabulary`.
@@ -170,8 +170,8 @@ macro_rules! gradient_kernel {
         }
     };
 }
-gradient_kernel!(f32, 4, losses_and_gradients_f32);
-gradient_kernel!(Bf16, 8, losses_and_gradients_bf16);
+gradient_kernel!(f32, 4, cross_entropy_losses_and_gradients_f32);
+gradient_kernel!(Bf16, 8, cross_entropy_losses_and_gradients_bf16);
 
 /// Copies a row by a warp, `N` elements at a time.
 #[inline(always)]
@@ -226,15 +226,5 @@ macro_rules! row_kernels {
         }
     };
 }
-row_kernels!(f32, 4, scatter_rows_f32);
-row_kernels!(Bf16, 8, scatter_rows_bf16);
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    losses::KERNEL,
-    losses_and_gradients_f32::KERNEL,
-    losses_and_gradients_bf16::KERNEL,
-    scatter_rows_f32::KERNEL,
-    scatter_rows_bf16::KERNEL,
-];
+row_kernels!(f32, 4, cross_entropy_scatter_rows_f32);
+row_kernels!(Bf16, 8, cross_entropy_scatter_rows_bf16);

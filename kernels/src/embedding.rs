@@ -140,12 +140,3 @@ macro_rules! embedding {
 }
 embedding!(embedding_f32, embedding_backward_f32, f32, 4);
 embedding!(embedding_bf16, embedding_backward_bf16, Bf16, 8);
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    embedding_f32::KERNEL,
-    embedding_bf16::KERNEL,
-    embedding_backward_f32::KERNEL,
-    embedding_backward_bf16::KERNEL,
-];

@@ -96,12 +96,3 @@ macro_rules! gated_mlp {
 }
 gated_mlp!(gated_mlp_f32, gated_mlp_backward_f32, f32, 4);
 gated_mlp!(gated_mlp_bf16, gated_mlp_backward_bf16, Bf16, 8);
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    gated_mlp_f32::KERNEL,
-    gated_mlp_bf16::KERNEL,
-    gated_mlp_backward_f32::KERNEL,
-    gated_mlp_backward_bf16::KERNEL,
-];

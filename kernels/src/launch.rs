@@ -5,13 +5,13 @@ use std::marker::PhantomData;
 
 use crate::emulator::Fault;
 use crate::simt::Element;
-use crate::tiled::{TiledError, TiledMatrix};
+use crate::tensor_map::{TensorMapError, TensorMapLayout};
 
 /// Most bytes of shared memory a block gets without asking the driver for more.
 pub const SHARED_MEMORY_DEFAULT: u32 = 48 * 1024;
 
 /// What is known of a kernel without running it. Made by [`kernel!`](crate::kernel).
-#[derive(Debug)]
+#[derive(Debug, Clone, Copy)]
 pub struct Kernel {
     /// Name of the PTX entry.
     pub name: &'static str,
@@ -23,10 +23,10 @@ pub struct Kernel {
     pub block: u32,
     /// Blocks of it that must fit on a multiprocessor at once, as far as registers go: what the assembler
     /// takes as the limit of a thread's registers. 1 leaves it to the assembler.
-    pub resident: u32,
+    pub min_blocks: u32,
     /// Whether it must have tensor instructions.
-    pub tensor: Tensor,
-    /// Bytes of dynamic shared memory, where it is a constant and `tensor` is given.
+    pub tensor_cores: TensorCores,
+    /// Bytes of dynamic shared memory, where it is a constant and `tensor_cores` is given.
     pub shared: Option<u64>,
     /// In the order they are passed.
     pub parameters: &'static [Parameter],
@@ -36,13 +36,13 @@ pub struct Kernel {
 
 /// What a kernel must do on tensor cores: `cargo ptx` refuses one that does not.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Tensor {
+pub enum TensorCores {
     /// Nothing.
-    Without,
+    Unused,
     /// It has tensor instructions.
     Used,
     /// It has, and in the innermost loop with them nothing else touches the sums.
-    Held,
+    KeepsAccumulators,
 }
 
 /// A parameter of a kernel.
@@ -79,8 +79,8 @@ pub enum Direction {
     Write,
     /// A buffer that is read and written.
     Update,
-    /// A matrix of which the copy engine reads tiles.
-    Tiles,
+    /// A matrix of which TMA reads tiles.
+    TensorMap,
     /// A number.
     Scalar,
 }
@@ -96,7 +96,7 @@ pub enum Argument {
         length: usize,
     },
     /// Device memory to copy tiles from.
-    Tiles(TiledMatrix),
+    TensorMap(TensorMapLayout),
     /// A number.
     U32(u32),
     /// A number.
@@ -153,10 +153,10 @@ impl<T: Element> Slice<'_, T> {
     }
 
     /// As an argument: a matrix of so many rows and columns, of which tiles of so many rows are copied.
-    pub fn tiles(&self, rows: u64, columns: u64, tile_rows: u32) -> Argument {
+    pub fn tensor_map(&self, rows: u64, columns: u64, box_rows: u32) -> Argument {
         let element_bytes = size_of::<T>() as u32;
         let (address, length) = (self.address, self.length);
-        Argument::Tiles(TiledMatrix { address, length, element_bytes, rows, columns, tile_rows })
+        Argument::TensorMap(TensorMapLayout { address, length, element_bytes, rows, columns, box_rows })
     }
 }
 
@@ -260,9 +260,9 @@ pub trait Launch: fmt::Debug + Send + Sync {
     /// Compute capability of the device, by which kernels are chosen; of an A100 where there is no device.
     fn compute_capability(&self) -> (u32, u32);
 
-    /// Whether the kernels that go by the name `group`, which are for this compute capability alone, may be chosen.
-    /// Asked right before they are, so that a device can test them first.
-    fn trusts(&self, group: &'static str) -> bool {
+    /// Whether the kernels that go by the name `group`, which are for this compute capability alone, have passed their
+    /// self-test on the device. Asked right before they are chosen, so that a device can run it then.
+    fn passes_self_test(&self, group: &'static str) -> bool {
         let _ = group;
         true
     }
@@ -304,15 +304,15 @@ pub enum LaunchError {
         /// The parameter.
         argument: &'static str,
     },
-    /// A matrix that the copy engine cannot take tiles of.
+    /// A matrix that TMA cannot take tiles of.
     #[error("kernel {kernel}: {argument} has {reason}")]
-    Tiles {
+    TensorMap {
         /// The kernel.
         kernel: &'static str,
         /// The parameter.
         argument: &'static str,
         /// Why not.
-        reason: TiledError,
+        reason: TensorMapError,
     },
     /// A kernel for another architecture than the device's.
     #[error("kernel {kernel} is for {architecture} alone, the device has compute capability {}.{}", .device.0, .device.1)]
@@ -375,8 +375,8 @@ pub fn check(
 ) -> Result<(), LaunchError> {
     let (argument, address, given) = match argument {
         Argument::Buffer { address, length } => (parameter.name, address, length),
-        Argument::Tiles(matrix) => {
-            matrix.check().map_err(|reason| LaunchError::Tiles {
+        Argument::TensorMap(matrix) => {
+            matrix.check().map_err(|reason| LaunchError::TensorMap {
                 kernel,
                 argument: parameter.name,
                 reason,
@@ -447,7 +447,7 @@ scalars!(u32 = U32, u64 = U64, f32 = F32, f64 = F64);
 /// The scalar arguments with their names, for messages.
 pub fn describe_numbers(kernel: &Kernel, arguments: &[Argument]) -> String {
     let number = |(parameter, argument): (&Parameter, &Argument)| match argument {
-        Argument::Buffer { .. } | Argument::Tiles(_) => None,
+        Argument::Buffer { .. } | Argument::TensorMap(_) => None,
         Argument::U32(value) => Some(format!("{} = {value}", parameter.name)),
         Argument::U64(value) => Some(format!("{} = {value}", parameter.name)),
         Argument::F32(value) => Some(format!("{} = {value}", parameter.name)),

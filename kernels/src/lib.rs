@@ -36,7 +36,7 @@ pub mod launch;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod modules;
 #[cfg(not(target_arch = "nvptx64"))]
-pub mod tiled;
+pub mod tensor_map;
 
 pub mod adamw;
 pub mod attention;
@@ -50,35 +50,58 @@ pub mod gemm;
 pub mod attention_hopper;
 #[cfg(any(not(target_arch = "nvptx64"), target_feature = "sm_90a"))]
 pub mod gemm_hopper;
-pub mod mask;
 pub mod norm;
 #[cfg(any(not(target_arch = "nvptx64"), target_feature = "sm_90a"))]
-mod ring;
+mod pipeline;
 pub mod rms_norm;
 pub mod rope;
 pub mod select;
 pub mod slerp;
 pub mod transplant;
 
-/// All families and their kernels, by name: what PTX modules are made of.
+/// A kernel as [`kernel!`] registers it, with the module that it is written in.
 #[cfg(not(target_arch = "nvptx64"))]
-pub fn families() -> &'static [(&'static str, &'static [launch::Kernel])] {
-    &[
-        ("adamw", adamw::KERNELS),
-        ("attention", attention::KERNELS),
-        ("attention_hopper", attention_hopper::KERNELS),
-        ("cross_entropy", cross_entropy::KERNELS),
-        ("elementwise", elementwise::KERNELS),
-        ("embedding", embedding::KERNELS),
-        ("gated_mlp", gated_mlp::KERNELS),
-        ("gemm", gemm::KERNELS),
-        ("gemm_hopper", gemm_hopper::KERNELS),
-        ("mask", mask::KERNELS),
-        ("norm", norm::KERNELS),
-        ("rms_norm", rms_norm::KERNELS),
-        ("rope", rope::KERNELS),
-        ("select", select::KERNELS),
-        ("slerp", slerp::KERNELS),
-        ("transplant", transplant::KERNELS),
-    ]
+#[doc(hidden)]
+#[derive(Debug)]
+pub struct Registered {
+    pub module: &'static str,
+    pub kernel: launch::Kernel,
+}
+
+#[cfg(not(target_arch = "nvptx64"))]
+inventory::collect!(Registered);
+
+#[cfg(not(target_arch = "nvptx64"))]
+#[doc(hidden)]
+pub use inventory;
+
+/// A family and its kernels.
+#[cfg(not(target_arch = "nvptx64"))]
+pub type Family = (&'static str, &'static [launch::Kernel]);
+
+/// All families and their kernels, by name: what PTX modules are made of. Kernels that other crates define, as tests
+/// do, are not among them.
+#[cfg(not(target_arch = "nvptx64"))]
+pub fn families() -> &'static [Family] {
+    static FAMILIES: std::sync::LazyLock<Vec<Family>> = std::sync::LazyLock::new(|| {
+        let mut families = std::collections::BTreeMap::<_, Vec<_>>::new();
+        let own = |registered: &&Registered| {
+            registered.module.split("::").next() == module_path!().split("::").next()
+        };
+        for Registered { kernel, .. } in inventory::iter::<Registered>.into_iter().filter(own) {
+            families.entry(kernel.family).or_default().push(*kernel);
+        }
+        let sorted = |(family, mut kernels): (_, Vec<launch::Kernel>)| {
+            kernels.sort_unstable_by_key(|kernel| kernel.name);
+            (family, &*kernels.leak())
+        };
+        families.into_iter().map(sorted).collect()
+    });
+    &FAMILIES
+}
+
+/// The kernels of a family; none where there is no such family.
+#[cfg(not(target_arch = "nvptx64"))]
+pub fn family(name: &str) -> &'static [launch::Kernel] {
+    families().iter().find(|(family, _)| *family == name).map_or(&[], |&(_, kernels)| kernels)
 }

@@ -1,7 +1,7 @@
 //! [`kernel!`]: a kernel's one definition.
 
-/// Defines a kernel: its PTX entry on a GPU; on hosts its launcher, its description `NAME::KERNEL` and
-/// what the emulator runs.
+/// Defines a kernel: its PTX entry on a GPU; on hosts its launcher, its description `NAME::KERNEL`, what the emulator
+/// runs, and its place in [`families`](crate::families), by which PTX modules are made and tests know all kernels.
 ///
 /// ```text
 /// kernel! {
@@ -10,9 +10,9 @@
 ///         block: 256,                      // threads
 ///         grid: count.div_ceil(1024),      // blocks: x, (x, y) or (x, y, z)
 ///         shared: 0,                       // bytes
-///         resident: 2,                     // optional: blocks that registers must leave room for, see
+///         min_blocks: 2,                   // optional: blocks that registers must leave room for, see
 ///                                          // `launch::Kernel`
-///         tensor: Held,                    // optional: what it does on tensor cores, see `launch::Tensor`;
+///         tensor_cores: Used,              // optional: what it does on tensor cores, see `launch::TensorCores`;
 ///                                          // `shared` is a constant then
 ///         architecture: "sm_90a",          // optional: what it is compiled for, if not for sm_80 and newer
 ///     } (
@@ -26,9 +26,9 @@
 /// }
 /// ```
 ///
-/// A matrix that the copy engine takes tiles of is `a: tiles Bf16 [m * k] align 16 of [m, k] by 128 at 0`: rows
-/// and columns, rows of a tile, and the place among the parameters. It is a slice for callers of the launcher, and
-/// in the body a [`Tiles`](crate::simt::Tiles).
+/// A matrix of which TMA copies tiles is `a: tensor_map Bf16 [m * k] align 16 of [m, k] by 128 at 0`: rows and
+/// columns, rows of a tile, and the place among the parameters. It is a slice for callers of the launcher, and in the
+/// body a [`TensorMap`](crate::simt::TensorMap).
 ///
 /// In the body, buffers are [`Global`](crate::simt::Global) or [`GlobalMut`](crate::simt::GlobalMut). In
 /// grid, shared, lengths and requirements all integers are u64, whatever the type of the parameter. The
@@ -38,10 +38,11 @@ macro_rules! kernel {
     (
         $(#[$meta:meta])*
         pub fn $name:ident { block: $block:expr, grid: $grid:expr, shared: $shared:expr
-            $(, resident: $resident:expr)? $(, tensor: $tensor:ident)? $(, architecture: $architecture:literal)?
+            $(, min_blocks: $min_blocks:expr)? $(, tensor_cores: $tensor_cores:ident)?
+            $(, architecture: $architecture:literal)?
             $(,)? } (
             $($parameter:ident : $direction:ident $element:ident $([$length:expr])? $(align $align:literal)?
-                $(of [$rows:expr, $columns:expr] by $tile_rows:literal at $place:literal)?),*
+                $(of [$rows:expr, $columns:expr] by $box_rows:literal at $place:literal)?),*
             $(,)?
         ) $(requires { $($requirement:expr),* $(,)? })? $body:block
     ) => {
@@ -79,7 +80,7 @@ macro_rules! kernel {
             use $crate::launch::{Grid, Request, check, check_geometry};
             let kernel: &'static $crate::launch::Kernel = &$name::KERNEL;
             let arguments = [$(
-                $crate::kernel_argument!($direction $parameter $(, $rows, $columns, $tile_rows)?)
+                $crate::kernel_argument!($direction $parameter $(, $rows, $columns, $box_rows)?)
             ),*];
             let geometry = {
                 $($crate::kernel_widen!($direction $element $parameter);)*
@@ -107,7 +108,12 @@ macro_rules! kernel {
             Ok(())
         }
 
-        /// Description of the kernel of this name.
+        #[cfg(not(target_arch = "nvptx64"))]
+        $crate::inventory::submit! {
+            $crate::Registered { module: module_path!(), kernel: $name::KERNEL }
+        }
+
+        /// SharedOperand of the kernel of this name.
         #[cfg(not(target_arch = "nvptx64"))]
         #[allow(non_camel_case_types)]
         #[derive(Debug)]
@@ -124,10 +130,10 @@ macro_rules! kernel {
                     assert!($block % $crate::simt::WARP == 0 && $block > 0 && $block <= 1024);
                     $block
                 },
-                resident: [$($resident,)? 1][0],
-                tensor: [$($crate::launch::Tensor::$tensor,)? $crate::launch::Tensor::Without][0],
+                min_blocks: [$($min_blocks,)? 1][0],
+                tensor_cores: [$($crate::launch::TensorCores::$tensor_cores,)? $crate::launch::TensorCores::Unused][0],
                 // A kernel for tensor cores has the same shared memory in every launch.
-                shared: [$($crate::kernel_constant!($tensor $shared),)? None][0],
+                shared: [$($crate::kernel_constant!($tensor_cores $shared),)? None][0],
                 parameters: &[$($crate::launch::Parameter {
                     name: stringify!($parameter),
                     direction: $crate::kernel_direction!($direction),
@@ -167,6 +173,16 @@ macro_rules! unroll {
     };
 }
 
+/// `None`, or the handle of a buffer that not all variants of a kernel have.
+macro_rules! option {
+    () => {
+        None
+    };
+    ($handle:ident) => {
+        Some($handle)
+    };
+}
+
 /// A constant, if there is a reason to have it.
 #[doc(hidden)]
 #[macro_export]
@@ -183,7 +199,7 @@ macro_rules! kernel_raw {
     (read $element:ident) => { *const $element };
     (write $element:ident) => { *mut $element };
     (update $element:ident) => { *mut $element };
-    (tiles $element:ident) => { $crate::simt::TileParameter };
+    (tensor_map $element:ident) => { $crate::simt::TensorMapParameter };
     (scalar $element:ident) => { $element };
 }
 
@@ -200,8 +216,8 @@ macro_rules! kernel_wrap {
     (update $element:ident, $value:ident) => {
         $crate::simt::GlobalMut::<$element>::from_raw($value)
     };
-    (tiles $element:ident, $value:ident, $kernel:ident $place:literal) => {
-        $crate::tile_parameter!($element, $value, $kernel, $place)
+    (tensor_map $element:ident, $value:ident, $kernel:ident $place:literal) => {
+        $crate::tensor_map_parameter!($element, $value, $kernel, $place)
     };
     (scalar $element:ident, $value:ident) => {
         $value
@@ -215,7 +231,7 @@ macro_rules! kernel_host {
     (read $element:ident) => { $crate::launch::Slice<'_, $element> };
     (write $element:ident) => { $crate::launch::SliceMut<'_, $element> };
     (update $element:ident) => { $crate::launch::SliceMut<'_, $element> };
-    (tiles $element:ident) => { $crate::launch::Slice<'_, $element> };
+    (tensor_map $element:ident) => { $crate::launch::Slice<'_, $element> };
     (scalar $element:ident) => { $element };
 }
 
@@ -226,8 +242,8 @@ macro_rules! kernel_argument {
     (scalar $value:ident) => {
         $crate::launch::Argument::from($value)
     };
-    (tiles $value:ident, $rows:expr, $columns:expr, $tile_rows:expr) => {
-        $value.tiles($rows, $columns, $tile_rows)
+    (tensor_map $value:ident, $rows:expr, $columns:expr, $box_rows:expr) => {
+        $value.tensor_map($rows, $columns, $box_rows)
     };
     ($direction:ident $value:ident) => {
         $value.argument()
@@ -272,8 +288,8 @@ macro_rules! kernel_direction {
     (update) => {
         $crate::launch::Direction::Update
     };
-    (tiles) => {
-        $crate::launch::Direction::Tiles
+    (tensor_map) => {
+        $crate::launch::Direction::TensorMap
     };
     (scalar) => {
         $crate::launch::Direction::Scalar
@@ -299,8 +315,8 @@ macro_rules! kernel_bind {
     (read $element:ident, $arguments:ident, $index:ident) => {
         $crate::simt::Global::<$element>::bind($arguments, &mut $index)
     };
-    (tiles $element:ident, $arguments:ident, $index:ident) => {
-        $crate::simt::Tiles::<$element>::bind($arguments, &mut $index)
+    (tensor_map $element:ident, $arguments:ident, $index:ident) => {
+        $crate::simt::TensorMap::<$element>::bind($arguments, &mut $index)
     };
     (scalar $element:ident, $arguments:ident, $index:ident) => {
         <$element as $crate::launch::Scalar>::bind($arguments, &mut $index)

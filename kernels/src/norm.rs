@@ -1,6 +1,6 @@
 //! Norm of the gradient, and from it the factor that clips, without the host.
 //!
-//! [`squared_norm_partials`] or [`squared_norm_partials_frozen`], then [`sum_partials`], then [`clip_scale`],
+//! [`norm_squared_partials`] or [`norm_squared_partials_frozen`], then [`norm_sum_partials`], then [`norm_clip_scale`],
 //! whose result is what the AdamW kernels read as `scale`. The number of partial sums depends on the
 //! number of elements alone, never on the device: results are the same bits everywhere.
 
@@ -87,9 +87,9 @@ fn add_squares(sums: &mut [f64; 4], values: F32x4) {
 kernel! {
     /// partials[block] = Σ gradient² over every element of the block, in f64, where a square of f32 is exact.
     ///
-    /// Blocks take turns of 1,024 elements, threads groups of four. The order of additions is fixed. All
+    /// A grid-stride loop over chunks of 1,024 elements, four a thread. The order of additions is fixed. All
     /// threads reach the barriers of the block's sum. Reads 4 B per element; one product and sum in f64.
-    pub fn squared_norm_partials { block: BLOCK, grid: partial_count(count), shared: SHARED } (
+    pub fn norm_squared_partials { block: BLOCK, grid: partial_count(count), shared: SHARED } (
         gradient: read f32 [count] align 16,
         partials: write f64 [partial_count(count)],
         count: scalar u64,
@@ -99,10 +99,10 @@ kernel! {
 }
 
 kernel! {
-    /// [`squared_norm_partials`] with the coordinates left out whose bit in `frozen` is set, NaN or not.
+    /// [`norm_squared_partials`] with the coordinates left out whose bit in `frozen` is set, NaN or not.
     ///
     /// Reads 4 B and 1 bit per element.
-    pub fn squared_norm_partials_frozen { block: BLOCK, grid: partial_count(count), shared: SHARED } (
+    pub fn norm_squared_partials_frozen { block: BLOCK, grid: partial_count(count), shared: SHARED } (
         gradient: read f32 [count] align 16,
         frozen: read u32 [count.div_ceil(32)],
         partials: write f64 [partial_count(count)],
@@ -114,7 +114,7 @@ kernel! {
 
 kernel! {
     /// sum[0] = Σ partials, by one block in a fixed order; all its threads reach the barriers.
-    pub fn sum_partials { block: BLOCK, grid: 1, shared: SHARED } (
+    pub fn norm_sum_partials { block: BLOCK, grid: 1, shared: SHARED } (
         partials: read f64 [count],
         sum: write f64 [1],
         count: scalar u32,
@@ -138,7 +138,7 @@ kernel! {
     ///
     /// An infinite maximum clips nothing. A squared norm that is not finite gives NaN, on which AdamW changes
     /// nothing. Computed in f64 by one thread, rounded once.
-    pub fn clip_scale { block: 32, grid: 1, shared: 0 } (
+    pub fn norm_clip_scale { block: 32, grid: 1, shared: 0 } (
         squared_norm: read f64 [1],
         scale: write f32 [1],
         maximum: scalar f64,
@@ -152,12 +152,3 @@ kernel! {
         }
     }
 }
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    squared_norm_partials::KERNEL,
-    squared_norm_partials_frozen::KERNEL,
-    sum_partials::KERNEL,
-    clip_scale::KERNEL,
-];

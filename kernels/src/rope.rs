@@ -111,7 +111,3 @@ fn rotate<E: Pack<N>, const N: usize>(
         }
     });
 }
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[rope_f32::KERNEL, rope_bf16::KERNEL];

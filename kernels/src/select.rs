@@ -350,15 +350,3 @@ kernel! {
         }
     }
 }
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    select_count_scores::KERNEL,
-    select_mark_scores::KERNEL,
-    select_ties_scores::KERNEL,
-    select_count_hashes::KERNEL,
-    select_mark_hashes::KERNEL,
-    select_ties_hashes::KERNEL,
-    select_find_nan::KERNEL,
-];

@@ -32,7 +32,7 @@ const SHARED: u64 = 8 * SCRATCH as u64;
 
 /// What both passes read, from the start of a piece on.
 #[derive(Clone, Copy)]
-struct Inputs {
+struct GlobalInputs {
     backbone: Global<f32>,
     other: Global<f32>,
     base: Option<Global<f32>>,
@@ -49,7 +49,7 @@ struct Four {
     skip: u32,
 }
 
-impl Inputs {
+impl GlobalInputs {
     #[inline(always)]
     fn offset(self, start: usize) -> Self {
         let mut moved =
@@ -93,7 +93,7 @@ impl Inputs {
 }
 
 #[inline(always)]
-fn sum_piece(inputs: Inputs, length: usize, sums: GlobalMut<f64>) {
+fn sum_piece(inputs: GlobalInputs, length: usize, sums: GlobalMut<f64>) {
     let mut own = [0.0; SUMS];
     let mut first = 4 * thread_idx() as usize;
     while first < length {
@@ -136,7 +136,7 @@ fn store_sums([a, b, c, d]: [f64; SUMS], sums: GlobalMut<f64>) {
 }
 
 #[inline(always)]
-fn apply_piece(inputs: Inputs, backbone: GlobalMut<f32>, length: usize, factors: Global<f64>) {
+fn apply_piece(inputs: GlobalInputs, backbone: GlobalMut<f32>, length: usize, factors: Global<f64>) {
     let (own_factor, other_factor) = (factors.load(0), factors.load(1));
     let mut first = 4 * thread_idx() as usize;
     while first < length {
@@ -164,16 +164,6 @@ fn apply_piece(inputs: Inputs, backbone: GlobalMut<f32>, length: usize, factors:
     }
 }
 
-/// `None`, or the handle.
-macro_rules! option {
-    () => {
-        None
-    };
-    ($handle:ident) => {
-        Some($handle)
-    };
-}
-
 /// Both kernels of one combination; the names in brackets are their buffers beside those that all have.
 macro_rules! slerp {
     ($(#[$meta:meta])* $sums:ident, $apply:ident [$($base:ident)?] [$($skip:ident)?]) => {
@@ -194,7 +184,7 @@ macro_rules! slerp {
                 pieces: scalar u32,
             ) {
                 let piece = block_idx() as usize;
-                let inputs = Inputs { backbone, other, base: option!($($base)?), skip: option!($($skip)?) };
+                let inputs = GlobalInputs { backbone, other, base: option!($($base)?), skip: option!($($skip)?) };
                 sum_piece(inputs.offset(starts.load(piece) as usize), lengths.load(piece) as usize, sums);
             }
         }
@@ -220,7 +210,7 @@ macro_rules! slerp {
                 let piece = block_idx() as usize;
                 let start = starts.load(piece) as usize;
                 let factors = factors.offset(2 * segments.load(piece) as usize);
-                let inputs = Inputs {
+                let inputs = GlobalInputs {
                     backbone: backbone.as_read(),
                     other,
                     base: option!($($base)?),
@@ -260,17 +250,3 @@ kernel! {
         store_sums(own, segment_sums.offset(SUMS * segment));
     }
 }
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    slerp_sums::KERNEL,
-    slerp_sums_skip::KERNEL,
-    slerp_sums_delta::KERNEL,
-    slerp_sums_delta_skip::KERNEL,
-    slerp_segment_sums::KERNEL,
-    slerp_apply::KERNEL,
-    slerp_apply_skip::KERNEL,
-    slerp_apply_delta::KERNEL,
-    slerp_apply_delta_skip::KERNEL,
-];

@@ -1,6 +1,7 @@
 //! Copying the coordinates of a set from model to model, and to and from short lists.
 //!
-//! Sets are as in [`crate::mask`], with no bit set from element `count` on. Values move bit for bit.
+//! A set is one bit per element: element j is bit j % 32 of word j / 32. No bit is set from element `count` on.
+//! Values move bit for bit.
 
 use crate::simt::*;
 
@@ -76,7 +77,7 @@ kernel! {
     ///
     /// A thread has one word. offsets[i] is the number of coordinates before word 32·i; `selected` is the
     /// number of all. Made for sparse masks: reads the mask, and 36 B per coordinate, in whole sectors.
-    pub fn gather { block: BLOCK, grid: count.div_ceil(32).div_ceil(256), shared: 0 } (
+    pub fn transplant_gather { block: BLOCK, grid: count.div_ceil(32).div_ceil(256), shared: 0 } (
         source: read f32 [count],
         mask: read u32 [count.div_ceil(32)],
         offsets: read u64 [count.div_ceil(32).div_ceil(32)],
@@ -90,10 +91,10 @@ kernel! {
 }
 
 kernel! {
-    /// target[j] ← values[r] for the r-th j in the mask, ascending: the inverse of [`gather`].
+    /// target[j] ← values[r] for the r-th j in the mask, ascending: the inverse of [`transplant_gather`].
     ///
     /// As there, and the other coordinates are not touched.
-    pub fn scatter { block: BLOCK, grid: count.div_ceil(32).div_ceil(256), shared: 0 } (
+    pub fn transplant_scatter { block: BLOCK, grid: count.div_ceil(32).div_ceil(256), shared: 0 } (
         target: update f32 [count],
         mask: read u32 [count.div_ceil(32)],
         offsets: read u64 [count.div_ceil(32).div_ceil(32)],
@@ -105,7 +106,3 @@ kernel! {
         for_each_index(mask, offsets, words, |index, rank| target.store(index, values.load(rank)));
     }
 }
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[transplant::KERNEL, gather::KERNEL, scatter::KERNEL];

@@ -54,60 +54,54 @@ impl State {
     }
 }
 
-/// A kernel on a state: gradient, frozen words, scale on the device, factor.
-type Step = fn(&Emulator, &mut State, &Buffer<f32>, &[u32], f32, f32);
+/// Importance, whether coordinates are frozen, whether there is a copy: one kernel each.
+type Combination = (Kind, bool, bool);
 
-macro_rules! step {
-    ($kernel:ident $(, $name:ident)*) => {
-        |emulator, state, gradient, frozen, scale, factor| {
-            let count = gradient.as_slice().len() as u64;
-            let _ = frozen;
-            $kernel(
-                emulator,
-                gradient.read(),
-                state.weights.write(),
-                state.moment1.write(),
-                state.moment2.write(),
-                $(step!(@ $name state frozen),)*
-                slice(&[scale]),
-                count,
-                factor,
-                WEIGHT_FACTOR,
-                BETA1,
-                GRADIENT_WEIGHT,
-                BETA2,
-                SQUARE_WEIGHT,
-                ROOT_CORRECTION,
-                EPSILON,
-                STEP_SIZE,
-            )
-            .expect("runs");
-        }
-    };
-    (@ importance $state:ident $frozen:ident) => { $state.importance.write() };
-    (@ frozen $state:ident $frozen:ident) => { slice($frozen) };
-    (@ copy $state:ident $frozen:ident) => { $state.copy.write() };
+fn combinations() -> impl Iterator<Item = Combination> {
+    [Kind::None, Kind::Net, Kind::Path, Kind::Fisher].into_iter().flat_map(|kind| {
+        [(false, false), (true, false), (false, true), (true, true)]
+            .map(|(frozen, copy)| (kind, frozen, copy))
+    })
 }
 
-/// All kernels: importance, whether frozen, whether with a copy.
-const KERNELS: [(Kind, bool, bool, Step); 16] = [
-    (Kind::None, false, false, step!(adamw)),
-    (Kind::None, true, false, step!(adamw_frozen, frozen)),
-    (Kind::None, false, true, step!(adamw_bf16, copy)),
-    (Kind::None, true, true, step!(adamw_frozen_bf16, frozen, copy)),
-    (Kind::Net, false, false, step!(adamw_net, importance)),
-    (Kind::Net, true, false, step!(adamw_net_frozen, importance, frozen)),
-    (Kind::Net, false, true, step!(adamw_net_bf16, importance, copy)),
-    (Kind::Net, true, true, step!(adamw_net_frozen_bf16, importance, frozen, copy)),
-    (Kind::Path, false, false, step!(adamw_path, importance)),
-    (Kind::Path, true, false, step!(adamw_path_frozen, importance, frozen)),
-    (Kind::Path, false, true, step!(adamw_path_bf16, importance, copy)),
-    (Kind::Path, true, true, step!(adamw_path_frozen_bf16, importance, frozen, copy)),
-    (Kind::Fisher, false, false, step!(adamw_fisher, importance)),
-    (Kind::Fisher, true, false, step!(adamw_fisher_frozen, importance, frozen)),
-    (Kind::Fisher, false, true, step!(adamw_fisher_bf16, importance, copy)),
-    (Kind::Fisher, true, true, step!(adamw_fisher_frozen_bf16, importance, frozen, copy)),
-];
+/// A kernel on a state.
+fn step(
+    emulator: &Emulator,
+    (kind, has_frozen, has_copy): Combination,
+    state: &mut State,
+    gradient: &Buffer<f32>,
+    frozen: &[u32],
+    [scale, factor]: [f32; 2],
+) {
+    let (importance, scale) = (state.importance.write(), [scale]);
+    let step = Step {
+        gradient: gradient.read(),
+        weights: state.weights.write(),
+        moment1: state.moment1.write(),
+        moment2: state.moment2.write(),
+        importance: match kind {
+            Kind::None => Importance::None,
+            Kind::Net => Importance::Net(importance),
+            Kind::Path => Importance::Path(importance),
+            Kind::Fisher => Importance::Fisher(importance),
+        },
+        frozen: has_frozen.then(|| slice(frozen)),
+        copy: has_copy.then(|| state.copy.write()),
+        scale: slice(&scale),
+    };
+    let coefficients = Coefficients {
+        gradient_scale: factor,
+        weight_factor: WEIGHT_FACTOR,
+        beta1: BETA1,
+        gradient_weight: GRADIENT_WEIGHT,
+        beta2: BETA2,
+        square_weight: SQUARE_WEIGHT,
+        root_correction: ROOT_CORRECTION,
+        epsilon: EPSILON,
+        step_size: STEP_SIZE,
+    };
+    adamw_step(emulator, step, &coefficients).expect("runs");
+}
 
 /// Weight, moments and importance after the step, as the engine's CPU version rounds.
 fn on_the_cpu(before: [f32; 4], gradient: f32, kind: Kind) -> [f32; 4] {
@@ -154,7 +148,7 @@ fn all_combinations_match_in_all_schedules() {
                 _ => bits(7, word) as u32,
             })
             .collect();
-        for (kind, has_frozen, has_copy, step) in KERNELS {
+        for combination @ (kind, has_frozen, has_copy) in combinations() {
             let is_frozen = |index: usize| has_frozen && frozen[index / 32] >> (index % 32) & 1 == 1;
             let mut gradient = random::<f32>(5, count);
             let mut start = State::new(count);
@@ -172,7 +166,7 @@ fn all_combinations_match_in_all_schedules() {
                     importance: Buffer::from_slice(start.importance.as_slice()),
                     copy: Buffer::poisoned(count),
                 };
-                step(&Emulator::new(schedule), &mut state, &gradient, &frozen, scale, factor);
+                step(&Emulator::new(schedule), combination, &mut state, &gradient, &frozen, [scale, factor]);
                 results.push(state.bits());
             }
             assert!(results.iter().all(|result| *result == results[0]), "{kind:?} {has_frozen} {has_copy}");
@@ -209,7 +203,7 @@ fn all_combinations_match_in_all_schedules() {
 #[test]
 fn traffic_is_what_the_operation_needs() {
     let ptx = cpift_kernels::modules::ptx("adamw", (8, 0)).expect("a module");
-    for kernel in cpift_kernels::adamw::KERNELS {
+    for kernel in cpift_kernels::family("adamw") {
         let entry = ptx.split(".entry ").find(|entry| entry.starts_with(&format!("{}(", kernel.name)));
         let entry = entry.expect("an entry for every kernel");
         // What a thread with four elements moves; the ragged end and the scale go by 4 bytes and less.
@@ -227,9 +221,16 @@ fn a_scale_that_is_not_finite_changes_nothing() {
     let count = 1027;
     let frozen = vec![0x5555_5555; 33];
     for (scale, factor) in [(f32::NAN, 1.0), (f32::INFINITY, 0.5), (f32::MAX, 4.0)] {
-        for (.., step) in KERNELS {
+        for combination in combinations() {
             let mut state = State::new(count);
-            step(&Emulator::new(SCHEDULES[0]), &mut state, &random(5, count), &frozen, scale, factor);
+            step(
+                &Emulator::new(SCHEDULES[0]),
+                combination,
+                &mut state,
+                &random(5, count),
+                &frozen,
+                [scale, factor],
+            );
             assert_eq!(state.bits(), State::new(count).bits());
         }
     }

@@ -74,14 +74,14 @@ fn tiles_begin_with_documents_and_the_longest_come_first() {
     let tiles = Tiles::new([0..1, 1..130, 130..194].into_iter());
     let by_queries = [[129, 1, 130, 0], [65, 1, 130, 0], [0, 0, 1, 0], [1, 1, 130, 0], [130, 130, 194, 0]];
     assert_eq!(tiles.by_queries, by_queries.concat());
-    let wide_queries = [[129, 1, 130, 0], [0, 0, 1, 0], [1, 1, 130, 0], [130, 130, 194, 0]];
-    assert_eq!(tiles.by_wide_queries, wide_queries.concat());
+    let hopper_queries = [[129, 1, 130, 0], [0, 0, 1, 0], [1, 1, 130, 0], [130, 130, 194, 0]];
+    assert_eq!(tiles.by_hopper_queries, hopper_queries.concat());
     let by_keys = [[1, 1, 130, 0], [65, 1, 130, 0], [130, 130, 194, 0], [0, 0, 1, 0], [129, 1, 130, 0]];
     assert_eq!(tiles.by_keys, by_keys.concat());
-    let wide_keys = [[1, 1, 130, 0], [130, 130, 194, 0], [0, 0, 1, 0], [129, 1, 130, 0]];
-    assert_eq!(tiles.by_wide_keys, wide_keys.concat());
+    let hopper_keys = [[1, 1, 130, 0], [130, 130, 194, 0], [0, 0, 1, 0], [129, 1, 130, 0]];
+    assert_eq!(tiles.by_hopper_keys, hopper_keys.concat());
     let (all, places) = (tiles.concat(), Tiles::places([1, 129, 64].into_iter()));
-    let lists = [tiles.by_queries, tiles.by_keys, tiles.by_wide_queries, tiles.by_wide_keys];
+    let lists = [tiles.by_queries, tiles.by_keys, tiles.by_hopper_queries, tiles.by_hopper_keys];
     assert_eq!(places.map(|place| all[place].to_vec()), lists);
 }
 

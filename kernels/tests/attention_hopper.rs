@@ -110,7 +110,7 @@ fn hopper_has_kernels_of_its_own_for_heads_that_fill_them() {
         let [keys, queries] = backward;
         vec![
             format!("attention_forward_{head_dim}_hopper"),
-            "attention_saved_hopper".to_owned(),
+            "attention_backward_preprocess_hopper".to_owned(),
             keys,
             queries,
         ]
@@ -118,7 +118,7 @@ fn hopper_has_kernels_of_its_own_for_heads_that_fill_them() {
     let of_all = |head_dim: u32| {
         let [forward, keys, queries] = ["forward", "backward_keys", "backward_queries"]
             .map(|pass| format!("attention_{pass}_{head_dim}_bf16"));
-        vec![forward, "attention_delta_bf16".to_owned(), keys, queries]
+        vec![forward, "attention_backward_delta_bf16".to_owned(), keys, queries]
     };
     let mixed = [&of_hopper(256)[..1], &of_all(256)[1..]].concat();
     for (capability, head_dim, kernels) in [

@@ -47,7 +47,7 @@ fn check<E: Real>(gradients_of: Gradients<E>, unit: f64) {
         for schedule in SCHEDULES {
             let emulator = Emulator::new(schedule);
             let (mut losses, mut again) = (Buffer::<f32>::poisoned(BATCH), Buffer::<f32>::poisoned(BATCH));
-            cross_entropy::losses(
+            cross_entropy::cross_entropy_losses(
                 &emulator,
                 logits.read(),
                 rows.read(),
@@ -117,8 +117,8 @@ fn check<E: Real>(gradients_of: Gradients<E>, unit: f64) {
 
 #[test]
 fn losses_and_gradients_match_the_oracle() {
-    check(losses_and_gradients_f32, 2f64.powi(-23));
-    check(losses_and_gradients_bf16, 2f64.powi(-7));
+    check(cross_entropy_losses_and_gradients_f32, 2f64.powi(-23));
+    check(cross_entropy_losses_and_gradients_bf16, 2f64.powi(-7));
 }
 
 #[test]
@@ -129,7 +129,7 @@ fn what_is_not_a_number_shows_in_the_loss() {
         let mut logits = random::<f32>(1, 100);
         logits.as_mut_slice()[40] = wrong;
         let mut losses = Buffer::from_slice(&[0.0f32]);
-        cross_entropy::losses(
+        cross_entropy::cross_entropy_losses(
             &emulator,
             logits.read(),
             rows.read(),
@@ -146,8 +146,17 @@ fn what_is_not_a_number_shows_in_the_loss() {
     let mut logits = random::<f32>(1, 3);
     logits.as_mut_slice()[0] = f32::NEG_INFINITY;
     let mut losses = Buffer::<f32>::poisoned(1);
-    cross_entropy::losses(&emulator, logits.read(), rows.read(), targets.read(), losses.write(), 1, 3, 1)
-        .expect("runs");
+    cross_entropy::cross_entropy_losses(
+        &emulator,
+        logits.read(),
+        rows.read(),
+        targets.read(),
+        losses.write(),
+        1,
+        3,
+        1,
+    )
+    .expect("runs");
     let expected = f64::from(logits.as_slice()[2] - logits.as_slice()[1]).exp().ln_1p();
     assert!((f64::from(losses.as_slice()[0]) - expected).abs() < 1e-6);
 }
@@ -184,7 +193,7 @@ fn check_scatter<E: Element + PartialEq + std::fmt::Debug>(scatter: Scatter<E>, 
 
 #[test]
 fn rows_are_put_back() {
-    check_scatter::<f32>(scatter_rows_f32, |bits| bits as u32 as f32);
+    check_scatter::<f32>(cross_entropy_scatter_rows_f32, |bits| bits as u32 as f32);
     // Every bit pattern: copied, not converted.
-    check_scatter::<Bf16>(scatter_rows_bf16, |bits| Bf16(bits as u16));
+    check_scatter::<Bf16>(cross_entropy_scatter_rows_bf16, |bits| Bf16(bits as u16));
 }

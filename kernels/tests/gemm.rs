@@ -233,6 +233,6 @@ fn check_column_sums<E: Real>(launch: ColumnSums<E>) {
 
 #[test]
 fn column_sums() {
-    check_column_sums(column_sums_f32);
-    check_column_sums(column_sums_bf16);
+    check_column_sums(gemm_column_sums_f32);
+    check_column_sums(gemm_column_sums_bf16);
 }

@@ -156,6 +156,6 @@ fn what_the_copy_engine_cannot_take_is_left_to_other_kernels() {
     assert_eq!(chosen((9, 0), [4096, 4096, 4096], 18), names("bf16", "128"));
     let of_k = chosen((9, 0), [8192, 8192, 4100], 16);
     assert_eq!(of_k, ["gemm_nt_bf16_128", "gemm_nn_bf16_128", "gemm_tn_hopper_128x256"]);
-    // Without levels there is nothing to copy.
+    // With k = 0 there is nothing to copy.
     assert!(chosen((9, 0), [8192, 8192, 0], 16).iter().all(|name| !name.contains("hopper")));
 }

@@ -191,7 +191,7 @@ fn a_kernel_refuses_rows_that_are_no_multiples_of_chunks() {
 
 /// 128 multiprocessors.
 fn parts(sizes: [u64; 3]) -> u32 {
-    gemm_parts(&Record::of((8, 0), 128), sizes)
+    gemm_splits(&Record::of((8, 0), 128), sizes)
 }
 
 #[test]
@@ -206,6 +206,6 @@ fn products_of_few_tiles_and_many_terms_are_cut() {
     assert_eq!(parts([0, 8, 4096]), 1);
     for sizes @ [m, n, _] in [[64, 64, 1 << 20], [1024, 1024, 1 << 16], [896, 896, 8192]] {
         let parts = u64::from(parts(sizes));
-        assert!(parts > 1 && 4 * parts * m * n <= PARTS_BYTES, "{sizes:?}: {parts}");
+        assert!(parts > 1 && 4 * parts * m * n <= SPLIT_K_BYTES, "{sizes:?}: {parts}");
     }
 }

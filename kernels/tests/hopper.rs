@@ -1,4 +1,4 @@
-//! Copies of tiles, barriers for arrivals and products by groups of warps: right ones are, and what is wrong with
+//! Copies of tiles, mbarriers and products by warpgroups: right ones are, and what is wrong with
 //! broken ones is named.
 
 use crate::common::{Buffer, SCHEDULES, random, widen};
@@ -10,7 +10,7 @@ use cpift_kernels::simt::*;
 /// Errors that the kernel below can be told to make.
 mod wrong {
     pub const NOTHING: u32 = 0;
-    /// The group does not wait until a stage has arrived.
+    /// The warpgroup does not wait until a stage has arrived.
     pub const NO_WAIT_FOR_FULL: u32 = 1;
     /// It waits for the phase before.
     pub const FULL_PARITY: u32 = 2;
@@ -26,7 +26,7 @@ mod wrong {
     pub const MORE_BYTES: u32 = 7;
     /// A place is free when three warps of four have read it.
     pub const FEWER_ARRIVALS: u32 = 8;
-    /// The copy engine is not told of the barriers.
+    /// TMA is not told of the barriers.
     pub const NO_FENCE: u32 = 9;
     /// Nor are the other threads.
     pub const NO_BARRIER: u32 = 10;
@@ -43,16 +43,16 @@ const STAGE: u32 = A_BYTES + 128 * 128;
 const RING: u32 = 2;
 
 kernel! {
-    /// out = a·bᵀ; out `[64, 128]`, a `[64, k]`, b `[128, k]`. Four warps multiply, a lane of the fifth fetches.
+    /// out = a·bᵀ; out `[64, 128]`, a `[64, k]`, b `[128, k]`. Four warps multiply, a lane of the fifth is the producer.
     pub fn ring { block: 160, grid: 1, shared: u64::from(RING * STAGE + 32), architecture: "sm_90a" } (
-        a: tiles Bf16 [64 * k] align 16 of [64, k] by 64 at 0,
-        b: tiles Bf16 [128 * k] align 16 of [128, k] by 128 at 1,
+        a: tensor_map Bf16 [64 * k] align 16 of [64, k] by 64 at 0,
+        b: tensor_map Bf16 [128 * k] align 16 of [128, k] by 128 at 1,
         out: write f32 [64 * 128],
         k: scalar u64,
         wrong: scalar u32,
     ) {
-        let full = |slot: u32| Arrivals::new(RING * STAGE + 8 * slot);
-        let empty = |slot: u32| Arrivals::new(RING * STAGE + 16 + 8 * slot);
+        let full = |slot: u32| Mbarrier::new(RING * STAGE + 8 * slot);
+        let empty = |slot: u32| Mbarrier::new(RING * STAGE + 16 + 8 * slot);
         let stage_a = |slot: u32| Shared::<Bf16>::new(slot * STAGE, A_BYTES / 2);
         let stage_b = |slot: u32| Shared::<Bf16>::new(slot * STAGE + A_BYTES, (STAGE - A_BYTES) / 2);
         if thread_idx() == 0 {
@@ -61,7 +61,7 @@ kernel! {
                 empty(slot).init(if wrong == wrong::FEWER_ARRIVALS { 3 } else { 4 });
             }
             if wrong != wrong::NO_FENCE {
-                fence_arrivals();
+                fence_mbarrier_init();
             }
         }
         if wrong != wrong::NO_BARRIER {
@@ -76,7 +76,7 @@ kernel! {
                 } else if wrong != wrong::NO_WAIT_FOR_EMPTY {
                     empty(slot).wait(parity ^ 1);
                 }
-                full(slot).arrive_expecting(match wrong {
+                full(slot).arrive_expect_tx(match wrong {
                     wrong::FEWER_BYTES => STAGE - 128,
                     wrong::MORE_BYTES => STAGE + 128,
                     _ => STAGE,
@@ -97,8 +97,8 @@ kernel! {
                     empty(slot).arrive();
                 }
                 if wrong != wrong::A_WARP_LESS || warp_id() != 2 {
-                    let (a, b) = (Operand::along_k(stage_a(slot)), Operand::along_k(stage_b(slot)));
-                    multiply_by_group::<true, true, 1>(&mut sums, a, b);
+                    let (a, b) = (MatrixDescriptor::k_major(stage_a(slot)), MatrixDescriptor::k_major(stage_b(slot)));
+                    warpgroup_multiply::<true, true, 1>(&mut sums, a, b);
                 }
                 if wrong != wrong::EARLY_RELEASE && lane_id() == 0 {
                     empty(slot).arrive();
@@ -109,8 +109,8 @@ kernel! {
     }
 }
 
-/// Writes a group's sums, `[64, 128]`.
-fn write(out: GlobalMut<f32>, sums: &GroupSums<1>) {
+/// Writes a warpgroup's sums, `[64, 128]`.
+fn write(out: GlobalMut<f32>, sums: &WarpgroupAccumulators<1>) {
     for (tile, part) in sums[0].iter().enumerate() {
         for (index, &sum) in part.iter().enumerate() {
             let row = 16 * warp_id() + lane_id() / 4 + 8 * (index as u32 / 2);
@@ -120,7 +120,7 @@ fn write(out: GlobalMut<f32>, sums: &GroupSums<1>) {
     }
 }
 
-/// Levels of k in the tests: the ring is passed twice and a half, the last stage reaches over the edge.
+/// k of the tests: the pipeline is passed twice and a half, the last stage reaches over the edge.
 const K: usize = 4 * 64 + 24;
 
 fn run(schedule: usize, wrong: u32) -> (Result<(), LaunchError>, Buffer<f32>) {
@@ -186,7 +186,7 @@ fn stages_that_are_overwritten_too_early_are_found() {
             let copying = matches!(fault.cause, Cause::Race { earlier: "is still copying to", .. });
             // Or the phase in progress is not the one meant: it has all its arrivals, or never will.
             let arrivals = error != wrong::EARLY_RELEASE
-                && matches!(fault.cause, Cause::Arrivals { .. } | Cause::Deadlock(_));
+                && matches!(fault.cause, Cause::Mbarrier { .. } | Cause::Deadlock(_));
             assert!(copying || arrivals, "{error}: {fault}");
         }
     }
@@ -211,10 +211,10 @@ fn phases_that_do_not_end_are_reported_with_those_who_wait() {
 #[test]
 fn barriers_that_others_do_not_know_of_are_found() {
     for fault in faults(wrong::NO_FENCE) {
-        assert!(fault.to_string().contains("thread 0 initialised without fence_arrivals"), "{fault}");
+        assert!(fault.to_string().contains("thread 0 initialised without fence_mbarrier_init"), "{fault}");
     }
     for fault in faults(wrong::NO_BARRIER) {
-        assert!(matches!(fault.cause, Cause::Arrivals { .. }), "{fault}");
+        assert!(matches!(fault.cause, Cause::Mbarrier { .. }), "{fault}");
     }
 }
 
@@ -248,8 +248,8 @@ fn devices_without_the_instructions_refuse() {
 /// How threads write the operands below.
 mod how {
     pub const RIGHT: u32 = 0;
-    /// Chunks are where they would be without a permutation.
-    pub const NOT_PERMUTED: u32 = 1;
+    /// Chunks are where they would be without a swizzle.
+    pub const NOT_SWIZZLED: u32 = 1;
     /// The tensor cores are not told.
     pub const NOT_FENCED: u32 = 2;
     /// The next 64 columns lie elsewhere than said.
@@ -257,7 +257,7 @@ mod how {
 }
 
 kernel! {
-    /// out = aᵀ·b of 64 levels; out `[64, 128]`, a `[64, 64]`, b `[64, 128]`, which threads write to shared memory
+    /// out = aᵀ·b over k = 64; out `[64, 128]`, a `[64, 64]`, b `[64, 128]`, which threads write to shared memory
     /// as the tensor cores want them: b as two tiles of 64 columns.
     pub fn by_hand { block: 128, grid: 1, shared: 3 * 8192, architecture: "sm_90a" } (
         a: read Bf16 [64 * 64],
@@ -269,23 +269,23 @@ kernel! {
             let tiles = Shared::<Bf16>::new(byte, 64 * columns);
             let mut index = thread_idx();
             while index < 64 * columns {
-                let (level, column) = (index / columns, index % columns);
+                let (k, column) = (index / columns, index % columns);
                 let (tile, column) = (column / 64, column % 64);
-                let chunk = if how == how::NOT_PERMUTED { column / 8 } else { (column / 8) ^ (level % 8) };
-                let at = tile * 4096 + level * 64 + chunk * 8 + column % 8;
+                let chunk = if how == how::NOT_SWIZZLED { column / 8 } else { (column / 8) ^ (k % 8) };
+                let at = tile * 4096 + k * 64 + chunk * 8 + column % 8;
                 tiles.store(at, source.load(index as usize));
                 index += 128;
             }
         }
         if how != how::NOT_FENCED {
-            fence_async();
+            fence_proxy_async();
         }
         sync_threads();
         let mut sums = [[[0.0; 4]; 16]; 1];
         let apart = if how == how::APART { 8192 - 1024 } else { 8192 };
-        let a = Operand::across_k(Shared::new(0, 64 * 64), 8192);
-        let b = Operand::across_k(Shared::new(8192, 64 * 128), apart);
-        multiply_by_group::<false, false, 1>(&mut sums, a, b);
+        let a = MatrixDescriptor::mn_major(Shared::new(0, 64 * 64), 8192);
+        let b = MatrixDescriptor::mn_major(Shared::new(8192, 64 * 128), apart);
+        warpgroup_multiply::<false, false, 1>(&mut sums, a, b);
         write(out, &sums);
     }
 }
@@ -294,13 +294,12 @@ kernel! {
 fn operands_are_read_where_their_descriptions_say() {
     let (a, b) = (random::<Bf16>(1, 64 * 64), random::<Bf16>(2, 64 * 128));
     let (left, right) = (widen(a.as_slice()), widen(b.as_slice()));
-    for (how, is_right) in [(how::RIGHT, true), (how::NOT_PERMUTED, false), (how::APART, false)] {
+    for (how, is_right) in [(how::RIGHT, true), (how::NOT_SWIZZLED, false), (how::APART, false)] {
         let mut out = Buffer::poisoned(64 * 128);
         let emulator = Emulator::new(SCHEDULES[0]).like((9, 0), 1);
         by_hand(&emulator, a.read(), b.read(), out.write(), how).expect("runs");
         let worst = out.as_slice().iter().enumerate().fold(0.0f64, |worst, (index, &sum)| {
-            let terms =
-                (0..64).map(|level| left[level * 64 + index / 128] * right[level * 128 + index % 128]);
+            let terms = (0..64).map(|k| left[k * 64 + index / 128] * right[k * 128 + index % 128]);
             worst.max((f64::from(sum) - terms.sum::<f64>()).abs())
         });
         assert_eq!(worst < 1e-5, is_right, "{how}: off by {worst}");

@@ -11,14 +11,14 @@ fn squared_norm(schedule: Schedule, gradient: &Buffer<f32>, frozen: Option<&[u32
     let partials_length = partial_count(count);
     let mut partials = Buffer::<f64>::poisoned(partials_length as usize);
     let result = match frozen {
-        None => squared_norm_partials(&emulator, gradient.read(), partials.write(), count),
+        None => norm_squared_partials(&emulator, gradient.read(), partials.write(), count),
         Some(words) => {
-            squared_norm_partials_frozen(&emulator, gradient.read(), slice(words), partials.write(), count)
+            norm_squared_partials_frozen(&emulator, gradient.read(), slice(words), partials.write(), count)
         }
     };
     result.expect("runs");
     let mut sum = [f64::NAN];
-    sum_partials(&emulator, partials.read(), slice_mut(&mut sum), partials_length as u32).expect("runs");
+    norm_sum_partials(&emulator, partials.read(), slice_mut(&mut sum), partials_length as u32).expect("runs");
     sum[0]
 }
 
@@ -61,7 +61,8 @@ fn partial_sums_are_added_up() {
     let expected: f64 = partials.iter().sum();
     let results = SCHEDULES.map(|schedule| {
         let mut sum = [f64::NAN];
-        sum_partials(&Emulator::new(schedule), slice(&partials), slice_mut(&mut sum), 1500).expect("runs");
+        norm_sum_partials(&Emulator::new(schedule), slice(&partials), slice_mut(&mut sum), 1500)
+            .expect("runs");
         sum[0]
     });
     assert!(results.iter().all(|result| result.to_bits() == results[0].to_bits()));
@@ -81,7 +82,7 @@ fn clipping_is_that_of_pytorch_and_passes_on_what_is_not_finite() {
     let scale = |squared: f64, maximum, unscale| {
         let mut scale = [-1.0];
         let emulator = Emulator::new(Schedule::Forward);
-        clip_scale(&emulator, slice(&[squared]), slice_mut(&mut scale), maximum, unscale).expect("runs");
+        norm_clip_scale(&emulator, slice(&[squared]), slice_mut(&mut scale), maximum, unscale).expect("runs");
         scale[0]
     };
     assert_eq!(scale(0.25, 1.0, 1.0), 1.0);
@@ -94,8 +95,13 @@ fn clipping_is_that_of_pytorch_and_passes_on_what_is_not_finite() {
         assert!(scale(squared, 1.0, 1.0).is_nan());
         assert!(scale(squared, f64::INFINITY, 1.0).is_nan());
     }
-    let refused =
-        clip_scale(&Emulator::new(Schedule::Forward), slice(&[1.0]), slice_mut(&mut [0.0]), f64::NAN, 1.0);
+    let refused = norm_clip_scale(
+        &Emulator::new(Schedule::Forward),
+        slice(&[1.0]),
+        slice_mut(&mut [0.0]),
+        f64::NAN,
+        1.0,
+    );
     let message = refused.expect_err("a maximum that is no number").to_string();
     assert!(
         message.contains("requires maximum > 0.0; its numbers are maximum = NaN, unscale = 1"),

@@ -125,7 +125,7 @@ fn devices_and_plans_show_the_gpu() {
     let mut command = engine(&["devices"]);
     stand_in.install(&mut command);
     let output = command.output().unwrap();
-    let reason = "without Hopper's kernels for products, which failed a first test: wrong numbers";
+    let reason = "without Hopper's kernels for products, which failed a self-test: wrong numbers";
     assert!(stdout(&output).contains(reason), "{}", stdout(&output));
 }
 
@@ -169,7 +169,7 @@ fn a_job_without_hoppers_kernels_is_the_same_whatever_the_reason() {
             "refused",
             "on",
             &[("FAIL", "jit:gemm_nt_hopper")],
-            "failed a first test: kernel gemm_nt_hopper_128x128",
+            "failed a self-test: kernel gemm_nt_hopper_128x128",
         ),
         ("wrong", "", &[("FAIL", "skip:gemm_nt_hopper")], "wrong numbers: gemm_nt_hopper by tiles"),
         ("whole", "", &[], ""),

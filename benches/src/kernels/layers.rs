@@ -109,7 +109,7 @@ fn norm_cases<T: Real>(model: &ModelShape, tokens: usize, on_gpu: bool) -> [Case
                     (random(&device, elements, 4)?, random(&device, shape.hidden, 5)?);
                 Ok(move || {
                     let (input, weight) = (input.view(), weight.view());
-                    let saved = rms_norm::Saved { input, weight, inverse_rms: inverse_rms.view() };
+                    let saved = rms_norm::BackwardInputs { input, weight, inverse_rms: inverse_rms.view() };
                     let (d_input, d_weight) = (d_input.view_mut(), d_weight.view_mut());
                     rms_norm::backward(&device, &shape, saved, d_output.view(), d_input, d_weight)
                 })
@@ -277,7 +277,7 @@ fn attention_backward<T: Real>(
     let [mut d_q, mut d_k, mut d_v] = attention_inputs::<T>(&device, &shape, tokens)?;
     Ok(move || {
         let inputs = attention::Inputs { q: q.view(), k: k.view(), v: v.view() };
-        let outputs = attention::Outputs {
+        let outputs = attention::BackwardInputs {
             output: output.view(),
             log_sum_exp: log_sum_exp.view(),
             d_output: d_output.view(),

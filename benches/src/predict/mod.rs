@@ -330,9 +330,12 @@ mod tests {
     fn operations_go_to_tensor_cores_where_some_launches_use_them() {
         let work = Work { bytes: 3 << 20, flops: 1 << 30 };
         let flash = |kernel| LaunchRecord { kernel, family: "attention", numbers: Vec::new(), ..launch(0) };
-        let launches =
-            ["attention_delta_bf16", "attention_backward_queries_64_bf16", "attention_backward_keys_64_bf16"]
-                .map(|kernel| (flash(kernel), 1));
+        let launches = [
+            "attention_backward_delta_bf16",
+            "attention_backward_queries_64_bf16",
+            "attention_backward_keys_64_bf16",
+        ]
+        .map(|kernel| (flash(kernel), 1));
         let flops: Vec<u64> =
             share(&GPUS[0], work, &launches).unwrap().into_iter().map(|work| work.flops).collect();
         assert_eq!(flops, [0, 1 << 29, 1 << 29]);

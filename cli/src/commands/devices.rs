@@ -79,7 +79,7 @@ fn gpus() -> Vec<Entry> {
             let more = (1..).map_while(|ordinal| Some((ordinal, Device::cuda(ordinal).ok()?)));
             let all = std::iter::once((0, first)).chain(more);
             // With a test of the kernels that it has for itself alone: whether they are used is asked here.
-            all.map(|(ordinal, device)| entry(ordinal, device.try_own_kernels().map(|()| device))).collect()
+            all.map(|(ordinal, device)| entry(ordinal, device.run_self_tests().map(|()| device))).collect()
         }
     }
 }

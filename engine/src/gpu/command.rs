@@ -94,7 +94,7 @@ impl Command {
                     Argument::Buffer { address, length } => {
                         meets(address, (length * parameter.element_bytes()) as u64)
                     }
-                    Argument::Tiles(matrix) => {
+                    Argument::TensorMap(matrix) => {
                         meets(matrix.address, matrix.length as u64 * u64::from(matrix.element_bytes))
                     }
                     _ => false,

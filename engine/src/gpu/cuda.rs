@@ -329,8 +329,8 @@ impl Backend for Cuda {
         format!("cuda:{} ({name}, compute {major}.{minor}, {gibibytes:.0} GiB)", self.ordinal)
     }
 
-    fn left_out(&self) -> Vec<String> {
-        Vec::from_iter(self.properties.left_out.clone())
+    fn disabled_kernels(&self) -> Vec<String> {
+        Vec::from_iter(self.properties.disabled_kernels.clone())
     }
 }
 

@@ -66,7 +66,7 @@ kernels! {
     ) -> Launched = embedding_backward_f32, embedding_backward_bf16;
     SCATTER_ROWS: fn(
         &dyn Launch, Slice<'_, Self>, Slice<'_, u32>, SliceMut<'_, Self>, u64, u64, u64,
-    ) -> Launched = scatter_rows_f32, scatter_rows_bf16;
+    ) -> Launched = cross_entropy_scatter_rows_f32, cross_entropy_scatter_rows_bf16;
 
     RMS_NORM: BySize<fn(
         &dyn Launch, Slice<'_, Self>, Slice<'_, Self>, SliceMut<'_, Self>, SliceMut<'_, f32>, u64, u32, f32,
@@ -90,17 +90,17 @@ kernels! {
         &dyn Launch, Slice<'_, Self>, Slice<'_, Self>, SliceMut<'_, f32>, [u64; 3],
     ) -> Launched =
         |launcher, a, b, out, sizes| gemm_nt_f32(launcher, a, b, None, out, sizes), gemm_nt_bf16_f32;
-    GEMM_PARTS: fn(&dyn Launch, [u64; 3]) -> u32 = (|_, _| 1), gemm_parts;
-    GEMM_NN_SPLIT: fn(
+    GEMM_SPLITS: fn(&dyn Launch, [u64; 3]) -> u32 = (|_, _| 1), gemm_splits;
+    GEMM_NN_SPLIT_K: fn(
         &dyn Launch, [Slice<'_, Self>; 2], SliceMut<'_, f32>, SliceMut<'_, Self>, [u64; 3], bool,
     ) -> Launched =
-        |launcher, [a, b], _, out, sizes, add| gemm_nn_f32(launcher, a, b, out, sizes, add), gemm_nn_split_bf16;
-    GEMM_TN_SPLIT: fn(
+        |launcher, [a, b], _, out, sizes, add| gemm_nn_f32(launcher, a, b, out, sizes, add), gemm_nn_split_k_bf16;
+    GEMM_TN_SPLIT_K: fn(
         &dyn Launch, [Slice<'_, Self>; 2], SliceMut<'_, f32>, SliceMut<'_, f32>, [u64; 3],
-    ) -> Launched = |launcher, [a, b], _, out, sizes| gemm_tn_f32(launcher, a, b, out, sizes), gemm_tn_split_bf16;
+    ) -> Launched = |launcher, [a, b], _, out, sizes| gemm_tn_f32(launcher, a, b, out, sizes), gemm_tn_split_k_bf16;
     COLUMN_SUMS: fn(
         &dyn Launch, Slice<'_, Self>, SliceMut<'_, f32>, u64, u64,
-    ) -> Launched = column_sums_f32, column_sums_bf16;
+    ) -> Launched = gemm_column_sums_f32, gemm_column_sums_bf16;
 
     ROPE: fn(
         &dyn Launch, Slice<'_, f32>, Slice<'_, f32>, Slice<'_, u32>, SliceMut<'_, Self>,
@@ -125,5 +125,5 @@ kernels! {
     LOSSES_AND_GRADIENTS: fn(
         &dyn Launch, Slice<'_, f32>, SliceMut<'_, Self>, Slice<'_, u32>, Slice<'_, u32>, SliceMut<'_, f32>,
         u64, u64, u64, f32,
-    ) -> Launched = losses_and_gradients_f32, losses_and_gradients_bf16;
+    ) -> Launched = cross_entropy_losses_and_gradients_f32, cross_entropy_losses_and_gradients_bf16;
 }

@@ -41,7 +41,7 @@ pub struct LaunchLog {
     /// Of the device that launches are chosen for.
     compute_capability: (u32, u32),
     multiprocessors: u32,
-    /// Asked which kernels it trusts; without one all are.
+    /// Asked which kernels pass their self-tests; without one all do.
     asked: Option<GpuDevice>,
     held: Arc<Held>,
 }
@@ -107,7 +107,7 @@ impl Launch for LaunchLog {
                     let passes = if parameter.direction == Direction::Update { 2 } else { 1 };
                     record.bytes += passes * (length * parameter.element_bytes()) as u64;
                 }
-                Argument::Tiles(matrix) => {
+                Argument::TensorMap(matrix) => {
                     record.bytes += matrix.length as u64 * u64::from(matrix.element_bytes);
                 }
                 Argument::U32(value) => record.numbers.push((parameter.name, u64::from(value))),
@@ -127,8 +127,8 @@ impl Launch for LaunchLog {
         self.compute_capability
     }
 
-    fn trusts(&self, group: &'static str) -> bool {
-        self.asked.as_ref().is_none_or(|device| device.launcher().trusts(group))
+    fn passes_self_test(&self, group: &'static str) -> bool {
+        self.asked.as_ref().is_none_or(|device| device.launcher().passes_self_test(group))
     }
 }
 

@@ -13,14 +13,14 @@ mod log;
 mod memory;
 pub(crate) mod products;
 mod recorder;
-mod trial;
+mod self_test;
 
 use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
 use cpift_kernels::emulator::{Schedule, TrafficLog};
-use cpift_kernels::launch::Launch;
+use cpift_kernels::launch::{Launch, Slice};
 
 use crate::error::{Error, Result};
 use command::{Command, Graph};
@@ -29,7 +29,7 @@ pub use kernels::{Kernels, OnGpu};
 pub use log::{LaunchLog, LaunchRecord};
 pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
 use recorder::Recorder;
-use trial::Trials;
+use self_test::SelfTests;
 
 /// Memory and kernel launches of one device. Addresses are the device's own.
 ///
@@ -98,7 +98,7 @@ pub(crate) trait Backend: Launch {
     fn describe(&self) -> String;
 
     /// Kernels of the device's own that are not used, as far as that is known, each with the reason.
-    fn left_out(&self) -> Vec<String> {
+    fn disabled_kernels(&self) -> Vec<String> {
         Vec::new()
     }
 }
@@ -126,16 +126,17 @@ impl GpuDevice {
     /// # Errors
     /// No driver, no such device, or one that is too old, with the reason.
     pub(crate) fn cuda(ordinal: usize) -> Result<Self> {
-        let trials = Some(Trials::default());
-        let device = Self { backend: Arc::new(Recorder::new(Arc::new(cuda::Cuda::new(ordinal)?), trials)) };
-        device.try_out().map_err(|error| match error {
+        let self_tests = Some(SelfTests::default());
+        let device =
+            Self { backend: Arc::new(Recorder::new(Arc::new(cuda::Cuda::new(ordinal)?), self_tests)) };
+        device.self_test().map_err(|error| match error {
             Error::DeviceUnavailable { .. } => error,
             error => Error::DeviceUnavailable {
                 name: device.backend.name(),
-                reason: format!("it fails a first test: {error}"),
+                reason: format!("it fails a self-test: {error}"),
             },
         })?;
-        if !device.try_out_graphs().unwrap_or(false) {
+        if !device.self_test_graphs().unwrap_or(false) {
             device.backend.without_graphs();
         }
         Ok(device)
@@ -155,13 +156,13 @@ impl GpuDevice {
     ///
     /// # Errors
     /// When that broke the device.
-    pub(crate) fn try_own_kernels(&self) -> Result<()> {
-        self.backend.try_own_kernels()
+    pub(crate) fn run_self_tests(&self) -> Result<()> {
+        self.backend.run_self_tests()
     }
 
     /// Runs a kernel and reads what it wrote: a driver that does not take the PTX shows here, not in the
     /// middle of a job.
-    fn try_out(&self) -> Result<()> {
+    fn self_test(&self) -> Result<()> {
         let mut memory = GpuMemory::<f32>::zeros(self, 37)?;
         memory.all_mut().fill(1.5)?;
         let mut values = [0.0; 37];
@@ -173,7 +174,7 @@ impl GpuDevice {
     }
 
     /// Whether a list of commands run again and again, with one of them replaced, does what it should.
-    fn try_out_graphs(&self) -> Result<bool> {
+    fn self_test_graphs(&self) -> Result<bool> {
         let mut result = GpuMemory::<f32>::zeros(self, 37)?;
         let mut value = GpuMemory::<f32>::zeros(self, 37)?;
         for number in [1.5, 2.5, 3.5] {
@@ -244,6 +245,16 @@ impl GpuDevice {
         let result = work()?;
         recording.0.end()?;
         Ok(result)
+    }
+
+    /// The number 1, for kernels that read a factor which a caller does not have.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub(crate) fn one(&self) -> Result<Slice<'_, f32>> {
+        let address = self.backend.one()?;
+        // SAFETY: one number, which is written once and given back when the device goes.
+        Ok(unsafe { Slice::new(address, 1) })
     }
 
     /// Where kernels are launched.

@@ -7,7 +7,7 @@ use crate::error::Result;
 
 /// Room for the sums of the parts that a product of these sizes is cut into; none where it is not cut.
 fn sums<K: Kernels>(gpu: &GpuDevice, sizes @ [m, n, _]: [u64; 3]) -> Result<GpuMemory<f32>> {
-    let parts = u64::from(K::GEMM_PARTS(gpu.launcher(), sizes));
+    let parts = u64::from(K::GEMM_SPLITS(gpu.launcher(), sizes));
     GpuMemory::scratch(gpu, if parts > 1 { (parts * m * n) as usize } else { 0 })
 }
 
@@ -20,7 +20,7 @@ pub fn multiply<K: Kernels>(
     accumulate: bool,
 ) -> Result<()> {
     let mut sums = sums::<K>(gpu, sizes)?;
-    Ok(K::GEMM_NN_SPLIT(gpu.launcher(), factors, sums.all_mut().argument(), out, sizes, accumulate)?)
+    Ok(K::GEMM_NN_SPLIT_K(gpu.launcher(), factors, sums.all_mut().argument(), out, sizes, accumulate)?)
 }
 
 /// out += aᵀ·b; out `[m, n]`, a `[k, m]`, b `[k, n]`.
@@ -31,5 +31,5 @@ pub fn add_transposed<K: Kernels>(
     sizes: [u64; 3],
 ) -> Result<()> {
     let mut sums = sums::<K>(gpu, sizes)?;
-    Ok(K::GEMM_TN_SPLIT(gpu.launcher(), factors, sums.all_mut().argument(), out, sizes)?)
+    Ok(K::GEMM_TN_SPLIT_K(gpu.launcher(), factors, sums.all_mut().argument(), out, sizes)?)
 }

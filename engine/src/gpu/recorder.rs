@@ -12,7 +12,7 @@
 //! allocations of the same size, in this recording (commands run in order) and in the next one, which so finds
 //! it at the same addresses.
 //!
-//! On CUDA none of this has run on hardware yet; a device whose graphs fail a first test runs without them.
+//! On CUDA none of this has run on hardware yet; a device whose graphs fail a self-test runs without them.
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -22,23 +22,23 @@ use std::time::Duration;
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::command::{Command, Graph};
-use super::trial::Trials;
+use super::self_test::SelfTests;
 use super::{Backend, Stream};
 use crate::error::{Error, Result};
 
 /// Lists of commands whose graphs are kept: micro-batches of a few shapes, and the step's end.
-const KEPT: usize = 8;
+const MAX_CACHED: usize = 8;
 /// Fewer commands than this are not worth a graph.
-const WORTHWHILE: usize = 4;
+const MIN_COMMANDS: usize = 4;
 
 /// A list of commands that came before.
-struct Known {
+struct CachedGraph {
     commands: Vec<Command>,
     /// None while it came only once.
     graph: Option<Box<dyn Graph>>,
 }
 
-impl Known {
+impl CachedGraph {
     /// In how many commands the other list differs; none where it is of other kernels, or differs in more
     /// than half: a batch of another shape.
     fn differences(&self, commands: &[Command]) -> Option<usize> {
@@ -94,37 +94,57 @@ fn take(blocks: &mut Vec<Block>, bytes: usize) -> Option<u64> {
 /// A backend whose commands can be recorded.
 pub struct Recorder {
     // Dropped before the device they run on.
-    known: Mutex<Vec<Known>>,
+    cached: Mutex<Vec<CachedGraph>>,
     recording: Mutex<Option<Recording>>,
     /// What the last recording gave back.
     spare: Mutex<Vec<Block>>,
+    /// Where the number 1 is, once it was asked for.
+    one: Mutex<Option<u64>>,
     /// Whether lists may become graphs.
     graphs: AtomicBool,
-    /// First tests of kernels for the device's compute capability alone; none where they are trusted without.
-    trials: Option<Trials>,
+    /// Self-tests of kernels for the device's compute capability alone; none where they are trusted without.
+    self_tests: Option<SelfTests>,
     backend: Arc<dyn Backend>,
 }
 
 impl Recorder {
-    /// Records nothing yet. The device's own kernels are used as `trials` come out, or are trusted.
-    pub fn new(backend: Arc<dyn Backend>, trials: Option<Trials>) -> Self {
+    /// Records nothing yet. Kernels for the device's compute capability alone are used if they pass
+    /// `self_tests`, or where there are none.
+    pub fn new(backend: Arc<dyn Backend>, self_tests: Option<SelfTests>) -> Self {
         Self {
-            known: Mutex::default(),
+            cached: Mutex::default(),
             recording: Mutex::default(),
             spare: Mutex::default(),
+            one: Mutex::default(),
             graphs: AtomicBool::new(true),
-            trials,
+            self_tests,
             backend,
         }
+    }
+
+    /// Where the number 1 is, an f32. It is written before anything that is recorded runs.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn one(&self) -> Result<u64> {
+        let mut one = lock(&self.one);
+        if let Some(address) = *one {
+            return Ok(address);
+        }
+        let address = self.backend.allocate(size_of::<f32>())?;
+        // SAFETY: allocated right here, and nothing refers to it yet.
+        unsafe { self.backend.write(address, &1f32.to_ne_bytes())? };
+        *one = Some(address);
+        Ok(address)
     }
 
     /// Does all tests of the device's own kernels that were not done yet.
     ///
     /// # Errors
     /// When one of them broke the device.
-    pub fn try_own_kernels(&self) -> Result<()> {
-        if let Some(trials) = &self.trials {
-            trials.run_all(&self.backend);
+    pub fn run_self_tests(&self) -> Result<()> {
+        if let Some(self_tests) = &self.self_tests {
+            self_tests.run_all(&self.backend);
         }
         self.usable()
     }
@@ -132,13 +152,13 @@ impl Recorder {
     /// # Errors
     /// When a test of its own kernels broke the device.
     fn usable(&self) -> Result<()> {
-        self.trials.as_ref().map_or(Ok(()), Trials::usable)
+        self.self_tests.as_ref().map_or(Ok(()), SelfTests::usable)
     }
 
     /// From now on lists are run command by command.
     pub fn without_graphs(&self) {
         self.graphs.store(false, Ordering::Relaxed);
-        lock(&self.known).clear();
+        lock(&self.cached).clear();
     }
 
     /// From now on commands are kept. False when they already are.
@@ -203,17 +223,18 @@ impl Recorder {
     }
 
     fn run(&self, commands: Vec<Command>) -> Result<()> {
-        if commands.len() < WORTHWHILE || !self.graphs.load(Ordering::Relaxed) {
+        if commands.len() < MIN_COMMANDS || !self.graphs.load(Ordering::Relaxed) {
             return self.run_one_by_one(&commands);
         }
-        let mut all = lock(&self.known);
-        let differences = |(place, known): (usize, &Known)| Some((known.differences(&commands)?, place));
+        let mut all = lock(&self.cached);
+        let differences =
+            |(place, known): (usize, &CachedGraph)| Some((known.differences(&commands)?, place));
         let Some((_, place)) = all.iter().enumerate().filter_map(differences).min() else {
             self.run_one_by_one(&commands)?;
-            if all.len() == KEPT {
+            if all.len() == MAX_CACHED {
                 all.remove(0);
             }
-            all.push(Known { commands, graph: None });
+            all.push(CachedGraph { commands, graph: None });
             return Ok(());
         };
         // The latest last: the first is the next to be dropped.
@@ -231,7 +252,7 @@ impl Recorder {
                 self.run_one_by_one(&commands)
             }
         };
-        all.push(Known { commands, ..known });
+        all.push(CachedGraph { commands, ..known });
         outcome
     }
 
@@ -287,8 +308,8 @@ impl Launch for Recorder {
         self.backend.compute_capability()
     }
 
-    fn trusts(&self, group: &'static str) -> bool {
-        self.trials.as_ref().is_none_or(|trials| trials.pass(&self.backend, group))
+    fn passes_self_test(&self, group: &'static str) -> bool {
+        self.self_tests.as_ref().is_none_or(|self_tests| self_tests.pass(&self.backend, group))
     }
 }
 
@@ -382,9 +403,9 @@ impl Backend for Recorder {
         self.backend.describe()
     }
 
-    fn left_out(&self) -> Vec<String> {
-        let failed = self.trials.as_ref().map(Trials::left_out);
-        [self.backend.left_out(), failed.unwrap_or_default()].concat()
+    fn disabled_kernels(&self) -> Vec<String> {
+        let failed = self.self_tests.as_ref().map(SelfTests::disabled_kernels);
+        [self.backend.disabled_kernels(), failed.unwrap_or_default()].concat()
     }
 }
 
@@ -398,6 +419,9 @@ impl Drop for Recorder {
         self.discard();
         let spare = std::mem::take(&mut *lock(&self.spare));
         self.give_back(spare);
+        if let Some(address) = lock(&self.one).take() {
+            self.give_back(vec![(address, size_of::<f32>())]);
+        }
     }
 }
 

@@ -5,7 +5,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 
-use cpift_kernels::launch::{Kernel, Tensor};
+use cpift_kernels::launch::{Kernel, TensorCores};
 
 use crate::compiler::output;
 use crate::error::Error;
@@ -110,20 +110,20 @@ impl Assembler {
                     let code = code.remove(name).unwrap_or_default();
                     assembled.instructions = machine::count(&code);
                     let mut wrong = machine::lost(&kernel.instructions, &assembled.instructions);
-                    if expected.is_some_and(|kernel| kernel.tensor == Tensor::Held) {
+                    if expected.is_some_and(|kernel| kernel.tensor_cores == TensorCores::KeepsAccumulators) {
                         wrong.extend(machine::sums_that_move(&code));
                     }
                     findings.extend(wrong.iter().map(|what| format!("kernel {name}: {architecture} {what}")));
                 }
                 if let Some(kernel) = expected {
-                    let fit = occupancy::resident(kernel, &assembled, architecture);
-                    if fit < kernel.resident {
-                        let designed = kernel.resident;
+                    let fit = occupancy::resident_blocks(kernel, &assembled, architecture);
+                    if fit < kernel.min_blocks {
+                        let designed = kernel.min_blocks;
                         findings.push(format!(
                             "kernel {name}: {fit} blocks fit on a multiprocessor of {architecture}, designed for {designed}"
                         ));
                     }
-                    assembled.resident = kernel.shared.map(|_| fit);
+                    assembled.resident_blocks = kernel.shared.map(|_| fit);
                 }
                 kernel.assembled.insert(architecture.to_owned(), assembled);
             }
@@ -142,7 +142,7 @@ impl Assembler {
     }
 }
 
-/// What ptxas warns of: that it makes products of groups wait for each other, say.
+/// What ptxas warns of: that it makes `wgmma` wait for each other, say.
 fn parse_warnings(report: &str) -> impl Iterator<Item = &str> {
     report.lines().filter(|line| line.starts_with("ptxas warning") || line.contains("(C75"))
 }

@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use cpift_kernels::launch::Tensor;
+use cpift_kernels::launch::TensorCores;
 
 use crate::manifest::{KernelRecord, Manifest};
 
@@ -70,13 +70,10 @@ fn the_traffic_of_adamw_is_what_its_documentation_says() {
 #[test]
 fn products_and_attention_on_hopper_are_computed_by_groups_of_warps() {
     let manifest = manifest();
-    let families = [
-        ("gemm_hopper", cpift_kernels::gemm_hopper::KERNELS, 8),
-        ("attention_hopper", cpift_kernels::attention_hopper::KERNELS, 13),
-    ];
-    for (family, kernels, least) in families {
+    for (family, least) in [("gemm_hopper", 8), ("attention_hopper", 13)] {
         let recorded = &manifest.modules[&format!("{family}.sm_90a.ptx")].kernels;
-        let promised = kernels.iter().filter(|kernel| kernel.tensor != Tensor::Without);
+        let promised =
+            cpift_kernels::family(family).iter().filter(|kernel| kernel.tensor_cores != TensorCores::Unused);
         let held = promised.filter(|kernel| {
             let assembled = &recorded[kernel.name].assembled["sm_90a"];
             assert_eq!(assembled.spills, 0, "{}", kernel.name);
@@ -101,15 +98,16 @@ fn products_and_attention_in_bf16_are_computed_by_tensor_cores() {
         .into_iter()
         .flat_map(|layout| ["128x256", "128x128", "64x64"].map(|tile| (layout, tile)))
         .chain(
-            ["gemm_nn_parts", "gemm_tn_parts"]
+            ["gemm_nn_split_k", "gemm_tn_split_k"]
                 .into_iter()
                 .flat_map(|parts| [(parts, "128x128"), (parts, "64x64")]),
         )
         .map(|(layout, tile)| ("gemm.sm_80.ptx", format!("{layout}_{tile}")));
-    let promised: Vec<&str> = [cpift_kernels::attention::KERNELS, cpift_kernels::gemm::KERNELS]
+    let promised: Vec<&str> = ["attention", "gemm"]
+        .map(cpift_kernels::family)
         .into_iter()
         .flatten()
-        .filter(|kernel| kernel.tensor != Tensor::Without)
+        .filter(|kernel| kernel.tensor_cores != TensorCores::Unused)
         .map(|kernel| kernel.name)
         .collect();
     for (module, name) in of_attention.chain(of_products) {

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use cpift_kernels::launch::{Direction, Kernel, Tensor};
+use cpift_kernels::launch::{Direction, Kernel, TensorCores};
 
 use crate::text::{Item, Statement};
 
@@ -43,8 +43,9 @@ pub fn check(kernel: &Kernel, entry: &Item) -> Vec<String> {
 
 /// A kernel whose contract says so has tensor instructions.
 fn check_tensor(kernel: &Kernel, counts: &Counts) -> Option<String> {
-    let missing =
-        kernel.tensor != Tensor::Without && !counts.contains_key("mma") && !counts.contains_key("wgmma");
+    let missing = kernel.tensor_cores != TensorCores::Unused
+        && !counts.contains_key("mma")
+        && !counts.contains_key("wgmma");
     missing.then(|| {
         format!("kernel {}: there are no tensor instructions, which its contract promises", kernel.name)
     })
@@ -76,7 +77,7 @@ fn check_parameters(kernel: &Kernel, entry: &Item) -> Option<String> {
         .map(|parameter| match parameter.direction {
             Direction::Scalar => parameter.element,
             // A tensor map, by value.
-            Direction::Tiles => "b8",
+            Direction::TensorMap => "b8",
             Direction::Read | Direction::Write | Direction::Update => "u64",
         })
         .collect();
@@ -259,7 +260,7 @@ mod tests {
 
     #[test]
     fn tensor_instructions_that_the_contract_promises_must_be_there() {
-        let kernel = Kernel { tensor: Tensor::Used, ..KERNEL };
+        let kernel = Kernel { tensor_cores: TensorCores::Used, ..KERNEL };
         let findings = |text: &str| check(&kernel, Assembly::parse(text).unwrap().items.last().unwrap());
         let missing = "kernel scale: there are no tensor instructions, which its contract promises";
         assert_eq!(findings(SAMPLE), [missing]);

@@ -185,8 +185,7 @@ fn write(folders: &Folders, arguments: &Arguments) -> Result<(), Error> {
 
 /// The kernels that the registry has for a PTX file, of this name.
 fn kernels_of(file: &str) -> &'static [Kernel] {
-    let family = file.split('.').next().unwrap_or_default();
-    cpift_kernels::families().iter().find(|(name, _)| *name == family).map_or(&[], |&(_, kernels)| kernels)
+    cpift_kernels::family(file.split('.').next().unwrap_or_default())
 }
 
 /// Modules, then the list that includes them, then the manifest; files of families that are gone go last.
@@ -267,8 +266,8 @@ fn describe(kernel: &KernelRecord) -> String {
     let mut text = format!("{} threads", kernel.block);
     for (architecture, assembled) in &kernel.assembled {
         text += &format!(", {} registers", assembled.registers);
-        if let Some(resident) = assembled.resident {
-            text += &format!(" and {resident} blocks at once");
+        if let Some(resident_blocks) = assembled.resident_blocks {
+            text += &format!(" and {resident_blocks} blocks at once");
         }
         text += &format!(" ({architecture})");
     }
@@ -286,7 +285,7 @@ mod tests {
         let instructions = instructions.iter().map(|&(kind, count)| (kind.to_owned(), count)).collect();
         KernelRecord {
             block: 32,
-            resident: 1,
+            min_blocks: 1,
             shared: None,
             parameters: Vec::new(),
             instructions,

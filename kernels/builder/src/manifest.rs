@@ -46,7 +46,7 @@ pub struct KernelRecord {
     /// Threads of a block.
     pub block: u32,
     /// Blocks that registers leave room for on a multiprocessor.
-    pub resident: u32,
+    pub min_blocks: u32,
     /// Bytes of dynamic shared memory, where the contract has a constant.
     #[serde(skip_serializing_if = "Option::is_none", default)]
     pub shared: Option<u64>,
@@ -71,7 +71,7 @@ pub struct Assembled {
     pub shared: u32,
     /// Blocks that fit on a multiprocessor at once, where the kernel's dynamic shared memory is known.
     #[serde(skip_serializing_if = "Option::is_none", default)]
-    pub resident: Option<u32>,
+    pub resident_blocks: Option<u32>,
     /// Instructions in the machine code, where it was disassembled: accesses of 16 bytes, tensor products.
     #[serde(skip_serializing_if = "BTreeMap::is_empty", default)]
     pub instructions: Counts,
@@ -82,7 +82,7 @@ impl KernelRecord {
     pub fn new(kernel: &Kernel, instructions: Counts) -> Self {
         Self {
             block: kernel.block,
-            resident: kernel.resident,
+            min_blocks: kernel.min_blocks,
             shared: kernel.shared,
             parameters: kernel.parameters.iter().map(describe).collect(),
             instructions,
@@ -92,7 +92,7 @@ impl KernelRecord {
 
     /// Whether the two are launched alike.
     pub fn same_contract(&self, other: &Self) -> bool {
-        let of = |record: &Self| (record.block, record.resident, record.shared);
+        let of = |record: &Self| (record.block, record.min_blocks, record.shared);
         of(self) == of(other) && self.parameters == other.parameters
     }
 }
@@ -103,7 +103,7 @@ fn describe(parameter: &Parameter) -> String {
         Direction::Read => "read",
         Direction::Write => "write",
         Direction::Update => "update",
-        Direction::Tiles => "tiles of",
+        Direction::TensorMap => "tiles of",
         Direction::Scalar => return format!("{name}: {element}"),
     };
     format!("{name}: {direction} {element} align {align}")

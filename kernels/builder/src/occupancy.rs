@@ -22,7 +22,7 @@ fn shared_memory(architecture: &str) -> u64 {
 }
 
 /// Blocks that fit at once by threads, registers and, where its size is known, shared memory.
-pub fn resident(kernel: &Kernel, assembled: &Assembled, architecture: &str) -> u32 {
+pub fn resident_blocks(kernel: &Kernel, assembled: &Assembled, architecture: &str) -> u32 {
     let warps = kernel.block / 32;
     let of_warp = (assembled.registers * 32).next_multiple_of(REGISTERS_GRAIN).max(1);
     let by_registers = REGISTERS / of_warp / warps;
@@ -40,7 +40,7 @@ mod tests {
     fn the_scarcest_resource_limits() {
         let fit = |registers: u32, shared: u64, architecture: &str| {
             let kernel = Kernel { block: 128, shared: Some(shared), ..KERNEL };
-            resident(&kernel, &Assembled { registers, ..Assembled::default() }, architecture)
+            resident_blocks(&kernel, &Assembled { registers, ..Assembled::default() }, architecture)
         };
         assert_eq!(fit(32, 0, "sm_80"), 16);
         assert_eq!(fit(255, 0, "sm_80"), 2);

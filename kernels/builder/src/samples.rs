@@ -1,6 +1,6 @@
 //! PTX for unit tests, in the manner of LLVM.
 
-use cpift_kernels::launch::{Direction, Kernel, Parameter, Tensor};
+use cpift_kernels::launch::{Direction, Kernel, Parameter, TensorCores};
 
 const fn parameter(direction: Direction, element: &'static str, align: usize) -> Parameter {
     Parameter { name: "x", direction, element, align }
@@ -12,8 +12,8 @@ pub const KERNEL: Kernel = Kernel {
     family: "sample",
     architecture: "sm_80",
     block: 256,
-    resident: 1,
-    tensor: Tensor::Without,
+    min_blocks: 1,
+    tensor_cores: TensorCores::Unused,
     shared: None,
     parameters: &[
         parameter(Direction::Update, "f32", 16),

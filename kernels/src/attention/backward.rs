@@ -3,8 +3,8 @@
 use core::f32::consts::LOG2_E;
 
 use super::TILE;
-use super::tile::{COLUMNS, Sums, Tile};
-use super::work::Work;
+use super::tile::{Accumulators, COLUMNS, Tile};
+use super::work::WorkTile;
 use crate::simt::*;
 
 /// What the forward pass left, and the gradient that reaches it.
@@ -20,7 +20,7 @@ impl Saved {
     /// Log-sum-exp in base 2, and delta, of the token `row` of a tile of `count`; of the last where there
     /// are fewer.
     #[inline(always)]
-    pub fn load(self, work: Work, (first, count): (u32, u32), row: u32, head: u32) -> (f32, f32) {
+    pub fn load(self, work: WorkTile, (first, count): (u32, u32), row: u32, head: u32) -> (f32, f32) {
         let entry = work.entry(first + row.min(count - 1), head);
         (self.log_sum_exp.load(entry) * LOG2_E, self.delta.load(entry))
     }
@@ -65,7 +65,7 @@ pub fn row_delta<E: Pack<8>>(d_output: Global<E>, output: Global<E>, row: usize,
 /// d_q of one tile of queries and one head: Σ over tiles of keys of d_scores·K.
 #[inline(always)]
 pub fn queries<E: Pack<8>, const ROWS: usize, const N: usize>(
-    work: Work,
+    work: WorkTile,
     (q, k, v, d_output): (Global<E>, Global<E>, Global<E>, Global<E>),
     saved: Saved,
     d_q: GlobalMut<E>,
@@ -80,7 +80,7 @@ pub fn queries<E: Pack<8>, const ROWS: usize, const N: usize>(
     unroll!(i in ROWS {
         rows[i] = saved.load(work, (work.first, queries.count), tile.row(i), work.head);
     });
-    let mut sums: Sums<ROWS, N> = [[[0.0; 4]; N]; ROWS];
+    let mut sums: Accumulators<ROWS, N> = [[[0.0; 4]; N]; ROWS];
     let mut first = work.first_keys(work.first, TILE);
     while first < end {
         let keys = work.keys(k, (first, TILE), kv_head);
@@ -106,7 +106,7 @@ pub fn queries<E: Pack<8>, const ROWS: usize, const N: usize>(
 /// queries of d_scoresᵀ·Q and Pᵀ·d_output. Tiles have keys down and queries across.
 #[inline(always)]
 pub fn keys<E: Pack<8>, const ROWS: usize, const N: usize>(
-    work: Work,
+    work: WorkTile,
     (q, k, v, d_output): (Global<E>, Global<E>, Global<E>, Global<E>),
     saved: Saved,
     (d_k, d_v): (GlobalMut<E>, GlobalMut<E>),
@@ -116,8 +116,8 @@ pub fn keys<E: Pack<8>, const ROWS: usize, const N: usize>(
     let group = work.heads / work.kv_heads;
     let (keys, values) =
         (work.keys(k, (work.first, TILE), work.head), work.keys(v, (work.first, TILE), work.head));
-    let mut k_sums: Sums<ROWS, N> = [[[0.0; 4]; N]; ROWS];
-    let mut v_sums: Sums<ROWS, N> = [[[0.0; 4]; N]; ROWS];
+    let mut k_sums: Accumulators<ROWS, N> = [[[0.0; 4]; N]; ROWS];
+    let mut v_sums: Accumulators<ROWS, N> = [[[0.0; 4]; N]; ROWS];
     let end = work.end_of_queries(work.first + keys.count);
     let mut head = work.head * group;
     while head < (work.head + 1) * group {

@@ -3,14 +3,14 @@
 use core::f32::consts::{LN_2, LOG2_E};
 
 use super::TILE;
-use super::tile::{Sums, Tile, row_max, row_sum, scale_row};
-use super::work::Work;
+use super::tile::{Accumulators, Tile, row_max, row_sum, scale_row};
+use super::work::WorkTile;
 use crate::simt::*;
 
 /// Running softmax over tiles of keys, in base 2; see [`super`].
 #[inline(always)]
 pub fn forward<E: Pack<8>, const ROWS: usize, const N: usize>(
-    work: Work,
+    work: WorkTile,
     (q, k, v): (Global<E>, Global<E>, Global<E>),
     output: GlobalMut<E>,
     log_sum_exp: GlobalMut<f32>,
@@ -20,7 +20,7 @@ pub fn forward<E: Pack<8>, const ROWS: usize, const N: usize>(
     let kv_head = work.head / (work.heads / work.kv_heads);
     let queries = work.queries(q, (work.first, TILE), work.head);
     let end = work.first + queries.count;
-    let mut sums: Sums<ROWS, N> = [[[0.0; 4]; N]; ROWS];
+    let mut sums: Accumulators<ROWS, N> = [[[0.0; 4]; N]; ROWS];
     let mut maximum = [f32::MIN; ROWS];
     // Of this thread's columns alone.
     let mut total = [0.0; ROWS];

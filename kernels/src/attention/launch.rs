@@ -56,16 +56,16 @@ pub struct TileLists<'a> {
     pub queries: Slice<'a, u32>,
     /// [`Tiles::by_keys`].
     pub keys: Slice<'a, u32>,
-    /// [`Tiles::by_wide_queries`].
-    pub wide_queries: Slice<'a, u32>,
-    /// [`Tiles::by_wide_keys`].
-    pub wide_keys: Slice<'a, u32>,
+    /// [`Tiles::by_hopper_queries`].
+    pub hopper_queries: Slice<'a, u32>,
+    /// [`Tiles::by_hopper_keys`].
+    pub hopper_keys: Slice<'a, u32>,
 }
 
 impl<'a> From<[Slice<'a, u32>; 4]> for TileLists<'a> {
     /// In the order of [`Tiles::places`].
-    fn from([queries, keys, wide_queries, wide_keys]: [Slice<'a, u32>; 4]) -> Self {
-        Self { queries, keys, wide_queries, wide_keys }
+    fn from([queries, keys, hopper_queries, hopper_keys]: [Slice<'a, u32>; 4]) -> Self {
+        Self { queries, keys, hopper_queries, hopper_keys }
     }
 }
 
@@ -114,7 +114,7 @@ macro_rules! attention_element {
             ) -> Result<(), LaunchError> {
                 let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
                 $(if $own::has_forward(launcher, head_dim) {
-                    return $own::forward(launcher, sizes, inputs, tiles.wide_queries, output, log_sum_exp);
+                    return $own::forward(launcher, sizes, inputs, tiles.hopper_queries, output, log_sum_exp);
                 })?
                 let [q, k, v] = inputs;
                 let count = count(tiles.queries);
@@ -217,14 +217,14 @@ macro_rules! by_head_dim {
 
 attention_element!(
     f32,
-    attention_delta_f32,
+    attention_backward_delta_f32,
     (..=64 => attention_forward_64_f32, ..=128 => attention_forward_128_f32, _ => attention_forward_256_f32),
     (..=64 => attention_backward_queries_64_f32, ..=128 => attention_backward_queries_128_f32, _ => attention_backward_queries_256_f32),
     (..=64 => attention_backward_keys_64_f32, ..=128 => attention_backward_keys_128_f32, _ => attention_backward_keys_256_f32)
 );
 attention_element!(
     Bf16 or attention_hopper,
-    attention_delta_bf16,
+    attention_backward_delta_bf16,
     (..=64 => attention_forward_64_bf16, ..=80 => attention_forward_80_bf16, ..=96 => attention_forward_96_bf16, ..=128 => attention_forward_128_bf16, _ => attention_forward_256_bf16),
     (..=64 => attention_backward_queries_64_bf16, ..=80 => attention_backward_queries_80_bf16, ..=96 => attention_backward_queries_96_bf16, ..=128 => attention_backward_queries_128_bf16, _ => attention_backward_queries_256_bf16),
     (..=64 => attention_backward_keys_64_bf16, ..=80 => attention_backward_keys_80_bf16, ..=96 => attention_backward_keys_96_bf16, ..=128 => attention_backward_keys_128_bf16, _ => attention_backward_keys_256_bf16)

@@ -43,14 +43,14 @@ pub use tiles::Tiles;
 
 use backward::Saved;
 use decode::Part;
-use work::Work;
+use work::WorkTile;
 
 use crate::simt::*;
 
 /// Tokens of a tile.
 pub const TILE: u32 = 64;
 /// Tokens of a tile of [`attention_hopper`](crate::attention_hopper).
-pub const WIDE_TILE: u32 = 128;
+pub const HOPPER_TILE: u32 = 128;
 /// Most elements of a head.
 pub const HEAD_DIM_LIMIT: u32 = 256;
 /// Keys of a part of a decode.
@@ -77,9 +77,9 @@ const fn fits(head_dim: u64, limit: u64) -> bool {
 macro_rules! tile_kernels {
     (
         $E:ident, $N:literal, $limit:literal,
-        $forward:ident resident $forward_resident:literal,
-        $backward_queries:ident resident $queries_resident:literal,
-        $backward_keys:ident resident $keys_resident:literal $(,)?
+        $forward:ident min_blocks $forward_resident:literal,
+        $backward_queries:ident min_blocks $queries_resident:literal,
+        $backward_keys:ident min_blocks $keys_resident:literal $(,)?
     ) => {
         kernel! {
             /// Attention of one tile of queries: output = softmax(scale·q·kᵀ)·v and log_sum_exp =
@@ -92,7 +92,7 @@ macro_rules! tile_kernels {
                 block: FORWARD_BLOCK,
                 grid: tiles * heads,
                 shared: tile::SHARED,
-                resident: $forward_resident,
+                min_blocks: $forward_resident,
             } (
                 q: read $E [tokens * heads * head_dim] align 16,
                 k: read $E [tokens * kv_heads * head_dim] align 16,
@@ -111,7 +111,7 @@ macro_rules! tile_kernels {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
                 window > 0, scale > 0.0,
             } {
-                let work = Work::new(tile_list, heads, (heads, kv_heads, head_dim), window);
+                let work = WorkTile::new(tile_list, heads, (heads, kv_heads, head_dim), window);
                 forward::forward::<$E, FORWARD_ROWS, $N>(work, (q, k, v), output, log_sum_exp, scale);
             }
         }
@@ -125,7 +125,7 @@ macro_rules! tile_kernels {
                 block: BACKWARD_BLOCK,
                 grid: tiles * heads,
                 shared: tile::SHARED,
-                resident: $queries_resident,
+                min_blocks: $queries_resident,
             } (
                 q: read $E [tokens * heads * head_dim] align 16,
                 k: read $E [tokens * kv_heads * head_dim] align 16,
@@ -146,7 +146,7 @@ macro_rules! tile_kernels {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
                 window > 0, scale > 0.0,
             } {
-                let work = Work::new(tile_list, heads, (heads, kv_heads, head_dim), window);
+                let work = WorkTile::new(tile_list, heads, (heads, kv_heads, head_dim), window);
                 let saved = Saved { log_sum_exp, delta };
                 backward::queries::<$E, BACKWARD_ROWS, $N>(work, (q, k, v, d_output), saved, d_q, scale);
             }
@@ -162,7 +162,7 @@ macro_rules! tile_kernels {
                 block: BACKWARD_BLOCK,
                 grid: tiles * kv_heads,
                 shared: tile::SHARED,
-                resident: $keys_resident,
+                min_blocks: $keys_resident,
             } (
                 q: read $E [tokens * heads * head_dim] align 16,
                 k: read $E [tokens * kv_heads * head_dim] align 16,
@@ -184,7 +184,7 @@ macro_rules! tile_kernels {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
                 window > 0, scale > 0.0,
             } {
-                let work = Work::new(tile_list, kv_heads, (heads, kv_heads, head_dim), window);
+                let work = WorkTile::new(tile_list, kv_heads, (heads, kv_heads, head_dim), window);
                 let saved = Saved { log_sum_exp, delta };
                 let gradients = (d_k, d_v);
                 backward::keys::<$E, BACKWARD_ROWS, $N>(work, (q, k, v, d_output), saved, gradients, scale);
@@ -195,21 +195,21 @@ macro_rules! tile_kernels {
 
 tile_kernels!(
     f32, 1, 64,
-    attention_forward_64_f32 resident 3,
-    attention_backward_queries_64_f32 resident 2,
-    attention_backward_keys_64_f32 resident 2,
+    attention_forward_64_f32 min_blocks 3,
+    attention_backward_queries_64_f32 min_blocks 2,
+    attention_backward_keys_64_f32 min_blocks 2,
 );
 tile_kernels!(
     f32, 2, 128,
-    attention_forward_128_f32 resident 2,
-    attention_backward_queries_128_f32 resident 2,
-    attention_backward_keys_128_f32 resident 1,
+    attention_forward_128_f32 min_blocks 2,
+    attention_backward_queries_128_f32 min_blocks 2,
+    attention_backward_keys_128_f32 min_blocks 1,
 );
 tile_kernels!(
     f32, 4, 256,
-    attention_forward_256_f32 resident 2,
-    attention_backward_queries_256_f32 resident 1,
-    attention_backward_keys_256_f32 resident 1,
+    attention_forward_256_f32 min_blocks 2,
+    attention_backward_queries_256_f32 min_blocks 1,
+    attention_backward_keys_256_f32 min_blocks 1,
 );
 macro_rules! row_kernels {
     ($E:ident, $delta:ident, $decode:ident, $combine:ident) => {
@@ -324,40 +324,5 @@ macro_rules! row_kernels {
     };
 }
 
-row_kernels!(f32, attention_delta_f32, attention_decode_f32, attention_combine_f32);
-row_kernels!(Bf16, attention_delta_bf16, attention_decode_bf16, attention_combine_bf16);
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    attention_forward_64_f32::KERNEL,
-    attention_forward_128_f32::KERNEL,
-    attention_forward_256_f32::KERNEL,
-    attention_backward_queries_64_f32::KERNEL,
-    attention_backward_queries_128_f32::KERNEL,
-    attention_backward_queries_256_f32::KERNEL,
-    attention_backward_keys_64_f32::KERNEL,
-    attention_backward_keys_128_f32::KERNEL,
-    attention_backward_keys_256_f32::KERNEL,
-    attention_forward_64_bf16::KERNEL,
-    attention_forward_80_bf16::KERNEL,
-    attention_forward_96_bf16::KERNEL,
-    attention_forward_128_bf16::KERNEL,
-    attention_forward_256_bf16::KERNEL,
-    attention_backward_queries_64_bf16::KERNEL,
-    attention_backward_queries_80_bf16::KERNEL,
-    attention_backward_queries_96_bf16::KERNEL,
-    attention_backward_queries_128_bf16::KERNEL,
-    attention_backward_queries_256_bf16::KERNEL,
-    attention_backward_keys_64_bf16::KERNEL,
-    attention_backward_keys_80_bf16::KERNEL,
-    attention_backward_keys_96_bf16::KERNEL,
-    attention_backward_keys_128_bf16::KERNEL,
-    attention_backward_keys_256_bf16::KERNEL,
-    attention_delta_f32::KERNEL,
-    attention_delta_bf16::KERNEL,
-    attention_decode_f32::KERNEL,
-    attention_decode_bf16::KERNEL,
-    attention_combine_f32::KERNEL,
-    attention_combine_bf16::KERNEL,
-];
+row_kernels!(f32, attention_backward_delta_f32, attention_decode_f32, attention_combine_f32);
+row_kernels!(Bf16, attention_backward_delta_bf16, attention_decode_bf16, attention_combine_bf16);

@@ -34,7 +34,7 @@ pub const SHARED: u64 = 4 * (STAGING + TILE * WEIGHTS_PITCH) as u64;
 /// Scores of a thread.
 pub type Scores<const ROWS: usize> = [[f32; COLUMNS]; ROWS];
 /// Results of a thread.
-pub type Sums<const ROWS: usize, const N: usize> = [[[f32; 4]; N]; ROWS];
+pub type Accumulators<const ROWS: usize, const N: usize> = [[[f32; 4]; N]; ROWS];
 
 /// Consecutive tokens of one head.
 pub struct Rows<E: Pack<8>> {
@@ -155,7 +155,11 @@ impl<const ROWS: usize> Tile<ROWS> {
     ///
     /// All threads must call it. Begins by a barrier, behind which the weights are seen.
     #[inline(always)]
-    pub fn add_weighted_rows<E: Pack<8>, const N: usize>(self, rows: Rows<E>, sums: &mut Sums<ROWS, N>) {
+    pub fn add_weighted_rows<E: Pack<8>, const N: usize>(
+        self,
+        rows: Rows<E>,
+        sums: &mut Accumulators<ROWS, N>,
+    ) {
         let width = 4 * ACROSS * N as u32;
         let staged = STAGED / width;
         let mut first = 0;
@@ -191,7 +195,7 @@ impl<const ROWS: usize> Tile<ROWS> {
     #[inline(always)]
     pub fn store<E: Pack<8>, const N: usize>(
         self,
-        sums: &Sums<ROWS, N>,
+        sums: &Accumulators<ROWS, N>,
         out: GlobalMut<E>,
         (first, stride, count): (usize, usize, u32),
     ) {
@@ -261,7 +265,7 @@ fn add_dot_products(scores: &mut [f32; 4], row: [f32; 4], columns: [[f32; 4]; 4]
 /// sums\[i\]\[j\] += weights\[i\]\[element\]·values for every row.
 #[inline(always)]
 fn add_to_rows<const ROWS: usize, const N: usize>(
-    sums: &mut Sums<ROWS, N>,
+    sums: &mut Accumulators<ROWS, N>,
     weights: &Scores<ROWS>,
     values: [f32; 4],
     element: usize,

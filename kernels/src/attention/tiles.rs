@@ -3,7 +3,7 @@
 use std::cmp::Reverse;
 use std::ops::Range;
 
-use super::{TILE, WIDE_TILE};
+use super::{HOPPER_TILE, TILE};
 
 /// The tiles of a batch's documents, in the order that blocks take them: those with most to do first, for
 /// a long one at the end would leave the rest of the device waiting.
@@ -13,12 +13,12 @@ use super::{TILE, WIDE_TILE};
 pub struct Tiles {
     /// `[tiles, 4]`, for kernels whose tiles of queries go over the keys before them.
     pub by_queries: Vec<u32>,
-    /// The same of tiles of [`WIDE_TILE`] tokens.
-    pub by_wide_queries: Vec<u32>,
+    /// The same of tiles of [`HOPPER_TILE`] tokens.
+    pub by_hopper_queries: Vec<u32>,
     /// `[tiles, 4]`, for kernels whose tiles of keys go over the queries behind them.
     pub by_keys: Vec<u32>,
-    /// The same of tiles of [`WIDE_TILE`] tokens.
-    pub by_wide_keys: Vec<u32>,
+    /// The same of tiles of [`HOPPER_TILE`] tokens.
+    pub by_hopper_keys: Vec<u32>,
 }
 
 impl Tiles {
@@ -42,21 +42,21 @@ impl Tiles {
         };
         Self {
             by_queries: by_queries(tiles(TILE)),
-            by_wide_queries: by_queries(tiles(WIDE_TILE)),
+            by_hopper_queries: by_queries(tiles(HOPPER_TILE)),
             by_keys: by_keys(tiles(TILE)),
-            by_wide_keys: by_keys(tiles(WIDE_TILE)),
+            by_hopper_keys: by_keys(tiles(HOPPER_TILE)),
         }
     }
 
     /// All lists, one behind the other, of which [`TileLists`](super::TileLists) are made.
     pub fn concat(&self) -> Vec<u32> {
-        [&*self.by_queries, &self.by_keys, &self.by_wide_queries, &self.by_wide_keys].concat()
+        [&*self.by_queries, &self.by_keys, &self.by_hopper_queries, &self.by_hopper_keys].concat()
     }
 
     /// Where [`concat`](Self::concat) has the lists of documents of these lengths.
     pub fn places(documents: impl Iterator<Item = usize> + Clone) -> [Range<usize>; 4] {
         let length = |tile: u32| documents.clone().map(|tokens| 4 * tokens.div_ceil(tile as usize)).sum();
-        let (narrow, wide): (usize, usize) = (length(TILE), length(WIDE_TILE));
+        let (narrow, wide): (usize, usize) = (length(TILE), length(HOPPER_TILE));
         let ends = [narrow, 2 * narrow, 2 * narrow + wide, 2 * (narrow + wide)];
         [0..ends[0], ends[0]..ends[1], ends[1]..ends[2], ends[2]..ends[3]]
     }

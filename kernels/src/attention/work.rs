@@ -5,7 +5,7 @@ use crate::simt::*;
 
 /// What all kernels over tiles are told: sizes, and the block's work.
 #[derive(Clone, Copy)]
-pub struct Work {
+pub struct WorkTile {
     /// First token of the tile.
     pub first: u32,
     /// The document's first token, and the one behind its last.
@@ -22,7 +22,7 @@ pub struct Work {
     pub head: u32,
 }
 
-impl Work {
+impl WorkTile {
     /// The work of block `block_idx()` of a grid of tiles times `blocks_per_tile` heads.
     #[inline(always)]
     pub fn new(

@@ -1,33 +1,33 @@
 //! A block's tiles of the backward pass: of queries for d_q, of keys for d_k and d_v.
 //!
 //! Both compute the weights p = 2^(score − log_sum_exp) again, and d_score = p·(d_output·v − delta); the factor of the
-//! scores is applied to the sums. A tile's own two operands are held, the others come by the ring in tiles of 64
-//! rows. Over queries a place has keys and values; over keys it has queries, d_output and what is saved of them, and
-//! scores have keys down and queries across. A group takes two turns for a place: for the scores and for d_output·v,
+//! scores is applied to the sums. A tile's own two operands are held, the others come by the pipeline in tiles of 64
+//! rows. Over queries a stage has keys and values; over keys it has queries, d_output and what is saved of them, and
+//! scores have keys down and queries across. A warpgroup takes two turns for a stage: for the scores and for d_output·v,
 //! then for the sums, in between it makes weights and d_scores of them, which stay in registers.
 
 use core::f32::consts::LOG2_E;
 
 use super::block::{
-    AllWork, Computing, Fetching, GROUP_ROWS, Layout, ROW_BYTES, ROWS, across, all_tiles, copy,
+    Consumer, Layout, Producer, ROW_BYTES, ROWS, TileScheduler, WARPGROUP_ROWS, across, copy, for_each_tile,
 };
 use crate::attention::backward::row_delta;
 use crate::attention::tensor::forward::mask;
 use crate::attention::tensor::fragments::{scale_rows, sum_column, sum_row, to_operands};
-use crate::attention::work::Work;
-use crate::ring::Place;
+use crate::attention::work::WorkTile;
+use crate::pipeline::Stage;
 use crate::simt::*;
 
-/// Rows of the tiles in the ring.
+/// Rows of the tiles in the pipeline.
 const STEP: u32 = 64;
 /// The same by 16.
 const J: usize = STEP as usize / 16;
-/// Places in the ring.
-const PLACES: u32 = 4;
-/// Numbers that the copy engine takes of a row of what is saved.
+/// Stages of the pipeline.
+const STAGES: u32 = 4;
+/// Numbers that TMA takes of a row of what is saved.
 const SAVED: u32 = 32;
-/// Bytes of what is saved for the queries of a place: log-sum-exp by twice 32, delta by twice 32, each a tile of one
-/// row of 128 bytes; and up to the next place.
+/// Bytes of what is saved for the queries of a stage: log-sum-exp by twice 32, delta by twice 32, each a tile of one
+/// row of 128 bytes; and up to the next stage.
 const SAVED_BYTES: u32 = 1024;
 /// Bytes that arrive of it.
 const SAVED_ARRIVING: u32 = 4 * 128;
@@ -38,9 +38,9 @@ const fn operand_bytes(n: usize) -> u32 {
 }
 
 /// Shared memory for heads of `16·n` elements: two operands of [`ROWS`] rows are held, two of [`STEP`] are in a
-/// place.
+/// stage.
 const fn layout(n: usize) -> Layout {
-    Layout::new(2 * across(n) * ROWS * ROW_BYTES, 2 * operand_bytes(n) + SAVED_BYTES, PLACES)
+    Layout::new(2 * across(n) * ROWS * ROW_BYTES, 2 * operand_bytes(n) + SAVED_BYTES, STAGES)
 }
 
 /// Bytes of shared memory.
@@ -48,34 +48,34 @@ pub const fn shared_bytes(n: usize) -> u64 {
     layout(n).bytes()
 }
 
-/// q and d_output `[N, H, D]`, k and v `[N, KV, D]`, for the copy engine.
+/// q and d_output `[N, H, D]`, k and v `[N, KV, D]`, for TMA.
 #[derive(Clone, Copy)]
-pub struct Inputs {
-    pub q: Tiles<Bf16>,
-    pub k: Tiles<Bf16>,
-    pub v: Tiles<Bf16>,
-    pub d_output: Tiles<Bf16>,
+pub struct TensorMaps {
+    pub q: TensorMap<Bf16>,
+    pub k: TensorMap<Bf16>,
+    pub v: TensorMap<Bf16>,
+    pub d_output: TensorMap<Bf16>,
 }
 
-/// Starts the copies of the two operands of a place, at which `more` bytes arrive beside.
+/// Starts the copies of the two operands of a stage, at which `more` bytes arrive beside.
 #[inline(always)]
 fn fetch_place<const N: usize>(
-    state: &mut Fetching,
-    [one, other]: [Tiles<Bf16>; 2],
+    state: &mut Producer,
+    [one, other]: [TensorMap<Bf16>; 2],
     (first, head): (u32, u32),
     more: u32,
-) -> (Place, Arrivals) {
-    let (place, full) = state.next_place(2 * operand_bytes(N) + more);
+) -> (Stage, Mbarrier) {
+    let (stage, full) = state.next_stage(2 * operand_bytes(N) + more);
     let at = (first, head * 16 * N as u32);
-    copy(one, at, operand(place, 0, N), (STEP, across(N)), full);
-    copy(other, at, operand(place, 1, N), (STEP, across(N)), full);
-    (place, full)
+    copy(one, at, operand(stage, 0, N), (STEP, across(N)), full);
+    copy(other, at, operand(stage, 1, N), (STEP, across(N)), full);
+    (stage, full)
 }
 
-/// Operand 0 or 1 of a place.
+/// Operand 0 or 1 of a stage.
 #[inline(always)]
-fn operand(place: Place, index: u32, n: usize) -> Shared<Bf16> {
-    place.part(index * operand_bytes(n), operand_bytes(n))
+fn operand(stage: Stage, index: u32, n: usize) -> Shared<Bf16> {
+    stage.part(index * operand_bytes(n), operand_bytes(n))
 }
 
 /// d_q of this block's tiles, for heads of `16·N` elements. All threads of the block must call it.
@@ -83,13 +83,13 @@ fn operand(place: Place, index: u32, n: usize) -> Shared<Bf16> {
 /// `saved` is `[2·H, pitch]`: of every head the log-sum-exps in base 2, then of every head delta.
 #[inline(always)]
 pub fn queries<const N: usize>(
-    all: AllWork,
-    inputs: Inputs,
+    all: TileScheduler,
+    inputs: TensorMaps,
     (saved, pitch): (Global<f32>, usize),
     d_q: GlobalMut<Bf16>,
     scale: f32,
 ) {
-    let fetch = |work: Work, state: &mut Fetching| {
+    let produce = |work: WorkTile, state: &mut Producer| {
         let full = state.await_held();
         state.hold::<N>(inputs.q, (0, 2), (work.first, work.head), full);
         state.hold::<N>(inputs.d_output, (1, 2), (work.first, work.head), full);
@@ -100,12 +100,12 @@ pub fn queries<const N: usize>(
             first += STEP;
         }
     };
-    let compute = |work: Work, state: &mut Computing| {
+    let consume = |work: WorkTile, state: &mut Consumer| {
         let layout = const { layout(N) };
-        let (factor, rows) = (scale * LOG2_E, work.first + GROUP_ROWS * state.group);
+        let (factor, rows) = (scale * LOG2_E, work.first + WARPGROUP_ROWS * state.group);
         let own = work.first + 16 * warp_id();
-        let queries = Operand::along_k(layout.held(state.group, 4));
-        let d_outputs = Operand::along_k(layout.held(2 + state.group, 4));
+        let queries = MatrixDescriptor::k_major(layout.held(state.group, 4));
+        let d_outputs = MatrixDescriptor::k_major(layout.held(2 + state.group, 4));
         // Of rows behind the last no weights.
         let mut rows_saved = [(f32::INFINITY, 0.0); 2];
         for half in 0..2 {
@@ -116,17 +116,17 @@ pub fn queries<const N: usize>(
                 rows_saved[half] = (saved.load(entry), delta);
             }
         }
-        let mut sums: Sums<N> = [[[0.0; 4]; 2]; N];
+        let mut sums: Accumulators<N> = [[[0.0; 4]; 2]; N];
         state.await_held();
         let mut first = work.first_keys(work.first, STEP);
         while first < work.end(ROWS) {
-            let place = state.next_place();
+            let stage = state.next_stage();
             let next = state.await_turn();
-            let (keys, values) = (operand(place, 0, N), operand(place, 1, N));
-            let scored = (queries, Operand::along_k(keys));
+            let (keys, values) = (operand(stage, 0, N), operand(stage, 1, N));
+            let scored = (queries, MatrixDescriptor::k_major(keys));
             let (mut scores, products) =
-                two_scores_by_group::<N>(scored, (d_outputs, Operand::along_k(values)), next);
-            if work.hides((rows, GROUP_ROWS), (first, STEP)) {
+                warpgroup_two_scores::<N>(scored, (d_outputs, MatrixDescriptor::k_major(values)), next);
+            if work.hides((rows, WARPGROUP_ROWS), (first, STEP)) {
                 mask(&mut scores, |row, column| work.sees(own + row, first + column));
             }
             unroll!(j in J {
@@ -140,16 +140,16 @@ pub fn queries<const N: usize>(
             });
             let d_scores = to_operands(&scores);
             let next = state.await_turn();
-            let across_keys = Operand::across_k(keys, STEP * ROW_BYTES);
-            add_narrow_values_by_group::<N>(&d_scores, across_keys, &mut sums, next);
-            place.release();
+            let across_keys = MatrixDescriptor::mn_major(keys, STEP * ROW_BYTES);
+            warpgroup_add_narrow_values::<N>(&d_scores, across_keys, &mut sums, next);
+            stage.consumer_release();
             first += STEP;
         }
         state.release_held();
         scale_rows(&mut sums, [scale; 2]);
         state.write::<N>(&sums, work, own, (work.head, work.heads), d_q);
     };
-    all_tiles(const { layout(N) }, all, fetch, compute);
+    for_each_tile(const { layout(N) }, all, produce, consume);
 }
 
 /// d_k and d_v of this block's tiles, for heads of `16·N` elements. All threads of the block must call it.
@@ -157,13 +157,13 @@ pub fn queries<const N: usize>(
 /// `saved` as of [`queries`].
 #[inline(always)]
 pub fn keys<const N: usize>(
-    all: AllWork,
-    inputs: Inputs,
-    saved: Tiles<f32>,
+    all: TileScheduler,
+    inputs: TensorMaps,
+    saved: TensorMap<f32>,
     (d_k, d_v): (GlobalMut<Bf16>, GlobalMut<Bf16>),
     scale: f32,
 ) {
-    let fetch = |work: Work, state: &mut Fetching| {
+    let produce = |work: WorkTile, state: &mut Producer| {
         let full = state.await_held();
         state.hold::<N>(inputs.k, (0, 2), (work.first, work.head), full);
         state.hold::<N>(inputs.v, (1, 2), (work.first, work.head), full);
@@ -171,46 +171,46 @@ pub fn keys<const N: usize>(
         for head in work.head * group..(work.head + 1) * group {
             let mut first = work.first;
             while first < work.end_of_queries(work.end(ROWS)) {
-                let (place, full) =
+                let (stage, full) =
                     fetch_place::<N>(state, [inputs.q, inputs.d_output], (first, head), SAVED_ARRIVING);
                 for part in 0..4 {
                     let row = if part < 2 { head } else { work.heads + head };
-                    saved.copy(row, first + SAVED * (part % 2), saved_part(place, part, N), full);
+                    saved.copy(row, first + SAVED * (part % 2), saved_part(stage, part, N), full);
                 }
                 first += STEP;
             }
         }
     };
-    let compute = |work: Work, state: &mut Computing| {
+    let consume = |work: WorkTile, state: &mut Consumer| {
         let layout = const { layout(N) };
-        let (factor, rows) = (scale * LOG2_E, work.first + GROUP_ROWS * state.group);
+        let (factor, rows) = (scale * LOG2_E, work.first + WARPGROUP_ROWS * state.group);
         let own = work.first + 16 * warp_id();
-        let keys = Operand::along_k(layout.held(state.group, 4));
-        let values = Operand::along_k(layout.held(2 + state.group, 4));
-        let mut k_sums: Sums<N> = [[[0.0; 4]; 2]; N];
-        let mut v_sums: Sums<N> = [[[0.0; 4]; 2]; N];
+        let keys = MatrixDescriptor::k_major(layout.held(state.group, 4));
+        let values = MatrixDescriptor::k_major(layout.held(2 + state.group, 4));
+        let mut k_sums: Accumulators<N> = [[[0.0; 4]; 2]; N];
+        let mut v_sums: Accumulators<N> = [[[0.0; 4]; 2]; N];
         state.await_held();
         let end = work.end_of_queries(work.end(ROWS));
         let group = work.heads / work.kv_heads;
         for _ in 0..group {
             let mut first = work.first;
             while first < end {
-                let place = state.next_place();
+                let stage = state.next_stage();
                 let next = state.await_turn();
-                let (queries, d_outputs) = (operand(place, 0, N), operand(place, 1, N));
-                let scored = (keys, Operand::along_k(queries));
+                let (queries, d_outputs) = (operand(stage, 0, N), operand(stage, 1, N));
+                let scored = (keys, MatrixDescriptor::k_major(queries));
                 let (mut scores, mut products) =
-                    two_scores_by_group::<N>(scored, (values, Operand::along_k(d_outputs)), next);
+                    warpgroup_two_scores::<N>(scored, (values, MatrixDescriptor::k_major(d_outputs)), next);
                 // Queries behind the document's end belong to the next one.
-                if work.hides((first, STEP), (rows, GROUP_ROWS)) || first + STEP > work.document.1 {
+                if work.hides((first, STEP), (rows, WARPGROUP_ROWS)) || first + STEP > work.document.1 {
                     mask(&mut scores, |row, column| {
                         first + column < work.document.1 && work.sees(first + column, own + row)
                     });
                 }
                 unroll!(j in J {
                     for half in 0..2 {
-                        let log_sum_exps = load_saved(place, 0, sum_column(j, half), N);
-                        let deltas = load_saved(place, 2, sum_column(j, half), N);
+                        let log_sum_exps = load_saved(stage, 0, sum_column(j, half), N);
+                        let deltas = load_saved(stage, 2, sum_column(j, half), N);
                         for element in 0..4 {
                             let exponent =
                                 fma(scores[j][half][element], factor, -log_sum_exps[element % 2]);
@@ -222,16 +222,16 @@ pub fn keys<const N: usize>(
                     }
                 });
                 let (weights, d_scores) = (to_operands(&scores), to_operands(&products));
-                // What was loaded of the place, the copy engine may overwrite when the place is released.
-                fence_async();
+                // What was loaded of the stage, TMA may overwrite when the stage is released.
+                fence_proxy_async();
                 let next = state.await_turn();
-                let across_queries = |tile| Operand::across_k(tile, STEP * ROW_BYTES);
-                add_two_values_by_group::<N>(
+                let across_queries = |tile| MatrixDescriptor::mn_major(tile, STEP * ROW_BYTES);
+                warpgroup_add_two_values::<N>(
                     (&weights, across_queries(d_outputs), &mut v_sums),
                     (&d_scores, across_queries(queries), &mut k_sums),
                     next,
                 );
-                place.release();
+                stage.consumer_release();
                 first += STEP;
             }
         }
@@ -240,22 +240,22 @@ pub fn keys<const N: usize>(
         state.write::<N>(&k_sums, work, own, (work.head, work.kv_heads), d_k);
         state.write::<N>(&v_sums, work, own, (work.head, work.kv_heads), d_v);
     };
-    all_tiles(const { layout(N) }, all, fetch, compute);
+    for_each_tile(const { layout(N) }, all, produce, consume);
 }
 
-/// Part `part` of what a place has of saved numbers, behind its operands.
+/// Part `part` of what a stage has of saved numbers, behind its operands.
 #[inline(always)]
-fn saved_part<T: Element>(place: Place, part: u32, n: usize) -> Shared<T> {
-    place.part(2 * operand_bytes(n) + 128 * part, 128)
+fn saved_part<T: Element>(stage: Stage, part: u32, n: usize) -> Shared<T> {
+    stage.part(2 * operand_bytes(n) + 128 * part, 128)
 }
 
-/// The numbers of queries `column` and `column + 1` of a place, in the part of `column` behind part `first`. The copy
-/// engine has permuted the chunks, of two pairs each, of the part's row.
+/// The numbers of queries `column` and `column + 1` of a stage, in the part of `column` behind part `first`. TMA
+/// has swizzled the chunks, of two pairs each, of the part's row.
 #[inline(always)]
-fn load_saved(place: Place, first: u32, column: u32, n: usize) -> [f32; 2] {
+fn load_saved(stage: Stage, first: u32, column: u32, n: usize) -> [f32; 2] {
     let part = first + column / SAVED;
     let pair = column % SAVED / 2;
-    let bits = saved_part::<u64>(place, part, n).load(2 * ((pair / 2) ^ part) + pair % 2);
+    let bits = saved_part::<u64>(stage, part, n).load(2 * ((pair / 2) ^ part) + pair % 2);
     [f32::from_bits(bits as u32), f32::from_bits((bits >> 32) as u32)]
 }
 
@@ -276,9 +276,9 @@ pub fn save(
     let delta = row_delta(d_output, output, row, head_dim);
     if thread_idx().is_multiple_of(8) && (token as usize) < pitch {
         let counts = token < tokens;
-        let place = head as usize * pitch + token as usize;
-        saved.store(place, if counts { log_sum_exp.load(row) * LOG2_E } else { 0.0 });
-        saved.store(place + heads as usize * pitch, if counts { delta } else { 0.0 });
+        let stage = head as usize * pitch + token as usize;
+        saved.store(stage, if counts { log_sum_exp.load(row) * LOG2_E } else { 0.0 });
+        saved.store(stage + heads as usize * pitch, if counts { delta } else { 0.0 });
     }
 }
 

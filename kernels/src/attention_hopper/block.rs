@@ -1,51 +1,51 @@
-//! What blocks of the kernels here have in common: who computes and who fetches, and how they wait for each other.
+//! What blocks of the kernels here have in common: producer and consumers, and how they wait for each other.
 //!
-//! A block is two groups of four warps that compute, 64 rows of a tile each, and a group that fetches and gives them
-//! its registers. It does tile after tile. Of operands some are held for a tile's time, in a place of their own;
-//! the others come by a [ring](crate::ring), in the order in which they are used. One lane of the fetching group starts
-//! the copies, ahead of the others. While one computing group's products are made, the other works on its results:
-//! they take turns on the tensor cores.
+//! A block is warp-specialised: two consumer warpgroups compute, 64 rows of a tile each, and a producer warpgroup starts
+//! the copies by TMA and gives them its registers (`setmaxnreg`). It is persistent: it does tile after tile. Some
+//! operands are held in a place of their own while a tile is computed; the others come by a
+//! [pipeline](crate::pipeline), in the order in which they are used. While one consumer warpgroup's products are made,
+//! the other works on its results: they take turns on the tensor cores (ping-pong).
 
-use crate::attention::tensor::fragments::Staged;
-use crate::attention::work::Work;
-use crate::ring::{Place, Ring};
+use crate::attention::tensor::fragments::SharedTile;
+use crate::attention::work::WorkTile;
+use crate::pipeline::{Pipeline, Stage};
 use crate::simt::*;
 
 /// Rows of a tile.
-pub const ROWS: u32 = crate::attention::WIDE_TILE;
-/// Those of a group.
-pub const GROUP_ROWS: u32 = ROWS / 2;
-/// Warps that compute; the four behind them fetch.
+pub const ROWS: u32 = crate::attention::HOPPER_TILE;
+/// Those of a warpgroup.
+pub const WARPGROUP_ROWS: u32 = ROWS / 2;
+/// Warps that consume; the four behind them produce.
 const WARPS: u32 = 8;
 /// Threads of a block.
 pub const BLOCK: u32 = (WARPS + 4) * WARP;
-/// Registers of a thread that fetches, and of one that computes, where a multiprocessor has 65,536 for a block and
+/// Registers of a thread that produces, and of one that consumes, where a multiprocessor has 65,536 for a block and
 /// each thread begins with a 384th of them, in steps of 8.
-const FEW: u32 = 40;
-const MANY: u32 = 232;
-/// Elements of a head in a tile of the copy engine.
+const PRODUCER_REGISTERS: u32 = 40;
+const CONSUMER_REGISTERS: u32 = 232;
+/// Elements of a head in a tile of TMA.
 const COLUMNS: u32 = 64;
 /// Bytes of a row of such a tile.
 pub const ROW_BYTES: u32 = 2 * COLUMNS;
 /// Bytes in which a warp writes 16 rows of such a tile.
-const STRIP_BYTES: u32 = Staged::<4>::bytes(16);
+const STRIP_BYTES: u32 = SharedTile::<4>::bytes(16);
 
-/// Tiles of the copy engine across a head of `16·n` elements.
+/// Tiles of TMA across a head of `16·n` elements.
 pub const fn across(n: usize) -> u32 {
     (16 * n as u32).div_ceil(COLUMNS)
 }
 
-/// Where a block has what, in its shared memory: what it holds for a tile, the ring, strips, barriers.
+/// Where a block has what, in its shared memory: what it holds for a tile, the pipeline, strips, barriers.
 #[derive(Clone, Copy)]
 pub struct Layout {
-    ring: Ring,
+    pipeline: Pipeline,
 }
 
 impl Layout {
-    /// For `held` bytes that are held, and a ring of so many places of `place` bytes.
-    pub const fn new(held: u32, place: u32, places: u32) -> Self {
-        let barriers = held + place * places + WARPS * STRIP_BYTES;
-        Self { ring: Ring { byte: held, place, places, barriers } }
+    /// For `held` bytes that are held, and a pipeline of so many stages of `stage` bytes.
+    pub const fn new(held: u32, stage_bytes: u32, stages: u32) -> Self {
+        let barriers = held + stage_bytes * stages + WARPS * STRIP_BYTES;
+        Self { pipeline: Pipeline { byte: held, stage_bytes, stages, barriers } }
     }
 
     /// Bytes of it.
@@ -54,35 +54,35 @@ impl Layout {
     }
 
     const fn held_bytes(self) -> u32 {
-        self.ring.byte
+        self.pipeline.byte
     }
 
-    /// Bytes of a place in the ring.
-    pub const fn place_bytes(self) -> u32 {
-        self.ring.place
+    /// Bytes of a stage in the pipeline.
+    pub const fn stage_bytes(self) -> u32 {
+        self.pipeline.stage_bytes
     }
 
-    /// Barriers beside those of the ring.
+    /// Barriers beside those of the pipeline.
     const fn barrier(self, index: u32) -> u32 {
-        self.ring.barriers + self.ring.barrier_bytes() + 8 * index
+        self.pipeline.barriers + self.pipeline.barrier_bytes() + 8 * index
     }
 
     /// Where what is held arrives.
     #[inline(always)]
-    fn full(self) -> Arrivals {
-        Arrivals::new(self.barrier(0))
+    fn full(self) -> Mbarrier {
+        Mbarrier::new(self.barrier(0))
     }
 
     /// Where warps arrive that do not need it any more.
     #[inline(always)]
-    fn empty(self) -> Arrivals {
-        Arrivals::new(self.barrier(1))
+    fn empty(self) -> Mbarrier {
+        Mbarrier::new(self.barrier(1))
     }
 
-    /// Where the other group's warps arrive when it is a group's turn.
+    /// Where the other warpgroup's warps arrive when it is a warpgroup's turn.
     #[inline(always)]
-    fn turn(self, group: u32) -> Arrivals {
-        Arrivals::new(self.barrier(2 + group))
+    fn turn(self, group: u32) -> Mbarrier {
+        Mbarrier::new(self.barrier(2 + group))
     }
 
     /// Part number `part` of `parts` equal ones of what is held.
@@ -94,20 +94,20 @@ impl Layout {
 
     #[inline(always)]
     fn init(self) {
-        self.ring.init(WARPS);
+        self.pipeline.init(WARPS);
         self.full().init(1);
         self.empty().init(WARPS);
         for group in 0..2 {
             self.turn(group).init(WARPS / 2);
         }
-        fence_arrivals();
+        fence_mbarrier_init();
     }
 }
 
-/// All tiles and heads, of which a block takes every so many-th, forwards and backwards by turns: they are sorted by
-/// what there is to do.
+/// A persistent block's share of all tiles and heads: every so many-th, forwards and backwards by turns, since they are
+/// sorted by what there is to do.
 #[derive(Clone, Copy)]
-pub struct AllWork {
+pub struct TileScheduler {
     /// `[tiles, 4]`, of tiles of [`ROWS`] tokens.
     pub tiles: Global<u32>,
     /// Number of tiles.
@@ -120,13 +120,13 @@ pub struct AllWork {
     pub window: u32,
 }
 
-impl AllWork {
+impl TileScheduler {
     /// The block's work number `round`; none where it has less than others.
     #[inline(always)]
-    fn of(self, round: u32) -> Option<Work> {
-        let place = if round.is_multiple_of(2) { block_idx() } else { grid_dim() - 1 - block_idx() };
-        let index = round * grid_dim() + place;
-        let work = || Work::at(self.tiles, index, self.per_tile, self.heads, self.window);
+    fn of(self, round: u32) -> Option<WorkTile> {
+        let position = if round.is_multiple_of(2) { block_idx() } else { grid_dim() - 1 - block_idx() };
+        let index = round * grid_dim() + position;
+        let work = || WorkTile::at(self.tiles, index, self.per_tile, self.heads, self.window);
         (index < self.count * self.per_tile).then(work)
     }
 
@@ -136,95 +136,95 @@ impl AllWork {
     }
 }
 
-/// The tiles of this block: `fetch` starts a tile's copies, `compute` does a group's half of it. All threads of the
+/// The tiles of this block: `produce` starts a tile's copies, `consume` does a warpgroup's half of it. All threads of the
 /// block must call this.
 #[inline(always)]
-pub fn all_tiles(
+pub fn for_each_tile(
     layout: Layout,
-    all: AllWork,
-    fetch: impl Fn(Work, &mut Fetching),
-    compute: impl Fn(Work, &mut Computing),
+    all: TileScheduler,
+    produce: impl Fn(WorkTile, &mut Producer),
+    consume: impl Fn(WorkTile, &mut Consumer),
 ) {
     if thread_idx() == 0 {
         layout.init();
     }
     sync_threads();
     if warp_id() >= WARPS {
-        release_registers::<FEW>();
+        setmaxnreg_dec::<PRODUCER_REGISTERS>();
         if thread_idx() == WARPS * WARP {
-            let mut fetching = Fetching { layout, place: layout.ring.first(), held: 0 };
+            let mut producer = Producer { layout, stage: layout.pipeline.first(), held: 0 };
             for round in 0..all.rounds() {
                 if let Some(work) = all.of(round) {
-                    fetch(work, &mut fetching);
+                    produce(work, &mut producer);
                 }
             }
         }
         return;
     }
-    acquire_registers::<MANY>();
+    setmaxnreg_inc::<CONSUMER_REGISTERS>();
     // Lane 0's is that of all lanes, but only so does the assembler know.
     let group = shuffle_idx(warp_id() / 4, 0);
-    // The first group's first turn comes at once: that is the phase before the first.
-    let mut computing = Computing { layout, group, place: layout.ring.first(), held: 0, turn: group ^ 1 };
+    // The first warpgroup's first turn comes at once: that is the phase before the first.
+    let mut consumer = Consumer { layout, group, stage: layout.pipeline.first(), held: 0, turn: group ^ 1 };
     for round in 0..all.rounds() {
         if let Some(work) = all.of(round) {
-            compute(work, &mut computing);
+            consume(work, &mut consumer);
         }
     }
 }
 
-/// How far the fetching thread is.
-pub struct Fetching {
+/// How far the producer thread is.
+pub struct Producer {
     layout: Layout,
-    place: Place,
+    stage: Stage,
     /// Of the phase of what is held.
     held: u32,
 }
 
-impl Fetching {
-    /// Waits until the groups are done with what they held; gives the barrier at which all of the next arrives.
+impl Producer {
+    /// Waits until the warpgroups are done with what they held; gives the barrier at which all of the next arrives.
     #[inline(always)]
-    pub fn await_held(&mut self) -> Arrivals {
+    pub fn await_held(&mut self) -> Mbarrier {
         self.layout.empty().wait(self.held ^ 1);
         self.held ^= 1;
-        self.layout.full().arrive_expecting(self.layout.held_bytes());
+        self.layout.full().arrive_expect_tx(self.layout.held_bytes());
         self.layout.full()
     }
 
     /// Starts the copies of operand `index` of the `count` that are held: of a tile from token `first` on the rows of one
-    /// group, then those of the other, of a head of `16·N` elements. They arrive at `full`.
+    /// warpgroup, then those of the other, of a head of `16·N` elements. They arrive at `full`.
     #[inline(always)]
     pub fn hold<const N: usize>(
         &self,
-        operand: Tiles<Bf16>,
+        operand: TensorMap<Bf16>,
         (index, count): (u32, u32),
         (first, head): (u32, u32),
-        full: Arrivals,
+        full: Mbarrier,
     ) {
         for group in 0..2 {
-            let at = (first + GROUP_ROWS * group, head * 16 * N as u32);
+            let at = (first + WARPGROUP_ROWS * group, head * 16 * N as u32);
             let to = self.layout.held(2 * index + group, 2 * count);
-            copy(operand, at, to, (GROUP_ROWS, across(N)), full);
+            copy(operand, at, to, (WARPGROUP_ROWS, across(N)), full);
         }
     }
 
-    /// Waits until the next place of the ring is free; gives it and the barrier at which so many bytes arrive there.
+    /// Waits until the next stage of the pipeline is free; gives it and the barrier at which so many bytes arrive there.
     #[inline(always)]
-    pub fn next_place(&mut self, bytes: u32) -> (Place, Arrivals) {
-        let place = self.place;
-        self.place = place.next();
-        (place, place.await_free(bytes))
+    pub fn next_stage(&mut self, bytes: u32) -> (Stage, Mbarrier) {
+        let stage = self.stage;
+        self.stage = stage.next();
+        (stage, stage.producer_acquire(bytes))
     }
 }
 
 /// Starts the copies of `across` tiles of `rows` rows, side by side from row and column `at` on, to `to`.
 #[inline(always)]
 pub fn copy(
-    operand: Tiles<Bf16>,
+    operand: TensorMap<Bf16>,
     (row, column): (u32, u32),
     to: Shared<Bf16>,
     (rows, across): (u32, u32),
-    full: Arrivals,
+    full: Mbarrier,
 ) {
     let elements = rows * COLUMNS;
     for tile in 0..across {
@@ -232,19 +232,19 @@ pub fn copy(
     }
 }
 
-/// How far a computing group is.
-pub struct Computing {
+/// How far a consumer warpgroup is.
+pub struct Consumer {
     layout: Layout,
     /// Its number.
     pub group: u32,
-    place: Place,
+    stage: Stage,
     /// Of the phase in which what is held arrives.
     held: u32,
     /// Of the phase before its turn.
     turn: u32,
 }
 
-impl Computing {
+impl Consumer {
     /// Waits until what is held for the tile has arrived.
     #[inline(always)]
     pub fn await_held(&mut self) {
@@ -260,18 +260,18 @@ impl Computing {
         }
     }
 
-    /// The place of the ring that comes next, when its bytes have arrived.
+    /// The stage of the pipeline that comes next, when its bytes have arrived.
     #[inline(always)]
-    pub fn next_place(&mut self) -> Place {
-        let place = self.place;
-        place.await_full();
-        self.place = place.next();
-        place
+    pub fn next_stage(&mut self) -> Stage {
+        let stage = self.stage;
+        stage.consumer_wait();
+        self.stage = stage.next();
+        stage
     }
 
-    /// Waits for the group's turn; gives the barrier at which to say that it is the other's.
+    /// Waits for the warpgroup's turn; gives the barrier at which to say that it is the other's.
     #[inline(always)]
-    pub fn await_turn(&mut self) -> Arrivals {
+    pub fn await_turn(&mut self) -> Mbarrier {
         self.layout.turn(self.group).wait(self.turn);
         self.turn ^= 1;
         self.layout.turn(self.group ^ 1)
@@ -282,14 +282,14 @@ impl Computing {
     #[inline(always)]
     pub fn write<const N: usize>(
         &self,
-        sums: &Sums<N>,
-        work: Work,
+        sums: &Accumulators<N>,
+        work: WorkTile,
         own: u32,
         (head, heads): (u32, u32),
         out: GlobalMut<Bf16>,
     ) {
-        let strips = self.layout.ring.barriers - WARPS * STRIP_BYTES;
-        let strip = Staged::<4>::new(strips + warp_id() * STRIP_BYTES, 16);
+        let strips = self.layout.pipeline.barriers - WARPS * STRIP_BYTES;
+        let strip = SharedTile::<4>::new(strips + warp_id() * STRIP_BYTES, 16);
         let stride = heads as usize * 16 * N;
         let start = own as usize * stride + head as usize * 16 * N;
         let count = work.end(ROWS).saturating_sub(own);
@@ -311,6 +311,9 @@ mod tests {
     #[test]
     fn registers_are_given_before_they_are_taken() {
         let at_first = (65_536 / BLOCK) / 8 * 8;
-        assert!(WARPS * MANY + (BLOCK / WARP - WARPS) * FEW <= BLOCK / WARP * at_first);
+        assert!(
+            WARPS * CONSUMER_REGISTERS + (BLOCK / WARP - WARPS) * PRODUCER_REGISTERS
+                <= BLOCK / WARP * at_first
+        );
     }
 }

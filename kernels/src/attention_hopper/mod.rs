@@ -5,13 +5,13 @@
 //! of its own, so bits differ from theirs. What a token gets is still summed in an order that depends on its document
 //! alone; which block has a tile, and so the number of blocks, makes no difference.
 //!
-//! - Heads have 64, 80, 96 or 128 elements, forward also 256; others are left to the kernels for all devices. The copy
-//!   engine takes 64 columns at a time: of 80 and 96 the last copy has some of the next head, which nothing reads.
-//! - Block: 384 threads. Warps 0 to 3 and 4 to 7 compute, 64 rows of a tile each, lane 0 of warp 8 fetches ([`block`]);
-//!   the ones have 232 registers a thread, the others 40.
+//! - Heads have 64, 80, 96 or 128 elements, forward also 256; others are left to the kernels for all devices. TMA
+//!   copies 64 columns at a time: of 80 and 96 the last copy has some of the next head, which nothing reads.
+//! - Block: 384 threads. Warps 0 to 3 and 4 to 7 are consumer warpgroups, of 64 rows of a tile each; lane 0 of warp 8 is
+//!   the producer ([`block`]). Consumers have 232 registers a thread, the producer warpgroup 40.
 //! - Grid: `blocks`, or as many as there are tiles and heads; as many as there are multiprocessors is right, since a
 //!   block fills one. Block b has tiles b, 2·blocks − 1 − b, 2·blocks + b, …, longest first.
-//! - Barriers: one of the block, at the beginning, which all threads reach; then those for arrivals.
+//! - Barriers: one of the block, at the beginning, which all threads reach; then the mbarriers.
 //! - Traffic: every operand is read once from memory, if caches hold what tiles share, and once for each of the two
 //!   kernels of the backward pass; results are written once. From L2 a tile reads the two operands of every row that it
 //!   meets, D rounded up to whole 64: forward 4·128·D flops for 4·D bytes, over queries 6·128·D, over keys 8·128·D.
@@ -25,13 +25,13 @@
 
 mod backward;
 mod block;
-#[cfg(not(target_arch = "nvptx64"))]
-mod choose;
 mod forward;
-
-use block::AllWork;
 #[cfg(not(target_arch = "nvptx64"))]
-pub use choose::*;
+mod launch;
+
+use block::TileScheduler;
+#[cfg(not(target_arch = "nvptx64"))]
+pub use launch::*;
 
 use crate::simt::*;
 
@@ -40,19 +40,19 @@ macro_rules! forward_kernel {
         kernel! {
             /// Attention by tiles of queries: output = softmax(scale·q·kᵀ)·v and log_sum_exp = ln Σ e^score, with a
             /// running softmax over the tiles of keys up to the diagonal. `tile_list`: `[tiles, 4]` of
-            /// `Tiles::by_wide_queries`.
+            /// `Tiles::by_hopper_queries`.
             ///
             /// Block, grid, traffic and barriers: see the module.
             pub fn $forward {
                 block: block::BLOCK,
                 grid: (tiles * heads).min(blocks),
                 shared: forward::shared_bytes($N, $J),
-                tensor: Used,
+                tensor_cores: Used,
                 architecture: "sm_90a",
             } (
-                q: tiles Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 0,
-                k: tiles Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by $keys at 1,
-                v: tiles Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by $keys at 2,
+                q: tensor_map Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 0,
+                k: tensor_map Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by $keys at 1,
+                v: tensor_map Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by $keys at 2,
                 tile_list: read u32 [4 * tiles],
                 output: write Bf16 [tokens * heads * head_dim] align 16,
                 log_sum_exp: write f32 [tokens * heads],
@@ -72,9 +72,9 @@ macro_rules! forward_kernel {
                 let _ = (tokens, blocks);
                 let heads = (heads as u32, kv_heads as u32, head_dim as u32);
                 let count = tiles as u32;
-                let all = AllWork { tiles: tile_list, count, per_tile: heads.0, heads, window };
+                let all = TileScheduler { tiles: tile_list, count, per_tile: heads.0, heads, window };
                 let outputs = forward::Outputs { output, log_sum_exp };
-                forward::forward::<$N, $J>(all, forward::Inputs { q, k, v }, outputs, scale);
+                forward::forward::<$N, $J>(all, forward::TensorMaps { q, k, v }, outputs, scale);
             }
         }
     };
@@ -90,7 +90,7 @@ kernel! {
     /// log-sum-exps in base 2, then of every head delta = Σ_d d_output·output; zeros behind the last token.
     ///
     /// Eight lanes per token and head, 32 tokens of a head per block. No barriers. Reads 2·D elements for two numbers.
-    pub fn attention_saved_hopper {
+    pub fn attention_backward_preprocess_hopper {
         block: 256,
         grid: pitch.div_ceil(32) * heads,
         shared: 0,
@@ -116,21 +116,21 @@ macro_rules! backward_kernels {
     ($queries:ident, $keys:ident for $head_dim:literal = 16 * $N:literal) => {
         kernel! {
             /// d_q by tiles of queries: Σ over keys of d_score·k, with p = e^(score − log_sum_exp) and
-            /// d_score = scale·p·(d_output·v − delta). `saved` is of [`attention_saved_hopper`], `tile_list`:
-            /// `[tiles, 4]` of `Tiles::by_wide_queries`.
+            /// d_score = scale·p·(d_output·v − delta). `saved` is of [`attention_backward_preprocess_hopper`], `tile_list`:
+            /// `[tiles, 4]` of `Tiles::by_hopper_queries`.
             ///
             /// Block, grid, traffic and barriers: see the module.
             pub fn $queries {
                 block: block::BLOCK,
                 grid: (tiles * heads).min(blocks),
                 shared: backward::shared_bytes($N),
-                tensor: Used,
+                tensor_cores: Used,
                 architecture: "sm_90a",
             } (
-                q: tiles Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 0,
-                k: tiles Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 1,
-                v: tiles Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 2,
-                d_output: tiles Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 3,
+                q: tensor_map Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 0,
+                k: tensor_map Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 1,
+                v: tensor_map Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 2,
+                d_output: tensor_map Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 3,
                 saved: read f32 [2 * heads * pitch],
                 tile_list: read u32 [4 * tiles],
                 d_q: write Bf16 [tokens * heads * head_dim] align 16,
@@ -150,30 +150,30 @@ macro_rules! backward_kernels {
             } {
                 let _ = (tokens, blocks);
                 let heads = (heads as u32, kv_heads as u32, head_dim as u32);
-                let all = AllWork { tiles: tile_list, count: tiles as u32, per_tile: heads.0, heads, window };
-                let inputs = backward::Inputs { q, k, v, d_output };
+                let all = TileScheduler { tiles: tile_list, count: tiles as u32, per_tile: heads.0, heads, window };
+                let inputs = backward::TensorMaps { q, k, v, d_output };
                 backward::queries::<$N>(all, inputs, (saved, pitch as usize), d_q, scale);
             }
         }
 
         kernel! {
             /// d_k and d_v by tiles of keys: Σ over the query heads of the group, then over queries from the diagonal
-            /// on, of d_score·q and p·d_output. `saved` is of [`attention_saved_hopper`], `tile_list`: `[tiles, 4]` of
-            /// `Tiles::by_wide_keys`.
+            /// on, of d_score·q and p·d_output. `saved` is of [`attention_backward_preprocess_hopper`], `tile_list`: `[tiles, 4]` of
+            /// `Tiles::by_hopper_keys`.
             ///
             /// Block, grid, traffic and barriers: see the module.
             pub fn $keys {
                 block: block::BLOCK,
                 grid: (tiles * kv_heads).min(blocks),
                 shared: backward::shared_bytes($N),
-                tensor: Used,
+                tensor_cores: Used,
                 architecture: "sm_90a",
             } (
-                q: tiles Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 0,
-                k: tiles Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 1,
-                v: tiles Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 2,
-                d_output: tiles Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 3,
-                saved: tiles f32 [2 * heads * pitch] align 16 of [2 * heads, pitch] by 1 at 4,
+                q: tensor_map Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 0,
+                k: tensor_map Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 1,
+                v: tensor_map Bf16 [tokens * kv_heads * head_dim] align 16 of [tokens, kv_heads * head_dim] by 64 at 2,
+                d_output: tensor_map Bf16 [tokens * heads * head_dim] align 16 of [tokens, heads * head_dim] by 64 at 3,
+                saved: tensor_map f32 [2 * heads * pitch] align 16 of [2 * heads, pitch] by 1 at 4,
                 tile_list: read u32 [4 * tiles],
                 d_k: write Bf16 [tokens * kv_heads * head_dim] align 16,
                 d_v: write Bf16 [tokens * kv_heads * head_dim] align 16,
@@ -193,8 +193,8 @@ macro_rules! backward_kernels {
             } {
                 let _ = (tokens, pitch, blocks);
                 let heads = (heads as u32, kv_heads as u32, head_dim as u32);
-                let all = AllWork { tiles: tile_list, count: tiles as u32, per_tile: heads.1, heads, window };
-                let inputs = backward::Inputs { q, k, v, d_output };
+                let all = TileScheduler { tiles: tile_list, count: tiles as u32, per_tile: heads.1, heads, window };
+                let inputs = backward::TensorMaps { q, k, v, d_output };
                 backward::keys::<$N>(all, inputs, saved, (d_k, d_v), scale);
             }
         }
@@ -204,22 +204,3 @@ backward_kernels!(attention_backward_queries_64_hopper, attention_backward_keys_
 backward_kernels!(attention_backward_queries_80_hopper, attention_backward_keys_80_hopper for 80 = 16 * 5);
 backward_kernels!(attention_backward_queries_96_hopper, attention_backward_keys_96_hopper for 96 = 16 * 6);
 backward_kernels!(attention_backward_queries_128_hopper, attention_backward_keys_128_hopper for 128 = 16 * 8);
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    attention_forward_64_hopper::KERNEL,
-    attention_forward_80_hopper::KERNEL,
-    attention_forward_96_hopper::KERNEL,
-    attention_forward_128_hopper::KERNEL,
-    attention_forward_256_hopper::KERNEL,
-    attention_saved_hopper::KERNEL,
-    attention_backward_queries_64_hopper::KERNEL,
-    attention_backward_queries_80_hopper::KERNEL,
-    attention_backward_queries_96_hopper::KERNEL,
-    attention_backward_queries_128_hopper::KERNEL,
-    attention_backward_keys_64_hopper::KERNEL,
-    attention_backward_keys_80_hopper::KERNEL,
-    attention_backward_keys_96_hopper::KERNEL,
-    attention_backward_keys_128_hopper::KERNEL,
-];

@@ -5,8 +5,8 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
 
+use super::completion::{finish_something, refuse_leftovers, wake};
 use super::fault::{Cause, Threads};
-use super::late::{finish_something, refuse_leftovers, wake};
 use super::schedule::Order;
 use super::thread::{Context, Wait, WarpOperation, Words, enter};
 use crate::launch::Request;
@@ -90,8 +90,8 @@ fn release_warp(context: &Context<'_>, warp: usize, states: &mut [State]) -> Res
     let Some(operation) = first else { return Ok(()) };
     let mut words = [[0; 16]; 32];
     let mut apart = Vec::new();
-    // Lanes that wait for arrivals may still come.
-    if lanes.iter().any(|state| matches!(state, State::Waiting(Wait::Arrivals(_)))) {
+    // Lanes that wait for mbarriers may still come.
+    if lanes.iter().any(|state| matches!(state, State::Waiting(Wait::Mbarrier(_)))) {
         return Ok(());
     }
     for (lane, state) in lanes.iter().enumerate() {
@@ -150,13 +150,13 @@ pub(super) fn describe(state: &State) -> String {
         State::Waiting(Wait::Warp(operation, _)) => {
             format!("waits in {} at {}", operation.name, operation.point)
         }
-        State::Waiting(Wait::Arrivals(wait)) => {
+        State::Waiting(Wait::Mbarrier(wait)) => {
             format!(
                 "waits for the phase of parity {} at the barrier at byte {}, at {}",
                 wait.parity, wait.byte, wait.point
             )
         }
-        State::Waiting(Wait::Group(operation) | Wait::Part(operation)) => {
+        State::Waiting(Wait::Warpgroup(operation) | Wait::Part(operation)) => {
             format!("waits for its group's products at {}", operation.point)
         }
         State::Done => "has returned".to_owned(),

@@ -136,7 +136,7 @@ pub enum Cause {
     },
     /// The tensor cores read what a thread wrote and did not make known to them.
     #[error(
-        "{access} byte {byte} of shared memory, which thread {other} wrote with no fence_async behind, at {location}"
+        "{access} byte {byte} of shared memory, which thread {other} wrote with no fence_proxy_async behind, at {location}"
     )]
     Unfenced {
         /// What read it.
@@ -148,9 +148,9 @@ pub enum Cause {
         /// In the source.
         location: String,
     },
-    /// A barrier for arrivals was used otherwise than it was initialised.
+    /// A mbarrier was used otherwise than it was initialised.
     #[error("the barrier at byte {byte} of shared memory {what}, at {location}")]
-    Arrivals {
+    Mbarrier {
         /// Where the barrier is.
         byte: u32,
         /// What is wrong.
@@ -168,13 +168,13 @@ pub enum Cause {
         /// In the source.
         location: String,
     },
-    /// An operand's description that the tensor cores read otherwise than meant here.
+    /// A matrix descriptor that the tensor cores read otherwise than meant here.
     #[error(
-        "an operand described as {description:#018x}: not permuted in 128 bytes, or from elsewhere than a multiple of 1024 on, at {location}"
+        "matrix descriptor {descriptor:#018x}: not swizzled in 128 bytes, or from elsewhere than a multiple of 1024 on, at {location}"
     )]
-    Description {
-        /// The description.
-        description: u64,
+    Descriptor {
+        /// Its bits.
+        descriptor: u64,
         /// In the source.
         location: String,
     },
@@ -186,7 +186,7 @@ pub enum Cause {
         /// Where.
         location: String,
     },
-    /// Threads wait for arrivals, and nothing is under way that could arrive.
+    /// Threads wait for mbarriers, and nothing is under way that could arrive.
     #[error("deadlock: {0}")]
     Deadlock(String),
     /// Threads that must meet wait at different points, or some have returned.

@@ -5,16 +5,16 @@
 
 use std::ops::Range;
 
+use super::async_proxy::TmaCopy;
 use super::fault::Cause;
 use super::shared::SharedMemory;
-use super::thread::{ArrivalWait, Wait, WarpOperation, count, suspend, with};
-use super::tiles::TileCopy;
+use super::thread::{MbarrierWait, Wait, WarpOperation, count, suspend, with};
 use super::traffic::Access;
 use crate::simt::halves;
-use crate::tiled::TiledMatrix;
+use crate::tensor_map::TensorMapLayout;
 
 pub use super::shared::Kind;
-pub use super::thread::{Description, GroupA, GroupInstruction, GroupOperation, Point, Words, fault};
+pub use super::thread::{Point, SharedOperand, WgmmaA, WgmmaInstruction, WgmmaOperation, Words, fault};
 
 /// Blocks in each direction, and this thread's.
 pub fn grid_and_block() -> ([u32; 3], [u32; 3]) {
@@ -187,39 +187,39 @@ pub fn wait_copies(latest: usize) {
     with(|context| context.shared.borrow_mut().wait_copies(context.thread.get(), latest));
 }
 
-/// Begins phase 0 of the barrier for arrivals at `byte`.
-pub fn init_arrivals(point: Point, byte: u32, count: u32) {
+/// Begins phase 0 of the mbarrier at `byte`.
+pub fn mbarrier_init(point: Point, byte: u32, count: u32) {
     // As a write of eight bytes it is inside the memory, aligned, and of no other use.
     let start = u64::from(byte);
     let place = access_shared(point, Kind::Store, start..start + 8, start, 8, 8);
     // SAFETY: eight bytes, aligned, as checked.
     unsafe { place.cast::<u64>().write(0) };
     change(point, |shared, thread, _| {
-        shared.init_arrivals(thread, byte, count);
+        shared.mbarrier_init(thread, byte, count);
         Ok(())
     });
 }
 
 /// This thread has arrived at the barrier at `byte`, and announces so many bytes of copies.
-pub fn arrive(point: Point, byte: u32, bytes: u32) {
+pub fn mbarrier_arrive(point: Point, byte: u32, bytes: u32) {
     change(point, |shared, thread, location| shared.arrive(thread, byte, bytes, location));
 }
 
 /// Waits until the phase of this parity is over; gives whether it was at once.
-pub fn await_phase(point: Point, byte: u32, parity: u32) -> bool {
+pub fn mbarrier_wait(point: Point, byte: u32, parity: u32) -> bool {
     let mut over = false;
     change(point, |shared, thread, location| {
         over = shared.poll(thread, byte, parity, location)?;
         Ok(())
     });
     if !over {
-        suspend(Wait::Arrivals(ArrivalWait { byte, parity, point }));
+        suspend(Wait::Mbarrier(MbarrierWait { byte, parity, point }));
     }
     over
 }
 
-/// Makes what this thread has written to shared memory known to the copy engine and the tensor cores.
-pub fn fence_async(point: Point) {
+/// Makes what this thread has written to shared memory known to TMA and the tensor cores.
+pub fn fence_proxy_async(point: Point) {
     change(point, |shared, thread, _| {
         shared.fence(thread);
         Ok(())
@@ -228,24 +228,24 @@ pub fn fence_async(point: Point) {
 
 /// Starts copying the tile of a matrix, which is argument `parameter`, whose first element is at `row` and `column`,
 /// to `byte`; it arrives at `barrier`.
-pub fn copy_tile(
+pub fn tma_copy(
     point: Point,
-    (parameter, matrix): (usize, TiledMatrix),
+    (parameter, matrix): (usize, TensorMapLayout),
     (row, column): (u32, u32),
     byte: u32,
     barrier: u32,
 ) {
     change(point, |shared, thread, location| {
-        shared.start_tile(TileCopy { thread, matrix, parameter, row, column, byte, barrier }, location)
+        shared.start_tma_copy(TmaCopy { thread, matrix, parameter, row, column, byte, barrier }, location)
     });
 }
 
-/// Begins products with the other threads of its group of four warps, and waits until they are done.
+/// Begins products with the other threads of its warpgroup, and waits until they are done.
 ///
 /// # Safety
 /// At the sums of each instruction are half as many f32 as it has columns, which nothing else uses meanwhile.
-pub unsafe fn multiply_by_group(point: Point, instructions: &[GroupInstruction]) {
-    suspend(Wait::Group(GroupOperation { point, instructions }));
+pub unsafe fn warpgroup_multiply(point: Point, instructions: &[WgmmaInstruction]) {
+    suspend(Wait::Warpgroup(WgmmaOperation { point, instructions }));
 }
 
 /// Does something to the block's shared memory as the current thread; a fault ends the launch.

@@ -7,22 +7,22 @@
 //! - global accesses outside of the buffers passed, and misaligned vector accesses;
 //! - shared memory out of bounds, read before it was written, or raced for ([`shared`]);
 //! - threads that diverge around a barrier or a warp operation, and so would hang or worse;
-//! - copies and products that run beside the threads ([`tiles`]) and were not waited for, barriers for arrivals
+//! - copies and products that run beside the threads ([`async_proxy`]) and were not waited for, mbarriers
 //!   that are misused or never passed.
 //!
 //! Kernels run block after block on the calling thread. That their result does not depend on the order is
 //! for tests to show, by running them in every [`Schedule`].
 
-mod arrivals;
+pub(crate) mod async_proxy;
 mod block;
+mod completion;
 mod fault;
 #[doc(hidden)]
 pub mod instructions;
-mod late;
+mod mbarrier;
 mod schedule;
 pub(crate) mod shared;
 pub(crate) mod thread;
-pub(crate) mod tiles;
 pub(crate) mod traffic;
 
 use std::cell::{Cell, RefCell};

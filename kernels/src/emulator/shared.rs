@@ -6,9 +6,9 @@
 
 use std::collections::{BTreeMap, VecDeque};
 
-use super::arrivals::{Arrivals, Arrived};
+use super::async_proxy::TmaCopy;
 use super::fault::Cause;
-use super::tiles::TileCopy;
+use super::mbarrier::{Arrived, Mbarriers};
 
 /// Accesses are told apart at this many bytes: the smallest element kernels share.
 pub(super) const GRANULE: usize = 2;
@@ -24,7 +24,7 @@ pub(super) struct Access {
     barriers: u32,
     /// Barriers of its warp passed before.
     warp_barriers: u32,
-    /// Fences before which the copy engine and the tensor cores may not see it.
+    /// Fences before which TMA and the tensor cores may not see it.
     pub(super) fences: u32,
 }
 
@@ -56,10 +56,10 @@ pub struct SharedMemory {
     barriers: u32,
     warp_barriers: Vec<u32>,
     /// Barriers that copies of tiles arrive at.
-    pub(super) arrivals: Arrivals,
+    pub(super) mbarriers: Mbarriers,
     /// Copies of tiles under way, the oldest first.
-    pub(super) tiles: Vec<TileCopy>,
-    /// Of each thread, those that make its writes known to the copy engine and the tensor cores.
+    pub(super) tma_copies: Vec<TmaCopy>,
+    /// Of each thread, those that make its writes known to TMA and the tensor cores.
     pub(super) fences: Vec<u32>,
     /// Copies under way, of each thread: those of its open group and, before them, its closed groups.
     copies: BTreeMap<u32, ThreadCopies>,
@@ -117,8 +117,8 @@ impl SharedMemory {
             granules: vec![fresh; (bytes as usize).div_ceil(GRANULE)],
             barriers: 0,
             warp_barriers: vec![0; warps as usize],
-            arrivals: Arrivals::new(32 * warps),
-            tiles: Vec::new(),
+            mbarriers: Mbarriers::new(32 * warps),
+            tma_copies: Vec::new(),
             fences: vec![0; 32 * warps as usize],
             copies: BTreeMap::new(),
         }
@@ -132,13 +132,13 @@ impl SharedMemory {
     /// The whole block has met.
     pub fn block_barrier(&mut self) {
         self.barriers += 1;
-        self.arrivals.share(0..self.fences.len());
+        self.mbarriers.share(0..self.fences.len());
     }
 
     /// A warp has met.
     pub fn warp_barrier(&mut self, warp: usize) {
         self.warp_barriers[warp] += 1;
-        self.arrivals.share(32 * warp..32 * (warp + 1));
+        self.mbarriers.share(32 * warp..32 * (warp + 1));
     }
 
     /// The thread makes known what it wrote.
@@ -204,7 +204,7 @@ impl SharedMemory {
         let first = byte as usize / GRANULE;
         let last = (byte + length).div_ceil(GRANULE as u32) as usize;
         for (index, granule) in (first..).zip(&mut self.granules[first..last]) {
-            if let Some(arrived) = granule.arrived.filter(|&arrived| !self.arrivals.knows(thread, arrived)) {
+            if let Some(arrived) = granule.arrived.filter(|&arrived| !self.mbarriers.knows(thread, arrived)) {
                 let (byte, barrier) = ((index * GRANULE) as u32, arrived.barrier);
                 return Err(Cause::Unawaited {
                     access: kind.verb(),

@@ -48,18 +48,18 @@ pub enum Wait {
     /// At an operation of its warp, with what it brings.
     Warp(WarpOperation, Words),
     /// For the end of a phase.
-    Arrivals(ArrivalWait),
+    Mbarrier(MbarrierWait),
     /// At an operation of four warps, for the others of them.
-    Group(GroupOperation),
+    Warpgroup(WgmmaOperation),
     /// In it, for its own warp's part to be done.
-    Part(GroupOperation),
+    Part(WgmmaOperation),
     /// For good.
     Fault(Cause),
 }
 
 /// A phase's end that a thread waits for.
 #[derive(Debug, Clone, Copy)]
-pub struct ArrivalWait {
+pub struct MbarrierWait {
     /// Where the barrier is.
     pub byte: u32,
     /// Of the phase.
@@ -70,20 +70,20 @@ pub struct ArrivalWait {
 
 /// Products that four warps begin together and wait for.
 #[derive(Debug, Clone, Copy)]
-pub struct GroupOperation {
+pub struct WgmmaOperation {
     /// Where.
     pub point: Point,
     /// The thread's part of them in order, lent until it goes on.
-    pub instructions: *const [GroupInstruction],
+    pub instructions: *const [WgmmaInstruction],
 }
 
-/// One of them (`wgmma.mma_async`): sums += a·b over 16 levels of k, of 64 rows.
+/// One of them (`wgmma.mma_async`): sums += a·b over 16 along k, of 64 rows.
 #[derive(Debug, Clone, Copy)]
-pub struct GroupInstruction {
+pub struct WgmmaInstruction {
     /// The left operand.
-    pub a: GroupA,
+    pub a: WgmmaA,
     /// The right operand.
-    pub b: Description,
+    pub b: SharedOperand,
     /// Columns of the sums, a multiple of 8.
     pub columns: u32,
     /// Whether the product is added to what the sums are; otherwise they begin at zero.
@@ -94,24 +94,24 @@ pub struct GroupInstruction {
 
 /// A left operand.
 #[derive(Debug, Clone, Copy)]
-pub enum GroupA {
+pub enum WgmmaA {
     /// In shared memory.
-    Shared(Description),
+    Shared(SharedOperand),
     /// The thread's own part of its warp's 16 rows, as of [`matrix_multiply`](crate::simt::matrix_multiply).
     Registers([u32; 4]),
 }
 
-/// Where an operand lies in shared memory, see [`Operand`](crate::simt::Operand).
+/// Where an operand lies in shared memory, see [`Operand`](crate::simt::MatrixDescriptor).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Description {
+pub struct SharedOperand {
     /// As the tensor cores are told.
     pub bits: u64,
     /// Whether k is its last dimension.
-    pub along_k: bool,
+    pub k_major: bool,
 }
 
-impl GroupOperation {
-    /// Whether both are one operation of the group.
+impl WgmmaOperation {
+    /// Whether both are one operation of the warpgroup.
     ///
     /// # Safety
     /// The threads of both are suspended in it.
@@ -124,12 +124,12 @@ impl GroupOperation {
     }
 }
 
-impl GroupInstruction {
-    /// Whether both are one instruction of the group: what lanes hold in registers is their own.
+impl WgmmaInstruction {
+    /// Whether both are one instruction of the warpgroup: what lanes hold in registers is their own.
     fn is_same(&self, other: &Self) -> bool {
         let same_a = match (self.a, other.a) {
-            (GroupA::Shared(own), GroupA::Shared(other)) => own == other,
-            (GroupA::Registers(_), GroupA::Registers(_)) => true,
+            (WgmmaA::Shared(own), WgmmaA::Shared(other)) => own == other,
+            (WgmmaA::Registers(_), WgmmaA::Registers(_)) => true,
             _ => false,
         };
         same_a && (self.b, self.columns, self.accumulate) == (other.b, other.columns, other.accumulate)

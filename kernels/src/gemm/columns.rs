@@ -9,25 +9,25 @@ pub const BLOCK: u32 = WARPS * WARP;
 /// Bytes of shared memory: a sum per thread.
 pub const SHARED: u64 = BLOCK as u64 * 4;
 /// Loads in flight per thread, and sums that it keeps apart.
-const AHEAD: usize = 8;
+const UNROLL: usize = 8;
 
 /// sums\[column\] += Σ over rows of matrix\[row, column\], for the block's 32 columns.
 #[inline(always)]
 pub fn add_sums<E: Real>(matrix: Global<E>, sums: GlobalMut<f32>, rows: usize, columns: usize) {
     let column = (block_idx() * WARP + lane_id()) as usize;
     let warps = WARPS as usize;
-    let mut partial = [0.0; AHEAD];
+    let mut partial = [0.0; UNROLL];
     if column < columns {
         let mut row = warp_id() as usize;
-        while row + (AHEAD - 1) * warps < rows {
-            let mut values = [E::from_f32(0.0); AHEAD];
-            for (ahead, value) in values.iter_mut().enumerate() {
-                *value = matrix.load((row + ahead * warps) * columns + column);
+        while row + (UNROLL - 1) * warps < rows {
+            let mut values = [E::from_f32(0.0); UNROLL];
+            for (round, value) in values.iter_mut().enumerate() {
+                *value = matrix.load((row + round * warps) * columns + column);
             }
             for (partial, value) in partial.iter_mut().zip(&values) {
                 *partial += value.to_f32();
             }
-            row += AHEAD * warps;
+            row += UNROLL * warps;
         }
         while row < rows {
             partial[0] += matrix.load(row * columns + column).to_f32();

@@ -15,26 +15,26 @@
 //!   by 32. Operands are read 8 elements at a time where they are aligned to 16 bytes and their last
 //!   dimensions are multiples of 8, else one by one.
 //!
-//! Kernels of different tiles sum in the same order, and so have the same bits; those of [`split`] cut k into
-//! parts, for `nn` and `tn` of few tiles and many terms. `nt` is never cut: on devices without kernels of their own
+//! Kernels of different tiles sum in the same order, and so have the same bits; those of [`split_k`] divide k
+//! among blocks, for `nn` and `tn` of few tiles and many terms. `nt` is never split: on devices without kernels of their own
 //! ([`gemm_hopper`](crate::gemm_hopper)) what a forward makes of a row does not depend on how many rows come with it.
 //! [`gemm_nt_f32`] and its like choose among them. All threads reach every barrier: loops over k are the same for the
 //! whole block. Two operations (one fused multiply-add) per element of C and k; per tile and k, its height and width of
 //! operands are read.
 
-#[cfg(not(target_arch = "nvptx64"))]
-mod choose;
 mod columns;
-pub(crate) mod output;
-mod split;
+pub(crate) mod epilogue;
+#[cfg(not(target_arch = "nvptx64"))]
+mod launch;
+mod split_k;
 mod tensor;
 mod tile;
 
 use crate::simt::*;
+use epilogue::{Epilogue, Sizes, origin};
 #[cfg(not(target_arch = "nvptx64"))]
-pub use choose::*;
-use output::{Finish, Sizes, origin};
-pub use split::*;
+pub use launch::*;
+pub use split_k::*;
 
 /// Squares per side that a thread of a large tile sums: 8 by 8 elements.
 const LARGE: usize = 2;
@@ -56,7 +56,7 @@ macro_rules! product_kernels {
                 block: tile::threads($quads),
                 grid: tile::count(m, n, $quads),
                 shared: tile::shared_bytes($quads),
-                resident: tile::resident($quads),
+                min_blocks: tile::min_blocks($quads),
             } (
                 a: read $real [m * k],
                 b: read $real [n * k],
@@ -69,7 +69,7 @@ macro_rules! product_kernels {
             ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31, biased <= 1 } {
                 let sizes = sizes(m, n, k);
                 let sums = tile::product::<$real, true, true, $quads>(a, b, sizes);
-                let how = if biased == 1 { Finish::AddBias(bias) } else { Finish::Write };
+                let how = if biased == 1 { Epilogue::AddBias(bias) } else { Epilogue::Write };
                 tile::finish::<$real, $quads>(sums, out, sizes, how);
             }
         }
@@ -83,7 +83,7 @@ macro_rules! product_kernels {
                 block: tile::threads($quads),
                 grid: tile::count(m, n, $quads),
                 shared: tile::shared_bytes($quads),
-                resident: tile::resident($quads),
+                min_blocks: tile::min_blocks($quads),
             } (
                 a: read $real [m * k],
                 b: read $real [k * n],
@@ -95,7 +95,7 @@ macro_rules! product_kernels {
             ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31, accumulate <= 1 } {
                 let sizes = sizes(m, n, k);
                 let sums = tile::product::<$real, true, false, $quads>(a, b, sizes);
-                let how = if accumulate == 1 { Finish::Add } else { Finish::Write };
+                let how = if accumulate == 1 { Epilogue::Add } else { Epilogue::Write };
                 tile::finish::<$real, $quads>(sums, out, sizes, how);
             }
         }
@@ -108,7 +108,7 @@ macro_rules! product_kernels {
                 block: tile::threads($quads),
                 grid: tile::count(m, n, $quads),
                 shared: tile::shared_bytes($quads),
-                resident: tile::resident($quads),
+                min_blocks: tile::min_blocks($quads),
             } (
                 a: read $real [k * m],
                 b: read $real [k * n],
@@ -119,7 +119,7 @@ macro_rules! product_kernels {
             ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31 } {
                 let sizes = sizes(m, n, k);
                 let sums = tile::product::<$real, false, false, $quads>(a, b, sizes);
-                tile::finish::<f32, $quads>(sums, out, sizes, Finish::Add);
+                tile::finish::<f32, $quads>(sums, out, sizes, Epilogue::Add);
             }
         }
     };
@@ -139,7 +139,7 @@ macro_rules! unrounded_kernel {
                 block: tile::threads($quads),
                 grid: tile::count(m, n, $quads),
                 shared: tile::shared_bytes($quads),
-                resident: tile::resident($quads),
+                min_blocks: tile::min_blocks($quads),
             } (
                 a: read Bf16 [m * k],
                 b: read Bf16 [n * k],
@@ -150,7 +150,7 @@ macro_rules! unrounded_kernel {
             ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31 } {
                 let sizes = sizes(m, n, k);
                 let sums = tile::product::<Bf16, true, true, $quads>(a, b, sizes);
-                tile::finish::<f32, $quads>(sums, out, sizes, Finish::Write);
+                tile::finish::<f32, $quads>(sums, out, sizes, Epilogue::Write);
             }
         }
     };
@@ -159,7 +159,7 @@ unrounded_kernel!(LARGE, gemm_nt_bf16_f32_128);
 unrounded_kernel!(SMALL, gemm_nt_bf16_f32_32);
 
 macro_rules! tensor_kernels {
-    ($tall:literal, $wide:literal, $warps:literal, $ahead:literal, $resident:literal,
+    ($mma_m:literal, $mma_n:literal, $warps:literal, $prefetch:literal, $min_blocks:literal,
         $nt:ident, $nt_f32:ident, $nn:ident, $tn:ident) => {
         kernel! {
             /// out = a·bᵀ, plus bias in every row if `biased` is 1; out `[m, n]`, a `[m, k]`, b `[n, k]`, bias `[n]`.
@@ -167,10 +167,10 @@ macro_rules! tensor_kernels {
             /// On tensor cores. Grid, traffic and barriers: see the module.
             pub fn $nt {
                 block: $warps * WARP,
-                grid: tensor::count(m, n, $tall, $wide, $warps),
-                shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
-                resident: $resident,
-                tensor: Held,
+                grid: tensor::count(m, n, $mma_m, $mma_n, $warps),
+                shared: tensor::shared_bytes($mma_m, $mma_n, $warps, $prefetch),
+                min_blocks: $min_blocks,
+                tensor_cores: KeepsAccumulators,
             } (
                 a: read Bf16 [m * k] align 16,
                 b: read Bf16 [n * k] align 16,
@@ -182,10 +182,10 @@ macro_rules! tensor_kernels {
                 biased: scalar u32,
             ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31, k.is_multiple_of(8), biased <= 1 } {
                 let sizes = sizes(m, n, k);
-                let first = origin(sizes, block_idx(), tensor::rows($tall), tensor::columns($wide, $warps));
+                let first = origin(sizes, block_idx(), tensor::rows($mma_m), tensor::columns($mma_n, $warps));
                 let sums =
-                    tensor::product::<true, true, $tall, $wide, $warps, $ahead>(a, b, sizes, first, (0, sizes.k));
-                let how = if biased == 1 { Finish::AddBias(bias) } else { Finish::Write };
+                    tensor::product::<true, true, $mma_m, $mma_n, $warps, $prefetch>(a, b, sizes, first, (0, sizes.k));
+                let how = if biased == 1 { Epilogue::AddBias(bias) } else { Epilogue::Write };
                 tensor::finish(sums, out, sizes, first, how);
             }
         }
@@ -196,10 +196,10 @@ macro_rules! tensor_kernels {
             /// On tensor cores. Grid, traffic and barriers: see the module.
             pub fn $nt_f32 {
                 block: $warps * WARP,
-                grid: tensor::count(m, n, $tall, $wide, $warps),
-                shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
-                resident: $resident,
-                tensor: Held,
+                grid: tensor::count(m, n, $mma_m, $mma_n, $warps),
+                shared: tensor::shared_bytes($mma_m, $mma_n, $warps, $prefetch),
+                min_blocks: $min_blocks,
+                tensor_cores: KeepsAccumulators,
             } (
                 a: read Bf16 [m * k] align 16,
                 b: read Bf16 [n * k] align 16,
@@ -209,10 +209,10 @@ macro_rules! tensor_kernels {
                 k: scalar u64,
             ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31, k.is_multiple_of(8) } {
                 let sizes = sizes(m, n, k);
-                let first = origin(sizes, block_idx(), tensor::rows($tall), tensor::columns($wide, $warps));
+                let first = origin(sizes, block_idx(), tensor::rows($mma_m), tensor::columns($mma_n, $warps));
                 let sums =
-                    tensor::product::<true, true, $tall, $wide, $warps, $ahead>(a, b, sizes, first, (0, sizes.k));
-                tensor::finish(sums, out, sizes, first, Finish::Write);
+                    tensor::product::<true, true, $mma_m, $mma_n, $warps, $prefetch>(a, b, sizes, first, (0, sizes.k));
+                tensor::finish(sums, out, sizes, first, Epilogue::Write);
             }
         }
 
@@ -223,10 +223,10 @@ macro_rules! tensor_kernels {
             /// On tensor cores. Grid, traffic and barriers: see the module.
             pub fn $nn {
                 block: $warps * WARP,
-                grid: tensor::count(m, n, $tall, $wide, $warps),
-                shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
-                resident: $resident,
-                tensor: Held,
+                grid: tensor::count(m, n, $mma_m, $mma_n, $warps),
+                shared: tensor::shared_bytes($mma_m, $mma_n, $warps, $prefetch),
+                min_blocks: $min_blocks,
+                tensor_cores: KeepsAccumulators,
             } (
                 a: read Bf16 [m * k] align 16,
                 b: read Bf16 [k * n] align 16,
@@ -240,10 +240,10 @@ macro_rules! tensor_kernels {
                 n.is_multiple_of(8), k.is_multiple_of(8), accumulate <= 1,
             } {
                 let sizes = sizes(m, n, k);
-                let first = origin(sizes, block_idx(), tensor::rows($tall), tensor::columns($wide, $warps));
+                let first = origin(sizes, block_idx(), tensor::rows($mma_m), tensor::columns($mma_n, $warps));
                 let sums =
-                    tensor::product::<true, false, $tall, $wide, $warps, $ahead>(a, b, sizes, first, (0, sizes.k));
-                let how = if accumulate == 1 { Finish::Add } else { Finish::Write };
+                    tensor::product::<true, false, $mma_m, $mma_n, $warps, $prefetch>(a, b, sizes, first, (0, sizes.k));
+                let how = if accumulate == 1 { Epilogue::Add } else { Epilogue::Write };
                 tensor::finish(sums, out, sizes, first, how);
             }
         }
@@ -254,10 +254,10 @@ macro_rules! tensor_kernels {
             /// On tensor cores. Grid, traffic and barriers: see the module.
             pub fn $tn {
                 block: $warps * WARP,
-                grid: tensor::count(m, n, $tall, $wide, $warps),
-                shared: tensor::shared_bytes($tall, $wide, $warps, $ahead),
-                resident: $resident,
-                tensor: Held,
+                grid: tensor::count(m, n, $mma_m, $mma_n, $warps),
+                shared: tensor::shared_bytes($mma_m, $mma_n, $warps, $prefetch),
+                min_blocks: $min_blocks,
+                tensor_cores: KeepsAccumulators,
             } (
                 a: read Bf16 [k * m] align 16,
                 b: read Bf16 [k * n] align 16,
@@ -267,15 +267,15 @@ macro_rules! tensor_kernels {
                 k: scalar u64,
             ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31, m.is_multiple_of(8), n.is_multiple_of(8) } {
                 let sizes = sizes(m, n, k);
-                let first = origin(sizes, block_idx(), tensor::rows($tall), tensor::columns($wide, $warps));
+                let first = origin(sizes, block_idx(), tensor::rows($mma_m), tensor::columns($mma_n, $warps));
                 let sums =
-                    tensor::product::<false, false, $tall, $wide, $warps, $ahead>(a, b, sizes, first, (0, sizes.k));
-                tensor::finish(sums, out, sizes, first, Finish::Add);
+                    tensor::product::<false, false, $mma_m, $mma_n, $warps, $prefetch>(a, b, sizes, first, (0, sizes.k));
+                tensor::finish(sums, out, sizes, first, Epilogue::Add);
             }
         }
     };
 }
-// Warps of 64 by 64 elements: per 16 levels, 32 products of tiles for 8 loads of fragments. A thread has all
+// Warps of 64 by 64 elements: per 16 elements along k, 32 products of tiles for 8 loads of fragments. A thread has all
 // the registers there are, so one block of eight warps or two of four share a multiprocessor.
 tensor_kernels!(
     4,
@@ -336,44 +336,5 @@ macro_rules! column_kernel {
         }
     };
 }
-column_kernel!(column_sums_f32, f32);
-column_kernel!(column_sums_bf16, Bf16);
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    gemm_nt_f32_128::KERNEL,
-    gemm_nn_f32_128::KERNEL,
-    gemm_tn_f32_128::KERNEL,
-    gemm_nt_f32_32::KERNEL,
-    gemm_nn_f32_32::KERNEL,
-    gemm_tn_f32_32::KERNEL,
-    gemm_nt_bf16_128::KERNEL,
-    gemm_nt_bf16_f32_128::KERNEL,
-    gemm_nn_bf16_128::KERNEL,
-    gemm_tn_bf16_128::KERNEL,
-    gemm_nt_bf16_32::KERNEL,
-    gemm_nt_bf16_f32_32::KERNEL,
-    gemm_nn_bf16_32::KERNEL,
-    gemm_tn_bf16_32::KERNEL,
-    gemm_nt_bf16_128x256::KERNEL,
-    gemm_nt_bf16_f32_128x256::KERNEL,
-    gemm_nn_bf16_128x256::KERNEL,
-    gemm_tn_bf16_128x256::KERNEL,
-    gemm_nt_bf16_128x128::KERNEL,
-    gemm_nt_bf16_f32_128x128::KERNEL,
-    gemm_nn_bf16_128x128::KERNEL,
-    gemm_tn_bf16_128x128::KERNEL,
-    gemm_nt_bf16_64x64::KERNEL,
-    gemm_nt_bf16_f32_64x64::KERNEL,
-    gemm_nn_bf16_64x64::KERNEL,
-    gemm_tn_bf16_64x64::KERNEL,
-    gemm_nn_parts_128x128::KERNEL,
-    gemm_tn_parts_128x128::KERNEL,
-    gemm_nn_parts_64x64::KERNEL,
-    gemm_tn_parts_64x64::KERNEL,
-    add_parts_f32::KERNEL,
-    add_parts_bf16::KERNEL,
-    column_sums_f32::KERNEL,
-    column_sums_bf16::KERNEL,
-];
+column_kernel!(gemm_column_sums_f32, f32);
+column_kernel!(gemm_column_sums_bf16, Bf16);

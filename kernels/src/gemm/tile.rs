@@ -1,11 +1,11 @@
 //! A block's tile of a product: fetched through shared memory, multiplied in registers.
 //!
-//! For C\[m, n\] = Σ_k A(m, k)·B(k, n) a block owns a square of C. It walks along k in slabs of 16: while
-//! one slab of A and of B is multiplied out of shared memory, every thread has the next one's elements,
-//! eight of each, on their way in registers. One barrier per slab.
+//! For C\[m, n\] = Σ_k A(m, k)·B(k, n) a block owns a square of C. It goes along k in tiles of 16: while
+//! one k tile of A and of B is multiplied out of shared memory, every thread has the next one's elements,
+//! eight of each, on their way in registers. One barrier per k tile.
 //!
-//! In shared memory a slab is `[depth, side]` f32 whatever the operands are. Within a level of depth the
-//! groups of eight are permuted by exclusive-or ([`place`]), so that neither writing columns of eight nor
+//! In shared memory a k tile is `[depth, side]` f32 whatever the operands are. Within a row of it the
+//! groups of eight are swizzled by exclusive-or ([`swizzled`]), so that neither writing columns of eight nor
 //! reading rows of four makes two lanes wait for one bank; padding could do that for one of the two only.
 //!
 //! A thread sums `quads`² squares of 4 by 4 elements of C, [`apart`] from each other: then the lanes of a
@@ -14,11 +14,11 @@
 //! Every element is summed by one thread over ascending k by fused multiply-adds from 0: its bits depend
 //! neither on the size of the tile nor on the other rows and columns.
 
-use super::output::{Finish, Sizes, origin, write_eight};
+use super::epilogue::{Epilogue, Sizes, origin, write_eight};
 use crate::simt::*;
 
-/// Levels of k in a slab.
-const DEPTH: u32 = 16;
+/// Elements of a k tile along k.
+const TILE_K: u32 = 16;
 /// Consecutive elements that a thread fetches.
 const EIGHT: u32 = 8;
 /// Rows, and columns, of a tile.
@@ -26,24 +26,24 @@ pub const fn side(quads: usize) -> u32 {
     32 * (quads * quads) as u32
 }
 
-/// Threads of a block: each fetches eight of the side · 16 elements of a slab.
+/// Threads of a block: each fetches eight of the side · 16 elements of a k tile.
 pub const fn threads(quads: usize) -> u32 {
-    side(quads) * DEPTH / EIGHT
+    side(quads) * TILE_K / EIGHT
 }
 
 /// Blocks that should share a multiprocessor: 512 threads, of at most 128 registers each.
-pub const fn resident(quads: usize) -> u32 {
+pub const fn min_blocks(quads: usize) -> u32 {
     512 / threads(quads)
 }
 
-/// Bytes of a slab in shared memory.
-const fn slab_bytes(quads: usize) -> u32 {
-    DEPTH * side(quads) * size_of::<f32>() as u32
+/// Bytes of a k tile in shared memory.
+const fn k_tile_bytes(quads: usize) -> u32 {
+    TILE_K * side(quads) * size_of::<f32>() as u32
 }
 
-/// Bytes of shared memory: two slabs of A and two of B.
+/// Bytes of shared memory: two k tiles of A and two of B.
 pub const fn shared_bytes(quads: usize) -> u64 {
-    4 * slab_bytes(quads) as u64
+    4 * k_tile_bytes(quads) as u64
 }
 
 /// Tiles of a matrix.
@@ -86,33 +86,33 @@ fn corner<const QUADS: usize>() -> (u32, u32) {
     (warp / warps_beside * 16 + lane / 8 * 4, warp % warps_beside * 32 + lane % 8 * 4)
 }
 
-/// Where a slab in shared memory has row or column `line` of level `level`. Adding a multiple of 32 to the
+/// Where a k tile in shared memory has row or column `line` of k `k_offset`. Adding a multiple of 32 to the
 /// line adds as much to the place.
 #[inline(always)]
-fn place<const QUADS: usize>(level: u32, line: u32) -> u32 {
-    level * side(QUADS) + (line ^ (level / 4 % 4 * EIGHT))
+fn place<const QUADS: usize>(k_offset: u32, line: u32) -> u32 {
+    k_offset * side(QUADS) + (line ^ (k_offset / 4 % 4 * EIGHT))
 }
 
-/// How a thread fetches its elements of an operand, slab by slab.
+/// How a thread fetches its elements of an operand, k tile by k tile.
 ///
-/// `ALONG_K`: memory holds the operand with k as its last dimension, and the thread takes eight levels of
+/// `K_MAJOR`: memory holds the operand with k as its last dimension, and the thread takes eight elements along k of
 /// one line (row of A or column of B). Otherwise lines are the last dimension, and it takes eight lines of
-/// one level.
-struct Fetch<const ALONG_K: bool, const QUADS: usize> {
-    /// The first of its elements of the next slab.
+/// one element of k.
+struct Fetch<const K_MAJOR: bool, const QUADS: usize> {
+    /// The first of its elements of the next k tile.
     index: usize,
-    /// Elements of memory from slab to slab.
+    /// Elements of memory from k tile to k tile.
     step: usize,
     /// How many of its lines are inside the operand: of one or eight.
     lines: u32,
 }
 
-impl<const ALONG_K: bool, const QUADS: usize> Fetch<ALONG_K, QUADS> {
-    /// Level and line of this thread's first element in a slab.
+impl<const K_MAJOR: bool, const QUADS: usize> Fetch<K_MAJOR, QUADS> {
+    /// Level and line of this thread's first element in a k tile.
     #[inline(always)]
     fn position() -> (u32, u32) {
-        if ALONG_K {
-            let per_line = DEPTH / EIGHT;
+        if K_MAJOR {
+            let per_line = TILE_K / EIGHT;
             (thread_idx() % per_line * EIGHT, thread_idx() / per_line)
         } else {
             let per_level = side(QUADS) / EIGHT;
@@ -120,29 +120,29 @@ impl<const ALONG_K: bool, const QUADS: usize> Fetch<ALONG_K, QUADS> {
         }
     }
 
-    /// For the tile whose first line is `first`, of an operand of `lines` lines and `k` levels.
+    /// For the tile whose first line is `first`, of an operand of `lines` lines and `k` elements along k.
     #[inline(always)]
     fn new(first: u32, lines: u32, k: u32) -> Self {
-        let (level, line) = Self::position();
-        let (level, line, inside) =
-            (level as usize, (first + line) as usize, lines.saturating_sub(first + line));
+        let (k_offset, line) = Self::position();
+        let (k_offset, line, inside) =
+            (k_offset as usize, (first + line) as usize, lines.saturating_sub(first + line));
         let (k, lines) = (k as usize, lines as usize);
-        if ALONG_K {
-            Self { index: line * k + level, step: DEPTH as usize, lines: inside.min(1) }
+        if K_MAJOR {
+            Self { index: line * k + k_offset, step: TILE_K as usize, lines: inside.min(1) }
         } else {
-            Self { index: level * lines + line, step: DEPTH as usize * lines, lines: inside.min(EIGHT) }
+            Self { index: k_offset * lines + line, step: TILE_K as usize * lines, lines: inside.min(EIGHT) }
         }
     }
 
-    /// The elements of the next slab, zeros outside of the operand, which has `levels` from the slab on.
+    /// The elements of the next k tile, zeros outside of the operand, which has `elements along k` from the k tile on.
     /// `whole`: the operand is aligned and its rows in memory are multiples of eight elements; then eight are
     /// either inside or outside.
     #[inline(always)]
-    fn next<E: Operand>(&mut self, from: Global<E>, whole: bool, levels: u32) -> [E; 8] {
-        let levels = levels.saturating_sub(Self::position().0);
-        let inside = match (ALONG_K, self.lines, levels) {
+    fn next<E: Operand>(&mut self, from: Global<E>, whole: bool, k_left: u32) -> [E; 8] {
+        let k_left = k_left.saturating_sub(Self::position().0);
+        let inside = match (K_MAJOR, self.lines, k_left) {
             (_, 0, _) | (_, _, 0) => 0,
-            (true, _, levels) => levels.min(EIGHT),
+            (true, _, k_left) => k_left.min(EIGHT),
             (false, lines, _) => lines,
         };
         let mut values = [E::from_f32(0.0); 8];
@@ -161,56 +161,56 @@ impl<const ALONG_K: bool, const QUADS: usize> Fetch<ALONG_K, QUADS> {
         values
     }
 
-    /// Puts a slab's elements into shared memory.
+    /// Puts a k tile's elements into shared memory.
     #[inline(always)]
-    fn put<E: Operand>(values: [E; 8], slab: Shared<f32>) {
-        let (level, line) = Self::position();
+    fn put<E: Operand>(values: [E; 8], k_tile: Shared<f32>) {
+        let (k_offset, line) = Self::position();
         let values = values.map(E::to_f32);
-        if ALONG_K {
-            // Four levels have one permutation.
-            let (first, fifth) = (place::<QUADS>(level, line), place::<QUADS>(level + 4, line));
+        if K_MAJOR {
+            // Four elements along k have one swizzle.
+            let (first, fifth) = (place::<QUADS>(k_offset, line), place::<QUADS>(k_offset + 4, line));
             for lane in 0..4 {
-                slab.store(first + lane * side(QUADS), values[lane as usize]);
-                slab.store(fifth + lane * side(QUADS), values[lane as usize + 4]);
+                k_tile.store(first + lane * side(QUADS), values[lane as usize]);
+                k_tile.store(fifth + lane * side(QUADS), values[lane as usize + 4]);
             }
         } else {
             let [a, b, c, d, e, f, g, h] = values;
-            let first = place::<QUADS>(level, line);
-            slab.store_vector(first, F32x4([a, b, c, d]));
-            slab.store_vector(first + 4, F32x4([e, f, g, h]));
+            let first = place::<QUADS>(k_offset, line);
+            k_tile.store_vector(first, F32x4([a, b, c, d]));
+            k_tile.store_vector(first + 4, F32x4([e, f, g, h]));
         }
     }
 }
 
 /// A thread's elements of C: squares, by their row and column, of rows of four.
-pub type Sums<const QUADS: usize> = [[[[f32; 4]; 4]; QUADS]; QUADS];
+pub type Accumulators<const QUADS: usize> = [[[[f32; 4]; 4]; QUADS]; QUADS];
 
-/// Adds the product of two slabs: the part that tensor cores would do.
+/// Adds the product of two k tiles: the part that tensor cores would do.
 #[inline(always)]
-fn multiply<const QUADS: usize>(a: Shared<f32>, b: Shared<f32>, sums: &mut Sums<QUADS>) {
+fn multiply<const QUADS: usize>(a: Shared<f32>, b: Shared<f32>, sums: &mut Accumulators<QUADS>) {
     let corner = corner::<QUADS>();
-    // Two levels hide their loads behind each other's arithmetic; four take too many registers.
-    for level in 0..DEPTH / 2 {
-        multiply_level(a, b, 2 * level, corner, sums);
-        multiply_level(a, b, 2 * level + 1, corner, sums);
+    // Two elements along k hide their loads behind each other's arithmetic; four take too many registers.
+    for k_offset in 0..TILE_K / 2 {
+        multiply_level(a, b, 2 * k_offset, corner, sums);
+        multiply_level(a, b, 2 * k_offset + 1, corner, sums);
     }
 }
 
-/// Adds the products of a level.
+/// Adds the products of one element along k.
 #[inline(always)]
 fn multiply_level<const QUADS: usize>(
     a: Shared<f32>,
     b: Shared<f32>,
-    level: u32,
+    k_offset: u32,
     (row, column): (u32, u32),
-    sums: &mut Sums<QUADS>,
+    sums: &mut Accumulators<QUADS>,
 ) {
     let mut left = [[0.0; 4]; QUADS];
     let mut right = [[0.0; 4]; QUADS];
     for quad in 0..QUADS {
         let apart = quad as u32 * apart(QUADS);
-        left[quad] = a.load_vector::<F32x4>(place::<QUADS>(level, row) + apart).0;
-        right[quad] = b.load_vector::<F32x4>(place::<QUADS>(level, column) + apart).0;
+        left[quad] = a.load_vector::<F32x4>(place::<QUADS>(k_offset, row) + apart).0;
+        right[quad] = b.load_vector::<F32x4>(place::<QUADS>(k_offset, column) + apart).0;
     }
     for above in 0..QUADS {
         for beside in 0..QUADS {
@@ -226,36 +226,36 @@ fn multiply_level<const QUADS: usize>(
 
 /// This thread's part of A·B. All threads of the block must call it.
 ///
-/// `A_ALONG_K`: A is `[m, k]`, else `[k, m]`; `B_ALONG_K`: B is `[n, k]`, else `[k, n]`.
+/// `A_K_MAJOR`: A is `[m, k]`, else `[k, m]`; `B_K_MAJOR`: B is `[n, k]`, else `[k, n]`.
 #[inline(always)]
-pub fn product<E: Operand, const A_ALONG_K: bool, const B_ALONG_K: bool, const QUADS: usize>(
+pub fn product<E: Operand, const A_K_MAJOR: bool, const B_K_MAJOR: bool, const QUADS: usize>(
     a: Global<E>,
     b: Global<E>,
     sizes: Sizes,
-) -> Sums<QUADS> {
+) -> Accumulators<QUADS> {
     let Sizes { m, n, k } = sizes;
     let (first_row, first_column) = origin(sizes, block_idx(), side(QUADS), side(QUADS));
-    let whole_a = a.is_aligned() && (if A_ALONG_K { k } else { m }).is_multiple_of(EIGHT);
-    let whole_b = b.is_aligned() && (if B_ALONG_K { k } else { n }).is_multiple_of(EIGHT);
-    let mut fetch_a = Fetch::<A_ALONG_K, QUADS>::new(first_row, m, k);
-    let mut fetch_b = Fetch::<B_ALONG_K, QUADS>::new(first_column, n, k);
-    let slab = |index: u32| Shared::<f32>::new(index * slab_bytes(QUADS), DEPTH * side(QUADS));
+    let whole_a = a.is_aligned() && (if A_K_MAJOR { k } else { m }).is_multiple_of(EIGHT);
+    let whole_b = b.is_aligned() && (if B_K_MAJOR { k } else { n }).is_multiple_of(EIGHT);
+    let mut fetch_a = Fetch::<A_K_MAJOR, QUADS>::new(first_row, m, k);
+    let mut fetch_b = Fetch::<B_K_MAJOR, QUADS>::new(first_column, n, k);
+    let k_tile = |index: u32| Shared::<f32>::new(index * k_tile_bytes(QUADS), TILE_K * side(QUADS));
 
-    let mut levels = k;
-    Fetch::<A_ALONG_K, QUADS>::put(fetch_a.next(a, whole_a, levels), slab(0));
-    Fetch::<B_ALONG_K, QUADS>::put(fetch_b.next(b, whole_b, levels), slab(2));
+    let mut k_left = k;
+    Fetch::<A_K_MAJOR, QUADS>::put(fetch_a.next(a, whole_a, k_left), k_tile(0));
+    Fetch::<B_K_MAJOR, QUADS>::put(fetch_b.next(b, whole_b, k_left), k_tile(2));
     sync_threads();
     let mut sums = [[[[0.0; 4]; 4]; QUADS]; QUADS];
     let mut current = 0;
-    while levels > 0 {
-        // Behind the last slab these are zeros, and nothing is loaded.
-        levels = levels.saturating_sub(DEPTH);
-        let next_a = fetch_a.next(a, whole_a, levels);
-        let next_b = fetch_b.next(b, whole_b, levels);
-        multiply(slab(current), slab(2 + current), &mut sums);
+    while k_left > 0 {
+        // Behind the last k tile these are zeros, and nothing is loaded.
+        k_left = k_left.saturating_sub(TILE_K);
+        let next_a = fetch_a.next(a, whole_a, k_left);
+        let next_b = fetch_b.next(b, whole_b, k_left);
+        multiply(k_tile(current), k_tile(2 + current), &mut sums);
         current ^= 1;
-        Fetch::<A_ALONG_K, QUADS>::put(next_a, slab(current));
-        Fetch::<B_ALONG_K, QUADS>::put(next_b, slab(2 + current));
+        Fetch::<A_K_MAJOR, QUADS>::put(next_a, k_tile(current));
+        Fetch::<B_K_MAJOR, QUADS>::put(next_b, k_tile(2 + current));
         sync_threads();
     }
     sums
@@ -267,10 +267,10 @@ pub fn product<E: Operand, const A_ALONG_K: bool, const B_ALONG_K: bool, const Q
 /// Sums go through shared memory, so that every thread has eight consecutive elements of C to write.
 #[inline(always)]
 pub fn finish<C: Pack<8>, const QUADS: usize>(
-    sums: Sums<QUADS>,
+    sums: Accumulators<QUADS>,
     out: GlobalMut<C>,
     sizes: Sizes,
-    how: Finish<C>,
+    how: Epilogue<C>,
 ) {
     let staged = Shared::new(0, side(QUADS) * apart(QUADS));
     stage::<QUADS>(&sums, 0, staged);
@@ -286,7 +286,7 @@ pub fn finish<C: Pack<8>, const QUADS: usize>(
 
 /// Puts this thread's squares of column `beside` into shared memory, `[side, apart]`.
 #[inline(always)]
-fn stage<const QUADS: usize>(sums: &Sums<QUADS>, beside: usize, staged: Shared<f32>) {
+fn stage<const QUADS: usize>(sums: &Accumulators<QUADS>, beside: usize, staged: Shared<f32>) {
     let (row, column) = corner::<QUADS>();
     for (above, squares) in (0..).zip(sums) {
         for (i, &four) in (0..).zip(&squares[beside]) {
@@ -303,7 +303,7 @@ fn write_staged<C: Pack<8>, const QUADS: usize>(
     staged: Shared<f32>,
     out: GlobalMut<C>,
     sizes: Sizes,
-    how: &Finish<C>,
+    how: &Epilogue<C>,
 ) {
     let (first_row, first_column) = origin(sizes, block_idx(), side(QUADS), side(QUADS));
     let first_column = first_column + beside * apart(QUADS);

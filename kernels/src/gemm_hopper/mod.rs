@@ -6,11 +6,11 @@
 //! hardware adds in an order of its own, so bits may differ from those of the kernels for all devices; which block
 //! has a tile, and so the number of blocks, makes no difference.
 //!
-//! - Block: 288 threads. Warps 0 to 3 and 4 to 7 multiply, lane 0 of warp 8 fetches ([`product`]).
+//! - Block: 288 threads. Warps 0 to 3 and 4 to 7 are consumer warpgroups, lane 0 of warp 8 is the producer ([`product`]).
 //! - Grid: `blocks`, or as many as there are tiles; as many as there are multiprocessors is right, since a block
 //!   fills one: 224 KiB of shared memory, 168 registers a thread at most. Block b has tiles b, b + blocks, …
 //! - Tiles of 128 by 256 (four stages of 48 KiB) and of 128 by 128 (six of 32 KiB), for smaller matrices.
-//! - Barriers: one of the block, at the beginning, which all threads reach; then those for arrivals, two a stage.
+//! - Barriers: one of the block, at the beginning, which all threads reach; then the mbarriers, two a stage.
 //! - Traffic: per tile and k its height and width of operands are read, C written once (and read, if added to).
 //!   Two operations per element of C and k.
 //!
@@ -18,13 +18,13 @@
 //! `cp.async.bulk.tensor`.
 
 #[cfg(not(target_arch = "nvptx64"))]
-mod choose;
+mod launch;
 mod product;
 
-use crate::gemm::output::{Finish, Sizes};
+use crate::gemm::epilogue::{Epilogue, Sizes};
 use crate::simt::*;
 #[cfg(not(target_arch = "nvptx64"))]
-pub use choose::*;
+pub use launch::*;
 
 macro_rules! hopper_kernels {
     ($halves:literal, $width:literal, $nt:ident, $nt_f32:ident, $nn:ident, $tn:ident) => {
@@ -40,11 +40,11 @@ macro_rules! hopper_kernels {
                 block: product::BLOCK,
                 grid: tiles.min(blocks),
                 shared: product::shared_bytes($halves),
-                tensor: Held,
+                tensor_cores: KeepsAccumulators,
                 architecture: "sm_90a",
             } (
-                a: tiles Bf16 [m * k] align 16 of [m, k] by 128 at 0,
-                b: tiles Bf16 [k * n] align 16 of [k, n] by 64 at 1,
+                a: tensor_map Bf16 [m * k] align 16 of [m, k] by 128 at 0,
+                b: tensor_map Bf16 [k * n] align 16 of [k, n] by 64 at 1,
                 out: update Bf16 [m * n],
                 m: scalar u64,
                 n: scalar u64,
@@ -58,7 +58,7 @@ macro_rules! hopper_kernels {
             } {
                 let _ = blocks;
                 let sizes = Sizes { m: m as u32, n: n as u32, k: k as u32 };
-                let how = if accumulate == 1 { Finish::Add } else { Finish::Write };
+                let how = if accumulate == 1 { Epilogue::Add } else { Epilogue::Write };
                 product::all_tiles::<Bf16, true, false, $halves>(a, b, out, sizes, tiles as u32, how);
             }
         }
@@ -71,11 +71,11 @@ macro_rules! hopper_kernels {
                 block: product::BLOCK,
                 grid: tiles.min(blocks),
                 shared: product::shared_bytes($halves),
-                tensor: Held,
+                tensor_cores: KeepsAccumulators,
                 architecture: "sm_90a",
             } (
-                a: tiles Bf16 [k * m] align 16 of [k, m] by 64 at 0,
-                b: tiles Bf16 [k * n] align 16 of [k, n] by 64 at 1,
+                a: tensor_map Bf16 [k * m] align 16 of [k, m] by 64 at 0,
+                b: tensor_map Bf16 [k * n] align 16 of [k, n] by 64 at 1,
                 out: update f32 [m * n],
                 m: scalar u64,
                 n: scalar u64,
@@ -88,7 +88,7 @@ macro_rules! hopper_kernels {
             } {
                 let _ = blocks;
                 let sizes = Sizes { m: m as u32, n: n as u32, k: k as u32 };
-                product::all_tiles::<f32, false, false, $halves>(a, b, out, sizes, tiles as u32, Finish::Add);
+                product::all_tiles::<f32, false, false, $halves>(a, b, out, sizes, tiles as u32, Epilogue::Add);
             }
         }
     };
@@ -101,11 +101,11 @@ macro_rules! hopper_kernels {
                 block: product::BLOCK,
                 grid: tiles.min(blocks),
                 shared: product::shared_bytes($halves),
-                tensor: Held,
+                tensor_cores: KeepsAccumulators,
                 architecture: "sm_90a",
             } (
-                a: tiles Bf16 [m * k] align 16 of [m, k] by 128 at 0,
-                b: tiles Bf16 [n * k] align 16 of [n, k] by $width at 1,
+                a: tensor_map Bf16 [m * k] align 16 of [m, k] by 128 at 0,
+                b: tensor_map Bf16 [n * k] align 16 of [n, k] by $width at 1,
                 bias: read $real [biased * n],
                 out: write $real [m * n],
                 m: scalar u64,
@@ -120,7 +120,7 @@ macro_rules! hopper_kernels {
             } {
                 let _ = blocks;
                 let sizes = Sizes { m: m as u32, n: n as u32, k: k as u32 };
-                let how = if biased == 1 { Finish::AddBias(bias) } else { Finish::Write };
+                let how = if biased == 1 { Epilogue::AddBias(bias) } else { Epilogue::Write };
                 product::all_tiles::<$real, true, true, $halves>(a, b, out, sizes, tiles as u32, how);
             }
         }
@@ -142,16 +142,3 @@ hopper_kernels!(
     gemm_nn_hopper_128x128,
     gemm_tn_hopper_128x128
 );
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    gemm_nt_hopper_128x256::KERNEL,
-    gemm_nt_f32_hopper_128x256::KERNEL,
-    gemm_nn_hopper_128x256::KERNEL,
-    gemm_tn_hopper_128x256::KERNEL,
-    gemm_nt_hopper_128x128::KERNEL,
-    gemm_nt_f32_hopper_128x128::KERNEL,
-    gemm_nn_hopper_128x128::KERNEL,
-    gemm_tn_hopper_128x128::KERNEL,
-];

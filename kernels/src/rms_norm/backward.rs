@@ -13,7 +13,7 @@ use super::*;
 #[cfg(not(target_arch = "nvptx64"))]
 pub const fn backward_blocks(rows: u64, columns: u64) -> u32 {
     let rows_of_block = if columns <= SHORT {
-        Lanes::<FEW>::ROWS
+        Lanes::<SHORT_ROW_THREADS>::ROWS
     } else if columns <= MIDDLE {
         Lanes::<WARP>::ROWS
     } else {
@@ -36,9 +36,9 @@ struct Gradient<E: Element> {
 }
 
 impl<E: Real> Gradient<E> {
-    /// Every team takes one row of each round.
+    /// Every group takes one row of each round.
     #[inline(always)]
-    fn run<T: Team, const N: usize, const PARTS: usize>(self)
+    fn run<T: ThreadGroup, const N: usize, const PARTS: usize>(self)
     where
         E: Pack<N>,
         f32: Pack<N>,
@@ -164,7 +164,7 @@ impl<E: Real> Gradient<E> {
 
     /// Adds the partial sums of the block's teams: within warps, then over the warps in order.
     #[inline(always)]
-    fn add_up<T: Team, const N: usize, const PARTS: usize>(self, mut partials: [[f32; N]; PARTS]) {
+    fn add_up<T: ThreadGroup, const N: usize, const PARTS: usize>(self, mut partials: [[f32; N]; PARTS]) {
         let sums = Shared::<f32>::new(0, WARPS * self.columns);
         unroll!(part in PARTS {
             for lane in 0..N {
@@ -219,7 +219,7 @@ fn add_scaled<const N: usize>(mut sum: [f32; N], x: [f32; N], factor: f32) -> [f
 
 macro_rules! backward {
     (
-        $name:ident, $real:ident, $team:ty, $width:literal, $parts:ident, $parts_1:ident, $limit:expr
+        $name:ident, $real:ident, $group:ty, $width:literal, $parts:ident, $parts_1:ident, $limit:expr
     ) => {
         kernel! {
             /// d_input += r (g − input·r² mean(g·input)) with g = d_output·weight, per row; and partials
@@ -229,7 +229,7 @@ macro_rules! backward {
             /// rounds are the same for all, threads without a row take part with zeros. Order of summation:
             /// a thread's rows, its warp, the block's warps. Four element moves and about 10 flops per
             /// element.
-            pub fn $name { block: BLOCK, grid: blocks, shared: <$team>::shared(columns) } (
+            pub fn $name { block: BLOCK, grid: blocks, shared: <$group>::shared(columns) } (
                 input: read $real [rows * columns],
                 weight: read $real [columns],
                 inverse_rms: read f32 [rows],
@@ -245,7 +245,7 @@ macro_rules! backward {
                 columns > 0,
                 columns <= $limit,
                 blocks > 0,
-                blocks <= rows.div_ceil(u64::from(<$team>::ROWS)),
+                blocks <= rows.div_ceil(u64::from(<$group>::ROWS)),
             } {
                 let _ = blocks;
                 let gradient =
@@ -256,17 +256,17 @@ macro_rules! backward {
                     && d_input.is_aligned()
                     && partials.is_aligned();
                 if aligned && columns.is_multiple_of($width) {
-                    gradient.run::<$team, $width, $parts>();
+                    gradient.run::<$group, $width, $parts>();
                 } else {
-                    gradient.run::<$team, 1, $parts_1>();
+                    gradient.run::<$group, 1, $parts_1>();
                 }
             }
         }
     };
 }
 
-backward!(rms_norm_backward_short_f32, f32, Lanes<FEW>, 4, PARTS_4, PARTS_1, SHORT);
-backward!(rms_norm_backward_short_bf16, Bf16, Lanes<FEW>, 8, PARTS_8, PARTS_1, SHORT);
+backward!(rms_norm_backward_short_f32, f32, Lanes<SHORT_ROW_THREADS>, 4, PARTS_4, PARTS_1, SHORT);
+backward!(rms_norm_backward_short_bf16, Bf16, Lanes<SHORT_ROW_THREADS>, 8, PARTS_8, PARTS_1, SHORT);
 backward!(rms_norm_backward_middle_f32, f32, Lanes<WARP>, 4, PARTS_4, PARTS_1, MIDDLE);
 backward!(rms_norm_backward_middle_bf16, Bf16, Lanes<WARP>, 8, PARTS_8, PARTS_1, MIDDLE);
 backward!(rms_norm_backward_long_f32, f32, Block, 4, PARTS_4, LONG_PARTS_1, ANY);

@@ -59,9 +59,9 @@ struct Norm<E: Element> {
 }
 
 impl<E: Real> Norm<E> {
-    /// One row per team.
+    /// One row per group.
     #[inline(always)]
-    fn run<T: Team, S: Source<E, N>, const N: usize, const PARTS: usize>(self, source: S)
+    fn run<T: ThreadGroup, S: Source<E, N>, const N: usize, const PARTS: usize>(self, source: S)
     where
         E: Pack<N>,
     {
@@ -138,7 +138,7 @@ fn add_squares<const N: usize>(mut squares: f32, x: [f32; N]) -> f32 {
 
 macro_rules! forward {
     (
-        $plain:ident, $residual:ident, $real:ident, $team:ty, $width:literal, $parts:ident, $parts_1:ident,
+        $plain:ident, $residual:ident, $real:ident, $group:ty, $width:literal, $parts:ident, $parts_1:ident,
         $shared:expr, $limit:expr
     ) => {
         kernel! {
@@ -146,7 +146,7 @@ macro_rules! forward {
             ///
             /// Each block takes 256 / (threads of a row) rows. Every thread reaches the barriers (long rows) and
             /// shuffles. One order of summation. Two element moves and about 4 flops per element.
-            pub fn $plain { block: BLOCK, grid: rows.div_ceil(u64::from(<$team>::ROWS)), shared: $shared } (
+            pub fn $plain { block: BLOCK, grid: rows.div_ceil(u64::from(<$group>::ROWS)), shared: $shared } (
                 input: read $real [rows * columns],
                 weight: read $real [columns],
                 output: write $real [rows * columns],
@@ -158,9 +158,9 @@ macro_rules! forward {
                 let norm = Norm { weight, output, inverse_rms, rows, columns, epsilon };
                 let aligned = input.is_aligned() && weight.is_aligned() && output.is_aligned();
                 if aligned && columns.is_multiple_of($width) {
-                    norm.run::<$team, _, $width, $parts>(Input(input));
+                    norm.run::<$group, _, $width, $parts>(Input(input));
                 } else {
-                    norm.run::<$team, _, 1, $parts_1>(Input(input));
+                    norm.run::<$group, _, 1, $parts_1>(Input(input));
                 }
             }
         }
@@ -169,7 +169,7 @@ macro_rules! forward {
             /// sum = residual + delta; output = sum·r·weight per row, and r to inverse_rms.
             ///
             /// As the kernel without residual; four element moves per element.
-            pub fn $residual { block: BLOCK, grid: rows.div_ceil(u64::from(<$team>::ROWS)), shared: $shared } (
+            pub fn $residual { block: BLOCK, grid: rows.div_ceil(u64::from(<$group>::ROWS)), shared: $shared } (
                 residual: read $real [rows * columns],
                 delta: read $real [rows * columns],
                 weight: read $real [columns],
@@ -188,17 +188,37 @@ macro_rules! forward {
                     && output.is_aligned();
                 let source = Sum { residual, delta, sum };
                 if aligned && columns.is_multiple_of($width) {
-                    norm.run::<$team, _, $width, $parts>(source);
+                    norm.run::<$group, _, $width, $parts>(source);
                 } else {
-                    norm.run::<$team, _, 1, $parts_1>(source);
+                    norm.run::<$group, _, 1, $parts_1>(source);
                 }
             }
         }
     };
 }
 
-forward!(rms_norm_short_f32, rms_norm_residual_short_f32, f32, Lanes<FEW>, 4, PARTS_4, PARTS_1, 0, SHORT);
-forward!(rms_norm_short_bf16, rms_norm_residual_short_bf16, Bf16, Lanes<FEW>, 8, PARTS_8, PARTS_1, 0, SHORT);
+forward!(
+    rms_norm_short_f32,
+    rms_norm_residual_short_f32,
+    f32,
+    Lanes<SHORT_ROW_THREADS>,
+    4,
+    PARTS_4,
+    PARTS_1,
+    0,
+    SHORT
+);
+forward!(
+    rms_norm_short_bf16,
+    rms_norm_residual_short_bf16,
+    Bf16,
+    Lanes<SHORT_ROW_THREADS>,
+    8,
+    PARTS_8,
+    PARTS_1,
+    0,
+    SHORT
+);
 forward!(rms_norm_middle_f32, rms_norm_residual_middle_f32, f32, Lanes<WARP>, 4, PARTS_4, PARTS_1, 0, MIDDLE);
 forward!(
     rms_norm_middle_bf16,

@@ -28,50 +28,50 @@ const BLOCK: u32 = 256;
 /// Warps of a block.
 const WARPS: u32 = BLOCK / WARP;
 /// Threads that share a short row.
-const FEW: u32 = 8;
+const SHORT_ROW_THREADS: u32 = 8;
 /// Elements of a row that a thread holds in registers. The backward has three arrays of them.
-const HELD: u64 = 16;
+const REGISTER_ELEMENTS: u64 = 16;
 /// Vectors they are, where vectors have 4 elements.
-const PARTS_4: usize = HELD as usize / 4;
+const PARTS_4: usize = REGISTER_ELEMENTS as usize / 4;
 /// The same where they have 8.
-const PARTS_8: usize = HELD as usize / 8;
+const PARTS_8: usize = REGISTER_ELEMENTS as usize / 8;
 /// The same where rows are walked element by element.
-const PARTS_1: usize = HELD as usize;
+const PARTS_1: usize = REGISTER_ELEMENTS as usize;
 /// The same for the backward of long rows, which can do with less and so fits 128 registers a thread.
 const LONG_PARTS_1: usize = PARTS_1 / 2;
 
 /// Columns the short kernels can take.
-pub const SHORT: u64 = FEW as u64 * HELD;
+pub const SHORT: u64 = SHORT_ROW_THREADS as u64 * REGISTER_ELEMENTS;
 /// Columns the middle kernels can take.
-pub const MIDDLE: u64 = WARP as u64 * HELD;
+pub const MIDDLE: u64 = WARP as u64 * REGISTER_ELEMENTS;
 /// Columns up to which the long kernels read a row once.
-pub const REGISTERS: u64 = BLOCK as u64 * HELD;
+pub const REGISTERS: u64 = BLOCK as u64 * REGISTER_ELEMENTS;
 /// Columns the long kernels can take.
 const ANY: u64 = u32::MAX as u64;
 /// Bytes of shared memory that sums over a block take.
 const SCRATCH: u64 = size_of::<f32>() as u64 * WARPS as u64;
 
 /// The threads that share a row.
-trait Team: Copy {
+trait ThreadGroup: Copy {
     /// How many they are.
     const SIZE: u32;
     /// Rows a block works on at a time.
     const ROWS: u32 = BLOCK / Self::SIZE;
 
-    /// Sum over the team, the same bits in all its threads. All threads of the block must call it.
+    /// Sum over the group, the same bits in all its threads. All threads of the block must call it.
     fn sum(value: f32) -> f32;
 
     /// Bytes of shared memory that the backward of rows of so many columns takes.
     #[cfg(not(target_arch = "nvptx64"))]
     fn shared(columns: u64) -> u64;
 
-    /// This thread in its team.
+    /// This thread in its group.
     #[inline(always)]
     fn rank() -> u32 {
         thread_idx() % Self::SIZE
     }
 
-    /// This thread's team in the block.
+    /// This thread's group in the block.
     #[inline(always)]
     fn index() -> u32 {
         thread_idx() / Self::SIZE
@@ -82,7 +82,7 @@ trait Team: Copy {
 #[derive(Clone, Copy)]
 struct Lanes<const COUNT: u32>;
 
-impl<const COUNT: u32> Team for Lanes<COUNT> {
+impl<const COUNT: u32> ThreadGroup for Lanes<COUNT> {
     const SIZE: u32 = COUNT;
 
     #[inline(always)]
@@ -107,7 +107,7 @@ impl<const COUNT: u32> Team for Lanes<COUNT> {
 #[derive(Clone, Copy)]
 struct Block;
 
-impl Team for Block {
+impl ThreadGroup for Block {
     const SIZE: u32 = BLOCK;
 
     #[inline(always)]
@@ -121,27 +121,3 @@ impl Team for Block {
         SCRATCH
     }
 }
-
-/// The kernels of this family.
-#[cfg(not(target_arch = "nvptx64"))]
-pub const KERNELS: &[crate::launch::Kernel] = &[
-    rms_norm_short_f32::KERNEL,
-    rms_norm_short_bf16::KERNEL,
-    rms_norm_middle_f32::KERNEL,
-    rms_norm_middle_bf16::KERNEL,
-    rms_norm_long_f32::KERNEL,
-    rms_norm_long_bf16::KERNEL,
-    rms_norm_residual_short_f32::KERNEL,
-    rms_norm_residual_short_bf16::KERNEL,
-    rms_norm_residual_middle_f32::KERNEL,
-    rms_norm_residual_middle_bf16::KERNEL,
-    rms_norm_residual_long_f32::KERNEL,
-    rms_norm_residual_long_bf16::KERNEL,
-    rms_norm_backward_short_f32::KERNEL,
-    rms_norm_backward_short_bf16::KERNEL,
-    rms_norm_backward_middle_f32::KERNEL,
-    rms_norm_backward_middle_bf16::KERNEL,
-    rms_norm_backward_long_f32::KERNEL,
-    rms_norm_backward_long_bf16::KERNEL,
-    rms_norm_weight_gradient::KERNEL,
-];

@@ -12,28 +12,31 @@
 //!
 //! # Tiles in shared memory
 //!
-//! The copy engine writes a tile as rows of 128 bytes, one behind the other, and the tensor cores read it so. Bits
+//! TMA writes a tile as rows of 128 bytes, one behind the other, and the tensor cores read it so. Bits
 //! 4 to 6 of every address, the 16-byte chunk in the row, are combined by exclusive-or with bits 7 to 9, the row
 //! modulo 8: then the same chunk of eight rows lies in eight places of the banks.
 //!
 //! Blocks have one dimension and a multiple of 32 threads. Warp operations take part with all 32 lanes;
 //! there are no masks to get wrong.
 
-mod group;
 #[cfg(not(target_arch = "nvptx64"))]
 mod host;
 mod pack;
 #[cfg(target_arch = "nvptx64")]
 mod ptx;
 mod values;
+mod warpgroup;
 
-pub use group::{GroupSums, Operand, Operands, Sums, group_sizes, narrow_group_sizes};
 #[cfg(not(target_arch = "nvptx64"))]
 pub use host::*;
 pub use pack::{Pack, cover};
 #[cfg(target_arch = "nvptx64")]
 pub use ptx::*;
 pub use values::*;
+pub use warpgroup::{
+    AFragments, Accumulators, MatrixDescriptor, WarpgroupAccumulators, warpgroup_narrow_sizes,
+    warpgroup_sizes,
+};
 
 /// Threads of a warp.
 pub const WARP: u32 = 32;

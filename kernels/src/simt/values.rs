@@ -57,10 +57,6 @@ macro_rules! vectors {
 vectors!(
     /// Four f32.
     F32x4 = [f32; 4],
-    /// Four u32.
-    U32x4 = [u32; 4],
-    /// Two u64.
-    U64x2 = [u64; 2],
     /// Eight bf16.
     Bf16x8 = [Bf16; 8],
 );

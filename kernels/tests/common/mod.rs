@@ -9,7 +9,7 @@ pub mod product;
 use std::sync::Mutex;
 
 use cpift_kernels::emulator::Schedule;
-use cpift_kernels::launch::{Launch, LaunchError, Request, Slice, SliceMut, Tensor};
+use cpift_kernels::launch::{Launch, LaunchError, Request, Slice, SliceMut, TensorCores};
 use cpift_kernels::simt::{Element, F32x4, Real};
 
 /// Orders of threads and blocks that must not show in a result.
@@ -136,7 +136,8 @@ impl Record {
 impl Launch for Record {
     unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
         // Blocks that go from tile to tile fill a multiprocessor each.
-        let persistent = request.kernel.architecture == "sm_90a" && request.kernel.tensor != Tensor::Without;
+        let persistent =
+            request.kernel.architecture == "sm_90a" && request.kernel.tensor_cores != TensorCores::Unused;
         assert!(request.grid[0] <= self.multiprocessors || !persistent, "{}", request.kernel.name);
         self.names.lock().expect("not poisoned").push(request.kernel.name);
         Ok(())

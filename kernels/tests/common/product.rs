@@ -41,8 +41,8 @@ pub fn assert_product<C: Real>(
         let (row, column) = (index / n, index % n);
         let start = start(row, column);
         let (mut expected, mut magnitude) = (start, start.abs());
-        for level in 0..k {
-            let product = a.at(row, level) * b.at(level, column);
+        for index in 0..k {
+            let product = a.at(row, index) * b.at(index, column);
             expected += product;
             magnitude += product.abs();
         }

@@ -30,7 +30,7 @@ impl Precision {
             (Self::F32, _) | (Self::Auto, Device::Cpu(_)) => Ok(ComputeType::F32),
             (Self::Auto, Device::Gpu(gpu)) if gpu.is_emulated() => Ok(ComputeType::F32),
             (Self::Auto | Self::Bf16, Device::Gpu(_)) => {
-                device.try_own_kernels()?;
+                device.run_self_tests()?;
                 Ok(ComputeType::Bf16)
             }
             (Self::Bf16, Device::Cpu(_)) => {

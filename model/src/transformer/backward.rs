@@ -121,7 +121,7 @@ impl<T: Real> Backward<'_, T> {
         self.timings.lap(Part::ProjectionsBackward);
 
         let inputs = pass.attention_inputs(projected, heads.query.as_view(), heads.key.as_view());
-        let outputs = attention::Outputs {
+        let outputs = attention::BackwardInputs {
             output: attention,
             log_sum_exp: layer.log_sum_exp.slice(0..pass.rows() * pass.config.heads),
             d_output: heads.d_attention.as_view(),

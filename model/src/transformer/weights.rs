@@ -126,7 +126,7 @@ impl Norm {
         gradients: ViewMut<'_, f32>,
     ) -> Result<()> {
         let shape = self.shape(saved.input.len());
-        let saved = rms_norm::Saved {
+        let saved = rms_norm::BackwardInputs {
             input: saved.input,
             weight: weights.slice(self.weight.clone()),
             inverse_rms: saved.inverse_rms.slice(0..shape.rows),

@@ -5,7 +5,7 @@ use std::ffi::c_void;
 use std::sync::{Arc, LazyLock};
 
 use cpift_kernels::launch::{Argument, Direction, Kernel, SHARED_MEMORY_DEFAULT};
-use cpift_kernels::tiled::TiledMatrix;
+use cpift_kernels::tensor_map::TensorMapLayout;
 use cudarc::driver::sys::CUresult;
 
 use crate::ptx::{Entry, Parameter};
@@ -101,10 +101,10 @@ pub fn same_parameters(kernel: &Kernel, entry: &Entry) -> Result<(), String> {
     }
     for (parameter, declared) in kernel.parameters.iter().zip(&entry.parameters) {
         let (tiles, scalar) =
-            (parameter.direction == Direction::Tiles, parameter.direction == Direction::Scalar);
+            (parameter.direction == Direction::TensorMap, parameter.direction == Direction::Scalar);
         let buffer = !tiles && !scalar;
         let bytes = match parameter.direction {
-            Direction::Tiles => size_of::<Value>(),
+            Direction::TensorMap => size_of::<Value>(),
             Direction::Scalar => parameter.element_bytes(),
             _ => 8,
         };
@@ -195,7 +195,7 @@ impl State {
                     let message = format!("{}: `{other}` is no type of number here", kernel.name);
                     return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, &message));
                 }
-                (Direction::Tiles, _) => {
+                (Direction::TensorMap, _) => {
                     let what = format!("{}: {}", kernel.name, parameter.name);
                     let matrix = read_tiles(map);
                     let bytes = (matrix.rows * matrix.row_bytes()) as usize;
@@ -203,7 +203,7 @@ impl State {
                     let length = place.rest() / matrix.element_bytes.max(1) as usize;
                     let address = place.host() as u64;
                     places.push(place);
-                    Argument::Tiles(TiledMatrix { address, length, ..matrix })
+                    Argument::TensorMap(TensorMapLayout { address, length, ..matrix })
                 }
                 // Right where the kernel does not use it, which the emulator finds out.
                 (_, _) if value == 0 => Argument::Buffer { address: 0, length: 0 },
@@ -230,18 +230,18 @@ impl State {
 }
 
 /// A matrix as the bytes of a tensor map.
-pub fn write_tiles(matrix: &TiledMatrix) -> Value {
+pub fn write_tiles(matrix: &TensorMapLayout) -> Value {
     let mut map = [0; 16];
-    let TiledMatrix { address, element_bytes, rows, columns, tile_rows, .. } = *matrix;
-    map[..5].copy_from_slice(&[address, element_bytes.into(), rows, columns, tile_rows.into()]);
+    let TensorMapLayout { address, element_bytes, rows, columns, box_rows, .. } = *matrix;
+    map[..5].copy_from_slice(&[address, element_bytes.into(), rows, columns, box_rows.into()]);
     map
 }
 
 /// The matrix of a tensor map.
-fn read_tiles(map: &Value) -> TiledMatrix {
-    let [address, element_bytes, rows, columns, tile_rows, ..] = *map;
-    let (element_bytes, tile_rows) = (element_bytes as u32, tile_rows as u32);
-    TiledMatrix { address, length: 0, element_bytes, rows, columns, tile_rows }
+fn read_tiles(map: &Value) -> TensorMapLayout {
+    let [address, element_bytes, rows, columns, box_rows, ..] = *map;
+    let (element_bytes, box_rows) = (element_bytes as u32, box_rows as u32);
+    TensorMapLayout { address, length: 0, element_bytes, rows, columns, box_rows }
 }
 
 #[cfg(test)]

@@ -23,12 +23,10 @@ mod gated_mlp;
 mod gemm;
 #[path = "../../../kernels/tests/gemm_hopper.rs"]
 mod gemm_hopper;
-#[path = "../../../kernels/tests/gemm_split.rs"]
-mod gemm_split;
+#[path = "../../../kernels/tests/gemm_split_k.rs"]
+mod gemm_split_k;
 #[path = "../../../kernels/tests/gemm_tensor.rs"]
 mod gemm_tensor;
-#[path = "../../../kernels/tests/mask.rs"]
-mod mask;
 #[path = "../../../kernels/tests/norm.rs"]
 mod norm;
 #[path = "../../../kernels/tests/rms_norm.rs"]
@@ -39,10 +37,12 @@ mod rope;
 mod select;
 #[path = "../../../kernels/tests/slerp.rs"]
 mod slerp;
+#[path = "../../../kernels/tests/transplant.rs"]
+mod transplant;
 
 mod coverage;
-mod groups;
 mod instructions;
 mod paths;
 mod planted;
 mod text;
+mod warpgroups;

@@ -2,13 +2,12 @@
 //! outputs that vectors fit and those they do not, sums that are added to, long rows of whole vectors.
 
 use crate::common::attention::Case;
-use crate::common::{Buffer, SCHEDULES, bits, random, slice, slice_mut};
+use crate::common::{SCHEDULES, random, slice, slice_mut};
 use cpift_kernels::embedding::embedding_backward_f32;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
 use cpift_kernels::gemm_hopper::*;
-use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};
-use cpift_kernels::mask::*;
+use cpift_kernels::launch::{LaunchError, SliceMut};
 use cpift_kernels::simt::{Bf16, Real};
 
 /// m, n and k: edges of all tiles, and rows of whole vectors.
@@ -118,8 +117,8 @@ fn sums_of_parts() {
         let sums = random::<f32>(1, parts as usize * count);
         for accumulate in [0, 1] {
             let (sums, length) = (sums.read(), count as u64);
-            outputs(count, |out| add_parts_f32(&emulator(), sums, out, length, parts, accumulate));
-            outputs(count, |out| add_parts_bf16(&emulator(), sums, out, length, parts, accumulate));
+            outputs(count, |out| gemm_split_k_sum_f32(&emulator(), sums, out, length, parts, accumulate));
+            outputs(count, |out| gemm_split_k_sum_bf16(&emulator(), sums, out, length, parts, accumulate));
         }
     }
 }
@@ -157,24 +156,4 @@ fn gradients_of_frequent_tokens() {
             )
         });
     }
-}
-
-type Combination =
-    fn(&dyn Launch, Slice<'_, u32>, Slice<'_, u32>, SliceMut<'_, u32>, u64) -> Result<(), LaunchError>;
-
-#[test]
-fn sets_of_whole_chunks() {
-    let words = 3 * 4096 + 5;
-    let masks = [1, 2].map(|seed| {
-        let words: Vec<u32> = (0..words).map(|word| bits(seed, word) as u32).collect();
-        Buffer::from_slice(&words)
-    });
-    let [left, right] = [masks[0].read(), masks[1].read()];
-    for launch in [mask_and as Combination, mask_or, mask_and_not] {
-        let mut out = Buffer::<u32>::poisoned(words as usize);
-        launch(&emulator(), left, right, out.write(), words).unwrap();
-    }
-    let mut total = [7u64];
-    mask_intersection_count(&emulator(), left, right, slice_mut(&mut total), words).unwrap();
-    mask_count(&emulator(), left, slice_mut(&mut total), words).unwrap();
 }

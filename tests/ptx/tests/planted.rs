@@ -134,7 +134,7 @@ fn multiply_hopper(launcher: &dyn Launch) -> Result<(), LaunchError> {
     gemm_nt_hopper(launcher, 1, a.read(), b.read(), None, out.write(), [m, n, k].map(|size| size as u64))
 }
 
-/// Forward and backward of attention by Hopper's kernels: of heads that end within a tile of the copy engine, of more
+/// Forward and backward of attention by Hopper's kernels: of heads that end within a tile of TMA, of more
 /// queries and keys than a block holds, and of several tiles to a block.
 fn attend(launcher: &dyn Launch) -> Result<(), LaunchError> {
     Case::<Bf16>::new((2, 1, 80), &[300, 20]).try_run(launcher).map(|_| ())
@@ -168,7 +168,7 @@ const OTHER_BITS: &str = "its PTX gives other bits than its source: ";
 fn errors_in_a_product_on_tensor_cores() {
     let mut cases = vec![
         ("rows of A exchanged", swap("mma.sync", 0, 2), OTHER_BITS),
-        ("levels of B exchanged", swap("mma.sync", 0, 3), OTHER_BITS),
+        ("k of B exchanged", swap("mma.sync", 0, 3), OTHER_BITS),
         ("sums exchanged", swap("mma.sync", 0, 4), OTHER_BITS),
         ("results exchanged", swap("mma.sync", 0, 1), OTHER_BITS),
         ("matrices exchanged", swap("ldmatrix", 0, 0), OTHER_BITS),
@@ -216,9 +216,9 @@ fn errors_in_a_product_by_groups() {
         ("fewer bytes announced", replace(", 32768;", ", 16384;", 0), "is still copying to"),
         ("more bytes announced", replace(", 32768;", ", 32784;", 0), "deadlock"),
         ("fewer threads awaited", last("mbarrier.init", "4", 1), "is still copying to"),
-        ("a place that is not given back", remove("mbarrier.arrive.shared", 0), "deadlock"),
+        ("a stage that is not released", remove("mbarrier.arrive.shared", 0), "deadlock"),
         ("the barrier behind the first left out", remove("bar.sync", 0), "initialised with no barrier"),
-        ("fences left out", Box::new(fences), "initialised without fence_arrivals"),
+        ("fences left out", Box::new(fences), "initialised without fence_mbarrier_init"),
         ("registers that are not fenced", remove("wgmma.fence", 0), "no wgmma.fence before"),
         (
             "products that are not waited for",
@@ -230,7 +230,7 @@ fn errors_in_a_product_by_groups() {
         ("A read across k", replace("1, 1, 1, 0, 0;", "1, 1, 1, 1, 0;", 1), OTHER_BITS),
         ("sums exchanged", swap("m64n128k16", 0, 0), OTHER_BITS),
         (
-            "chunks not permuted",
+            "chunks not swizzled",
             replace("4611686293305360384", "13835058330160136192", 0),
             "an operand described as",
         ),
@@ -251,14 +251,14 @@ fn errors_in_attention_by_groups() {
         ("scores that are added to", replace("a, b, 0, 1, 1, 0, 0;", "a, b, 1, 1, 1, 0, 0;", 1), OTHER_BITS),
         ("values read along k", replace("b, 1, 1, 1, 1;", "b, 1, 1, 1, 0;", 0), OTHER_BITS),
         ("sums exchanged", swap("m64n80k16", 2, 0), OTHER_BITS),
-        ("a turn that is not given on", remove("@tells mbarrier.arrive", 1), "deadlock"),
+        ("a turn that is not passed on", remove("@tells mbarrier.arrive", 1), "deadlock"),
         ("registers that are not fenced", remove("wgmma.fence", 1), "no wgmma.fence before"),
     ];
     must_be_found("attention_forward_80_hopper", attend, cases);
     let cases: Vec<(&str, Change, &str)> = vec![
         ("the second values not named", replace("mov.b64 b, ", "mov.b64 a, ", 3), "which was never written"),
         ("gradients exchanged", swap("m64n80k16", 5, 0), OTHER_BITS),
-        ("a turn that is not given on", remove("@tells mbarrier.arrive", 0), "deadlock"),
+        ("a turn that is not passed on", remove("@tells mbarrier.arrive", 0), "deadlock"),
     ];
     must_be_found("attention_backward_keys_80_hopper", attend, cases);
 }

@@ -50,16 +50,16 @@ fn what_cannot_be_used_is_refused_with_the_reason() {
         (
             &[("FAIL", "jit:fill_f32")],
             &[
-                "fails a first test: kernel fill_f32: the driver does not take the PTX of `elementwise`",
+                "fails a self-test: kernel fill_f32: the driver does not take the PTX of `elementwise`",
                 "; ptxas fatal",
             ],
         ),
-        (&[("FAIL", "skip:fill_f32")], &["fails a first test", "a kernel wrote wrong values"]),
+        (&[("FAIL", "skip:fill_f32")], &["fails a self-test", "a kernel wrote wrong values"]),
         (
             &[("FAIL", "launch:fill_f32")],
-            &["fails a first test", "unspecified launch failure (CUDA_ERROR_LAUNCH_FAILED)"],
+            &["fails a self-test", "unspecified launch failure (CUDA_ERROR_LAUNCH_FAILED)"],
         ),
-        (&[("MEMORY", "100")], &["fails a first test: out of memory on cuda:0"]),
+        (&[("MEMORY", "100")], &["fails a self-test: out of memory on cuda:0"]),
     ];
     for (variables, expected) in cases {
         let stand_in = StandIn::with(variables);
@@ -97,7 +97,7 @@ fn graphs_that_fail_a_first_test_are_not_used() {
         let stand_in = StandIn::with(&[("FAIL", failure)]);
         let output = stand_in.run_ignored("record");
         assert!(output.status.success(), "{failure}: {}", String::from_utf8_lossy(&output.stdout));
-        // None, or those of the first test.
+        // None, or those of the self-test.
         assert!(stand_in.counts()["graphs"] <= 2, "{failure}: {}", stand_in.log());
         assert_eq!(stand_in.violations(), [""; 0], "{failure}");
     }

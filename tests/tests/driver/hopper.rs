@@ -3,7 +3,7 @@
 
 use std::num::NonZeroUsize;
 
-use cpift_engine::ops::attention::{Documents, Gradients, Inputs, Outputs, Shape, backward, forward};
+use cpift_engine::ops::attention::{BackwardInputs, Documents, Gradients, Inputs, Shape, backward, forward};
 use cpift_engine::ops::{linear, subtract::subtract};
 use cpift_engine::{Buffer, Device, Result, bf16};
 use cpift_kernels::emulator::Schedule;
@@ -42,7 +42,7 @@ fn attend(device: &Device) -> Result<Results> {
     let mut gradients = [q.len(), k.len(), v.len()].map(|length| poisoned::<bf16>(device, length));
     let [d_q, d_k, d_v] = gradients.each_mut().map(Buffer::view_mut);
     let outputs =
-        Outputs { output: output.view(), log_sum_exp: log_sum_exp.view(), d_output: d_output.view() };
+        BackwardInputs { output: output.view(), log_sum_exp: log_sum_exp.view(), d_output: d_output.view() };
     backward(device, &SHAPE, &documents, inputs, outputs, Gradients { d_q, d_k, d_v })?;
     Ok(Results { output, log_sum_exp, gradients })
 }
@@ -60,7 +60,7 @@ fn bits(device: &Device) -> Bits {
 fn attention_matches_the_oracle() {
     let device = Device::emulated_like(Schedule::Shuffled(17), (9, 0));
     let Results { output, log_sum_exp, .. } = attend(&device).unwrap();
-    assert_eq!(device.left_out(), None);
+    assert_eq!(device.disabled_kernels(), None);
     let [q, k, v] = numbers().map(|values| widen(&values));
     let Shape { heads, kv_heads, head_dim, scale, window } = SHAPE;
     let window = window.map(NonZeroUsize::get);
@@ -81,7 +81,7 @@ fn attention_is_tested_before_it_is_used_on_the_stand_in_driver() {
     }
     // What fails, and what is said of it.
     let of = |passes: &str, reason: &str| {
-        format!("Hopper's kernels for {passes} of heads of 96, which failed a first test: {reason}")
+        format!("Hopper's kernels for {passes} of heads of 96, which failed a self-test: {reason}")
     };
     let jit = "kernel attention_forward_96_hopper: the driver does not take the PTX of `attention_hopper`";
     for (failure, expected) in [
@@ -107,12 +107,12 @@ fn attention_is_tested_before_it_is_used_on_the_stand_in_driver() {
 fn attend_there() {
     let device = Device::cuda(0).unwrap();
     let found = bits(&device);
-    let left_out = device.left_out().unwrap_or_default();
+    let disabled_kernels = device.disabled_kernels().unwrap_or_default();
     let own = bits(&Device::emulated_like(Schedule::Forward, (9, 0)));
     let others = bits(&Device::emulated(Schedule::Forward));
     // Of one output, gradients by either kernels are the same: the emulator adds in the order of keys and queries.
-    assert_eq!(found, if left_out.contains("kernels for attention") { others } else { own });
-    println!("said: {left_out}");
+    assert_eq!(found, if disabled_kernels.contains("kernels for attention") { others } else { own });
+    println!("said: {disabled_kernels}");
 }
 
 /// A Hopper of few multiprocessors, so that its own kernels are chosen for small products.
@@ -148,9 +148,9 @@ fn hoppers_kernels_are_tested_before_the_first_product() {
 #[ignore = "run on the stand-in by other tests"]
 fn multiply_in_a_recording() {
     let device = Device::cuda(0).unwrap();
-    assert_eq!(device.left_out(), None, "nothing is tested before it is wanted");
+    assert_eq!(device.disabled_kernels(), None, "nothing is tested before it is wanted");
     let product = multiply(&device).unwrap();
-    println!("without: {}", device.left_out().unwrap_or_default());
+    println!("without: {}", device.disabled_kernels().unwrap_or_default());
     assert_eq!(product.to_vec().unwrap(), expected_product());
 }
 
@@ -188,7 +188,7 @@ fn a_device_that_hoppers_kernels_break_says_how_to_do_without() {
     let stand_in = StandIn::with(&[HOPPER, FEW, ("FAIL", "launch:gemm_nn_hopper")]);
     let broken = said(&stand_in.run_ignored("break_the_device"), "broken: ");
     for part in [
-        "device `cuda:0` cannot be used: Hopper's kernels for products broke it in a first test",
+        "device `cuda:0` cannot be used: Hopper's kernels for products broke it in a self-test",
         "CUDA_ERROR_LAUNCH_FAILED",
         "with the environment variable CPIFT_HOPPER=off",
     ] {
@@ -209,7 +209,7 @@ fn break_the_device() {
     for later in [
         subtract(&device, target.view_mut(), other.view()).unwrap_err().to_string(),
         Buffer::<f32>::zeros(&device, 1).unwrap_err().to_string(),
-        device.try_own_kernels().unwrap_err().to_string(),
+        device.run_self_tests().unwrap_err().to_string(),
     ] {
         assert!(later.contains("CPIFT_HOPPER=off"), "{later}");
     }
@@ -235,7 +235,7 @@ fn a_driver_too_old_for_hoppers_kernels_runs_the_others() {
 #[ignore = "run on the stand-in by other tests"]
 fn multiply_by_others() {
     let device = Device::cuda(0).unwrap();
-    device.try_own_kernels().unwrap();
+    device.run_self_tests().unwrap();
     println!("opened: {}", device.describe());
     assert_eq!(multiply(&device).unwrap().to_vec().unwrap(), expected_product());
 }

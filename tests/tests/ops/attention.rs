@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 
 use cpift_engine::ops::attention::{
-    Cache, Documents, Gradients, Inputs, Outputs, Shape, backward, decode, forward,
+    BackwardInputs, Cache, Documents, Gradients, Inputs, Shape, backward, decode, forward,
 };
 use cpift_engine::{Buffer, Device, Indices, Real};
 use cpift_tests::devices::{devices_of, emulated};
@@ -94,8 +94,11 @@ impl Case {
         forward(&self.device, &self.shape, &documents, inputs, output.view_mut(), log_sum_exp.view_mut())
             .unwrap();
         let (mut d_q, mut d_k, mut d_v) = (poison(self.q.len()), poison(self.k.len()), poison(self.v.len()));
-        let outputs =
-            Outputs { output: output.view(), log_sum_exp: log_sum_exp.view(), d_output: d_output.view() };
+        let outputs = BackwardInputs {
+            output: output.view(),
+            log_sum_exp: log_sum_exp.view(),
+            d_output: d_output.view(),
+        };
         let gradients = Gradients { d_q: d_q.view_mut(), d_k: d_k.view_mut(), d_v: d_v.view_mut() };
         backward(&self.device, &self.shape, &documents, inputs, outputs, gradients).unwrap();
         Results {

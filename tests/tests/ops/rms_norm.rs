@@ -1,7 +1,7 @@
 //! RMSNorm against a f64 oracle, its backward against central differences of the oracle, in f32 and bf16.
 
 use cpift_engine::Real;
-use cpift_engine::ops::rms_norm::{self, ResidualOutputs, Saved, Shape};
+use cpift_engine::ops::rms_norm::{self, BackwardInputs, ResidualOutputs, Shape};
 use cpift_tests::devices::on_each;
 use cpift_tests::in_f32_and_bf16;
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
@@ -83,7 +83,7 @@ fn backward_matches_central_differences<T: Real>() {
             let mut d_input = upload::<T>(device, &before_input);
             let mut d_weight = upload(device, &before_weight);
             let (input, weight, r) = (upload(device, &input), upload(device, &weight), upload(device, &r));
-            let saved = Saved { input: input.view(), weight: weight.view(), inverse_rms: r.view() };
+            let saved = BackwardInputs { input: input.view(), weight: weight.view(), inverse_rms: r.view() };
             let d_output = upload(device, &d_output);
             let gradients = (d_input.view_mut(), d_weight.view_mut());
             rms_norm::backward(device, shape, saved, d_output.view(), gradients.0, gradients.1).unwrap();

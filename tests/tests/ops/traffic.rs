@@ -40,7 +40,7 @@ impl Counting {
     fn new(compute_capability: (u32, u32)) -> Self {
         let log = TrafficLog::default();
         let device = Device::counting(&log, compute_capability);
-        device.try_own_kernels().unwrap();
+        device.run_self_tests().unwrap();
         Self { device, log }
     }
 

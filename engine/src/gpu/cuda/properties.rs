@@ -26,7 +26,7 @@ pub struct Properties {
     /// The compute capability whose kernels are used: the same, or an older one.
     pub compute_capability: (u32, u32),
     /// Why it is an older one.
-    pub left_out: Option<String>,
+    pub disabled_kernels: Option<String>,
     /// Bytes of memory.
     pub memory: u64,
     /// How many run blocks side by side.
@@ -77,8 +77,8 @@ impl Properties {
         }
         let driver = driver_version().map_err(query)?;
         let wanted = std::env::var(HOPPER).unwrap_or_default();
-        let left_out = own_kernels_left_out(hardware, driver, &wanted).map_err(&unavailable)?;
-        let compute_capability = if left_out.is_some() { OLDEST } else { hardware };
+        let disabled_kernels = hopper_kernels_disabled(hardware, driver, &wanted).map_err(&unavailable)?;
+        let compute_capability = if disabled_kernels.is_some() { OLDEST } else { hardware };
         let ptx = cpift_kernels::modules::newest_version(compute_capability);
         if newest_ptx(driver) < ptx {
             let (major, minor) = ptx;
@@ -96,7 +96,7 @@ impl Properties {
             name,
             hardware,
             compute_capability,
-            left_out,
+            disabled_kernels,
             // SAFETY: `device` comes from `get`.
             memory: unsafe { result::device::total_mem(device) }.map_err(query)? as u64,
             multiprocessors: number(Attribute::CU_DEVICE_ATTRIBUTE_MULTIPROCESSOR_COUNT)?.max(1),
@@ -112,7 +112,7 @@ impl Properties {
 ///
 /// # Errors
 /// Another value of the variable.
-fn own_kernels_left_out(
+fn hopper_kernels_disabled(
     compute_capability: (u32, u32),
     driver: i32,
     wanted: &str,
@@ -164,20 +164,21 @@ mod tests {
 
     #[test]
     fn hoppers_own_kernels_are_left_out_for_a_reason() {
-        let left_out = |capability, driver, wanted| own_kernels_left_out(capability, driver, wanted).unwrap();
+        let disabled_kernels =
+            |capability, driver, wanted| hopper_kernels_disabled(capability, driver, wanted).unwrap();
         for wanted in ["", "on"] {
-            assert_eq!(left_out((9, 0), 12_000, wanted), None);
+            assert_eq!(disabled_kernels((9, 0), 12_000, wanted), None);
             assert!(
-                left_out((9, 0), 11_080, wanted)
+                disabled_kernels((9, 0), 11_080, wanted)
                     .unwrap()
                     .contains("CUDA 12.0 or newer (this one is for 11.8)")
             );
         }
-        assert!(left_out((9, 0), 12_080, "off").unwrap().contains("CPIFT_HOPPER is off"));
+        assert!(disabled_kernels((9, 0), 12_080, "off").unwrap().contains("CPIFT_HOPPER is off"));
         for capability in [(8, 0), (8, 9), (12, 0)] {
-            assert_eq!(left_out(capability, 11_040, "off"), None);
+            assert_eq!(disabled_kernels(capability, 11_040, "off"), None);
         }
-        let error = own_kernels_left_out((8, 0), 12_080, "no").unwrap_err();
+        let error = hopper_kernels_disabled((8, 0), 12_080, "no").unwrap_err();
         assert_eq!(error, "the environment variable CPIFT_HOPPER is `no`: set it to `on` or `off`");
     }
 

@@ -1,7 +1,7 @@
 //! Arguments as the driver takes them; matrices to copy tiles from become tensor maps.
 //!
 //! A tensor map is a kernel's parameter, by value: the driver copies it with the other arguments, into a graph's
-//! node too. So there is no map in device memory to keep alive and to make known to the copy engine, and none to
+//! node too. So there is no map in device memory to keep alive and to make known to TMA, and none to
 //! look up; encoding one is arithmetic on the host, once a launch, and none when a graph is replayed. Not yet run on
 //! hardware.
 
@@ -9,7 +9,7 @@ use std::ffi::c_void;
 use std::ptr;
 
 use cpift_kernels::launch::Argument;
-use cpift_kernels::tiled::TiledMatrix;
+use cpift_kernels::tensor_map::TensorMapLayout;
 use cudarc::driver::result::DriverError;
 use cudarc::driver::sys::{
     self, CUtensorMap, CUtensorMapDataType, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
@@ -30,7 +30,7 @@ impl<'a> Parameters<'a> {
     /// A matrix that the driver makes no tensor map of.
     pub fn new(arguments: &'a [Argument]) -> Result<Self, DriverError> {
         let matrices = arguments.iter().filter_map(|argument| match argument {
-            Argument::Tiles(matrix) => Some(matrix),
+            Argument::TensorMap(matrix) => Some(matrix),
             _ => None,
         });
         let maps = matrices.map(encode).collect::<Result<Vec<CUtensorMap>, DriverError>>()?;
@@ -41,20 +41,20 @@ impl<'a> Parameters<'a> {
             Argument::U64(value) => ptr::from_ref(value).cast_mut().cast(),
             Argument::F32(value) => ptr::from_ref(value).cast_mut().cast(),
             Argument::F64(value) => ptr::from_ref(value).cast_mut().cast(),
-            Argument::Tiles(_) => next_map.next().map_or(ptr::null(), ptr::from_ref).cast_mut().cast(),
+            Argument::TensorMap(_) => next_map.next().map_or(ptr::null(), ptr::from_ref).cast_mut().cast(),
         };
         let pointers = arguments.iter().map(&mut pointer).collect();
         Ok(Self { pointers, _maps: maps, _arguments: arguments })
     }
 }
 
-/// The tensor map of a matrix of bf16 or f32: rows of a tile are 128 bytes, permuted; what is outside is zero.
-fn encode(matrix: &TiledMatrix) -> Result<CUtensorMap, DriverError> {
+/// The tensor map of a matrix of bf16 or f32: rows of a tile are 128 bytes, swizzled; what is outside is zero.
+fn encode(matrix: &TensorMapLayout) -> Result<CUtensorMap, DriverError> {
     let mut map = CUtensorMap { opaque: [0; 16] };
     // The fastest dimension first; its stride is that of elements.
     let sizes = [matrix.columns, matrix.rows];
     let strides = [matrix.row_bytes()];
-    let tile = [matrix.tile_columns(), matrix.tile_rows];
+    let tile = [matrix.box_columns(), matrix.box_rows];
     let every = [1, 1];
     let kind = match matrix.element_bytes {
         2 => CUtensorMapDataType::CU_TENSOR_MAP_DATA_TYPE_BFLOAT16,

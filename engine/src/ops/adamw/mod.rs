@@ -20,6 +20,7 @@ mod optimizer;
 
 pub use optimizer::AdamW;
 
+use cpift_kernels::adamw::Coefficients;
 use half::bf16;
 
 use crate::buffer::{View, ViewMut};
@@ -135,7 +136,7 @@ pub fn step(
     if let Some(mask) = gradient.frozen {
         check_length(OP, "frozen", mask.len(), length)?;
     }
-    let mut coefficients = Coefficients::new(hyper, step, gradient.scale)?;
+    let mut coefficients = coefficients(hyper, step, gradient.scale)?;
     match device {
         Device::Cpu(_) if parameters.copy.is_some() => return Err(not_on_the_cpu::<bf16>()),
         Device::Cpu(cpu) => {
@@ -152,52 +153,28 @@ pub fn step(
 }
 
 /// Factors of one step that are the same for every parameter: computed in f64, rounded once.
-#[derive(Debug, Clone, Copy)]
-struct Coefficients {
-    gradient_scale: f32,
-    /// 1 − lr·decay.
-    weight_factor: f32,
-    beta1: f32,
-    /// 1 − β1.
-    gradient_weight: f32,
-    beta2: f32,
-    /// 1 − β2.
-    square_weight: f32,
-    /// √(1 − β2ᵗ).
-    root_correction: f32,
-    epsilon: f32,
-    /// lr / (1 − β1ᵗ).
-    step_size: f32,
-}
-
-impl Coefficients {
-    fn new(hyper: &Hyper, step: u64, gradient_scale: f64) -> Result<Self> {
-        let Hyper { learning_rate, beta1, beta2, epsilon, weight_decay } = *hyper;
-        let not_negative = |value: f64| value.is_finite() && value >= 0.0;
-        check(OP, step >= 1, || "steps are counted from 1, got 0".to_owned())?;
-        check(OP, not_negative(learning_rate), || format!("learning_rate = {learning_rate} must be >= 0"))?;
-        check(OP, (0.0..1.0).contains(&beta1), || format!("beta1 = {beta1} must be in [0, 1)"))?;
-        check(OP, (0.0..1.0).contains(&beta2), || format!("beta2 = {beta2} must be in [0, 1)"))?;
-        check(OP, epsilon.is_finite() && epsilon as f32 > 0.0, || {
-            format!("epsilon = {epsilon} must be > 0")
-        })?;
-        check(OP, not_negative(weight_decay), || format!("weight_decay = {weight_decay} must be >= 0"))?;
-        check(OP, gradient_scale.is_finite(), || {
-            format!("gradient scale = {gradient_scale} must be finite")
-        })?;
-        let step = step as f64;
-        Ok(Self {
-            gradient_scale: gradient_scale as f32,
-            weight_factor: (1.0 - learning_rate * weight_decay) as f32,
-            beta1: beta1 as f32,
-            gradient_weight: (1.0 - beta1) as f32,
-            beta2: beta2 as f32,
-            square_weight: (1.0 - beta2) as f32,
-            root_correction: (1.0 - beta2.powf(step)).sqrt() as f32,
-            epsilon: epsilon as f32,
-            step_size: (learning_rate / (1.0 - beta1.powf(step))) as f32,
-        })
-    }
+fn coefficients(hyper: &Hyper, step: u64, gradient_scale: f64) -> Result<Coefficients> {
+    let Hyper { learning_rate, beta1, beta2, epsilon, weight_decay } = *hyper;
+    let not_negative = |value: f64| value.is_finite() && value >= 0.0;
+    check(OP, step >= 1, || "steps are counted from 1, got 0".to_owned())?;
+    check(OP, not_negative(learning_rate), || format!("learning_rate = {learning_rate} must be >= 0"))?;
+    check(OP, (0.0..1.0).contains(&beta1), || format!("beta1 = {beta1} must be in [0, 1)"))?;
+    check(OP, (0.0..1.0).contains(&beta2), || format!("beta2 = {beta2} must be in [0, 1)"))?;
+    check(OP, epsilon.is_finite() && epsilon as f32 > 0.0, || format!("epsilon = {epsilon} must be > 0"))?;
+    check(OP, not_negative(weight_decay), || format!("weight_decay = {weight_decay} must be >= 0"))?;
+    check(OP, gradient_scale.is_finite(), || format!("gradient scale = {gradient_scale} must be finite"))?;
+    let step = step as f64;
+    Ok(Coefficients {
+        gradient_scale: gradient_scale as f32,
+        weight_factor: (1.0 - learning_rate * weight_decay) as f32,
+        beta1: beta1 as f32,
+        gradient_weight: (1.0 - beta1) as f32,
+        beta2: beta2 as f32,
+        square_weight: (1.0 - beta2) as f32,
+        root_correction: (1.0 - beta2.powf(step)).sqrt() as f32,
+        epsilon: epsilon as f32,
+        step_size: (learning_rate / (1.0 - beta1.powf(step))) as f32,
+    })
 }
 
 /// Work of a [`step`] on so many parameters.

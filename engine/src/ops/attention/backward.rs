@@ -11,7 +11,7 @@
 
 use std::ops::Range;
 
-use super::cpu::{Inputs, TILE, Work, first_tile, part, take, tiles, visible};
+use super::cpu::{HostInputs, TILE, Work, first_tile, part, take, tiles, visible};
 use super::{Documents, Shape};
 use crate::cpu::math::{dot, exp};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
@@ -24,20 +24,20 @@ use crate::device::CpuDevice;
 
 /// What the forward pass left and the gradient that reaches it, as slices.
 #[derive(Clone, Copy)]
-pub struct Outputs<'a> {
+pub struct HostBackwardInputs<'a> {
     pub output: &'a [f32],
     pub log_sum_exp: &'a [f32],
     pub d_output: &'a [f32],
 }
 
 /// The gradients, of which every thread writes its own rows.
-pub struct Gradients<'a> {
+pub struct HostGradients<'a> {
     d_q: SharedMut<'a, f32>,
     d_k: SharedMut<'a, f32>,
     d_v: SharedMut<'a, f32>,
 }
 
-impl<'a> Gradients<'a> {
+impl<'a> HostGradients<'a> {
     pub fn new(d_q: &'a mut [f32], d_k: &'a mut [f32], d_v: &'a mut [f32]) -> Self {
         Self { d_q: SharedMut::new(d_q), d_k: SharedMut::new(d_k), d_v: SharedMut::new(d_v) }
     }
@@ -47,9 +47,9 @@ pub fn backward(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
-    inputs: Inputs,
-    outputs: Outputs,
-    gradients: Gradients,
+    inputs: HostInputs,
+    outputs: HostBackwardInputs,
+    gradients: HostGradients,
 ) {
     let pass = Pass { shape, inputs, outputs, gradients };
     let run = |works: Vec<Work>, tile: &(dyn Fn(&Work, &mut Scratch) + Sync)| {
@@ -97,9 +97,9 @@ enum WithQueries {
 
 struct Pass<'a> {
     shape: &'a Shape,
-    inputs: Inputs<'a>,
-    outputs: Outputs<'a>,
-    gradients: Gradients<'a>,
+    inputs: HostInputs<'a>,
+    outputs: HostBackwardInputs<'a>,
+    gradients: HostGradients<'a>,
 }
 
 /// One thread's memory: operands of a tile pair, packed, and its results.

@@ -19,13 +19,13 @@ pub const TILE: usize = 64;
 
 /// The inputs as slices.
 #[derive(Clone, Copy)]
-pub struct Inputs<'a> {
+pub struct HostInputs<'a> {
     pub q: &'a [f32],
     pub k: &'a [f32],
     pub v: &'a [f32],
 }
 
-impl<'a> Inputs<'a> {
+impl<'a> HostInputs<'a> {
     pub fn new<T: Real>(inputs: &super::Inputs<'a, T>) -> Result<Self> {
         Ok(Self { q: inputs.q.floats()?, k: inputs.k.floats()?, v: inputs.v.floats()? })
     }
@@ -91,7 +91,7 @@ pub fn forward(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
-    inputs: Inputs,
+    inputs: HostInputs,
     output: &mut [f32],
     log_sum_exp: &mut [f32],
 ) {
@@ -178,7 +178,13 @@ impl<'a> ForwardScratch<'a> {
     }
 }
 
-fn forward_tile(shape: &Shape, work: &Work, inputs: Inputs, scratch: &mut ForwardScratch, results: &Results) {
+fn forward_tile(
+    shape: &Shape,
+    work: &Work,
+    inputs: HostInputs,
+    scratch: &mut ForwardScratch,
+    results: &Results,
+) {
     let Work { document, tokens, kv_head } = work;
     let head_dim = shape.head_dim;
     let ForwardScratch { keys, values, scores, heads } = scratch;

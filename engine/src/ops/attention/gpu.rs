@@ -1,10 +1,8 @@
 //! Attention on a GPU. Kernels take tiles of tokens; which there are is a list made once per batch.
 
-use cpift_kernels::attention::{
-    self as kernels, AttentionElement, BackwardInputs, SPLIT, Sizes, TileLists, Tiles,
-};
+use cpift_kernels::attention::{self as kernels, AttentionElement, SPLIT, Sizes, TileLists, Tiles};
 
-use super::{Cache, Documents, Gradients, Inputs, Outputs, Shape};
+use super::{BackwardInputs, Cache, Documents, Gradients, Inputs, Shape};
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuMemory, Kernels, narrow};
@@ -54,14 +52,14 @@ pub(super) fn backward<T: Real>(
     shape: &Shape,
     documents: &Documents,
     inputs: &Inputs<'_, T>,
-    outputs: &Outputs<'_, T>,
+    outputs: &BackwardInputs<'_, T>,
     gradients: Gradients<'_, T>,
 ) -> Result<()> {
     let sizes = sizes(shape, documents.tokens())?;
     let tiles = tiles(gpu, documents)?;
     let launcher = gpu.launcher();
     let mut scratch = GpuMemory::<f32>::scratch(gpu, T::Kernel::backward_scratch(launcher, sizes))?;
-    let inputs = BackwardInputs {
+    let inputs = kernels::BackwardInputs {
         q: inputs.q.on(gpu),
         k: inputs.k.on(gpu),
         v: inputs.v.on(gpu),

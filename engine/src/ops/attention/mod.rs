@@ -161,7 +161,7 @@ pub struct Gradients<'a, T: Real> {
 
 /// What the forward pass left, and the gradient that reaches it.
 #[derive(Debug, Clone, Copy)]
-pub struct Outputs<'a, T: Real> {
+pub struct BackwardInputs<'a, T: Real> {
     /// The forward pass's output `[N, H, D]`.
     pub output: View<'a, T>,
     /// The forward pass's log-sum-exp `[N, H]`.
@@ -191,7 +191,7 @@ pub fn forward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, documents, &inputs, output, log_sum_exp)?,
         Device::Cpu(cpu) => {
-            let inputs = cpu::Inputs::new(&inputs)?;
+            let inputs = cpu::HostInputs::new(&inputs)?;
             cpu::forward(cpu, shape, documents, inputs, output.floats()?, log_sum_exp.host());
         }
     }
@@ -207,7 +207,7 @@ pub fn backward<T: Real>(
     shape: &Shape,
     documents: &Documents,
     inputs: Inputs<T>,
-    outputs: Outputs<T>,
+    outputs: BackwardInputs<T>,
     gradients: Gradients<T>,
 ) -> Result<()> {
     const OP: &str = "attention backward";
@@ -225,13 +225,13 @@ pub fn backward<T: Real>(
             cpu,
             shape,
             documents,
-            cpu::Inputs::new(&inputs)?,
-            backward::Outputs {
+            cpu::HostInputs::new(&inputs)?,
+            backward::HostBackwardInputs {
                 output: outputs.output.floats()?,
                 log_sum_exp: outputs.log_sum_exp.host(),
                 d_output: outputs.d_output.floats()?,
             },
-            backward::Gradients::new(
+            backward::HostGradients::new(
                 gradients.d_q.floats()?,
                 gradients.d_k.floats()?,
                 gradients.d_v.floats()?,

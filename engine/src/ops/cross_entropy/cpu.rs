@@ -13,13 +13,13 @@ const SUM_BLOCK: usize = 1024;
 
 /// The inputs as slices.
 #[derive(Clone, Copy)]
-pub struct Inputs<'a> {
+pub struct HostInputs<'a> {
     hidden: &'a [f32],
     head: &'a [f32],
     targets: &'a [u32],
 }
 
-impl<'a> Inputs<'a> {
+impl<'a> HostInputs<'a> {
     pub fn new<T: Real>(inputs: &super::Inputs<'a, T>) -> Result<Self> {
         let (hidden, head) = (inputs.hidden.floats()?, inputs.head.floats()?);
         Ok(Self { hidden, head, targets: inputs.targets.host() })
@@ -48,7 +48,7 @@ impl<'a> Workspace<'a> {
 }
 
 /// The gradients as slices, and the factor of every loss.
-pub struct Gradients<'a> {
+pub struct HostGradients<'a> {
     pub scale: f32,
     pub d_hidden: &'a mut [f32],
     pub d_head: &'a mut [f32],
@@ -58,10 +58,10 @@ pub struct Gradients<'a> {
 pub fn run(
     cpu: &CpuDevice,
     shape: &Shape,
-    inputs: Inputs,
+    inputs: HostInputs,
     workspace: Workspace,
     losses: &mut [f32],
-    mut gradients: Option<Gradients>,
+    mut gradients: Option<HostGradients>,
 ) {
     let &Shape { hidden: width, vocabulary, .. } = shape;
     let Workspace { chunk_rows, rows, logits, hidden: gathered, d_hidden: d_gathered } = workspace;

@@ -47,7 +47,7 @@ pub fn run<T: Real>(
         T::Kernel::GEMM_NT_UNROUNDED(launcher, gathered, head, logits.view_mut().on(gpu), [count, v, c])?;
         let (logits, losses) = (logits.view().on(gpu), losses.reborrow().on(gpu));
         let Some((scale, gradients)) = &mut gradients else {
-            kernels::losses(launcher, logits, rows, targets, losses, count, v, n)?;
+            kernels::cross_entropy_losses(launcher, logits, rows, targets, losses, count, v, n)?;
             continue;
         };
         let all = d_logits.view_mut().on(gpu);

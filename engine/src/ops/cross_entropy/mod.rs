@@ -152,7 +152,7 @@ pub fn forward<T: Real>(
         Device::Gpu(gpu) => gpu::run(gpu, OP, shape, &inputs, workspace, losses, None)?,
         Device::Cpu(cpu) => {
             let workspace = cpu::Workspace::new(workspace)?;
-            cpu::run(cpu, shape, cpu::Inputs::new(&inputs)?, workspace, losses.host(), None);
+            cpu::run(cpu, shape, cpu::HostInputs::new(&inputs)?, workspace, losses.host(), None);
         }
     }
     Ok(())
@@ -183,12 +183,12 @@ pub fn forward_backward<T: Real>(
             gpu::run(gpu, OP, shape, &inputs, workspace, losses, Some((scale, gradients)))?;
         }
         Device::Cpu(cpu) => {
-            let gradients = cpu::Gradients {
+            let gradients = cpu::HostGradients {
                 scale,
                 d_hidden: gradients.d_hidden.floats()?,
                 d_head: gradients.d_head.host(),
             };
-            let inputs = cpu::Inputs::new(&inputs)?;
+            let inputs = cpu::HostInputs::new(&inputs)?;
             let workspace = cpu::Workspace::new(workspace)?;
             cpu::run(cpu, shape, inputs, workspace, losses.host(), Some(gradients));
         }

@@ -1,6 +1,8 @@
 //! GPU: partial sums by block, then their sum.
 
-use cpift_kernels::norm::{clip_scale, squared_norm_partials, squared_norm_partials_frozen, sum_partials};
+use cpift_kernels::norm::{
+    norm_clip_scale, norm_squared_partials, norm_squared_partials_frozen, norm_sum_partials,
+};
 
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
@@ -32,10 +34,10 @@ pub(super) fn squared_norm_into(
     let (count, parts) = (gradient.len() as u64, partials.len() as u32);
     let (gradient, target) = (gradient.on(gpu), partials.reborrow().on(gpu));
     match frozen {
-        None => squared_norm_partials(gpu.launcher(), gradient, target, count)?,
-        Some(mask) => squared_norm_partials_frozen(gpu.launcher(), gradient, mask.on(gpu)?, target, count)?,
+        None => norm_squared_partials(gpu.launcher(), gradient, target, count)?,
+        Some(mask) => norm_squared_partials_frozen(gpu.launcher(), gradient, mask.on(gpu)?, target, count)?,
     }
-    Ok(sum_partials(gpu.launcher(), partials.as_view().on(gpu), sum.on(gpu), parts)?)
+    Ok(norm_sum_partials(gpu.launcher(), partials.as_view().on(gpu), sum.on(gpu), parts)?)
 }
 
 /// Queues the clip factor of a squared norm into `factor` `[1]`.
@@ -45,5 +47,5 @@ pub(super) fn clip(
     maximum: f64,
     factor: ViewMut<'_, f32>,
 ) -> Result<()> {
-    Ok(clip_scale(gpu.launcher(), squared_norm.on(gpu), factor.on(gpu), maximum, 1.0)?)
+    Ok(norm_clip_scale(gpu.launcher(), squared_norm.on(gpu), factor.on(gpu), maximum, 1.0)?)
 }

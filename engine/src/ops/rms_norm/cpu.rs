@@ -10,14 +10,14 @@ use crate::device::CpuDevice;
 /// Partial sums kept side by side, so that a row's sum is vectorised in a fixed order.
 const LANES: usize = 16;
 
-pub struct Outputs<'a> {
+pub struct HostOutputs<'a> {
     pub sum: &'a mut [f32],
     pub output: &'a mut [f32],
     pub inverse_rms: &'a mut [f32],
 }
 
 #[derive(Clone, Copy)]
-pub struct Saved<'a> {
+pub struct HostBackwardInputs<'a> {
     pub input: &'a [f32],
     pub weight: &'a [f32],
     pub inverse_rms: &'a [f32],
@@ -52,11 +52,11 @@ pub fn forward_residual(
     residual: &[f32],
     delta: &[f32],
     weight: &[f32],
-    outputs: Outputs<'_>,
+    outputs: HostOutputs<'_>,
 ) {
     let hidden = shape.hidden;
     let rows = rows_per_chunk(hidden);
-    let Outputs { sum, output, inverse_rms } = outputs;
+    let HostOutputs { sum, output, inverse_rms } = outputs;
     cpu.run(|| {
         let inputs = residual.par_chunks(rows * hidden).zip(delta.par_chunks(rows * hidden));
         let sums = sum.par_chunks_mut(rows * hidden).zip(inputs);
@@ -86,7 +86,7 @@ fn normalise(shape: &Shape, input: &[f32], weight: &[f32], output: &mut [f32]) -
     inverse_rms
 }
 
-pub fn backward_input(shape: &Shape, saved: Saved<'_>, d_output: &[f32], d_input: &mut [f32]) {
+pub fn backward_input(shape: &Shape, saved: HostBackwardInputs<'_>, d_output: &[f32], d_input: &mut [f32]) {
     let hidden = shape.hidden;
     let rows = rows_per_chunk(hidden);
     let inputs = saved.input.par_chunks(rows * hidden).zip(saved.inverse_rms.par_chunks(rows));

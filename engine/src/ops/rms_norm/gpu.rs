@@ -2,7 +2,7 @@
 
 use cpift_kernels::rms_norm::{MIDDLE, SHORT, backward_blocks, rms_norm_weight_gradient};
 
-use super::{ResidualOutputs, Saved, Shape};
+use super::{BackwardInputs, ResidualOutputs, Shape};
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuMemory, Kernels, narrow};
@@ -73,7 +73,7 @@ pub fn partial_sums(shape: &Shape) -> usize {
 pub fn backward<T: Real>(
     gpu: &GpuDevice,
     shape: &Shape,
-    saved: Saved<'_, T>,
+    saved: BackwardInputs<'_, T>,
     d_output: View<'_, T>,
     d_input: ViewMut<'_, T>,
     d_weight: ViewMut<'_, f32>,

@@ -59,7 +59,7 @@ impl Shape {
 
 /// What [`backward`] reads.
 #[derive(Debug, Clone, Copy)]
-pub struct Saved<'a, T: Real> {
+pub struct BackwardInputs<'a, T: Real> {
     /// The forward's input `[rows, hidden]`.
     pub input: View<'a, T>,
     /// The norm's weight `[hidden]`.
@@ -131,7 +131,7 @@ pub fn forward_residual<T: Real>(
             residual.floats()?,
             delta.floats()?,
             weight.floats()?,
-            cpu::Outputs {
+            cpu::HostOutputs {
                 sum: outputs.sum.floats()?,
                 output: outputs.output.floats()?,
                 inverse_rms: outputs.inverse_rms.host(),
@@ -149,7 +149,7 @@ pub fn forward_residual<T: Real>(
 pub fn backward<T: Real>(
     device: &Device,
     shape: &Shape,
-    saved: Saved<'_, T>,
+    saved: BackwardInputs<'_, T>,
     d_output: View<'_, T>,
     d_input: ViewMut<'_, T>,
     d_weight: ViewMut<'_, f32>,
@@ -167,7 +167,12 @@ pub fn backward<T: Real>(
             let (d_output, d_input) = (d_output.floats()?, d_input.floats()?);
             cpu.run(|| {
                 cpu::backward_weight(shape, input, inverse_rms, d_output, d_weight.host());
-                cpu::backward_input(shape, cpu::Saved { input, weight, inverse_rms }, d_output, d_input);
+                cpu::backward_input(
+                    shape,
+                    cpu::HostBackwardInputs { input, weight, inverse_rms },
+                    d_output,
+                    d_input,
+                );
             });
         }
     }

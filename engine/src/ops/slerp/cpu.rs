@@ -25,7 +25,7 @@ pub(super) fn slerp(
 ) -> Result<Vec<SegmentReport>> {
     let pieces = pieces(layout, CHUNK);
     let inputs =
-        Inputs { other, base: options.base.map(|base| base.host()), skip: options.skip.map(Mask::words) };
+        HostInputs { other, base: options.base.map(|base| base.host()), skip: options.skip.map(Mask::words) };
 
     let piece_sums: Vec<Sums> =
         pieces.par_iter().map(|piece| inputs.of(piece).sums(&backbone[piece.range.clone()])).collect();
@@ -48,15 +48,15 @@ pub(super) fn slerp(
 
 /// What is read, for everything or for one piece.
 #[derive(Clone, Copy)]
-struct Inputs<'a> {
+struct HostInputs<'a> {
     other: &'a [f32],
     base: Option<&'a [f32]>,
     skip: Option<&'a [u64]>,
 }
 
-impl<'a> Inputs<'a> {
-    fn of(&self, piece: &Piece) -> Inputs<'a> {
-        Inputs {
+impl<'a> HostInputs<'a> {
+    fn of(&self, piece: &Piece) -> HostInputs<'a> {
+        HostInputs {
             other: &self.other[piece.range.clone()],
             base: self.base.map(|base| &base[piece.range.clone()]),
             skip: self.skip.map(|words| &words[piece.words()]),
@@ -107,7 +107,7 @@ impl Lanes {
 }
 
 #[inline(always)]
-fn sums_of_piece<const DELTA: bool>(backbone: &[f32], inputs: &Inputs<'_>) -> Sums {
+fn sums_of_piece<const DELTA: bool>(backbone: &[f32], inputs: &HostInputs<'_>) -> Sums {
     let (backbone, last_backbone) = backbone.as_chunks();
     let (other, last_other) = inputs.other.as_chunks();
     let (base, last_base) = inputs.base.unwrap_or(&[]).as_chunks();
@@ -184,7 +184,7 @@ fn add_products(sums: &mut [f64; LANES], a: &[f64; LANES], b: &[f64; LANES]) {
 }
 
 #[inline(always)]
-fn combine_piece<const DELTA: bool>(backbone: &mut [f32], inputs: &Inputs<'_>, factors: Factors) {
+fn combine_piece<const DELTA: bool>(backbone: &mut [f32], inputs: &HostInputs<'_>, factors: Factors) {
     let (backbone, last_backbone) = backbone.as_chunks_mut();
     let (other, last_other) = inputs.other.as_chunks();
     let (base, last_base) = inputs.base.unwrap_or(&[]).as_chunks();

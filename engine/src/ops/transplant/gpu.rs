@@ -24,7 +24,7 @@ pub(super) fn gather(gpu: &GpuDevice, source: View<'_, f32>, mask: &Mask) -> Res
     if selected > 0 {
         let offsets = GpuMemory::from_slice(gpu, &offsets)?;
         let mut target = GpuMemory::zeros(gpu, selected)?;
-        kernels::gather(
+        kernels::transplant_gather(
             gpu.launcher(),
             source.on(gpu),
             mask.on(gpu)?,
@@ -47,7 +47,7 @@ pub(super) fn scatter(gpu: &GpuDevice, target: ViewMut<'_, f32>, mask: &Mask, va
     let count = target.len() as u64;
     let (target, offsets, list) = (target.on(gpu), offsets.all().argument(), list.all().argument());
     let selected = values.len() as u64;
-    Ok(kernels::scatter(gpu.launcher(), target, mask.on(gpu)?, offsets, list, count, selected)?)
+    Ok(kernels::transplant_scatter(gpu.launcher(), target, mask.on(gpu)?, offsets, list, count, selected)?)
 }
 
 /// The number of coordinates before each run of [`kernels::OFFSET_WORDS`] words of 32 bits, and of all.

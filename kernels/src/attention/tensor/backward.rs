@@ -6,16 +6,16 @@
 use core::f32::consts::LOG2_E;
 
 use super::forward::mask;
-use super::fragments::{Staged, scale_rows, sum_column, sum_row, to_operands};
-use super::{Inputs, ROWS};
+use super::fragments::{SharedTile, scale_rows, sum_column, sum_row, to_operands};
+use super::{GlobalInputs, ROWS};
 use crate::attention::backward::Saved;
-use crate::attention::work::Work;
+use crate::attention::work::WorkTile;
 use crate::simt::*;
 
 /// Bytes of shared memory of [`queries`].
 pub const fn queries_shared<const N: usize, const J: usize>(held: bool) -> u32 {
-    let stages = 4 * Staged::<N>::bytes(16 * J as u32);
-    let rows = 2 * Staged::<N>::bytes(ROWS);
+    let stages = 4 * SharedTile::<N>::bytes(16 * J as u32);
+    let rows = 2 * SharedTile::<N>::bytes(ROWS);
     match (held, stages > rows) {
         (true, true) => stages,
         (true, false) => rows,
@@ -29,27 +29,27 @@ pub const fn queries_shared<const N: usize, const J: usize>(held: bool) -> u32 {
 /// and are loaded for each tile.
 #[inline(always)]
 pub fn queries<const N: usize, const J: usize, const HELD: bool>(
-    work: Work,
-    inputs: Inputs,
+    work: WorkTile,
+    inputs: GlobalInputs,
     d_output: Global<Bf16>,
     saved: Saved,
     d_q: GlobalMut<Bf16>,
     scale: f32,
 ) {
     let tile = 16 * J as u32;
-    let (tile_bytes, row_bytes) = (Staged::<N>::bytes(tile), Staged::<N>::bytes(ROWS));
+    let (box_bytes, row_bytes) = (SharedTile::<N>::bytes(tile), SharedTile::<N>::bytes(ROWS));
     let kv_head = work.head / (work.heads / work.kv_heads);
     let rows = work.queries(inputs.q, (work.first, ROWS), work.head);
     let own = 16 * warp_id();
-    let queries = Staged::<N>::new(0, ROWS);
-    let d_outputs = Staged::<N>::new(row_bytes, ROWS);
+    let queries = SharedTile::<N>::new(0, ROWS);
+    let d_outputs = SharedTile::<N>::new(row_bytes, ROWS);
     queries.copy(rows, ROWS, work.head_dim);
     d_outputs.copy(work.queries(d_output, (work.first, ROWS), work.head), ROWS, work.head_dim);
     commit_copies();
     let stages = if HELD { 0 } else { 2 * row_bytes };
     let stage = |stage: u32| {
-        let byte = stages + 2 * stage * tile_bytes;
-        (Staged::<N>::new(byte, tile), Staged::<N>::new(byte + tile_bytes, tile))
+        let byte = stages + 2 * stage * box_bytes;
+        (SharedTile::<N>::new(byte, tile), SharedTile::<N>::new(byte + box_bytes, tile))
     };
     let copy = |first: u32, to: u32| {
         let (keys, values) = stage(to);
@@ -57,7 +57,7 @@ pub fn queries<const N: usize, const J: usize, const HELD: bool>(
         values.copy(work.keys(inputs.v, (first, tile), kv_head), tile, work.head_dim);
         commit_copies();
     };
-    let mut held: [Operands<N>; 2] = [[[0; 4]; N]; 2];
+    let mut held: [AFragments<N>; 2] = [[[0; 4]; N]; 2];
     if HELD {
         wait_copies::<0>();
         sync_threads();
@@ -75,7 +75,7 @@ pub fn queries<const N: usize, const J: usize, const HELD: bool>(
     let end = work.first + rows.count;
     let mut first = work.first_keys(work.first, tile);
     copy(first, 0);
-    let mut sums: Sums<N> = [[[0.0; 4]; 2]; N];
+    let mut sums: Accumulators<N> = [[[0.0; 4]; 2]; N];
     let mut current = 0;
     while first < end {
         wait_copies::<0>();
@@ -114,7 +114,7 @@ pub fn queries<const N: usize, const J: usize, const HELD: bool>(
 /// saved for a query.
 pub const fn keys_shared<const N: usize, const J: usize>() -> u32 {
     let tile = 16 * J as u32;
-    2 * Staged::<N>::bytes(ROWS) + 4 * Staged::<N>::bytes(tile) + 2 * SAVED * tile
+    2 * SharedTile::<N>::bytes(ROWS) + 4 * SharedTile::<N>::bytes(tile) + 2 * SAVED * tile
 }
 
 /// Bytes of what is saved for a query.
@@ -124,29 +124,29 @@ const SAVED: u32 = 8;
 /// and tiles of `16·J` queries of d_scoresᵀ·Q and Pᵀ·d_output. Scores have keys down and queries across.
 #[inline(always)]
 pub fn keys<const N: usize, const J: usize, const D_K: bool, const D_V: bool>(
-    work: Work,
-    inputs: Inputs,
+    work: WorkTile,
+    inputs: GlobalInputs,
     d_output: Global<Bf16>,
     saved: Saved,
     (d_k, d_v): (GlobalMut<Bf16>, GlobalMut<Bf16>),
     scale: f32,
 ) {
     let tile = 16 * J as u32;
-    let (tile_bytes, row_bytes) = (Staged::<N>::bytes(tile), Staged::<N>::bytes(ROWS));
+    let (box_bytes, row_bytes) = (SharedTile::<N>::bytes(tile), SharedTile::<N>::bytes(ROWS));
     let own = 16 * warp_id();
     let rows = work.keys(inputs.k, (work.first, ROWS), work.head);
-    let (keys, values) = (Staged::<N>::new(0, ROWS), Staged::<N>::new(row_bytes, ROWS));
+    let (keys, values) = (SharedTile::<N>::new(0, ROWS), SharedTile::<N>::new(row_bytes, ROWS));
     keys.copy(rows, ROWS, work.head_dim);
     if D_K {
         values.copy(work.keys(inputs.v, (work.first, ROWS), work.head), ROWS, work.head_dim);
     }
     let stage = |stage: u32| {
-        let byte = 2 * row_bytes + 2 * stage * tile_bytes;
-        (Staged::<N>::new(byte, tile), Staged::<N>::new(byte + tile_bytes, tile))
+        let byte = 2 * row_bytes + 2 * stage * box_bytes;
+        (SharedTile::<N>::new(byte, tile), SharedTile::<N>::new(byte + box_bytes, tile))
     };
     // Of two queries: log-sum-exp in base 2 and delta, and the same of the next.
     let statistics =
-        |stage: u32| Shared::<f32>::new(2 * row_bytes + 4 * tile_bytes + stage * SAVED * tile, 2 * tile);
+        |stage: u32| Shared::<f32>::new(2 * row_bytes + 4 * box_bytes + stage * SAVED * tile, 2 * tile);
     let copy = |(head, first): (u32, u32), to: u32| {
         let (queries, d_outputs) = stage(to);
         let rows = work.queries(inputs.q, (first, tile), head);
@@ -171,8 +171,8 @@ pub fn keys<const N: usize, const J: usize, const D_K: bool, const D_V: bool>(
     let group = work.heads / work.kv_heads;
     let mut place = (work.head * group, work.first);
     keep(copy(place, 0), 0);
-    let mut k_sums: Sums<N> = [[[0.0; 4]; 2]; N];
-    let mut v_sums: Sums<N> = [[[0.0; 4]; 2]; N];
+    let mut k_sums: Accumulators<N> = [[[0.0; 4]; 2]; N];
+    let mut v_sums: Accumulators<N> = [[[0.0; 4]; 2]; N];
     let mut current = 0;
     while place.0 < (work.head + 1) * group {
         wait_copies::<0>();

@@ -2,15 +2,15 @@
 
 use core::f32::consts::{LN_2, LOG2_E};
 
-use super::fragments::{Staged, row_max, row_sum, scale_rows, sum_column, sum_row, to_operands};
-use super::{Inputs, ROWS};
-use crate::attention::work::Work;
+use super::fragments::{SharedTile, row_max, row_sum, scale_rows, sum_column, sum_row, to_operands};
+use super::{GlobalInputs, ROWS};
+use crate::attention::work::WorkTile;
 use crate::simt::*;
 
 /// Bytes of shared memory: two stages of a tile of `16·J` keys and one of values, or of a stage and the
 /// queries.
 pub const fn shared<const N: usize, const J: usize>() -> u32 {
-    let (stage, queries) = (2 * Staged::<N>::bytes(16 * J as u32), Staged::<N>::bytes(ROWS));
+    let (stage, queries) = (2 * SharedTile::<N>::bytes(16 * J as u32), SharedTile::<N>::bytes(ROWS));
     stage + if stage > queries { stage } else { queries }
 }
 
@@ -21,8 +21,8 @@ pub const fn shared<const N: usize, const J: usize>() -> u32 {
 /// and 256 bytes each the shared memory of an SM of sm_80 delivers as fast as its tensor cores take.
 #[inline(always)]
 pub(in crate::attention) fn forward<const N: usize, const J: usize>(
-    work: Work,
-    inputs: Inputs,
+    work: WorkTile,
+    inputs: GlobalInputs,
     output: GlobalMut<Bf16>,
     log_sum_exp: GlobalMut<f32>,
     scale: f32,
@@ -33,8 +33,8 @@ pub(in crate::attention) fn forward<const N: usize, const J: usize>(
     let queries = work.queries(inputs.q, (work.first, ROWS), work.head);
     let own = 16 * warp_id();
     let stage = |stage: u32| {
-        let byte = 2 * stage * Staged::<N>::bytes(tile);
-        (Staged::<N>::new(byte, tile), Staged::<N>::new(byte + Staged::<N>::bytes(tile), tile))
+        let byte = 2 * stage * SharedTile::<N>::bytes(tile);
+        (SharedTile::<N>::new(byte, tile), SharedTile::<N>::new(byte + SharedTile::<N>::bytes(tile), tile))
     };
     let copy = |first: u32, to: u32| {
         let (keys, values) = stage(to);
@@ -46,17 +46,17 @@ pub(in crate::attention) fn forward<const N: usize, const J: usize>(
     let mut first = work.first_keys(work.first, tile);
     copy(first, 0);
     // Queries pass through the stage that the loop fills first, and once more when results leave.
-    let passage = Staged::<N>::new(2 * Staged::<N>::bytes(tile), ROWS);
+    let passage = SharedTile::<N>::new(2 * SharedTile::<N>::bytes(tile), ROWS);
     passage.copy(queries, ROWS, work.head_dim);
     commit_copies();
     wait_copies::<0>();
     sync_threads();
-    let mut left: Operands<N> = [[0; 4]; N];
+    let mut left: AFragments<N> = [[0; 4]; N];
     unroll!(k in N {
         left[k] = passage.left(own, k);
     });
 
-    let mut sums: Sums<N> = [[[0.0; 4]; 2]; N];
+    let mut sums: Accumulators<N> = [[[0.0; 4]; 2]; N];
     // Of scores·factor. A finite start: no difference to it is NaN.
     let mut maximum = [f32::MIN; 2];
     // Of this lane's columns alone.
@@ -97,7 +97,7 @@ pub(in crate::attention) fn forward<const N: usize, const J: usize>(
 
 /// Makes scores of pairs that do not count −∞.
 #[inline(always)]
-pub fn mask<const J: usize>(scores: &mut Sums<J>, counts: impl Fn(u32, u32) -> bool) {
+pub fn mask<const J: usize>(scores: &mut Accumulators<J>, counts: impl Fn(u32, u32) -> bool) {
     unroll!(j in J {
         for half in 0..2 {
             for element in 0..4 {
@@ -114,7 +114,7 @@ pub fn mask<const J: usize>(scores: &mut Sums<J>, counts: impl Fn(u32, u32) -> b
 /// what sums so far are to be multiplied by.
 #[inline(always)]
 pub fn softmax<const J: usize>(
-    scores: &mut Sums<J>,
+    scores: &mut Accumulators<J>,
     factor: f32,
     maximum: &mut [f32; 2],
     total: &mut [f32; 2],

@@ -2,7 +2,7 @@
 //!
 //! A row of a head has `16·N` elements, in chunks of eight: what one lane copies or names to a load of
 //! matrices. Such a load takes the same chunk of eight rows, which therefore must lie in eight different
-//! sixteens of bytes modulo 128: [`place`] permutes the chunks of a row.
+//! sixteens of bytes modulo 128: [`swizzled`] swizzles the chunks of a row.
 
 use super::super::tile::Rows;
 use super::BLOCK;
@@ -11,32 +11,32 @@ use crate::simt::*;
 /// Elements of a chunk.
 const CHUNK: u32 = 8;
 
-/// Chunks of a group, inside of which those of a row are permuted: the largest power of two in `chunks`, up to 8.
+/// Chunks of a group, inside of which those of a row are swizzled: the largest power of two in `chunks`, up to 8.
 #[inline(always)]
-const fn group(chunks: u32) -> u32 {
+const fn swizzle_group(chunks: u32) -> u32 {
     let z = chunks.trailing_zeros();
     1 << if z < 3 { z } else { 3 }
 }
 
 /// Where chunk `chunk` of row `row` lies in a tile of `chunks` chunks a row, an even number.
 ///
-/// Rows that are 8 / [`group`] apart begin in the same place modulo 128 bytes. So each such row is permuted in
+/// Rows that are 8 / [`swizzle_group`] apart begin in the same place modulo 128 bytes. So each such row is swizzled in
 /// another way.
 #[inline(always)]
-const fn place(row: u32, chunk: u32, chunks: u32) -> u32 {
-    let group = group(chunks);
+const fn swizzled(row: u32, chunk: u32, chunks: u32) -> u32 {
+    let group = swizzle_group(chunks);
     row * chunks + (chunk ^ (row / (8 / group) % group))
 }
 
 /// A tile of rows of `16·N` elements in shared memory.
 #[derive(Clone, Copy)]
-pub struct Staged<const N: usize> {
+pub struct SharedTile<const N: usize> {
     elements: Shared<Bf16>,
     /// The same, by pairs.
     pairs: Shared<u32>,
 }
 
-impl<const N: usize> Staged<N> {
+impl<const N: usize> SharedTile<N> {
     /// Chunks of a row.
     const CHUNKS: u32 = 2 * N as u32;
 
@@ -55,7 +55,7 @@ impl<const N: usize> Staged<N> {
     /// Index of the first element of a chunk.
     #[inline(always)]
     fn chunk(row: u32, chunk: u32) -> u32 {
-        CHUNK * place(row, chunk, Self::CHUNKS)
+        CHUNK * swizzled(row, chunk, Self::CHUNKS)
     }
 
     /// Elements from a chunk to the one `rows` rows, a multiple of 8, and `chunks` chunks, of whole groups, on.
@@ -67,7 +67,7 @@ impl<const N: usize> Staged<N> {
     /// Chunk of its group, and chunks before the group, of column `16·k`.
     #[inline(always)]
     fn column(k: usize) -> (u32, u32) {
-        let (chunk, group) = (2 * k as u32, group(Self::CHUNKS));
+        let (chunk, group) = (2 * k as u32, swizzle_group(Self::CHUNKS));
         (chunk % group, chunk / group * group)
     }
 
@@ -126,7 +126,7 @@ impl<const N: usize> Staged<N> {
     /// A·Bᵀ, where the rows of B are the first `16·J` of this tile and `left(k)` are columns `16·k..` of the
     /// 16 rows of A.
     #[inline(always)]
-    pub fn product_transposed<const J: usize>(self, left: impl Fn(usize) -> [u32; 4]) -> Sums<J> {
+    pub fn product_transposed<const J: usize>(self, left: impl Fn(usize) -> [u32; 4]) -> Accumulators<J> {
         let mut sums = [[[0.0; 4]; 2]; J];
         unroll!(k in N {
             let a = left(k);
@@ -141,7 +141,7 @@ impl<const N: usize> Staged<N> {
 
     /// sums += A·B, where the rows of B are the first `16·J` of this tile.
     #[inline(always)]
-    pub fn add_product<const J: usize>(self, left: &Operands<J>, sums: &mut Sums<N>) {
+    pub fn add_product<const J: usize>(self, left: &AFragments<J>, sums: &mut Accumulators<N>) {
         unroll!(j in J {
             let a = left[j];
             unroll!(n in N {
@@ -159,7 +159,7 @@ impl<const N: usize> Staged<N> {
     pub fn write(
         self,
         first: u32,
-        sums: &Sums<N>,
+        sums: &Accumulators<N>,
         out: GlobalMut<Bf16>,
         target: (usize, usize, u32),
         head_dim: u32,
@@ -190,7 +190,7 @@ impl<const N: usize> Staged<N> {
 
 /// Sums as left operands of the next product: what a lane holds of the one is what it holds of the other.
 #[inline(always)]
-pub fn to_operands<const J: usize>(sums: &Sums<J>) -> Operands<J> {
+pub fn to_operands<const J: usize>(sums: &Accumulators<J>) -> AFragments<J> {
     let mut operands = [[0; 4]; J];
     unroll!(j in J {
         let [[a, b, c, d], [e, f, g, h]] = sums[j];
@@ -227,7 +227,7 @@ pub fn row_max(mut value: f32) -> f32 {
 
 /// Multiplies the two rows that a lane holds by a factor each.
 #[inline(always)]
-pub fn scale_rows<const N: usize>(sums: &mut Sums<N>, factors: [f32; 2]) {
+pub fn scale_rows<const N: usize>(sums: &mut Accumulators<N>, factors: [f32; 2]) {
     unroll!(n in N {
         for half in 0..2 {
             for element in 0..4 {
@@ -247,7 +247,7 @@ mod tests {
         for chunks in (2..=32).step_by(2) {
             for first in (0..64).step_by(8) {
                 for chunk in 0..chunks {
-                    let banks = (first..first + 8).map(|row| place(row, chunk, chunks) % 8);
+                    let banks = (first..first + 8).map(|row| swizzled(row, chunk, chunks) % 8);
                     let used = banks.fold(0, |used, bank| used | 1 << bank);
                     assert_eq!(used, 0xff, "{chunks} chunks a row, chunk {chunk} of rows {first}..");
                 }
@@ -260,7 +260,7 @@ mod tests {
         for chunks in (2..=32).step_by(2) {
             let rows = 0..16u32;
             let mut places: Vec<u32> =
-                rows.flat_map(|row| (0..chunks).map(move |chunk| place(row, chunk, chunks))).collect();
+                rows.flat_map(|row| (0..chunks).map(move |chunk| swizzled(row, chunk, chunks))).collect();
             places.sort_unstable();
             assert!(places.into_iter().eq(0..16 * chunks), "{chunks} chunks a row");
         }

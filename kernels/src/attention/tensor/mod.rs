@@ -15,7 +15,7 @@ pub(crate) mod fragments;
 use super::backward::Saved;
 #[cfg(not(target_arch = "nvptx64"))]
 use super::fits;
-use super::work::Work;
+use super::work::WorkTile;
 use crate::simt::*;
 
 /// Threads of a block.
@@ -25,7 +25,7 @@ const ROWS: u32 = BLOCK / WARP * 16;
 
 /// `[N, H, D]`, `[N, KV, D]`, `[N, KV, D]`.
 #[derive(Clone, Copy)]
-pub(super) struct Inputs {
+pub(super) struct GlobalInputs {
     q: Global<Bf16>,
     k: Global<Bf16>,
     v: Global<Bf16>,
@@ -34,9 +34,9 @@ pub(super) struct Inputs {
 macro_rules! tensor_kernels {
     (
         $limit:literal = 16 * $N:literal,
-        $forward:ident keys 16 * $forward_keys:literal resident $forward_resident:literal,
-        $queries:ident keys 16 * $queries_keys:literal held $held:literal resident $queries_resident:literal,
-        $keys:ident queries 16 * $keys_queries:literal parts $parts:literal resident $keys_resident:literal $(,)?
+        $forward:ident keys 16 * $forward_keys:literal min_blocks $forward_resident:literal,
+        $queries:ident keys 16 * $queries_keys:literal held $held:literal min_blocks $queries_resident:literal,
+        $keys:ident queries 16 * $keys_queries:literal parts $parts:literal min_blocks $keys_resident:literal $(,)?
     ) => {
         kernel! {
             /// Attention of one tile of queries: output = softmax(scale·q·kᵀ)·v and log_sum_exp =
@@ -49,8 +49,8 @@ macro_rules! tensor_kernels {
                 block: BLOCK,
                 grid: tiles * heads,
                 shared: forward::shared::<$N, $forward_keys>() as u64,
-                resident: $forward_resident,
-                tensor: Used,
+                min_blocks: $forward_resident,
+                tensor_cores: Used,
             } (
                 q: read Bf16 [tokens * heads * head_dim] align 16,
                 k: read Bf16 [tokens * kv_heads * head_dim] align 16,
@@ -69,8 +69,8 @@ macro_rules! tensor_kernels {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
                 window > 0, scale > 0.0,
             } {
-                let work = Work::new(tile_list, heads, (heads, kv_heads, head_dim), window);
-                let inputs = Inputs { q, k, v };
+                let work = WorkTile::new(tile_list, heads, (heads, kv_heads, head_dim), window);
+                let inputs = GlobalInputs { q, k, v };
                 forward::forward::<$N, $forward_keys>(work, inputs, output, log_sum_exp, scale);
             }
         }
@@ -82,8 +82,8 @@ macro_rules! tensor_kernels {
                 block: BLOCK,
                 grid: tiles * heads,
                 shared: backward::queries_shared::<$N, $queries_keys>($held) as u64,
-                resident: $queries_resident,
-                tensor: Used,
+                min_blocks: $queries_resident,
+                tensor_cores: Used,
             } (
                 q: read Bf16 [tokens * heads * head_dim] align 16,
                 k: read Bf16 [tokens * kv_heads * head_dim] align 16,
@@ -104,8 +104,8 @@ macro_rules! tensor_kernels {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
                 window > 0, scale > 0.0,
             } {
-                let work = Work::new(tile_list, heads, (heads, kv_heads, head_dim), window);
-                let (inputs, saved) = (Inputs { q, k, v }, Saved { log_sum_exp, delta });
+                let work = WorkTile::new(tile_list, heads, (heads, kv_heads, head_dim), window);
+                let (inputs, saved) = (GlobalInputs { q, k, v }, Saved { log_sum_exp, delta });
                 backward::queries::<$N, $queries_keys, $held>(work, inputs, d_output, saved, d_q, scale);
             }
         }
@@ -121,8 +121,8 @@ macro_rules! tensor_kernels {
                 block: BLOCK,
                 grid: (tiles * kv_heads, $parts),
                 shared: backward::keys_shared::<$N, $keys_queries>() as u64,
-                resident: $keys_resident,
-                tensor: Used,
+                min_blocks: $keys_resident,
+                tensor_cores: Used,
             } (
                 q: read Bf16 [tokens * heads * head_dim] align 16,
                 k: read Bf16 [tokens * kv_heads * head_dim] align 16,
@@ -144,8 +144,8 @@ macro_rules! tensor_kernels {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
                 window > 0, scale > 0.0,
             } {
-                let work = Work::new(tile_list, kv_heads, (heads, kv_heads, head_dim), window);
-                let (inputs, saved) = (Inputs { q, k, v }, Saved { log_sum_exp, delta });
+                let work = WorkTile::new(tile_list, kv_heads, (heads, kv_heads, head_dim), window);
+                let (inputs, saved) = (GlobalInputs { q, k, v }, Saved { log_sum_exp, delta });
                 let sums = (d_k, d_v);
                 if const { $parts == 1 } {
                     backward::keys::<$N, $keys_queries, true, true>(work, inputs, d_output, saved, sums, scale);
@@ -161,31 +161,31 @@ macro_rules! tensor_kernels {
 
 tensor_kernels!(
     64 = 16 * 4,
-    attention_forward_64_bf16 keys 16 * 4 resident 3,
-    attention_backward_queries_64_bf16 keys 16 * 4 held true resident 3,
-    attention_backward_keys_64_bf16 queries 16 * 2 parts 1 resident 3,
+    attention_forward_64_bf16 keys 16 * 4 min_blocks 3,
+    attention_backward_queries_64_bf16 keys 16 * 4 held true min_blocks 3,
+    attention_backward_keys_64_bf16 queries 16 * 2 parts 1 min_blocks 3,
 );
 tensor_kernels!(
     80 = 16 * 5,
-    attention_forward_80_bf16 keys 16 * 4 resident 3,
-    attention_backward_queries_80_bf16 keys 16 * 4 held true resident 2,
-    attention_backward_keys_80_bf16 queries 16 * 2 parts 1 resident 2,
+    attention_forward_80_bf16 keys 16 * 4 min_blocks 3,
+    attention_backward_queries_80_bf16 keys 16 * 4 held true min_blocks 2,
+    attention_backward_keys_80_bf16 queries 16 * 2 parts 1 min_blocks 2,
 );
 tensor_kernels!(
     96 = 16 * 6,
-    attention_forward_96_bf16 keys 16 * 4 resident 2,
-    attention_backward_queries_96_bf16 keys 16 * 4 held true resident 2,
-    attention_backward_keys_96_bf16 queries 16 * 2 parts 1 resident 2,
+    attention_forward_96_bf16 keys 16 * 4 min_blocks 2,
+    attention_backward_queries_96_bf16 keys 16 * 4 held true min_blocks 2,
+    attention_backward_keys_96_bf16 queries 16 * 2 parts 1 min_blocks 2,
 );
 tensor_kernels!(
     128 = 16 * 8,
-    attention_forward_128_bf16 keys 16 * 4 resident 2,
-    attention_backward_queries_128_bf16 keys 16 * 2 held true resident 2,
-    attention_backward_keys_128_bf16 queries 16 * 2 parts 1 resident 2,
+    attention_forward_128_bf16 keys 16 * 4 min_blocks 2,
+    attention_backward_queries_128_bf16 keys 16 * 2 held true min_blocks 2,
+    attention_backward_keys_128_bf16 queries 16 * 2 parts 1 min_blocks 2,
 );
 tensor_kernels!(
     256 = 16 * 16,
-    attention_forward_256_bf16 keys 16 * 1 resident 2,
-    attention_backward_queries_256_bf16 keys 16 * 1 held false resident 1,
-    attention_backward_keys_256_bf16 queries 16 * 1 parts 2 resident 1,
+    attention_forward_256_bf16 keys 16 * 1 min_blocks 2,
+    attention_backward_queries_256_bf16 keys 16 * 1 held false min_blocks 1,
+    attention_backward_keys_256_bf16 queries 16 * 1 parts 2 min_blocks 1,
 );

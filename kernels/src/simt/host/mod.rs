@@ -1,18 +1,18 @@
 //! The device API on hosts: the emulator's current thread.
 
-mod group;
 mod hopper;
 mod math;
 mod memory;
 mod tensor;
 mod warp;
+mod warpgroup;
 
-pub use group::*;
 pub use hopper::*;
 pub use math::*;
 pub use memory::*;
 pub use tensor::*;
 pub use warp::*;
+pub use warpgroup::*;
 
 use crate::emulator::instructions::{self, Point};
 use crate::emulator::thread::with;
@@ -45,16 +45,6 @@ pub fn block_idx_z() -> u32 {
 /// Blocks in direction x.
 pub fn grid_dim() -> u32 {
     with(|context| context.grid[0])
-}
-
-/// Blocks in direction y.
-pub fn grid_dim_y() -> u32 {
-    with(|context| context.grid[1])
-}
-
-/// Blocks in direction z.
-pub fn grid_dim_z() -> u32 {
-    with(|context| context.grid[2])
 }
 
 /// Barrier of the block: every thread must reach the same one. What was written before is seen behind.

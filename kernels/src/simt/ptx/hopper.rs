@@ -1,4 +1,4 @@
-//! What Hopper alone has (sm_90a): arrival barriers and the copy engine; products are in `group`.
+//! What Hopper alone has (sm_90a): mbarriers and TMA; `wgmma` is in `warpgroup`.
 
 use core::arch::asm;
 use core::marker::PhantomData;
@@ -10,21 +10,21 @@ use crate::simt::{Bf16, Element};
 /// parameter; `cargo ptx` writes that into the PTX.
 #[derive(Clone, Copy)]
 #[repr(C, align(16))]
-pub struct TileParameter([u64; 16]);
+pub struct TensorMapParameter([u64; 16]);
 
 /// A matrix of which tiles are copied to shared memory.
 #[derive(Clone, Copy)]
-pub struct Tiles<T: Element> {
+pub struct TensorMap<T: Element> {
     /// Of the tensor map, in the kernel's parameters.
     map: u64,
     elements: PhantomData<T>,
 }
 
-/// The [`Tiles`] of the parameter at `$place`. Its address is asked for by its name: one taken in Rust would be
+/// The [`TensorMap`] of the parameter at `$place`. Its address is asked for by its name: one taken in Rust would be
 /// that of a copy on the stack.
 #[doc(hidden)]
 #[macro_export]
-macro_rules! tile_parameter {
+macro_rules! tensor_map_parameter {
     ($element:ident, $value:ident, $kernel:ident, $place:literal) => {{
         let _ = $value;
         let map: u64;
@@ -36,11 +36,11 @@ macro_rules! tile_parameter {
             out(reg64) map,
             options(pure, nomem, nostack),
         );
-        $crate::simt::Tiles::<$element>::from_map(map)
+        $crate::simt::TensorMap::<$element>::from_map(map)
     }};
 }
 
-impl<T: Element> Tiles<T> {
+impl<T: Element> TensorMap<T> {
     /// # Safety
     /// `map` is the generic address of a tensor map of a matrix of `T`, valid while the kernel runs.
     #[inline(always)]
@@ -49,26 +49,26 @@ impl<T: Element> Tiles<T> {
     }
 
     /// Starts copying the tile whose first element is at `row` and `column`, to `to`: rows of 128 bytes, see
-    /// [permutation](crate::simt#tiles-in-shared-memory). Its bytes count as arrived at `arrivals` once they are
+    /// [swizzle](crate::simt#tiles-in-shared-memory). Its bytes count as arrived at `mbarrier` once they are
     /// there. For one thread.
     #[inline(always)]
-    pub fn copy(self, row: u32, column: u32, to: Shared<T>, arrivals: Arrivals) {
+    pub fn copy(self, row: u32, column: u32, to: Shared<T>, mbarrier: Mbarrier) {
         // SAFETY: a tile fits at `to`, by the kernel's contract; its matrix is readable by the launcher's.
         unsafe {
             asm!("cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes [{}], [{}, {{{}, {}}}], [{}];",
                 in(reg32) to.at(0), in(reg64) self.map, in(reg32) column, in(reg32) row,
-                in(reg32) arrivals.address, options(nostack));
+                in(reg32) mbarrier.address, options(nostack));
         }
     }
 }
 
-/// A barrier in shared memory at which threads and the bytes of copies arrive (`mbarrier`).
+/// A barrier in shared memory at which threads and the bytes of copies arrive.
 #[derive(Clone, Copy)]
-pub struct Arrivals {
+pub struct Mbarrier {
     address: u32,
 }
 
-impl Arrivals {
+impl Mbarrier {
     /// At byte `byte` of the block's dynamic shared memory, a multiple of 8.
     #[inline(always)]
     pub fn new(byte: u32) -> Self {
@@ -82,7 +82,7 @@ impl Arrivals {
     }
 
     /// Begins phase 0, in which `count` arrivals of threads are awaited. By one thread, before a
-    /// [`fence_arrivals`] of it and a barrier of the block.
+    /// [`fence_mbarrier_init`] of it and a barrier of the block.
     #[inline(always)]
     pub fn init(self, count: u32) {
         // SAFETY: inside the block's shared memory and aligned, by the kernel's contract.
@@ -101,9 +101,9 @@ impl Arrivals {
         }
     }
 
-    /// As [`Arrivals::arrive`], and the phase awaits so many bytes of copies more.
+    /// As [`Mbarrier::arrive`], and the phase awaits so many bytes of copies more.
     #[inline(always)]
-    pub fn arrive_expecting(self, bytes: u32) {
+    pub fn arrive_expect_tx(self, bytes: u32) {
         // SAFETY: as for `arrive`.
         unsafe {
             asm!("mbarrier.arrive.expect_tx.shared::cta.b64 _, [{}], {};", in(reg32) self.address,
@@ -142,7 +142,7 @@ impl Arrivals {
     }
 }
 
-/// Nanoseconds that [`Arrivals::wait`] waits at most: 10 s, where what is awaited takes microseconds, and some
+/// Nanoseconds that [`Mbarrier::wait`] waits at most: 10 s, where what is awaited takes microseconds, and some
 /// milliseconds if other processes have the device in between. By the clock, since how long the hardware takes to say
 /// no is its own affair: a number of questions would be a fraction of a millisecond on one device, hours on another.
 const LONGEST_WAIT: u64 = 10_000_000_000;
@@ -156,19 +156,19 @@ fn nanoseconds() -> u64 {
     now
 }
 
-/// Makes barriers that this thread has initialised known to the copy engine.
+/// Makes barriers that this thread has initialised known to TMA.
 #[inline(always)]
-pub fn fence_arrivals() {
+pub fn fence_mbarrier_init() {
     // SAFETY: orders memory accesses alone.
     unsafe {
         asm!("fence.mbarrier_init.release.cluster;", "fence.proxy.async.shared::cta;", options(nostack));
     }
 }
 
-/// Makes what this thread has written to shared memory known to the copy engine and the tensor cores, behind a
+/// Makes what this thread has written to shared memory known to TMA and the tensor cores, behind a
 /// barrier.
 #[inline(always)]
-pub fn fence_async() {
+pub fn fence_proxy_async() {
     // SAFETY: orders memory accesses alone.
     unsafe { asm!("fence.proxy.async.shared::cta;", options(nostack)) };
 }

@@ -9,9 +9,7 @@
 //!   and writes `ld.global`, not a generic `ld`. `cargo ptx` refuses a kernel where it did not.
 
 #[macro_use]
-mod group;
-mod group_backward;
-mod group_forward;
+mod warpgroup;
 mod hopper;
 mod math;
 mod memory;
@@ -19,10 +17,9 @@ mod shared;
 mod tensor;
 mod thread;
 mod warp;
+mod warpgroup_backward;
+mod warpgroup_forward;
 
-pub use group::*;
-pub use group_backward::*;
-pub use group_forward::*;
 pub use hopper::*;
 pub use math::*;
 pub use memory::*;
@@ -30,3 +27,6 @@ pub use shared::*;
 pub use tensor::*;
 pub use thread::*;
 pub use warp::*;
+pub use warpgroup::*;
+pub use warpgroup_backward::*;
+pub use warpgroup_forward::*;

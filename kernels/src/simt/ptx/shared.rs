@@ -11,7 +11,7 @@ use crate::simt::{Element, Vector};
 
 #[cfg(not(target_feature = "sm_90a"))]
 global_asm!(".extern .shared .align 16 .b8 dyn_smem[];");
-// Tiles of the copy engine are permuted by their address, from multiples of 1024 bytes on.
+// Tiles of TMA are swizzled by their address, from multiples of 1024 bytes on.
 #[cfg(target_feature = "sm_90a")]
 global_asm!(".extern .shared .align 1024 .b8 dyn_smem[];");
 

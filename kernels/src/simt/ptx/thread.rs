@@ -14,10 +14,6 @@ unsafe extern "C" {
     safe fn ctaid_z() -> u32;
     #[link_name = "llvm.nvvm.read.ptx.sreg.nctaid.x"]
     safe fn nctaid_x() -> u32;
-    #[link_name = "llvm.nvvm.read.ptx.sreg.nctaid.y"]
-    safe fn nctaid_y() -> u32;
-    #[link_name = "llvm.nvvm.read.ptx.sreg.nctaid.z"]
-    safe fn nctaid_z() -> u32;
     #[link_name = "llvm.nvvm.barrier.cta.sync.aligned.all"]
     safe fn barrier_cta_sync(barrier: u32);
 }
@@ -56,18 +52,6 @@ pub fn block_idx_z() -> u32 {
 #[inline(always)]
 pub fn grid_dim() -> u32 {
     nctaid_x()
-}
-
-/// Blocks in direction y.
-#[inline(always)]
-pub fn grid_dim_y() -> u32 {
-    nctaid_y()
-}
-
-/// Blocks in direction z.
-#[inline(always)]
-pub fn grid_dim_z() -> u32 {
-    nctaid_z()
 }
 
 /// Barrier of the block: every thread must reach the same one. What was written before is seen behind.

@@ -1,8 +1,8 @@
-//! Tensor maps: what the copy engine is told of a matrix, in a form of this library's own.
+//! Tensor maps: what TMA is told of a matrix, in a form of this library's own.
 
 use std::ffi::c_void;
 
-use cpift_kernels::tiled::{GRAIN, TILE_ROW, TiledMatrix};
+use cpift_kernels::tensor_map::{GRAIN, SWIZZLE_BYTES, TensorMapLayout};
 use cudarc::driver::sys::{
     CUresult, CUtensorMap, CUtensorMapDataType as Type, CUtensorMapFloatOOBfill, CUtensorMapInterleave,
     CUtensorMapL2promotion, CUtensorMapSwizzle, cuuint32_t, cuuint64_t,
@@ -41,7 +41,7 @@ pub(super) unsafe extern "C" fn cuTensorMapEncodeTiled(
             || swizzle != CUtensorMapSwizzle::CU_TENSOR_MAP_SWIZZLE_128B
             || fill != CUtensorMapFloatOOBfill::CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE
         {
-            return refuse("only matrices in chunks permuted within 128 bytes are known here".to_owned());
+            return refuse("only matrices in chunks swizzled within 128 bytes are known here".to_owned());
         }
         if map.is_null() || !(map as usize).is_multiple_of(align_of::<CUtensorMap>()) {
             return refuse(format!("the map itself at {map:?}, which is not aligned to 64 bytes"));
@@ -51,17 +51,17 @@ pub(super) unsafe extern "C" fn cuTensorMapEncodeTiled(
             (*sizes.cast::<[u64; 2]>(), *tile.cast::<[u32; 2]>(), *every.cast::<[u32; 2]>(), *strides)
         };
         let [columns, rows] = sizes;
-        let [tile_columns, tile_rows] = tile;
+        let [box_columns, box_rows] = tile;
         let matrix =
-            TiledMatrix { address: address as u64, length: 0, element_bytes, rows, columns, tile_rows };
+            TensorMapLayout { address: address as u64, length: 0, element_bytes, rows, columns, box_rows };
         if let Err(error) = matrix.check() {
             return refuse(error.to_string());
         }
         if !matrix.address.is_multiple_of(GRAIN) || matrix.address == 0 {
             return refuse(format!("the address {address:?}"));
         }
-        if stride != matrix.row_bytes() || every != [1, 1] || tile_columns * element_bytes != TILE_ROW {
-            return refuse(format!("a stride of {stride}, tiles {tile_columns} wide, every {every:?}"));
+        if stride != matrix.row_bytes() || every != [1, 1] || box_columns * element_bytes != SWIZZLE_BYTES {
+            return refuse(format!("a stride of {stride}, tiles {box_columns} wide, every {every:?}"));
         }
         // SAFETY: not null and aligned; memory for a map, by the caller's promise.
         unsafe { (*map).opaque = write_tiles(&matrix) };

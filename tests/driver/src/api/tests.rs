@@ -243,7 +243,7 @@ fn launches_are_checked() {
 #[test]
 fn the_compiler_says_what_it_does_not_take() {
     let machine = Machine::new();
-    let text = cpift_kernels::modules::ptx("mask", (8, 0)).unwrap();
+    let text = cpift_kernels::modules::ptx("transplant", (8, 0)).unwrap();
     for (text, error, part) in [
         (text.replace(".version 7.0", ".version 8.8"), CUresult::CUDA_ERROR_UNSUPPORTED_PTX_VERSION, "8.8"),
         (text.replace(".target sm_80", ".target sm_90"), CUresult::CUDA_ERROR_NO_BINARY_FOR_GPU, ""),

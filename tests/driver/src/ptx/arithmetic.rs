@@ -213,7 +213,7 @@ const COMPUTATIONS: &[(&[&str], Computation)] = computations! {
     "shf.r.wrap.b32" (low: u32, high: u32, c: u32) => (wide(low, high) >> (c & 31)) as u32;
     "shf.l.clamp.b32" (low: u32, high: u32, c: u32) => ((wide(low, high) << c.min(32)) >> 32) as u32;
     "shf.r.clamp.b32" (low: u32, high: u32, c: u32) => (wide(low, high) >> c.min(32)) as u32;
-    "prmt.b32" (a: u32, b: u32, selector: u32) => permute(a, b, selector);
+    "prmt.b32" (a: u32, b: u32, selector: u32) => swizzle(a, b, selector);
     "lop3.b32" (a: u32, b: u32, c: u32, table: u32) => look_up(a, b, c, table);
     "bfe.u32" (a: u32, position: u32, length: u32) => extract(u64::from(a), position, length) as u32;
     "bfe.u64" (a: u64, position: u32, length: u32) => extract(a, position, length);
@@ -285,7 +285,7 @@ fn wide(low: u32, high: u32) -> u64 {
 
 /// Byte i of the result is the byte of both, of eight, that nibble i names; its sign eight times where the nibble's
 /// upper bit is set.
-fn permute(a: u32, b: u32, selector: u32) -> u32 {
+fn swizzle(a: u32, b: u32, selector: u32) -> u32 {
     let bytes = wide(a, b).to_le_bytes();
     u32::from_le_bytes(std::array::from_fn(|place| {
         let nibble = selector >> (4 * place) & 15;

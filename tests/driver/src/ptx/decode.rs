@@ -264,7 +264,7 @@ impl<'a> Decoder<'a> {
         Ok(())
     }
 
-    /// Adds a product for groups.
+    /// Adds a `wgmma`.
     pub fn push_product(&mut self, product: super::program::GroupProduct) {
         let number = self.program.products.len() as u32;
         self.program.products.push(product);

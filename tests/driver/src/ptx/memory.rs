@@ -4,7 +4,7 @@
 use cpift_kernels::emulator::Cause;
 use cpift_kernels::emulator::instructions::Point;
 use cpift_kernels::launch::{Argument, Direction, Parameter, Request};
-use cpift_kernels::tiled::TiledMatrix;
+use cpift_kernels::tensor_map::TensorMapLayout;
 
 use super::Entry;
 use super::program::Space;
@@ -23,7 +23,7 @@ pub struct Memory {
     regions: Vec<Region>,
     parameters: Vec<u8>,
     /// Tensor maps by the bytes of parameters before them: argument and matrix.
-    maps: Vec<(usize, (usize, TiledMatrix))>,
+    maps: Vec<(usize, (usize, TensorMapLayout))>,
 }
 
 /// A buffer that was passed.
@@ -69,7 +69,7 @@ impl Memory {
                     let end = address + (length * described.element_bytes()) as u64;
                     memory.regions.push(Region { start: address, end, parameter: place, described });
                 }
-                Argument::Tiles(matrix) => memory.maps.push((declared.offset, (place, matrix))),
+                Argument::TensorMap(matrix) => memory.maps.push((declared.offset, (place, matrix))),
                 Argument::U32(number) => write(&number.to_le_bytes()),
                 Argument::U64(number) => write(&number.to_le_bytes()),
                 Argument::F32(number) => write(&number.to_le_bytes()),
@@ -136,7 +136,7 @@ impl Memory {
     }
 
     /// The matrix whose tensor map is at a generic address.
-    pub fn map(&self, address: u64) -> Option<(usize, TiledMatrix)> {
+    pub fn map(&self, address: u64) -> Option<(usize, TensorMapLayout)> {
         let offset = usize::try_from(address.checked_sub(PARAMETERS)?).ok()?;
         self.maps.iter().find(|&&(place, _)| place == offset).map(|&(_, matrix)| matrix)
     }

@@ -8,12 +8,12 @@
 
 mod arithmetic;
 mod decode;
-mod group;
 mod instructions;
 mod memory;
 mod program;
 mod run;
 mod text;
+mod wgmma;
 
 use std::collections::HashMap;
 use std::sync::Arc;

@@ -41,7 +41,7 @@ pub struct Program {
     pub registers: Vec<u64>,
     /// Operands of instructions that have many.
     pub lists: Vec<Slot>,
-    /// What the tensor cores are to do for groups.
+    /// What the tensor cores are to do for warpgroups.
     pub products: Vec<GroupProduct>,
 }
 
@@ -144,7 +144,7 @@ pub enum Instruction {
     Return,
 }
 
-/// A product of 64 rows by 16 levels of k for a group of four warps.
+/// A product of 64 rows by 16 along k for a warpgroup.
 #[derive(Debug, Clone, Copy)]
 pub struct GroupProduct {
     /// Columns of B and of the sums.

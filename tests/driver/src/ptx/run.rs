@@ -5,11 +5,11 @@ use cpift_kernels::emulator::{Cause, Emulator};
 use cpift_kernels::launch::{LaunchError, Request};
 
 use super::Entry;
-use super::group::Products;
 use super::memory::{Memory, SHARED_START, SHARED_WINDOW};
 use super::program::{
     Address, BLOCK, BLOCKS, CLOCK, Exchange, Instruction, List, Program, Slot, Space, THREAD, THREADS,
 };
+use super::wgmma::Products;
 
 /// Branches that a thread may take; more are taken for a loop without end.
 const BRANCHES: u64 = 1 << 24;
@@ -137,7 +137,7 @@ impl<'a> Thread<'a> {
         if self.products.is_over() {
             return Ok(());
         }
-        Err(self.wrong("products for a group were not waited for before the end"))
+        Err(self.wrong("products of wgmma were not waited for before the end"))
     }
 
     /// What the emulator has a part in.
@@ -197,17 +197,17 @@ impl<'a> Thread<'a> {
             Instruction::CommitCopies => device::commit_copies(),
             Instruction::WaitCopies { latest } => device::wait_copies(self.get(latest) as usize),
             Instruction::InitArrivals { barrier, count } => {
-                device::init_arrivals(point, self.shared_byte(barrier)?, self.word(count));
+                device::mbarrier_init(point, self.shared_byte(barrier)?, self.word(count));
             }
             Instruction::Arrive { barrier, bytes } => {
-                device::arrive(point, self.shared_byte(barrier)?, self.word(bytes));
+                device::mbarrier_arrive(point, self.shared_byte(barrier)?, self.word(bytes));
             }
             Instruction::AwaitPhase { to, barrier, parity } => {
                 // A wait may end before the phase does. One that waited does so, and the kernel must ask again.
-                let over = device::await_phase(point, self.shared_byte(barrier)?, self.word(parity));
+                let over = device::mbarrier_wait(point, self.shared_byte(barrier)?, self.word(parity));
                 self.set(to, over.into());
             }
-            Instruction::FenceAsync => device::fence_async(point),
+            Instruction::FenceAsync => device::fence_proxy_async(point),
             Instruction::CopyTile { to, tile, barrier } => {
                 let (to, barrier) = (self.shared_byte(to)?, self.shared_byte(barrier)?);
                 let slots = program.list(tile);
@@ -216,7 +216,7 @@ impl<'a> Thread<'a> {
                     return Err(self.wrong(format!("a tile by a tensor map at {address:#x}, where none is")));
                 };
                 let [column, row] = self.words(&slots[1..]);
-                device::copy_tile(point, matrix, (row, column), to, barrier);
+                device::tma_copy(point, matrix, (row, column), to, barrier);
             }
             Instruction::GroupFence => self.products.fence(),
             Instruction::GroupMultiply { product } => {

@@ -1,4 +1,4 @@
-//! The first test of products.
+//! The self-test of products.
 
 use cpift_kernels::gemm_hopper::{gemm_nn_hopper, gemm_nt_f32_hopper, gemm_nt_hopper, gemm_tn_hopper};
 use half::bf16;
@@ -23,9 +23,9 @@ pub fn test(device: &GpuDevice) -> Result<Option<String>> {
     let a = GpuMemory::from_slice(device, &values(&left))?;
     let b = GpuMemory::from_slice(device, &values(&right))?;
     let sizes = SIZES.map(|size| size as u64);
-    // Where the terms of a sum lie: step by level, of the row and of the column.
+    // Where the terms of a sum lie: step along k, of the row and of the column.
     let sum = |a: (usize, usize), b: (usize, usize)| -> f32 {
-        let terms = (0..k).map(|level| left[a.0 + level * a.1] * right[b.0 + level * b.1]);
+        let terms = (0..k).map(|index| left[a.0 + index * a.1] * right[b.0 + index * b.1]);
         terms.sum::<i32>() as f32
     };
     let matrix = |sum: &dyn Fn(usize, usize) -> f32| -> Vec<f32> {
@@ -39,7 +39,7 @@ pub fn test(device: &GpuDevice) -> Result<Option<String>> {
         let (a, b) = (a.all().argument(), b.all().argument());
         let mut out = GpuMemory::<bf16>::zeros(device, m * n)?;
         let mut sums = GpuMemory::<f32>::zeros(device, m * n)?;
-        let launcher = &Launcher { device: device.launcher(), trusts: true };
+        let launcher = &Launcher { device: device.launcher(), passes_self_test: true };
         let wrong = |kernel: &str| Ok(Some(format!("{kernel} by tiles of 128 by {}", 128 * halves)));
         gemm_nt_hopper(launcher, halves, a, b, None, out.all_mut().argument(), sizes)?;
         if read(&out)? != rounded(&nt) {

@@ -1,9 +1,9 @@
-//! Products of attention's forward pass by groups of four warps.
+//! Products of attention's forward pass by warpgroups.
 
 use core::arch::asm;
 
-use super::{Arrivals, sync_warp};
-use crate::simt::{Operand, Operands, Sums, group_sizes, lane_id};
+use super::{Mbarrier, sync_warp};
+use crate::simt::{AFragments, Accumulators, MatrixDescriptor, lane_id, warpgroup_sizes};
 
 macro_rules! scores_alone {
     ([$q:ident $k:ident $scores:ident $next:ident]
@@ -11,8 +11,8 @@ macro_rules! scores_alone {
         begin_and_await!(
             ["mov.b64 a, {q}; mov.b64 b, {k};" $(, scores_step!($step $shape $alone))*],
             $next, [], [out $scores $j],
-            q = in(reg64) $q.description(),
-            k = in(reg64) $k.description(),
+            q = in(reg64) $q.descriptor(),
+            k = in(reg64) $k.descriptor(),
         )
     };
 }
@@ -23,7 +23,7 @@ macro_rules! values_alone {
         begin_and_await!(
             [$(values_step!($j $shape $eights)),*],
             $next, [in $p [$($j)*]], [inout $sums $n],
-            v = in(reg64) $v.description(),
+            v = in(reg64) $v.descriptor(),
         )
     };
 }
@@ -38,9 +38,9 @@ macro_rules! scores_and_values {
                 $(, values_step!($j $values $eights))*
             ],
             $next, [in $p [$($j)*]], [inout $sums $n out $scores [$($j)*]],
-            q = in(reg64) $q.description(),
-            k = in(reg64) $k.description(),
-            v = in(reg64) $v.description(),
+            q = in(reg64) $q.descriptor(),
+            k = in(reg64) $k.descriptor(),
+            v = in(reg64) $v.descriptor(),
         )
     };
 }
@@ -76,51 +76,55 @@ macro_rules! by_size {
     };
 }
 
-/// q·kᵀ, by the tensor cores, for the threads of a group as in [`multiply_by_group`]: 64 queries by `16·J` keys.
+/// q·kᵀ, by the tensor cores, for the threads of a warpgroup as in [`warpgroup_multiply`]: 64 queries by `16·J` keys.
 ///
 /// Both are along k, which is a head's `16·N` elements: tiles of 64 elements lie one behind the other. Lane 0 of
-/// every warp arrives at `next` as soon as the products have begun. There are [`these`](group_sizes) sizes.
+/// every warp arrives at `next` as soon as the products have begun. There are [`these`](warpgroup_sizes) sizes.
 #[inline(always)]
-pub fn scores_by_group<const N: usize, const J: usize>(q: Operand, k: Operand, next: Arrivals) -> Sums<J> {
-    const { assert!(group_sizes(N, J)) };
+pub fn warpgroup_scores<const N: usize, const J: usize>(
+    q: MatrixDescriptor,
+    k: MatrixDescriptor,
+    next: Mbarrier,
+) -> Accumulators<J> {
+    const { assert!(warpgroup_sizes(N, J)) };
     let mut scores = [[[0.0; 4]; 2]; J];
     sync_warp();
-    // SAFETY: as in `multiply_by_group`; `next` is an initialised barrier, by the kernel's contract.
+    // SAFETY: as in `warpgroup_multiply`; `next` is an initialised barrier, by the kernel's contract.
     unsafe {
         by_size!(scores_alone [q k scores next]);
     }
     scores
 }
 
-/// sums += p·v, otherwise as [`scores_by_group`]: `p` are the weights of `16·J` keys in registers; `v`, across k, has
+/// sums += p·v, otherwise as [`warpgroup_scores`]: `p` are the weights of `16·J` keys in registers; `v`, across k, has
 /// `16·N` elements for each, in tiles of 64 elements.
 #[inline(always)]
-pub fn add_values_by_group<const N: usize, const J: usize>(
-    p: &Operands<J>,
-    v: Operand,
-    sums: &mut Sums<N>,
-    next: Arrivals,
+pub fn warpgroup_add_values<const N: usize, const J: usize>(
+    p: &AFragments<J>,
+    v: MatrixDescriptor,
+    sums: &mut Accumulators<N>,
+    next: Mbarrier,
 ) {
-    const { assert!(group_sizes(N, J)) };
+    const { assert!(warpgroup_sizes(N, J)) };
     sync_warp();
-    // SAFETY: as for `scores_by_group`.
+    // SAFETY: as for `warpgroup_scores`.
     unsafe {
         by_size!(values_alone [p v sums next]);
     }
 }
 
-/// [`scores_by_group`] of the next keys and [`add_values_by_group`] of these, begun together.
+/// [`warpgroup_scores`] of the next keys and [`warpgroup_add_values`] of these, begun together.
 #[inline(always)]
-pub fn scores_and_values_by_group<const N: usize, const J: usize>(
-    (q, k): (Operand, Operand),
-    (p, v): (&Operands<J>, Operand),
-    sums: &mut Sums<N>,
-    next: Arrivals,
-) -> Sums<J> {
-    const { assert!(group_sizes(N, J)) };
+pub fn warpgroup_scores_and_values<const N: usize, const J: usize>(
+    (q, k): (MatrixDescriptor, MatrixDescriptor),
+    (p, v): (&AFragments<J>, MatrixDescriptor),
+    sums: &mut Accumulators<N>,
+    next: Mbarrier,
+) -> Accumulators<J> {
+    const { assert!(warpgroup_sizes(N, J)) };
     let mut scores = [[[0.0; 4]; 2]; J];
     sync_warp();
-    // SAFETY: as for `scores_by_group`.
+    // SAFETY: as for `warpgroup_scores`.
     unsafe {
         by_size!(scores_and_values [q k scores p v sums next]);
     }

@@ -1,4 +1,4 @@
-//! Products by groups of warps in other forms than the kernels have: any number of columns, A in registers, several
+//! Products by warpgroups in other forms than the kernels have: any number of columns, A in registers, several
 //! groups under way, sums that begin anew.
 
 use crate::text::execute;
@@ -7,7 +7,7 @@ use cpift_kernels::simt::{Bf16, Real};
 /// Columns of the sums.
 const COLUMNS: usize = 96;
 /// Levels of k of an instruction.
-const LEVELS: usize = 16;
+const K: usize = 16;
 
 /// Number `index` of a sequence, a bf16 between -1 and 1.
 fn element(index: usize) -> f32 {
@@ -15,26 +15,26 @@ fn element(index: usize) -> f32 {
     Bf16::from_f32(bits as f32 / (1 << 23) as f32 - 1.0).to_f32()
 }
 
-fn a(row: usize, level: usize) -> f32 {
-    element(row * LEVELS + level)
+fn a(row: usize, k: usize) -> f32 {
+    element(row * K + k)
 }
 
-fn b(column: usize, level: usize) -> f32 {
-    element(5_000 + column * LEVELS + level)
+fn b(column: usize, k: usize) -> f32 {
+    element(5_000 + column * K + k)
 }
 
 fn pair(low: f32, high: f32) -> u32 {
     u32::from(Bf16::from_f32(low).0) | u32::from(Bf16::from_f32(high).0) << 16
 }
 
-/// What shared memory holds: columns of B in rows of 128 bytes, of which an instruction takes 32, permuted.
+/// What shared memory holds: columns of B in rows of 128 bytes, of which an instruction takes 32, swizzled.
 fn tile() -> Vec<u32> {
     let mut words = vec![0; COLUMNS * 32];
     for column in 0..COLUMNS {
-        for level in (0..LEVELS).step_by(2) {
-            let byte = column * 128 + 2 * level;
+        for k in (0..K).step_by(2) {
+            let byte = column * 128 + 2 * k;
             let byte = byte ^ (byte >> 7 & 7) << 4;
-            words[byte / 4] = pair(b(column, level), b(column, level + 1));
+            words[byte / 4] = pair(b(column, k), b(column, k + 1));
         }
     }
     words
@@ -45,9 +45,9 @@ fn registers() -> Vec<u32> {
     let mut words = Vec::new();
     for thread in 0..128 {
         let (warp, group, first) = (thread / 32, thread % 32 / 4, thread % 4 * 2);
-        for (row, level) in [(0, 0), (8, 0), (0, 8), (8, 8)] {
-            let (row, level) = (16 * warp + group + row, first + level);
-            words.push(pair(a(row, level), a(row, level + 1)));
+        for (row, k) in [(0, 0), (8, 0), (0, 8), (8, 8)] {
+            let (row, k) = (16 * warp + group + row, first + k);
+            words.push(pair(a(row, k), a(row, k + 1)));
         }
     }
     words
@@ -98,7 +98,7 @@ fn expected(start: f32, times: usize) -> Vec<f32> {
     let mut matrix = Vec::new();
     for row in 0..64 {
         for column in 0..COLUMNS {
-            let terms = (0..times * LEVELS).map(|level| (a(row, level % LEVELS), b(column, level % LEVELS)));
+            let terms = (0..times * K).map(|k| (a(row, k % K), b(column, k % K)));
             matrix.push(terms.fold(start, |sum, (a, b)| a.mul_add(b, sum)));
         }
     }

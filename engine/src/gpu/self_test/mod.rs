@@ -1,11 +1,11 @@
-//! First tests of the kernels that are for one compute capability alone.
+//! Self-tests of the kernels that are for one compute capability alone.
 //!
-//! They rest on more of the hardware than others do: permutations of shared memory, barriers for arrivals, the copy
-//! engine. A group of them is tested right before a launcher first chooses one, so that a job which needs none, as
-//! one in f32, does without. A group that is refused, or wrong, is not used: launchers then choose kernels that run
-//! on all devices. A kernel that does not come to its end (a fault, or a wait that is over its limit) takes the
-//! context with it and all memory in it, and CUDA promises nothing to a process in which that happened, in a new
-//! context either. So there is no going on: every call says how a new process does without these kernels.
+//! They rest on more of the hardware than others do: swizzled shared memory, mbarriers, TMA, `wgmma`. A group of them is
+//! tested right before a launcher first chooses one, so that a job which needs none, as one in f32, does without. A
+//! group that is refused, or wrong, is not used: launchers then choose kernels that run on all devices. A kernel that
+//! does not come to its end (a fault, or a wait that is over its limit) takes the context with it and all memory in it,
+//! and CUDA promises nothing to a process in which that happened, in a new context either. So there is no going on:
+//! every call says how a new process does without these kernels.
 
 mod attention;
 mod products;
@@ -21,7 +21,7 @@ use super::{Backend, GpuDevice, GpuMemory};
 use crate::error::{Error, Result};
 
 /// Kernels that are tested together, and used or not.
-struct Group {
+struct KernelGroup {
     /// What launchers ask for.
     name: &'static str,
     test: Test,
@@ -43,10 +43,10 @@ const CAPABILITY: (u32, u32) = (9, 0);
 const MULTIPROCESSORS: u32 = 3;
 
 /// All groups.
-fn groups() -> impl Iterator<Item = Group> {
-    let products = Group { name: gemm_hopper::TRUSTED, test: Test::Products };
-    let forward = FORWARD.map(|(head_dim, name)| Group { name, test: Test::Forward(head_dim) });
-    let backward = BACKWARD.map(|(head_dim, name)| Group { name, test: Test::Backward(head_dim) });
+fn groups() -> impl Iterator<Item = KernelGroup> {
+    let products = KernelGroup { name: gemm_hopper::SELF_TEST, test: Test::Products };
+    let forward = FORWARD.map(|(head_dim, name)| KernelGroup { name, test: Test::Forward(head_dim) });
+    let backward = BACKWARD.map(|(head_dim, name)| KernelGroup { name, test: Test::Backward(head_dim) });
     [products].into_iter().chain(forward).chain(backward)
 }
 
@@ -76,7 +76,7 @@ impl fmt::Display for Test {
 #[derive(Debug)]
 struct Launcher<'a> {
     device: &'a dyn Launch,
-    trusts: bool,
+    passes_self_test: bool,
 }
 
 impl Launch for Launcher<'_> {
@@ -93,21 +93,21 @@ impl Launch for Launcher<'_> {
         self.device.compute_capability()
     }
 
-    fn trusts(&self, _group: &'static str) -> bool {
-        self.trusts
+    fn passes_self_test(&self, _group: &'static str) -> bool {
+        self.passes_self_test
     }
 }
 
 /// What came of the tests on a device.
 #[derive(Default)]
-pub struct Trials {
+pub struct SelfTests {
     /// By group, in the order of the tests: why it is not used, if so.
-    outcomes: Mutex<Vec<(Group, Option<String>)>>,
+    outcomes: Mutex<Vec<(KernelGroup, Option<String>)>>,
     /// That a test broke the device.
     broken: OnceLock<Error>,
 }
 
-impl Trials {
+impl SelfTests {
     /// Whether kernels of this group may be used, which is tested if it was not yet.
     pub fn pass(&self, backend: &Arc<dyn Backend>, name: &str) -> bool {
         // Held while a test runs: another thread has to wait for what comes of it.
@@ -138,11 +138,11 @@ impl Trials {
     }
 
     /// The groups that failed, each with the reason.
-    pub fn left_out(&self) -> Vec<String> {
+    pub fn disabled_kernels(&self) -> Vec<String> {
         let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
         let failed = outcomes.iter().filter_map(|(group, outcome)| {
             let reason = outcome.as_ref()?;
-            Some(format!("Hopper's kernels for {}, which failed a first test: {reason}", group.test))
+            Some(format!("Hopper's kernels for {}, which failed a self-test: {reason}", group.test))
         });
         failed.collect()
     }
@@ -166,7 +166,7 @@ impl Trials {
         };
         if let Err(error) = device.synchronize() {
             let reason = format!(
-                "Hopper's kernels for {test} broke it in a first test ({error}); to compute without them run again \
+                "Hopper's kernels for {test} broke it in a self-test ({error}); to compute without them run again \
                  with the environment variable CPIFT_HOPPER=off"
             );
             // Set once: nothing is tested on a device that is broken.
@@ -192,11 +192,11 @@ mod tests {
     #[test]
     fn right_kernels_pass_once_and_are_used() {
         let backend: Arc<dyn Backend> = Arc::new(Emulated::like(Schedule::Forward, CAPABILITY));
-        let trials = Trials::default();
-        trials.run_all(&backend);
-        assert_eq!(trials.left_out(), [""; 0]);
-        assert_eq!(trials.outcomes.lock().unwrap().len(), 10);
-        assert!(trials.pass(&backend, gemm_hopper::TRUSTED) && trials.usable().is_ok());
+        let self_tests = SelfTests::default();
+        self_tests.run_all(&backend);
+        assert_eq!(self_tests.disabled_kernels(), [""; 0]);
+        assert_eq!(self_tests.outcomes.lock().unwrap().len(), 10);
+        assert!(self_tests.pass(&backend, gemm_hopper::SELF_TEST) && self_tests.usable().is_ok());
     }
 
     #[test]
@@ -204,16 +204,16 @@ mod tests {
         // Reads zeros, whatever is launched.
         let log = crate::LaunchLog::of_device(CAPABILITY, 132);
         let backend: Arc<dyn Backend> = Arc::new(log.clone());
-        let trials = Trials::default();
-        assert!(!trials.pass(&backend, gemm_hopper::TRUSTED) && trials.usable().is_ok());
+        let self_tests = SelfTests::default();
+        assert!(!self_tests.pass(&backend, gemm_hopper::SELF_TEST) && self_tests.usable().is_ok());
         assert_eq!(
-            trials.left_out(),
+            self_tests.disabled_kernels(),
             [
-                "Hopper's kernels for products, which failed a first test: wrong numbers: gemm_nt_hopper by tiles of 128 by 128"
+                "Hopper's kernels for products, which failed a self-test: wrong numbers: gemm_nt_hopper by tiles of 128 by 128"
             ]
         );
         let launched = log.take().len();
-        assert!(launched > 0 && !trials.pass(&backend, gemm_hopper::TRUSTED));
+        assert!(launched > 0 && !self_tests.pass(&backend, gemm_hopper::SELF_TEST));
         assert_eq!(log.take().len(), 0, "tested again");
     }
 
@@ -222,7 +222,7 @@ mod tests {
     fn blocks_have_several_tiles() {
         let log = crate::LaunchLog::of_device(CAPABILITY, 132);
         let backend: Arc<dyn Backend> = Arc::new(log.clone());
-        Trials::default().run_all(&backend);
+        SelfTests::default().run_all(&backend);
         let launched = log.take();
         let persistent =
             |launch: &&crate::LaunchRecord| launch.numbers.iter().any(|(name, _)| *name == "tiles");
@@ -236,8 +236,8 @@ mod tests {
     fn other_devices_and_groups_are_not_tested() {
         let log = crate::LaunchLog::new();
         let backend: Arc<dyn Backend> = Arc::new(log.clone());
-        let trials = Trials::default();
-        trials.run_all(&backend);
-        assert!(trials.pass(&backend, "gemm") && log.take().is_empty());
+        let self_tests = SelfTests::default();
+        self_tests.run_all(&backend);
+        assert!(self_tests.pass(&backend, "gemm") && log.take().is_empty());
     }
 }

@@ -43,11 +43,11 @@ impl Tile {
     }
 
     /// Time of the multiprocessor that has most to do, in multiply-adds of the largest tile's kind, where every
-    /// one of `parts` blocks to a tile sums `levels` levels.
-    fn time(self, [m, n]: [u64; 2], parts: u64, levels: u64, multiprocessors: u32) -> f64 {
+    /// one of `splits` blocks to a tile sums `depth` elements along k.
+    fn time(self, [m, n]: [u64; 2], splits: u64, depth: u64, multiprocessors: u32) -> f64 {
         let (rows, columns) = self.sides();
-        let blocks = m.div_ceil(rows) * n.div_ceil(columns) * parts;
-        blocks.div_ceil(multiprocessors.into()) as f64 * (rows * columns * levels) as f64 * self.cost()
+        let blocks = m.div_ceil(rows) * n.div_ceil(columns) * splits;
+        blocks.div_ceil(multiprocessors.into()) as f64 * (rows * columns * depth) as f64 * self.cost()
     }
 
     /// The tile for a C of `m` by `n`: that with the least work for the multiprocessor that has most.
@@ -57,40 +57,40 @@ impl Tile {
     }
 }
 
-/// Most bytes of the sums of parts.
-pub const PARTS_BYTES: u64 = 32 << 20;
-/// Most parts.
-const MOST_PARTS: u64 = 16;
-/// Levels that a part has at least: below, filling the pipeline takes as long as what comes through it.
-const PART_LEVELS: u64 = 256;
+/// Most bytes of the sums of splits.
+pub const SPLIT_K_BYTES: u64 = 32 << 20;
+/// Most splits.
+const MAX_SPLITS: u64 = 16;
+/// Elements along k that a split has at least: below, filling the pipeline takes as long as what comes through it.
+const MIN_SPLIT_K: u64 = 256;
 /// Multiply-adds that a multiprocessor does while a byte per multiprocessor is moved, about: 78 on an A100, 147
 /// on an H100 at the rates on paper. A design figure, not measured.
 const PER_BYTE: f64 = 100.0;
 /// The same while one more kernel is launched: 2 µs.
 const PER_LAUNCH: f64 = 4e6;
 
-/// How a product on tensor cores is cut into blocks.
+/// How a product on tensor cores is divided among blocks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Cut {
+struct SplitK {
     tile: Tile,
-    /// Parts of k, see [`split`].
-    parts: u64,
+    /// Splits of k, see [`split_k`].
+    splits: u64,
 }
 
-impl Cut {
-    /// The fastest for these sizes, by the work of the multiprocessor that has most, and by what parts move.
+impl SplitK {
+    /// The fastest for these sizes, by the work of the multiprocessor that has most, and by what splits move.
     fn choose([m, n, k]: [u64; 3], multiprocessors: u32) -> Self {
         let whole = Tile::choose(m, n, multiprocessors);
-        let mut best = (whole.time([m, n], 1, k, multiprocessors), Self { tile: whole, parts: 1 });
+        let mut best = (whole.time([m, n], 1, k, multiprocessors), Self { tile: whole, splits: 1 });
         for tile in [Tile::Of128x128, Tile::Of64x64] {
-            let most = (k / PART_LEVELS).min(PARTS_BYTES / (4 * m * n).max(1)).min(MOST_PARTS);
-            for parts in 2..=most {
-                let sums = tile.time([m, n], parts, k.div_ceil(parts), multiprocessors);
-                // Every part's sums are written and read.
-                let moved = (8 * parts * m * n) as f64 / f64::from(multiprocessors) * PER_BYTE;
+            let most = (k / MIN_SPLIT_K).min(SPLIT_K_BYTES / (4 * m * n).max(1)).min(MAX_SPLITS);
+            for splits in 2..=most {
+                let sums = tile.time([m, n], splits, k.div_ceil(splits), multiprocessors);
+                // Every split's sums are written and read.
+                let moved = (8 * splits * m * n) as f64 / f64::from(multiprocessors) * PER_BYTE;
                 let time = sums + moved + PER_LAUNCH;
                 if time < best.0 {
-                    best = (time, Self { tile, parts });
+                    best = (time, Self { tile, splits });
                 }
             }
         }
@@ -98,18 +98,18 @@ impl Cut {
     }
 }
 
-/// In how many parts of k [`gemm_nn_split_bf16`] or [`gemm_tn_split_bf16`] should sum a product on this device:
-/// 1 where cutting does not pay. Their sums take 4·parts·m·n bytes, at most [`PARTS_BYTES`].
-pub fn gemm_parts(launcher: &dyn Launch, sizes: [u64; 3]) -> u32 {
-    choose_cut(launcher, sizes).parts as u32
+/// In how many splits of k [`gemm_nn_split_k_bf16`] or [`gemm_tn_split_k_bf16`] should sum a product on this device:
+/// 1 where that does not pay. Their sums take 4·splits·m·n bytes, at most [`SPLIT_K_BYTES`].
+pub fn gemm_splits(launcher: &dyn Launch, sizes: [u64; 3]) -> u32 {
+    choose_split_k(launcher, sizes).splits as u32
 }
 
-/// What [`gemm_hopper`] takes is not cut: it divides the work among as many blocks as there are multiprocessors.
-fn choose_cut(launcher: &dyn Launch, sizes @ [m, n, _]: [u64; 3]) -> Cut {
+/// What [`gemm_hopper`] takes is not split: it divides the work among as many blocks as there are multiprocessors.
+fn choose_split_k(launcher: &dyn Launch, sizes @ [m, n, _]: [u64; 3]) -> SplitK {
     let multiprocessors = launcher.multiprocessors();
     match gemm_hopper::choose(launcher, true, sizes) {
-        Some(_) => Cut { tile: Tile::choose(m, n, multiprocessors), parts: 1 },
-        None => Cut::choose(sizes, multiprocessors),
+        Some(_) => SplitK { tile: Tile::choose(m, n, multiprocessors), splits: 1 },
+        None => SplitK::choose(sizes, multiprocessors),
     }
 }
 
@@ -270,12 +270,12 @@ pub fn gemm_tn_bf16(
     launch(launcher, a, b, out, m, n, k)
 }
 
-/// [`gemm_nn_bf16`] in the [`gemm_parts`] that the sizes ask for, whose sums go into `sums`, `[parts, m, n]`.
+/// [`gemm_nn_bf16`] in the [`gemm_splits`] that the sizes ask for, whose sums go into `sums`, `[splits, m, n]`.
 /// Operands that tensor cores do not take are multiplied in one.
 ///
 /// # Errors
 /// As for [`gemm_nn_bf16`].
-pub fn gemm_nn_split_bf16(
+pub fn gemm_nn_split_k_bf16(
     launcher: &dyn Launch,
     [a, b]: [Slice<'_, Bf16>; 2],
     mut sums: SliceMut<'_, f32>,
@@ -283,31 +283,31 @@ pub fn gemm_nn_split_bf16(
     [m, n, k]: [u64; 3],
     accumulate: bool,
 ) -> Result<(), LaunchError> {
-    let cut = choose_cut(launcher, [m, n, k]);
-    if cut.parts == 1 || !by_chunks(&a, &b, [k, n]) {
+    let split_k = choose_split_k(launcher, [m, n, k]);
+    if split_k.splits == 1 || !by_chunks(&a, &b, [k, n]) {
         return gemm_nn_bf16(launcher, a, b, out, [m, n, k], accumulate);
     }
-    let launch = if cut.tile == Tile::Of64x64 { gemm_nn_parts_64x64 } else { gemm_nn_parts_128x128 };
-    launch(launcher, a, b, sums.reborrow(), m, n, k, cut.parts as u32)?;
-    add_parts_bf16(launcher, sums.as_read(), out, m * n, cut.parts as u32, u32::from(accumulate))
+    let launch = if split_k.tile == Tile::Of64x64 { gemm_nn_split_k_64x64 } else { gemm_nn_split_k_128x128 };
+    launch(launcher, a, b, sums.reborrow(), m, n, k, split_k.splits as u32)?;
+    gemm_split_k_sum_bf16(launcher, sums.as_read(), out, m * n, split_k.splits as u32, u32::from(accumulate))
 }
 
-/// [`gemm_tn_bf16`] in parts, as [`gemm_nn_split_bf16`].
+/// [`gemm_tn_bf16`] in splits, as [`gemm_nn_split_k_bf16`].
 ///
 /// # Errors
 /// As for [`gemm_tn_bf16`].
-pub fn gemm_tn_split_bf16(
+pub fn gemm_tn_split_k_bf16(
     launcher: &dyn Launch,
     [a, b]: [Slice<'_, Bf16>; 2],
     mut sums: SliceMut<'_, f32>,
     out: SliceMut<'_, f32>,
     [m, n, k]: [u64; 3],
 ) -> Result<(), LaunchError> {
-    let cut = choose_cut(launcher, [m, n, k]);
-    if cut.parts == 1 || !by_chunks(&a, &b, [m, n]) {
+    let split_k = choose_split_k(launcher, [m, n, k]);
+    if split_k.splits == 1 || !by_chunks(&a, &b, [m, n]) {
         return gemm_tn_bf16(launcher, a, b, out, [m, n, k]);
     }
-    let launch = if cut.tile == Tile::Of64x64 { gemm_tn_parts_64x64 } else { gemm_tn_parts_128x128 };
-    launch(launcher, a, b, sums.reborrow(), m, n, k, cut.parts as u32)?;
-    add_parts_f32(launcher, sums.as_read(), out, m * n, cut.parts as u32, 1)
+    let launch = if split_k.tile == Tile::Of64x64 { gemm_tn_split_k_64x64 } else { gemm_tn_split_k_128x128 };
+    launch(launcher, a, b, sums.reborrow(), m, n, k, split_k.splits as u32)?;
+    gemm_split_k_sum_f32(launcher, sums.as_read(), out, m * n, split_k.splits as u32, 1)
 }

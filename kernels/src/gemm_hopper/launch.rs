@@ -5,8 +5,8 @@ use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 
 /// Tiles of the kernels here, and the smallest one's of `gemm`, which does better on few.
 const HALVES: [usize; 2] = [2, 1];
-/// What a launcher is asked to trust for the kernels here.
-pub const TRUSTED: &str = gemm_nt_hopper_128x256::KERNEL.family;
+/// The name of the self-test of the kernels here.
+pub const SELF_TEST: &str = gemm_nt_hopper_128x256::KERNEL.family;
 /// How much longer a multiprocessor takes for an element of a tile of 128 by 128 than of 128 by 256, which reads a
 /// quarter less. A design figure, not measured.
 const COST_OF_HALF: f64 = 1.15;
@@ -22,7 +22,7 @@ fn time(tiles: u64, area: u64, cost: f64, multiprocessors: u32) -> f64 {
 /// Halves of the tile for a C of `m` by `n`, with which a kernel here does better than those of
 /// [`gemm`](crate::gemm): the one with the least work for the multiprocessor that has most. None on other devices,
 /// for an empty product, where smaller tiles are better, unless operands are moved in `chunks` (aligned to 16
-/// bytes, with last dimensions that are multiples of 8), and where the launcher does not trust these kernels.
+/// bytes, with last dimensions that are multiples of 8), and where these kernels do not pass their self-test.
 pub fn choose(launcher: &dyn Launch, chunks: bool, [m, n, k]: [u64; 3]) -> Option<usize> {
     if launcher.compute_capability() != (9, 0) || !chunks || m == 0 || n == 0 || k == 0 {
         return None;
@@ -35,7 +35,7 @@ pub fn choose(launcher: &dyn Launch, chunks: bool, [m, n, k]: [u64; 3]) -> Optio
     };
     let small = time(m.div_ceil(64) * n.div_ceil(64), 64 * 64, COST_OF_SMALL, multiprocessors);
     let best = HALVES.into_iter().min_by(|&a, &b| of(a).total_cmp(&of(b)))?;
-    (of(best) <= small && launcher.trusts(TRUSTED)).then_some(best)
+    (of(best) <= small && launcher.passes_self_test(SELF_TEST)).then_some(best)
 }
 
 /// out = a·bᵀ (+ bias in every row), by tiles of 128 by 128 · `halves`; see [`gemm_nt_hopper_128x256`].

@@ -4,7 +4,7 @@ use super::*;
 use crate::attention::{BackwardInputs, Gradients, Sizes, TileLists};
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 
-/// Heads that there are forward passes for, by their elements, and what a launcher is asked to trust for each.
+/// Heads that there are forward passes for, by their elements, and the name of the self-test of each.
 pub const FORWARD: [(u32, &str); 5] = [
     (64, "attention_forward_64_hopper"),
     (80, "attention_forward_80_hopper"),
@@ -20,7 +20,7 @@ pub const BACKWARD: [(u32, &str); 4] = [
     (128, "attention_backward_128_hopper"),
 ];
 
-/// Whether there is a forward pass here for heads of `head_dim` elements on this device, which the launcher trusts.
+/// Whether there is a forward pass here for heads of `head_dim` elements on this device, and it passes its self-test there.
 pub fn has_forward(launcher: &dyn Launch, head_dim: u32) -> bool {
     exists(launcher, head_dim, &FORWARD)
 }
@@ -32,10 +32,10 @@ pub fn has_backward(launcher: &dyn Launch, head_dim: u32) -> bool {
 
 fn exists(launcher: &dyn Launch, head_dim: u32, passes: &[(u32, &'static str)]) -> bool {
     let pass = passes.iter().find(|&&(elements, _)| elements == head_dim);
-    launcher.compute_capability() == (9, 0) && pass.is_some_and(|&(_, name)| launcher.trusts(name))
+    launcher.compute_capability() == (9, 0) && pass.is_some_and(|&(_, name)| launcher.passes_self_test(name))
 }
 
-/// The forward pass, `tiles` being those [by wide queries](crate::attention::Tiles::by_wide_queries); see
+/// The forward pass, `tiles` being those [by wide queries](crate::attention::Tiles::by_hopper_queries); see
 /// [`attention_forward_128_hopper`].
 ///
 /// # Errors
@@ -76,7 +76,7 @@ pub fn forward(
     )
 }
 
-/// Tokens of a row of what is saved, whose bytes the copy engine wants to be a multiple of 16.
+/// Tokens of a row of what is saved, whose bytes TMA wants to be a multiple of 16.
 fn pitch(sizes: Sizes) -> u64 {
     u64::from(sizes.tokens).next_multiple_of(4)
 }
@@ -86,7 +86,7 @@ pub fn backward_scratch(sizes: Sizes) -> usize {
     2 * sizes.heads as usize * pitch(sizes) as usize
 }
 
-/// The backward pass; see [`attention_saved_hopper`], [`attention_backward_keys_128_hopper`] and
+/// The backward pass; see [`attention_backward_preprocess_hopper`], [`attention_backward_keys_128_hopper`] and
 /// [`attention_backward_queries_128_hopper`].
 ///
 /// # Errors
@@ -104,7 +104,7 @@ pub fn backward(
     let Gradients { d_q, d_k, d_v } = gradients;
     let (pitch, blocks) = (pitch(sizes), launcher.multiprocessors());
     let saved = scratch.reborrow();
-    attention_saved_hopper(
+    attention_backward_preprocess_hopper(
         launcher,
         d_output,
         output,
@@ -130,12 +130,12 @@ pub fn backward(
         v,
         d_output,
         saved,
-        tiles.wide_keys,
+        tiles.hopper_keys,
         d_k,
         d_v,
         tokens.into(),
         pitch,
-        count(tiles.wide_keys),
+        count(tiles.hopper_keys),
         heads.into(),
         kv_heads.into(),
         head_dim.into(),
@@ -156,11 +156,11 @@ pub fn backward(
         v,
         d_output,
         saved,
-        tiles.wide_queries,
+        tiles.hopper_queries,
         d_q,
         tokens.into(),
         pitch,
-        count(tiles.wide_queries),
+        count(tiles.hopper_queries),
         heads.into(),
         kv_heads.into(),
         head_dim.into(),

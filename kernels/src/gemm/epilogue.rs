@@ -30,7 +30,7 @@ pub fn origin(sizes: Sizes, tile: u32, height: u32, width: u32) -> (u32, u32) {
 }
 
 /// What becomes of a product.
-pub enum Finish<C: Real> {
+pub enum Epilogue<C: Real> {
     /// C is the product.
     Write,
     /// The product is added to C.
@@ -39,7 +39,7 @@ pub enum Finish<C: Real> {
     AddBias(Global<C>),
 }
 
-impl<C: Real> Finish<C> {
+impl<C: Real> Epilogue<C> {
     /// Whether eight consecutive elements of C, the first a multiple of eight, can be moved at once.
     #[inline(always)]
     pub fn is_whole(&self, out: GlobalMut<C>, sizes: Sizes) -> bool {
@@ -49,14 +49,14 @@ impl<C: Real> Finish<C> {
 }
 
 /// Writes eight sums to row and column `at` of C and the columns behind, those that are inside. `whole`: as
-/// [`Finish::is_whole`] says.
+/// [`Epilogue::is_whole`] says.
 #[inline(always)]
 pub fn write_eight<C: Pack<8>>(
     mut sums: [f32; EIGHT],
     at: (u32, u32),
     out: GlobalMut<C>,
     sizes: Sizes,
-    how: &Finish<C>,
+    how: &Epilogue<C>,
     whole: bool,
 ) {
     let (row, column) = at;
@@ -66,9 +66,9 @@ pub fn write_eight<C: Pack<8>>(
     let index = row as usize * sizes.n as usize + column as usize;
     if whole {
         let more = match how {
-            Finish::Write => [0.0; EIGHT],
-            Finish::Add => C::load(out.as_read(), index),
-            Finish::AddBias(bias) => C::load(*bias, column as usize),
+            Epilogue::Write => [0.0; EIGHT],
+            Epilogue::Add => C::load(out.as_read(), index),
+            Epilogue::AddBias(bias) => C::load(*bias, column as usize),
         };
         for lane in 0..EIGHT {
             sums[lane] += more[lane];
@@ -79,9 +79,9 @@ pub fn write_eight<C: Pack<8>>(
         unroll!(lane in EIGHT {
             if lane < inside {
                 let more = match how {
-                    Finish::Write => 0.0,
-                    Finish::Add => out.load(index + lane).to_f32(),
-                    Finish::AddBias(bias) => bias.load(column as usize + lane).to_f32(),
+                    Epilogue::Write => 0.0,
+                    Epilogue::Add => out.load(index + lane).to_f32(),
+                    Epilogue::AddBias(bias) => bias.load(column as usize + lane).to_f32(),
                 };
                 out.store(index + lane, C::from_f32(sums[lane] + more));
             }

@@ -1,4 +1,4 @@
-//! Copies of tiles to shared memory, and products of tiles by groups of warps: what runs beside the threads.
+//! The asynchronous proxy: copies of tiles by TMA and products by `wgmma`, which run beside the threads.
 //!
 //! Both are done as late as can be, when no thread can go on without, one by one in the order of the schedule: first
 //! products, each warp's part by itself, then copies. So a thread that does not wait for a copy finds it under way,
@@ -6,28 +6,28 @@
 
 use std::ops::Range;
 
-use super::arrivals::Arrived;
 use super::fault::Cause;
+use super::mbarrier::Arrived;
 use super::shared::{GRANULE, SharedMemory};
-use super::thread::{Description, GroupA, GroupOperation};
+use super::thread::{SharedOperand, WgmmaA, WgmmaOperation};
 use super::traffic::{Access, Counter};
 use crate::simt::{Bf16, Real, halves};
-use crate::tiled::{TILE_ROW, TiledMatrix};
+use crate::tensor_map::{SWIZZLE_BYTES, TensorMapLayout};
 
-/// Threads of a group: four warps.
-pub const GROUP: usize = 128;
-/// Rows of a warp's part of a group's sums.
+/// Threads of a warpgroup: four warps.
+pub const WARPGROUP: usize = 128;
+/// Rows of a warp's part of a warpgroup's sums.
 const ROWS: usize = 16;
-/// Levels of k of one instruction.
-const LEVELS: usize = 16;
+/// Elements along k of one instruction.
+const K_STEP: usize = 16;
 
 /// A copy of a tile under way.
 #[derive(Debug)]
-pub struct TileCopy {
+pub struct TmaCopy {
     /// The thread that began it.
     pub thread: u32,
     /// The matrix.
-    pub matrix: TiledMatrix,
+    pub matrix: TensorMapLayout,
     /// The kernel's parameter that it is.
     pub parameter: usize,
     /// Of the tile's first element.
@@ -40,20 +40,20 @@ pub struct TileCopy {
     pub barrier: u32,
 }
 
-/// Where 16-byte chunks are moved to within 128 bytes; both the copy engine and the tensor cores do it.
-fn permuted(byte: u32) -> u32 {
+/// Where 16-byte chunks are moved to within 128 bytes; both TMA and the tensor cores do it.
+fn swizzled(byte: u32) -> u32 {
     byte ^ (byte >> 7 & 7) << 4
 }
 
-/// A warp's 16 rows of a left operand that its lanes hold in registers, by rows of 16 levels.
-fn rows_of(lanes: impl Iterator<Item = GroupA>) -> Vec<f32> {
-    let mut values = vec![0.0; ROWS * LEVELS];
+/// A warp's 16 rows of a left operand that its lanes hold in registers, by rows of 16 along k.
+fn rows_of(lanes: impl Iterator<Item = WgmmaA>) -> Vec<f32> {
+    let mut values = vec![0.0; ROWS * K_STEP];
     for (lane, a) in lanes.enumerate() {
         // Lanes do the same instruction.
-        let GroupA::Registers(words) = a else { continue };
+        let WgmmaA::Registers(words) = a else { continue };
         for (index, word) in words.into_iter().enumerate() {
-            let (row, level) = (lane / 4 + 8 * (index % 2), 2 * (lane % 4) + 8 * (index / 2));
-            let place = row * LEVELS + level;
+            let (row, k_offset) = (lane / 4 + 8 * (index % 2), 2 * (lane % 4) + 8 * (index / 2));
+            let place = row * K_STEP + k_offset;
             values[place..place + 2].copy_from_slice(&halves(word));
         }
     }
@@ -62,20 +62,20 @@ fn rows_of(lanes: impl Iterator<Item = GroupA>) -> Vec<f32> {
 
 impl SharedMemory {
     /// A copy of a tile begins: the memory there is in use until it is done.
-    pub fn start_tile(&mut self, copy: TileCopy, location: &dyn Fn() -> String) -> Result<(), Cause> {
-        let (byte, bytes) = (copy.byte, copy.matrix.tile_bytes());
+    pub fn start_tma_copy(&mut self, copy: TmaCopy, location: &dyn Fn() -> String) -> Result<(), Cause> {
+        let (byte, bytes) = (copy.byte, copy.matrix.box_bytes());
         if byte + bytes > self.bytes() {
             let array = (u64::from(byte), u64::from(byte + bytes));
             let (total, access) = (self.bytes(), "copy of a tile to");
             let location = location();
             return Err(Cause::SharedOutOfBounds { access, byte: byte.into(), array, total, location });
         }
-        if !byte.is_multiple_of(TILE_ROW) {
-            return Err(Cause::Misplaced { byte, grain: TILE_ROW, location: location() });
+        if !byte.is_multiple_of(SWIZZLE_BYTES) {
+            return Err(Cause::Misplaced { byte, grain: SWIZZLE_BYTES, location: location() });
         }
         let now = self.now(copy.thread);
         let fences = std::mem::take(&mut self.fences);
-        let known = self.arrivals.expect_copy(copy.barrier, &now, &fences, location);
+        let known = self.mbarriers.expect_copy(copy.barrier, &now, &fences, location);
         self.fences = fences;
         known?;
         let first = byte as usize / GRANULE;
@@ -88,21 +88,21 @@ impl SharedMemory {
             }
             granule.copied_by = Some(copy.thread);
         }
-        self.tiles.push(copy);
+        self.tma_copies.push(copy);
         Ok(())
     }
 
     /// Does the copy at `index` of those under way; `counter` is told what it reads.
-    pub fn finish_tile(&mut self, index: usize, mut counter: Option<&mut Counter>) {
-        let TileCopy { matrix, parameter, row, column, byte, barrier, .. } = self.tiles.remove(index);
+    pub fn finish_tma_copy(&mut self, index: usize, mut counter: Option<&mut Counter>) {
+        let TmaCopy { matrix, parameter, row, column, byte, barrier, .. } = self.tma_copies.remove(index);
         let size = matrix.element_bytes as usize;
-        for line in 0..matrix.tile_rows {
+        for line in 0..matrix.box_rows {
             if let Some(counter) = &mut counter {
                 let inside = matrix.part_of_row(u64::from(row + line), column.into());
                 counter.access(Access::Load, parameter, inside);
             }
-            for place in (0..TILE_ROW).step_by(size) {
-                let to = permuted(byte + line * TILE_ROW + place) as usize;
+            for place in (0..SWIZZLE_BYTES).step_by(size) {
+                let to = swizzled(byte + line * SWIZZLE_BYTES + place) as usize;
                 let (row, column) = (u64::from(row + line), u64::from(column + place / size as u32));
                 let mut element = [0u8; 8];
                 if row < matrix.rows && column < matrix.columns {
@@ -111,33 +111,33 @@ impl SharedMemory {
                     // SAFETY: inside the matrix, whose buffer was checked at launch and is valid while that runs.
                     unsafe { from.copy_to_nonoverlapping(element.as_mut_ptr(), size) };
                 }
-                // SAFETY: inside the memory, as checked when the copy began: the permutation moves bytes within
+                // SAFETY: inside the memory, as checked when the copy began: the swizzle moves bytes within
                 // 128 bytes, and the tile begins and ends at a multiple of 128.
                 unsafe { self.pointer().add(to).copy_from_nonoverlapping(element.as_ptr(), size) };
             }
         }
-        let arrived = self.arrivals.complete(barrier, matrix.tile_bytes());
+        let arrived = self.mbarriers.complete(barrier, matrix.box_bytes());
         let first = byte as usize / GRANULE;
-        for granule in &mut self.granules[first..first + matrix.tile_bytes() as usize / GRANULE] {
+        for granule in &mut self.granules[first..first + matrix.box_bytes() as usize / GRANULE] {
             granule.arrive(arrived);
         }
     }
 
-    /// Checks and does a warp's part of its group's products, of 16 rows: that of each lane's operation. Gives the
+    /// Checks and does a warp's part of its warpgroup's products, of 16 rows: that of each lane's operation. Gives the
     /// multiplications and additions it took.
     ///
     /// # Safety
     /// The lanes are suspended, and what their operations point to is theirs until they go on: instructions, and
     /// half as many f32 as an instruction has columns at its sums.
-    pub unsafe fn multiply(&mut self, warp: u32, lanes: &[GroupOperation]) -> Result<u64, Cause> {
+    pub unsafe fn multiply(&mut self, warp: u32, lanes: &[WgmmaOperation]) -> Result<u64, Cause> {
         let location = || lanes[0].point.to_string();
         // SAFETY: by the caller's promise.
         let lists: Vec<_> = lanes.iter().map(|lane| unsafe { &*lane.instructions }).collect();
         for (index, instruction) in lists[0].iter().enumerate() {
             let first = ROWS as u32 * (warp % 4);
             let a = match instruction.a {
-                GroupA::Shared(a) => self.operand(a, first..first + ROWS as u32, warp, &location)?,
-                GroupA::Registers(_) => rows_of(lists.iter().map(|list| list[index].a)),
+                WgmmaA::Shared(a) => self.operand(a, first..first + ROWS as u32, warp, &location)?,
+                WgmmaA::Registers(_) => rows_of(lists.iter().map(|list| list[index].a)),
             };
             let b = self.operand(instruction.b, 0..instruction.columns, warp, &location)?;
             for (lane, list) in lists.iter().enumerate() {
@@ -145,7 +145,7 @@ impl SharedMemory {
                     let (tile, part) = (place / 4, place % 4);
                     let row = lane / 4 + 8 * (part / 2);
                     let column = 8 * tile + 2 * (lane % 4) + part % 2;
-                    let terms = a[row * LEVELS..][..LEVELS].iter().zip(&b[column * LEVELS..][..LEVELS]);
+                    let terms = a[row * K_STEP..][..K_STEP].iter().zip(&b[column * K_STEP..][..K_STEP]);
                     // SAFETY: by the caller's promise.
                     unsafe {
                         let sum = list[index].sums.add(place);
@@ -156,33 +156,33 @@ impl SharedMemory {
             }
         }
         let columns: u64 = lists[0].iter().map(|instruction| u64::from(instruction.columns)).sum();
-        Ok(2 * (ROWS * LEVELS) as u64 * columns)
+        Ok(2 * (ROWS * K_STEP) as u64 * columns)
     }
 
-    /// An operand by lines of 16 levels, as its description says where they are.
+    /// An operand by lines of 16 along k, as its matrix descriptor says where they are.
     fn operand(
         &mut self,
-        description: Description,
+        description: SharedOperand,
         lines: Range<u32>,
         warp: u32,
         location: &dyn Fn() -> String,
     ) -> Result<Vec<f32>, Cause> {
-        let mut values = Vec::with_capacity(lines.len() * LEVELS);
+        let mut values = Vec::with_capacity(lines.len() * K_STEP);
         let mut known = None;
-        let Description { bits, along_k } = description;
+        let SharedOperand { bits, k_major } = description;
         let field = |from: u32| ((bits >> from & 0x3fff) << 4) as u32;
         let (start, leading, stride) = (field(0), field(16), field(32));
         if bits >> 62 != 1 || bits >> 49 & 7 != 0 {
-            return Err(Cause::Description { description: bits, location: location() });
+            return Err(Cause::Descriptor { descriptor: bits, location: location() });
         }
         for line in lines {
-            for level in 0..LEVELS as u32 {
-                let byte = if along_k {
-                    line / 8 * stride + line % 8 * TILE_ROW + 2 * level
+            for k_offset in 0..K_STEP as u32 {
+                let byte = if k_major {
+                    line / 8 * stride + line % 8 * SWIZZLE_BYTES + 2 * k_offset
                 } else {
-                    line / 64 * leading + line % 64 * 2 + level / 8 * stride + level % 8 * TILE_ROW
+                    line / 64 * leading + line % 64 * 2 + k_offset / 8 * stride + k_offset % 8 * SWIZZLE_BYTES
                 };
-                let bits = self.read_for_warp(permuted(start + byte), warp, &mut known, location)?;
+                let bits = self.read_for_warp(swizzled(start + byte), warp, &mut known, location)?;
                 values.push(Bf16(bits).to_f32());
             }
         }
@@ -212,7 +212,7 @@ impl SharedMemory {
             if *known != Some(arrived) {
                 let threads = 32 * warp..32 * (warp + 1);
                 if let Some(thread) =
-                    threads.into_iter().find(|&thread| !self.arrivals.knows(thread, arrived))
+                    threads.into_iter().find(|&thread| !self.mbarriers.knows(thread, arrived))
                 {
                     return Err(Cause::Unawaited {
                         access: ACCESS,

@@ -1,9 +1,9 @@
-//! Products of attention's backward pass by groups of four warps: of 64 rows by tiles of 64.
+//! Products of attention's backward pass by warpgroups: of 64 rows by tiles of 64.
 
 use core::arch::asm;
 
-use super::{Arrivals, sync_warp};
-use crate::simt::{Operand, Operands, Sums, lane_id, narrow_group_sizes};
+use super::{Mbarrier, sync_warp};
+use crate::simt::{AFragments, Accumulators, MatrixDescriptor, lane_id, warpgroup_narrow_sizes};
 
 macro_rules! two_scores {
     ([$a:ident $b:ident $c:ident $d:ident $scores:ident $others:ident $next:ident]
@@ -16,10 +16,10 @@ macro_rules! two_scores {
                 $(, scores_step!($step "m64n64k16" [4 5 6 7]))*
             ],
             $next, [], [out $scores [0 1 2 3] out $others [0 1 2 3]],
-            a = in(reg64) $a.description(),
-            b = in(reg64) $b.description(),
-            c = in(reg64) $c.description(),
-            d = in(reg64) $d.description(),
+            a = in(reg64) $a.descriptor(),
+            b = in(reg64) $b.descriptor(),
+            c = in(reg64) $c.descriptor(),
+            d = in(reg64) $d.descriptor(),
         )
     };
 }
@@ -33,7 +33,7 @@ macro_rules! narrow_values {
                 values_step!(2 $shape $eights), values_step!(3 $shape $eights)
             ],
             $next, [in $p [0 1 2 3]], [inout $sums $n],
-            v = in(reg64) $v.description(),
+            v = in(reg64) $v.descriptor(),
         )
     };
 }
@@ -49,8 +49,8 @@ macro_rules! two_values {
                 values_step!(6 of_others $shape $more), values_step!(7 of_others $shape $more)
             ],
             $next, [in $p [0 1 2 3] in $q [0 1 2 3]], [inout $sums $n inout $others $n],
-            v = in(reg64) $v.description(),
-            w = in(reg64) $w.description(),
+            v = in(reg64) $v.descriptor(),
+            w = in(reg64) $w.descriptor(),
         )
     };
 }
@@ -77,50 +77,50 @@ macro_rules! by_head {
     };
 }
 
-/// a·bᵀ and c·dᵀ, begun together, otherwise as [`scores_by_group`](super::scores_by_group): each of 64 lines by 64,
+/// a·bᵀ and c·dᵀ, begun together, otherwise as [`warpgroup_scores`](super::warpgroup_scores): each of 64 lines by 64,
 /// heads of 64, 80, 96 or 128 elements.
 #[inline(always)]
-pub fn two_scores_by_group<const N: usize>(
-    (a, b): (Operand, Operand),
-    (c, d): (Operand, Operand),
-    next: Arrivals,
-) -> (Sums<4>, Sums<4>) {
-    const { assert!(narrow_group_sizes(N)) };
+pub fn warpgroup_two_scores<const N: usize>(
+    (a, b): (MatrixDescriptor, MatrixDescriptor),
+    (c, d): (MatrixDescriptor, MatrixDescriptor),
+    next: Mbarrier,
+) -> (Accumulators<4>, Accumulators<4>) {
+    const { assert!(warpgroup_narrow_sizes(N)) };
     let (mut scores, mut others) = ([[[0.0; 4]; 2]; 4], [[[0.0; 4]; 2]; 4]);
     sync_warp();
-    // SAFETY: as for `scores_by_group`.
+    // SAFETY: as for `warpgroup_scores`.
     unsafe {
         by_head!(two_scores [a b c d scores others next]);
     }
     (scores, others)
 }
 
-/// sums += p·v over 64 keys, otherwise as [`add_values_by_group`](super::add_values_by_group).
+/// sums += p·v over 64 keys, otherwise as [`warpgroup_add_values`](super::warpgroup_add_values).
 #[inline(always)]
-pub fn add_narrow_values_by_group<const N: usize>(
-    p: &Operands<4>,
-    v: Operand,
-    sums: &mut Sums<N>,
-    next: Arrivals,
+pub fn warpgroup_add_narrow_values<const N: usize>(
+    p: &AFragments<4>,
+    v: MatrixDescriptor,
+    sums: &mut Accumulators<N>,
+    next: Mbarrier,
 ) {
-    const { assert!(narrow_group_sizes(N)) };
+    const { assert!(warpgroup_narrow_sizes(N)) };
     sync_warp();
-    // SAFETY: as for `scores_by_group`.
+    // SAFETY: as for `warpgroup_scores`.
     unsafe {
         by_head!(narrow_values [p v sums next]);
     }
 }
 
-/// sums += p·v and others += q·w, begun together, each as by [`add_narrow_values_by_group`].
+/// sums += p·v and others += q·w, begun together, each as by [`warpgroup_add_narrow_values`].
 #[inline(always)]
-pub fn add_two_values_by_group<const N: usize>(
-    (p, v, sums): (&Operands<4>, Operand, &mut Sums<N>),
-    (q, w, others): (&Operands<4>, Operand, &mut Sums<N>),
-    next: Arrivals,
+pub fn warpgroup_add_two_values<const N: usize>(
+    (p, v, sums): (&AFragments<4>, MatrixDescriptor, &mut Accumulators<N>),
+    (q, w, others): (&AFragments<4>, MatrixDescriptor, &mut Accumulators<N>),
+    next: Mbarrier,
 ) {
-    const { assert!(narrow_group_sizes(N)) };
+    const { assert!(warpgroup_narrow_sizes(N)) };
     sync_warp();
-    // SAFETY: as for `scores_by_group`.
+    // SAFETY: as for `warpgroup_scores`.
     unsafe {
         by_head!(two_values [p v sums q w others next]);
     }

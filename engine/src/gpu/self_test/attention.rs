@@ -1,4 +1,4 @@
-//! The first test of attention.
+//! The self-test of attention.
 
 use cpift_kernels::attention::{AttentionElement, BackwardInputs, Gradients, Sizes, TileLists, Tiles};
 use cpift_kernels::simt::Bf16;
@@ -19,8 +19,8 @@ const LOG_TOLERANCE: f32 = 1e-3;
 /// Attention of numbers between −1 and 1, with its gradients or without, against the kernels for all devices.
 pub fn test(device: &GpuDevice, head_dim: u32, backward: bool) -> Result<Option<String>> {
     let case = Case::new(device, head_dim)?;
-    let [own, others] = [true, false].map(|trusts| {
-        let launcher = Launcher { device: device.launcher(), trusts };
+    let [own, others] = [true, false].map(|passes_self_test| {
+        let launcher = Launcher { device: device.launcher(), passes_self_test };
         case.run(device, &launcher, backward)
     });
     for ((name, own), (_, other)) in own?.iter().zip(&others?) {

@@ -1,20 +1,20 @@
-//! Matrices of which a GPU's copy engine takes tiles: what a tensor map of CUDA's driver describes.
+//! Matrices of which TMA copies tiles: what a tensor map of CUDA's driver describes.
 
 use std::fmt;
 use std::ops::Range;
 
-/// Bytes of a row of a tile: the width within which 16-byte chunks are permuted in shared memory.
-pub const TILE_ROW: u32 = 128;
+/// Bytes of a row of a tile, within which 16-byte chunks are swizzled in shared memory (`SWIZZLE_128B`).
+pub const SWIZZLE_BYTES: u32 = 128;
 /// Most rows of a tile.
-pub const TILE_ROWS: u32 = 256;
+pub const MAX_BOX_ROWS: u32 = 256;
 /// What a matrix's address, and the bytes of its rows, must be multiples of.
 pub const GRAIN: u64 = 16;
 
-/// A row-major matrix without gaps in device memory, and the shape of the tiles that are copied from it.
+/// A row-major matrix without gaps in device memory, and the box (the shape of a tile) that one copy brings.
 ///
 /// Tiles may begin anywhere and reach over the edges; what is outside is zero.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct TiledMatrix {
+pub struct TensorMapLayout {
     /// Of the first element.
     pub address: u64,
     /// Elements of the buffer the matrix is in.
@@ -26,20 +26,20 @@ pub struct TiledMatrix {
     /// Columns of the matrix.
     pub columns: u64,
     /// Rows of a tile.
-    pub tile_rows: u32,
+    pub box_rows: u32,
 }
 
 /// Why a matrix cannot be copied by tiles.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum TiledError {
+pub enum TensorMapError {
     /// An edge of length zero, or over what coordinates can be.
     #[error("{0} rows and columns: each must be from 1 to 2^31 - 1")]
     Shape(Shape),
-    /// The copy engine works in chunks of 16 bytes.
+    /// TMA works in chunks of 16 bytes.
     #[error("rows of {0} bytes, which is not a multiple of {GRAIN}")]
     Row(u64),
     /// A tile of no rows, or of too many.
-    #[error("tiles of {0} rows, which is not from 1 to {TILE_ROWS}")]
+    #[error("tiles of {0} rows, which is not from 1 to {MAX_BOX_ROWS}")]
     Tile(u32),
 }
 
@@ -53,10 +53,10 @@ impl fmt::Display for Shape {
     }
 }
 
-impl TiledMatrix {
+impl TensorMapLayout {
     /// Elements in a row of a tile.
-    pub fn tile_columns(&self) -> u32 {
-        TILE_ROW / self.element_bytes
+    pub fn box_columns(&self) -> u32 {
+        SWIZZLE_BYTES / self.element_bytes
     }
 
     /// Bytes of a row of the matrix.
@@ -65,13 +65,13 @@ impl TiledMatrix {
     }
 
     /// Bytes of a tile: what its copy brings, the zeros outside of the matrix included.
-    pub fn tile_bytes(&self) -> u32 {
-        self.tile_rows * TILE_ROW
+    pub fn box_bytes(&self) -> u32 {
+        self.box_rows * SWIZZLE_BYTES
     }
 
     /// Bytes, from the address on, of what a tile's row that begins at `row` and `column` has of the matrix.
     pub fn part_of_row(&self, row: u64, column: u64) -> Range<usize> {
-        let end = (column + u64::from(self.tile_columns())).min(self.columns);
+        let end = (column + u64::from(self.box_columns())).min(self.columns);
         if row >= self.rows || column >= end {
             return 0..0;
         }
@@ -79,17 +79,17 @@ impl TiledMatrix {
         byte(column)..byte(end)
     }
 
-    /// Checks what the copy engine demands beside the alignment of the address.
-    pub fn check(&self) -> Result<(), TiledError> {
+    /// Checks what TMA demands beside the alignment of the address.
+    pub fn check(&self) -> Result<(), TensorMapError> {
         let edge = 1..1 << 31;
         if !edge.contains(&self.rows) || !edge.contains(&self.columns) {
-            return Err(TiledError::Shape(Shape(self.rows, self.columns)));
+            return Err(TensorMapError::Shape(Shape(self.rows, self.columns)));
         }
         if !self.row_bytes().is_multiple_of(GRAIN) {
-            return Err(TiledError::Row(self.row_bytes()));
+            return Err(TensorMapError::Row(self.row_bytes()));
         }
-        if self.tile_rows == 0 || self.tile_rows > TILE_ROWS {
-            return Err(TiledError::Tile(self.tile_rows));
+        if self.box_rows == 0 || self.box_rows > MAX_BOX_ROWS {
+            return Err(TensorMapError::Tile(self.box_rows));
         }
         Ok(())
     }
@@ -102,18 +102,18 @@ mod tests {
     #[test]
     fn what_the_copy_engine_cannot_do_is_refused() {
         let matrix =
-            TiledMatrix { address: 16, length: 80, element_bytes: 2, rows: 10, columns: 8, tile_rows: 64 };
+            TensorMapLayout { address: 16, length: 80, element_bytes: 2, rows: 10, columns: 8, box_rows: 64 };
         assert_eq!(matrix.check(), Ok(()));
-        assert_eq!((matrix.tile_columns(), matrix.tile_bytes()), (64, 8192));
+        assert_eq!((matrix.box_columns(), matrix.box_bytes()), (64, 8192));
         assert_eq!((matrix.part_of_row(2, 6), matrix.part_of_row(10, 0)), (44..48, 0..0));
-        let wrong = |change: fn(&mut TiledMatrix)| {
+        let wrong = |change: fn(&mut TensorMapLayout)| {
             let mut matrix = matrix;
             change(&mut matrix);
             matrix.check().unwrap_err()
         };
-        assert_eq!(wrong(|matrix| matrix.rows = 0), TiledError::Shape(Shape(0, 8)));
-        assert_eq!(wrong(|matrix| matrix.columns = 1 << 31), TiledError::Shape(Shape(10, 1 << 31)));
-        assert_eq!(wrong(|matrix| matrix.columns = 12), TiledError::Row(24));
-        assert_eq!(wrong(|matrix| matrix.tile_rows = 257), TiledError::Tile(257));
+        assert_eq!(wrong(|matrix| matrix.rows = 0), TensorMapError::Shape(Shape(0, 8)));
+        assert_eq!(wrong(|matrix| matrix.columns = 1 << 31), TensorMapError::Shape(Shape(10, 1 << 31)));
+        assert_eq!(wrong(|matrix| matrix.columns = 12), TensorMapError::Row(24));
+        assert_eq!(wrong(|matrix| matrix.box_rows = 257), TensorMapError::Tile(257));
     }
 }

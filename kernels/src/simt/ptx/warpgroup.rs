@@ -1,14 +1,14 @@
-//! Products by groups of four warps (`wgmma`).
+//! `wgmma`: products by warpgroups, of four warps each.
 //!
 //! What belongs together is one `asm!`, from the fence to the wait: nothing can come in between, and sums stay in the
-//! registers that the tensor cores write while the thread goes on. Operands of it are numbered: registers are named in
+//! registers that the tensor cores write while the thread goes on. AFragments of it are numbered: registers are named in
 //! the template by eights, in the order in which they are listed behind it.
 
 use core::arch::asm;
 
-use super::super::group::{STEP_ACROSS, STEP_ALONG, next_tile};
+use super::super::warpgroup::{STEP_K_MAJOR, STEP_MN_MAJOR, next_tile};
 use super::sync_warp;
-use crate::simt::{GroupSums, Operand};
+use crate::simt::{MatrixDescriptor, WarpgroupAccumulators};
 
 /// Eight registers in a template.
 #[rustfmt::skip]
@@ -57,7 +57,7 @@ macro_rules! registers {
     };
 }
 
-/// Four products of 16 levels each, begun together and waited for.
+/// Four products of 16 along k each, begun together and waited for.
 macro_rules! products {
     ($shape:literal, $eights:tt, $sums:ident, $a:ident, $b:ident, [$($half:literal)*]) => {
         products!(@ $shape, $eights, $sums, $a, $b, [$($half [0 1 2 3 4 5 6 7 8 9 10 11 12 13 14 15])*])
@@ -77,16 +77,16 @@ macro_rules! products {
                 inout(reg32) $sums[$half][$tile][2],
                 inout(reg32) $sums[$half][$tile][3],
             )*)*
-            a0 = in(reg64) $a.level(0, A_ALONG_K),
-            a1 = in(reg64) $a.level(16, A_ALONG_K),
-            a2 = in(reg64) $a.level(32, A_ALONG_K),
-            a3 = in(reg64) $a.level(48, A_ALONG_K),
-            b0 = in(reg64) $b.level(0, B_ALONG_K),
-            b1 = in(reg64) $b.level(16, B_ALONG_K),
-            b2 = in(reg64) $b.level(32, B_ALONG_K),
-            b3 = in(reg64) $b.level(48, B_ALONG_K),
-            a_across = const { !A_ALONG_K as i32 },
-            b_across = const { !B_ALONG_K as i32 },
+            a0 = in(reg64) $a.at_k(0, A_K_MAJOR),
+            a1 = in(reg64) $a.at_k(16, A_K_MAJOR),
+            a2 = in(reg64) $a.at_k(32, A_K_MAJOR),
+            a3 = in(reg64) $a.at_k(48, A_K_MAJOR),
+            b0 = in(reg64) $b.at_k(0, B_K_MAJOR),
+            b1 = in(reg64) $b.at_k(16, B_K_MAJOR),
+            b2 = in(reg64) $b.at_k(32, B_K_MAJOR),
+            b3 = in(reg64) $b.at_k(48, B_K_MAJOR),
+            a_across = const { !A_K_MAJOR as i32 },
+            b_across = const { !B_K_MAJOR as i32 },
             options(nostack),
         )
     };
@@ -98,16 +98,16 @@ macro_rules! products {
     };
 }
 
-/// sums += a·b over 64 levels of k, by the tensor cores: for all threads of four warps, the first of them warp 0, 4,
-/// 8 and so on. Sums are of 64 rows and 128 · `HALVES` columns, see [`GroupSums`].
+/// sums += a·b over 64 along k, by the tensor cores: for all threads of four warps, the first of them warp 0, 4,
+/// 8 and so on. Sums are of 64 rows and 128 · `HALVES` columns, see [`WarpgroupAccumulators`].
 ///
-/// What copies have written to the operands is read right away, what threads have behind [`fence_async`] and
+/// What copies have written to the operands is read right away, what threads have behind [`fence_proxy_async`] and
 /// a barrier; when this returns, they have been read.
 #[inline(always)]
-pub fn multiply_by_group<const A_ALONG_K: bool, const B_ALONG_K: bool, const HALVES: usize>(
-    sums: &mut GroupSums<HALVES>,
-    a: Operand,
-    b: Operand,
+pub fn warpgroup_multiply<const A_K_MAJOR: bool, const B_K_MAJOR: bool, const HALVES: usize>(
+    sums: &mut WarpgroupAccumulators<HALVES>,
+    a: MatrixDescriptor,
+    b: MatrixDescriptor,
 ) {
     const { assert!(HALVES == 1 || HALVES == 2) };
     // Convergent, which `asm!` is not: it keeps what follows from being copied into the sides of a branch.
@@ -126,10 +126,10 @@ pub fn multiply_by_group<const A_ALONG_K: bool, const B_ALONG_K: bool, const HAL
 
 // What the templates below add to descriptions from one step to the next.
 const _: () =
-    assert!(STEP_ALONG == 2 && STEP_ACROSS == 128 && next_tile(64) == 506 && next_tile(128) == 1018);
+    assert!(STEP_K_MAJOR == 2 && STEP_MN_MAJOR == 128 && next_tile(64) == 506 && next_tile(128) == 1018);
 
-/// An instruction over 16 levels of the head; the first one's products take the place of what was there. `next` is in
-/// the same tiles of 64 levels as the one before; in the next ones queries have 64 lines, keys 64 or 128.
+/// An instruction over 16 elements of the head; the first one's products take the place of what was there. `next` is in
+/// the same tiles of 64 along k as the one before; in the next ones queries have 64 lines, keys 64 or 128.
 macro_rules! scores_step {
     (first $shape:literal $scores:tt) => { scores_step!(@ "", $shape, $scores, "0") };
     (next $shape:literal $scores:tt) => {
@@ -199,17 +199,17 @@ macro_rules! begin_and_await {
     };
 }
 
-/// Gives registers of this thread's back, so that it has `COUNT`, a multiple of 8. For all threads of a group.
+/// Gives registers of this thread's back, so that it has `COUNT`, a multiple of 8. For all threads of a warpgroup.
 #[inline(always)]
-pub fn release_registers<const COUNT: u32>() {
+pub fn setmaxnreg_dec<const COUNT: u32>() {
     sync_warp();
     // SAFETY: the assembler sees to it that the registers in use are kept.
     unsafe { asm!("setmaxnreg.dec.sync.aligned.u32 {};", const COUNT, options(nomem, nostack)) };
 }
 
-/// Waits until there are registers for this thread to have `COUNT`, a multiple of 8. For all threads of a group.
+/// Waits until there are registers for this thread to have `COUNT`, a multiple of 8. For all threads of a warpgroup.
 #[inline(always)]
-pub fn acquire_registers<const COUNT: u32>() {
+pub fn setmaxnreg_inc<const COUNT: u32>() {
     sync_warp();
     // SAFETY: changes how many registers there are, and none of those in use.
     unsafe { asm!("setmaxnreg.inc.sync.aligned.u32 {};", const COUNT, options(nomem, nostack)) };

@@ -1,4 +1,4 @@
-//! Barriers at which threads and the bytes of copies arrive, and who knows of which phase that it is over.
+//! Mbarriers: threads and the bytes of copies arrive at them, and each thread knows of some phases that they completed.
 
 use std::collections::BTreeMap;
 
@@ -8,7 +8,7 @@ use super::shared::{Access, SharedMemory};
 /// A barrier in shared memory.
 #[derive(Debug)]
 struct Barrier {
-    /// Arrivals of threads that end a phase.
+    /// Mbarriers of threads that end a phase.
     count: u32,
     /// Those that are missing in this phase.
     missing: u32,
@@ -24,7 +24,7 @@ struct Barrier {
 
 /// The barriers of a block, by the byte they are at.
 #[derive(Debug)]
-pub struct Arrivals {
+pub struct Mbarriers {
     barriers: BTreeMap<u32, Barrier>,
     threads: usize,
 }
@@ -38,7 +38,7 @@ pub struct Arrived {
     phases: u32,
 }
 
-impl Arrivals {
+impl Mbarriers {
     /// None yet, in a block of so many threads.
     pub fn new(threads: u32) -> Self {
         Self { barriers: BTreeMap::new(), threads: threads as usize }
@@ -57,7 +57,7 @@ impl Arrivals {
         now: &Access,
         location: &dyn Fn() -> String,
     ) -> Result<&mut Barrier, Cause> {
-        let misused = |what: String| Cause::Arrivals { byte, what, location: location() };
+        let misused = |what: String| Cause::Mbarrier { byte, what, location: location() };
         let Some(barrier) = self.barriers.get_mut(&byte) else {
             return Err(misused("was not initialised".to_owned()));
         };
@@ -81,7 +81,7 @@ impl Arrivals {
         let barrier = self.used(byte, now, location)?;
         if barrier.missing == 0 {
             let what = format!("awaits {} threads a phase, and one more arrived", barrier.count);
-            return Err(Cause::Arrivals { byte, what, location: location() });
+            return Err(Cause::Mbarrier { byte, what, location: location() });
         }
         barrier.bytes += i64::from(bytes);
         barrier.missing -= 1;
@@ -89,7 +89,7 @@ impl Arrivals {
         Ok(())
     }
 
-    /// Whether a copy may count its bytes there: the copy engine must have been told of the barrier.
+    /// Whether a copy may count its bytes there: TMA must have been told of the barrier.
     pub fn expect_copy(
         &mut self,
         byte: u32,
@@ -99,8 +99,8 @@ impl Arrivals {
     ) -> Result<(), Cause> {
         let barrier = self.used(byte, now, location)?;
         if fences[barrier.made.thread as usize] <= barrier.made.fences {
-            let what = format!("thread {} initialised without fence_arrivals", barrier.made.thread);
-            return Err(Cause::Arrivals { byte, what, location: location() });
+            let what = format!("thread {} initialised without fence_mbarrier_init", barrier.made.thread);
+            return Err(Cause::Mbarrier { byte, what, location: location() });
         }
         Ok(())
     }
@@ -158,12 +158,12 @@ impl Arrivals {
     }
 }
 
-/// What threads do with barriers for arrivals.
+/// What threads do with mbarriers.
 impl SharedMemory {
     /// Begins phase 0 of the barrier at `byte`.
-    pub fn init_arrivals(&mut self, thread: u32, byte: u32, count: u32) {
+    pub fn mbarrier_init(&mut self, thread: u32, byte: u32, count: u32) {
         let now = self.now(thread);
-        self.arrivals.init(byte, count, now);
+        self.mbarriers.init(byte, count, now);
     }
 
     /// The thread arrives and announces `bytes` of copies.
@@ -175,7 +175,7 @@ impl SharedMemory {
         location: &dyn Fn() -> String,
     ) -> Result<(), Cause> {
         let now = self.now(thread);
-        self.arrivals.arrive(byte, bytes, &now, location)
+        self.mbarriers.arrive(byte, bytes, &now, location)
     }
 
     /// Whether the phase of this parity is over; if so, the thread knows.
@@ -187,7 +187,7 @@ impl SharedMemory {
         location: &dyn Fn() -> String,
     ) -> Result<bool, Cause> {
         let now = self.now(thread);
-        self.arrivals.poll(byte, parity, &now, location)
+        self.mbarriers.poll(byte, parity, &now, location)
     }
 }
 

@@ -1,4 +1,4 @@
-//! Products by groups of warps that a thread has begun and not waited for (`wgmma`).
+//! Products by warpgroups that a thread has begun and not waited for (`wgmma`).
 //!
 //! The emulator does them when the thread waits: they may be as late. Until then the registers of sums hold NaN, so
 //! that who reads them early gets no number.
@@ -6,7 +6,7 @@
 use std::collections::VecDeque;
 
 use cpift_kernels::emulator::instructions::{
-    Description, GroupA, GroupInstruction, Point, multiply_by_group,
+    Point, SharedOperand, WgmmaA, WgmmaInstruction, warpgroup_multiply,
 };
 
 use super::memory::SHARED_START;
@@ -29,7 +29,7 @@ pub struct Products {
 #[derive(Debug)]
 struct Issued {
     product: GroupProduct,
-    a: GroupA,
+    a: WgmmaA,
     b: u64,
     accumulate: bool,
 }
@@ -42,12 +42,12 @@ struct Sums {
 }
 
 /// A description by the emulator's addresses, where shared memory begins at zero.
-fn description(bits: u64, along_k: bool) -> Result<Description, String> {
+fn description(bits: u64, k_major: bool) -> Result<SharedOperand, String> {
     let chunks = SHARED_START >> 4;
     if bits & 0x3fff < chunks {
         return Err(format!("an operand described as {bits:#018x} begins before the block's shared memory"));
     }
-    Ok(Description { bits: bits - chunks, along_k })
+    Ok(SharedOperand { bits: bits - chunks, k_major })
 }
 
 impl Products {
@@ -64,12 +64,12 @@ impl Products {
         product: GroupProduct,
     ) -> Result<(), String> {
         if !self.fenced {
-            return Err("a product for a group with no wgmma.fence before".to_owned());
+            return Err("a wgmma with no wgmma.fence before".to_owned());
         }
         let at = |slot: Slot| registers[usize::from(slot)];
         let a = match program.list(product.a) {
-            &[a] => GroupA::Shared(description(at(a), product.a_along_k)?),
-            a => GroupA::Registers(std::array::from_fn(|index| at(a[index]) as u32)),
+            &[a] => WgmmaA::Shared(description(at(a), product.a_along_k)?),
+            a => WgmmaA::Registers(std::array::from_fn(|index| at(a[index]) as u32)),
         };
         let b = at(product.b);
         let accumulate = at(product.accumulate) & 1 != 0;
@@ -105,7 +105,7 @@ impl Products {
         }
         let mut instructions = Vec::with_capacity(issued.len());
         for Issued { product, a, b, accumulate } in issued {
-            if let GroupA::Registers(words) = a {
+            if let WgmmaA::Registers(words) = a {
                 let slots = program.list(product.a);
                 if (0..4).any(|index| registers[usize::from(slots[index])] as u32 != words[index]) {
                     return Err("registers of A were changed before the product was waited for".to_owned());
@@ -115,10 +115,10 @@ impl Products {
             let sums = self.sums.iter_mut().find(|sums| program.list(sums.registers) == slots);
             let sums = sums.ok_or("a product without sums")?.values.as_mut_ptr();
             let b = description(b, product.b_along_k)?;
-            instructions.push(GroupInstruction { a, b, columns: product.columns, accumulate, sums });
+            instructions.push(WgmmaInstruction { a, b, columns: product.columns, accumulate, sums });
         }
         // SAFETY: half as many sums as columns, by how products are decoded; nothing touches them meanwhile.
-        unsafe { multiply_by_group(point, &instructions) };
+        unsafe { warpgroup_multiply(point, &instructions) };
         let under_way: Vec<&[Slot]> = self
             .groups
             .iter()

@@ -1,13 +1,13 @@
-//! What is done when no thread can go on: products of groups, copies of tiles, the end of phases.
+//! What is done when no thread can go on: products by `wgmma`, copies by TMA, the end of phases.
 
 use std::cell::RefCell;
 use std::collections::BTreeMap;
 
+use super::async_proxy::WARPGROUP;
 use super::block::{State, describe};
 use super::fault::{Cause, Threads};
 use super::schedule::Order;
-use super::thread::{Context, GroupOperation, Wait};
-use super::tiles::GROUP;
+use super::thread::{Context, Wait, WgmmaOperation};
 
 type Faulty = (Threads, Cause);
 
@@ -15,7 +15,7 @@ type Faulty = (Threads, Cause);
 pub fn wake(context: &Context<'_>, states: &mut [State]) -> Result<(), Faulty> {
     let shared = &mut *context.shared.borrow_mut();
     for (thread, state) in (0u32..).zip(states) {
-        let State::Waiting(Wait::Arrivals(wait)) = state else { continue };
+        let State::Waiting(Wait::Mbarrier(wait)) = state else { continue };
         let poll = shared.poll(thread, wait.byte, wait.parity, &|| wait.point.to_string());
         if poll.map_err(|cause| (Threads(vec![thread]), cause))? {
             *state = State::Ready([0; 16]);
@@ -30,7 +30,7 @@ pub fn finish_something(
     order: &mut Order,
     states: &mut [State],
 ) -> Result<bool, Faulty> {
-    for group in states.chunks_exact_mut(GROUP) {
+    for group in states.chunks_exact_mut(WARPGROUP) {
         begin(group);
     }
     for warp in order.shuffle(states.len() / 32) {
@@ -39,28 +39,28 @@ pub fn finish_something(
         }
     }
     let mut shared = context.shared.borrow_mut();
-    let under_way = shared.tiles.len();
+    let under_way = shared.tma_copies.len();
     if under_way > 0 {
         let mut counter = context.counter.map(RefCell::borrow_mut);
-        shared.finish_tile(order.pick(under_way), counter.as_deref_mut());
+        shared.finish_tma_copy(order.pick(under_way), counter.as_deref_mut());
         return Ok(true);
     }
-    refuse_deadlock(&shared.arrivals, states)?;
+    refuse_deadlock(&shared.mbarriers, states)?;
     Ok(false)
 }
 
-/// Begins a group's product once all of it waits for the same one.
+/// Begins a warpgroup's product once all of it waits for the same one.
 fn begin(group: &mut [State]) {
-    let Some(State::Waiting(Wait::Group(operation))) = group.first() else { return };
+    let Some(State::Waiting(Wait::Warpgroup(operation))) = group.first() else { return };
     let operation = *operation;
-    // SAFETY: threads that wait for their group are suspended in its operation.
-    let same = |own: &GroupOperation| unsafe { own.is_same(&operation) };
-    let waits = |state: &State| matches!(state, State::Waiting(Wait::Group(own)) if same(own));
+    // SAFETY: threads that wait for their warpgroup are suspended in its operation.
+    let same = |own: &WgmmaOperation| unsafe { own.is_same(&operation) };
+    let waits = |state: &State| matches!(state, State::Waiting(Wait::Warpgroup(own)) if same(own));
     if !group.iter().all(waits) {
         return;
     }
     for state in group {
-        if let State::Waiting(Wait::Group(own)) = state {
+        if let State::Waiting(Wait::Warpgroup(own)) = state {
             *state = State::Waiting(Wait::Part(*own));
         }
     }
@@ -68,7 +68,7 @@ fn begin(group: &mut [State]) {
 
 /// Does a warp's part of a product that has begun: none waits for the others' to be done.
 fn multiply(context: &Context<'_>, warp: usize, lanes: &mut [State]) -> Result<bool, Faulty> {
-    let parts: Vec<GroupOperation> = lanes
+    let parts: Vec<WgmmaOperation> = lanes
         .iter()
         .filter_map(|state| match state {
             State::Waiting(Wait::Part(operation)) => Some(*operation),
@@ -90,30 +90,30 @@ fn multiply(context: &Context<'_>, warp: usize, lanes: &mut [State]) -> Result<b
     Ok(true)
 }
 
-/// Nothing is under way: threads that wait for arrivals or for their group wait for ever.
-fn refuse_deadlock(arrivals: &super::arrivals::Arrivals, states: &[State]) -> Result<(), Faulty> {
+/// Nothing is under way: threads that wait for mbarriers or for their warpgroup wait for ever.
+fn refuse_deadlock(mbarriers: &super::mbarrier::Mbarriers, states: &[State]) -> Result<(), Faulty> {
     let mut waiting = BTreeMap::<String, Vec<u32>>::new();
     let mut groups = Vec::new();
     for (thread, state) in (0u32..).zip(states) {
         match state {
-            State::Waiting(Wait::Arrivals(wait)) => {
-                let what = format!("{}; {}", describe(state), arrivals.describe(wait.byte));
+            State::Waiting(Wait::Mbarrier(wait)) => {
+                let what = format!("{}; {}", describe(state), mbarriers.describe(wait.byte));
                 waiting.entry(what).or_default().push(thread);
             }
-            State::Waiting(Wait::Group(_)) => groups.push(thread),
+            State::Waiting(Wait::Warpgroup(_)) => groups.push(thread),
             _ => {}
         }
     }
     if let Some(&thread) = groups.first() {
-        let group = thread as usize / GROUP;
+        let group = thread as usize / WARPGROUP;
         let same = |other: usize| match (&states[other], &states[thread as usize]) {
             // SAFETY: as in `begin`.
-            (State::Waiting(Wait::Group(other)), State::Waiting(Wait::Group(own))) => unsafe {
+            (State::Waiting(Wait::Warpgroup(other)), State::Waiting(Wait::Warpgroup(own))) => unsafe {
                 own.is_same(other)
             },
             _ => false,
         };
-        let apart = (GROUP * group..GROUP * (group + 1)).find(|&other| !same(other));
+        let apart = (WARPGROUP * group..WARPGROUP * (group + 1)).find(|&other| !same(other));
         // Without one apart the product would have been made; threads behind the last group have none.
         let other =
             apart.map_or_else(String::new, |other| format!(", thread {other} {}", describe(&states[other])));
@@ -133,7 +133,7 @@ fn refuse_deadlock(arrivals: &super::arrivals::Arrivals, states: &[State]) -> Re
 /// All threads have returned: so must have the copies they began.
 pub fn refuse_leftovers(context: &Context<'_>) -> Result<(), Faulty> {
     let shared = context.shared.borrow();
-    shared.tiles.first().map_or(Ok(()), |copy| {
+    shared.tma_copies.first().map_or(Ok(()), |copy| {
         let message =
             format!("all threads have returned, and a copy to byte {} is still under way", copy.byte);
         Err((Threads(vec![copy.thread]), Cause::Deadlock(message)))
