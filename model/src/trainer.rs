@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::model::Model;
 use crate::progress::StepReport;
-use crate::settings::TrainSettings;
+use crate::recipe::TrainSettings;
 
 /// Everything a training step reads and writes, allocated once and used for one fine-tune after the other.
 pub struct Trainer {

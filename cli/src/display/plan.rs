@@ -17,8 +17,7 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
     };
     line("device", plan.device.clone());
     line("model", format!("{}, {} parameters", plan.architecture, grouped(plan.parameters)));
-    let method = serde_json::to_value(plan.method).ok();
-    let method = method.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
+    let method = plan.method.name();
     line(
         "method",
         format!("{method}, {} tasks, {} optimizer steps", plan.tasks.len(), grouped(plan.steps())),

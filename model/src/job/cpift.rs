@@ -17,7 +17,7 @@ use crate::checkpoint::{
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, Origin};
 use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore};
-use crate::settings::{Backbone, Frozen, IntegrateData, Stage};
+use crate::recipe::{Backbone, Frozen, IntegrateData, Stage};
 use crate::stages::fuse::{Buffers, Core, TaskModels, fuse};
 use crate::stages::{core, group};
 

@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, copied_files, is_copied};
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, Difference, KnownFiles};
 use crate::progress::{Plan, ProcessRecord, RunRecord};
-use crate::settings::Recipe;
+use crate::recipe::Recipe;
 use crate::{files, machine};
 
 /// Name of the record in the run folder.

@@ -16,13 +16,13 @@ use super::weights::{open_trainer, weight_type};
 use super::{Job, RunIdentity, identity, record, seal};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
 use crate::data::{CacheUse, Dataset, Sampler, Source};
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files::{
     self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, require_free_space,
 };
 use crate::metrics::Metrics;
 use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
-use crate::settings::{Stage, TrainSettings};
+use crate::recipe::{Stage, TrainSettings};
 use crate::stages::fuse::TaskModels;
 use crate::trainer::Trainer;
 
@@ -186,7 +186,7 @@ impl<'a> Session<'a> {
         };
         match error {
             Error::Format { path, reason } => Error::Format { path, reason: format!("{reason}; {remedy}") },
-            Error::File { path, action: "read", source } => {
+            Error::File { path, action: FileAction::Read, source } => {
                 Error::Format { path, reason: format!("cannot be read: {source}; {remedy}") }
             }
             other => other,

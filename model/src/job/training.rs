@@ -9,7 +9,7 @@ use crate::data::{Source, StepBatches};
 use crate::error::{Error, Result};
 use crate::files::Origin;
 use crate::progress::Event;
-use crate::settings::TrainSettings;
+use crate::recipe::TrainSettings;
 use crate::trainer::Step;
 
 /// A fine-tune, in one or more consecutive parts.

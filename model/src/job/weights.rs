@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::checkpoint::{Checkpoint, WeightType, too_large_for};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::settings::{ImportanceKind, SaveDtype};
+use crate::recipe::{ImportanceKind, SaveDtype};
 use crate::stages::fuse::TaskModels;
 use crate::trainer::Trainer;
 use crate::transformer::Purpose;

@@ -7,7 +7,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files::{self, RecordedSteps, write_error};
 use crate::job::checkpoint_key;
 use crate::progress::StepReport;
@@ -80,7 +80,7 @@ impl Metrics {
     /// # Errors
     /// The system's, naming the file.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(write_error(&self.path, "write"))
+        self.file.sync_data().map_err(write_error(&self.path, FileAction::Write))
     }
 
     /// Forgets the steps after `step` of one training: they will be made again.
@@ -107,7 +107,9 @@ impl Metrics {
     /// crash left it.
     fn retain(&mut self, wanted: impl Fn(&StepReport) -> bool) -> Result<bool> {
         let mut bytes = Vec::new();
-        files::open_input(&self.path)?.read_to_end(&mut bytes).map_err(Error::file(&self.path, "read"))?;
+        files::open_input(&self.path)?
+            .read_to_end(&mut bytes)
+            .map_err(Error::file(&self.path, FileAction::Read))?;
         let (mut kept, mut damaged) = (Vec::with_capacity(bytes.len()), None);
         self.lines.clear();
         for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
@@ -148,7 +150,7 @@ impl Metrics {
     pub fn append(&mut self, report: &StepReport) -> Result<()> {
         let mut line = serde_json::to_string(report).map_err(|error| Error::Job(error.to_string()))?;
         line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(write_error(&self.path, "write"))?;
+        self.file.write_all(line.as_bytes()).map_err(write_error(&self.path, FileAction::Write))?;
         let training = checkpoint_key(&report.stage, &report.part);
         self.lines.entry(training).or_default().push(blake3::hash(line.as_bytes()));
         self.tensorboard.as_mut().map_or(Ok(()), |events| events.append(report))
@@ -180,5 +182,5 @@ pub fn read(path: &Path) -> Result<Vec<StepReport>> {
 }
 
 fn append(path: &Path) -> Result<File> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(write_error(path, "write"))
+    OpenOptions::new().create(true).append(true).open(path).map_err(write_error(path, FileAction::Write))
 }

@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cpift_model::job::{Job, JobOptions};
 use cpift_model::progress::{Event, Observer, Silent};
-use cpift_model::settings::{SpecialTokens, Stage};
+use cpift_model::recipe::{SpecialTokens, Stage};
 use cpift_model::{Error, Recipe};
 use cpift_tests::folders::copy;
 use cpift_tests::jobs::{Options, SmallJob, Watcher};
@@ -337,7 +337,6 @@ fn a_file_edited_after_it_was_read_is_noticed() {
         let out = job.path("run");
         let options = JobOptions {
             recipe: &recipe,
-            recipe_text: "",
             out: &out,
             resume: false,
             until: None,

@@ -2,8 +2,8 @@
 
 use super::Context;
 use crate::display::units::{bytes, duration, grouped};
-use crate::recipe::differences;
 use crate::report::document::{Block, Section, Table};
+use cpift_model::recipe::differences;
 
 /// The section `What was run`.
 pub fn section(context: &Context<'_>) -> Section {

@@ -1,7 +1,7 @@
 //! Losses of every training, the learning rate and the gradient norm over the run.
 
 use cpift_model::progress::StepReport;
-use cpift_model::settings::Method;
+use cpift_model::recipe::Method;
 
 use super::Context;
 use crate::report::chart::NARROW;
