@@ -1,7 +1,5 @@
-//! CPU: in one pass where a sample tells about where the k-th key lies ([`bracket`]), in two where it
-//! does not or was wrong ([`counting`]).
+//! CPU: in two passes over the keys, see [`counting`].
 
-mod bracket;
 mod counting;
 #[cfg(test)]
 mod tests;
@@ -10,7 +8,6 @@ use super::Order;
 use crate::cpu::pieces::{Piece, split_mut};
 use crate::mask::WORD_BITS;
 use crate::random;
-use bracket::sample_bracket;
 
 /// A key has 31 bits: f32 without the sign. The upper 15 (exponent and 7 bits of the mantissa) make
 /// a histogram whose busy part stays in the first-level cache; the other 16 refine one of its bins.
@@ -140,14 +137,7 @@ fn mark_keys<K: Keys>(
     // A few parts per thread even out their speed. Counts are integers: the division does not show.
     let pieces_per_part = pieces.len().div_ceil(4 * rayon::current_num_threads()).min(PIECES_PER_PART);
     let mut targets = split_mut(words, pieces.iter().map(Piece::words));
-    let mut work = Work { keys, pieces, targets: &mut targets, k, pieces_per_part };
-    if let Some(bracket) = sample_bracket(keys, pieces, k) {
-        if let Some(key) = work.mark_by_bracket(&bracket, &find_nan)? {
-            return Ok(key);
-        }
-        work.targets.iter_mut().for_each(|words| words.fill(0));
-    }
-    work.mark_by_counting(&find_nan)
+    Work { keys, pieces, targets: &mut targets, k, pieces_per_part }.mark_by_counting(find_nan)
 }
 
 /// What is selected, and from what. `targets` are the mask words of the pieces.
