@@ -1,11 +1,11 @@
 //! Where buffers live and operations run.
 
 use std::num::NonZeroUsize;
-use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use cpift_kernels::emulator::{Schedule, TrafficLog};
 
+pub use crate::cpu::CpuDevice;
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, LaunchLog};
 
@@ -85,12 +85,12 @@ impl Device {
         }
     }
 
-    /// What a person is told: the name, what computes, and [`Device::left_out`].
+    /// What a person is told: the name, what computes, and [`Device::disabled_kernels`].
     pub fn describe(&self) -> String {
         match self {
             Self::Cpu(cpu) => format!("cpu ({} threads, {})", cpu.threads(), crate::cpu::simd::description()),
-            Self::Gpu(gpu) => match self.left_out() {
-                Some(left_out) => format!("{}, without {left_out}", gpu.backend().describe()),
+            Self::Gpu(gpu) => match self.disabled_kernels() {
+                Some(disabled) => format!("{}, without {disabled}", gpu.backend().describe()),
                 None => gpu.backend().describe(),
             },
         }
@@ -98,7 +98,7 @@ impl Device {
 
     /// Kernels for this device's compute capability alone that it computes without, with the reason, as far as is
     /// known before they are first wanted; all of it after [`Device::try_own_kernels`].
-    pub fn left_out(&self) -> Option<String> {
+    pub fn disabled_kernels(&self) -> Option<String> {
         match self {
             Self::Cpu(_) => None,
             Self::Gpu(gpu) => Some(gpu.backend().left_out().join(", ")).filter(|text| !text.is_empty()),
@@ -106,7 +106,7 @@ impl Device {
     }
 
     /// Tests the kernels that a GPU has for its compute capability alone (of bf16, on 9.0). What is refused or
-    /// computes wrong numbers is not used, see [`Device::left_out`]. Without this call each family of them is
+    /// computes wrong numbers is not used, see [`Device::disabled_kernels`]. Without this call each family of them is
     /// tested right before one of it would first run.
     ///
     /// # Errors
@@ -200,39 +200,5 @@ impl Device {
             Self::Cpu(cpu) => cpu.run(work),
             Self::Gpu(_) => work(),
         }
-    }
-}
-
-/// The CPU as a device.
-#[derive(Debug, Clone)]
-pub struct CpuDevice {
-    pool: Arc<rayon::ThreadPool>,
-}
-
-impl CpuDevice {
-    fn new(threads: Option<NonZeroUsize>) -> Result<Self> {
-        let threads = match threads {
-            Some(threads) => threads.get(),
-            None => std::thread::available_parallelism().map_or(1, NonZeroUsize::get),
-        };
-        let pool = rayon::ThreadPoolBuilder::new()
-            .num_threads(threads)
-            .thread_name(|index| format!("cpift-cpu-{index}"))
-            .build()
-            .map_err(|error| Error::DeviceUnavailable {
-                name: "cpu".to_owned(),
-                reason: format!("{threads} threads could not be started: {error}"),
-            })?;
-        Ok(Self { pool: Arc::new(pool) })
-    }
-
-    /// Number of threads of the pool.
-    pub fn threads(&self) -> usize {
-        self.pool.current_num_threads()
-    }
-
-    /// Runs `work` in the pool: rayon's parallel iterators inside it use these threads.
-    pub fn run<R: Send>(&self, work: impl FnOnce() -> R + Send) -> R {
-        self.pool.install(work)
     }
 }

@@ -59,8 +59,8 @@ impl Chosen {
 /// As [`Chosen::announce`], for commands that do not describe the device: what it computes without, too.
 fn announce_fully(chosen: &Chosen) {
     chosen.announce();
-    if let Some(left_out) = chosen.device.left_out() {
-        tell(&format!("{} computes without {left_out}\n", chosen.device.name()));
+    if let Some(disabled) = chosen.device.disabled_kernels() {
+        tell(&format!("{} computes without {disabled}\n", chosen.device.name()));
     }
 }
 

@@ -60,7 +60,7 @@ fn bits(device: &Device) -> Bits {
 fn attention_matches_the_oracle() {
     let device = Device::emulated_like(Schedule::Shuffled(17), (9, 0));
     let Results { output, log_sum_exp, .. } = attend(&device).unwrap();
-    assert_eq!(device.left_out(), None);
+    assert_eq!(device.disabled_kernels(), None);
     let [q, k, v] = numbers().map(|values| widen(&values));
     let Shape { heads, kv_heads, head_dim, scale, window } = SHAPE;
     let window = window.map(NonZeroUsize::get);
@@ -107,12 +107,12 @@ fn attention_is_tested_before_it_is_used_on_the_stand_in_driver() {
 fn attend_there() {
     let device = Device::cuda(0).unwrap();
     let found = bits(&device);
-    let left_out = device.left_out().unwrap_or_default();
+    let disabled = device.disabled_kernels().unwrap_or_default();
     let own = bits(&Device::emulated_like(Schedule::Forward, (9, 0)));
     let others = bits(&Device::emulated(Schedule::Forward));
     // Of one output, gradients by either kernels are the same: the emulator adds in the order of keys and queries.
-    assert_eq!(found, if left_out.contains("kernels for attention") { others } else { own });
-    println!("said: {left_out}");
+    assert_eq!(found, if disabled.contains("kernels for attention") { others } else { own });
+    println!("said: {disabled}");
 }
 
 /// A Hopper of few multiprocessors, so that its own kernels are chosen for small products.
@@ -148,9 +148,9 @@ fn hoppers_kernels_are_tested_before_the_first_product() {
 #[ignore = "run on the stand-in by other tests"]
 fn multiply_in_a_recording() {
     let device = Device::cuda(0).unwrap();
-    assert_eq!(device.left_out(), None, "nothing is tested before it is wanted");
+    assert_eq!(device.disabled_kernels(), None, "nothing is tested before it is wanted");
     let product = multiply(&device).unwrap();
-    println!("without: {}", device.left_out().unwrap_or_default());
+    println!("without: {}", device.disabled_kernels().unwrap_or_default());
     assert_eq!(product.to_vec().unwrap(), expected_product());
 }
 
