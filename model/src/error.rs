@@ -64,28 +64,18 @@ pub enum Error {
 
 /// What is done with a file.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is what its text says")]
 pub enum FileAction {
-    /// Reading it, or what the system says about it.
     Read,
-    /// Writing it.
     Write,
-    /// Making it.
     Create,
-    /// Making a folder.
     CreateFolder,
-    /// Making files in a folder.
     WriteInto,
-    /// Waiting until a folder's entries are on the disk.
     FlushFolder,
-    /// Giving it its final name.
     Rename,
-    /// Putting a new one in its place.
     Replace,
-    /// Removing it.
     Remove,
-    /// Locking it.
     Lock,
-    /// Asking for the space left beside it.
     MeasureSpace,
 }
 

@@ -4,6 +4,7 @@ mod batch;
 pub mod bench;
 pub mod checkpoint;
 pub mod compare;
+mod compute;
 pub mod config;
 pub mod data;
 mod error;

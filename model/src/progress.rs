@@ -164,6 +164,11 @@ pub struct TrainingPlan {
     pub tokens: u64,
 }
 
+/// Name of a fine-tune, for its checkpoints and its lines of the metrics: its stage and its part, if it has one.
+pub fn training_name(stage: &str, part: &str) -> String {
+    if part.is_empty() { stage.to_owned() } else { format!("{stage}-{part}") }
+}
+
 /// What a fine-tune is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use cpift_engine::Mask;
-use serde::Deserialize;
 
 use super::folder::{ComparisonFolder, Outcome};
 use super::results::{
@@ -13,8 +12,9 @@ use super::results::{
 use super::rows::Row;
 use crate::checkpoint::TensorFile;
 use crate::error::{Error, Result};
-use crate::job::{PairMethod, first_column, mask_file, pair_column, read_json};
-use crate::progress::{CoreReport, JobReport, Score};
+use crate::files::read_json;
+use crate::job::{PairMethod, SavedCores, first_column, mask_file, pair_column};
+use crate::progress::{JobReport, Score};
 use crate::recipe::{Edit, ImportanceKind};
 
 /// What a comparison consists of: units by name, one for each seed, in the order of the seeds.
@@ -188,17 +188,11 @@ fn summarise(runs: &[SeedRun], tasks: usize) -> Option<Summary> {
     })
 }
 
-/// What of `core/report.json` is read here.
-#[derive(Deserialize)]
-struct CoresFile {
-    report: CoreReport,
-}
-
 fn seed_cores(folder: &ComparisonFolder, id: &str, seed: u64) -> Result<SeedCores> {
     let run = folder.run(id);
     let (cores, groups) = (run.join("core/report.json"), run.join("groups.json"));
     let missing = |path: &Path| Error::format(path, "is missing: run the comparison with --resume");
-    let cores = read_json::<CoresFile>(&cores)?.ok_or_else(|| missing(&cores))?.report;
+    let cores = read_json::<SavedCores>(&cores)?.ok_or_else(|| missing(&cores))?.report;
     let groups = read_json(&groups)?.ok_or_else(|| missing(&groups))?;
     Ok(SeedCores { seed, cores, groups })
 }

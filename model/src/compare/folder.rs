@@ -23,8 +23,8 @@ use serde::{Deserialize, Serialize};
 
 use super::results::InputHash;
 use crate::error::{Error, FileAction, Result};
-use crate::files::{self, Manifest, Origin, Verify};
-use crate::job::{PairMethod, read_json, read_sealed, write_sealed};
+use crate::files::{self, Manifest, Origin, Verify, read_json};
+use crate::job::{PairMethod, read_sealed, write_sealed};
 use crate::progress::JobReport;
 use crate::recipe::{Recipe, Stage};
 

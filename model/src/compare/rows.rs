@@ -2,9 +2,13 @@
 
 use super::results::{Budget, BudgetSteps, RowKind};
 use crate::error::{Error, Result};
+use crate::recipe::Edit::{
+    CoreFraction, FuseBackbone, FuseConflict, FuseDensity, FuseInterpolation, FuseScale, FuseSpace,
+    FuseTransplant, GroupThreshold, IntegrateFrozen, ProbeImportance,
+};
 use crate::recipe::{
-    Backbone, Conflict, Edit, Frozen, GroupOrder, ImportanceKind, IntegrateData, Interpolation, Method,
-    Recipe, SlerpSpace, Stage,
+    Backbone, Conflict, Edit, Frozen, GroupOrder, ImportanceKind as Importance, IntegrateData, Interpolation,
+    Method, Recipe, SlerpSpace, Stage,
 };
 
 /// One row: what is run for every seed.
@@ -59,121 +63,86 @@ const FINE_TUNES: [(Method, &str); 5] = [
 
 /// Merges: name, what it is, edits.
 const MERGES: [(&str, &str, &[Edit]); 6] = [
-    (
-        "average",
-        "mean of the specialists",
-        &[Edit::FuseBackbone(Backbone::Average), Edit::FuseTransplant(false)],
-    ),
+    ("average", "mean of the specialists", &[FuseBackbone(Backbone::Average), FuseTransplant(false)]),
     (
         "arithmetic",
         "task arithmetic, λ = 0.4",
-        &[Edit::FuseBackbone(Backbone::Arithmetic), Edit::FuseTransplant(false), Edit::FuseScale(0.4)],
+        &[FuseBackbone(Backbone::Arithmetic), FuseTransplant(false), FuseScale(0.4)],
     ),
     (
         "ties",
         "TIES, density 0.2, λ = 1",
-        &[
-            Edit::FuseBackbone(Backbone::Ties),
-            Edit::FuseTransplant(false),
-            Edit::FuseDensity(0.2),
-            Edit::FuseScale(1.0),
-        ],
+        &[FuseBackbone(Backbone::Ties), FuseTransplant(false), FuseDensity(0.2), FuseScale(1.0)],
     ),
     (
         "dare",
         "DARE, drop rate 0.9, λ = 0.4",
-        &[
-            Edit::FuseBackbone(Backbone::Dare),
-            Edit::FuseTransplant(false),
-            Edit::FuseDensity(0.1),
-            Edit::FuseScale(0.4),
-        ],
+        &[FuseBackbone(Backbone::Dare), FuseTransplant(false), FuseDensity(0.1), FuseScale(0.4)],
     ),
     (
         "dare-ties",
         "DARE joined as TIES, drop rate 0.9, λ = 1",
-        &[
-            Edit::FuseBackbone(Backbone::DareTies),
-            Edit::FuseTransplant(false),
-            Edit::FuseDensity(0.1),
-            Edit::FuseScale(1.0),
-        ],
+        &[FuseBackbone(Backbone::DareTies), FuseTransplant(false), FuseDensity(0.1), FuseScale(1.0)],
     ),
     (
         "stitch",
         "localize-and-stitch: base and every core, shared coordinates averaged",
-        &[Edit::FuseBackbone(Backbone::Base), Edit::FuseTransplant(true), Edit::FuseConflict(Conflict::Mean)],
+        &[FuseBackbone(Backbone::Base), FuseTransplant(true), FuseConflict(Conflict::Mean)],
     ),
 ];
 
 /// Cores transplanted into DARE's merge instead of the SLERP fold.
-const CORES_IN_DARE: [Edit; 3] =
-    [Edit::FuseBackbone(Backbone::Dare), Edit::FuseDensity(0.1), Edit::FuseScale(0.4)];
+const CORES_IN_DARE: [Edit; 3] = [FuseBackbone(Backbone::Dare), FuseDensity(0.1), FuseScale(0.4)];
 
 /// CPI-FT with one choice changed: family, name, what it is, edits.
 const ABLATIONS: [(&str, &str, &str, &[Edit]); 32] = [
-    ("cores", "cores=random", "random cores", &[Edit::ProbeImportance(ImportanceKind::Random)]),
+    ("cores", "cores=random", "random cores", &[ProbeImportance(Importance::Random)]),
     (
         "cores",
         "cores=inverse",
         "the least important parameters as cores",
-        &[Edit::ProbeImportance(ImportanceKind::Inverse)],
+        &[ProbeImportance(Importance::Inverse)],
     ),
-    ("cores", "transplant=false", "cores frozen but not transplanted", &[Edit::FuseTransplant(false)]),
+    ("cores", "transplant=false", "cores frozen but not transplanted", &[FuseTransplant(false)]),
     (
         "importance",
         "importance=path",
-        "importance by the length of the way",
-        &[Edit::ProbeImportance(ImportanceKind::Path)],
+        "importance by the length of the path",
+        &[ProbeImportance(Importance::Path)],
     ),
     (
         "importance",
         "importance=fisher",
         "importance by squared gradients",
-        &[Edit::ProbeImportance(ImportanceKind::Fisher)],
+        &[ProbeImportance(Importance::Fisher)],
     ),
-    (
-        "fusion",
-        "interpolation=lerp",
-        "LERP instead of SLERP",
-        &[Edit::FuseInterpolation(Interpolation::Lerp)],
-    ),
-    ("fusion", "space=weights", "SLERP of the weights", &[Edit::FuseSpace(SlerpSpace::Weights)]),
-    ("fusion", "space=delta", "SLERP of the updates", &[Edit::FuseSpace(SlerpSpace::Delta)]),
-    (
-        "fusion",
-        "backbone=base",
-        "cores in the base, nothing else fused",
-        &[Edit::FuseBackbone(Backbone::Base)],
-    ),
-    ("fusion", "backbone=last", "cores in the last task's model", &[Edit::FuseBackbone(Backbone::Last)]),
+    ("fusion", "interpolation=lerp", "LERP instead of SLERP", &[FuseInterpolation(Interpolation::Lerp)]),
+    ("fusion", "space=weights", "SLERP of the weights", &[FuseSpace(SlerpSpace::Weights)]),
+    ("fusion", "space=delta", "SLERP of the updates", &[FuseSpace(SlerpSpace::Delta)]),
+    ("fusion", "backbone=base", "cores in the base, nothing else fused", &[FuseBackbone(Backbone::Base)]),
+    ("fusion", "backbone=last", "cores in the last task's model", &[FuseBackbone(Backbone::Last)]),
     (
         "fusion",
         "backbone=arithmetic",
         "cores in task arithmetic, λ = 0.4",
-        &[Edit::FuseBackbone(Backbone::Arithmetic), Edit::FuseScale(0.4)],
+        &[FuseBackbone(Backbone::Arithmetic), FuseScale(0.4)],
     ),
     (
         "fusion",
         "backbone=ties",
         "cores in TIES, density 0.2, λ = 1",
-        &[Edit::FuseBackbone(Backbone::Ties), Edit::FuseDensity(0.2), Edit::FuseScale(1.0)],
+        &[FuseBackbone(Backbone::Ties), FuseDensity(0.2), FuseScale(1.0)],
     ),
     ("fusion", "backbone=dare", "cores in DARE, drop rate 0.9, λ = 0.4", &CORES_IN_DARE),
-    ("freezing", "frozen=none", "nothing frozen", &[Edit::IntegrateFrozen(Frozen::None)]),
-    ("freezing", "frozen=prior", "cores of earlier groups frozen", &[Edit::IntegrateFrozen(Frozen::Prior)]),
-    (
-        "freezing",
-        "frozen=others",
-        "cores of all other groups frozen",
-        &[Edit::IntegrateFrozen(Frozen::Others)],
-    ),
-    ("freezing", "frozen=all", "all cores frozen", &[Edit::IntegrateFrozen(Frozen::All)]),
+    ("freezing", "frozen=none", "nothing frozen", &[IntegrateFrozen(Frozen::None)]),
+    ("freezing", "frozen=prior", "cores of earlier groups frozen", &[IntegrateFrozen(Frozen::Prior)]),
+    ("freezing", "frozen=others", "cores of all other groups frozen", &[IntegrateFrozen(Frozen::Others)]),
+    ("freezing", "frozen=all", "all cores frozen", &[IntegrateFrozen(Frozen::All)]),
     (
         "freezing",
         "frozen=half",
         "a random half frozen, another in every part",
-        &[Edit::IntegrateFrozen(Frozen::Half)],
+        &[IntegrateFrozen(Frozen::Half)],
     ),
     (
         "data",
@@ -182,16 +151,16 @@ const ABLATIONS: [(&str, &str, &str, &[Edit]); 32] = [
         &[Edit::IntegrateData(IntegrateData::Mixed)],
     ),
     ("data", "data=group", "only the part's group in stage 4", &[Edit::IntegrateData(IntegrateData::Group)]),
-    ("grouping", "one group", "no grouping: all tasks in one group", &[Edit::GroupThreshold(0.0)]),
-    ("grouping", "all alone", "every task a group of its own", &[Edit::GroupThreshold(1.5)]),
-    ("fraction", "fraction=0.001", "cores of 0.1 %", &[Edit::CoreFraction(0.001)]),
-    ("fraction", "fraction=0.01", "cores of 1 %", &[Edit::CoreFraction(0.01)]),
-    ("fraction", "fraction=0.05", "cores of 5 %", &[Edit::CoreFraction(0.05)]),
-    ("fraction", "fraction=0.2", "cores of 20 %", &[Edit::CoreFraction(0.2)]),
-    ("threshold", "threshold=0.005", "groups from an overlap of 0.005 on", &[Edit::GroupThreshold(0.005)]),
-    ("threshold", "threshold=0.02", "groups from an overlap of 0.02 on", &[Edit::GroupThreshold(0.02)]),
-    ("threshold", "threshold=0.1", "groups from an overlap of 0.1 on", &[Edit::GroupThreshold(0.1)]),
-    ("threshold", "threshold=0.3", "groups from an overlap of 0.3 on", &[Edit::GroupThreshold(0.3)]),
+    ("grouping", "one group", "no grouping: all tasks in one group", &[GroupThreshold(0.0)]),
+    ("grouping", "all alone", "every task a group of its own", &[GroupThreshold(1.5)]),
+    ("fraction", "fraction=0.001", "cores of 0.1 %", &[CoreFraction(0.001)]),
+    ("fraction", "fraction=0.01", "cores of 1 %", &[CoreFraction(0.01)]),
+    ("fraction", "fraction=0.05", "cores of 5 %", &[CoreFraction(0.05)]),
+    ("fraction", "fraction=0.2", "cores of 20 %", &[CoreFraction(0.2)]),
+    ("threshold", "threshold=0.005", "groups from an overlap of 0.005 on", &[GroupThreshold(0.005)]),
+    ("threshold", "threshold=0.02", "groups from an overlap of 0.02 on", &[GroupThreshold(0.02)]),
+    ("threshold", "threshold=0.1", "groups from an overlap of 0.1 on", &[GroupThreshold(0.1)]),
+    ("threshold", "threshold=0.3", "groups from an overlap of 0.3 on", &[GroupThreshold(0.3)]),
     ("order", "order=given", "groups in the order of the recipe", &[Edit::GroupOrder(GroupOrder::Given)]),
     ("order", "order=shuffled", "groups in an order of the seed", &[Edit::GroupOrder(GroupOrder::Shuffled)]),
 ];
@@ -206,8 +175,8 @@ const PROBE_PARTS: [u64; 3] = [2, 4, 8];
 /// Forms of the family `split`: name, what it is, edits.
 const SPLITS: [(&str, &str, &[Edit]); 3] = [
     ("split", "CPI-FT as the recipe has it", &[]),
-    ("split-delta", "SLERP of the updates", &[Edit::FuseSpace(SlerpSpace::Delta)]),
-    ("split-half", "a random half frozen, another in every part", &[Edit::IntegrateFrozen(Frozen::Half)]),
+    ("split-delta", "SLERP of the updates", &[FuseSpace(SlerpSpace::Delta)]),
+    ("split-half", "a random half frozen, another in every part", &[IntegrateFrozen(Frozen::Half)]),
 ];
 
 /// λ of the merges in the family `scale`.
@@ -272,7 +241,7 @@ pub fn rows(recipe: &Recipe, steps: BudgetSteps, selection: &Selection) -> Resul
 fn methods(steps: BudgetSteps) -> Vec<Row> {
     let mut rows = vec![
         cpift("cpift", "CPI-FT as the recipe has it", &[], steps),
-        cpift("cpift-delta", "CPI-FT, SLERP of the updates", &[Edit::FuseSpace(SlerpSpace::Delta)], steps),
+        cpift("cpift-delta", "CPI-FT, SLERP of the updates", &[FuseSpace(SlerpSpace::Delta)], steps),
         cpift("cpift-dare", "CPI-FT, cores in DARE (drop rate 0.9, λ = 0.4)", &CORES_IN_DARE, steps),
     ];
     for (method, title) in FINE_TUNES {
@@ -286,7 +255,7 @@ fn methods(steps: BudgetSteps) -> Vec<Row> {
         rows.push(Row {
             name: format!("{name}+tune"),
             title: format!("{title}; then stage 4 with nothing frozen"),
-            edits: [&merge.edits[..], &[Edit::IntegrateFrozen(Frozen::None)]].concat(),
+            edits: [&merge.edits[..], &[IntegrateFrozen(Frozen::None)]].concat(),
             ..merge
         });
     }
@@ -313,7 +282,7 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
             let title = format!("{}, λ = {scale}", title.split(", λ").next().unwrap_or(title));
             let mut row = cpift(&format!("{name} λ={scale}"), &title, edits, steps);
             row.edits.retain(|edit| !is_scale(edit));
-            row.edits.push(Edit::FuseScale(scale));
+            row.edits.push(FuseScale(scale));
             rows.push(ablation("scale", Row { steps: 0, until: Some(Stage::Fuse), ..row }));
         }
     }
@@ -372,7 +341,7 @@ fn split(name: &str, title: &str, edits: &[Edit], probe: u64, recipe: &Recipe, s
 }
 
 fn is_scale(edit: &Edit) -> bool {
-    matches!(edit, Edit::FuseScale(_))
+    matches!(edit, FuseScale(_))
 }
 
 /// A row that goes through the stages of CPI-FT: its runs count under both budgets.

@@ -14,6 +14,7 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use crate::error::{Error, FileAction, Result};
 pub(crate) use folder::require_plain_name;
@@ -320,6 +321,20 @@ pub fn folder_bytes(folder: &Path) -> Result<u64> {
         bytes += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
+}
+
+/// Reads a small JSON file of this program, if it is there.
+///
+/// # Errors
+/// When it cannot be read, or is not what this version writes.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = read_text(path)?;
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        Error::format(path, format!("not as this version writes it ({error}); remove the file"))
+    })
 }
 
 /// A size as a person reads it: `1.5 GiB`.

@@ -8,9 +8,8 @@ use serde::{Deserialize, Serialize};
 
 use super::PairMethod;
 use super::record::InputFile;
-use super::session::read_json;
 use crate::error::{Error, Result};
-use crate::files::{self, hash_texts};
+use crate::files::{self, hash_texts, read_json};
 use crate::recipe::{CheckpointSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings};
 
 /// Name of the record in the run folder.

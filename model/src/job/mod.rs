@@ -31,7 +31,7 @@ use crate::files::{self, FolderLock, KnownFiles};
 use crate::progress::{Event, JobReport, Observer, Plan};
 use crate::recipe::{Method, Recipe, Stage};
 use crate::transformer::ComputeType;
-pub(crate) use cpift::mask_file;
+pub(crate) use cpift::{SavedCores, mask_file};
 pub use folder::RunFolder;
 use identity::RunIdentity;
 use inputs::Inputs;
@@ -41,9 +41,7 @@ use plan::Steps;
 pub use plan::check_memory;
 pub use record::InputFile;
 pub(crate) use seal::{read as read_sealed, write as write_sealed};
-pub(crate) use session::read_json;
 use session::{FINAL, RECIPE, Session};
-pub(crate) use training::checkpoint_key;
 
 /// What a job is made from.
 #[derive(Debug, Clone, Copy)]

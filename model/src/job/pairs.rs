@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::cpift::CORE;
 use super::models::RunModels;
 use super::session::{Session, probe_place};
-use super::training::{Training, TrainingPart, checkpoint_key};
+use super::training::{Training, TrainingPart};
 use crate::data::order;
 use crate::error::Result;
-use crate::progress::JobReport;
+use crate::progress::{JobReport, training_name};
 use crate::stages::fuse::{Core, TaskModels};
 
 const STAGE: &str = "pairs";
@@ -114,7 +114,7 @@ impl Session<'_> {
             _ => (job.inputs.whole(&[second]), job.inputs.names(&[second])),
         };
         let part = format!("{}-{}", first, second);
-        let origin = self.origin(&checkpoint_key(STAGE, &part), &[CORE, &probe_place(name(first))]);
+        let origin = self.origin(&training_name(STAGE, &part), &[CORE, &probe_place(name(first))]);
         self.train(Training {
             stage: STAGE,
             part: &part,
@@ -131,7 +131,7 @@ impl Session<'_> {
             origin,
         })?;
         self.evaluate(&column, &[first, second])?;
-        self.checkpoints.forget(&checkpoint_key(STAGE, &part))?;
+        self.checkpoints.forget(&training_name(STAGE, &part))?;
         Ok(column)
     }
 

@@ -56,7 +56,7 @@ pub fn open_trainer(job: &Job) -> Result<Trainer> {
     if let Some(checkpoint) = &inputs.base.checkpoint {
         require_fit_of_input(job, trainer.model.weights(), checkpoint)?;
     }
-    let (_, mut scratch, _) = trainer.between_trainings();
+    let (_, mut scratch, _) = trainer.scratch_buffers();
     for (index, task) in inputs.tasks.iter().enumerate() {
         if let Some(model) = &task.model {
             models.read_weights(index, scratch.reborrow())?;

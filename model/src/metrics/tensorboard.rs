@@ -11,9 +11,8 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, FileAction, Result};
 use crate::files;
-use crate::job::checkpoint_key;
 use crate::machine;
-use crate::progress::StepReport;
+use crate::progress::{StepReport, training_name};
 
 /// Name of the folder in the run folder.
 const FOLDER: &str = "tensorboard";
@@ -118,7 +117,7 @@ impl TensorBoard {
 
 /// The folder of a step's training: TensorBoard shows each as a run of its own.
 fn training_of(report: &StepReport) -> String {
-    checkpoint_key(&report.stage, &report.part)
+    training_name(&report.stage, &report.part)
 }
 
 /// TensorBoard reads files whose names contain `tfevents`, in the order of their names.

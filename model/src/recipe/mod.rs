@@ -248,7 +248,7 @@ pub enum ImportanceKind {
     /// |θi − θ0|, the paper's.
     #[default]
     Net,
-    /// Σ|Δθ|, the length of the way.
+    /// Σ|Δθ|, the length of the path.
     Path,
     /// Σg².
     Fisher,

@@ -3,8 +3,8 @@
 use cpift_engine::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::compute::ComputeType;
 use crate::error::{Error, Result};
-use crate::transformer::ComputeType;
 
 /// Number type that a model computes in, as one asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
