@@ -73,7 +73,6 @@ pub fn render_details(plan: &Plan) -> String {
         let share = format!("{:.0} %", 100.0 * part.bytes as f64 / total.max(1) as f64);
         memory.row([shorten(&part.name, 48), bytes(part.bytes), share]);
     }
-    memory.rule();
-    memory.row(["all".to_owned(), bytes(total)]);
+    memory.summary(["all".to_owned(), bytes(total)]);
     format!("{}\n{}", trainings.render(), memory.render())
 }
