@@ -2,7 +2,7 @@
 
 use cpift_benches::device;
 use cpift_benches::step::{StepOptions, TrainStep};
-use cpift_model::settings::Precision;
+use cpift_model::recipe::Precision;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn train_step(criterion: &mut Criterion) {

@@ -6,8 +6,9 @@ pub mod compare;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
-use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
-use cpift_model::settings::{Precision, Stage};
+use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
+use clap::{Args, Parser, Subcommand, ValueHint};
+use cpift_model::recipe::{Precision, Stage};
 
 /// More threads than any machine has cores: beyond, a typing error.
 const MOST_THREADS: usize = 4096;
@@ -144,8 +145,8 @@ pub struct Train {
     #[arg(long)]
     pub tensorboard: bool,
     /// Stop after this stage.
-    #[arg(long, value_name = "STAGE")]
-    pub until: Option<StageName>,
+    #[arg(long, value_name = "STAGE", value_parser = stage())]
+    pub until: Option<Stage>,
 }
 
 /// What `train` and `plan` share.
@@ -179,57 +180,38 @@ pub struct DeviceArgument {
 #[derive(Debug, Args)]
 pub struct PrecisionArgument {
     /// Number type to compute in: `auto` is bf16 on a GPU, f32 on the CPU.
-    #[arg(long, value_name = "TYPE", value_enum, default_value_t)]
-    pub precision: PrecisionName,
+    #[arg(long, value_name = "TYPE", value_parser = precision(), default_value = "auto")]
+    pub precision: Precision,
 }
 
-/// A precision's name on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
-pub enum PrecisionName {
-    /// bf16 on a GPU, f32 elsewhere
-    #[default]
-    Auto,
-    /// 32-bit floats
-    F32,
-    /// 16-bit brain floats, with f32 sums; on GPUs
-    Bf16,
+/// A choice by the names that recipes have for it, each with its help.
+fn choice<T: Copy + Send + Sync + 'static, const N: usize>(
+    choices: [T; N],
+    name: fn(T) -> &'static str,
+    help: fn(T) -> &'static str,
+) -> impl TypedValueParser<Value = T> {
+    let values = choices.map(|choice| PossibleValue::new(name(choice)).help(help(choice)));
+    PossibleValuesParser::new(values).try_map(move |text| {
+        choices.into_iter().find(|choice| name(*choice) == text).ok_or("there is no such choice")
+    })
 }
 
-impl From<PrecisionName> for Precision {
-    fn from(name: PrecisionName) -> Self {
-        match name {
-            PrecisionName::Auto => Self::Auto,
-            PrecisionName::F32 => Self::F32,
-            PrecisionName::Bf16 => Self::Bf16,
-        }
-    }
+fn precision() -> impl TypedValueParser<Value = Precision> {
+    choice(Precision::ALL, Precision::name, |precision| match precision {
+        Precision::Auto => "bf16 on a GPU, f32 elsewhere",
+        Precision::F32 => "32-bit floats",
+        Precision::Bf16 => "16-bit brain floats, with f32 sums; on GPUs",
+    })
 }
 
-/// A stage's name on the command line.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
-pub enum StageName {
-    /// One fine-tune per task
-    Probe,
-    /// The most important parameters of each task
-    Core,
-    /// Tasks put together by overlap
-    Group,
-    /// One model from all
-    Fuse,
-    /// Mixed fine-tune with frozen cores
-    Integrate,
-}
-
-impl From<StageName> for Stage {
-    fn from(name: StageName) -> Self {
-        match name {
-            StageName::Probe => Self::Probe,
-            StageName::Core => Self::Core,
-            StageName::Group => Self::Group,
-            StageName::Fuse => Self::Fuse,
-            StageName::Integrate => Self::Integrate,
-        }
-    }
+fn stage() -> impl TypedValueParser<Value = Stage> {
+    choice(Stage::ALL, Stage::name, |stage| match stage {
+        Stage::Probe => "One fine-tune per task",
+        Stage::Core => "The most important parameters of each task",
+        Stage::Group => "Tasks put together by overlap",
+        Stage::Fuse => "One model from all",
+        Stage::Integrate => "Mixed fine-tune with frozen cores",
+    })
 }
 
 const EVAL_ABOUT: &str = "\

@@ -8,9 +8,6 @@ use cpift_model::{Error, Result};
 
 use crate::display::tell;
 
-/// Exit code of a job that a person or program stopped, as shells report an interrupt.
-pub const EXIT_CODE: u8 = 130;
-
 /// Lets a write beyond the limit on the size of files (`ulimit -f`) fail like one on a full disk, with an error
 /// that names the file, instead of ending the process with a signal. Programs this one starts take that over.
 pub fn report_file_size_limit() {
@@ -49,7 +46,7 @@ pub fn install(announcement: &'static str) -> Result<Interrupt> {
             tell("\nstopped before the first step\n");
         }
         if !in_order || stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(EXIT_CODE));
+            std::process::exit(i32::from(Error::INTERRUPTED));
         }
         tell(&format!("\n{announcement}; once more stops at once\n"));
     })

@@ -6,7 +6,6 @@ pub mod args;
 mod commands;
 pub mod display;
 mod interrupt;
-pub mod recipe;
 pub mod report;
 
 use std::num::NonZeroUsize;
@@ -40,7 +39,7 @@ pub fn main() -> ExitCode {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {
             tell(&describe(&error));
-            ExitCode::from(exit_code(&error))
+            ExitCode::from(error.exit_code())
         }
         Err(_) => ExitCode::from(1),
     }
@@ -92,7 +91,7 @@ fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
     match command {
         Command::CompareUnit(arguments) => {
             let is_done = commands::compare::run_unit(arguments, threads)?;
-            return Ok(ExitCode::from(if is_done { 0 } else { commands::compare::BUSY }));
+            return Ok(ExitCode::from(if is_done { 0 } else { cpift_model::compare::BUSY }));
         }
         Command::Compare(arguments) => commands::compare::run(arguments, threads),
         Command::Train(arguments) => commands::train::run(arguments, threads),
@@ -106,13 +105,4 @@ fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
         Command::Completions(arguments) => commands::completions::run(arguments),
     }?;
     Ok(ExitCode::SUCCESS)
-}
-
-/// 1 the job failed, 2 the input was wrong, 130 stopped on request.
-fn exit_code(error: &Error) -> u8 {
-    match error {
-        Error::Interrupted { .. } | Error::Stopped { .. } => interrupt::EXIT_CODE,
-        error if error.is_input() => 2,
-        _ => 1,
-    }
 }

@@ -14,10 +14,8 @@ use cpift_kernels::launch::{Slice, SliceMut};
 use crate::device::Device;
 use crate::error::{Error, Result, check_length};
 use crate::gpu::{GpuDevice, GpuMemory, GpuSlice, GpuSliceMut, OnGpu};
+use crate::layout::ALIGNMENT;
 use crate::real::{Real, floats, floats_mut};
-
-/// Alignment of every allocation in bytes: a cache line pair, and what flat segments are aligned to.
-pub const ALIGNMENT: usize = 256;
 
 /// A contiguous run of elements on a device.
 #[derive(Debug)]

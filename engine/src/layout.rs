@@ -3,8 +3,10 @@
 use std::collections::HashMap;
 use std::ops::Range;
 
-use crate::buffer::ALIGNMENT;
 use crate::error::{Error, Result};
+
+/// Alignment of every allocation in bytes: a cache line pair, and what flat segments are aligned to.
+pub const ALIGNMENT: usize = 256;
 
 /// Elements a segment's start is a multiple of: 256 bytes of f32.
 pub const SEGMENT_ALIGNMENT: usize = ALIGNMENT / size_of::<f32>();

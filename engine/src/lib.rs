@@ -93,15 +93,15 @@ mod indices;
 mod layout;
 mod mask;
 pub mod ops;
-mod random;
+pub mod random;
 mod real;
 
-pub use buffer::{ALIGNMENT, Buffer, View, ViewMut};
+pub use buffer::{Buffer, View, ViewMut};
 pub use device::{CpuDevice, Device};
 pub use error::{Error, Result};
 pub use gpu::{GpuDevice, LaunchLog, LaunchRecord};
 pub use half::bf16;
 pub use indices::{IndexView, Indices};
-pub use layout::{Layout, SEGMENT_ALIGNMENT, Segment, SegmentId};
+pub use layout::{ALIGNMENT, Layout, SEGMENT_ALIGNMENT, Segment, SegmentId};
 pub use mask::{Mask, WORD_BITS};
 pub use real::Real;

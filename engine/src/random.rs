@@ -3,7 +3,7 @@
 
 /// Spreads 64 bits over 64 bits.
 #[inline(always)]
-pub(crate) fn mix(mut state: u64) -> u64 {
+pub fn mix(mut state: u64) -> u64 {
     state = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
     state = (state ^ state >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
     state ^ state >> 31
@@ -11,6 +11,6 @@ pub(crate) fn mix(mut state: u64) -> u64 {
 
 /// Number `index` of the sequence that begins at `start`, itself the [`mix`] of a seed.
 #[inline(always)]
-pub(crate) fn at(start: u64, index: u64) -> u64 {
+pub fn at(start: u64, index: u64) -> u64 {
     mix(start.wrapping_add(index.wrapping_mul(0x9e37_79b9_7f4a_7c15)))
 }

@@ -1,5 +1,6 @@
 //! The error type of the model crate: every message is one line that names the file, line or key.
 
+use std::fmt;
 use std::path::{Path, PathBuf};
 
 /// What can go wrong while loading, training or saving.
@@ -8,13 +9,13 @@ pub enum Error {
     /// The engine refused an operation.
     #[error(transparent)]
     Engine(#[from] cpift_engine::Error),
-    /// A file could not be read, written, renamed or created.
+    /// The system refused something that was to be done with a file.
     #[error("{}: cannot {action}: {source}", path.display())]
     File {
         /// The file.
         path: PathBuf,
-        /// What was tried: `read`, `write`, `create the folder`.
-        action: &'static str,
+        /// What was to be done.
+        action: FileAction,
         /// What the system said.
         source: std::io::Error,
     },
@@ -61,6 +62,41 @@ pub enum Error {
     },
 }
 
+/// What is done with a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[expect(missing_docs, reason = "each is what its text says")]
+pub enum FileAction {
+    Read,
+    Write,
+    Create,
+    CreateFolder,
+    WriteInto,
+    FlushFolder,
+    Rename,
+    Replace,
+    Remove,
+    Lock,
+    MeasureSpace,
+}
+
+impl fmt::Display for FileAction {
+    fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+        formatter.write_str(match self {
+            Self::Read => "read",
+            Self::Write => "write",
+            Self::Create => "create",
+            Self::CreateFolder => "create the folder",
+            Self::WriteInto => "write into the folder",
+            Self::FlushFolder => "flush the folder",
+            Self::Rename => "rename",
+            Self::Replace => "replace",
+            Self::Remove => "remove",
+            Self::Lock => "lock",
+            Self::MeasureSpace => "read the free space of",
+        })
+    }
+}
+
 /// Result of a call of the model crate.
 pub type Result<T> = std::result::Result<T, Error>;
 
@@ -69,7 +105,7 @@ pub(crate) type Reasoned<T> = std::result::Result<T, String>;
 
 impl Error {
     /// [`Error::File`] for use in `map_err`.
-    pub fn file(path: &Path, action: &'static str) -> impl FnOnce(std::io::Error) -> Self {
+    pub fn file(path: &Path, action: FileAction) -> impl FnOnce(std::io::Error) -> Self {
         let path = path.to_owned();
         move |source| Self::File { path, action, source }
     }
@@ -89,11 +125,24 @@ impl Error {
         Self::Setting { key: key.into(), reason: reason.into() }
     }
 
+    /// Exit code of a process that a person or program stopped, as shells report an interrupt.
+    pub const INTERRUPTED: u8 = 130;
+
+    /// Exit code of a process that this error ends: 1 the job failed, 2 the input was wrong,
+    /// [`Error::INTERRUPTED`].
+    pub fn exit_code(&self) -> u8 {
+        match self {
+            Self::Interrupted { .. } | Self::Stopped { .. } => Self::INTERRUPTED,
+            error if error.is_input() => 2,
+            _ => 1,
+        }
+    }
+
     /// True when what was given is at fault (files, recipe, device name): exit code 2 of the binary.
     pub fn is_input(&self) -> bool {
         match self {
             Self::Format { .. } | Self::Line { .. } | Self::Setting { .. } => true,
-            Self::File { action, .. } => *action == "read",
+            Self::File { action, .. } => *action == FileAction::Read,
             Self::Engine(error) => matches!(
                 error,
                 cpift_engine::Error::UnknownDevice { .. } | cpift_engine::Error::DeviceUnavailable { .. }

@@ -12,7 +12,7 @@ use crate::config::ModelConfig;
 use crate::data::{Dataset, LongRows, Row, evaluation_batches, is_exact_match};
 use crate::error::{Error, Result};
 use crate::progress::Score;
-use crate::settings::SpecialTokens;
+use crate::recipe::SpecialTokens;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{ComputeType, Generation, Sampling, Transformer};
 

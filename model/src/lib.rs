@@ -3,6 +3,7 @@
 mod batch;
 pub mod checkpoint;
 pub mod compare;
+mod compute;
 pub mod config;
 pub mod data;
 mod error;
@@ -14,7 +15,8 @@ pub mod machine;
 mod metrics;
 mod model;
 pub mod progress;
-pub mod settings;
+pub mod recipe;
+
 pub mod stages;
 pub mod tokenizer;
 pub mod trainer;
@@ -23,7 +25,7 @@ pub mod transformer;
 pub use batch::{Batch, IGNORE, RowLoss};
 pub use checkpoint::Checkpoint;
 pub use config::{Architecture, ModelConfig, Rope, RopeScaling};
-pub use error::{Error, Result};
+pub use error::{Error, FileAction, Result};
 pub use model::Model;
-pub use settings::Recipe;
+pub use recipe::Recipe;
 pub use tokenizer::Tokenizer;

@@ -5,9 +5,9 @@ use std::time::{Duration, Instant, SystemTime};
 use cpift_engine::ops::linear;
 use cpift_engine::{Buffer, Device, Real, bf16};
 
+use crate::compute::ComputeType;
 use crate::error::{Error, Result};
 use crate::files::human_bytes;
-use crate::transformer::ComputeType;
 
 /// Time the measurement of [`matmul_rate`] takes.
 const MEASURED_TIME: Duration = Duration::from_millis(40);

@@ -4,7 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use crate::settings::{Method, Stage};
+use crate::recipe::{Method, Stage};
 
 /// Receives the events of a job. Implemented by the command line and by programs that embed the job.
 pub trait Observer {
@@ -153,12 +153,33 @@ pub struct TaskPlan {
 /// One fine-tune of the plan.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct TrainingPlan {
-    /// What is trained.
+    /// What the fine-tune is for. Records of earlier versions do not say it: `method`.
+    #[serde(default)]
+    pub kind: TrainingKind,
+    /// What is trained, for a person.
     pub title: String,
     /// Optimizer steps.
     pub steps: u64,
     /// Tokens of all steps together (estimated from the first epoch's average).
     pub tokens: u64,
+}
+
+/// Name of a fine-tune, for its checkpoints and its lines of the metrics: its stage and its part, if it has one.
+pub fn training_name(stage: &str, part: &str) -> String {
+    if part.is_empty() { stage.to_owned() } else { format!("{stage}-{part}") }
+}
+
+/// What a fine-tune is for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum TrainingKind {
+    /// Stage 1 for one task.
+    Probe,
+    /// All there is of a baseline; for `cpift`, a backbone of its own.
+    #[default]
+    Method,
+    /// Stage 4.
+    Integrate,
 }
 
 /// A part of the memory in use.

@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::model::Model;
 use crate::progress::StepReport;
-use crate::settings::TrainSettings;
+use crate::recipe::TrainSettings;
 
 /// Everything a training step reads and writes, allocated once and used for one fine-tune after the other.
 pub struct Trainer {
@@ -32,10 +32,10 @@ pub struct Trainer {
 pub struct Step<'a> {
     /// Settings of the fine-tune.
     pub settings: &'a TrainSettings,
-    /// The step on the schedule, from 0.
-    pub step: u64,
+    /// Its place on the schedule, from 0.
+    pub index: u64,
     /// Steps of the schedule.
-    pub steps: u64,
+    pub schedule_steps: u64,
     /// Coordinates whose weight, moments and importance keep their bits.
     pub frozen: Option<&'a Mask>,
 }
@@ -71,7 +71,7 @@ impl Trainer {
 
     /// The weights beside two more buffers of their size, free between fine-tunes: the gradients and the
     /// first moments, which every fine-tune starts by overwriting.
-    pub fn between_trainings(&mut self) -> (ViewMut<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) {
+    pub fn scratch_buffers(&mut self) -> (ViewMut<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) {
         (self.model.weights_mut(), self.gradients.view_mut(), self.optimizer.moment1_mut())
     }
 
@@ -93,7 +93,7 @@ impl Trainer {
         let started = Instant::now();
         let device = self.device.clone();
         let settings = step.settings;
-        let learning_rate = settings.learning_rate_at(step.step, step.steps);
+        let learning_rate = settings.learning_rate_at(step.index, step.schedule_steps);
         let hyper = Hyper {
             learning_rate,
             beta1: settings.beta1,
@@ -127,8 +127,8 @@ impl Trainer {
         Ok(StepReport {
             stage: String::new(),
             part: String::new(),
-            step: step.step + 1,
-            steps: step.steps,
+            step: step.index + 1,
+            steps: step.schedule_steps,
             loss,
             task_losses: with_tokens
                 .map(|(name, loss)| (name.clone(), loss.sum / loss.tokens as f64))

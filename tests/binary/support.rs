@@ -61,7 +61,7 @@ impl JobFiles {
     /// The same with other fields in the model's configuration.
     pub fn with_model(fields: &[(&str, usize)], changes: &[(&str, Value)]) -> Self {
         let job = SmallJob::with_model(fields);
-        let recipe = toml::to_string(&job.recipe(changes)).unwrap();
+        let recipe = job.recipe(changes).to_toml().unwrap();
         fs::write(job.path("recipe.toml"), recipe).unwrap();
         Self { job }
     }

@@ -4,9 +4,9 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cpift_engine::Device;
-use cpift_model::job::{Job, JobOptions, Way, plan_recipe};
+use cpift_model::job::{Job, JobOptions, PairMethod, plan_recipe};
 use cpift_model::progress::{Event, JobReport, Observer, Plan};
-use cpift_model::settings::Stage;
+use cpift_model::recipe::Stage;
 use cpift_model::{Recipe, Result};
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -140,11 +140,9 @@ impl SmallJob {
         options: &Options<'_>,
         observer: &mut dyn Observer,
     ) -> Result<JobReport> {
-        let text = format!("{recipe:#?}");
         let Options { resume, until, probes, pairs } = *options;
-        let (recipe_text, out) = (text.as_str(), self.path(out));
-        let options =
-            JobOptions { recipe, recipe_text, out: &out, resume, until, probes, pairs, cache: None };
+        let out = self.path(out);
+        let options = JobOptions { recipe, out: &out, resume, until, probes, pairs, cache: None };
         Job::prepare(&self.device, &options)?.run(observer)
     }
 
@@ -175,7 +173,7 @@ pub struct Options<'a> {
     /// Run whose probes are taken over.
     pub probes: Option<&'a Path>,
     /// Pairs of tasks instead of the method.
-    pub pairs: Option<Way>,
+    pub pairs: Option<PairMethod>,
 }
 
 /// Asks to stop after a number of steps, and remembers what it saw.

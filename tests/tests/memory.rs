@@ -59,7 +59,7 @@ fn a_job_takes_no_more_than_its_plan_says() {
     job.run(&job.recipe(&few_steps), "brought", false, &mut Silent).unwrap();
     let mut recipe = job.recipe(&few_steps);
     recipe.task[0].model = Some(job.path("brought/final"));
-    recipe.fuse.conflict = cpift_model::settings::Conflict::Max;
+    recipe.fuse.conflict = cpift_model::recipe::Conflict::Max;
 
     let planned = job.plan(&recipe).unwrap();
     let before = HELD.load(Ordering::Relaxed);

@@ -48,10 +48,7 @@ pub fn random_tokens(count: usize, vocabulary: usize) -> Vec<u32> {
     (0..count).map(|index| (index * STEP % vocabulary) as u32).collect()
 }
 
-/// SplitMix64 at position `index`.
+/// A random number for every seed below 2³² and index below 2³².
 fn hash(seed: u64, index: u64) -> u64 {
-    let mut state = (seed << 32).wrapping_add(index).wrapping_mul(0x9e37_79b9_7f4a_7c15);
-    state = (state ^ state >> 30).wrapping_mul(0xbf58_476d_1ce4_e5b9);
-    state = (state ^ state >> 27).wrapping_mul(0x94d0_49bb_1331_11eb);
-    state ^ state >> 31
+    cpift_engine::random::at(0, (seed << 32).wrapping_add(index))
 }

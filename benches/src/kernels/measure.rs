@@ -2,9 +2,9 @@
 
 use std::time::{Duration, Instant};
 
-use cpift_engine::cpu::streams;
 use cpift_engine::ops::linear;
 use cpift_engine::ops::norm::{self, Clip};
+use cpift_engine::ops::streams;
 use cpift_engine::ops::subtract::subtract;
 use cpift_engine::{Buffer, Device, Real, Result, View, ViewMut};
 

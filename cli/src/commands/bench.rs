@@ -42,8 +42,7 @@ pub fn step(arguments: &args::bench::BenchStep, threads: Option<NonZeroUsize>) -
     for (name, time) in &result.parts {
         table.row([name.clone(), format!("{time:.2}"), units::percent(time / result.step_ms)]);
     }
-    table.rule();
-    table.row(["whole step".to_owned(), format!("{:.2}", result.step_ms)]);
+    table.summary(["whole step".to_owned(), format!("{:.2}", result.step_ms)]);
     print(&format!(
         "{} parameters, {} × {} tokens on {}\n\n{}\n{} tok/s, {} of memory at the peak\n\
          {} by the model's definition, {} of the best matrix product's {} (MFU)\n",

@@ -10,8 +10,9 @@ use std::time::Duration;
 use cpift_benches::kernels::{Case, Report, SHAPES, Sizes, Watch, cases, run as measure};
 use cpift_benches::predict::{self, GPUS, Gpu};
 use cpift_engine::Device;
+use cpift_model::recipe::Precision;
 use cpift_model::transformer::ComputeType;
-use cpift_model::{Error, Result};
+use cpift_model::{Error, FileAction, Result};
 
 use crate::display::{kernels, print, print_json, tell, tell_over};
 use crate::{args, interrupt};
@@ -59,8 +60,8 @@ fn predict(arguments: &args::bench::BenchKernels, names: &[String]) -> Result<()
         return Err(Error::setting("--compare", reason));
     }
     let compute = match arguments.precision.precision {
-        args::PrecisionName::F32 => ComputeType::F32,
-        args::PrecisionName::Auto | args::PrecisionName::Bf16 => ComputeType::Bf16,
+        Precision::F32 => ComputeType::F32,
+        Precision::Auto | Precision::Bf16 => ComputeType::Bf16,
     };
     if let Some(report) = measured.as_ref().filter(|report| report.precision != compute.name()) {
         let reason = format!("was measured in {0}; add --precision {0}", report.precision);
@@ -95,7 +96,7 @@ fn predict(arguments: &args::bench::BenchKernels, names: &[String]) -> Result<()
 
 /// What `--json` wrote.
 fn read_report(path: &Path) -> Result<Report> {
-    let text = std::fs::read_to_string(path).map_err(Error::file(path, "read"))?;
+    let text = std::fs::read_to_string(path).map_err(Error::file(path, FileAction::Read))?;
     let reason = "is not what `bench kernels --json` writes";
     serde_json::from_str(&text).map_err(|error| Error::format(path, format!("{reason}: {error}")))
 }

@@ -15,7 +15,6 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use cpift_engine::{Device, Error};
-use cpift_model::settings::Precision;
 use cpift_model::transformer::ComputeType;
 
 use crate::args::PrecisionArgument;
@@ -41,7 +40,7 @@ impl Chosen {
 
     /// What is computed in on the device.
     fn compute(&self, argument: &PrecisionArgument) -> cpift_model::Result<ComputeType> {
-        Precision::from(argument.precision).on("--precision", &self.device)
+        argument.precision.on("--precision", &self.device)
     }
 
     /// Why there is no GPU where one would have been taken, as a line.

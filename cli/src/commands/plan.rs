@@ -2,20 +2,20 @@
 
 use std::num::NonZeroUsize;
 
-use cpift_model::{Result, job, machine};
+use cpift_model::{Recipe, Result, job, machine};
 
+use crate::args;
 use crate::display::style::Style;
 use crate::display::{self, plan, print, print_json};
-use crate::{args, recipe};
 
 /// Prints what a recipe would take.
 pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> {
-    let loaded = recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
+    let recipe = Recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
-    let planned = job::plan_recipe(&chosen.device, &loaded.recipe, super::token_cache().as_deref())?;
+    let planned = job::plan_recipe(&chosen.device, &recipe, super::token_cache().as_deref())?;
     chosen.announce();
     display::notices(planned.notices.iter().chain(planned.tasks.iter().flat_map(|task| &task.notices)));
-    let compute = loaded.recipe.model.precision.on("model.precision", &chosen.device)?;
+    let compute = recipe.model.precision.on("model.precision", &chosen.device)?;
     let rate = machine::matmul_rate(&chosen.device, compute)?;
     if arguments.json {
         let [least, most] = plan::training_seconds(&planned, rate);

@@ -5,12 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use cpift_model::job::{Job, JobOptions};
-use cpift_model::{Result, machine};
+use cpift_model::{Recipe, Result, machine};
 
 use crate::display::progress::Progress;
 use crate::display::style::Style;
 use crate::display::{print, reports};
-use crate::{args, interrupt, recipe};
+use crate::{args, interrupt};
 
 /// Runs a recipe to its end, or to where it is stopped.
 pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()> {
@@ -19,16 +19,15 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     if arguments.tensorboard {
         overrides.push("metrics.tensorboard=true".to_owned());
     }
-    let loaded = recipe::load(&arguments.recipe.path, &overrides)?;
+    let recipe = Recipe::load(&arguments.recipe.path, &overrides)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let cache = super::token_cache();
     let options = JobOptions {
-        recipe: &loaded.recipe,
-        recipe_text: &loaded.text,
+        recipe: &recipe,
         out: &out,
         resume: arguments.resume,
-        until: arguments.until.map(Into::into),
+        until: arguments.until,
         probes: None,
         pairs: None,
         cache: cache.as_deref(),

@@ -8,35 +8,20 @@ use super::style::Style;
 use super::table::{Table, shorten};
 use super::units::{bytes, duration, grouped};
 
-/// One table: what stands above it, its headings, its rows.
-struct Sheet {
-    title: String,
-    headings: Vec<String>,
-    rows: Vec<Vec<String>>,
-}
-
 /// The comparison as text for a terminal.
 pub fn render(comparison: &Comparison, style: Style) -> String {
     let mut text = String::new();
-    for sheet in sheets(comparison) {
-        let mut table = Table::new(sheet.headings.iter().map(|heading| shorten(heading, 16)));
-        sheet.rows.iter().for_each(|row| table.row(row.iter().cloned()));
-        text.push_str(&format!("\n{}\n{}", style.bold(&sheet.title), table.render()));
+    for mut table in tables(comparison) {
+        table.head.iter_mut().flatten().for_each(|(heading, _)| *heading = shorten(heading, 16));
+        text.push_str(&format!("\n{}\n{}", style.bold(&table.caption), table.render()));
     }
     format!("{text}\n{}\n", legend(comparison))
 }
 
 /// The comparison as Markdown.
 pub fn markdown(comparison: &Comparison) -> String {
-    let mut text = String::new();
-    for sheet in sheets(comparison) {
-        text.push_str(&format!("## {}\n\n| {} |\n", sheet.title, sheet.headings.join(" | ")));
-        text.push_str(&format!("|---|{}\n", "---:|".repeat(sheet.headings.len() - 1)));
-        for row in &sheet.rows {
-            text.push_str(&format!("| {} |\n", row.join(" | ")));
-        }
-        text.push('\n');
-    }
+    let section = |table: Table| format!("## {}\n\n{}\n", table.caption, table.markdown());
+    let text: String = tables(comparison).into_iter().map(section).collect();
     text + &legend(comparison) + "\n"
 }
 
@@ -56,9 +41,9 @@ fn legend(comparison: &Comparison) -> String {
     )
 }
 
-fn sheets(comparison: &Comparison) -> Vec<Sheet> {
+fn tables(comparison: &Comparison) -> Vec<Table> {
     let steps = &comparison.steps;
-    let mut sheets = vec![references(comparison)];
+    let mut tables = vec![references(comparison)];
     for (budget, title) in [
         (Budget::Total, format!("Equal steps in all: {}", grouped(steps.total))),
         (Budget::Given, format!("Specialists given: {} steps after them", grouped(steps.given))),
@@ -72,12 +57,12 @@ fn sheets(comparison: &Comparison) -> Vec<Sheet> {
             })
             .collect();
         if !rows.is_empty() {
-            sheets.push(methods_sheet(comparison, title, budget, &rows));
+            tables.push(methods_table(comparison, title, budget, &rows));
         }
     }
-    sheets.extend(comparison.forgetting.as_ref().map(forgetting));
-    sheets.extend(overlaps(comparison));
-    sheets
+    tables.extend(comparison.forgetting.as_ref().map(forgetting));
+    tables.extend(overlaps(comparison));
+    tables
 }
 
 fn task_headings(comparison: &Comparison, first: &str) -> Vec<String> {
@@ -85,7 +70,7 @@ fn task_headings(comparison: &Comparison, first: &str) -> Vec<String> {
 }
 
 /// Base and specialists, mean over the seeds.
-fn references(comparison: &Comparison) -> Sheet {
+fn references(comparison: &Comparison) -> Table {
     let row = |name: &str, specialist: bool| {
         let cell = |task: usize| {
             let scores: Vec<_> = comparison
@@ -99,14 +84,15 @@ fn references(comparison: &Comparison) -> Sheet {
         };
         std::iter::once(name.to_owned()).chain((0..comparison.tasks.len()).map(cell)).collect()
     };
-    Sheet {
-        title: format!("Base and specialists ({} steps each)", comparison.steps.specialist),
-        headings: task_headings(comparison, "model"),
-        rows: vec![row("base", false), row("own specialist", true)],
-    }
+    let mut table = Table::captioned(
+        format!("Base and specialists ({} steps each)", comparison.steps.specialist),
+        task_headings(comparison, "model"),
+    );
+    table.rows = vec![row("base", false), row("own specialist", true)];
+    table
 }
 
-fn methods_sheet(comparison: &Comparison, title: String, budget: Budget, methods: &[&MethodResult]) -> Sheet {
+fn methods_table(comparison: &Comparison, title: String, budget: Budget, methods: &[&MethodResult]) -> Table {
     let mut headings = task_headings(comparison, "method");
     headings.insert(1, "steps".to_owned());
     headings.extend(
@@ -137,36 +123,37 @@ fn methods_sheet(comparison: &Comparison, title: String, budget: Budget, methods
         cells.push(summary.peak_memory_bytes.map_or("-".to_owned(), bytes));
         cells
     };
-    Sheet { title, headings, rows: methods.iter().map(row).collect() }
+    let mut table = Table::captioned(title, headings);
+    table.rows = methods.iter().map(row).collect();
+    table
 }
 
-fn forgetting(forgetting: &Forgetting) -> Sheet {
-    let row = |method: &cpift_model::compare::results::ForgettingMethod| {
-        vec![
-            method.name.clone(),
-            percent(method.first_change),
-            percent(method.second_change),
-            method.title.clone(),
-        ]
-    };
-    Sheet {
-        title: format!(
+fn forgetting(forgetting: &Forgetting) -> Table {
+    let mut table = Table::captioned(
+        format!(
             "Two tasks one after the other, {} steps each: change in points while the second is learnt",
             forgetting.second_steps
         ),
-        headings: ["method", "on the first", "on the second", "how"].map(str::to_owned).to_vec(),
-        rows: forgetting.methods.iter().map(row).collect(),
+        ["method", "on the first", "on the second", "how"],
+    );
+    for method in &forgetting.methods {
+        let [first, second] = [method.first_change, method.second_change].map(percent);
+        table.row([method.name.clone(), first, second, method.title.clone()]);
     }
+    table
 }
 
-fn overlaps(comparison: &Comparison) -> Option<Sheet> {
+fn overlaps(comparison: &Comparison) -> Option<Table> {
     let overlaps = comparison.overlaps.as_ref()?;
-    let mut rows = Vec::new();
+    let mut table = Table::captioned(
+        format!("Overlap of cores that ought to agree (chance {:.4})", overlaps.chance),
+        task_headings(comparison, "cores"),
+    );
     let mut add = |name: String, of_task: &dyn Fn(usize) -> Vec<f64>| {
         let cell = |task: usize| {
             Interval::of(&of_task(task)).map_or("-".to_owned(), |jaccard| format!("{:.3}", jaccard.mean))
         };
-        rows.push(std::iter::once(name).chain((0..comparison.tasks.len()).map(cell)).collect());
+        table.row(std::iter::once(name).chain((0..comparison.tasks.len()).map(cell)));
     };
     let mut kinds: Vec<&String> = overlaps.importance.iter().map(|overlap| &overlap.importance).collect();
     kinds.dedup();
@@ -191,11 +178,7 @@ fn overlaps(comparison: &Comparison) -> Option<Sheet> {
                 .collect()
         });
     }
-    Some(Sheet {
-        title: format!("Overlap of cores that ought to agree (chance {:.4})", overlaps.chance),
-        headings: task_headings(comparison, "cores"),
-        rows,
-    })
+    Some(table)
 }
 
 /// Exact match in percent and loss; the loss alone where there is no exact match.
@@ -216,7 +199,8 @@ fn difference(interval: Interval) -> String {
     if interval.mean > 0.0 { format!("+{text}") } else { text }
 }
 
-fn with_interval(interval: Interval, factor: f64, digits: usize) -> String {
+/// A mean with half its interval, times `factor`.
+pub fn with_interval(interval: Interval, factor: f64, digits: usize) -> String {
     let mean = format!("{:.digits$}", factor * interval.mean);
     match interval.half_width {
         Some(half) => format!("{mean} ± {:.digits$}", factor * half),

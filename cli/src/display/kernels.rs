@@ -4,7 +4,7 @@ use cpift_benches::kernels::{Limit, Report, Row};
 use cpift_benches::predict::{Gpu, Prediction};
 
 use super::table::Table;
-use super::units;
+use super::units::{self, three_digits};
 
 /// The measurements, each with the rate of what limits it; beside products those of cuBLAS, where there is one.
 pub fn measured(report: &Report) -> String {
@@ -17,7 +17,7 @@ pub fn measured(report: &Report) -> String {
         let mut cells = vec![
             row.name.clone(),
             row.shape.clone(),
-            milliseconds(row.milliseconds),
+            three_digits(row.milliseconds),
             rate(row),
             limit(row.limit).to_owned(),
             units::percent(row.share),
@@ -104,7 +104,7 @@ fn predicted_on_one(predictions: &[Vec<Prediction>], measured: Option<&Report>) 
         ];
         let same = |row: &&Row| row.name == predicted.name && row.shape == predicted.shape;
         let row = measured.and_then(|report| report.kernels.iter().find(same));
-        cells.extend(row.map(|row| milliseconds(row.milliseconds)));
+        cells.extend(row.map(|row| three_digits(row.milliseconds)));
         table.row(cells);
     }
     table
@@ -112,7 +112,7 @@ fn predicted_on_one(predictions: &[Vec<Prediction>], measured: Option<&Report>) 
 
 /// The time, or that there is none.
 fn prediction(prediction: &Prediction) -> String {
-    prediction.predicted_milliseconds.map_or_else(|| "does not fit".to_owned(), milliseconds)
+    prediction.predicted_milliseconds.map_or_else(|| "does not fit".to_owned(), three_digits)
 }
 
 fn heading(report: &Report) -> String {
@@ -138,21 +138,6 @@ fn limit(limit: Limit) -> &'static str {
 
 fn bytes_per_second(value: f64) -> String {
     format!("{} GB/s", three_digits(value / 1e9))
-}
-
-/// Three significant digits, at least two of them behind the point below 10.
-fn three_digits(value: f64) -> String {
-    match value {
-        value if value < 0.0995 => format!("{value:.4}"),
-        value if value < 0.9995 => format!("{value:.3}"),
-        value if value < 9.995 => format!("{value:.2}"),
-        value if value < 99.95 => format!("{value:.1}"),
-        value => format!("{value:.0}"),
-    }
-}
-
-fn milliseconds(value: f64) -> String {
-    three_digits(value)
 }
 
 #[cfg(test)]

@@ -17,8 +17,7 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
     };
     line("device", plan.device.clone());
     line("model", format!("{}, {} parameters", plan.architecture, grouped(plan.parameters)));
-    let method = serde_json::to_value(plan.method).ok();
-    let method = method.as_ref().and_then(|name| name.as_str()).unwrap_or_default();
+    let method = plan.method.name();
     line(
         "method",
         format!("{method}, {} tasks, {} optimizer steps", plan.tasks.len(), grouped(plan.steps())),
@@ -74,7 +73,6 @@ pub fn render_details(plan: &Plan) -> String {
         let share = format!("{:.0} %", 100.0 * part.bytes as f64 / total.max(1) as f64);
         memory.row([shorten(&part.name, 48), bytes(part.bytes), share]);
     }
-    memory.rule();
-    memory.row(["all".to_owned(), bytes(total)]);
+    memory.summary(["all".to_owned(), bytes(total)]);
     format!("{}\n{}", trainings.render(), memory.render())
 }

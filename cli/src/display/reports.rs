@@ -3,6 +3,7 @@
 use std::fmt::Write;
 use std::path::Path;
 
+use cpift_model::compare::results::Interval;
 use cpift_model::progress::{CoreReport, FusionReport, JobReport, Score, TaskCore};
 
 use super::style::Style;
@@ -81,21 +82,41 @@ pub fn folded_tasks(report: &FusionReport) -> Vec<&str> {
     tasks
 }
 
+/// Angles of one step of the fold, over its tensors.
+pub struct FoldAngles<'a> {
+    /// The task folded in.
+    pub task: &'a str,
+    /// Tensors.
+    pub tensors: usize,
+    /// The least, the median and the largest angle, in degrees.
+    pub degrees: [f64; 3],
+    /// Tensors that were interpolated linearly.
+    pub linear: usize,
+}
+
+/// Every step of the SLERP fold, in its order.
+pub fn fold_angles(report: &FusionReport) -> Vec<FoldAngles<'_>> {
+    let of_task = |task| {
+        let slerps: Vec<_> = report.slerps.iter().filter(|slerp| slerp.task == task).collect();
+        let mut angles: Vec<f64> = slerps.iter().map(|slerp| slerp.angle.to_degrees()).collect();
+        angles.sort_by(f64::total_cmp);
+        let tensors = angles.len();
+        let linear = slerps.iter().filter(|slerp| slerp.fallback.is_some()).count();
+        FoldAngles {
+            task,
+            tensors,
+            degrees: [0, tensors / 2, tensors - 1].map(|index| angles[index]),
+            linear,
+        }
+    };
+    folded_tasks(report).into_iter().map(of_task).collect()
+}
+
 fn angles(report: &FusionReport) -> Table {
     let mut table = Table::new(["folded in", "tensors", "least angle", "median", "largest", "LERP"]);
-    for task in folded_tasks(report) {
-        let steps = || report.slerps.iter().filter(|slerp| slerp.task == task);
-        let mut angles: Vec<f64> = steps().map(|slerp| slerp.angle.to_degrees()).collect();
-        angles.sort_by(f64::total_cmp);
-        let degrees = |index: usize| format!("{:.2}°", angles[index]);
-        table.row([
-            shorten(task, 24),
-            angles.len().to_string(),
-            degrees(0),
-            degrees(angles.len() / 2),
-            degrees(angles.len() - 1),
-            steps().filter(|slerp| slerp.fallback.is_some()).count().to_string(),
-        ]);
+    for FoldAngles { task, tensors, degrees, linear } in fold_angles(report) {
+        let [least, median, largest] = degrees.map(|angle| format!("{angle:.2}°"));
+        table.row([shorten(task, 24), tensors.to_string(), least, median, largest, linear.to_string()]);
     }
     table
 }
@@ -105,19 +126,18 @@ pub fn scores(report: &JobReport, style: Style) -> String {
     if report.tasks.iter().all(|task| task.scores.iter().all(Option::is_none)) {
         return "No task has an `eval` file: nothing was measured.\n".to_owned();
     }
-    let mut table = Table::default();
     let columns = &report.columns;
-    table.row(std::iter::once("").chain(columns.iter().flat_map(|column| [column.as_str(), ""])));
-    table.row(std::iter::once("task").chain(columns.iter().flat_map(|_| ["loss", "exact"])));
-    table.rule();
+    let above = columns.iter().map(|column| (column.clone(), 2));
+    let below = std::iter::once("task").chain(columns.iter().flat_map(|_| ["loss", "exact"]));
+    let mut table = Table::new(below);
+    table.head.insert(0, std::iter::once((String::new(), 1)).chain(above).collect());
     for task in &report.tasks {
         let cells = task.scores.iter().flat_map(|score| score_cells(score.as_ref()));
         table.row(std::iter::once(shorten(&task.task, 18)).chain(cells));
     }
     if report.tasks.len() > 1 {
-        table.rule();
         let cells = (0..columns.len()).flat_map(|column| mean_cells(report, column));
-        table.row(std::iter::once("mean".to_owned()).chain(cells));
+        table.summary(std::iter::once("mean".to_owned()).chain(cells));
     }
     format!("{}\n{}", style.bold("Every task before and after"), table.render())
 }
@@ -130,10 +150,12 @@ fn score_cells(score: Option<&Score>) -> [String; 2] {
 /// Means of a column over the tasks that have the value; a mean over fewer tasks than all would mislead.
 fn mean_cells(report: &JobReport, column: usize) -> [String; 2] {
     let scores = || report.tasks.iter().map(|task| task.scores.get(column).copied().flatten());
-    let mean = |values: Option<Vec<f64>>| values.map(|all| all.iter().sum::<f64>() / all.len() as f64);
-    let loss = mean(scores().map(|score| Some(score?.loss)).collect());
-    let matches = mean(scores().map(|score| score?.exact_match).collect());
-    [loss.map_or("-".to_owned(), |loss| format!("{loss:.3}")), matches.map_or("-".to_owned(), exact)]
+    let loss = Interval::of_all(scores().map(|score| Some(score?.loss)));
+    let matches = Interval::of_all(scores().map(|score| score?.exact_match));
+    [
+        loss.map_or("-".to_owned(), |loss| format!("{:.3}", loss.mean)),
+        matches.map_or("-".to_owned(), |matches| exact(matches.mean)),
+    ]
 }
 
 fn exact(share: f64) -> String {

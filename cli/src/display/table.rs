@@ -1,65 +1,90 @@
-//! Text tables with aligned columns.
+//! Tables: as aligned text for a terminal, as Markdown, and as what a page makes of them.
 
 use super::text::visible;
 
 /// A table whose first column is aligned left and whose others are aligned right.
 #[derive(Debug, Clone, Default)]
 pub struct Table {
-    rows: Vec<Vec<String>>,
-    rules: Vec<usize>,
+    /// What it shows; in reports also how it was obtained.
+    pub caption: String,
+    /// Rows of headings, each with the number of columns it spans.
+    pub head: Vec<Vec<(String, usize)>>,
+    /// The rows. They may be shorter than others.
+    pub rows: Vec<Vec<String>>,
+    /// How many rows at the end sum up the others.
+    pub summary_rows: usize,
+    /// All columns are text.
+    pub is_text: bool,
 }
 
 impl Table {
-    /// A table with these headings.
+    /// A table with one row of headings.
     pub fn new<T: Into<String>>(headings: impl IntoIterator<Item = T>) -> Self {
-        let mut table = Self::default();
-        table.row(headings);
-        table.rule();
-        table
+        let head = headings.into_iter().map(|heading| (heading.into(), 1)).collect();
+        Self { head: vec![head], ..Self::default() }
     }
 
-    /// Adds a row. Rows may be shorter than others.
+    /// The same with a caption.
+    pub fn captioned<T: Into<String>>(
+        caption: impl Into<String>,
+        headings: impl IntoIterator<Item = T>,
+    ) -> Self {
+        Self { caption: caption.into(), ..Self::new(headings) }
+    }
+
+    /// The same, all columns text.
+    pub fn of_text<T: Into<String>>(
+        caption: impl Into<String>,
+        headings: impl IntoIterator<Item = T>,
+    ) -> Self {
+        Self { is_text: true, ..Self::captioned(caption, headings) }
+    }
+
+    /// Adds a row.
     pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
-        self.rows.push(cells.into_iter().map(|cell| visible(&cell.into())).collect());
+        self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
-    /// Draws a line below the last row.
-    pub fn rule(&mut self) {
-        self.rules.push(self.rows.len());
+    /// Adds a row that sums up those before.
+    pub fn summary<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
+        self.row(cells);
+        self.summary_rows += 1;
     }
 
-    /// Characters of the widest line.
+    /// Characters of the widest line of [`Table::render`].
     pub fn width(&self) -> usize {
-        self.column_widths().iter().map(|width| width + 2).sum::<usize>().saturating_sub(2)
+        width_of_columns(&column_widths(&self.lines()))
     }
 
-    fn column_widths(&self) -> Vec<usize> {
-        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
-        let cell_width = |row: &Vec<String>, column: usize| row.get(column).map_or(0, |cell| width(cell));
-        (0..columns)
-            .map(|column| self.rows.iter().map(|row| cell_width(row, column)).max().unwrap_or(0))
-            .collect()
+    /// Headings and rows as they are shown: a heading that spans columns stands in the first of them.
+    fn lines(&self) -> Vec<Vec<String>> {
+        let spanned = |(heading, span): &(String, usize)| {
+            std::iter::once(visible(heading))
+                .chain(std::iter::repeat_n(String::new(), span - 1))
+                .collect::<Vec<_>>()
+        };
+        let head = self.head.iter().map(|row| row.iter().flat_map(spanned).collect());
+        let rows = self.rows.iter().map(|row| row.iter().map(|cell| visible(cell)).collect());
+        head.chain(rows).collect()
     }
 
-    /// The table as lines, each ending in a newline.
+    /// The table without its caption as lines of aligned text, each ending in a newline.
     pub fn render(&self) -> String {
-        let widths = self.column_widths();
+        let lines = self.lines();
+        let widths = column_widths(&lines);
+        let rule = "─".repeat(width_of_columns(&widths)) + "\n";
+        let first_summary = lines.len() - self.summary_rows;
         let mut text = String::new();
-        for (index, row) in self.rows.iter().enumerate() {
-            if index != 0 && self.rules.contains(&index) {
-                text.push_str(&"─".repeat(self.width()));
-                text.push('\n');
+        for (index, row) in lines.iter().enumerate() {
+            if index == self.head.len() || index == first_summary {
+                text.push_str(&rule);
             }
             let mut line = String::new();
             for (column, cell) in row.iter().enumerate() {
                 let padding = " ".repeat(widths[column] - width(cell));
-                if column == 0 {
-                    line.push_str(cell);
-                    line.push_str(&padding);
-                } else {
-                    line.push_str("  ");
-                    line.push_str(&padding);
-                    line.push_str(cell);
+                match column {
+                    0 => line.extend([cell.as_str(), &padding]),
+                    _ => line.extend(["  ", &padding, cell]),
                 }
             }
             text.push_str(line.trim_end());
@@ -67,6 +92,29 @@ impl Table {
         }
         text
     }
+
+    /// The table without its caption as Markdown.
+    pub fn markdown(&self) -> String {
+        let line = |cells: &[String]| format!("| {} |\n", cells.join(" | "));
+        let mut text = String::new();
+        for head in &self.head {
+            let headings: Vec<String> = head.iter().map(|(heading, _)| heading.clone()).collect();
+            text.push_str(&line(&headings));
+            text.push_str(&format!("|---|{}\n", "---:|".repeat(headings.len() - 1)));
+        }
+        text.extend(self.rows.iter().map(|row| line(row)));
+        text
+    }
+}
+
+fn column_widths(lines: &[Vec<String>]) -> Vec<usize> {
+    let columns = lines.iter().map(Vec::len).max().unwrap_or(0);
+    let cell_width = |row: &Vec<String>, column: usize| row.get(column).map_or(0, |cell| width(cell));
+    (0..columns).map(|column| lines.iter().map(|row| cell_width(row, column)).max().unwrap_or(0)).collect()
+}
+
+fn width_of_columns(widths: &[usize]) -> usize {
+    widths.iter().map(|width| width + 2).sum::<usize>().saturating_sub(2)
 }
 
 /// Characters a terminal shows; cells hold no wide characters and no colours.
@@ -91,8 +139,7 @@ mod tests {
         let mut table = Table::new(["task", "rows", "loss"]);
         table.row(["sort", "12", "0.25"]);
         table.row(["a longer one", "1 234"]);
-        table.rule();
-        table.row(["Σ", "", "−1"]);
+        table.summary(["Σ", "", "−1"]);
         assert_eq!(
             table.render(),
             "task           rows  loss\n\

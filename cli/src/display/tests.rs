@@ -1,7 +1,7 @@
 //! The tables as they appear, and that they fit a terminal of 80 columns.
 
 use cpift_model::progress::*;
-use cpift_model::settings::Method;
+use cpift_model::recipe::Method;
 
 use super::style::Style;
 use super::{overlap, plan, reports};
@@ -97,8 +97,18 @@ fn the_plan_names_everything_before_work_begins() {
         parameters: 1_048_576,
         tasks: vec![task("arithmetic", 2000), task("code", 900)],
         trainings: vec![
-            TrainingPlan { title: "probe arithmetic".to_owned(), steps: 120, tokens: 491_520 },
-            TrainingPlan { title: "integrate".to_owned(), steps: 1200, tokens: 4_915_200 },
+            TrainingPlan {
+                kind: TrainingKind::Probe,
+                title: "probe arithmetic".to_owned(),
+                steps: 120,
+                tokens: 491_520,
+            },
+            TrainingPlan {
+                kind: TrainingKind::Integrate,
+                title: "integrate".to_owned(),
+                steps: 1200,
+                tokens: 4_915_200,
+            },
         ],
         memory: vec![
             MemoryPart { name: "weights".to_owned(), bytes: 4 << 20, on_host: false },

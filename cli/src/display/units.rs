@@ -91,8 +91,11 @@ fn bars_between(values: &[f64], least: f64) -> String {
     values.iter().map(|&value| BARS[height(value).round() as usize]).collect()
 }
 
-fn three_digits(value: f64) -> String {
+/// Three significant digits, at least two of them behind the point below 10.
+pub fn three_digits(value: f64) -> String {
     match value {
+        value if value < 0.0995 => format!("{value:.4}"),
+        value if value < 0.9995 => format!("{value:.3}"),
         value if value < 9.995 => format!("{value:.2}"),
         value if value < 99.95 => format!("{value:.1}"),
         value => format!("{value:.0}"),

@@ -1,6 +1,7 @@
 //! What a report consists of, before it becomes a page and files.
 
 use super::chart::Drawing;
+pub use crate::display::table::Table;
 
 /// A report.
 #[derive(Debug, Clone, Default)]
@@ -82,42 +83,6 @@ impl Figure {
 /// A name that any file system takes: what is not a letter, a digit, `-`, `_` or `.` becomes `_`.
 fn file_name(name: &str) -> String {
     name.chars().map(|c| if c.is_ascii_alphanumeric() || "-_.".contains(c) { c } else { '_' }).collect()
-}
-
-/// A table of the page: the first column is text, the others are aligned right.
-#[derive(Debug, Clone, Default)]
-pub struct Table {
-    /// What it shows and how it was obtained.
-    pub caption: String,
-    /// Rows of headings, each with the number of columns it spans.
-    pub head: Vec<Vec<(String, usize)>>,
-    /// The rows.
-    pub rows: Vec<Vec<String>>,
-    /// How many rows at the end sum up the others.
-    pub summary_rows: usize,
-    /// All columns are text.
-    pub is_text: bool,
-}
-
-impl Table {
-    /// A table with one row of headings.
-    pub fn new<T: Into<String>>(caption: impl Into<String>, headings: impl IntoIterator<Item = T>) -> Self {
-        let head = headings.into_iter().map(|heading| (heading.into(), 1)).collect();
-        Self { caption: caption.into(), head: vec![head], ..Self::default() }
-    }
-
-    /// The same, all columns text.
-    pub fn of_text<T: Into<String>>(
-        caption: impl Into<String>,
-        headings: impl IntoIterator<Item = T>,
-    ) -> Self {
-        Self { is_text: true, ..Self::new(caption, headings) }
-    }
-
-    /// Adds a row.
-    pub fn row<T: Into<String>>(&mut self, cells: impl IntoIterator<Item = T>) {
-        self.rows.push(cells.into_iter().map(Into::into).collect());
-    }
 }
 
 /// A file of comma-separated values.

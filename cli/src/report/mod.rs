@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 use cpift_model::compare::RESULTS;
 use cpift_model::compare::results::Comparison;
 use cpift_model::job::RunFolder;
-use cpift_model::{Error, Result, files};
+use cpift_model::{Error, Recipe, Result, files};
 
 use crate::display::text::is_unseen;
-use crate::recipe;
 use document::{Block, Document};
 use serde::Serialize;
 
@@ -46,8 +45,8 @@ pub fn write(folder: &Path, out: Option<&Path>, figures: Option<&Path>) -> Resul
         return write_all(folder, &document, &comparison, out, figures);
     }
     let run = RunFolder::read(folder)?;
-    let loaded = recipe::load(&folder.join("recipe.toml"), &[])?;
-    let document = run::document(&run, &loaded.recipe, name_of(folder));
+    let recipe = Recipe::load(&folder.join("recipe.toml"), &[])?;
+    let document = run::document(&run, &recipe, name_of(folder));
     write_all(folder, &document, &run, out, figures)
 }
 

@@ -5,15 +5,16 @@
 //! collected in order and added sequentially. Rayon's own `sum`/`reduce` on floats is not used.
 
 mod cache;
+mod device;
 pub mod gemm;
 pub mod math;
 pub mod parallel;
 pub(crate) mod pieces;
 pub mod simd;
-pub mod streams;
 pub mod tile;
 
 pub(crate) use cache::cache_bytes;
+pub use device::CpuDevice;
 
 /// Rows of `width` elements that make one chunk of elementwise work: about 64 KiB, whatever the machine.
 pub(crate) fn rows_per_chunk(width: usize) -> usize {

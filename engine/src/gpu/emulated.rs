@@ -8,8 +8,8 @@ use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::command::{Command, Graph};
 use super::{Backend, Range};
-use crate::buffer::ALIGNMENT;
 use crate::error::{Error, Result};
+use crate::layout::ALIGNMENT;
 
 /// Its name as a device.
 pub const NAME: &str = "emulated";

@@ -10,8 +10,8 @@ use cpift_kernels::launch::{Argument, Direction, Launch, LaunchError, Request};
 
 use super::command::{Command, Graph};
 use super::{Backend, GpuDevice, Range};
-use crate::buffer::ALIGNMENT;
 use crate::error::Result;
+use crate::layout::ALIGNMENT;
 
 /// A launch, with what its time depends on.
 #[derive(Debug, Clone, PartialEq, Eq)]

@@ -13,6 +13,7 @@ pub mod rope;
 pub mod round;
 pub mod select;
 pub mod slerp;
+pub mod streams;
 pub mod subtract;
 pub mod transplant;
 pub mod work;

@@ -40,8 +40,8 @@ pub fn mask_bytes(elements: usize) -> usize {
     elements.div_ceil(8)
 }
 
-/// Bytes of f32 that move when `selected` of `elements` are accessed, strewn at random: whole sectors.
-pub fn strewn_bytes(elements: usize, selected: usize) -> usize {
+/// Bytes of f32 that move when `selected` of `elements` are accessed at random places: whole sectors.
+pub fn scattered_bytes(elements: usize, selected: usize) -> usize {
     const PER_SECTOR: usize = SECTOR / size_of::<f32>();
     let untouched = (1.0 - selected as f64 / elements.max(1) as f64).powi(PER_SECTOR as i32);
     (elements.div_ceil(PER_SECTOR) as f64 * (1.0 - untouched)).round() as usize * SECTOR
@@ -52,11 +52,11 @@ mod tests {
     use super::*;
 
     #[test]
-    fn strewn_elements_move_whole_sectors() {
-        assert_eq!(strewn_bytes(800, 800), 3200);
-        assert_eq!(strewn_bytes(800, 0), 0);
+    fn scattered_elements_move_whole_sectors() {
+        assert_eq!(scattered_bytes(800, 800), 3200);
+        assert_eq!(scattered_bytes(800, 0), 0);
         // Few of many hardly ever share a sector.
-        let bytes = strewn_bytes(8_000_000, 1000);
+        let bytes = scattered_bytes(8_000_000, 1000);
         assert!((31_900..=32_000).contains(&bytes), "{bytes}");
     }
 }

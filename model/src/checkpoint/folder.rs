@@ -9,7 +9,7 @@ use serde::Deserialize;
 
 use super::header::TensorFile;
 use super::{INDEX_FILE, SINGLE_FILE};
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files::{read_input_text, require_plain_name};
 
 /// Name of the configuration of an adapter: weights that are added to a model's.
@@ -31,7 +31,7 @@ pub(super) fn require_model(folder: &Path) -> Result<()> {
     let config = folder.join("config.json");
     if !folder.is_dir() {
         let missing = io::Error::new(ErrorKind::NotFound, describe_missing(folder));
-        return Err(Error::file(&config, "read")(missing));
+        return Err(Error::file(&config, FileAction::Read)(missing));
     }
     let has = |name: &str| folder.join(name).is_file();
     let has_weights = has(SINGLE_FILE) || has(INDEX_FILE);

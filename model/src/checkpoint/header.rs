@@ -9,7 +9,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use super::load::read_at;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files::{looks_like, open_input};
 
 /// Bytes before the header: its length.
@@ -36,16 +36,16 @@ impl TensorFile {
     pub fn open(path: &Path) -> Result<Self> {
         let invalid = |reason: String| Error::format(path, reason);
         let file = open_input(path)?;
-        let length = file.metadata().map_err(Error::file(path, "read"))?.len();
+        let length = file.metadata().map_err(Error::file(path, FileAction::Read))?.len();
         if length < PREFIX as u64 {
             return Err(invalid(format!("{length} bytes long: too short for a safetensors file")));
         }
         let mut prefix = [0; PREFIX];
-        read_at(&file, &mut prefix, 0).map_err(Error::file(path, "read"))?;
+        read_at(&file, &mut prefix, 0).map_err(Error::file(path, FileAction::Read))?;
         let header_bytes = u64::from_le_bytes(prefix);
         if header_bytes > LONGEST_HEADER {
             let mut beginning = vec![0; length.min(64) as usize];
-            read_at(&file, &mut beginning, 0).map_err(Error::file(path, "read"))?;
+            read_at(&file, &mut beginning, 0).map_err(Error::file(path, FileAction::Read))?;
             let reason = looks_like(&beginning).unwrap_or("it does not begin with a header's length");
             return Err(invalid(format!("not a safetensors file: {reason}")));
         }
@@ -56,7 +56,7 @@ impl TensorFile {
             return Err(truncated(data_start));
         }
         let mut header = vec![0; header_bytes as usize];
-        read_at(&file, &mut header, PREFIX as u64).map_err(Error::file(path, "read"))?;
+        read_at(&file, &mut header, PREFIX as u64).map_err(Error::file(path, FileAction::Read))?;
         // Not `SafeTensors::read_metadata`: that wants the whole file in memory. This checks the same:
         // shapes fit their bytes, and the tensors follow each other without holes.
         let header: Metadata = serde_json::from_slice(&header).map_err(|error| {
@@ -119,6 +119,6 @@ impl TensorFile {
     ) -> Result<()> {
         let position = tensor.data_offsets.0 + start * size_of::<T>();
         read_at(&self.file, bytemuck::cast_slice_mut(target), self.data_start + position as u64)
-            .map_err(Error::file(&self.path, "read"))
+            .map_err(Error::file(&self.path, FileAction::Read))
     }
 }

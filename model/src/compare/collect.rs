@@ -3,7 +3,6 @@
 use std::path::Path;
 
 use cpift_engine::Mask;
-use serde::Deserialize;
 
 use super::folder::{ComparisonFolder, Outcome};
 use super::results::{
@@ -13,8 +12,10 @@ use super::results::{
 use super::rows::Row;
 use crate::checkpoint::TensorFile;
 use crate::error::{Error, Result};
-use crate::job::{Way, first_column, mask_file, pair_column, read_json};
-use crate::progress::{CoreReport, JobReport, Score};
+use crate::files::read_json;
+use crate::job::{PairMethod, SavedCores, first_column, mask_file, pair_column};
+use crate::progress::{JobReport, Score};
+use crate::recipe::{Edit, ImportanceKind};
 
 /// What a comparison consists of: units by name, one for each seed, in the order of the seeds.
 #[derive(Debug)]
@@ -31,10 +32,18 @@ pub struct Collection {
     pub specialists: Vec<String>,
     /// Every row with its units.
     pub rows: Vec<(Row, Vec<String>)>,
-    /// Specialists whose cores go by another importance, by its name.
-    pub importance: Vec<(String, Vec<String>)>,
-    /// Pairs of tasks, by the way the second is trained.
-    pub pairs: Vec<(Way, Vec<String>)>,
+    /// Specialists whose cores go by another importance.
+    pub importance: Vec<(ImportanceKind, Vec<String>)>,
+    /// Pairs of tasks, by how the second is trained.
+    pub pairs: Vec<(PairMethod, Vec<String>)>,
+}
+
+impl Collection {
+    /// A collection without units.
+    pub fn new(origin: Origin, tasks: Vec<String>, seeds: Vec<u64>, steps: BudgetSteps) -> Self {
+        let (specialists, rows, importance, pairs) = Default::default();
+        Self { origin, tasks, seeds, steps, specialists, rows, importance, pairs }
+    }
 }
 
 /// Reads all outcomes.
@@ -108,7 +117,7 @@ fn method(
         budgets: row.budgets.clone(),
         specialist_steps: row.specialist_steps,
         steps: row.steps,
-        settings: row.settings.clone(),
+        settings: row.edits.iter().map(Edit::to_string).collect(),
         runs,
         summary,
     })
@@ -179,17 +188,11 @@ fn summarise(runs: &[SeedRun], tasks: usize) -> Option<Summary> {
     })
 }
 
-/// What of `core/report.json` is read here.
-#[derive(Deserialize)]
-struct CoresFile {
-    report: CoreReport,
-}
-
 fn seed_cores(folder: &ComparisonFolder, id: &str, seed: u64) -> Result<SeedCores> {
     let run = folder.run(id);
     let (cores, groups) = (run.join("core/report.json"), run.join("groups.json"));
     let missing = |path: &Path| Error::format(path, "is missing: run the comparison with --resume");
-    let cores = read_json::<CoresFile>(&cores)?.ok_or_else(|| missing(&cores))?.report;
+    let cores = read_json::<SavedCores>(&cores)?.ok_or_else(|| missing(&cores))?.report;
     let groups = read_json(&groups)?.ok_or_else(|| missing(&groups))?;
     Ok(SeedCores { seed, cores, groups })
 }
@@ -205,11 +208,12 @@ fn overlaps(folder: &ComparisonFolder, collection: &Collection, chance: f64) -> 
     };
     let net = masks(&collection.specialists)?;
     let mut importance = Vec::new();
-    for (name, ids) in &collection.importance {
+    for (kind, ids) in &collection.importance {
+        let name = kind.name();
         for ((&seed, net), other) in seeds.iter().zip(&net).zip(masks(ids)?) {
             for (task, (net, other)) in net.iter().zip(&other).enumerate() {
                 let jaccard = net.jaccard(other)?;
-                importance.push(ImportanceOverlap { seed, task, importance: name.clone(), jaccard });
+                importance.push(ImportanceOverlap { seed, task, importance: name.to_owned(), jaccard });
             }
         }
     }
@@ -237,12 +241,12 @@ fn read_mask(path: &Path) -> Result<Mask> {
 /// None without pairs, and where a task has no prompts to answer.
 fn forgetting(folder: &ComparisonFolder, collection: &Collection) -> Result<Option<Forgetting>> {
     let mut methods = Vec::new();
-    for (way, units) in &collection.pairs {
+    for (method, units) in &collection.pairs {
         let mut pairs = Vec::new();
         for (id, &seed) in units.iter().zip(&collection.seeds) {
             pairs.extend(seed_pairs(id, &folder.read_outcome(id)?.report, seed, &collection.tasks)?);
         }
-        let Some(method) = forgetting_method(*way, pairs, collection) else { return Ok(None) };
+        let Some(method) = forgetting_method(*method, pairs, collection) else { return Ok(None) };
         methods.push(method);
     }
     let steps = collection.steps.specialist;
@@ -268,7 +272,11 @@ fn seed_pairs(id: &str, report: &JobReport, seed: u64, tasks: &[String]) -> Resu
     Ok(pairs)
 }
 
-fn forgetting_method(way: Way, pairs: Vec<PairRun>, collection: &Collection) -> Option<ForgettingMethod> {
+fn forgetting_method(
+    method: PairMethod,
+    pairs: Vec<PairRun>,
+    collection: &Collection,
+) -> Option<ForgettingMethod> {
     let change = |after: &Score, before: &Score| Some(after.exact_match? - before.exact_match?);
     let on_first = |pair: &PairRun| change(&pair.first_after, &pair.first_before);
     let on_second = |pair: &PairRun| change(&pair.second_after, &pair.second_before);
@@ -281,8 +289,8 @@ fn forgetting_method(way: Way, pairs: Vec<PairRun>, collection: &Collection) -> 
     let tasks = collection.tasks.len();
     let of_pair = |i: usize, j: usize| mean(&|pair| (pair.first, pair.second) == (i, j), &on_first);
     Some(ForgettingMethod {
-        name: way.name().to_owned(),
-        title: way.title().to_owned(),
+        name: method.name().to_owned(),
+        title: method.title().to_owned(),
         first_change: over_seeds(&on_first)?,
         second_change: over_seeds(&on_second)?,
         change: (0..tasks).map(|i| (0..tasks).map(|j| of_pair(i, j)).collect()).collect(),

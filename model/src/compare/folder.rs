@@ -8,7 +8,7 @@
 //!
 //! ```text
 //! comparison.json          what is compared: recipe, inputs, device, threads
-//! units/ID.toml ID.json    what each run is
+//! units/ID.json            what each run is, with its recipe
 //! claims/ID                locked while a process works on the unit
 //! runs/ID/                 the run folder; models are removed once measured, but for the specialists'
 //! logs/ID.log              what the run said
@@ -22,11 +22,11 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::results::InputHash;
-use crate::error::{Error, Result};
-use crate::files::{self, Manifest, Origin, Verify};
-use crate::job::{Way, read_json, read_sealed, write_sealed};
+use crate::error::{Error, FileAction, Result};
+use crate::files::{self, Manifest, Origin, Verify, read_json};
+use crate::job::{PairMethod, read_sealed, write_sealed};
 use crate::progress::JobReport;
-use crate::settings::Stage;
+use crate::recipe::{Recipe, Stage};
 
 /// What a comparison is about: a folder is continued only with the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -53,12 +53,19 @@ pub struct Unit {
     /// The unit whose probes it takes over.
     pub probes: Option<String>,
     /// Pairs of tasks instead of the recipe's method.
-    pub pairs: Option<Way>,
+    pub pairs: Option<PairMethod>,
     /// Optimizer steps it makes.
     pub steps: u64,
-    /// The resolved recipe; it lies in a file of its own.
+    /// The recipe.
     #[serde(skip)]
-    pub recipe: String,
+    pub recipe: Recipe,
+}
+
+/// The file that says what a unit is. Its name follows from the unit without the recipe, and from the recipe's TOML.
+#[derive(Serialize, Deserialize)]
+struct UnitFile {
+    unit: Unit,
+    recipe: Recipe,
 }
 
 impl Unit {
@@ -71,7 +78,7 @@ impl Unit {
             probes: Some(probes.to_owned()),
             pairs: None,
             steps: 0,
-            recipe: String::new(),
+            recipe: Recipe::default(),
         }
     }
 
@@ -84,12 +91,12 @@ impl Unit {
     /// `folder`, and `subject`, which says what is the same for all units.
     ///
     /// # Errors
-    /// None in practice: the fields are plain.
+    /// The recipe cannot be written as TOML.
     pub fn named(mut self, name: &str, subject: &str, folder: &str) -> Result<Self> {
         let fields = serde_json::to_string(&Self { id: String::new(), ..self.clone() })
             .map_err(|error| Error::Job(error.to_string()))?;
         let mut hasher = blake3::Hasher::new();
-        let recipe = self.recipe.replace(folder, "");
+        let recipe = self.recipe.to_toml()?.replace(folder, "");
         for part in ["cpift-engine unit 1", subject, &fields, &recipe] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
@@ -185,11 +192,6 @@ impl ComparisonFolder {
         &self.root
     }
 
-    /// The recipe of a unit, as a file.
-    pub fn recipe(&self, id: &str) -> PathBuf {
-        self.root.join("units").join(format!("{id}.toml"))
-    }
-
     /// The run folder of a unit.
     pub fn run(&self, id: &str) -> PathBuf {
         self.root.join("runs").join(id)
@@ -205,17 +207,19 @@ impl ComparisonFolder {
     /// # Errors
     /// When a file cannot be written.
     pub fn write_unit(&self, unit: &Unit) -> Result<()> {
-        files::write_bytes_atomically(&self.recipe(&unit.id), unit.recipe.as_bytes())?;
-        files::write_json_atomically(&self.unit(&unit.id), unit)
+        let file = UnitFile { unit: unit.clone(), recipe: unit.recipe.clone() };
+        files::write_json_atomically(&self.unit(&unit.id), &file)
     }
 
-    /// Reads what a unit is, its recipe left out.
+    /// Reads what a unit is.
     ///
     /// # Errors
     /// When it is not there.
     pub fn read_unit(&self, id: &str) -> Result<Unit> {
         let path = self.unit(id);
-        read_json(&path)?.ok_or_else(|| Error::format(&path, "there is no such unit"))
+        let UnitFile { unit, recipe } =
+            read_json(&path)?.ok_or_else(|| Error::format(&path, "there is no such unit"))?;
+        Ok(Unit { recipe, ..unit })
     }
 
     fn unit(&self, id: &str) -> PathBuf {
@@ -249,8 +253,8 @@ impl ComparisonFolder {
             return Ok(Vec::new());
         }
         let mut names = Vec::new();
-        for entry in std::fs::read_dir(&folder).map_err(Error::file(&folder, "read"))? {
-            let entry = entry.map_err(Error::file(&folder, "read"))?;
+        for entry in std::fs::read_dir(&folder).map_err(Error::file(&folder, FileAction::Read))? {
+            let entry = entry.map_err(Error::file(&folder, FileAction::Read))?;
             names.push(entry.file_name().to_string_lossy().into_owned());
         }
         names.sort();
@@ -277,7 +281,7 @@ impl ComparisonFolder {
         write_sealed(&self.outcome(&unit.id), &outcome_origin(&unit.id), outcome)?;
         let models: &[&str] = if keep || unit.is_specialists() { &[] } else { &["fused", "final"] };
         for folder in models.iter().map(|name| self.run(&unit.id).join(name)).filter(|path| path.exists()) {
-            std::fs::remove_dir_all(&folder).map_err(Error::file(&folder, "remove"))?;
+            std::fs::remove_dir_all(&folder).map_err(Error::file(&folder, FileAction::Remove))?;
         }
         Ok(())
     }
@@ -289,11 +293,11 @@ impl ComparisonFolder {
     pub fn claim(&self, id: &str) -> Result<Option<Claim>> {
         let path = self.root.join("claims").join(id);
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let file = file.map_err(Error::file(&path, "create"))?;
+        let file = file.map_err(Error::file(&path, FileAction::Create))?;
         match file.try_lock() {
             Ok(()) => Ok(Some(Claim { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
-            Err(TryLockError::Error(error)) => Err(Error::file(&path, "lock")(error)),
+            Err(TryLockError::Error(error)) => Err(Error::file(&path, FileAction::Lock)(error)),
         }
     }
 }

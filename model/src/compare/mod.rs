@@ -1,13 +1,22 @@
 //! Comparison of CPI-FT with its baselines and with itself, each choice changed in turn.
+//!
+//! [`Prepared::new`] checks the recipe and makes the units of work, one for every row of the table and seed;
+//! [`Prepared::run`] starts a process for each, which calls [`work`], and collects the outcomes into a
+//! [`results::Comparison`].
 
 mod collect;
 mod folder;
 mod interval;
+mod prepare;
 mod read;
 pub mod results;
 mod rows;
+mod schedule;
+mod worker;
 
-pub use collect::{Collection, collect};
-pub use folder::{Claim, ComparisonFolder, Outcome, Subject, Unit};
+pub use folder::Unit;
+pub use prepare::{CompareOptions, Prepared};
 pub use read::RESULTS;
-pub use rows::{Row, Selection, family_names, method_names, rows};
+pub use rows::Selection;
+pub use schedule::{Progress, RunOptions};
+pub use worker::{BUSY, WorkOptions, work};

@@ -1,4 +1,4 @@
-//! Reading a comparison back.
+//! Writing a comparison, and reading it back.
 
 use std::path::Path;
 
@@ -10,6 +10,14 @@ use crate::files;
 pub const RESULTS: &str = "results.json";
 
 impl Comparison {
+    /// Writes the results into a comparison's folder.
+    ///
+    /// # Errors
+    /// When the file cannot be written.
+    pub fn write(&self, folder: &Path) -> Result<()> {
+        files::write_json_atomically(&folder.join(RESULTS), self)
+    }
+
     /// Reads the results in a comparison's folder.
     ///
     /// # Errors

@@ -1,8 +1,15 @@
-//! The rows of the table: every method and every ablation, as settings that differ from the recipe.
+//! The rows of the table: every method and every ablation, as edits of the recipe.
 
 use super::results::{Budget, BudgetSteps, RowKind};
 use crate::error::{Error, Result};
-use crate::settings::{Recipe, Stage};
+use crate::recipe::Edit::{
+    CoreFraction, FuseBackbone, FuseConflict, FuseDensity, FuseInterpolation, FuseScale, FuseSpace,
+    FuseTransplant, GroupThreshold, IntegrateFrozen, ProbeImportance,
+};
+use crate::recipe::{
+    Backbone, Conflict, Edit, Frozen, GroupOrder, ImportanceKind as Importance, IntegrateData, Interpolation,
+    Method, Recipe, SlerpSpace, Stage,
+};
 
 /// One row: what is run for every seed.
 #[derive(Debug, Clone, PartialEq)]
@@ -21,10 +28,10 @@ pub struct Row {
     pub specialist_steps: u64,
     /// Optimizer steps after the specialists, or in all.
     pub steps: u64,
-    /// Settings that differ from the recipe, as `--set` takes them.
-    pub settings: Vec<String>,
-    /// Of these the settings that the specialists differ by.
-    pub specialist_settings: Vec<String>,
+    /// Settings that differ from the recipe.
+    pub edits: Vec<Edit>,
+    /// Of these the edits that the specialists differ by.
+    pub specialist_edits: Vec<Edit>,
     /// The stage it ends after; none for all.
     pub until: Option<Stage>,
 }
@@ -45,92 +52,117 @@ pub struct Selection {
     pub ablations: Vec<String>,
 }
 
-/// Fine-tuning methods that begin with the base, by their recipe name.
-const FINE_TUNES: [(&str, &str); 5] = [
-    ("joint", "all tasks mixed"),
-    ("sequential", "one task after the other"),
-    ("staged", "one group of tasks after the other"),
-    ("replay", "most tasks mixed, then the last with rows of the others"),
-    ("half", "all tasks mixed, another random half frozen every round"),
+/// Fine-tuning methods that begin with the base.
+const FINE_TUNES: [(Method, &str); 5] = [
+    (Method::Joint, "all tasks mixed"),
+    (Method::Sequential, "one task after the other"),
+    (Method::Staged, "one group of tasks after the other"),
+    (Method::Replay, "most tasks mixed, then the last with rows of the others"),
+    (Method::Half, "all tasks mixed, another random half frozen every round"),
 ];
 
-/// Merges: name, what it is, settings.
-const MERGES: [(&str, &str, &[&str]); 6] = [
-    ("average", "mean of the specialists", &["fuse.backbone=average", "fuse.transplant=false"]),
+/// Merges: name, what it is, edits.
+const MERGES: [(&str, &str, &[Edit]); 6] = [
+    ("average", "mean of the specialists", &[FuseBackbone(Backbone::Average), FuseTransplant(false)]),
     (
         "arithmetic",
         "task arithmetic, λ = 0.4",
-        &["fuse.backbone=arithmetic", "fuse.transplant=false", "fuse.scale=0.4"],
+        &[FuseBackbone(Backbone::Arithmetic), FuseTransplant(false), FuseScale(0.4)],
     ),
     (
         "ties",
         "TIES, density 0.2, λ = 1",
-        &["fuse.backbone=ties", "fuse.transplant=false", "fuse.density=0.2", "fuse.scale=1.0"],
+        &[FuseBackbone(Backbone::Ties), FuseTransplant(false), FuseDensity(0.2), FuseScale(1.0)],
     ),
     (
         "dare",
         "DARE, drop rate 0.9, λ = 0.4",
-        &["fuse.backbone=dare", "fuse.transplant=false", "fuse.density=0.1", "fuse.scale=0.4"],
+        &[FuseBackbone(Backbone::Dare), FuseTransplant(false), FuseDensity(0.1), FuseScale(0.4)],
     ),
     (
         "dare-ties",
         "DARE joined as TIES, drop rate 0.9, λ = 1",
-        &["fuse.backbone=dare-ties", "fuse.transplant=false", "fuse.density=0.1", "fuse.scale=1.0"],
+        &[FuseBackbone(Backbone::DareTies), FuseTransplant(false), FuseDensity(0.1), FuseScale(1.0)],
     ),
     (
         "stitch",
         "localize-and-stitch: base and every core, shared coordinates averaged",
-        &["fuse.backbone=base", "fuse.transplant=true", "fuse.conflict=mean"],
+        &[FuseBackbone(Backbone::Base), FuseTransplant(true), FuseConflict(Conflict::Mean)],
     ),
 ];
 
 /// Cores transplanted into DARE's merge instead of the SLERP fold.
-const CORES_IN_DARE: [&str; 3] = ["fuse.backbone=dare", "fuse.density=0.1", "fuse.scale=0.4"];
+const CORES_IN_DARE: [Edit; 3] = [FuseBackbone(Backbone::Dare), FuseDensity(0.1), FuseScale(0.4)];
 
-/// CPI-FT with one choice changed: family, name, what it is, settings.
-const ABLATIONS: [(&str, &str, &str, &[&str]); 32] = [
-    ("cores", "cores=random", "random cores", &["probe.importance=random"]),
-    ("cores", "cores=inverse", "the least important parameters as cores", &["probe.importance=inverse"]),
-    ("cores", "transplant=false", "cores frozen but not transplanted", &["fuse.transplant=false"]),
-    ("importance", "importance=path", "importance by the length of the way", &["probe.importance=path"]),
-    ("importance", "importance=fisher", "importance by squared gradients", &["probe.importance=fisher"]),
-    ("fusion", "interpolation=lerp", "LERP instead of SLERP", &["fuse.interpolation=lerp"]),
-    ("fusion", "space=weights", "SLERP of the weights", &["fuse.space=weights"]),
-    ("fusion", "space=delta", "SLERP of the updates", &["fuse.space=delta"]),
-    ("fusion", "backbone=base", "cores in the base, nothing else fused", &["fuse.backbone=base"]),
-    ("fusion", "backbone=last", "cores in the last task's model", &["fuse.backbone=last"]),
+/// CPI-FT with one choice changed: family, name, what it is, edits.
+const ABLATIONS: [(&str, &str, &str, &[Edit]); 32] = [
+    ("cores", "cores=random", "random cores", &[ProbeImportance(Importance::Random)]),
+    (
+        "cores",
+        "cores=inverse",
+        "the least important parameters as cores",
+        &[ProbeImportance(Importance::Inverse)],
+    ),
+    ("cores", "transplant=false", "cores frozen but not transplanted", &[FuseTransplant(false)]),
+    (
+        "importance",
+        "importance=path",
+        "importance by the length of the path",
+        &[ProbeImportance(Importance::Path)],
+    ),
+    (
+        "importance",
+        "importance=fisher",
+        "importance by squared gradients",
+        &[ProbeImportance(Importance::Fisher)],
+    ),
+    ("fusion", "interpolation=lerp", "LERP instead of SLERP", &[FuseInterpolation(Interpolation::Lerp)]),
+    ("fusion", "space=weights", "SLERP of the weights", &[FuseSpace(SlerpSpace::Weights)]),
+    ("fusion", "space=delta", "SLERP of the updates", &[FuseSpace(SlerpSpace::Delta)]),
+    ("fusion", "backbone=base", "cores in the base, nothing else fused", &[FuseBackbone(Backbone::Base)]),
+    ("fusion", "backbone=last", "cores in the last task's model", &[FuseBackbone(Backbone::Last)]),
     (
         "fusion",
         "backbone=arithmetic",
         "cores in task arithmetic, λ = 0.4",
-        &["fuse.backbone=arithmetic", "fuse.scale=0.4"],
+        &[FuseBackbone(Backbone::Arithmetic), FuseScale(0.4)],
     ),
     (
         "fusion",
         "backbone=ties",
         "cores in TIES, density 0.2, λ = 1",
-        &["fuse.backbone=ties", "fuse.density=0.2", "fuse.scale=1.0"],
+        &[FuseBackbone(Backbone::Ties), FuseDensity(0.2), FuseScale(1.0)],
     ),
     ("fusion", "backbone=dare", "cores in DARE, drop rate 0.9, λ = 0.4", &CORES_IN_DARE),
-    ("freezing", "frozen=none", "nothing frozen", &["integrate.frozen=none"]),
-    ("freezing", "frozen=prior", "cores of earlier groups frozen", &["integrate.frozen=prior"]),
-    ("freezing", "frozen=others", "cores of all other groups frozen", &["integrate.frozen=others"]),
-    ("freezing", "frozen=all", "all cores frozen", &["integrate.frozen=all"]),
-    ("freezing", "frozen=half", "a random half frozen, another in every part", &["integrate.frozen=half"]),
-    ("data", "data=mixed", "all tasks in every part of stage 4", &["integrate.data=mixed"]),
-    ("data", "data=group", "only the part's group in stage 4", &["integrate.data=group"]),
-    ("grouping", "one group", "no grouping: all tasks in one group", &["group.threshold=0"]),
-    ("grouping", "all alone", "every task a group of its own", &["group.threshold=1.5"]),
-    ("fraction", "fraction=0.001", "cores of 0.1 %", &["core.fraction=0.001"]),
-    ("fraction", "fraction=0.01", "cores of 1 %", &["core.fraction=0.01"]),
-    ("fraction", "fraction=0.05", "cores of 5 %", &["core.fraction=0.05"]),
-    ("fraction", "fraction=0.2", "cores of 20 %", &["core.fraction=0.2"]),
-    ("threshold", "threshold=0.005", "groups from an overlap of 0.005 on", &["group.threshold=0.005"]),
-    ("threshold", "threshold=0.02", "groups from an overlap of 0.02 on", &["group.threshold=0.02"]),
-    ("threshold", "threshold=0.1", "groups from an overlap of 0.1 on", &["group.threshold=0.1"]),
-    ("threshold", "threshold=0.3", "groups from an overlap of 0.3 on", &["group.threshold=0.3"]),
-    ("order", "order=given", "groups in the order of the recipe", &["group.order=given"]),
-    ("order", "order=shuffled", "groups in an order of the seed", &["group.order=shuffled"]),
+    ("freezing", "frozen=none", "nothing frozen", &[IntegrateFrozen(Frozen::None)]),
+    ("freezing", "frozen=prior", "cores of earlier groups frozen", &[IntegrateFrozen(Frozen::Prior)]),
+    ("freezing", "frozen=others", "cores of all other groups frozen", &[IntegrateFrozen(Frozen::Others)]),
+    ("freezing", "frozen=all", "all cores frozen", &[IntegrateFrozen(Frozen::All)]),
+    (
+        "freezing",
+        "frozen=half",
+        "a random half frozen, another in every part",
+        &[IntegrateFrozen(Frozen::Half)],
+    ),
+    (
+        "data",
+        "data=mixed",
+        "all tasks in every part of stage 4",
+        &[Edit::IntegrateData(IntegrateData::Mixed)],
+    ),
+    ("data", "data=group", "only the part's group in stage 4", &[Edit::IntegrateData(IntegrateData::Group)]),
+    ("grouping", "one group", "no grouping: all tasks in one group", &[GroupThreshold(0.0)]),
+    ("grouping", "all alone", "every task a group of its own", &[GroupThreshold(1.5)]),
+    ("fraction", "fraction=0.001", "cores of 0.1 %", &[CoreFraction(0.001)]),
+    ("fraction", "fraction=0.01", "cores of 1 %", &[CoreFraction(0.01)]),
+    ("fraction", "fraction=0.05", "cores of 5 %", &[CoreFraction(0.05)]),
+    ("fraction", "fraction=0.2", "cores of 20 %", &[CoreFraction(0.2)]),
+    ("threshold", "threshold=0.005", "groups from an overlap of 0.005 on", &[GroupThreshold(0.005)]),
+    ("threshold", "threshold=0.02", "groups from an overlap of 0.02 on", &[GroupThreshold(0.02)]),
+    ("threshold", "threshold=0.1", "groups from an overlap of 0.1 on", &[GroupThreshold(0.1)]),
+    ("threshold", "threshold=0.3", "groups from an overlap of 0.3 on", &[GroupThreshold(0.3)]),
+    ("order", "order=given", "groups in the order of the recipe", &[Edit::GroupOrder(GroupOrder::Given)]),
+    ("order", "order=shuffled", "groups in an order of the seed", &[Edit::GroupOrder(GroupOrder::Shuffled)]),
 ];
 
 /// Families that are made rather than listed.
@@ -140,11 +172,11 @@ const MADE_FAMILIES: [&str; 4] = ["stage 4", "split", "scale", "learning-rate"];
 /// the total goes to stage 4.
 const PROBE_PARTS: [u64; 3] = [2, 4, 8];
 
-/// Forms of the family `split`: name, what it is, settings.
-const SPLITS: [(&str, &str, &[&str]); 3] = [
+/// Forms of the family `split`: name, what it is, edits.
+const SPLITS: [(&str, &str, &[Edit]); 3] = [
     ("split", "CPI-FT as the recipe has it", &[]),
-    ("split-delta", "SLERP of the updates", &["fuse.space=delta"]),
-    ("split-half", "a random half frozen, another in every part", &["integrate.frozen=half"]),
+    ("split-delta", "SLERP of the updates", &[FuseSpace(SlerpSpace::Delta)]),
+    ("split-half", "a random half frozen, another in every part", &[IntegrateFrozen(Frozen::Half)]),
 ];
 
 /// λ of the merges in the family `scale`.
@@ -155,7 +187,7 @@ const RATE_FACTORS: [f64; 3] = [0.5, 2.0, 4.0];
 
 /// Names of all methods.
 pub fn method_names() -> Vec<String> {
-    let fine_tunes = FINE_TUNES.iter().map(|(name, _)| (*name).to_owned());
+    let fine_tunes = FINE_TUNES.iter().map(|(method, _)| method.name().to_owned());
     let merges = MERGES.iter().flat_map(|(name, ..)| [(*name).to_owned(), format!("{name}+tune")]);
     ["cpift", "cpift-delta", "cpift-dare"]
         .map(str::to_owned)
@@ -195,7 +227,7 @@ pub fn rows(recipe: &Recipe, steps: BudgetSteps, selection: &Selection) -> Resul
     let all = selection.ablations.iter().any(|family| family == "all");
     let brings_model = recipe.task.iter().any(|task| task.model.is_some());
     let mut ablations = ablations(recipe, steps);
-    ablations.retain(|row| !brings_model || row.specialist_settings.is_empty());
+    ablations.retain(|row| !brings_model || row.specialist_edits.is_empty());
     let has_rows = |family: &str| family == "all" || ablations.iter().any(|row| row.family == family);
     if let Some(family) = selection.ablations.iter().find(|family| !has_rows(family)) {
         let reason =
@@ -209,21 +241,21 @@ pub fn rows(recipe: &Recipe, steps: BudgetSteps, selection: &Selection) -> Resul
 fn methods(steps: BudgetSteps) -> Vec<Row> {
     let mut rows = vec![
         cpift("cpift", "CPI-FT as the recipe has it", &[], steps),
-        cpift("cpift-delta", "CPI-FT, SLERP of the updates", &["fuse.space=delta"], steps),
+        cpift("cpift-delta", "CPI-FT, SLERP of the updates", &[FuseSpace(SlerpSpace::Delta)], steps),
         cpift("cpift-dare", "CPI-FT, cores in DARE (drop rate 0.9, λ = 0.4)", &CORES_IN_DARE, steps),
     ];
-    for (name, title) in FINE_TUNES {
+    for (method, title) in FINE_TUNES {
         for (budget, steps) in [(Budget::Total, steps.total), (Budget::Given, steps.given)] {
-            rows.push(fine_tune(name, title, budget, steps));
+            rows.push(fine_tune(method, title, budget, steps));
         }
     }
-    for (name, title, settings) in MERGES {
-        let merge = cpift(name, title, settings, steps);
+    for (name, title, edits) in MERGES {
+        let merge = cpift(name, title, edits, steps);
         rows.push(Row { steps: 0, until: Some(Stage::Fuse), ..merge.clone() });
         rows.push(Row {
             name: format!("{name}+tune"),
             title: format!("{title}; then stage 4 with nothing frozen"),
-            settings: [merge.settings.clone(), vec!["integrate.frozen=none".to_owned()]].concat(),
+            edits: [&merge.edits[..], &[IntegrateFrozen(Frozen::None)]].concat(),
             ..merge
         });
     }
@@ -233,10 +265,10 @@ fn methods(steps: BudgetSteps) -> Vec<Row> {
 fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
     let ablation = |family: &str, row: Row| Row { kind: RowKind::Ablation, family: family.to_owned(), ..row };
     let mut rows = Vec::new();
-    for (family, name, title, settings) in ABLATIONS {
-        let mut row = ablation(family, cpift(name, title, settings, steps));
+    for (family, name, title, edits) in ABLATIONS {
+        let mut row = ablation(family, cpift(name, title, edits, steps));
         if family == "importance" {
-            row.specialist_settings = row.settings.clone();
+            row.specialist_edits = row.edits.clone();
         }
         rows.push(row);
     }
@@ -245,33 +277,32 @@ fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
     let splits = splits(recipe, steps);
     let shortest = &splits[splits.len().saturating_sub(SPLITS.len())..];
     rows.extend(splits.iter().cloned().map(|row| ablation("split", row)));
-    for (name, title, settings) in MERGES.iter().filter(|(_, _, settings)| settings.iter().any(is_scale)) {
+    for (name, title, edits) in MERGES.iter().filter(|(_, _, edits)| edits.iter().any(is_scale)) {
         for scale in SCALES {
             let title = format!("{}, λ = {scale}", title.split(", λ").next().unwrap_or(title));
-            let mut row = cpift(&format!("{name} λ={scale}"), &title, settings, steps);
-            row.settings.retain(|setting| !is_scale(&setting.as_str()));
-            row.settings.push(format!("fuse.scale={scale:?}"));
+            let mut row = cpift(&format!("{name} λ={scale}"), &title, edits, steps);
+            row.edits.retain(|edit| !is_scale(edit));
+            row.edits.push(FuseScale(scale));
             rows.push(ablation("scale", Row { steps: 0, until: Some(Stage::Fuse), ..row }));
         }
     }
     for factor in RATE_FACTORS {
-        let rate = factor * recipe.integrate.training.learning_rate;
-        let settings = format!("integrate.learning_rate={rate:?}");
+        let edit = Edit::IntegrateLearningRate(factor * recipe.integrate.training.learning_rate);
         let title = format!("CPI-FT, learning rate of stage 4 × {factor}");
-        let row = cpift(&format!("cpift rate×{factor}"), &title, &[&settings], steps);
+        let row = cpift(&format!("cpift rate×{factor}"), &title, &[edit], steps);
         rows.push(ablation("learning-rate", row));
         for row in shortest {
             let mut row = row.clone();
             row.name.push_str(&format!(" rate×{factor}"));
             row.title.push_str(&format!("; learning rate of stage 4 × {factor}"));
-            row.settings.push(settings.clone());
+            row.edits.push(edit);
             rows.push(ablation("learning-rate", row));
         }
-        for (name, title) in FINE_TUNES {
+        for (method, title) in FINE_TUNES {
             for (budget, steps) in [(Budget::Total, steps.total), (Budget::Given, steps.given)] {
-                let mut row = fine_tune(name, &format!("{title}, learning rate × {factor}"), budget, steps);
-                row.name = format!("{name} rate×{factor}");
-                row.settings.push(format!("train.learning_rate={:?}", factor * recipe.train.learning_rate));
+                let mut row = fine_tune(method, &format!("{title}, learning rate × {factor}"), budget, steps);
+                row.name = format!("{} rate×{factor}", method.name());
+                row.edits.push(Edit::TrainLearningRate(factor * recipe.train.learning_rate));
                 rows.push(ablation("learning-rate", row));
             }
         }
@@ -288,20 +319,20 @@ fn splits(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
     let mut lengths: Vec<u64> = PROBE_PARTS.iter().map(|part| (steps.specialist / part).max(1)).collect();
     lengths.dedup();
     let of_length =
-        |probe| SPLITS.map(|(name, title, settings)| split(name, title, settings, probe, recipe, steps));
+        |probe| SPLITS.map(|(name, title, edits)| split(name, title, edits, probe, recipe, steps));
     lengths.into_iter().flat_map(of_length).collect()
 }
 
-fn split(name: &str, title: &str, settings: &[&str], probe: u64, recipe: &Recipe, steps: BudgetSteps) -> Row {
+fn split(name: &str, title: &str, edits: &[Edit], probe: u64, recipe: &Recipe, steps: BudgetSteps) -> Row {
     let specialist_steps = recipe.task.len() as u64 * probe;
     let stage_4 = steps.total - specialist_steps;
-    let probes = format!("probe.steps={probe}");
-    let split = [probes.clone(), format!("integrate.steps={stage_4}"), "integrate.sample=1.0".to_owned()];
+    let probes = Edit::ProbeSteps(probe);
+    let split = [probes, Edit::IntegrateSteps(stage_4), Edit::IntegrateSample(1.0)];
     let title = format!("probes of {probe} steps, then stage 4 on all rows; {title}");
-    let row = cpift(&format!("{name} {probe}"), &title, settings, steps);
+    let row = cpift(&format!("{name} {probe}"), &title, edits, steps);
     Row {
-        settings: [split.to_vec(), row.settings].concat(),
-        specialist_settings: vec![probes],
+        edits: [&split[..], &row.edits].concat(),
+        specialist_edits: vec![probes],
         specialist_steps,
         steps: stage_4,
         budgets: vec![Budget::Total],
@@ -309,12 +340,12 @@ fn split(name: &str, title: &str, settings: &[&str], probe: u64, recipe: &Recipe
     }
 }
 
-fn is_scale(setting: &&str) -> bool {
-    setting.starts_with("fuse.scale=")
+fn is_scale(edit: &Edit) -> bool {
+    matches!(edit, FuseScale(_))
 }
 
 /// A row that goes through the stages of CPI-FT: its runs count under both budgets.
-fn cpift(name: &str, title: &str, settings: &[&str], steps: BudgetSteps) -> Row {
+fn cpift(name: &str, title: &str, edits: &[Edit], steps: BudgetSteps) -> Row {
     Row {
         name: name.to_owned(),
         title: title.to_owned(),
@@ -323,25 +354,25 @@ fn cpift(name: &str, title: &str, settings: &[&str], steps: BudgetSteps) -> Row 
         budgets: vec![Budget::Total, Budget::Given],
         specialist_steps: steps.total - steps.given,
         steps: steps.given,
-        settings: settings.iter().map(|&setting| setting.to_owned()).collect(),
-        specialist_settings: Vec::new(),
+        edits: edits.to_vec(),
+        specialist_edits: Vec::new(),
         until: None,
     }
 }
 
 /// A row that fine-tunes the base. `staged` takes its groups from the specialists, which are not charged to it:
 /// a person would make the groups by hand.
-fn fine_tune(method: &str, title: &str, budget: Budget, steps: u64) -> Row {
+fn fine_tune(method: Method, title: &str, budget: Budget, steps: u64) -> Row {
     Row {
-        name: method.to_owned(),
+        name: method.name().to_owned(),
         title: title.to_owned(),
         kind: RowKind::Method,
         family: String::new(),
         budgets: vec![budget],
         specialist_steps: 0,
         steps,
-        settings: vec![format!("method={method}"), format!("train.steps={steps}")],
-        specialist_settings: Vec::new(),
+        edits: vec![Edit::Method(method), Edit::TrainSteps(steps)],
+        specialist_edits: Vec::new(),
         until: None,
     }
 }

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 use super::rows::Shape;
 use super::tokenize::Row;
 use super::{Content, Counts};
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files::{json_text, write_atomically};
 
 /// Changes whenever tokenisation or the format does.
@@ -72,7 +72,7 @@ pub(crate) fn write(folder: &Path, key: &blake3::Hash, content: &Content) -> Res
         body.extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
         body.extend(row.supervised.iter().map(|&supervised| u8::from(supervised)));
     }
-    fs::create_dir_all(folder).map_err(Error::file(folder, "create the folder"))?;
+    fs::create_dir_all(folder).map_err(Error::file(folder, FileAction::CreateFolder))?;
     write_atomically(path, |file| {
         file.put(MAGIC)?;
         file.put(key.as_bytes())?;

@@ -4,7 +4,7 @@ use std::fs::File;
 use std::io::{BufRead, BufReader, Read};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files::{human_bytes, looks_like, open_input};
 
 /// Longest line, in bytes. Tokenising a text takes about 200 times its bytes in memory, and a row this long has
@@ -36,7 +36,7 @@ impl Lines {
     pub fn open(path: &Path) -> Result<Self> {
         let file = open_input(path)?;
         let mut reader = BufReader::with_capacity(1 << 20, file);
-        let beginning = reader.fill_buf().map_err(Error::file(path, "read"))?;
+        let beginning = reader.fill_buf().map_err(Error::file(path, FileAction::Read))?;
         if let Some(reason) = looks_like(beginning).or_else(|| looks_like_other_text(beginning)) {
             return Err(Error::format(path, reason));
         }
@@ -50,7 +50,8 @@ impl Lines {
         while block.len() < most && length < BLOCK_BYTES {
             let mut bytes = Vec::new();
             let mut line = (&mut self.reader).take(LONGEST_LINE as u64 + 1);
-            let read = line.read_until(b'\n', &mut bytes).map_err(Error::file(&self.path, "read"))?;
+            let read =
+                line.read_until(b'\n', &mut bytes).map_err(Error::file(&self.path, FileAction::Read))?;
             if read == 0 {
                 break;
             }

@@ -26,7 +26,7 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 
 use crate::error::{Error, Result};
-use crate::settings::SpecialTokens;
+use crate::recipe::SpecialTokens;
 use crate::tokenizer::Tokenizer;
 pub use evaluation::{EvaluationBatch, evaluation_batches, is_exact_match};
 use lines::{Line, Lines};

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::chat::ChatTemplate;
 use super::rows::clip;
-use crate::error::{Error, Reasoned, Result};
+use crate::error::{Error, FileAction, Reasoned, Result};
 use crate::tokenizer::control::ControlTokens;
 use crate::tokenizer::read_json;
 
@@ -72,8 +72,8 @@ pub(crate) fn additional_files(folder: &Path) -> Result<Vec<PathBuf>> {
         return Ok(Vec::new());
     }
     let mut files = Vec::new();
-    for entry in std::fs::read_dir(&folder).map_err(Error::file(&folder, "read"))? {
-        let path = entry.map_err(Error::file(&folder, "read"))?.path();
+    for entry in std::fs::read_dir(&folder).map_err(Error::file(&folder, FileAction::Read))? {
+        let path = entry.map_err(Error::file(&folder, FileAction::Read))?.path();
         if path.extension().is_some_and(|extension| extension == "jinja") && path.is_file() {
             files.push(path);
         }

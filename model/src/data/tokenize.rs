@@ -4,7 +4,7 @@ use super::notice::Notice;
 use super::rows::Example;
 use super::templates::ChatTemplates;
 use crate::error::Reasoned;
-use crate::settings::SpecialTokens;
+use crate::recipe::SpecialTokens;
 use crate::tokenizer::Tokenizer;
 use crate::tokenizer::control::aliases;
 

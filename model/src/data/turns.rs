@@ -38,8 +38,6 @@ pub(super) fn find(
     let mut finder = Finder { chat, tokenizer, text: &text, known, turns: Vec::new() };
     for index in (0..last).filter(|&index| conversation.learnt[index]) {
         match finder.earlier_turn(index, prompt.len()) {
-            // The template has left out all of it, which is noticed elsewhere: silence is not to be learnt.
-            Some(turn) if is_blank(&text[turn.clone()]) => {}
             Some(turn) => finder.turns.push(turn),
             None if notices.contains(&Notice::ContextOnly) => {}
             None => notices.push(Notice::ContextOnly),
@@ -49,9 +47,6 @@ pub(super) fn find(
     let turn = &text[prompt.len()..];
     let stop = first_stop(tokenizer, turn);
     let end = stop.map_or(turn.trim_end().len(), |alias| alias.end);
-    if is_blank(&turn[..end]) {
-        return Err("the chat template writes nothing of the last answer: there is nothing to learn".into());
-    }
     turns.push(prompt.len()..prompt.len() + end);
     let ended = stop.is_some() || ends_by_itself(tokenizer, &turn[..end], &chat.messages[last])?;
     Ok(Learnt { text, turns, needs_eos: !ended })
@@ -77,18 +72,6 @@ fn first_prompt(chat: &Chat<'_>) -> Reasoned<String> {
          of the role `user` before it"
             .into()
     })
-}
-
-/// True when nothing but white space stands between control tokens.
-fn is_blank(turn: &str) -> bool {
-    let mut position = 0;
-    for alias in aliases(turn) {
-        if !turn[position..alias.start].trim().is_empty() {
-            return false;
-        }
-        position = alias.end;
-    }
-    turn[position..].trim().is_empty()
 }
 
 fn first_stop(tokenizer: &Tokenizer, text: &str) -> Option<Alias> {

@@ -10,7 +10,7 @@ use super::{
     FileWriter, json_text, open_input, parent, read_text, require_empty, sync_folder, temporary_sibling,
     write_error,
 };
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 
 /// Name of the manifest in a finished folder.
 pub const MANIFEST: &str = "manifest.json";
@@ -137,7 +137,7 @@ impl Manifest {
 
 impl ManifestEntry {
     fn verify(&self, path: &Path, how: Verify) -> Result<()> {
-        let bytes = fs::metadata(path).map_err(Error::file(path, "read"))?.len();
+        let bytes = fs::metadata(path).map_err(Error::file(path, FileAction::Read))?.len();
         if bytes != self.bytes {
             let reason = format!("{bytes} bytes long, the manifest says {}: damaged", self.bytes);
             return Err(Error::format(path, reason));
@@ -160,7 +160,7 @@ pub fn hash_file(path: &Path) -> Result<blake3::Hash> {
     let mut buffer = vec![0; READ_BUFFER];
     let is_in_pool = rayon::current_thread_index().is_some();
     loop {
-        let length = file.read(&mut buffer).map_err(Error::file(path, "read"))?;
+        let length = file.read(&mut buffer).map_err(Error::file(path, FileAction::Read))?;
         if length == 0 {
             return Ok(hasher.finalize());
         }
@@ -200,7 +200,7 @@ impl AtomicFolder {
     pub fn create(destination: &Path) -> Result<Self> {
         require_empty(destination)?;
         let temporary = temporary_sibling(destination)?;
-        fs::create_dir(&temporary).map_err(write_error(destination, "create the folder"))?;
+        fs::create_dir(&temporary).map_err(write_error(destination, FileAction::CreateFolder))?;
         Ok(Self { temporary, destination: destination.to_owned(), files: Vec::new(), committed: false })
     }
 
@@ -231,7 +231,7 @@ impl AtomicFolder {
         }
         if let Some((folder, _)) = name.split_once('/') {
             let folder = self.temporary.join(folder);
-            fs::create_dir_all(&folder).map_err(write_error(&destination, "create the folder"))?;
+            fs::create_dir_all(&folder).map_err(write_error(&destination, FileAction::CreateFolder))?;
         }
         let mut writer = FileWriter::create(self.temporary.join(name), destination)?;
         write(&mut writer)?;
@@ -268,7 +268,7 @@ impl AtomicFolder {
         self.write(name, |writer| {
             let mut buffer = vec![0; READ_BUFFER];
             loop {
-                let length = file.read(&mut buffer).map_err(Error::file(source, "read"))?;
+                let length = file.read(&mut buffer).map_err(Error::file(source, FileAction::Read))?;
                 if length == 0 {
                     return Ok(());
                 }
@@ -303,9 +303,10 @@ impl AtomicFolder {
         sync_folder(&self.temporary)?;
         if cfg!(windows) && self.destination.exists() {
             // There a rename does not replace even an empty folder.
-            fs::remove_dir(&self.destination).map_err(write_error(&self.destination, "replace"))?;
+            fs::remove_dir(&self.destination).map_err(write_error(&self.destination, FileAction::Replace))?;
         }
-        fs::rename(&self.temporary, &self.destination).map_err(write_error(&self.destination, "create"))?;
+        fs::rename(&self.temporary, &self.destination)
+            .map_err(write_error(&self.destination, FileAction::Create))?;
         self.committed = true;
         sync_folder(parent(&self.destination))?;
         Ok(manifest)

@@ -6,7 +6,7 @@ use std::io::Read;
 use std::path::Path;
 
 use super::human_bytes;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 
 /// Most bytes of a configuration, a chat template, or an index of shards.
 pub const MOST_TEXT_BYTES: u64 = 64 << 20;
@@ -43,11 +43,11 @@ const BEGINNINGS: &[(&[u8], &str)] = &[
 /// # Errors
 /// It is missing, is a folder, a pipe or a device, or cannot be read.
 pub fn open_input(path: &Path) -> Result<File> {
-    let metadata = fs::metadata(path).map_err(Error::file(path, "read"))?;
+    let metadata = fs::metadata(path).map_err(Error::file(path, FileAction::Read))?;
     if !metadata.is_file() {
         return Err(Error::format(path, kind(metadata.file_type())));
     }
-    File::open(path).map_err(Error::file(path, "read"))
+    File::open(path).map_err(Error::file(path, FileAction::Read))
 }
 
 /// Reads a file of at most `most` bytes.
@@ -57,7 +57,7 @@ pub fn open_input(path: &Path) -> Result<File> {
 pub fn read_input(path: &Path, most: u64) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
     let file = open_input(path)?;
-    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::file(path, "read"))?;
+    file.take(most.saturating_add(1)).read_to_end(&mut bytes).map_err(Error::file(path, FileAction::Read))?;
     if bytes.len() as u64 > most {
         let reason = format!("is larger than {}, which no file of its kind is", human_bytes(most));
         return Err(Error::format(path, reason));

@@ -7,7 +7,7 @@ use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::SystemTime;
 
 use super::hash_file;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 
 /// What the system says about a file: while it says the same, the content is not read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,7 +21,7 @@ struct Stamp {
 
 impl Stamp {
     fn of(path: &Path) -> Result<Self> {
-        let metadata = fs::metadata(path).map_err(Error::file(path, "read"))?;
+        let metadata = fs::metadata(path).map_err(Error::file(path, FileAction::Read))?;
         Ok(Self {
             bytes: metadata.len(),
             modified: metadata.modified().ok(),

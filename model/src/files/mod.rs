@@ -14,8 +14,9 @@ use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 pub(crate) use folder::require_plain_name;
 pub use folder::{
     AtomicFolder, MANIFEST, Manifest, ManifestEntry, Origin, RecordedSteps, Verify, hash_file, hash_texts,
@@ -52,7 +53,7 @@ impl FileWriter {
             .write(true)
             .create_new(true)
             .open(&temporary)
-            .map_err(write_error(&destination, "create"))?;
+            .map_err(write_error(&destination, FileAction::Create))?;
         let file = BufWriter::with_capacity(WRITE_BUFFER, file);
         Ok(Self { destination, temporary, file, hasher: blake3::Hasher::new(), bytes: 0, complete: false })
     }
@@ -62,7 +63,7 @@ impl FileWriter {
     /// # Errors
     /// The system's, naming the file: a full disk above all.
     pub fn put(&mut self, bytes: &[u8]) -> Result<()> {
-        self.write_all(bytes).map_err(write_error(&self.destination, "write"))
+        self.write_all(bytes).map_err(write_error(&self.destination, FileAction::Write))
     }
 
     /// Where the file will be.
@@ -78,7 +79,7 @@ impl FileWriter {
     /// Flushes to the disk. The file still has its temporary name.
     fn flush_to_disk(&mut self) -> Result<()> {
         let flushed = self.file.flush().and_then(|()| self.file.get_ref().sync_all());
-        flushed.map_err(write_error(&self.destination, "write"))
+        flushed.map_err(write_error(&self.destination, FileAction::Write))
     }
 }
 
@@ -112,7 +113,7 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut FileWriter) -> Resu
     let mut writer = FileWriter::create(temporary_sibling(path)?, path.to_owned())?;
     write(&mut writer)?;
     writer.flush_to_disk()?;
-    fs::rename(&writer.temporary, path).map_err(write_error(path, "rename"))?;
+    fs::rename(&writer.temporary, path).map_err(write_error(path, FileAction::Rename))?;
     writer.complete = true;
     sync_folder(parent(path))
 }
@@ -123,7 +124,7 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut FileWriter) -> Resu
 /// As [`open_input`]; it is not text in UTF-8.
 pub fn read_text(path: &Path) -> Result<String> {
     let mut text = String::new();
-    open_input(path)?.read_to_string(&mut text).map_err(Error::file(path, "read"))?;
+    open_input(path)?.read_to_string(&mut text).map_err(Error::file(path, FileAction::Read))?;
     Ok(text)
 }
 
@@ -159,15 +160,15 @@ pub(crate) fn json_text(path: &Path, value: &impl Serialize) -> Result<String> {
 /// The system's, naming the file.
 pub fn remove_partial(folder: &Path) -> Result<usize> {
     let mut removed = 0;
-    for entry in fs::read_dir(folder).map_err(Error::file(folder, "read"))? {
-        let entry = entry.map_err(Error::file(folder, "read"))?;
+    for entry in fs::read_dir(folder).map_err(Error::file(folder, FileAction::Read))? {
+        let entry = entry.map_err(Error::file(folder, FileAction::Read))?;
         let path = entry.path();
-        let kind = entry.file_type().map_err(Error::file(&path, "read"))?;
+        let kind = entry.file_type().map_err(Error::file(&path, FileAction::Read))?;
         let name = entry.file_name();
         let name = name.to_string_lossy();
         if is_temporary(&name) {
             let outcome = if kind.is_dir() { fs::remove_dir_all(&path) } else { fs::remove_file(&path) };
-            unless_gone(outcome).map_err(Error::file(&path, "remove"))?;
+            unless_gone(outcome).map_err(Error::file(&path, FileAction::Remove))?;
             removed += 1;
         } else if kind.is_dir() {
             removed += remove_partial(&path)?;
@@ -197,10 +198,10 @@ fn require_nothing_but(folder: &Path, is_allowed: impl Fn(&str) -> bool) -> Resu
     let entries = match fs::read_dir(folder) {
         Ok(entries) => entries,
         Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
-        Err(error) => return Err(Error::file(folder, "read")(error)),
+        Err(error) => return Err(Error::file(folder, FileAction::Read)(error)),
     };
     for entry in entries {
-        let name = entry.map_err(Error::file(folder, "read"))?.file_name();
+        let name = entry.map_err(Error::file(folder, FileAction::Read))?.file_name();
         if !is_allowed(&name.to_string_lossy()) {
             return Err(Error::format(folder, "the folder is not empty; name another one or remove it"));
         }
@@ -221,7 +222,7 @@ pub fn require_writable(folder: &Path) -> Result<()> {
         .open(&probe)
         // Whoever holds the folder's lock may have swept the file away.
         .and_then(|_| unless_gone(fs::remove_file(&probe)))
-        .map_err(write_error(folder, "write into the folder"))
+        .map_err(write_error(folder, FileAction::WriteInto))
 }
 
 /// A removal of what is no longer there has nothing left to do.
@@ -238,7 +239,7 @@ fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
 /// Too little space, or it cannot be found out.
 pub fn require_free_space(path: &Path, bytes: u64) -> Result<()> {
     let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
-    let free = fs4::available_space(existing).map_err(Error::file(existing, "read the free space of"))?;
+    let free = fs4::available_space(existing).map_err(Error::file(existing, FileAction::MeasureSpace))?;
     if free >= bytes {
         return Ok(());
     }
@@ -284,14 +285,14 @@ impl FolderLock {
             }
             other => other,
         };
-        let file = file.map_err(write_error(&path, "create"))?;
+        let file = file.map_err(write_error(&path, FileAction::Create))?;
         match file.try_lock() {
             Ok(()) => Ok(Self { _file: file }),
             Err(fs::TryLockError::WouldBlock) => Err(Error::format(
                 folder,
                 "another process is working in this folder; wait for it or stop it",
             )),
-            Err(fs::TryLockError::Error(error)) => Err(Error::file(&path, "lock")(error)),
+            Err(fs::TryLockError::Error(error)) => Err(Error::file(&path, FileAction::Lock)(error)),
         }
     }
 }
@@ -301,7 +302,7 @@ impl FolderLock {
 /// # Errors
 /// The system's, naming the folder.
 pub fn create_folders(folder: &Path) -> Result<()> {
-    fs::create_dir_all(folder).map_err(write_error(folder, "create the folder"))
+    fs::create_dir_all(folder).map_err(write_error(folder, FileAction::CreateFolder))
 }
 
 /// Bytes of all files in a folder and the folders in it.
@@ -310,16 +311,30 @@ pub fn create_folders(folder: &Path) -> Result<()> {
 /// The system's, naming the folder.
 pub fn folder_bytes(folder: &Path) -> Result<u64> {
     let mut bytes = 0;
-    for entry in fs::read_dir(folder).map_err(Error::file(folder, "read"))? {
-        let entry = entry.map_err(Error::file(folder, "read"))?;
+    for entry in fs::read_dir(folder).map_err(Error::file(folder, FileAction::Read))? {
+        let entry = entry.map_err(Error::file(folder, FileAction::Read))?;
         let metadata = match entry.metadata() {
             // Another process removed it since the folder was listed.
             Err(error) if error.kind() == ErrorKind::NotFound => continue,
-            other => other.map_err(Error::file(&entry.path(), "read"))?,
+            other => other.map_err(Error::file(&entry.path(), FileAction::Read))?,
         };
         bytes += if metadata.is_dir() { folder_bytes(&entry.path())? } else { metadata.len() };
     }
     Ok(bytes)
+}
+
+/// Reads a small JSON file of this program, if it is there.
+///
+/// # Errors
+/// When it cannot be read, or is not what this version writes.
+pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let text = read_text(path)?;
+    serde_json::from_str(&text).map(Some).map_err(|error| {
+        Error::format(path, format!("not as this version writes it ({error}); remove the file"))
+    })
 }
 
 /// A size as a person reads it: `1.5 GiB`.
@@ -335,7 +350,7 @@ pub fn human_bytes(bytes: u64) -> String {
 }
 
 /// [`Error::file`] with what to do about a full disk, a limit or a missing permission.
-pub(crate) fn write_error(path: &Path, action: &'static str) -> impl FnOnce(io::Error) -> Error {
+pub(crate) fn write_error(path: &Path, action: FileAction) -> impl FnOnce(io::Error) -> Error {
     let path = path.to_owned();
     move |source| {
         let advice = match source.kind() {
@@ -388,7 +403,9 @@ fn temporary_name(name: &str) -> String {
 /// Makes the names in a folder durable: without it a rename may be lost with the power.
 #[cfg(unix)]
 fn sync_folder(folder: &Path) -> Result<()> {
-    File::open(folder).and_then(|folder| folder.sync_all()).map_err(write_error(folder, "flush the folder"))
+    File::open(folder)
+        .and_then(|folder| folder.sync_all())
+        .map_err(write_error(folder, FileAction::FlushFolder))
 }
 
 /// Other systems do not open folders as files; their renames are journalled.
@@ -404,7 +421,7 @@ mod tests {
     #[test]
     fn a_full_disk_says_what_to_do() {
         let full = io::Error::from(ErrorKind::StorageFull);
-        let message = write_error(Path::new("out/model.safetensors"), "write")(full).to_string();
+        let message = write_error(Path::new("out/model.safetensors"), FileAction::Write)(full).to_string();
         assert!(message.starts_with("out/model.safetensors: cannot write: "), "{message}");
         assert!(message.contains("free some space"), "{message}");
     }

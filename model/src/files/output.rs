@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::{json_text, write_bytes_atomically, write_error};
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 
 /// Writes a file. A regular file is replaced whole or not at all, behind a link the file it leads to; what is
 /// neither, a pipe or a device, is written to and stays.
@@ -22,7 +22,7 @@ pub fn write_output(path: &Path, bytes: &[u8]) -> Result<()> {
                 file.write_all(bytes)?;
                 file.flush()
             });
-            written.map_err(write_error(path, "write"))
+            written.map_err(write_error(path, FileAction::Write))
         }
         _ => write_bytes_atomically(&target, bytes),
     }
@@ -49,7 +49,7 @@ fn resolved(path: &Path) -> Result<PathBuf> {
         }
     }
     let circle = std::io::Error::other("the link leads to itself");
-    Err(Error::file(path, "write")(circle))
+    Err(Error::file(path, FileAction::Write)(circle))
 }
 
 #[cfg(all(test, unix))]

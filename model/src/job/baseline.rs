@@ -6,14 +6,14 @@ use cpift_engine::ops::select::{self, Order, Scope};
 use rand_chacha::rand_core::Rng;
 
 use super::cpift::GROUPS;
-use super::plan::{half_rounds, method_name, split_evenly};
+use super::plan::{half_rounds, split_evenly};
 use super::session::Session;
 use super::training::{Training, TrainingPart};
 use crate::data::{Source, order};
 use crate::error::Result;
 use crate::files::Origin;
 use crate::progress::JobReport;
-use crate::settings::{Method, ReplaySettings};
+use crate::recipe::{Method, ReplaySettings};
 
 impl Session<'_> {
     /// Runs a baseline from the base to the final model.
@@ -31,7 +31,7 @@ impl Session<'_> {
         };
         // Nothing but the base and the data went into it where there are no groups.
         let made_from: &[&str] = if method == Method::Staged { &[GROUPS] } else { &[] };
-        let training = method_name(method);
+        let training = method.name();
         if !self.reuse_final(training, made_from)? {
             self.load_base()?;
             let origin = self.origin(training, made_from);

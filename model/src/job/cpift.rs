@@ -9,15 +9,15 @@ use serde::{Deserialize, Serialize};
 use super::models::{IMPORTANCE, RunModels};
 use super::plan::split_evenly;
 use super::seal;
-use super::session::{Session, probe_place, read_json};
-use super::training::{Training, TrainingPart, checkpoint_key};
+use super::session::{Session, probe_place};
+use super::training::{Training, TrainingPart};
 use crate::checkpoint::{
     Checkpoint, NamedTensor, TensorData, TensorFile, WeightType, layout_tensors, write_tensors,
 };
 use crate::error::{Error, Result};
-use crate::files::{AtomicFolder, Origin};
-use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore};
-use crate::settings::{Backbone, Frozen, IntegrateData, Stage};
+use crate::files::{AtomicFolder, Origin, read_json};
+use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, training_name};
+use crate::recipe::{Backbone, Frozen, IntegrateData, Stage};
 use crate::stages::fuse::{Buffers, Core, TaskModels, fuse};
 use crate::stages::{core, group};
 
@@ -33,8 +33,8 @@ const COLUMNS: [&str; 4] = ["base", "probe", "fused", "final"];
 
 /// What `core/report.json` holds, beside the masks' own files.
 #[derive(Serialize, Deserialize)]
-pub(super) struct SavedCores {
-    pub(super) report: CoreReport,
+pub(crate) struct SavedCores {
+    pub(crate) report: CoreReport,
     /// For each task the threshold of every tensor, in the layout's order.
     thresholds: Vec<Vec<f32>>,
 }
@@ -81,9 +81,9 @@ impl Session<'_> {
             if is_complete {
                 if task.model.is_none() {
                     if job.inputs.trains_probe(index) {
-                        self.tell_lost_metrics_of(&folder, &checkpoint_key("probe", &task.name))?;
+                        self.tell_lost_metrics_of(&folder, &training_name("probe", &task.name))?;
                     }
-                    self.checkpoints.forget(&checkpoint_key("probe", &task.name))?;
+                    self.checkpoints.forget(&training_name("probe", &task.name))?;
                     self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
                 }
                 if !self.has_score("probe", &task.name) {
@@ -113,7 +113,7 @@ impl Session<'_> {
             let importance = self.trainer.optimizer.importance();
             let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
             writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
-            let key = checkpoint_key("probe", &task.name);
+            let key = training_name("probe", &task.name);
             let origin = self.with_metrics(origin, &key)?;
             self.commit(writing, origin)?;
             self.checkpoints.forget(&key)?;
@@ -155,7 +155,7 @@ impl Session<'_> {
         let job = self.job;
         let (device, layout, name) = (&job.device, &job.inputs.layout, &job.inputs.tasks[task].name);
         let mut models = RunModels::new(job);
-        let (_, mut update, mut base) = self.trainer.between_trainings();
+        let (_, mut update, mut base) = self.trainer.scratch_buffers();
         models.read_base(base.reborrow())?;
         models.read_weights(task, update.reborrow())?;
         let base_norm = squared_norm(device, base.as_view(), None)?.sqrt();
@@ -277,7 +277,7 @@ impl Session<'_> {
     fn update_sides(&mut self, cores: &[Core]) -> Result<Vec<group::Sides>> {
         let device = &self.job.device;
         let mut models = RunModels::new(self.job);
-        let (_, mut weights, mut base) = self.trainer.between_trainings();
+        let (_, mut weights, mut base) = self.trainer.scratch_buffers();
         models.read_base(base.reborrow())?;
         let mut sides = Vec::new();
         for (task, core) in cores.iter().enumerate() {
@@ -311,7 +311,7 @@ impl Session<'_> {
             self.load_base()?;
             self.train_staged(BACKBONE, groups, origin.clone())?;
         }
-        let (backbone, operand, base) = self.trainer.between_trainings();
+        let (backbone, operand, base) = self.trainer.scratch_buffers();
         let buffers = Buffers { backbone, operand, base };
         let mut models = RunModels::new(job);
         let (layout, seed) = (&job.inputs.layout, job.recipe.seed);

@@ -9,9 +9,9 @@ use super::cpift::{CORE, FUSED, GROUPS, REPORT, SavedCores};
 use super::measured::{SCORES, Scores};
 use super::record::{INPUTS, InputFile, RUN};
 use super::seal;
-use super::session::{FINAL, FinalReport, PROGRESS, RECIPE, RESULT, RunProgress, read_json};
+use super::session::{FINAL, FinalReport, PROGRESS, RECIPE, RESULT, RunProgress};
 use crate::error::{Error, Result};
-use crate::files;
+use crate::files::{self, read_json};
 use crate::metrics::{self, METRICS};
 use crate::progress::{CoreReport, FusionReport, GroupReport, JobReport, RunRecord, Score, StepReport};
 

@@ -6,12 +6,11 @@ use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::Way;
+use super::PairMethod;
 use super::record::InputFile;
-use super::session::read_json;
 use crate::error::{Error, Result};
-use crate::files::{self, hash_texts};
-use crate::settings::{CheckpointSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings};
+use crate::files::{self, hash_texts, read_json};
+use crate::recipe::{CheckpointSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings};
 
 /// Name of the record in the run folder.
 const IDENTITY: &str = "identity.json";
@@ -36,10 +35,10 @@ impl RunIdentity {
     ///
     /// # Errors
     /// None in practice: the settings are plain.
-    pub fn of(recipe: &Recipe, pairs: Option<Way>) -> Result<Self> {
+    pub fn of(recipe: &Recipe, pairs: Option<PairMethod>) -> Result<Self> {
         let settings = json(&without_what_may_differ(recipe))?;
-        let way = pairs.map_or("", Way::name);
-        Ok(Self { recipe: hash_texts(["cpift-engine run 2", &settings, way]), dtype: recipe.model.dtype })
+        let pairs = pairs.map_or("", PairMethod::name);
+        Ok(Self { recipe: hash_texts(["cpift-engine run 2", &settings, pairs]), dtype: recipe.model.dtype })
     }
 
     /// Reads what the run folder was begun with, if it says.

@@ -11,7 +11,7 @@ use crate::config::ModelConfig;
 use crate::data::{Dataset, LongRows, Notice, Sampler, SamplerSettings, Shape, Source, balanced_sample};
 use crate::error::{Error, Result};
 use crate::files::KnownFiles;
-use crate::settings::{ImportanceKind, ModelSettings, Recipe, TrainSettings};
+use crate::recipe::{ImportanceKind, ModelSettings, Recipe, TrainSettings};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::initialize;
 

@@ -29,31 +29,25 @@ use cpift_engine::Device;
 use crate::error::{Error, Result};
 use crate::files::{self, FolderLock, KnownFiles};
 use crate::progress::{Event, JobReport, Observer, Plan};
-use crate::settings::{Method, Recipe, Stage};
+use crate::recipe::{Method, Recipe, Stage};
 use crate::transformer::ComputeType;
-pub(crate) use cpift::mask_file;
+pub(crate) use cpift::{SavedCores, mask_file};
 pub use folder::RunFolder;
 use identity::RunIdentity;
 use inputs::Inputs;
-pub use pairs::Way;
+pub use pairs::PairMethod;
 pub(crate) use pairs::{first_column, pair_column};
 use plan::Steps;
 pub use plan::check_memory;
-pub use plan::method_name;
 pub use record::InputFile;
 pub(crate) use seal::{read as read_sealed, write as write_sealed};
-pub(crate) use session::read_json;
 use session::{FINAL, RECIPE, Session};
-pub(crate) use training::checkpoint_key;
 
 /// What a job is made from.
 #[derive(Debug, Clone, Copy)]
 pub struct JobOptions<'a> {
     /// The recipe, paths absolute or relative to the working folder.
     pub recipe: &'a Recipe,
-    /// The same as text, with every default filled in: written to the run folder, compared on resume, as are
-    /// the files it names.
-    pub recipe_text: &'a str,
     /// The run folder.
     pub out: &'a Path,
     /// Continue what is in the run folder.
@@ -63,8 +57,8 @@ pub struct JobOptions<'a> {
     /// Another run, of the same base, tasks and seed, whose probes and measurements of them and of the base are
     /// taken over.
     pub probes: Option<&'a Path>,
-    /// Instead of the recipe's method, train every ordered pair of tasks one after the other, in this way.
-    pub pairs: Option<Way>,
+    /// Instead of the recipe's method, train every ordered pair of tasks one after the other, by this method.
+    pub pairs: Option<PairMethod>,
     /// Folder of tokenised data that is kept between runs; none tokenises every time.
     pub cache: Option<&'a Path>,
 }
@@ -72,11 +66,12 @@ pub struct JobOptions<'a> {
 /// A job whose inputs are open and checked.
 pub struct Job {
     recipe: Recipe,
+    /// The same as TOML, with every default filled in: written to the run folder, and compared on resume.
     recipe_text: String,
     out: PathBuf,
     resume: bool,
     until: Option<Stage>,
-    pairs: Option<Way>,
+    pairs: Option<PairMethod>,
     device: Device,
     inputs: Inputs,
     identity: RunIdentity,
@@ -101,6 +96,7 @@ impl Job {
     /// Whatever is wrong with recipe, model, data or run folder, by key, file or line.
     pub fn prepare(device: &Device, options: &JobOptions<'_>) -> Result<Self> {
         let recipe = options.recipe;
+        let recipe_text = recipe.to_toml()?;
         let identity = RunIdentity::of(recipe, options.pairs)?;
         if !options.resume {
             files::require_unused(options.out).map_err(|error| holds_a_run(options.out, error))?;
@@ -108,7 +104,7 @@ impl Job {
         // Another process that works there is told of before anything is read and hashed.
         let lock = FolderLock::take_again(options.out)?.map(OnceLock::from).unwrap_or_default();
         if options.resume {
-            check_earlier(options.out, options.recipe_text, &identity)?;
+            check_earlier(options.out, &recipe_text, &identity)?;
         }
         if let (Some(stage), true) = (options.until, recipe.method != Method::Cpift) {
             let reason = format!("ends after stage `{}`, which only the method `cpift` has", stage.name());
@@ -130,7 +126,7 @@ impl Job {
         let plan = plan::plan(recipe, &inputs, &steps, device, compute, max_tokens)?;
         Ok(Self {
             recipe: recipe.clone(),
-            recipe_text: options.recipe_text.to_owned(),
+            recipe_text,
             out: options.out.to_owned(),
             resume: options.resume,
             until: options.until,
@@ -212,15 +208,15 @@ impl Job {
                 let _ = std::fs::remove_dir(&self.out);
             }
         });
-        let mut session = session.map_err(plan::say_what_to_lower)?;
+        let mut session = session.map_err(plan::explain_out_of_memory)?;
         session.observer.event(Event::Started(&self.plan));
         session.show_samples();
         let report = match (self.pairs, self.recipe.method) {
-            (Some(way), _) => session.run_pairs(way),
+            (Some(method), _) => session.run_pairs(method),
             (None, Method::Cpift) => session.run_cpift(),
             (None, _) => session.run_baseline(),
         };
-        let report = report.map_err(plan::say_what_to_lower)?;
+        let report = report.map_err(plan::explain_out_of_memory)?;
         session.observer.event(Event::Finished(&report));
         Ok(report)
     }

@@ -1,5 +1,5 @@
 //! How much of a first task is forgotten while a second is learnt, for every ordered pair of tasks and several
-//! ways to learn the second: the paper's second table.
+//! methods to learn the second: the paper's second table.
 
 use cpift_engine::Mask;
 use cpift_engine::ops::select::{self, Order};
@@ -9,10 +9,10 @@ use serde::{Deserialize, Serialize};
 use super::cpift::CORE;
 use super::models::RunModels;
 use super::session::{Session, probe_place};
-use super::training::{Training, TrainingPart, checkpoint_key};
+use super::training::{Training, TrainingPart};
 use crate::data::order;
 use crate::error::Result;
-use crate::progress::JobReport;
+use crate::progress::{JobReport, training_name};
 use crate::stages::fuse::{Core, TaskModels};
 
 const STAGE: &str = "pairs";
@@ -20,7 +20,7 @@ const STAGE: &str = "pairs";
 /// How the second task is trained, from the first task's probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
-pub enum Way {
+pub enum PairMethod {
     /// Plainly.
     Sequential,
     /// With some rows of the first task among its own (`replay.share`).
@@ -33,7 +33,7 @@ pub enum Way {
     Random,
 }
 
-impl Way {
+impl PairMethod {
     /// All, in the order of tables.
     pub const ALL: [Self; 5] = [Self::Sequential, Self::Replay, Self::Half, Self::Cpift, Self::Random];
 
@@ -73,7 +73,7 @@ pub fn pair_column(first: &str, second: &str) -> String {
 impl Session<'_> {
     /// Trains and evaluates every ordered pair. The report has the columns `base` and `probe`, and those of
     /// [`first_column`] and [`pair_column`].
-    pub(super) fn run_pairs(&mut self, way: Way) -> Result<JobReport> {
+    pub(super) fn run_pairs(&mut self, method: PairMethod) -> Result<JobReport> {
         let job = self.job;
         let tasks = job.inputs.all_tasks();
         self.load_base()?;
@@ -88,13 +88,19 @@ impl Session<'_> {
             self.evaluate(&column, &others)?;
             columns.push(column);
             for &second in &others {
-                columns.push(self.run_pair(first, second, way, &cores)?);
+                columns.push(self.run_pair(first, second, method, &cores)?);
             }
         }
         self.report(&columns.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
-    fn run_pair(&mut self, first: usize, second: usize, way: Way, cores: &[Core]) -> Result<String> {
+    fn run_pair(
+        &mut self,
+        first: usize,
+        second: usize,
+        method: PairMethod,
+        cores: &[Core],
+    ) -> Result<String> {
         let job = self.job;
         let name = |task: usize| &job.inputs.tasks[task].name;
         let column = pair_column(name(first), name(second));
@@ -103,12 +109,12 @@ impl Session<'_> {
         }
         let weights = self.trainer.model.weights_mut();
         RunModels::new(job).read_weights(first, weights)?;
-        let (sources, source_names) = match way {
-            Way::Replay => (self.with_replay(&[second], &[first]), job.inputs.names(&[second, first])),
+        let (sources, source_names) = match method {
+            PairMethod::Replay => (self.with_replay(&[second], &[first]), job.inputs.names(&[second, first])),
             _ => (job.inputs.whole(&[second]), job.inputs.names(&[second])),
         };
         let part = format!("{}-{}", first, second);
-        let origin = self.origin(&checkpoint_key(STAGE, &part), &[CORE, &probe_place(name(first))]);
+        let origin = self.origin(&training_name(STAGE, &part), &[CORE, &probe_place(name(first))]);
         self.train(Training {
             stage: STAGE,
             part: &part,
@@ -120,23 +126,29 @@ impl Session<'_> {
                 sources,
                 source_names,
                 purpose: format!("pair {part}"),
-                frozen: self.frozen_in_pair(first, second, way, cores)?,
+                frozen: self.frozen_in_pair(first, second, method, cores)?,
             }],
             origin,
         })?;
         self.evaluate(&column, &[first, second])?;
-        self.checkpoints.forget(&checkpoint_key(STAGE, &part))?;
+        self.checkpoints.forget(&training_name(STAGE, &part))?;
         Ok(column)
     }
 
-    fn frozen_in_pair(&self, first: usize, second: usize, way: Way, cores: &[Core]) -> Result<Option<Mask>> {
+    fn frozen_in_pair(
+        &self,
+        first: usize,
+        second: usize,
+        method: PairMethod,
+        cores: &[Core],
+    ) -> Result<Option<Mask>> {
         let job = self.job;
         let pair = first * job.inputs.tasks.len() + second;
-        match way {
-            Way::Sequential | Way::Replay => Ok(None),
-            Way::Half => self.random_half(pair).map(Some),
-            Way::Cpift => Ok(Some(cores[first].mask.clone())),
-            Way::Random => {
+        match method {
+            PairMethod::Sequential | PairMethod::Replay => Ok(None),
+            PairMethod::Half => self.random_half(pair).map(Some),
+            PairMethod::Cpift => Ok(Some(cores[first].mask.clone())),
+            PairMethod::Random => {
                 let seed = order::stream(job.recipe.seed, "random pair", pair, 0).next_u64();
                 let exclude = &job.recipe.core.exclude;
                 let eligible =

@@ -12,8 +12,8 @@ use crate::evaluation::generation_bytes;
 use crate::files;
 use crate::machine;
 use crate::model::Model;
-use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingPlan};
-use crate::settings::{Backbone, Conflict, Method, Recipe, TrainSettings};
+use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingKind, TrainingPlan};
+use crate::recipe::{Backbone, Conflict, Method, Recipe, TrainSettings};
 use crate::stages::merge::Merge;
 use crate::transformer::{ComputeType, MemoryPlan, Purpose, Transformer};
 
@@ -178,63 +178,47 @@ fn plan_task(task: &Task) -> TaskPlan {
 
 fn plan_trainings(recipe: &Recipe, inputs: &Inputs, steps: &Steps) -> Result<Vec<TrainingPlan>> {
     let all = inputs.all_tasks();
-    let training =
-        |title: String, settings: &TrainSettings, sources: Vec<Source>, steps: u64| -> Result<TrainingPlan> {
-            let rows: usize = sources.iter().map(|source| source.rows.len()).sum();
-            let row_tokens = |source: &Source| -> usize {
-                source.rows.iter().map(|&row| source.dataset.rows()[row].tokens.len()).sum()
-            };
-            let tokens: usize = sources.iter().map(row_tokens).sum();
-            let mut sampler = sampler(recipe, settings, sources, "count")?;
-            let sequences_per_step = (settings.batch_size * settings.accumulate) as f64;
-            let tokens_per_step = if settings.pack {
-                tokens as f64 / sampler.sequences_per_epoch() as f64 * sequences_per_step
-            } else {
-                tokens as f64 / rows as f64 * sequences_per_step
-            };
-            Ok(TrainingPlan { title, steps, tokens: (tokens_per_step * steps as f64).round() as u64 })
-        };
     let mut trainings = Vec::new();
+    let mut add = |kind, title: &str, settings: &TrainSettings, sources: Vec<Source>, steps| -> Result<()> {
+        let tokens = tokens_of_steps(recipe, settings, sources, steps)?;
+        trainings.push(TrainingPlan { kind, title: title.to_owned(), steps, tokens });
+        Ok(())
+    };
     if has_probes(recipe.method) {
-        for (index, task) in inputs.tasks.iter().enumerate().filter(|(index, _)| inputs.trains_probe(*index))
-        {
-            let sources = inputs.whole(&[index]);
-            trainings.push(training(
-                format!("probe {}", task.name),
-                &recipe.probe.training,
-                sources,
-                steps.probe,
-            )?);
+        for task in all.iter().copied().filter(|&task| inputs.trains_probe(task)) {
+            let title = format!("probe {}", inputs.tasks[task].name);
+            let settings = &recipe.probe.training;
+            add(TrainingKind::Probe, &title, settings, inputs.whole(&[task]), steps.probe)?;
         }
     }
     if trains_plainly(recipe) {
-        let name =
-            if recipe.method == Method::Cpift { "staged backbone" } else { method_name(recipe.method) };
+        let title = if recipe.method == Method::Cpift { "staged backbone" } else { recipe.method.name() };
         let total = steps.per_task.iter().sum();
-        trainings.push(training(name.to_owned(), &recipe.train, inputs.whole(&all), total)?);
+        add(TrainingKind::Method, title, &recipe.train, inputs.whole(&all), total)?;
     }
     if recipe.method == Method::Cpift {
-        let sources = inputs.sampled(&all, |_| 1.0);
-        trainings.push(training(
-            "integrate".to_owned(),
-            &recipe.integrate.training,
-            sources,
-            steps.integrate,
-        )?);
+        let (settings, sources) = (&recipe.integrate.training, inputs.sampled(&all, |_| 1.0));
+        add(TrainingKind::Integrate, "integrate", settings, sources, steps.integrate)?;
     }
     Ok(trainings)
 }
 
-/// Lower-case name of a method, as in recipes.
-pub fn method_name(method: Method) -> &'static str {
-    match method {
-        Method::Cpift => "cpift",
-        Method::Joint => "joint",
-        Method::Sequential => "sequential",
-        Method::Staged => "staged",
-        Method::Replay => "replay",
-        Method::Half => "half",
-    }
+/// Tokens of so many steps, from the average of the first epoch.
+fn tokens_of_steps(
+    recipe: &Recipe,
+    settings: &TrainSettings,
+    sources: Vec<Source>,
+    steps: u64,
+) -> Result<u64> {
+    let rows: usize = sources.iter().map(|source| source.rows.len()).sum();
+    let row_tokens = |source: &Source| -> usize {
+        source.rows.iter().map(|&row| source.dataset.rows()[row].tokens.len()).sum()
+    };
+    let tokens: usize = sources.iter().map(row_tokens).sum();
+    let mut sampler = sampler(recipe, settings, sources, "count")?;
+    let sequences = if settings.pack { sampler.sequences_per_epoch() as f64 } else { rows as f64 };
+    let tokens_per_step = tokens as f64 / sequences * (settings.batch_size * settings.accumulate) as f64;
+    Ok((tokens_per_step * steps as f64).round() as u64)
 }
 
 /// Bytes of the program itself: its code as far as it runs, threads, names, lists, and what the allocator keeps. Without
@@ -349,7 +333,7 @@ pub fn check_memory(plan: &Plan, device: &Device) -> Result<()> {
 }
 
 /// Adds to a failure for want of memory what to do: others use the device as well, or memory is in pieces.
-pub fn say_what_to_lower(error: Error) -> Error {
+pub fn explain_out_of_memory(error: Error) -> Error {
     match error {
         Error::Engine(error @ cpift_engine::Error::OutOfMemory { .. }) => {
             Error::Job(format!("{error}; {LESS_MEMORY}"))

@@ -8,12 +8,11 @@ use cpift_engine::Device;
 use serde::{Deserialize, Serialize};
 
 use super::inputs::Inputs;
-use super::session::read_json;
 use crate::checkpoint::{Checkpoint, copied_files, is_copied};
 use crate::error::{Error, Result};
-use crate::files::{AtomicFolder, Difference, KnownFiles};
+use crate::files::{AtomicFolder, Difference, KnownFiles, read_json};
 use crate::progress::{Plan, ProcessRecord, RunRecord};
-use crate::settings::Recipe;
+use crate::recipe::Recipe;
 use crate::{files, machine};
 
 /// Name of the record in the run folder.

@@ -7,9 +7,8 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
-use super::session::read_json;
 use crate::error::{Error, Result};
-use crate::files::{self, Origin, hash_texts};
+use crate::files::{self, Origin, hash_texts, read_json};
 
 /// Name of the field.
 const SEAL: &str = "seal";

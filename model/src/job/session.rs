@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::cpift::REPORT;
@@ -16,13 +15,13 @@ use super::weights::{open_trainer, weight_type};
 use super::{Job, RunIdentity, identity, record, seal};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
 use crate::data::{CacheUse, Dataset, Sampler, Source};
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files::{
-    self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, require_free_space,
+    self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, read_json, require_free_space,
 };
 use crate::metrics::Metrics;
 use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
-use crate::settings::{Stage, TrainSettings};
+use crate::recipe::{Stage, TrainSettings};
 use crate::stages::fuse::TaskModels;
 use crate::trainer::Trainer;
 
@@ -186,7 +185,7 @@ impl<'a> Session<'a> {
         };
         match error {
             Error::Format { path, reason } => Error::Format { path, reason: format!("{reason}; {remedy}") },
-            Error::File { path, action: "read", source } => {
+            Error::File { path, action: FileAction::Read, source } => {
                 Error::Format { path, reason: format!("cannot be read: {source}; {remedy}") }
             }
             other => other,
@@ -440,18 +439,4 @@ pub fn origin_of(identity: &str, place: &str) -> Origin {
 /// Name of a task's probe in the run folder.
 pub fn probe_place(task: &str) -> String {
     format!("probe/{task}")
-}
-
-/// Reads a small JSON file of the run folder, if it is there.
-///
-/// # Errors
-/// When it cannot be read, or is not what this version writes.
-pub fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let text = files::read_text(path)?;
-    serde_json::from_str(&text).map(Some).map_err(|error| {
-        Error::format(path, format!("not as this version writes it ({error}); remove the file"))
-    })
 }

@@ -7,7 +7,7 @@ use cpift_engine::{Device, ViewMut};
 use serde::{Deserialize, Serialize};
 
 use crate::checkpoint::{NamedTensor, TensorData, TensorFile, WeightType, write_tensors};
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files::{self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify};
 use crate::trainer::Trainer;
 
@@ -135,8 +135,8 @@ impl Checkpoints {
             return Ok(Vec::new());
         }
         let mut found = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(Error::file(&folder, "read"))? {
-            let path = entry.map_err(Error::file(&folder, "read"))?.path();
+        for entry in fs::read_dir(&folder).map_err(Error::file(&folder, FileAction::Read))? {
+            let path = entry.map_err(Error::file(&folder, FileAction::Read))?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
             if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
                 found.push((step, path));
@@ -166,7 +166,7 @@ fn step_name(step: u64) -> String {
 }
 
 fn remove(folder: &Path) -> Result<()> {
-    fs::remove_dir_all(folder).map_err(Error::file(folder, "remove"))
+    fs::remove_dir_all(folder).map_err(Error::file(folder, FileAction::Remove))
 }
 
 fn tensors(trainer: &Trainer) -> Vec<NamedTensor<'_>> {

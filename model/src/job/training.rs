@@ -8,8 +8,8 @@ use super::state::TrainingState;
 use crate::data::{Source, StepBatches};
 use crate::error::{Error, Result};
 use crate::files::Origin;
-use crate::progress::Event;
-use crate::settings::TrainSettings;
+use crate::progress::{Event, training_name};
+use crate::recipe::TrainSettings;
 use crate::trainer::Step;
 
 /// A fine-tune, in one or more consecutive parts.
@@ -55,7 +55,7 @@ impl Session<'_> {
     /// When the loss is not a number, a frozen coordinate changed, a checkpoint cannot be written, or a stop
     /// was asked for.
     pub fn train(&mut self, training: Training<'_>) -> Result<u64> {
-        let key = checkpoint_key(training.stage, training.part);
+        let key = training_name(training.stage, training.part);
         self.trainer.begin()?;
         let mut damaged = Vec::new();
         let found = self.checkpoints.read_newest(&key, &mut self.trainer, &training.origin, &mut damaged)?;
@@ -99,10 +99,10 @@ impl Session<'_> {
         let frozen = part.frozen.as_ref().map_or(0, |mask| mask.count() as u64);
         while state.step < span.end {
             let local = state.step - span.start;
-            let (step, steps) =
+            let (scheduled, schedule_steps) =
                 if training.restart { (local, span.end - span.start) } else { (state.step, span.total) };
             let batches = sampler.batches(span.data_offset + local)?;
-            let step = Step { settings, step, steps, frozen: part.frozen.as_ref() };
+            let step = Step { settings, index: scheduled, schedule_steps, frozen: part.frozen.as_ref() };
             let made = self.trainer.step(step, &batches, &part.source_names);
             let mut report = made.map_err(|error| explain(error, part, state.step, &batches))?;
             state.step += 1;
@@ -197,11 +197,6 @@ struct Span {
     total: u64,
     /// Steps that earlier parts took from the same stream of rows.
     data_offset: u64,
-}
-
-/// Name of a training's checkpoints in the run folder.
-pub fn checkpoint_key(stage: &str, part: &str) -> String {
-    if part.is_empty() { stage.to_owned() } else { format!("{stage}-{part}") }
 }
 
 /// Names the step, the rows and the checkpoint to go back to.

@@ -12,7 +12,7 @@ use super::session::Session;
 use crate::checkpoint::{Checkpoint, WeightType, too_large_for};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::settings::{ImportanceKind, SaveDtype};
+use crate::recipe::{ImportanceKind, SaveDtype};
 use crate::stages::fuse::TaskModels;
 use crate::trainer::Trainer;
 use crate::transformer::Purpose;
@@ -56,7 +56,7 @@ pub fn open_trainer(job: &Job) -> Result<Trainer> {
     if let Some(checkpoint) = &inputs.base.checkpoint {
         require_fit_of_input(job, trainer.model.weights(), checkpoint)?;
     }
-    let (_, mut scratch, _) = trainer.between_trainings();
+    let (_, mut scratch, _) = trainer.scratch_buffers();
     for (index, task) in inputs.tasks.iter().enumerate() {
         if let Some(model) = &task.model {
             models.read_weights(index, scratch.reborrow())?;

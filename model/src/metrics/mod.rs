@@ -7,10 +7,9 @@ use std::fs::{File, OpenOptions};
 use std::io::{Read, Write};
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files::{self, RecordedSteps, write_error};
-use crate::job::checkpoint_key;
-use crate::progress::StepReport;
+use crate::progress::{StepReport, training_name};
 use tensorboard::TensorBoard;
 
 /// Name of the file in the run folder.
@@ -80,7 +79,7 @@ impl Metrics {
     /// # Errors
     /// The system's, naming the file.
     pub fn sync(&self) -> Result<()> {
-        self.file.sync_data().map_err(write_error(&self.path, "write"))
+        self.file.sync_data().map_err(write_error(&self.path, FileAction::Write))
     }
 
     /// Forgets the steps after `step` of one training: they will be made again.
@@ -90,7 +89,7 @@ impl Metrics {
     pub fn rewind(&mut self, stage: &str, part: &str, step: u64) -> Result<()> {
         let of_training = |report: &StepReport| report.stage == stage && report.part == part;
         if self.retain(|report| !of_training(report) || report.step <= step)? {
-            self.rebuild_events(Some(&checkpoint_key(stage, part)))?;
+            self.rebuild_events(Some(&training_name(stage, part)))?;
         }
         Ok(())
     }
@@ -107,7 +106,9 @@ impl Metrics {
     /// crash left it.
     fn retain(&mut self, wanted: impl Fn(&StepReport) -> bool) -> Result<bool> {
         let mut bytes = Vec::new();
-        files::open_input(&self.path)?.read_to_end(&mut bytes).map_err(Error::file(&self.path, "read"))?;
+        files::open_input(&self.path)?
+            .read_to_end(&mut bytes)
+            .map_err(Error::file(&self.path, FileAction::Read))?;
         let (mut kept, mut damaged) = (Vec::with_capacity(bytes.len()), None);
         self.lines.clear();
         for (index, line) in bytes.split_inclusive(|&byte| byte == b'\n').enumerate() {
@@ -129,7 +130,7 @@ impl Metrics {
             }
             if wanted(&report) {
                 kept.extend(line);
-                let training = checkpoint_key(&report.stage, &report.part);
+                let training = training_name(&report.stage, &report.part);
                 self.lines.entry(training).or_default().push(blake3::hash(line));
             }
         }
@@ -148,8 +149,8 @@ impl Metrics {
     pub fn append(&mut self, report: &StepReport) -> Result<()> {
         let mut line = serde_json::to_string(report).map_err(|error| Error::Job(error.to_string()))?;
         line.push('\n');
-        self.file.write_all(line.as_bytes()).map_err(write_error(&self.path, "write"))?;
-        let training = checkpoint_key(&report.stage, &report.part);
+        self.file.write_all(line.as_bytes()).map_err(write_error(&self.path, FileAction::Write))?;
+        let training = training_name(&report.stage, &report.part);
         self.lines.entry(training).or_default().push(blake3::hash(line.as_bytes()));
         self.tensorboard.as_mut().map_or(Ok(()), |events| events.append(report))
     }
@@ -180,5 +181,5 @@ pub fn read(path: &Path) -> Result<Vec<StepReport>> {
 }
 
 fn append(path: &Path) -> Result<File> {
-    OpenOptions::new().create(true).append(true).open(path).map_err(write_error(path, "write"))
+    OpenOptions::new().create(true).append(true).open(path).map_err(write_error(path, FileAction::Write))
 }

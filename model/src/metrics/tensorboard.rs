@@ -9,11 +9,10 @@ use std::fs::{self, File, OpenOptions};
 use std::io::Write;
 use std::path::{Path, PathBuf};
 
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files;
-use crate::job::checkpoint_key;
 use crate::machine;
-use crate::progress::StepReport;
+use crate::progress::{StepReport, training_name};
 
 /// Name of the folder in the run folder.
 const FOLDER: &str = "tensorboard";
@@ -66,7 +65,7 @@ impl TensorBoard {
                 old.retain(|file| *file != path);
             }
             for file in old {
-                fs::remove_file(&file).map_err(Error::file(&file, "remove"))?;
+                fs::remove_file(&file).map_err(Error::file(&file, FileAction::Remove))?;
             }
         }
         Ok(())
@@ -77,10 +76,10 @@ impl TensorBoard {
         if !self.folder.exists() {
             return Ok(Vec::new());
         }
-        let entries = fs::read_dir(&self.folder).map_err(Error::file(&self.folder, "read"))?;
+        let entries = fs::read_dir(&self.folder).map_err(Error::file(&self.folder, FileAction::Read))?;
         let mut found = Vec::new();
         for entry in entries {
-            let path = entry.map_err(Error::file(&self.folder, "read"))?.path();
+            let path = entry.map_err(Error::file(&self.folder, FileAction::Read))?.path();
             if path.is_dir() {
                 found.extend(path.file_name().map(|name| name.to_string_lossy().into_owned()));
             }
@@ -104,19 +103,21 @@ impl TensorBoard {
                     path
                 }
             };
-            let file =
-                OpenOptions::new().append(true).open(&path).map_err(files::write_error(&path, "write"))?;
+            let file = OpenOptions::new()
+                .append(true)
+                .open(&path)
+                .map_err(files::write_error(&path, FileAction::Write))?;
             self.open = Some((training, path, file));
         }
         let Some((_, path, file)) = &mut self.open else { return Ok(()) };
         // One write: whoever is killed leaves whole records, or one cut short that the next process replaces.
-        file.write_all(&record(&step_event(report))).map_err(files::write_error(path, "write"))
+        file.write_all(&record(&step_event(report))).map_err(files::write_error(path, FileAction::Write))
     }
 }
 
 /// The folder of a step's training: TensorBoard shows each as a run of its own.
 fn training_of(report: &StepReport) -> String {
-    checkpoint_key(&report.stage, &report.part)
+    training_name(&report.stage, &report.part)
 }
 
 /// TensorBoard reads files whose names contain `tfevents`, in the order of their names.
@@ -129,10 +130,10 @@ fn event_files(folder: &Path) -> Result<Vec<PathBuf>> {
     if !folder.exists() {
         return Ok(Vec::new());
     }
-    let entries = fs::read_dir(folder).map_err(Error::file(folder, "read"))?;
+    let entries = fs::read_dir(folder).map_err(Error::file(folder, FileAction::Read))?;
     let mut found = Vec::new();
     for entry in entries {
-        let path = entry.map_err(Error::file(folder, "read"))?.path();
+        let path = entry.map_err(Error::file(folder, FileAction::Read))?.path();
         if path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("events.out.tfevents.")) {
             found.push(path);
         }

@@ -6,7 +6,7 @@ use rand_chacha::rand_core::Rng;
 
 use crate::data::order;
 use crate::error::Result;
-use crate::settings::{CoreScope, CoreSettings, ImportanceKind};
+use crate::recipe::{CoreScope, CoreSettings, ImportanceKind};
 use crate::stages::fuse::Core;
 
 /// Selects a task's core: the share `fraction` of the parameters with the largest importance, exactly,

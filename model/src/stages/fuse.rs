@@ -6,7 +6,7 @@ use cpift_engine::{Device, Layout, Mask, View, ViewMut};
 
 use crate::error::Result;
 use crate::progress::{FusionReport, SlerpReport};
-use crate::settings::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
+use crate::recipe::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
 use crate::stages::merge;
 
 /// Where the task models come from: read one at a time, so that memory does not grow with their number.

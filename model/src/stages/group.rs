@@ -4,7 +4,7 @@ use cpift_engine::Mask;
 
 use crate::data::order;
 use crate::error::Result;
-use crate::settings::{GroupOrder, GroupSettings, Linkage};
+use crate::recipe::{GroupOrder, GroupSettings, Linkage};
 
 /// Groups tasks by the overlap of their cores: an edge where `jaccard[i][j]` reaches the threshold, then
 /// connected components or complete linkage. Groups come in training order, tasks ascending in each.

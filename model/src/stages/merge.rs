@@ -9,7 +9,7 @@ use rand_chacha::rand_core::Rng;
 
 use crate::data::order;
 use crate::error::Result;
-use crate::settings::{Backbone, FuseSettings};
+use crate::recipe::{Backbone, FuseSettings};
 use crate::stages::fuse::{Buffers, TaskModels};
 
 /// How updates are merged.

@@ -23,7 +23,7 @@ use tokenizers::{Encoding, PostProcessor, Token};
 use crate::data::templates::{ChatTemplates, TemplateSources};
 use crate::error::{Error, Reasoned, Result};
 use crate::files;
-use crate::settings::SpecialTokens;
+use crate::recipe::SpecialTokens;
 use compare::Meaning;
 use contain::contain;
 pub use contain::panic_is_contained;

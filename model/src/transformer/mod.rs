@@ -12,15 +12,15 @@ mod cache;
 mod forward;
 mod generate;
 mod initialize;
-mod passing;
 mod rotary;
+mod temporary;
 mod timings;
 mod weights;
 
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::cross_entropy::{self, Workspace};
 use cpift_engine::ops::linear;
-use cpift_engine::{Buffer, Device, Real, View, ViewMut, bf16};
+use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 
 use activations::{Activations, BatchBuffers};
 pub use activations::{MemoryPlan, Purpose};
@@ -32,28 +32,10 @@ pub use timings::{Part, Timings};
 use weights::ModelWeights;
 
 use crate::batch::Batch;
+pub use crate::compute::ComputeType;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::machine;
-
-/// The number type that a model computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ComputeType {
-    /// 32-bit floats.
-    F32,
-    /// 16-bit brain floats, with f32 sums; on GPUs.
-    Bf16,
-}
-
-impl ComputeType {
-    /// As in recipes and messages.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::F32 => <f32 as Real>::NAME,
-            Self::Bf16 => <bf16 as Real>::NAME,
-        }
-    }
-}
 
 /// A transformer's structure and working memory. It holds no weights: they are passed to every call.
 #[derive(Debug)]
@@ -134,8 +116,8 @@ impl<T: Real> Transformer<T> {
             && matches!(device, Device::Gpu(_))
             && planned as u64 <= available
         {
-            let bytes = passing::bytes::<T>(config, device, max_tokens.max(1), recompute)?;
-            plan.parts.push(("in passing", bytes));
+            let bytes = temporary::bytes::<T>(config, device, max_tokens.max(1), recompute)?;
+            plan.parts.push(("temporary buffers", bytes));
         }
         Ok(plan)
     }

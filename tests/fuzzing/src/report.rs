@@ -1,6 +1,7 @@
 //! Recipes, and the files of a run or a comparison that become a report.
 
-use cpift_engine_cli::{recipe as recipes, report as reports};
+use cpift_engine_cli::report as reports;
+use cpift_model::Recipe;
 
 use crate::expect_one_line;
 use crate::input::{Folder, files};
@@ -13,11 +14,11 @@ pub fn recipe(data: &[u8]) {
     let overrides = String::from_utf8_lossy(overrides);
     let overrides: Vec<String> = overrides.lines().map(str::to_owned).collect();
     let path = folder.path().join("recipe.toml");
-    match recipes::load(&path, &overrides) {
-        Ok(loaded) => {
-            folder.write("recipe.toml", loaded.text.as_bytes());
-            let again = recipes::load(&path, &[]).expect("what was written is a recipe");
-            assert_eq!(format!("{:?}", loaded.recipe), format!("{:?}", again.recipe));
+    match Recipe::load(&path, &overrides) {
+        Ok(recipe) => {
+            folder.write("recipe.toml", recipe.to_toml().expect("what was read can be written").as_bytes());
+            let again = Recipe::load(&path, &[]).expect("what was written is a recipe");
+            assert_eq!(format!("{recipe:?}"), format!("{again:?}"));
         }
         Err(error) => expect_one_line(&error),
     }

@@ -1,6 +1,6 @@
 //! A tokenizer's files.
 
-use cpift_model::settings::SpecialTokens;
+use cpift_model::recipe::SpecialTokens;
 use cpift_model::{Error, Tokenizer};
 
 use crate::expect_one_line;

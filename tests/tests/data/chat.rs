@@ -5,7 +5,7 @@ use std::path::Path;
 
 use cpift_model::Tokenizer;
 use cpift_model::data::Row;
-use cpift_model::settings::SpecialTokens;
+use cpift_model::recipe::SpecialTokens;
 use cpift_tests::data::{DataFile, FOLDERS, chat, folder, folder_with_template, tokenizer, words_folder};
 use serde_json::{Value, json};
 

@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
 use cpift_model::data::{CacheUse, Dataset, LongRows, Notice, Shape, instruction_prompt, is_exact_match};
-use cpift_model::settings::SpecialTokens;
+use cpift_model::recipe::SpecialTokens;
 use cpift_tests::data::{DataFile, chat, folder, folder_with_template, tokenizer, words_folder};
 use cpift_tests::folders;
 use proptest::prelude::*;

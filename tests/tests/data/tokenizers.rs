@@ -5,7 +5,7 @@ use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
 use cpift_model::data::{Dataset, LongRows};
-use cpift_model::settings::SpecialTokens;
+use cpift_model::recipe::SpecialTokens;
 use cpift_tests::data::{DataFile, folder_with_template, tokenizer, words_folder};
 use cpift_tests::folders;
 use serde_json::{Value, json};

@@ -38,20 +38,19 @@ fn an_answer_that_comes_first_is_learnt_behind_what_the_template_writes_before_i
     assert!(message.contains("put a message of the role `user` before it"), "{message}");
 }
 
-/// A call that the template leaves out is no empty answer.
+/// As `transformers` marks it: what the template writes of the turn is learnt, if only its end, and the missing call is
+/// said.
 #[test]
-fn a_turn_of_which_the_template_writes_nothing_is_not_learnt() {
+fn of_a_call_that_the_template_leaves_out_the_end_of_the_turn_is_learnt() {
     let call = json!({"role": "assistant", "content": "", "tool_calls": [
         {"type": "function", "function": {"name": "rain", "arguments": {}}}]});
     let user = json!({"role": "user", "content": "rain?"});
     let answer = json!({"role": "assistant", "content": "no"});
     let tool = json!({"role": "tool", "content": "0"});
     let (text, notices) = load(WITH_SYSTEM, json!({"messages": [user, call, tool, answer]})).unwrap();
-    assert_eq!(text.matches('⟦').count(), 1, "{text}");
+    assert!(text.contains("assistant\n⟦<|im_end|>⟧"), "{text}");
     assert!(text.ends_with("⟦no<|im_end|>⟧"), "{text}");
     assert_eq!(notices, [Notice::ToolCallsLeftOut]);
-    let message = load(WITH_SYSTEM, json!({"messages": [user, call]})).unwrap_err();
-    assert!(message.contains("writes nothing of the last answer"), "{message}");
 }
 
 /// Turns are the same whether the template tells of them by the way or has to be asked for each: one that has to be asked looks at

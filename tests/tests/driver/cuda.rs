@@ -354,7 +354,7 @@ fn plan_and_run() {
     let planned = job.plan(&recipe).unwrap();
     let parts = || planned.memory.iter().filter(|part| !part.on_host);
     let bytes = parts().map(|part| part.bytes).sum::<u64>();
-    let passing = parts().find(|part| part.name == "in passing").unwrap().bytes;
+    let passing = parts().find(|part| part.name == "temporary buffers").unwrap().bytes;
     job.run(&recipe, "run", false, &mut Silent).unwrap();
     let taken = device.peak_memory_bytes().unwrap();
     assert!(taken <= bytes && 2 * taken > bytes, "{taken} taken, planned {:?}", planned.memory);

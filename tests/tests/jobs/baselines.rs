@@ -2,9 +2,9 @@
 
 use std::fs;
 
-use cpift_model::job::Way;
+use cpift_model::job::PairMethod;
 use cpift_model::progress::{Silent, StepReport};
-use cpift_model::settings::Stage;
+use cpift_model::recipe::Stage;
 use cpift_tests::jobs::{Options, SmallJob, TASKS, Watcher};
 use serde_json::json;
 
@@ -119,7 +119,7 @@ fn every_ordered_pair_is_trained_from_the_first_tasks_probe() {
     let recipe = job.recipe(&[]);
     let probes = job.path("probes");
     job.run_until(&recipe, "probes", false, Some(Stage::Group), &mut Silent).unwrap();
-    for way in Way::ALL {
+    for way in PairMethod::ALL {
         let out = format!("pairs-{}", way.name());
         let options = Options { probes: Some(&probes), pairs: Some(way), ..Options::default() };
         let report = job.run_with(&recipe, &out, &options, &mut Silent).unwrap();
@@ -143,7 +143,7 @@ fn stopped_pairs_continue_to_the_same_scores() {
     let probes = job.path("probes");
     job.run_until(&recipe, "probes", false, Some(Stage::Group), &mut Silent).unwrap();
     let run = |out: &str, resume: bool, observer: &mut Watcher| {
-        let options = Options { resume, until: None, probes: Some(&probes), pairs: Some(Way::Cpift) };
+        let options = Options { resume, until: None, probes: Some(&probes), pairs: Some(PairMethod::Cpift) };
         job.run_with(&recipe, out, &options, observer)
     };
     let whole = run("whole", false, &mut Watcher::default()).unwrap();

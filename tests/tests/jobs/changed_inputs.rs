@@ -4,7 +4,7 @@ use std::fs;
 
 use cpift_model::job::{Job, JobOptions};
 use cpift_model::progress::Silent;
-use cpift_model::settings::Stage;
+use cpift_model::recipe::Stage;
 use cpift_tests::jobs::{Meddler, SmallJob};
 
 const WEIGHTS: &str = "final/model.safetensors";
@@ -78,7 +78,6 @@ fn a_file_edited_after_it_was_read_is_noticed() {
         let out = job.path("run");
         let options = JobOptions {
             recipe: &recipe,
-            recipe_text: "",
             out: &out,
             resume: false,
             until: None,

@@ -3,7 +3,7 @@
 use cpift_engine::{Buffer, Device, Mask};
 use cpift_model::checkpoint::{Checkpoint, TensorFile};
 use cpift_model::progress::Silent;
-use cpift_model::settings::Stage;
+use cpift_model::recipe::Stage;
 use cpift_model::{Error, Recipe};
 use cpift_tests::jobs::{SmallJob, TASKS, Watcher};
 use serde_json::json;

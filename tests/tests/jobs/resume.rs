@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use cpift_model::progress::Silent;
-use cpift_model::settings::{SpecialTokens, Stage};
+use cpift_model::recipe::{SpecialTokens, Stage};
 use cpift_model::{Error, Recipe};
 use cpift_tests::folders::copy;
 use cpift_tests::jobs::{Meddler, Options, SmallJob, Watcher};

@@ -1,7 +1,7 @@
 //! Fusion of task models against a brute-force reading of docs/algorithm.md's stage 3, coordinate by coordinate.
 
 use cpift_engine::{Buffer, Device, Layout, Mask};
-use cpift_model::settings::{Backbone, Conflict, FoldWeight, FuseSettings, SlerpSpace};
+use cpift_model::recipe::{Backbone, Conflict, FoldWeight, FuseSettings, SlerpSpace};
 use cpift_model::stages::fuse::{Buffers, Core, fuse};
 use cpift_tests::flat::{layout, random_mask, slerp_oracle};
 use cpift_tests::models::MemoryModels;

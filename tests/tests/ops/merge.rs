@@ -3,7 +3,7 @@
 use cpift_engine::ops::merge::{Terms, add_update, elected_signs, finish, random_mask};
 use cpift_engine::ops::slerp;
 use cpift_engine::{Buffer, Device, Layout, Mask};
-use cpift_model::settings::{Backbone, FuseSettings};
+use cpift_model::recipe::{Backbone, FuseSettings};
 use cpift_model::stages::fuse::{Buffers, Core, fuse};
 use cpift_tests::devices::devices;
 use cpift_tests::flat::{brute_force_top_k, layout, random_mask as ragged_mask};

@@ -14,7 +14,7 @@ pub fn section(comparison: &Comparison) -> Option<Section> {
     if ablations.is_empty() {
         return None;
     }
-    let mut table = Table::new(
+    let mut table = Table::captioned(
         format!(
             "CPI-FT with one choice changed. Difference: to CPI-FT with the same seed, mean over the seeds. {}",
             interval_caption(comparison)

@@ -31,7 +31,7 @@ pub fn section(comparison: &Comparison) -> Option<Section> {
 }
 
 fn table(comparison: &Comparison, forgetting: &Forgetting) -> Table {
-    let mut table = Table::new(
+    let mut table = Table::captioned(
         format!(
             "Change in exact match in points, mean over all pairs. On the first task it is the standard backward transfer \
              of two tasks. {}",

@@ -39,7 +39,7 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
     let mut headings = vec![budget_title(budget).to_owned()];
     headings.extend(comparison.tasks.iter().cloned());
     headings.extend(["normalised", "to cpift", "worst task", "steps", "time", "memory"].map(str::to_owned));
-    let mut table = Table::new(
+    let mut table = Table::captioned(
         format!(
             "{budget_text} Tasks: rows of the evaluation file answered exactly, in % (loss in nats where a task has no \
              prompts). Normalised: each task between the base model = 0 and its own specialist = 1, mean over the tasks; \

@@ -8,6 +8,7 @@ mod overlaps;
 use cpift_model::compare::results::{Budget, Comparison, Interval};
 
 use super::document::{Block, Document, Section, Table};
+use crate::display::comparison::with_interval;
 use crate::display::units::{bytes, duration, grouped};
 
 /// The report of a comparison.
@@ -40,13 +41,10 @@ fn budget_title(budget: Budget) -> &'static str {
 
 /// A mean with half its interval, times `factor`; – where it was not measured.
 fn interval_text(interval: Option<&Interval>, factor: f64, decimals: usize) -> String {
-    let Some(interval) = interval else { return "–".to_owned() };
-    let mean = format!("{:.decimals$}", factor * interval.mean);
-    let text = match interval.half_width {
-        Some(half) => format!("{mean} ± {:.decimals$}", factor * half),
-        None => mean,
-    };
-    text.replace('-', "−")
+    interval.map_or_else(
+        || "–".to_owned(),
+        |&interval| with_interval(interval, factor, decimals).replace('-', "−"),
+    )
 }
 
 /// What an interval is, for captions.
@@ -80,7 +78,7 @@ fn provenance(comparison: &Comparison) -> Section {
     ];
     facts.extend(origin.processor.clone().map(|name| fact("processor", name)));
     facts.push(fact("parameters", grouped(origin.parameters)));
-    let mut specialists = Table::new(
+    let mut specialists = Table::captioned(
         "The specialists (probes) that scores are normalised by, one set for each seed.",
         ["seed", "wall time", "peak memory"],
     );

@@ -13,7 +13,7 @@ const ROW: f64 = 20.0;
 /// The section `Cores`; none before stage 1b.
 pub fn section(context: &Context<'_>) -> Option<Section> {
     let report = context.run.cores.as_ref()?;
-    let mut table = Table::new(
+    let mut table = Table::captioned(
         "Parameters: how many the core holds. Move: ‖θi − θ0‖ / ‖θ0‖, how far the probe went from the base. Threshold: \
          the least importance in the core.",
         ["task", "parameters", "move", "threshold"],

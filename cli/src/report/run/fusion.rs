@@ -4,7 +4,7 @@ use cpift_model::progress::{FusionReport, SlerpReport};
 use cpift_model::stages::core::kind;
 
 use super::Context;
-use crate::display::reports::folded_tasks;
+use crate::display::reports::{FoldAngles, fold_angles, folded_tasks};
 use crate::display::units::{grouped, percent};
 use crate::report::chart::dots::{Dot, DotChart, Marker};
 use crate::report::chart::{NARROW, Shape};
@@ -97,23 +97,13 @@ fn angles(report: &FusionReport) -> Block {
 }
 
 fn table(report: &FusionReport) -> Table {
-    let mut table = Table::new(
+    let mut table = Table::captioned(
         "Angles in degrees, over the tensors of each step of the fold.",
         ["folded in", "tensors", "least", "median", "largest", "LERP"],
     );
-    for task in folded_tasks(report) {
-        let of_task = || report.slerps.iter().filter(|slerp| slerp.task == task);
-        let mut angles: Vec<f64> = of_task().map(|slerp| slerp.angle.to_degrees()).collect();
-        angles.sort_by(f64::total_cmp);
-        let degrees = |index: usize| format!("{:.2}", angles[index]);
-        table.row([
-            task.to_owned(),
-            angles.len().to_string(),
-            degrees(0),
-            degrees(angles.len() / 2),
-            degrees(angles.len() - 1),
-            of_task().filter(|slerp| slerp.fallback.is_some()).count().to_string(),
-        ]);
+    for FoldAngles { task, tensors, degrees, linear } in fold_angles(report) {
+        let [least, median, largest] = degrees.map(|angle| format!("{angle:.2}"));
+        table.row([task.to_owned(), tensors.to_string(), least, median, largest, linear.to_string()]);
     }
     table
 }

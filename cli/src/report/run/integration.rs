@@ -16,13 +16,12 @@ pub fn section(context: &Context<'_>) -> Option<Section> {
         "Setting frozen = {}: {}",
         format!("{:?}", context.recipe.integrate.frozen).to_lowercase(),
         match context.recipe.integrate.frozen {
-            cpift_model::settings::Frozen::Prior =>
-                "in each part the cores of earlier groups keep their bits.",
-            cpift_model::settings::Frozen::Others =>
+            cpift_model::recipe::Frozen::Prior => "in each part the cores of earlier groups keep their bits.",
+            cpift_model::recipe::Frozen::Others =>
                 "in each part the cores of all other groups keep their bits.",
-            cpift_model::settings::Frozen::All => "all cores keep their bits throughout.",
-            cpift_model::settings::Frozen::None => "nothing is frozen.",
-            cpift_model::settings::Frozen::Half => {
+            cpift_model::recipe::Frozen::All => "all cores keep their bits throughout.",
+            cpift_model::recipe::Frozen::None => "nothing is frozen.",
+            cpift_model::recipe::Frozen::Half => {
                 "a random half of every tensor keeps its bits, another half in every part."
             }
         }

@@ -9,9 +9,9 @@ mod scores;
 mod training;
 
 use cpift_model::Recipe;
-use cpift_model::job::{RunFolder, method_name};
+use cpift_model::job::RunFolder;
 use cpift_model::progress::Score;
-use cpift_model::settings::Method;
+use cpift_model::recipe::Method;
 
 use super::document::{Document, Section};
 use crate::display::units::{duration, grouped};
@@ -76,7 +76,7 @@ fn lead(context: &Context<'_>) -> String {
     let run = context.run;
     let method = match context.recipe.method {
         Method::Cpift => "CPI-FT (arXiv 2508.21741)".to_owned(),
-        method => format!("method {}", method_name(method)),
+        method => format!("method {}", method.name()),
     };
     let mut parts = vec![method, format!("{} tasks", context.tasks.len())];
     if let Some(record) = &run.record {

@@ -2,8 +2,8 @@
 
 use super::Context;
 use crate::display::units::{bytes, duration, grouped};
-use crate::recipe::differences;
 use crate::report::document::{Block, Section, Table};
+use cpift_model::recipe::differences;
 
 /// The section `What was run`.
 pub fn section(context: &Context<'_>) -> Section {
@@ -81,7 +81,7 @@ fn settings(context: &Context<'_>) -> Table {
 }
 
 fn tasks(record: &cpift_model::progress::RunRecord) -> Table {
-    let mut table = Table::new(
+    let mut table = Table::captioned(
         "Supervised: tokens that the loss is taken on. Long: rows left out or cut at model.max_length.",
         ["task", "rows", "tokens", "supervised", "long", "evaluation rows"],
     );

@@ -1,5 +1,6 @@
 //! The closing table, and the same as charts.
 
+use cpift_model::compare::results::Interval;
 use cpift_model::progress::Score;
 
 use super::{Context, column_title};
@@ -72,8 +73,7 @@ fn table(context: &Context<'_>) -> Table {
     }
     if context.tasks.len() > 1 {
         let cells = context.columns.iter().flat_map(|column| mean_cells(context, column));
-        table.row(std::iter::once("mean".to_owned()).chain(cells));
-        table.summary_rows = 1;
+        table.summary(std::iter::once("mean".to_owned()).chain(cells));
     }
     table
 }
@@ -87,8 +87,7 @@ fn cells(score: Option<&Score>) -> [String; 2] {
 fn mean_cells(context: &Context<'_>, column: &str) -> [String; 2] {
     let mean = |value: &dyn Fn(&Score) -> Option<f64>| {
         let values = context.tasks.iter().map(|task| value(context.score(column, task)?));
-        let values = values.collect::<Option<Vec<f64>>>()?;
-        Some(values.iter().sum::<f64>() / values.len() as f64)
+        Interval::of_all(values).map(|interval| interval.mean)
     };
     let loss = mean(&|score| Some(score.loss)).map_or("–".to_owned(), |loss| format!("{loss:.4}"));
     [loss, mean(&|score| score.exact_match).map_or("–".to_owned(), percent)]

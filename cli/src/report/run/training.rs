@@ -1,7 +1,7 @@
 //! Losses of every training, the learning rate and the gradient norm over the run.
 
 use cpift_model::progress::StepReport;
-use cpift_model::settings::Method;
+use cpift_model::recipe::Method;
 
 use super::Context;
 use crate::report::chart::NARROW;
@@ -105,7 +105,7 @@ fn single_tasks(trainings: &[&Training<'_>]) -> Block {
         caption: format!(
             "Probes: each task fine-tuned alone from the base model, on one common scale. {}{}",
             smoothing_text(steps),
-            left_out(trainings.len())
+            more_tasks(trainings.len())
         ),
         figures: trainings.iter().take(MOST_TASKS).map(figure).collect(),
     }
@@ -147,13 +147,13 @@ fn mixed_tasks(context: &Context<'_>, training: &Training<'_>) -> Block {
             "{}: the loss over all tasks of a step, and each task’s own in the steps that hold some of it. {}{marks}{}",
             capital(training.stage),
             smoothing_text(training.steps.len()),
-            left_out(tasks)
+            more_tasks(tasks)
         ),
         figures,
     }
 }
 
-fn left_out(tasks: usize) -> String {
+fn more_tasks(tasks: usize) -> String {
     match tasks.saturating_sub(MOST_TASKS) {
         0 => String::new(),
         more => format!(" {more} more tasks are in steps.csv."),

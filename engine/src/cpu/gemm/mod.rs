@@ -15,9 +15,9 @@ use std::ops::Range;
 
 use self::kernel::{Target, edge_tile, tile};
 use self::pack::pack;
+use super::CpuDevice;
 use super::parallel::{SharedMut, for_each_phase, part, with_scratch};
 use super::simd::{Baseline, Instructions, Level};
-use crate::device::CpuDevice;
 
 /// Most inner indices summed in registers before C is updated.
 const DEPTH_BLOCK: usize = 768;

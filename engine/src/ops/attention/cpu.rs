@@ -1,5 +1,8 @@
 //! The forward pass, and what it shares with the backward pass.
 
+pub mod backward;
+pub mod decode;
+
 use std::ops::Range;
 
 use super::{Documents, Shape};

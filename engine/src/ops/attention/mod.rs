@@ -17,9 +17,7 @@
 //! Each result is summed in an order that depends on the documents alone: the bits are the same from
 //! run to run and for every number of threads.
 
-mod backward;
 mod cpu;
-mod decode;
 mod gpu;
 
 use std::num::NonZeroUsize;
@@ -221,17 +219,17 @@ pub fn backward<T: Real>(
     check_length(OP, "d_v", gradients.d_v.len(), tokens * shape.key_width())?;
     match device {
         Device::Gpu(gpu) => gpu::backward(gpu, shape, documents, &inputs, &outputs, gradients)?,
-        Device::Cpu(cpu) => backward::backward(
+        Device::Cpu(cpu) => cpu::backward::backward(
             cpu,
             shape,
             documents,
             cpu::HostInputs::new(&inputs)?,
-            backward::HostBackwardInputs {
+            cpu::backward::HostBackwardInputs {
                 output: outputs.output.floats()?,
                 log_sum_exp: outputs.log_sum_exp.host(),
                 d_output: outputs.d_output.floats()?,
             },
-            backward::HostGradients::new(
+            cpu::backward::HostGradients::new(
                 gradients.d_q.floats()?,
                 gradients.d_k.floats()?,
                 gradients.d_v.floats()?,
@@ -304,8 +302,8 @@ pub fn decode<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::decode(gpu, shape, q, &cache, slots, output)?,
         Device::Cpu(cpu) => {
-            let cache = decode::Cache::new(&cache)?;
-            decode::decode(cpu, shape, q.floats()?, cache, output.floats()?);
+            let cache = cpu::decode::Cache::new(&cache)?;
+            cpu::decode::decode(cpu, shape, q.floats()?, cache, output.floats()?);
         }
     }
     Ok(())

@@ -11,7 +11,7 @@ use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
 use crate::mask::Mask;
-use crate::ops::work::{Work, mask_bytes, strewn_bytes};
+use crate::ops::work::{Work, mask_bytes, scattered_bytes};
 
 const OP: &str = "transplant";
 
@@ -63,8 +63,8 @@ pub fn scatter(device: &Device, target: ViewMut<'_, f32>, mask: &Mask, values: &
     Ok(())
 }
 
-/// Work of [`transplant`] of `selected` of so many elements, strewn at random: whole sectors of the source are
+/// Work of [`transplant`] of `selected` of so many elements, scattered at random: whole sectors of the source are
 /// read, and of the backbone written.
 pub fn work(elements: usize, selected: usize) -> Work {
-    Work::new(mask_bytes(elements) + 2 * strewn_bytes(elements, selected), 0)
+    Work::new(mask_bytes(elements) + 2 * scattered_bytes(elements, selected), 0)
 }

@@ -12,12 +12,12 @@ const LOWER_BINS: usize = 1 << LOWER_BITS;
 const LOWER_MASK: u32 = (1 << LOWER_BITS) - 1;
 
 impl<K: Keys> Work<'_, '_, K> {
-    /// In two passes, whatever the keys are.
+    /// Sets the bits; returns the k-th key.
     pub(super) fn mark_by_counting(
-        &mut self,
+        self,
         find_nan: impl Fn() -> Result<(), NotANumber>,
     ) -> Result<u32, NotANumber> {
-        let Self { keys, pieces, k, pieces_per_part, .. } = *self;
+        let Self { keys, pieces, k, pieces_per_part, targets } = self;
         let counts: Vec<Vec<u32>> =
             pieces.par_chunks(pieces_per_part).map(|part| vectorize!(|| count_upper(keys, part))).collect();
         let upper_counts = total(counts.iter());
@@ -29,7 +29,7 @@ impl<K: Keys> Work<'_, '_, K> {
 
         let mut parts: Vec<Boundary> = pieces
             .par_chunks(pieces_per_part)
-            .zip(self.targets.par_chunks_mut(pieces_per_part))
+            .zip(targets.par_chunks_mut(pieces_per_part))
             .map(|(part, targets)| vectorize!(|| mark_above(keys, part, targets, upper as u32)))
             .collect();
         let (lower, mut ties) = boundary(&total(parts.iter().map(|part| &part.lower_counts)), rest);
@@ -39,7 +39,7 @@ impl<K: Keys> Work<'_, '_, K> {
         }
         let threshold = (upper as u32) << LOWER_BITS | lower as u32;
         let settle = parts.into_par_iter().zip(pieces.par_chunks(pieces_per_part));
-        settle.zip(self.targets.par_chunks_mut(pieces_per_part)).for_each(|((boundary, part), targets)| {
+        settle.zip(targets.par_chunks_mut(pieces_per_part)).for_each(|((boundary, part), targets)| {
             mark_boundary(keys, part, targets, &boundary, threshold);
         });
         Ok(threshold)

@@ -11,8 +11,7 @@
 
 use std::ops::Range;
 
-use super::cpu::{HostInputs, TILE, Work, first_tile, part, take, tiles, visible};
-use super::{Documents, Shape};
+use super::{HostInputs, TILE, Work, first_tile, part, take, tiles, visible};
 use crate::cpu::math::{dot, exp};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
@@ -21,6 +20,7 @@ use crate::cpu::tile::{
     product_into_tile, product_of_tile,
 };
 use crate::device::CpuDevice;
+use crate::ops::attention::{Documents, Shape};
 
 /// What the forward pass left and the gradient that reaches it, as slices.
 #[derive(Clone, Copy)]

@@ -1,4 +1,4 @@
-//! Memory that operations of a training step take in passing on a GPU: sums of products that are cut along k, partial
+//! Buffers that operations of a training step allocate on a GPU while they run: sums of split-K products, partial
 //! sums of norms' gradients, lists of documents, and what a recording keeps of it for the next.
 
 use cpift_engine::{Buffer, Device, LaunchLog, Real};

@@ -1,11 +1,21 @@
-use std::path::PathBuf;
-
-use cpift_model::settings::{
-    FoldWeight, Frozen, ImportanceKind, KEYS, Method, ModelSettings, Recipe, Schedule, TRAIN_KEYS,
-    TaskSettings,
-};
-
+use super::shape::keys_of;
 use super::*;
+
+/// Every section but the top level.
+const SECTIONS: [&str; 12] = [
+    "model",
+    "task",
+    "train",
+    "probe",
+    "core",
+    "group",
+    "fuse",
+    "integrate",
+    "replay",
+    "half",
+    "checkpoint",
+    "metrics",
+];
 
 /// The least a recipe needs, on lines 1 to 5.
 const LEAST: &str = "[model]\nbase = \"base\"\n[[task]]\nname = \"sort\"\ntrain = \"sort.jsonl\"\n";
@@ -25,14 +35,14 @@ impl Folder {
         self.folder.path().join("recipe.toml")
     }
 
-    fn load(&self, overrides: &[&str]) -> Result<Loaded> {
+    fn load(&self, overrides: &[&str]) -> Result<Recipe> {
         let overrides: Vec<String> = overrides.iter().map(|text| (*text).to_owned()).collect();
-        load(&self.recipe(), &overrides)
+        Recipe::load(&self.recipe(), &overrides)
     }
 }
 
 fn read(text: &str, overrides: &[&str]) -> Recipe {
-    Folder::with(text).load(overrides).unwrap().recipe
+    Folder::with(text).load(overrides).unwrap()
 }
 
 /// The error of a recipe, with the path of the file cut to its name.
@@ -60,8 +70,9 @@ fn defaults_fill_what_is_not_set() {
 #[test]
 fn the_recipe_of_all_keys_is_complete_and_says_the_defaults() {
     let text = include_str!("../../../examples/every-key.toml");
-    for (section, keys) in KEYS {
-        for key in keys.iter().filter(|_| !section.is_empty()) {
+    for section in SECTIONS {
+        let inherits = matches!(section, "probe" | "integrate");
+        for key in keys_of(section).iter().filter(|key| !inherits || !keys_of("train").contains(key)) {
             let is_it = |line: &str| line.trim_start_matches(['#', ' ']).starts_with(&format!("{key} ="));
             assert!(text.lines().any(is_it), "[{section}] {key}");
         }
@@ -94,10 +105,10 @@ fn probe_and_integrate_inherit_from_train() {
 #[test]
 fn paths_are_relative_to_the_recipe_and_to_the_current_folder_in_overrides() {
     let folder = Folder::with(LEAST);
-    let recipe = folder.load(&[]).unwrap().recipe;
+    let recipe = folder.load(&[]).unwrap();
     assert_eq!(recipe.model.base.unwrap(), folder.folder.path().join("base"));
     assert_eq!(recipe.task[0].train, folder.folder.path().join("sort.jsonl"));
-    let recipe = folder.load(&["task.sort.train=./other.jsonl", "task.sort.eval=/data/x"]).unwrap().recipe;
+    let recipe = folder.load(&["task.sort.train=./other.jsonl", "task.sort.eval=/data/x"]).unwrap();
     assert_eq!(recipe.task[0].train, std::env::current_dir().unwrap().join("other.jsonl"));
     assert_eq!(recipe.task[0].eval.as_deref(), Some(Path::new("/data/x")));
 }
@@ -136,52 +147,52 @@ fn the_resolved_recipe_reads_back_as_itself() {
          [probe]\nimportance = \"fisher\"\n[fuse]\nweight = 0.30000000000000004\n[integrate]\nepochs = 0.1\n"
     );
     let first = Folder::with(&text).load(&["core.exclude=[\"norm\"]"]).unwrap();
-    let again = Folder::with(&first.text).load(&[]).unwrap();
-    assert_eq!(first.recipe, again.recipe);
-    assert_eq!(first.text, again.text);
-    for (section, keys) in KEYS {
-        let always = |key: &&&str| {
-            !matches!(**key, "base" | "config" | "eval" | "model" | "epochs" | "steps" | "rounds")
+    let text = first.to_toml().unwrap();
+    let again = Folder::with(&text).load(&[]).unwrap();
+    assert_eq!(first, again);
+    assert_eq!(text, again.to_toml().unwrap());
+    for section in SECTIONS {
+        let always = |key: &&String| {
+            !matches!(key.as_str(), "base" | "config" | "eval" | "model" | "epochs" | "steps" | "rounds")
         };
-        for key in keys.iter().filter(always).filter(|_| !section.is_empty()) {
-            assert!(
-                first.text.contains(&format!("\n{key} = ")),
-                "{section}.{key} is missing in\n{}",
-                first.text
-            );
+        for key in keys_of(section).iter().filter(always) {
+            assert!(text.contains(&format!("\n{key} = ")), "{section}.{key} is missing in\n{text}");
         }
     }
 }
 
-/// A key serde does not know would be ignored in silence, so the list of known keys must be serde's.
 #[test]
-fn known_keys_are_exactly_those_that_are_read() {
-    let mut loaded = Folder::with(LEAST).load(&[]).unwrap();
-    let recipe = &mut loaded.recipe;
-    recipe.model.config = Some("c".into());
-    recipe.task[0].eval = Some("e".into());
-    recipe.task[0].model = Some("m".into());
-    recipe.half.rounds = Some(2);
-    for training in [&mut recipe.train, &mut recipe.probe.training, &mut recipe.integrate.training] {
-        (training.epochs, training.steps) = (Some(1.0), Some(1));
-    }
-    let table = Table::try_from(&*recipe).unwrap();
-    let sorted = |mut keys: Vec<String>| {
-        keys.sort();
-        keys
-    };
-    for (section, keys) in KEYS {
-        let read = match section {
-            "" => &table,
-            "task" => table["task"][0].as_table().unwrap(),
-            _ => table[section].as_table().unwrap(),
-        };
-        let mut known: Vec<String> = keys.iter().map(|key| (*key).to_owned()).collect();
-        if matches!(section, "probe" | "integrate") {
-            known.extend(TRAIN_KEYS.map(str::to_owned));
-        }
-        assert_eq!(sorted(read.keys().cloned().collect()), sorted(known), "[{section}]");
-    }
+fn edits_are_what_overrides_of_the_same_text_are() {
+    let folder = Folder::with(format!("{LEAST}[train]\nepochs = 3\n"));
+    let edits = [
+        Edit::Seed(7),
+        Edit::Method(Method::Half),
+        Edit::TrainSteps(12),
+        Edit::TrainLearningRate(4e-5),
+        Edit::ProbeSteps(3),
+        Edit::ProbeImportance(ImportanceKind::Fisher),
+        Edit::CoreFraction(0.05),
+        Edit::GroupThreshold(0.0),
+        Edit::GroupOrder(GroupOrder::Given),
+        Edit::FuseBackbone(Backbone::DareTies),
+        Edit::FuseSpace(SlerpSpace::Delta),
+        Edit::FuseConflict(Conflict::Mean),
+        Edit::FuseInterpolation(Interpolation::Lerp),
+        Edit::FuseTransplant(false),
+        Edit::FuseScale(0.4),
+        Edit::FuseDensity(0.1),
+        Edit::IntegrateSteps(5),
+        Edit::IntegrateSample(1.0),
+        Edit::IntegrateData(IntegrateData::Group),
+        Edit::IntegrateFrozen(Frozen::Others),
+        Edit::IntegrateLearningRate(1e-5),
+    ];
+    let source = Source::read(&folder.recipe(), &[]).unwrap();
+    let overrides: Vec<String> = edits.iter().map(Edit::to_string).collect();
+    assert_eq!(source.recipe(&edits).unwrap(), Recipe::load(&folder.recipe(), &overrides).unwrap());
+    assert_eq!(overrides[3..5], ["train.learning_rate=4e-5", "probe.steps=3"]);
+    let error = source.recipe(&[Edit::CoreFraction(2.0)]).unwrap_err().to_string();
+    assert_eq!(error, "`--set core.fraction=2.0`: is 2: use 0 to 1");
 }
 
 #[test]
@@ -388,10 +399,10 @@ fn overrides_that_cannot_be_used_are_named() {
 #[test]
 fn files_that_cannot_be_read_are_named() {
     let folder = Folder::with(LEAST);
-    let missing = load(&folder.folder.path().join("none.toml"), &[]).unwrap_err();
+    let missing = Recipe::load(&folder.folder.path().join("none.toml"), &[]).unwrap_err();
     assert!(missing.is_input());
     assert!(missing.to_string().contains("none.toml: cannot read: No such file"), "{missing}");
-    let directory = load(folder.folder.path(), &[]).unwrap_err().to_string();
+    let directory = Recipe::load(folder.folder.path(), &[]).unwrap_err().to_string();
     assert!(
         directory.ends_with(&format!("is a folder, not a recipe: give {}", folder.recipe().display())),
         "{directory}"

@@ -3,12 +3,12 @@
 
 use std::ops::Range;
 
-use super::Shape;
 use crate::cpu::math::{dot, exp, max};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
 use crate::error::Result;
+use crate::ops::attention::Shape;
 use crate::real::Real;
 
 /// The cache as slices.
@@ -22,7 +22,7 @@ pub struct Cache<'a> {
 }
 
 impl<'a> Cache<'a> {
-    pub fn new<T: Real>(cache: &super::Cache<'a, T>) -> Result<Self> {
+    pub fn new<T: Real>(cache: &crate::ops::attention::Cache<'a, T>) -> Result<Self> {
         Ok(Self {
             k: cache.k.floats()?,
             v: cache.v.floats()?,

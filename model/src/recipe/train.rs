@@ -2,8 +2,6 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::defaults;
-
 /// Course of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -19,52 +17,62 @@ pub enum Schedule {
 
 /// `[train]`: one fine-tune.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TrainSettings {
     /// Passes over the data; exclusive with `steps`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub epochs: Option<f64>,
     /// Optimizer steps; exclusive with `epochs`.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub steps: Option<u64>,
     /// Sequences in a micro-batch.
-    #[serde(default = "defaults::batch_size")]
     pub batch_size: usize,
     /// Micro-batches in an optimizer step.
-    #[serde(default = "defaults::accumulate")]
     pub accumulate: usize,
     /// Peak learning rate.
-    #[serde(default = "defaults::learning_rate")]
     pub learning_rate: f64,
     /// Course of the learning rate after the warm-up.
-    #[serde(default)]
     pub schedule: Schedule,
     /// Warm-up: a share of the steps below 1, a number of steps from 1 on.
-    #[serde(default = "defaults::warmup")]
     pub warmup: f64,
     /// Decoupled weight decay.
-    #[serde(default)]
     pub weight_decay: f64,
     /// AdamW's β1.
-    #[serde(default = "defaults::beta1")]
     pub beta1: f64,
     /// AdamW's β2.
-    #[serde(default = "defaults::beta2")]
     pub beta2: f64,
     /// AdamW's ε, outside the root.
-    #[serde(default = "defaults::eps")]
     pub eps: f64,
     /// Largest gradient norm; 0 switches clipping off.
-    #[serde(default = "defaults::one")]
     pub clip: f64,
     /// Shuffle the rows anew every epoch.
-    #[serde(default = "defaults::yes")]
     pub shuffle: bool,
     /// Put several rows into one sequence (they do not see each other).
-    #[serde(default = "defaults::yes")]
     pub pack: bool,
     /// Compute activations a second time in the backward pass instead of keeping them.
-    #[serde(default)]
     pub recompute: bool,
+}
+
+impl Default for TrainSettings {
+    fn default() -> Self {
+        Self {
+            epochs: None,
+            steps: None,
+            batch_size: 8,
+            accumulate: 1,
+            learning_rate: 2e-5,
+            schedule: Schedule::Cosine,
+            warmup: 0.03,
+            weight_decay: 0.0,
+            beta1: 0.9,
+            beta2: 0.999,
+            eps: 1e-8,
+            clip: 1.0,
+            shuffle: true,
+            pack: true,
+            recompute: false,
+        }
+    }
 }
 
 impl TrainSettings {

@@ -1,4 +1,4 @@
-//! Which keys a recipe has, which it inherits, and what values they may have.
+//! What values the keys of a recipe may have.
 
 use super::{FoldWeight, Method, ModelSettings, Recipe, TrainSettings};
 use crate::error::{Error, Result};
@@ -9,88 +9,7 @@ const MOST_STEPS: u64 = 1_000_000_000_000;
 /// Most checkpoints kept.
 const MOST_CHECKPOINTS: usize = 1_000_000;
 
-/// Keys that `[probe]` and `[integrate]` share with `[train]`.
-pub const TRAIN_KEYS: [&str; 15] = [
-    "epochs",
-    "steps",
-    "batch_size",
-    "accumulate",
-    "learning_rate",
-    "schedule",
-    "warmup",
-    "weight_decay",
-    "beta1",
-    "beta2",
-    "eps",
-    "clip",
-    "shuffle",
-    "pack",
-    "recompute",
-];
-
-/// Every key of the recipe by section (`""` is the top level); `[probe]` and `[integrate]` also take
-/// [`TRAIN_KEYS`]. Readers refuse other keys, and suggest the nearest of these.
-pub const KEYS: [(&str, &[&str]); 13] = [
-    (
-        "",
-        &[
-            "seed",
-            "method",
-            "model",
-            "task",
-            "train",
-            "probe",
-            "core",
-            "group",
-            "fuse",
-            "integrate",
-            "replay",
-            "half",
-            "checkpoint",
-            "metrics",
-        ],
-    ),
-    ("model", &["base", "config", "max_length", "truncate", "dtype", "precision"]),
-    ("task", &["name", "train", "eval", "weight", "model", "special_tokens"]),
-    ("train", &TRAIN_KEYS),
-    ("probe", &["importance"]),
-    ("core", &["fraction", "scope", "exclude"]),
-    ("group", &["threshold", "linkage", "order"]),
-    (
-        "fuse",
-        &[
-            "backbone",
-            "space",
-            "weight",
-            "conflict",
-            "epsilon",
-            "interpolation",
-            "transplant",
-            "scale",
-            "density",
-        ],
-    ),
-    ("integrate", &["sample", "data", "emphasis", "frozen", "restart"]),
-    ("replay", &["last", "share"]),
-    ("half", &["rounds"]),
-    ("checkpoint", &["every", "keep"]),
-    ("metrics", &["tensorboard"]),
-];
-
 impl Recipe {
-    /// Which keys of `[train]` the section `inheritor` takes over, given the keys it sets itself.
-    /// A length of its own (`epochs` or `steps`) replaces either; `[probe]` never inherits
-    /// `weight_decay` (decay moves every large weight and fakes overlap: docs/algorithm.md, stage 1).
-    pub fn inherited_keys(inheritor: &str, own: &[&str]) -> Vec<&'static str> {
-        let own_length = own.contains(&"epochs") || own.contains(&"steps");
-        TRAIN_KEYS
-            .into_iter()
-            .filter(|key| !own.contains(key))
-            .filter(|key| !(own_length && matches!(*key, "epochs" | "steps")))
-            .filter(|key| !(inheritor == "probe" && *key == "weight_decay"))
-            .collect()
-    }
-
     /// Checks every value that can be checked without opening a file.
     ///
     /// # Errors

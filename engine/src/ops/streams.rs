@@ -7,8 +7,8 @@
 
 use rayon::prelude::*;
 
-use super::simd::vectorize;
 use crate::buffer::{View, ViewMut};
+use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
 
 /// Streams that are read at once.

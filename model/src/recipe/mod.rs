@@ -1,21 +1,33 @@
-//! The recipe: every choice of a job, with its default.
+//! The recipe: every choice of a job, with its default, its TOML form and its checks.
 //!
-//! The TOML form (sections, relative paths, `--set`) is the command line's; here are the types it is
-//! read into. `[probe]` and `[integrate]` inherit what they do not set from `[train]`:
-//! [`Recipe::inherited_keys`] says which, and the reader copies them before the sections are read.
+//! [`Recipe::load`] reads a file, [`Recipe::to_toml`] writes one. `[probe]` and `[integrate]` inherit what they do
+//! not set from `[train]`; that is resolved while reading, so a [`Recipe`] holds every value it means.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-mod check;
-mod fuse;
-mod precision;
-mod train;
+use crate::error::{Error, Result};
 
-pub use check::{KEYS, TRAIN_KEYS};
+mod differences;
+mod edit;
+mod fault;
+mod fuse;
+mod origins;
+mod overrides;
+mod precision;
+mod read;
+mod shape;
+#[cfg(test)]
+mod tests;
+mod train;
+mod values;
+
+pub use differences::{Difference, differences};
+pub use edit::Edit;
 pub use fuse::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
 pub use precision::Precision;
+pub use read::Source;
 pub use train::{Schedule, TrainSettings};
 
 /// How the tasks are brought into one model.
@@ -38,6 +50,20 @@ pub enum Method {
     Half,
 }
 
+impl Method {
+    /// Lower-case name, as in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cpift => "cpift",
+            Self::Joint => "joint",
+            Self::Sequential => "sequential",
+            Self::Staged => "staged",
+            Self::Replay => "replay",
+            Self::Half => "half",
+        }
+    }
+}
+
 /// A stage of the `cpift` method, in order.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -55,6 +81,9 @@ pub enum Stage {
 }
 
 impl Stage {
+    /// All, in order.
+    pub const ALL: [Self; 5] = [Self::Probe, Self::Core, Self::Group, Self::Fuse, Self::Integrate];
+
     /// Lower-case name, as in the run folder and `--until`.
     pub fn name(self) -> &'static str {
         match self {
@@ -68,13 +97,12 @@ impl Stage {
 }
 
 /// The whole recipe.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct Recipe {
     /// Seed of everything random: order of rows, samples, initial weights.
-    #[serde(default)]
     pub seed: u64,
     /// How the tasks are brought into one model.
-    #[serde(default)]
     pub method: Method,
     /// The base model.
     pub model: ModelSettings,
@@ -83,53 +111,76 @@ pub struct Recipe {
     /// Stage 1.
     pub probe: ProbeSettings,
     /// Stage 1b.
-    #[serde(default)]
     pub core: CoreSettings,
     /// Stage 2.
-    #[serde(default)]
     pub group: GroupSettings,
     /// Stage 3.
-    #[serde(default)]
     pub fuse: FuseSettings,
     /// Stage 4.
     pub integrate: IntegrateSettings,
     /// The method `replay`.
-    #[serde(default)]
     pub replay: ReplaySettings,
     /// The method `half`.
-    #[serde(default)]
     pub half: HalfSettings,
     /// When the state inside a stage is saved.
-    #[serde(default)]
     pub checkpoint: CheckpointSettings,
     /// How the steps are recorded.
-    #[serde(default)]
     pub metrics: MetricsSettings,
     /// The tasks, in order.
     pub task: Vec<TaskSettings>,
 }
 
+impl Recipe {
+    /// Reads the recipe at `path` and applies `overrides` (`section.key=value`, in order). Paths in the file are
+    /// relative to the file's folder, paths in overrides to the current folder.
+    ///
+    /// # Errors
+    /// One line naming the file and line, or the override, and what to do.
+    pub fn load(path: &Path, overrides: &[String]) -> Result<Self> {
+        Source::read(path, overrides)?.recipe(&[])
+    }
+
+    /// The recipe as TOML that reads back as the same recipe: every default filled in, every path as it is.
+    ///
+    /// # Errors
+    /// A path is not UTF-8, or the seed is beyond TOML's integers.
+    pub fn to_toml(&self) -> Result<String> {
+        toml::to_string(self)
+            .map_err(|error| Error::Job(format!("the resolved recipe cannot be written as TOML: {error}")))
+    }
+}
+
 /// `[model]`: where training starts.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ModelSettings {
     /// Hugging Face folder of the base model.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
     /// A `config.json` to start from random weights; the tokenizer is taken from its folder.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub config: Option<PathBuf>,
     /// Longest row and longest packed sequence, in tokens.
-    #[serde(default = "defaults::max_length")]
     pub max_length: usize,
     /// Cut rows longer than `max_length` instead of leaving them out.
-    #[serde(default)]
     pub truncate: bool,
     /// Number type of the final model's file.
-    #[serde(default)]
     pub dtype: SaveDtype,
     /// Number type that is computed in; master weights and everything the optimizer keeps are f32.
-    #[serde(default)]
     pub precision: Precision,
+}
+
+impl Default for ModelSettings {
+    fn default() -> Self {
+        Self {
+            base: None,
+            config: None,
+            max_length: 512,
+            truncate: false,
+            dtype: SaveDtype::F32,
+            precision: Precision::Auto,
+        }
+    }
 }
 
 /// Number type weights are written in.
@@ -147,23 +198,35 @@ pub enum SaveDtype {
 
 /// `[[task]]`: one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct TaskSettings {
     /// Name, used in reports and as a folder's name.
     pub name: String,
     /// JSONL to train on.
     pub train: PathBuf,
     /// JSONL to evaluate on.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub eval: Option<PathBuf>,
     /// Share of this task's rows in mixed training, relative to the other tasks'.
-    #[serde(default = "defaults::one")]
     pub weight: f64,
     /// An existing fine-tune of the same base: its probe is skipped, importance is the difference.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
     /// What control strings in this task's texts are.
-    #[serde(default)]
     pub special_tokens: SpecialTokens,
+}
+
+impl Default for TaskSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            train: PathBuf::new(),
+            eval: None,
+            weight: 1.0,
+            model: None,
+            special_tokens: SpecialTokens::Parse,
+        }
+    }
 }
 
 /// What a string that stands for a control token is (`<|im_end|>`, `<s>`), where a file has it in `text`,
@@ -185,7 +248,7 @@ pub enum ImportanceKind {
     /// |θi − θ0|, the paper's.
     #[default]
     Net,
-    /// Σ|Δθ|, the length of the way.
+    /// Σ|Δθ|, the length of the path.
     Path,
     /// Σg².
     Fisher,
@@ -195,14 +258,27 @@ pub enum ImportanceKind {
     Inverse,
 }
 
+impl ImportanceKind {
+    /// Lower-case name, as in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Net => "net",
+            Self::Path => "path",
+            Self::Fisher => "fisher",
+            Self::Random => "random",
+            Self::Inverse => "inverse",
+        }
+    }
+}
+
 /// `[probe]`: stage 1.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct ProbeSettings {
     /// Training of each probe; `weight_decay` is not inherited from `[train]`.
     #[serde(flatten)]
     pub training: TrainSettings,
     /// What makes a parameter important.
-    #[serde(default)]
     pub importance: ImportanceKind,
 }
 
@@ -308,25 +384,34 @@ pub enum Frozen {
 
 /// `[integrate]`: stage 4.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
 pub struct IntegrateSettings {
     /// Training over all parts together.
     #[serde(flatten)]
     pub training: TrainSettings,
     /// Share of the data in the balanced sample.
-    #[serde(default = "defaults::sample")]
     pub sample: f64,
     /// Data of each part.
-    #[serde(default)]
     pub data: IntegrateData,
     /// Weight of the part's own group in `mixed` data.
-    #[serde(default = "defaults::one")]
     pub emphasis: f64,
     /// What is frozen: cores, or random halves.
-    #[serde(default)]
     pub frozen: Frozen,
     /// Start schedule and moments anew in every part.
-    #[serde(default)]
     pub restart: bool,
+}
+
+impl Default for IntegrateSettings {
+    fn default() -> Self {
+        Self {
+            training: TrainSettings::default(),
+            sample: 0.1,
+            data: IntegrateData::Mixed,
+            emphasis: 1.0,
+            frozen: Frozen::Prior,
+            restart: false,
+        }
+    }
 }
 
 /// `[replay]`: the method `replay`.
@@ -376,40 +461,4 @@ impl Default for CheckpointSettings {
 pub struct MetricsSettings {
     /// Write TensorBoard's event files too.
     pub tensorboard: bool,
-}
-
-mod defaults {
-    pub fn max_length() -> usize {
-        512
-    }
-    pub fn one() -> f64 {
-        1.0
-    }
-    pub fn yes() -> bool {
-        true
-    }
-    pub fn batch_size() -> usize {
-        8
-    }
-    pub fn accumulate() -> usize {
-        1
-    }
-    pub fn learning_rate() -> f64 {
-        2e-5
-    }
-    pub fn warmup() -> f64 {
-        0.03
-    }
-    pub fn beta1() -> f64 {
-        0.9
-    }
-    pub fn beta2() -> f64 {
-        0.999
-    }
-    pub fn eps() -> f64 {
-        1e-8
-    }
-    pub fn sample() -> f64 {
-        0.1
-    }
 }

@@ -1,9 +1,9 @@
 //! `--set key=value`.
 
-use cpift_model::{Error, Result};
 use toml::{Table, Value};
 
 use super::origins::Origins;
+use crate::error::{Error, Result};
 
 /// Puts one `key=value` into the recipe.
 ///
@@ -25,15 +25,20 @@ pub fn apply(assignment: &str, table: &mut Table, origins: &mut Origins) -> Resu
         return Err(refuse("has no key: write --set section.key=value"));
     }
     let (section_key, section) = find_section(section_key, table).map_err(|reason| refuse(&reason))?;
-    match field {
+    assign(section, field, value);
+    let full = if section_key.is_empty() { field.to_owned() } else { format!("{section_key}.{field}") };
+    origins.set(&full, assignment);
+    Ok(())
+}
+
+/// Sets a key of a section; a length (`epochs` or `steps`) replaces the other one.
+pub fn assign(section: &mut Table, key: &str, value: Value) {
+    match key {
         "epochs" => drop(section.remove("steps")),
         "steps" => drop(section.remove("epochs")),
         _ => {}
     }
-    section.insert(field.to_owned(), value);
-    let full = if section_key.is_empty() { field.to_owned() } else { format!("{section_key}.{field}") };
-    origins.set(&full, assignment);
-    Ok(())
+    section.insert(key.to_owned(), value);
 }
 
 /// The section a key lies in, with its name as [`Origins`] knows it (`task[2]`, never `task.sort`).

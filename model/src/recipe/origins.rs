@@ -4,12 +4,13 @@ use std::collections::BTreeMap;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
-use cpift_model::{Error, Result};
 use toml::Table;
 use toml::de::{DeTable, DeValue};
 
+use crate::error::{Error, Result};
+
 /// For every key (`train.steps`, `task[0].weight`) its line in the file or its `--set`.
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub struct Origins {
     path: PathBuf,
     places: BTreeMap<String, Place>,

@@ -3,8 +3,8 @@
 use cpift_engine::Device;
 use serde::{Deserialize, Serialize};
 
+use crate::compute::ComputeType;
 use crate::error::{Error, Result};
-use crate::transformer::ComputeType;
 
 /// Number type that a model computes in, as one asks for it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -20,6 +20,18 @@ pub enum Precision {
 }
 
 impl Precision {
+    /// All.
+    pub const ALL: [Self; 3] = [Self::Auto, Self::F32, Self::Bf16];
+
+    /// Lower-case name, as in recipes.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::F32 => "f32",
+            Self::Bf16 => "bf16",
+        }
+    }
+
     /// What is computed in on this device. The emulator, which is for tests, computes in bf16 when asked to.
     /// For bf16 the device's own kernels are tested, so that what it says of itself is how it computes.
     ///

@@ -1,7 +1,8 @@
 //! What a recipe sets otherwise than it would be by default.
 
-use cpift_model::Recipe;
 use toml::{Table, Value};
+
+use super::{Recipe, read};
 
 /// One setting that is not at its default.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -52,8 +53,8 @@ fn bare(actual: &Table, train: Option<&Value>) -> Option<Table> {
     if let Some(train) = train {
         table.insert("train".to_owned(), train.clone());
     }
-    super::inherit(&mut table);
-    Table::try_from(Value::Table(table).try_into::<Recipe>().ok()?).ok()
+    read::inherit(&mut table);
+    Table::try_from(read::from_table(table).ok()?).ok()
 }
 
 fn compare_task(task: &Value, found: &mut Vec<Difference>) {

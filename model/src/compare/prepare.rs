@@ -1,0 +1,205 @@
+//! From a recipe and what is asked of it to the units of a comparison.
+
+use std::num::NonZeroUsize;
+use std::path::Path;
+
+use cpift_engine::Device;
+
+use super::collect::Collection;
+use super::folder::{Subject, Unit};
+use super::results::{BudgetSteps, InputHash, Origin};
+use super::rows::{Row, Selection, rows};
+use crate::error::{Error, Result};
+use crate::job::{PairMethod, input_files, plan_recipe};
+use crate::machine;
+use crate::progress::{Plan, TrainingKind};
+use crate::recipe::{Edit, Method, Recipe, Source, Stage};
+
+/// What is compared.
+#[derive(Debug, Clone, Copy)]
+pub struct CompareOptions<'a> {
+    /// The recipe; its method and seed are set by the comparison.
+    pub source: &'a Source,
+    /// Which rows.
+    pub selection: &'a Selection,
+    /// Number of seeds, from the recipe's on.
+    pub seeds: u64,
+    /// Also train every pair of tasks one after the other.
+    pub forgetting: bool,
+    /// The device, by the name a run can open it with.
+    pub device: &'a str,
+    /// Threads of every run.
+    pub threads: NonZeroUsize,
+    /// Folder of tokenised data that is kept between runs; none tokenises every time.
+    pub cache: Option<&'a Path>,
+}
+
+/// A comparison whose inputs are checked: all its units are known, and none is run.
+#[derive(Debug)]
+pub struct Prepared {
+    pub(super) subject: Subject,
+    pub(super) units: Vec<Unit>,
+    pub(super) collection: Collection,
+}
+
+impl Prepared {
+    /// Opens and checks everything; writes nothing but the token cache.
+    ///
+    /// # Errors
+    /// Whatever is wrong with recipe, model, data or selection, by key, file or line.
+    pub fn new(device: &Device, options: &CompareOptions<'_>) -> Result<Self> {
+        let CompareOptions { source, threads, cache, .. } = *options;
+        let recipe = source.recipe(&[Edit::Method(Method::Cpift)])?;
+        check_tasks(&recipe)?;
+        let planned = plan_recipe(device, &recipe, cache)?;
+        let steps = budget_steps(&planned);
+        let rows = rows(&recipe, steps, options.selection)?;
+        let root = format!("{}/", source.folder().display());
+        let inputs = input_files(device, &recipe, cache)?.into_iter();
+        let subject = Subject {
+            recipe: recipe.to_toml()?.replace(&root, ""),
+            inputs: inputs
+                .map(|(file, blake3)| InputHash {
+                    file: file.display().to_string().replace(&root, ""),
+                    blake3,
+                })
+                .collect(),
+            device: options.device.to_owned(),
+            threads: threads.get(),
+        };
+        let mut units = Units { source, root, subject: subject_text(&subject)?, units: Vec::new() };
+        let seeds: Vec<u64> = (0..options.seeds).map(|index| recipe.seed.wrapping_add(index)).collect();
+        let tasks = recipe.task.into_iter().map(|task| task.name).collect();
+        let origin = origin(&planned, &subject);
+        let forgetting = options.forgetting;
+        let collection = units.collection(Collection::new(origin, tasks, seeds, steps), rows, forgetting)?;
+        Ok(Self { subject, units: units.units, collection })
+    }
+}
+
+fn check_tasks(recipe: &Recipe) -> Result<()> {
+    if recipe.task.len() < 2 {
+        return Err(Error::setting("task", "a comparison needs at least two tasks"));
+    }
+    match recipe.task.iter().find(|task| task.eval.is_none()) {
+        Some(task) => {
+            let key = format!("task.{}.eval", task.name);
+            Err(Error::setting(key, "is missing: a comparison measures every task on rows of its own"))
+        }
+        None => Ok(()),
+    }
+}
+
+/// Steps of the specialists, and of what follows them.
+fn budget_steps(plan: &Plan) -> BudgetSteps {
+    let probes = plan.trainings.iter().filter(|training| training.kind == TrainingKind::Probe);
+    let specialists: u64 = probes.clone().map(|training| training.steps).sum();
+    BudgetSteps {
+        specialist: probes.map(|training| training.steps).next().unwrap_or(0),
+        total: plan.steps(),
+        given: plan.steps() - specialists,
+    }
+}
+
+/// The units of a comparison while they are being made.
+struct Units<'a> {
+    source: &'a Source,
+    /// The recipe's folder, which names of units do not depend on.
+    root: String,
+    /// What is the same for all units.
+    subject: String,
+    units: Vec<Unit>,
+}
+
+impl Units<'_> {
+    /// Makes all units and says which row consists of which.
+    fn collection(&mut self, empty: Collection, rows: Vec<Row>, forgetting: bool) -> Result<Collection> {
+        let mut collection = empty;
+        let (steps, ordered) = (collection.steps, collection.tasks.len() as u64);
+        collection.rows = rows.into_iter().map(|row| (row, Vec::new())).collect();
+        for seed in collection.seeds.clone() {
+            let probes = self.specialists(seed, &[], steps.total - steps.given)?;
+            for (row, units) in &mut collection.rows {
+                let probes = if row.specialist_edits.is_empty() {
+                    probes.clone()
+                } else {
+                    let own = self.specialists(seed, &row.specialist_edits, row.specialist_steps)?;
+                    if let [Edit::ProbeImportance(kind), ..] = row.specialist_edits[..] {
+                        add(&mut collection.importance, kind, &own);
+                    }
+                    own
+                };
+                let unit = Unit { until: row.until, steps: row.steps, ..Unit::after(seed, &probes) };
+                units.push(self.unit(&row.name, unit, &row.edits)?);
+            }
+            for method in PairMethod::ALL.into_iter().filter(|_| forgetting) {
+                let pairs = ordered * (ordered - 1);
+                let unit = Unit {
+                    pairs: Some(method),
+                    steps: pairs * steps.specialist,
+                    ..Unit::after(seed, &probes)
+                };
+                let id = self.unit(&format!("pairs {}", method.name()), unit, &[])?;
+                add(&mut collection.pairs, method, &id);
+            }
+            collection.specialists.push(probes);
+        }
+        Ok(collection)
+    }
+
+    fn specialists(&mut self, seed: u64, edits: &[Edit], steps: u64) -> Result<String> {
+        let unit = Unit { until: Some(Stage::Group), probes: None, steps, ..Unit::after(seed, "") };
+        self.unit("specialists", unit, edits)
+    }
+
+    /// Adds a unit, unless one that comes to the same is there; returns its name.
+    fn unit(&mut self, name: &str, unit: Unit, edits: &[Edit]) -> Result<String> {
+        let base = [Edit::Method(Method::Cpift), Edit::Seed(unit.seed)];
+        let mut recipe = self.source.recipe(&[&base, edits].concat())?;
+        let specialists = unit.probes.as_ref().and_then(|id| self.units.iter().find(|known| known.id == *id));
+        if let Some(specialists) = specialists {
+            // They are taken over: what a row changes in `[train]` does not reach them.
+            recipe.probe.training = specialists.recipe.probe.training.clone();
+        }
+        let unit = Unit { recipe, ..unit }.named(name, &self.subject, &self.root)?;
+        // The same work may have been given another row's name.
+        match self.units.iter().find(|known| known.hash() == unit.hash() && known.seed == unit.seed) {
+            Some(known) => Ok(known.id.clone()),
+            None => {
+                let id = unit.id.clone();
+                self.units.push(unit);
+                Ok(id)
+            }
+        }
+    }
+}
+
+/// Adds a unit to those of `key`, once.
+fn add<K: PartialEq>(lists: &mut Vec<(K, Vec<String>)>, key: K, id: &str) {
+    match lists.iter_mut().find(|(known, _)| *known == key) {
+        Some((_, ids)) if ids.last().is_some_and(|last| last == id) => {}
+        Some((_, ids)) => ids.push(id.to_owned()),
+        None => lists.push((key, vec![id.to_owned()])),
+    }
+}
+
+fn subject_text(subject: &Subject) -> Result<String> {
+    // The recipe of every unit is hashed with it; the subject's own would part what is shared.
+    let Subject { inputs, device, threads, .. } = subject;
+    let text = serde_json::to_string(&(env!("CARGO_PKG_VERSION"), inputs, device, threads));
+    text.map_err(|error| Error::Job(error.to_string()))
+}
+
+/// Program, command and runs side by side are filled in when the comparison is run.
+fn origin(plan: &Plan, subject: &Subject) -> Origin {
+    Origin {
+        recipe: subject.recipe.clone(),
+        inputs: subject.inputs.clone(),
+        device: plan.device.clone(),
+        threads: subject.threads,
+        system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
+        processor: machine::processor(),
+        parameters: plan.parameters,
+        ..Origin::default()
+    }
+}

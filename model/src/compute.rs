@@ -1,0 +1,22 @@
+//! What a model computes in.
+
+use cpift_engine::{Real, bf16};
+
+/// The number type that a model computes in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ComputeType {
+    /// 32-bit floats.
+    F32,
+    /// 16-bit brain floats, with f32 sums; on GPUs.
+    Bf16,
+}
+
+impl ComputeType {
+    /// As in recipes and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::F32 => <f32 as Real>::NAME,
+            Self::Bf16 => <bf16 as Real>::NAME,
+        }
+    }
+}

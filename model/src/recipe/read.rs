@@ -1,0 +1,140 @@
+//! Reading a recipe: TOML text and `--set` overrides in, a checked [`Recipe`] out.
+//!
+//! The order: parse, apply the overrides, refuse unknown keys, check every value's type, make paths
+//! absolute, apply edits, let `[probe]` and `[integrate]` inherit from `[train]`, read into [`Recipe`], check
+//! the values. Every error names the file and line, or the `--set`, that the value came from.
+
+use std::path::{Path, PathBuf};
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::fault::Typed;
+use super::origins::{self, Origins};
+use super::{Edit, Recipe, overrides, shape};
+use crate::error::{Error, Result};
+use crate::files;
+
+/// Most bytes of a recipe: thousands of tasks take fewer.
+const LARGEST_RECIPE: u64 = 16 << 20;
+
+/// A recipe's file, read and checked, nothing inherited yet: what several recipes are made from that differ by a few
+/// settings.
+#[derive(Debug, Clone)]
+pub struct Source {
+    path: PathBuf,
+    table: Table,
+    origins: Origins,
+}
+
+impl Source {
+    /// Reads the file at `path` and applies `overrides`, as [`Recipe::load`] does.
+    ///
+    /// # Errors
+    /// A syntax error, an unknown key or a value of a wrong type, by file and line or by override.
+    pub fn read(path: &Path, overrides: &[String]) -> Result<Self> {
+        let text = read_text(path)?;
+        let (mut table, mut origins) = origins::parse(path, &text)?;
+        let folder = path.parent().unwrap_or(Path::new(""));
+        // Before the overrides, since their paths are relative to the current folder instead.
+        make_paths_absolute(&mut table, folder);
+        for assignment in overrides {
+            overrides::apply(assignment, &mut table, &mut origins)?;
+        }
+        make_paths_absolute(&mut table, Path::new(""));
+        shape::check(&table, &origins)?;
+        Ok(Self { path: path.to_owned(), table, origins })
+    }
+
+    /// The folder the file lies in, absolute.
+    pub fn folder(&self) -> PathBuf {
+        let absolute = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
+        absolute.parent().unwrap_or(Path::new("/")).components().collect()
+    }
+
+    /// The recipe with these edits, in order, after the overrides.
+    ///
+    /// # Errors
+    /// A value that cannot be used, by file and line, by override, or as `--set` would make the edit.
+    pub fn recipe(&self, edits: &[Edit]) -> Result<Recipe> {
+        let (mut table, mut origins) = (self.table.clone(), self.origins.clone());
+        edits.iter().for_each(|edit| edit.apply(&mut table, &mut origins));
+        inherit(&mut table);
+        let recipe = from_table(table).map_err(|reason| Error::format(&self.path, reason))?;
+        recipe.validate().map_err(|error| origins.locate(error))?;
+        Ok(recipe)
+    }
+}
+
+/// Reads a table whose keys and types are checked.
+pub fn from_table(table: Table) -> std::result::Result<Recipe, String> {
+    Recipe::deserialize(Typed(&Value::Table(table))).map_err(|fault| fault.to_string())
+}
+
+fn read_text(path: &Path) -> Result<String> {
+    if path.is_dir() {
+        let inside = path.join("recipe.toml");
+        let hint = if inside.is_file() { format!(": give {}", inside.display()) } else { String::new() };
+        return Err(Error::format(path, format!("is a folder, not a recipe{hint}")));
+    }
+    let bytes = files::read_input(path, LARGEST_RECIPE)?;
+    if let Some(reason) = files::looks_like(&bytes) {
+        return Err(Error::format(path, format!("is not a recipe: {reason}")));
+    }
+    String::from_utf8(bytes).map_err(|error| {
+        let valid = &error.as_bytes()[..error.utf8_error().valid_up_to()];
+        let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
+        Error::line(path, line, "is not UTF-8 text: save the recipe as UTF-8")
+    })
+}
+
+/// Joins every relative path of the recipe to `folder` and makes it absolute. Absolute ones stay.
+fn make_paths_absolute(table: &mut Table, folder: &Path) {
+    if let Some(Value::Table(model)) = table.get_mut("model") {
+        ["base", "config"].into_iter().for_each(|key| make_path_absolute(model, key, folder));
+    }
+    let tasks = table.get_mut("task").and_then(Value::as_array_mut);
+    for task in tasks.into_iter().flatten().filter_map(Value::as_table_mut) {
+        ["train", "eval", "model"].into_iter().for_each(|key| make_path_absolute(task, key, folder));
+    }
+}
+
+fn make_path_absolute(section: &mut Table, key: &str, folder: &Path) {
+    let Some(Value::String(text)) = section.get_mut(key) else { return };
+    if text.is_empty() {
+        return; // refused by the check of the shape
+    }
+    // `components` drops the `./` a person may have written.
+    let joined: PathBuf = folder.join(&*text).components().collect();
+    if let Some(absolute) = std::path::absolute(joined).ok().and_then(|path| path.to_str().map(str::to_owned))
+    {
+        *text = absolute;
+    }
+}
+
+/// Copies into `[probe]` and `[integrate]` what they take over from `[train]`, which lasts one epoch when it does not
+/// say how long. A length of their own (`epochs` or `steps`) replaces either; `[probe]` never inherits `weight_decay`
+/// (decay moves every large weight and fakes overlap: docs/algorithm.md, stage 1).
+pub fn inherit(table: &mut Table) {
+    let train = table.entry("train").or_insert_with(|| Value::Table(Table::new()));
+    let Value::Table(train) = train else { return };
+    if !train.contains_key("epochs") && !train.contains_key("steps") {
+        train.insert("epochs".to_owned(), Value::Float(1.0));
+    }
+    let train = train.clone();
+    for name in ["probe", "integrate"] {
+        let entry = table.entry(name).or_insert_with(|| Value::Table(Table::new()));
+        let Value::Table(section) = entry else { continue };
+        let has_length = section.contains_key("epochs") || section.contains_key("steps");
+        for (key, value) in &train {
+            let is_own = match key.as_str() {
+                "epochs" | "steps" => has_length,
+                "weight_decay" if name == "probe" => true,
+                key => section.contains_key(key),
+            };
+            if !is_own {
+                section.insert(key.clone(), value.clone());
+            }
+        }
+    }
+}

@@ -1,0 +1,162 @@
+//! Unknown keys and wrong types, found key by key so that each error can name its line.
+//!
+//! The keys are those of the types themselves: an example with every key set is written out, and a value is tried
+//! by reading the example with that value in it.
+
+use std::path::PathBuf;
+use std::sync::LazyLock;
+
+use serde::Deserialize;
+use toml::{Table, Value};
+
+use super::fault::{Fault, Typed, describe};
+use super::origins::Origins;
+use super::{HalfSettings, ModelSettings, Recipe, TaskSettings, TrainSettings};
+use crate::error::{Error, Result};
+
+/// A recipe in which every key is set.
+struct Example {
+    recipe: Table,
+    /// Every section with its keys in their order; the top level is the section of the empty name.
+    sections: Vec<(String, Vec<String>)>,
+}
+
+static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
+    let path = || Some(PathBuf::from("x"));
+    let training = TrainSettings { epochs: Some(1.0), steps: Some(1), ..TrainSettings::default() };
+    let mut recipe = Recipe {
+        model: ModelSettings { base: path(), config: path(), ..ModelSettings::default() },
+        train: training.clone(),
+        half: HalfSettings { rounds: Some(1) },
+        task: vec![TaskSettings { eval: path(), model: path(), ..TaskSettings::default() }],
+        ..Recipe::default()
+    };
+    recipe.probe.training = training.clone();
+    recipe.integrate.training = training;
+    // JSON keeps the order of the fields; TOML has the values that JSON lacks.
+    let json = serde_json::to_value(&recipe).unwrap_or_default();
+    let table = Table::try_from(&recipe).unwrap_or_default();
+    let keys = |section: &serde_json::Value| -> Vec<String> {
+        section.as_object().into_iter().flat_map(|entries| entries.keys().cloned()).collect()
+    };
+    let mut sections = vec![(String::new(), keys(&json))];
+    for (name, value) in json.as_object().into_iter().flatten() {
+        match value {
+            serde_json::Value::Object(_) => sections.push((name.clone(), keys(value))),
+            serde_json::Value::Array(tasks) => sections.push((name.clone(), keys(&tasks[0]))),
+            _ => {}
+        }
+    }
+    Example { recipe: table, sections }
+});
+
+/// The keys of a section, none for a name that is no section.
+pub fn keys_of(section: &str) -> &'static [String] {
+    let found = EXAMPLE.sections.iter().find(|(name, _)| name == section);
+    found.map_or(&[], |(_, keys)| keys.as_slice())
+}
+
+/// Checks that every key is known, every value has the right type and nothing required is missing.
+///
+/// # Errors
+/// The first fault, by its line.
+pub fn check(table: &Table, origins: &Origins) -> Result<()> {
+    for (key, value) in table {
+        match EXAMPLE.recipe.get(key) {
+            None => return Err(unknown_key("", "", key, origins)),
+            Some(Value::Array(_)) => check_tasks(value, origins)?,
+            Some(Value::Table(_)) => {
+                let entries = value.as_table().ok_or_else(|| {
+                    let reason = format!("must be a section, `[{key}]`, not {}", describe(value));
+                    origins.error(key, reason)
+                })?;
+                check_section(key, key, entries, origins)?;
+            }
+            Some(_) => try_value("", key, value).map_err(|fault| origins.error(key, fault))?,
+        }
+    }
+    for (key, example) in
+        [("model", "[model]` with `base = \"folder\""), ("task", "[[task]]` with `name` and `train")]
+    {
+        if !table.contains_key(key) {
+            return Err(origins.error(key, format!("is missing: add `{example}`")));
+        }
+    }
+    Ok(())
+}
+
+fn check_tasks(value: &Value, origins: &Origins) -> Result<()> {
+    let list = || origins.error("task", "must be a list: write `[[task]]`, with two brackets, once per task");
+    for (index, task) in value.as_array().ok_or_else(list)?.iter().enumerate() {
+        let name = format!("task[{index}]");
+        let entries = task.as_table().ok_or_else(list)?;
+        check_section("task", &name, entries, origins)?;
+        for required in ["name", "train"] {
+            if !entries.contains_key(required) {
+                let reason = format!("is missing: every [[task]] needs `{required}`");
+                return Err(origins.error(&format!("{name}.{required}"), reason));
+            }
+        }
+    }
+    Ok(())
+}
+
+/// `name` is the section's name in messages: `train`, `task[0]`.
+fn check_section(section: &str, name: &str, entries: &Table, origins: &Origins) -> Result<()> {
+    for (key, value) in entries {
+        if !keys_of(section).contains(key) {
+            return Err(unknown_key(section, name, key, origins));
+        }
+        let full = format!("{name}.{key}");
+        if value.as_str() == Some("") {
+            return Err(origins.error(&full, "is empty"));
+        }
+        // Keys of every training are tried where they are not flattened, which loses the names of choices.
+        let section = if keys_of("train").contains(key) && section != "task" { "train" } else { section };
+        try_value(section, key, value).map_err(|fault| origins.error(&full, fault))?;
+    }
+    Ok(())
+}
+
+/// Reads the example with this value in it, so that what goes wrong is this value's fault.
+fn try_value(section: &str, key: &str, value: &Value) -> std::result::Result<(), Fault> {
+    let mut recipe = EXAMPLE.recipe.clone();
+    let entries = match recipe.get_mut(section) {
+        Some(Value::Table(entries)) => entries,
+        Some(Value::Array(tasks)) => match &mut tasks[0] {
+            Value::Table(entries) => entries,
+            _ => return Ok(()),
+        },
+        _ => &mut recipe,
+    };
+    entries.insert(key.to_owned(), value.clone());
+    Recipe::deserialize(Typed(&Value::Table(recipe))).map(drop)
+}
+
+fn unknown_key(section: &str, name: &str, key: &str, origins: &Origins) -> Error {
+    let full = if name.is_empty() { key.to_owned() } else { format!("{name}.{key}") };
+    let known = || keys_of(section).iter().map(String::as_str);
+    let hint = match (nearest(key, known()), owner_of(key)) {
+        (Some(known), _) => format!(", did you mean `{known}`?"),
+        (None, Some(owner)) => format!(" here: it belongs into [{owner}]"),
+        (None, None) => format!(": known here are {}", known().collect::<Vec<_>>().join(", ")),
+    };
+    origins.error(&full, format!("is not a key{hint}"))
+}
+
+/// The section that has exactly this key, for a key put into the wrong one.
+fn owner_of(key: &str) -> Option<&'static str> {
+    // A task's `weight` is looked for more often than that of the fusion.
+    let sections = EXAMPLE.sections.iter().map(|(name, _)| name.as_str()).filter(|name| !name.is_empty());
+    std::iter::once("task").chain(sections).find(|section| keys_of(section).iter().any(|known| known == key))
+}
+
+/// The known name that a misspelling most likely means: at most a third of its letters differ.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase().replace('-', "_");
+    known
+        .map(|name| (strsim::damerau_levenshtein(&word, name), name))
+        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
+}
