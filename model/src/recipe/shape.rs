@@ -42,7 +42,14 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
     let mut sections = vec![(String::new(), keys(&json))];
     for (name, value) in json.as_object().into_iter().flatten() {
         match value {
-            serde_json::Value::Object(_) => sections.push((name.clone(), keys(value))),
+            serde_json::Value::Object(_) => {
+                let mut keys = keys(value);
+                if name != "train" {
+                    // A section's own keys come before those it shares with `[train]`.
+                    keys.sort_by_key(|key| json["train"].get(key).is_some());
+                }
+                sections.push((name.clone(), keys));
+            }
             serde_json::Value::Array(tasks) => sections.push((name.clone(), keys(&tasks[0]))),
             _ => {}
         }

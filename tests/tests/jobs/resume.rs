@@ -191,7 +191,7 @@ fn keys_that_change_no_result_may_change_on_resume() {
     job.run(&changed, "run", true, &mut Silent).unwrap();
     assert_eq!(job.bytes(&format!("run/{WEIGHTS}")), job.bytes(&format!("whole/{WEIGHTS}")));
     let text = String::from_utf8(job.bytes("run/recipe.toml")).unwrap();
-    assert!(text.contains("dtype: Bf16") && text.contains("tensorboard: true"), "{text}");
+    assert!(text.contains("dtype = \"bf16\"") && text.contains("tensorboard = true"), "{text}");
 
     let error = job.run(&begun, "run", true, &mut Silent).unwrap_err();
     assert!(
