@@ -1,6 +1,6 @@
-//! Command line of cpift-engine: recipes, progress and tables around the jobs of `cpift-model`.
+//! Command line of cpift-engine: arguments, progress and tables around the jobs of `cpift-model`.
 //!
-//! It is a library so that tests can read recipes and run commands as the binary does.
+//! It is a library so that tests can run commands as the binary does.
 
 pub mod args;
 mod commands;

@@ -113,7 +113,7 @@ macro_rules! kernel {
             $crate::Registered { module: module_path!(), kernel: $name::KERNEL }
         }
 
-        /// SharedOperand of the kernel of this name.
+        /// Description of the kernel of this name.
         #[cfg(not(target_arch = "nvptx64"))]
         #[allow(non_camel_case_types)]
         #[derive(Debug)]

@@ -16,7 +16,6 @@ mod metrics;
 mod model;
 pub mod progress;
 pub mod recipe;
-
 pub mod stages;
 pub mod tokenizer;
 pub mod trainer;

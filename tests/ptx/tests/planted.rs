@@ -193,7 +193,7 @@ fn errors_in_a_product_on_tensor_cores() {
 }
 
 #[test]
-fn errors_in_a_product_by_groups() {
+fn errors_in_a_product_by_warpgroups() {
     let fences = |lines: &mut Vec<String>| lines.retain(|line| !line.trim().starts_with("fence."));
     // A wait asks in three places: at first, again with the time running, and after each look at the clock.
     let wait = |parity: &'static str, wait: usize| -> Change {
@@ -204,8 +204,8 @@ fn errors_in_a_product_by_groups() {
         })
     };
     let cases: Vec<(&str, Change, &str)> = vec![
-        ("a free place is waited for in the wrong phase", wait("0", 0), "deadlock"),
-        ("a full place is waited for in the wrong phase", wait("1", 1), "is still copying to"),
+        ("a free stage is waited for in the wrong phase", wait("0", 0), "deadlock"),
+        ("a full stage is waited for in the wrong phase", wait("1", 1), "is still copying to"),
         ("coordinates exchanged", swap("cp.async.bulk.tensor", 0, 0), OTHER_BITS),
         ("a tile 1024 bytes further", shift("cp.async.bulk.tensor", 1024, 0), "is still copying to"),
         (
@@ -232,7 +232,7 @@ fn errors_in_a_product_by_groups() {
         (
             "chunks not swizzled",
             replace("4611686293305360384", "13835058330160136192", 0),
-            "an operand described as",
+            "not swizzled in 128 bytes",
         ),
     ];
     must_be_found("gemm_nt_hopper_128x128", multiply_hopper, cases);

@@ -217,7 +217,7 @@ impl<'a> Decoder<'a> {
             ("cp.async.commit_group", []) => Instruction::CommitCopies,
             ("cp.async.wait_group", [latest]) => Instruction::WaitCopies { latest: self.plain(latest)? },
             ("mbarrier.init.shared::cta.b64", [barrier, count]) => {
-                Instruction::InitArrivals { barrier: self.address(barrier)?, count: self.plain(count)? }
+                Instruction::InitMbarrier { barrier: self.address(barrier)?, count: self.plain(count)? }
             }
             ("mbarrier.arrive.shared::cta.b64", [Operand::Plain("_"), barrier]) => {
                 Instruction::Arrive { barrier: self.address(barrier)?, bytes: self.constant(0) }

@@ -121,7 +121,7 @@ pub enum Instruction {
     /// `cp.async.wait_group`.
     WaitCopies { latest: Slot },
     /// `mbarrier.init`.
-    InitArrivals { barrier: Address, count: Slot },
+    InitMbarrier { barrier: Address, count: Slot },
     /// `mbarrier.arrive`, with bytes that are expected.
     Arrive { barrier: Address, bytes: Slot },
     /// `mbarrier.try_wait.parity`.

@@ -196,7 +196,7 @@ impl<'a> Thread<'a> {
             Instruction::CopyAsync { to, from, read } => self.copy(to, from, read)?,
             Instruction::CommitCopies => device::commit_copies(),
             Instruction::WaitCopies { latest } => device::wait_copies(self.get(latest) as usize),
-            Instruction::InitArrivals { barrier, count } => {
+            Instruction::InitMbarrier { barrier, count } => {
                 device::mbarrier_init(point, self.shared_byte(barrier)?, self.word(count));
             }
             Instruction::Arrive { barrier, bytes } => {
