@@ -13,9 +13,9 @@
 //! (`fisher`). All operations round to nearest and stand in the order of the engine's CPU version: the
 //! results are the same bits.
 //!
-//! Coordinates whose bit in `frozen` is set (element j is bit j % 32 of word j / 32) keep weight, moments and importance bit for bit. If the
-//! product of `scale[0]` and `factor` is not finite, nothing is written at all: the scale may come from a
-//! norm that is still on the device, and the host learns only later that training has broken.
+//! Coordinates whose bit in `frozen` is set (element j is bit j % 32 of word j / 32) keep weight, moments and
+//! importance bit for bit. If the product of `scale[0]` and `factor` is not finite, nothing is written at all: the
+//! scale may come from a norm that is still on the device, and the host learns only later that training has broken.
 //!
 //! One kernel for each combination: none or one of the importances, `_frozen`, and `_bf16` with the copy of
 //! the weights. Each thread has four consecutive elements, by 16-byte accesses (8 for the copy); those

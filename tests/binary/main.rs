@@ -13,6 +13,7 @@ mod documented;
 mod folders;
 mod help;
 mod jobs;
+mod pages;
 mod paths;
 mod readme;
 mod report;

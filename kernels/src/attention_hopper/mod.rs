@@ -158,8 +158,8 @@ macro_rules! backward_kernels {
 
         kernel! {
             /// d_k and d_v by tiles of keys: Σ over the query heads of the group, then over queries from the diagonal
-            /// on, of d_score·q and p·d_output. `saved` is of [`attention_backward_preprocess_hopper`], `tile_list`: `[tiles, 4]` of
-            /// `Tiles::by_hopper_keys`.
+            /// on, of d_score·q and p·d_output. `saved` is of [`attention_backward_preprocess_hopper`], `tile_list`:
+            /// `[tiles, 4]` of `Tiles::by_hopper_keys`.
             ///
             /// Block, grid, traffic and barriers: see the module.
             pub fn $keys {

@@ -101,7 +101,7 @@ pub enum WgmmaA {
     Registers([u32; 4]),
 }
 
-/// Where an operand lies in shared memory, see [`Operand`](crate::simt::MatrixDescriptor).
+/// Where an operand lies in shared memory, see [`MatrixDescriptor`](crate::simt::MatrixDescriptor).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct SharedOperand {
     /// As the tensor cores are told.

@@ -108,7 +108,7 @@ struct Fetch<const K_MAJOR: bool, const QUADS: usize> {
 }
 
 impl<const K_MAJOR: bool, const QUADS: usize> Fetch<K_MAJOR, QUADS> {
-    /// Level and line of this thread's first element in a k tile.
+    /// Offset along k and line of this thread's first element in a k tile.
     #[inline(always)]
     fn position() -> (u32, u32) {
         if K_MAJOR {

@@ -56,15 +56,16 @@ pub(super) fn find(
 /// writes before the answer, where that ends as its generation prompts do. Else it is what the template makes of
 /// no messages.
 fn first_prompt(chat: &Chat<'_>) -> Reasoned<String> {
-    let whole = &chat.whole.text;
+    let whole = chat.whole.text.as_str();
     let answer = chat.messages.first().and_then(|message| texts(message).next()).unwrap_or_default().trim();
-    let before = whole.find(answer).map(|at| &whole[..at]).filter(|_| !answer.is_empty());
     let asked_again = chat.prompt(1).map(|prompt| prompt.text()).unwrap_or_default();
-    let opening = asked_again.strip_prefix(whole.as_str()).filter(|opening| !opening.is_empty());
-    if let (Some(before), Some(opening)) = (before, opening) {
-        let written = if before.ends_with(opening) { before } else { before.trim_end() };
-        if written.ends_with(opening) {
-            return Ok(written.to_owned());
+    let opening = asked_again.strip_prefix(whole).unwrap_or_default();
+    if !opening.is_empty() {
+        // The answer's text may also stand in what the template writes before it.
+        let befores = whole.match_indices(answer).map(|(start, _)| &whole[..start]);
+        let mut prompts = befores.flat_map(|before| [before, before.trim_end()]);
+        if let Some(prompt) = prompts.find(|prompt| prompt.ends_with(opening)) {
+            return Ok(prompt.to_owned());
         }
     }
     chat.prompt(0).map(|prompt| prompt.text()).map_err(|_| {

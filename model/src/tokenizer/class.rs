@@ -230,7 +230,7 @@ impl Class {
                 return if stands_for_itself { Ok(class) } else { Self::named(declared) };
             }
         }
-        if names.has_own_code && !overruled && !declared.is_some_and(Self::is_known) {
+        if names.has_own_code && registered.is_none() && !declared.is_some_and(Self::is_known) {
             return Err("belongs to a tokenizer in Python code of the folder's own (`auto_map` in \
                         tokenizer_config.json), which is not run: remove `auto_map` there where tokenizer.json \
                         makes the same ids"
@@ -265,6 +265,11 @@ impl Class {
         let rebuilt = REBUILT.iter().any(|(known, _)| *known == name);
         rebuilt || is_plain(name) || NOT_BUILT.binary_search(&name).is_ok()
     }
+}
+
+/// Whether transformers takes its class for this `model_type` whatever a folder declares.
+pub(super) fn overrules(model_type: &str) -> bool {
+    registered(model_type).is_some_and(|(_, overrules)| overrules)
 }
 
 fn registered(model_type: &str) -> Option<(Class, bool)> {
@@ -336,5 +341,19 @@ mod tests {
             ..SpecialNames::default()
         };
         assert!(Class::of_folder(&names, false).unwrap_err().contains("`auto_map`"));
+        // Of a type that transformers knows, the code is not run.
+        for (model_type, declared, expected) in [
+            ("qwen3", Some("InternLM2Tokenizer"), Class::AsFile),
+            ("qwen3", None, Class::Qwen2),
+            ("mistral", Some("InternLM2Tokenizer"), Class::AsFile),
+        ] {
+            let names = SpecialNames {
+                has_own_code: true,
+                model_type: Some(model_type.into()),
+                declared_class: declared.map(str::to_owned),
+                ..SpecialNames::default()
+            };
+            assert_eq!(Class::of_folder(&names, false), Ok(expected), "{model_type} {declared:?}");
+        }
     }
 }

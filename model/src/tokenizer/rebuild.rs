@@ -3,7 +3,7 @@
 
 use serde_json::{Value, json};
 
-use super::class::Class;
+use super::class::{self, Class};
 use super::definition::{added_ids, has_type, vocabulary_id};
 use super::special::SpecialNames;
 use crate::error::Reasoned;
@@ -109,14 +109,18 @@ pub(super) fn rebuild(class: Class, json: &mut Value, names: &SpecialNames) -> R
     };
     if !json["model"]["vocab"].is_object() || !json["model"]["merges"].is_array() {
         let kind = json["model"]["type"].as_str().unwrap_or("another").escape_debug().to_string();
-        return Err(other_kind(name, &format!("its model, of the type `{kind}`, for BPE without merges")));
+        return Err(other_kind(
+            name,
+            names,
+            &format!("its model, of the type `{kind}`, for BPE without merges"),
+        ));
     }
     let is_byte_level =
         has_type(&json["pre_tokenizer"], "ByteLevel") || has_type(&json["decoder"], "ByteLevel");
     if is_byte_level != has_type(&parts.decoder, "ByteLevel") {
         let (file, taken) =
             if is_byte_level { ("bytes", "words after `▁`") } else { ("no bytes", "byte-level") };
-        return Err(other_kind(name, &format!("its vocabulary, of {file}, for {taken}")));
+        return Err(other_kind(name, names, &format!("its vocabulary, of {file}, for {taken}")));
     }
     json["normalizer"] = parts.normalizer;
     json["pre_tokenizer"] = parts.pre_tokenizer;
@@ -134,11 +138,19 @@ pub(super) fn rebuild(class: Class, json: &mut Value, names: &SpecialNames) -> R
     Ok(())
 }
 
-fn other_kind(name: &str, mistaken: &str) -> String {
-    format!(
-        "belongs to the class `{name}`, and with it transformers takes {mistaken}: where tokenizer.json is to be \
-         read as it is, set `tokenizer_class` in tokenizer_config.json to `PreTrainedTokenizerFast`"
-    )
+fn other_kind(name: &str, names: &SpecialNames, mistaken: &str) -> String {
+    let advice = match names.model_type.as_deref().filter(|model_type| class::overrules(model_type)) {
+        Some(model_type) => format!(
+            "it does so for every model of the type `{model_type}`, whatever the folder declares: give the model a \
+             tokenizer of that class"
+        ),
+        None => {
+            "where tokenizer.json is to be read as it is, set `tokenizer_class` in tokenizer_config.json to \
+                 `PreTrainedTokenizerFast`"
+                .to_owned()
+        }
+    };
+    format!("belongs to the class `{name}`, and with it transformers takes {mistaken}: {advice}")
 }
 
 /// Takes the flags from added tokens that some classes add once more, without flags: all special ones, or those

@@ -108,7 +108,9 @@ fn copy_folder(from: &Path, to: &Path) -> Result<()> {
         let entry = entry?;
         let target = to.join(entry.file_name());
         match entry.file_type()? {
-            kind if kind.is_dir() && entry.file_name() != "runs" => copy_folder(&entry.path(), &target)?,
+            kind if kind.is_dir() && ["runs", "target"].iter().all(|name| entry.file_name() != *name) => {
+                copy_folder(&entry.path(), &target)?;
+            }
             kind if kind.is_file() => _ = fs::copy(entry.path(), target)?,
             _ => {}
         }

@@ -49,11 +49,15 @@ printf '%-28s %8s %8s %8s\n' test passed failed seconds
 for program in "$here"/programs/tests/*; do
     modules=$("$program" --list --format terse | sed -n 's/^\(.*::\)[^:]*: test$/\1/p' |
         sed -E 's/^(([a-z0-9_]+::){1,2}).*/\1/; s/(in_f32|in_bf16)::$//' | sort -u | grep "$tests")
-    for module in ${modules:-tests}; do
-        [ "$module" != tests ] || module=
+    # A program without modules is run whole.
+    [ -n "$modules" ] || "$program" --list --format terse | grep -q :: || modules=whole
+    for module in $modules; do
+        [ "$module" != whole ] || module=
         name=$(basename "$program")${module:+-$(echo "${module%::}" | sed 's/::/-/g')}
+        # By their whole names: the name of a module may stand in another's.
+        mapfile -t names < <("$program" --list --format terse | sed -n 's/: test$//p' | grep "^$module")
         start=$SECONDS
-        timeout 900 "$program" "$module" >"test-$name.txt" 2>&1
+        timeout 900 "$program" --exact "${names[@]}" >"test-$name.txt" 2>&1
         status=$?
         passed=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "test-$name.txt" | tail -1)
         broken=$(sed -n 's/^test result: .* \([0-9]*\) failed.*/\1/p' "test-$name.txt" | tail -1)

@@ -33,6 +33,14 @@ fn an_answer_that_comes_first_is_learnt_behind_what_the_template_writes_before_i
     let (text, _) = load(WITH_SYSTEM, row.clone()).unwrap();
     assert_eq!(text, "<|im_start|>system\nhelp<|im_end|>\n<|im_start|>assistant\n⟦ready<|im_end|>⟧");
     assert_eq!(load(SPOKEN, row.clone()).unwrap().0, "assistant:⟦ ready<|im_end|>⟧");
+    // Also where its text stands in what the template writes before it.
+    for answer in ["a", "help", "system", "s"] {
+        let row = json!({"messages": [{"role": "assistant", "content": answer}]});
+        let (text, _) = load(WITH_SYSTEM, row).unwrap();
+        let expected =
+            format!("<|im_start|>system\nhelp<|im_end|>\n<|im_start|>assistant\n⟦{answer}<|im_end|>⟧");
+        assert_eq!(text, expected);
+    }
     let message = load(ASKS_USERS, row).unwrap_err();
     assert!(message.contains("the answer is the first message"), "{message}");
     assert!(message.contains("put a message of the role `user` before it"), "{message}");

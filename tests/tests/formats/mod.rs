@@ -2,6 +2,5 @@
 
 mod checkpoints;
 mod config;
-mod documents;
 mod files;
 mod tensorboard;
