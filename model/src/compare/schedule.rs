@@ -108,12 +108,18 @@ impl<'a, 'o> Schedule<'a, 'o> {
         schedule
     }
 
-    /// Works until every unit is done, by this process or by others.
+    /// Works until every unit is done, by this process or by others. Runs that still go on when it ends, also by an
+    /// error, are stopped with a checkpoint and waited for.
     fn run(mut self) -> Result<()> {
+        let result = self.work();
+        Worker::stop_all(self.workers);
+        result
+    }
+
+    fn work(&mut self) -> Result<()> {
         self.report(None);
         loop {
             if self.options.stop.load(Ordering::Relaxed) {
-                Worker::stop_all(self.workers);
                 let done = self.states.iter().filter(|state| **state == State::Done).count();
                 let position = format!("after {done} of {} runs", self.units.len());
                 return Err(Error::Interrupted { position });
@@ -139,7 +145,6 @@ impl<'a, 'o> Schedule<'a, 'o> {
                     // Stopped by the same Ctrl-C: the flag says so at the next round.
                     Some(code) if code == i32::from(Error::INTERRUPTED) && stopping => State::Waiting,
                     code => {
-                        Worker::stop_all(self.workers);
                         return Err(Worker::failure(&unit.id, code, &self.folder.log(&unit.id)));
                     }
                 };
