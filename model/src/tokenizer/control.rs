@@ -40,7 +40,7 @@ pub(crate) struct ControlToken {
 }
 
 /// All control tokens of a tokenizer.
-#[derive(Debug, Clone, Default)]
+#[derive(Debug, Clone)]
 pub(crate) struct ControlTokens {
     /// Longest string first: where several match, the longest does.
     tokens: Vec<ControlToken>,
@@ -52,6 +52,10 @@ pub(crate) struct ControlTokens {
     plain: Vec<String>,
     /// Ids of tokens whose strings are ordinary text wherever they stand.
     as_text: BTreeSet<u32>,
+    /// Bytes of the longest string among `tokens` and `plain`.
+    longest: usize,
+    /// Bytes with which those strings and stand-ins begin.
+    first_bytes: [bool; 256],
 }
 
 /// An alias found in rendered text.
@@ -82,7 +86,14 @@ impl ControlTokens {
         }
         plain.retain(|text| tokens.iter().any(|token| text.contains(&token.text)));
         plain.sort_by_key(|text| std::cmp::Reverse(text.len()));
-        Ok(Self { tokens, first_characters, others, plain, as_text: BTreeSet::new() })
+        let texts = || tokens.iter().map(|token| &token.text).chain(&plain);
+        let longest = texts().map(String::len).max().unwrap_or(0);
+        let mut first_bytes = [false; 256];
+        for text in texts().map(String::as_str).chain([RESERVED_START.encode_utf8(&mut [0; 4]) as &str]) {
+            text.bytes().take(1).for_each(|byte| first_bytes[usize::from(byte)] = true);
+        }
+        let as_text = BTreeSet::new();
+        Ok(Self { tokens, first_characters, others, plain, as_text, longest, first_bytes })
     }
 
     /// The same tokens, of which those of these ids do not come of their strings (`split_special_tokens`).
@@ -96,8 +107,7 @@ impl ControlTokens {
 
     /// Bytes of the longest string of an added token that [`Self::to_aliases`] looks for.
     pub fn longest(&self) -> usize {
-        let controls = self.tokens.iter().map(|token| token.text.len());
-        controls.chain(self.plain.iter().map(String::len)).max().unwrap_or(0)
+        self.longest
     }
 
     /// The string under which a token is known to the renamed tokenizer.
@@ -160,9 +170,9 @@ impl ControlTokens {
         let mut text = String::with_capacity(rendered.len() + 64);
         let mut moved = Vec::with_capacity(positions.len());
         let mut rest = rendered;
-        let may_begin = self.first_bytes();
         while let Some(character) = rest.chars().next() {
-            let ordinary = rest.bytes().position(|byte| may_begin[usize::from(byte)]).unwrap_or(rest.len());
+            let ordinary =
+                rest.bytes().position(|byte| self.first_bytes[usize::from(byte)]).unwrap_or(rest.len());
             if ordinary > 0 {
                 let done = rendered.len() - rest.len();
                 let inside =
@@ -204,17 +214,6 @@ impl ControlTokens {
         }
         moved.resize(positions.len(), text.len());
         (text, moved)
-    }
-
-    /// The bytes with which added tokens and stand-ins begin.
-    fn first_bytes(&self) -> [bool; 256] {
-        let mut first = [false; 256];
-        let texts = self.tokens.iter().map(|token| &token.text).chain(&self.plain);
-        let reserved = RESERVED_START.to_string();
-        for byte in texts.chain([&reserved]).filter_map(|text| text.bytes().next()) {
-            first[usize::from(byte)] = true;
-        }
-        first
     }
 
     fn is_word(&self, character: char) -> bool {

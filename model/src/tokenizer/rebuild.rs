@@ -218,12 +218,10 @@ fn llama(names: &SpecialNames) -> Parts {
 fn code_llama(names: &SpecialNames) -> Parts {
     let scheme = if names.add_prefix_space.unwrap_or(true) { "first" } else { "never" };
     Parts {
-        normalizer: Value::Null,
         pre_tokenizer: metaspace(scheme),
         decoder: space_decoder(true),
         unk_token: unk_token(names),
-        fuse_unk: true,
-        byte_fallback: true,
+        ..llama(names)
     }
 }
 

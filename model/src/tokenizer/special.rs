@@ -28,15 +28,16 @@ impl FolderToken {
         Self { text, special, single_word: false, lstrip: false, rstrip: false, normalized: false }
     }
 
-    /// A token that is named with its flags.
-    fn flagged(text: &str, value: &Value) -> Self {
-        let flag = |name: &str| value[name].as_bool().unwrap_or(false);
+    /// A token with the flags that `value` gives it; without the flag, special ones alone are not normalized.
+    fn flagged(text: &str, special: bool, value: &Value) -> Self {
+        let flag = |name: &str, default: bool| value[name].as_bool().unwrap_or(default);
         Self {
-            single_word: flag("single_word"),
-            lstrip: flag("lstrip"),
-            rstrip: flag("rstrip"),
-            normalized: flag("normalized"),
-            ..Self::named(text, true)
+            text: text.to_owned(),
+            special,
+            single_word: flag("single_word", false),
+            lstrip: flag("lstrip", false),
+            rstrip: flag("rstrip", false),
+            normalized: flag("normalized", !special),
         }
     }
 }
@@ -132,7 +133,7 @@ impl SpecialNames {
                 && (overrides || !self.named.contains_key(name))
             {
                 if value.is_object() {
-                    self.flagged.insert(text.clone(), FolderToken::flagged(&text, value));
+                    self.flagged.insert(text.clone(), FolderToken::flagged(&text, true, value));
                 }
                 self.name(name, text);
             } else if value.is_null() {
@@ -183,18 +184,7 @@ impl SpecialNames {
             .filter_map(|(text, id)| Some((id.as_u64()?, text)))
             .collect();
         entries.sort_unstable();
-        let token = |(_, text): (u64, &String)| {
-            let special = self.names(text);
-            let text = text.clone();
-            FolderToken {
-                text,
-                special,
-                single_word: false,
-                lstrip: false,
-                rstrip: false,
-                normalized: !special,
-            }
-        };
+        let token = |(_, text): (u64, &String)| FolderToken::flagged(text, self.names(text), &Value::Null);
         self.added_file = entries.into_iter().map(token).collect();
         Ok(())
     }
@@ -229,19 +219,8 @@ fn added_decoder(path: &Path, config: &Value) -> Result<Option<Vec<FolderToken>>
             );
             Error::format(path, reason)
         })?;
-        let flag = |name: &str, default: bool| token[name].as_bool().unwrap_or(default);
-        let special = flag("special", false);
-        tokens.push((
-            id,
-            FolderToken {
-                text: text.to_owned(),
-                special,
-                single_word: flag("single_word", false),
-                lstrip: flag("lstrip", false),
-                rstrip: flag("rstrip", false),
-                normalized: flag("normalized", !special),
-            },
-        ));
+        let special = token["special"].as_bool().unwrap_or(false);
+        tokens.push((id, FolderToken::flagged(text, special, token)));
     }
     tokens.sort_by_key(|(id, _)| *id);
     Ok(Some(tokens.into_iter().map(|(_, token)| token).collect()))
