@@ -133,7 +133,10 @@ impl Recorder {
         }
         let address = self.backend.allocate(size_of::<f32>())?;
         // SAFETY: allocated right here, and nothing refers to it yet.
-        unsafe { self.backend.write(address, &1f32.to_ne_bytes())? };
+        if let Err(error) = unsafe { self.backend.write(address, &1f32.to_ne_bytes()) } {
+            self.give_back(vec![(address, size_of::<f32>())]);
+            return Err(error);
+        }
         *one = Some(address);
         Ok(address)
     }
