@@ -233,14 +233,15 @@ impl ComparisonFolder {
     /// Whether a unit is done; of specialists also whether every model is there. One whose outcome is damaged, or
     /// that of another unit, is made again.
     pub fn is_done(&self, unit: &Unit) -> bool {
-        self.read_outcome(&unit.id).is_ok() && (!unit.is_specialists() || self.has_probes(&unit.id))
+        self.read_outcome(&unit.id)
+            .is_ok_and(|outcome| !unit.is_specialists() || self.has_probes(&unit.id, &outcome))
     }
 
     /// Whether every probe that the outcome names is there, whole.
-    fn has_probes(&self, id: &str) -> bool {
+    fn has_probes(&self, id: &str, outcome: &Outcome) -> bool {
         let is_there =
             |task: &String| Manifest::verify(&self.run(id).join("probe").join(task), Verify::Lengths).is_ok();
-        self.read_outcome(id).is_ok_and(|outcome| outcome.probes.iter().all(is_there))
+        outcome.probes.iter().all(is_there)
     }
 
     /// Tasks that have a probe in a run folder.

@@ -120,8 +120,7 @@ impl<'a, 'o> Schedule<'a, 'o> {
         self.report(None);
         loop {
             if self.options.stop.load(Ordering::Relaxed) {
-                let done = self.states.iter().filter(|state| **state == State::Done).count();
-                let position = format!("after {done} of {} runs", self.units.len());
+                let position = format!("after {} of {} runs", self.done(), self.units.len());
                 return Err(Error::Interrupted { position });
             }
             while self.workers.len() < self.options.jobs
@@ -144,9 +143,7 @@ impl<'a, 'o> Schedule<'a, 'o> {
                     Some(code) if code == i32::from(BUSY) => State::Elsewhere(Instant::now()),
                     // Stopped by the same Ctrl-C: the flag says so at the next round.
                     Some(code) if code == i32::from(Error::INTERRUPTED) && stopping => State::Waiting,
-                    code => {
-                        return Err(Worker::failure(&unit.id, code, &self.folder.log(&unit.id)));
-                    }
+                    code => return Err(Worker::failure(&unit.id, code, &self.folder.log(&unit.id))),
                 };
                 let place = self.units.iter().position(|known| known.id == unit.id).unwrap_or_default();
                 self.states[place] = state;
@@ -179,12 +176,17 @@ impl<'a, 'o> Schedule<'a, 'o> {
         ready.rev().max_by_key(|(_, unit)| urgency(unit)).map(|(index, _)| index)
     }
 
+    fn done(&self) -> usize {
+        self.states.iter().filter(|state| **state == State::Done).count()
+    }
+
     fn steps_of_done(&self) -> u64 {
         let done = self.units.iter().zip(&self.states).filter(|(_, state)| **state == State::Done);
         done.map(|(unit, _)| unit.steps + OVERHEAD_STEPS).sum()
     }
 
     fn report(&mut self, ended: Option<&Unit>) {
+        let done = self.done();
         let steps: u64 = self.units.iter().map(|unit| unit.steps + OVERHEAD_STEPS).sum();
         let under_way: u64 = self.workers.iter().map(Worker::steps).sum();
         let steps_done = (self.steps_of_done() + under_way).min(steps);
@@ -192,7 +194,7 @@ impl<'a, 'o> Schedule<'a, 'o> {
         let rate = self.began.elapsed().as_secs_f64() / here as f64;
         (self.options.observer)(&Progress {
             runs: self.units.len(),
-            done: self.states.iter().filter(|state| **state == State::Done).count(),
+            done,
             jobs: self.options.jobs,
             steps,
             steps_done,
