@@ -47,15 +47,16 @@ separator=
 printf '%-28s %8s %8s %8s\n' test passed failed seconds
 # Module by module, so that a crash or a hang costs the others nothing.
 for program in "$here"/programs/tests/*; do
-    modules=$("$program" --list --format terse | sed -n 's/^\(.*::\)[^:]*: test$/\1/p' |
+    all=$("$program" --list --format terse | sed -n 's/: test$//p')
+    modules=$(sed -n 's/^\(.*::\)[^:]*$/\1/p' <<<"$all" |
         sed -E 's/^(([a-z0-9_]+::){1,2}).*/\1/; s/(in_f32|in_bf16)::$//' | sort -u | grep "$tests")
     # A program without modules is run whole.
-    [ -n "$modules" ] || "$program" --list --format terse | grep -q :: || modules=whole
+    [ -n "$modules" ] || grep -q :: <<<"$all" || modules=whole
     for module in $modules; do
         [ "$module" != whole ] || module=
         name=$(basename "$program")${module:+-$(echo "${module%::}" | sed 's/::/-/g')}
         # By their whole names: the name of a module may stand in another's.
-        mapfile -t names < <("$program" --list --format terse | sed -n 's/: test$//p' | grep "^$module")
+        mapfile -t names < <(grep "^$module" <<<"$all")
         start=$SECONDS
         timeout 900 "$program" --exact "${names[@]}" >"test-$name.txt" 2>&1
         status=$?

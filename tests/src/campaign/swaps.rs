@@ -67,12 +67,11 @@ fn swap_checkpoints(jobs: &Jobs, folder: &Path, other: &Path, random: &mut ChaCh
     let ours = checkpoints(&folder.join("out"));
     let theirs = checkpoints(&other.join("out"));
     let name = ours[random.random_range(0..ours.len())].clone();
-    let (run, from) = if random.random_bool(0.3) {
-        ("the same run".to_owned(), &ours[random.random_range(0..ours.len())])
+    let (run, root, from) = if random.random_bool(0.3) {
+        ("the same run".to_owned(), folder, &ours[random.random_range(0..ours.len())])
     } else {
-        (format!("a run of {variant:?}"), &theirs[random.random_range(0..theirs.len())])
+        (format!("a run of {variant:?}"), other, &theirs[random.random_range(0..theirs.len())])
     };
-    let root = if run == "the same run" { folder } else { other };
     let mut to = PathBuf::from(&name);
     let mut source = PathBuf::from(from);
     if random.random_bool(0.3) {
