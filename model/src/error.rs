@@ -151,3 +151,9 @@ impl Error {
         }
     }
 }
+
+/// The beginning of a text, for a message.
+pub(crate) fn clip(text: &str) -> String {
+    let short: String = text.chars().take(40).collect();
+    short.escape_debug().to_string()
+}

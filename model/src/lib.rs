@@ -1,10 +1,12 @@
 //! Transformer, checkpoints, data and training stages of CPI-FT.
 
 mod batch;
+mod chat_template;
 pub mod checkpoint;
 pub mod compare;
 mod compute;
 pub mod config;
+mod control_tokens;
 pub mod data;
 mod error;
 pub mod evaluation;

@@ -9,8 +9,8 @@ use serde_json::json;
 
 use super::save::{NamedTensor, WeightType, layout_tensors, write_tensors};
 use super::{INDEX_FILE, SINGLE_FILE};
+use crate::chat_template::{TEMPLATE_FOLDER, additional_files};
 use crate::config::ModelConfig;
-use crate::data::templates::{TEMPLATE_FOLDER, additional_files};
 use crate::error::Result;
 use crate::files::{AtomicFolder, require_free_space};
 

@@ -7,8 +7,8 @@ use super::messages::{Conversation, is_answer};
 use super::notice::Notice;
 use super::tokenize::{Row, RowMaker};
 use super::{omissions, turns};
+use crate::control_tokens::aliases;
 use crate::error::Reasoned;
-use crate::tokenizer::control::aliases;
 
 /// Bytes before a turn that decide how its beginning is tokenised: more than the longest tokens have.
 const LOOKBACK: usize = 512;

@@ -7,10 +7,10 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::chat::ChatTemplate;
 use super::messages::{Conversation, MESSAGE_FIELDS, is_answer, texts};
 use super::notice::Notice;
 use super::reasoning;
+use crate::chat_template::ChatTemplate;
 use crate::error::Reasoned;
 use crate::jinja::{Beginning, Part, Rendered};
 

@@ -5,7 +5,6 @@
 //! supervised, with the token that ends it.
 
 mod cache;
-pub mod chat;
 mod conversation;
 mod evaluation;
 mod lines;
@@ -17,7 +16,6 @@ pub(crate) mod order;
 mod reasoning;
 mod rows;
 mod sampler;
-pub(crate) mod templates;
 mod tokenize;
 mod turns;
 

@@ -2,7 +2,7 @@
 
 use serde_json::Value;
 
-use super::chat::ChatTemplate;
+use crate::chat_template::ChatTemplate;
 
 /// Between which strings models write their reasoning.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

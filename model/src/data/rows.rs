@@ -4,7 +4,7 @@ use serde_json::{Map, Value};
 
 use super::messages::{self, Conversation};
 use super::notice::Notice;
-use crate::error::Reasoned;
+use crate::error::{Reasoned, clip};
 
 /// What the rows of a file look like; recognised from its first row, and the same for all.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -229,10 +229,4 @@ fn describe_json(error: &serde_json::Error) -> String {
     // The parser counts lines within the row; the row is one line of the file.
     let reason = reason.split(" at line ").next().unwrap_or_default();
     format!("is not JSON: {reason} (column {})", error.column())
-}
-
-/// The beginning of a text, for a message.
-pub(super) fn clip(text: &str) -> String {
-    let short: String = text.chars().take(40).collect();
-    short.escape_debug().to_string()
 }

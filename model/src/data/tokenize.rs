@@ -2,11 +2,11 @@
 
 use super::notice::Notice;
 use super::rows::Example;
-use super::templates::ChatTemplates;
+use crate::chat_template::ChatTemplates;
+use crate::control_tokens::aliases;
 use crate::error::Reasoned;
 use crate::recipe::SpecialTokens;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::control::aliases;
 
 /// One row of data as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]

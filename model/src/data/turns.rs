@@ -10,9 +10,9 @@ use super::messages::{Conversation, calls_tools, is_answer, texts};
 use super::notice::Notice;
 use super::omissions::holds;
 use super::reasoning::{self, Inline, Opening};
+use crate::control_tokens::{Alias, ControlTokens, aliases, outside_alias};
 use crate::error::Reasoned;
 use crate::tokenizer::Tokenizer;
-use crate::tokenizer::control::{Alias, ControlTokens, aliases, outside_alias};
 
 /// The text of a row, and the turns of the assistant in it that are learnt.
 pub(super) struct Learnt {

@@ -5,6 +5,8 @@ use std::fs::{self, File, FileType};
 use std::io::Read;
 use std::path::Path;
 
+use serde_json::Value;
+
 use super::human_bytes;
 use crate::error::{Error, FileAction, Result};
 
@@ -78,6 +80,21 @@ pub fn read_input_text(path: &Path) -> Result<String> {
         let reason = format!("is not UTF-8 (byte {})", error.utf8_error().valid_up_to() + 1);
         Error::format(path, reason)
     })
+}
+
+/// The parsed JSON of an input file, or `None` where there is none.
+///
+/// # Errors
+/// When it cannot be read, is larger than [`MOST_TEXT_BYTES`], or is not JSON.
+pub fn read_input_json(path: &Path) -> Result<Option<Value>> {
+    if !path.exists() {
+        return Ok(None);
+    }
+    let bytes = read_input(path, MOST_TEXT_BYTES)?;
+    match serde_json::from_slice(&bytes) {
+        Ok(json) => Ok(Some(json)),
+        Err(error) => Err(Error::format(path, format!("is not JSON: {error}"))),
+    }
 }
 
 /// What a file is instead of text, from its first bytes, and what to do; `None` when nothing speaks against

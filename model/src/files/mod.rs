@@ -21,7 +21,10 @@ pub(crate) use folder::require_plain_name;
 pub use folder::{
     AtomicFolder, MANIFEST, Manifest, ManifestEntry, Origin, RecordedSteps, Verify, hash_file, hash_texts,
 };
-pub use input::{MOST_TEXT_BYTES, MOST_TOKENIZER_BYTES, looks_like, open_input, read_input, read_input_text};
+pub use input::{
+    MOST_TEXT_BYTES, MOST_TOKENIZER_BYTES, looks_like, open_input, read_input, read_input_json,
+    read_input_text,
+};
 pub use known::{Difference, KnownFiles};
 pub use output::{write_json_output, write_output};
 

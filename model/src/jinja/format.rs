@@ -7,7 +7,7 @@ use super::error::{Result, fail};
 use super::evaluate::Renderer;
 use super::print::float;
 use super::value::{Number, Value};
-use crate::tokenizer::control::is_reserved;
+use crate::control_tokens::is_reserved;
 
 /// How a value is written: `[[fill]align][sign][#][0][width][grouping][.precision][type]`.
 #[derive(Clone, Copy, Default)]

@@ -1,4 +1,4 @@
-//! Strings in which characters are hidden behind stand-ins (see [`crate::tokenizer::control`]).
+//! Strings in which characters are hidden behind stand-ins (see [`crate::control_tokens`]).
 //!
 //! Templates compare and search contents. They have to get the answers that transformers gives, so a
 //! stand-in is here equal to the character it stands for; what is cut out of a string is cut out of the
@@ -8,7 +8,7 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use crate::tokenizer::control::{may_hold_reserved, shown, stand_in_of};
+use crate::control_tokens::{may_hold_reserved, shown, stand_in_of};
 
 /// The string with the characters that its stand-ins stand for.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {

@@ -2,7 +2,7 @@
 
 use super::error::{Error, Result};
 use super::text::is_space;
-use crate::tokenizer::control::refuse_reserved;
+use crate::control_tokens::refuse_reserved;
 
 #[derive(Clone, Debug, PartialEq)]
 pub(super) enum Token {

@@ -6,7 +6,7 @@ use super::error::{Error, Result, fail};
 use super::evaluate::Renderer;
 use super::limits::DATA_DEPTH;
 use super::value::{Dict, Value, View};
-use crate::tokenizer::control::{is_reserved, shown};
+use crate::control_tokens::{is_reserved, shown};
 
 /// `repr` of a float: the shortest digits that give it back.
 pub(super) fn float(value: f64) -> String {

@@ -11,7 +11,7 @@ use super::loops::elements;
 use super::print::is_printable;
 use super::text::*;
 use super::value::Value;
-use crate::tokenizer::control::shown;
+use crate::control_tokens::shown;
 
 const STR: [&str; 47] = [
     "capitalize",

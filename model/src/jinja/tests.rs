@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 
 use super::{ADD_GENERATION_PROMPT, Error, Part, Rendered, Template};
-use crate::tokenizer::control::{ControlToken, ControlTokens};
+use crate::control_tokens::{ControlToken, ControlTokens};
 
 fn render(source: &str, context: &Value) -> Result<Rendered, Error> {
     let context = context.as_object().unwrap();

@@ -1,6 +1,6 @@
 //! What Python's strings know about characters.
 
-use crate::tokenizer::control::shown;
+use crate::control_tokens::shown;
 
 /// Whether `str.isspace` holds for the character, or for the one it is hidden behind.
 pub(super) fn is_space(character: char) -> bool {

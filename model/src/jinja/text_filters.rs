@@ -9,7 +9,7 @@ use super::loops::{Cursor, elements};
 use super::print::JsonStyle;
 use super::text::{capitalize, decimal, is_space, lines};
 use super::value::{Number, Value, View};
-use crate::tokenizer::control::shown;
+use crate::control_tokens::shown;
 
 pub(super) fn find(name: &str) -> Option<Filter> {
     Some(match name {

@@ -6,9 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::class::Class;
 use super::compare::Meaning;
-use super::control::{ControlToken, ControlTokens, is_reserved};
 use super::rebuild;
 use super::special::{FolderToken, SpecialNames};
+use crate::control_tokens::{ControlToken, ControlTokens, is_reserved};
 use crate::error::Reasoned;
 
 /// Normalizers that leave an alias as it is, or change it in a pattern as in a text.

@@ -7,7 +7,6 @@
 mod class;
 mod compare;
 mod contain;
-pub(crate) mod control;
 mod definition;
 mod rebuild;
 mod special;
@@ -20,17 +19,16 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::{Encoding, PostProcessor, Token};
 
-use crate::data::templates::{ChatTemplates, TemplateSources};
+use crate::chat_template::{ChatTemplates, TemplateSources};
+use crate::control_tokens::{ControlTokens, aliases, refuse_reserved};
 use crate::error::{Error, Reasoned, Result};
 use crate::files;
 use crate::recipe::SpecialTokens;
 use compare::Meaning;
 use contain::contain;
 pub use contain::panic_is_contained;
-use control::{ControlTokens, aliases, refuse_reserved};
 use definition::Definition;
 use special::SpecialNames;
-pub(crate) use special::read_json;
 
 /// Most tokens that a character of text may become: more is the mark of a damaged tokenizer.
 const MOST_TOKENS_OF_A_CHARACTER: usize = 64;

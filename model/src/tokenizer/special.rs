@@ -6,6 +6,7 @@ use std::path::Path;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
+use crate::files::read_input_json;
 
 const NAMES: [&str; 7] =
     ["bos_token", "eos_token", "unk_token", "sep_token", "pad_token", "cls_token", "mask_token"];
@@ -91,14 +92,14 @@ impl SpecialNames {
     /// Reads those of the files that exist.
     pub fn read(folder: &Path) -> Result<Self> {
         let mut names = Self::default();
-        let config = read_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
+        let config = read_input_json(&folder.join("tokenizer_config.json"))?.unwrap_or_default();
         names.added_decoder = added_decoder(&folder.join("tokenizer_config.json"), &config)?;
         names.legacy = config["legacy"].as_bool().unwrap_or(false);
         names.add_prefix_space = config["add_prefix_space"].as_bool();
         names.split_special_tokens = config["split_special_tokens"].as_bool().unwrap_or(false);
         names.has_own_code = config["auto_map"].is_array() || !config["auto_map"]["AutoTokenizer"].is_null();
         names.read_names(&config, false);
-        if let Some(map) = read_json(&folder.join("special_tokens_map.json"))? {
+        if let Some(map) = read_input_json(&folder.join("special_tokens_map.json"))? {
             // Transformers reads this older file only where no `added_tokens_decoder` stands, and then it
             // has the last word. Names that stand only there are good for us in any case.
             names.read_names(&map, names.added_decoder.is_none());
@@ -108,12 +109,12 @@ impl SpecialNames {
         }
         let path = folder.join("generation_config.json");
         let mut bos = None;
-        if let Some(json) = read_json(&path)? {
+        if let Some(json) = read_input_json(&path)? {
             names.generation_eos = ids(&path, "eos_token_id", &json["eos_token_id"])?;
             bos = ids(&path, "bos_token_id", &json["bos_token_id"])?.first().copied();
         }
         let path = folder.join("config.json");
-        let model = read_json(&path)?.unwrap_or_default();
+        let model = read_input_json(&path)?.unwrap_or_default();
         names.model_eos = ids(&path, "eos_token_id", &model["eos_token_id"])?;
         names.bos_id = bos.or(ids(&path, "bos_token_id", &model["bos_token_id"])?.first().copied());
         names.embeddings = model["vocab_size"].as_u64().map(|size| size as usize);
@@ -176,7 +177,7 @@ impl SpecialNames {
     }
 
     fn read_added_file(&mut self, path: &Path) -> Result<()> {
-        let Some(json) = read_json(path)? else { return Ok(()) };
+        let Some(json) = read_input_json(path)? else { return Ok(()) };
         let mut entries: Vec<(u64, &String)> = json
             .as_object()
             .into_iter()
@@ -246,16 +247,4 @@ fn ids(path: &Path, key: &str, value: &Value) -> Result<Vec<u32>> {
         return Err(bad(value));
     }
     Ok(values.iter().filter_map(|value| u32::try_from(value.as_u64()?).ok()).collect())
-}
-
-/// The parsed file, or `None` where there is none.
-pub(crate) fn read_json(path: &Path) -> Result<Option<Value>> {
-    if !path.exists() {
-        return Ok(None);
-    }
-    let bytes = crate::files::read_input(path, crate::files::MOST_TEXT_BYTES)?;
-    match serde_json::from_slice(&bytes) {
-        Ok(json) => Ok(Some(json)),
-        Err(error) => Err(Error::format(path, format!("is not JSON: {error}"))),
-    }
 }

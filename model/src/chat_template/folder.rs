@@ -5,11 +5,10 @@ use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use super::chat::ChatTemplate;
-use super::rows::clip;
-use crate::error::{Error, FileAction, Reasoned, Result};
-use crate::tokenizer::control::ControlTokens;
-use crate::tokenizer::read_json;
+use super::ChatTemplate;
+use crate::control_tokens::ControlTokens;
+use crate::error::{Error, FileAction, Reasoned, Result, clip};
+use crate::files::read_input_json;
 
 /// Folder of further templates beside `chat_template.jinja`, one `NAME.jinja` each.
 pub(crate) const TEMPLATE_FOLDER: &str = "additional_chat_templates";
@@ -48,7 +47,7 @@ impl TemplateSources {
         for file in ["tokenizer_config.json", "chat_template.json"] {
             if named.is_empty() {
                 let path = folder.join(file);
-                if let Some(json) = read_json(&path)? {
+                if let Some(json) = read_input_json(&path)? {
                     read_key(&path, &json["chat_template"], &mut named)?;
                 }
             }

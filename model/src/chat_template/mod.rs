@@ -2,17 +2,21 @@
 //!
 //! Templates are Jinja as transformers renders them: see [`crate::jinja`].
 
+mod folder;
+
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
+use crate::control_tokens::{ControlTokens, refuse_reserved};
 use crate::error::{Error, Reasoned, Result};
 use crate::jinja::{ADD_GENERATION_PROMPT, Beginning, Part, Rendered, Template};
-use crate::tokenizer::control::{ControlTokens, refuse_reserved};
+
+pub(crate) use folder::{ChatTemplates, TEMPLATE_FOLDER, TemplateSources, additional_files};
 
 /// A compiled chat template.
-pub struct ChatTemplate {
+pub(crate) struct ChatTemplate {
     path: PathBuf,
     source: String,
     template: Template,
@@ -152,7 +156,7 @@ impl ChatTemplate {
         Ok(hidden)
     }
 
-    /// Hides control strings in every string of `value` (see [`crate::tokenizer::control`]).
+    /// Hides control strings in every string of `value` (see [`crate::control_tokens`]).
     ///
     /// Fails on reserved characters.
     pub(crate) fn hide_strings(&self, value: &Value) -> Reasoned<Value> {
