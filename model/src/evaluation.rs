@@ -9,7 +9,7 @@ use serde::Serialize;
 use crate::batch::RowLoss;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::data::{Dataset, LongRows, Row, evaluation_batches, is_exact_match};
+use crate::data::{DataSettings, Dataset, Row, evaluation_batches, is_exact_match};
 use crate::error::{Error, Result};
 use crate::progress::Score;
 use crate::recipe::SpecialTokens;
@@ -67,10 +67,9 @@ pub fn evaluate<T: Real>(
         losses.extend(evaluation.batch.document_losses(&position_losses)?);
     }
     if let Some(row) = losses.iter().position(|row| !row.sum.is_finite()) {
-        let line = dataset.rows()[row].line;
         return Err(Error::Job(format!(
-            "the loss of {}:{line} is {}: the model's weights are damaged or too large",
-            dataset.path().display(),
+            "the loss of {} is {}: the model's weights are damaged or too large",
+            dataset.describe_row(&dataset.rows()[row]),
             losses[row].sum
         )));
     }
@@ -88,7 +87,7 @@ fn count_matches<T: Real>(
     let stop = dataset.stop_tokens(tokenizer);
     let mut matches = 0;
     if let Some(row) = dataset.rows().iter().find(|row| row.prompt().is_empty()) {
-        return Err(Error::line(dataset.path(), row.line, "has an empty prompt: there is nothing to answer"));
+        return Err(dataset.row_error(row, "has an empty prompt: there is nothing to answer"));
     }
     for rows in dataset.rows().chunks(ANSWERED_TOGETHER) {
         let prompts: Vec<Vec<u32>> = rows.iter().map(|row| row.prompt().to_vec()).collect();
@@ -208,10 +207,11 @@ impl Evaluator {
     /// The file cannot be read, line by line, or a row is too long.
     pub fn evaluate(&mut self, data: &Path, generate: bool) -> Result<FileScore> {
         let longest = self.config.max_positions;
-        let dataset =
-            self.device.scope(|| Dataset::load(data, &self.tokenizer, usize::MAX, LongRows::Skip, None))?;
+        let dataset = self
+            .device
+            .scope(|| Dataset::load(&[data.to_owned()], &self.tokenizer, &DataSettings::default(), None))?;
         let too_long = dataset.rows().iter().filter(|row| row.tokens.len() > longest);
-        let lines: Vec<usize> = too_long.map(|row| row.line).collect();
+        let lines: Vec<usize> = too_long.map(|row| row.position.number).collect();
         if !lines.is_empty() {
             let reason = format!(
                 "{} longer than the model's {longest} positions: shorten or remove what is there",

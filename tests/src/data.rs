@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use cpift_model::data::{Dataset, LongRows, Row};
+use cpift_model::data::{DataSettings, Dataset, Row};
 use cpift_model::{Error, Tokenizer};
 use serde_json::{Value, json};
 
@@ -44,7 +44,12 @@ impl DataFile {
 
     /// Its data set, with room for any row and no cache.
     pub fn load(&self, tokenizer: &Tokenizer) -> Result<Dataset, Error> {
-        Dataset::load(&self.path, tokenizer, 4096, LongRows::Skip, None)
+        Dataset::load(
+            &[self.path.clone()],
+            tokenizer,
+            &DataSettings { max_length: 4096, ..DataSettings::default() },
+            None,
+        )
     }
 
     /// Its first row.

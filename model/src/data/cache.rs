@@ -6,14 +6,15 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use super::dataset::{Content, Counts};
 use super::rows::Shape;
 use super::tokenize::Row;
-use super::{Content, Counts};
+use super::{Position, Unit};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{json_text, write_atomically};
 
 /// Changes whenever tokenisation or the format does.
-const MAGIC: &[u8; 8] = b"cpiftok5";
+const MAGIC: &[u8; 8] = b"cpiftok6";
 
 /// Path of the cache file for a key.
 fn path(folder: &Path, key: &blake3::Hash) -> PathBuf {
@@ -66,7 +67,8 @@ pub(crate) fn write(folder: &Path, key: &blake3::Hash, content: &Content) -> Res
     body.extend(notices.as_bytes());
     push_number(&mut body, content.rows.len());
     for row in &content.rows {
-        for number in [row.line, row.prompt_length, row.tokens.len()] {
+        let unit = usize::from(row.position.unit == Unit::Row);
+        for number in [row.position.file, unit, row.position.number, row.prompt_length, row.tokens.len()] {
             push_number(&mut body, number);
         }
         body.extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
@@ -102,11 +104,14 @@ impl Reader<'_> {
     }
 
     fn row(&mut self) -> Option<Row> {
-        let (line, prompt_length, length) = (self.number()?, self.number()?, self.number()?);
+        let (file, unit, number) = (self.number()?, self.number()?, self.number()?);
+        let unit = if unit == 0 { Unit::Line } else { Unit::Row };
+        let position = Position { file, unit, number };
+        let (prompt_length, length) = (self.number()?, self.number()?);
         let tokens = self.take(length.checked_mul(4)?)?;
         let tokens =
             tokens.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
         let supervised = self.take(length)?.iter().map(|&flag| flag != 0).collect();
-        (prompt_length <= length).then_some(Row { line, tokens, supervised, prompt_length })
+        (prompt_length <= length).then_some(Row { position, tokens, supervised, prompt_length })
     }
 }

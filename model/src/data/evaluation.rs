@@ -28,7 +28,7 @@ pub fn evaluation_batches(
     let longest = dataset.longest_row();
     if longest > max_tokens {
         return Err(Error::format(
-            dataset.path(),
+            &dataset.name(),
             format!("has a row of {longest} tokens, and a batch may have {max_tokens}"),
         ));
     }

@@ -5,6 +5,8 @@ use std::fmt;
 
 use serde::{Deserialize, Serialize};
 
+use super::{Position, Unit};
+
 /// Something about a row that its owner might not expect.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Notice {
@@ -138,15 +140,19 @@ pub struct FileNotice {
     pub notice: Notice,
     /// Rows that it concerns.
     pub rows: usize,
-    /// Line of the first of them, counted from 1.
-    pub first_line: usize,
+    /// The first of them.
+    pub first: Position,
 }
 
 impl fmt::Display for FileNotice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { notice, rows, first_line } = self;
+        let Self { notice, rows, first } = self;
         let rows = if *rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
-        write!(formatter, "{notice} ({rows}, first in line {first_line})")
+        let unit = match first.unit {
+            Unit::Line => "line",
+            Unit::Row => "row",
+        };
+        write!(formatter, "{notice} ({rows}, first in {unit} {})", first.number)
     }
 }
 
@@ -155,21 +161,21 @@ const MOST_KINDS: usize = 32;
 
 /// Gathers the notices of a file, row by row in file order.
 #[derive(Debug, Default)]
-pub(crate) struct Notices(BTreeMap<Notice, (usize, usize)>);
+pub(crate) struct Notices(BTreeMap<Notice, (usize, Position)>);
 
 impl Notices {
-    /// Adds what was noticed about the row of a line.
-    pub fn add(&mut self, line: usize, notices: Vec<Notice>) {
+    /// Adds what was noticed about the row there.
+    pub fn add(&mut self, position: Position, notices: Vec<Notice>) {
         for notice in notices {
             if self.0.len() < MOST_KINDS || self.0.contains_key(&notice) {
-                self.0.entry(notice).or_insert((0, line)).0 += 1;
+                self.0.entry(notice).or_insert((0, position)).0 += 1;
             }
         }
     }
 
     /// One entry for each kind, in the order of [`Notice`].
     pub fn finish(self) -> Vec<FileNotice> {
-        let entry = |(notice, (rows, first_line))| FileNotice { notice, rows, first_line };
+        let entry = |(notice, (rows, first))| FileNotice { notice, rows, first };
         self.0.into_iter().map(entry).collect()
     }
 }

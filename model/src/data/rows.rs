@@ -1,4 +1,4 @@
-//! Rows of JSONL files: which of the four shapes a file has, and its rows as examples.
+//! Rows of files: which of the four shapes a file has, and its rows as examples.
 
 use serde_json::{Map, Value};
 
@@ -43,7 +43,7 @@ impl Shape {
 
     /// The shape of one row: the first that its fields allow. A row of Alpaca's own
     /// files, which has `text` beside the three, is an instruction.
-    fn recognise(row: &Map<String, Value>) -> Reasoned<Self> {
+    pub(super) fn recognise(row: &Map<String, Value>) -> Reasoned<Self> {
         let has = |field: &str| row.contains_key(field);
         if has("prompt") && has("completion") {
             Ok(Self::Completion)
@@ -107,34 +107,20 @@ pub fn instruction_prompt(instruction: &str, input: &str) -> String {
     }
 }
 
-/// Reads the fields of one row of a known shape; `notices` gets what its owner might not expect.
-pub(crate) fn parse(
-    line: &[u8],
-    shape: Option<Shape>,
-    notices: &mut Vec<Notice>,
-) -> Reasoned<(Shape, Example)> {
-    let text = std::str::from_utf8(line)
-        .map_err(|error| format!("is not UTF-8 (byte {} of the line)", error.valid_up_to() + 1))?;
-    let value: Value = serde_json::from_str(text).map_err(|error| describe_json(&error))?;
-    let Value::Object(row) = value else {
-        return Err("is not a JSON object: each line is one `{…}`".into());
-    };
-    let own_shape = Shape::recognise(&row)?;
-    let shape = match shape {
-        None => own_shape,
-        Some(shape) if complete(shape, &row) => shape,
-        Some(shape) => {
-            return Err(format!(
-                "has not the fields of the first row ({}): every row of a file has the same shape",
-                shape.fields()
-            ));
-        }
-    };
+/// Reads the fields of one row of the first row's shape; `notices` gets what its owner might not expect.
+pub(crate) fn example(row: Map<String, Value>, shape: Shape, notices: &mut Vec<Notice>) -> Reasoned<Example> {
+    Shape::recognise(&row)?;
+    if !complete(shape, &row) {
+        return Err(format!(
+            "has not the fields of the first row ({}): every row of a file has the same shape",
+            shape.fields()
+        ));
+    }
     let has_flag = refuse_rejected(shape, &row)?;
     let is_read = |field: &str| shape.reads().contains(&field) || (field == LABEL && has_flag);
     let unread = row.keys().filter(|field| !is_read(field));
     notices.extend(unread.map(|field| Notice::UnreadField(field.clone())));
-    let example = match shape {
+    Ok(match shape {
         Shape::Completion => Example::Completion {
             prompt: text_field(&row, "prompt")?.to_owned(),
             completion: answer_field(&row, "completion")?.to_owned(),
@@ -150,8 +136,7 @@ pub(crate) fn parse(
         }
         Shape::Text => Example::Text { text: answer_field(&row, "text")?.to_owned() },
         Shape::Messages => Example::Messages(messages::read(row, notices)?),
-    };
-    Ok((shape, example))
+    })
 }
 
 fn complete(shape: Shape, row: &Map<String, Value>) -> bool {
@@ -222,11 +207,4 @@ fn answer_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a st
     } else {
         Ok(text)
     }
-}
-
-fn describe_json(error: &serde_json::Error) -> String {
-    let reason = error.to_string();
-    // The parser counts lines within the row; the row is one line of the file.
-    let reason = reason.split(" at line ").next().unwrap_or_default();
-    format!("is not JSON: {reason} (column {})", error.column())
 }

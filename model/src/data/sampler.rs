@@ -115,7 +115,7 @@ impl Sampler {
             return Err(Error::Job("batch_size and accumulate must be at least 1".into()));
         }
         for source in &sources {
-            let path = source.dataset.path();
+            let path = &source.dataset.name();
             if source.rows.is_empty() {
                 return Err(Error::format(path, "gives no rows to sample from"));
             }

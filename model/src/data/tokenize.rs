@@ -1,5 +1,6 @@
 //! Examples to rows of tokens: what is context, what is supervised.
 
+use super::Position;
 use super::notice::Notice;
 use super::rows::Example;
 use crate::chat_template::ChatTemplates;
@@ -11,8 +12,8 @@ use crate::tokenizer::Tokenizer;
 /// One row of data as tokens.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Row {
-    /// Line of the file, counted from 1.
-    pub line: usize,
+    /// Where it comes from.
+    pub position: Position,
     /// Token ids, from the beginning of the prompt to the end of the last answer.
     pub tokens: Vec<u32>,
     /// Which tokens are to be predicted, from those before them; the first never is.
@@ -22,8 +23,8 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(line: usize) -> Self {
-        Self { line, tokens: Vec::new(), supervised: Vec::new(), prompt_length: 0 }
+    fn new(position: Position) -> Self {
+        Self { position, tokens: Vec::new(), supervised: Vec::new(), prompt_length: 0 }
     }
 
     pub(super) fn push(&mut self, ids: &[u32], supervised: bool) {
@@ -69,8 +70,8 @@ pub(crate) struct RowMaker<'a> {
 impl RowMaker<'_> {
     /// The row of an example; the error says what is wrong with the line, `notices` gets what its owner
     /// might not expect.
-    pub fn row(&self, line: usize, example: &Example, notices: &mut Vec<Notice>) -> Reasoned<Row> {
-        let mut row = Row::new(line);
+    pub fn row(&self, position: Position, example: &Example, notices: &mut Vec<Notice>) -> Reasoned<Row> {
+        let mut row = Row::new(position);
         match example {
             Example::Completion { prompt, completion } => {
                 let prompt = self.marked(prompt, notices).map_err(|reason| format!("the prompt {reason}"))?;

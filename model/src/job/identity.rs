@@ -10,7 +10,9 @@ use super::PairMethod;
 use super::record::InputFile;
 use crate::error::{Error, Result};
 use crate::files::{self, hash_texts, read_json};
-use crate::recipe::{CheckpointSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings};
+use crate::recipe::{
+    CheckpointSettings, DataFiles, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings,
+};
 
 /// Name of the record in the run folder.
 const IDENTITY: &str = "identity.json";
@@ -80,7 +82,9 @@ pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) 
     (task.weight, task.eval, task.model) = (1.0, None, None);
     let settings = json(&(recipe.seed, &recipe.model, &probe, steps, &task))?;
     let data = format!("task.{}.train", task.name);
-    let is_read = |file: &&InputFile| file.role == data || !file.role.starts_with("task.");
+    let is_data =
+        |role: &str| role.strip_prefix(&data).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
+    let is_read = |file: &&InputFile| is_data(&file.role) || !file.role.starts_with("task.");
     let files = inputs.iter().filter(is_read).flat_map(|file| [file.role.as_str(), file.blake3.as_str()]);
     Ok(hash_texts(["cpift-engine probe 3", settings.as_str()].into_iter().chain(files)))
 }
@@ -117,8 +121,8 @@ fn without_what_may_differ(recipe: &Recipe) -> Recipe {
     forget(&mut recipe.model.base);
     forget(&mut recipe.model.config);
     for TaskSettings { train, eval, model, .. } in &mut recipe.task {
-        *train = PathBuf::new();
-        forget(eval);
+        *train = DataFiles::default();
+        *eval = eval.as_ref().map(|_| DataFiles::default());
         forget(model);
     }
     recipe

@@ -8,10 +8,10 @@ use cpift_engine::{Layout, ViewMut};
 use super::record;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::data::{Dataset, LongRows, Notice, Sampler, SamplerSettings, Shape, Source, balanced_sample};
+use crate::data::{DataSettings, Dataset, Notice, Sampler, SamplerSettings, Shape, Source, balanced_sample};
 use crate::error::{Error, Result};
 use crate::files::KnownFiles;
-use crate::recipe::{ImportanceKind, ModelSettings, Recipe, TrainSettings};
+use crate::recipe::{DataFiles, ImportanceKind, ModelSettings, Recipe, TrainSettings};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::initialize;
 
@@ -188,7 +188,9 @@ fn see_all(recipe: &Recipe, known: &KnownFiles) {
         known.see(path);
     }
     let data = recipe.task.iter().flat_map(|task| std::iter::once(&task.train).chain(&task.eval));
-    data.for_each(|path| known.see(path));
+    for path in data.flat_map(DataFiles::expand).flatten() {
+        known.see(&path);
+    }
 }
 
 fn open_task(
@@ -199,13 +201,10 @@ fn open_task(
     cache: Option<&Path>,
 ) -> Result<Task> {
     let settings = &recipe.task[index];
-    let long_rows = if recipe.model.truncate { LongRows::Truncate } else { LongRows::Skip };
-    let load = |path: &Path| {
-        let max_length = recipe.model.max_length;
-        Dataset::load_as(path, tokenizer, max_length, long_rows, settings.special_tokens, cache)
-    };
+    let data_settings = DataSettings::of_task(&recipe.model, settings);
+    let load = |files: &DataFiles| Dataset::load(&files.expand()?, tokenizer, &data_settings, cache);
     let mut train = load(&settings.train)?;
-    let eval = settings.eval.as_deref().map(load).transpose()?.map(Arc::new);
+    let eval = settings.eval.as_ref().map(load).transpose()?.map(Arc::new);
     let mut model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
     if base.config.tied {
         // A tune saved with a head of its own, which is the embedding, fits.

@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use super::inputs::Inputs;
 use crate::checkpoint::{Checkpoint, copied_files, is_copied};
+use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, Difference, KnownFiles, read_json};
 use crate::progress::{Plan, ProcessRecord, RunRecord};
@@ -142,9 +143,8 @@ pub fn describe_all(recipe: &Recipe, inputs: &Inputs, known: &KnownFiles) -> Res
     let weights = inputs.base.checkpoint.iter().flat_map(|base| base.files().map(Path::to_owned));
     files.extend(weights.map(named));
     for task in &inputs.tasks {
-        files.push((format!("task.{}.train", task.name), task.train.path().to_owned()));
-        let eval = task.eval.iter().map(|eval| eval.path().to_owned());
-        files.extend(eval.map(|path| (format!("task.{}.eval", task.name), path)));
+        files.extend(data_files(&task.name, "train", &task.train));
+        files.extend(task.eval.iter().flat_map(|eval| data_files(&task.name, "eval", eval)));
         let model = task.model.iter().flat_map(model_files);
         files.extend(model.map(|path| (format!("task.{}.model/{}", task.name, file_name(&path)), path)));
     }
@@ -177,6 +177,15 @@ pub fn check_copies(writing: &AtomicFolder, base: &Path, files: &[InputFile]) ->
         Some(name) => Err(Difference::Gone.of(&base.join(name))),
         None => Ok(()),
     }
+}
+
+/// The files of a data set with their roles: `task.code.train`, and `task.code.train/2` for the second.
+fn data_files(task: &str, part: &str, data: &Dataset) -> Vec<(String, PathBuf)> {
+    let role = |index: usize| match index {
+        0 => format!("task.{task}.{part}"),
+        _ => format!("task.{task}.{part}/{}", index + 1),
+    };
+    data.files().iter().enumerate().map(|(index, path)| (role(index), path.clone())).collect()
 }
 
 fn file_name(path: &Path) -> String {

@@ -299,7 +299,7 @@ impl<'a> Session<'a> {
                     self.observer.event(Event::Notice(&text));
                 }
                 if let CacheUse::NotWritten(reason) = dataset.cache() {
-                    let text = format!("{}: tokens were not cached: {reason}", dataset.path().display());
+                    let text = format!("{}: tokens were not cached: {reason}", dataset.name().display());
                     self.observer.event(Event::Notice(&text));
                 }
             }

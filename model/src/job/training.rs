@@ -204,7 +204,7 @@ fn explain(error: Error, part: &TrainingPart, step: u64, batches: &StepBatches) 
     let Error::Job(reason) = error else { return error };
     let rows = batches.documents.iter().flatten().take(3).map(|draw| {
         let dataset = &part.sources[draw.source].dataset;
-        format!("{}:{}", dataset.path().display(), dataset.rows()[draw.row].line)
+        dataset.describe_row(&dataset.rows()[draw.row])
     });
     let rows: Vec<String> = rows.collect();
     Error::Job(format!(

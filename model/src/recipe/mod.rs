@@ -18,6 +18,7 @@ mod overrides;
 mod precision;
 mod read;
 mod shape;
+mod task;
 #[cfg(test)]
 mod tests;
 mod train;
@@ -28,6 +29,7 @@ pub use edit::Edit;
 pub use fuse::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
 pub use precision::Precision;
 pub use read::Source;
+pub use task::{DataFiles, SpecialTokens, TaskSettings};
 pub use train::{Schedule, TrainSettings};
 
 /// How the tasks are brought into one model.
@@ -194,51 +196,6 @@ pub enum SaveDtype {
     Bf16,
     /// 16-bit IEEE floats.
     F16,
-}
-
-/// `[[task]]`: one task.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct TaskSettings {
-    /// Name, used in reports and as a folder's name.
-    pub name: String,
-    /// JSONL to train on.
-    pub train: PathBuf,
-    /// JSONL to evaluate on.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub eval: Option<PathBuf>,
-    /// Share of this task's rows in mixed training, relative to the other tasks'.
-    pub weight: f64,
-    /// An existing fine-tune of the same base: its probe is skipped, importance is the difference.
-    #[serde(skip_serializing_if = "Option::is_none")]
-    pub model: Option<PathBuf>,
-    /// What control strings in this task's texts are.
-    pub special_tokens: SpecialTokens,
-}
-
-impl Default for TaskSettings {
-    fn default() -> Self {
-        Self {
-            name: String::new(),
-            train: PathBuf::new(),
-            eval: None,
-            weight: 1.0,
-            model: None,
-            special_tokens: SpecialTokens::Parse,
-        }
-    }
-}
-
-/// What a string that stands for a control token is (`<|im_end|>`, `<s>`), where a file has it in `text`,
-/// `prompt`, `completion`, `instruction`, `input` or `output`. In `messages` it is always text.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum SpecialTokens {
-    /// The control token, as in data that a chat template was already applied to.
-    #[default]
-    Parse,
-    /// Text like any other.
-    Escape,
 }
 
 /// What importance a probe measures (docs/algorithm.md, stage 1).

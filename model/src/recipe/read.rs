@@ -100,7 +100,20 @@ fn make_paths_absolute(table: &mut Table, folder: &Path) {
 }
 
 fn make_path_absolute(section: &mut Table, key: &str, folder: &Path) {
-    let Some(Value::String(text)) = section.get_mut(key) else { return };
+    match section.get_mut(key) {
+        Some(Value::String(text)) => make_absolute(text, folder),
+        Some(Value::Array(paths)) => {
+            for path in paths {
+                if let Value::String(text) = path {
+                    make_absolute(text, folder);
+                }
+            }
+        }
+        _ => {}
+    }
+}
+
+fn make_absolute(text: &mut String, folder: &Path) {
     if text.is_empty() {
         return; // refused by the check of the shape
     }

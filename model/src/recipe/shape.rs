@@ -11,7 +11,7 @@ use toml::{Table, Value};
 
 use super::fault::{Fault, Typed, describe};
 use super::origins::Origins;
-use super::{HalfSettings, ModelSettings, Recipe, TaskSettings, TrainSettings};
+use super::{DataFiles, HalfSettings, ModelSettings, Recipe, TaskSettings, TrainSettings};
 use crate::error::{Error, Result};
 
 /// A recipe in which every key is set.
@@ -24,11 +24,13 @@ struct Example {
 static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
     let path = || Some(PathBuf::from("x"));
     let training = TrainSettings { epochs: Some(1.0), steps: Some(1), ..TrainSettings::default() };
+    let files = || DataFiles::new(path());
+    let task = TaskSettings { train: files(), eval: Some(files()), model: path(), ..TaskSettings::default() };
     let mut recipe = Recipe {
         model: ModelSettings { base: path(), config: path(), ..ModelSettings::default() },
         train: training.clone(),
         half: HalfSettings { rounds: Some(1) },
-        task: vec![TaskSettings { eval: path(), model: path(), ..TaskSettings::default() }],
+        task: vec![task],
         ..Recipe::default()
     };
     recipe.probe.training = training.clone();

@@ -80,7 +80,11 @@ fn the_recipe_of_all_keys_is_complete_and_says_the_defaults() {
     let least = "[model]\nbase = \"my-model\"\n[[task]]\nname = \"code\"\ntrain = \"code.train.jsonl\"\n";
     let paths = |recipe: Recipe| Recipe {
         model: ModelSettings { base: None, ..recipe.model },
-        task: recipe.task.into_iter().map(|task| TaskSettings { train: "".into(), ..task }).collect(),
+        task: recipe
+            .task
+            .into_iter()
+            .map(|task| TaskSettings { train: DataFiles::default(), ..task })
+            .collect(),
         ..recipe
     };
     assert_eq!(paths(read(text, &[])), paths(read(least, &[])));
@@ -107,10 +111,10 @@ fn paths_are_relative_to_the_recipe_and_to_the_current_folder_in_overrides() {
     let folder = Folder::with(LEAST);
     let recipe = folder.load(&[]).unwrap();
     assert_eq!(recipe.model.base.unwrap(), folder.folder.path().join("base"));
-    assert_eq!(recipe.task[0].train, folder.folder.path().join("sort.jsonl"));
+    assert_eq!(recipe.task[0].train, DataFiles::new([folder.folder.path().join("sort.jsonl")]));
     let recipe = folder.load(&["task.sort.train=./other.jsonl", "task.sort.eval=/data/x"]).unwrap();
-    assert_eq!(recipe.task[0].train, std::env::current_dir().unwrap().join("other.jsonl"));
-    assert_eq!(recipe.task[0].eval.as_deref(), Some(Path::new("/data/x")));
+    assert_eq!(recipe.task[0].train, DataFiles::new([std::env::current_dir().unwrap().join("other.jsonl")]));
+    assert_eq!(recipe.task[0].eval, Some(DataFiles::new(["/data/x".into()])));
 }
 
 #[test]
@@ -288,7 +292,7 @@ fn wrong_types_say_what_is_expected() {
         ),
         (
             "[[task]]\nname = \"x\"\ntrain = []\n",
-            "recipe.toml:8: `task[1].train`: is a list: use a path in quotes",
+            "recipe.toml:8: `task[1].train`: cannot be used: is an empty list: name at least one file",
         ),
         ("[[task]]\nname = \"x\"\ntrain = \"\"\n", "recipe.toml:8: `task[1].train`: is empty"),
         (

@@ -2,7 +2,7 @@
 
 use std::sync::LazyLock;
 
-use cpift_model::data::{Dataset, LongRows};
+use cpift_model::data::{DataSettings, Dataset, LongRows};
 use cpift_model::{Error, Tokenizer};
 use cpift_tests::data;
 
@@ -44,7 +44,12 @@ pub fn chat_template(data: &[u8]) {
 
 /// Loads the data of a folder and looks at all that a command prints of it.
 fn load(folder: &Folder, tokenizer: &Tokenizer, long: LongRows) -> Result<(), Error> {
-    let dataset = Dataset::load(&folder.path().join("data.jsonl"), tokenizer, LENGTH, long, None)?;
+    let dataset = Dataset::load(
+        &[folder.path().join("data.jsonl")],
+        tokenizer,
+        &DataSettings { max_length: LENGTH, long_rows: long, ..DataSettings::default() },
+        None,
+    )?;
     assert!(dataset.longest_row() <= LENGTH && dataset.supervised_tokens() <= dataset.tokens());
     for row in 0..dataset.len() {
         dataset.masked_sample(row, tokenizer);

@@ -4,7 +4,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
-use cpift_model::data::{CacheUse, Dataset, LongRows, Notice, Shape, instruction_prompt, is_exact_match};
+use cpift_model::data::{
+    CacheUse, DataSettings, Dataset, LongRows, Notice, Shape, instruction_prompt, is_exact_match,
+};
 use cpift_model::recipe::SpecialTokens;
 use cpift_tests::data::{DataFile, chat, folder, folder_with_template, tokenizer, words_folder};
 use cpift_tests::folders;
@@ -153,13 +155,27 @@ fn files_without_rows_are_refused() {
     for content in ["", "\n\r\n  \n", "\u{FEFF}"] {
         assert!(refusal(content, &tokenizer).starts_with(": is empty"));
     }
-    let missing =
-        Dataset::load(Path::new("/nowhere/data.jsonl"), &tokenizer, 64, LongRows::Skip, None).unwrap_err();
+    let missing = Dataset::load(
+        &[Path::new("/nowhere/data.jsonl").to_owned()],
+        &tokenizer,
+        &DataSettings { max_length: 64, ..DataSettings::default() },
+        None,
+    )
+    .unwrap_err();
     assert!(
         missing.is_input() && missing.to_string().starts_with("/nowhere/data.jsonl: cannot read"),
         "{missing}"
     );
-    assert!(Dataset::load(&folder("chatml"), &tokenizer, 64, LongRows::Skip, None).unwrap_err().is_input());
+    assert!(
+        Dataset::load(
+            &[folder("chatml")],
+            &tokenizer,
+            &DataSettings { max_length: 64, ..DataSettings::default() },
+            None
+        )
+        .unwrap_err()
+        .is_input()
+    );
 }
 
 #[test]
@@ -182,7 +198,7 @@ fn marks_blank_lines_and_line_ends_are_read_over() {
     let tokenizer = tokenizer("chatml");
     let text = "\u{FEFF}{\"prompt\": \"a\", \"completion\": \"b\", \"id\": 1}\r\n\r\n   \n{\"completion\": \"d\", \"prompt\": \"c\"}";
     let dataset = DataFile::new(text).load(&tokenizer).unwrap();
-    let lines: Vec<usize> = dataset.rows().iter().map(|row| row.line).collect();
+    let lines: Vec<usize> = dataset.rows().iter().map(|row| row.position.number).collect();
     assert_eq!(lines, [1, 4]);
     assert_eq!(dataset.tokens(), 6);
     assert_eq!(dataset.supervised_tokens(), 4);
@@ -199,7 +215,7 @@ fn rows_keep_their_order_over_many_blocks() {
     let dataset = file.load(&tokenizer).unwrap();
     assert_eq!(dataset.len(), 5000);
     for (index, row) in dataset.rows().iter().enumerate() {
-        assert_eq!(row.line, index + 1);
+        assert_eq!(row.position.number, index + 1);
         assert_eq!(tokenizer.decode(row.prompt()), index.to_string());
         assert_eq!(tokenizer.answer_text(row.answer(), tokenizer.stop_tokens()), (index * 7).to_string());
     }
@@ -211,15 +227,22 @@ fn long_rows_are_counted_and_left_out_or_cut() {
     let tokenizer = Tokenizer::from_folder(words.path()).unwrap();
     let row = |prompt: usize, answer: usize| json!({"prompt": vec!["w1"; prompt].join(" "), "completion": vec!["w2"; answer].join(" ")});
     let file = DataFile::rows(&[row(2, 2), row(2, 3), row(1, 5), row(6, 1), row(3, 1)]);
-    let load = |length, long| Dataset::load(&file.path, &tokenizer, length, long, None);
+    let load = |length, long| {
+        Dataset::load(
+            &[file.path.clone()],
+            &tokenizer,
+            &DataSettings { max_length: length, long_rows: long, ..DataSettings::default() },
+            None,
+        )
+    };
 
     let skipped = load(5, LongRows::Skip).unwrap();
-    assert_eq!(skipped.rows().iter().map(|row| row.line).collect::<Vec<_>>(), [1, 5]);
+    assert_eq!(skipped.rows().iter().map(|row| row.position.number).collect::<Vec<_>>(), [1, 5]);
     assert_eq!((skipped.counts().too_long, skipped.counts().truncated), (3, 0));
 
     // The fourth row would lose its whole answer.
     let cut = load(5, LongRows::Truncate).unwrap();
-    assert_eq!(cut.rows().iter().map(|row| row.line).collect::<Vec<_>>(), [1, 2, 3, 5]);
+    assert_eq!(cut.rows().iter().map(|row| row.position.number).collect::<Vec<_>>(), [1, 2, 3, 5]);
     assert_eq!((cut.counts().too_long, cut.counts().truncated), (1, 2));
     assert_eq!(cut.rows()[2].tokens, [4, 5, 5, 5, 5]);
     assert_eq!(cut.stop_tokens(&tokenizer), [1]);
@@ -271,7 +294,13 @@ fn the_seesaw_example_loads() {
     for task in ["arithmetic", "code", "logic", "instruction", "chat"] {
         for part in ["train", "eval"] {
             let path = example.join(format!("{task}.{part}.jsonl"));
-            let dataset = Dataset::load(&path, &tokenizer, 1024, LongRows::Skip, None).unwrap();
+            let dataset = Dataset::load(
+                &[path.clone()],
+                &tokenizer,
+                &DataSettings { max_length: 1024, ..DataSettings::default() },
+                None,
+            )
+            .unwrap();
             assert!(dataset.has_prompts() && dataset.counts().too_long == 0, "{task}");
             for row in dataset.rows() {
                 assert_eq!(row.tokens[0], 256, "{task}: begins with BOS");
@@ -292,7 +321,13 @@ fn tokens_are_cached_by_everything_that_decides_them() {
     let cache = tempfile::tempdir().unwrap();
     let cache_folder = cache.path().join("made/when/needed");
     let load = |tokenizer: &Tokenizer, length| {
-        Dataset::load(&file.path, tokenizer, length, LongRows::Skip, Some(&cache_folder)).unwrap()
+        Dataset::load(
+            &[file.path.clone()],
+            tokenizer,
+            &DataSettings { max_length: length, ..DataSettings::default() },
+            Some(&cache_folder),
+        )
+        .unwrap()
     };
     let first = load(&tokenizer, 100);
     assert_eq!(*first.cache(), CacheUse::Written);
@@ -326,7 +361,15 @@ fn a_damaged_cache_is_made_anew() {
         json!({"prompt": "c", "completion": "d"}),
     ]);
     let cache = tempfile::tempdir().unwrap();
-    let load = || Dataset::load(&file.path, &tokenizer, 100, LongRows::Skip, Some(cache.path())).unwrap();
+    let load = || {
+        Dataset::load(
+            &[file.path.clone()],
+            &tokenizer,
+            &DataSettings { max_length: 100, ..DataSettings::default() },
+            Some(cache.path()),
+        )
+        .unwrap()
+    };
     let original = load();
     let path = std::fs::read_dir(cache.path()).unwrap().next().unwrap().unwrap().path();
     let bytes = std::fs::read(&path).unwrap();
@@ -349,7 +392,13 @@ fn a_damaged_cache_is_made_anew() {
 fn a_cache_that_cannot_be_written_stops_nothing() {
     let tokenizer = tokenizer("headers");
     let file = DataFile::rows(&[json!({"prompt": "a", "completion": "b"})]);
-    let dataset = Dataset::load(&file.path, &tokenizer, 100, LongRows::Skip, Some(&file.path)).unwrap();
+    let dataset = Dataset::load(
+        &[file.path.clone()],
+        &tokenizer,
+        &DataSettings { max_length: 100, ..DataSettings::default() },
+        Some(&file.path),
+    )
+    .unwrap();
     assert!(matches!(dataset.cache(), CacheUse::NotWritten(_)));
 }
 
@@ -383,7 +432,7 @@ proptest! {
         let _ = DataFile::new(&line.as_bytes()[..line.len().saturating_sub(cut)]).load(&CHATML);
         let file = DataFile::new(&line);
         let escape = SpecialTokens::Escape;
-        if let Ok(dataset) = Dataset::load_as(&file.path, &CHATML, 4096, LongRows::Skip, escape, None) {
+        if let Ok(dataset) = Dataset::load(&[file.path.clone()], &CHATML, &DataSettings { max_length: 4096, special_tokens: escape, ..DataSettings::default() }, None) {
             let row = &dataset.rows()[0];
             // Nothing but the templates' own control tokens, whatever the pieces join to.
             let ends = row.tokens.iter().filter(|&&id| id == 422).count();

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
-use cpift_model::data::{Dataset, LongRows};
+use cpift_model::data::{DataSettings, Dataset};
 use cpift_model::recipe::SpecialTokens;
 use cpift_tests::data::{DataFile, folder_with_template, tokenizer, words_folder};
 use cpift_tests::folders;
@@ -104,8 +104,13 @@ fn answers_follow_their_prompts_as_in_one_text() {
 /// The first row of a file read with this setting, for people.
 fn sample(row: Value, tokenizer: &Tokenizer, special_tokens: SpecialTokens) -> String {
     let file = DataFile::rows(&[row]);
-    let dataset =
-        Dataset::load_as(&file.path, tokenizer, 4096, LongRows::Skip, special_tokens, None).unwrap();
+    let dataset = Dataset::load(
+        &[file.path.clone()],
+        tokenizer,
+        &DataSettings { max_length: 4096, special_tokens, ..DataSettings::default() },
+        None,
+    )
+    .unwrap();
     dataset.masked_sample(0, tokenizer).unwrap()
 }
 
@@ -121,7 +126,13 @@ fn rendered_text_is_learnt_with_its_control_tokens() {
     // The same strings as text: the tokenizer's own BOS, and EOS.
     let file = DataFile::rows(&[row]);
     let load = |special_tokens| {
-        Dataset::load_as(&file.path, &tokenizer, 4096, LongRows::Skip, special_tokens, None).unwrap()
+        Dataset::load(
+            &[file.path.clone()],
+            &tokenizer,
+            &DataSettings { max_length: 4096, special_tokens, ..DataSettings::default() },
+            None,
+        )
+        .unwrap()
     };
     let escaped = load(SpecialTokens::Escape);
     let control = escaped.rows()[0].tokens.iter().filter(|id| (420..425).contains(*id)).count();
@@ -143,8 +154,13 @@ fn the_cache_knows_how_control_tokens_are_read() {
     let file = DataFile::rows(&[json!({"text": "x<|im_end|>"})]);
     let length = |special_tokens| {
         let cache = Some(cache.path());
-        let dataset =
-            Dataset::load_as(&file.path, &tokenizer, 64, LongRows::Skip, special_tokens, cache).unwrap();
+        let dataset = Dataset::load(
+            &[file.path.clone()],
+            &tokenizer,
+            &DataSettings { max_length: 64, special_tokens, ..DataSettings::default() },
+            cache,
+        )
+        .unwrap();
         dataset.rows()[0].tokens.len()
     };
     assert_eq!(length(SpecialTokens::Parse), 2);

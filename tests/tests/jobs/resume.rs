@@ -4,7 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use cpift_model::progress::Silent;
-use cpift_model::recipe::{SpecialTokens, Stage};
+use cpift_model::recipe::{DataFiles, SpecialTokens, Stage};
 use cpift_model::{Error, Recipe};
 use cpift_tests::folders::copy;
 use cpift_tests::jobs::{Meddler, Options, SmallJob, Watcher};
@@ -35,7 +35,7 @@ fn stages_of_other_runs_are_refused() {
     let mut other_data = recipe.clone();
     let rows = String::from_utf8(job.bytes("code.train.jsonl")).unwrap();
     fs::write(job.path("fewer.jsonl"), &rows[..rows.rfind('\n').unwrap()]).unwrap();
-    other_data.task[1].train = job.path("fewer.jsonl");
+    other_data.task[1].train = DataFiles::new([job.path("fewer.jsonl")]);
     let mut other_tokens = recipe.clone();
     other_tokens.task[1].special_tokens = SpecialTokens::Escape;
     for (name, other) in [

@@ -1,0 +1,227 @@
+//! Files as rows of tokens.
+
+use std::path::{Path, PathBuf};
+
+use super::notice::{FileNotice, Notice};
+use super::source::{describe_files, hash_files};
+use super::{DataSettings, LongRows, Row, Shape, cache, load};
+use crate::error::{Error, Result};
+use crate::files::json_text;
+use crate::tokenizer::Tokenizer;
+
+/// Rows that did not fit.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Counts {
+    /// Rows left out because they are too long.
+    pub too_long: usize,
+    /// Rows of which the end was cut off.
+    pub truncated: usize,
+}
+
+/// How the cache was used for a data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheUse {
+    /// No folder was given.
+    None,
+    /// The rows were read from it.
+    Read,
+    /// The rows were made and written to it.
+    Written,
+    /// The rows were made; writing them failed for this reason. Nothing depends on it.
+    NotWritten(String),
+}
+
+/// What files say, tokenised.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Content {
+    pub shape: Shape,
+    pub counts: Counts,
+    pub notices: Vec<FileNotice>,
+    pub rows: Vec<Row>,
+}
+
+/// The rows of files, in their order, as tokens.
+#[derive(Debug, Clone)]
+pub struct Dataset {
+    files: Vec<PathBuf>,
+    content: Content,
+    cache: CacheUse,
+}
+
+impl Dataset {
+    /// Reads files and tokenises their rows, or reads the tokens from `cache_folder` if they were made before from
+    /// the same content, tokenizer, template and settings.
+    ///
+    /// # Errors
+    /// Names the file, and the line or row where there is one: not of a form that is known, no answer, another
+    /// shape than the first row's, no supervised token; no rows at all; all rows too long; `messages` without a chat
+    /// template.
+    pub fn load(
+        files: &[PathBuf],
+        tokenizer: &Tokenizer,
+        settings: &DataSettings,
+        cache_folder: Option<&Path>,
+    ) -> Result<Self> {
+        let described = json_text(&describe_files(files), settings)?;
+        let key = |content_hash: &blake3::Hash| {
+            let mut hasher = blake3::Hasher::new();
+            hasher.update(content_hash.as_bytes());
+            hasher.update(&tokenizer.fingerprint());
+            hasher.update(described.as_bytes());
+            hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
+            hasher.finalize()
+        };
+        if let Some(folder) = cache_folder
+            && let Some(content) = cache::read(folder, &key(&hash_files(files)?))
+        {
+            return Self::checked(files, content, CacheUse::Read, settings);
+        }
+        let (content, hash) = load::tokenize_files(files, tokenizer, settings)?;
+        let cache = match cache_folder {
+            None => CacheUse::None,
+            Some(folder) => match cache::write(folder, &key(&hash), &content) {
+                Ok(()) => CacheUse::Written,
+                Err(error) => CacheUse::NotWritten(error.to_string()),
+            },
+        };
+        Self::checked(files, content, cache, settings)
+    }
+
+    fn checked(
+        files: &[PathBuf],
+        content: Content,
+        cache: CacheUse,
+        settings: &DataSettings,
+    ) -> Result<Self> {
+        let max_length = settings.max_length;
+        if content.rows.is_empty() {
+            let reason = match (content.counts.too_long, settings.long_rows) {
+                (0, _) => "has no rows".to_owned(),
+                (count, LongRows::Skip) => format!(
+                    "all {count} rows are longer than {max_length} tokens: raise max_length, or set truncate"
+                ),
+                (count, LongRows::Truncate) => format!(
+                    "the prompts of all {count} rows fill {max_length} tokens, which leaves no answer to learn: \
+                     raise max_length"
+                ),
+            };
+            return Err(Error::format(&describe_files(files), reason));
+        }
+        Ok(Self { files: files.to_vec(), content, cache })
+    }
+
+    /// The files.
+    pub fn files(&self) -> &[PathBuf] {
+        &self.files
+    }
+
+    /// The files as a message names them together: `a.jsonl and 2 more`.
+    pub fn name(&self) -> PathBuf {
+        describe_files(&self.files)
+    }
+
+    /// What is wrong with a row, which is named.
+    pub fn row_error(&self, row: &Row, reason: &str) -> Error {
+        row.position.error(&self.files, reason)
+    }
+
+    /// Where a row comes from, as people read it: `a.jsonl:12`.
+    pub fn describe_row(&self, row: &Row) -> String {
+        row.position.describe(&self.files)
+    }
+
+    /// The rows, in file order.
+    pub fn rows(&self) -> &[Row] {
+        &self.content.rows
+    }
+
+    /// Number of rows.
+    pub fn len(&self) -> usize {
+        self.content.rows.len()
+    }
+
+    /// Never: a data set has rows.
+    pub fn is_empty(&self) -> bool {
+        self.content.rows.is_empty()
+    }
+
+    /// Shape of the rows.
+    pub fn shape(&self) -> Shape {
+        self.content.shape
+    }
+
+    /// Rows that did not fit.
+    pub fn counts(&self) -> Counts {
+        self.content.counts
+    }
+
+    /// Adds something that concerns every row.
+    pub(crate) fn add_notice(&mut self, notice: Notice) {
+        let first = self.rows().first().map(|row| row.position);
+        self.content.notices.extend(first.map(|first| FileNotice { notice, rows: self.len(), first }));
+    }
+
+    /// What a person should know about the rows.
+    pub fn notices(&self) -> &[FileNotice] {
+        &self.content.notices
+    }
+
+    /// The notices as lines for a person, each with a file's name.
+    pub fn described_notices(&self) -> impl Iterator<Item = String> {
+        let line = |notice: &FileNotice| format!("{}: {notice}", self.files[notice.first.file].display());
+        self.notices().iter().map(line)
+    }
+
+    /// How the cache was used.
+    pub fn cache(&self) -> &CacheUse {
+        &self.cache
+    }
+
+    /// Tokens of all rows.
+    pub fn tokens(&self) -> usize {
+        self.rows().iter().map(|row| row.tokens.len()).sum()
+    }
+
+    /// Supervised tokens of all rows.
+    pub fn supervised_tokens(&self) -> usize {
+        self.rows().iter().map(Row::supervised_tokens).sum()
+    }
+
+    /// Tokens of the longest row.
+    pub fn longest_row(&self) -> usize {
+        self.rows().iter().map(|row| row.tokens.len()).max().unwrap_or(0)
+    }
+
+    /// True when rows have a prompt to answer, so that greedy answers can be compared.
+    pub fn has_prompts(&self) -> bool {
+        self.shape() != Shape::Text
+    }
+
+    /// Tokens at which generation of answers to this data ends: the tokenizer's, and those that end the
+    /// rows (a chat template may end turns with another).
+    pub fn stop_tokens(&self, tokenizer: &Tokenizer) -> Vec<u32> {
+        let mut stop = tokenizer.stop_tokens().to_vec();
+        let whole_rows = if self.content.counts.truncated == 0 { self.rows() } else { &[] };
+        for id in whole_rows.iter().filter_map(|row| row.tokens.last()) {
+            if !stop.contains(id) && tokenizer.is_added(*id) {
+                stop.push(*id);
+            }
+        }
+        stop
+    }
+
+    /// A row for people to read: decoded with its control tokens, supervised parts between `⟦` and `⟧`.
+    pub fn masked_sample(&self, row: usize, tokenizer: &Tokenizer) -> Option<String> {
+        let row = self.rows().get(row)?;
+        let mut text = String::new();
+        let mut start = 0;
+        while start < row.tokens.len() {
+            let supervised = row.supervised[start];
+            let length = row.supervised[start..].iter().take_while(|&&flag| flag == supervised).count();
+            let part = tokenizer.decode_with_control_tokens(&row.tokens[start..start + length]);
+            text.push_str(&if supervised { format!("⟦{part}⟧") } else { part });
+            start += length;
+        }
+        Some(text)
+    }
+}

@@ -1,0 +1,142 @@
+//! `[[task]]`: one task.
+
+use std::fmt;
+use std::path::PathBuf;
+
+use serde::de::{self, SeqAccess, Visitor};
+use serde::{Deserialize, Deserializer, Serialize, Serializer};
+
+use crate::error::{Error, FileAction, Result};
+
+/// `[[task]]`: one task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct TaskSettings {
+    /// Name, used in reports and as a folder's name.
+    pub name: String,
+    /// Files to train on.
+    pub train: DataFiles,
+    /// Files to evaluate on.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval: Option<DataFiles>,
+    /// Share of this task's rows in mixed training, relative to the other tasks'.
+    pub weight: f64,
+    /// An existing fine-tune of the same base: its probe is skipped, importance is the difference.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub model: Option<PathBuf>,
+    /// What control strings in this task's texts are.
+    pub special_tokens: SpecialTokens,
+}
+
+impl Default for TaskSettings {
+    fn default() -> Self {
+        Self {
+            name: String::new(),
+            train: DataFiles::default(),
+            eval: None,
+            weight: 1.0,
+            model: None,
+            special_tokens: SpecialTokens::Parse,
+        }
+    }
+}
+
+/// What a string that stands for a control token is (`<|im_end|>`, `<s>`), where a file has it in `text`,
+/// `prompt`, `completion`, `instruction`, `input` or `output`. In `messages` it is always text.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum SpecialTokens {
+    /// The control token, as in data that a chat template was already applied to.
+    #[default]
+    Parse,
+    /// Text like any other.
+    Escape,
+}
+
+/// Files of a task: one path or a list of them, each of which may be a glob pattern.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct DataFiles(Vec<PathBuf>);
+
+impl DataFiles {
+    /// These paths, in order.
+    pub fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
+        Self(paths.into_iter().collect())
+    }
+
+    /// The files that the paths and patterns name, in the recipe's order; those of a pattern by name. A path that
+    /// exists is no pattern.
+    ///
+    /// # Errors
+    /// A pattern is not valid, or no file matches it.
+    pub fn expand(&self) -> Result<Vec<PathBuf>> {
+        let mut files = Vec::new();
+        for path in &self.0 {
+            let text = path.to_string_lossy();
+            if path.exists() || !text.contains(['*', '?', '[']) {
+                files.push(path.clone());
+                continue;
+            }
+            let invalid = |error: glob::PatternError| {
+                Error::format(
+                    path,
+                    format!("is not a pattern of files: {} (character {})", error.msg, error.pos + 1),
+                )
+            };
+            let before = files.len();
+            for found in glob::glob(&text).map_err(invalid)? {
+                let found = found.map_err(|error| {
+                    let folder = error.path().to_owned();
+                    Error::file(&folder, FileAction::Read)(error.into())
+                })?;
+                if found.is_file() {
+                    files.push(found);
+                }
+            }
+            if files.len() == before {
+                return Err(Error::format(path, "no file matches this pattern"));
+            }
+        }
+        Ok(files)
+    }
+}
+
+impl Serialize for DataFiles {
+    fn serialize<S: Serializer>(&self, serializer: S) -> std::result::Result<S::Ok, S::Error> {
+        match self.0.as_slice() {
+            [path] => path.serialize(serializer),
+            paths => paths.serialize(serializer),
+        }
+    }
+}
+
+impl<'de> Deserialize<'de> for DataFiles {
+    fn deserialize<D: Deserializer<'de>>(deserializer: D) -> std::result::Result<Self, D::Error> {
+        struct Paths;
+        impl<'de> Visitor<'de> for Paths {
+            type Value = DataFiles;
+
+            fn expecting(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
+                formatter.write_str("a path in quotes, or a list of them")
+            }
+
+            fn visit_str<E: de::Error>(self, path: &str) -> std::result::Result<DataFiles, E> {
+                Ok(DataFiles(vec![path.into()]))
+            }
+
+            fn visit_seq<A: SeqAccess<'de>>(self, mut list: A) -> std::result::Result<DataFiles, A::Error> {
+                let mut paths = Vec::new();
+                while let Some(path) = list.next_element::<PathBuf>()? {
+                    if path.as_os_str().is_empty() {
+                        return Err(de::Error::custom("has an empty path"));
+                    }
+                    paths.push(path);
+                }
+                if paths.is_empty() {
+                    return Err(de::Error::custom("is an empty list: name at least one file"));
+                }
+                Ok(DataFiles(paths))
+            }
+        }
+        deserializer.deserialize_any(Paths)
+    }
+}
