@@ -62,7 +62,7 @@ fn tell_usage(error: &clap::Error) {
 
 /// A panic is a fault of ours: one line that can be reported, instead of a trace.
 fn report_fault(panic: &std::panic::PanicHookInfo<'_>) {
-    if cpift_model::tokenizer::panic_is_contained() {
+    if cpift_model::panic_is_contained() {
         return; // it becomes an error that names the file
     }
     let payload = panic.payload();

@@ -6,7 +6,6 @@
 
 mod class;
 mod compare;
-mod contain;
 mod definition;
 mod rebuild;
 mod special;
@@ -20,13 +19,12 @@ use serde_json::Value;
 use tokenizers::{Encoding, PostProcessor, Token};
 
 use crate::chat_template::{ChatTemplates, TemplateSources};
+use crate::contain;
 use crate::control_tokens::{ControlTokens, aliases, refuse_reserved};
 use crate::error::{Error, Reasoned, Result};
 use crate::files;
 use crate::recipe::SpecialTokens;
 use compare::Meaning;
-use contain::contain;
-pub use contain::panic_is_contained;
 use definition::Definition;
 use special::SpecialNames;
 
@@ -81,7 +79,7 @@ impl Tokenizer {
         let definition = definition::prepare(&mut json, &mut names, mentions_byte_level).map_err(bad)?;
         let inner = load(&json, &definition).map_err(bad)?;
         let ends = Ends::new(&names, &definition).map_err(bad)?;
-        let prefix = contain(|| post_processor_prefix(&inner)).and_then(|prefix| prefix).map_err(bad)?;
+        let prefix = in_library(|| post_processor_prefix(&inner)).and_then(|prefix| prefix).map_err(bad)?;
 
         let mut hasher = blake3::Hasher::new();
         hasher.update(&bytes);
@@ -111,7 +109,7 @@ impl Tokenizer {
     /// Tries the tokenizer on a few texts and ids: what a damaged file brings about shows here.
     fn probe(&self, json: &Value) -> Reasoned<()> {
         for text in PROBES {
-            let encoding = contain(|| self.inner.encode_fast(text, false))?;
+            let encoding = in_library(|| self.inner.encode_fast(text, false))?;
             // A text that it has no tokens for is the text's fault, and is said where the text stands.
             let tokens = encoding.map_or(0, |encoding| encoding.len());
             if tokens > MOST_TOKENS_OF_A_CHARACTER * text.len() {
@@ -120,7 +118,7 @@ impl Tokenizer {
         }
         // Taking characters from the end of a token goes wrong for those that are too short.
         let ids = if validate::strips_ends(&json["decoder"]) { self.vocabulary_size } else { 64 };
-        contain(|| {
+        in_library(|| {
             let _ = self.inner.decode(&[], false);
             for id in 0..ids as u32 {
                 let _ = self.inner.decode(&[id], false);
@@ -190,7 +188,7 @@ impl Tokenizer {
 
     /// What the library makes of a text, if the model has embeddings for it.
     fn checked(&self, encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Reasoned<Encoding> {
-        let encoded = contain(encode)
+        let encoded = in_library(encode)
             .map_err(|reason| format!("cannot be tokenised by {}: {reason}", self.path.display()))?;
         let encoding = encoded.map_err(|error| format!("cannot be tokenised: {error}"))?;
         if let Some(size) = self.embeddings
@@ -253,7 +251,7 @@ impl Tokenizer {
     }
 
     fn decode_all(&self, ids: &[u32]) -> String {
-        let decoded = contain(|| self.inner.decode(ids, false));
+        let decoded = in_library(|| self.inner.decode(ids, false));
         // Token strings that the decoder cannot join are given as they stand.
         decoded
             .ok()
@@ -362,7 +360,7 @@ fn read_file(folder: &Path, path: &Path) -> Result<Vec<u8>> {
 
 /// The library's tokenizer of a prepared file, if its added tokens have the ids they are given.
 fn load(json: &Value, definition: &Definition) -> Reasoned<tokenizers::Tokenizer> {
-    let inner = contain(|| tokenizers::Tokenizer::from_bytes(json.to_string().as_bytes()))?
+    let inner = in_library(|| tokenizers::Tokenizer::from_bytes(json.to_string().as_bytes()))?
         .map_err(|error| format!("is not a tokenizer this program can load: {error}"))?;
     for (text, &id) in &definition.added {
         let control = definition.controls.iter().find(|token| token.id == id && token.text == *text);
@@ -429,4 +427,9 @@ fn post_processor_prefix(inner: &tokenizers::Tokenizer) -> Reasoned<Vec<u32>> {
         Some(length) => Ok(ids[..length].to_vec()),
         None => Err("its post-processor leaves the text out".into()),
     }
+}
+
+/// Runs an operation of the tokenizers library; a panic becomes a reason.
+fn in_library<T>(operation: impl FnOnce() -> T) -> Reasoned<T> {
+    contain::contain("tokenizers", operation)
 }

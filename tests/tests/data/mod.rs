@@ -2,6 +2,7 @@
 
 mod chat;
 mod conversations;
+mod files;
 mod rows;
 mod sampling;
 mod tokenizers;

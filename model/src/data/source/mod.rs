@@ -1,13 +1,29 @@
 //! Files of rows: what form a file has, and its records one after the other.
 
 mod json_lines;
+mod json_values;
+mod parquet;
+mod table;
+mod text;
 
+use std::io::{Read, Seek};
 use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value};
 
-use crate::error::{Error, Reasoned, Result};
+use crate::error::{Error, FileAction, Reasoned, Result};
+use crate::files::{looks_like, open_input};
 use json_lines::JsonLines;
+use json_values::{JsonValues, Scanner};
+use parquet::Parquet;
+use table::Table;
+use text::Text;
+
+/// Bytes of a file that say whether it is text.
+const MAGIC_BYTES: u64 = 16;
+
+/// How Parquet files begin.
+const PARQUET: &[u8] = b"PAR1";
 
 /// Longest record, in bytes. Tokenising a text takes about 200 times its bytes in memory, and a row this long has
 /// millions of tokens.
@@ -67,8 +83,8 @@ pub(crate) struct Record {
 /// What a file has of a row.
 #[derive(Debug)]
 pub(crate) enum Content {
-    /// Text in JSON.
-    Json(Vec<u8>),
+    /// Text in JSON, which begins in this line of the file, counted from 1.
+    Json { text: Vec<u8>, line: usize },
     /// Columns by name.
     Columns(Map<String, Value>),
 }
@@ -76,7 +92,7 @@ pub(crate) enum Content {
 impl Content {
     fn bytes(&self) -> usize {
         match self {
-            Self::Json(text) => text.len(),
+            Self::Json { text, .. } => text.len(),
             Self::Columns(columns) => columns.values().map(bytes_of).sum(),
         }
     }
@@ -85,10 +101,10 @@ impl Content {
     pub fn fields(&self) -> Reasoned<Map<String, Value>> {
         match self {
             Self::Columns(columns) => Ok(columns.clone()),
-            Self::Json(text) => {
+            Self::Json { text, line } => {
                 let text = std::str::from_utf8(text)
                     .map_err(|error| format!("is not UTF-8 (byte {})", error.valid_up_to() + 1))?;
-                match serde_json::from_str(text).map_err(|error| describe_json(&error))? {
+                match serde_json::from_str(text).map_err(|error| describe_json(&error, *line))? {
                     Value::Object(fields) => Ok(fields),
                     _ => Err("is not a JSON object: each row is one `{…}`".into()),
                 }
@@ -106,11 +122,90 @@ fn bytes_of(value: &Value) -> usize {
     }
 }
 
-fn describe_json(error: &serde_json::Error) -> String {
+/// What is wrong with a text in JSON that begins in this line.
+fn describe_json(error: &serde_json::Error, line: usize) -> String {
     let reason = error.to_string();
-    // The parser counts lines within the row.
     let reason = reason.split(" at line ").next().unwrap_or_default();
-    format!("is not JSON: {reason} (column {})", error.column())
+    match error.line() {
+        0 | 1 => format!("is not JSON: {reason} (column {})", error.column()),
+        further => format!("is not JSON: {reason} (line {}, column {})", line + further - 1, error.column()),
+    }
+}
+
+/// Reads the records of one file.
+trait RecordReader {
+    /// The next record; none at the end.
+    fn next(&mut self) -> Result<Option<Record>>;
+
+    /// Hash of the whole file, the rest of which is read.
+    fn hash(&mut self) -> Result<blake3::Hash>;
+}
+
+/// Opens a file in the form that its content says it has.
+fn open(path: &Path, file: usize) -> Result<Box<dyn RecordReader>> {
+    let mut input = open_input(path)?;
+    let mut beginning = Vec::new();
+    let read = (&mut input).take(MAGIC_BYTES).read_to_end(&mut beginning).and_then(|_| input.rewind());
+    read.map_err(Error::file(path, FileAction::Read))?;
+    if beginning.starts_with(PARQUET) {
+        return Ok(Box::new(Parquet::open(path, file)?));
+    }
+    let (text, beginning) = Text::open(path, input, &beginning)?;
+    if let Some(compression) = text.compression().filter(|_| beginning.starts_with(PARQUET)) {
+        let reason =
+            format!("is a Parquet file within {compression}: unpack it (Parquet is compressed by itself)");
+        return Err(Error::format(path, reason));
+    }
+    if let Some(reason) = looks_like(&beginning).or_else(|| looks_like_other_text(&beginning)) {
+        return Err(Error::format(path, reason));
+    }
+    // `data.csv.gz` is named by what is within it.
+    let name = if text.compression().is_some() { path.with_extension("") } else { path.to_owned() };
+    Ok(match form(&name, &beginning) {
+        Form::JsonLines => Box::new(JsonLines::new(path, file, text)),
+        Form::JsonValues => Box::new(JsonValues::new(path, file, text)),
+        Form::Table(delimiter) => Box::new(Table::new(path, file, text, delimiter)?),
+    })
+}
+
+/// Forms of text.
+enum Form {
+    JsonLines,
+    JsonValues,
+    /// With this between cells.
+    Table(u8),
+}
+
+fn form(name: &Path, beginning: &[u8]) -> Form {
+    let text = beginning.trim_ascii_start();
+    match text.first() {
+        Some(b'[') => Form::JsonValues,
+        Some(b'{') => {
+            let line = text.split(|&byte| byte == b'\n').next().unwrap_or_default();
+            let mut scanner = Scanner::default();
+            scanner.scan(line);
+            // A line break within a string is a mistake in a line, not an object over several lines.
+            let ends_within = line.len() < text.len() && !scanner.is_whole && !scanner.is_in_string();
+            if ends_within { Form::JsonValues } else { Form::JsonLines }
+        }
+        _ => {
+            let extension = name.extension().unwrap_or_default().to_ascii_lowercase();
+            let is_json = ["json", "jsonl", "ndjson"].iter().any(|known| extension == *known);
+            match table::delimiter(name, text).filter(|_| !is_json) {
+                Some(delimiter) => Form::Table(delimiter),
+                None => Form::JsonLines,
+            }
+        }
+    }
+}
+
+/// What a text is instead of rows, from its beginning, and what to do.
+fn looks_like_other_text(beginning: &[u8]) -> Option<&'static str> {
+    let first_line = beginning.trim_ascii_start().split(|&byte| byte == b'\n').next().unwrap_or_default();
+    if first_line.starts_with(b"---") {
+        return Some("looks like YAML: convert it to JSON Lines");
+    }
+    first_line.starts_with(b"<").then_some("looks like XML: convert it to JSON Lines")
 }
 
 /// Reads the records of files, one file after the other, and hashes the files on the way.
@@ -118,7 +213,7 @@ pub(crate) struct Records<'a> {
     files: &'a [PathBuf],
     /// Index of the file that is read.
     file: usize,
-    reader: Option<JsonLines>,
+    reader: Option<Box<dyn RecordReader>>,
     hasher: blake3::Hasher,
 }
 
@@ -139,7 +234,7 @@ impl<'a> Records<'a> {
             let Some(path) = self.files.get(self.file) else { break };
             let reader = match &mut self.reader {
                 Some(reader) => reader,
-                none => none.insert(JsonLines::open(path, self.file)?),
+                none => none.insert(open(path, self.file)?),
             };
             match reader.next()? {
                 Some(record) => {
@@ -147,7 +242,7 @@ impl<'a> Records<'a> {
                     block.push(record);
                 }
                 None => {
-                    self.hasher.update(reader.hash().as_bytes());
+                    self.hasher.update(reader.hash()?.as_bytes());
                     self.reader = None;
                     self.file += 1;
                 }
@@ -193,25 +288,6 @@ mod tests {
         let mut file = tempfile::NamedTempFile::new().unwrap();
         file.write_all(content).unwrap();
         file
-    }
-
-    fn records(path: &Path) -> Result<Vec<Record>> {
-        Records::new(&[path.to_owned()]).next_block(9)
-    }
-
-    #[test]
-    fn what_is_not_json_lines_is_named() {
-        for (content, says) in [
-            (b"[{\"text\": \"a\"},\n{\"text\": \"b\"}]".as_slice(), "JSON array"),
-            (b"\xEF\xBB\xBF[\n", "JSON array"),
-            (b"{\n  \"text\": \"a\"\n}\n", "over several lines"),
-            (b"prompt,completion\na,b\n", "CSV"),
-            (b"PAR1", "Parquet"),
-        ] {
-            let error = records(file(content).path()).err().unwrap();
-            assert!(error.is_input() && error.to_string().contains(says), "{error}");
-        }
-        assert!(records(file(b"\xEF\xBB\xBF\n{\"text\": \"a, b\"}\n").path()).is_ok());
     }
 
     #[test]

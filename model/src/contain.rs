@@ -1,4 +1,4 @@
-//! Panics of the tokenizers library, which some files bring about: they become errors.
+//! Panics of libraries, which some files bring about: they become errors.
 
 use std::any::Any;
 use std::cell::Cell;
@@ -15,12 +15,12 @@ pub fn panic_is_contained() -> bool {
     CONTAINED.get()
 }
 
-/// Runs an operation of the library; a panic becomes a reason.
-pub(super) fn contain<T>(operation: impl FnOnce() -> T) -> Reasoned<T> {
+/// Runs an operation of a library; a panic becomes a reason.
+pub(crate) fn contain<T>(library: &str, operation: impl FnOnce() -> T) -> Reasoned<T> {
     let before = CONTAINED.replace(true);
     let result = catch_unwind(AssertUnwindSafe(operation));
     CONTAINED.set(before);
-    result.map_err(|panic| format!("it makes the tokenizers library fail ({})", message(panic.as_ref())))
+    result.map_err(|panic| format!("it makes the {library} library fail ({})", message(panic.as_ref())))
 }
 
 fn message(panic: &(dyn Any + Send)) -> String {

@@ -1,0 +1,111 @@
+//! CSV and its relatives: a record a row, columns named by the header.
+
+use std::path::{Path, PathBuf};
+
+use csv::{ByteRecord, ErrorKind, Reader, ReaderBuilder};
+use serde_json::{Map, Value};
+
+use super::text::Text;
+use super::{Content, LONGEST_RECORD, Position, Record, RecordReader, Unit};
+use crate::error::{Error, FileAction, Result, clip};
+
+/// Most columns of a table.
+const MOST_COLUMNS: usize = 4096;
+
+/// Bytes that the reader takes ahead of a row.
+const READ_AHEAD: usize = 1 << 20;
+
+/// Reads a table row by row.
+pub(super) struct Table {
+    path: PathBuf,
+    file: usize,
+    reader: Reader<Text>,
+    columns: Vec<String>,
+}
+
+impl Table {
+    /// The rows of a text, which is that of the file of this index.
+    ///
+    /// # Errors
+    /// The header cannot be read, or names a column twice.
+    pub fn new(path: &Path, file: usize, mut text: Text, delimiter: u8) -> Result<Self> {
+        text.allow(LONGEST_RECORD + READ_AHEAD);
+        let mut reader =
+            ReaderBuilder::new().delimiter(delimiter).buffer_capacity(READ_AHEAD).from_reader(text);
+        let header = reader.byte_headers().map_err(|error| describe(path, &error))?.clone();
+        if header.len() > MOST_COLUMNS {
+            let reason = format!("has {} columns; at most {MOST_COLUMNS} are read", header.len());
+            return Err(Error::line(path, 1, reason));
+        }
+        let mut columns: Vec<String> = Vec::new();
+        for (index, name) in header.iter().enumerate() {
+            let name = text_of(path, 1, index, name)?.trim();
+            // The column of row numbers that pandas writes has no name.
+            let name = if name.is_empty() { format!("column {}", index + 1) } else { name.to_owned() };
+            if columns.contains(&name) {
+                return Err(Error::line(path, 1, format!("has two columns `{}`", clip(&name))));
+            }
+            columns.push(name);
+        }
+        Ok(Self { path: path.to_owned(), file, reader, columns })
+    }
+}
+
+impl RecordReader for Table {
+    fn next(&mut self) -> Result<Option<Record>> {
+        let mut record = ByteRecord::new();
+        self.reader.get_mut().allow(LONGEST_RECORD + READ_AHEAD);
+        if !self.reader.read_byte_record(&mut record).map_err(|error| describe(&self.path, &error))? {
+            return Ok(None);
+        }
+        let line = record.position().map_or(0, |position| position.line() as usize);
+        let mut columns = Map::new();
+        for (index, (name, cell)) in self.columns.iter().zip(record.iter()).enumerate() {
+            let cell = text_of(&self.path, line, index, cell)?;
+            columns.insert(name.clone(), Value::String(cell.to_owned()));
+        }
+        let position = Position { file: self.file, unit: Unit::Line, number: line };
+        Ok(Some(Record { position, content: Content::Columns(columns) }))
+    }
+
+    fn hash(&mut self) -> Result<blake3::Hash> {
+        self.reader.get_mut().hash().map_err(Error::file(&self.path, FileAction::Read))
+    }
+}
+
+/// A cell as text.
+fn text_of<'a>(path: &Path, line: usize, index: usize, cell: &'a [u8]) -> Result<&'a str> {
+    std::str::from_utf8(cell).map_err(|_| {
+        Error::line(path, line, format!("column {} is not UTF-8: save the file as UTF-8", index + 1))
+    })
+}
+
+fn describe(path: &Path, error: &csv::Error) -> Error {
+    match error.kind() {
+        ErrorKind::UnequalLengths { pos, expected_len, len } => {
+            let line = pos.as_ref().map_or(0, |position| position.line() as usize);
+            let reason = format!(
+                "has {len} cells, and the header names {expected_len}: a cell with the delimiter or a line break \
+                 needs quotes"
+            );
+            Error::line(path, line, reason)
+        }
+        ErrorKind::Io(error) => {
+            Error::file(path, FileAction::Read)(std::io::Error::new(error.kind(), error.to_string()))
+        }
+        _ => Error::format(path, format!("is not a table that can be read: {error}")),
+    }
+}
+
+/// What separates the cells of a table, from its header; none for a text that looks like no table. `name` is the
+/// file's, which may say that it is one.
+pub(super) fn delimiter(name: &Path, beginning: &[u8]) -> Option<u8> {
+    let extension = name.extension().unwrap_or_default().to_ascii_lowercase();
+    if extension == "tsv" {
+        return Some(b'\t');
+    }
+    let header = beginning.split(|&byte| byte == b'\n').next().unwrap_or_default();
+    let found = [b'\t', b',', b';'].into_iter().find(|delimiter| header.contains(delimiter));
+    // A table of one column has no delimiter.
+    found.or((extension == "csv").then_some(b','))
+}
