@@ -2,7 +2,7 @@
 
 use serde::Serialize;
 
-use crate::recipe::{ModelSettings, SpecialTokens, TaskSettings};
+use crate::recipe::{Columns, Learn, ModelSettings, SpecialTokens, TaskSettings};
 
 /// What is done with a row longer than the longest allowed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize)]
@@ -23,12 +23,27 @@ pub struct DataSettings {
     pub long_rows: LongRows,
     /// What control strings outside of messages are.
     pub special_tokens: SpecialTokens,
+    /// Which answers of a conversation are learnt.
+    pub learn: Learn,
+    /// Whether prompts and answers become messages; what the form of the rows suggests where it is not set.
+    pub chat: Option<bool>,
+    /// Jinja templates that make a row's parts from its fields.
+    pub prompt: Option<String>,
+    /// The one of the answer.
+    pub answer: Option<String>,
+    /// The one of the system message.
+    pub system: Option<String>,
+    /// Names of the files' columns.
+    pub columns: Columns,
 }
 
 impl Default for DataSettings {
     /// Rows of any length, read as a task that sets nothing has them.
     fn default() -> Self {
-        Self { max_length: usize::MAX, long_rows: LongRows::Skip, special_tokens: SpecialTokens::default() }
+        Self::of_task(
+            &ModelSettings { max_length: usize::MAX, ..ModelSettings::default() },
+            &TaskSettings::default(),
+        )
     }
 }
 
@@ -39,6 +54,12 @@ impl DataSettings {
             max_length: model.max_length,
             long_rows: if model.truncate { LongRows::Truncate } else { LongRows::Skip },
             special_tokens: task.special_tokens,
+            learn: task.learn,
+            chat: task.chat,
+            prompt: task.prompt.clone(),
+            answer: task.answer.clone(),
+            system: task.system.clone(),
+            columns: task.columns.clone(),
         }
     }
 }

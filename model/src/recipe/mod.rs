@@ -17,6 +17,7 @@ mod origins;
 mod overrides;
 mod precision;
 mod read;
+mod rows;
 mod shape;
 mod task;
 #[cfg(test)]
@@ -29,6 +30,7 @@ pub use edit::Edit;
 pub use fuse::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
 pub use precision::Precision;
 pub use read::Source;
+pub use rows::{Columns, Learn};
 pub use task::{DataFiles, SpecialTokens, TaskSettings};
 pub use train::{Schedule, TrainSettings};
 

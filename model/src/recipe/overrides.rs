@@ -3,11 +3,12 @@
 use toml::{Table, Value};
 
 use super::origins::Origins;
+use super::shape::keys_of;
 use crate::error::{Error, Result};
 
 /// Puts one `key=value` into the recipe.
 ///
-/// The key is `seed`, `train.steps`, `task[0].weight` or `task.NAME.weight`; the value is TOML, and a
+/// The key is `seed`, `train.steps`, `task[0].weight`, `task.NAME.weight` or `task.NAME.columns.prompt`; the value is TOML, and a
 /// bare word is a string. A length (`epochs` or `steps`) replaces the other one of its section.
 ///
 /// # Errors
@@ -49,18 +50,37 @@ fn find_section<'a>(key: &str, table: &'a mut Table) -> std::result::Result<(Str
     if let Some(task) = key.strip_prefix("task.").or_else(|| key.strip_prefix("task[")) {
         let tasks = table.get_mut("task").and_then(Value::as_array_mut);
         let tasks = tasks.ok_or("there is no [[task]] in the recipe")?;
-        let index = match task.strip_suffix(']') {
-            Some(index) => index.parse::<usize>().ok().filter(|&index| index < tasks.len()),
-            None => tasks.iter().position(|entry| entry.get("name").and_then(Value::as_str) == Some(task)),
+        // A task's name may have points itself.
+        let whole = task_index(task, tasks).map(|index| (index, None));
+        let of_nested = || {
+            let (task, nested) = task.rsplit_once('.')?;
+            let is_section = !keys_of(&format!("task.{nested}")).is_empty();
+            Some((task_index(task, tasks).filter(|_| is_section)?, Some(nested)))
         };
         let missing = || format!("there is no such task: the recipe has {}", describe_tasks(tasks));
-        let index = index.ok_or_else(missing)?;
+        let (index, nested) = whole.or_else(of_nested).ok_or_else(missing)?;
         let section = tasks[index].as_table_mut().ok_or("`task` is not a list of sections")?;
-        return Ok((format!("task[{index}]"), section));
+        let name = format!("task[{index}]");
+        return match nested {
+            None => Ok((name, section)),
+            Some(nested) => Ok((format!("{name}.{nested}"), section_of(section, nested)?)),
+        };
     }
+    Ok((key.to_owned(), section_of(table, key)?))
+}
+
+/// The section of this name in a table, made where there is none.
+fn section_of<'a>(table: &'a mut Table, key: &str) -> std::result::Result<&'a mut Table, String> {
     let entry = table.entry(key).or_insert_with(|| Value::Table(Table::new()));
-    let section = entry.as_table_mut().ok_or_else(|| format!("`{key}` is not a section"))?;
-    Ok((key.to_owned(), section))
+    entry.as_table_mut().ok_or_else(|| format!("`{key}` is not a section"))
+}
+
+/// Index of a task by its name, or by `2]`, behind `task[`.
+fn task_index(task: &str, tasks: &[Value]) -> Option<usize> {
+    match task.strip_suffix(']') {
+        Some(index) => index.parse::<usize>().ok().filter(|&index| index < tasks.len()),
+        None => tasks.iter().position(|entry| entry.get("name").and_then(Value::as_str) == Some(task)),
+    }
 }
 
 fn describe_tasks(tasks: &[Value]) -> String {

@@ -11,7 +11,7 @@ use toml::{Table, Value};
 
 use super::fault::{Fault, Typed, describe};
 use super::origins::Origins;
-use super::{DataFiles, HalfSettings, ModelSettings, Recipe, TaskSettings, TrainSettings};
+use super::{Columns, DataFiles, HalfSettings, ModelSettings, Recipe, TaskSettings, TrainSettings};
 use crate::error::{Error, Result};
 
 /// A recipe in which every key is set.
@@ -25,7 +25,26 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
     let path = || Some(PathBuf::from("x"));
     let training = TrainSettings { epochs: Some(1.0), steps: Some(1), ..TrainSettings::default() };
     let files = || DataFiles::new(path());
-    let task = TaskSettings { train: files(), eval: Some(files()), model: path(), ..TaskSettings::default() };
+    let text = || Some("x".to_owned());
+    let task = TaskSettings {
+        train: files(),
+        eval: Some(files()),
+        model: path(),
+        chat: Some(true),
+        prompt: text(),
+        answer: text(),
+        system: text(),
+        columns: Columns {
+            prompt: text(),
+            answer: text(),
+            system: text(),
+            history: text(),
+            messages: text(),
+            tools: text(),
+            text: text(),
+        },
+        ..TaskSettings::default()
+    };
     let mut recipe = Recipe {
         model: ModelSettings { base: path(), config: path(), ..ModelSettings::default() },
         train: training.clone(),
@@ -52,7 +71,12 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
                 }
                 sections.push((name.clone(), keys));
             }
-            serde_json::Value::Array(tasks) => sections.push((name.clone(), keys(&tasks[0]))),
+            serde_json::Value::Array(tasks) => {
+                sections.push((name.clone(), keys(&tasks[0])));
+                let nested =
+                    tasks[0].as_object().into_iter().flatten().filter(|(_, value)| value.is_object());
+                sections.extend(nested.map(|(key, value)| (format!("{name}.{key}"), keys(value))));
+            }
             _ => {}
         }
     }
@@ -120,6 +144,14 @@ fn check_section(section: &str, name: &str, entries: &Table, origins: &Origins) 
         if value.as_str() == Some("") {
             return Err(origins.error(&full, "is empty"));
         }
+        let nested = format!("{section}.{key}");
+        if !keys_of(&nested).is_empty() {
+            let entries = value.as_table().ok_or_else(|| {
+                origins.error(&full, format!("must be a section, `[{nested}]`, not {}", describe(value)))
+            })?;
+            check_section(&nested, &full, entries, origins)?;
+            continue;
+        }
         // Keys of every training are tried where they are not flattened, which loses the names of choices.
         let section = if keys_of("train").contains(key) && section != "task" { "train" } else { section };
         try_value(section, key, value).map_err(|fault| origins.error(&full, fault))?;
@@ -130,14 +162,17 @@ fn check_section(section: &str, name: &str, entries: &Table, origins: &Origins) 
 /// Reads the example with this value in it, so that what goes wrong is this value's fault.
 fn try_value(section: &str, key: &str, value: &Value) -> std::result::Result<(), Fault> {
     let mut recipe = EXAMPLE.recipe.clone();
-    let entries = match recipe.get_mut(section) {
-        Some(Value::Table(entries)) => entries,
-        Some(Value::Array(tasks)) => match &mut tasks[0] {
-            Value::Table(entries) => entries,
+    let mut entries = &mut recipe;
+    for name in section.split('.').filter(|name| !name.is_empty()) {
+        entries = match entries.get_mut(name) {
+            Some(Value::Table(section)) => section,
+            Some(Value::Array(tasks)) => match &mut tasks[0] {
+                Value::Table(task) => task,
+                _ => return Ok(()),
+            },
             _ => return Ok(()),
-        },
-        _ => &mut recipe,
-    };
+        };
+    }
     entries.insert(key.to_owned(), value.clone());
     Recipe::deserialize(Typed(&Value::Table(recipe))).map(drop)
 }

@@ -6,6 +6,7 @@ use std::path::PathBuf;
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::rows::{Columns, Learn};
 use crate::error::{Error, FileAction, Result};
 
 /// `[[task]]`: one task.
@@ -26,6 +27,24 @@ pub struct TaskSettings {
     pub model: Option<PathBuf>,
     /// What control strings in this task's texts are.
     pub special_tokens: SpecialTokens,
+    /// Which answers of a conversation are learnt.
+    pub learn: Learn,
+    /// True: prompts and answers become messages for the chat template; false: they are texts. What the form of the
+    /// rows suggests where it is not set.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub chat: Option<bool>,
+    /// A Jinja template with the row's fields as variables, which makes the prompt.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub prompt: Option<String>,
+    /// A template like `prompt`, which makes the answer.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub answer: Option<String>,
+    /// A template like `prompt`, which makes the system message.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub system: Option<String>,
+    /// Names of the files' columns. The last field, since TOML has sections behind values.
+    #[serde(skip_serializing_if = "Columns::is_empty")]
+    pub columns: Columns,
 }
 
 impl Default for TaskSettings {
@@ -37,6 +56,12 @@ impl Default for TaskSettings {
             weight: 1.0,
             model: None,
             special_tokens: SpecialTokens::Parse,
+            learn: Learn::All,
+            chat: None,
+            prompt: None,
+            answer: None,
+            system: None,
+            columns: Columns::default(),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! What values the keys of a recipe may have.
 
-use super::{FoldWeight, Method, ModelSettings, Recipe, TrainSettings};
+use super::{FoldWeight, Method, ModelSettings, Recipe, TaskSettings, TrainSettings};
 use crate::error::{Error, Result};
 
 /// Most optimizer steps of a fine-tune: sums and products with them never overflow.
@@ -83,6 +83,64 @@ impl Recipe {
                 return Err(Error::setting(key("name"), format!("`{}` occurs twice", task.name)));
             }
             within(&key("weight"), task.weight, f64::MIN_POSITIVE, 1e6)?;
+            task.validate_rows(&key)?;
+        }
+        Ok(())
+    }
+}
+
+impl TaskSettings {
+    /// Checks that the keys which say how rows are read fit each other. `key` makes a key's full name.
+    fn validate_rows(&self, key: &dyn Fn(&str) -> String) -> Result<()> {
+        let Self { columns, chat, .. } = self;
+        let excludes = |one: &str, other: &str| {
+            Err(Error::setting(key(one), format!("excludes `{other}`: remove one of the two")))
+        };
+        let needs =
+            |one: &str, other: &str| Err(Error::setting(key(one), format!("needs `{other}` beside it")));
+        let templates = [("prompt", &self.prompt), ("answer", &self.answer), ("system", &self.system)];
+        let template = templates.iter().find(|(_, template)| template.is_some());
+        if let Some((name, _)) = template {
+            match (&self.prompt, &self.answer) {
+                (None, _) => return needs(name, "prompt"),
+                (_, None) => return needs(name, "answer"),
+                _ => {}
+            }
+            let mut others = columns.named().filter(|(key, _)| !matches!(*key, "history" | "tools"));
+            if let Some((column, _)) = others.next() {
+                return excludes(&format!("columns.{column}"), "prompt");
+            }
+        }
+        let prompt_and_answer = template.is_some() || columns.prompt.is_some();
+        let parts = [("prompt", &columns.prompt), ("answer", &columns.answer)];
+        match (&columns.messages, &columns.text) {
+            (Some(_), Some(_)) => return excludes("columns.messages", "columns.text"),
+            (Some(_), None) if template.is_some() => return excludes("columns.messages", "prompt"),
+            _ => {}
+        }
+        for (whole, column) in [("columns.messages", &columns.messages), ("columns.text", &columns.text)] {
+            if column.is_some()
+                && let Some((name, _)) = parts.iter().find(|(_, column)| column.is_some())
+            {
+                return excludes(whole, &format!("columns.{name}"));
+            }
+        }
+        for (one, other) in [(0, 1), (1, 0)] {
+            if parts[one].1.is_some() && parts[other].1.is_none() {
+                return needs(&format!("columns.{}", parts[one].0), &format!("columns.{}", parts[other].0));
+            }
+        }
+        let alone = [("system", &columns.system), ("history", &columns.history), ("tools", &columns.tools)];
+        if let Some((name, _)) = alone.iter().find(|(_, column)| column.is_some())
+            && !(prompt_and_answer || (columns.messages.is_some() && *name != "history"))
+        {
+            return needs(&format!("columns.{name}"), "columns.prompt");
+        }
+        if columns.text.is_some() && *chat == Some(true) {
+            return excludes("columns.text", "chat");
+        }
+        if columns.messages.is_some() && *chat == Some(false) {
+            return excludes("columns.messages", "chat");
         }
         Ok(())
     }
