@@ -31,6 +31,7 @@ pub use precision::Precision;
 pub use read::Source;
 pub use task::{DataFiles, SpecialTokens, TaskSettings};
 pub use train::{Schedule, TrainSettings};
+pub use values::{MOST_NEW_TOKENS, MOST_SHOTS};
 
 /// How the tasks are brought into one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

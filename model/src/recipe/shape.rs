@@ -25,7 +25,13 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
     let path = || Some(PathBuf::from("x"));
     let training = TrainSettings { epochs: Some(1.0), steps: Some(1), ..TrainSettings::default() };
     let files = || DataFiles::new(path());
-    let task = TaskSettings { train: files(), eval: Some(files()), model: path(), ..TaskSettings::default() };
+    let task = TaskSettings {
+        train: files(),
+        eval: Some(files()),
+        model: path(),
+        max_new_tokens: Some(1),
+        ..TaskSettings::default()
+    };
     let mut recipe = Recipe {
         model: ModelSettings { base: path(), config: path(), ..ModelSettings::default() },
         train: training.clone(),

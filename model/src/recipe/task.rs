@@ -7,6 +7,7 @@ use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::{Error, FileAction, Result};
+use crate::score::Scoring;
 
 /// `[[task]]`: one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -26,6 +27,13 @@ pub struct TaskSettings {
     pub model: Option<PathBuf>,
     /// What control strings in this task's texts are.
     pub special_tokens: SpecialTokens,
+    /// How the answers to the evaluation rows are judged.
+    pub score: Scoring,
+    /// Most tokens of a generated answer; by the references and the score when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// Training rows that are put before every evaluation row as examples.
+    pub shots: usize,
 }
 
 impl Default for TaskSettings {
@@ -37,6 +45,9 @@ impl Default for TaskSettings {
             weight: 1.0,
             model: None,
             special_tokens: SpecialTokens::Parse,
+            score: Scoring::Exact,
+            max_new_tokens: None,
+            shots: 0,
         }
     }
 }
