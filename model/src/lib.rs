@@ -19,6 +19,7 @@ mod metrics;
 mod model;
 pub mod progress;
 pub mod recipe;
+pub mod score;
 pub mod stages;
 pub mod tokenizer;
 pub mod trainer;

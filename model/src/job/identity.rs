@@ -13,6 +13,7 @@ use crate::files::{self, hash_texts, read_json};
 use crate::recipe::{
     CheckpointSettings, DataFiles, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings,
 };
+use crate::score::Scoring;
 
 /// Name of the record in the run folder.
 const IDENTITY: &str = "identity.json";
@@ -80,6 +81,7 @@ pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) 
     let mut task = recipe.task[task].clone();
     // What is measured, what is mixed and what is brought instead of a probe does not go into one.
     (task.weight, task.eval, task.model) = (1.0, None, None);
+    (task.score, task.max_new_tokens, task.shots) = (Scoring::default(), None, 0);
     let settings = json(&(recipe.seed, &recipe.model, &probe, steps, &task))?;
     let data = format!("task.{}.train", task.name);
     let is_data =

@@ -33,6 +33,7 @@ pub use read::Source;
 pub use rows::{Columns, Learn};
 pub use task::{DataFiles, SpecialTokens, TaskSettings};
 pub use train::{Schedule, TrainSettings};
+pub use values::{MOST_NEW_TOKENS, MOST_SHOTS};
 
 /// How the tasks are brought into one model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]

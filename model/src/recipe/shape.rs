@@ -43,6 +43,7 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
             tools: text(),
             text: text(),
         },
+        max_new_tokens: Some(1),
         ..TaskSettings::default()
     };
     let mut recipe = Recipe {

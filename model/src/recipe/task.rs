@@ -8,6 +8,7 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::rows::{Columns, Learn};
 use crate::error::{Error, FileAction, Result};
+use crate::score::Scoring;
 
 /// `[[task]]`: one task.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -42,6 +43,13 @@ pub struct TaskSettings {
     /// A template like `prompt`, which makes the system message.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub system: Option<String>,
+    /// How the answers to the evaluation rows are judged.
+    pub score: Scoring,
+    /// Most tokens of a generated answer; by the references and the score when not given.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_new_tokens: Option<usize>,
+    /// Training rows that are put before every evaluation row as examples.
+    pub shots: usize,
     /// Names of the files' columns. The last field, since TOML has sections behind values.
     #[serde(skip_serializing_if = "Columns::is_empty")]
     pub columns: Columns,
@@ -61,6 +69,9 @@ impl Default for TaskSettings {
             prompt: None,
             answer: None,
             system: None,
+            score: Scoring::Exact,
+            max_new_tokens: None,
+            shots: 0,
             columns: Columns::default(),
         }
     }

@@ -6,6 +6,12 @@ use crate::error::{Error, Result};
 /// Most optimizer steps of a fine-tune: sums and products with them never overflow.
 const MOST_STEPS: u64 = 1_000_000_000_000;
 
+/// Most tokens of a generated answer.
+pub const MOST_NEW_TOKENS: usize = 1 << 20;
+
+/// Most examples before an evaluation row.
+pub const MOST_SHOTS: usize = 1000;
+
 /// Most checkpoints kept.
 const MOST_CHECKPOINTS: usize = 1_000_000;
 
@@ -84,6 +90,15 @@ impl Recipe {
             }
             within(&key("weight"), task.weight, f64::MIN_POSITIVE, 1e6)?;
             task.validate_rows(&key)?;
+            if let Some(tokens) = task.max_new_tokens.filter(|tokens| !(1..=MOST_NEW_TOKENS).contains(tokens))
+            {
+                let reason = format!("is {tokens}: use 1 to {MOST_NEW_TOKENS}");
+                return Err(Error::setting(key("max_new_tokens"), reason));
+            }
+            if task.shots > MOST_SHOTS {
+                let reason = format!("is {}: use 0 to {MOST_SHOTS}", task.shots);
+                return Err(Error::setting(key("shots"), reason));
+            }
         }
         Ok(())
     }
