@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod data;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -52,6 +53,9 @@ pub enum Command {
     /// Let a model answer a prompt
     #[command(after_long_help = GENERATE_EXAMPLES)]
     Generate(Generate),
+    /// Look at the rows of task files as training will see them
+    #[command(long_about = data::ABOUT, after_long_help = data::EXAMPLES)]
+    Data(data::Data),
     /// Check a recipe and its files, and print what training would take; trains nothing
     #[command(long_about = PLAN_ABOUT)]
     Plan(Plan),

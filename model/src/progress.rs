@@ -209,6 +209,9 @@ pub struct StepReport {
     pub loss: f64,
     /// The same by task, for tasks that had supervised tokens in the step.
     pub task_losses: Vec<(String, f64)>,
+    /// What of the step came from each task that had rows in it.
+    #[serde(default)]
+    pub task_shares: Vec<TaskShare>,
     /// Learning rate of the step.
     pub learning_rate: f64,
     /// Gradient norm before clipping, frozen coordinates left out.
@@ -231,6 +234,17 @@ pub struct StepReport {
     /// When the step ended, in seconds since 1970 (UTC); 0 where the version that made it did not say.
     #[serde(default)]
     pub time: f64,
+}
+
+/// What came from one task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct TaskShare {
+    /// The task.
+    pub task: String,
+    /// Rows of it.
+    pub rows: u64,
+    /// Tokens of them that the loss was taken on.
+    pub supervised_tokens: u64,
 }
 
 /// How well a model does one task.

@@ -10,7 +10,7 @@ use crate::data::StepBatches;
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::model::Model;
-use crate::progress::StepReport;
+use crate::progress::{StepReport, TaskShare};
 use crate::recipe::TrainSettings;
 
 /// Everything a training step reads and writes, allocated once and used for one fine-tune after the other.
@@ -132,6 +132,17 @@ impl Trainer {
             loss,
             task_losses: with_tokens
                 .map(|(name, loss)| (name.clone(), loss.sum / loss.tokens as f64))
+                .collect(),
+            task_shares: sources
+                .iter()
+                .zip(&losses)
+                .zip(&batches.rows_per_source)
+                .map(|((task, loss), &rows)| TaskShare {
+                    task: task.clone(),
+                    rows: rows as u64,
+                    supervised_tokens: loss.tokens as u64,
+                })
+                .filter(|share| share.rows > 0)
                 .collect(),
             learning_rate,
             gradient_norm,

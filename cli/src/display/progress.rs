@@ -303,6 +303,7 @@ mod tests {
             steps,
             loss: 4.0 / number as f64,
             task_losses: Vec::new(),
+            task_shares: Vec::new(),
             learning_rate: 1e-3,
             gradient_norm: 1.0,
             tokens: 1024,

@@ -7,17 +7,29 @@ use std::io::IsTerminal;
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Style {
     colours: bool,
+    /// A terminal on which no colours are wanted: what has to stand out is underlined.
+    underlines: bool,
 }
 
 impl Style {
     /// Text as it is.
-    pub const PLAIN: Self = Self { colours: false };
+    pub const PLAIN: Self = Self { colours: false, underlines: false };
 
     /// Colours when `stream` is a terminal that takes them and `NO_COLOR` is not set.
     pub fn of(stream: &impl IsTerminal) -> Self {
         let set = |name| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        Self { colours: stream.is_terminal() && !set("NO_COLOR") && !dumb }
+        let formats = stream.is_terminal() && !dumb;
+        Self { colours: formats && !set("NO_COLOR"), underlines: formats && set("NO_COLOR") }
+    }
+
+    /// What of a row is learnt.
+    pub fn supervised(self, text: &str) -> String {
+        match self {
+            Self { colours: true, .. } => self.green(text),
+            Self { underlines: true, .. } => format!("\x1b[4m{text}\x1b[0m"),
+            _ => format!("⟦{text}⟧"),
+        }
     }
 
     /// Headings.

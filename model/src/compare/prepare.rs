@@ -81,7 +81,7 @@ fn check_tasks(recipe: &Recipe) -> Result<()> {
     if recipe.task.len() < 2 {
         return Err(Error::setting("task", "a comparison needs at least two tasks"));
     }
-    match recipe.task.iter().find(|task| task.eval.is_none()) {
+    match recipe.task.iter().find(|task| task.eval.is_none() && task.eval_share.is_none()) {
         Some(task) => {
             let key = format!("task.{}.eval", task.name);
             Err(Error::setting(key, "is missing: a comparison measures every task on rows of its own"))

@@ -1,12 +1,15 @@
 //! Tokenised files on disk, found by the hash of everything that decided their content.
 //!
-//! A cache file is `magic, key, hash of key and rest, counts, notices as JSON, rows`, all numbers little-endian. One
+//! A cache file is `magic, key, hash of key and rest, everything but the rows as JSON, rows`, all numbers little-endian. One
 //! that is damaged, of another version, or of another key than its name says is as good as none: it is made anew.
 
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use super::dataset::{Content, Counts};
+use serde::{Deserialize, Serialize};
+
+use super::dataset::{Content, Counts, InvalidRow};
+use super::notice::FileNotice;
 use super::rows::Shape;
 use super::tokenize::Row;
 use super::{Position, Unit};
@@ -14,7 +17,16 @@ use crate::error::{Error, FileAction, Result};
 use crate::files::{json_text, write_atomically};
 
 /// Changes whenever tokenisation or the format does.
-const MAGIC: &[u8; 8] = b"cpiftok6";
+const MAGIC: &[u8; 8] = b"cpiftok7";
+
+/// What is kept beside the rows.
+#[derive(Serialize, Deserialize)]
+struct Header {
+    shape: Shape,
+    counts: Counts,
+    notices: Vec<FileNotice>,
+    invalid: Vec<InvalidRow>,
+}
 
 /// Path of the cache file for a key.
 fn path(folder: &Path, key: &blake3::Hash) -> PathBuf {
@@ -35,36 +47,31 @@ pub(crate) fn read(folder: &Path, key: &blake3::Hash) -> Option<Content> {
         return None;
     }
     let mut reader = Reader { body };
-    let shape = match reader.number()? {
-        0 => Shape::Completion,
-        1 => Shape::Messages,
-        2 => Shape::Instruction,
-        3 => Shape::Text,
-        _ => return None,
-    };
-    let counts = Counts { too_long: reader.number()?, truncated: reader.number()? };
-    let notices_length = reader.number()?;
-    let notices = serde_json::from_slice(reader.take(notices_length)?).ok()?;
+    let header_length = reader.number()?;
+    let header: Header = serde_json::from_slice(reader.take(header_length)?).ok()?;
     let rows = (0..reader.number()?).map(|_| reader.row()).collect::<Option<Vec<Row>>>()?;
-    reader.body.is_empty().then_some(Content { shape, counts, notices, rows })
+    reader.body.is_empty().then_some(Content {
+        shape: header.shape,
+        counts: header.counts,
+        notices: header.notices,
+        invalid: header.invalid,
+        rows,
+    })
 }
 
 /// Writes the cache file of a key into `folder`, whole or not at all.
 pub(crate) fn write(folder: &Path, key: &blake3::Hash, content: &Content) -> Result<()> {
     let path = &path(folder, key);
     let mut body = Vec::new();
-    let shape = match content.shape {
-        Shape::Completion => 0,
-        Shape::Messages => 1,
-        Shape::Instruction => 2,
-        Shape::Text => 3,
+    let header = Header {
+        shape: content.shape,
+        counts: content.counts,
+        notices: content.notices.clone(),
+        invalid: content.invalid.clone(),
     };
-    for number in [shape, content.counts.too_long, content.counts.truncated] {
-        push_number(&mut body, number);
-    }
-    let notices = json_text(path, &content.notices)?;
-    push_number(&mut body, notices.len());
-    body.extend(notices.as_bytes());
+    let header = json_text(path, &header)?;
+    push_number(&mut body, header.len());
+    body.extend(header.as_bytes());
     push_number(&mut body, content.rows.len());
     for row in &content.rows {
         let unit = usize::from(row.position.unit == Unit::Row);

@@ -1,21 +1,35 @@
 //! Files as rows of tokens.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
 
 use super::notice::{FileNotice, Notice};
 use super::source::{describe_files, hash_files};
-use super::{DataSettings, LongRows, Row, Shape, cache, load};
+use super::{DataSettings, LongRows, Position, Row, Shape, cache, load};
 use crate::error::{Error, Result};
 use crate::files::json_text;
 use crate::tokenizer::Tokenizer;
 
 /// Rows that did not fit.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 pub struct Counts {
     /// Rows left out because they are too long.
     pub too_long: usize,
     /// Rows of which the end was cut off.
     pub truncated: usize,
+    /// Rows left out because they cannot be used.
+    pub invalid: usize,
+}
+
+/// A row that cannot be used.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InvalidRow {
+    /// Where it stands.
+    pub position: Position,
+    /// What is wrong with it.
+    pub reason: String,
 }
 
 /// How the cache was used for a data set.
@@ -37,7 +51,17 @@ pub(crate) struct Content {
     pub shape: Shape,
     pub counts: Counts,
     pub notices: Vec<FileNotice>,
+    /// The first rows that cannot be used.
+    pub invalid: Vec<InvalidRow>,
     pub rows: Vec<Row>,
+}
+
+impl Content {
+    /// No rows of a shape.
+    pub fn new(shape: Shape) -> Self {
+        let (counts, notices, invalid, rows) = (Counts::default(), Vec::new(), Vec::new(), Vec::new());
+        Self { shape, counts, notices, invalid, rows }
+    }
 }
 
 /// The rows of files, in their order, as tokens.
@@ -95,6 +119,12 @@ impl Dataset {
     ) -> Result<Self> {
         let max_length = settings.max_length;
         if content.rows.is_empty() {
+            if let (0, Some(InvalidRow { position, reason })) =
+                (content.counts.too_long, content.invalid.first())
+            {
+                let reason = format!("{reason} (and no row can be used)");
+                return Err(position.error(files, reason));
+            }
             let reason = match (content.counts.too_long, settings.long_rows) {
                 (0, _) => "has no rows".to_owned(),
                 (count, LongRows::Skip) => format!(
@@ -169,7 +199,72 @@ impl Dataset {
     /// The notices as lines for a person, each with a file's name.
     pub fn described_notices(&self) -> impl Iterator<Item = String> {
         let line = |notice: &FileNotice| format!("{}: {notice}", self.files[notice.first.file].display());
-        self.notices().iter().map(line)
+        self.notices().iter().map(line).chain(self.described_invalid())
+    }
+
+    /// The first rows left out because they cannot be used.
+    pub fn invalid_rows(&self) -> &[InvalidRow] {
+        &self.content.invalid
+    }
+
+    /// The rows left out because they cannot be used, as a line for a person; none where all can.
+    fn described_invalid(&self) -> Option<String> {
+        let count = self.counts().invalid;
+        let named = |row: &InvalidRow| format!("{} {}", row.position.describe(&self.files), row.reason);
+        let named: Vec<String> = self.content.invalid.iter().map(named).collect();
+        let rows = if count == 1 { "1 row is".to_owned() } else { format!("{count} rows are") };
+        (count > 0).then(|| format!("{rows} left out, since they cannot be used: {}", named.join("; ")))
+    }
+
+    /// Holds back a share of the rows, chosen by their content: rows of the same content stay together, and which go
+    /// does not depend on the others. Returns the rows that stay and those held back.
+    ///
+    /// # Errors
+    /// When either would have no rows.
+    pub fn split(self, share: f64) -> Result<(Self, Self)> {
+        let is_held_back = |row: &Row| {
+            let hash = content_hash(row);
+            let number = u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default());
+            (number as f64) < share * 2f64.powi(64)
+        };
+        let (held_back, rows): (Vec<Row>, Vec<Row>) = self.content.rows.into_iter().partition(is_held_back);
+        if held_back.is_empty() || rows.is_empty() {
+            let reason = format!(
+                "a share of {share} of its {} rows leaves none to {}: change task.eval_share, or name a file in \
+                 task.eval",
+                rows.len() + held_back.len(),
+                if rows.is_empty() { "train on" } else { "evaluate on" }
+            );
+            return Err(Error::format(&describe_files(&self.files), reason));
+        }
+        let eval = Self {
+            files: self.files.clone(),
+            content: Content { rows: held_back, ..Content::new(self.content.shape) },
+            cache: self.cache.clone(),
+        };
+        let train = Self { files: self.files, content: Content { rows, ..self.content }, cache: self.cache };
+        Ok((train, eval))
+    }
+
+    /// Leaves the first rows.
+    pub(crate) fn limit(&mut self, limit: Option<usize>) {
+        self.content.rows.truncate(limit.unwrap_or(usize::MAX));
+    }
+
+    /// Adds a notice about the rows that also stand in `training`.
+    pub(crate) fn notice_rows_also_in(&mut self, training: &Self) {
+        let known: HashSet<blake3::Hash> = training.rows().iter().map(content_hash).collect();
+        let mut both = self.rows().iter().filter(|row| known.contains(&content_hash(row)));
+        if let Some(first) = both.next().map(|row| row.position) {
+            let rows = 1 + both.count();
+            self.content.notices.push(FileNotice { notice: Notice::AlsoTrained, rows, first });
+        }
+    }
+
+    /// Rows that have the content of one before them.
+    pub fn duplicates(&self) -> usize {
+        let different: HashSet<blake3::Hash> = self.rows().iter().map(content_hash).collect();
+        self.len() - different.len()
     }
 
     /// How the cache was used.
@@ -213,15 +308,16 @@ impl Dataset {
     /// A row for people to read: decoded with its control tokens, supervised parts between `⟦` and `⟧`.
     pub fn masked_sample(&self, row: usize, tokenizer: &Tokenizer) -> Option<String> {
         let row = self.rows().get(row)?;
-        let mut text = String::new();
-        let mut start = 0;
-        while start < row.tokens.len() {
-            let supervised = row.supervised[start];
-            let length = row.supervised[start..].iter().take_while(|&&flag| flag == supervised).count();
-            let part = tokenizer.decode_with_control_tokens(&row.tokens[start..start + length]);
-            text.push_str(&if supervised { format!("⟦{part}⟧") } else { part });
-            start += length;
-        }
-        Some(text)
+        let mark =
+            |(part, supervised): (String, bool)| if supervised { format!("⟦{part}⟧") } else { part };
+        Some(row.decoded_parts(tokenizer).map(mark).collect())
     }
+}
+
+/// Hash of what a row says and what of it is learnt.
+fn content_hash(row: &Row) -> blake3::Hash {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(bytemuck::cast_slice(&row.tokens));
+    hasher.update(&(row.prompt_length as u64).to_le_bytes());
+    hasher.finalize()
 }

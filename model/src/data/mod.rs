@@ -18,14 +18,16 @@ mod rows;
 mod sampler;
 mod settings;
 mod source;
+mod summary;
 mod tokenize;
 mod turns;
 
-pub use dataset::{CacheUse, Counts, Dataset};
+pub use dataset::{CacheUse, Counts, Dataset, InvalidRow};
 pub use evaluation::{EvaluationBatch, evaluation_batches, is_exact_match};
 pub use notice::{FileNotice, Notice};
 pub use rows::{Shape, instruction_prompt};
 pub use sampler::{Draw, Sampler, SamplerSettings, Source, StepBatches, balanced_sample};
 pub use settings::{DataSettings, LongRows};
 pub use source::{Position, Unit};
+pub use summary::{Bin, Quantiles, Summary};
 pub use tokenize::Row;

@@ -54,6 +54,10 @@ pub enum Notice {
     EmptyReasoning,
     /// An answer that is not learnt.
     ContextOnly,
+    /// Rows to evaluate on that also stand among those to train on.
+    AlsoTrained,
+    /// Answers none of which ends with a token that ends generation.
+    Endless,
     /// A template's marks that leave out what ends the turn.
     UnmarkedEnd,
 }
@@ -125,6 +129,12 @@ impl Notice {
             }
             Self::ContextOnly => {
                 "an answer is not learnt, since the chat template writes it otherwise than generation begins it"
+            }
+            Self::AlsoTrained => {
+                "rows to evaluate on also stand in the training files: what is measured on them was learnt"
+            }
+            Self::Endless => {
+                "no answer ends with a token that ends generation: the model does not learn where to stop"
             }
             Self::UnmarkedEnd => {
                 "the chat template's `generation` marks leave out what ends the last turn: it is not learnt"

@@ -1,5 +1,6 @@
 //! Rows of files: which of the four shapes a file has, and its rows as examples.
 
+use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
 use super::messages::{self, Conversation};
@@ -7,7 +8,7 @@ use super::notice::Notice;
 use crate::error::{Reasoned, clip};
 
 /// What the rows of a file look like; recognised from its first row, and the same for all.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shape {
     /// `{"prompt": …, "completion": …}`, both strings.
     Completion,

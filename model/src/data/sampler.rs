@@ -1,17 +1,18 @@
 //! Which rows each optimizer step sees.
 //!
 //! The rows of all sources form an endless stream, epoch after epoch. An epoch draws as many rows as the
-//! sources have together, each source's share by its weight; every source goes through all its rows, in
+//! sources have together, each source's share by its weight and the mixture's settings; every source goes through all its rows, in
 //! an order of its own, before any comes again. Rows become sequences (one each, or several packed), and
 //! step `s` takes the `batch_size · accumulate` sequences from number `s · batch_size · accumulate` on.
 //! Everything follows from the settings and the step's number, so a resumed run needs no state.
 
 use std::sync::Arc;
 
-use super::Dataset;
 use super::order::{permutation, shuffle, stream};
+use super::{Dataset, Row};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
+use crate::recipe::{MixtureOrder, MixtureSettings, MixtureShares};
 
 /// Sequences that a row may still join while packing: the last this many.
 const PACKING_WINDOW: usize = 64;
@@ -23,15 +24,30 @@ pub struct Source {
     pub dataset: Arc<Dataset>,
     /// Which of its rows, by index.
     pub rows: Vec<usize>,
-    /// Share of the sampled rows, relative to the other sources' weights.
+    /// Share of what [`MixtureSettings::shares`] says, relative to the other sources' weights.
     pub weight: f64,
+    /// How often an epoch goes through the rows.
+    pub repeat: f64,
 }
 
 impl Source {
     /// All rows of a data set.
     pub fn whole(dataset: Arc<Dataset>, weight: f64) -> Self {
         let rows = (0..dataset.len()).collect();
-        Self { dataset, rows, weight }
+        Self { dataset, rows, weight, repeat: 1.0 }
+    }
+
+    /// Rows it gives to an epoch by itself.
+    fn size(&self) -> f64 {
+        self.rows.len() as f64 * self.repeat
+    }
+
+    /// Supervised tokens of a row on average.
+    fn supervised_tokens_per_row(&self) -> f64 {
+        let rows = self.dataset.rows();
+        let tokens: usize =
+            self.rows.iter().filter_map(|&row| rows.get(row)).map(Row::supervised_tokens).sum();
+        tokens as f64 / self.rows.len() as f64
     }
 }
 
@@ -52,6 +68,8 @@ pub struct SamplerSettings {
     pub shuffle: bool,
     /// Several rows in a sequence; otherwise one.
     pub pack: bool,
+    /// How the sources are mixed.
+    pub mixture: MixtureSettings,
 }
 
 /// What one optimizer step works on.
@@ -139,7 +157,7 @@ impl Sampler {
                 ));
             }
         }
-        let shares = epoch_shares(&sources);
+        let shares = epoch_shares(&sources, &settings.mixture);
         Ok(Self { sources, settings, shares, sequences_before: vec![0], recent: Vec::new() })
     }
 
@@ -251,7 +269,8 @@ impl Sampler {
     fn draw(&self, number: u64) -> Vec<Draw> {
         let settings = &self.settings;
         let mut order = interleaved(&self.shares);
-        if settings.shuffle && self.sources.len() > 1 {
+        let shuffled = settings.shuffle && settings.mixture.order == MixtureOrder::Shuffled;
+        if shuffled && self.sources.len() > 1 {
             let purpose = format!("{}/sources", settings.purpose);
             shuffle(&mut order, &mut stream(settings.seed, &purpose, 0, number));
         }
@@ -316,12 +335,18 @@ fn longest_row(source: &Source) -> usize {
     source.rows.iter().filter_map(|&row| rows.get(row)).map(|row| row.tokens.len()).max().unwrap_or(0)
 }
 
-/// Rows of each source in an epoch of as many rows as there are: by weight, rounded by the largest
-/// remainder (ties to the earlier source), at least 1 each.
-fn epoch_shares(sources: &[Source]) -> Vec<usize> {
-    let total: usize = sources.iter().map(|source| source.rows.len()).sum();
-    let weights: f64 = sources.iter().map(|source| source.weight).sum();
-    let exact: Vec<f64> = sources.iter().map(|source| total as f64 * (source.weight / weights)).collect();
+/// Rows of each source in an epoch, which has as many as the sources have together, each as often as it is repeated:
+/// by weight, rounded by the largest remainder (ties to the earlier source), at least 1 each.
+fn epoch_shares(sources: &[Source], mixture: &MixtureSettings) -> Vec<usize> {
+    let total = sources.iter().map(Source::size).sum::<f64>().round() as usize;
+    let part = |source: &Source| match mixture.shares {
+        MixtureShares::Equal => source.weight,
+        MixtureShares::Rows => source.weight * source.size().powf(1.0 / mixture.temperature),
+        MixtureShares::Tokens => source.weight / source.supervised_tokens_per_row(),
+    };
+    let parts: Vec<f64> = sources.iter().map(part).collect();
+    let all: f64 = parts.iter().sum();
+    let exact: Vec<f64> = parts.iter().map(|part| total as f64 * (part / all)).collect();
     let mut shares: Vec<usize> = exact.iter().map(|share| share.floor() as usize).collect();
     let missing = total.saturating_sub(shares.iter().sum());
     let mut by_remainder: Vec<usize> = (0..sources.len()).collect();

@@ -21,6 +21,10 @@ pub struct DataSettings {
     pub max_length: usize,
     /// What is done with longer ones.
     pub long_rows: LongRows,
+    /// Most rows: the first ones that can be used.
+    pub limit: Option<usize>,
+    /// Rows that cannot be used are left out and counted, instead of the first being an error.
+    pub skip_invalid: bool,
     /// What control strings outside of messages are.
     pub special_tokens: SpecialTokens,
     /// Which answers of a conversation are learnt.
@@ -48,11 +52,18 @@ impl Default for DataSettings {
 }
 
 impl DataSettings {
-    /// The settings of a recipe's task.
+    /// The settings of a recipe's task for its evaluation files.
+    pub fn of_evaluation(model: &ModelSettings, task: &TaskSettings) -> Self {
+        Self { limit: task.eval_limit, ..Self::of_task(model, task) }
+    }
+
+    /// The settings of a recipe's task for its training files.
     pub fn of_task(model: &ModelSettings, task: &TaskSettings) -> Self {
         Self {
             max_length: model.max_length,
             long_rows: if model.truncate { LongRows::Truncate } else { LongRows::Skip },
+            limit: task.limit,
+            skip_invalid: task.skip_invalid,
             special_tokens: task.special_tokens,
             learn: task.learn,
             chat: task.chat,

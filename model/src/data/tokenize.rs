@@ -50,6 +50,16 @@ impl Row {
         &self.tokens[self.prompt_length..]
     }
 
+    /// The row for people to read: decoded with its control tokens, part by part, each with whether it is supervised.
+    pub fn decoded_parts(&self, tokenizer: &Tokenizer) -> impl Iterator<Item = (String, bool)> {
+        let mut start = 0;
+        self.supervised.chunk_by(|one, next| one == next).map(move |flags| {
+            let tokens = &self.tokens[start..start + flags.len()];
+            start += flags.len();
+            (tokenizer.decode_with_control_tokens(tokens), flags[0])
+        })
+    }
+
     /// Leaves the first `length` tokens.
     pub(crate) fn truncate(&mut self, length: usize) {
         self.tokens.truncate(length);

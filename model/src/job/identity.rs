@@ -81,7 +81,7 @@ pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) 
     let mut task = recipe.task[task].clone();
     // What is measured, what is mixed and what is brought instead of a probe does not go into one.
     (task.weight, task.eval, task.model) = (1.0, None, None);
-    (task.score, task.max_new_tokens, task.shots) = (Scoring::default(), None, 0);
+    (task.eval_limit, task.score, task.max_new_tokens, task.shots) = (None, Scoring::default(), None, 0);
     let settings = json(&(recipe.seed, &recipe.model, &probe, steps, &task))?;
     let data = format!("task.{}.train", task.name);
     let is_data =

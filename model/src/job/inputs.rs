@@ -11,7 +11,7 @@ use crate::config::ModelConfig;
 use crate::data::{DataSettings, Dataset, Notice, Sampler, SamplerSettings, Shape, Source, balanced_sample};
 use crate::error::{Error, Result};
 use crate::files::KnownFiles;
-use crate::recipe::{DataFiles, ImportanceKind, ModelSettings, Recipe, TrainSettings};
+use crate::recipe::{DataFiles, ImportanceKind, ModelSettings, Recipe, TaskSettings, TrainSettings};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::initialize;
 
@@ -36,8 +36,7 @@ impl Base {
         }
         let path = settings.config.as_deref().unwrap_or(Path::new("config.json"));
         let config = ModelConfig::read(path)?;
-        let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        Ok(Self { config, folder: folder.to_owned(), checkpoint: None, seed })
+        Ok(Self { config, folder: tokenizer_folder(settings).to_owned(), checkpoint: None, seed })
     }
 
     /// Reads the weights, or makes the random ones of the seed.
@@ -52,6 +51,15 @@ impl Base {
     }
 }
 
+/// The folder that the tokenizer and the other files are in: the base's, or that of the configuration.
+pub(super) fn tokenizer_folder(settings: &ModelSettings) -> &Path {
+    match (&settings.base, &settings.config) {
+        (Some(folder), _) => folder,
+        (None, Some(config)) if config.is_dir() => config,
+        (None, config) => config.as_deref().and_then(Path::parent).unwrap_or(Path::new(".")),
+    }
+}
+
 /// One task, ready to train and evaluate.
 #[derive(Debug)]
 pub struct Task {
@@ -59,6 +67,8 @@ pub struct Task {
     pub name: String,
     /// Share in mixed training.
     pub weight: f64,
+    /// How often an epoch goes through its rows.
+    pub repeat: f64,
     /// Rows to train on.
     pub train: Arc<Dataset>,
     /// Rows to evaluate on.
@@ -142,7 +152,10 @@ impl Inputs {
 
     /// All training rows of some tasks.
     pub fn whole(&self, tasks: &[usize]) -> Vec<Source> {
-        let source = |&task: &usize| Source::whole(self.tasks[task].train.clone(), self.tasks[task].weight);
+        let source = |&task: &usize| {
+            let Task { train, weight, repeat, .. } = &self.tasks[task];
+            Source { repeat: *repeat, ..Source::whole(train.clone(), *weight) }
+        };
         tasks.iter().map(source).collect()
     }
 
@@ -152,6 +165,7 @@ impl Inputs {
             dataset: self.tasks[task].train.clone(),
             rows: self.sample[task].clone(),
             weight: self.tasks[task].weight * emphasis(task),
+            repeat: self.tasks[task].repeat,
         };
         tasks.iter().map(source).collect()
     }
@@ -201,10 +215,7 @@ fn open_task(
     cache: Option<&Path>,
 ) -> Result<Task> {
     let settings = &recipe.task[index];
-    let data_settings = DataSettings::of_task(&recipe.model, settings);
-    let load = |files: &DataFiles| Dataset::load(&files.expand()?, tokenizer, &data_settings, cache);
-    let mut train = load(&settings.train)?;
-    let eval = settings.eval.as_ref().map(load).transpose()?.map(Arc::new);
+    let (mut train, eval) = open_data(&recipe.model, settings, tokenizer, cache)?;
     let mut model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
     if base.config.tied {
         // A tune saved with a head of its own, which is the embedding, fits.
@@ -229,7 +240,34 @@ fn open_task(
             }
         }
     }
-    Ok(Task { name: settings.name.clone(), weight: settings.weight, train: Arc::new(train), eval, model })
+    Ok(Task {
+        name: settings.name.clone(),
+        weight: settings.weight,
+        repeat: settings.repeat,
+        train: Arc::new(train),
+        eval,
+        model,
+    })
+}
+
+/// The rows of a task to train on, and those to evaluate on where there are some.
+pub(super) fn open_data(
+    model: &ModelSettings,
+    task: &TaskSettings,
+    tokenizer: &Tokenizer,
+    cache: Option<&Path>,
+) -> Result<(Dataset, Option<Arc<Dataset>>)> {
+    let load = |files: &DataFiles, settings| Dataset::load(&files.expand()?, tokenizer, &settings, cache);
+    let train = load(&task.train, DataSettings::of_task(model, task))?;
+    if let Some(share) = task.eval_share {
+        let (train, mut eval) = train.split(share)?;
+        eval.limit(task.eval_limit);
+        return Ok((train, Some(Arc::new(eval))));
+    }
+    let Some(files) = &task.eval else { return Ok((train, None)) };
+    let mut eval = load(files, DataSettings::of_evaluation(model, task))?;
+    eval.notice_rows_also_in(&train);
+    Ok((train, Some(Arc::new(eval))))
 }
 
 /// The sampler of one fine-tune (or part of one).
@@ -250,6 +288,7 @@ pub fn sampler(
         max_length: recipe.model.max_length,
         shuffle: settings.shuffle,
         pack: settings.pack,
+        mixture: recipe.mixture.clone(),
     };
     Sampler::new(sources, sampler_settings)
 }

@@ -7,6 +7,7 @@
 
 mod baseline;
 mod cpift;
+mod data;
 mod folder;
 mod identity;
 mod inputs;
@@ -32,6 +33,7 @@ use crate::progress::{Event, JobReport, Observer, Plan};
 use crate::recipe::{Method, Recipe, Stage};
 use crate::transformer::ComputeType;
 pub(crate) use cpift::{SavedCores, mask_file};
+pub use data::{RecipeData, TaskData};
 pub use folder::RunFolder;
 use identity::RunIdentity;
 use inputs::Inputs;

@@ -13,6 +13,7 @@ mod differences;
 mod edit;
 mod fault;
 mod fuse;
+mod mixture;
 mod origins;
 mod overrides;
 mod precision;
@@ -28,6 +29,7 @@ mod values;
 pub use differences::{Difference, differences};
 pub use edit::Edit;
 pub use fuse::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
+pub use mixture::{MixtureOrder, MixtureSettings, MixtureShares};
 pub use precision::Precision;
 pub use read::Source;
 pub use rows::{Columns, Learn};
@@ -113,6 +115,8 @@ pub struct Recipe {
     pub model: ModelSettings,
     /// Settings of plain training, and what `[probe]` and `[integrate]` inherit.
     pub train: TrainSettings,
+    /// How the rows of several tasks are mixed.
+    pub mixture: MixtureSettings,
     /// Stage 1.
     pub probe: ProbeSettings,
     /// Stage 1b.

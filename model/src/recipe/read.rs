@@ -46,6 +46,38 @@ impl Source {
         Ok(Self { path: path.to_owned(), table, origins })
     }
 
+    /// A recipe for looking at data files, each a task named after it, with a model folder's tokenizer. `overrides` as
+    /// for [`Source::read`].
+    ///
+    /// # Errors
+    /// As [`Source::read`], for the overrides; a path that is not UTF-8.
+    pub fn of_files(model: &Path, files: &[PathBuf], overrides: &[String]) -> Result<Self> {
+        let text = |path: &Path| match path.to_str() {
+            Some(text) => Ok(Value::from(text)),
+            None => Err(Error::format(path, "has a name that is not UTF-8: rename it")),
+        };
+        let mut tasks: Vec<Value> = Vec::new();
+        for (index, path) in files.iter().enumerate() {
+            let name = format!("{}-{}", index + 1, plain_name(path));
+            let name = if files.len() == 1 { plain_name(path) } else { name };
+            tasks.push(Value::Table(
+                [("name".into(), name.into()), ("train".into(), text(path)?)].into_iter().collect(),
+            ));
+        }
+        let model = Value::Table([("base".to_owned(), text(model)?)].into_iter().collect());
+        let mut table: Table =
+            [("model".to_owned(), model), ("task".to_owned(), tasks.into())].into_iter().collect();
+        let path = PathBuf::from("the arguments");
+        let (_, mut origins) = origins::parse(&path, "")?;
+        make_paths_absolute(&mut table, Path::new(""));
+        for assignment in overrides {
+            overrides::apply(assignment, &mut table, &mut origins)?;
+        }
+        make_paths_absolute(&mut table, Path::new(""));
+        shape::check(&table, &origins)?;
+        Ok(Self { path, table, origins })
+    }
+
     /// The folder the file lies in, absolute.
     pub fn folder(&self) -> PathBuf {
         let absolute = std::path::absolute(&self.path).unwrap_or_else(|_| self.path.clone());
@@ -86,6 +118,14 @@ fn read_text(path: &Path) -> Result<String> {
         let line = 1 + valid.iter().filter(|&&byte| byte == b'\n').count();
         Error::line(path, line, "is not UTF-8 text: save the recipe as UTF-8")
     })
+}
+
+/// A file's name without its extensions, of letters that a task's name may have.
+fn plain_name(path: &Path) -> String {
+    let name = path.file_name().unwrap_or_default().to_string_lossy();
+    let stem = name.split('.').find(|part| !part.is_empty()).unwrap_or("data");
+    let plain = |letter: char| if letter.is_ascii_alphanumeric() || letter == '_' { letter } else { '-' };
+    stem.chars().take(48).map(plain).collect()
 }
 
 /// Joins every relative path of the recipe to `folder` and makes it absolute. Absolute ones stay.

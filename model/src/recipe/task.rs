@@ -23,9 +23,22 @@ pub struct TaskSettings {
     pub eval: Option<DataFiles>,
     /// Share of this task's rows in mixed training, relative to the other tasks'.
     pub weight: f64,
+    /// How often an epoch goes through this task's training rows; also 0.5 or 2.5.
+    pub repeat: f64,
     /// An existing fine-tune of the same base: its probe is skipped, importance is the difference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
+    /// Share of the training rows that are held back to evaluate on, where there is no file for that.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_share: Option<f64>,
+    /// Most rows to train on: the first ones that can be used.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub limit: Option<usize>,
+    /// Most rows to evaluate on: the first ones.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub eval_limit: Option<usize>,
+    /// Leave out rows that cannot be used, and say how many, instead of stopping at the first.
+    pub skip_invalid: bool,
     /// What control strings in this task's texts are.
     pub special_tokens: SpecialTokens,
     /// Which answers of a conversation are learnt.
@@ -62,7 +75,12 @@ impl Default for TaskSettings {
             train: DataFiles::default(),
             eval: None,
             weight: 1.0,
+            repeat: 1.0,
             model: None,
+            eval_share: None,
+            limit: None,
+            eval_limit: None,
+            skip_invalid: false,
             special_tokens: SpecialTokens::Parse,
             learn: Learn::All,
             chat: None,

@@ -2,7 +2,8 @@ use super::shape::keys_of;
 use super::*;
 
 /// Every section but the top level.
-const SECTIONS: [&str; 12] = [
+const SECTIONS: [&str; 13] = [
+    "mixture",
     "model",
     "task",
     "train",

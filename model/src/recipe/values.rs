@@ -1,6 +1,6 @@
 //! What values the keys of a recipe may have.
 
-use super::{FoldWeight, Method, ModelSettings, Recipe, TaskSettings, TrainSettings};
+use super::{FoldWeight, Method, MixtureShares, ModelSettings, Recipe, TaskSettings, TrainSettings};
 use crate::error::{Error, Result};
 
 /// Most optimizer steps of a fine-tune: sums and products with them never overflow.
@@ -34,6 +34,10 @@ impl Recipe {
         within("fuse.epsilon", self.fuse.epsilon, 0.0, 1.0)?;
         within("fuse.scale", self.fuse.scale, -100.0, 100.0)?;
         within("fuse.density", self.fuse.density, f64::MIN_POSITIVE, 1.0)?;
+        within("mixture.temperature", self.mixture.temperature, 1e-2, 1e6)?;
+        if self.mixture.temperature != 1.0 && self.mixture.shares != MixtureShares::Rows {
+            return Err(Error::setting("mixture.temperature", "needs `shares = \"rows\"` beside it"));
+        }
         self.validate_replay()?;
         if let Some(rounds) = self.half.rounds.filter(|rounds| !(1..=1000).contains(rounds)) {
             return Err(Error::setting("half.rounds", format!("is {rounds}: use 1 to 1000")));
@@ -89,7 +93,9 @@ impl Recipe {
                 return Err(Error::setting(key("name"), format!("`{}` occurs twice", task.name)));
             }
             within(&key("weight"), task.weight, f64::MIN_POSITIVE, 1e6)?;
+            within(&key("repeat"), task.repeat, 1e-3, 1e3)?;
             task.validate_rows(&key)?;
+            task.validate_size(&key)?;
             if let Some(tokens) = task.max_new_tokens.filter(|tokens| !(1..=MOST_NEW_TOKENS).contains(tokens))
             {
                 let reason = format!("is {tokens}: use 1 to {MOST_NEW_TOKENS}");
@@ -105,6 +111,20 @@ impl Recipe {
 }
 
 impl TaskSettings {
+    /// Checks the keys that say how many rows are used for what.
+    fn validate_size(&self, key: &dyn Fn(&str) -> String) -> Result<()> {
+        for (name, limit) in [("limit", self.limit), ("eval_limit", self.eval_limit)] {
+            if limit == Some(0) {
+                return Err(Error::setting(key(name), "is 0: use 1 or more rows"));
+            }
+        }
+        let Some(share) = self.eval_share else { return Ok(()) };
+        if self.eval.is_some() {
+            return Err(Error::setting(key("eval_share"), "excludes `eval`: remove one of the two"));
+        }
+        within(&key("eval_share"), share, f64::MIN_POSITIVE, 0.9)
+    }
+
     /// Checks that the keys which say how rows are read fit each other. `key` makes a key's full name.
     fn validate_rows(&self, key: &dyn Fn(&str) -> String) -> Result<()> {
         let Self { columns, chat, .. } = self;

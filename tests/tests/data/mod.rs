@@ -3,6 +3,7 @@
 mod chat;
 mod conversations;
 mod files;
+mod limits;
 mod rows;
 mod sampling;
 mod tokenizers;

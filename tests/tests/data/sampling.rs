@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cpift_model::data::{
     Dataset, Draw, Sampler, SamplerSettings, Source, StepBatches, balanced_sample, evaluation_batches,
 };
+use cpift_model::recipe::{MixtureOrder, MixtureSettings, MixtureShares};
 use cpift_model::{Batch, IGNORE, Tokenizer};
 use cpift_tests::data::{DataFile, words_folder};
 use rand_chacha::ChaCha8Rng;
@@ -45,6 +46,7 @@ fn settings(batch_size: usize, accumulate: usize, shuffle: bool, pack: bool) -> 
         max_length: 32,
         shuffle,
         pack,
+        mixture: MixtureSettings::default(),
     }
 }
 
@@ -210,11 +212,69 @@ fn micro_batches_stay_below_what_is_planned() {
     }
 }
 
+/// Rows and supervised tokens of every source over whole epochs.
+fn shares_of(
+    tasks: &[(Arc<Dataset>, f64, f64)],
+    mixture: MixtureSettings,
+    epochs: f64,
+) -> (Vec<usize>, Vec<usize>) {
+    let source = |(data, weight, repeat): &(Arc<Dataset>, f64, f64)| Source {
+        repeat: *repeat,
+        ..Source::whole(data.clone(), *weight)
+    };
+    let sources = tasks.iter().map(source).collect();
+    let mut sampler =
+        Sampler::new(sources, SamplerSettings { mixture, ..settings(1, 1, true, false) }).unwrap();
+    let (mut rows, mut tokens) = (vec![0; tasks.len()], vec![0; tasks.len()]);
+    for step in 0..sampler.steps_for_epochs(epochs) {
+        for draw in draws(&sampler.batches(step).unwrap()) {
+            rows[draw.source] += 1;
+            tokens[draw.source] += tasks[draw.source].0.rows()[draw.row].supervised_tokens();
+        }
+    }
+    (rows, tokens)
+}
+
+#[test]
+fn a_mixture_divides_rows_or_tokens() {
+    let large = dataset(&[4; 90], 20);
+    let small = dataset(&[16; 10], 21);
+    let tasks = |repeat| [(large.clone(), 1.0, 1.0), (small.clone(), 1.0, repeat)];
+    let mixture = |shares, temperature| MixtureSettings { shares, temperature, ..MixtureSettings::default() };
+    let rows = |shares, temperature, repeat| shares_of(&tasks(repeat), mixture(shares, temperature), 1.0).0;
+    assert_eq!(rows(MixtureShares::Equal, 1.0, 1.0), [50, 50]);
+    assert_eq!(rows(MixtureShares::Rows, 1.0, 1.0), [90, 10]);
+    // √90 to √10 is 3 to 1.
+    assert_eq!(rows(MixtureShares::Rows, 2.0, 1.0), [75, 25]);
+    // Every row of the small one three times.
+    assert_eq!(rows(MixtureShares::Rows, 1.0, 3.0), [90, 30]);
+    assert_eq!(rows(MixtureShares::Rows, 1.0, 0.5), [90, 5]);
+    let (_, tokens) = shares_of(&tasks(1.0), mixture(MixtureShares::Tokens, 1.0), 4.0);
+    let ratio = tokens[0] as f64 / tokens[1] as f64;
+    assert!((ratio - 1.0).abs() < 0.1, "{tokens:?}");
+}
+
+#[test]
+fn round_robin_takes_the_tasks_in_turn() {
+    let tasks = [dataset(&[4; 20], 22), dataset(&[4; 10], 23)];
+    let mixture = MixtureSettings {
+        shares: MixtureShares::Rows,
+        order: MixtureOrder::RoundRobin,
+        ..MixtureSettings::default()
+    };
+    let sources = tasks.iter().map(|task| Source::whole(task.clone(), 1.0)).collect();
+    let mut sampler =
+        Sampler::new(sources, SamplerSettings { mixture, ..settings(3, 1, true, false) }).unwrap();
+    for step in 0..10 {
+        assert_eq!(sampler.batches(step).unwrap().rows_per_source, [2, 1], "step {step}");
+    }
+}
+
 #[test]
 fn a_sampler_refuses_what_it_cannot_sample() {
     let data = dataset(&[5, 40], 12);
     let new = |sources, settings| Sampler::new(sources, settings).map(|_| ()).unwrap_err().to_string();
-    let source = |rows, weight| vec![Source { dataset: data.clone(), rows, weight }];
+    let source = |rows, weight| vec![Source { rows, ..Source::whole(data.clone(), weight) }];
     assert!(new(vec![], settings(1, 1, true, false)).contains("no data"));
     assert!(new(source(vec![], 1.0), settings(1, 1, true, false)).contains("no rows"));
     assert!(new(source(vec![2], 1.0), settings(1, 1, true, false)).contains("no row 2"));

@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use serde_json::{Map, Value};
 
 use crate::error::{Error, FileAction, Reasoned, Result};
-use crate::files::{looks_like, open_input};
+use crate::files::{hash_file, looks_like, open_input};
 use json_lines::JsonLines;
 use json_values::{JsonValues, Scanner};
 use parquet::Parquet;
@@ -251,9 +251,19 @@ impl<'a> Records<'a> {
         Ok(block)
     }
 
-    /// Hash of the files' contents, once all is read.
-    pub fn hash(&self) -> blake3::Hash {
-        self.hasher.finalize()
+    /// Hash of the files' contents; what has not been read of them is read now.
+    ///
+    /// # Errors
+    /// A file cannot be read.
+    pub fn hash(mut self) -> Result<blake3::Hash> {
+        if let Some(reader) = &mut self.reader {
+            self.hasher.update(reader.hash()?.as_bytes());
+            self.file += 1;
+        }
+        for path in &self.files[self.file..] {
+            self.hasher.update(hash_file(path)?.as_bytes());
+        }
+        Ok(self.hasher.finalize())
     }
 }
 
@@ -264,7 +274,7 @@ impl<'a> Records<'a> {
 pub(crate) fn hash_files(files: &[PathBuf]) -> Result<blake3::Hash> {
     let mut hasher = blake3::Hasher::new();
     for path in files {
-        hasher.update(crate::files::hash_file(path)?.as_bytes());
+        hasher.update(hash_file(path)?.as_bytes());
     }
     Ok(hasher.finalize())
 }

@@ -1,0 +1,87 @@
+//! `data`.
+
+use std::num::NonZeroUsize;
+
+use cpift_engine::Device;
+use cpift_model::data::Dataset;
+use cpift_model::job::RecipeData;
+use cpift_model::recipe::Source;
+use cpift_model::{Error, Recipe, Result};
+
+use crate::args;
+use crate::display::style::Style;
+use crate::display::{data, print, print_json};
+
+/// Shows the rows of task files.
+pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Result<()> {
+    let recipe = recipe(arguments)?;
+    let device = Device::cpu(threads)?;
+    let cache = super::token_cache();
+    let opened = device.scope(|| RecipeData::open(&recipe, arguments.task.as_deref(), cache.as_deref()))?;
+    let parts = opened.tasks.iter().flat_map(|task| {
+        let eval = task.eval.iter().map(|eval| ("eval", eval));
+        std::iter::once(("train", &task.train))
+            .chain(eval)
+            .map(|(part, rows)| (task.name.as_str(), part, rows))
+    });
+    let style = Style::of(&std::io::stdout());
+    let (mut text, mut documents) = (String::new(), Vec::new());
+    for (task, part, dataset) in parts {
+        let summary = dataset.summary(opened.max_length, opened.long_rows);
+        if arguments.json {
+            documents.push(serde_json::json!({
+                "task": task,
+                "part": part,
+                "summary": summary,
+                "rows": rows(dataset, &opened, arguments.rows),
+            }));
+        } else {
+            text.push_str(&data::render(task, part, &summary, style));
+            for row in dataset.rows().iter().take(arguments.rows) {
+                text.push_str(&data::render_row(dataset, row, &opened.tokenizer, style));
+            }
+        }
+    }
+    if arguments.json { print_json(&serde_json::json!({ "data": documents })) } else { print(&text) }
+}
+
+/// The recipe that is named, or one made of the files that are.
+fn recipe(arguments: &args::data::Data) -> Result<Recipe> {
+    let is_recipe = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "toml");
+    let refuse = |key: &str, reason: &str| Err(Error::setting(key, reason));
+    let mut overrides = arguments.overrides.clone();
+    match (arguments.inputs.as_slice(), &arguments.model) {
+        ([path], model) if is_recipe(path) => {
+            if let Some(model) = model {
+                // A quoted string is TOML for any name.
+                overrides.push(format!("model.base={:?}", model.display().to_string()));
+            }
+            Recipe::load(path, &overrides)
+        }
+        (inputs, _) if inputs.iter().any(is_recipe) => {
+            refuse("RECIPE|FILE", "is a recipe and more: give one recipe, or data files")
+        }
+        (_, None) => refuse("--model", "is missing: data files need a model's tokenizer and chat template"),
+        (_, Some(_)) if arguments.task.is_some() => refuse("--task", "is for recipes: leave it out"),
+        (files, Some(model)) => Source::of_files(model, files, &overrides)?.recipe(&[]),
+    }
+}
+
+/// Some rows as a program reads them.
+fn rows(dataset: &Dataset, opened: &RecipeData, most: usize) -> Vec<serde_json::Value> {
+    let row = |row: &cpift_model::data::Row| {
+        let parts: Vec<_> = row.decoded_parts(&opened.tokenizer).collect();
+        let parts: Vec<_> = parts
+            .iter()
+            .map(|(text, supervised)| serde_json::json!({ "text": text, "supervised": supervised }))
+            .collect();
+        serde_json::json!({
+            "place": dataset.describe_row(row),
+            "tokens": row.tokens,
+            "supervised": row.supervised,
+            "prompt_length": row.prompt_length,
+            "parts": parts,
+        })
+    };
+    dataset.rows().iter().take(most).map(row).collect()
+}

@@ -1,0 +1,46 @@
+//! `[mixture]`: how the rows of several tasks are mixed.
+
+use serde::{Deserialize, Serialize};
+
+/// What the tasks' weights divide.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MixtureShares {
+    /// The rows: as many of every task of the same weight, whatever the tasks have.
+    #[default]
+    Equal,
+    /// The rows in proportion to what each task has.
+    Rows,
+    /// The supervised tokens: as many of every task of the same weight.
+    Tokens,
+}
+
+/// In which order the tasks' rows come.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MixtureOrder {
+    /// At random.
+    #[default]
+    Shuffled,
+    /// In turn, every task as evenly as its share allows.
+    RoundRobin,
+}
+
+/// `[mixture]`: how the rows of several tasks are mixed, in `joint`, `half` and stage 4.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(default)]
+pub struct MixtureSettings {
+    /// What the tasks' weights divide.
+    pub shares: MixtureShares,
+    /// With `rows`: a task's part is its number of rows to the power of 1/temperature; 1 keeps proportions, more
+    /// brings them closer together.
+    pub temperature: f64,
+    /// In which order the tasks' rows come.
+    pub order: MixtureOrder,
+}
+
+impl Default for MixtureSettings {
+    fn default() -> Self {
+        Self { shares: MixtureShares::Equal, temperature: 1.0, order: MixtureOrder::Shuffled }
+    }
+}
