@@ -6,9 +6,10 @@ use rayon::prelude::*;
 
 use super::dataset::{Content, Counts};
 use super::notice::{Notice, Notices};
+use super::rows::RowReader;
 use super::source::{Record, Records, describe_files};
 use super::tokenize::RowMaker;
-use super::{DataSettings, LongRows, Row, Shape, rows};
+use super::{DataSettings, LongRows, Row, Shape};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -26,33 +27,35 @@ pub(super) fn tokenize_files(
     let Some(first) = block.first() else {
         return Err(Error::format(&describe_files(files), "is empty: a task needs at least one row"));
     };
-    let shape = first
+    let reader = first
         .content
         .fields()
-        .and_then(|fields| Shape::recognise(&fields))
+        .and_then(|fields| RowReader::new(&fields, settings, tokenizer.has_chat_template()))
         .map_err(|reason| first.position.error(files, reason))?;
+    let shape = reader.shape();
     let templates = if shape == Shape::Messages { Some(tokenizer.chat_templates()?) } else { None };
-    let maker =
-        RowMaker { tokenizer, templates: templates.as_ref(), special_tokens: settings.special_tokens };
-    let make = |record: &Record| -> Result<(Row, Vec<Notice>)> {
+    let maker = RowMaker::new(tokenizer, templates.as_ref(), settings);
+    let make = |record: &Record| -> Result<(Vec<Row>, Vec<Notice>)> {
         let mut notices = Vec::new();
-        let row = record
+        let rows = record
             .content
             .fields()
-            .and_then(|fields| rows::example(fields, shape, &mut notices))
-            .and_then(|example| maker.row(record.position, &example, &mut notices))
+            .and_then(|fields| reader.example(fields, &mut notices))
+            .and_then(|example| maker.rows(record.position, &example, &mut notices))
             .map_err(|reason| record.position.error(files, reason))?;
-        Ok((row, notices))
+        Ok((rows, notices))
     };
 
     let mut content = Content { shape, counts: Counts::default(), notices: Vec::new(), rows: Vec::new() };
     let mut notices = Notices::default();
     while !block.is_empty() {
-        let made: Vec<Result<(Row, Vec<Notice>)>> = block.par_iter().map(make).collect();
-        for made in made {
-            let (row, noticed) = made?;
-            notices.add(row.position, noticed);
-            keep(&mut content, row, settings);
+        let made: Vec<Result<(Vec<Row>, Vec<Notice>)>> = block.par_iter().map(make).collect();
+        for (record, made) in block.iter().zip(made) {
+            let (rows, noticed) = made?;
+            notices.add(record.position, noticed);
+            for row in rows {
+                keep(&mut content, row, settings);
+            }
         }
         block = records.next_block(BLOCK_RECORDS)?;
     }

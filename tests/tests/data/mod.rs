@@ -2,6 +2,7 @@
 
 mod chat;
 mod conversations;
+mod forms;
 mod rows;
 mod sampling;
 mod tokenizers;
