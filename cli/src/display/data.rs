@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use cpift_model::Tokenizer;
-use cpift_model::data::{Bin, Dataset, Quantiles, Row, Summary};
+use cpift_model::data::{Bin, Dataset, Quantiles, Row, Shape, Summary};
 
 use super::style::Style;
 use super::table::Table;
@@ -21,7 +21,13 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<11} {value}");
     };
-    line("rows", format!("{} of {}", grouped(summary.rows as u64), summary.shape));
+    let kind = match summary.shape {
+        Shape::Completion => "prompt and answer as texts",
+        Shape::Messages => "messages for the chat template",
+        Shape::Instruction => "an instruction in Alpaca's form and its answer",
+        Shape::Text => "text, all of it learnt",
+    };
+    line("rows", format!("{}, each {kind}", grouped(summary.rows as u64)));
     let share = percent(summary.supervised_tokens as f64 / summary.tokens.max(1) as f64);
     let (tokens, supervised) = (count(summary.tokens as f64), count(summary.supervised_tokens as f64));
     line("tokens", format!("{tokens}, {supervised} of them supervised ({share})"));

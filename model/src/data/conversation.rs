@@ -6,40 +6,105 @@ use super::message_forms::Chat;
 use super::messages::{Conversation, is_answer};
 use super::notice::Notice;
 use super::tokenize::{Row, RowMaker};
-use super::{omissions, turns};
+use super::{Position, omissions, turns};
+use crate::chat_template::ChatTemplate;
 use crate::control_tokens::aliases;
 use crate::error::Reasoned;
+use crate::recipe::Learn;
 
 /// Bytes before a turn that decide how its beginning is tokenised: more than the longest tokens have.
 const LOOKBACK: usize = 512;
 
+/// Most rows of one conversation: each takes a rendering of it.
+const MOST_ROWS: usize = 64;
+
 impl RowMaker<'_> {
     /// A conversation is rendered once, whole. Where the template marks what the assistant writes, that is
     /// learnt. Else every assistant turn is, from where generation would begin (the messages before it
-    /// rendered with a generation prompt) to what ends the turn. A turn whose generation prompt does not begin
-    /// the whole (templates that rewrite earlier turns) is context only; if that is the last one, the row is
-    /// its generation prompt, the answer behind it and the end of the turn.
+    /// rendered with a generation prompt) to what ends the turn. The last answer is the one behind its generation
+    /// prompt, also where that does not begin the whole.
+    ///
+    /// A turn that the template writes otherwise once others follow it (its reasoning is cut, say) is context in the
+    /// whole. It is learnt in a row of its own, in which it is the last, with the turns before it that this
+    /// row has as they would be generated.
     pub(super) fn conversation(
         &self,
-        row: &mut Row,
+        position: Position,
         conversation: &Conversation,
         notices: &mut Vec<Notice>,
-    ) -> Reasoned<()> {
+    ) -> Reasoned<Vec<Row>> {
         let templates = self.templates.ok_or("needs a chat template")?;
         let template = templates.choose(conversation.template.as_deref(), &conversation.tools)?;
+        let (row, mut changed) = self.rendered(position, template, conversation, notices)?;
+        let mut rows = vec![row];
+        let mut noticed = Vec::new();
+        while !changed.is_empty() {
+            let part = conversation.up_to(&changed);
+            let made = match rows.len() < MOST_ROWS {
+                true => self.rendered(position, template, &part, &mut noticed).ok(),
+                false => None,
+            };
+            match made {
+                Some((row, still_changed)) => {
+                    rows.push(row);
+                    changed = still_changed;
+                }
+                // The template refuses a conversation that ends there.
+                None => {
+                    noticed.push(Notice::ContextOnly);
+                    changed.pop();
+                }
+            }
+        }
+        if rows.len() > 1 {
+            noticed.push(Notice::Expanded);
+        }
+        for notice in noticed {
+            if !notices.contains(&notice) {
+                notices.push(notice);
+            }
+        }
+        Ok(rows)
+    }
+
+    /// The row of a conversation, and the messages that are to be learnt and are not as they would be generated.
+    fn rendered(
+        &self,
+        position: Position,
+        template: &ChatTemplate,
+        conversation: &Conversation,
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<(Row, Vec<usize>)> {
+        let mut row = Row::new(position);
         let chat = Chat::new(template, conversation, notices)?;
         let is_marked = chat.whole.generation.iter().any(|part| !part.is_empty());
+        let without = |changed: &[usize]| -> Vec<bool> {
+            let flags = conversation.learnt.iter().enumerate();
+            flags.map(|(index, &learnt)| learnt && !changed.contains(&index)).collect()
+        };
         let last = chat.messages.len() - 1;
-        omissions::notice(&chat, conversation, if is_marked { last + 1 } else { last }, notices);
-        if is_marked {
-            return self.push_generation_parts(row, &chat, conversation, notices);
-        }
-        let learnt = turns::find(&chat, conversation, self.tokenizer, notices)?;
-        self.push_turns(row, &learnt.text, &learnt.turns)?;
-        if learnt.needs_eos {
-            row.push(&[self.tokenizer.eos()], true);
-        }
-        Ok(())
+        let changed = if is_marked {
+            let changed = changed_parts(&chat, &conversation.learnt);
+            let learnt = without(&changed);
+            omissions::notice(&chat, conversation, &learnt, last + 1, notices);
+            self.push_generation_parts(&mut row, &chat, &learnt, notices)?;
+            changed
+        } else if self.learn == Learn::Template {
+            return Err(
+                "is learnt by task.learn = \"template\", and the chat template marks nothing of it with \
+                        `generation`: use learn = \"all\" or \"last\""
+                    .into(),
+            );
+        } else {
+            let found = turns::find(&chat, conversation, self.tokenizer, notices)?;
+            omissions::notice(&chat, conversation, &without(&found.changed), last, notices);
+            self.push_turns(&mut row, &found.text, &found.turns)?;
+            if found.needs_eos {
+                row.push(&[self.tokenizer.eos()], true);
+            }
+            found.changed
+        };
+        Ok((row.checked()?, changed))
     }
 
     /// Pushes the text up to the last turn's end. The ids are those of the text as a whole, but where a token
@@ -106,15 +171,15 @@ impl RowMaker<'_> {
         &self,
         row: &mut Row,
         chat: &Chat<'_>,
-        conversation: &Conversation,
+        learnt: &[bool],
         notices: &mut Vec<Notice>,
     ) -> Reasoned<()> {
         let text = &chat.whole.text;
-        let parts = learnt_parts(chat, conversation)?;
+        let parts = learnt_parts(chat, learnt)?;
         let Some(last_part) = parts.last() else {
             return Err("has no supervised token: the template marks none of the answers to be learnt".into());
         };
-        if parts.len() < conversation.learnt.iter().filter(|&&learnt| learnt).count() {
+        if parts.len() < learnt.iter().filter(|&&learnt| learnt).count() {
             notices.push(Notice::ContextOnly);
         }
         let last_prompt = chat.prompt(chat.messages.len() - 1).ok().map(|prompt| prompt.text());
@@ -174,20 +239,38 @@ fn word_before(text: &str, start: usize, end: usize) -> usize {
     start
 }
 
+/// The answers whose marked parts the template writes otherwise where no message follows them. Which part is of which
+/// answer shows only where each has one.
+fn changed_parts(chat: &Chat<'_>, learnt: &[bool]) -> Vec<usize> {
+    let (whole, parts) = (&chat.whole.text, &chat.whole.generation);
+    let answers: Vec<usize> = (0..chat.messages.len()).filter(|&i| is_answer(&chat.messages[i])).collect();
+    let last = chat.messages.len() - 1;
+    if parts.len() != answers.len() {
+        return Vec::new();
+    }
+    let is_changed = |&(&index, part): &(&usize, &Range<usize>)| {
+        let beginning = chat.beginning(index + 1);
+        beginning.is_ok_and(|beginning| beginning.same_bytes(whole, whole.len()) < part.end)
+    };
+    let earlier = answers.iter().zip(parts).filter(|&(&index, _)| index < last && learnt[index]);
+    earlier.filter(is_changed).map(|(&index, _)| index).collect()
+}
+
 /// The marked parts, without those of answers that are not to be learnt.
-fn learnt_parts(chat: &Chat<'_>, conversation: &Conversation) -> Reasoned<Vec<Range<usize>>> {
+fn learnt_parts(chat: &Chat<'_>, learnt: &[bool]) -> Reasoned<Vec<Range<usize>>> {
     let mut parts = chat.whole.generation.clone();
     let answers: Vec<usize> = (0..chat.messages.len()).filter(|&i| is_answer(&chat.messages[i])).collect();
     if parts.len() == answers.len() {
-        let mut learnt = answers.iter().map(|&index| conversation.learnt[index]);
-        parts.retain(|_| learnt.next().unwrap_or(true));
+        let mut flags = answers.iter().map(|&index| learnt[index]);
+        parts.retain(|_| flags.next().unwrap_or(true));
     } else {
-        for &index in answers.iter().filter(|&&index| !conversation.learnt[index]) {
+        for &index in answers.iter().filter(|&&index| !learnt[index]) {
             let beginnings = [chat.beginning(index)?, chat.beginning(index + 1)?];
             let whole = &chat.whole.text;
             if !beginnings.iter().all(|beginning| beginning.begins(whole, whole.len())) {
                 return Err(format!(
-                    "message {} has the weight 0, and the template does not show where it ends: remove the weight",
+                    "message {} is not to be learnt, and the template does not show where it ends: remove its \
+                     weight, or task.learn",
                     index + 1
                 ));
             }

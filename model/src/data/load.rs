@@ -6,9 +6,10 @@ use rayon::prelude::*;
 
 use super::dataset::{Content, InvalidRow};
 use super::notice::{FileNotice, Notice, Notices};
+use super::rows::RowReader;
 use super::source::{Record, Records, describe_files};
 use super::tokenize::RowMaker;
-use super::{DataSettings, LongRows, Row, Shape, rows};
+use super::{DataSettings, LongRows, Row, Shape};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -26,19 +27,19 @@ pub(super) fn tokenize_files(
 ) -> Result<(Content, blake3::Hash)> {
     let mut records = Records::new(files);
     let mut block = records.next_block(BLOCK_RECORDS)?;
-    let shape = shape_of(&block, files, settings.skip_invalid)?;
+    let reader = reader_of(&block, files, tokenizer, settings)?;
+    let shape = reader.shape();
     let templates = if shape == Shape::Messages { Some(tokenizer.chat_templates()?) } else { None };
-    let maker =
-        RowMaker { tokenizer, templates: templates.as_ref(), special_tokens: settings.special_tokens };
-    let make = |record: &Record| -> std::result::Result<(Row, Vec<Notice>), InvalidRow> {
+    let maker = RowMaker::new(tokenizer, templates.as_ref(), settings);
+    let make = |record: &Record| -> std::result::Result<(Vec<Row>, Vec<Notice>), InvalidRow> {
         let mut notices = Vec::new();
-        let row = record
+        let rows = record
             .content
             .fields()
-            .and_then(|fields| rows::example(fields, shape, &mut notices))
-            .and_then(|example| maker.row(record.position, &example, &mut notices))
+            .and_then(|fields| reader.example(fields, &mut notices))
+            .and_then(|example| maker.rows(record.position, &example, &mut notices))
             .map_err(|reason| InvalidRow { position: record.position, reason })?;
-        Ok((row, notices))
+        Ok((rows, notices))
     };
 
     let mut content = Content::new(shape);
@@ -46,12 +47,12 @@ pub(super) fn tokenize_files(
     let limit = settings.limit.unwrap_or(usize::MAX);
     while !block.is_empty() && content.rows.len() < limit {
         let made: Vec<_> = block.par_iter().map(make).collect();
-        for made in made {
+        for (record, made) in block.iter().zip(made) {
             match made {
                 _ if content.rows.len() >= limit => break,
-                Ok((row, noticed)) => {
-                    notices.add(row.position, noticed);
-                    keep(&mut content, row, settings);
+                Ok((rows, noticed)) => {
+                    notices.add(record.position, noticed);
+                    rows.into_iter().for_each(|row| keep(&mut content, row, settings));
                 }
                 Err(invalid) if settings.skip_invalid => {
                     content.counts.invalid += 1;
@@ -64,20 +65,31 @@ pub(super) fn tokenize_files(
         }
         block = records.next_block(BLOCK_RECORDS)?;
     }
+    // One record may have become several rows.
+    content.rows.truncate(limit);
     content.notices = notices.finish();
     content.notices.extend(endless(&content, tokenizer));
     Ok((content, records.hash()?))
 }
 
-/// The shape of the first record; of the first that has one, where the others are left out.
-fn shape_of(block: &[Record], files: &[PathBuf], skip_invalid: bool) -> Result<Shape> {
+/// How rows are read, by the first record; by the first that can be read, where the others are left out.
+fn reader_of(
+    block: &[Record],
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    settings: &DataSettings,
+) -> Result<RowReader> {
     let mut first_error = None;
     for record in block {
-        match record.content.fields().and_then(|fields| Shape::recognise(&fields)) {
-            Ok(shape) => return Ok(shape),
+        let reader = record
+            .content
+            .fields()
+            .and_then(|fields| RowReader::new(&fields, settings, tokenizer.has_chat_template()));
+        match reader {
+            Ok(reader) => return Ok(reader),
             Err(reason) => first_error = first_error.or(Some(record.position.error(files, reason))),
         }
-        if !skip_invalid {
+        if !settings.skip_invalid {
             break;
         }
     }

@@ -7,7 +7,7 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::messages::{Conversation, MESSAGE_FIELDS, is_answer, texts};
+use super::messages::{Conversation, MESSAGE_FIELDS, calls_tools, is_answer, texts};
 use super::notice::Notice;
 use super::reasoning;
 use crate::chat_template::ChatTemplate;
@@ -100,6 +100,7 @@ impl<'a> Chat<'a> {
         for message in &mut chat.messages {
             name_reasoning(template, message, notices)?;
         }
+        chat.write_calls(notices);
         let has_parts = chat.messages.iter().any(|message| message["content"].is_array());
         let plain = match has_parts {
             true => chat.take_parts_form(&wanted, notices)?,
@@ -190,6 +191,30 @@ impl<'a> Chat<'a> {
         let (rendered, beginnings) =
             self.template.render_with_beginnings(&hidden, tools, variables, false, wanted)?;
         Ok(Whole { hidden, rendered, beginnings })
+    }
+
+    /// Answers that are nothing but tool calls become the calls' JSON where the template does not write calls.
+    fn write_calls(&mut self, notices: &mut Vec<Notice>) {
+        let is_bare = |message: &Value| calls_tools(message) && message["content"].is_null();
+        if self.template.mentions("tool_calls") || !self.messages.iter().any(is_bare) {
+            return;
+        }
+        // A template may write messages as they are, without naming their keys.
+        let is_written = |whole: Whole| {
+            let mut names = self.messages.iter().filter(|message| is_bare(message)).flat_map(call_names);
+            names.all(|name| whole.rendered.text.contains(name))
+        };
+        if self.render_as(&self.messages, &[]).is_ok_and(is_written) {
+            return;
+        }
+        for message in self.messages.iter_mut().filter(|message| is_bare(message)) {
+            let text = calls_text(message);
+            if let Some(fields) = message.as_object_mut() {
+                fields.remove("tool_calls");
+                fields.insert("content".to_owned(), Value::String(text));
+            }
+        }
+        notices.push(Notice::CallsAsText);
     }
 
     /// Contents in parts go to the template as they are; where it cannot take them, or writes the list
@@ -306,6 +331,32 @@ fn arguments_mut(message: &mut Value) -> impl Iterator<Item = &mut Value> {
         let holder = if call.get("function").is_some() { call.get_mut("function")? } else { call };
         holder.get_mut("arguments")
     })
+}
+
+/// The names of the functions that a message calls.
+pub(super) fn call_names(message: &Value) -> impl Iterator<Item = &str> {
+    let calls = message["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
+    calls.iter().filter_map(|call| call["function"]["name"].as_str().or_else(|| call["name"].as_str()))
+}
+
+/// A message's calls as JSON: an object with `name` and `arguments`, or a list of several.
+fn calls_text(message: &Value) -> String {
+    let calls = message["tool_calls"].as_array().map(Vec::as_slice).unwrap_or_default();
+    let text = |call: &Value| {
+        let call = call.get("function").unwrap_or(call);
+        let mut fields = Map::new();
+        for key in ["name", "arguments"] {
+            let value = call[key].clone();
+            let object = value.as_str().filter(|_| key == "arguments");
+            let object = object.and_then(|json| serde_json::from_str::<Map<String, Value>>(json).ok());
+            fields.insert(key.to_owned(), object.map_or(value, Value::Object));
+        }
+        python_json(&Value::Object(fields))
+    };
+    match calls {
+        [call] => text(call),
+        calls => format!("[{}]", calls.iter().map(text).collect::<Vec<_>>().join(", ")),
+    }
 }
 
 /// JSON with the spaces that Python writes.

@@ -1,7 +1,9 @@
-//! Rows with `messages`: what a conversation may look like.
+//! Conversations: what a list of messages may look like.
 
 use serde_json::{Map, Value};
 
+use super::dialects::{self, Dialect};
+use super::form::MessageFields;
 use super::notice::Notice;
 use crate::error::Reasoned;
 
@@ -20,6 +22,14 @@ pub(crate) struct Conversation {
     pub template: Option<String>,
 }
 
+/// What a row gives the template beside messages.
+#[derive(Debug, Default)]
+pub(super) struct Extras {
+    tools: Value,
+    variables: Map<String, Value>,
+    template: Option<String>,
+}
+
 /// Names in `chat_template_kwargs` that are not variables of a template.
 const NOT_VARIABLES: [&str; 7] = [
     "messages",
@@ -32,44 +42,163 @@ const NOT_VARIABLES: [&str; 7] = [
 ];
 
 /// Fields of a message that say whether it is learnt.
-const LEARNT_FLAGS: [&str; 3] = ["weight", "train", "loss"];
+const LEARNT_FLAGS: [&str; 4] = ["weight", "train", "loss", "loss_weight"];
 
 /// Fields of a message that mean something by themselves; others only mean what a template makes of them.
-pub(super) const MESSAGE_FIELDS: [&str; 8] =
-    ["role", "content", "tool_calls", "tool_call_id", "name", "weight", "train", "loss"];
+pub(super) const MESSAGE_FIELDS: [&str; 9] =
+    ["role", "content", "tool_calls", "tool_call_id", "name", "weight", "train", "loss", "loss_weight"];
 
 /// Reads the fields of a row. `notices` gets what of it teaches nothing.
-pub(super) fn read(mut row: Map<String, Value>, notices: &mut Vec<Notice>) -> Reasoned<Conversation> {
-    let Some(Value::Array(mut messages)) = row.remove("messages") else {
-        return Err("`messages` is not a list".into());
-    };
-    for (index, message) in messages.iter().enumerate() {
-        check_message(message).map_err(|reason| format!("message {} {reason}", index + 1))?;
+pub(super) fn read(
+    mut row: Map<String, Value>,
+    fields: &MessageFields,
+    notices: &mut Vec<Notice>,
+) -> Reasoned<Conversation> {
+    let dialect = if fields.messages == "messages" { Dialect::OpenAi } else { Dialect::ShareGpt };
+    let mut messages = read_messages(&mut row, &fields.messages, dialect, notices)?;
+    let system = fields.system.as_deref().and_then(|field| Some((field, row.remove(field)?)));
+    match system {
+        None | Some((_, Value::Null)) => {}
+        Some((_, Value::String(text))) if text.is_empty() => {}
+        Some((field, Value::String(_))) if messages.iter().any(|message| message["role"] == "system") => {
+            return Err(format!("has a `{field}` beside a message of the role `system`: remove one of them"));
+        }
+        Some((_, Value::String(text))) => {
+            messages.insert(0, serde_json::json!({"role": "system", "content": text}));
+        }
+        Some((field, _)) => return Err(format!("`{field}` is not a string")),
     }
-    let last_answer = messages.iter().rposition(is_answer).ok_or("has no message of the role `assistant`")?;
-    if last_answer + 1 < messages.len() {
-        notices.push(Notice::AfterLastAnswer);
+    let extras = Extras::take(&mut row, fields.tools.as_deref(), notices)?;
+    Conversation::new(messages, 0, extras, notices)
+}
+
+/// Reads `prompt` and `completion`, of which the first is context.
+pub(super) fn read_prompt_and_completion(
+    mut row: Map<String, Value>,
+    notices: &mut Vec<Notice>,
+) -> Reasoned<Conversation> {
+    let mut messages = read_messages(&mut row, "prompt", Dialect::OpenAi, notices)?;
+    let context = messages.len();
+    messages.extend(read_messages(&mut row, "completion", Dialect::OpenAi, notices)?);
+    if !messages[context..].iter().any(is_answer) {
+        return Err("has no message of the role `assistant` in `completion`".into());
     }
-    let mut learnt = Vec::with_capacity(messages.len());
-    for (index, message) in messages.iter().enumerate() {
-        let counts = counts(message).map_err(|reason| format!("message {} {reason}", index + 1))?;
-        learnt.push(is_answer(message) && counts);
+    if messages[context..].iter().any(|message| !is_answer(message)) {
+        notices.push(Notice::CompletionContext);
     }
-    let last = learnt.iter().rposition(|&learnt| learnt);
-    let last = last.ok_or("has only answers of the weight 0: there is nothing to learn, remove the row")?;
-    messages.truncate(last + 1);
-    learnt.truncate(last + 1);
-    if messages.windows(2).any(|pair| pair.iter().all(is_answer)) {
-        notices.push(Notice::ConsecutiveAnswers);
+    let extras = Extras::take(&mut row, Some("tools"), notices)?;
+    Conversation::new(messages, context, extras, notices)
+}
+
+fn read_messages(
+    row: &mut Map<String, Value>,
+    field: &str,
+    dialect: Dialect,
+    notices: &mut Vec<Notice>,
+) -> Reasoned<Vec<Value>> {
+    let list = json_list(row.remove(field), field, notices)?;
+    let mut messages = list.ok_or_else(|| format!("`{field}` is not a list"))?;
+    for (index, message) in messages.iter_mut().enumerate() {
+        let numbered = |reason: String| format!("message {} {reason}", index + 1);
+        dialects::translate(message, dialect, notices).map_err(numbered)?;
     }
-    for message in &mut messages {
-        if let Value::Object(fields) = message {
-            fields.retain(|_, value| !value.is_null());
+    Ok(messages)
+}
+
+/// A list, or a string that holds one as JSON; none for null, nothing and an empty string.
+pub(super) fn json_list(
+    value: Option<Value>,
+    field: &str,
+    notices: &mut Vec<Notice>,
+) -> Reasoned<Option<Vec<Value>>> {
+    match value.unwrap_or(Value::Null) {
+        Value::Null => Ok(None),
+        Value::Array(list) => Ok(Some(list)),
+        Value::String(text) if text.trim().is_empty() => Ok(None),
+        Value::String(text) => {
+            let list = serde_json::from_str(&text).map_err(|_| format!("`{field}` is not a list"))?;
+            let notice = Notice::ListAsText(field.to_owned());
+            if !notices.contains(&notice) {
+                notices.push(notice);
+            }
+            Ok(Some(list))
+        }
+        _ => Err(format!("`{field}` is not a list")),
+    }
+}
+
+impl Conversation {
+    /// The conversation of these messages, of which the first `context` are not learnt.
+    pub(super) fn new(
+        mut messages: Vec<Value>,
+        context: usize,
+        extras: Extras,
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<Self> {
+        for (index, message) in messages.iter().enumerate() {
+            check_message(message).map_err(|reason| format!("message {} {reason}", index + 1))?;
+        }
+        let last_answer =
+            messages.iter().rposition(is_answer).ok_or("has no message of the role `assistant`")?;
+        if last_answer + 1 < messages.len() {
+            notices.push(Notice::AfterLastAnswer);
+        }
+        let mut learnt = Vec::with_capacity(messages.len());
+        for (index, message) in messages.iter().enumerate() {
+            let counts = counts(message).map_err(|reason| format!("message {} {reason}", index + 1))?;
+            learnt.push(is_answer(message) && counts && index >= context);
+        }
+        let last = learnt.iter().rposition(|&learnt| learnt);
+        let last =
+            last.ok_or("has only answers of the weight 0: there is nothing to learn, remove the row")?;
+        messages.truncate(last + 1);
+        learnt.truncate(last + 1);
+        if messages.windows(2).any(|pair| pair.iter().all(is_answer)) {
+            notices.push(Notice::ConsecutiveAnswers);
+        }
+        for message in &mut messages {
+            if let Value::Object(fields) = message {
+                fields.retain(|_, value| !value.is_null());
+            }
+        }
+        let Extras { tools, variables, template } = extras;
+        Ok(Self { messages, learnt, tools, variables, template })
+    }
+
+    /// The same, of which only the last answer is learnt.
+    pub(super) fn with_last_answer_only(mut self) -> Self {
+        let last = self.learnt.len() - 1;
+        self.learnt[..last].fill(false);
+        self
+    }
+
+    /// The conversation up to the last of these answers, which are learnt in it.
+    pub(super) fn up_to(&self, answers: &[usize]) -> Self {
+        let end = answers.last().map_or(0, |last| last + 1);
+        Self {
+            messages: self.messages[..end].to_vec(),
+            learnt: (0..end).map(|index| answers.contains(&index)).collect(),
+            tools: self.tools.clone(),
+            variables: self.variables.clone(),
+            template: self.template.clone(),
         }
     }
-    let tools = read_tools(row.remove("tools").unwrap_or(Value::Null), notices)?;
-    let (variables, template) = read_variables(row.remove("chat_template_kwargs"))?;
-    Ok(Conversation { messages, learnt, tools, variables, template })
+}
+
+impl Extras {
+    /// Takes the tools and the variables of a row.
+    pub fn take(
+        row: &mut Map<String, Value>,
+        tools: Option<&str>,
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<Self> {
+        let tools = match tools.and_then(|field| Some((field, row.remove(field)?))) {
+            Some((field, tools)) => read_tools(tools, field, notices)?,
+            None => Value::Null,
+        };
+        let (variables, template) = read_variables(row.remove("chat_template_kwargs"))?;
+        Ok(Self { tools, variables, template })
+    }
 }
 
 pub(super) fn is_answer(message: &Value) -> bool {
@@ -92,16 +221,8 @@ fn check_message(message: &Value) -> Reasoned<()> {
     let Some(fields) = message.as_object() else {
         return Err("is not an object with `role` and `content`".into());
     };
-    let Some(role) = message["role"].as_str().filter(|role| !role.is_empty()) else {
-        let own = if fields.contains_key("from") && fields.contains_key("value") {
-            ": rename `from` to `role` (`user`, `assistant`) and `value` to `content`"
-        } else {
-            ""
-        };
-        return Err(format!("has no `role`{own}"));
-    };
-    if let Some(meant) = usual_role(role) {
-        return Err(format!("has the role `{role}`: chat templates know it as `{meant}`"));
+    if message["role"].as_str().is_none_or(str::is_empty) {
+        return Err("has no `role`".into());
     }
     if fields.get("function_call").is_some_and(|call| !call.is_null()) {
         return Err("has a `function_call`: write it as one of `tool_calls`".into());
@@ -116,18 +237,6 @@ fn check_message(message: &Value) -> Reasoned<()> {
         Value::Null if calls_tools(message) => Ok(()),
         Value::Null => Err("has no `content`".into()),
         _ => Err("has a `content` that is not a string".into()),
-    }
-}
-
-/// What chat templates call a role that has another name in some data sets.
-fn usual_role(role: &str) -> Option<&'static str> {
-    match role.to_ascii_lowercase().as_str() {
-        "human" | "prompter" => Some("user"),
-        "gpt" | "bot" | "model" | "chatgpt" | "chatbot" | "ai" => Some("assistant"),
-        "assistant" if role != "assistant" => Some("assistant"),
-        "user" if role != "user" => Some("user"),
-        "system" if role != "system" => Some("system"),
-        _ => None,
     }
 }
 
@@ -187,10 +296,12 @@ pub(super) fn flag(name: &str, value: &Value) -> Reasoned<Option<bool>> {
 }
 
 /// Tools are a list of objects; some data sets hold it as a string of JSON.
-fn read_tools(tools: Value, notices: &mut Vec<Notice>) -> Reasoned<Value> {
+fn read_tools(tools: Value, field: &str, notices: &mut Vec<Notice>) -> Reasoned<Value> {
+    let not_a_list = || format!("`{field}` is not a list");
     let tools = match tools {
+        Value::String(text) if text.trim().is_empty() => Value::Null,
         Value::String(text) => {
-            let list = serde_json::from_str(&text).map_err(|_| "`tools` is not a list")?;
+            let list = serde_json::from_str(&text).map_err(|_| not_a_list())?;
             notices.push(Notice::ToolsAsText);
             list
         }
@@ -199,8 +310,8 @@ fn read_tools(tools: Value, notices: &mut Vec<Notice>) -> Reasoned<Value> {
     match &tools {
         Value::Null => {}
         Value::Array(list) if list.iter().all(Value::is_object) => {}
-        Value::Array(_) => return Err("`tools` is a list with an entry that is not an object".into()),
-        _ => return Err("`tools` is not a list".into()),
+        Value::Array(_) => return Err(format!("`{field}` is a list with an entry that is not an object")),
+        _ => return Err(not_a_list()),
     }
     Ok(tools)
 }

@@ -1,12 +1,15 @@
 //! Data: files to rows of tokens, and rows to the batches of each step.
 //!
-//! Every row has one of four shapes ([`Shape`]). The prompt's tokens are those that generation will see, and the
+//! Rows are read by their fields, and become one of four shapes ([`Shape`]). The prompt's tokens are those that generation will see, and the
 //! answer's those that follow them in a text of both; only the answer is supervised, with the token that ends it.
 
 mod cache;
 mod conversation;
 mod dataset;
+mod dialects;
 mod evaluation;
+mod exchange;
+mod form;
 mod load;
 mod message_forms;
 mod messages;
@@ -14,6 +17,7 @@ mod notice;
 mod omissions;
 pub(crate) mod order;
 mod reasoning;
+pub(crate) mod row_templates;
 mod rows;
 mod sampler;
 mod settings;
@@ -24,8 +28,9 @@ mod turns;
 
 pub use dataset::{CacheUse, Counts, Dataset, InvalidRow};
 pub use evaluation::{EvaluationBatch, evaluation_batches, is_exact_match};
+pub use exchange::instruction_prompt;
 pub use notice::{FileNotice, Notice};
-pub use rows::{Shape, instruction_prompt};
+pub use rows::Shape;
 pub use sampler::{Draw, Sampler, SamplerSettings, Source, StepBatches, balanced_sample};
 pub use settings::{DataSettings, LongRows};
 pub use source::{Position, Unit};

@@ -23,6 +23,17 @@ pub enum Notice {
     ConsecutiveAnswers,
     /// `tools` that are a string of JSON.
     ToolsAsText,
+    /// Another list that is a string of JSON.
+    ListAsText(String),
+    /// Messages of a role that chat templates know by another name, passed on under that.
+    RoleRenamed {
+        /// The row's name.
+        from: String,
+        /// The usual name.
+        to: String,
+    },
+    /// Messages of a `completion` that are not the assistant's.
+    CompletionContext,
     /// A reasoning under a name that the template does not read, passed on under another.
     ReasoningRenamed {
         /// The row's name.
@@ -42,6 +53,8 @@ pub enum Notice {
     ToolsLeftOut,
     /// Tool calls that the template does not write.
     ToolCallsLeftOut,
+    /// Answers that are nothing but tool calls, which the template does not write.
+    CallsAsText,
     /// An answer whose text the template does not write as it stands.
     AnswerLeftOut,
     /// Reasoning of an answer before the last that the template does not write.
@@ -58,6 +71,8 @@ pub enum Notice {
     AlsoTrained,
     /// Answers none of which ends with a token that ends generation.
     Endless,
+    /// Answers that the template changes once others follow.
+    Expanded,
     /// A template's marks that leave out what ends the turn.
     UnmarkedEnd,
 }
@@ -72,6 +87,16 @@ impl fmt::Display for Notice {
             ),
             Self::ReasoningRenamed { from, to } => {
                 write!(formatter, "`{from}` is passed to the chat template as `{to}`, which it reads")
+            }
+            Self::ListAsText(field) => {
+                write!(formatter, "`{}` is a string: the JSON in it is read", field.escape_debug())
+            }
+            Self::RoleRenamed { from, to } => {
+                write!(
+                    formatter,
+                    "messages of the role `{}` are those of the role `{to}`",
+                    from.escape_debug()
+                )
             }
             Self::MessageLeftOut(role) => {
                 let role = role.escape_debug();
@@ -88,6 +113,11 @@ impl Notice {
         match self {
             Self::UnreadField(_) => "a field is not read",
             Self::ReasoningRenamed { .. } => "a reasoning is passed to the chat template under another name",
+            Self::ListAsText(_) => "a list is a string: the JSON in it is read",
+            Self::RoleRenamed { .. } => "a role has another name than chat templates know",
+            Self::CompletionContext => {
+                "messages of `completion` that are not the assistant's are context: they are not learnt"
+            }
             Self::MessageLeftOut(_) => "the chat template leaves out a message",
             Self::OtherTemplate(_) => "the messages are rendered with the base's chat template",
             Self::ControlTokens => {
@@ -112,6 +142,10 @@ impl Notice {
             }
             Self::ToolsLeftOut => "the chat template does not write the `tools`",
             Self::ToolCallsLeftOut => "the chat template does not write `tool_calls`: they are not learnt",
+            Self::CallsAsText => {
+                "the chat template does not write `tool_calls`: an answer that is nothing else is learnt as their \
+                 JSON"
+            }
             Self::AnswerLeftOut => {
                 "the chat template does not write the text of an answer as it stands: it is not learnt so"
             }
@@ -135,6 +169,10 @@ impl Notice {
             }
             Self::Endless => {
                 "no answer ends with a token that ends generation: the model does not learn where to stop"
+            }
+            Self::Expanded => {
+                "the chat template changes earlier answers once others follow: each is learnt in a row of its own, \
+                 as it would be generated (task.learn = \"last\" learns the last only)"
             }
             Self::UnmarkedEnd => {
                 "the chat template's `generation` marks leave out what ends the last turn: it is not learnt"

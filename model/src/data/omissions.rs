@@ -1,6 +1,6 @@
 //! What of a conversation its template leaves out: it is in the row, and nobody learns it.
 
-use super::message_forms::Chat;
+use super::message_forms::{Chat, call_names};
 use super::messages::{Conversation, calls_tools, is_answer, texts};
 use super::notice::Notice;
 use super::reasoning;
@@ -8,10 +8,12 @@ use super::reasoning;
 /// Most messages for which the template is asked whether it reads them at all: each takes a rendering.
 const MOST_TRIALS: usize = 4;
 
-/// Notices what the rendered whole does not hold. Reasoning is looked for in the first `reasoning` messages.
+/// Notices what the rendered whole does not hold of the `learnt` messages and of the others. Reasoning is looked for
+/// in the first `reasoning` messages.
 pub(super) fn notice(
     chat: &Chat<'_>,
     conversation: &Conversation,
+    learnt: &[bool],
     reasoning: usize,
     notices: &mut Vec<Notice>,
 ) {
@@ -20,7 +22,7 @@ pub(super) fn notice(
     let mut trials = 0;
     for (index, message) in chat.messages.iter().enumerate() {
         if is_answer(message) {
-            let learnt = conversation.learnt[index];
+            let learnt = learnt[index];
             let inline = message["content"].as_str().and_then(reasoning::inline);
             let thought = reasoning::field(message).or(inline.map(|inline| inline.reasoning));
             if let Some(thought) = thought.filter(|_| learnt && index < reasoning)
@@ -62,10 +64,7 @@ pub(super) fn notice(
 }
 
 fn has_calls(message: &serde_json::Value, text: &mut Searched<'_>) -> bool {
-    message["tool_calls"].as_array().into_iter().flatten().all(|call| {
-        let name = call["function"]["name"].as_str().or_else(|| call["name"].as_str());
-        name.is_none_or(|name| text.text[text.position..].contains(name))
-    })
+    call_names(message).all(|name| text.text[text.position..].contains(name))
 }
 
 /// A text in which parts are looked for, each behind the one before where it can be.

@@ -1,72 +1,27 @@
-//! Rows of files: which of the four shapes a file has, and its rows as examples.
+//! Rows of files as examples: the parts of a row, and whether they are messages or texts.
 
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
+use super::exchange::Exchange;
+use super::form::{Form, Wording};
 use super::messages::{self, Conversation};
 use super::notice::Notice;
-use crate::error::{Reasoned, clip};
+use super::settings::DataSettings;
+use crate::error::Reasoned;
+use crate::recipe::Learn;
 
-/// What the rows of a file look like; recognised from its first row, and the same for all.
+/// What the rows of a file become; the same for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Shape {
-    /// `{"prompt": …, "completion": …}`, both strings.
+    /// A prompt and its answer, both texts.
     Completion,
-    /// `{"messages": [{"role": …, "content": …}, …]}`, with `"tools"` where the template takes them.
+    /// Conversations that the chat template writes.
     Messages,
-    /// `{"instruction": …, "input": …, "output": …}`; `input` may be missing or empty, `system` and
-    /// `history` must be. The prompt is [`instruction_prompt`].
+    /// As [`Self::Completion`], the prompt in the form of [`instruction_prompt`].
     Instruction,
-    /// `{"text": …}`: all of it is learnt.
+    /// A text of which all is learnt.
     Text,
-}
-
-impl Shape {
-    /// The fields that make the shape, as messages name them.
-    pub fn fields(self) -> &'static str {
-        match self {
-            Self::Completion => "`prompt` and `completion`",
-            Self::Messages => "`messages`",
-            Self::Instruction => "`instruction` and `output`",
-            Self::Text => "`text`",
-        }
-    }
-
-    /// Every field that is read of such a row.
-    fn reads(self) -> &'static [&'static str] {
-        match self {
-            Self::Completion => &["prompt", "completion"],
-            Self::Messages => &["messages", "tools", "chat_template_kwargs"],
-            Self::Instruction => &["instruction", "input", "output", "system", "history"],
-            Self::Text => &["text"],
-        }
-    }
-
-    /// The shape of one row: the first that its fields allow. A row of Alpaca's own
-    /// files, which has `text` beside the three, is an instruction.
-    pub(super) fn recognise(row: &Map<String, Value>) -> Reasoned<Self> {
-        let has = |field: &str| row.contains_key(field);
-        if has("prompt") && has("completion") {
-            Ok(Self::Completion)
-        } else if has("messages") {
-            Ok(Self::Messages)
-        } else if has("instruction") && has("output") {
-            Ok(Self::Instruction)
-        } else if has("text") {
-            Ok(Self::Text)
-        } else if has("chosen") && has("rejected") {
-            Err("has `chosen` and `rejected` answers, and preferences cannot be learnt: to learn the chosen \
-                 ones, write them as `completion` (beside `prompt`) or as `messages`"
-                .into())
-        } else {
-            let found: Vec<String> = row.keys().take(8).map(|key| format!("`{}`", clip(key))).collect();
-            let found = if found.is_empty() { "none".to_owned() } else { found.join(", ") };
-            Err(format!(
-                "has no fields this program knows (found {found}): use `prompt` and `completion`, `messages`, \
-                 `instruction` and `output`, or `text`"
-            ))
-        }
-    }
 }
 
 /// What is to be learnt from one row.
@@ -77,131 +32,119 @@ pub(crate) enum Example {
     Text { text: String },
 }
 
-/// The prompt of an instruction row, in Alpaca's form:
-///
-/// ```text
-/// Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.
-///
-/// ### Instruction:
-/// {instruction}
-///
-/// ### Input:
-/// {input}
-///
-/// ### Response:
-/// ```
-///
-/// and a line break at the end. Without an input the first line is `Below is an instruction that describes
-/// a task. Write a response that appropriately completes the request.`, and the input's part is left out.
-pub fn instruction_prompt(instruction: &str, input: &str) -> String {
-    let request = "Write a response that appropriately completes the request.";
-    if input.is_empty() {
-        format!(
-            "Below is an instruction that describes a task. {request}\n\n\
-             ### Instruction:\n{instruction}\n\n### Response:\n"
-        )
-    } else {
-        format!(
-            "Below is an instruction that describes a task, paired with an input that provides further \
-             context. {request}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
-        )
-    }
+/// Reads rows as the first one and the settings say.
+pub(crate) struct RowReader {
+    form: Form,
+    /// True when prompts and answers become messages.
+    chat: bool,
+    learn: Learn,
 }
 
-/// Reads the fields of one row of the first row's shape; `notices` gets what its owner might not expect.
-pub(crate) fn example(row: Map<String, Value>, shape: Shape, notices: &mut Vec<Notice>) -> Reasoned<Example> {
-    Shape::recognise(&row)?;
-    if !complete(shape, &row) {
-        return Err(format!(
-            "has not the fields of the first row ({}): every row of a file has the same shape",
-            shape.fields()
-        ));
-    }
-    let has_flag = refuse_rejected(shape, &row)?;
-    let is_read = |field: &str| shape.reads().contains(&field) || (field == LABEL && has_flag);
-    let unread = row.keys().filter(|field| !is_read(field));
-    notices.extend(unread.map(|field| Notice::UnreadField(field.clone())));
-    Ok(match shape {
-        Shape::Completion => Example::Completion {
-            prompt: text_field(&row, "prompt")?.to_owned(),
-            completion: answer_field(&row, "completion")?.to_owned(),
-        },
-        Shape::Instruction => {
-            refuse_further_turns(&row)?;
-            let input =
-                if row.get("input").is_none_or(Value::is_null) { "" } else { text_field(&row, "input")? };
-            Example::Completion {
-                prompt: instruction_prompt(text_field(&row, "instruction")?, input),
-                completion: answer_field(&row, "output")?.to_owned(),
-            }
+impl RowReader {
+    /// A reader of rows like this one. `has_template` says whether there is a chat template.
+    pub fn new(first: &Map<String, Value>, settings: &DataSettings, has_template: bool) -> Reasoned<Self> {
+        let form = Form::of(first, settings)?;
+        let chat = form.is_chat(first, settings, has_template)?;
+        if !chat && settings.learn == Learn::Template {
+            return Err(
+                "is no conversation, and task.learn = \"template\" takes what a chat template marks: remove \
+                        it, or set task.chat = true"
+                    .into(),
+            );
         }
-        Shape::Text => Example::Text { text: answer_field(&row, "text")?.to_owned() },
-        Shape::Messages => Example::Messages(messages::read(row, notices)?),
-    })
-}
+        Ok(Self { form, chat, learn: settings.learn })
+    }
 
-fn complete(shape: Shape, row: &Map<String, Value>) -> bool {
-    let fields: &[&str] = match shape {
-        Shape::Completion => &["prompt", "completion"],
-        Shape::Messages => &["messages"],
-        Shape::Instruction => &["instruction", "output"],
-        Shape::Text => &["text"],
-    };
-    fields.iter().all(|field| row.contains_key(*field))
+    /// What the rows become.
+    pub fn shape(&self) -> Shape {
+        match &self.form {
+            _ if self.chat => Shape::Messages,
+            Form::Text { .. } => Shape::Text,
+            Form::Fields { wording: Wording::Alpaca, .. } => Shape::Instruction,
+            _ => Shape::Completion,
+        }
+    }
+
+    /// Reads the fields of a row; `notices` gets what its owner might not expect.
+    pub fn example(&self, row: Map<String, Value>, notices: &mut Vec<Notice>) -> Reasoned<Example> {
+        self.form.check(&row)?;
+        let has_flag = self.refuse_rejected(&row)?;
+        if self.form.is_recognised() {
+            let is_read = |field: &str| self.form.reads(field, self.chat) || (field == LABEL && has_flag);
+            let unread = row.keys().filter(|field| !is_read(field));
+            notices.extend(unread.map(|field| Notice::UnreadField(field.clone())));
+        }
+        let conversation = match &self.form {
+            Form::Text { field } => {
+                return Ok(Example::Text { text: answer_field(&row, field)?.to_owned() });
+            }
+            Form::Messages(fields) => messages::read(row, fields, notices)?,
+            Form::MessageLists => messages::read_prompt_and_completion(row, notices)?,
+            Form::Fields { fields, wording } => {
+                let exchange = Exchange::of_fields(row, (fields, *wording), self.chat, notices)?;
+                if !self.chat {
+                    return exchange.into_text(*wording);
+                }
+                exchange.into_conversation(notices)?
+            }
+            Form::Templates(templates) => {
+                let exchange = templates.exchange(row, notices)?;
+                if !self.chat {
+                    return exchange.into_text(Wording::AsItIs);
+                }
+                exchange.into_conversation(notices)?
+            }
+        };
+        Ok(Example::Messages(match self.learn {
+            Learn::Last => conversation.with_last_answer_only(),
+            Learn::All | Learn::Template => conversation,
+        }))
+    }
+
+    /// Refuses a row whose answer is marked as rejected; says whether the row has such a mark.
+    fn refuse_rejected(&self, row: &Map<String, Value>) -> Reasoned<bool> {
+        let label = row.get(LABEL).unwrap_or(&Value::Null);
+        // The recipe may say that the field is something else.
+        let is_named = !self.form.is_recognised() && self.form.reads(LABEL, self.chat);
+        if is_named || matches!(self.form, Form::Templates(_)) {
+            return Ok(false);
+        }
+        // A number beside a `text` is its class.
+        let is_class = matches!(self.form, Form::Text { .. }) && label.is_number();
+        let flag = match label {
+            Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(Some(false)),
+            label => messages::flag(LABEL, label),
+        };
+        match flag {
+            _ if is_class => Ok(false),
+            Ok(Some(false)) => Err("has a `label` of false, which marks an answer as rejected: leave such rows out \
+                                    (rows with true can be learnt), or rename the field if it means something else"
+                .into()),
+            flag => Ok(flag.is_ok()),
+        }
+    }
 }
 
 /// The field in which KTO's rows say whether an answer is wanted. Other data sets keep a class in it.
 const LABEL: &str = "label";
 
-/// Refuses a row whose answer is marked as rejected; says whether the row has such a mark.
-fn refuse_rejected(shape: Shape, row: &Map<String, Value>) -> Reasoned<bool> {
-    let label = row.get(LABEL).unwrap_or(&Value::Null);
-    // A number beside a `text` is its class.
-    let is_class = shape == Shape::Text && label.is_number();
-    let flag = match label {
-        Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(Some(false)),
-        label => messages::flag(LABEL, label),
-    };
-    match flag {
-        _ if is_class => Ok(false),
-        Ok(Some(false)) => Err("has a `label` of false, which marks an answer as rejected: leave such rows out \
-                                (rows with true can be learnt), or rename the field if it means something else"
-            .into()),
-        flag => Ok(flag.is_ok()),
-    }
-}
-
-/// The form of an instruction's prompt has no place for a system prompt or earlier turns.
-fn refuse_further_turns(row: &Map<String, Value>) -> Reasoned<()> {
-    let is_empty = |value: &Value| match value {
-        Value::Null => true,
-        Value::String(text) => text.is_empty(),
-        Value::Array(values) => values.is_empty(),
-        _ => false,
-    };
-    for field in ["system", "history"] {
-        if row.get(field).is_some_and(|value| !is_empty(value)) {
-            return Err(format!(
-                "has a `{field}`, for which the prompt of an `instruction` has no place: write the row as \
-                 `messages`, or remove the field"
-            ));
-        }
-    }
-    Ok(())
-}
-
-fn text_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
+/// The text of a field.
+pub(super) fn text_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
     match row.get(field) {
         Some(Value::String(text)) => Ok(text),
         Some(Value::Array(values)) if values.first().is_some_and(Value::is_object) => Err(format!(
-            "`{field}` is a list of messages, which is not built: write one list, `messages` (every answer in \
-             it is learnt)"
+            "`{field}` is a list of messages: `prompt` and `completion` have to be such lists both, or neither"
+        )),
+        Some(Value::Number(_) | Value::Bool(_)) => Err(format!(
+            "`{field}` is not a string: task.prompt and task.answer, templates of the row's fields, make texts of \
+             other values"
         )),
         _ => Err(format!("`{field}` is not a string")),
     }
 }
 
-fn answer_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
+/// The text of a field that is learnt.
+pub(super) fn answer_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
     let text = text_field(row, field)?;
     if text.trim().is_empty() {
         Err(format!("`{field}` is empty: there is no answer to learn"))

@@ -2,15 +2,15 @@
 
 use serde::Serialize;
 
-use super::{Dataset, InvalidRow, LongRows, Row};
+use super::{Dataset, InvalidRow, LongRows, Row, Shape};
 
 /// A data set in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize)]
 pub struct Summary {
     /// Its files.
     pub files: Vec<std::path::PathBuf>,
-    /// What its rows are recognised by.
-    pub shape: String,
+    /// What its rows become.
+    pub shape: Shape,
     /// Rows that can be used, those longer than `max_length` among them.
     pub rows: usize,
     /// Tokens of these rows.
@@ -97,7 +97,7 @@ impl Dataset {
         let describe = |row: &InvalidRow| (row.position.describe(self.files()), row.reason.clone());
         Summary {
             files: self.files().to_vec(),
-            shape: self.shape().fields().replace('`', ""),
+            shape: self.shape(),
             rows: self.len(),
             tokens: self.tokens(),
             supervised_tokens: self.supervised_tokens(),

@@ -3,10 +3,11 @@
 use super::Position;
 use super::notice::Notice;
 use super::rows::Example;
+use super::settings::DataSettings;
 use crate::chat_template::ChatTemplates;
 use crate::control_tokens::aliases;
 use crate::error::Reasoned;
-use crate::recipe::SpecialTokens;
+use crate::recipe::{Learn, SpecialTokens};
 use crate::tokenizer::Tokenizer;
 
 /// One row of data as tokens.
@@ -23,8 +24,16 @@ pub struct Row {
 }
 
 impl Row {
-    fn new(position: Position) -> Self {
+    pub(super) fn new(position: Position) -> Self {
         Self { position, tokens: Vec::new(), supervised: Vec::new(), prompt_length: 0 }
+    }
+
+    /// The row, if there is something to learn in it.
+    pub(super) fn checked(self) -> Reasoned<Self> {
+        match self.supervised_tokens() {
+            0 => Err("has no supervised token: the answer gives no tokens".into()),
+            _ => Ok(self),
+        }
     }
 
     pub(super) fn push(&mut self, ids: &[u32], supervised: bool) {
@@ -75,12 +84,29 @@ pub(crate) struct RowMaker<'a> {
     pub templates: Option<&'a ChatTemplates>,
     /// What control strings outside of messages are.
     pub special_tokens: SpecialTokens,
+    /// What of a conversation is learnt.
+    pub learn: Learn,
 }
 
-impl RowMaker<'_> {
-    /// The row of an example; the error says what is wrong with the line, `notices` gets what its owner
-    /// might not expect.
-    pub fn row(&self, position: Position, example: &Example, notices: &mut Vec<Notice>) -> Reasoned<Row> {
+impl<'a> RowMaker<'a> {
+    /// Makes rows as the settings say.
+    pub fn new(
+        tokenizer: &'a Tokenizer,
+        templates: Option<&'a ChatTemplates>,
+        settings: &DataSettings,
+    ) -> Self {
+        let DataSettings { special_tokens, learn, .. } = *settings;
+        Self { tokenizer, templates, special_tokens, learn }
+    }
+
+    /// The rows of an example, which is one but for conversations whose template changes earlier answers; the error
+    /// says what is wrong with the line, `notices` gets what its owner might not expect.
+    pub fn rows(
+        &self,
+        position: Position,
+        example: &Example,
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<Vec<Row>> {
         let mut row = Row::new(position);
         match example {
             Example::Completion { prompt, completion } => {
@@ -102,12 +128,9 @@ impl RowMaker<'_> {
                 row.prompt_length = length;
                 self.push_answer(&mut row, &ids[length..])?;
             }
-            Example::Messages(conversation) => self.conversation(&mut row, conversation, notices)?,
+            Example::Messages(conversation) => return self.conversation(position, conversation, notices),
         }
-        if row.supervised_tokens() == 0 {
-            return Err("has no supervised token: the answer gives no tokens".into());
-        }
-        Ok(row)
+        row.checked().map(|row| vec![row])
     }
 
     /// A text with its control tokens as aliases.

@@ -5,7 +5,7 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::message_forms::{Chat, same_bytes};
+use super::message_forms::{Chat, Start, same_bytes};
 use super::messages::{Conversation, calls_tools, is_answer, texts};
 use super::notice::Notice;
 use super::omissions::holds;
@@ -22,6 +22,8 @@ pub(super) struct Learnt {
     pub turns: Vec<Range<usize>>,
     /// True when nothing in the last turn tells generation to stop: EOS has to follow.
     pub needs_eos: bool,
+    /// Messages that are to be learnt, and that the text does not hold as they would be generated.
+    pub changed: Vec<usize>,
 }
 
 /// Finds the turns by generation prompts: a turn begins where the messages before it, rendered with one, end.
@@ -36,11 +38,11 @@ pub(super) fn find(
     let text = with_last_answer(chat, &prompt, tokenizer, notices)?;
     let known = same_bytes(text.as_bytes(), chat.whole.text.as_bytes());
     let mut finder = Finder { chat, tokenizer, text: &text, known, turns: Vec::new() };
+    let mut changed = Vec::new();
     for index in (0..last).filter(|&index| conversation.learnt[index]) {
         match finder.earlier_turn(index, prompt.len()) {
             Some(turn) => finder.turns.push(turn),
-            None if notices.contains(&Notice::ContextOnly) => {}
-            None => notices.push(Notice::ContextOnly),
+            None => changed.push(index),
         }
     }
     let mut turns = finder.turns;
@@ -49,7 +51,7 @@ pub(super) fn find(
     let end = stop.map_or(turn.trim_end().len(), |alias| alias.end);
     turns.push(prompt.len()..prompt.len() + end);
     let ended = stop.is_some() || ends_by_itself(tokenizer, &turn[..end], &chat.messages[last])?;
-    Ok(Learnt { text, turns, needs_eos: !ended })
+    Ok(Learnt { text, turns, needs_eos: !ended, changed })
 }
 
 /// The prompt of an answer that nothing precedes: no model is asked with no messages, so it is what the template
@@ -108,7 +110,7 @@ struct Finder<'a> {
 
 impl Finder<'_> {
     /// The turn of a message before the last prompt, which ends at byte `limit`. `None` when the template
-    /// writes it otherwise than generation would have begun it, or refuses a beginning of the conversation.
+    /// writes it otherwise than it would be generated, or refuses a beginning of the conversation.
     fn earlier_turn(&self, index: usize, limit: usize) -> Option<Range<usize>> {
         let prompt = self.chat.prompt(index).ok()?;
         let start = prompt.len();
@@ -117,13 +119,31 @@ impl Finder<'_> {
             return None;
         }
         let end = self.end(index, start, limit)?;
-        (end > start && end <= limit).then_some(start..end)
+        if end <= start || end > limit || self.loses_reasoning(index, &self.text[start..end]) {
+            return None;
+        }
+        Some(start..end)
     }
 
+    /// True when the turn lacks the message's reasoning, which is learnt where the message is the last.
+    fn loses_reasoning(&self, index: usize, turn: &str) -> bool {
+        let message = &self.chat.messages[index];
+        let answer = Answer::new(message);
+        let has_tags = answer
+            .inline
+            .map_or_else(|| reasoning::tags_of(self.chat.template).is_some(), |inline| inline.opened);
+        has_tags && answer.reasoning.is_some_and(|reasoning| !holds(turn, reasoning))
+    }
+
+    /// Where the turn ends. `None` also when it is not the one that the template writes where it is the last.
     fn end(&self, index: usize, start: usize, limit: usize) -> Option<usize> {
         let message = &self.chat.messages[index];
-        let Some(Boundary { byte: boundary, exact }) = self.boundary(index, start) else {
-            return self.first_stop_before_the_next_message(index, start, limit);
+        let beginning = self.chat.beginning(index + 1).ok();
+        let boundary = beginning.as_ref().and_then(|beginning| self.boundary(beginning, index, start));
+        let Some(Boundary { byte: boundary, exact }) = boundary else {
+            let end = self.first_stop_before_the_next_message(index, start, limit)?;
+            let is_same = |beginning: &Start<'_>| beginning.same_bytes(self.text, self.known) >= end;
+            return beginning.as_ref().is_none_or(is_same).then_some(end);
         };
         let turn = &self.text[start..boundary];
         if let Some(stop) = first_stop(self.tokenizer, turn) {
@@ -149,8 +169,7 @@ impl Finder<'_> {
 
     /// Where the message ends in the text, by what the beginning of the conversation up to it looks like. A
     /// template may write something behind the last message only.
-    fn boundary(&self, index: usize, start: usize) -> Option<Boundary> {
-        let beginning = self.chat.beginning(index + 1).ok()?;
+    fn boundary(&self, beginning: &Start<'_>, index: usize, start: usize) -> Option<Boundary> {
         if beginning.begins(self.text, self.known) {
             return (beginning.len() > start).then_some(Boundary { byte: beginning.len(), exact: true });
         }

@@ -15,9 +15,19 @@ use super::methods::{Effect, method};
 use super::tree::{self, ArgumentList, Expression, Kind, Name, Tree};
 use super::value::{Dict, Missing, Value};
 
+/// What a variable is that is not there.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(super) enum Absent {
+    /// Undefined, as in jinja2: it prints as nothing.
+    IsUndefined,
+    /// An error, and so is printing what is undefined or none, as in jinja2's `StrictUndefined`.
+    IsError,
+}
+
 /// One rendering of a template.
 pub(super) struct Renderer<'t> {
     pub tree: &'t Tree,
+    pub absent: Absent,
     pub limits: Limits,
     /// The attributes of each namespace.
     pub namespaces: RefCell<Vec<Attributes>>,
@@ -108,7 +118,11 @@ impl Renderer<'_> {
             Kind::Str(text) => return Ok(Value::Str(text.clone())),
             Kind::Name(name) => {
                 self.limits.step()?;
-                return Ok(self.variable(*name, scope));
+                let value = self.variable(*name, scope);
+                if self.absent == Absent::IsError {
+                    value.defined()?;
+                }
+                return Ok(value);
             }
             _ => {}
         }
@@ -121,7 +135,13 @@ impl Renderer<'_> {
             }
             Kind::Call(call) => self.evaluate_call(call, Vec::new(), scope),
             Kind::Filter(filter) => {
-                let value = self.evaluate(&filter.0, scope)?;
+                let value = match &filter.0.kind {
+                    Kind::Name(name) if matches!(&*filter.1.name, "default" | "d") => {
+                        self.limits.step()?;
+                        self.variable(*name, scope)
+                    }
+                    _ => self.evaluate(&filter.0, scope)?,
+                };
                 self.filter(&filter.1, value, scope)
             }
             Kind::Test(test) => {

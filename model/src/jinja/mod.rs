@@ -69,7 +69,7 @@ pub(crate) use beginnings::{ADD_GENERATION_PROMPT, Beginning, Part};
 use beginnings::{Beginnings, MESSAGES};
 pub(crate) use error::Error;
 use error::{Result, fail};
-use evaluate::{Output, Renderer, Scope};
+use evaluate::{Absent, Output, Renderer, Scope};
 use limits::{DATA_DEPTH, Limits};
 use tree::Tree;
 use value::{Dict, Value};
@@ -107,6 +107,29 @@ impl Template {
         messages: Option<&[serde_json::Value]>,
         wanted: &[Part],
     ) -> std::result::Result<(Rendered, Vec<Beginning>), Error> {
+        self.render_with(context, messages, wanted, Absent::IsUndefined)
+    }
+
+    /// Renders the template with the fields as its variables. Unlike in chat templates, a variable that is not there,
+    /// and printing what is undefined or none, are errors: text that a person learns should not lack parts.
+    ///
+    /// # Errors
+    /// As [`Self::render`].
+    pub(crate) fn render_fields(
+        &self,
+        fields: &serde_json::Map<String, serde_json::Value>,
+    ) -> std::result::Result<String, Error> {
+        let context: Vec<_> = fields.iter().map(|(name, value)| (name.as_str(), value)).collect();
+        Ok(self.render_with(&context, None, &[], Absent::IsError)?.0.text)
+    }
+
+    fn render_with(
+        &self,
+        context: &[(&str, &serde_json::Value)],
+        messages: Option<&[serde_json::Value]>,
+        wanted: &[Part],
+        absent: Absent,
+    ) -> std::result::Result<(Rendered, Vec<Beginning>), Error> {
         // Names that the template does not read are not converted.
         let read = |name: &str| self.0.names.iter().position(|known| **known == *name);
         let used: Vec<_> = context.iter().filter_map(|(name, value)| Some((read(name)?, *value))).collect();
@@ -121,6 +144,7 @@ impl Template {
         let count = messages.map_or(0, |(_, messages)| messages.len());
         let renderer = Renderer {
             tree: &self.0,
+            absent,
             limits: Limits::new(size),
             namespaces: Default::default(),
             macros: Default::default(),

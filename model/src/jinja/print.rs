@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use super::error::{Error, Result, fail};
-use super::evaluate::Renderer;
+use super::evaluate::{Absent, Renderer};
 use super::limits::DATA_DEPTH;
 use super::value::{Dict, Value, View};
 use crate::control_tokens::{is_reserved, shown};
@@ -73,6 +73,10 @@ impl Renderer<'_> {
     /// `str(value)`, appended.
     pub(super) fn write_str(&self, value: &Value, out: &mut String) -> Result<()> {
         match value {
+            Value::Undefined(reason) if self.absent == Absent::IsError => Err(reason.error()),
+            Value::None if self.absent == Absent::IsError => {
+                fail!("a value to print is null: write `or ''` behind it to print nothing instead")
+            }
             Value::Undefined(_) => Ok(()),
             Value::Str(text) => {
                 self.limits.allocate(text.len())?;

@@ -1,6 +1,7 @@
 //! What values the keys of a recipe may have.
 
 use super::{FoldWeight, Method, MixtureShares, ModelSettings, Recipe, TaskSettings, TrainSettings};
+use crate::data::row_templates;
 use crate::error::{Error, Result};
 
 /// Most optimizer steps of a fine-tune: sums and products with them never overflow.
@@ -128,56 +129,63 @@ impl TaskSettings {
     /// Checks that the keys which say how rows are read fit each other. `key` makes a key's full name.
     fn validate_rows(&self, key: &dyn Fn(&str) -> String) -> Result<()> {
         let Self { columns, chat, .. } = self;
-        let excludes = |one: &str, other: &str| {
-            Err(Error::setting(key(one), format!("excludes `{other}`: remove one of the two")))
+        let set = |name: &str| match name {
+            "prompt" => self.prompt.is_some(),
+            "answer" => self.answer.is_some(),
+            "system" => self.system.is_some(),
+            _ => columns.named().any(|(key, _)| name.strip_prefix("columns.") == Some(key)),
         };
-        let needs =
-            |one: &str, other: &str| Err(Error::setting(key(one), format!("needs `{other}` beside it")));
-        let templates = [("prompt", &self.prompt), ("answer", &self.answer), ("system", &self.system)];
-        let template = templates.iter().find(|(_, template)| template.is_some());
-        if let Some((name, _)) = template {
-            match (&self.prompt, &self.answer) {
-                (None, _) => return needs(name, "prompt"),
-                (_, None) => return needs(name, "answer"),
-                _ => {}
-            }
-            let mut others = columns.named().filter(|(key, _)| !matches!(*key, "history" | "tools"));
-            if let Some((column, _)) = others.next() {
-                return excludes(&format!("columns.{column}"), "prompt");
+        for (name, source) in [("prompt", &self.prompt), ("answer", &self.answer), ("system", &self.system)] {
+            if let Some(source) = source {
+                row_templates::parse(source).map_err(|reason| Error::setting(key(name), reason))?;
             }
         }
-        let prompt_and_answer = template.is_some() || columns.prompt.is_some();
-        let parts = [("prompt", &columns.prompt), ("answer", &columns.answer)];
-        match (&columns.messages, &columns.text) {
-            (Some(_), Some(_)) => return excludes("columns.messages", "columns.text"),
-            (Some(_), None) if template.is_some() => return excludes("columns.messages", "prompt"),
-            _ => {}
-        }
-        for (whole, column) in [("columns.messages", &columns.messages), ("columns.text", &columns.text)] {
-            if column.is_some()
-                && let Some((name, _)) = parts.iter().find(|(_, column)| column.is_some())
-            {
-                return excludes(whole, &format!("columns.{name}"));
+        // What a key needs beside it: one of these.
+        let needs: [(&str, &[&str]); 8] = [
+            ("prompt", &["answer"]),
+            ("answer", &["prompt"]),
+            ("system", &["prompt"]),
+            ("columns.prompt", &["columns.answer"]),
+            ("columns.answer", &["columns.prompt"]),
+            ("columns.system", &["columns.prompt", "columns.messages"]),
+            ("columns.history", &["columns.prompt", "prompt"]),
+            ("columns.tools", &["columns.prompt", "columns.messages", "prompt"]),
+        ];
+        for (name, others) in needs {
+            if set(name) && !others.iter().any(|other| set(other)) {
+                let others = others.iter().map(|other| format!("`{other}`")).collect::<Vec<_>>().join(" or ");
+                return Err(Error::setting(key(name), format!("needs {others} beside it")));
             }
         }
-        for (one, other) in [(0, 1), (1, 0)] {
-            if parts[one].1.is_some() && parts[other].1.is_none() {
-                return needs(&format!("columns.{}", parts[one].0), &format!("columns.{}", parts[other].0));
+        let excludes = [
+            ("columns.prompt", "prompt"),
+            ("columns.messages", "prompt"),
+            ("columns.text", "prompt"),
+            ("columns.system", "system"),
+            ("columns.messages", "columns.prompt"),
+            ("columns.text", "columns.prompt"),
+            ("columns.text", "columns.messages"),
+        ];
+        for (name, other) in excludes {
+            if set(name) && set(other) {
+                let reason = format!("excludes `{other}`: remove one of the two");
+                return Err(Error::setting(key(name), reason));
             }
         }
-        let alone = [("system", &columns.system), ("history", &columns.history), ("tools", &columns.tools)];
-        if let Some((name, _)) = alone.iter().find(|(_, column)| column.is_some())
-            && !(prompt_and_answer || (columns.messages.is_some() && *name != "history"))
-        {
-            return needs(&format!("columns.{name}"), "columns.prompt");
+        let of_chats = ["system", "columns.system", "columns.history", "columns.tools", "columns.messages"];
+        let fixed = match chat {
+            Some(true) => ["columns.text"].iter().find(|name| set(name)),
+            Some(false) => of_chats.iter().find(|name| set(name)),
+            None => None,
+        };
+        match fixed {
+            Some(name) => {
+                let reason =
+                    format!("cannot be {} beside `{name}`: remove one of the two", *chat == Some(true));
+                Err(Error::setting(key("chat"), reason))
+            }
+            None => Ok(()),
         }
-        if columns.text.is_some() && *chat == Some(true) {
-            return excludes("columns.text", "chat");
-        }
-        if columns.messages.is_some() && *chat == Some(false) {
-            return excludes("columns.messages", "chat");
-        }
-        Ok(())
     }
 }
 

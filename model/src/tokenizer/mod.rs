@@ -315,6 +315,11 @@ impl Tokenizer {
         }
     }
 
+    /// True when the folder has a chat template.
+    pub(crate) fn has_chat_template(&self) -> bool {
+        self.chat_templates.is_some()
+    }
+
     /// Whether two folders have the same chat template, or none.
     pub(crate) fn has_template_of(&self, other: &Self) -> bool {
         self.chat_templates

@@ -75,10 +75,16 @@ fn every_answer_is_supervised_with_the_token_that_ends_it() {
          <|start_header_id|>user<|end_header_id|>\n\nand then<|eot_id|>\
          <|start_header_id|>assistant<|end_header_id|>\n\n⟦eight<|eot_id|>⟧"
     );
-    // The last answer begins with the empty reasoning that generation is to write; earlier ones lost it.
+    // The last answer begins with the empty reasoning that generation is to write; earlier ones lost it, and are
+    // learnt with it in rows of their own.
+    let thinking = DataFile::rows(&[chat(&turns)]).load(&tokenizer("thinking")).unwrap();
+    assert_eq!(
+        thinking.masked_sample(1, &tokenizer("thinking")).unwrap(),
+        "<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n⟦<think>\n\n</think>\n\nseven<|im_end|>⟧"
+    );
     assert_eq!(
         masked(&tokenizer("thinking"), chat(&turns)),
-        "<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\n⟦seven<|im_end|>⟧\n\
+        "<|im_start|>user\nwhy?<|im_end|>\n<|im_start|>assistant\nseven<|im_end|>\n\
          <|im_start|>user\nand then<|im_end|>\n<|im_start|>assistant\n\
          ⟦<think>\n\n</think>\n\neight<|im_end|>⟧"
     );

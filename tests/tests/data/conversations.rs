@@ -96,8 +96,16 @@ fn reasoning_that_a_template_cuts_is_learnt_or_said() {
     assert_eq!(notices, [Notice::ReasoningRestored]);
     let turns = [("user", "w?"), ("assistant", thought), ("user", "x"), ("assistant", "six")];
     let (text, notices) = learnt(&cutting, chat(&turns));
-    ends(&text, "assistant\n⟦six<|im_end|>⟧");
-    assert_eq!(notices, [Notice::EarlierReasoning]);
+    ends(
+        &text,
+        "assistant\nfive<|im_end|>\n<|im_start|>user\nx<|im_end|>\n<|im_start|>assistant\n⟦six<|im_end|>⟧",
+    );
+    let (tokenizer, dataset) = load(&cutting, chat(&turns));
+    ends(
+        &dataset.masked_sample(1, &tokenizer).unwrap(),
+        "assistant\n⟦<think>\nhm hm\n</think>\n\nfive<|im_end|>⟧",
+    );
+    assert_eq!(notices, [Notice::ReasoningRestored, Notice::Expanded]);
     // A template that knows no reasoning at all.
     let row = json!({"messages": [{"role": "user", "content": "w?"}, {"role": "assistant", "content": "five", "reasoning": "hm"}]});
     assert_eq!(learnt(CHATML, row).1, [Notice::ReasoningNotLearnt]);
@@ -226,8 +234,7 @@ fn messages_of_other_shapes_are_refused_by_name() {
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
     let user = json!({"role": "user", "content": "a"});
     for (message, expected) in [
-        (json!({"role": "gpt", "content": "b"}), "has the role `gpt`: chat templates know it as `assistant`"),
-        (json!({"from": "gpt", "value": "b"}), "has no `role`: rename `from` to `role`"),
+        (json!({"from": "clown", "value": "b"}), "message 2 is from `clown`, which is none of human, gpt"),
         (json!({"role": "assistant", "content": [{"type": "image"}]}), "a part of the type `image`"),
         (
             json!({"role": "assistant", "content": "b", "function_call": {}}),
@@ -242,6 +249,19 @@ fn messages_of_other_shapes_are_refused_by_name() {
         let error = file.load(&tokenizer).unwrap_err().to_string();
         assert!(error.contains(expected), "{error}");
     }
+}
+
+#[test]
+fn roles_of_other_names_are_those_that_templates_know() {
+    let expected = "user\na<|im_end|>\n<|im_start|>assistant\n⟦b<|im_end|>⟧";
+    let (text, notices) = learnt(CHATML, chat(&[("human", "a"), ("gpt", "b")]));
+    ends(&text, expected);
+    let renamed = |from: &str, to: &str| Notice::RoleRenamed { from: from.to_owned(), to: to.to_owned() };
+    assert_eq!(notices, [renamed("gpt", "assistant"), renamed("human", "user")]);
+    let row = json!({"messages": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}]});
+    let (text, notices) = learnt(CHATML, row);
+    ends(&text, expected);
+    assert_eq!(notices, []);
 }
 
 #[test]

@@ -3,6 +3,7 @@
 mod chat;
 mod conversations;
 mod files;
+mod forms;
 mod limits;
 mod rows;
 mod sampling;

@@ -35,8 +35,8 @@ fn bad_lines_are_named() {
         ("17", "2: is not a JSON object"),
         ("{}", "2: has no fields this program knows (found none)"),
         (
-            r#"{"question": "a", "answer": "b"}"#,
-            "2: has no fields this program knows (found `question`, `answer`)",
+            r#"{"enquiry": "a", "reply": "b"}"#,
+            "2: has no fields this program knows (found `enquiry`, `reply`)",
         ),
         (
             r#"{"prompt": "a"}"#,
@@ -72,11 +72,6 @@ fn bad_lines_are_named() {
 #[test]
 fn rows_that_would_be_learnt_wrong_are_refused() {
     let cases = [
-        (
-            json!({"instruction": "a", "input": null, "output": "b", "system": "be brief"}),
-            ":1: has a `system`, for",
-        ),
-        (json!({"instruction": "a", "output": "b", "history": [["c", "d"]]}), ":1: has a `history`, for"),
         (json!({"prompt": "a", "completion": "b", "label": false}), ":1: has a `label` of false, which"),
         (json!({"prompt": "a", "completion": "b", "label": 0}), ":1: has a `label` of false, which"),
         (json!({"text": "a", "label": false}), ":1: has a `label` of false, which"),
@@ -87,7 +82,7 @@ fn rows_that_would_be_learnt_wrong_are_refused() {
         ),
         (
             json!({"prompt": [{"role": "user", "content": "a"}], "completion": "b"}),
-            ":1: `prompt` is a list of messages, which is not built",
+            ":1: `prompt` is a list of messages: `prompt` and `completion` have to be such lists both",
         ),
     ];
     for (row, expected) in cases {

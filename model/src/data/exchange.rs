@@ -1,0 +1,160 @@
+//! Rows of a prompt and its answer: as texts, or as the messages of a conversation.
+
+use serde_json::{Map, Value, json};
+
+use super::form::{Fields, Wording};
+use super::messages::{Conversation, Extras, json_list};
+use super::notice::Notice;
+use super::rows::{Example, answer_field, text_field};
+use crate::error::Reasoned;
+
+/// A prompt and its answer, with what precedes them.
+#[derive(Debug, Default)]
+pub(super) struct Exchange {
+    pub system: String,
+    /// Earlier questions with their answers.
+    pub history: Vec<[String; 2]>,
+    pub prompt: String,
+    /// What is added to the prompt.
+    pub input: String,
+    pub answer: String,
+    pub extras: Extras,
+}
+
+impl Exchange {
+    /// The parts of a row. What only a conversation has a place for is refused where it is not to be one (`chat`).
+    pub fn of_fields(
+        mut row: Map<String, Value>,
+        (fields, wording): (&Fields, Wording),
+        chat: bool,
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<Self> {
+        let extras =
+            if chat { Extras::take(&mut row, fields.tools.as_deref(), notices)? } else { Extras::default() };
+        let prompt = text_field(&row, &fields.prompt)?.to_owned();
+        let answer = answer_field(&row, &fields.answer)?.to_owned();
+        let mut exchange = Self {
+            prompt,
+            answer,
+            input: optional_text(&row, fields.input.as_deref())?,
+            extras,
+            ..Self::default()
+        };
+        if chat {
+            exchange.system = optional_text(&row, fields.system.as_deref())?;
+            exchange.history = read_history(&mut row, fields.history.as_deref(), notices)?;
+        } else if wording != Wording::AsItIs {
+            refuse_further_turns(&row, fields)?;
+        }
+        Ok(exchange)
+    }
+
+    /// The prompt and the answer as texts.
+    pub fn into_text(self, wording: Wording) -> Reasoned<Example> {
+        let (prompt, completion) = match wording {
+            Wording::AsItIs => (self.prompt, self.answer),
+            Wording::Alpaca => (instruction_prompt(&self.prompt, &self.input), self.answer),
+            Wording::Question => (format!("Question: {}\nAnswer:", self.prompt), format!(" {}", self.answer)),
+        };
+        Ok(Example::Completion { prompt, completion })
+    }
+
+    /// A system message, the earlier turns, the prompt with its input in the next line, and the answer.
+    pub fn into_conversation(self, notices: &mut Vec<Notice>) -> Reasoned<Conversation> {
+        let message = |role: &str, content: String| json!({"role": role, "content": content});
+        let mut messages = Vec::with_capacity(2 * self.history.len() + 3);
+        if !self.system.is_empty() {
+            messages.push(message("system", self.system));
+        }
+        for [question, answer] in self.history {
+            messages.extend([message("user", question), message("assistant", answer)]);
+        }
+        let prompt = match self.input.as_str() {
+            "" => self.prompt,
+            input => format!("{}\n{input}", self.prompt),
+        };
+        messages.extend([message("user", prompt), message("assistant", self.answer)]);
+        Conversation::new(messages, 0, self.extras, notices)
+    }
+}
+
+/// The prompt of an instruction row, in Alpaca's form:
+///
+/// ```text
+/// Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.
+///
+/// ### Instruction:
+/// {instruction}
+///
+/// ### Input:
+/// {input}
+///
+/// ### Response:
+/// ```
+///
+/// and a line break at the end. Without an input the first line is `Below is an instruction that describes
+/// a task. Write a response that appropriately completes the request.`, and the input's part is left out.
+pub fn instruction_prompt(instruction: &str, input: &str) -> String {
+    let request = "Write a response that appropriately completes the request.";
+    if input.is_empty() {
+        format!(
+            "Below is an instruction that describes a task. {request}\n\n\
+             ### Instruction:\n{instruction}\n\n### Response:\n"
+        )
+    } else {
+        format!(
+            "Below is an instruction that describes a task, paired with an input that provides further \
+             context. {request}\n\n### Instruction:\n{instruction}\n\n### Input:\n{input}\n\n### Response:\n"
+        )
+    }
+}
+
+/// The text of a field, empty where it is not there or null.
+fn optional_text(row: &Map<String, Value>, field: Option<&str>) -> Reasoned<String> {
+    match field {
+        Some(field) if row.get(field).is_some_and(|value| !value.is_null()) => {
+            Ok(text_field(row, field)?.to_owned())
+        }
+        _ => Ok(String::new()),
+    }
+}
+
+/// Earlier turns: a list of pairs of question and answer, or a string that holds it as JSON.
+pub(super) fn read_history(
+    row: &mut Map<String, Value>,
+    field: Option<&str>,
+    notices: &mut Vec<Notice>,
+) -> Reasoned<Vec<[String; 2]>> {
+    let Some(field) = field else { return Ok(Vec::new()) };
+    let list = json_list(row.remove(field), field, notices)?.unwrap_or_default();
+    let turns = list.into_iter().enumerate().map(|(index, turn)| {
+        let turn: [String; 2] = serde_json::from_value(turn).map_err(|_| {
+            format!("`{field}` has a turn {} that is not a list of a question and its answer", index + 1)
+        })?;
+        match turn[1].trim() {
+            "" => Err(format!("`{field}` has a turn {} with an empty answer", index + 1)),
+            _ => Ok(turn),
+        }
+    });
+    turns.collect()
+}
+
+/// A text has no place for a system message or earlier turns.
+fn refuse_further_turns(row: &Map<String, Value>, fields: &Fields) -> Reasoned<()> {
+    let is_empty = |value: &Value| match value {
+        Value::Null => true,
+        Value::String(text) => text.is_empty(),
+        Value::Array(values) => values.is_empty(),
+        _ => false,
+    };
+    for field in [&fields.system, &fields.history, &fields.tools].into_iter().flatten() {
+        let counts = fields.named || Some(field) != fields.tools.as_ref();
+        if counts && row.get(field).is_some_and(|value| !is_empty(value)) {
+            return Err(format!(
+                "has a `{field}`, for which a prompt as a text has no place: set task.chat = true, with a model \
+                 folder that has a chat template, or remove the field"
+            ));
+        }
+    }
+    Ok(())
+}
