@@ -1,6 +1,7 @@
 //! What a person sees: tables, progress, and the streams they go to.
 
 pub mod comparison;
+pub mod evaluation;
 pub mod kernels;
 pub mod overlap;
 pub mod plan;

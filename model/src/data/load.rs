@@ -34,12 +34,14 @@ pub(super) fn tokenize_files(
     let templates = if shape == Shape::Messages { Some(tokenizer.chat_templates()?) } else { None };
     let maker =
         RowMaker { tokenizer, templates: templates.as_ref(), special_tokens: settings.special_tokens };
+    let shots = settings.shots.examples(shape).map_err(|reason| first.position.error(files, reason))?;
     let make = |record: &Record| -> Result<(Row, Vec<Notice>)> {
         let mut notices = Vec::new();
         let row = record
             .content
             .fields()
             .and_then(|fields| rows::example(fields, shape, &mut notices))
+            .and_then(|example| settings.shots.before(example, &shots))
             .and_then(|example| maker.row(record.position, &example, &mut notices))
             .map_err(|reason| record.position.error(files, reason))?;
         Ok((row, notices))

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Shots;
 use crate::recipe::{ModelSettings, SpecialTokens, TaskSettings};
 
 /// What is done with a row longer than the longest allowed.
@@ -23,12 +24,19 @@ pub struct DataSettings {
     pub long_rows: LongRows,
     /// What control strings outside of messages are.
     pub special_tokens: SpecialTokens,
+    /// Examples before every row.
+    pub shots: Shots,
 }
 
 impl Default for DataSettings {
     /// Rows of any length, read as a task that sets nothing has them.
     fn default() -> Self {
-        Self { max_length: usize::MAX, long_rows: LongRows::Skip, special_tokens: SpecialTokens::default() }
+        Self {
+            max_length: usize::MAX,
+            long_rows: LongRows::Skip,
+            special_tokens: SpecialTokens::default(),
+            shots: Shots::default(),
+        }
     }
 }
 
@@ -39,6 +47,7 @@ impl DataSettings {
             max_length: model.max_length,
             long_rows: if model.truncate { LongRows::Truncate } else { LongRows::Skip },
             special_tokens: task.special_tokens,
+            shots: Shots::default(),
         }
     }
 }

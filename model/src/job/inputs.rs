@@ -8,10 +8,14 @@ use cpift_engine::{Layout, ViewMut};
 use super::record;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::data::{DataSettings, Dataset, Notice, Sampler, SamplerSettings, Shape, Source, balanced_sample};
+use crate::data::{
+    DataSettings, Dataset, Notice, Sampler, SamplerSettings, Shape, Shots, Source, balanced_sample,
+};
 use crate::error::{Error, Result};
+use crate::evaluation::{AnswerSettings, check_answers, longest_document};
 use crate::files::KnownFiles;
 use crate::recipe::{DataFiles, ImportanceKind, ModelSettings, Recipe, TrainSettings};
+use crate::score::Scoring;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::initialize;
 
@@ -63,6 +67,10 @@ pub struct Task {
     pub train: Arc<Dataset>,
     /// Rows to evaluate on.
     pub eval: Option<Arc<Dataset>>,
+    /// How its prompts are answered and the answers judged; none where there are none.
+    pub answers: Option<AnswerSettings>,
+    /// Tokens of the longest document that evaluation takes; 0 without rows to evaluate on.
+    pub longest_evaluated: usize,
     /// An existing fine-tune that takes the place of the probe.
     pub model: Option<Checkpoint>,
 }
@@ -168,12 +176,7 @@ impl Inputs {
 
     /// Tokens that evaluation needs room for: the longest row to evaluate.
     pub fn longest_eval_row(&self) -> usize {
-        self.tasks
-            .iter()
-            .filter_map(|task| task.eval.as_ref())
-            .map(|eval| eval.longest_row())
-            .max()
-            .unwrap_or(0)
+        self.tasks.iter().map(|task| task.longest_evaluated).max().unwrap_or(0)
     }
 }
 
@@ -202,9 +205,8 @@ fn open_task(
 ) -> Result<Task> {
     let settings = &recipe.task[index];
     let data_settings = DataSettings::of_task(&recipe.model, settings);
-    let load = |files: &DataFiles| Dataset::load(&files.expand()?, tokenizer, &data_settings, cache);
-    let mut train = load(&settings.train)?;
-    let eval = settings.eval.as_ref().map(load).transpose()?.map(Arc::new);
+    let mut train = Dataset::load(&settings.train.expand()?, tokenizer, &data_settings, cache)?;
+    let evaluated = Evaluated::open(recipe, index, base, tokenizer, cache)?;
     let mut model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
     if base.config.tied {
         // A tune saved with a head of its own, which is the embedding, fits.
@@ -229,7 +231,62 @@ fn open_task(
             }
         }
     }
-    Ok(Task { name: settings.name.clone(), weight: settings.weight, train: Arc::new(train), eval, model })
+    let Evaluated { eval, answers, longest } = evaluated;
+    Ok(Task {
+        name: settings.name.clone(),
+        weight: settings.weight,
+        train: Arc::new(train),
+        eval,
+        answers,
+        longest_evaluated: longest,
+        model,
+    })
+}
+
+/// What a task is evaluated on.
+#[derive(Default)]
+struct Evaluated {
+    eval: Option<Arc<Dataset>>,
+    answers: Option<AnswerSettings>,
+    longest: usize,
+}
+
+impl Evaluated {
+    fn open(
+        recipe: &Recipe,
+        index: usize,
+        base: &Base,
+        tokenizer: &Tokenizer,
+        cache: Option<&Path>,
+    ) -> Result<Self> {
+        let settings = &recipe.task[index];
+        let Some(files) = &settings.eval else { return Ok(Self::default()) };
+        let shots = Shots::draw(&settings.train.expand()?, settings.shots, recipe.seed)?;
+        let end = shots.end();
+        let mut data_settings = DataSettings::of_task(&recipe.model, settings);
+        if !shots.is_empty() {
+            // `max_length` is about rows that are trained on: examples may be longer than those.
+            data_settings.max_length = base.config.max_positions;
+        }
+        data_settings.shots = shots;
+        let eval = Dataset::load(&files.expand()?, tokenizer, &data_settings, cache)?;
+        if !eval.has_prompts() && (settings.score != Scoring::Exact || settings.max_new_tokens.is_some()) {
+            let key = if settings.max_new_tokens.is_some() { "max_new_tokens" } else { "score" };
+            let reason =
+                format!("is about answers, and {} has `text` rows, without prompts", eval.name().display());
+            return Err(Error::setting(format!("task[{index}].{key}"), reason));
+        }
+        let answers = eval.has_prompts().then(|| AnswerSettings {
+            scoring: settings.score.clone(),
+            max_new_tokens: settings.max_new_tokens,
+            end,
+        });
+        if let Some(answers) = &answers {
+            check_answers(&eval, tokenizer, answers)?;
+        }
+        let longest = longest_document(&eval, tokenizer, answers.as_ref())?;
+        Ok(Self { eval: Some(Arc::new(eval)), answers, longest })
+    }
 }
 
 /// The sampler of one fine-tune (or part of one).

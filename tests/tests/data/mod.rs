@@ -4,5 +4,6 @@ mod chat;
 mod conversations;
 mod rows;
 mod sampling;
+mod shots;
 mod tokenizers;
 mod turns;
