@@ -9,7 +9,8 @@ use std::path::PathBuf;
 
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
-use cpift_model::recipe::{Precision, Stage};
+use cpift_model::recipe::{MOST_NEW_TOKENS, MOST_SHOTS, Precision, Stage};
+use cpift_model::score::Scoring;
 
 /// More threads than any machine has cores: beyond, a typing error.
 const MOST_THREADS: usize = 4096;
@@ -47,7 +48,7 @@ pub enum Command {
     /// One run of a comparison, started by `compare`
     #[command(hide = true)]
     CompareUnit(compare::CompareUnit),
-    /// Measure a model on files: loss, and exact match of its answers
+    /// Measure a model on files: loss, and how many of its answers are right
     #[command(long_about = EVAL_ABOUT, after_long_help = EVAL_EXAMPLES)]
     Eval(Eval),
     /// Let a model answer a prompt
@@ -219,19 +220,34 @@ fn stage() -> impl TypedValueParser<Value = Stage> {
 }
 
 const EVAL_ABOUT: &str = "\
-Measure a model on files: loss, and exact match of its answers.
+Measure a model on files: loss, and how many of its answers are right.
 
 The loss is the mean negative log-likelihood in nats per supervised token. With --generate the model also answers \
-every prompt greedily, and the answers that equal the file's are counted.
+every prompt greedily, and the answers that are right are counted. When an answer is right, --score says:
 
---json prints one document with every row on standard output:
-  {\"files\": [{\"path\", \"loss\", \"tokens\", \"exact_match\",
-              \"rows\": [{\"loss\", \"tokens\"}]}]}";
+    exact      it is the file's answer, white space around it left out
+    contains   it contains the file's answer as whole words; case does not count
+    number     the numbers are equal: the one behind the first ####, else the last; 18, 18.00, $18 and 36/2 are
+    choice     it names the same letter: A, (A), A., Answer: A; also by the lowest loss of the options (`by loss`)
+    json       it is JSON that says the same, in a block of code or not
+    regex:P    the pattern P finds the same in both: its first group, else the whole match
+
+Options are the lines A. …, B) … of a prompt, else the letters that the file has as answers. Reasoning up to </think> \
+does not count, except for exact. A file's answer that cannot be compared with is an error.
+
+--answers writes a line of JSON for every row, and --json prints one document with every row on standard output:
+  {\"files\": [{\"path\", \"loss\", \"tokens\", \"score_kind\", \"score\", \"exact_match\", \"choice_by_loss\",
+              \"rows\": [{\"loss\", \"tokens\", \"row\", \"prompt\", \"reference\", \"answer\", \"expected\",
+                        \"found\", \"right\", \"exact\", \"cut\", \"right_by_loss\"}]}]}
+`expected` and `found` are what is compared of reference and answer, `cut` says that an answer was as long as it may be. \
+exact_match is the share of answers that are the file's whatever --score is.";
 
 const EVAL_EXAMPLES: &str = "\
 Examples:
   cpift-engine eval runs/seesaw/final --data sort.jsonl code.jsonl --generate
-  cpift-engine eval my-model --data code.jsonl --json > scores.json";
+  cpift-engine eval my-model --data code.jsonl --json > scores.json
+  cpift-engine eval my-model --data code.jsonl --generate --score number --answers answers.jsonl
+  cpift-engine eval my-model --data code.eval.jsonl --shots 4 --shots-from code.train.jsonl";
 
 /// `eval`.
 #[derive(Debug, Args)]
@@ -242,9 +258,28 @@ pub struct Eval {
     /// JSONL files, of the same shapes as for training.
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub data: Vec<PathBuf>,
-    /// Also generate answers and count those that match exactly.
+    /// Also generate answers and count those that are right.
     #[arg(long)]
     pub generate: bool,
+    /// When an answer is right: exact, contains, number, choice, json or regex:PATTERN; exact when not given.
+    #[arg(long, value_name = "KIND", requires = "generate")]
+    pub score: Option<Scoring>,
+    /// Most tokens of an answer; 8 more than the longest of the file when not given, and from 256 on unless the score is
+    /// exact.
+    #[arg(long, value_name = "N", requires = "generate", value_parser = new_tokens)]
+    pub max_new_tokens: Option<usize>,
+    /// Write every row's prompt, reference, answer and whether it is right into this file, a line of JSON each.
+    #[arg(long, value_name = "FILE", requires = "generate", value_hint = ValueHint::FilePath)]
+    pub answers: Option<PathBuf>,
+    /// Put so many rows of --shots-from before every row as examples, the same ones before all.
+    #[arg(long, value_name = "N", default_value_t = 0, requires = "shots_from", value_parser = shots)]
+    pub shots: usize,
+    /// Where the examples are taken from: the file the task is trained on.
+    #[arg(long, value_name = "FILE", requires = "shots", value_hint = ValueHint::FilePath)]
+    pub shots_from: Option<PathBuf>,
+    /// Seed of the choice of examples; a recipe's seed chooses the same.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
     /// Print JSON instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -360,6 +395,16 @@ fn threads(text: &str) -> Result<NonZeroUsize, String> {
 
 fn positive(text: &str) -> Result<usize, String> {
     text.parse().ok().filter(|&number| number > 0).ok_or_else(|| "use a whole number from 1 on".to_owned())
+}
+
+fn new_tokens(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (1..=MOST_NEW_TOKENS).contains(number));
+    number.ok_or_else(|| format!("use a whole number from 1 to {MOST_NEW_TOKENS}"))
+}
+
+fn shots(text: &str) -> Result<usize, String> {
+    let number = text.parse().ok().filter(|number| (0..=MOST_SHOTS).contains(number));
+    number.ok_or_else(|| format!("use a whole number from 0 to {MOST_SHOTS}"))
 }
 
 fn seconds(text: &str) -> Result<f64, String> {

@@ -6,10 +6,8 @@ use cpift_engine::{Buffer, Device, View, ViewMut, bf16};
 
 use crate::batch::Batch;
 use crate::config::ModelConfig;
-use crate::data::Dataset;
 use crate::error::Result;
-use crate::evaluation::{RowScores, evaluate};
-use crate::tokenizer::Tokenizer;
+use crate::evaluation::{Observe, Request, RowScores, evaluate};
 use crate::transformer::{ComputeType, Timings, Transformer};
 
 /// f32 master weights, and a transformer that computes in f32 or in bf16, then with a copy of the weights:
@@ -162,17 +160,12 @@ impl Model {
         Ok(optimizer.step_with_copy(self.weights.view_mut(), copy, gradient, hyper)?)
     }
 
-    /// Scores the model on a data set; `generate` asks for greedy answers too.
+    /// Measures the model on the rows of a data set.
     ///
     /// # Errors
     /// As [`evaluate`].
-    pub fn evaluate(
-        &mut self,
-        dataset: &Dataset,
-        tokenizer: &Tokenizer,
-        generate: bool,
-    ) -> Result<RowScores> {
+    pub fn evaluate(&mut self, request: &Request<'_>, observe: Observe<'_>) -> Result<RowScores> {
         self.refresh()?;
-        compute!(self, |transformer, weights| evaluate(transformer, weights, dataset, tokenizer, generate))
+        compute!(self, |transformer, weights| evaluate(transformer, weights, request, observe))
     }
 }

@@ -5,6 +5,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::{Method, Stage};
+use crate::score::ScoreKind;
 
 /// Receives the events of a job. Implemented by the command line and by programs that embed the job.
 pub trait Observer {
@@ -62,6 +63,15 @@ pub enum Event<'a> {
         /// The task.
         task: &'a str,
     },
+    /// How far the evaluation of one model on one task is.
+    EvaluationProgress {
+        /// Column of the final table.
+        column: &'a str,
+        /// The task.
+        task: &'a str,
+        /// How far.
+        progress: EvaluationProgress,
+    },
     /// Evaluation of one model on one task is complete.
     Evaluated {
         /// Column of the final table.
@@ -91,6 +101,28 @@ pub enum Event<'a> {
     },
     /// The job is complete.
     Finished(&'a JobReport),
+}
+
+/// How far an evaluation is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct EvaluationProgress {
+    /// What is measured.
+    pub phase: EvaluationPhase,
+    /// Rows of which it is.
+    pub done: usize,
+    /// Rows in all.
+    pub rows: usize,
+}
+
+/// What an evaluation measures, one after the other.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum EvaluationPhase {
+    /// The loss of every row.
+    Losses,
+    /// The answers to the prompts.
+    Answers,
+    /// The losses of the options of every row.
+    Options,
 }
 
 /// What a job will do, known before it begins.
@@ -252,12 +284,29 @@ pub struct TaskShare {
 pub struct Score {
     /// Mean negative log-likelihood per supervised token, in nats.
     pub loss: f64,
-    /// Share of rows whose greedy answer equals the row's, from 0 to 1; none for rows without a prompt.
+    /// Share of rows answered right by greedy generation, from 0 to 1; none for rows without a prompt, and in records
+    /// of earlier versions, which have the exact match alone: see [`Score::share`].
+    #[serde(default)]
+    pub score: Option<f64>,
+    /// When an answer is right.
+    #[serde(default)]
+    pub score_kind: ScoreKind,
+    /// Share of rows whose greedy answer equals the row's character for character; none for rows without a prompt.
     pub exact_match: Option<f64>,
+    /// Share of rows whose right option has the lowest loss of the options; none unless answers are choices.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub choice_by_loss: Option<f64>,
     /// Supervised tokens.
     pub tokens: u64,
     /// Rows.
     pub rows: u64,
+}
+
+impl Score {
+    /// Share of rows answered right, from 0 to 1; none for rows without a prompt.
+    pub fn share(&self) -> Option<f64> {
+        self.score.or(self.exact_match)
+    }
 }
 
 /// Stage 1b: what the cores look like.
@@ -390,15 +439,31 @@ pub struct TaskScores {
     pub scores: Vec<Option<Score>>,
 }
 
+impl TaskScores {
+    /// How the task's answers were judged; none where none was.
+    pub fn score_kind(&self) -> Option<ScoreKind> {
+        self.scores.iter().flatten().find(|score| score.share().is_some()).map(|score| score.score_kind)
+    }
+}
+
 impl JobReport {
-    /// The closing table as Markdown: loss and exact match of every task by column.
+    /// How the answers of all tasks were judged; none where tasks differ in it.
+    pub fn score_kind(&self) -> Option<ScoreKind> {
+        ScoreKind::common(self.tasks.iter().filter_map(TaskScores::score_kind))
+    }
+
+    /// The closing table as Markdown: loss and score of every task by column.
     pub fn markdown(&self) -> String {
-        let cell = |score: &Option<Score>| match score {
-            None => "–".to_owned(),
-            Some(Score { loss, exact_match: None, .. }) => format!("{loss:.4}"),
-            Some(Score { loss, exact_match: Some(share), .. }) => {
-                format!("{loss:.4} / {:.1} %", 100.0 * share)
-            }
+        let cell = |score: &Option<Score>| {
+            let Some(score) = score else { return "–".to_owned() };
+            let share = score.share().map(|share| format!(" / {:.1} %", 100.0 * share));
+            let by_loss = score.choice_by_loss.map(|share| format!(" ({:.1} % by loss)", 100.0 * share));
+            format!("{:.4}{}{}", score.loss, share.unwrap_or_default(), by_loss.unwrap_or_default())
+        };
+        let kind = self.score_kind();
+        let name = |task: &TaskScores| match (kind, task.score_kind()) {
+            (None, Some(kind)) => format!("{} ({})", task.task, kind.name()),
+            _ => task.task.clone(),
         };
         let mut lines = vec![
             format!("| task | {} |", self.columns.join(" | ")),
@@ -406,12 +471,21 @@ impl JobReport {
         ];
         for task in &self.tasks {
             let cells: Vec<String> = task.scores.iter().map(cell).collect();
-            lines.push(format!("| {} | {} |", task.task, cells.join(" | ")));
+            lines.push(format!("| {} | {} |", name(task), cells.join(" | ")));
         }
         lines.push(String::new());
-        lines.push(
-            "Loss in nats per supervised token / rows answered exactly by greedy generation.".to_owned(),
-        );
+        lines.push(match kind.unwrap_or_default() {
+            ScoreKind::Exact if kind.is_some() => {
+                "Loss in nats per supervised token / rows answered exactly by greedy generation.".to_owned()
+            }
+            _ => {
+                let kind = kind
+                    .map_or("each task's score".to_owned(), |kind| format!("the score `{}`", kind.name()));
+                format!(
+                    "Loss in nats per supervised token / rows answered right by greedy generation, by {kind}."
+                )
+            }
+        });
         lines.push(format!(
             "{} optimizer steps in {:.0} s; {} frozen parameters found unchanged, bit for bit.",
             self.steps, self.seconds, self.frozen_verified

@@ -252,3 +252,47 @@ fn models_with_another_tokenizer() {
     fs::remove_file(&path).unwrap();
     assert_eq!(run(&plan).status.code(), Some(0));
 }
+
+#[test]
+fn scores_that_cannot_be_taken() {
+    let files = one_step();
+    for (assignment, expected) in [
+        (
+            "task[1].score=exakt",
+            "`--set task[1].score=exakt`: is `exakt`: use exact, contains, number, choice, regex:PATTERN, json, did you \
+             mean `exact`?",
+        ),
+        (
+            "task[1].score=\"regex:(\"",
+            "`--set task[1].score=\"regex:(\"`: cannot be used: the pattern `(` is not a regular expression: unclosed group",
+        ),
+        ("task[1].max_new_tokens=0", "`--set task[1].max_new_tokens=0`: is 0: use 1 to 1048576"),
+        ("task[1].shots=1001", "`--set task[1].shots=1001`: is 1001: use 0 to 1000"),
+        (
+            "task[2].score=number",
+            "logic.eval.jsonl:1: cannot be scored by `number`: its answer has no number to compare with",
+        ),
+    ] {
+        assert_eq!(files.refused(&["--set", assignment]), expected);
+    }
+    let model = files.model();
+    let (data, answers) = (files.path("logic.eval.jsonl"), files.path("answers.jsonl"));
+    let eval = |more: &[&str]| refused(&[&["eval", &model, "--data", &data][..], more].concat());
+    let message = eval(&["--generate", "--score", "number", "--answers", &answers]);
+    assert!(
+        message.ends_with(
+            "logic.eval.jsonl:1: cannot be scored by `number`: its answer has no number to compare with"
+        ),
+        "{message}"
+    );
+    assert!(!files.job.path("answers.jsonl").exists(), "whole or not at all");
+    assert!(eval(&["--generate", "--answers", &files.path("blank")]).contains("is a folder: name a file"));
+    assert!(
+        eval(&["--shots", "2", "--shots-from", &files.path("none.jsonl")])
+            .contains("none.jsonl: cannot read")
+    );
+    for wrong in [&["--generate", "--score", "regex:("][..], &["--score", "number"], &["--shots", "2"]] {
+        let output = run(&[&["eval", &model, "--data", &data][..], wrong].concat());
+        assert_eq!(output.status.code(), Some(2), "{wrong:?}");
+    }
+}

@@ -146,11 +146,15 @@ fn the_examples_about_a_run_run() {
     );
     run_examples(&["eval"], &place, |example| match example {
         "eval runs/seesaw/final --data sort.jsonl code.jsonl --generate"
-        | "eval my-model --data code.jsonl --json > scores.json" => None,
+        | "eval my-model --data code.jsonl --json > scores.json"
+        | "eval my-model --data code.jsonl --generate --score number --answers answers.jsonl"
+        | "eval my-model --data code.eval.jsonl --shots 4 --shots-from code.train.jsonl" => None,
         example => unknown(example),
     });
     let scores: Value = serde_json::from_slice(&fs::read(place.path("scores.json")).unwrap()).unwrap();
     assert!(scores["files"][0]["rows"][0]["loss"].is_number());
+    let answers = fs::read_to_string(place.path("answers.jsonl")).unwrap();
+    assert_eq!(answers.lines().count(), scores["files"][0]["rows"].as_array().unwrap().len());
     run_examples(&["generate"], &place, |example| match example {
         "generate runs/seesaw/final --prompt \"sort: dcab =\""
         | "generate my-model --prompt \"Once upon\" --temperature 0.8" => None,

@@ -193,3 +193,42 @@ fn catches_interrupts(process: u32) -> bool {
     let caught = status.lines().find_map(|line| line.strip_prefix("SigCgt:"));
     caught.and_then(|bits| u64::from_str_radix(bits.trim(), 16).ok()).is_some_and(|bits| bits & 2 != 0)
 }
+
+#[test]
+fn answers_are_written_with_their_verdicts() {
+    let files = JobFiles::new(&[("method", json!("joint"))]);
+    let model = files.model();
+    let (data, answers) = (files.path("code.eval.jsonl"), files.path("answers.jsonl"));
+    let eval = ["eval", &model, "--data", &data, "--generate", "--score", "number", "--max-new-tokens", "3"];
+    let output = run(&[&eval[..], &["--answers", &answers]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(stdout(&output).lines().next().unwrap().trim_end().ends_with("number"), "{}", stdout(&output));
+    let lines = fs::read_to_string(&answers).unwrap();
+    let lines: Vec<Value> = lines.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rows = fs::read_to_string(&data).unwrap();
+    assert_eq!(lines.len(), rows.lines().count());
+    for (index, (line, row)) in lines.iter().zip(rows.lines()).enumerate() {
+        let row: Value = serde_json::from_str(row).unwrap();
+        assert_eq!((&line["file"], &line["row"]), (&json!(data), &json!(index + 1)));
+        assert!(line["prompt"].as_str().unwrap().ends_with(row["prompt"].as_str().unwrap()), "{line}");
+        assert_eq!(line["reference"], row["completion"]);
+        let number: String =
+            row["completion"].as_str().unwrap().chars().filter(char::is_ascii_digit).collect();
+        assert_eq!(line["expected"], json!(number.trim_start_matches('0')));
+        assert_eq!(line["right"], json!(line["found"] == line["expected"]));
+    }
+
+    // The same in the document, with the shares.
+    let output = run(&[&eval[..], &["--json"]].concat());
+    let document: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let file = &document["files"][0];
+    assert_eq!(file["score_kind"], json!("number"));
+    let right = lines.iter().filter(|line| line["right"] == json!(true)).count();
+    assert_eq!(file["score"].as_f64(), Some(right as f64 / lines.len() as f64));
+    for (row, line) in file["rows"].as_array().unwrap().iter().zip(&lines) {
+        assert_eq!(
+            (&row["answer"], &row["right"], &row["loss"]),
+            (&line["answer"], &line["right"], &line["loss"])
+        );
+    }
+}

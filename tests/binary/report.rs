@@ -64,7 +64,10 @@ fn a_finished_run_is_reported_whole() {
     let output = files.trained("run", &[]);
     assert!(stdout(&output).contains("cpift-engine report "), "{}", stdout(&output));
     let page = report(&files.path("run"));
-    assert_eq!(sections(&page), ["results", "training", "cores", "overlap", "fusion", "frozen", "run"]);
+    assert_eq!(
+        sections(&page),
+        ["results", "answers", "training", "cores", "overlap", "fusion", "frozen", "run"]
+    );
 
     let result: JobReport = serde_json::from_slice(&files.job.bytes("run/report.json")).unwrap();
     let cells = cells(&page);
@@ -128,9 +131,9 @@ fn other_methods_and_unfinished_runs_show_what_there_is() {
         assert!(page.contains(&format!("{method}: all tasks")), "{method}");
     }
     for (stage, expected) in [
-        ("probe", vec!["results", "training", "run"]),
-        ("group", vec!["results", "training", "cores", "overlap", "run"]),
-        ("fuse", vec!["results", "training", "cores", "overlap", "fusion", "run"]),
+        ("probe", vec!["results", "answers", "training", "run"]),
+        ("group", vec!["results", "answers", "training", "cores", "overlap", "run"]),
+        ("fuse", vec!["results", "answers", "training", "cores", "overlap", "fusion", "run"]),
     ] {
         files.trained(stage, &["--until", stage]);
         let page = report(&files.path(stage));

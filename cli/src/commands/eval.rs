@@ -1,11 +1,18 @@
 //! `eval`.
 
+use std::io::IsTerminal;
 use std::num::NonZeroUsize;
+use std::path::Path;
 
-use cpift_model::Result;
-use cpift_model::evaluation::Evaluator;
+use cpift_model::data::{DataSettings, Shots};
+use cpift_model::evaluation::{AnswerSettings, Evaluator, FileScore, FileSettings, RowScore};
+use cpift_model::files::{require_writable, write_output};
+use cpift_model::score::ScoreKind;
+use cpift_model::{Error, Result, Tokenizer};
+use serde::Serialize;
 
 use crate::args;
+use crate::display::evaluation::Evaluation;
 use crate::display::table::{Table, shorten};
 use crate::display::{self, print, print_json, units};
 
@@ -13,26 +20,101 @@ use crate::display::{self, print, print_json, units};
 pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> {
     let chosen = super::Chosen::open(&arguments.device.device, threads)?;
     let compute = chosen.compute(&arguments.precision)?;
+    if let Some(file) = &arguments.answers {
+        check_output(file)?;
+    }
     let mut evaluator = Evaluator::open(&chosen.device, &arguments.model, compute)?;
+    let settings = settings(arguments, evaluator.tokenizer())?;
+    let terminal = std::io::stderr().is_terminal();
     let mut scores = Vec::with_capacity(arguments.data.len());
     for path in &arguments.data {
-        scores.push(evaluator.evaluate(path, arguments.generate)?);
+        let title = format!("evaluating on {}", shorten(&path.display().to_string(), 32));
+        let mut evaluation = Evaluation::begin(&title, terminal);
+        let mut observe = |progress| {
+            evaluation.update(progress);
+            Ok(())
+        };
+        scores.push(evaluator.evaluate(path, &settings, &mut observe)?);
     }
     super::announce_fully(&chosen);
     display::notices(evaluator.notices().iter().chain(scores.iter().flat_map(|score| &score.notices)));
+    if let Some(file) = &arguments.answers {
+        write_output(file, answer_lines(&scores)?.as_bytes())?;
+    }
     if arguments.json {
         return print_json(&serde_json::json!({ "files": scores }));
     }
-    let mut table = Table::new(["file", "rows", "tokens", "loss", "perplexity", "exact"]);
-    for score in &scores {
-        table.row([
+    print(&table(&scores).render())
+}
+
+fn settings(arguments: &args::Eval, tokenizer: &Tokenizer) -> Result<FileSettings> {
+    let reading = DataSettings::default();
+    let shots = match &arguments.shots_from {
+        Some(file) => {
+            Shots::draw(std::slice::from_ref(file), arguments.shots, arguments.seed, &reading, tokenizer)?
+        }
+        None => Shots::default(),
+    };
+    let answers = arguments.generate.then(|| AnswerSettings {
+        scoring: arguments.score.clone().unwrap_or_default(),
+        max_new_tokens: arguments.max_new_tokens,
+        end: shots.end(&reading, tokenizer),
+    });
+    Ok(FileSettings { answers, shots })
+}
+
+/// Fails unless the file can be written: before hours of work, not after.
+fn check_output(file: &Path) -> Result<()> {
+    if file.is_dir() {
+        return Err(Error::format(file, "is a folder: name a file to write the answers to"));
+    }
+    if file.exists() {
+        return Ok(());
+    }
+    let folder = file.parent().filter(|folder| !folder.as_os_str().is_empty());
+    require_writable(folder.unwrap_or(Path::new(".")))
+}
+
+/// A line for every row of every file.
+fn answer_lines(scores: &[FileScore]) -> Result<String> {
+    #[derive(Serialize)]
+    struct Line<'a> {
+        file: &'a Path,
+        #[serde(flatten)]
+        row: &'a RowScore,
+    }
+    let mut lines = String::new();
+    for score in scores {
+        for row in &score.rows {
+            let line = serde_json::to_string(&Line { file: &score.path, row })
+                .map_err(|error| Error::Job(format!("an answer cannot be written as JSON: {error}")))?;
+            lines.push_str(&line);
+            lines.push('\n');
+        }
+    }
+    Ok(lines)
+}
+
+fn table(scores: &[FileScore]) -> Table {
+    let kind = scores.iter().find_map(|score| score.score_kind).unwrap_or_default();
+    let mut headings = vec!["file", "rows", "tokens", "loss", "perplexity", kind.name()];
+    if kind == ScoreKind::Choice {
+        headings.push("by loss");
+    }
+    let columns = headings.len();
+    let mut table = Table::new(headings);
+    for score in scores {
+        let share = |share: Option<f64>| share.map_or("-".to_owned(), units::percent);
+        let cells = [
             shorten(&score.path.display().to_string(), 32),
             units::grouped(score.rows.len() as u64),
             units::grouped(score.tokens),
             format!("{:.4}", score.loss),
             format!("{:.3}", score.loss.exp()),
-            score.exact_match.map_or("-".to_owned(), units::percent),
-        ]);
+            share(score.score),
+            share(score.choice_by_loss),
+        ];
+        table.row(cells.into_iter().take(columns));
     }
-    print(&table.render())
+    table
 }

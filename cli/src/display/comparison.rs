@@ -1,8 +1,7 @@
 //! The table of a comparison, for a terminal and as Markdown.
 
-use cpift_model::compare::results::{
-    Budget, Comparison, Forgetting, Interval, MethodResult, RowKind, TaskSummary,
-};
+use cpift_model::compare::results::{Budget, Comparison, Forgetting, Interval, MethodResult, RowKind};
+use cpift_model::progress::Score;
 
 use super::style::Style;
 use super::table::{Table, shorten};
@@ -32,13 +31,23 @@ fn legend(comparison: &Comparison) -> String {
         format!("one seed, {}: there are no intervals", comparison.seeds[0])
     };
     format!(
-        "Cells of tasks: rows answered exactly in % / loss in nats per supervised token. Normalised: base 0, own \
+        "Cells of tasks: rows answered {} in % / loss in nats per supervised token. Normalised: base 0, own \
          specialist 1; to cpift: the difference in it with the same seed. {intervals}. Time and memory are of what \
          follows the specialists, a run's own process. \
          {}, {} parameters.",
+        answered(comparison),
         comparison.origin.device,
         grouped(comparison.origin.parameters)
     )
+}
+
+/// How rows are answered that count.
+fn answered(comparison: &Comparison) -> String {
+    match comparison.score_title() {
+        "exact" => "exactly".to_owned(),
+        "score" => "right by each task’s score".to_owned(),
+        kind => format!("right by the score `{kind}`"),
+    }
 }
 
 fn tables(comparison: &Comparison) -> Vec<Table> {
@@ -66,7 +75,7 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
 }
 
 fn task_headings(comparison: &Comparison, first: &str) -> Vec<String> {
-    std::iter::once(first.to_owned()).chain(comparison.tasks.iter().cloned()).collect()
+    std::iter::once(first.to_owned()).chain(comparison.task_titles()).collect()
 }
 
 /// Base and specialists, mean over the seeds.
@@ -79,8 +88,8 @@ fn references(comparison: &Comparison) -> Table {
                 .map(|reference| if specialist { reference.specialist[task] } else { reference.base[task] })
                 .collect();
             let loss = Interval::of_all(scores.iter().map(|score| Some(score.loss)));
-            let exact = Interval::of_all(scores.iter().map(|score| score.exact_match));
-            loss.map_or("-".to_owned(), |loss| cell(&loss, exact.as_ref()))
+            let share = Interval::of_all(scores.iter().map(Score::share));
+            loss.map_or("-".to_owned(), |loss| cell(&loss, share.as_ref()))
         };
         std::iter::once(name.to_owned()).chain((0..comparison.tasks.len()).map(cell)).collect()
     };
@@ -96,7 +105,8 @@ fn methods_table(comparison: &Comparison, title: String, budget: Budget, methods
     let mut headings = task_headings(comparison, "method");
     headings.insert(1, "steps".to_owned());
     headings.extend(
-        ["exact", "normalised", "to cpift", "worst", "worst task", "time", "memory"].map(str::to_owned),
+        [comparison.score_title(), "normalised", "to cpift", "worst", "worst task", "time", "memory"]
+            .map(str::to_owned),
     );
     let row = |method: &&MethodResult| {
         let summary = &method.summary;
@@ -105,13 +115,8 @@ fn methods_table(comparison: &Comparison, title: String, budget: Budget, methods
             Budget::Given => method.steps,
         };
         let mut cells = vec![method.name.clone(), grouped(steps)];
-        cells.extend(
-            summary
-                .tasks
-                .iter()
-                .map(|TaskSummary { loss, exact_match, .. }| cell(loss, exact_match.as_ref())),
-        );
-        cells.push(summary.mean_exact_match.map_or("-".to_owned(), percent));
+        cells.extend(summary.tasks.iter().map(|task| cell(&task.loss, task.share().as_ref())));
+        cells.push(summary.mean_share().map_or("-".to_owned(), percent));
         cells
             .push(summary.mean_normalised.map_or("-".to_owned(), |interval| with_interval(interval, 1.0, 3)));
         cells.push(comparison.difference(method).map_or("-".to_owned(), difference));
@@ -181,10 +186,10 @@ fn overlaps(comparison: &Comparison) -> Option<Table> {
     Some(table)
 }
 
-/// Exact match in percent and loss; the loss alone where there is no exact match.
-fn cell(loss: &Interval, exact: Option<&Interval>) -> String {
-    match exact {
-        Some(exact) => format!("{:.1} / {:.3}", 100.0 * exact.mean, loss.mean),
+/// Share answered right in percent and loss; the loss alone where nothing is answered.
+fn cell(loss: &Interval, share: Option<&Interval>) -> String {
+    match share {
+        Some(share) => format!("{:.1} / {:.3}", 100.0 * share.mean, loss.mean),
         None => format!("{:.3}", loss.mean),
     }
 }

@@ -2,6 +2,7 @@
 
 pub mod comparison;
 pub mod data;
+pub mod evaluation;
 pub mod kernels;
 pub mod overlap;
 pub mod plan;

@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 use cpift_model::progress::{Event, Observer, Plan, Score, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 
+use super::evaluation::Evaluation;
 use super::style::Style;
 use super::table::shorten;
 use super::text::{is_unseen, message, visible};
@@ -31,13 +32,14 @@ pub struct Progress {
     stop: Arc<AtomicBool>,
     training: Option<Training>,
     bar: Option<ProgressBar>,
+    evaluation: Option<Evaluation>,
 }
 
 impl Progress {
     /// A display that ends the job when `stop` becomes true. `matmul_rate` (FLOP/s) is what shares of
     /// the device's speed refer to.
     pub fn new(style: Style, terminal: bool, matmul_rate: Option<f64>, stop: Arc<AtomicBool>) -> Self {
-        Self { style, terminal, matmul_rate, notice: None, stop, training: None, bar: None }
+        Self { style, terminal, matmul_rate, notice: None, stop, training: None, bar: None, evaluation: None }
     }
 
     /// Says `notice` before everything else, when the job starts: a job that is refused says one line, why.
@@ -55,7 +57,7 @@ impl Progress {
 
     /// Writes lines above the bar.
     fn say(&self, text: &str) {
-        match &self.bar {
+        match self.bar.as_ref().or(self.evaluation.as_ref().and_then(Evaluation::bar)) {
             Some(bar) => bar.suspend(|| tell(text)),
             None => tell(text),
         }
@@ -66,6 +68,7 @@ impl Progress {
     }
 
     fn clear_bar(&mut self) {
+        self.evaluation = None;
         if let Some(bar) = self.bar.take() {
             bar.finish_and_clear();
         }
@@ -107,18 +110,20 @@ impl Progress {
 
     fn begin_evaluation(&mut self, column: &str, task: &str) {
         self.clear_bar();
-        if self.terminal {
-            let spinner =
-                ProgressBar::new_spinner().with_message(visible(&format!("evaluating {column} on {task}")));
-            spinner.enable_steady_tick(Duration::from_millis(120));
-            self.bar = Some(spinner);
-        }
+        self.evaluation = Some(Evaluation::begin(&format!("evaluating {column} on {task}"), self.terminal));
     }
 
     fn evaluated(&mut self, column: &str, task: &str, score: &Score) {
         self.clear_bar();
-        let exact = score.exact_match.map(|share| format!(", {} exact", percent(share))).unwrap_or_default();
-        let line = format!("evaluated {column} on {}: loss {:.3}{exact}", visible(task), score.loss);
+        let share = score.share().map(|share| format!(", {} {}", percent(share), score.score_kind.name()));
+        let by_loss = score.choice_by_loss.map(|share| format!(" ({} by loss)", percent(share)));
+        let line = format!(
+            "evaluated {column} on {}: loss {:.3}{}{}",
+            visible(task),
+            score.loss,
+            share.unwrap_or_default(),
+            by_loss.unwrap_or_default()
+        );
         self.say_line(&self.style.dim(line));
     }
 
@@ -163,6 +168,11 @@ impl Observer for Progress {
             Event::Step(step) => self.step(step),
             Event::TrainingFinished { .. } => self.finish_training(),
             Event::EvaluationStarted { column, task } => self.begin_evaluation(column, task),
+            Event::EvaluationProgress { progress, .. } => {
+                if let Some(evaluation) = &mut self.evaluation {
+                    evaluation.update(progress);
+                }
+            }
             Event::Evaluated { column, task, score } => self.evaluated(column, task, score),
             Event::StageReused { stage, part } => {
                 let name = format!("{} {}", stage.name(), visible(part));

@@ -121,37 +121,65 @@ fn angles(report: &FusionReport) -> Table {
     table
 }
 
-/// The closing table: loss and exact match of every task in every column, and their means.
+/// The closing table: loss and score of every task in every column, and their means.
 pub fn scores(report: &JobReport, style: Style) -> String {
     if report.tasks.iter().all(|task| task.scores.iter().all(Option::is_none)) {
         return "No task has an `eval` file: nothing was measured.\n".to_owned();
     }
     let columns = &report.columns;
     let above = columns.iter().map(|column| (column.clone(), 2));
-    let below = std::iter::once("task").chain(columns.iter().flat_map(|_| ["loss", "exact"]));
+    let kind = report.score_kind();
+    // Where nothing was answered, the score that would have been taken.
+    let is_mixed = kind.is_none() && report.tasks.iter().any(|task| task.score_kind().is_some());
+    let title = if is_mixed { "score" } else { kind.unwrap_or_default().name() };
+    let below = std::iter::once("task").chain(columns.iter().flat_map(|_| ["loss", title]));
     let mut table = Table::new(below);
     table.head.insert(0, std::iter::once((String::new(), 1)).chain(above).collect());
     for task in &report.tasks {
         let cells = task.scores.iter().flat_map(|score| score_cells(score.as_ref()));
-        table.row(std::iter::once(shorten(&task.task, 18)).chain(cells));
+        let name = match task.score_kind().filter(|_| is_mixed) {
+            Some(kind) => format!("{} ({})", shorten(&task.task, 12), kind.name()),
+            None => shorten(&task.task, 18),
+        };
+        table.row(std::iter::once(name).chain(cells));
     }
     if report.tasks.len() > 1 {
         let cells = (0..columns.len()).flat_map(|column| mean_cells(report, column));
         table.summary(std::iter::once("mean".to_owned()).chain(cells));
     }
-    format!("{}\n{}", style.bold("Every task before and after"), table.render())
+    format!("{}\n{}{}", style.bold("Every task before and after"), table.render(), choices_by_loss(report))
+}
+
+/// For tasks whose answers are choices: how often the right option has the lowest loss, a line each.
+fn choices_by_loss(report: &JobReport) -> String {
+    let mut text = String::new();
+    for task in &report.tasks {
+        let share = |(column, score): (&String, &Option<Score>)| {
+            Some(format!("{column} {}", exact(score.as_ref()?.choice_by_loss?)))
+        };
+        let shares: Vec<String> = report.columns.iter().zip(&task.scores).filter_map(share).collect();
+        if !shares.is_empty() {
+            let _ = writeln!(
+                text,
+                "{} by the lowest loss of its options: {}",
+                shorten(&task.task, 18),
+                shares.join(", ")
+            );
+        }
+    }
+    text
 }
 
 fn score_cells(score: Option<&Score>) -> [String; 2] {
     let Some(score) = score else { return ["-".to_owned(), "-".to_owned()] };
-    [format!("{:.3}", score.loss), score.exact_match.map_or("-".to_owned(), exact)]
+    [format!("{:.3}", score.loss), score.share().map_or("-".to_owned(), exact)]
 }
 
 /// Means of a column over the tasks that have the value; a mean over fewer tasks than all would mislead.
 fn mean_cells(report: &JobReport, column: usize) -> [String; 2] {
     let scores = || report.tasks.iter().map(|task| task.scores.get(column).copied().flatten());
     let loss = Interval::of_all(scores().map(|score| Some(score?.loss)));
-    let matches = Interval::of_all(scores().map(|score| score?.exact_match));
+    let matches = Interval::of_all(scores().map(|score| score?.share()));
     [
         loss.map_or("-".to_owned(), |loss| format!("{:.3}", loss.mean)),
         matches.map_or("-".to_owned(), |matches| exact(matches.mean)),

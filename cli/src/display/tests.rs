@@ -2,6 +2,7 @@
 
 use cpift_model::progress::*;
 use cpift_model::recipe::Method;
+use cpift_model::score::ScoreKind;
 
 use super::style::Style;
 use super::{overlap, plan, reports};
@@ -240,8 +241,17 @@ fn fusion_shows_angles_and_fallbacks() {
 
 #[test]
 fn the_closing_table_has_every_task_in_every_column() {
-    let score =
-        |loss: f64, exact_match: Option<f64>| Some(Score { loss, exact_match, tokens: 900, rows: 100 });
+    let score = |loss: f64, share: Option<f64>| {
+        Some(Score {
+            loss,
+            score: share,
+            score_kind: ScoreKind::Exact,
+            exact_match: share,
+            choice_by_loss: None,
+            tokens: 900,
+            rows: 100,
+        })
+    };
     let tasks = NAMES.iter().enumerate().map(|(index, name)| TaskScores {
         task: (*name).to_owned(),
         scores: vec![
@@ -268,6 +278,21 @@ fn the_closing_table_has_every_task_in_every_column() {
          try it: cpift-engine generate 'runs/see saw/final' --prompt \"…\"\n\
          charts: cpift-engine report 'runs/see saw'\n",
     );
+    // Tasks that are scored in different ways.
+    for score in report.tasks[1].scores.iter_mut().flatten() {
+        (score.score_kind, score.exact_match) = (ScoreKind::Choice, Some(0.0));
+        score.choice_by_loss = Some(0.5);
+    }
+    let mixed = reports::scores(&report, Style::PLAIN);
+    fits(&mixed);
+    for line in [
+        "task                 loss   score   loss  score   loss  score   loss   score",
+        "arithmetic (exact)  2.500    0.0%  0.020  98.0%  1.250  25.0%  0.100  100.0%",
+        "code (choice)       3.500    0.0%  0.020  98.0%  1.250  25.0%  0.100  100.0%",
+        "code by the lowest loss of its options: base 50.0%, probe 50.0%, fused 50.0%, final 50.0%",
+    ] {
+        assert!(mixed.contains(line), "no `{line}` in\n{mixed}");
+    }
     for task in &mut report.tasks {
         task.scores.fill(None);
     }

@@ -150,10 +150,10 @@ fn seed_run(
     }
 }
 
-/// A score between base = 0 and specialist = 1: by exact match where all three have it, else by loss. None where
+/// A score between base = 0 and specialist = 1: by the share answered right where all three have it, else by loss. None where
 /// base and specialist do not differ.
 fn normalise(score: &Score, base: &Score, specialist: &Score) -> Option<f64> {
-    let (value, zero, one) = match (score.exact_match, base.exact_match, specialist.exact_match) {
+    let (value, zero, one) = match (score.share(), base.share(), specialist.share()) {
         (Some(value), Some(zero), Some(one)) => (value, zero, one),
         _ => (-score.loss, -base.loss, -specialist.loss),
     };
@@ -166,12 +166,14 @@ fn summarise(runs: &[SeedRun], tasks: usize) -> Option<Summary> {
     let task = |task: usize| {
         Some(TaskSummary {
             loss: over_runs(&|run| Some(run.scores[task].loss))?,
+            score: over_runs(&|run| run.scores[task].share()),
+            score_kind: runs.first().map(|run| run.scores[task].score_kind).unwrap_or_default(),
             exact_match: over_runs(&|run| run.scores[task].exact_match),
             normalised: over_runs(&|run| run.normalised[task]),
         })
     };
-    let mean_exact = |run: &SeedRun| {
-        Interval::of_all(run.scores.iter().map(|score| score.exact_match)).map(|interval| interval.mean)
+    let mean = |run: &SeedRun, value: fn(&Score) -> Option<f64>| {
+        Interval::of_all(run.scores.iter().map(value)).map(|interval| interval.mean)
     };
     let times_worst = |task: usize| runs.iter().filter(|run| run.worst_task == Some(task)).count();
     // Of equal counts the last is taken, so the tasks go backwards.
@@ -179,7 +181,8 @@ fn summarise(runs: &[SeedRun], tasks: usize) -> Option<Summary> {
         (0..tasks).rev().max_by_key(|&task| times_worst(task)).filter(|&task| times_worst(task) > 0);
     Some(Summary {
         tasks: (0..tasks).map(task).collect::<Option<Vec<_>>>()?,
-        mean_exact_match: over_runs(&mean_exact),
+        mean_score: over_runs(&|run| mean(run, Score::share)),
+        mean_exact_match: over_runs(&|run| mean(run, |score| score.exact_match)),
         mean_normalised: over_runs(&|run| run.mean_normalised),
         worst_normalised: over_runs(&|run| run.worst_normalised),
         worst_task,
@@ -277,7 +280,7 @@ fn forgetting_method(
     pairs: Vec<PairRun>,
     collection: &Collection,
 ) -> Option<ForgettingMethod> {
-    let change = |after: &Score, before: &Score| Some(after.exact_match? - before.exact_match?);
+    let change = |after: &Score, before: &Score| Some(after.share()? - before.share()?);
     let on_first = |pair: &PairRun| change(&pair.first_after, &pair.first_before);
     let on_second = |pair: &PairRun| change(&pair.second_after, &pair.second_before);
     let mean = |of: &dyn Fn(&PairRun) -> bool, value: &dyn Fn(&PairRun) -> Option<f64>| {
@@ -301,9 +304,18 @@ fn forgetting_method(
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::score::ScoreKind;
 
     fn score(loss: f64, exact_match: Option<f64>) -> Score {
-        Score { loss, exact_match, tokens: 10, rows: 5 }
+        Score {
+            loss,
+            score: exact_match,
+            score_kind: ScoreKind::Exact,
+            exact_match,
+            choice_by_loss: None,
+            tokens: 10,
+            rows: 5,
+        }
     }
 
     #[test]
@@ -316,6 +328,16 @@ mod tests {
         let (base, best) = (score(2.0, None), score(1.0, None));
         assert_eq!(normalise(&score(2.5, None), &base, &best), Some(-0.5));
         assert_eq!(normalise(&base, &base, &base), None);
+    }
+
+    #[test]
+    fn what_counts_is_what_was_right_by_the_tasks_score() {
+        let number =
+            |share: f64| Score { score: Some(share), score_kind: ScoreKind::Number, ..score(2.0, Some(0.0)) };
+        assert_eq!(normalise(&number(0.5), &number(0.25), &number(0.75)), Some(0.5));
+        // Records of earlier versions have the exact match alone.
+        let earlier = |share: f64| Score { score: None, ..score(2.0, Some(share)) };
+        assert_eq!(normalise(&earlier(0.5), &earlier(0.0), &earlier(1.0)), Some(0.5));
     }
 
     #[test]

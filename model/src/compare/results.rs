@@ -7,6 +7,7 @@
 use serde::{Deserialize, Serialize};
 
 use crate::progress::{CoreReport, GroupReport, Score};
+use crate::score::ScoreKind;
 
 /// Version of this form.
 pub const RESULTS_VERSION: u32 = 1;
@@ -37,6 +38,31 @@ pub struct Comparison {
 }
 
 impl Comparison {
+    /// How the answers of each task were judged; none for a task without prompts.
+    pub fn score_kinds(&self) -> Vec<Option<ScoreKind>> {
+        let of_task = |task: usize| {
+            let mut bases = self.references.iter().filter_map(|reference| reference.base.get(task));
+            bases.find(|score| score.share().is_some()).map(|score| score.score_kind)
+        };
+        (0..self.tasks.len()).map(of_task).collect()
+    }
+
+    /// What the scores of all tasks together are called: their kind where all have the same.
+    pub fn score_title(&self) -> &'static str {
+        ScoreKind::common(self.score_kinds().into_iter().flatten()).map_or("score", ScoreKind::name)
+    }
+
+    /// Names of the tasks, each with how it is scored where tasks differ in that.
+    pub fn task_titles(&self) -> Vec<String> {
+        let kinds = self.score_kinds();
+        let is_common = ScoreKind::common(kinds.iter().copied().flatten()).is_some();
+        let title = |(name, kind): (&String, Option<ScoreKind>)| match kind {
+            Some(kind) if !is_common => format!("{name} ({})", kind.name()),
+            _ => name.clone(),
+        };
+        self.tasks.iter().zip(kinds).map(title).collect()
+    }
+
     /// The method that all others, and the ablations, are compared with.
     pub const DEFAULT: &str = "cpift";
 
@@ -169,7 +195,7 @@ pub struct SeedRun {
     pub seed: u64,
     /// The final model on every task.
     pub scores: Vec<Score>,
-    /// Every task between base = 0 and its own specialist = 1, by exact match where the task has it, else
+    /// Every task between base = 0 and its own specialist = 1, by the share answered right where the task has it, else
     /// by loss; none where base and specialist do not differ.
     pub normalised: Vec<Option<f64>>,
     /// Mean of the normalised scores of all tasks; none when one is missing.
@@ -191,6 +217,10 @@ pub struct SeedRun {
 pub struct Summary {
     /// Each task.
     pub tasks: Vec<TaskSummary>,
+    /// Mean over the tasks of the share answered right, from 0 to 1; none when a task has none, and in records of
+    /// earlier versions: see [`Summary::mean_share`].
+    #[serde(default)]
+    pub mean_score: Option<Interval>,
     /// Mean over the tasks of the exact match, from 0 to 1; none when a task has none.
     pub mean_exact_match: Option<Interval>,
     /// Mean over the tasks of the normalised score.
@@ -210,10 +240,31 @@ pub struct Summary {
 pub struct TaskSummary {
     /// Mean negative log-likelihood per supervised token, in nats.
     pub loss: Interval,
+    /// Share of rows answered right, from 0 to 1; none where the task has no prompts, and in records of earlier
+    /// versions: see [`TaskSummary::share`].
+    #[serde(default)]
+    pub score: Option<Interval>,
+    /// When an answer is right.
+    #[serde(default)]
+    pub score_kind: ScoreKind,
     /// Share of rows answered exactly, from 0 to 1; none where the task has no prompts.
     pub exact_match: Option<Interval>,
     /// Between base and specialist.
     pub normalised: Option<Interval>,
+}
+
+impl Summary {
+    /// Mean over the tasks of the share answered right; none when a task has none.
+    pub fn mean_share(&self) -> Option<Interval> {
+        self.mean_score.or(self.mean_exact_match)
+    }
+}
+
+impl TaskSummary {
+    /// Share of rows answered right, from 0 to 1; none where the task has no prompts.
+    pub fn share(&self) -> Option<Interval> {
+        self.score.or(self.exact_match)
+    }
 }
 
 /// A mean over seeds with its 95 % confidence interval.
@@ -294,7 +345,7 @@ pub struct ForgettingMethod {
     /// One for each seed and ordered pair.
     pub pairs: Vec<PairRun>,
     /// Change on the first task while the second is learnt, mean over the pairs, interval over the seeds. It
-    /// is the standard backward transfer of two tasks. Share of rows answered exactly, from −1 to 1.
+    /// is the standard backward transfer of two tasks. Share of rows answered right, from −1 to 1.
     pub first_change: Interval,
     /// Change on the second task while it is learnt, likewise.
     pub second_change: Interval,

@@ -1,13 +1,13 @@
-//! Data sets as batches for evaluation, in file order, and what is measured per row.
+//! Rows as batches for evaluation, in their order.
 
 use std::ops::Range;
+use std::path::Path;
 
 use super::{Dataset, Row};
 use crate::batch::Batch;
 use crate::error::{Error, Result};
-use crate::tokenizer::Tokenizer;
 
-/// Some consecutive rows of a data set: document `i` of the batch is row `rows.start + i`.
+/// Some consecutive rows: document `i` of the batch is row `rows.start + i`.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct EvaluationBatch {
     /// Indices of the rows.
@@ -25,38 +25,42 @@ pub fn evaluation_batches(
     dataset: &Dataset,
     max_tokens: usize,
 ) -> Result<impl Iterator<Item = Result<EvaluationBatch>>> {
-    let longest = dataset.longest_row();
+    evaluation_batches_of(&dataset.name(), dataset.rows().iter().collect(), max_tokens)
+}
+
+/// The same of some rows in their order; `name` is that of their data set.
+///
+/// # Errors
+/// When a row is longer than `max_tokens`.
+pub(crate) fn evaluation_batches_of<'a>(
+    name: &Path,
+    rows: Vec<&'a Row>,
+    max_tokens: usize,
+) -> Result<impl Iterator<Item = Result<EvaluationBatch>> + use<'a>> {
+    let longest = rows.iter().map(|row| row.tokens.len()).max().unwrap_or(0);
     if longest > max_tokens {
-        return Err(Error::format(
-            &dataset.name(),
-            format!("has a row of {longest} tokens, and a batch may have {max_tokens}"),
-        ));
+        let reason = format!("has a row of {longest} tokens, and a batch may have {max_tokens}");
+        return Err(Error::format(name, reason));
     }
     let mut start = 0;
     Ok(std::iter::from_fn(move || {
-        let rows = dataset.rows().get(start..).filter(|rows| !rows.is_empty())?;
+        let left = rows.get(start..).filter(|rows| !rows.is_empty())?;
         let mut tokens = 0;
-        let fitting = rows.iter().take_while(|row| {
+        let fitting = left.iter().take_while(|row| {
             tokens += row.tokens.len();
             tokens <= max_tokens
         });
         let end = start + fitting.count();
-        let result = batch_of(dataset, start..end);
+        let result = batch_of(&rows[start..end], start..end);
         start = end;
         Some(result)
     }))
 }
 
-fn batch_of(dataset: &Dataset, rows: Range<usize>) -> Result<EvaluationBatch> {
+fn batch_of(rows: &[&Row], indices: Range<usize>) -> Result<EvaluationBatch> {
     let mut batch = Batch::new();
-    for row in &dataset.rows()[rows.clone()] {
+    for row in rows {
         batch.push(&row.tokens, &row.supervised)?;
     }
-    Ok(EvaluationBatch { rows, batch })
-}
-
-/// True when a generated answer says what the row's does: both decoded up to the first of `stop`
-/// ([`Dataset::stop_tokens`]), without control tokens, trimmed.
-pub fn is_exact_match(row: &Row, generated: &[u32], tokenizer: &Tokenizer, stop: &[u32]) -> bool {
-    tokenizer.answer_text(row.answer(), stop) == tokenizer.answer_text(generated, stop)
+    Ok(EvaluationBatch { rows: indices, batch })
 }

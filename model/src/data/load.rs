@@ -31,12 +31,17 @@ pub(super) fn tokenize_files(
     let shape = reader.shape();
     let templates = if shape == Shape::Messages { Some(tokenizer.chat_templates()?) } else { None };
     let maker = RowMaker::new(tokenizer, templates.as_ref(), settings);
+    let shots = settings
+        .shots
+        .examples(settings, tokenizer)
+        .map_err(|reason| block[0].position.error(files, reason))?;
     let make = |record: &Record| -> std::result::Result<(Vec<Row>, Vec<Notice>), InvalidRow> {
         let mut notices = Vec::new();
         let rows = record
             .content
             .fields()
             .and_then(|fields| reader.example(fields, &mut notices))
+            .and_then(|example| settings.shots.before(example, &shots))
             .and_then(|example| maker.rows(record.position, &example, &mut notices))
             .map_err(|reason| InvalidRow { position: record.position, reason })?;
         Ok((rows, notices))

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 
+use super::Shots;
 use crate::recipe::{Columns, Learn, ModelSettings, SpecialTokens, TaskSettings};
 
 /// What is done with a row longer than the longest allowed.
@@ -39,6 +40,8 @@ pub struct DataSettings {
     pub system: Option<String>,
     /// Names of the files' columns.
     pub columns: Columns,
+    /// Examples before every row.
+    pub shots: Shots,
 }
 
 impl Default for DataSettings {
@@ -71,6 +74,7 @@ impl DataSettings {
             answer: task.answer.clone(),
             system: task.system.clone(),
             columns: task.columns.clone(),
+            shots: Shots::default(),
         }
     }
 }

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use super::inputs::{open_data, tokenizer_folder};
-use crate::data::{Dataset, LongRows};
+use crate::data::{DataSettings, Dataset, LongRows};
 use crate::error::{Error, Result};
 use crate::recipe::{ModelSettings, Recipe};
 use crate::tokenizer::Tokenizer;
@@ -49,7 +49,9 @@ impl RecipeData {
         }
         let unlimited = ModelSettings { max_length: usize::MAX, ..recipe.model.clone() };
         let tasks = recipe.task.iter().filter(|task| wanted(&task.name)).map(|task| {
-            let (train, eval) = open_data(&unlimited, task, &tokenizer, cache)?;
+            let training = DataSettings::of_task(&unlimited, task);
+            let evaluation = DataSettings::of_evaluation(&unlimited, task);
+            let (train, eval) = open_data(task, &tokenizer, cache, &training, &evaluation)?;
             Ok(TaskData { name: task.name.clone(), train: Arc::new(train), eval })
         });
         let tasks = tasks.collect::<Result<Vec<_>>>()?;

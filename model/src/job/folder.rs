@@ -6,11 +6,12 @@ use std::path::{Path, PathBuf};
 use serde::Serialize;
 
 use super::cpift::{CORE, FUSED, GROUPS, REPORT, SavedCores};
-use super::measured::{SCORES, Scores};
+use super::measured::{ANSWERS, KeptAnswers, SCORES, Scores};
 use super::record::{INPUTS, InputFile, RUN};
 use super::seal;
 use super::session::{FINAL, FinalReport, PROGRESS, RECIPE, RESULT, RunProgress};
 use crate::error::{Error, Result};
+use crate::evaluation::Answer;
 use crate::files::{self, read_json};
 use crate::metrics::{self, METRICS};
 use crate::progress::{CoreReport, FusionReport, GroupReport, JobReport, RunRecord, Score, StepReport};
@@ -36,6 +37,8 @@ pub struct RunFolder {
     pub fusion: Option<FusionReport>,
     /// What was measured: column (`base`, `probe`, `fused`, `final`) → task → score.
     pub scores: BTreeMap<String, BTreeMap<String, Score>>,
+    /// Some of the answers: column → task → the same rows in every column.
+    pub answers: BTreeMap<String, BTreeMap<String, Vec<Answer>>>,
     /// The closing table; none until the run is complete.
     pub result: Option<JobReport>,
     /// Seconds that processes have worked on it.
@@ -63,6 +66,7 @@ impl RunFolder {
         }
         let metrics = path.join(METRICS);
         let scores: Option<Scores> = seal::read_unchecked(&path.join(SCORES))?;
+        let answers: Option<KeptAnswers> = seal::read_unchecked(&path.join(ANSWERS))?;
         let cores: Option<SavedCores> = read_json(&path.join(CORE).join(REPORT))?;
         let progress: RunProgress = read_json(&path.join(PROGRESS))?.unwrap_or_default();
         let finished: FinalReport = read_json(&path.join(FINAL).join(REPORT))?.unwrap_or_default();
@@ -76,6 +80,7 @@ impl RunFolder {
             groups: read_json(&path.join(GROUPS))?,
             fusion: read_json(&path.join(FUSED).join(REPORT))?,
             scores: scores.unwrap_or_default(),
+            answers: answers.unwrap_or_default(),
             result: read_json(&path.join(RESULT))?,
             seconds: progress.seconds,
             frozen_verified: finished.frozen_verified,

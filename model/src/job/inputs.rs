@@ -8,10 +8,14 @@ use cpift_engine::{Layout, ViewMut};
 use super::record;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::data::{DataSettings, Dataset, Notice, Sampler, SamplerSettings, Shape, Source, balanced_sample};
+use crate::data::{
+    DataSettings, Dataset, Notice, Sampler, SamplerSettings, Shape, Shots, Source, balanced_sample,
+};
 use crate::error::{Error, Result};
+use crate::evaluation::{AnswerSettings, check_answers, longest_document};
 use crate::files::KnownFiles;
 use crate::recipe::{DataFiles, ImportanceKind, ModelSettings, Recipe, TaskSettings, TrainSettings};
+use crate::score::Scoring;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::initialize;
 
@@ -73,6 +77,10 @@ pub struct Task {
     pub train: Arc<Dataset>,
     /// Rows to evaluate on.
     pub eval: Option<Arc<Dataset>>,
+    /// How its prompts are answered and the answers judged; none where there are none.
+    pub answers: Option<AnswerSettings>,
+    /// Tokens of the longest document that evaluation takes; 0 without rows to evaluate on.
+    pub longest_evaluated: usize,
     /// An existing fine-tune that takes the place of the probe.
     pub model: Option<Checkpoint>,
 }
@@ -182,12 +190,7 @@ impl Inputs {
 
     /// Tokens that evaluation needs room for: the longest row to evaluate.
     pub fn longest_eval_row(&self) -> usize {
-        self.tasks
-            .iter()
-            .filter_map(|task| task.eval.as_ref())
-            .map(|eval| eval.longest_row())
-            .max()
-            .unwrap_or(0)
+        self.tasks.iter().map(|task| task.longest_evaluated).max().unwrap_or(0)
     }
 }
 
@@ -215,7 +218,17 @@ fn open_task(
     cache: Option<&Path>,
 ) -> Result<Task> {
     let settings = &recipe.task[index];
-    let (mut train, eval) = open_data(&recipe.model, settings, tokenizer, cache)?;
+    let training = DataSettings::of_task(&recipe.model, settings);
+    let shots = Shots::draw(&settings.train.expand()?, settings.shots, recipe.seed, &training, tokenizer)?;
+    let end = shots.end(&training, tokenizer);
+    let mut evaluation = DataSettings::of_evaluation(&recipe.model, settings);
+    if !shots.is_empty() {
+        // `max_length` is about rows that are trained on: examples may be longer than those.
+        evaluation.max_length = base.config.max_positions;
+    }
+    evaluation.shots = shots;
+    let (mut train, eval) = open_data(settings, tokenizer, cache, &training, &evaluation)?;
+    let evaluated = Evaluated::of(eval, recipe, index, tokenizer, end)?;
     let mut model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
     if base.config.tied {
         // A tune saved with a head of its own, which is the embedding, fits.
@@ -240,34 +253,75 @@ fn open_task(
             }
         }
     }
+    let Evaluated { eval, answers, longest } = evaluated;
     Ok(Task {
         name: settings.name.clone(),
         weight: settings.weight,
         repeat: settings.repeat,
         train: Arc::new(train),
         eval,
+        answers,
+        longest_evaluated: longest,
         model,
     })
 }
 
 /// The rows of a task to train on, and those to evaluate on where there are some.
 pub(super) fn open_data(
-    model: &ModelSettings,
     task: &TaskSettings,
     tokenizer: &Tokenizer,
     cache: Option<&Path>,
+    training: &DataSettings,
+    evaluation: &DataSettings,
 ) -> Result<(Dataset, Option<Arc<Dataset>>)> {
-    let load = |files: &DataFiles, settings| Dataset::load(&files.expand()?, tokenizer, &settings, cache);
-    let train = load(&task.train, DataSettings::of_task(model, task))?;
+    let load = |files: &DataFiles, settings| Dataset::load(&files.expand()?, tokenizer, settings, cache);
+    let train = load(&task.train, training)?;
     if let Some(share) = task.eval_share {
         let (train, mut eval) = train.split(share)?;
         eval.limit(task.eval_limit);
         return Ok((train, Some(Arc::new(eval))));
     }
     let Some(files) = &task.eval else { return Ok((train, None)) };
-    let mut eval = load(files, DataSettings::of_evaluation(model, task))?;
+    let mut eval = load(files, evaluation)?;
     eval.notice_rows_also_in(&train);
     Ok((train, Some(Arc::new(eval))))
+}
+
+/// What a task is evaluated on.
+#[derive(Default)]
+struct Evaluated {
+    eval: Option<Arc<Dataset>>,
+    answers: Option<AnswerSettings>,
+    longest: usize,
+}
+
+impl Evaluated {
+    fn of(
+        eval: Option<Arc<Dataset>>,
+        recipe: &Recipe,
+        index: usize,
+        tokenizer: &Tokenizer,
+        end: Option<String>,
+    ) -> Result<Self> {
+        let settings = &recipe.task[index];
+        let Some(eval) = eval else { return Ok(Self::default()) };
+        if !eval.has_prompts() && (settings.score != Scoring::Exact || settings.max_new_tokens.is_some()) {
+            let key = if settings.max_new_tokens.is_some() { "max_new_tokens" } else { "score" };
+            let reason =
+                format!("is about answers, and {} has `text` rows, without prompts", eval.name().display());
+            return Err(Error::setting(format!("task[{index}].{key}"), reason));
+        }
+        let answers = eval.has_prompts().then(|| AnswerSettings {
+            scoring: settings.score.clone(),
+            max_new_tokens: settings.max_new_tokens,
+            end,
+        });
+        if let Some(answers) = &answers {
+            check_answers(&eval, tokenizer, answers)?;
+        }
+        let longest = longest_document(&eval, tokenizer, answers.as_ref())?;
+        Ok(Self { eval: Some(eval), answers, longest })
+    }
 }
 
 /// The sampler of one fine-tune (or part of one).

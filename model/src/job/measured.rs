@@ -1,14 +1,24 @@
-//! What was measured: `scores.json` of the run folder.
+//! What was measured: `scores.json` and `answers.json` of the run folder.
 
 use std::collections::BTreeMap;
 
 use super::session::origin_of;
 use super::{Job, RunIdentity, identity, record, seal};
 use crate::error::{Error, Result};
+use crate::evaluation::Answer;
 use crate::progress::Score;
 
 /// Name of the file in the run folder.
 pub const SCORES: &str = "scores.json";
+
+/// Name of the file with some of the answers.
+pub const ANSWERS: &str = "answers.json";
+
+/// Answers of each task that are kept for every column.
+pub const ANSWERS_KEPT: usize = 8;
+
+/// Column of the table → task → some answers, the same rows in every column.
+pub type KeptAnswers = BTreeMap<String, BTreeMap<String, Vec<Answer>>>;
 
 /// Column of the table → task → score.
 pub type Scores = BTreeMap<String, BTreeMap<String, Score>>;

@@ -287,10 +287,10 @@ fn plan_passes<T: Real>(
     purpose: Purpose,
 ) -> Result<(MemoryPlan, usize)> {
     let config = &inputs.base.config;
-    let evaluated = inputs.tasks.iter().filter_map(|task| task.eval.as_deref());
-    let generation = evaluated.map(|eval| generation_bytes::<T>(config, max_tokens, eval)).max();
+    let answered = inputs.tasks.iter().filter_map(|task| task.eval.as_deref().zip(task.answers.as_ref()));
+    let bytes = answered.map(|(eval, answers)| generation_bytes::<T>(config, max_tokens, eval, answers));
     let transformer = Transformer::<T>::memory_plan(config, device, max_tokens, purpose)?;
-    Ok((transformer, generation.unwrap_or(0)))
+    Ok((transformer, bytes.max().unwrap_or(0)))
 }
 
 /// How the job's transformer is used: recomputing when any of its fine-tunes asks for it.

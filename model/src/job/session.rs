@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cpift::REPORT;
 use super::inputs::{Task, sampler};
-use super::measured::{SCORES, Scores, read_scores};
+use super::measured::{ANSWERS, ANSWERS_KEPT, KeptAnswers, SCORES, Scores, read_scores};
 use super::models::RunModels;
 use super::state::Checkpoints;
 use super::weights::{open_trainer, weight_type};
@@ -16,11 +16,12 @@ use super::{Job, RunIdentity, identity, record, seal};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
 use crate::data::{CacheUse, Dataset, Sampler, Source};
 use crate::error::{Error, FileAction, Result};
+use crate::evaluation::{Request, RowScores};
 use crate::files::{
     self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, read_json, require_free_space,
 };
 use crate::metrics::Metrics;
-use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
+use crate::progress::{Event, JobReport, Observer, TaskScores};
 use crate::recipe::{Stage, TrainSettings};
 use crate::stages::fuse::TaskModels;
 use crate::trainer::Trainer;
@@ -48,6 +49,7 @@ pub struct Session<'a> {
     pub metrics: Metrics,
     pub checkpoints: Checkpoints,
     scores: Scores,
+    answers: KeptAnswers,
     /// What everything in the run follows from.
     identity: String,
     /// Digests of what is there of the run, by name in its folder: what later stages are made from.
@@ -78,11 +80,16 @@ impl<'a> Session<'a> {
         let before = RunIdentity::read(run)?;
         let is_new = before.is_none() && !run.join(RECIPE).exists();
         let mut scores = read_scores(job, &identity)?;
+        let answers = seal::read(&run.join(ANSWERS), &origin_of(&identity, ANSWERS))?;
+        let mut answers: KeptAnswers = answers.map(|(answers, _)| answers).unwrap_or_default();
         let has_other_type = before.is_some_and(|before| before.dtype != job.identity.dtype);
         if has_other_type && scores.remove(FINAL).is_some() {
             // A final model that is written with another type has to be measured itself. Written before the record
             // of the type: from there on nothing says that it was another.
             seal::write(&run.join(SCORES), &origin_of(&identity, SCORES), &scores)?;
+            if answers.remove(FINAL).is_some() {
+                seal::write(&run.join(ANSWERS), &origin_of(&identity, ANSWERS), &answers)?;
+            }
         }
         let progress = seal::read(&run.join(PROGRESS), &origin_of(&identity, PROGRESS))?;
         let metrics = Metrics::open(run, job.recipe.metrics.tensorboard)?;
@@ -101,6 +108,7 @@ impl<'a> Session<'a> {
             metrics,
             checkpoints: Checkpoints::new(run, job.recipe.checkpoint.keep, &job.device),
             scores,
+            answers,
             identity,
             digests: BTreeMap::new(),
             started,
@@ -241,8 +249,19 @@ impl<'a> Session<'a> {
             }
             self.check_stop(&format!("before evaluating {column} on {}", task.name))?;
             self.observer.event(Event::EvaluationStarted { column, task: &task.name });
-            let score = self.score(eval)?;
+            let scored = self.measure(column, task, eval).inspect_err(|error| {
+                if matches!(error, Error::Interrupted { .. }) {
+                    // The stop stands, whether or not the time is recorded.
+                    let _ = self.save_progress();
+                }
+            })?;
+            let score = scored.score();
             self.observer.event(Event::Evaluated { column, task: &task.name, score: &score });
+            if let Some(answers) = &scored.answers {
+                let sample = answers.sample(ANSWERS_KEPT);
+                self.answers.entry(column.to_owned()).or_default().insert(task.name.clone(), sample);
+                self.save_answers()?;
+            }
             self.scores.entry(column.to_owned()).or_default().insert(task.name.clone(), score);
             self.save_scores()?;
         }
@@ -254,12 +273,36 @@ impl<'a> Session<'a> {
         seal::write(&path, &origin_of(&self.identity, SCORES), &self.scores).map(drop)
     }
 
-    fn score(&mut self, dataset: &Dataset) -> Result<Score> {
-        let model = &mut self.trainer.model;
+    fn save_answers(&self) -> Result<()> {
+        let path = self.job.out.join(ANSWERS);
+        seal::write(&path, &origin_of(&self.identity, ANSWERS), &self.answers).map(drop)
+    }
+
+    /// Forgets what was measured of the final model.
+    fn forget_final(&mut self) -> Result<()> {
+        if self.answers.remove(FINAL).is_some() {
+            self.save_answers()?;
+        }
+        if self.scores.remove(FINAL).is_some() {
+            self.save_scores()?;
+        }
+        Ok(())
+    }
+
+    fn measure(&mut self, column: &str, task: &Task, dataset: &Dataset) -> Result<RowScores> {
+        let (model, observer) = (&mut self.trainer.model, &mut *self.observer);
         let tokenizer = &self.job.inputs.tokenizer;
-        let generate = dataset.has_prompts();
-        let scored = self.job.device.scope(|| model.evaluate(dataset, tokenizer, generate))?;
-        Ok(scored.score())
+        let request = Request { dataset, tokenizer, rows: None, answers: task.answers.as_ref() };
+        let mut observe = |progress| {
+            observer.event(Event::EvaluationProgress { column, task: &task.name, progress });
+            if observer.stop_requested() {
+                return Err(Error::Interrupted {
+                    position: format!("while evaluating {column} on {}", task.name),
+                });
+            }
+            Ok(())
+        };
+        model.evaluate(&request, &mut observe)
     }
 
     /// Evaluates on all tasks.
@@ -340,10 +383,8 @@ impl<'a> Session<'a> {
         let job = self.job;
         self.frozen_verified = frozen_verified;
         self.save_progress()?;
-        if self.scores.remove(FINAL).is_some() {
-            // It was measured on a model that is no longer there.
-            self.save_scores()?;
-        }
+        // It was measured on a model that is no longer there.
+        self.forget_final()?;
         let dtype = weight_type(job);
         let files = ModelFiles { dtype, ..self.model_files() };
         let folder = job.out.join(FINAL);

@@ -123,6 +123,9 @@ impl TaskSettings {
         if self.eval.is_some() {
             return Err(Error::setting(key("eval_share"), "excludes `eval`: remove one of the two"));
         }
+        if self.shots > 0 {
+            return Err(Error::setting(key("shots"), "needs a file in `eval`, and excludes `eval_share`"));
+        }
         within(&key("eval_share"), share, f64::MIN_POSITIVE, 0.9)
     }
 

@@ -146,7 +146,7 @@ fn is_article(text: &str, (range, letter): &(Range<usize>, char)) -> bool {
 
 /// The last capital letter that stands by itself, in brackets or not.
 fn last_of(text: &str, letters: &[char], in_brackets: bool) -> Option<(Range<usize>, char)> {
-    let found = text.char_indices().filter_map(|(at, character)| {
+    let mut found = text.char_indices().filter_map(|(at, character)| {
         let before = text[..at].chars().next_back();
         let behind = text[at + character.len_utf8()..].chars().next();
         if !character.is_ascii_uppercase() || before.is_some_and(|c| is_word(c) || c == '\'' || c == '’') {
@@ -157,5 +157,5 @@ fn last_of(text: &str, letters: &[char], in_brackets: bool) -> Option<(Range<usi
         }
         letter_at(text, at, letters).filter(|found| found.0.start == at && !is_article(text, found))
     });
-    found.last()
+    found.next_back()
 }

@@ -14,8 +14,9 @@ use serde::de::{self, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use crate::error::Reasoned;
-pub use choice::{Choice, choices_in, letter_in, with_choice};
+pub(crate) use choice::{Choice, choices_in, letter_in, with_choice};
 use number::Number;
+pub(crate) use text::reasoning_end;
 
 /// How a task's answers are judged.
 #[derive(Debug, Clone, Default, PartialEq)]

@@ -9,13 +9,17 @@ const END_OF_REASONING: &str = "</think>";
 /// What begins one.
 const BEGIN_OF_REASONING: &str = "<think>";
 
+/// The byte at which a text's reasoning part has ended; 0 where it has none.
+pub fn reasoning_end(text: &str) -> usize {
+    text.rfind(END_OF_REASONING).map_or(0, |end| end + END_OF_REASONING.len())
+}
+
 /// The text behind its reasoning part. The part may have begun in the prompt; one that was begun and does not end has
 /// no answer behind it.
 pub fn without_reasoning(text: &str) -> &str {
-    match text.rfind(END_OF_REASONING) {
-        Some(end) => text[end + END_OF_REASONING.len()..].trim(),
-        None if text.trim_start().starts_with(BEGIN_OF_REASONING) => "",
-        None => text.trim(),
+    match reasoning_end(text) {
+        0 if text.trim_start().starts_with(BEGIN_OF_REASONING) => "",
+        end => text[end..].trim(),
     }
 }
 

@@ -127,6 +127,11 @@ impl<T: Real> Transformer<T> {
         &self.config
     }
 
+    /// Whether it computes on a CPU.
+    pub(crate) fn is_on_cpu(&self) -> bool {
+        matches!(self.device, Device::Cpu(_))
+    }
+
     /// Most tokens of a batch.
     pub fn max_tokens(&self) -> usize {
         self.max_tokens

@@ -25,7 +25,7 @@ pub fn recipe(data: &[u8]) {
 }
 
 /// The files that a report may be made from.
-const FILES: [&str; 11] = [
+const FILES: [&str; 12] = [
     "recipe.toml",
     "results.json",
     "run.json",
@@ -33,6 +33,7 @@ const FILES: [&str; 11] = [
     "metrics.jsonl",
     "groups.json",
     "scores.json",
+    "answers.json",
     "report.json",
     "progress.json",
     "core/report.json",

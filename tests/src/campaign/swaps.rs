@@ -157,6 +157,7 @@ fn swap_folders(jobs: &Jobs, run: &Path, random: &mut ChaCha8Rng) -> Tampered {
         "final",
         "groups.json",
         "scores.json",
+        "answers.json",
         "progress.json",
         "metrics.jsonl",
         "recipe.toml",

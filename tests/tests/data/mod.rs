@@ -7,5 +7,6 @@ mod forms;
 mod limits;
 mod rows;
 mod sampling;
+mod shots;
 mod tokenizers;
 mod turns;

@@ -4,10 +4,9 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
-use cpift_model::data::{
-    CacheUse, DataSettings, Dataset, LongRows, Notice, Shape, instruction_prompt, is_exact_match,
-};
+use cpift_model::data::{CacheUse, DataSettings, Dataset, LongRows, Notice, Shape, instruction_prompt};
 use cpift_model::recipe::SpecialTokens;
+use cpift_model::score::Scoring;
 use cpift_tests::data::{DataFile, chat, folder, folder_with_template, tokenizer, words_folder};
 use cpift_tests::folders;
 use proptest::prelude::*;
@@ -252,11 +251,15 @@ fn exact_match_compares_the_decoded_answer() {
     let row = DataFile::rows(&[json!({"prompt": "why", "completion": " the answer\n"})]).row(&tokenizer);
     let stop = tokenizer.stop_tokens();
     let generated = |text: &str| tokenizer.encode_answer(text).unwrap();
-    assert!(is_exact_match(&row, &generated("the answer"), &tokenizer, stop));
+    let is_exact_match = |ids: &[u32]| {
+        let text = |ids: &[u32]| tokenizer.answer_text(ids, stop);
+        Scoring::Exact.judge(&text(row.answer()), &text(ids), &[]).unwrap().right
+    };
+    assert!(is_exact_match(&generated("the answer")));
     let stopped: Vec<u32> = [generated("the answer"), vec![422], generated("more")].concat();
-    assert!(is_exact_match(&row, &stopped, &tokenizer, stop));
-    assert!(!is_exact_match(&row, &generated("the answers"), &tokenizer, stop));
-    assert!(!is_exact_match(&row, &[], &tokenizer, stop));
+    assert!(is_exact_match(&stopped));
+    assert!(!is_exact_match(&generated("the answers")));
+    assert!(!is_exact_match(&[]));
 }
 
 #[test]

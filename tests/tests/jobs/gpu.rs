@@ -4,7 +4,7 @@ use cpift_engine::{Buffer, Device, Mask};
 use cpift_kernels::emulator::Schedule;
 use cpift_model::Error;
 use cpift_model::checkpoint::{Checkpoint, TensorFile};
-use cpift_model::evaluation::Evaluator;
+use cpift_model::evaluation::{AnswerSettings, Evaluator, FileSettings};
 use cpift_model::progress::Silent;
 use cpift_model::transformer::ComputeType;
 use cpift_tests::jobs::{SmallJob, TASKS, Watcher};
@@ -104,9 +104,11 @@ fn computes_in_bf16(device: Device) {
     }
 
     let mut evaluator = Evaluator::open(&device, &job.path("run/final"), ComputeType::Bf16).unwrap();
+    let settings = FileSettings { answers: Some(AnswerSettings::default()), ..FileSettings::default() };
     for row in &report.tasks {
         let data = job.path(&format!("{}.eval.jsonl", row.task));
-        let (score, written) = (row.scores[3].unwrap(), evaluator.evaluate(&data, true).unwrap());
+        let (score, written) =
+            (row.scores[3].unwrap(), evaluator.evaluate(&data, &settings, &mut |_| Ok(())).unwrap());
         assert_eq!((score.loss, score.exact_match), (written.loss, written.exact_match), "{}", row.task);
     }
 

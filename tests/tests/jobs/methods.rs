@@ -112,6 +112,7 @@ fn a_stopped_run_continues_to_the_same_bits() {
         assert_eq!(report.steps, 18, "{out}");
         let whole = String::from_utf8(job.bytes("whole/scores.json")).unwrap();
         assert_eq!(String::from_utf8(job.bytes(&format!("{out}/scores.json"))).unwrap(), whole, "{out}");
+        assert_eq!(job.bytes(&format!("{out}/answers.json")), job.bytes("whole/answers.json"), "{out}");
     }
 }
 

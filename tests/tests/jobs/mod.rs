@@ -5,3 +5,4 @@ mod changed_inputs;
 mod gpu;
 mod methods;
 mod resume;
+mod scores;

@@ -352,7 +352,8 @@ fn pipes_in_a_run_folder_are_refused_at_once() {
     let job = SmallJob::new();
     let recipe = job.recipe(&[]);
     job.run_until(&recipe, "run", false, Some(Stage::Probe), &mut Silent).unwrap();
-    for name in ["metrics.jsonl", "scores.json", "identity.json", "probe/code/manifest.json"] {
+    for name in ["metrics.jsonl", "scores.json", "answers.json", "identity.json", "probe/code/manifest.json"]
+    {
         let path = job.path("run").join(name);
         let before = fs::read(&path).unwrap();
         fs::remove_file(&path).unwrap();

@@ -33,8 +33,9 @@ pub fn section(comparison: &Comparison) -> Option<Section> {
 fn table(comparison: &Comparison, forgetting: &Forgetting) -> Table {
     let mut table = Table::captioned(
         format!(
-            "Change in exact match in points, mean over all pairs. On the first task it is the standard backward transfer \
+            "Change in {} in points, mean over all pairs. On the first task it is the standard backward transfer \
              of two tasks. {}",
+            score_name(comparison),
             interval_caption(comparison)
         ),
         ["second task learnt by", "change on the first", "change on the second"],
@@ -63,7 +64,7 @@ fn bars(comparison: &Comparison, forgetting: &Forgetting) -> Block {
         };
         BarChart {
             title: title.to_owned(),
-            x_label: "change in exact match, points".to_owned(),
+            x_label: format!("change in {}, points", score_name(comparison)),
             bars: forgetting.methods.iter().map(bar).collect(),
             range: (0.0, 0.0),
         }
@@ -108,10 +109,21 @@ fn matrices(comparison: &Comparison, forgetting: &Forgetting) -> Block {
         }
     };
     Block::Figures {
-        caption: "Change in exact match of the row’s task, in points, while the column’s task is learnt after it; mean over \
-                  the seeds. Orange: forgotten; green: gained."
-            .to_owned(),
+        caption: format!(
+            "Change in {} of the row’s task, in points, while the column’s task is learnt after it; mean over the \
+             seeds. Orange: forgotten; green: gained.",
+            score_name(comparison)
+        ),
         figures: forgetting.methods.iter().map(figure).collect(),
+    }
+}
+
+/// What the changes are changes of.
+fn score_name(comparison: &Comparison) -> String {
+    match comparison.score_title() {
+        "exact" => "exact match".to_owned(),
+        "score" => "each task’s score".to_owned(),
+        kind => format!("the score `{kind}`"),
     }
 }
 
@@ -128,10 +140,10 @@ pub fn data(comparison: &Comparison) -> Option<Data> {
                 pair.seed.to_string(),
                 comparison.tasks[pair.first].clone(),
                 comparison.tasks[pair.second].clone(),
-                number(pair.first_before.exact_match),
-                number(pair.first_after.exact_match),
-                number(pair.second_before.exact_match),
-                number(pair.second_after.exact_match),
+                number(pair.first_before.share()),
+                number(pair.first_after.share()),
+                number(pair.second_before.share()),
+                number(pair.second_after.share()),
             ]);
         }
     }

@@ -36,12 +36,14 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
         Budget::Total => "All optimizer steps count, those of the specialists included.",
         Budget::Given => "The specialists exist already: only the steps after them count.",
     };
+    let answered =
+        if comparison.score_title() == "exact" { "exactly" } else { "right by the task’s score" };
     let mut headings = vec![budget_title(budget).to_owned()];
-    headings.extend(comparison.tasks.iter().cloned());
+    headings.extend(comparison.task_titles());
     headings.extend(["normalised", "to cpift", "worst task", "steps", "time", "memory"].map(str::to_owned));
     let mut table = Table::captioned(
         format!(
-            "{budget_text} Tasks: rows of the evaluation file answered exactly, in % (loss in nats where a task has no \
+            "{budget_text} Tasks: rows of the evaluation file answered {answered}, in % (loss in nats where a task has no \
              prompts). Normalised: each task between the base model = 0 and its own specialist = 1, mean over the tasks; \
              to cpift: the difference with the same seed, mean over the seeds; worst task: the least of \
              them. Steps and time after the specialists, memory at the peak. {}",
@@ -64,8 +66,8 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
     }
     for method in methods {
         let mut row = vec![method.name.clone()];
-        row.extend(method.summary.tasks.iter().map(|task| match &task.exact_match {
-            Some(exact) => interval_text(Some(exact), 100.0, 1),
+        row.extend(method.summary.tasks.iter().map(|task| match task.share() {
+            Some(share) => interval_text(Some(&share), 100.0, 1),
             None => interval_text(Some(&task.loss), 1.0, 3),
         }));
         let summary = &method.summary;
@@ -82,10 +84,10 @@ fn table(comparison: &Comparison, budget: Budget, methods: &[&MethodResult]) -> 
     table
 }
 
-/// Exact match over the seeds in %, or the loss where there is none.
+/// Share answered right over the seeds in %, or the loss where there is none.
 fn score_text(scores: &[&Score]) -> String {
-    match Interval::of_all(scores.iter().map(|score| score.exact_match)) {
-        Some(exact) => interval_text(Some(&exact), 100.0, 1),
+    match Interval::of_all(scores.iter().map(|score| score.share())) {
+        Some(share) => interval_text(Some(&share), 100.0, 1),
         None => {
             let losses: Vec<f64> = scores.iter().map(|score| score.loss).collect();
             interval_text(Interval::of(&losses).as_ref(), 1.0, 3)
@@ -155,6 +157,8 @@ pub fn data(comparison: &Comparison) -> Data {
         "normalised",
         "seconds",
         "peak_memory_bytes",
+        "score_kind",
+        "score",
     ];
     let mut data = Data::new("results", &headings);
     for method in &comparison.methods {
@@ -175,6 +179,8 @@ pub fn data(comparison: &Comparison) -> Data {
                     number(*normalised),
                     run.seconds.to_string(),
                     run.peak_memory_bytes.map_or(String::new(), |bytes| bytes.to_string()),
+                    score.score_kind.name().to_owned(),
+                    number(score.share()),
                 ]);
             }
         }

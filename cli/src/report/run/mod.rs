@@ -1,5 +1,6 @@
 //! The report of one run.
 
+mod answers;
 mod cores;
 mod fusion;
 mod integration;
@@ -12,6 +13,7 @@ use cpift_model::Recipe;
 use cpift_model::job::RunFolder;
 use cpift_model::progress::Score;
 use cpift_model::recipe::Method;
+use cpift_model::score::ScoreKind;
 
 use super::document::{Document, Section};
 use crate::display::units::{duration, grouped};
@@ -31,6 +33,17 @@ struct Context<'a> {
 }
 
 impl Context<'_> {
+    /// How a task's answers were judged; none where none was.
+    fn score_kind(&self, task: &str) -> Option<ScoreKind> {
+        let mut scores = self.columns.iter().filter_map(|column| self.score(column, task));
+        scores.find(|score| score.share().is_some()).map(|score| score.score_kind)
+    }
+
+    /// The kind of all tasks' scores; none where they differ.
+    fn common_kind(&self) -> Option<ScoreKind> {
+        ScoreKind::common(self.tasks.iter().filter_map(|task| self.score_kind(task)))
+    }
+
     fn score(&self, column: &str, task: &str) -> Option<&Score> {
         if let Some(result) = &self.run.result {
             let column = result.columns.iter().position(|name| name == column)?;
@@ -55,8 +68,9 @@ pub fn document(run: &RunFolder, recipe: &Recipe, title: String) -> Document {
         None => recipe.task.iter().map(|task| task.name.clone()).collect(),
     };
     let context = Context { run, recipe, tasks, columns };
-    let sections: [Option<Section>; 7] = [
+    let sections: [Option<Section>; 8] = [
         Some(scores::section(&context)),
+        answers::section(&context),
         training::section(&context),
         cores::section(&context),
         overlap::section(&context),
@@ -65,6 +79,7 @@ pub fn document(run: &RunFolder, recipe: &Recipe, title: String) -> Document {
         Some(provenance::section(&context)),
     ];
     let mut data = vec![scores::data(&context), training::data(&context)];
+    data.extend(answers::data(&context));
     data.extend(cores::data(&context));
     data.extend(overlap::data(&context));
     data.extend(fusion::data(&context));

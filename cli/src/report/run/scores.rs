@@ -2,6 +2,7 @@
 
 use cpift_model::compare::results::Interval;
 use cpift_model::progress::Score;
+use cpift_model::score::ScoreKind;
 
 use super::{Context, column_title};
 use crate::display::units::percent;
@@ -55,12 +56,14 @@ fn state(context: &Context<'_>) -> Option<String> {
 fn table(context: &Context<'_>) -> Table {
     let of = |column: &str| vec![(column_title(column).to_owned(), 2)];
     let first = std::iter::once((String::new(), 1));
-    let second = std::iter::once("task").chain(context.columns.iter().flat_map(|_| ["loss", "exact"]));
+    let title = score_title(context);
+    let second = std::iter::once("task").chain(context.columns.iter().flat_map(|_| ["loss", title]));
     let mut table = Table {
-        caption: "Loss: mean negative log-likelihood in nats per supervised token of the task’s evaluation file. Exact: \
-                  share of its rows whose greedy answer is the row’s, character for character. Each column is one \
-                  model measured on the whole file; – was not measured."
-            .to_owned(),
+        caption: format!(
+            "Loss: mean negative log-likelihood in nats per supervised token of the task’s evaluation file. {} Each \
+             column is one model measured on the whole file; – was not measured.",
+            score_explained(context)
+        ),
         head: vec![
             first.chain(context.columns.iter().flat_map(|column| of(column))).collect(),
             second.map(|heading| (heading.to_owned(), 1)).collect(),
@@ -69,7 +72,9 @@ fn table(context: &Context<'_>) -> Table {
     };
     for task in &context.tasks {
         let cells = context.columns.iter().flat_map(|column| cells(context.score(column, task)));
-        table.row(std::iter::once(task.clone()).chain(cells));
+        let kind = context.score_kind(task).filter(|_| title == MIXED);
+        let name = kind.map_or(task.clone(), |kind| format!("{task} ({})", kind.name()));
+        table.row(std::iter::once(name).chain(cells));
     }
     if context.tasks.len() > 1 {
         let cells = context.columns.iter().flat_map(|column| mean_cells(context, column));
@@ -78,9 +83,54 @@ fn table(context: &Context<'_>) -> Table {
     table
 }
 
+/// Heading of scores that differ in kind.
+const MIXED: &str = "score";
+
+fn score_title(context: &Context<'_>) -> &'static str {
+    let is_mixed = context.tasks.iter().any(|task| context.score_kind(task).is_some());
+    match context.common_kind() {
+        None if is_mixed => MIXED,
+        kind => kind.unwrap_or_default().name(),
+    }
+}
+
+/// What the score of each kind says that occurs, in a sentence or several.
+fn score_explained(context: &Context<'_>) -> String {
+    let kinds = [
+        (
+            ScoreKind::Exact,
+            "Exact: share of its rows whose greedy answer is the row’s, character for character.",
+        ),
+        (
+            ScoreKind::Contains,
+            "Contains: share of its rows whose greedy answer contains the row’s, as whole words.",
+        ),
+        (ScoreKind::Number, "Number: share of its rows whose greedy answer ends in the number of the row’s."),
+        (
+            ScoreKind::Choice,
+            "Choice: share of its rows whose greedy answer names the letter of the row’s; in brackets, of which that \
+             option has the lowest loss.",
+        ),
+        (
+            ScoreKind::Regex,
+            "Regex: share of its rows in whose greedy answer the task’s pattern finds what it finds in the row’s.",
+        ),
+        (
+            ScoreKind::Json,
+            "Json: share of its rows whose greedy answer is JSON that says what the row’s does.",
+        ),
+    ];
+    let found: Vec<ScoreKind> = context.tasks.iter().filter_map(|task| context.score_kind(task)).collect();
+    let occurs = |kind: ScoreKind| found.contains(&kind) || (found.is_empty() && kind == ScoreKind::Exact);
+    let sentences: Vec<&str> =
+        kinds.into_iter().filter(|(kind, _)| occurs(*kind)).map(|(_, sentence)| sentence).collect();
+    sentences.join(" ")
+}
+
 fn cells(score: Option<&Score>) -> [String; 2] {
     let Some(score) = score else { return ["–".to_owned(), "–".to_owned()] };
-    [format!("{:.4}", score.loss), score.exact_match.map_or("–".to_owned(), percent)]
+    let by_loss = score.choice_by_loss.map_or(String::new(), |share| format!(" ({})", percent(share)));
+    [format!("{:.4}", score.loss), score.share().map_or("–".to_owned(), percent) + &by_loss]
 }
 
 /// Means of a column; none where a task has no value, since a mean over fewer tasks would mislead.
@@ -90,7 +140,7 @@ fn mean_cells(context: &Context<'_>, column: &str) -> [String; 2] {
         Interval::of_all(values).map(|interval| interval.mean)
     };
     let loss = mean(&|score| Some(score.loss)).map_or("–".to_owned(), |loss| format!("{loss:.4}"));
-    [loss, mean(&|score| score.exact_match).map_or("–".to_owned(), percent)]
+    [loss, mean(&Score::share).map_or("–".to_owned(), percent)]
 }
 
 fn charts(context: &Context<'_>) -> Block {
@@ -117,11 +167,13 @@ fn charts(context: &Context<'_>) -> Block {
         }
     };
     let mut figures = Vec::new();
-    let exact = chart("Exact match", "rows answered exactly, %", Some((0.0, 100.0)), &|score| {
-        Some(100.0 * score.exact_match?)
-    });
+    let (title, x_label) = match context.common_kind() {
+        Some(ScoreKind::Exact) => ("Exact match", "rows answered exactly, %"),
+        _ => ("Score", "rows answered right, %"),
+    };
+    let share = chart(title, x_label, Some((0.0, 100.0)), &|score| Some(100.0 * score.share()?));
     let loss = chart("Loss", "nats per supervised token", None, &|score| Some(score.loss));
-    for (name, chart) in [("exact-match", exact), ("loss", loss)] {
+    for (name, chart) in [("exact-match", share), ("loss", loss)] {
         if !chart.dots.is_empty() {
             let label = format!("{} of every task", chart.title);
             figures.push(Figure::narrow(name, label, chart.draw(crate::report::chart::NARROW)));
@@ -133,9 +185,12 @@ fn charts(context: &Context<'_>) -> Block {
     }
 }
 
+const HEADINGS: [&str; 9] =
+    ["task", "column", "loss", "exact_match", "tokens", "rows", "score_kind", "score", "choice_by_loss"];
+
 /// `scores.csv`.
 pub fn data(context: &Context<'_>) -> Data {
-    let mut data = Data::new("scores", &["task", "column", "loss", "exact_match", "tokens", "rows"]);
+    let mut data = Data::new("scores", &HEADINGS);
     for task in &context.tasks {
         for column in &context.columns {
             let Some(score) = context.score(column, task) else { continue };
@@ -146,6 +201,9 @@ pub fn data(context: &Context<'_>) -> Data {
                 number(score.exact_match),
                 score.tokens.to_string(),
                 score.rows.to_string(),
+                score.score_kind.name().to_owned(),
+                number(score.share()),
+                number(score.choice_by_loss),
             ]);
         }
     }

@@ -1,0 +1,109 @@
+//! Some answers of every task, as every model of the run gave them.
+
+use cpift_model::evaluation::Answer;
+
+use super::{Context, column_title};
+use crate::display::table::shorten;
+use crate::report::document::{Block, Data, Section, Table};
+
+/// Characters of a prompt, a reference or an answer that are shown.
+const SHOWN: usize = 400;
+
+/// The section `Answers`; none where no answers were kept.
+pub fn section(context: &Context<'_>) -> Option<Section> {
+    let tables: Vec<Block> =
+        context.tasks.iter().filter_map(|task| table(context, task)).map(Block::Table).collect();
+    if tables.is_empty() {
+        return None;
+    }
+    let intro = "What the models answered to a few rows of every evaluation file, the same rows in every column: ✓ right, \
+                 ✗ wrong by the task’s score. The whole texts are in answers.csv.";
+    let mut blocks = vec![Block::Text(intro.to_owned())];
+    blocks.extend(tables);
+    Some(Section { id: "answers", title: "Answers", blocks })
+}
+
+/// The columns that have answers to a task.
+fn columns<'a>(context: &'a Context<'_>, task: &str) -> Vec<(&'a str, &'a [Answer])> {
+    let of = |column: &'a String| {
+        let answers = context.run.answers.get(column)?.get(task)?;
+        Some((column.as_str(), answers.as_slice()))
+    };
+    context.columns.iter().filter_map(of).collect()
+}
+
+fn table(context: &Context<'_>, task: &str) -> Option<Table> {
+    let columns = columns(context, task);
+    let (_, rows) = columns.first()?;
+    let headings = ["row", "prompt", "reference"].into_iter().map(str::to_owned);
+    let headings = headings.chain(columns.iter().map(|(column, _)| column_title(column).to_owned()));
+    let mut table = Table::of_text(task.to_owned(), headings);
+    for row in *rows {
+        let mut cells = vec![row.row.to_string(), end_of(&row.prompt), shown(&row.reference)];
+        cells.extend(columns.iter().map(|(_, answers)| {
+            let answer = answers.iter().find(|answer| answer.row == row.row);
+            answer.map_or("–".to_owned(), |answer| {
+                let verdict = if answer.right { "✓" } else { "✗" };
+                format!("{verdict} {}{}", shown(&answer.answer), if answer.cut { " […]" } else { "" })
+            })
+        }));
+        table.row(cells);
+    }
+    Some(table)
+}
+
+/// A text on one line, its beginning where it is long.
+fn shown(text: &str) -> String {
+    shorten(&text.trim().replace('\n', " ⏎ "), SHOWN)
+}
+
+/// The same, its end where it is long: there a prompt says what is asked, whatever precedes it.
+fn end_of(prompt: &str) -> String {
+    let text = prompt.trim().replace('\n', " ⏎ ");
+    let length = text.chars().count();
+    if length <= SHOWN {
+        return text;
+    }
+    let end: String = text.chars().skip(length + 1 - SHOWN).collect();
+    format!("…{end}")
+}
+
+/// `answers.csv`: the answers that are kept, whole.
+pub fn data(context: &Context<'_>) -> Option<Data> {
+    let headings = [
+        "task",
+        "column",
+        "row",
+        "prompt",
+        "reference",
+        "answer",
+        "expected",
+        "found",
+        "right",
+        "exact",
+        "cut",
+    ];
+    let mut data = Data::new("answers", &headings);
+    let mut is_empty = true;
+    for task in &context.tasks {
+        for (column, answers) in columns(context, task) {
+            for answer in answers {
+                is_empty = false;
+                data.row([
+                    task.clone(),
+                    column.to_owned(),
+                    answer.row.to_string(),
+                    answer.prompt.clone(),
+                    answer.reference.clone(),
+                    answer.answer.clone(),
+                    answer.expected.clone(),
+                    answer.found.clone().unwrap_or_default(),
+                    answer.right.to_string(),
+                    answer.exact.to_string(),
+                    answer.cut.to_string(),
+                ]);
+            }
+        }
+    }
+    (!is_empty).then_some(data)
+}
