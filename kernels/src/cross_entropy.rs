@@ -139,7 +139,12 @@ kernel! {
     /// A block per i; `rows` are below `batch`, each at most once, their targets below `vocabulary`.
     /// All threads reach every barrier. Reads every logit twice, the second time from the cache where
     /// it is large enough, and writes its gradient once.
-    pub fn cross_entropy_losses_and_gradients<E> = cross_entropy_losses_and_gradients_f32, cross_entropy_losses_and_gradients_bf16; { block: BLOCK, grid: count, shared: SHARED } (
+    pub fn cross_entropy_losses_and_gradients<E> =
+        cross_entropy_losses_and_gradients_f32, cross_entropy_losses_and_gradients_bf16; {
+        block: BLOCK,
+        grid: count,
+        shared: SHARED,
+    } (
         logits: read f32 [count * vocabulary],
         d_logits: write E [count * vocabulary],
         rows: read u32 [count],
@@ -192,7 +197,11 @@ kernel! {
     ///
     /// A warp per i; `rows` are below `batch`, each at most once. No barriers. Two element moves per
     /// element.
-    pub fn cross_entropy_scatter_rows<E> = cross_entropy_scatter_rows_f32, cross_entropy_scatter_rows_bf16; { block: ROWS_BLOCK, grid: count.div_ceil(ROWS_PER_BLOCK), shared: 0 } (
+    pub fn cross_entropy_scatter_rows<E> = cross_entropy_scatter_rows_f32, cross_entropy_scatter_rows_bf16; {
+        block: ROWS_BLOCK,
+        grid: count.div_ceil(ROWS_PER_BLOCK),
+        shared: 0,
+    } (
         x: read E [count * columns],
         rows: read u32 [count],
         out: update E [batch * columns],

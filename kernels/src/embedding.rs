@@ -62,7 +62,11 @@ kernel! {
     /// Every token is below `vocabulary`. One warp a row, 16 bytes per lane and access where
     /// columns are a multiple of that and the buffers are aligned to it, else one element. No shared
     /// memory, no barriers. Two element moves per element.
-    pub fn embedding<E> = embedding_f32, embedding_bf16; { block: BLOCK, grid: rows.div_ceil(ROWS), shared: 0 } (
+    pub fn embedding<E> = embedding_f32, embedding_bf16; {
+        block: BLOCK,
+        grid: rows.div_ceil(ROWS),
+        shared: 0,
+    } (
         table: read E [vocabulary * columns],
         tokens: read u32 [rows],
         output: write E [rows * columns],

@@ -53,7 +53,11 @@ fn backward<E: Pack<N>, const N: usize>(
 
 kernel! {
     /// activation[i] = silu(gate[i])·up[i]. Reads 2 and writes 1 element each, about 10 flops.
-    pub fn gated_mlp<E> = gated_mlp_f32, gated_mlp_bf16; { block: BLOCK, grid: count.div_ceil(vector_length::<E>() as u64 * u64::from(BLOCK)), shared: 0 } (
+    pub fn gated_mlp<E> = gated_mlp_f32, gated_mlp_bf16; {
+        block: BLOCK,
+        grid: count.div_ceil(vector_length::<E>() as u64 * u64::from(BLOCK)),
+        shared: 0,
+    } (
         gate: read E [count],
         up: read E [count],
         activation: write E [count],
@@ -76,7 +80,11 @@ kernel! {
     /// - activation, which is d_activation before, becomes silu(gate)·up again.
     ///
     /// Reads 3 and writes 3 elements each, about 16 flops.
-    pub fn gated_mlp_backward<E> = gated_mlp_backward_f32, gated_mlp_backward_bf16; { block: BLOCK, grid: count.div_ceil(vector_length::<E>() as u64 * u64::from(BLOCK)), shared: 0 } (
+    pub fn gated_mlp_backward<E> = gated_mlp_backward_f32, gated_mlp_backward_bf16; {
+        block: BLOCK,
+        grid: count.div_ceil(vector_length::<E>() as u64 * u64::from(BLOCK)),
+        shared: 0,
+    } (
         gate: update E [count],
         up: update E [count],
         activation: update E [count],

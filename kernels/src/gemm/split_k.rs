@@ -114,7 +114,11 @@ kernel! {
     ///
     /// Eight elements to a thread. No barriers. Reads every sum once and out where it accumulates,
     /// writes out once; `splits` − 1 additions, or `splits`, per element.
-    pub fn gemm_split_k_sum<E> = gemm_split_k_sum_f32, gemm_split_k_sum_bf16; { block: BLOCK, grid: count.div_ceil(u64::from(BLOCK) * EACH as u64), shared: 0 } (
+    pub fn gemm_split_k_sum<E> = gemm_split_k_sum_f32, gemm_split_k_sum_bf16; {
+        block: BLOCK,
+        grid: count.div_ceil(u64::from(BLOCK) * EACH as u64),
+        shared: 0,
+    } (
         sums: read f32 [splits * count] align 16,
         out: update E [count],
         count: scalar u64,

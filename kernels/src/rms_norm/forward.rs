@@ -147,7 +147,11 @@ macro_rules! forward {
             ///
             /// Each block takes 256 / (threads of a row) rows. Every thread reaches the barriers (long rows) and
             /// shuffles. One order of summation. Two element moves and about 4 flops per element.
-            pub fn $plain<E> = $($plain_entry),*; { block: BLOCK, grid: rows.div_ceil(u64::from(<$group>::ROWS)), shared: $shared } (
+            pub fn $plain<E> = $($plain_entry),*; {
+                block: BLOCK,
+                grid: rows.div_ceil(u64::from(<$group>::ROWS)),
+                shared: $shared,
+            } (
                 input: read E [rows * columns],
                 weight: read E [columns],
                 output: write E [rows * columns],
@@ -170,7 +174,11 @@ macro_rules! forward {
             /// sum = residual + delta; output = sum·r·weight per row, and r to inverse_rms.
             ///
             /// As the kernel without residual; four element moves per element.
-            pub fn $residual<E> = $($residual_entry),*; { block: BLOCK, grid: rows.div_ceil(u64::from(<$group>::ROWS)), shared: $shared } (
+            pub fn $residual<E> = $($residual_entry),*; {
+                block: BLOCK,
+                grid: rows.div_ceil(u64::from(<$group>::ROWS)),
+                shared: $shared,
+            } (
                 residual: read E [rows * columns],
                 delta: read E [rows * columns],
                 weight: read E [columns],
