@@ -3,16 +3,20 @@
 use std::fmt::{Debug, Display};
 
 use bytemuck::Pod;
+use cpift_kernels::dispatch::attention::AttentionElement;
+use cpift_kernels::dispatch::gemm::GemmElement;
 use half::bf16;
 
 use crate::error::{Error, Result};
-use crate::gpu::{Kernels, OnGpu};
+use crate::gpu::OnGpu;
 
 /// A type of activations, of their gradients and of the weights that products read: f32 everywhere, bf16 on
 /// GPUs and their emulator.
 ///
 /// Master weights, moments, gradients of weights and every sum are f32 whatever the type.
-pub trait Real: Pod + OnGpu<Kernel: Kernels> + Debug + Display + Default + Send + Sync {
+pub trait Real:
+    Pod + OnGpu<Kernel: AttentionElement + GemmElement> + Debug + Display + Default + Send + Sync
+{
     /// As in recipes and messages.
     const NAME: &'static str;
 

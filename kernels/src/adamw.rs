@@ -247,18 +247,31 @@ macro_rules! adamw_kernel {
     };
 }
 
-/// Where importance is accumulated, if it is.
+/// Where importance is accumulated, if it is: one f32 per parameter.
 #[cfg(not(target_arch = "nvptx64"))]
 #[derive(Debug)]
-pub enum Importance<'a> {
+pub enum Importance<S> {
     /// Nowhere.
     None,
-    /// Of the update.
-    Net(SliceMut<'a, f32>),
-    /// Of its absolute value.
-    Path(SliceMut<'a, f32>),
-    /// Of g².
-    Fisher(SliceMut<'a, f32>),
+    /// Adds p_new − p_old.
+    Net(S),
+    /// Adds |p_new − p_old|.
+    Path(S),
+    /// Adds the square of the scaled gradient.
+    Fisher(S),
+}
+
+#[cfg(not(target_arch = "nvptx64"))]
+impl<S> Importance<S> {
+    /// The same in `into` of where it is.
+    pub fn map<T>(self, into: impl FnOnce(S) -> T) -> Importance<T> {
+        match self {
+            Self::None => Importance::None,
+            Self::Net(sums) => Importance::Net(into(sums)),
+            Self::Path(sums) => Importance::Path(into(sums)),
+            Self::Fisher(sums) => Importance::Fisher(into(sums)),
+        }
+    }
 }
 
 /// What a step of [`adamw_step`] reads and writes.
@@ -274,7 +287,7 @@ pub struct Step<'a> {
     /// Second moments.
     pub moment2: SliceMut<'a, f32>,
     /// Importance.
-    pub importance: Importance<'a>,
+    pub importance: Importance<SliceMut<'a, f32>>,
     /// Coordinates that keep their bits.
     pub frozen: Option<Slice<'a, u32>>,
     /// Receives the new weights in bf16.

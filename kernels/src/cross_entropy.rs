@@ -132,46 +132,45 @@ kernel! {
     }
 }
 
-macro_rules! gradient_kernel {
-    ($real:ident, $width:literal, $gradients:ident) => {
-        kernel! {
-            /// The losses as by [`cross_entropy_losses`], and d_logits = scale · (softmax(logits) − onehot(target)): the
-            /// gradient of `scale` times the loss.
-            ///
-            /// A block per i; `rows` are below `batch`, each at most once, their targets below `vocabulary`.
-            /// All threads reach every barrier. Reads every logit twice, the second time from the cache where
-            /// it is large enough, and writes its gradient once.
-            pub fn $gradients { block: BLOCK, grid: count, shared: SHARED } (
-                logits: read f32 [count * vocabulary],
-                d_logits: write $real [count * vocabulary],
-                rows: read u32 [count],
-                targets: read u32 [batch],
-                losses: update f32 [batch],
-                count: scalar u64,
-                vocabulary: scalar u64,
-                batch: scalar u64,
-                scale: scalar f32,
-            ) requires { vocabulary < 1 << 31, vocabulary > 0 } {
-                let vocabulary = vocabulary as usize;
-                let first = block_idx() as usize * vocabulary;
-                let (logits, d_logits) = (logits.offset(first), d_logits.offset(first));
-                let row = rows.load(block_idx() as usize) as usize;
-                let target = targets.load(row) as usize;
-                let sums = summarize(logits, vocabulary);
-                if logits.is_aligned() && d_logits.is_aligned() && vocabulary.is_multiple_of($width) {
-                    differentiate::<$real, $width>(logits, d_logits, vocabulary, target, sums, scale);
-                } else {
-                    differentiate::<$real, 1>(logits, d_logits, vocabulary, target, sums, scale);
-                }
-                if thread_idx() == 0 {
-                    losses.store(row, loss_of(sums, logits.load(target)));
-                }
-            }
+kernel! {
+    /// The losses as by [`cross_entropy_losses`], and d_logits = scale · (softmax(logits) − onehot(target)): the
+    /// gradient of `scale` times the loss.
+    ///
+    /// A block per i; `rows` are below `batch`, each at most once, their targets below `vocabulary`.
+    /// All threads reach every barrier. Reads every logit twice, the second time from the cache where
+    /// it is large enough, and writes its gradient once.
+    pub fn cross_entropy_losses_and_gradients<E> =
+        cross_entropy_losses_and_gradients_f32, cross_entropy_losses_and_gradients_bf16; {
+        block: BLOCK,
+        grid: count,
+        shared: SHARED,
+    } (
+        logits: read f32 [count * vocabulary],
+        d_logits: write E [count * vocabulary],
+        rows: read u32 [count],
+        targets: read u32 [batch],
+        losses: update f32 [batch],
+        count: scalar u64,
+        vocabulary: scalar u64,
+        batch: scalar u64,
+        scale: scalar f32,
+    ) requires { vocabulary < 1 << 31, vocabulary > 0 } {
+        let vocabulary = vocabulary as usize;
+        let first = block_idx() as usize * vocabulary;
+        let (logits, d_logits) = (logits.offset(first), d_logits.offset(first));
+        let row = rows.load(block_idx() as usize) as usize;
+        let target = targets.load(row) as usize;
+        let sums = summarize(logits, vocabulary);
+        if logits.is_aligned() && d_logits.is_aligned() && vocabulary.is_multiple_of(const { vector_length::<E>() }) {
+            differentiate::<E, { vector_length::<E>() }>(logits, d_logits, vocabulary, target, sums, scale);
+        } else {
+            differentiate::<E, 1>(logits, d_logits, vocabulary, target, sums, scale);
         }
-    };
+        if thread_idx() == 0 {
+            losses.store(row, loss_of(sums, logits.load(target)));
+        }
+    }
 }
-gradient_kernel!(f32, 4, cross_entropy_losses_and_gradients_f32);
-gradient_kernel!(Bf16, 8, cross_entropy_losses_and_gradients_bf16);
 
 /// Copies a row by a warp, `N` elements at a time.
 #[inline(always)]
@@ -193,38 +192,36 @@ fn copy_row<T: Copy, const N: usize>(columns: usize, load: impl Fn(usize) -> T, 
     }
 }
 
-macro_rules! row_kernels {
-    ($real:ident, $width:literal, $scatter:ident) => {
-        kernel! {
-            /// out\[rows\[i\]\] = x\[i\] for i < `count`, bit by bit; x `[count, columns]`, out `[batch, columns]`.
-            ///
-            /// A warp per i; `rows` are below `batch`, each at most once. No barriers. Two element moves per
-            /// element.
-            pub fn $scatter { block: ROWS_BLOCK, grid: count.div_ceil(ROWS_PER_BLOCK), shared: 0 } (
-                x: read $real [count * columns],
-                rows: read u32 [count],
-                out: update $real [batch * columns],
-                count: scalar u64,
-                columns: scalar u64,
-                batch: scalar u64,
-            ) {
-                let index = block_idx() as usize * ROWS_PER_BLOCK as usize + warp_id() as usize;
-                let columns = columns as usize;
-                if index < count as usize {
-                    let x = x.offset(index * columns);
-                    let out = out.offset(rows.load(index) as usize * columns);
-                    if columns.is_multiple_of($width) && x.is_aligned() && out.is_aligned() {
-                        type Vector = <$real as Real>::Vector;
-                        let load = |column| x.load_vector::<Vector>(column);
-                        copy_row::<Vector, $width>(columns, load, |column, v| out.store_vector(column, v));
-                    } else {
-                        let load = |column| x.load(column);
-                        copy_row::<$real, 1>(columns, load, |column, value| out.store(column, value));
-                    }
-                }
+kernel! {
+    /// out\[rows\[i\]\] = x\[i\] for i < `count`, bit by bit; x `[count, columns]`, out `[batch, columns]`.
+    ///
+    /// A warp per i; `rows` are below `batch`, each at most once. No barriers. Two element moves per
+    /// element.
+    pub fn cross_entropy_scatter_rows<E> = cross_entropy_scatter_rows_f32, cross_entropy_scatter_rows_bf16; {
+        block: ROWS_BLOCK,
+        grid: count.div_ceil(ROWS_PER_BLOCK),
+        shared: 0,
+    } (
+        x: read E [count * columns],
+        rows: read u32 [count],
+        out: update E [batch * columns],
+        count: scalar u64,
+        columns: scalar u64,
+        batch: scalar u64,
+    ) {
+        let index = block_idx() as usize * ROWS_PER_BLOCK as usize + warp_id() as usize;
+        let columns = columns as usize;
+        if index < count as usize {
+            let x = x.offset(index * columns);
+            let out = out.offset(rows.load(index) as usize * columns);
+            if columns.is_multiple_of(const { vector_length::<E>() }) && x.is_aligned() && out.is_aligned() {
+                type Vector = <E as Real>::Vector;
+                let load = |column| x.load_vector::<Vector>(column);
+                copy_row::<Vector, { vector_length::<E>() }>(columns, load, |column, v| out.store_vector(column, v));
+            } else {
+                let load = |column| x.load(column);
+                copy_row::<E, 1>(columns, load, |column, value| out.store(column, value));
             }
         }
-    };
+    }
 }
-row_kernels!(f32, 4, cross_entropy_scatter_rows_f32);
-row_kernels!(Bf16, 8, cross_entropy_scatter_rows_bf16);

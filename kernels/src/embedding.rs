@@ -56,87 +56,85 @@ fn add_rows<E: Pack<N>, const N: usize>(
     <f32 as Pack<N>>::store(d_row, column, sum);
 }
 
-macro_rules! embedding {
-    ($forward:ident, $backward:ident, $real:ident, $width:literal) => {
-        kernel! {
-            /// output[n] = table[tokens[n]], bit by bit; table `[vocabulary, columns]`, output `[rows, columns]`.
-            ///
-            /// Every token is below `vocabulary`. One warp a row, 16 bytes per lane and access where
-            /// columns are a multiple of that and the buffers are aligned to it, else one element. No shared
-            /// memory, no barriers. Two element moves per element.
-            pub fn $forward { block: BLOCK, grid: rows.div_ceil(ROWS), shared: 0 } (
-                table: read $real [vocabulary * columns],
-                tokens: read u32 [rows],
-                output: write $real [rows * columns],
-                rows: scalar u64,
-                vocabulary: scalar u32,
-                columns: scalar u32,
-            ) requires { rows < 1 << 32, rows == 0 || vocabulary > 0 } {
-                let row = block_idx() as usize * ROWS as usize + warp_id() as usize;
-                if row < rows as usize {
-                    let columns = columns as usize;
-                    let (from, to) = (tokens.load(row) as usize * columns, row * columns);
-                    if columns.is_multiple_of($width) && table.is_aligned() && output.is_aligned() {
-                        copy_row::<<$real as Real>::Vector, $width>(
-                            columns,
-                            |column| table.load_vector(from + column),
-                            |column, value| output.store_vector(to + column, value),
-                        );
-                    } else {
-                        copy_row::<$real, 1>(
-                            columns,
-                            |column| table.load(from + column),
-                            |column, value| output.store(to + column, value),
-                        );
-                    }
-                }
+kernel! {
+    /// output[n] = table[tokens[n]], bit by bit; table `[vocabulary, columns]`, output `[rows, columns]`.
+    ///
+    /// Every token is below `vocabulary`. One warp a row, 16 bytes per lane and access where
+    /// columns are a multiple of that and the buffers are aligned to it, else one element. No shared
+    /// memory, no barriers. Two element moves per element.
+    pub fn embedding<E> = embedding_f32, embedding_bf16; {
+        block: BLOCK,
+        grid: rows.div_ceil(ROWS),
+        shared: 0,
+    } (
+        table: read E [vocabulary * columns],
+        tokens: read u32 [rows],
+        output: write E [rows * columns],
+        rows: scalar u64,
+        vocabulary: scalar u32,
+        columns: scalar u32,
+    ) requires { rows < 1 << 32, rows == 0 || vocabulary > 0 } {
+        let row = block_idx() as usize * ROWS as usize + warp_id() as usize;
+        if row < rows as usize {
+            let columns = columns as usize;
+            let (from, to) = (tokens.load(row) as usize * columns, row * columns);
+            if columns.is_multiple_of(const { vector_length::<E>() }) && table.is_aligned() && output.is_aligned() {
+                copy_row::<<E as Real>::Vector, { vector_length::<E>() }>(
+                    columns,
+                    |column| table.load_vector(from + column),
+                    |column, value| output.store_vector(to + column, value),
+                );
+            } else {
+                copy_row::<E, 1>(
+                    columns,
+                    |column| table.load(from + column),
+                    |column, value| output.store(to + column, value),
+                );
             }
         }
-
-        kernel! {
-            /// d_table[tokens[g]] += Σ d_output[positions[i]] over starts[g] ≤ i < starts[g + 1], in the order
-            /// of i, for every group g; d_output `[rows, columns]`, d_table f32 `[vocabulary, columns]`.
-            ///
-            /// Tokens are below `vocabulary` and differ, starts ascend to at most `rows`, positions are
-            /// below `rows`. Grid (groups, columns); a thread owns the columns of one 16-byte vector, or
-            /// single ones where columns are no multiple of that or the buffers not aligned. No shared
-            /// memory, no barriers. Reads each element of d_output once, reads and writes the table rows
-            /// that occur; one flop per element.
-            pub fn $backward {
-                block: COLUMN_BLOCK,
-                grid: (groups, columns.div_ceil($width * u64::from(COLUMN_BLOCK))),
-                shared: 0,
-            } (
-                d_output: read $real [rows * columns],
-                positions: read u32 [rows],
-                starts: read u32 [groups + 1],
-                tokens: read u32 [groups],
-                d_table: update f32 [vocabulary * columns],
-                rows: scalar u64,
-                groups: scalar u32,
-                vocabulary: scalar u32,
-                columns: scalar u32,
-            ) requires { rows < 1 << 32, groups <= rows, groups <= vocabulary } {
-                let (group, columns) = (block_idx() as usize, columns as usize);
-                let range = (starts.load(group) as usize, starts.load(group + 1) as usize);
-                let d_row = d_table.offset(tokens.load(group) as usize * columns);
-                let base = block_idx_y() as usize * ($width * COLUMN_BLOCK as usize);
-                if columns.is_multiple_of($width) && d_output.is_aligned() && d_table.is_aligned() {
-                    let column = base + $width * thread_idx() as usize;
-                    if column < columns {
-                        add_rows::<$real, $width>(d_output, positions, range, columns, d_row, column);
-                    }
-                } else {
-                    for step in 0..$width {
-                        let column = base + (step * COLUMN_BLOCK + thread_idx()) as usize;
-                        if column < columns {
-                            add_rows::<$real, 1>(d_output, positions, range, columns, d_row, column);
-                        }
-                    }
-                }
-            }
-        }
-    };
+    }
 }
-embedding!(embedding_f32, embedding_backward_f32, f32, 4);
-embedding!(embedding_bf16, embedding_backward_bf16, Bf16, 8);
+
+kernel! {
+    /// d_table[tokens[g]] += Σ d_output[positions[i]] over starts[g] ≤ i < starts[g + 1], in the order
+    /// of i, for every group g; d_output `[rows, columns]`, d_table f32 `[vocabulary, columns]`.
+    ///
+    /// Tokens are below `vocabulary` and differ, starts ascend to at most `rows`, positions are
+    /// below `rows`. Grid (groups, columns); a thread owns the columns of one 16-byte vector, or
+    /// single ones where columns are no multiple of that or the buffers not aligned. No shared
+    /// memory, no barriers. Reads each element of d_output once, reads and writes the table rows
+    /// that occur; one flop per element.
+    pub fn embedding_backward<E> = embedding_backward_f32, embedding_backward_bf16; {
+        block: COLUMN_BLOCK,
+        grid: (groups, columns.div_ceil(vector_length::<E>() as u64 * u64::from(COLUMN_BLOCK))),
+        shared: 0,
+    } (
+        d_output: read E [rows * columns],
+        positions: read u32 [rows],
+        starts: read u32 [groups + 1],
+        tokens: read u32 [groups],
+        d_table: update f32 [vocabulary * columns],
+        rows: scalar u64,
+        groups: scalar u32,
+        vocabulary: scalar u32,
+        columns: scalar u32,
+    ) requires { rows < 1 << 32, groups <= rows, groups <= vocabulary } {
+        let (group, columns) = (block_idx() as usize, columns as usize);
+        let range = (starts.load(group) as usize, starts.load(group + 1) as usize);
+        let d_row = d_table.offset(tokens.load(group) as usize * columns);
+        let base = block_idx_y() as usize * (const { vector_length::<E>() } * COLUMN_BLOCK as usize);
+        if columns.is_multiple_of(const { vector_length::<E>() }) && d_output.is_aligned() && d_table.is_aligned() {
+            let column = base + const { vector_length::<E>() } * thread_idx() as usize;
+            if column < columns {
+                add_rows::<E, { vector_length::<E>() }>(d_output, positions, range, columns, d_row, column);
+            }
+        } else {
+            for step in 0..const { vector_length::<E>() as u32 } {
+                let column = base + (step * COLUMN_BLOCK + thread_idx()) as usize;
+                if column < columns {
+                    add_rows::<E, 1>(d_output, positions, range, columns, d_row, column);
+                }
+            }
+        }
+    }
+}

@@ -51,48 +51,50 @@ fn backward<E: Pack<N>, const N: usize>(
     E::store(activation, index, activations);
 }
 
-macro_rules! gated_mlp {
-    ($forward:ident, $backward:ident, $real:ident, $width:literal) => {
-        kernel! {
-            /// activation[i] = silu(gate[i])·up[i]. Reads 2 and writes 1 element each, about 10 flops.
-            pub fn $forward { block: BLOCK, grid: count.div_ceil($width * u64::from(BLOCK)), shared: 0 } (
-                gate: read $real [count],
-                up: read $real [count],
-                activation: write $real [count],
-                count: scalar u64,
-            ) {
-                cover::<$width, BLOCK>(
-                    count,
-                    gate.is_aligned() && up.is_aligned() && activation.is_aligned(),
-                    |index| forward::<$real, $width>(gate, up, activation, index),
-                    |index| forward::<$real, 1>(gate, up, activation, index),
-                );
-            }
-        }
-
-        kernel! {
-            /// In place, what the forward had into gradients; with σ = σ(gate):
-            ///
-            /// - gate becomes d_gate = d_activation·up·σ (1 + gate (1 − σ)),
-            /// - up becomes d_up = d_activation·silu(gate),
-            /// - activation, which is d_activation before, becomes silu(gate)·up again.
-            ///
-            /// Reads 3 and writes 3 elements each, about 16 flops.
-            pub fn $backward { block: BLOCK, grid: count.div_ceil($width * u64::from(BLOCK)), shared: 0 } (
-                gate: update $real [count],
-                up: update $real [count],
-                activation: update $real [count],
-                count: scalar u64,
-            ) {
-                cover::<$width, BLOCK>(
-                    count,
-                    gate.is_aligned() && up.is_aligned() && activation.is_aligned(),
-                    |index| backward::<$real, $width>(gate, up, activation, index),
-                    |index| backward::<$real, 1>(gate, up, activation, index),
-                );
-            }
-        }
-    };
+kernel! {
+    /// activation[i] = silu(gate[i])·up[i]. Reads 2 and writes 1 element each, about 10 flops.
+    pub fn gated_mlp<E> = gated_mlp_f32, gated_mlp_bf16; {
+        block: BLOCK,
+        grid: count.div_ceil(vector_length::<E>() as u64 * u64::from(BLOCK)),
+        shared: 0,
+    } (
+        gate: read E [count],
+        up: read E [count],
+        activation: write E [count],
+        count: scalar u64,
+    ) {
+        cover::<{ vector_length::<E>() }, BLOCK>(
+            count,
+            gate.is_aligned() && up.is_aligned() && activation.is_aligned(),
+            |index| forward::<E, { vector_length::<E>() }>(gate, up, activation, index),
+            |index| forward::<E, 1>(gate, up, activation, index),
+        );
+    }
 }
-gated_mlp!(gated_mlp_f32, gated_mlp_backward_f32, f32, 4);
-gated_mlp!(gated_mlp_bf16, gated_mlp_backward_bf16, Bf16, 8);
+
+kernel! {
+    /// In place, what the forward had into gradients; with σ = σ(gate):
+    ///
+    /// - gate becomes d_gate = d_activation·up·σ (1 + gate (1 − σ)),
+    /// - up becomes d_up = d_activation·silu(gate),
+    /// - activation, which is d_activation before, becomes silu(gate)·up again.
+    ///
+    /// Reads 3 and writes 3 elements each, about 16 flops.
+    pub fn gated_mlp_backward<E> = gated_mlp_backward_f32, gated_mlp_backward_bf16; {
+        block: BLOCK,
+        grid: count.div_ceil(vector_length::<E>() as u64 * u64::from(BLOCK)),
+        shared: 0,
+    } (
+        gate: update E [count],
+        up: update E [count],
+        activation: update E [count],
+        count: scalar u64,
+    ) {
+        cover::<{ vector_length::<E>() }, BLOCK>(
+            count,
+            gate.is_aligned() && up.is_aligned() && activation.is_aligned(),
+            |index| backward::<E, { vector_length::<E>() }>(gate, up, activation, index),
+            |index| backward::<E, 1>(gate, up, activation, index),
+        );
+    }
+}

@@ -3,9 +3,9 @@
 use std::fmt;
 use std::marker::PhantomData;
 
-use crate::emulator::Fault;
-use crate::simt::Element;
+use crate::fault::Fault;
 use crate::tensor_map::{TensorMapError, TensorMapLayout};
+use crate::values::Element;
 
 /// Most bytes of shared memory a block gets without asking the driver for more.
 pub const SHARED_MEMORY_DEFAULT: u32 = 48 * 1024;
@@ -52,7 +52,7 @@ pub struct Parameter {
     pub name: &'static str,
     /// What the kernel does with it.
     pub direction: Direction,
-    /// Element type, as the source names it.
+    /// Name of the element type, see [`Element::NAME`].
     pub element: &'static str,
     /// Alignment in bytes that a buffer's start must have.
     pub align: usize,
@@ -63,7 +63,7 @@ impl Parameter {
     pub fn element_bytes(&self) -> usize {
         match self.element {
             "u8" => 1,
-            "u16" | "Bf16" => 2,
+            "u16" | "bf16" => 2,
             "f32" | "u32" | "i32" => 4,
             _ => 8,
         }

@@ -28,9 +28,14 @@
 #[macro_use]
 mod macros;
 pub mod simt;
+mod values;
 
 #[cfg(not(target_arch = "nvptx64"))]
+pub mod dispatch;
+#[cfg(not(target_arch = "nvptx64"))]
 pub mod emulator;
+#[cfg(not(target_arch = "nvptx64"))]
+mod fault;
 #[cfg(not(target_arch = "nvptx64"))]
 pub mod launch;
 #[cfg(not(target_arch = "nvptx64"))]

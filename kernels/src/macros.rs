@@ -26,8 +26,11 @@
 /// }
 /// ```
 ///
+/// A kernel for f32 and one for bf16 are made of one definition by `pub fn scale<E> = scale_f32, scale_bf16; { block: …`.
+/// In all of it `E` is the element type; the entries have the two names, and the launcher `scale` takes either type.
+///
 /// A matrix of which TMA copies tiles is `a: tensor_map Bf16 [m * k] align 16 of [m, k] by 128 at 0`: rows and
-/// columns, rows of a tile, and the place among the parameters. It is a slice for callers of the launcher, and in the
+/// columns, rows of a tile, and the position among the parameters. It is a slice for callers of the launcher, and in the
 /// body a [`TensorMap`](crate::simt::TensorMap).
 ///
 /// In the body, buffers are [`Global`](crate::simt::Global) or [`GlobalMut`](crate::simt::GlobalMut). In
@@ -35,16 +38,64 @@
 /// launcher checks lengths, alignment and requirements before anything runs.
 #[macro_export]
 macro_rules! kernel {
+    // For f32 and for bf16.
     (
+        $(#[$meta:meta])*
+        pub fn $name:ident<$E:ident> = $f32:ident, $bf16:ident;
+        $options:tt $parameters:tt $(requires $requirements:tt)? $body:block
+    ) => {
+        $crate::kernel! { @described $f32 }
+        $crate::kernel! { @described $bf16 }
+        const _: () = {
+            type $E = f32;
+            $crate::kernel! {
+                @compiled $(#[$meta])* pub fn $f32 $options $parameters $(requires $requirements)? $body
+            }
+        };
+        const _: () = {
+            type $E = $crate::simt::Bf16;
+            $crate::kernel! {
+                @compiled $(#[$meta])* pub fn $bf16 $options $parameters $(requires $requirements)? $body
+            }
+        };
+        $crate::kernel! {
+            @launched [$E::choose(&$f32::KERNEL, &$bf16::KERNEL)] [$E: $crate::simt::Real]
+            $(#[$meta])* pub fn $name $options $parameters $(requires $requirements)?
+        }
+    };
+    // For one element type.
+    (
+        $(#[$meta:meta])*
+        pub fn $name:ident $options:tt $parameters:tt $(requires $requirements:tt)? $body:block
+    ) => {
+        $crate::kernel! { @described $name }
+        $crate::kernel! {
+            @compiled $(#[$meta])* pub fn $name $options $parameters $(requires $requirements)? $body
+        }
+        $crate::kernel! {
+            @launched [&$name::KERNEL] [] $(#[$meta])* pub fn $name $options $parameters $(requires $requirements)?
+        }
+    };
+    // The type that has the kernel's description.
+    (@described $name:ident) => {
+        /// Description of the kernel of this name.
+        #[cfg(not(target_arch = "nvptx64"))]
+        #[allow(non_camel_case_types)]
+        #[derive(Debug)]
+        pub enum $name {}
+    };
+    // The PTX entry; on hosts its description, what the emulator runs, and the registration.
+    (
+        @compiled
         $(#[$meta:meta])*
         pub fn $name:ident { block: $block:expr, grid: $grid:expr, shared: $shared:expr
             $(, min_blocks: $min_blocks:expr)? $(, tensor_cores: $tensor_cores:ident)?
             $(, architecture: $architecture:literal)?
             $(,)? } (
             $($parameter:ident : $direction:ident $element:ident $([$length:expr])? $(align $align:literal)?
-                $(of [$rows:expr, $columns:expr] by $box_rows:literal at $place:literal)?),*
+                $(of [$rows:expr, $columns:expr] by $box_rows:literal at $position:literal)?),*
             $(,)?
-        ) $(requires { $($requirement:expr),* $(,)? })? $body:block
+        ) $(requires $requirements:tt)? $body:block
     ) => {
         // For its own architecture alone.
         #[cfg(all(
@@ -54,18 +105,66 @@ macro_rules! kernel {
         $(#[$meta])*
         ///
         /// # Safety
-        /// The contract above, which the launcher of the same name on hosts checks.
+        /// The contract above, which the launcher on hosts checks.
         #[unsafe(no_mangle)]
         #[allow(unused_unsafe)] // Scalars need none.
         pub unsafe extern "ptx-kernel" fn $name($($parameter: $crate::kernel_raw!($direction $element)),*) {
             // SAFETY: the contract covers every access of the body; the emulator checks them one by one.
             $(let $parameter = unsafe {
-                $crate::kernel_wrap!($direction $element, $parameter $(, $name $place)?)
+                $crate::kernel_wrap!($direction $element, $parameter $(, $name $position)?)
             };)*
             $(let _ = $parameter;)*
             $body
         }
 
+        #[cfg(not(target_arch = "nvptx64"))]
+        $crate::inventory::submit! {
+            $crate::Registered { module: module_path!(), kernel: $name::KERNEL }
+        }
+
+        #[cfg(not(target_arch = "nvptx64"))]
+        impl $name {
+            /// What is known of the kernel without running it.
+            pub const KERNEL: $crate::launch::Kernel = $crate::launch::Kernel {
+                name: stringify!($name),
+                family: $crate::launch::family_of(module_path!()),
+                architecture: [$($architecture,)? "sm_80"][0],
+                block: {
+                    assert!($block % $crate::simt::WARP == 0 && $block > 0 && $block <= 1024);
+                    $block
+                },
+                min_blocks: [$($min_blocks,)? 1][0],
+                tensor_cores: [$($crate::launch::TensorCores::$tensor_cores,)? $crate::launch::TensorCores::Unused][0],
+                // A kernel for tensor cores has the same shared memory in every launch.
+                shared: [$($crate::kernel_constant!($tensor_cores $shared),)? None][0],
+                parameters: &[$($crate::launch::Parameter {
+                    name: stringify!($parameter),
+                    direction: $crate::kernel_direction!($direction),
+                    element: <$element as $crate::simt::Element>::NAME,
+                    align: $crate::kernel_align!($element $($align)?),
+                }),*],
+                emulate: Self::emulate,
+            };
+
+            fn emulate(arguments: &[$crate::launch::Argument]) {
+                let mut index = 0;
+                $(let $parameter = $crate::kernel_bind!($direction $element, arguments, index);)*
+                $(let _ = $parameter;)*
+                let _ = index;
+                $body
+            }
+        }
+    };
+    // The launcher, which checks the contract.
+    (
+        @launched [$kernel:expr] [$($generics:tt)*]
+        $(#[$meta:meta])*
+        pub fn $name:ident { block: $block:expr, grid: $grid:expr, shared: $shared:expr $(, $option:ident: $value:expr)* $(,)? } (
+            $($parameter:ident : $direction:ident $element:ident $([$length:expr])? $(align $align:literal)?
+                $(of [$rows:expr, $columns:expr] by $box_rows:literal at $position:literal)?),*
+            $(,)?
+        ) $(requires { $($requirement:expr),* $(,)? })?
+    ) => {
         #[cfg(not(target_arch = "nvptx64"))]
         $(#[$meta])*
         ///
@@ -73,12 +172,12 @@ macro_rules! kernel {
         /// Before anything runs: a buffer too short or misaligned, a requirement that does not hold. After:
         /// what the launcher reports.
         #[allow(clippy::too_many_arguments)]
-        pub fn $name(
+        pub fn $name<$($generics)*>(
             launcher: &dyn $crate::launch::Launch,
             $($parameter: $crate::kernel_host!($direction $element)),*
         ) -> Result<(), $crate::launch::LaunchError> {
             use $crate::launch::{Grid, Request, check, check_geometry};
-            let kernel: &'static $crate::launch::Kernel = &$name::KERNEL;
+            let kernel: &'static $crate::launch::Kernel = $kernel;
             let arguments = [$(
                 $crate::kernel_argument!($direction $parameter $(, $rows, $columns, $box_rows)?)
             ),*];
@@ -106,50 +205,6 @@ macro_rules! kernel {
                 unsafe { launcher.launch(&request)? };
             }
             Ok(())
-        }
-
-        #[cfg(not(target_arch = "nvptx64"))]
-        $crate::inventory::submit! {
-            $crate::Registered { module: module_path!(), kernel: $name::KERNEL }
-        }
-
-        /// Description of the kernel of this name.
-        #[cfg(not(target_arch = "nvptx64"))]
-        #[allow(non_camel_case_types)]
-        #[derive(Debug)]
-        pub enum $name {}
-
-        #[cfg(not(target_arch = "nvptx64"))]
-        impl $name {
-            /// What is known of the kernel without running it.
-            pub const KERNEL: $crate::launch::Kernel = $crate::launch::Kernel {
-                name: stringify!($name),
-                family: $crate::launch::family_of(module_path!()),
-                architecture: [$($architecture,)? "sm_80"][0],
-                block: {
-                    assert!($block % $crate::simt::WARP == 0 && $block > 0 && $block <= 1024);
-                    $block
-                },
-                min_blocks: [$($min_blocks,)? 1][0],
-                tensor_cores: [$($crate::launch::TensorCores::$tensor_cores,)? $crate::launch::TensorCores::Unused][0],
-                // A kernel for tensor cores has the same shared memory in every launch.
-                shared: [$($crate::kernel_constant!($tensor_cores $shared),)? None][0],
-                parameters: &[$($crate::launch::Parameter {
-                    name: stringify!($parameter),
-                    direction: $crate::kernel_direction!($direction),
-                    element: stringify!($element),
-                    align: $crate::kernel_align!($element $($align)?),
-                }),*],
-                emulate: Self::emulate,
-            };
-
-            fn emulate(arguments: &[$crate::launch::Argument]) {
-                let mut index = 0;
-                $(let $parameter = $crate::kernel_bind!($direction $element, arguments, index);)*
-                $(let _ = $parameter;)*
-                let _ = index;
-                $body
-            }
         }
     };
 }
@@ -216,8 +271,8 @@ macro_rules! kernel_wrap {
     (update $element:ident, $value:ident) => {
         $crate::simt::GlobalMut::<$element>::from_raw($value)
     };
-    (tensor_map $element:ident, $value:ident, $kernel:ident $place:literal) => {
-        $crate::tensor_map_parameter!($element, $value, $kernel, $place)
+    (tensor_map $element:ident, $value:ident, $kernel:ident $position:literal) => {
+        $crate::tensor_map_parameter!($element, $value, $kernel, $position)
     };
     (scalar $element:ident, $value:ident) => {
         $value

@@ -26,44 +26,37 @@ const fn threads(tokens: u64, heads: u64, half: u64) -> u64 {
     tokens * heads.div_ceil(HEADS as u64) * packs(half)
 }
 
-macro_rules! rope_kernel {
-    ($name:ident, $E:ident) => {
-        kernel! {
-            /// Rotates x `[tokens, heads, 2·half]` in place by the angles of `positions` `[tokens]`, in the
-            /// tables `[table_rows, half]`; backwards where `inverse` is not 0.
-            ///
-            /// A thread has eight pairs (16-byte accesses) of up to four heads of a token, or one pair where
-            /// `half` is not a multiple of eight. No barriers; no two threads touch one element. Positions
-            /// are checked by the launching code. Moves 2 elements per element of x and 4/heads B of tables;
-            /// 3 flops.
-            pub fn $name {
-                block: BLOCK,
-                grid: threads(tokens, heads, half).div_ceil(BLOCK.into()),
-                shared: 0,
-            } (
-                cos: read f32 [table_rows * half] align 16,
-                sin: read f32 [table_rows * half] align 16,
-                positions: read u32 [tokens],
-                x: update $E [tokens * heads * 2 * half] align 16,
-                table_rows: scalar u32,
-                tokens: scalar u32,
-                heads: scalar u32,
-                half: scalar u32,
-                inverse: scalar u32,
-            ) requires { threads(tokens, heads, half) < 1 << 32 } {
-                let sign = if inverse == 0 { 1.0 } else { -1.0 };
-                if half.is_multiple_of(PACK as u32) {
-                    rotate::<$E, 8>((cos, sin, sign), positions, x, (tokens, heads, half));
-                } else {
-                    rotate::<$E, 1>((cos, sin, sign), positions, x, (tokens, heads, half));
-                }
-            }
+kernel! {
+    /// Rotates x `[tokens, heads, 2·half]` in place by the angles of `positions` `[tokens]`, in the
+    /// tables `[table_rows, half]`; backwards where `inverse` is not 0.
+    ///
+    /// A thread has eight pairs (16-byte accesses) of up to four heads of a token, or one pair where
+    /// `half` is not a multiple of eight. No barriers; no two threads touch one element. Positions
+    /// are checked by the launching code. Moves 2 elements per element of x and 4/heads B of tables;
+    /// 3 flops.
+    pub fn rope<E> = rope_f32, rope_bf16; {
+        block: BLOCK,
+        grid: threads(tokens, heads, half).div_ceil(BLOCK.into()),
+        shared: 0,
+    } (
+        cos: read f32 [table_rows * half] align 16,
+        sin: read f32 [table_rows * half] align 16,
+        positions: read u32 [tokens],
+        x: update E [tokens * heads * 2 * half] align 16,
+        table_rows: scalar u32,
+        tokens: scalar u32,
+        heads: scalar u32,
+        half: scalar u32,
+        inverse: scalar u32,
+    ) requires { threads(tokens, heads, half) < 1 << 32 } {
+        let sign = if inverse == 0 { 1.0 } else { -1.0 };
+        if half.is_multiple_of(PACK as u32) {
+            rotate::<E, 8>((cos, sin, sign), positions, x, (tokens, heads, half));
+        } else {
+            rotate::<E, 1>((cos, sin, sign), positions, x, (tokens, heads, half));
         }
-    };
+    }
 }
-
-rope_kernel!(rope_f32, f32);
-rope_kernel!(rope_bf16, Bf16);
 
 /// This thread's part, in packs of `N` pairs.
 #[inline(always)]

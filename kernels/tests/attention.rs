@@ -80,69 +80,56 @@ fn tiles_begin_with_documents_and_the_longest_come_first() {
     assert_eq!(tiles.by_keys, by_keys.concat());
     let hopper_keys = [[1, 1, 130, 0], [130, 130, 194, 0], [0, 0, 1, 0], [129, 1, 130, 0]];
     assert_eq!(tiles.by_hopper_keys, hopper_keys.concat());
-    let (all, places) = (tiles.concat(), Tiles::places([1, 129, 64].into_iter()));
+    let (all, ranges) = (tiles.concat(), Tiles::ranges([1, 129, 64].into_iter()));
     let lists = [tiles.by_queries, tiles.by_keys, tiles.by_hopper_queries, tiles.by_hopper_keys];
-    assert_eq!(places.map(|place| all[place].to_vec()), lists);
+    assert_eq!(ranges.map(|range| all[range].to_vec()), lists);
 }
 
-/// The kernels of decode.
-trait Decode: Element {
-    fn decode(emulator: &Emulator, case: &DecodeCase<Self>) -> Buffer<Self>;
+fn decode<E: Element>(emulator: &Emulator, case: &DecodeCase<E>) -> Buffer<E> {
+    let (heads, kv_heads, head_dim) = case.heads;
+    let rows = case.slots.len() as u32;
+    let longest = *case.lengths.iter().max().expect("rows");
+    let parts = longest.min(case.window).div_ceil(SPLIT);
+    let count = rows as usize * heads as usize * parts as usize;
+    let mut sums = Buffer::poisoned(count * head_dim as usize);
+    let mut statistics = Buffer::poisoned(2 * count);
+    let (slots, lengths) = (slice(&case.slots), slice(&case.lengths));
+    attention_decode(
+        emulator,
+        case.q.read(),
+        case.k.read(),
+        case.v.read(),
+        slots,
+        lengths,
+        sums.write(),
+        statistics.write(),
+        rows,
+        parts,
+        case.slot_count,
+        case.capacity,
+        heads,
+        kv_heads,
+        head_dim,
+        case.window,
+        case.scale,
+    )
+    .expect("decode runs");
+    let mut output = Buffer::poisoned(case.q.as_slice().len());
+    attention_combine(
+        emulator,
+        sums.read(),
+        statistics.read(),
+        lengths,
+        output.write(),
+        rows,
+        parts,
+        heads,
+        head_dim,
+        case.window,
+    )
+    .expect("combine runs");
+    output
 }
-
-macro_rules! decode {
-    ($E:ident, $decode:ident, $combine:ident) => {
-        impl Decode for $E {
-            fn decode(emulator: &Emulator, case: &DecodeCase<Self>) -> Buffer<Self> {
-                let (heads, kv_heads, head_dim) = case.heads;
-                let rows = case.slots.len() as u32;
-                let longest = *case.lengths.iter().max().expect("rows");
-                let parts = longest.min(case.window).div_ceil(SPLIT);
-                let count = rows as usize * heads as usize * parts as usize;
-                let mut sums = Buffer::poisoned(count * head_dim as usize);
-                let mut statistics = Buffer::poisoned(2 * count);
-                let (slots, lengths) = (slice(&case.slots), slice(&case.lengths));
-                $decode(
-                    emulator,
-                    case.q.read(),
-                    case.k.read(),
-                    case.v.read(),
-                    slots,
-                    lengths,
-                    sums.write(),
-                    statistics.write(),
-                    rows,
-                    parts,
-                    case.slot_count,
-                    case.capacity,
-                    heads,
-                    kv_heads,
-                    head_dim,
-                    case.window,
-                    case.scale,
-                )
-                .expect("decode runs");
-                let mut output = Buffer::poisoned(case.q.as_slice().len());
-                $combine(
-                    emulator,
-                    sums.read(),
-                    statistics.read(),
-                    lengths,
-                    output.write(),
-                    rows,
-                    parts,
-                    heads,
-                    head_dim,
-                    case.window,
-                )
-                .expect("combine runs");
-                output
-            }
-        }
-    };
-}
-decode!(f32, attention_decode_f32, attention_combine_f32);
-decode!(Bf16, attention_decode_bf16, attention_combine_bf16);
 
 /// A cache, and one new token in some of its slots.
 struct DecodeCase<E: Element> {
@@ -202,9 +189,9 @@ impl<E: Element> DecodeCase<E> {
     }
 }
 
-fn check_decode<E: Decode>(heads: Heads, capacity: u32, rows: &[(u32, u32)], window: u32) {
+fn check_decode<E: Element>(heads: Heads, capacity: u32, rows: &[(u32, u32)], window: u32) {
     let case = DecodeCase::<E> { window, ..DecodeCase::new(heads, capacity, rows) };
-    let [output, others @ ..] = SCHEDULES.map(|schedule| E::decode(&Emulator::new(schedule), &case));
+    let [output, others @ ..] = SCHEDULES.map(|schedule| decode(&Emulator::new(schedule), &case));
     let what = format!("decode of {heads:?} {rows:?} window {window}");
     assert_close(&what, output.as_slice(), &case.oracle(), E::TOLERANCE);
     for other in others {

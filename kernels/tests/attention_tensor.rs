@@ -2,7 +2,7 @@
 
 use crate::common::attention::*;
 use crate::common::*;
-use cpift_kernels::attention::*;
+use cpift_kernels::dispatch::attention::AttentionElement;
 use cpift_kernels::emulator::{Cause, Emulator};
 use cpift_kernels::launch::LaunchError;
 use cpift_kernels::simt::Bf16;

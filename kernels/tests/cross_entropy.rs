@@ -3,8 +3,7 @@
 use crate::common::{Buffer, SCHEDULES, bits, random, to_bits, widen};
 use cpift_kernels::cross_entropy::{self, *};
 use cpift_kernels::emulator::Emulator;
-use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};
-use cpift_kernels::simt::{Bf16, Element, Real};
+use cpift_kernels::simt::{Bf16, Real};
 
 const SCALE: f32 = 0.037;
 /// Rows of the batch; those of the chunk, in no order.
@@ -12,12 +11,6 @@ const BATCH: usize = 6;
 const ROWS: [u32; 4] = [4, 0, 5, 2];
 /// One token, fewer than a warp, vectors of f32 alone, of both, several vectors per thread, none.
 const VOCABULARIES: [usize; 6] = [1, 7, 44, 1032, 5000, 3001];
-
-type Done = Result<(), LaunchError>;
-#[rustfmt::skip]
-type Gradients<E> = fn(
-    &dyn Launch, Slice<f32>, SliceMut<E>, Slice<u32>, Slice<u32>, SliceMut<f32>, u64, u64, u64, f32,
-) -> Done;
 
 /// Logits of the chunk: an ordinary row, one sure of its target, one far off, and one of equal numbers.
 fn logits(vocabulary: usize, targets: &[u32]) -> Buffer<f32> {
@@ -35,7 +28,7 @@ fn logits(vocabulary: usize, targets: &[u32]) -> Buffer<f32> {
     logits
 }
 
-fn check<E: Real>(gradients_of: Gradients<E>, unit: f64) {
+fn check<E: Real>(unit: f64) {
     for vocabulary in VOCABULARIES {
         let targets: Vec<u32> =
             (0..BATCH as u64).map(|row| (bits(9, row) % vocabulary as u64) as u32).collect();
@@ -60,7 +53,7 @@ fn check<E: Real>(gradients_of: Gradients<E>, unit: f64) {
             .expect("runs");
             let mut gradient = Buffer::<E>::poisoned(ROWS.len() * vocabulary);
             let (rows, targets) = (rows.read(), targets.read());
-            gradients_of(
+            cross_entropy_losses_and_gradients(
                 &emulator,
                 logits.read(),
                 gradient.write(),
@@ -117,8 +110,8 @@ fn check<E: Real>(gradients_of: Gradients<E>, unit: f64) {
 
 #[test]
 fn losses_and_gradients_match_the_oracle() {
-    check(cross_entropy_losses_and_gradients_f32, 2f64.powi(-23));
-    check(cross_entropy_losses_and_gradients_bf16, 2f64.powi(-7));
+    check::<f32>(2f64.powi(-23));
+    check::<Bf16>(2f64.powi(-7));
 }
 
 #[test]
@@ -161,9 +154,7 @@ fn what_is_not_a_number_shows_in_the_loss() {
     assert!((f64::from(losses.as_slice()[0]) - expected).abs() < 1e-6);
 }
 
-type Scatter<E> = fn(&dyn Launch, Slice<E>, Slice<u32>, SliceMut<E>, u64, u64, u64) -> Done;
-
-fn check_scatter<E: Element + PartialEq + std::fmt::Debug>(scatter: Scatter<E>, element: impl Fn(u64) -> E) {
+fn check_scatter<E: Real + PartialEq + std::fmt::Debug>(element: impl Fn(u64) -> E) {
     for columns in [1, 5, 8, 40, 1024, 1027] {
         let values =
             |seed, rows| -> Vec<E> { (0..rows * columns as u64).map(|i| element(bits(seed, i))).collect() };
@@ -176,7 +167,7 @@ fn check_scatter<E: Element + PartialEq + std::fmt::Debug>(scatter: Scatter<E>, 
         for schedule in SCHEDULES {
             let mut out = Buffer::from_slice(&before);
             let (count, batch) = (ROWS.len() as u64, BATCH as u64);
-            scatter(
+            cross_entropy_scatter_rows(
                 &Emulator::new(schedule),
                 x.read(),
                 rows.read(),
@@ -193,7 +184,7 @@ fn check_scatter<E: Element + PartialEq + std::fmt::Debug>(scatter: Scatter<E>, 
 
 #[test]
 fn rows_are_put_back() {
-    check_scatter::<f32>(cross_entropy_scatter_rows_f32, |bits| bits as u32 as f32);
+    check_scatter::<f32>(|bits| bits as u32 as f32);
     // Every bit pattern: copied, not converted.
-    check_scatter::<Bf16>(cross_entropy_scatter_rows_bf16, |bits| Bf16(bits as u16));
+    check_scatter::<Bf16>(|bits| Bf16(bits as u16));
 }

@@ -3,7 +3,7 @@
 use crate::common::*;
 use cpift_kernels::elementwise::*;
 use cpift_kernels::emulator::Emulator;
-use cpift_kernels::simt::{Bf16, Element, Real};
+use cpift_kernels::simt::{Bf16, Element};
 
 /// Less than a vector, less than a block, whole blocks, and what lies between.
 const COUNTS: [usize; 6] = [1, 7, 1000, 1024, 2048, 5001];

@@ -2,6 +2,7 @@
 
 use crate::common::product::{Matrix, assert_product};
 use crate::common::{Buffer, Record, SCHEDULES, random, slice, slice_mut, to_bits, widen};
+use cpift_kernels::dispatch::gemm::GemmElement;
 use cpift_kernels::emulator::{Emulator, MULTIPROCESSORS};
 use cpift_kernels::gemm::*;
 use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};
@@ -19,16 +20,9 @@ struct Kernels<E: Element> {
     tn: [Tn<E>; 2],
 }
 
-const F32: Kernels<f32> = Kernels {
-    nt: [gemm_nt_f32_128, gemm_nt_f32_32],
-    nn: [gemm_nn_f32_128, gemm_nn_f32_32],
-    tn: [gemm_tn_f32_128, gemm_tn_f32_32],
-};
-const BF16: Kernels<Bf16> = Kernels {
-    nt: [gemm_nt_bf16_128, gemm_nt_bf16_32],
-    nn: [gemm_nn_bf16_128, gemm_nn_bf16_32],
-    tn: [gemm_tn_bf16_128, gemm_tn_bf16_32],
-};
+fn kernels<E: Real>() -> Kernels<E> {
+    Kernels { nt: [gemm_nt_128, gemm_nt_32], nn: [gemm_nn_128, gemm_nn_32], tn: [gemm_tn_128, gemm_tn_32] }
+}
 
 /// m, n, k: one element, one row, multiples of nothing, of vectors, of a slab, of a tile; more than one tile
 /// each way; more than sixteen small tiles of rows; no terms.
@@ -151,12 +145,12 @@ fn check_products<E: Real>(kernels: &Kernels<E>, unit: f64) {
 
 #[test]
 fn products_of_f32() {
-    check_products(&F32, 2f64.powi(-23));
+    check_products(&kernels::<f32>(), 2f64.powi(-23));
 }
 
 #[test]
 fn products_of_bf16() {
-    check_products(&BF16, 2f64.powi(-7));
+    check_products(&kernels::<Bf16>(), 2f64.powi(-7));
 }
 
 #[test]
@@ -167,10 +161,10 @@ fn tiles_are_small_where_large_ones_would_be_few_or_empty() {
         let buffer = |length: u64| unsafe { Slice::<f32>::new(16, length as usize) };
         // SAFETY: nothing runs.
         let out = || unsafe { SliceMut::<f32>::new(16, (m * n) as usize) };
-        let (a, b) = (buffer(m * k), buffer(n * k));
-        gemm_nt_f32(&record, a, b, None, out(), [m, n, k]).expect("records");
-        gemm_nn_f32(&record, a, b, out(), [m, n, k], true).expect("records");
-        gemm_tn_f32(&record, a, b, out(), [m, n, k]).expect("records");
+        let (a, b, mut no_sums) = (buffer(m * k), buffer(n * k), Buffer::poisoned(0));
+        f32::gemm_nt(&record, a, b, None, out(), [m, n, k]).expect("records");
+        f32::gemm_nn(&record, [a, b], no_sums.write(), out(), [m, n, k], true).expect("records");
+        f32::gemm_tn(&record, [a, b], no_sums.write(), out(), [m, n, k]).expect("records");
         record.names()
     };
     let large = ["gemm_nt_f32_128", "gemm_nn_f32_128", "gemm_tn_f32_128"];
@@ -189,21 +183,20 @@ fn bias_is_optional_and_sizes_are_bounded() {
     let emulator = Emulator::new(SCHEDULES[0]);
     let (a, b, bias) = (random::<f32>(1, 2 * 3), random::<f32>(2, 4 * 3), random::<f32>(3, 4));
     let (mut with, mut without) = (Buffer::<f32>::poisoned(8), Buffer::<f32>::poisoned(8));
-    gemm_nt_f32(&emulator, a.read(), b.read(), Some(bias.read()), with.write(), [2, 4, 3]).expect("runs");
-    gemm_nt_f32(&emulator, a.read(), b.read(), None, without.write(), [2, 4, 3]).expect("runs");
+    f32::gemm_nt(&emulator, a.read(), b.read(), Some(bias.read()), with.write(), [2, 4, 3]).expect("runs");
+    f32::gemm_nt(&emulator, a.read(), b.read(), None, without.write(), [2, 4, 3]).expect("runs");
     for (index, (with, without)) in with.as_slice().iter().zip(without.as_slice()).enumerate() {
         // The same sum before the bias is added.
         assert_eq!(*with, without + bias.as_slice()[index % 4]);
     }
-    let short = gemm_nt_f32(&emulator, a.read(), b.read(), None, with.write(), [2, 4, 4]).expect_err("short");
+    let short =
+        f32::gemm_nt(&emulator, a.read(), b.read(), None, with.write(), [2, 4, 4]).expect_err("short");
     assert_eq!(short.to_string(), "kernel gemm_nt_f32_32: a has 6 elements, needs 8");
-    let wide = gemm_nt_f32(&emulator, a.read(), b.read(), None, with.write(), [1 << 31, 4, 3]);
+    let wide = f32::gemm_nt(&emulator, a.read(), b.read(), None, with.write(), [1 << 31, 4, 3]);
     assert!(matches!(wide, Err(LaunchError::Requirement { requirement: "m < 1 << 31", .. })), "{wide:?}");
 }
 
-type ColumnSums<E> = fn(&dyn Launch, Slice<E>, SliceMut<f32>, u64, u64) -> Done;
-
-fn check_column_sums<E: Real>(launch: ColumnSums<E>) {
+fn check_column_sums<E: Real>() {
     let emulators = SCHEDULES.map(Emulator::new);
     for (rows, columns) in [(0, 5), (1, 1), (3, 33), (16, 64), (300, 70), (129, 31)] {
         let matrix = random::<E>(6, rows * columns);
@@ -211,7 +204,8 @@ fn check_column_sums<E: Real>(launch: ColumnSums<E>) {
         let mut results = Vec::new();
         for emulator in &emulators {
             let mut sums = Buffer::from_slice(before.as_slice());
-            launch(emulator, matrix.read(), sums.write(), rows as u64, columns as u64).expect("runs");
+            gemm_column_sums(emulator, matrix.read(), sums.write(), rows as u64, columns as u64)
+                .expect("runs");
             results.push(sums);
         }
         assert!(results.iter().all(|sums| to_bits(sums.as_slice()) == to_bits(results[0].as_slice())));
@@ -233,6 +227,6 @@ fn check_column_sums<E: Real>(launch: ColumnSums<E>) {
 
 #[test]
 fn column_sums() {
-    check_column_sums(gemm_column_sums_f32);
-    check_column_sums(gemm_column_sums_bf16);
+    check_column_sums::<f32>();
+    check_column_sums::<Bf16>();
 }

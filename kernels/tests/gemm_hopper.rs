@@ -2,9 +2,9 @@
 
 use crate::common::product::{Matrix, assert_product};
 use crate::common::{Buffer, Record, SCHEDULES, random, to_bits, widen};
+use cpift_kernels::dispatch::gemm::{GemmElement, gemm_nn_bf16, gemm_tn_bf16};
+use cpift_kernels::dispatch::gemm_hopper::*;
 use cpift_kernels::emulator::Emulator;
-use cpift_kernels::gemm::{gemm_nn_bf16, gemm_nt_bf16, gemm_tn_bf16};
-use cpift_kernels::gemm_hopper::*;
 use cpift_kernels::launch::{LaunchError, Slice, SliceMut};
 use cpift_kernels::simt::{Bf16, Real};
 
@@ -74,7 +74,7 @@ fn forward_products_in_f32() {
     let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), k, true));
     let out = same_bits("nt in f32", poison.as_slice(), |emulator, halves, out| {
         let sizes = [m, n, k].map(|size| size as u64);
-        gemm_nt_f32_hopper(emulator, halves, a.read(), b.read(), Some(bias.read()), out, sizes)
+        gemm_nt_hopper(emulator, halves, a.read(), b.read(), Some(bias.read()), out, sizes)
     });
     let bias = widen(bias.as_slice());
     assert_product("nt in f32", &out, factors, (n, k), |_, column| bias[column], F32_UNIT);
@@ -130,9 +130,9 @@ fn chosen(compute_capability: (u32, u32), [m, n, k]: [u64; 3], address: u64) -> 
     // SAFETY: nothing runs.
     let sums = unsafe { SliceMut::<f32>::new(16, (m * n) as usize) };
     let (a, b) = (buffer(m * k), buffer(n * k));
-    gemm_nt_bf16(&record, a, b, None, out(), [m, n, k]).expect("records");
-    gemm_nn_bf16(&record, a, b, out(), [m, n, k], true).expect("records");
-    gemm_tn_bf16(&record, a, b, sums, [m, n, k]).expect("records");
+    Bf16::gemm_nt(&record, a, b, None, out(), [m, n, k]).expect("records");
+    gemm_nn_bf16(&record, [a, b], out(), [m, n, k], true).expect("records");
+    gemm_tn_bf16(&record, [a, b], sums, [m, n, k]).expect("records");
     record.names()
 }
 

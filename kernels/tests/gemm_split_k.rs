@@ -58,7 +58,7 @@ fn gradients_of_inputs_in_parts() {
             let start =
                 if accumulate { Buffer::from_slice(before.as_slice()) } else { Buffer::poisoned(m * n) };
             let kernels = [gemm_nn_split_k_128x128 as Parts, gemm_nn_split_k_64x64];
-            let how = (kernels, gemm_split_k_sum_bf16 as Add<Bf16>, accumulate);
+            let how = (kernels, gemm_split_k_sum as Add<Bf16>, accumulate);
             let out = same_bits(&what, [a.read(), b.read()], &start, how, case);
             let before = widen(before.as_slice());
             let start = |row, column| if accumulate { before[row * n + column] } else { 0.0 };
@@ -76,11 +76,8 @@ fn gradients_of_weights_in_parts() {
         let (a, b, before) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<f32>(5, m * n));
         let factors = (&Matrix::new(a.as_slice(), m, true), &Matrix::new(b.as_slice(), n, false));
         let what = format!("tn {m} by {n} by {k} in {splits}");
-        let how = (
-            [gemm_tn_split_k_128x128 as Parts, gemm_tn_split_k_64x64],
-            gemm_split_k_sum_f32 as Add<f32>,
-            true,
-        );
+        let how =
+            ([gemm_tn_split_k_128x128 as Parts, gemm_tn_split_k_64x64], gemm_split_k_sum as Add<f32>, true);
         let out = same_bits(&what, [a.read(), b.read()], &before, how, case);
         let before = widen(before.as_slice());
         let start = |row, column| before[row * n + column];
@@ -97,15 +94,8 @@ fn parts_of_any_length_are_added_in_order() {
         |index: usize| (0..splits).map(|p| sums.as_slice()[p * count + index]).fold(0.0, |a, b| a + b);
     for schedule in SCHEDULES {
         let mut out = Buffer::<f32>::poisoned(count);
-        gemm_split_k_sum_f32(
-            &Emulator::new(schedule),
-            sums.read(),
-            out.write(),
-            count as u64,
-            splits as u32,
-            0,
-        )
-        .unwrap();
+        gemm_split_k_sum(&Emulator::new(schedule), sums.read(), out.write(), count as u64, splits as u32, 0)
+            .unwrap();
         assert!(out.as_slice().iter().enumerate().all(|(index, &sum)| sum == expected(index)));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::common::product::{Matrix, assert_product};
 use crate::common::{Buffer, Record, SCHEDULES, random, slice_mut, to_bits, widen};
+use cpift_kernels::dispatch::gemm::{GemmElement, SPLIT_K_BYTES, gemm_nn_bf16, gemm_tn_bf16};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
 use cpift_kernels::launch::{LaunchError, Slice, SliceMut};
@@ -140,9 +141,9 @@ fn chosen(multiprocessors: u32, [m, n, k]: [u64; 3], address: u64) -> Vec<&'stat
     // SAFETY: nothing runs.
     let sums = unsafe { SliceMut::<f32>::new(16, (m * n) as usize) };
     let (a, b) = (buffer(m * k), buffer(n * k));
-    gemm_nt_bf16(&record, a, b, None, out(), [m, n, k]).expect("records");
-    gemm_nn_bf16(&record, a, b, out(), [m, n, k], true).expect("records");
-    gemm_tn_bf16(&record, a, b, sums, [m, n, k]).expect("records");
+    Bf16::gemm_nt(&record, a, b, None, out(), [m, n, k]).expect("records");
+    gemm_nn_bf16(&record, [a, b], out(), [m, n, k], true).expect("records");
+    gemm_tn_bf16(&record, [a, b], sums, [m, n, k]).expect("records");
     record.names()
 }
 
@@ -191,7 +192,7 @@ fn a_kernel_refuses_rows_that_are_no_multiples_of_chunks() {
 
 /// 128 multiprocessors.
 fn parts(sizes: [u64; 3]) -> u32 {
-    gemm_splits(&Record::of((8, 0), 128), sizes)
+    Bf16::gemm_splits(&Record::of((8, 0), 128), sizes)
 }
 
 #[test]

@@ -51,31 +51,39 @@ struct Kernels<E: Real> {
     tolerance: f64,
 }
 
-// f32: a few roundings and sums of up to 33 terms in a row. bf16: the rounding of the result, 2^-8 of it.
-macro_rules! kernels {
-    ($real:ident, $tolerance:literal, $(($name:ident, $forward:ident, $residual:ident, $backward:ident)),*) => {
-        $(const $name: Kernels<$real> = Kernels {
-            forward: $forward,
-            residual: $residual,
-            backward: $backward,
-            tolerance: $tolerance,
-        };)*
-    };
+impl<E: Real> Kernels<E> {
+    fn short(tolerance: f64) -> Self {
+        Self {
+            forward: rms_norm_short,
+            residual: rms_norm_residual_short,
+            backward: rms_norm_backward_short,
+            tolerance,
+        }
+    }
+
+    fn middle(tolerance: f64) -> Self {
+        Self {
+            forward: rms_norm_middle,
+            residual: rms_norm_residual_middle,
+            backward: rms_norm_backward_middle,
+            tolerance,
+        }
+    }
+
+    fn long(tolerance: f64) -> Self {
+        Self {
+            forward: rms_norm_long,
+            residual: rms_norm_residual_long,
+            backward: rms_norm_backward_long,
+            tolerance,
+        }
+    }
 }
-kernels!(
-    f32,
-    2e-6,
-    (SHORT_F32, rms_norm_short_f32, rms_norm_residual_short_f32, rms_norm_backward_short_f32),
-    (MIDDLE_F32, rms_norm_middle_f32, rms_norm_residual_middle_f32, rms_norm_backward_middle_f32),
-    (LONG_F32, rms_norm_long_f32, rms_norm_residual_long_f32, rms_norm_backward_long_f32)
-);
-kernels!(
-    Bf16,
-    4e-3,
-    (SHORT_BF16, rms_norm_short_bf16, rms_norm_residual_short_bf16, rms_norm_backward_short_bf16),
-    (MIDDLE_BF16, rms_norm_middle_bf16, rms_norm_residual_middle_bf16, rms_norm_backward_middle_bf16),
-    (LONG_BF16, rms_norm_long_bf16, rms_norm_residual_long_bf16, rms_norm_backward_long_bf16)
-);
+
+/// A few roundings and sums of up to 33 terms in a row.
+const F32: f64 = 2e-6;
+/// The rounding of the result, 2^-8 of it.
+const BF16: f64 = 4e-3;
 
 /// Rows, columns, blocks of the backward.
 type Shape = (usize, usize, u32);
@@ -210,25 +218,25 @@ fn check_backward<E: Real>(
 
 #[test]
 fn short_rows() {
-    check(&SHORT_F32, &SHORT_SHAPES);
-    check(&SHORT_BF16, &SHORT_SHAPES);
+    check(&Kernels::<f32>::short(F32), &SHORT_SHAPES);
+    check(&Kernels::<Bf16>::short(BF16), &SHORT_SHAPES);
 }
 
 #[test]
 fn middle_rows() {
-    check(&MIDDLE_F32, &MIDDLE_SHAPES);
-    check(&MIDDLE_BF16, &MIDDLE_SHAPES);
+    check(&Kernels::<f32>::middle(F32), &MIDDLE_SHAPES);
+    check(&Kernels::<Bf16>::middle(BF16), &MIDDLE_SHAPES);
 }
 
 #[test]
 fn long_rows() {
-    check(&LONG_F32, &LONG_SHAPES);
-    check(&LONG_BF16, &LONG_SHAPES);
+    check(&Kernels::<f32>::long(F32), &LONG_SHAPES);
+    check(&Kernels::<Bf16>::long(BF16), &LONG_SHAPES);
 }
 
 #[test]
 fn many_blocks_of_partial_sums_are_added() {
-    check(&SHORT_F32, &[(32 * 21, 40, 21)]);
+    check(&Kernels::<f32>::short(F32), &[(32 * 21, 40, 21)]);
     assert_eq!(backward_blocks(32 * 21, 40), 21);
     assert_eq!(backward_blocks(1 << 20, 4096), 264);
 }
@@ -239,6 +247,6 @@ fn rows_too_long_for_a_kernel_are_refused() {
     let columns = SHORT as usize + 1;
     let (x, mut y, mut r) = (random::<f32>(1, columns), Buffer::poisoned(columns), Buffer::poisoned(1));
     let result =
-        rms_norm_short_f32(&emulator, x.read(), x.read(), y.write(), r.write(), 1, columns as u32, EPSILON);
+        rms_norm_short(&emulator, x.read(), x.read(), y.write(), r.write(), 1, columns as u32, EPSILON);
     assert!(matches!(result, Err(LaunchError::Requirement { .. })), "{result:?}");
 }

@@ -157,7 +157,7 @@ fn a_job_without_hoppers_kernels_is_the_same_whatever_the_reason() {
             "off",
             "off",
             &[("FAIL", "launch:gemm_nt_hopper")],
-            "Hopper's own kernels, since CPIFT_HOPPER is off",
+            "the kernels for Hopper (sm_90a), since CPIFT_HOPPER is off",
         ),
         (
             "old",

@@ -28,7 +28,7 @@ pub fn in_use() -> bool {
 }
 
 /// Whether tests with the stand-in are left out: where a GPU must be there, it is what is tested.
-pub fn left_out() -> bool {
+pub fn skipped() -> bool {
     env::var_os("CPIFT_TEST_CUDA").is_some()
 }
 
@@ -135,7 +135,7 @@ impl Default for StandIn {
 /// Runs tests of a module (its [`module_path!`]) again on CPU and stand-in instead of CPU and emulator: those with
 /// one of these in their names, or all. To be called in a test whose name has `on_the_stand_in_driver` in it.
 pub fn repeat(module: &str, names: &[&str]) {
-    if left_out() {
+    if skipped() {
         return;
     }
     // Tests are named without the crate.

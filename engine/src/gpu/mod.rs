@@ -25,7 +25,7 @@ use cpift_kernels::launch::{Launch, Slice};
 use crate::error::{Error, Result};
 use command::{Command, Graph};
 pub(crate) use cuda::Stream;
-pub use kernels::{Kernels, OnGpu};
+pub use kernels::OnGpu;
 pub use log::{LaunchLog, LaunchRecord};
 pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
 use recorder::Recorder;
@@ -97,7 +97,7 @@ pub(crate) trait Backend: Launch {
     /// What a person is told.
     fn describe(&self) -> String;
 
-    /// Kernels of the device's own that are not used, as far as that is known, each with the reason.
+    /// Kernels for this architecture alone that are not used, as far as that is known, each with the reason.
     fn disabled_kernels(&self) -> Vec<String> {
         Vec::new()
     }

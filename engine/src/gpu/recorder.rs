@@ -141,7 +141,7 @@ impl Recorder {
         Ok(address)
     }
 
-    /// Does all tests of the device's own kernels that were not done yet.
+    /// Does all self-tests of kernels for this architecture alone that were not done yet.
     ///
     /// # Errors
     /// When one of them broke the device.
@@ -153,7 +153,7 @@ impl Recorder {
     }
 
     /// # Errors
-    /// When a test of its own kernels broke the device.
+    /// When a self-test of a kernel broke the device.
     fn usable(&self) -> Result<()> {
         self.self_tests.as_ref().map_or(Ok(()), SelfTests::usable)
     }

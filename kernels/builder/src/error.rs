@@ -3,17 +3,14 @@
 use std::io;
 use std::path::{Path, PathBuf};
 
+use cpift_ptx::text::SyntaxError;
+
 /// Why nothing was written, or why the check failed.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     /// The PTX is not as LLVM writes it.
-    #[error("the compiler's PTX, line {line}: cannot read {text:?}")]
-    Syntax {
-        /// From 1.
-        line: usize,
-        /// What stands there.
-        text: String,
-    },
+    #[error("of the compiler's {0}")]
+    Syntax(#[from] SyntaxError),
     /// No compiler to build with.
     #[error(
         "no rustc {release} with its library source: {found}. Install it by\n    \

@@ -3,8 +3,7 @@
 use std::collections::BTreeMap;
 
 use cpift_kernels::launch::{Direction, Kernel, TensorCores};
-
-use crate::text::{Item, Statement};
+use cpift_ptx::text::{Item, Statement};
 
 /// How often each kind of instruction stands in a kernel: memory accesses by state space and bits moved
 /// (`ld.global.128`), barriers, exchanges, tensor instructions, slow arithmetic.
@@ -16,7 +15,8 @@ pub const BARRIERS: &str = "barrier";
 /// Counts the instructions of a kernel.
 pub fn count(entry: &Item) -> Counts {
     let mut counts = Counts::new();
-    for statement in entry.statements() {
+    // Those that cannot be read are a finding of `check`.
+    for statement in entry.statements().unwrap_or_default() {
         if let Some(name) = category(statement.opcode) {
             *counts.entry(name).or_default() += 1;
         }
@@ -26,8 +26,11 @@ pub fn count(entry: &Item) -> Counts {
 
 /// All that is wrong with a kernel, one line each.
 pub fn check(kernel: &Kernel, entry: &Item) -> Vec<String> {
-    let mut findings: Vec<String> = entry
-        .statements()
+    let statements = match entry.statements() {
+        Ok(statements) => statements,
+        Err(error) => return vec![format!("kernel {}: {error}", kernel.name)],
+    };
+    let mut findings: Vec<String> = statements
         .into_iter()
         .filter_map(|statement| Some((statement, forbidden(statement)?)))
         .map(|(Statement { line, text, .. }, why)| {
@@ -166,8 +169,9 @@ fn bits(opcode: &str) -> Option<u32> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{KERNEL, SAMPLE};
-    use crate::text::Assembly;
+    use crate::sample_kernel::KERNEL;
+    use crate::samples::SAMPLE;
+    use cpift_ptx::text::Assembly;
 
     /// Findings for the sample with one instruction put before its barrier.
     fn findings_with(instruction: &str) -> Vec<String> {

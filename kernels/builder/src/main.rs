@@ -36,8 +36,9 @@ mod manifest;
 mod modules;
 mod occupancy;
 #[cfg(test)]
+mod sample_kernel;
+#[cfg(test)]
 mod samples;
-mod text;
 
 use std::collections::BTreeMap;
 use std::fs;
@@ -46,6 +47,7 @@ use std::process::ExitCode;
 
 use clap::Parser;
 use cpift_kernels::launch::Kernel;
+use cpift_ptx::text::Assembly;
 
 use crate::assembler::Assembler;
 use crate::compiler::{Compiler, TARGETS};
@@ -53,7 +55,6 @@ use crate::error::Error;
 use crate::lint::BARRIERS;
 use crate::manifest::{KernelRecord, Manifest, hash_files, write_whole};
 use crate::modules::Modules;
-use crate::text::Assembly;
 
 /// Builds kernels/ptx/ from kernels/src/ with rustc 1.96.0 for nvptx64, or checks that it is up to date.
 ///

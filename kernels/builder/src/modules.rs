@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 
 use cpift_kernels::launch::Kernel;
+use cpift_ptx::text::{Assembly, Kind};
 
 use crate::error::Error;
 use crate::lint::{check, count};
 use crate::manifest::{KernelRecord, ModuleRecord, hash};
-use crate::text::{Assembly, Kind};
 
 /// Families and their kernels, as the crate lists them.
 pub type Registry = [cpift_kernels::Family];
@@ -114,7 +114,8 @@ fn launch_bounds(kernel: &Kernel) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::{KERNEL, SAMPLE, TWO_FAMILIES};
+    use crate::sample_kernel::KERNEL;
+    use crate::samples::{SAMPLE, TWO_FAMILIES};
 
     const fn kernel(name: &'static str, family: &'static str, parameters: usize) -> Kernel {
         use cpift_kernels::launch::{Direction, Parameter};

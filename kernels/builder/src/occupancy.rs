@@ -34,7 +34,7 @@ pub fn resident_blocks(kernel: &Kernel, assembled: &Assembled, architecture: &st
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::samples::KERNEL;
+    use crate::sample_kernel::KERNEL;
 
     #[test]
     fn the_scarcest_resource_limits() {

@@ -1,28 +1,5 @@
 //! PTX for unit tests, in the manner of LLVM.
 
-use cpift_kernels::launch::{Direction, Kernel, Parameter, TensorCores};
-
-const fn parameter(direction: Direction, element: &'static str, align: usize) -> Parameter {
-    Parameter { name: "x", direction, element, align }
-}
-
-/// What a registry says of the kernel in [`SAMPLE`].
-pub const KERNEL: Kernel = Kernel {
-    name: "scale",
-    family: "sample",
-    architecture: "sm_80",
-    block: 256,
-    min_blocks: 1,
-    tensor_cores: TensorCores::Unused,
-    shared: None,
-    parameters: &[
-        parameter(Direction::Update, "f32", 16),
-        parameter(Direction::Scalar, "u64", 8),
-        parameter(Direction::Scalar, "f32", 4),
-    ],
-    emulate: |_| {},
-};
-
 /// One kernel: parameters (a buffer, a count, a factor), 16-byte accesses, a guard, a label, assembly.
 pub const SAMPLE: &str = "\
 //

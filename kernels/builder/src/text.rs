@@ -1,6 +1,6 @@
 //! PTX as LLVM writes it, read as far as splitting, bounding and checking need.
 
-use crate::error::Error;
+use crate::body::{self, Scanner};
 
 /// What a rustc run wrote, in its parts.
 #[derive(Debug)]
@@ -48,9 +48,22 @@ pub struct Statement<'a> {
     pub text: &'a str,
 }
 
+/// PTX that is not as LLVM writes it.
+#[derive(Debug, Clone, PartialEq, Eq, thiserror::Error)]
+#[error("PTX, line {line}: cannot read {text:?}")]
+pub struct SyntaxError {
+    /// From 1.
+    pub line: usize,
+    /// What stands there, or is wrong with it.
+    pub text: String,
+}
+
 impl Assembly {
-    /// Reads the output of a rustc run.
-    pub fn parse(text: &str) -> Result<Self, Error> {
+    /// Reads the output of a rustc run, or a module made of it.
+    ///
+    /// # Errors
+    /// An item that does not end or has no name, a header that lacks version or target.
+    pub fn parse(text: &str) -> Result<Self, SyntaxError> {
         let (mut version, mut target) = (None, None);
         let mut items = Vec::new();
         let mut lines = text.lines().enumerate();
@@ -69,7 +82,7 @@ impl Assembly {
                 let mut whole = extent.ends_with(line);
                 while !whole {
                     let Some((_, next)) = lines.next() else {
-                        return Err(Error::Syntax { line: index + 1, text: code.to_owned() });
+                        return Err(SyntaxError { line: index + 1, text: code.to_owned() });
                     };
                     item += "\n";
                     item += next;
@@ -80,7 +93,7 @@ impl Assembly {
         }
         match (version, target) {
             (Some(version), Some(target)) => Ok(Self { version, target, items }),
-            _ => Err(Error::Syntax { line: 1, text: "no .version or no .target".to_owned() }),
+            _ => Err(SyntaxError { line: 1, text: "no .version or no .target".to_owned() }),
         }
     }
 
@@ -108,7 +121,7 @@ impl Assembly {
 }
 
 impl Item {
-    fn parse(line: usize, text: String) -> Result<Self, Error> {
+    fn parse(line: usize, text: String) -> Result<Self, SyntaxError> {
         let code: String = text.lines().flat_map(|line| [without_comment(line), " "]).collect();
         let head = code.split(['{', '=', ';']).next().unwrap_or_default();
         let (kind, name) = if let Some((_, rest)) = head.split_once(".entry") {
@@ -124,7 +137,7 @@ impl Item {
         };
         match name {
             Some(name) if !name.starts_with('.') => Ok(Self { kind, name: name.to_owned(), line, text }),
-            _ => Err(Error::Syntax { line, text: text.lines().next().unwrap_or_default().to_owned() }),
+            _ => Err(SyntaxError { line, text: text.lines().next().unwrap_or_default().to_owned() }),
         }
     }
 
@@ -142,34 +155,31 @@ impl Item {
             .collect()
     }
 
-    /// The statements of the body.
-    pub fn statements(&self) -> Vec<Statement<'_>> {
+    /// The statements of the body; none of what has no body.
+    ///
+    /// # Errors
+    /// Statements or operands that do not end.
+    pub fn statements(&self) -> Result<Vec<Statement<'_>>, SyntaxError> {
         let mut statements = Vec::new();
-        let mut inside = false;
-        for (index, line) in self.text.lines().enumerate() {
-            let code = without_comment(line);
-            let code = match inside {
-                true => code,
-                false => match code.split_once('{') {
-                    Some((_, code)) => code,
-                    None => continue,
-                },
+        let Some((start, body)) = self.body() else { return Ok(statements) };
+        let mut scanner = Scanner::new(body, start as u32);
+        loop {
+            let read = scanner.next_item();
+            let read = read.map_err(|text| SyntaxError { line: scanner.line as usize, text })?;
+            let Some((line, item)) = read else { return Ok(statements) };
+            let (opcode, text) = match item {
+                body::Item::Directive(text) => (text.split_whitespace().next().unwrap_or_default(), text),
+                body::Item::Statement(statement) => (statement.name, statement.text),
+                body::Item::Open | body::Item::Close | body::Item::Label(_) => continue,
             };
-            inside = true;
-            for text in code.split(';') {
-                let text = text.trim().trim_start_matches(['{', '}']).trim_start();
-                let text = text.split_once(": ").map_or(text, |(_, text)| text);
-                let text = match text.starts_with('@') {
-                    true => text.split_once(char::is_whitespace).map_or("", |(_, text)| text.trim_start()),
-                    false => text,
-                };
-                let opcode = text.split_whitespace().next().unwrap_or_default();
-                if !opcode.is_empty() && !opcode.ends_with(':') {
-                    statements.push(Statement { line: self.line + index, opcode, text });
-                }
-            }
+            statements.push(Statement { line: line as usize, opcode, text });
         }
-        statements
+    }
+
+    /// The body from behind its opening brace on, and the line that it begins in.
+    pub fn body(&self) -> Option<(usize, &str)> {
+        let (head, body) = self.text.split_once('{')?;
+        Some((self.line + head.matches('\n').count(), body))
     }
 
     /// The text as it is committed: no comments, and labels numbered within the function, so that a change
@@ -290,7 +300,7 @@ mod tests {
     #[test]
     fn statements_have_no_guards_labels_or_comments() {
         let assembly = Assembly::parse(SAMPLE).unwrap();
-        let statements = assembly.items.last().unwrap().statements();
+        let statements = assembly.items.last().unwrap().statements().unwrap();
         let opcodes: Vec<_> = statements.iter().map(|statement| statement.opcode).collect();
         let expected = [
             ".reg",
@@ -326,7 +336,7 @@ mod tests {
         // What was written is read again as the same.
         let again = Assembly::parse(&format!(".version 7.0\n.target sm_80\n{text}")).unwrap();
         let opcodes = |item: &Item| -> Vec<String> {
-            item.statements().iter().map(|statement| statement.opcode.to_owned()).collect()
+            item.statements().unwrap().iter().map(|statement| statement.opcode.to_owned()).collect()
         };
         assert_eq!(opcodes(&again.items[0]), opcodes(assembly.items.last().unwrap()));
     }
@@ -347,7 +357,7 @@ mod tests {
         let cut = &SAMPLE[..SAMPLE.find("ret;").unwrap()];
         let error = Assembly::parse(cut).unwrap_err();
         let line = SAMPLE.lines().position(|line| line.contains(".entry")).unwrap() + 1;
-        assert!(matches!(error, Error::Syntax { line: found, .. } if found == line), "{error}");
+        assert!(matches!(error, SyntaxError { line: found, .. } if found == line), "{error}");
         assert!(Assembly::parse(".target sm_80\n").is_err());
     }
 }

@@ -24,11 +24,14 @@
 // Arrays in registers are walked by index in loops that are unrolled.
 #![allow(clippy::needless_range_loop)]
 
+#[macro_use]
+mod contracts;
+
+#[cfg(not(target_arch = "nvptx64"))]
+mod arguments;
 pub(crate) mod backward;
 mod decode;
 mod forward;
-#[cfg(not(target_arch = "nvptx64"))]
-mod launch;
 pub(crate) mod tensor;
 mod tile;
 #[cfg(not(target_arch = "nvptx64"))]
@@ -36,7 +39,7 @@ mod tiles;
 pub(crate) mod work;
 
 #[cfg(not(target_arch = "nvptx64"))]
-pub use launch::{AttentionElement, BackwardInputs, Gradients, Sizes, TileLists};
+pub use arguments::{BackwardInputs, Gradients, Sizes, TileLists};
 pub use tensor::*;
 #[cfg(not(target_arch = "nvptx64"))]
 pub use tiles::Tiles;
@@ -74,255 +77,158 @@ const fn fits(head_dim: u64, limit: u64) -> bool {
     head_dim > 0 && head_dim.is_multiple_of(8) && head_dim <= limit
 }
 
-macro_rules! tile_kernels {
+/// Kernels by fused multiply-adds, which stage rows in shared memory as f32. For f32.
+macro_rules! multiply_add_kernels {
     (
-        $E:ident, $N:literal, $limit:literal,
-        $forward:ident min_blocks $forward_resident:literal,
-        $backward_queries:ident min_blocks $queries_resident:literal,
-        $backward_keys:ident min_blocks $keys_resident:literal $(,)?
+        $N:literal, $limit:literal;
+        $forward:ident min_blocks $forward_blocks:literal,
+        $queries:ident min_blocks $queries_blocks:literal,
+        $keys:ident min_blocks $keys_blocks:literal $(,)?
     ) => {
-        kernel! {
-            /// Attention of one tile of queries: output = softmax(scale·q·kᵀ)·v and log_sum_exp =
-            /// ln Σ e^score, with a running softmax over the tiles of keys up to the diagonal.
-            ///
-            /// One block of 128 threads per tile and query head, heads first. Tiles: `[tiles, 4]` of
-            /// [`Tiles::by_queries`]. Rows are staged in shared memory as f32; every loop that holds a
-            /// barrier has bounds that depend on the block alone.
-            pub fn $forward {
-                block: FORWARD_BLOCK,
-                grid: tiles * heads,
-                shared: tile::SHARED,
-                min_blocks: $forward_resident,
-            } (
-                q: read $E [tokens * heads * head_dim] align 16,
-                k: read $E [tokens * kv_heads * head_dim] align 16,
-                v: read $E [tokens * kv_heads * head_dim] align 16,
-                tile_list: read u32 [4 * tiles],
-                output: write $E [tokens * heads * head_dim] align 16,
-                log_sum_exp: write f32 [tokens * heads],
-                tokens: scalar u32,
-                tiles: scalar u32,
-                heads: scalar u32,
-                kv_heads: scalar u32,
-                head_dim: scalar u32,
-                window: scalar u32,
-                scale: scalar f32,
-            ) requires {
-                fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
-                window > 0, scale > 0.0,
-            } {
-                let work = WorkTile::new(tile_list, heads, (heads, kv_heads, head_dim), window);
-                forward::forward::<$E, FORWARD_ROWS, $N>(work, (q, k, v), output, log_sum_exp, scale);
-            }
-        }
-
-        kernel! {
-            /// d_q of one tile of queries: Σ over keys of d_score·k, with p = e^(score − log_sum_exp) and
-            /// d_score = scale·p·(d_output·v − delta).
-            ///
-            /// One block of 256 threads per tile and query head, heads first. Otherwise as the forward pass.
-            pub fn $backward_queries {
-                block: BACKWARD_BLOCK,
-                grid: tiles * heads,
-                shared: tile::SHARED,
-                min_blocks: $queries_resident,
-            } (
-                q: read $E [tokens * heads * head_dim] align 16,
-                k: read $E [tokens * kv_heads * head_dim] align 16,
-                v: read $E [tokens * kv_heads * head_dim] align 16,
-                d_output: read $E [tokens * heads * head_dim] align 16,
-                log_sum_exp: read f32 [tokens * heads],
-                delta: read f32 [tokens * heads],
-                tile_list: read u32 [4 * tiles],
-                d_q: write $E [tokens * heads * head_dim] align 16,
-                tokens: scalar u32,
-                tiles: scalar u32,
-                heads: scalar u32,
-                kv_heads: scalar u32,
-                head_dim: scalar u32,
-                window: scalar u32,
-                scale: scalar f32,
-            ) requires {
-                fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
-                window > 0, scale > 0.0,
-            } {
-                let work = WorkTile::new(tile_list, heads, (heads, kv_heads, head_dim), window);
-                let saved = Saved { log_sum_exp, delta };
-                backward::queries::<$E, BACKWARD_ROWS, $N>(work, (q, k, v, d_output), saved, d_q, scale);
-            }
-        }
-
-        kernel! {
-            /// d_k and d_v of one tile of keys: Σ over the query heads of the group, then over queries from
-            /// the diagonal on, of d_score·q and p·d_output.
-            ///
-            /// One block of 256 threads per tile and key/value head, heads first. Tiles: `[tiles, 4]` of
-            /// [`Tiles::by_keys`]. Otherwise as the forward pass.
-            pub fn $backward_keys {
-                block: BACKWARD_BLOCK,
-                grid: tiles * kv_heads,
-                shared: tile::SHARED,
-                min_blocks: $keys_resident,
-            } (
-                q: read $E [tokens * heads * head_dim] align 16,
-                k: read $E [tokens * kv_heads * head_dim] align 16,
-                v: read $E [tokens * kv_heads * head_dim] align 16,
-                d_output: read $E [tokens * heads * head_dim] align 16,
-                log_sum_exp: read f32 [tokens * heads],
-                delta: read f32 [tokens * heads],
-                tile_list: read u32 [4 * tiles],
-                d_k: write $E [tokens * kv_heads * head_dim] align 16,
-                d_v: write $E [tokens * kv_heads * head_dim] align 16,
-                tokens: scalar u32,
-                tiles: scalar u32,
-                heads: scalar u32,
-                kv_heads: scalar u32,
-                head_dim: scalar u32,
-                window: scalar u32,
-                scale: scalar f32,
-            ) requires {
-                fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
-                window > 0, scale > 0.0,
-            } {
-                let work = WorkTile::new(tile_list, kv_heads, (heads, kv_heads, head_dim), window);
-                let saved = Saved { log_sum_exp, delta };
-                let gradients = (d_k, d_v);
-                backward::keys::<$E, BACKWARD_ROWS, $N>(work, (q, k, v, d_output), saved, gradients, scale);
-            }
+        tile_kernels! {
+            f32, heads up to $limit;
+            $forward: block FORWARD_BLOCK, shared tile::SHARED, min_blocks $forward_blocks,
+                by forward::forward::<f32, FORWARD_ROWS, $N>;
+            $queries: block BACKWARD_BLOCK, shared tile::SHARED, min_blocks $queries_blocks,
+                by backward::queries::<f32, BACKWARD_ROWS, $N>;
+            $keys: block BACKWARD_BLOCK, shared tile::SHARED, min_blocks $keys_blocks,
+                parts 1, by backward::keys::<f32, BACKWARD_ROWS, $N>;
         }
     };
 }
 
-tile_kernels!(
-    f32, 1, 64,
+multiply_add_kernels!(
+    1, 64;
     attention_forward_64_f32 min_blocks 3,
     attention_backward_queries_64_f32 min_blocks 2,
     attention_backward_keys_64_f32 min_blocks 2,
 );
-tile_kernels!(
-    f32, 2, 128,
+multiply_add_kernels!(
+    2, 128;
     attention_forward_128_f32 min_blocks 2,
     attention_backward_queries_128_f32 min_blocks 2,
     attention_backward_keys_128_f32 min_blocks 1,
 );
-tile_kernels!(
-    f32, 4, 256,
+multiply_add_kernels!(
+    4, 256;
     attention_forward_256_f32 min_blocks 2,
     attention_backward_queries_256_f32 min_blocks 1,
     attention_backward_keys_256_f32 min_blocks 1,
 );
-macro_rules! row_kernels {
-    ($E:ident, $delta:ident, $decode:ident, $combine:ident) => {
-        kernel! {
-            /// delta\[row\] = Σ_d d_output\[row\]\[d\]·output\[row\]\[d\] for the N·H rows of the backward pass.
-            ///
-            /// Eight lanes per row, 32 rows per block. No barriers. Reads 2·D elements per row.
-            pub fn $delta { block: 256, grid: rows.div_ceil(DELTA_ROWS), shared: 0 } (
-                d_output: read $E [rows * head_dim] align 16,
-                output: read $E [rows * head_dim] align 16,
-                delta: write f32 [rows],
-                rows: scalar u32,
-                head_dim: scalar u32,
-            ) requires { head_dim.is_multiple_of(8), head_dim < 1 << 16, rows < 1 << 31 } {
-                backward::delta(d_output, output, delta, (rows, head_dim));
-            }
-        }
 
-        kernel! {
-            /// Attention of one new token per row to [`SPLIT`] keys of its cache: of a row, part and query
-            /// head the sums Σ 2^(score − largest)·v, and largest (base 2) and Σ 2^(score − largest). What
-            /// puts parts together is the kernel `combine`.
-            ///
-            /// Cache: k, v `[slots, capacity, KV, D]`; row r sees the first `lengths[r]` tokens of slot
-            /// `slots[r]`, or of these the last `window`: of values that the launching code checks, the lengths
-            /// 1 to the capacity, and what is seen at most `parts`·[`SPLIT`]. Parts count from the first key
-            /// seen; those behind the last are not written. One block of 128 threads for
-            /// up to 8 query heads of a group, a part and a row; it leaves as a whole or all its threads
-            /// reach every barrier. Reads each key and value once: 4·D·(query heads of the group) flops for
-            /// 2·D elements; memory limits.
-            pub fn $decode {
-                block: decode::BLOCK,
-                grid: (kv_heads * (heads / kv_heads).div_ceil(GROUP.into()), parts, rows),
-                shared: decode::SHARED,
-            } (
-                q: read $E [rows * heads * head_dim] align 16,
-                k: read $E [slot_count * capacity * kv_heads * head_dim] align 16,
-                v: read $E [slot_count * capacity * kv_heads * head_dim] align 16,
-                slots: read u32 [rows],
-                lengths: read u32 [rows],
-                sums: write f32 [rows * heads * parts * head_dim] align 16,
-                statistics: write f32 [rows * heads * parts * 2],
-                rows: scalar u32,
-                parts: scalar u32,
-                slot_count: scalar u32,
-                capacity: scalar u32,
-                heads: scalar u32,
-                kv_heads: scalar u32,
-                head_dim: scalar u32,
-                window: scalar u32,
-                scale: scalar f32,
-            ) requires {
-                fits(head_dim, HEAD_DIM_LIMIT.into()), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads),
-                window > 0,
-            } {
-                let group = heads / kv_heads;
-                let blocks = group.div_ceil(GROUP);
-                let (kv_head, first_head) = (block_idx() / blocks, block_idx() % blocks * GROUP);
-                let (part, row) = (block_idx_y(), block_idx_z());
-                let length = lengths.load(row as usize);
-                let seen = length.min(window);
-                if part * SPLIT >= seen {
-                    return;
-                }
-                let stride = kv_heads as usize * head_dim as usize;
-                let first = length - seen + part * SPLIT;
-                let token = slots.load(row as usize) as usize * capacity as usize + first as usize;
-                let place = token * stride + kv_head as usize * head_dim as usize;
-                let head = row as usize * heads as usize + (kv_head * group + first_head) as usize;
-                let index = head * parts as usize + part as usize;
-                let work = Part {
-                    keys: k.offset(place),
-                    values: v.offset(place),
-                    stride,
-                    count: SPLIT.min(seen - part * SPLIT),
-                    heads: GROUP.min(group - first_head),
-                    head_dim,
-                };
-                let sums = (sums.offset(index * head_dim as usize), parts as usize * head_dim as usize);
-                let statistics = (statistics.offset(2 * index), 2 * parts as usize);
-                decode::attend(work, q.offset(head * head_dim as usize), sums, statistics, scale);
-            }
-        }
-
-        kernel! {
-            /// The output of a decode from its parts: with M the largest of a head's scores,
-            /// output = Σ sums·2^(largest − M) / Σ total·2^(largest − M), parts in order.
-            ///
-            /// One warp per row and head. No barriers; a warp behind the last row leaves as a whole.
-            pub fn $combine { block: 128, grid: (rows * heads).div_ceil(4), shared: 0 } (
-                sums: read f32 [rows * heads * parts * head_dim] align 16,
-                statistics: read f32 [rows * heads * parts * 2],
-                lengths: read u32 [rows],
-                output: write $E [rows * heads * head_dim] align 16,
-                rows: scalar u32,
-                parts: scalar u32,
-                heads: scalar u32,
-                head_dim: scalar u32,
-                window: scalar u32,
-            ) requires { fits(head_dim, HEAD_DIM_LIMIT.into()), rows * heads < 1 << 31, window > 0 } {
-                let index = block_idx() * 4 + warp_id();
-                if index < rows * heads {
-                    let seen = lengths.load((index / heads) as usize).min(window);
-                    let (index, head_dim_) = (index as usize, head_dim as usize);
-                    let sums = sums.offset(index * parts as usize * head_dim_);
-                    let statistics = statistics.offset(2 * index * parts as usize);
-                    let own = (sums, statistics, seen.div_ceil(SPLIT));
-                    decode::combine(own, output.offset(index * head_dim_), head_dim);
-                }
-            }
-        }
-    };
+kernel! {
+    /// delta\[row\] = Σ_d d_output\[row\]\[d\]·output\[row\]\[d\] for the N·H rows of the backward pass.
+    ///
+    /// Eight lanes per row, 32 rows per block. No barriers. Reads 2·D elements per row.
+    pub fn attention_backward_delta<E> = attention_backward_delta_f32, attention_backward_delta_bf16; {
+        block: 256,
+        grid: rows.div_ceil(DELTA_ROWS),
+        shared: 0,
+    } (
+        d_output: read E [rows * head_dim] align 16,
+        output: read E [rows * head_dim] align 16,
+        delta: write f32 [rows],
+        rows: scalar u32,
+        head_dim: scalar u32,
+    ) requires { head_dim.is_multiple_of(8), head_dim < 1 << 16, rows < 1 << 31 } {
+        backward::delta(d_output, output, delta, (rows, head_dim));
+    }
 }
 
-row_kernels!(f32, attention_backward_delta_f32, attention_decode_f32, attention_combine_f32);
-row_kernels!(Bf16, attention_backward_delta_bf16, attention_decode_bf16, attention_combine_bf16);
+kernel! {
+    /// Attention of one new token per row to [`SPLIT`] keys of its cache: of a row, part and query
+    /// head the sums Σ 2^(score − largest)·v, and largest (base 2) and Σ 2^(score − largest). What
+    /// puts parts together is the kernel `combine`.
+    ///
+    /// Cache: k, v `[slots, capacity, KV, D]`; row r sees the first `lengths[r]` tokens of slot
+    /// `slots[r]`, or of these the last `window`: of values that the launching code checks, the lengths
+    /// 1 to the capacity, and what is seen at most `parts`·[`SPLIT`]. Parts count from the first key
+    /// seen; those behind the last are not written. One block of 128 threads for
+    /// up to 8 query heads of a group, a part and a row; it leaves as a whole or all its threads
+    /// reach every barrier. Reads each key and value once: 4·D·(query heads of the group) flops for
+    /// 2·D elements; memory limits.
+    pub fn attention_decode<E> = attention_decode_f32, attention_decode_bf16; {
+        block: decode::BLOCK,
+        grid: (kv_heads * (heads / kv_heads).div_ceil(GROUP.into()), parts, rows),
+        shared: decode::SHARED,
+    } (
+        q: read E [rows * heads * head_dim] align 16,
+        k: read E [slot_count * capacity * kv_heads * head_dim] align 16,
+        v: read E [slot_count * capacity * kv_heads * head_dim] align 16,
+        slots: read u32 [rows],
+        lengths: read u32 [rows],
+        sums: write f32 [rows * heads * parts * head_dim] align 16,
+        statistics: write f32 [rows * heads * parts * 2],
+        rows: scalar u32,
+        parts: scalar u32,
+        slot_count: scalar u32,
+        capacity: scalar u32,
+        heads: scalar u32,
+        kv_heads: scalar u32,
+        head_dim: scalar u32,
+        window: scalar u32,
+        scale: scalar f32,
+    ) requires {
+        fits(head_dim, HEAD_DIM_LIMIT.into()), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads),
+        window > 0,
+    } {
+        let group = heads / kv_heads;
+        let blocks = group.div_ceil(GROUP);
+        let (kv_head, first_head) = (block_idx() / blocks, block_idx() % blocks * GROUP);
+        let (part, row) = (block_idx_y(), block_idx_z());
+        let length = lengths.load(row as usize);
+        let seen = length.min(window);
+        if part * SPLIT >= seen {
+            return;
+        }
+        let stride = kv_heads as usize * head_dim as usize;
+        let first = length - seen + part * SPLIT;
+        let token = slots.load(row as usize) as usize * capacity as usize + first as usize;
+        let place = token * stride + kv_head as usize * head_dim as usize;
+        let head = row as usize * heads as usize + (kv_head * group + first_head) as usize;
+        let index = head * parts as usize + part as usize;
+        let work = Part {
+            keys: k.offset(place),
+            values: v.offset(place),
+            stride,
+            count: SPLIT.min(seen - part * SPLIT),
+            heads: GROUP.min(group - first_head),
+            head_dim,
+        };
+        let sums = (sums.offset(index * head_dim as usize), parts as usize * head_dim as usize);
+        let statistics = (statistics.offset(2 * index), 2 * parts as usize);
+        decode::attend(work, q.offset(head * head_dim as usize), sums, statistics, scale);
+    }
+}
+
+kernel! {
+    /// The output of a decode from its parts: with M the largest of a head's scores,
+    /// output = Σ sums·2^(largest − M) / Σ total·2^(largest − M), parts in order.
+    ///
+    /// One warp per row and head. No barriers; a warp behind the last row leaves as a whole.
+    pub fn attention_combine<E> = attention_combine_f32, attention_combine_bf16; {
+        block: 128,
+        grid: (rows * heads).div_ceil(4),
+        shared: 0,
+    } (
+        sums: read f32 [rows * heads * parts * head_dim] align 16,
+        statistics: read f32 [rows * heads * parts * 2],
+        lengths: read u32 [rows],
+        output: write E [rows * heads * head_dim] align 16,
+        rows: scalar u32,
+        parts: scalar u32,
+        heads: scalar u32,
+        head_dim: scalar u32,
+        window: scalar u32,
+    ) requires { fits(head_dim, HEAD_DIM_LIMIT.into()), rows * heads < 1 << 31, window > 0 } {
+        let index = block_idx() * 4 + warp_id();
+        if index < rows * heads {
+            let seen = lengths.load((index / heads) as usize).min(window);
+            let (index, head_dim_) = (index as usize, head_dim as usize);
+            let sums = sums.offset(index * parts as usize * head_dim_);
+            let statistics = statistics.offset(2 * index * parts as usize);
+            let own = (sums, statistics, seen.div_ceil(SPLIT));
+            decode::combine(own, output.offset(index * head_dim_), head_dim);
+        }
+    }
+}

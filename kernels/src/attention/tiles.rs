@@ -54,7 +54,7 @@ impl Tiles {
     }
 
     /// Where [`concat`](Self::concat) has the lists of documents of these lengths.
-    pub fn places(documents: impl Iterator<Item = usize> + Clone) -> [Range<usize>; 4] {
+    pub fn ranges(documents: impl Iterator<Item = usize> + Clone) -> [Range<usize>; 4] {
         let length = |tile: u32| documents.clone().map(|tokens| 4 * tokens.div_ceil(tile as usize)).sum();
         let (narrow, wide): (usize, usize) = (length(TILE), length(HOPPER_TILE));
         let ends = [narrow, 2 * narrow, 2 * narrow + wide, 2 * (narrow + wide)];

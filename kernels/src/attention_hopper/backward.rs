@@ -102,10 +102,10 @@ pub fn queries<const N: usize>(
     };
     let consume = |work: WorkTile, state: &mut Consumer| {
         let layout = const { layout(N) };
-        let (factor, rows) = (scale * LOG2_E, work.first + WARPGROUP_ROWS * state.group);
+        let (factor, rows) = (scale * LOG2_E, work.first + WARPGROUP_ROWS * state.warpgroup);
         let own = work.first + 16 * warp_id();
-        let queries = MatrixDescriptor::k_major(layout.held(state.group, 4));
-        let d_outputs = MatrixDescriptor::k_major(layout.held(2 + state.group, 4));
+        let queries = MatrixDescriptor::k_major(layout.held(state.warpgroup, 4));
+        let d_outputs = MatrixDescriptor::k_major(layout.held(2 + state.warpgroup, 4));
         // Of rows behind the last no weights.
         let mut rows_saved = [(f32::INFINITY, 0.0); 2];
         for half in 0..2 {
@@ -183,10 +183,10 @@ pub fn keys<const N: usize>(
     };
     let consume = |work: WorkTile, state: &mut Consumer| {
         let layout = const { layout(N) };
-        let (factor, rows) = (scale * LOG2_E, work.first + WARPGROUP_ROWS * state.group);
+        let (factor, rows) = (scale * LOG2_E, work.first + WARPGROUP_ROWS * state.warpgroup);
         let own = work.first + 16 * warp_id();
-        let keys = MatrixDescriptor::k_major(layout.held(state.group, 4));
-        let values = MatrixDescriptor::k_major(layout.held(2 + state.group, 4));
+        let keys = MatrixDescriptor::k_major(layout.held(state.warpgroup, 4));
+        let values = MatrixDescriptor::k_major(layout.held(2 + state.warpgroup, 4));
         let mut k_sums: Accumulators<N> = [[[0.0; 4]; 2]; N];
         let mut v_sums: Accumulators<N> = [[[0.0; 4]; 2]; N];
         state.await_held();

@@ -81,8 +81,8 @@ impl Layout {
 
     /// Where the other warpgroup's warps arrive when it is a warpgroup's turn.
     #[inline(always)]
-    fn turn(self, group: u32) -> Mbarrier {
-        Mbarrier::new(self.barrier(2 + group))
+    fn turn(self, warpgroup: u32) -> Mbarrier {
+        Mbarrier::new(self.barrier(2 + warpgroup))
     }
 
     /// Part number `part` of `parts` equal ones of what is held.
@@ -97,8 +97,8 @@ impl Layout {
         self.pipeline.init(WARPS);
         self.full().init(1);
         self.empty().init(WARPS);
-        for group in 0..2 {
-            self.turn(group).init(WARPS / 2);
+        for warpgroup in 0..2 {
+            self.turn(warpgroup).init(WARPS / 2);
         }
         fence_mbarrier_init();
     }
@@ -163,9 +163,10 @@ pub fn for_each_tile(
     }
     setmaxnreg_inc::<CONSUMER_REGISTERS>();
     // Lane 0's is that of all lanes, but only so does the assembler know.
-    let group = shuffle_idx(warp_id() / 4, 0);
+    let warpgroup = shuffle_idx(warp_id() / 4, 0);
     // The first warpgroup's first turn comes at once: that is the phase before the first.
-    let mut consumer = Consumer { layout, group, stage: layout.pipeline.first(), held: 0, turn: group ^ 1 };
+    let mut consumer =
+        Consumer { layout, warpgroup, stage: layout.pipeline.first(), held: 0, turn: warpgroup ^ 1 };
     for round in 0..all.rounds() {
         if let Some(work) = all.of(round) {
             consume(work, &mut consumer);
@@ -201,9 +202,9 @@ impl Producer {
         (first, head): (u32, u32),
         full: Mbarrier,
     ) {
-        for group in 0..2 {
-            let at = (first + WARPGROUP_ROWS * group, head * 16 * N as u32);
-            let to = self.layout.held(2 * index + group, 2 * count);
+        for warpgroup in 0..2 {
+            let at = (first + WARPGROUP_ROWS * warpgroup, head * 16 * N as u32);
+            let to = self.layout.held(2 * index + warpgroup, 2 * count);
             copy(operand, at, to, (WARPGROUP_ROWS, across(N)), full);
         }
     }
@@ -236,7 +237,7 @@ pub fn copy(
 pub struct Consumer {
     layout: Layout,
     /// Its number.
-    pub group: u32,
+    pub warpgroup: u32,
     stage: Stage,
     /// Of the phase in which what is held arrives.
     held: u32,
@@ -272,9 +273,9 @@ impl Consumer {
     /// Waits for the warpgroup's turn; gives the barrier at which to say that it is the other's.
     #[inline(always)]
     pub fn await_turn(&mut self) -> Mbarrier {
-        self.layout.turn(self.group).wait(self.turn);
+        self.layout.turn(self.warpgroup).wait(self.turn);
         self.turn ^= 1;
-        self.layout.turn(self.group ^ 1)
+        self.layout.turn(self.warpgroup ^ 1)
     }
 
     /// Writes a warp's 16 rows of a result, from token `own` on, to head `head` of `heads`, by strips of 64 columns

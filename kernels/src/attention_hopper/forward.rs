@@ -90,9 +90,9 @@ fn consume<const N: usize, const J: usize>(
     scale: f32,
 ) {
     let (layout, keys) = const { (layout(N, J), 16 * J as u32) };
-    let (factor, rows) = (scale * LOG2_E, work.first + WARPGROUP_ROWS * state.group);
+    let (factor, rows) = (scale * LOG2_E, work.first + WARPGROUP_ROWS * state.warpgroup);
     let own = work.first + 16 * warp_id();
-    let queries = MatrixDescriptor::k_major(layout.held(state.group, 2));
+    let queries = MatrixDescriptor::k_major(layout.held(state.warpgroup, 2));
     let part = |stage: Stage| stage.part(0, layout.stage_bytes());
 
     state.await_held();

@@ -26,12 +26,8 @@
 mod backward;
 mod block;
 mod forward;
-#[cfg(not(target_arch = "nvptx64"))]
-mod launch;
 
 use block::TileScheduler;
-#[cfg(not(target_arch = "nvptx64"))]
-pub use launch::*;
 
 use crate::simt::*;
 

@@ -6,13 +6,13 @@
 
 use std::ops::Range;
 
-use super::fault::Cause;
 use super::mbarrier::Arrived;
 use super::shared::{GRANULE, SharedMemory};
 use super::thread::{SharedOperand, WgmmaA, WgmmaOperation};
 use super::traffic::{Access, Counter};
-use crate::simt::{Bf16, Real, halves};
+use crate::fault::Cause;
 use crate::tensor_map::{SWIZZLE_BYTES, TensorMapLayout};
+use crate::values::{Bf16, halves};
 
 /// Threads of a warpgroup: four warps.
 pub const WARPGROUP: usize = 128;

@@ -6,9 +6,9 @@ use corosensei::stack::DefaultStack;
 use corosensei::{Coroutine, CoroutineResult};
 
 use super::completion::{finish_something, refuse_leftovers, wake};
-use super::fault::{Cause, Threads};
 use super::schedule::Order;
 use super::thread::{Context, Wait, WarpOperation, Words, enter};
+use crate::fault::{Cause, Threads};
 use crate::launch::Request;
 
 /// What a thread of the block is doing.

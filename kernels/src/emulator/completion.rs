@@ -5,9 +5,9 @@ use std::collections::BTreeMap;
 
 use super::async_proxy::WARPGROUP;
 use super::block::{State, describe};
-use super::fault::{Cause, Threads};
 use super::schedule::Order;
 use super::thread::{Context, Wait, WgmmaOperation};
+use crate::fault::{Cause, Threads};
 
 type Faulty = (Threads, Cause);
 

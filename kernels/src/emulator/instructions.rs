@@ -6,12 +6,12 @@
 use std::ops::Range;
 
 use super::async_proxy::TmaCopy;
-use super::fault::Cause;
 use super::shared::SharedMemory;
 use super::thread::{MbarrierWait, Wait, WarpOperation, count, suspend, with};
 use super::traffic::Access;
-use crate::simt::halves;
+use crate::fault::Cause;
 use crate::tensor_map::TensorMapLayout;
+use crate::values::halves;
 
 pub use super::shared::Kind;
 pub use super::thread::{Point, SharedOperand, WgmmaA, WgmmaInstruction, WgmmaOperation, Words, fault};

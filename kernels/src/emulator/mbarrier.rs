@@ -2,8 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::fault::Cause;
 use super::shared::{Access, SharedMemory};
+use crate::fault::Cause;
 
 /// A barrier in shared memory.
 #[derive(Debug)]

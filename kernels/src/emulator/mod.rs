@@ -16,7 +16,6 @@
 pub(crate) mod async_proxy;
 mod block;
 mod completion;
-mod fault;
 #[doc(hidden)]
 pub mod instructions;
 mod mbarrier;
@@ -30,10 +29,10 @@ use std::sync::{Mutex, PoisonError};
 
 use corosensei::stack::DefaultStack;
 
-pub use fault::{Cause, Fault, Threads};
 pub use schedule::Schedule;
 pub use traffic::{Traffic, TrafficLog};
 
+pub use crate::fault::{Cause, Fault, Threads};
 use crate::launch::{Launch, LaunchError, Request};
 use crate::modules;
 use schedule::Order;

@@ -7,8 +7,8 @@
 use std::collections::{BTreeMap, VecDeque};
 
 use super::async_proxy::TmaCopy;
-use super::fault::Cause;
 use super::mbarrier::{Arrived, Mbarriers};
+use crate::fault::Cause;
 
 /// Accesses are told apart at this many bytes: the smallest element kernels share.
 pub(super) const GRANULE: usize = 2;

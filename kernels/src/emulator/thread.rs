@@ -6,9 +6,9 @@ use std::{fmt, ptr};
 
 use corosensei::Yielder;
 
-use super::fault::Cause;
 use super::shared::SharedMemory;
 use super::traffic::Counter;
+use crate::fault::Cause;
 use crate::launch::Kernel;
 
 /// Where in a kernel a thread is.

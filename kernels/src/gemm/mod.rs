@@ -16,30 +16,26 @@
 //!   dimensions are multiples of 8, else one by one.
 //!
 //! Kernels of different tiles sum in the same order, and so have the same bits; those of [`split_k`] divide k
-//! among blocks, for `nn` and `tn` of few tiles and many terms. `nt` is never split: on devices without kernels of their own
-//! ([`gemm_hopper`](crate::gemm_hopper)) what a forward makes of a row does not depend on how many rows come with it.
-//! [`gemm_nt_f32`] and its like choose among them. All threads reach every barrier: loops over k are the same for the
+//! among blocks, for `nn` and `tn` of few tiles and many terms. `nt` is never split: on devices without kernels for their
+//! architecture alone ([`gemm_hopper`](crate::gemm_hopper)) what a forward makes of a row does not depend on how many rows come with it.
+//! [`dispatch::gemm`](crate::dispatch::gemm) chooses among them. All threads reach every barrier: loops over k are the same for the
 //! whole block. Two operations (one fused multiply-add) per element of C and k; per tile and k, its height and width of
 //! operands are read.
 
 mod columns;
 pub(crate) mod epilogue;
-#[cfg(not(target_arch = "nvptx64"))]
-mod launch;
 mod split_k;
-mod tensor;
-mod tile;
+pub(crate) mod tensor;
+pub(crate) mod tile;
 
 use crate::simt::*;
 use epilogue::{Epilogue, Sizes, origin};
-#[cfg(not(target_arch = "nvptx64"))]
-pub use launch::*;
 pub use split_k::*;
 
 /// Squares per side that a thread of a large tile sums: 8 by 8 elements.
-const LARGE: usize = 2;
+pub(crate) const LARGE: usize = 2;
 /// The same of a small tile: 4 by 4 elements.
-const SMALL: usize = 1;
+pub(crate) const SMALL: usize = 1;
 /// Sizes as kernels have them; the contracts keep them below 2^31.
 #[inline(always)]
 fn sizes(m: u64, n: u64, k: u64) -> Sizes {
@@ -47,30 +43,35 @@ fn sizes(m: u64, n: u64, k: u64) -> Sizes {
 }
 
 macro_rules! product_kernels {
-    ($real:ident, $quads:ident, $nt:ident, $nn:ident, $tn:ident) => {
+    (
+        $quads:ident;
+        $nt:ident = $($nt_entry:ident),*;
+        $nn:ident = $($nn_entry:ident),*;
+        $tn:ident = $($tn_entry:ident),*;
+    ) => {
         kernel! {
             /// out = a·bᵀ, plus bias in every row if `biased` is 1; out `[m, n]`, a `[m, k]`, b `[n, k]`, bias `[n]`.
             ///
             /// Grid, traffic and barriers: see the module.
-            pub fn $nt {
+            pub fn $nt<E> = $($nt_entry),*; {
                 block: tile::threads($quads),
                 grid: tile::count(m, n, $quads),
                 shared: tile::shared_bytes($quads),
                 min_blocks: tile::min_blocks($quads),
             } (
-                a: read $real [m * k],
-                b: read $real [n * k],
-                bias: read $real [biased * n],
-                out: write $real [m * n],
+                a: read E [m * k],
+                b: read E [n * k],
+                bias: read E [biased * n],
+                out: write E [m * n],
                 m: scalar u64,
                 n: scalar u64,
                 k: scalar u64,
                 biased: scalar u32,
             ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31, biased <= 1 } {
                 let sizes = sizes(m, n, k);
-                let sums = tile::product::<$real, true, true, $quads>(a, b, sizes);
+                let sums = tile::product::<E, true, true, $quads>(a, b, sizes);
                 let how = if biased == 1 { Epilogue::AddBias(bias) } else { Epilogue::Write };
-                tile::finish::<$real, $quads>(sums, out, sizes, how);
+                tile::finish::<E, $quads>(sums, out, sizes, how);
             }
         }
 
@@ -79,24 +80,24 @@ macro_rules! product_kernels {
             /// `accumulate`, out is not read.
             ///
             /// Grid, traffic and barriers: see the module.
-            pub fn $nn {
+            pub fn $nn<E> = $($nn_entry),*; {
                 block: tile::threads($quads),
                 grid: tile::count(m, n, $quads),
                 shared: tile::shared_bytes($quads),
                 min_blocks: tile::min_blocks($quads),
             } (
-                a: read $real [m * k],
-                b: read $real [k * n],
-                out: update $real [m * n],
+                a: read E [m * k],
+                b: read E [k * n],
+                out: update E [m * n],
                 m: scalar u64,
                 n: scalar u64,
                 k: scalar u64,
                 accumulate: scalar u32,
             ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31, accumulate <= 1 } {
                 let sizes = sizes(m, n, k);
-                let sums = tile::product::<$real, true, false, $quads>(a, b, sizes);
+                let sums = tile::product::<E, true, false, $quads>(a, b, sizes);
                 let how = if accumulate == 1 { Epilogue::Add } else { Epilogue::Write };
-                tile::finish::<$real, $quads>(sums, out, sizes, how);
+                tile::finish::<E, $quads>(sums, out, sizes, how);
             }
         }
 
@@ -104,30 +105,38 @@ macro_rules! product_kernels {
             /// out += aᵀ·b; out `[m, n]`, a `[k, m]`, b `[k, n]`.
             ///
             /// Grid, traffic and barriers: see the module.
-            pub fn $tn {
+            pub fn $tn<E> = $($tn_entry),*; {
                 block: tile::threads($quads),
                 grid: tile::count(m, n, $quads),
                 shared: tile::shared_bytes($quads),
                 min_blocks: tile::min_blocks($quads),
             } (
-                a: read $real [k * m],
-                b: read $real [k * n],
+                a: read E [k * m],
+                b: read E [k * n],
                 out: update f32 [m * n],
                 m: scalar u64,
                 n: scalar u64,
                 k: scalar u64,
             ) requires { m < 1 << 31, n < 1 << 31, k < 1 << 31 } {
                 let sizes = sizes(m, n, k);
-                let sums = tile::product::<$real, false, false, $quads>(a, b, sizes);
+                let sums = tile::product::<E, false, false, $quads>(a, b, sizes);
                 tile::finish::<f32, $quads>(sums, out, sizes, Epilogue::Add);
             }
         }
     };
 }
-product_kernels!(f32, LARGE, gemm_nt_f32_128, gemm_nn_f32_128, gemm_tn_f32_128);
-product_kernels!(f32, SMALL, gemm_nt_f32_32, gemm_nn_f32_32, gemm_tn_f32_32);
-product_kernels!(Bf16, LARGE, gemm_nt_bf16_128, gemm_nn_bf16_128, gemm_tn_bf16_128);
-product_kernels!(Bf16, SMALL, gemm_nt_bf16_32, gemm_nn_bf16_32, gemm_tn_bf16_32);
+product_kernels! {
+    LARGE;
+    gemm_nt_128 = gemm_nt_f32_128, gemm_nt_bf16_128;
+    gemm_nn_128 = gemm_nn_f32_128, gemm_nn_bf16_128;
+    gemm_tn_128 = gemm_tn_f32_128, gemm_tn_bf16_128;
+}
+product_kernels! {
+    SMALL;
+    gemm_nt_32 = gemm_nt_f32_32, gemm_nt_bf16_32;
+    gemm_nn_32 = gemm_nn_f32_32, gemm_nn_bf16_32;
+    gemm_tn_32 = gemm_tn_f32_32, gemm_tn_bf16_32;
+}
 
 macro_rules! unrounded_kernel {
     ($quads:ident, $nt:ident) => {
@@ -313,28 +322,22 @@ tensor_kernels!(
     gemm_tn_bf16_64x64
 );
 
-macro_rules! column_kernel {
-    ($name:ident, $real:ident) => {
-        kernel! {
-            /// sums\[column\] += Σ over rows of matrix\[row, column\]; matrix `[rows, columns]`.
-            ///
-            /// A block of 16 warps sums 32 columns, one per lane: warp w takes rows w, w + 16, …, then the
-            /// first warp adds the warps' sums in order. One barrier, reached by all. Reads every element
-            /// once, in rows of 32; one addition per element.
-            pub fn $name {
-                block: columns::BLOCK,
-                grid: columns.div_ceil(u64::from(WARP)),
-                shared: columns::SHARED,
-            } (
-                matrix: read $real [rows * columns],
-                sums: update f32 [columns],
-                rows: scalar u64,
-                columns: scalar u64,
-            ) requires { rows < 1 << 31, columns < 1 << 31 } {
-                columns::add_sums(matrix, sums, rows as usize, columns as usize);
-            }
-        }
-    };
+kernel! {
+    /// sums\[column\] += Σ over rows of matrix\[row, column\]; matrix `[rows, columns]`.
+    ///
+    /// A block of 16 warps sums 32 columns, one per lane: warp w takes rows w, w + 16, …, then the
+    /// first warp adds the warps' sums in order. One barrier, reached by all. Reads every element
+    /// once, in rows of 32; one addition per element.
+    pub fn gemm_column_sums<E> = gemm_column_sums_f32, gemm_column_sums_bf16; {
+        block: columns::BLOCK,
+        grid: columns.div_ceil(u64::from(WARP)),
+        shared: columns::SHARED,
+    } (
+        matrix: read E [rows * columns],
+        sums: update f32 [columns],
+        rows: scalar u64,
+        columns: scalar u64,
+    ) requires { rows < 1 << 31, columns < 1 << 31 } {
+        columns::add_sums(matrix, sums, rows as usize, columns as usize);
+    }
 }
-column_kernel!(gemm_column_sums_f32, f32);
-column_kernel!(gemm_column_sums_bf16, Bf16);

@@ -108,35 +108,33 @@ fn add<C: Pack<N>, const N: usize>(
     C::store(out, index, total);
 }
 
-macro_rules! add_kernel {
-    ($name:ident, $real:ident) => {
-        kernel! {
-            /// out = Σ over p of sums\[p\], or out += that if `accumulate` is 1; out `[count]`, sums
-            /// `[splits, count]`. Splits are added in their order, in f32; out is rounded once, to nearest even.
-            ///
-            /// Eight elements to a thread. No barriers. Reads every sum once and out where it accumulates,
-            /// writes out once; `splits` − 1 additions, or `splits`, per element.
-            pub fn $name { block: BLOCK, grid: count.div_ceil(u64::from(BLOCK) * EACH as u64), shared: 0 } (
-                sums: read f32 [splits * count] align 16,
-                out: update $real [count],
-                count: scalar u64,
-                splits: scalar u32,
-                accumulate: scalar u32,
-            ) requires { splits > 0, accumulate <= 1 } {
-                let how = (count as usize, splits, accumulate == 1);
-                let aligned = out.is_aligned() && count.is_multiple_of(EACH as u64);
-                cover::<EACH, BLOCK>(
-                    count,
-                    aligned,
-                    |index| add::<$real, EACH>(sums, out, how, index),
-                    |index| add::<$real, 1>(sums, out, how, index),
-                );
-            }
-        }
-    };
+kernel! {
+    /// out = Σ over p of sums\[p\], or out += that if `accumulate` is 1; out `[count]`, sums
+    /// `[splits, count]`. Splits are added in their order, in f32; out is rounded once, to nearest even.
+    ///
+    /// Eight elements to a thread. No barriers. Reads every sum once and out where it accumulates,
+    /// writes out once; `splits` − 1 additions, or `splits`, per element.
+    pub fn gemm_split_k_sum<E> = gemm_split_k_sum_f32, gemm_split_k_sum_bf16; {
+        block: BLOCK,
+        grid: count.div_ceil(u64::from(BLOCK) * EACH as u64),
+        shared: 0,
+    } (
+        sums: read f32 [splits * count] align 16,
+        out: update E [count],
+        count: scalar u64,
+        splits: scalar u32,
+        accumulate: scalar u32,
+    ) requires { splits > 0, accumulate <= 1 } {
+        let how = (count as usize, splits, accumulate == 1);
+        let aligned = out.is_aligned() && count.is_multiple_of(EACH as u64);
+        cover::<EACH, BLOCK>(
+            count,
+            aligned,
+            |index| add::<E, EACH>(sums, out, how, index),
+            |index| add::<E, 1>(sums, out, how, index),
+        );
+    }
 }
-add_kernel!(gemm_split_k_sum_f32, f32);
-add_kernel!(gemm_split_k_sum_bf16, Bf16);
 
 #[cfg(test)]
 mod tests {

@@ -86,10 +86,10 @@ fn corner<const QUADS: usize>() -> (u32, u32) {
     (warp / warps_beside * 16 + lane / 8 * 4, warp % warps_beside * 32 + lane % 8 * 4)
 }
 
-/// Where a k tile in shared memory has row or column `line` of k `k_offset`. Adding a multiple of 32 to the
-/// line adds as much to the place.
+/// Index at which a k tile in shared memory has row or column `line` of k `k_offset`. Adding a multiple of 32 to the
+/// line adds as much to the index.
 #[inline(always)]
-fn place<const QUADS: usize>(k_offset: u32, line: u32) -> u32 {
+fn swizzled<const QUADS: usize>(k_offset: u32, line: u32) -> u32 {
     k_offset * side(QUADS) + (line ^ (k_offset / 4 % 4 * EIGHT))
 }
 
@@ -168,14 +168,14 @@ impl<const K_MAJOR: bool, const QUADS: usize> Fetch<K_MAJOR, QUADS> {
         let values = values.map(E::to_f32);
         if K_MAJOR {
             // Four elements along k have one swizzle.
-            let (first, fifth) = (place::<QUADS>(k_offset, line), place::<QUADS>(k_offset + 4, line));
+            let (first, fifth) = (swizzled::<QUADS>(k_offset, line), swizzled::<QUADS>(k_offset + 4, line));
             for lane in 0..4 {
                 k_tile.store(first + lane * side(QUADS), values[lane as usize]);
                 k_tile.store(fifth + lane * side(QUADS), values[lane as usize + 4]);
             }
         } else {
             let [a, b, c, d, e, f, g, h] = values;
-            let first = place::<QUADS>(k_offset, line);
+            let first = swizzled::<QUADS>(k_offset, line);
             k_tile.store_vector(first, F32x4([a, b, c, d]));
             k_tile.store_vector(first + 4, F32x4([e, f, g, h]));
         }
@@ -209,8 +209,8 @@ fn multiply_level<const QUADS: usize>(
     let mut right = [[0.0; 4]; QUADS];
     for quad in 0..QUADS {
         let apart = quad as u32 * apart(QUADS);
-        left[quad] = a.load_vector::<F32x4>(place::<QUADS>(k_offset, row) + apart).0;
-        right[quad] = b.load_vector::<F32x4>(place::<QUADS>(k_offset, column) + apart).0;
+        left[quad] = a.load_vector::<F32x4>(swizzled::<QUADS>(k_offset, row) + apart).0;
+        right[quad] = b.load_vector::<F32x4>(swizzled::<QUADS>(k_offset, column) + apart).0;
     }
     for above in 0..QUADS {
         for beside in 0..QUADS {

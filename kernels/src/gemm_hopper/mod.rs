@@ -17,20 +17,13 @@
 //! Not yet run on hardware: the emulator runs them by the documentation of `wgmma`, `mbarrier` and
 //! `cp.async.bulk.tensor`.
 
-#[cfg(not(target_arch = "nvptx64"))]
-mod launch;
-mod product;
+pub(crate) mod product;
 
 use crate::gemm::epilogue::{Epilogue, Sizes};
 use crate::simt::*;
-#[cfg(not(target_arch = "nvptx64"))]
-pub use launch::*;
 
 macro_rules! hopper_kernels {
-    ($halves:literal, $width:literal, $nt:ident, $nt_f32:ident, $nn:ident, $tn:ident) => {
-        hopper_kernels!(@nt $halves, $width, $nt, Bf16, "bf16");
-        hopper_kernels!(@nt $halves, $width, $nt_f32, f32, "f32");
-
+    ($halves:literal, $width:literal, $nt:ident = $nt_f32:ident, $nt_bf16:ident, $nn:ident, $tn:ident) => {
         kernel! {
             /// out = a·b, or out += a·b if `accumulate` is 1; out `[m, n]`, a `[m, k]`, b `[k, n]`. Without
             /// `accumulate`, out is not read.
@@ -91,13 +84,13 @@ macro_rules! hopper_kernels {
                 product::all_tiles::<f32, false, false, $halves>(a, b, out, sizes, tiles as u32, Epilogue::Add);
             }
         }
-    };
-    (@nt $halves:literal, $width:literal, $nt:ident, $real:ident, $name:literal) => {
+
         kernel! {
-            #[doc = concat!("out = a·bᵀ in ", $name, ", plus bias in every row if `biased` is 1; out `[m, n]`, a `[m, k]`, b `[n, k]`, bias `[n]`.")]
+            /// out = a·bᵀ in E, plus bias in every row if `biased` is 1; out `[m, n]`, a `[m, k]`, b `[n, k]`,
+            /// bias `[n]`.
             ///
             /// Block, grid, traffic and barriers: see the module.
-            pub fn $nt {
+            pub fn $nt<E> = $nt_f32, $nt_bf16; {
                 block: product::BLOCK,
                 grid: tiles.min(blocks),
                 shared: product::shared_bytes($halves),
@@ -106,8 +99,8 @@ macro_rules! hopper_kernels {
             } (
                 a: tensor_map Bf16 [m * k] align 16 of [m, k] by 128 at 0,
                 b: tensor_map Bf16 [n * k] align 16 of [n, k] by $width at 1,
-                bias: read $real [biased * n],
-                out: write $real [m * n],
+                bias: read E [biased * n],
+                out: write E [m * n],
                 m: scalar u64,
                 n: scalar u64,
                 k: scalar u64,
@@ -121,7 +114,7 @@ macro_rules! hopper_kernels {
                 let _ = blocks;
                 let sizes = Sizes { m: m as u32, n: n as u32, k: k as u32 };
                 let how = if biased == 1 { Epilogue::AddBias(bias) } else { Epilogue::Write };
-                product::all_tiles::<$real, true, true, $halves>(a, b, out, sizes, tiles as u32, how);
+                product::all_tiles::<E, true, true, $halves>(a, b, out, sizes, tiles as u32, how);
             }
         }
     };
@@ -129,16 +122,16 @@ macro_rules! hopper_kernels {
 hopper_kernels!(
     2,
     256,
+    gemm_nt_hopper_128x256 = gemm_nt_f32_hopper_128x256,
     gemm_nt_hopper_128x256,
-    gemm_nt_f32_hopper_128x256,
     gemm_nn_hopper_128x256,
     gemm_tn_hopper_128x256
 );
 hopper_kernels!(
     1,
     128,
+    gemm_nt_hopper_128x128 = gemm_nt_f32_hopper_128x128,
     gemm_nt_hopper_128x128,
-    gemm_nt_f32_hopper_128x128,
     gemm_nn_hopper_128x128,
     gemm_tn_hopper_128x128
 );

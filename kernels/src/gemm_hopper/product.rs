@@ -154,11 +154,11 @@ fn product<const A_K_MAJOR: bool, const B_K_MAJOR: bool, const HALVES: usize>(
     k: u32,
 ) -> WarpgroupAccumulators<HALVES> {
     // Lane 0's is that of all lanes, but only so does the assembler know: matrix descriptors must be warp-uniform.
-    let group = shuffle_idx(warp_id() / 4, 0);
+    let warpgroup = shuffle_idx(warp_id() / 4, 0);
     let mut sums = [[[0.0; 4]; TILES]; HALVES];
     let mut k_offset = 0;
     while k_offset < k {
-        let a = operand::<A_K_MAJOR>(squares(*stage, group, 1));
+        let a = operand::<A_K_MAJOR>(squares(*stage, warpgroup, 1));
         let b = operand::<B_K_MAJOR>(squares(*stage, 2, columns(HALVES) / LINES));
         stage.consumer_wait();
         warpgroup_multiply::<A_K_MAJOR, B_K_MAJOR, HALVES>(&mut sums, a, b);

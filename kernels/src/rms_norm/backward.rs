@@ -218,9 +218,7 @@ fn add_scaled<const N: usize>(mut sum: [f32; N], x: [f32; N], factor: f32) -> [f
 }
 
 macro_rules! backward {
-    (
-        $name:ident, $real:ident, $group:ty, $width:literal, $parts:ident, $parts_1:ident, $limit:expr
-    ) => {
+    ($group:ty, columns up to $limit:expr, $parts_1:ident; $name:ident = $($entry:ident),*;) => {
         kernel! {
             /// d_input += r (g − input·r² mean(g·input)) with g = d_output·weight, per row; and partials
             /// `[blocks, columns]`, whose sum over blocks is Σ d_output·input·r over all rows.
@@ -229,12 +227,12 @@ macro_rules! backward {
             /// rounds are the same for all, threads without a row take part with zeros. Order of summation:
             /// a thread's rows, its warp, the block's warps. Four element moves and about 10 flops per
             /// element.
-            pub fn $name { block: BLOCK, grid: blocks, shared: <$group>::shared(columns) } (
-                input: read $real [rows * columns],
-                weight: read $real [columns],
+            pub fn $name<E> = $($entry),*; { block: BLOCK, grid: blocks, shared: <$group>::shared(columns) } (
+                input: read E [rows * columns],
+                weight: read E [columns],
                 inverse_rms: read f32 [rows],
-                d_output: read $real [rows * columns],
-                d_input: update $real [rows * columns],
+                d_output: read E [rows * columns],
+                d_input: update E [rows * columns],
                 partials: write f32 [blocks * columns],
                 rows: scalar u64,
                 columns: scalar u32,
@@ -255,8 +253,8 @@ macro_rules! backward {
                     && d_output.is_aligned()
                     && d_input.is_aligned()
                     && partials.is_aligned();
-                if aligned && columns.is_multiple_of($width) {
-                    gradient.run::<$group, $width, $parts>();
+                if aligned && columns.is_multiple_of(const { vector_length::<E>() as u32 }) {
+                    gradient.run::<$group, { vector_length::<E>() }, { parts::<E>() }>();
                 } else {
                     gradient.run::<$group, 1, $parts_1>();
                 }
@@ -265,12 +263,18 @@ macro_rules! backward {
     };
 }
 
-backward!(rms_norm_backward_short_f32, f32, Lanes<SHORT_ROW_THREADS>, 4, PARTS_4, PARTS_1, SHORT);
-backward!(rms_norm_backward_short_bf16, Bf16, Lanes<SHORT_ROW_THREADS>, 8, PARTS_8, PARTS_1, SHORT);
-backward!(rms_norm_backward_middle_f32, f32, Lanes<WARP>, 4, PARTS_4, PARTS_1, MIDDLE);
-backward!(rms_norm_backward_middle_bf16, Bf16, Lanes<WARP>, 8, PARTS_8, PARTS_1, MIDDLE);
-backward!(rms_norm_backward_long_f32, f32, Block, 4, PARTS_4, LONG_PARTS_1, ANY);
-backward!(rms_norm_backward_long_bf16, Bf16, Block, 8, PARTS_8, LONG_PARTS_1, ANY);
+backward! {
+    Lanes<SHORT_ROW_THREADS>, columns up to SHORT, PARTS_1;
+    rms_norm_backward_short = rms_norm_backward_short_f32, rms_norm_backward_short_bf16;
+}
+backward! {
+    Lanes<WARP>, columns up to MIDDLE, PARTS_1;
+    rms_norm_backward_middle = rms_norm_backward_middle_f32, rms_norm_backward_middle_bf16;
+}
+backward! {
+    Block, columns up to ANY, LONG_PARTS_1;
+    rms_norm_backward_long = rms_norm_backward_long_f32, rms_norm_backward_long_bf16;
+}
 
 kernel! {
     /// d_weight[column] += Σ partials[block, column] over the blocks.

@@ -138,18 +138,23 @@ fn add_squares<const N: usize>(mut squares: f32, x: [f32; N]) -> f32 {
 
 macro_rules! forward {
     (
-        $plain:ident, $residual:ident, $real:ident, $group:ty, $width:literal, $parts:ident, $parts_1:ident,
-        $shared:expr, $limit:expr
+        $group:ty, columns up to $limit:expr, shared $shared:expr;
+        $plain:ident = $($plain_entry:ident),*;
+        $residual:ident = $($residual_entry:ident),*;
     ) => {
         kernel! {
             /// output = input·r·weight per row, and r to inverse_rms. See the module for the three sizes.
             ///
             /// Each block takes 256 / (threads of a row) rows. Every thread reaches the barriers (long rows) and
             /// shuffles. One order of summation. Two element moves and about 4 flops per element.
-            pub fn $plain { block: BLOCK, grid: rows.div_ceil(u64::from(<$group>::ROWS)), shared: $shared } (
-                input: read $real [rows * columns],
-                weight: read $real [columns],
-                output: write $real [rows * columns],
+            pub fn $plain<E> = $($plain_entry),*; {
+                block: BLOCK,
+                grid: rows.div_ceil(u64::from(<$group>::ROWS)),
+                shared: $shared,
+            } (
+                input: read E [rows * columns],
+                weight: read E [columns],
+                output: write E [rows * columns],
                 inverse_rms: write f32 [rows],
                 rows: scalar u64,
                 columns: scalar u32,
@@ -157,10 +162,10 @@ macro_rules! forward {
             ) requires { rows < 1 << 32, columns > 0, columns <= $limit } {
                 let norm = Norm { weight, output, inverse_rms, rows, columns, epsilon };
                 let aligned = input.is_aligned() && weight.is_aligned() && output.is_aligned();
-                if aligned && columns.is_multiple_of($width) {
-                    norm.run::<$group, _, $width, $parts>(Input(input));
+                if aligned && columns.is_multiple_of(const { vector_length::<E>() as u32 }) {
+                    norm.run::<$group, _, { vector_length::<E>() }, { parts::<E>() }>(Input(input));
                 } else {
-                    norm.run::<$group, _, 1, $parts_1>(Input(input));
+                    norm.run::<$group, _, 1, PARTS_1>(Input(input));
                 }
             }
         }
@@ -169,12 +174,16 @@ macro_rules! forward {
             /// sum = residual + delta; output = sum·r·weight per row, and r to inverse_rms.
             ///
             /// As the kernel without residual; four element moves per element.
-            pub fn $residual { block: BLOCK, grid: rows.div_ceil(u64::from(<$group>::ROWS)), shared: $shared } (
-                residual: read $real [rows * columns],
-                delta: read $real [rows * columns],
-                weight: read $real [columns],
-                sum: write $real [rows * columns],
-                output: write $real [rows * columns],
+            pub fn $residual<E> = $($residual_entry),*; {
+                block: BLOCK,
+                grid: rows.div_ceil(u64::from(<$group>::ROWS)),
+                shared: $shared,
+            } (
+                residual: read E [rows * columns],
+                delta: read E [rows * columns],
+                weight: read E [columns],
+                sum: write E [rows * columns],
+                output: write E [rows * columns],
                 inverse_rms: write f32 [rows],
                 rows: scalar u64,
                 columns: scalar u32,
@@ -187,49 +196,28 @@ macro_rules! forward {
                     && weight.is_aligned()
                     && output.is_aligned();
                 let source = Sum { residual, delta, sum };
-                if aligned && columns.is_multiple_of($width) {
-                    norm.run::<$group, _, $width, $parts>(source);
+                if aligned && columns.is_multiple_of(const { vector_length::<E>() as u32 }) {
+                    norm.run::<$group, _, { vector_length::<E>() }, { parts::<E>() }>(source);
                 } else {
-                    norm.run::<$group, _, 1, $parts_1>(source);
+                    norm.run::<$group, _, 1, PARTS_1>(source);
                 }
             }
         }
     };
 }
 
-forward!(
-    rms_norm_short_f32,
-    rms_norm_residual_short_f32,
-    f32,
-    Lanes<SHORT_ROW_THREADS>,
-    4,
-    PARTS_4,
-    PARTS_1,
-    0,
-    SHORT
-);
-forward!(
-    rms_norm_short_bf16,
-    rms_norm_residual_short_bf16,
-    Bf16,
-    Lanes<SHORT_ROW_THREADS>,
-    8,
-    PARTS_8,
-    PARTS_1,
-    0,
-    SHORT
-);
-forward!(rms_norm_middle_f32, rms_norm_residual_middle_f32, f32, Lanes<WARP>, 4, PARTS_4, PARTS_1, 0, MIDDLE);
-forward!(
-    rms_norm_middle_bf16,
-    rms_norm_residual_middle_bf16,
-    Bf16,
-    Lanes<WARP>,
-    8,
-    PARTS_8,
-    PARTS_1,
-    0,
-    MIDDLE
-);
-forward!(rms_norm_long_f32, rms_norm_residual_long_f32, f32, Block, 4, PARTS_4, PARTS_1, SCRATCH, ANY);
-forward!(rms_norm_long_bf16, rms_norm_residual_long_bf16, Bf16, Block, 8, PARTS_8, PARTS_1, SCRATCH, ANY);
+forward! {
+    Lanes<SHORT_ROW_THREADS>, columns up to SHORT, shared 0;
+    rms_norm_short = rms_norm_short_f32, rms_norm_short_bf16;
+    rms_norm_residual_short = rms_norm_residual_short_f32, rms_norm_residual_short_bf16;
+}
+forward! {
+    Lanes<WARP>, columns up to MIDDLE, shared 0;
+    rms_norm_middle = rms_norm_middle_f32, rms_norm_middle_bf16;
+    rms_norm_residual_middle = rms_norm_residual_middle_f32, rms_norm_residual_middle_bf16;
+}
+forward! {
+    Block, columns up to ANY, shared SCRATCH;
+    rms_norm_long = rms_norm_long_f32, rms_norm_long_bf16;
+    rms_norm_residual_long = rms_norm_residual_long_f32, rms_norm_residual_long_bf16;
+}

@@ -19,6 +19,7 @@ mod backward;
 mod forward;
 
 pub use backward::*;
+#[cfg(not(target_arch = "nvptx64"))]
 pub use forward::*;
 
 use crate::simt::*;
@@ -31,10 +32,10 @@ const WARPS: u32 = BLOCK / WARP;
 const SHORT_ROW_THREADS: u32 = 8;
 /// Elements of a row that a thread holds in registers. The backward has three arrays of them.
 const REGISTER_ELEMENTS: u64 = 16;
-/// Vectors they are, where vectors have 4 elements.
-const PARTS_4: usize = REGISTER_ELEMENTS as usize / 4;
-/// The same where they have 8.
-const PARTS_8: usize = REGISTER_ELEMENTS as usize / 8;
+/// Vectors of 16 bytes they are.
+const fn parts<E: Real>() -> usize {
+    REGISTER_ELEMENTS as usize / vector_length::<E>()
+}
 /// The same where rows are walked element by element.
 const PARTS_1: usize = REGISTER_ELEMENTS as usize;
 /// The same for the backward of long rows, which can do with less and so fits 128 registers a thread.

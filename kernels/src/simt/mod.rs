@@ -24,7 +24,7 @@ mod host;
 mod pack;
 #[cfg(target_arch = "nvptx64")]
 mod ptx;
-mod values;
+mod real;
 mod warpgroup;
 
 #[cfg(not(target_arch = "nvptx64"))]
@@ -32,11 +32,13 @@ pub use host::*;
 pub use pack::{Pack, cover};
 #[cfg(target_arch = "nvptx64")]
 pub use ptx::*;
-pub use values::*;
+pub use real::{Real, vector_length};
 pub use warpgroup::{
     AFragments, Accumulators, MatrixDescriptor, WarpgroupAccumulators, warpgroup_narrow_sizes,
     warpgroup_sizes,
 };
+
+pub use crate::values::*;
 
 /// Threads of a warp.
 pub const WARP: u32 = 32;

@@ -1,9 +1,10 @@
 //! Attention over packed documents: cases, and their f64 oracle.
 
 use cpift_kernels::attention::*;
+use cpift_kernels::dispatch::attention::AttentionElement;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::launch::{Launch, LaunchError};
-use cpift_kernels::simt::{Bf16, Real};
+use cpift_kernels::simt::Bf16;
 
 use super::*;
 
@@ -30,7 +31,7 @@ pub struct Results<E: Element> {
 }
 
 /// What results may be off by.
-pub trait Element: AttentionElement + Real {
+pub trait Element: AttentionElement {
     /// f32: sums of a few hundred terms, each rounded to 2^-24, of mixed sign, and exponents of a score
     /// that is rounded itself. bf16: probabilities and results are rounded by up to 2^-9 of themselves, which with
     /// values up to 1 is together 2^-8 = 4e-3 of the largest result; gradients of scores are rounded too, and
@@ -46,9 +47,9 @@ impl Element for Bf16 {
     const TOLERANCE: f64 = 6e-3;
 }
 
-/// The lists of tiles in `tiles` at these places.
-pub fn lists(tiles: &Buffer<u32>, places: [std::ops::Range<usize>; 4]) -> TileLists<'_> {
-    places.map(|place| slice(&tiles.as_slice()[place])).into()
+/// The lists of tiles in `tiles` at these ranges.
+pub fn lists(tiles: &Buffer<u32>, ranges: [std::ops::Range<usize>; 4]) -> TileLists<'_> {
+    ranges.map(|range| slice(&tiles.as_slice()[range])).into()
 }
 
 impl<E: Element> Case<E> {
@@ -74,17 +75,17 @@ impl<E: Element> Case<E> {
     /// All lists of tiles, and where they are.
     pub fn tiles(&self) -> (Buffer<u32>, [std::ops::Range<usize>; 4]) {
         let tiles = Tiles::new(self.documents.iter().cloned());
-        (Buffer::from_slice(&tiles.concat()), Tiles::places(self.documents.iter().map(|range| range.len())))
+        (Buffer::from_slice(&tiles.concat()), Tiles::ranges(self.documents.iter().map(|range| range.len())))
     }
 
     /// The forward pass alone.
     pub fn forward(&self, launcher: &dyn Launch) -> Result<(Buffer<E>, Buffer<f32>), LaunchError> {
-        let (tiles, places) = self.tiles();
+        let (tiles, ranges) = self.tiles();
         let rows = (self.sizes.tokens * self.sizes.heads) as usize;
         let mut output = Buffer::poisoned(self.q.as_slice().len());
         let mut log_sum_exp = Buffer::poisoned(rows);
         let inputs = [self.q.read(), self.k.read(), self.v.read()];
-        let tiles = lists(&tiles, places);
+        let tiles = lists(&tiles, ranges);
         E::forward(launcher, self.sizes, inputs, tiles, output.write(), log_sum_exp.write())?;
         Ok((output, log_sum_exp))
     }
@@ -94,7 +95,7 @@ impl<E: Element> Case<E> {
     }
 
     pub fn try_run(&self, launcher: &dyn Launch) -> Result<Results<E>, LaunchError> {
-        let (tiles, places) = self.tiles();
+        let (tiles, ranges) = self.tiles();
         let (output, log_sum_exp) = self.forward(launcher)?;
         let (query, key) = (self.q.as_slice().len(), self.k.as_slice().len());
         let mut scratch = Buffer::poisoned(E::backward_scratch(launcher, self.sizes));
@@ -109,7 +110,7 @@ impl<E: Element> Case<E> {
             d_output: self.d_output.read(),
         };
         let gradients = Gradients { d_q: d_q.write(), d_k: d_k.write(), d_v: d_v.write() };
-        E::backward(launcher, self.sizes, inputs, lists(&tiles, places), scratch.write(), gradients)?;
+        E::backward(launcher, self.sizes, inputs, lists(&tiles, ranges), scratch.write(), gradients)?;
         Ok(Results { output, log_sum_exp, d_q, d_k, d_v })
     }
 

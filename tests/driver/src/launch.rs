@@ -272,7 +272,7 @@ mod tests {
     fn sizes_of_all_elements_are_known() {
         for kernel in KERNELS.values() {
             for parameter in kernel.parameters {
-                let known = ["u8", "u16", "u32", "u64", "i32", "f32", "f64", "Bf16"];
+                let known = ["u8", "u16", "u32", "u64", "i32", "f32", "f64", "bf16"];
                 assert!(known.contains(&parameter.element), "{}: {}", kernel.name, parameter.element);
             }
         }

@@ -3,7 +3,7 @@
 use std::hash::{BuildHasher, RandomState};
 
 use crate::text::{execute, module};
-use cpift_kernels::simt::{Bf16, Real};
+use cpift_kernels::simt::Bf16;
 
 /// Inputs that differ from run to run: any bits, small numbers, and what is special among floats.
 fn inputs() -> Vec<[u32; 4]> {

@@ -3,10 +3,10 @@
 
 use crate::common::attention::Case;
 use crate::common::{SCHEDULES, random, slice, slice_mut};
-use cpift_kernels::embedding::embedding_backward_f32;
+use cpift_kernels::dispatch::gemm_hopper::*;
+use cpift_kernels::embedding::embedding_backward;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
-use cpift_kernels::gemm_hopper::*;
 use cpift_kernels::launch::{LaunchError, SliceMut};
 use cpift_kernels::simt::{Bf16, Real};
 
@@ -32,13 +32,9 @@ fn products() {
     let (a, b, bias) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<Bf16>(3, n));
     let (m64, n64, k64) = (m as u64, n as u64, k as u64);
     for biased in [0, 1] {
-        for launch in [
-            gemm_nt_bf16_64x64,
-            gemm_nt_bf16_128x128,
-            gemm_nt_bf16_128x256,
-            gemm_nt_bf16_32,
-            gemm_nt_bf16_128,
-        ] {
+        for launch in
+            [gemm_nt_bf16_64x64, gemm_nt_bf16_128x128, gemm_nt_bf16_128x256, gemm_nt_32, gemm_nt_128]
+        {
             outputs(m * n, |out| {
                 launch(&emulator(), a.read(), b.read(), bias.read(), out, m64, n64, k64, biased)
             });
@@ -51,7 +47,7 @@ fn products() {
             let bias = random::<f32>(3, n);
             let bias = (biased == 1).then_some(bias.read());
             outputs(m * n, |out| {
-                gemm_nt_f32_hopper(&emulator(), halves, a.read(), b.read(), bias, out, [m64, n64, k64])
+                gemm_nt_hopper(&emulator(), halves, a.read(), b.read(), bias, out, [m64, n64, k64])
             });
         }
     }
@@ -117,8 +113,8 @@ fn sums_of_parts() {
         let sums = random::<f32>(1, parts as usize * count);
         for accumulate in [0, 1] {
             let (sums, length) = (sums.read(), count as u64);
-            outputs(count, |out| gemm_split_k_sum_f32(&emulator(), sums, out, length, parts, accumulate));
-            outputs(count, |out| gemm_split_k_sum_bf16(&emulator(), sums, out, length, parts, accumulate));
+            outputs::<f32>(count, |out| gemm_split_k_sum(&emulator(), sums, out, length, parts, accumulate));
+            outputs::<Bf16>(count, |out| gemm_split_k_sum(&emulator(), sums, out, length, parts, accumulate));
         }
     }
 }
@@ -142,7 +138,7 @@ fn gradients_of_frequent_tokens() {
         outputs(5 * columns, |table| {
             let (rows, positions, starts, tokens) =
                 (rows as u64, slice(&positions), slice(&groups), slice(&[4, 0, 2]));
-            embedding_backward_f32(
+            embedding_backward(
                 &emulator(),
                 d_output.read(),
                 positions,

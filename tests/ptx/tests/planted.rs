@@ -5,11 +5,11 @@ use std::sync::Arc;
 
 use crate::common::attention::Case;
 use crate::common::{Buffer, random};
+use cpift_kernels::dispatch::gemm_hopper::gemm_nt_hopper;
 use cpift_kernels::emulator::Schedule;
 use cpift_kernels::gemm::gemm_nt_bf16_64x64;
-use cpift_kernels::gemm_hopper::gemm_nt_hopper;
 use cpift_kernels::launch::{Kernel, Launch, LaunchError, Request};
-use cpift_kernels::rms_norm::rms_norm_short_bf16;
+use cpift_kernels::rms_norm::rms_norm_short;
 use cpift_kernels::simt::Bf16;
 use cpift_kernels::{families, modules};
 use cpift_stand_in::execute::{self, Runs};
@@ -146,7 +146,7 @@ fn normalise(launcher: &dyn Launch) -> Result<(), LaunchError> {
     let (input, weight) = (random::<Bf16>(1, rows * columns), random::<Bf16>(2, columns));
     let (mut output, mut inverse) = (Buffer::<Bf16>::poisoned(rows * columns), Buffer::<f32>::poisoned(rows));
     let (input, weight, output, inverse) = (input.read(), weight.read(), output.write(), inverse.write());
-    rms_norm_short_bf16(launcher, input, weight, output, inverse, rows as u64, columns as u32, 1e-5)
+    rms_norm_short(launcher, input, weight, output, inverse, rows as u64, columns as u32, 1e-5)
 }
 
 /// Each change of a kernel must be found, in these words.

@@ -7,7 +7,7 @@ use cpift_kernels::emulator::Schedule;
 use cpift_model::progress::Silent;
 use cpift_tests::jobs::{SmallJob, TASKS};
 use cpift_tests::numeric::random;
-use cpift_tests::stand_in::{StandIn, left_out, said};
+use cpift_tests::stand_in::{StandIn, said, skipped};
 use serde_json::json;
 
 #[test]
@@ -31,7 +31,7 @@ type Refusal<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
 
 #[test]
 fn what_cannot_be_used_is_refused_with_the_reason() {
-    if left_out() {
+    if skipped() {
         return;
     }
     let cases: [Refusal<'_>; 8] = [
@@ -74,7 +74,7 @@ fn what_cannot_be_used_is_refused_with_the_reason() {
 
 #[test]
 fn devices_of_all_kinds_are_opened_and_given_back_whole() {
-    if left_out() {
+    if skipped() {
         return;
     }
     for (capability, version) in [("8.0", "11040"), ("8.9", "12080"), ("9.0", "13000"), ("12.0", "12080")] {
@@ -90,7 +90,7 @@ fn devices_of_all_kinds_are_opened_and_given_back_whole() {
 
 #[test]
 fn graphs_that_fail_a_first_test_are_not_used() {
-    if left_out() {
+    if skipped() {
         return;
     }
     for failure in ["graph", "update"] {
@@ -135,7 +135,7 @@ fn record() {
 
 #[test]
 fn devices_are_used_by_threads_and_dropped_by_others() {
-    if left_out() {
+    if skipped() {
         return;
     }
     let stand_in = StandIn::with(&[("DEVICES", "2")]);
@@ -168,7 +168,7 @@ fn share() {
 
 #[test]
 fn a_kernel_that_fails_is_reported_when_its_result_is_read() {
-    if left_out() {
+    if skipped() {
         return;
     }
     let stand_in = StandIn::with(&[("FAIL", "launch:subtract")]);
@@ -195,7 +195,7 @@ fn fail_later() {
 
 #[test]
 fn memory_that_is_not_there_is_an_error_that_leaves_nothing_behind() {
-    if left_out() {
+    if skipped() {
         return;
     }
     let stand_in = StandIn::with(&[("MEMORY", "1048576")]);
@@ -233,7 +233,7 @@ fn want_too_much() {
 /// In f32, and from the kernels' PTX; in bf16 it is the command line's test.
 #[test]
 fn a_job_on_the_stand_in_driver_gives_the_emulators_bits() {
-    if left_out() {
+    if skipped() {
         return;
     }
     let stand_in = StandIn::with(&[("RUNS", "ptx")]);
@@ -271,7 +271,7 @@ fn same_job() {
 /// The kernels that are for a Hopper alone are part of it.
 #[test]
 fn a_step_on_a_hopper_gives_the_same_bits_from_source_and_ptx() {
-    if left_out() {
+    if skipped() {
         return;
     }
     let stand_in = StandIn::with(&[("RUNS", "both"), ("CAPABILITY", "9.0")]);
@@ -284,7 +284,7 @@ fn a_step_on_a_hopper_gives_the_same_bits_from_source_and_ptx() {
 /// A step waits for the device once, to read its loss; whatever waits besides does not depend on their number.
 #[test]
 fn a_step_waits_once() {
-    if left_out() {
+    if skipped() {
         return;
     }
     let waits = ["train_1_step", "train_4_steps"].map(|test| {
@@ -324,7 +324,7 @@ fn train_steps(steps: u64) {
 /// Products of the gradients are large enough along k to be cut, whose sums are memory for a moment.
 #[test]
 fn a_job_takes_no_more_of_a_gpu_than_its_plan_says() {
-    if left_out() {
+    if skipped() {
         return;
     }
     let stand_in = StandIn::new();

@@ -76,7 +76,7 @@ fn attention_matches_the_oracle() {
 
 #[test]
 fn attention_is_tested_before_it_is_used_on_the_stand_in_driver() {
-    if stand_in::left_out() {
+    if stand_in::skipped() {
         return;
     }
     // What fails, and what is said of it.
@@ -121,7 +121,7 @@ const FEW: (&str, &str) = ("MULTIPROCESSORS", "4");
 
 #[test]
 fn hoppers_kernels_are_tested_before_the_first_product() {
-    if stand_in::left_out() {
+    if stand_in::skipped() {
         return;
     }
     // What fails, and what is said of it; the products are right in any case.
@@ -182,7 +182,7 @@ fn expected_product() -> Vec<bf16> {
 
 #[test]
 fn a_device_that_hoppers_kernels_break_says_how_to_do_without() {
-    if stand_in::left_out() {
+    if stand_in::skipped() {
         return;
     }
     let stand_in = StandIn::with(&[HOPPER, FEW, ("FAIL", "launch:gemm_nn_hopper")]);
@@ -217,7 +217,7 @@ fn break_the_device() {
 
 #[test]
 fn a_driver_too_old_for_hoppers_kernels_runs_the_others() {
-    if stand_in::left_out() {
+    if stand_in::skipped() {
         return;
     }
     let stand_in = StandIn::with(&[HOPPER, FEW, ("VERSION", "11080"), ("MEMORY", "1073741824")]);
@@ -225,7 +225,7 @@ fn a_driver_too_old_for_hoppers_kernels_runs_the_others() {
     assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
     assert_eq!(
         said(&output, "opened: "),
-        "cuda:0 (stand-in, no GPU, compute 9.0, 1 GiB), without Hopper's own kernels, which need a driver for \
+        "cuda:0 (stand-in, no GPU, compute 9.0, 1 GiB), without the kernels for Hopper (sm_90a), which need a driver for \
          CUDA 12.0 or newer (this one is for 11.8)"
     );
     assert_eq!(stand_in.violations(), [""; 0]);

@@ -8,7 +8,7 @@ use crate::error::{Error, Result};
 
 /// Oldest compute capability the PTX runs on.
 const OLDEST: (u32, u32) = (8, 0);
-/// The one compute capability that has kernels of its own.
+/// The one compute capability that has architecture-specific kernels (sm_90a).
 const HOPPER_CAPABILITY: (u32, u32) = (9, 0);
 /// The environment variable that keeps them out.
 const HOPPER: &str = "CPIFT_HOPPER";
@@ -117,12 +117,12 @@ fn hopper_kernels_disabled(
     driver: i32,
     wanted: &str,
 ) -> std::result::Result<Option<String>, String> {
-    let own = compute_capability == HOPPER_CAPABILITY;
+    let hopper = compute_capability == HOPPER_CAPABILITY;
     let needed = cpift_kernels::modules::newest_version(HOPPER_CAPABILITY);
     match wanted {
-        "off" if own => Ok(Some(format!("Hopper's own kernels, since {HOPPER} is off"))),
-        "" | "on" | "off" if own && newest_ptx(driver) < needed => Ok(Some(format!(
-            "Hopper's own kernels, which need a driver for CUDA {} or newer (this one is for {})",
+        "off" if hopper => Ok(Some(format!("the kernels for Hopper (sm_90a), since {HOPPER} is off"))),
+        "" | "on" | "off" if hopper && newest_ptx(driver) < needed => Ok(Some(format!(
+            "the kernels for Hopper (sm_90a), which need a driver for CUDA {} or newer (this one is for {})",
             oldest_cuda(needed),
             cuda(driver)
         ))),
@@ -163,7 +163,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn hoppers_own_kernels_are_left_out_for_a_reason() {
+    fn kernels_for_hopper_are_disabled_for_a_reason() {
         let disabled_kernels =
             |capability, driver, wanted| hopper_kernels_disabled(capability, driver, wanted).unwrap();
         for wanted in ["", "on"] {

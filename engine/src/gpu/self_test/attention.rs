@@ -1,6 +1,7 @@
 //! The self-test of attention.
 
-use cpift_kernels::attention::{AttentionElement, BackwardInputs, Gradients, Sizes, TileLists, Tiles};
+use cpift_kernels::attention::{BackwardInputs, Gradients, Sizes, TileLists, Tiles};
+use cpift_kernels::dispatch::attention::AttentionElement;
 use cpift_kernels::simt::Bf16;
 use half::bf16;
 
@@ -19,14 +20,16 @@ const LOG_TOLERANCE: f32 = 1e-3;
 /// Attention of numbers between −1 and 1, with its gradients or without, against the kernels for all devices.
 pub fn test(device: &GpuDevice, head_dim: u32, backward: bool) -> Result<Option<String>> {
     let case = Case::new(device, head_dim)?;
-    let [own, others] = [true, false].map(|passes_self_test| {
+    let [hopper, others] = [true, false].map(|passes_self_test| {
         let launcher = Launcher { device: device.launcher(), passes_self_test };
         case.run(device, &launcher, backward)
     });
-    for ((name, own), (_, other)) in own?.iter().zip(&others?) {
+    for ((name, hopper), (_, other)) in hopper?.iter().zip(&others?) {
         let is_right = match *name {
-            LOG_SUM_EXP => own.iter().zip(other).all(|(own, other)| (own - other).abs() <= LOG_TOLERANCE),
-            _ => rows_agree(own, other, head_dim as usize),
+            LOG_SUM_EXP => {
+                hopper.iter().zip(other).all(|(hopper, other)| (hopper - other).abs() <= LOG_TOLERANCE)
+            }
+            _ => rows_agree(hopper, other, head_dim as usize),
         };
         if !is_right {
             return Ok(Some((*name).to_owned()));
@@ -38,11 +41,11 @@ pub fn test(device: &GpuDevice, head_dim: u32, backward: bool) -> Result<Option<
 /// A result that has a number per token and head.
 const LOG_SUM_EXP: &str = "the log-sum-exp";
 
-fn rows_agree(own: &[f32], other: &[f32], width: usize) -> bool {
+fn rows_agree(hopper: &[f32], other: &[f32], width: usize) -> bool {
     let norm = |values: &[f32]| values.iter().map(|value| value * value).sum::<f32>().sqrt();
     let usual = norm(other) / ((other.len() / width) as f32).sqrt();
-    own.chunks(width).zip(other.chunks(width)).all(|(own, other)| {
-        let apart: Vec<f32> = own.iter().zip(other).map(|(own, other)| own - other).collect();
+    hopper.chunks(width).zip(other.chunks(width)).all(|(hopper, other)| {
+        let apart: Vec<f32> = hopper.iter().zip(other).map(|(hopper, other)| hopper - other).collect();
         // Not the other way round: what is not a number is wrong.
         norm(&apart) <= TOLERANCE * norm(other).max(usual / 4.0)
     })
@@ -55,7 +58,7 @@ type Results = Vec<(&'static str, Vec<f32>)>;
 struct Case {
     sizes: Sizes,
     tiles: GpuMemory<u32>,
-    places: [std::ops::Range<usize>; 4],
+    ranges: [std::ops::Range<usize>; 4],
     q: GpuMemory<bf16>,
     k: GpuMemory<bf16>,
     v: GpuMemory<bf16>,
@@ -81,7 +84,7 @@ impl Case {
         Ok(Self {
             sizes: Sizes { tokens, heads: HEADS, kv_heads: 1, head_dim, scale, window: u32::MAX },
             tiles: GpuMemory::from_slice(device, &tiles.concat())?,
-            places: Tiles::places([first as usize, 73].into_iter()),
+            ranges: Tiles::ranges([first as usize, 73].into_iter()),
             q: numbers(HEADS, 31)?,
             k: numbers(1, 53)?,
             v: numbers(1, 71)?,
@@ -91,7 +94,7 @@ impl Case {
 
     /// All results of forward, and of backward if that is wanted.
     fn run(&self, device: &GpuDevice, launcher: &Launcher<'_>, backward: bool) -> Result<Results> {
-        let tiles = self.places.clone().map(|place| self.tiles.all().slice(place).argument());
+        let tiles = self.ranges.clone().map(|range| self.tiles.all().slice(range).argument());
         let tiles = TileLists::from(tiles);
         let [q, k, v, d_output] =
             [&self.q, &self.k, &self.v, &self.d_output].map(|memory| memory.all().argument());

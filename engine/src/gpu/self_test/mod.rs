@@ -13,8 +13,8 @@ mod products;
 use std::fmt;
 use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 
-use cpift_kernels::attention_hopper::{BACKWARD, FORWARD};
-use cpift_kernels::gemm_hopper;
+use cpift_kernels::dispatch::attention_hopper::{BACKWARD, FORWARD};
+use cpift_kernels::dispatch::gemm_hopper;
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::{Backend, GpuDevice, GpuMemory};

@@ -1,6 +1,6 @@
 //! The self-test of products.
 
-use cpift_kernels::gemm_hopper::{gemm_nn_hopper, gemm_nt_f32_hopper, gemm_nt_hopper, gemm_tn_hopper};
+use cpift_kernels::dispatch::gemm_hopper::{gemm_nn_hopper, gemm_nt_hopper, gemm_tn_hopper};
 use half::bf16;
 
 use super::{Launcher, read};
@@ -53,7 +53,7 @@ pub fn test(device: &GpuDevice) -> Result<Option<String>> {
         if read(&sums)? != tn {
             return wrong("gemm_tn_hopper");
         }
-        gemm_nt_f32_hopper(launcher, halves, a, b, None, sums.all_mut().argument(), sizes)?;
+        gemm_nt_hopper(launcher, halves, a, b, None, sums.all_mut().argument(), sizes)?;
         if read(&sums)? != nt {
             return wrong("gemm_nt_f32_hopper");
         }

@@ -1,8 +1,8 @@
 //! GPU: one kernel for each combination of importance, frozen coordinates and the copy.
 
-use cpift_kernels::adamw::{self as kernels, Step, adamw_step};
+use cpift_kernels::adamw::{Step, adamw_step};
 
-use super::{Coefficients, Gradient, Importance, Parameters};
+use super::{Coefficients, Gradient, Parameters};
 use crate::error::Result;
 use crate::gpu::GpuDevice;
 use crate::mask::Mask;
@@ -19,12 +19,7 @@ pub(super) fn step(
         weights: weights.on(gpu),
         moment1: moment1.on(gpu),
         moment2: moment2.on(gpu),
-        importance: match importance {
-            Importance::None => kernels::Importance::None,
-            Importance::Net(sums) => kernels::Importance::Net(sums.on(gpu)),
-            Importance::Path(sums) => kernels::Importance::Path(sums.on(gpu)),
-            Importance::Fisher(sums) => kernels::Importance::Fisher(sums.on(gpu)),
-        },
+        importance: importance.map(|sums| sums.on(gpu)),
         frozen: gradient.frozen.map(|mask: &Mask| mask.on(gpu)).transpose()?,
         copy: copy.map(|copy| copy.on(gpu)),
         scale: match gradient.clip {

@@ -48,17 +48,7 @@ pub enum ImportanceKind {
 }
 
 /// The accumulator of one step's importance, one f32 per parameter.
-#[derive(Debug)]
-pub enum Importance<'a> {
-    /// Accumulate nothing.
-    None,
-    /// Add p_new − p_old.
-    Net(ViewMut<'a, f32>),
-    /// Add |p_new − p_old|.
-    Path(ViewMut<'a, f32>),
-    /// Add the square of the scaled gradient.
-    Fisher(ViewMut<'a, f32>),
-}
+pub type Importance<'a> = cpift_kernels::adamw::Importance<ViewMut<'a, f32>>;
 
 /// Hyper-parameters of a step; the defaults are PyTorch's.
 #[derive(Debug, Clone, Copy, PartialEq)]

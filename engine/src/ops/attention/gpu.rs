@@ -1,11 +1,14 @@
 //! Attention on a GPU. Kernels take tiles of tokens; which there are is a list made once per batch.
 
-use cpift_kernels::attention::{self as kernels, AttentionElement, SPLIT, Sizes, TileLists, Tiles};
+use cpift_kernels::attention::{
+    self as kernels, SPLIT, Sizes, TileLists, Tiles, attention_combine, attention_decode,
+};
+use cpift_kernels::dispatch::attention::AttentionElement;
 
 use super::{BackwardInputs, Cache, Documents, Gradients, Inputs, Shape};
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
-use crate::gpu::{GpuDevice, GpuMemory, Kernels, narrow};
+use crate::gpu::{GpuDevice, GpuMemory, narrow};
 use crate::real::Real;
 
 const OP: &str = "attention on a GPU";
@@ -27,8 +30,8 @@ fn tiles<'a>(gpu: &GpuDevice, documents: &'a Documents) -> Result<TileLists<'a>>
     let all = documents.tiles.get(gpu, || {
         Tiles::new(documents.ranges().map(|range| range.start as u32..range.end as u32)).concat()
     })?;
-    let places = Tiles::places(documents.ranges().map(|range| range.len()));
-    Ok(places.map(|place| all.slice(place).argument()).into())
+    let ranges = Tiles::ranges(documents.ranges().map(|range| range.len()));
+    Ok(ranges.map(|range| all.slice(range).argument()).into())
 }
 
 pub(super) fn forward<T: Real>(
@@ -95,7 +98,7 @@ pub(super) fn decode<T: Real>(
     let mut sums = GpuMemory::<f32>::scratch(gpu, count * shape.head_dim)?;
     let mut statistics = GpuMemory::<f32>::scratch(gpu, 2 * count)?;
     let (slots, lengths) = (cache.slots.device().on(gpu), cache.lengths.device().on(gpu));
-    T::Kernel::ATTENTION_DECODE(
+    attention_decode(
         gpu.launcher(),
         q.on(gpu),
         cache.k.on(gpu),
@@ -116,7 +119,7 @@ pub(super) fn decode<T: Real>(
     )?;
     let (sums, statistics) = (sums.all().argument(), statistics.all().argument());
     let output = output.on(gpu);
-    T::Kernel::ATTENTION_COMBINE(
+    attention_combine(
         gpu.launcher(),
         sums,
         statistics,

@@ -1,11 +1,13 @@
 //! Cross-entropy on a GPU. The host knows which rows have a target, so that nothing waits for the device.
 
 use cpift_kernels::cross_entropy as kernels;
+use cpift_kernels::dispatch::gemm::GemmElement;
+use cpift_kernels::embedding::embedding;
 
 use super::{Gradients, Inputs, Shape, Workspace};
 use crate::buffer::ViewMut;
 use crate::error::Result;
-use crate::gpu::{GpuDevice, Kernels, narrow, products};
+use crate::gpu::{GpuDevice, narrow, products};
 use crate::real::Real;
 
 /// Losses and, where asked for with a factor, gradients.
@@ -34,24 +36,18 @@ pub fn run<T: Real>(
         let [n, c, v] = [shape.rows, shape.hidden, shape.vocabulary].map(|size| size as u64);
 
         // The rows are to their hidden states what tokens are to a table.
-        T::Kernel::EMBEDDING(
-            launcher,
-            inputs.hidden.on(gpu),
-            rows,
-            hidden.view_mut().on(gpu),
-            count,
-            batch,
-            width,
-        )?;
+        embedding(launcher, inputs.hidden.on(gpu), rows, hidden.view_mut().on(gpu), count, batch, width)?;
         let gathered = hidden.view().on(gpu);
-        T::Kernel::GEMM_NT_UNROUNDED(launcher, gathered, head, logits.view_mut().on(gpu), [count, v, c])?;
+        T::Kernel::gemm_nt_unrounded(launcher, gathered, head, logits.view_mut().on(gpu), [count, v, c])?;
         let (logits, losses) = (logits.view().on(gpu), losses.reborrow().on(gpu));
         let Some((scale, gradients)) = &mut gradients else {
             kernels::cross_entropy_losses(launcher, logits, rows, targets, losses, count, v, n)?;
             continue;
         };
         let all = d_logits.view_mut().on(gpu);
-        T::Kernel::LOSSES_AND_GRADIENTS(launcher, logits, all, rows, targets, losses, count, v, n, *scale)?;
+        kernels::cross_entropy_losses_and_gradients(
+            launcher, logits, all, rows, targets, losses, count, v, n, *scale,
+        )?;
         let d_logits = d_logits.view().on(gpu);
         products::multiply::<T::Kernel>(
             gpu,
@@ -63,7 +59,7 @@ pub fn run<T: Real>(
         let d_head = gradients.d_head.reborrow().on(gpu);
         products::add_transposed::<T::Kernel>(gpu, [d_logits, gathered], d_head, [v, c, count])?;
         let d_all = gradients.d_hidden.reborrow().on(gpu);
-        T::Kernel::SCATTER_ROWS(launcher, d_hidden.view().on(gpu), rows, d_all, count, c, n)?;
+        kernels::cross_entropy_scatter_rows(launcher, d_hidden.view().on(gpu), rows, d_all, count, c, n)?;
     }
     Ok(())
 }

@@ -1,10 +1,12 @@
 //! Embedding on a GPU. The host groups positions by token, so that each row of the table is added to by
 //! one thread per column, in the order of positions.
 
+use cpift_kernels::embedding::{embedding, embedding_backward};
+
 use super::Shape;
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
-use crate::gpu::{GpuDevice, GpuMemory, Kernels, narrow};
+use crate::gpu::{GpuDevice, GpuMemory, narrow};
 use crate::indices::IndexView;
 use crate::real::Real;
 
@@ -15,7 +17,7 @@ pub fn forward<T: Real>(
     tokens: IndexView<'_>,
     output: ViewMut<'_, T>,
 ) -> Result<()> {
-    T::Kernel::EMBEDDING(
+    embedding(
         gpu.launcher(),
         table.on(gpu),
         tokens.device().on(gpu),
@@ -43,7 +45,7 @@ pub fn backward<T: Real>(
     let positions = GpuMemory::from_slice(gpu, positions)?;
     let starts = GpuMemory::from_slice(gpu, starts)?;
     let tokens = GpuMemory::from_slice(gpu, group_tokens)?;
-    T::Kernel::EMBEDDING_BACKWARD(
+    embedding_backward(
         gpu.launcher(),
         d_output.on(gpu),
         positions.all().argument(),

@@ -14,7 +14,8 @@
 //! in the epilogue of a product whose registers are full. These are counts, not measurements.
 
 mod cpu;
-mod gpu;
+
+use cpift_kernels::gated_mlp as kernels;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -36,7 +37,10 @@ pub fn forward<T: Real>(
     check_length(OP, "up", up.len(), gate.len())?;
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
-        Device::Gpu(gpu) => gpu::forward(gpu, gate, up, activation)?,
+        Device::Gpu(gpu) => {
+            let count = gate.len() as u64;
+            kernels::gated_mlp(gpu.launcher(), gate.on(gpu), up.on(gpu), activation.on(gpu), count)?;
+        }
         Device::Cpu(cpu) => cpu::forward(cpu, gate.floats()?, up.floats()?, activation.floats()?),
     }
     Ok(())
@@ -62,7 +66,10 @@ pub fn backward<T: Real>(
     check_length(OP, "up", up.len(), gate.len())?;
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
-        Device::Gpu(gpu) => gpu::backward(gpu, gate, up, activation)?,
+        Device::Gpu(gpu) => {
+            let count = gate.len() as u64;
+            kernels::gated_mlp_backward(gpu.launcher(), gate.on(gpu), up.on(gpu), activation.on(gpu), count)?;
+        }
         Device::Cpu(cpu) => cpu::backward(cpu, gate.floats()?, up.floats()?, activation.floats()?),
     }
     Ok(())

@@ -1,9 +1,12 @@
 //! The linear layer on a GPU: one product each, which adds the bias and what is accumulated on its way out.
 
+use cpift_kernels::dispatch::gemm::GemmElement;
+use cpift_kernels::gemm::gemm_column_sums;
+
 use super::Shape;
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
-use crate::gpu::{GpuDevice, Kernels, products};
+use crate::gpu::{GpuDevice, products};
 use crate::real::Real;
 
 pub fn forward<T: Real>(
@@ -16,7 +19,7 @@ pub fn forward<T: Real>(
 ) -> Result<()> {
     let sizes = [shape.rows, shape.outputs, shape.inputs].map(|size| size as u64);
     let bias = bias.map(|bias| bias.on(gpu));
-    Ok(T::Kernel::GEMM_NT(gpu.launcher(), x.on(gpu), weight.on(gpu), bias, y.on(gpu), sizes)?)
+    Ok(T::Kernel::gemm_nt(gpu.launcher(), x.on(gpu), weight.on(gpu), bias, y.on(gpu), sizes)?)
 }
 
 pub fn forward_unrounded<T: Real>(
@@ -27,7 +30,7 @@ pub fn forward_unrounded<T: Real>(
     y: ViewMut<'_, f32>,
 ) -> Result<()> {
     let sizes = [shape.rows, shape.outputs, shape.inputs].map(|size| size as u64);
-    Ok(T::Kernel::GEMM_NT_UNROUNDED(gpu.launcher(), x.on(gpu), weight.on(gpu), y.on(gpu), sizes)?)
+    Ok(T::Kernel::gemm_nt_unrounded(gpu.launcher(), x.on(gpu), weight.on(gpu), y.on(gpu), sizes)?)
 }
 
 pub fn backward_input<T: Real>(
@@ -53,7 +56,7 @@ pub fn backward_weight<T: Real>(
     let sizes @ [outputs, _, rows] = [shape.outputs, shape.inputs, shape.rows].map(|size| size as u64);
     products::add_transposed::<T::Kernel>(gpu, [d_y.on(gpu), x.on(gpu)], d_weight.on(gpu), sizes)?;
     if let Some(d_bias) = d_bias {
-        T::Kernel::COLUMN_SUMS(gpu.launcher(), d_y.on(gpu), d_bias.on(gpu), rows, outputs)?;
+        gemm_column_sums(gpu.launcher(), d_y.on(gpu), d_bias.on(gpu), rows, outputs)?;
     }
     Ok(())
 }

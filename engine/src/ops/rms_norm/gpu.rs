@@ -1,11 +1,11 @@
 //! RMSNorm on a GPU: the kernels for short, middle or long rows.
 
-use cpift_kernels::rms_norm::{MIDDLE, SHORT, backward_blocks, rms_norm_weight_gradient};
+use cpift_kernels::rms_norm::*;
 
 use super::{BackwardInputs, ResidualOutputs, Shape};
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
-use crate::gpu::{GpuDevice, GpuMemory, Kernels, narrow};
+use crate::gpu::{GpuDevice, GpuMemory, narrow};
 use crate::real::Real;
 
 /// The one that rows of so many columns need.
@@ -26,7 +26,7 @@ pub fn forward<T: Real>(
     inverse_rms: ViewMut<'_, f32>,
 ) -> Result<()> {
     let columns = narrow("rms_norm", "hidden", shape.hidden)?;
-    let kernel = by_columns(columns, T::Kernel::RMS_NORM);
+    let kernel = by_columns(columns, [rms_norm_short, rms_norm_middle, rms_norm_long]);
     kernel(
         gpu.launcher(),
         input.on(gpu),
@@ -49,7 +49,8 @@ pub fn forward_residual<T: Real>(
     outputs: ResidualOutputs<'_, T>,
 ) -> Result<()> {
     let columns = narrow("rms_norm with residual", "hidden", shape.hidden)?;
-    let kernel = by_columns(columns, T::Kernel::RMS_NORM_RESIDUAL);
+    let kernel =
+        by_columns(columns, [rms_norm_residual_short, rms_norm_residual_middle, rms_norm_residual_long]);
     kernel(
         gpu.launcher(),
         residual.on(gpu),
@@ -84,7 +85,8 @@ pub fn backward<T: Real>(
     let columns = narrow("rms_norm backward", "hidden", shape.hidden)?;
     let blocks = backward_blocks(shape.rows as u64, u64::from(columns));
     let mut partials = GpuMemory::<f32>::scratch(gpu, partial_sums(shape))?;
-    let kernel = by_columns(columns, T::Kernel::RMS_NORM_BACKWARD);
+    let kernel =
+        by_columns(columns, [rms_norm_backward_short, rms_norm_backward_middle, rms_norm_backward_long]);
     kernel(
         gpu.launcher(),
         saved.input.on(gpu),

@@ -1,9 +1,11 @@
 //! Rotary position embedding on a GPU.
 
+use cpift_kernels::rope::rope;
+
 use super::{Shape, Tables};
 use crate::buffer::ViewMut;
 use crate::error::Result;
-use crate::gpu::{GpuDevice, Kernels, narrow};
+use crate::gpu::{GpuDevice, narrow};
 use crate::indices::IndexView;
 use crate::real::Real;
 
@@ -16,7 +18,7 @@ pub(super) fn rotate<T: Real, const INVERSE: bool>(
 ) -> Result<()> {
     const OP: &str = "rope on a GPU";
     let half = shape.head_dim / 2;
-    T::Kernel::ROPE(
+    rope(
         gpu.launcher(),
         tables.cos.on(gpu),
         tables.sin.on(gpu),

@@ -3,8 +3,8 @@
 //! target\[i\] = source\[i\], to nearest, ties to even. Traffic: 6 bytes per element.
 
 mod cpu;
-mod gpu;
 
+use cpift_kernels::elementwise::round_f32_to_bf16;
 use half::bf16;
 
 use crate::buffer::{View, ViewMut};
@@ -19,7 +19,10 @@ pub fn to_bf16(device: &Device, source: View<'_, f32>, target: ViewMut<'_, bf16>
     check_length("round", "target", target.len(), source.len())?;
     match device {
         Device::Cpu(cpu) => cpu.run(|| cpu::to_bf16(source.host(), target.host())),
-        Device::Gpu(gpu) => gpu::to_bf16(gpu, source, target)?,
+        Device::Gpu(gpu) => {
+            let count = source.len() as u64;
+            round_f32_to_bf16(gpu.launcher(), source.on(gpu), target.on(gpu), count)?;
+        }
     }
     Ok(())
 }

@@ -4,7 +4,8 @@
 //! it is never differentiated. Traffic: 12 bytes per element.
 
 mod cpu;
-mod gpu;
+
+use cpift_kernels::elementwise::subtract_f32;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -19,7 +20,10 @@ pub fn subtract(device: &Device, target: ViewMut<'_, f32>, other: View<'_, f32>)
     check_length("subtract", "other", other.len(), target.len())?;
     match device {
         Device::Cpu(cpu) => cpu.run(|| cpu::subtract(target.host(), other.host())),
-        Device::Gpu(gpu) => gpu::subtract(gpu, target, other)?,
+        Device::Gpu(gpu) => {
+            let count = target.len() as u64;
+            subtract_f32(gpu.launcher(), target.on(gpu), other.on(gpu), count)?;
+        }
     }
     Ok(())
 }

@@ -5,9 +5,9 @@
 
 use core::f32::consts::LOG2_E;
 
+use super::ROWS;
 use super::forward::mask;
 use super::fragments::{SharedTile, scale_rows, sum_column, sum_row, to_operands};
-use super::{GlobalInputs, ROWS};
 use crate::attention::backward::Saved;
 use crate::attention::work::WorkTile;
 use crate::simt::*;
@@ -30,8 +30,7 @@ pub const fn queries_shared<const N: usize, const J: usize>(held: bool) -> u32 {
 #[inline(always)]
 pub fn queries<const N: usize, const J: usize, const HELD: bool>(
     work: WorkTile,
-    inputs: GlobalInputs,
-    d_output: Global<Bf16>,
+    (q, k, v, d_output): Inputs,
     saved: Saved,
     d_q: GlobalMut<Bf16>,
     scale: f32,
@@ -39,7 +38,7 @@ pub fn queries<const N: usize, const J: usize, const HELD: bool>(
     let tile = 16 * J as u32;
     let (box_bytes, row_bytes) = (SharedTile::<N>::bytes(tile), SharedTile::<N>::bytes(ROWS));
     let kv_head = work.head / (work.heads / work.kv_heads);
-    let rows = work.queries(inputs.q, (work.first, ROWS), work.head);
+    let rows = work.queries(q, (work.first, ROWS), work.head);
     let own = 16 * warp_id();
     let queries = SharedTile::<N>::new(0, ROWS);
     let d_outputs = SharedTile::<N>::new(row_bytes, ROWS);
@@ -53,8 +52,8 @@ pub fn queries<const N: usize, const J: usize, const HELD: bool>(
     };
     let copy = |first: u32, to: u32| {
         let (keys, values) = stage(to);
-        keys.copy(work.keys(inputs.k, (first, tile), kv_head), tile, work.head_dim);
-        values.copy(work.keys(inputs.v, (first, tile), kv_head), tile, work.head_dim);
+        keys.copy(work.keys(k, (first, tile), kv_head), tile, work.head_dim);
+        values.copy(work.keys(v, (first, tile), kv_head), tile, work.head_dim);
         commit_copies();
     };
     let mut held: [AFragments<N>; 2] = [[[0; 4]; N]; 2];
@@ -120,13 +119,33 @@ pub const fn keys_shared<const N: usize, const J: usize>() -> u32 {
 /// Bytes of what is saved for a query.
 const SAVED: u32 = 8;
 
+/// What both kernels read: q, k, v and d_output.
+type Inputs = (Global<Bf16>, Global<Bf16>, Global<Bf16>, Global<Bf16>);
+
+/// d_k and d_v of a tile of keys, by one block or, in two parts, by one each.
+#[inline(always)]
+pub fn keys<const N: usize, const J: usize, const PARTS: u64>(
+    work: WorkTile,
+    inputs: Inputs,
+    saved: Saved,
+    sums: (GlobalMut<Bf16>, GlobalMut<Bf16>),
+    scale: f32,
+) {
+    if const { PARTS == 1 } {
+        keys_part::<N, J, true, true>(work, inputs, saved, sums, scale);
+    } else if block_idx_y() == 0 {
+        keys_part::<N, J, false, true>(work, inputs, saved, sums, scale);
+    } else {
+        keys_part::<N, J, true, false>(work, inputs, saved, sums, scale);
+    }
+}
+
 /// d_k (where `D_K`) and d_v (where `D_V`) of one tile of keys and one key/value head: Σ over the heads that share it
 /// and tiles of `16·J` queries of d_scoresᵀ·Q and Pᵀ·d_output. Scores have keys down and queries across.
 #[inline(always)]
-pub fn keys<const N: usize, const J: usize, const D_K: bool, const D_V: bool>(
+fn keys_part<const N: usize, const J: usize, const D_K: bool, const D_V: bool>(
     work: WorkTile,
-    inputs: GlobalInputs,
-    d_output: Global<Bf16>,
+    (q, k, v, d_output): Inputs,
     saved: Saved,
     (d_k, d_v): (GlobalMut<Bf16>, GlobalMut<Bf16>),
     scale: f32,
@@ -134,11 +153,11 @@ pub fn keys<const N: usize, const J: usize, const D_K: bool, const D_V: bool>(
     let tile = 16 * J as u32;
     let (box_bytes, row_bytes) = (SharedTile::<N>::bytes(tile), SharedTile::<N>::bytes(ROWS));
     let own = 16 * warp_id();
-    let rows = work.keys(inputs.k, (work.first, ROWS), work.head);
+    let rows = work.keys(k, (work.first, ROWS), work.head);
     let (keys, values) = (SharedTile::<N>::new(0, ROWS), SharedTile::<N>::new(row_bytes, ROWS));
     keys.copy(rows, ROWS, work.head_dim);
     if D_K {
-        values.copy(work.keys(inputs.v, (work.first, ROWS), work.head), ROWS, work.head_dim);
+        values.copy(work.keys(v, (work.first, ROWS), work.head), ROWS, work.head_dim);
     }
     let stage = |stage: u32| {
         let byte = 2 * row_bytes + 2 * stage * box_bytes;
@@ -149,7 +168,7 @@ pub fn keys<const N: usize, const J: usize, const D_K: bool, const D_V: bool>(
         |stage: u32| Shared::<f32>::new(2 * row_bytes + 4 * box_bytes + stage * SAVED * tile, 2 * tile);
     let copy = |(head, first): (u32, u32), to: u32| {
         let (queries, d_outputs) = stage(to);
-        let rows = work.queries(inputs.q, (first, tile), head);
+        let rows = work.queries(q, (first, tile), head);
         let own = match thread_idx() < rows.count {
             true => saved.load(work, (first, rows.count), thread_idx(), head),
             // Its probabilities are zero.

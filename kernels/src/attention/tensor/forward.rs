@@ -2,8 +2,8 @@
 
 use core::f32::consts::{LN_2, LOG2_E};
 
+use super::ROWS;
 use super::fragments::{SharedTile, row_max, row_sum, scale_rows, sum_column, sum_row, to_operands};
-use super::{GlobalInputs, ROWS};
 use crate::attention::work::WorkTile;
 use crate::simt::*;
 
@@ -22,7 +22,7 @@ pub const fn shared<const N: usize, const J: usize>() -> u32 {
 #[inline(always)]
 pub(in crate::attention) fn forward<const N: usize, const J: usize>(
     work: WorkTile,
-    inputs: GlobalInputs,
+    (q, k, v): (Global<Bf16>, Global<Bf16>, Global<Bf16>),
     output: GlobalMut<Bf16>,
     log_sum_exp: GlobalMut<f32>,
     scale: f32,
@@ -30,7 +30,7 @@ pub(in crate::attention) fn forward<const N: usize, const J: usize>(
     let tile = 16 * J as u32;
     let factor = scale * LOG2_E;
     let kv_head = work.head / (work.heads / work.kv_heads);
-    let queries = work.queries(inputs.q, (work.first, ROWS), work.head);
+    let queries = work.queries(q, (work.first, ROWS), work.head);
     let own = 16 * warp_id();
     let stage = |stage: u32| {
         let byte = 2 * stage * SharedTile::<N>::bytes(tile);
@@ -38,8 +38,8 @@ pub(in crate::attention) fn forward<const N: usize, const J: usize>(
     };
     let copy = |first: u32, to: u32| {
         let (keys, values) = stage(to);
-        keys.copy(work.keys(inputs.k, (first, tile), kv_head), tile, work.head_dim);
-        values.copy(work.keys(inputs.v, (first, tile), kv_head), tile, work.head_dim);
+        keys.copy(work.keys(k, (first, tile), kv_head), tile, work.head_dim);
+        values.copy(work.keys(v, (first, tile), kv_head), tile, work.head_dim);
         commit_copies();
     };
     let end = work.first + queries.count;

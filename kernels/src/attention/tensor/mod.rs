@@ -23,138 +23,21 @@ const BLOCK: u32 = 128;
 /// Rows of the result of a block: 16 to a warp.
 const ROWS: u32 = BLOCK / WARP * 16;
 
-/// `[N, H, D]`, `[N, KV, D]`, `[N, KV, D]`.
-#[derive(Clone, Copy)]
-pub(super) struct GlobalInputs {
-    q: Global<Bf16>,
-    k: Global<Bf16>,
-    v: Global<Bf16>,
-}
-
 macro_rules! tensor_kernels {
     (
         $limit:literal = 16 * $N:literal,
-        $forward:ident keys 16 * $forward_keys:literal min_blocks $forward_resident:literal,
-        $queries:ident keys 16 * $queries_keys:literal held $held:literal min_blocks $queries_resident:literal,
-        $keys:ident queries 16 * $keys_queries:literal parts $parts:literal min_blocks $keys_resident:literal $(,)?
+        $forward:ident keys 16 * $forward_keys:literal min_blocks $forward_blocks:literal,
+        $queries:ident keys 16 * $queries_keys:literal held $held:literal min_blocks $queries_blocks:literal,
+        $keys:ident queries 16 * $keys_queries:literal parts $parts:literal min_blocks $keys_blocks:literal $(,)?
     ) => {
-        kernel! {
-            /// Attention of one tile of queries: output = softmax(scale·q·kᵀ)·v and log_sum_exp =
-            /// ln Σ e^score, with a running softmax over the tiles of keys up to the diagonal.
-            ///
-            /// One block of 128 threads per tile and query head, heads first. Tiles: `[tiles, 4]` of
-            /// `Tiles::by_queries`. Every loop that holds a barrier or a product has bounds that depend on the
-            /// block alone.
-            pub fn $forward {
-                block: BLOCK,
-                grid: tiles * heads,
-                shared: forward::shared::<$N, $forward_keys>() as u64,
-                min_blocks: $forward_resident,
-                tensor_cores: Used,
-            } (
-                q: read Bf16 [tokens * heads * head_dim] align 16,
-                k: read Bf16 [tokens * kv_heads * head_dim] align 16,
-                v: read Bf16 [tokens * kv_heads * head_dim] align 16,
-                tile_list: read u32 [4 * tiles],
-                output: write Bf16 [tokens * heads * head_dim] align 16,
-                log_sum_exp: write f32 [tokens * heads],
-                tokens: scalar u32,
-                tiles: scalar u32,
-                heads: scalar u32,
-                kv_heads: scalar u32,
-                head_dim: scalar u32,
-                window: scalar u32,
-                scale: scalar f32,
-            ) requires {
-                fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
-                window > 0, scale > 0.0,
-            } {
-                let work = WorkTile::new(tile_list, heads, (heads, kv_heads, head_dim), window);
-                let inputs = GlobalInputs { q, k, v };
-                forward::forward::<$N, $forward_keys>(work, inputs, output, log_sum_exp, scale);
-            }
-        }
-
-        kernel! {
-            /// d_q of one tile of queries: Σ over keys of d_score·k, with p = e^(score − log_sum_exp) and
-            /// d_score = scale·p·(d_output·v − delta). Otherwise as the forward pass.
-            pub fn $queries {
-                block: BLOCK,
-                grid: tiles * heads,
-                shared: backward::queries_shared::<$N, $queries_keys>($held) as u64,
-                min_blocks: $queries_resident,
-                tensor_cores: Used,
-            } (
-                q: read Bf16 [tokens * heads * head_dim] align 16,
-                k: read Bf16 [tokens * kv_heads * head_dim] align 16,
-                v: read Bf16 [tokens * kv_heads * head_dim] align 16,
-                d_output: read Bf16 [tokens * heads * head_dim] align 16,
-                log_sum_exp: read f32 [tokens * heads],
-                delta: read f32 [tokens * heads],
-                tile_list: read u32 [4 * tiles],
-                d_q: write Bf16 [tokens * heads * head_dim] align 16,
-                tokens: scalar u32,
-                tiles: scalar u32,
-                heads: scalar u32,
-                kv_heads: scalar u32,
-                head_dim: scalar u32,
-                window: scalar u32,
-                scale: scalar f32,
-            ) requires {
-                fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
-                window > 0, scale > 0.0,
-            } {
-                let work = WorkTile::new(tile_list, heads, (heads, kv_heads, head_dim), window);
-                let (inputs, saved) = (GlobalInputs { q, k, v }, Saved { log_sum_exp, delta });
-                backward::queries::<$N, $queries_keys, $held>(work, inputs, d_output, saved, d_q, scale);
-            }
-        }
-
-        kernel! {
-            /// d_k and d_v of one tile of keys: Σ over the query heads of the group, then over queries from
-            /// the diagonal on, of d_score·q and p·d_output.
-            ///
-            /// One block of 128 threads per tile and key/value head, heads first; for heads of more than 128
-            /// elements, whose sums fill the registers, one for d_v and one for d_k. Tiles: `[tiles, 4]` of
-            /// `Tiles::by_keys`. Otherwise as the forward pass.
-            pub fn $keys {
-                block: BLOCK,
-                grid: (tiles * kv_heads, $parts),
-                shared: backward::keys_shared::<$N, $keys_queries>() as u64,
-                min_blocks: $keys_resident,
-                tensor_cores: Used,
-            } (
-                q: read Bf16 [tokens * heads * head_dim] align 16,
-                k: read Bf16 [tokens * kv_heads * head_dim] align 16,
-                v: read Bf16 [tokens * kv_heads * head_dim] align 16,
-                d_output: read Bf16 [tokens * heads * head_dim] align 16,
-                log_sum_exp: read f32 [tokens * heads],
-                delta: read f32 [tokens * heads],
-                tile_list: read u32 [4 * tiles],
-                d_k: write Bf16 [tokens * kv_heads * head_dim] align 16,
-                d_v: write Bf16 [tokens * kv_heads * head_dim] align 16,
-                tokens: scalar u32,
-                tiles: scalar u32,
-                heads: scalar u32,
-                kv_heads: scalar u32,
-                head_dim: scalar u32,
-                window: scalar u32,
-                scale: scalar f32,
-            ) requires {
-                fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
-                window > 0, scale > 0.0,
-            } {
-                let work = WorkTile::new(tile_list, kv_heads, (heads, kv_heads, head_dim), window);
-                let (inputs, saved) = (GlobalInputs { q, k, v }, Saved { log_sum_exp, delta });
-                let sums = (d_k, d_v);
-                if const { $parts == 1 } {
-                    backward::keys::<$N, $keys_queries, true, true>(work, inputs, d_output, saved, sums, scale);
-                } else if block_idx_y() == 0 {
-                    backward::keys::<$N, $keys_queries, false, true>(work, inputs, d_output, saved, sums, scale);
-                } else {
-                    backward::keys::<$N, $keys_queries, true, false>(work, inputs, d_output, saved, sums, scale);
-                }
-            }
+        tile_kernels! {
+            Bf16, heads up to $limit, tensor_cores Used;
+            $forward: block BLOCK, shared forward::shared::<$N, $forward_keys>() as u64, min_blocks $forward_blocks,
+                by forward::forward::<$N, $forward_keys>;
+            $queries: block BLOCK, shared backward::queries_shared::<$N, $queries_keys>($held) as u64,
+                min_blocks $queries_blocks, by backward::queries::<$N, $queries_keys, $held>;
+            $keys: block BLOCK, shared backward::keys_shared::<$N, $keys_queries>() as u64,
+                min_blocks $keys_blocks, parts $parts, by backward::keys::<$N, $keys_queries, $parts>;
         }
     };
 }

@@ -2,7 +2,7 @@
 
 use super::{Global, Shared};
 use crate::emulator::instructions::{self, Kind, Point};
-use crate::simt::{Bf16, Bf16x8, Element, Real};
+use crate::simt::{Bf16, Bf16x8, Element};
 
 /// a·b + c on the warp's tensor cores; see the [fragments](crate::simt#matrix-fragments) of `m16n8k16`.
 ///
@@ -10,11 +10,6 @@ use crate::simt::{Bf16, Bf16x8, Element, Real};
 #[track_caller]
 pub fn matrix_multiply(a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4] {
     instructions::multiply(Point::caller(), a, b, c)
-}
-
-/// The two bf16 in a word, the lower half first.
-pub(crate) fn halves(word: u32) -> [f32; 2] {
-    [Bf16(word as u16).to_f32(), Bf16((word >> 16) as u16).to_f32()]
 }
 
 impl Shared<Bf16> {

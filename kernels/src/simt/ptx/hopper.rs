@@ -20,17 +20,17 @@ pub struct TensorMap<T: Element> {
     elements: PhantomData<T>,
 }
 
-/// The [`TensorMap`] of the parameter at `$place`. Its address is asked for by its name: one taken in Rust would be
+/// The [`TensorMap`] of the parameter at `$position`. Its address is asked for by its name: one taken in Rust would be
 /// that of a copy on the stack.
 #[doc(hidden)]
 #[macro_export]
 macro_rules! tensor_map_parameter {
-    ($element:ident, $value:ident, $kernel:ident, $place:literal) => {{
+    ($element:ident, $value:ident, $kernel:ident, $position:literal) => {{
         let _ = $value;
         let map: u64;
         core::arch::asm!(
             concat!(
-                "{{ .reg .b64 own; mov.b64 own, ", stringify!($kernel), "_param_", $place,
+                "{{ .reg .b64 own; mov.b64 own, ", stringify!($kernel), "_param_", $position,
                 "; cvta.param.u64 {}, own; }}"
             ),
             out(reg64) map,

@@ -2,10 +2,11 @@
 
 use std::collections::HashMap;
 
+use cpift_ptx::body::{Item, Operand, Scanner};
+
 use super::Entry;
 use super::memory::{PARAMETERS, SHARED_START};
 use super::program::{Address, Instruction, List, POISON, Program, SPECIAL, Slot};
-use super::text::{Item, Operand, Scanner};
 
 /// A body that is being decoded.
 #[derive(Debug)]
@@ -58,7 +59,7 @@ impl<'a> Decoder<'a> {
         self.program.registers = vec![POISON; SPECIAL.len()];
         while !self.scopes.is_empty() {
             self.line = scanner.line;
-            let (line, item) = scanner.next()?.ok_or("the body does not end")?;
+            let (line, item) = scanner.next_item()?.ok_or("the body does not end")?;
             self.line = line;
             match item {
                 Item::Open => self.scopes.push(HashMap::new()),

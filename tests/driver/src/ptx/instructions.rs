@@ -1,10 +1,11 @@
 //! What instruction a statement is. One that is not known here is an error, never passed over.
 
+use cpift_ptx::body::{Operand, Statement};
+
 use super::arithmetic::{Function, HIGH_16, HIGH_32, JOIN_16, JOIN_32, LOW_16, LOW_32, computation};
 use super::decode::Decoder;
 use super::memory::SHARED_WINDOW;
 use super::program::{Exchange, GroupProduct, Instruction, Slot, Space};
-use super::text::{Operand, Statement};
 
 /// All lanes, as instructions for the warp name them.
 const LANES: u64 = u64::MAX;
@@ -12,7 +13,7 @@ const LANES: u64 = u64::MAX;
 impl<'a> Decoder<'a> {
     /// Adds what a statement says.
     pub fn instruction(&mut self, statement: &Statement<'a>) -> Result<(), String> {
-        let Statement { guard, name, operands } = statement;
+        let Statement { guard, name, operands, .. } = statement;
         if let ("bra" | "bra.uni", [Operand::Plain(label)]) = (*name, &operands[..]) {
             let branch = match *guard {
                 None => Instruction::Branch { to: 0 },

@@ -12,12 +12,12 @@ mod instructions;
 mod memory;
 mod program;
 mod run;
-mod text;
 mod wgmma;
 
 use std::collections::HashMap;
 use std::sync::Arc;
 
+use cpift_ptx::text::{Assembly, Kind};
 pub use program::Program;
 pub use run::launch;
 
@@ -64,34 +64,31 @@ impl Module {
     /// # Errors
     /// What the text lacks, as a line for the compiler's log.
     pub fn parse(text: &str) -> Result<Self, String> {
-        let version = directive(text, ".version").ok_or("no .version")?;
-        let (major, minor) = version.split_once('.').ok_or("a .version without a minor number")?;
+        let assembly = Assembly::parse(text).map_err(|error| error.to_string())?;
+        let (major, minor) = assembly.version.split_once('.').ok_or("a .version without a minor number")?;
         let number = |text: &str| text.parse().map_err(|_| format!("`{text}` in .version is no number"));
         let version = (number(major)?, number(minor)?);
-        let target = directive(text, ".target").ok_or("no .target")?;
-        let target = target.split(',').next().unwrap_or_default().trim().to_owned();
+        let target = assembly.target.split(',').next().unwrap_or_default().trim().to_owned();
         if directive(text, ".address_size") != Some("64") {
             return Err("addresses are not of 64 bits".to_owned());
         }
-        let shared = shared_symbols(text);
+        // The block's dynamic shared memory: `.extern .shared .align 16 .b8 name[];`.
+        let dynamic = assembly.items.iter().filter(|item| item.text.trim().starts_with(".extern .shared "));
+        let shared: Vec<String> = dynamic.map(|item| item.name.clone()).collect();
         let mut entries = HashMap::new();
-        // The line that was come to, and its place in the text.
-        let (mut line, mut counted) = (1, 0);
-        for part in text.split(".entry ").skip(1) {
-            let (name, rest) = part.split_once('(').ok_or("an .entry without parameters")?;
-            let (parameters, rest) = rest.split_once(')').ok_or("an .entry whose parameters do not end")?;
-            let (header, body) = rest.split_once('{').ok_or("an .entry without a body")?;
-            let start = body.as_ptr() as usize - text.as_ptr() as usize;
-            line += text[counted..start].bytes().filter(|&byte| byte == b'\n').count() as u32;
-            counted = start;
+        for item in assembly.items.iter().filter(|item| item.kind == Kind::Entry) {
+            let (line, body) = item.body().ok_or("an .entry without a body")?;
+            let (_, rest) = item.text.split_once('(').ok_or("an .entry without parameters")?;
+            let (parameters, header) = rest.split_once(')').ok_or("an .entry whose parameters do not end")?;
+            let header = header.split_once('{').map_or(header, |(header, _)| header);
             let mut entry = Entry {
                 parameters: Parameter::parse_all(parameters)?,
                 threads: directive(header, ".reqntid").map(dimensions).transpose()?,
                 program: Program::default(),
             };
-            entry.program = decode::decode(&entry, &shared, body, line)?;
-            if entries.insert(name.trim().to_owned(), Arc::new(entry)).is_some() {
-                return Err(format!("duplicate definition of `{name}`"));
+            entry.program = decode::decode(&entry, &shared, body, line as u32)?;
+            if entries.insert(item.name.clone(), Arc::new(entry)).is_some() {
+                return Err(format!("duplicate definition of `{}`", item.name));
             }
         }
         Ok(Self { version, target, entries })
@@ -146,13 +143,6 @@ impl Parameter {
         let (pointer, float) = (words.contains(&".ptr"), kind.starts_with(".f"));
         Ok((Self { name: name.to_owned(), offset: 0, bytes, pointer, float }, bytes))
     }
-}
-
-/// Names of the block's dynamic shared memory: `.extern .shared .align 16 .b8 name[];`.
-fn shared_symbols(text: &str) -> Vec<String> {
-    let declarations = text.lines().filter_map(|line| line.trim().strip_prefix(".extern .shared "));
-    let names = declarations.filter_map(|line| line.strip_suffix("[];")?.split_whitespace().next_back());
-    names.map(str::to_owned).collect()
 }
 
 /// What stands behind a directive on its line.

@@ -1,8 +1,9 @@
-//! Launchers.
+//! Attention on Hopper: which kernel a head is for, and whether there is one.
 
-use super::*;
 use crate::attention::{BackwardInputs, Gradients, Sizes, TileLists};
+use crate::attention_hopper::*;
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
+use crate::simt::Bf16;
 
 /// Heads that there are forward passes for, by their elements, and the name of the self-test of each.
 pub const FORWARD: [(u32, &str); 5] = [

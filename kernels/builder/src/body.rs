@@ -24,6 +24,8 @@ pub struct Statement<'a> {
     pub name: &'a str,
     /// Separated by commas.
     pub operands: Vec<Operand<'a>>,
+    /// All of it, without the guard.
+    pub text: &'a str,
 }
 
 /// An operand in text.
@@ -57,7 +59,7 @@ impl<'a> Scanner<'a> {
     ///
     /// # Errors
     /// A statement that does not end, or operands that do not.
-    pub fn next(&mut self) -> Result<Option<(u32, Item<'a>)>, String> {
+    pub fn next_item(&mut self) -> Result<Option<(u32, Item<'a>)>, String> {
         self.skip();
         let line = self.line;
         let item = match self.rest.as_bytes().first() {
@@ -127,6 +129,7 @@ impl<'a> Statement<'a> {
             guard,
             name,
             operands: split(operands)?.into_iter().map(Operand::parse).collect::<Result<_, _>>()?,
+            text,
         })
     }
 }
@@ -186,22 +189,25 @@ mod tests {
                     [%r2+-4];\n} cp.x [%r1], [%rd1, {%r2, %r3}], 1;\n\tret;\n";
         let mut scanner = Scanner::new(text, 10);
         let mut items = Vec::new();
-        while let Some(item) = scanner.next().unwrap() {
+        while let Some(item) = scanner.next_item().unwrap() {
             items.push(item);
         }
-        let statement = |guard, name, operands| Item::Statement(Statement { guard, name, operands });
+        let statement = |guard, text: &'static str, operands| {
+            let name = text.split_whitespace().next().unwrap();
+            Item::Statement(Statement { guard, name, operands, text })
+        };
         assert_eq!(
             items,
             [
                 (11, Item::Directive(".reg .pred \t%p<3>")),
                 (12, Item::Label("$L_1")),
-                (13, statement(Some(("%p1", false)), "bra", vec![Operand::Plain("$L_1")])),
+                (13, statement(Some(("%p1", false)), "bra \t$L_1", vec![Operand::Plain("$L_1")])),
                 (14, Item::Open),
                 (
                     14,
                     statement(
                         None,
-                        "ld.shared.v4.b32",
+                        "ld.shared.v4.b32 {%r1,\n_}, [%r2+-4]",
                         vec![Operand::List(vec!["%r1", "_"]), Operand::Address("%r2", -4)]
                     )
                 ),
@@ -210,7 +216,7 @@ mod tests {
                     16,
                     statement(
                         None,
-                        "cp.x",
+                        "cp.x [%r1], [%rd1, {%r2, %r3}], 1",
                         vec![
                             Operand::Address("%r1", 0),
                             Operand::Tile("%rd1", vec!["%r2", "%r3"]),
@@ -228,7 +234,7 @@ mod tests {
         for text in
             ["add.s32 %r1, %r2", "$L_1", "mov.b32 {%r1, %r2;", "add.s32 %r1, , %r2;", "ld.b32 %r1, [%r2+x];"]
         {
-            assert!(Scanner::new(text, 1).next().is_err(), "{text}");
+            assert!(Scanner::new(text, 1).next_item().is_err(), "{text}");
         }
     }
 }

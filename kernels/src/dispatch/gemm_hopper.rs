@@ -1,7 +1,8 @@
-//! Launchers that choose the tile.
+//! Products on Hopper: which tile, and whether its kernels are better than those for all devices.
 
-use super::*;
+use crate::gemm_hopper::*;
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
+use crate::simt::{Bf16, Real};
 
 /// Tiles of the kernels here, and the smallest one's of `gemm`, which does better on few.
 const HALVES: [usize; 2] = [2, 1];
@@ -38,38 +39,21 @@ pub fn choose(launcher: &dyn Launch, chunks: bool, [m, n, k]: [u64; 3]) -> Optio
     (of(best) <= small && launcher.passes_self_test(SELF_TEST)).then_some(best)
 }
 
-/// out = a·bᵀ (+ bias in every row), by tiles of 128 by 128 · `halves`; see [`gemm_nt_hopper_128x256`].
+/// out = a·bᵀ (+ bias in every row), in f32 or bf16, by tiles of 128 by 128 · `halves`; see
+/// [`gemm_nt_hopper_128x256`].
 ///
 /// # Errors
 /// A size of zero, a buffer too short, or what the launcher reports.
-pub fn gemm_nt_hopper(
+pub fn gemm_nt_hopper<E: Real>(
     launcher: &dyn Launch,
     halves: usize,
     a: Slice<'_, Bf16>,
     b: Slice<'_, Bf16>,
-    bias: Option<Slice<'_, Bf16>>,
-    out: SliceMut<'_, Bf16>,
+    bias: Option<Slice<'_, E>>,
+    out: SliceMut<'_, E>,
     [m, n, k]: [u64; 3],
 ) -> Result<(), LaunchError> {
     let launch = if halves == 2 { gemm_nt_hopper_128x256 } else { gemm_nt_hopper_128x128 };
-    let (tiles, biased) = (product::count(m, n, halves), u32::from(bias.is_some()));
-    launch(launcher, a, b, bias.unwrap_or_default(), out, m, n, k, tiles, launcher.multiprocessors(), biased)
-}
-
-/// [`gemm_nt_hopper`] with bias and out in f32.
-///
-/// # Errors
-/// As for [`gemm_nt_hopper`].
-pub fn gemm_nt_f32_hopper(
-    launcher: &dyn Launch,
-    halves: usize,
-    a: Slice<'_, Bf16>,
-    b: Slice<'_, Bf16>,
-    bias: Option<Slice<'_, f32>>,
-    out: SliceMut<'_, f32>,
-    [m, n, k]: [u64; 3],
-) -> Result<(), LaunchError> {
-    let launch = if halves == 2 { gemm_nt_f32_hopper_128x256 } else { gemm_nt_f32_hopper_128x128 };
     let (tiles, biased) = (product::count(m, n, halves), u32::from(bias.is_some()));
     launch(launcher, a, b, bias.unwrap_or_default(), out, m, n, k, tiles, launcher.multiprocessors(), biased)
 }

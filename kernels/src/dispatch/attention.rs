@@ -1,76 +1,12 @@
-//! Launching the kernels: which of them a head is for.
+//! Attention over tiles: which kernels a head is for.
 
-use super::*;
-use crate::attention_hopper;
+use super::attention_hopper;
+use crate::attention::*;
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
-
-/// Sizes of attention over packed documents.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub struct Sizes {
-    /// N.
-    pub tokens: u32,
-    /// H.
-    pub heads: u32,
-    /// KV, a divisor of `heads`.
-    pub kv_heads: u32,
-    /// D, a multiple of 8, at most [`HEAD_DIM_LIMIT`].
-    pub head_dim: u32,
-    /// Factor of the scores, above 0.
-    pub scale: f32,
-    /// Most tokens that a token sees, itself included; [`u32::MAX`] for all.
-    pub window: u32,
-}
-
-/// What the backward pass reads.
-#[derive(Debug, Clone, Copy)]
-pub struct BackwardInputs<'a, E: AttentionElement> {
-    /// `[N, H, D]`.
-    pub q: Slice<'a, E>,
-    /// `[N, KV, D]`.
-    pub k: Slice<'a, E>,
-    /// `[N, KV, D]`.
-    pub v: Slice<'a, E>,
-    /// Of the forward pass, `[N, H, D]`.
-    pub output: Slice<'a, E>,
-    /// Of the forward pass, `[N, H]`.
-    pub log_sum_exp: Slice<'a, f32>,
-    /// `[N, H, D]`.
-    pub d_output: Slice<'a, E>,
-}
-
-/// What the backward pass writes.
-#[derive(Debug)]
-pub struct Gradients<'a, E: AttentionElement> {
-    /// `[N, H, D]`.
-    pub d_q: SliceMut<'a, E>,
-    /// `[N, KV, D]`.
-    pub d_k: SliceMut<'a, E>,
-    /// `[N, KV, D]`.
-    pub d_v: SliceMut<'a, E>,
-}
-
-/// The lists of [`Tiles`] on the device. Which of them are used is the kernels' matter.
-#[derive(Debug, Clone, Copy)]
-pub struct TileLists<'a> {
-    /// [`Tiles::by_queries`].
-    pub queries: Slice<'a, u32>,
-    /// [`Tiles::by_keys`].
-    pub keys: Slice<'a, u32>,
-    /// [`Tiles::by_hopper_queries`].
-    pub hopper_queries: Slice<'a, u32>,
-    /// [`Tiles::by_hopper_keys`].
-    pub hopper_keys: Slice<'a, u32>,
-}
-
-impl<'a> From<[Slice<'a, u32>; 4]> for TileLists<'a> {
-    /// In the order of [`Tiles::places`].
-    fn from([queries, keys, hopper_queries, hopper_keys]: [Slice<'a, u32>; 4]) -> Self {
-        Self { queries, keys, hopper_queries, hopper_keys }
-    }
-}
+use crate::simt::{Bf16, Real};
 
 /// Element types that there are kernels over tiles for.
-pub trait AttentionElement: Element {
+pub trait AttentionElement: Real {
     /// The forward pass.
     ///
     /// # Errors
@@ -102,7 +38,7 @@ pub trait AttentionElement: Element {
 }
 
 macro_rules! attention_element {
-    ($E:ident $(or $own:ident)?, $delta:ident, $forward:tt, $backward_queries:tt, $backward_keys:tt) => {
+    ($E:ident $(or $hopper:ident)?, $forward:tt, $backward_queries:tt, $backward_keys:tt) => {
         impl AttentionElement for $E {
             fn forward(
                 launcher: &dyn Launch,
@@ -113,8 +49,8 @@ macro_rules! attention_element {
                 log_sum_exp: SliceMut<'_, f32>,
             ) -> Result<(), LaunchError> {
                 let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
-                $(if $own::has_forward(launcher, head_dim) {
-                    return $own::forward(launcher, sizes, inputs, tiles.hopper_queries, output, log_sum_exp);
+                $(if $hopper::has_forward(launcher, head_dim) {
+                    return $hopper::forward(launcher, sizes, inputs, tiles.hopper_queries, output, log_sum_exp);
                 })?
                 let [q, k, v] = inputs;
                 let count = count(tiles.queries);
@@ -138,8 +74,8 @@ macro_rules! attention_element {
             }
 
             fn backward_scratch(launcher: &dyn Launch, sizes: Sizes) -> usize {
-                $(if $own::has_backward(launcher, sizes.head_dim) {
-                    return $own::backward_scratch(sizes);
+                $(if $hopper::has_backward(launcher, sizes.head_dim) {
+                    return $hopper::backward_scratch(sizes);
                 })?
                 let _ = launcher;
                 sizes.tokens as usize * sizes.heads as usize
@@ -154,12 +90,12 @@ macro_rules! attention_element {
                 gradients: Gradients<'_, Self>,
             ) -> Result<(), LaunchError> {
                 let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
-                $(if $own::has_backward(launcher, head_dim) {
-                    return $own::backward(launcher, sizes, inputs, tiles, scratch, gradients);
+                $(if $hopper::has_backward(launcher, head_dim) {
+                    return $hopper::backward(launcher, sizes, inputs, tiles, scratch, gradients);
                 })?
                 let BackwardInputs { q, k, v, output, log_sum_exp, d_output } = inputs;
                 let Gradients { d_q, d_k, d_v } = gradients;
-                $delta(launcher, d_output, output, scratch.reborrow(), tokens * heads, head_dim)?;
+                attention_backward_delta(launcher, d_output, output, scratch.reborrow(), tokens * heads, head_dim)?;
                 let delta = scratch.as_read();
                 let over_keys = by_head_dim!(head_dim, $backward_keys);
                 over_keys(
@@ -217,14 +153,12 @@ macro_rules! by_head_dim {
 
 attention_element!(
     f32,
-    attention_backward_delta_f32,
     (..=64 => attention_forward_64_f32, ..=128 => attention_forward_128_f32, _ => attention_forward_256_f32),
     (..=64 => attention_backward_queries_64_f32, ..=128 => attention_backward_queries_128_f32, _ => attention_backward_queries_256_f32),
     (..=64 => attention_backward_keys_64_f32, ..=128 => attention_backward_keys_128_f32, _ => attention_backward_keys_256_f32)
 );
 attention_element!(
     Bf16 or attention_hopper,
-    attention_backward_delta_bf16,
     (..=64 => attention_forward_64_bf16, ..=80 => attention_forward_80_bf16, ..=96 => attention_forward_96_bf16, ..=128 => attention_forward_128_bf16, _ => attention_forward_256_bf16),
     (..=64 => attention_backward_queries_64_bf16, ..=80 => attention_backward_queries_80_bf16, ..=96 => attention_backward_queries_96_bf16, ..=128 => attention_backward_queries_128_bf16, _ => attention_backward_queries_256_bf16),
     (..=64 => attention_backward_keys_64_bf16, ..=80 => attention_backward_keys_80_bf16, ..=96 => attention_backward_keys_96_bf16, ..=128 => attention_backward_keys_128_bf16, _ => attention_backward_keys_256_bf16)

@@ -78,42 +78,16 @@ const _: () = assert!(size_of::<Bf16x4>() == 8);
 #[repr(transparent)]
 pub struct Bf16(pub u16);
 
-/// A storage type of real numbers; arithmetic is in f32.
-pub trait Real: Element {
-    /// The 16-byte vector of it.
-    type Vector: Vector<Element = Self>;
-
+impl Bf16 {
     /// The value, exactly.
-    fn to_f32(self) -> f32;
-
-    /// The nearest value, ties to even.
-    fn from_f32(value: f32) -> Self;
-}
-
-impl Real for f32 {
-    type Vector = F32x4;
-
     #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self
-    }
-
-    #[inline(always)]
-    fn from_f32(value: f32) -> Self {
-        value
-    }
-}
-
-impl Real for Bf16 {
-    type Vector = Bf16x8;
-
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
+    pub fn to_f32(self) -> f32 {
         f32::from_bits(u32::from(self.0) << 16)
     }
+}
 
-    #[inline(always)]
-    fn from_f32(value: f32) -> Self {
-        super::round_to_bf16(value)
-    }
+/// The two bf16 in a word, the lower half first.
+#[cfg(not(target_arch = "nvptx64"))]
+pub(crate) fn halves(word: u32) -> [f32; 2] {
+    [Bf16(word as u16).to_f32(), Bf16((word >> 16) as u16).to_f32()]
 }
