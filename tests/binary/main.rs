@@ -11,6 +11,7 @@ mod compare;
 mod cuda;
 mod documented;
 mod folders;
+mod generate;
 mod help;
 mod jobs;
 mod pages;

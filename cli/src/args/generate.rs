@@ -47,28 +47,28 @@ pub struct Generate {
     #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
     /// Text to continue, or with --chat a message to answer; standard input when not given.
-    #[arg(long, value_name = "TEXT", conflicts_with = "prompts")]
+    #[arg(long, value_name = "TEXT", conflicts_with = "prompts", allow_hyphen_values = true)]
     pub prompt: Option<String>,
     /// A file of prompts.
     #[arg(long, value_name = "FILE", value_hint = ValueHint::FilePath)]
     pub prompts: Option<PathBuf>,
     /// Write the answers to --prompts into this file, whole or not at all; standard output when not given.
-    #[arg(long, value_name = "FILE", requires = "prompts", value_hint = ValueHint::FilePath)]
+    #[arg(long, value_name = "FILE", requires = "prompts", conflicts_with = "prompt", value_hint = ValueHint::FilePath)]
     pub out: Option<PathBuf>,
     /// Prompts answered at a time; 16 on a CPU and 128 on a GPU when not given. It changes no answer.
-    #[arg(long, value_name = "N", requires = "prompts", value_parser = positive)]
+    #[arg(long, value_name = "N", requires = "prompts", conflicts_with = "prompt", value_parser = positive)]
     pub batch: Option<usize>,
     /// Let the folder's chat template write prompts, as messages of a user.
     #[arg(long)]
     pub chat: bool,
     /// System message of conversations that have none of their own.
-    #[arg(long, value_name = "TEXT", requires = "chat")]
+    #[arg(long, value_name = "TEXT", requires = "chat", allow_hyphen_values = true)]
     pub system: Option<String>,
     /// Most tokens of an answer; 128 when not given, 1024 in conversations.
     #[arg(long, value_name = "N", value_parser = positive)]
     pub max_new_tokens: Option<usize>,
     /// Text before which the answer ends; a control string is the token it stands for. May be given several times.
-    #[arg(long, value_name = "STRING")]
+    #[arg(long, value_name = "STRING", allow_hyphen_values = true)]
     pub stop: Vec<String>,
     /// Draw from the distribution at this temperature; 1 when not given and --top-k or --top-p is.
     #[arg(long, value_name = "T", value_parser = temperature)]

@@ -1,13 +1,15 @@
 //! `generate`.
 
-use std::io::{IsTerminal, Read};
+use std::io::{BufRead, IsTerminal, Read};
 use std::num::NonZeroUsize;
 use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
 
-use cpift_model::data::{FilePrompt, Prompt, PromptMaker, PromptSettings};
+use cpift_model::data::{FilePrompt, Notice, Prompt, PromptMaker, PromptSettings};
 use cpift_model::files::write_output;
-use cpift_model::generation::{Answer, Conversation, Ended, GenerationSettings, Generator, Stop};
+use cpift_model::generation::{
+    Answer, AnsweringProgress, Conversation, Ended, GenerationSettings, Generator, Stop,
+};
 use cpift_model::progress::{EvaluationPhase, EvaluationProgress};
 use cpift_model::transformer::{RandomSampling, Sampling};
 use cpift_model::{Error, Result};
@@ -179,7 +181,7 @@ impl Session<'_> {
         let mut evaluation = Evaluation::begin(&title, std::io::stderr().is_terminal());
         let bar = evaluation.bar().cloned();
         let mut last = 0;
-        let mut observe = |progress: cpift_model::generation::AnsweringProgress| {
+        let mut observe = |progress: AnsweringProgress| {
             let (done, rows) = (progress.done, progress.prompts);
             if done > last {
                 last = done;
@@ -223,53 +225,72 @@ impl Session<'_> {
         tell("/new forgets what was said, /exit or Ctrl-D ends the conversation, Ctrl-C stops an answer\n");
         let mut conversation = Conversation::new(&self.generator, prompts);
         let mut known_notices = Vec::new();
-        loop {
-            tell("> ");
-            let mut line = Vec::new();
-            let read = std::io::BufRead::read_until(&mut std::io::stdin().lock(), b'\n', &mut line);
-            match read {
-                Ok(0) => {
-                    tell("\n");
-                    return Ok(());
-                }
-                Ok(_) => {}
-                Err(error) => return Err(Error::Job(format!("cannot read from the terminal: {error}"))),
-            }
-            let line = String::from_utf8_lossy(&line);
+        while let Some(line) = typed_line()? {
             match line.trim() {
-                "" => continue,
-                "/exit" => return Ok(()),
-                "/new" => {
-                    conversation.clear();
-                    continue;
-                }
+                "" => {}
+                "/exit" => break,
+                "/new" => conversation.clear(),
                 message => {
-                    let mut noticed = Vec::new();
-                    let mut shown = Shown::default();
-                    self.interrupt.begin();
-                    let answer = conversation.ask(message, &settings, &mut noticed, &mut |piece| {
-                        shown.piece(piece, &self.interrupt)
-                    });
-                    self.interrupt.end();
-                    noticed.retain(|notice| !known_notices.contains(notice));
-                    match answer {
-                        Ok(_) if shown.reader_is_gone => return Ok(()),
-                        Ok(answer) => {
-                            print_exactly("\n")?;
-                            display::notices(
-                                noticed.iter().map(ToString::to_string).collect::<Vec<_>>().iter(),
-                            );
-                            tell_cut(&answer);
-                        }
-                        // The conversation goes on without this message.
-                        Err(error) if error.is_input() => tell(&crate::describe(&error)),
-                        Err(error) => return Err(error),
+                    let turn = self.answer_turn(&mut conversation, message, &settings, &mut known_notices)?;
+                    if turn.is_break() {
+                        break;
                     }
-                    known_notices.append(&mut noticed);
                 }
             }
         }
+        Ok(())
     }
+
+    /// Answers a message; breaks where nobody reads the answers. A message that cannot be answered is left out, and the
+    /// conversation goes on.
+    fn answer_turn(
+        &self,
+        conversation: &mut Conversation<'_>,
+        message: &str,
+        settings: &GenerationSettings,
+        known_notices: &mut Vec<Notice>,
+    ) -> Result<ControlFlow<()>> {
+        let mut noticed = Vec::new();
+        let mut shown = Shown::default();
+        self.interrupt.begin();
+        let answer = conversation
+            .ask(message, settings, &mut noticed, &mut |piece| shown.piece(piece, &self.interrupt));
+        self.interrupt.end();
+        if shown.reader_is_gone {
+            return Ok(ControlFlow::Break(()));
+        }
+        match answer {
+            Ok(answer) => {
+                print_exactly("\n")?;
+                noticed.retain(|notice| !known_notices.contains(notice));
+                display::notices(noticed.iter().map(ToString::to_string).collect::<Vec<_>>().iter());
+                known_notices.append(&mut noticed);
+                tell_cut(&answer);
+                if answer.text.trim().is_empty() {
+                    tell("the answer is empty: the message is left out\n");
+                }
+            }
+            Err(error) if error.is_input() => {
+                tell(&crate::describe(&error));
+                tell("the message is left out; /new begins anew\n");
+            }
+            Err(error) => return Err(error),
+        }
+        Ok(ControlFlow::Continue(()))
+    }
+}
+
+/// What a person types next; none at the end of standard input.
+fn typed_line() -> Result<Option<String>> {
+    tell("> ");
+    let mut line = Vec::new();
+    let read = std::io::stdin().lock().read_until(b'\n', &mut line);
+    let bytes = read.map_err(|error| Error::Job(format!("cannot read from the terminal: {error}")))?;
+    if bytes == 0 {
+        tell("\n");
+        return Ok(None);
+    }
+    Ok(Some(String::from_utf8_lossy(&line).into_owned()))
 }
 
 /// An answer on its way to standard output.

@@ -238,6 +238,23 @@ mod tests {
         }
     }
 
+    /// The sets that transformers 5.24 keeps of these logits, many of which are equal.
+    #[test]
+    fn the_kept_sets_are_those_of_transformers() {
+        let logits = [1.5, -0.25, 3.0, 0.75, 3.0, 1.5, -2.0, 2.25, 1.5, 0.0];
+        for (temperature, top_k, top_p, expected) in [
+            (1.0, 4, 0.9, &[2, 4, 5, 7, 8][..]),
+            (1.0, 4, 0.999, &[0, 2, 4, 5, 7, 8]),
+            (0.5, 10, 0.8, &[2, 4]),
+            (2.0, 10, 0.8, &[0, 2, 4, 5, 7, 8]),
+            (2.0, 7, 0.55, &[2, 4, 7]),
+            (1.0, 1, 0.3, &[4]),
+        ] {
+            let sampling = sampling(temperature, Some(top_k), Some(top_p));
+            assert_eq!(kept(&logits, &sampling), expected, "{sampling:?}");
+        }
+    }
+
     #[test]
     fn what_is_impossible_has_its_reason() {
         for (top_k, top_p) in [(Some(0), None), (None, Some(0.0)), (None, Some(1.5)), (None, Some(f64::NAN))]
