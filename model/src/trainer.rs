@@ -153,6 +153,8 @@ impl Trainer {
             phase: 1,
             frozen: 0,
             time: machine::unix_seconds(),
+            evaluation: Vec::new(),
+            evaluation_seconds: 0.0,
         })
     }
 

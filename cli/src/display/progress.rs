@@ -323,6 +323,8 @@ mod tests {
             phase: 1,
             frozen: 0,
             time: 0.0,
+            evaluation: Vec::new(),
+            evaluation_seconds: 0.0,
         }
     }
 

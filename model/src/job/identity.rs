@@ -11,7 +11,8 @@ use super::record::InputFile;
 use crate::error::{Error, Result};
 use crate::files::{self, hash_texts, read_json};
 use crate::recipe::{
-    CheckpointSettings, DataFiles, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings,
+    CheckpointSettings, DataFiles, EvaluateSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype,
+    TaskSettings,
 };
 use crate::score::Scoring;
 
@@ -119,6 +120,9 @@ fn without_what_may_differ(recipe: &Recipe) -> Recipe {
     recipe.model.dtype = SaveDtype::default();
     recipe.checkpoint = CheckpointSettings::default();
     recipe.metrics = MetricsSettings::default();
+    if !recipe.evaluate.decides() {
+        recipe.evaluate = EvaluateSettings::default();
+    }
     let forget = |path: &mut Option<PathBuf>| *path = path.as_ref().map(|_| PathBuf::new());
     forget(&mut recipe.model.base);
     forget(&mut recipe.model.config);

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use cpift_engine::{Layout, ViewMut};
 
 use super::record;
+use super::sampled::sample_rows;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::data::{
@@ -71,6 +72,8 @@ pub struct Task {
     pub name: String,
     /// Share in mixed training.
     pub weight: f64,
+    /// Which of the rows to evaluate on are measured while training.
+    pub sample: Vec<usize>,
     /// How often an epoch goes through its rows.
     pub repeat: f64,
     /// Rows to train on.
@@ -254,10 +257,13 @@ fn open_task(
         }
     }
     let Evaluated { eval, answers, longest } = evaluated;
+    let rows = eval.as_ref().map_or(0, |eval| eval.len());
+    let sample = sample_rows(&recipe.evaluate, recipe.seed, index, rows);
     Ok(Task {
         name: settings.name.clone(),
         weight: settings.weight,
         repeat: settings.repeat,
+        sample,
         train: Arc::new(train),
         eval,
         answers,

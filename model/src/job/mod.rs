@@ -16,6 +16,7 @@ mod models;
 mod pairs;
 mod plan;
 mod record;
+mod sampled;
 mod seal;
 mod session;
 mod state;

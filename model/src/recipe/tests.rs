@@ -2,7 +2,8 @@ use super::shape::keys_of;
 use super::*;
 
 /// Every section but the top level.
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
+    "evaluate",
     "mixture",
     "model",
     "task",
