@@ -146,6 +146,12 @@ pub struct Plan {
     pub disk_bytes: u64,
     /// Floating-point operations of all training steps.
     pub training_flops: f64,
+    /// Evaluations while models are trained.
+    #[serde(default)]
+    pub evaluations: u64,
+    /// Floating-point operations of these, estimated: answers are taken to be as long as the references.
+    #[serde(default)]
+    pub evaluation_flops: f64,
     /// What a person should know about the models.
     pub notices: Vec<String>,
 }

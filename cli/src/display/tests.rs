@@ -116,6 +116,8 @@ fn the_plan_names_everything_before_work_begins() {
             MemoryPart { name: "activations".to_owned(), bytes: 12 << 20, on_host: false },
         ],
         disk_bytes: 64 << 20,
+        evaluations: 0,
+        evaluation_flops: 0.0,
         training_flops: 9e12,
         notices: Vec::new(),
     };

@@ -1,5 +1,6 @@
 //! Checkpoints inside a fine-tune: everything needed to continue to the same bits.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
@@ -48,6 +49,8 @@ pub struct Checkpoints {
     keep: usize,
     /// Files are read and hashed on its threads.
     device: Device,
+    /// The step of the best weights that the newest checkpoint names.
+    named_best: Cell<Option<u64>>,
 }
 
 /// Name of the folder of all checkpoints in the run folder.
@@ -59,7 +62,8 @@ const STATE: &str = "state.json";
 impl Checkpoints {
     /// Checkpoints in the run folder `run`; `keep` of each training are kept.
     pub fn new(run: &Path, keep: usize, device: &Device) -> Self {
-        Self { folder: run.join(FOLDER), keep: keep.max(1), device: device.clone() }
+        let named_best = Cell::new(None);
+        Self { folder: run.join(FOLDER), keep: keep.max(1), device: device.clone(), named_best }
     }
 
     /// Name of a checkpoint in the run folder.
@@ -100,7 +104,8 @@ impl Checkpoints {
         later.iter().try_for_each(|(_, damaged)| remove(damaged))?;
         all.truncate(all.len().saturating_sub(self.keep));
         all.iter().try_for_each(|(_, old)| remove(old))?;
-        self.forget_other_bests(training, state.best)
+        self.named_best.set(state.best.map(|best| best.step));
+        self.forget_other_bests(training, None)
     }
 
     /// Reads the newest whole checkpoint of a training into the trainer; also returns the lines of metrics that
@@ -132,6 +137,7 @@ impl Checkpoints {
                 serde_json::from_str(&text).map_err(|error| Error::format(&path, error.to_string()))?;
             self.read_tensors(&folder.join(TENSORS), trainer)?;
             trainer.optimizer.set_steps(state.optimizer_steps);
+            self.named_best.set(state.best.map(|best| best.step));
             return Ok(Some((state, manifest.origin.and_then(|origin| origin.metrics))));
         }
         Ok(None)
@@ -158,7 +164,7 @@ impl Checkpoints {
         let mut writing = AtomicFolder::create(&destination)?;
         writing.write(TENSORS, |file| write_tensors(file, &[tensor], None))?;
         writing.commit_as(Origin { place: Self::best_place(training, step), ..origin })?;
-        Ok(())
+        self.forget_other_bests(training, Some(step))
     }
 
     /// Reads the best weights, which were there after this step.
@@ -175,14 +181,14 @@ impl Checkpoints {
         self.device.scope(|| file.read_floats("weights", &[length], trainer.model.weights_mut()))
     }
 
-    /// Removes the best weights of all other steps: a checkpoint is written that names this one, or none.
-    fn forget_other_bests(&self, training: &str, best: Option<Best>) -> Result<()> {
+    /// Removes all best weights but these and those that the newest checkpoint names.
+    fn forget_other_bests(&self, training: &str, newest: Option<u64>) -> Result<()> {
         let folder = self.folder.join(training);
-        let kept = best.map(|best| best_name(best.step));
+        let kept: Vec<String> = newest.into_iter().chain(self.named_best.get()).map(best_name).collect();
         for entry in fs::read_dir(&folder).map_err(Error::file(&folder, FileAction::Read))? {
             let path = entry.map_err(Error::file(&folder, FileAction::Read))?.path();
             let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if name.starts_with(BEST) && Some(&name) != kept.as_ref() {
+            if name.starts_with(BEST) && !kept.contains(&name) {
                 remove(&path)?;
             }
         }
