@@ -227,8 +227,8 @@ every prompt greedily, and the answers that are right are counted. When an answe
 
     exact      it is the file's answer, white space around it left out
     contains   it contains the file's answer as whole words; case does not count
-    number     the numbers are equal: the one behind the first ####, else the last; 18, 18.00, $18 and 36/2 are
-    choice     it names the same letter: A, (A), A., Answer: A; also by the lowest loss of the options (`by loss`)
+    number     the numbers are equal (18, 18.00, $18, 36/2): the one behind the first ####, else the last
+    choice     it names the same letter (A, (A), Answer: A); beside it `by loss`, the option of the lowest loss
     json       it is JSON that says the same, in a block of code or not
     regex:P    the pattern P finds the same in both: its first group, else the whole match
 

@@ -159,7 +159,10 @@ fn the_resolved_recipe_reads_back_as_itself() {
     assert_eq!(text, again.to_toml().unwrap());
     for section in SECTIONS {
         let always = |key: &&String| {
-            !matches!(key.as_str(), "base" | "config" | "eval" | "model" | "epochs" | "steps" | "rounds")
+            !matches!(
+                key.as_str(),
+                "base" | "config" | "eval" | "model" | "max_new_tokens" | "epochs" | "steps" | "rounds"
+            )
         };
         for key in keys_of(section).iter().filter(always) {
             assert!(text.contains(&format!("\n{key} = ")), "{section}.{key} is missing in\n{text}");
@@ -393,7 +396,8 @@ fn overrides_that_cannot_be_used_are_named() {
         ),
         (
             "task[0].wait=2",
-            "`--set task[0].wait=2`: is not a key: known here are name, train, eval, weight, model, special_tokens",
+            "`--set task[0].wait=2`: is not a key: known here are name, train, eval, weight, model, special_tokens, \
+             score, max_new_tokens, shots",
         ),
         ("train={steps=0}", "`--set train={steps=0}`: is 0: use 1 to 1000000000000"),
     ];
