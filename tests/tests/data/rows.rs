@@ -65,7 +65,7 @@ fn bad_lines_are_named() {
     }
     let mut bytes = format!("{good}\n\n{good}\n").into_bytes();
     bytes.extend(b"{\"prompt\": \"\xFF\", \"completion\": \"b\"}");
-    assert_eq!(refusal(&bytes, &tokenizer), ":4: is not UTF-8 (byte 13 of the line)");
+    assert_eq!(refusal(&bytes, &tokenizer), ":4: is not UTF-8 (byte 13 of the row)");
 }
 
 #[test]

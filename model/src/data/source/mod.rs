@@ -103,7 +103,7 @@ impl Content {
             Self::Columns(columns) => Ok(columns.clone()),
             Self::Json { text, line } => {
                 let text = std::str::from_utf8(text)
-                    .map_err(|error| format!("is not UTF-8 (byte {})", error.valid_up_to() + 1))?;
+                    .map_err(|error| format!("is not UTF-8 (byte {} of the row)", error.valid_up_to() + 1))?;
                 match serde_json::from_str(text).map_err(|error| describe_json(&error, *line))? {
                     Value::Object(fields) => Ok(fields),
                     _ => Err("is not a JSON object: each row is one `{…}`".into()),
