@@ -412,3 +412,67 @@ fn files_that_cannot_be_read_are_named() {
         "{directory}"
     );
 }
+
+#[test]
+fn the_columns_of_a_task_are_a_section_of_its_own() {
+    let of = |recipe: Recipe| recipe.task[0].columns.clone();
+    let expected = Columns { prompt: Some("q".into()), answer: Some("a".into()), ..Columns::default() };
+    for text in [
+        format!("{LEAST}[task.columns]\nprompt = \"q\"\nanswer = \"a\"\n"),
+        format!("{LEAST}columns = {{ prompt = \"q\", answer = \"a\" }}\n"),
+    ] {
+        assert_eq!(of(read(&text, &[])), expected);
+        let written = read(&text, &[]).to_toml().unwrap();
+        assert_eq!(of(read(&written, &[])), expected, "{written}");
+    }
+    for overrides in [
+        ["task.sort.columns.prompt=q", "task.sort.columns.answer=a"],
+        ["task[0].columns.prompt=q", "task[0].columns.answer=a"],
+    ] {
+        assert_eq!(of(read(LEAST, &overrides)), expected);
+    }
+    // A task may be named so.
+    let text = LEAST.replace("\"sort\"", "\"sort.columns\"");
+    let recipe = read(&text, &["task.sort.columns.weight=2", "task.sort.columns.columns.text=t"]);
+    assert_eq!((recipe.task[0].weight, recipe.task[0].columns.text.as_deref()), (2.0, Some("t")));
+}
+
+#[test]
+fn keys_of_rows_that_cannot_be_used_are_named() {
+    for (keys, expected) in [
+        (
+            "columns = { promt = \"q\" }",
+            "recipe.toml:6: `task[0].columns.promt`: is not a key, did you mean `prompt`?",
+        ),
+        ("columns = { prompt = 1 }", "recipe.toml:6: `task[0].columns.prompt`: is the number `1`: use "),
+        (
+            "columns = \"q\"",
+            "recipe.toml:6: `task[0].columns`: must be a section, `[task.columns]`, not the string",
+        ),
+        ("columns = { prompt = \"\" }", "recipe.toml:6: `task[0].columns.prompt`: is empty"),
+        (
+            "learn = \"lst\"",
+            "recipe.toml:6: `task[0].learn`: is `lst`: use all, last, template, did you mean `last`?",
+        ),
+        ("chat = 1", "recipe.toml:6: `task[0].chat`: is the number `1`: use true or false"),
+        ("prompt = \"{{q}}\"", "recipe.toml:6: `task[0].prompt`: needs `answer` beside it"),
+        (
+            "columns = { prompt = \"q\" }",
+            "recipe.toml:6: `task[0].columns.prompt`: needs `columns.answer` beside it",
+        ),
+        ("prompt = \"{{q\"\nanswer = \"b\"", "recipe.toml:6: `task[0].prompt`: is not a valid template: "),
+        (
+            "prompt = \"a\"\nanswer = \"b\"\ncolumns = { text = \"t\" }",
+            "recipe.toml:8: `task[0].columns.text`: excludes `prompt`: remove one of the two",
+        ),
+        (
+            "chat = false\ncolumns = { messages = \"m\" }",
+            "recipe.toml:6: `task[0].chat`: cannot be false beside `columns.messages`: remove one of the two",
+        ),
+    ] {
+        let message = error(format!("{LEAST}{keys}\n"), &[]);
+        assert!(message.starts_with(expected), "{keys}: {message}");
+    }
+    let message = error(LEAST, &["task.sort.colums.prompt=q"]);
+    assert!(message.contains("`colums` is not a section of a task, did you mean `columns`?"), "{message}");
+}
