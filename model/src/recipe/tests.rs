@@ -147,6 +147,7 @@ fn the_resolved_recipe_reads_back_as_itself() {
     let text = format!(
         "seed = 9223372036854775807\nmethod = \"staged\"\n{LEAST}eval = \"e.jsonl\"\nweight = 0.1\n\
          [[task]]\nname = \"b\"\ntrain = \"b \\\"quoted\\\".jsonl\"\nmodel = \"tuned\"\n\
+         learn = \"last\"\nchat = true\nprompt = \"{{{{ a }}}}\\n\"\nanswer = \"b\"\nsystem = \"c\"\ncolumns = {{ history = \"h\" }}\n\
          [train]\nsteps = 3\nlearning_rate = 3.3333333333333335e-5\nweight_decay = 0.1\n\
          [probe]\nimportance = \"fisher\"\n[fuse]\nweight = 0.30000000000000004\n[integrate]\nepochs = 0.1\n"
     );
@@ -155,9 +156,13 @@ fn the_resolved_recipe_reads_back_as_itself() {
     let again = Folder::with(&text).load(&[]).unwrap();
     assert_eq!(first, again);
     assert_eq!(text, again.to_toml().unwrap());
+    assert!(text.contains("[task.columns]\nhistory = \"h\"\n"), "{text}");
     for section in SECTIONS {
         let always = |key: &&String| {
-            !matches!(key.as_str(), "base" | "config" | "eval" | "model" | "epochs" | "steps" | "rounds")
+            !matches!(
+                key.as_str(),
+                "base" | "config" | "eval" | "model" | "epochs" | "steps" | "rounds" | "columns"
+            )
         };
         for key in keys_of(section).iter().filter(always) {
             assert!(text.contains(&format!("\n{key} = ")), "{section}.{key} is missing in\n{text}");
@@ -391,7 +396,8 @@ fn overrides_that_cannot_be_used_are_named() {
         ),
         (
             "task[0].wait=2",
-            "`--set task[0].wait=2`: is not a key: known here are name, train, eval, weight, model, special_tokens",
+            "`--set task[0].wait=2`: is not a key: known here are name, train, eval, weight, model, \
+             special_tokens, learn, chat, prompt, answer, system, columns",
         ),
         ("train={steps=0}", "`--set train={steps=0}`: is 0: use 1 to 1000000000000"),
     ];
