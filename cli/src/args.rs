@@ -88,9 +88,10 @@ The least one:
     [train]
     epochs = 1
 
-A line of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"instruction\", \"input\", \"output\"} \
-or {\"text\"}; the loss is taken on answers only. Control strings in rows other than messages are the tokens they \
-stand for, unless the task says special_tokens = \"escape\". \
+A row of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"conversations\": […]}, \
+{\"question\", \"answer\"}, {\"instruction\", \"input\", \"output\"} or {\"text\"}, or has the columns that \
+[task.columns] or the templates prompt and answer of a task name; the loss is taken on answers only. \
+Control strings in rows other than messages are the tokens they stand for, unless the task says special_tokens = \"escape\". \
 The method `cpift` goes through five stages:
 
     probe      one fine-tune per task: which parameters does it move?

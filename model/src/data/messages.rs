@@ -20,6 +20,8 @@ pub(crate) struct Conversation {
     pub variables: Map<String, Value>,
     /// Name of the template that the row asks for.
     pub template: Option<String>,
+    /// True when tool calls are texts in the row, which are learnt also where the template does not write calls.
+    pub calls_are_texts: bool,
 }
 
 /// What a row gives the template beside messages.
@@ -55,7 +57,7 @@ pub(super) fn read(
     notices: &mut Vec<Notice>,
 ) -> Reasoned<Conversation> {
     let dialect = if fields.messages == "messages" { Dialect::OpenAi } else { Dialect::ShareGpt };
-    let mut messages = read_messages(&mut row, &fields.messages, dialect, notices)?;
+    let (mut messages, calls_are_texts) = read_messages(&mut row, &fields.messages, dialect, notices)?;
     let system = fields.system.as_deref().and_then(|field| Some((field, row.remove(field)?)));
     match system {
         None | Some((_, Value::Null)) => {}
@@ -69,7 +71,8 @@ pub(super) fn read(
         Some((field, _)) => return Err(format!("`{field}` is not a string")),
     }
     let extras = Extras::take(&mut row, fields.tools.as_deref(), notices)?;
-    Conversation::new(messages, 0, extras, notices)
+    let conversation = Conversation::new(messages, 0, extras, notices)?;
+    Ok(Conversation { calls_are_texts, ..conversation })
 }
 
 /// Reads `prompt` and `completion`, of which the first is context.
@@ -77,9 +80,10 @@ pub(super) fn read_prompt_and_completion(
     mut row: Map<String, Value>,
     notices: &mut Vec<Notice>,
 ) -> Reasoned<Conversation> {
-    let mut messages = read_messages(&mut row, "prompt", Dialect::OpenAi, notices)?;
+    let (mut messages, calls_of_prompt) = read_messages(&mut row, "prompt", Dialect::OpenAi, notices)?;
     let context = messages.len();
-    messages.extend(read_messages(&mut row, "completion", Dialect::OpenAi, notices)?);
+    let (completion, calls) = read_messages(&mut row, "completion", Dialect::OpenAi, notices)?;
+    messages.extend(completion);
     if !messages[context..].iter().any(is_answer) {
         return Err("has no message of the role `assistant` in `completion`".into());
     }
@@ -87,22 +91,25 @@ pub(super) fn read_prompt_and_completion(
         notices.push(Notice::CompletionContext);
     }
     let extras = Extras::take(&mut row, Some("tools"), notices)?;
-    Conversation::new(messages, context, extras, notices)
+    let conversation = Conversation::new(messages, context, extras, notices)?;
+    Ok(Conversation { calls_are_texts: calls_of_prompt || calls, ..conversation })
 }
 
+/// The messages of a field, and whether calls in them are texts.
 fn read_messages(
     row: &mut Map<String, Value>,
     field: &str,
     dialect: Dialect,
     notices: &mut Vec<Notice>,
-) -> Reasoned<Vec<Value>> {
+) -> Reasoned<(Vec<Value>, bool)> {
     let list = json_list(row.remove(field), field, notices)?;
     let mut messages = list.ok_or_else(|| format!("`{field}` is not a list"))?;
+    let mut calls_are_texts = false;
     for (index, message) in messages.iter_mut().enumerate() {
         let numbered = |reason: String| format!("message {} {reason}", index + 1);
-        dialects::translate(message, dialect, notices).map_err(numbered)?;
+        calls_are_texts |= dialects::translate(message, dialect, notices).map_err(numbered)?;
     }
-    Ok(messages)
+    Ok((messages, calls_are_texts))
 }
 
 /// A list, or a string that holds one as JSON; none for null, nothing and an empty string.
@@ -162,7 +169,7 @@ impl Conversation {
             }
         }
         let Extras { tools, variables, template } = extras;
-        Ok(Self { messages, learnt, tools, variables, template })
+        Ok(Self { messages, learnt, tools, variables, template, calls_are_texts: false })
     }
 
     /// The same, of which only the last answer is learnt.
@@ -181,6 +188,7 @@ impl Conversation {
             tools: self.tools.clone(),
             variables: self.variables.clone(),
             template: self.template.clone(),
+            calls_are_texts: self.calls_are_texts,
         }
     }
 }
