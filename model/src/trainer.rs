@@ -140,7 +140,7 @@ impl Trainer {
                 .map(|((task, loss), &rows)| TaskShare {
                     task: task.clone(),
                     rows: rows as u64,
-                    supervised_tokens: loss.tokens as u64,
+                    supervised_tokens: loss.tokens,
                 })
                 .filter(|share| share.rows > 0)
                 .collect(),

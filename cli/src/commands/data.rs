@@ -3,12 +3,13 @@
 use std::num::NonZeroUsize;
 
 use cpift_engine::Device;
-use cpift_model::data::Dataset;
+use cpift_model::data::{DataProgress, Dataset, Preparation};
 use cpift_model::job::RecipeData;
 use cpift_model::recipe::Source;
 use cpift_model::{Error, Recipe, Result};
 
 use crate::args;
+use crate::display::preparing::Preparing;
 use crate::display::style::Style;
 use crate::display::{data, print, print_json};
 
@@ -17,7 +18,12 @@ pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Resul
     let recipe = recipe(arguments)?;
     let device = Device::cpu(threads)?;
     let cache = super::token_cache();
-    let opened = device.scope(|| RecipeData::open(&recipe, arguments.task.as_deref(), cache.as_deref()))?;
+    let preparing = Preparing::new();
+    let observe = |progress: DataProgress<'_>| preparing.update(progress);
+    let preparation = Preparation { cache: cache.as_deref(), observe: Some(&observe) };
+    let opened = device.scope(|| RecipeData::open(&recipe, arguments.task.as_deref(), &preparation));
+    preparing.finish();
+    let opened = opened?;
     let parts = opened.tasks.iter().flat_map(|task| {
         let eval = task.eval.iter().map(|eval| ("eval", eval));
         std::iter::once(("train", &task.train))

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::notice::{FileNotice, Notice};
 use super::source::{describe_files, hash_files};
-use super::{DataSettings, LongRows, Position, Row, Shape, cache, load};
+use super::{DataSettings, LongRows, Position, Preparation, Row, Shape, cache, load};
 use crate::error::{Error, Result};
 use crate::files::json_text;
 use crate::tokenizer::Tokenizer;
@@ -86,6 +86,21 @@ impl Dataset {
         settings: &DataSettings,
         cache_folder: Option<&Path>,
     ) -> Result<Self> {
+        let preparation = Preparation { cache: cache_folder, observe: None };
+        Self::load_observed(files, tokenizer, settings, &preparation)
+    }
+
+    /// [`Dataset::load`] that tells how far it is.
+    ///
+    /// # Errors
+    /// As [`Dataset::load`].
+    pub fn load_observed(
+        files: &[PathBuf],
+        tokenizer: &Tokenizer,
+        settings: &DataSettings,
+        preparation: &Preparation<'_>,
+    ) -> Result<Self> {
+        let cache_folder = preparation.cache;
         let described = json_text(&describe_files(files), settings)?;
         let key = |content_hash: &blake3::Hash| {
             let mut hasher = blake3::Hasher::new();
@@ -100,7 +115,7 @@ impl Dataset {
         {
             return Self::checked(files, content, CacheUse::Read, settings);
         }
-        let (content, hash) = load::tokenize_files(files, tokenizer, settings)?;
+        let (content, hash) = load::tokenize_files(files, tokenizer, settings, preparation)?;
         let cache = match cache_folder {
             None => CacheUse::None,
             Some(folder) => match cache::write(folder, &key(&hash), &content) {
@@ -196,10 +211,15 @@ impl Dataset {
         &self.content.notices
     }
 
-    /// The notices as lines for a person, each with a file's name.
+    /// The notices, and the rows left out, as lines for a person.
     pub fn described_notices(&self) -> impl Iterator<Item = String> {
+        self.file_notices().chain(self.described_invalid())
+    }
+
+    /// The notices as lines for a person, each with a file's name.
+    pub(super) fn file_notices(&self) -> impl Iterator<Item = String> {
         let line = |notice: &FileNotice| format!("{}: {notice}", self.files[notice.first.file].display());
-        self.notices().iter().map(line).chain(self.described_invalid())
+        self.notices().iter().map(line)
     }
 
     /// The first rows left out because they cannot be used.

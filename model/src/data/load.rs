@@ -9,7 +9,7 @@ use super::notice::{FileNotice, Notice, Notices};
 use super::rows::RowReader;
 use super::source::{Record, Records, describe_files};
 use super::tokenize::RowMaker;
-use super::{DataSettings, LongRows, Row, Shape};
+use super::{DataProgress, DataSettings, LongRows, Preparation, Row, Shape};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -24,6 +24,7 @@ pub(super) fn tokenize_files(
     files: &[PathBuf],
     tokenizer: &Tokenizer,
     settings: &DataSettings,
+    preparation: &Preparation<'_>,
 ) -> Result<(Content, blake3::Hash)> {
     let mut records = Records::new(files);
     let mut block = records.next_block(BLOCK_RECORDS)?;
@@ -67,6 +68,10 @@ pub(super) fn tokenize_files(
                 }
                 Err(invalid) => return Err(invalid.position.error(files, invalid.reason)),
             }
+        }
+        if let Some(observe) = preparation.observe {
+            let (bytes, total_bytes) = records.bytes();
+            observe(DataProgress { files, bytes, total_bytes, rows: content.rows.len() });
         }
         block = records.next_block(BLOCK_RECORDS)?;
     }

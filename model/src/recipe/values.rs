@@ -1,8 +1,8 @@
 //! What values the keys of a recipe may have.
 
 use super::{FoldWeight, Keep, Method, MixtureShares, ModelSettings, Recipe, TaskSettings, TrainSettings};
-use crate::data::row_templates;
 use crate::error::{Error, Result};
+use crate::jinja::Template;
 
 /// Most optimizer steps of a fine-tune: sums and products with them never overflow.
 const MOST_STEPS: u64 = 1_000_000_000_000;
@@ -174,7 +174,7 @@ impl TaskSettings {
         };
         for (name, source) in [("prompt", &self.prompt), ("answer", &self.answer), ("system", &self.system)] {
             if let Some(source) = source {
-                row_templates::parse(source).map_err(|reason| Error::setting(key(name), reason))?;
+                Template::parse_of_recipe(source).map_err(|reason| Error::setting(key(name), reason))?;
             }
         }
         // What a key needs beside it: one of these.
