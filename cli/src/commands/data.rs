@@ -18,7 +18,7 @@ pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Resul
     let recipe = recipe(arguments)?;
     let device = Device::cpu(threads)?;
     let cache = super::token_cache();
-    let preparing = Preparing::new();
+    let preparing = Preparing::begin();
     let observe = |progress: DataProgress<'_>| preparing.update(progress);
     let preparation = Preparation { cache: cache.as_deref(), observe: Some(&observe) };
     let opened = device.scope(|| RecipeData::open(&recipe, arguments.task.as_deref(), &preparation));

@@ -16,7 +16,7 @@ pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> 
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let planned = {
         let cache = super::token_cache();
-        let preparing = Preparing::new();
+        let preparing = Preparing::begin();
         let observe = |progress: DataProgress<'_>| preparing.update(progress);
         let preparation = Preparation { cache: cache.as_deref(), observe: Some(&observe) };
         let planned = job::plan_recipe(&chosen.device, &recipe, &preparation);

@@ -25,7 +25,7 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let cache = super::token_cache();
-    let preparing = Preparing::new();
+    let preparing = Preparing::begin();
     let observe = |progress: DataProgress<'_>| preparing.update(progress);
     let options = JobOptions {
         recipe: &recipe,

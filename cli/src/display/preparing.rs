@@ -32,7 +32,7 @@ struct State {
 
 impl Preparing {
     /// Nothing is read yet.
-    pub fn new() -> Self {
+    pub fn begin() -> Self {
         let state = State { current: None, bar: None, last_line: Instant::now() };
         Self { terminal: std::io::stderr().is_terminal(), state: Mutex::new(state) }
     }

@@ -11,7 +11,7 @@ fn pair(index: usize) -> Value {
 }
 
 fn load(file: &DataFile, settings: &DataSettings) -> Result<Dataset, String> {
-    Dataset::load(&[file.path.clone()], &tokenizer("chatml"), settings, None)
+    Dataset::load(std::slice::from_ref(&file.path), &tokenizer("chatml"), settings, None)
         .map_err(|error| error.to_string())
 }
 
@@ -35,7 +35,8 @@ fn a_limit_takes_the_first_rows_that_can_be_used() {
     let cache = tempfile::tempdir().unwrap();
     let settings = DataSettings { limit: Some(1), ..DataSettings::default() };
     let cached = |file: &DataFile| {
-        Dataset::load(&[file.path.clone()], &tokenizer("chatml"), &settings, Some(cache.path())).unwrap()
+        Dataset::load(std::slice::from_ref(&file.path), &tokenizer("chatml"), &settings, Some(cache.path()))
+            .unwrap()
     };
     assert_eq!(*cached(&file).cache(), CacheUse::Written);
     assert_eq!(*cached(&file).cache(), CacheUse::Read);
