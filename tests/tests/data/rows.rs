@@ -293,7 +293,7 @@ fn the_seesaw_example_loads() {
         for part in ["train", "eval"] {
             let path = example.join(format!("{task}.{part}.jsonl"));
             let dataset = Dataset::load(
-                &[path.clone()],
+                std::slice::from_ref(&path),
                 &tokenizer,
                 &DataSettings { max_length: 1024, ..DataSettings::default() },
                 None,
