@@ -128,6 +128,7 @@ Files written into the run folder:
   identity.json   hash of the recipe's settings, for --resume
   run.json        what was planned, and every process that worked on it: version, device, date
   metrics.jsonl   every optimizer step
+  scores.json answers.json   what was measured, and some answers
   tensorboard/    the same for TensorBoard, with --tensorboard
   probe/ core/ groups.json fused/    what the stages found
   final/          the model, a folder that `transformers` loads

@@ -14,7 +14,6 @@ const COMMANDS: [&[&str]; 13] = [
     &["compare"],
     &["eval"],
     &["generate"],
-    &["data"],
     &["plan"],
     &["data"],
     &["report"],
@@ -183,18 +182,6 @@ fn the_examples_about_a_run_run() {
         "completions bash > /etc/bash_completion.d/cpift-engine"
         | "completions zsh > ~/.zfunc/_cpift-engine"
         | "completions fish > ~/.config/fish/completions/cpift-engine.fish" => None,
-        example => unknown(example),
-    });
-}
-
-#[test]
-fn the_examples_of_data_run() {
-    let place = Workplace::new();
-    run_examples(&["data"], &place, |example| match example {
-        "data recipe.toml"
-        | "data recipe.toml --task code --rows 10"
-        | "data code.jsonl --model my-model"
-        | "data code.jsonl --model my-model --set task[0].limit=5 --json" => None,
         example => unknown(example),
     });
 }

@@ -55,21 +55,20 @@ pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Resul
 fn recipe(arguments: &args::data::Data) -> Result<Recipe> {
     let is_recipe = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "toml");
     let refuse = |key: &str, reason: &str| Err(Error::setting(key, reason));
-    let mut overrides = arguments.overrides.clone();
     match (arguments.inputs.as_slice(), &arguments.model) {
         ([path], model) if is_recipe(path) => {
+            let mut recipe = Recipe::load(path, &arguments.overrides)?;
             if let Some(model) = model {
-                // A quoted string is TOML for any name.
-                overrides.push(format!("model.base={:?}", model.display().to_string()));
+                (recipe.model.base, recipe.model.config) = (Some(model.clone()), None);
             }
-            Recipe::load(path, &overrides)
+            Ok(recipe)
         }
         (inputs, _) if inputs.iter().any(is_recipe) => {
             refuse("RECIPE|FILE", "is a recipe and more: give one recipe, or data files")
         }
         (_, None) => refuse("--model", "is missing: data files need a model's tokenizer and chat template"),
         (_, Some(_)) if arguments.task.is_some() => refuse("--task", "is for recipes: leave it out"),
-        (files, Some(model)) => Source::of_files(model, files, &overrides)?.recipe(&[]),
+        (files, Some(model)) => Source::of_files(model, files, &arguments.overrides)?.recipe(&[]),
     }
 }
 

@@ -129,8 +129,9 @@ impl Session<'_> {
         let ReplaySettings { share, .. } = self.job.recipe.replay;
         let mut sources = self.job.inputs.whole(new);
         let mut replayed = self.job.inputs.whole(old);
-        let weight = |sources: &[Source]| sources.iter().map(|source| source.weight).sum::<f64>();
-        let factor = share / (1.0 - share) * weight(&sources) / weight(&replayed);
+        let mixture = &self.job.recipe.mixture;
+        let part = |sources: &[Source]| sources.iter().map(|source| source.part(mixture)).sum::<f64>();
+        let factor = share / (1.0 - share) * part(&sources) / part(&replayed);
         replayed.iter_mut().for_each(|source| source.weight *= factor);
         sources.extend(replayed);
         sources

@@ -292,7 +292,14 @@ pub(super) fn open_data(
     }
     let Some(files) = &task.eval else { return Ok((train, None)) };
     let mut eval = load(files, evaluation)?;
-    eval.notice_rows_also_in(&train);
+    // Examples before the rows would make them others.
+    let plain =
+        DataSettings { shots: Shots::default(), max_length: training.max_length, ..evaluation.clone() };
+    let notice = match evaluation.shots.is_empty() {
+        true => eval.also_in(&train),
+        false => load(files, &plain)?.also_in(&train),
+    };
+    eval.add_file_notice(notice);
     Ok((train, Some(Arc::new(eval))))
 }
 

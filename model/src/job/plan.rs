@@ -238,14 +238,9 @@ fn tokens_of_steps(
     sources: Vec<Source>,
     steps: u64,
 ) -> Result<u64> {
-    let rows: usize = sources.iter().map(|source| source.rows.len()).sum();
-    let row_tokens = |source: &Source| -> usize {
-        source.rows.iter().map(|&row| source.dataset.rows()[row].tokens.len()).sum()
-    };
-    let tokens: usize = sources.iter().map(row_tokens).sum();
     let mut sampler = sampler(recipe, settings, sources, "count")?;
-    let sequences = if settings.pack { sampler.sequences_per_epoch() as f64 } else { rows as f64 };
-    let tokens_per_step = tokens as f64 / sequences * (settings.batch_size * settings.accumulate) as f64;
+    let tokens_per_sequence = sampler.tokens_per_epoch() / sampler.sequences_per_epoch() as f64;
+    let tokens_per_step = tokens_per_sequence * (settings.batch_size * settings.accumulate) as f64;
     Ok((tokens_per_step * steps as f64).round() as u64)
 }
 

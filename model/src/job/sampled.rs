@@ -14,8 +14,11 @@ use crate::evaluation::Request;
 use crate::progress::{Event, SampleScore, Score, StepReport, training_name};
 use crate::recipe::{EvaluateSettings, Keep};
 
-/// Column of the scores with what the base model reaches on the samples.
-const BASE_SAMPLE: &str = "base sample";
+/// Column of the scores with what the base model reaches on the samples of these settings.
+fn base_column(settings: &EvaluateSettings) -> String {
+    let answers = if settings.answers { " with answers" } else { "" };
+    format!("base on {} rows{answers}", settings.rows)
+}
 
 /// The best weights of a training so far.
 #[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
@@ -47,11 +50,12 @@ impl Session<'_> {
         if self.job.recipe.evaluate.every == 0 {
             return Ok(());
         }
+        let column = base_column(&self.job.recipe.evaluate);
         for task in &self.job.inputs.tasks {
-            if task.eval.is_some() && !self.has_score(BASE_SAMPLE, &task.name) {
+            if task.eval.is_some() && !self.has_score(&column, &task.name) {
                 self.check_stop(&format!("before evaluating the base on {}", task.name))?;
-                let score = self.measure_sample(task, BASE_SAMPLE)?;
-                self.keep_score(BASE_SAMPLE, &task.name, score)?;
+                let score = self.measure_sample(task, &column)?;
+                self.keep_score(&column, &task.name, score)?;
             }
         }
         Ok(())
@@ -104,8 +108,9 @@ impl Session<'_> {
     /// Says at once which tasks have become worse than the base, each once in a training.
     fn alarm(&mut self, scores: &[SampleScore], state: &mut TrainingState, training: &str) {
         let alarm = self.job.recipe.evaluate.alarm;
+        let column = base_column(&self.job.recipe.evaluate);
         for SampleScore { task, score } in scores {
-            let Some(base) = self.score(BASE_SAMPLE, task).filter(|_| alarm > 0.0) else { continue };
+            let Some(base) = self.score(&column, task).filter(|_| alarm > 0.0) else { continue };
             let is_worse = score.loss > base.loss * (1.0 + alarm);
             if is_worse && !state.alarmed.contains(task) {
                 state.alarmed.push(task.clone());
@@ -128,11 +133,12 @@ impl Session<'_> {
         if !settings.decides() {
             return Ok(());
         }
+        let column = base_column(settings);
         let counts = |score: &&SampleScore| settings.task.as_ref().is_none_or(|task| *task == score.task);
         let counted: Vec<f64> = scores
             .iter()
             .filter(counts)
-            .map(|score| quality(&score.score, self.score(BASE_SAMPLE, &score.task)))
+            .map(|score| quality(&score.score, self.score(&column, &score.task)))
             .collect();
         let quality = counted.iter().sum::<f64>() / counted.len().max(1) as f64;
         if state.best.is_none_or(|best| quality > best.quality) {

@@ -7,10 +7,10 @@ use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 
-use super::{Content, Position, Record, RecordReader, Unit};
+use super::{Content, LONGEST_RECORD, Position, Record, RecordReader, Unit};
 use crate::contain::contain;
 use crate::error::{Error, FileAction, Reasoned, Result};
-use crate::files::open_input;
+use crate::files::{human_bytes, open_input};
 
 /// Reads a file row by row.
 pub(super) struct Parquet {
@@ -52,7 +52,15 @@ impl RecordReader for Parquet {
         let error = |reason| Error::format(&self.path, format!("row {}: {reason}", self.number));
         let Some(row) = row.map_err(error)? else { return Ok(None) };
         let position = Position { file: self.file, unit: Unit::Row, number: self.number };
-        Ok(Some(Record { position, content: Content::Columns(columns(&row)) }))
+        let content = Content::Columns(columns(&row));
+        if content.bytes() > LONGEST_RECORD {
+            let most = human_bytes(LONGEST_RECORD as u64);
+            return Err(Error::format(
+                &self.path,
+                format!("row {} is longer than {most}, the most a row may have", self.number),
+            ));
+        }
+        Ok(Some(Record { position, content }))
     }
 
     fn bytes(&mut self) -> u64 {
