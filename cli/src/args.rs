@@ -77,7 +77,7 @@ pub enum Command {
 const TRAIN_ABOUT: &str = "\
 Run a recipe: tasks and a model folder in, one better model folder out.
 
-A recipe is a TOML file that names a base model (a Hugging Face folder) and some tasks (JSONL files). \
+A recipe is a TOML file that names a base model (a Hugging Face folder) and some tasks (files of rows). \
 The least one:
 
     [model]
@@ -89,9 +89,12 @@ The least one:
     [train]
     epochs = 1
 
-A line of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"instruction\", \"input\", \"output\"} \
-or {\"text\"}; the loss is taken on answers only. Control strings in rows other than messages are the tokens they \
-stand for, unless the task says special_tokens = \"escape\". \
+A row of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"conversations\": […]}, \
+{\"question\", \"answer\"}, {\"instruction\", \"input\", \"output\"} or {\"text\"}, or has the columns that \
+[task.columns] or the templates prompt and answer of a task name; the loss is taken on answers only. \
+Files are JSON Lines, a JSON array, CSV, TSV or Parquet, also compressed with gzip or zstd; `data` shows their rows as \
+training will see them. \
+Control strings in rows other than messages are the tokens they stand for, unless the task says special_tokens = \"escape\". \
 The method `cpift` goes through five stages:
 
     probe      one fine-tune per task: which parameters does it move?
@@ -100,14 +103,17 @@ The method `cpift` goes through five stages:
     fuse       cores are transplanted, the rest is interpolated (SLERP)
     integrate  a short mixed fine-tune; cores of earlier groups are frozen
 
-The methods `joint`, `sequential`, `staged`, `replay` and `half` are the usual ways, to compare with.
+The methods `joint`, `sequential`, `staged`, `replay` and `half` are the usual ways, to compare with. \
+A task's score says when an answer to its eval rows is right (see `eval --help`); [evaluate] measures also while a \
+model is trained, and can keep the best weights.
 
 Everything is checked before the first step: files, keys, shapes, memory, space on disk. \
 Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and says how to continue; twice stops at once. \
 A run that was stopped or killed goes on with --resume to the same bits as one that never was. What it goes by is \
 the content of recipe and files, not where they lie: run folder and project can be moved. Stages of another run, \
 and files edited or changed since, are refused by name; what is removed is made again. model.dtype (until the \
-final model is written), checkpoint.every, checkpoint.keep and metrics.tensorboard may be set otherwise.";
+final model is written), checkpoint.every, checkpoint.keep and metrics.tensorboard may be set otherwise, and \
+[evaluate] where it neither keeps the best weights nor has patience.";
 
 const TRAIN_EXAMPLES: &str = "\
 Examples:
@@ -123,6 +129,7 @@ Files written into the run folder:
   identity.json   hash of the recipe's settings, for --resume
   run.json        what was planned, and every process that worked on it: version, device, date
   metrics.jsonl   every optimizer step
+  scores.json answers.json   what was measured, and some answers
   tensorboard/    the same for TensorBoard, with --tensorboard
   probe/ core/ groups.json fused/    what the stages found
   final/          the model, a folder that `transformers` loads
@@ -228,13 +235,16 @@ every prompt greedily, and the answers that are right are counted. When an answe
 
     exact      it is the file's answer, white space around it left out
     contains   it contains the file's answer as whole words; case does not count
-    number     the numbers are equal: the one behind the first ####, else the last; 18, 18.00, $18 and 36/2 are
-    choice     it names the same letter: A, (A), A., Answer: A; also by the lowest loss of the options (`by loss`)
+    number     the numbers are equal (18, 18.00, $18, 36/2): the one behind the first ####, else the last
+    choice     it names the same letter (A, (A), Answer: A); beside it `by loss`, the option of the lowest loss
     json       it is JSON that says the same, in a block of code or not
     regex:P    the pattern P finds the same in both: its first group, else the whole match
 
 Options are the lines A. …, B) … of a prompt, else the letters that the file has as answers. Reasoning up to </think> \
 does not count, except for exact. A file's answer that cannot be compared with is an error.
+
+Files and rows are of the forms that `train --help` names, and are read as a task that sets nothing reads them. What \
+needs [task.columns] or templates is measured by a recipe.
 
 --answers writes a line of JSON for every row, and --json prints one document with every row on standard output:
   {\"files\": [{\"path\", \"loss\", \"tokens\", \"score_kind\", \"score\", \"exact_match\", \"choice_by_loss\",
@@ -256,7 +266,7 @@ pub struct Eval {
     /// The model's folder.
     #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
-    /// JSONL files, of the same shapes as for training.
+    /// Files of rows, as for training: JSON Lines, a JSON array, CSV, TSV or Parquet, also compressed.
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub data: Vec<PathBuf>,
     /// Also generate answers and count those that are right.
@@ -295,8 +305,9 @@ pub struct Eval {
 const PLAN_ABOUT: &str = "\
 Check a recipe and its files, and print what training would take; trains nothing.
 
-Prints the parameters, each task's rows and tokens, the steps of every training, the memory by part, the space the run \
-folder takes, and an estimate of time from a short measurement of this machine's matrix products.";
+Prints the parameters, each task's rows and tokens, what about the rows needs a look, the steps of every training, the \
+memory by part, the space the run folder takes, what [evaluate] adds, and an estimate of time from a short measurement \
+of this machine's matrix products. `data` shows the rows themselves.";
 
 /// `plan`.
 #[derive(Debug, Args)]

@@ -146,6 +146,12 @@ pub struct Plan {
     pub disk_bytes: u64,
     /// Floating-point operations of all training steps.
     pub training_flops: f64,
+    /// Evaluations while models are trained.
+    #[serde(default)]
+    pub evaluations: u64,
+    /// Floating-point operations of these, estimated: answers are taken to be as long as the references.
+    #[serde(default)]
+    pub evaluation_flops: f64,
     /// What a person should know about the models.
     pub notices: Vec<String>,
 }
@@ -266,6 +272,25 @@ pub struct StepReport {
     /// When the step ended, in seconds since 1970 (UTC); 0 where the version that made it did not say.
     #[serde(default)]
     pub time: f64,
+    /// What was measured after the step, where it was.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub evaluation: Vec<SampleScore>,
+    /// Seconds that took, beside those of the step.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub evaluation_seconds: f64,
+}
+
+/// What a model reaches on a sample of a task's rows.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct SampleScore {
+    /// The task.
+    pub task: String,
+    /// Its score.
+    pub score: Score,
+}
+
+fn is_zero(number: &f64) -> bool {
+    *number == 0.0
 }
 
 /// What came from one task.

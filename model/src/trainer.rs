@@ -140,7 +140,7 @@ impl Trainer {
                 .map(|((task, loss), &rows)| TaskShare {
                     task: task.clone(),
                     rows: rows as u64,
-                    supervised_tokens: loss.tokens as u64,
+                    supervised_tokens: loss.tokens,
                 })
                 .filter(|share| share.rows > 0)
                 .collect(),
@@ -153,6 +153,8 @@ impl Trainer {
             phase: 1,
             frozen: 0,
             time: machine::unix_seconds(),
+            evaluation: Vec::new(),
+            evaluation_seconds: 0.0,
         })
     }
 

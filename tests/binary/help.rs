@@ -8,13 +8,14 @@ use crate::documented::{Workplace, blocks};
 use crate::support::{run, stdout};
 
 /// Every command that has a help text of its own.
-const COMMANDS: [&[&str]; 12] = [
+const COMMANDS: [&[&str]; 13] = [
     &[],
     &["train"],
     &["compare"],
     &["eval"],
     &["generate"],
     &["plan"],
+    &["data"],
     &["report"],
     &["bench"],
     &["bench", "step"],
@@ -59,7 +60,7 @@ fn every_command_is_here() {
     for name in commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
         assert!(COMMANDS.iter().any(|command| command.first() == Some(&name)), "{name}");
     }
-    let with_examples = ["train", "compare", "eval", "generate", "report", "bench", "completions"];
+    let with_examples = ["train", "compare", "eval", "generate", "data", "report", "bench", "completions"];
     for command in COMMANDS.into_iter().filter(|command| !examples(command).is_empty()) {
         assert!(with_examples.contains(&command[0]), "{command:?} has examples that are not tested");
     }
@@ -83,6 +84,18 @@ fn the_examples_of_train_run() {
     for name in ["NAME", "second", "joint"] {
         assert!(place.has(&format!("runs/{name}/final/config.json")), "{name}");
     }
+}
+
+#[test]
+fn the_examples_of_data_run() {
+    let place = Workplace::new();
+    run_examples(&["data"], &place, |example| match example {
+        "data recipe.toml"
+        | "data recipe.toml --task code --rows 10"
+        | "data code.jsonl --model my-model"
+        | "data code.jsonl --model my-model --set task[0].limit=5 --json" => None,
+        example => unknown(example),
+    });
 }
 
 /// The recipe that `train --help` teaches.

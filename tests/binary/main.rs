@@ -9,6 +9,7 @@ mod bench_kernels;
 mod campaign;
 mod compare;
 mod cuda;
+mod data;
 mod documented;
 mod folders;
 mod generate;

@@ -47,9 +47,20 @@ fn every_command_runs_as_it_is_written() {
                     assert!(place.has("runs/NAME-compare/table.md"));
                 })
             }
+            "cpift-engine data recipe.toml" => (command, &|rows| {
+                assert!(rows.contains("code, train:") && rows.contains("chat, eval:"), "{rows}");
+                assert!(rows.contains('⟦'), "{rows}");
+            }),
             "cpift-engine eval MODEL --data a.jsonl b.jsonl --generate" => (command, &|table| {
                 assert!(table.contains("a.jsonl") && table.contains("b.jsonl"), "{table}");
             }),
+            "cpift-engine eval MODEL --data a.jsonl --generate --score number --answers answers.jsonl" => {
+                (command, &|table| {
+                    assert!(table.contains("number"), "{table}");
+                    let answers = fs::read_to_string(place.path("answers.jsonl")).unwrap();
+                    assert_eq!(answers.lines().count(), 8);
+                })
+            }
             "cpift-engine generate MODEL --prompt \"2+3=\"" => (command, &|_| {}),
             "cpift-engine bench step --config config.json --batch 4 --length 256" => (command, &|_| {}),
             // Half a second for each of fifty operations: here a few, in small.
@@ -78,7 +89,7 @@ fn run_folder_is_whole(place: &Workplace, run: &str) {
         assert!(place.has(&format!("{run}/{name}")), "{run} has no {name}");
     }
     assert!(place.has(&format!("{run}/report.json")));
-    for name in ["run.json", "inputs.json", "groups.json", "report.json"] {
+    for name in ["run.json", "inputs.json", "groups.json", "answers.json", "report.json"] {
         let json = fs::read(place.path(&format!("{run}/{name}"))).unwrap();
         serde_json::from_slice::<Value>(&json).unwrap_or_else(|error| panic!("{name}: {error}"));
     }
@@ -136,7 +147,7 @@ fn the_four_shapes_of_rows_are_read() {
 fn commands_within_sentences_exist() {
     let spans = code_spans(&readme());
     let mut options = BTreeSet::new();
-    let commands = ["plan", "train", "report", "compare", "eval", "generate", "bench", "devices"];
+    let commands = ["plan", "train", "report", "compare", "eval", "data", "generate", "bench", "devices"];
     for span in &spans {
         let mut words = span.split(' ').skip_while(|&word| word == "cpift-engine").peekable();
         let first = *words.peek().unwrap();
@@ -157,6 +168,8 @@ fn commands_within_sentences_exist() {
         ["report", ""],
         ["compare", ""],
         ["eval", ""],
+        ["data", ""],
+        ["generate", ""],
         ["bench", "step"],
         ["bench", "kernels"],
     ]

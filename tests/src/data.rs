@@ -45,7 +45,7 @@ impl DataFile {
     /// Its data set, with room for any row and no cache.
     pub fn load(&self, tokenizer: &Tokenizer) -> Result<Dataset, Error> {
         Dataset::load(
-            &[self.path.clone()],
+            std::slice::from_ref(&self.path),
             tokenizer,
             &DataSettings { max_length: 4096, ..DataSettings::default() },
             None,

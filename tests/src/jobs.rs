@@ -4,6 +4,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 
 use cpift_engine::Device;
+use cpift_model::data::Preparation;
 use cpift_model::job::{Job, JobOptions, PairMethod, plan_recipe};
 use cpift_model::progress::{Event, JobReport, Observer, Plan};
 use cpift_model::recipe::Stage;
@@ -142,13 +143,21 @@ impl SmallJob {
     ) -> Result<JobReport> {
         let Options { resume, until, probes, pairs } = *options;
         let out = self.path(out);
-        let options = JobOptions { recipe, out: &out, resume, until, probes, pairs, cache: None };
+        let options = JobOptions {
+            recipe,
+            out: &out,
+            resume,
+            until,
+            probes,
+            pairs,
+            preparation: Preparation::default(),
+        };
         Job::prepare(&self.device, &options)?.run(observer)
     }
 
     /// What a recipe would do.
     pub fn plan(&self, recipe: &Recipe) -> Result<Plan> {
-        plan_recipe(&self.device, recipe, None)
+        plan_recipe(&self.device, recipe, &Preparation::default())
     }
 
     /// Bytes of a file of a run.

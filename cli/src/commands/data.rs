@@ -3,12 +3,13 @@
 use std::num::NonZeroUsize;
 
 use cpift_engine::Device;
-use cpift_model::data::Dataset;
+use cpift_model::data::{DataProgress, Dataset, Preparation};
 use cpift_model::job::RecipeData;
 use cpift_model::recipe::Source;
 use cpift_model::{Error, Recipe, Result};
 
 use crate::args;
+use crate::display::preparing::Preparing;
 use crate::display::style::Style;
 use crate::display::{data, print, print_json};
 
@@ -17,7 +18,12 @@ pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Resul
     let recipe = recipe(arguments)?;
     let device = Device::cpu(threads)?;
     let cache = super::token_cache();
-    let opened = device.scope(|| RecipeData::open(&recipe, arguments.task.as_deref(), cache.as_deref()))?;
+    let preparing = Preparing::begin();
+    let observe = |progress: DataProgress<'_>| preparing.update(progress);
+    let preparation = Preparation { cache: cache.as_deref(), observe: Some(&observe) };
+    let opened = device.scope(|| RecipeData::open(&recipe, arguments.task.as_deref(), &preparation));
+    preparing.finish();
+    let opened = opened?;
     let parts = opened.tasks.iter().flat_map(|task| {
         let eval = task.eval.iter().map(|eval| ("eval", eval));
         std::iter::once(("train", &task.train))
@@ -49,21 +55,20 @@ pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Resul
 fn recipe(arguments: &args::data::Data) -> Result<Recipe> {
     let is_recipe = |path: &std::path::PathBuf| path.extension().is_some_and(|extension| extension == "toml");
     let refuse = |key: &str, reason: &str| Err(Error::setting(key, reason));
-    let mut overrides = arguments.overrides.clone();
     match (arguments.inputs.as_slice(), &arguments.model) {
         ([path], model) if is_recipe(path) => {
+            let mut recipe = Recipe::load(path, &arguments.overrides)?;
             if let Some(model) = model {
-                // A quoted string is TOML for any name.
-                overrides.push(format!("model.base={:?}", model.display().to_string()));
+                (recipe.model.base, recipe.model.config) = (Some(model.clone()), None);
             }
-            Recipe::load(path, &overrides)
+            Ok(recipe)
         }
         (inputs, _) if inputs.iter().any(is_recipe) => {
             refuse("RECIPE|FILE", "is a recipe and more: give one recipe, or data files")
         }
         (_, None) => refuse("--model", "is missing: data files need a model's tokenizer and chat template"),
         (_, Some(_)) if arguments.task.is_some() => refuse("--task", "is for recipes: leave it out"),
-        (files, Some(model)) => Source::of_files(model, files, &overrides)?.recipe(&[]),
+        (files, Some(model)) => Source::of_files(model, files, &arguments.overrides)?.recipe(&[]),
     }
 }
 

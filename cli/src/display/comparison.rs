@@ -11,7 +11,7 @@ use super::units::{bytes, duration, grouped};
 pub fn render(comparison: &Comparison, style: Style) -> String {
     let mut text = String::new();
     for mut table in tables(comparison) {
-        table.head.iter_mut().flatten().for_each(|(heading, _)| *heading = shorten(heading, 16));
+        table.head.iter_mut().flatten().for_each(|(heading, _)| *heading = shorten(heading, 26));
         text.push_str(&format!("\n{}\n{}", style.bold(&table.caption), table.render()));
     }
     format!("{text}\n{}\n", legend(comparison))

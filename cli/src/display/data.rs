@@ -5,6 +5,7 @@ use std::fmt::Write;
 use cpift_model::Tokenizer;
 use cpift_model::data::{Bin, Dataset, Quantiles, Row, Shape, Summary};
 
+use super::shown;
 use super::style::Style;
 use super::table::Table;
 use super::text;
@@ -16,7 +17,7 @@ const LONGEST_BAR: usize = 40;
 /// A data set in numbers. `part` says what it is for: `train` or `eval`.
 pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String {
     let mut text = String::new();
-    let files: Vec<String> = summary.files.iter().map(|path| path.display().to_string()).collect();
+    let files: Vec<String> = summary.files.iter().map(|path| shown(path)).collect();
     let _ = writeln!(text, "{} {}", style.bold(format!("{task}, {part}:")), text::visible(&files.join(", ")));
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<11} {value}");
@@ -40,14 +41,17 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
     if summary.duplicates > 0 {
         line("duplicates", format!("{} the same as one before", rows(summary.duplicates)));
     }
+    let here = std::env::current_dir().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
+    let message =
+        |text: &str| text::message(&if here.is_empty() { text.to_owned() } else { text.replace(&here, "") });
     if summary.invalid > 0 {
         line("left out", style.yellow(format!("{} that cannot be used", rows(summary.invalid))));
         for (place, reason) in &summary.invalid_rows {
-            line("", text::message(&format!("{place} {reason}")));
+            line("", message(&format!("{place} {reason}")));
         }
     }
     for notice in &summary.notices {
-        line("note", text::message(notice));
+        line("note", message(notice));
     }
     let mut lengths = Table::new(["  tokens of a row", "least", "median", "90 %", "99 %", "most"]);
     let mut quantiles = |name: &str, quantiles: &Quantiles| {
@@ -79,7 +83,8 @@ fn histogram(bins: &[Bin]) -> String {
 
 /// A row as a model reads it, the supervised part green, underlined, or between `⟦` and `⟧`.
 pub fn render_row(dataset: &Dataset, row: &Row, tokenizer: &Tokenizer, style: Style) -> String {
-    let place = text::visible(&dataset.describe_row(row));
+    let files: Vec<std::path::PathBuf> = dataset.files().iter().map(|path| shown(path).into()).collect();
+    let place = text::visible(&row.position.describe(&files));
     let (tokens, supervised) = (row.tokens.len(), row.supervised_tokens());
     let mut text = format!("{}\n", style.dim(format!("{place}: {tokens} tokens, {supervised} supervised")));
     for (part, is_supervised) in row.decoded_parts(tokenizer) {

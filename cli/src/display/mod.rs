@@ -6,6 +6,7 @@ pub mod evaluation;
 pub mod kernels;
 pub mod overlap;
 pub mod plan;
+pub mod preparing;
 pub mod progress;
 pub mod reports;
 pub mod style;
@@ -16,8 +17,15 @@ pub mod text;
 pub mod units;
 
 use std::io::{ErrorKind, IsTerminal, Write};
+use std::path::Path;
 
 use cpift_model::{Error, Result};
+
+/// A path as short as it can be written from the current folder.
+pub fn shown(path: &Path) -> String {
+    let here = std::env::current_dir().ok();
+    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).display().to_string()
+}
 
 /// Writes a command's result to standard output, without characters that control a terminal. A reader that has
 /// gone away (`| head`) is no error.

@@ -6,7 +6,7 @@ use cpift_model::progress::{Plan, TaskPlan};
 
 use super::style::Style;
 use super::table::{Table, shorten};
-use super::units::{bytes, count, duration, flops_per_second, grouped};
+use super::units::{bytes, count, duration, flops_per_second, grouped, percent};
 
 /// The plan as text. `matmul_rate` is the measured speed of the device in FLOP/s, from which the
 /// time is estimated.
@@ -26,6 +26,13 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
     line("disk", format!("{} in the run folder", bytes(plan.disk_bytes)));
     if let Some(rate) = matmul_rate.filter(|rate| *rate > 0.0) {
         line("time", estimate(plan, rate));
+    }
+    if plan.evaluations > 0 {
+        let share = percent(plan.evaluation_flops / plan.training_flops.max(1.0));
+        line(
+            "measure",
+            format!("{} evaluations while training, {share} more to compute", grouped(plan.evaluations)),
+        );
     }
     text.push('\n');
     text.push_str(&tasks(&plan.tasks).render());

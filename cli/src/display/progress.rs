@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cpift_model::progress::{Event, Observer, Plan, Score, StepReport};
+use cpift_model::progress::{Event, Observer, Plan, SampleScore, Score, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::evaluation::Evaluation;
@@ -99,6 +99,9 @@ impl Progress {
             let line = format!("{}: step {}/{} · {details}", training.title, training.done, training.steps);
             self.say_line(&line);
         }
+        if !step.evaluation.is_empty() {
+            self.say_line(&self.style.dim(samples(step)));
+        }
     }
 
     fn finish_training(&mut self) {
@@ -131,6 +134,18 @@ impl Progress {
         let heading = self.style.bold(format!("a row of {}, the loss is taken on ⟦this⟧", visible(task)));
         self.say(&format!("\n{heading}\n{}\n", readable_sample(text, self.style)));
     }
+}
+
+/// What was measured after a step, in a line.
+fn samples(step: &StepReport) -> String {
+    let score = |sample: &SampleScore| {
+        let score = &sample.score;
+        let share = score.share().map(|share| format!(", {} {}", percent(share), score.score_kind.name()));
+        format!("{} loss {:.3}{}", visible(&sample.task), score.loss, share.unwrap_or_default())
+    };
+    let scores: Vec<String> = step.evaluation.iter().map(score).collect();
+    let seconds = duration(step.evaluation_seconds);
+    format!("after step {} (measured in {seconds}): {}", grouped(step.step), scores.join(" · "))
 }
 
 /// A row fit for a terminal: no control characters, not endless, supervised parts coloured.
@@ -323,6 +338,8 @@ mod tests {
             phase: 1,
             frozen: 0,
             time: 0.0,
+            evaluation: Vec::new(),
+            evaluation_seconds: 0.0,
         }
     }
 

@@ -159,12 +159,7 @@ fn choices_by_loss(report: &JobReport) -> String {
         };
         let shares: Vec<String> = report.columns.iter().zip(&task.scores).filter_map(share).collect();
         if !shares.is_empty() {
-            let _ = writeln!(
-                text,
-                "{} by the lowest loss of its options: {}",
-                shorten(&task.task, 18),
-                shares.join(", ")
-            );
+            let _ = writeln!(text, "{}, by loss: {}", shorten(&task.task, 16), shares.join(", "));
         }
     }
     text

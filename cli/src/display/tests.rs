@@ -116,6 +116,8 @@ fn the_plan_names_everything_before_work_begins() {
             MemoryPart { name: "activations".to_owned(), bytes: 12 << 20, on_host: false },
         ],
         disk_bytes: 64 << 20,
+        evaluations: 0,
+        evaluation_flops: 0.0,
         training_flops: 9e12,
         notices: Vec::new(),
     };
@@ -286,10 +288,10 @@ fn the_closing_table_has_every_task_in_every_column() {
     let mixed = reports::scores(&report, Style::PLAIN);
     fits(&mixed);
     for line in [
-        "task                 loss   score   loss  score   loss  score   loss   score",
-        "arithmetic (exact)  2.500    0.0%  0.020  98.0%  1.250  25.0%  0.100  100.0%",
-        "code (choice)       3.500    0.0%  0.020  98.0%  1.250  25.0%  0.100  100.0%",
-        "code by the lowest loss of its options: base 50.0%, probe 50.0%, fused 50.0%, final 50.0%",
+        "task                  loss  score   loss  score   loss  score   loss   score",
+        "arithmetic (exact)   2.500   0.0%  0.020  98.0%  1.250  25.0%  0.100  100.0%",
+        "code (choice)        3.500   0.0%  0.020  98.0%  1.250  25.0%  0.100  100.0%",
+        "code, by loss: base 50.0%, probe 50.0%, fused 50.0%, final 50.0%",
     ] {
         assert!(mixed.contains(line), "no `{line}` in\n{mixed}");
     }

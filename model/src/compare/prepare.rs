@@ -9,6 +9,7 @@ use super::collect::Collection;
 use super::folder::{Subject, Unit};
 use super::results::{BudgetSteps, InputHash, Origin};
 use super::rows::{Row, Selection, rows};
+use crate::data::Preparation;
 use crate::error::{Error, Result};
 use crate::job::{PairMethod, input_files, plan_recipe};
 use crate::machine;
@@ -51,11 +52,12 @@ impl Prepared {
         let CompareOptions { source, threads, cache, .. } = *options;
         let recipe = source.recipe(&[Edit::Method(Method::Cpift)])?;
         check_tasks(&recipe)?;
-        let planned = plan_recipe(device, &recipe, cache)?;
+        let preparation = Preparation { cache, observe: None };
+        let planned = plan_recipe(device, &recipe, &preparation)?;
         let steps = budget_steps(&planned);
         let rows = rows(&recipe, steps, options.selection)?;
         let root = format!("{}/", source.folder().display());
-        let inputs = input_files(device, &recipe, cache)?.into_iter();
+        let inputs = input_files(device, &recipe, &preparation)?.into_iter();
         let subject = Subject {
             recipe: recipe.to_toml()?.replace(&root, ""),
             inputs: inputs

@@ -16,6 +16,7 @@ use std::time::{Duration, Instant};
 use cpift_engine::Device;
 
 use super::folder::{ComparisonFolder, Outcome, Unit};
+use crate::data::Preparation;
 use crate::error::{Error, FileAction, Result};
 use crate::job::{Job, JobOptions};
 use crate::machine;
@@ -62,7 +63,7 @@ pub fn work(folder: &Path, id: &str, options: WorkOptions<'_>) -> Result<bool> {
         until: unit.until,
         probes: probes.as_deref(),
         pairs: unit.pairs,
-        cache: options.cache,
+        preparation: Preparation { cache: options.cache, observe: None },
     };
     let job = Job::prepare(options.device, &job)?;
     let report = job.run(&mut Counting { log: options.log, steps: 0, told: Instant::now() })?;

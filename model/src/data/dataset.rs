@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::notice::{FileNotice, Notice};
 use super::source::{describe_files, hash_files};
-use super::{DataSettings, LongRows, Position, Row, Shape, cache, load};
+use super::{DataSettings, LongRows, Position, Preparation, Row, Shape, cache, load};
 use crate::error::{Error, Result};
 use crate::files::json_text;
 use crate::tokenizer::Tokenizer;
@@ -86,6 +86,21 @@ impl Dataset {
         settings: &DataSettings,
         cache_folder: Option<&Path>,
     ) -> Result<Self> {
+        let preparation = Preparation { cache: cache_folder, observe: None };
+        Self::load_observed(files, tokenizer, settings, &preparation)
+    }
+
+    /// [`Dataset::load`] that tells how far it is.
+    ///
+    /// # Errors
+    /// As [`Dataset::load`].
+    pub fn load_observed(
+        files: &[PathBuf],
+        tokenizer: &Tokenizer,
+        settings: &DataSettings,
+        preparation: &Preparation<'_>,
+    ) -> Result<Self> {
+        let cache_folder = preparation.cache;
         let described = json_text(&describe_files(files), settings)?;
         let key = |content_hash: &blake3::Hash| {
             let mut hasher = blake3::Hasher::new();
@@ -100,7 +115,7 @@ impl Dataset {
         {
             return Self::checked(files, content, CacheUse::Read, settings);
         }
-        let (content, hash) = load::tokenize_files(files, tokenizer, settings)?;
+        let (content, hash) = load::tokenize_files(files, tokenizer, settings, preparation)?;
         let cache = match cache_folder {
             None => CacheUse::None,
             Some(folder) => match cache::write(folder, &key(&hash), &content) {
@@ -196,10 +211,15 @@ impl Dataset {
         &self.content.notices
     }
 
-    /// The notices as lines for a person, each with a file's name.
+    /// The notices, and the rows left out, as lines for a person.
     pub fn described_notices(&self) -> impl Iterator<Item = String> {
+        self.file_notices().chain(self.described_invalid())
+    }
+
+    /// The notices as lines for a person, each with a file's name.
+    pub(super) fn file_notices(&self) -> impl Iterator<Item = String> {
         let line = |notice: &FileNotice| format!("{}: {notice}", self.files[notice.first.file].display());
-        self.notices().iter().map(line).chain(self.described_invalid())
+        self.notices().iter().map(line)
     }
 
     /// The first rows left out because they cannot be used.
@@ -227,7 +247,12 @@ impl Dataset {
             let number = u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default());
             (number as f64) < share * 2f64.powi(64)
         };
-        let (held_back, rows): (Vec<Row>, Vec<Row>) = self.content.rows.into_iter().partition(is_held_back);
+        // Rows that one record became stay together.
+        let (mut held_back, mut rows) = (Vec::new(), Vec::new());
+        for record in self.content.rows.chunk_by(|one, next| one.position == next.position) {
+            let side = if is_held_back(&record[0]) { &mut held_back } else { &mut rows };
+            side.extend_from_slice(record);
+        }
         if held_back.is_empty() || rows.is_empty() {
             let reason = format!(
                 "a share of {share} of its {} rows leaves none to {}: change task.eval_share, or name a file in \
@@ -246,19 +271,24 @@ impl Dataset {
         Ok((train, eval))
     }
 
-    /// Leaves the first rows.
+    /// Leaves the rows of the first records.
     pub(crate) fn limit(&mut self, limit: Option<usize>) {
-        self.content.rows.truncate(limit.unwrap_or(usize::MAX));
+        let records = self.content.rows.chunk_by(|one, next| one.position == next.position);
+        let rows = records.take(limit.unwrap_or(usize::MAX)).map(<[Row]>::len).sum();
+        self.content.rows.truncate(rows);
     }
 
-    /// Adds a notice about the rows that also stand in `training`.
-    pub(crate) fn notice_rows_also_in(&mut self, training: &Self) {
+    /// A notice about the rows that also stand in `training`.
+    pub(crate) fn also_in(&self, training: &Self) -> Option<FileNotice> {
         let known: HashSet<blake3::Hash> = training.rows().iter().map(content_hash).collect();
         let mut both = self.rows().iter().filter(|row| known.contains(&content_hash(row)));
-        if let Some(first) = both.next().map(|row| row.position) {
-            let rows = 1 + both.count();
-            self.content.notices.push(FileNotice { notice: Notice::AlsoTrained, rows, first });
-        }
+        let first = both.next()?.position;
+        Some(FileNotice { notice: Notice::AlsoTrained, rows: 1 + both.count(), first })
+    }
+
+    /// Adds a notice about some rows.
+    pub(crate) fn add_file_notice(&mut self, notice: Option<FileNotice>) {
+        self.content.notices.extend(notice);
     }
 
     /// Rows that have the content of one before them.

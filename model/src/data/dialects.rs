@@ -18,25 +18,27 @@ pub(super) enum Dialect {
 /// The role of an assistant's message that calls functions, in ShareGPT's form.
 const FUNCTION_CALL: &str = "function_call";
 
-/// Turns a message into the form that chat templates take.
-pub(super) fn translate(message: &mut Value, dialect: Dialect, notices: &mut Vec<Notice>) -> Reasoned<()> {
-    let Some(fields) = message.as_object_mut() else { return Ok(()) };
+/// Turns a message into the form that chat templates take. True when it gets tool calls that are a text in the row.
+pub(super) fn translate(message: &mut Value, dialect: Dialect, notices: &mut Vec<Notice>) -> Reasoned<bool> {
+    let Some(fields) = message.as_object_mut() else { return Ok(false) };
+    let calls_before = fields.get("tool_calls").cloned();
     if fields.get("from").is_some_and(Value::is_string) && fields.contains_key("value") {
         from_share_gpt(fields)?;
-    } else if let Some(Value::String(role)) = fields.get("role") {
+    } else if let Some(role) = fields.get("role").and_then(Value::as_str) {
         let meant = match dialect {
-            Dialect::ShareGpt => share_gpt_role(role).unwrap_or(role).to_owned(),
-            Dialect::OpenAi => usual_role(role).unwrap_or(role).to_owned(),
+            Dialect::ShareGpt => share_gpt_role(role),
+            Dialect::OpenAi => usual_role(role),
         };
-        if dialect == Dialect::OpenAi && meant != *role {
-            let notice = Notice::RoleRenamed { from: role.clone(), to: meant.clone() };
-            if !notices.contains(&notice) {
+        if let Some(meant) = meant.filter(|meant| *meant != role || *meant == FUNCTION_CALL) {
+            let notice = Notice::RoleRenamed { from: role.to_owned(), to: meant.to_owned() };
+            if dialect == Dialect::OpenAi && !notices.contains(&notice) {
                 notices.push(notice);
             }
+            set_role(fields, meant)?;
         }
-        set_role(fields, meant)?;
     }
-    take_parts(message)
+    take_parts(message)?;
+    Ok(message.get("tool_calls") != calls_before.as_ref())
 }
 
 /// `from` and `value` become `role` and `content`.
@@ -50,12 +52,13 @@ fn from_share_gpt(fields: &mut Map<String, Value>) -> Reasoned<()> {
         )
     })?;
     fields.insert("content".to_owned(), value.unwrap_or(Value::Null));
-    set_role(fields, role.to_owned())
+    set_role(fields, role)
 }
 
-fn set_role(fields: &mut Map<String, Value>, role: String) -> Reasoned<()> {
+/// Sets the role; the content of [`FUNCTION_CALL`] becomes `tool_calls`.
+fn set_role(fields: &mut Map<String, Value>, role: &str) -> Reasoned<()> {
     if role != FUNCTION_CALL {
-        fields.insert("role".to_owned(), Value::String(role));
+        fields.insert("role".to_owned(), Value::String(role.to_owned()));
         return Ok(());
     }
     let calls = fields.remove("content").unwrap_or(Value::Null);

@@ -9,7 +9,7 @@ use super::notice::{FileNotice, Notice, Notices};
 use super::rows::RowReader;
 use super::source::{Record, Records, describe_files};
 use super::tokenize::RowMaker;
-use super::{DataSettings, LongRows, Row, Shape};
+use super::{DataProgress, DataSettings, LongRows, Preparation, Row, Shape};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -24,6 +24,7 @@ pub(super) fn tokenize_files(
     files: &[PathBuf],
     tokenizer: &Tokenizer,
     settings: &DataSettings,
+    preparation: &Preparation<'_>,
 ) -> Result<(Content, blake3::Hash)> {
     let mut records = Records::new(files);
     let mut block = records.next_block(BLOCK_RECORDS)?;
@@ -50,14 +51,18 @@ pub(super) fn tokenize_files(
     let mut content = Content::new(shape);
     let mut notices = Notices::default();
     let limit = settings.limit.unwrap_or(usize::MAX);
-    while !block.is_empty() && content.rows.len() < limit {
+    // Records with a row that is used: one may become several rows.
+    let mut used = 0;
+    while !block.is_empty() && used < limit {
         let made: Vec<_> = block.par_iter().map(make).collect();
         for (record, made) in block.iter().zip(made) {
             match made {
-                _ if content.rows.len() >= limit => break,
+                _ if used >= limit => break,
                 Ok((rows, noticed)) => {
                     notices.add(record.position, noticed);
+                    let before = content.rows.len();
                     rows.into_iter().for_each(|row| keep(&mut content, row, settings));
+                    used += usize::from(content.rows.len() > before);
                 }
                 Err(invalid) if settings.skip_invalid => {
                     content.counts.invalid += 1;
@@ -65,13 +70,22 @@ pub(super) fn tokenize_files(
                         content.invalid.push(invalid);
                     }
                 }
-                Err(invalid) => return Err(invalid.position.error(files, invalid.reason)),
+                Err(InvalidRow { position, reason }) => {
+                    let remedy = if settings.is_of_task {
+                        " (task.skip_invalid = true leaves out such rows)"
+                    } else {
+                        ""
+                    };
+                    return Err(position.error(files, format!("{reason}{remedy}")));
+                }
             }
+        }
+        if let Some(observe) = preparation.observe {
+            let (bytes, total_bytes) = records.bytes();
+            observe(DataProgress { files, bytes, total_bytes, rows: content.rows.len() });
         }
         block = records.next_block(BLOCK_RECORDS)?;
     }
-    // One record may have become several rows.
-    content.rows.truncate(limit);
     content.notices = notices.finish();
     content.notices.extend(endless(&content, tokenizer));
     Ok((content, records.hash()?))

@@ -100,7 +100,7 @@ impl<'a> Chat<'a> {
         for message in &mut chat.messages {
             name_reasoning(template, message, notices)?;
         }
-        chat.write_calls(notices);
+        chat.write_calls(conversation.calls_are_texts, notices);
         let has_parts = chat.messages.iter().any(|message| message["content"].is_array());
         let plain = match has_parts {
             true => chat.take_parts_form(&wanted, notices)?,
@@ -193,8 +193,9 @@ impl<'a> Chat<'a> {
         Ok(Whole { hidden, rendered, beginnings })
     }
 
-    /// Answers that are nothing but tool calls become the calls' JSON where the template does not write calls.
-    fn write_calls(&mut self, notices: &mut Vec<Notice>) {
+    /// Answers that are nothing but tool calls become the calls' JSON where the template does not write calls, and
+    /// these are texts in the row (`are_texts`) or the template refuses such answers.
+    fn write_calls(&mut self, are_texts: bool, notices: &mut Vec<Notice>) {
         let is_bare = |message: &Value| calls_tools(message) && message["content"].is_null();
         if self.template.mentions("tool_calls") || !self.messages.iter().any(is_bare) {
             return;
@@ -202,7 +203,7 @@ impl<'a> Chat<'a> {
         // A template may write messages as they are, without naming their keys.
         let is_written = |whole: Whole| {
             let mut names = self.messages.iter().filter(|message| is_bare(message)).flat_map(call_names);
-            names.all(|name| whole.rendered.text.contains(name))
+            !are_texts || names.all(|name| whole.rendered.text.contains(name))
         };
         if self.render_as(&self.messages, &[]).is_ok_and(is_written) {
             return;

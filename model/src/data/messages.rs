@@ -20,6 +20,8 @@ pub(crate) struct Conversation {
     pub variables: Map<String, Value>,
     /// Name of the template that the row asks for.
     pub template: Option<String>,
+    /// True when tool calls are texts in the row, which are learnt also where the template does not write calls.
+    pub calls_are_texts: bool,
 }
 
 /// What a row gives the template beside messages.
@@ -54,8 +56,9 @@ pub(super) fn read(
     fields: &MessageFields,
     notices: &mut Vec<Notice>,
 ) -> Reasoned<Conversation> {
-    let (messages, extras) = read_fields(row, fields, notices)?;
-    Conversation::new(messages, 0, extras, notices)
+    let (messages, extras, calls_are_texts) = read_fields(row, fields, notices)?;
+    let conversation = Conversation::new(messages, 0, extras, notices)?;
+    Ok(Conversation { calls_are_texts, ..conversation })
 }
 
 /// Reads the fields of a row whose next answer is to be generated.
@@ -64,17 +67,19 @@ pub(super) fn read_unanswered(
     fields: &MessageFields,
     notices: &mut Vec<Notice>,
 ) -> Reasoned<Conversation> {
-    let (messages, extras) = read_fields(row, fields, notices)?;
-    Conversation::unanswered(messages, extras)
+    let (messages, extras, calls_are_texts) = read_fields(row, fields, notices)?;
+    let conversation = Conversation::unanswered(messages, extras)?;
+    Ok(Conversation { calls_are_texts, ..conversation })
 }
 
+/// The messages of a row, what it gives the template beside them, and whether calls in them are texts.
 fn read_fields(
     mut row: Map<String, Value>,
     fields: &MessageFields,
     notices: &mut Vec<Notice>,
-) -> Reasoned<(Vec<Value>, Extras)> {
+) -> Reasoned<(Vec<Value>, Extras, bool)> {
     let dialect = if fields.messages == "messages" { Dialect::OpenAi } else { Dialect::ShareGpt };
-    let mut messages = read_messages(&mut row, &fields.messages, dialect, notices)?;
+    let (mut messages, calls_are_texts) = read_messages(&mut row, &fields.messages, dialect, notices)?;
     let system = fields.system.as_deref().and_then(|field| Some((field, row.remove(field)?)));
     match system {
         None | Some((_, Value::Null)) => {}
@@ -88,7 +93,7 @@ fn read_fields(
         Some((field, _)) => return Err(format!("`{field}` is not a string")),
     }
     let extras = Extras::take(&mut row, fields.tools.as_deref(), notices)?;
-    Ok((messages, extras))
+    Ok((messages, extras, calls_are_texts))
 }
 
 /// Reads `prompt` and `completion`, of which the first is context.
@@ -96,9 +101,10 @@ pub(super) fn read_prompt_and_completion(
     mut row: Map<String, Value>,
     notices: &mut Vec<Notice>,
 ) -> Reasoned<Conversation> {
-    let mut messages = read_messages(&mut row, "prompt", Dialect::OpenAi, notices)?;
+    let (mut messages, calls_of_prompt) = read_messages(&mut row, "prompt", Dialect::OpenAi, notices)?;
     let context = messages.len();
-    messages.extend(read_messages(&mut row, "completion", Dialect::OpenAi, notices)?);
+    let (completion, calls) = read_messages(&mut row, "completion", Dialect::OpenAi, notices)?;
+    messages.extend(completion);
     if !messages[context..].iter().any(is_answer) {
         return Err("has no message of the role `assistant` in `completion`".into());
     }
@@ -106,22 +112,25 @@ pub(super) fn read_prompt_and_completion(
         notices.push(Notice::CompletionContext);
     }
     let extras = Extras::take(&mut row, Some("tools"), notices)?;
-    Conversation::new(messages, context, extras, notices)
+    let conversation = Conversation::new(messages, context, extras, notices)?;
+    Ok(Conversation { calls_are_texts: calls_of_prompt || calls, ..conversation })
 }
 
+/// The messages of a field, and whether calls in them are texts.
 fn read_messages(
     row: &mut Map<String, Value>,
     field: &str,
     dialect: Dialect,
     notices: &mut Vec<Notice>,
-) -> Reasoned<Vec<Value>> {
+) -> Reasoned<(Vec<Value>, bool)> {
     let list = json_list(row.remove(field), field, notices)?;
     let mut messages = list.ok_or_else(|| format!("`{field}` is not a list"))?;
+    let mut calls_are_texts = false;
     for (index, message) in messages.iter_mut().enumerate() {
         let numbered = |reason: String| format!("message {} {reason}", index + 1);
-        dialects::translate(message, dialect, notices).map_err(numbered)?;
+        calls_are_texts |= dialects::translate(message, dialect, notices).map_err(numbered)?;
     }
-    Ok(messages)
+    Ok((messages, calls_are_texts))
 }
 
 /// A list, or a string that holds one as JSON; none for null, nothing and an empty string.
@@ -177,7 +186,7 @@ impl Conversation {
         }
         remove_nulls(&mut messages);
         let Extras { tools, variables, template } = extras;
-        Ok(Self { messages, learnt, tools, variables, template })
+        Ok(Self { messages, learnt, tools, variables, template, calls_are_texts: false })
     }
 
     /// The conversation of these messages, whose next answer is to be generated: nothing of it is learnt.
@@ -187,7 +196,8 @@ impl Conversation {
         }
         remove_nulls(&mut messages);
         let Extras { tools, variables, template } = extras;
-        Ok(Self { learnt: vec![false; messages.len()], messages, tools, variables, template })
+        let learnt = vec![false; messages.len()];
+        Ok(Self { messages, learnt, tools, variables, template, calls_are_texts: false })
     }
 
     /// The same without the answers at its end, which are to be generated.
@@ -214,6 +224,7 @@ impl Conversation {
             tools: self.tools.clone(),
             variables: self.variables.clone(),
             template: self.template.clone(),
+            calls_are_texts: self.calls_are_texts,
         }
     }
 }

@@ -33,18 +33,10 @@ impl std::fmt::Debug for RowTemplates {
     }
 }
 
-/// Parses a template of the recipe. Line breaks at its end are kept, unlike jinja2 does.
-///
-/// Fails when it is not a valid template.
-pub(crate) fn parse(source: &str) -> Reasoned<Template> {
-    let kept = if source.ends_with('\n') { "\n" } else { "" };
-    Template::parse(&format!("{source}{kept}"))
-        .map_err(|error| format!("is not a valid template: {}", error.to_string().replace(['\n', '\r'], " ")))
-}
-
 impl RowTemplate {
     fn new(key: &'static str, source: &str) -> Reasoned<Self> {
-        let template = parse(source).map_err(|reason| format!("cannot be read, since {key} {reason}"))?;
+        let template = Template::parse_of_recipe(source)
+            .map_err(|reason| format!("cannot be read, since {key} {reason}"))?;
         Ok(Self { key, template })
     }
 

@@ -26,7 +26,7 @@ pub struct Source {
     pub rows: Vec<usize>,
     /// Share of what [`MixtureSettings::shares`] says, relative to the other sources' weights.
     pub weight: f64,
-    /// How often an epoch goes through the rows.
+    /// How often an epoch goes through the rows, where shares go by rows or there is no other source.
     pub repeat: f64,
 }
 
@@ -40,6 +40,23 @@ impl Source {
     /// Rows it gives to an epoch by itself.
     fn size(&self) -> f64 {
         self.rows.len() as f64 * self.repeat
+    }
+
+    /// Its part of the rows of an epoch, relative to other sources'.
+    pub fn part(&self, mixture: &MixtureSettings) -> f64 {
+        match mixture.shares {
+            MixtureShares::Equal => self.weight,
+            MixtureShares::Rows => self.weight * self.size().powf(1.0 / mixture.temperature),
+            MixtureShares::Tokens => self.weight / self.supervised_tokens_per_row(),
+        }
+    }
+
+    /// Tokens of a row on average.
+    fn tokens_per_row(&self) -> f64 {
+        let rows = self.dataset.rows();
+        let tokens: usize =
+            self.rows.iter().filter_map(|&row| rows.get(row)).map(|row| row.tokens.len()).sum();
+        tokens as f64 / self.rows.len() as f64
     }
 
     /// Supervised tokens of a row on average.
@@ -207,6 +224,12 @@ impl Sampler {
         sequences.div_ceil(self.settings.batch_size as u64 * self.settings.accumulate as u64).max(1)
     }
 
+    /// Tokens of an epoch, on average.
+    pub fn tokens_per_epoch(&self) -> f64 {
+        let tokens = |(source, &share): (&Source, &usize)| source.tokens_per_row() * share as f64;
+        self.sources.iter().zip(&self.shares).map(tokens).sum()
+    }
+
     /// Sequences of the first epoch.
     pub fn sequences_per_epoch(&mut self) -> u64 {
         self.sequences_before(1)
@@ -339,12 +362,7 @@ fn longest_row(source: &Source) -> usize {
 /// by weight, rounded by the largest remainder (ties to the earlier source), at least 1 each.
 fn epoch_shares(sources: &[Source], mixture: &MixtureSettings) -> Vec<usize> {
     let total = sources.iter().map(Source::size).sum::<f64>().round() as usize;
-    let part = |source: &Source| match mixture.shares {
-        MixtureShares::Equal => source.weight,
-        MixtureShares::Rows => source.weight * source.size().powf(1.0 / mixture.temperature),
-        MixtureShares::Tokens => source.weight / source.supervised_tokens_per_row(),
-    };
-    let parts: Vec<f64> = sources.iter().map(part).collect();
+    let parts: Vec<f64> = sources.iter().map(|source| source.part(mixture)).collect();
     let all: f64 = parts.iter().sum();
     let exact: Vec<f64> = parts.iter().map(|part| total as f64 * (part / all)).collect();
     let mut shares: Vec<usize> = exact.iter().map(|share| share.floor() as usize).collect();

@@ -24,6 +24,8 @@ pub struct DataSettings {
     pub long_rows: LongRows,
     /// Most rows: the first ones that can be used.
     pub limit: Option<usize>,
+    /// True for the files of a recipe's task, whose keys a message may name.
+    pub is_of_task: bool,
     /// Rows that cannot be used are left out and counted, instead of the first being an error.
     pub skip_invalid: bool,
     /// What control strings outside of messages are.
@@ -47,10 +49,8 @@ pub struct DataSettings {
 impl Default for DataSettings {
     /// Rows of any length, read as a task that sets nothing has them.
     fn default() -> Self {
-        Self::of_task(
-            &ModelSettings { max_length: usize::MAX, ..ModelSettings::default() },
-            &TaskSettings::default(),
-        )
+        let model = ModelSettings { max_length: usize::MAX, ..ModelSettings::default() };
+        Self { is_of_task: false, ..Self::of_task(&model, &TaskSettings::default()) }
     }
 }
 
@@ -66,6 +66,7 @@ impl DataSettings {
             max_length: model.max_length,
             long_rows: if model.truncate { LongRows::Truncate } else { LongRows::Skip },
             limit: task.limit,
+            is_of_task: true,
             skip_invalid: task.skip_invalid,
             special_tokens: task.special_tokens,
             learn: task.learn,

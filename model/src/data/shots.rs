@@ -88,7 +88,7 @@ impl Shots {
         let kind = std::mem::discriminant::<Example>;
         if others.iter().any(|other| kind(other) != kind(&example)) {
             return Err(
-                "is of another kind than the training rows, which are its examples: set shots = 0".into()
+                "cannot have examples before it (`shots`): the training rows are of another kind".into()
             );
         }
         match example {

@@ -110,7 +110,7 @@ impl Dataset {
             histogram: histogram(&lengths),
             length: Quantiles::of(lengths),
             supervised_length: Quantiles::of(self.rows().iter().map(Row::supervised_tokens).collect()),
-            notices: self.described_notices().collect(),
+            notices: self.file_notices().collect(),
         }
     }
 }

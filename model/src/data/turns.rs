@@ -129,10 +129,11 @@ impl Finder<'_> {
     fn loses_reasoning(&self, index: usize, turn: &str) -> bool {
         let message = &self.chat.messages[index];
         let answer = Answer::new(message);
-        let has_tags = answer
-            .inline
-            .map_or_else(|| reasoning::tags_of(self.chat.template).is_some(), |inline| inline.opened);
-        has_tags && answer.reasoning.is_some_and(|reasoning| !holds(turn, reasoning))
+        let has_tags = || match answer.inline {
+            Some(inline) => inline.opened,
+            None => reasoning::tags_of(self.chat.template).is_some(),
+        };
+        answer.reasoning.is_some_and(|reasoning| !holds(turn, reasoning)) && has_tags()
     }
 
     /// Where the turn ends. `None` also when it is not the one that the template writes where it is the last.

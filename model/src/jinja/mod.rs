@@ -62,6 +62,7 @@ mod value;
 #[cfg(test)]
 mod tests;
 
+use crate::error::Reasoned;
 use std::cell::Cell;
 use std::ops::Range;
 
@@ -94,6 +95,16 @@ impl Template {
     /// When the source is not a valid template, with its line.
     pub(crate) fn parse(source: &str) -> std::result::Result<Self, Error> {
         parser::parse(source).map(Self)
+    }
+
+    /// Parses a template of a recipe. A line break at its end is kept, unlike jinja2 does.
+    ///
+    /// Fails when it is not a valid template.
+    pub fn parse_of_recipe(source: &str) -> Reasoned<Self> {
+        let kept = if source.ends_with('\n') { "\n" } else { "" };
+        Self::parse(&format!("{source}{kept}")).map_err(|error| {
+            format!("is not a valid template: {}", error.to_string().replace(['\n', '\r'], " "))
+        })
     }
 
     /// Renders the template with `messages` and the variables of `context`, of which the last of a name counts.

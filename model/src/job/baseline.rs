@@ -22,6 +22,7 @@ impl Session<'_> {
         let columns: &[&str] =
             if method == Method::Staged { &["base", "probe", "final"] } else { &["base", "final"] };
         self.evaluate_all("base")?;
+        self.evaluate_base_samples()?;
         let groups = if method == Method::Staged {
             self.probe()?;
             let cores = self.select_cores()?;
@@ -81,7 +82,10 @@ impl Session<'_> {
             }
         };
         let parts = groups.iter().enumerate().map(part).collect();
-        self.train(Training { stage, part: "", settings: &job.recipe.train, restart: true, parts, origin })
+        let settings = &job.recipe.train;
+        // A staged backbone is fused afterwards.
+        let is_last = stage == job.recipe.method.name();
+        self.train(Training { stage, part: "", settings, restart: true, parts, origin, is_last })
     }
 
     /// Dual-stage mixing (arXiv 2310.05492): most tasks mixed, then the last with some rows of the others.
@@ -109,7 +113,15 @@ impl Session<'_> {
             });
         let parts = parts.collect();
         let settings = &job.recipe.train;
-        self.train(Training { stage: "replay", part: "", settings, restart: true, parts, origin })
+        self.train(Training {
+            stage: "replay",
+            part: "",
+            settings,
+            restart: true,
+            parts,
+            origin,
+            is_last: true,
+        })
     }
 
     /// All rows of the tasks `new`, and of the tasks `old` so many that they are the share of the recipe.
@@ -117,8 +129,9 @@ impl Session<'_> {
         let ReplaySettings { share, .. } = self.job.recipe.replay;
         let mut sources = self.job.inputs.whole(new);
         let mut replayed = self.job.inputs.whole(old);
-        let weight = |sources: &[Source]| sources.iter().map(|source| source.weight).sum::<f64>();
-        let factor = share / (1.0 - share) * weight(&sources) / weight(&replayed);
+        let mixture = &self.job.recipe.mixture;
+        let part = |sources: &[Source]| sources.iter().map(|source| source.part(mixture)).sum::<f64>();
+        let factor = share / (1.0 - share) * part(&sources) / part(&replayed);
         replayed.iter_mut().for_each(|source| source.weight *= factor);
         sources.extend(replayed);
         sources
@@ -143,7 +156,15 @@ impl Session<'_> {
             });
         }
         let settings = &job.recipe.train;
-        self.train(Training { stage: "half", part: "", settings, restart: false, parts, origin })
+        self.train(Training {
+            stage: "half",
+            part: "",
+            settings,
+            restart: false,
+            parts,
+            origin,
+            is_last: true,
+        })
     }
 
     /// A random half of every tensor, another for every round.

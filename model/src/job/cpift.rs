@@ -44,6 +44,7 @@ impl Session<'_> {
     pub(super) fn run_cpift(&mut self) -> Result<JobReport> {
         let until = self.job.until;
         self.evaluate_all("base")?;
+        self.evaluate_base_samples()?;
         self.probe()?;
         if until == Some(Stage::Probe) {
             return self.report(&COLUMNS[..2]);
@@ -107,6 +108,7 @@ impl Session<'_> {
                     frozen: None,
                 }],
                 origin: origin.clone(),
+                is_last: false,
             })?;
             let mut writing = AtomicFolder::create(&folder)?;
             self.add_model(&mut writing, &self.model_files())?;
@@ -345,6 +347,7 @@ impl Session<'_> {
             restart: settings.restart,
             parts,
             origin: self.origin(INTEGRATE, &made_from),
+            is_last: true,
         };
         let frozen_verified = self.train(training)?;
         self.save_final(frozen_verified, INTEGRATE, &made_from)?;

@@ -1,10 +1,9 @@
 //! The rows of a recipe's tasks, to look at before anything is trained.
 
-use std::path::Path;
 use std::sync::Arc;
 
 use super::inputs::{open_data, tokenizer_folder};
-use crate::data::{DataSettings, Dataset, LongRows};
+use crate::data::{DataSettings, Dataset, LongRows, Preparation};
 use crate::error::{Error, Result};
 use crate::recipe::{ModelSettings, Recipe};
 use crate::tokenizer::Tokenizer;
@@ -38,7 +37,7 @@ impl RecipeData {
     ///
     /// # Errors
     /// No task of that name; a file, row or tokenizer that cannot be used.
-    pub fn open(recipe: &Recipe, task: Option<&str>, cache: Option<&Path>) -> Result<Self> {
+    pub fn open(recipe: &Recipe, task: Option<&str>, preparation: &Preparation<'_>) -> Result<Self> {
         recipe.validate()?;
         let tokenizer = Tokenizer::from_folder(tokenizer_folder(&recipe.model))?;
         let wanted = |name: &str| task.is_none_or(|task| task == name);
@@ -51,7 +50,7 @@ impl RecipeData {
         let tasks = recipe.task.iter().filter(|task| wanted(&task.name)).map(|task| {
             let training = DataSettings::of_task(&unlimited, task);
             let evaluation = DataSettings::of_evaluation(&unlimited, task);
-            let (train, eval) = open_data(task, &tokenizer, cache, &training, &evaluation)?;
+            let (train, eval) = open_data(task, &tokenizer, preparation, &training, &evaluation)?;
             Ok(TaskData { name: task.name.clone(), train: Arc::new(train), eval })
         });
         let tasks = tasks.collect::<Result<Vec<_>>>()?;

@@ -11,7 +11,8 @@ use super::record::InputFile;
 use crate::error::{Error, Result};
 use crate::files::{self, hash_texts, read_json};
 use crate::recipe::{
-    CheckpointSettings, DataFiles, ImportanceKind, MetricsSettings, Recipe, SaveDtype, TaskSettings,
+    CheckpointSettings, DataFiles, EvaluateSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype,
+    TaskSettings,
 };
 use crate::score::Scoring;
 
@@ -20,8 +21,17 @@ const IDENTITY: &str = "identity.json";
 
 /// Keys of a resolved recipe that may differ when a run is continued: what nothing is computed from, and paths,
 /// since the content of the files is compared.
-const MAY_DIFFER: [&str; 9] =
-    ["base", "config", "train", "eval", "model", "dtype", "every", "keep", "tensorboard"];
+const MAY_DIFFER: [&str; 9] = [
+    "model.base",
+    "model.config",
+    "model.dtype",
+    "task.train",
+    "task.eval",
+    "task.model",
+    "checkpoint.every",
+    "checkpoint.keep",
+    "metrics.tensorboard",
+];
 
 /// What a run folder was begun with.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -96,11 +106,14 @@ pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) 
 /// # Errors
 /// Naming the first line that differs.
 pub fn different_recipe(path: &Path, earlier: &str, now: &str) -> Error {
-    let counts = |line: &str| {
-        let key = line.split(['=', ':']).next().unwrap_or_default().trim();
-        !MAY_DIFFER.contains(&key)
-    };
-    let line = now.lines().zip(earlier.lines()).find(|(now, then)| now != then && counts(now));
+    let mut section = String::new();
+    let line = now.lines().zip(earlier.lines()).find(|(now, then)| {
+        if let Some(name) = now.trim().strip_prefix('[') {
+            section = name.trim_matches(['[', ']']).to_owned();
+        }
+        let key = now.split(['=', ':']).next().unwrap_or_default().trim();
+        now != then && !MAY_DIFFER.contains(&format!("{section}.{key}").as_str())
+    });
     let reason = match line {
         Some((now, then)) => format!(
             "the run was begun with `{}`, the recipe now says `{}`: undo that, or start a new run",
@@ -119,6 +132,9 @@ fn without_what_may_differ(recipe: &Recipe) -> Recipe {
     recipe.model.dtype = SaveDtype::default();
     recipe.checkpoint = CheckpointSettings::default();
     recipe.metrics = MetricsSettings::default();
+    if !recipe.evaluate.decides() {
+        recipe.evaluate = EvaluateSettings::default();
+    }
     let forget = |path: &mut Option<PathBuf>| *path = path.as_ref().map(|_| PathBuf::new());
     forget(&mut recipe.model.base);
     forget(&mut recipe.model.config);
@@ -141,9 +157,21 @@ mod tests {
 
     #[test]
     fn a_difference_that_counts_is_named_before_one_of_paths() {
-        let (earlier, now) = ("seed = 1\nbase = \"/a\"\nepochs = 2", "seed = 1\nbase = \"/b\"\nepochs = 3");
+        let (earlier, now) = (
+            "seed = 1\n[model]\nbase = \"/a\"\n[train]\nepochs = 2",
+            "seed = 1\n[model]\nbase = \"/b\"\n[train]\nepochs = 3",
+        );
         let message = different_recipe(Path::new("recipe.toml"), earlier, now).to_string();
         assert!(message.contains("begun with `epochs = 2`, the recipe now says `epochs = 3`"), "{message}");
+    }
+
+    #[test]
+    fn keys_count_by_their_section() {
+        let recipe = |checkpoint, evaluate| {
+            format!("[checkpoint]\nevery = {checkpoint}\n[evaluate]\nevery = {evaluate}\n")
+        };
+        let message = different_recipe(Path::new("recipe.toml"), &recipe(1, 2), &recipe(3, 4)).to_string();
+        assert!(message.contains("begun with `every = 2`, the recipe now says `every = 4`"), "{message}");
     }
 
     #[test]

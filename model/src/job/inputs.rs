@@ -6,10 +6,12 @@ use std::sync::Arc;
 use cpift_engine::{Layout, ViewMut};
 
 use super::record;
+use super::sampled::sample_rows;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::data::{
-    DataSettings, Dataset, Notice, Sampler, SamplerSettings, Shape, Shots, Source, balanced_sample,
+    DataSettings, Dataset, Notice, Preparation, Sampler, SamplerSettings, Shape, Shots, Source,
+    balanced_sample,
 };
 use crate::error::{Error, Result};
 use crate::evaluation::{AnswerSettings, check_answers, longest_document};
@@ -71,6 +73,8 @@ pub struct Task {
     pub name: String,
     /// Share in mixed training.
     pub weight: f64,
+    /// Which of the rows to evaluate on are measured while training.
+    pub sample: Vec<usize>,
     /// How often an epoch goes through its rows.
     pub repeat: f64,
     /// Rows to train on.
@@ -109,7 +113,7 @@ impl Inputs {
     /// Whatever is missing, damaged or does not fit, by file, line or key.
     pub fn open(
         recipe: &Recipe,
-        cache: Option<&Path>,
+        preparation: &Preparation<'_>,
         probes: Option<&Path>,
         known: &KnownFiles,
     ) -> Result<Self> {
@@ -127,7 +131,7 @@ impl Inputs {
             return Err(Error::setting("model.max_length", reason));
         }
         let tasks = (0..recipe.task.len())
-            .map(|index| open_task(recipe, index, &base, &tokenizer, cache))
+            .map(|index| open_task(recipe, index, &base, &tokenizer, preparation))
             .collect::<Result<Vec<_>>>()?;
         let rows: Vec<usize> = tasks.iter().map(|task| task.train.len()).collect();
         let sample = balanced_sample(&rows, recipe.integrate.sample, recipe.seed);
@@ -215,7 +219,7 @@ fn open_task(
     index: usize,
     base: &Base,
     tokenizer: &Tokenizer,
-    cache: Option<&Path>,
+    preparation: &Preparation<'_>,
 ) -> Result<Task> {
     let settings = &recipe.task[index];
     let training = DataSettings::of_task(&recipe.model, settings);
@@ -227,7 +231,7 @@ fn open_task(
         evaluation.max_length = base.config.max_positions;
     }
     evaluation.shots = shots;
-    let (mut train, eval) = open_data(settings, tokenizer, cache, &training, &evaluation)?;
+    let (mut train, eval) = open_data(settings, tokenizer, preparation, &training, &evaluation)?;
     let evaluated = Evaluated::of(eval, recipe, index, tokenizer, end)?;
     let mut model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
     if base.config.tied {
@@ -254,10 +258,13 @@ fn open_task(
         }
     }
     let Evaluated { eval, answers, longest } = evaluated;
+    let rows = eval.as_ref().map_or(0, |eval| eval.len());
+    let sample = sample_rows(&recipe.evaluate, recipe.seed, index, rows);
     Ok(Task {
         name: settings.name.clone(),
         weight: settings.weight,
         repeat: settings.repeat,
+        sample,
         train: Arc::new(train),
         eval,
         answers,
@@ -270,11 +277,13 @@ fn open_task(
 pub(super) fn open_data(
     task: &TaskSettings,
     tokenizer: &Tokenizer,
-    cache: Option<&Path>,
+    preparation: &Preparation<'_>,
     training: &DataSettings,
     evaluation: &DataSettings,
 ) -> Result<(Dataset, Option<Arc<Dataset>>)> {
-    let load = |files: &DataFiles, settings| Dataset::load(&files.expand()?, tokenizer, settings, cache);
+    let load = |files: &DataFiles, settings| {
+        Dataset::load_observed(&files.expand()?, tokenizer, settings, preparation)
+    };
     let train = load(&task.train, training)?;
     if let Some(share) = task.eval_share {
         let (train, mut eval) = train.split(share)?;
@@ -283,7 +292,14 @@ pub(super) fn open_data(
     }
     let Some(files) = &task.eval else { return Ok((train, None)) };
     let mut eval = load(files, evaluation)?;
-    eval.notice_rows_also_in(&train);
+    // Examples before the rows would make them others.
+    let plain =
+        DataSettings { shots: Shots::default(), max_length: training.max_length, ..evaluation.clone() };
+    let notice = match evaluation.shots.is_empty() {
+        true => eval.also_in(&train),
+        false => load(files, &plain)?.also_in(&train),
+    };
+    eval.add_file_notice(notice);
     Ok((train, Some(Arc::new(eval))))
 }
 

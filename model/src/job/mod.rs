@@ -16,6 +16,7 @@ mod models;
 mod pairs;
 mod plan;
 mod record;
+mod sampled;
 mod seal;
 mod session;
 mod state;
@@ -27,6 +28,7 @@ use std::sync::OnceLock;
 
 use cpift_engine::Device;
 
+use crate::data::Preparation;
 use crate::error::{Error, Result};
 use crate::files::{self, FolderLock, KnownFiles};
 use crate::progress::{Event, JobReport, Observer, Plan};
@@ -61,8 +63,8 @@ pub struct JobOptions<'a> {
     pub probes: Option<&'a Path>,
     /// Instead of the recipe's method, train every ordered pair of tasks one after the other, by this method.
     pub pairs: Option<PairMethod>,
-    /// Folder of tokenised data that is kept between runs; none tokenises every time.
-    pub cache: Option<&'a Path>,
+    /// Where tokenised data is kept between runs, and who is told how far its making is.
+    pub preparation: Preparation<'a>,
 }
 
 /// A job whose inputs are open and checked.
@@ -117,7 +119,7 @@ impl Job {
             return Err(Error::setting("method", "pairs of tasks are trained from the probes of `cpift`"));
         }
         let (known, mut files) = (KnownFiles::default(), OnceLock::new());
-        let inputs = device.scope(|| Inputs::open(recipe, options.cache, options.probes, &known))?;
+        let inputs = device.scope(|| Inputs::open(recipe, &options.preparation, options.probes, &known))?;
         if options.resume {
             let now = device.scope(|| record::describe_all(recipe, &inputs, &known))?;
             record::check(options.out, &now)?;
@@ -229,9 +231,9 @@ impl Job {
 ///
 /// # Errors
 /// As [`Job::prepare`]; a weight is NaN or infinite.
-pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Result<Plan> {
+pub fn plan_recipe(device: &Device, recipe: &Recipe, preparation: &Preparation<'_>) -> Result<Plan> {
     let compute = recipe.model.precision.on("model.precision", device)?;
-    let inputs = device.scope(|| Inputs::open(recipe, cache, None, &KnownFiles::default()))?;
+    let inputs = device.scope(|| Inputs::open(recipe, preparation, None, &KnownFiles::default()))?;
     device.scope(|| inputs.check_weights())?;
     let steps = Steps::count(recipe, &inputs)?;
     let max_tokens = plan::max_tokens(recipe, &inputs)?;
@@ -242,10 +244,14 @@ pub fn plan_recipe(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Re
 ///
 /// # Errors
 /// As [`Job::prepare`], or a file cannot be read.
-pub fn input_files(device: &Device, recipe: &Recipe, cache: Option<&Path>) -> Result<Vec<(PathBuf, String)>> {
+pub fn input_files(
+    device: &Device,
+    recipe: &Recipe,
+    preparation: &Preparation<'_>,
+) -> Result<Vec<(PathBuf, String)>> {
     device.scope(|| {
         let known = KnownFiles::default();
-        let inputs = Inputs::open(recipe, cache, None, &known)?;
+        let inputs = Inputs::open(recipe, preparation, None, &known)?;
         let files = record::describe_all(recipe, &inputs, &known)?;
         let mut found: Vec<(PathBuf, String)> = Vec::with_capacity(files.len());
         for file in files {

@@ -120,6 +120,7 @@ impl Session<'_> {
             part: &part,
             settings: &job.recipe.probe.training,
             restart: false,
+            is_last: false,
             parts: vec![TrainingPart {
                 title: format!("{} after {}", name(second), name(first)),
                 steps: job.steps.probe,

@@ -139,18 +139,46 @@ pub fn plan(
     let trainings = plan_trainings(recipe, inputs, steps)?;
     let tokens: u64 = trainings.iter().map(|training| training.tokens).sum();
     let mean_length = mean_row_length(inputs);
+    let flops_per_token = config.flops_per_token(mean_length);
+    let (evaluations, evaluated_tokens) = plan_evaluations(recipe, inputs, &trainings);
     Ok(Plan {
+        evaluations,
+        // A third of a training step is its forward pass.
+        evaluation_flops: flops_per_token / 3.0 * evaluated_tokens as f64,
         method: recipe.method,
         device: format!("{}, in {}", device.describe(), compute.name()),
         architecture: format!("{:?}", config.architecture).to_lowercase(),
         parameters: inputs.layout.parameters() as u64,
         tasks: inputs.tasks.iter().map(plan_task).collect(),
-        training_flops: config.flops_per_token(mean_length) * tokens as f64,
+        training_flops: flops_per_token * tokens as f64,
         trainings,
         memory: plan_memory(recipe, inputs, device, compute, max_tokens)?,
         disk_bytes: disk_bytes(recipe, inputs),
         notices: inputs.model_notices().cloned().collect(),
     })
+}
+
+/// How often models are evaluated while they are trained, and the tokens that takes.
+fn plan_evaluations(recipe: &Recipe, inputs: &Inputs, trainings: &[TrainingPlan]) -> (u64, u64) {
+    let settings = &recipe.evaluate;
+    if settings.every == 0 {
+        return (0, 0);
+    }
+    let tokens_of = |task: &Task| -> u64 {
+        let Some(eval) = &task.eval else { return 0 };
+        let tokens: usize = task.sample.iter().map(|&row| eval.rows()[row].tokens.len()).sum();
+        let answers = settings.answers && task.answers.is_some();
+        tokens as u64 * if answers { 2 } else { 1 }
+    };
+    let of_all: u64 = inputs.tasks.iter().map(tokens_of).sum();
+    let of_one = of_all.div_ceil(inputs.tasks.len().max(1) as u64);
+    let add = |(count, tokens): (u64, u64), training: &TrainingPlan| {
+        let times = training.steps.div_ceil(settings.every);
+        let once = if training.kind == TrainingKind::Probe { of_one } else { of_all };
+        (count + times, tokens + times * once)
+    };
+    // The base model is measured first.
+    trainings.iter().fold((1, of_all), add)
 }
 
 fn mean_row_length(inputs: &Inputs) -> usize {
@@ -210,14 +238,9 @@ fn tokens_of_steps(
     sources: Vec<Source>,
     steps: u64,
 ) -> Result<u64> {
-    let rows: usize = sources.iter().map(|source| source.rows.len()).sum();
-    let row_tokens = |source: &Source| -> usize {
-        source.rows.iter().map(|&row| source.dataset.rows()[row].tokens.len()).sum()
-    };
-    let tokens: usize = sources.iter().map(row_tokens).sum();
     let mut sampler = sampler(recipe, settings, sources, "count")?;
-    let sequences = if settings.pack { sampler.sequences_per_epoch() as f64 } else { rows as f64 };
-    let tokens_per_step = tokens as f64 / sequences * (settings.batch_size * settings.accumulate) as f64;
+    let tokens_per_sequence = sampler.tokens_per_epoch() / sampler.sequences_per_epoch() as f64;
+    let tokens_per_step = tokens_per_sequence * (settings.batch_size * settings.accumulate) as f64;
     Ok((tokens_per_step * steps as f64).round() as u64)
 }
 
@@ -308,7 +331,9 @@ fn disk_bytes(recipe: &Recipe, inputs: &Inputs) -> u64 {
     let fused = if recipe.method == Method::Cpift { model } else { 0 };
     // One more than is kept while a new one is written.
     let checkpoints = (recipe.checkpoint.keep as u64 + 1) * 4 * flat;
-    probes + fused + model + checkpoints
+    // The best weights: a new one, that of the last checkpoint, and one to be removed.
+    let best = if recipe.evaluate.decides() { 3 * flat } else { 0 };
+    probes + fused + model + checkpoints + best
 }
 
 /// What to do where memory does not suffice.

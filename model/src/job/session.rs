@@ -14,14 +14,14 @@ use super::state::Checkpoints;
 use super::weights::{open_trainer, weight_type};
 use super::{Job, RunIdentity, identity, record, seal};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
-use crate::data::{CacheUse, Dataset, Sampler, Source};
+use crate::data::{CacheUse, Sampler, Source};
 use crate::error::{Error, FileAction, Result};
 use crate::evaluation::{Request, RowScores};
 use crate::files::{
     self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, read_json, require_free_space,
 };
 use crate::metrics::Metrics;
-use crate::progress::{Event, JobReport, Observer, TaskScores};
+use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
 use crate::recipe::{Stage, TrainSettings};
 use crate::stages::fuse::TaskModels;
 use crate::trainer::Trainer;
@@ -249,7 +249,9 @@ impl<'a> Session<'a> {
             }
             self.check_stop(&format!("before evaluating {column} on {}", task.name))?;
             self.observer.event(Event::EvaluationStarted { column, task: &task.name });
-            let scored = self.measure(column, task, eval).inspect_err(|error| {
+            let tokenizer = &job.inputs.tokenizer;
+            let request = Request { dataset: eval, tokenizer, rows: None, answers: task.answers.as_ref() };
+            let scored = self.measure(column, &task.name, &request).inspect_err(|error| {
                 if matches!(error, Error::Interrupted { .. }) {
                     // The stop stands, whether or not the time is recorded.
                     let _ = self.save_progress();
@@ -262,8 +264,7 @@ impl<'a> Session<'a> {
                 self.answers.entry(column.to_owned()).or_default().insert(task.name.clone(), sample);
                 self.save_answers()?;
             }
-            self.scores.entry(column.to_owned()).or_default().insert(task.name.clone(), score);
-            self.save_scores()?;
+            self.keep_score(column, &task.name, score)?;
         }
         Ok(())
     }
@@ -289,20 +290,34 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn measure(&mut self, column: &str, task: &Task, dataset: &Dataset) -> Result<RowScores> {
+    /// Measures the trainer's weights; `column` and `task` say to the observer what.
+    ///
+    /// # Errors
+    /// The evaluation fails, or a stop was asked for.
+    pub(super) fn measure(&mut self, column: &str, task: &str, request: &Request<'_>) -> Result<RowScores> {
         let (model, observer) = (&mut self.trainer.model, &mut *self.observer);
-        let tokenizer = &self.job.inputs.tokenizer;
-        let request = Request { dataset, tokenizer, rows: None, answers: task.answers.as_ref() };
         let mut observe = |progress| {
-            observer.event(Event::EvaluationProgress { column, task: &task.name, progress });
+            observer.event(Event::EvaluationProgress { column, task, progress });
             if observer.stop_requested() {
-                return Err(Error::Interrupted {
-                    position: format!("while evaluating {column} on {}", task.name),
-                });
+                return Err(Error::Interrupted { position: format!("while evaluating {column} on {task}") });
             }
             Ok(())
         };
-        model.evaluate(&request, &mut observe)
+        model.evaluate(request, &mut observe)
+    }
+
+    /// What was measured of a task for a column.
+    pub(super) fn score(&self, column: &str, task: &str) -> Option<Score> {
+        self.scores.get(column).and_then(|scores| scores.get(task)).copied()
+    }
+
+    /// Remembers what was measured, in the run folder too.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn keep_score(&mut self, column: &str, task: &str, score: Score) -> Result<()> {
+        self.scores.entry(column.to_owned()).or_default().insert(task.to_owned(), score);
+        self.save_scores()
     }
 
     /// Evaluates on all tasks.
@@ -436,11 +451,9 @@ impl<'a> Session<'a> {
     /// When the elapsed time cannot be saved.
     pub fn report(&mut self, columns: &[&str]) -> Result<JobReport> {
         let seconds = self.save_progress()?;
-        let score =
-            |column: &str, task: &str| self.scores.get(column).and_then(|scores| scores.get(task)).copied();
         let row = |task: &Task| TaskScores {
             task: task.name.clone(),
-            scores: columns.iter().map(|column| score(column, &task.name)).collect(),
+            scores: columns.iter().map(|column| self.score(column, &task.name)).collect(),
         };
         Ok(JobReport {
             method: self.job.recipe.method,

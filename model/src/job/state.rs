@@ -1,14 +1,17 @@
 //! Checkpoints inside a fine-tune: everything needed to continue to the same bits.
 
+use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
 use cpift_engine::{Device, ViewMut};
 use serde::{Deserialize, Serialize};
 
+use super::sampled::Best;
 use crate::checkpoint::{NamedTensor, TensorData, TensorFile, WeightType, write_tensors};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify};
+use crate::progress::StepReport;
 use crate::trainer::Trainer;
 
 /// Where a fine-tune stands, beside its weights and moments.
@@ -22,6 +25,21 @@ pub struct TrainingState {
     pub frozen_hash: Option<String>,
     /// Frozen coordinates checked so far, summed over the parts.
     pub frozen_verified: u64,
+    /// The best weights so far, by what was measured while training.
+    #[serde(default)]
+    pub best: Option<Best>,
+    /// Evaluations since then.
+    #[serde(default)]
+    pub evaluations_since_best: u64,
+    /// True when the training has ended before its last step.
+    #[serde(default)]
+    pub has_ended: bool,
+    /// Tasks that were reported as worse than on the base.
+    #[serde(default)]
+    pub alarmed: Vec<String>,
+    /// The step whose evaluation was interrupted: it is on no record yet.
+    #[serde(default)]
+    pub pending: Option<StepReport>,
 }
 
 /// The checkpoints of a run: `checkpoint/<training>/step-<n>/`.
@@ -31,6 +49,8 @@ pub struct Checkpoints {
     keep: usize,
     /// Files are read and hashed on its threads.
     device: Device,
+    /// The step of the best weights that the newest checkpoint names.
+    named_best: Cell<Option<u64>>,
 }
 
 /// Name of the folder of all checkpoints in the run folder.
@@ -42,7 +62,8 @@ const STATE: &str = "state.json";
 impl Checkpoints {
     /// Checkpoints in the run folder `run`; `keep` of each training are kept.
     pub fn new(run: &Path, keep: usize, device: &Device) -> Self {
-        Self { folder: run.join(FOLDER), keep: keep.max(1), device: device.clone() }
+        let named_best = Cell::new(None);
+        Self { folder: run.join(FOLDER), keep: keep.max(1), device: device.clone(), named_best }
     }
 
     /// Name of a checkpoint in the run folder.
@@ -82,7 +103,9 @@ impl Checkpoints {
             self.list(training)?.into_iter().partition(|(step, _)| *step <= state.step);
         later.iter().try_for_each(|(_, damaged)| remove(damaged))?;
         all.truncate(all.len().saturating_sub(self.keep));
-        all.iter().try_for_each(|(_, old)| remove(old))
+        all.iter().try_for_each(|(_, old)| remove(old))?;
+        self.named_best.set(state.best.map(|best| best.step));
+        self.forget_other_bests(training, None)
     }
 
     /// Reads the newest whole checkpoint of a training into the trainer; also returns the lines of metrics that
@@ -114,9 +137,66 @@ impl Checkpoints {
                 serde_json::from_str(&text).map_err(|error| Error::format(&path, error.to_string()))?;
             self.read_tensors(&folder.join(TENSORS), trainer)?;
             trainer.optimizer.set_steps(state.optimizer_steps);
+            self.named_best.set(state.best.map(|best| best.step));
             return Ok(Some((state, manifest.origin.and_then(|origin| origin.metrics))));
         }
         Ok(None)
+    }
+
+    /// Writes the weights as the best of a training so far, in place of those before.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write_best(&self, training: &str, step: u64, trainer: &Trainer, origin: Origin) -> Result<()> {
+        let folder = self.folder.join(training);
+        files::create_folders(&folder)?;
+        // The name says the step: one that a crash left behind is never taken for another.
+        let destination = folder.join(best_name(step));
+        if destination.exists() {
+            remove(&destination)?;
+        }
+        let weights = trainer.model.weights();
+        let tensor = NamedTensor {
+            name: "weights".to_owned(),
+            shape: vec![weights.len()],
+            data: TensorData::Floats(weights, WeightType::F32),
+        };
+        let mut writing = AtomicFolder::create(&destination)?;
+        writing.write(TENSORS, |file| write_tensors(file, &[tensor], None))?;
+        writing.commit_as(Origin { place: Self::best_place(training, step), ..origin })?;
+        self.forget_other_bests(training, Some(step))
+    }
+
+    /// Reads the best weights, which were there after this step.
+    ///
+    /// # Errors
+    /// They are missing, damaged, or of another run.
+    pub fn read_best(&self, training: &str, step: u64, trainer: &mut Trainer, origin: &Origin) -> Result<()> {
+        let folder = self.folder.join(training).join(best_name(step));
+        let manifest = self.device.scope(|| Manifest::verify(&folder, Verify::Contents))?;
+        let expected = Origin { place: Self::best_place(training, step), ..origin.clone() };
+        expected.require(&folder, manifest.origin.as_ref())?;
+        let file = TensorFile::open(&folder.join(TENSORS))?;
+        let length = trainer.model.weights().len();
+        self.device.scope(|| file.read_floats("weights", &[length], trainer.model.weights_mut()))
+    }
+
+    /// Removes all best weights but these and those that the newest checkpoint names.
+    fn forget_other_bests(&self, training: &str, newest: Option<u64>) -> Result<()> {
+        let folder = self.folder.join(training);
+        let kept: Vec<String> = newest.into_iter().chain(self.named_best.get()).map(best_name).collect();
+        for entry in fs::read_dir(&folder).map_err(Error::file(&folder, FileAction::Read))? {
+            let path = entry.map_err(Error::file(&folder, FileAction::Read))?.path();
+            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+            if name.starts_with(BEST) && !kept.contains(&name) {
+                remove(&path)?;
+            }
+        }
+        Ok(())
+    }
+
+    fn best_place(training: &str, step: u64) -> String {
+        format!("{FOLDER}/{training}/{}", best_name(step))
     }
 
     /// Removes a training's checkpoints, when its result is saved.
@@ -158,6 +238,14 @@ impl Checkpoints {
         read("moment2", length, trainer.optimizer.moment2_mut())?;
         read("importance", importance, trainer.optimizer.importance_mut())
     }
+}
+
+/// How the folders of best weights are called.
+const BEST: &str = "best-";
+
+/// Name of the folder of the best weights, after this step.
+fn best_name(step: u64) -> String {
+    format!("{BEST}{step:08}")
 }
 
 /// Name of the folder of a checkpoint after this step.

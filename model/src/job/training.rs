@@ -8,7 +8,7 @@ use super::state::TrainingState;
 use crate::data::{Source, StepBatches};
 use crate::error::{Error, Result};
 use crate::files::Origin;
-use crate::progress::{Event, training_name};
+use crate::progress::{Event, StepReport, training_name};
 use crate::recipe::TrainSettings;
 use crate::trainer::Step;
 
@@ -26,6 +26,8 @@ pub struct Training<'a> {
     pub parts: Vec<TrainingPart>,
     /// What its result is and is made from; the place is filled in.
     pub origin: Origin,
+    /// True for the method's last training, whose weights are the result: `evaluate.keep` and `patience` are about it.
+    pub is_last: bool,
 }
 
 /// Consecutive steps on the same data with the same frozen coordinates.
@@ -71,7 +73,8 @@ impl Session<'_> {
         let mut start = 0;
         for (index, part) in training.parts.iter().enumerate() {
             let end = start + part.steps;
-            if state.step < end {
+            let is_pending = state.pending.is_some() && state.step == end;
+            if (state.step < end || is_pending) && !state.has_ended {
                 let shared_before: u64 = training.parts[..index]
                     .iter()
                     .filter(|earlier| earlier.purpose == part.purpose)
@@ -82,6 +85,7 @@ impl Session<'_> {
             }
             start = end;
         }
+        self.take_best(&training, &state)?;
         Ok(state.frozen_verified)
     }
 
@@ -97,7 +101,10 @@ impl Session<'_> {
         let mut sampler = self.sampler(settings, part.sources.clone(), &part.purpose)?;
         self.begin_part(training, part, span, state)?;
         let frozen = part.frozen.as_ref().map_or(0, |mask| mask.count() as u64);
-        while state.step < span.end {
+        if let Some(report) = state.pending.take() {
+            self.finish_step(training, index, span, key, state, report)?;
+        }
+        while state.step < span.end && !state.has_ended {
             let local = state.step - span.start;
             let (scheduled, schedule_steps) =
                 if training.restart { (local, span.end - span.start) } else { (state.step, span.total) };
@@ -110,15 +117,36 @@ impl Session<'_> {
             report.part = training.part.to_owned();
             (report.step, report.steps) = (state.step, span.total);
             (report.phase, report.frozen) = (1 + index as u64, frozen);
-            self.metrics.append(&report)?;
-            self.observer.event(Event::Step(&report));
-            if state.step == span.end {
-                self.verify_frozen(part, state)?;
-            }
-            self.checkpoint_if_due(key, &training.origin, state, span)?;
+            self.finish_step(training, index, span, key, state, report)?;
         }
         self.observer.event(Event::TrainingFinished { title: &part.title });
         Ok(())
+    }
+
+    /// Evaluates after a step where that is due, records it, and saves the state where that is.
+    fn finish_step(
+        &mut self,
+        training: &Training<'_>,
+        index: usize,
+        span: Span,
+        key: &str,
+        state: &mut TrainingState,
+        mut report: StepReport,
+    ) -> Result<()> {
+        if let Err(error) = self.evaluate_step(training, state, &mut report) {
+            if matches!(error, Error::Interrupted { .. }) {
+                // The step is made; its evaluation comes first when the run is continued.
+                state.pending = Some(report);
+                self.save_state(key, &training.origin, state)?;
+            }
+            return Err(error);
+        }
+        self.metrics.append(&report)?;
+        self.observer.event(Event::Step(&report));
+        if state.step == span.end || state.has_ended {
+            self.verify_frozen(&training.parts[index], state)?;
+        }
+        self.checkpoint_if_due(key, &training.origin, state, span)
     }
 
     fn begin_part(
@@ -154,17 +182,21 @@ impl Session<'_> {
         let every = self.job.recipe.checkpoint.every;
         let due = every > 0 && state.step.is_multiple_of(every) && state.step < span.total;
         if stop || due {
-            let origin = self.with_metrics(origin.clone(), key)?;
-            self.checkpoints.write(key, state, &self.trainer, origin)?;
-            self.save_progress()?;
-            self.observer.event(Event::Checkpoint { step: state.step });
-            self.require_fit()?;
+            self.save_state(key, origin, state)?;
         }
         if stop {
             let position = format!("after step {} of {} of {}", state.step, span.total, key);
             return Err(Error::Interrupted { position });
         }
         Ok(())
+    }
+
+    fn save_state(&mut self, key: &str, origin: &Origin, state: &TrainingState) -> Result<()> {
+        let origin = self.with_metrics(origin.clone(), key)?;
+        self.checkpoints.write(key, state, &self.trainer, origin)?;
+        self.save_progress()?;
+        self.observer.event(Event::Checkpoint { step: state.step });
+        self.require_fit()
     }
 
     /// A hash of the frozen coordinates' bits.

@@ -163,6 +163,12 @@ fn step_event(report: &StepReport) -> Vec<u8> {
     for (task, loss) in &report.task_losses {
         scalar(&format!("task_loss/{task}"), *loss);
     }
+    for sample in &report.evaluation {
+        scalar(&format!("evaluation_loss/{}", sample.task), sample.score.loss);
+        if let Some(share) = sample.score.share() {
+            scalar(&format!("evaluation_score/{}", sample.task), share);
+        }
+    }
     scalar("learning_rate", report.learning_rate);
     scalar("gradient_norm", report.gradient_norm);
     scalar("frozen_parameters", report.frozen as f64);

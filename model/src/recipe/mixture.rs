@@ -26,7 +26,7 @@ pub enum MixtureOrder {
     RoundRobin,
 }
 
-/// `[mixture]`: how the rows of several tasks are mixed, in `joint`, `half` and stage 4.
+/// `[mixture]`: how the rows of several tasks are mixed, in every training on more than one.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct MixtureSettings {

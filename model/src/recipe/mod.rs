@@ -11,6 +11,7 @@ use crate::error::{Error, Result};
 
 mod differences;
 mod edit;
+mod evaluate;
 mod fault;
 mod fuse;
 mod mixture;
@@ -28,6 +29,7 @@ mod values;
 
 pub use differences::{Difference, differences};
 pub use edit::Edit;
+pub use evaluate::{EvaluateSettings, Keep};
 pub use fuse::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
 pub use mixture::{MixtureOrder, MixtureSettings, MixtureShares};
 pub use precision::Precision;
@@ -131,6 +133,8 @@ pub struct Recipe {
     pub replay: ReplaySettings,
     /// The method `half`.
     pub half: HalfSettings,
+    /// Measuring while a model is trained.
+    pub evaluate: EvaluateSettings,
     /// When the state inside a stage is saved.
     pub checkpoint: CheckpointSettings,
     /// How the steps are recorded.

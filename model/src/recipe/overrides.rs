@@ -3,7 +3,7 @@
 use toml::{Table, Value};
 
 use super::origins::Origins;
-use super::shape::keys_of;
+use super::shape::{keys_of, nearest};
 use crate::error::{Error, Result};
 
 /// Puts one `key=value` into the recipe.
@@ -54,11 +54,15 @@ fn find_section<'a>(key: &str, table: &'a mut Table) -> std::result::Result<(Str
         let whole = task_index(task, tasks).map(|index| (index, None));
         let of_nested = || {
             let (task, nested) = task.rsplit_once('.')?;
-            let is_section = !keys_of(&format!("task.{nested}")).is_empty();
-            Some((task_index(task, tasks).filter(|_| is_section)?, Some(nested)))
+            Some((task_index(task, tasks)?, Some(nested)))
         };
         let missing = || format!("there is no such task: the recipe has {}", describe_tasks(tasks));
         let (index, nested) = whole.or_else(of_nested).ok_or_else(missing)?;
+        if let Some(nested) = nested.filter(|nested| keys_of(&format!("task.{nested}")).is_empty()) {
+            let near = nearest(nested, keys_of("task").iter().map(String::as_str));
+            let hint = near.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
+            return Err(format!("`{nested}` is not a section of a task{hint}"));
+        }
         let section = tasks[index].as_table_mut().ok_or("`task` is not a list of sections")?;
         let name = format!("task[{index}]");
         return match nested {

@@ -11,7 +11,9 @@ use toml::{Table, Value};
 
 use super::fault::{Fault, Typed, describe};
 use super::origins::Origins;
-use super::{Columns, DataFiles, HalfSettings, ModelSettings, Recipe, TaskSettings, TrainSettings};
+use super::{
+    Columns, DataFiles, EvaluateSettings, HalfSettings, ModelSettings, Recipe, TaskSettings, TrainSettings,
+};
 use crate::error::{Error, Result};
 
 /// A recipe in which every key is set.
@@ -53,6 +55,7 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
         model: ModelSettings { base: path(), config: path(), ..ModelSettings::default() },
         train: training.clone(),
         half: HalfSettings { rounds: Some(1) },
+        evaluate: EvaluateSettings { task: Some("x".to_owned()), ..EvaluateSettings::default() },
         task: vec![task],
         ..Recipe::default()
     };

@@ -23,7 +23,8 @@ pub struct TaskSettings {
     pub eval: Option<DataFiles>,
     /// Share of this task's rows in mixed training, relative to the other tasks'.
     pub weight: f64,
-    /// How often an epoch goes through this task's training rows; also 0.5 or 2.5.
+    /// How often an epoch goes through this task's training rows, where `mixture.shares` is `rows` or the task is
+    /// trained alone; also 0.5 or 2.5. With other shares it lengthens the epoch of all tasks.
     pub repeat: f64,
     /// An existing fine-tune of the same base: its probe is skipped, importance is the difference.
     #[serde(skip_serializing_if = "Option::is_none")]

@@ -2,7 +2,8 @@ use super::shape::keys_of;
 use super::*;
 
 /// Every section but the top level.
-const SECTIONS: [&str; 13] = [
+const SECTIONS: [&str; 14] = [
+    "evaluate",
     "mixture",
     "model",
     "task",
@@ -148,6 +149,7 @@ fn the_resolved_recipe_reads_back_as_itself() {
     let text = format!(
         "seed = 9223372036854775807\nmethod = \"staged\"\n{LEAST}eval = \"e.jsonl\"\nweight = 0.1\n\
          [[task]]\nname = \"b\"\ntrain = \"b \\\"quoted\\\".jsonl\"\nmodel = \"tuned\"\n\
+         learn = \"last\"\nchat = true\nprompt = \"{{{{ a }}}}\\n\"\nanswer = \"b\"\nsystem = \"c\"\ncolumns = {{ history = \"h\" }}\n\
          [train]\nsteps = 3\nlearning_rate = 3.3333333333333335e-5\nweight_decay = 0.1\n\
          [probe]\nimportance = \"fisher\"\n[fuse]\nweight = 0.30000000000000004\n[integrate]\nepochs = 0.1\n"
     );
@@ -156,9 +158,29 @@ fn the_resolved_recipe_reads_back_as_itself() {
     let again = Folder::with(&text).load(&[]).unwrap();
     assert_eq!(first, again);
     assert_eq!(text, again.to_toml().unwrap());
+    assert!(text.contains("[task.columns]\nhistory = \"h\"\n"), "{text}");
     for section in SECTIONS {
         let always = |key: &&String| {
-            !matches!(key.as_str(), "base" | "config" | "eval" | "model" | "epochs" | "steps" | "rounds")
+            !matches!(
+                key.as_str(),
+                "base"
+                    | "config"
+                    | "eval"
+                    | "model"
+                    | "eval_share"
+                    | "limit"
+                    | "eval_limit"
+                    | "max_new_tokens"
+                    | "chat"
+                    | "prompt"
+                    | "answer"
+                    | "system"
+                    | "columns"
+                    | "epochs"
+                    | "steps"
+                    | "rounds"
+                    | "task"
+            )
         };
         for key in keys_of(section).iter().filter(always) {
             assert!(text.contains(&format!("\n{key} = ")), "{section}.{key} is missing in\n{text}");
@@ -392,7 +414,9 @@ fn overrides_that_cannot_be_used_are_named() {
         ),
         (
             "task[0].wait=2",
-            "`--set task[0].wait=2`: is not a key: known here are name, train, eval, weight, model, special_tokens",
+            "`--set task[0].wait=2`: is not a key: known here are name, train, eval, weight, repeat, model, eval_share, \
+             limit, eval_limit, skip_invalid, special_tokens, learn, chat, prompt, answer, system, score, \
+             max_new_tokens, shots, columns",
         ),
         ("train={steps=0}", "`--set train={steps=0}`: is 0: use 1 to 1000000000000"),
     ];
@@ -412,4 +436,68 @@ fn files_that_cannot_be_read_are_named() {
         directory.ends_with(&format!("is a folder, not a recipe: give {}", folder.recipe().display())),
         "{directory}"
     );
+}
+
+#[test]
+fn the_columns_of_a_task_are_a_section_of_its_own() {
+    let of = |recipe: Recipe| recipe.task[0].columns.clone();
+    let expected = Columns { prompt: Some("q".into()), answer: Some("a".into()), ..Columns::default() };
+    for text in [
+        format!("{LEAST}[task.columns]\nprompt = \"q\"\nanswer = \"a\"\n"),
+        format!("{LEAST}columns = {{ prompt = \"q\", answer = \"a\" }}\n"),
+    ] {
+        assert_eq!(of(read(&text, &[])), expected);
+        let written = read(&text, &[]).to_toml().unwrap();
+        assert_eq!(of(read(&written, &[])), expected, "{written}");
+    }
+    for overrides in [
+        ["task.sort.columns.prompt=q", "task.sort.columns.answer=a"],
+        ["task[0].columns.prompt=q", "task[0].columns.answer=a"],
+    ] {
+        assert_eq!(of(read(LEAST, &overrides)), expected);
+    }
+    // A task may be named so.
+    let text = LEAST.replace("\"sort\"", "\"sort.columns\"");
+    let recipe = read(&text, &["task.sort.columns.weight=2", "task.sort.columns.columns.text=t"]);
+    assert_eq!((recipe.task[0].weight, recipe.task[0].columns.text.as_deref()), (2.0, Some("t")));
+}
+
+#[test]
+fn keys_of_rows_that_cannot_be_used_are_named() {
+    for (keys, expected) in [
+        (
+            "columns = { promt = \"q\" }",
+            "recipe.toml:6: `task[0].columns.promt`: is not a key, did you mean `prompt`?",
+        ),
+        ("columns = { prompt = 1 }", "recipe.toml:6: `task[0].columns.prompt`: is the number `1`: use "),
+        (
+            "columns = \"q\"",
+            "recipe.toml:6: `task[0].columns`: must be a section, `[task.columns]`, not the string",
+        ),
+        ("columns = { prompt = \"\" }", "recipe.toml:6: `task[0].columns.prompt`: is empty"),
+        (
+            "learn = \"lst\"",
+            "recipe.toml:6: `task[0].learn`: is `lst`: use all, last, template, did you mean `last`?",
+        ),
+        ("chat = 1", "recipe.toml:6: `task[0].chat`: is the number `1`: use true or false"),
+        ("prompt = \"{{q}}\"", "recipe.toml:6: `task[0].prompt`: needs `answer` beside it"),
+        (
+            "columns = { prompt = \"q\" }",
+            "recipe.toml:6: `task[0].columns.prompt`: needs `columns.answer` beside it",
+        ),
+        ("prompt = \"{{q\"\nanswer = \"b\"", "recipe.toml:6: `task[0].prompt`: is not a valid template: "),
+        (
+            "prompt = \"a\"\nanswer = \"b\"\ncolumns = { text = \"t\" }",
+            "recipe.toml:8: `task[0].columns.text`: excludes `prompt`: remove one of the two",
+        ),
+        (
+            "chat = false\ncolumns = { messages = \"m\" }",
+            "recipe.toml:6: `task[0].chat`: cannot be false beside `columns.messages`: remove one of the two",
+        ),
+    ] {
+        let message = error(format!("{LEAST}{keys}\n"), &[]);
+        assert!(message.starts_with(expected), "{keys}: {message}");
+    }
+    let message = error(LEAST, &["task.sort.colums.prompt=q"]);
+    assert!(message.contains("`colums` is not a section of a task, did you mean `columns`?"), "{message}");
 }

@@ -1,8 +1,8 @@
 //! What values the keys of a recipe may have.
 
-use super::{FoldWeight, Method, MixtureShares, ModelSettings, Recipe, TaskSettings, TrainSettings};
-use crate::data::row_templates;
+use super::{FoldWeight, Keep, Method, MixtureShares, ModelSettings, Recipe, TaskSettings, TrainSettings};
 use crate::error::{Error, Result};
+use crate::jinja::Template;
 
 /// Most optimizer steps of a fine-tune: sums and products with them never overflow.
 const MOST_STEPS: u64 = 1_000_000_000_000;
@@ -39,6 +39,7 @@ impl Recipe {
         if self.mixture.temperature != 1.0 && self.mixture.shares != MixtureShares::Rows {
             return Err(Error::setting("mixture.temperature", "needs `shares = \"rows\"` beside it"));
         }
+        self.validate_evaluate()?;
         self.validate_replay()?;
         if let Some(rounds) = self.half.rounds.filter(|rounds| !(1..=1000).contains(rounds)) {
             return Err(Error::setting("half.rounds", format!("is {rounds}: use 1 to 1000")));
@@ -48,6 +49,39 @@ impl Recipe {
         let keep = self.checkpoint.keep;
         if keep == 0 || keep > MOST_CHECKPOINTS {
             return Err(Error::setting("checkpoint.keep", format!("is {keep}: use 1 to {MOST_CHECKPOINTS}")));
+        }
+        Ok(())
+    }
+
+    fn validate_evaluate(&self) -> Result<()> {
+        let settings = &self.evaluate;
+        if settings.rows == 0 {
+            return Err(Error::setting("evaluate.rows", "is 0: use 1 or more"));
+        }
+        within("evaluate.alarm", settings.alarm, 0.0, 1e6)?;
+        let needs_every = [
+            ("keep", settings.keep == Keep::Best),
+            ("patience", settings.patience > 0),
+            ("task", settings.task.is_some()),
+        ];
+        if let Some((key, _)) = needs_every.iter().find(|(_, is_set)| *is_set && settings.every == 0) {
+            let reason = "needs `every`, the steps between evaluations, beside it";
+            return Err(Error::setting(format!("evaluate.{key}"), reason));
+        }
+        if let Some(name) = &settings.task
+            && !self.task.iter().any(|task| task.name == *name)
+        {
+            let names: Vec<&str> = self.task.iter().map(|task| task.name.as_str()).collect();
+            let reason = format!("there is no task `{name}`: the recipe has {}", names.join(", "));
+            return Err(Error::setting("evaluate.task", reason));
+        }
+        let is_measured = |task: &TaskSettings| {
+            let counts = settings.task.as_ref().is_none_or(|name| *name == task.name);
+            counts && (task.eval.is_some() || task.eval_share.is_some())
+        };
+        if settings.decides() && !self.task.iter().any(is_measured) {
+            let reason = "needs a task with `eval` (or `eval_share`) to choose the best by";
+            return Err(Error::setting("evaluate.keep", reason));
         }
         Ok(())
     }
@@ -140,7 +174,7 @@ impl TaskSettings {
         };
         for (name, source) in [("prompt", &self.prompt), ("answer", &self.answer), ("system", &self.system)] {
             if let Some(source) = source {
-                row_templates::parse(source).map_err(|reason| Error::setting(key(name), reason))?;
+                Template::parse_of_recipe(source).map_err(|reason| Error::setting(key(name), reason))?;
             }
         }
         // What a key needs beside it: one of these.

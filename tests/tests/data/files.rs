@@ -25,7 +25,7 @@ fn refusal(name: &str, content: impl AsRef<[u8]>) -> String {
     let folder = tempfile::tempdir().unwrap();
     let path = folder.path().join(name);
     std::fs::write(&path, content).unwrap();
-    let error = load(&[path.clone()]).unwrap_err();
+    let error = load(std::slice::from_ref(&path)).unwrap_err();
     error.strip_prefix(path.to_str().unwrap()).unwrap_or(&error).to_owned()
 }
 
@@ -37,7 +37,7 @@ fn the_same_rows_come_out_of_every_form() {
         for entry in std::fs::read_dir(golden("")).unwrap() {
             let path = entry.unwrap().path();
             if path.file_name().unwrap().to_str().unwrap().starts_with(kind) {
-                let dataset = load(&[path.clone()]).unwrap_or_else(|error| panic!("{error}"));
+                let dataset = load(std::slice::from_ref(&path)).unwrap_or_else(|error| panic!("{error}"));
                 assert_eq!(tokens(&dataset), tokens(&wanted), "{}", path.display());
                 assert!(dataset.notices().is_empty(), "{}", path.display());
                 forms += 1;

@@ -331,9 +331,9 @@ const MARKED_THINKING: &str = "{% for m in messages %}{{ '<|im_start|>' + m.role
 #[test]
 fn answers_that_the_template_changes_are_learnt_in_rows_of_their_own() {
     let row = json!({"messages": [
-        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning": "hm"},
+        {"role": "user", "content": "a"}, {"role": "assistant", "content": "b", "reasoning_content": "hm"},
         {"role": "user", "content": "c"}, {"role": "assistant", "content": "d"},
-        {"role": "user", "content": "e"}, {"role": "assistant", "content": "f", "reasoning": "so"}]});
+        {"role": "user", "content": "e"}, {"role": "assistant", "content": "f", "reasoning_content": "so"}]});
     let user = |text: &str| format!("<|im_start|>user\n{text}<|im_end|>\n<|im_start|>assistant\n");
     let expected = [
         format!(
@@ -366,4 +366,41 @@ fn answers_that_the_template_changes_are_learnt_in_rows_of_their_own() {
     changed["messages"][1]["content"] = json!("<think>");
     let (rows, notices) = learnt(&tokenizer, json!({}), changed);
     assert_eq!((rows.len(), notices), (1, vec![Notice::ContextOnly]));
+}
+
+/// Whatever a field holds, a row is read or refused in one line.
+#[test]
+fn no_value_of_a_field_panics() {
+    let tokenizer = contents_only();
+    let values = json!([
+        null, 7, true, "", "x", "[", "[{}]", [], [null], [7], ["a"], [[]], [["a"]], [["a", "b"]], {}, [{}],
+        [{"from": 1, "value": 2}], [{"from": "gpt"}], [{"from": "function_call", "value": "x"}],
+        [{"from": "function_call", "value": "[1]"}], [{"from": "gpt", "value": [{"type": "tool_call"}]}],
+        [{"role": "assistant", "content": [{"type": "text", "value": 1}]}],
+        [{"role": "assistant", "content": [{"type": "tool_call", "value": {"name": "f"}}]}],
+        [{"role": "assistant", "tool_calls": [{}]}], [{"role": "function_call"}]
+    ]);
+    let forms = [
+        json!({"prompt": "a", "completion": "b"}),
+        json!({"messages": chat(&[("user", "a"), ("assistant", "b")])["messages"], "tools": [], "chat_template_kwargs": {}}),
+        json!({"conversations": [{"from": "human", "value": "a"}, {"from": "gpt", "value": "b"}], "system": "", "tools": ""}),
+        json!({"instruction": "a", "input": "b", "output": "c", "system": "d", "history": []}),
+        json!({"question": "a", "answer": "b", "system": "c", "history": [], "tools": []}),
+        json!({"text": "a", "label": "b"}),
+        json!({"p": "a", "a": "b"}),
+    ];
+    for form in forms {
+        let mut task = json!({});
+        if form.get("p").is_some() {
+            task = json!({"prompt": "{{ p }}", "answer": "{{ a.x or a }}"});
+        }
+        load(&tokenizer, task.clone(), std::slice::from_ref(&form)).unwrap();
+        for field in form.as_object().unwrap().keys() {
+            for value in values.as_array().unwrap() {
+                let mut row = form.clone();
+                row[field] = value.clone();
+                let _ = load(&tokenizer, task.clone(), &[row]);
+            }
+        }
+    }
 }

@@ -2,8 +2,9 @@
 
 use std::collections::HashSet;
 
+use cpift_model::Tokenizer;
 use cpift_model::data::{CacheUse, DataSettings, Dataset, LongRows, Notice};
-use cpift_tests::data::{DataFile, tokenizer};
+use cpift_tests::data::{DataFile, chat, folder_with_template, tokenizer};
 use serde_json::{Value, json};
 
 fn pair(index: usize) -> Value {
@@ -11,7 +12,7 @@ fn pair(index: usize) -> Value {
 }
 
 fn load(file: &DataFile, settings: &DataSettings) -> Result<Dataset, String> {
-    Dataset::load(&[file.path.clone()], &tokenizer("chatml"), settings, None)
+    Dataset::load(std::slice::from_ref(&file.path), &tokenizer("chatml"), settings, None)
         .map_err(|error| error.to_string())
 }
 
@@ -35,7 +36,8 @@ fn a_limit_takes_the_first_rows_that_can_be_used() {
     let cache = tempfile::tempdir().unwrap();
     let settings = DataSettings { limit: Some(1), ..DataSettings::default() };
     let cached = |file: &DataFile| {
-        Dataset::load(&[file.path.clone()], &tokenizer("chatml"), &settings, Some(cache.path())).unwrap()
+        Dataset::load(std::slice::from_ref(&file.path), &tokenizer("chatml"), &settings, Some(cache.path()))
+            .unwrap()
     };
     assert_eq!(*cached(&file).cache(), CacheUse::Written);
     assert_eq!(*cached(&file).cache(), CacheUse::Read);
@@ -94,6 +96,33 @@ fn rows_are_held_back_by_their_content() {
     let one = load(&DataFile::rows(&rows[..1]), &DataSettings::default()).unwrap();
     let error = one.split(0.2).unwrap_err().to_string();
     assert!(error.contains("task.eval_share"), "{error}");
+}
+
+/// A template that changes earlier answers makes several rows of a conversation.
+#[test]
+fn rows_of_one_conversation_stay_together() {
+    let template = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if loop.last and m.role == 'assistant' %}!{% endif %}\
+                    <|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
+    let folder = folder_with_template("chatml", Some(template));
+    let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+    let row = |index: usize| {
+        let text = |part: &str| format!("{part} {index}");
+        let turns =
+            [("user", text("a")), ("assistant", text("b")), ("user", text("c")), ("assistant", text("d"))];
+        let turns: Vec<(&str, &str)> = turns.iter().map(|(role, text)| (*role, text.as_str())).collect();
+        chat(&turns)
+    };
+    let file = DataFile::rows(&(0..60).map(row).collect::<Vec<_>>());
+    let load = |limit| {
+        let settings = DataSettings { limit, ..DataSettings::default() };
+        Dataset::load(std::slice::from_ref(&file.path), &tokenizer, &settings, None).unwrap()
+    };
+    let dataset = load(None);
+    assert_eq!(dataset.len(), 120, "two rows of every conversation");
+    assert_eq!(load(Some(5)).len(), 10);
+    let (train, eval) = dataset.split(0.3).unwrap();
+    let records = |dataset: &Dataset| numbers(dataset).into_iter().collect::<HashSet<_>>();
+    assert!(records(&train).is_disjoint(&records(&eval)));
 }
 
 #[test]

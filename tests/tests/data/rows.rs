@@ -65,7 +65,7 @@ fn bad_lines_are_named() {
     }
     let mut bytes = format!("{good}\n\n{good}\n").into_bytes();
     bytes.extend(b"{\"prompt\": \"\xFF\", \"completion\": \"b\"}");
-    assert_eq!(refusal(&bytes, &tokenizer), ":4: is not UTF-8 (byte 13 of the line)");
+    assert_eq!(refusal(&bytes, &tokenizer), ":4: is not UTF-8 (byte 13 of the row)");
 }
 
 #[test]
@@ -223,7 +223,7 @@ fn long_rows_are_counted_and_left_out_or_cut() {
     let file = DataFile::rows(&[row(2, 2), row(2, 3), row(1, 5), row(6, 1), row(3, 1)]);
     let load = |length, long| {
         Dataset::load(
-            &[file.path.clone()],
+            std::slice::from_ref(&file.path),
             &tokenizer,
             &DataSettings { max_length: length, long_rows: long, ..DataSettings::default() },
             None,
@@ -293,7 +293,7 @@ fn the_seesaw_example_loads() {
         for part in ["train", "eval"] {
             let path = example.join(format!("{task}.{part}.jsonl"));
             let dataset = Dataset::load(
-                &[path.clone()],
+                std::slice::from_ref(&path),
                 &tokenizer,
                 &DataSettings { max_length: 1024, ..DataSettings::default() },
                 None,
@@ -320,7 +320,7 @@ fn tokens_are_cached_by_everything_that_decides_them() {
     let cache_folder = cache.path().join("made/when/needed");
     let load = |tokenizer: &Tokenizer, length| {
         Dataset::load(
-            &[file.path.clone()],
+            std::slice::from_ref(&file.path),
             tokenizer,
             &DataSettings { max_length: length, ..DataSettings::default() },
             Some(&cache_folder),
@@ -361,7 +361,7 @@ fn a_damaged_cache_is_made_anew() {
     let cache = tempfile::tempdir().unwrap();
     let load = || {
         Dataset::load(
-            &[file.path.clone()],
+            std::slice::from_ref(&file.path),
             &tokenizer,
             &DataSettings { max_length: 100, ..DataSettings::default() },
             Some(cache.path()),
@@ -391,7 +391,7 @@ fn a_cache_that_cannot_be_written_stops_nothing() {
     let tokenizer = tokenizer("headers");
     let file = DataFile::rows(&[json!({"prompt": "a", "completion": "b"})]);
     let dataset = Dataset::load(
-        &[file.path.clone()],
+        std::slice::from_ref(&file.path),
         &tokenizer,
         &DataSettings { max_length: 100, ..DataSettings::default() },
         Some(&file.path),
@@ -430,7 +430,7 @@ proptest! {
         let _ = DataFile::new(&line.as_bytes()[..line.len().saturating_sub(cut)]).load(&CHATML);
         let file = DataFile::new(&line);
         let escape = SpecialTokens::Escape;
-        if let Ok(dataset) = Dataset::load(&[file.path.clone()], &CHATML, &DataSettings { max_length: 4096, special_tokens: escape, ..DataSettings::default() }, None) {
+        if let Ok(dataset) = Dataset::load(std::slice::from_ref(&file.path), &CHATML, &DataSettings { max_length: 4096, special_tokens: escape, ..DataSettings::default() }, None) {
             let row = &dataset.rows()[0];
             // Nothing but the templates' own control tokens, whatever the pieces join to.
             let ends = row.tokens.iter().filter(|&&id| id == 422).count();

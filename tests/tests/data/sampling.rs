@@ -255,6 +255,18 @@ fn a_mixture_divides_rows_or_tokens() {
 }
 
 #[test]
+fn tokens_of_an_epoch_follow_the_shares() {
+    let tasks = [dataset(&[4; 90], 24), dataset(&[16; 10], 25)];
+    let sampler = |repeat| {
+        let source = |task: &Arc<Dataset>| Source { repeat, ..Source::whole(task.clone(), 1.0) };
+        Sampler::new(tasks.iter().map(source).collect(), settings(1, 1, true, true)).unwrap()
+    };
+    // Half of the rows of each.
+    assert_eq!(sampler(1.0).tokens_per_epoch(), 50.0 * 4.0 + 50.0 * 16.0);
+    assert_eq!(sampler(2.0).tokens_per_epoch(), 2.0 * sampler(1.0).tokens_per_epoch());
+}
+
+#[test]
 fn round_robin_takes_the_tasks_in_turn() {
     let tasks = [dataset(&[4; 20], 22), dataset(&[4; 10], 23)];
     let mixture = MixtureSettings {

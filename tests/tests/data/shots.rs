@@ -35,8 +35,8 @@ fn examples_of_text_stand_before_the_prompt() {
     let examples = [question("one", "1"), question("two", "2\n"), question("three", "3")];
     let shots = draw(&examples, 2, 0).unwrap();
     let rows = with_shots(&tokenizer, &shots, &[question("four", "4"), question("five", "5")]).unwrap();
-    // The draw of seed 0.
-    let before = GOLDEN;
+    // The draw of seed 0 is the first and the last.
+    let before = "Q: one\nA: 1\n\nQ: three\nA: 3\n\n";
     assert_eq!(rows[0], format!("{before}Q: four\nA:⟦ 4<|im_end|>⟧"));
     assert_eq!(rows[1], format!("{before}Q: five\nA:⟦ 5<|im_end|>⟧"));
     // A model would go on with another question.
@@ -45,8 +45,6 @@ fn examples_of_text_stand_before_the_prompt() {
     assert_eq!(draw(&examples, 2, 0).unwrap(), shots);
     assert!((1..20).any(|seed| draw(&examples, 2, seed).unwrap() != shots));
 }
-
-const GOLDEN: &str = "";
 
 #[test]
 fn a_row_is_no_example_for_itself() {

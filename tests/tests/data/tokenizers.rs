@@ -105,7 +105,7 @@ fn answers_follow_their_prompts_as_in_one_text() {
 fn sample(row: Value, tokenizer: &Tokenizer, special_tokens: SpecialTokens) -> String {
     let file = DataFile::rows(&[row]);
     let dataset = Dataset::load(
-        &[file.path.clone()],
+        std::slice::from_ref(&file.path),
         tokenizer,
         &DataSettings { max_length: 4096, special_tokens, ..DataSettings::default() },
         None,
@@ -127,7 +127,7 @@ fn rendered_text_is_learnt_with_its_control_tokens() {
     let file = DataFile::rows(&[row]);
     let load = |special_tokens| {
         Dataset::load(
-            &[file.path.clone()],
+            std::slice::from_ref(&file.path),
             &tokenizer,
             &DataSettings { max_length: 4096, special_tokens, ..DataSettings::default() },
             None,
@@ -155,7 +155,7 @@ fn the_cache_knows_how_control_tokens_are_read() {
     let length = |special_tokens| {
         let cache = Some(cache.path());
         let dataset = Dataset::load(
-            &[file.path.clone()],
+            std::slice::from_ref(&file.path),
             &tokenizer,
             &DataSettings { max_length: 64, special_tokens, ..DataSettings::default() },
             cache,

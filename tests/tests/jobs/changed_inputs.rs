@@ -83,7 +83,7 @@ fn a_file_edited_after_it_was_read_is_noticed() {
             until: None,
             probes: None,
             pairs: None,
-            cache: None,
+            preparation: cpift_model::data::Preparation::default(),
         };
         let prepared = Job::prepare(&device, &options).unwrap();
         let before = job.bytes(name);

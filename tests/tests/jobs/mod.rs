@@ -5,4 +5,5 @@ mod changed_inputs;
 mod gpu;
 mod methods;
 mod resume;
+mod sampled;
 mod scores;

@@ -151,9 +151,12 @@ fn an_evaluation_that_is_stopped_goes_on_with_what_is_missing() {
     let job = SmallJob::new();
     let recipe = scored(&job, ["number", "number", "exact"]);
     let whole = job.run(&recipe, "whole", false, &mut Silent).unwrap();
-    for (parts, position) in [(4, "while evaluating base on code"), (3, "while evaluating base on logic")] {
-        let mut stopper = Stopper { parts, seen: 0 };
-        let error = job.run(&recipe, "run", parts == 3, &mut stopper).unwrap_err();
+    // A task tells of two batches of losses and of its answers.
+    for (resume, position) in
+        [(false, "while evaluating base on code"), (true, "while evaluating base on logic")]
+    {
+        let mut stopper = Stopper { parts: 4, seen: 0 };
+        let error = job.run(&recipe, "run", resume, &mut stopper).unwrap_err();
         assert!(matches!(&error, Error::Interrupted { position: at } if at == position), "{error}");
     }
     let report = job.run(&recipe, "run", true, &mut Silent).unwrap();

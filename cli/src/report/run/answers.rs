@@ -44,7 +44,9 @@ fn table(context: &Context<'_>, task: &str) -> Option<Table> {
             let answer = answers.iter().find(|answer| answer.row == row.row);
             answer.map_or("–".to_owned(), |answer| {
                 let verdict = if answer.right { "✓" } else { "✗" };
-                format!("{verdict} {}{}", shown(&answer.answer), if answer.cut { " […]" } else { "" })
+                let text =
+                    if answer.answer.is_empty() { "(nothing)".to_owned() } else { shown(&answer.answer) };
+                format!("{verdict} {text}{}", if answer.cut { " […]" } else { "" })
             })
         }));
         table.row(cells);

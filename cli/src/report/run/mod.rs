@@ -6,6 +6,7 @@ mod fusion;
 mod integration;
 mod overlap;
 mod provenance;
+mod samples;
 mod scores;
 mod training;
 
@@ -68,10 +69,11 @@ pub fn document(run: &RunFolder, recipe: &Recipe, title: String) -> Document {
         None => recipe.task.iter().map(|task| task.name.clone()).collect(),
     };
     let context = Context { run, recipe, tasks, columns };
-    let sections: [Option<Section>; 8] = [
+    let sections: [Option<Section>; 9] = [
         Some(scores::section(&context)),
         answers::section(&context),
         training::section(&context),
+        samples::section(&context),
         cores::section(&context),
         overlap::section(&context),
         fusion::section(&context),
@@ -80,6 +82,7 @@ pub fn document(run: &RunFolder, recipe: &Recipe, title: String) -> Document {
     ];
     let mut data = vec![scores::data(&context), training::data(&context)];
     data.extend(answers::data(&context));
+    data.extend(samples::data(&context));
     data.extend(cores::data(&context));
     data.extend(overlap::data(&context));
     data.extend(fusion::data(&context));

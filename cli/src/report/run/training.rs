@@ -34,6 +34,7 @@ pub fn section(context: &Context<'_>) -> Option<Section> {
     }
     blocks.extend(mixed.iter().map(|training| mixed_tasks(context, training)));
     blocks.push(over_the_run(context, &trainings));
+    blocks.extend(super::samples::mixtures(context));
     Some(Section { id: "training", title: "Training", blocks })
 }
 

@@ -136,6 +136,10 @@ impl RecordReader for JsonValues {
         }
     }
 
+    fn bytes(&mut self) -> u64 {
+        self.text.position()
+    }
+
     fn hash(&mut self) -> Result<blake3::Hash> {
         self.text.hash().map_err(Error::file(&self.path, FileAction::Read))
     }

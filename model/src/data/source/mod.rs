@@ -103,7 +103,7 @@ impl Content {
             Self::Columns(columns) => Ok(columns.clone()),
             Self::Json { text, line } => {
                 let text = std::str::from_utf8(text)
-                    .map_err(|error| format!("is not UTF-8 (byte {})", error.valid_up_to() + 1))?;
+                    .map_err(|error| format!("is not UTF-8 (byte {} of the row)", error.valid_up_to() + 1))?;
                 match serde_json::from_str(text).map_err(|error| describe_json(&error, *line))? {
                     Value::Object(fields) => Ok(fields),
                     _ => Err("is not a JSON object: each row is one `{…}`".into()),
@@ -136,6 +136,9 @@ fn describe_json(error: &serde_json::Error, line: usize) -> String {
 trait RecordReader {
     /// The next record; none at the end.
     fn next(&mut self) -> Result<Option<Record>>;
+
+    /// Bytes of the file read so far, about.
+    fn bytes(&mut self) -> u64;
 
     /// Hash of the whole file, the rest of which is read.
     fn hash(&mut self) -> Result<blake3::Hash>;
@@ -215,12 +218,24 @@ pub(crate) struct Records<'a> {
     file: usize,
     reader: Option<Box<dyn RecordReader>>,
     hasher: blake3::Hasher,
+    /// Bytes of every file.
+    lengths: Vec<u64>,
 }
 
 impl<'a> Records<'a> {
     /// The records of these files.
     pub fn new(files: &'a [PathBuf]) -> Self {
-        Self { files, file: 0, reader: None, hasher: blake3::Hasher::new() }
+        // What cannot be asked for its length is refused when its turn comes.
+        let length = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
+        let lengths = files.iter().map(length).collect();
+        Self { files, file: 0, reader: None, hasher: blake3::Hasher::new(), lengths }
+    }
+
+    /// Bytes read of all files, about, and bytes of all files.
+    pub fn bytes(&mut self) -> (u64, u64) {
+        let before: u64 = self.lengths[..self.file].iter().sum();
+        let of_this = self.reader.as_mut().map_or(0, |reader| reader.bytes());
+        (before + of_this, self.lengths.iter().sum())
     }
 
     /// Up to `most` records; none at the end.
@@ -238,7 +253,8 @@ impl<'a> Records<'a> {
             };
             match reader.next()? {
                 Some(record) => {
-                    bytes += record.content.bytes();
+                    // One for what separates it from the next.
+                    bytes += record.content.bytes() + 1;
                     block.push(record);
                 }
                 None => {

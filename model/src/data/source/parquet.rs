@@ -7,10 +7,10 @@ use parquet::record::reader::RowIter;
 use parquet::record::{Field, Row};
 use serde_json::{Map, Value};
 
-use super::{Content, Position, Record, RecordReader, Unit};
+use super::{Content, LONGEST_RECORD, Position, Record, RecordReader, Unit};
 use crate::contain::contain;
-use crate::error::{Error, Reasoned, Result};
-use crate::files::open_input;
+use crate::error::{Error, FileAction, Reasoned, Result};
+use crate::files::{human_bytes, open_input};
 
 /// Reads a file row by row.
 pub(super) struct Parquet {
@@ -18,6 +18,8 @@ pub(super) struct Parquet {
     file: usize,
     rows: RowIter<'static>,
     number: usize,
+    /// Bytes of the file for every row, on average.
+    row_bytes: f64,
     hash: blake3::Hash,
 }
 
@@ -29,14 +31,17 @@ impl Parquet {
     pub fn open(path: &Path, file: usize) -> Result<Self> {
         let hash = crate::files::hash_file(path)?;
         let input = open_input(path)?;
+        let length = input.metadata().map_err(Error::file(path, FileAction::Read))?.len();
         let rows = contained(|| {
             let reader = SerializedFileReader::new(input)?;
             // Statistics of pages and row groups are not needed, and a schema is checked before any row is read.
             reader.get_row_iter(None)?;
-            Ok(RowIter::from_file_into(Box::new(reader)))
+            let count = reader.metadata().file_metadata().num_rows();
+            Ok((RowIter::from_file_into(Box::new(reader)), count))
         });
-        let rows = rows.map_err(|reason| Error::format(path, reason))?;
-        Ok(Self { path: path.to_owned(), file, rows, number: 0, hash })
+        let (rows, count) = rows.map_err(|reason| Error::format(path, reason))?;
+        let row_bytes = length as f64 / count.max(1) as f64;
+        Ok(Self { path: path.to_owned(), file, rows, number: 0, row_bytes, hash })
     }
 }
 
@@ -47,7 +52,19 @@ impl RecordReader for Parquet {
         let error = |reason| Error::format(&self.path, format!("row {}: {reason}", self.number));
         let Some(row) = row.map_err(error)? else { return Ok(None) };
         let position = Position { file: self.file, unit: Unit::Row, number: self.number };
-        Ok(Some(Record { position, content: Content::Columns(columns(&row)) }))
+        let content = Content::Columns(columns(&row));
+        if content.bytes() > LONGEST_RECORD {
+            let most = human_bytes(LONGEST_RECORD as u64);
+            return Err(Error::format(
+                &self.path,
+                format!("row {} is longer than {most}, the most a row may have", self.number),
+            ));
+        }
+        Ok(Some(Record { position, content }))
+    }
+
+    fn bytes(&mut self) -> u64 {
+        (self.number as f64 * self.row_bytes) as u64
     }
 
     fn hash(&mut self) -> Result<blake3::Hash> {

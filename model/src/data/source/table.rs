@@ -68,6 +68,10 @@ impl RecordReader for Table {
         Ok(Some(Record { position, content: Content::Columns(columns) }))
     }
 
+    fn bytes(&mut self) -> u64 {
+        self.reader.get_mut().position()
+    }
+
     fn hash(&mut self) -> Result<blake3::Hash> {
         self.reader.get_mut().hash().map_err(Error::file(&self.path, FileAction::Read))
     }

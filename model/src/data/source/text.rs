@@ -21,12 +21,14 @@ const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 struct Hashed {
     file: File,
     hasher: blake3::Hasher,
+    bytes: u64,
 }
 
 impl Read for Hashed {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
         self.hasher.update(&buffer[..read]);
+        self.bytes += read as u64;
         Ok(read)
     }
 }
@@ -40,7 +42,7 @@ enum Decoder {
 
 impl Decoder {
     fn new(file: File, beginning: &[u8]) -> io::Result<Self> {
-        let hashed = Hashed { file, hasher: blake3::Hasher::new() };
+        let hashed = Hashed { file, hasher: blake3::Hasher::new(), bytes: 0 };
         let buffered = |hashed| BufReader::with_capacity(BUFFER, hashed);
         Ok(if beginning.starts_with(b"\x1f\x8b") {
             Self::Gzip(MultiGzDecoder::new(buffered(hashed)))
@@ -117,6 +119,11 @@ impl Text {
     /// Name of the file's compression; none where it is not compressed.
     pub fn compression(&self) -> Option<&'static str> {
         self.reader.get_ref().get_ref().1.name()
+    }
+
+    /// Bytes of the file read so far.
+    pub fn position(&mut self) -> u64 {
+        self.reader.get_mut().get_mut().1.file().bytes
     }
 
     /// Hash of the whole file, the rest of which is read.

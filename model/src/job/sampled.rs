@@ -1,0 +1,190 @@
+//! Evaluation while a model is trained: a sample of every task's rows, the best weights so far, and when to end.
+
+use std::time::Instant;
+
+use serde::{Deserialize, Serialize};
+
+use super::inputs::Task;
+use super::session::Session;
+use super::state::TrainingState;
+use super::training::Training;
+use crate::data::order::{permutation, stream};
+use crate::error::{Error, Result};
+use crate::evaluation::Request;
+use crate::progress::{Event, SampleScore, Score, StepReport, training_name};
+use crate::recipe::{EvaluateSettings, Keep};
+
+/// Column of the scores with what the base model reaches on the samples of these settings.
+fn base_column(settings: &EvaluateSettings) -> String {
+    let answers = if settings.answers { " with answers" } else { "" };
+    format!("base on {} rows{answers}", settings.rows)
+}
+
+/// The best weights of a training so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The step after which they were there.
+    pub step: u64,
+    /// How good they are: [`quality`].
+    pub quality: f64,
+}
+
+/// Which rows of an evaluation set are measured while training: as many of each task, the same every time, in the order
+/// of the file.
+pub fn sample_rows(settings: &EvaluateSettings, seed: u64, task: usize, rows: usize) -> Vec<usize> {
+    if settings.every == 0 {
+        return Vec::new();
+    }
+    let mut sampled = permutation(rows, &mut stream(seed, "evaluation sample", task, 0));
+    sampled.truncate(settings.rows);
+    sampled.sort_unstable();
+    sampled
+}
+
+impl Session<'_> {
+    /// Measures the base model, which the trainer holds, on the samples.
+    ///
+    /// # Errors
+    /// As [`Session::evaluate`].
+    pub(super) fn evaluate_base_samples(&mut self) -> Result<()> {
+        if self.job.recipe.evaluate.every == 0 {
+            return Ok(());
+        }
+        let column = base_column(&self.job.recipe.evaluate);
+        for task in &self.job.inputs.tasks {
+            if task.eval.is_some() && !self.has_score(&column, &task.name) {
+                self.check_stop(&format!("before evaluating the base on {}", task.name))?;
+                let score = self.measure_sample(task, &column)?;
+                self.keep_score(&column, &task.name, score)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Evaluates after a step, where that is due: adds to its report what came out, remembers the best weights, and
+    /// says whether the training is to end.
+    ///
+    /// # Errors
+    /// An evaluation fails or is interrupted; the weights cannot be saved.
+    pub(super) fn evaluate_step(
+        &mut self,
+        training: &Training<'_>,
+        state: &mut TrainingState,
+        report: &mut StepReport,
+    ) -> Result<()> {
+        let settings = &self.job.recipe.evaluate;
+        let is_last = state.step == report.steps;
+        if settings.every == 0 || !(state.step.is_multiple_of(settings.every) || is_last) {
+            return Ok(());
+        }
+        let started = Instant::now();
+        let job = self.job;
+        let tasks =
+            job.inputs.tasks.iter().filter(|task| training.part.is_empty() || training.part == task.name);
+        let mut scores = Vec::new();
+        for task in tasks.filter(|task| task.eval.is_some()) {
+            let score = self.measure_sample(task, &training_name(training.stage, training.part))?;
+            scores.push(SampleScore { task: task.name.clone(), score });
+        }
+        self.alarm(&scores, state, &training_name(training.stage, training.part));
+        if training.is_last {
+            self.compare_with_best(&scores, state, training)?;
+        }
+        report.evaluation = scores;
+        report.evaluation_seconds = started.elapsed().as_secs_f64();
+        Ok(())
+    }
+
+    fn measure_sample(&mut self, task: &Task, column: &str) -> Result<Score> {
+        let Some(dataset) = &task.eval else {
+            return Err(Error::Job(format!("task {} has no rows to evaluate on", task.name)));
+        };
+        let answers = task.answers.as_ref().filter(|_| self.job.recipe.evaluate.answers);
+        let tokenizer = &self.job.inputs.tokenizer;
+        let request = Request { dataset, tokenizer, rows: Some(&task.sample), answers };
+        Ok(self.measure(column, &task.name, &request)?.score())
+    }
+
+    /// Says at once which tasks have become worse than the base, each once in a training.
+    fn alarm(&mut self, scores: &[SampleScore], state: &mut TrainingState, training: &str) {
+        let alarm = self.job.recipe.evaluate.alarm;
+        let column = base_column(&self.job.recipe.evaluate);
+        for SampleScore { task, score } in scores {
+            let Some(base) = self.score(&column, task).filter(|_| alarm > 0.0) else { continue };
+            let is_worse = score.loss > base.loss * (1.0 + alarm);
+            if is_worse && !state.alarmed.contains(task) {
+                state.alarmed.push(task.clone());
+                let text = format!(
+                    "{task} is worse than on the base model after step {} of {training}: loss {:.4}, on the base {:.4}",
+                    state.step, score.loss, base.loss
+                );
+                self.observer.event(Event::Notice(&text));
+            }
+        }
+    }
+
+    fn compare_with_best(
+        &mut self,
+        scores: &[SampleScore],
+        state: &mut TrainingState,
+        training: &Training<'_>,
+    ) -> Result<()> {
+        let settings = &self.job.recipe.evaluate;
+        if !settings.decides() {
+            return Ok(());
+        }
+        let column = base_column(settings);
+        let counts = |score: &&SampleScore| settings.task.as_ref().is_none_or(|task| *task == score.task);
+        let counted: Vec<f64> = scores
+            .iter()
+            .filter(counts)
+            .map(|score| quality(&score.score, self.score(&column, &score.task)))
+            .collect();
+        let quality = counted.iter().sum::<f64>() / counted.len().max(1) as f64;
+        if state.best.is_none_or(|best| quality > best.quality) {
+            state.best = Some(Best { step: state.step, quality });
+            state.evaluations_since_best = 0;
+            if settings.keep == Keep::Best {
+                let key = training_name(training.stage, training.part);
+                self.checkpoints.write_best(&key, state.step, &self.trainer, training.origin.clone())?;
+            }
+            return Ok(());
+        }
+        state.evaluations_since_best += 1;
+        if settings.patience > 0 && state.evaluations_since_best >= settings.patience {
+            state.has_ended = true;
+        }
+        Ok(())
+    }
+
+    /// Puts the best weights of the method's last training into the trainer, where they are to be kept.
+    ///
+    /// # Errors
+    /// They cannot be read.
+    pub(super) fn take_best(&mut self, training: &Training<'_>, state: &TrainingState) -> Result<()> {
+        let Some(best) = state.best.filter(|_| training.is_last) else { return Ok(()) };
+        if state.has_ended {
+            let text = format!(
+                "the training ends after step {}: no evaluation was better than that after step {}",
+                state.step, best.step
+            );
+            self.observer.event(Event::Notice(&text));
+        }
+        if self.job.recipe.evaluate.keep == Keep::Best && best.step != state.step {
+            let key = training_name(training.stage, training.part);
+            self.checkpoints.read_best(&key, best.step, &mut self.trainer, &training.origin)?;
+            let text = format!("the weights after step {} are kept, which were the best", best.step);
+            self.observer.event(Event::Notice(&text));
+        }
+        Ok(())
+    }
+}
+
+/// How good a model is at a task: the share of right answers, or by how much of the base model's loss it is better.
+fn quality(score: &Score, base: Option<Score>) -> f64 {
+    match (score.share(), base) {
+        (Some(share), _) => share,
+        (None, Some(base)) => 1.0 - score.loss / base.loss,
+        (None, None) => -score.loss,
+    }
+}

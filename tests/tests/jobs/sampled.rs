@@ -1,0 +1,160 @@
+//! Evaluation while a model is trained: what it measures, what it decides, and that it changes nothing else.
+
+use cpift_model::Error;
+use cpift_model::progress::{Event, Observer, Silent, StepReport};
+use cpift_tests::jobs::SmallJob;
+use serde_json::{Value, json};
+
+const WEIGHTS: &str = "final/model.safetensors";
+
+/// The steps of a run, without what differs from run to run.
+fn steps(job: &SmallJob, out: &str) -> Vec<StepReport> {
+    let text = String::from_utf8(job.bytes(&format!("{out}/metrics.jsonl"))).unwrap();
+    let step = |line: &str| {
+        let step: StepReport = serde_json::from_str(line).unwrap();
+        StepReport { seconds: 0.0, time: 0.0, evaluation_seconds: 0.0, ..step }
+    };
+    text.lines().map(step).collect()
+}
+
+fn with(changes: &[(&'static str, Value)]) -> Vec<(&'static str, Value)> {
+    let mut all = vec![("evaluate", json!({"every": 2, "rows": 5}))];
+    all.extend_from_slice(changes);
+    all
+}
+
+/// Keeps what it is told; asks to stop within the evaluation of this number.
+#[derive(Default)]
+struct Listener {
+    notices: Vec<String>,
+    stop_in: Option<usize>,
+    evaluations: usize,
+    steps: usize,
+}
+
+impl Observer for Listener {
+    fn event(&mut self, event: Event<'_>) {
+        match event {
+            Event::Notice(text) => self.notices.push(text.to_owned()),
+            Event::EvaluationProgress { column, .. } if column.starts_with("joint") => self.evaluations += 1,
+            Event::Step(_) => self.steps += 1,
+            _ => {}
+        }
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.stop_in.is_some_and(|number| self.evaluations >= number)
+    }
+}
+
+#[test]
+fn every_task_is_measured_on_the_same_rows_and_nothing_else_changes() {
+    let job = SmallJob::new();
+    job.run(&job.recipe(&[]), "plain", false, &mut Silent).unwrap();
+    job.run(&job.recipe(&with(&[])), "measured", false, &mut Silent).unwrap();
+    assert_eq!(job.bytes(&format!("plain/{WEIGHTS}")), job.bytes(&format!("measured/{WEIGHTS}")));
+    for step in steps(&job, "measured") {
+        let is_due = step.step % 2 == 0 || step.step == step.steps;
+        let tasks: Vec<&str> = step.evaluation.iter().map(|sample| sample.task.as_str()).collect();
+        match (is_due, step.stage.as_str()) {
+            (false, _) => assert!(tasks.is_empty()),
+            (true, "probe") => assert_eq!(tasks, [step.part.as_str()]),
+            (true, _) => assert_eq!(tasks, ["arithmetic", "code", "logic"]),
+        }
+        assert!(
+            step.evaluation.iter().all(|sample| sample.score.rows == 5 && sample.score.share().is_some())
+        );
+    }
+    // A probe's last evaluation is of the model that is saved: on all rows it measures the same.
+    let all = job.recipe(&[("evaluate", json!({"every": 2, "rows": 1000}))]);
+    let report = job.run(&all, "all", false, &mut Silent).unwrap();
+    let last = steps(&job, "all").into_iter().rfind(|step| step.part == "code").unwrap();
+    let own = report.columns.iter().position(|column| column == "probe").unwrap();
+    assert_eq!(last.evaluation[0].score, report.tasks[1].scores[own].unwrap());
+    assert_eq!(job.plan(&all).unwrap().evaluations, 1 + 3 * 2 + 3);
+}
+
+#[test]
+fn the_best_weights_are_kept() {
+    let job = SmallJob::new();
+    // Far too large steps: after the first ones it only gets worse.
+    let train = |steps: u64| json!({"steps": steps, "batch_size": 4, "learning_rate": 0.05, "schedule": "constant", "warmup": 0, "clip": 0});
+    let evaluate =
+        |keep: &str| json!({"every": 1, "rows": 1000, "answers": false, "keep": keep, "alarm": 0.01});
+    let recipe = |steps, keep| {
+        let changes = [("method", json!("joint")), ("train", train(steps)), ("evaluate", evaluate(keep))];
+        job.recipe(&changes)
+    };
+    let mut listener = Listener::default();
+    job.run(&recipe(8, "best"), "best", false, &mut listener).unwrap();
+    let quality = |step: &StepReport| -step.evaluation.iter().map(|sample| sample.score.loss).sum::<f64>();
+    let made = steps(&job, "best");
+    assert_eq!(made.len(), 8);
+    let best = made.iter().max_by(|a, b| quality(a).total_cmp(&quality(b))).unwrap();
+    assert!(best.step < 8, "the last step is the best: nothing is tested");
+    assert!(
+        listener
+            .notices
+            .iter()
+            .any(|text| text.contains(&format!("the weights after step {} are kept", best.step)))
+    );
+    // The same as a run that ends there.
+    job.run(&recipe(best.step, "last"), "short", false, &mut Silent).unwrap();
+    assert_eq!(job.bytes(&format!("best/{WEIGHTS}")), job.bytes(&format!("short/{WEIGHTS}")));
+    assert!(!job.path("best/checkpoint/joint").exists());
+}
+
+#[test]
+fn a_training_ends_when_patience_does() {
+    let job = SmallJob::new();
+    let train = json!({"steps": 30, "batch_size": 4, "learning_rate": 0.05, "schedule": "constant", "warmup": 0, "clip": 0});
+    let evaluate =
+        json!({"every": 1, "rows": 8, "answers": false, "keep": "best", "patience": 3, "task": "code"});
+    let recipe = job.recipe(&[("method", json!("joint")), ("train", train), ("evaluate", evaluate)]);
+    let mut listener = Listener::default();
+    job.run(&recipe, "run", false, &mut listener).unwrap();
+    let made = steps(&job, "run");
+    let loss = |step: &StepReport| step.evaluation[1].score.loss;
+    let best = made.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap();
+    assert_eq!(made.len() as u64, best.step + 3);
+    assert!(
+        listener.notices.iter().any(|text| text.contains("the training ends after step")),
+        "{:?}",
+        listener.notices
+    );
+}
+
+#[test]
+fn a_task_that_gets_worse_is_reported_once() {
+    let job = SmallJob::new();
+    let train = json!({"steps": 6, "batch_size": 4, "learning_rate": 1.0, "schedule": "constant", "warmup": 0, "clip": 0});
+    let evaluate = json!({"every": 1, "rows": 8, "answers": false, "alarm": 0.01});
+    let recipe = job.recipe(&[("method", json!("joint")), ("train", train), ("evaluate", evaluate)]);
+    let mut listener = Listener::default();
+    job.run(&recipe, "run", false, &mut listener).unwrap();
+    let alarms = |task: &str| {
+        let begin = format!("{task} is worse than on the base model after step ");
+        listener.notices.iter().filter(|text| text.starts_with(&begin)).count()
+    };
+    assert_eq!(alarms("code"), 1, "{:?}", listener.notices);
+}
+
+#[test]
+fn an_evaluation_that_is_interrupted_comes_first_when_the_run_goes_on() {
+    let job = SmallJob::new();
+    let evaluate = json!({"every": 2, "rows": 5, "keep": "best"});
+    let recipe = job.recipe(&[("method", json!("joint")), ("evaluate", evaluate)]);
+    job.run(&recipe, "whole", false, &mut Silent).unwrap();
+    for number in [1, 3, 4, 7] {
+        let out = format!("stopped-{number}");
+        let mut listener = Listener { stop_in: Some(number), ..Listener::default() };
+        let error = job.run(&recipe, &out, false, &mut listener).unwrap_err();
+        assert!(matches!(error, Error::Interrupted { .. }), "{error}");
+        let told = listener.steps;
+        assert_eq!(steps(&job, &out).len(), told, "a step that is told of is on record");
+        let mut rest = Listener::default();
+        job.run(&recipe, &out, true, &mut rest).unwrap();
+        assert_eq!(job.bytes(&format!("{out}/{WEIGHTS}")), job.bytes(&format!("whole/{WEIGHTS}")));
+        assert_eq!(steps(&job, &out), steps(&job, "whole"), "stopped in evaluation {number}");
+    }
+}
