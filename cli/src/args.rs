@@ -3,6 +3,7 @@
 pub mod bench;
 pub mod compare;
 pub mod data;
+pub mod generate;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -51,9 +52,9 @@ pub enum Command {
     /// Measure a model on files: loss, and how many of its answers are right
     #[command(long_about = EVAL_ABOUT, after_long_help = EVAL_EXAMPLES)]
     Eval(Eval),
-    /// Let a model answer a prompt
-    #[command(after_long_help = GENERATE_EXAMPLES)]
-    Generate(Generate),
+    /// Let a model answer a prompt, a file of prompts, or a person in a conversation
+    #[command(long_about = generate::ABOUT, after_long_help = generate::EXAMPLES)]
+    Generate(generate::Generate),
     /// Look at the rows of task files as training will see them
     #[command(long_about = data::ABOUT, after_long_help = data::EXAMPLES)]
     Data(data::Data),
@@ -301,37 +302,6 @@ pub struct Eval {
     pub device: DeviceArgument,
 }
 
-const GENERATE_EXAMPLES: &str = "\
-Examples:
-  cpift-engine generate runs/seesaw/final --prompt \"sort: dcab =\"
-  cpift-engine generate my-model --prompt \"Once upon\" --temperature 0.8";
-
-/// `generate`.
-#[derive(Debug, Args)]
-pub struct Generate {
-    /// The model's folder.
-    #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
-    pub model: PathBuf,
-    /// Text to continue; control strings in it, such as `<|im_end|>`, are the tokens they stand for.
-    #[arg(long, value_name = "TEXT")]
-    pub prompt: String,
-    /// Most tokens to generate; the end-of-text token ends the answer before.
-    #[arg(long, value_name = "N", default_value_t = 128)]
-    pub max_new_tokens: usize,
-    /// Draw from the distribution at this temperature; greedy when not given.
-    #[arg(long, value_name = "T", value_parser = temperature)]
-    pub temperature: Option<f64>,
-    /// Seed of the draw.
-    #[arg(long, value_name = "N", default_value_t = 0)]
-    pub seed: u64,
-    /// What to compute in.
-    #[command(flatten)]
-    pub precision: PrecisionArgument,
-    /// Where to compute.
-    #[command(flatten)]
-    pub device: DeviceArgument,
-}
-
 const PLAN_ABOUT: &str = "\
 Check a recipe and its files, and print what training would take; trains nothing.
 
@@ -421,11 +391,6 @@ fn shots(text: &str) -> Result<usize, String> {
 fn seconds(text: &str) -> Result<f64, String> {
     let number = text.parse().ok().filter(|number: &f64| (0.0..=3600.0).contains(number));
     number.ok_or_else(|| "use a number from 0 to 3600".to_owned())
-}
-
-fn temperature(text: &str) -> Result<f64, String> {
-    let number = text.parse().ok().filter(|number: &f64| number.is_finite() && *number > 0.0);
-    number.ok_or_else(|| "use a number above 0, or leave the option out for greedy answers".to_owned())
 }
 
 #[cfg(test)]

@@ -54,6 +54,49 @@ pub fn install(announcement: &'static str) -> Result<Interrupt> {
     Ok(interrupt)
 }
 
+/// Ctrl-C while answers are generated: it stops an answer, ends the process on the spot between them, and at the second
+/// time during one.
+#[derive(Debug, Clone, Default)]
+pub struct AnswerInterrupt {
+    answering: Arc<AtomicBool>,
+    stop: Arc<AtomicBool>,
+}
+
+impl AnswerInterrupt {
+    /// Installs the handler.
+    ///
+    /// # Errors
+    /// When it cannot be installed.
+    pub fn install() -> Result<Self> {
+        let interrupt = Self::default();
+        let Self { answering, stop } = interrupt.clone();
+        ctrlc::set_handler(move || {
+            if !answering.load(Ordering::SeqCst) || stop.swap(true, Ordering::SeqCst) {
+                tell("\n");
+                std::process::exit(i32::from(Error::INTERRUPTED));
+            }
+        })
+        .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))?;
+        Ok(interrupt)
+    }
+
+    /// An answer begins.
+    pub fn begin(&self) {
+        self.stop.store(false, Ordering::SeqCst);
+        self.answering.store(true, Ordering::SeqCst);
+    }
+
+    /// The answer is complete.
+    pub fn end(&self) {
+        self.answering.store(false, Ordering::SeqCst);
+    }
+
+    /// Whether the answer is to stop.
+    pub fn is_requested(&self) -> bool {
+        self.stop.load(Ordering::SeqCst)
+    }
+}
+
 /// The command that continues the job this process was started for, to be pasted where it was started.
 pub fn resume_command() -> String {
     let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();

@@ -170,9 +170,14 @@ fn the_examples_about_a_run_run() {
     assert_eq!(answers.lines().count(), scores["files"][0]["rows"].as_array().unwrap().len());
     run_examples(&["generate"], &place, |example| match example {
         "generate runs/seesaw/final --prompt \"sort: dcab =\""
-        | "generate my-model --prompt \"Once upon\" --temperature 0.8" => None,
+        | "generate my-model --prompt \"Once upon\" --temperature 0.8 --top-p 0.95"
+        | "generate my-model --chat --system \"Answer briefly.\" --prompt \"What is 2+3?\""
+        | "generate my-model --prompts code.eval.jsonl --stop \"###\" --out generated.jsonl" => None,
+        // It reads from a terminal, which tests of their own have.
+        "generate my-model --chat" => Some("generate my-model --chat --prompt 1"),
         example => unknown(example),
     });
+    assert_eq!(fs::read_to_string(place.path("generated.jsonl")).unwrap().lines().count(), 8);
     run_examples(&["report"], &place, |example| match example {
         "report runs/seesaw" | "report runs/seesaw --out seesaw.html --figures paper/figures" => None,
         example => unknown(example),

@@ -12,6 +12,7 @@ mod cuda;
 mod data;
 mod documented;
 mod folders;
+mod generate;
 mod help;
 mod jobs;
 mod pages;

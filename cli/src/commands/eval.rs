@@ -64,7 +64,7 @@ fn settings(arguments: &args::Eval, tokenizer: &Tokenizer) -> Result<FileSetting
 }
 
 /// Fails unless the file can be written: before hours of work, not after.
-fn check_output(file: &Path) -> Result<()> {
+pub(super) fn check_output(file: &Path) -> Result<()> {
     if file.is_dir() {
         return Err(Error::format(file, "is a folder: name a file to write the answers to"));
     }

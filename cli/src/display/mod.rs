@@ -41,12 +41,27 @@ pub fn print(text: &str) -> Result<()> {
 /// # Errors
 /// As [`print`].
 pub fn print_exactly(text: &str) -> Result<()> {
+    write_to_stdout(text).map(|_| ())
+}
+
+/// Writes part of what a model generates to standard output: a file gets what it wrote, a terminal is not controlled by
+/// it. False when the reader has gone away, and nothing further is of use.
+///
+/// # Errors
+/// As [`print`].
+pub fn print_generated(text: &str) -> Result<bool> {
+    match std::io::stdout().is_terminal() {
+        true => write_to_stdout(&text::visible_lines(text)),
+        false => write_to_stdout(text),
+    }
+}
+
+fn write_to_stdout(text: &str) -> Result<bool> {
     let mut stdout = std::io::stdout().lock();
     match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => {
-            Err(Error::Job(format!("cannot write to standard output: {error}")))
-        }
-        _ => Ok(()),
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(Error::Job(format!("cannot write to standard output: {error}"))),
     }
 }
 

@@ -52,10 +52,31 @@ pub(super) const MESSAGE_FIELDS: [&str; 9] =
 
 /// Reads the fields of a row. `notices` gets what of it teaches nothing.
 pub(super) fn read(
-    mut row: Map<String, Value>,
+    row: Map<String, Value>,
     fields: &MessageFields,
     notices: &mut Vec<Notice>,
 ) -> Reasoned<Conversation> {
+    let (messages, extras, calls_are_texts) = read_fields(row, fields, notices)?;
+    let conversation = Conversation::new(messages, 0, extras, notices)?;
+    Ok(Conversation { calls_are_texts, ..conversation })
+}
+
+/// Reads the fields of a row whose next answer is to be generated.
+pub(super) fn read_unanswered(
+    row: Map<String, Value>,
+    fields: &MessageFields,
+    notices: &mut Vec<Notice>,
+) -> Reasoned<Conversation> {
+    let (messages, extras, calls_are_texts) = read_fields(row, fields, notices)?;
+    let conversation = Conversation::unanswered(messages, extras)?;
+    Ok(Conversation { calls_are_texts, ..conversation })
+}
+
+fn read_fields(
+    mut row: Map<String, Value>,
+    fields: &MessageFields,
+    notices: &mut Vec<Notice>,
+) -> Reasoned<(Vec<Value>, Extras, bool)> {
     let dialect = if fields.messages == "messages" { Dialect::OpenAi } else { Dialect::ShareGpt };
     let (mut messages, calls_are_texts) = read_messages(&mut row, &fields.messages, dialect, notices)?;
     let system = fields.system.as_deref().and_then(|field| Some((field, row.remove(field)?)));
@@ -71,8 +92,7 @@ pub(super) fn read(
         Some((field, _)) => return Err(format!("`{field}` is not a string")),
     }
     let extras = Extras::take(&mut row, fields.tools.as_deref(), notices)?;
-    let conversation = Conversation::new(messages, 0, extras, notices)?;
-    Ok(Conversation { calls_are_texts, ..conversation })
+    Ok((messages, extras, calls_are_texts))
 }
 
 /// Reads `prompt` and `completion`, of which the first is context.
@@ -163,13 +183,34 @@ impl Conversation {
         if messages.windows(2).any(|pair| pair.iter().all(is_answer)) {
             notices.push(Notice::ConsecutiveAnswers);
         }
-        for message in &mut messages {
-            if let Value::Object(fields) = message {
-                fields.retain(|_, value| !value.is_null());
-            }
-        }
+        remove_nulls(&mut messages);
         let Extras { tools, variables, template } = extras;
         Ok(Self { messages, learnt, tools, variables, template, calls_are_texts: false })
+    }
+
+    /// The conversation of these messages, whose next answer is to be generated: nothing of it is learnt.
+    pub(super) fn unanswered(mut messages: Vec<Value>, extras: Extras) -> Reasoned<Self> {
+        for (index, message) in messages.iter().enumerate() {
+            check_message(message).map_err(|reason| format!("message {} {reason}", index + 1))?;
+        }
+        remove_nulls(&mut messages);
+        let Extras { tools, variables, template } = extras;
+        Ok(Self {
+            learnt: vec![false; messages.len()],
+            messages,
+            tools,
+            variables,
+            template,
+            calls_are_texts: false,
+        })
+    }
+
+    /// The same without the answers at its end, which are to be generated.
+    pub(super) fn without_last_answers(mut self) -> Self {
+        let end = self.messages.iter().rposition(|message| !is_answer(message)).map_or(0, |last| last + 1);
+        self.messages.truncate(end);
+        self.learnt = vec![false; end];
+        self
     }
 
     /// The same, of which only the last answer is learnt.
@@ -206,6 +247,13 @@ impl Extras {
         };
         let (variables, template) = read_variables(row.remove("chat_template_kwargs"))?;
         Ok(Self { tools, variables, template })
+    }
+}
+
+/// Removes the keys whose value is null.
+fn remove_nulls(messages: &mut [Value]) {
+    for fields in messages.iter_mut().filter_map(Value::as_object_mut) {
+        fields.retain(|_, value| !value.is_null());
     }
 }
 

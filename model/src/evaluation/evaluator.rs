@@ -1,20 +1,17 @@
-//! A model folder, loaded to be measured on files and to generate.
+//! A model folder, loaded to be measured on files.
 
 use std::path::{Path, PathBuf};
 
-use cpift_engine::ops::round;
-use cpift_engine::{Buffer, Device, Real, View, bf16};
+use cpift_engine::{Device, Real, View};
 use serde::Serialize;
 
 use super::{Answer, AnswerSettings, Observe, Request, RowScores, check_answers, evaluate, longest_document};
-use crate::checkpoint::Checkpoint;
-use crate::config::ModelConfig;
 use crate::data::{DataSettings, Dataset, Shots};
 use crate::error::{Error, Result};
-use crate::recipe::SpecialTokens;
+use crate::loaded::{LoadedModel, Weights};
 use crate::score::ScoreKind;
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{ComputeType, Generation, Sampling, Transformer};
+use crate::transformer::{ComputeType, Transformer};
 
 /// Tokens of an evaluation batch where nothing else sets them.
 const BATCH_TOKENS: usize = 2048;
@@ -30,19 +27,9 @@ fn name_lines(lines: &[usize]) -> String {
     }
 }
 
-/// A model folder, loaded to be evaluated and to generate.
+/// A model folder, loaded to be measured on files.
 pub struct Evaluator {
-    device: Device,
-    config: ModelConfig,
-    notices: Vec<String>,
-    tokenizer: Tokenizer,
-    weights: Weights,
-}
-
-/// Weights in the type they are computed with.
-enum Weights {
-    F32(Buffer<f32>),
-    Bf16(Buffer<bf16>),
+    model: LoadedModel,
 }
 
 /// What is measured of files.
@@ -99,31 +86,17 @@ impl Evaluator {
     /// # Errors
     /// What is missing, damaged or not supported in it.
     pub fn open(device: &Device, folder: &Path, compute: ComputeType) -> Result<Self> {
-        let checkpoint = Checkpoint::open(folder)?;
-        let tokenizer = Tokenizer::from_folder(folder)?;
-        tokenizer.check_vocabulary(folder, checkpoint.config().vocabulary)?;
-        let mut weights = Buffer::zeros(device, checkpoint.layout().len())?;
-        device.scope(|| checkpoint.load_into(weights.view_mut()))?;
-        let weights = match compute {
-            ComputeType::F32 => Weights::F32(weights),
-            ComputeType::Bf16 => {
-                let mut rounded = Buffer::zeros(device, weights.len())?;
-                round::to_bf16(device, weights.view(), rounded.view_mut())?;
-                Weights::Bf16(rounded)
-            }
-        };
-        let notices = checkpoint.notices().to_vec();
-        Ok(Self { device: device.clone(), config: checkpoint.config().clone(), notices, tokenizer, weights })
+        Ok(Self { model: LoadedModel::open(device, folder, compute)? })
     }
 
     /// The model's tokenizer.
     pub fn tokenizer(&self) -> &Tokenizer {
-        &self.tokenizer
+        &self.model.tokenizer
     }
 
     /// What a person should know about the model, a line each.
     pub fn notices(&self) -> &[String] {
-        &self.notices
+        &self.model.notices
     }
 
     /// Measures the model on a file of rows, and tells `observe` how far it is. Rows longer than the model's positions
@@ -138,7 +111,7 @@ impl Evaluator {
         observe: Observe<'_>,
     ) -> Result<FileScore> {
         let dataset = self.load(data, settings)?;
-        let scored = match &self.weights {
+        let scored = match &self.model.weights {
             Weights::F32(weights) => self.score(weights.view(), &dataset, settings, observe)?,
             Weights::Bf16(weights) => self.score(weights.view(), &dataset, settings, observe)?,
         };
@@ -168,10 +141,10 @@ impl Evaluator {
 
     /// The rows of a file, checked before anything is computed.
     fn load(&self, data: &Path, settings: &FileSettings) -> Result<Dataset> {
-        let longest = self.config.max_positions;
+        let LoadedModel { device, config, tokenizer, .. } = &self.model;
+        let longest = config.max_positions;
         let data_settings = DataSettings { shots: settings.shots.clone(), ..DataSettings::default() };
-        let dataset =
-            self.device.scope(|| Dataset::load(&[data.to_owned()], &self.tokenizer, &data_settings, None))?;
+        let dataset = device.scope(|| Dataset::load(&[data.to_owned()], tokenizer, &data_settings, None))?;
         let too_long = dataset.rows().iter().filter(|row| row.tokens.len() > longest);
         let lines: Vec<usize> = too_long.map(|row| row.position.number).collect();
         if !lines.is_empty() {
@@ -188,7 +161,7 @@ impl Evaluator {
                 let reason = "has `text` rows, which have no prompt to answer: leave out --generate";
                 return Err(Error::format(data, reason));
             }
-            check_answers(&dataset, &self.tokenizer, answers)?;
+            check_answers(&dataset, tokenizer, answers)?;
         }
         Ok(dataset)
     }
@@ -200,58 +173,12 @@ impl Evaluator {
         settings: &FileSettings,
         observe: Observe<'_>,
     ) -> Result<RowScores> {
+        let LoadedModel { device, config, tokenizer, .. } = &self.model;
         let answers = settings.answers.as_ref();
-        let request = Request { dataset, tokenizer: &self.tokenizer, rows: None, answers };
-        let longest = longest_document(dataset, &self.tokenizer, answers)?;
+        let request = Request { dataset, tokenizer, rows: None, answers };
+        let longest = longest_document(dataset, tokenizer, answers)?;
         let max_tokens = longest.max(BATCH_TOKENS.min(dataset.tokens()));
-        let mut transformer = Transformer::for_inference(&self.config, &self.device, max_tokens)?;
+        let mut transformer = Transformer::for_inference(config, device, max_tokens)?;
         evaluate(&mut transformer, weights, &request, observe)
-    }
-
-    /// Continues a prompt: greedily, or at random at `temperature`, at most to the model's last position.
-    ///
-    /// # Errors
-    /// An empty prompt, one longer than the model's positions, or a temperature that is not above 0.
-    pub fn generate(
-        &mut self,
-        prompt: &str,
-        max_new_tokens: usize,
-        temperature: Option<f64>,
-        seed: u64,
-    ) -> Result<String> {
-        let prompt = self.tokenizer.encode_prompt(prompt, SpecialTokens::default())?;
-        let room = self.config.max_positions.saturating_sub(prompt.len());
-        if prompt.is_empty() || room == 0 {
-            let reason = format!(
-                "has {} tokens: use 1 to {}, the model's positions less one",
-                prompt.len(),
-                self.config.max_positions - 1
-            );
-            return Err(Error::setting("--prompt", reason));
-        }
-        let sampling = match temperature {
-            None => Sampling::Greedy,
-            Some(temperature) => Sampling::Temperature { temperature: temperature as f32, seed },
-        };
-        let max_new_tokens = max_new_tokens.min(room);
-        // What ends the text may be a word of it, where generation_config.json says so.
-        let stop = self.tokenizer.stop_tokens().to_vec();
-        let generation = Generation { max_new_tokens, stop, keep_stop: true, sampling };
-        let answer = match &self.weights {
-            Weights::F32(weights) => self.answer(weights.view(), prompt, &generation)?,
-            Weights::Bf16(weights) => self.answer(weights.view(), prompt, &generation)?,
-        };
-        Ok(self.tokenizer.decode(&answer))
-    }
-
-    fn answer<T: Real>(
-        &self,
-        weights: View<'_, T>,
-        prompt: Vec<u32>,
-        generation: &Generation,
-    ) -> Result<Vec<u32>> {
-        let mut transformer = Transformer::for_inference(&self.config, &self.device, prompt.len())?;
-        let answers = self.device.scope(|| transformer.generate(weights, &[prompt], generation))?;
-        Ok(answers.into_iter().next().unwrap_or_default())
     }
 }

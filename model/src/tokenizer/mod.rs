@@ -233,6 +233,23 @@ impl Tokenizer {
         self.controls.iter().any(|token| token.id == id)
     }
 
+    /// The control token that is written so, where there is one.
+    pub(crate) fn control_token(&self, text: &str) -> Option<u32> {
+        self.controls.iter().find(|token| token.text == text).map(|token| token.id)
+    }
+
+    /// True when the text holds the string of a control token.
+    pub(crate) fn has_control_token(&self, text: &str) -> bool {
+        self.controls.iter().any(|token| text.contains(&token.text))
+    }
+
+    /// True for a token that is a byte of a character (`<0xE6>`), which the bytes beside it decide the text of.
+    pub(crate) fn is_byte(&self, id: u32) -> bool {
+        let token = self.inner.id_to_token(id).unwrap_or_default();
+        let digits = token.strip_prefix("<0x").and_then(|rest| rest.strip_suffix('>'));
+        digits.is_some_and(|digits| digits.len() == 2 && u8::from_str_radix(digits, 16).is_ok())
+    }
+
     /// True for an id that stands outside the model's own vocabulary or is set apart in it: control tokens,
     /// and others that are matched as a whole before text is split.
     pub(crate) fn is_added(&self, id: u32) -> bool {

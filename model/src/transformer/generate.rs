@@ -1,6 +1,8 @@
 //! Generation: prompts through the packed forward pass once, then one token per row and step over a
 //! cache of keys and values.
 
+use std::ops::ControlFlow;
+
 use cpift_engine::ops::attention::Documents;
 use cpift_engine::{Buffer, Real, View};
 use rand::{RngExt, SeedableRng};
@@ -8,6 +10,7 @@ use rand_chacha::ChaCha8Rng;
 
 use super::cache::KeyValueCache;
 use super::forward::Attend;
+use super::sampling::{Sampling, largest};
 use super::{RotaryTables, Transformer};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
@@ -16,21 +19,6 @@ use crate::error::{Error, Result};
 const MOST_ROWS: usize = 128;
 /// Most bytes of keys and values held at once (more only where a single row needs them).
 const CACHE_BYTES: usize = 512 << 20;
-
-/// How the next token is chosen.
-#[derive(Debug, Clone, Copy, PartialEq)]
-pub enum Sampling {
-    /// The most likely; the lowest id where several are.
-    Greedy,
-    /// At random from softmax(logits / temperature). Every prompt has its own stream of random numbers,
-    /// keyed by the seed and its index: what it gets does not depend on the prompts beside it.
-    Temperature {
-        /// Above 0; 1 samples from the model's own distribution.
-        temperature: f32,
-        /// Key of the random numbers.
-        seed: u64,
-    },
-}
 
 /// How far to generate, and how.
 #[derive(Debug, Clone, PartialEq)]
@@ -45,8 +33,14 @@ pub struct Generation {
     pub sampling: Sampling,
 }
 
+/// Told every token that was added to a prompt, with the prompt's index. `Break` ends that prompt's text; an error ends
+/// all.
+pub type ObserveToken<'a> = &'a mut (dyn FnMut(usize, u32) -> Result<ControlFlow<()>> + Send);
+
 /// A prompt being continued.
 struct Row<'a> {
+    /// Of the prompt, among all.
+    index: usize,
     prompt: &'a [u32],
     generated: Vec<u32>,
     random: ChaCha8Rng,
@@ -60,21 +54,35 @@ impl<T: Real> Transformer<T> {
     ///
     /// # Errors
     /// An empty prompt, one longer than the planned `max_tokens`, a token outside the vocabulary, a
-    /// temperature that is not above 0, logits that are not numbers.
+    /// sampling that is impossible, logits that are not numbers.
     pub fn generate(
         &mut self,
         weights: View<'_, T>,
         prompts: &[Vec<u32>],
         generation: &Generation,
     ) -> Result<Vec<Vec<u32>>> {
+        self.generate_observed(weights, prompts, generation, &mut |_, _| Ok(ControlFlow::Continue(())))
+    }
+
+    /// As [`Transformer::generate`], and tells every token on the way.
+    ///
+    /// # Errors
+    /// As [`Transformer::generate`], or what `observe` says.
+    pub fn generate_observed(
+        &mut self,
+        weights: View<'_, T>,
+        prompts: &[Vec<u32>],
+        generation: &Generation,
+        observe: ObserveToken<'_>,
+    ) -> Result<Vec<Vec<u32>>> {
         self.check_length("weights", weights.len())?;
         self.check_prompts(prompts, generation)?;
         if generation.max_new_tokens == 0 {
             return Ok(vec![Vec::new(); prompts.len()]);
         }
-        let seed = match generation.sampling {
-            Sampling::Greedy => 0,
-            Sampling::Temperature { seed, .. } => seed,
+        let (seed, stream) = match &generation.sampling {
+            Sampling::Greedy => (0, 0),
+            Sampling::Random(random) => (random.seed, random.stream),
         };
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let capacity = longest.checked_add(generation.max_new_tokens).ok_or_else(|| {
@@ -89,12 +97,12 @@ impl<T: Real> Transformer<T> {
         let mut rows: Vec<Row<'_>> = Vec::with_capacity(prompts.len());
         for (index, prompt) in prompts.iter().enumerate() {
             let mut random = ChaCha8Rng::seed_from_u64(seed);
-            random.set_stream(index as u64);
-            rows.push(Row { prompt, generated: Vec::new(), random, done: false });
+            random.set_stream(stream.wrapping_add(index as u64));
+            rows.push(Row { index, prompt, generated: Vec::new(), random, done: false });
         }
         let device = self.device.clone();
         for rows in rows.chunks_mut(group) {
-            device.scope(|| self.generate_group(weights, rows, generation, &mut cache))?;
+            device.scope(|| self.generate_group(weights, rows, generation, &mut cache, observe))?;
         }
         Ok(rows.into_iter().map(|row| row.generated).collect())
     }
@@ -117,10 +125,10 @@ impl<T: Real> Transformer<T> {
     }
 
     fn check_prompts(&self, prompts: &[Vec<u32>], generation: &Generation) -> Result<()> {
-        if let Sampling::Temperature { temperature, .. } = generation.sampling
-            && !(temperature > 0.0 && temperature.is_finite())
+        if let Sampling::Random(random) = &generation.sampling
+            && let Some((key, reason)) = random.fault()
         {
-            return Err(Error::setting("temperature", format!("{temperature} is not a number above 0")));
+            return Err(Error::setting(key, reason));
         }
         for (index, prompt) in prompts.iter().enumerate() {
             if prompt.is_empty() {
@@ -153,6 +161,7 @@ impl<T: Real> Transformer<T> {
         rows: &mut [Row<'_>],
         generation: &Generation,
         cache: &mut KeyValueCache<T>,
+        observe: ObserveToken<'_>,
     ) -> Result<()> {
         let mut last_hidden = Buffer::zeros(&self.device, rows.len() * self.config.hidden)?;
         let mut logits = Buffer::zeros(&self.device, rows.len() * self.config.vocabulary)?;
@@ -164,7 +173,7 @@ impl<T: Real> Transformer<T> {
             self.project(weights, hidden, logits.reborrow())?;
             let logits = logits.as_view().to_vec()?;
             for (&row, logits) in active.iter().zip(logits.chunks(self.config.vocabulary)) {
-                rows[row].take(logits, generation)?;
+                rows[row].take(logits, generation, observe)?;
             }
             active.retain(|&row| !rows[row].done);
             if active.is_empty() {
@@ -237,74 +246,21 @@ fn rows_together<T: Real>(config: &ModelConfig, max_tokens: usize, capacity: usi
 }
 
 impl Row<'_> {
-    /// Chooses the next token and stops at the end of the text or of the allowance.
-    fn take(&mut self, logits: &[f32], generation: &Generation) -> Result<()> {
+    /// Chooses the next token and stops at the end of the text or of the allowance, or where `observe` says.
+    fn take(&mut self, logits: &[f32], generation: &Generation, observe: ObserveToken<'_>) -> Result<()> {
         let largest = largest(logits).ok_or_else(|| {
             Error::Job("the model's logits are not numbers: its weights are damaged".to_owned())
         })?;
-        let token = match generation.sampling {
+        let token = match &generation.sampling {
             Sampling::Greedy => largest as u32,
-            Sampling::Temperature { temperature, .. } => {
-                sample(logits, logits[largest], temperature, self.random.random())
-            }
+            Sampling::Random(random) => random.choose(logits, logits[largest], self.random.random()),
         };
         self.done = generation.stop.contains(&token);
         if !self.done || generation.keep_stop {
             self.generated.push(token);
             self.done |= self.generated.len() == generation.max_new_tokens;
+            self.done |= observe(self.index, token)?.is_break();
         }
         Ok(())
-    }
-}
-
-/// Index of the largest logit, the first where several are; `None` where one is not a number.
-fn largest(logits: &[f32]) -> Option<usize> {
-    let mut best = 0;
-    for (index, logit) in logits.iter().enumerate() {
-        if logit.is_nan() {
-            return None;
-        }
-        if *logit > logits[best] {
-            best = index;
-        }
-    }
-    logits[best].is_finite().then_some(best)
-}
-
-/// The token at which the cumulative probability passes `uniform` (in 0..1).
-fn sample(logits: &[f32], largest: f32, temperature: f32, uniform: f64) -> u32 {
-    let weight = |&logit: &f32| (f64::from(logit - largest) / f64::from(temperature)).exp();
-    let total: f64 = logits.iter().map(weight).sum();
-    let mut left = uniform * total;
-    for (token, logit) in logits.iter().enumerate() {
-        left -= weight(logit);
-        if left < 0.0 {
-            return token as u32;
-        }
-    }
-    // Rounding left a rest: the last token that has any probability.
-    logits.iter().rposition(|logit| weight(logit) > 0.0).unwrap_or(0) as u32
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_first_of_the_largest_wins_and_nan_is_seen() {
-        assert_eq!(largest(&[0.5, 2.0, -1.0, 2.0]), Some(1));
-        assert_eq!(largest(&[0.5, f32::NAN]), None);
-        assert_eq!(largest(&[f32::NEG_INFINITY, f32::NEG_INFINITY]), None);
-    }
-
-    #[test]
-    fn samples_follow_the_softmax() {
-        // Probabilities 1/6, 2/6, 3/6 at temperature 1.
-        let logits = [1f32.ln(), 2f32.ln(), 3f32.ln()];
-        let draw = |uniform| sample(&logits, logits[2], 1.0, uniform);
-        assert_eq!([0.0, 0.16, 0.17, 0.49, 0.51, 0.999_999].map(draw), [0, 0, 1, 1, 2, 2]);
-        // Low temperatures sharpen: squares 1, 4, 9 of 14.
-        assert_eq!(sample(&logits, logits[2], 0.5, 4.9 / 14.0), 1);
-        assert_eq!(sample(&logits, logits[2], 0.5, 5.1 / 14.0), 2);
     }
 }

@@ -4,7 +4,7 @@
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::norm::{clip_factor, squared_norm};
 use cpift_engine::{Buffer, Device, Real, bf16};
-use cpift_model::transformer::{ComputeType, Generation, Purpose, Sampling, Transformer};
+use cpift_model::transformer::{ComputeType, Generation, Purpose, RandomSampling, Sampling, Transformer};
 use cpift_model::{Batch, Model};
 use cpift_tests::devices::gpus;
 use cpift_tests::golden::{Golden, NAMES};
@@ -291,7 +291,8 @@ fn sampling_depends_on_seed_and_index_only() {
     let prompts = golden.lists("prompts", "prompt_starts");
     let mut transformer = Transformer::for_inference(&golden.config, &device, 64).unwrap();
     let mut generate = |prompts: &[Vec<u32>], seed: u64| {
-        let sampling = Sampling::Temperature { temperature: 0.8, seed };
+        let random = RandomSampling { temperature: 0.8, top_k: None, top_p: None, seed, stream: 0 };
+        let sampling = Sampling::Random(random);
         let generation = Generation { max_new_tokens: 12, stop: vec![], keep_stop: false, sampling };
         transformer.generate(weights.view(), prompts, &generation).unwrap()
     };

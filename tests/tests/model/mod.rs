@@ -1,5 +1,6 @@
 //! The whole model, and fusion of models.
 
 mod fuse;
+mod generation;
 mod golden;
 mod gradients;
