@@ -101,7 +101,7 @@ fn rows_are_held_back_by_their_content() {
 /// A template that changes earlier answers makes several rows of a conversation.
 #[test]
 fn rows_of_one_conversation_stay_together() {
-    let template = "{% for m in messages %}{{ m.role }}:{{ m.content }}{% if loop.last and m.role == 'assistant' %}!{% endif %}\
+    let template = "{% for m in messages %}{{ m.role }}:{% if loop.last and m.role == 'assistant' %}(as the last) {% endif %}{{ m.content }}\
                     <|im_end|>{% endfor %}{% if add_generation_prompt %}assistant:{% endif %}";
     let folder = folder_with_template("chatml", Some(template));
     let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
