@@ -92,7 +92,7 @@ The least one:
 A row of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"conversations\": […]}, \
 {\"question\", \"answer\"}, {\"instruction\", \"input\", \"output\"} or {\"text\"}, or has the columns that \
 [task.columns] or the templates prompt and answer of a task name; the loss is taken on answers only. \
-Files are JSON Lines, a JSON array, CSV, TSV or Parquet, also compressed with gzip or zstd; `data` shows their rows as \
+Files are JSON Lines, a JSON array, CSV or TSV, also compressed with gzip or zstd, or Parquet; `data` shows their rows as \
 training will see them. \
 Control strings in rows other than messages are the tokens they stand for, unless the task says special_tokens = \"escape\". \
 The method `cpift` goes through five stages:
@@ -266,7 +266,7 @@ pub struct Eval {
     /// The model's folder.
     #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
-    /// Files of rows, as for training: JSON Lines, a JSON array, CSV, TSV or Parquet, also compressed.
+    /// Files of rows, as for training: JSON Lines, a JSON array, CSV or TSV, also compressed, or Parquet.
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub data: Vec<PathBuf>,
     /// Also generate answers and count those that are right.

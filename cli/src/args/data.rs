@@ -16,7 +16,7 @@ elsewhere).
 Given a recipe it reads the recipe's tasks with their settings; given data files it needs --model for the tokenizer and \
 the chat template. Nothing but the model's tokenizer is read of the model.
 
-Files may be JSON Lines, a JSON array, CSV, TSV or Parquet, each also compressed with gzip or zstd.";
+Files may be JSON Lines, a JSON array, CSV or TSV, also compressed with gzip or zstd, or Parquet.";
 
 /// What `data --help` ends with.
 pub const EXAMPLES: &str = "\

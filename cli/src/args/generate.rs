@@ -18,8 +18,8 @@ The prompt is --prompt, or all of standard input (a line break at its end left o
 standard input it is a conversation: every line is a message, /new forgets what was said, /exit or Ctrl-D ends it, \
 Ctrl-C stops an answer. The text appears as it is generated.
 
---prompts answers the rows of a file, many at a time: JSON Lines, a JSON array, CSV, TSV or Parquet, each also \
-compressed, with `prompt` (and `system`, with --chat) or `messages`, or as they are trained on, of which the answers are \
+--prompts answers the rows of a file, many at a time: JSON Lines, a JSON array, CSV or TSV, also compressed, or \
+Parquet, with `prompt` (and `system`, with --chat) or `messages`, or as they are trained on, of which the answers are \
 left out. `messages` always go through the chat template. Of a file whose name ends in .txt every line is a prompt. The \
 answers are lines of JSON, in --out or on standard output:
   {\"row\", \"prompt\", \"answer\", \"tokens\", \"ended\", \"ids\"}

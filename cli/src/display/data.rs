@@ -42,8 +42,8 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
         line("duplicates", format!("{} the same as one before", rows(summary.duplicates)));
     }
     let here = std::env::current_dir().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
-    let message =
-        |text: &str| text::message(&if here.is_empty() { text.to_owned() } else { text.replace(&here, "") });
+    // Lines begin with a file's name. Elsewhere the folder's name may be part of a longer one.
+    let message = |text: &str| text::message(text.strip_prefix(here.as_str()).unwrap_or(text));
     if summary.invalid > 0 {
         line("left out", style.yellow(format!("{} that cannot be used", rows(summary.invalid))));
         for (place, reason) in &summary.invalid_rows {

@@ -344,7 +344,7 @@ impl Dataset {
     }
 }
 
-/// Hash of what a row says and what of it is learnt.
+/// Hash of a row's tokens and of where its last answer begins. Which of the tokens are learnt does not count.
 fn content_hash(row: &Row) -> blake3::Hash {
     let mut hasher = blake3::Hasher::new();
     hasher.update(bytemuck::cast_slice(&row.tokens));

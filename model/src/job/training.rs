@@ -67,7 +67,9 @@ impl Session<'_> {
             self.observer.event(Event::Notice(&text));
         }
         let (mut state, recorded) = found.unwrap_or_default();
-        self.metrics.rewind(training.stage, training.part, state.step)?;
+        // A step whose evaluation was interrupted is recorded once that is made.
+        let recorded_steps = state.step.saturating_sub(u64::from(state.pending.is_some()));
+        self.metrics.rewind(training.stage, training.part, recorded_steps)?;
         self.tell_lost_metrics(&key, recorded.as_ref());
         let total: u64 = training.parts.iter().map(|part| part.steps).sum();
         let mut start = 0;

@@ -96,8 +96,8 @@ impl Default for TaskSettings {
     }
 }
 
-/// What a string that stands for a control token is (`<|im_end|>`, `<s>`), where a file has it in `text`,
-/// `prompt`, `completion`, `instruction`, `input` or `output`. In `messages` it is always text.
+/// What a string that stands for a control token is (`<|im_end|>`, `<s>`) where rows are texts. In messages, also those
+/// made of prompts and answers, it is always text.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum SpecialTokens {

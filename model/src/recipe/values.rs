@@ -35,7 +35,8 @@ impl Recipe {
         within("fuse.epsilon", self.fuse.epsilon, 0.0, 1.0)?;
         within("fuse.scale", self.fuse.scale, -100.0, 100.0)?;
         within("fuse.density", self.fuse.density, f64::MIN_POSITIVE, 1.0)?;
-        within("mixture.temperature", self.mixture.temperature, 1e-2, 1e6)?;
+        // Least: numbers of rows to the power of 10 are finite.
+        within("mixture.temperature", self.mixture.temperature, 0.1, 1e6)?;
         if self.mixture.temperature != 1.0 && self.mixture.shares != MixtureShares::Rows {
             return Err(Error::setting("mixture.temperature", "needs `shares = \"rows\"` beside it"));
         }

@@ -48,11 +48,12 @@ impl Parquet {
 impl RecordReader for Parquet {
     fn next(&mut self) -> Result<Option<Record>> {
         self.number += 1;
-        let row = contained(|| self.rows.next().transpose());
+        // A date or a time beyond what the library can write is found when it is written.
+        let row = contained(|| Ok(self.rows.next().transpose()?.map(|row| columns(&row))));
         let error = |reason| Error::format(&self.path, format!("row {}: {reason}", self.number));
-        let Some(row) = row.map_err(error)? else { return Ok(None) };
+        let Some(columns) = row.map_err(error)? else { return Ok(None) };
         let position = Position { file: self.file, unit: Unit::Row, number: self.number };
-        let content = Content::Columns(columns(&row));
+        let content = Content::Columns(columns);
         if content.bytes() > LONGEST_RECORD {
             let most = human_bytes(LONGEST_RECORD as u64);
             return Err(Error::format(
