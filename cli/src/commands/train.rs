@@ -36,8 +36,9 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
         pairs: None,
         preparation: Preparation { cache: cache.as_deref(), observe: Some(&observe) },
     };
-    let job = Job::prepare(&chosen.device, &options)?;
+    let job = Job::prepare(&chosen.device, &options);
     preparing.finish();
+    let job = job?;
     job.check_memory()?;
     let rate = machine::matmul_rate(&chosen.device, job.compute())?;
     let stderr = std::io::stderr();

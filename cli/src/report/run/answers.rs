@@ -38,10 +38,11 @@ fn table(context: &Context<'_>, task: &str) -> Option<Table> {
     let headings = ["row", "prompt", "reference"].into_iter().map(str::to_owned);
     let headings = headings.chain(columns.iter().map(|(column, _)| column_title(column).to_owned()));
     let mut table = Table::of_text(task.to_owned(), headings);
-    for row in *rows {
+    for (index, row) in rows.iter().enumerate() {
         let mut cells = vec![row.row.to_string(), end_of(&row.prompt), shown(&row.reference)];
         cells.extend(columns.iter().map(|(_, answers)| {
-            let answer = answers.iter().find(|answer| answer.row == row.row);
+            // By place: rows of several files may have the same number.
+            let answer = answers.get(index).filter(|answer| answer.row == row.row);
             answer.map_or("–".to_owned(), |answer| {
                 let verdict = if answer.right { "✓" } else { "✗" };
                 let text =
