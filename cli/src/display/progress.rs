@@ -4,7 +4,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cpift_model::progress::{Event, Observer, Plan, SampleScore, Score, StepReport};
+use cpift_model::progress::{EvaluationProgress, Event, Observer, Plan, SampleScore, Score, StepReport};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::evaluation::Evaluation;
@@ -116,6 +116,21 @@ impl Progress {
         self.evaluation = Some(Evaluation::begin(&format!("evaluating {column} on {task}"), self.terminal));
     }
 
+    /// Between two steps an evaluation shows in the bar of the training.
+    fn evaluating(&mut self, progress: EvaluationProgress, column: &str, task: &str) {
+        if let Some(evaluation) = &mut self.evaluation {
+            return evaluation.update(progress);
+        }
+        if let Some(bar) = &self.bar {
+            let EvaluationProgress { done, rows, .. } = progress;
+            bar.set_message(format!(
+                "evaluating {} on {}: {done} of {rows} rows",
+                visible(column),
+                visible(task)
+            ));
+        }
+    }
+
     fn evaluated(&mut self, column: &str, task: &str, score: &Score) {
         self.clear_bar();
         let share = score.share().map(|share| format!(", {} {}", percent(share), score.score_kind.name()));
@@ -183,11 +198,7 @@ impl Observer for Progress {
             Event::Step(step) => self.step(step),
             Event::TrainingFinished { .. } => self.finish_training(),
             Event::EvaluationStarted { column, task } => self.begin_evaluation(column, task),
-            Event::EvaluationProgress { progress, .. } => {
-                if let Some(evaluation) = &mut self.evaluation {
-                    evaluation.update(progress);
-                }
-            }
+            Event::EvaluationProgress { progress, column, task } => self.evaluating(progress, column, task),
             Event::Evaluated { column, task, score } => self.evaluated(column, task, score),
             Event::StageReused { stage, part } => {
                 let name = format!("{} {}", stage.name(), visible(part));

@@ -105,6 +105,14 @@ impl Dataset {
         let key = |content_hash: &blake3::Hash| {
             let mut hasher = blake3::Hasher::new();
             hasher.update(content_hash.as_bytes());
+            // A file's name decides the form of a text that begins like no JSON.
+            for path in files {
+                for name in [path.as_path(), &path.with_extension("")] {
+                    let extension = name.extension().unwrap_or_default().to_ascii_lowercase();
+                    hasher.update(extension.as_encoded_bytes());
+                    hasher.update(&[0]);
+                }
+            }
             hasher.update(&tokenizer.fingerprint());
             hasher.update(described.as_bytes());
             hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
@@ -218,7 +226,11 @@ impl Dataset {
 
     /// The notices as lines for a person, each with a file's name.
     pub(super) fn file_notices(&self) -> impl Iterator<Item = String> {
-        let line = |notice: &FileNotice| format!("{}: {notice}", self.files[notice.first.file].display());
+        let name = self.name();
+        let line = move |notice: &FileNotice| match self.files.as_slice() {
+            [file] => format!("{}: {notice}", file.display()),
+            files => format!("{}: {notice} of {}", name.display(), files[notice.first.file].display()),
+        };
         self.notices().iter().map(line)
     }
 
@@ -250,7 +262,9 @@ impl Dataset {
         // Rows that one record became stay together.
         let (mut held_back, mut rows) = (Vec::new(), Vec::new());
         for record in self.content.rows.chunk_by(|one, next| one.position == next.position) {
-            let side = if is_held_back(&record[0]) { &mut held_back } else { &mut rows };
+            // The shortest may also stand by itself, as a conversation that ends there.
+            let decisive = record.iter().min_by_key(|row| row.tokens.len());
+            let side = if decisive.is_some_and(is_held_back) { &mut held_back } else { &mut rows };
             side.extend_from_slice(record);
         }
         if held_back.is_empty() || rows.is_empty() {
@@ -264,7 +278,12 @@ impl Dataset {
         }
         let eval = Self {
             files: self.files.clone(),
-            content: Content { rows: held_back, ..Content::new(self.content.shape) },
+            // Rows that are cut end nowhere: `stop_tokens` goes by this.
+            content: Content {
+                rows: held_back,
+                counts: Counts { truncated: self.content.counts.truncated, ..Counts::default() },
+                ..Content::new(self.content.shape)
+            },
             cache: self.cache.clone(),
         };
         let train = Self { files: self.files, content: Content { rows, ..self.content }, cache: self.cache };

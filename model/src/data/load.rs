@@ -88,6 +88,7 @@ pub(super) fn tokenize_files(
     }
     content.notices = notices.finish();
     content.notices.extend(endless(&content, tokenizer));
+    content.notices.extend(only_ends(&content, tokenizer, files)?);
     Ok((content, records.hash()?))
 }
 
@@ -130,6 +131,24 @@ fn endless(content: &Content, tokenizer: &Tokenizer) -> Option<FileNotice> {
     };
     let first = content.rows.first().filter(|_| !content.rows.iter().any(ends))?.position;
     Some(FileNotice { notice: Notice::Endless, rows: content.rows.len(), first })
+}
+
+/// A notice about rows of which only tokens that end generation are learnt; an error when all rows are such.
+fn only_ends(content: &Content, tokenizer: &Tokenizer, files: &[PathBuf]) -> Result<Option<FileNotice>> {
+    let is_only_end = |row: &&Row| {
+        let mut learnt = row.tokens.iter().zip(&row.supervised).filter(|(_, supervised)| **supervised);
+        learnt.all(|(id, _)| tokenizer.stop_tokens().contains(id))
+    };
+    let mut found = content.rows.iter().filter(is_only_end);
+    let Some(first) = found.next().map(|row| row.position) else { return Ok(None) };
+    let rows = 1 + found.count();
+    if rows == content.rows.len() {
+        return Err(first.error(
+            files,
+            "nothing would be learnt but the token that ends the answer, here and in every row",
+        ));
+    }
+    Ok(Some(FileNotice { notice: Notice::OnlyEnds, rows, first }))
 }
 
 fn keep(content: &mut Content, mut row: Row, settings: &DataSettings) {

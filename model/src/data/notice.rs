@@ -69,6 +69,8 @@ pub enum Notice {
     ContextOnly,
     /// Rows to evaluate on that also stand among those to train on.
     AlsoTrained,
+    /// Answers of which nothing is learnt but their end.
+    OnlyEnds,
     /// Answers none of which ends with a token that ends generation.
     Endless,
     /// Answers that the template changes once others follow.
@@ -167,6 +169,7 @@ impl Notice {
             Self::AlsoTrained => {
                 "rows to evaluate on also stand in the training files: what is measured on them was learnt"
             }
+            Self::OnlyEnds => "an answer is nothing but its end: there is nothing else to learn from it",
             Self::Endless => {
                 "no answer ends with a token that ends generation: the model does not learn where to stop"
             }

@@ -13,6 +13,9 @@ use super::source::{Record, Records, describe_files};
 use crate::error::{Error, Reasoned, Result};
 use crate::tokenizer::Tokenizer;
 
+/// Rows drawn beyond those that are needed, where some may be left out.
+const SPARE_ROWS: usize = 64;
+
 /// Records read at a time.
 const BLOCK_RECORDS: usize = 2048;
 
@@ -46,18 +49,28 @@ impl Shots {
         if count == 0 {
             return Ok(Self::default());
         }
-        let drawn = draw_records(files, count + 1, seed)?;
-        if drawn.len() < count {
-            let reason = format!("has {} rows, and {count} are to be examples (`shots`)", drawn.len());
-            return Err(Error::format(&describe_files(files), reason));
-        }
-        let mut rows = Vec::with_capacity(drawn.len());
+        // Some more than are needed, where rows may be left out.
+        let spare = if settings.skip_invalid { SPARE_ROWS } else { 0 };
+        let drawn = draw_records(files, count + 1 + spare, seed)?;
+        let mut rows = Vec::with_capacity(count + 1);
         for record in drawn {
+            if rows.len() > count {
+                break;
+            }
             let fields = record.content.fields().and_then(|fields| {
                 check(&read(&fields, settings, tokenizer)?)?;
                 Ok(fields)
             });
-            rows.push(fields.map_err(|reason| record.position.error(files, reason))?);
+            match fields {
+                Ok(fields) => rows.push(fields),
+                Err(_) if settings.skip_invalid => {}
+                Err(reason) => return Err(record.position.error(files, reason)),
+            }
+        }
+        if rows.len() < count {
+            let reason =
+                format!("has {} rows that can be examples, and `shots` asks for {count}", rows.len());
+            return Err(Error::format(&describe_files(files), reason));
         }
         Ok(Self { count, rows })
     }

@@ -6,7 +6,7 @@ use cpift_engine::{Device, Real, View};
 use serde::Serialize;
 
 use super::{Answer, AnswerSettings, Observe, Request, RowScores, check_answers, evaluate, longest_document};
-use crate::data::{DataSettings, Dataset, Shots};
+use crate::data::{DataSettings, Dataset, Position, Shots, Unit};
 use crate::error::{Error, Result};
 use crate::loaded::{LoadedModel, Weights};
 use crate::score::ScoreKind;
@@ -16,14 +16,19 @@ use crate::transformer::{ComputeType, Transformer};
 /// Tokens of an evaluation batch where nothing else sets them.
 const BATCH_TOKENS: usize = 2048;
 
-/// Some of these lines by number, the others by how many they are.
-fn name_lines(lines: &[usize]) -> String {
+/// Some of these rows by number, the others by how many they are.
+fn name_rows(positions: &[Position]) -> String {
     const NAMED: usize = 8;
-    let named: Vec<String> = lines.iter().take(NAMED).map(usize::to_string).collect();
-    match (named.as_slice(), lines.len().saturating_sub(NAMED)) {
-        ([line], _) => format!("line {line} is"),
-        (named, 0) => format!("lines {} are", named.join(", ")),
-        (named, more) => format!("lines {} and {more} more are", named.join(", ")),
+    let unit = match positions.first().map(|position| position.unit) {
+        Some(Unit::Row) => "row",
+        _ => "line",
+    };
+    let named: Vec<String> =
+        positions.iter().take(NAMED).map(|position| position.number.to_string()).collect();
+    match (named.as_slice(), positions.len().saturating_sub(NAMED)) {
+        ([number], _) => format!("{unit} {number} is"),
+        (named, 0) => format!("{unit}s {} are", named.join(", ")),
+        (named, more) => format!("{unit}s {} and {more} more are", named.join(", ")),
     }
 }
 
@@ -146,14 +151,14 @@ impl Evaluator {
         let data_settings = DataSettings { shots: settings.shots.clone(), ..DataSettings::default() };
         let dataset = device.scope(|| Dataset::load(&[data.to_owned()], tokenizer, &data_settings, None))?;
         let too_long = dataset.rows().iter().filter(|row| row.tokens.len() > longest);
-        let lines: Vec<usize> = too_long.map(|row| row.position.number).collect();
-        if !lines.is_empty() {
+        let positions: Vec<Position> = too_long.map(|row| row.position).collect();
+        if !positions.is_empty() {
             let remedy = match settings.shots.is_empty() {
                 true => "shorten or remove what is there",
                 false => "use fewer --shots",
             };
             let reason =
-                format!("{} longer than the model's {longest} positions: {remedy}", name_lines(&lines));
+                format!("{} longer than the model's {longest} positions: {remedy}", name_rows(&positions));
             return Err(Error::format(data, reason));
         }
         if let Some(answers) = &settings.answers {

@@ -107,13 +107,19 @@ pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) 
 /// Naming the first line that differs.
 pub fn different_recipe(path: &Path, earlier: &str, now: &str) -> Error {
     let mut section = String::new();
-    let line = now.lines().zip(earlier.lines()).find(|(now, then)| {
+    let mut different = Vec::new();
+    for (now, then) in now.lines().zip(earlier.lines()) {
         if let Some(name) = now.trim().strip_prefix('[') {
             section = name.trim_matches(['[', ']']).to_owned();
         }
         let key = now.split(['=', ':']).next().unwrap_or_default().trim();
-        now != then && !MAY_DIFFER.contains(&format!("{section}.{key}").as_str())
-    });
+        if now != then && !MAY_DIFFER.contains(&format!("{section}.{key}").as_str()) {
+            different.push((section == "evaluate", now, then));
+        }
+    }
+    // What is only measured may differ: it is named where nothing else differs.
+    let line =
+        different.iter().min_by_key(|(is_measuring, ..)| *is_measuring).map(|(_, now, then)| (now, then));
     let reason = match line {
         Some((now, then)) => format!(
             "the run was begun with `{}`, the recipe now says `{}`: undo that, or start a new run",

@@ -54,7 +54,9 @@ impl Session<'_> {
         for task in &self.job.inputs.tasks {
             if task.eval.is_some() && !self.has_score(&column, &task.name) {
                 self.check_stop(&format!("before evaluating the base on {}", task.name))?;
+                self.observer.event(Event::EvaluationStarted { column: &column, task: &task.name });
                 let score = self.measure_sample(task, &column)?;
+                self.observer.event(Event::Evaluated { column: &column, task: &task.name, score: &score });
                 self.keep_score(&column, &task.name, score)?;
             }
         }

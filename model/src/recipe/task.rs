@@ -151,6 +151,14 @@ impl DataFiles {
                 return Err(Error::format(path, "no file matches this pattern"));
             }
         }
+        for (index, file) in files.iter().enumerate() {
+            if files[..index].contains(file) {
+                return Err(Error::format(
+                    file,
+                    "is named twice: its rows would count twice (`repeat` does that)",
+                ));
+            }
+        }
         Ok(files)
     }
 }

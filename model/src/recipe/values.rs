@@ -3,6 +3,7 @@
 use super::{FoldWeight, Keep, Method, MixtureShares, ModelSettings, Recipe, TaskSettings, TrainSettings};
 use crate::error::{Error, Result};
 use crate::jinja::Template;
+use crate::score::Scoring;
 
 /// Most optimizer steps of a fine-tune: sums and products with them never overflow.
 const MOST_STEPS: u64 = 1_000_000_000_000;
@@ -82,7 +83,8 @@ impl Recipe {
         };
         if settings.decides() && !self.task.iter().any(is_measured) {
             let reason = "needs a task with `eval` (or `eval_share`) to choose the best by";
-            return Err(Error::setting("evaluate.keep", reason));
+            let key = if settings.keep == Keep::Best { "evaluate.keep" } else { "evaluate.patience" };
+            return Err(Error::setting(key, reason));
         }
         Ok(())
     }
@@ -129,7 +131,7 @@ impl Recipe {
                 return Err(Error::setting(key("name"), format!("`{}` occurs twice", task.name)));
             }
             within(&key("weight"), task.weight, f64::MIN_POSITIVE, 1e6)?;
-            within(&key("repeat"), task.repeat, 1e-3, 1e3)?;
+            within(&key("repeat"), task.repeat, 1e-3, 100.0)?;
             task.validate_rows(&key)?;
             task.validate_size(&key)?;
             if let Some(tokens) = task.max_new_tokens.filter(|tokens| !(1..=MOST_NEW_TOKENS).contains(tokens))
@@ -153,6 +155,19 @@ impl TaskSettings {
             if limit == Some(0) {
                 return Err(Error::setting(key(name), "is 0: use 1 or more rows"));
             }
+        }
+        let is_measured = self.eval.is_some() || self.eval_share.is_some();
+        let about_measuring = [
+            ("eval_limit", self.eval_limit.is_some()),
+            ("score", self.score != Scoring::default()),
+            ("max_new_tokens", self.max_new_tokens.is_some()),
+            ("shots", self.shots > 0),
+        ];
+        if let Some((name, _)) = about_measuring.iter().find(|(_, is_set)| *is_set && !is_measured) {
+            return Err(Error::setting(
+                key(name),
+                "needs `eval` (or `eval_share`) beside it: rows to measure on",
+            ));
         }
         let Some(share) = self.eval_share else { return Ok(()) };
         if self.eval.is_some() {

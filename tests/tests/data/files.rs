@@ -92,6 +92,19 @@ fn the_cache_goes_by_the_content_of_all_files() {
 }
 
 #[test]
+fn the_cache_tells_forms_apart_that_names_decide() {
+    let folder = tempfile::tempdir().unwrap();
+    let load = |name: &str| {
+        let path = folder.path().join(name);
+        std::fs::write(&path, "text,n\nhello,3\n").unwrap();
+        let cache = Some(folder.path().join("cache"));
+        Dataset::load(&[path], &tokenizer("chatml"), &DataSettings::default(), cache.as_deref())
+    };
+    assert_eq!(load("x.csv").unwrap().len(), 1);
+    assert!(load("x.jsonl").unwrap_err().to_string().contains("is not JSON"));
+}
+
+#[test]
 fn patterns_name_files_in_the_order_of_their_names() {
     let folder = tempfile::tempdir().unwrap();
     for name in ["b-2.jsonl", "b-1.jsonl", "a[1].jsonl", "c.txt"] {
@@ -105,8 +118,12 @@ fn patterns_name_files_in_the_order_of_their_names() {
     };
     assert_eq!(expand(&["c.txt", "b-*.jsonl"]).unwrap(), ["c.txt", "b-1.jsonl", "b-2.jsonl"]);
     assert_eq!(expand(&["a[1].jsonl"]).unwrap(), ["a[1].jsonl"], "an existing file is no pattern");
-    for (pattern, says) in [("x*.jsonl", "no file matches"), ("***x", "is not a pattern")] {
-        let error = expand(&[pattern]).unwrap_err();
+    for (patterns, says) in [
+        (&["x*.jsonl"][..], "no file matches"),
+        (&["***x"], "is not a pattern"),
+        (&["b-1.jsonl", "b-*.jsonl"], "is named twice"),
+    ] {
+        let error = expand(patterns).unwrap_err();
         assert!(error.is_input() && error.to_string().contains(says), "{error}");
     }
 }
@@ -142,10 +159,16 @@ fn what_is_wrong_with_a_file_names_its_place() {
         ),
         ("a.jsonl", format!("{row}\n[1, 2]\n"), ":2: is not a JSON object"),
         ("a.jsonl", "not json, at all\n".into(), ":1: is not JSON: expected"),
-        ("a.csv", "prompt,completion\na,b\nc\n".into(), ":3: has 1 cells, and the header names 2"),
+        ("a.csv", "prompt,completion\na,b\nc\n".into(), ":3: has 1 cells where the header has 2"),
         ("a.csv", "prompt,prompt\na,b\n".into(), ":1: has two columns `prompt`"),
         ("a.csv", "a,b\n1,2\n".into(), ":2: has no fields this program knows (found `a`, `b`)"),
         ("a.csv", "prompt,completion\n".into(), ": is empty"),
+        ("a.csv", "prompt,completion\na,\"b\nc,d\ne,f\n".into(), ":2: has a quote that is not closed"),
+        (
+            "a.json",
+            format!("[{row},\n  {{\"prompt\": x}}]"),
+            ": row 2: is not JSON: expected value (line 2, byte 12 of the row)",
+        ),
         ("a.yaml", "---\nprompt: a\n".into(), ": looks like YAML"),
         ("a.xml", "<rows>\n</rows>".into(), ": looks like XML"),
     ];

@@ -82,7 +82,7 @@ fn what_cannot_be_an_example_is_refused() {
         assert!(error.is_input() && error.to_string().contains(expected), "{error}");
     };
     says(draw(&[json!({"text": "a"}), json!({"text": "b"})], 1, 0), "is `text`, which cannot be an example");
-    says(draw(&[question("one", "1")], 2, 0), "has 1 rows, and 2 are to be examples");
+    says(draw(&[question("one", "1")], 2, 0), "has 1 rows that can be examples, and `shots` asks for 2");
     let mut tools = chat(&[("user", "one"), ("assistant", "1")]);
     tools["tools"] = json!([{"type": "function", "function": {"name": "f"}}]);
     says(draw(&[tools], 1, 0), "has `tools`, and cannot be an example");

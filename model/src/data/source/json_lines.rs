@@ -44,7 +44,7 @@ impl RecordReader for JsonLines {
             let content = bytes.trim_ascii();
             if !content.is_empty() {
                 let position = Position { file: self.file, unit: Unit::Line, number: self.number };
-                let content = Content::Json { text: content.to_vec(), line: self.number };
+                let content = Content::Json { text: content.to_vec(), line: self.number, is_line: true };
                 return Ok(Some(Record { position, content }));
             }
         }

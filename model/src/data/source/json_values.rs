@@ -131,7 +131,7 @@ impl RecordReader for JsonValues {
                 let line = self.line;
                 let text = self.value()?;
                 let position = Position { file: self.file, unit: Unit::Row, number: self.rows };
-                return Ok(Some(Record { position, content: Content::Json { text, line } }));
+                return Ok(Some(Record { position, content: Content::Json { text, line, is_line: false } }));
             }
         }
     }

@@ -83,8 +83,8 @@ pub(crate) struct Record {
 /// What a file has of a row.
 #[derive(Debug)]
 pub(crate) enum Content {
-    /// Text in JSON, which begins in this line of the file, counted from 1.
-    Json { text: Vec<u8>, line: usize },
+    /// Text in JSON, which begins in this line of the file, counted from 1, and may be all of it.
+    Json { text: Vec<u8>, line: usize, is_line: bool },
     /// Columns by name.
     Columns(Map<String, Value>),
 }
@@ -101,10 +101,10 @@ impl Content {
     pub fn fields(&self) -> Reasoned<Map<String, Value>> {
         match self {
             Self::Columns(columns) => Ok(columns.clone()),
-            Self::Json { text, line } => {
+            Self::Json { text, line, is_line } => {
                 let text = std::str::from_utf8(text)
                     .map_err(|error| format!("is not UTF-8 (byte {} of the row)", error.valid_up_to() + 1))?;
-                match serde_json::from_str(text).map_err(|error| describe_json(&error, *line))? {
+                match serde_json::from_str(text).map_err(|error| describe_json(&error, *line, *is_line))? {
                     Value::Object(fields) => Ok(fields),
                     _ => Err("is not a JSON object: each row is one `{…}`".into()),
                 }
@@ -122,12 +122,14 @@ fn bytes_of(value: &Value) -> usize {
     }
 }
 
-/// What is wrong with a text in JSON that begins in this line.
-fn describe_json(error: &serde_json::Error, line: usize) -> String {
+/// What is wrong with a text in JSON that begins in this line. Columns are those of the file where the text is a line
+/// of it, or another line of the file than the one it begins in.
+fn describe_json(error: &serde_json::Error, line: usize, is_line: bool) -> String {
     let reason = error.to_string();
     let reason = reason.split(" at line ").next().unwrap_or_default();
     match error.line() {
-        0 | 1 => format!("is not JSON: {reason} (column {})", error.column()),
+        0 | 1 if is_line => format!("is not JSON: {reason} (column {})", error.column()),
+        0 | 1 => format!("is not JSON: {reason} (line {line}, byte {} of the row)", error.column()),
         further => format!("is not JSON: {reason} (line {}, column {})", line + further - 1, error.column()),
     }
 }

@@ -21,6 +21,8 @@ pub(super) struct Table {
     file: usize,
     reader: Reader<Text>,
     columns: Vec<String>,
+    /// The line of the row before, where its last cell has several lines.
+    several_lines: Option<usize>,
 }
 
 impl Table {
@@ -32,7 +34,7 @@ impl Table {
         text.allow(LONGEST_RECORD + READ_AHEAD);
         let mut reader =
             ReaderBuilder::new().delimiter(delimiter).buffer_capacity(READ_AHEAD).from_reader(text);
-        let header = reader.byte_headers().map_err(|error| describe(path, &error))?.clone();
+        let header = reader.byte_headers().map_err(|error| describe(path, 1, &error))?.clone();
         if header.len() > MOST_COLUMNS {
             let reason = format!("has {} columns; at most {MOST_COLUMNS} are read", header.len());
             return Err(Error::line(path, 1, reason));
@@ -47,7 +49,7 @@ impl Table {
             }
             columns.push(name);
         }
-        Ok(Self { path: path.to_owned(), file, reader, columns })
+        Ok(Self { path: path.to_owned(), file, reader, columns, several_lines: None })
     }
 }
 
@@ -55,10 +57,18 @@ impl RecordReader for Table {
     fn next(&mut self) -> Result<Option<Record>> {
         let mut record = ByteRecord::new();
         self.reader.get_mut().allow(LONGEST_RECORD + READ_AHEAD);
-        if !self.reader.read_byte_record(&mut record).map_err(|error| describe(&self.path, &error))? {
-            return Ok(None);
+        let begins = self.reader.position().line() as usize;
+        let read = self.reader.read_byte_record(&mut record);
+        if !read.map_err(|error| describe(&self.path, begins, &error))? {
+            // A cell of several lines is in quotes, so that the file ends with one.
+            let line =
+                self.several_lines.take().filter(|_| self.reader.get_ref().last_visible() != Some(b'"'));
+            let reason = "has a quote that is not closed: the rest of the file would be one cell";
+            return line.map_or(Ok(None), |line| Err(Error::line(&self.path, line, reason)));
         }
-        let line = record.position().map_or(0, |position| position.line() as usize);
+        let line = record.position().map_or(begins, |position| position.line() as usize);
+        let has_several_lines = record.iter().next_back().is_some_and(|cell| cell.contains(&b'\n'));
+        self.several_lines = has_several_lines.then_some(line);
         let mut columns = Map::new();
         for (index, (name, cell)) in self.columns.iter().zip(record.iter()).enumerate() {
             let cell = text_of(&self.path, line, index, cell)?;
@@ -84,18 +94,20 @@ fn text_of<'a>(path: &Path, line: usize, index: usize, cell: &'a [u8]) -> Result
     })
 }
 
-fn describe(path: &Path, error: &csv::Error) -> Error {
+/// An error of a row that begins in this line.
+fn describe(path: &Path, line: usize, error: &csv::Error) -> Error {
     match error.kind() {
         ErrorKind::UnequalLengths { pos, expected_len, len } => {
             let line = pos.as_ref().map_or(0, |position| position.line() as usize);
             let reason = format!(
-                "has {len} cells, and the header names {expected_len}: a cell with the delimiter or a line break \
-                 needs quotes"
+                "has {len} cells where the header has {expected_len}: a cell with the delimiter or a line break needs \
+                 quotes"
             );
             Error::line(path, line, reason)
         }
         ErrorKind::Io(error) => {
-            Error::file(path, FileAction::Read)(std::io::Error::new(error.kind(), error.to_string()))
+            let reason = format!("cannot be read: {error}");
+            Error::line(path, line, reason)
         }
         _ => Error::format(path, format!("is not a table that can be read: {error}")),
     }

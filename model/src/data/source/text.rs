@@ -89,6 +89,8 @@ pub(super) struct Text {
     reader: BufReader<Chain<Cursor<Vec<u8>>, Decoder>>,
     /// Bytes that may still be read of the present record; none without a limit.
     allowed: Option<usize>,
+    /// The last byte read that is not white space.
+    last_visible: Option<u8>,
 }
 
 impl Text {
@@ -108,12 +110,17 @@ impl Text {
             text.drain(..BYTE_ORDER_MARK.len());
         }
         let reader = BufReader::with_capacity(BUFFER, Cursor::new(text.clone()).chain(decoder));
-        Ok((Self { reader, allowed: None }, text))
+        Ok((Self { reader, allowed: None, last_visible: None }, text))
     }
 
     /// Allows this many bytes from now on; to read more is an error.
     pub fn allow(&mut self, bytes: usize) {
         self.allowed = Some(bytes);
+    }
+
+    /// The last byte read that is not white space.
+    pub fn last_visible(&self) -> Option<u8> {
+        self.last_visible
     }
 
     /// Name of the file's compression; none where it is not compressed.
@@ -137,6 +144,8 @@ impl Text {
 impl Read for Text {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.reader.read(buffer)?;
+        let visible = buffer[..read].iter().rfind(|byte| !byte.is_ascii_whitespace());
+        self.last_visible = visible.copied().or(self.last_visible);
         if let Some(allowed) = &mut self.allowed {
             *allowed = allowed.checked_sub(read).ok_or_else(|| {
                 io::Error::other(format!(
