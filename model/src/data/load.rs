@@ -88,7 +88,7 @@ pub(super) fn tokenize_files(
     }
     content.notices = notices.finish();
     content.notices.extend(endless(&content, tokenizer));
-    content.notices.extend(only_ends(&content, tokenizer, files)?);
+    content.notices.extend(only_ends(&content, tokenizer, files, settings)?);
     Ok((content, records.hash()?))
 }
 
@@ -133,8 +133,13 @@ fn endless(content: &Content, tokenizer: &Tokenizer) -> Option<FileNotice> {
     Some(FileNotice { notice: Notice::Endless, rows: content.rows.len(), first })
 }
 
-/// A notice about rows of which only tokens that end generation are learnt; an error when all rows are such.
-fn only_ends(content: &Content, tokenizer: &Tokenizer, files: &[PathBuf]) -> Result<Option<FileNotice>> {
+/// A notice about rows of which only tokens that end generation are learnt; an error when all rows of a task are such.
+fn only_ends(
+    content: &Content,
+    tokenizer: &Tokenizer,
+    files: &[PathBuf],
+    settings: &DataSettings,
+) -> Result<Option<FileNotice>> {
     let is_only_end = |row: &&Row| {
         let mut learnt = row.tokens.iter().zip(&row.supervised).filter(|(_, supervised)| **supervised);
         learnt.all(|(id, _)| tokenizer.stop_tokens().contains(id))
@@ -142,7 +147,7 @@ fn only_ends(content: &Content, tokenizer: &Tokenizer, files: &[PathBuf]) -> Res
     let mut found = content.rows.iter().filter(is_only_end);
     let Some(first) = found.next().map(|row| row.position) else { return Ok(None) };
     let rows = 1 + found.count();
-    if rows == content.rows.len() {
+    if rows == content.rows.len() && settings.is_of_task {
         return Err(first.error(
             files,
             "nothing would be learnt but the token that ends the answer, here and in every row",

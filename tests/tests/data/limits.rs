@@ -135,7 +135,8 @@ fn the_same_rows_are_counted() {
 #[test]
 fn answers_that_are_nothing_but_their_end_are_refused_or_said() {
     let end = json!({"prompt": "a", "completion": "<|im_end|>"});
-    let error = load(&DataFile::rows(&[end.clone(), end.clone()]), &DataSettings::default()).unwrap_err();
+    let of_task = DataSettings { is_of_task: true, ..DataSettings::default() };
+    let error = load(&DataFile::rows(&[end.clone(), end.clone()]), &of_task).unwrap_err();
     assert!(error.contains(":1: nothing would be learnt but the token that ends the answer"), "{error}");
     let some = load(&DataFile::rows(&[pair(1), end]), &DataSettings::default()).unwrap();
     let said: Vec<String> = some.described_notices().collect();

@@ -186,5 +186,5 @@ fn what_cannot_be_scored_is_refused_before_anything_is_trained() {
     refused(&long, "task[1].max_new_tokens");
     long.task[1].max_new_tokens = None;
     long.task[1].shots = 31;
-    refused(&long, "has 30 rows, and 31 are to be examples");
+    refused(&long, "has 30 rows that can be examples, and `shots` asks for 31");
 }
