@@ -2,6 +2,10 @@
 
 use std::process::ExitCode;
 
+/// Tokenisation allocates many small strings, on all threads at once.
+#[global_allocator]
+static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
+
 fn main() -> ExitCode {
     cpift_engine_cli::main()
 }
