@@ -246,7 +246,7 @@ fn tokens_of_steps(
 
 /// Bytes of the program itself: its code as far as it runs, threads, names, lists, and what the allocator keeps. Without
 /// those of CUDA's driver.
-const PROGRAM: u64 = 32 << 20;
+const PROGRAM: u64 = 48 << 20;
 
 fn plan_memory(
     recipe: &Recipe,
