@@ -140,6 +140,10 @@ fn only_ends(
     files: &[PathBuf],
     settings: &DataSettings,
 ) -> Result<Option<FileNotice>> {
+    // A text of one token is learnt as far as it can be.
+    if content.shape == Shape::Text {
+        return Ok(None);
+    }
     let is_only_end = |row: &&Row| {
         let mut learnt = row.tokens.iter().zip(&row.supervised).filter(|(_, supervised)| **supervised);
         learnt.all(|(id, _)| tokenizer.stop_tokens().contains(id))

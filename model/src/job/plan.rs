@@ -245,8 +245,8 @@ fn tokens_of_steps(
 }
 
 /// Bytes of the program itself: its code as far as it runs, threads, names, lists, and what the allocator keeps. Without
-/// those of CUDA's driver.
-const PROGRAM: u64 = 48 << 20;
+/// those of CUDA's driver. A run of SmolLM2-135M took 68 MiB beside the other parts.
+const PROGRAM: u64 = 72 << 20;
 
 fn plan_memory(
     recipe: &Recipe,
