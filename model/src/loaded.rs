@@ -11,6 +11,9 @@ use crate::error::Result;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::ComputeType;
 
+/// Tokens of a batch where nothing else sets them.
+pub(crate) const BATCH_TOKENS: usize = 2048;
+
 /// A model folder's configuration, tokenizer and weights.
 pub(crate) struct LoadedModel {
     pub device: Device,

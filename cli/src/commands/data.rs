@@ -3,13 +3,12 @@
 use std::num::NonZeroUsize;
 
 use cpift_engine::Device;
-use cpift_model::data::{DataProgress, Dataset, Preparation};
+use cpift_model::data::Dataset;
 use cpift_model::job::RecipeData;
 use cpift_model::recipe::Source;
 use cpift_model::{Error, Recipe, Result};
 
 use crate::args;
-use crate::display::preparing::Preparing;
 use crate::display::style::Style;
 use crate::display::{data, print, print_json};
 
@@ -17,13 +16,10 @@ use crate::display::{data, print, print_json};
 pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Result<()> {
     let recipe = recipe(arguments)?;
     let device = Device::cpu(threads)?;
-    let cache = super::token_cache();
-    let preparing = Preparing::begin();
-    let observe = |progress: DataProgress<'_>| preparing.update(progress);
-    let preparation = Preparation { cache: cache.as_deref(), observe: Some(&observe) };
-    let opened = device.scope(|| RecipeData::open(&recipe, arguments.task.as_deref(), &preparation));
-    preparing.finish();
-    let opened = opened?;
+    let task = arguments.task.as_deref();
+    let opened = super::with_preparation(|preparation| {
+        device.scope(|| RecipeData::open(&recipe, task, &preparation))
+    })?;
     let parts = opened.tasks.iter().flat_map(|task| {
         let eval = task.eval.iter().map(|eval| ("eval", eval));
         std::iter::once(("train", &task.train))

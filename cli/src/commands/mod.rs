@@ -16,9 +16,11 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use cpift_engine::{Device, Error};
+use cpift_model::data::{DataProgress, Preparation};
 use cpift_model::transformer::ComputeType;
 
 use crate::args::PrecisionArgument;
+use crate::display::preparing::Preparing;
 use crate::display::tell;
 
 /// The device to compute on, and why it is not a GPU.
@@ -71,6 +73,16 @@ fn unusable(error: Error) -> String {
         Error::DeviceUnavailable { reason, .. } => reason,
         error => error.to_string(),
     }
+}
+
+/// Does something that reads task files: with the tokens of earlier runs, and showing how far it is.
+fn with_preparation<T>(work: impl FnOnce(Preparation<'_>) -> T) -> T {
+    let cache = token_cache();
+    let preparing = Preparing::begin();
+    let observe = |progress: DataProgress<'_>| preparing.update(progress);
+    let result = work(Preparation { cache: cache.as_deref(), observe: Some(&observe) });
+    preparing.finish();
+    result
 }
 
 /// Where tokenised data is kept between runs: `cpift-engine` in the user's cache folder. None where there

@@ -2,11 +2,9 @@
 
 use std::num::NonZeroUsize;
 
-use cpift_model::data::{DataProgress, Preparation};
 use cpift_model::{Recipe, Result, job, machine};
 
 use crate::args;
-use crate::display::preparing::Preparing;
 use crate::display::style::Style;
 use crate::display::{self, plan, print, print_json};
 
@@ -14,15 +12,8 @@ use crate::display::{self, plan, print, print_json};
 pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> {
     let recipe = Recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
-    let planned = {
-        let cache = super::token_cache();
-        let preparing = Preparing::begin();
-        let observe = |progress: DataProgress<'_>| preparing.update(progress);
-        let preparation = Preparation { cache: cache.as_deref(), observe: Some(&observe) };
-        let planned = job::plan_recipe(&chosen.device, &recipe, &preparation);
-        preparing.finish();
-        planned?
-    };
+    let planned =
+        super::with_preparation(|preparation| job::plan_recipe(&chosen.device, &recipe, &preparation))?;
     chosen.announce();
     display::notices(planned.notices.iter().chain(planned.tasks.iter().flat_map(|task| &task.notices)));
     let compute = recipe.model.precision.on("model.precision", &chosen.device)?;

@@ -4,11 +4,9 @@ use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use cpift_model::data::{DataProgress, Preparation};
 use cpift_model::job::{Job, JobOptions};
 use cpift_model::{Recipe, Result, machine};
 
-use crate::display::preparing::Preparing;
 use crate::display::progress::Progress;
 use crate::display::style::Style;
 use crate::display::{print, reports};
@@ -24,21 +22,18 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     let recipe = Recipe::load(&arguments.recipe.path, &overrides)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
-    let cache = super::token_cache();
-    let preparing = Preparing::begin();
-    let observe = |progress: DataProgress<'_>| preparing.update(progress);
-    let options = JobOptions {
-        recipe: &recipe,
-        out: &out,
-        resume: arguments.resume,
-        until: arguments.until,
-        probes: None,
-        pairs: None,
-        preparation: Preparation { cache: cache.as_deref(), observe: Some(&observe) },
-    };
-    let job = Job::prepare(&chosen.device, &options);
-    preparing.finish();
-    let job = job?;
+    let job = super::with_preparation(|preparation| {
+        let options = JobOptions {
+            recipe: &recipe,
+            out: &out,
+            resume: arguments.resume,
+            until: arguments.until,
+            probes: None,
+            pairs: None,
+            preparation,
+        };
+        Job::prepare(&chosen.device, &options)
+    })?;
     job.check_memory()?;
     let rate = machine::matmul_rate(&chosen.device, job.compute())?;
     let stderr = std::io::stderr();

@@ -5,11 +5,11 @@ use std::fmt::Write;
 use cpift_model::Tokenizer;
 use cpift_model::data::{Bin, Dataset, Quantiles, Row, Shape, Summary};
 
-use super::shown;
 use super::style::Style;
 use super::table::Table;
 use super::text;
 use super::units::{count, grouped, percent};
+use super::{from_here, shown};
 
 /// Characters of the longest bar.
 const LONGEST_BAR: usize = 40;
@@ -41,9 +41,8 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
     if summary.duplicates > 0 {
         line("duplicates", format!("{} the same as one before", rows(summary.duplicates)));
     }
-    let here = std::env::current_dir().map(|folder| format!("{}/", folder.display())).unwrap_or_default();
-    // Lines begin with a file's name. Elsewhere the folder's name may be part of a longer one.
-    let message = |text: &str| text::message(text.strip_prefix(here.as_str()).unwrap_or(text));
+    // Lines begin with a file's name.
+    let message = |text: &str| text::message(from_here(text));
     if summary.invalid > 0 {
         line("left out", style.yellow(format!("{} that cannot be used", rows(summary.invalid))));
         for (place, reason) in &summary.invalid_rows {

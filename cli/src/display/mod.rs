@@ -23,8 +23,15 @@ use cpift_model::{Error, Result};
 
 /// A path as short as it can be written from the current folder.
 pub fn shown(path: &Path) -> String {
-    let here = std::env::current_dir().ok();
-    here.and_then(|here| path.strip_prefix(here).ok()).unwrap_or(path).display().to_string()
+    from_here(&path.display().to_string()).to_owned()
+}
+
+/// A text without the current folder that it begins with.
+pub fn from_here(text: &str) -> &str {
+    let here = std::env::current_dir().map(|folder| folder.display().to_string()).unwrap_or_default();
+    // Elsewhere the folder's name may be part of a longer one.
+    let rest = text.strip_prefix(here.trim_end_matches('/')).and_then(|rest| rest.strip_prefix('/'));
+    rest.filter(|_| !here.is_empty()).unwrap_or(text)
 }
 
 /// Writes a command's result to standard output, without characters that control a terminal. A reader that has

@@ -13,9 +13,6 @@ use super::{DataProgress, DataSettings, LongRows, Preparation, Row, Shape};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
-/// Records read and tokenised at a time.
-const BLOCK_RECORDS: usize = 2048;
-
 /// Rows left out by `skip_invalid` that are named; the others are counted.
 const NAMED_INVALID: usize = 3;
 
@@ -27,7 +24,7 @@ pub(super) fn tokenize_files(
     preparation: &Preparation<'_>,
 ) -> Result<(Content, blake3::Hash)> {
     let mut records = Records::new(files);
-    let mut block = records.next_block(BLOCK_RECORDS)?;
+    let mut block = records.next_block()?;
     let reader = reader_of(&block, files, tokenizer, settings)?;
     let shape = reader.shape();
     let templates = if shape == Shape::Messages { Some(tokenizer.chat_templates()?) } else { None };
@@ -84,7 +81,7 @@ pub(super) fn tokenize_files(
             let (bytes, total_bytes) = records.bytes();
             observe(DataProgress { files, bytes, total_bytes, rows: content.rows.len() });
         }
-        block = records.next_block(BLOCK_RECORDS)?;
+        block = records.next_block()?;
     }
     content.notices = notices.finish();
     content.notices.extend(endless(&content, tokenizer));

@@ -256,6 +256,11 @@ pub(super) fn is_answer(message: &Value) -> bool {
     message["role"] == "assistant"
 }
 
+/// True for a message that stands before the first turn.
+pub(super) fn is_system(message: &Value) -> bool {
+    message["role"] == "system" || message["role"] == "developer"
+}
+
 /// True when the message calls tools.
 pub(super) fn calls_tools(message: &Value) -> bool {
     message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty())

@@ -9,7 +9,7 @@ use serde_json::{Map, Value, json};
 
 use super::form::{MessageFields, found};
 use super::message_forms::Chat;
-use super::messages::{Conversation, Extras, read_unanswered};
+use super::messages::{Conversation, Extras, is_system, read_unanswered};
 use super::notice::{Notice, Notices};
 use super::rows::{Example, RowReader, text_field};
 use super::source::{Record, Records};
@@ -20,9 +20,6 @@ use crate::error::{Error, Reasoned, Result};
 use crate::files::read_input_text;
 use crate::recipe::SpecialTokens;
 use crate::tokenizer::Tokenizer;
-
-/// Records read at a time.
-const BLOCK_RECORDS: usize = 2048;
 
 /// Fields that hold a list of messages.
 const MESSAGES: [&str; 3] = ["messages", "conversations", "conversation"];
@@ -165,7 +162,7 @@ impl<'a> PromptMaker<'a> {
         let mut records = Records::new(files);
         let mut prompts = Vec::new();
         loop {
-            let block = records.next_block(BLOCK_RECORDS)?;
+            let block = records.next_block()?;
             if block.is_empty() {
                 return Ok(prompts);
             }
@@ -276,11 +273,6 @@ impl<'a> PromptMaker<'a> {
         }
         Ok(Prompt { text: self.tokenizer.decode_with_control_tokens(&ids), ids, is_chat: true })
     }
-}
-
-/// True for a message that stands before the first turn.
-fn is_system(message: &Value) -> bool {
-    message["role"] == "system" || message["role"] == "developer"
 }
 
 /// The prompts, or what is wrong with the first that cannot be used.

@@ -47,24 +47,15 @@ impl Source {
         match mixture.shares {
             MixtureShares::Equal => self.weight,
             MixtureShares::Rows => self.weight * self.size().powf(1.0 / mixture.temperature),
-            MixtureShares::Tokens => self.weight / self.supervised_tokens_per_row(),
+            MixtureShares::Tokens => self.weight / self.mean(Row::supervised_tokens),
         }
     }
 
-    /// Tokens of a row on average.
-    fn tokens_per_row(&self) -> f64 {
+    /// Something of a row, on average.
+    fn mean(&self, of: fn(&Row) -> usize) -> f64 {
         let rows = self.dataset.rows();
-        let tokens: usize =
-            self.rows.iter().filter_map(|&row| rows.get(row)).map(|row| row.tokens.len()).sum();
-        tokens as f64 / self.rows.len() as f64
-    }
-
-    /// Supervised tokens of a row on average.
-    fn supervised_tokens_per_row(&self) -> f64 {
-        let rows = self.dataset.rows();
-        let tokens: usize =
-            self.rows.iter().filter_map(|&row| rows.get(row)).map(Row::supervised_tokens).sum();
-        tokens as f64 / self.rows.len() as f64
+        let sum: usize = self.rows.iter().filter_map(|&row| rows.get(row)).map(of).sum();
+        sum as f64 / self.rows.len() as f64
     }
 }
 
@@ -226,7 +217,7 @@ impl Sampler {
 
     /// Tokens of an epoch, on average.
     pub fn tokens_per_epoch(&self) -> f64 {
-        let tokens = |(source, &share): (&Source, &usize)| source.tokens_per_row() * share as f64;
+        let tokens = |(source, &share): (&Source, &usize)| source.mean(|row| row.tokens.len()) * share as f64;
         self.sources.iter().zip(&self.shares).map(tokens).sum()
     }
 

@@ -7,6 +7,7 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::DataSettings;
+use super::messages::is_system;
 use super::order::stream;
 use super::rows::{Example, RowReader};
 use super::source::{Record, Records, describe_files};
@@ -15,9 +16,6 @@ use crate::tokenizer::Tokenizer;
 
 /// Rows drawn beyond those that are needed, where some may be left out.
 const SPARE_ROWS: usize = 64;
-
-/// Records read at a time.
-const BLOCK_RECORDS: usize = 2048;
 
 /// What stands between two examples of a text.
 const SEPARATOR: &str = "\n\n";
@@ -168,8 +166,7 @@ fn read(fields: &Map<String, Value>, settings: &DataSettings, tokenizer: &Tokeni
 
 /// Messages before the first turn: what a system says.
 fn leading(messages: &[Value]) -> usize {
-    let is_system = |message: &&Value| matches!(message["role"].as_str(), Some("system" | "developer"));
-    messages.iter().take_while(is_system).count()
+    messages.iter().take_while(|message| is_system(message)).count()
 }
 
 /// Whether a row can be an example.
@@ -190,7 +187,7 @@ fn draw_records(files: &[PathBuf], count: usize, seed: u64) -> Result<Vec<Record
     // Every record has a random key; those with the least are drawn.
     let mut drawn: Vec<(u64, Record)> = Vec::new();
     loop {
-        let block = records.next_block(BLOCK_RECORDS)?;
+        let block = records.next_block()?;
         if block.is_empty() {
             break;
         }

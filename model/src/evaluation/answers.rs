@@ -134,15 +134,28 @@ impl Answers {
 /// # Errors
 /// Naming the first row that has not.
 pub fn check_answers(dataset: &Dataset, tokenizer: &Tokenizer, settings: &AnswerSettings) -> Result<()> {
-    if let Some(row) = dataset.rows().iter().find(|row| row.prompt().is_empty()) {
+    let request = Request { dataset, tokenizer, rows: None, answers: Some(settings) };
+    let options = Options::of(dataset, tokenizer, &settings.scoring);
+    check_rows(&request, &request.indices(), settings, &options)
+}
+
+/// [`check_answers`] for the rows of these indices.
+fn check_rows(
+    request: &Request<'_>,
+    indices: &[usize],
+    settings: &AnswerSettings,
+    options: &Options,
+) -> Result<()> {
+    let Request { dataset, tokenizer, .. } = *request;
+    let rows = request.rows_of(indices);
+    if let Some(row) = rows.iter().find(|row| row.prompt().is_empty()) {
         return Err(dataset.row_error(row, "has an empty prompt: there is nothing to answer"));
     }
     if settings.scoring == Scoring::Exact {
         return Ok(());
     }
-    let options = Options::of(dataset, tokenizer, &settings.scoring);
     let stop = dataset.stop_tokens(tokenizer);
-    for (index, row) in dataset.rows().iter().enumerate() {
+    for (&index, row) in indices.iter().zip(rows) {
         let reference = tokenizer.answer_text(row.answer(), &stop);
         settings.scoring.expected(&reference, &options.letters(index)).map_err(|reason| {
             let kind = settings.scoring.kind().name();
@@ -161,9 +174,9 @@ pub(super) fn answer<T: Real>(
     observe: Observe<'_>,
 ) -> Result<Answers> {
     let Request { dataset, tokenizer, .. } = *request;
-    check_answers(dataset, tokenizer, settings)?;
     let indices = request.indices();
     let options = Options::of(dataset, tokenizer, &settings.scoring);
+    check_rows(request, &indices, settings, &options)?;
     let stop = dataset.stop_tokens(tokenizer);
     let max_positions = transformer.config().max_positions;
     let together = rows_together(transformer, settings.wanted(dataset, dataset.rows().iter()));

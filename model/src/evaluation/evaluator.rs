@@ -8,13 +8,10 @@ use serde::Serialize;
 use super::{Answer, AnswerSettings, Observe, Request, RowScores, check_answers, evaluate, longest_document};
 use crate::data::{DataSettings, Dataset, Position, Shots, Unit};
 use crate::error::{Error, Result};
-use crate::loaded::{LoadedModel, Weights};
+use crate::loaded::{BATCH_TOKENS, LoadedModel, Weights};
 use crate::score::ScoreKind;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{ComputeType, Transformer};
-
-/// Tokens of an evaluation batch where nothing else sets them.
-const BATCH_TOKENS: usize = 2048;
 
 /// Some of these rows by number, the others by how many they are.
 fn name_rows(positions: &[Position]) -> String {

@@ -8,12 +8,9 @@ use cpift_engine::{Device, Real, View};
 use super::{Answer, AnswerText, Stop};
 use crate::data::{PromptMaker, PromptSettings};
 use crate::error::{Error, Result};
-use crate::loaded::{LoadedModel, Weights};
+use crate::loaded::{BATCH_TOKENS, LoadedModel, Weights};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{ComputeType, Generation, RandomSampling, Sampling, Transformer};
-
-/// Tokens of a batch of prompts.
-const BATCH_TOKENS: usize = 2048;
 
 /// Prompts answered side by side where nothing is said: on a CPU few already take the arithmetic that it has.
 const TOGETHER_ON_CPU: usize = 16;

@@ -74,7 +74,7 @@ pub struct Task {
     /// Share in mixed training.
     pub weight: f64,
     /// Which of the rows to evaluate on are measured while training.
-    pub sample: Vec<usize>,
+    pub evaluation_sample: Vec<usize>,
     /// How often an epoch goes through its rows.
     pub repeat: f64,
     /// Rows to train on.
@@ -259,12 +259,12 @@ fn open_task(
     }
     let Evaluated { eval, answers, longest } = evaluated;
     let rows = eval.as_ref().map_or(0, |eval| eval.len());
-    let sample = sample_rows(&recipe.evaluate, recipe.seed, index, rows);
+    let evaluation_sample = sample_rows(&recipe.evaluate, recipe.seed, index, rows);
     Ok(Task {
         name: settings.name.clone(),
         weight: settings.weight,
         repeat: settings.repeat,
-        sample,
+        evaluation_sample,
         train: Arc::new(train),
         eval,
         answers,

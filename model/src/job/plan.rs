@@ -166,7 +166,7 @@ fn plan_evaluations(recipe: &Recipe, inputs: &Inputs, trainings: &[TrainingPlan]
     }
     let tokens_of = |task: &Task| -> u64 {
         let Some(eval) = &task.eval else { return 0 };
-        let tokens: usize = task.sample.iter().map(|&row| eval.rows()[row].tokens.len()).sum();
+        let tokens: usize = task.evaluation_sample.iter().map(|&row| eval.rows()[row].tokens.len()).sum();
         let answers = settings.answers && task.answers.is_some();
         tokens as u64 * if answers { 2 } else { 1 }
     };

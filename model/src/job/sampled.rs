@@ -8,10 +8,11 @@ use super::inputs::Task;
 use super::session::Session;
 use super::state::TrainingState;
 use super::training::Training;
+use crate::data::Dataset;
 use crate::data::order::{permutation, stream};
-use crate::error::{Error, Result};
+use crate::error::Result;
 use crate::evaluation::Request;
-use crate::progress::{Event, SampleScore, Score, StepReport, training_name};
+use crate::progress::{Event, SampleScore, Score, StepReport};
 use crate::recipe::{EvaluateSettings, Keep};
 
 /// Column of the scores with what the base model reaches on the samples of these settings.
@@ -41,6 +42,11 @@ pub fn sample_rows(settings: &EvaluateSettings, seed: u64, task: usize, rows: us
     sampled
 }
 
+/// A task with its rows to evaluate on, where there are some.
+fn measured(task: &Task) -> Option<(&Task, &Dataset)> {
+    Some((task, task.eval.as_deref()?))
+}
+
 impl Session<'_> {
     /// Measures the base model, which the trainer holds, on the samples.
     ///
@@ -51,20 +57,26 @@ impl Session<'_> {
             return Ok(());
         }
         let column = base_column(&self.job.recipe.evaluate);
-        for task in &self.job.inputs.tasks {
-            if task.eval.is_some() && !self.has_score(&column, &task.name) {
-                self.check_stop(&format!("before evaluating the base on {}", task.name))?;
-                self.observer.event(Event::EvaluationStarted { column: &column, task: &task.name });
-                let score = self.measure_sample(task, &column)?;
-                self.observer.event(Event::Evaluated { column: &column, task: &task.name, score: &score });
-                self.keep_score(&column, &task.name, score)?;
+        for (task, eval) in self.job.inputs.tasks.iter().filter_map(measured) {
+            if self.has_score(&column, &task.name) {
+                continue;
             }
+            self.check_stop(&format!("before evaluating the base on {}", task.name))?;
+            self.observer.event(Event::EvaluationStarted { column: &column, task: &task.name });
+            let score = self.measure_sample(task, eval, &column)?;
+            self.observer.event(Event::Evaluated { column: &column, task: &task.name, score: &score });
+            self.keep_score(&column, &task.name, score)?;
         }
         Ok(())
     }
 
-    /// Evaluates after a step, where that is due: adds to its report what came out, remembers the best weights, and
-    /// says whether the training is to end.
+    /// Whether a training ends before its last step, since patience has run out.
+    pub(super) fn has_ended(&self, state: &TrainingState) -> bool {
+        let patience = self.job.recipe.evaluate.patience;
+        patience > 0 && state.evaluations_since_best >= patience
+    }
+
+    /// Evaluates after a step, where that is due: adds to its report what came out, and remembers the best weights.
     ///
     /// # Errors
     /// An evaluation fails or is interrupted; the weights cannot be saved.
@@ -83,12 +95,13 @@ impl Session<'_> {
         let job = self.job;
         let tasks =
             job.inputs.tasks.iter().filter(|task| training.part.is_empty() || training.part == task.name);
+        let name = training.name();
         let mut scores = Vec::new();
-        for task in tasks.filter(|task| task.eval.is_some()) {
-            let score = self.measure_sample(task, &training_name(training.stage, training.part))?;
+        for (task, eval) in tasks.filter_map(measured) {
+            let score = self.measure_sample(task, eval, &name)?;
             scores.push(SampleScore { task: task.name.clone(), score });
         }
-        self.alarm(&scores, state, &training_name(training.stage, training.part));
+        self.alarm(&scores, state, &name);
         if training.is_last {
             self.compare_with_best(&scores, state, training)?;
         }
@@ -97,13 +110,10 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn measure_sample(&mut self, task: &Task, column: &str) -> Result<Score> {
-        let Some(dataset) = &task.eval else {
-            return Err(Error::Job(format!("task {} has no rows to evaluate on", task.name)));
-        };
+    fn measure_sample(&mut self, task: &Task, dataset: &Dataset, column: &str) -> Result<Score> {
         let answers = task.answers.as_ref().filter(|_| self.job.recipe.evaluate.answers);
         let tokenizer = &self.job.inputs.tokenizer;
-        let request = Request { dataset, tokenizer, rows: Some(&task.sample), answers };
+        let request = Request { dataset, tokenizer, rows: Some(&task.evaluation_sample), answers };
         Ok(self.measure(column, &task.name, &request)?.score())
     }
 
@@ -147,15 +157,16 @@ impl Session<'_> {
             state.best = Some(Best { step: state.step, quality });
             state.evaluations_since_best = 0;
             if settings.keep == Keep::Best {
-                let key = training_name(training.stage, training.part);
-                self.checkpoints.write_best(&key, state.step, &self.trainer, training.origin.clone())?;
+                self.checkpoints.write_best(
+                    &training.name(),
+                    state.step,
+                    &self.trainer,
+                    training.origin.clone(),
+                )?;
             }
             return Ok(());
         }
         state.evaluations_since_best += 1;
-        if settings.patience > 0 && state.evaluations_since_best >= settings.patience {
-            state.has_ended = true;
-        }
         Ok(())
     }
 
@@ -165,7 +176,7 @@ impl Session<'_> {
     /// They cannot be read.
     pub(super) fn take_best(&mut self, training: &Training<'_>, state: &TrainingState) -> Result<()> {
         let Some(best) = state.best.filter(|_| training.is_last) else { return Ok(()) };
-        if state.has_ended {
+        if self.has_ended(state) {
             let text = format!(
                 "the training ends after step {}: no evaluation was better than that after step {}",
                 state.step, best.step
@@ -173,8 +184,7 @@ impl Session<'_> {
             self.observer.event(Event::Notice(&text));
         }
         if self.job.recipe.evaluate.keep == Keep::Best && best.step != state.step {
-            let key = training_name(training.stage, training.part);
-            self.checkpoints.read_best(&key, best.step, &mut self.trainer, &training.origin)?;
+            self.checkpoints.read_best(&training.name(), best.step, &mut self.trainer, &training.origin)?;
             let text = format!("the weights after step {} are kept, which were the best", best.step);
             self.observer.event(Event::Notice(&text));
         }

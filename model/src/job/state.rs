@@ -31,9 +31,6 @@ pub struct TrainingState {
     /// Evaluations since then.
     #[serde(default)]
     pub evaluations_since_best: u64,
-    /// True when the training has ended before its last step.
-    #[serde(default)]
-    pub has_ended: bool,
     /// Tasks that were reported as worse than on the base.
     #[serde(default)]
     pub alarmed: Vec<String>,

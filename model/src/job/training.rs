@@ -47,6 +47,13 @@ pub struct TrainingPart {
     pub frozen: Option<Mask>,
 }
 
+impl Training<'_> {
+    /// The name of its checkpoints and of its lines of the metrics.
+    pub fn name(&self) -> String {
+        training_name(self.stage, self.part)
+    }
+}
+
 impl Session<'_> {
     /// Runs a fine-tune from the weights as they are, or from its newest checkpoint. At the end its
     /// checkpoints are still there: whoever saves the result calls `checkpoints.forget`.
@@ -57,7 +64,7 @@ impl Session<'_> {
     /// When the loss is not a number, a frozen coordinate changed, a checkpoint cannot be written, or a stop
     /// was asked for.
     pub fn train(&mut self, training: Training<'_>) -> Result<u64> {
-        let key = training_name(training.stage, training.part);
+        let key = training.name();
         self.trainer.begin()?;
         let mut damaged = Vec::new();
         let found = self.checkpoints.read_newest(&key, &mut self.trainer, &training.origin, &mut damaged)?;
@@ -76,7 +83,7 @@ impl Session<'_> {
         for (index, part) in training.parts.iter().enumerate() {
             let end = start + part.steps;
             let is_pending = state.pending.is_some() && state.step == end;
-            if (state.step < end || is_pending) && !state.has_ended {
+            if (state.step < end || is_pending) && !self.has_ended(&state) {
                 let shared_before: u64 = training.parts[..index]
                     .iter()
                     .filter(|earlier| earlier.purpose == part.purpose)
@@ -106,7 +113,7 @@ impl Session<'_> {
         if let Some(report) = state.pending.take() {
             self.finish_step(training, index, span, key, state, report)?;
         }
-        while state.step < span.end && !state.has_ended {
+        while state.step < span.end && !self.has_ended(state) {
             let local = state.step - span.start;
             let (scheduled, schedule_steps) =
                 if training.restart { (local, span.end - span.start) } else { (state.step, span.total) };
@@ -145,7 +152,7 @@ impl Session<'_> {
         }
         self.metrics.append(&report)?;
         self.observer.event(Event::Step(&report));
-        if state.step == span.end || state.has_ended {
+        if state.step == span.end || self.has_ended(state) {
             self.verify_frozen(&training.parts[index], state)?;
         }
         self.checkpoint_if_due(key, &training.origin, state, span)

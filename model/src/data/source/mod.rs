@@ -29,6 +29,9 @@ const PARQUET: &[u8] = b"PAR1";
 /// millions of tokens.
 const LONGEST_RECORD: usize = 8 << 20;
 
+/// Records of a block.
+const BLOCK_RECORDS: usize = 2048;
+
 /// Bytes after which a block ends, so that its records, which are tokenised at the same time, take no more memory
 /// than a few long ones.
 const BLOCK_BYTES: usize = 8 << 20;
@@ -240,14 +243,14 @@ impl<'a> Records<'a> {
         (before + of_this, self.lengths.iter().sum())
     }
 
-    /// Up to `most` records; none at the end.
+    /// The next records, as many as are worked on at the same time; none at the end.
     ///
     /// # Errors
     /// A file cannot be read, or is of no form that is known.
-    pub fn next_block(&mut self, most: usize) -> Result<Vec<Record>> {
+    pub fn next_block(&mut self) -> Result<Vec<Record>> {
         let mut block = Vec::new();
         let mut bytes = 0;
-        while block.len() < most && bytes < BLOCK_BYTES {
+        while block.len() < BLOCK_RECORDS && bytes < BLOCK_BYTES {
             let Some(path) = self.files.get(self.file) else { break };
             let reader = match &mut self.reader {
                 Some(reader) => reader,
@@ -328,8 +331,8 @@ mod tests {
         let mut records = Records::new(&files);
         let numbers =
             |block: &[Record]| block.iter().map(|record| record.position.number).collect::<Vec<_>>();
-        assert_eq!(numbers(&records.next_block(9).unwrap()), [1]);
-        let error = records.next_block(9).unwrap_err().to_string();
+        assert_eq!(numbers(&records.next_block().unwrap()), [1]);
+        let error = records.next_block().unwrap_err().to_string();
         assert!(error.contains(":3: is longer than 8.0 MiB"), "{error}");
     }
 }
