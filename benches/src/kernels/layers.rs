@@ -2,7 +2,8 @@
 
 use cpift_engine::cublas::Product;
 use cpift_engine::ops::attention::{self, Documents};
-use cpift_engine::ops::{cross_entropy, embedding, gated_mlp, linear, rms_norm, rope};
+use cpift_engine::ops::gated_mlp::{self, Activation};
+use cpift_engine::ops::{cross_entropy, embedding, linear, rms_norm, rope};
 use cpift_engine::{Buffer, Device, Indices, Real, Result};
 
 use super::case::{Case, Run};
@@ -58,7 +59,7 @@ fn embedding_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 2] {
 }
 
 fn norm_cases<T: Real>(model: &ModelShape, tokens: usize, on_gpu: bool) -> [Case; 3] {
-    let shape = rms_norm::Shape { rows: tokens, hidden: model.hidden, epsilon: 1e-6 };
+    let shape = rms_norm::Shape { rows: tokens, hidden: model.hidden, epsilon: 1e-6, weight_offset: 0.0 };
     let sizes = format!("{tokens}×{}", shape.hidden);
     let elements = tokens * shape.hidden;
     [
@@ -188,7 +189,8 @@ fn linear_directions<T: Real>(model: &ModelShape, layer: &str, shape: linear::Sh
 }
 
 fn rope_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize) -> [Case; 2] {
-    let shape = rope::Shape { tokens, heads: model.heads, head_dim: model.head_dim };
+    let shape =
+        rope::Shape { tokens, heads: model.heads, head_dim: model.head_dim, rotary_dim: model.head_dim };
     let sizes = format!("{tokens}×{}×{}", shape.heads, shape.head_dim);
     [("rope forward", false), ("rope backward", true)].map(|(op, inverse)| {
         Case::new(name(op, model), &sizes, shape.work(length, size_of::<T>()), move |device| {
@@ -212,7 +214,7 @@ fn rope_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize) -> [Cas
 fn attention_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize, on_gpu: bool) -> [Case; 3] {
     let ModelShape { heads, kv_heads, head_dim, .. } = *model;
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let shape = attention::Shape { heads, kv_heads, head_dim, scale, window: None };
+    let shape = attention::Shape { heads, kv_heads, head_dim, scale, window: None, softcap: None };
     let starts: Vec<usize> = (0..tokens).step_by(length).chain([tokens]).collect();
     let documents = Documents::new(&starts).expect("starts ascend from 0");
     let sizes = format!("{tokens}/{length}×{heads}/{kv_heads}×{head_dim}");
@@ -319,7 +321,15 @@ fn gate_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 2] {
             move |device| {
                 let (device, gate) = (device.clone(), random::<T>(device, elements, 1)?);
                 let (up, mut activation) = (random(&device, elements, 2)?, random(&device, elements, 3)?);
-                Ok(move || gated_mlp::forward(&device, gate.view(), up.view(), activation.view_mut()))
+                Ok(move || {
+                    gated_mlp::forward(
+                        &device,
+                        Activation::Silu,
+                        gate.view(),
+                        up.view(),
+                        activation.view_mut(),
+                    )
+                })
             },
         ),
         Case::new(
@@ -350,7 +360,13 @@ struct GateBackward<T: Real> {
 impl<T: Real> Run for GateBackward<T> {
     fn run(&mut self) -> Result<()> {
         let [gate, up, activation] = &mut self.buffers;
-        gated_mlp::backward(&self.device, gate.view_mut(), up.view_mut(), activation.view_mut())
+        gated_mlp::backward(
+            &self.device,
+            Activation::Silu,
+            gate.view_mut(),
+            up.view_mut(),
+            activation.view_mut(),
+        )
     }
 
     fn reset(&mut self) -> Result<()> {
@@ -360,7 +376,12 @@ impl<T: Real> Run for GateBackward<T> {
 }
 
 fn cross_entropy_cases<T: Real>(model: &ModelShape, tokens: usize, on_gpu: bool) -> [Case; 2] {
-    let shape = cross_entropy::Shape { rows: tokens, hidden: model.hidden, vocabulary: model.vocabulary };
+    let shape = cross_entropy::Shape {
+        rows: tokens,
+        hidden: model.hidden,
+        vocabulary: model.vocabulary,
+        softcap: None,
+    };
     let sizes = format!("{tokens}×{}×{}", shape.hidden, shape.vocabulary);
     let inputs = move |device: &Device| {
         let (states, head) = (tokens * shape.hidden, shape.vocabulary * shape.hidden);

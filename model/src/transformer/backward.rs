@@ -5,7 +5,8 @@
 //! keep (norms, rotated normed heads, the gated activation) is computed again on the way.
 
 use cpift_engine::ops::attention::{self, Documents};
-use cpift_engine::ops::{embedding, gated_mlp, rope};
+use cpift_engine::ops::gated_mlp::{self, Activation};
+use cpift_engine::ops::{embedding, rope};
 use cpift_engine::{Buffer, Real, ViewMut};
 
 use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
@@ -83,6 +84,7 @@ impl<T: Real> Backward<'_, T> {
         places.down.backward_input(device, weights, d_output, d_activation, false)?;
         gated_mlp::backward(
             device,
+            Activation::Silu,
             pass.intermediate_mut(&mut layer.gate),
             pass.intermediate_mut(&mut layer.up),
             pass.intermediate_mut(&mut scratch.wide),

@@ -4,8 +4,9 @@
 //! mlp(norm(middle))`. Every residual add is fused with the norm that follows it.
 
 use cpift_engine::ops::attention::{self, Documents};
+use cpift_engine::ops::gated_mlp::{self, Activation};
 use cpift_engine::ops::rms_norm::ResidualOutputs;
-use cpift_engine::ops::{embedding, gated_mlp, rope};
+use cpift_engine::ops::{embedding, rope};
 use cpift_engine::{Buffer, Device, IndexView, Real, View, ViewMut};
 
 use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
@@ -56,7 +57,14 @@ pub enum Attend<'a, T: Real> {
 /// Shape of a model's attention.
 pub fn attention_shape(config: &ModelConfig) -> attention::Shape {
     let ModelConfig { heads, kv_heads, head_dim, .. } = *config;
-    attention::Shape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None }
+    attention::Shape {
+        heads,
+        kv_heads,
+        head_dim,
+        scale: 1.0 / (head_dim as f32).sqrt(),
+        window: None,
+        softcap: None,
+    }
 }
 
 impl<T: Real> Pass<'_, T> {
@@ -250,7 +258,7 @@ impl<T: Real> Pass<'_, T> {
     fn down(&self, index: usize, layer: &LayerActivations<T>, scratch: &mut Scratch<T>) -> Result<()> {
         let (device, weights) = (self.device, self.weights);
         let (gate, up) = (self.intermediate(&layer.gate), self.intermediate(&layer.up));
-        gated_mlp::forward(device, gate, up, self.intermediate_mut(&mut scratch.wide))?;
+        gated_mlp::forward(device, Activation::Silu, gate, up, self.intermediate_mut(&mut scratch.wide))?;
         let activation = self.intermediate(&scratch.wide);
         let delta = self.hidden_mut(&mut scratch.delta);
         self.places.layers[index].down.forward(device, weights, activation, delta)
@@ -277,7 +285,12 @@ impl<T: Real> Pass<'_, T> {
 
     /// Shape of the rotation of `heads` heads.
     pub fn rope_shape(&self, heads: usize) -> rope::Shape {
-        rope::Shape { tokens: self.rows(), heads, head_dim: self.config.head_dim }
+        rope::Shape {
+            tokens: self.rows(),
+            heads,
+            head_dim: self.config.head_dim,
+            rotary_dim: self.config.head_dim,
+        }
     }
 
     /// `[N, C]`.

@@ -313,5 +313,5 @@ fn check_heads(config: &ModelConfig, device: &Device) -> Result<()> {
 }
 
 fn head_shape(config: &ModelConfig, rows: usize) -> cross_entropy::Shape {
-    cross_entropy::Shape { rows, hidden: config.hidden, vocabulary: config.vocabulary }
+    cross_entropy::Shape { rows, hidden: config.hidden, vocabulary: config.vocabulary, softcap: None }
 }

@@ -81,7 +81,7 @@ pub struct Norm {
 impl Norm {
     fn shape(&self, elements: usize) -> rms_norm::Shape {
         let hidden = self.weight.len();
-        rms_norm::Shape { rows: elements / hidden, hidden, epsilon: self.epsilon }
+        rms_norm::Shape { rows: elements / hidden, hidden, epsilon: self.epsilon, weight_offset: 0.0 }
     }
 
     /// Normalises `input` into `output`; `inverse_rms` has room for at least one element a row.

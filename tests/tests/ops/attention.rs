@@ -68,7 +68,14 @@ impl Case {
         Self {
             device: device.clone(),
             // Larger than 1/√D, so that the probabilities are far from uniform.
-            shape: Shape { heads, kv_heads, head_dim, scale: 2.0 / (head_dim as f32).sqrt(), window: None },
+            shape: Shape {
+                heads,
+                kv_heads,
+                head_dim,
+                scale: 2.0 / (head_dim as f32).sqrt(),
+                window: None,
+                softcap: None,
+            },
             starts,
             q: random_in::<T>(1, query),
             k: random_in::<T>(2, key),
@@ -78,9 +85,10 @@ impl Case {
     }
 
     fn oracle(&self) -> oracle::Shape {
-        let Shape { heads, kv_heads, head_dim, scale, window } = self.shape;
+        let Shape { heads, kv_heads, head_dim, scale, window, softcap } = self.shape;
         let window = window.map(NonZeroUsize::get);
-        oracle::Shape { heads, kv_heads, head_dim, scale: f64::from(scale), window }
+        let softcap = softcap.map(f64::from);
+        oracle::Shape { heads, kv_heads, head_dim, scale: f64::from(scale), window, softcap }
     }
 
     fn run<T: Real>(&self) -> Results {
@@ -324,9 +332,15 @@ fn decode_matches_the_oracle<T: Real>() {
         cases.iter().flat_map(|case| with_windows(case, [1, 40, 70]))
     {
         let (slots, capacity) = (5, 70);
-        let shape = Shape { heads, kv_heads, head_dim, scale: 0.5, window };
-        let oracle_shape =
-            oracle::Shape { heads, kv_heads, head_dim, scale: 0.5, window: window.map(NonZeroUsize::get) };
+        let shape = Shape { heads, kv_heads, head_dim, scale: 0.5, window, softcap: None };
+        let oracle_shape = oracle::Shape {
+            heads,
+            kv_heads,
+            head_dim,
+            scale: 0.5,
+            window: window.map(NonZeroUsize::get),
+            softcap: None,
+        };
         let (rows, lengths) = ([3u32, 0, 4], [70u32, 1, 33]);
         let q = random_in::<T>(1, rows.len() * heads * head_dim);
         let mut k = random_in::<T>(2, slots * capacity * kv_heads * head_dim);
@@ -375,7 +389,7 @@ fn bad_input_is_an_error() {
         assert!(error.contains("document starts have to begin with 0 and ascend"), "{error}");
     }
     let device = Device::cpu(NonZeroUsize::new(1)).unwrap();
-    let shape = Shape { heads: 3, kv_heads: 2, head_dim: 4, scale: 1.0, window: None };
+    let shape = Shape { heads: 3, kv_heads: 2, head_dim: 4, scale: 1.0, window: None, softcap: None };
     let documents = Documents::new(&[0, 1]).unwrap();
     let (q, k) = (Buffer::<f32>::zeros(&device, 12).unwrap(), Buffer::zeros(&device, 8).unwrap());
     let (mut output, mut log_sum_exp) =
@@ -390,7 +404,7 @@ fn bad_input_is_an_error() {
 fn heads_that_no_kernel_takes_are_an_error() {
     for (head_dim, limit) in [(12, 64), (264, 256)] {
         let [device, ..] = emulated();
-        let shape = Shape { heads: 1, kv_heads: 1, head_dim, scale: 1.0, window: None };
+        let shape = Shape { heads: 1, kv_heads: 1, head_dim, scale: 1.0, window: None, softcap: None };
         let documents = Documents::new(&[0, 1]).unwrap();
         let row = Buffer::<f32>::zeros(&device, head_dim).unwrap();
         let mut output = Buffer::zeros(&device, head_dim).unwrap();

@@ -48,7 +48,7 @@ impl Case {
         }
         Self {
             device: device.clone(),
-            shape: Shape { rows, hidden, vocabulary },
+            shape: Shape { rows, hidden, vocabulary, softcap: None },
             hidden: random_in::<T>(1, rows * hidden).iter().map(|value| value * 4.0).collect(),
             head: random_in::<T>(2, vocabulary * hidden),
             targets,

@@ -1,6 +1,6 @@
 //! The gate of the MLP against a f64 oracle, its in-place backward against central differences, in f32 and bf16.
 
-use cpift_engine::ops::gated_mlp;
+use cpift_engine::ops::gated_mlp::{self, Activation};
 use cpift_engine::{Device, Real};
 use cpift_tests::devices::on_each;
 use cpift_tests::in_f32_and_bf16;
@@ -35,7 +35,8 @@ fn forward_matches_the_oracle<T: Real>() {
         let results = on_each::<T, _>(|device| {
             let (gate, up) = (upload::<T>(device, &gate), upload(device, &up));
             let mut activation = poisoned(device, length);
-            gated_mlp::forward(device, gate.view(), up.view(), activation.view_mut()).unwrap();
+            gated_mlp::forward(device, Activation::Silu, gate.view(), up.view(), activation.view_mut())
+                .unwrap();
             download(&activation)
         });
         for (device, activation) in results {
@@ -58,7 +59,14 @@ fn backward_matches_central_differences_and_restores_the_activation<T: Real>() {
         let results = on_each::<T, _>(|device| {
             let (mut gate, mut up) = (upload::<T>(device, &gate), upload(device, &up));
             let mut activation = upload(device, &d_activation);
-            gated_mlp::backward(device, gate.view_mut(), up.view_mut(), activation.view_mut()).unwrap();
+            gated_mlp::backward(
+                device,
+                Activation::Silu,
+                gate.view_mut(),
+                up.view_mut(),
+                activation.view_mut(),
+            )
+            .unwrap();
             [download(&gate), download(&up), download(&activation)]
         });
         let (gate, up, d_activation) = (widen(&gate), widen(&up), widen(&d_activation));

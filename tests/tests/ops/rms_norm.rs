@@ -12,13 +12,13 @@ in_f32_and_bf16!(forward_matches_the_oracle, backward_matches_central_difference
 
 /// The last three: rows that a GPU kernel shares among a warp, among a block, and some registers of it.
 const SHAPES: [Shape; 7] = [
-    Shape { rows: 1, hidden: 1, epsilon: 1e-2 },
-    Shape { rows: 7, hidden: 19, epsilon: 1e-5 },
-    Shape { rows: 5, hidden: 48, epsilon: 1e-6 },
-    Shape { rows: 133, hidden: 16, epsilon: 1e-5 },
-    Shape { rows: 11, hidden: 301, epsilon: 1e-5 },
-    Shape { rows: 2, hidden: 520, epsilon: 1e-5 },
-    Shape { rows: 1, hidden: 4099, epsilon: 1e-6 },
+    Shape { rows: 1, hidden: 1, epsilon: 1e-2, weight_offset: 0.0 },
+    Shape { rows: 7, hidden: 19, epsilon: 1e-5, weight_offset: 0.0 },
+    Shape { rows: 5, hidden: 48, epsilon: 1e-6, weight_offset: 0.0 },
+    Shape { rows: 133, hidden: 16, epsilon: 1e-5, weight_offset: 0.0 },
+    Shape { rows: 11, hidden: 301, epsilon: 1e-5, weight_offset: 0.0 },
+    Shape { rows: 2, hidden: 520, epsilon: 1e-5, weight_offset: 0.0 },
+    Shape { rows: 1, hidden: 4099, epsilon: 1e-6, weight_offset: 0.0 },
 ];
 
 /// (output, inverse_rms).

@@ -12,10 +12,10 @@ in_f32_and_bf16!(forward_matches_the_oracle_and_backward_central_differences);
 
 const POSITIONS: usize = 23;
 const SHAPES: [Shape; 4] = [
-    Shape { tokens: 1, heads: 1, head_dim: 2 },
-    Shape { tokens: 9, heads: 3, head_dim: 10 },
-    Shape { tokens: 4, heads: 2, head_dim: 64 },
-    Shape { tokens: 41, heads: 8, head_dim: 128 },
+    Shape { tokens: 1, heads: 1, head_dim: 2, rotary_dim: 2 },
+    Shape { tokens: 9, heads: 3, head_dim: 10, rotary_dim: 10 },
+    Shape { tokens: 4, heads: 2, head_dim: 64, rotary_dim: 64 },
+    Shape { tokens: 41, heads: 8, head_dim: 128, rotary_dim: 128 },
 ];
 
 /// Angles that differ for every position and pair.
@@ -92,10 +92,10 @@ fn a_position_outside_the_tables_and_an_odd_head_are_errors() {
         let tables = Tables { cos: table.view(), sin: table.view() };
         let positions = Indices::from_slice(&device, &[3]).unwrap();
         let mut x = Buffer::from_slice(&device, &[0.25; 4]).unwrap();
-        let shape = Shape { tokens: 1, heads: 1, head_dim: 4 };
+        let shape = Shape { tokens: 1, heads: 1, head_dim: 4, rotary_dim: 4 };
         let error = rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).unwrap_err();
         assert!(error.to_string().contains("position 3"), "{error}");
-        let shape = Shape { tokens: 1, heads: 1, head_dim: 3 };
+        let shape = Shape { tokens: 1, heads: 1, head_dim: 3, rotary_dim: 3 };
         assert!(rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).is_err());
     }
 }

@@ -7,7 +7,7 @@ use cpift_kernels::dispatch::attention::AttentionElement;
 
 use super::{BackwardInputs, Cache, Documents, Gradients, Inputs, Shape};
 use crate::buffer::{View, ViewMut};
-use crate::error::Result;
+use crate::error::{Result, check};
 use crate::gpu::{GpuDevice, GpuMemory, narrow};
 use crate::real::Real;
 
@@ -15,6 +15,7 @@ const OP: &str = "attention on a GPU";
 
 /// The shape as kernels take it.
 fn sizes(shape: &Shape, tokens: usize) -> Result<Sizes> {
+    check(OP, shape.softcap.is_none(), || "kernels have no soft cap".to_owned())?;
     Ok(Sizes {
         tokens: narrow(OP, "tokens", tokens)?,
         heads: narrow(OP, "heads", shape.heads)?,

@@ -6,7 +6,7 @@ use cpift_kernels::embedding::embedding;
 
 use super::{Gradients, Inputs, Shape, Workspace};
 use crate::buffer::ViewMut;
-use crate::error::Result;
+use crate::error::{Result, check};
 use crate::gpu::{GpuDevice, narrow, products};
 use crate::real::Real;
 
@@ -20,6 +20,7 @@ pub fn run<T: Real>(
     mut losses: ViewMut<'_, f32>,
     mut gradients: Option<(f32, Gradients<'_, T>)>,
 ) -> Result<()> {
+    check(op, shape.softcap.is_none(), || "kernels have no soft cap".to_owned())?;
     let launcher = gpu.launcher();
     let (width, batch) = (narrow(op, "hidden", shape.hidden)?, narrow(op, "rows", shape.rows)?);
     let chunk_rows = workspace.chunk_rows;
