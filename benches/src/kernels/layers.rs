@@ -26,7 +26,8 @@ pub fn cases<T: Real>(model: &ModelShape, tokens: usize, length: usize, on_gpu: 
 }
 
 fn embedding_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 2] {
-    let shape = embedding::Shape { tokens, vocabulary: model.vocabulary, hidden: model.hidden };
+    let shape =
+        embedding::Shape { tokens, vocabulary: model.vocabulary, hidden: model.hidden, padding: None };
     let sizes = format!("{tokens}×{}", shape.hidden);
     let distinct = tokens.min(shape.vocabulary);
     let ids = move |device: &Device| Indices::from_slice(device, &random_tokens(tokens, shape.vocabulary));

@@ -14,6 +14,9 @@ const NAMES_LISTED: usize = 4;
 /// What the names of a language model's tensors begin with, all but the head's.
 const PREFIX: &str = "model.";
 
+/// What they begin with besides where the language model is a part of a larger one.
+const LANGUAGE_MODEL: &str = "language_model.";
+
 /// Where the tensors of a model are stored.
 pub(super) struct Found {
     /// One for every segment of the layout.
@@ -75,16 +78,16 @@ fn locate(weights: &Weights, layout: &Layout) -> Result<BTreeMap<String, Place>>
 }
 
 /// A stored tensor's name in the model. As in `transformers`, the prefix is left out or added where that gives
-/// a name of the model's: a plain model (`LlamaModel`) is saved without it.
+/// a name of the model's: a plain model (`LlamaModel`) is saved without it, and the language model inside a larger
+/// one is saved with another before or behind it.
 fn model_name(stored: &str, layout: &Layout) -> String {
     let is_known = |name: &str| name == HEAD || layout.find(name).is_some();
-    if let Some(shorter) = stored.strip_prefix(PREFIX)
-        && is_known(shorter)
-    {
-        return shorter.to_owned();
-    }
-    let longer = format!("{PREFIX}{stored}");
-    if is_known(&longer) { longer } else { stored.to_owned() }
+    let inner = stored.strip_prefix(PREFIX).unwrap_or(stored);
+    let inner = inner.strip_prefix(LANGUAGE_MODEL).unwrap_or(inner);
+    let inner = inner.strip_prefix(PREFIX).unwrap_or(inner);
+    let prefixed = format!("{PREFIX}{inner}");
+    let names = [inner.to_owned(), prefixed];
+    names.into_iter().find(|name| is_known(name)).unwrap_or_else(|| stored.to_owned())
 }
 
 /// Fails when a tensor of the layout is not stored.

@@ -23,6 +23,7 @@ use crate::contain;
 use crate::control_tokens::{ControlTokens, aliases, refuse_reserved};
 use crate::error::{Error, Reasoned, Result};
 use crate::files;
+use crate::inspection::SpecialToken;
 use crate::recipe::SpecialTokens;
 use compare::Meaning;
 use definition::Definition;
@@ -254,6 +255,16 @@ impl Tokenizer {
     /// and others that are matched as a whole before text is split.
     pub(crate) fn is_added(&self, id: u32) -> bool {
         self.inner.get_added_tokens_decoder().contains_key(&id)
+    }
+
+    /// The special tokens that the folder names (`bos_token`, …).
+    pub(crate) fn special_tokens(&self) -> Vec<SpecialToken> {
+        let token = |(name, text): (&String, &String)| SpecialToken {
+            name: name.clone(),
+            text: text.clone(),
+            id: self.inner.token_to_id(text),
+        };
+        self.names.iter().map(token).collect()
     }
 
     /// Text of the ids, control tokens left out.
