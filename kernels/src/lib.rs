@@ -60,8 +60,10 @@ pub mod norm;
 mod pipeline;
 pub mod rms_norm;
 pub mod rope;
+pub mod scale;
 pub mod select;
 pub mod slerp;
+pub mod softcap;
 pub mod transplant;
 
 /// A kernel as [`kernel!`] registers it, with the module that it is written in.

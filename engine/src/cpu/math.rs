@@ -61,10 +61,11 @@ pub fn gelu_tanh(x: f32) -> f32 {
 pub fn gelu_tanh_with_derivative(x: f32) -> (f32, f32) {
     let sigma = sigmoid(gelu_argument(x));
     let value = x * sigma;
-    let slope = (x * x).mul_add(3.0 * GELU_CUBIC, GELU_LINEAR);
-    // (x σ(z))' = σ + x σ (1 − σ) z'. Where z' overflows, σ is 0 or 1.
-    let rest = value * (1.0 - sigma);
-    (value, if rest == 0.0 { sigma } else { rest.mul_add(slope, sigma) })
+    // Finite: beyond this, 1 − σ or σ is 0.
+    let square = if x * x > 1e30 { 1e30 } else { x * x };
+    let slope = square.mul_add(3.0 * GELU_CUBIC, GELU_LINEAR);
+    // (x σ(z))' = σ + x σ (1 − σ) z'
+    (value, value.mul_add((1.0 - sigma) * slope, sigma))
 }
 
 /// 2 √(2/π), and times 0.044715.

@@ -7,7 +7,7 @@ use cpift_kernels::dispatch::attention::AttentionElement;
 
 use super::{BackwardInputs, Cache, Documents, Gradients, Inputs, Shape};
 use crate::buffer::{View, ViewMut};
-use crate::error::{Result, check};
+use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuMemory, narrow};
 use crate::real::Real;
 
@@ -15,7 +15,6 @@ const OP: &str = "attention on a GPU";
 
 /// The shape as kernels take it.
 fn sizes(shape: &Shape, tokens: usize) -> Result<Sizes> {
-    check(OP, shape.softcap.is_none(), || "kernels have no soft cap".to_owned())?;
     Ok(Sizes {
         tokens: narrow(OP, "tokens", tokens)?,
         heads: narrow(OP, "heads", shape.heads)?,
@@ -23,6 +22,7 @@ fn sizes(shape: &Shape, tokens: usize) -> Result<Sizes> {
         head_dim: narrow(OP, "head_dim", shape.head_dim)?,
         scale: shape.scale,
         window: shape.window.map_or(u32::MAX, |window| u32::try_from(window.get()).unwrap_or(u32::MAX)),
+        softcap: shape.softcap.map_or(0.0, |cap| cap / shape.scale),
     })
 }
 
@@ -92,7 +92,8 @@ pub(super) fn decode<T: Real>(
     slot_count: usize,
     output: ViewMut<'_, T>,
 ) -> Result<()> {
-    let Sizes { tokens: rows, heads, kv_heads, head_dim, scale, window } = sizes(shape, cache.slots.len())?;
+    let Sizes { tokens: rows, heads, kv_heads, head_dim, scale, window, softcap } =
+        sizes(shape, cache.slots.len())?;
     let longest = cache.lengths.host().iter().copied().max().unwrap_or(0);
     let parts = decode_parts(shape, longest);
     let count = q.len() / shape.head_dim * parts as usize;
@@ -117,6 +118,7 @@ pub(super) fn decode<T: Real>(
         head_dim,
         window,
         scale,
+        softcap,
     )?;
     let (sums, statistics) = (sums.all().argument(), statistics.all().argument());
     let output = output.on(gpu);

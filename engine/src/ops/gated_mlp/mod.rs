@@ -19,7 +19,7 @@ use cpift_kernels::gated_mlp as kernels;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
-use crate::error::{Result, check, check_length};
+use crate::error::{Result, check_length};
 use crate::ops::work::Work;
 use crate::real::Real;
 
@@ -30,6 +30,16 @@ pub enum Activation {
     Silu,
     /// `gelu_pytorch_tanh`: 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))).
     GeluTanh,
+}
+
+impl Activation {
+    /// Of the polynomial that the kernels take the sigmoid of.
+    fn coefficients(self) -> [f32; 2] {
+        match self {
+            Self::Silu => kernels::SILU,
+            Self::GeluTanh => kernels::GELU_TANH,
+        }
+    }
 }
 
 /// Writes `f(gate) · up` to `activation`, f being `function`; all three have the same length. Reads 2, writes 1 element each.
@@ -48,9 +58,16 @@ pub fn forward<T: Real>(
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
         Device::Gpu(gpu) => {
-            check(OP, function == Activation::Silu, || "GPU kernels have silu alone".to_owned())?;
-            let count = gate.len() as u64;
-            kernels::gated_mlp(gpu.launcher(), gate.on(gpu), up.on(gpu), activation.on(gpu), count)?;
+            let (count, [linear, cubic]) = (gate.len() as u64, function.coefficients());
+            kernels::gated_mlp(
+                gpu.launcher(),
+                gate.on(gpu),
+                up.on(gpu),
+                activation.on(gpu),
+                count,
+                linear,
+                cubic,
+            )?;
         }
         Device::Cpu(cpu) => cpu::forward(cpu, function, gate.floats()?, up.floats()?, activation.floats()?),
     }
@@ -79,9 +96,16 @@ pub fn backward<T: Real>(
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
         Device::Gpu(gpu) => {
-            check(OP, function == Activation::Silu, || "GPU kernels have silu alone".to_owned())?;
-            let count = gate.len() as u64;
-            kernels::gated_mlp_backward(gpu.launcher(), gate.on(gpu), up.on(gpu), activation.on(gpu), count)?;
+            let (count, [linear, cubic]) = (gate.len() as u64, function.coefficients());
+            kernels::gated_mlp_backward(
+                gpu.launcher(),
+                gate.on(gpu),
+                up.on(gpu),
+                activation.on(gpu),
+                count,
+                linear,
+                cubic,
+            )?;
         }
         Device::Cpu(cpu) => cpu::backward(cpu, function, gate.floats()?, up.floats()?, activation.floats()?),
     }

@@ -4,7 +4,7 @@ use cpift_kernels::rms_norm::*;
 
 use super::{BackwardInputs, ResidualOutputs, Shape};
 use crate::buffer::{View, ViewMut};
-use crate::error::{Result, check};
+use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuMemory, narrow};
 use crate::real::Real;
 
@@ -25,7 +25,6 @@ pub fn forward<T: Real>(
     output: ViewMut<'_, T>,
     inverse_rms: ViewMut<'_, f32>,
 ) -> Result<()> {
-    check("rms_norm on a GPU", shape.weight_offset == 0.0, || "kernels add nothing to weights".to_owned())?;
     let columns = narrow("rms_norm", "hidden", shape.hidden)?;
     let kernel = by_columns(columns, [rms_norm_short, rms_norm_middle, rms_norm_long]);
     kernel(
@@ -37,6 +36,7 @@ pub fn forward<T: Real>(
         shape.rows as u64,
         columns,
         shape.epsilon,
+        shape.weight_offset,
     )?;
     Ok(())
 }
@@ -49,7 +49,6 @@ pub fn forward_residual<T: Real>(
     weight: View<'_, T>,
     outputs: ResidualOutputs<'_, T>,
 ) -> Result<()> {
-    check("rms_norm on a GPU", shape.weight_offset == 0.0, || "kernels add nothing to weights".to_owned())?;
     let columns = narrow("rms_norm with residual", "hidden", shape.hidden)?;
     let kernel =
         by_columns(columns, [rms_norm_residual_short, rms_norm_residual_middle, rms_norm_residual_long]);
@@ -64,6 +63,7 @@ pub fn forward_residual<T: Real>(
         shape.rows as u64,
         columns,
         shape.epsilon,
+        shape.weight_offset,
     )?;
     Ok(())
 }
@@ -84,7 +84,6 @@ pub fn backward<T: Real>(
     if shape.rows == 0 {
         return Ok(());
     }
-    check("rms_norm on a GPU", shape.weight_offset == 0.0, || "kernels add nothing to weights".to_owned())?;
     let columns = narrow("rms_norm backward", "hidden", shape.hidden)?;
     let blocks = backward_blocks(shape.rows as u64, u64::from(columns));
     let mut partials = GpuMemory::<f32>::scratch(gpu, partial_sums(shape))?;
@@ -101,6 +100,7 @@ pub fn backward<T: Real>(
         shape.rows as u64,
         columns,
         blocks,
+        shape.weight_offset,
     )?;
     let partials = partials.all().argument();
     rms_norm_weight_gradient(gpu.launcher(), partials, d_weight.on(gpu), columns, blocks)?;

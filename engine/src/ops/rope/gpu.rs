@@ -4,7 +4,7 @@ use cpift_kernels::rope::rope;
 
 use super::{Shape, Tables};
 use crate::buffer::ViewMut;
-use crate::error::{Result, check};
+use crate::error::Result;
 use crate::gpu::{GpuDevice, narrow};
 use crate::indices::IndexView;
 use crate::real::Real;
@@ -17,8 +17,7 @@ pub(super) fn rotate<T: Real, const INVERSE: bool>(
     x: ViewMut<'_, T>,
 ) -> Result<()> {
     const OP: &str = "rope on a GPU";
-    check(OP, shape.rotary_dim == shape.head_dim, || "kernels rotate whole heads".to_owned())?;
-    let half = shape.head_dim / 2;
+    let half = shape.rotary_dim / 2;
     rope(
         gpu.launcher(),
         tables.cos.on(gpu),
@@ -29,6 +28,7 @@ pub(super) fn rotate<T: Real, const INVERSE: bool>(
         narrow(OP, "tokens", shape.tokens)?,
         narrow(OP, "heads", shape.heads)?,
         narrow(OP, "half", half)?,
+        narrow(OP, "head_dim", shape.head_dim)?,
         u32::from(INVERSE),
     )?;
     Ok(())

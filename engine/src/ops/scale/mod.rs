@@ -5,6 +5,8 @@
 
 mod cpu;
 
+use cpift_kernels::scale as kernels;
+
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
@@ -18,7 +20,7 @@ use crate::real::Real;
 pub fn forward<T: Real>(device: &Device, factor: f32, x: View<'_, T>, y: ViewMut<'_, T>) -> Result<()> {
     check_length("scale", "y", y.len(), x.len())?;
     match device {
-        Device::Gpu(_) => return Err(no_kernel("scale")),
+        Device::Gpu(gpu) => kernels::scale(gpu.launcher(), x.on(gpu), y.on(gpu), x.len() as u64, factor)?,
         Device::Cpu(cpu) => cpu::forward(cpu, factor, x.floats()?, y.floats()?),
     }
     Ok(())
@@ -30,7 +32,10 @@ pub fn forward<T: Real>(device: &Device, factor: f32, x: View<'_, T>, y: ViewMut
 /// When the device has failed.
 pub fn forward_in_place<T: Real>(device: &Device, factor: f32, x: ViewMut<'_, T>) -> Result<()> {
     match device {
-        Device::Gpu(_) => return Err(no_kernel("scale in place")),
+        Device::Gpu(gpu) => {
+            let count = x.len() as u64;
+            kernels::scale_in_place(gpu.launcher(), x.on(gpu), count, factor)?;
+        }
         Device::Cpu(cpu) => cpu::forward_in_place(cpu, factor, x.floats()?),
     }
     Ok(())
@@ -51,7 +56,11 @@ pub fn add<T: Real>(
     check_length(OP, "delta", delta.len(), residual.len())?;
     check_length(OP, "sum", sum.len(), residual.len())?;
     match device {
-        Device::Gpu(_) => return Err(no_kernel(OP)),
+        Device::Gpu(gpu) => {
+            let count = residual.len() as u64;
+            let (residual, delta) = (residual.on(gpu), delta.on(gpu));
+            kernels::scale_add(gpu.launcher(), residual, delta, sum.on(gpu), count, factor)?;
+        }
         Device::Cpu(cpu) => cpu::add(cpu, residual.floats()?, factor, delta.floats()?, sum.floats()?),
     }
     Ok(())
@@ -65,8 +74,4 @@ pub fn forward_work(elements: usize, element: usize) -> Work {
 /// Work of [`add`] on so many elements.
 pub fn add_work(elements: usize, element: usize) -> Work {
     Work::new(3 * elements * element, 2 * elements)
-}
-
-fn no_kernel(op: &'static str) -> crate::Error {
-    crate::Error::Argument { op, reason: "there is no GPU kernel yet".to_owned() }
 }

@@ -5,9 +5,12 @@
 
 mod cpu;
 
+use cpift_kernels::softcap::softcap_in_place;
+
 use crate::buffer::ViewMut;
 use crate::device::Device;
 use crate::error::{Result, check};
+use crate::ops::work::Work;
 
 /// Bounds `logits` in place. Reads and writes 4 bytes each.
 ///
@@ -17,12 +20,18 @@ pub fn in_place(device: &Device, cap: f32, logits: ViewMut<'_, f32>) -> Result<(
     const OP: &str = "softcap";
     check_cap(OP, Some(cap))?;
     match device {
-        Device::Gpu(_) => check(OP, false, || "there is no GPU kernel yet".to_owned()),
-        Device::Cpu(cpu) => {
-            cpu::in_place(cpu, cap, logits.host());
-            Ok(())
+        Device::Gpu(gpu) => {
+            let count = logits.len() as u64;
+            softcap_in_place(gpu.launcher(), logits.on(gpu), count, cap)?;
         }
+        Device::Cpu(cpu) => cpu::in_place(cpu, cap, logits.host()),
     }
+    Ok(())
+}
+
+/// Work of [`in_place`] on so many logits.
+pub fn work(elements: usize) -> Work {
+    Work::new(8 * elements, 14 * elements)
 }
 
 /// What a soft cap must be, here and in other operations.
