@@ -184,8 +184,8 @@ pub struct RecipeArguments {
 /// Where to compute.
 #[derive(Debug, Args)]
 pub struct DeviceArgument {
-    /// Where to compute: `auto` (a GPU where there is one), `cpu`, `cuda:N`, or `emulated` or `emulated:9.0`
-    /// (for tests); see `cpift-engine devices`.
+    /// Where to compute: `auto` (a GPU where there is one), `cpu` or `cuda:N`; in builds with `--features emulator`
+    /// also `emulated` or `emulated:9.0` (for tests). See `cpift-engine devices`.
     ///
     /// The environment variable CPIFT_HOPPER=off makes an H100 or H200 compute without the kernels that are for it
     /// alone.

@@ -30,7 +30,6 @@ mod tokenize;
 mod turns;
 
 pub use dataset::{CacheUse, Counts, Dataset, InvalidRow};
-pub(crate) use evaluation::evaluation_batches_of;
 pub use evaluation::{EvaluationBatch, evaluation_batches};
 pub use exchange::instruction_prompt;
 pub use notice::{FileNotice, Notice};

@@ -7,7 +7,9 @@
 mod class;
 mod compare;
 mod definition;
+mod parts;
 mod rebuild;
+mod replaced;
 mod special;
 mod validate;
 
@@ -53,6 +55,7 @@ pub struct Tokenizer {
     meaning: Meaning,
     names: BTreeMap<String, String>,
     chat_templates: Option<TemplateSources>,
+    notice: Option<String>,
     fingerprint: blake3::Hash,
 }
 
@@ -86,8 +89,8 @@ impl Tokenizer {
         hasher.update(&bytes);
         hasher.update(format!("{prefix:?} {:?} {names:?} {chat_templates:?}", ends.stop).as_bytes());
         let treats_beginnings =
-            ["normalizer", "pre_tokenizer"].iter().any(|part| definition::treats_beginnings(&json[part]));
-        let tokenizer = Self {
+            ["normalizer", "pre_tokenizer"].iter().any(|part| parts::treats_beginnings(&json[part]));
+        let mut tokenizer = Self {
             inner,
             controls: definition.controls,
             prefix,
@@ -100,10 +103,13 @@ impl Tokenizer {
             meaning: definition.meaning,
             names: names.named,
             chat_templates,
+            notice: None,
             fingerprint: hasher.finalize(),
             path: path.clone(),
         };
         tokenizer.probe(&json).map_err(bad)?;
+        let notice = definition.replaced.and_then(|replaced| replaced.notice(&mut json, &tokenizer.inner));
+        tokenizer.notice = notice.map(|notice| format!("{}: {notice}", path.display()));
         Ok(tokenizer)
     }
 
@@ -341,6 +347,11 @@ impl Tokenizer {
                 Err(Error::format(&other.path, reason))
             }
         }
+    }
+
+    /// What a person should know about the tokenizer: that its class splits text otherwise than `tokenizer.json` says.
+    pub fn notice(&self) -> Option<&String> {
+        self.notice.as_ref()
     }
 
     /// True when the folder has a chat template.
