@@ -181,6 +181,10 @@ MODELS = {
         [18, 1, 11],
         {name: zero(f".{name}_proj.bias") for name in ("q", "k", "v", "o", "gate", "up", "down")},
     ),
+    # The padding token occurs in the documents: its row of the embedding gets no gradient.
+    "llama_padding": Model(
+        LlamaForCausalLM, LlamaConfig(**SIZES | dict(pad_token_id=7), head_dim=8, tie_word_embeddings=False), [40, 31]
+    ),
     "qwen2_window": Model(
         Qwen2ForCausalLM,
         Qwen2Config(

@@ -10,13 +10,14 @@ use safetensors::tensor::Dtype;
 use crate::folders;
 
 /// All golden models.
-pub const NAMES: [&str; 20] = [
+pub const NAMES: [&str; 21] = [
     "llama",
     "llama_tied",
     "llama_llama3",
     "llama_linear",
     "llama_yarn",
     "llama_mlp_bias",
+    "llama_padding",
     "qwen2",
     "qwen2_window",
     "qwen3",

@@ -13,6 +13,6 @@ pub fn run(arguments: &args::inspect::Inspect) -> Result<()> {
     if arguments.json {
         return print_json(&inspection);
     }
-    display::notices(&inspection.notices);
+    display::notices(inspection.notices.iter());
     print(&inspection::render(&inspection, Style::of(&std::io::stdout())))
 }
