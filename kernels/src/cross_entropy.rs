@@ -158,6 +158,7 @@ kernel! {
         block: BLOCK,
         grid: count,
         shared: SHARED,
+        min_blocks: 3,
     } (
         logits: read f32 [count * vocabulary],
         d_logits: write E [count * vocabulary],
