@@ -4,6 +4,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::data::Summary;
 use crate::recipe::{Method, Stage};
 use crate::score::ScoreKind;
 
@@ -183,6 +184,12 @@ pub struct TaskPlan {
     pub long_rows: u64,
     /// Rows to evaluate on; none without an evaluation file.
     pub eval_rows: Option<u64>,
+    /// The rows to train on in numbers; none in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<Summary>,
+    /// Those to evaluate on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<Summary>,
     /// What a person should know about the rows of its files, a line each.
     #[serde(default)]
     pub notices: Vec<String>,

@@ -89,6 +89,8 @@ fn the_plan_names_everything_before_work_begins() {
         supervised_tokens: 9 * rows,
         long_rows: 2,
         eval_rows: (rows > 1000).then_some(200),
+        train: None,
+        eval: None,
         notices: Vec::new(),
     };
     let plan = Plan {

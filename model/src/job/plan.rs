@@ -196,6 +196,8 @@ fn plan_task(task: &Task) -> TaskPlan {
         supervised_tokens: task.train.supervised_tokens() as u64,
         long_rows: counts(&task.train) + task.eval.as_deref().map_or(0, counts),
         eval_rows: task.eval.as_ref().map(|eval| eval.len() as u64),
+        train: Some(task.train.summary()),
+        eval: task.eval.as_ref().map(|eval| eval.summary()),
         notices: [Some(&task.train), task.eval.as_ref()]
             .into_iter()
             .flatten()
@@ -291,10 +293,10 @@ fn plan_memory(
     parts.push(host_part("program", PROGRAM));
     let staging = staging_bytes(&inputs.layout, device.threads());
     parts.push(host_part("reading and writing", staging as u64));
-    // A row's two lists are allocations of their own, each with a header of the allocator's.
+    // A row's two lists are allocations of their own, each with a header of the allocator's; and its hash.
     let row_bytes = |dataset: &Dataset| {
         let lists = dataset.tokens() * (size_of::<u32>() + size_of::<bool>());
-        (lists + dataset.len() * (size_of::<Row>() + 32)) as u64
+        (lists + dataset.len() * (size_of::<Row>() + 48)) as u64
     };
     let data =
         inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));

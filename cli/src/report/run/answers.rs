@@ -39,14 +39,17 @@ fn table(context: &Context<'_>, task: &str) -> Option<Table> {
     let headings = headings.chain(columns.iter().map(|(column, _)| column_title(column).to_owned()));
     let mut table = Table::of_text(task.to_owned(), headings);
     for (index, row) in rows.iter().enumerate() {
-        let mut cells = vec![row.row.to_string(), end_of(&row.prompt), shown(&row.reference)];
+        let mut cells = vec![row.row.to_string(), end_of(&row.prompt), beginning_of(&row.reference)];
         cells.extend(columns.iter().map(|(_, answers)| {
             // By place: rows of several files may have the same number.
             let answer = answers.get(index).filter(|answer| answer.row == row.row);
             answer.map_or("–".to_owned(), |answer| {
                 let verdict = if answer.right { "✓" } else { "✗" };
-                let text =
-                    if answer.answer.is_empty() { "(nothing)".to_owned() } else { shown(&answer.answer) };
+                let text = if answer.answer.is_empty() {
+                    "(nothing)".to_owned()
+                } else {
+                    beginning_of(&answer.answer)
+                };
                 format!("{verdict} {text}{}", if answer.cut { " […]" } else { "" })
             })
         }));
@@ -56,7 +59,7 @@ fn table(context: &Context<'_>, task: &str) -> Option<Table> {
 }
 
 /// A text on one line, its beginning where it is long.
-fn shown(text: &str) -> String {
+fn beginning_of(text: &str) -> String {
     shorten(&text.trim().replace('\n', " ⏎ "), SHOWN)
 }
 
