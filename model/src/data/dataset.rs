@@ -123,7 +123,7 @@ impl Dataset {
         {
             return Self::checked(files, content, CacheUse::Read, settings);
         }
-        let (content, hash) = load::tokenize_files(files, tokenizer, settings, preparation)?;
+        let (content, hash) = load::tokenize_files(files, tokenizer, settings, preparation, None)?;
         let cache = match cache_folder {
             None => CacheUse::None,
             Some(folder) => match cache::write(folder, &key(&hash), &content) {
@@ -132,6 +132,26 @@ impl Dataset {
             },
         };
         Self::checked(files, content, cache, settings)
+    }
+
+    /// The rows that the records at some positions of the files become. They are not kept in a cache.
+    ///
+    /// # Errors
+    /// As [`Dataset::load`].
+    pub(crate) fn load_records(
+        files: &[PathBuf],
+        tokenizer: &Tokenizer,
+        settings: &DataSettings,
+        positions: &HashSet<Position>,
+    ) -> Result<Self> {
+        let preparation = Preparation::default();
+        let (content, _) = load::tokenize_files(files, tokenizer, settings, &preparation, Some(positions))?;
+        Self::checked(files, content, CacheUse::None, settings)
+    }
+
+    /// Where the records stand that its rows were made of.
+    pub(crate) fn positions(&self) -> HashSet<Position> {
+        self.rows().iter().map(|row| row.position).collect()
     }
 
     fn checked(

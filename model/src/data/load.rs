@@ -1,5 +1,6 @@
 //! Records of files to rows of tokens, block by block.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use rayon::prelude::*;
@@ -9,19 +10,20 @@ use super::notice::{FileNotice, Notice, Notices};
 use super::rows::RowReader;
 use super::source::{Record, Records, describe_files};
 use super::tokenize::RowMaker;
-use super::{DataProgress, DataSettings, LongRows, Preparation, Row, Shape};
+use super::{DataProgress, DataSettings, LongRows, Position, Preparation, Row, Shape};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
 /// Rows left out by `skip_invalid` that are named; the others are counted.
 const NAMED_INVALID: usize = 3;
 
-/// The rows of the files, and a hash of the files' contents.
+/// The rows of the files, of some records where `only` names them, and a hash of the files' contents.
 pub(super) fn tokenize_files(
     files: &[PathBuf],
     tokenizer: &Tokenizer,
     settings: &DataSettings,
     preparation: &Preparation<'_>,
+    only: Option<&HashSet<Position>>,
 ) -> Result<(Content, blake3::Hash)> {
     let mut records = Records::new(files);
     let mut block = records.next_block()?;
@@ -51,6 +53,9 @@ pub(super) fn tokenize_files(
     // Records with a row that is used: one may become several rows.
     let mut used = 0;
     while !block.is_empty() && used < limit {
+        if let Some(only) = only {
+            block.retain(|record| only.contains(&record.position));
+        }
         let made: Vec<_> = block.par_iter().map(make).collect();
         for (record, made) in block.iter().zip(made) {
             match made {

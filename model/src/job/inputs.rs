@@ -77,6 +77,8 @@ pub struct Task {
     pub evaluation_sample: Vec<usize>,
     /// How often an epoch goes through its rows.
     pub repeat: f64,
+    /// How often a training goes through them, where the task says so.
+    pub epochs: Option<f64>,
     /// Rows to train on.
     pub train: Arc<Dataset>,
     /// Rows to evaluate on.
@@ -87,6 +89,17 @@ pub struct Task {
     pub longest_evaluated: usize,
     /// An existing fine-tune that takes the place of the probe.
     pub model: Option<Checkpoint>,
+}
+
+impl Task {
+    /// How often an epoch of a training with these settings goes through the task's rows, and whether it does so whatever
+    /// the tasks' shares.
+    fn repeat_in(&self, settings: &TrainSettings) -> (f64, bool) {
+        match self.epochs {
+            Some(epochs) => (epochs / settings.epochs.unwrap_or(1.0), true),
+            None => (self.repeat, false),
+        }
+    }
 }
 
 /// What the checks opened.
@@ -162,24 +175,29 @@ impl Inputs {
         self.base.checkpoint.iter().chain(models).try_for_each(Checkpoint::check_weights)
     }
 
-    /// All training rows of some tasks.
-    pub fn whole(&self, tasks: &[usize]) -> Vec<Source> {
+    /// All training rows of some tasks, for a training with these settings.
+    pub fn whole(&self, tasks: &[usize], settings: &TrainSettings) -> Vec<Source> {
         let source = |&task: &usize| {
-            let Task { train, weight, repeat, .. } = &self.tasks[task];
-            Source { repeat: *repeat, ..Source::whole(train.clone(), *weight) }
+            let Task { train, weight, .. } = &self.tasks[task];
+            let (repeat, is_fixed) = self.tasks[task].repeat_in(settings);
+            Source { repeat, is_fixed, ..Source::whole(train.clone(), *weight) }
         };
         tasks.iter().map(source).collect()
     }
 
-    /// The balanced sample's rows of some tasks, each task's weight times what `emphasis` says.
-    pub fn sampled(&self, tasks: &[usize], emphasis: impl Fn(usize) -> f64) -> Vec<Source> {
-        let source = |&task: &usize| Source {
-            dataset: self.tasks[task].train.clone(),
-            rows: self.sample[task].clone(),
-            weight: self.tasks[task].weight * emphasis(task),
-            repeat: self.tasks[task].repeat,
-        };
-        tasks.iter().map(source).collect()
+    /// The balanced sample's rows of some tasks, for stage 4, each task's weight times what `emphasis` says.
+    pub fn sampled(&self, tasks: &[usize], recipe: &Recipe, emphasis: impl Fn(usize) -> f64) -> Vec<Source> {
+        let mut sources = self.whole(tasks, &recipe.integrate.training);
+        for (source, &task) in sources.iter_mut().zip(tasks) {
+            source.rows.clone_from(&self.sample[task]);
+        }
+        if tasks.iter().any(|&task| emphasis(task) != 1.0) {
+            Source::by_weights(&mut sources, &recipe.mixture);
+        }
+        for (source, &task) in sources.iter_mut().zip(tasks) {
+            source.weight *= emphasis(task);
+        }
+        sources
     }
 
     /// Names of some tasks.
@@ -223,15 +241,29 @@ fn open_task(
 ) -> Result<Task> {
     let settings = &recipe.task[index];
     let training = DataSettings::of_task(&recipe.model, settings);
-    let shots = Shots::draw(&settings.train.expand()?, settings.shots, recipe.seed, &training, tokenizer)?;
-    let end = shots.end(&training, tokenizer);
     let mut evaluation = DataSettings::of_evaluation(&recipe.model, settings);
-    if !shots.is_empty() {
-        // `max_length` is about rows that are trained on: examples may be longer than those.
-        evaluation.max_length = base.config.max_positions;
+    let put_before = |evaluation: &mut DataSettings, among: Option<&Dataset>| -> Result<()> {
+        let (files, among) = (settings.train.expand()?, among.map(Dataset::positions));
+        let (count, seed) = (settings.shots, recipe.seed);
+        evaluation.shots = Shots::draw(&files, count, seed, &training, tokenizer, among.as_ref())?;
+        if !evaluation.shots.is_empty() {
+            // `max_length` is about rows that are trained on: examples may be longer than those.
+            evaluation.max_length = base.config.max_positions;
+        }
+        Ok(())
+    };
+    let is_held_back = settings.eval_share.is_some();
+    if !is_held_back {
+        put_before(&mut evaluation, None)?;
     }
-    evaluation.shots = shots;
-    let (mut train, eval) = open_data(settings, tokenizer, preparation, &training, &evaluation)?;
+    let (mut train, mut eval) = open_data(settings, tokenizer, preparation, &training, &evaluation)?;
+    if let Some(held_back) = eval.as_mut().filter(|_| is_held_back && settings.shots > 0) {
+        // Rows are held back by their content, which examples are no part of: those are drawn of the rows that stay.
+        put_before(&mut evaluation, Some(&train))?;
+        let (files, positions) = (settings.train.expand()?, held_back.positions());
+        *held_back = Arc::new(Dataset::load_records(&files, tokenizer, &evaluation, &positions)?);
+    }
+    let end = evaluation.shots.end(&training, tokenizer);
     let evaluated = Evaluated::of(eval, recipe, index, tokenizer, end)?;
     let mut model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
     if base.config.tied {
@@ -264,6 +296,7 @@ fn open_task(
         name: settings.name.clone(),
         weight: settings.weight,
         repeat: settings.repeat,
+        epochs: settings.epochs,
         evaluation_sample,
         train: Arc::new(train),
         eval,
