@@ -76,10 +76,12 @@ fn a_finished_run_is_reported_whole() {
         let row = cells.iter().position(|cell| *cell == task.task).unwrap();
         for (index, score) in task.scores.iter().enumerate() {
             let score = score.unwrap();
-            assert_eq!(cells[row + 1 + 2 * index], format!("{:.4}", score.loss));
-            assert_eq!(cells[row + 2 + 2 * index], format!("{:.1} %", 100.0 * score.exact_match.unwrap()));
+            assert_eq!(cells[row + 1 + 3 * index], format!("{:.4}", score.loss));
+            assert_eq!(cells[row + 2 + 3 * index], format!("{:.3}", score.loss.exp()));
+            assert_eq!(cells[row + 3 + 3 * index], format!("{:.1} %", 100.0 * score.exact_match.unwrap()));
             let line = format!("{},{},{},", task.task, result.columns[index], score.loss);
             assert!(data.contains(&line), "{line} in {data}");
+            assert!(data.contains(&format!(",{}\n", score.loss.exp())), "{data}");
         }
     }
     for expected in

@@ -29,10 +29,9 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
     }
     if plan.evaluations > 0 {
         let share = percent(plan.evaluation_flops / plan.training_flops.max(1.0));
-        line(
-            "measure",
-            format!("{} evaluations while training, {share} more to compute", grouped(plan.evaluations)),
-        );
+        let evaluations = grouped(plan.evaluations);
+        // Most answers end before they have to.
+        line("measure", format!("{evaluations} evaluations while training, at most {share} more to compute"));
     }
     text.push('\n');
     text.push_str(&tasks(&plan.tasks).render());

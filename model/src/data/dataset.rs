@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use super::content::{Content, Counts, InvalidRow};
 use super::notice::{FileNotice, Notice};
 use super::source::describe_files;
-use super::{DataSettings, LongRows, Preparation, Row, Shape, load};
+use super::{DataSettings, LongRows, Position, Preparation, Row, Shape, load};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -70,6 +70,25 @@ impl Dataset {
     ) -> Result<Self> {
         let (content, cache) = load::load(files, tokenizer, settings, preparation)?;
         Self::checked(files, content, cache, settings)
+    }
+
+    /// The rows that the records at some positions of the files become. They are not kept in a cache.
+    ///
+    /// # Errors
+    /// As [`Dataset::load`].
+    pub(crate) fn load_records(
+        files: &[PathBuf],
+        tokenizer: &Tokenizer,
+        settings: &DataSettings,
+        positions: &HashSet<Position>,
+    ) -> Result<Self> {
+        let content = load::load_records(files, tokenizer, settings, positions)?;
+        Self::checked(files, content, CacheUse::None, settings)
+    }
+
+    /// Where the records stand that its rows were made of.
+    pub(crate) fn positions(&self) -> HashSet<Position> {
+        self.rows().iter().map(|row| row.position).collect()
     }
 
     fn checked(

@@ -1,5 +1,6 @@
 //! Records of files to rows of tokens, block by block.
 
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
@@ -11,7 +12,7 @@ use super::notice::{FileNotice, Notice};
 use super::rows::RowReader;
 use super::source::{Record, Records, describe_files, hash_files};
 use super::tokenize::RowMaker;
-use super::{DataProgress, DataSettings, Preparation, PreparationEvent, Row, Shape};
+use super::{DataProgress, DataSettings, Position, Preparation, PreparationEvent, Row, Shape};
 use crate::error::{Error, Result};
 use crate::files::{Unread, json_text};
 use crate::tokenizer::Tokenizer;
@@ -41,7 +42,7 @@ pub(super) fn load(
     let (mut content, cache_use) = match earlier {
         Some(content) if content.tally.is_complete => (content, CacheUse::Read),
         earlier => {
-            let content = tokenize(files, tokenizer, settings, preparation, earlier, cache.as_mut())?;
+            let content = tokenize(files, tokenizer, settings, preparation, earlier, cache.as_mut(), None)?;
             let cache_use = match cache {
                 None => CacheUse::None,
                 Some(Cache { failure: Some(failure), .. }) => CacheUse::NotWritten(failure),
@@ -51,10 +52,34 @@ pub(super) fn load(
             (content, cache_use)
         }
     };
-    content.notices = content.tally.notices.finish();
-    content.notices.extend(endless(&content, tokenizer));
-    content.notices.extend(only_ends(&content, tokenizer, files, settings)?);
+    notice(&mut content, files, tokenizer, settings)?;
     Ok((content, cache_use))
+}
+
+/// The rows that the records at some positions become. They are neither read from a cache nor kept in one.
+pub(super) fn load_records(
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    settings: &DataSettings,
+    positions: &HashSet<Position>,
+) -> Result<Content> {
+    let preparation = Preparation::default();
+    let mut content = tokenize(files, tokenizer, settings, &preparation, None, None, Some(positions))?;
+    notice(&mut content, files, tokenizer, settings)?;
+    Ok(content)
+}
+
+/// Gathers what a person should know about the rows, once all are made.
+fn notice(
+    content: &mut Content,
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    settings: &DataSettings,
+) -> Result<()> {
+    content.notices = content.tally.notices.finish();
+    content.notices.extend(endless(content, tokenizer));
+    content.notices.extend(only_ends(content, tokenizer, files, settings)?);
+    Ok(())
 }
 
 /// Hash of all that decides the rows.
@@ -97,7 +122,7 @@ impl Cache<'_> {
     }
 }
 
-/// Makes the rows behind those that are known from `earlier`.
+/// Makes the rows behind those that are known from `earlier`; of some records alone where `only` names them.
 fn tokenize(
     files: &[PathBuf],
     tokenizer: &Tokenizer,
@@ -105,6 +130,7 @@ fn tokenize(
     preparation: &Preparation<'_>,
     earlier: Option<Content>,
     mut cache: Option<&mut Cache<'_>>,
+    only: Option<&HashSet<Position>>,
 ) -> Result<Content> {
     let mut records = Records::new(files);
     let mut block = records.next_block()?;
@@ -141,6 +167,9 @@ fn tokenize(
     let mut content = earlier.unwrap_or_else(|| Content::new(shape));
     let limit = settings.limit.unwrap_or(usize::MAX);
     while !block.is_empty() && content.tally.used < limit {
+        if let Some(only) = only {
+            block.retain(|record| only.contains(&record.position));
+        }
         let made: Vec<_> = block.par_iter().map(make).collect();
         for (record, made) in block.iter().zip(made) {
             match made {

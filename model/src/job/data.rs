@@ -1,10 +1,11 @@
 //! The rows of a recipe's tasks.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use super::inputs::{model_config, tokenizer_folder};
-use crate::data::{DataSettings, Dataset, Preparation, Shots};
+use crate::data::{DataSettings, Dataset, Position, Preparation, Shots};
 use crate::error::{Error, Result};
 use crate::recipe::{DataFiles, Recipe, TaskSettings};
 use crate::tokenizer::Tokenizer;
@@ -61,15 +62,25 @@ impl TaskData {
             Dataset::load_observed(files, tokenizer, settings, preparation)
         };
         let training = DataSettings::of_task(&recipe.model, task);
-        let shots = Shots::draw(&files.train, task.shots, recipe.seed, &training, tokenizer)?;
-        let end = shots.end(&training, tokenizer);
+        let draw = |among: Option<&HashSet<Position>>| {
+            Shots::draw(&files.train, task.shots, recipe.seed, &training, tokenizer, among)
+        };
         let train = load(&files.train, &training)?;
         let (name, plain) = (task.name.clone(), DataSettings::of_evaluation(&recipe.model, task));
         if let Some(share) = task.eval_share {
             let (train, mut eval) = train.split(share)?;
             eval.limit(task.eval_limit);
+            // Rows are held back by their content, which examples are no part of: those are drawn of the rows that stay.
+            let shots = draw(Some(&train.positions()))?;
+            let end = shots.end(&training, tokenizer);
+            if !shots.is_empty() {
+                let settings = DataSettings { max_length: positions, shots, ..plain };
+                eval = Dataset::load_records(&files.train, tokenizer, &settings, &eval.positions())?;
+            }
             return Ok(Self { name, train, eval: Some(Arc::new(eval)), end });
         }
+        let shots = draw(None)?;
+        let end = shots.end(&training, tokenizer);
         let Some(eval_files) = &files.eval else { return Ok(Self { name, train, eval: None, end }) };
         let mut eval = load(eval_files, &plain)?;
         let notice = eval.also_in(&train);

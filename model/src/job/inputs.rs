@@ -83,6 +83,8 @@ pub struct Task {
     pub evaluation_sample: Vec<usize>,
     /// How often an epoch goes through its rows.
     pub repeat: f64,
+    /// How often a training goes through them, where the task says so.
+    pub epochs: Option<f64>,
     /// Rows to train on.
     pub train: Arc<Dataset>,
     /// Rows to evaluate on.
@@ -93,6 +95,17 @@ pub struct Task {
     pub longest_evaluated: usize,
     /// An existing fine-tune that takes the place of the probe.
     pub model: Option<Checkpoint>,
+}
+
+impl Task {
+    /// How often an epoch of a training with these settings goes through the task's rows, and whether it does so whatever
+    /// the tasks' shares.
+    fn repeat_in(&self, settings: &TrainSettings) -> (f64, bool) {
+        match self.epochs {
+            Some(epochs) => (epochs / settings.epochs.unwrap_or(1.0), true),
+            None => (self.repeat, false),
+        }
+    }
 }
 
 /// What the checks opened.
@@ -172,24 +185,29 @@ impl Inputs {
         self.base.checkpoint.iter().chain(models).try_for_each(Checkpoint::check_weights)
     }
 
-    /// All training rows of some tasks.
-    pub fn whole(&self, tasks: &[usize]) -> Vec<Source> {
+    /// All training rows of some tasks, for a training with these settings.
+    pub fn whole(&self, tasks: &[usize], settings: &TrainSettings) -> Vec<Source> {
         let source = |&task: &usize| {
-            let Task { train, weight, repeat, .. } = &self.tasks[task];
-            Source { repeat: *repeat, ..Source::whole(train.clone(), *weight) }
+            let Task { train, weight, .. } = &self.tasks[task];
+            let (repeat, is_fixed) = self.tasks[task].repeat_in(settings);
+            Source { repeat, is_fixed, ..Source::whole(train.clone(), *weight) }
         };
         tasks.iter().map(source).collect()
     }
 
-    /// The balanced sample's rows of some tasks, each task's weight times what `emphasis` says.
-    pub fn sampled(&self, tasks: &[usize], emphasis: impl Fn(usize) -> f64) -> Vec<Source> {
-        let source = |&task: &usize| Source {
-            dataset: self.tasks[task].train.clone(),
-            rows: self.sample[task].clone(),
-            weight: self.tasks[task].weight * emphasis(task),
-            repeat: self.tasks[task].repeat,
-        };
-        tasks.iter().map(source).collect()
+    /// The balanced sample's rows of some tasks, for stage 4, each task's weight times what `emphasis` says.
+    pub fn sampled(&self, tasks: &[usize], recipe: &Recipe, emphasis: impl Fn(usize) -> f64) -> Vec<Source> {
+        let mut sources = self.whole(tasks, &recipe.integrate.training);
+        for (source, &task) in sources.iter_mut().zip(tasks) {
+            source.rows.clone_from(&self.sample[task]);
+        }
+        if tasks.iter().any(|&task| emphasis(task) != 1.0) {
+            Source::by_weights(&mut sources, &recipe.mixture);
+        }
+        for (source, &task) in sources.iter_mut().zip(tasks) {
+            source.weight *= emphasis(task);
+        }
+        sources
     }
 
     /// Names of some tasks.
@@ -265,6 +283,7 @@ fn open_task(
         name: settings.name.clone(),
         weight: settings.weight,
         repeat: settings.repeat,
+        epochs: settings.epochs,
         evaluation_sample,
         train: Arc::new(train),
         eval,

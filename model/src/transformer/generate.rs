@@ -1,6 +1,8 @@
 //! Generation: prompts through the packed forward pass once, then one token per row and step over a
 //! cache of keys and values.
 
+mod continuation;
+
 use std::ops::ControlFlow;
 
 use cpift_engine::ops::attention::Documents;
@@ -14,6 +16,7 @@ use super::sampling::{Sampling, largest};
 use super::{RotaryTables, Transformer};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+pub use continuation::TextCache;
 
 /// Most rows generated side by side: beyond, the weights' traffic is shared well enough.
 const MOST_ROWS: usize = 128;
@@ -125,11 +128,7 @@ impl<T: Real> Transformer<T> {
     }
 
     fn check_prompts(&self, prompts: &[Vec<u32>], generation: &Generation) -> Result<()> {
-        if let Sampling::Random(random) = &generation.sampling
-            && let Some((key, reason)) = random.fault()
-        {
-            return Err(Error::setting(key, reason));
-        }
+        check_sampling(generation)?;
         for (index, prompt) in prompts.iter().enumerate() {
             if prompt.is_empty() {
                 return Err(Error::Job(format!(
@@ -236,6 +235,15 @@ impl<T: Real> Transformer<T> {
         cache.set_rows(active.iter().map(|&row| (row as u32, length(row))))?;
         let (pass, activations, timings) = self.pass(weights, active.len());
         pass.forward(activations, &mut Attend::Cache(cache), false, timings)
+    }
+}
+
+fn check_sampling(generation: &Generation) -> Result<()> {
+    match &generation.sampling {
+        Sampling::Random(random) => {
+            random.fault().map_or(Ok(()), |(key, reason)| Err(Error::setting(key, reason)))
+        }
+        Sampling::Greedy => Ok(()),
     }
 }
 

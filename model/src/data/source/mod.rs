@@ -37,7 +37,7 @@ const BLOCK_RECORDS: usize = 2048;
 const BLOCK_BYTES: usize = 8 << 20;
 
 /// What a position in a file counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Unit {
     /// Lines of a text.
     Line,
@@ -46,7 +46,7 @@ pub enum Unit {
 }
 
 /// Where a record stands among the files of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Position {
     /// Index of the file.
     pub file: usize,
