@@ -4,6 +4,7 @@ pub mod bench;
 pub mod compare;
 pub mod data;
 pub mod generate;
+pub mod inspect;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -58,6 +59,9 @@ pub enum Command {
     /// Look at the rows of task files as training will see them
     #[command(long_about = data::ABOUT, after_long_help = data::EXAMPLES)]
     Data(data::Data),
+    /// Look at a model folder: family, sizes, tokens, chat template, and what it takes to train it
+    #[command(long_about = inspect::ABOUT, after_long_help = inspect::EXAMPLES)]
+    Inspect(inspect::Inspect),
     /// Check a recipe and its files, and print what training would take; trains nothing
     #[command(long_about = PLAN_ABOUT)]
     Plan(Plan),
@@ -180,8 +184,8 @@ pub struct RecipeArguments {
 /// Where to compute.
 #[derive(Debug, Args)]
 pub struct DeviceArgument {
-    /// Where to compute: `auto` (a GPU where there is one), `cpu`, `cuda:N`, or `emulated` or `emulated:9.0`
-    /// (for tests); see `cpift-engine devices`.
+    /// Where to compute: `auto` (a GPU where there is one), `cpu` or `cuda:N`; in builds with `--features emulator`
+    /// also `emulated` or `emulated:9.0` (for tests). See `cpift-engine devices`.
     ///
     /// The environment variable CPIFT_HOPPER=off makes an H100 or H200 compute without the kernels that are for it
     /// alone.

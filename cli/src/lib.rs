@@ -98,6 +98,7 @@ fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
         Command::Eval(arguments) => commands::eval::run(arguments, threads),
         Command::Generate(arguments) => commands::generate::run(arguments, threads),
         Command::Data(arguments) => commands::data::run(arguments, threads),
+        Command::Inspect(arguments) => commands::inspect::run(arguments),
         Command::Plan(arguments) => commands::plan::run(arguments, threads),
         Command::Bench(Bench::Step(arguments)) => commands::bench::step(arguments, threads),
         Command::Bench(Bench::Kernels(arguments)) => commands::bench_kernels::run(arguments, threads),

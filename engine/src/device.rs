@@ -3,18 +3,22 @@
 use std::num::NonZeroUsize;
 use std::time::{Duration, Instant};
 
+#[cfg(feature = "emulator")]
 use cpift_kernels::emulator::{Schedule, TrafficLog};
 
 pub use crate::cpu::CpuDevice;
 use crate::error::{Error, Result};
 use crate::gpu::{GpuDevice, LaunchLog};
 
+/// Name of the emulator as a device.
+pub(crate) const EMULATED: &str = "emulated";
+
 /// A device: cheap to clone, shared by every buffer and operation of a job.
 #[derive(Debug, Clone)]
 pub enum Device {
     /// The host's cores, used through a thread pool of fixed size.
     Cpu(CpuDevice),
-    /// A GPU, or the emulator of one.
+    /// A GPU, or the emulator of one (feature `emulator`).
     Gpu(GpuDevice),
 }
 
@@ -27,12 +31,14 @@ impl Device {
         CpuDevice::new(threads).map(Self::Cpu)
     }
 
-    /// The GPU kernels run by the SIMT emulator, on host memory: for tests.
+    /// The GPU kernels run by the SIMT emulator, on host memory: for tests. With the feature `emulator`.
+    #[cfg(feature = "emulator")]
     pub fn emulated(schedule: Schedule) -> Self {
         Self::Gpu(GpuDevice::emulated(schedule))
     }
 
     /// As [`Device::emulated`], with the kernels for this compute capability, as (9, 0), instead of an A100's.
+    #[cfg(feature = "emulator")]
     pub fn emulated_like(schedule: Schedule, compute_capability: (u32, u32)) -> Self {
         Self::Gpu(GpuDevice::emulated_like(schedule, compute_capability))
     }
@@ -45,6 +51,7 @@ impl Device {
 
     /// As [`Device::emulated_like`], and writes to `log` what every launch, setting and copy of its memory moves: for
     /// tests of what operations say they move.
+    #[cfg(feature = "emulator")]
     pub fn counting(log: &TrafficLog, compute_capability: (u32, u32)) -> Self {
         Self::Gpu(GpuDevice::counting(log, compute_capability))
     }
@@ -58,8 +65,9 @@ impl Device {
         GpuDevice::cuda(ordinal).map(Self::Gpu)
     }
 
-    /// A device by name: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda:N`, `emulated`,
-    /// `emulated:9.0` for the kernels of that compute capability. `threads` is that of [`Device::cpu`].
+    /// A device by name: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda:N`; with the feature `emulator`
+    /// also `emulated`, and `emulated:9.0` for the kernels of that compute capability. `threads` is that of
+    /// [`Device::cpu`].
     ///
     /// # Errors
     /// An unknown name, or a device that this build or machine does not have.
@@ -67,9 +75,13 @@ impl Device {
         match name {
             "auto" => Self::cuda(0).or_else(|_| Self::cpu(threads)),
             "cpu" => Self::cpu(threads),
-            "emulated" => Ok(Self::emulated(Schedule::Forward)),
-            "emulated:9.0" => Ok(Self::emulated_like(Schedule::Forward, (9, 0))),
             "cuda" => Self::cuda(0),
+            #[cfg(feature = "emulator")]
+            EMULATED => Ok(Self::emulated(Schedule::Forward)),
+            #[cfg(feature = "emulator")]
+            "emulated:9.0" => Ok(Self::emulated_like(Schedule::Forward, (9, 0))),
+            #[cfg(not(feature = "emulator"))]
+            EMULATED | "emulated:9.0" => Err(Error::NoEmulator),
             _ => match name.strip_prefix("cuda:").and_then(|ordinal| ordinal.parse().ok()) {
                 Some(ordinal) => Self::cuda(ordinal),
                 None => Err(Error::UnknownDevice { name: name.to_owned() }),

@@ -4,6 +4,13 @@ use std::sync::Arc;
 
 use cpift_kernels::launch::LaunchError;
 
+/// The names of devices that there are in this build.
+const DEVICE_NAMES: &str = if cfg!(feature = "emulator") {
+    "`auto`, `cpu`, `cuda:N` or `emulated`"
+} else {
+    "`auto`, `cpu` or `cuda:N`"
+};
+
 /// What can go wrong in the engine. Messages name the operation and the values it was given.
 #[derive(Debug, Clone, thiserror::Error)]
 pub enum Error {
@@ -36,11 +43,14 @@ pub enum Error {
         bytes: usize,
     },
     /// The device's name is not one of those known.
-    #[error("unknown device `{name}`: use `auto`, `cpu`, `cuda:N` or `emulated`")]
+    #[error("unknown device `{name}`: use {}", DEVICE_NAMES)]
     UnknownDevice {
         /// The name given.
         name: String,
     },
+    /// The device is the emulator, which is compiled with a feature.
+    #[error("this build has no emulator: build with `--features emulator`")]
+    NoEmulator,
     /// The device is known, but cannot be used here.
     #[error("device `{name}` cannot be used: {reason}")]
     DeviceUnavailable {

@@ -16,7 +16,9 @@ pub(super) const MODULES: &[Module] = &[
     Module { family: "norm", architecture: "sm_80", ptx: include_str!("norm.sm_80.ptx") },
     Module { family: "rms_norm", architecture: "sm_80", ptx: include_str!("rms_norm.sm_80.ptx") },
     Module { family: "rope", architecture: "sm_80", ptx: include_str!("rope.sm_80.ptx") },
+    Module { family: "scale", architecture: "sm_80", ptx: include_str!("scale.sm_80.ptx") },
     Module { family: "select", architecture: "sm_80", ptx: include_str!("select.sm_80.ptx") },
     Module { family: "slerp", architecture: "sm_80", ptx: include_str!("slerp.sm_80.ptx") },
+    Module { family: "softcap", architecture: "sm_80", ptx: include_str!("softcap.sm_80.ptx") },
     Module { family: "transplant", architecture: "sm_80", ptx: include_str!("transplant.sm_80.ptx") },
 ];

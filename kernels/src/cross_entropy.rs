@@ -5,11 +5,14 @@
 //! back. Row i of the chunk is row rows\[i\] of the batch. Rows without a target are never touched: their
 //! losses and gradients are zeros from before.
 //!
+//! Where `softcap` is not 0, losses and gradients are those of the logits softcap·tanh(logit / softcap).
+//!
 //! Logits are f32 whatever the model is: rounded to bf16 a logit of 20 is off by up to 0.06, and so is the
 //! loss. d_logits are operands of products, f32 or bf16. A vocabulary of any size: both are accessed 16 bytes
 //! at a time where it is a multiple of that many and the buffers are aligned, else one by one.
 
 use crate::simt::*;
+use crate::softcap::Softcap;
 
 /// Threads of a block that does a row of logits.
 const BLOCK: u32 = 512;
@@ -41,7 +44,7 @@ fn block_max(value: f32, scratch: Shared<f32>) -> f32 {
 ///
 /// Every thread keeps its own m as it goes along, so that the row is read once.
 #[inline(always)]
-fn maximum_and_sum<const N: usize>(logits: Global<f32>, vocabulary: usize) -> (f32, f32)
+fn maximum_and_sum<const N: usize>(logits: Global<f32>, vocabulary: usize, cap: Softcap) -> (f32, f32)
 where
     f32: Pack<N>,
 {
@@ -49,7 +52,10 @@ where
     let (mut maximum, mut sum) = (f32::MIN, 0.0);
     let mut column = N * thread_idx() as usize;
     while column < vocabulary {
-        let values = <f32 as Pack<N>>::load(logits, column);
+        let mut values = <f32 as Pack<N>>::load(logits, column);
+        if cap.is_on() {
+            values = values.map(|logit| cap.apply(logit));
+        }
         let mut larger = maximum;
         for value in &values {
             larger = max(larger, *value);
@@ -66,7 +72,7 @@ where
     (largest, block_sum(sum * exp(maximum - largest), scratch))
 }
 
-/// d_logits = scale · (softmax(logits) − onehot(target)), by the block.
+/// d_logits = scale · (softmax(logits) − onehot(target)), times the cap's derivative where there is one, by the block.
 #[inline(always)]
 fn differentiate<E: Pack<N>, const N: usize>(
     logits: Global<f32>,
@@ -74,7 +80,7 @@ fn differentiate<E: Pack<N>, const N: usize>(
     vocabulary: usize,
     target: usize,
     (maximum, sum): (f32, f32),
-    scale: f32,
+    (scale, cap): (f32, Softcap),
 ) where
     f32: Pack<N>,
 {
@@ -82,9 +88,14 @@ fn differentiate<E: Pack<N>, const N: usize>(
     let mut column = N * thread_idx() as usize;
     while column < vocabulary {
         let mut values = <f32 as Pack<N>>::load(logits, column);
-        for (lane, value) in values.iter_mut().enumerate() {
+        let mut slopes = [1.0; N];
+        if cap.is_on() {
+            values = values.map(|logit| cap.apply(logit));
+            slopes = values.map(|capped| cap.slope(capped));
+        }
+        for lane in 0..N {
             let one = if column + lane == target { scale } else { 0.0 };
-            *value = exp(*value - maximum) * factor - one;
+            values[lane] = (exp(values[lane] - maximum) * factor - one) * slopes[lane];
         }
         E::store(d_logits, column, values);
         column += N * BLOCK as usize;
@@ -93,17 +104,18 @@ fn differentiate<E: Pack<N>, const N: usize>(
 
 /// −ln softmax(logits)\[target\].
 #[inline(always)]
-fn loss_of((maximum, sum): (f32, f32), target: f32) -> f32 {
+fn loss_of((maximum, sum): (f32, f32), target: f32, cap: Softcap) -> f32 {
+    let target = if cap.is_on() { cap.apply(target) } else { target };
     log(sum) + (maximum - target)
 }
 
 /// Maximum and sum of a row as above, by vectors where they fit.
 #[inline(always)]
-fn summarize(logits: Global<f32>, vocabulary: usize) -> (f32, f32) {
+fn summarize(logits: Global<f32>, vocabulary: usize, cap: Softcap) -> (f32, f32) {
     if logits.is_aligned() && vocabulary.is_multiple_of(4) {
-        maximum_and_sum::<4>(logits, vocabulary)
+        maximum_and_sum::<4>(logits, vocabulary, cap)
     } else {
-        maximum_and_sum::<1>(logits, vocabulary)
+        maximum_and_sum::<1>(logits, vocabulary, cap)
     }
 }
 
@@ -121,13 +133,15 @@ kernel! {
         count: scalar u64,
         vocabulary: scalar u64,
         batch: scalar u64,
-    ) requires { vocabulary < 1 << 31, vocabulary > 0 } {
+        softcap: scalar f32,
+    ) requires { vocabulary < 1 << 31, vocabulary > 0, softcap >= 0.0 } {
+        let cap = Softcap::new(softcap);
         let vocabulary = vocabulary as usize;
         let logits = logits.offset(block_idx() as usize * vocabulary);
         let row = rows.load(block_idx() as usize) as usize;
-        let sums = summarize(logits, vocabulary);
+        let sums = summarize(logits, vocabulary, cap);
         if thread_idx() == 0 {
-            losses.store(row, loss_of(sums, logits.load(targets.load(row) as usize)));
+            losses.store(row, loss_of(sums, logits.load(targets.load(row) as usize), cap));
         }
     }
 }
@@ -144,6 +158,7 @@ kernel! {
         block: BLOCK,
         grid: count,
         shared: SHARED,
+        min_blocks: 3,
     } (
         logits: read f32 [count * vocabulary],
         d_logits: write E [count * vocabulary],
@@ -154,20 +169,22 @@ kernel! {
         vocabulary: scalar u64,
         batch: scalar u64,
         scale: scalar f32,
-    ) requires { vocabulary < 1 << 31, vocabulary > 0 } {
+        softcap: scalar f32,
+    ) requires { vocabulary < 1 << 31, vocabulary > 0, softcap >= 0.0 } {
+        let cap = Softcap::new(softcap);
         let vocabulary = vocabulary as usize;
         let first = block_idx() as usize * vocabulary;
         let (logits, d_logits) = (logits.offset(first), d_logits.offset(first));
         let row = rows.load(block_idx() as usize) as usize;
         let target = targets.load(row) as usize;
-        let sums = summarize(logits, vocabulary);
+        let sums = summarize(logits, vocabulary, cap);
         if logits.is_aligned() && d_logits.is_aligned() && vocabulary.is_multiple_of(const { vector_length::<E>() }) {
-            differentiate::<E, { vector_length::<E>() }>(logits, d_logits, vocabulary, target, sums, scale);
+            differentiate::<E, { vector_length::<E>() }>(logits, d_logits, vocabulary, target, sums, (scale, cap));
         } else {
-            differentiate::<E, 1>(logits, d_logits, vocabulary, target, sums, scale);
+            differentiate::<E, 1>(logits, d_logits, vocabulary, target, sums, (scale, cap));
         }
         if thread_idx() == 0 {
-            losses.store(row, loss_of(sums, logits.load(target)));
+            losses.store(row, loss_of(sums, logits.load(target), cap));
         }
     }
 }

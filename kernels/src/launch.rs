@@ -3,12 +3,16 @@
 use std::fmt;
 use std::marker::PhantomData;
 
+#[cfg(feature = "emulator")]
 use crate::fault::Fault;
 use crate::tensor_map::{TensorMapError, TensorMapLayout};
 use crate::values::Element;
 
 /// Most bytes of shared memory a block gets without asking the driver for more.
 pub const SHARED_MEMORY_DEFAULT: u32 = 48 * 1024;
+
+/// Multiprocessors of an A100: what work is cut into blocks for where there is no device.
+pub const MULTIPROCESSORS: u32 = 108;
 
 /// What is known of a kernel without running it. Made by [`kernel!`](crate::kernel).
 #[derive(Debug, Clone, Copy)]
@@ -30,8 +34,16 @@ pub struct Kernel {
     pub shared: Option<u64>,
     /// In the order they are passed.
     pub parameters: &'static [Parameter],
+    /// Runs the body as the emulator's current thread; none in builds without the emulator.
+    pub emulate: Option<fn(&[Argument])>,
+}
+
+#[cfg(feature = "emulator")]
+impl Kernel {
     /// Runs the body as the emulator's current thread.
-    pub emulate: fn(&[Argument]),
+    pub(crate) fn run_body(&self, arguments: &[Argument]) {
+        self.emulate.expect("builds with the emulator have it of all kernels")(arguments);
+    }
 }
 
 /// What a kernel must do on tensor cores: `cargo ptx` refuses one that does not.
@@ -354,6 +366,7 @@ pub enum LaunchError {
         limit: u32,
     },
     /// The emulator found the kernel at fault.
+    #[cfg(feature = "emulator")]
     #[error(transparent)]
     Fault(#[from] Box<Fault>),
     /// The driver refused or failed.

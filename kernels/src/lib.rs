@@ -3,7 +3,9 @@
 //! - by rustc for `nvptx64-nvidia-cuda` to the PTX in `kernels/ptx/` (`cargo ptx`, committed), which a
 //!   CUDA driver runs;
 //! - for the host, where the [`emulator`] runs every CUDA thread as a coroutine and checks what hardware
-//!   does not: bounds, alignment, races, divergence, memory read before it was written.
+//!   does not: bounds, alignment, races, divergence, memory read before it was written. That is in builds with the
+//!   feature `emulator`. In others kernels' bodies are not compiled, and what they call is checked by the compiler
+//!   alone.
 //!
 //! [`kernel!`] defines a kernel once, for both, with its launch contract. [`simt`] is the device API the
 //! bodies are written in. Each family of kernels is a module here and a PTX module there.
@@ -22,6 +24,11 @@
 )]
 // There, contracts are not compiled, nor the constants that only they use; intrinsics are internal.
 #![cfg_attr(target_arch = "nvptx64", allow(dead_code, internal_features))]
+// Without the emulator hosts have no bodies of kernels, and nothing uses what those are written with.
+#![cfg_attr(
+    not(any(target_arch = "nvptx64", feature = "emulator")),
+    allow(dead_code, unused_imports, unused_macros)
+)]
 // Of most kernels, that build has no more than what they are written with.
 #![cfg_attr(target_feature = "sm_90a", allow(unused_imports, unused_macros))]
 
@@ -60,8 +67,10 @@ pub mod norm;
 mod pipeline;
 pub mod rms_norm;
 pub mod rope;
+pub mod scale;
 pub mod select;
 pub mod slerp;
+pub mod softcap;
 pub mod transplant;
 
 /// A kernel as [`kernel!`] registers it, with the module that it is written in.

@@ -143,16 +143,8 @@ macro_rules! kernel {
                     element: <$element as $crate::simt::Element>::NAME,
                     align: $crate::kernel_align!($element $($align)?),
                 }),*],
-                emulate: Self::emulate,
+                emulate: $crate::kernel_emulate!([$($direction $element $parameter),*] $body),
             };
-
-            fn emulate(arguments: &[$crate::launch::Argument]) {
-                let mut index = 0;
-                $(let $parameter = $crate::kernel_bind!($direction $element, arguments, index);)*
-                $(let _ = $parameter;)*
-                let _ = index;
-                $body
-            }
         }
     };
     // The launcher, which checks the contract.
@@ -360,6 +352,33 @@ macro_rules! kernel_align {
     };
     ($element:ident $align:literal) => {
         $align
+    };
+}
+
+/// What the emulator runs of a kernel. A macro, since the feature is this crate's and kernels may be another's.
+#[cfg(feature = "emulator")]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_emulate {
+    ([$($direction:ident $element:ident $parameter:ident),*] $body:block) => {{
+        fn emulate(arguments: &[$crate::launch::Argument]) {
+            let mut index = 0;
+            $(let $parameter = $crate::kernel_bind!($direction $element, arguments, index);)*
+            $(let _ = $parameter;)*
+            let _ = index;
+            $body
+        }
+        Some(emulate)
+    }};
+}
+
+/// What the emulator would run: the body is not compiled.
+#[cfg(not(feature = "emulator"))]
+#[doc(hidden)]
+#[macro_export]
+macro_rules! kernel_emulate {
+    ($parameters:tt $body:block) => {
+        None
     };
 }
 

@@ -1,5 +1,5 @@
-//! Rotary position embedding in the convention of Hugging Face: element i of the first half of a head and
-//! element i of its second half are one pair.
+//! Rotary position embedding in the convention of Hugging Face: of the first 2·half elements of a head, element i of
+//! the first half and element i of the second half are one pair. The rest of a head stays.
 //!
 //! y1 = x1·cos − x2·sin, y2 = x2·cos + x1·sin, with the angle of the token's position and the pair. The
 //! inverse, which turns the gradient of the rotated x into that of x, has −sin.
@@ -12,48 +12,49 @@ const BLOCK: u32 = 256;
 const HEADS: u32 = 4;
 /// [`HEADS`], to count them in registers.
 const PARTS: usize = HEADS as usize;
-/// Pairs of a head and of a thread where half a head is a multiple of it; a thread has one pair elsewhere.
+/// Pairs of a thread where `half` and heads are multiples of it; a thread has one pair elsewhere.
 const PACK: u64 = 8;
 
-/// Threads for half a head.
-const fn packs(half: u64) -> u64 {
-    if half.is_multiple_of(PACK) { half / PACK } else { half }
+/// Threads for the pairs of a head.
+const fn packs(half: u64, head_dim: u64) -> u64 {
+    if half.is_multiple_of(PACK) && head_dim.is_multiple_of(PACK) { half / PACK } else { half }
 }
 
 /// Threads for all tokens.
 #[cfg(not(target_arch = "nvptx64"))]
-const fn threads(tokens: u64, heads: u64, half: u64) -> u64 {
-    tokens * heads.div_ceil(HEADS as u64) * packs(half)
+const fn threads(tokens: u64, heads: u64, half: u64, head_dim: u64) -> u64 {
+    tokens * heads.div_ceil(HEADS as u64) * packs(half, head_dim)
 }
 
 kernel! {
-    /// Rotates x `[tokens, heads, 2·half]` in place by the angles of `positions` `[tokens]`, in the
-    /// tables `[table_rows, half]`; backwards where `inverse` is not 0.
+    /// Rotates the first 2·half elements of the heads of x `[tokens, heads, head_dim]` in place by the angles of
+    /// `positions` `[tokens]`, in the tables `[table_rows, half]`; backwards where `inverse` is not 0.
     ///
     /// A thread has eight pairs (16-byte accesses) of up to four heads of a token, or one pair where
-    /// `half` is not a multiple of eight. No barriers; no two threads touch one element. Positions
-    /// are checked by the launching code. Moves 2 elements per element of x and 4/heads B of tables;
+    /// `half` or `head_dim` is not a multiple of eight. No barriers; no two threads touch one element. Positions
+    /// are checked by the launching code. Moves 2 elements per element that is rotated and 4/heads B of tables;
     /// 3 flops.
     pub fn rope<E> = rope_f32, rope_bf16; {
         block: BLOCK,
-        grid: threads(tokens, heads, half).div_ceil(BLOCK.into()),
+        grid: threads(tokens, heads, half, head_dim).div_ceil(BLOCK.into()),
         shared: 0,
     } (
         cos: read f32 [table_rows * half] align 16,
         sin: read f32 [table_rows * half] align 16,
         positions: read u32 [tokens],
-        x: update E [tokens * heads * 2 * half] align 16,
+        x: update E [tokens * heads * head_dim] align 16,
         table_rows: scalar u32,
         tokens: scalar u32,
         heads: scalar u32,
         half: scalar u32,
+        head_dim: scalar u32,
         inverse: scalar u32,
-    ) requires { threads(tokens, heads, half) < 1 << 32 } {
+    ) requires { threads(tokens, heads, half, head_dim) < 1 << 32, 2 * half <= head_dim } {
         let sign = if inverse == 0 { 1.0 } else { -1.0 };
-        if half.is_multiple_of(PACK as u32) {
-            rotate::<E, 8>((cos, sin, sign), positions, x, (tokens, heads, half));
+        if half.is_multiple_of(PACK as u32) && head_dim.is_multiple_of(PACK as u32) {
+            rotate::<E, 8>((cos, sin, sign), positions, x, (tokens, heads, half, head_dim));
         } else {
-            rotate::<E, 1>((cos, sin, sign), positions, x, (tokens, heads, half));
+            rotate::<E, 1>((cos, sin, sign), positions, x, (tokens, heads, half, head_dim));
         }
     }
 }
@@ -64,7 +65,7 @@ fn rotate<E: Pack<N>, const N: usize>(
     (cos, sin, sign): (Global<f32>, Global<f32>, f32),
     positions: Global<u32>,
     x: GlobalMut<E>,
-    (tokens, heads, half): (u32, u32, u32),
+    (tokens, heads, half, head_dim): (u32, u32, u32, u32),
 ) where
     f32: Pack<N>,
 {
@@ -82,7 +83,7 @@ fn rotate<E: Pack<N>, const N: usize>(
     // Where the last group has fewer heads, its last one is loaded again, and not stored.
     let place = |i: u32| {
         let head = (first + i).min(heads - 1);
-        (token as usize * heads as usize + head as usize) * 2 * half as usize + pair as usize
+        (token as usize * heads as usize + head as usize) * head_dim as usize + pair as usize
     };
     let load = |i: u32| {
         let x1: [f32; N] = E::load(x.as_read(), place(i));

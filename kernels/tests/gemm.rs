@@ -3,9 +3,9 @@
 use crate::common::product::{Matrix, assert_product};
 use crate::common::{Buffer, Record, SCHEDULES, random, slice, slice_mut, to_bits, widen};
 use cpift_kernels::dispatch::gemm::GemmElement;
-use cpift_kernels::emulator::{Emulator, MULTIPROCESSORS};
+use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
-use cpift_kernels::launch::{Launch, LaunchError, Slice, SliceMut};
+use cpift_kernels::launch::{Launch, LaunchError, MULTIPROCESSORS, Slice, SliceMut};
 use cpift_kernels::simt::{Bf16, Element, Real};
 
 type Done = Result<(), LaunchError>;

@@ -1,16 +1,13 @@
 //! Products by Hopper's kernels against f64: every tile, layout and edge.
 
-use crate::common::product::{Matrix, assert_product};
+use crate::common::product::{
+    self, F32_UNIT, Matrix, assert_product, check_forward, check_input_gradients, check_weight_gradients,
+};
 use crate::common::{Buffer, Record, SCHEDULES, random, to_bits, widen};
-use cpift_kernels::dispatch::gemm::{GemmElement, gemm_nn_bf16, gemm_tn_bf16};
 use cpift_kernels::dispatch::gemm_hopper::*;
 use cpift_kernels::emulator::Emulator;
-use cpift_kernels::launch::{LaunchError, Slice, SliceMut};
+use cpift_kernels::launch::{LaunchError, SliceMut};
 use cpift_kernels::simt::{Bf16, Real};
-
-/// Half a unit in the last place of a bf16 is this of it, at most.
-const BF16_UNIT: f64 = 1.0 / 128.0;
-const F32_UNIT: f64 = 1.0 / (1u64 << 23) as f64;
 
 /// Runs both tiles in every schedule on one multiprocessor, which then has all tiles, and on two, which share
 /// them; demands the same bits of all, and gives them.
@@ -41,29 +38,11 @@ const NT: [[usize; 3]; 3] = [[1, 1, 8], [67, 9, 456], [130, 260, 72]];
 
 #[test]
 fn forward_products() {
-    for [m, n, k] in NT {
-        let (a, b, bias) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<Bf16>(3, n));
-        let poison = Buffer::<Bf16>::poisoned(m * n);
-        let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), k, true));
-        for biased in [false, true] {
-            let what = format!("nt {m} by {n} by {k}, bias: {biased}");
-            let out = same_bits(&what, poison.as_slice(), |emulator, halves, out| {
-                let bias = biased.then_some(bias.read());
-                gemm_nt_hopper(
-                    emulator,
-                    halves,
-                    a.read(),
-                    b.read(),
-                    bias,
-                    out,
-                    [m, n, k].map(|size| size as u64),
-                )
-            });
-            let bias = widen(bias.as_slice());
-            let start = |_: usize, column: usize| if biased { bias[column] } else { 0.0 };
-            assert_product(&what, &out, factors, (n, k), start, BF16_UNIT);
-        }
-    }
+    check_forward(&NT, |what, [a, b], (bias, biased), start, sizes| {
+        same_bits(what, start, |emulator, halves, out| {
+            gemm_nt_hopper(emulator, halves, a, b, biased.then_some(bias), out, sizes)
+        })
+    });
 }
 
 #[test]
@@ -85,22 +64,11 @@ const NN: [[usize; 3]; 3] = [[1, 8, 8], [67, 16, 456], [130, 264, 72]];
 
 #[test]
 fn gradients_of_inputs() {
-    for [m, n, k] in NN {
-        let (a, b, before) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<Bf16>(4, m * n));
-        let poison = Buffer::<Bf16>::poisoned(m * n);
-        let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), n, false));
-        for accumulate in [false, true] {
-            let what = format!("nn {m} by {n} by {k}, accumulate: {accumulate}");
-            let start = if accumulate { &before } else { &poison };
-            let out = same_bits(&what, start.as_slice(), |emulator, halves, out| {
-                let sizes = [m, n, k].map(|size| size as u64);
-                gemm_nn_hopper(emulator, halves, a.read(), b.read(), out, sizes, accumulate)
-            });
-            let before = widen(before.as_slice());
-            let start = |row, column| if accumulate { before[row * n + column] } else { 0.0 };
-            assert_product(&what, &out, factors, (n, k), start, BF16_UNIT);
-        }
-    }
+    check_input_gradients(&NN, |what, [a, b], accumulate, start, sizes| {
+        same_bits(what, start, |emulator, halves, out| {
+            gemm_nn_hopper(emulator, halves, a, b, out, sizes, accumulate)
+        })
+    });
 }
 
 /// m, n, k with m and n multiples of 8, k anything.
@@ -108,32 +76,14 @@ const TN: [[usize; 3]; 3] = [[8, 8, 1], [72, 16, 453], [136, 264, 70]];
 
 #[test]
 fn gradients_of_weights() {
-    for [m, n, k] in TN {
-        let (a, b, before) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<f32>(5, m * n));
-        let factors = (&Matrix::new(a.as_slice(), m, true), &Matrix::new(b.as_slice(), n, false));
-        let what = format!("tn {m} by {n} by {k}");
-        let out = same_bits(&what, before.as_slice(), |emulator, halves, out| {
-            gemm_tn_hopper(emulator, halves, a.read(), b.read(), out, [m, n, k].map(|size| size as u64))
-        });
-        let before = widen(before.as_slice());
-        assert_product(&what, &out, factors, (n, k), |row, column| before[row * n + column], F32_UNIT);
-    }
+    check_weight_gradients(&TN, |what, [a, b], before, sizes| {
+        same_bits(what, before, |emulator, halves, out| gemm_tn_hopper(emulator, halves, a, b, out, sizes))
+    });
 }
 
 /// The kernels chosen for the three layouts, with operands at `address`.
-fn chosen(compute_capability: (u32, u32), [m, n, k]: [u64; 3], address: u64) -> Vec<&'static str> {
-    let record = Record::of(compute_capability, 132);
-    // SAFETY: nothing runs.
-    let buffer = |length: u64| unsafe { Slice::<Bf16>::new(address, length as usize) };
-    // SAFETY: nothing runs.
-    let out = || unsafe { SliceMut::<Bf16>::new(16, (m * n) as usize) };
-    // SAFETY: nothing runs.
-    let sums = unsafe { SliceMut::<f32>::new(16, (m * n) as usize) };
-    let (a, b) = (buffer(m * k), buffer(n * k));
-    Bf16::gemm_nt(&record, a, b, None, out(), [m, n, k]).expect("records");
-    gemm_nn_bf16(&record, [a, b], out(), [m, n, k], true).expect("records");
-    gemm_tn_bf16(&record, [a, b], sums, [m, n, k]).expect("records");
-    record.names()
+fn chosen(compute_capability: (u32, u32), sizes: [u64; 3], address: u64) -> Vec<&'static str> {
+    product::chosen(&Record::of(compute_capability, 132), sizes, address)
 }
 
 fn names(kind: &str, tile: &str) -> [String; 3] {

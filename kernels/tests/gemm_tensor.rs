@@ -1,16 +1,14 @@
 //! Products on tensor cores against f64: every tile, layout and edge.
 
-use crate::common::product::{Matrix, assert_product};
+use crate::common::product::{
+    self, F32_UNIT, Matrix, assert_product, check_forward, check_input_gradients, check_weight_gradients,
+};
 use crate::common::{Buffer, Record, SCHEDULES, random, slice_mut, to_bits, widen};
-use cpift_kernels::dispatch::gemm::{GemmElement, SPLIT_K_BYTES, gemm_nn_bf16, gemm_tn_bf16};
+use cpift_kernels::dispatch::gemm::SPLIT_K_BYTES;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
 use cpift_kernels::launch::{LaunchError, Slice, SliceMut};
 use cpift_kernels::simt::{Bf16, Real};
-
-/// Half a unit in the last place of a bf16 is this of it, at most.
-const BF16_UNIT: f64 = 1.0 / 128.0;
-const F32_UNIT: f64 = 1.0 / (1u64 << 23) as f64;
 
 /// Runs every kernel in one schedule, the last one in all; demands the same bits of all, and gives them.
 fn same_bits<C: Real, F>(
@@ -41,32 +39,12 @@ const NT: [[usize; 3]; 6] = [[1, 1, 8], [1, 130, 40], [67, 9, 296], [130, 67, 72
 
 #[test]
 fn forward_products() {
-    for [m, n, k] in NT {
-        let (a, b, bias) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<Bf16>(3, n));
-        let poison = Buffer::<Bf16>::poisoned(m * n);
-        let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), k, true));
-        for biased in [false, true] {
-            let what = format!("nt {m} by {n} by {k}, bias: {biased}");
-            let kernels = [gemm_nt_bf16_128x256, gemm_nt_bf16_128x128, gemm_nt_bf16_64x64];
-            let out = same_bits(&what, poison.as_slice(), &kernels, |emulator, launch, out| {
-                let sizes = [m, n, k].map(|size| size as u64);
-                launch(
-                    emulator,
-                    a.read(),
-                    b.read(),
-                    bias.read(),
-                    out,
-                    sizes[0],
-                    sizes[1],
-                    sizes[2],
-                    biased.into(),
-                )
-            });
-            let bias = widen(bias.as_slice());
-            let start = |_: usize, column: usize| if biased { bias[column] } else { 0.0 };
-            assert_product(&what, &out, factors, (n, k), start, BF16_UNIT);
-        }
-    }
+    let kernels = [gemm_nt_bf16_128x256, gemm_nt_bf16_128x128, gemm_nt_bf16_64x64];
+    check_forward(&NT, |what, [a, b], (bias, biased), start, [m, n, k]| {
+        same_bits(what, start, &kernels, |emulator, launch, out| {
+            launch(emulator, a, b, bias, out, m, n, k, biased.into())
+        })
+    });
 }
 
 /// The same left in f32, also without tensor cores.
@@ -92,23 +70,12 @@ const NN: [[usize; 3]; 6] = [[1, 8, 8], [1, 136, 40], [67, 16, 296], [130, 72, 7
 
 #[test]
 fn gradients_of_inputs() {
-    for [m, n, k] in NN {
-        let (a, b, before) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<Bf16>(4, m * n));
-        let poison = Buffer::<Bf16>::poisoned(m * n);
-        let factors = (&Matrix::new(a.as_slice(), k, false), &Matrix::new(b.as_slice(), n, false));
-        for accumulate in [false, true] {
-            let what = format!("nn {m} by {n} by {k}, accumulate: {accumulate}");
-            let start = if accumulate { &before } else { &poison };
-            let kernels = [gemm_nn_bf16_128x256, gemm_nn_bf16_128x128, gemm_nn_bf16_64x64];
-            let out = same_bits(&what, start.as_slice(), &kernels, |emulator, launch, out| {
-                let sizes = [m, n, k].map(|size| size as u64);
-                launch(emulator, a.read(), b.read(), out, sizes[0], sizes[1], sizes[2], accumulate.into())
-            });
-            let before = widen(before.as_slice());
-            let start = |row, column| if accumulate { before[row * n + column] } else { 0.0 };
-            assert_product(&what, &out, factors, (n, k), start, BF16_UNIT);
-        }
-    }
+    let kernels = [gemm_nn_bf16_128x256, gemm_nn_bf16_128x128, gemm_nn_bf16_64x64];
+    check_input_gradients(&NN, |what, [a, b], accumulate, start, [m, n, k]| {
+        same_bits(what, start, &kernels, |emulator, launch, out| {
+            launch(emulator, a, b, out, m, n, k, accumulate.into())
+        })
+    });
 }
 
 /// m, n, k with m and n multiples of 8, k anything.
@@ -117,34 +84,15 @@ const TN: [[usize; 3]; 6] =
 
 #[test]
 fn gradients_of_weights() {
-    for [m, n, k] in TN {
-        let (a, b, before) = (random::<Bf16>(1, m * k), random::<Bf16>(2, n * k), random::<f32>(5, m * n));
-        let factors = (&Matrix::new(a.as_slice(), m, true), &Matrix::new(b.as_slice(), n, false));
-        let what = format!("tn {m} by {n} by {k}");
-        let kernels = [gemm_tn_bf16_128x256, gemm_tn_bf16_128x128, gemm_tn_bf16_64x64];
-        let out = same_bits(&what, before.as_slice(), &kernels, |emulator, launch, out| {
-            let sizes = [m, n, k].map(|size| size as u64);
-            launch(emulator, a.read(), b.read(), out, sizes[0], sizes[1], sizes[2])
-        });
-        let before = widen(before.as_slice());
-        assert_product(&what, &out, factors, (n, k), |row, column| before[row * n + column], F32_UNIT);
-    }
+    let kernels = [gemm_tn_bf16_128x256, gemm_tn_bf16_128x128, gemm_tn_bf16_64x64];
+    check_weight_gradients(&TN, |what, [a, b], before, [m, n, k]| {
+        same_bits(what, before, &kernels, |emulator, launch, out| launch(emulator, a, b, out, m, n, k))
+    });
 }
 
 /// The kernels chosen for the three layouts, with operands at `address`.
-fn chosen(multiprocessors: u32, [m, n, k]: [u64; 3], address: u64) -> Vec<&'static str> {
-    let record = Record::of((8, 0), multiprocessors);
-    // SAFETY: nothing runs.
-    let buffer = |length: u64| unsafe { Slice::<Bf16>::new(address, length as usize) };
-    // SAFETY: nothing runs.
-    let out = || unsafe { SliceMut::<Bf16>::new(16, (m * n) as usize) };
-    // SAFETY: nothing runs.
-    let sums = unsafe { SliceMut::<f32>::new(16, (m * n) as usize) };
-    let (a, b) = (buffer(m * k), buffer(n * k));
-    Bf16::gemm_nt(&record, a, b, None, out(), [m, n, k]).expect("records");
-    gemm_nn_bf16(&record, [a, b], out(), [m, n, k], true).expect("records");
-    gemm_tn_bf16(&record, [a, b], sums, [m, n, k]).expect("records");
-    record.names()
+fn chosen(multiprocessors: u32, sizes: [u64; 3], address: u64) -> Vec<&'static str> {
+    product::chosen(&Record::of((8, 0), multiprocessors), sizes, address)
 }
 
 fn names(tile: &str) -> [String; 3] {

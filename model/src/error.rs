@@ -145,7 +145,9 @@ impl Error {
             Self::File { action, .. } => *action == FileAction::Read,
             Self::Engine(error) => matches!(
                 error,
-                cpift_engine::Error::UnknownDevice { .. } | cpift_engine::Error::DeviceUnavailable { .. }
+                cpift_engine::Error::UnknownDevice { .. }
+                    | cpift_engine::Error::NoEmulator
+                    | cpift_engine::Error::DeviceUnavailable { .. }
             ),
             Self::Job(_) | Self::Interrupted { .. } | Self::Stopped { .. } => false,
         }

@@ -13,6 +13,7 @@ mod error;
 pub mod evaluation;
 pub mod files;
 pub mod generation;
+pub mod inspection;
 mod jinja;
 pub mod job;
 mod loaded;
@@ -29,7 +30,10 @@ pub mod transformer;
 
 pub use batch::{Batch, IGNORE, RowLoss};
 pub use checkpoint::Checkpoint;
-pub use config::{Architecture, ModelConfig, Rope, RopeScaling};
+pub use config::{
+    Block, Family, LayerAttention, LinearRole, ModelConfig, NormNames, NormRole, NormWidth, Part,
+    QueryScaling, Rope, RopeScaling, Scales,
+};
 pub use contain::panic_is_contained;
 pub use error::{Error, FileAction, Result};
 pub use model::Model;

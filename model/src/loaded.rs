@@ -49,7 +49,7 @@ impl LoadedModel {
                 Weights::Bf16(rounded)
             }
         };
-        let notices = checkpoint.notices().to_vec();
+        let notices = checkpoint.notices().iter().chain(tokenizer.notice()).cloned().collect();
         Ok(Self { device: device.clone(), config: checkpoint.config().clone(), notices, tokenizer, weights })
     }
 }

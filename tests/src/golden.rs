@@ -10,7 +10,29 @@ use safetensors::tensor::Dtype;
 use crate::folders;
 
 /// All golden models.
-pub const NAMES: [&str; 6] = ["llama", "llama_tied", "llama_llama3", "llama_linear", "qwen2", "qwen3"];
+pub const NAMES: [&str; 21] = [
+    "llama",
+    "llama_tied",
+    "llama_llama3",
+    "llama_linear",
+    "llama_yarn",
+    "llama_mlp_bias",
+    "llama_padding",
+    "qwen2",
+    "qwen2_window",
+    "qwen3",
+    "mistral",
+    "ministral3",
+    "gemma",
+    "gemma2",
+    "gemma3",
+    "phi3",
+    "phi3_window",
+    "olmo2",
+    "olmo3",
+    "smollm3",
+    "granite",
+];
 
 /// One golden model.
 pub struct Golden {

@@ -3,7 +3,8 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cpift_engine::Device;
+use cpift_engine::{Buffer, Device, Mask};
+use cpift_model::checkpoint::{Checkpoint, TensorFile};
 use cpift_model::data::Preparation;
 use cpift_model::job::{Job, JobOptions, PairMethod, plan_recipe};
 use cpift_model::progress::{Event, JobReport, Observer, Plan};
@@ -163,6 +164,26 @@ impl SmallJob {
     /// Bytes of a file of a run.
     pub fn bytes(&self, name: &str) -> Vec<u8> {
         fs::read(self.path(name)).unwrap()
+    }
+
+    /// All weights of a model folder of the job.
+    pub fn weights(&self, folder: &str) -> Vec<f32> {
+        let checkpoint = Checkpoint::open(&self.path(folder)).unwrap();
+        let mut weights = Buffer::zeros(&Device::cpu(None).unwrap(), checkpoint.layout().len()).unwrap();
+        checkpoint.load_into(weights.view_mut()).unwrap();
+        weights.to_vec().unwrap()
+    }
+
+    /// A task's core, as a run folder has it.
+    pub fn core(&self, run: &str, task: &str) -> Mask {
+        let layout = Checkpoint::open(&self.path(&format!("{run}/fused"))).unwrap().layout().clone();
+        let file = TensorFile::open(&self.path(&format!("{run}/core/{task}.mask.safetensors"))).unwrap();
+        let mut words = vec![0; layout.len().div_ceil(64)];
+        for segment in layout.segments() {
+            let part = file.read_u64(&segment.name).unwrap();
+            words[segment.offset / 64..][..part.len()].copy_from_slice(&part);
+        }
+        Mask::from_words(layout.len(), words).unwrap()
     }
 }
 

@@ -2,7 +2,7 @@
 
 use cpift_engine::ViewMut;
 use cpift_model::Result;
-use cpift_model::stages::fuse::TaskModels;
+use cpift_model::stages::models::TaskModels;
 
 /// Base, task models and importances as flat parameters.
 pub struct MemoryModels {

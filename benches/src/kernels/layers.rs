@@ -2,11 +2,13 @@
 
 use cpift_engine::cublas::Product;
 use cpift_engine::ops::attention::{self, Documents};
-use cpift_engine::ops::{cross_entropy, embedding, gated_mlp, linear, rms_norm, rope};
+use cpift_engine::ops::gated_mlp::{self, Activation};
+use cpift_engine::ops::{cross_entropy, embedding, linear, rms_norm, rope};
 use cpift_engine::{Buffer, Device, Indices, Real, Result};
 
 use super::case::{Case, Run};
 use super::inputs::{random, random_tokens};
+use super::scaling;
 use super::shapes::ModelShape;
 
 /// Sequences that generation works on at once.
@@ -20,12 +22,14 @@ pub fn cases<T: Real>(model: &ModelShape, tokens: usize, length: usize, on_gpu: 
     cases.extend(rope_cases::<T>(model, tokens, length));
     cases.extend(attention_cases::<T>(model, tokens, length, on_gpu));
     cases.extend(gate_cases::<T>(model, tokens));
+    cases.extend(scaling::cases::<T>(model, tokens));
     cases.extend(cross_entropy_cases::<T>(model, tokens, on_gpu));
     cases
 }
 
 fn embedding_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 2] {
-    let shape = embedding::Shape { tokens, vocabulary: model.vocabulary, hidden: model.hidden };
+    let shape =
+        embedding::Shape { tokens, vocabulary: model.vocabulary, hidden: model.hidden, padding: None };
     let sizes = format!("{tokens}×{}", shape.hidden);
     let distinct = tokens.min(shape.vocabulary);
     let ids = move |device: &Device| Indices::from_slice(device, &random_tokens(tokens, shape.vocabulary));
@@ -58,7 +62,7 @@ fn embedding_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 2] {
 }
 
 fn norm_cases<T: Real>(model: &ModelShape, tokens: usize, on_gpu: bool) -> [Case; 3] {
-    let shape = rms_norm::Shape { rows: tokens, hidden: model.hidden, epsilon: 1e-6 };
+    let shape = rms_norm::Shape { rows: tokens, hidden: model.hidden, epsilon: 1e-6, weight_offset: 0.0 };
     let sizes = format!("{tokens}×{}", shape.hidden);
     let elements = tokens * shape.hidden;
     [
@@ -188,7 +192,8 @@ fn linear_directions<T: Real>(model: &ModelShape, layer: &str, shape: linear::Sh
 }
 
 fn rope_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize) -> [Case; 2] {
-    let shape = rope::Shape { tokens, heads: model.heads, head_dim: model.head_dim };
+    let shape =
+        rope::Shape { tokens, heads: model.heads, head_dim: model.head_dim, rotary_dim: model.head_dim };
     let sizes = format!("{tokens}×{}×{}", shape.heads, shape.head_dim);
     [("rope forward", false), ("rope backward", true)].map(|(op, inverse)| {
         Case::new(name(op, model), &sizes, shape.work(length, size_of::<T>()), move |device| {
@@ -212,7 +217,7 @@ fn rope_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize) -> [Cas
 fn attention_cases<T: Real>(model: &ModelShape, tokens: usize, length: usize, on_gpu: bool) -> [Case; 3] {
     let ModelShape { heads, kv_heads, head_dim, .. } = *model;
     let scale = 1.0 / (head_dim as f32).sqrt();
-    let shape = attention::Shape { heads, kv_heads, head_dim, scale, window: None };
+    let shape = attention::Shape { heads, kv_heads, head_dim, scale, window: None, softcap: None };
     let starts: Vec<usize> = (0..tokens).step_by(length).chain([tokens]).collect();
     let documents = Documents::new(&starts).expect("starts ascend from 0");
     let sizes = format!("{tokens}/{length}×{heads}/{kv_heads}×{head_dim}");
@@ -319,7 +324,15 @@ fn gate_cases<T: Real>(model: &ModelShape, tokens: usize) -> [Case; 2] {
             move |device| {
                 let (device, gate) = (device.clone(), random::<T>(device, elements, 1)?);
                 let (up, mut activation) = (random(&device, elements, 2)?, random(&device, elements, 3)?);
-                Ok(move || gated_mlp::forward(&device, gate.view(), up.view(), activation.view_mut()))
+                Ok(move || {
+                    gated_mlp::forward(
+                        &device,
+                        Activation::Silu,
+                        gate.view(),
+                        up.view(),
+                        activation.view_mut(),
+                    )
+                })
             },
         ),
         Case::new(
@@ -350,7 +363,13 @@ struct GateBackward<T: Real> {
 impl<T: Real> Run for GateBackward<T> {
     fn run(&mut self) -> Result<()> {
         let [gate, up, activation] = &mut self.buffers;
-        gated_mlp::backward(&self.device, gate.view_mut(), up.view_mut(), activation.view_mut())
+        gated_mlp::backward(
+            &self.device,
+            Activation::Silu,
+            gate.view_mut(),
+            up.view_mut(),
+            activation.view_mut(),
+        )
     }
 
     fn reset(&mut self) -> Result<()> {
@@ -360,7 +379,12 @@ impl<T: Real> Run for GateBackward<T> {
 }
 
 fn cross_entropy_cases<T: Real>(model: &ModelShape, tokens: usize, on_gpu: bool) -> [Case; 2] {
-    let shape = cross_entropy::Shape { rows: tokens, hidden: model.hidden, vocabulary: model.vocabulary };
+    let shape = cross_entropy::Shape {
+        rows: tokens,
+        hidden: model.hidden,
+        vocabulary: model.vocabulary,
+        softcap: None,
+    };
     let sizes = format!("{tokens}×{}×{}", shape.hidden, shape.vocabulary);
     let inputs = move |device: &Device| {
         let (states, head) = (tokens * shape.hidden, shape.vocabulary * shape.hidden);
@@ -414,6 +438,6 @@ fn cross_entropy_cases<T: Real>(model: &ModelShape, tokens: usize, on_gpu: bool)
     ]
 }
 
-fn name(operation: &str, model: &ModelShape) -> String {
+pub fn name(operation: &str, model: &ModelShape) -> String {
     format!("{operation} {}", model.name)
 }

@@ -10,7 +10,7 @@ use cpift_model::{Error, Recipe, Result};
 
 use crate::args;
 use crate::display::style::Style;
-use crate::display::{data, print, print_json};
+use crate::display::{self, data, print, print_json};
 
 /// Shows the rows of task files.
 pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Result<()> {
@@ -20,6 +20,7 @@ pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Resul
     let opened = super::with_preparation(|preparation| {
         device.scope(|| RecipeData::open(&recipe, task, &preparation))
     })?;
+    display::notices(opened.tokenizer.notice().into_iter());
     let parts = opened.tasks.iter().flat_map(|task| {
         let eval = task.eval.iter().map(|eval| ("eval", eval.as_ref()));
         std::iter::once(("train", &task.train))

@@ -8,6 +8,7 @@ pub mod data;
 pub mod devices;
 pub mod eval;
 pub mod generate;
+pub mod inspect;
 pub mod plan;
 pub mod report;
 pub mod train;

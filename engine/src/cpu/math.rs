@@ -8,10 +8,10 @@ const ROUND: f32 = 12_582_912.0;
 const LN_2_HIGH: f32 = 0.693_359_4;
 const LN_2_LOW: f32 = -2.121_944_4e-4;
 
-/// e^x to within 2e-7 relative. Results under 2.4e-38 are 0, those over the largest f32 are infinite,
-/// NaN stays NaN.
+/// e^x = 2^n · (1 + fraction) with a fraction from -0.3 to 0.42: 2^(n-1), since 2^n itself would overflow for the
+/// largest finite results, and the fraction.
 #[inline(always)]
-pub fn exp(x: f32) -> f32 {
+fn split_exp(x: f32) -> (f32, f32) {
     // e^x = 2^n · e^r with |r| ≤ ln 2 / 2, and e^r = 1 + r + r²·p(r), p fitted at Chebyshev nodes.
     let rounded = x.mul_add(std::f32::consts::LOG2_E, ROUND);
     let n = rounded - ROUND;
@@ -21,9 +21,16 @@ pub fn exp(x: f32) -> f32 {
     let p = p.mul_add(r, 0.041_666_463);
     let p = p.mul_add(r, 0.166_665_77);
     let p = p.mul_add(r, 0.5);
-    let fraction = (r * r).mul_add(p, r) + 1.0;
-    // 2^(n-1), doubled below: 2^n itself would overflow for the largest finite results.
     let half_power = f32::from_bits((rounded.to_bits() << 23).wrapping_add(126 << 23));
+    (half_power, (r * r).mul_add(p, r))
+}
+
+/// e^x to within 2e-7 relative. Results under 2.4e-38 are 0, those over the largest f32 are infinite,
+/// NaN stays NaN.
+#[inline(always)]
+pub fn exp(x: f32) -> f32 {
+    let (half_power, fraction) = split_exp(x);
+    let fraction = fraction + 1.0;
     let result = (fraction + fraction) * half_power;
     // Written so that NaN falls through both comparisons.
     let result = if x < -86.6 { 0.0 } else { result };
@@ -40,6 +47,53 @@ pub fn sigmoid(x: f32) -> f32 {
 #[inline(always)]
 pub fn silu(x: f32) -> f32 {
     x * sigmoid(x)
+}
+
+/// gelu_pytorch_tanh, 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))), as x · sigmoid of twice what tanh is taken of: the
+/// same number without the cancellation for x below 0.
+#[inline(always)]
+pub fn gelu_tanh(x: f32) -> f32 {
+    x * sigmoid(gelu_argument(x))
+}
+
+/// [`gelu_tanh`] and its derivative.
+#[inline(always)]
+pub fn gelu_tanh_with_derivative(x: f32) -> (f32, f32) {
+    let sigma = sigmoid(gelu_argument(x));
+    let value = x * sigma;
+    // Finite: beyond this, 1 − σ or σ is 0.
+    let square = if x * x > 1e30 { 1e30 } else { x * x };
+    let slope = square.mul_add(3.0 * GELU_CUBIC, GELU_LINEAR);
+    // (x σ(z))' = σ + x σ (1 − σ) z'
+    (value, value.mul_add((1.0 - sigma) * slope, sigma))
+}
+
+/// 2 √(2/π), and times 0.044715.
+const GELU_LINEAR: f32 = 1.595_769_1;
+const GELU_CUBIC: f32 = 0.071_354_814;
+
+#[inline(always)]
+fn gelu_argument(x: f32) -> f32 {
+    x * (x * x).mul_add(GELU_CUBIC, GELU_LINEAR)
+}
+
+/// tanh x to within 3e-7 relative; NaN stays NaN.
+#[inline(always)]
+pub fn tanh(x: f32) -> f32 {
+    // tanh |x| = (1 − e^y) / (1 + e^y) with y = −2|x|, and e^y − 1 without cancellation where y is near 0.
+    let y = -2.0 * x.abs();
+    // Written so that NaN falls through. From here on tanh is 1.
+    let y = if y < -40.0 { -40.0 } else { y };
+    let (half_power, fraction) = split_exp(y);
+    let power = half_power + half_power;
+    let minus_one = power.mul_add(fraction, power - 1.0);
+    (minus_one / (-2.0 - minus_one)).copysign(x)
+}
+
+/// cap · tanh(x / cap): what bounds scores and logits.
+#[inline(always)]
+pub fn softcap(x: f32, cap: f32) -> f32 {
+    cap * tanh(x / cap)
 }
 
 /// The largest of `values`; -∞ for none. NaN is passed over: what is computed from the values shows it.
@@ -129,6 +183,57 @@ mod tests {
             let error = (f64::from(silu(x)) - expected).abs();
             assert!(error <= 4e-7 * expected.abs() + 1e-36, "silu({x}) = {}, expected {expected}", silu(x));
         }
+    }
+
+    /// Largest |error| relative to the value, or to 1e-30.
+    fn relative_error(name: &str, got: impl Fn(f32) -> f32, expected: impl Fn(f64) -> f64) -> f64 {
+        let inputs = (-40_000..40_000).map(|step| step as f32 * 5e-4).chain([1e-20, -3e-6, 0.0]);
+        let mut largest = 0.0f64;
+        for x in inputs {
+            let (got, expected) = (f64::from(got(x)), expected(f64::from(x)));
+            let error = (got - expected).abs() / expected.abs().max(1e-30);
+            assert!(error < 1e-3, "{name}({x}) = {got}, expected {expected}");
+            largest = largest.max(error);
+        }
+        largest
+    }
+
+    #[test]
+    fn tanh_is_within_3e_7() {
+        let error = relative_error("tanh", tanh, f64::tanh);
+        assert!(error < 3e-7, "{error}");
+        assert_eq!(tanh(0.0), 0.0);
+        assert_eq!([tanh(f32::INFINITY), tanh(-1e30)], [1.0, -1.0]);
+        assert!(tanh(f32::NAN).is_nan());
+    }
+
+    #[test]
+    fn softcap_is_within_4e_7() {
+        let error = relative_error("softcap", |x| softcap(x, 30.0), |x| 30.0 * (x / 30.0).tanh());
+        assert!(error < 4e-7, "{error}");
+    }
+
+    #[test]
+    fn gelu_is_exact_and_bounded() {
+        let inner = |x: f64| (2.0 / std::f64::consts::PI).sqrt() * (x + 0.044715 * x * x * x);
+        for step in -4000..4000 {
+            let x = step as f32 * 2.5e-3;
+            let wide = f64::from(x);
+            let (value, derivative) = gelu_tanh_with_derivative(x);
+            assert_eq!(value, gelu_tanh(x));
+            let expected = 0.5 * wide * (1.0 + inner(wide).tanh());
+            assert!(
+                (f64::from(value) - expected).abs() < 1e-6 * wide.abs().max(0.1),
+                "gelu({x}) = {value}, {expected}"
+            );
+            let tanh = inner(wide).tanh();
+            let slope = (2.0 / std::f64::consts::PI).sqrt() * (1.0 + 3.0 * 0.044715 * wide * wide);
+            let expected = 0.5 * (1.0 + tanh) + 0.5 * wide * (1.0 - tanh * tanh) * slope;
+            assert!((f64::from(derivative) - expected).abs() < 2e-6, "gelu'({x}) = {derivative}, {expected}");
+        }
+        assert_eq!(gelu_tanh_with_derivative(1e30), (1e30, 1.0));
+        assert_eq!(gelu_tanh_with_derivative(-1e30), (0.0, 0.0));
+        assert!(gelu_tanh(f32::NAN).is_nan());
     }
 
     #[test]

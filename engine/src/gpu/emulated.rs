@@ -8,11 +8,10 @@ use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::command::{Command, Graph};
 use super::{Backend, Range};
+use crate::device::EMULATED;
 use crate::error::{Error, Result};
 use crate::layout::ALIGNMENT;
 
-/// Its name as a device.
-pub const NAME: &str = "emulated";
 /// Of a device of another compute capability than an A100's: as few as make blocks do several tiles in tests.
 const MULTIPROCESSORS: u32 = 4;
 
@@ -71,7 +70,7 @@ impl Graph for List {
 }
 
 fn out_of_memory(bytes: usize) -> Error {
-    Error::OutOfMemory { device: NAME.to_owned(), bytes }
+    Error::OutOfMemory { device: EMULATED.to_owned(), bytes }
 }
 
 impl Launch for Emulated {
@@ -167,8 +166,8 @@ impl Backend for Emulated {
 
     fn name(&self) -> String {
         match self.emulator.compute_capability() {
-            (8, 0) => NAME.to_owned(),
-            (major, minor) => format!("{NAME}:{major}.{minor}"),
+            (8, 0) => EMULATED.to_owned(),
+            (major, minor) => format!("{EMULATED}:{major}.{minor}"),
         }
     }
 

@@ -5,8 +5,7 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
-use cpift_kernels::emulator::MULTIPROCESSORS;
-use cpift_kernels::launch::{Argument, Direction, Launch, LaunchError, Request};
+use cpift_kernels::launch::{Argument, Direction, Launch, LaunchError, MULTIPROCESSORS, Request};
 
 use super::command::{Command, Graph};
 use super::{Backend, GpuDevice, Range};

@@ -7,6 +7,7 @@
 
 mod command;
 mod cuda;
+#[cfg(feature = "emulator")]
 mod emulated;
 mod kernels;
 mod log;
@@ -19,6 +20,7 @@ use std::fmt;
 use std::sync::Arc;
 use std::time::Duration;
 
+#[cfg(feature = "emulator")]
 use cpift_kernels::emulator::{Schedule, TrafficLog};
 use cpift_kernels::launch::{Launch, Slice};
 
@@ -194,23 +196,26 @@ impl GpuDevice {
     }
 
     /// The SIMT emulator: threads and blocks run in the order of `schedule`, on the calling thread.
+    #[cfg(feature = "emulator")]
     pub(crate) fn emulated(schedule: Schedule) -> Self {
         Self::new(emulated::Emulated::new(schedule))
     }
 
     /// As [`GpuDevice::emulated`], with the kernels for this compute capability.
+    #[cfg(feature = "emulator")]
     pub(crate) fn emulated_like(schedule: Schedule, compute_capability: (u32, u32)) -> Self {
         Self::new(emulated::Emulated::like(schedule, compute_capability))
     }
 
     /// The emulator, made to count what moves.
+    #[cfg(feature = "emulator")]
     pub(crate) fn counting(traffic: &TrafficLog, compute_capability: (u32, u32)) -> Self {
         Self::new(emulated::Emulated::counting(traffic, compute_capability))
     }
 
     /// Whether kernels run on the emulator.
     pub fn is_emulated(&self) -> bool {
-        self.backend.name().starts_with(emulated::NAME)
+        self.backend.name().starts_with(crate::device::EMULATED)
     }
 
     /// A device that writes down what is launched on it.

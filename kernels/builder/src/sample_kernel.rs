@@ -20,5 +20,5 @@ pub const KERNEL: Kernel = Kernel {
         parameter(Direction::Scalar, "u64", 8),
         parameter(Direction::Scalar, "f32", 4),
     ],
-    emulate: |_| {},
+    emulate: None,
 };

@@ -18,6 +18,9 @@ pub struct Sizes {
     pub scale: f32,
     /// Most tokens that a token sees, itself included; [`u32::MAX`] for all.
     pub window: u32,
+    /// What bounds the products of queries and keys, before the scale: they become softcap·tanh(product / softcap). 0 for
+    /// nothing.
+    pub softcap: f32,
 }
 
 /// What the backward pass reads.

@@ -3,9 +3,10 @@
 use core::f32::consts::LOG2_E;
 
 use super::TILE;
-use super::tile::{Accumulators, COLUMNS, Tile};
+use super::tile::{Accumulators, COLUMNS, Tile, cap_products};
 use super::work::WorkTile;
 use crate::simt::*;
+use crate::softcap::Softcap;
 
 /// What the forward pass left, and the gradient that reaches it.
 #[derive(Clone, Copy)]
@@ -70,6 +71,7 @@ pub fn queries<E: Pack<8>, const ROWS: usize, const N: usize>(
     saved: Saved,
     d_q: GlobalMut<E>,
     scale: f32,
+    cap: Softcap,
 ) {
     let tile = Tile::<ROWS>::new(work.head_dim);
     let kv_head = work.head / (work.heads / work.kv_heads);
@@ -86,11 +88,15 @@ pub fn queries<E: Pack<8>, const ROWS: usize, const N: usize>(
         let keys = work.keys(k, (first, TILE), kv_head);
         let mut scores = tile.dot_products(queries, keys);
         let products = tile.dot_products(d_outputs, work.keys(v, (first, TILE), kv_head));
+        if cap.is_on() {
+            cap_products(&mut scores, cap);
+        }
         unroll!(i in ROWS {
             let (log_sum_exp, delta) = rows[i];
             for j in 0..4 {
                 let probability = exp2_approx(scores[i][j] * (scale * LOG2_E) - log_sum_exp);
-                let d_score = probability * (products[i][j] - delta) * scale;
+                let slope = if cap.is_on() { cap.slope(scores[i][j]) } else { 1.0 };
+                let d_score = probability * (products[i][j] - delta) * scale * slope;
                 let visible = work.sees(work.first + tile.row(i), first + tile.column(j));
                 scores[i][j] = if visible { d_score } else { 0.0 };
             }
@@ -111,6 +117,7 @@ pub fn keys<E: Pack<8>, const ROWS: usize, const N: usize>(
     saved: Saved,
     (d_k, d_v): (GlobalMut<E>, GlobalMut<E>),
     scale: f32,
+    cap: Softcap,
 ) {
     let tile = Tile::<ROWS>::new(work.head_dim);
     let group = work.heads / work.kv_heads;
@@ -126,6 +133,10 @@ pub fn keys<E: Pack<8>, const ROWS: usize, const N: usize>(
             let queries = work.queries(q, (first, TILE), head);
             let d_outputs = work.queries(d_output, (first, TILE), head);
             let mut probabilities = tile.dot_products(keys, queries);
+            // Before the other products: registers do not suffice for both and a tanh.
+            if cap.is_on() {
+                cap_products(&mut probabilities, cap);
+            }
             let mut d_scores = tile.dot_products(values, d_outputs);
             unroll!(j in COLUMNS {
                 let column = tile.column(j);
@@ -138,6 +149,14 @@ pub fn keys<E: Pack<8>, const ROWS: usize, const N: usize>(
                     d_scores[i][j] = probability * (d_scores[i][j] - delta) * scale;
                 });
             });
+            if cap.is_on() {
+                unroll!(j in COLUMNS {
+                    let log_sum_exp = saved.load(work, (first, queries.count), tile.column(j), head).0;
+                    unroll!(i in ROWS {
+                        d_scores[i][j] *= cap.slope_by_probability(probabilities[i][j], log_sum_exp, scale);
+                    });
+                });
+            }
             tile.set_weights(&probabilities);
             tile.add_weighted_rows(d_outputs, &mut v_sums);
             sync_threads();

@@ -14,7 +14,8 @@ macro_rules! tile_kernels {
     ) => {
         kernel! {
             /// Attention of one tile of queries: output = softmax(scale·q·kᵀ)·v and log_sum_exp =
-            /// ln Σ e^score, with a running softmax over the tiles of keys up to the diagonal.
+            /// ln Σ e^score, with a running softmax over the tiles of keys up to the diagonal. Where `softcap` is not 0,
+            /// products q·kᵀ become softcap·tanh(q·kᵀ / softcap) before the scale, with it in the gradients too.
             ///
             /// One block per tile and query head, heads first. Tiles: `[tiles, 4]` of `Tiles::by_queries`. Every
             /// loop that holds a barrier or a product has bounds that depend on the block alone.
@@ -38,12 +39,13 @@ macro_rules! tile_kernels {
                 head_dim: scalar u32,
                 window: scalar u32,
                 scale: scalar f32,
+                softcap: scalar f32,
             ) requires {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
-                window > 0, scale > 0.0,
+                window > 0, scale > 0.0, softcap >= 0.0,
             } {
                 let work = WorkTile::new(tile_list, heads, (heads, kv_heads, head_dim), window);
-                $run_forward(work, (q, k, v), output, log_sum_exp, scale);
+                $run_forward(work, (q, k, v), output, log_sum_exp, scale, Softcap::new(softcap));
             }
         }
 
@@ -72,12 +74,13 @@ macro_rules! tile_kernels {
                 head_dim: scalar u32,
                 window: scalar u32,
                 scale: scalar f32,
+                softcap: scalar f32,
             ) requires {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
-                window > 0, scale > 0.0,
+                window > 0, scale > 0.0, softcap >= 0.0,
             } {
                 let work = WorkTile::new(tile_list, heads, (heads, kv_heads, head_dim), window);
-                $run_queries(work, (q, k, v, d_output), Saved { log_sum_exp, delta }, d_q, scale);
+                $run_queries(work, (q, k, v, d_output), Saved { log_sum_exp, delta }, d_q, scale, Softcap::new(softcap));
             }
         }
 
@@ -111,12 +114,13 @@ macro_rules! tile_kernels {
                 head_dim: scalar u32,
                 window: scalar u32,
                 scale: scalar f32,
+                softcap: scalar f32,
             ) requires {
                 fits(head_dim, $limit), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads), tokens < 1 << 31,
-                window > 0, scale > 0.0,
+                window > 0, scale > 0.0, softcap >= 0.0,
             } {
                 let work = WorkTile::new(tile_list, kv_heads, (heads, kv_heads, head_dim), window);
-                $run_keys(work, (q, k, v, d_output), Saved { log_sum_exp, delta }, (d_k, d_v), scale);
+                $run_keys(work, (q, k, v, d_output), Saved { log_sum_exp, delta }, (d_k, d_v), scale, Softcap::new(softcap));
             }
         }
     };

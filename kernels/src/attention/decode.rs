@@ -5,6 +5,7 @@ use core::f32::consts::LOG2_E;
 
 use super::{GROUP, SPLIT};
 use crate::simt::*;
+use crate::softcap::Softcap;
 
 /// Threads of a block.
 pub const BLOCK: u32 = 128;
@@ -60,6 +61,7 @@ pub fn attend<E: Pack<8>>(
     (sums, sums_stride): (GlobalMut<f32>, usize),
     (statistics, statistics_stride): (GlobalMut<f32>, usize),
     scale: f32,
+    cap: Softcap,
 ) {
     let Part { heads, head_dim, .. } = part;
     let staged = Shared::<f32>::new(0, GROUP * head_dim);
@@ -74,7 +76,7 @@ pub fn attend<E: Pack<8>>(
     sync_threads();
     let mut first = 0;
     while first < part.count {
-        score(part, first, staged, scores, scale * LOG2_E);
+        score(part, first, staged, scores, (scale * LOG2_E, cap));
         first += KEYS * BATCH as u32;
     }
     sync_threads();
@@ -125,7 +127,13 @@ pub fn attend<E: Pack<8>>(
 
 /// Scores of the keys from `first` on, [`BATCH`] per group of lanes.
 #[inline(always)]
-fn score<E: Pack<8>>(part: Part<E>, first: u32, queries: Shared<f32>, scores: Shared<f32>, factor: f32) {
+fn score<E: Pack<8>>(
+    part: Part<E>,
+    first: u32,
+    queries: Shared<f32>,
+    scores: Shared<f32>,
+    (factor, cap): (f32, Softcap),
+) {
     let key = |i: usize| first + thread_idx() / LANES + KEYS * i as u32;
     let mut products = [[0.0; BATCH]; HEADS];
     let mut column = thread_idx() % LANES * PACK;
@@ -150,6 +158,7 @@ fn score<E: Pack<8>>(part: Part<E>, first: u32, queries: Shared<f32>, scores: Sh
                 sum += shuffle_xor(sum, 2);
                 sum += shuffle_xor(sum, 1);
                 if thread_idx().is_multiple_of(LANES) && key(i) < part.count {
+                    let sum = if cap.is_on() { cap.apply(sum) } else { sum };
                     scores.store(head as u32 * SPLIT + key(i), factor * sum);
                 }
             });

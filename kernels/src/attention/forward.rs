@@ -3,9 +3,10 @@
 use core::f32::consts::{LN_2, LOG2_E};
 
 use super::TILE;
-use super::tile::{Accumulators, Tile, row_max, row_sum, scale_row};
+use super::tile::{Accumulators, Tile, cap_products, row_max, row_sum, scale_row};
 use super::work::WorkTile;
 use crate::simt::*;
+use crate::softcap::Softcap;
 
 /// Running softmax over tiles of keys, in base 2; see [`super`].
 #[inline(always)]
@@ -15,6 +16,7 @@ pub fn forward<E: Pack<8>, const ROWS: usize, const N: usize>(
     output: GlobalMut<E>,
     log_sum_exp: GlobalMut<f32>,
     scale: f32,
+    cap: Softcap,
 ) {
     let tile = Tile::<ROWS>::new(work.head_dim);
     let kv_head = work.head / (work.heads / work.kv_heads);
@@ -27,6 +29,9 @@ pub fn forward<E: Pack<8>, const ROWS: usize, const N: usize>(
     let mut first = work.first_keys(work.first, TILE);
     while first < end {
         let mut scores = tile.dot_products(queries, work.keys(k, (first, TILE), kv_head));
+        if cap.is_on() {
+            cap_products(&mut scores, cap);
+        }
         unroll!(i in ROWS {
             let query = work.first + tile.row(i);
             let mut largest = maximum[i];

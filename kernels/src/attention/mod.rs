@@ -7,6 +7,8 @@
 //!
 //! score\[s\] = scale · q\[t,h\]·k\[s,h'\], p = softmax(score), output\[t,h\] = Σ_s p\[s\]·v\[s,h'\].
 //!
+//! With a soft cap c on the products, a score is scale · c·tanh(q·k / c): what caps scores at c' has c = c' / scale.
+//!
 //! Forward and backward work on tiles of [`TILE`] tokens that begin with their documents (module `tile`):
 //! a [list](Tiles) of them is the grid. So tiles above the diagonal, outside the window or of two documents are never met, and
 //! what a token gets is summed in an order that depends on its document alone: no atomics, the same bits
@@ -49,6 +51,7 @@ use decode::Part;
 use work::WorkTile;
 
 use crate::simt::*;
+use crate::softcap::Softcap;
 
 /// Tokens of a tile.
 pub const TILE: u32 = 64;
@@ -168,9 +171,10 @@ kernel! {
         head_dim: scalar u32,
         window: scalar u32,
         scale: scalar f32,
+        softcap: scalar f32,
     ) requires {
         fits(head_dim, HEAD_DIM_LIMIT.into()), kv_heads > 0, heads > 0 && heads.is_multiple_of(kv_heads),
-        window > 0,
+        window > 0, softcap >= 0.0,
     } {
         let group = heads / kv_heads;
         let blocks = group.div_ceil(GROUP);
@@ -197,7 +201,7 @@ kernel! {
         };
         let sums = (sums.offset(index * head_dim as usize), parts as usize * head_dim as usize);
         let statistics = (statistics.offset(2 * index), 2 * parts as usize);
-        decode::attend(work, q.offset(head * head_dim as usize), sums, statistics, scale);
+        decode::attend(work, q.offset(head * head_dim as usize), sums, statistics, scale, Softcap::new(softcap));
     }
 }
 

@@ -9,6 +9,7 @@
 
 use super::TILE;
 use crate::simt::*;
+use crate::softcap::Softcap;
 
 /// Threads across a tile.
 pub const ACROSS: u32 = 16;
@@ -275,6 +276,14 @@ fn add_to_rows<const ROWS: usize, const N: usize>(
         for c in 0..4 {
             sums[i][j][c] = fma(weights[i][element], values[c], sums[i][j][c]);
         }
+    });
+}
+
+/// Puts a cap on every product.
+#[inline(always)]
+pub fn cap_products<const ROWS: usize>(products: &mut Scores<ROWS>, cap: Softcap) {
+    unroll!(i in ROWS {
+        products[i] = products[i].map(|product| cap.apply(product));
     });
 }
 

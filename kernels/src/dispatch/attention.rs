@@ -48,8 +48,8 @@ macro_rules! attention_element {
                 output: SliceMut<'_, Self>,
                 log_sum_exp: SliceMut<'_, f32>,
             ) -> Result<(), LaunchError> {
-                let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
-                $(if $hopper::has_forward(launcher, head_dim) {
+                let Sizes { tokens, heads, kv_heads, head_dim, scale, window, softcap } = sizes;
+                $(if $hopper::has_forward(launcher, sizes) {
                     return $hopper::forward(launcher, sizes, inputs, tiles.hopper_queries, output, log_sum_exp);
                 })?
                 let [q, k, v] = inputs;
@@ -70,11 +70,12 @@ macro_rules! attention_element {
                     head_dim,
                     window,
                     scale,
+                    softcap,
                 )
             }
 
             fn backward_scratch(launcher: &dyn Launch, sizes: Sizes) -> usize {
-                $(if $hopper::has_backward(launcher, sizes.head_dim) {
+                $(if $hopper::has_backward(launcher, sizes) {
                     return $hopper::backward_scratch(sizes);
                 })?
                 let _ = launcher;
@@ -89,8 +90,8 @@ macro_rules! attention_element {
                 mut scratch: SliceMut<'_, f32>,
                 gradients: Gradients<'_, Self>,
             ) -> Result<(), LaunchError> {
-                let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
-                $(if $hopper::has_backward(launcher, head_dim) {
+                let Sizes { tokens, heads, kv_heads, head_dim, scale, window, softcap } = sizes;
+                $(if $hopper::has_backward(launcher, sizes) {
                     return $hopper::backward(launcher, sizes, inputs, tiles, scratch, gradients);
                 })?
                 let BackwardInputs { q, k, v, output, log_sum_exp, d_output } = inputs;
@@ -116,6 +117,7 @@ macro_rules! attention_element {
                     head_dim,
                     window,
                     scale,
+                    softcap,
                 )?;
                 let over_queries = by_head_dim!(head_dim, $backward_queries);
                 over_queries(
@@ -135,6 +137,7 @@ macro_rules! attention_element {
                     head_dim,
                     window,
                     scale,
+                    softcap,
                 )
             }
         }

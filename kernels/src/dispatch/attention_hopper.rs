@@ -21,18 +21,19 @@ pub const BACKWARD: [(u32, &str); 4] = [
     (128, "attention_backward_128_hopper"),
 ];
 
-/// Whether there is a forward pass here for heads of `head_dim` elements on this device, and it passes its self-test there.
-pub fn has_forward(launcher: &dyn Launch, head_dim: u32) -> bool {
-    exists(launcher, head_dim, &FORWARD)
+/// Whether there is a forward pass here for such heads on this device, and it passes its self-test there. There is none
+/// with a soft cap.
+pub fn has_forward(launcher: &dyn Launch, sizes: Sizes) -> bool {
+    exists(launcher, sizes, &FORWARD)
 }
 
 /// As [`has_forward`] of the backward pass.
-pub fn has_backward(launcher: &dyn Launch, head_dim: u32) -> bool {
-    exists(launcher, head_dim, &BACKWARD)
+pub fn has_backward(launcher: &dyn Launch, sizes: Sizes) -> bool {
+    exists(launcher, sizes, &BACKWARD)
 }
 
-fn exists(launcher: &dyn Launch, head_dim: u32, passes: &[(u32, &'static str)]) -> bool {
-    let pass = passes.iter().find(|&&(elements, _)| elements == head_dim);
+fn exists(launcher: &dyn Launch, sizes: Sizes, passes: &[(u32, &'static str)]) -> bool {
+    let pass = passes.iter().find(|&&(elements, _)| elements == sizes.head_dim && sizes.softcap == 0.0);
     launcher.compute_capability() == (9, 0) && pass.is_some_and(|&(_, name)| launcher.passes_self_test(name))
 }
 
@@ -49,7 +50,7 @@ pub fn forward(
     output: SliceMut<'_, Bf16>,
     log_sum_exp: SliceMut<'_, f32>,
 ) -> Result<(), LaunchError> {
-    let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
+    let Sizes { tokens, heads, kv_heads, head_dim, scale, window, .. } = sizes;
     let kernel = match head_dim {
         64 => attention_forward_64_hopper,
         80 => attention_forward_80_hopper,
@@ -100,7 +101,7 @@ pub fn backward(
     mut scratch: SliceMut<'_, f32>,
     gradients: Gradients<'_, Bf16>,
 ) -> Result<(), LaunchError> {
-    let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = sizes;
+    let Sizes { tokens, heads, kv_heads, head_dim, scale, window, .. } = sizes;
     let BackwardInputs { q, k, v, output, log_sum_exp, d_output } = inputs;
     let Gradients { d_q, d_k, d_v } = gradients;
     let (pitch, blocks) = (pitch(sizes), launcher.multiprocessors());

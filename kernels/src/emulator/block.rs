@@ -3,11 +3,11 @@
 use std::panic::{AssertUnwindSafe, catch_unwind};
 
 use corosensei::stack::DefaultStack;
-use corosensei::{Coroutine, CoroutineResult};
+use corosensei::{Coroutine, CoroutineResult, Yielder};
 
 use super::completion::{finish_something, refuse_leftovers, wake};
 use super::schedule::Order;
-use super::thread::{Context, Wait, WarpOperation, Words, enter};
+use super::thread::{Context, Suspend, Wait, WarpOperation, Words, enter};
 use crate::fault::{Cause, Threads};
 use crate::launch::Request;
 
@@ -24,6 +24,12 @@ pub(super) enum State {
 
 type Thread = Coroutine<Words, Wait, (), DefaultStack>;
 
+impl Suspend for Yielder<Words, Wait> {
+    fn suspend(&self, wait: Wait) -> Words {
+        Yielder::suspend(self, wait)
+    }
+}
+
 /// Runs a block to its end, each thread of it `body`, on stacks that it gives back.
 pub fn run(
     request: &Request<'_>,
@@ -39,22 +45,22 @@ pub fn run(
             // SAFETY: `body` and `context` outlive the coroutine, which is dropped in this function.
             unsafe {
                 Coroutine::with_stack_unchecked(stack, move |yielder, _| {
-                    context.yielder.set(yielder);
+                    context.suspend.set(Some(yielder));
                     body();
                 })
             }
         })
         .collect();
-    let mut yielders = vec![std::ptr::null(); count];
+    let mut suspends = vec![None; count];
     let mut states: Vec<State> = (0..count).map(|_| State::Ready([0; 16])).collect();
 
     while states.iter().any(|state| !matches!(state, State::Done)) {
         for thread in order.shuffle(count) {
             let State::Ready(words) = states[thread] else { continue };
             context.thread.set(thread as u32);
-            context.yielder.set(yielders[thread]);
+            context.suspend.set(suspends[thread]);
             let outcome = enter(context, || catch_unwind(AssertUnwindSafe(|| threads[thread].resume(words))));
-            yielders[thread] = context.yielder.get();
+            suspends[thread] = context.suspend.get();
             states[thread] = match outcome {
                 Ok(CoroutineResult::Return(())) => State::Done,
                 Ok(CoroutineResult::Yield(Wait::Fault(cause))) => {

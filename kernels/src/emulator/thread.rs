@@ -4,8 +4,6 @@ use std::cell::{Cell, RefCell};
 use std::panic::Location;
 use std::{fmt, ptr};
 
-use corosensei::Yielder;
-
 use super::shared::SharedMemory;
 use super::traffic::Counter;
 use crate::fault::Cause;
@@ -149,6 +147,12 @@ pub struct WarpOperation {
     pub orders_memory: bool,
 }
 
+/// Gives control to what runs the block's threads.
+pub trait Suspend {
+    /// Returns once the thread is resumed, with what it waited for.
+    fn suspend(&self, wait: Wait) -> Words;
+}
+
 /// The block in progress, shared by its threads.
 #[derive(Debug)]
 pub struct Context<'a> {
@@ -160,8 +164,8 @@ pub struct Context<'a> {
     pub block: [u32; 3],
     /// The thread that runs now.
     pub thread: Cell<u32>,
-    /// How it gives up control.
-    pub yielder: Cell<*const Yielder<Words, Wait>>,
+    /// How it gives up control; set while it runs.
+    pub suspend: Cell<Option<*const dyn Suspend>>,
     /// The block's shared memory.
     pub shared: RefCell<SharedMemory>,
     /// What counts the launch's traffic, if anything does.
@@ -204,9 +208,9 @@ pub fn count(note: impl FnOnce(&mut Counter)) {
 
 /// Gives up control until the scheduler has what the thread waits for.
 pub fn suspend(wait: Wait) -> Words {
-    let yielder = with(|context| context.yielder.get());
+    let suspend = with(|context| context.suspend.get()).expect("the thread runs");
     // SAFETY: the scheduler sets it to the running coroutine's own before it resumes it.
-    unsafe { &*yielder }.suspend(wait)
+    unsafe { &*suspend }.suspend(wait)
 }
 
 /// Ends the launch with a fault of this thread.

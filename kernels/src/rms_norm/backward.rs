@@ -1,4 +1,4 @@
-//! Backward: with g = d_output·weight and m = mean(g·x), per row d_x += r (g − x r² m), and over all rows
+//! Backward: with g = d_output·w, w = weight_offset + weight, and m = mean(g·x), per row d_x += r (g − x r² m), and over all rows
 //! d_weight += Σ d_output·x·r.
 //!
 //! One pass over the rows does both. A thread always has the same columns, so it gathers d_weight over all
@@ -33,6 +33,7 @@ struct Gradient<E: Element> {
     partials: GlobalMut<f32>,
     rows: u64,
     columns: u32,
+    weight_offset: f32,
 }
 
 impl<E: Real> Gradient<E> {
@@ -135,7 +136,7 @@ impl<E: Real> Gradient<E> {
     {
         let weight = E::load(self.weight, column);
         for lane in 0..N {
-            gradient[lane] *= weight[lane];
+            gradient[lane] *= self.weight_offset + weight[lane];
         }
         gradient
     }
@@ -220,7 +221,7 @@ fn add_scaled<const N: usize>(mut sum: [f32; N], x: [f32; N], factor: f32) -> [f
 macro_rules! backward {
     ($group:ty, columns up to $limit:expr, $parts_1:ident; $name:ident = $($entry:ident),*;) => {
         kernel! {
-            /// d_input += r (g − input·r² mean(g·input)) with g = d_output·weight, per row; and partials
+            /// d_input += r (g − input·r² mean(g·input)) with g = d_output·(weight_offset + weight), per row; and partials
             /// `[blocks, columns]`, whose sum over blocks is Σ d_output·input·r over all rows.
             ///
             /// `inverse_rms` is r as the forward wrote it. Every thread reaches every barrier and shuffle:
@@ -237,6 +238,7 @@ macro_rules! backward {
                 rows: scalar u64,
                 columns: scalar u32,
                 blocks: scalar u32,
+                weight_offset: scalar f32,
             ) requires {
                 rows > 0,
                 rows < 1 << 32,
@@ -247,7 +249,7 @@ macro_rules! backward {
             } {
                 let _ = blocks;
                 let gradient =
-                    Gradient { input, weight, inverse_rms, d_output, d_input, partials, rows, columns };
+                    Gradient { input, weight, inverse_rms, d_output, d_input, partials, rows, columns, weight_offset };
                 let aligned = input.is_aligned()
                     && weight.is_aligned()
                     && d_output.is_aligned()

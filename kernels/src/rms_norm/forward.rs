@@ -56,6 +56,7 @@ struct Norm<E: Element> {
     rows: u64,
     columns: u32,
     epsilon: f32,
+    weight_offset: f32,
 }
 
 impl<E: Real> Norm<E> {
@@ -122,7 +123,7 @@ impl<E: Real> Norm<E> {
         let weight = <E as Pack<N>>::load(self.weight, column);
         source.keep(start + column, x);
         for lane in 0..N {
-            x[lane] = x[lane] * inverse_rms * weight[lane];
+            x[lane] = x[lane] * inverse_rms * (self.weight_offset + weight[lane]);
         }
         E::store(self.output, start + column, x);
     }
@@ -143,7 +144,7 @@ macro_rules! forward {
         $residual:ident = $($residual_entry:ident),*;
     ) => {
         kernel! {
-            /// output = input·r·weight per row, and r to inverse_rms. See the module for the three sizes.
+            /// output = input·r·(weight_offset + weight) per row, and r to inverse_rms. See the module for the three sizes.
             ///
             /// Each block takes 256 / (threads of a row) rows. Every thread reaches the barriers (long rows) and
             /// shuffles. One order of summation. Two element moves and about 4 flops per element.
@@ -159,8 +160,9 @@ macro_rules! forward {
                 rows: scalar u64,
                 columns: scalar u32,
                 epsilon: scalar f32,
+                weight_offset: scalar f32,
             ) requires { rows < 1 << 32, columns > 0, columns <= $limit } {
-                let norm = Norm { weight, output, inverse_rms, rows, columns, epsilon };
+                let norm = Norm { weight, output, inverse_rms, rows, columns, epsilon, weight_offset };
                 let aligned = input.is_aligned() && weight.is_aligned() && output.is_aligned();
                 if aligned && columns.is_multiple_of(const { vector_length::<E>() as u32 }) {
                     norm.run::<$group, _, { vector_length::<E>() }, { parts::<E>() }>(Input(input));
@@ -171,7 +173,7 @@ macro_rules! forward {
         }
 
         kernel! {
-            /// sum = residual + delta; output = sum·r·weight per row, and r to inverse_rms.
+            /// sum = residual + delta; output = sum·r·(weight_offset + weight) per row, and r to inverse_rms.
             ///
             /// As the kernel without residual; four element moves per element.
             pub fn $residual<E> = $($residual_entry),*; {
@@ -188,8 +190,9 @@ macro_rules! forward {
                 rows: scalar u64,
                 columns: scalar u32,
                 epsilon: scalar f32,
+                weight_offset: scalar f32,
             ) requires { rows < 1 << 32, columns > 0, columns <= $limit } {
-                let norm = Norm { weight, output, inverse_rms, rows, columns, epsilon };
+                let norm = Norm { weight, output, inverse_rms, rows, columns, epsilon, weight_offset };
                 let aligned = residual.is_aligned()
                     && delta.is_aligned()
                     && sum.is_aligned()

@@ -1,4 +1,4 @@
-//! RMSNorm: output = x·r·weight with r = 1/√(mean(x²) + epsilon), per row of `columns` elements.
+//! RMSNorm: output = x·r·(weight_offset + weight) with r = 1/√(mean(x²) + epsilon), per row of `columns` elements.
 //!
 //! Three sizes of kernels, the same but for how many threads share a row:
 //!

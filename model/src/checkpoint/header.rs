@@ -1,14 +1,17 @@
 //! An open safetensors file: the header, read and checked by the format's own library, and where the
 //! tensors' bytes are.
+//!
+//! Files are read at positions, not mapped: a mapped file that is truncated while it is read kills the
+//! process, a read reports it.
 
 use std::cmp::Ordering;
 use std::fs::File;
+use std::io;
 use std::path::{Path, PathBuf};
 
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
-use super::load::read_at;
 use crate::error::{Error, FileAction, Result};
 use crate::files::{looks_like, open_input};
 
@@ -121,4 +124,24 @@ impl TensorFile {
         read_at(&self.file, bytemuck::cast_slice_mut(target), self.data_start + position as u64)
             .map_err(Error::file(&self.path, FileAction::Read))
     }
+}
+
+/// Fills `bytes` from a position in a file. The end of the file, met too early, is an error.
+#[cfg(unix)]
+fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
+    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
+}
+
+/// As above, where the system's call may read less than asked for.
+#[cfg(windows)]
+fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
+    while !bytes.is_empty() {
+        let length = std::os::windows::fs::FileExt::seek_read(file, bytes, offset)?;
+        if length == 0 {
+            return Err(io::ErrorKind::UnexpectedEof.into());
+        }
+        bytes = &mut bytes[length..];
+        offset += length as u64;
+    }
+    Ok(())
 }

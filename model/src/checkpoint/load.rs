@@ -1,10 +1,4 @@
 //! Streaming tensors from files into the flat parameters, converted to f32.
-//!
-//! Files are read at positions, not mapped: a mapped file that is truncated while it is read kills the
-//! process, a read reports it.
-
-use std::fs::File;
-use std::io;
 
 use cpift_engine::{Layout, ViewMut};
 use half::slice::HalfFloatSliceExt;
@@ -200,24 +194,4 @@ impl TensorFile {
         self.read(tensor, 0, &mut values)?;
         Ok(values)
     }
-}
-
-/// Fills `bytes` from a position in a file. The end of the file, met too early, is an error.
-#[cfg(unix)]
-pub(super) fn read_at(file: &File, bytes: &mut [u8], offset: u64) -> io::Result<()> {
-    std::os::unix::fs::FileExt::read_exact_at(file, bytes, offset)
-}
-
-/// As above, where the system's call may read less than asked for.
-#[cfg(windows)]
-pub(super) fn read_at(file: &File, mut bytes: &mut [u8], mut offset: u64) -> io::Result<()> {
-    while !bytes.is_empty() {
-        let length = std::os::windows::fs::FileExt::seek_read(file, bytes, offset)?;
-        if length == 0 {
-            return Err(io::ErrorKind::UnexpectedEof.into());
-        }
-        bytes = &mut bytes[length..];
-        offset += length as u64;
-    }
-    Ok(())
 }

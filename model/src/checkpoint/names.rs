@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cpift_engine::{Layout, Segment};
 
 use super::folder::Weights;
+use super::load;
 use super::{EMBEDDING, HEAD, Place};
 use crate::error::{Error, Result};
 
@@ -14,6 +15,9 @@ const NAMES_LISTED: usize = 4;
 /// What the names of a language model's tensors begin with, all but the head's.
 const PREFIX: &str = "model.";
 
+/// What they begin with besides where the language model is a part of a larger one.
+const LANGUAGE_MODEL: &str = "language_model.";
+
 /// Where the tensors of a model are stored.
 pub(super) struct Found {
     /// One for every segment of the layout.
@@ -22,6 +26,16 @@ pub(super) struct Found {
     pub tied_head: Option<Place>,
     /// What a person should know about the other tensors.
     pub notice: Option<String>,
+}
+
+impl Found {
+    /// False when a tied model stores a head that is not its embedding. Reads both; where no head is stored, nothing.
+    pub fn head_is_embedding(&self, weights: &Weights, layout: &Layout) -> Result<bool> {
+        let embedding = layout.segments().iter().position(|segment| segment.name == EMBEDDING);
+        let (Some(head), Some(embedding)) = (&self.tied_head, embedding) else { return Ok(true) };
+        let (head, embedding) = (weights.stored(head), weights.stored(&self.segments[embedding]));
+        load::are_equal(head, embedding)
+    }
 }
 
 /// Finds the tensors of the layout among those stored, and checks shapes and types.
@@ -75,16 +89,16 @@ fn locate(weights: &Weights, layout: &Layout) -> Result<BTreeMap<String, Place>>
 }
 
 /// A stored tensor's name in the model. As in `transformers`, the prefix is left out or added where that gives
-/// a name of the model's: a plain model (`LlamaModel`) is saved without it.
+/// a name of the model's: a plain model (`LlamaModel`) is saved without it, and the language model inside a larger
+/// one is saved with another before or behind it.
 fn model_name(stored: &str, layout: &Layout) -> String {
     let is_known = |name: &str| name == HEAD || layout.find(name).is_some();
-    if let Some(shorter) = stored.strip_prefix(PREFIX)
-        && is_known(shorter)
-    {
-        return shorter.to_owned();
-    }
-    let longer = format!("{PREFIX}{stored}");
-    if is_known(&longer) { longer } else { stored.to_owned() }
+    let inner = stored.strip_prefix(PREFIX).unwrap_or(stored);
+    let inner = inner.strip_prefix(LANGUAGE_MODEL).unwrap_or(inner);
+    let inner = inner.strip_prefix(PREFIX).unwrap_or(inner);
+    let prefixed = format!("{PREFIX}{inner}");
+    let names = [inner.to_owned(), prefixed];
+    names.into_iter().find(|name| is_known(name)).unwrap_or_else(|| stored.to_owned())
 }
 
 /// Fails when a tensor of the layout is not stored.

@@ -4,6 +4,7 @@ use std::path::Path;
 
 use serde_json::{Map, Value};
 
+use super::family::Family;
 use crate::error::{Error, Result};
 
 /// Largest value of a size: far above any model, and small enough that products of two sizes fit 64 bits.
@@ -13,6 +14,9 @@ const LARGEST_SIZE: u64 = 1 << 30;
 /// misspelling of the other, of 1.
 const ALIKE: f64 = 0.7;
 
+/// Fields that say nothing about what the model computes.
+const BOOKKEEPING: [&str; 5] = ["_name_or_path", "dtype", "torch_dtype", "transformers_version", "use_cache"];
+
 /// The fields of one JSON object, and which of them have been read.
 pub(super) struct Fields<'a> {
     path: &'a Path,
@@ -20,12 +24,14 @@ pub(super) struct Fields<'a> {
     prefix: &'static str,
     json: &'a Map<String, Value>,
     read: Vec<&'static str>,
+    /// Fields that were looked at, but are most often absent: see [`Fields::known_value`].
+    known: Vec<&'static str>,
     notices: Vec<String>,
 }
 
 impl<'a> Fields<'a> {
     pub fn new(path: &'a Path, prefix: &'static str, json: &'a Map<String, Value>) -> Self {
-        Self { path, prefix, json, read: Vec::new(), notices: Vec::new() }
+        Self { path, prefix, json, read: Vec::new(), known: Vec::new(), notices: Vec::new() }
     }
 
     /// The field's value; a field that is `null` counts as absent, as in `transformers`.
@@ -52,6 +58,12 @@ impl<'a> Fields<'a> {
     /// A size without which there is no model.
     pub fn required_size(&mut self, key: &'static str) -> Result<usize> {
         self.size(key)?.ok_or_else(|| self.missing(key))
+    }
+
+    /// A size that may be missing where the family has one for it.
+    pub fn size_or_default(&mut self, key: &'static str, family: &Family) -> Result<usize> {
+        let given = self.size(key)?;
+        given.or(family.default_size(key)).ok_or_else(|| self.missing(key))
     }
 
     /// A finite number above zero.
@@ -118,6 +130,29 @@ impl<'a> Fields<'a> {
         Ok(ids)
     }
 
+    /// The value of a field of a few allowed values, most often absent: not counted as one that another may be a
+    /// misspelling of.
+    pub fn known_value(&mut self, key: &'static str) -> Option<&'a Value> {
+        self.known.push(key);
+        self.json.get(key).filter(|value| !value.is_null())
+    }
+
+    /// Numbers above zero, as many as `count`, without which the result is not defined.
+    pub fn required_positives(&mut self, key: &'static str, count: usize) -> Result<Vec<f64>> {
+        let value = self.value(key).ok_or_else(|| self.missing(key))?;
+        let number = |value: &Value| value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
+        let numbers = value.as_array().filter(|values| values.len() == count);
+        let numbers = numbers.and_then(|values| values.iter().map(number).collect());
+        numbers.ok_or_else(|| self.invalid(key, value, format!("a list of {count} numbers above 0")))
+    }
+
+    /// Names of the fields that were not looked at and say something about the model.
+    pub fn unread(&self) -> Vec<String> {
+        let is_read = |key: &str| self.read.contains(&key) || self.known.contains(&key);
+        let unread = self.json.keys().filter(|key| !is_read(key) && !BOOKKEEPING.contains(&key.as_str()));
+        unread.map(|key| format!("{}{}", self.prefix, shortened_text(key))).collect()
+    }
+
     /// Fails unless the field is absent or `supported` says yes to its value; `what` says which values those are.
     pub fn only(
         &mut self,
@@ -125,9 +160,7 @@ impl<'a> Fields<'a> {
         what: &str,
         supported: impl FnOnce(&Value) -> bool,
     ) -> Result<()> {
-        // Not counted as read: a field of a few allowed values, most often absent, is not what another was meant
-        // to be.
-        match self.json.get(key).filter(|value| !value.is_null()) {
+        match self.known_value(key) {
             Some(value) if !supported(value) => {
                 let value = shortened(value);
                 Err(self

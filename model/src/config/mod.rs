@@ -4,41 +4,43 @@
 //! field: an unsupported `model_type`, or a field with an unsupported value. A field that the family's class
 //! in `transformers` does not read is ignored, as it is there.
 
+mod block;
+mod family;
 mod fields;
+mod layers;
+mod nested;
 mod rope;
+mod rope_fields;
 mod supported;
-mod window;
 
 use std::path::Path;
 
 use cpift_engine::Layout;
+use cpift_engine::ops::gated_mlp::Activation;
 use serde_json::{Map, Value};
 
 use crate::error::{Error, Result};
 use crate::files::read_input_text;
+use block::BlockSizes;
+pub use block::{Block, LinearRole, NormNames, NormRole, NormWidth, Part};
+pub use family::Family;
+use family::{AttentionScale, Bias, EmbeddingScale, FAMILIES, HeadDim};
 use fields::{Fields, shortened};
-pub use rope::{Rope, RopeScaling};
+pub use layers::LayerAttention;
+pub use rope::{QueryScaling, Rope, RopeScaling};
 
 /// Most layers a model may have: the names of all tensors are made before anything is allocated.
 const MOST_LAYERS: usize = 10_000;
 
-/// Families of models, by `model_type`.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Architecture {
-    /// `llama`: Llama 1 to 3.
-    Llama,
-    /// `qwen2`: Qwen2 and Qwen2.5, with biases on queries, keys and values.
-    Qwen2,
-    /// `qwen3`: with RMSNorm on every head's queries and keys.
-    Qwen3,
-}
+/// Largest width of a head: above any model, and its rotary angles are made before the weights are looked at.
+const MOST_HEAD_DIM: usize = 1 << 16;
 
 /// What a decoder-only transformer is made of. Sizes are above zero, `heads` is a multiple of
 /// `kv_heads`, `head_dim` is even.
 #[derive(Debug, Clone, PartialEq)]
 pub struct ModelConfig {
     /// The family.
-    pub architecture: Architecture,
+    pub family: &'static Family,
     /// Width of the residual stream (C).
     pub hidden: usize,
     /// Width inside the gated MLP.
@@ -57,16 +59,19 @@ pub struct ModelConfig {
     pub rms_norm_epsilon: f32,
     /// The head shares the embedding's weights.
     pub tied: bool,
-    /// The query, key and value projections have biases.
-    pub qkv_bias: bool,
-    /// The attention's output projection has a bias.
-    pub output_bias: bool,
-    /// Queries and keys pass an RMSNorm per head before the rotation.
-    pub qk_norm: bool,
-    /// Rotary position embedding.
-    pub rope: Rope,
-    /// Longest context the model was made for, or the window of its layers where that is shorter: up to
-    /// there a layer with a window computes what one without does.
+    /// What every layer is made of.
+    pub block: Block,
+    /// Window and rotary embedding of every layer.
+    pub attention: Vec<LayerAttention>,
+    /// The rotary embeddings of the layers.
+    pub ropes: Vec<Rope>,
+    /// Factors between the parts.
+    pub scales: Scales,
+    /// Bound of attention's scores: they become bound · tanh(score / bound).
+    pub attention_softcap: Option<f32>,
+    /// Bound of the logits, likewise.
+    pub logit_softcap: Option<f32>,
+    /// Longest context the model was made for, or up to which it is computed here.
     pub max_positions: usize,
     /// Standard deviation of random weights.
     pub initializer_range: f32,
@@ -74,10 +79,27 @@ pub struct ModelConfig {
     pub bos: Option<u32>,
     /// Ids of the tokens that end a text.
     pub eos: Vec<u32>,
+    /// Id of the padding token, whose row of the embedding gets no gradient by look-up, as in `transformers`.
+    pub padding: Option<u32>,
     /// What a person should know about the file, each with its name.
     notices: Vec<String>,
+    /// Fields that the family does not read.
+    ignored: Vec<String>,
     /// The file's own fields, for writing them again.
     json: Map<String, Value>,
+}
+
+/// Factors between the parts of a model; 1 where a family has none.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Scales {
+    /// Of the embedding's output.
+    pub embedding: f32,
+    /// Of attention's scores.
+    pub attention: f32,
+    /// Of what attention and MLP add to the residual stream.
+    pub residual: f32,
+    /// Of the logits.
+    pub logits: f32,
 }
 
 impl ModelConfig {
@@ -99,50 +121,60 @@ impl ModelConfig {
     pub fn parse(path: &Path, text: &str) -> Result<Self> {
         let json: Map<String, Value> = serde_json::from_str(text)
             .map_err(|error| Error::format(path, format!("not a JSON object: {error}")))?;
-        let mut fields = Fields::new(path, "", &json);
-        let architecture = read_architecture(&mut fields)?;
-        supported::require(&mut fields, architecture)?;
+        let (json, nested) = nested::language_model(path, json)?;
+        let mut fields = Fields::new(path, nested.prefix(), &json);
+        nested.notice(&mut fields);
+        let family = read_family(&mut fields)?;
+        supported::require(&mut fields, family)?;
 
-        let heads = fields.required_size("num_attention_heads")?;
+        let heads = fields.size_or_default("num_attention_heads", family)?;
         let hidden = fields.required_size("hidden_size")?;
-        let vocabulary = fields.required_size("vocab_size")?;
-        let default_positions = if architecture == Architecture::Llama { 2048 } else { 32_768 };
-        let made_for = fields.size("max_position_embeddings")?.unwrap_or(default_positions);
-        let layers = fields.required_size("num_hidden_layers")?;
-        let window = window::read(&mut fields, architecture, layers)?.filter(|window| *window < made_for);
-        if let Some(window) = window {
-            fields.notice(format!(
-                "layers see a window of {window} tokens, so only texts up to that length are supported"
-            ));
+        let vocabulary = fields.size_or_default("vocab_size", family)?;
+        let layers = fields.size_or_default("num_hidden_layers", family)?;
+        if layers > MOST_LAYERS {
+            let reason = format!("`num_hidden_layers` = {layers} must be at most {MOST_LAYERS}");
+            return Err(fields.error(reason));
         }
-        let attention_bias = match architecture {
-            Architecture::Qwen2 => false,
-            Architecture::Llama | Architecture::Qwen3 => fields.flag("attention_bias", false)?,
-        };
+        let head_dim = read_head_dim(&mut fields, family, hidden, heads)?;
+        let made_for = fields.size("max_position_embeddings")?.unwrap_or(family.max_positions);
+        let sizes = rope_fields::Sizes { head_dim, max_positions: made_for };
+        let ropes = rope_fields::read(&mut fields, path, family, sizes)?;
+        let windows = layers::read_windows(&mut fields, family, layers)?;
+        let turned = layers::read_rotary(&mut fields, family, layers)?;
+        let rope_of = |is_sliding: bool| usize::from(is_sliding && ropes.sliding.is_some());
+        let attention = windows.iter().zip(turned).map(|(&window, turned)| LayerAttention {
+            window: window.filter(|window| window.get() < ropes.max_positions),
+            rope: turned.then(|| rope_of(window.is_some())),
+        });
         let mut config = Self {
-            architecture,
+            family,
             hidden,
             intermediate: fields.required_size("intermediate_size")?,
             layers,
             heads,
-            kv_heads: read_kv_heads(&mut fields, architecture, heads)?,
-            head_dim: read_head_dim(&mut fields, architecture, hidden, heads)?,
+            kv_heads: read_kv_heads(&mut fields, family, heads)?,
+            head_dim,
             vocabulary,
-            rms_norm_epsilon: fields.positive("rms_norm_eps")?.unwrap_or(1e-6) as f32,
-            tied: fields.flag("tie_word_embeddings", false)?,
-            qkv_bias: attention_bias || architecture == Architecture::Qwen2,
-            output_bias: attention_bias,
-            qk_norm: architecture == Architecture::Qwen3,
-            rope: Rope::read(&mut fields, path, made_for)?,
-            max_positions: window.unwrap_or(made_for),
+            rms_norm_epsilon: fields.positive("rms_norm_eps")?.unwrap_or(family.rms_norm_epsilon) as f32,
+            tied: fields.flag("tie_word_embeddings", family.tied)?,
+            block: read_block(&mut fields, family)?,
+            attention: attention.collect(),
+            scales: read_scales(&mut fields, family, hidden, head_dim)?,
+            attention_softcap: read_softcap(&mut fields, family.attention_softcap)?,
+            logit_softcap: read_softcap(&mut fields, family.logit_softcap)?,
+            max_positions: ropes.max_positions,
+            ropes: std::iter::once(ropes.full).chain(ropes.sliding).collect(),
             initializer_range: fields.not_negative("initializer_range")?.unwrap_or(0.02) as f32,
             bos: fields.token_ids("bos_token_id", vocabulary)?.first().copied(),
             eos: fields.token_ids("eos_token_id", vocabulary)?,
+            padding: read_padding(&mut fields, family, vocabulary)?,
             notices: Vec::new(),
+            ignored: Vec::new(),
             json: Map::new(),
         };
         config.check(&fields)?;
         fields.notice_misspelt();
+        config.ignored = fields.unread();
         config.notices = fields.into_notices();
         config.json = json;
         Ok(config)
@@ -156,30 +188,24 @@ impl ModelConfig {
                 self.heads, self.kv_heads
             )));
         }
-        if !self.head_dim.is_multiple_of(2) {
-            return Err(fields.error(format!(
-                "the width of a head, {}, must be even for rotary positions",
-                self.head_dim
-            )));
-        }
-        if self.layers > MOST_LAYERS {
-            return Err(
-                fields.error(format!("`num_hidden_layers` = {} must be at most {MOST_LAYERS}", self.layers))
-            );
-        }
         self.layout().map(drop).map_err(|error| fields.error(error.to_string()))
     }
 
-    /// The same model with the head tied to the embedding.
-    pub fn into_tied(mut self) -> Self {
-        self.tied = true;
-        self.json.insert("tie_word_embeddings".to_owned(), Value::Bool(true));
+    /// The same model with the head tied to the embedding, or with one of its own.
+    pub fn with_tied(mut self, tied: bool) -> Self {
+        self.tied = tied;
+        self.json.insert("tie_word_embeddings".to_owned(), Value::Bool(tied));
         self
     }
 
     /// What a person should know about the file, a line each.
     pub fn notices(&self) -> &[String] {
         &self.notices
+    }
+
+    /// Names of the fields that stand in the file and are not read, as the family's class does not read them.
+    pub fn ignored_fields(&self) -> &[String] {
+        &self.ignored
     }
 
     /// Width of all query heads together, `heads · head_dim`: the input of the output projection.
@@ -192,40 +218,43 @@ impl ModelConfig {
         self.kv_heads * self.head_dim
     }
 
+    /// The norms and linear layers of a layer.
+    pub fn parts(&self) -> Vec<Part> {
+        self.block.parts(&BlockSizes {
+            hidden: self.hidden,
+            intermediate: self.intermediate,
+            queries: self.attention_width(),
+            keys: self.kv_width(),
+            head_dim: self.head_dim,
+        })
+    }
+
     /// Names and shapes of all tensors, as `transformers` names them, in the order they are laid out:
     /// embedding, layers, last norm, head. Tied weights occur once, as the embedding.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let (hidden, intermediate) = (self.hidden, self.intermediate);
-        let projections =
-            [("q_proj", self.attention_width()), ("k_proj", self.kv_width()), ("v_proj", self.kv_width())];
-        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, hidden])];
+        let parts = self.parts();
+        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, self.hidden])];
         for layer in 0..self.layers {
-            let mut push = |name: &str, shape: &[usize]| {
-                tensors.push((format!("model.layers.{layer}.{name}"), shape.to_vec()));
+            let mut push = |tensor: &str, kind: &str, shape: &[usize]| {
+                tensors.push((format!("model.layers.{layer}.{tensor}.{kind}"), shape.to_vec()));
             };
-            push("input_layernorm.weight", &[hidden]);
-            for (name, width) in projections {
-                push(&format!("self_attn.{name}.weight"), &[width, hidden]);
-                if self.qkv_bias {
-                    push(&format!("self_attn.{name}.bias"), &[width]);
+            for part in &parts {
+                match *part {
+                    Part::Norm { tensor, width, .. } => push(tensor, "weight", &[width]),
+                    Part::Linear { tensor, first_row: 0, tensor_rows, inputs, bias, .. } => {
+                        push(tensor, "weight", &[tensor_rows, inputs]);
+                        if bias {
+                            push(tensor, "bias", &[tensor_rows]);
+                        }
+                    }
+                    // Further rows of a tensor that is listed.
+                    Part::Linear { .. } => {}
                 }
             }
-            if self.qk_norm {
-                push("self_attn.q_norm.weight", &[self.head_dim]);
-                push("self_attn.k_norm.weight", &[self.head_dim]);
-            }
-            push("self_attn.o_proj.weight", &[hidden, self.attention_width()]);
-            if self.output_bias {
-                push("self_attn.o_proj.bias", &[hidden]);
-            }
-            push("post_attention_layernorm.weight", &[hidden]);
-            push("mlp.gate_proj.weight", &[intermediate, hidden]);
-            push("mlp.up_proj.weight", &[intermediate, hidden]);
-            push("mlp.down_proj.weight", &[hidden, intermediate]);
         }
-        tensors.push(("model.norm.weight".to_owned(), vec![hidden]));
+        tensors.push(("model.norm.weight".to_owned(), vec![self.hidden]));
         if !self.tied {
-            tensors.push(("lm_head.weight".to_owned(), vec![self.vocabulary, hidden]));
+            tensors.push(("lm_head.weight".to_owned(), vec![self.vocabulary, self.hidden]));
         }
         tensors
     }
@@ -244,32 +273,47 @@ impl ModelConfig {
     }
 
     /// Floating-point operations of forward and backward per token, in sequences of `length` tokens:
-    /// 6·N for the matrices, 6·layers·(heads·head_dim)·T for causal attention (half of T×T is
-    /// computed). N leaves out the embedding of an untied model, which is looked up, not multiplied.
+    /// 6·N for the matrices, 12·(heads·head_dim) for every token that a token sees in a layer: half of T for causal
+    /// attention, less with a window. N leaves out the embedding of an untied model, which is looked up, not
+    /// multiplied.
     pub fn flops_per_token(&self, length: usize) -> f64 {
         let looked_up = if self.tied { 0 } else { self.vocabulary * self.hidden };
         let multiplied = (self.parameters() - looked_up) as f64;
-        6.0 * multiplied + 6.0 * self.layers as f64 * self.attention_width() as f64 * length as f64
+        let seen = |layer: &LayerAttention| {
+            let length = length as f64;
+            // The first tokens see fewer than a window holds.
+            let window = layer.window.map_or(length, |window| length.min(window.get() as f64));
+            window - if length > 0.0 { window * window / (2.0 * length) } else { 0.0 }
+        };
+        let seen: f64 = self.attention.iter().map(seen).sum();
+        6.0 * multiplied + 12.0 * self.attention_width() as f64 * seen
     }
 
     /// The first field in which two models differ so that their weights cannot be combined, as
     /// `field: ours against theirs`; `None` when they fit.
     pub fn mismatch(&self, other: &Self) -> Option<String> {
-        let pairs = [
-            ("model_type", format!("{:?}", self.architecture), format!("{:?}", other.architecture)),
-            ("hidden_size", self.hidden.to_string(), other.hidden.to_string()),
-            ("intermediate_size", self.intermediate.to_string(), other.intermediate.to_string()),
-            ("num_hidden_layers", self.layers.to_string(), other.layers.to_string()),
-            ("num_attention_heads", self.heads.to_string(), other.heads.to_string()),
-            ("num_key_value_heads", self.kv_heads.to_string(), other.kv_heads.to_string()),
-            ("head_dim", self.head_dim.to_string(), other.head_dim.to_string()),
-            ("vocab_size", self.vocabulary.to_string(), other.vocabulary.to_string()),
-            ("tie_word_embeddings", self.tied.to_string(), other.tied.to_string()),
-            ("attention_bias", self.output_bias.to_string(), other.output_bias.to_string()),
-            ("rms_norm_eps", self.rms_norm_epsilon.to_string(), other.rms_norm_epsilon.to_string()),
-            ("rope", format!("{:?}", self.rope), format!("{:?}", other.rope)),
-        ];
-        let (name, ours, theirs) = pairs.into_iter().find(|(_, ours, theirs)| ours != theirs)?;
+        let facts = |config: &Self| {
+            [
+                ("model_type", config.family.model_type.to_owned()),
+                ("hidden_size", config.hidden.to_string()),
+                ("intermediate_size", config.intermediate.to_string()),
+                ("num_hidden_layers", config.layers.to_string()),
+                ("num_attention_heads", config.heads.to_string()),
+                ("num_key_value_heads", config.kv_heads.to_string()),
+                ("head_dim", config.head_dim.to_string()),
+                ("vocab_size", config.vocabulary.to_string()),
+                ("tie_word_embeddings", config.tied.to_string()),
+                ("attention_bias", config.block.output_bias.to_string()),
+                ("rms_norm_eps", config.rms_norm_epsilon.to_string()),
+                ("rope", format!("{:?}", config.ropes)),
+                ("windows", format!("{:?}", config.attention)),
+                ("block", format!("{:?}", config.block)),
+                ("multipliers", format!("{:?}", config.scales)),
+                ("softcaps", format!("{:?}", (config.attention_softcap, config.logit_softcap))),
+            ]
+        };
+        let mut pairs = facts(self).into_iter().zip(facts(other));
+        let ((name, ours), (_, theirs)) = pairs.find(|(ours, theirs)| ours != theirs)?;
         Some(format!("{name}: {ours} against {theirs}"))
     }
 
@@ -283,17 +327,14 @@ impl ModelConfig {
     }
 }
 
-fn read_architecture(fields: &mut Fields<'_>) -> Result<Architecture> {
-    let architecture = match fields.text("model_type")?.ok_or_else(|| fields.missing("model_type"))? {
-        "llama" => Architecture::Llama,
-        "qwen2" => Architecture::Qwen2,
-        "qwen3" => Architecture::Qwen3,
-        other => {
-            let other = shortened(&Value::from(other));
-            return Err(fields.error(format!(
-                "`model_type` = {other} is not supported; supported: \"llama\", \"qwen2\", \"qwen3\""
-            )));
-        }
+fn read_family(fields: &mut Fields<'_>) -> Result<&'static Family> {
+    let model_type = fields.text("model_type")?.ok_or_else(|| fields.missing("model_type"))?;
+    let Some(family) = Family::find(model_type) else {
+        let given = shortened(&Value::from(model_type));
+        let known: Vec<String> = FAMILIES.iter().map(|family| format!("\"{}\"", family.model_type)).collect();
+        return Err(
+            fields.error(format!("`model_type` = {given} is not supported; supported: {}", known.join(", ")))
+        );
     };
     fields.only("architectures", "a language model (…ForCausalLM)", |names| {
         names.as_array().is_some_and(|names| names.iter().all(can_be_language_model))
@@ -304,7 +345,7 @@ fn read_architecture(fields: &mut Fields<'_>) -> Result<Architecture> {
              `model_type` says",
         );
     }
-    Ok(architecture)
+    Ok(family)
 }
 
 /// False for the names of classes with another head: `…ForSequenceClassification`. The plain model (`…Model`)
@@ -313,29 +354,111 @@ fn can_be_language_model(name: &Value) -> bool {
     name.as_str().is_some_and(|name| name.ends_with("ForCausalLM") || !name.contains("For"))
 }
 
-fn read_kv_heads(fields: &mut Fields<'_>, architecture: Architecture, heads: usize) -> Result<usize> {
-    // For the Qwen families `transformers` takes 32 where the field is missing: too odd to guess.
-    let must_be_given =
-        architecture != Architecture::Llama && fields.json_value("num_key_value_heads").is_none();
-    match fields.size("num_key_value_heads")? {
+fn read_block(fields: &mut Fields<'_>, family: &Family) -> Result<Block> {
+    let mut has_bias = |bias| match bias {
+        Bias::Never => Ok(false),
+        Bias::Always => Ok(true),
+        Bias::Field(key) => fields.flag(key, false),
+    };
+    let (qkv_bias, output_bias) = (has_bias(family.qkv_bias)?, has_bias(family.output_bias)?);
+    let mlp_bias = has_bias(family.mlp_bias)?;
+    let (key, default) = family.activation;
+    let activation = match fields.text(key)? {
+        None => default,
+        Some("silu" | "swish") => Activation::Silu,
+        Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast") => Activation::GeluTanh,
+        Some(other) => {
+            return Err(fields.error(format!(
+                "`{key}` = {} is not supported; supported: \"silu\", \"gelu_pytorch_tanh\"",
+                shortened(&Value::from(other))
+            )));
+        }
+    };
+    Ok(Block {
+        norms: family.norms,
+        norm_weight_offset: family.norm_weight_offset,
+        query_key_norm: family.query_key_norm,
+        fused_projections: family.fused_projections,
+        qkv_bias,
+        output_bias,
+        mlp_bias,
+        activation,
+    })
+}
+
+fn read_scales(fields: &mut Fields<'_>, family: &Family, hidden: usize, head_dim: usize) -> Result<Scales> {
+    let attention = match family.attention_scale {
+        // As in f32, which is what the families without a field of their own compute in.
+        AttentionScale::HeadDim => 1.0 / (head_dim as f32).sqrt(),
+        AttentionScale::InverseRootOf(key, default) => {
+            fields.positive(key)?.unwrap_or(default).powf(-0.5) as f32
+        }
+        AttentionScale::Field(key, default) => fields.positive(key)?.unwrap_or(default) as f32,
+    };
+    let embedding = match family.embedding_scale {
+        EmbeddingScale::One => 1.0,
+        EmbeddingScale::RootOfHidden => (hidden as f64).sqrt(),
+        EmbeddingScale::Field(key) => fields.positive(key)?.unwrap_or(1.0),
+    };
+    let mut field = |key: Option<&'static str>| match key {
+        Some(key) => Ok::<_, Error>(fields.positive(key)?.unwrap_or(1.0)),
+        None => Ok(1.0),
+    };
+    let (residual, divisor) = (field(family.residual_scale)?, field(family.logit_divisor)?);
+    Ok(Scales {
+        embedding: embedding as f32,
+        attention,
+        residual: residual as f32,
+        logits: (1.0 / divisor) as f32,
+    })
+}
+
+/// A bound: `null` is none, a missing field the default one.
+fn read_softcap(fields: &mut Fields<'_>, field: Option<(&'static str, Option<f64>)>) -> Result<Option<f32>> {
+    let Some((key, default)) = field else { return Ok(None) };
+    let is_missing = fields.json_value(key).is_none();
+    let bound = match fields.positive(key)? {
+        None if is_missing => default,
+        given => given,
+    };
+    Ok(bound.map(|bound| bound as f32))
+}
+
+/// `null` is none, a missing field the family's; a negative one is counted from the end of the vocabulary.
+fn read_padding(fields: &mut Fields<'_>, family: &Family, vocabulary: usize) -> Result<Option<u32>> {
+    let is_missing = fields.json_value("pad_token_id").is_none();
+    // Most often absent, and not what another field was meant to be.
+    let Some(value) = fields.known_value("pad_token_id") else {
+        let default = family.padding.filter(|&id| is_missing && (id as usize) < vocabulary);
+        return Ok(default);
+    };
+    let id = value.as_i64().ok_or_else(|| fields.invalid("pad_token_id", value, "a token id"))?;
+    let row = if id < 0 { id.saturating_add(vocabulary as i64) } else { id };
+    // No text has a token outside of the vocabulary.
+    Ok(u32::try_from(row).ok().filter(|&row| (row as usize) < vocabulary))
+}
+
+fn read_kv_heads(fields: &mut Fields<'_>, family: &Family, heads: usize) -> Result<usize> {
+    let must_be_given = !family.kv_heads_as_heads && fields.json_value("num_key_value_heads").is_none();
+    match fields.size("num_key_value_heads")?.or(family.default_size("num_key_value_heads")) {
         Some(kv_heads) => Ok(kv_heads),
         None if must_be_given => Err(fields.missing("num_key_value_heads")),
         None => Ok(heads),
     }
 }
 
-fn read_head_dim(
-    fields: &mut Fields<'_>,
-    architecture: Architecture,
-    hidden: usize,
-    heads: usize,
-) -> Result<usize> {
-    match fields.size("head_dim")? {
-        Some(head_dim) => Ok(head_dim),
-        None if architecture == Architecture::Qwen3 => Ok(128),
-        None if hidden.is_multiple_of(heads) => Ok(hidden / heads),
-        None => Err(fields.error(format!(
+fn read_head_dim(fields: &mut Fields<'_>, family: &Family, hidden: usize, heads: usize) -> Result<usize> {
+    let head_dim = match (fields.size("head_dim")?, family.head_dim) {
+        (Some(head_dim), _) | (None, HeadDim::FieldOr(head_dim)) => head_dim,
+        (None, HeadDim::FieldOrShare) if hidden.is_multiple_of(heads) => hidden / heads,
+        (None, HeadDim::FieldOrShare) => return Err(fields.error(format!(
             "`hidden_size` = {hidden} must be a multiple of `num_attention_heads` = {heads} where `head_dim` is not given"
         ))),
+    };
+    if !head_dim.is_multiple_of(2) || head_dim > MOST_HEAD_DIM {
+        return Err(fields.error(format!(
+            "the width of a head, {head_dim}, must be even for rotary positions and at most {MOST_HEAD_DIM}"
+        )));
     }
+    Ok(head_dim)
 }

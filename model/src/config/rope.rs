@@ -1,22 +1,22 @@
-//! Rotary position embedding as `config.json` describes it, in the form of `transformers` 4
-//! (`rope_theta` and `rope_scaling`) and of `transformers` 5 (`rope_parameters`).
+//! Rotary position embedding: the angles by which heads are turned, as `transformers` computes them.
 
-use serde_json::Value;
+use std::f64::consts::TAU;
 
-use super::fields::{Fields, shortened};
-use crate::error::Result;
-
-/// Rotary position embedding: base and scaling of the frequencies.
-#[derive(Debug, Clone, Copy, PartialEq)]
+/// Rotary position embedding of some or all layers.
+#[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// Base of the frequencies θ^(−2i/head_dim).
+    /// Base of the frequencies θ^(−2i/d).
     pub theta: f64,
+    /// Elements of a head that are turned, the first ones (d): even, at most the head's.
+    pub rotary_dim: usize,
     /// What is done to the frequencies for contexts longer than those first trained on.
     pub scaling: RopeScaling,
+    /// Queries at far positions are multiplied by more than 1.
+    pub query_scaling: Option<QueryScaling>,
 }
 
 /// Scaling of the rotary frequencies.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, PartialEq)]
 pub enum RopeScaling {
     /// None.
     None,
@@ -36,102 +36,140 @@ pub enum RopeScaling {
         /// Context length of the first training.
         original_max_position: f64,
     },
+    /// YaRN (arXiv 2309.00071): as Llama 3, with a ramp over the number of the pair.
+    Yarn {
+        /// The divisor of low frequencies.
+        factor: f64,
+        /// First and last pair of the ramp from kept to divided frequencies.
+        ramp: [f64; 2],
+        /// Factor of cosines and sines.
+        amplitude: f64,
+    },
+    /// LongRoPE (arXiv 2402.13753): a divisor for every pair, for texts within the first training's context.
+    LongRope {
+        /// The divisors.
+        factors: Vec<f64>,
+        /// Factor of cosines and sines.
+        amplitude: f64,
+    },
+    /// Only the first pairs are turned, with the frequencies that they have among all of the head's; those are
+    /// divided by `factor`.
+    Proportional {
+        /// Pairs that are turned.
+        pairs: usize,
+        /// The divisor.
+        factor: f64,
+    },
+}
+
+/// Queries are multiplied by 1 + beta · ln(1 + ⌊position / period⌋), as in Llama 4 and Ministral 3.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct QueryScaling {
+    /// Weight of the logarithm.
+    pub beta: f64,
+    /// Positions up to the next larger factor.
+    pub period: f64,
+}
+
+impl QueryScaling {
+    /// Factor of the query at `position`.
+    pub fn at(&self, position: usize) -> f64 {
+        1.0 + self.beta * (position as f64 / self.period).floor().ln_1p()
+    }
 }
 
 impl Rope {
-    /// Inverse frequencies, one per pair of head dimensions (`head_dim / 2`): position `p` turns
-    /// pair `i` by the angle `p · frequencies[i]`.
-    pub fn frequencies(&self, head_dim: usize) -> Vec<f64> {
-        let plain = |i: usize| self.theta.powf(-((2 * i) as f64) / head_dim as f64);
-        (0..head_dim / 2).map(|i| self.scaling.apply(plain(i))).collect()
+    /// Inverse frequencies, one per turned pair (`rotary_dim / 2`): position `p` turns pair `i` by the angle
+    /// `p · frequencies[i]`.
+    pub fn frequencies(&self) -> Vec<f64> {
+        let frequency = |i: usize| {
+            let plain = self.theta.powf(-((2 * i) as f64) / self.rotary_dim as f64);
+            self.scaling.apply(i, plain)
+        };
+        (0..self.rotary_dim / 2).map(frequency).collect()
     }
 
-    /// Base of the frequencies where the configuration names none.
-    const DEFAULT_THETA: f64 = 10_000.0;
-
-    /// Reads the fields of either form. As in `transformers`, `rope_scaling` is preferred over
-    /// `rope_parameters`, and what they say over fields beside them.
-    pub(super) fn read(
-        fields: &mut Fields<'_>,
-        path: &std::path::Path,
-        max_positions: usize,
-    ) -> Result<Self> {
-        let theta = fields.positive("rope_theta")?.unwrap_or(Self::DEFAULT_THETA);
-        let rotated = fields.value("partial_rotary_factor");
-        let original = fields.value("original_max_position_embeddings");
-        let old = fields.object("rope_scaling")?.map(|object| ("rope_scaling.", object));
-        let new = fields.object("rope_parameters")?.map(|object| ("rope_parameters.", object));
-        let Some((prefix, object)) = old.or(new) else {
-            return Ok(Self { theta, scaling: RopeScaling::None });
-        };
-
-        let outer = fields;
-        let mut fields = Fields::new(path, prefix, object);
-        let nested = ["full_attention", "sliding_attention"];
-        if let Some(kind) = nested.into_iter().find(|kind| object.get(*kind).is_some_and(Value::is_object)) {
-            return Err(fields.error(format!(
-                "`{prefix}{kind}`: rotary positions that differ between layers are not supported"
-            )));
+    /// Factor of cosines and sines.
+    pub fn amplitude(&self) -> f64 {
+        match self.scaling {
+            RopeScaling::Yarn { amplitude, .. } | RopeScaling::LongRope { amplitude, .. } => amplitude,
+            _ => 1.0,
         }
-        let theta = fields.positive("rope_theta")?.unwrap_or(theta);
-        let (new_name, old_name) = (fields.text("rope_type")?, fields.text("type")?);
-        let name = new_name.or(old_name).unwrap_or("default");
-        // The default kind reads nothing but its base: neither a factor nor a part of the head.
-        if name != "default" {
-            let whole = |value: &Value| value.as_f64() == Some(1.0);
-            fields.only("partial_rotary_factor", "1.0", whole)?;
-            if let Some(value) = rotated.filter(|value| !whole(value)) {
-                return Err(outer.invalid("partial_rotary_factor", value, "1.0: others are not supported"));
-            }
-        }
-        let scaling = match name {
-            "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear { factor: fields.required_positive("factor")? },
-            "llama3" => {
-                let inner = fields.positive("original_max_position_embeddings")?;
-                // A field beside the object goes first, as in `transformers`.
-                let original = match original {
-                    Some(_) => outer.positive("original_max_position_embeddings")?,
-                    None => inner,
-                };
-                let low_freq_factor = fields.required_positive("low_freq_factor")?;
-                let high_freq_factor = fields.required_positive("high_freq_factor")?;
-                if low_freq_factor >= high_freq_factor {
-                    return Err(fields.error(format!(
-                        "`{prefix}low_freq_factor` = {low_freq_factor} must be below \
-                         `{prefix}high_freq_factor` = {high_freq_factor}"
-                    )));
-                }
-                RopeScaling::Llama3 {
-                    factor: fields.required_positive("factor")?,
-                    low_freq_factor,
-                    high_freq_factor,
-                    original_max_position: original.unwrap_or(max_positions as f64),
-                }
-            }
-            other => {
-                let other = shortened(&Value::from(other));
-                return Err(fields.error(format!(
-                    "`{prefix}rope_type` = {other} is not supported; supported: \"default\", \"linear\", \"llama3\""
-                )));
-            }
-        };
-        fields.notice_misspelt();
-        outer.take_notices(fields);
-        Ok(Self { theta, scaling })
     }
 }
 
 impl RopeScaling {
-    fn apply(&self, frequency: f64) -> f64 {
-        match *self {
+    /// The frequency of pair `i`, which is `frequency` without scaling.
+    fn apply(&self, i: usize, frequency: f64) -> f64 {
+        // A part `kept` of the frequency as it is, and the rest divided.
+        let divided = |kept: f64, factor: f64| kept * frequency + (1.0 - kept) * frequency / factor;
+        match self {
             Self::None => frequency,
             Self::Linear { factor } => frequency / factor,
             Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_max_position } => {
-                let turns = original_max_position * frequency / std::f64::consts::TAU;
+                let turns = original_max_position * frequency / TAU;
                 let kept = ((turns - low_freq_factor) / (high_freq_factor - low_freq_factor)).clamp(0.0, 1.0);
-                kept * frequency + (1.0 - kept) * frequency / factor
+                divided(kept, *factor)
+            }
+            Self::Yarn { factor, ramp: [first, last], .. } => {
+                divided(1.0 - ((i as f64 - first) / (last - first)).clamp(0.0, 1.0), *factor)
+            }
+            Self::LongRope { factors, .. } => frequency / factors[i],
+            Self::Proportional { pairs, factor } => {
+                if i < *pairs {
+                    frequency / factor
+                } else {
+                    0.0
+                }
             }
         }
     }
+
+    /// YaRN's ramp and factor of cosines and sines from its parameters.
+    pub(super) fn yarn(parameters: &Yarn, theta: f64, rotary_dim: usize) -> Self {
+        let dim = rotary_dim as f64;
+        // The pair that makes so many turns within the first training's context.
+        let pair = |turns: f64| dim * (parameters.original / (turns * TAU)).ln() / (2.0 * theta.ln());
+        let (mut first, mut last) = (pair(parameters.beta_fast), pair(parameters.beta_slow));
+        if parameters.truncate {
+            (first, last) = (first.floor(), last.ceil());
+        }
+        let (first, mut last) = (first.max(0.0), last.min(dim - 1.0));
+        if first == last {
+            // As in `transformers`: no division by zero.
+            last += 0.001;
+        }
+        let scale = |weight: f64| {
+            let factor = parameters.factor;
+            if factor <= 1.0 { 1.0 } else { 0.1 * weight * factor.ln() + 1.0 }
+        };
+        let amplitude = parameters.attention_factor.unwrap_or_else(|| match parameters.mscale {
+            Some([mscale, all]) => scale(mscale) / scale(all),
+            None => scale(1.0),
+        });
+        Self::Yarn { factor: parameters.factor, ramp: [first, last], amplitude }
+    }
+
+    /// LongRoPE's divisors for texts of up to `original` tokens, of a context extended by `factor`.
+    pub(super) fn long_rope(
+        short: Vec<f64>,
+        attention_factor: Option<f64>,
+        factor: f64,
+        original: f64,
+    ) -> Self {
+        let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
+        Self::LongRope { factors: short, amplitude: attention_factor.unwrap_or(default) }
+    }
+}
+
+/// YaRN's parameters, by their names in `config.json`.
+pub(super) struct Yarn {
+    pub factor: f64,
+    pub original: f64,
+    pub beta_fast: f64,
+    pub beta_slow: f64,
+    pub truncate: bool,
+    pub attention_factor: Option<f64>,
+    /// `mscale` and `mscale_all_dim`, where both are given and not 0.
+    pub mscale: Option<[f64; 2]>,
 }

@@ -1,69 +1,50 @@
 //! The fields that change what a model computes and of which not every value is supported.
 //!
-//! The table holds what the families' classes in `transformers` 5 read, and what its loading reads for all of
-//! them. A field that is in neither this table nor read elsewhere is one that they do not read: it changes
-//! nothing, and is ignored.
+//! The table holds what `transformers` 5 reads for every family, a family's entry what its class reads besides. A field
+//! that is in neither and not read elsewhere is one that they do not read: it changes nothing, and is ignored.
 
 use serde_json::{Map, Value};
 
-use super::Architecture::{self, Llama, Qwen2, Qwen3};
-use super::fields::Fields;
+use super::family::{Family, Only};
+use super::fields::{Fields, shortened};
 use crate::error::Result;
 
-/// A field, who reads it, and the values that are supported beside its absence.
-struct Supported {
-    key: &'static str,
-    read_by: &'static [Architecture],
-    /// The values, in words.
-    values: &'static str,
-    allows: fn(&Value) -> bool,
-}
-
-const ALL: &[Architecture] = &[Llama, Qwen2, Qwen3];
-
-const SUPPORTED: &[Supported] = &[
-    Supported { key: "hidden_act", read_by: ALL, values: "\"silu\"", allows: is_silu },
-    Supported { key: "attention_dropout", read_by: ALL, values: "0.0", allows: is_zero },
-    Supported { key: "mlp_bias", read_by: &[Llama], values: "false", allows: is_false },
-    Supported { key: "is_causal", read_by: ALL, values: "true", allows: is_true },
-    Supported { key: "is_encoder_decoder", read_by: ALL, values: "false", allows: is_false },
-    Supported {
-        key: "quantization_config",
-        read_by: ALL,
-        values: "weights in f32, f16 or bf16; save the model without quantization",
-        allows: is_empty,
-    },
-    Supported { key: "per_layer_config", read_by: ALL, values: "the same for every layer", allows: is_empty },
-    Supported {
+const EVERY_FAMILY: &[Only] = &[
+    Only { key: "is_causal", value: "true", allows: |value| *value == Value::Bool(true) },
+    Only { key: "is_encoder_decoder", value: "false", allows: |value| *value == Value::Bool(false) },
+    Only { key: "per_layer_config", value: "the same for every layer", allows: is_empty },
+    Only {
         key: "transformers_weights",
-        read_by: ALL,
-        values: "weights in model.safetensors or its shards",
+        value: "weights in model.safetensors or its shards",
         allows: is_empty,
     },
 ];
 
 /// Fails on every field with a value that would change the result in a way that is not computed here.
-pub(super) fn require(fields: &mut Fields<'_>, architecture: Architecture) -> Result<()> {
-    for field in SUPPORTED.iter().filter(|field| field.read_by.contains(&architecture)) {
-        fields.only(field.key, field.values, field.allows)?;
+pub(super) fn require(fields: &mut Fields<'_>, family: &Family) -> Result<()> {
+    for only in EVERY_FAMILY.iter().chain(family.only) {
+        fields.only(only.key, only.value, only.allows)?;
+    }
+    require_unquantized(fields)?;
+    for &key in family.dropouts {
+        if let Some(share) = fields.not_negative(key)?.filter(|&share| share > 0.0) {
+            fields.notice(format!("`{key}` = {share}: training here drops nothing"));
+        }
     }
     Ok(())
 }
 
-fn is_silu(value: &Value) -> bool {
-    value == "silu" || value == "swish"
-}
-
-fn is_zero(value: &Value) -> bool {
-    value.as_f64() == Some(0.0)
-}
-
-fn is_false(value: &Value) -> bool {
-    *value == Value::Bool(false)
-}
-
-fn is_true(value: &Value) -> bool {
-    *value == Value::Bool(true)
+/// Quantized weights are another format: what to download instead.
+fn require_unquantized(fields: &mut Fields<'_>) -> Result<()> {
+    let Some(value) = fields.known_value("quantization_config").filter(|value| !is_empty(value)) else {
+        return Ok(());
+    };
+    let method = value.get("quant_method").and_then(Value::as_str);
+    let method = method.map_or_else(|| shortened(value), |method| format!("\"{method}\""));
+    Err(fields.error(format!(
+        "`quantization_config` = {method} is not supported: the weights are quantized; give the folder of the model in \
+         bfloat16, float16 or float32, from which this one was made (its card on the hub names it as the base model)"
+    )))
 }
 
 fn is_empty(value: &Value) -> bool {

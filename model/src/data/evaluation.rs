@@ -3,7 +3,7 @@
 use std::ops::Range;
 use std::path::Path;
 
-use super::{Dataset, Row};
+use super::Row;
 use crate::batch::Batch;
 use crate::error::{Error, Result};
 
@@ -16,23 +16,12 @@ pub struct EvaluationBatch {
     pub batch: Batch,
 }
 
-/// All rows of a data set in file order, as many in a batch as fit into `max_tokens` tokens. Batches are
-/// made as they are asked for.
+/// Some rows in their order, as many in a batch as fit into `max_tokens` tokens; `name` is that of their data set.
+/// Batches are made as they are asked for.
 ///
 /// # Errors
 /// When a row is longer than `max_tokens`.
-pub fn evaluation_batches(
-    dataset: &Dataset,
-    max_tokens: usize,
-) -> Result<impl Iterator<Item = Result<EvaluationBatch>>> {
-    evaluation_batches_of(&dataset.name(), dataset.rows().iter().collect(), max_tokens)
-}
-
-/// The same of some rows in their order; `name` is that of their data set.
-///
-/// # Errors
-/// When a row is longer than `max_tokens`.
-pub(crate) fn evaluation_batches_of<'a>(
+pub fn evaluation_batches<'a>(
     name: &Path,
     rows: Vec<&'a Row>,
     max_tokens: usize,

@@ -7,7 +7,7 @@ mod options;
 use cpift_engine::{Real, View};
 
 use crate::batch::RowLoss;
-use crate::data::{Dataset, Row, evaluation_batches_of};
+use crate::data::{Dataset, Row, evaluation_batches};
 use crate::error::{Error, Result};
 use crate::progress::{EvaluationPhase, EvaluationProgress, Score};
 use crate::tokenizer::Tokenizer;
@@ -99,7 +99,7 @@ fn measure_losses<T: Real>(
     let indices = request.indices();
     let mut losses = Vec::with_capacity(indices.len());
     let name = request.dataset.name();
-    for evaluation in evaluation_batches_of(&name, request.rows_of(&indices), transformer.max_tokens())? {
+    for evaluation in evaluation_batches(&name, request.rows_of(&indices), transformer.max_tokens())? {
         let batch = evaluation?.batch;
         let position_losses = transformer.loss(weights, &batch)?;
         losses.extend(batch.document_losses(&position_losses)?);

@@ -3,7 +3,7 @@
 use cpift_engine::{Real, View};
 
 use super::{AnswerSettings, Observe, Request};
-use crate::data::{Dataset, Row, evaluation_batches_of};
+use crate::data::{Dataset, Row, evaluation_batches};
 use crate::error::{Reasoned, Result};
 use crate::progress::{EvaluationPhase, EvaluationProgress};
 use crate::score::{Choice, Scoring, choices_in, letter_in, reasoning_end, with_choice};
@@ -110,7 +110,7 @@ pub fn right_by_loss<T: Real>(
         };
         let rows: Vec<&Row> = candidates.iter().flat_map(|candidates| &candidates.rows).collect();
         let mut losses = Vec::with_capacity(rows.len());
-        for evaluation in evaluation_batches_of(&dataset.name(), rows, transformer.max_tokens())? {
+        for evaluation in evaluation_batches(&dataset.name(), rows, transformer.max_tokens())? {
             let batch = evaluation?.batch;
             let position_losses = transformer.loss(weights, &batch)?;
             losses.extend(batch.document_losses(&position_losses)?);

@@ -18,7 +18,8 @@ use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, Origin, read_json};
 use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, training_name};
 use crate::recipe::{Backbone, Frozen, IntegrateData, Stage};
-use crate::stages::fuse::{Buffers, Core, TaskModels, fuse};
+use crate::stages::fuse::{Core, fuse};
+use crate::stages::models::{Buffers, TaskModels};
 use crate::stages::{core, group};
 
 pub(super) const CORE: &str = "core";

@@ -152,7 +152,7 @@ impl Inputs {
         self.probes.is_none() && self.tasks[task].model.is_none()
     }
 
-    /// What a person should know about the models, a line each.
+    /// What a person should know about the models and the tokenizer, a line each.
     pub fn model_notices(&self) -> impl Iterator<Item = &String> {
         let base = match &self.base.checkpoint {
             Some(checkpoint) => checkpoint.notices(),
@@ -160,6 +160,7 @@ impl Inputs {
         };
         base.iter()
             .chain(self.tasks.iter().filter_map(|task| task.model.as_ref()).flat_map(Checkpoint::notices))
+            .chain(self.tokenizer.notice())
     }
 
     /// Reads the weights of all models once and keeps none: finds what training would meet in them.

@@ -8,7 +8,7 @@ use cpift_engine::{Buffer, ViewMut};
 use super::Job;
 use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::error::{Error, Result};
-use crate::stages::fuse::TaskModels;
+use crate::stages::models::TaskModels;
 
 /// Name of the importance beside a probe's model.
 pub const IMPORTANCE: &str = "importance.safetensors";

@@ -13,7 +13,8 @@ use super::training::{Training, TrainingPart};
 use crate::data::order;
 use crate::error::Result;
 use crate::progress::{JobReport, training_name};
-use crate::stages::fuse::{Core, TaskModels};
+use crate::stages::fuse::Core;
+use crate::stages::models::TaskModels;
 
 const STAGE: &str = "pairs";
 

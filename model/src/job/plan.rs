@@ -147,7 +147,7 @@ pub fn plan(
         evaluation_flops: flops_per_token / 3.0 * evaluated_tokens as f64,
         method: recipe.method,
         device: format!("{}, in {}", device.describe(), compute.name()),
-        architecture: format!("{:?}", config.architecture).to_lowercase(),
+        architecture: config.family.model_type.to_owned(),
         parameters: inputs.layout.parameters() as u64,
         tasks: inputs.tasks.iter().map(plan_task).collect(),
         training_flops: flops_per_token * tokens as f64,

@@ -23,7 +23,7 @@ use crate::files::{
 use crate::metrics::Metrics;
 use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
 use crate::recipe::{Stage, TrainSettings};
-use crate::stages::fuse::TaskModels;
+use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
 
 /// What of a run is kept from one process to the next, beside its stages.

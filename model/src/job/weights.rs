@@ -13,7 +13,7 @@ use crate::checkpoint::{Checkpoint, WeightType, too_large_for};
 use crate::error::{Error, Result};
 use crate::model::Model;
 use crate::recipe::{ImportanceKind, SaveDtype};
-use crate::stages::fuse::TaskModels;
+use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
 use crate::transformer::Purpose;
 

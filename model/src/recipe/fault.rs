@@ -7,8 +7,6 @@ use serde::de::{self, Expected, IntoDeserializer, Unexpected, Visitor};
 use serde::forward_to_deserialize_any;
 use toml::Value;
 
-use super::shape::nearest;
-
 /// What is wrong with a value, and what to use instead.
 #[derive(Debug, PartialEq, Eq)]
 pub struct Fault(String);
@@ -77,6 +75,16 @@ pub fn describe(value: &Value) -> String {
         Value::String(text) => format!("the string \"{text}\""),
         other => format!("`{other}`"),
     }
+}
+
+/// The known name that a misspelling most likely means: at most a third of its letters differ.
+pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
+    let word = word.to_lowercase().replace('-', "_");
+    known
+        .map(|name| (strsim::damerau_levenshtein(&word, name), name))
+        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1))
+        .min_by_key(|(distance, _)| *distance)
+        .map(|(_, name)| name)
 }
 
 /// A TOML value that is read with [`Fault`] as the error.

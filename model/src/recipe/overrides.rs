@@ -2,8 +2,9 @@
 
 use toml::{Table, Value};
 
+use super::fault::nearest;
 use super::origins::Origins;
-use super::shape::{keys_of, nearest};
+use super::shape::keys_of;
 use crate::error::{Error, Result};
 
 /// Puts one `key=value` into the recipe.

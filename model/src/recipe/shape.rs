@@ -9,7 +9,7 @@ use std::sync::LazyLock;
 use serde::Deserialize;
 use toml::{Table, Value};
 
-use super::fault::{Fault, Typed, describe};
+use super::fault::{Fault, Typed, describe, nearest};
 use super::origins::Origins;
 use super::{
     Columns, DataFiles, EvaluateSettings, HalfSettings, ModelSettings, Recipe, TaskSettings, TrainSettings,
@@ -200,14 +200,4 @@ fn owner_of(key: &str) -> Option<&'static str> {
     // A task's `weight` is looked for more often than that of the fusion.
     let sections = EXAMPLE.sections.iter().map(|(name, _)| name.as_str()).filter(|name| !name.is_empty());
     std::iter::once("task").chain(sections).find(|section| keys_of(section).iter().any(|known| known == key))
-}
-
-/// The known name that a misspelling most likely means: at most a third of its letters differ.
-pub fn nearest<'a>(word: &str, known: impl Iterator<Item = &'a str>) -> Option<&'a str> {
-    let word = word.to_lowercase().replace('-', "_");
-    known
-        .map(|name| (strsim::damerau_levenshtein(&word, name), name))
-        .filter(|(distance, name)| *distance <= (name.chars().count() / 3).max(1))
-        .min_by_key(|(distance, _)| *distance)
-        .map(|(_, name)| name)
 }

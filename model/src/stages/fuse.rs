@@ -8,27 +8,7 @@ use crate::error::Result;
 use crate::progress::{FusionReport, SlerpReport};
 use crate::recipe::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
 use crate::stages::merge;
-
-/// Where the task models come from: read one at a time, so that memory does not grow with their number.
-pub trait TaskModels {
-    /// Reads the weights of the base model, θ0.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    fn read_base(&mut self, weights: ViewMut<'_, f32>) -> Result<()>;
-
-    /// Reads the weights of one task's model, θi.
-    ///
-    /// # Errors
-    /// When they cannot be read.
-    fn read_weights(&mut self, task: usize, weights: ViewMut<'_, f32>) -> Result<()>;
-
-    /// Reads one task's importance; its absolute value ranks parameters.
-    ///
-    /// # Errors
-    /// When it cannot be read.
-    fn read_importance(&mut self, task: usize, importance: ViewMut<'_, f32>) -> Result<()>;
-}
+use crate::stages::models::{Buffers, TaskModels};
 
 /// One task's core set Ci.
 #[derive(Debug, Clone)]
@@ -65,17 +45,6 @@ impl Ownership {
         }
         Ok(Self { any, several })
     }
-}
-
-/// Memory of a fusion, each of the layout's length.
-#[derive(Debug)]
-pub struct Buffers<'a> {
-    /// Receives the fused model.
-    pub backbone: ViewMut<'a, f32>,
-    /// Holds one task model after the other.
-    pub operand: ViewMut<'a, f32>,
-    /// Holds the base model.
-    pub base: ViewMut<'a, f32>,
 }
 
 /// Fuses the task models into `buffers.backbone`. For [`Backbone::Staged`] it holds that model already; any

@@ -10,7 +10,7 @@ use rand_chacha::rand_core::Rng;
 use crate::data::order;
 use crate::error::Result;
 use crate::recipe::{Backbone, FuseSettings};
-use crate::stages::fuse::{Buffers, TaskModels};
+use crate::stages::models::{Buffers, TaskModels};
 
 /// How updates are merged.
 #[derive(Debug, Clone, Copy, PartialEq)]

@@ -4,3 +4,4 @@ pub mod core;
 pub mod fuse;
 pub mod group;
 pub mod merge;
+pub mod models;

@@ -79,7 +79,7 @@ impl Meaning {
 }
 
 /// A part of the file without what has no effect on ids, and with defaults filled in.
-fn plain(part: &Value) -> Value {
+pub(super) fn plain(part: &Value) -> Value {
     match part {
         Value::Array(parts) => Value::Array(parts.iter().map(plain).collect()),
         Value::Object(fields) => {

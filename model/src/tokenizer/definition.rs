@@ -6,7 +6,9 @@ use serde_json::{Map, Value, json};
 
 use super::class::Class;
 use super::compare::Meaning;
+use super::parts::{added_ids, vocabulary_id, vocabulary_text};
 use super::rebuild;
+use super::replaced::Replaced;
 use super::special::{FolderToken, SpecialNames};
 use crate::control_tokens::{ControlToken, ControlTokens, is_reserved};
 use crate::error::Reasoned;
@@ -23,6 +25,8 @@ pub(super) struct Definition {
     /// Added tokens by string, control tokens under their own.
     pub added: BTreeMap<String, u32>,
     pub meaning: Meaning,
+    /// The file's own parts, where its class splits text otherwise.
+    pub replaced: Option<Replaced>,
 }
 
 /// Rewrites the file to what transformers makes of it in a folder that says `names`, to which the tokenizer
@@ -37,7 +41,7 @@ pub(super) fn prepare(
     switch_off(json)?;
     let class = Class::of_folder(names, mentions_byte_level)?;
     let defaults = rebuild::name_defaults(class, json, names);
-    rebuild::rebuild(class, json, names)?;
+    let replaced = rebuild::rebuild(class, json, names)?;
     add_folder_tokens(json, names)?;
     rebuild::clear_flags(class, json, names, &defaults);
     rebuild::rebuild_post_processor(class, json, names);
@@ -49,7 +53,7 @@ pub(super) fn prepare(
     let vocabulary_size = vocabulary_size(json, names);
     let meaning = Meaning::new(json, names);
     rename(json, &controls);
-    Ok(Definition { controls, vocabulary_size, added, meaning })
+    Ok(Definition { controls, vocabulary_size, added, meaning, replaced })
 }
 
 fn switch_off(json: &mut Value) -> Reasoned<()> {
@@ -68,43 +72,6 @@ fn switch_off(json: &mut Value) -> Reasoned<()> {
         return Err("`added_tokens` is not a list".into());
     }
     Ok(())
-}
-
-// What the parts of the file do
-
-/// True when a part of the file, or a part within it, has this type.
-pub(super) fn has_type(part: &Value, name: &str) -> bool {
-    match part {
-        Value::Object(fields) => {
-            fields.get("type").is_some_and(|kind| kind == name)
-                || fields.values().any(|inner| has_type(inner, name))
-        }
-        Value::Array(parts) => parts.iter().any(|inner| has_type(inner, name)),
-        _ => false,
-    }
-}
-
-/// True when a text's beginning is tokenised otherwise than the same characters within a text: a space is
-/// put before it, or taken away.
-pub(super) fn treats_beginnings(part: &Value) -> bool {
-    match part {
-        Value::Array(parts) => parts.iter().any(treats_beginnings),
-        Value::Object(fields) => {
-            let here = match fields.get("type").and_then(Value::as_str) {
-                Some("Prepend") => true,
-                Some("Metaspace") => fields.get("prepend_scheme").is_none_or(|scheme| scheme != "never"),
-                Some("ByteLevel") => fields.get("add_prefix_space").is_none_or(|adds| *adds == true),
-                Some("Strip") => fields.get("strip_left").is_none_or(|strips| *strips == true),
-                Some("Replace") => {
-                    let pattern = fields.get("pattern").and_then(|pattern| pattern["Regex"].as_str());
-                    pattern.is_some_and(|pattern| pattern.contains('^') || pattern.contains(r"\A"))
-                }
-                _ => false,
-            };
-            here || fields.values().any(treats_beginnings)
-        }
-        _ => false,
-    }
 }
 
 // Added tokens
@@ -159,14 +126,6 @@ fn add_token(json: &mut Value, token: &FolderToken, overrides: bool, next: &mut 
         Some(present) => added[present] = entry,
         None => added.push(entry),
     }
-}
-
-pub(super) fn added_ids(json: &Value) -> BTreeMap<String, u32> {
-    let entry = |token: &Value| {
-        let id = token["id"].as_u64().and_then(|id| u32::try_from(id).ok())?;
-        Some((token["content"].as_str()?.to_owned(), id))
-    };
-    json["added_tokens"].as_array().into_iter().flatten().filter_map(entry).collect()
 }
 
 // Control tokens
@@ -280,23 +239,6 @@ fn keeps_aliases(normalizer: &Value) -> bool {
         name => name.is_none_or(|name| ALIAS_KEEPING.contains(&name)),
     };
     known && inner.into_iter().flatten().all(keeps_aliases)
-}
-
-pub(super) fn vocabulary_id(vocabulary: &Value, text: &str) -> Option<u32> {
-    let id = match vocabulary {
-        Value::Object(ids) => ids.get(text)?.as_u64()?,
-        Value::Array(pieces) => pieces.iter().position(|piece| piece[0] == text)? as u64,
-        _ => return None,
-    };
-    u32::try_from(id).ok()
-}
-
-fn vocabulary_text(vocabulary: &Value, id: u32) -> Option<String> {
-    match vocabulary {
-        Value::Object(ids) => ids.iter().find(|(_, value)| **value == id).map(|(text, _)| text.clone()),
-        Value::Array(pieces) => pieces.get(id as usize)?[0].as_str().map(str::to_owned),
-        _ => None,
-    }
 }
 
 fn rename_in_map(vocabulary: &mut serde_json::Map<String, Value>, alias_of: &BTreeMap<&str, String>) -> bool {

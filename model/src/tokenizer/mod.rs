@@ -7,7 +7,9 @@
 mod class;
 mod compare;
 mod definition;
+mod parts;
 mod rebuild;
+mod replaced;
 mod special;
 mod validate;
 
@@ -23,6 +25,7 @@ use crate::contain;
 use crate::control_tokens::{ControlTokens, aliases, refuse_reserved};
 use crate::error::{Error, Reasoned, Result};
 use crate::files;
+use crate::inspection::SpecialToken;
 use crate::recipe::SpecialTokens;
 use compare::Meaning;
 use definition::Definition;
@@ -52,6 +55,7 @@ pub struct Tokenizer {
     meaning: Meaning,
     names: BTreeMap<String, String>,
     chat_templates: Option<TemplateSources>,
+    notice: Option<String>,
     fingerprint: blake3::Hash,
 }
 
@@ -85,8 +89,8 @@ impl Tokenizer {
         hasher.update(&bytes);
         hasher.update(format!("{prefix:?} {:?} {names:?} {chat_templates:?}", ends.stop).as_bytes());
         let treats_beginnings =
-            ["normalizer", "pre_tokenizer"].iter().any(|part| definition::treats_beginnings(&json[part]));
-        let tokenizer = Self {
+            ["normalizer", "pre_tokenizer"].iter().any(|part| parts::treats_beginnings(&json[part]));
+        let mut tokenizer = Self {
             inner,
             controls: definition.controls,
             prefix,
@@ -99,10 +103,13 @@ impl Tokenizer {
             meaning: definition.meaning,
             names: names.named,
             chat_templates,
+            notice: None,
             fingerprint: hasher.finalize(),
             path: path.clone(),
         };
         tokenizer.probe(&json).map_err(bad)?;
+        let notice = definition.replaced.and_then(|replaced| replaced.notice(&mut json, &tokenizer.inner));
+        tokenizer.notice = notice.map(|notice| format!("{}: {notice}", path.display()));
         Ok(tokenizer)
     }
 
@@ -256,6 +263,16 @@ impl Tokenizer {
         self.inner.get_added_tokens_decoder().contains_key(&id)
     }
 
+    /// The special tokens that the folder names (`bos_token`, …).
+    pub(crate) fn special_tokens(&self) -> Vec<SpecialToken> {
+        let token = |(name, text): (&String, &String)| SpecialToken {
+            name: name.clone(),
+            text: text.clone(),
+            id: self.inner.token_to_id(text),
+        };
+        self.names.iter().map(token).collect()
+    }
+
     /// Text of the ids, control tokens left out.
     pub fn decode(&self, ids: &[u32]) -> String {
         let ids: Vec<u32> = ids.iter().copied().filter(|&id| !self.is_control(id)).collect();
@@ -330,6 +347,11 @@ impl Tokenizer {
                 Err(Error::format(&other.path, reason))
             }
         }
+    }
+
+    /// What a person should know about the tokenizer: that its class splits text otherwise than `tokenizer.json` says.
+    pub fn notice(&self) -> Option<&String> {
+        self.notice.as_ref()
     }
 
     /// True when the folder has a chat template.

@@ -4,7 +4,8 @@
 use serde_json::{Value, json};
 
 use super::class::{self, Class};
-use super::definition::{added_ids, has_type, vocabulary_id};
+use super::parts::{added_ids, has_type, vocabulary_id};
+use super::replaced::{self, Replaced};
 use super::special::SpecialNames;
 use crate::error::Reasoned;
 
@@ -89,15 +90,15 @@ struct Parts {
     byte_fallback: bool,
 }
 
-/// Puts the parts that the class makes in the place of the file's.
+/// Puts the parts that the class makes in the place of the file's; gives those of the file, if they are others.
 ///
 /// # Errors
-/// When the class would take vocabulary or merges for what they are not: every text would become other tokens
-/// than those that a model was trained with.
-pub(super) fn rebuild(class: Class, json: &mut Value, names: &SpecialNames) -> Reasoned<()> {
-    let Some(name) = class.name() else { return Ok(()) };
+/// When the class would take vocabulary or merges for what they are not, or not know a token that begins or ends
+/// sequences: every text would become other tokens than those that a model was trained with.
+pub(super) fn rebuild(class: Class, json: &mut Value, names: &SpecialNames) -> Reasoned<Option<Replaced>> {
+    let Some(name) = class.name() else { return Ok(None) };
     let parts = match class {
-        Class::AsFile => return Ok(()),
+        Class::AsFile => return Ok(None),
         Class::Llama => llama(names),
         Class::CodeLlama => code_llama(names),
         Class::Gemma => gemma(names),
@@ -122,6 +123,8 @@ pub(super) fn rebuild(class: Class, json: &mut Value, names: &SpecialNames) -> R
             if is_byte_level { ("bytes", "words after `▁`") } else { ("no bytes", "byte-level") };
         return Err(other_kind(name, names, &format!("its vocabulary, of {file}, for {taken}")));
     }
+    check_added_tokens(name, json, names)?;
+    let of_file = replaced::parts(json);
     json["normalizer"] = parts.normalizer;
     json["pre_tokenizer"] = parts.pre_tokenizer;
     json["decoder"] = parts.decoder;
@@ -135,11 +138,34 @@ pub(super) fn rebuild(class: Class, json: &mut Value, names: &SpecialNames) -> R
     if names.added_decoder.is_some() {
         json["added_tokens"] = json!([]);
     }
-    Ok(())
+    Ok(Replaced::new(of_file, json, name, advice(names)))
+}
+
+/// Fails when a token that begins or ends sequences is only in the file's list of added tokens, which the class
+/// disregards where `added_tokens_decoder` stands: it would get another id.
+fn check_added_tokens(name: &str, json: &Value, names: &SpecialNames) -> Reasoned<()> {
+    let Some(listed) = &names.added_decoder else { return Ok(()) };
+    let is_lost = |text: &String| {
+        names.delimits(text)
+            && !listed.iter().any(|token| token.text == *text)
+            && vocabulary_id(&json["model"]["vocab"], text).is_none()
+    };
+    let Some(text) = added_ids(json).into_keys().find(is_lost) else { return Ok(()) };
+    let lack = if listed.is_empty() { "is empty" } else { "lacks it" };
+    Err(format!(
+        "has the added token `{}`, and the class `{name}` takes added tokens from `added_tokens_decoder` in \
+         tokenizer_config.json alone, which {lack}: remove that key, or list the tokens there",
+        text.escape_debug()
+    ))
 }
 
 fn other_kind(name: &str, names: &SpecialNames, mistaken: &str) -> String {
-    let advice = match names.model_type.as_deref().filter(|model_type| class::overrules(model_type)) {
+    format!("belongs to the class `{name}`, and with it transformers takes {mistaken}: {}", advice(names))
+}
+
+/// What to do where a class is not to build the tokenizer.
+fn advice(names: &SpecialNames) -> String {
+    match names.model_type.as_deref().filter(|model_type| class::overrules(model_type)) {
         Some(model_type) => format!(
             "it does so for every model of the type `{model_type}`, whatever the folder declares: give the model a \
              tokenizer of that class"
@@ -149,8 +175,7 @@ fn other_kind(name: &str, names: &SpecialNames, mistaken: &str) -> String {
                  `PreTrainedTokenizerFast`"
                 .to_owned()
         }
-    };
-    format!("belongs to the class `{name}`, and with it transformers takes {mistaken}: {advice}")
+    }
 }
 
 /// Takes the flags from added tokens that some classes add once more, without flags: all special ones, or those

@@ -2,13 +2,13 @@
 //!
 //! Kept per layer and token, in elements: the layer's input C and what its backward cannot cheaply
 //! compute again: 1 C (residual stream before the MLP), H·D + 2 KV·D (q, k, v), H·D + H (attention),
-//! 2 I (gate, up). Norms, the gated activation and rotated normed heads are computed again instead.
+//! 2 I (gate, up), and C for each norm behind attention or MLP (what it is of). Norms, the gated activation and rotated normed heads are computed again instead.
 //! With `recompute` only the inputs are kept per layer, and the rest exists once.
 
 use bytemuck::Pod;
 use cpift_engine::{Buffer, Device, Indices, Real, ViewMut};
 
-use crate::config::ModelConfig;
+use crate::config::{ModelConfig, NormWidth};
 use crate::error::Result;
 
 /// What a transformer is to be used for; decides what is kept in memory.
@@ -48,10 +48,14 @@ pub struct LayerActivations<T: Real> {
     pub log_sum_exp: Buffer<f32>,
     /// Residual stream between attention and MLP `[N, C]`.
     pub middle: Buffer<T>,
+    /// What attention made `[N, C]`, where a norm stands behind it, else empty.
+    pub attention_output: Buffer<T>,
     /// The MLP's gate `[N, I]`; after the backward its gradient.
     pub gate: Buffer<T>,
     /// The MLP's up projection `[N, I]`; after the backward its gradient.
     pub up: Buffer<T>,
+    /// What the MLP made `[N, C]`, where a norm stands behind it, else empty.
+    pub mlp_output: Buffer<T>,
 }
 
 /// Queries, keys and values of one layer.
@@ -72,12 +76,14 @@ pub struct Scratch<T: Real> {
     pub normed: Buffer<T>,
     /// The latest norm's 1/rms `[N]`.
     pub inverse_rms: Buffer<f32>,
-    /// 1/rms of every query and, after them, key `[N, H + KV]` where they are normed, else empty.
+    /// 1/rms of the queries and, after them, keys of N tokens where they are normed, else empty.
     pub head_inverse_rms: Buffer<f32>,
     /// Forward: what attention or MLP add to the residual stream `[N, C]`. Backward: the gradient of `normed`.
     pub delta: Buffer<T>,
     /// Gradient of the residual stream `[N, C]`; empty for inference.
     pub d_residual: Buffer<T>,
+    /// Gradient of what attention or MLP made `[N, C]`, where it is not that of the residual stream, else empty.
+    pub d_added: Buffer<T>,
     /// In turn the MLP's activation or its gradient `[N, I]`, and the parts of [`HeadScratch`].
     pub wide: Buffer<T>,
 }
@@ -112,7 +118,7 @@ impl<'a, T: Real> HeadScratch<'a, T> {
 
     fn cut(config: &ModelConfig, wide: ViewMut<'a, T>, tokens: usize, gradient_tokens: usize) -> Self {
         let (query_width, key_width) = (config.attention_width(), config.kv_width());
-        let normed_tokens = if config.qk_norm { tokens } else { 0 };
+        let normed_tokens = if config.block.query_key_norm.is_some() { tokens } else { 0 };
         let (query, rest) = wide.split_at(normed_tokens * query_width);
         let (key, rest) = rest.split_at(normed_tokens * key_width);
         let (d_attention, rest) = rest.split_at(gradient_tokens * query_width);
@@ -125,7 +131,7 @@ impl<'a, T: Real> HeadScratch<'a, T> {
     /// Elements per token.
     fn width(config: &ModelConfig, purpose: Purpose) -> usize {
         let heads = config.attention_width() + config.kv_width();
-        let normed = if config.qk_norm { heads } else { 0 };
+        let normed = if config.block.query_key_norm.is_some() { heads } else { 0 };
         match purpose {
             Purpose::Inference => normed,
             Purpose::Training { .. } => normed + 2 * heads,
@@ -205,6 +211,8 @@ impl<T: Real> Activations<T> {
 impl<T: Real> LayerActivations<T> {
     fn build(config: &ModelConfig, tokens: usize, memory: &mut Memory<'_>) -> Result<Self> {
         let (query_width, key_width) = (tokens * config.attention_width(), tokens * config.kv_width());
+        let norms = &config.block.norms;
+        let made = |norm: Option<&str>| if norm.is_some() { tokens * config.hidden } else { 0 };
         Ok(Self {
             projected: Projected {
                 query: memory.take("attention", query_width)?,
@@ -214,8 +222,10 @@ impl<T: Real> LayerActivations<T> {
             attention: memory.take("attention", query_width)?,
             log_sum_exp: memory.take("attention", tokens * config.heads)?,
             middle: memory.take("mlp", tokens * config.hidden)?,
+            attention_output: memory.take("attention", made(norms.attention_output))?,
             gate: memory.take("mlp", tokens * config.intermediate)?,
             up: memory.take("mlp", tokens * config.intermediate)?,
+            mlp_output: memory.take("mlp", made(norms.mlp_output))?,
         })
     }
 }
@@ -223,8 +233,15 @@ impl<T: Real> LayerActivations<T> {
 impl<T: Real> Scratch<T> {
     fn build(config: &ModelConfig, tokens: usize, purpose: Purpose, memory: &mut Memory<'_>) -> Result<Self> {
         const PART: &str = "scratch";
-        let normed_heads = if config.qk_norm { config.heads + config.kv_heads } else { 0 };
+        let normed_heads = match config.block.query_key_norm {
+            None => 0,
+            Some(NormWidth::Head) => config.heads + config.kv_heads,
+            Some(NormWidth::AllHeads) => 2,
+        };
         let d_residual = if purpose == Purpose::Inference { 0 } else { tokens * config.hidden };
+        let norms = &config.block.norms;
+        let has_output_norm = norms.attention_output.is_some() || norms.mlp_output.is_some();
+        let d_added = if has_output_norm || config.scales.residual != 1.0 { d_residual } else { 0 };
         let wide = config.intermediate.max(HeadScratch::<T>::width(config, purpose));
         Ok(Self {
             normed: memory.take(PART, tokens * config.hidden)?,
@@ -232,6 +249,7 @@ impl<T: Real> Scratch<T> {
             head_inverse_rms: memory.take(PART, tokens * normed_heads)?,
             delta: memory.take(PART, tokens * config.hidden)?,
             d_residual: memory.take(PART, d_residual)?,
+            d_added: memory.take(PART, d_added)?,
             wide: memory.take(PART, tokens * wide)?,
         })
     }

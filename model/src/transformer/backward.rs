@@ -1,15 +1,17 @@
 //! The backward pass: layers in reverse, gradients of all weights added to one flat allocation.
 //!
 //! Two buffers carry the gradient along: `scratch.d_residual`, that of the residual stream, and
-//! `scratch.delta`, that of the norm's output in front of attention or MLP. What the forward did not
+//! `scratch.delta`, that of the norm's output in front of attention or MLP. Where what they add passes a norm or a
+//! factor, `scratch.d_added` has the gradient before it. What the forward did not
 //! keep (norms, rotated normed heads, the gated activation) is computed again on the way.
 
 use cpift_engine::ops::attention::{self, Documents};
-use cpift_engine::ops::{embedding, gated_mlp, rope};
-use cpift_engine::{Buffer, Real, ViewMut};
+use cpift_engine::ops::{embedding, gated_mlp, rope, scale};
+use cpift_engine::{Buffer, Real, View, ViewMut};
 
 use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
 use super::forward::Pass;
+use super::rotary::Heads;
 use super::timings::{Part, Timings};
 use super::weights::{Norm, NormSaved};
 use crate::error::Result;
@@ -54,8 +56,39 @@ struct Backward<'a, T: Real> {
 impl<T: Real> Backward<'_, T> {
     fn last_norm(&mut self, input: &Buffer<T>) -> Result<()> {
         let pass = self.pass;
+        if pass.config.scales.logits != 1.0 {
+            let d_hidden = pass.hidden_mut(&mut self.scratch.delta);
+            scale::forward_in_place(pass.device, pass.config.scales.logits, d_hidden)?;
+        }
         pass.hidden_mut(&mut self.scratch.d_residual).fill(T::default())?;
         self.norm(&pass.places.final_norm, input)
+    }
+
+    /// `scratch.d_added` = the gradient of `made`, what attention or MLP made before `norm` and the residual stream's
+    /// factor. Does nothing where there is neither: it is then that of the residual stream.
+    fn added(&mut self, norm: Option<&Norm>, made: &Buffer<T>) -> Result<()> {
+        let pass = self.pass;
+        let (device, factor, scratch) = (pass.device, pass.config.scales.residual, &mut *self.scratch);
+        let Some(norm) = norm else {
+            if factor != 1.0 {
+                let (d_sum, d_added) = (pass.hidden(&scratch.d_residual), &mut scratch.d_added);
+                scale::forward(device, factor, d_sum, pass.hidden_mut(d_added))?;
+            }
+            return Ok(());
+        };
+        pass.norm(norm, made, scratch)?;
+        let mut d_normed = pass.hidden(&scratch.d_residual);
+        if factor != 1.0 {
+            // Free until the gradient in front of attention or MLP is known.
+            scale::forward(device, factor, d_normed, pass.hidden_mut(&mut scratch.delta))?;
+            d_normed = pass.hidden(&scratch.delta);
+        }
+        let mut d_added = pass.hidden_mut(&mut scratch.d_added);
+        d_added.fill(T::default())?;
+        let saved = NormSaved { input: pass.hidden(made), inverse_rms: scratch.inverse_rms.view() };
+        norm.backward(device, pass.weights, saved, d_normed, d_added, self.gradients.reborrow())?;
+        self.timings.lap(Part::NormBackward);
+        Ok(())
     }
 
     /// Adds the gradient through the latest norm, of whose output `scratch.delta` is the gradient, to
@@ -74,15 +107,19 @@ impl<T: Real> Backward<'_, T> {
     fn mlp(&mut self, index: usize, layer: &mut LayerActivations<T>) -> Result<()> {
         let pass = self.pass;
         let (device, weights, places) = (pass.device, pass.weights, &pass.places.layers[index]);
+        let input_norm = places.mlp_norm.as_ref();
+        self.added(places.mlp_output_norm.as_ref(), &layer.mlp_output)?;
         let scratch = &mut *self.scratch;
-        pass.norm(&places.mlp_norm, &layer.middle, scratch)?;
+        pass.norm_if_any(input_norm, &layer.middle, scratch)?;
         self.timings.lap(Part::NormBackward);
 
-        let d_output = pass.hidden(&scratch.d_residual);
+        let output_norm = places.mlp_output_norm.as_ref();
+        let d_output = pass.d_made(output_norm, &scratch.d_added, &scratch.d_residual);
         let d_activation = pass.intermediate_mut(&mut scratch.wide);
         places.down.backward_input(device, weights, d_output, d_activation, false)?;
         gated_mlp::backward(
             device,
+            pass.config.block.activation,
             pass.intermediate_mut(&mut layer.gate),
             pass.intermediate_mut(&mut layer.up),
             pass.intermediate_mut(&mut scratch.wide),
@@ -91,31 +128,39 @@ impl<T: Real> Backward<'_, T> {
         let (d_gate, d_up) = (pass.intermediate(&layer.gate), pass.intermediate(&layer.up));
         let activation = pass.intermediate(&scratch.wide);
         places.down.backward_weight(device, d_output, activation, self.gradients.reborrow())?;
-        let normed = pass.hidden(&scratch.normed);
+        let normed = pass.normed(input_norm, &layer.middle, &scratch.normed);
         places.gate.backward_weight(device, d_gate, normed, self.gradients.reborrow())?;
         places.up.backward_weight(device, d_up, normed, self.gradients.reborrow())?;
-        let mut d_normed = pass.hidden_mut(&mut scratch.delta);
-        places.gate.backward_input(device, weights, d_gate, d_normed.reborrow(), false)?;
-        places.up.backward_input(device, weights, d_up, d_normed, true)?;
+        let (d_input, accumulate) = match input_norm {
+            Some(_) => (&mut scratch.delta, false),
+            None => (&mut scratch.d_residual, true),
+        };
+        let mut d_input = pass.hidden_mut(d_input);
+        places.gate.backward_input(device, weights, d_gate, d_input.reborrow(), accumulate)?;
+        places.up.backward_input(device, weights, d_up, d_input, true)?;
         self.timings.lap(Part::MlpBackward);
 
-        self.norm(&places.mlp_norm, &layer.middle)
+        input_norm.map_or(Ok(()), |norm| self.norm(norm, &layer.middle))
     }
 
     /// `scratch.d_residual` goes from the gradient after attention to that before it.
     fn attention(&mut self, index: usize, input: &Buffer<T>, layer: &LayerActivations<T>) -> Result<()> {
         let pass = self.pass;
         let (device, weights, places) = (pass.device, pass.weights, &pass.places.layers[index]);
+        let input_norm = places.attention_norm.as_ref();
+        self.added(places.attention_output_norm.as_ref(), &layer.attention_output)?;
         let scratch = &mut *self.scratch;
-        pass.norm(&places.attention_norm, input, scratch)?;
+        pass.norm_if_any(input_norm, input, scratch)?;
         self.timings.lap(Part::NormBackward);
 
         let projected = &layer.projected;
+        let output_norm = places.attention_output_norm.as_ref();
+        let d_output = pass.d_made(output_norm, &scratch.d_added, &scratch.d_residual);
         let mut heads = HeadScratch::backward(pass.config, scratch.wide.view_mut(), pass.rows());
         if let Some(norms) = &places.query_key_norms {
-            pass.norm_heads(norms, projected, &mut heads, &mut scratch.head_inverse_rms)?;
+            pass.norm_heads(index, norms, projected, &mut heads, &mut scratch.head_inverse_rms)?;
         }
-        let (d_output, attention) = (pass.hidden(&scratch.d_residual), pass.queries(&layer.attention));
+        let attention = pass.queries(&layer.attention);
         places.output.backward_input(device, weights, d_output, heads.d_attention.reborrow(), false)?;
         places.output.backward_weight(device, d_output, attention, self.gradients.reborrow())?;
         self.timings.lap(Part::ProjectionsBackward);
@@ -131,31 +176,44 @@ impl<T: Real> Backward<'_, T> {
             d_k: heads.d_key.reborrow(),
             d_v: heads.d_value.reborrow(),
         };
-        attention::backward(device, &pass.attention_shape(), self.documents, inputs, outputs, gradients)?;
+        let shape = pass.attention_shape(index);
+        attention::backward(device, &shape, self.documents, inputs, outputs, gradients)?;
         self.timings.lap(Part::AttentionBackward);
 
-        pass.rotate_back(pass.config.heads, heads.d_query.reborrow())?;
-        pass.rotate_back(pass.config.kv_heads, heads.d_key.reborrow())?;
+        pass.rotate_back(index, Heads::Queries, heads.d_query.reborrow())?;
+        pass.rotate_back(index, Heads::Keys, heads.d_key.reborrow())?;
         if let Some(norms) = &places.query_key_norms {
             let inverse_rms = &scratch.head_inverse_rms;
             pass.norm_heads_backward(norms, projected, &mut heads, inverse_rms, self.gradients.reborrow())?;
         }
         let (d_query, d_key) = (heads.d_query.as_view(), heads.d_key.as_view());
         let d_value = heads.d_value.as_view();
-        let normed = pass.hidden(&scratch.normed);
-        let mut d_normed = pass.hidden_mut(&mut scratch.delta);
+        let normed = pass.normed(input_norm, input, &scratch.normed);
         let projections = [(&places.query, d_query), (&places.key, d_key), (&places.value, d_value)];
-        for (index, (projection, d_projected)) in projections.into_iter().enumerate() {
+        for (projection, d_projected) in projections {
             projection.backward_weight(device, d_projected, normed, self.gradients.reborrow())?;
-            projection.backward_input(device, weights, d_projected, d_normed.reborrow(), index > 0)?;
+        }
+        let (d_input, accumulate) = match input_norm {
+            Some(_) => (&mut scratch.delta, false),
+            None => (&mut scratch.d_residual, true),
+        };
+        let mut d_input = pass.hidden_mut(d_input);
+        for (index, (projection, d_projected)) in projections.into_iter().enumerate() {
+            let accumulate = accumulate || index > 0;
+            projection.backward_input(device, weights, d_projected, d_input.reborrow(), accumulate)?;
         }
         self.timings.lap(Part::ProjectionsBackward);
 
-        self.norm(&places.attention_norm, input)
+        input_norm.map_or(Ok(()), |norm| self.norm(norm, input))
     }
 
     fn embedding(&mut self) -> Result<()> {
         let pass = self.pass;
+        let factor = pass.embedding_scale();
+        if factor != 1.0 {
+            let d_output = pass.hidden_mut(&mut self.scratch.d_residual);
+            scale::forward_in_place(pass.device, factor, d_output)?;
+        }
         let d_table = self.gradients.reborrow().slice(pass.places.embedding.clone());
         let d_output = pass.hidden(&self.scratch.d_residual);
         embedding::backward(pass.device, &pass.embedding_shape(), pass.tokens, d_output, d_table)?;
@@ -165,9 +223,21 @@ impl<T: Real> Backward<'_, T> {
 }
 
 impl<T: Real> Pass<'_, T> {
-    fn rotate_back(&self, heads: usize, d_x: ViewMut<'_, T>) -> Result<()> {
-        let shape = self.rope_shape(heads);
-        Ok(rope::backward(self.device, &shape, self.rotary.view(), self.positions, d_x)?)
+    /// The gradient of what attention or MLP made: see [`Backward::added`].
+    fn d_made<'b>(
+        &self,
+        output_norm: Option<&Norm>,
+        d_added: &'b Buffer<T>,
+        d_residual: &'b Buffer<T>,
+    ) -> View<'b, T> {
+        let is_own = output_norm.is_some() || self.config.scales.residual != 1.0;
+        self.hidden(if is_own { d_added } else { d_residual })
+    }
+
+    fn rotate_back(&self, index: usize, heads: Heads, d_x: ViewMut<'_, T>) -> Result<()> {
+        let Some(rope) = self.config.attention[index].rope else { return Ok(()) };
+        let (shape, tables) = (self.rope_shape(rope, heads), self.rotary.view(rope, heads));
+        Ok(rope::backward(self.device, &shape, tables, self.positions, d_x)?)
     }
 
     /// `heads.d_query` and `heads.d_key` go from the gradients of the normed heads to those of the heads.
@@ -180,15 +250,11 @@ impl<T: Real> Pass<'_, T> {
         mut gradients: ViewMut<'_, f32>,
     ) -> Result<()> {
         let (device, weights) = (self.device, self.weights);
-        let (query_rows, key_rows) = (self.rows() * self.config.heads, self.rows() * self.config.kv_heads);
-        let query = NormSaved {
-            input: self.queries(&projected.query),
-            inverse_rms: inverse_rms.slice(0..query_rows),
-        };
-        let key = NormSaved {
-            input: self.keys(&projected.key),
-            inverse_rms: inverse_rms.slice(query_rows..query_rows + key_rows),
-        };
+        let (query, key) = (self.queries(&projected.query), self.keys(&projected.key));
+        let (query_rows, key_rows) = (query_norm.rows(query.len()), key_norm.rows(key.len()));
+        let key_rms = inverse_rms.slice(query_rows..query_rows + key_rows);
+        let query = NormSaved { input: query, inverse_rms: inverse_rms.slice(0..query_rows) };
+        let key = NormSaved { input: key, inverse_rms: key_rms };
         // The norm adds to the gradient of its input, and the rotated heads are no longer needed:
         // their memory takes the sum, and the two then trade places.
         heads.query.fill(T::default())?;

@@ -1,16 +1,17 @@
 //! The forward pass of a layer and of the whole stack.
 //!
-//! Pre-norm residual stream: `middle = input + attention(norm(input))`, next `input = middle +
-//! mlp(norm(middle))`. Every residual add is fused with the norm that follows it.
+//! Residual stream: `middle = input + attention(norm(input))`, next `input = middle + mlp(norm(middle))`. The model's
+//! [`Block`](crate::config::Block) says which norms there are, before attention and MLP, behind them or both. A
+//! residual add is fused with the norm that follows it.
 
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::rms_norm::ResidualOutputs;
-use cpift_engine::ops::{embedding, gated_mlp, rope};
+use cpift_engine::ops::{embedding, gated_mlp, rope, scale};
 use cpift_engine::{Buffer, Device, IndexView, Real, View, ViewMut};
 
 use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
 use super::cache::KeyValueCache;
-use super::rotary::RotaryTables;
+use super::rotary::{Heads, RotaryTables};
 use super::timings::{Part, Timings};
 use super::weights::{ModelWeights, Norm};
 use crate::config::ModelConfig;
@@ -53,10 +54,11 @@ pub enum Attend<'a, T: Real> {
     Cache(&'a mut KeyValueCache<T>),
 }
 
-/// Shape of a model's attention.
-pub fn attention_shape(config: &ModelConfig) -> attention::Shape {
+/// Shape of the attention of layer `index`.
+pub fn attention_shape(config: &ModelConfig, index: usize) -> attention::Shape {
     let ModelConfig { heads, kv_heads, head_dim, .. } = *config;
-    attention::Shape { heads, kv_heads, head_dim, scale: 1.0 / (head_dim as f32).sqrt(), window: None }
+    let (scale, window) = (config.scales.attention, config.attention[index].window);
+    attention::Shape { heads, kv_heads, head_dim, scale, window, softcap: config.attention_softcap }
 }
 
 impl<T: Real> Pass<'_, T> {
@@ -75,29 +77,33 @@ impl<T: Real> Pass<'_, T> {
         let (kept_inputs, kept_layers) = (inputs.len(), layers.len());
 
         timings.start();
-        self.embed(self.hidden_mut(&mut inputs[0]))?;
+        self.embed(&mut inputs[0])?;
         timings.lap(Part::Embedding);
-        self.norm(&self.places.layers[0].attention_norm, &inputs[0], scratch)?;
+        self.norm_if_any(self.places.layers[0].attention_norm.as_ref(), &inputs[0], scratch)?;
         for index in 0..self.config.layers {
             let layer = &mut layers[index % kept_layers];
             timings.lap(Part::Norm);
-            self.attention(index, layer, scratch, attend, timings)?;
-            self.residual_mlp_norm(index, &inputs[index % kept_inputs], layer, scratch)?;
+            let input = &inputs[index % kept_inputs];
+            self.attention(index, input, layer, scratch, attend, timings)?;
+            self.add(self.places.layers[index].mlp_norm.as_ref(), input, scratch, &mut layer.middle)?;
             timings.lap(Part::Norm);
             self.gate_and_up(index, layer, scratch)?;
             self.down(index, layer, scratch)?;
             timings.lap(Part::Mlp);
             let next = self.places.layers.get(index + 1);
-            let norm = next.map_or(&self.places.final_norm, |next| &next.attention_norm);
-            let sum = &mut inputs[(index + 1) % kept_inputs];
-            self.residual_norm(norm, &layer.middle, scratch, sum)?;
+            let norm = next.map_or(Some(&self.places.final_norm), |next| next.attention_norm.as_ref());
+            self.add(norm, &layer.middle, scratch, &mut inputs[(index + 1) % kept_inputs])?;
+        }
+        if self.config.scales.logits != 1.0 {
+            let hidden = self.hidden_mut(&mut scratch.normed);
+            scale::forward_in_place(self.device, self.config.scales.logits, hidden)?;
         }
         timings.lap(Part::Norm);
         Ok(())
     }
 
     /// Computes again what [`Pass::forward`] left of layer `index` in `layer`: the same calls on the same
-    /// values, hence the same bits. The MLP's output is not needed and not computed.
+    /// values, hence the same bits. The MLP's output is computed only where its norm's backward needs it.
     pub fn recompute(
         &self,
         index: usize,
@@ -107,21 +113,76 @@ impl<T: Real> Pass<'_, T> {
         documents: &Documents,
     ) -> Result<()> {
         let mut unseen = Timings::new();
-        self.norm(&self.places.layers[index].attention_norm, input, scratch)?;
-        self.attention(index, layer, scratch, &mut Attend::Documents(documents), &mut unseen)?;
-        self.residual_mlp_norm(index, input, layer, scratch)?;
-        self.gate_and_up(index, layer, scratch)
+        let places = &self.places.layers[index];
+        self.norm_if_any(places.attention_norm.as_ref(), input, scratch)?;
+        self.attention(index, input, layer, scratch, &mut Attend::Documents(documents), &mut unseen)?;
+        self.add(places.mlp_norm.as_ref(), input, scratch, &mut layer.middle)?;
+        self.gate_and_up(index, layer, scratch)?;
+        if places.mlp_output_norm.is_some() {
+            self.down(index, layer, scratch)?;
+        }
+        Ok(())
     }
 
-    fn embed(&self, output: ViewMut<'_, T>) -> Result<()> {
+    fn embed(&self, output: &mut Buffer<T>) -> Result<()> {
         let table = self.weights.slice(self.places.embedding.clone());
-        Ok(embedding::forward(self.device, &self.embedding_shape(), table, self.tokens, output)?)
+        let shape = self.embedding_shape();
+        embedding::forward(self.device, &shape, table, self.tokens, self.hidden_mut(output))?;
+        let factor = self.embedding_scale();
+        if factor != 1.0 {
+            scale::forward_in_place(self.device, factor, self.hidden_mut(output))?;
+        }
+        Ok(())
+    }
+
+    /// Factor of the embedding's output, rounded to the type of the weights, as `transformers` rounds it.
+    pub fn embedding_scale(&self) -> f32 {
+        T::from_f32(self.config.scales.embedding).to_f32()
     }
 
     /// `scratch.normed` = norm of `input`.
     pub fn norm(&self, norm: &Norm, input: &Buffer<T>, scratch: &mut Scratch<T>) -> Result<()> {
         let output = self.hidden_mut(&mut scratch.normed);
         norm.forward(self.device, self.weights, self.hidden(input), output, scratch.inverse_rms.view_mut())
+    }
+
+    /// As [`Pass::norm`], where there is a norm.
+    pub fn norm_if_any(
+        &self,
+        norm: Option<&Norm>,
+        input: &Buffer<T>,
+        scratch: &mut Scratch<T>,
+    ) -> Result<()> {
+        norm.map_or(Ok(()), |norm| self.norm(norm, input, scratch))
+    }
+
+    /// What attention or MLP read: the norm's output, or the residual stream itself where they have no norm.
+    pub fn normed<'b>(
+        &self,
+        norm: Option<&Norm>,
+        residual: &'b Buffer<T>,
+        normed: &'b Buffer<T>,
+    ) -> View<'b, T> {
+        self.hidden(if norm.is_some() { normed } else { residual })
+    }
+
+    /// `sum` = `residual` + factor · `scratch.delta`; `scratch.normed` = its norm, where one comes next.
+    fn add(
+        &self,
+        next_norm: Option<&Norm>,
+        residual: &Buffer<T>,
+        scratch: &mut Scratch<T>,
+        sum: &mut Buffer<T>,
+    ) -> Result<()> {
+        let factor = self.config.scales.residual;
+        match next_norm {
+            Some(norm) if factor == 1.0 => self.residual_norm(norm, residual, scratch, sum),
+            _ => {
+                let (residual, delta) = (self.hidden(residual), self.hidden(&scratch.delta));
+                scale::add(self.device, residual, factor, delta, self.hidden_mut(sum))?;
+                self.norm_if_any(next_norm, sum, scratch)
+            }
+        }
     }
 
     /// `sum` = `residual` + `scratch.delta`, `scratch.normed` = its norm.
@@ -141,45 +202,37 @@ impl<T: Real> Pass<'_, T> {
         norm.forward_residual(self.device, self.weights, self.hidden(residual), delta, outputs)
     }
 
-    fn residual_mlp_norm(
-        &self,
-        index: usize,
-        input: &Buffer<T>,
-        layer: &mut LayerActivations<T>,
-        scratch: &mut Scratch<T>,
-    ) -> Result<()> {
-        self.residual_norm(&self.places.layers[index].mlp_norm, input, scratch, &mut layer.middle)
-    }
-
-    /// `scratch.delta` = attention of `scratch.normed`, output projection included.
+    /// `scratch.delta` = attention of `scratch.normed`, or of `input` where it has no norm, with the output projection
+    /// and its norm.
     fn attention(
         &self,
         index: usize,
+        input: &Buffer<T>,
         layer: &mut LayerActivations<T>,
         scratch: &mut Scratch<T>,
         attend: &mut Attend<'_, T>,
         timings: &mut Timings,
     ) -> Result<()> {
         let (device, weights, places) = (self.device, self.weights, &self.places.layers[index]);
-        let LayerActivations { projected, attention, log_sum_exp, .. } = layer;
-        let normed = self.hidden(&scratch.normed);
+        let LayerActivations { projected, attention, log_sum_exp, attention_output, .. } = layer;
+        let normed = self.normed(places.attention_norm.as_ref(), input, &scratch.normed);
         places.query.forward(device, weights, normed, self.queries_mut(&mut projected.query))?;
         places.key.forward(device, weights, normed, self.keys_mut(&mut projected.key))?;
         places.value.forward(device, weights, normed, self.keys_mut(&mut projected.value))?;
 
         let mut heads = HeadScratch::forward(self.config, scratch.wide.view_mut(), self.rows());
         if let Some(norms) = &places.query_key_norms {
-            self.norm_heads(norms, projected, &mut heads, &mut scratch.head_inverse_rms)?;
+            self.norm_heads(index, norms, projected, &mut heads, &mut scratch.head_inverse_rms)?;
         } else {
-            self.rotate(self.config.heads, self.queries_mut(&mut projected.query))?;
-            self.rotate(self.config.kv_heads, self.keys_mut(&mut projected.key))?;
+            self.rotate(index, Heads::Queries, self.queries_mut(&mut projected.query))?;
+            self.rotate(index, Heads::Keys, self.keys_mut(&mut projected.key))?;
         }
         timings.lap(Part::Projections);
 
         let inputs = self.attention_inputs(projected, heads.query.as_view(), heads.key.as_view());
         let output = self.queries_mut(attention);
         let log_sum_exp = log_sum_exp.slice_mut(0..self.rows() * self.config.heads);
-        let shape = self.attention_shape();
+        let shape = self.attention_shape(index);
         match attend {
             Attend::Documents(documents) => {
                 attention::forward(device, &shape, documents, inputs, output, log_sum_exp)?;
@@ -195,28 +248,42 @@ impl<T: Real> Pass<'_, T> {
         }
         timings.lap(Part::Attention);
 
-        let delta = self.hidden_mut(&mut scratch.delta);
-        places.output.forward(device, weights, self.queries(attention), delta)?;
+        let attention = self.queries(attention);
+        match &places.attention_output_norm {
+            None => places.output.forward(device, weights, attention, self.hidden_mut(&mut scratch.delta))?,
+            Some(norm) => {
+                let output = self.hidden_mut(attention_output);
+                places.output.forward(device, weights, attention, output)?;
+                self.output_norm(norm, attention_output, scratch)?;
+            }
+        }
         timings.lap(Part::Projections);
         Ok(())
     }
 
-    /// Norms every head's query and key into `heads` and rotates them there: what `layer` keeps stays as
+    /// `scratch.delta` = norm of what attention or MLP made.
+    fn output_norm(&self, norm: &Norm, made: &Buffer<T>, scratch: &mut Scratch<T>) -> Result<()> {
+        let delta = self.hidden_mut(&mut scratch.delta);
+        norm.forward(self.device, self.weights, self.hidden(made), delta, scratch.inverse_rms.view_mut())
+    }
+
+    /// Norms queries and keys of layer `index` into `heads` and rotates them there: what `layer` keeps stays as
     /// the norm's backward needs it.
     pub fn norm_heads(
         &self,
+        index: usize,
         (query_norm, key_norm): &(Norm, Norm),
         projected: &Projected<T>,
         heads: &mut HeadScratch<'_, T>,
         inverse_rms: &mut Buffer<f32>,
     ) -> Result<()> {
         let (device, weights) = (self.device, self.weights);
-        let (query_rms, key_rms) = inverse_rms.view_mut().split_at(self.rows() * self.config.heads);
         let query = self.queries(&projected.query);
+        let (query_rms, key_rms) = inverse_rms.view_mut().split_at(query_norm.rows(query.len()));
         query_norm.forward(device, weights, query, heads.query.reborrow(), query_rms)?;
         key_norm.forward(device, weights, self.keys(&projected.key), heads.key.reborrow(), key_rms)?;
-        self.rotate(self.config.heads, heads.query.reborrow())?;
-        self.rotate(self.config.kv_heads, heads.key.reborrow())
+        self.rotate(index, Heads::Queries, heads.query.reborrow())?;
+        self.rotate(index, Heads::Keys, heads.key.reborrow())
     }
 
     /// What attention reads: queries and keys from `layer`, or `query` and `key` where they are normed.
@@ -227,33 +294,39 @@ impl<T: Real> Pass<'_, T> {
         key: View<'b, T>,
     ) -> attention::Inputs<'b, T> {
         let v = self.keys(&projected.value);
-        if self.config.qk_norm {
+        if self.config.block.query_key_norm.is_some() {
             attention::Inputs { q: query, k: key, v }
         } else {
             attention::Inputs { q: self.queries(&projected.query), k: self.keys(&projected.key), v }
         }
     }
 
-    fn rotate(&self, heads: usize, x: ViewMut<'_, T>) -> Result<()> {
-        let shape = self.rope_shape(heads);
-        Ok(rope::forward(self.device, &shape, self.rotary.view(), self.positions, x)?)
+    /// Turns the queries or keys of layer `index` by their positions, where the layer does that.
+    fn rotate(&self, index: usize, heads: Heads, x: ViewMut<'_, T>) -> Result<()> {
+        let Some(rope) = self.config.attention[index].rope else { return Ok(()) };
+        let (shape, tables) = (self.rope_shape(rope, heads), self.rotary.view(rope, heads));
+        Ok(rope::forward(self.device, &shape, tables, self.positions, x)?)
     }
 
     fn gate_and_up(&self, index: usize, layer: &mut LayerActivations<T>, scratch: &Scratch<T>) -> Result<()> {
         let (device, weights, places) = (self.device, self.weights, &self.places.layers[index]);
-        let normed = self.hidden(&scratch.normed);
+        let normed = self.normed(places.mlp_norm.as_ref(), &layer.middle, &scratch.normed);
         places.gate.forward(device, weights, normed, self.intermediate_mut(&mut layer.gate))?;
         places.up.forward(device, weights, normed, self.intermediate_mut(&mut layer.up))
     }
 
-    /// `scratch.delta` = down projection of the gated activation.
-    fn down(&self, index: usize, layer: &LayerActivations<T>, scratch: &mut Scratch<T>) -> Result<()> {
-        let (device, weights) = (self.device, self.weights);
+    /// `scratch.delta` = down projection of the gated activation, and its norm.
+    fn down(&self, index: usize, layer: &mut LayerActivations<T>, scratch: &mut Scratch<T>) -> Result<()> {
+        let (device, weights, places) = (self.device, self.weights, &self.places.layers[index]);
         let (gate, up) = (self.intermediate(&layer.gate), self.intermediate(&layer.up));
-        gated_mlp::forward(device, gate, up, self.intermediate_mut(&mut scratch.wide))?;
+        let function = self.config.block.activation;
+        gated_mlp::forward(device, function, gate, up, self.intermediate_mut(&mut scratch.wide))?;
         let activation = self.intermediate(&scratch.wide);
-        let delta = self.hidden_mut(&mut scratch.delta);
-        self.places.layers[index].down.forward(device, weights, activation, delta)
+        let Some(norm) = &places.mlp_output_norm else {
+            return places.down.forward(device, weights, activation, self.hidden_mut(&mut scratch.delta));
+        };
+        places.down.forward(device, weights, activation, self.hidden_mut(&mut layer.mlp_output))?;
+        self.output_norm(norm, &layer.mlp_output, scratch)
     }
 }
 
@@ -267,17 +340,22 @@ impl<T: Real> Pass<'_, T> {
     /// Shape of the embedding.
     pub fn embedding_shape(&self) -> embedding::Shape {
         let (vocabulary, hidden) = (self.config.vocabulary, self.config.hidden);
-        embedding::Shape { tokens: self.rows(), vocabulary, hidden }
+        embedding::Shape { tokens: self.rows(), vocabulary, hidden, padding: self.config.padding }
     }
 
-    /// Shape of attention.
-    pub fn attention_shape(&self) -> attention::Shape {
-        attention_shape(self.config)
+    /// Shape of the attention of layer `index`.
+    pub fn attention_shape(&self, index: usize) -> attention::Shape {
+        attention_shape(self.config, index)
     }
 
-    /// Shape of the rotation of `heads` heads.
-    pub fn rope_shape(&self, heads: usize) -> rope::Shape {
-        rope::Shape { tokens: self.rows(), heads, head_dim: self.config.head_dim }
+    /// Shape of the rotation of queries or keys by the rotary embedding of that number.
+    pub fn rope_shape(&self, rope: usize, heads: Heads) -> rope::Shape {
+        rope::Shape {
+            tokens: self.rows(),
+            heads: if heads == Heads::Queries { self.config.heads } else { self.config.kv_heads },
+            head_dim: self.config.head_dim,
+            rotary_dim: self.config.ropes[rope].rotary_dim,
+        }
     }
 
     /// `[N, C]`.

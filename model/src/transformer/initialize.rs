@@ -34,7 +34,7 @@ pub fn initialize(
                 fill_normal(&mut random, config.initializer_range, values);
             });
         } else if segment.name.ends_with("norm.weight") {
-            values.fill(1.0);
+            values.fill(1.0 - config.block.norm_weight_offset);
         }
         weights.reborrow().slice(segment.range()).copy_from_host(&values)?;
     }

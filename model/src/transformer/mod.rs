@@ -1,7 +1,7 @@
 //! The transformer: forward, backward and generation over flat weights.
 //!
-//! Decoder-only, pre-norm: RMSNorm, rotary positions, grouped-query attention, gated MLP; Llama, Qwen2
-//! and Qwen3 by configuration. Weights are one flat allocation in
+//! Decoder-only: RMSNorm, rotary positions, grouped-query attention, gated MLP; what a layer is made of says the
+//! configuration's [`Block`](crate::config::Block). Weights are one flat allocation in
 //! [`ModelConfig::layout`]'s order; gradients another with the same layout. All of it computes in one
 //! number type ([`Real`]); gradients of weights, losses, norms' 1/rms and attention's log-sum-exp are f32. Read
 //! [`forward`] first, then `backward`; [`activations`] says what is kept between the two.
@@ -20,7 +20,7 @@ mod weights;
 
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::cross_entropy::{self, Workspace};
-use cpift_engine::ops::linear;
+use cpift_engine::ops::{linear, softcap};
 use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 
 use activations::{Activations, BatchBuffers};
@@ -241,11 +241,15 @@ impl<T: Real> Transformer<T> {
     }
 
     /// `logits` `[rows, V]` of `hidden` `[rows, C]`.
-    fn project(&self, weights: View<'_, T>, hidden: View<'_, T>, logits: ViewMut<'_, f32>) -> Result<()> {
+    fn project(&self, weights: View<'_, T>, hidden: View<'_, T>, mut logits: ViewMut<'_, f32>) -> Result<()> {
         let (inputs, outputs) = (self.config.hidden, self.config.vocabulary);
         let shape = linear::Shape { rows: hidden.len() / inputs, inputs, outputs };
         let head = weights.slice(self.places.head.clone());
-        Ok(linear::forward_unrounded(&self.device, &shape, hidden, head, logits)?)
+        linear::forward_unrounded(&self.device, &shape, hidden, head, logits.reborrow())?;
+        match self.config.logit_softcap {
+            Some(cap) => Ok(softcap::in_place(&self.device, cap, logits)?),
+            None => Ok(()),
+        }
     }
 
     fn run_forward(&mut self, weights: View<'_, T>, documents: &Documents, keep: bool) -> Result<()> {
@@ -308,10 +312,15 @@ impl<T: Real> Transformer<T> {
 
 /// Fails where there are no kernels for the model's heads on the device.
 fn check_heads(config: &ModelConfig, device: &Device) -> Result<()> {
-    attention::check_device(device, &attention_shape(config))
+    attention::check_device(device, &attention_shape(config, 0))
         .map_err(|error| Error::setting("--device", format!("{error}; use `--device cpu`")))
 }
 
 fn head_shape(config: &ModelConfig, rows: usize) -> cross_entropy::Shape {
-    cross_entropy::Shape { rows, hidden: config.hidden, vocabulary: config.vocabulary }
+    cross_entropy::Shape {
+        rows,
+        hidden: config.hidden,
+        vocabulary: config.vocabulary,
+        softcap: config.logit_softcap,
+    }
 }

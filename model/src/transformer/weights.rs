@@ -7,7 +7,7 @@ use std::ops::Range;
 use cpift_engine::ops::{linear, rms_norm};
 use cpift_engine::{Device, Layout, Real, View, ViewMut};
 
-use crate::config::ModelConfig;
+use crate::config::{LinearRole, ModelConfig, NormRole, Part};
 use crate::error::{Error, Result};
 
 /// A linear layer: weight `[outputs, inputs]` and perhaps a bias `[outputs]`.
@@ -76,12 +76,19 @@ impl Linear {
 pub struct Norm {
     weight: Range<usize>,
     epsilon: f32,
+    weight_offset: f32,
 }
 
 impl Norm {
     fn shape(&self, elements: usize) -> rms_norm::Shape {
         let hidden = self.weight.len();
-        rms_norm::Shape { rows: elements / hidden, hidden, epsilon: self.epsilon }
+        let (epsilon, weight_offset) = (self.epsilon, self.weight_offset);
+        rms_norm::Shape { rows: self.rows(elements), hidden, epsilon, weight_offset }
+    }
+
+    /// Rows that so many elements are normalised in: tokens, or heads of tokens.
+    pub fn rows(&self, elements: usize) -> usize {
+        elements / self.weight.len()
     }
 
     /// Normalises `input` into `output`; `inverse_rms` has room for at least one element a row.
@@ -148,26 +155,30 @@ pub struct NormSaved<'a, T: Real> {
 /// The tensors of one layer.
 #[derive(Debug, Clone)]
 pub struct LayerWeights {
-    /// Before attention.
-    pub attention_norm: Norm,
+    /// Of what attention reads.
+    pub attention_norm: Option<Norm>,
     /// C → H·D.
     pub query: Linear,
     /// C → KV·D.
     pub key: Linear,
     /// C → KV·D.
     pub value: Linear,
-    /// Norms of every head's queries and keys, where the architecture has them.
+    /// Norms of queries and keys.
     pub query_key_norms: Option<(Norm, Norm)>,
     /// H·D → C.
     pub output: Linear,
-    /// Before the MLP.
-    pub mlp_norm: Norm,
+    /// Of what attention adds to the residual stream.
+    pub attention_output_norm: Option<Norm>,
+    /// Of what the MLP reads.
+    pub mlp_norm: Option<Norm>,
     /// C → intermediate.
     pub gate: Linear,
     /// C → intermediate.
     pub up: Linear,
     /// intermediate → C.
     pub down: Linear,
+    /// Of what the MLP adds to the residual stream.
+    pub mlp_output_norm: Option<Norm>,
 }
 
 /// All tensors of the model.
@@ -189,11 +200,12 @@ impl ModelWeights {
     /// Finds every tensor of `config` in its layout.
     pub fn new(config: &ModelConfig) -> Result<Self> {
         let layout = config.layout()?;
-        let find = Finder { layout: &layout, epsilon: config.rms_norm_epsilon };
+        let find = Finder { layout: &layout, config };
         let embedding = find.range("model.embed_tokens.weight")?;
         let head = if config.tied { embedding.clone() } else { find.range("lm_head.weight")? };
+        let parts = config.parts();
         let layers = (0..config.layers)
-            .map(|layer| find.layer(&format!("model.layers.{layer}"), config))
+            .map(|layer| find.layer(&format!("model.layers.{layer}"), &parts))
             .collect::<Result<Vec<_>>>()?;
         let final_norm = find.norm("model.norm")?;
         Ok(Self { embedding, layers, final_norm, head, length: layout.len() })
@@ -202,7 +214,7 @@ impl ModelWeights {
 
 struct Finder<'a> {
     layout: &'a Layout,
-    epsilon: f32,
+    config: &'a ModelConfig,
 }
 
 impl Finder<'_> {
@@ -213,41 +225,50 @@ impl Finder<'_> {
     }
 
     fn norm(&self, name: &str) -> Result<Norm> {
-        Ok(Norm { weight: self.range(&format!("{name}.weight"))?, epsilon: self.epsilon })
-    }
-
-    fn linear(&self, name: &str, inputs: usize, outputs: usize, bias: bool) -> Result<Linear> {
-        let weight = self.range(&format!("{name}.weight"))?;
-        let bias = if bias { Some(self.range(&format!("{name}.bias"))?) } else { None };
-        Ok(Linear { weight, bias, inputs, outputs })
-    }
-
-    fn layer(&self, prefix: &str, config: &ModelConfig) -> Result<LayerWeights> {
-        let (hidden, intermediate) = (config.hidden, config.intermediate);
-        let (query_width, key_width) = (config.attention_width(), config.kv_width());
-        let attention = |name: &str, inputs, outputs, bias| {
-            self.linear(&format!("{prefix}.self_attn.{name}"), inputs, outputs, bias)
-        };
-        let mlp = |name: &str, inputs, outputs| {
-            self.linear(&format!("{prefix}.mlp.{name}"), inputs, outputs, false)
-        };
-        let query_key_norms = if config.qk_norm {
-            let norm = |name: &str| self.norm(&format!("{prefix}.self_attn.{name}"));
-            Some((norm("q_norm")?, norm("k_norm")?))
-        } else {
-            None
-        };
-        Ok(LayerWeights {
-            attention_norm: self.norm(&format!("{prefix}.input_layernorm"))?,
-            query: attention("q_proj", hidden, query_width, config.qkv_bias)?,
-            key: attention("k_proj", hidden, key_width, config.qkv_bias)?,
-            value: attention("v_proj", hidden, key_width, config.qkv_bias)?,
-            query_key_norms,
-            output: attention("o_proj", query_width, hidden, config.output_bias)?,
-            mlp_norm: self.norm(&format!("{prefix}.post_attention_layernorm"))?,
-            gate: mlp("gate_proj", hidden, intermediate)?,
-            up: mlp("up_proj", hidden, intermediate)?,
-            down: mlp("down_proj", intermediate, hidden)?,
+        Ok(Norm {
+            weight: self.range(&format!("{name}.weight"))?,
+            epsilon: self.config.rms_norm_epsilon,
+            weight_offset: self.config.block.norm_weight_offset,
         })
+    }
+
+    fn layer(&self, prefix: &str, parts: &[Part]) -> Result<LayerWeights> {
+        let norm = |role: NormRole| -> Result<Option<Norm>> {
+            let mut of_role = parts.iter().filter_map(|part| match part {
+                Part::Norm { role: found, tensor, .. } if *found == role => Some(tensor),
+                _ => None,
+            });
+            of_role.next().map(|tensor| self.norm(&format!("{prefix}.{tensor}"))).transpose()
+        };
+        let linear = |role: LinearRole| self.linear(prefix, parts, role);
+        Ok(LayerWeights {
+            attention_norm: norm(NormRole::AttentionInput)?,
+            query: linear(LinearRole::Query)?,
+            key: linear(LinearRole::Key)?,
+            value: linear(LinearRole::Value)?,
+            query_key_norms: norm(NormRole::Query)?.zip(norm(NormRole::Key)?),
+            output: linear(LinearRole::Output)?,
+            attention_output_norm: norm(NormRole::AttentionOutput)?,
+            mlp_norm: norm(NormRole::MlpInput)?,
+            gate: linear(LinearRole::Gate)?,
+            up: linear(LinearRole::Up)?,
+            down: linear(LinearRole::Down)?,
+            mlp_output_norm: norm(NormRole::MlpOutput)?,
+        })
+    }
+
+    /// A linear layer: all rows of its tensor, or those that are its own where others share it.
+    fn linear(&self, prefix: &str, parts: &[Part], role: LinearRole) -> Result<Linear> {
+        let of_role = |part: &&Part| matches!(part, Part::Linear { role: found, .. } if *found == role);
+        let Some(&Part::Linear { tensor, first_row, outputs, inputs, bias, .. }) = parts.iter().find(of_role)
+        else {
+            return Err(Error::Job(format!("`{prefix}` has no projection {role:?}")));
+        };
+        let rows = |kind: &str, width: usize| -> Result<Range<usize>> {
+            let start = self.range(&format!("{prefix}.{tensor}.{kind}"))?.start + first_row * width;
+            Ok(start..start + outputs * width)
+        };
+        let bias = if bias { Some(rows("bias", 1)?) } else { None };
+        Ok(Linear { weight: rows("weight", inputs)?, bias, inputs, outputs })
     }
 }

@@ -19,7 +19,7 @@ pub fn config(data: &[u8]) {
     let path = Path::new("config.json");
     let checked = ModelConfig::parse(path, &text).and_then(|config| {
         config.layout()?;
-        config.rope.frequencies(config.head_dim.min(1024));
+        config.ropes.iter().for_each(|rope| drop(rope.frequencies()));
         let again = ModelConfig::parse(path, &config.to_json("float32"))?;
         assert_eq!(config.mismatch(&again), None, "written and read again");
         Ok(())

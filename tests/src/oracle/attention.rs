@@ -13,6 +13,8 @@ pub struct Shape {
     pub scale: f64,
     /// Most tokens that a token sees, itself included; none: all.
     pub window: Option<usize>,
+    /// What bounds the scores; none: nothing.
+    pub softcap: Option<f64>,
 }
 
 impl Shape {
@@ -54,7 +56,10 @@ pub fn attend(
         let first = (token * shape.kv_heads + kv_head) * shape.head_dim;
         first..first + shape.head_dim
     };
-    let score = |token| shape.scale * query.iter().zip(&k[place(token)]).map(|(q, k)| q * k).sum::<f64>();
+    let score = |token| {
+        let score = shape.scale * query.iter().zip(&k[place(token)]).map(|(q, k)| q * k).sum::<f64>();
+        shape.softcap.map_or(score, |cap| cap * (score / cap).tanh())
+    };
     let scores: Vec<f64> = seen.clone().map(score).collect();
     let largest = scores.iter().copied().fold(f64::NEG_INFINITY, f64::max);
     let log_sum_exp = largest + scores.iter().map(|score| (score - largest).exp()).sum::<f64>().ln();

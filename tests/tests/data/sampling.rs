@@ -320,7 +320,7 @@ fn evaluation_takes_every_row_in_order() {
     let mut random = ChaCha8Rng::seed_from_u64(14);
     for max_tokens in [data.longest_row(), 64, 100_000] {
         let mut next = 0;
-        for batch in evaluation_batches(&data, max_tokens).unwrap() {
+        for batch in evaluation_batches(&data.name(), data.rows().iter().collect(), max_tokens).unwrap() {
             let batch = batch.unwrap();
             assert!(batch.batch.tokens.len() <= max_tokens && !batch.rows.is_empty());
             assert_eq!(batch.rows.start, next);
@@ -345,5 +345,6 @@ fn evaluation_takes_every_row_in_order() {
         }
         assert_eq!(next, 77);
     }
-    assert!(evaluation_batches(&data, data.longest_row() - 1).is_err());
+    let rows = data.rows().iter().collect();
+    assert!(evaluation_batches(&data.name(), rows, data.longest_row() - 1).is_err());
 }

@@ -14,7 +14,7 @@ use cpift_tests::stand_in::{self, StandIn, said};
 
 /// Two query heads of 96 elements, which share one key/value head.
 const SHAPE: Shape =
-    Shape { heads: 2, kv_heads: 1, head_dim: 96, scale: 0.2, window: NonZeroUsize::new(150) };
+    Shape { heads: 2, kv_heads: 1, head_dim: 96, scale: 0.2, window: NonZeroUsize::new(150), softcap: None };
 /// Longer than a tile of queries and a window, and one that begins in the middle of a tile of keys.
 const STARTS: [usize; 3] = [0, 270, 300];
 
@@ -62,9 +62,9 @@ fn attention_matches_the_oracle() {
     let Results { output, log_sum_exp, .. } = attend(&device).unwrap();
     assert_eq!(device.disabled_kernels(), None);
     let [q, k, v] = numbers().map(|values| widen(&values));
-    let Shape { heads, kv_heads, head_dim, scale, window } = SHAPE;
+    let Shape { heads, kv_heads, head_dim, scale, window, .. } = SHAPE;
     let window = window.map(NonZeroUsize::get);
-    let exact = oracle::Shape { heads, kv_heads, head_dim, scale: f64::from(scale), window };
+    let exact = oracle::Shape { heads, kv_heads, head_dim, scale: f64::from(scale), window, softcap: None };
     let (expected, expected_sums) = oracle::forward(&exact, &STARTS, &q, &k, &v);
     // Roundings of the output and of its weights.
     assert_close("output", &download(&output), &expected, tolerance::<bf16>(2e-6, 3.0));

@@ -1,8 +1,9 @@
 //! `config.json` as `transformers` 4 and 5 write it, and what must be refused.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
-use cpift_model::{Architecture, ModelConfig, RopeScaling};
+use cpift_model::{LayerAttention, ModelConfig, NormWidth, RopeScaling};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -58,33 +59,35 @@ fn without(mut config: Value, keys: &[&str]) -> Value {
 #[test]
 fn reads_what_transformers_4_writes() {
     let config = parse(&llama_4()).unwrap();
-    assert_eq!(config.architecture, Architecture::Llama);
+    assert_eq!(config.family.model_type, "llama");
     assert_eq!((config.hidden, config.intermediate, config.layers), (64, 96, 2));
     assert_eq!((config.heads, config.kv_heads, config.head_dim, config.vocabulary), (4, 2, 16, 128));
     assert_eq!((config.attention_width(), config.kv_width()), (64, 32));
-    assert!(config.tied && !config.qkv_bias && !config.output_bias && !config.qk_norm);
+    assert!(config.tied && !config.block.qkv_bias && !config.block.output_bias);
+    assert_eq!(config.block.query_key_norm, None);
     assert_eq!((config.bos, config.eos.as_slice()), (Some(1), [2, 5].as_slice()));
     assert_eq!(config.rms_norm_epsilon, 1e-5);
-    assert_eq!(config.rope.theta, 500_000.0);
+    assert_eq!(config.ropes[0].theta, 500_000.0);
     let expected = RopeScaling::Llama3 {
         factor: 8.0,
         low_freq_factor: 1.0,
         high_freq_factor: 4.0,
         original_max_position: 512.0,
     };
-    assert_eq!(config.rope.scaling, expected);
+    assert_eq!(config.ropes[0].scaling, expected);
 }
 
 #[test]
 fn reads_what_transformers_5_writes() {
-    for (model_type, architecture) in [("qwen2", Architecture::Qwen2), ("qwen3", Architecture::Qwen3)] {
+    for model_type in ["qwen2", "qwen3"] {
         let config = parse(&qwen_5(model_type)).unwrap();
-        let qwen3 = architecture == Architecture::Qwen3;
-        assert_eq!(config.architecture, architecture);
-        assert_eq!((config.qkv_bias, config.qk_norm, config.output_bias), (!qwen3, qwen3, false));
+        let qwen3 = model_type == "qwen3";
+        assert_eq!(config.family.model_type, model_type);
+        assert_eq!((config.block.qkv_bias, config.block.output_bias), (!qwen3, false));
+        assert_eq!(config.block.query_key_norm, qwen3.then_some(NormWidth::Head));
         assert_eq!((config.head_dim, config.attention_width()), (24, 96));
-        assert_eq!(config.rope.theta, 1e6);
-        assert_eq!(config.rope.scaling, RopeScaling::Linear { factor: 2.0 });
+        assert_eq!(config.ropes[0].theta, 1e6);
+        assert_eq!(config.ropes[0].scaling, RopeScaling::Linear { factor: 2.0 });
         assert_eq!((config.bos, config.eos.as_slice()), (None, [7].as_slice()));
     }
 }
@@ -98,7 +101,7 @@ fn both_forms_say_the_same() {
     rope["rope_theta"] = json!(500_000.0);
     fields.insert("rope_parameters".to_owned(), rope);
     let (old, new) = (parse(&llama_4()).unwrap(), parse(&new).unwrap());
-    assert_eq!(old.rope, new.rope);
+    assert_eq!(old.ropes, new.ropes);
     assert_eq!(old.mismatch(&new), None);
 }
 
@@ -120,7 +123,7 @@ fn missing_fields_take_the_defaults_of_transformers() {
     );
     let config = parse(&config).unwrap();
     assert_eq!((config.head_dim, config.kv_heads, config.tied), (16, 4, false));
-    assert_eq!((config.rope.theta, config.rope.scaling), (10_000.0, RopeScaling::None));
+    assert_eq!((config.ropes[0].theta, config.ropes[0].scaling.clone()), (10_000.0, RopeScaling::None));
     assert_eq!(config.rms_norm_epsilon, 1e-6);
     assert!(config.eos.is_empty());
 }
@@ -150,19 +153,17 @@ fn the_layout_names_every_tensor_once() {
 #[test]
 fn what_would_change_the_result_is_refused_by_name() {
     let refused = [
-        ("model_type", json!("mixtral"), "\"llama\", \"qwen2\", \"qwen3\""),
+        ("model_type", json!("mixtral"), "\"llama\", \"qwen2\", \"qwen3\", \"mistral\""),
         ("architectures", json!(["LlamaForSequenceClassification"]), "language model"),
         ("hidden_act", json!("gelu"), "\"silu\""),
-        ("mlp_bias", json!(true), "false"),
-        ("attention_dropout", json!(0.1), "0.0"),
-        ("quantization_config", json!({"bits": 4}), "bf16"),
+        ("quantization_config", json!({"bits": 4}), "bfloat16"),
         ("is_causal", json!(false), "true"),
         ("per_layer_config", json!({"0": {"head_dim": 8}}), "every layer"),
         ("rope_scaling", json!({"full_attention": {"rope_type": "default"}}), "differ between layers"),
         ("layer_types", json!(["full_attention"]), "num_hidden_layers"),
         ("eos_token_id", json!("2"), "token id"),
         ("partial_rotary_factor", json!(0.5), "1.0"),
-        ("rope_scaling", json!({"type": "yarn", "factor": 2.0}), "\"yarn\""),
+        ("rope_scaling", json!({"type": "mrope", "factor": 2.0}), "\"mrope\""),
         ("rope_scaling", json!({"type": "linear"}), "`rope_scaling.factor` is missing"),
         ("rope_scaling", json!({"type": "linear", "factor": -2.0}), "above 0"),
         (
@@ -217,11 +218,14 @@ fn fields_that_nothing_reads_are_ignored() {
     let rope =
         json!({"rope_type": "default", "rope_theta": 1000.0, "factor": 8.0, "partial_rotary_factor": 0.5});
     let config = parse(&with(qwen_5("qwen3"), "rope_parameters", rope)).unwrap();
-    assert_eq!((config.rope.theta, config.rope.scaling), (1000.0, RopeScaling::None));
+    assert_eq!((config.ropes[0].theta, config.ropes[0].scaling.clone()), (1000.0, RopeScaling::None));
     let old = json!({"type": "default", "factor": 1.0});
-    assert_eq!(parse(&with(llama_4(), "rope_scaling", old)).unwrap().rope.scaling, RopeScaling::None);
+    assert_eq!(
+        parse(&with(llama_4(), "rope_scaling", old)).unwrap().ropes[0].scaling.clone(),
+        RopeScaling::None
+    );
     let extra = json!({"type": "linear", "factor": 2.0, "twist": 3});
-    let scaling = parse(&with(llama_4(), "rope_scaling", extra)).unwrap().rope.scaling;
+    let scaling = parse(&with(llama_4(), "rope_scaling", extra)).unwrap().ropes[0].scaling.clone();
     assert_eq!(scaling, RopeScaling::Linear { factor: 2.0 });
 }
 
@@ -249,20 +253,32 @@ fn misspelt_fields_and_code_of_its_own_are_noticed() {
 
 /// Layers from `max_window_layers` on, or those `layer_types` names, have the window where the switch is on.
 #[test]
-fn a_window_bounds_the_context_where_a_layer_uses_it() {
+fn layers_have_the_window_that_the_fields_give_them() {
     let on = with(qwen_5("qwen2"), "use_sliding_window", json!(true));
-    let longest = |config: &Value| parse(config).map(|config| config.max_positions);
-    assert_eq!(longest(&with(on.clone(), "sliding_window", json!(64))), Ok(32768), "layer_types: all full");
+    let windows = |config: &Value| -> Result<Vec<usize>, String> {
+        let config = parse(config)?;
+        assert_eq!(config.max_positions, 32768);
+        let width = |layer: &LayerAttention| layer.window.map_or(0, NonZeroUsize::get);
+        Ok(config.attention.iter().map(width).collect())
+    };
+    assert_eq!(
+        windows(&with(on.clone(), "sliding_window", json!(64))),
+        Ok(vec![0, 0]),
+        "layer_types: all full"
+    );
     let by_number = with(without(on, &["layer_types"]), "sliding_window", json!(64));
-    assert_eq!(longest(&by_number), Ok(32768), "from layer 28 on");
+    assert_eq!(windows(&by_number), Ok(vec![0, 0]), "from layer 28 on");
     let used = with(by_number.clone(), "max_window_layers", json!(1));
-    assert_eq!(longest(&used), Ok(64));
-    assert!(parse(&used).unwrap().notices()[0].contains("window of 64 tokens"));
-    assert_eq!(longest(&with(used, "sliding_window", json!(32768))), Ok(32768), "as wide as the context");
+    assert_eq!(windows(&used), Ok(vec![0, 64]));
+    assert_eq!(
+        windows(&with(used, "sliding_window", json!(32768))),
+        Ok(vec![0, 0]),
+        "as wide as the context"
+    );
     let named = with(by_number, "layer_types", json!(["full_attention", "sliding_attention"]));
-    assert_eq!(longest(&named), Ok(64));
+    assert_eq!(windows(&named), Ok(vec![0, 64]));
     let off = with(named, "use_sliding_window", json!(false));
-    assert!(longest(&off).unwrap_err().contains("there is no window"));
+    assert!(windows(&off).unwrap_err().contains("there is no window"));
 }
 
 #[test]

@@ -2,5 +2,6 @@
 
 mod checkpoints;
 mod config;
+mod configurations;
 mod files;
 mod tensorboard;

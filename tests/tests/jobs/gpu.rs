@@ -1,33 +1,14 @@
 //! The whole job through the GPU kernels, in f32 and bf16: on the emulator, and on a GPU where there is one.
 
-use cpift_engine::{Buffer, Device, Mask};
+use cpift_engine::Device;
 use cpift_kernels::emulator::Schedule;
 use cpift_model::Error;
-use cpift_model::checkpoint::{Checkpoint, TensorFile};
 use cpift_model::evaluation::{AnswerSettings, Evaluator, FileSettings};
 use cpift_model::progress::Silent;
 use cpift_model::transformer::ComputeType;
 use cpift_tests::jobs::{SmallJob, TASKS, Watcher};
 use cpift_tests::numeric::{relative_distance, widen};
 use serde_json::{Value, json};
-
-fn weights(job: &SmallJob, folder: &str) -> Vec<f32> {
-    let checkpoint = Checkpoint::open(&job.path(folder)).unwrap();
-    let mut weights = Buffer::zeros(&Device::cpu(None).unwrap(), checkpoint.layout().len()).unwrap();
-    checkpoint.load_into(weights.view_mut()).unwrap();
-    weights.to_vec().unwrap()
-}
-
-fn core(job: &SmallJob, task: &str) -> Mask {
-    let layout = Checkpoint::open(&job.path("run/fused")).unwrap().layout().clone();
-    let file = TensorFile::open(&job.path(&format!("run/core/{task}.mask.safetensors"))).unwrap();
-    let mut words = vec![0; layout.len().div_ceil(64)];
-    for segment in layout.segments() {
-        let part = file.read_u64(&segment.name).unwrap();
-        words[segment.offset / 64..][..part.len()].copy_from_slice(&part);
-    }
-    Mask::from_words(layout.len(), words).unwrap()
-}
 
 /// Losses of all steps.
 fn losses(job: &SmallJob) -> Vec<f64> {
@@ -47,7 +28,7 @@ fn agrees_with_the_cpu(device: Device) {
     for folder in
         TASKS.iter().map(|task| format!("run/probe/{task}")).chain(["run/fused".into(), "run/final".into()])
     {
-        let distance = relative_distance(&weights(&gpu, &folder), &widen(&weights(&cpu, &folder)));
+        let distance = relative_distance(&gpu.weights(&folder), &widen(&cpu.weights(&folder)));
         assert!(distance < 1e-3, "{folder}: {distance}");
     }
     for (step, (gpu, cpu)) in losses(&gpu).iter().zip(losses(&cpu)).enumerate() {
@@ -55,7 +36,7 @@ fn agrees_with_the_cpu(device: Device) {
     }
     // Coordinates at the threshold may change places.
     for task in TASKS {
-        let (gpu, cpu) = (core(&gpu, task), core(&cpu, task));
+        let (gpu, cpu) = (gpu.core("run", task), cpu.core("run", task));
         assert_eq!(gpu.count(), cpu.count());
         let jaccard = gpu.jaccard(&cpu).unwrap();
         assert!(jaccard > 0.97, "core of {task}: overlap {jaccard}");

@@ -1,7 +1,7 @@
 //! Whole jobs through the library: every method to its end, stopped and continued, and refused.
 
-use cpift_engine::{Buffer, Device, Mask};
-use cpift_model::checkpoint::{Checkpoint, TensorFile};
+use cpift_engine::Mask;
+use cpift_model::checkpoint::Checkpoint;
 use cpift_model::progress::Silent;
 use cpift_model::recipe::Stage;
 use cpift_model::{Error, Recipe};
@@ -9,24 +9,6 @@ use cpift_tests::jobs::{SmallJob, TASKS, Watcher};
 use serde_json::json;
 
 const WEIGHTS: &str = "model.safetensors";
-
-fn weights(job: &SmallJob, folder: &str) -> Vec<f32> {
-    let checkpoint = Checkpoint::open(&job.path(folder)).unwrap();
-    let mut weights = Buffer::zeros(&Device::cpu(None).unwrap(), checkpoint.layout().len()).unwrap();
-    checkpoint.load_into(weights.view_mut()).unwrap();
-    weights.to_vec().unwrap()
-}
-
-fn core(job: &SmallJob, run: &str, task: &str) -> Mask {
-    let layout = Checkpoint::open(&job.path(&format!("{run}/fused"))).unwrap().layout().clone();
-    let file = TensorFile::open(&job.path(&format!("{run}/core/{task}.mask.safetensors"))).unwrap();
-    let mut words = vec![0; layout.len().div_ceil(64)];
-    for segment in layout.segments() {
-        let part = file.read_u64(&segment.name).unwrap();
-        words[segment.offset / 64..][..part.len()].copy_from_slice(&part);
-    }
-    Mask::from_words(layout.len(), words).unwrap()
-}
 
 #[test]
 fn cpift_runs_every_stage_and_keeps_its_promises() {
@@ -39,12 +21,12 @@ fn cpift_runs_every_stage_and_keeps_its_promises() {
     assert_eq!(report.steps, 3 * 4 + 6);
 
     // Exact k per task; in the fused model a core of one task alone is that task's, bit for bit.
-    let cores: Vec<Mask> = TASKS.iter().map(|task| core(&job, "run", task)).collect();
+    let cores: Vec<Mask> = TASKS.iter().map(|task| job.core("run", task)).collect();
     let parameters = Checkpoint::open(&job.path("run/fused")).unwrap().layout().parameters();
-    let fused = weights(&job, "run/fused");
+    let fused = job.weights("run/fused");
     for (index, task) in TASKS.iter().enumerate() {
         assert_eq!(cores[index].count(), (0.05 * parameters as f64) as usize);
-        let model = weights(&job, &format!("run/probe/{task}"));
+        let model = job.weights(&format!("run/probe/{task}"));
         let alone = (0..cores.len())
             .filter(|&other| other != index)
             .fold(cores[index].clone(), |mask, other| mask.and_not(&cores[other]).unwrap());
@@ -78,8 +60,8 @@ fn frozen_cores_keep_their_bits_and_the_rest_moves() {
     let job = SmallJob::new();
     let recipe = job.recipe(&[("integrate.frozen", json!("all"))]);
     job.run(&recipe, "run", false, &mut Silent).unwrap();
-    let (before, after) = (weights(&job, "run/fused"), weights(&job, "run/final"));
-    let cores = TASKS.iter().map(|task| core(&job, "run", task));
+    let (before, after) = (job.weights("run/fused"), job.weights("run/final"));
+    let cores = TASKS.iter().map(|task| job.core("run", task));
     let frozen = cores.reduce(|all, core| all.or(&core).unwrap()).unwrap();
     assert!(frozen.indices().all(|j| before[j].to_bits() == after[j].to_bits()));
     let layout = Checkpoint::open(&job.path("run/final")).unwrap().layout().clone();
@@ -184,7 +166,7 @@ fn baselines_run_to_the_end() {
         let recipe = job.recipe(&[("method", json!(method))]);
         let report = job.run(&recipe, method, false, &mut Silent).unwrap();
         assert_eq!((report.columns.len(), report.steps), (columns, steps), "{method}");
-        assert_ne!(weights(&job, &format!("{method}/final")), Vec::<f32>::new());
+        assert_ne!(job.weights(&format!("{method}/final")), Vec::<f32>::new());
     }
     assert_ne!(job.bytes("joint/final/model.safetensors"), job.bytes("sequential/final/model.safetensors"));
 }
@@ -222,7 +204,7 @@ fn existing_models_take_the_place_of_probes() {
     let report = job.run(&recipe, "given", false, &mut Silent).unwrap();
     assert_eq!(report.steps, 6);
     for task in TASKS {
-        let overlap = core(&job, "probed", task).jaccard(&core(&job, "given", task)).unwrap();
+        let overlap = job.core("probed", task).jaccard(&job.core("given", task)).unwrap();
         // The accumulated displacement and the difference of the ends differ by rounding.
         assert!(overlap > 0.98, "{task}: {overlap}");
     }

@@ -2,7 +2,8 @@
 
 use cpift_engine::{Buffer, Device, Layout, Mask};
 use cpift_model::recipe::{Backbone, Conflict, FoldWeight, FuseSettings, SlerpSpace};
-use cpift_model::stages::fuse::{Buffers, Core, fuse};
+use cpift_model::stages::fuse::{Core, fuse};
+use cpift_model::stages::models::Buffers;
 use cpift_tests::flat::{layout, random_mask, slerp_oracle};
 use cpift_tests::models::MemoryModels;
 use cpift_tests::numeric::random;

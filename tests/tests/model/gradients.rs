@@ -81,8 +81,8 @@ fn every_tensor_matches_central_differences_along_its_gradient() {
             let error = (slope / norm - 1.0).abs();
             assert!(
                 error < 5e-3,
-                "{:?} {}: slope {slope}, gradient {norm}",
-                config.architecture,
+                "{} {}: slope {slope}, gradient {norm}",
+                config.family.model_type,
                 segment.name
             );
         }

@@ -4,7 +4,8 @@ use cpift_engine::ops::merge::{Terms, add_update, elected_signs, finish, random_
 use cpift_engine::ops::slerp;
 use cpift_engine::{Buffer, Device, Layout, Mask};
 use cpift_model::recipe::{Backbone, FuseSettings};
-use cpift_model::stages::fuse::{Buffers, Core, fuse};
+use cpift_model::stages::fuse::{Core, fuse};
+use cpift_model::stages::models::Buffers;
 use cpift_tests::devices::devices;
 use cpift_tests::flat::{brute_force_top_k, layout, random_mask as ragged_mask};
 use cpift_tests::folders;

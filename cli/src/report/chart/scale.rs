@@ -65,11 +65,6 @@ impl Scale {
         }
     }
 
-    /// Whether equal ratios are equal lengths.
-    pub fn is_logarithmic(&self) -> bool {
-        self.kind == Kind::Logarithmic
-    }
-
     /// Position of a value in pixels; values outside the axis are at its ends.
     pub fn place(&self, value: f64) -> f64 {
         let value = drawable(value).clamp(self.low, self.high);

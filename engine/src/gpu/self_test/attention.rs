@@ -82,7 +82,15 @@ impl Case {
         };
         let scale = 2.0 / (head_dim as f32).sqrt();
         Ok(Self {
-            sizes: Sizes { tokens, heads: HEADS, kv_heads: 1, head_dim, scale, window: u32::MAX },
+            sizes: Sizes {
+                tokens,
+                heads: HEADS,
+                kv_heads: 1,
+                head_dim,
+                scale,
+                window: u32::MAX,
+                softcap: 0.0,
+            },
             tiles: GpuMemory::from_slice(device, &tiles.concat())?,
             ranges: Tiles::ranges([first as usize, 73].into_iter()),
             q: numbers(HEADS, 31)?,

@@ -6,7 +6,7 @@ pub mod decode;
 use std::ops::Range;
 
 use super::{Documents, Shape};
-use crate::cpu::math::{exp, max, sum_lanes};
+use crate::cpu::math::{exp, max, softcap, sum_lanes};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{
@@ -55,6 +55,17 @@ impl Shape {
     /// Rows for the tokens from `token` on of one key/value head of k or v.
     pub(super) fn key_rows<'a>(&self, data: &'a [f32], token: usize, kv_head: usize) -> Rows<'a> {
         Rows::new(&data[self.key(token, kv_head).start..], self.key_width())
+    }
+
+    /// Turns products of queries and keys into scores.
+    #[inline(always)]
+    pub(super) fn make_scores(&self, products: &mut [f32]) {
+        match self.softcap {
+            None => products.iter_mut().for_each(|product| *product *= self.scale),
+            Some(cap) => {
+                products.iter_mut().for_each(|product| *product = softcap(*product * self.scale, cap))
+            }
+        }
     }
 
     /// Query heads that use this key/value head.
@@ -205,7 +216,7 @@ fn forward_tile(
             product_into_tile(tokens.len(), head_dim, queries, keys, &mut scores, part);
             vectorize!(|| for row in 0..tokens.len() {
                 let visible = visible(shape, tokens.start + row, &seen);
-                state.add_scores(row, shape.scale, scores.row_mut(row), visible);
+                state.add_scores(row, shape, scores.row_mut(row), visible);
             });
             let size = (tokens.len(), seen.len());
             product_of_tile(size, &scores, values, Store::Add, &mut state.output, part);
@@ -231,19 +242,17 @@ impl HeadScratch<'_> {
     /// Takes a row's scores (before the scale; the `visible` count) into the running softmax and
     /// leaves e^(score − largest so far) in their place, 0 where not visible.
     #[inline(always)]
-    fn add_scores(&mut self, row: usize, scale: f32, scores: &mut [f32], visible: Range<usize>) {
+    fn add_scores(&mut self, row: usize, shape: &Shape, scores: &mut [f32], visible: Range<usize>) {
         if visible.is_empty() {
             scores.fill(0.0);
             return;
         }
         let (scores, unseen) = scores.split_at_mut(padded(visible.end));
+        // The scale is applied on the way, not in a pass of its own.
+        shape.make_scores(scores);
         scores[..visible.start].fill(f32::NEG_INFINITY);
         scores[visible.end..].fill(f32::NEG_INFINITY);
         unseen.fill(0.0);
-        // The scale is applied on the way, not in a pass of its own.
-        for score in scores.iter_mut() {
-            *score *= scale;
-        }
         let before = self.maximum[row];
         let tile_maximum = max(scores);
         let maximum = if tile_maximum > before { tile_maximum } else { before };

@@ -22,6 +22,7 @@ fn sizes(shape: &Shape, tokens: usize) -> Result<Sizes> {
         head_dim: narrow(OP, "head_dim", shape.head_dim)?,
         scale: shape.scale,
         window: shape.window.map_or(u32::MAX, |window| u32::try_from(window.get()).unwrap_or(u32::MAX)),
+        softcap: shape.softcap.map_or(0.0, |cap| cap / shape.scale),
     })
 }
 
@@ -91,7 +92,8 @@ pub(super) fn decode<T: Real>(
     slot_count: usize,
     output: ViewMut<'_, T>,
 ) -> Result<()> {
-    let Sizes { tokens: rows, heads, kv_heads, head_dim, scale, window } = sizes(shape, cache.slots.len())?;
+    let Sizes { tokens: rows, heads, kv_heads, head_dim, scale, window, softcap } =
+        sizes(shape, cache.slots.len())?;
     let longest = cache.lengths.host().iter().copied().max().unwrap_or(0);
     let parts = decode_parts(shape, longest);
     let count = q.len() / shape.head_dim * parts as usize;
@@ -116,6 +118,7 @@ pub(super) fn decode<T: Real>(
         head_dim,
         window,
         scale,
+        softcap,
     )?;
     let (sums, statistics) = (sums.all().argument(), statistics.all().argument());
     let output = output.on(gpu);

@@ -7,6 +7,8 @@
 //!
 //! score\[s\] = scale · q\[t,h\]·k\[s,h'\], p = softmax(score), output\[t,h\] = Σ_s p\[s\]·v\[s,h'\].
 //!
+//! With a soft cap c (Gemma 2) the score is c·tanh(scale · q·k / c), and its gradient has 1 − (score / c)² as a factor.
+//!
 //! Forward walks tiles of queries over tiles of keys with a running maximum and sum, and saves the
 //! log-sum-exp of every row. Backward computes the probabilities again from it, and from
 //! delta = d_output·output the gradient of the scores, d_score = p·(d_output·v − delta).
@@ -28,6 +30,7 @@ use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
 use crate::gpu::DeviceCopy;
 use crate::indices::IndexView;
+use crate::ops::softcap::check_cap;
 use crate::ops::work::Work;
 use crate::real::Real;
 
@@ -44,6 +47,8 @@ pub struct Shape {
     pub scale: f32,
     /// Most tokens that a token sees, itself included (a sliding window); none: all before it.
     pub window: Option<NonZeroUsize>,
+    /// What bounds the scores, above 0: they become cap·tanh(score / cap) before the mask.
+    pub softcap: Option<f32>,
 }
 
 impl Shape {
@@ -53,6 +58,7 @@ impl Shape {
             format!("{} query heads cannot share {} key/value heads", self.heads, self.kv_heads)
         })?;
         check(op, self.scale > 0.0, || format!("the scale of scores is {}, not above 0", self.scale))?;
+        check_cap(op, self.softcap)?;
         check(op, self.head_dim != 0, || "the heads have no elements".to_owned())
     }
 

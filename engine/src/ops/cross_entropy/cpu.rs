@@ -2,7 +2,7 @@ use rayon::prelude::*;
 
 use super::Shape;
 use crate::cpu::gemm::{Matrix, Update, multiply};
-use crate::cpu::math::{exp, max, sum_lanes};
+use crate::cpu::math::{exp, max, softcap, sum_lanes};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
 use crate::error::Result;
@@ -63,7 +63,7 @@ pub fn run(
     losses: &mut [f32],
     mut gradients: Option<HostGradients>,
 ) {
-    let &Shape { hidden: width, vocabulary, .. } = shape;
+    let &Shape { hidden: width, vocabulary, softcap, .. } = shape;
     let Workspace { chunk_rows, rows, logits, hidden: gathered, d_hidden: d_gathered } = workspace;
     losses.fill(0.0);
     if let Some(gradients) = &mut gradients {
@@ -86,7 +86,10 @@ pub fn run(
             let logits = logits.par_chunks_exact_mut(vocabulary);
             logits.zip(chunk_losses.par_iter_mut()).zip(rows).for_each(|((logits, loss), &row)| {
                 let target = inputs.targets[row as usize] as usize;
-                *loss = vectorize!(|| row_loss(logits, target, scale));
+                *loss = vectorize!(|| match softcap {
+                    None => row_loss(logits, target, scale),
+                    Some(cap) => capped_row_loss(logits, cap, target, scale),
+                });
             });
         });
         for (&loss, &row) in chunk_losses.iter().zip(rows) {
@@ -123,6 +126,28 @@ fn row_loss(logits: &mut [f32], target: usize, scale: Option<f32>) -> f32 {
             sum
         }
     };
+    (sum.ln() + f64::from(maximum) - f64::from(target_logit)) as f32
+}
+
+/// The same of the logits cap·tanh(logit / cap). The gradient needs their tanh beside the exponential, which is
+/// therefore computed twice.
+#[inline(always)]
+fn capped_row_loss(logits: &mut [f32], cap: f32, target: usize, scale: Option<f32>) -> f32 {
+    logits.iter_mut().for_each(|logit| *logit = softcap(*logit, cap));
+    let maximum = max(logits);
+    let target_logit = logits[target];
+    let sum = sum_of_exp(logits, |logit| exp(*logit - maximum));
+    if let Some(scale) = scale {
+        let factor = (f64::from(scale) / sum) as f32;
+        let derivative = |capped: f32| {
+            let tanh = capped / cap;
+            1.0 - tanh * tanh
+        };
+        for logit in logits.iter_mut() {
+            *logit = factor * exp(*logit - maximum) * derivative(*logit);
+        }
+        logits[target] -= scale * derivative(target_logit);
+    }
     (sum.ln() + f64::from(maximum) - f64::from(target_logit)) as f32
 }
 

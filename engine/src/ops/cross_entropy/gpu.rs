@@ -23,6 +23,7 @@ pub fn run<T: Real>(
     let launcher = gpu.launcher();
     let (width, batch) = (narrow(op, "hidden", shape.hidden)?, narrow(op, "rows", shape.rows)?);
     let chunk_rows = workspace.chunk_rows;
+    let softcap = shape.softcap.unwrap_or(0.0);
     losses.fill(0.0)?;
     if let Some((_, gradients)) = &mut gradients {
         gradients.d_hidden.fill(T::default())?;
@@ -41,12 +42,12 @@ pub fn run<T: Real>(
         T::Kernel::gemm_nt_unrounded(launcher, gathered, head, logits.view_mut().on(gpu), [count, v, c])?;
         let (logits, losses) = (logits.view().on(gpu), losses.reborrow().on(gpu));
         let Some((scale, gradients)) = &mut gradients else {
-            kernels::cross_entropy_losses(launcher, logits, rows, targets, losses, count, v, n)?;
+            kernels::cross_entropy_losses(launcher, logits, rows, targets, losses, count, v, n, softcap)?;
             continue;
         };
         let all = d_logits.view_mut().on(gpu);
         kernels::cross_entropy_losses_and_gradients(
-            launcher, logits, all, rows, targets, losses, count, v, n, *scale,
+            launcher, logits, all, rows, targets, losses, count, v, n, *scale, softcap,
         )?;
         let d_logits = d_logits.view().on(gpu);
         products::multiply::<T::Kernel>(

@@ -3,6 +3,8 @@
 //!
 //! For a row with hidden state x and target y: logits = W·x, loss = ln Σ_v e^logits\[v\] − logits\[y\] in
 //! nats, and d_logits = scale · (softmax(logits) − onehot(y)), d_x = Wᵀ·d_logits, d_W += d_logits·xᵀ.
+//! With a soft cap c (Gemma 2) the loss is that of the logits c·tanh(W·x / c), and d_logits has their derivative
+//! 1 − tanh²(W·x / c) as a factor.
 //!
 //! Rows whose target is [`IGNORE`] cost nothing: the others are gathered and worked on in chunks, whose
 //! logits live in a [`Workspace`] of bounded size. 2·C·V flops per supervised row forward, 6·C·V with
@@ -18,6 +20,7 @@ use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::{IndexView, Indices};
+use crate::ops::softcap::check_cap;
 use crate::ops::work::Work;
 use crate::real::Real;
 
@@ -43,7 +46,7 @@ fn on_gpu(device: &Device) -> bool {
 }
 
 /// Sizes of the LM head and its loss.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Shape {
     /// Rows of hidden states (N), tokens as a rule.
     pub rows: usize,
@@ -51,6 +54,8 @@ pub struct Shape {
     pub hidden: usize,
     /// Rows of the head (V).
     pub vocabulary: usize,
+    /// What bounds the logits, above 0: they become cap·tanh(logit / cap).
+    pub softcap: Option<f32>,
 }
 
 impl Shape {
@@ -205,6 +210,7 @@ fn check_inputs<T: Real>(
     losses: &ViewMut<f32>,
 ) -> Result<()> {
     check(op, shape.hidden != 0 && shape.vocabulary != 0, || format!("nothing to compute for {shape:?}"))?;
+    check_cap(op, shape.softcap)?;
     check_length(op, "hidden", inputs.hidden.len(), shape.rows * shape.hidden)?;
     check_length(op, "head", inputs.head.len(), shape.vocabulary * shape.hidden)?;
     check_length(op, "targets", inputs.targets.len(), shape.rows)?;

@@ -39,8 +39,9 @@ pub fn backward(cpu: &CpuDevice, shape: &Shape, tokens: &[u32], d_output: &[f32]
             let last = first + d_rows.len() / hidden;
             vectorize!(|| {
                 for (&token, d_output) in tokens.iter().zip(d_output.chunks_exact(hidden)) {
+                    let is_padding = shape.padding == Some(token);
                     let token = token as usize;
-                    if (first..last).contains(&token) {
+                    if !is_padding && (first..last).contains(&token) {
                         let d_row = &mut d_rows[(token - first) * hidden..][..hidden];
                         d_row.iter_mut().zip(d_output).for_each(|(sum, &value)| *sum += value);
                     }

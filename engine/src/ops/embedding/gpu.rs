@@ -40,7 +40,10 @@ pub fn backward<T: Real>(
     if shape.tokens == 0 || shape.hidden == 0 {
         return Ok(());
     }
-    let groups = Groups::new(tokens.host(), narrow(OP, "tokens", shape.tokens)?);
+    let groups = Groups::new(tokens.host(), narrow(OP, "tokens", shape.tokens)?, shape.padding);
+    if groups.tokens.is_empty() {
+        return Ok(());
+    }
     let [positions, starts, group_tokens] = [&groups.positions, &groups.starts, &groups.tokens];
     let positions = GpuMemory::from_slice(gpu, positions)?;
     let starts = GpuMemory::from_slice(gpu, starts)?;
@@ -60,28 +63,32 @@ pub fn backward<T: Real>(
     Ok(())
 }
 
-/// The positions of every token that occurs.
+/// The positions of every token that occurs and is not padding.
 struct Groups {
     /// Ascending.
     tokens: Vec<u32>,
     /// Where each token's positions start, and where the last one's end.
     starts: Vec<u32>,
-    /// By token, then ascending.
+    /// By token, then ascending; those of padding, which no group has, at the end.
     positions: Vec<u32>,
 }
 
 impl Groups {
-    fn new(tokens: &[u32], count: u32) -> Self {
+    fn new(tokens: &[u32], count: u32, padding: Option<u32>) -> Self {
         let token = |position: u32| tokens[position as usize];
         let mut positions: Vec<u32> = (0..count).collect();
         // Stable: positions of one token stay in order.
         positions.sort_by_key(|&position| token(position));
         let mut groups = Self { tokens: Vec::new(), starts: vec![0], positions: Vec::new() };
+        let is_padding = |position: u32| padding == Some(token(position));
+        let (padded, positions): (Vec<u32>, Vec<u32>) =
+            positions.into_iter().partition(|&position| is_padding(position));
         for group in positions.chunk_by(|&left, &right| token(left) == token(right)) {
             groups.tokens.push(token(group[0]));
             groups.positions.extend(group);
             groups.starts.push(groups.positions.len() as u32);
         }
+        groups.positions.extend(padded);
         groups
     }
 }

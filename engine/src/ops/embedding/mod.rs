@@ -1,7 +1,7 @@
 //! Embedding: one row of a table for every token.
 //!
 //! Forward: `output[n] = table[tokens[n]]`; reads and writes N·C elements.
-//! Backward: `d_table[tokens[n]] += d_output[n]`, in the order of n for every row of the table.
+//! Backward: `d_table[tokens[n]] += d_output[n]`, in the order of n for every row of the table but that of padding.
 
 mod cpu;
 mod gpu;
@@ -22,6 +22,8 @@ pub struct Shape {
     pub vocabulary: usize,
     /// Elements of a row (C).
     pub hidden: usize,
+    /// A token whose row of the table gets no gradient (`padding_idx` of PyTorch).
+    pub padding: Option<u32>,
 }
 
 /// Looks up `table` `[V, C]` at `tokens` `[N]` into `output` `[N, C]`.
@@ -49,7 +51,8 @@ pub fn forward<T: Real>(
     Ok(())
 }
 
-/// Adds the gradient of the output, `d_output` `[N, C]`, to that of the table, `d_table` `[V, C]`.
+/// Adds the gradient of the output, `d_output` `[N, C]`, to that of the table, `d_table` `[V, C]`, whose row of padding
+/// is left as it is.
 ///
 /// # Errors
 /// As [`forward`].

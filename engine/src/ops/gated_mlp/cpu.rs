@@ -2,39 +2,78 @@
 
 use rayon::prelude::*;
 
-use crate::cpu::math::sigmoid;
+use super::Activation;
+use crate::cpu::math::{gelu_tanh, gelu_tanh_with_derivative, sigmoid, silu};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
 
 /// Elements of one task.
 const CHUNK: usize = 16 * 1024;
 
-pub fn forward(cpu: &CpuDevice, gate: &[f32], up: &[f32], activation: &mut [f32]) {
+pub fn forward(cpu: &CpuDevice, function: Activation, gate: &[f32], up: &[f32], activation: &mut [f32]) {
+    match function {
+        Activation::Silu => apply(cpu, silu, gate, up, activation),
+        Activation::GeluTanh => apply(cpu, gelu_tanh, gate, up, activation),
+    }
+}
+
+fn apply(
+    cpu: &CpuDevice,
+    function: impl Fn(f32) -> f32 + Copy + Sync,
+    gate: &[f32],
+    up: &[f32],
+    activation: &mut [f32],
+) {
     cpu.run(|| {
         let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
         activation.par_chunks_mut(CHUNK).zip(inputs).for_each(|(activation, (gate, up))| {
             vectorize!(|| {
                 for ((activation, &gate), &up) in activation.iter_mut().zip(gate).zip(up) {
-                    *activation = gate * sigmoid(gate) * up;
+                    *activation = function(gate) * up;
                 }
             });
         });
     });
 }
 
-pub fn backward(cpu: &CpuDevice, gate: &mut [f32], up: &mut [f32], activation: &mut [f32]) {
+pub fn backward(
+    cpu: &CpuDevice,
+    function: Activation,
+    gate: &mut [f32],
+    up: &mut [f32],
+    activation: &mut [f32],
+) {
+    match function {
+        Activation::Silu => differentiate(cpu, silu_with_derivative, gate, up, activation),
+        Activation::GeluTanh => differentiate(cpu, gelu_tanh_with_derivative, gate, up, activation),
+    }
+}
+
+#[inline(always)]
+fn silu_with_derivative(x: f32) -> (f32, f32) {
+    let sigma = sigmoid(x);
+    let silu = x * sigma;
+    // silu' = σ + x σ (1 − σ) = σ + silu (1 − σ)
+    (silu, silu.mul_add(1.0 - sigma, sigma))
+}
+
+fn differentiate(
+    cpu: &CpuDevice,
+    function: impl Fn(f32) -> (f32, f32) + Copy + Sync,
+    gate: &mut [f32],
+    up: &mut [f32],
+    activation: &mut [f32],
+) {
     cpu.run(|| {
         let inputs = gate.par_chunks_mut(CHUNK).zip(up.par_chunks_mut(CHUNK));
         activation.par_chunks_mut(CHUNK).zip(inputs).for_each(|(activation, (gate, up))| {
             vectorize!(|| {
                 for ((activation, gate), up) in activation.iter_mut().zip(gate).zip(up) {
                     let d_activation = *activation;
-                    let sigma = sigmoid(*gate);
-                    let silu = *gate * sigma;
-                    *activation = silu * *up;
-                    // silu' = σ + gate σ (1 − σ) = σ + silu (1 − σ)
-                    *gate = d_activation * *up * silu.mul_add(1.0 - sigma, sigma);
-                    *up = d_activation * silu;
+                    let (value, derivative) = function(*gate);
+                    *activation = value * *up;
+                    *gate = d_activation * *up * derivative;
+                    *up = d_activation * value;
                 }
             });
         });

@@ -1,4 +1,4 @@
-//! The gate of a SwiGLU MLP: `activation = silu(gate) · up`, with `silu(x) = x σ(x)`.
+//! The gate of an MLP: `activation = f(gate) · up`, f being silu, `x σ(x)` (SwiGLU), or the tanh form of GELU.
 //!
 //! Elementwise; the projections around it are [`linear`](super::linear)s. The backward works in place
 //! on the three buffers it needs, so it takes no memory of its own.
@@ -23,12 +23,32 @@ use crate::error::{Result, check_length};
 use crate::ops::work::Work;
 use crate::real::Real;
 
-/// Writes `silu(gate) · up` to `activation`; all three have the same length. Reads 2, writes 1 element each.
+/// What the gate goes through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Activation {
+    /// x · σ(x).
+    Silu,
+    /// `gelu_pytorch_tanh`: 0.5 x (1 + tanh(√(2/π) (x + 0.044715 x³))).
+    GeluTanh,
+}
+
+impl Activation {
+    /// Of the polynomial that the kernels take the sigmoid of.
+    fn coefficients(self) -> [f32; 2] {
+        match self {
+            Self::Silu => kernels::SILU,
+            Self::GeluTanh => kernels::GELU_TANH,
+        }
+    }
+}
+
+/// Writes `f(gate) · up` to `activation`, f being `function`; all three have the same length. Reads 2, writes 1 element each.
 ///
 /// # Errors
 /// Lengths that differ.
 pub fn forward<T: Real>(
     device: &Device,
+    function: Activation,
     gate: View<'_, T>,
     up: View<'_, T>,
     activation: ViewMut<'_, T>,
@@ -38,10 +58,18 @@ pub fn forward<T: Real>(
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
         Device::Gpu(gpu) => {
-            let count = gate.len() as u64;
-            kernels::gated_mlp(gpu.launcher(), gate.on(gpu), up.on(gpu), activation.on(gpu), count)?;
+            let (count, [linear, cubic]) = (gate.len() as u64, function.coefficients());
+            kernels::gated_mlp(
+                gpu.launcher(),
+                gate.on(gpu),
+                up.on(gpu),
+                activation.on(gpu),
+                count,
+                linear,
+                cubic,
+            )?;
         }
-        Device::Cpu(cpu) => cpu::forward(cpu, gate.floats()?, up.floats()?, activation.floats()?),
+        Device::Cpu(cpu) => cpu::forward(cpu, function, gate.floats()?, up.floats()?, activation.floats()?),
     }
     Ok(())
 }
@@ -50,14 +78,15 @@ pub fn forward<T: Real>(
 ///
 /// | buffer | before | after |
 /// |---|---|---|
-/// | `gate` | gate | d_gate = d_activation · up · σ(gate) (1 + gate (1 − σ(gate))) |
-/// | `up` | up | d_up = d_activation · silu(gate) |
+/// | `gate` | gate | d_gate = d_activation · up · f'(gate) |
+/// | `up` | up | d_up = d_activation · f(gate) |
 /// | `activation` | d_activation | activation, computed again for the weight gradient of the projection after it |
 ///
 /// # Errors
 /// Lengths that differ.
 pub fn backward<T: Real>(
     device: &Device,
+    function: Activation,
     gate: ViewMut<'_, T>,
     up: ViewMut<'_, T>,
     activation: ViewMut<'_, T>,
@@ -67,10 +96,18 @@ pub fn backward<T: Real>(
     check_length(OP, "activation", activation.len(), gate.len())?;
     match device {
         Device::Gpu(gpu) => {
-            let count = gate.len() as u64;
-            kernels::gated_mlp_backward(gpu.launcher(), gate.on(gpu), up.on(gpu), activation.on(gpu), count)?;
+            let (count, [linear, cubic]) = (gate.len() as u64, function.coefficients());
+            kernels::gated_mlp_backward(
+                gpu.launcher(),
+                gate.on(gpu),
+                up.on(gpu),
+                activation.on(gpu),
+                count,
+                linear,
+                cubic,
+            )?;
         }
-        Device::Cpu(cpu) => cpu::backward(cpu, gate.floats()?, up.floats()?, activation.floats()?),
+        Device::Cpu(cpu) => cpu::backward(cpu, function, gate.floats()?, up.floats()?, activation.floats()?),
     }
     Ok(())
 }

@@ -81,7 +81,7 @@ fn normalise(shape: &Shape, input: &[f32], weight: &[f32], output: &mut [f32]) -
     let mean_square = dot(input, input) / shape.hidden as f64;
     let inverse_rms = (1.0 / (mean_square + f64::from(shape.epsilon)).sqrt()) as f32;
     for ((output, &x), &weight) in output.iter_mut().zip(input).zip(weight) {
-        *output = x * inverse_rms * weight;
+        *output = x * inverse_rms * (shape.weight_offset + weight);
     }
     inverse_rms
 }
@@ -96,11 +96,11 @@ pub fn backward_input(shape: &Shape, saved: HostBackwardInputs<'_>, d_output: &[
             let gradients = d_input.chunks_exact_mut(hidden).zip(d_output.chunks_exact(hidden));
             let inputs = input.chunks_exact(hidden).zip(inverse_rms);
             for ((d_input, d_output), (input, &inverse_rms)) in gradients.zip(inputs) {
-                let mean = dot3(d_output, saved.weight, input) / hidden as f64;
+                let mean = weighted_dot(shape, d_output, saved.weight, input) / hidden as f64;
                 let pull = (f64::from(inverse_rms).powi(2) * mean) as f32;
                 let weighted = d_output.iter().zip(saved.weight);
                 for ((d_input, &x), (&d_output, &weight)) in d_input.iter_mut().zip(input).zip(weighted) {
-                    *d_input += inverse_rms * (d_output * weight - x * pull);
+                    *d_input += inverse_rms * (d_output * (shape.weight_offset + weight) - x * pull);
                 }
             }
         });
@@ -177,19 +177,21 @@ fn dot(left: &[f32], right: &[f32]) -> f64 {
     lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + rest
 }
 
-/// Σ a · b · c.
+/// Σ d_output · (weight_offset + weight) · input.
 #[inline(always)]
-fn dot3(a: &[f32], b: &[f32], c: &[f32]) -> f64 {
+fn weighted_dot(shape: &Shape, d_output: &[f32], weight: &[f32], input: &[f32]) -> f64 {
+    let offset = shape.weight_offset;
     let mut lanes = [0.0f32; LANES];
-    let (a, a_rest) = a.as_chunks::<LANES>();
-    let (b, b_rest) = b.as_chunks::<LANES>();
-    let (c, c_rest) = c.as_chunks::<LANES>();
-    for ((a, b), c) in a.iter().zip(b).zip(c) {
+    let (d_output, d_output_rest) = d_output.as_chunks::<LANES>();
+    let (weight, weight_rest) = weight.as_chunks::<LANES>();
+    let (input, input_rest) = input.as_chunks::<LANES>();
+    for ((d_output, weight), input) in d_output.iter().zip(weight).zip(input) {
         for lane in 0..LANES {
-            lanes[lane] = (a[lane] * b[lane]).mul_add(c[lane], lanes[lane]);
+            let gradient = d_output[lane] * (offset + weight[lane]);
+            lanes[lane] = gradient.mul_add(input[lane], lanes[lane]);
         }
     }
-    let rest = a_rest.iter().zip(b_rest).zip(c_rest);
-    let rest: f64 = rest.map(|((&a, &b), &c)| f64::from(a) * f64::from(b) * f64::from(c)).sum();
+    let rest = d_output_rest.iter().zip(weight_rest).zip(input_rest);
+    let rest: f64 = rest.map(|((&d, &w), &x)| f64::from(d) * f64::from(offset + w) * f64::from(x)).sum();
     lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + rest
 }

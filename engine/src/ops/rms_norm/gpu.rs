@@ -36,6 +36,7 @@ pub fn forward<T: Real>(
         shape.rows as u64,
         columns,
         shape.epsilon,
+        shape.weight_offset,
     )?;
     Ok(())
 }
@@ -62,6 +63,7 @@ pub fn forward_residual<T: Real>(
         shape.rows as u64,
         columns,
         shape.epsilon,
+        shape.weight_offset,
     )?;
     Ok(())
 }
@@ -98,6 +100,7 @@ pub fn backward<T: Real>(
         shape.rows as u64,
         columns,
         blocks,
+        shape.weight_offset,
     )?;
     let partials = partials.all().argument();
     rms_norm_weight_gradient(gpu.launcher(), partials, d_weight.on(gpu), columns, blocks)?;

@@ -1,9 +1,10 @@
-//! RMSNorm: `output = x · r · weight` with `r = 1 / sqrt(mean(x²) + epsilon)`, per row.
+//! RMSNorm: `output = x · r · w` with `r = 1 / sqrt(mean(x²) + epsilon)`, per row, and `w = weight_offset + weight`:
+//! Gemma keeps w − 1 as its weight, others w itself.
 //!
 //! `r` is kept (one f32 a row); the output can be computed again from it, so the backward needs only
 //! the input. Also the QK-norm of Qwen3, where a row is one head of one token.
 //!
-//! With g = d_output · weight (elementwise) and m = mean(g · x), per row
+//! With g = d_output · w (elementwise) and m = mean(g · x), per row
 //! `d_x += r (g − x r² m)`, and over all rows `d_weight += Σ d_output · x · r`.
 //!
 //! # What is fused, and what is not
@@ -35,6 +36,8 @@ pub struct Shape {
     pub hidden: usize,
     /// Added to the mean square.
     pub epsilon: f32,
+    /// Added to every weight: 1 in Gemma, 0 elsewhere.
+    pub weight_offset: f32,
 }
 
 impl Shape {

@@ -15,7 +15,7 @@ pub fn rotate<const INVERSE: bool>(
     positions: &[u32],
     x: &mut [f32],
 ) {
-    let half = shape.head_dim / 2;
+    let half = shape.rotary_dim / 2;
     let width = shape.heads * shape.head_dim;
     if width == 0 {
         return;
@@ -27,8 +27,8 @@ pub fn rotate<const INVERSE: bool>(
                 for (x, &position) in x.chunks_exact_mut(width).zip(positions) {
                     let cos = &cos[position as usize * half..][..half];
                     let sin = &sin[position as usize * half..][..half];
-                    for head in x.chunks_exact_mut(2 * half) {
-                        rotate_head::<INVERSE>(cos, sin, head);
+                    for head in x.chunks_exact_mut(shape.head_dim) {
+                        rotate_head::<INVERSE>(cos, sin, &mut head[..2 * half]);
                     }
                 }
             });

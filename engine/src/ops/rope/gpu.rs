@@ -17,7 +17,7 @@ pub(super) fn rotate<T: Real, const INVERSE: bool>(
     x: ViewMut<'_, T>,
 ) -> Result<()> {
     const OP: &str = "rope on a GPU";
-    let half = shape.head_dim / 2;
+    let half = shape.rotary_dim / 2;
     rope(
         gpu.launcher(),
         tables.cos.on(gpu),
@@ -28,6 +28,7 @@ pub(super) fn rotate<T: Real, const INVERSE: bool>(
         narrow(OP, "tokens", shape.tokens)?,
         narrow(OP, "heads", shape.heads)?,
         narrow(OP, "half", half)?,
+        narrow(OP, "head_dim", shape.head_dim)?,
         u32::from(INVERSE),
     )?;
     Ok(())

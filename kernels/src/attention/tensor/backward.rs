@@ -6,11 +6,12 @@
 use core::f32::consts::LOG2_E;
 
 use super::ROWS;
-use super::forward::mask;
+use super::forward::{cap_products, mask};
 use super::fragments::{SharedTile, scale_rows, sum_column, sum_row, to_operands};
 use crate::attention::backward::Saved;
 use crate::attention::work::WorkTile;
 use crate::simt::*;
+use crate::softcap::Softcap;
 
 /// Bytes of shared memory of [`queries`].
 pub const fn queries_shared<const N: usize, const J: usize>(held: bool) -> u32 {
@@ -34,6 +35,7 @@ pub fn queries<const N: usize, const J: usize, const HELD: bool>(
     saved: Saved,
     d_q: GlobalMut<Bf16>,
     scale: f32,
+    cap: Softcap,
 ) {
     let tile = 16 * J as u32;
     let (box_bytes, row_bytes) = (SharedTile::<N>::bytes(tile), SharedTile::<N>::bytes(ROWS));
@@ -85,6 +87,9 @@ pub fn queries<const N: usize, const J: usize, const HELD: bool>(
         let (keys, values) = stage(current);
         let mut scores =
             keys.product_transposed::<J>(|k| if HELD { held[0][k] } else { queries.left(own, k) });
+        if cap.is_on() {
+            cap_products(&mut scores, cap);
+        }
         if work.hides((work.first, ROWS), (first, tile)) {
             mask(&mut scores, |row, column| work.sees(work.first + own + row, first + column));
         }
@@ -95,7 +100,8 @@ pub fn queries<const N: usize, const J: usize, const HELD: bool>(
                 for element in 0..4 {
                     let (log_sum_exp, delta) = statistics[element / 2];
                     let probability = exp2_approx(fma(scores[j][half][element], scale * LOG2_E, -log_sum_exp));
-                    scores[j][half][element] = probability * (products[j][half][element] - delta);
+                    let slope = if cap.is_on() { cap.slope(scores[j][half][element]) } else { 1.0 };
+                    scores[j][half][element] = probability * (products[j][half][element] - delta) * slope;
                 }
             }
         });
@@ -130,13 +136,14 @@ pub fn keys<const N: usize, const J: usize, const PARTS: u64>(
     saved: Saved,
     sums: (GlobalMut<Bf16>, GlobalMut<Bf16>),
     scale: f32,
+    cap: Softcap,
 ) {
     if const { PARTS == 1 } {
-        keys_part::<N, J, true, true>(work, inputs, saved, sums, scale);
+        keys_part::<N, J, true, true>(work, inputs, saved, sums, scale, cap);
     } else if block_idx_y() == 0 {
-        keys_part::<N, J, false, true>(work, inputs, saved, sums, scale);
+        keys_part::<N, J, false, true>(work, inputs, saved, sums, scale, cap);
     } else {
-        keys_part::<N, J, true, false>(work, inputs, saved, sums, scale);
+        keys_part::<N, J, true, false>(work, inputs, saved, sums, scale, cap);
     }
 }
 
@@ -149,6 +156,7 @@ fn keys_part<const N: usize, const J: usize, const D_K: bool, const D_V: bool>(
     saved: Saved,
     (d_k, d_v): (GlobalMut<Bf16>, GlobalMut<Bf16>),
     scale: f32,
+    cap: Softcap,
 ) {
     let tile = 16 * J as u32;
     let (box_bytes, row_bytes) = (SharedTile::<N>::bytes(tile), SharedTile::<N>::bytes(ROWS));
@@ -206,6 +214,9 @@ fn keys_part<const N: usize, const J: usize, const D_K: bool, const D_V: bool>(
         let (queries, d_outputs) = stage(current);
         let of_pair = |j, half| statistics(current).load_vector::<F32x4>(2 * sum_column(j, half)).0;
         let mut scores = queries.product_transposed::<J>(|k| keys.left(own, k));
+        if cap.is_on() {
+            cap_products(&mut scores, cap);
+        }
         if work.hides((first, tile), (work.first, ROWS)) {
             mask(&mut scores, |row, column| work.sees(first + column, work.first + own + row));
         }
@@ -226,10 +237,15 @@ fn keys_part<const N: usize, const J: usize, const D_K: bool, const D_V: bool>(
             let products = d_outputs.product_transposed::<J>(|k| values.left(own, k));
             unroll!(j in J {
                 for half in 0..2 {
-                    let [_, even, _, odd] = of_pair(j, half);
+                    let [even_sum, even, odd_sum, odd] = of_pair(j, half);
                     for element in 0..4 {
-                        let delta = [even, odd][element % 2];
-                        scores[j][half][element] *= products[j][half][element] - delta;
+                        let (delta, log_sum_exp) = ([even, odd][element % 2], [even_sum, odd_sum][element % 2]);
+                        let probability = scores[j][half][element];
+                        let mut d_score = probability * (products[j][half][element] - delta);
+                        if cap.is_on() {
+                            d_score *= cap.slope_by_probability(probability, log_sum_exp, scale);
+                        }
+                        scores[j][half][element] = d_score;
                     }
                 }
             });

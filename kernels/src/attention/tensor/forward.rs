@@ -6,6 +6,7 @@ use super::ROWS;
 use super::fragments::{SharedTile, row_max, row_sum, scale_rows, sum_column, sum_row, to_operands};
 use crate::attention::work::WorkTile;
 use crate::simt::*;
+use crate::softcap::Softcap;
 
 /// Bytes of shared memory: two stages of a tile of `16·J` keys and one of values, or of a stage and the
 /// queries.
@@ -26,6 +27,7 @@ pub(in crate::attention) fn forward<const N: usize, const J: usize>(
     output: GlobalMut<Bf16>,
     log_sum_exp: GlobalMut<f32>,
     scale: f32,
+    cap: Softcap,
 ) {
     let tile = 16 * J as u32;
     let factor = scale * LOG2_E;
@@ -70,6 +72,9 @@ pub(in crate::attention) fn forward<const N: usize, const J: usize>(
         }
         let (keys, values) = stage(current);
         let mut scores = keys.product_transposed::<J>(|k| left[k]);
+        if cap.is_on() {
+            cap_products(&mut scores, cap);
+        }
         if work.hides((work.first, ROWS), (first, tile)) {
             mask(&mut scores, |row, column| work.sees(work.first + own + row, first + column));
         }
@@ -93,6 +98,14 @@ pub(in crate::attention) fn forward<const N: usize, const J: usize>(
     let target = (queries.first + own as usize * queries.stride, queries.stride);
     let count = queries.count.saturating_sub(own);
     passage.write(own, &sums, output, (target.0, target.1, count), work.head_dim);
+}
+
+/// Puts a cap on every product.
+#[inline(always)]
+pub fn cap_products<const J: usize>(products: &mut Accumulators<J>, cap: Softcap) {
+    unroll!(j in J {
+        products[j] = products[j].map(|half| half.map(|product| cap.apply(product)));
+    });
 }
 
 /// Makes scores of pairs that do not count −∞.

@@ -17,6 +17,7 @@ use super::backward::Saved;
 use super::fits;
 use super::work::WorkTile;
 use crate::simt::*;
+use crate::softcap::Softcap;
 
 /// Threads of a block.
 const BLOCK: u32 = 128;

@@ -12,7 +12,7 @@
 use std::ops::Range;
 
 use super::{HostInputs, TILE, Work, first_tile, part, take, tiles, visible};
-use crate::cpu::math::{dot, exp};
+use crate::cpu::math::{dot, exp, tanh};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{
@@ -245,9 +245,17 @@ impl Pass<'_> {
             let visible = visible(shape, token, pair.keys);
             let (probabilities, d_scores) = (probabilities.row_mut(row), d_scores.row_mut(row));
             let used = ..padded(visible.end);
-            for (probability, d_score) in probabilities[used].iter_mut().zip(&mut d_scores[used]) {
-                *probability = exp(*probability * shape.scale - log_sum_exp);
-                *d_score = *probability * (*d_score - delta) * shape.scale;
+            let pairs = probabilities[used].iter_mut().zip(&mut d_scores[used]);
+            match shape.softcap {
+                None => pairs.for_each(|(probability, d_score)| {
+                    *probability = exp(*probability * shape.scale - log_sum_exp);
+                    *d_score = *probability * (*d_score - delta) * shape.scale;
+                }),
+                Some(cap) => pairs.for_each(|(probability, d_score)| {
+                    let tanh = tanh(*probability * shape.scale / cap);
+                    *probability = exp(cap * tanh - log_sum_exp);
+                    *d_score = *probability * (*d_score - delta) * (1.0 - tanh * tanh) * shape.scale;
+                }),
             }
             for row in [probabilities, d_scores] {
                 row[..visible.start].fill(0.0);

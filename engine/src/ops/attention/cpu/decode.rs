@@ -73,10 +73,11 @@ fn decode_head(
     for s in 0..length {
         let key = &k[shape.key(first_token + s, kv_head)];
         for (scores, head) in scores.chunks_exact_mut(length).zip(shape.heads_of(kv_head)) {
-            scores[s] = shape.scale * dot(&q[shape.query(row, head)], key);
+            scores[s] = dot(&q[shape.query(row, head)], key);
         }
     }
     for (scores, head) in scores.chunks_exact_mut(length).zip(shape.heads_of(kv_head)) {
+        shape.make_scores(scores);
         let maximum = max(scores);
         scores.iter_mut().for_each(|score| *score = exp(*score - maximum));
         let factor = 1.0 / scores.iter().sum::<f32>();

@@ -1,0 +1,93 @@
+//! Configurations of models that see and hear as well: their language model is an object of its own inside.
+
+use std::path::Path;
+
+use serde_json::{Map, Value};
+
+use super::family::{FAMILIES, Family};
+use super::fields::{Fields, shortened};
+use crate::error::{Error, Result};
+
+/// The object that holds the language model.
+const TEXT: &str = "text_config";
+
+/// Whether the head shares the embedding's weights.
+const TIED: &str = "tie_word_embeddings";
+
+/// Fields of the whole model that hold for its language model where it has none of its own.
+const INHERITED: [&str; 9] = [
+    "bos_token_id",
+    "eos_token_id",
+    "pad_token_id",
+    TIED,
+    "dtype",
+    "torch_dtype",
+    "quantization_config",
+    "transformers_version",
+    "initializer_range",
+];
+
+/// Where the fields of a language model stood.
+#[derive(Debug, Clone)]
+pub(super) enum Nesting {
+    /// In the file itself.
+    None,
+    /// Inside, in a model of this type.
+    Inside { whole: String },
+}
+
+impl Nesting {
+    /// What stands before a field's name in messages.
+    pub fn prefix(&self) -> &'static str {
+        match self {
+            Self::None => "",
+            Self::Inside { .. } => "text_config.",
+        }
+    }
+
+    /// Says what becomes of the rest of the model.
+    pub fn notice(&self, fields: &mut Fields<'_>) {
+        if let Self::Inside { whole } = self {
+            fields.notice(format!(
+                "`model_type` = {} also takes in more than text: its language model alone is read, trained and written",
+                shortened(&Value::from(whole.as_str()))
+            ));
+        }
+    }
+}
+
+/// The fields of the language model: the file's own, or those inside where the file describes a larger model around it.
+///
+/// # Errors
+/// A `text_config` that is not an object.
+pub(super) fn language_model(path: &Path, json: Map<String, Value>) -> Result<(Map<String, Value>, Nesting)> {
+    let whole = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    // A family's class does not read the field.
+    if Family::find(whole).is_some() || json.get(TEXT).is_none_or(Value::is_null) {
+        return Ok((json, Nesting::None));
+    }
+    let whole = whole.to_owned();
+    let Some(text) = json.get(TEXT).and_then(Value::as_object) else {
+        return Err(Error::format(path, format!("`{TEXT}` must be an object")));
+    };
+    let mut text = text.clone();
+    if !text.contains_key("model_type") {
+        // Older files leave out what `transformers` knows.
+        if let Some(family) = FAMILIES.iter().find(|family| family.inside == Some(whole.as_str())) {
+            text.insert("model_type".to_owned(), Value::from(family.model_type));
+        }
+    }
+    for key in INHERITED {
+        // Whether the head is tied is a matter of the whole model.
+        if let Some(value) = json.get(key)
+            && (key == TIED || text.get(key).is_none_or(Value::is_null))
+        {
+            text.insert(key.to_owned(), value.clone());
+        }
+    }
+    let family = text.get("model_type").and_then(Value::as_str).and_then(Family::find);
+    if let Some(family) = family {
+        text.insert("architectures".to_owned(), Value::from(vec![family.class]));
+    }
+    Ok((text, Nesting::Inside { whole }))
+}

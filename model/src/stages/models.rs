@@ -1,0 +1,37 @@
+//! What a fusion or merge reads, and the memory it works in.
+
+use cpift_engine::ViewMut;
+
+use crate::error::Result;
+
+/// Where the task models come from: read one at a time, so that memory does not grow with their number.
+pub trait TaskModels {
+    /// Reads the weights of the base model, θ0.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn read_base(&mut self, weights: ViewMut<'_, f32>) -> Result<()>;
+
+    /// Reads the weights of one task's model, θi.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn read_weights(&mut self, task: usize, weights: ViewMut<'_, f32>) -> Result<()>;
+
+    /// Reads one task's importance; its absolute value ranks parameters.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read_importance(&mut self, task: usize, importance: ViewMut<'_, f32>) -> Result<()>;
+}
+
+/// Memory of a fusion, each of the layout's length.
+#[derive(Debug)]
+pub struct Buffers<'a> {
+    /// Receives the fused model.
+    pub backbone: ViewMut<'a, f32>,
+    /// Holds one task model after the other.
+    pub operand: ViewMut<'a, f32>,
+    /// Holds the base model.
+    pub base: ViewMut<'a, f32>,
+}
