@@ -32,7 +32,6 @@ mod turns;
 
 pub use content::{Counts, InvalidRow};
 pub use dataset::{CacheUse, Dataset};
-pub(crate) use evaluation::evaluation_batches_of;
 pub use evaluation::{EvaluationBatch, evaluation_batches};
 pub use notice::{FileNotice, Notice};
 pub use preparation::{DataProgress, Preparation, PreparationEvent};

@@ -46,7 +46,8 @@ fn load(file: &DataFile, cache: &Path, kill_at: usize) -> (Dataset, Vec<String>)
         PreparationEvent::Progress(progress) => assert!(progress.rows < kill_at, "killed"),
         PreparationEvent::Resumed { rows, .. } => told.lock().unwrap().push(format!("resumed {rows}")),
         PreparationEvent::CacheRefused(path) => {
-            told.lock().unwrap().push(format!("refused {}", path.file_name().unwrap().display()));
+            let name = path.file_name().unwrap().to_str().unwrap();
+            told.lock().unwrap().push(format!("refused {}", name.split_once('-').unwrap().1));
         }
     };
     let preparation = Preparation { cache: Some(cache), observe: Some(&observe) };
@@ -56,8 +57,7 @@ fn load(file: &DataFile, cache: &Path, kill_at: usize) -> (Dataset, Vec<String>)
 }
 
 fn pieces(cache: &Path) -> Vec<PathBuf> {
-    let folder = fs::read_dir(cache).unwrap().next().unwrap().unwrap().path();
-    let mut pieces: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut pieces: Vec<PathBuf> = fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path()).collect();
     pieces.sort();
     pieces
 }
