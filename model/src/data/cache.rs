@@ -1,11 +1,11 @@
 //! Tokenised files on disk, found by the hash of everything that decided their content.
 //!
-//! Every key has a folder of pieces, numbered from 0. A piece has the rows of some consecutive records and what is
+//! Every key has files, its pieces, numbered from 0. A piece has the rows of some consecutive records and what is
 //! known after them: `magic, key, hash of key, number and rest, tally as JSON, lengths of rows left out, rows`, all
 //! numbers little-endian. It is written whole when its rows are made, so that a preparation that was ended goes on behind the
 //! last. One that is damaged, of another version, or of another key or number than its name says is as good as none.
 //!
-//! The folder takes 4 bytes a token, and 64 bytes a row with 8 more for each of its parts that is learnt or not.
+//! The files take 4 bytes a token, and 64 bytes a row with 8 more for each of its parts that is learnt or not.
 
 use std::fs;
 use std::io::{self, Read};
@@ -38,13 +38,12 @@ pub(crate) struct Pieces {
 impl Pieces {
     /// Those of a key in a folder of tokenised data; none is looked at.
     pub fn new(cache: &Path, key: blake3::Hash) -> Self {
-        let folder = cache.join(&key.to_hex()[..32]);
-        Self { folder, key, count: 0, rows: 0, left_out: 0 }
+        Self { folder: cache.to_owned(), key, count: 0, rows: 0, left_out: 0 }
     }
 
     /// Path of the next piece.
     fn next_path(&self) -> PathBuf {
-        self.folder.join(format!("{:06}.tokens", self.count))
+        self.folder.join(format!("{}-{:06}.tokens", &self.key.to_hex()[..32], self.count))
     }
 
     /// Hash of the next piece's body, and of which piece it is.

@@ -46,7 +46,8 @@ fn load(file: &DataFile, cache: &Path, kill_at: usize) -> (Dataset, Vec<String>)
         PreparationEvent::Progress(progress) => assert!(progress.rows < kill_at, "killed"),
         PreparationEvent::Resumed { rows, .. } => told.lock().unwrap().push(format!("resumed {rows}")),
         PreparationEvent::CacheRefused(path) => {
-            told.lock().unwrap().push(format!("refused {}", path.file_name().unwrap().display()));
+            let name = path.file_name().unwrap().to_str().unwrap();
+            told.lock().unwrap().push(format!("refused {}", name.split_once('-').unwrap().1));
         }
     };
     let preparation = Preparation { cache: Some(cache), observe: Some(&observe) };
@@ -56,8 +57,7 @@ fn load(file: &DataFile, cache: &Path, kill_at: usize) -> (Dataset, Vec<String>)
 }
 
 fn pieces(cache: &Path) -> Vec<PathBuf> {
-    let folder = fs::read_dir(cache).unwrap().next().unwrap().unwrap().path();
-    let mut pieces: Vec<PathBuf> = fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+    let mut pieces: Vec<PathBuf> = fs::read_dir(cache).unwrap().map(|entry| entry.unwrap().path()).collect();
     pieces.sort();
     pieces
 }
@@ -111,15 +111,14 @@ fn pieces_that_are_damaged_or_foreign_are_made_anew() {
         bytes[at] ^= 1;
         bytes
     };
-    let middle = whole[1].len() / 2;
     for (name, piece, bytes) in [
-        ("a token", 1, damaged(1, middle)),
-        ("the version", 0, damaged(0, 7)),
-        ("the hash", 2, damaged(2, 50)),
-        ("cut off", 1, whole[1][..middle].to_vec()),
+        ("a token", 2, damaged(2, whole[2].len() / 2)),
+        ("the version", 3, damaged(3, 7)),
+        ("the hash", 3, damaged(3, 50)),
+        ("cut off", 3, whole[3][..whole[3].len() / 2].to_vec()),
         ("empty", 3, Vec::new()),
         ("of other data", 0, foreign),
-        ("of another number", 1, whole[2].clone()),
+        ("of another number", 3, whole[2].clone()),
     ] {
         fs::write(&pieces(cache.path())[piece], bytes).unwrap();
         let (made, told) = load(&file, cache.path(), usize::MAX);

@@ -1,5 +1,6 @@
 //! Tokenizers of many kinds against transformers, and folders whose files are special, damaged or different.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::LazyLock;
 
@@ -505,21 +506,28 @@ fn a_row_decodes_to_its_text_and_its_prompt_is_what_generation_is_given() {
 #[test]
 fn prompts_of_texts_are_what_generation_is_given() {
     let texts = [("why? ", "five"), ("The quick\n\n", " brown fox"), ("a b ", "c  d"), (" 17 ", "é 日本\n")];
+    let decoded = Cell::new(0);
     let check = |name: &str, tokenizer: &Tokenizer| {
         let maker = PromptMaker::new(tokenizer, PromptSettings::default()).unwrap();
         for (prompt, completion) in texts {
             let row = json!({"prompt": prompt, "completion": completion});
             let Ok(rows) = DataFile::rows(&[row]).load(tokenizer) else { continue };
             let row = &rows.rows()[0];
-            let given = maker.of_text(prompt, &mut Vec::new()).unwrap();
-            assert_eq!(row.prompt(), given.ids, "{name}: {prompt:?}");
-            let (whole, answer) = (tokenizer.decode(&row.tokens), tokenizer.decode(row.answer()));
-            assert_eq!(squeezed(&whole), squeezed(&format!("{prompt}{completion}")), "{name}");
-            assert_eq!(squeezed(&answer), squeezed(completion), "{name}");
+            let given_ids = |text| maker.of_text(text, &mut Vec::new()).unwrap().ids;
+            assert_eq!(row.prompt(), given_ids(prompt), "{name}: {prompt:?}");
+            // Some vocabularies know few characters.
+            let is_known = |text| squeezed(&tokenizer.decode(&given_ids(text))) == squeezed(text);
+            if is_known(prompt) && is_known(completion) {
+                let (whole, answer) = (tokenizer.decode(&row.tokens), tokenizer.decode(row.answer()));
+                assert_eq!(squeezed(&whole), squeezed(&format!("{prompt}{completion}")), "{name}");
+                assert_eq!(squeezed(&answer), squeezed(completion), "{name}");
+                decoded.set(decoded.get() + 1);
+            }
         }
     };
     for_each_scheme(|name, _, tokenizer| check(name, tokenizer));
     for name in FOLDERS {
         check(name, &tokenizer(name));
     }
+    assert!(decoded.get() > 40, "{}", decoded.get());
 }
