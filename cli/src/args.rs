@@ -265,8 +265,8 @@ Examples:
   cpift-engine eval my-model --data code.jsonl --json > scores.json
   cpift-engine eval my-model --data code.jsonl --generate --score number --answers answers.jsonl
   cpift-engine eval my-model --data code.eval.jsonl --shots 4 --shots-from code.train.jsonl
-  cpift-engine eval my-model --data riddles.csv --set columns.prompt=riddle --set columns.answer=solution
-  cpift-engine eval my-model --data reading.csv --set \"prompt={{passage}} {{question}}\" --set \"answer={{letter}}\"";
+  cpift-engine eval my-model --data riddles.csv --set columns.prompt=q --set columns.answer=a
+  cpift-engine eval my-model --data riddles.csv --set \"prompt={{q}}\" --set \"answer={{a}}\"";
 
 /// `eval`.
 #[derive(Debug, Args)]

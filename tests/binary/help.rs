@@ -163,14 +163,12 @@ fn the_examples_about_a_run_run() {
         | "eval my-model --data code.jsonl --generate --score number --answers answers.jsonl"
         | "eval my-model --data code.eval.jsonl --shots 4 --shots-from code.train.jsonl" => None,
         // The same with a file that is there.
-        "eval my-model --data riddles.csv --set columns.prompt=riddle --set columns.answer=solution" => Some(
+        "eval my-model --data riddles.csv --set columns.prompt=q --set columns.answer=a" => Some(
             "eval my-model --data code.jsonl --set columns.prompt=prompt --set columns.answer=completion",
         ),
-        "eval my-model --data reading.csv --set \"prompt={{passage}} {{question}}\" --set \"answer={{letter}}\"" => {
-            Some(
-                "eval my-model --data code.jsonl --set \"prompt={{prompt}}\" --set \"answer={{completion}}\"",
-            )
-        }
+        "eval my-model --data riddles.csv --set \"prompt={{q}}\" --set \"answer={{a}}\"" => Some(
+            "eval my-model --data code.jsonl --set \"prompt={{prompt}}\" --set \"answer={{completion}}\"",
+        ),
         example => unknown(example),
     });
     let scores: Value = serde_json::from_slice(&fs::read(place.path("scores.json")).unwrap()).unwrap();

@@ -249,13 +249,18 @@ fn a_file_is_measured_with_the_keys_of_a_task() {
         assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
         serde_json::from_slice::<Value>(&output.stdout).unwrap()["files"][0].clone()
     };
-    let expected = measured("code.eval.jsonl", &["--score", "number"]);
+    // Columns that are named are a question and its answer; templates say every letter.
+    let question =
+        |row: &Value| format!("{}\n", json!({"question": row["prompt"], "answer": row["completion"]}));
+    fs::write(files.path("questions.jsonl"), own.iter().map(question).collect::<String>()).unwrap();
+    let questions = measured("questions.jsonl", &["--score", "number", "--set", "chat=false"]);
+    let texts = measured("code.eval.jsonl", &["--score", "number"]);
     let by_columns = ["--set", "columns.prompt=q", "--set", "columns.answer=a", "--set", "chat=false"];
     let by_templates = ["--set", "prompt={{q}}", "--set", "answer={{a}}"];
-    for (how, more) in [
-        (&by_columns[..], ["--skip-invalid", "--score", "number"]),
-        (&by_templates[..], ["--skip-invalid", "--set", "score=number"]),
-        (&by_templates[..], ["--set", "skip_invalid=true", "--score=number"]),
+    for (how, more, expected) in [
+        (&by_columns[..], ["--skip-invalid", "--score", "number"], &questions),
+        (&by_templates[..], ["--skip-invalid", "--set", "score=number"], &texts),
+        (&by_templates[..], ["--set", "skip_invalid=true", "--score=number"], &texts),
     ] {
         let found = measured("foreign.jsonl", &[how, &more].concat());
         for key in ["loss", "tokens", "score", "score_kind", "exact_match"] {

@@ -71,7 +71,7 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
             tables.push(methods_table(comparison, title, budget, &rows));
         }
     }
-    tables.push(perplexities(comparison));
+    tables.push(perplexities(comparison, &comparison.methods.iter().collect::<Vec<_>>()));
     tables.extend(comparison.forgetting.as_ref().map(forgetting));
     tables.extend(overlaps(comparison));
     tables
@@ -136,8 +136,8 @@ fn methods_table(comparison: &Comparison, title: String, budget: Budget, methods
     table
 }
 
-/// The perplexity of base, specialists and every method on every task: of the mean loss over the seeds.
-pub fn perplexities(comparison: &Comparison) -> Table {
+/// The perplexity of base, specialists and some methods on every task: of the mean loss over the seeds.
+pub fn perplexities(comparison: &Comparison, methods: &[&MethodResult]) -> Table {
     let mut headings = task_headings(comparison, "model");
     headings.insert(1, "steps".to_owned());
     let mut table = Table::captioned("Perplexity, of the mean loss over the seeds", headings);
@@ -152,7 +152,7 @@ pub fn perplexities(comparison: &Comparison) -> Table {
     };
     reference("base", 0, |seed| &seed.base);
     reference("own specialist", comparison.steps.specialist, |seed| &seed.specialist);
-    for method in &comparison.methods {
+    for method in methods {
         let losses = method.summary.tasks.iter().map(|task| text(task.loss.mean));
         let steps = grouped(method.specialist_steps + method.steps);
         table.row([method.name.clone(), steps].into_iter().chain(losses));

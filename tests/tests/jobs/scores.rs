@@ -135,7 +135,7 @@ fn examples_change_what_is_measured_and_nothing_of_the_model() {
 fn examples_of_a_split_are_of_the_rows_that_are_trained_on() {
     let job = SmallJob::new();
     let mut recipe = job.recipe(&[("method", json!("joint"))]);
-    (recipe.task[1].eval, recipe.task[1].eval_share) = (None, Some(0.3));
+    (recipe.task[1].eval, recipe.task[1].eval_share) = (None, Some(0.15));
     job.run(&recipe, "plain", false, &mut Silent).unwrap();
     recipe.task[1].shots = 2;
     recipe.model.max_length = 24;
@@ -153,7 +153,8 @@ fn examples_of_a_split_are_of_the_rows_that_are_trained_on() {
     assert_eq!((held_back.len(), plain.len()), (eval_rows, shots.len()));
     for (plain, shots) in plain.iter().zip(&shots) {
         assert_eq!((plain.row, &plain.file), (shots.row, &job.path("code.train.jsonl")));
-        let examples = shots.prompt.strip_suffix(&plain.prompt).expect("the row's own prompt at the end");
+        let own = rows[plain.row - 1]["prompt"].as_str().unwrap();
+        let examples = shots.prompt.strip_suffix(own).expect("the row's own prompt at the end");
         let shown: Vec<usize> = (1..=rows.len())
             .filter(|row| {
                 let row = &rows[row - 1];

@@ -23,7 +23,8 @@ pub fn section(comparison: &Comparison) -> Section {
     if blocks.is_empty() {
         blocks.push(Block::Notice("This comparison has no method yet.".to_owned()));
     } else {
-        blocks.push(Block::Table(perplexities(comparison)));
+        let methods = comparison.methods.iter().filter(|method| method.kind == RowKind::Method);
+        blocks.push(Block::Table(perplexities(comparison, &methods.collect::<Vec<_>>())));
     }
     Section { id: "results", title: "Results", blocks }
 }
