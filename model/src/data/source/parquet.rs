@@ -142,7 +142,7 @@ fn page_sizes(header: &[u8]) -> Option<[u64; 2]> {
             value |= u64::from(byte & 0x7f).checked_shl(shift)?;
             if byte < 0x80 {
                 // Zigzag: even numbers are twice the positive ones.
-                return Some(if value % 2 == 0 { value / 2 } else { 0 });
+                return Some(if value.is_multiple_of(2) { value / 2 } else { 0 });
             }
         }
         None
