@@ -17,6 +17,7 @@ use crate::files::{read_input_text, require_plain_name};
 const ADAPTER: &str = "adapter_config.json";
 
 /// The safetensors files of a folder.
+#[derive(Debug)]
 pub(super) struct Weights {
     /// The file that lists the tensors, for messages.
     pub listing: PathBuf,

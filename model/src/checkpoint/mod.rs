@@ -20,9 +20,10 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 pub use export::{ModelFiles, add_model, write_model};
 pub(crate) use export::{copied_files, is_copied};
+use folder::Weights;
 pub use header::TensorFile;
+use load::Load;
 pub use load::staging_bytes;
-use load::{Load, Stored};
 pub use safetensors::Dtype;
 pub(crate) use save::too_large_for;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
@@ -44,8 +45,7 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 pub struct Checkpoint {
     config: ModelConfig,
     layout: Layout,
-    /// The safetensors files: one, or the shards by name.
-    files: Vec<TensorFile>,
+    weights: Weights,
     /// Where each segment of the layout is stored.
     segments: Vec<Place>,
     /// Where the head is stored of a model that is to be used as a tied one: it must equal the embedding.
@@ -87,7 +87,7 @@ impl Checkpoint {
         }
         notices.extend(found.notice);
         let segments = found.segments;
-        Ok(Self { config, layout, files: weights.files, segments, tied_head: None, notices })
+        Ok(Self { config, layout, weights, segments, tied_head: None, notices })
     }
 
     /// The same model for use beside models with a tied head: one whose head is not tied must store the
@@ -122,7 +122,12 @@ impl Checkpoint {
 
     /// The safetensors files, in the order of their names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(TensorFile::path)
+        self.weights.files.iter().map(TensorFile::path)
+    }
+
+    /// The same, opened.
+    pub(crate) fn tensor_files(&self) -> &[TensorFile] {
+        &self.weights.files
     }
 
     /// Reads all weights into the flat parameters ([`Layout::len`] elements; padding is left as it is),
@@ -139,7 +144,7 @@ impl Checkpoint {
         for (segment, place) in self.layout.segments().iter().zip(&self.segments) {
             let (_, at_segment) = rest.split_at(segment.offset - start);
             let (target, after) = at_segment.split_at(segment.length);
-            loads.push(Load { stored: self.stored(place), target });
+            loads.push(Load { stored: self.weights.stored(place), target });
             (rest, start) = (after, segment.offset + segment.length);
         }
         load::run(loads)?;
@@ -151,7 +156,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::load_into`].
     pub fn check_weights(&self) -> Result<()> {
-        load::check(self.segments.iter().map(|place| self.stored(place)).collect())?;
+        load::check(self.segments.iter().map(|place| self.weights.stored(place)).collect())?;
         self.check_tied_head()
     }
 
@@ -160,15 +165,11 @@ impl Checkpoint {
         self.layout.segments().iter().position(|segment| segment.name == name)
     }
 
-    fn stored<'a>(&'a self, place: &'a Place) -> Stored<'a> {
-        Stored { file: &self.files[place.file], name: &place.name }
-    }
-
     /// The head of a model that is used as a tied one must be its embedding.
     fn check_tied_head(&self) -> Result<()> {
         let embedding = self.position(EMBEDDING).map(|position| &self.segments[position]);
         let (Some(head), Some(embedding)) = (&self.tied_head, embedding) else { return Ok(()) };
-        let (head, embedding) = (self.stored(head), self.stored(embedding));
+        let (head, embedding) = (self.weights.stored(head), self.weights.stored(embedding));
         if load::are_equal(head, embedding)? {
             return Ok(());
         }

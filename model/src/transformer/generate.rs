@@ -83,10 +83,6 @@ impl<T: Real> Transformer<T> {
         if generation.max_new_tokens == 0 {
             return Ok(vec![Vec::new(); prompts.len()]);
         }
-        let (seed, stream) = match &generation.sampling {
-            Sampling::Greedy => (0, 0),
-            Sampling::Random(random) => (random.seed, random.stream),
-        };
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let capacity = longest.checked_add(generation.max_new_tokens).ok_or_else(|| {
             let reason = format!("is {}: no text can be that long", generation.max_new_tokens);
@@ -97,12 +93,8 @@ impl<T: Real> Transformer<T> {
         let slots = group.min(prompts.len());
         let mut cache = KeyValueCache::new(&self.config, &self.device, slots, capacity)?;
 
-        let mut rows: Vec<Row<'_>> = Vec::with_capacity(prompts.len());
-        for (index, prompt) in prompts.iter().enumerate() {
-            let mut random = ChaCha8Rng::seed_from_u64(seed);
-            random.set_stream(stream.wrapping_add(index as u64));
-            rows.push(Row { index, prompt, generated: Vec::new(), random, done: false });
-        }
+        let row = |(index, prompt)| Row::new(index, prompt, &generation.sampling);
+        let mut rows: Vec<Row<'_>> = prompts.iter().map(Vec::as_slice).enumerate().map(row).collect();
         let device = self.device.clone();
         for rows in rows.chunks_mut(group) {
             device.scope(|| self.generate_group(weights, rows, generation, &mut cache, observe))?;
@@ -253,7 +245,18 @@ fn rows_together<T: Real>(config: &ModelConfig, max_tokens: usize, capacity: usi
     (CACHE_BYTES / slot_bytes).clamp(1, MOST_ROWS).min(max_tokens)
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    /// A prompt to which nothing has been added, with random numbers of its own.
+    fn new(index: usize, prompt: &'a [u32], sampling: &Sampling) -> Self {
+        let (seed, stream) = match sampling {
+            Sampling::Greedy => (0, 0),
+            Sampling::Random(random) => (random.seed, random.stream),
+        };
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(stream.wrapping_add(index as u64));
+        Self { index, prompt, generated: Vec::new(), random, done: false }
+    }
+
     /// Chooses the next token and stops at the end of the text or of the allowance, or where `observe` says.
     fn take(&mut self, logits: &[f32], generation: &Generation, observe: ObserveToken<'_>) -> Result<()> {
         let largest = largest(logits).ok_or_else(|| {

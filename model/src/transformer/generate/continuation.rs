@@ -4,10 +4,8 @@ use std::ops::ControlFlow;
 
 use cpift_engine::ops::attention::Documents;
 use cpift_engine::{Buffer, Device, Real, View};
-use rand::SeedableRng;
-use rand_chacha::ChaCha8Rng;
 
-use super::{Attend, Generation, KeyValueCache, Row, Sampling, Transformer, check_sampling};
+use super::{Attend, Generation, KeyValueCache, Row, Transformer, check_sampling};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 
@@ -84,13 +82,7 @@ impl<T: Real> Transformer<T> {
         self.reach_positions(capacity)?;
         let device = self.device.clone();
         kept.keep_beginning(text, capacity, &self.config, &device)?;
-        let (seed, stream) = match &generation.sampling {
-            Sampling::Greedy => (0, 0),
-            Sampling::Random(random) => (random.seed, random.stream),
-        };
-        let mut random = ChaCha8Rng::seed_from_u64(seed);
-        random.set_stream(stream);
-        let mut row = Row { index: 0, prompt: text, generated: Vec::new(), random, done: false };
+        let mut row = Row::new(0, text, &generation.sampling);
         let mut observe = |_: usize, token: u32| observe(token);
         device.scope(|| -> Result<()> {
             let mut logits = Buffer::zeros(&self.device, self.config.vocabulary)?;
