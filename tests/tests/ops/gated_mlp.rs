@@ -85,14 +85,8 @@ fn backward_matches_central_differences_and_restores_the_activation<T: Real>() {
         let results = on_each::<T, _>(|device| {
             let (mut gate, mut up) = (upload::<T>(device, &gate), upload(device, &up));
             let mut activation = upload(device, &d_activation);
-            gated_mlp::backward(
-                device,
-                Activation::Silu,
-                gate.view_mut(),
-                up.view_mut(),
-                activation.view_mut(),
-            )
-            .unwrap();
+            gated_mlp::backward(device, function, gate.view_mut(), up.view_mut(), activation.view_mut())
+                .unwrap();
             [download(&gate), download(&up), download(&activation)]
         });
         let (gate, up, d_activation) = (widen(&gate), widen(&up), widen(&d_activation));
