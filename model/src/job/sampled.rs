@@ -28,6 +28,16 @@ pub struct Best {
     pub step: u64,
     /// How good they are: the mean of [`Score::quality`] over the tasks that count.
     pub quality: f64,
+    /// The share by which the loss is below the base's, in the mean over these tasks: it decides between weights of the
+    /// same quality, as those are that answer nothing right.
+    #[serde(default)]
+    pub below_base: f64,
+}
+
+impl Best {
+    fn is_better_than(&self, other: &Self) -> bool {
+        (self.quality, self.below_base) > (other.quality, other.below_base)
+    }
 }
 
 /// Which rows of an evaluation set are measured while training: as many of each task, the same every time, in the order
@@ -171,17 +181,22 @@ impl Session<'_> {
         }
         let [base, probe] = [BASE, PROBE].map(|column| sample_column(column, settings));
         let counts = |score: &&SampleScore| settings.task.as_ref().is_none_or(|task| *task == score.task);
-        let counted: Vec<f64> = scores
+        let counted: Vec<(f64, f64)> = scores
             .iter()
             .filter(counts)
             .filter_map(|SampleScore { task, score }| {
                 // The base is measured before anything is trained.
-                Some(score.quality(&self.score(&base, task)?, self.score(&probe, task).as_ref()))
+                let base = self.score(&base, task)?;
+                let quality = score.quality(&base, self.score(&probe, task).as_ref());
+                Some((quality, 1.0 - score.loss / base.loss))
             })
             .collect();
-        let quality = counted.iter().sum::<f64>() / counted.len().max(1) as f64;
-        if state.best.is_none_or(|best| quality > best.quality) {
-            state.best = Some(Best { step: state.step, quality });
+        let mean = |value: fn(&(f64, f64)) -> f64| {
+            counted.iter().map(value).sum::<f64>() / counted.len().max(1) as f64
+        };
+        let now = Best { step: state.step, quality: mean(|each| each.0), below_base: mean(|each| each.1) };
+        if state.best.is_none_or(|best| now.is_better_than(&best)) {
+            state.best = Some(now);
             state.evaluations_since_best = 0;
             if settings.keep == Keep::Best {
                 self.checkpoints.write_best(

@@ -210,6 +210,28 @@ fn the_best_have_the_highest_mean_between_base_and_specialists() {
     assert!(listener.notices.iter().any(|text| text.starts_with(&kept)), "{:?}", listener.notices);
 }
 
+/// Weights that answer nothing right are no better than others that do not: then the loss decides.
+#[test]
+fn of_the_same_score_the_lowest_loss_is_best() {
+    let job = SmallJob::new();
+    let evaluate = json!({"every": 1, "rows": 5, "keep": "best"});
+    let train = json!({"steps": 8, "batch_size": 4, "learning_rate": 0.1, "schedule": "constant", "warmup": 0, "clip": 0});
+    let recipe = job.recipe(&[("method", json!("joint")), ("train", train), ("evaluate", evaluate)]);
+    let mut listener = Listener::default();
+    job.run(&recipe, "run", false, &mut listener).unwrap();
+    let base = &scores(&job, "run")["base on 5 rows with answers"];
+    let made = steps(&job, "run");
+    let is_right = |step: &StepReport| step.evaluation.iter().any(|sample| sample.score.share() != Some(0.0));
+    assert!(!made.iter().any(is_right), "an answer is right: nothing is tested");
+    let below_base = |step: &StepReport| {
+        step.evaluation.iter().map(|sample| 1.0 - sample.score.loss / base[&sample.task].loss).sum()
+    };
+    let best = best_step(&made, below_base);
+    assert!(1 < best && best < 8, "the first or the last step is the best: nothing is tested");
+    let kept = format!("the weights after step {best} are kept");
+    assert!(listener.notices.iter().any(|text| text.starts_with(&kept)), "{:?}", listener.notices);
+}
+
 /// What the samples of base and probes reach is taken from what was measured of all rows: it is what measuring them alone
 /// gives.
 #[test]
