@@ -86,11 +86,6 @@ impl Batch {
         };
         Ok(self.document_starts.windows(2).map(document).collect())
     }
-
-    /// Position of every token in its document (N), as RoPE counts it.
-    pub fn positions(&self) -> Vec<u32> {
-        self.document_starts.windows(2).flat_map(|bounds| 0..(bounds[1] - bounds[0]) as u32).collect()
-    }
 }
 
 #[cfg(test)]
@@ -104,7 +99,6 @@ mod tests {
         batch.push(&[8, 9], &[true, true]).unwrap();
         assert_eq!(batch.targets, [IGNORE, 7, IGNORE, 9, IGNORE]);
         assert_eq!(batch.document_starts, [0, 3, 5]);
-        assert_eq!(batch.positions(), [0, 1, 2, 0, 1]);
         assert_eq!(batch.supervised_tokens(), 2);
     }
 }

@@ -358,6 +358,22 @@ MODELS = {
             "logits_scaling": dict(logits_scaling=1.0),
         },
     ),
+    # The first document is longer than the first context, the others and all continuations are not.
+    "phi3_long": Model(
+        Phi3ForCausalLM,
+        Phi3Config(
+            **WIDE,
+            original_max_position_embeddings=28,
+            tie_word_embeddings=False,
+            rope_parameters=LONGROPE,
+        ),
+        [33, 1, 11],
+        {
+            "short factors": dict(rope_parameters=LONGROPE | dict(short_factor=[1.0] * 3)),
+            "long factors": dict(rope_parameters=LONGROPE | dict(long_factor=LONGROPE["short_factor"])),
+            "attention factor": dict(rope_parameters=LONGROPE | dict(attention_factor=1.0)),
+        },
+    ),
 }
 
 

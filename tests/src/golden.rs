@@ -10,7 +10,7 @@ use safetensors::tensor::Dtype;
 use crate::folders;
 
 /// All golden models.
-pub const NAMES: [&str; 21] = [
+pub const NAMES: [&str; 22] = [
     "llama",
     "llama_tied",
     "llama_llama3",
@@ -28,6 +28,7 @@ pub const NAMES: [&str; 21] = [
     "gemma3",
     "phi3",
     "phi3_window",
+    "phi3_long",
     "olmo2",
     "olmo3",
     "smollm3",

@@ -27,7 +27,7 @@ pub use family::Family;
 use family::{AttentionScale, Bias, EmbeddingScale, FAMILIES, HeadDim};
 use fields::{Fields, shortened};
 pub use layers::LayerAttention;
-pub use rope::{QueryScaling, Rope, RopeScaling};
+pub use rope::{Context, QueryScaling, Rope, RopeScaling};
 
 /// Most layers a model may have: the names of all tensors are made before anything is allocated.
 const MOST_LAYERS: usize = 10_000;
@@ -71,7 +71,7 @@ pub struct ModelConfig {
     pub attention_softcap: Option<f32>,
     /// Bound of the logits, likewise.
     pub logit_softcap: Option<f32>,
-    /// Longest context the model was made for, or up to which it is computed here.
+    /// Longest context the model was made for.
     pub max_positions: usize,
     /// Standard deviation of random weights.
     pub initializer_range: f32,
@@ -136,14 +136,14 @@ impl ModelConfig {
             return Err(fields.error(reason));
         }
         let head_dim = read_head_dim(&mut fields, family, hidden, heads)?;
-        let made_for = fields.size("max_position_embeddings")?.unwrap_or(family.max_positions);
-        let sizes = rope_fields::Sizes { head_dim, max_positions: made_for };
+        let max_positions = fields.size("max_position_embeddings")?.unwrap_or(family.max_positions);
+        let sizes = rope_fields::Sizes { head_dim, max_positions };
         let ropes = rope_fields::read(&mut fields, path, family, sizes)?;
         let windows = layers::read_windows(&mut fields, family, layers)?;
         let turned = layers::read_rotary(&mut fields, family, layers)?;
         let rope_of = |is_sliding: bool| usize::from(is_sliding && ropes.sliding.is_some());
         let attention = windows.iter().zip(turned).map(|(&window, turned)| LayerAttention {
-            window: window.filter(|window| window.get() < ropes.max_positions),
+            window: window.filter(|window| window.get() < max_positions),
             rope: turned.then(|| rope_of(window.is_some())),
         });
         let mut config = Self {
@@ -162,7 +162,7 @@ impl ModelConfig {
             scales: read_scales(&mut fields, family, hidden, head_dim)?,
             attention_softcap: read_softcap(&mut fields, family.attention_softcap)?,
             logit_softcap: read_softcap(&mut fields, family.logit_softcap)?,
-            max_positions: ropes.max_positions,
+            max_positions,
             ropes: std::iter::once(ropes.full).chain(ropes.sliding).collect(),
             initializer_range: fields.not_negative("initializer_range")?.unwrap_or(0.02) as f32,
             bos: fields.token_ids("bos_token_id", vocabulary)?.first().copied(),
@@ -216,6 +216,30 @@ impl ModelConfig {
     /// Width of all key heads together, `kv_heads · head_dim`.
     pub fn kv_width(&self) -> usize {
         self.kv_heads * self.head_dim
+    }
+
+    /// Most tokens of a text whose rotary angles are those of the first context, where longer texts have others.
+    pub fn first_context(&self) -> Option<usize> {
+        let first = self.ropes.iter().filter_map(|rope| rope.scaling.first_context()).min();
+        first.filter(|&first| first < self.max_positions)
+    }
+
+    /// Which angles a text of so many tokens has.
+    pub fn context_of(&self, tokens: usize) -> Context {
+        match self.first_context() {
+            Some(first) if tokens > first => Context::Extended,
+            _ => Context::First,
+        }
+    }
+
+    /// Most tokens that may follow a prompt of so many: its angles stay those with which its keys were turned, so that
+    /// a text which begins within the first context ends there.
+    pub fn room_behind(&self, prompt: usize) -> usize {
+        let most = match self.first_context() {
+            Some(first) if self.context_of(prompt + 1) == Context::First => first,
+            _ => self.max_positions,
+        };
+        most.saturating_sub(prompt)
     }
 
     /// The norms and linear layers of a layer.

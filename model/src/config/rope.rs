@@ -45,10 +45,15 @@ pub enum RopeScaling {
         /// Factor of cosines and sines.
         amplitude: f64,
     },
-    /// LongRoPE (arXiv 2402.13753): a divisor for every pair, for texts within the first training's context.
+    /// LongRoPE (arXiv 2402.13753): a divisor for every pair, one for texts within the first training's context and one
+    /// for longer texts.
     LongRope {
-        /// The divisors.
-        factors: Vec<f64>,
+        /// The divisors of texts within the first context.
+        short: Vec<f64>,
+        /// Those of longer texts.
+        long: Vec<f64>,
+        /// Context length of the first training.
+        original: usize,
         /// Factor of cosines and sines.
         amplitude: f64,
     },
@@ -60,6 +65,15 @@ pub enum RopeScaling {
         /// The divisor.
         factor: f64,
     },
+}
+
+/// How long a text is, for embeddings whose angles depend on that.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Context {
+    /// Within the context of the model's first training.
+    First,
+    /// Longer.
+    Extended,
 }
 
 /// Queries are multiplied by 1 + beta · ln(1 + ⌊position / period⌋), as in Llama 4 and Ministral 3.
@@ -79,12 +93,12 @@ impl QueryScaling {
 }
 
 impl Rope {
-    /// Inverse frequencies, one per turned pair (`rotary_dim / 2`): position `p` turns pair `i` by the angle
-    /// `p · frequencies[i]`.
-    pub fn frequencies(&self) -> Vec<f64> {
+    /// Inverse frequencies, one per turned pair (`rotary_dim / 2`): position `p` of a text of this length turns pair
+    /// `i` by the angle `p · frequencies[i]`.
+    pub fn frequencies(&self, context: Context) -> Vec<f64> {
         let frequency = |i: usize| {
             let plain = self.theta.powf(-((2 * i) as f64) / self.rotary_dim as f64);
-            self.scaling.apply(i, plain)
+            self.scaling.apply(i, plain, context)
         };
         (0..self.rotary_dim / 2).map(frequency).collect()
     }
@@ -99,8 +113,16 @@ impl Rope {
 }
 
 impl RopeScaling {
+    /// Most tokens of a text whose angles are those of the first context, where longer texts have others.
+    pub fn first_context(&self) -> Option<usize> {
+        match self {
+            Self::LongRope { original, .. } => Some(*original),
+            _ => None,
+        }
+    }
+
     /// The frequency of pair `i`, which is `frequency` without scaling.
-    fn apply(&self, i: usize, frequency: f64) -> f64 {
+    fn apply(&self, i: usize, frequency: f64, context: Context) -> f64 {
         // A part `kept` of the frequency as it is, and the rest divided.
         let divided = |kept: f64, factor: f64| kept * frequency + (1.0 - kept) * frequency / factor;
         match self {
@@ -114,7 +136,10 @@ impl RopeScaling {
             Self::Yarn { factor, ramp: [first, last], .. } => {
                 divided(1.0 - ((i as f64 - first) / (last - first)).clamp(0.0, 1.0), *factor)
             }
-            Self::LongRope { factors, .. } => frequency / factors[i],
+            Self::LongRope { short, long, .. } => match context {
+                Context::First => frequency / short[i],
+                Context::Extended => frequency / long[i],
+            },
             Self::Proportional { pairs, factor } => {
                 if i < *pairs {
                     frequency / factor
@@ -150,15 +175,9 @@ impl RopeScaling {
         Self::Yarn { factor: parameters.factor, ramp: [first, last], amplitude }
     }
 
-    /// LongRoPE's divisors for texts of up to `original` tokens, of a context extended by `factor`.
-    pub(super) fn long_rope(
-        short: Vec<f64>,
-        attention_factor: Option<f64>,
-        factor: f64,
-        original: f64,
-    ) -> Self {
-        let default = if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() };
-        Self::LongRope { factors: short, amplitude: attention_factor.unwrap_or(default) }
+    /// LongRoPE's factor of cosines and sines for a context of `original` tokens that was extended by `factor`.
+    pub(super) fn long_rope_amplitude(factor: f64, original: f64) -> f64 {
+        if factor <= 1.0 { 1.0 } else { (1.0 + factor.ln() / original.ln()).sqrt() }
     }
 }
 

@@ -30,8 +30,6 @@ pub(super) struct Ropes {
     pub full: Rope,
     /// That of layers with a window, where it is another.
     pub sliding: Option<Rope>,
-    /// Longest text for which the angles are those of `transformers`.
-    pub max_positions: usize,
 }
 
 /// Reads the fields of either form.
@@ -67,8 +65,7 @@ fn read_shared(fields: &mut Fields<'_>, path: &Path, family: &Family, sizes: Siz
             family.model_type
         )));
     }
-    let (full, max_positions) = read_one(fields, path, family, sizes, (prefix, object), &outer)?;
-    Ok(Ropes { full, sliding: None, max_positions })
+    Ok(Ropes { full: read_one(fields, path, family, sizes, (prefix, object), &outer)?, sliding: None })
 }
 
 /// One embedding for each type of layer.
@@ -99,10 +96,15 @@ fn read_by_layer_type(
     }
     let outer = |theta| Outer { theta, partial_rotary_factor: false, original: false };
     let full = ("rope_parameters.full_attention.", &full_object);
-    let (full, max_positions) = read_one(fields, path, family, sizes, full, &outer(full_theta))?;
+    let full = read_one(fields, path, family, sizes, full, &outer(full_theta))?;
     let sliding = ("rope_parameters.sliding_attention.", &sliding_object);
-    let (sliding, also) = read_one(fields, path, family, sizes, sliding, &outer(sliding_theta))?;
-    Ok(Ropes { full, sliding: Some(sliding), max_positions: max_positions.min(also) })
+    let sliding = read_one(fields, path, family, sizes, sliding, &outer(sliding_theta))?;
+    if full.scaling.first_context() != sliding.scaling.first_context() {
+        let reason = "`rope_parameters`: longrope in one type of layers only, or from other lengths of text on, is \
+                      not supported";
+        return Err(fields.error(reason.to_owned()));
+    }
+    Ok(Ropes { full, sliding: Some(sliding) })
 }
 
 /// What stands beside an object of rotary parameters.
@@ -113,7 +115,7 @@ struct Outer {
     original: bool,
 }
 
-/// Reads one object of rotary parameters; also gives the longest text it holds for.
+/// Reads one object of rotary parameters.
 fn read_one(
     outer_fields: &mut Fields<'_>,
     path: &Path,
@@ -121,7 +123,7 @@ fn read_one(
     sizes: Sizes,
     (prefix, object): (&'static str, &Map<String, Value>),
     outer: &Outer,
-) -> Result<(Rope, usize)> {
+) -> Result<Rope> {
     let mut fields = Fields::new(path, prefix, object);
     let theta = fields.positive("rope_theta")?.unwrap_or(outer.theta);
     let (new_name, old_name) = (fields.text("rope_type")?, fields.text("type")?);
@@ -141,7 +143,6 @@ fn read_one(
         };
         Ok(beside.or(inner).unwrap_or(sizes.max_positions as f64))
     };
-    let mut max_positions = sizes.max_positions;
     let scaling = match name {
         // Within the context the model was made for, the dynamic kind's frequencies are the plain ones.
         "default" | "dynamic" => {
@@ -172,16 +173,11 @@ fn read_one(
         "longrope" => {
             let original = original(&mut fields, outer_fields)?;
             let short = fields.required_positives("short_factor", rotary_dim / 2)?;
-            fields.required_positives("long_factor", rotary_dim / 2)?;
+            let long = fields.required_positives("long_factor", rotary_dim / 2)?;
             let factor = fields.positive("factor")?.unwrap_or(sizes.max_positions as f64 / original);
-            if original < sizes.max_positions as f64 {
-                max_positions = original as usize;
-                outer_fields.notice(format!(
-                    "rotary positions change for texts of more than {max_positions} tokens \
-                     (`original_max_position_embeddings`), so only texts up to that length are supported"
-                ));
-            }
-            RopeScaling::long_rope(short, fields.positive("attention_factor")?, factor, original)
+            let amplitude = fields.positive("attention_factor")?;
+            let amplitude = amplitude.unwrap_or_else(|| RopeScaling::long_rope_amplitude(factor, original));
+            RopeScaling::LongRope { short, long, original: original as usize, amplitude }
         }
         "proportional" => {
             let factor = fields.positive("factor")?.unwrap_or(1.0);
@@ -205,7 +201,7 @@ fn read_one(
     };
     fields.notice_misspelt();
     outer_fields.take_notices(fields);
-    Ok((Rope { theta, rotary_dim, scaling, query_scaling }, max_positions))
+    Ok(Rope { theta, rotary_dim, scaling, query_scaling })
 }
 
 /// Elements of a head that are turned.

@@ -261,8 +261,8 @@ impl<T: Real> Scratch<T> {
 pub struct BatchBuffers {
     /// Token ids `[N]`.
     pub tokens: Indices,
-    /// Positions in their documents `[N]`.
-    pub positions: Indices,
+    /// Rows of the rotary tables `[N]`.
+    pub rotary_rows: Indices,
     /// Targets `[N]`.
     pub targets: Indices,
     /// Negative log-likelihood of every target `[N]`.
@@ -274,7 +274,7 @@ impl BatchBuffers {
     pub fn new(device: &Device, max_tokens: usize) -> Result<Self> {
         Ok(Self {
             tokens: Indices::with_capacity(device, max_tokens)?,
-            positions: Indices::with_capacity(device, max_tokens)?,
+            rotary_rows: Indices::with_capacity(device, max_tokens)?,
             targets: Indices::with_capacity(device, max_tokens)?,
             losses: Buffer::zeros(device, max_tokens)?,
         })

@@ -241,7 +241,7 @@ impl<T: Real> Pass<'_, T> {
     fn rotate_back(&self, index: usize, heads: Heads, d_x: ViewMut<'_, T>) -> Result<()> {
         let Some(rope) = self.config.attention[index].rope else { return Ok(()) };
         let (shape, tables) = (self.rope_shape(rope, heads), self.rotary.view(rope, heads));
-        Ok(rope::backward(self.device, &shape, tables, self.positions, d_x)?)
+        Ok(rope::backward(self.device, &shape, tables, self.rotary_rows, d_x)?)
     }
 
     /// `heads.d_query` and `heads.d_key` go from the gradients of the normed heads to those of the heads.

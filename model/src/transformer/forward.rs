@@ -32,8 +32,8 @@ pub struct Pass<'a, T: Real> {
     pub rotary: &'a RotaryTables,
     /// Token ids `[N]`.
     pub tokens: IndexView<'a>,
-    /// Position of every token in its document `[N]`.
-    pub positions: IndexView<'a>,
+    /// Row of the rotary tables for every token, by its position and the length of its document `[N]`.
+    pub rotary_rows: IndexView<'a>,
 }
 
 /// What queries attend to.
@@ -305,7 +305,7 @@ impl<T: Real> Pass<'_, T> {
     fn rotate(&self, index: usize, heads: Heads, x: ViewMut<'_, T>) -> Result<()> {
         let Some(rope) = self.config.attention[index].rope else { return Ok(()) };
         let (shape, tables) = (self.rope_shape(rope, heads), self.rotary.view(rope, heads));
-        Ok(rope::forward(self.device, &shape, tables, self.positions, x)?)
+        Ok(rope::forward(self.device, &shape, tables, self.rotary_rows, x)?)
     }
 
     fn gate_and_up(&self, index: usize, layer: &mut LayerActivations<T>, scratch: &Scratch<T>) -> Result<()> {

@@ -3,7 +3,7 @@
 
 mod continuation;
 
-use std::ops::ControlFlow;
+use std::ops::{ControlFlow, Range};
 
 use cpift_engine::ops::attention::Documents;
 use cpift_engine::{Buffer, Real, View};
@@ -52,6 +52,9 @@ struct Row<'a> {
 
 impl<T: Real> Transformer<T> {
     /// Continues every prompt; returns what was added to each, in their order.
+    ///
+    /// A continuation has the rotary angles of its beginning; what is beyond [`ModelConfig::room_behind`] a prompt is
+    /// not what `transformers` gives.
     ///
     /// Prompts are worked on in groups; rows that are finished cost nothing further.
     ///
@@ -146,6 +149,11 @@ impl<T: Real> Transformer<T> {
         Ok(())
     }
 
+    /// Rows of the rotary tables for some positions of the continuation of a prompt: as for the shortest there is.
+    fn rotary_rows(&self, positions: Range<usize>, prompt: &[u32]) -> Range<u32> {
+        self.rotary.rows(positions, prompt.len() + 1)
+    }
+
     fn generate_group(
         &mut self,
         weights: View<'_, T>,
@@ -188,16 +196,16 @@ impl<T: Real> Transformer<T> {
         let hidden = self.config.hidden;
         let mut first = 0;
         while first < rows.len() {
-            let (mut tokens, mut positions, mut starts) = (Vec::new(), Vec::new(), vec![0]);
+            let (mut tokens, mut rotary_rows, mut starts) = (Vec::new(), Vec::new(), vec![0]);
             for row in &rows[first..] {
                 if tokens.len() + row.prompt.len() > self.max_tokens {
                     break;
                 }
                 tokens.extend_from_slice(row.prompt);
-                positions.extend(0..row.prompt.len() as u32);
+                rotary_rows.extend(self.rotary_rows(0..row.prompt.len(), row.prompt));
                 starts.push(tokens.len());
             }
-            self.load_tokens(&tokens, &positions)?;
+            self.load_tokens(&tokens, &rotary_rows)?;
             let documents = Documents::new(&starts)?;
             let (pass, activations, timings) = self.pass(weights, tokens.len());
             let mut attend = Attend::Prefill { documents: &documents, cache, first_slot: first };
@@ -220,11 +228,13 @@ impl<T: Real> Transformer<T> {
         cache: &mut KeyValueCache<T>,
     ) -> Result<()> {
         let newest = |&row: &usize| rows[row].generated.last().copied().unwrap_or_default();
-        let length = |row: usize| (rows[row].prompt.len() + rows[row].generated.len()) as u32;
+        let length = |row: usize| rows[row].prompt.len() + rows[row].generated.len();
         let tokens: Vec<u32> = active.iter().map(newest).collect();
-        let positions: Vec<u32> = active.iter().map(|&row| length(row) - 1).collect();
-        self.load_tokens(&tokens, &positions)?;
-        cache.set_rows(active.iter().map(|&row| (row as u32, length(row))))?;
+        let rotary_rows =
+            active.iter().flat_map(|&row| self.rotary_rows(length(row) - 1..length(row), rows[row].prompt));
+        let rotary_rows: Vec<u32> = rotary_rows.collect();
+        self.load_tokens(&tokens, &rotary_rows)?;
+        cache.set_rows(active.iter().map(|&row| (row as u32, length(row) as u32)))?;
         let (pass, activations, timings) = self.pass(weights, active.len());
         pass.forward(activations, &mut Attend::Cache(cache), false, timings)
     }

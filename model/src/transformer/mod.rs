@@ -270,7 +270,7 @@ impl<T: Real> Transformer<T> {
             weights,
             rotary: &self.rotary,
             tokens: self.batch.tokens.slice(0..rows),
-            positions: self.batch.positions.slice(0..rows),
+            rotary_rows: self.batch.rotary_rows.slice(0..rows),
         };
         (pass, &mut self.activations, &mut self.timings)
     }
@@ -291,14 +291,20 @@ impl<T: Real> Transformer<T> {
                 documents.tokens()
             )));
         }
-        self.load_tokens(&batch.tokens, &batch.positions())?;
+        let document = |bounds: &[usize]| {
+            let tokens = bounds[1] - bounds[0];
+            self.rotary.rows(0..tokens, tokens)
+        };
+        let rotary_rows: Vec<u32> = batch.document_starts.windows(2).flat_map(document).collect();
+        self.load_tokens(&batch.tokens, &rotary_rows)?;
         self.batch.targets.set(&batch.targets)?;
         Ok((rows > 0).then_some(documents))
     }
 
-    fn load_tokens(&mut self, tokens: &[u32], positions: &[u32]) -> Result<()> {
+    /// Brings tokens to the device, with the rows of the rotary tables for their positions.
+    fn load_tokens(&mut self, tokens: &[u32], rotary_rows: &[u32]) -> Result<()> {
         self.batch.tokens.set(tokens)?;
-        Ok(self.batch.positions.set(positions)?)
+        Ok(self.batch.rotary_rows.set(rotary_rows)?)
     }
 
     fn check_length(&self, name: &str, length: usize) -> Result<()> {

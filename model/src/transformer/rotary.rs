@@ -3,7 +3,9 @@
 use cpift_engine::ops::rope::Tables;
 use cpift_engine::{Buffer, Device};
 
-use crate::config::{ModelConfig, Rope};
+use std::ops::Range;
+
+use crate::config::{Context, ModelConfig, Rope};
 use crate::error::Result;
 
 /// The tables of all rotary embeddings of a model.
@@ -12,6 +14,8 @@ pub struct RotaryTables {
     /// By the numbers that the layers have for them.
     ropes: Vec<RopeTables>,
     positions: usize,
+    /// Most tokens of texts that the first `positions` rows are for; longer ones have as many rows behind them.
+    first_context: Option<usize>,
 }
 
 /// cos and sin of one rotary embedding.
@@ -22,7 +26,7 @@ struct RopeTables {
     queries: Option<CosSin>,
 }
 
-/// For every position and pair of dimensions, each `[positions, rotary_dim / 2]`.
+/// For every row and pair of dimensions, each `[rows, rotary_dim / 2]`.
 #[derive(Debug)]
 struct CosSin {
     cos: Buffer<f32>,
@@ -44,8 +48,16 @@ impl RotaryTables {
     /// Frequencies and angles are rounded to f32 before the cosine is taken, as where the models were
     /// trained: at far positions that rounding turns angles by more than f32 resolves.
     pub fn new(config: &ModelConfig, device: &Device, positions: usize) -> Result<Self> {
-        let ropes = config.ropes.iter().map(|rope| RopeTables::new(rope, device, positions));
-        Ok(Self { ropes: ropes.collect::<Result<_>>()?, positions })
+        let contexts = contexts(config, positions);
+        let ropes = config.ropes.iter().map(|rope| RopeTables::new(rope, device, positions, contexts));
+        Ok(Self { ropes: ropes.collect::<Result<_>>()?, positions, first_context: config.first_context() })
+    }
+
+    /// Rows of the tables for some positions of a text of `tokens` tokens.
+    pub fn rows(&self, positions: Range<usize>, tokens: usize) -> Range<u32> {
+        let is_extended = self.first_context.is_some_and(|first| tokens > first);
+        let first_row = if is_extended { self.positions } else { 0 };
+        (first_row + positions.start) as u32..(first_row + positions.end) as u32
     }
 
     /// Positions the tables know.
@@ -57,7 +69,7 @@ impl RotaryTables {
     pub fn bytes(config: &ModelConfig, positions: usize) -> usize {
         let bytes = |rope: &Rope| {
             let tables = if rope.query_scaling.is_some() { 2 } else { 1 };
-            tables * positions * rope.rotary_dim * size_of::<f32>()
+            tables * contexts(config, positions).len() * positions * rope.rotary_dim * size_of::<f32>()
         };
         config.ropes.iter().map(bytes).sum()
     }
@@ -73,13 +85,23 @@ impl RotaryTables {
     }
 }
 
+/// Of the rows of tables for so many positions, one behind the other.
+fn contexts(config: &ModelConfig, positions: usize) -> &'static [Context] {
+    match config.context_of(positions) {
+        Context::First => &[Context::First],
+        Context::Extended => &[Context::First, Context::Extended],
+    }
+}
+
 impl RopeTables {
-    fn new(rope: &Rope, device: &Device, positions: usize) -> Result<Self> {
-        let frequencies = rope.frequencies();
+    fn new(rope: &Rope, device: &Device, positions: usize, contexts: &[Context]) -> Result<Self> {
+        let frequencies: Vec<Vec<f64>> = contexts.iter().map(|&context| rope.frequencies(context)).collect();
         let amplitude = rope.amplitude();
         let table = |function: fn(f64) -> f64, scale: &dyn Fn(usize) -> f64| -> Result<Buffer<f32>> {
-            let mut values = Vec::with_capacity(positions * frequencies.len());
-            for position in 0..positions {
+            let mut values = Vec::with_capacity(frequencies.len() * positions * rope.rotary_dim / 2);
+            for (frequencies, position) in
+                frequencies.iter().flat_map(|each| (0..positions).map(move |position| (each, position)))
+            {
                 let scale = amplitude * scale(position);
                 values.extend(frequencies.iter().map(|&frequency| {
                     (function(f64::from(position as f32 * frequency as f32)) * scale) as f32

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use cpift_engine::{Buffer, Device};
+use cpift_model::config::Context;
 use cpift_model::{Checkpoint, Error, ModelConfig};
 use cpift_tests::folders::small_config;
 
@@ -19,7 +20,7 @@ pub fn config(data: &[u8]) {
     let path = Path::new("config.json");
     let checked = ModelConfig::parse(path, &text).and_then(|config| {
         config.layout()?;
-        config.ropes.iter().for_each(|rope| drop(rope.frequencies()));
+        config.ropes.iter().for_each(|rope| drop(rope.frequencies(Context::Extended)));
         let again = ModelConfig::parse(path, &config.to_json("float32"))?;
         assert_eq!(config.mismatch(&again), None, "written and read again");
         Ok(())

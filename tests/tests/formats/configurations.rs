@@ -8,6 +8,7 @@ use std::path::Path;
 
 use cpift_engine::ops::gated_mlp::Activation;
 use cpift_model::ModelConfig;
+use cpift_model::config::Context;
 use cpift_tests::folders;
 use serde::Deserialize;
 use serde_json::Value;
@@ -53,6 +54,10 @@ struct Values {
 #[derive(Clone, Deserialize)]
 struct RopeValues {
     frequencies: Vec<f64>,
+    /// Those of texts longer than the first context, where they differ.
+    long_frequencies: Option<Vec<f64>>,
+    #[serde(rename = "original_max_position_embeddings")]
+    first_context: Option<usize>,
     scale: f64,
     theta: f64,
 }
@@ -97,9 +102,14 @@ fn check(name: &str, config: &ModelConfig, values: &Values) {
         let (Some(ours), Some(theirs)) = (layer.rope, theirs) else { continue };
         let (ours, theirs) = (&config.ropes[ours], &values.rope[*theirs]);
         assert!(close(ours.theta, theirs.theta) && close(ours.amplitude(), theirs.scale), "{name}: {ours:?}");
-        assert_eq!(ours.frequencies().len(), theirs.frequencies.len(), "{name}");
-        for (ours, theirs) in ours.frequencies().into_iter().zip(&theirs.frequencies) {
-            assert!(close(ours, *theirs), "{name}: frequency {ours} for {theirs}");
+        assert_eq!(ours.scaling.first_context(), theirs.first_context, "{name}");
+        let long = theirs.long_frequencies.as_ref().unwrap_or(&theirs.frequencies);
+        for (context, theirs) in [(Context::First, &theirs.frequencies), (Context::Extended, long)] {
+            let ours = ours.frequencies(context);
+            assert_eq!(ours.len(), theirs.len(), "{name}");
+            for (ours, theirs) in ours.into_iter().zip(theirs) {
+                assert!(close(ours, *theirs), "{name}: frequency {ours} for {theirs}");
+            }
         }
     }
     assert_eq!(config.parameters(), values.parameters, "{name}: parameters");

@@ -6,7 +6,7 @@ use cpift_engine::ops::attention::Documents;
 use cpift_engine::{Buffer, Device, Real, View};
 
 use super::{Attend, Generation, KeyValueCache, Row, Transformer, check_sampling};
-use crate::config::ModelConfig;
+use crate::config::{Context, ModelConfig};
 use crate::error::{Error, Result};
 
 /// Keys and values of one text, for texts that begin like it.
@@ -17,6 +17,8 @@ pub struct TextCache<T: Real> {
     tokens: Vec<u32>,
     /// Most tokens there is room for.
     capacity: usize,
+    /// The angles by which its keys were turned.
+    context: Context,
 }
 
 impl<T: Real> TextCache<T> {
@@ -25,7 +27,8 @@ impl<T: Real> TextCache<T> {
     /// # Errors
     /// When memory runs out.
     pub fn new(config: &ModelConfig, device: &Device) -> Result<Self> {
-        Ok(Self { cache: KeyValueCache::new(config, device, 1, 0)?, tokens: Vec::new(), capacity: 0 })
+        let cache = KeyValueCache::new(config, device, 1, 0)?;
+        Ok(Self { cache, tokens: Vec::new(), capacity: 0, context: Context::First })
     }
 
     /// Tokens that need not be computed of a text: those that it begins with and that are there, but not its last one.
@@ -42,7 +45,10 @@ impl<T: Real> TextCache<T> {
         config: &ModelConfig,
         device: &Device,
     ) -> Result<()> {
-        self.tokens.truncate(self.common(text));
+        // A text that outgrew the first context is turned anew.
+        let context = config.context_of(text.len() + 1);
+        let is_kept = context == std::mem::replace(&mut self.context, context);
+        self.tokens.truncate(if is_kept { self.common(text) } else { 0 });
         if capacity > self.capacity {
             // Twice as much as before: a long conversation is not copied at every turn.
             let capacity = capacity.max((2 * self.capacity).min(config.max_positions));
@@ -86,12 +92,12 @@ impl<T: Real> Transformer<T> {
         let mut observe = |_: usize, token: u32| observe(token);
         device.scope(|| -> Result<()> {
             let mut logits = Buffer::zeros(&self.device, self.config.vocabulary)?;
-            let mut last_hidden = self.feed(weights, &text[kept.tokens.len()..], kept)?;
+            let mut last_hidden = self.feed(weights, &text[kept.tokens.len()..], text, kept)?;
             loop {
                 self.project(weights, last_hidden.view(), logits.view_mut())?;
                 row.take(&logits.view().to_vec()?, generation, &mut observe)?;
                 match row.generated.last() {
-                    Some(&newest) if !row.done => last_hidden = self.feed(weights, &[newest], kept)?,
+                    Some(&newest) if !row.done => last_hidden = self.feed(weights, &[newest], text, kept)?,
                     _ => return Ok(()),
                 }
             }
@@ -99,15 +105,22 @@ impl<T: Real> Transformer<T> {
         Ok(row.generated)
     }
 
-    /// Computes tokens behind those that `kept` has, as many at once as fit a batch; returns the last one's normed hidden
-    /// state `[C]`.
-    fn feed(&mut self, weights: View<'_, T>, tokens: &[u32], kept: &mut TextCache<T>) -> Result<Buffer<T>> {
+    /// Computes tokens of the continuation of `prompt` behind those that `kept` has, as many at once as fit a batch;
+    /// returns the last one's normed hidden state `[C]`.
+    fn feed(
+        &mut self,
+        weights: View<'_, T>,
+        tokens: &[u32],
+        prompt: &[u32],
+        kept: &mut TextCache<T>,
+    ) -> Result<Buffer<T>> {
         let hidden = self.config.hidden;
         let mut last_hidden = Buffer::zeros(&self.device, hidden)?;
         for chunk in tokens.chunks(self.max_tokens) {
             let start = kept.tokens.len();
-            let positions: Vec<u32> = (start..start + chunk.len()).map(|position| position as u32).collect();
-            self.load_tokens(chunk, &positions)?;
+            let positions = start..start + chunk.len();
+            let rotary_rows: Vec<u32> = self.rotary_rows(positions.clone(), prompt).collect();
+            self.load_tokens(chunk, &rotary_rows)?;
             let documents = Documents::new(&[0, chunk.len()])?;
             let cache = &mut kept.cache;
             cache.reserve_rows(&self.device, chunk.len())?;
@@ -116,7 +129,7 @@ impl<T: Real> Transformer<T> {
                 Attend::Prefill { documents: &documents, cache, first_slot: 0 }
             } else {
                 // Every token is a row that sees the slot up to itself.
-                cache.set_rows(positions.iter().map(|position| (0, position + 1)))?;
+                cache.set_rows(positions.map(|position| (0, position as u32 + 1)))?;
                 Attend::Cache(cache)
             };
             pass.forward(activations, &mut attend, false, timings)?;
