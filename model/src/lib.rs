@@ -13,6 +13,7 @@ mod error;
 pub mod evaluation;
 pub mod files;
 pub mod generation;
+pub mod hub;
 pub mod inspection;
 mod jinja;
 pub mod job;

@@ -305,6 +305,13 @@ impl Dataset {
         Some(FileNotice { notice: Notice::AlsoTrained, rows: 1 + both.count(), first })
     }
 
+    /// How many rows also stand in `training`, as far as it can be told: before the rows of this data set there may be
+    /// examples, which make them others.
+    pub(crate) fn rows_also_in(&self, training: &Self) -> usize {
+        let known = self.content.notices.iter().find(|notice| notice.notice == Notice::AlsoTrained);
+        known.map(|known| known.rows).or_else(|| Some(self.also_in(training)?.rows)).unwrap_or(0)
+    }
+
     /// Adds a notice about some rows.
     pub(crate) fn add_file_notice(&mut self, notice: Option<FileNotice>) {
         self.content.notices.extend(notice);
