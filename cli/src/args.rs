@@ -247,13 +247,15 @@ every prompt greedily, and the answers that are right are counted. When an answe
 Options are the lines A. …, B) … of a prompt, else the letters that the file has as answers. Reasoning up to </think> \
 does not count, except for exact. A file's answer that cannot be compared with is an error.
 
-Files and rows are of the forms that `train --help` names, and are read as a task that sets nothing reads them. What \
-needs [task.columns] or templates is measured by a recipe.
+Files and rows are of the forms that `train --help` names, and are read as a task that sets nothing reads them. --set \
+gives them keys of a [[task]] of a recipe, and so --shots-from: columns.prompt and so on, the templates prompt, answer and \
+system, chat, learn, special_tokens, eval_limit, skip_invalid.
 
 --answers writes a line of JSON for every row, and --json prints one document with every row on standard output:
   {\"files\": [{\"path\", \"loss\", \"tokens\", \"score_kind\", \"score\", \"exact_match\", \"choice_by_loss\",
-              \"rows\": [{\"loss\", \"tokens\", \"row\", \"prompt\", \"reference\", \"answer\", \"expected\",
-                        \"found\", \"right\", \"exact\", \"cut\", \"right_by_loss\"}]}]}
+              \"rows\": [{\"loss\", \"tokens\", \"file\", \"row\", \"prompt\", \"reference\", \"answer\",
+                        \"expected\", \"found\", \"right\", \"exact\", \"cut\", \"right_by_loss\"}]}]}
+`file` and `row`, the number of the line or row in it, say where a row stands. \
 `expected` and `found` are what is compared of reference and answer, `cut` says that an answer was as long as it may be. \
 exact_match is the share of answers that are the file's whatever --score is.";
 
@@ -262,7 +264,9 @@ Examples:
   cpift-engine eval runs/seesaw/final --data sort.jsonl code.jsonl --generate
   cpift-engine eval my-model --data code.jsonl --json > scores.json
   cpift-engine eval my-model --data code.jsonl --generate --score number --answers answers.jsonl
-  cpift-engine eval my-model --data code.eval.jsonl --shots 4 --shots-from code.train.jsonl";
+  cpift-engine eval my-model --data code.eval.jsonl --shots 4 --shots-from code.train.jsonl
+  cpift-engine eval my-model --data riddles.csv --set columns.prompt=q --set columns.answer=a
+  cpift-engine eval my-model --data riddles.csv --set \"prompt={{q}}\" --set \"answer={{a}}\"";
 
 /// `eval`.
 #[derive(Debug, Args)]
@@ -273,6 +277,13 @@ pub struct Eval {
     /// Files of rows, as for training: JSON Lines, a JSON array, CSV or TSV, also compressed, or Parquet.
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub data: Vec<PathBuf>,
+    /// How the files are read: a key of a recipe's [[task]], as in `columns.prompt=question`, `chat=false`,
+    /// `eval_limit=100`. May be given several times.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub overrides: Vec<String>,
+    /// Leave out rows that cannot be used, and say how many, instead of stopping at the first.
+    #[arg(long)]
+    pub skip_invalid: bool,
     /// Also generate answers and count those that are right.
     #[arg(long)]
     pub generate: bool,

@@ -88,14 +88,20 @@ fn differentiate<E: Pack<N>, const N: usize>(
     let mut column = N * thread_idx() as usize;
     while column < vocabulary {
         let mut values = <f32 as Pack<N>>::load(logits, column);
-        let mut slopes = [1.0; N];
-        if cap.is_on() {
-            values = values.map(|logit| cap.apply(logit));
-            slopes = values.map(|capped| cap.slope(capped));
-        }
-        for lane in 0..N {
+        let gradient = |logit: f32, lane: usize| {
             let one = if column + lane == target { scale } else { 0.0 };
-            values[lane] = (exp(values[lane] - maximum) * factor - one) * slopes[lane];
+            exp(logit - maximum) * factor - one
+        };
+        if cap.is_on() {
+            // An element at a time: all slopes at once would not fit into registers.
+            for lane in 0..N {
+                let capped = cap.apply(values[lane]);
+                values[lane] = gradient(capped, lane) * cap.slope(capped);
+            }
+        } else {
+            for lane in 0..N {
+                values[lane] = gradient(values[lane], lane);
+            }
         }
         E::store(d_logits, column, values);
         column += N * BLOCK as usize;
@@ -158,6 +164,7 @@ kernel! {
         block: BLOCK,
         grid: count,
         shared: SHARED,
+        min_blocks: 3,
     } (
         logits: read f32 [count * vocabulary],
         d_logits: write E [count * vocabulary],

@@ -18,7 +18,7 @@ const BLOCK: u32 = 256;
 /// Linear and cubic coefficient of silu.
 pub const SILU: [f32; 2] = [1.0, 0.0];
 /// Linear and cubic coefficient of `gelu_pytorch_tanh`: 2 √(2/π), and times 0.044715.
-pub const GELU_TANH: [f32; 2] = [1.595_769_1, 0.071_354_814];
+pub const GELU_TANH: [f32; 2] = [1.595_769, 0.071_354_814];
 
 /// σ(z) and z' = linear + 3·cubic·x².
 #[inline(always)]

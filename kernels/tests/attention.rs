@@ -42,6 +42,14 @@ fn windows_match_the_oracle_in_every_schedule() {
 }
 
 #[test]
+fn soft_caps_match_the_oracle_in_every_schedule() {
+    check_softcap::<f32>((2, 1, 16), &[1, 66, 3], u32::MAX);
+    check_softcap::<f32>((1, 1, 8), &[70], 17);
+    check_softcap::<f32>((2, 1, 80), &[9, 2], u32::MAX);
+    check_softcap::<f32>((1, 1, 136), &[17], u32::MAX);
+}
+
+#[test]
 fn neighbours_do_not_show_in_a_documents_bits() {
     check_neighbours(&Case::<f32>::new((2, 1, 8), &[13, 70, 7]));
 }
@@ -112,6 +120,7 @@ fn decode<E: Element>(emulator: &Emulator, case: &DecodeCase<E>) -> Buffer<E> {
         head_dim,
         case.window,
         case.scale,
+        case.softcap,
     )
     .expect("decode runs");
     let mut output = Buffer::poisoned(case.q.as_slice().len());
@@ -136,6 +145,7 @@ struct DecodeCase<E: Element> {
     heads: Heads,
     scale: f32,
     window: u32,
+    softcap: f32,
     slot_count: u32,
     capacity: u32,
     slots: Vec<u32>,
@@ -161,7 +171,19 @@ impl<E: Element> DecodeCase<E> {
         }
         let [k, v] = caches;
         let q = random(1, rows.len() * (heads.0 * heads.2) as usize);
-        Self { heads, scale: 0.5, window: u32::MAX, slot_count, capacity, slots, lengths, q, k, v }
+        Self {
+            heads,
+            scale: 0.5,
+            window: u32::MAX,
+            softcap: 0.0,
+            slot_count,
+            capacity,
+            slots,
+            lengths,
+            q,
+            k,
+            v,
+        }
     }
 
     fn oracle(&self) -> Vec<f64> {
@@ -179,8 +201,8 @@ impl<E: Element> DecodeCase<E> {
             };
             let query = &q[index * width..(index + 1) * width];
             let seen = self.lengths[row].saturating_sub(self.window)..self.lengths[row];
-            let scores: Vec<f64> =
-                seen.clone().map(|s| f64::from(self.scale) * dot(query, &k[key(s)])).collect();
+            let score = |s| f64::from(self.scale) * capped(dot(query, &k[key(s)]), self.softcap).0;
+            let scores: Vec<f64> = seen.clone().map(score).collect();
             for (s, probability) in seen.zip(softmax(&scores).0) {
                 add(output, probability, &v[key(s)]);
             }
@@ -190,9 +212,13 @@ impl<E: Element> DecodeCase<E> {
 }
 
 fn check_decode<E: Element>(heads: Heads, capacity: u32, rows: &[(u32, u32)], window: u32) {
-    let case = DecodeCase::<E> { window, ..DecodeCase::new(heads, capacity, rows) };
-    let [output, others @ ..] = SCHEDULES.map(|schedule| decode(&Emulator::new(schedule), &case));
-    let what = format!("decode of {heads:?} {rows:?} window {window}");
+    check_decode_case(&DecodeCase::<E> { window, ..DecodeCase::new(heads, capacity, rows) });
+}
+
+fn check_decode_case<E: Element>(case: &DecodeCase<E>) {
+    let [output, others @ ..] = SCHEDULES.map(|schedule| decode(&Emulator::new(schedule), case));
+    let what =
+        format!("decode of {:?} {:?} window {} cap {}", case.heads, case.lengths, case.window, case.softcap);
     assert_close(&what, output.as_slice(), &case.oracle(), E::TOLERANCE);
     for other in others {
         assert_eq!(to_bits(other.as_slice()), to_bits(output.as_slice()), "{what}");
@@ -212,4 +238,15 @@ fn decode_matches_the_oracle_in_every_schedule() {
     check_decode::<f32>((2, 1, 16), 600, &[(0, 600), (1, 300), (2, 12)], 280);
     check_decode::<f32>((2, 1, 8), 30, &[(0, 30), (1, 1)], 1);
     check_decode::<Bf16>((2, 1, 8), 300, &[(0, 299), (1, 257)], 256);
+}
+
+#[test]
+fn decode_with_a_soft_cap_matches_the_oracle() {
+    let rows = [(2, 70), (0, 1), (1, 33)];
+    check_decode_case(&DecodeCase::<f32> { softcap: 1.5, ..DecodeCase::new((2, 1, 16), 70, &rows) });
+    check_decode_case(&DecodeCase::<Bf16> {
+        softcap: 2.5,
+        window: 40,
+        ..DecodeCase::new((4, 2, 64), 70, &rows)
+    });
 }

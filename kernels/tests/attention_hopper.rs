@@ -137,6 +137,16 @@ fn hopper_has_kernels_of_its_own_for_heads_that_fill_them() {
     }
 }
 
+/// None of them has a soft cap.
+#[test]
+fn kernels_for_all_devices_take_soft_caps() {
+    let record = Record::of((9, 0), 132);
+    let mut case = Case::<Bf16>::new((2, 1, 128), &[5]);
+    case.sizes.softcap = 30.0;
+    case.run(&record);
+    assert!(record.names().iter().all(|name| !name.contains("hopper")));
+}
+
 /// Tiles that do not lie in the batch: the emulator names the parameter and the place.
 #[test]
 fn tiles_outside_of_the_buffers_are_found() {

@@ -60,6 +60,30 @@ fn windows_match_the_oracle() {
     check_once((1, 1, 64), &[66], 67);
 }
 
+#[test]
+fn soft_caps_match_the_oracle_in_every_schedule() {
+    check_softcap::<Bf16>((2, 1, 64), &[66, 3], u32::MAX);
+    check_softcap::<Bf16>((2, 2, 8), &[5, 64], u32::MAX);
+    check_softcap::<Bf16>((1, 1, 80), &[70], 17);
+    check_softcap::<Bf16>((1, 1, 96), &[33], u32::MAX);
+    check_softcap::<Bf16>((1, 1, 128), &[66], u32::MAX);
+    check_softcap::<Bf16>((2, 1, 256), &[33], 20);
+}
+
+/// The tolerance tells a cap from none.
+#[test]
+fn a_soft_cap_is_seen() {
+    let mut case = Case::<Bf16>::new((1, 1, 64), &[70]);
+    let results = case.run(&Emulator::new(SCHEDULES[0]));
+    case.sizes.softcap = 4.0;
+    let expected = oracle(&case);
+    for (actual, expected) in [(&results.output, &expected.output), (&results.d_k, &expected.d_k)] {
+        let largest = expected.iter().fold(0.0f64, |largest, value| largest.max(value.abs()));
+        let errors = widen(actual.as_slice()).into_iter().zip(expected).map(|(a, b)| (a - b).abs());
+        assert!(errors.fold(0.0, f64::max) / largest > 5.0 * Bf16::TOLERANCE);
+    }
+}
+
 /// Each token sees itself: the output is v, and scores have no gradient but what rounding leaves.
 #[test]
 fn a_window_of_one_token_is_the_value() {

@@ -83,7 +83,7 @@ fn gradients_of_weights() {
 
 /// The kernels chosen for the three layouts, with operands at `address`.
 fn chosen(compute_capability: (u32, u32), sizes: [u64; 3], address: u64) -> Vec<&'static str> {
-    product::chosen(&Record::of(compute_capability, 132), sizes, address)
+    product::chosen(Record::of(compute_capability, 132), sizes, address)
 }
 
 fn names(kind: &str, tile: &str) -> [String; 3] {

@@ -3,8 +3,8 @@
 use crate::common::product::{
     self, F32_UNIT, Matrix, assert_product, check_forward, check_input_gradients, check_weight_gradients,
 };
-use crate::common::{Buffer, Record, SCHEDULES, random, slice_mut, to_bits, widen};
-use cpift_kernels::dispatch::gemm::SPLIT_K_BYTES;
+use crate::common::{Buffer, Record, SCHEDULES, random, slice_mut, to_bits};
+use cpift_kernels::dispatch::gemm::{GemmElement, SPLIT_K_BYTES};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::gemm::*;
 use cpift_kernels::launch::{LaunchError, Slice, SliceMut};
@@ -92,7 +92,7 @@ fn gradients_of_weights() {
 
 /// The kernels chosen for the three layouts, with operands at `address`.
 fn chosen(multiprocessors: u32, sizes: [u64; 3], address: u64) -> Vec<&'static str> {
-    product::chosen(&Record::of((8, 0), multiprocessors), sizes, address)
+    product::chosen(Record::of((8, 0), multiprocessors), sizes, address)
 }
 
 fn names(tile: &str) -> [String; 3] {

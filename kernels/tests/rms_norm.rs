@@ -17,6 +17,7 @@ type Forward<E> = fn(
     u64,
     u32,
     f32,
+    f32,
 ) -> Result<(), LaunchError>;
 type Residual<E> = fn(
     &dyn Launch,
@@ -28,6 +29,7 @@ type Residual<E> = fn(
     SliceMut<'_, f32>,
     u64,
     u32,
+    f32,
     f32,
 ) -> Result<(), LaunchError>;
 type Backward<E> = fn(
@@ -41,12 +43,14 @@ type Backward<E> = fn(
     u64,
     u32,
     u32,
+    f32,
 ) -> Result<(), LaunchError>;
 
 struct Kernels<E: Real> {
     forward: Forward<E>,
     residual: Residual<E>,
     backward: Backward<E>,
+    weight_offset: f32,
     /// Relative to the largest of a row or of all columns.
     tolerance: f64,
 }
@@ -57,6 +61,7 @@ impl<E: Real> Kernels<E> {
             forward: rms_norm_short,
             residual: rms_norm_residual_short,
             backward: rms_norm_backward_short,
+            weight_offset: 0.0,
             tolerance,
         }
     }
@@ -66,6 +71,7 @@ impl<E: Real> Kernels<E> {
             forward: rms_norm_middle,
             residual: rms_norm_residual_middle,
             backward: rms_norm_backward_middle,
+            weight_offset: 0.0,
             tolerance,
         }
     }
@@ -75,6 +81,7 @@ impl<E: Real> Kernels<E> {
             forward: rms_norm_long,
             residual: rms_norm_residual_long,
             backward: rms_norm_backward_long,
+            weight_offset: 0.0,
             tolerance,
         }
     }
@@ -95,6 +102,11 @@ const LONG_SHAPES: [Shape; 4] = [(5, 1032, 2), (3, 515, 3), (3, 4107, 2), (3, 42
 /// 1/√(mean(x²) + ε).
 fn inverse_rms(x: &[f64]) -> f64 {
     1.0 / (x.iter().map(|x| x * x).sum::<f64>() / x.len() as f64 + f64::from(EPSILON)).sqrt()
+}
+
+/// What the rows are multiplied by.
+fn offset_weights<E: Real>(kernels: &Kernels<E>, weights: &[E]) -> Vec<f64> {
+    widen(weights).into_iter().map(|weight| f64::from(kernels.weight_offset) + weight).collect()
 }
 
 fn check<E: Real>(kernels: &Kernels<E>, shapes: &[Shape]) {
@@ -134,13 +146,14 @@ fn check_forward<E: Real>(
         rows as u64,
         columns as u32,
         EPSILON,
+        kernels.weight_offset,
     )
     .unwrap();
     let sum = &sum.as_slice()[offset..];
     let terms = residual.as_slice()[offset..].iter().zip(&delta.as_slice()[offset..]);
     let expected: Vec<E> = terms.map(|(x, y)| E::from_f32(x.to_f32() + y.to_f32())).collect();
     assert_eq!(to_bits(sum), to_bits(&expected), "sum");
-    let weights = widen(&weight.as_slice()[offset..]);
+    let weights = offset_weights(kernels, &weight.as_slice()[offset..]);
     let outputs = output.as_slice()[offset..].chunks_exact(columns);
     for (row, (x, output)) in widen(sum).chunks_exact(columns).zip(outputs).enumerate() {
         let expected = inverse_rms(x);
@@ -161,6 +174,7 @@ fn check_forward<E: Real>(
         rows as u64,
         columns as u32,
         EPSILON,
+        kernels.weight_offset,
     )
     .unwrap();
     assert_eq!(to_bits(plain.as_slice()), to_bits(output.as_slice()), "with and without residual");
@@ -181,7 +195,7 @@ fn check_backward<E: Real>(
     let mut d_input = random::<E>(4, elements + offset);
     let mut d_weight = random::<f32>(5, columns);
     let (x, d) = (widen(&input.as_slice()[offset..]), widen(&d_output.as_slice()[offset..]));
-    let weights = widen(&weight.as_slice()[offset..]);
+    let weights = offset_weights(kernels, &weight.as_slice()[offset..]);
     let r: Vec<f64> = x.chunks_exact(columns).map(inverse_rms).collect();
     let (mut d_x, mut d_w) = (widen(&d_input.as_slice()[offset..]), widen(d_weight.as_slice()));
     for (row, &r) in r.iter().enumerate() {
@@ -207,6 +221,7 @@ fn check_backward<E: Real>(
         rows as u64,
         columns as u32,
         blocks,
+        kernels.weight_offset,
     )
     .unwrap();
     rms_norm_weight_gradient(emulator, partials.read(), d_weight.write(), columns as u32, blocks).unwrap();
@@ -235,6 +250,17 @@ fn long_rows() {
 }
 
 #[test]
+fn weights_with_an_offset() {
+    fn check_offset<E: Real>(kernels: [Kernels<E>; 3]) {
+        for (kernels, shape) in kernels.into_iter().zip([(33, 64, 2), (20, 136, 2), (3, 4107, 2)]) {
+            check(&Kernels { weight_offset: 1.0, ..kernels }, &[shape]);
+        }
+    }
+    check_offset([Kernels::<f32>::short(F32), Kernels::middle(F32), Kernels::long(F32)]);
+    check_offset([Kernels::<Bf16>::short(BF16), Kernels::middle(BF16), Kernels::long(BF16)]);
+}
+
+#[test]
 fn many_blocks_of_partial_sums_are_added() {
     check(&Kernels::<f32>::short(F32), &[(32 * 21, 40, 21)]);
     assert_eq!(backward_blocks(32 * 21, 40), 21);
@@ -247,6 +273,6 @@ fn rows_too_long_for_a_kernel_are_refused() {
     let columns = SHORT as usize + 1;
     let (x, mut y, mut r) = (random::<f32>(1, columns), Buffer::poisoned(columns), Buffer::poisoned(1));
     let result =
-        rms_norm_short(&emulator, x.read(), x.read(), y.write(), r.write(), 1, columns as u32, EPSILON);
+        rms_norm_short(&emulator, x.read(), x.read(), y.write(), r.write(), 1, columns as u32, EPSILON, 0.0);
     assert!(matches!(result, Err(LaunchError::Requirement { .. })), "{result:?}");
 }

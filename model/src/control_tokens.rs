@@ -126,7 +126,7 @@ impl ControlTokens {
     fn stood_for(&self, character: char) -> char {
         let index = (character as u32).checked_sub(RESERVED_START as u32 + DIRECT);
         let other = index.and_then(|index| self.others.get(index as usize)).copied();
-        other.unwrap_or_else(|| shown(character))
+        other.unwrap_or_else(|| without_stand_in(character))
     }
 
     /// The text with the characters that its stand-ins stand for, for people to read.
@@ -261,7 +261,7 @@ pub(crate) fn stand_in_of(character: char) -> Option<char> {
 }
 
 /// What a direct stand-in stands for; other characters themselves.
-pub(crate) fn shown(character: char) -> char {
+pub(crate) fn without_stand_in(character: char) -> char {
     let code = u32::from(character).checked_sub(RESERVED_START as u32);
     code.filter(|&code| code < DIRECT).and_then(char::from_u32).unwrap_or(character)
 }

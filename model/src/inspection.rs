@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use cpift_engine::{Device, Real, bf16};
+use cpift_engine::{Device, bf16};
 use serde::Serialize;
 use serde_json::json;
 
@@ -11,8 +11,9 @@ use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::config::{ModelConfig, Part, Rope, RopeScaling};
 use crate::data::{PromptMaker, PromptSettings};
 use crate::error::Result;
-use crate::tokenizer::Tokenizer;
-use crate::transformer::{Purpose, Transformer};
+use crate::model::Model;
+use crate::tokenizer::{SpecialToken, Tokenizer};
+use crate::transformer::{ComputeType, Purpose, Transformer};
 
 /// Tokens of the batch that memory is planned for, or the model's context where that is shorter.
 const PLANNED_TOKENS: usize = 2048;
@@ -101,17 +102,6 @@ pub struct StoredTensors {
     pub bytes: u64,
 }
 
-/// A token with a meaning.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
-pub struct SpecialToken {
-    /// What it is called, such as `eos_token`.
-    pub name: String,
-    /// Its text.
-    pub text: String,
-    /// Its id, where it is a token of its own.
-    pub id: Option<u32>,
-}
-
 /// What the chat template writes.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "snake_case")]
@@ -145,7 +135,7 @@ impl Inspection {
         let config = checkpoint.config();
         let tokenizer = Tokenizer::from_folder(folder)?;
         tokenizer.check_vocabulary(folder, config.vocabulary)?;
-        let files = checkpoint.files().map(TensorFile::open).collect::<Result<Vec<_>>>()?;
+        let files = checkpoint.tensor_files();
         let tokens = PLANNED_TOKENS.min(config.max_positions);
         let mut notices = checkpoint.notices().to_vec();
         Ok(Self {
@@ -163,7 +153,7 @@ impl Inspection {
             max_positions: config.max_positions,
             rotary: rotary(config),
             windows: windows(config),
-            stored: stored(&files),
+            stored: stored(files),
             files: files.len(),
             vocabulary: config.vocabulary,
             tokens: tokenizer.vocabulary_size(),
@@ -276,29 +266,19 @@ fn chat_sample(tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Option<ChatS
 fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
     let device = Device::cpu(None)?;
     let mut lines = Vec::new();
-    for recompute in [false, true] {
-        let purpose = Purpose::Training { recompute };
-        lines.push(line::<f32>(config, &device, tokens, purpose, "f32")?);
-        lines.push(line::<bf16>(config, &device, tokens, purpose, "bf16 on a GPU")?);
+    for (precision, compute) in [("f32", ComputeType::F32), ("bf16 on a GPU", ComputeType::Bf16)] {
+        // Weights, gradients and two moments in f32, and the copy of the weights that is computed with.
+        let length = config.parameters();
+        let state = 4 * length * size_of::<f32>() + Model::copy_bytes(compute, length);
+        for recompute in [false, true] {
+            let purpose = Purpose::Training { recompute };
+            let activations = match compute {
+                ComputeType::F32 => Transformer::<f32>::memory_plan(config, &device, tokens, purpose),
+                ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, &device, tokens, purpose),
+            };
+            let (state_bytes, activation_bytes) = (state as u64, activations?.total() as u64);
+            lines.push(TrainingMemory { precision, recompute, state_bytes, activation_bytes });
+        }
     }
-    lines.sort_by_key(|line| line.precision == "bf16 on a GPU");
     Ok(lines)
-}
-
-fn line<T: Real>(
-    config: &ModelConfig,
-    device: &Device,
-    tokens: usize,
-    purpose: Purpose,
-    precision: &'static str,
-) -> Result<TrainingMemory> {
-    // Weights, gradients and two moments in f32; beside them a copy of the weights in another type.
-    let copy = if size_of::<T>() == size_of::<f32>() { 0 } else { size_of::<T>() };
-    let each = 4 * size_of::<f32>() + copy;
-    Ok(TrainingMemory {
-        precision,
-        recompute: purpose == Purpose::Training { recompute: true },
-        state_bytes: config.parameters() as u64 * each as u64,
-        activation_bytes: Transformer::<T>::memory_plan(config, device, tokens, purpose)?.total() as u64,
-    })
 }

@@ -2,10 +2,15 @@
 //!
 //! The reports are plain data that serialise to the JSON files of the run folder.
 
+mod score;
+mod table;
+
 use serde::{Deserialize, Serialize};
 
+use crate::data::Summary;
 use crate::recipe::{Method, Stage};
-use crate::score::ScoreKind;
+pub use score::{SampleScore, Score, perplexity_text};
+pub use table::{JobReport, TaskScores};
 
 /// Receives the events of a job. Implemented by the command line and by programs that embed the job.
 pub trait Observer {
@@ -149,9 +154,12 @@ pub struct Plan {
     /// Evaluations while models are trained.
     #[serde(default)]
     pub evaluations: u64,
-    /// Floating-point operations of these, estimated: answers are taken to be as long as the references.
+    /// Floating-point operations of these at most: answers are taken to be as long as they may be.
     #[serde(default)]
     pub evaluation_flops: f64,
+    /// The same of one evaluation of all tasks.
+    #[serde(default)]
+    pub flops_per_evaluation: f64,
     /// What a person should know about the models.
     pub notices: Vec<String>,
 }
@@ -183,6 +191,12 @@ pub struct TaskPlan {
     pub long_rows: u64,
     /// Rows to evaluate on; none without an evaluation file.
     pub eval_rows: Option<u64>,
+    /// The rows to train on in numbers; none in records of earlier versions.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub train: Option<Summary>,
+    /// Those to evaluate on.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub eval: Option<Summary>,
     /// What a person should know about the rows of its files, a line each.
     #[serde(default)]
     pub notices: Vec<String>,
@@ -280,15 +294,6 @@ pub struct StepReport {
     pub evaluation_seconds: f64,
 }
 
-/// What a model reaches on a sample of a task's rows.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct SampleScore {
-    /// The task.
-    pub task: String,
-    /// Its score.
-    pub score: Score,
-}
-
 fn is_zero(number: &f64) -> bool {
     *number == 0.0
 }
@@ -302,36 +307,6 @@ pub struct TaskShare {
     pub rows: u64,
     /// Tokens of them that the loss was taken on.
     pub supervised_tokens: u64,
-}
-
-/// How well a model does one task.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Score {
-    /// Mean negative log-likelihood per supervised token, in nats.
-    pub loss: f64,
-    /// Share of rows answered right by greedy generation, from 0 to 1; none for rows without a prompt, and in records
-    /// of earlier versions, which have the exact match alone: see [`Score::share`].
-    #[serde(default)]
-    pub score: Option<f64>,
-    /// When an answer is right.
-    #[serde(default)]
-    pub score_kind: ScoreKind,
-    /// Share of rows whose greedy answer equals the row's character for character; none for rows without a prompt.
-    pub exact_match: Option<f64>,
-    /// Share of rows whose right option has the lowest loss of the options; none unless answers are choices.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub choice_by_loss: Option<f64>,
-    /// Supervised tokens.
-    pub tokens: u64,
-    /// Rows.
-    pub rows: u64,
-}
-
-impl Score {
-    /// Share of rows answered right, from 0 to 1; none for rows without a prompt.
-    pub fn share(&self) -> Option<f64> {
-        self.score.or(self.exact_match)
-    }
 }
 
 /// Stage 1b: what the cores look like.
@@ -434,95 +409,4 @@ pub struct SlerpReport {
     pub angle: f64,
     /// Why LERP was used instead: `small angle`, `zero norm`, `antipodal`, `asked for`; none for SLERP.
     pub fallback: Option<String>,
-}
-
-/// The closing table and where things are.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct JobReport {
-    /// The method.
-    pub method: Method,
-    /// Columns of the table: `base`, `probe`, `fused`, `final`.
-    pub columns: Vec<String>,
-    /// Rows of the table.
-    pub tasks: Vec<TaskScores>,
-    /// Frozen coordinates checked bit for bit over all parts of stage 4.
-    pub frozen_verified: u64,
-    /// Wall time in seconds, of all processes that worked on the run.
-    pub seconds: f64,
-    /// Optimizer steps made.
-    pub steps: u64,
-    /// Folder of the final model; none when `--until` ended the job before.
-    pub model: Option<std::path::PathBuf>,
-}
-
-/// One task's row of the closing table.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct TaskScores {
-    /// The task.
-    pub task: String,
-    /// One per column; none where it was not evaluated.
-    pub scores: Vec<Option<Score>>,
-}
-
-impl TaskScores {
-    /// How the task's answers were judged; none where none was.
-    pub fn score_kind(&self) -> Option<ScoreKind> {
-        self.scores.iter().flatten().find(|score| score.share().is_some()).map(|score| score.score_kind)
-    }
-}
-
-impl JobReport {
-    /// How the answers of all tasks were judged; none where tasks differ in it.
-    pub fn score_kind(&self) -> Option<ScoreKind> {
-        ScoreKind::common(self.tasks.iter().filter_map(TaskScores::score_kind))
-    }
-
-    /// The closing table as Markdown: loss and score of every task by column, and how long it took.
-    pub fn markdown(&self) -> String {
-        format!(
-            "{}{} optimizer steps in {:.0} s; {} frozen parameters found unchanged, bit for bit.\n",
-            self.score_table(),
-            self.steps,
-            self.seconds,
-            self.frozen_verified
-        )
-    }
-
-    /// Loss and score of every task by column, as Markdown.
-    pub fn score_table(&self) -> String {
-        let cell = |score: &Option<Score>| {
-            let Some(score) = score else { return "–".to_owned() };
-            let share = score.share().map(|share| format!(" / {:.1} %", 100.0 * share));
-            let by_loss = score.choice_by_loss.map(|share| format!(" ({:.1} % by loss)", 100.0 * share));
-            format!("{:.4}{}{}", score.loss, share.unwrap_or_default(), by_loss.unwrap_or_default())
-        };
-        let kind = self.score_kind();
-        let name = |task: &TaskScores| match (kind, task.score_kind()) {
-            (None, Some(kind)) => format!("{} ({})", task.task, kind.name()),
-            _ => task.task.clone(),
-        };
-        let mut lines = vec![
-            format!("| task | {} |", self.columns.join(" | ")),
-            format!("|---|{}", "---:|".repeat(self.columns.len())),
-        ];
-        for task in &self.tasks {
-            let cells: Vec<String> = task.scores.iter().map(cell).collect();
-            lines.push(format!("| {} | {} |", name(task), cells.join(" | ")));
-        }
-        lines.push(String::new());
-        lines.push(match kind.unwrap_or_default() {
-            ScoreKind::Exact if kind.is_some() => {
-                "Loss in nats per supervised token / rows answered exactly by greedy generation.".to_owned()
-            }
-            _ => {
-                let kind = kind
-                    .map_or("each task's score".to_owned(), |kind| format!("the score `{}`", kind.name()));
-                format!(
-                    "Loss in nats per supervised token / rows answered right by greedy generation, by {kind}."
-                )
-            }
-        });
-        lines.push(String::new());
-        lines.join("\n")
-    }
 }

@@ -191,3 +191,42 @@ fn a_folder_is_continued_with_the_same_recipe_only() {
     let found = compared(&files, "out", &["--methods", "joint,half", "--seeds", "2", "--resume"]);
     assert_eq!(found.methods.len(), 4);
 }
+
+/// What runs measure while they train is kept where it decides something, and changes nothing elsewhere.
+#[test]
+fn evaluation_while_training_is_part_of_the_runs_where_it_decides() {
+    let few = ["--methods", "cpift,joint", "--seeds", "1", "--jobs", "2"];
+    let compared_with = |out: &str, evaluate: serde_json::Value| {
+        let files = JobFiles::new(&[("evaluate", evaluate)]);
+        let arguments = compare(&files, out, &few);
+        let output = run(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        assert!(output.status.success(), "{}", stderr(&output));
+        let text = fs::read_to_string(format!("{}/results.json", files.path(out))).unwrap();
+        let found: Comparison = serde_json::from_str(&text).unwrap();
+        (files, found, stderr(&output).to_owned())
+    };
+    let (_files, plain, said) = compared_with("plain", json!({}));
+    assert!(!said.contains("[evaluate]"), "{said}");
+    let (_files, watched, said) = compared_with("watched", json!({"every": 1, "rows": 5}));
+    assert!(said.contains("[evaluate] is left out"), "{said}");
+    assert_eq!(scores(&watched), scores(&plain));
+
+    let (files, chosen, said) = compared_with("chosen", json!({"every": 1, "rows": 5, "keep": "best"}));
+    // Six steps of cpift and joint under both budgets, 18 of joint, and one evaluation of the specialists.
+    assert!(
+        said.contains("[evaluate] decides which weights are kept, in all runs: 31 evaluations"),
+        "{said}"
+    );
+    let steps = |run: &str| -> Vec<cpift_model::progress::StepReport> {
+        let text = fs::read_to_string(format!("{}/{run}/metrics.jsonl", files.path("chosen"))).unwrap();
+        text.lines().map(|line| serde_json::from_str(line).unwrap()).collect()
+    };
+    for method in &chosen.methods {
+        let run = &method.runs[0].folder;
+        let own = steps(run).into_iter().filter(|step| step.stage != "probe").collect::<Vec<_>>();
+        assert!(own.iter().all(|step| step.evaluation.len() == 3), "{}", method.name);
+        // All methods know the specialists' scores on the rows that choose.
+        let measured = fs::read_to_string(format!("{}/{run}/scores.json", files.path("chosen"))).unwrap();
+        assert!(measured.contains("probe on 5 rows with answers"), "{measured}");
+    }
+}

@@ -8,7 +8,7 @@ use crate::documented::{Workplace, blocks};
 use crate::support::{run, stdout};
 
 /// Every command that has a help text of its own.
-const COMMANDS: [&[&str]; 13] = [
+const COMMANDS: [&[&str]; 14] = [
     &[],
     &["train"],
     &["compare"],
@@ -16,6 +16,7 @@ const COMMANDS: [&[&str]; 13] = [
     &["generate"],
     &["plan"],
     &["data"],
+    &["inspect"],
     &["report"],
     &["bench"],
     &["bench", "step"],
@@ -60,7 +61,8 @@ fn every_command_is_here() {
     for name in commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
         assert!(COMMANDS.iter().any(|command| command.first() == Some(&name)), "{name}");
     }
-    let with_examples = ["train", "compare", "eval", "generate", "data", "report", "bench", "completions"];
+    let with_examples =
+        ["train", "compare", "eval", "generate", "data", "inspect", "report", "bench", "completions"];
     for command in COMMANDS.into_iter().filter(|command| !examples(command).is_empty()) {
         assert!(with_examples.contains(&command[0]), "{command:?} has examples that are not tested");
     }
@@ -94,6 +96,15 @@ fn the_examples_of_data_run() {
         | "data recipe.toml --task code --rows 10"
         | "data code.jsonl --model my-model"
         | "data code.jsonl --model my-model --set task[0].limit=5 --json" => None,
+        example => unknown(example),
+    });
+}
+
+#[test]
+fn the_examples_of_inspect_run() {
+    let place = Workplace::new();
+    run_examples(&["inspect"], &place, |example| match example {
+        "inspect my-model" | "inspect my-model --json" => None,
         example => unknown(example),
     });
 }
@@ -162,6 +173,13 @@ fn the_examples_about_a_run_run() {
         | "eval my-model --data code.jsonl --json > scores.json"
         | "eval my-model --data code.jsonl --generate --score number --answers answers.jsonl"
         | "eval my-model --data code.eval.jsonl --shots 4 --shots-from code.train.jsonl" => None,
+        // The same with a file that is there.
+        "eval my-model --data riddles.csv --set columns.prompt=q --set columns.answer=a" => Some(
+            "eval my-model --data code.jsonl --set columns.prompt=prompt --set columns.answer=completion",
+        ),
+        "eval my-model --data riddles.csv --set \"prompt={{q}}\" --set \"answer={{a}}\"" => Some(
+            "eval my-model --data code.jsonl --set \"prompt={{prompt}}\" --set \"answer={{completion}}\"",
+        ),
         example => unknown(example),
     });
     let scores: Value = serde_json::from_slice(&fs::read(place.path("scores.json")).unwrap()).unwrap();

@@ -7,7 +7,7 @@ use std::time::{Duration, Instant};
 
 use serde_json::{Value, json};
 
-use crate::support::{JobFiles, engine, run, stderr, stdout};
+use crate::support::{JobFiles, engine, refused, run, stderr, stdout};
 
 /// Long enough to be killed in the middle: three probes of 30 steps, 30 steps of integration.
 fn job() -> JobFiles {
@@ -231,4 +231,58 @@ fn answers_are_written_with_their_verdicts() {
             (&line["answer"], &line["right"], &line["loss"])
         );
     }
+}
+
+/// A file with columns of its own is measured as one with those that every recipe knows.
+#[test]
+fn a_file_is_measured_with_the_keys_of_a_task() {
+    let files = JobFiles::new(&[("method", json!("joint"))]);
+    let model = files.model();
+    let known = fs::read_to_string(files.path("code.eval.jsonl")).unwrap();
+    let own: Vec<Value> = known.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rename = |row: &Value| format!("{}\n", json!({"q": row["prompt"], "a": row["completion"]}));
+    let foreign: String = own.iter().map(rename).collect();
+    fs::write(files.path("foreign.jsonl"), format!("{foreign}{{\"q\": 5}}\n")).unwrap();
+    let measured = |data: &str, more: &[&str]| -> Value {
+        let eval = ["eval", &model, "--data", &files.path(data), "--generate", "--json"];
+        let output = run(&[&eval[..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["files"][0].clone()
+    };
+    // Columns that are named are a question and its answer; templates say every letter.
+    let question =
+        |row: &Value| format!("{}\n", json!({"question": row["prompt"], "answer": row["completion"]}));
+    fs::write(files.path("questions.jsonl"), own.iter().map(question).collect::<String>()).unwrap();
+    let questions = measured("questions.jsonl", &["--score", "number", "--set", "chat=false"]);
+    let texts = measured("code.eval.jsonl", &["--score", "number"]);
+    let by_columns = ["--set", "columns.prompt=q", "--set", "columns.answer=a", "--set", "chat=false"];
+    let by_templates = ["--set", "prompt={{q}}", "--set", "answer={{a}}"];
+    for (how, more, expected) in [
+        (&by_columns[..], ["--skip-invalid", "--score", "number"], &questions),
+        (&by_templates[..], ["--skip-invalid", "--set", "score=number"], &texts),
+        (&by_templates[..], ["--set", "skip_invalid=true", "--score=number"], &texts),
+    ] {
+        let found = measured("foreign.jsonl", &[how, &more].concat());
+        for key in ["loss", "tokens", "score", "score_kind", "exact_match"] {
+            assert_eq!(found[key], expected[key], "{how:?} {key}");
+        }
+        assert_eq!(found["rows"].as_array().unwrap().len(), own.len());
+        assert!(found["notices"].to_string().contains("1 row is left out"), "{}", found["notices"]);
+        assert_eq!(found["rows"][0]["file"], json!(files.path("foreign.jsonl")));
+    }
+    let limited = [&by_columns[..], &["--set", "eval_limit=3"]].concat();
+    assert_eq!(measured("foreign.jsonl", &limited)["rows"].as_array().unwrap().len(), 3);
+
+    let data = files.path("foreign.jsonl");
+    let says = |more: &[&str], expected: &str| {
+        let message = refused(&[&["eval", &model, "--data", &data][..], more].concat());
+        assert!(message.starts_with(expected), "{message}");
+    };
+    says(&["--set", "columns.promt=q"], "`--set columns.promt=q`: is not a key, did you mean `prompt`?");
+    says(&["--set", "prompt={{q}}"], "`--set prompt={{q}}`: needs `answer` beside it");
+    says(&["--set", "chat=1"], "`--set chat=1`: is the number `1`: use true or false");
+    says(&["--set", "weight=2"], "`--set weight=2`: is about training");
+    says(&["--set", "task[0].chat=true"], "`--set task[0].chat=true`: has a task's name in it");
+    says(&["--set", "score=number"], "`--set score`: is about answers: give --generate beside it");
+    says(&["--set", "chat"], "`--set chat`: has no `=`");
 }

@@ -69,6 +69,9 @@ fn every_command_runs_as_it_is_written() {
                     assert!(table.contains("adamw"), "{table}")
                 })
             }
+            "cpift-engine inspect my-model" => (command, &|text| {
+                assert!(text.contains("llama") && text.contains("bf16 on a GPU"), "{text}");
+            }),
             "cpift-engine devices" => (command, &|text| assert!(text.contains("cpu"), "{text}")),
             "cpift-engine completions bash" => {
                 (command, &|text| assert!(text.contains("_cpift__engine"), "{text}"))

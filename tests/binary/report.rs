@@ -76,10 +76,13 @@ fn a_finished_run_is_reported_whole() {
         let row = cells.iter().position(|cell| *cell == task.task).unwrap();
         for (index, score) in task.scores.iter().enumerate() {
             let score = score.unwrap();
-            assert_eq!(cells[row + 1 + 2 * index], format!("{:.4}", score.loss));
-            assert_eq!(cells[row + 2 + 2 * index], format!("{:.1} %", 100.0 * score.exact_match.unwrap()));
+            assert_eq!(cells[row + 1 + 3 * index], format!("{:.4}", score.loss));
+            assert_eq!(cells[row + 2 + 3 * index], format!("{:.3}", score.loss.exp()));
+            assert_eq!(cells[row + 3 + 3 * index], format!("{:.1} %", 100.0 * score.exact_match.unwrap()));
             let line = format!("{},{},{},", task.task, result.columns[index], score.loss);
             assert!(data.contains(&line), "{line} in {data}");
+            let perplexity = format!(",{}", score.loss.exp());
+            assert!(data.lines().any(|row| row.starts_with(&line) && row.ends_with(&perplexity)), "{data}");
         }
     }
     for expected in

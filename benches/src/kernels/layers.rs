@@ -8,6 +8,7 @@ use cpift_engine::{Buffer, Device, Indices, Real, Result};
 
 use super::case::{Case, Run};
 use super::inputs::{random, random_tokens};
+use super::scaling;
 use super::shapes::ModelShape;
 
 /// Sequences that generation works on at once.
@@ -21,6 +22,7 @@ pub fn cases<T: Real>(model: &ModelShape, tokens: usize, length: usize, on_gpu: 
     cases.extend(rope_cases::<T>(model, tokens, length));
     cases.extend(attention_cases::<T>(model, tokens, length, on_gpu));
     cases.extend(gate_cases::<T>(model, tokens));
+    cases.extend(scaling::cases::<T>(model, tokens));
     cases.extend(cross_entropy_cases::<T>(model, tokens, on_gpu));
     cases
 }
@@ -436,6 +438,6 @@ fn cross_entropy_cases<T: Real>(model: &ModelShape, tokens: usize, on_gpu: bool)
     ]
 }
 
-fn name(operation: &str, model: &ModelShape) -> String {
+pub fn name(operation: &str, model: &ModelShape) -> String {
     format!("{operation} {}", model.name)
 }

@@ -10,6 +10,7 @@ mod flat;
 mod inputs;
 mod layers;
 mod measure;
+mod scaling;
 mod shapes;
 
 use std::time::Duration;

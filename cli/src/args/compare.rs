@@ -21,6 +21,10 @@ Ablations: cores importance fusion freezing data grouping fraction threshold ord
            probes, a longer stage 4), scale (λ of the merges) and learning-rate (of every method that trains),
            or all
 
+[evaluate] of the recipe is part of every run where it decides what a run ends with (keep = \"best\", patience): then all \
+methods choose by the same rows, and scores lie between base and specialists. It is said what that adds to compute. \
+Elsewhere it is left out, since it takes time and changes no result.
+
 Every run is a process of its own. Runs that several rows share, the specialists above all, are made once. Ctrl-C \
 stops all runs with a checkpoint; --resume goes on. The same command with --resume, started a second time beside the \
 first, takes over some of the runs.";

@@ -14,8 +14,9 @@ rows as the model reads them: the part that is learnt is green (underlined with 
 elsewhere).
 
 Given a recipe it reads the recipe's tasks with their settings; given data files it needs --model for the tokenizer and \
-the chat template. Rows of any length are shown; those that training cuts or leaves out are counted. Nothing but the tokenizer is read \
-of the model.
+the chat template. The rows are those that training and evaluation get: cut to max_length, and with the examples of \
+`shots` before them; lengths are those before cutting. Nothing but the tokenizer is read of the model, and with `shots` \
+its config.json.
 
 Files may be JSON Lines, a JSON array, CSV or TSV, also compressed with gzip or zstd, or Parquet.";
 

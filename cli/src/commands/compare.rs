@@ -8,7 +8,7 @@ use std::sync::Arc;
 
 use cpift_model::compare::results::Comparison;
 use cpift_model::compare::{
-    CompareOptions, Prepared, Progress, RunOptions, Selection, Unit, WorkOptions, work,
+    CompareOptions, Measuring, Prepared, Progress, RunOptions, Selection, Unit, WorkOptions, work,
 };
 use cpift_model::files::write_bytes_atomically;
 use cpift_model::recipe::Source;
@@ -17,7 +17,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::compare::{Compare, CompareUnit};
 use crate::display::style::Style;
-use crate::display::units::duration;
+use crate::display::units::{duration, grouped, percent};
 use crate::display::{comparison, print, print_json, progress, tell};
 use crate::interrupt;
 
@@ -41,6 +41,9 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
     };
     let prepared = Prepared::new(&chosen.device, &options)?;
     chosen.announce();
+    if let Some(measuring) = prepared.measuring() {
+        tell(&format!("{}\n", describe(measuring)));
+    }
 
     let out = arguments.out.clone().unwrap_or_else(|| default_folder(&recipe.path));
     let mut shown = Shown::default();
@@ -56,6 +59,21 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
     })?;
     drop(shown);
     finish(arguments, &out, &found)
+}
+
+/// What becomes of `[evaluate]`, in a line.
+fn describe(measuring: Measuring) -> String {
+    match measuring {
+        Measuring::LeftOut => {
+            "[evaluate] is left out: without keep = \"best\" or patience it changes no result".to_owned()
+        }
+        Measuring::Decides { evaluations, share } => format!(
+            "[evaluate] decides which weights are kept, in all runs: {} evaluations while training, at most {} more to \
+             compute",
+            grouped(evaluations),
+            percent(share)
+        ),
+    }
 }
 
 fn finish(arguments: &Compare, out: &Path, found: &Comparison) -> Result<()> {

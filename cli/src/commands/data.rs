@@ -22,7 +22,7 @@ pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Resul
     })?;
     display::notices(opened.tokenizer.notice().into_iter());
     let parts = opened.tasks.iter().flat_map(|task| {
-        let eval = task.eval.iter().map(|eval| ("eval", eval));
+        let eval = task.eval.iter().map(|eval| ("eval", eval.as_ref()));
         std::iter::once(("train", &task.train))
             .chain(eval)
             .map(|(part, rows)| (task.name.as_str(), part, rows))
@@ -30,7 +30,7 @@ pub fn run(arguments: &args::data::Data, threads: Option<NonZeroUsize>) -> Resul
     let style = Style::of(&std::io::stdout());
     let (mut text, mut documents) = (String::new(), Vec::new());
     for (task, part, dataset) in parts {
-        let summary = dataset.summary(opened.max_length, opened.long_rows);
+        let summary = dataset.summary();
         if arguments.json {
             documents.push(serde_json::json!({
                 "task": task,

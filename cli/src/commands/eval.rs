@@ -5,11 +5,12 @@ use std::num::NonZeroUsize;
 use std::path::Path;
 
 use cpift_model::data::{DataSettings, Shots};
-use cpift_model::evaluation::{AnswerSettings, Evaluator, FileScore, FileSettings, RowScore};
+use cpift_model::evaluation::{AnswerSettings, Evaluator, FileScore, FileSettings};
 use cpift_model::files::{require_writable, write_output};
-use cpift_model::score::ScoreKind;
+use cpift_model::progress::perplexity_text;
+use cpift_model::recipe::{Source, TaskSettings};
+use cpift_model::score::{ScoreKind, Scoring};
 use cpift_model::{Error, Result, Tokenizer};
-use serde::Serialize;
 
 use crate::args;
 use crate::display::evaluation::Evaluation;
@@ -23,8 +24,9 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
     if let Some(file) = &arguments.answers {
         check_output(file)?;
     }
+    let task = task(arguments)?;
     let mut evaluator = Evaluator::open(&chosen.device, &arguments.model, compute)?;
-    let settings = settings(arguments, evaluator.tokenizer())?;
+    let settings = settings(arguments, &task, evaluator.tokenizer())?;
     let terminal = std::io::stderr().is_terminal();
     let mut scores = Vec::with_capacity(arguments.data.len());
     for path in &arguments.data {
@@ -47,20 +49,38 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
     print(&table(&scores).render())
 }
 
-fn settings(arguments: &args::Eval, tokenizer: &Tokenizer) -> Result<FileSettings> {
-    let reading = DataSettings::default();
-    let shots = match &arguments.shots_from {
-        Some(file) => {
-            Shots::draw(std::slice::from_ref(file), arguments.shots, arguments.seed, &reading, tokenizer)?
-        }
-        None => Shots::default(),
-    };
+/// How the files are read and scored, as the keys of a task say it.
+fn task(arguments: &args::Eval) -> Result<TaskSettings> {
+    let mut assignments = arguments.overrides.clone();
+    if arguments.skip_invalid {
+        assignments.push("skip_invalid=true".to_owned());
+    }
+    let mut recipe = Source::of_measured(&assignments)?.recipe(&[])?;
+    let mut task = recipe.task.swap_remove(0);
+    let is_set =
+        [("score", task.score != Scoring::default()), ("max_new_tokens", task.max_new_tokens.is_some())];
+    if let Some((key, _)) = is_set.iter().find(|(_, is_set)| *is_set && !arguments.generate) {
+        return Err(Error::setting(format!("--set {key}"), "is about answers: give --generate beside it"));
+    }
+    if let Some(score) = &arguments.score {
+        task.score = score.clone();
+    }
+    task.max_new_tokens = arguments.max_new_tokens.or(task.max_new_tokens);
+    Ok(task)
+}
+
+fn settings(arguments: &args::Eval, task: &TaskSettings, tokenizer: &Tokenizer) -> Result<FileSettings> {
+    let mut reading = DataSettings::of_measured(task);
+    if let Some(file) = &arguments.shots_from {
+        let (files, count, seed) = (std::slice::from_ref(file), arguments.shots, arguments.seed);
+        reading.shots = Shots::draw(files, count, seed, &reading, tokenizer, None)?;
+    }
     let answers = arguments.generate.then(|| AnswerSettings {
-        scoring: arguments.score.clone().unwrap_or_default(),
-        max_new_tokens: arguments.max_new_tokens,
-        end: shots.end(&reading, tokenizer),
+        scoring: task.score.clone(),
+        max_new_tokens: task.max_new_tokens,
+        end: reading.shots.end(&reading, tokenizer),
     });
-    Ok(FileSettings { answers, shots })
+    Ok(FileSettings { answers, reading })
 }
 
 /// Fails unless the file can be written: before hours of work, not after.
@@ -77,20 +97,12 @@ pub(super) fn check_output(file: &Path) -> Result<()> {
 
 /// A line for every row of every file.
 fn answer_lines(scores: &[FileScore]) -> Result<String> {
-    #[derive(Serialize)]
-    struct Line<'a> {
-        file: &'a Path,
-        #[serde(flatten)]
-        row: &'a RowScore,
-    }
     let mut lines = String::new();
-    for score in scores {
-        for row in &score.rows {
-            let line = serde_json::to_string(&Line { file: &score.path, row })
-                .map_err(|error| Error::Job(format!("an answer cannot be written as JSON: {error}")))?;
-            lines.push_str(&line);
-            lines.push('\n');
-        }
+    for row in scores.iter().flat_map(|score| &score.rows) {
+        let line = serde_json::to_string(row)
+            .map_err(|error| Error::Job(format!("an answer cannot be written as JSON: {error}")))?;
+        lines.push_str(&line);
+        lines.push('\n');
     }
     Ok(lines)
 }
@@ -110,7 +122,7 @@ fn table(scores: &[FileScore]) -> Table {
             units::grouped(score.rows.len() as u64),
             units::grouped(score.tokens),
             format!("{:.4}", score.loss),
-            format!("{:.3}", score.loss.exp()),
+            perplexity_text(score.loss.exp()),
             share(score.score),
             share(score.choice_by_loss),
         ];

@@ -17,7 +17,7 @@ use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
 use cpift_engine::{Device, Error};
-use cpift_model::data::{DataProgress, Preparation};
+use cpift_model::data::{Preparation, PreparationEvent};
 use cpift_model::transformer::ComputeType;
 
 use crate::args::PrecisionArgument;
@@ -80,7 +80,7 @@ fn unusable(error: Error) -> String {
 fn with_preparation<T>(work: impl FnOnce(Preparation<'_>) -> T) -> T {
     let cache = token_cache();
     let preparing = Preparing::begin();
-    let observe = |progress: DataProgress<'_>| preparing.update(progress);
+    let observe = |event: PreparationEvent<'_>| preparing.update(event);
     let result = work(Preparation { cache: cache.as_deref(), observe: Some(&observe) });
     preparing.finish();
     result

@@ -1,7 +1,9 @@
 //! The table of a comparison, for a terminal and as Markdown.
 
-use cpift_model::compare::results::{Budget, Comparison, Forgetting, Interval, MethodResult, RowKind};
-use cpift_model::progress::Score;
+use cpift_model::compare::results::{
+    Budget, Comparison, Forgetting, Interval, MethodResult, Reference, RowKind,
+};
+use cpift_model::progress::{Score, perplexity_text};
 
 use super::style::Style;
 use super::table::{Table, shorten};
@@ -69,6 +71,7 @@ fn tables(comparison: &Comparison) -> Vec<Table> {
             tables.push(methods_table(comparison, title, budget, &rows));
         }
     }
+    tables.push(perplexities(comparison, &comparison.methods.iter().collect::<Vec<_>>()));
     tables.extend(comparison.forgetting.as_ref().map(forgetting));
     tables.extend(overlaps(comparison));
     tables
@@ -130,6 +133,30 @@ fn methods_table(comparison: &Comparison, title: String, budget: Budget, methods
     };
     let mut table = Table::captioned(title, headings);
     table.rows = methods.iter().map(row).collect();
+    table
+}
+
+/// The perplexity of base, specialists and some methods on every task: of the mean loss over the seeds.
+pub fn perplexities(comparison: &Comparison, methods: &[&MethodResult]) -> Table {
+    let mut headings = task_headings(comparison, "model");
+    headings.insert(1, "steps".to_owned());
+    let mut table = Table::captioned("Perplexity, of the mean loss over the seeds", headings);
+    let text = |loss: f64| perplexity_text(loss.exp());
+    let mut reference = |name: &str, steps: u64, scores: fn(&Reference) -> &[Score]| {
+        let cell = |task: usize| {
+            let losses = comparison.references.iter().map(|seed| Some(scores(seed)[task].loss));
+            Interval::of_all(losses).map_or("-".to_owned(), |loss| text(loss.mean))
+        };
+        let cells = (0..comparison.tasks.len()).map(cell);
+        table.row([name.to_owned(), grouped(steps)].into_iter().chain(cells));
+    };
+    reference("base", 0, |seed| &seed.base);
+    reference("own specialist", comparison.steps.specialist, |seed| &seed.specialist);
+    for method in methods {
+        let losses = method.summary.tasks.iter().map(|task| text(task.loss.mean));
+        let steps = grouped(method.specialist_steps + method.steps);
+        table.row([method.name.clone(), steps].into_iter().chain(losses));
+    }
     table
 }
 

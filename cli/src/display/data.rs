@@ -9,7 +9,7 @@ use super::style::Style;
 use super::table::Table;
 use super::text;
 use super::units::{count, grouped, percent};
-use super::{from_here, shown};
+use super::{from_here, path_from_here};
 
 /// Characters of the longest bar.
 const LONGEST_BAR: usize = 40;
@@ -17,7 +17,7 @@ const LONGEST_BAR: usize = 40;
 /// A data set in numbers. `part` says what it is for: `train` or `eval`.
 pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String {
     let mut text = String::new();
-    let files: Vec<String> = summary.files.iter().map(|path| shown(path)).collect();
+    let files: Vec<String> = summary.files.iter().map(|path| path_from_here(path)).collect();
     let _ = writeln!(text, "{} {}", style.bold(format!("{task}, {part}:")), text::visible(&files.join(", ")));
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<11} {value}");
@@ -34,8 +34,13 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
     line("tokens", format!("{tokens}, {supervised} of them supervised ({share})"));
     if summary.longer > 0 {
         let share = percent(summary.longer as f64 / summary.rows.max(1) as f64);
-        let fate = if summary.truncated { "cut in training" } else { "left out in training" };
-        let value = format!("{} longer than {} ({share}), {fate}", rows(summary.longer), summary.max_length);
+        let max_length = grouped(summary.max_length as u64);
+        let fate = match (summary.truncated, summary.left_out) {
+            (false, _) => "left out".to_owned(),
+            (true, 0) => "cut".to_owned(),
+            (true, left_out) => format!("cut, {} left out as nothing of the answer remains", rows(left_out)),
+        };
+        let value = format!("{} longer than {max_length} ({share}), {fate}", rows(summary.longer));
         line("max_length", style.yellow(value));
     }
     if summary.duplicates > 0 {
@@ -52,10 +57,10 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
     for notice in &summary.notices {
         line("note", message(notice));
     }
-    let mut lengths = Table::new(["  tokens of a row", "least", "median", "90 %", "99 %", "most"]);
+    let mut lengths = Table::new(["  tokens of a row", "least", "median", "90 %", "95 %", "99 %", "most"]);
     let mut quantiles = |name: &str, quantiles: &Quantiles| {
-        let Quantiles { least, median, p90, p99, most } = *quantiles;
-        let numbers = [least, median, p90, p99, most].map(|number| grouped(number as u64));
+        let Quantiles { least, median, p90, p95, p99, most } = *quantiles;
+        let numbers = [least, median, p90, p95, p99, most].map(|number| grouped(number as u64));
         lengths.row([vec![format!("  {name}")], numbers.to_vec()].concat());
     };
     quantiles("all", &summary.length);
@@ -82,7 +87,8 @@ fn histogram(bins: &[Bin]) -> String {
 
 /// A row as a model reads it, the supervised part green, underlined, or between `⟦` and `⟧`.
 pub fn render_row(dataset: &Dataset, row: &Row, tokenizer: &Tokenizer, style: Style) -> String {
-    let files: Vec<std::path::PathBuf> = dataset.files().iter().map(|path| shown(path).into()).collect();
+    let files: Vec<std::path::PathBuf> =
+        dataset.files().iter().map(|path| path_from_here(path).into()).collect();
     let place = text::visible(&row.position.describe(&files));
     let (tokens, supervised) = (row.tokens.len(), row.supervised_tokens());
     let mut text = format!("{}\n", style.dim(format!("{place}: {tokens} tokens, {supervised} supervised")));

@@ -14,7 +14,7 @@ pub fn render(inspection: &Inspection, style: Style) -> String {
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "{} {value}", style.bold(format!("{name:<10}")));
     };
-    line("model", super::shown(&inspection.folder));
+    line("model", super::path_from_here(&inspection.folder));
     line("family", format!("{} ({})", inspection.family, inspection.class));
     line("parameters", grouped(inspection.total_parameters()));
     line(

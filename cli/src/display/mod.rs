@@ -23,7 +23,7 @@ use std::path::Path;
 use cpift_model::{Error, Result};
 
 /// A path as short as it can be written from the current folder.
-pub fn shown(path: &Path) -> String {
+pub fn path_from_here(path: &Path) -> String {
     from_here(&path.display().to_string()).to_owned()
 }
 

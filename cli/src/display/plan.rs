@@ -29,10 +29,9 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
     }
     if plan.evaluations > 0 {
         let share = percent(plan.evaluation_flops / plan.training_flops.max(1.0));
-        line(
-            "measure",
-            format!("{} evaluations while training, {share} more to compute", grouped(plan.evaluations)),
-        );
+        let evaluations = grouped(plan.evaluations);
+        // Most answers end before they have to.
+        line("measure", format!("{evaluations} evaluations while training, at most {share} more to compute"));
     }
     text.push('\n');
     text.push_str(&tasks(&plan.tasks).render());
@@ -68,7 +67,42 @@ fn tasks(tasks: &[TaskPlan]) -> Table {
     table
 }
 
-/// Each training and each part of the memory: what `plan` shows beyond [`render`].
+/// What the files of every task hold: lengths of rows before they are cut, the share that is cut or left out, rows that
+/// occur twice, and rows of `eval` that are trained on.
+fn data(tasks: &[TaskPlan]) -> Table {
+    let mut table = Table::new([
+        "data",
+        "rows",
+        "supervised",
+        "median",
+        "95 %",
+        "longest",
+        "too long",
+        "twice",
+        "in train",
+    ]);
+    for task in tasks {
+        for (part, summary) in [("train", &task.train), ("eval", &task.eval)] {
+            let Some(summary) = summary else { continue };
+            let also_trained =
+                if part == "eval" { grouped(summary.also_trained as u64) } else { "-".to_owned() };
+            table.row([
+                format!("{} {part}", shorten(&task.name, 16)),
+                grouped((summary.rows - summary.left_out) as u64),
+                count(summary.supervised_tokens as f64),
+                grouped(summary.length.median as u64),
+                grouped(summary.length.p95 as u64),
+                grouped(summary.length.most as u64),
+                percent(summary.longer as f64 / summary.rows.max(1) as f64),
+                grouped(summary.duplicates as u64),
+                also_trained,
+            ]);
+        }
+    }
+    table
+}
+
+/// The data, each training and each part of the memory: what `plan` shows beyond [`render`].
 pub fn render_details(plan: &Plan) -> String {
     let mut trainings = Table::new(["training", "steps", "tokens"]);
     for training in &plan.trainings {
@@ -81,5 +115,6 @@ pub fn render_details(plan: &Plan) -> String {
         memory.row([shorten(&part.name, 48), bytes(part.bytes), share]);
     }
     memory.summary(["all".to_owned(), bytes(total)]);
-    format!("{}\n{}", trainings.render(), memory.render())
+    let tables = [data(&plan.tasks), trainings, memory].into_iter().filter(|table| !table.rows.is_empty());
+    tables.map(|table| table.render()).collect::<Vec<_>>().join("\n")
 }

@@ -1,16 +1,17 @@
 //! The reading of task files as a person follows it: a bar on a terminal, a line now and then elsewhere.
 
 use std::io::IsTerminal;
+use std::path::PathBuf;
 use std::sync::Mutex;
 use std::time::{Duration, Instant};
 
-use cpift_model::data::DataProgress;
+use cpift_model::data::{DataProgress, PreparationEvent};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::table::shorten;
 use super::text::visible;
-use super::units::{count, duration};
-use super::{shown, tell};
+use super::units::{count, duration, grouped};
+use super::{path_from_here, tell};
 
 /// Reading that takes less is not shown.
 const QUICK: Duration = Duration::from_secs(1);
@@ -24,10 +25,17 @@ pub struct Preparing {
 }
 
 struct State {
-    /// Name of the files, when they were begun.
-    current: Option<(String, Instant)>,
+    current: Option<Current>,
     bar: Option<ProgressBar>,
     last_line: Instant,
+}
+
+/// The files that are being read.
+struct Current {
+    name: String,
+    began: Instant,
+    /// The share of them that was done then: more than nothing where they are in the cache in part.
+    first: f64,
 }
 
 impl Preparing {
@@ -44,21 +52,35 @@ impl Preparing {
         }
     }
 
-    /// Shows how far it is.
-    pub fn update(&self, progress: DataProgress<'_>) {
+    /// Shows what happens.
+    pub fn update(&self, event: PreparationEvent<'_>) {
+        match event {
+            PreparationEvent::Resumed { files, rows } => {
+                let (name, rows) = (visible(&name(files)), grouped(rows as u64));
+                tell(&format!("reading {name}: rows 1 to {rows} from the cache\n"));
+            }
+            PreparationEvent::CacheRefused(path) => {
+                let path = visible(&path.display().to_string());
+                tell(&format!("{path}: is damaged or of other data, and is made anew\n"));
+            }
+            PreparationEvent::Progress(progress) => self.show(progress),
+        }
+    }
+
+    fn show(&self, progress: DataProgress<'_>) {
         // A poisoned lock is a panic elsewhere, which is reported there.
         let Ok(mut state) = self.state.lock() else { return };
-        let name = progress.files.first().map(|path| shown(path)).unwrap_or_default();
-        if state.current.as_ref().is_none_or(|(current, _)| *current != name) {
+        let name = name(progress.files);
+        let share = progress.bytes as f64 / progress.total_bytes.max(1) as f64;
+        if state.current.as_ref().is_none_or(|current| current.name != name) {
             clear(&mut state);
-            state.current = Some((name.clone(), Instant::now()));
+            state.current = Some(Current { name: name.clone(), began: Instant::now(), first: share });
         }
-        let began = state.current.as_ref().map_or_else(Instant::now, |(_, began)| *began);
+        let Some(Current { began, first, .. }) = &state.current else { return };
         if began.elapsed() < QUICK {
             return;
         }
-        let share = progress.bytes as f64 / progress.total_bytes.max(1) as f64;
-        let left = duration(began.elapsed().as_secs_f64() * (1.0 / share.max(1e-9) - 1.0));
+        let left = duration(began.elapsed().as_secs_f64() * (1.0 - share) / (share - first).max(1e-9));
         let text = format!("{} rows · {left} left", count(progress.rows as f64));
         if self.terminal {
             let bar = state.bar.get_or_insert_with(|| {
@@ -74,6 +96,10 @@ impl Preparing {
             tell(&format!("reading {}: {:.0} % · {text}\n", visible(&name), 100.0 * share));
         }
     }
+}
+
+fn name(files: &[PathBuf]) -> String {
+    files.first().map(|path| path_from_here(path)).unwrap_or_default()
 }
 
 fn clear(state: &mut State) {

@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use cpift_model::compare::results::Interval;
-use cpift_model::progress::{CoreReport, FusionReport, JobReport, Score, TaskCore};
+use cpift_model::progress::{CoreReport, FusionReport, JobReport, Score, TaskCore, perplexity_text};
 
 use super::style::Style;
 use super::table::{Table, shorten};
@@ -121,7 +121,7 @@ fn angles(report: &FusionReport) -> Table {
     table
 }
 
-/// The closing table: loss and score of every task in every column, and their means.
+/// The closing table: loss and score of every task in every column, and their means; and the perplexities.
 pub fn scores(report: &JobReport, style: Style) -> String {
     if report.tasks.iter().all(|task| task.scores.iter().all(Option::is_none)) {
         return "No task has an `eval` file: nothing was measured.\n".to_owned();
@@ -147,7 +147,25 @@ pub fn scores(report: &JobReport, style: Style) -> String {
         let cells = (0..columns.len()).flat_map(|column| mean_cells(report, column));
         table.summary(std::iter::once("mean".to_owned()).chain(cells));
     }
-    format!("{}\n{}{}", style.bold("Every task before and after"), table.render(), choices_by_loss(report))
+    format!(
+        "{}\n{}{}{}",
+        style.bold("Every task before and after"),
+        table.render(),
+        choices_by_loss(report),
+        perplexities(report, style)
+    )
+}
+
+/// The perplexity of every task in every column.
+fn perplexities(report: &JobReport, style: Style) -> String {
+    let headings = std::iter::once("task".to_owned()).chain(report.columns.iter().cloned());
+    let mut table = Table::new(headings);
+    for task in &report.tasks {
+        let cell =
+            |score: &Option<Score>| score.map_or("-".to_owned(), |score| perplexity_text(score.perplexity()));
+        table.row(std::iter::once(shorten(&task.task, 18)).chain(task.scores.iter().map(cell)));
+    }
+    format!("{}\n{}", style.bold("Perplexity"), table.render())
 }
 
 /// For tasks whose answers are choices: how often the right option has the lowest loss, a line each.

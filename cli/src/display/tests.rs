@@ -71,6 +71,14 @@ instruction  5.500   0.0%  0.020  98.0%  1.250      -  0.100  100.0%
 chat         6.500   0.0%      -      -  1.250  25.0%  0.100  100.0%
 ────────────────────────────────────────────────────────────────────
 mean         4.500   0.0%      -      -  1.250      -  0.100  100.0%
+Perplexity
+task            base  probe  fused  final
+─────────────────────────────────────────
+arithmetic    12.182  1.020  3.490  1.105
+code          33.115  1.020  3.490  1.105
+logic         90.017  1.020  3.490  1.105
+instruction  244.692  1.020  3.490  1.105
+chat         665.142      -  3.490  1.105
 ";
 
 fn fits(text: &str) {
@@ -89,6 +97,8 @@ fn the_plan_names_everything_before_work_begins() {
         supervised_tokens: 9 * rows,
         long_rows: 2,
         eval_rows: (rows > 1000).then_some(200),
+        train: None,
+        eval: None,
         notices: Vec::new(),
     };
     let plan = Plan {
@@ -118,6 +128,7 @@ fn the_plan_names_everything_before_work_begins() {
         disk_bytes: 64 << 20,
         evaluations: 0,
         evaluation_flops: 0.0,
+        flops_per_evaluation: 0.0,
         training_flops: 9e12,
         notices: Vec::new(),
     };

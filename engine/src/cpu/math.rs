@@ -69,7 +69,7 @@ pub fn gelu_tanh_with_derivative(x: f32) -> (f32, f32) {
 }
 
 /// 2 √(2/π), and times 0.044715.
-const GELU_LINEAR: f32 = 1.595_769_1;
+const GELU_LINEAR: f32 = 1.595_769;
 const GELU_CUBIC: f32 = 0.071_354_814;
 
 #[inline(always)]

@@ -11,7 +11,7 @@
 //!   that are misused or never passed.
 //!
 //! Kernels run block after block on the calling thread. That their result does not depend on the order is
-//! for tests to show, by running them in every [`Schedule`].
+//! for tests to show, by running them in every `Schedule`.
 //!
 //! What runs threads is compiled with the feature `emulator` alone; what the device API is written with always is.
 

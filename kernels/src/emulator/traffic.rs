@@ -23,7 +23,7 @@ pub struct Traffic {
     pub tensor_flops: u64,
 }
 
-/// The traffic of all launches of an [`Emulator`](super::Emulator) made to count. Clones are the same list.
+/// The traffic of all launches of an `Emulator` made to count. Clones are the same list.
 #[derive(Debug, Clone, Default)]
 pub struct TrafficLog(Arc<Mutex<Vec<Traffic>>>);
 

@@ -63,7 +63,7 @@ impl<E: Element> Case<E> {
         let (query, key) = ((tokens * heads * head_dim) as usize, (tokens * kv_heads * head_dim) as usize);
         let scale = 2.0 / (head_dim as f32).sqrt();
         Self {
-            sizes: Sizes { tokens, heads, kv_heads, head_dim, scale, window: u32::MAX },
+            sizes: Sizes { tokens, heads, kv_heads, head_dim, scale, window: u32::MAX, softcap: 0.0 },
             documents,
             q: random(1, query),
             k: random(2, key),
@@ -164,9 +164,16 @@ pub fn softmax(scores: &[f64]) -> (Vec<f64>, f64) {
     (scores.iter().map(|score| (score - log_sum_exp).exp()).collect(), log_sum_exp)
 }
 
+/// A product under a soft cap, 0 for none, and the derivative.
+pub fn capped(product: f64, softcap: f32) -> (f64, f64) {
+    let cap = f64::from(softcap);
+    let tanh = (product / cap).tanh();
+    if softcap == 0.0 { (product, 1.0) } else { (cap * tanh, 1.0 - tanh * tanh) }
+}
+
 /// The definition, and its derivative by hand: p, d_p = d_output·v, d_score = p·(d_p − Σ p·d_p).
 pub fn oracle<E: Element>(case: &Case<E>) -> Expected {
-    let Sizes { tokens, heads, kv_heads, head_dim, scale, window } = case.sizes;
+    let Sizes { tokens, heads, kv_heads, head_dim, scale, window, softcap } = case.sizes;
     let (heads, group, width) = (heads as usize, (heads / kv_heads) as usize, head_dim as usize);
     let scale = f64::from(scale);
     let [q, k, v, d_output] = [&case.q, &case.k, &case.v, &case.d_output].map(|x| widen(x.as_slice()));
@@ -187,14 +194,16 @@ pub fn oracle<E: Element>(case: &Case<E>) -> Expected {
                     row * width..(row + 1) * width
                 };
                 let seen = document.start.max((token + 1).saturating_sub(window))..token + 1;
-                let scores: Vec<f64> =
-                    seen.clone().map(|s| scale * dot(&q[query.clone()], &k[key(s)])).collect();
+                let products = seen.clone().map(|s| dot(&q[query.clone()], &k[key(s)]));
+                let (capped, slopes): (Vec<f64>, Vec<f64>) =
+                    products.map(|product| capped(product, softcap)).unzip();
+                let scores: Vec<f64> = capped.iter().map(|product| scale * product).collect();
                 let (probabilities, log_sum_exp) = softmax(&scores);
                 expected.log_sum_exp[row] = log_sum_exp;
                 let d_p: Vec<f64> = seen.clone().map(|s| dot(&d_output[query.clone()], &v[key(s)])).collect();
                 let mean = dot(&probabilities, &d_p);
-                for ((s, p), d_p) in seen.zip(probabilities).zip(d_p) {
-                    let d_score = scale * p * (d_p - mean);
+                for (((s, p), d_p), slope) in seen.zip(probabilities).zip(d_p).zip(slopes) {
+                    let d_score = scale * p * (d_p - mean) * slope;
                     add(&mut expected.output[query.clone()], p, &v[key(s)]);
                     add(&mut expected.d_v[key(s)], p, &d_output[query.clone()]);
                     add(&mut expected.d_q[query.clone()], d_score, &k[key(s)]);
@@ -214,6 +223,17 @@ pub fn check<E: Element>(heads: Heads, lengths: &[u32]) {
 pub fn check_window<E: Element>(heads: Heads, lengths: &[u32], window: u32) {
     let mut case = Case::<E>::new(heads, lengths);
     case.sizes.window = window;
+    let [results, others @ ..] = SCHEDULES.map(|schedule| case.run(&Emulator::new(schedule)));
+    case.check(&results);
+    for other in others {
+        assert_eq!(other.bits(), results.bits(), "{:?} {:?}", case.sizes, case.documents);
+    }
+}
+
+/// With a soft cap that bends most products and keeps the largest at their bound.
+pub fn check_softcap<E: Element>(heads: Heads, lengths: &[u32], window: u32) {
+    let mut case = Case::<E>::new(heads, lengths);
+    (case.sizes.window, case.sizes.softcap) = (window, 0.5 * (heads.2 as f32).sqrt());
     let [results, others @ ..] = SCHEDULES.map(|schedule| case.run(&Emulator::new(schedule)));
     case.check(&results);
     for other in others {

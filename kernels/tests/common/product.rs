@@ -125,7 +125,7 @@ pub fn check_weight_gradients(
 }
 
 /// The kernels chosen for the three layouts, with operands at `address`.
-pub fn chosen(record: &Record, [m, n, k]: [u64; 3], address: u64) -> Vec<&'static str> {
+pub fn chosen(record: Record, [m, n, k]: [u64; 3], address: u64) -> Vec<&'static str> {
     // SAFETY: nothing runs.
     let buffer = |length: u64| unsafe { Slice::<Bf16>::new(address, length as usize) };
     // SAFETY: nothing runs.
@@ -133,8 +133,8 @@ pub fn chosen(record: &Record, [m, n, k]: [u64; 3], address: u64) -> Vec<&'stati
     // SAFETY: nothing runs.
     let sums = unsafe { SliceMut::<f32>::new(16, (m * n) as usize) };
     let (a, b) = (buffer(m * k), buffer(n * k));
-    Bf16::gemm_nt(record, a, b, None, out(), [m, n, k]).expect("records");
-    gemm_nn_bf16(record, [a, b], out(), [m, n, k], true).expect("records");
-    gemm_tn_bf16(record, [a, b], sums, [m, n, k]).expect("records");
+    Bf16::gemm_nt(&record, a, b, None, out(), [m, n, k]).expect("records");
+    gemm_nn_bf16(&record, [a, b], out(), [m, n, k], true).expect("records");
+    gemm_tn_bf16(&record, [a, b], sums, [m, n, k]).expect("records");
     record.names()
 }

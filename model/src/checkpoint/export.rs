@@ -224,7 +224,8 @@ mod tests {
         for name in ["NOTICE", "Notice.txt", "USE_POLICY.md", "tekken.json", "tokenizer.model.v3"] {
             assert!(is_copied(name) && !is_licence(name), "{name}");
         }
-        let others = ["README.md", "licenses.json", "LICENSE.safetensors", "noticed.py", "modeling.py", "license/x"];
+        let others =
+            ["README.md", "licenses.json", "LICENSE.safetensors", "noticed.py", "modeling.py", "license/x"];
         for name in others {
             assert!(!is_copied(name), "{name}");
         }

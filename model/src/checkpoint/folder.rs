@@ -8,7 +8,8 @@ use cpift_engine::Layout;
 use serde::Deserialize;
 
 use super::header::TensorFile;
-use super::{INDEX_FILE, SINGLE_FILE};
+use super::load::Stored;
+use super::{INDEX_FILE, Place, SINGLE_FILE};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{read_input_text, require_plain_name};
 
@@ -16,11 +17,19 @@ use crate::files::{read_input_text, require_plain_name};
 const ADAPTER: &str = "adapter_config.json";
 
 /// The safetensors files of a folder.
+#[derive(Debug)]
 pub(super) struct Weights {
     /// The file that lists the tensors, for messages.
     pub listing: PathBuf,
     /// One, or the shards by name.
     pub files: Vec<TensorFile>,
+}
+
+impl Weights {
+    /// The tensor at a place.
+    pub fn stored<'a>(&'a self, place: &'a Place) -> Stored<'a> {
+        Stored { file: &self.files[place.file], name: &place.name }
+    }
 }
 
 /// Fails when a folder is none, or holds something else than a model, saying what it looks like.

@@ -20,9 +20,10 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 pub use export::{ModelFiles, add_model, write_model};
 pub(crate) use export::{copied_files, is_copied, is_licence};
+use folder::Weights;
 pub use header::TensorFile;
+use load::Load;
 pub use load::staging_bytes;
-use load::{Load, Stored};
 pub use safetensors::Dtype;
 pub(crate) use save::too_large_for;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
@@ -44,14 +45,11 @@ const EMBEDDING: &str = "model.embed_tokens.weight";
 pub struct Checkpoint {
     config: ModelConfig,
     layout: Layout,
-    /// The safetensors files: one, or the shards by name.
-    files: Vec<TensorFile>,
+    weights: Weights,
     /// Where each segment of the layout is stored.
     segments: Vec<Place>,
-    /// Where the head is stored beside the embedding that it must equal, if it is.
+    /// Where the head is stored of a model that is to be used as a tied one: it must equal the embedding.
     tied_head: Option<Place>,
-    /// Why the head must equal the embedding, for messages.
-    why_tied: &'static str,
     notices: Vec<String>,
 }
 
@@ -72,21 +70,24 @@ impl Checkpoint {
     /// something else than a model.
     pub fn open(folder: &Path) -> Result<Self> {
         folder::require_model(folder)?;
-        let config = ModelConfig::read(&folder.join("config.json"))?;
-        let layout = config.layout()?;
+        let mut config = ModelConfig::read(&folder.join("config.json"))?;
+        let mut layout = config.layout()?;
         let weights = folder::open_weights(folder, &layout)?;
-        let found = names::find(&weights, &layout, config.tied)?;
+        let mut found = names::find(&weights, &layout, config.tied)?;
         let mut notices = config.notices().to_vec();
+        if !found.head_is_embedding(&weights, &layout)? {
+            config = config.with_tied(false);
+            layout = config.layout()?;
+            found = names::find(&weights, &layout, false)?;
+            notices.push(format!(
+                "{}: `{HEAD}` differs from `{EMBEDDING}`: the model is taken as one whose head is not tied, as in \
+                 transformers, though config.json says it is",
+                weights.listing.display()
+            ));
+        }
         notices.extend(found.notice);
-        Ok(Self {
-            config,
-            layout,
-            files: weights.files,
-            segments: found.segments,
-            tied_head: found.tied_head,
-            why_tied: "config.json says they are tied; set `tie_word_embeddings` to false to keep both",
-            notices,
-        })
+        let segments = found.segments;
+        Ok(Self { config, layout, weights, segments, tied_head: None, notices })
     }
 
     /// The same model for use beside models with a tied head: one whose head is not tied must store the
@@ -99,10 +100,8 @@ impl Checkpoint {
             return Ok(self);
         }
         self.tied_head = self.position(HEAD).map(|head| self.segments.remove(head));
-        self.config = self.config.into_tied();
+        self.config = self.config.with_tied(true);
         self.layout = self.config.layout()?;
-        self.why_tied =
-            "the base's are tied, so a model whose head was trained apart cannot be combined with it";
         Ok(self)
     }
 
@@ -123,7 +122,12 @@ impl Checkpoint {
 
     /// The safetensors files, in the order of their names.
     pub fn files(&self) -> impl Iterator<Item = &Path> {
-        self.files.iter().map(TensorFile::path)
+        self.weights.files.iter().map(TensorFile::path)
+    }
+
+    /// The same, opened.
+    pub(crate) fn tensor_files(&self) -> &[TensorFile] {
+        &self.weights.files
     }
 
     /// Reads all weights into the flat parameters ([`Layout::len`] elements; padding is left as it is),
@@ -140,7 +144,7 @@ impl Checkpoint {
         for (segment, place) in self.layout.segments().iter().zip(&self.segments) {
             let (_, at_segment) = rest.split_at(segment.offset - start);
             let (target, after) = at_segment.split_at(segment.length);
-            loads.push(Load { stored: self.stored(place), target });
+            loads.push(Load { stored: self.weights.stored(place), target });
             (rest, start) = (after, segment.offset + segment.length);
         }
         load::run(loads)?;
@@ -152,7 +156,7 @@ impl Checkpoint {
     /// # Errors
     /// As [`Checkpoint::load_into`].
     pub fn check_weights(&self) -> Result<()> {
-        load::check(self.segments.iter().map(|place| self.stored(place)).collect())?;
+        load::check(self.segments.iter().map(|place| self.weights.stored(place)).collect())?;
         self.check_tied_head()
     }
 
@@ -161,20 +165,19 @@ impl Checkpoint {
         self.layout.segments().iter().position(|segment| segment.name == name)
     }
 
-    fn stored<'a>(&'a self, place: &'a Place) -> Stored<'a> {
-        Stored { file: &self.files[place.file], name: &place.name }
-    }
-
-    /// A tied model that also stores a head must store the embedding there: `transformers` would take
-    /// differing weights for an untied model.
+    /// The head of a model that is used as a tied one must be its embedding.
     fn check_tied_head(&self) -> Result<()> {
         let embedding = self.position(EMBEDDING).map(|position| &self.segments[position]);
         let (Some(head), Some(embedding)) = (&self.tied_head, embedding) else { return Ok(()) };
-        let (head, embedding) = (self.stored(head), self.stored(embedding));
+        let (head, embedding) = (self.weights.stored(head), self.weights.stored(embedding));
         if load::are_equal(head, embedding)? {
             return Ok(());
         }
-        let reason = format!("`{}` differs from `{}`, but {}", head.name, embedding.name, self.why_tied);
+        let reason = format!(
+            "`{}` differs from `{}`, but the base's are tied, so a model whose head was trained apart cannot be \
+             combined with it",
+            head.name, embedding.name
+        );
         Err(Error::format(head.file.path(), reason))
     }
 }

@@ -5,6 +5,7 @@ use std::collections::BTreeMap;
 use cpift_engine::{Layout, Segment};
 
 use super::folder::Weights;
+use super::load;
 use super::{EMBEDDING, HEAD, Place};
 use crate::error::{Error, Result};
 
@@ -25,6 +26,16 @@ pub(super) struct Found {
     pub tied_head: Option<Place>,
     /// What a person should know about the other tensors.
     pub notice: Option<String>,
+}
+
+impl Found {
+    /// False when a tied model stores a head that is not its embedding. Reads both; where no head is stored, nothing.
+    pub fn head_is_embedding(&self, weights: &Weights, layout: &Layout) -> Result<bool> {
+        let embedding = layout.segments().iter().position(|segment| segment.name == EMBEDDING);
+        let (Some(head), Some(embedding)) = (&self.tied_head, embedding) else { return Ok(true) };
+        let (head, embedding) = (weights.stored(head), weights.stored(&self.segments[embedding]));
+        load::are_equal(head, embedding)
+    }
 }
 
 /// Finds the tensors of the layout among those stored, and checks shapes and types.

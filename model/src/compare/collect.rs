@@ -132,7 +132,7 @@ fn seed_run(
 ) -> SeedRun {
     let references = reference.base.iter().zip(&reference.specialist);
     let normalised: Vec<Option<f64>> =
-        scores.iter().zip(references).map(|(score, (base, best))| normalise(score, base, best)).collect();
+        scores.iter().zip(references).map(|(score, (base, best))| score.normalised(base, best)).collect();
     // The worst of some tasks would pass for the worst of all.
     let all = normalised.iter().copied().collect::<Option<Vec<f64>>>();
     let mean = all.as_deref().and_then(Interval::of).map(|interval| interval.mean);
@@ -148,16 +148,6 @@ fn seed_run(
         peak_memory_bytes,
         folder,
     }
-}
-
-/// A score between base = 0 and specialist = 1: by the share answered right where all three have it, else by loss. None where
-/// base and specialist do not differ.
-fn normalise(score: &Score, base: &Score, specialist: &Score) -> Option<f64> {
-    let (value, zero, one) = match (score.share(), base.share(), specialist.share()) {
-        (Some(value), Some(zero), Some(one)) => (value, zero, one),
-        _ => (-score.loss, -base.loss, -specialist.loss),
-    };
-    (one != zero).then(|| (value - zero) / (one - zero))
 }
 
 /// None without runs.
@@ -316,28 +306,6 @@ mod tests {
             tokens: 10,
             rows: 5,
         }
-    }
-
-    #[test]
-    fn scores_lie_between_base_and_specialist() {
-        let (base, best) = (score(2.0, Some(0.1)), score(0.5, Some(0.9)));
-        assert_eq!(normalise(&best, &base, &best), Some(1.0));
-        assert_eq!(normalise(&base, &base, &best), Some(0.0));
-        assert_eq!(normalise(&score(9.0, Some(0.5)), &base, &best), Some(0.5));
-        // Without answers it goes by loss; a loss above the base's is below 0.
-        let (base, best) = (score(2.0, None), score(1.0, None));
-        assert_eq!(normalise(&score(2.5, None), &base, &best), Some(-0.5));
-        assert_eq!(normalise(&base, &base, &base), None);
-    }
-
-    #[test]
-    fn what_counts_is_what_was_right_by_the_tasks_score() {
-        let number =
-            |share: f64| Score { score: Some(share), score_kind: ScoreKind::Number, ..score(2.0, Some(0.0)) };
-        assert_eq!(normalise(&number(0.5), &number(0.25), &number(0.75)), Some(0.5));
-        // Records of earlier versions have the exact match alone.
-        let earlier = |share: f64| Score { score: None, ..score(2.0, Some(share)) };
-        assert_eq!(normalise(&earlier(0.5), &earlier(0.0), &earlier(1.0)), Some(0.5));
     }
 
     #[test]

@@ -15,7 +15,7 @@ mod schedule;
 mod worker;
 
 pub use folder::Unit;
-pub use prepare::{CompareOptions, Prepared};
+pub use prepare::{CompareOptions, Measuring, Prepared};
 pub use read::RESULTS;
 pub use rows::Selection;
 pub use schedule::{Progress, RunOptions};

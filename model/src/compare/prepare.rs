@@ -14,7 +14,7 @@ use crate::error::{Error, Result};
 use crate::job::{PairMethod, input_files, plan_recipe};
 use crate::machine;
 use crate::progress::{Plan, TrainingKind};
-use crate::recipe::{Edit, Method, Recipe, Source, Stage};
+use crate::recipe::{Edit, EvaluateSettings, Method, Recipe, Source, Stage};
 
 /// What is compared.
 #[derive(Debug, Clone, Copy)]
@@ -41,9 +41,29 @@ pub struct Prepared {
     pub(super) subject: Subject,
     pub(super) units: Vec<Unit>,
     pub(super) collection: Collection,
+    measuring: Option<Measuring>,
+}
+
+/// What becomes of a recipe's `[evaluate]` in a comparison.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Measuring {
+    /// It decides nothing, and no run measures while it trains.
+    LeftOut,
+    /// It decides which weights are kept, and is part of every run.
+    Decides {
+        /// Evaluations while training in all runs.
+        evaluations: u64,
+        /// What they add at most to the floating-point operations of training, as a share of these.
+        share: f64,
+    },
 }
 
 impl Prepared {
+    /// What becomes of the recipe's `[evaluate]`; none where there is none.
+    pub fn measuring(&self) -> Option<Measuring> {
+        self.measuring
+    }
+
     /// Opens and checks everything; writes nothing but the token cache.
     ///
     /// # Errors
@@ -74,8 +94,30 @@ impl Prepared {
         let tasks = recipe.task.into_iter().map(|task| task.name).collect();
         let origin = origin(&planned, &subject);
         let forgetting = options.forgetting;
+        let is_measured = recipe.evaluate.every > 0;
         let collection = units.collection(Collection::new(origin, tasks, seeds, steps), rows, forgetting)?;
-        Ok(Self { subject, units: units.units, collection })
+        let measuring = is_measured.then(|| measuring(&units.units, &planned));
+        Ok(Self { subject, units: units.units, collection, measuring })
+    }
+}
+
+fn measuring(units: &[Unit], plan: &Plan) -> Measuring {
+    let of_unit = |unit: &Unit| match (unit.recipe.evaluate.every, unit.is_specialists()) {
+        (0, _) => 0,
+        // One at the end of every probe, of its own task.
+        (_, true) => 1,
+        (every, false) => unit.steps.div_ceil(every),
+    };
+    let evaluations: u64 = units.iter().map(of_unit).sum();
+    if !units.iter().any(|unit| unit.recipe.evaluate.decides()) {
+        return Measuring::LeftOut;
+    }
+    let steps: u64 = units.iter().map(|unit| unit.steps).sum();
+    let flops_per_step = plan.training_flops / plan.steps().max(1) as f64;
+    let training = flops_per_step * steps as f64;
+    Measuring::Decides {
+        evaluations,
+        share: evaluations as f64 * plan.flops_per_evaluation / training.max(1.0),
     }
 }
 
@@ -163,6 +205,7 @@ impl Units<'_> {
             // They are taken over: what a row changes in `[train]` does not reach them.
             recipe.probe.training = specialists.recipe.probe.training.clone();
         }
+        recipe.evaluate = measured(&recipe.evaluate, &unit);
         let unit = Unit { recipe, ..unit }.named(name, &self.subject, &self.root)?;
         // The same work may have been given another row's name.
         match self.units.iter().find(|known| known.hash() == unit.hash() && known.seed == unit.seed) {
@@ -175,6 +218,20 @@ impl Units<'_> {
         }
     }
 }
+
+/// The part of `[evaluate]` that decides something in a unit: measuring takes time, and nobody looks at the curves of so
+/// many runs.
+fn measured(settings: &EvaluateSettings, unit: &Unit) -> EvaluateSettings {
+    if !settings.decides() || unit.pairs.is_some() {
+        return EvaluateSettings::default();
+    }
+    // Specialists end with their last step, which is measured: normalised scores lie between it and the base.
+    let every = if unit.is_specialists() { NEVER_BEFORE_THE_END } else { settings.every };
+    EvaluateSettings { every, ..settings.clone() }
+}
+
+/// Steps between evaluations that no training has.
+const NEVER_BEFORE_THE_END: u64 = 1_000_000_000_000;
 
 /// Adds a unit to those of `key`, once.
 fn add<K: PartialEq>(lists: &mut Vec<(K, Vec<String>)>, key: K, id: &str) {

@@ -105,7 +105,7 @@ pub(super) enum RopeForm {
     /// All.
     Shared,
     /// Those with a window have one, the others another: bases where none is given, and the older field of the former.
-    ByLayerType { full_theta: f64, sliding: (&'static str, f64) },
+    ByLayerType { full_theta: f64, sliding: (Option<&'static str>, f64) },
 }
 
 /// Which layers have a window, and what fields say so.
@@ -306,7 +306,7 @@ const GEMMA3: Family = Family {
     inside: Some("gemma3"),
     query_key_norm: Some(NormWidth::Head),
     max_positions: 131_072,
-    rope: RopeForm::ByLayerType { full_theta: 1e6, sliding: ("rope_local_base_freq", 1e4) },
+    rope: RopeForm::ByLayerType { full_theta: 1e6, sliding: (Some("rope_local_base_freq"), 1e4) },
     windows: Windows::Pattern { period: Period::Field("sliding_window_pattern", 6) },
     // Its class takes `attn_logit_softcapping` and does not read it.
     attention_softcap: None,
@@ -361,7 +361,7 @@ const OLMO3: Family = Family {
     model_type: "olmo3",
     class: "Olmo3ForCausalLM",
     // No older field: the base beside `rope_parameters` is that of the layers which see everything.
-    rope: RopeForm::ByLayerType { full_theta: 5e5, sliding: ("", 5e5) },
+    rope: RopeForm::ByLayerType { full_theta: 5e5, sliding: (None, 5e5) },
     windows: Windows::Pattern { period: Period::Every(4) },
     ..OLMO2
 };

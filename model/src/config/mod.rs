@@ -191,10 +191,10 @@ impl ModelConfig {
         self.layout().map(drop).map_err(|error| fields.error(error.to_string()))
     }
 
-    /// The same model with the head tied to the embedding.
-    pub fn into_tied(mut self) -> Self {
-        self.tied = true;
-        self.json.insert("tie_word_embeddings".to_owned(), Value::Bool(true));
+    /// The same model with the head tied to the embedding, or with one of its own.
+    pub fn with_tied(mut self, tied: bool) -> Self {
+        self.tied = tied;
+        self.json.insert("tie_word_embeddings".to_owned(), Value::Bool(tied));
         self
     }
 

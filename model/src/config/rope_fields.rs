@@ -78,10 +78,11 @@ fn read_by_layer_type(
     family: &Family,
     sizes: Sizes,
     full_theta: f64,
-    (sliding_field, sliding_theta): (&'static str, f64),
+    (older_field, sliding_theta): (Option<&'static str>, f64),
 ) -> Result<Ropes> {
     let full_theta = fields.positive("rope_theta")?.unwrap_or(full_theta);
-    let sliding_theta = fields.positive(sliding_field)?.unwrap_or(sliding_theta);
+    let older = older_field.map(|key| fields.positive(key)).transpose()?.flatten();
+    let sliding_theta = older.unwrap_or(sliding_theta);
     let empty = Map::new();
     let by_type = fields.object("rope_parameters")?.unwrap_or(&empty);
     let of_type = |kind: &str| by_type.get(kind).and_then(Value::as_object).cloned().unwrap_or_default();
@@ -130,23 +131,7 @@ fn read_one(
         inner => inner,
     };
     let partial = partial.unwrap_or(1.0);
-    let rotary_dim = match name {
-        // Turns all of the head, some of it by an angle of 0.
-        "proportional" => sizes.head_dim,
-        // The default kind reads nothing but its base, unless the family says otherwise.
-        "default" if !family.partial_rotary => sizes.head_dim,
-        _ => 2 * ((sizes.head_dim as f64 * partial) as usize).div_ceil(2),
-    };
-    let whole_head = family.partial_rotary || rotary_dim == sizes.head_dim;
-    if !whole_head || rotary_dim == 0 || rotary_dim > sizes.head_dim {
-        return Err(fields.error(format!(
-            "`partial_rotary_factor` = {partial} is not supported for `model_type` = \"{}\" with heads of {} \
-             elements; supported: {}",
-            family.model_type,
-            sizes.head_dim,
-            if family.partial_rotary { "above 0, up to 1.0" } else { "1.0" }
-        )));
-    }
+    let rotary_dim = rotary_dim(&fields, family, sizes, name, partial)?;
     let original = |fields: &mut Fields<'_>, outer_fields: &mut Fields<'_>| -> Result<f64> {
         let inner = fields.positive("original_max_position_embeddings")?;
         // A field beside the object goes first, as in `transformers`.
@@ -221,6 +206,28 @@ fn read_one(
     fields.notice_misspelt();
     outer_fields.take_notices(fields);
     Ok((Rope { theta, rotary_dim, scaling, query_scaling }, max_positions))
+}
+
+/// Elements of a head that are turned.
+fn rotary_dim(fields: &Fields<'_>, family: &Family, sizes: Sizes, name: &str, partial: f64) -> Result<usize> {
+    let rotary_dim = match name {
+        // Turns all of the head, some of it by an angle of 0.
+        "proportional" => sizes.head_dim,
+        // The default kind reads nothing but its base, unless the family says otherwise.
+        "default" if !family.partial_rotary => sizes.head_dim,
+        _ => 2 * ((sizes.head_dim as f64 * partial) as usize).div_ceil(2),
+    };
+    let whole_head = family.partial_rotary || rotary_dim == sizes.head_dim;
+    if !whole_head || rotary_dim == 0 || rotary_dim > sizes.head_dim {
+        return Err(fields.error(format!(
+            "`partial_rotary_factor` = {partial} is not supported for `model_type` = \"{}\" with heads of {} \
+             elements; supported: {}",
+            family.model_type,
+            sizes.head_dim,
+            if family.partial_rotary { "above 0, up to 1.0" } else { "1.0" }
+        )));
+    }
+    Ok(rotary_dim)
 }
 
 fn read_yarn(fields: &mut Fields<'_>, original: f64, max_positions: usize) -> Result<Yarn> {

@@ -1,97 +1,154 @@
 //! Tokenised files on disk, found by the hash of everything that decided their content.
 //!
-//! A cache file is `magic, key, hash of key and rest, everything but the rows as JSON, rows`, all numbers little-endian. One
-//! that is damaged, of another version, or of another key than its name says is as good as none: it is made anew.
+//! Every key has files, its pieces, numbered from 0. A piece has the rows of some consecutive records and what is
+//! known after them: `magic, key, hash of key, number and rest, tally as JSON, lengths of rows left out, rows`, all
+//! numbers little-endian. It is written whole when its rows are made, so that a preparation that was ended goes on behind the
+//! last. One that is damaged, of another version, or of another key or number than its name says is as good as none.
+//!
+//! The files take 4 bytes a token, and 64 bytes a row with 8 more for each of its parts that is learnt or not.
 
 use std::fs;
+use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use serde::{Deserialize, Serialize};
-
-use super::dataset::{Content, Counts, InvalidRow};
-use super::notice::FileNotice;
-use super::rows::Shape;
+use super::content::{Content, Tally};
 use super::tokenize::Row;
 use super::{Position, Unit};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{json_text, write_atomically};
 
 /// Changes whenever tokenisation or the format does.
-const MAGIC: &[u8; 8] = b"cpiftok7";
+const MAGIC: &[u8; 8] = b"cpiftok8";
 
-/// What is kept beside the rows.
-#[derive(Serialize, Deserialize)]
-struct Header {
-    shape: Shape,
-    counts: Counts,
-    notices: Vec<FileNotice>,
-    invalid: Vec<InvalidRow>,
+/// Tokens after which a piece ends: about a second of tokenising.
+const PIECE_TOKENS: usize = 1 << 20;
+
+/// The pieces of a key, read or written one after the other.
+pub(crate) struct Pieces {
+    folder: PathBuf,
+    key: blake3::Hash,
+    /// Pieces that are on disk, one after the other.
+    count: usize,
+    /// Rows in them.
+    rows: usize,
+    /// Lengths of rows left out in them.
+    left_out: usize,
 }
 
-/// Path of the cache file for a key.
-fn path(folder: &Path, key: &blake3::Hash) -> PathBuf {
-    folder.join(format!("{}.tokens", &key.to_hex()[..32]))
-}
-
-/// Hash of a key and the content kept for it.
-fn seal(key: &blake3::Hash, body: &[u8]) -> blake3::Hash {
-    blake3::Hasher::new().update(key.as_bytes()).update(body).finalize()
-}
-
-/// The rows cached in `folder` for a key, or `None` where there are none that can be trusted.
-pub(crate) fn read(folder: &Path, key: &blake3::Hash) -> Option<Content> {
-    let bytes = fs::read(path(folder, key)).ok()?;
-    let rest = bytes.strip_prefix(MAGIC)?.strip_prefix(key.as_bytes())?;
-    let (hash, body) = rest.split_at_checked(32)?;
-    if seal(key, body).as_bytes() != hash {
-        return None;
+impl Pieces {
+    /// Those of a key in a folder of tokenised data; none is looked at.
+    pub fn new(cache: &Path, key: blake3::Hash) -> Self {
+        Self { folder: cache.to_owned(), key, count: 0, rows: 0, left_out: 0 }
     }
-    let mut reader = Reader { body };
-    let header_length = reader.number()?;
-    let header: Header = serde_json::from_slice(reader.take(header_length)?).ok()?;
-    let rows = (0..reader.number()?).map(|_| reader.row()).collect::<Option<Vec<Row>>>()?;
-    reader.body.is_empty().then_some(Content {
-        shape: header.shape,
-        counts: header.counts,
-        notices: header.notices,
-        invalid: header.invalid,
-        rows,
-    })
-}
 
-/// Writes the cache file of a key into `folder`, whole or not at all.
-pub(crate) fn write(folder: &Path, key: &blake3::Hash, content: &Content) -> Result<()> {
-    let path = &path(folder, key);
-    let mut body = Vec::new();
-    let header = Header {
-        shape: content.shape,
-        counts: content.counts,
-        notices: content.notices.clone(),
-        invalid: content.invalid.clone(),
-    };
-    let header = json_text(path, &header)?;
-    push_number(&mut body, header.len());
-    body.extend(header.as_bytes());
-    push_number(&mut body, content.rows.len());
-    for row in &content.rows {
-        let unit = usize::from(row.position.unit == Unit::Row);
-        for number in [row.position.file, unit, row.position.number, row.prompt_length, row.tokens.len()] {
-            push_number(&mut body, number);
+    /// Path of the next piece.
+    fn next_path(&self) -> PathBuf {
+        self.folder.join(format!("{}-{:06}.tokens", &self.key.to_hex()[..32], self.count))
+    }
+
+    /// Hash of the next piece's body, and of which piece it is.
+    fn seal(&self, body: &[u8]) -> blake3::Hash {
+        let number = (self.count as u64).to_le_bytes();
+        blake3::Hasher::new().update(self.key.as_bytes()).update(&number).update(body).finalize()
+    }
+
+    /// What the pieces have up to the first that is not there, or is not to be trusted: `refused` is told of that one.
+    /// No more than one piece is in memory beside the rows.
+    pub fn read(&mut self, mut refused: impl FnMut(&Path)) -> Option<Content> {
+        let mut content: Option<Content> = None;
+        let mut bytes = Vec::new();
+        while content.as_ref().is_none_or(|content| !content.tally.is_complete) {
+            let path = self.next_path();
+            bytes.clear();
+            let read = fs::File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
+            match read {
+                Err(error) if error.kind() == io::ErrorKind::NotFound => break,
+                Ok(_) if self.add(&bytes, &mut content).is_some() => self.count += 1,
+                _ => {
+                    refused(&path);
+                    break;
+                }
+            }
         }
-        body.extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
-        body.extend(row.supervised.iter().map(|&supervised| u8::from(supervised)));
+        let content = content?;
+        (self.rows, self.left_out) = (content.rows.len(), content.left_out.len());
+        Some(content)
     }
-    fs::create_dir_all(folder).map_err(Error::file(folder, FileAction::CreateFolder))?;
-    write_atomically(path, |file| {
-        file.put(MAGIC)?;
-        file.put(key.as_bytes())?;
-        file.put(seal(key, &body).as_bytes())?;
-        file.put(&body)
-    })
+
+    /// Adds what the bytes of the next piece say; nothing where they are not to be trusted.
+    fn add(&self, bytes: &[u8], content: &mut Option<Content>) -> Option<()> {
+        let rest = bytes.strip_prefix(MAGIC)?.strip_prefix(self.key.as_bytes())?;
+        let (hash, body) = rest.split_at_checked(32)?;
+        if self.seal(body).as_bytes() != hash {
+            return None;
+        }
+        let mut reader = Reader { body };
+        let length = reader.number()?;
+        let tally: Tally = serde_json::from_slice(reader.take(length)?).ok()?;
+        let lengths = (0..reader.number()?).map(|_| reader.number()).collect::<Option<Vec<usize>>>()?;
+        let rows =
+            (0..reader.number()?).map(|_| reader.row()).collect::<Option<Vec<(Row, u128, usize)>>>()?;
+        if !reader.body.is_empty() {
+            return None;
+        }
+        let content = content.get_or_insert_with(|| Content::new(tally.shape));
+        content.tally = tally;
+        content.left_out.extend(lengths);
+        rows.into_iter().for_each(|(row, hash, full_length)| content.push(row, hash, full_length));
+        Some(())
+    }
+
+    /// Writes what no piece has yet, once it is enough for one or nothing will follow.
+    pub fn write(&mut self, content: &Content) -> Result<()> {
+        let rows = &content.rows[self.rows..];
+        let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
+        if tokens < PIECE_TOKENS && !content.tally.is_complete {
+            return Ok(());
+        }
+        let path = self.next_path();
+        let tally = json_text(&path, &content.tally)?;
+        let mut body = Vec::with_capacity(tally.len() + 4 * tokens + 96 * rows.len());
+        push_number(&mut body, tally.len());
+        body.extend(tally.as_bytes());
+        let lengths = &content.left_out[self.left_out..];
+        push_number(&mut body, lengths.len());
+        lengths.iter().for_each(|&length| push_number(&mut body, length));
+        push_number(&mut body, rows.len());
+        let cut = content.cut.partition_point(|(row, _)| *row < self.rows);
+        let mut cut = content.cut[cut..].iter().peekable();
+        for (index, row) in (self.rows..).zip(rows) {
+            let cut = cut.next_if(|(row, _)| *row == index);
+            let full_length = cut.map_or(row.tokens.len(), |(_, length)| *length);
+            push_row(&mut body, row, content.hashes[index], full_length);
+        }
+        fs::create_dir_all(&self.folder).map_err(Error::file(&self.folder, FileAction::CreateFolder))?;
+        write_atomically(&path, |file| {
+            file.put(MAGIC)?;
+            file.put(self.key.as_bytes())?;
+            file.put(self.seal(&body).as_bytes())?;
+            file.put(&body)
+        })?;
+        self.count += 1;
+        (self.rows, self.left_out) = (content.rows.len(), content.left_out.len());
+        Ok(())
+    }
 }
 
 fn push_number(body: &mut Vec<u8>, number: usize) {
     body.extend((number as u64).to_le_bytes());
+}
+
+fn push_row(body: &mut Vec<u8>, row: &Row, hash: u128, full_length: usize) {
+    let unit = usize::from(row.position.unit == Unit::Row);
+    let parts = || row.supervised.chunk_by(|one, next| one == next);
+    let Position { file, number, .. } = row.position;
+    for number in [file, unit, number, full_length, row.prompt_length, parts().count()] {
+        push_number(body, number);
+    }
+    // Parts alternate, and the first token is never learnt.
+    parts().for_each(|part| push_number(body, part.len()));
+    body.extend(hash.to_le_bytes());
+    body.extend(row.tokens.iter().flat_map(|token| token.to_le_bytes()));
 }
 
 struct Reader<'a> {
@@ -110,15 +167,24 @@ impl Reader<'_> {
         usize::try_from(u64::from_le_bytes(bytes)).ok()
     }
 
-    fn row(&mut self) -> Option<Row> {
+    fn row(&mut self) -> Option<(Row, u128, usize)> {
         let (file, unit, number) = (self.number()?, self.number()?, self.number()?);
         let unit = if unit == 0 { Unit::Line } else { Unit::Row };
         let position = Position { file, unit, number };
-        let (prompt_length, length) = (self.number()?, self.number()?);
-        let tokens = self.take(length.checked_mul(4)?)?;
-        let tokens =
+        let (full_length, prompt_length, parts) = (self.number()?, self.number()?, self.number()?);
+        let mut supervised = Vec::new();
+        for part in 0..parts {
+            let length = supervised.len().checked_add(self.number()?)?;
+            if length > self.body.len() {
+                return None;
+            }
+            supervised.resize(length, part % 2 == 1);
+        }
+        let hash = u128::from_le_bytes(self.take(16)?.try_into().ok()?);
+        let tokens = self.take(supervised.len().checked_mul(4)?)?;
+        let tokens: Vec<u32> =
             tokens.chunks_exact(4).map(|id| u32::from_le_bytes([id[0], id[1], id[2], id[3]])).collect();
-        let supervised = self.take(length)?.iter().map(|&flag| flag != 0).collect();
-        (prompt_length <= length).then_some(Row { position, tokens, supervised, prompt_length })
+        let row = Row { position, tokens, supervised, prompt_length };
+        (prompt_length <= row.tokens.len()).then_some((row, hash, full_length))
     }
 }

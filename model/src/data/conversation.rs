@@ -16,7 +16,7 @@ use crate::recipe::Learn;
 const LOOKBACK: usize = 512;
 
 /// Most rows of one conversation: each takes a rendering of it.
-const MOST_ROWS: usize = 64;
+pub(super) const MOST_ROWS: usize = 64;
 
 impl RowMaker<'_> {
     /// A conversation is rendered once, whole. Where the template marks what the assistant writes, that is
@@ -40,17 +40,17 @@ impl RowMaker<'_> {
         let mut noticed = Vec::new();
         while !changed.is_empty() {
             let part = conversation.up_to(&changed);
-            let made = match rows.len() < MOST_ROWS {
-                true => self.rendered(position, template, &part, &mut noticed).ok(),
-                false => None,
-            };
-            match made {
-                Some((row, still_changed)) => {
+            if rows.len() == MOST_ROWS {
+                noticed.push(Notice::TooManyRows);
+                break;
+            }
+            match self.rendered(position, template, &part, &mut noticed) {
+                Ok((row, still_changed)) => {
                     rows.push(row);
                     changed = still_changed;
                 }
                 // The template refuses a conversation that ends there.
-                None => {
+                Err(_) => {
                     noticed.push(Notice::ContextOnly);
                     changed.pop();
                 }

@@ -17,7 +17,7 @@ pub(super) enum Form {
     /// `prompt` and `completion`, both lists of messages (TRL's conversational rows).
     MessageLists,
     /// A prompt and its answer.
-    Fields { fields: Fields, wording: Wording },
+    Fields { fields: Fields, format: PromptFormat },
     /// Prompt and answer made by the recipe's templates.
     Templates(RowTemplates),
 }
@@ -48,13 +48,13 @@ pub(super) struct Fields {
 
 /// How prompt and answer are written where they are texts.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Wording {
+pub(super) enum PromptFormat {
     /// One behind the other, as they are.
-    AsItIs,
+    Plain,
     /// In the form of [`super::instruction_prompt`].
     Alpaca,
     /// `Question: …`, and in the next line `Answer: …`.
-    Question,
+    QuestionAnswer,
 }
 
 /// Pairs of fields that are a question and its answer.
@@ -98,7 +98,7 @@ impl Form {
                     tools: columns.tools.clone(),
                     named: true,
                 },
-                wording: Wording::Question,
+                format: PromptFormat::QuestionAnswer,
             },
             _ => return Self::recognise(first),
         };
@@ -135,7 +135,7 @@ impl Form {
         }
         if has("prompt") && has("completion") {
             let fields = fields("prompt", "completion", None);
-            return Ok(Self::Fields { fields, wording: Wording::AsItIs });
+            return Ok(Self::Fields { fields, format: PromptFormat::Plain });
         }
         if has("messages") {
             return Ok(messages("messages", None));
@@ -146,7 +146,7 @@ impl Form {
         for (answer, input) in [("output", "input"), ("response", "context"), ("response", "input")] {
             if has("instruction") && has(answer) && (answer == "output" || has(input)) {
                 let fields = fields("instruction", answer, Some(input));
-                return Ok(Self::Fields { fields, wording: Wording::Alpaca });
+                return Ok(Self::Fields { fields, format: PromptFormat::Alpaca });
             }
         }
         if has("text") {
@@ -181,7 +181,7 @@ impl Form {
                  [task.columns]"
             ));
         }
-        Ok(Self::Fields { fields: fields(prompt, answer, None), wording: Wording::Question })
+        Ok(Self::Fields { fields: fields(prompt, answer, None), format: PromptFormat::QuestionAnswer })
     }
 
     /// Whether rows of this form become messages: as the recipe says, else as suits the form.
@@ -202,12 +202,12 @@ impl Form {
             (Self::Text { .. }, _) => Ok(false),
             (Self::Messages(_) | Self::MessageLists, _) => Ok(true),
             (Self::Templates(templates), None) => Ok(templates.has_turns()),
-            (Self::Fields { wording, .. }, None) => Ok(match wording {
-                Wording::AsItIs => false,
-                Wording::Alpaca => {
+            (Self::Fields { format, .. }, None) => Ok(match format {
+                PromptFormat::Plain => false,
+                PromptFormat::Alpaca => {
                     has_template && ["system", "history"].iter().any(|field| first.contains_key(*field))
                 }
-                Wording::Question => has_template,
+                PromptFormat::QuestionAnswer => has_template,
             }),
         }
     }
@@ -240,10 +240,10 @@ impl Form {
         let further = match self {
             Self::Text { .. } | Self::MessageLists => field == "tools" && chat,
             Self::Messages(fields) => is(&fields.system) || is(&fields.tools),
-            Self::Fields { fields, wording } => {
+            Self::Fields { fields, format } => {
                 let of_turns = is(&fields.system) || is(&fields.history);
                 is(&fields.input)
-                    || (of_turns && (chat || *wording != Wording::AsItIs))
+                    || (of_turns && (chat || *format != PromptFormat::Plain))
                     || (is(&fields.tools) && chat)
             }
             Self::Templates(_) => false,

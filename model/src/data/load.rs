@@ -1,28 +1,137 @@
 //! Records of files to rows of tokens, block by block.
 
-use std::path::PathBuf;
+use std::collections::HashSet;
+use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::dataset::{Content, InvalidRow};
-use super::notice::{FileNotice, Notice, Notices};
+use super::cache::Pieces;
+use super::content::{Content, InvalidRow};
+use super::dataset::CacheUse;
+use super::notice::{FileNotice, Notice};
 use super::rows::RowReader;
-use super::source::{Record, Records, describe_files};
+use super::source::{Record, Records, describe_files, hash_files};
 use super::tokenize::RowMaker;
-use super::{DataProgress, DataSettings, LongRows, Preparation, Row, Shape};
+use super::{DataProgress, DataSettings, Position, Preparation, PreparationEvent, Row, Shape};
 use crate::error::{Error, Result};
+use crate::files::{Unread, json_text};
 use crate::tokenizer::Tokenizer;
 
 /// Rows left out by `skip_invalid` that are named; the others are counted.
 const NAMED_INVALID: usize = 3;
 
-/// The rows of the files, and a hash of the files' contents.
-pub(super) fn tokenize_files(
+/// The rows of the files: from the cache as far as they are there, else made, and then written there piece by piece.
+pub(super) fn load(
     files: &[PathBuf],
     tokenizer: &Tokenizer,
     settings: &DataSettings,
     preparation: &Preparation<'_>,
-) -> Result<(Content, blake3::Hash)> {
+) -> Result<(Content, CacheUse)> {
+    let mut cache = None;
+    if let Some(folder) = preparation.cache {
+        let unread = Unread::see(files)?;
+        cache = Some(Cache {
+            pieces: Pieces::new(folder, key(files, tokenizer, settings)?),
+            unread,
+            failure: None,
+        });
+    }
+    let refused = |path: &Path| preparation.tell(PreparationEvent::CacheRefused(path));
+    let earlier = cache.as_mut().and_then(|cache| cache.pieces.read(refused));
+    let read = earlier.as_ref().map_or(0, |content| content.tally.records);
+    let (mut content, cache_use) = match earlier {
+        Some(content) if content.tally.is_complete => (content, CacheUse::Read),
+        earlier => {
+            let content = tokenize(files, tokenizer, settings, preparation, earlier, cache.as_mut(), None)?;
+            let cache_use = match cache {
+                None => CacheUse::None,
+                Some(Cache { failure: Some(failure), .. }) => CacheUse::NotWritten(failure),
+                Some(_) if read > 0 => CacheUse::Continued { read },
+                Some(_) => CacheUse::Written,
+            };
+            (content, cache_use)
+        }
+    };
+    notice(&mut content, files, tokenizer, settings)?;
+    Ok((content, cache_use))
+}
+
+/// The rows that the records at some positions become. They are neither read from a cache nor kept in one.
+pub(super) fn load_records(
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    settings: &DataSettings,
+    positions: &HashSet<Position>,
+) -> Result<Content> {
+    let preparation = Preparation::default();
+    let mut content = tokenize(files, tokenizer, settings, &preparation, None, None, Some(positions))?;
+    notice(&mut content, files, tokenizer, settings)?;
+    Ok(content)
+}
+
+/// Gathers what a person should know about the rows, once all are made.
+fn notice(
+    content: &mut Content,
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    settings: &DataSettings,
+) -> Result<()> {
+    content.notices = content.tally.notices.finish();
+    content.notices.extend(endless(content, tokenizer));
+    content.notices.extend(only_ends(content, tokenizer, files, settings)?);
+    Ok(())
+}
+
+/// Hash of all that decides the rows.
+fn key(files: &[PathBuf], tokenizer: &Tokenizer, settings: &DataSettings) -> Result<blake3::Hash> {
+    let mut hasher = blake3::Hasher::new();
+    hasher.update(hash_files(files)?.as_bytes());
+    // A file's name decides the form of a text that begins like no JSON.
+    for path in files {
+        for name in [path.as_path(), &path.with_extension("")] {
+            let extension = name.extension().unwrap_or_default().to_ascii_lowercase();
+            hasher.update(extension.as_encoded_bytes());
+            hasher.update(&[0]);
+        }
+    }
+    hasher.update(&tokenizer.fingerprint());
+    hasher.update(json_text(&describe_files(files), settings)?.as_bytes());
+    hasher.update(env!("CARGO_PKG_VERSION").as_bytes());
+    Ok(hasher.finalize())
+}
+
+/// The cache of files that are being read.
+struct Cache<'a> {
+    pieces: Pieces,
+    unread: Unread<'a>,
+    /// Why nothing more is written.
+    failure: Option<String>,
+}
+
+impl Cache<'_> {
+    /// Writes what is enough for a piece. What cannot be written is made again by the next process.
+    ///
+    /// # Errors
+    /// A file has changed since its hash was taken for the key.
+    fn write(&mut self, content: &Content) -> Result<()> {
+        self.unread.check()?;
+        if self.failure.is_none() {
+            self.failure = self.pieces.write(content).err().map(|error| error.to_string());
+        }
+        Ok(())
+    }
+}
+
+/// Makes the rows behind those that are known from `earlier`; of some records alone where `only` names them.
+fn tokenize(
+    files: &[PathBuf],
+    tokenizer: &Tokenizer,
+    settings: &DataSettings,
+    preparation: &Preparation<'_>,
+    earlier: Option<Content>,
+    mut cache: Option<&mut Cache<'_>>,
+    only: Option<&HashSet<Position>>,
+) -> Result<Content> {
     let mut records = Records::new(files);
     let mut block = records.next_block()?;
     let reader = reader_of(&block, files, tokenizer, settings)?;
@@ -45,26 +154,36 @@ pub(super) fn tokenize_files(
         Ok((rows, notices))
     };
 
-    let mut content = Content::new(shape);
-    let mut notices = Notices::default();
+    if let Some(earlier) = &earlier {
+        let rows = earlier.tally.records;
+        preparation.tell(PreparationEvent::Resumed { files, rows });
+        // Pieces end where blocks do.
+        let mut skipped = 0;
+        while skipped < rows && !block.is_empty() {
+            skipped += block.len();
+            block = records.next_block()?;
+        }
+    }
+    let mut content = earlier.unwrap_or_else(|| Content::new(shape));
     let limit = settings.limit.unwrap_or(usize::MAX);
-    // Records with a row that is used: one may become several rows.
-    let mut used = 0;
-    while !block.is_empty() && used < limit {
+    while !block.is_empty() && content.tally.used < limit {
+        if let Some(only) = only {
+            block.retain(|record| only.contains(&record.position));
+        }
         let made: Vec<_> = block.par_iter().map(make).collect();
         for (record, made) in block.iter().zip(made) {
             match made {
-                _ if used >= limit => break,
+                _ if content.tally.used >= limit => break,
                 Ok((rows, noticed)) => {
-                    notices.add(record.position, noticed);
+                    content.tally.notices.add(record.position, noticed);
                     let before = content.rows.len();
-                    rows.into_iter().for_each(|row| keep(&mut content, row, settings));
-                    used += usize::from(content.rows.len() > before);
+                    rows.into_iter().for_each(|row| content.add(row, settings));
+                    content.tally.used += usize::from(content.rows.len() > before);
                 }
                 Err(invalid) if settings.skip_invalid => {
-                    content.counts.invalid += 1;
-                    if content.invalid.len() < NAMED_INVALID {
-                        content.invalid.push(invalid);
+                    content.tally.invalid += 1;
+                    if content.tally.invalid_rows.len() < NAMED_INVALID {
+                        content.tally.invalid_rows.push(invalid);
                     }
                 }
                 Err(InvalidRow { position, reason }) => {
@@ -77,16 +196,20 @@ pub(super) fn tokenize_files(
                 }
             }
         }
-        if let Some(observe) = preparation.observe {
-            let (bytes, total_bytes) = records.bytes();
-            observe(DataProgress { files, bytes, total_bytes, rows: content.rows.len() });
+        content.tally.records += block.len();
+        let (bytes, total_bytes) = records.bytes();
+        let rows = content.rows.len();
+        preparation.tell(PreparationEvent::Progress(DataProgress { files, bytes, total_bytes, rows }));
+        if let Some(cache) = &mut cache {
+            cache.write(&content)?;
         }
         block = records.next_block()?;
     }
-    content.notices = notices.finish();
-    content.notices.extend(endless(&content, tokenizer));
-    content.notices.extend(only_ends(&content, tokenizer, files, settings)?);
-    Ok((content, records.hash()?))
+    content.tally.is_complete = true;
+    if let Some(cache) = cache {
+        cache.write(&content)?;
+    }
+    Ok(content)
 }
 
 /// How rows are read, by the first record; by the first that can be read, where the others are left out.
@@ -117,7 +240,7 @@ fn reader_of(
 /// A notice when no whole row ends with a token that ends generation: a model that learns these answers does not
 /// learn to stop.
 fn endless(content: &Content, tokenizer: &Tokenizer) -> Option<FileNotice> {
-    if content.shape == Shape::Text || content.counts.truncated > 0 {
+    if content.tally.shape == Shape::Text || content.counts().truncated > 0 {
         return None;
     }
     let ends = |row: &Row| {
@@ -126,8 +249,8 @@ fn endless(content: &Content, tokenizer: &Tokenizer) -> Option<FileNotice> {
                 && (tokenizer.stop_tokens().contains(&id) || tokenizer.is_added(id))
         })
     };
-    let first = content.rows.first().filter(|_| !content.rows.iter().any(ends))?.position;
-    Some(FileNotice { notice: Notice::Endless, rows: content.rows.len(), first })
+    let rows = if content.rows.iter().any(ends) { &[] } else { content.rows.as_slice() };
+    FileNotice::of(Notice::Endless, rows.iter().map(|row| row.position))
 }
 
 /// A notice about rows of which only tokens that end generation are learnt; an error when all rows of a task are such.
@@ -138,35 +261,20 @@ fn only_ends(
     settings: &DataSettings,
 ) -> Result<Option<FileNotice>> {
     // A text of one token is learnt as far as it can be.
-    if content.shape == Shape::Text {
+    if content.tally.shape == Shape::Text {
         return Ok(None);
     }
     let is_only_end = |row: &&Row| {
         let mut learnt = row.tokens.iter().zip(&row.supervised).filter(|(_, supervised)| **supervised);
         learnt.all(|(id, _)| tokenizer.stop_tokens().contains(id))
     };
-    let mut found = content.rows.iter().filter(is_only_end);
-    let Some(first) = found.next().map(|row| row.position) else { return Ok(None) };
-    let rows = 1 + found.count();
-    if rows == content.rows.len() && settings.is_of_task {
-        return Err(first.error(
+    let found = content.rows.iter().filter(is_only_end).map(|row| row.position);
+    let notice = FileNotice::of(Notice::OnlyEnds, found);
+    match &notice {
+        Some(notice) if notice.rows == content.rows.len() && settings.is_of_task => Err(notice.first.error(
             files,
             "nothing would be learnt but the token that ends the answer, here and in every row",
-        ));
+        )),
+        _ => Ok(notice),
     }
-    Ok(Some(FileNotice { notice: Notice::OnlyEnds, rows, first }))
-}
-
-fn keep(content: &mut Content, mut row: Row, settings: &DataSettings) {
-    if row.tokens.len() > settings.max_length {
-        if settings.long_rows == LongRows::Truncate {
-            row.truncate(settings.max_length);
-        }
-        if settings.long_rows == LongRows::Skip || row.supervised_tokens() == 0 {
-            content.counts.too_long += 1;
-            return;
-        }
-        content.counts.truncated += 1;
-    }
-    content.rows.push(row);
 }

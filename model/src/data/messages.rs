@@ -2,8 +2,8 @@
 
 use serde_json::{Map, Value};
 
-use super::dialects::{self, Dialect};
 use super::form::MessageFields;
+use super::message_format::{self, MessageFormat};
 use super::notice::Notice;
 use crate::error::Reasoned;
 
@@ -78,8 +78,8 @@ fn read_fields(
     fields: &MessageFields,
     notices: &mut Vec<Notice>,
 ) -> Reasoned<(Vec<Value>, Extras, bool)> {
-    let dialect = if fields.messages == "messages" { Dialect::OpenAi } else { Dialect::ShareGpt };
-    let (mut messages, calls_are_texts) = read_messages(&mut row, &fields.messages, dialect, notices)?;
+    let format = if fields.messages == "messages" { MessageFormat::OpenAi } else { MessageFormat::ShareGpt };
+    let (mut messages, calls_are_texts) = read_messages(&mut row, &fields.messages, format, notices)?;
     let system = fields.system.as_deref().and_then(|field| Some((field, row.remove(field)?)));
     match system {
         None | Some((_, Value::Null)) => {}
@@ -101,9 +101,9 @@ pub(super) fn read_prompt_and_completion(
     mut row: Map<String, Value>,
     notices: &mut Vec<Notice>,
 ) -> Reasoned<Conversation> {
-    let (mut messages, calls_of_prompt) = read_messages(&mut row, "prompt", Dialect::OpenAi, notices)?;
+    let (mut messages, calls_of_prompt) = read_messages(&mut row, "prompt", MessageFormat::OpenAi, notices)?;
     let context = messages.len();
-    let (completion, calls) = read_messages(&mut row, "completion", Dialect::OpenAi, notices)?;
+    let (completion, calls) = read_messages(&mut row, "completion", MessageFormat::OpenAi, notices)?;
     messages.extend(completion);
     if !messages[context..].iter().any(is_answer) {
         return Err("has no message of the role `assistant` in `completion`".into());
@@ -120,7 +120,7 @@ pub(super) fn read_prompt_and_completion(
 fn read_messages(
     row: &mut Map<String, Value>,
     field: &str,
-    dialect: Dialect,
+    format: MessageFormat,
     notices: &mut Vec<Notice>,
 ) -> Reasoned<(Vec<Value>, bool)> {
     let list = json_list(row.remove(field), field, notices)?;
@@ -128,7 +128,7 @@ fn read_messages(
     let mut calls_are_texts = false;
     for (index, message) in messages.iter_mut().enumerate() {
         let numbered = |reason: String| format!("message {} {reason}", index + 1);
-        calls_are_texts |= dialects::translate(message, dialect, notices).map_err(numbered)?;
+        calls_are_texts |= message_format::translate(message, format, notices).map_err(numbered)?;
     }
     Ok((messages, calls_are_texts))
 }
@@ -351,25 +351,13 @@ pub(super) fn flag(name: &str, value: &Value) -> Reasoned<Option<bool>> {
     }
 }
 
-/// Tools are a list of objects; some data sets hold it as a string of JSON.
+/// Tools: a list of objects, or null.
 fn read_tools(tools: Value, field: &str, notices: &mut Vec<Notice>) -> Reasoned<Value> {
-    let not_a_list = || format!("`{field}` is not a list");
-    let tools = match tools {
-        Value::String(text) if text.trim().is_empty() => Value::Null,
-        Value::String(text) => {
-            let list = serde_json::from_str(&text).map_err(|_| not_a_list())?;
-            notices.push(Notice::ToolsAsText);
-            list
-        }
-        other => other,
-    };
-    match &tools {
-        Value::Null => {}
-        Value::Array(list) if list.iter().all(Value::is_object) => {}
-        Value::Array(_) => return Err(format!("`{field}` is a list with an entry that is not an object")),
-        _ => return Err(not_a_list()),
+    let Some(list) = json_list(Some(tools), field, notices)? else { return Ok(Value::Null) };
+    match list.iter().all(Value::is_object) {
+        true => Ok(Value::Array(list)),
+        false => Err(format!("`{field}` is a list with an entry that is not an object")),
     }
-    Ok(tools)
 }
 
 /// The variables, and the template's name: `chat_template` is the one name with a meaning of its own.

@@ -4,19 +4,20 @@
 //! answer's those that follow them in a text of both; only the answer is supervised, with the token that ends it.
 
 mod cache;
+mod content;
 mod conversation;
 mod dataset;
-mod dialects;
 mod evaluation;
-mod exchange;
 mod form;
 mod load;
+mod message_format;
 mod message_forms;
 mod messages;
 mod notice;
 mod omissions;
 pub(crate) mod order;
 mod preparation;
+mod prompt_completion;
 mod prompts;
 mod reasoning;
 mod row_templates;
@@ -29,11 +30,12 @@ mod summary;
 mod tokenize;
 mod turns;
 
-pub use dataset::{CacheUse, Counts, Dataset, InvalidRow};
+pub use content::{Counts, InvalidRow};
+pub use dataset::{CacheUse, Dataset};
 pub use evaluation::{EvaluationBatch, evaluation_batches};
-pub use exchange::instruction_prompt;
 pub use notice::{FileNotice, Notice};
-pub use preparation::{DataProgress, Preparation};
+pub use preparation::{DataProgress, Preparation, PreparationEvent};
+pub use prompt_completion::instruction_prompt;
 pub use prompts::{FilePrompt, Prompt, PromptMaker, PromptSettings};
 pub use rows::Shape;
 pub use sampler::{Draw, Sampler, SamplerSettings, Source, StepBatches, balanced_sample};

@@ -1,10 +1,12 @@
 //! What a person should know about the rows of a file, though they are used.
 
-use std::collections::BTreeMap;
+use std::collections::BTreeSet;
 use std::fmt;
+use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
+use super::conversation::MOST_ROWS;
 use super::{Position, Unit};
 
 /// Something about a row that its owner might not expect.
@@ -21,9 +23,7 @@ pub enum Notice {
     AfterLastAnswer,
     /// Two messages of the assistant, one behind the other.
     ConsecutiveAnswers,
-    /// `tools` that are a string of JSON.
-    ToolsAsText,
-    /// Another list that is a string of JSON.
+    /// A list that is a string of JSON.
     ListAsText(String),
     /// Messages of a role that chat templates know by another name, passed on under that.
     RoleRenamed {
@@ -77,6 +77,10 @@ pub enum Notice {
     Expanded,
     /// A template's marks that leave out what ends the turn.
     UnmarkedEnd,
+    /// More answers that the template changes than one conversation becomes rows.
+    TooManyRows,
+    /// So many kinds of notices that are not kept.
+    MoreKinds(usize),
 }
 
 impl fmt::Display for Notice {
@@ -103,6 +107,16 @@ impl fmt::Display for Notice {
             Self::MessageLeftOut(role) => {
                 let role = role.escape_debug();
                 write!(formatter, "the chat template leaves out a message of the role `{role}`")
+            }
+            Self::TooManyRows => write!(
+                formatter,
+                "a conversation becomes at most {MOST_ROWS} rows, one for each answer that the chat template changes \
+                 once others follow: its first answers are not learnt"
+            ),
+            Self::MoreKinds(count) => {
+                let least = if *count == MOST_MORE_KINDS { "at least " } else { "" };
+                let kinds = if *count == 1 { "kind of notice is" } else { "kinds of notices are" };
+                write!(formatter, "{least}{count} more {kinds} not listed")
             }
             other => formatter.write_str(other.sentence()),
         }
@@ -132,7 +146,6 @@ impl Notice {
             Self::ConsecutiveAnswers => {
                 "two messages of the assistant follow each other: each is learnt as a turn of its own"
             }
-            Self::ToolsAsText => "`tools` is a string: the JSON in it is read",
             Self::JoinedParts => {
                 "contents in several parts are joined with line breaks, since the chat template cannot take parts"
             }
@@ -177,6 +190,8 @@ impl Notice {
                 "the chat template changes earlier answers once others follow: each is learnt in a row of its own, \
                  as it would be generated (task.learn = \"last\" learns the last only)"
             }
+            Self::TooManyRows => "a conversation becomes too many rows: its first answers are not learnt",
+            Self::MoreKinds(_) => "more kinds of notices are not listed",
             Self::UnmarkedEnd => {
                 "the chat template's `generation` marks leave out what ends the last turn: it is not learnt"
             }
@@ -184,49 +199,104 @@ impl Notice {
     }
 }
 
-/// One [`Notice`] about a file: how many rows it concerns, and the first of them.
+/// One [`Notice`] about the files of a data set: how many rows it concerns, and which.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct FileNotice {
     /// What it is about.
     pub notice: Notice,
     /// Rows that it concerns.
     pub rows: usize,
+    /// Files that these are in.
+    pub files: usize,
     /// The first of them.
     pub first: Position,
+    /// The last of them.
+    pub last: Position,
+}
+
+impl FileNotice {
+    /// A notice about the rows in these places, which are in file order; none without a row.
+    pub(super) fn of(notice: Notice, mut positions: impl Iterator<Item = Position>) -> Option<Self> {
+        let mut of_all = Self::new(notice, positions.next()?);
+        positions.for_each(|position| of_all.add(position));
+        Some(of_all)
+    }
+
+    fn new(notice: Notice, first: Position) -> Self {
+        Self { notice, rows: 1, files: 1, first, last: first }
+    }
+
+    fn add(&mut self, position: Position) {
+        self.rows += 1;
+        self.files += usize::from(position.file != self.last.file);
+        self.last = position;
+    }
+
+    /// The notice as a line that begins with the name of the first row's file.
+    pub(super) fn describe(&self, files: &[PathBuf]) -> String {
+        format!("{}: {self}", files[self.first.file].display())
+    }
 }
 
 impl fmt::Display for FileNotice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { notice, rows, first } = self;
+        let Self { notice, rows, first, .. } = self;
         let rows = if *rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
+        let files = if self.files == 1 { String::new() } else { format!(" in {} files", self.files) };
         let unit = match first.unit {
             Unit::Line => "line",
             Unit::Row => "row",
         };
-        write!(formatter, "{notice} ({rows}, first in {unit} {})", first.number)
+        write!(formatter, "{notice} ({rows}{files}, first in {unit} {})", first.number)
     }
 }
 
-/// Most kinds of notices that are kept of a file: one with a field name of its own in every row has many.
+/// Most kinds of notices that are kept of a data set: one with a field name of its own in every row has many.
 const MOST_KINDS: usize = 32;
 
-/// Gathers the notices of a file, row by row in file order.
-#[derive(Debug, Default)]
-pub(crate) struct Notices(BTreeMap<Notice, (usize, Position)>);
+/// Most kinds beyond those that are counted.
+const MOST_MORE_KINDS: usize = 1000;
+
+/// Gathers the notices of a data set, row by row in file order.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub(crate) struct Notices {
+    kinds: Vec<FileNotice>,
+    /// Hashes of the kinds beyond those.
+    more: BTreeSet<u64>,
+    /// The rows that these concern.
+    more_rows: Option<FileNotice>,
+}
 
 impl Notices {
     /// Adds what was noticed about the row there.
     pub fn add(&mut self, position: Position, notices: Vec<Notice>) {
+        let mut is_counted = false;
         for notice in notices {
-            if self.0.len() < MOST_KINDS || self.0.contains_key(&notice) {
-                self.0.entry(notice).or_insert((0, position)).0 += 1;
+            if let Some(known) = self.kinds.iter_mut().find(|known| known.notice == notice) {
+                known.add(position);
+            } else if self.kinds.len() < MOST_KINDS {
+                self.kinds.push(FileNotice::new(notice, position));
+            } else {
+                if self.more.len() < MOST_MORE_KINDS {
+                    let hash = blake3::hash(format!("{notice:?}").as_bytes());
+                    self.more.insert(u64::from_le_bytes(hash.as_bytes()[..8].try_into().unwrap_or_default()));
+                }
+                match &mut self.more_rows {
+                    _ if is_counted => {}
+                    Some(rows) => rows.add(position),
+                    none => *none = Some(FileNotice::new(Notice::MoreKinds(0), position)),
+                }
+                is_counted = true;
             }
         }
     }
 
     /// One entry for each kind, in the order of [`Notice`].
-    pub fn finish(self) -> Vec<FileNotice> {
-        let entry = |(notice, (rows, first))| FileNotice { notice, rows, first };
-        self.0.into_iter().map(entry).collect()
+    pub fn finish(&self) -> Vec<FileNotice> {
+        let more = self.more_rows.clone();
+        let more = more.map(|rows| FileNotice { notice: Notice::MoreKinds(self.more.len()), ..rows });
+        let mut notices: Vec<FileNotice> = self.kinds.iter().cloned().chain(more).collect();
+        notices.sort_by(|one, other| one.notice.cmp(&other.notice));
+        notices
     }
 }

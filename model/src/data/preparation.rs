@@ -16,13 +16,38 @@ pub struct DataProgress<'a> {
     pub rows: usize,
 }
 
+/// Something that happens while files become tokens.
+#[derive(Debug, Clone, Copy)]
+pub enum PreparationEvent<'a> {
+    /// A preparation that was ended before goes on: its rows are read from the cache.
+    Resumed {
+        /// The files.
+        files: &'a [PathBuf],
+        /// Their rows, from the first, that are not read again.
+        rows: usize,
+    },
+    /// A file of the cache is damaged, or not of this data: it is made anew.
+    CacheRefused(&'a Path),
+    /// A block of rows was made.
+    Progress(DataProgress<'a>),
+}
+
 /// Where tokens are kept between runs, and who is told how far their making is.
 #[derive(Clone, Copy, Default)]
 pub struct Preparation<'a> {
     /// Folder of tokenised data; none makes the tokens anew.
     pub cache: Option<&'a Path>,
-    /// Is told after every block of rows.
-    pub observe: Option<&'a (dyn Fn(DataProgress<'_>) + Sync)>,
+    /// Is told what happens.
+    pub observe: Option<&'a (dyn Fn(PreparationEvent<'_>) + Sync)>,
+}
+
+impl Preparation<'_> {
+    /// Tells the observer.
+    pub(super) fn tell(&self, event: PreparationEvent<'_>) {
+        if let Some(observe) = self.observe {
+            observe(event);
+        }
+    }
 }
 
 impl fmt::Debug for Preparation<'_> {

@@ -141,8 +141,7 @@ impl<'a> PromptMaker<'a> {
         if prompts.is_empty() {
             return Err(Error::format(path, "is empty: give at least one prompt"));
         }
-        let line = |notice: &super::FileNotice| format!("{}: {notice}", path.display());
-        Ok((prompts, notices.finish().iter().map(line).collect()))
+        Ok((prompts, notices.finish().iter().map(|notice| notice.describe(&files)).collect()))
     }
 
     /// Lines without text are no prompts.

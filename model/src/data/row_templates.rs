@@ -2,10 +2,10 @@
 
 use serde_json::{Map, Value};
 
-use super::exchange::{Exchange, read_history};
 use super::form::found;
 use super::messages::Extras;
 use super::notice::Notice;
+use super::prompt_completion::{PromptCompletion, read_history};
 use super::settings::DataSettings;
 use crate::error::Reasoned;
 use crate::jinja::Template;
@@ -68,12 +68,16 @@ impl RowTemplates {
     }
 
     /// The prompt and answer of a row.
-    pub fn exchange(&self, mut row: Map<String, Value>, notices: &mut Vec<Notice>) -> Reasoned<Exchange> {
+    pub fn prompt_completion(
+        &self,
+        mut row: Map<String, Value>,
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<PromptCompletion> {
         let answer = self.answer.render(&row)?;
         if answer.trim().is_empty() {
             return Err("gives an empty answer by task.answer: there is nothing to learn".into());
         }
-        Ok(Exchange {
+        Ok(PromptCompletion {
             prompt: self.prompt.render(&row)?,
             answer,
             system: self.system.as_ref().map(|system| system.render(&row)).transpose()?.unwrap_or_default(),

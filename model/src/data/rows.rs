@@ -3,10 +3,10 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::exchange::Exchange;
-use super::form::{Form, Wording};
+use super::form::{Form, PromptFormat};
 use super::messages::{self, Conversation};
 use super::notice::Notice;
+use super::prompt_completion::PromptCompletion;
 use super::settings::DataSettings;
 use crate::error::Reasoned;
 use crate::recipe::Learn;
@@ -60,7 +60,7 @@ impl RowReader {
         match &self.form {
             _ if self.chat => Shape::Messages,
             Form::Text { .. } => Shape::Text,
-            Form::Fields { wording: Wording::Alpaca, .. } => Shape::Instruction,
+            Form::Fields { format: PromptFormat::Alpaca, .. } => Shape::Instruction,
             _ => Shape::Completion,
         }
     }
@@ -80,19 +80,19 @@ impl RowReader {
             }
             Form::Messages(fields) => messages::read(row, fields, notices)?,
             Form::MessageLists => messages::read_prompt_and_completion(row, notices)?,
-            Form::Fields { fields, wording } => {
-                let exchange = Exchange::of_fields(row, (fields, *wording), self.chat, notices)?;
+            Form::Fields { fields, format } => {
+                let parts = PromptCompletion::of_fields(row, (fields, *format), self.chat, notices)?;
                 if !self.chat {
-                    return exchange.into_text(*wording);
+                    return parts.into_text(*format);
                 }
-                exchange.into_conversation(notices)?
+                parts.into_conversation(notices)?
             }
             Form::Templates(templates) => {
-                let exchange = templates.exchange(row, notices)?;
+                let parts = templates.prompt_completion(row, notices)?;
                 if !self.chat {
-                    return exchange.into_text(Wording::AsItIs);
+                    return parts.into_text(PromptFormat::Plain);
                 }
-                exchange.into_conversation(notices)?
+                parts.into_conversation(notices)?
             }
         };
         Ok(Example::Messages(match self.learn {

@@ -28,13 +28,15 @@ pub struct Source {
     pub weight: f64,
     /// How often an epoch goes through the rows, where shares go by rows or there is no other source.
     pub repeat: f64,
+    /// True: an epoch goes through the rows as often as `repeat` says in any case, and `weight` does not count.
+    pub is_fixed: bool,
 }
 
 impl Source {
     /// All rows of a data set.
     pub fn whole(dataset: Arc<Dataset>, weight: f64) -> Self {
         let rows = (0..dataset.len()).collect();
-        Self { dataset, rows, weight, repeat: 1.0 }
+        Self { dataset, rows, weight, repeat: 1.0, is_fixed: false }
     }
 
     /// Rows it gives to an epoch by itself.
@@ -42,12 +44,29 @@ impl Source {
         self.rows.len() as f64 * self.repeat
     }
 
-    /// Its part of the rows of an epoch, relative to other sources'.
+    /// Its part of the rows of an epoch, relative to that of other sources that are not fixed.
     pub fn part(&self, mixture: &MixtureSettings) -> f64 {
         match mixture.shares {
-            MixtureShares::Equal => self.weight,
-            MixtureShares::Rows => self.weight * self.size().powf(1.0 / mixture.temperature),
-            MixtureShares::Tokens => self.weight / self.mean(Row::supervised_tokens),
+            MixtureShares::Equal | MixtureShares::Rows => self.weight * mixture.size_part(self.size()),
+            MixtureShares::Tokens => {
+                let mean = self.mean(Row::supervised_tokens);
+                self.weight * mixture.size_part(self.size() * mean) / mean
+            }
+        }
+    }
+
+    /// Gives sources that are fixed weights that come to the same rows relative to each other and to the others, so that
+    /// weights can be changed.
+    pub fn by_weights(sources: &mut [Self], mixture: &MixtureSettings) {
+        let of_others = |value: &dyn Fn(&Self) -> f64| {
+            sources.iter().filter(|source| !source.is_fixed).map(value).sum::<f64>()
+        };
+        let (parts, rows) = (of_others(&|source| source.part(mixture)), of_others(&Self::size));
+        let part_of_row = if rows > 0.0 { parts / rows } else { 1.0 };
+        for source in sources.iter_mut().filter(|source| source.is_fixed) {
+            source.weight = 1.0;
+            source.weight = part_of_row * source.size() / source.part(mixture);
+            source.is_fixed = false;
         }
     }
 
@@ -349,10 +368,23 @@ fn longest_row(source: &Source) -> usize {
     source.rows.iter().filter_map(|&row| rows.get(row)).map(|row| row.tokens.len()).max().unwrap_or(0)
 }
 
-/// Rows of each source in an epoch, which has as many as the sources have together, each as often as it is repeated:
-/// by weight, rounded by the largest remainder (ties to the earlier source), at least 1 each.
+/// Rows of each source in an epoch, which has as many as the sources have together, each as often as it is repeated: of
+/// fixed sources these; of the others by weight, rounded by the largest remainder (ties to the earlier source). At least
+/// 1 each.
 fn epoch_shares(sources: &[Source], mixture: &MixtureSettings) -> Vec<usize> {
-    let total = sources.iter().map(Source::size).sum::<f64>().round() as usize;
+    let shared: Vec<&Source> = sources.iter().filter(|source| !source.is_fixed).collect();
+    let mut shared = shared_rows(&shared, mixture).into_iter();
+    let share = |source: &Source| match source.is_fixed {
+        true => source.size().round() as usize,
+        // One for each that is not fixed.
+        false => shared.next().unwrap_or_default(),
+    };
+    sources.iter().map(share).map(|share| share.max(1)).collect()
+}
+
+/// As many rows as sources have together, divided by weight.
+fn shared_rows(sources: &[&Source], mixture: &MixtureSettings) -> Vec<usize> {
+    let total = sources.iter().map(|source| source.size()).sum::<f64>().round() as usize;
     let parts: Vec<f64> = sources.iter().map(|source| source.part(mixture)).collect();
     let all: f64 = parts.iter().sum();
     let exact: Vec<f64> = parts.iter().map(|part| total as f64 * (part / all)).collect();
@@ -363,7 +395,7 @@ fn epoch_shares(sources: &[Source], mixture: &MixtureSettings) -> Vec<usize> {
     for &source in by_remainder.iter().take(missing) {
         shares[source] += 1;
     }
-    shares.into_iter().map(|share| share.max(1)).collect()
+    shares
 }
 
 /// Each source's index as often as its share says, spread evenly.

@@ -49,12 +49,18 @@ pub struct DataSettings {
 impl Default for DataSettings {
     /// Rows of any length, read as a task that sets nothing has them.
     fn default() -> Self {
-        let model = ModelSettings { max_length: usize::MAX, ..ModelSettings::default() };
-        Self { is_of_task: false, ..Self::of_task(&model, &TaskSettings::default()) }
+        Self::of_measured(&TaskSettings::default())
     }
 }
 
 impl DataSettings {
+    /// The settings for measuring files that no recipe names, read as those of a task with these settings. Rows have any
+    /// length.
+    pub fn of_measured(task: &TaskSettings) -> Self {
+        let model = ModelSettings { max_length: usize::MAX, ..ModelSettings::default() };
+        Self { is_of_task: false, ..Self::of_evaluation(&model, task) }
+    }
+
     /// The settings of a recipe's task for its evaluation files.
     pub fn of_evaluation(model: &ModelSettings, task: &TaskSettings) -> Self {
         Self { limit: task.eval_limit, ..Self::of_task(model, task) }

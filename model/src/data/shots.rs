@@ -1,5 +1,6 @@
 //! Examples before evaluation rows: few-shot prompts.
 
+use std::collections::HashSet;
 use std::path::PathBuf;
 
 use rand_chacha::rand_core::Rng;
@@ -10,7 +11,7 @@ use super::DataSettings;
 use super::messages::is_system;
 use super::order::stream;
 use super::rows::{Example, RowReader};
-use super::source::{Record, Records, describe_files};
+use super::source::{Position, Record, Records, describe_files};
 use crate::error::{Error, Reasoned, Result};
 use crate::tokenizer::Tokenizer;
 
@@ -33,7 +34,8 @@ pub struct Shots {
 }
 
 impl Shots {
-    /// Draws `count` rows of files, which are read as `settings` say; which, depends on the seed and the files alone.
+    /// Draws `count` rows of files, which are read as `settings` say, among the records at some positions where `among`
+    /// names them; which, depends on the seed, the files and the positions alone.
     ///
     /// # Errors
     /// The files cannot be read, have fewer rows, or a drawn row is none that can be an example.
@@ -43,13 +45,14 @@ impl Shots {
         seed: u64,
         settings: &DataSettings,
         tokenizer: &Tokenizer,
+        among: Option<&HashSet<Position>>,
     ) -> Result<Self> {
         if count == 0 {
             return Ok(Self::default());
         }
         // Some more than are needed, where rows may be left out.
         let spare = if settings.skip_invalid { SPARE_ROWS } else { 0 };
-        let drawn = draw_records(files, count + 1 + spare, seed)?;
+        let drawn = draw_records(files, count + 1 + spare, seed, among)?;
         let mut rows = Vec::with_capacity(count + 1);
         for record in drawn {
             if rows.len() > count {
@@ -181,7 +184,12 @@ fn check(example: &Example) -> Reasoned<()> {
 }
 
 /// So many records, each as likely as any other, in the order that the draw gives.
-fn draw_records(files: &[PathBuf], count: usize, seed: u64) -> Result<Vec<Record>> {
+fn draw_records(
+    files: &[PathBuf],
+    count: usize,
+    seed: u64,
+    among: Option<&HashSet<Position>>,
+) -> Result<Vec<Record>> {
     let mut random = stream(seed, "shots", 0, 0);
     let mut records = Records::new(files);
     // Every record has a random key; those with the least are drawn.
@@ -193,6 +201,9 @@ fn draw_records(files: &[PathBuf], count: usize, seed: u64) -> Result<Vec<Record
         }
         for record in block {
             let key = random.next_u64();
+            if among.is_some_and(|among| !among.contains(&record.position)) {
+                continue;
+            }
             if drawn.len() < count || drawn.last().is_some_and(|(last, _)| key < *last) {
                 let at = drawn.partition_point(|(other, _)| *other <= key);
                 drawn.insert(at, (key, record));

@@ -1,11 +1,11 @@
 //! What a data set holds, in numbers: what `data` shows and `plan` sums up.
 
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
-use super::{Dataset, InvalidRow, LongRows, Row, Shape};
+use super::{Counts, Dataset, InvalidRow, LongRows, Notice, Row, Shape};
 
 /// A data set in numbers.
-#[derive(Debug, Clone, PartialEq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Summary {
     /// Its files.
     pub files: Vec<std::path::PathBuf>,
@@ -13,7 +13,9 @@ pub struct Summary {
     pub shape: Shape,
     /// Rows that can be used, those longer than `max_length` among them.
     pub rows: usize,
-    /// Tokens of these rows.
+    /// Those of them that are left out because they are too long.
+    pub left_out: usize,
+    /// Tokens of the others, without what is cut.
     pub tokens: usize,
     /// Tokens of them that the loss is taken on.
     pub supervised_tokens: usize,
@@ -29,18 +31,20 @@ pub struct Summary {
     pub invalid_rows: Vec<(String, String)>,
     /// Rows that have the content of one before them.
     pub duplicates: usize,
-    /// Tokens of a row.
+    /// Rows to evaluate on that also stand among those to train on.
+    pub also_trained: usize,
+    /// Tokens of a row before it is cut or left out.
     pub length: Quantiles,
-    /// Supervised tokens of a row.
+    /// Supervised tokens of a row that is used.
     pub supervised_length: Quantiles,
-    /// Rows by their number of tokens.
+    /// Rows by their number of tokens, before they are cut or left out.
     pub histogram: Vec<Bin>,
     /// What a person should know, a line each.
     pub notices: Vec<String>,
 }
 
 /// Quantiles of a number over all rows, each the number of a row.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quantiles {
     /// The least.
     pub least: usize,
@@ -48,6 +52,8 @@ pub struct Quantiles {
     pub median: usize,
     /// Nine in ten rows have at most this.
     pub p90: usize,
+    /// 95 in 100 rows have at most this.
+    pub p95: usize,
     /// 99 in 100 rows have at most this.
     pub p99: usize,
     /// The most.
@@ -60,12 +66,19 @@ impl Quantiles {
         let Some(last) = values.len().checked_sub(1) else { return Self::default() };
         // The nearest rank.
         let at = |share: f64| values[((share * values.len() as f64).ceil() as usize).clamp(1, last + 1) - 1];
-        Self { least: values[0], median: at(0.5), p90: at(0.9), p99: at(0.99), most: values[last] }
+        Self {
+            least: values[0],
+            median: at(0.5),
+            p90: at(0.9),
+            p95: at(0.95),
+            p99: at(0.99),
+            most: values[last],
+        }
     }
 }
 
 /// Rows whose number of tokens is within a range.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Bin {
     /// Least number of tokens.
     pub from: usize,
@@ -90,23 +103,26 @@ fn histogram(lengths: &[usize]) -> Vec<Bin> {
 }
 
 impl Dataset {
-    /// The data set in numbers. It is to be loaded without a limit of length; `max_length` and `long_rows` are those
-    /// of training.
-    pub fn summary(&self, max_length: usize, long_rows: LongRows) -> Summary {
-        let lengths: Vec<usize> = self.rows().iter().map(|row| row.tokens.len()).collect();
+    /// The data set in numbers.
+    pub fn summary(&self) -> Summary {
+        let lengths: Vec<usize> = self.full_lengths().collect();
         let describe = |row: &InvalidRow| (row.position.describe(self.files()), row.reason.clone());
+        let Counts { too_long, truncated, invalid } = self.counts();
+        let also_trained = self.notices().iter().find(|notice| notice.notice == Notice::AlsoTrained);
         Summary {
             files: self.files().to_vec(),
             shape: self.shape(),
-            rows: self.len(),
+            rows: self.len() + too_long,
+            left_out: too_long,
             tokens: self.tokens(),
             supervised_tokens: self.supervised_tokens(),
-            max_length,
-            longer: lengths.iter().filter(|&&length| length > max_length).count(),
-            truncated: long_rows == LongRows::Truncate,
-            invalid: self.counts().invalid,
+            max_length: self.max_length,
+            longer: too_long + truncated,
+            truncated: self.long_rows == LongRows::Truncate,
+            invalid,
             invalid_rows: self.invalid_rows().iter().map(describe).collect(),
             duplicates: self.duplicates(),
+            also_trained: also_trained.map_or(0, |notice| notice.rows),
             histogram: histogram(&lengths),
             length: Quantiles::of(lengths),
             supervised_length: Quantiles::of(self.rows().iter().map(Row::supervised_tokens).collect()),
@@ -122,7 +138,7 @@ mod tests {
     #[test]
     fn quantiles_are_numbers_of_rows() {
         let quantiles = Quantiles::of((1..=200).rev().collect());
-        assert_eq!(quantiles, Quantiles { least: 1, median: 100, p90: 180, p99: 198, most: 200 });
+        assert_eq!(quantiles, Quantiles { least: 1, median: 100, p90: 180, p95: 190, p99: 198, most: 200 });
         let one = Quantiles::of(vec![7]);
         assert_eq!((one.least, one.median, one.p99, one.most), (7, 7, 7, 7));
         assert_eq!(Quantiles::of(Vec::new()), Quantiles::default());

@@ -1,6 +1,8 @@
 //! What a model answers, and whether that is right.
 
-use cpift_engine::{Real, View};
+use std::path::PathBuf;
+
+use cpift_engine::{Device, Real, View};
 use serde::{Deserialize, Serialize};
 
 use super::options::{Options, right_by_loss};
@@ -78,7 +80,10 @@ impl AnswerSettings {
 /// What was answered to one row.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Answer {
-    /// The row's number in its file, from 1.
+    /// The row's file; empty in records of earlier versions.
+    #[serde(default)]
+    pub file: PathBuf,
+    /// The row's number in it, from 1: the line, of forms that have a row a line.
     pub row: usize,
     /// What the model was given, control tokens written out.
     pub prompt: String,
@@ -135,8 +140,9 @@ impl Answers {
 /// Naming the first row that has not.
 pub fn check_answers(dataset: &Dataset, tokenizer: &Tokenizer, settings: &AnswerSettings) -> Result<()> {
     let request = Request { dataset, tokenizer, rows: None, answers: Some(settings) };
-    let options = Options::of(dataset, tokenizer, &settings.scoring);
-    check_rows(&request, &request.indices(), settings, &options)
+    let indices = request.indices();
+    let options = Options::of(dataset, tokenizer, &settings.scoring, &indices);
+    check_rows(&request, &indices, settings, &options)
 }
 
 /// [`check_answers`] for the rows of these indices.
@@ -175,11 +181,11 @@ pub(super) fn answer<T: Real>(
 ) -> Result<Answers> {
     let Request { dataset, tokenizer, .. } = *request;
     let indices = request.indices();
-    let options = Options::of(dataset, tokenizer, &settings.scoring);
+    let options = Options::of(dataset, tokenizer, &settings.scoring, &indices);
     check_rows(request, &indices, settings, &options)?;
     let stop = dataset.stop_tokens(tokenizer);
     let max_positions = transformer.config().max_positions;
-    let together = rows_together(transformer, settings.wanted(dataset, dataset.rows().iter()));
+    let together = rows_together(transformer.is_on_cpu(), settings.wanted(dataset, dataset.rows().iter()));
     let mut answers = Vec::with_capacity(indices.len());
     for chunk in indices.chunks(together) {
         let rows = request.rows_of(chunk);
@@ -198,6 +204,7 @@ pub(super) fn answer<T: Real>(
             let judged = settings.scoring.judge(&reference, &answer, &options.letters(index));
             let verdict = judged.map_err(|reason| dataset.row_error(row, &reason))?;
             answers.push(Answer {
+                file: dataset.files()[row.position.file].clone(),
                 row: row.position.number,
                 prompt: tokenizer.decode_with_control_tokens(row.prompt()),
                 exact: reference == answer,
@@ -221,22 +228,45 @@ pub(super) fn answer<T: Real>(
     Ok(Answers { kind: settings.scoring.kind(), rows: answers })
 }
 
-fn rows_together<T: Real>(transformer: &Transformer<T>, limit: usize) -> usize {
-    if transformer.is_on_cpu() && limit >= LONG_ANSWER { LONG_ANSWERED_TOGETHER } else { ANSWERED_TOGETHER }
+fn rows_together(is_on_cpu: bool, limit: usize) -> usize {
+    if is_on_cpu && limit >= LONG_ANSWER { LONG_ANSWERED_TOGETHER } else { ANSWERED_TOGETHER }
 }
 
-/// Bytes that answering a data set's prompts takes beyond what a transformer for batches of `max_tokens`
-/// tokens holds: above all keys and values.
+/// Bytes that answering a data set's prompts, and those of a sample of its rows, takes beyond what a transformer for
+/// batches of `max_tokens` tokens holds: above all keys and values.
 pub fn generation_bytes<T: Real>(
     config: &ModelConfig,
+    device: &Device,
     max_tokens: usize,
     dataset: &Dataset,
+    sample: &[usize],
     settings: &AnswerSettings,
 ) -> usize {
-    let of_rows = |rows: &[Row]| {
+    let of_rows = |rows: &[&Row]| {
         let prompt = rows.iter().map(|row| row.prompt().len()).max().unwrap_or(0);
-        let answer = settings.limit(dataset, rows.iter(), config.max_positions);
+        let answer = settings.limit(dataset, rows.iter().copied(), config.max_positions);
         Transformer::<T>::generation_bytes(config, max_tokens, rows.len(), prompt, answer)
     };
-    dataset.rows().chunks(ANSWERED_TOGETHER).map(of_rows).max().unwrap_or(0)
+    let is_on_cpu = matches!(device, Device::Cpu(_));
+    let together = rows_together(is_on_cpu, settings.wanted(dataset, dataset.rows().iter()));
+    let all: Vec<&Row> = dataset.rows().iter().collect();
+    // A sample puts other rows side by side.
+    let sampled: Vec<&Row> = sample.iter().map(|&row| &dataset.rows()[row]).collect();
+    all.chunks(together).chain(sampled.chunks(together)).map(of_rows).max().unwrap_or(0)
+}
+
+/// Tokens that measuring some rows of a data set computes at most, answers as long as they may be; without `settings`
+/// losses alone. What measuring options by their losses takes is not counted.
+pub fn most_tokens(
+    dataset: &Dataset,
+    rows: &[usize],
+    settings: Option<&AnswerSettings>,
+    max_positions: usize,
+) -> u64 {
+    let rows: Vec<&Row> = rows.iter().map(|&row| &dataset.rows()[row]).collect();
+    let measured: usize = rows.iter().map(|row| row.tokens.len()).sum();
+    let Some(settings) = settings else { return measured as u64 };
+    let limit = settings.wanted(dataset, rows.iter().copied());
+    let answered = rows.iter().map(|row| (row.prompt().len() + limit).min(max_positions));
+    (measured + answered.sum::<usize>()) as u64
 }

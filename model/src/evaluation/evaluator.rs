@@ -6,7 +6,7 @@ use cpift_engine::{Device, Real, View};
 use serde::Serialize;
 
 use super::{Answer, AnswerSettings, Observe, Request, RowScores, check_answers, evaluate, longest_document};
-use crate::data::{DataSettings, Dataset, Position, Shots, Unit};
+use crate::data::{DataSettings, Dataset, Position, Unit};
 use crate::error::{Error, Result};
 use crate::loaded::{BATCH_TOKENS, LoadedModel, Weights};
 use crate::score::ScoreKind;
@@ -39,8 +39,8 @@ pub struct Evaluator {
 pub struct FileSettings {
     /// How answers are generated and judged; none to measure losses alone.
     pub answers: Option<AnswerSettings>,
-    /// Examples before every row.
-    pub shots: Shots,
+    /// How rows are read, examples before them among it.
+    pub reading: DataSettings,
 }
 
 /// Scores of one file.
@@ -145,12 +145,12 @@ impl Evaluator {
     fn load(&self, data: &Path, settings: &FileSettings) -> Result<Dataset> {
         let LoadedModel { device, config, tokenizer, .. } = &self.model;
         let longest = config.max_positions;
-        let data_settings = DataSettings { shots: settings.shots.clone(), ..DataSettings::default() };
-        let dataset = device.scope(|| Dataset::load(&[data.to_owned()], tokenizer, &data_settings, None))?;
+        let reading = &settings.reading;
+        let dataset = device.scope(|| Dataset::load(&[data.to_owned()], tokenizer, reading, None))?;
         let too_long = dataset.rows().iter().filter(|row| row.tokens.len() > longest);
         let positions: Vec<Position> = too_long.map(|row| row.position).collect();
         if !positions.is_empty() {
-            let remedy = match settings.shots.is_empty() {
+            let remedy = match reading.shots.is_empty() {
                 true => "shorten or remove what is there",
                 false => "use fewer --shots",
             };

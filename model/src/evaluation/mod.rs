@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 use crate::progress::{EvaluationPhase, EvaluationProgress, Score};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::Transformer;
-pub use answers::{Answer, AnswerSettings, Answers, check_answers, generation_bytes};
+pub use answers::{Answer, AnswerSettings, Answers, check_answers, generation_bytes, most_tokens};
 pub use evaluator::{Evaluator, FileScore, FileSettings, RowScore};
 pub use options::longest_document;
 
@@ -56,6 +56,18 @@ pub struct RowScores {
 }
 
 impl RowScores {
+    /// Those of some rows, by index; without what was answered unless `answers` is true.
+    pub fn of_rows(&self, rows: &[usize], answers: bool) -> Self {
+        let of = |all: &Answers| Answers {
+            kind: all.kind,
+            rows: rows.iter().map(|&row| all.rows[row].clone()).collect(),
+        };
+        Self {
+            losses: rows.iter().map(|&row| self.losses[row]).collect(),
+            answers: self.answers.as_ref().filter(|_| answers).map(of),
+        }
+    }
+
     /// The score of all rows together.
     pub fn score(&self) -> Score {
         let tokens: usize = self.losses.iter().map(|row| row.tokens).sum();

@@ -1,5 +1,7 @@
 //! Options of questions: which there are, and which of them a model finds most likely.
 
+use std::collections::{BTreeSet, HashMap};
+
 use cpift_engine::{Real, View};
 
 use super::{AnswerSettings, Observe, Request};
@@ -13,44 +15,42 @@ use crate::transformer::Transformer;
 /// Rows whose options are measured between two signs of progress.
 const MEASURED_TOGETHER: usize = 64;
 
-/// The options of every row of a data set; none unless answers are choices.
-pub struct Options(Vec<Vec<Choice>>);
+/// The options of some rows of a data set, by the row's index; none unless answers are choices.
+pub struct Options(HashMap<usize, Vec<Choice>>);
 
 impl Options {
-    /// A row's options are those its prompt lists; where it lists none, the letters that occur as references of such
-    /// rows.
-    pub fn of(dataset: &Dataset, tokenizer: &Tokenizer, scoring: &Scoring) -> Self {
+    /// A row's options are those its prompt lists; where it lists none, the letters that occur as references of all such
+    /// rows of the data set, which is then read whole: a row has the same options whichever it is measured with.
+    pub fn of(dataset: &Dataset, tokenizer: &Tokenizer, scoring: &Scoring, indices: &[usize]) -> Self {
         if *scoring != Scoring::Choice {
-            return Self(Vec::new());
+            return Self(HashMap::new());
         }
-        let stop = dataset.stop_tokens(tokenizer);
         let listed = |row: &Row| choices_in(&tokenizer.decode(row.prompt()));
-        let mut options: Vec<Vec<Choice>> = dataset.rows().iter().map(listed).collect();
-        let mut letters: Vec<char> = Vec::new();
-        for (row, _) in dataset.rows().iter().zip(&options).filter(|(_, options)| options.is_empty()) {
-            let reference = tokenizer.answer_text(row.answer(), &stop);
-            let found = letter_in(&reference[reasoning_end(&reference)..], &[]);
-            letters.extend(found.map(|(_, letter)| letter));
-        }
-        letters.sort_unstable();
-        letters.dedup();
-        let known: Vec<Choice> =
-            letters.into_iter().map(|letter| Choice { letter, text: String::new() }).collect();
-        for options in options.iter_mut().filter(|options| options.is_empty()) {
-            options.clone_from(&known);
+        let mut options: HashMap<usize, Vec<Choice>> =
+            indices.iter().map(|&index| (index, listed(&dataset.rows()[index]))).collect();
+        if options.values().any(Vec::is_empty) {
+            let lists_none = |(index, row): &(usize, &Row)| match options.get(index) {
+                Some(options) => options.is_empty(),
+                None => listed(row).is_empty(),
+            };
+            let rows = dataset.rows().iter().enumerate().filter(lists_none).map(|(_, row)| row);
+            let known = letters_of_references(rows, dataset, tokenizer);
+            for options in options.values_mut().filter(|options| options.is_empty()) {
+                options.clone_from(&known);
+            }
         }
         Self(options)
     }
 
     /// The letters of a row's options.
     pub fn letters(&self, row: usize) -> Vec<char> {
-        self.0.get(row).into_iter().flatten().map(|choice| choice.letter).collect()
+        self.0.get(&row).into_iter().flatten().map(|choice| choice.letter).collect()
     }
 
     /// The row with each of its options as its answer, and which of them is its own. None where there is nothing to
     /// choose from.
     fn candidates(&self, index: usize, row: &Row, tokenizer: &Tokenizer) -> Reasoned<Option<Candidates>> {
-        let options = self.0.get(index).map_or(&[][..], Vec::as_slice);
+        let options = self.0.get(&index).map_or(&[][..], Vec::as_slice);
         let is_text = |id: &&u32| !(tokenizer.is_control(**id) || tokenizer.is_added(**id));
         let ending = row.answer().iter().rev().take_while(|id| !is_text(id)).count();
         let (ids, ending) = row.answer().split_at(row.answer().len() - ending);
@@ -79,6 +79,21 @@ impl Options {
         let rows = options.iter().map(with).collect::<Reasoned<Vec<Row>>>()?;
         Ok(Some(Candidates { rows, own }))
     }
+}
+
+/// The letters that occur as references of some rows, as options without text.
+fn letters_of_references<'a>(
+    rows: impl Iterator<Item = &'a Row>,
+    dataset: &Dataset,
+    tokenizer: &Tokenizer,
+) -> Vec<Choice> {
+    let stop = dataset.stop_tokens(tokenizer);
+    let letter = |row: &Row| {
+        let reference = tokenizer.answer_text(row.answer(), &stop);
+        letter_in(&reference[reasoning_end(&reference)..], &[]).map(|(_, letter)| letter)
+    };
+    let letters: BTreeSet<char> = rows.filter_map(letter).collect();
+    letters.into_iter().map(|letter| Choice { letter, text: String::new() }).collect()
 }
 
 /// A row with each of its options as its answer.
@@ -143,7 +158,8 @@ pub fn longest_document(
     let Some(settings) = settings.filter(|settings| settings.scoring == Scoring::Choice) else {
         return Ok(longest);
     };
-    let options = Options::of(dataset, tokenizer, &settings.scoring);
+    let all: Vec<usize> = (0..dataset.len()).collect();
+    let options = Options::of(dataset, tokenizer, &settings.scoring, &all);
     for (index, row) in dataset.rows().iter().enumerate() {
         let candidates =
             options.candidates(index, row, tokenizer).map_err(|reason| dataset.row_error(row, &reason))?;

@@ -37,6 +37,38 @@ fn changed(metadata: &fs::Metadata) -> (u64, i64, i64) {
     (metadata.ino(), metadata.ctime(), metadata.ctime_nsec())
 }
 
+/// Files as they are before they are read.
+#[derive(Debug)]
+pub(crate) struct Unread<'a>(Vec<(&'a Path, Stamp)>);
+
+impl<'a> Unread<'a> {
+    /// Remembers how files are.
+    ///
+    /// # Errors
+    /// The system's, naming the file.
+    pub fn see(paths: &'a [PathBuf]) -> Result<Self> {
+        let seen = paths.iter().map(|path| Ok((path.as_path(), Stamp::of(path)?)));
+        seen.collect::<Result<_>>().map(Self)
+    }
+
+    /// Fails unless all files still are as they were: else what was read of them need not be what they hold.
+    ///
+    /// # Errors
+    /// Naming the first that is not.
+    pub fn check(&self) -> Result<()> {
+        for (path, seen) in &self.0 {
+            if Stamp::of(path)? != *seen {
+                return Err(changed_while_read(path));
+            }
+        }
+        Ok(())
+    }
+}
+
+fn changed_while_read(path: &Path) -> Error {
+    Error::format(path, "changed while it was read: start again")
+}
+
 /// Files with the hash of the content they had.
 #[derive(Debug, Default)]
 pub struct KnownFiles {
@@ -63,7 +95,7 @@ impl KnownFiles {
         // Before the content is read: a change while it is read is then noticed by the next check.
         let stamp = Stamp::of(path)?;
         if lock(&self.seen).get(path).is_some_and(|seen| *seen != stamp) {
-            return Err(Error::format(path, "changed while it was read: start again"));
+            return Err(changed_while_read(path));
         }
         let known = self.get(path).filter(|(known, _)| *known == stamp);
         let hash = match known {

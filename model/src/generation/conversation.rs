@@ -4,7 +4,7 @@ use std::ops::ControlFlow;
 
 use serde_json::{Value, json};
 
-use super::{Answer, GenerationSettings, Generator};
+use super::{Answer, GenerationSettings, Generator, KeptText};
 use crate::data::{Notice, PromptMaker};
 use crate::error::{Error, Result};
 use crate::transformer::{RandomSampling, Sampling};
@@ -14,6 +14,8 @@ pub struct Conversation<'a> {
     generator: &'a Generator,
     prompts: &'a PromptMaker<'a>,
     messages: Vec<Value>,
+    /// What was computed for the turns so far.
+    kept: KeptText,
     /// Answers so far: every one has random numbers of its own.
     answers: u64,
 }
@@ -21,7 +23,7 @@ pub struct Conversation<'a> {
 impl<'a> Conversation<'a> {
     /// One without messages.
     pub fn new(generator: &'a Generator, prompts: &'a PromptMaker<'a>) -> Self {
-        Self { generator, prompts, messages: Vec::new(), answers: 0 }
+        Self { generator, prompts, messages: Vec::new(), kept: KeptText::default(), answers: 0 }
     }
 
     /// Forgets all turns.
@@ -51,7 +53,7 @@ impl<'a> Conversation<'a> {
         if let Sampling::Random(RandomSampling { stream, .. }) = &mut settings.sampling {
             *stream = stream.wrapping_add(self.answers);
         }
-        let answer = self.generator.stream(&prompt.ids, &settings, show)?;
+        let answer = self.generator.stream_on(&prompt.ids, &settings, &mut self.kept, show)?;
         self.answers += 1;
         if !answer.text.trim().is_empty() {
             messages.push(json!({"role": "assistant", "content": answer.text}));

@@ -3,14 +3,14 @@
 use std::ops::ControlFlow;
 use std::path::Path;
 
-use cpift_engine::{Device, Real, View};
+use cpift_engine::{Device, Real, View, bf16};
 
 use super::{Answer, AnswerText, Stop};
 use crate::data::{PromptMaker, PromptSettings};
 use crate::error::{Error, Result};
 use crate::loaded::{BATCH_TOKENS, LoadedModel, Weights};
 use crate::tokenizer::Tokenizer;
-use crate::transformer::{ComputeType, Generation, RandomSampling, Sampling, Transformer};
+use crate::transformer::{ComputeType, Generation, RandomSampling, Sampling, TextCache, Transformer};
 
 /// Prompts answered side by side where nothing is said: on a CPU few already take the arithmetic that it has.
 const TOGETHER_ON_CPU: usize = 16;
@@ -40,6 +40,26 @@ pub struct AnsweringProgress {
 
 /// Shown every answer that has a new token; `Break` ends the answer, an error all of them.
 type ObserveAnswer<'a> = &'a mut (dyn FnMut(&mut AnswerText<'_>) -> Result<ControlFlow<()>> + Send);
+
+/// What was computed of a prompt and its answer, for prompts that begin like them. One of a generator is of no use for
+/// another.
+#[derive(Debug, Default)]
+pub struct KeptText {
+    f32: Option<TextCache<f32>>,
+    bf16: Option<TextCache<bf16>>,
+}
+
+/// What a transformer is told to generate answers of up to `max_new_tokens` to prompts, of which the first has this index
+/// among all.
+fn generation(settings: &GenerationSettings, max_new_tokens: usize, first: usize) -> Generation {
+    let sampling = match settings.sampling {
+        Sampling::Greedy => Sampling::Greedy,
+        Sampling::Random(random) => {
+            Sampling::Random(RandomSampling { stream: random.stream.wrapping_add(first as u64), ..random })
+        }
+    };
+    Generation { max_new_tokens, stop: settings.stop.tokens().to_vec(), keep_stop: true, sampling }
+}
 
 /// A model folder, loaded to answer prompts.
 pub struct Generator {
@@ -107,6 +127,55 @@ impl Generator {
         Ok(answer.finish())
     }
 
+    /// As [`Self::stream`], and keeps in `kept` what was computed of the prompt and the answer: of a later prompt that begins
+    /// like them only the rest is computed. It changes no answer but for rounding.
+    ///
+    /// # Errors
+    /// As [`Self::stream`].
+    pub fn stream_on(
+        &self,
+        prompt: &[u32],
+        settings: &GenerationSettings,
+        kept: &mut KeptText,
+        show: &mut (dyn FnMut(&str) -> Result<ControlFlow<()>> + Send),
+    ) -> Result<Answer> {
+        self.check_prompt(prompt).map_err(Error::Job)?;
+        let mut answer = self.begin(prompt, settings);
+        let generation = generation(settings, answer.limit(), 0);
+        let mut push = |token: u32| {
+            let ended = answer.push(token).is_some();
+            let seen = show(&answer.new_text())?;
+            Ok(if ended { ControlFlow::Break(()) } else { seen })
+        };
+        let LoadedModel { device, config, weights, .. } = &self.model;
+        match weights {
+            Weights::F32(weights) => {
+                let kept = kept.f32.get_or_insert(TextCache::new(config, device)?);
+                self.continue_text(weights.view(), prompt, &generation, kept, &mut push)?;
+            }
+            Weights::Bf16(weights) => {
+                let kept = kept.bf16.get_or_insert(TextCache::new(config, device)?);
+                self.continue_text(weights.view(), prompt, &generation, kept, &mut push)?;
+            }
+        }
+        Ok(answer.finish())
+    }
+
+    fn continue_text<T: Real>(
+        &self,
+        weights: View<'_, T>,
+        prompt: &[u32],
+        generation: &Generation,
+        kept: &mut TextCache<T>,
+        push: &mut (dyn FnMut(u32) -> Result<ControlFlow<()>> + Send),
+    ) -> Result<()> {
+        let new = prompt.len() - kept.common(prompt);
+        let mut transformer =
+            Transformer::for_inference(&self.model.config, &self.model.device, new.min(BATCH_TOKENS))?;
+        transformer.continue_text(weights, prompt, generation, kept, push)?;
+        Ok(())
+    }
+
     /// Answers prompts in batches, at most to the model's last position, and gives every batch of answers to `take` in
     /// the order of the prompts. `observe` is told how far it is with every token.
     ///
@@ -155,19 +224,8 @@ impl Generator {
         first: usize,
         observe: ObserveAnswer<'_>,
     ) -> Result<()> {
-        let sampling = match settings.sampling {
-            Sampling::Greedy => Sampling::Greedy,
-            Sampling::Random(random) => Sampling::Random(RandomSampling {
-                stream: random.stream.wrapping_add(first as u64),
-                ..random
-            }),
-        };
-        let generation = Generation {
-            max_new_tokens: answers.iter().map(AnswerText::limit).max().unwrap_or(0),
-            stop: settings.stop.tokens().to_vec(),
-            keep_stop: true,
-            sampling,
-        };
+        let longest = answers.iter().map(AnswerText::limit).max().unwrap_or(0);
+        let generation = generation(settings, longest, first);
         match &self.model.weights {
             Weights::F32(weights) => {
                 self.generate_with(weights.view(), prompts, answers, &generation, observe)

@@ -7,5 +7,5 @@ mod stop;
 
 pub use answer::{Answer, AnswerText, Ended};
 pub use conversation::Conversation;
-pub use generator::{AnsweringProgress, GenerationSettings, Generator};
+pub use generator::{AnsweringProgress, GenerationSettings, Generator, KeptText};
 pub use stop::Stop;

@@ -8,19 +8,23 @@ use std::borrow::Cow;
 use std::cmp::Ordering;
 use std::ops::Range;
 
-use crate::control_tokens::{may_hold_reserved, shown, stand_in_of};
+use crate::control_tokens::{may_hold_reserved, stand_in_of, without_stand_in};
 
 /// The string with the characters that its stand-ins stand for.
 pub(super) fn plain(text: &str) -> Cow<'_, str> {
-    if may_hold_reserved(text) { text.chars().map(shown).collect::<String>().into() } else { text.into() }
+    if may_hold_reserved(text) {
+        text.chars().map(without_stand_in).collect::<String>().into()
+    } else {
+        text.into()
+    }
 }
 
 pub(super) fn equal(left: &str, right: &str) -> bool {
-    left == right || left.chars().map(shown).eq(right.chars().map(shown))
+    left == right || left.chars().map(without_stand_in).eq(right.chars().map(without_stand_in))
 }
 
 pub(super) fn order(left: &str, right: &str) -> Ordering {
-    left.chars().map(shown).cmp(right.chars().map(shown))
+    left.chars().map(without_stand_in).cmp(right.chars().map(without_stand_in))
 }
 
 /// What follows `prefix` in a text that begins with it.
@@ -28,14 +32,14 @@ pub(super) fn strip_prefix<'a>(text: &'a str, prefix: &str) -> Option<&'a str> {
     let mut rest = text.chars();
     prefix
         .chars()
-        .all(|wanted| rest.next().is_some_and(|c| shown(c) == shown(wanted)))
+        .all(|wanted| rest.next().is_some_and(|c| without_stand_in(c) == without_stand_in(wanted)))
         .then_some(rest.as_str())
 }
 
 /// What precedes `suffix` in a text that ends with it.
 pub(super) fn strip_suffix<'a>(text: &'a str, suffix: &str) -> Option<&'a str> {
     let mut rest = text.chars();
-    let same = |wanted| rest.next_back().is_some_and(|c| shown(c) == shown(wanted));
+    let same = |wanted| rest.next_back().is_some_and(|c| without_stand_in(c) == without_stand_in(wanted));
     suffix.chars().rev().all(same).then_some(rest.as_str())
 }
 
@@ -54,8 +58,8 @@ impl<'a> Searched<'a> {
         let mut plain = String::with_capacity(text.len());
         let mut moved = Vec::new();
         for (at, character) in text.char_indices() {
-            plain.push(shown(character));
-            if shown(character) != character {
+            plain.push(without_stand_in(character));
+            if without_stand_in(character) != character {
                 moved.push((plain.len(), at + character.len_utf8()));
             }
         }
@@ -119,7 +123,7 @@ pub(super) fn change_case(text: &str, change: impl Fn(&str) -> String) -> String
     if changed.chars().count() == text.chars().count() {
         let pairs = text.chars().zip(changed.chars());
         return pairs
-            .map(|(before, after)| if shown(before) == before { after } else { hide(after) })
+            .map(|(before, after)| if without_stand_in(before) == before { after } else { hide(after) })
             .collect();
     }
     // Which character became which is not known: all are hidden.

@@ -6,7 +6,7 @@ use super::error::{Error, Result, fail};
 use super::evaluate::{Absent, Renderer};
 use super::limits::DATA_DEPTH;
 use super::value::{Dict, Value, View};
-use crate::control_tokens::{is_reserved, shown};
+use crate::control_tokens::{is_reserved, without_stand_in};
 
 /// `repr` of a float: the shortest digits that give it back.
 pub(super) fn float(value: f64) -> String {
@@ -29,7 +29,7 @@ pub(super) fn float(value: f64) -> String {
 
 /// Whether `repr` leaves the character as it is. A stand-in is never escaped itself.
 pub(super) fn is_printable(character: char) -> bool {
-    match shown(character) {
+    match without_stand_in(character) {
         other if is_reserved(other) => true,
         ' '..='~' => true,
         '\0'..='\x7f' => false,
@@ -49,11 +49,11 @@ fn push_escape(character: char, out: &mut String) {
 }
 
 fn write_repr(text: &str, out: &mut String) {
-    let holds = |quote: char| text.chars().any(|character| shown(character) == quote);
+    let holds = |quote: char| text.chars().any(|character| without_stand_in(character) == quote);
     let quote = if holds('\'') && !holds('"') { '"' } else { '\'' };
     out.push(quote);
     for character in text.chars() {
-        match shown(character) {
+        match without_stand_in(character) {
             '\\' => out.push_str("\\\\"),
             '\n' => out.push_str("\\n"),
             '\r' => out.push_str("\\r"),
@@ -105,7 +105,7 @@ impl Renderer<'_> {
     pub(super) fn ascii(&self, value: &Value) -> Result<String> {
         let mut text = String::new();
         for character in self.repr(value)?.chars() {
-            match shown(character) {
+            match without_stand_in(character) {
                 other if other.is_ascii() || is_reserved(other) => text.push(character),
                 other => push_escape(other, &mut text),
             }
@@ -302,7 +302,7 @@ impl JsonStyle {
     fn write_text(&self, text: &str, out: &mut String) {
         out.push('"');
         for character in text.chars() {
-            match shown(character) {
+            match without_stand_in(character) {
                 '"' => out.push_str("\\\""),
                 '\\' => out.push_str("\\\\"),
                 '\n' => out.push_str("\\n"),

@@ -11,7 +11,7 @@ use super::loops::elements;
 use super::print::is_printable;
 use super::text::*;
 use super::value::Value;
-use crate::control_tokens::shown;
+use crate::control_tokens::without_stand_in;
 
 const STR: [&str; 47] = [
     "capitalize",
@@ -165,7 +165,7 @@ impl Renderer<'_> {
             "zfill" => {
                 let [width] = arguments.bind(name, ["width"], 1)?;
                 let width = size(&width.unwrap_or(Value::None))?;
-                let sign = whole.chars().next().filter(|&sign| matches!(shown(sign), '+' | '-'));
+                let sign = whole.chars().next().filter(|&sign| matches!(without_stand_in(sign), '+' | '-'));
                 let (sign, digits) = whole.split_at(sign.map_or(0, char::len_utf8));
                 let padded = self.pad(digits, width.saturating_sub(sign.chars().count()), '0', "rjust")?;
                 self.made(format!("{sign}{}", text(&padded)?))
@@ -207,7 +207,9 @@ impl Renderer<'_> {
             self.limits.read(whole.len().saturating_mul(characters.len().min(64)))?;
         }
         let characters = characters.as_deref().map(plain);
-        let removed = |c: char| characters.as_ref().map_or_else(|| is_space(c), |set| set.contains(shown(c)));
+        let removed = |c: char| {
+            characters.as_ref().map_or_else(|| is_space(c), |set| set.contains(without_stand_in(c)))
+        };
         let mut rest = whole;
         if side != "rstrip" {
             rest = rest.trim_start_matches(removed);
@@ -312,13 +314,14 @@ impl Renderer<'_> {
         let mut result = String::new();
         let mut column = 0;
         for character in whole.chars() {
-            let spaces = if shown(character) == '\t' && width > 0 { width - column % width } else { 0 };
+            let spaces =
+                if without_stand_in(character) == '\t' && width > 0 { width - column % width } else { 0 };
             self.limits.allocate(spaces.max(1))?;
-            match shown(character) {
+            match without_stand_in(character) {
                 '\t' => result.push_str(&" ".repeat(spaces)),
                 _ => result.push(character),
             }
-            column = match shown(character) {
+            column = match without_stand_in(character) {
                 '\n' | '\r' => 0,
                 '\t' => column + spaces,
                 _ => column + 1,

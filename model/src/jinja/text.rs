@@ -1,10 +1,10 @@
 //! What Python's strings know about characters.
 
-use crate::control_tokens::shown;
+use crate::control_tokens::without_stand_in;
 
 /// Whether `str.isspace` holds for the character, or for the one it is hidden behind.
 pub(super) fn is_space(character: char) -> bool {
-    let character = shown(character);
+    let character = without_stand_in(character);
     character.is_whitespace() || ('\x1c'..='\x1f').contains(&character)
 }
 
@@ -152,14 +152,16 @@ pub(super) fn lines(text: &str, keep_ends: bool) -> Vec<&str> {
     let mut characters = text.char_indices().peekable();
     while let Some((at, character)) = characters.next() {
         let breaks = matches!(
-            shown(character),
+            without_stand_in(character),
             '\n' | '\r' | '\x0b' | '\x0c' | '\x1c'..='\x1e' | '\u{85}' | '\u{2028}' | '\u{2029}'
         );
         if !breaks {
             continue;
         }
         let mut end = at + character.len_utf8();
-        if shown(character) == '\r' && characters.next_if(|&(_, next)| shown(next) == '\n').is_some() {
+        if without_stand_in(character) == '\r'
+            && characters.next_if(|&(_, next)| without_stand_in(next) == '\n').is_some()
+        {
             end += 1;
         }
         lines.push(&text[start..if keep_ends { end } else { at }]);

@@ -9,7 +9,7 @@ use super::loops::{Cursor, elements};
 use super::print::JsonStyle;
 use super::text::{capitalize, decimal, is_space, lines};
 use super::value::{Number, Value, View};
-use crate::control_tokens::shown;
+use crate::control_tokens::without_stand_in;
 
 pub(super) fn find(name: &str) -> Option<Filter> {
     Some(match name {
@@ -87,7 +87,7 @@ fn escape(renderer: &Renderer<'_>, value: &Value, arguments: Arguments) -> Resul
     renderer.limits.allocate(text.len().saturating_mul(5))?;
     let mut escaped = String::with_capacity(text.len());
     for character in text.chars() {
-        match shown(character) {
+        match without_stand_in(character) {
             '&' => escaped.push_str("&amp;"),
             '>' => escaped.push_str("&gt;"),
             '<' => escaped.push_str("&lt;"),

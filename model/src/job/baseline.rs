@@ -7,13 +7,13 @@ use rand_chacha::rand_core::Rng;
 
 use super::cpift::GROUPS;
 use super::plan::{half_rounds, split_evenly};
-use super::session::Session;
+use super::session::{BASE, Session};
 use super::training::{Training, TrainingPart};
 use crate::data::{Source, order};
 use crate::error::Result;
 use crate::files::Origin;
 use crate::progress::JobReport;
-use crate::recipe::{Method, ReplaySettings};
+use crate::recipe::{Method, ReplaySettings, TrainSettings};
 
 impl Session<'_> {
     /// Runs a baseline from the base to the final model.
@@ -21,8 +21,8 @@ impl Session<'_> {
         let method = self.job.recipe.method;
         let columns: &[&str] =
             if method == Method::Staged { &["base", "probe", "final"] } else { &["base", "final"] };
-        self.evaluate_all("base")?;
-        self.evaluate_base_samples()?;
+        self.evaluate_all(BASE)?;
+        self.evaluate_samples(BASE, &self.job.inputs.all_tasks())?;
         let groups = if method == Method::Staged {
             self.probe()?;
             let cores = self.select_cores()?;
@@ -75,7 +75,7 @@ impl Session<'_> {
             TrainingPart {
                 title,
                 steps,
-                sources: job.inputs.whole(members),
+                sources: job.inputs.whole(members, &job.recipe.train),
                 source_names: names,
                 purpose: format!("{stage} part {}", index + 1),
                 frozen: None,
@@ -99,8 +99,12 @@ impl Session<'_> {
         let (last, first): (Vec<usize>, Vec<usize>) =
             job.inputs.all_tasks().into_iter().partition(|&task| is_last(task));
         let stages = [
-            (&first, job.inputs.whole(&first), job.inputs.names(&first)),
-            (&last, self.with_replay(&last, &first), job.inputs.names(&[&last[..], &first].concat())),
+            (&first, job.inputs.whole(&first, &job.recipe.train), job.inputs.names(&first)),
+            (
+                &last,
+                self.with_replay(&last, &first, &job.recipe.train),
+                job.inputs.names(&[&last[..], &first].concat()),
+            ),
         ];
         let parts =
             stages.into_iter().enumerate().map(|(index, (tasks, sources, source_names))| TrainingPart {
@@ -125,11 +129,13 @@ impl Session<'_> {
     }
 
     /// All rows of the tasks `new`, and of the tasks `old` so many that they are the share of the recipe.
-    pub(super) fn with_replay(&self, new: &[usize], old: &[usize]) -> Vec<Source> {
+    pub(super) fn with_replay(&self, new: &[usize], old: &[usize], settings: &TrainSettings) -> Vec<Source> {
         let ReplaySettings { share, .. } = self.job.recipe.replay;
-        let mut sources = self.job.inputs.whole(new);
-        let mut replayed = self.job.inputs.whole(old);
+        let mut sources = self.job.inputs.whole(new, settings);
+        let mut replayed = self.job.inputs.whole(old, settings);
         let mixture = &self.job.recipe.mixture;
+        Source::by_weights(&mut sources, mixture);
+        Source::by_weights(&mut replayed, mixture);
         let part = |sources: &[Source]| sources.iter().map(|source| source.part(mixture)).sum::<f64>();
         let factor = share / (1.0 - share) * part(&sources) / part(&replayed);
         replayed.iter_mut().for_each(|source| source.weight *= factor);
@@ -149,7 +155,7 @@ impl Session<'_> {
             parts.push(TrainingPart {
                 title: format!("half round {}/{rounds}", round + 1),
                 steps,
-                sources: job.inputs.whole(&tasks),
+                sources: job.inputs.whole(&tasks, &job.recipe.train),
                 source_names: job.inputs.names(&tasks),
                 purpose: "half".to_owned(),
                 frozen: Some(self.random_half(round)?),

@@ -10,10 +10,10 @@ use std::fmt::Write;
 use std::path::{Path, PathBuf};
 
 use self::header::{BaseHeader, yaml};
-use super::cpift::{CORE, GROUPS, REPORT, SavedCores};
-use super::inputs::{Base, Task};
-use super::session::FINAL;
 use super::Job;
+use super::cpift::{CORE, GROUPS, REPORT, SavedCores};
+use super::inputs::Base;
+use super::session::FINAL;
 use crate::checkpoint::{copied_files, is_copied, is_licence};
 use crate::data::Shape;
 use crate::error::Result;
@@ -44,8 +44,6 @@ struct CardFacts<'a> {
     /// Repositories of the data.
     datasets: BTreeSet<String>,
     tasks: &'a [TaskPlan],
-    /// Tasks with the number of rows to evaluate on that are trained on as well.
-    also_trained: Vec<(&'a str, usize)>,
     report: &'a JobReport,
     cores: Option<CoreReport>,
     groups: Option<GroupReport>,
@@ -92,7 +90,6 @@ fn gather<'a>(job: &'a Job, report: &'a JobReport) -> Result<CardFacts<'a>> {
             .map(|origin| origin.repository)
             .collect(),
         tasks: &job.plan.tasks,
-        also_trained: tasks.iter().filter_map(also_trained).collect(),
         report,
         cores: saved.map(|saved| saved.report),
         groups: read_json(&job.out.join(GROUPS))?,
@@ -115,11 +112,6 @@ fn base_header(folder: &Path) -> BaseHeader {
     BaseHeader::parse(&String::from_utf8_lossy(&bytes))
 }
 
-fn also_trained(task: &Task) -> Option<(&str, usize)> {
-    let rows = task.eval.as_ref()?.rows_also_in(&task.train);
-    (rows > 0).then_some((task.name.as_str(), rows))
-}
-
 /// The whole card.
 fn text(facts: &CardFacts<'_>) -> Result<String> {
     let sections = [
@@ -137,8 +129,7 @@ fn text(facts: &CardFacts<'_>) -> Result<String> {
 
 fn yaml_header(facts: &CardFacts<'_>) -> String {
     let mut text = "---\n".to_owned();
-    let bases: BTreeSet<&str> =
-        facts.task_models.iter().map(|origin| origin.repository.as_str()).collect();
+    let bases: BTreeSet<&str> = facts.task_models.iter().map(|origin| origin.repository.as_str()).collect();
     let base = facts.base.as_ref().map(|origin| origin.repository.as_str());
     let bases: Vec<&str> = base.into_iter().chain(bases.into_iter().filter(|id| Some(*id) != base)).collect();
     match bases.as_slice() {
@@ -217,7 +208,8 @@ fn introduction(facts: &CardFacts<'_>) -> String {
 }
 
 fn tasks(facts: &CardFacts<'_>) -> String {
-    let mut text = "## Tasks\n\n| task | rows | tokens learnt | rows to evaluate |\n|---|---:|---:|---:|\n".to_owned();
+    let mut text =
+        "## Tasks\n\n| task | rows | tokens learnt | rows to evaluate |\n|---|---:|---:|---:|\n".to_owned();
     for task in facts.tasks {
         let eval = task.eval_rows.map_or("–".to_owned(), grouped);
         let (rows, tokens) = (grouped(task.train_rows), grouped(task.supervised_tokens));
@@ -231,12 +223,17 @@ fn results(facts: &CardFacts<'_>) -> String {
         return String::new();
     }
     let mut text = format!("## Results\n\n{}\n", facts.report.score_table());
-    if facts.also_trained.is_empty() {
+    let also_trained = |task: &TaskPlan| task.eval.as_ref().map_or(0, |eval| eval.also_trained as u64);
+    if facts.tasks.iter().all(|task| also_trained(task) == 0) {
         text += "Measured by cpift-engine on rows that are not among those that the task is trained on.\n";
     }
-    for (task, rows) in &facts.also_trained {
-        let rows = grouped(*rows as u64);
-        let _ = writeln!(text, "Of the rows to evaluate `{task}` on, {rows} are among those it is trained on.");
+    for task in facts.tasks.iter().filter(|task| also_trained(task) > 0) {
+        let rows = grouped(also_trained(task));
+        let _ = writeln!(
+            text,
+            "Of the rows to evaluate `{}` on, {rows} are among those it is trained on.",
+            task.name
+        );
     }
     text
 }
@@ -255,13 +252,19 @@ fn training(facts: &CardFacts<'_>) -> Result<String> {
     }
     let steps = grouped(facts.report.steps);
     rows.push(("steps", format!("{steps}, {:.1e} floating-point operations", facts.training_flops)));
-    rows.push(("precision", format!("{}; weights saved as {}", facts.compute, dtype_name(recipe.model.dtype))));
+    rows.push((
+        "precision",
+        format!("{}; weights saved as {}", facts.compute, dtype_name(recipe.model.dtype)),
+    ));
     if facts.report.frozen_verified > 0 {
         let frozen = grouped(facts.report.frozen_verified);
         rows.push(("checked", format!("{frozen} frozen parameters unchanged, bit for bit")));
     }
     rows.push(("seed", recipe.seed.to_string()));
-    rows.push(("made by", format!("cpift-engine {} on {}", env!("CARGO_PKG_VERSION"), one_line(&facts.device))));
+    rows.push((
+        "made by",
+        format!("cpift-engine {} on {}", env!("CARGO_PKG_VERSION"), one_line(&facts.device)),
+    ));
     let mut text = "## Training\n\n| | |\n|---|---|\n".to_owned();
     for (name, value) in rows {
         let _ = writeln!(text, "| {name} | {} |", value.replace('|', "\\|"));
@@ -270,7 +273,11 @@ fn training(facts: &CardFacts<'_>) -> Result<String> {
     // Templates of a recipe may have fences of their own.
     let longest = recipe.split(|letter| letter != '`').map(str::len).max().unwrap_or(0);
     let fence = "`".repeat(longest.max(2) + 1);
-    let _ = write!(text, "\nThe recipe, with every default; `{LOCAL}` are files of one's own:\n\n{fence}toml\n{recipe}{fence}\n");
+    let _ = write!(
+        text,
+        "\n<details><summary>The recipe, with every default; `{LOCAL}` stands for local files</summary>\n\n\
+         {fence}toml\n{recipe}{fence}\n\n</details>\n"
+    );
     Ok(text)
 }
 
@@ -279,11 +286,15 @@ fn method(facts: &CardFacts<'_>) -> String {
     let name = facts.report.method.name();
     let Some(groups) = &facts.groups else { return name.to_owned() };
     let name_of = |&task: &usize| groups.tasks.get(task).map_or("", String::as_str);
-    let describe = |group: &Vec<usize>| format!("{{{}}}", group.iter().map(name_of).collect::<Vec<_>>().join(", "));
+    let describe =
+        |group: &Vec<usize>| format!("{{{}}}", group.iter().map(name_of).collect::<Vec<_>>().join(", "));
     let groups: Vec<String> = groups.groups.iter().map(describe).collect();
     let fraction = 100.0 * recipe.core.fraction;
     let importance = recipe.probe.importance.name();
-    format!("{name}: importance `{importance}`, cores of {fraction} % of the parameters, groups {}", groups.join(", "))
+    format!(
+        "{name}: importance `{importance}`, cores of {fraction} % of the parameters, groups {}",
+        groups.join(", ")
+    )
 }
 
 fn describe_cores(cores: &CoreReport, groups: Option<&GroupReport>) -> String {
@@ -376,7 +387,10 @@ fn licence(facts: &CardFacts<'_>) -> String {
         return String::new();
     }
     let base = base.map_or("its base".to_owned(), |id| format!("[{id}](https://huggingface.co/{id})"));
-    format!("## Licence\n\nThe weights are derived from {base}, whose licence{} holds.\n", file.unwrap_or_default())
+    format!(
+        "## Licence\n\nThe weights are derived from {base}, whose licence{} holds.\n",
+        file.unwrap_or_default()
+    )
 }
 
 /// A name without what would end a line or a heading.

@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::models::{IMPORTANCE, RunModels};
 use super::plan::split_evenly;
 use super::seal;
-use super::session::{Session, probe_place};
+use super::session::{BASE, PROBE, Session, probe_place};
 use super::training::{Training, TrainingPart};
 use crate::checkpoint::{
     Checkpoint, NamedTensor, TensorData, TensorFile, WeightType, layout_tensors, write_tensors,
@@ -44,8 +44,8 @@ impl Session<'_> {
     /// Runs the stages in order, each from the run folder when it is there already.
     pub(super) fn run_cpift(&mut self) -> Result<JobReport> {
         let until = self.job.until;
-        self.evaluate_all("base")?;
-        self.evaluate_base_samples()?;
+        self.evaluate_all(BASE)?;
+        self.evaluate_samples(BASE, &self.job.inputs.all_tasks())?;
         self.probe()?;
         if until == Some(Stage::Probe) {
             return self.report(&COLUMNS[..2]);
@@ -88,9 +88,10 @@ impl Session<'_> {
                     self.checkpoints.forget(&training_name("probe", &task.name))?;
                     self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
                 }
-                if !self.has_score("probe", &task.name) {
+                if !self.has_score(PROBE, &task.name) || self.lacks_samples(PROBE, &[index]) {
                     models.read_weights(index, self.trainer.model.weights_mut())?;
-                    self.evaluate("probe", &[index])?;
+                    self.evaluate(PROBE, &[index])?;
+                    self.evaluate_samples(PROBE, &[index])?;
                 }
                 continue;
             }
@@ -103,7 +104,7 @@ impl Session<'_> {
                 parts: vec![TrainingPart {
                     title: format!("probe {}", task.name),
                     steps: job.steps.probe,
-                    sources: job.inputs.whole(&[index]),
+                    sources: job.inputs.whole(&[index], &job.recipe.probe.training),
                     source_names: vec![task.name.clone()],
                     purpose: "probe".to_owned(),
                     frozen: None,
@@ -121,7 +122,7 @@ impl Session<'_> {
             self.commit(writing, origin)?;
             self.checkpoints.forget(&key)?;
             self.require_fit()?;
-            self.evaluate("probe", &[index])?;
+            self.evaluate(PROBE, &[index])?;
         }
         Ok(())
     }
@@ -380,7 +381,7 @@ impl Session<'_> {
                 inputs.names(&groups[part]).join(", ")
             ),
             steps,
-            sources: inputs.sampled(&tasks, emphasis),
+            sources: inputs.sampled(&tasks, &self.job.recipe, emphasis),
             source_names: inputs.names(&tasks),
             purpose,
             frozen: match settings.frozen {

@@ -1,22 +1,96 @@
-//! The rows of a recipe's tasks, to look at before anything is trained.
+//! The rows of a recipe's tasks.
 
+use std::collections::HashSet;
+use std::path::PathBuf;
 use std::sync::Arc;
 
-use super::inputs::{open_data, tokenizer_folder};
-use crate::data::{DataSettings, Dataset, LongRows, Preparation};
+use super::inputs::{model_config, tokenizer_folder};
+use crate::data::{DataSettings, Dataset, Position, Preparation, Shots};
 use crate::error::{Error, Result};
-use crate::recipe::{ModelSettings, Recipe};
+use crate::recipe::{DataFiles, Recipe, TaskSettings};
 use crate::tokenizer::Tokenizer;
 
-/// The data of one task, rows of any length among it.
+/// The files of a task by name, its patterns resolved.
+pub(super) struct TaskFiles {
+    train: Vec<PathBuf>,
+    eval: Option<Vec<PathBuf>>,
+}
+
+impl TaskFiles {
+    /// The files that a task's settings name.
+    ///
+    /// # Errors
+    /// As [`DataFiles::expand`].
+    pub fn of(task: &TaskSettings) -> Result<Self> {
+        let eval = task.eval.as_ref().map(DataFiles::expand).transpose()?;
+        Ok(Self { train: task.train.expand()?, eval })
+    }
+
+    /// All of them.
+    pub fn all(&self) -> impl Iterator<Item = &PathBuf> {
+        self.train.iter().chain(self.eval.iter().flatten())
+    }
+}
+
+/// The data of one task, as a model is trained on it and evaluated.
 #[derive(Debug)]
 pub struct TaskData {
     /// The task's name.
     pub name: String,
     /// Rows to train on.
-    pub train: Arc<Dataset>,
+    pub train: Dataset,
     /// Rows to evaluate on.
     pub eval: Option<Arc<Dataset>>,
+    /// What ends an answer where examples precede its row as text.
+    pub(super) end: Option<String>,
+}
+
+impl TaskData {
+    /// Reads the rows of a recipe's task. `positions` is the most tokens that the model takes.
+    ///
+    /// # Errors
+    /// A file or row that cannot be used, by file and line.
+    pub(super) fn open(
+        recipe: &Recipe,
+        task: &TaskSettings,
+        files: &TaskFiles,
+        tokenizer: &Tokenizer,
+        positions: usize,
+        preparation: &Preparation<'_>,
+    ) -> Result<Self> {
+        let load = |files: &[PathBuf], settings: &DataSettings| {
+            Dataset::load_observed(files, tokenizer, settings, preparation)
+        };
+        let training = DataSettings::of_task(&recipe.model, task);
+        let draw = |among: Option<&HashSet<Position>>| {
+            Shots::draw(&files.train, task.shots, recipe.seed, &training, tokenizer, among)
+        };
+        let train = load(&files.train, &training)?;
+        let (name, plain) = (task.name.clone(), DataSettings::of_evaluation(&recipe.model, task));
+        if let Some(share) = task.eval_share {
+            let (train, mut eval) = train.split(share)?;
+            eval.limit(task.eval_limit);
+            // Rows are held back by their content, which examples are no part of: those are drawn of the rows that stay.
+            let shots = draw(Some(&train.positions()))?;
+            let end = shots.end(&training, tokenizer);
+            if !shots.is_empty() {
+                let settings = DataSettings { max_length: positions, shots, ..plain };
+                eval = Dataset::load_records(&files.train, tokenizer, &settings, &eval.positions())?;
+            }
+            return Ok(Self { name, train, eval: Some(Arc::new(eval)), end });
+        }
+        let shots = draw(None)?;
+        let end = shots.end(&training, tokenizer);
+        let Some(eval_files) = &files.eval else { return Ok(Self { name, train, eval: None, end }) };
+        let mut eval = load(eval_files, &plain)?;
+        let notice = eval.also_in(&train);
+        if !shots.is_empty() {
+            // `max_length` is about rows that are trained on: with examples before them they may be longer.
+            eval = load(eval_files, &DataSettings { max_length: positions, shots, ..plain })?;
+        }
+        eval.add_file_notice(notice);
+        Ok(Self { name, train, eval: Some(Arc::new(eval)), end })
+    }
 }
 
 /// The data of some tasks, and the tokenizer that made their tokens.
@@ -25,18 +99,14 @@ pub struct RecipeData {
     pub tokenizer: Tokenizer,
     /// The tasks in the recipe's order.
     pub tasks: Vec<TaskData>,
-    /// Most tokens of a row in training.
-    pub max_length: usize,
-    /// What training does with longer rows.
-    pub long_rows: LongRows,
 }
 
 impl RecipeData {
     /// Reads and tokenises the rows of a recipe's tasks, or of the one of a name. Of the model only its tokenizer is
-    /// read.
+    /// read, and where examples precede rows its configuration.
     ///
     /// # Errors
-    /// No task of that name; a file, row or tokenizer that cannot be used.
+    /// No task of that name; a file, row, tokenizer or configuration that cannot be used.
     pub fn open(recipe: &Recipe, task: Option<&str>, preparation: &Preparation<'_>) -> Result<Self> {
         recipe.validate()?;
         let tokenizer = Tokenizer::from_folder(tokenizer_folder(&recipe.model))?;
@@ -46,15 +116,12 @@ impl RecipeData {
             let reason = format!("there is no task `{task}`: the recipe has {}", names.join(", "));
             return Err(Error::setting("--task", reason));
         }
-        let unlimited = ModelSettings { max_length: usize::MAX, ..recipe.model.clone() };
         let tasks = recipe.task.iter().filter(|task| wanted(&task.name)).map(|task| {
-            let training = DataSettings::of_task(&unlimited, task);
-            let evaluation = DataSettings::of_evaluation(&unlimited, task);
-            let (train, eval) = open_data(task, &tokenizer, preparation, &training, &evaluation)?;
-            Ok(TaskData { name: task.name.clone(), train: Arc::new(train), eval })
+            let positions =
+                if task.shots > 0 { model_config(&recipe.model)?.max_positions } else { usize::MAX };
+            TaskData::open(recipe, task, &TaskFiles::of(task)?, &tokenizer, positions, preparation)
         });
         let tasks = tasks.collect::<Result<Vec<_>>>()?;
-        let long_rows = if recipe.model.truncate { LongRows::Truncate } else { LongRows::Skip };
-        Ok(Self { tokenizer, tasks, max_length: recipe.model.max_length, long_rows })
+        Ok(Self { tokenizer, tasks })
     }
 }

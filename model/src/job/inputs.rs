@@ -5,18 +5,16 @@ use std::sync::Arc;
 
 use cpift_engine::{Layout, ViewMut};
 
+use super::data::{TaskData, TaskFiles};
 use super::record;
 use super::sampled::sample_rows;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::data::{
-    DataSettings, Dataset, Notice, Preparation, Sampler, SamplerSettings, Shape, Shots, Source,
-    balanced_sample,
-};
+use crate::data::{Dataset, Notice, Preparation, Sampler, SamplerSettings, Shape, Source, balanced_sample};
 use crate::error::{Error, Result};
 use crate::evaluation::{AnswerSettings, check_answers, longest_document};
 use crate::files::KnownFiles;
-use crate::recipe::{DataFiles, ImportanceKind, ModelSettings, Recipe, TaskSettings, TrainSettings};
+use crate::recipe::{ImportanceKind, ModelSettings, Recipe, TrainSettings};
 use crate::score::Scoring;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::initialize;
@@ -40,8 +38,7 @@ impl Base {
             let config = checkpoint.config().clone();
             return Ok(Self { config, folder: folder.clone(), checkpoint: Some(checkpoint), seed });
         }
-        let path = settings.config.as_deref().unwrap_or(Path::new("config.json"));
-        let config = ModelConfig::read(path)?;
+        let config = model_config(settings)?;
         Ok(Self { config, folder: tokenizer_folder(settings).to_owned(), checkpoint: None, seed })
     }
 
@@ -55,6 +52,15 @@ impl Base {
             None => initialize(&self.config, &self.config.layout()?, self.seed, weights),
         }
     }
+}
+
+/// The configuration of the model a job starts from.
+///
+/// # Errors
+/// As [`ModelConfig::read`].
+pub(super) fn model_config(settings: &ModelSettings) -> Result<ModelConfig> {
+    let path = settings.base.as_ref().or(settings.config.as_ref());
+    ModelConfig::read(path.map_or(Path::new("config.json"), PathBuf::as_path))
 }
 
 /// The folder that the tokenizer and the other files are in: the base's, or that of the configuration.
@@ -77,6 +83,8 @@ pub struct Task {
     pub evaluation_sample: Vec<usize>,
     /// How often an epoch goes through its rows.
     pub repeat: f64,
+    /// How often a training goes through them, where the task says so.
+    pub epochs: Option<f64>,
     /// Rows to train on.
     pub train: Arc<Dataset>,
     /// Rows to evaluate on.
@@ -87,6 +95,17 @@ pub struct Task {
     pub longest_evaluated: usize,
     /// An existing fine-tune that takes the place of the probe.
     pub model: Option<Checkpoint>,
+}
+
+impl Task {
+    /// How often an epoch of a training with these settings goes through the task's rows, and whether it does so whatever
+    /// the tasks' shares.
+    fn repeat_in(&self, settings: &TrainSettings) -> (f64, bool) {
+        match self.epochs {
+            Some(epochs) => (epochs / settings.epochs.unwrap_or(1.0), true),
+            None => (self.repeat, false),
+        }
+    }
 }
 
 /// What the checks opened.
@@ -118,7 +137,8 @@ impl Inputs {
         known: &KnownFiles,
     ) -> Result<Self> {
         recipe.validate()?;
-        see_all(recipe, known);
+        let files = recipe.task.iter().map(TaskFiles::of).collect::<Result<Vec<_>>>()?;
+        see_all(recipe, &files, known);
         let base = Base::open(&recipe.model, recipe.seed)?;
         let layout = base.config.layout()?;
         let tokenizer = Tokenizer::from_folder(&base.folder)?;
@@ -130,8 +150,10 @@ impl Inputs {
             );
             return Err(Error::setting("model.max_length", reason));
         }
-        let tasks = (0..recipe.task.len())
-            .map(|index| open_task(recipe, index, &base, &tokenizer, preparation))
+        let tasks = files
+            .iter()
+            .enumerate()
+            .map(|(index, files)| open_task(recipe, index, files, &base, &tokenizer, preparation))
             .collect::<Result<Vec<_>>>()?;
         let rows: Vec<usize> = tasks.iter().map(|task| task.train.len()).collect();
         let sample = balanced_sample(&rows, recipe.integrate.sample, recipe.seed);
@@ -163,24 +185,29 @@ impl Inputs {
         self.base.checkpoint.iter().chain(models).try_for_each(Checkpoint::check_weights)
     }
 
-    /// All training rows of some tasks.
-    pub fn whole(&self, tasks: &[usize]) -> Vec<Source> {
+    /// All training rows of some tasks, for a training with these settings.
+    pub fn whole(&self, tasks: &[usize], settings: &TrainSettings) -> Vec<Source> {
         let source = |&task: &usize| {
-            let Task { train, weight, repeat, .. } = &self.tasks[task];
-            Source { repeat: *repeat, ..Source::whole(train.clone(), *weight) }
+            let Task { train, weight, .. } = &self.tasks[task];
+            let (repeat, is_fixed) = self.tasks[task].repeat_in(settings);
+            Source { repeat, is_fixed, ..Source::whole(train.clone(), *weight) }
         };
         tasks.iter().map(source).collect()
     }
 
-    /// The balanced sample's rows of some tasks, each task's weight times what `emphasis` says.
-    pub fn sampled(&self, tasks: &[usize], emphasis: impl Fn(usize) -> f64) -> Vec<Source> {
-        let source = |&task: &usize| Source {
-            dataset: self.tasks[task].train.clone(),
-            rows: self.sample[task].clone(),
-            weight: self.tasks[task].weight * emphasis(task),
-            repeat: self.tasks[task].repeat,
-        };
-        tasks.iter().map(source).collect()
+    /// The balanced sample's rows of some tasks, for stage 4, each task's weight times what `emphasis` says.
+    pub fn sampled(&self, tasks: &[usize], recipe: &Recipe, emphasis: impl Fn(usize) -> f64) -> Vec<Source> {
+        let mut sources = self.whole(tasks, &recipe.integrate.training);
+        for (source, &task) in sources.iter_mut().zip(tasks) {
+            source.rows.clone_from(&self.sample[task]);
+        }
+        if tasks.iter().any(|&task| emphasis(task) != 1.0) {
+            Source::by_weights(&mut sources, &recipe.mixture);
+        }
+        for (source, &task) in sources.iter_mut().zip(tasks) {
+            source.weight *= emphasis(task);
+        }
+        sources
     }
 
     /// Names of some tasks.
@@ -200,7 +227,7 @@ impl Inputs {
 }
 
 /// Remembers how all files are that the recipe names, before the first is read.
-fn see_all(recipe: &Recipe, known: &KnownFiles) {
+fn see_all(recipe: &Recipe, files: &[TaskFiles], known: &KnownFiles) {
     let base = [&recipe.model.base, &recipe.model.config].into_iter().flatten();
     let models = base.chain(recipe.task.iter().filter_map(|task| task.model.as_ref()));
     for path in models {
@@ -209,31 +236,22 @@ fn see_all(recipe: &Recipe, known: &KnownFiles) {
         record::see_model(known, folder);
         known.see(path);
     }
-    let data = recipe.task.iter().flat_map(|task| std::iter::once(&task.train).chain(&task.eval));
-    for path in data.flat_map(DataFiles::expand).flatten() {
-        known.see(&path);
-    }
+    files.iter().flat_map(TaskFiles::all).for_each(|path| known.see(path));
 }
 
 fn open_task(
     recipe: &Recipe,
     index: usize,
+    files: &TaskFiles,
     base: &Base,
     tokenizer: &Tokenizer,
     preparation: &Preparation<'_>,
 ) -> Result<Task> {
     let settings = &recipe.task[index];
-    let training = DataSettings::of_task(&recipe.model, settings);
-    let shots = Shots::draw(&settings.train.expand()?, settings.shots, recipe.seed, &training, tokenizer)?;
-    let end = shots.end(&training, tokenizer);
-    let mut evaluation = DataSettings::of_evaluation(&recipe.model, settings);
-    if !shots.is_empty() {
-        // `max_length` is about rows that are trained on: examples may be longer than those.
-        evaluation.max_length = base.config.max_positions;
-    }
-    evaluation.shots = shots;
-    let (mut train, eval) = open_data(settings, tokenizer, preparation, &training, &evaluation)?;
-    let evaluated = Evaluated::of(eval, recipe, index, tokenizer, end)?;
+    let positions = base.config.max_positions;
+    let data = TaskData::open(recipe, settings, files, tokenizer, positions, preparation)?;
+    let mut train = data.train;
+    let evaluated = Evaluated::of(data.eval, recipe, index, tokenizer, data.end)?;
     let mut model = settings.model.as_deref().map(Checkpoint::open).transpose()?;
     if base.config.tied {
         // A tune saved with a head of its own, which is the embedding, fits.
@@ -265,6 +283,7 @@ fn open_task(
         name: settings.name.clone(),
         weight: settings.weight,
         repeat: settings.repeat,
+        epochs: settings.epochs,
         evaluation_sample,
         train: Arc::new(train),
         eval,
@@ -272,36 +291,6 @@ fn open_task(
         longest_evaluated: longest,
         model,
     })
-}
-
-/// The rows of a task to train on, and those to evaluate on where there are some.
-pub(super) fn open_data(
-    task: &TaskSettings,
-    tokenizer: &Tokenizer,
-    preparation: &Preparation<'_>,
-    training: &DataSettings,
-    evaluation: &DataSettings,
-) -> Result<(Dataset, Option<Arc<Dataset>>)> {
-    let load = |files: &DataFiles, settings| {
-        Dataset::load_observed(&files.expand()?, tokenizer, settings, preparation)
-    };
-    let train = load(&task.train, training)?;
-    if let Some(share) = task.eval_share {
-        let (train, mut eval) = train.split(share)?;
-        eval.limit(task.eval_limit);
-        return Ok((train, Some(Arc::new(eval))));
-    }
-    let Some(files) = &task.eval else { return Ok((train, None)) };
-    let mut eval = load(files, evaluation)?;
-    // Examples before the rows would make them others.
-    let plain =
-        DataSettings { shots: Shots::default(), max_length: training.max_length, ..evaluation.clone() };
-    let notice = match evaluation.shots.is_empty() {
-        true => eval.also_in(&train),
-        false => load(files, &plain)?.also_in(&train),
-    };
-    eval.add_file_notice(notice);
-    Ok((train, Some(Arc::new(eval))))
 }
 
 /// What a task is evaluated on.

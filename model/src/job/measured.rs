@@ -2,7 +2,8 @@
 
 use std::collections::BTreeMap;
 
-use super::session::origin_of;
+use super::sampled::sample_column;
+use super::session::{BASE, PROBE, origin_of};
 use super::{Job, RunIdentity, identity, record, seal};
 use crate::error::{Error, Result};
 use crate::evaluation::Answer;
@@ -39,8 +40,13 @@ pub fn read_scores(job: &Job, identity: &str) -> Result<Scores> {
         let origin = origin_of(&identity::of_run(&settings, &inputs), SCORES);
         let (mut theirs, _): (Scores, String) = seal::read(&path, &origin)?
             .ok_or_else(|| Error::format(&path, "is missing: that run has no scores"))?;
-        for column in ["base", "probe"] {
+        for column in [BASE, PROBE] {
             scores.insert(column.to_owned(), theirs.remove(column).unwrap_or_default());
+            // Where that run did not measure while training, this one measures the samples itself.
+            let sampled = sample_column(column, &job.recipe.evaluate);
+            if let Some(of_column) = theirs.remove(&sampled) {
+                scores.insert(sampled, of_column);
+            }
         }
     }
     Ok(scores)

@@ -8,7 +8,7 @@ use serde::{Deserialize, Serialize};
 
 use super::cpift::CORE;
 use super::models::RunModels;
-use super::session::{Session, probe_place};
+use super::session::{BASE, Session, probe_place};
 use super::training::{Training, TrainingPart};
 use crate::data::order;
 use crate::error::Result;
@@ -78,7 +78,8 @@ impl Session<'_> {
         let job = self.job;
         let tasks = job.inputs.all_tasks();
         self.load_base()?;
-        self.evaluate_all("base")?;
+        self.evaluate_all(BASE)?;
+        self.evaluate_samples(BASE, &tasks)?;
         self.probe()?;
         let cores = self.select_cores()?;
         let mut columns = vec!["base".to_owned(), "probe".to_owned()];
@@ -111,8 +112,11 @@ impl Session<'_> {
         let weights = self.trainer.model.weights_mut();
         RunModels::new(job).read_weights(first, weights)?;
         let (sources, source_names) = match method {
-            PairMethod::Replay => (self.with_replay(&[second], &[first]), job.inputs.names(&[second, first])),
-            _ => (job.inputs.whole(&[second]), job.inputs.names(&[second])),
+            PairMethod::Replay => (
+                self.with_replay(&[second], &[first], &job.recipe.probe.training),
+                job.inputs.names(&[second, first]),
+            ),
+            _ => (job.inputs.whole(&[second], &job.recipe.probe.training), job.inputs.names(&[second])),
         };
         let part = format!("{}-{}", first, second);
         let origin = self.origin(&training_name(STAGE, &part), &[CORE, &probe_place(name(first))]);

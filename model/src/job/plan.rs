@@ -8,7 +8,7 @@ use super::inputs::{Inputs, Task, sampler};
 use crate::checkpoint::{ModelFiles, staging_bytes};
 use crate::data::{Dataset, Row, Source};
 use crate::error::{Error, Result};
-use crate::evaluation::generation_bytes;
+use crate::evaluation::{generation_bytes, most_tokens};
 use crate::files;
 use crate::machine;
 use crate::model::Model;
@@ -42,7 +42,7 @@ impl Steps {
             Ok(sampler.steps_for_epochs(settings.epochs.unwrap_or(1.0)))
         };
         let each = |settings: &TrainSettings| -> Result<Vec<u64>> {
-            tasks.iter().map(|&task| epochs_of(settings, inputs.whole(&[task]))).collect()
+            tasks.iter().map(|&task| epochs_of(settings, inputs.whole(&[task], settings))).collect()
         };
         let probe = match recipe.probe.training.steps {
             Some(steps) => steps,
@@ -53,11 +53,13 @@ impl Steps {
         };
         let integrate = match recipe.integrate.training.steps {
             Some(steps) => steps,
-            None => epochs_of(&recipe.integrate.training, inputs.sampled(&tasks, |_| 1.0))?,
+            None => epochs_of(&recipe.integrate.training, inputs.sampled(&tasks, recipe, |_| 1.0))?,
         };
         let per_task = match (recipe.method, recipe.train.steps) {
             (Method::Joint | Method::Half, Some(steps)) => vec![steps],
-            (Method::Joint | Method::Half, None) => vec![epochs_of(&recipe.train, inputs.whole(&tasks))?],
+            (Method::Joint | Method::Half, None) => {
+                vec![epochs_of(&recipe.train, inputs.whole(&tasks, &recipe.train))?]
+            }
             (_, Some(steps)) => split_evenly(steps, &vec![1; tasks.len()]),
             (_, None) => each(&recipe.train)?,
         };
@@ -88,7 +90,7 @@ pub fn max_tokens(recipe: &Recipe, inputs: &Inputs) -> Result<usize> {
     let tasks = inputs.all_tasks();
     let mut most = inputs.longest_eval_row();
     for settings in trainings_settings(recipe) {
-        let sampler = sampler(recipe, settings, inputs.whole(&tasks), "count")?;
+        let sampler = sampler(recipe, settings, inputs.whole(&tasks, settings), "count")?;
         most = most.max(sampler.max_micro_batch_tokens());
     }
     Ok(most)
@@ -140,11 +142,14 @@ pub fn plan(
     let tokens: u64 = trainings.iter().map(|training| training.tokens).sum();
     let mean_length = mean_row_length(inputs);
     let flops_per_token = config.flops_per_token(mean_length);
-    let (evaluations, evaluated_tokens) = plan_evaluations(recipe, inputs, &trainings);
+    let Evaluations { count: evaluations, tokens: evaluated_tokens, tokens_at_once } =
+        plan_evaluations(recipe, inputs, &trainings);
+    // A third of a training step is its forward pass.
+    let flops_per_evaluated = flops_per_token / 3.0;
     Ok(Plan {
         evaluations,
-        // A third of a training step is its forward pass.
-        evaluation_flops: flops_per_token / 3.0 * evaluated_tokens as f64,
+        evaluation_flops: flops_per_evaluated * evaluated_tokens as f64,
+        flops_per_evaluation: flops_per_evaluated * tokens_at_once as f64,
         method: recipe.method,
         device: format!("{}, in {}", device.describe(), compute.name()),
         architecture: config.family.model_type.to_owned(),
@@ -158,27 +163,38 @@ pub fn plan(
     })
 }
 
-/// How often models are evaluated while they are trained, and the tokens that takes.
-fn plan_evaluations(recipe: &Recipe, inputs: &Inputs, trainings: &[TrainingPlan]) -> (u64, u64) {
+/// Evaluations while models are trained.
+#[derive(Debug, Clone, Copy, Default)]
+struct Evaluations {
+    /// How many.
+    count: u64,
+    /// Tokens that they take at most.
+    tokens: u64,
+    /// Tokens that one of all tasks takes at most.
+    tokens_at_once: u64,
+}
+
+fn plan_evaluations(recipe: &Recipe, inputs: &Inputs, trainings: &[TrainingPlan]) -> Evaluations {
     let settings = &recipe.evaluate;
     if settings.every == 0 {
-        return (0, 0);
+        return Evaluations::default();
     }
     let tokens_of = |task: &Task| -> u64 {
         let Some(eval) = &task.eval else { return 0 };
-        let tokens: usize = task.evaluation_sample.iter().map(|&row| eval.rows()[row].tokens.len()).sum();
-        let answers = settings.answers && task.answers.is_some();
-        tokens as u64 * if answers { 2 } else { 1 }
+        let answers = task.answers.as_ref().filter(|_| settings.answers);
+        most_tokens(eval, &task.evaluation_sample, answers, inputs.base.config.max_positions)
     };
     let of_all: u64 = inputs.tasks.iter().map(tokens_of).sum();
     let of_one = of_all.div_ceil(inputs.tasks.len().max(1) as u64);
-    let add = |(count, tokens): (u64, u64), training: &TrainingPlan| {
+    // What base and probes reach on the samples is taken from what the closing table measures.
+    let mut evaluations = Evaluations { tokens_at_once: of_all, ..Evaluations::default() };
+    for training in trainings {
         let times = training.steps.div_ceil(settings.every);
         let once = if training.kind == TrainingKind::Probe { of_one } else { of_all };
-        (count + times, tokens + times * once)
-    };
-    // The base model is measured first.
-    trainings.iter().fold((1, of_all), add)
+        evaluations.count += times;
+        evaluations.tokens += times * once;
+    }
+    evaluations
 }
 
 fn mean_row_length(inputs: &Inputs) -> usize {
@@ -196,6 +212,8 @@ fn plan_task(task: &Task) -> TaskPlan {
         supervised_tokens: task.train.supervised_tokens() as u64,
         long_rows: counts(&task.train) + task.eval.as_deref().map_or(0, counts),
         eval_rows: task.eval.as_ref().map(|eval| eval.len() as u64),
+        train: Some(task.train.summary()),
+        eval: task.eval.as_ref().map(|eval| eval.summary()),
         notices: [Some(&task.train), task.eval.as_ref()]
             .into_iter()
             .flatten()
@@ -216,16 +234,16 @@ fn plan_trainings(recipe: &Recipe, inputs: &Inputs, steps: &Steps) -> Result<Vec
         for task in all.iter().copied().filter(|&task| inputs.trains_probe(task)) {
             let title = format!("probe {}", inputs.tasks[task].name);
             let settings = &recipe.probe.training;
-            add(TrainingKind::Probe, &title, settings, inputs.whole(&[task]), steps.probe)?;
+            add(TrainingKind::Probe, &title, settings, inputs.whole(&[task], settings), steps.probe)?;
         }
     }
     if trains_plainly(recipe) {
         let title = if recipe.method == Method::Cpift { "staged backbone" } else { recipe.method.name() };
         let total = steps.per_task.iter().sum();
-        add(TrainingKind::Method, title, &recipe.train, inputs.whole(&all), total)?;
+        add(TrainingKind::Method, title, &recipe.train, inputs.whole(&all, &recipe.train), total)?;
     }
     if recipe.method == Method::Cpift {
-        let (settings, sources) = (&recipe.integrate.training, inputs.sampled(&all, |_| 1.0));
+        let (settings, sources) = (&recipe.integrate.training, inputs.sampled(&all, recipe, |_| 1.0));
         add(TrainingKind::Integrate, "integrate", settings, sources, steps.integrate)?;
     }
     Ok(trainings)
@@ -291,10 +309,10 @@ fn plan_memory(
     parts.push(host_part("program", PROGRAM));
     let staging = staging_bytes(&inputs.layout, device.threads());
     parts.push(host_part("reading and writing", staging as u64));
-    // A row's two lists are allocations of their own, each with a header of the allocator's.
+    // A row's two lists are allocations of their own, each with a header of the allocator's; and its hash.
     let row_bytes = |dataset: &Dataset| {
         let lists = dataset.tokens() * (size_of::<u32>() + size_of::<bool>());
-        (lists + dataset.len() * (size_of::<Row>() + 32)) as u64
+        (lists + dataset.len() * (size_of::<Row>() + 48)) as u64
     };
     let data =
         inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));
@@ -310,8 +328,10 @@ fn plan_passes<T: Real>(
     purpose: Purpose,
 ) -> Result<(MemoryPlan, usize)> {
     let config = &inputs.base.config;
-    let answered = inputs.tasks.iter().filter_map(|task| task.eval.as_deref().zip(task.answers.as_ref()));
-    let bytes = answered.map(|(eval, answers)| generation_bytes::<T>(config, max_tokens, eval, answers));
+    let bytes = inputs.tasks.iter().filter_map(|task| {
+        let (eval, answers) = (task.eval.as_deref()?, task.answers.as_ref()?);
+        Some(generation_bytes::<T>(config, device, max_tokens, eval, &task.evaluation_sample, answers))
+    });
     let transformer = Transformer::<T>::memory_plan(config, device, max_tokens, purpose)?;
     Ok((transformer, bytes.max().unwrap_or(0)))
 }

@@ -5,20 +5,20 @@ use std::time::Instant;
 use serde::{Deserialize, Serialize};
 
 use super::inputs::Task;
-use super::session::Session;
+use super::session::{BASE, PROBE, Session};
 use super::state::TrainingState;
 use super::training::Training;
 use crate::data::Dataset;
 use crate::data::order::{permutation, stream};
 use crate::error::Result;
-use crate::evaluation::Request;
+use crate::evaluation::{Request, RowScores};
 use crate::progress::{Event, SampleScore, Score, StepReport};
 use crate::recipe::{EvaluateSettings, Keep};
 
-/// Column of the scores with what the base model reaches on the samples of these settings.
-fn base_column(settings: &EvaluateSettings) -> String {
+/// Column of the scores with what the model of a column (`base`, `probe`) reaches on the samples of these settings.
+pub fn sample_column(column: &str, settings: &EvaluateSettings) -> String {
     let answers = if settings.answers { " with answers" } else { "" };
-    format!("base on {} rows{answers}", settings.rows)
+    format!("{column} on {} rows{answers}", settings.rows)
 }
 
 /// The best weights of a training so far.
@@ -26,7 +26,7 @@ fn base_column(settings: &EvaluateSettings) -> String {
 pub struct Best {
     /// The step after which they were there.
     pub step: u64,
-    /// How good they are: [`quality`].
+    /// How good they are: the mean of [`Score::quality`] over the tasks that count.
     pub quality: f64,
 }
 
@@ -48,26 +48,50 @@ fn measured(task: &Task) -> Option<(&Task, &Dataset)> {
 }
 
 impl Session<'_> {
-    /// Measures the base model, which the trainer holds, on the samples.
+    /// Whether a model, that of a column, has yet to be measured on the samples of some tasks.
+    pub(super) fn lacks_samples(&self, column: &str, tasks: &[usize]) -> bool {
+        let settings = &self.job.recipe.evaluate;
+        let column = sample_column(column, settings);
+        let is_missing = |task: &Task| task.eval.is_some() && !self.has_score(&column, &task.name);
+        settings.every > 0 && tasks.iter().any(|&task| is_missing(&self.job.inputs.tasks[task]))
+    }
+
+    /// Measures the model that the trainer holds, that of a column, on the samples of some tasks, where
+    /// [`Session::evaluate`] has not taken that from what it measured of all rows: the other rows may have been measured
+    /// before the samples were asked for.
     ///
     /// # Errors
     /// As [`Session::evaluate`].
-    pub(super) fn evaluate_base_samples(&mut self) -> Result<()> {
-        if self.job.recipe.evaluate.every == 0 {
+    pub(super) fn evaluate_samples(&mut self, column: &str, tasks: &[usize]) -> Result<()> {
+        if !self.lacks_samples(column, tasks) {
             return Ok(());
         }
-        let column = base_column(&self.job.recipe.evaluate);
-        for (task, eval) in self.job.inputs.tasks.iter().filter_map(measured) {
-            if self.has_score(&column, &task.name) {
+        let sampled = sample_column(column, &self.job.recipe.evaluate);
+        let tasks = tasks.iter().map(|&task| &self.job.inputs.tasks[task]);
+        for (task, eval) in tasks.filter_map(measured) {
+            if self.has_score(&sampled, &task.name) {
                 continue;
             }
-            self.check_stop(&format!("before evaluating the base on {}", task.name))?;
-            self.observer.event(Event::EvaluationStarted { column: &column, task: &task.name });
-            let score = self.measure_sample(task, eval, &column)?;
-            self.observer.event(Event::Evaluated { column: &column, task: &task.name, score: &score });
-            self.keep_score(&column, &task.name, score)?;
+            self.check_stop(&format!("before evaluating {column} on {}", task.name))?;
+            self.observer.event(Event::EvaluationStarted { column: &sampled, task: &task.name });
+            let score = self.measure_sample(task, eval, &sampled)?;
+            self.observer.event(Event::Evaluated { column: &sampled, task: &task.name, score: &score });
+            self.keep_score(&sampled, &task.name, score)?;
         }
         Ok(())
+    }
+
+    /// Keeps of what was measured of all rows of a task what concerns its sample.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub(super) fn keep_sample(&mut self, column: &str, task: &Task, scored: &RowScores) -> Result<()> {
+        let settings = &self.job.recipe.evaluate;
+        if settings.every == 0 {
+            return Ok(());
+        }
+        let score = scored.of_rows(&task.evaluation_sample, settings.answers).score();
+        self.keep_score(&sample_column(column, settings), &task.name, score)
     }
 
     /// Whether a training ends before its last step, since patience has run out.
@@ -120,7 +144,7 @@ impl Session<'_> {
     /// Says at once which tasks have become worse than the base, each once in a training.
     fn alarm(&mut self, scores: &[SampleScore], state: &mut TrainingState, training: &str) {
         let alarm = self.job.recipe.evaluate.alarm;
-        let column = base_column(&self.job.recipe.evaluate);
+        let column = sample_column(BASE, &self.job.recipe.evaluate);
         for SampleScore { task, score } in scores {
             let Some(base) = self.score(&column, task).filter(|_| alarm > 0.0) else { continue };
             let is_worse = score.loss > base.loss * (1.0 + alarm);
@@ -145,12 +169,15 @@ impl Session<'_> {
         if !settings.decides() {
             return Ok(());
         }
-        let column = base_column(settings);
+        let [base, probe] = [BASE, PROBE].map(|column| sample_column(column, settings));
         let counts = |score: &&SampleScore| settings.task.as_ref().is_none_or(|task| *task == score.task);
         let counted: Vec<f64> = scores
             .iter()
             .filter(counts)
-            .map(|score| quality(&score.score, self.score(&column, &score.task)))
+            .filter_map(|SampleScore { task, score }| {
+                // The base is measured before anything is trained.
+                Some(score.quality(&self.score(&base, task)?, self.score(&probe, task).as_ref()))
+            })
             .collect();
         let quality = counted.iter().sum::<f64>() / counted.len().max(1) as f64;
         if state.best.is_none_or(|best| quality > best.quality) {
@@ -185,18 +212,16 @@ impl Session<'_> {
         }
         if self.job.recipe.evaluate.keep == Keep::Best && best.step != state.step {
             self.checkpoints.read_best(&training.name(), best.step, &mut self.trainer, &training.origin)?;
-            let text = format!("the weights after step {} are kept, which were the best", best.step);
+            let of = match &self.job.recipe.evaluate.task {
+                Some(task) => format!("normalised score of {task}"),
+                None => "mean normalised score".to_owned(),
+            };
+            let text = format!(
+                "the weights after step {} are kept, which were the best: {of} {:.3}",
+                best.step, best.quality
+            );
             self.observer.event(Event::Notice(&text));
         }
         Ok(())
-    }
-}
-
-/// How good a model is at a task: the share of right answers, or by how much of the base model's loss it is better.
-fn quality(score: &Score, base: Option<Score>) -> f64 {
-    match (score.share(), base) {
-        (Some(share), _) => share,
-        (None, Some(base)) => 1.0 - score.loss / base.loss,
-        (None, None) => -score.loss,
     }
 }

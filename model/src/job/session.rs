@@ -265,6 +265,9 @@ impl<'a> Session<'a> {
                 self.save_answers()?;
             }
             self.keep_score(column, &task.name, score)?;
+            if [BASE, PROBE].contains(&column) {
+                self.keep_sample(column, task, &scored)?;
+            }
         }
         Ok(())
     }
@@ -479,6 +482,9 @@ impl<'a> Session<'a> {
     }
 }
 
+/// Columns of the closing table that scores lie between.
+pub(super) const BASE: &str = "base";
+pub(super) const PROBE: &str = "probe";
 /// Name of the resolved recipe in the run folder.
 pub const RECIPE: &str = "recipe.toml";
 /// Name of the final model's folder.

@@ -60,8 +60,10 @@ fn bare(actual: &Table, train: Option<&Value>) -> Option<Table> {
 fn compare_task(task: &Value, found: &mut Vec<Difference>) {
     let Some(task) = task.as_table() else { return };
     let name = task.get("name").and_then(Value::as_str).unwrap_or_default();
-    if let Some(weight) = task.get("weight") {
-        compare(format!("task.{name}.weight"), weight, Some(&Value::Float(1.0)), found);
+    for (key, default) in [("weight", Some(1.0)), ("repeat", Some(1.0)), ("epochs", None)] {
+        if let Some(value) = task.get(key) {
+            compare(format!("task.{name}.{key}"), value, default.map(Value::Float).as_ref(), found);
+        }
     }
     if let Some(model) = task.get("model") {
         compare(format!("task.{name}.model"), model, None, found);

@@ -9,7 +9,8 @@ pub enum Keep {
     /// Those of the last step.
     #[default]
     Last,
-    /// Those that were best when they were evaluated.
+    /// Those that were best when they were evaluated: the mean of the tasks' scores, each between the base's and its
+    /// specialist's (`Score::quality`), was highest.
     Best,
 }
 

@@ -11,7 +11,7 @@ pub enum MixtureShares {
     Equal,
     /// The rows in proportion to what each task has.
     Rows,
-    /// The supervised tokens: as many of every task of the same weight.
+    /// The supervised tokens: as many of every task of the same weight, unless a temperature is given.
     Tokens,
 }
 
@@ -32,15 +32,27 @@ pub enum MixtureOrder {
 pub struct MixtureSettings {
     /// What the tasks' weights divide.
     pub shares: MixtureShares,
-    /// With `rows`: a task's part is its number of rows to the power of 1/temperature; 1 keeps proportions, more
-    /// brings them closer together.
-    pub temperature: f64,
+    /// With `rows` or `tokens`: a task's part is its number of them to the power of 1/temperature; 1 keeps proportions,
+    /// more brings them closer together. Not given it is 1 with `rows`, and no number counts with `tokens`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub temperature: Option<f64>,
     /// In which order the tasks' rows come.
     pub order: MixtureOrder,
 }
 
 impl Default for MixtureSettings {
     fn default() -> Self {
-        Self { shares: MixtureShares::Equal, temperature: 1.0, order: MixtureOrder::Shuffled }
+        Self { shares: MixtureShares::Equal, temperature: None, order: MixtureOrder::Shuffled }
+    }
+}
+
+impl MixtureSettings {
+    /// How much a task counts that has this many of what is shared, before its weight.
+    pub fn size_part(&self, size: f64) -> f64 {
+        match (self.shares, self.temperature) {
+            (MixtureShares::Equal, _) | (MixtureShares::Tokens, None) => 1.0,
+            (MixtureShares::Rows, None) => size,
+            (_, Some(temperature)) => size.powf(1.0 / temperature),
+        }
     }
 }

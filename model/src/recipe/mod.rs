@@ -15,6 +15,7 @@ mod evaluate;
 mod fault;
 mod fuse;
 mod mixture;
+mod numbers;
 mod origins;
 mod overrides;
 mod precision;

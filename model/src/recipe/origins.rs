@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 use toml::de::{DeTable, DeValue};
 
+use super::numbers::{TooLarge, too_large};
 use crate::error::{Error, Result};
 
 /// For every key (`train.steps`, `task[0].weight`) its line in the file or its `--set`.
@@ -35,9 +36,14 @@ pub fn parse(path: &Path, text: &str) -> Result<(Table, Origins)> {
         Error::line(path, line_of(text, &(start..start)), format!("column {column}: {reason}"))
     };
     let spanned = DeTable::parse(text).map_err(syntax_error)?;
-    let table = text.parse::<Table>().map_err(syntax_error)?;
     let mut origins = Origins { path: path.to_owned(), places: BTreeMap::new() };
     origins.record_table(text, "", spanned.get_ref());
+    for (key, value) in spanned.get_ref() {
+        if let Some(TooLarge { place, reason }) = too_large(value.get_ref()) {
+            return Err(origins.error(&format!("{}{place}", key.get_ref()), reason));
+        }
+    }
+    let table = text.parse::<Table>().map_err(syntax_error)?;
     Ok((table, origins))
 }
 
@@ -83,7 +89,8 @@ impl Origins {
     /// An error about `key`, naming its line or its `--set`; for a key that is not there, its section's.
     pub fn error(&self, key: &str, reason: impl std::fmt::Display) -> Error {
         let section = key.rsplit_once('.').map_or("", |(section, _)| section);
-        let list = section.split('[').next().unwrap_or_default();
+        let list = if section.is_empty() { key } else { section };
+        let list = list.split('[').next().unwrap_or_default();
         match [key, section, list].iter().find_map(|name| self.places.get(*name)) {
             Some(Place::Line(line)) => Error::line(&self.path, *line, format!("`{key}`: {reason}")),
             Some(Place::Override(assignment)) => {

@@ -1,8 +1,10 @@
 //! `--set key=value`.
 
+use toml::de::DeValue;
 use toml::{Table, Value};
 
 use super::fault::nearest;
+use super::numbers::{TooLarge, too_large};
 use super::origins::Origins;
 use super::shape::keys_of;
 use crate::error::{Error, Result};
@@ -15,16 +17,23 @@ use crate::error::{Error, Result};
 /// # Errors
 /// [`Error::Setting`] naming the assignment.
 pub fn apply(assignment: &str, table: &mut Table, origins: &mut Origins) -> Result<()> {
+    apply_in("", assignment, table, origins)
+}
+
+/// The same for a key that is given without the section it lies in, whose name is `prefix`.
+pub fn apply_in(prefix: &str, assignment: &str, table: &mut Table, origins: &mut Origins) -> Result<()> {
     let refuse = |reason: &str| Error::setting(format!("--set {assignment}"), reason);
     let (key, text) =
         assignment.split_once('=').ok_or_else(|| refuse("has no `=`: write --set section.key=value"))?;
-    let (key, value) = (key.trim(), parse_value(text.trim()));
-    let (section_key, field) = match key.rsplit_once('.') {
-        Some((section, field)) => (section, field),
-        None => ("", key),
-    };
-    if field.is_empty() || key.starts_with('.') {
+    let key = key.trim();
+    let value = parse_value(text.trim()).map_err(|reason| refuse(&reason))?;
+    if key.is_empty() || key.ends_with('.') || key.starts_with('.') {
         return Err(refuse("has no key: write --set section.key=value"));
+    }
+    let key = if prefix.is_empty() { key.to_owned() } else { format!("{prefix}.{key}") };
+    let (section_key, field) = key.rsplit_once('.').unwrap_or(("", &key));
+    if section_key == "task" || field.starts_with("task[") {
+        return Err(refuse("names a whole task: write --set with one of its keys, as in `task[0].weight=2`"));
     }
     let (section_key, section) = find_section(section_key, table).map_err(|reason| refuse(&reason))?;
     assign(section, field, value);
@@ -54,13 +63,15 @@ fn find_section<'a>(key: &str, table: &'a mut Table) -> std::result::Result<(Str
         // A task's name may have points itself.
         let whole = task_index(task, tasks).map(|index| (index, None));
         let of_nested = || {
-            let (task, nested) = task.rsplit_once('.')?;
-            Some((task_index(task, tasks)?, Some(nested)))
+            let mut parts = task.rmatch_indices('.').map(|(point, _)| task.split_at(point));
+            parts.find_map(|(task, nested)| Some((task_index(task, tasks)?, Some(&nested[1..]))))
         };
         let missing = || format!("there is no such task: the recipe has {}", describe_tasks(tasks));
         let (index, nested) = whole.or_else(of_nested).ok_or_else(missing)?;
-        if let Some(nested) = nested.filter(|nested| keys_of(&format!("task.{nested}")).is_empty()) {
-            let near = nearest(nested, keys_of("task").iter().map(String::as_str));
+        let is_section = |name: &&str| !keys_of(&format!("task.{name}")).is_empty();
+        if let Some(nested) = nested.filter(|nested| !is_section(nested)) {
+            let sections = keys_of("task").iter().map(String::as_str).filter(is_section);
+            let near = nearest(nested, sections);
             let hint = near.map(|near| format!(", did you mean `{near}`?")).unwrap_or_default();
             return Err(format!("`{nested}` is not a section of a task{hint}"));
         }
@@ -70,6 +81,9 @@ fn find_section<'a>(key: &str, table: &'a mut Table) -> std::result::Result<(Str
             None => Ok((name, section)),
             Some(nested) => Ok((format!("{name}.{nested}"), section_of(section, nested)?)),
         };
+    }
+    if let Some((section, _)) = key.split_once('.').filter(|(section, _)| !keys_of(section).is_empty()) {
+        return Err(format!("`{key}` is not a section: write --set {section}.key=value"));
     }
     Ok((key.to_owned(), section_of(table, key)?))
 }
@@ -96,7 +110,10 @@ fn describe_tasks(tasks: &[Value]) -> String {
     tasks.iter().enumerate().map(name).collect::<Vec<_>>().join(", ")
 }
 
-/// TOML where it is TOML, else the text itself as a string.
-fn parse_value(text: &str) -> Value {
-    text.parse::<Value>().unwrap_or_else(|_| Value::String(text.to_owned()))
+/// TOML where it is TOML, else the text itself as a string. The error says of a number that there is none so large.
+fn parse_value(text: &str) -> std::result::Result<Value, String> {
+    match DeValue::parse(text).ok().and_then(|value| too_large(value.get_ref())) {
+        Some(TooLarge { reason, .. }) => Err(reason),
+        None => Ok(text.parse::<Value>().unwrap_or_else(|_| Value::String(text.to_owned()))),
+    }
 }

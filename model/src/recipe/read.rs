@@ -18,6 +18,24 @@ use crate::files;
 /// Most bytes of a recipe: thousands of tasks take fewer.
 const LARGEST_RECIPE: u64 = 16 << 20;
 
+/// What stands for the file of a recipe that was made of arguments.
+const ARGUMENTS: &str = "the arguments";
+
+/// A recipe with the keys that must be there, for [`Source::of_measured`]: none of these files is read.
+const MEASURED: &str =
+    "model = { base = \".\" }\ntask = [{ name = \"file\", train = \".\", eval = \".\" }]\n";
+
+/// Keys of `[[task]]` that say nothing about a file that is measured, with why.
+const NOT_ABOUT_MEASURING: [(&[&str], &str); 4] = [
+    (&["task"], "has a task's name in it: write the key alone, as in `columns.prompt=question`"),
+    (&["name", "train", "eval", "eval_share"], "names no setting of a file: files are given with --data"),
+    (
+        &["weight", "repeat", "epochs", "model", "limit"],
+        "is about training: rows that are measured are limited by `eval_limit`",
+    ),
+    (&["shots"], "is given by --shots, with --shots-from"),
+];
+
 /// A recipe's file, read and checked, nothing inherited yet: what several recipes are made from that differ by a few
 /// settings.
 #[derive(Debug, Clone)]
@@ -67,13 +85,32 @@ impl Source {
         let model = Value::Table([("base".to_owned(), text(model)?)].into_iter().collect());
         let mut table: Table =
             [("model".to_owned(), model), ("task".to_owned(), tasks.into())].into_iter().collect();
-        let path = PathBuf::from("the arguments");
+        let path = PathBuf::from(ARGUMENTS);
         let (_, mut origins) = origins::parse(&path, "")?;
         make_paths_absolute(&mut table, Path::new(""));
         for assignment in overrides {
             overrides::apply(assignment, &mut table, &mut origins)?;
         }
         make_paths_absolute(&mut table, Path::new(""));
+        shape::check(&table, &origins)?;
+        Ok(Self { path, table, origins })
+    }
+
+    /// A recipe for measuring files that no recipe names: its one task says how they are read and scored. `assignments`
+    /// are keys of `[[task]]` with their values, as in `columns.prompt=question`.
+    ///
+    /// # Errors
+    /// As [`Source::read`], for the assignments; a key that is about something else.
+    pub fn of_measured(assignments: &[String]) -> Result<Self> {
+        let path = PathBuf::from(ARGUMENTS);
+        let (mut table, mut origins) = origins::parse(&path, MEASURED)?;
+        for assignment in assignments {
+            let key = assignment.split(['=', '.', '[']).next().unwrap_or_default().trim();
+            if let Some((_, reason)) = NOT_ABOUT_MEASURING.iter().find(|(keys, _)| keys.contains(&key)) {
+                return Err(Error::setting(format!("--set {assignment}"), *reason));
+            }
+            overrides::apply_in("task[0]", assignment, &mut table, &mut origins)?;
+        }
         shape::check(&table, &origins)?;
         Ok(Self { path, table, origins })
     }

@@ -12,7 +12,8 @@ use toml::{Table, Value};
 use super::fault::{Fault, Typed, describe, nearest};
 use super::origins::Origins;
 use super::{
-    Columns, DataFiles, EvaluateSettings, HalfSettings, ModelSettings, Recipe, TaskSettings, TrainSettings,
+    Columns, DataFiles, EvaluateSettings, HalfSettings, MixtureSettings, ModelSettings, Recipe, TaskSettings,
+    TrainSettings,
 };
 use crate::error::{Error, Result};
 
@@ -31,6 +32,7 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
     let task = TaskSettings {
         train: files(),
         eval: Some(files()),
+        epochs: Some(1.0),
         model: path(),
         eval_share: Some(0.5),
         limit: Some(1),
@@ -54,6 +56,7 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
     let mut recipe = Recipe {
         model: ModelSettings { base: path(), config: path(), ..ModelSettings::default() },
         train: training.clone(),
+        mixture: MixtureSettings { temperature: Some(1.0), ..MixtureSettings::default() },
         half: HalfSettings { rounds: Some(1) },
         evaluate: EvaluateSettings { task: Some("x".to_owned()), ..EvaluateSettings::default() },
         task: vec![task],
@@ -129,7 +132,9 @@ fn check_tasks(value: &Value, origins: &Origins) -> Result<()> {
     let list = || origins.error("task", "must be a list: write `[[task]]`, with two brackets, once per task");
     for (index, task) in value.as_array().ok_or_else(list)?.iter().enumerate() {
         let name = format!("task[{index}]");
-        let entries = task.as_table().ok_or_else(list)?;
+        let entries = task.as_table().ok_or_else(|| {
+            origins.error(&name, format!("must be a section, `[[task]]`, not {}", describe(task)))
+        })?;
         check_section("task", &name, entries, origins)?;
         for required in ["name", "train"] {
             if !entries.contains_key(required) {

@@ -26,6 +26,11 @@ pub struct TaskSettings {
     /// How often an epoch goes through this task's training rows, where `mixture.shares` is `rows` or the task is
     /// trained alone; also 0.5 or 2.5. With other shares it lengthens the epoch of all tasks.
     pub repeat: f64,
+    /// How often a training goes through this task's rows, alone or in any mixture, in place of the training's own
+    /// `epochs`. In a mixture the other tasks share what they have together. Where `steps` say how long a training is, it
+    /// is a proportion: to the rows of tasks that are gone through once.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
     /// An existing fine-tune of the same base: its probe is skipped, importance is the difference.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub model: Option<PathBuf>,
@@ -77,6 +82,7 @@ impl Default for TaskSettings {
             eval: None,
             weight: 1.0,
             repeat: 1.0,
+            epochs: None,
             model: None,
             eval_share: None,
             limit: None,

@@ -37,9 +37,11 @@ impl Recipe {
         within("fuse.scale", self.fuse.scale, -100.0, 100.0)?;
         within("fuse.density", self.fuse.density, f64::MIN_POSITIVE, 1.0)?;
         // Least: numbers of rows to the power of 10 are finite.
-        within("mixture.temperature", self.mixture.temperature, 0.1, 1e6)?;
-        if self.mixture.temperature != 1.0 && self.mixture.shares != MixtureShares::Rows {
-            return Err(Error::setting("mixture.temperature", "needs `shares = \"rows\"` beside it"));
+        let temperature = self.mixture.temperature.unwrap_or(1.0);
+        within("mixture.temperature", temperature, 0.1, 1e6)?;
+        if temperature != 1.0 && self.mixture.shares == MixtureShares::Equal {
+            let reason = "needs `shares = \"rows\"` or `shares = \"tokens\"` beside it";
+            return Err(Error::setting("mixture.temperature", reason));
         }
         self.validate_evaluate()?;
         self.validate_replay()?;
@@ -132,6 +134,7 @@ impl Recipe {
             }
             within(&key("weight"), task.weight, f64::MIN_POSITIVE, 1e6)?;
             within(&key("repeat"), task.repeat, 1e-3, 100.0)?;
+            task.validate_epochs(&key)?;
             task.validate_rows(&key)?;
             task.validate_size(&key)?;
             if let Some(tokens) = task.max_new_tokens.filter(|tokens| !(1..=MOST_NEW_TOKENS).contains(tokens))
@@ -149,6 +152,20 @@ impl Recipe {
 }
 
 impl TaskSettings {
+    fn validate_epochs(&self, key: &dyn Fn(&str) -> String) -> Result<()> {
+        let Some(epochs) = self.epochs else { return Ok(()) };
+        within(&key("epochs"), epochs, 1e-3, 1e4)?;
+        for (name, is_set) in [("repeat", self.repeat != 1.0), ("weight", self.weight != 1.0)] {
+            if is_set {
+                let reason = format!(
+                    "excludes `{name}`, since it says what the task's share is: remove one of the two"
+                );
+                return Err(Error::setting(key("epochs"), reason));
+            }
+        }
+        Ok(())
+    }
+
     /// Checks the keys that say how many rows are used for what.
     fn validate_size(&self, key: &dyn Fn(&str) -> String) -> Result<()> {
         for (name, limit) in [("limit", self.limit), ("eval_limit", self.eval_limit)] {
@@ -172,9 +189,6 @@ impl TaskSettings {
         let Some(share) = self.eval_share else { return Ok(()) };
         if self.eval.is_some() {
             return Err(Error::setting(key("eval_share"), "excludes `eval`: remove one of the two"));
-        }
-        if self.shots > 0 {
-            return Err(Error::setting(key("shots"), "needs a file in `eval`, and excludes `eval_share`"));
         }
         within(&key("eval_share"), share, f64::MIN_POSITIVE, 0.9)
     }

@@ -25,11 +25,11 @@ use crate::contain;
 use crate::control_tokens::{ControlTokens, aliases, refuse_reserved};
 use crate::error::{Error, Reasoned, Result};
 use crate::files;
-use crate::inspection::SpecialToken;
 use crate::recipe::SpecialTokens;
 use compare::Meaning;
 use definition::Definition;
 use special::SpecialNames;
+pub use special::SpecialToken;
 
 /// Most tokens that a character of text may become: more is the mark of a damaged tokenizer.
 const MOST_TOKENS_OF_A_CHARACTER: usize = 64;
@@ -268,7 +268,7 @@ impl Tokenizer {
         let token = |(name, text): (&String, &String)| SpecialToken {
             name: name.clone(),
             text: text.clone(),
-            id: self.inner.token_to_id(text),
+            id: self.control_token(text).or_else(|| self.inner.token_to_id(text)),
         };
         self.names.iter().map(token).collect()
     }

@@ -3,6 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
+use serde::Serialize;
 use serde_json::Value;
 
 use crate::error::{Error, Result};
@@ -41,6 +42,17 @@ impl FolderToken {
             normalized: flag("normalized", !special),
         }
     }
+}
+
+/// A token with a meaning.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+pub struct SpecialToken {
+    /// What it is called, such as `eos_token`.
+    pub name: String,
+    /// Its text.
+    pub text: String,
+    /// Its id, where it is a token of its own.
+    pub id: Option<u32>,
 }
 
 /// Special tokens as `tokenizer_config.json`, `special_tokens_map.json`, `added_tokens.json`,

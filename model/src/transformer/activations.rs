@@ -2,7 +2,8 @@
 //!
 //! Kept per layer and token, in elements: the layer's input C and what its backward cannot cheaply
 //! compute again: 1 C (residual stream before the MLP), H·D + 2 KV·D (q, k, v), H·D + H (attention),
-//! 2 I (gate, up), and C for each norm behind attention or MLP (what it is of). Norms, the gated activation and rotated normed heads are computed again instead.
+//! 2 I (gate, up), and C for each norm behind attention or MLP (what it is of). Norms, the gated activation and rotated
+//! normed heads are computed again instead.
 //! With `recompute` only the inputs are kept per layer, and the rest exists once.
 
 use bytemuck::Pod;

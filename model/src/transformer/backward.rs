@@ -131,10 +131,7 @@ impl<T: Real> Backward<'_, T> {
         let normed = pass.normed(input_norm, &layer.middle, &scratch.normed);
         places.gate.backward_weight(device, d_gate, normed, self.gradients.reborrow())?;
         places.up.backward_weight(device, d_up, normed, self.gradients.reborrow())?;
-        let (d_input, accumulate) = match input_norm {
-            Some(_) => (&mut scratch.delta, false),
-            None => (&mut scratch.d_residual, true),
-        };
+        let (d_input, accumulate) = d_input(input_norm, &mut scratch.delta, &mut scratch.d_residual);
         let mut d_input = pass.hidden_mut(d_input);
         places.gate.backward_input(device, weights, d_gate, d_input.reborrow(), accumulate)?;
         places.up.backward_input(device, weights, d_up, d_input, true)?;
@@ -193,10 +190,7 @@ impl<T: Real> Backward<'_, T> {
         for (projection, d_projected) in projections {
             projection.backward_weight(device, d_projected, normed, self.gradients.reborrow())?;
         }
-        let (d_input, accumulate) = match input_norm {
-            Some(_) => (&mut scratch.delta, false),
-            None => (&mut scratch.d_residual, true),
-        };
+        let (d_input, accumulate) = d_input(input_norm, &mut scratch.delta, &mut scratch.d_residual);
         let mut d_input = pass.hidden_mut(d_input);
         for (index, (projection, d_projected)) in projections.into_iter().enumerate() {
             let accumulate = accumulate || index > 0;
@@ -220,6 +214,16 @@ impl<T: Real> Backward<'_, T> {
         self.timings.lap(Part::EmbeddingBackward);
         Ok(())
     }
+}
+
+/// Where the gradient of what attention or MLP read goes, and whether it is added to what is there: behind their norm, or
+/// to the residual stream's where they have none.
+fn d_input<'a, T: Real>(
+    input_norm: Option<&Norm>,
+    delta: &'a mut Buffer<T>,
+    d_residual: &'a mut Buffer<T>,
+) -> (&'a mut Buffer<T>, bool) {
+    if input_norm.is_some() { (delta, false) } else { (d_residual, true) }
 }
 
 impl<T: Real> Pass<'_, T> {

@@ -22,6 +22,8 @@ pub struct KeyValueCache<T: Real> {
     /// The same on the device.
     slots: Indices,
     lengths: Indices,
+    /// Most rows of a step.
+    row_capacity: usize,
 }
 
 impl<T: Real> KeyValueCache<T> {
@@ -37,12 +39,35 @@ impl<T: Real> KeyValueCache<T> {
             rows: Vec::with_capacity(slots),
             slots: Indices::with_capacity(device, slots)?,
             lengths: Indices::with_capacity(device, slots)?,
+            row_capacity: slots,
         })
     }
 
     /// Bytes that one sequence of `capacity` tokens takes.
     pub fn bytes_per_slot(config: &ModelConfig, capacity: usize) -> usize {
         2 * config.layers * capacity * config.kv_width() * size_of::<T>()
+    }
+
+    /// Makes room for steps of so many rows.
+    pub fn reserve_rows(&mut self, device: &Device, rows: usize) -> Result<()> {
+        if rows > self.row_capacity {
+            self.slots = Indices::with_capacity(device, rows)?;
+            self.lengths = Indices::with_capacity(device, rows)?;
+            self.row_capacity = rows;
+        }
+        Ok(())
+    }
+
+    /// Takes over the first tokens of another cache of the same model; both have one slot.
+    pub fn copy_first(&mut self, other: &Self, tokens: usize) -> Result<()> {
+        let pairs = |own: &mut [Buffer<T>], others: &[Buffer<T>], length: usize| -> Result<()> {
+            for (own, other) in own.iter_mut().zip(others) {
+                own.slice_mut(0..length).copy_from(other.slice(0..length))?;
+            }
+            Ok(())
+        };
+        pairs(&mut self.keys, &other.keys, tokens * self.width)?;
+        pairs(&mut self.values, &other.values, tokens * self.width)
     }
 
     /// The rows of the next step: slot, and tokens seen with the row's own.
@@ -72,11 +97,17 @@ impl<T: Real> KeyValueCache<T> {
 
     /// Stores `layer`'s key and value of the one new token of each row.
     pub fn append(&mut self, layer: usize, keys: View<'_, T>, values: View<'_, T>) -> Result<()> {
-        for row in 0..self.rows.len() {
+        let mut row = 0;
+        while row < self.rows.len() {
             let (slot, length) = self.rows[row];
-            let from = row * self.width..(row + 1) * self.width;
+            // Rows that follow each other in a slot are written as one.
+            let follow =
+                self.rows[row..].iter().zip(length..).take_while(|(next, length)| **next == (slot, *length));
+            let end = row + follow.count();
+            let from = row * self.width..end * self.width;
             let position = length as usize - 1;
             self.write(layer, slot as usize, position, keys.slice(from.clone()), values.slice(from))?;
+            row = end;
         }
         Ok(())
     }

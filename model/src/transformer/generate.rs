@@ -1,6 +1,8 @@
 //! Generation: prompts through the packed forward pass once, then one token per row and step over a
 //! cache of keys and values.
 
+mod continuation;
+
 use std::ops::ControlFlow;
 
 use cpift_engine::ops::attention::Documents;
@@ -14,6 +16,7 @@ use super::sampling::{Sampling, largest};
 use super::{RotaryTables, Transformer};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
+pub use continuation::TextCache;
 
 /// Most rows generated side by side: beyond, the weights' traffic is shared well enough.
 const MOST_ROWS: usize = 128;
@@ -80,10 +83,6 @@ impl<T: Real> Transformer<T> {
         if generation.max_new_tokens == 0 {
             return Ok(vec![Vec::new(); prompts.len()]);
         }
-        let (seed, stream) = match &generation.sampling {
-            Sampling::Greedy => (0, 0),
-            Sampling::Random(random) => (random.seed, random.stream),
-        };
         let longest = prompts.iter().map(Vec::len).max().unwrap_or(0);
         let capacity = longest.checked_add(generation.max_new_tokens).ok_or_else(|| {
             let reason = format!("is {}: no text can be that long", generation.max_new_tokens);
@@ -94,12 +93,8 @@ impl<T: Real> Transformer<T> {
         let slots = group.min(prompts.len());
         let mut cache = KeyValueCache::new(&self.config, &self.device, slots, capacity)?;
 
-        let mut rows: Vec<Row<'_>> = Vec::with_capacity(prompts.len());
-        for (index, prompt) in prompts.iter().enumerate() {
-            let mut random = ChaCha8Rng::seed_from_u64(seed);
-            random.set_stream(stream.wrapping_add(index as u64));
-            rows.push(Row { index, prompt, generated: Vec::new(), random, done: false });
-        }
+        let row = |(index, prompt)| Row::new(index, prompt, &generation.sampling);
+        let mut rows: Vec<Row<'_>> = prompts.iter().map(Vec::as_slice).enumerate().map(row).collect();
         let device = self.device.clone();
         for rows in rows.chunks_mut(group) {
             device.scope(|| self.generate_group(weights, rows, generation, &mut cache, observe))?;
@@ -125,11 +120,7 @@ impl<T: Real> Transformer<T> {
     }
 
     fn check_prompts(&self, prompts: &[Vec<u32>], generation: &Generation) -> Result<()> {
-        if let Sampling::Random(random) = &generation.sampling
-            && let Some((key, reason)) = random.fault()
-        {
-            return Err(Error::setting(key, reason));
-        }
+        check_sampling(generation)?;
         for (index, prompt) in prompts.iter().enumerate() {
             if prompt.is_empty() {
                 return Err(Error::Job(format!(
@@ -239,13 +230,33 @@ impl<T: Real> Transformer<T> {
     }
 }
 
+fn check_sampling(generation: &Generation) -> Result<()> {
+    match &generation.sampling {
+        Sampling::Random(random) => {
+            random.fault().map_or(Ok(()), |(key, reason)| Err(Error::setting(key, reason)))
+        }
+        Sampling::Greedy => Ok(()),
+    }
+}
+
 /// Rows that are generated side by side, where each may come to `capacity` tokens.
 fn rows_together<T: Real>(config: &ModelConfig, max_tokens: usize, capacity: usize) -> usize {
     let slot_bytes = KeyValueCache::<T>::bytes_per_slot(config, capacity).max(1);
     (CACHE_BYTES / slot_bytes).clamp(1, MOST_ROWS).min(max_tokens)
 }
 
-impl Row<'_> {
+impl<'a> Row<'a> {
+    /// A prompt to which nothing has been added, with random numbers of its own.
+    fn new(index: usize, prompt: &'a [u32], sampling: &Sampling) -> Self {
+        let (seed, stream) = match sampling {
+            Sampling::Greedy => (0, 0),
+            Sampling::Random(random) => (random.seed, random.stream),
+        };
+        let mut random = ChaCha8Rng::seed_from_u64(seed);
+        random.set_stream(stream.wrapping_add(index as u64));
+        Self { index, prompt, generated: Vec::new(), random, done: false }
+    }
+
     /// Chooses the next token and stops at the end of the text or of the allowance, or where `observe` says.
     fn take(&mut self, logits: &[f32], generation: &Generation, observe: ObserveToken<'_>) -> Result<()> {
         let largest = largest(logits).ok_or_else(|| {

@@ -33,10 +33,14 @@ mod norm;
 mod rms_norm;
 #[path = "../../../kernels/tests/rope.rs"]
 mod rope;
+#[path = "../../../kernels/tests/scale.rs"]
+mod scale;
 #[path = "../../../kernels/tests/select.rs"]
 mod select;
 #[path = "../../../kernels/tests/slerp.rs"]
 mod slerp;
+#[path = "../../../kernels/tests/softcap.rs"]
+mod softcap;
 #[path = "../../../kernels/tests/transplant.rs"]
 mod transplant;
 

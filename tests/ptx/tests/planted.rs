@@ -146,7 +146,7 @@ fn normalise(launcher: &dyn Launch) -> Result<(), LaunchError> {
     let (input, weight) = (random::<Bf16>(1, rows * columns), random::<Bf16>(2, columns));
     let (mut output, mut inverse) = (Buffer::<Bf16>::poisoned(rows * columns), Buffer::<f32>::poisoned(rows));
     let (input, weight, output, inverse) = (input.read(), weight.read(), output.write(), inverse.write());
-    rms_norm_short(launcher, input, weight, output, inverse, rows as u64, columns as u32, 1e-5)
+    rms_norm_short(launcher, input, weight, output, inverse, rows as u64, columns as u32, 1e-5, 0.0)
 }
 
 /// Each change of a kernel must be found, in these words.

@@ -206,3 +206,43 @@ fn damaged_files_are_refused_and_never_fail_the_program() {
     assert!(refusal("a.gz", packed.finish().unwrap()).contains("is a Parquet file within gzip"));
     assert!(load(&[Path::new("/nowhere/x").to_owned()]).unwrap_err().contains("cannot read"));
 }
+
+#[test]
+fn an_error_within_a_parquet_file_names_row_and_row_group() {
+    // Row groups of two rows.
+    let whole = std::fs::read(golden("pairs.none.parquet")).unwrap();
+    let tokenizer = tokenizer("chatml");
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("data");
+    let error = |at: usize| {
+        let mut damaged = whole.clone();
+        damaged[at] ^= 0x55;
+        std::fs::write(&path, damaged).unwrap();
+        let files = std::slice::from_ref(&path);
+        Some(Dataset::load(files, &tokenizer, &DataSettings::default(), None).err()?.to_string())
+    };
+    let errors: Vec<String> = (0..whole.len()).filter_map(error).collect();
+    for place in ["data: row 1 (row group 1): ", "data: row 3 (row group 2): "] {
+        assert!(errors.iter().any(|error| error.contains(place)), "{place}: {errors:?}");
+    }
+}
+
+#[test]
+fn a_page_that_claims_an_impossible_size_is_not_read() {
+    let whole = std::fs::read(golden("pairs.snappy.parquet")).unwrap();
+    // The first page's header: its type and its unpacked size, numbers of one byte or two behind `0x15`.
+    assert_eq!((whole[4], whole[6]), (0x15, 0x15));
+    let end = 7 + whole[7..].iter().position(|&byte| byte < 0x80).unwrap() + 1;
+    for (size, claimed) in [(i32::MAX, "2.0 GiB"), (300 << 20, "300.0 MiB")] {
+        let mut number = Vec::new();
+        let mut rest = 2 * u64::from(size.unsigned_abs());
+        while rest >= 0x80 {
+            number.push(rest as u8 | 0x80);
+            rest >>= 7;
+        }
+        number.push(rest as u8);
+        let error = refusal("data", [&whole[..7], &number, &whole[end..]].concat());
+        let wanted = format!("a page claims {claimed}, and may have 256.0 MiB");
+        assert!(error.contains(&wanted) && error.contains("row 1 (row group 1)"), "{error}");
+    }
+}

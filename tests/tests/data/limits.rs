@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use cpift_model::Tokenizer;
-use cpift_model::data::{CacheUse, DataSettings, Dataset, LongRows, Notice};
+use cpift_model::data::{CacheUse, DataSettings, Dataset, Notice};
 use cpift_tests::data::{DataFile, chat, folder_with_template, tokenizer};
 use serde_json::{Value, json};
 
@@ -64,7 +64,7 @@ fn rows_that_cannot_be_used_are_counted_and_the_first_named() {
     let said: Vec<String> = dataset.described_notices().collect();
     assert!(said[0].starts_with("4 rows are left out, since they cannot be used: "), "{said:?}");
     assert!(said[0].contains("data.jsonl:3 `completion` is empty"), "{said:?}");
-    let summary = dataset.summary(100, LongRows::Skip);
+    let summary = dataset.summary();
     assert_eq!((summary.rows, summary.invalid, summary.invalid_rows.len()), (2, 4, 3));
 
     let none = DataFile::new("not json\n{}\n");

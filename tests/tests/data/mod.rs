@@ -1,10 +1,12 @@
 //! From files to batches.
 
+mod cache;
 mod chat;
 mod conversations;
 mod files;
 mod forms;
 mod limits;
+mod notices;
 mod rows;
 mod sampling;
 mod shots;

@@ -240,7 +240,11 @@ fn a_mixture_divides_rows_or_tokens() {
     let large = dataset(&[4; 90], 20);
     let small = dataset(&[16; 10], 21);
     let tasks = |repeat| [(large.clone(), 1.0, 1.0), (small.clone(), 1.0, repeat)];
-    let mixture = |shares, temperature| MixtureSettings { shares, temperature, ..MixtureSettings::default() };
+    let mixture = |shares, temperature| MixtureSettings {
+        shares,
+        temperature: Some(temperature),
+        ..MixtureSettings::default()
+    };
     let rows = |shares, temperature, repeat| shares_of(&tasks(repeat), mixture(shares, temperature), 1.0).0;
     assert_eq!(rows(MixtureShares::Equal, 1.0, 1.0), [50, 50]);
     assert_eq!(rows(MixtureShares::Rows, 1.0, 1.0), [90, 10]);
@@ -249,9 +253,54 @@ fn a_mixture_divides_rows_or_tokens() {
     // Every row of the small one three times.
     assert_eq!(rows(MixtureShares::Rows, 1.0, 3.0), [90, 30]);
     assert_eq!(rows(MixtureShares::Rows, 1.0, 0.5), [90, 5]);
-    let (_, tokens) = shares_of(&tasks(1.0), mixture(MixtureShares::Tokens, 1.0), 4.0);
-    let ratio = tokens[0] as f64 / tokens[1] as f64;
-    assert!((ratio - 1.0).abs() < 0.1, "{tokens:?}");
+    let equal = MixtureSettings { shares: MixtureShares::Tokens, ..MixtureSettings::default() };
+    let ratio = |mixture| {
+        let (_, tokens) = shares_of(&tasks(1.0), mixture, 4.0);
+        tokens[0] as f64 / tokens[1] as f64
+    };
+    assert!((ratio(equal) - 1.0).abs() < 0.1);
+    // With a temperature what the tasks have counts.
+    let of_all = large.supervised_tokens() as f64 / small.supervised_tokens() as f64;
+    for (temperature, expected) in [(1.0, of_all), (2.0, of_all.sqrt())] {
+        let found = ratio(mixture(MixtureShares::Tokens, temperature));
+        assert!((found / expected - 1.0).abs() < 0.1, "temperature {temperature}: {found}, not {expected}");
+    }
+}
+
+#[test]
+fn a_fixed_source_is_gone_through_as_often_as_it_says_and_the_others_share_the_rest() {
+    let tasks = [dataset(&[4; 60], 26), dataset(&[4; 20], 27), dataset(&[4; 10], 28)];
+    for shares in [MixtureShares::Equal, MixtureShares::Rows, MixtureShares::Tokens] {
+        let mixture = MixtureSettings { shares, ..MixtureSettings::default() };
+        let fixed = |is_fixed, repeat, index: usize| Source {
+            is_fixed,
+            repeat,
+            ..Source::whole(tasks[index].clone(), 1.0)
+        };
+        let rows = |sources: Vec<Source>| {
+            let settings = SamplerSettings { mixture: mixture.clone(), ..settings(1, 1, true, false) };
+            let mut sampler = Sampler::new(sources, settings).unwrap();
+            let mut rows = vec![0; 3];
+            for step in 0..sampler.steps_for_epochs(1.0) {
+                draws(&sampler.batches(step).unwrap()).iter().for_each(|draw| rows[draw.source] += 1);
+            }
+            rows
+        };
+        let mut sources = vec![fixed(false, 1.0, 0), fixed(false, 1.0, 1), fixed(true, 3.0, 2)];
+        let expected = if shares == MixtureShares::Rows { [60, 20, 30] } else { [40, 40, 30] };
+        assert_eq!(rows(sources.clone()), expected, "{shares:?}");
+        // As weights it comes to the same proportions, of as many rows as there are.
+        Source::by_weights(&mut sources, &mixture);
+        let by_weights = rows(sources);
+        assert!(
+            by_weights
+                .iter()
+                .zip(expected)
+                .all(|(found, expected): (&usize, usize)| found.abs_diff(expected) <= 1),
+            "{by_weights:?}"
+        );
+        assert_eq!(rows(vec![fixed(true, 0.5, 0), fixed(true, 1.0, 1), fixed(true, 3.0, 2)]), [30, 20, 30]);
+    }
 }
 
 #[test]

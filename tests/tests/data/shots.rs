@@ -14,7 +14,14 @@ fn question(question: &str, answer: &str) -> Value {
 
 fn draw(examples: &[Value], count: usize, seed: u64) -> Result<Shots, Error> {
     let file = DataFile::rows(examples);
-    Shots::draw(std::slice::from_ref(&file.path), count, seed, &DataSettings::default(), &tokenizer("chatml"))
+    Shots::draw(
+        std::slice::from_ref(&file.path),
+        count,
+        seed,
+        &DataSettings::default(),
+        &tokenizer("chatml"),
+        None,
+    )
 }
 
 fn end(shots: &Shots) -> Option<String> {

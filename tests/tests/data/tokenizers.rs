@@ -1,12 +1,13 @@
 //! Tokenizers of many kinds against transformers, and folders whose files are special, damaged or different.
 
+use std::cell::Cell;
 use std::path::Path;
 use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
-use cpift_model::data::{DataSettings, Dataset};
+use cpift_model::data::{DataSettings, Dataset, PromptMaker, PromptSettings};
 use cpift_model::recipe::SpecialTokens;
-use cpift_tests::data::{DataFile, folder_with_template, tokenizer, words_folder};
+use cpift_tests::data::{DataFile, FOLDERS, folder_with_template, tokenizer, words_folder};
 use cpift_tests::folders;
 use serde_json::{Value, json};
 use tempfile::TempDir;
@@ -460,4 +461,73 @@ fn conversations_have_the_ids_and_the_mask_that_transformers_gives() {
             }
         }
     }
+}
+
+// What is learnt, and what generation is given
+
+/// The text without what tokenizers do to white space.
+fn squeezed(text: &str) -> String {
+    text.split_whitespace().collect()
+}
+
+#[test]
+fn a_row_decodes_to_its_text_and_its_prompt_is_what_generation_is_given() {
+    let path = folders::tests().join("golden/tokenizers/conversations.json");
+    let cases: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    for case in cases.as_array().unwrap() {
+        let mut config = case["config"].clone();
+        config["chat_template"] = case["template"].clone();
+        let folder = scheme_folder(case["base"].as_str().unwrap(), &case["parts"], &config);
+        let tokenizer = Tokenizer::from_folder(folder.path()).unwrap();
+        let chat = PromptMaker::new(&tokenizer, PromptSettings { chat: true, system: None }).unwrap();
+        for messages in
+            case["chats"].as_array().unwrap().iter().map(|chat| chat["messages"].as_array().unwrap())
+        {
+            let name = format!("{}: {messages:?}", case["name"]);
+            let row = DataFile::rows(&[json!({"messages": messages})]).row(&tokenizer);
+            let asked = messages[..messages.len() - 1].to_vec();
+            assert_eq!(row.prompt(), chat.of_messages(asked, &mut Vec::new()).unwrap().ids, "{name}");
+            let decoded = squeezed(&tokenizer.decode_with_control_tokens(&row.tokens));
+            let mut rest = decoded.as_str();
+            for message in messages {
+                let content = squeezed(message["content"].as_str().unwrap());
+                let (_, behind) = rest.split_once(&content).unwrap_or_else(|| panic!("{name}: {decoded}"));
+                rest = behind;
+            }
+            let answer = squeezed(messages[messages.len() - 1]["content"].as_str().unwrap());
+            assert!(
+                squeezed(&tokenizer.decode_with_control_tokens(row.answer())).starts_with(&answer),
+                "{name}"
+            );
+        }
+    }
+}
+
+#[test]
+fn prompts_of_texts_are_what_generation_is_given() {
+    let texts = [("why? ", "five"), ("The quick\n\n", " brown fox"), ("a b ", "c  d"), (" 17 ", "é 日本\n")];
+    let decoded = Cell::new(0);
+    let check = |name: &str, tokenizer: &Tokenizer| {
+        let maker = PromptMaker::new(tokenizer, PromptSettings::default()).unwrap();
+        for (prompt, completion) in texts {
+            let row = json!({"prompt": prompt, "completion": completion});
+            let Ok(rows) = DataFile::rows(&[row]).load(tokenizer) else { continue };
+            let row = &rows.rows()[0];
+            let given_ids = |text| maker.of_text(text, &mut Vec::new()).unwrap().ids;
+            assert_eq!(row.prompt(), given_ids(prompt), "{name}: {prompt:?}");
+            // Some vocabularies know few characters.
+            let is_known = |text| squeezed(&tokenizer.decode(&given_ids(text))) == squeezed(text);
+            if is_known(prompt) && is_known(completion) {
+                let (whole, answer) = (tokenizer.decode(&row.tokens), tokenizer.decode(row.answer()));
+                assert_eq!(squeezed(&whole), squeezed(&format!("{prompt}{completion}")), "{name}");
+                assert_eq!(squeezed(&answer), squeezed(completion), "{name}");
+                decoded.set(decoded.get() + 1);
+            }
+        }
+    };
+    for_each_scheme(|name, _, tokenizer| check(name, tokenizer));
+    for name in FOLDERS {
+        check(name, &tokenizer(name));
+    }
+    assert!(decoded.get() > 40, "{}", decoded.get());
 }

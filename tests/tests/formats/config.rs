@@ -302,7 +302,10 @@ fn rewriting_keeps_the_fields_of_the_model_and_sets_the_type_under_the_name_it_h
         let own = json!({"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"});
         let source = with(with(source, "auto_map", own), "_name_or_path", json!("somewhere"));
         let written: Value = serde_json::from_str(&parse(&source).unwrap().to_json("float16")).unwrap();
-        assert_eq!(written, with(without(source.clone(), &["auto_map", "_name_or_path"]), key, json!("float16")));
+        assert_eq!(
+            written,
+            with(without(source.clone(), &["auto_map", "_name_or_path"]), key, json!("float16"))
+        );
     }
 }
 

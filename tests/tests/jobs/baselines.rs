@@ -52,6 +52,38 @@ fn replay_ends_with_the_last_task_and_a_share_of_the_others() {
 }
 
 #[test]
+fn a_task_is_gone_through_as_often_as_its_epochs_say() {
+    let job = SmallJob::new();
+    let rows = |out: &str, shares: &str, epochs: f64, of_task: f64| {
+        let train = json!({"epochs": epochs, "batch_size": 10, "pack": false});
+        let mut recipe = job.recipe(&[
+            ("method", json!("joint")),
+            ("train", train),
+            ("mixture", json!({ "shares": shares })),
+        ]);
+        recipe.task[1].epochs = Some(of_task);
+        job.run(&recipe, out, false, &mut Silent).unwrap();
+        let of_task = |task: &str| -> u64 {
+            let steps = steps(&job, out);
+            let shares = steps.iter().flat_map(|step| &step.task_shares);
+            shares.filter(|share| share.task == task).map(|share| share.rows).sum()
+        };
+        TASKS.map(of_task)
+    };
+    // All have 30 rows.
+    assert_eq!(rows("three", "equal", 1.0, 3.0), [30, 90, 30]);
+    assert_eq!(rows("tokens", "rows", 2.0, 1.0), [60, 30, 60]);
+    // A probe too, which is trained for as long as the epochs of all tasks ask for on average.
+    let mut recipe = job.recipe(&[("probe", json!({"epochs": 1.0, "batch_size": 10, "pack": false}))]);
+    assert_eq!(job.plan(&recipe).unwrap().trainings[0].steps, 3);
+    recipe.task[1].epochs = Some(4.0);
+    assert_eq!(job.plan(&recipe).unwrap().trainings[0].steps, 6);
+    recipe.task[1].repeat = 2.0;
+    let error = job.plan(&recipe).unwrap_err().to_string();
+    assert!(error.starts_with("`task[1].epochs`: excludes `repeat`"), "{error}");
+}
+
+#[test]
 fn half_freezes_another_half_in_every_round() {
     let job = SmallJob::new();
     let recipe =

@@ -33,7 +33,10 @@ fn the_final_model_has_a_card() {
         assert!(!card.contains(".jsonl") && !card.contains(job.path("").to_str().unwrap()), "{card}");
 
         let copied = |name: &str| job.bytes(&format!("{method}/final/{name}"));
-        assert_eq!((copied("LICENSE-MODEL"), copied("USE_POLICY.md")), (b"terms".to_vec(), b"policy".to_vec()));
+        assert_eq!(
+            (copied("LICENSE-MODEL"), copied("USE_POLICY.md")),
+            (b"terms".to_vec(), b"policy".to_vec())
+        );
 
         fs::remove_file(job.path(&format!("{method}/final/README.md"))).unwrap();
         job.run(&recipe, method, true, &mut Silent).unwrap();

@@ -1,7 +1,10 @@
 //! Evaluation while a model is trained: what it measures, what it decides, and that it changes nothing else.
 
+use std::collections::BTreeMap;
+
 use cpift_model::Error;
-use cpift_model::progress::{Event, Observer, Silent, StepReport};
+use cpift_model::progress::{Event, Observer, Score, Silent, StepReport};
+use cpift_model::recipe::Stage;
 use cpift_tests::jobs::SmallJob;
 use serde_json::{Value, json};
 
@@ -71,7 +74,7 @@ fn every_task_is_measured_on_the_same_rows_and_nothing_else_changes() {
     let last = steps(&job, "all").into_iter().rfind(|step| step.part == "code").unwrap();
     let own = report.columns.iter().position(|column| column == "probe").unwrap();
     assert_eq!(last.evaluation[0].score, report.tasks[1].scores[own].unwrap());
-    assert_eq!(job.plan(&all).unwrap().evaluations, 1 + 3 * 2 + 3);
+    assert_eq!(job.plan(&all).unwrap().evaluations, 3 * 2 + 3);
 }
 
 #[test]
@@ -157,4 +160,90 @@ fn an_evaluation_that_is_interrupted_comes_first_when_the_run_goes_on() {
         assert_eq!(job.bytes(&format!("{out}/{WEIGHTS}")), job.bytes(&format!("whole/{WEIGHTS}")));
         assert_eq!(steps(&job, &out), steps(&job, "whole"), "stopped in evaluation {number}");
     }
+}
+
+/// What a run has measured, by column and task.
+fn scores(job: &SmallJob, out: &str) -> BTreeMap<String, BTreeMap<String, Score>> {
+    let text = job.bytes(&format!("{out}/scores.json"));
+    let mut columns: BTreeMap<String, Value> = serde_json::from_slice(&text).unwrap();
+    columns.remove("seal");
+    columns.into_iter().map(|(name, column)| (name, serde_json::from_value(column).unwrap())).collect()
+}
+
+/// The step that a value is highest after.
+fn best_step(made: &[StepReport], value: impl Fn(&StepReport) -> f64) -> u64 {
+    let mut best = &made[0];
+    for step in made {
+        if value(step) > value(best) {
+            best = step;
+        }
+    }
+    best.step
+}
+
+#[test]
+fn the_best_have_the_highest_mean_between_base_and_specialists() {
+    let job = SmallJob::new();
+    let rough = |steps: u64, rate: f64| json!({"steps": steps, "batch_size": 4, "learning_rate": rate, "schedule": "constant", "warmup": 0, "clip": 0});
+    let evaluate = json!({"every": 1, "rows": 5, "answers": false, "keep": "best"});
+    let mut integrate = rough(12, 0.1);
+    integrate["sample"] = json!(0.5);
+    let changes = [("probe", rough(12, 0.02)), ("integrate", integrate), ("evaluate", evaluate)];
+    let recipe = job.recipe(&changes);
+    let mut listener = Listener::default();
+    job.run(&recipe, "run", false, &mut listener).unwrap();
+    let measured = scores(&job, "run");
+    let [base, specialist] = ["base on 5 rows", "probe on 5 rows"].map(|column| &measured[column]);
+    let made: Vec<StepReport> =
+        steps(&job, "run").into_iter().filter(|step| step.stage == "integrate").collect();
+    let mean = |step: &StepReport, value: &dyn Fn(&str, f64) -> f64| {
+        step.evaluation.iter().map(|sample| value(&sample.task, sample.score.loss)).sum::<f64>() / 3.0
+    };
+    let normalised = |step: &StepReport| {
+        mean(step, &|task, loss| (base[task].loss - loss) / (base[task].loss - specialist[task].loss))
+    };
+    let below_base = |step: &StepReport| mean(step, &|task, loss| 1.0 - loss / base[task].loss);
+    let best = best_step(&made, normalised);
+    assert!(best < 12, "the last step is the best: nothing is tested");
+    assert_ne!(best, best_step(&made, below_base), "the two choose the same: nothing is tested");
+    let kept = format!("the weights after step {best} are kept, which were the best: mean normalised score ");
+    assert!(listener.notices.iter().any(|text| text.starts_with(&kept)), "{:?}", listener.notices);
+}
+
+/// What the samples of base and probes reach is taken from what was measured of all rows: it is what measuring them alone
+/// gives.
+#[test]
+fn samples_are_measured_alone_as_among_all_rows() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&with(&[]));
+    job.run(&recipe, "whole", false, &mut Silent).unwrap();
+    // Begun without: base and probes are measured before their samples are asked for.
+    job.run_until(&job.recipe(&[]), "late", false, Some(Stage::Probe), &mut Silent).unwrap();
+    let decides = json!({"every": 2, "rows": 5, "patience": 0});
+    job.run(&job.recipe(&[("evaluate", decides)]), "late", true, &mut Silent).unwrap();
+    let (whole, late) = (scores(&job, "whole"), scores(&job, "late"));
+    for column in ["base on 5 rows with answers", "probe on 5 rows with answers"] {
+        assert_eq!(whole[column].len(), 3);
+        assert_eq!(whole[column], late[column], "{column}");
+    }
+    assert_eq!(job.bytes(&format!("whole/{WEIGHTS}")), job.bytes(&format!("late/{WEIGHTS}")));
+}
+
+/// A plan counts answers as long as they may be, whatever the references are.
+#[test]
+fn a_plan_of_evaluations_goes_by_the_most_tokens_of_answers() {
+    let job = SmallJob::new();
+    let planned = |limit: Option<usize>| {
+        let mut recipe = job.recipe(&with(&[("method", json!("joint"))]));
+        recipe.task.iter_mut().for_each(|task| task.max_new_tokens = limit);
+        let plan = job.plan(&recipe).unwrap();
+        let answers = plan.memory.iter().find(|part| part.name == "answers or fusion").unwrap().bytes;
+        (plan.evaluation_flops, answers)
+    };
+    let [short, middle, long] = [4, 8, 12].map(|limit| planned(Some(limit)));
+    let grown = middle.0 - short.0;
+    assert!(grown > 0.0 && ((long.0 - middle.0) / grown - 1.0).abs() < 1e-9, "{short:?} {middle:?} {long:?}");
+    assert!(short.1 < middle.1 && middle.1 < long.1);
+    // By default, for exact matches, 8 more than the longest reference of a task.
+    assert!(planned(None).0 > middle.0);
 }

@@ -130,6 +130,43 @@ fn examples_change_what_is_measured_and_nothing_of_the_model() {
     assert!(report.tasks[1].scores[1].unwrap().loss > 0.0);
 }
 
+/// Rows that are held back have examples before them, which are of the rows that stay; the model is the same.
+#[test]
+fn examples_of_a_split_are_of_the_rows_that_are_trained_on() {
+    let job = SmallJob::new();
+    let mut recipe = job.recipe(&[("method", json!("joint"))]);
+    (recipe.task[1].eval, recipe.task[1].eval_share) = (None, Some(0.15));
+    job.run(&recipe, "plain", false, &mut Silent).unwrap();
+    recipe.task[1].shots = 2;
+    recipe.model.max_length = 24;
+    job.run(&recipe, "shots", false, &mut Silent).unwrap();
+    let model = "final/model.safetensors";
+    assert_eq!(job.bytes(&format!("plain/{model}")), job.bytes(&format!("shots/{model}")));
+
+    let answers = |run: &str| RunFolder::read(&job.path(run)).unwrap().answers["final"]["code"].clone();
+    let (plain, shots) = (answers("plain"), answers("shots"));
+    let data = fs::read_to_string(job.path("code.train.jsonl")).unwrap();
+    let rows: Vec<Value> = data.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let eval_rows = job.plan(&recipe).unwrap().tasks[1].eval_rows.unwrap() as usize;
+    assert!(eval_rows <= 8, "all are kept");
+    let held_back: Vec<usize> = plain.iter().map(|answer| answer.row).collect();
+    assert_eq!((held_back.len(), plain.len()), (eval_rows, shots.len()));
+    for (plain, shots) in plain.iter().zip(&shots) {
+        assert_eq!((plain.row, &plain.file), (shots.row, &job.path("code.train.jsonl")));
+        let own = rows[plain.row - 1]["prompt"].as_str().unwrap();
+        let examples = shots.prompt.strip_suffix(own).expect("the row's own prompt at the end");
+        let shown: Vec<usize> = (1..=rows.len())
+            .filter(|row| {
+                let row = &rows[row - 1];
+                let [prompt, answer] = ["prompt", "completion"].map(|key| row[key].as_str().unwrap());
+                examples.contains(&format!("{prompt}{answer}"))
+            })
+            .collect();
+        assert_eq!(shown.len(), 2, "{examples}");
+        assert!(shown.iter().all(|row| !held_back.contains(row)), "{shown:?} of {held_back:?}");
+    }
+}
+
 /// Asks to stop once it has been told so often that part of an evaluation is done.
 struct Stopper {
     parts: usize,

@@ -1,10 +1,14 @@
 //! The whole model against PyTorch and transformers: logits, losses, every gradient, ten steps of AdamW,
 //! greedy generation. The files come from `tests/golden/make_golden.py`.
 
+use std::ops::ControlFlow;
+
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::norm::{clip_factor, squared_norm};
 use cpift_engine::{Buffer, Device, Real, bf16};
-use cpift_model::transformer::{ComputeType, Generation, Purpose, RandomSampling, Sampling, Transformer};
+use cpift_model::transformer::{
+    ComputeType, Generation, Purpose, RandomSampling, Sampling, TextCache, Transformer,
+};
 use cpift_model::{Batch, Model};
 use cpift_tests::devices::gpus;
 use cpift_tests::golden::{Golden, NAMES};
@@ -294,6 +298,50 @@ fn greedy_generation_matches_transformers() {
         for (prompt, expected) in prompts.iter().zip(&expected) {
             let alone = transformer.generate(weights.view(), std::slice::from_ref(prompt), &generation);
             assert_eq!(alone.unwrap()[0], *expected, "{name}: alone");
+        }
+    }
+}
+
+/// What is generated behind a text does not depend on what of it is kept from others, nor on how much is computed at once.
+#[test]
+fn texts_are_continued_from_what_is_kept_of_others() {
+    let device = device();
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let weights = golden.weights(&device);
+        let prompts = golden.lists("prompts", "prompt_starts");
+        let expected = golden.lists("generated", "generated_starts");
+        let generation = Generation {
+            max_new_tokens: 16,
+            stop: golden.ids("stop"),
+            keep_stop: false,
+            sampling: Sampling::Greedy,
+        };
+        for max_tokens in [3, 64] {
+            let mut transformer = Transformer::for_inference(&golden.config, &device, max_tokens).unwrap();
+            let mut kept = TextCache::new(&golden.config, &device).unwrap();
+            let mut go_on = |text: &[u32], generation: &Generation| {
+                let common = kept.common(text);
+                let mut seen = Vec::new();
+                let added = transformer
+                    .continue_text(weights.view(), text, generation, &mut kept, &mut |token| {
+                        seen.push(token);
+                        Ok(ControlFlow::Continue(()))
+                    })
+                    .unwrap();
+                assert_eq!(added, seen);
+                (common, added)
+            };
+            for (prompt, expected) in prompts.iter().zip(&expected) {
+                assert_eq!(go_on(prompt, &generation).1, *expected, "{name}");
+                // Again, and from the middle of what was generated: all but the last token is kept.
+                for taken in [0, expected.len() / 2, expected.len().saturating_sub(1)] {
+                    let text = [prompt, &expected[..taken]].concat();
+                    let rest = Generation { max_new_tokens: 16 - taken, ..generation.clone() };
+                    let (common, added) = go_on(&text, &rest);
+                    assert_eq!((common, &added[..]), (text.len() - 1, &expected[taken..]), "{name}: {taken}");
+                }
+            }
         }
     }
 }

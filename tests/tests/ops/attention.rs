@@ -20,6 +20,8 @@ in_f32_and_bf16!(
     documents_do_not_see_each_other,
     bits_do_not_depend_on_the_schedule,
     windows_match_the_oracle,
+    soft_caps_match_the_oracle,
+    gradients_under_soft_caps_match_central_differences,
     decode_matches_the_oracle,
 );
 
@@ -314,6 +316,50 @@ fn windows_match_the_oracle<T: Real>() {
     }
 }
 
+/// Scores are up to 3 and more: caps that bend most of them, and one that bends few.
+fn soft_caps_match_the_oracle<T: Real>() {
+    let cases: [(Sizes, Option<usize>, f32); 5] = [
+        (((2, 1, 16), &[5, 1, 70]), None, 1.0),
+        (((1, 1, 64), &[130, 3]), Some(17), 0.5),
+        (((2, 2, 80), &[33]), None, 2.0),
+        (((1, 1, 256), &[20]), Some(7), 1.0),
+        (((4, 2, 8), &[66]), None, 50.0),
+    ];
+    for (sizes, window, cap) in cases {
+        for (device, (heads, lengths)) in on_devices::<T>(&[sizes], &[]) {
+            let mut case = Case::new::<T>(heads, lengths, &device);
+            (case.shape.window, case.shape.softcap) = (window.and_then(NonZeroUsize::new), Some(cap));
+            let (shape, starts) = (case.oracle(), &case.starts);
+            let (q, k, v) = (widen(&case.q), widen(&case.k), widen(&case.v));
+            let results = case.run::<T>();
+            let what = |name: &str| format!("{name} of {heads:?} {lengths:?} cap {cap}");
+            let (output, log_sum_exp) = oracle::forward(&shape, starts, &q, &k, &v);
+            let allowed = tolerance::<T>(2e-6, OUTPUT_ROUNDINGS);
+            assert_close(&what("output"), &results.output, &output, allowed);
+            assert_close(&what("log-sum-exp"), &results.log_sum_exp, &log_sum_exp, 1e-6);
+        }
+    }
+}
+
+fn gradients_under_soft_caps_match_central_differences<T: Real>() {
+    let cases: [Sizes; 3] = [((2, 2, 8), &[5, 1, 9]), ((4, 1, 4), &[20, 13]), ((2, 1, 8), &[67])];
+    let cases = on_devices::<T>(&cases, &[]);
+    for ((device, (sizes, lengths)), window) in cases.iter().flat_map(|case| with_windows(case, [1, 4, 65])) {
+        let mut case = Case::new::<T>(sizes, lengths, &device);
+        (case.shape.window, case.shape.softcap) = (window, Some(1.0));
+        let (shape, starts) = (case.oracle(), &case.starts);
+        let (q, k, v, d_output) = (widen(&case.q), widen(&case.k), widen(&case.v), widen(&case.d_output));
+        let loss =
+            |q: &[f64], k: &[f64], v: &[f64]| dot(&oracle::forward(&shape, starts, q, k, v).0, &d_output);
+        let results = case.run::<T>();
+        let what = |name: &str| format!("{name} of {sizes:?} {lengths:?} window {window:?} with a cap");
+        let allowed = tolerance::<T>(5e-6, GRADIENT_ROUNDINGS);
+        assert_close(&what("d_q"), &results.d_q, &central_differences(&q, |q| loss(q, &k, &v)), allowed);
+        assert_close(&what("d_k"), &results.d_k, &central_differences(&k, |k| loss(&q, k, &v)), allowed);
+        assert_close(&what("d_v"), &results.d_v, &central_differences(&v, |v| loss(&q, &k, v)), allowed);
+    }
+}
+
 /// Many threads with one document work tile by tile, one thread by the document: the same bits.
 #[test]
 fn bits_of_windows_do_not_depend_on_the_threads() {
@@ -328,18 +374,19 @@ fn bits_of_windows_do_not_depend_on_the_threads() {
 fn decode_matches_the_oracle<T: Real>() {
     let cases: [Sizes; 4] = [((1, 1, 8), &[]), ((4, 2, 64), &[]), ((8, 1, 80), &[]), ((6, 3, 5), &[])];
     let cases = on_devices::<T>(&cases, &[]);
-    for ((device, ((heads, kv_heads, head_dim), _)), window) in
-        cases.iter().flat_map(|case| with_windows(case, [1, 40, 70]))
-    {
+    let with_windows = cases.iter().flat_map(|case| with_windows(case, [1, 40, 70]));
+    let with_caps =
+        with_windows.flat_map(|(case, window)| [None, Some(1.5f32)].map(|cap| (case.clone(), window, cap)));
+    for ((device, ((heads, kv_heads, head_dim), _)), window, softcap) in with_caps {
         let (slots, capacity) = (5, 70);
-        let shape = Shape { heads, kv_heads, head_dim, scale: 0.5, window, softcap: None };
+        let shape = Shape { heads, kv_heads, head_dim, scale: 0.5, window, softcap };
         let oracle_shape = oracle::Shape {
             heads,
             kv_heads,
             head_dim,
             scale: 0.5,
             window: window.map(NonZeroUsize::get),
-            softcap: None,
+            softcap: softcap.map(f64::from),
         };
         let (rows, lengths) = ([3u32, 0, 4], [70u32, 1, 33]);
         let q = random_in::<T>(1, rows.len() * heads * head_dim);
@@ -398,6 +445,11 @@ fn bad_input_is_an_error() {
     let error = forward(&device, &shape, &documents, inputs, output.view_mut(), log_sum_exp.view_mut());
     let message = error.unwrap_err().to_string();
     assert_eq!(message, "attention forward: 3 query heads cannot share 2 key/value heads");
+    for (cap, expected) in [(0.0, "a soft cap of 0 is not"), (f32::NAN, "a soft cap of NaN is not")] {
+        let shape = Shape { heads: 2, softcap: Some(cap), ..shape };
+        let error = forward(&device, &shape, &documents, inputs, output.view_mut(), log_sum_exp.view_mut());
+        assert!(error.unwrap_err().to_string().contains(expected));
+    }
 }
 
 #[test]

@@ -59,7 +59,8 @@ impl Case {
     fn oracle_losses(&self, hidden: &[f64], head: &[f64]) -> Vec<f64> {
         let targets: Vec<_> =
             self.targets.iter().map(|&target| (target != IGNORE).then_some(target as usize)).collect();
-        oracle::cross_entropy::forward(self.shape.hidden, hidden, head, &targets)
+        let softcap = self.shape.softcap.map(f64::from);
+        oracle::cross_entropy::forward(self.shape.hidden, softcap, hidden, head, &targets)
     }
 
     fn losses<T: Real>(&self, workspace: &mut Workspace<T>) -> Vec<f32> {
@@ -101,18 +102,21 @@ fn cpu(threads: usize) -> Device {
 fn losses_match_the_oracle<T: Real>() {
     for device in devices_of::<T>() {
         for sizes in [(1, 1, 1), (1, 8, 300), (7, 33, 50), (64, 16, 2048), (5, 24, 3001)] {
-            check_losses::<T>(sizes, &device);
+            for softcap in [None, Some(3.0)] {
+                check_losses::<T>(sizes, softcap, &device);
+            }
         }
     }
 }
 
 #[test]
 fn losses_of_several_chunks_match_the_oracle() {
-    check_losses::<f32>((300, 8, 70_001), &cpu(2));
+    check_losses::<f32>((300, 8, 70_001), None, &cpu(2));
 }
 
-fn check_losses<T: Real>(sizes: (usize, usize, usize), device: &Device) {
-    let case = Case::new::<T>(sizes, device);
+fn check_losses<T: Real>(sizes: (usize, usize, usize), softcap: Option<f32>, device: &Device) {
+    let mut case = Case::new::<T>(sizes, device);
+    case.shape.softcap = softcap;
     let expected = case.oracle_losses(&widen(&case.hidden), &widen(&case.head));
     let forward = case.losses::<T>(&mut case.workspace());
     let both = case.run::<T>(&mut case.small_workspace()).losses;
@@ -121,15 +125,17 @@ fn check_losses<T: Real>(sizes: (usize, usize, usize), device: &Device) {
             let error = (f64::from(actual) - expected).abs();
             assert!(
                 error <= 2e-6 * expected.abs() + 1e-6,
-                "{sizes:?} row {row}: {actual}, expected {expected}"
+                "{sizes:?} cap {softcap:?} row {row}: {actual}, expected {expected}"
             );
         }
     }
 }
 
 fn gradients_match_central_differences<T: Real>() {
-    for sizes in [(1, 1, 2), (1, 8, 30), (7, 5, 50), (12, 3, 17)] {
-        let case = Case::new::<T>(sizes, &cpu(2));
+    let sizes = [(1, 1, 2), (1, 8, 30), (7, 5, 50), (12, 3, 17)];
+    for (sizes, softcap) in sizes.into_iter().flat_map(|sizes| [None, Some(3.0)].map(|cap| (sizes, cap))) {
+        let mut case = Case::new::<T>(sizes, &cpu(2));
+        case.shape.softcap = softcap;
         let (hidden, head) = (widen(&case.hidden), widen(&case.head));
         let loss = |hidden: &[f64], head: &[f64]| {
             f64::from(SCALE) * case.oracle_losses(hidden, head).iter().sum::<f64>()
@@ -141,18 +147,24 @@ fn gradients_match_central_differences<T: Real>() {
         // d_logits and d_hidden are rounded, logits are not.
         let roundings = 2.0;
         for device in devices_of::<T>() {
-            let case = Case::new::<T>(sizes, &device);
+            let mut case = Case::new::<T>(sizes, &device);
+            case.shape.softcap = softcap;
             for mut workspace in [case.workspace(), case.small_workspace()] {
                 let results = case.run::<T>(&mut workspace);
                 let (d_hidden_allowed, d_head_allowed) =
                     (tolerance::<T>(5e-6, roundings), tolerance::<T>(1e-6, roundings));
                 assert_close(
-                    &format!("d_hidden of {sizes:?}"),
+                    &format!("d_hidden of {sizes:?} cap {softcap:?}"),
                     &results.d_hidden,
                     &d_hidden,
                     d_hidden_allowed,
                 );
-                assert_close(&format!("d_head of {sizes:?}"), &results.d_head, &d_head, d_head_allowed);
+                assert_close(
+                    &format!("d_head of {sizes:?} cap {softcap:?}"),
+                    &results.d_head,
+                    &d_head,
+                    d_head_allowed,
+                );
             }
         }
     }
@@ -285,6 +297,10 @@ fn bad_input_is_an_error() {
     let mut workspace = Workspace::new(&case.device, &smaller).unwrap();
     let error = forward(&case.device, &case.shape, inputs, &mut workspace, losses.view_mut()).unwrap_err();
     assert!(error.to_string().contains("is too small"), "{error}");
+
+    let negative = Shape { softcap: Some(-30.0), ..case.shape };
+    let error = forward(&case.device, &negative, inputs, &mut workspace, losses.view_mut()).unwrap_err();
+    assert!(error.to_string().contains("a soft cap of -30 is not"), "{error}");
 }
 
 #[test]

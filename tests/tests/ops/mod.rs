@@ -10,6 +10,7 @@ mod mask;
 mod merge;
 mod rms_norm;
 mod rope;
+mod scale;
 mod select;
 mod slerp;
 mod traffic;

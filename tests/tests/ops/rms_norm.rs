@@ -10,8 +10,8 @@ use cpift_tests::stand_in;
 
 in_f32_and_bf16!(forward_matches_the_oracle, backward_matches_central_differences);
 
-/// The last three: rows that a GPU kernel shares among a warp, among a block, and some registers of it.
-const SHAPES: [Shape; 7] = [
+/// The last three without an offset: rows that a GPU kernel shares among a warp, among a block, and some registers of it.
+const SHAPES: [Shape; 10] = [
     Shape { rows: 1, hidden: 1, epsilon: 1e-2, weight_offset: 0.0 },
     Shape { rows: 7, hidden: 19, epsilon: 1e-5, weight_offset: 0.0 },
     Shape { rows: 5, hidden: 48, epsilon: 1e-6, weight_offset: 0.0 },
@@ -19,16 +19,20 @@ const SHAPES: [Shape; 7] = [
     Shape { rows: 11, hidden: 301, epsilon: 1e-5, weight_offset: 0.0 },
     Shape { rows: 2, hidden: 520, epsilon: 1e-5, weight_offset: 0.0 },
     Shape { rows: 1, hidden: 4099, epsilon: 1e-6, weight_offset: 0.0 },
+    Shape { rows: 7, hidden: 19, epsilon: 1e-6, weight_offset: 1.0 },
+    Shape { rows: 3, hidden: 136, epsilon: 1e-6, weight_offset: 1.0 },
+    Shape { rows: 2, hidden: 520, epsilon: 1e-5, weight_offset: -0.5 },
 ];
 
 /// (output, inverse_rms).
 fn oracle(shape: &Shape, input: &[f64], weight: &[f64]) -> (Vec<f64>, Vec<f64>) {
     let mut output = Vec::new();
     let mut inverse_rms = Vec::new();
+    let offset = f64::from(shape.weight_offset);
     for row in input.chunks(shape.hidden) {
         let mean_square = dot(row, row) / shape.hidden as f64;
         let r = 1.0 / (mean_square + f64::from(shape.epsilon)).sqrt();
-        output.extend(row.iter().zip(weight).map(|(x, weight)| x * r * weight));
+        output.extend(row.iter().zip(weight).map(|(x, weight)| x * r * (offset + weight)));
         inverse_rms.push(r);
     }
     (output, inverse_rms)

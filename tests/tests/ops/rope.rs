@@ -11,11 +11,14 @@ use cpift_tests::stand_in;
 in_f32_and_bf16!(forward_matches_the_oracle_and_backward_central_differences);
 
 const POSITIONS: usize = 23;
-const SHAPES: [Shape; 4] = [
+const SHAPES: [Shape; 7] = [
     Shape { tokens: 1, heads: 1, head_dim: 2, rotary_dim: 2 },
     Shape { tokens: 9, heads: 3, head_dim: 10, rotary_dim: 10 },
     Shape { tokens: 4, heads: 2, head_dim: 64, rotary_dim: 64 },
     Shape { tokens: 41, heads: 8, head_dim: 128, rotary_dim: 128 },
+    Shape { tokens: 3, heads: 2, head_dim: 128, rotary_dim: 96 },
+    Shape { tokens: 5, heads: 3, head_dim: 20, rotary_dim: 16 },
+    Shape { tokens: 4, heads: 1, head_dim: 7, rotary_dim: 2 },
 ];
 
 /// Angles that differ for every position and pair.
@@ -23,16 +26,16 @@ fn angle(position: usize, pair: usize) -> f64 {
     0.37 * position as f64 / (1.0 + pair as f64)
 }
 
-fn table(head_dim: usize, function: impl Fn(f64) -> f64) -> Vec<f32> {
+fn table(rotary_dim: usize, function: impl Fn(f64) -> f64) -> Vec<f32> {
     (0..POSITIONS)
-        .flat_map(|position| (0..head_dim / 2).map(move |pair| angle(position, pair)))
+        .flat_map(|position| (0..rotary_dim / 2).map(move |pair| angle(position, pair)))
         .map(|angle| function(angle) as f32)
         .collect()
 }
 
 fn oracle(shape: &Shape, positions: &[u32], x: &[f64]) -> Vec<f64> {
-    let half = shape.head_dim / 2;
-    let mut y = vec![f64::NAN; x.len()];
+    let half = shape.rotary_dim / 2;
+    let mut y = x.to_vec();
     for (token, &position) in positions.iter().enumerate() {
         for head in 0..shape.heads {
             let start = (token * shape.heads + head) * shape.head_dim;
@@ -59,8 +62,8 @@ fn check<T: Real>(seed: u64, shape: &Shape) {
     let (x, d_y) = (random_in::<T>(seed + 100, elements), random_in::<T>(seed + 200, elements));
     let results = on_each::<T, _>(|device| {
         let positions = Indices::from_slice(device, &positions).unwrap();
-        let cos = Buffer::from_slice(device, &table(shape.head_dim, f64::cos)).unwrap();
-        let sin = Buffer::from_slice(device, &table(shape.head_dim, f64::sin)).unwrap();
+        let cos = Buffer::from_slice(device, &table(shape.rotary_dim, f64::cos)).unwrap();
+        let sin = Buffer::from_slice(device, &table(shape.rotary_dim, f64::sin)).unwrap();
         let tables = Tables { cos: cos.view(), sin: sin.view() };
         let (mut y, mut d_x) = (upload::<T>(device, &x), upload::<T>(device, &d_y));
         rope::forward(device, shape, tables, positions.view(), y.view_mut()).unwrap();
@@ -86,7 +89,7 @@ fn check<T: Real>(seed: u64, shape: &Shape) {
 }
 
 #[test]
-fn a_position_outside_the_tables_and_an_odd_head_are_errors() {
+fn a_position_outside_the_tables_and_a_part_of_a_head_that_cannot_be_rotated_are_errors() {
     for device in devices() {
         let table = Buffer::from_slice(&device, &[0.5; 6]).unwrap();
         let tables = Tables { cos: table.view(), sin: table.view() };
@@ -95,8 +98,15 @@ fn a_position_outside_the_tables_and_an_odd_head_are_errors() {
         let shape = Shape { tokens: 1, heads: 1, head_dim: 4, rotary_dim: 4 };
         let error = rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).unwrap_err();
         assert!(error.to_string().contains("position 3"), "{error}");
-        let shape = Shape { tokens: 1, heads: 1, head_dim: 3, rotary_dim: 3 };
-        assert!(rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).is_err());
+        for (rotary_dim, expected) in [
+            (3, "rotary dimension 3 is not a positive even number"),
+            (0, "rotary dimension 0 is not"),
+            (6, "rotary dimension 6 is larger than a head of 4 elements"),
+        ] {
+            let shape = Shape { tokens: 1, heads: 1, head_dim: 4, rotary_dim };
+            let error = rope::forward(&device, &shape, tables, positions.view(), x.view_mut()).unwrap_err();
+            assert!(error.to_string().contains(expected), "{error}");
+        }
     }
 }
 

@@ -4,6 +4,7 @@ use cpift_model::compare::results::{Budget, Comparison, Interval, MethodResult, 
 use cpift_model::progress::Score;
 
 use super::{budget_title, interval_caption, interval_text};
+use crate::display::comparison::perplexities;
 use crate::display::units::{bytes, duration, grouped};
 use crate::report::chart::NARROW;
 use crate::report::chart::bars::{Bar, BarChart};
@@ -21,6 +22,9 @@ pub fn section(comparison: &Comparison) -> Section {
     }
     if blocks.is_empty() {
         blocks.push(Block::Notice("This comparison has no method yet.".to_owned()));
+    } else {
+        let methods = comparison.methods.iter().filter(|method| method.kind == RowKind::Method);
+        blocks.push(Block::Table(perplexities(comparison, &methods.collect::<Vec<_>>())));
     }
     Section { id: "results", title: "Results", blocks }
 }
@@ -159,6 +163,7 @@ pub fn data(comparison: &Comparison) -> Data {
         "peak_memory_bytes",
         "score_kind",
         "score",
+        "perplexity",
     ];
     let mut data = Data::new("results", &headings);
     for method in &comparison.methods {
@@ -181,6 +186,7 @@ pub fn data(comparison: &Comparison) -> Data {
                     run.peak_memory_bytes.map_or(String::new(), |bytes| bytes.to_string()),
                     score.score_kind.name().to_owned(),
                     number(score.share()),
+                    score.perplexity().to_string(),
                 ]);
             }
         }

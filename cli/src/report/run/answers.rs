@@ -39,14 +39,17 @@ fn table(context: &Context<'_>, task: &str) -> Option<Table> {
     let headings = headings.chain(columns.iter().map(|(column, _)| column_title(column).to_owned()));
     let mut table = Table::of_text(task.to_owned(), headings);
     for (index, row) in rows.iter().enumerate() {
-        let mut cells = vec![row.row.to_string(), end_of(&row.prompt), shown(&row.reference)];
+        let mut cells = vec![place(row, rows), end_of(&row.prompt), beginning_of(&row.reference)];
         cells.extend(columns.iter().map(|(_, answers)| {
-            // By place: rows of several files may have the same number.
-            let answer = answers.get(index).filter(|answer| answer.row == row.row);
+            let is_same = |answer: &&Answer| (&answer.file, answer.row) == (&row.file, row.row);
+            let answer = answers.get(index).filter(is_same);
             answer.map_or("–".to_owned(), |answer| {
                 let verdict = if answer.right { "✓" } else { "✗" };
-                let text =
-                    if answer.answer.is_empty() { "(nothing)".to_owned() } else { shown(&answer.answer) };
+                let text = if answer.answer.is_empty() {
+                    "(nothing)".to_owned()
+                } else {
+                    beginning_of(&answer.answer)
+                };
                 format!("{verdict} {text}{}", if answer.cut { " […]" } else { "" })
             })
         }));
@@ -55,8 +58,16 @@ fn table(context: &Context<'_>, task: &str) -> Option<Table> {
     Some(table)
 }
 
+/// Where a row stands, with its file's name where the rows are of several files.
+fn place(row: &Answer, all: &[Answer]) -> String {
+    match row.file.file_name().filter(|_| all.iter().any(|other| other.file != row.file)) {
+        Some(file) => format!("{}:{}", file.to_string_lossy(), row.row),
+        None => row.row.to_string(),
+    }
+}
+
 /// A text on one line, its beginning where it is long.
-fn shown(text: &str) -> String {
+fn beginning_of(text: &str) -> String {
     shorten(&text.trim().replace('\n', " ⏎ "), SHOWN)
 }
 
@@ -76,6 +87,7 @@ pub fn data(context: &Context<'_>) -> Option<Data> {
     let headings = [
         "task",
         "column",
+        "file",
         "row",
         "prompt",
         "reference",
@@ -95,6 +107,7 @@ pub fn data(context: &Context<'_>) -> Option<Data> {
                 data.row([
                     task.clone(),
                     column.to_owned(),
+                    answer.file.display().to_string(),
                     answer.row.to_string(),
                     answer.prompt.clone(),
                     answer.reference.clone(),

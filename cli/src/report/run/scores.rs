@@ -1,7 +1,7 @@
 //! The closing table, and the same as charts.
 
 use cpift_model::compare::results::Interval;
-use cpift_model::progress::Score;
+use cpift_model::progress::{Score, perplexity_text};
 use cpift_model::score::ScoreKind;
 
 use super::{Context, column_title};
@@ -54,13 +54,15 @@ fn state(context: &Context<'_>) -> Option<String> {
 }
 
 fn table(context: &Context<'_>) -> Table {
-    let of = |column: &str| vec![(column_title(column).to_owned(), 2)];
+    let of = |column: &str| vec![(column_title(column).to_owned(), 3)];
     let first = std::iter::once((String::new(), 1));
     let title = score_title(context);
-    let second = std::iter::once("task").chain(context.columns.iter().flat_map(|_| ["loss", title]));
+    let second =
+        std::iter::once("task").chain(context.columns.iter().flat_map(|_| ["loss", "perplexity", title]));
     let mut table = Table {
         caption: format!(
-            "Loss: mean negative log-likelihood in nats per supervised token of the task’s evaluation file. {} Each \
+            "Loss: mean negative log-likelihood in nats per supervised token of the task’s evaluation file; perplexity: \
+             e to the power of it. {} Each \
              column is one model measured on the whole file; – was not measured.",
             score_explained(context)
         ),
@@ -127,20 +129,25 @@ fn score_explained(context: &Context<'_>) -> String {
     sentences.join(" ")
 }
 
-fn cells(score: Option<&Score>) -> [String; 2] {
-    let Some(score) = score else { return ["–".to_owned(), "–".to_owned()] };
+fn cells(score: Option<&Score>) -> [String; 3] {
+    let Some(score) = score else { return ["–"; 3].map(str::to_owned) };
     let by_loss = score.choice_by_loss.map_or(String::new(), |share| format!(" ({})", percent(share)));
-    [format!("{:.4}", score.loss), score.share().map_or("–".to_owned(), percent) + &by_loss]
+    [
+        format!("{:.4}", score.loss),
+        perplexity_text(score.perplexity()),
+        score.share().map_or("–".to_owned(), percent) + &by_loss,
+    ]
 }
 
 /// Means of a column; none where a task has no value, since a mean over fewer tasks would mislead.
-fn mean_cells(context: &Context<'_>, column: &str) -> [String; 2] {
+fn mean_cells(context: &Context<'_>, column: &str) -> [String; 3] {
     let mean = |value: &dyn Fn(&Score) -> Option<f64>| {
         let values = context.tasks.iter().map(|task| value(context.score(column, task)?));
         Interval::of_all(values).map(|interval| interval.mean)
     };
     let loss = mean(&|score| Some(score.loss)).map_or("–".to_owned(), |loss| format!("{loss:.4}"));
-    [loss, mean(&Score::share).map_or("–".to_owned(), percent)]
+    // The mean of perplexities would be that of the worst task.
+    [loss, String::new(), mean(&Score::share).map_or("–".to_owned(), percent)]
 }
 
 fn charts(context: &Context<'_>) -> Block {
@@ -185,8 +192,18 @@ fn charts(context: &Context<'_>) -> Block {
     }
 }
 
-const HEADINGS: [&str; 9] =
-    ["task", "column", "loss", "exact_match", "tokens", "rows", "score_kind", "score", "choice_by_loss"];
+const HEADINGS: [&str; 10] = [
+    "task",
+    "column",
+    "loss",
+    "exact_match",
+    "tokens",
+    "rows",
+    "score_kind",
+    "score",
+    "choice_by_loss",
+    "perplexity",
+];
 
 /// `scores.csv`.
 pub fn data(context: &Context<'_>) -> Data {
@@ -204,6 +221,7 @@ pub fn data(context: &Context<'_>) -> Data {
                 score.score_kind.name().to_owned(),
                 number(score.share()),
                 number(score.choice_by_loss),
+                score.perplexity().to_string(),
             ]);
         }
     }

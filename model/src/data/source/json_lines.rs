@@ -53,8 +53,4 @@ impl RecordReader for JsonLines {
     fn bytes(&mut self) -> u64 {
         self.text.position()
     }
-
-    fn hash(&mut self) -> Result<blake3::Hash> {
-        self.text.hash().map_err(Error::file(&self.path, FileAction::Read))
-    }
 }

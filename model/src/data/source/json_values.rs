@@ -139,10 +139,6 @@ impl RecordReader for JsonValues {
     fn bytes(&mut self) -> u64 {
         self.text.position()
     }
-
-    fn hash(&mut self) -> Result<blake3::Hash> {
-        self.text.hash().map_err(Error::file(&self.path, FileAction::Read))
-    }
 }
 
 fn misplaced(expected: Expect, found: Option<u8>) -> String {

@@ -37,7 +37,7 @@ const BLOCK_RECORDS: usize = 2048;
 const BLOCK_BYTES: usize = 8 << 20;
 
 /// What a position in a file counts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub enum Unit {
     /// Lines of a text.
     Line,
@@ -46,7 +46,7 @@ pub enum Unit {
 }
 
 /// Where a record stands among the files of a data set.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord, serde::Serialize, serde::Deserialize)]
 pub struct Position {
     /// Index of the file.
     pub file: usize,
@@ -144,9 +144,6 @@ trait RecordReader {
 
     /// Bytes of the file read so far, about.
     fn bytes(&mut self) -> u64;
-
-    /// Hash of the whole file, the rest of which is read.
-    fn hash(&mut self) -> Result<blake3::Hash>;
 }
 
 /// Opens a file in the form that its content says it has.
@@ -216,13 +213,12 @@ fn looks_like_other_text(beginning: &[u8]) -> Option<&'static str> {
     first_line.starts_with(b"<").then_some("looks like XML: convert it to JSON Lines")
 }
 
-/// Reads the records of files, one file after the other, and hashes the files on the way.
+/// Reads the records of files, one file after the other.
 pub(crate) struct Records<'a> {
     files: &'a [PathBuf],
     /// Index of the file that is read.
     file: usize,
     reader: Option<Box<dyn RecordReader>>,
-    hasher: blake3::Hasher,
     /// Bytes of every file.
     lengths: Vec<u64>,
 }
@@ -233,7 +229,7 @@ impl<'a> Records<'a> {
         // What cannot be asked for its length is refused when its turn comes.
         let length = |path: &PathBuf| path.metadata().map_or(0, |metadata| metadata.len());
         let lengths = files.iter().map(length).collect();
-        Self { files, file: 0, reader: None, hasher: blake3::Hasher::new(), lengths }
+        Self { files, file: 0, reader: None, lengths }
     }
 
     /// Bytes read of all files, about, and bytes of all files.
@@ -263,7 +259,6 @@ impl<'a> Records<'a> {
                     block.push(record);
                 }
                 None => {
-                    self.hasher.update(reader.hash()?.as_bytes());
                     self.reader = None;
                     self.file += 1;
                 }
@@ -271,24 +266,9 @@ impl<'a> Records<'a> {
         }
         Ok(block)
     }
-
-    /// Hash of the files' contents; what has not been read of them is read now.
-    ///
-    /// # Errors
-    /// A file cannot be read.
-    pub fn hash(mut self) -> Result<blake3::Hash> {
-        if let Some(reader) = &mut self.reader {
-            self.hasher.update(reader.hash()?.as_bytes());
-            self.file += 1;
-        }
-        for path in &self.files[self.file..] {
-            self.hasher.update(hash_file(path)?.as_bytes());
-        }
-        Ok(self.hasher.finalize())
-    }
 }
 
-/// Hash of the files' contents, as [`Records::hash`].
+/// Hash of the files' contents.
 ///
 /// # Errors
 /// A file cannot be read.

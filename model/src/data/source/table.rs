@@ -7,7 +7,7 @@ use serde_json::{Map, Value};
 
 use super::text::Text;
 use super::{Content, LONGEST_RECORD, Position, Record, RecordReader, Unit};
-use crate::error::{Error, FileAction, Result, clip};
+use crate::error::{Error, Result, clip};
 
 /// Most columns of a table.
 const MOST_COLUMNS: usize = 4096;
@@ -80,10 +80,6 @@ impl RecordReader for Table {
 
     fn bytes(&mut self) -> u64 {
         self.reader.get_mut().position()
-    }
-
-    fn hash(&mut self) -> Result<blake3::Hash> {
-        self.reader.get_mut().hash().map_err(Error::file(&self.path, FileAction::Read))
     }
 }
 

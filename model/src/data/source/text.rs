@@ -1,4 +1,4 @@
-//! The text of a file, unpacked if it is compressed, with a hash of the file as it is.
+//! The text of a file, unpacked if it is compressed.
 
 use std::fs::File;
 use std::io::{self, BufRead, BufReader, Chain, Cursor, Read};
@@ -17,17 +17,15 @@ const BUFFER: usize = 1 << 20;
 /// What some programs write at the beginning of a text in UTF-8.
 const BYTE_ORDER_MARK: &[u8] = b"\xEF\xBB\xBF";
 
-/// A file that is hashed while it is read.
-struct Hashed {
+/// A file and the bytes read of it.
+struct Counted {
     file: File,
-    hasher: blake3::Hasher,
     bytes: u64,
 }
 
-impl Read for Hashed {
+impl Read for Counted {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = self.file.read(buffer)?;
-        self.hasher.update(&buffer[..read]);
         self.bytes += read as u64;
         Ok(read)
     }
@@ -35,21 +33,21 @@ impl Read for Hashed {
 
 /// How a file is compressed, recognised from its first bytes.
 enum Decoder {
-    None(Hashed),
-    Gzip(MultiGzDecoder<BufReader<Hashed>>),
-    Zstd(zstd::Decoder<'static, BufReader<Hashed>>),
+    None(Counted),
+    Gzip(MultiGzDecoder<BufReader<Counted>>),
+    Zstd(zstd::Decoder<'static, BufReader<Counted>>),
 }
 
 impl Decoder {
     fn new(file: File, beginning: &[u8]) -> io::Result<Self> {
-        let hashed = Hashed { file, hasher: blake3::Hasher::new(), bytes: 0 };
-        let buffered = |hashed| BufReader::with_capacity(BUFFER, hashed);
+        let counted = Counted { file, bytes: 0 };
+        let buffered = |counted| BufReader::with_capacity(BUFFER, counted);
         Ok(if beginning.starts_with(b"\x1f\x8b") {
-            Self::Gzip(MultiGzDecoder::new(buffered(hashed)))
+            Self::Gzip(MultiGzDecoder::new(buffered(counted)))
         } else if beginning.starts_with(b"\x28\xb5\x2f\xfd") {
-            Self::Zstd(zstd::Decoder::with_buffer(buffered(hashed))?)
+            Self::Zstd(zstd::Decoder::with_buffer(buffered(counted))?)
         } else {
-            Self::None(hashed)
+            Self::None(counted)
         })
     }
 
@@ -61,9 +59,9 @@ impl Decoder {
         }
     }
 
-    fn file(&mut self) -> &mut Hashed {
+    fn file(&mut self) -> &mut Counted {
         match self {
-            Self::None(hashed) => hashed,
+            Self::None(counted) => counted,
             Self::Gzip(decoder) => decoder.get_mut().get_mut(),
             Self::Zstd(decoder) => decoder.get_mut().get_mut(),
         }
@@ -73,7 +71,7 @@ impl Decoder {
 impl Read for Decoder {
     fn read(&mut self, buffer: &mut [u8]) -> io::Result<usize> {
         let read = match self {
-            Self::None(hashed) => return hashed.read(buffer),
+            Self::None(counted) => return counted.read(buffer),
             Self::Gzip(decoder) => decoder.read(buffer),
             Self::Zstd(decoder) => decoder.read(buffer),
         };
@@ -131,13 +129,6 @@ impl Text {
     /// Bytes of the file read so far.
     pub fn position(&mut self) -> u64 {
         self.reader.get_mut().get_mut().1.file().bytes
-    }
-
-    /// Hash of the whole file, the rest of which is read.
-    pub fn hash(&mut self) -> io::Result<blake3::Hash> {
-        let file = self.reader.get_mut().get_mut().1.file();
-        io::copy(file, &mut io::sink())?;
-        Ok(file.hasher.finalize())
     }
 }
 

@@ -57,11 +57,14 @@ fn list(value: &str, following: &[&str]) -> Vec<String> {
 /// A plain or quoted value; none for what is empty or of another form.
 fn scalar(text: &str) -> Option<String> {
     let text = text.trim();
-    if text.starts_with('"') {
-        return serde_json::from_str(text).ok();
-    }
-    if let Some(inner) = text.strip_prefix('\'') {
-        return Some(inner.strip_suffix('\'')?.replace("''", "'"));
+    if let Some(quote) = text.chars().next().filter(|first| matches!(first, '"' | '\'')) {
+        let (quoted, after) = text.split_at(text.rfind(quote)? + 1);
+        let is_whole = after.is_empty() || after.trim_start().starts_with('#');
+        return match quote {
+            _ if !is_whole || quoted.len() < 2 => None,
+            '"' => serde_json::from_str(quoted).ok(),
+            _ => Some(quoted[1..quoted.len() - 1].replace("''", "'")),
+        };
     }
     let plain = text.split(" #").next().unwrap_or_default().trim();
     let is_other = plain.starts_with(['&', '*', '!', '|', '>', '{', '[', '%', '@', '`', '#']);
@@ -103,7 +106,9 @@ mod tests {
 
     #[test]
     fn what_is_no_header_says_nothing() {
-        for card in ["", "# A model\nlicense: mit", "---\nlicense: &anchor mit\nlanguage:\n  en: 1\n---\n", "---"] {
+        for card in
+            ["", "# A model\nlicense: mit", "---\nlicense: &anchor mit\nlanguage:\n  en: 1\n---\n", "---"]
+        {
             assert_eq!(BaseHeader::parse(card), BaseHeader::default(), "{card:?}");
         }
     }

@@ -8,7 +8,7 @@ use crate::error::{Reasoned, clip};
 
 /// How the messages of a list are written.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Dialect {
+pub(super) enum MessageFormat {
     /// `role` and `content`; a message may be ShareGPT's all the same.
     OpenAi,
     /// `from` and `value`, or `role` and `content` with ShareGPT's roles.
@@ -19,19 +19,23 @@ pub(super) enum Dialect {
 const FUNCTION_CALL: &str = "function_call";
 
 /// Turns a message into the form that chat templates take. True when it gets tool calls that are a text in the row.
-pub(super) fn translate(message: &mut Value, dialect: Dialect, notices: &mut Vec<Notice>) -> Reasoned<bool> {
+pub(super) fn translate(
+    message: &mut Value,
+    format: MessageFormat,
+    notices: &mut Vec<Notice>,
+) -> Reasoned<bool> {
     let Some(fields) = message.as_object_mut() else { return Ok(false) };
     let calls_before = fields.get("tool_calls").cloned();
     if fields.get("from").is_some_and(Value::is_string) && fields.contains_key("value") {
         from_share_gpt(fields)?;
     } else if let Some(role) = fields.get("role").and_then(Value::as_str) {
-        let meant = match dialect {
-            Dialect::ShareGpt => share_gpt_role(role),
-            Dialect::OpenAi => usual_role(role),
+        let meant = match format {
+            MessageFormat::ShareGpt => share_gpt_role(role),
+            MessageFormat::OpenAi => usual_role(role),
         };
         if let Some(meant) = meant.filter(|meant| *meant != role || *meant == FUNCTION_CALL) {
             let notice = Notice::RoleRenamed { from: role.to_owned(), to: meant.to_owned() };
-            if dialect == Dialect::OpenAi && !notices.contains(&notice) {
+            if format == MessageFormat::OpenAi && !notices.contains(&notice) {
                 notices.push(notice);
             }
             set_role(fields, meant)?;

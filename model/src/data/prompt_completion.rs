@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::form::{Fields, Wording};
+use super::form::{Fields, PromptFormat};
 use super::messages::{Conversation, Extras, json_list};
 use super::notice::Notice;
 use super::rows::{Example, answer_field, text_field};
@@ -10,7 +10,7 @@ use crate::error::Reasoned;
 
 /// A prompt and its answer, with what precedes them.
 #[derive(Debug, Default)]
-pub(super) struct Exchange {
+pub(super) struct PromptCompletion {
     pub system: String,
     /// Earlier questions with their answers.
     pub history: Vec<[String; 2]>,
@@ -21,11 +21,11 @@ pub(super) struct Exchange {
     pub extras: Extras,
 }
 
-impl Exchange {
+impl PromptCompletion {
     /// The parts of a row. What only a conversation has a place for is refused where it is not to be one (`chat`).
     pub fn of_fields(
         mut row: Map<String, Value>,
-        (fields, wording): (&Fields, Wording),
+        (fields, format): (&Fields, PromptFormat),
         chat: bool,
         notices: &mut Vec<Notice>,
     ) -> Reasoned<Self> {
@@ -33,7 +33,7 @@ impl Exchange {
             if chat { Extras::take(&mut row, fields.tools.as_deref(), notices)? } else { Extras::default() };
         let prompt = text_field(&row, &fields.prompt)?.to_owned();
         let answer = answer_field(&row, &fields.answer)?.to_owned();
-        let mut exchange = Self {
+        let mut parts = Self {
             prompt,
             answer,
             input: optional_text(&row, fields.input.as_deref())?,
@@ -41,20 +41,22 @@ impl Exchange {
             ..Self::default()
         };
         if chat {
-            exchange.system = optional_text(&row, fields.system.as_deref())?;
-            exchange.history = read_history(&mut row, fields.history.as_deref(), notices)?;
-        } else if wording != Wording::AsItIs {
+            parts.system = optional_text(&row, fields.system.as_deref())?;
+            parts.history = read_history(&mut row, fields.history.as_deref(), notices)?;
+        } else if format != PromptFormat::Plain {
             refuse_further_turns(&row, fields)?;
         }
-        Ok(exchange)
+        Ok(parts)
     }
 
     /// The prompt and the answer as texts.
-    pub fn into_text(self, wording: Wording) -> Reasoned<Example> {
-        let (prompt, completion) = match wording {
-            Wording::AsItIs => (self.prompt, self.answer),
-            Wording::Alpaca => (instruction_prompt(&self.prompt, &self.input), self.answer),
-            Wording::Question => (format!("Question: {}\nAnswer:", self.prompt), format!(" {}", self.answer)),
+    pub fn into_text(self, format: PromptFormat) -> Reasoned<Example> {
+        let (prompt, completion) = match format {
+            PromptFormat::Plain => (self.prompt, self.answer),
+            PromptFormat::Alpaca => (instruction_prompt(&self.prompt, &self.input), self.answer),
+            PromptFormat::QuestionAnswer => {
+                (format!("Question: {}\nAnswer:", self.prompt), format!(" {}", self.answer))
+            }
         };
         Ok(Example::Completion { prompt, completion })
     }

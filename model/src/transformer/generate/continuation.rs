@@ -1,0 +1,129 @@
+//! Generation that goes on from a text whose keys and values are kept: of a longer text only what is new is computed.
+
+use std::ops::ControlFlow;
+
+use cpift_engine::ops::attention::Documents;
+use cpift_engine::{Buffer, Device, Real, View};
+
+use super::{Attend, Generation, KeyValueCache, Row, Transformer, check_sampling};
+use crate::config::ModelConfig;
+use crate::error::{Error, Result};
+
+/// Keys and values of one text, for texts that begin like it.
+#[derive(Debug)]
+pub struct TextCache<T: Real> {
+    cache: KeyValueCache<T>,
+    /// The tokens whose keys and values are there.
+    tokens: Vec<u32>,
+    /// Most tokens there is room for.
+    capacity: usize,
+}
+
+impl<T: Real> TextCache<T> {
+    /// One of no text.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn new(config: &ModelConfig, device: &Device) -> Result<Self> {
+        Ok(Self { cache: KeyValueCache::new(config, device, 1, 0)?, tokens: Vec::new(), capacity: 0 })
+    }
+
+    /// Tokens that need not be computed of a text: those that it begins with and that are there, but not its last one.
+    pub fn common(&self, text: &[u32]) -> usize {
+        let same = self.tokens.iter().zip(text).take_while(|(known, token)| known == token).count();
+        same.min(text.len().saturating_sub(1))
+    }
+
+    /// Forgets all but what need not be computed of a text, and makes room for `capacity` tokens.
+    fn keep_beginning(
+        &mut self,
+        text: &[u32],
+        capacity: usize,
+        config: &ModelConfig,
+        device: &Device,
+    ) -> Result<()> {
+        self.tokens.truncate(self.common(text));
+        if capacity > self.capacity {
+            // Twice as much as before: a long conversation is not copied at every turn.
+            let capacity = capacity.max((2 * self.capacity).min(config.max_positions));
+            let mut larger = KeyValueCache::new(config, device, 1, capacity)?;
+            larger.copy_first(&self.cache, self.tokens.len())?;
+            (self.cache, self.capacity) = (larger, capacity);
+        }
+        Ok(())
+    }
+}
+
+impl<T: Real> Transformer<T> {
+    /// Continues a text as [`Transformer::generate_observed`] does a prompt, and leaves in `kept` the keys and values of
+    /// the text and of what was added. What the text begins with and `kept` has is not computed again.
+    ///
+    /// The text may be longer than the planned `max_tokens`.
+    ///
+    /// # Errors
+    /// As [`Transformer::generate_observed`], or what `observe` says.
+    pub fn continue_text(
+        &mut self,
+        weights: View<'_, T>,
+        text: &[u32],
+        generation: &Generation,
+        kept: &mut TextCache<T>,
+        observe: &mut (dyn FnMut(u32) -> Result<ControlFlow<()>> + Send),
+    ) -> Result<Vec<u32>> {
+        self.check_length("weights", weights.len())?;
+        if text.is_empty() {
+            return Err(Error::Job("a text has no tokens; there is nothing to continue".into()));
+        }
+        check_sampling(generation)?;
+        if generation.max_new_tokens == 0 {
+            return Ok(Vec::new());
+        }
+        let capacity = text.len().saturating_add(generation.max_new_tokens);
+        self.reach_positions(capacity)?;
+        let device = self.device.clone();
+        kept.keep_beginning(text, capacity, &self.config, &device)?;
+        let mut row = Row::new(0, text, &generation.sampling);
+        let mut observe = |_: usize, token: u32| observe(token);
+        device.scope(|| -> Result<()> {
+            let mut logits = Buffer::zeros(&self.device, self.config.vocabulary)?;
+            let mut last_hidden = self.feed(weights, &text[kept.tokens.len()..], kept)?;
+            loop {
+                self.project(weights, last_hidden.view(), logits.view_mut())?;
+                row.take(&logits.view().to_vec()?, generation, &mut observe)?;
+                match row.generated.last() {
+                    Some(&newest) if !row.done => last_hidden = self.feed(weights, &[newest], kept)?,
+                    _ => return Ok(()),
+                }
+            }
+        })?;
+        Ok(row.generated)
+    }
+
+    /// Computes tokens behind those that `kept` has, as many at once as fit a batch; returns the last one's normed hidden
+    /// state `[C]`.
+    fn feed(&mut self, weights: View<'_, T>, tokens: &[u32], kept: &mut TextCache<T>) -> Result<Buffer<T>> {
+        let hidden = self.config.hidden;
+        let mut last_hidden = Buffer::zeros(&self.device, hidden)?;
+        for chunk in tokens.chunks(self.max_tokens) {
+            let start = kept.tokens.len();
+            let positions: Vec<u32> = (start..start + chunk.len()).map(|position| position as u32).collect();
+            self.load_tokens(chunk, &positions)?;
+            let documents = Documents::new(&[0, chunk.len()])?;
+            let cache = &mut kept.cache;
+            cache.reserve_rows(&self.device, chunk.len())?;
+            let (pass, activations, timings) = self.pass(weights, chunk.len());
+            let mut attend = if start == 0 {
+                Attend::Prefill { documents: &documents, cache, first_slot: 0 }
+            } else {
+                // Every token is a row that sees the slot up to itself.
+                cache.set_rows(positions.iter().map(|position| (0, position + 1)))?;
+                Attend::Cache(cache)
+            };
+            pass.forward(activations, &mut attend, false, timings)?;
+            let last = activations.scratch.normed.slice((chunk.len() - 1) * hidden..chunk.len() * hidden);
+            last_hidden.view_mut().copy_from(last)?;
+            kept.tokens.extend_from_slice(chunk);
+        }
+        Ok(last_hidden)
+    }
+}
