@@ -17,6 +17,10 @@ fn the_final_model_has_a_card() {
     for (method, tag, sentence) in [
         ("cpift", "cpi-ft", "every task is trained alone"),
         ("joint", "joint", "trained from random weights on 3 tasks at once, their rows mixed."),
+        ("sequential", "sequential", "on 3 tasks one after the other."),
+        ("staged", "staged", "one group after the other."),
+        ("replay", "replay", "on 3 tasks in two stages"),
+        ("half", "half", "a random half of every tensor is frozen."),
     ] {
         let recipe = job.recipe(&[("method", json!(method))]);
         job.run(&recipe, method, false, &mut Silent).unwrap();
@@ -29,7 +33,7 @@ fn the_final_model_has_a_card() {
         assert!(card.starts_with(&header), "{card}");
         assert!(card.contains(sentence), "{card}");
         assert!(card.contains("| task | base | "), "{card}");
-        assert_eq!(card.contains("| cores | arithmetic "), method == "cpift", "{card}");
+        assert_eq!(card.contains("| cores | arithmetic "), ["cpift", "staged"].contains(&method), "{card}");
         assert!(!card.contains(".jsonl") && !card.contains(job.path("").to_str().unwrap()), "{card}");
 
         let copied = |name: &str| job.bytes(&format!("{method}/final/{name}"));
@@ -42,4 +46,19 @@ fn the_final_model_has_a_card() {
         job.run(&recipe, method, true, &mut Silent).unwrap();
         assert_eq!(read(), card);
     }
+}
+
+/// Rows that were trained on are not given out for others.
+#[test]
+fn a_card_says_which_rows_were_trained_on_as_well() {
+    let job = SmallJob::new();
+    fs::copy(job.path("code.train.jsonl"), job.path("code.eval.jsonl")).unwrap();
+    let recipe = job.recipe(&[("method", json!("joint"))]);
+    job.run(&recipe, "run", false, &mut Silent).unwrap();
+    let card = String::from_utf8(job.bytes("run/final/README.md")).unwrap();
+    assert!(
+        card.contains("Of the rows to evaluate `code` on, 30 are among those it is trained on."),
+        "{card}"
+    );
+    assert!(!card.contains("not among those"), "{card}");
 }
