@@ -1,6 +1,7 @@
 //! Model folders that `transformers` loads unchanged.
 
 use std::collections::BTreeMap;
+use std::io::ErrorKind;
 use std::ops::Range;
 use std::path::{Path, PathBuf};
 
@@ -11,7 +12,7 @@ use super::save::{NamedTensor, WeightType, layout_tensors, write_tensors};
 use super::{INDEX_FILE, SINGLE_FILE};
 use crate::chat_template::{TEMPLATE_FOLDER, additional_files};
 use crate::config::ModelConfig;
-use crate::error::Result;
+use crate::error::{Error, FileAction, Result};
 use crate::files::{AtomicFolder, require_free_space};
 
 /// Bytes above which the weights are split into shards, as `transformers` does.
@@ -20,29 +21,61 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 /// Room for the headers, index, configuration and manifest when free space is checked.
 const SMALL_FILES: u64 = 1 << 20;
 
-/// Files of a model folder that say nothing about the weights, copied through where they are.
+/// Files of a model folder that say nothing about the weights, copied through where they are: of tokenizers in all
+/// their forms, of generation, and what licences ask for.
 const COPIED_FILES: &[&str] = &[
     "tokenizer.json",
     "tokenizer_config.json",
     "tokenizer.model",
+    "tokenizer.model.v1",
+    "tokenizer.model.v3",
+    "tekken.json",
+    "spiece.model",
+    "sentencepiece.bpe.model",
     "special_tokens_map.json",
     "added_tokens.json",
     "vocab.json",
     "vocab.txt",
+    "vocab.bpe",
+    "encoder.json",
     "merges.txt",
     "generation_config.json",
     "chat_template.jinja",
     "chat_template.json",
-    "LICENSE",
-    "LICENSE.md",
-    "LICENSE.txt",
-    "NOTICE",
-    "NOTICE.txt",
+    "SYSTEM_PROMPT.txt",
 ];
+
+/// How the names of licences begin, and those of what belongs to them, whatever their ending.
+const LICENCES: [&str; 3] = ["LICENSE", "LICENCE", "COPYING"];
+const NOTICES: [&str; 2] = ["NOTICE", "USE_POLICY"];
+
+/// Most bytes of a licence or a notice: what is longer is something else.
+const MOST_LEGAL_BYTES: u64 = 1 << 20;
 
 /// Whether a file of this name in a model folder is copied through to what is made of it.
 pub(crate) fn is_copied(name: &str) -> bool {
-    COPIED_FILES.contains(&name) || Path::new(name).starts_with(TEMPLATE_FOLDER)
+    COPIED_FILES.contains(&name) || is_legal(name) || Path::new(name).starts_with(TEMPLATE_FOLDER)
+}
+
+/// Whether a file of this name is a licence, a notice or a policy that a licence asks for.
+fn is_legal(name: &str) -> bool {
+    is_licence(name) || is_text_named(name, &NOTICES)
+}
+
+/// Whether a file of this name is a licence: `LICENSE`, `License.txt`, `LICENSE-MODEL`.
+pub(crate) fn is_licence(name: &str) -> bool {
+    is_text_named(name, &LICENCES)
+}
+
+/// Whether a name, in whatever case, is that of a text and begins so.
+fn is_text_named(name: &str, beginnings: &[&str]) -> bool {
+    let name = name.to_ascii_uppercase();
+    let (stem, ending) = name.split_once('.').unwrap_or((&name, ""));
+    let is_text = matches!(ending, "" | "MD" | "TXT" | "PDF" | "RST" | "HTML");
+    let is_named = |beginning: &&str| {
+        stem.strip_prefix(*beginning).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_', ' ']))
+    };
+    is_text && !name.contains(['/', '\\']) && beginnings.iter().any(is_named)
 }
 
 /// What a model folder is written from, besides the weights.
@@ -82,15 +115,37 @@ impl<'a> ModelFiles<'a> {
 /// The files of a model folder that are copied through to what is made of it: path, and name in the folder.
 ///
 /// # Errors
-/// When the folder of additional chat templates cannot be read.
+/// When the folder, or that of additional chat templates, cannot be read.
 pub(crate) fn copied_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     let files = COPIED_FILES.iter().map(|&name| (folder.join(name), name.to_owned()));
     let mut files: Vec<(PathBuf, String)> = files.filter(|(path, _)| path.is_file()).collect();
+    files.extend(legal_files(folder)?);
     for path in additional_files(folder)? {
         let name = path.file_name().unwrap_or_default().to_string_lossy();
         let name = format!("{TEMPLATE_FOLDER}/{name}");
         files.push((path, name));
     }
+    Ok(files)
+}
+
+/// The licences and notices of a folder, by name.
+fn legal_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let entries = match folder.read_dir() {
+        Err(error) if error.kind() == ErrorKind::NotFound => return Ok(Vec::new()),
+        entries => entries.map_err(Error::file(folder, FileAction::Read))?,
+    };
+    let mut files = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::file(folder, FileAction::Read))?;
+        // A name that is not UTF-8 is none of those that are copied.
+        let Ok(name) = entry.file_name().into_string() else { continue };
+        // Of the file itself: in a folder of the hub's cache there are links.
+        let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
+        if metadata.is_file() && metadata.len() <= MOST_LEGAL_BYTES && is_legal(&name) {
+            files.push((entry.path(), name));
+        }
+    }
+    files.sort();
     Ok(files)
 }
 
@@ -159,7 +214,22 @@ fn split(bytes: &[u64], limit: u64) -> Vec<Range<usize>> {
 
 #[cfg(test)]
 mod tests {
-    use super::split;
+    use super::{is_copied, is_licence, split};
+
+    #[test]
+    fn licences_are_known_by_the_beginning_of_their_names() {
+        for name in ["LICENSE", "License.txt", "LICENCE.md", "LICENSE-MODEL", "LICENSE.pdf", "COPYING"] {
+            assert!(is_copied(name) && is_licence(name), "{name}");
+        }
+        for name in ["NOTICE", "Notice.txt", "USE_POLICY.md", "tekken.json", "tokenizer.model.v3"] {
+            assert!(is_copied(name) && !is_licence(name), "{name}");
+        }
+        let others =
+            ["README.md", "licenses.json", "LICENSE.safetensors", "noticed.py", "modeling.py", "license/x"];
+        for name in others {
+            assert!(!is_copied(name), "{name}");
+        }
+    }
 
     #[test]
     fn shards_stay_within_the_limit() {

@@ -19,7 +19,7 @@ use cpift_engine::{Layout, ViewMut};
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 pub use export::{ModelFiles, add_model, write_model};
-pub(crate) use export::{copied_files, is_copied};
+pub(crate) use export::{copied_files, is_copied, is_licence};
 use folder::Weights;
 pub use header::TensorFile;
 use load::Load;

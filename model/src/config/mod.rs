@@ -342,14 +342,22 @@ impl ModelConfig {
     }
 
     /// The text of a `config.json` for this model with weights of type `dtype` (`float32`, `bfloat16`,
-    /// `float16`): the fields it was read from, with `dtype` or `torch_dtype`, whichever it had, set.
+    /// `float16`): the fields it was read from, with `dtype` or `torch_dtype`, whichever it had, set, and without those
+    /// that speak of the folder it was read from.
     pub fn to_json(&self, dtype: &str) -> String {
         let mut json = self.json.clone();
+        for key in ABOUT_THE_FOLDER {
+            json.shift_remove(key);
+        }
         let key = if json.contains_key("dtype") { "dtype" } else { "torch_dtype" };
         json.insert(key.to_owned(), Value::from(dtype));
         format!("{:#}\n", Value::Object(json))
     }
 }
+
+/// Fields about the folder of a model, not about the model: Python code that is not copied to another folder, and
+/// without which `transformers` does not load it where it is told to trust code, and where it once lay.
+const ABOUT_THE_FOLDER: [&str; 2] = ["auto_map", "_name_or_path"];
 
 fn read_family(fields: &mut Fields<'_>) -> Result<&'static Family> {
     let model_type = fields.text("model_type")?.ok_or_else(|| fields.missing("model_type"))?;

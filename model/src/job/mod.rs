@@ -6,6 +6,7 @@
 //! same final bits as a run that was never interrupted.
 
 mod baseline;
+mod card;
 mod cpift;
 mod data;
 mod folder;

@@ -12,7 +12,7 @@ use super::measured::{ANSWERS, ANSWERS_KEPT, KeptAnswers, SCORES, Scores, read_s
 use super::models::RunModels;
 use super::state::Checkpoints;
 use super::weights::{open_trainer, weight_type};
-use super::{Job, RunIdentity, identity, record, seal};
+use super::{Job, RunIdentity, card, identity, record, seal};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
 use crate::data::{CacheUse, Sampler, Source};
 use crate::error::{Error, FileAction, Result};
@@ -436,7 +436,7 @@ impl<'a> Session<'a> {
         record::check_copies(writing, &self.job.inputs.base.folder, self.job.files()?)
     }
 
-    /// The closing table, written to the run folder.
+    /// The closing table, written to the run folder, and the card of the final model.
     ///
     /// # Errors
     /// When it cannot be written.
@@ -445,6 +445,7 @@ impl<'a> Session<'a> {
         report.model = Some(self.job.out.join(FINAL));
         files::write_json_atomically(&self.job.out.join(RESULT), &report)?;
         files::write_bytes_atomically(&self.job.out.join("report.md"), report.markdown().as_bytes())?;
+        card::write(self.job, &report)?;
         Ok(report)
     }
 

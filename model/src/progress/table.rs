@@ -47,8 +47,19 @@ impl JobReport {
         ScoreKind::common(self.tasks.iter().filter_map(TaskScores::score_kind))
     }
 
-    /// The closing table as Markdown: loss, perplexity and score of every task by column.
+    /// The closing table as Markdown: loss, perplexity and score of every task by column, and how long it took.
     pub fn markdown(&self) -> String {
+        format!(
+            "{}{} optimizer steps in {:.0} s; {} frozen parameters found unchanged, bit for bit.\n",
+            self.score_table(),
+            self.steps,
+            self.seconds,
+            self.frozen_verified
+        )
+    }
+
+    /// Loss, perplexity and score of every task by column, as Markdown.
+    pub fn score_table(&self) -> String {
         let cell = |score: &Option<Score>| {
             let Some(score) = score else { return "–".to_owned() };
             let share = score.share().map(|share| format!(" / {:.1} %", 100.0 * share));
@@ -88,10 +99,6 @@ impl JobReport {
                 )
             }
         });
-        lines.push(format!(
-            "{} optimizer steps in {:.0} s; {} frozen parameters found unchanged, bit for bit.",
-            self.steps, self.seconds, self.frozen_verified
-        ));
         lines.push(String::new());
         lines.join("\n")
     }

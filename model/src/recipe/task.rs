@@ -1,7 +1,7 @@
 //! `[[task]]`: one task.
 
 use std::fmt;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde::de::{self, SeqAccess, Visitor};
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
@@ -122,6 +122,11 @@ impl DataFiles {
     /// These paths, in order.
     pub fn new(paths: impl IntoIterator<Item = PathBuf>) -> Self {
         Self(paths.into_iter().collect())
+    }
+
+    /// The paths and patterns, in order.
+    pub fn paths(&self) -> impl Iterator<Item = &Path> {
+        self.0.iter().map(PathBuf::as_path)
     }
 
     /// The files that the paths and patterns name, in the recipe's order; those of a pattern by name. A path that

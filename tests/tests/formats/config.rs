@@ -295,11 +295,17 @@ fn missing_sizes_and_files_that_are_not_json_are_refused() {
     assert!(error.to_string().starts_with("/no/such/config.json: cannot read"), "{error}");
 }
 
+/// Every field but those about the folder it was read from: of `auto_map` the code is not there.
 #[test]
-fn rewriting_keeps_every_field_and_sets_the_type_under_the_name_it_had() {
+fn rewriting_keeps_the_fields_of_the_model_and_sets_the_type_under_the_name_it_had() {
     for (source, key) in [(llama_4(), "torch_dtype"), (qwen_5("qwen3"), "dtype")] {
+        let own = json!({"AutoModelForCausalLM": "modeling_own.OwnForCausalLM"});
+        let source = with(with(source, "auto_map", own), "_name_or_path", json!("somewhere"));
         let written: Value = serde_json::from_str(&parse(&source).unwrap().to_json("float16")).unwrap();
-        assert_eq!(written, with(source, key, json!("float16")));
+        assert_eq!(
+            written,
+            with(without(source.clone(), &["auto_map", "_name_or_path"]), key, json!("float16"))
+        );
     }
 }
 

@@ -1,6 +1,7 @@
 //! Whole jobs through the library.
 
 mod baselines;
+mod card;
 mod changed_inputs;
 mod gpu;
 mod methods;
