@@ -3,6 +3,8 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
+use crate::hub::HubError;
+
 /// What can go wrong while loading, training or saving.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -45,6 +47,9 @@ pub enum Error {
         /// What is wrong and what to do.
         reason: String,
     },
+    /// A model or data set of the hub cannot be had.
+    #[error(transparent)]
+    Hub(#[from] Box<HubError>),
     /// The job itself failed: the input was in order.
     #[error("{0}")]
     Job(String),
@@ -60,6 +65,12 @@ pub enum Error {
         /// What was measured before.
         position: String,
     },
+}
+
+impl From<HubError> for Error {
+    fn from(error: HubError) -> Self {
+        Self::Hub(Box::new(error))
+    }
 }
 
 /// What is done with a file.
@@ -143,6 +154,7 @@ impl Error {
         match self {
             Self::Format { .. } | Self::Line { .. } | Self::Setting { .. } => true,
             Self::File { action, .. } => *action == FileAction::Read,
+            Self::Hub(error) => error.is_input(),
             Self::Engine(error) => matches!(
                 error,
                 cpift_engine::Error::UnknownDevice { .. }

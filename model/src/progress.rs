@@ -8,6 +8,7 @@ mod table;
 use serde::{Deserialize, Serialize};
 
 use crate::data::Summary;
+use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
 pub use score::{SampleScore, Score, perplexity_text};
 pub use table::{JobReport, TaskScores};
@@ -346,6 +347,9 @@ pub struct RunRecord {
     pub plan: Plan,
     /// The processes in order: more than one where the run was continued.
     pub processes: Vec<ProcessRecord>,
+    /// Models and data of the hub, with their commits. A run is continued with the same.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hub: Vec<HubSource>,
 }
 
 /// One process that worked on a run.

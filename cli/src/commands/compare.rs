@@ -11,7 +11,7 @@ use cpift_model::compare::{
     CompareOptions, Measuring, Prepared, Progress, RunOptions, Selection, Unit, WorkOptions, work,
 };
 use cpift_model::files::write_bytes_atomically;
-use cpift_model::recipe::Source;
+use cpift_model::recipe::{RecipeParts, Source};
 use cpift_model::{Error, Result};
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -26,7 +26,8 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
     let stop = interrupt::install("stopping after this step with a checkpoint")?.begin();
     let threads = threads.unwrap_or(NonZeroUsize::MIN);
     let recipe = &arguments.recipe;
-    let source = Source::read(&recipe.path, &recipe.overrides)?;
+    let mut source = Source::read(&recipe.path, &recipe.overrides)?;
+    super::resolve(&mut source, RecipeParts::All, &[])?;
     let chosen = super::Chosen::open(&recipe.device.device, Some(threads))?;
     let selection = Selection { methods: arguments.methods.clone(), ablations: arguments.ablations.clone() };
     let cache = super::token_cache();

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use cpift_engine::Device;
 use cpift_model::data::Dataset;
 use cpift_model::job::RecipeData;
-use cpift_model::recipe::Source;
+use cpift_model::recipe::{RecipeParts, Source};
 use cpift_model::{Error, Recipe, Result};
 
 use crate::args;
@@ -54,19 +54,24 @@ fn recipe(arguments: &args::data::Data) -> Result<Recipe> {
     let refuse = |key: &str, reason: &str| Err(Error::setting(key, reason));
     match (arguments.inputs.as_slice(), &arguments.model) {
         ([path], model) if is_recipe(path) => {
-            let mut recipe = Recipe::load(path, &arguments.overrides)?;
+            let mut source = Source::read(path, &arguments.overrides)?;
             if let Some(model) = model {
-                (recipe.model.base, recipe.model.config) = (Some(model.clone()), None);
+                source.set_base(model)?;
             }
-            Ok(recipe)
+            resolved(source, arguments.task.as_deref())
         }
         (inputs, _) if inputs.iter().any(is_recipe) => {
             refuse("RECIPE|FILE", "is a recipe and more: give one recipe, or data files")
         }
         (_, None) => refuse("--model", "is missing: data files need a model's tokenizer and chat template"),
         (_, Some(_)) if arguments.task.is_some() => refuse("--task", "is for recipes: leave it out"),
-        (files, Some(model)) => Source::of_files(model, files, &arguments.overrides)?.recipe(&[]),
+        (files, Some(model)) => resolved(Source::of_files(model, files, &arguments.overrides)?, None),
     }
+}
+
+fn resolved(mut source: Source, task: Option<&str>) -> Result<Recipe> {
+    super::resolve(&mut source, RecipeParts::Rows(task), &[])?;
+    source.recipe(&[])
 }
 
 /// Some rows as a program reads them.

@@ -2,11 +2,12 @@
 
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use cpift_model::data::{DataSettings, Shots};
 use cpift_model::evaluation::{AnswerSettings, Evaluator, FileScore, FileSettings};
 use cpift_model::files::{require_writable, write_output};
+use cpift_model::hub::ModelParts;
 use cpift_model::progress::perplexity_text;
 use cpift_model::recipe::{Source, TaskSettings};
 use cpift_model::score::{ScoreKind, Scoring};
@@ -25,11 +26,12 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
         check_output(file)?;
     }
     let task = task(arguments)?;
-    let mut evaluator = Evaluator::open(&chosen.device, &arguments.model, compute)?;
-    let settings = settings(arguments, &task, evaluator.tokenizer())?;
+    let Inputs { model, data, shots_from } = Inputs::find(arguments)?;
+    let mut evaluator = Evaluator::open(&chosen.device, &model, compute)?;
+    let settings = settings(arguments, &task, &shots_from, evaluator.tokenizer())?;
     let terminal = std::io::stderr().is_terminal();
-    let mut scores = Vec::with_capacity(arguments.data.len());
-    for path in &arguments.data {
+    let mut scores = Vec::with_capacity(data.len());
+    for path in &data {
         let title = format!("evaluating on {}", shorten(&path.display().to_string(), 32));
         let mut evaluation = Evaluation::begin(&title, terminal);
         let mut observe = |progress| {
@@ -47,6 +49,28 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
         return print_json(&serde_json::json!({ "files": scores }));
     }
     print(&table(&scores).render())
+}
+
+/// What is read, fetched where it is on the hub.
+struct Inputs {
+    model: PathBuf,
+    data: Vec<PathBuf>,
+    shots_from: Vec<PathBuf>,
+}
+
+impl Inputs {
+    fn find(arguments: &args::Eval) -> Result<Self> {
+        super::with_hub(|hub| {
+            let find = |paths: &mut dyn Iterator<Item = &PathBuf>| -> Result<Vec<PathBuf>> {
+                Ok(paths.map(|path| hub.data_paths(path)).collect::<Result<Vec<_>>>()?.concat())
+            };
+            Ok(Self {
+                model: hub.model_folder(&arguments.model, ModelParts::ALL)?,
+                data: find(&mut arguments.data.iter())?,
+                shots_from: find(&mut arguments.shots_from.iter())?,
+            })
+        })
+    }
 }
 
 /// How the files are read and scored, as the keys of a task say it.
@@ -69,11 +93,16 @@ fn task(arguments: &args::Eval) -> Result<TaskSettings> {
     Ok(task)
 }
 
-fn settings(arguments: &args::Eval, task: &TaskSettings, tokenizer: &Tokenizer) -> Result<FileSettings> {
+fn settings(
+    arguments: &args::Eval,
+    task: &TaskSettings,
+    shots_from: &[PathBuf],
+    tokenizer: &Tokenizer,
+) -> Result<FileSettings> {
     let mut reading = DataSettings::of_measured(task);
-    if let Some(file) = &arguments.shots_from {
-        let (files, count, seed) = (std::slice::from_ref(file), arguments.shots, arguments.seed);
-        reading.shots = Shots::draw(files, count, seed, &reading, tokenizer, None)?;
+    if !shots_from.is_empty() {
+        let (count, seed) = (arguments.shots, arguments.seed);
+        reading.shots = Shots::draw(shots_from, count, seed, &reading, tokenizer, None)?;
     }
     let answers = arguments.generate.then(|| AnswerSettings {
         scoring: task.score.clone(),

@@ -10,6 +10,7 @@ use cpift_model::files::write_output;
 use cpift_model::generation::{
     Answer, AnsweringProgress, Conversation, Ended, GenerationSettings, Generator, Stop,
 };
+use cpift_model::hub::ModelParts;
 use cpift_model::progress::{EvaluationPhase, EvaluationProgress};
 use cpift_model::transformer::{RandomSampling, Sampling};
 use cpift_model::{Error, Result};
@@ -56,7 +57,8 @@ pub fn run(arguments: &args::generate::Generate, threads: Option<NonZeroUsize>) 
     if let Some(file) = &arguments.out {
         super::eval::check_output(file)?;
     }
-    let generator = Generator::open(&chosen.device, &arguments.model, compute)?;
+    let model = super::model_folder(&arguments.model, ModelParts::ALL)?;
+    let generator = Generator::open(&chosen.device, &model, compute)?;
     let session = Session { arguments, chosen, generator, interrupt };
     let settings = PromptSettings { chat: arguments.chat, system: arguments.system.clone() };
     let prompts = session.generator.prompts(settings)?;

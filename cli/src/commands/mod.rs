@@ -14,13 +14,16 @@ pub mod report;
 pub mod train;
 
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use cpift_engine::{Device, Error};
 use cpift_model::data::{Preparation, PreparationEvent};
+use cpift_model::hub::{Hub, HubEvent, HubSource, ModelParts};
+use cpift_model::recipe::{RecipeParts, Source};
 use cpift_model::transformer::ComputeType;
 
 use crate::args::PrecisionArgument;
+use crate::display::fetching::Fetching;
 use crate::display::preparing::Preparing;
 use crate::display::tell;
 
@@ -84,6 +87,29 @@ fn with_preparation<T>(work: impl FnOnce(Preparation<'_>) -> T) -> T {
     let result = work(Preparation { cache: cache.as_deref(), observe: Some(&observe) });
     preparing.finish();
     result
+}
+
+/// Does something that may fetch files of the hub, and shows how far it is.
+fn with_hub<T>(work: impl FnOnce(&Hub<'_>) -> cpift_model::Result<T>) -> cpift_model::Result<T> {
+    let fetching = Fetching::begin();
+    let observe = |event: HubEvent<'_>| fetching.update(event);
+    let result = work(&Hub::of_environment(&observe));
+    fetching.finish();
+    result
+}
+
+/// The folder of a model that is given as one, or by its name on the hub.
+fn model_folder(model: &Path, parts: ModelParts) -> cpift_model::Result<PathBuf> {
+    with_hub(|hub| hub.model_folder(model, parts))
+}
+
+/// A recipe with folders and files in the place of names of the hub; the revisions of `pinned` are the commits that they
+/// were.
+fn resolve(source: &mut Source, parts: RecipeParts<'_>, pinned: &[HubSource]) -> cpift_model::Result<()> {
+    with_hub(|hub| {
+        hub.pin(pinned);
+        source.resolve(hub, parts)
+    })
 }
 
 /// Where tokenised data is kept between runs: `cpift-engine` in the user's cache folder. None where there

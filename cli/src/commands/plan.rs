@@ -2,7 +2,8 @@
 
 use std::num::NonZeroUsize;
 
-use cpift_model::{Recipe, Result, job, machine};
+use cpift_model::recipe::{RecipeParts, Source};
+use cpift_model::{Result, job, machine};
 
 use crate::args;
 use crate::display::style::Style;
@@ -10,7 +11,9 @@ use crate::display::{self, plan, print, print_json};
 
 /// Prints what a recipe would take.
 pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> {
-    let recipe = Recipe::load(&arguments.recipe.path, &arguments.recipe.overrides)?;
+    let mut source = Source::read(&arguments.recipe.path, &arguments.recipe.overrides)?;
+    super::resolve(&mut source, RecipeParts::All, &[])?;
+    let recipe = source.recipe(&[])?;
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let planned =
         super::with_preparation(|preparation| job::plan_recipe(&chosen.device, &recipe, &preparation))?;

@@ -4,8 +4,9 @@ use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use cpift_model::job::{Job, JobOptions};
-use cpift_model::{Recipe, Result, machine};
+use cpift_model::job::{Job, JobOptions, recorded_hub_sources};
+use cpift_model::recipe::{RecipeParts, Source};
+use cpift_model::{Result, machine};
 
 use crate::display::progress::Progress;
 use crate::display::style::Style;
@@ -19,8 +20,12 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     if arguments.tensorboard {
         overrides.push("metrics.tensorboard=true".to_owned());
     }
-    let recipe = Recipe::load(&arguments.recipe.path, &overrides)?;
+    let mut source = Source::read(&arguments.recipe.path, &overrides)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
+    // What is continued is continued with the same model and data, even where the hub has others by now.
+    let pinned = if arguments.resume { recorded_hub_sources(&out)? } else { Vec::new() };
+    super::resolve(&mut source, RecipeParts::All, &pinned)?;
+    let recipe = source.recipe(&[])?;
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let job = super::with_preparation(|preparation| {
         let options = JobOptions {

@@ -29,10 +29,10 @@ pub(crate) use save::too_large_for;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
 
 /// Name of the weights where they are in one file.
-const SINGLE_FILE: &str = "model.safetensors";
+pub(crate) const SINGLE_FILE: &str = "model.safetensors";
 
 /// Name of the file that says which shard holds which tensor.
-const INDEX_FILE: &str = "model.safetensors.index.json";
+pub(crate) const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// Name of the head, which a tied model may store beside the embedding.
 const HEAD: &str = "lm_head.weight";

@@ -4,6 +4,8 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
+use super::name::{Commit, Repository, RepositoryKind, Revision};
+
 /// A repository of the hub at one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct HubOrigin {
@@ -11,6 +13,30 @@ pub struct HubOrigin {
     pub repository: String,
     /// The commit's hash.
     pub revision: String,
+}
+
+/// Something that a run reads of the hub, as its record has it.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HubSource {
+    /// Key of the recipe that names it: `model.base`, `task.code.train`.
+    pub key: String,
+    /// What the repository holds.
+    pub kind: RepositoryKind,
+    /// Repository and commit.
+    #[serde(flatten)]
+    pub origin: HubOrigin,
+    /// The branch, tag or commit that the recipe asks for; none where it names a folder of the cache.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub asked: Option<String>,
+}
+
+impl HubSource {
+    /// What was asked for, and the commit that this was; none where nothing was, or what is recorded is no name.
+    pub(super) fn asked_commit(&self) -> Option<(Repository, Revision, Commit)> {
+        let repository = Repository::parse(self.kind, &self.origin.repository)?;
+        let revision = Revision::parse(self.asked.as_deref()?)?;
+        Some((repository, revision, Commit::parse(&self.origin.revision)?))
+    }
 }
 
 impl HubOrigin {

@@ -44,7 +44,7 @@ pub use pairs::PairMethod;
 pub(crate) use pairs::{first_column, pair_column};
 use plan::Steps;
 pub use plan::check_memory;
-pub use record::InputFile;
+pub use record::{InputFile, recorded_hub_sources};
 pub(crate) use seal::{read as read_sealed, write as write_sealed};
 use session::{FINAL, RECIPE, Session};
 

@@ -12,6 +12,7 @@ use crate::checkpoint::{Checkpoint, copied_files, is_copied};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, Difference, KnownFiles, read_json};
+use crate::hub::{HubOrigin, HubSource, RepositoryKind};
 use crate::progress::{Plan, ProcessRecord, RunRecord};
 use crate::recipe::Recipe;
 use crate::{files, machine};
@@ -43,10 +44,10 @@ pub struct InputFile {
 ///
 /// # Errors
 /// When the record cannot be read or written.
-pub fn add_process(run: &Path, plan: &Plan, device: &Device) -> Result<()> {
+pub fn add_process(run: &Path, plan: &Plan, device: &Device, hub: Vec<HubSource>) -> Result<()> {
     let path = run.join(RUN);
     let before: Option<RunRecord> = read_json(&path)?;
-    let mut record = before.unwrap_or_else(|| RunRecord { plan: plan.clone(), processes: Vec::new() });
+    let mut record = before.unwrap_or_else(|| RunRecord { plan: plan.clone(), processes: Vec::new(), hub });
     record.processes.push(ProcessRecord {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         device: device.describe(),
@@ -56,6 +57,41 @@ pub fn add_process(run: &Path, plan: &Plan, device: &Device) -> Result<()> {
         began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
     });
     files::write_json_atomically(&path, &record)
+}
+
+/// What a run reads of the hub, wherever its recipe found it.
+pub fn hub_sources(recipe: &Recipe, inputs: &Inputs) -> Vec<HubSource> {
+    let mut sources: Vec<HubSource> = Vec::new();
+    let mut add = |key: String, kind: RepositoryKind, origin: Option<HubOrigin>| {
+        let Some(origin) = origin else { return };
+        let asked = recipe.hub.iter().find(|source| (&source.key, &source.origin) == (&key, &origin));
+        let asked = asked.and_then(|source| source.asked.clone());
+        let source = HubSource { key, kind, origin, asked };
+        if !sources.contains(&source) {
+            sources.push(source);
+        }
+    };
+    let base = recipe.model.base.iter();
+    base.for_each(|base| add("model.base".into(), RepositoryKind::Model, HubOrigin::of_model(base)));
+    for (settings, task) in recipe.task.iter().zip(&inputs.tasks) {
+        let key = |part: &str| format!("task.{}.{part}", task.name);
+        let model = settings.model.iter();
+        model.for_each(|model| add(key("model"), RepositoryKind::Model, HubOrigin::of_model(model)));
+        for (part, data) in [("train", Some(&task.train)), ("eval", task.eval.as_ref())] {
+            let files = data.into_iter().flat_map(|data| data.files());
+            files.for_each(|file| add(key(part), RepositoryKind::Dataset, HubOrigin::of_data(file)));
+        }
+    }
+    sources
+}
+
+/// What a run read of the hub when it was begun; nothing where none was begun.
+///
+/// # Errors
+/// When the record cannot be read.
+pub fn recorded_hub_sources(run: &Path) -> Result<Vec<HubSource>> {
+    let record: Option<RunRecord> = read_json(&run.join(RUN))?;
+    Ok(record.map(|record| record.hub).unwrap_or_default())
 }
 
 /// Writes the record of the files.

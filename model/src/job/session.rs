@@ -96,7 +96,7 @@ impl<'a> Session<'a> {
         job.identity.write(run)?;
         record::write(run, inputs)?;
         files::write_bytes_atomically(&run.join(RECIPE), job.recipe_text.as_bytes())?;
-        record::add_process(run, &job.plan, &job.device)?;
+        record::add_process(run, &job.plan, &job.device, record::hub_sources(&job.recipe, &job.inputs))?;
         if job.resume && is_new {
             let text = format!("{}: there is no run to continue: a new one is begun", run.display());
             observer.event(Event::Notice(&text));

@@ -8,12 +8,14 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use crate::error::{Error, Result};
+use crate::hub::HubSource;
 
 mod differences;
 mod edit;
 mod evaluate;
 mod fault;
 mod fuse;
+mod hub;
 mod mixture;
 mod numbers;
 mod origins;
@@ -32,6 +34,7 @@ pub use differences::{Difference, differences};
 pub use edit::Edit;
 pub use evaluate::{EvaluateSettings, Keep};
 pub use fuse::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
+pub use hub::RecipeParts;
 pub use mixture::{MixtureOrder, MixtureSettings, MixtureShares};
 pub use precision::Precision;
 pub use read::Source;
@@ -142,11 +145,15 @@ pub struct Recipe {
     pub metrics: MetricsSettings,
     /// The tasks, in order.
     pub task: Vec<TaskSettings>,
+    /// What of it was named by its name on the hub; the paths are those of the cache. No key of a recipe.
+    #[serde(skip)]
+    pub hub: Vec<HubSource>,
 }
 
 impl Recipe {
     /// Reads the recipe at `path` and applies `overrides` (`section.key=value`, in order). Paths in the file are
-    /// relative to the file's folder, paths in overrides to the current folder.
+    /// relative to the file's folder, paths in overrides to the current folder. Names of the hub stay names: see
+    /// [`Source::resolve`].
     ///
     /// # Errors
     /// One line naming the file and line, or the override, and what to do.
@@ -168,7 +175,7 @@ impl Recipe {
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct ModelSettings {
-    /// Hugging Face folder of the base model.
+    /// Hugging Face folder of the base model; until [`Source::resolve`], `hf://org/name` of a model on the hub.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub base: Option<PathBuf>,
     /// A `config.json` to start from random weights; the tokenizer is taken from its folder.

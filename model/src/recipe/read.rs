@@ -14,6 +14,7 @@ use super::origins::{self, Origins};
 use super::{Edit, Recipe, overrides, shape};
 use crate::error::{Error, Result};
 use crate::files;
+use crate::hub::{HubSource, SCHEME, named_model};
 
 /// Most bytes of a recipe: thousands of tasks take fewer.
 const LARGEST_RECIPE: u64 = 16 << 20;
@@ -41,8 +42,10 @@ const NOT_ABOUT_MEASURING: [(&[&str], &str); 4] = [
 #[derive(Debug, Clone)]
 pub struct Source {
     path: PathBuf,
-    table: Table,
-    origins: Origins,
+    pub(super) table: Table,
+    pub(super) origins: Origins,
+    /// Where what it names on the hub was found.
+    pub(super) hub: Vec<HubSource>,
 }
 
 impl Source {
@@ -61,7 +64,7 @@ impl Source {
         }
         make_paths_absolute(&mut table, Path::new(""));
         shape::check(&table, &origins)?;
-        Ok(Self { path: path.to_owned(), table, origins })
+        Ok(Self { path: path.to_owned(), table, origins, hub: Vec::new() })
     }
 
     /// A recipe for looking at data files, each a task named after it, with a model folder's tokenizer. `overrides` as
@@ -70,19 +73,15 @@ impl Source {
     /// # Errors
     /// As [`Source::read`], for the overrides; a path that is not UTF-8.
     pub fn of_files(model: &Path, files: &[PathBuf], overrides: &[String]) -> Result<Self> {
-        let text = |path: &Path| match path.to_str() {
-            Some(text) => Ok(Value::from(text)),
-            None => Err(Error::format(path, "has a name that is not UTF-8: rename it")),
-        };
         let mut tasks: Vec<Value> = Vec::new();
         for (index, path) in files.iter().enumerate() {
             let name = format!("{}-{}", index + 1, plain_name(path));
             let name = if files.len() == 1 { plain_name(path) } else { name };
             tasks.push(Value::Table(
-                [("name".into(), name.into()), ("train".into(), text(path)?)].into_iter().collect(),
+                [("name".into(), name.into()), ("train".into(), text_value(path)?)].into_iter().collect(),
             ));
         }
-        let model = Value::Table([("base".to_owned(), text(model)?)].into_iter().collect());
+        let model = Value::Table([("base".to_owned(), text_value(model)?)].into_iter().collect());
         let mut table: Table =
             [("model".to_owned(), model), ("task".to_owned(), tasks.into())].into_iter().collect();
         let path = PathBuf::from(ARGUMENTS);
@@ -93,7 +92,7 @@ impl Source {
         }
         make_paths_absolute(&mut table, Path::new(""));
         shape::check(&table, &origins)?;
-        Ok(Self { path, table, origins })
+        Ok(Self { path, table, origins, hub: Vec::new() })
     }
 
     /// A recipe for measuring files that no recipe names: its one task says how they are read and scored. `assignments`
@@ -112,7 +111,7 @@ impl Source {
             overrides::apply_in("task[0]", assignment, &mut table, &mut origins)?;
         }
         shape::check(&table, &origins)?;
-        Ok(Self { path, table, origins })
+        Ok(Self { path, table, origins, hub: Vec::new() })
     }
 
     /// The folder the file lies in, absolute.
@@ -129,7 +128,8 @@ impl Source {
         let (mut table, mut origins) = (self.table.clone(), self.origins.clone());
         edits.iter().for_each(|edit| edit.apply(&mut table, &mut origins));
         inherit(&mut table);
-        let recipe = from_table(table).map_err(|reason| Error::format(&self.path, reason))?;
+        let mut recipe = from_table(table).map_err(|reason| Error::format(&self.path, reason))?;
+        recipe.hub.clone_from(&self.hub);
         recipe.validate().map_err(|error| origins.locate(error))?;
         Ok(recipe)
     }
@@ -157,6 +157,26 @@ fn read_text(path: &Path) -> Result<String> {
     })
 }
 
+/// A path as a recipe has it.
+fn text_value(path: &Path) -> Result<Value> {
+    match path.to_str() {
+        Some(text) => Ok(Value::from(text)),
+        None => Err(Error::format(path, "has a name that is not UTF-8: rename it")),
+    }
+}
+
+/// A model's folder or name, relative to the current folder, as a recipe has it when it is read.
+///
+/// # Errors
+/// The path is not UTF-8.
+pub(super) fn model_text(path: &Path) -> Result<Value> {
+    let mut value = text_value(path)?;
+    if let Value::String(text) = &mut value {
+        make_model_absolute(text, Path::new(""));
+    }
+    Ok(value)
+}
+
 /// A file's name without its extensions, of letters that a task's name may have.
 fn plain_name(path: &Path) -> String {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -165,28 +185,45 @@ fn plain_name(path: &Path) -> String {
     stem.chars().take(48).map(plain).collect()
 }
 
-/// Joins every relative path of the recipe to `folder` and makes it absolute. Absolute ones stay.
+/// Joins every relative path of the recipe to `folder` and makes it absolute. Absolute ones stay; names of the hub become
+/// such as cannot be taken for paths.
 fn make_paths_absolute(table: &mut Table, folder: &Path) {
     if let Some(Value::Table(model)) = table.get_mut("model") {
-        ["base", "config"].into_iter().for_each(|key| make_path_absolute(model, key, folder));
+        change_texts(model, "base", &|text| make_model_absolute(text, folder));
+        change_texts(model, "config", &|text| make_absolute(text, folder));
     }
     let tasks = table.get_mut("task").and_then(Value::as_array_mut);
     for task in tasks.into_iter().flatten().filter_map(Value::as_table_mut) {
-        ["train", "eval", "model"].into_iter().for_each(|key| make_path_absolute(task, key, folder));
+        change_texts(task, "model", &|text| make_model_absolute(text, folder));
+        for key in ["train", "eval"] {
+            change_texts(task, key, &|text| {
+                if !text.starts_with(SCHEME) {
+                    make_absolute(text, folder);
+                }
+            });
+        }
     }
 }
 
-fn make_path_absolute(section: &mut Table, key: &str, folder: &Path) {
+/// Changes the text, or every text of the list, that a key has.
+fn change_texts(section: &mut Table, key: &str, change: &dyn Fn(&mut String)) {
     match section.get_mut(key) {
-        Some(Value::String(text)) => make_absolute(text, folder),
-        Some(Value::Array(paths)) => {
-            for path in paths {
-                if let Value::String(text) = path {
-                    make_absolute(text, folder);
+        Some(Value::String(text)) => change(text),
+        Some(Value::Array(texts)) => {
+            for text in texts {
+                if let Value::String(text) = text {
+                    change(text);
                 }
             }
         }
         _ => {}
+    }
+}
+
+fn make_model_absolute(text: &mut String, folder: &Path) {
+    match named_model(text, folder) {
+        Some(name) => *text = name,
+        None => make_absolute(text, folder),
     }
 }
 

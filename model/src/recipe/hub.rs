@@ -1,0 +1,175 @@
+//! Names of the hub in a recipe, and the folders and files of the cache that take their place.
+
+use std::path::{Path, PathBuf};
+
+use toml::{Table, Value};
+
+use super::Source;
+use super::origins::Origins;
+use crate::error::{Error, Result};
+use crate::hub::{Found, Hub, HubOrigin, HubSource, ModelParts, SCHEME};
+
+/// What of a recipe is read.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RecipeParts<'a> {
+    /// Everything.
+    All,
+    /// The rows of all tasks or of one, and the base's tokenizer.
+    Rows(Option<&'a str>),
+}
+
+impl Source {
+    /// Puts folders and files of the hub's cache in the place of names of the hub, and fetches what is missing of them.
+    /// What the recipe says otherwise is checked before.
+    ///
+    /// # Errors
+    /// As [`Source::recipe`]; a name that cannot be resolved, by file and line or by override.
+    pub fn resolve(&mut self, hub: &Hub<'_>, parts: RecipeParts<'_>) -> Result<()> {
+        if !names_hub(&self.table) {
+            return Ok(());
+        }
+        self.recipe(&[])?;
+        let mut resolver = Resolver { hub, origins: &self.origins, sources: Vec::new() };
+        if let Some(Value::Table(model)) = self.table.get_mut("model") {
+            let wanted = match parts {
+                RecipeParts::All => ModelParts::ALL,
+                RecipeParts::Rows(_) => ModelParts::TOKENIZER,
+            };
+            resolver.model(model, "base", "model", "model", wanted)?;
+        }
+        let tasks = self.table.get_mut("task").and_then(Value::as_array_mut);
+        for (index, task) in tasks.into_iter().flatten().enumerate() {
+            let Some(task) = task.as_table_mut() else { continue };
+            let name = task.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
+            if matches!(parts, RecipeParts::Rows(Some(wanted)) if wanted != name) {
+                continue;
+            }
+            let (section, name) = (format!("task[{index}]"), format!("task.{name}"));
+            if parts == RecipeParts::All {
+                resolver.model(task, "model", &section, &name, ModelParts::WEIGHTS)?;
+            }
+            for key in ["train", "eval"] {
+                resolver.data(task, key, &section, &name)?;
+            }
+        }
+        self.hub = resolver.sources;
+        Ok(())
+    }
+
+    /// Sets another base than the file's, in the place of a configuration too.
+    ///
+    /// # Errors
+    /// The path is not UTF-8.
+    pub fn set_base(&mut self, base: &Path) -> Result<()> {
+        let text = super::read::model_text(base)?;
+        if let Some(Value::Table(model)) = self.table.get_mut("model") {
+            model.remove("config");
+            model.insert("base".to_owned(), text);
+        }
+        Ok(())
+    }
+}
+
+/// Whether a recipe has a name of the hub in it.
+fn names_hub(table: &Table) -> bool {
+    table.values().any(|value| match value {
+        Value::Table(section) => names_hub(section),
+        Value::Array(items) => items.iter().any(|item| match item {
+            Value::Table(section) => names_hub(section),
+            item => is_name(item),
+        }),
+        value => is_name(value),
+    })
+}
+
+fn is_name(value: &Value) -> bool {
+    value.as_str().is_some_and(|text| text.starts_with(SCHEME))
+}
+
+struct Resolver<'a> {
+    hub: &'a Hub<'a>,
+    origins: &'a Origins,
+    sources: Vec<HubSource>,
+}
+
+impl Resolver<'_> {
+    /// `section` is the section's name in messages, `name` that in records.
+    fn model(
+        &mut self,
+        section_table: &mut Table,
+        key: &str,
+        section: &str,
+        name: &str,
+        parts: ModelParts,
+    ) -> Result<()> {
+        let Some(value) = section_table.get_mut(key).filter(|value| is_name(value)) else { return Ok(()) };
+        let text = value.as_str().unwrap_or_default();
+        let found = self.hub.model_named(text, parts);
+        let found = found.map_err(|error| self.locate(&format!("{section}.{key}"), error))?;
+        *value = path_value(&found.place)?;
+        self.add(format!("{name}.{key}"), &found);
+        Ok(())
+    }
+
+    /// A pattern becomes the files that match it.
+    fn data(&mut self, section_table: &mut Table, key: &str, section: &str, name: &str) -> Result<()> {
+        let full = format!("{section}.{key}");
+        match section_table.get_mut(key) {
+            Some(Value::Array(items)) => {
+                let mut resolved = Vec::with_capacity(items.len());
+                for (index, item) in items.iter().enumerate() {
+                    match item.as_str().filter(|_| is_name(item)) {
+                        Some(text) => {
+                            resolved.extend(self.files(text, &format!("{full}[{index}]"), name, key)?)
+                        }
+                        None => resolved.push(item.clone()),
+                    }
+                }
+                *items = resolved;
+            }
+            Some(value) if is_name(value) => {
+                let files = self.files(value.as_str().unwrap_or_default(), &full, name, key)?;
+                *value = Value::Array(files);
+            }
+            _ => {}
+        }
+        Ok(())
+    }
+
+    fn files(&mut self, text: &str, place: &str, name: &str, key: &str) -> Result<Vec<Value>> {
+        let found = self.hub.data_named(text).map_err(|error| self.locate(place, error))?;
+        self.add(format!("{name}.{key}"), &found);
+        found.place.iter().map(|path| path_value(path)).collect()
+    }
+
+    /// What is wrong with a name is wrong with the recipe; a network that is down is not.
+    fn locate(&self, key: &str, error: Error) -> Error {
+        match error {
+            Error::Hub(error) if error.is_input() => self.origins.error(key, error),
+            error => error,
+        }
+    }
+
+    fn add<T>(&mut self, key: String, found: &Found<T>) {
+        let source = HubSource {
+            key,
+            kind: found.repository.kind,
+            origin: HubOrigin {
+                repository: found.repository.to_string(),
+                revision: found.commit.as_str().to_owned(),
+            },
+            asked: Some(found.revision.as_str().to_owned()),
+        };
+        if !self.sources.contains(&source) {
+            self.sources.push(source);
+        }
+    }
+}
+
+fn path_value(path: &Path) -> Result<Value> {
+    let absolute: PathBuf = std::path::absolute(path).unwrap_or_else(|_| path.to_owned());
+    match absolute.to_str() {
+        Some(text) => Ok(Value::from(text)),
+        None => Err(Error::format(path, "has a name that is not UTF-8: set HF_HOME to another folder")),
+    }
+}
