@@ -81,7 +81,8 @@ pub enum Command {
 const TRAIN_ABOUT: &str = "\
 Run a recipe: tasks and a model folder in, one better model folder out.
 
-A recipe is a TOML file that names a base model (a Hugging Face folder) and some tasks (files of rows). \
+A recipe is a TOML file that names a base model (a Hugging Face folder, or a model on the hub) and some tasks (files \
+of rows). \
 The least one:
 
     [model]
@@ -99,6 +100,13 @@ A row of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"
 Files are JSON Lines, a JSON array, CSV or TSV, also compressed with gzip or zstd, or Parquet; `data` shows their rows as \
 training will see them. \
 Control strings in rows other than messages are the tokens they stand for, unless the task says special_tokens = \"escape\". \
+
+A model on the hub is base = \"org/name\" or \"org/name@revision\", where there is no such folder; data there is \
+train = \"hf://datasets/org/name/FILE\" (also org/name@revision/FILE, and patterns). What is missing of it in the \
+cache of huggingface_hub is fetched: tokenizer, configuration and safetensors, nothing else. HF_HOME, HF_HUB_CACHE, \
+HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are read as huggingface_hub reads them, and SSL_CERT_FILE. run.json names the \
+commits, and --resume takes the same.
+
 The method `cpift` goes through five stages:
 
     probe      one fine-tune per task: which parameters does it move?
@@ -271,10 +279,11 @@ Examples:
 /// `eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// The model's folder.
+    /// The model's folder, or its name on the hub: org/name or org/name@revision.
     #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
-    /// Files of rows, as for training: JSON Lines, a JSON array, CSV or TSV, also compressed, or Parquet.
+    /// Files of rows, as for training: JSON Lines, a JSON array, CSV or TSV, also compressed, or Parquet; on the hub
+    /// hf://datasets/org/name/FILE.
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub data: Vec<PathBuf>,
     /// How the files are read: a key of a recipe's [[task]], as in `columns.prompt=question`, `chat=false`,

@@ -21,7 +21,7 @@ Examples:
 /// `inspect`.
 #[derive(Debug, Args)]
 pub struct Inspect {
-    /// Folder of the model.
+    /// Folder of the model, or its name on the hub: org/name or org/name@revision.
     #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
     /// Print JSON instead of text.

@@ -51,9 +51,9 @@ impl HubSettings {
         let text = |name: &'static str| match variable(name).map(OsString::into_string) {
             None => Ok(None),
             Some(Ok(text)) => Ok(Some(text.trim().to_owned())),
-            Some(Err(_)) => Err(HubError::BadVariable { name, reason: "is not UTF-8".to_owned() }),
+            Some(Err(_)) => Err(Box::new(HubError::BadVariable { name, reason: "is not UTF-8".to_owned() })),
         };
-        let is_set = |name| Ok::<_, HubError>(text(name)?.is_some_and(|value| is_true(&value)));
+        let is_set = |name| Ok::<_, Box<HubError>>(text(name)?.is_some_and(|value| is_true(&value)));
         let token = match text("HF_TOKEN")?.or(text("HUGGING_FACE_HUB_TOKEN")?) {
             None if is_set("HF_HUB_DISABLE_IMPLICIT_TOKEN")? => None,
             None => {
