@@ -99,7 +99,7 @@ A row of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"
 [task.columns] or the templates prompt and answer of a task name; the loss is taken on answers only. \
 Files are JSON Lines, a JSON array, CSV or TSV, also compressed with gzip or zstd, or Parquet; `data` shows their rows as \
 training will see them. \
-Control strings in rows other than messages are the tokens they stand for, unless the task says special_tokens = \"escape\". \
+Control strings in rows other than messages are the tokens they stand for, unless the task says special_tokens = \"escape\".
 
 A model on the hub is base = \"org/name\" or \"org/name@revision\", where there is no such folder; data there is \
 train = \"hf://datasets/org/name/FILE\" (also org/name@revision/FILE, and patterns). What is missing of it in the \

@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use cpift_model::compare::results::Comparison;
 use cpift_model::compare::{
-    CompareOptions, Measuring, Prepared, Progress, RunOptions, Selection, Unit, WorkOptions, work,
+    CompareOptions, Measuring, Prepared, Progress, RunOptions, Selection, Unit, WorkOptions,
+    compared_hub_sources, work,
 };
 use cpift_model::files::write_bytes_atomically;
 use cpift_model::recipe::{RecipeParts, Source};
@@ -27,7 +28,9 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
     let threads = threads.unwrap_or(NonZeroUsize::MIN);
     let recipe = &arguments.recipe;
     let mut source = Source::read(&recipe.path, &recipe.overrides)?;
-    super::resolve(&mut source, RecipeParts::All, &[])?;
+    let out = arguments.out.clone().unwrap_or_else(|| default_folder(&recipe.path));
+    let pinned = if arguments.resume { compared_hub_sources(&out)? } else { Vec::new() };
+    super::resolve(&mut source, RecipeParts::All, &pinned)?;
     let chosen = super::Chosen::open(&recipe.device.device, Some(threads))?;
     let selection = Selection { methods: arguments.methods.clone(), ablations: arguments.ablations.clone() };
     let cache = super::token_cache();
@@ -46,7 +49,6 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
         tell(&format!("{}\n", describe(measuring)));
     }
 
-    let out = arguments.out.clone().unwrap_or_else(|| default_folder(&recipe.path));
     let mut shown = Shown::default();
     let found = prepared.run(RunOptions {
         out: &out,

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::results::InputHash;
 use crate::error::{Error, FileAction, Result};
 use crate::files::{self, Manifest, Origin, Verify, read_json};
+use crate::hub::HubSource;
 use crate::job::{PairMethod, read_sealed, write_sealed};
 use crate::progress::JobReport;
 use crate::recipe::{Recipe, Stage};
@@ -39,6 +40,18 @@ pub struct Subject {
     pub device: String,
     /// Threads of every run: part of the results' bits.
     pub threads: usize,
+    /// What of the recipe was named by its name on the hub, with its commit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hub: Vec<HubSource>,
+}
+
+/// What a comparison reads of the hub since it was begun; nothing where none was begun.
+///
+/// # Errors
+/// When its record cannot be read.
+pub fn compared_hub_sources(root: &Path) -> Result<Vec<HubSource>> {
+    let subject: Option<Subject> = read_json(&root.join(SUBJECT))?;
+    Ok(subject.map(|subject| subject.hub).unwrap_or_default())
 }
 
 /// One run.

@@ -260,6 +260,10 @@ impl Client {
         if status.is_success() || status.is_redirection() {
             return Ok(response);
         }
+        if origin_of(address) != origin_of(&self.endpoint) {
+            // The host of large files, which knows nothing of repositories.
+            return Err(self.unreachable(asked.repository, address, format!("it answers {status}")));
+        }
         let Asked { repository, revision, file } = *asked;
         let page = format!("{}/{}{repository}", self.endpoint, repository.kind.page_prefix());
         let (repository, has_token) = (repository.clone(), self.token.is_some());
@@ -282,7 +286,7 @@ impl Client {
             },
             (status @ (401 | 403), _) => HubError::Denied { repository, page, status, has_token }.into(),
             (status, _) if status >= 500 || status == 429 => {
-                self.unreachable(asked.repository, address, format!("the server answers {status}"))
+                self.unreachable(asked.repository, address, format!("it answers {status}"))
             }
             (status, _) => self.answer(asked.repository, address, format!("answers {status}")),
         })

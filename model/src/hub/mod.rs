@@ -292,7 +292,7 @@ impl<'a> Hub<'a> {
                 };
                 if let HubError::Unreachable { address, reason, .. } = &*error {
                     (self.observe)(HubEvent::Notice(&format!(
-                        "{repository}@{revision}: cannot reach {address} ({reason}); the cache's commit {} is used",
+                        "{repository}@{revision}: {address} cannot be reached ({reason}); the cache's commit {} is used",
                         commit.short()
                     )));
                 }

@@ -50,6 +50,6 @@ fn a_file_that_is_not_there_is_told_with_what_is() {
     let (message, _) = refuse("hf://datasets/org/rows/*.csv");
     assert!(message.contains(": it has data/deep/train-2.jsonl, data/train-0.jsonl"), "{message}");
     let (message, code) = refuse("hf://datasets/org/none/a.jsonl");
-    assert!(message.starts_with("there is no data set org/none at "), "{message}");
+    assert!(message.starts_with("org/none: there is no data set of that name at "), "{message}");
     assert_eq!(code, 2);
 }

@@ -66,7 +66,7 @@ fn without_a_network_the_cache_is_used_and_said_so() {
     let (found, told) = cache.ask(&closed, |hub| hub.model(&name, ModelParts::ALL));
     found.unwrap();
     assert_eq!(told.len(), 1, "{told:?}");
-    assert!(told[0].starts_with(&format!("org/name@v1: cannot reach {}", closed.endpoint)), "{told:?}");
+    assert!(told[0].starts_with(&format!("org/name@v1: {} cannot be reached", closed.endpoint)), "{told:?}");
 }
 
 #[test]

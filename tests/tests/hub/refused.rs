@@ -13,8 +13,9 @@ fn what_is_not_there_is_said_with_its_page() {
     server.add("models/org/name", "main", &MODEL);
     let (asking, address) = (Asking::of(&server), server.address());
     let (message, code) = cache.refused(&asking, "org/none");
-    let expected =
-        format!("there is no model org/none at {address}/org/none, and no folder of that name here");
+    let expected = format!(
+        "org/none: there is no such folder here, and there is no model of that name at {address}/org/none"
+    );
     assert!(message.starts_with(&expected) && message.contains("HF_TOKEN"), "{message}");
     assert_eq!(code, 2);
     let (message, code) = cache.refused(&asking, "org/name@v9");
@@ -55,7 +56,13 @@ fn a_closed_network_says_what_to_do() {
     let cache = Cache::new();
     let closed = Asking { endpoint: closed_address(), ..Asking::default() };
     let (message, code) = cache.refused(&closed, "org/name");
-    assert!(message.starts_with(&format!("org/name: cannot reach {} (", closed.endpoint)), "{message}");
+    assert!(
+        message.starts_with(&format!(
+            "org/name: there is no such folder here, and {} cannot be reached (",
+            closed.endpoint
+        )),
+        "{message}"
+    );
     for word in ["hf download org/name", "HF_ENDPOINT", "HF_HUB_OFFLINE", "folder"] {
         assert!(message.contains(word), "{message}");
     }
@@ -66,7 +73,7 @@ fn a_closed_network_says_what_to_do() {
     let offline = Asking { offline: true, ..closed };
     let (message, code) = cache.refused(&offline, "org/name");
     assert!(
-        message.starts_with("org/name@main is not whole in ") && message.contains("HF_HUB_OFFLINE"),
+        message.contains("HF_HUB_OFFLINE allows only ") && message.contains("revision main is not whole"),
         "{message}"
     );
     assert_eq!(code, 2);
