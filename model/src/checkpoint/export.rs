@@ -49,9 +49,6 @@ const COPIED_FILES: &[&str] = &[
 const LICENCES: [&str; 3] = ["LICENSE", "LICENCE", "COPYING"];
 const NOTICES: [&str; 2] = ["NOTICE", "USE_POLICY"];
 
-/// Most bytes of a licence or a notice: what is longer is something else.
-const MOST_LEGAL_BYTES: u64 = 1 << 20;
-
 /// Whether a file of this name in a model folder is copied through to what is made of it.
 pub(crate) fn is_copied(name: &str) -> bool {
     COPIED_FILES.contains(&name) || is_legal(name) || Path::new(name).starts_with(TEMPLATE_FOLDER)
@@ -70,11 +67,10 @@ pub(crate) fn is_licence(name: &str) -> bool {
 /// Whether a name, in whatever case, is that of a text and begins so.
 fn is_text_named(name: &str, beginnings: &[&str]) -> bool {
     let name = name.to_ascii_uppercase();
-    let (stem, ending) = name.split_once('.').unwrap_or((&name, ""));
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((&name, ""));
     let is_text = matches!(ending, "" | "MD" | "TXT" | "PDF" | "RST" | "HTML");
-    let is_named = |beginning: &&str| {
-        stem.strip_prefix(*beginning).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_', ' ']))
-    };
+    let ends_word = |rest: &str| rest.is_empty() || rest.starts_with(['-', '_', ' ', '.']);
+    let is_named = |beginning: &&str| stem.strip_prefix(*beginning).is_some_and(ends_word);
     is_text && !name.contains(['/', '\\']) && beginnings.iter().any(is_named)
 }
 
@@ -141,7 +137,7 @@ fn legal_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
         let Ok(name) = entry.file_name().into_string() else { continue };
         // Of the file itself: in a folder of the hub's cache there are links.
         let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
-        if metadata.is_file() && metadata.len() <= MOST_LEGAL_BYTES && is_legal(&name) {
+        if metadata.is_file() && is_legal(&name) {
             files.push((entry.path(), name));
         }
     }
@@ -218,7 +214,15 @@ mod tests {
 
     #[test]
     fn licences_are_known_by_the_beginning_of_their_names() {
-        for name in ["LICENSE", "License.txt", "LICENCE.md", "LICENSE-MODEL", "LICENSE.pdf", "COPYING"] {
+        for name in [
+            "LICENSE",
+            "License.txt",
+            "LICENCE.md",
+            "LICENSE-MODEL",
+            "LICENSE.pdf",
+            "LICENSE-2.0.txt",
+            "LICENSE.llama3.md",
+        ] {
             assert!(is_copied(name) && is_licence(name), "{name}");
         }
         for name in ["NOTICE", "Notice.txt", "USE_POLICY.md", "tekken.json", "tokenizer.model.v3"] {

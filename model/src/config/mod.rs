@@ -232,16 +232,6 @@ impl ModelConfig {
         }
     }
 
-    /// Most tokens that may follow a prompt of so many: its angles stay those with which its keys were turned, so that
-    /// a text which begins within the first context ends there.
-    pub fn room_behind(&self, prompt: usize) -> usize {
-        let most = match self.first_context() {
-            Some(first) if self.context_of(prompt + 1) == Context::First => first,
-            _ => self.max_positions,
-        };
-        most.saturating_sub(prompt)
-    }
-
     /// The norms and linear layers of a layer.
     pub fn parts(&self) -> Vec<Part> {
         self.block.parts(&BlockSizes {
@@ -355,8 +345,8 @@ impl ModelConfig {
     }
 }
 
-/// Fields about the folder of a model, not about the model: Python code that is not copied to another folder, and
-/// without which `transformers` does not load it where it is told to trust code, and where it once lay.
+/// Fields about the folder of a model, not about the model: `auto_map` names Python files, which are not copied to
+/// another folder and which `transformers` then looks for in vain; `_name_or_path` says where the model once lay.
 const ABOUT_THE_FOLDER: [&str; 2] = ["auto_map", "_name_or_path"];
 
 fn read_family(fields: &mut Fields<'_>) -> Result<&'static Family> {
