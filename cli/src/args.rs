@@ -29,6 +29,9 @@ pub struct Arguments {
     /// The same recipe with the same number of threads gives the same bits.
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
+    /// Say more: which fields of config.json are not read, as transformers does not read them.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
 }
 
 const EXIT_CODES: &str = "\
