@@ -84,7 +84,7 @@ pub enum Command {
 const TRAIN_ABOUT: &str = "\
 Run a recipe: tasks and a model folder in, one better model folder out.
 
-A recipe is a TOML file that names a base model (a Hugging Face folder) and some tasks (files of rows). \
+A recipe is a TOML file that names a base model (a Hugging Face folder, also that of a LoRA adapter) and some tasks (files of rows). \
 The least one:
 
     [model]
@@ -139,7 +139,7 @@ Files written into the run folder:
   scores.json answers.json   what was measured, and some answers
   tensorboard/    the same for TensorBoard, with --tensorboard
   probe/ core/ groups.json fused/    what the stages found
-  final/          the model, a folder that `transformers` loads
+  final/          the model, a folder that `transformers` loads, with its card (README.md)
   report.md       every task before and after (report.json for programs)
 Tokenised data is kept for later runs in ~/.cache/cpift-engine.
 
