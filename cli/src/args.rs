@@ -29,6 +29,9 @@ pub struct Arguments {
     /// The same recipe with the same number of threads gives the same bits.
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
+    /// Say more: which fields of config.json are not read, as transformers does not read them.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
 }
 
 const EXIT_CODES: &str = "\
@@ -81,8 +84,8 @@ pub enum Command {
 const TRAIN_ABOUT: &str = "\
 Run a recipe: tasks and a model folder in, one better model folder out.
 
-A recipe is a TOML file that names a base model (a Hugging Face folder, or a model on the hub) and some tasks (files \
-of rows). \
+A recipe is a TOML file that names a base model (a Hugging Face folder, also that of a LoRA adapter, or a model on the \
+hub) and some tasks (files of rows). \
 The least one:
 
     [model]
@@ -144,7 +147,7 @@ Files written into the run folder:
   scores.json answers.json   what was measured, and some answers
   tensorboard/    the same for TensorBoard, with --tensorboard
   probe/ core/ groups.json fused/    what the stages found
-  final/          the model, a folder that `transformers` loads
+  final/          the model, a folder that `transformers` loads, with its card (README.md)
   report.md       every task before and after (report.json for programs)
 Tokenised data is kept for later runs in ~/.cache/cpift-engine.
 

@@ -45,6 +45,7 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
     };
     let prepared = Prepared::new(&chosen.device, &options)?;
     chosen.announce();
+    super::announce_ignored_fields(super::models(&source.recipe(&[])?));
     if let Some(measuring) = prepared.measuring() {
         tell(&format!("{}\n", describe(measuring)));
     }

@@ -41,6 +41,7 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
         scores.push(evaluator.evaluate(path, &settings, &mut observe)?);
     }
     super::announce_fully(&chosen);
+    super::announce_ignored_fields([model.as_path()]);
     display::notices(evaluator.notices().iter().chain(scores.iter().flat_map(|score| &score.notices)));
     if let Some(file) = &arguments.answers {
         write_output(file, answer_lines(&scores)?.as_bytes())?;

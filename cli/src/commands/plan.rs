@@ -18,6 +18,7 @@ pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> 
     let planned =
         super::with_preparation(|preparation| job::plan_recipe(&chosen.device, &recipe, &preparation))?;
     chosen.announce();
+    super::announce_ignored_fields(super::models(&recipe));
     display::notices(planned.notices.iter().chain(planned.tasks.iter().flat_map(|task| &task.notices)));
     let compute = recipe.model.precision.on("model.precision", &chosen.device)?;
     let rate = machine::matmul_rate(&chosen.device, compute)?;

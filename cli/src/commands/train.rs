@@ -40,6 +40,7 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
         Job::prepare(&chosen.device, &options)
     })?;
     job.check_memory()?;
+    super::announce_ignored_fields(super::models(&recipe));
     let rate = machine::matmul_rate(&chosen.device, job.compute())?;
     let stderr = std::io::stderr();
     let mut progress = Progress::new(Style::of(&stderr), stderr.is_terminal(), Some(rate), interrupt.begin())

@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::save::{NamedTensor, WeightType, layout_tensors, write_tensors};
 use super::{INDEX_FILE, SINGLE_FILE};
+use crate::adapter::{base_folder, tokenizer_folder};
 use crate::chat_template::{TEMPLATE_FOLDER, additional_files};
 use crate::config::ModelConfig;
 use crate::error::{Error, FileAction, Result};
@@ -20,6 +21,9 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Room for the headers, index, configuration and manifest when free space is checked.
 const SMALL_FILES: u64 = 1 << 20;
+
+/// Name of the settings that a model's texts are generated with.
+const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// Files of a model folder that say nothing about the weights, copied through where they are: of tokenizers in all
 /// their forms, of generation, and what licences ask for.
@@ -39,7 +43,7 @@ const COPIED_FILES: &[&str] = &[
     "vocab.bpe",
     "encoder.json",
     "merges.txt",
-    "generation_config.json",
+    GENERATION_CONFIG,
     "chat_template.jinja",
     "chat_template.json",
     "SYSTEM_PROMPT.txt",
@@ -108,11 +112,26 @@ impl<'a> ModelFiles<'a> {
     }
 }
 
-/// The files of a model folder that are copied through to what is made of it: path, and name in the folder.
+/// The files of a model folder that are copied through to what is made of it: path, and name in the folder. What an
+/// adapter's folder lacks is its base's, but for parts of another tokenizer.
 ///
 /// # Errors
 /// When the folder, or that of additional chat templates, cannot be read.
 pub(crate) fn copied_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = own_copied_files(folder)?;
+    let Some(base) = base_folder(folder)? else { return Ok(files) };
+    let has_tokenizer = tokenizer_folder(folder)? == folder;
+    for (path, name) in own_copied_files(&base)? {
+        let is_lacking = files.iter().all(|(_, own)| *own != name);
+        if is_lacking && (!has_tokenizer || name == GENERATION_CONFIG || is_legal(&name)) {
+            files.push((path, name));
+        }
+    }
+    Ok(files)
+}
+
+/// Those that lie in the folder itself.
+fn own_copied_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     let files = COPIED_FILES.iter().map(|&name| (folder.join(name), name.to_owned()));
     let mut files: Vec<(PathBuf, String)> = files.filter(|(path, _)| path.is_file()).collect();
     files.extend(legal_files(folder)?);

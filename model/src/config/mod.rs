@@ -19,6 +19,7 @@ use cpift_engine::Layout;
 use cpift_engine::ops::gated_mlp::Activation;
 use serde_json::{Map, Value};
 
+use crate::adapter::model_file;
 use crate::error::{Error, Result};
 use crate::files::read_input_text;
 use block::BlockSizes;
@@ -109,7 +110,7 @@ impl ModelConfig {
     /// The file cannot be read, is not JSON, lacks a field, or describes a model that is not supported;
     /// the message names field and value.
     pub fn read(path: &Path) -> Result<Self> {
-        let path = if path.is_dir() { &path.join("config.json") } else { path };
+        let path = if path.is_dir() { &model_file(path, "config.json")? } else { path };
         let text = read_input_text(path)?;
         Self::parse(path, &text)
     }

@@ -17,6 +17,7 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::adapter::hub_base;
 use crate::error::{Error, Result};
 use crate::files::require_free_space;
 use cache::RepositoryCache;
@@ -84,6 +85,20 @@ enum State {
     Listed(Rc<Listing>),
 }
 
+/// The folder of a model in the cache that the environment names; none where it is not there. Nobody is asked.
+///
+/// # Errors
+/// What is wrong in the environment.
+pub(crate) fn cached_model(name: &ModelName) -> Result<Option<PathBuf>> {
+    let ModelName { repository, revision } = name;
+    let cache = RepositoryCache::new(&HubSettings::from_environment()?.cache, repository);
+    let commit = revision.commit().or_else(|| cache.commit_of(revision));
+    let folder = commit.map(|commit| cache.snapshot(&commit));
+    // Weights that are missing are noticed where they are read.
+    let parts = ModelParts { weights: false, tokenizer: false };
+    Ok(folder.filter(|folder| needed::lacking(folder, parts).is_none()))
+}
+
 impl<'a> Hub<'a> {
     /// The hub of these settings. Nothing is read or asked for yet.
     pub fn new(settings: HubSettings, observe: &'a dyn Fn(HubEvent<'_>)) -> Self {
@@ -118,7 +133,10 @@ impl<'a> Hub<'a> {
     pub fn model_folder(&self, path: &Path, parts: ModelParts) -> Result<PathBuf> {
         let name = path.to_str().and_then(|text| named_model(text, Path::new("")));
         match name.map(|name| HubName::parse(&name)).transpose()? {
-            None => Ok(path.to_owned()),
+            None => {
+                self.fetch_base(path, parts)?;
+                Ok(path.to_owned())
+            }
             Some(HubName::Model(name)) => Ok(self.model(&name, parts)?.place),
             Some(HubName::Data(_)) => {
                 Err(Error::format(path, "is data: give a model's folder, or org/name of a model on the hub"))
@@ -183,7 +201,19 @@ impl<'a> Hub<'a> {
                 commit.clone()
             }
         };
+        self.fetch_base(&cache.snapshot(&commit), parts)?;
         Ok(self.found(cache.snapshot(&commit), repository, revision, commit))
+    }
+
+    /// Fetches the base of an adapter where it is a model of the hub; of other folders there is nothing to fetch.
+    ///
+    /// # Errors
+    /// As [`Hub::model`]; the adapter's configuration cannot be used.
+    pub(crate) fn fetch_base(&self, folder: &Path, parts: ModelParts) -> Result<()> {
+        match hub_base(folder)? {
+            Some(name) => self.model(&name, parts).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// The files of a data set in the cache; what is missing is fetched.

@@ -314,7 +314,7 @@ fn describe_cores(cores: &CoreReport, groups: Option<&GroupReport>) -> String {
         let pairs = groups.jaccard.iter().enumerate().flat_map(|(row, line)| line.iter().skip(row + 1));
         let pairs: Vec<f64> = pairs.copied().collect();
         let mean = pairs.iter().sum::<f64>() / pairs.len().max(1) as f64;
-        format!("; two overlap by {mean:.3} on average (Jaccard), by chance {:.3}", groups.chance)
+        format!("; mean overlap of two (Jaccard) {mean:.3}, by chance {:.3}", groups.chance)
     });
     format!("{} parameters{}", sizes.join(", "), overlap.unwrap_or_default())
 }

@@ -25,16 +25,20 @@ impl Source {
     /// # Errors
     /// As [`Source::recipe`]; a name that cannot be resolved, by file and line or by override.
     pub fn resolve(&mut self, hub: &Hub<'_>, parts: RecipeParts<'_>) -> Result<()> {
+        let wanted = match parts {
+            RecipeParts::All => ModelParts::ALL,
+            RecipeParts::Rows(_) => ModelParts::TOKENIZER,
+        };
+        // An adapter on the disk may be of a base on the hub.
+        for folder in model_folders(&self.table) {
+            hub.fetch_base(Path::new(folder), wanted)?;
+        }
         if !names_hub(&self.table) {
             return Ok(());
         }
         self.recipe(&[])?;
         let mut resolver = Resolver { hub, origins: &self.origins, sources: Vec::new() };
         if let Some(Value::Table(model)) = self.table.get_mut("model") {
-            let wanted = match parts {
-                RecipeParts::All => ModelParts::ALL,
-                RecipeParts::Rows(_) => ModelParts::TOKENIZER,
-            };
             resolver.model(model, "base", "model", "model", wanted)?;
         }
         let tasks = self.table.get_mut("task").and_then(Value::as_array_mut);
@@ -68,6 +72,14 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// The folders that a recipe names as the base and as models of tasks.
+fn model_folders(table: &Table) -> impl Iterator<Item = &str> {
+    let base = table.get("model").and_then(|model| model.get("base"));
+    let tasks = table.get("task").and_then(Value::as_array).into_iter().flatten();
+    let models = base.into_iter().chain(tasks.filter_map(|task| task.get("model")));
+    models.filter(|value| !is_name(value)).filter_map(Value::as_str)
 }
 
 /// Whether a recipe has a name of the hub in it.
