@@ -61,6 +61,7 @@ pub(super) struct Client {
     endpoint: String,
     token: Option<String>,
     cache: PathBuf,
+    first_pause: Duration,
 }
 
 /// What an answer is about, for messages.
@@ -116,9 +117,15 @@ impl Client {
         Ok(Self {
             agent: config.into(),
             endpoint: settings.endpoint.clone(),
-            token: settings.token.clone(),
+            token: settings.token()?,
             cache: settings.cache.clone(),
+            first_pause: settings.first_pause,
         })
+    }
+
+    /// Pause after a first attempt that brought nothing.
+    pub fn first_pause(&self) -> Duration {
+        self.first_pause
     }
 
     /// The commit of a revision, and its files.
