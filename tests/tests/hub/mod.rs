@@ -2,6 +2,7 @@
 
 mod data;
 mod fetching;
+mod interrupted;
 mod refused;
 
 use std::cell::RefCell;
