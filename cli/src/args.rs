@@ -106,7 +106,8 @@ Control strings in rows other than messages are the tokens they stand for, unles
 
 A model on the hub is base = \"org/name\" or \"org/name@revision\", where there is no such folder; data there is \
 train = \"hf://datasets/org/name/FILE\" (also org/name@revision/FILE, and patterns). What is missing of it in the \
-cache of huggingface_hub is fetched: tokenizer, configuration and safetensors, nothing else. HF_HOME, HF_HUB_CACHE, \
+cache of huggingface_hub is fetched: tokenizer, configuration, safetensors, chat templates, the card and licences, \
+nothing else. HF_HOME, HF_HUB_CACHE, \
 HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are read as huggingface_hub reads them, and SSL_CERT_FILE. run.json names the \
 commits, and --resume takes the same.
 

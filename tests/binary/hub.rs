@@ -148,6 +148,51 @@ fn a_run_goes_on_with_the_commit_it_was_begun_with() {
 }
 
 #[test]
+fn nothing_is_fetched_before_what_is_cheap_to_check() {
+    let job = HubJob::new();
+    job.server.add_folder("models/org/name", "main", Path::new(&job.files.model()));
+    let (path, data) = (job.files.path("hub.toml"), job.files.path("code.train.jsonl"));
+    let recipe = |train: &str| {
+        let text = format!("[model]\nbase = \"org/name\"\n[[task]]\nname = \"a\"\ntrain = {train:?}\n");
+        fs::write(&path, text).unwrap();
+    };
+    let refused = |arguments: &[&str], expected: &str| {
+        let output = job.run(arguments);
+        assert_ne!(output.status.code(), Some(0));
+        assert!(stderr(&output).contains(expected), "{}", stderr(&output));
+        job.server.take_requests()
+    };
+    recipe(&data);
+    let full = text(Path::new(&path).parent().unwrap()).to_owned();
+    for arguments in [["train", "--out"], ["compare", "--out"]] {
+        let [command, out] = arguments;
+        assert_eq!(refused(&[command, &path, out, &full], &full), [""; 0]);
+    }
+    for command in ["train", "plan", "compare"] {
+        assert_eq!(refused(&[command, &path, "--device", "cuda:99"], "cuda:99"), [""; 0]);
+    }
+    recipe("nowhere.jsonl");
+    assert_eq!(refused(&["plan", &path], "nowhere.jsonl"), [""; 0]);
+    assert_eq!(refused(&["eval", "org/name", "--data", "nowhere.jsonl"], "nowhere.jsonl"), [""; 0]);
+    // The weights come after whatever else is looked up.
+    recipe("hf://datasets/org/none/rows.jsonl");
+    let requests = refused(&["plan", &path], "org/none");
+    assert!(requests.iter().any(|request| request.ends_with("config.json")), "{requests:?}");
+    assert!(!requests.iter().any(|request| request.contains("safetensors")), "{requests:?}");
+}
+
+#[test]
+fn a_configuration_is_no_name() {
+    let job = HubJob::new();
+    let path = job.files.path("hub.toml");
+    let text = "[model]\nconfig = \"hf://org/name\"\n[[task]]\nname = \"a\"\ntrain = \"code.train.jsonl\"\n";
+    fs::write(&path, text).unwrap();
+    let output = job.run(&["plan", &path]);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr(&output).contains("hub.toml:2: `model.config`: is a file: "), "{}", stderr(&output));
+}
+
+#[test]
 fn a_name_that_cannot_be_resolved_is_one_line() {
     let job = HubJob::new();
     job.server.add("datasets/org/rows", "main", &[("train.jsonl", b"{}")]);

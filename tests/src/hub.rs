@@ -60,6 +60,8 @@ pub enum FaultKind {
     Damaged,
     /// A request for a part is answered with the whole.
     NoParts,
+    /// The server answers this status.
+    Status(u16),
 }
 
 impl HubServer {
@@ -312,6 +314,9 @@ fn part(
         fault.times -= 1;
         fault.kind
     });
+    if let Some(FaultKind::Status(status)) = fault {
+        return Reply::new(status, Vec::new());
+    }
     if let Some(FaultKind::Damaged) = fault {
         bytes.iter_mut().for_each(|byte| *byte ^= 1);
     }

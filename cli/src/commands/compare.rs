@@ -9,7 +9,7 @@ use std::sync::Arc;
 use cpift_model::compare::results::Comparison;
 use cpift_model::compare::{
     CompareOptions, Measuring, Prepared, Progress, RunOptions, Selection, Unit, WorkOptions,
-    compared_hub_sources, work,
+    compared_hub_sources, require_unused, work,
 };
 use cpift_model::files::write_bytes_atomically;
 use cpift_model::recipe::{RecipeParts, Source};
@@ -24,14 +24,18 @@ use crate::interrupt;
 
 /// Runs a comparison to its end, or to where it is stopped.
 pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
-    let stop = interrupt::install("stopping after this step with a checkpoint")?.begin();
+    let interrupt = interrupt::install("stopping after this step with a checkpoint")?;
     let threads = threads.unwrap_or(NonZeroUsize::MIN);
     let recipe = &arguments.recipe;
     let mut source = Source::read(&recipe.path, &recipe.overrides)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_folder(&recipe.path));
+    if !arguments.resume {
+        require_unused(&out)?;
+    }
+    let chosen = super::Chosen::open(&recipe.device.device, Some(threads))?;
     let pinned = if arguments.resume { compared_hub_sources(&out)? } else { Vec::new() };
     super::resolve(&mut source, RecipeParts::All, &pinned)?;
-    let chosen = super::Chosen::open(&recipe.device.device, Some(threads))?;
+    let stop = interrupt.begin();
     let selection = Selection { methods: arguments.methods.clone(), ablations: arguments.ablations.clone() };
     let cache = super::token_cache();
     let options = CompareOptions {

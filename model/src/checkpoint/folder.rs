@@ -13,6 +13,7 @@ use super::low_rank::{Addition, LowRank};
 use super::{INDEX_FILE, Place, SINGLE_FILE};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{open_input, read_input_text, require_plain_name};
+use crate::hub::ModelName;
 
 /// Bytes of a file that say what it is.
 const BEGINNING: u64 = 16;
@@ -75,18 +76,31 @@ fn describe_file(path: &Path) -> String {
 
 /// What to do about a folder that does not exist.
 fn describe_missing(folder: &Path) -> String {
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let names = (parent.and_then(Path::file_name), folder.file_name());
-    match (parent, names) {
-        (Some(parent), (Some(owner), Some(name))) if !parent.is_dir() => {
-            let id = format!("{}/{}", owner.to_string_lossy(), name.to_string_lossy());
-            format!(
-                "there is no such folder; if `{id}` is a model of the Hugging Face Hub, download it first \
-                 (`hf download {id} --local-dir FOLDER`) and give that folder"
-            )
-        }
-        _ => "there is no such folder".to_owned(),
+    match meant_name(folder) {
+        Some(name) => format!(
+            "there is no such folder; if a model of the Hugging Face Hub is meant, write `{name}` and nothing around it"
+        ),
+        None => "there is no such folder".to_owned(),
     }
+}
+
+/// The name on the hub that a path may be meant as: `./org/name`, `org/name/` or the address of the model's page.
+fn meant_name(folder: &Path) -> Option<String> {
+    let parts: Vec<&str> = folder.components().filter_map(|part| part.as_os_str().to_str()).collect();
+    let site = parts.iter().position(|part| ["huggingface.co", "hf.co"].contains(part));
+    let (owner, name) = match site {
+        Some(site) => (parts.get(site + 1)?, parts.get(site + 2)?),
+        None => {
+            let is_there = |parent: &Path| parent.as_os_str().is_empty() || parent.is_dir();
+            let [.., owner, name] = parts.as_slice() else { return None };
+            if folder.parent().is_none_or(is_there) {
+                return None;
+            }
+            (owner, name)
+        }
+    };
+    let name = format!("{owner}/{name}");
+    ModelName::parse(&name).map(|_| name)
 }
 
 /// What a folder without a configuration looks like.

@@ -54,6 +54,24 @@ pub fn compared_hub_sources(root: &Path) -> Result<Vec<HubSource>> {
     Ok(subject.map(|subject| subject.hub).unwrap_or_default())
 }
 
+/// Fails when a comparison cannot begin in a folder because there is something in it.
+///
+/// # Errors
+/// Naming the folder and what to do.
+pub fn require_unused(root: &Path) -> Result<()> {
+    match root.join(SUBJECT).exists() {
+        true => Err(holds_a_comparison(root)),
+        false => files::require_empty(root),
+    }
+}
+
+fn holds_a_comparison(root: &Path) -> Error {
+    Error::format(
+        root,
+        "already holds a comparison: continue it with --resume, or name another folder with --out",
+    )
+}
+
 /// One run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Unit {
@@ -180,9 +198,7 @@ impl ComparisonFolder {
 
     fn check_subject(&self, earlier: &Subject, subject: &Subject, resume: bool) -> Result<()> {
         if !resume {
-            let reason =
-                "already holds a comparison: continue it with --resume, or name another folder with --out";
-            return Err(Error::format(&self.root, reason));
+            return Err(holds_a_comparison(&self.root));
         }
         if earlier == subject {
             return Ok(());

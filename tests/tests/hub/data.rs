@@ -53,3 +53,16 @@ fn a_file_that_is_not_there_is_told_with_what_is() {
     assert!(message.starts_with("org/none: there is no data set of that name at "), "{message}");
     assert_eq!(code, 2);
 }
+
+#[test]
+fn a_pattern_is_of_rows() {
+    let (server, cache) = (HubServer::start(), Cache::new());
+    let files: [(&str, &[u8]); 3] =
+        [(".gitattributes", b"lfs"), ("README.md", b"card"), ("a.jsonl", b"rows")];
+    server.add("datasets/org/rows", "main", &files);
+    let asking = Asking::of(&server);
+    assert_eq!(cache.data(&asking, "hf://datasets/org/rows/*").unwrap(), ["rows"]);
+    let (message, code) = one_line(&cache.data(&asking, "hf://datasets/org/rows/[a").unwrap_err());
+    assert!(message.contains("[a: is not a pattern of files: "), "{message}");
+    assert_eq!(code, 2);
+}

@@ -86,7 +86,7 @@ fn an_interrupted_download_goes_on_where_it_ended() {
     // From one process to the next; what is not whole is no file of the model.
     let cache = Cache::new();
     server.fail(cut(1, 5));
-    server.fail(cut(3, 0));
+    server.fail(cut(4, 0));
     let (message, code) = cache.refused(&Asking::of(&server), "org/name");
     assert!(message.starts_with("org/name: only 5 of 18 bytes of model.safetensors came"), "{message}");
     assert_eq!(code, 1);

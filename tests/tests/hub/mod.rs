@@ -2,10 +2,12 @@
 
 mod data;
 mod fetching;
+mod interrupted;
 mod refused;
 
 use std::cell::RefCell;
 use std::path::Path;
+use std::time::Duration;
 
 use cpift_model::hub::{Hub, HubEvent, HubName, HubSettings, ModelName, ModelParts};
 use cpift_model::{Error, Result};
@@ -56,7 +58,9 @@ impl Cache {
             endpoint: asking.endpoint.clone(),
             token: asking.token.map(str::to_owned),
             offline: asking.offline,
+            token_file: None,
             certificates: None,
+            first_pause: Duration::ZERO,
         };
         let answer = ask(&Hub::new(settings, &observe));
         (answer, told.into_inner())
