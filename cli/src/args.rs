@@ -106,10 +106,10 @@ Control strings in rows other than messages are the tokens they stand for, unles
 
 A model on the hub is base = \"org/name\" or \"org/name@revision\", where there is no such folder; data there is \
 train = \"hf://datasets/org/name/FILE\" (also org/name@revision/FILE, and patterns). What is missing of it in the \
-cache of huggingface_hub is fetched: tokenizer, configuration, safetensors, chat templates, the card and licences, \
-nothing else. HF_HOME, HF_HUB_CACHE, \
-HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are read as huggingface_hub reads them, and SSL_CERT_FILE. run.json names the \
-commits, and --resume takes the same.
+cache of huggingface_hub is fetched: configuration, tokenizer and chat templates, the card and licences, data, and the \
+safetensors last; nothing else. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are read as \
+huggingface_hub reads them, and SSL_CERT_FILE. run.json names the commits (recipe.toml the folders of the cache), and \
+--resume takes the same.
 
 The method `cpift` goes through five stages:
 
@@ -313,7 +313,7 @@ pub struct Eval {
     /// Put so many rows of --shots-from before every row as examples, the same ones before all.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "shots_from", value_parser = shots)]
     pub shots: usize,
-    /// Where the examples are taken from: the file the task is trained on.
+    /// Where the examples are taken from: the file the task is trained on; on the hub hf://datasets/org/name/FILE.
     #[arg(long, value_name = "FILE", requires = "shots", value_hint = ValueHint::FilePath)]
     pub shots_from: Option<PathBuf>,
     /// Seed of the choice of examples; a recipe's seed chooses the same.
@@ -335,7 +335,7 @@ Check a recipe and its files, and print what training would take; trains nothing
 
 Prints the parameters, each task's rows and tokens, what about the rows needs a look, the steps of every training, the \
 memory by part, the space the run folder takes, what [evaluate] adds, and an estimate of time from a short measurement \
-of this machine's matrix products. `data` shows the rows themselves.";
+of this machine's matrix products. `data` shows the rows themselves. A model on the hub is fetched with its weights.";
 
 /// `plan`.
 #[derive(Debug, Args)]

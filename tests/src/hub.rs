@@ -28,6 +28,8 @@ pub struct HubServer {
 struct State {
     /// By `models/org/name` or `datasets/org/name`.
     repositories: BTreeMap<String, Repository>,
+    /// New names of repositories by their old ones.
+    renamed: BTreeMap<String, String>,
     log: Vec<String>,
     faults: Vec<Fault>,
     is_closed: bool,
@@ -120,6 +122,14 @@ impl HubServer {
     /// Makes a repository one whose files need [`TOKEN`].
     pub fn close(&self, repository: &str) {
         self.state().repositories.get_mut(repository).unwrap().is_gated = true;
+    }
+
+    /// Gives a model another name; the old one leads to it.
+    pub fn rename(&self, old: &str, new: &str) {
+        let mut state = self.state();
+        let repository = state.repositories.remove(&format!("models/{old}")).unwrap();
+        state.repositories.insert(format!("models/{new}"), repository);
+        state.renamed.insert(old.to_owned(), new.to_owned());
     }
 
     /// Lets something go wrong.
@@ -244,6 +254,12 @@ fn answer(mut stream: TcpStream, is_large_host: bool, state: &Mutex<State>, larg
 /// The hub itself.
 fn hub(state: &mut State, asked: &Asked, large: SocketAddr) -> Reply {
     let path = asked.path.replace("%2F", "/");
+    for (old, new) in &state.renamed {
+        if path.contains(&format!("/{old}/")) {
+            let location = path.replace(&format!("/{old}/"), &format!("/{new}/"));
+            return Reply { headers: vec![("Location", location)], ..Reply::new(307, Vec::new()) };
+        }
+    }
     if let Some(rest) = path.strip_prefix("/api/") {
         let Some((repository, revision)) = rest.split_once("/revision/") else {
             return Reply::new(404, Vec::new());

@@ -124,6 +124,9 @@ impl RepositoryCache {
     /// # Errors
     /// The system's.
     pub fn remember_absent(&self, commit: &Commit, file: &str) -> Result<()> {
+        if self.is_known_absent(commit, file) {
+            return Ok(());
+        }
         let path = self.absent(commit, file);
         create_parent(&path)?;
         write_bytes_atomically(&path, b"")

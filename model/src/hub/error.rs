@@ -114,7 +114,7 @@ pub enum HubError {
     },
     /// The cache is all there is to go by, and it does not hold what is asked for.
     #[error(
-        "{repository}: {}HF_HUB_OFFLINE allows only {}, where revision {revision} is not whole ({lacking}): unset it, or give \
+        "{repository}: {}HF_HUB_OFFLINE allows only {}, where revision {revision} is incomplete ({lacking}): unset it, or give \
          a folder",
         beginning(repository),
         cache.display()

@@ -294,7 +294,6 @@ impl<'a> Hub<'a> {
         let cache = self.cache(repository)?;
         // What of a pattern is in the cache need not be all.
         let is_pattern = is_pattern(file);
-        matching(&[], file)?;
         let known = Known {
             lacking: &|commit| match matching(&cache.files(commit), file) {
                 Ok(files) if !files.is_empty() => None,

@@ -104,7 +104,7 @@ impl Revision {
         &self.0
     }
 
-    /// The commit, where it is the whole hash of one.
+    /// The commit, where it is the full hash of one.
     pub(super) fn commit(&self) -> Option<Commit> {
         Commit::parse(&self.0)
     }

@@ -83,7 +83,7 @@ fn an_interrupted_download_goes_on_where_it_ended() {
     cache.model(&Asking::of(&server), "org/name").unwrap();
     assert_eq!(of_weights(&server), [format!("GET {large}"), format!("GET {large} bytes=7-")]);
 
-    // From one process to the next; what is not whole is no file of the model.
+    // From one process to the next; what is incomplete is no file of the model.
     let cache = Cache::new();
     server.fail(cut(1, 5));
     server.fail(cut(4, 0));
@@ -197,4 +197,13 @@ fn a_branch_stays_where_a_run_saw_it() {
     // Another branch is another question.
     server.add("models/org/name", "other", &files);
     assert_eq!(commit_of(&[source], &ModelName::parse("org/name@other").unwrap()), moved);
+}
+
+#[test]
+fn a_model_that_has_another_name_by_now_is_found() {
+    let (server, cache) = (HubServer::start(), Cache::new());
+    server.add("models/org/name", "main", &MODEL);
+    server.rename("org/name", "other/model");
+    assert_eq!(cache.model(&Asking::of(&server), "org/name").unwrap(), FILES);
+    assert!(server.take_requests().iter().any(|request| request.starts_with("HEAD /other/model/")));
 }

@@ -73,7 +73,7 @@ fn a_closed_network_says_what_to_do() {
     let offline = Asking { offline: true, ..closed };
     let (message, code) = cache.refused(&offline, "org/name");
     assert!(
-        message.contains("HF_HUB_OFFLINE allows only ") && message.contains("revision main is not whole"),
+        message.contains("HF_HUB_OFFLINE allows only ") && message.contains("revision main is incomplete"),
         "{message}"
     );
     assert_eq!(code, 2);
