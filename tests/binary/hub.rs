@@ -213,6 +213,9 @@ fn a_name_that_cannot_be_resolved_is_one_line() {
         let text = format!("[model]\nbase = {base:?}\n[[task]]\nname = \"a\"\ntrain = {train:?}\n");
         fs::write(&path, text).unwrap();
     };
+    // Files here are looked for first: they must be there for the name to be asked for.
+    let rows = job.files.path("rows.jsonl");
+    fs::write(&rows, "{\"prompt\": \"a\", \"completion\": \"b\"}\n").unwrap();
     recipe("org/name", "rows.jsonl");
     let message = refused(&["train", &path], 2);
     assert!(
@@ -223,7 +226,7 @@ fn a_name_that_cannot_be_resolved_is_one_line() {
     let message = refused(&["plan", &path], 2);
     assert!(message.contains("hub.toml:5: `task[0].train`: org/rows has no file tarin.jsonl"), "{message}");
     assert!(message.contains("did you mean train.jsonl?"), "{message}");
-    let mut command = job.engine(&["eval", "org/name", "--data", "x"]);
+    let mut command = job.engine(&["eval", "org/name", "--data", &rows]);
     let output = command.env("HF_ENDPOINT", cpift_tests::hub::closed_address()).output().unwrap();
     assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
     assert!(stderr(&output).contains("http://127.0.0.1:"), "{}", stderr(&output));

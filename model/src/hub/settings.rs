@@ -214,6 +214,6 @@ mod tests {
         std::fs::write(folder.path().join("token"), [0xff]).unwrap();
         let settings = read(&[("HF_HOME", folder.path().to_str().unwrap())]).unwrap();
         let message = settings.token().unwrap_err().to_string();
-        assert!(message.contains("the token of `hf auth login` is not UTF-8"), "{message}");
+        assert!(message.contains("token: the token of `hf auth login` cannot be read"), "{message}");
     }
 }
