@@ -53,7 +53,7 @@ fn wrong_tensors_are_named() {
 fn what_is_not_a_model_folder_is_recognised() {
     let folder = tempdir().unwrap();
     let at = |name: &str| folder.path().join(name);
-    assert_refused(&at("Qwen/Qwen3-0.6B"), &["`Qwen/Qwen3-0.6B`", "Hugging Face Hub", "download"]);
+    assert_refused(&at("Qwen/Qwen3-0.6B"), &["`Qwen/Qwen3-0.6B`", "Hugging Face Hub", "write"]);
     fs::write(at("file"), "x").unwrap();
     assert_refused(&at("file"), &["is a file"]);
     fs::write(at("model-q4.gguf"), "GGUF").unwrap();
