@@ -178,8 +178,11 @@ struct Index {
     weight_map: BTreeMap<String, String>,
 }
 
-/// The shards of an index, by name, with the tensors each should hold.
-fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
+/// The shards of an index, by name, with the tensors each should hold: at least one, each a file beside the index.
+///
+/// # Errors
+/// It cannot be read, is no such index, or names something else.
+pub(crate) fn read_index(path: &Path) -> Result<BTreeMap<String, Vec<String>>> {
     let index: Index = serde_json::from_str(&read_input_text(path)?)
         .map_err(|error| Error::format(path, format!("not an index of shards: {error}")))?;
     let mut shards: BTreeMap<String, Vec<String>> = BTreeMap::new();

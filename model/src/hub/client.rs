@@ -218,31 +218,34 @@ impl Client {
 
     /// Asks for what is at an address, wherever that leads.
     fn get(&self, asked: &Asked<'_>, address: &str, from: Option<u64>) -> HubResult<Response<Body>> {
-        let mut address = address.to_owned();
-        for _ in 0..MOST_REDIRECTS {
-            let response = self.exchange(asked, Method::GET, &address, from)?;
-            match redirect(&response, &address) {
-                Some(next) => address = next,
-                None => return self.accept(asked, &address, response),
-            }
-        }
-        Err(self.answer(asked.repository, &address, "leads from one address to the next".to_owned()))
+        let ask = |address: &str| self.exchange(asked, Method::GET, address, from);
+        self.follow(asked, address, ask, |_, _, _| true)
     }
 
     /// Asks what is said of an address by the hub itself: files are kept elsewhere, where less is known of them.
     fn head(&self, asked: &Asked<'_>, address: &str) -> HubResult<Response<Body>> {
+        let ask = |address: &str| self.exchange(asked, Method::HEAD, address, None);
+        // A repository that has another name now, or a mirror's own address.
+        self.follow(asked, address, ask, |response, address, next| {
+            origin_of(next) == origin_of(address) && text_of(response, ["x-linked-etag"]).is_none()
+        })
+    }
+
+    /// Asks at an address, and at those that the answers lead to as long as `leads_on` says so of answer, address and next
+    /// address.
+    fn follow(
+        &self,
+        asked: &Asked<'_>,
+        address: &str,
+        ask: impl Fn(&str) -> HubResult<Response<Body>>,
+        leads_on: impl Fn(&Response<Body>, &str, &str) -> bool,
+    ) -> HubResult<Response<Body>> {
         let mut address = address.to_owned();
         for _ in 0..MOST_REDIRECTS {
-            let response = self.exchange(asked, Method::HEAD, &address, None)?;
-            match redirect(&response, &address) {
-                // A repository that has another name now, or a mirror's own address.
-                Some(next)
-                    if origin_of(&next) == origin_of(&address)
-                        && text_of(&response, ["x-linked-etag"]).is_none() =>
-                {
-                    address = next;
-                }
-                _ => return self.accept(asked, &address, response),
+            let response = ask(&address)?;
+            match redirect(&response, &address).filter(|next| leads_on(&response, &address, next)) {
+                Some(next) => address = next,
+                None => return self.accept(asked, &address, response),
             }
         }
         Err(self.answer(asked.repository, &address, "leads from one address to the next".to_owned()))

@@ -104,9 +104,10 @@ struct Known<'a> {
 
 /// How much of a model is fetched at once.
 #[derive(Clone, Copy, PartialEq, Eq)]
-enum Extent {
-    /// All but the weights: what else is wrong is found before the long download.
+pub(crate) enum Extent {
+    /// All but the weights, whose presence on the hub is checked: what else is wrong is found before the long download.
     SmallFiles,
+    /// The weights too.
     Complete,
 }
 
@@ -175,7 +176,7 @@ impl<'a> Hub<'a> {
         let name = path.to_str().and_then(|text| named_model(text, Path::new("")));
         match name.map(|name| HubName::parse(&name)).transpose()? {
             None => {
-                self.fetch_base_until(path, parts, extent)?;
+                self.fetch_base(path, parts, extent)?;
                 Ok(path.to_owned())
             }
             Some(HubName::Model(name)) => Ok(self.model_until(&name, parts, extent)?.place),
@@ -207,9 +208,14 @@ impl<'a> Hub<'a> {
         }
     }
 
-    /// As [`Hub::model`], for a text.
-    pub(crate) fn model_named(&self, text: &str, parts: ModelParts) -> Result<Found<PathBuf>> {
-        self.model(&model_name(text)?, parts)
+    /// As [`Hub::model`], for a text, up to some extent.
+    pub(crate) fn model_named(
+        &self,
+        text: &str,
+        parts: ModelParts,
+        extent: Extent,
+    ) -> Result<Found<PathBuf>> {
+        self.model_until(&model_name(text)?, parts, extent)
     }
 
     /// The folder of a model in the cache; what is missing of these parts is fetched.
@@ -248,7 +254,7 @@ impl<'a> Hub<'a> {
                 commit.clone()
             }
         };
-        self.fetch_base_until(&cache.snapshot(&commit), parts, extent)?;
+        self.fetch_base(&cache.snapshot(&commit), parts, extent)?;
         // A snapshot that is complete serves those who are offline better than a newer one that is not.
         let is_complete =
             |commit: &Commit| needed::lacking(&cache.snapshot(commit), ModelParts::ALL).is_none();
@@ -260,25 +266,11 @@ impl<'a> Hub<'a> {
         Ok(self.found(cache.snapshot(&commit), repository, revision, commit))
     }
 
-    /// Fetches what is missing of a model's small files, and checks that the hub has these parts of it.
-    pub(crate) fn prepare_model(&self, text: &str, parts: ModelParts) -> Result<Found<PathBuf>> {
-        self.model_until(&model_name(text)?, parts, Extent::SmallFiles)
-    }
-
     /// Fetches the base of an adapter where it is a model of the hub; of other folders there is nothing to fetch.
     ///
     /// # Errors
     /// As [`Hub::model`]; the adapter's configuration cannot be used.
-    pub(crate) fn fetch_base(&self, folder: &Path, parts: ModelParts) -> Result<()> {
-        self.fetch_base_until(folder, parts, Extent::Complete)
-    }
-
-    /// As [`Hub::prepare_model`], for the base of an adapter.
-    pub(crate) fn prepare_base(&self, folder: &Path, parts: ModelParts) -> Result<()> {
-        self.fetch_base_until(folder, parts, Extent::SmallFiles)
-    }
-
-    fn fetch_base_until(&self, folder: &Path, parts: ModelParts, extent: Extent) -> Result<()> {
+    pub(crate) fn fetch_base(&self, folder: &Path, parts: ModelParts, extent: Extent) -> Result<()> {
         match hub_base(folder)? {
             Some(name) => self.model_until(&name, parts, extent).map(drop),
             None => Ok(()),

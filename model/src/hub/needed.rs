@@ -1,17 +1,14 @@
 //! Which files of a model on the hub are fetched: what is read here, and what is copied into what is made of it.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeSet;
 use std::path::Path;
-
-use serde::Deserialize;
 
 use super::cache::RepositoryCache;
 use super::error::{HubError, HubResult};
 use super::has;
 use super::name::{Commit, Repository, RepositoryKind, is_relative_file};
 use crate::chat_template::TEMPLATE_FOLDER;
-use crate::checkpoint::{INDEX_FILE, SINGLE_FILE, is_copied};
-use crate::files::read_input_text;
+use crate::checkpoint::{INDEX_FILE, SINGLE_FILE, is_copied, read_index};
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";
@@ -197,15 +194,9 @@ fn is_sharded(files: &[String]) -> bool {
 
 /// The files that an index names; none where it is none, or names something else than files beside it.
 fn shards(index: &Path) -> Option<BTreeSet<String>> {
-    #[derive(Deserialize)]
-    struct Index {
-        weight_map: BTreeMap<String, String>,
-    }
-    let index: Index = serde_json::from_str(&read_input_text(index).ok()?).ok()?;
-    let shards: BTreeSet<String> = index.weight_map.into_values().collect();
-    let is_plain =
-        |name: &String| name.ends_with(".safetensors") && is_relative_file(name) && !name.contains('/');
-    (!shards.is_empty() && shards.iter().all(is_plain)).then_some(shards)
+    let shards: BTreeSet<String> = read_index(index).ok()?.into_keys().collect();
+    let is_fetched = |name: &String| name.ends_with(".safetensors") && is_relative_file(name);
+    shards.iter().all(is_fetched).then_some(shards)
 }
 
 #[cfg(test)]

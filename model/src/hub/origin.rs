@@ -61,9 +61,8 @@ impl HubOrigin {
         names.windows(3).find_map(|names| {
             let [folder, "snapshots", revision] = names else { return None };
             let (owner, name) = folder.strip_prefix(kind)?.strip_prefix("--")?.split_once("--")?;
-            let is_commit = revision.len() == 40 && revision.bytes().all(|byte| byte.is_ascii_hexdigit());
-            is_commit
-                .then(|| Self { repository: format!("{owner}/{name}"), revision: (*revision).to_owned() })
+            Commit::parse(revision)?;
+            Some(Self { repository: format!("{owner}/{name}"), revision: (*revision).to_owned() })
         })
     }
 }

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 use super::Source;
 use super::origins::Origins;
 use crate::error::{Error, Result};
-use crate::hub::{Found, Hub, HubOrigin, HubSource, ModelParts, SCHEME};
+use crate::hub::{Extent, Found, Hub, HubOrigin, HubSource, ModelParts, SCHEME};
 
 /// What of a recipe is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Source {
         }
         // An adapter on the disk may be of a base on the hub; those of the cache have theirs.
         for folder in model_folders(&self.table) {
-            hub.fetch_base(Path::new(folder), wanted)?;
+            hub.fetch_base(Path::new(folder), wanted, Extent::Complete)?;
         }
         Ok(())
     }
@@ -48,7 +48,7 @@ impl Source {
             }
         }
         for folder in model_folders(&self.table) {
-            hub.prepare_base(Path::new(folder), wanted)?;
+            hub.fetch_base(Path::new(folder), wanted, Extent::SmallFiles)?;
         }
         let mut resolver = Resolver { hub, origins: &self.origins, sources: Vec::new(), models: Vec::new() };
         if let Some(Value::Table(model)) = self.table.get_mut("model") {
@@ -134,7 +134,8 @@ impl Resolver<'_> {
         let Some(value) = section_table.get_mut(key).filter(|value| is_name(value)) else { return Ok(()) };
         let text = value.as_str().unwrap_or_default().to_owned();
         let place = format!("{section}.{key}");
-        let found = self.hub.prepare_model(&text, parts).map_err(|error| self.locate(&place, error))?;
+        let found = self.hub.model_named(&text, parts, Extent::SmallFiles);
+        let found = found.map_err(|error| self.locate(&place, error))?;
         *value = path_value(&found.place)?;
         self.add(format!("{name}.{key}"), &found);
         self.models.push((place, text, parts));
@@ -143,7 +144,8 @@ impl Resolver<'_> {
 
     fn complete_models(&self) -> Result<()> {
         for (place, text, parts) in &self.models {
-            self.hub.model_named(text, *parts).map_err(|error| self.locate(place, error))?;
+            let found = self.hub.model_named(text, *parts, Extent::Complete);
+            found.map_err(|error| self.locate(place, error))?;
         }
         Ok(())
     }

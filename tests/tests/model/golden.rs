@@ -282,20 +282,24 @@ fn recomputing_and_repeating_give_the_same_bits() {
     }
 }
 
+/// The prompts, what `transformers` adds to each, and how.
+fn greedy_continuations(golden: &Golden) -> (Vec<Vec<u32>>, Vec<Vec<u32>>, Generation) {
+    let generation = Generation {
+        max_new_tokens: 16,
+        stop: golden.ids("stop"),
+        keep_stop: false,
+        sampling: Sampling::Greedy,
+    };
+    (golden.lists("prompts", "prompt_starts"), golden.lists("generated", "generated_starts"), generation)
+}
+
 #[test]
 fn greedy_generation_matches_transformers() {
     let device = device();
     for name in NAMES {
         let golden = Golden::open(name);
         let weights = golden.weights(&device);
-        let prompts = golden.lists("prompts", "prompt_starts");
-        let expected = golden.lists("generated", "generated_starts");
-        let generation = Generation {
-            max_new_tokens: 16,
-            stop: golden.ids("stop"),
-            keep_stop: false,
-            sampling: Sampling::Greedy,
-        };
+        let (prompts, expected, generation) = greedy_continuations(&golden);
         // Room for the longest prompt only: prompts are prefilled in several batches.
         let mut transformer = Transformer::for_inference(&golden.config, &device, 12).unwrap();
         let together = transformer.generate(weights.view(), &prompts, &generation).unwrap();
@@ -314,14 +318,7 @@ fn texts_are_continued_from_what_is_kept_of_others() {
     for name in NAMES {
         let golden = Golden::open(name);
         let weights = golden.weights(&device);
-        let prompts = golden.lists("prompts", "prompt_starts");
-        let expected = golden.lists("generated", "generated_starts");
-        let generation = Generation {
-            max_new_tokens: 16,
-            stop: golden.ids("stop"),
-            keep_stop: false,
-            sampling: Sampling::Greedy,
-        };
+        let (prompts, expected, generation) = greedy_continuations(&golden);
         for max_tokens in [3, 64] {
             let mut transformer = Transformer::for_inference(&golden.config, &device, max_tokens).unwrap();
             let mut kept = TextCache::new(&golden.config, &device).unwrap();

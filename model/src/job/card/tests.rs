@@ -50,18 +50,18 @@ fn report(method: Method) -> JobReport {
         frozen_verified: 1345,
         seconds: 12.0,
         steps: 1744,
-        model: Some("/home/someone/runs/good/final".into()),
+        model: Some("/Users/someone/runs/good/final".into()),
     }
 }
 
 fn recipe() -> Recipe {
     let mut recipe = Recipe::default();
-    recipe.model.base = Some(format!("/home/someone/hub/models--org--name/snapshots/{COMMIT}").into());
+    recipe.model.base = Some(format!("/Users/someone/hub/models--org--name/snapshots/{COMMIT}").into());
     recipe.task.push(TaskSettings {
         name: "sort".to_owned(),
-        train: DataFiles::new([PathBuf::from("/home/someone/secret.jsonl")]),
+        train: DataFiles::new([PathBuf::from("/Users/someone/secret.jsonl")]),
         eval: Some(DataFiles::new([format!(
-            "/home/someone/hub/datasets--org--rows/snapshots/{COMMIT}/data/test.jsonl"
+            "/Users/someone/hub/datasets--org--rows/snapshots/{COMMIT}/data/test.jsonl"
         )
         .into()])),
         prompt: Some("```{{ question }}".to_owned()),
@@ -146,7 +146,7 @@ fn a_card_has_what_the_hub_reads_and_what_people_want_to_know() {
         "{card}"
     );
     assert!(card.contains("train = \"…\"\n"), "{card}");
-    for private in ["someone", "secret", "home"] {
+    for private in ["someone", "secret", "Users"] {
         assert!(!card.contains(private), "{private}");
     }
 }
