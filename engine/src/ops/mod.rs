@@ -2,6 +2,7 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod causal_conv1d;
 pub mod cross_entropy;
 pub mod embedding;
 pub mod gated_mlp;

@@ -2,6 +2,7 @@
 
 mod adamw;
 mod attention;
+mod causal_conv1d;
 mod cross_entropy;
 mod embedding;
 mod gated_mlp;
