@@ -5,6 +5,7 @@ pub mod attention;
 pub mod causal_conv1d;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod gated_delta_rule;
 pub mod gated_mlp;
 pub mod linear;
 pub mod merge;

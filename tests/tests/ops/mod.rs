@@ -5,6 +5,7 @@ mod attention;
 mod causal_conv1d;
 mod cross_entropy;
 mod embedding;
+mod gated_delta_rule;
 mod gated_mlp;
 mod linear;
 mod mask;
