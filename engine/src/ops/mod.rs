@@ -10,6 +10,7 @@ pub mod gated_mlp;
 pub mod linear;
 pub mod merge;
 pub mod norm;
+pub mod output_gate;
 pub mod rms_norm;
 pub mod rope;
 pub mod round;

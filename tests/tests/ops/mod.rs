@@ -10,6 +10,7 @@ mod gated_mlp;
 mod linear;
 mod mask;
 mod merge;
+mod output_gate;
 mod rms_norm;
 mod rope;
 mod scale;
