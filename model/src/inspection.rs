@@ -176,13 +176,15 @@ impl Inspection {
 fn parameters(config: &ModelConfig) -> Vec<PartParameters> {
     let matrix = (config.vocabulary * config.hidden) as u64;
     let (mut attention, mut mlp, mut norms) = (0, 0, config.hidden);
-    for part in config.parts() {
+    for part in (0..config.layers).flat_map(|layer| config.parts(layer)) {
         match part {
-            Part::Norm { width, .. } => norms += config.layers * width,
+            Part::Norm { width, .. } => norms += width,
             Part::Linear { tensor, outputs, inputs, bias, .. } => {
-                let elements = config.layers * outputs * (inputs + usize::from(bias));
+                let elements = outputs * (inputs + usize::from(bias));
                 if tensor.starts_with("mlp.") { mlp += elements } else { attention += elements }
             }
+            Part::Convolution { channels, taps, .. } => attention += channels * taps,
+            Part::Vector { width, .. } => attention += width,
         }
     }
     let part = |part, parameters| PartParameters { part, parameters };
@@ -215,6 +217,7 @@ fn rotary(config: &ModelConfig) -> Vec<LayersWith> {
     layers_with(config, |layer| {
         Some(match config.attention[layer].rope {
             Some(rope) => describe_rope(&config.ropes[rope], config.head_dim),
+            None if config.attention[layer].delta_net.is_some() => "none (gated DeltaNet)".to_owned(),
             None => "none".to_owned(),
         })
     })
