@@ -265,9 +265,9 @@ pub fn scale_rows(input: &Tile<'_>, factors: &[f32], output: &mut Tile<'_>) {
 /// Solves (I + A) U = β R in place, for the columns of a panel.
 #[inline(always)]
 fn substitute_forward(system: &Tile<'_>, beta: &[f32; CHUNK], panel: &mut [[f32; LANES]]) {
-    for row in 0..panel.len() {
+    for (row, &beta) in beta[..panel.len()].iter().enumerate() {
         let (solved, rest) = panel.split_at_mut(row);
-        let mut sums = rest[0].map(|value| value * beta[row]);
+        let mut sums = rest[0].map(|value| value * beta);
         for (factor, solved) in system.row(row).iter().zip(solved.iter()) {
             (0..LANES).for_each(|lane| sums[lane] = (-factor).mul_add(solved[lane], sums[lane]));
         }

@@ -186,8 +186,8 @@ impl Scratch<'_> {
             gradients.d_beta[row] += f64::from(d_beta);
         });
         let mut factors = [0.0; CHUNK];
-        for row in 0..gates.count {
-            factors[row] = -gates.beta[row] * gates.from_start[row];
+        for (factor, (beta, decay)) in factors.iter_mut().zip(gates.beta.iter().zip(&gates.from_start)) {
+            *factor = -beta * decay;
         }
         scale_rows(&self.d_update, &factors[..gates.count], &mut self.d_read);
     }
