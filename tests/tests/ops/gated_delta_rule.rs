@@ -153,7 +153,7 @@ fn gradients_match_central_differences() {
         let (shape, inputs) = case.oracle();
         let d_output = widen(&case.d_output);
         let results = case.run(&cpu(2));
-        for input in 0..5 {
+        for (input, name) in NAMES.into_iter().enumerate() {
             let point = widen(&case.inputs[input]);
             let gradient = central_differences(&point, |moved| {
                 let mut inputs = inputs.clone();
@@ -162,7 +162,7 @@ fn gradients_match_central_differences() {
             });
             let before = case.added_to(input);
             let expected: Vec<f64> = gradient.iter().zip(&before).map(|(d, &b)| d + f64::from(b)).collect();
-            let what = format!("{} of {sizes:?} {decay:?}", NAMES[input]);
+            let what = format!("{name} of {sizes:?} {decay:?}");
             assert_close(&what, &results.gradients[input], &expected, 5e-6);
         }
     }
@@ -180,7 +180,7 @@ fn gradients_of_large_cases_match_directional_differences() {
         let (shape, inputs) = case.oracle();
         let d_output = widen(&case.d_output);
         let results = case.run(&cpu(2));
-        for input in 0..5 {
+        for (input, name) in NAMES.into_iter().enumerate() {
             let direction = widen(&random(10 + input as u64, case.inputs[input].len()));
             let slope = central_differences(&[0.0], |step| {
                 let mut moved = inputs.clone();
@@ -195,7 +195,7 @@ fn gradients_of_large_cases_match_directional_differences() {
             let size =
                 (dot(&gradient, &gradient).max(dot(&before, &before)) * dot(&direction, &direction)).sqrt();
             let error = (dot(&gradient, &direction) - slope).abs() / size.max(f64::MIN_POSITIVE);
-            assert!(error < 1e-6, "{} of {sizes:?} {decay:?}: off by {error:e}", NAMES[input]);
+            assert!(error < 1e-6, "{name} of {sizes:?} {decay:?}: off by {error:e}");
         }
     }
 }
