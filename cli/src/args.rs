@@ -29,6 +29,9 @@ pub struct Arguments {
     /// The same recipe with the same number of threads gives the same bits.
     #[arg(long, global = true, value_name = "N", value_parser = threads)]
     pub threads: Option<NonZeroUsize>,
+    /// Say more: which fields of config.json are not read, as transformers does not read them.
+    #[arg(short, long, global = true)]
+    pub verbose: bool,
 }
 
 const EXIT_CODES: &str = "\
@@ -81,7 +84,8 @@ pub enum Command {
 const TRAIN_ABOUT: &str = "\
 Run a recipe: tasks and a model folder in, one better model folder out.
 
-A recipe is a TOML file that names a base model (a Hugging Face folder) and some tasks (files of rows). \
+A recipe is a TOML file that names a base model (a Hugging Face folder, also that of a LoRA adapter, or a model on the \
+hub) and some tasks (files of rows). \
 The least one:
 
     [model]
@@ -98,7 +102,15 @@ A row of a data file is {\"prompt\", \"completion\"}, {\"messages\": […]}, {\"
 [task.columns] or the templates prompt and answer of a task name; the loss is taken on answers only. \
 Files are JSON Lines, a JSON array, CSV or TSV, also compressed with gzip or zstd, or Parquet; `data` shows their rows as \
 training will see them. \
-Control strings in rows other than messages are the tokens they stand for, unless the task says special_tokens = \"escape\". \
+Control strings in rows other than messages are the tokens they stand for, unless the task says special_tokens = \"escape\".
+
+A model on the hub is base = \"org/name\" or \"org/name@revision\", where there is no such folder; data there is \
+train = \"hf://datasets/org/name/FILE\" (also org/name@revision/FILE, and patterns). What is missing of it in the \
+cache of huggingface_hub is fetched: configuration, tokenizer and chat templates, the card and licences, data, and the \
+safetensors last; nothing else. HF_HOME, HF_HUB_CACHE, HF_ENDPOINT, HF_TOKEN and HF_HUB_OFFLINE are read as \
+huggingface_hub reads them, and SSL_CERT_FILE. run.json names the commits (recipe.toml the folders of the cache), and \
+--resume takes the same.
+
 The method `cpift` goes through five stages:
 
     probe      one fine-tune per task: which parameters does it move?
@@ -136,7 +148,7 @@ Files written into the run folder:
   scores.json answers.json   what was measured, and some answers
   tensorboard/    the same for TensorBoard, with --tensorboard
   probe/ core/ groups.json fused/    what the stages found
-  final/          the model, a folder that `transformers` loads
+  final/          the model, a folder that `transformers` loads, with its card (README.md)
   report.md       every task before and after (report.json for programs)
 Tokenised data is kept for later runs in ~/.cache/cpift-engine.
 
@@ -271,10 +283,11 @@ Examples:
 /// `eval`.
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// The model's folder.
+    /// The model's folder, or its name on the hub: org/name or org/name@revision.
     #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
-    /// Files of rows, as for training: JSON Lines, a JSON array, CSV or TSV, also compressed, or Parquet.
+    /// Files of rows, as for training: JSON Lines, a JSON array, CSV or TSV, also compressed, or Parquet; on the hub
+    /// hf://datasets/org/name/FILE.
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub data: Vec<PathBuf>,
     /// How the files are read: a key of a recipe's [[task]], as in `columns.prompt=question`, `chat=false`,
@@ -300,7 +313,7 @@ pub struct Eval {
     /// Put so many rows of --shots-from before every row as examples, the same ones before all.
     #[arg(long, value_name = "N", default_value_t = 0, requires = "shots_from", value_parser = shots)]
     pub shots: usize,
-    /// Where the examples are taken from: the file the task is trained on.
+    /// Where the examples are taken from: the file the task is trained on; on the hub hf://datasets/org/name/FILE.
     #[arg(long, value_name = "FILE", requires = "shots", value_hint = ValueHint::FilePath)]
     pub shots_from: Option<PathBuf>,
     /// Seed of the choice of examples; a recipe's seed chooses the same.
@@ -322,7 +335,7 @@ Check a recipe and its files, and print what training would take; trains nothing
 
 Prints the parameters, each task's rows and tokens, what about the rows needs a look, the steps of every training, the \
 memory by part, the space the run folder takes, what [evaluate] adds, and an estimate of time from a short measurement \
-of this machine's matrix products. `data` shows the rows themselves.";
+of this machine's matrix products. `data` shows the rows themselves. A model on the hub is fetched with its weights.";
 
 /// `plan`.
 #[derive(Debug, Args)]

@@ -35,6 +35,7 @@ pub fn main() -> ExitCode {
         }
     };
     std::panic::set_hook(Box::new(report_fault));
+    display::set_verbose(arguments.verbose);
     match std::panic::catch_unwind(|| run(&arguments.command, arguments.threads)) {
         Ok(Ok(code)) => code,
         Ok(Err(error)) => {

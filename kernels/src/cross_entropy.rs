@@ -94,13 +94,13 @@ fn differentiate<E: Pack<N>, const N: usize>(
         };
         if cap.is_on() {
             // An element at a time: all slopes at once would not fit into registers.
-            for lane in 0..N {
-                let capped = cap.apply(values[lane]);
-                values[lane] = gradient(capped, lane) * cap.slope(capped);
+            for (lane, value) in values.iter_mut().enumerate() {
+                let capped = cap.apply(*value);
+                *value = gradient(capped, lane) * cap.slope(capped);
             }
         } else {
-            for lane in 0..N {
-                values[lane] = gradient(values[lane], lane);
+            for (lane, value) in values.iter_mut().enumerate() {
+                *value = gradient(*value, lane);
             }
         }
         E::store(d_logits, column, values);

@@ -218,7 +218,7 @@ fn layers_with(config: &ModelConfig, what: impl Fn(usize) -> Option<String>) -> 
 }
 
 fn windows(config: &ModelConfig) -> Vec<LayersWith> {
-    layers_with(config, |layer| config.attention[layer].window.map(|window| window.to_string()))
+    layers_with(config, |layer| config.attention[layer].window.map(|window| format!("{window} tokens")))
 }
 
 fn rotary(config: &ModelConfig) -> Vec<LayersWith> {
@@ -237,7 +237,7 @@ fn describe_rope(rope: &Rope, head_dim: usize) -> String {
         RopeScaling::Linear { factor } => format!(", linear by {factor}"),
         RopeScaling::Llama3 { factor, .. } => format!(", llama3 by {factor}"),
         RopeScaling::Yarn { factor, .. } => format!(", yarn by {factor}"),
-        RopeScaling::LongRope { .. } => ", longrope".to_owned(),
+        RopeScaling::LongRope { original, .. } => format!(", longrope from {} tokens on", original + 1),
         RopeScaling::Proportional { .. } => ", proportional".to_owned(),
     };
     let part = if rope.rotary_dim == head_dim {

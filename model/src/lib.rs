@@ -1,5 +1,6 @@
 //! Transformer, checkpoints, data and training stages of CPI-FT.
 
+mod adapter;
 mod batch;
 mod chat_template;
 pub mod checkpoint;

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::Summary;
 use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
-pub use score::{SampleScore, Score, perplexity_text};
+pub use score::{SampleScore, Score, grouped, perplexity_text};
 pub use table::{JobReport, TaskScores};
 
 /// Receives the events of a job. Implemented by the command line and by programs that embed the job.

@@ -1,8 +1,11 @@
 //! Commands that need no job, and the conventions all commands keep.
 
+use std::fs;
 use std::process::Stdio;
 
-use crate::support::{engine, run, stderr};
+use serde_json::{Value, json};
+
+use crate::support::{JobFiles, engine, run, stderr};
 
 #[test]
 fn help_and_version_are_results() {
@@ -63,4 +66,30 @@ fn a_full_disk_behind_standard_output_is_reported() {
     let output = engine(&["devices"]).stdout(full).output().unwrap();
     assert_eq!(output.status.code(), Some(1));
     assert!(stderr(&output).starts_with("error: cannot write to standard output: "), "{}", stderr(&output));
+}
+
+/// With `-v`, wherever it stands, the fields that transformers does not read either are listed, in one line; else nothing is
+/// said of them.
+#[test]
+fn verbose_lists_the_fields_that_are_not_read() {
+    let files = JobFiles::new(&[]);
+    let path = files.job.path("blank/config.json");
+    let mut config: Value = serde_json::from_str(&fs::read_to_string(&path).unwrap()).unwrap();
+    (config["team_note"], config["activation"]) = (json!("ours"), json!("silu"));
+    fs::write(&path, config.to_string()).unwrap();
+    let recipe = files.path("recipe.toml");
+    for (arguments, lines) in [
+        (vec!["plan", &recipe], 0),
+        (vec!["plan", &recipe, "-v"], 1),
+        (vec!["--verbose", "plan", &recipe], 1),
+    ] {
+        let output = run(&arguments);
+        let said: Vec<&str> =
+            stderr(&output).lines().filter(|line| line.contains("fields that are not read: ")).collect();
+        assert_eq!((output.status.code(), said.len()), (Some(0), lines), "{}", stderr(&output));
+        assert!(
+            said.iter().all(|line| line.contains("team_note") && line.contains("activation")),
+            "{said:?}"
+        );
+    }
 }

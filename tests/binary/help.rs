@@ -109,6 +109,18 @@ fn the_examples_of_inspect_run() {
     });
 }
 
+/// The tokens that a folder names are tokens of its tokenizer, those that texts cannot spell as well.
+#[test]
+fn inspect_finds_the_special_tokens() {
+    let place = Workplace::new();
+    let output = place.run("cpift-engine inspect my-model --json");
+    let inspection: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let tokens = inspection["special_tokens"].as_array().unwrap();
+    let eos = tokens.iter().find(|token| token["name"] == "eos_token").unwrap();
+    assert!(inspection["stop_tokens"].as_array().unwrap().contains(&eos["id"]), "{inspection}");
+    assert!(tokens.iter().all(|token| token["id"].is_u64()), "{inspection}");
+}
+
 /// The recipe that `train --help` teaches.
 #[test]
 fn the_recipe_of_the_help_text_trains() {

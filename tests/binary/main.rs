@@ -14,6 +14,7 @@ mod documented;
 mod folders;
 mod generate;
 mod help;
+mod hub;
 mod jobs;
 mod pages;
 mod paths;

@@ -13,6 +13,8 @@ pub fn engine(arguments: &[&str]) -> Command {
     command.args(arguments).env("NO_COLOR", "1").stdin(Stdio::null());
     // Tests share nothing with each other, nor with the cache of whoever runs them.
     command.env_remove("XDG_CACHE_HOME").env_remove("HOME");
+    // Nor with the network.
+    command.env("HF_HUB_OFFLINE", "1");
     command
 }
 

@@ -7,6 +7,7 @@ pub mod devices;
 pub mod flat;
 pub mod folders;
 pub mod golden;
+pub mod hub;
 pub mod jobs;
 pub mod models;
 pub mod numeric;

@@ -3,6 +3,7 @@
 mod data;
 mod driver;
 mod formats;
+mod hub;
 mod jobs;
 mod model;
 mod ops;

@@ -31,10 +31,11 @@ Examples:
 /// `data`.
 #[derive(Debug, Args)]
 pub struct Data {
-    /// A recipe (a file whose name ends in .toml), or data files.
+    /// A recipe (a file whose name ends in .toml), or data files; on the hub hf://datasets/org/name/FILE.
     #[arg(value_name = "RECIPE|FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub inputs: Vec<PathBuf>,
-    /// Folder of the model whose tokenizer and chat template are taken; with a recipe its own base when not given.
+    /// Folder of the model whose tokenizer and chat template are taken, or its name on the hub (org/name, of which the
+    /// weights are not fetched); with a recipe its own base when not given.
     #[arg(long, value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: Option<PathBuf>,
     /// Only the recipe's task of this name.

@@ -43,7 +43,7 @@ Examples:
 /// `generate`.
 #[derive(Debug, Args)]
 pub struct Generate {
-    /// The model's folder.
+    /// The model's folder, or its name on the hub: org/name or org/name@revision.
     #[arg(value_name = "MODEL", value_hint = ValueHint::DirPath)]
     pub model: PathBuf,
     /// Text to continue, or with --chat a message to answer; standard input when not given.

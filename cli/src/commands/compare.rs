@@ -8,7 +8,8 @@ use std::sync::Arc;
 
 use cpift_model::compare::results::Comparison;
 use cpift_model::compare::{
-    CompareOptions, Measuring, Prepared, Progress, RunOptions, Selection, Unit, WorkOptions, work,
+    CompareOptions, Measuring, Prepared, Progress, RunOptions, Selection, Unit, WorkOptions,
+    compared_hub_sources, require_unused, work,
 };
 use cpift_model::files::write_bytes_atomically;
 use cpift_model::recipe::{RecipeParts, Source};
@@ -23,12 +24,18 @@ use crate::interrupt;
 
 /// Runs a comparison to its end, or to where it is stopped.
 pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
-    let stop = interrupt::install("stopping after this step with a checkpoint")?.begin();
+    let interrupt = interrupt::install("stopping after this step with a checkpoint")?;
     let threads = threads.unwrap_or(NonZeroUsize::MIN);
     let recipe = &arguments.recipe;
     let mut source = Source::read(&recipe.path, &recipe.overrides)?;
-    super::resolve(&mut source, RecipeParts::All, &[])?;
+    let out = arguments.out.clone().unwrap_or_else(|| default_folder(&recipe.path));
+    if !arguments.resume {
+        require_unused(&out)?;
+    }
     let chosen = super::Chosen::open(&recipe.device.device, Some(threads))?;
+    let pinned = if arguments.resume { compared_hub_sources(&out)? } else { Vec::new() };
+    super::resolve(&mut source, RecipeParts::All, &pinned)?;
+    let stop = interrupt.begin();
     let selection = Selection { methods: arguments.methods.clone(), ablations: arguments.ablations.clone() };
     let cache = super::token_cache();
     let options = CompareOptions {
@@ -42,11 +49,11 @@ pub fn run(arguments: &Compare, threads: Option<NonZeroUsize>) -> Result<()> {
     };
     let prepared = Prepared::new(&chosen.device, &options)?;
     chosen.announce();
+    super::announce_ignored_fields(super::models(&source.recipe(&[])?));
     if let Some(measuring) = prepared.measuring() {
         tell(&format!("{}\n", describe(measuring)));
     }
 
-    let out = arguments.out.clone().unwrap_or_else(|| default_folder(&recipe.path));
     let mut shown = Shown::default();
     let found = prepared.run(RunOptions {
         out: &out,

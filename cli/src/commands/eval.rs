@@ -7,11 +7,11 @@ use std::path::{Path, PathBuf};
 use cpift_model::data::{DataSettings, Shots};
 use cpift_model::evaluation::{AnswerSettings, Evaluator, FileScore, FileSettings};
 use cpift_model::files::{require_writable, write_output};
-use cpift_model::hub::ModelParts;
+use cpift_model::hub::{ModelParts, SCHEME};
 use cpift_model::progress::perplexity_text;
 use cpift_model::recipe::{Source, TaskSettings};
 use cpift_model::score::{ScoreKind, Scoring};
-use cpift_model::{Error, Result, Tokenizer};
+use cpift_model::{Error, FileAction, Result, Tokenizer};
 
 use crate::args;
 use crate::display::evaluation::Evaluation;
@@ -41,6 +41,7 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
         scores.push(evaluator.evaluate(path, &settings, &mut observe)?);
     }
     super::announce_fully(&chosen);
+    super::announce_ignored_fields([model.as_path()]);
     display::notices(evaluator.notices().iter().chain(scores.iter().flat_map(|score| &score.notices)));
     if let Some(file) = &arguments.answers {
         write_output(file, answer_lines(&scores)?.as_bytes())?;
@@ -60,15 +61,20 @@ struct Inputs {
 
 impl Inputs {
     fn find(arguments: &args::Eval) -> Result<Self> {
+        for path in arguments.data.iter().chain(&arguments.shots_from) {
+            if !path.to_string_lossy().starts_with(SCHEME) {
+                path.metadata().map_err(Error::file(path, FileAction::Read))?;
+            }
+        }
         super::with_hub(|hub| {
+            // The weights last: what else is wrong is found before a long download.
             let find = |paths: &mut dyn Iterator<Item = &PathBuf>| -> Result<Vec<PathBuf>> {
                 Ok(paths.map(|path| hub.data_paths(path)).collect::<Result<Vec<_>>>()?.concat())
             };
-            Ok(Self {
-                model: hub.model_folder(&arguments.model, ModelParts::ALL)?,
-                data: find(&mut arguments.data.iter())?,
-                shots_from: find(&mut arguments.shots_from.iter())?,
-            })
+            hub.prepare_model_folder(&arguments.model, ModelParts::ALL)?;
+            let data = find(&mut arguments.data.iter())?;
+            let shots_from = find(&mut arguments.shots_from.iter())?;
+            Ok(Self { model: hub.model_folder(&arguments.model, ModelParts::ALL)?, data, shots_from })
         })
     }
 }

@@ -59,6 +59,7 @@ pub fn run(arguments: &args::generate::Generate, threads: Option<NonZeroUsize>) 
     }
     let model = super::model_folder(&arguments.model, ModelParts::ALL)?;
     let generator = Generator::open(&chosen.device, &model, compute)?;
+    super::announce_ignored_fields([model.as_path()]);
     let session = Session { arguments, chosen, generator, interrupt };
     let settings = PromptSettings { chat: arguments.chat, system: arguments.system.clone() };
     let prompts = session.generator.prompts(settings)?;

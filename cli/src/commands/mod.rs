@@ -21,11 +21,12 @@ use cpift_model::data::{Preparation, PreparationEvent};
 use cpift_model::hub::{Hub, HubEvent, HubSource, ModelParts};
 use cpift_model::recipe::{RecipeParts, Source};
 use cpift_model::transformer::ComputeType;
+use cpift_model::{ModelConfig, Recipe};
 
 use crate::args::PrecisionArgument;
 use crate::display::fetching::Fetching;
 use crate::display::preparing::Preparing;
-use crate::display::tell;
+use crate::display::{self, tell, text};
 
 /// The device to compute on, and why it is not a GPU.
 struct Chosen {
@@ -110,6 +111,28 @@ fn resolve(source: &mut Source, parts: RecipeParts<'_>, pinned: &[HubSource]) ->
         hub.pin(pinned);
         source.resolve(hub, parts)
     })
+}
+
+/// With `--verbose`: which fields of models' configurations are not read, a line for each. What cannot be read is for others
+/// to report.
+fn announce_ignored_fields<'a>(models: impl IntoIterator<Item = &'a Path>) {
+    if !display::is_verbose() {
+        return;
+    }
+    for path in models {
+        let Ok(config) = ModelConfig::read(path) else { continue };
+        let fields = match config.ignored_fields() {
+            [] => "none".to_owned(),
+            fields => text::visible(&fields.join(", ")),
+        };
+        tell(&format!("{}: fields that are not read: {fields}\n", display::path_from_here(path)));
+    }
+}
+
+/// The models that a recipe names: the base, or its configuration, and those that tasks bring.
+fn models(recipe: &Recipe) -> impl Iterator<Item = &Path> {
+    let base = recipe.model.base.as_ref().or(recipe.model.config.as_ref());
+    base.into_iter().chain(recipe.task.iter().filter_map(|task| task.model.as_ref())).map(PathBuf::as_path)
 }
 
 /// Where tokenised data is kept between runs: `cpift-engine` in the user's cache folder. None where there

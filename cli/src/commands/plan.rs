@@ -12,12 +12,13 @@ use crate::display::{self, plan, print, print_json};
 /// Prints what a recipe would take.
 pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> {
     let mut source = Source::read(&arguments.recipe.path, &arguments.recipe.overrides)?;
+    let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     super::resolve(&mut source, RecipeParts::All, &[])?;
     let recipe = source.recipe(&[])?;
-    let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let planned =
         super::with_preparation(|preparation| job::plan_recipe(&chosen.device, &recipe, &preparation))?;
     chosen.announce();
+    super::announce_ignored_fields(super::models(&recipe));
     display::notices(planned.notices.iter().chain(planned.tasks.iter().flat_map(|task| &task.notices)));
     let compute = recipe.model.precision.on("model.precision", &chosen.device)?;
     let rate = machine::matmul_rate(&chosen.device, compute)?;

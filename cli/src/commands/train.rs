@@ -4,7 +4,7 @@ use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
-use cpift_model::job::{Job, JobOptions, recorded_hub_sources};
+use cpift_model::job::{self, Job, JobOptions, recorded_hub_sources};
 use cpift_model::recipe::{RecipeParts, Source};
 use cpift_model::{Result, machine};
 
@@ -22,11 +22,15 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     }
     let mut source = Source::read(&arguments.recipe.path, &overrides)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
+    // What is cheap to check is checked before anything is fetched.
+    if !arguments.resume {
+        job::require_unused(&out)?;
+    }
+    let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     // What is continued is continued with the same model and data, even where the hub has others by now.
     let pinned = if arguments.resume { recorded_hub_sources(&out)? } else { Vec::new() };
     super::resolve(&mut source, RecipeParts::All, &pinned)?;
     let recipe = source.recipe(&[])?;
-    let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     let job = super::with_preparation(|preparation| {
         let options = JobOptions {
             recipe: &recipe,
@@ -40,6 +44,7 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
         Job::prepare(&chosen.device, &options)
     })?;
     job.check_memory()?;
+    super::announce_ignored_fields(super::models(&recipe));
     let rate = machine::matmul_rate(&chosen.device, job.compute())?;
     let stderr = std::io::stderr();
     let mut progress = Progress::new(Style::of(&stderr), stderr.is_terminal(), Some(rate), interrupt.begin())

@@ -32,7 +32,7 @@ pub fn render(inspection: &Inspection, style: Style) -> String {
     line("context", format!("{} tokens", grouped(inspection.max_positions as u64)));
     line("rotary", by_layers(&inspection.rotary, inspection.layers));
     if !inspection.windows.is_empty() {
-        line("windows", format!("{} tokens", by_layers(&inspection.windows, inspection.layers)));
+        line("windows", by_layers(&inspection.windows, inspection.layers));
     }
     line("weights", weights(inspection));
     line("vocabulary", vocabulary(inspection));
@@ -55,6 +55,7 @@ pub fn render(inspection: &Inspection, style: Style) -> String {
 fn by_layers(groups: &[LayersWith], layers: usize) -> String {
     let describe = |group: &LayersWith| match group.layers == layers {
         true => group.what.clone(),
+        false if group.layers == 1 => format!("{} in one layer", group.what),
         false => format!("{} in {} layers", group.what, group.layers),
     };
     groups.iter().map(describe).collect::<Vec<_>>().join("; ")

@@ -20,8 +20,22 @@ pub mod units;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
+use std::sync::atomic::{AtomicBool, Ordering};
 
 use cpift_model::{Error, Result};
+
+/// Whether the process was started with `--verbose`.
+static VERBOSE: AtomicBool = AtomicBool::new(false);
+
+/// Says whether more is to be told than a person usually wants to know.
+pub fn set_verbose(verbose: bool) {
+    VERBOSE.store(verbose, Ordering::Relaxed);
+}
+
+/// Whether more is to be told than a person usually wants to know.
+pub fn is_verbose() -> bool {
+    VERBOSE.load(Ordering::Relaxed)
+}
 
 /// A path as short as it can be written from the current folder.
 pub fn path_from_here(path: &Path) -> String {

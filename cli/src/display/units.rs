@@ -1,5 +1,7 @@
 //! Numbers as people read them.
 
+pub use cpift_model::progress::grouped;
+
 /// `1.05M`, `12.3k`, `999`: three significant digits.
 pub fn count(value: f64) -> String {
     const STEPS: [(f64, &str); 4] = [(1e12, "T"), (1e9, "G"), (1e6, "M"), (1e3, "k")];
@@ -50,19 +52,6 @@ pub fn duration(seconds: f64) -> String {
 /// A share of 1 as `98.0 %`.
 pub fn percent(share: f64) -> String {
     format!("{:.1} %", 100.0 * share)
-}
-
-/// A whole number with its thousands set apart: `1 048 576`.
-pub fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index != 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 /// One bar per bucket of consecutive values, at most `width` bars, each the mean of its bucket, scaled

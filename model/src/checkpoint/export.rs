@@ -10,6 +10,7 @@ use serde_json::json;
 
 use super::save::{NamedTensor, WeightType, layout_tensors, write_tensors};
 use super::{INDEX_FILE, SINGLE_FILE};
+use crate::adapter::{base_folder, tokenizer_folder};
 use crate::chat_template::{TEMPLATE_FOLDER, additional_files};
 use crate::config::ModelConfig;
 use crate::error::{Error, FileAction, Result};
@@ -20,6 +21,9 @@ const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Room for the headers, index, configuration and manifest when free space is checked.
 const SMALL_FILES: u64 = 1 << 20;
+
+/// Name of the settings that a model's texts are generated with.
+const GENERATION_CONFIG: &str = "generation_config.json";
 
 /// Files of a model folder that say nothing about the weights, copied through where they are: of tokenizers in all
 /// their forms, of generation, and what licences ask for.
@@ -39,7 +43,7 @@ const COPIED_FILES: &[&str] = &[
     "vocab.bpe",
     "encoder.json",
     "merges.txt",
-    "generation_config.json",
+    GENERATION_CONFIG,
     "chat_template.jinja",
     "chat_template.json",
     "SYSTEM_PROMPT.txt",
@@ -48,9 +52,6 @@ const COPIED_FILES: &[&str] = &[
 /// How the names of licences begin, and those of what belongs to them, whatever their ending.
 const LICENCES: [&str; 3] = ["LICENSE", "LICENCE", "COPYING"];
 const NOTICES: [&str; 2] = ["NOTICE", "USE_POLICY"];
-
-/// Most bytes of a licence or a notice: what is longer is something else.
-const MOST_LEGAL_BYTES: u64 = 1 << 20;
 
 /// Whether a file of this name in a model folder is copied through to what is made of it.
 pub(crate) fn is_copied(name: &str) -> bool {
@@ -70,11 +71,10 @@ pub(crate) fn is_licence(name: &str) -> bool {
 /// Whether a name, in whatever case, is that of a text and begins so.
 fn is_text_named(name: &str, beginnings: &[&str]) -> bool {
     let name = name.to_ascii_uppercase();
-    let (stem, ending) = name.split_once('.').unwrap_or((&name, ""));
+    let (stem, ending) = name.rsplit_once('.').unwrap_or((&name, ""));
     let is_text = matches!(ending, "" | "MD" | "TXT" | "PDF" | "RST" | "HTML");
-    let is_named = |beginning: &&str| {
-        stem.strip_prefix(*beginning).is_some_and(|rest| rest.is_empty() || rest.starts_with(['-', '_', ' ']))
-    };
+    let ends_word = |rest: &str| rest.is_empty() || rest.starts_with(['-', '_', ' ', '.']);
+    let is_named = |beginning: &&str| stem.strip_prefix(*beginning).is_some_and(ends_word);
     is_text && !name.contains(['/', '\\']) && beginnings.iter().any(is_named)
 }
 
@@ -112,11 +112,26 @@ impl<'a> ModelFiles<'a> {
     }
 }
 
-/// The files of a model folder that are copied through to what is made of it: path, and name in the folder.
+/// The files of a model folder that are copied through to what is made of it: path, and name in the folder. What an
+/// adapter's folder lacks is its base's, but for parts of another tokenizer.
 ///
 /// # Errors
 /// When the folder, or that of additional chat templates, cannot be read.
 pub(crate) fn copied_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = own_copied_files(folder)?;
+    let Some(base) = base_folder(folder)? else { return Ok(files) };
+    let has_tokenizer = tokenizer_folder(folder)? == folder;
+    for (path, name) in own_copied_files(&base)? {
+        let is_lacking = files.iter().all(|(_, own)| *own != name);
+        if is_lacking && (!has_tokenizer || name == GENERATION_CONFIG || is_legal(&name)) {
+            files.push((path, name));
+        }
+    }
+    Ok(files)
+}
+
+/// Those that lie in the folder itself.
+fn own_copied_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
     let files = COPIED_FILES.iter().map(|&name| (folder.join(name), name.to_owned()));
     let mut files: Vec<(PathBuf, String)> = files.filter(|(path, _)| path.is_file()).collect();
     files.extend(legal_files(folder)?);
@@ -141,7 +156,7 @@ fn legal_files(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
         let Ok(name) = entry.file_name().into_string() else { continue };
         // Of the file itself: in a folder of the hub's cache there are links.
         let Ok(metadata) = std::fs::metadata(entry.path()) else { continue };
-        if metadata.is_file() && metadata.len() <= MOST_LEGAL_BYTES && is_legal(&name) {
+        if metadata.is_file() && is_legal(&name) {
             files.push((entry.path(), name));
         }
     }
@@ -218,7 +233,15 @@ mod tests {
 
     #[test]
     fn licences_are_known_by_the_beginning_of_their_names() {
-        for name in ["LICENSE", "License.txt", "LICENCE.md", "LICENSE-MODEL", "LICENSE.pdf", "COPYING"] {
+        for name in [
+            "LICENSE",
+            "License.txt",
+            "LICENCE.md",
+            "LICENSE-MODEL",
+            "LICENSE.pdf",
+            "LICENSE-2.0.txt",
+            "LICENSE.llama3.md",
+        ] {
             assert!(is_copied(name) && is_licence(name), "{name}");
         }
         for name in ["NOTICE", "Notice.txt", "USE_POLICY.md", "tekken.json", "tokenizer.model.v3"] {

@@ -1,7 +1,7 @@
 //! A model folder's files: which hold the weights, and what a folder looks like that has none.
 
 use std::collections::BTreeMap;
-use std::io::{self, ErrorKind};
+use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
 use cpift_engine::Layout;
@@ -9,12 +9,14 @@ use serde::Deserialize;
 
 use super::header::TensorFile;
 use super::load::Stored;
+use super::low_rank::{Addition, LowRank};
 use super::{INDEX_FILE, Place, SINGLE_FILE};
 use crate::error::{Error, FileAction, Result};
-use crate::files::{read_input_text, require_plain_name};
+use crate::files::{open_input, read_input_text, require_plain_name};
+use crate::hub::ModelName;
 
-/// Name of the configuration of an adapter: weights that are added to a model's.
-const ADAPTER: &str = "adapter_config.json";
+/// Bytes of a file that say what it is.
+const BEGINNING: u64 = 16;
 
 /// The safetensors files of a folder.
 #[derive(Debug)]
@@ -28,31 +30,24 @@ pub(super) struct Weights {
 impl Weights {
     /// The tensor at a place.
     pub fn stored<'a>(&'a self, place: &'a Place) -> Stored<'a> {
-        Stored { file: &self.files[place.file], name: &place.name }
+        let addition = |low_rank: &'a LowRank| Addition { file: &self.files[low_rank.file], low_rank };
+        Stored {
+            file: &self.files[place.file],
+            name: &place.name,
+            addition: place.addition.as_ref().map(addition),
+        }
     }
 }
 
 /// Fails when a folder is none, or holds something else than a model, saying what it looks like.
 pub(super) fn require_model(folder: &Path) -> Result<()> {
     if folder.is_file() {
-        return Err(Error::format(folder, "is a file; give the folder that holds the model's config.json"));
+        return Err(Error::format(folder, describe_file(folder)));
     }
     let config = folder.join("config.json");
     if !folder.is_dir() {
         let missing = io::Error::new(ErrorKind::NotFound, describe_missing(folder));
         return Err(Error::file(&config, FileAction::Read)(missing));
-    }
-    let has = |name: &str| folder.join(name).is_file();
-    let has_weights = has(SINGLE_FILE) || has(INDEX_FILE);
-    let has_adapter = has("adapter_model.safetensors") || has("adapter_model.bin");
-    if has(ADAPTER) && (has_adapter || !has_weights) {
-        return Err(Error::format(
-            folder,
-            format!(
-                "looks like an adapter ({ADAPTER}), not a whole model: merge it into its base (in PEFT: \
-                 `merge_and_unload()`), save that, and give its folder"
-            ),
-        ));
     }
     if config.exists() {
         return Ok(());
@@ -63,20 +58,49 @@ pub(super) fn require_model(folder: &Path) -> Result<()> {
     }
 }
 
+/// What a file is that stands in the place of a folder.
+fn describe_file(path: &Path) -> String {
+    let mut beginning = Vec::new();
+    let read = open_input(path).map(|file| file.take(BEGINNING).read_to_end(&mut beginning));
+    let known = [b"GGUF".as_slice(), b"PK\x03\x04", b"\x80\x02"];
+    match known.iter().position(|known| beginning.starts_with(known)).filter(|_| read.is_ok()) {
+        Some(0) => "is a GGUF model, which is not read: give the folder with the safetensors that it was made from",
+        Some(_) => {
+            "is a file of PyTorch's (pickle), which is not read: save the model as safetensors \
+             (`AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)` in Python), and give that folder"
+        }
+        None => "is a file; give the folder that holds the model's config.json",
+    }
+    .to_owned()
+}
+
 /// What to do about a folder that does not exist.
 fn describe_missing(folder: &Path) -> String {
-    let parent = folder.parent().filter(|parent| !parent.as_os_str().is_empty());
-    let names = (parent.and_then(Path::file_name), folder.file_name());
-    match (parent, names) {
-        (Some(parent), (Some(owner), Some(name))) if !parent.is_dir() => {
-            let id = format!("{}/{}", owner.to_string_lossy(), name.to_string_lossy());
-            format!(
-                "there is no such folder; if `{id}` is a model of the Hugging Face Hub, download it first \
-                 (`hf download {id} --local-dir FOLDER`) and give that folder"
-            )
-        }
-        _ => "there is no such folder".to_owned(),
+    match meant_name(folder) {
+        Some(name) => format!(
+            "there is no such folder; if a model of the Hugging Face Hub is meant, write `{name}` and nothing around it"
+        ),
+        None => "there is no such folder".to_owned(),
     }
+}
+
+/// The name on the hub that a path may be meant as: `./org/name`, `org/name/` or the address of the model's page.
+fn meant_name(folder: &Path) -> Option<String> {
+    let parts: Vec<&str> = folder.components().filter_map(|part| part.as_os_str().to_str()).collect();
+    let site = parts.iter().position(|part| ["huggingface.co", "hf.co"].contains(part));
+    let (owner, name) = match site {
+        Some(site) => (parts.get(site + 1)?, parts.get(site + 2)?),
+        None => {
+            let is_there = |parent: &Path| parent.as_os_str().is_empty() || parent.is_dir();
+            let [.., owner, name] = parts.as_slice() else { return None };
+            if folder.parent().is_none_or(is_there) {
+                return None;
+            }
+            (owner, name)
+        }
+    };
+    let name = format!("{owner}/{name}");
+    ModelName::parse(&name).map(|_| name)
 }
 
 /// What a folder without a configuration looks like.

@@ -7,6 +7,7 @@ use rayon::prelude::*;
 use safetensors::Dtype;
 
 use super::header::TensorFile;
+use super::low_rank::{Addition, Product};
 use crate::error::{Error, Result};
 use crate::files::FILE_BUFFERS;
 
@@ -28,6 +29,8 @@ pub(super) struct Stored<'a> {
     pub file: &'a TensorFile,
     /// Name in that file.
     pub name: &'a str,
+    /// What is added to it.
+    pub addition: Option<Addition<'a>>,
 }
 
 /// One tensor to be read.
@@ -40,6 +43,7 @@ pub(super) struct Load<'a> {
 /// A part of a tensor, read at once.
 struct Piece<'a> {
     stored: Stored<'a>,
+    product: Option<&'a Product>,
     start: usize,
     target: ViewMut<'a, f32>,
 }
@@ -53,8 +57,9 @@ struct Staging {
 
 /// Reads all tensors, in parallel. The first error in the order of the tensors is returned.
 pub(super) fn run(loads: Vec<Load<'_>>) -> Result<()> {
+    let products = products(loads.iter().map(|load| load.stored).collect())?;
     let mut pieces = Vec::new();
-    for Load { stored, target } in loads {
+    for (Load { stored, target }, product) in loads.into_iter().zip(&products) {
         let elements = stored.elements()?;
         if elements != target.len() {
             let reason = format!("`{}` has {elements} elements, expected {}", stored.name, target.len());
@@ -63,7 +68,7 @@ pub(super) fn run(loads: Vec<Load<'_>>) -> Result<()> {
         let mut rest = target;
         for start in (0..elements).step_by(CHUNK) {
             let (target, after) = rest.split_at(CHUNK.min(elements - start));
-            pieces.push(Piece { stored, start, target });
+            pieces.push(Piece { stored, product: product.as_ref(), start, target });
             rest = after;
         }
     }
@@ -72,25 +77,46 @@ pub(super) fn run(loads: Vec<Load<'_>>) -> Result<()> {
 }
 
 fn load_piece(staging: &mut Staging, piece: Piece<'_>) -> Result<()> {
-    let Piece { stored, start, mut target } = piece;
-    Ok(target.copy_from_host(staging.read_finite(stored, start, target.len())?)?)
+    let Piece { stored, product, start, mut target } = piece;
+    Ok(target.copy_from_host(staging.read_finite(stored, product, start, target.len())?)?)
 }
 
 /// Reads all tensors, in parallel, and keeps nothing: fails on what [`run`] fails on.
 pub(super) fn check(tensors: Vec<Stored<'_>>) -> Result<()> {
+    let products = products(tensors.clone())?;
     let mut pieces = Vec::new();
-    for stored in tensors {
+    for (stored, product) in tensors.into_iter().zip(&products) {
         let elements = stored.elements()?;
-        let piece = |start| (stored, start, CHUNK.min(elements - start));
+        let piece = |start| (stored, product.as_ref(), start, CHUNK.min(elements - start));
         pieces.extend((0..elements).step_by(CHUNK).map(piece));
     }
-    let check_piece =
-        |staging: &mut Staging, (stored, start, length)| staging.read_finite(stored, start, length).map(drop);
+    let check_piece = |staging: &mut Staging, (stored, product, start, length)| {
+        staging.read_finite(stored, product, start, length).map(drop)
+    };
     let outcomes: Vec<Result<()>> = pieces.into_par_iter().map_init(Staging::default, check_piece).collect();
     outcomes.into_iter().collect()
 }
 
+/// What is added to each tensor.
+fn products(tensors: Vec<Stored<'_>>) -> Result<Vec<Option<Product>>> {
+    let products: Vec<Result<_>> = tensors.into_par_iter().map(|stored| stored.product()).collect();
+    products.into_iter().collect()
+}
+
 impl Stored<'_> {
+    /// What is added to it, read.
+    fn product(&self) -> Result<Option<Product>> {
+        let Some(Addition { file, low_rank }) = self.addition else { return Ok(None) };
+        let read = |name: &str| {
+            let stored = Stored { file, name, addition: None };
+            let mut staging = Staging::default();
+            staging.read_finite(stored, None, 0, stored.elements()?)?;
+            Ok::<_, Error>(staging.single)
+        };
+        let (left, right) = (read(&low_rank.left.name)?, read(&low_rank.right.name)?);
+        Ok(Some(Product::new(low_rank, &left, &right)))
+    }
+
     fn elements(&self) -> Result<usize> {
         Ok(self.file.require(self.name)?.shape.iter().product())
     }
@@ -98,8 +124,14 @@ impl Stored<'_> {
 
 impl Staging {
     /// As [`Staging::read`]; NaN and infinity are errors.
-    fn read_finite(&mut self, stored: Stored<'_>, start: usize, length: usize) -> Result<&[f32]> {
-        let values = self.read(stored, start, length)?;
+    fn read_finite(
+        &mut self,
+        stored: Stored<'_>,
+        product: Option<&Product>,
+        start: usize,
+        length: usize,
+    ) -> Result<&[f32]> {
+        let values = self.read(stored, product, start, length)?;
         match first_not_finite(values) {
             None => Ok(values),
             Some(index) => {
@@ -109,14 +141,28 @@ impl Staging {
         }
     }
 
-    /// Elements `start..start + length` of a tensor of floats as f32.
-    fn read(&mut self, stored: Stored<'_>, start: usize, length: usize) -> Result<&[f32]> {
-        let Stored { file, name } = stored;
+    /// Elements `start..start + length` of a tensor of floats as f32, with what is added to them.
+    fn read(
+        &mut self,
+        stored: Stored<'_>,
+        product: Option<&Product>,
+        start: usize,
+        length: usize,
+    ) -> Result<&[f32]> {
+        self.read_stored(stored, start, length)?;
+        if let Some(product) = product {
+            product.add_to(start, &mut self.single);
+        }
+        Ok(&self.single)
+    }
+
+    /// The same as they are stored.
+    fn read_stored(&mut self, stored: Stored<'_>, start: usize, length: usize) -> Result<()> {
+        let Stored { file, name, .. } = stored;
         let tensor = file.require(name)?;
         self.single.resize(length, 0.0);
         if tensor.dtype == Dtype::F32 {
-            file.read(tensor, start, &mut self.single)?;
-            return Ok(&self.single);
+            return file.read(tensor, start, &mut self.single);
         }
         self.half.resize(length, 0);
         file.read(tensor, start, &mut self.half)?;
@@ -125,17 +171,19 @@ impl Staging {
         } else {
             bytemuck::cast_slice::<u16, f16>(&self.half).convert_to_f32_slice(&mut self.single);
         }
-        Ok(&self.single)
+        Ok(())
     }
 }
 
 /// True when two stored tensors of as many floats have exactly the same values.
 pub(super) fn are_equal(one: Stored<'_>, other: Stored<'_>) -> Result<bool> {
     let (mut ours, mut theirs) = (Staging::default(), Staging::default());
+    let (our_product, their_product) = (one.product()?, other.product()?);
     let elements = one.elements()?;
     for start in (0..elements).step_by(CHUNK) {
         let length = CHUNK.min(elements - start);
-        if ours.read(one, start, length)? != theirs.read(other, start, length)? {
+        let ours = ours.read(one, our_product.as_ref(), start, length)?;
+        if ours != theirs.read(other, their_product.as_ref(), start, length)? {
             return Ok(false);
         }
     }
@@ -159,7 +207,7 @@ impl TensorFile {
     /// It is missing, has another shape or type, cannot be read, or holds NaN or infinity.
     pub fn read_floats(&self, name: &str, shape: &[usize], target: ViewMut<'_, f32>) -> Result<()> {
         self.require_floats(name, shape)?;
-        run(vec![Load { stored: Stored { file: self, name }, target }])
+        run(vec![Load { stored: Stored { file: self, name, addition: None }, target }])
     }
 
     /// Reads tensors named `prefix` + the layout's names into a flat allocation of that layout

@@ -5,10 +5,12 @@
 //! writes such a folder whole or not at all. [`TensorFile`] and [`write_tensors`] are the same for named
 //! tensors in general: masks, moments, importance.
 
+mod adapted;
 mod export;
 mod folder;
 mod header;
 mod load;
+mod low_rank;
 mod names;
 mod save;
 
@@ -16,6 +18,7 @@ use std::path::Path;
 
 use cpift_engine::{Layout, ViewMut};
 
+use crate::adapter::is_adapter;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 pub use export::{ModelFiles, add_model, write_model};
@@ -24,6 +27,7 @@ use folder::Weights;
 pub use header::TensorFile;
 use load::Load;
 pub use load::staging_bytes;
+use low_rank::LowRank;
 pub use safetensors::Dtype;
 pub(crate) use save::too_large_for;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
@@ -60,15 +64,21 @@ struct Place {
     file: usize,
     /// Name in that file.
     name: String,
+    /// What an adapter adds to it.
+    addition: Option<LowRank>,
 }
 
 impl Checkpoint {
-    /// Opens a folder and checks configuration, files, names, shapes, types and lengths.
+    /// Opens a folder and checks configuration, files, names, shapes, types and lengths. Of an adapter's folder it is its
+    /// base's model with the adapter's changes.
     ///
     /// # Errors
     /// Whatever is missing, damaged, superfluous or of the wrong shape or type, by name; a folder that holds
     /// something else than a model.
     pub fn open(folder: &Path) -> Result<Self> {
+        if is_adapter(folder) {
+            return adapted::open(folder);
+        }
         folder::require_model(folder)?;
         let mut config = ModelConfig::read(&folder.join("config.json"))?;
         let mut layout = config.layout()?;
@@ -165,10 +175,14 @@ impl Checkpoint {
         self.layout.segments().iter().position(|segment| segment.name == name)
     }
 
+    /// Where a tensor of the layout is stored.
+    fn place(&self, name: &str) -> Option<&Place> {
+        self.position(name).map(|position| &self.segments[position])
+    }
+
     /// The head of a model that is used as a tied one must be its embedding.
     fn check_tied_head(&self) -> Result<()> {
-        let embedding = self.position(EMBEDDING).map(|position| &self.segments[position]);
-        let (Some(head), Some(embedding)) = (&self.tied_head, embedding) else { return Ok(()) };
+        let (Some(head), Some(embedding)) = (&self.tied_head, self.place(EMBEDDING)) else { return Ok(()) };
         let (head, embedding) = (self.weights.stored(head), self.weights.stored(embedding));
         if load::are_equal(head, embedding)? {
             return Ok(());

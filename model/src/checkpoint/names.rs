@@ -73,7 +73,7 @@ fn locate(weights: &Weights, layout: &Layout) -> Result<BTreeMap<String, Place>>
     for (index, file) in weights.files.iter().enumerate() {
         for stored in file.names() {
             let name = model_name(&stored, layout);
-            let place = Place { file: index, name: stored };
+            let place = Place { file: index, name: stored, addition: None };
             if let Some(other) = places.insert(name.clone(), place) {
                 let (one, two) = (weights.files[other.file].path().display(), file.path().display());
                 let reason = if other.file == index {
@@ -91,7 +91,7 @@ fn locate(weights: &Weights, layout: &Layout) -> Result<BTreeMap<String, Place>>
 /// A stored tensor's name in the model. As in `transformers`, the prefix is left out or added where that gives
 /// a name of the model's: a plain model (`LlamaModel`) is saved without it, and the language model inside a larger
 /// one is saved with another before or behind it.
-fn model_name(stored: &str, layout: &Layout) -> String {
+pub(super) fn model_name(stored: &str, layout: &Layout) -> String {
     let is_known = |name: &str| name == HEAD || layout.find(name).is_some();
     let inner = stored.strip_prefix(PREFIX).unwrap_or(stored);
     let inner = inner.strip_prefix(LANGUAGE_MODEL).unwrap_or(inner);

@@ -24,6 +24,7 @@ use serde::{Deserialize, Serialize};
 use super::results::InputHash;
 use crate::error::{Error, FileAction, Result};
 use crate::files::{self, Manifest, Origin, Verify, read_json};
+use crate::hub::HubSource;
 use crate::job::{PairMethod, read_sealed, write_sealed};
 use crate::progress::JobReport;
 use crate::recipe::{Recipe, Stage};
@@ -39,6 +40,36 @@ pub struct Subject {
     pub device: String,
     /// Threads of every run: part of the results' bits.
     pub threads: usize,
+    /// What of the recipe was named by its name on the hub, with its commit.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub hub: Vec<HubSource>,
+}
+
+/// What a comparison reads of the hub since it was begun; nothing where none was begun.
+///
+/// # Errors
+/// When its record cannot be read.
+pub fn compared_hub_sources(root: &Path) -> Result<Vec<HubSource>> {
+    let subject: Option<Subject> = read_json(&root.join(SUBJECT))?;
+    Ok(subject.map(|subject| subject.hub).unwrap_or_default())
+}
+
+/// Fails when a comparison cannot begin in a folder because there is something in it.
+///
+/// # Errors
+/// Naming the folder and what to do.
+pub fn require_unused(root: &Path) -> Result<()> {
+    match root.join(SUBJECT).exists() {
+        true => Err(holds_a_comparison(root)),
+        false => files::require_empty(root),
+    }
+}
+
+fn holds_a_comparison(root: &Path) -> Error {
+    Error::format(
+        root,
+        "already holds a comparison: continue it with --resume, or name another folder with --out",
+    )
 }
 
 /// One run.
@@ -167,9 +198,7 @@ impl ComparisonFolder {
 
     fn check_subject(&self, earlier: &Subject, subject: &Subject, resume: bool) -> Result<()> {
         if !resume {
-            let reason =
-                "already holds a comparison: continue it with --resume, or name another folder with --out";
-            return Err(Error::format(&self.root, reason));
+            return Err(holds_a_comparison(&self.root));
         }
         if earlier == subject {
             return Ok(());

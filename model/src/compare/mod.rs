@@ -14,7 +14,7 @@ mod rows;
 mod schedule;
 mod worker;
 
-pub use folder::Unit;
+pub use folder::{Unit, compared_hub_sources, require_unused};
 pub use prepare::{CompareOptions, Measuring, Prepared};
 pub use read::RESULTS;
 pub use rows::Selection;

@@ -88,6 +88,7 @@ impl Prepared {
                 .collect(),
             device: options.device.to_owned(),
             threads: threads.get(),
+            hub: recipe.hub.clone(),
         };
         let mut units = Units { source, root, subject: subject_text(&subject)?, units: Vec::new() };
         let seeds: Vec<u64> = (0..options.seeds).map(|index| recipe.seed.wrapping_add(index)).collect();

@@ -19,6 +19,7 @@ use std::path::Path;
 use cpift_engine::ops::gated_mlp::Activation;
 use serde_json::{Map, Value};
 
+use crate::adapter::model_file;
 use crate::error::{Error, Result};
 use crate::files::read_input_text;
 pub use block::{Block, DeltaNet, LinearRole, NormNames, NormRole, NormWidth, Part, VectorRole};
@@ -108,7 +109,7 @@ impl ModelConfig {
     /// The file cannot be read, is not JSON, lacks a field, or describes a model that is not supported;
     /// the message names field and value.
     pub fn read(path: &Path) -> Result<Self> {
-        let path = if path.is_dir() { &path.join("config.json") } else { path };
+        let path = if path.is_dir() { &model_file(path, "config.json")? } else { path };
         let text = read_input_text(path)?;
         Self::parse(path, &text)
     }
@@ -240,16 +241,6 @@ impl ModelConfig {
         }
     }
 
-    /// Most tokens that may follow a prompt of so many: its angles stay those with which its keys were turned, so that
-    /// a text which begins within the first context ends there.
-    pub fn room_behind(&self, prompt: usize) -> usize {
-        let most = match self.first_context() {
-            Some(first) if self.context_of(prompt + 1) == Context::First => first,
-            _ => self.max_positions,
-        };
-        most.saturating_sub(prompt)
-    }
-
     /// The first field in which two models differ so that their weights cannot be combined, as
     /// `field: ours against theirs`; `None` when they fit.
     pub fn mismatch(&self, other: &Self) -> Option<String> {
@@ -292,8 +283,8 @@ impl ModelConfig {
     }
 }
 
-/// Fields about the folder of a model, not about the model: Python code that is not copied to another folder, and
-/// without which `transformers` does not load it where it is told to trust code, and where it once lay.
+/// Fields about the folder of a model, not about the model: `auto_map` names Python files, which are not copied to
+/// another folder and which `transformers` then looks for in vain; `_name_or_path` says where the model once lay.
 const ABOUT_THE_FOLDER: [&str; 2] = ["auto_map", "_name_or_path"];
 
 fn read_family(fields: &mut Fields<'_>) -> Result<&'static Family> {

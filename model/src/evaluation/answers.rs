@@ -46,14 +46,14 @@ pub struct AnswerSettings {
 }
 
 impl AnswerSettings {
-    /// Most tokens of the answers to some rows of a data set by a model.
+    /// Most tokens of the answers to some rows of a data set, by a model for so many positions.
     fn limit<'a>(
         &self,
         dataset: &Dataset,
         rows: impl Iterator<Item = &'a Row> + Clone,
-        config: &ModelConfig,
+        max_positions: usize,
     ) -> usize {
-        let room = rows.clone().map(|row| config.room_behind(row.prompt().len())).max();
+        let room = rows.clone().map(|row| max_positions.saturating_sub(row.prompt().len())).max();
         self.wanted(dataset, rows).min(room.unwrap_or(0))
     }
 
@@ -184,18 +184,18 @@ pub(super) fn answer<T: Real>(
     let options = Options::of(dataset, tokenizer, &settings.scoring, &indices);
     check_rows(request, &indices, settings, &options)?;
     let stop = dataset.stop_tokens(tokenizer);
-    let config = transformer.config().clone();
+    let max_positions = transformer.config().max_positions;
     let together = rows_together(transformer.is_on_cpu(), settings.wanted(dataset, dataset.rows().iter()));
     let mut answers = Vec::with_capacity(indices.len());
     for chunk in indices.chunks(together) {
         let rows = request.rows_of(chunk);
-        let max_new_tokens = settings.limit(dataset, rows.iter().copied(), &config);
+        let max_new_tokens = settings.limit(dataset, rows.iter().copied(), max_positions);
         let prompts: Vec<Vec<u32>> = rows.iter().map(|row| row.prompt().to_vec()).collect();
         let sampling = Sampling::Greedy;
         let generation = Generation { max_new_tokens, stop: stop.clone(), keep_stop: false, sampling };
         let generated = transformer.generate(weights, &prompts, &generation)?;
         for ((&index, row), mut ids) in chunk.iter().zip(rows).zip(generated) {
-            let limit = max_new_tokens.min(config.room_behind(row.prompt().len()));
+            let limit = max_new_tokens.min(max_positions.saturating_sub(row.prompt().len()));
             let cut = ids.len() >= limit;
             ids.truncate(limit);
             let reference = tokenizer.answer_text(row.answer(), &stop);
@@ -244,7 +244,7 @@ pub fn generation_bytes<T: Real>(
 ) -> usize {
     let of_rows = |rows: &[&Row]| {
         let prompt = rows.iter().map(|row| row.prompt().len()).max().unwrap_or(0);
-        let answer = settings.limit(dataset, rows.iter().copied(), config);
+        let answer = settings.limit(dataset, rows.iter().copied(), config.max_positions);
         Transformer::<T>::generation_bytes(config, max_tokens, rows.len(), prompt, answer)
     };
     let is_on_cpu = matches!(device, Device::Cpu(_));
@@ -261,13 +261,12 @@ pub fn most_tokens(
     dataset: &Dataset,
     rows: &[usize],
     settings: Option<&AnswerSettings>,
-    config: &ModelConfig,
+    max_positions: usize,
 ) -> u64 {
     let rows: Vec<&Row> = rows.iter().map(|&row| &dataset.rows()[row]).collect();
     let measured: usize = rows.iter().map(|row| row.tokens.len()).sum();
     let Some(settings) = settings else { return measured as u64 };
     let limit = settings.wanted(dataset, rows.iter().copied());
-    let answered =
-        rows.iter().map(|row| row.prompt().len() + limit.min(config.room_behind(row.prompt().len())));
+    let answered = rows.iter().map(|row| (row.prompt().len() + limit).min(max_positions));
     (measured + answered.sum::<usize>()) as u64
 }

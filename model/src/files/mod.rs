@@ -255,6 +255,11 @@ pub fn require_free_space(path: &Path, bytes: u64) -> Result<()> {
     Err(Error::format(path, reason))
 }
 
+/// What is wrong with a text in the place of a pattern of files.
+pub(crate) fn invalid_pattern(text: &Path, error: &glob::PatternError) -> Error {
+    Error::format(text, format!("is not a pattern of files: {} (character {})", error.msg, error.pos + 1))
+}
+
 /// Name of the file that a folder is locked through.
 const LOCK: &str = ".lock";
 

@@ -211,7 +211,7 @@ impl Generator {
 
     /// An answer with no token yet.
     fn begin<'a>(&'a self, prompt: &[u32], settings: &'a GenerationSettings) -> AnswerText<'a> {
-        let room = self.model.config.room_behind(prompt.len());
+        let room = self.model.config.max_positions.saturating_sub(prompt.len());
         AnswerText::new(&self.model.tokenizer, &settings.stop, settings.max_new_tokens.min(room))
     }
 

@@ -4,6 +4,7 @@
 //! models--org--name/refs/main              the commit of a branch
 //! models--org--name/blobs/ETAG             the content of a file
 //! models--org--name/snapshots/COMMIT/FILE  a link to its content
+//! models--org--name/.no_exist/COMMIT/FILE  empty: the commit has no such file
 //! .locks/models--org--name/ETAG.lock       held by the process that fetches it
 //! ```
 
@@ -61,6 +62,11 @@ impl RepositoryCache {
         self.folder.join("blobs").join(etag)
     }
 
+    /// Where the beginning of a content is kept until the rest is there.
+    pub fn partial(&self, etag: &str) -> PathBuf {
+        self.blob(&format!("{etag}.incomplete"))
+    }
+
     /// Waits until no other process fetches this content, and keeps others from it until the file is dropped.
     /// `is_waiting` is told when there is another.
     ///
@@ -82,25 +88,52 @@ impl RepositoryCache {
         Ok(file)
     }
 
-    /// Makes content that is there a file of a commit.
+    /// Makes content that is there a file of a commit. Called under the content's lock; readers of the snapshot see no file
+    /// or the complete one.
     ///
     /// # Errors
     /// The system's.
     pub fn add_to_snapshot(&self, commit: &Commit, file: &str, etag: &str) -> Result<()> {
         let path = self.snapshot(commit).join(file);
-        create_parent(&path)?;
-        match fs::remove_file(&path) {
-            Err(error) if error.kind() != ErrorKind::NotFound => {
-                return Err(Error::file(&path, FileAction::Replace)(error));
-            }
-            _ => {}
+        let blob = self.blob(etag);
+        let length =
+            |path: &Path| fs::metadata(path).ok().filter(fs::Metadata::is_file).map(|file| file.len());
+        if length(&path).is_some_and(|there| length(&blob) == Some(there)) {
+            return Ok(()); // another process has added it, and others may be reading it
         }
+        create_parent(&path)?;
         let up = 2 + file.matches('/').count();
-        let relative = format!("{}blobs/{etag}", "../".repeat(up));
-        let linked = link(Path::new(&relative), &path)
-            .or_else(|_| fs::hard_link(self.blob(etag), &path))
-            .or_else(|_| fs::copy(self.blob(etag), &path).map(drop));
-        linked.map_err(Error::file(&path, FileAction::Create))
+        let target = format!("{}blobs/{etag}", "../".repeat(up));
+        // Beside the content and not in the snapshot, whose files are those of the repository.
+        let temporary = self.blob(&format!("{etag}.link"));
+        remove_if_there(&temporary)?;
+        link(Path::new(&target), &temporary)
+            .or_else(|_| fs::hard_link(&blob, &temporary))
+            .or_else(|_| fs::copy(&blob, &temporary).map(drop))
+            .map_err(Error::file(&temporary, FileAction::Create))?;
+        fs::rename(&temporary, &path).map_err(Error::file(&path, FileAction::Replace))
+    }
+
+    /// Whether an earlier process has found a commit to be without a file.
+    pub fn is_known_absent(&self, commit: &Commit, file: &str) -> bool {
+        self.absent(commit, file).is_file()
+    }
+
+    /// Remembers that a commit is without a file, as `huggingface_hub` does.
+    ///
+    /// # Errors
+    /// The system's.
+    pub fn remember_absent(&self, commit: &Commit, file: &str) -> Result<()> {
+        if self.is_known_absent(commit, file) {
+            return Ok(());
+        }
+        let path = self.absent(commit, file);
+        create_parent(&path)?;
+        write_bytes_atomically(&path, b"")
+    }
+
+    fn absent(&self, commit: &Commit, file: &str) -> PathBuf {
+        self.folder.join(".no_exist").join(commit.as_str()).join(file)
     }
 
     /// The files of a commit that are there, by their paths in the repository.
@@ -109,6 +142,15 @@ impl RepositoryCache {
         collect_files(&self.snapshot(commit), "", &mut files);
         files.sort();
         files
+    }
+}
+
+fn remove_if_there(path: &Path) -> Result<()> {
+    match fs::remove_file(path) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            Err(Error::file(path, FileAction::Replace)(error))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -61,6 +61,7 @@ pub(super) struct Client {
     endpoint: String,
     token: Option<String>,
     cache: PathBuf,
+    first_pause: Duration,
 }
 
 /// What an answer is about, for messages.
@@ -92,10 +93,21 @@ impl Client {
         if let Some(path) = &settings.certificates {
             let mut certificates: Vec<Certificate<'static>> = Vec::new();
             for item in parse_pem(&read_input(path, LONGEST_CERTIFICATES)?) {
-                let reason = |error| Error::format(path, format!("is no file of certificates: {error}"));
+                let reason = |error| {
+                    Error::format(
+                        path,
+                        format!(
+                            "is no file of certificates, as SSL_CERT_FILE (else REQUESTS_CA_BUNDLE) has to name: {error}"
+                        ),
+                    )
+                };
                 if let PemItem::Certificate(certificate) = item.map_err(reason)? {
                     certificates.push(certificate);
                 }
+            }
+            if certificates.is_empty() {
+                let reason = "holds no certificate in PEM: SSL_CERT_FILE (else REQUESTS_CA_BUNDLE) names it";
+                return Err(Error::format(path, reason));
             }
             tls = tls.root_certs(RootCerts::new_with_certs(&certificates));
         }
@@ -116,9 +128,15 @@ impl Client {
         Ok(Self {
             agent: config.into(),
             endpoint: settings.endpoint.clone(),
-            token: settings.token.clone(),
+            token: settings.token()?,
             cache: settings.cache.clone(),
+            first_pause: settings.first_pause,
         })
+    }
+
+    /// Pause after a first attempt that brought nothing.
+    pub fn first_pause(&self) -> Duration {
+        self.first_pause
     }
 
     /// The commit of a revision, and its files.
@@ -249,7 +267,7 @@ impl Client {
         self.agent.run(request).map_err(|error| self.unreachable(asked.repository, address, describe(&error)))
     }
 
-    /// An answer that is none is an error.
+    /// The answer, where its status is that of one with content.
     fn accept(
         &self,
         asked: &Asked<'_>,
@@ -259,6 +277,10 @@ impl Client {
         let status = response.status();
         if status.is_success() || status.is_redirection() {
             return Ok(response);
+        }
+        if origin_of(address) != origin_of(&self.endpoint) {
+            // The host of large files, which knows nothing of repositories.
+            return Err(self.unreachable(asked.repository, address, format!("it answers {status}")));
         }
         let Asked { repository, revision, file } = *asked;
         let page = format!("{}/{}{repository}", self.endpoint, repository.kind.page_prefix());
@@ -282,7 +304,7 @@ impl Client {
             },
             (status @ (401 | 403), _) => HubError::Denied { repository, page, status, has_token }.into(),
             (status, _) if status >= 500 || status == 429 => {
-                self.unreachable(asked.repository, address, format!("the server answers {status}"))
+                self.unreachable(asked.repository, address, format!("it answers {status}"))
             }
             (status, _) => self.answer(asked.repository, address, format!("answers {status}")),
         })
@@ -319,25 +341,42 @@ fn is_file_name(text: &str) -> bool {
     (1..=128).contains(&text.len()) && !text.starts_with('.') && text.bytes().all(is_allowed)
 }
 
-/// Where an answer leads.
+/// Where an answer leads: an address, or one relative to that which was asked.
 fn redirect(response: &Response<Body>, address: &str) -> Option<String> {
     if !response.status().is_redirection() {
         return None;
     }
-    let location = response.headers().get(header::LOCATION)?.to_str().ok()?;
+    resolve(response.headers().get(header::LOCATION)?.to_str().ok()?, address)
+}
+
+fn resolve(location: &str, address: &str) -> Option<String> {
+    let has_scheme = location.split_once("://").is_some_and(|(scheme, _)| {
+        !scheme.is_empty() && scheme.bytes().all(|byte| byte.is_ascii_alphanumeric())
+    });
+    if has_scheme {
+        return Some(location.to_owned());
+    }
     if location.starts_with("//") {
         return Some(format!("{}:{location}", address.split(':').next()?));
     }
     if location.starts_with('/') {
         return Some(format!("{}{location}", origin_of(address)?));
     }
-    Some(location.to_owned())
+    let path = address.split(['?', '#']).next()?;
+    if location.starts_with('?') {
+        return Some(format!("{path}{location}"));
+    }
+    // Beside the last part of the path.
+    let folder = path.get(..=path.rfind('/')?)?;
+    Some(format!("{folder}{location}"))
 }
 
-/// `https://host:port` of an address.
+/// `https://host:port` of an address, without the port that its scheme has anyway.
 fn origin_of(address: &str) -> Option<String> {
     let uri: Uri = address.parse().ok()?;
-    Some(format!("{}://{}", uri.scheme_str()?, uri.authority()?))
+    let (scheme, host) = (uri.scheme_str()?, uri.host()?.to_ascii_lowercase());
+    let port = uri.port_u16().filter(|port| !matches!((scheme, port), ("https", 443) | ("http", 80)));
+    Some(format!("{scheme}://{host}{}", port.map(|port| format!(":{port}")).unwrap_or_default()))
 }
 
 /// What went wrong with a connection.
@@ -347,5 +386,27 @@ fn describe(error: &ureq::Error) -> String {
         ureq::Error::HostNotFound => "there is no such host, or no network".to_owned(),
         ureq::Error::Timeout(_) => "no answer in time".to_owned(),
         error => error.to_string(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_are_resolved_and_compared() {
+        let address = "https://hub/api/models/a?x=1";
+        for (location, expected) in [
+            ("https://cdn/a", "https://cdn/a"),
+            ("//cdn/a", "https://cdn/a"),
+            ("/b?next=http://c", "https://hub/b?next=http://c"),
+            ("b", "https://hub/api/models/b"),
+            ("?y=2", "https://hub/api/models/a?y=2"),
+        ] {
+            assert_eq!(resolve(location, address).as_deref(), Some(expected), "{location}");
+        }
+        assert_eq!(origin_of("https://Hub:443/a"), origin_of("https://hub/b"));
+        assert_ne!(origin_of("https://hub:80/a"), origin_of("https://hub/b"));
+        assert_eq!(origin_of("http://hub:8080/a").as_deref(), Some("http://hub:8080"));
     }
 }

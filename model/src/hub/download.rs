@@ -3,7 +3,6 @@
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use sha2::{Digest, Sha256};
 
@@ -13,10 +12,8 @@ use super::error::HubError;
 use super::name::{Commit, Repository};
 use crate::error::{Error, FileAction, Result};
 
-/// Attempts that bring nothing before a download is given up.
-const MOST_VAIN_ATTEMPTS: usize = 3;
-/// Time between two of these.
-const PAUSE: Duration = Duration::from_millis(500);
+/// Attempts without progress before a download is given up; the pauses between them double.
+const MOST_ATTEMPTS_WITHOUT_PROGRESS: u32 = 4;
 
 /// Bytes read at a time.
 const PIECE: usize = 1 << 20;
@@ -30,28 +27,51 @@ pub(super) struct Wanted<'a> {
 }
 
 impl Wanted<'_> {
-    /// Brings the content into the cache, unless it is there. What came of it before is continued. `observe` is told how
-    /// many bytes are there.
+    /// Brings the content into the cache, unless it is there. A partial file of an earlier attempt is continued; where that
+    /// ends with other content than the hub has, the download begins once from zero. `observe` is told how many bytes are
+    /// there.
     ///
     /// # Errors
     /// [`HubError`], or the system's.
     pub fn fetch(&self, client: &Client, cache: &RepositoryCache, observe: &dyn Fn(u64)) -> Result<()> {
         let blob = cache.blob(&self.metadata.etag);
-        if is_whole(&blob, self.metadata.size) {
+        if is_complete(&blob, self.metadata.size) {
             return Ok(());
         }
         create_parent(&blob)?;
-        let path = blob.with_file_name(format!("{}.incomplete", self.metadata.etag));
-        let mut partial = Partial::open(path, self.metadata)?;
-        let mut vain = 0;
+        let mut partial = Partial::open(cache.partial(&self.metadata.etag), self.metadata)?;
+        let is_continued = partial.length > 0;
+        self.complete(client, &mut partial, observe)?;
+        if is_continued && partial.damage().is_some() {
+            partial.clear()?;
+            self.complete(client, &mut partial, observe)?;
+        }
+        match partial.finish(&blob)? {
+            Some(Damage { found, expected }) => Err(Error::from(HubError::Damaged {
+                repository: self.repository.clone(),
+                file: self.file.to_owned(),
+                found,
+                expected,
+            })),
+            None => Ok(()),
+        }
+    }
+
+    /// Asks for what is missing until the file has its size, or several attempts in a row have brought nothing.
+    fn complete(&self, client: &Client, partial: &mut Partial, observe: &dyn Fn(u64)) -> Result<()> {
+        let (mut without_progress, mut pause) = (0, client.first_pause());
         while partial.length < self.metadata.size {
             let before = partial.length;
-            let outcome = self.append(client, &mut partial, observe);
-            vain = if partial.length > before { 0 } else { vain + 1 };
+            let outcome = self.append(client, partial, observe);
+            if partial.length > before {
+                (without_progress, pause) = (0, client.first_pause());
+            } else {
+                without_progress += 1;
+            }
             match outcome {
                 Ok(()) => {}
                 Err(Interruption::Fault(error)) => return Err(error),
-                Err(Interruption::Ended(reason)) if vain >= MOST_VAIN_ATTEMPTS => {
+                Err(Interruption::Ended(reason)) if without_progress >= MOST_ATTEMPTS_WITHOUT_PROGRESS => {
                     return Err(Error::from(HubError::Truncated {
                         repository: self.repository.clone(),
                         file: self.file.to_owned(),
@@ -60,20 +80,14 @@ impl Wanted<'_> {
                         reason,
                     }));
                 }
-                Err(Interruption::Ended(_)) if vain > 0 => std::thread::sleep(PAUSE),
+                Err(Interruption::Ended(_)) if without_progress > 0 => {
+                    std::thread::sleep(pause);
+                    pause *= 2;
+                }
                 Err(Interruption::Ended(_)) => {}
             }
         }
-        let found = partial.finish(&blob)?;
-        match found {
-            Some(found) => Err(Error::from(HubError::Damaged {
-                repository: self.repository.clone(),
-                file: self.file.to_owned(),
-                found,
-                expected: self.metadata.etag.clone(),
-            })),
-            None => Ok(()),
-        }
+        Ok(())
     }
 
     /// Appends what the server sends, up to the size that the file has.
@@ -85,7 +99,12 @@ impl Wanted<'_> {
     ) -> std::result::Result<(), Interruption> {
         let size = self.metadata.size;
         let content = client.content(self.repository, self.commit, self.file, partial.length);
-        let content = content.map_err(|error| Interruption::Fault(error.into()))?;
+        let content = content.map_err(|error| match *error {
+            HubError::Unreachable { address, reason, .. } => {
+                Interruption::Ended(format!("{address}: {reason}"))
+            }
+            error => Interruption::Fault(error.into()),
+        })?;
         if content.from != partial.length {
             partial.clear().map_err(Interruption::Fault)?;
         }
@@ -113,9 +132,15 @@ enum Interruption {
     Fault(Error),
 }
 
-/// Whether content is there, in its whole length.
-pub(super) fn is_whole(blob: &Path, size: u64) -> bool {
+/// Whether content is there, in its full length.
+pub(super) fn is_complete(blob: &Path, size: u64) -> bool {
     fs::metadata(blob).is_ok_and(|metadata| metadata.is_file() && metadata.len() == size)
+}
+
+/// What is not the content that the hub has.
+struct Damage {
+    found: String,
+    expected: String,
 }
 
 /// What there is of a file.
@@ -128,7 +153,7 @@ struct Partial {
 }
 
 impl Partial {
-    /// Opens what came before, or begins anew where that cannot be a part of this content.
+    /// Opens the partial file of an earlier attempt, or begins anew where it cannot be a part of this content.
     fn open(path: PathBuf, metadata: &Metadata) -> Result<Self> {
         let mut options = OpenOptions::new();
         let file = options.read(true).append(true).create(true).open(&path);
@@ -172,14 +197,18 @@ impl Partial {
         Ok(())
     }
 
-    /// Gives the whole content its name; what is damaged is removed, and its hash returned.
-    fn finish(self, blob: &Path) -> Result<Option<String>> {
-        if let Some((hash, expected)) = self.hash {
-            let found: String = hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect();
-            if found != expected {
-                fs::remove_file(&self.path).map_err(Error::file(&self.path, FileAction::Remove))?;
-                return Ok(Some(found));
-            }
+    /// How the content differs from the hub's, where its name says that.
+    fn damage(&self) -> Option<Damage> {
+        let (hash, expected) = self.hash.as_ref()?;
+        let found: String = hash.clone().finalize().iter().map(|byte| format!("{byte:02x}")).collect();
+        (found != *expected).then(|| Damage { found, expected: expected.clone() })
+    }
+
+    /// Gives the complete content its name; damaged content is removed and described.
+    fn finish(self, blob: &Path) -> Result<Option<Damage>> {
+        if let Some(damage) = self.damage() {
+            fs::remove_file(&self.path).map_err(Error::file(&self.path, FileAction::Remove))?;
+            return Ok(Some(damage));
         }
         self.file.sync_all().map_err(Error::file(&self.path, FileAction::Write))?;
         fs::rename(&self.path, blob).map_err(Error::file(blob, FileAction::Rename))?;

@@ -25,9 +25,9 @@ pub enum HubError {
     },
     /// There is no such repository, or it is not shown to everybody.
     #[error(
-        "there is no {} {repository} at {page}{}: check the name; a private one needs HF_TOKEN{}",
+        "{repository}: {}there is no {} of that name at {page}: check the name; a private one needs HF_TOKEN{}",
+        beginning(repository),
         describe(repository.kind),
-        if repository.kind == RepositoryKind::Model { ", and no folder of that name here" } else { "" },
         if *has_token { ", and the one that was sent does not show it" } else { "" }
     )]
     NoRepository {
@@ -86,8 +86,9 @@ pub enum HubError {
     },
     /// The server cannot be reached.
     #[error(
-        "{repository}: cannot reach {address} ({reason}): fetch it elsewhere (`hf download {}{repository}`) and give \
+        "{repository}: {}{address} cannot be reached ({reason}): fetch it elsewhere (`hf download {}{repository}`) and give \
          the folder, or name a mirror with HF_ENDPOINT; HF_HUB_OFFLINE=1 uses only {}",
+        beginning(repository),
         if repository.kind == RepositoryKind::Dataset { "--repo-type dataset " } else { "" },
         cache.display()
     )]
@@ -113,7 +114,9 @@ pub enum HubError {
     },
     /// The cache is all there is to go by, and it does not hold what is asked for.
     #[error(
-        "{repository}@{revision} is not whole in {} ({lacking}), and HF_HUB_OFFLINE is set: unset it, or give a folder",
+        "{repository}: {}HF_HUB_OFFLINE allows only {}, where revision {revision} is incomplete ({lacking}): unset it, or give \
+         a folder",
+        beginning(repository),
         cache.display()
     )]
     NotCached {
@@ -166,6 +169,14 @@ impl HubError {
             self,
             Self::Unreachable { .. } | Self::Answer { .. } | Self::Truncated { .. } | Self::Damaged { .. }
         )
+    }
+}
+
+/// A name of a model may be meant as that of a folder.
+fn beginning(repository: &Repository) -> &'static str {
+    match repository.kind {
+        RepositoryKind::Model => "there is no such folder here, and ",
+        RepositoryKind::Dataset => "",
     }
 }
 

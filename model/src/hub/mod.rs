@@ -7,27 +7,29 @@ mod cache;
 mod client;
 mod download;
 mod error;
+mod fetch;
 mod name;
 mod needed;
 mod origin;
+mod pattern;
 mod settings;
 
 use std::cell::{OnceCell, RefCell};
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::rc::Rc;
 
+use crate::adapter::hub_base;
 use crate::error::{Error, Result};
-use crate::files::require_free_space;
 use cache::RepositoryCache;
-use client::{Client, Listing, Metadata};
-use download::{Wanted, is_whole};
+use client::{Client, Listing};
 pub use error::{HubError, HubResult};
 pub use name::{
     Commit, DataName, HubName, ModelName, Repository, RepositoryKind, Revision, SCHEME, named_model,
 };
 pub use needed::ModelParts;
 pub use origin::{HubOrigin, HubSource};
+use pattern::{hint, is_pattern, matching};
 pub use settings::HubSettings;
 
 /// Something that happens while files of the hub are looked for.
@@ -59,7 +61,13 @@ pub struct Hub<'a> {
     settings: OnceCell<HubSettings>,
     client: OnceCell<Client>,
     commits: RefCell<BTreeMap<(Repository, Revision), Commit>>,
+    /// Those of the commits that an earlier process saw; the branch may be elsewhere by now.
+    pinned: RefCell<BTreeSet<(Repository, Revision)>>,
     listings: RefCell<BTreeMap<(Repository, Commit), Rc<Listing>>>,
+    /// Those whose commit was taken from the cache as it is.
+    taken: RefCell<BTreeSet<(Repository, Revision)>>,
+    /// The notices that were given: a model is looked at more than once.
+    notices: RefCell<BTreeSet<String>>,
     observe: &'a dyn Fn(HubEvent<'_>),
 }
 
@@ -84,6 +92,38 @@ enum State {
     Listed(Rc<Listing>),
 }
 
+/// What the cache says of a commit.
+struct Known<'a> {
+    /// What it lacks of what is wanted.
+    lacking: &'a dyn Fn(&Commit) -> Option<String>,
+    /// The files that it has not and that the commit may have.
+    undecided: &'a dyn Fn(&Commit) -> Vec<&'static str>,
+    /// Whether that which is wanted is all in the cache where nothing is lacking.
+    is_all: bool,
+}
+
+/// How much of a model is fetched at once.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Extent {
+    /// All but the weights: what else is wrong is found before the long download.
+    SmallFiles,
+    Complete,
+}
+
+/// The folder of a model in the cache that the environment names; none where it is not there. Nobody is asked.
+///
+/// # Errors
+/// What is wrong in the environment.
+pub(crate) fn cached_model(name: &ModelName) -> Result<Option<PathBuf>> {
+    let ModelName { repository, revision } = name;
+    let cache = RepositoryCache::new(&HubSettings::from_environment()?.cache, repository);
+    let commit = revision.commit().or_else(|| cache.commit_of(revision));
+    let folder = commit.map(|commit| cache.snapshot(&commit));
+    // Weights that are missing are noticed where they are read.
+    let parts = ModelParts { weights: false, tokenizer: false };
+    Ok(folder.filter(|folder| needed::lacking(folder, parts).is_none()))
+}
+
 impl<'a> Hub<'a> {
     /// The hub of these settings. Nothing is read or asked for yet.
     pub fn new(settings: HubSettings, observe: &'a dyn Fn(HubEvent<'_>)) -> Self {
@@ -96,7 +136,10 @@ impl<'a> Hub<'a> {
             settings: OnceCell::new(),
             client: OnceCell::new(),
             commits: RefCell::default(),
+            pinned: RefCell::default(),
             listings: RefCell::default(),
+            taken: RefCell::default(),
+            notices: RefCell::default(),
             observe,
         }
     }
@@ -105,6 +148,7 @@ impl<'a> Hub<'a> {
     pub fn pin(&self, sources: &[HubSource]) {
         for source in sources {
             if let Some((repository, revision, commit)) = source.asked_commit() {
+                self.pinned.borrow_mut().insert((repository.clone(), revision.clone()));
                 self.commits.borrow_mut().insert((repository, revision), commit);
             }
         }
@@ -116,10 +160,25 @@ impl<'a> Hub<'a> {
     /// # Errors
     /// [`HubError`], or the system's.
     pub fn model_folder(&self, path: &Path, parts: ModelParts) -> Result<PathBuf> {
+        self.model_folder_until(path, parts, Extent::Complete)
+    }
+
+    /// As [`Hub::model_folder`], for all but the weights; that the hub has them is checked.
+    ///
+    /// # Errors
+    /// As [`Hub::model_folder`].
+    pub fn prepare_model_folder(&self, path: &Path, parts: ModelParts) -> Result<()> {
+        self.model_folder_until(path, parts, Extent::SmallFiles).map(drop)
+    }
+
+    fn model_folder_until(&self, path: &Path, parts: ModelParts, extent: Extent) -> Result<PathBuf> {
         let name = path.to_str().and_then(|text| named_model(text, Path::new("")));
         match name.map(|name| HubName::parse(&name)).transpose()? {
-            None => Ok(path.to_owned()),
-            Some(HubName::Model(name)) => Ok(self.model(&name, parts)?.place),
+            None => {
+                self.fetch_base_until(path, parts, extent)?;
+                Ok(path.to_owned())
+            }
+            Some(HubName::Model(name)) => Ok(self.model_until(&name, parts, extent)?.place),
             Some(HubName::Data(_)) => {
                 Err(Error::format(path, "is data: give a model's folder, or org/name of a model on the hub"))
             }
@@ -150,13 +209,7 @@ impl<'a> Hub<'a> {
 
     /// As [`Hub::model`], for a text.
     pub(crate) fn model_named(&self, text: &str, parts: ModelParts) -> Result<Found<PathBuf>> {
-        match HubName::parse(text)? {
-            HubName::Model(name) => self.model(&name, parts),
-            HubName::Data(_) => {
-                let reason = "is data: a model is named as in org/name or org/name@revision";
-                Err(HubError::BadName { text: text.to_owned(), reason }.into())
-            }
-        }
+        self.model(&model_name(text)?, parts)
     }
 
     /// The folder of a model in the cache; what is missing of these parts is fetched.
@@ -164,17 +217,29 @@ impl<'a> Hub<'a> {
     /// # Errors
     /// [`HubError`], or the system's.
     pub fn model(&self, name: &ModelName, parts: ModelParts) -> Result<Found<PathBuf>> {
+        self.model_until(name, parts, Extent::Complete)
+    }
+
+    fn model_until(&self, name: &ModelName, parts: ModelParts, extent: Extent) -> Result<Found<PathBuf>> {
         let ModelName { repository, revision } = name;
         let cache = self.cache(repository)?;
-        let lacking = |commit: &Commit| needed::lacking(&cache.snapshot(commit), parts);
-        let commit = match self.state(repository, revision, true, &lacking)? {
+        let known = Known {
+            lacking: &|commit| needed::lacking(&cache.snapshot(commit), parts),
+            undecided: &|commit| needed::undecided(&cache, commit, parts),
+            is_all: true,
+        };
+        let commit = match self.state(repository, revision, &known)? {
             State::Cached(commit) => commit,
             State::Listed(listing) => {
                 let Listing { commit, files } = &*listing;
                 needed::require_model(repository, files, parts)?;
                 self.fetch(repository, commit, &needed::small_files(files, parts))?;
-                if parts.weights {
-                    // Last: a folder that has them is whole.
+                for file in needed::READ_IF_THERE.into_iter().filter(|file| !has(files, file)) {
+                    // Where it cannot be remembered, the next process asks again.
+                    let _ = cache.remember_absent(commit, file);
+                }
+                if parts.weights && extent == Extent::Complete {
+                    // Last: a folder that has them is complete.
                     let folder = cache.snapshot(commit);
                     let weights = needed::weight_files(repository, commit, files, &folder)?;
                     let weights: Vec<&str> = weights.iter().map(String::as_str).collect();
@@ -183,7 +248,41 @@ impl<'a> Hub<'a> {
                 commit.clone()
             }
         };
+        self.fetch_base_until(&cache.snapshot(&commit), parts, extent)?;
+        // A snapshot that is complete serves those who are offline better than a newer one that is not.
+        let is_complete =
+            |commit: &Commit| needed::lacking(&cache.snapshot(commit), ModelParts::ALL).is_none();
+        if extent == Extent::Complete
+            && (is_complete(&commit) || !cache.commit_of(revision).as_ref().is_some_and(is_complete))
+        {
+            self.remember(&cache, repository, revision, &commit);
+        }
         Ok(self.found(cache.snapshot(&commit), repository, revision, commit))
+    }
+
+    /// Fetches what is missing of a model's small files, and checks that the hub has these parts of it.
+    pub(crate) fn prepare_model(&self, text: &str, parts: ModelParts) -> Result<Found<PathBuf>> {
+        self.model_until(&model_name(text)?, parts, Extent::SmallFiles)
+    }
+
+    /// Fetches the base of an adapter where it is a model of the hub; of other folders there is nothing to fetch.
+    ///
+    /// # Errors
+    /// As [`Hub::model`]; the adapter's configuration cannot be used.
+    pub(crate) fn fetch_base(&self, folder: &Path, parts: ModelParts) -> Result<()> {
+        self.fetch_base_until(folder, parts, Extent::Complete)
+    }
+
+    /// As [`Hub::prepare_model`], for the base of an adapter.
+    pub(crate) fn prepare_base(&self, folder: &Path, parts: ModelParts) -> Result<()> {
+        self.fetch_base_until(folder, parts, Extent::SmallFiles)
+    }
+
+    fn fetch_base_until(&self, folder: &Path, parts: ModelParts, extent: Extent) -> Result<()> {
+        match hub_base(folder)? {
+            Some(name) => self.model_until(&name, parts, extent).map(drop),
+            None => Ok(()),
+        }
     }
 
     /// The files of a data set in the cache; what is missing is fetched.
@@ -194,24 +293,28 @@ impl<'a> Hub<'a> {
         let DataName { repository, revision, file } = name;
         let cache = self.cache(repository)?;
         // What of a pattern is in the cache need not be all.
-        let is_pattern = file.contains(['*', '?', '[']);
-        let lacking = |commit: &Commit| match matching(&cache.files(commit), file).is_empty() {
-            true => Some(format!("{file} is missing")),
-            false => None,
+        let is_pattern = is_pattern(file);
+        let known = Known {
+            lacking: &|commit| match matching(&cache.files(commit), file) {
+                Ok(files) if !files.is_empty() => None,
+                _ => Some(format!("{file} is missing")),
+            },
+            undecided: &|_| Vec::new(),
+            is_all: !is_pattern,
         };
-        let state = self.state(repository, revision, !is_pattern, &lacking)?;
+        let state = self.state(repository, revision, &known)?;
         let (commit, files) = match &state {
             State::Cached(commit) => {
-                let files = matching(&cache.files(commit), file);
+                let files = matching(&cache.files(commit), file)?;
                 if is_pattern {
                     let count = files.len();
-                    (self.observe)(HubEvent::Notice(&format!(
+                    self.notice(format!(
                         "{repository}: {count} files of the cache match {file}; there may be more on the hub"
-                    )));
+                    ));
                 }
                 (commit, files)
             }
-            State::Listed(listing) => (&listing.commit, matching(&listing.files, file)),
+            State::Listed(listing) => (&listing.commit, matching(&listing.files, file)?),
         };
         if let (State::Listed(listing), true) = (&state, files.is_empty()) {
             return Err(Error::from(HubError::NoFile {
@@ -223,10 +326,17 @@ impl<'a> Hub<'a> {
         }
         if let State::Listed(_) = &state {
             self.fetch(repository, commit, &files.iter().map(String::as_str).collect::<Vec<_>>())?;
+            self.remember(&cache, repository, revision, commit);
         }
         let snapshot = cache.snapshot(commit);
         let places = files.iter().map(|file| snapshot.join(file)).collect();
         Ok(self.found(places, repository, revision, commit.clone()))
+    }
+
+    fn notice(&self, text: String) {
+        if self.notices.borrow_mut().insert(text.clone()) {
+            (self.observe)(HubEvent::Notice(&text));
+        }
     }
 
     fn found<T>(&self, place: T, repository: &Repository, revision: &Revision, commit: Commit) -> Found<T> {
@@ -245,32 +355,37 @@ impl<'a> Hub<'a> {
         get_or_make(&self.client, || Client::new(self.settings()?))
     }
 
-    /// Finds out the commit of a revision: from the cache alone where that has all that is wanted (`lacking` says what of a
-    /// commit it has not) and the commit is known, or nothing else may or can be asked. `trusts_cache` is false where the
-    /// cache does not say whether it has all.
-    fn state(
-        &self,
-        repository: &Repository,
-        revision: &Revision,
-        trusts_cache: bool,
-        lacking: &dyn Fn(&Commit) -> Option<String>,
-    ) -> Result<State> {
+    /// Finds out the commit of a revision: from the cache alone where that has all that is wanted and the commit is known, or
+    /// nothing else may or can be asked.
+    fn state(&self, repository: &Repository, revision: &Revision, known: &Known<'_>) -> Result<State> {
+        let Known { lacking, undecided, is_all } = *known;
         let key = (repository.clone(), revision.clone());
         let fixed = revision.commit().or_else(|| self.commits.borrow().get(&key).cloned());
-        if let Some(commit) = fixed.as_ref().filter(|commit| trusts_cache && lacking(commit).is_none()) {
+        let is_cached =
+            |commit: &&Commit| is_all && lacking(commit).is_none() && undecided(commit).is_empty();
+        if let Some(commit) = fixed.as_ref().filter(is_cached) {
             return Ok(State::Cached(commit.clone()));
         }
         let cache = self.cache(repository)?;
         let cached = || fixed.clone().or_else(|| cache.commit_of(revision));
         let keep = |commit: &Commit| drop(self.commits.borrow_mut().insert(key.clone(), commit.clone()));
+        let take = |commit: Commit| {
+            if let files @ [_, ..] = undecided(&commit).as_slice() {
+                self.notice(format!(
+                    "{repository}@{}: the cache has no {}, and whether the model has is not known offline",
+                    commit.short(),
+                    files.join(", no ")
+                ));
+            }
+            keep(&commit);
+            self.taken.borrow_mut().insert(key.clone());
+            State::Cached(commit)
+        };
         if self.settings()?.offline {
             let lacking = match cached() {
                 None => "nothing of it is there".to_owned(),
                 Some(commit) => match lacking(&commit) {
-                    None => {
-                        keep(&commit);
-                        return Ok(State::Cached(commit));
-                    }
+                    None => return Ok(take(commit)),
                     Some(lacking) => lacking,
                 },
             };
@@ -280,8 +395,9 @@ impl<'a> Hub<'a> {
         }
         match self.listing(repository, fixed.as_ref().map_or(revision.as_str(), Commit::as_str)) {
             Ok(listing) => {
-                if fixed.is_none() {
-                    cache.remember(revision, &listing.commit)?;
+                // While a complete snapshot is there, the branch moves on once the new one is complete.
+                if cache.commit_of(revision).is_none_or(|earlier| lacking(&earlier).is_some()) {
+                    self.remember(&cache, repository, revision, &listing.commit);
                 }
                 keep(&listing.commit);
                 Ok(State::Listed(listing))
@@ -291,15 +407,33 @@ impl<'a> Hub<'a> {
                     return Err(error.into());
                 };
                 if let HubError::Unreachable { address, reason, .. } = &*error {
-                    (self.observe)(HubEvent::Notice(&format!(
-                        "{repository}@{revision}: cannot reach {address} ({reason}); the cache's commit {} is used",
+                    self.notice(format!(
+                        "{repository}@{revision}: {address} cannot be reached ({reason}); the cache's commit {} is used",
                         commit.short()
-                    )));
+                    ));
                 }
-                keep(&commit);
-                Ok(State::Cached(commit))
+                Ok(take(commit))
             }
             Err(error) => Err(error),
+        }
+    }
+
+    /// Remembers where a branch or tag is, for those who are offline. Nothing else depends on it: a cache that cannot be
+    /// written is told of.
+    fn remember(
+        &self,
+        cache: &RepositoryCache,
+        repository: &Repository,
+        revision: &Revision,
+        commit: &Commit,
+    ) {
+        let is_pinned = self.pinned.borrow().contains(&(repository.clone(), revision.clone()));
+        if is_pinned || revision.commit().is_some() {
+            return;
+        }
+        if let Err(error) = cache.remember(revision, commit) {
+            let text = format!("{repository}: the commit of {revision} is not remembered: {error}");
+            self.notice(text);
         }
     }
 
@@ -314,51 +448,21 @@ impl<'a> Hub<'a> {
         self.listings.borrow_mut().insert(key, Rc::clone(&listing));
         Ok(listing)
     }
+}
 
-    /// Brings files of a commit into the cache.
-    fn fetch(&self, repository: &Repository, commit: &Commit, files: &[&str]) -> Result<()> {
-        let cache = self.cache(repository)?;
-        let snapshot = cache.snapshot(commit);
-        let missing = files.iter().filter(|file| !snapshot.join(file).is_file());
-        let client = self.client()?;
-        let with_metadata =
-            |file: &&'_ str| Ok((file.to_string(), client.metadata(repository, commit, file)?));
-        let missing = missing.map(with_metadata).collect::<HubResult<Vec<(String, Metadata)>>>()?;
-        let is_new = |metadata: &Metadata| !is_whole(&cache.blob(&metadata.etag), metadata.size);
-        let new = || missing.iter().filter(|(_, metadata)| is_new(metadata));
-        let download = Download {
-            name: format!("{repository}@{}", commit.short()),
-            files: new().count(),
-            bytes: new().fold(0, |sum, (_, metadata)| sum.saturating_add(metadata.size)),
-        };
-        if download.files > 0 {
-            require_free_space(&self.settings()?.cache, download.bytes)?;
-            (self.observe)(HubEvent::Begun(&download));
+/// The model that a text names.
+fn model_name(text: &str) -> HubResult<ModelName> {
+    match HubName::parse(text)? {
+        HubName::Model(name) => Ok(name),
+        HubName::Data(_) => {
+            let reason = "is data: a model is named as in org/name or org/name@revision";
+            Err(HubError::BadName { text: text.to_owned(), reason }.into())
         }
-        let mut before = 0;
-        for (file, metadata) in &missing {
-            let wanted = Wanted { repository, commit, file, metadata };
-            let is_counted = is_new(metadata);
-            let observe = |bytes: u64| {
-                if is_counted {
-                    (self.observe)(HubEvent::Progress(&download, before + bytes));
-                }
-            };
-            let is_waiting = || {
-                let text = format!("{repository}: waiting for another process that fetches {file}");
-                (self.observe)(HubEvent::Notice(&text));
-            };
-            let lock = cache.lock(&metadata.etag, is_waiting)?;
-            wanted.fetch(client, &cache, &observe)?;
-            cache.add_to_snapshot(commit, file, &metadata.etag)?;
-            drop(lock);
-            before += if is_counted { metadata.size } else { 0 };
-        }
-        if download.files > 0 {
-            (self.observe)(HubEvent::Finished(&download));
-        }
-        Ok(())
     }
+}
+
+fn has(files: &[String], name: &str) -> bool {
+    files.iter().any(|file| file == name)
 }
 
 /// What a cell holds, made where it holds nothing yet.
@@ -368,34 +472,6 @@ fn get_or_make<T>(cell: &OnceCell<T>, make: impl FnOnce() -> Result<T>) -> Resul
         None => {
             let value = make()?;
             Ok(cell.get_or_init(|| value))
-        }
-    }
-}
-
-/// The files that a text names: the one of that path, else those that match it as a pattern.
-fn matching(files: &[String], text: &str) -> Vec<String> {
-    if files.iter().any(|file| file == text) {
-        return vec![text.to_owned()];
-    }
-    let options = glob::MatchOptions { require_literal_separator: true, ..glob::MatchOptions::new() };
-    let Ok(pattern) = glob::Pattern::new(text) else { return Vec::new() };
-    let mut found: Vec<String> =
-        files.iter().filter(|file| pattern.matches_with(file, options)).cloned().collect();
-    found.retain(|file| name::is_relative_file(file));
-    found.sort();
-    found
-}
-
-/// What a file that is not there may be instead.
-fn hint(files: &[String], text: &str) -> String {
-    let distance = |file: &String| strsim::damerau_levenshtein(file, text);
-    let is_data = |file: &&String| !matches!(file.as_str(), ".gitattributes" | "README.md");
-    let nearest = files.iter().filter(is_data).map(|file| (distance(file), file)).min();
-    match nearest {
-        Some((distance, file)) if distance <= text.len() / 3 => format!(", did you mean {file}?"),
-        _ => {
-            let some: Vec<&str> = files.iter().filter(is_data).take(5).map(String::as_str).collect();
-            if some.is_empty() { String::new() } else { format!(": it has {}", some.join(", ")) }
         }
     }
 }

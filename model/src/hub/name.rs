@@ -90,7 +90,7 @@ fn is_part(text: &str) -> bool {
 pub struct Revision(String);
 
 impl Revision {
-    pub(super) fn parse(text: &str) -> Option<Self> {
+    pub(crate) fn parse(text: &str) -> Option<Self> {
         let is_allowed =
             |byte: u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'.' | b'_' | b'/' | b'+');
         let is_valid = text.bytes().all(is_allowed)
@@ -104,7 +104,7 @@ impl Revision {
         &self.0
     }
 
-    /// The commit, where it is the whole hash of one.
+    /// The commit, where it is the full hash of one.
     pub(super) fn commit(&self) -> Option<Commit> {
         Commit::parse(&self.0)
     }

@@ -5,8 +5,11 @@ use std::path::Path;
 
 use serde::Deserialize;
 
+use super::cache::RepositoryCache;
 use super::error::{HubError, HubResult};
-use super::name::{Commit, Repository, is_relative_file};
+use super::has;
+use super::name::{Commit, Repository, RepositoryKind, is_relative_file};
+use crate::chat_template::TEMPLATE_FOLDER;
 use crate::checkpoint::{INDEX_FILE, SINGLE_FILE, is_copied};
 use crate::files::read_input_text;
 
@@ -16,6 +19,12 @@ const TOKENIZER: &str = "tokenizer.json";
 const CARD: &str = "README.md";
 /// Weights that are added to a model's, and what they are.
 const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+
+/// What a model may have or not and what changes its results.
+pub(super) const READ_IF_THERE: [&str; 3] =
+    ["tokenizer_config.json", "chat_template.jinja", "generation_config.json"];
+/// What else is read where it is there; the other files beside the weights are only copied.
+const ALSO_READ: [&str; 3] = ["special_tokens_map.json", "added_tokens.json", "chat_template.json"];
 
 /// What of a model is read.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -35,7 +44,7 @@ impl ModelParts {
     pub const TOKENIZER: Self = Self { weights: false, tokenizer: true };
 }
 
-/// What a folder lacks to be these parts of a model; none where it is whole.
+/// What a folder lacks to be these parts of a model; none where it is complete.
 pub(super) fn lacking(folder: &Path, parts: ModelParts) -> Option<String> {
     let has = |name: &str| folder.join(name).is_file();
     let lacks = |name: &str| Some(format!("{name} is missing"));
@@ -60,7 +69,29 @@ pub(super) fn lacking(folder: &Path, parts: ModelParts) -> Option<String> {
     }
 }
 
-/// The files of a repository beside the weights, its index of shards last.
+/// Those of the files that change results which a snapshot has not, where the cache does not say that the commit has none:
+/// it may be one that is fetched in part.
+pub(super) fn undecided(cache: &RepositoryCache, commit: &Commit, parts: ModelParts) -> Vec<&'static str> {
+    let folder = cache.snapshot(commit);
+    // An adapter has the tokenizer of its base where it has none itself.
+    if !parts.tokenizer || !folder.join(TOKENIZER).is_file() {
+        return Vec::new();
+    }
+    let is_undecided = |file: &&str| !folder.join(file).is_file() && !cache.is_known_absent(commit, file);
+    READ_IF_THERE.into_iter().filter(is_undecided).collect()
+}
+
+/// Whether a file of a model is not read, and is fetched only to be copied into what is made of it.
+pub(super) fn is_only_copied(repository: &Repository, file: &str) -> bool {
+    let is_read = [CONFIG, TOKENIZER].contains(&file)
+        || READ_IF_THERE.contains(&file)
+        || ALSO_READ.contains(&file)
+        || Path::new(file).starts_with(TEMPLATE_FOLDER);
+    repository.kind == RepositoryKind::Model && (file == CARD || is_copied(file) && !is_read)
+}
+
+/// The files of a repository beside the weights: the tokenizer after those that it is read with, as a folder that has it
+/// counts as one with a tokenizer; then the index of shards.
 pub(super) fn small_files(files: &[String], parts: ModelParts) -> Vec<&str> {
     let is_small = |name: &str| {
         (is_copied(name) || [CONFIG, CARD, ADAPTER[0]].contains(&name))
@@ -68,6 +99,7 @@ pub(super) fn small_files(files: &[String], parts: ModelParts) -> Vec<&str> {
             && name.matches('/').count() <= 1
     };
     let mut small: Vec<&str> = files.iter().map(String::as_str).filter(|name| is_small(name)).collect();
+    small.sort_by_key(|name| *name == TOKENIZER);
     if parts.weights && is_sharded(files) {
         small.push(INDEX_FILE);
     }
@@ -158,10 +190,6 @@ fn describe_other(repository: &Repository, files: &[String]) -> String {
     }
 }
 
-fn has(files: &[String], name: &str) -> bool {
-    files.iter().any(|file| file == name)
-}
-
 /// A single file is what is read where there are both.
 fn is_sharded(files: &[String]) -> bool {
     has(files, INDEX_FILE) && !has(files, SINGLE_FILE)
@@ -182,7 +210,6 @@ fn shards(index: &Path) -> Option<BTreeSet<String>> {
 
 #[cfg(test)]
 mod tests {
-    use super::super::name::RepositoryKind;
     use super::*;
 
     fn names(names: &[&str]) -> Vec<String> {
@@ -218,8 +245,8 @@ mod tests {
             "config.json",
             "generation_config.json",
             "additional_chat_templates/tool_use.jinja",
-            "tokenizer.json",
             "tokenizer_config.json",
+            "tokenizer.json",
         ];
         assert_eq!(small_files(&files, ModelParts::TOKENIZER), expected);
         let with_index: Vec<&str> = expected.into_iter().chain(["model.safetensors.index.json"]).collect();

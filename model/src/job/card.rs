@@ -1,7 +1,7 @@
 //! The card of the final model: `README.md`, in the form that the Hugging Face Hub shows.
 //!
-//! It is made to be published: nothing of the data's rows, of folders or of the machine's name is in it. It follows
-//! from the run alone, so that a run that was stopped and continued has the same card.
+//! It is made to be published: nothing of the data's rows, of folders or of the machine's name is in it. It is written
+//! once, from the run's records: what its owner makes of it stays.
 
 mod header;
 
@@ -13,14 +13,15 @@ use self::header::{BaseHeader, yaml};
 use super::Job;
 use super::cpift::{CORE, GROUPS, REPORT, SavedCores};
 use super::inputs::Base;
+use super::record::RUN;
 use super::session::FINAL;
-use crate::checkpoint::{copied_files, is_copied, is_licence};
+use crate::checkpoint::{copied_files, is_licence};
 use crate::data::Shape;
 use crate::error::Result;
 use crate::files::{self, MOST_TEXT_BYTES, read_input, read_json};
 use crate::hub::HubOrigin;
-use crate::progress::{CoreReport, GroupReport, JobReport, TaskPlan};
-use crate::recipe::{DataFiles, Method, Recipe, SaveDtype, Schedule, TrainSettings};
+use crate::progress::{CoreReport, GroupReport, JobReport, ProcessRecord, RunRecord, TaskPlan, grouped};
+use crate::recipe::{DataFiles, Method, Recipe, TrainSettings};
 
 /// Name of the card, in the base's folder as in the final model's.
 const CARD: &str = "README.md";
@@ -49,22 +50,27 @@ struct CardFacts<'a> {
     groups: Option<GroupReport>,
     recipe: &'a Recipe,
     training_flops: f64,
-    /// What was computed in, and where.
+    /// What was computed in.
     compute: &'static str,
-    device: String,
+    /// The processes that worked on the run.
+    processes: Vec<ProcessRecord>,
     /// Rows were conversations, and the folder has a template for them.
     is_chat: bool,
-    /// The licence among the folder's files.
-    licence_file: Option<String>,
+    /// Names of the base's files that the folder has.
+    copied: Vec<String>,
 }
 
-/// Writes the card into the folder of the final model.
+/// Writes the card into the folder of the final model, where there is none.
 ///
 /// # Errors
 /// When it cannot be written, or a report of the run cannot be read.
 pub fn write(job: &Job, report: &JobReport) -> Result<()> {
+    let path = job.out.join(FINAL).join(CARD);
+    if path.exists() {
+        return Ok(());
+    }
     let card = text(&gather(job, report)?)?;
-    files::write_bytes_atomically(&job.out.join(FINAL).join(CARD), card.as_bytes())
+    files::write_bytes_atomically(&path, card.as_bytes())
 }
 
 fn gather<'a>(job: &'a Job, report: &'a JobReport) -> Result<CardFacts<'a>> {
@@ -75,7 +81,7 @@ fn gather<'a>(job: &'a Job, report: &'a JobReport) -> Result<CardFacts<'a>> {
     let task_models = job.recipe.task.iter().filter_map(|task| task.model.as_deref());
     let data = tasks.iter().flat_map(|task| [Some(&task.train), task.eval.as_ref()]).flatten();
     let has_messages = tasks.iter().any(|task| task.train.shape() == Shape::Messages);
-    let licences = copied_files(folder)?.into_iter().map(|(_, name)| name);
+    let record: Option<RunRecord> = read_json(&job.out.join(RUN))?;
     Ok(CardFacts {
         name: out.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned()),
         base: HubOrigin::of_model(folder),
@@ -96,9 +102,9 @@ fn gather<'a>(job: &'a Job, report: &'a JobReport) -> Result<CardFacts<'a>> {
         recipe: &job.recipe,
         training_flops: job.plan.training_flops,
         compute: job.compute.name(),
-        device: job.device.describe(),
+        processes: record.map(|record| record.processes).unwrap_or_default(),
         is_chat: has_messages && job.inputs.tokenizer.has_chat_template(),
-        licence_file: licences.into_iter().find(|name| is_licence(name)),
+        copied: copied_files(folder)?.into_iter().map(|(_, name)| name).collect(),
     })
 }
 
@@ -173,11 +179,11 @@ fn yaml_list<'a>(key: &str, values: impl Iterator<Item = &'a str>) -> String {
 fn license_link(facts: &CardFacts<'_>) -> Option<String> {
     let link = facts.header.license_link.as_deref()?;
     let file = link.trim_start_matches("./");
-    if link.contains("://") || is_copied(file) {
+    if link.contains("://") || facts.copied.iter().any(|name| name == file) {
         return Some(link.to_owned());
     }
     let base = facts.base.as_ref()?;
-    Some(format!("https://huggingface.co/{}/blob/main/{file}", base.repository))
+    Some(format!("https://huggingface.co/{}/blob/{}/{file}", base.repository, base.revision))
 }
 
 fn introduction(facts: &CardFacts<'_>) -> String {
@@ -227,6 +233,9 @@ fn results(facts: &CardFacts<'_>) -> String {
     if facts.tasks.iter().all(|task| also_trained(task) == 0) {
         text += "Measured by cpift-engine on rows that are not among those that the task is trained on.\n";
     }
+    if facts.recipe.evaluate.decides() {
+        text += "Some of these rows also chose the weights, as `[evaluate]` in the recipe says.\n";
+    }
     for task in facts.tasks.iter().filter(|task| also_trained(task) > 0) {
         let rows = grouped(also_trained(task));
         let _ = writeln!(
@@ -252,19 +261,20 @@ fn training(facts: &CardFacts<'_>) -> Result<String> {
     }
     let steps = grouped(facts.report.steps);
     rows.push(("steps", format!("{steps}, {:.1e} floating-point operations", facts.training_flops)));
-    rows.push((
-        "precision",
-        format!("{}; weights saved as {}", facts.compute, dtype_name(recipe.model.dtype)),
-    ));
+    rows.push(("precision", format!("{}; weights saved as {}", facts.compute, recipe.model.dtype.name())));
     if facts.report.frozen_verified > 0 {
         let frozen = grouped(facts.report.frozen_verified);
         rows.push(("checked", format!("{frozen} frozen parameters unchanged, bit for bit")));
     }
     rows.push(("seed", recipe.seed.to_string()));
-    rows.push((
-        "made by",
-        format!("cpift-engine {} on {}", env!("CARGO_PKG_VERSION"), one_line(&facts.device)),
-    ));
+    let mut makers: Vec<String> = Vec::new();
+    for process in &facts.processes {
+        let maker = format!("cpift-engine {} on {}", process.version, one_line(&process.device));
+        if !makers.contains(&maker) {
+            makers.push(maker);
+        }
+    }
+    rows.push(("made by", makers.join("; ")));
     let mut text = "## Training\n\n| | |\n|---|---|\n".to_owned();
     for (name, value) in rows {
         let _ = writeln!(text, "| {name} | {} |", value.replace('|', "\\|"));
@@ -304,31 +314,19 @@ fn describe_cores(cores: &CoreReport, groups: Option<&GroupReport>) -> String {
         let pairs = groups.jaccard.iter().enumerate().flat_map(|(row, line)| line.iter().skip(row + 1));
         let pairs: Vec<f64> = pairs.copied().collect();
         let mean = pairs.iter().sum::<f64>() / pairs.len().max(1) as f64;
-        format!("; two overlap by {mean:.3} on average (Jaccard), by chance {:.3}", groups.chance)
+        format!("; mean overlap of two (Jaccard) {mean:.3}, by chance {:.3}", groups.chance)
     });
     format!("{} parameters{}", sizes.join(", "), overlap.unwrap_or_default())
 }
 
 fn optimizer(settings: &TrainSettings) -> String {
-    let schedule = match settings.schedule {
-        Schedule::Cosine => "cosine",
-        Schedule::Linear => "linear",
-        Schedule::Constant => "constant",
-    };
+    let schedule = settings.schedule.name();
     let length = match (settings.steps, settings.epochs) {
         (Some(steps), _) => format!("{} steps", grouped(steps)),
         (None, epochs) => format!("{} epochs", epochs.unwrap_or(1.0)),
     };
     let (rate, batch, accumulate) = (settings.learning_rate, settings.batch_size, settings.accumulate);
     format!("AdamW, learning rate {rate:e} ({schedule}), batch {batch}×{accumulate}, {length}")
-}
-
-fn dtype_name(dtype: SaveDtype) -> &'static str {
-    match dtype {
-        SaveDtype::F32 => "f32",
-        SaveDtype::Bf16 => "bf16",
-        SaveDtype::F16 => "f16",
-    }
 }
 
 /// The recipe without what is nobody's business: where files lie, and what they are called.
@@ -381,7 +379,8 @@ fn licence(facts: &CardFacts<'_>) -> String {
     if facts.from_random {
         return String::new();
     }
-    let file = facts.licence_file.as_ref().map(|name| format!(" (`{name}` in this folder)"));
+    let file = facts.copied.iter().find(|name| is_licence(name));
+    let file = file.map(|name| format!(" (`{name}` in this folder)"));
     let base = facts.base.as_ref().map(|origin| origin.repository.as_str());
     if base.is_none() && file.is_none() && facts.header.license.is_none() {
         return String::new();
@@ -396,19 +395,6 @@ fn licence(facts: &CardFacts<'_>) -> String {
 /// A name without what would end a line or a heading.
 fn one_line(text: &str) -> String {
     text.chars().map(|letter| if letter.is_control() { ' ' } else { letter }).collect()
-}
-
-/// A whole number with its thousands set apart: `1 048 576`.
-fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index != 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
 }
 
 #[cfg(test)]

@@ -104,7 +104,7 @@ impl Job {
         let recipe_text = recipe.to_toml()?;
         let identity = RunIdentity::of(recipe, options.pairs)?;
         if !options.resume {
-            files::require_unused(options.out).map_err(|error| holds_a_run(options.out, error))?;
+            require_unused(options.out)?;
         }
         // Another process that works there is told of before anything is read and hashed.
         let lock = FolderLock::take_again(options.out)?.map(OnceLock::from).unwrap_or_default();
@@ -176,7 +176,7 @@ impl Job {
             check_earlier(&self.out, &self.recipe_text, &self.identity)?;
             record::check(&self.out, self.files()?)
         } else {
-            files::require_unused(&self.out).map_err(|error| holds_a_run(&self.out, error))
+            require_unused(&self.out)
         }
     }
 
@@ -262,6 +262,14 @@ pub fn input_files(
         }
         Ok(found)
     })
+}
+
+/// Fails when a run cannot begin in a folder because there is something in it.
+///
+/// # Errors
+/// Naming the folder and what to do.
+pub fn require_unused(out: &Path) -> Result<()> {
+    files::require_unused(out).map_err(|error| holds_a_run(out, error))
 }
 
 /// What to do about a run folder that is not empty.

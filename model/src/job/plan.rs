@@ -182,7 +182,7 @@ fn plan_evaluations(recipe: &Recipe, inputs: &Inputs, trainings: &[TrainingPlan]
     let tokens_of = |task: &Task| -> u64 {
         let Some(eval) = &task.eval else { return 0 };
         let answers = task.answers.as_ref().filter(|_| settings.answers);
-        most_tokens(eval, &task.evaluation_sample, answers, &inputs.base.config)
+        most_tokens(eval, &task.evaluation_sample, answers, inputs.base.config.max_positions)
     };
     let of_all: u64 = inputs.tasks.iter().map(tokens_of).sum();
     let of_one = of_all.div_ceil(inputs.tasks.len().max(1) as u64);

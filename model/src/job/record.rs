@@ -8,6 +8,7 @@ use cpift_engine::Device;
 use serde::{Deserialize, Serialize};
 
 use super::inputs::Inputs;
+use crate::adapter::folders;
 use crate::checkpoint::{Checkpoint, copied_files, is_copied};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
@@ -21,7 +22,7 @@ use crate::{files, machine};
 pub const INPUTS: &str = "inputs.json";
 
 /// What is read of a model that a task brings, beside its weights, where it is there.
-const MODEL_FILES: [&str; 2] = ["config.json", "model.safetensors.index.json"];
+const MODEL_FILES: [&str; 3] = ["adapter_config.json", "config.json", "model.safetensors.index.json"];
 
 /// Name of the record of processes in the run folder.
 pub const RUN: &str = "run.json";
@@ -157,9 +158,11 @@ pub fn check_measured(run: &Path, theirs: &[InputFile], own: &[InputFile]) -> Re
 
 /// Remembers how the files of a model's folder are before it is opened: all that it may have to be read.
 pub fn see_model(known: &KnownFiles, folder: &Path) {
-    existing(folder, &MODEL_FILES).for_each(|path| known.see(&path));
-    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-    entries.for_each(|entry| known.see(&entry.path()));
+    for folder in folders(folder).into_iter().flatten() {
+        existing(&folder, &MODEL_FILES).for_each(|path| known.see(&path));
+        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+        entries.for_each(|entry| known.see(&entry.path()));
+    }
     // Those in folders of templates.
     copied_files(folder).into_iter().flatten().for_each(|(path, _)| known.see(&path));
 }
@@ -173,7 +176,9 @@ pub fn describe_all(recipe: &Recipe, inputs: &Inputs, known: &KnownFiles) -> Res
     let config = recipe.model.config.iter().filter(|path| path.is_file());
     files.extend(config.map(|path| ("model.config".to_owned(), path.clone())));
     let named = |path: PathBuf| (format!("base/{}", file_name(&path)), path);
-    files.extend(existing(&inputs.base.folder, &MODEL_FILES).map(named));
+    for folder in folders(&inputs.base.folder)? {
+        files.extend(existing(&folder, &MODEL_FILES).map(named));
+    }
     let copied = copied_files(&inputs.base.folder)?.into_iter();
     files.extend(copied.map(|(path, name)| (format!("base/{name}"), path)));
     let weights = inputs.base.checkpoint.iter().flat_map(|base| base.files().map(Path::to_owned));
@@ -229,8 +234,11 @@ fn file_name(path: &Path) -> String {
 }
 
 fn model_files(model: &Checkpoint) -> Vec<PathBuf> {
-    let folder = model.files().next().and_then(Path::parent).unwrap_or(Path::new("."));
-    existing(folder, &MODEL_FILES).chain(model.files().map(Path::to_owned)).collect()
+    // Of an adapter its base's folder and its own.
+    let mut folders: Vec<&Path> = model.files().filter_map(Path::parent).collect();
+    folders.dedup();
+    let described = folders.into_iter().flat_map(|folder| existing(folder, &MODEL_FILES));
+    described.chain(model.files().map(Path::to_owned)).collect()
 }
 
 fn existing(folder: &Path, names: &'static [&'static str]) -> impl Iterator<Item = PathBuf> {

@@ -28,8 +28,8 @@ pub struct Best {
     pub step: u64,
     /// How good they are: the mean of [`Score::quality`] over the tasks that count.
     pub quality: f64,
-    /// The share by which the loss is below the base's, in the mean over these tasks: it decides between weights of the
-    /// same quality, as those are that answer nothing right.
+    /// By how much the loss is below the base's, in the mean over these tasks: it decides between weights of the same
+    /// quality, as those are that answer nothing right.
     #[serde(default)]
     pub below_base: f64,
 }
@@ -188,7 +188,7 @@ impl Session<'_> {
                 // The base is measured before anything is trained.
                 let base = self.score(&base, task)?;
                 let quality = score.quality(&base, self.score(&probe, task).as_ref());
-                Some((quality, 1.0 - score.loss / base.loss))
+                Some((quality, base.loss - score.loss))
             })
             .collect();
         let mean = |value: fn(&(f64, f64)) -> f64| {

@@ -68,6 +68,19 @@ pub fn perplexity_text(perplexity: f64) -> String {
     if perplexity < 1e5 { format!("{perplexity:.3}") } else { format!("{perplexity:.3e}") }
 }
 
+/// A whole number with its thousands set apart: `1 048 576`.
+pub fn grouped(value: u64) -> String {
+    let digits = value.to_string();
+    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
+    for (index, digit) in digits.chars().enumerate() {
+        if index != 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(' ');
+        }
+        text.push(digit);
+    }
+    text
+}
+
 /// What a model reaches on a sample of a task's rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SampleScore {

@@ -19,29 +19,46 @@ pub enum RecipeParts<'a> {
 }
 
 impl Source {
-    /// Puts folders and files of the hub's cache in the place of names of the hub, and fetches what is missing of them.
-    /// What the recipe says otherwise is checked before.
+    /// Puts folders and files of the hub's cache in the place of names of the hub, and fetches what is missing of them: first
+    /// all that is small, then data, then weights. What the recipe says otherwise, and whether its local data files are
+    /// there, is checked before.
     ///
     /// # Errors
-    /// As [`Source::recipe`]; a name that cannot be resolved, by file and line or by override.
+    /// As [`Source::recipe`]; a file that is not there; a name that cannot be resolved, by file and line or by override.
     pub fn resolve(&mut self, hub: &Hub<'_>, parts: RecipeParts<'_>) -> Result<()> {
-        if !names_hub(&self.table) {
-            return Ok(());
+        let wanted = match parts {
+            RecipeParts::All => ModelParts::ALL,
+            RecipeParts::Rows(_) => ModelParts::TOKENIZER,
+        };
+        if names_hub(&self.table) {
+            self.resolve_names(hub, parts, wanted)?;
         }
-        self.recipe(&[])?;
-        let mut resolver = Resolver { hub, origins: &self.origins, sources: Vec::new() };
+        // An adapter on the disk may be of a base on the hub; those of the cache have theirs.
+        for folder in model_folders(&self.table) {
+            hub.fetch_base(Path::new(folder), wanted)?;
+        }
+        Ok(())
+    }
+
+    fn resolve_names(&mut self, hub: &Hub<'_>, parts: RecipeParts<'_>, wanted: ModelParts) -> Result<()> {
+        let is_wanted = |name: &str| !matches!(parts, RecipeParts::Rows(Some(wanted)) if wanted != name);
+        for task in self.recipe(&[])?.task.iter().filter(|task| is_wanted(&task.name)) {
+            for files in std::iter::once(&task.train).chain(&task.eval) {
+                files.require_local()?;
+            }
+        }
+        for folder in model_folders(&self.table) {
+            hub.prepare_base(Path::new(folder), wanted)?;
+        }
+        let mut resolver = Resolver { hub, origins: &self.origins, sources: Vec::new(), models: Vec::new() };
         if let Some(Value::Table(model)) = self.table.get_mut("model") {
-            let wanted = match parts {
-                RecipeParts::All => ModelParts::ALL,
-                RecipeParts::Rows(_) => ModelParts::TOKENIZER,
-            };
             resolver.model(model, "base", "model", "model", wanted)?;
         }
         let tasks = self.table.get_mut("task").and_then(Value::as_array_mut);
         for (index, task) in tasks.into_iter().flatten().enumerate() {
             let Some(task) = task.as_table_mut() else { continue };
             let name = task.get("name").and_then(Value::as_str).unwrap_or_default().to_owned();
-            if matches!(parts, RecipeParts::Rows(Some(wanted)) if wanted != name) {
+            if !is_wanted(&name) {
                 continue;
             }
             let (section, name) = (format!("task[{index}]"), format!("task.{name}"));
@@ -52,6 +69,7 @@ impl Source {
                 resolver.data(task, key, &section, &name)?;
             }
         }
+        resolver.complete_models()?;
         self.hub = resolver.sources;
         Ok(())
     }
@@ -68,6 +86,14 @@ impl Source {
         }
         Ok(())
     }
+}
+
+/// The folders that a recipe names as the base and as models of tasks.
+fn model_folders(table: &Table) -> impl Iterator<Item = &str> {
+    let base = table.get("model").and_then(|model| model.get("base"));
+    let tasks = table.get("task").and_then(Value::as_array).into_iter().flatten();
+    let models = base.into_iter().chain(tasks.filter_map(|task| task.get("model")));
+    models.filter(|value| !is_name(value)).filter_map(Value::as_str)
 }
 
 /// Whether a recipe has a name of the hub in it.
@@ -90,10 +116,13 @@ struct Resolver<'a> {
     hub: &'a Hub<'a>,
     origins: &'a Origins,
     sources: Vec<HubSource>,
+    /// Models whose weights are still to be fetched: the key that names each, the name, and what is wanted of it.
+    models: Vec<(String, String, ModelParts)>,
 }
 
 impl Resolver<'_> {
-    /// `section` is the section's name in messages, `name` that in records.
+    /// Puts a model's folder in the place of its name; its weights come with [`Resolver::complete_models`]. `section` is the
+    /// section's name in messages, `name` that in records.
     fn model(
         &mut self,
         section_table: &mut Table,
@@ -103,11 +132,19 @@ impl Resolver<'_> {
         parts: ModelParts,
     ) -> Result<()> {
         let Some(value) = section_table.get_mut(key).filter(|value| is_name(value)) else { return Ok(()) };
-        let text = value.as_str().unwrap_or_default();
-        let found = self.hub.model_named(text, parts);
-        let found = found.map_err(|error| self.locate(&format!("{section}.{key}"), error))?;
+        let text = value.as_str().unwrap_or_default().to_owned();
+        let place = format!("{section}.{key}");
+        let found = self.hub.prepare_model(&text, parts).map_err(|error| self.locate(&place, error))?;
         *value = path_value(&found.place)?;
         self.add(format!("{name}.{key}"), &found);
+        self.models.push((place, text, parts));
+        Ok(())
+    }
+
+    fn complete_models(&self) -> Result<()> {
+        for (place, text, parts) in &self.models {
+            self.hub.model_named(text, *parts).map_err(|error| self.locate(place, error))?;
+        }
         Ok(())
     }
 

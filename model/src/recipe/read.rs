@@ -190,17 +190,13 @@ fn plain_name(path: &Path) -> String {
 fn make_paths_absolute(table: &mut Table, folder: &Path) {
     if let Some(Value::Table(model)) = table.get_mut("model") {
         change_texts(model, "base", &|text| make_model_absolute(text, folder));
-        change_texts(model, "config", &|text| make_absolute(text, folder));
+        change_texts(model, "config", &|text| make_file_absolute(text, folder));
     }
     let tasks = table.get_mut("task").and_then(Value::as_array_mut);
     for task in tasks.into_iter().flatten().filter_map(Value::as_table_mut) {
         change_texts(task, "model", &|text| make_model_absolute(text, folder));
         for key in ["train", "eval"] {
-            change_texts(task, key, &|text| {
-                if !text.starts_with(SCHEME) {
-                    make_absolute(text, folder);
-                }
-            });
+            change_texts(task, key, &|text| make_file_absolute(text, folder));
         }
     }
 }
@@ -217,6 +213,12 @@ fn change_texts(section: &mut Table, key: &str, change: &dyn Fn(&mut String)) {
             }
         }
         _ => {}
+    }
+}
+
+fn make_file_absolute(text: &mut String, folder: &Path) {
+    if !text.starts_with(SCHEME) {
+        make_absolute(text, folder);
     }
 }
 

@@ -8,6 +8,8 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::rows::{Columns, Learn};
 use crate::error::{Error, FileAction, Result};
+use crate::files::invalid_pattern;
+use crate::hub::SCHEME;
 use crate::score::Scoring;
 
 /// `[[task]]`: one task.
@@ -129,6 +131,15 @@ impl DataFiles {
         self.0.iter().map(PathBuf::as_path)
     }
 
+    /// Fails where a file that is not on the hub is not there.
+    pub(super) fn require_local(&self) -> Result<()> {
+        let is_local = |path: &&PathBuf| !path.to_string_lossy().starts_with(SCHEME);
+        for file in Self::new(self.0.iter().filter(is_local).cloned()).expand()? {
+            file.metadata().map_err(Error::file(&file, FileAction::Read))?;
+        }
+        Ok(())
+    }
+
     /// The files that the paths and patterns name, in the recipe's order; those of a pattern by name. A path that
     /// exists is no pattern.
     ///
@@ -142,14 +153,8 @@ impl DataFiles {
                 files.push(path.clone());
                 continue;
             }
-            let invalid = |error: glob::PatternError| {
-                Error::format(
-                    path,
-                    format!("is not a pattern of files: {} (character {})", error.msg, error.pos + 1),
-                )
-            };
             let before = files.len();
-            for found in glob::glob(&text).map_err(invalid)? {
+            for found in glob::glob(&text).map_err(|error| invalid_pattern(path, &error))? {
                 let found = found.map_err(|error| {
                     let folder = error.path().to_owned();
                     Error::file(&folder, FileAction::Read)(error.into())

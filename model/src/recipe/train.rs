@@ -15,6 +15,17 @@ pub enum Schedule {
     Constant,
 }
 
+impl Schedule {
+    /// As recipes write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cosine => "cosine",
+            Self::Linear => "linear",
+            Self::Constant => "constant",
+        }
+    }
+}
+
 /// `[train]`: one fine-tune.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]

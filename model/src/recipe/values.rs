@@ -2,6 +2,7 @@
 
 use super::{FoldWeight, Keep, Method, MixtureShares, ModelSettings, Recipe, TaskSettings, TrainSettings};
 use crate::error::{Error, Result};
+use crate::hub::SCHEME;
 use crate::jinja::Template;
 use crate::score::Scoring;
 
@@ -264,6 +265,10 @@ impl ModelSettings {
             }
             (Some(_), Some(_)) => {
                 return Err(Error::setting("model.config", "excludes model.base: remove one of the two"));
+            }
+            (None, Some(config)) if config.to_string_lossy().starts_with(SCHEME) => {
+                let reason = "is a file: a model of the hub is named by model.base";
+                return Err(Error::setting("model.config", reason));
             }
             _ => {}
         }

@@ -20,6 +20,7 @@ use std::path::{Path, PathBuf};
 use serde_json::Value;
 use tokenizers::{Encoding, PostProcessor, Token};
 
+use crate::adapter::tokenizer_folder;
 use crate::chat_template::{ChatTemplates, TemplateSources};
 use crate::contain;
 use crate::control_tokens::{ControlTokens, aliases, refuse_reserved};
@@ -70,6 +71,7 @@ impl Tokenizer {
     /// # Errors
     /// When a file is missing or cannot be used, or no end-of-sequence token is named anywhere.
     pub fn from_folder(folder: &Path) -> Result<Self> {
+        let folder = &tokenizer_folder(folder)?;
         let path = folder.join("tokenizer.json");
         let bytes = read_file(folder, &path)?;
         let mut json: Value = serde_json::from_slice(&bytes)

@@ -6,6 +6,7 @@ use std::path::Path;
 use serde::Serialize;
 use serde_json::Value;
 
+use crate::adapter::model_file;
 use crate::error::{Error, Result};
 use crate::files::read_input_json;
 
@@ -119,13 +120,13 @@ impl SpecialNames {
         if names.added_decoder.is_none() {
             names.read_added_file(&folder.join("added_tokens.json"))?;
         }
-        let path = folder.join("generation_config.json");
+        let path = model_file(folder, "generation_config.json")?;
         let mut bos = None;
         if let Some(json) = read_input_json(&path)? {
             names.generation_eos = ids(&path, "eos_token_id", &json["eos_token_id"])?;
             bos = ids(&path, "bos_token_id", &json["bos_token_id"])?.first().copied();
         }
-        let path = folder.join("config.json");
+        let path = model_file(folder, "config.json")?;
         let model = read_input_json(&path)?.unwrap_or_default();
         names.model_eos = ids(&path, "eos_token_id", &model["eos_token_id"])?;
         names.bos_id = bos.or(ids(&path, "bos_token_id", &model["bos_token_id"])?.first().copied());

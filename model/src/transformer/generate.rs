@@ -3,7 +3,7 @@
 
 mod continuation;
 
-use std::ops::{ControlFlow, Range};
+use std::ops::ControlFlow;
 
 use cpift_engine::ops::attention::Documents;
 use cpift_engine::{Buffer, Real, View};
@@ -52,9 +52,6 @@ struct Row<'a> {
 
 impl<T: Real> Transformer<T> {
     /// Continues every prompt; returns what was added to each, in their order.
-    ///
-    /// A continuation has the rotary angles of its beginning; what is beyond [`ModelConfig::room_behind`] a prompt is
-    /// not what `transformers` gives.
     ///
     /// Prompts are worked on in groups; rows that are finished cost nothing further.
     ///
@@ -149,11 +146,6 @@ impl<T: Real> Transformer<T> {
         Ok(())
     }
 
-    /// Rows of the rotary tables for some positions of the continuation of a prompt: as for the shortest there is.
-    fn rotary_rows(&self, positions: Range<usize>, prompt: &[u32]) -> Range<u32> {
-        self.rotary.rows(positions, prompt.len() + 1)
-    }
-
     fn generate_group(
         &mut self,
         weights: View<'_, T>,
@@ -178,9 +170,7 @@ impl<T: Real> Transformer<T> {
             if active.is_empty() {
                 return Ok(());
             }
-            self.decode(weights, rows, &active, cache)?;
-            let hidden = self.activations.scratch.normed.slice(0..active.len() * self.config.hidden);
-            last_hidden.slice_mut(0..hidden.len()).copy_from(hidden)?;
+            self.decode(weights, rows, &active, cache, &mut last_hidden)?;
         }
     }
 
@@ -202,7 +192,7 @@ impl<T: Real> Transformer<T> {
                     break;
                 }
                 tokens.extend_from_slice(row.prompt);
-                rotary_rows.extend(self.rotary_rows(0..row.prompt.len(), row.prompt));
+                rotary_rows.extend(self.rotary.rows(0..row.prompt.len(), row.prompt.len()));
                 starts.push(tokens.len());
             }
             self.load_tokens(&tokens, &rotary_rows)?;
@@ -219,24 +209,73 @@ impl<T: Real> Transformer<T> {
         Ok(())
     }
 
-    /// Runs the newest token of every active row.
+    /// Runs the newest token of every active row; leaves its normed hidden state in `last_hidden` `[active, C]`.
     fn decode(
         &mut self,
         weights: View<'_, T>,
         rows: &[Row<'_>],
         active: &[usize],
         cache: &mut KeyValueCache<T>,
+        last_hidden: &mut Buffer<T>,
     ) -> Result<()> {
         let newest = |&row: &usize| rows[row].generated.last().copied().unwrap_or_default();
         let length = |row: usize| rows[row].prompt.len() + rows[row].generated.len();
+        let hidden = self.config.hidden;
         let tokens: Vec<u32> = active.iter().map(newest).collect();
-        let rotary_rows =
-            active.iter().flat_map(|&row| self.rotary_rows(length(row) - 1..length(row), rows[row].prompt));
-        let rotary_rows: Vec<u32> = rotary_rows.collect();
+        let rotary_rows = active.iter().map(|&row| (length(row) - 1..length(row), length(row)));
+        let rotary_rows: Vec<u32> =
+            rotary_rows.flat_map(|(position, tokens)| self.rotary.rows(position, tokens)).collect();
         self.load_tokens(&tokens, &rotary_rows)?;
         cache.set_rows(active.iter().map(|&row| (row as u32, length(row) as u32)))?;
         let (pass, activations, timings) = self.pass(weights, active.len());
-        pass.forward(activations, &mut Attend::Cache(cache), false, timings)
+        pass.forward(activations, &mut Attend::Cache(cache), false, timings)?;
+        let newest = activations.scratch.normed.slice(0..active.len() * hidden);
+        last_hidden.slice_mut(0..newest.len()).copy_from(newest)?;
+
+        // A text that outgrows the first context is computed anew, as in `transformers`: its keys have other angles now.
+        for (index, &row) in active.iter().enumerate() {
+            if self.config.context_of(length(row)) != self.config.context_of(length(row) - 1) {
+                let text = [rows[row].prompt, &rows[row].generated].concat();
+                let last = self.fill(weights, &text, 0, cache, row)?;
+                last_hidden.slice_mut(index * hidden..(index + 1) * hidden).copy_from(last.view())?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Computes the tokens of a text from `start` on behind those whose keys and values the slot has, as many at once as
+    /// fit a batch; returns the last one's normed hidden state `[C]`.
+    fn fill(
+        &mut self,
+        weights: View<'_, T>,
+        text: &[u32],
+        start: usize,
+        cache: &mut KeyValueCache<T>,
+        slot: usize,
+    ) -> Result<Buffer<T>> {
+        let hidden = self.config.hidden;
+        let mut last_hidden = Buffer::zeros(&self.device, hidden)?;
+        let mut start = start;
+        for chunk in text[start..].chunks(self.max_tokens) {
+            let positions = start..start + chunk.len();
+            let rotary_rows: Vec<u32> = self.rotary.rows(positions.clone(), text.len()).collect();
+            self.load_tokens(chunk, &rotary_rows)?;
+            let documents = Documents::new(&[0, chunk.len()])?;
+            cache.reserve_rows(&self.device, chunk.len())?;
+            let (pass, activations, timings) = self.pass(weights, chunk.len());
+            let mut attend = if start == 0 {
+                Attend::Prefill { documents: &documents, cache, first_slot: slot }
+            } else {
+                // Every token is a row that sees the slot up to itself.
+                cache.set_rows(positions.map(|position| (slot as u32, position as u32 + 1)))?;
+                Attend::Cache(cache)
+            };
+            pass.forward(activations, &mut attend, false, timings)?;
+            let last = activations.scratch.normed.slice((chunk.len() - 1) * hidden..chunk.len() * hidden);
+            last_hidden.view_mut().copy_from(last)?;
+            start += chunk.len();
+        }
+        Ok(last_hidden)
     }
 }
 

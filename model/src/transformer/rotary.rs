@@ -53,7 +53,7 @@ impl RotaryTables {
         Ok(Self { ropes: ropes.collect::<Result<_>>()?, positions, first_context: config.first_context() })
     }
 
-    /// Rows of the tables for some positions of a text of `tokens` tokens.
+    /// Rows of the tables for some positions of a text of `tokens` tokens, as far as it is known.
     pub fn rows(&self, positions: Range<usize>, tokens: usize) -> Range<u32> {
         let is_extended = self.first_context.is_some_and(|first| tokens > first);
         let first_row = if is_extended { self.positions } else { 0 };

@@ -6,8 +6,8 @@ use cpift_model::progress::Silent;
 use cpift_tests::jobs::SmallJob;
 use serde_json::json;
 
-/// Whatever the method, the card is there, says how the model was made and nothing of where, and is the same when the
-/// finished run is continued.
+/// Whatever the method, the card is there, says how the model was made and nothing of where, and is made again where it
+/// is missing, but not in the place of another.
 #[test]
 fn the_final_model_has_a_card() {
     let job = SmallJob::new();
@@ -45,6 +45,9 @@ fn the_final_model_has_a_card() {
         fs::remove_file(job.path(&format!("{method}/final/README.md"))).unwrap();
         job.run(&recipe, method, true, &mut Silent).unwrap();
         assert_eq!(read(), card);
+        fs::write(job.path(&format!("{method}/final/README.md")), "my words").unwrap();
+        job.run(&recipe, method, true, &mut Silent).unwrap();
+        assert_eq!(read(), "my words");
     }
 }
 

@@ -1,5 +1,6 @@
 //! Whole jobs through the library.
 
+mod adapters;
 mod baselines;
 mod card;
 mod changed_inputs;

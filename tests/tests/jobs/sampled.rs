@@ -224,7 +224,7 @@ fn of_the_same_score_the_lowest_loss_is_best() {
     let is_right = |step: &StepReport| step.evaluation.iter().any(|sample| sample.score.share() != Some(0.0));
     assert!(!made.iter().any(is_right), "an answer is right: nothing is tested");
     let below_base = |step: &StepReport| {
-        step.evaluation.iter().map(|sample| 1.0 - sample.score.loss / base[&sample.task].loss).sum()
+        step.evaluation.iter().map(|sample| base[&sample.task].loss - sample.score.loss).sum()
     };
     let best = best_step(&made, below_base);
     assert!(1 < best && best < 8, "the first or the last step is the best: nothing is tested");

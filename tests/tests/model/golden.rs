@@ -144,18 +144,14 @@ fn bf16_on_gpus_matches_pytorch_within_its_roundings() {
     matches_pytorch_on_gpus::<bf16>(Allowed { logits: 0.03, losses: 0.01, gradients: 0.1 });
 }
 
-/// Losses stay within 2 % of PyTorch's in f32 and norms of gradients too, but for two models for which PyTorch's own bf16
-/// is off by more: by up to 8.2 % and 3.3 %, elsewhere by 1.2 % at most. The weights that are computed with are the
-/// master weights, rounded, after every step.
+/// Losses stay within 2 % of PyTorch's in f32 and norms of gradients too, but for gemma3, whose norms of queries and keys
+/// are over 8 elements: there PyTorch's own bf16 is off by up to 8.2 % (1.2 % at most elsewhere). The weights that are
+/// computed with are the master weights, rounded, after every step.
 #[test]
 fn ten_adamw_steps_in_bf16_follow_pytorch() {
     let hyper = Hyper { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
     for (device, name) in gpus().iter().flat_map(|device| ON_GPUS.map(|name| (device, name))) {
-        let allowed_of_norms = match name {
-            "gemma3" => 0.1,
-            "phi3_long" => 0.04,
-            _ => 0.02,
-        };
+        let allowed_of_norms = if name == "gemma3" { 0.1 } else { 0.02 };
         let golden = Golden::open(name);
         let batch = golden.packed();
         let tokens = batch.tokens.len();

@@ -3,6 +3,7 @@
 use super::Context;
 use crate::display::units::{bytes, duration, grouped};
 use crate::report::document::{Block, Section, Table};
+use cpift_model::hub::HubOrigin;
 use cpift_model::recipe::differences;
 
 /// The section `What was run`.
@@ -30,7 +31,9 @@ fn facts(context: &Context<'_>) -> Vec<(String, String)> {
     fact("method", format!("{:?}", context.recipe.method).to_lowercase());
     fact("seed", context.recipe.seed.to_string());
     if let Some(base) = context.recipe.model.base.as_ref().or(context.recipe.model.config.as_ref()) {
-        fact("base model", base.display().to_string());
+        let name = HubOrigin::of_model(base);
+        let name = name.map(|origin| format!("{} at {}, ", origin.repository, origin.revision));
+        fact("base model", format!("{}{}", name.unwrap_or_default(), base.display()));
     }
     if let Some(record) = &run.record {
         let plan = &record.plan;

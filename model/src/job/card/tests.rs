@@ -19,6 +19,17 @@ fn task_plan(name: &str, eval_rows: Option<u64>) -> TaskPlan {
     }
 }
 
+fn process(device: &str) -> ProcessRecord {
+    ProcessRecord {
+        version: "1.2.3".to_owned(),
+        device: device.to_owned(),
+        threads: 2,
+        system: "linux".to_owned(),
+        memory_bytes: None,
+        began: String::new(),
+    }
+}
+
 fn report(method: Method) -> JobReport {
     let score = |loss, share| Score {
         loss,
@@ -76,9 +87,9 @@ fn facts<'a>(recipe: &'a Recipe, report: &'a JobReport, tasks: &'a [TaskPlan]) -
         recipe,
         training_flops: 1.25e15,
         compute: "f32",
-        device: "cpu, 2 threads".to_owned(),
+        processes: ["cpu, 2 threads", "cpu, 2 threads", "cpu, 4 threads"].map(process).to_vec(),
         is_chat: true,
-        licence_file: Some("LICENSE.pdf".to_owned()),
+        copied: vec!["tokenizer.json".to_owned(), "LICENSE.pdf".to_owned()],
     }
 }
 
@@ -119,6 +130,7 @@ fn a_card_has_what_the_hub_reads_and_what_people_want_to_know() {
         "| method | cpift: importance `net`, cores of 1 % of the parameters, groups {sort} |",
         "| steps | 1 744, 1.2e15 floating-point operations |",
         "| precision | f32; weights saved as f32 |",
+        "| made by | cpift-engine 1.2.3 on cpu, 2 threads; cpift-engine 1.2.3 on cpu, 4 threads |",
         "| checked | 1 345 frozen parameters unchanged, bit for bit |",
         "````toml",
         "path = \"good\"  # this folder, or its name on the hub",
@@ -147,7 +159,7 @@ fn a_card_without_facts_has_no_empty_lines_for_them() {
     let mut facts = facts(&recipe, &report, &tasks);
     facts.base = None;
     facts.header = BaseHeader::default();
-    facts.licence_file = None;
+    facts.copied.clear();
     facts.is_chat = false;
     facts.datasets.clear();
     let card = text(&facts).unwrap();
@@ -183,7 +195,10 @@ fn links_of_licences_lead_somewhere() {
         facts.header.license_link = Some(link.to_owned());
         license_link(&facts)
     };
-    assert_eq!(link("LICENSE").as_deref(), Some("LICENSE"));
+    assert_eq!(link("./LICENSE.pdf").as_deref(), Some("./LICENSE.pdf"));
     assert_eq!(link("https://example.org/terms").as_deref(), Some("https://example.org/terms"));
-    assert_eq!(link("terms.pdf").as_deref(), Some("https://huggingface.co/org/name/blob/main/terms.pdf"));
+    for elsewhere in ["terms.pdf", "LICENSE"] {
+        let address = format!("https://huggingface.co/org/name/blob/{COMMIT}/{elsewhere}");
+        assert_eq!(link(elsewhere), Some(address));
+    }
 }

@@ -2,10 +2,9 @@
 
 use std::ops::ControlFlow;
 
-use cpift_engine::ops::attention::Documents;
 use cpift_engine::{Buffer, Device, Real, View};
 
-use super::{Attend, Generation, KeyValueCache, Row, Transformer, check_sampling};
+use super::{Generation, KeyValueCache, Row, Transformer, check_sampling};
 use crate::config::{Context, ModelConfig};
 use crate::error::{Error, Result};
 
@@ -47,10 +46,7 @@ impl<T: Real> TextCache<T> {
         config: &ModelConfig,
         device: &Device,
     ) -> Result<()> {
-        // A text that outgrew the first context is turned anew.
-        let context = config.context_of(text.len() + 1);
-        let is_kept = context == std::mem::replace(&mut self.context, context);
-        self.tokens.truncate(if is_kept { self.common(text) } else { 0 });
+        self.tokens.truncate(self.common(text));
         if capacity > self.capacity {
             // Twice as much as before: a long conversation is not copied at every turn.
             let capacity = capacity.max((2 * self.capacity).min(config.max_positions));
@@ -94,51 +90,30 @@ impl<T: Real> Transformer<T> {
         let mut observe = |_: usize, token: u32| observe(token);
         device.scope(|| -> Result<()> {
             let mut logits = Buffer::zeros(&self.device, self.config.vocabulary)?;
-            let mut last_hidden = self.feed(weights, &text[kept.tokens.len()..], text, kept)?;
+            let mut whole = text.to_vec();
+            let mut last_hidden = self.feed(weights, &whole, kept)?;
             loop {
                 self.project(weights, last_hidden.view(), logits.view_mut())?;
                 row.take(&logits.view().to_vec()?, generation, &mut observe)?;
                 match row.generated.last() {
-                    Some(&newest) if !row.done => last_hidden = self.feed(weights, &[newest], text, kept)?,
+                    Some(&newest) if !row.done => whole.push(newest),
                     _ => return Ok(()),
                 }
+                last_hidden = self.feed(weights, &whole, kept)?;
             }
         })?;
         Ok(row.generated)
     }
 
-    /// Computes tokens of the continuation of `prompt` behind those that `kept` has, as many at once as fit a batch;
-    /// returns the last one's normed hidden state `[C]`.
-    fn feed(
-        &mut self,
-        weights: View<'_, T>,
-        tokens: &[u32],
-        prompt: &[u32],
-        kept: &mut TextCache<T>,
-    ) -> Result<Buffer<T>> {
-        let hidden = self.config.hidden;
-        let mut last_hidden = Buffer::zeros(&self.device, hidden)?;
-        for chunk in tokens.chunks(self.max_tokens) {
-            let start = kept.tokens.len();
-            let positions = start..start + chunk.len();
-            let rotary_rows: Vec<u32> = self.rotary_rows(positions.clone(), prompt).collect();
-            self.load_tokens(chunk, &rotary_rows)?;
-            let documents = Documents::new(&[0, chunk.len()])?;
-            let cache = &mut kept.cache;
-            cache.reserve_rows(&self.device, chunk.len())?;
-            let (pass, activations, timings) = self.pass(weights, chunk.len());
-            let mut attend = if start == 0 {
-                Attend::Prefill { documents: &documents, cache, first_slot: 0 }
-            } else {
-                // Every token is a row that sees the slot up to itself.
-                cache.set_rows(positions.map(|position| (0, position as u32 + 1)))?;
-                Attend::Cache(cache)
-            };
-            pass.forward(activations, &mut attend, false, timings)?;
-            let last = activations.scratch.normed.slice((chunk.len() - 1) * hidden..chunk.len() * hidden);
-            last_hidden.view_mut().copy_from(last)?;
-            kept.tokens.extend_from_slice(chunk);
+    /// Computes what `kept` has not of a text; returns the last token's normed hidden state `[C]`.
+    fn feed(&mut self, weights: View<'_, T>, text: &[u32], kept: &mut TextCache<T>) -> Result<Buffer<T>> {
+        let context = self.config.context_of(text.len());
+        if context != std::mem::replace(&mut kept.context, context) {
+            // A text that outgrew the first context is computed anew: its keys have other angles now.
+            kept.tokens.clear();
         }
+        let last_hidden = self.fill(weights, text, kept.tokens.len(), &mut kept.cache, 0)?;
+        kept.tokens.extend_from_slice(&text[kept.tokens.len()..]);
         Ok(last_hidden)
     }
 }

@@ -1,6 +1,7 @@
 //! Model folders and tensor files: read against the format's own library, written for it, and every
 //! fault answered with one line that names it.
 
+mod adapters;
 mod reading;
 mod refused;
 mod writing;

@@ -57,6 +57,9 @@ fn what_is_not_a_model_folder_is_recognised() {
     fs::write(at("file"), "x").unwrap();
     assert_refused(&at("file"), &["is a file"]);
     fs::write(at("model-q4.gguf"), "GGUF").unwrap();
+    assert_refused(&at("model-q4.gguf"), &["is a GGUF model", "safetensors"]);
+    fs::write(at("model.pth"), "PK\x03\x04").unwrap();
+    assert_refused(&at("model.pth"), &["pickle", "save_pretrained"]);
     assert_refused(folder.path(), &["GGUF", "model-q4.gguf"]);
     fs::write(at("config.json"), small_config("llama", false).to_string()).unwrap();
     fs::write(at("adapter_config.json"), "{}").unwrap();
