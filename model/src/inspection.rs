@@ -138,6 +138,14 @@ impl Inspection {
         let files = checkpoint.tensor_files();
         let tokens = PLANNED_TOKENS.min(config.max_positions);
         let mut notices = checkpoint.notices().to_vec();
+        if !config.has_gpu_kernels() {
+            let file = folder.join("config.json");
+            notices.push(format!(
+                "{}: layers of `model_type` = \"{}\" have no kernels for GPUs yet: use `--device cpu`",
+                file.display(),
+                config.family.model_type
+            ));
+        }
         Ok(Self {
             folder: folder.to_owned(),
             family: config.family.model_type,
@@ -176,13 +184,15 @@ impl Inspection {
 fn parameters(config: &ModelConfig) -> Vec<PartParameters> {
     let matrix = (config.vocabulary * config.hidden) as u64;
     let (mut attention, mut mlp, mut norms) = (0, 0, config.hidden);
-    for part in config.parts() {
+    for part in (0..config.layers).flat_map(|layer| config.parts(layer)) {
         match part {
-            Part::Norm { width, .. } => norms += config.layers * width,
+            Part::Norm { width, .. } => norms += width,
             Part::Linear { tensor, outputs, inputs, bias, .. } => {
-                let elements = config.layers * outputs * (inputs + usize::from(bias));
+                let elements = outputs * (inputs + usize::from(bias));
                 if tensor.starts_with("mlp.") { mlp += elements } else { attention += elements }
             }
+            Part::Convolution { channels, taps, .. } => attention += channels * taps,
+            Part::Vector { width, .. } => attention += width,
         }
     }
     let part = |part, parameters| PartParameters { part, parameters };
@@ -215,6 +225,7 @@ fn rotary(config: &ModelConfig) -> Vec<LayersWith> {
     layers_with(config, |layer| {
         Some(match config.attention[layer].rope {
             Some(rope) => describe_rope(&config.ropes[rope], config.head_dim),
+            None if config.attention[layer].delta_net.is_some() => "none (gated DeltaNet)".to_owned(),
             None => "none".to_owned(),
         })
     })
@@ -266,7 +277,9 @@ fn chat_sample(tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Option<ChatS
 fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
     let device = Device::cpu(None)?;
     let mut lines = Vec::new();
-    for (precision, compute) in [("f32", ComputeType::F32), ("bf16 on a GPU", ComputeType::Bf16)] {
+    let precisions = [("f32", ComputeType::F32), ("bf16 on a GPU", ComputeType::Bf16)];
+    let computed = if config.has_gpu_kernels() { &precisions[..] } else { &precisions[..1] };
+    for &(precision, compute) in computed {
         // Weights, gradients and two moments in f32, and the copy of the weights that is computed with.
         let length = config.parameters();
         let state = 4 * length * size_of::<f32>() + Model::copy_bytes(compute, length);

@@ -33,7 +33,7 @@ pub mod transformer;
 pub use batch::{Batch, IGNORE, RowLoss};
 pub use checkpoint::Checkpoint;
 pub use config::{
-    Block, Family, LayerAttention, LinearRole, ModelConfig, NormNames, NormRole, NormWidth, Part,
+    Block, DeltaNet, Family, LayerAttention, LinearRole, ModelConfig, NormNames, NormRole, NormWidth, Part,
     QueryScaling, Rope, RopeScaling, Scales,
 };
 pub use contain::panic_is_contained;

@@ -357,7 +357,7 @@ model("Qwen/Qwen3.5-4B", "qwen3_5", "Qwen3_5ForConditionalGeneration", **V5, ima
                         "rope_theta": 10000000, "rope_type": "default"},
     "tie_word_embeddings": True, "use_cache": True}, tie_word_embeddings=True, video_token_id=121,
       vision_config={"depth": 2, "hidden_size": 32, "model_type": "qwen3_5", "num_heads": 4, "patch_size": 16},
-      vision_end_token_id=122, vision_start_token_id=123, result="qwen3_5")
+      vision_end_token_id=122, vision_start_token_id=123)
 model("google/gemma-2b", "gemma", "GemmaForCausalLM", **sizes(32, 4, 1, 2), **ids(2, 1, 0), attention_bias=False,
       attention_dropout=0.0, head_dim=16, hidden_act="gelu", max_position_embeddings=8192, rms_norm_eps=1e-06,
       rope_theta=10000.0, **V4, result="hidden_act")
@@ -426,7 +426,8 @@ def values(config):
     torch.manual_seed(0)
     built = AutoModelForCausalLM.from_config(text, attn_implementation="eager", dtype=torch.float32)
     base, layers = built.model, built.model.layers
-    attention, embedding = layers[0].self_attn, base.embed_tokens
+    attending = [getattr(layer, "self_attn", None) for layer in layers]
+    attention, embedding = next(filter(None, attending)), base.embed_tokens
     kinds_of_layers = getattr(text, "layer_types", None)
     window = getattr(text, "sliding_window", None)
     if kinds_of_layers is None:
@@ -439,7 +440,7 @@ def values(config):
     nested = hasattr(base.rotary_emb, "full_attention_inv_freq")
     of_layers = kinds_of_layers if nested else [None] * len(layers)
     distinct = sorted(set(of_layers), key=str)
-    rotated = [bool(getattr(layer.self_attn, "use_rope", True)) for layer in layers]
+    rotated = [own is not None and bool(getattr(own, "use_rope", True)) for own in attending]
     rope_of_layers = [distinct.index(kind) if turns else None for kind, turns in zip(of_layers, rotated)]
     tied = bool(text.tie_word_embeddings)
     shapes = {name: list(tensor.shape) for name, tensor in built.state_dict().items()}

@@ -40,6 +40,7 @@ from transformers import Olmo3Config, Olmo3ForCausalLM
 from transformers import Phi3Config, Phi3ForCausalLM
 from transformers import Qwen2Config, Qwen2ForCausalLM
 from transformers import Qwen3Config, Qwen3ForCausalLM
+from transformers import Qwen3_5ForCausalLM, Qwen3_5TextConfig
 from transformers import SmolLM3Config, SmolLM3ForCausalLM
 
 FOLDER = os.path.dirname(os.path.abspath(__file__))
@@ -107,6 +108,20 @@ def zero(suffix):
     return change
 
 
+def ungated_attention(model):
+    """Halves attention's output, as gates of 0 do."""
+    for layer in model.model.layers:
+        if hasattr(layer, "self_attn"):
+            heads = layer.self_attn.q_proj.weight.data.view(-1, 2, layer.self_attn.head_dim, model.config.hidden_size)
+            heads[:, 1] = 0.0
+
+
+def only_newest_tap(model):
+    for layer in model.model.layers:
+        if hasattr(layer, "linear_attn"):
+            layer.linear_attn.conv1d.weight.data[..., :-1] = 0.0
+
+
 # Sizes for classes whose heads are hidden_size // num_attention_heads wide.
 WIDE = SIZES | dict(hidden_size=32)
 WINDOW = 8
@@ -148,6 +163,16 @@ GEMMA3_ROPES = dict(
     sliding_attention=dict(rope_type="default", rope_theta=20.0),
 )
 NO_WINDOW = dict(sliding_window=1000)
+LINEAR_HEADS = dict(
+    linear_num_key_heads=2,
+    linear_num_value_heads=4,
+    linear_key_head_dim=8,
+    linear_value_head_dim=6,
+    linear_conv_kernel_dim=4,
+)
+# A document's first token reads (q·k) v: with a tiny epsilon its norm is nearly the sign of q·k, and steps hang on
+# rounding.
+LINEAR_EPSILON = 1e-2
 
 # Heads of 6 elements are for the CPU alone, those of 8 and 16 for GPUs too.
 # With a head of 16 and base 100 the wavelengths lie on both sides of, and between, the bounds of the llama3 scaling.
@@ -374,6 +399,46 @@ MODELS = {
             "attention factor": dict(rope_parameters=LONGROPE | dict(attention_factor=1.0)),
         },
     ),
+    # The first document is longer than a chunk of the gated delta rule, the second shorter than the convolution.
+    "qwen3_5": Model(
+        Qwen3_5ForCausalLM,
+        Qwen3_5TextConfig(
+            **SIZES,
+            **LINEAR_HEADS,
+            head_dim=16,
+            full_attention_interval=2,
+            rms_norm_eps=LINEAR_EPSILON,
+            tie_word_embeddings=False,
+            rope_parameters=dict(rope_type="default", rope_theta=100.0, partial_rotary_factor=0.5),
+        ),
+        [70, 2, 13],
+        {
+            "gate of attention": ungated_attention,
+            "partial rotation": dict(
+                rope_parameters=dict(rope_type="default", rope_theta=100.0, partial_rotary_factor=0.25)
+            ),
+            "convolution": only_newest_tap,
+            "rate of decay": zero("A_log"),
+            "bias of decay": zero("dt_bias"),
+            "decay by token": zero("in_proj_a.weight"),
+            "beta by token": zero("in_proj_b.weight"),
+            "gate": zero("in_proj_z.weight"),
+        },
+    ),
+    "qwen3_5_tied": Model(
+        Qwen3_5ForCausalLM,
+        Qwen3_5TextConfig(
+            **SIZES,
+            **LINEAR_HEADS | dict(linear_num_key_heads=3, linear_num_value_heads=3, linear_conv_kernel_dim=2),
+            head_dim=16,
+            attention_bias=True,
+            rms_norm_eps=LINEAR_EPSILON,
+            layer_types=["full_attention", "linear_attention"],
+            tie_word_embeddings=True,
+        ),
+        [33, 1, 12],
+        {"gate of attention": ungated_attention, "convolution": only_newest_tap},
+    ),
 }
 
 
@@ -382,11 +447,15 @@ def randomise(model):
     for name, weight in model.named_parameters():
         noise = torch.randn_like(weight)
         if name.endswith("norm.weight"):
-            # Gemma's norms multiply by 1 + weight.
-            centre = 0.0 if "Gemma" in type(model).__name__ else 1.0
+            # Gemma's norms and most of Qwen 3.5's multiply by 1 + weight.
+            is_centred = "Gemma" in type(model).__name__ or "Qwen3_5" in type(model).__name__
+            centre = 0.0 if is_centred and "linear_attn" not in name else 1.0
             weight.data = centre + 0.3 * noise
         elif name.endswith(".bias"):
             weight.data = 0.3 * noise
+        elif name.endswith("conv1d.weight"):
+            # Far from 0: what it makes is scaled to unit length.
+            weight.data = noise
         else:
             weight.data = 0.2 * noise
 

@@ -10,7 +10,7 @@ use safetensors::tensor::Dtype;
 use crate::folders;
 
 /// All golden models.
-pub const NAMES: [&str; 22] = [
+pub const NAMES: [&str; 24] = [
     "llama",
     "llama_tied",
     "llama_llama3",
@@ -21,6 +21,8 @@ pub const NAMES: [&str; 22] = [
     "qwen2",
     "qwen2_window",
     "qwen3",
+    "qwen3_5",
+    "qwen3_5_tied",
     "mistral",
     "ministral3",
     "gemma",

@@ -2,12 +2,15 @@
 
 pub mod adamw;
 pub mod attention;
+pub mod causal_conv1d;
 pub mod cross_entropy;
 pub mod embedding;
+pub mod gated_delta_rule;
 pub mod gated_mlp;
 pub mod linear;
 pub mod merge;
 pub mod norm;
+pub mod output_gate;
 pub mod rms_norm;
 pub mod rope;
 pub mod round;

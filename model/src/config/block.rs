@@ -17,6 +17,9 @@ pub struct Block {
     pub qkv_bias: bool,
     /// Attention's output projection has a bias.
     pub output_bias: bool,
+    /// The query projection makes a gate of attention's output besides: each head's query and gate, one behind the
+    /// other.
+    pub output_gate: bool,
     /// The MLP's projections have biases.
     pub mlp_bias: bool,
     /// What the MLP's gate passes.
@@ -43,6 +46,40 @@ pub enum NormWidth {
     Head,
     /// All heads' of a token.
     AllHeads,
+}
+
+/// Sizes of a gated DeltaNet: what some layers have in place of attention.
+///
+/// Each value head has a state that decays by a gate, which takes the place of keys and values of earlier tokens.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct DeltaNet {
+    /// Heads of queries and keys (HK), a divisor of `value_heads`.
+    pub key_heads: usize,
+    /// Heads of values, gates and states (HV).
+    pub value_heads: usize,
+    /// Elements of a query or key (DK).
+    pub key_dim: usize,
+    /// Elements of a value (DV).
+    pub value_dim: usize,
+    /// Tokens that its convolution sees, the newest included.
+    pub taps: usize,
+}
+
+impl DeltaNet {
+    /// Queries, keys and values of a token: what the convolution goes over.
+    pub fn channels(&self) -> usize {
+        2 * self.key_heads * self.key_dim + self.value_width()
+    }
+
+    /// Values of a token, HV·DV.
+    pub fn value_width(&self) -> usize {
+        self.value_heads * self.value_dim
+    }
+
+    /// Elements of a sequence's states, HV·DK·DV.
+    pub fn state_length(&self) -> usize {
+        self.value_width() * self.key_dim
+    }
 }
 
 /// Widths that the shapes of a layer's tensors follow from.
@@ -75,6 +112,15 @@ pub enum NormRole {
     MlpInput,
     /// Of what the MLP adds.
     MlpOutput,
+    /// Of what a gated DeltaNet's heads read, before their gate.
+    DeltaNet,
+}
+
+impl NormRole {
+    /// Added to the weights of the norm in a model whose other norms have `offset`.
+    pub fn weight_offset(self, offset: f32) -> f32 {
+        if self == Self::DeltaNet { 0.0 } else { offset }
+    }
 }
 
 /// The linear layers of a layer.
@@ -94,9 +140,26 @@ pub enum LinearRole {
     Up,
     /// intermediate → C.
     Down,
+    /// Queries, keys and values of a gated DeltaNet.
+    DeltaNetQkv,
+    /// Gate of a gated DeltaNet's output.
+    DeltaNetGate,
+    /// β of a gated DeltaNet's heads, before its sigmoid.
+    DeltaNetBeta,
+    /// Decay of a gated DeltaNet's heads, before its gate.
+    DeltaNetDecay,
 }
 
-/// A norm or linear layer, and where its weights stand.
+/// Parameters of the heads of a gated DeltaNet, one each.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum VectorRole {
+    /// Added to the decay's input.
+    DtBias,
+    /// ln of the decay's rate.
+    ALog,
+}
+
+/// A part of a layer with weights, and where they stand.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Part {
     /// A norm over `width` elements, with the weight `tensor`.weight.
@@ -125,29 +188,38 @@ pub enum Part {
         /// Whether there is a bias.
         bias: bool,
     },
+    /// A convolution of every channel by itself, with the weight `tensor`.weight `[channels, 1, taps]`.
+    Convolution {
+        /// Name of the tensor inside the layer, without `.weight`.
+        tensor: &'static str,
+        /// Channels.
+        channels: usize,
+        /// Tokens that an output depends on.
+        taps: usize,
+    },
+    /// A parameter of every head, `tensor`.
+    Vector {
+        /// Which.
+        role: VectorRole,
+        /// Name of the tensor inside the layer.
+        tensor: &'static str,
+        /// Its elements.
+        width: usize,
+    },
 }
 
 impl Block {
-    /// The parts of a layer in the order in which their tensors are laid out.
-    pub fn parts(&self, sizes: &BlockSizes) -> Vec<Part> {
-        use LinearRole::{Down, Gate, Key, Output, Query, Up, Value};
-        let BlockSizes { hidden, intermediate, queries, keys, head_dim } = *sizes;
+    /// The parts of a layer in the order in which their tensors are laid out: with attention, or with the given gated
+    /// DeltaNet in its place.
+    pub fn parts(&self, sizes: &BlockSizes, delta_net: Option<&DeltaNet>) -> Vec<Part> {
+        use LinearRole::{Down, Gate, Up};
+        let BlockSizes { hidden, intermediate, .. } = *sizes;
         let mut parts = Parts(Vec::new());
         parts.norm(NormRole::AttentionInput, self.norms.attention_input, hidden);
-        if self.fused_projections {
-            let rows = [(Query, queries), (Key, keys), (Value, keys)];
-            parts.linears("self_attn.qkv_proj", &rows, hidden, self.qkv_bias);
-        } else {
-            parts.linears("self_attn.q_proj", &[(Query, queries)], hidden, self.qkv_bias);
-            parts.linears("self_attn.k_proj", &[(Key, keys)], hidden, self.qkv_bias);
-            parts.linears("self_attn.v_proj", &[(Value, keys)], hidden, self.qkv_bias);
+        match delta_net {
+            None => self.attention(sizes, &mut parts),
+            Some(delta_net) => self.delta_net(hidden, delta_net, &mut parts),
         }
-        if let Some(width) = self.query_key_norm {
-            let of = |heads: usize| if width == NormWidth::Head { head_dim } else { heads };
-            parts.norm(NormRole::Query, Some("self_attn.q_norm"), of(queries));
-            parts.norm(NormRole::Key, Some("self_attn.k_norm"), of(keys));
-        }
-        parts.linears("self_attn.o_proj", &[(Output, hidden)], queries, self.output_bias);
         parts.norm(NormRole::AttentionOutput, self.norms.attention_output, hidden);
         parts.norm(NormRole::MlpInput, self.norms.mlp_input, hidden);
         if self.fused_projections {
@@ -160,6 +232,41 @@ impl Block {
         parts.linears("mlp.down_proj", &[(Down, hidden)], intermediate, self.mlp_bias);
         parts.norm(NormRole::MlpOutput, self.norms.mlp_output, hidden);
         parts.0
+    }
+
+    fn attention(&self, sizes: &BlockSizes, parts: &mut Parts) {
+        use LinearRole::{Key, Output, Query, Value};
+        let BlockSizes { hidden, queries, keys, head_dim, .. } = *sizes;
+        if self.fused_projections {
+            let rows = [(Query, queries), (Key, keys), (Value, keys)];
+            parts.linears("self_attn.qkv_proj", &rows, hidden, self.qkv_bias);
+        } else {
+            let projected = if self.output_gate { 2 * queries } else { queries };
+            parts.linears("self_attn.q_proj", &[(Query, projected)], hidden, self.qkv_bias);
+            parts.linears("self_attn.k_proj", &[(Key, keys)], hidden, self.qkv_bias);
+            parts.linears("self_attn.v_proj", &[(Value, keys)], hidden, self.qkv_bias);
+        }
+        if let Some(width) = self.query_key_norm {
+            let of = |heads: usize| if width == NormWidth::Head { head_dim } else { heads };
+            parts.norm(NormRole::Query, Some("self_attn.q_norm"), of(queries));
+            parts.norm(NormRole::Key, Some("self_attn.k_norm"), of(keys));
+        }
+        parts.linears("self_attn.o_proj", &[(Output, hidden)], queries, self.output_bias);
+    }
+
+    fn delta_net(&self, hidden: usize, sizes: &DeltaNet, parts: &mut Parts) {
+        use LinearRole::{DeltaNetBeta, DeltaNetDecay, DeltaNetGate, DeltaNetQkv, Output};
+        let (channels, values, heads) = (sizes.channels(), sizes.value_width(), sizes.value_heads);
+        let vector = |role, tensor| Part::Vector { role, tensor, width: heads };
+        parts.0.push(vector(VectorRole::DtBias, "linear_attn.dt_bias"));
+        parts.0.push(vector(VectorRole::ALog, "linear_attn.A_log"));
+        parts.0.push(Part::Convolution { tensor: "linear_attn.conv1d", channels, taps: sizes.taps });
+        parts.norm(NormRole::DeltaNet, Some("linear_attn.norm"), sizes.value_dim);
+        parts.linears("linear_attn.out_proj", &[(Output, hidden)], values, false);
+        parts.linears("linear_attn.in_proj_qkv", &[(DeltaNetQkv, channels)], hidden, false);
+        parts.linears("linear_attn.in_proj_z", &[(DeltaNetGate, values)], hidden, false);
+        parts.linears("linear_attn.in_proj_b", &[(DeltaNetBeta, heads)], hidden, false);
+        parts.linears("linear_attn.in_proj_a", &[(DeltaNetDecay, heads)], hidden, false);
     }
 }
 

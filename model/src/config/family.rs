@@ -6,7 +6,7 @@
 
 use cpift_engine::ops::gated_mlp::Activation;
 
-use super::block::{NormNames, NormWidth};
+use super::block::{DeltaNet, NormNames, NormWidth};
 
 /// A family of models, by `model_type`.
 #[derive(Debug, Clone, Copy)]
@@ -31,6 +31,8 @@ pub struct Family {
     pub(super) qkv_bias: Bias,
     /// Bias of attention's output projection.
     pub(super) output_bias: Bias,
+    /// Queries come with a gate of attention's output.
+    pub(super) output_gate: bool,
     /// Biases of the MLP.
     pub(super) mlp_bias: Bias,
     /// Field of the activation, and the one where it is missing.
@@ -53,8 +55,8 @@ pub struct Family {
     pub(super) rope_theta: f64,
     /// Which layers share a rotary embedding.
     pub(super) rope: RopeForm,
-    /// `partial_rotary_factor` is read: only the first part of a head is turned.
-    pub(super) partial_rotary: bool,
+    /// `partial_rotary_factor` is read: only the first part of a head is turned, this share where the field is missing.
+    pub(super) partial_rotary: Option<f64>,
     /// Older names of kinds of rotary embeddings: name and what it means.
     pub(super) rope_aliases: &'static [(&'static str, &'static str)],
     /// Queries are scaled by their position (`llama_4_scaling_beta`), which must be given.
@@ -121,6 +123,9 @@ pub(super) enum Windows {
     WithoutRope,
     /// All but every so many-th, or those in `layer_types`.
     Pattern { period: Period },
+    /// None; all but every so many-th, or those in `layer_types`, have a gated DeltaNet in place of attention, of these
+    /// sizes where the fields are missing.
+    DeltaNets { period: Period, sizes: DeltaNet },
 }
 
 /// Which layers of a pattern have no window.
@@ -184,6 +189,7 @@ const LLAMA: Family = Family {
     fused_projections: false,
     qkv_bias: Bias::Field("attention_bias"),
     output_bias: Bias::Field("attention_bias"),
+    output_gate: false,
     mlp_bias: Bias::Field("mlp_bias"),
     activation: ("hidden_act", Activation::Silu),
     head_dim: HeadDim::FieldOrShare,
@@ -195,7 +201,7 @@ const LLAMA: Family = Family {
     original_max_positions: None,
     rope_theta: 10_000.0,
     rope: RopeForm::Shared,
-    partial_rotary: false,
+    partial_rotary: None,
     rope_aliases: &[],
     scales_queries: false,
     windows: Windows::None,
@@ -232,6 +238,34 @@ const QWEN3: Family = Family {
     output_bias: Bias::Field("attention_bias"),
     head_dim: HeadDim::FieldOr(128),
     ..QWEN2
+};
+
+/// Qwen3.5's language model: three of four layers with a gated DeltaNet, the others with gated attention.
+const QWEN3_5: Family = Family {
+    model_type: "qwen3_5_text",
+    class: "Qwen3_5ForCausalLM",
+    inside: Some("qwen3_5"),
+    default_sizes: &[
+        ("num_attention_heads", 16),
+        ("num_key_value_heads", 4),
+        ("num_hidden_layers", 32),
+        ("vocab_size", 248_320),
+    ],
+    norm_weight_offset: 1.0,
+    output_gate: true,
+    head_dim: HeadDim::FieldOr(256),
+    partial_rotary: Some(0.25),
+    windows: Windows::DeltaNets {
+        period: Period::Field("full_attention_interval", 4),
+        sizes: DeltaNet { key_heads: 16, value_heads: 32, key_dim: 128, value_dim: 128, taps: 4 },
+    },
+    // The convolution in front of a gated DeltaNet has it too.
+    only: &[Only {
+        key: "hidden_act",
+        value: "\"silu\"",
+        allows: |value| value == "silu" || value == "swish",
+    }],
+    ..QWEN3
 };
 
 /// Mistral 7B, Nemo and Small: a window in all layers or in none.
@@ -332,7 +366,7 @@ const PHI3: Family = Family {
     rms_norm_epsilon: 1e-5,
     max_positions: 4096,
     original_max_positions: Some(4096),
-    partial_rotary: true,
+    partial_rotary: Some(1.0),
     rope_aliases: &[("su", "longrope"), ("yarn", "longrope")],
     windows: Windows::EveryLayer { default: None, by_types: false },
     dropouts: &["attention_dropout", "embd_pdrop", "resid_pdrop"],
@@ -391,8 +425,10 @@ const GRANITE: Family = Family {
 };
 
 /// All families.
-pub(super) static FAMILIES: [Family; 13] =
-    [LLAMA, QWEN2, QWEN3, MISTRAL, MINISTRAL3, GEMMA, GEMMA2, GEMMA3, PHI3, OLMO2, OLMO3, SMOLLM3, GRANITE];
+pub(super) static FAMILIES: [Family; 14] = [
+    LLAMA, QWEN2, QWEN3, MISTRAL, MINISTRAL3, GEMMA, GEMMA2, GEMMA3, PHI3, OLMO2, OLMO3, SMOLLM3, GRANITE,
+    QWEN3_5,
+];
 
 impl PartialEq for Family {
     fn eq(&self, other: &Self) -> bool {

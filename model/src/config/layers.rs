@@ -4,6 +4,8 @@ use std::num::NonZeroUsize;
 
 use serde_json::Value;
 
+use super::MOST_HEAD_DIM;
+use super::block::DeltaNet;
 use super::family::{Family, Period, Windows};
 use super::fields::Fields;
 use crate::error::Result;
@@ -12,6 +14,9 @@ use crate::error::Result;
 pub(super) const FULL: &str = "full_attention";
 /// `layer_types` of layers with a window.
 pub(super) const SLIDING: &str = "sliding_attention";
+
+/// `layer_types` of layers with a gated DeltaNet in place of attention.
+const LINEAR: &str = "linear_attention";
 
 /// First layer with a window where the file does not say, in the Qwen families.
 const DEFAULT_FIRST_LAYER: u64 = 28;
@@ -25,6 +30,8 @@ pub struct LayerAttention {
     pub window: Option<NonZeroUsize>,
     /// Number of the rotary embedding among the model's; `None`: heads are not turned.
     pub rope: Option<usize>,
+    /// What the layer has in place of attention, which then has neither window nor rotary embedding.
+    pub delta_net: Option<DeltaNet>,
 }
 
 /// The window of every layer.
@@ -41,6 +48,8 @@ pub(super) fn read_windows(
             read_types(fields, layers, &[FULL])?;
             vec![None; layers]
         }
+        // Their types say which have a gated DeltaNet.
+        Windows::DeltaNets { .. } => vec![None; layers],
         Windows::EveryLayer { default, by_types } => {
             let types = if by_types { read_types(fields, layers, &[FULL, SLIDING])? } else { None };
             let window = read_window(fields, default)?;
@@ -76,10 +85,7 @@ pub(super) fn read_windows(
         Windows::Pattern { period } => {
             let types = read_types(fields, layers, &[FULL, SLIDING])?;
             let window = read_window(fields, Some(DEFAULT_WINDOW))?;
-            let period = match period {
-                Period::Every(period) => period,
-                Period::Field(key, default) => fields.size(key)?.unwrap_or(default),
-            };
+            let period = read_period(fields, period)?;
             let has_window =
                 types.unwrap_or_else(|| (1..=layers).map(|layer| !layer.is_multiple_of(period)).collect());
             // The classes of these families cannot do without, whatever their layers are.
@@ -90,6 +96,47 @@ pub(super) fn read_windows(
         }
     };
     Ok(windows)
+}
+
+/// The gated DeltaNets of the layers that have one.
+pub(super) fn read_delta_nets(
+    fields: &mut Fields<'_>,
+    family: &Family,
+    layers: usize,
+) -> Result<Vec<Option<DeltaNet>>> {
+    let Windows::DeltaNets { period, sizes } = family.windows else { return Ok(vec![None; layers]) };
+    let types = read_types(fields, layers, &[FULL, LINEAR])?;
+    let period = read_period(fields, period)?;
+    let is_linear =
+        types.unwrap_or_else(|| (1..=layers).map(|layer| !layer.is_multiple_of(period)).collect());
+    let sizes = DeltaNet {
+        key_heads: fields.size("linear_num_key_heads")?.unwrap_or(sizes.key_heads),
+        value_heads: fields.size("linear_num_value_heads")?.unwrap_or(sizes.value_heads),
+        key_dim: fields.size("linear_key_head_dim")?.unwrap_or(sizes.key_dim),
+        value_dim: fields.size("linear_value_head_dim")?.unwrap_or(sizes.value_dim),
+        taps: fields.size("linear_conv_kernel_dim")?.unwrap_or(sizes.taps),
+    };
+    if sizes.key_dim.max(sizes.value_dim) > MOST_HEAD_DIM {
+        return Err(fields.error(format!(
+            "`linear_key_head_dim` = {} and `linear_value_head_dim` = {} must be at most {MOST_HEAD_DIM}",
+            sizes.key_dim, sizes.value_dim
+        )));
+    }
+    if !sizes.value_heads.is_multiple_of(sizes.key_heads) {
+        return Err(fields.error(format!(
+            "`linear_num_value_heads` = {} must be a multiple of `linear_num_key_heads` = {}",
+            sizes.value_heads, sizes.key_heads
+        )));
+    }
+    Ok(is_linear.into_iter().map(|is_linear| is_linear.then_some(sizes)).collect())
+}
+
+/// Every how many layers a pattern ends.
+fn read_period(fields: &mut Fields<'_>, period: Period) -> Result<usize> {
+    match period {
+        Period::Every(period) => Ok(period),
+        Period::Field(key, default) => Ok(fields.size(key)?.unwrap_or(default)),
+    }
 }
 
 /// Which layers turn their heads by their position.

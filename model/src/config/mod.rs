@@ -12,18 +12,17 @@ mod nested;
 mod rope;
 mod rope_fields;
 mod supported;
+mod tensors;
 
 use std::path::Path;
 
-use cpift_engine::Layout;
 use cpift_engine::ops::gated_mlp::Activation;
 use serde_json::{Map, Value};
 
 use crate::adapter::model_file;
 use crate::error::{Error, Result};
 use crate::files::read_input_text;
-use block::BlockSizes;
-pub use block::{Block, LinearRole, NormNames, NormRole, NormWidth, Part};
+pub use block::{Block, DeltaNet, LinearRole, NormNames, NormRole, NormWidth, Part, VectorRole};
 pub use family::Family;
 use family::{AttentionScale, Bias, EmbeddingScale, FAMILIES, HeadDim};
 use fields::{Fields, shortened};
@@ -142,10 +141,13 @@ impl ModelConfig {
         let ropes = rope_fields::read(&mut fields, path, family, sizes)?;
         let windows = layers::read_windows(&mut fields, family, layers)?;
         let turned = layers::read_rotary(&mut fields, family, layers)?;
+        let delta_nets = layers::read_delta_nets(&mut fields, family, layers)?;
         let rope_of = |is_sliding: bool| usize::from(is_sliding && ropes.sliding.is_some());
-        let attention = windows.iter().zip(turned).map(|(&window, turned)| LayerAttention {
+        let layer_fields = windows.iter().zip(turned).zip(delta_nets);
+        let attention = layer_fields.map(|((&window, turned), delta_net)| LayerAttention {
             window: window.filter(|window| window.get() < max_positions),
-            rope: turned.then(|| rope_of(window.is_some())),
+            rope: (turned && delta_net.is_none()).then(|| rope_of(window.is_some())),
+            delta_net,
         });
         let mut config = Self {
             family,
@@ -209,6 +211,12 @@ impl ModelConfig {
         &self.ignored
     }
 
+    /// Whether GPUs have kernels for all that its layers compute; for the shapes see
+    /// [`Transformer::memory_plan`](crate::transformer::Transformer::memory_plan).
+    pub fn has_gpu_kernels(&self) -> bool {
+        self.delta_net().is_none() && !self.block.output_gate
+    }
+
     /// Width of all query heads together, `heads · head_dim`: the input of the output projection.
     pub fn attention_width(&self) -> usize {
         self.heads * self.head_dim
@@ -231,77 +239,6 @@ impl ModelConfig {
             Some(first) if tokens > first => Context::Extended,
             _ => Context::First,
         }
-    }
-
-    /// The norms and linear layers of a layer.
-    pub fn parts(&self) -> Vec<Part> {
-        self.block.parts(&BlockSizes {
-            hidden: self.hidden,
-            intermediate: self.intermediate,
-            queries: self.attention_width(),
-            keys: self.kv_width(),
-            head_dim: self.head_dim,
-        })
-    }
-
-    /// Names and shapes of all tensors, as `transformers` names them, in the order they are laid out:
-    /// embedding, layers, last norm, head. Tied weights occur once, as the embedding.
-    pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let parts = self.parts();
-        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, self.hidden])];
-        for layer in 0..self.layers {
-            let mut push = |tensor: &str, kind: &str, shape: &[usize]| {
-                tensors.push((format!("model.layers.{layer}.{tensor}.{kind}"), shape.to_vec()));
-            };
-            for part in &parts {
-                match *part {
-                    Part::Norm { tensor, width, .. } => push(tensor, "weight", &[width]),
-                    Part::Linear { tensor, first_row: 0, tensor_rows, inputs, bias, .. } => {
-                        push(tensor, "weight", &[tensor_rows, inputs]);
-                        if bias {
-                            push(tensor, "bias", &[tensor_rows]);
-                        }
-                    }
-                    // Further rows of a tensor that is listed.
-                    Part::Linear { .. } => {}
-                }
-            }
-        }
-        tensors.push(("model.norm.weight".to_owned(), vec![self.hidden]));
-        if !self.tied {
-            tensors.push(("lm_head.weight".to_owned(), vec![self.vocabulary, self.hidden]));
-        }
-        tensors
-    }
-
-    /// The flat layout of all parameters: [`ModelConfig::tensors`] in their order.
-    ///
-    /// # Errors
-    /// When the model's size overflows.
-    pub fn layout(&self) -> Result<Layout> {
-        Ok(Layout::new(self.tensors())?)
-    }
-
-    /// Number of parameters (D); tied weights count once.
-    pub fn parameters(&self) -> usize {
-        self.tensors().iter().map(|(_, shape)| shape.iter().product::<usize>()).sum()
-    }
-
-    /// Floating-point operations of forward and backward per token, in sequences of `length` tokens:
-    /// 6·N for the matrices, 12·(heads·head_dim) for every token that a token sees in a layer: half of T for causal
-    /// attention, less with a window. N leaves out the embedding of an untied model, which is looked up, not
-    /// multiplied.
-    pub fn flops_per_token(&self, length: usize) -> f64 {
-        let looked_up = if self.tied { 0 } else { self.vocabulary * self.hidden };
-        let multiplied = (self.parameters() - looked_up) as f64;
-        let seen = |layer: &LayerAttention| {
-            let length = length as f64;
-            // The first tokens see fewer than a window holds.
-            let window = layer.window.map_or(length, |window| length.min(window.get() as f64));
-            window - if length > 0.0 { window * window / (2.0 * length) } else { 0.0 }
-        };
-        let seen: f64 = self.attention.iter().map(seen).sum();
-        6.0 * multiplied + 12.0 * self.attention_width() as f64 * seen
     }
 
     /// The first field in which two models differ so that their weights cannot be combined, as
@@ -404,6 +341,7 @@ fn read_block(fields: &mut Fields<'_>, family: &Family) -> Result<Block> {
         fused_projections: family.fused_projections,
         qkv_bias,
         output_bias,
+        output_gate: family.output_gate,
         mlp_bias,
         activation,
     })

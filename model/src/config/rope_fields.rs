@@ -132,7 +132,7 @@ fn read_one(
         None if outer.partial_rotary_factor => outer_fields.positive("partial_rotary_factor")?,
         inner => inner,
     };
-    let partial = partial.unwrap_or(1.0);
+    let partial = partial.or(family.partial_rotary).unwrap_or(1.0);
     let rotary_dim = rotary_dim(&fields, family, sizes, name, partial)?;
     let original = |fields: &mut Fields<'_>, outer_fields: &mut Fields<'_>| -> Result<f64> {
         let inner = fields.positive("original_max_position_embeddings")?;
@@ -210,17 +210,17 @@ fn rotary_dim(fields: &Fields<'_>, family: &Family, sizes: Sizes, name: &str, pa
         // Turns all of the head, some of it by an angle of 0.
         "proportional" => sizes.head_dim,
         // The default kind reads nothing but its base, unless the family says otherwise.
-        "default" if !family.partial_rotary => sizes.head_dim,
+        "default" if family.partial_rotary.is_none() => sizes.head_dim,
         _ => 2 * ((sizes.head_dim as f64 * partial) as usize).div_ceil(2),
     };
-    let whole_head = family.partial_rotary || rotary_dim == sizes.head_dim;
+    let whole_head = family.partial_rotary.is_some() || rotary_dim == sizes.head_dim;
     if !whole_head || rotary_dim == 0 || rotary_dim > sizes.head_dim {
         return Err(fields.error(format!(
             "`partial_rotary_factor` = {partial} is not supported for `model_type` = \"{}\" with heads of {} \
              elements; supported: {}",
             family.model_type,
             sizes.head_dim,
-            if family.partial_rotary { "above 0, up to 1.0" } else { "1.0" }
+            if family.partial_rotary.is_some() { "above 0, up to 1.0" } else { "1.0" }
         )));
     }
     Ok(rotary_dim)

@@ -2,14 +2,15 @@
 //!
 //! Kept per layer and token, in elements: the layer's input C and what its backward cannot cheaply
 //! compute again: 1 C (residual stream before the MLP), H·D + 2 KV·D (q, k, v), H·D + H (attention),
-//! 2 I (gate, up), and C for each norm behind attention or MLP (what it is of). Norms, the gated activation and rotated
-//! normed heads are computed again instead.
+//! 2 I (gate, up), and C for each norm behind attention or MLP (what it is of). A gated DeltaNet keeps, in place of
+//! attention's, what its convolution reads, its output, its gate and those of its heads, M + 2 HV·DV + 2 HV. Norms, gated
+//! activations, convolutions, gated outputs and rotated normed heads are computed again instead.
 //! With `recompute` only the inputs are kept per layer, and the rest exists once.
 
 use bytemuck::Pod;
 use cpift_engine::{Buffer, Device, Indices, Real, ViewMut};
 
-use crate::config::{ModelConfig, NormWidth};
+use crate::config::{DeltaNet, ModelConfig, NormWidth};
 use crate::error::Result;
 
 /// What a transformer is to be used for; decides what is kept in memory.
@@ -47,6 +48,8 @@ pub struct LayerActivations<T: Real> {
     pub attention: Buffer<T>,
     /// Attention's log-sum-exp `[N, H]`.
     pub log_sum_exp: Buffer<f32>,
+    /// What a gated DeltaNet keeps in place of these, else empty.
+    pub delta_net: DeltaNetActivations<T>,
     /// Residual stream between attention and MLP `[N, C]`.
     pub middle: Buffer<T>,
     /// What attention made `[N, C]`, where a norm stands behind it, else empty.
@@ -59,9 +62,26 @@ pub struct LayerActivations<T: Real> {
     pub mlp_output: Buffer<T>,
 }
 
+/// What the backward of a gated DeltaNet reads.
+#[derive(Debug)]
+pub struct DeltaNetActivations<T: Real> {
+    /// Queries, keys and values before the convolution `[N, M]`.
+    pub mixed: Buffer<T>,
+    /// Gate of the output `[N, HV, DV]`; after the backward its gradient.
+    pub gate: Buffer<T>,
+    /// β of the heads before its sigmoid `[N, HV]`.
+    pub beta: Buffer<T>,
+    /// Decay of the heads before its gate `[N, HV]`.
+    pub decay: Buffer<T>,
+    /// What the heads read from their states `[N, HV, DV]`.
+    pub read: Buffer<T>,
+}
+
 /// Queries, keys and values of one layer.
 #[derive(Debug)]
 pub struct Projected<T: Real> {
+    /// Queries and gates of attention's output `[N, H, 2 D]`, where there is such a gate, else empty.
+    pub joined: Buffer<T>,
     /// Queries `[N, H, D]`: rotated, or before their norm where there is one.
     pub query: Buffer<T>,
     /// Keys `[N, KV, D]`, likewise.
@@ -77,7 +97,8 @@ pub struct Scratch<T: Real> {
     pub normed: Buffer<T>,
     /// The latest norm's 1/rms `[N]`.
     pub inverse_rms: Buffer<f32>,
-    /// 1/rms of the queries and, after them, keys of N tokens where they are normed, else empty.
+    /// 1/rms of the queries and, after them, keys of N tokens where they are normed, or of the heads of a gated
+    /// DeltaNet; else empty.
     pub head_inverse_rms: Buffer<f32>,
     /// Forward: what attention or MLP add to the residual stream `[N, C]`. Backward: the gradient of `normed`.
     pub delta: Buffer<T>,
@@ -85,7 +106,7 @@ pub struct Scratch<T: Real> {
     pub d_residual: Buffer<T>,
     /// Gradient of what attention or MLP made `[N, C]`, where it is not that of the residual stream, else empty.
     pub d_added: Buffer<T>,
-    /// In turn the MLP's activation or its gradient `[N, I]`, and the parts of [`HeadScratch`].
+    /// In turn the MLP's activation or its gradient `[N, I]`, and the parts of [`HeadScratch`] or [`DeltaNetScratch`].
     pub wide: Buffer<T>,
 }
 
@@ -96,6 +117,8 @@ pub struct HeadScratch<'a, T: Real> {
     pub query: ViewMut<'a, T>,
     /// Rotated keys `[N, KV, D]` where keys are normed, else empty.
     pub key: ViewMut<'a, T>,
+    /// Attention's output times its gate `[N, H, D]`, where there is one, else empty.
+    pub gated: ViewMut<'a, T>,
     /// Gradient of attention's output `[N, H, D]`; like those below empty in the forward.
     pub d_attention: ViewMut<'a, T>,
     /// Gradient of the queries `[N, H, D]`.
@@ -104,6 +127,8 @@ pub struct HeadScratch<'a, T: Real> {
     pub d_key: ViewMut<'a, T>,
     /// Gradient of the values `[N, KV, D]`.
     pub d_value: ViewMut<'a, T>,
+    /// Gradient of queries and gates `[N, H, 2 D]`, where there are gates, else empty.
+    pub d_joined: ViewMut<'a, T>,
 }
 
 impl<'a, T: Real> HeadScratch<'a, T> {
@@ -122,20 +147,79 @@ impl<'a, T: Real> HeadScratch<'a, T> {
         let normed_tokens = if config.block.query_key_norm.is_some() { tokens } else { 0 };
         let (query, rest) = wide.split_at(normed_tokens * query_width);
         let (key, rest) = rest.split_at(normed_tokens * key_width);
+        let gates = usize::from(config.block.output_gate);
+        let (gated, rest) = rest.split_at(gates * tokens * query_width);
         let (d_attention, rest) = rest.split_at(gradient_tokens * query_width);
         let (d_query, rest) = rest.split_at(gradient_tokens * query_width);
         let (d_key, rest) = rest.split_at(gradient_tokens * key_width);
-        let d_value = rest.slice(0..gradient_tokens * key_width);
-        Self { query, key, d_attention, d_query, d_key, d_value }
+        let (d_value, rest) = rest.split_at(gradient_tokens * key_width);
+        let d_joined = rest.slice(0..gates * gradient_tokens * 2 * query_width);
+        Self { query, key, gated, d_attention, d_query, d_key, d_value, d_joined }
     }
 
     /// Elements per token.
     fn width(config: &ModelConfig, purpose: Purpose) -> usize {
         let heads = config.attention_width() + config.kv_width();
         let normed = if config.block.query_key_norm.is_some() { heads } else { 0 };
+        let gated = if config.block.output_gate { config.attention_width() } else { 0 };
         match purpose {
-            Purpose::Inference => normed,
-            Purpose::Training { .. } => normed + 2 * heads,
+            Purpose::Inference => normed + gated,
+            Purpose::Training { .. } => normed + 2 * heads + 3 * gated,
+        }
+    }
+}
+
+/// Parts of the wide scratch buffer while a gated DeltaNet and its backward run.
+#[derive(Debug)]
+pub struct DeltaNetScratch<'a, T: Real> {
+    /// Queries, keys and values `[N, M]`.
+    pub qkv: ViewMut<'a, T>,
+    /// The normed output `[N, HV, DV]`; in the backward then its gradient.
+    pub normed: ViewMut<'a, T>,
+    /// That times its gate `[N, HV, DV]`; in the backward before that its gradient.
+    pub gated: ViewMut<'a, T>,
+    /// Gradient of what the heads read `[N, HV, DV]`; like those below empty in the forward.
+    pub d_read: ViewMut<'a, T>,
+    /// Gradient of `qkv` `[N, M]`.
+    pub d_qkv: ViewMut<'a, T>,
+    /// Gradient of what the convolution reads `[N, M]`.
+    pub d_mixed: ViewMut<'a, T>,
+    /// Gradient of β's input `[N, HV]`.
+    pub d_beta: ViewMut<'a, T>,
+    /// Gradient of the decay's input `[N, HV]`.
+    pub d_decay: ViewMut<'a, T>,
+}
+
+impl<'a, T: Real> DeltaNetScratch<'a, T> {
+    /// Cuts `wide` for the forward of `tokens` tokens.
+    pub fn forward(sizes: &DeltaNet, wide: ViewMut<'a, T>, tokens: usize) -> Self {
+        Self::cut(sizes, wide, tokens, 0)
+    }
+
+    /// Cuts `wide` for the backward of `tokens` tokens.
+    pub fn backward(sizes: &DeltaNet, wide: ViewMut<'a, T>, tokens: usize) -> Self {
+        Self::cut(sizes, wide, tokens, tokens)
+    }
+
+    fn cut(sizes: &DeltaNet, wide: ViewMut<'a, T>, tokens: usize, gradient_tokens: usize) -> Self {
+        let (channels, values) = (sizes.channels(), sizes.value_width());
+        let (qkv, rest) = wide.split_at(tokens * channels);
+        let (normed, rest) = rest.split_at(tokens * values);
+        let (gated, rest) = rest.split_at(tokens * values);
+        let (d_read, rest) = rest.split_at(gradient_tokens * values);
+        let (d_qkv, rest) = rest.split_at(gradient_tokens * channels);
+        let (d_mixed, rest) = rest.split_at(gradient_tokens * channels);
+        let (d_beta, rest) = rest.split_at(gradient_tokens * sizes.value_heads);
+        let d_decay = rest.slice(0..gradient_tokens * sizes.value_heads);
+        Self { qkv, normed, gated, d_read, d_qkv, d_mixed, d_beta, d_decay }
+    }
+
+    /// Elements per token.
+    fn width(sizes: &DeltaNet, purpose: Purpose) -> usize {
+        let (channels, values) = (sizes.channels(), sizes.value_width());
+        match purpose {
+            Purpose::Inference => channels + 2 * values,
+            Purpose::Training { .. } => 3 * channels + 3 * values + 2 * sizes.value_heads,
         }
     }
 }
@@ -202,31 +286,74 @@ impl<T: Real> Activations<T> {
         };
         let inputs = (0..kept_inputs).map(|_| memory.take("layer inputs", tokens * config.hidden));
         let inputs = inputs.collect::<Result<_>>()?;
-        let layers = (0..kept_layers).map(|_| LayerActivations::build(config, tokens, memory));
+        let mixers = |index| match kept_layers == config.layers {
+            true => Mixers::of_layer(config, index),
+            false => Mixers::of_model(config),
+        };
+        let layers =
+            (0..kept_layers).map(|index| LayerActivations::build(config, mixers(index), tokens, memory));
         let layers = layers.collect::<Result<_>>()?;
         let scratch = Scratch::build(config, tokens, purpose, memory)?;
         Ok(Self { inputs, layers, scratch })
     }
 }
 
+/// What a layer's memory is for: attention, a gated DeltaNet, or the one and the other in turn.
+#[derive(Debug, Clone, Copy)]
+struct Mixers {
+    attention: bool,
+    delta_net: Option<DeltaNet>,
+}
+
+impl Mixers {
+    fn of_layer(config: &ModelConfig, index: usize) -> Self {
+        let delta_net = config.attention[index].delta_net;
+        Self { attention: delta_net.is_none(), delta_net }
+    }
+
+    fn of_model(config: &ModelConfig) -> Self {
+        let attention = config.attention.iter().any(|layer| layer.delta_net.is_none());
+        Self { attention, delta_net: config.delta_net() }
+    }
+}
+
 impl<T: Real> LayerActivations<T> {
-    fn build(config: &ModelConfig, tokens: usize, memory: &mut Memory<'_>) -> Result<Self> {
-        let (query_width, key_width) = (tokens * config.attention_width(), tokens * config.kv_width());
+    fn build(config: &ModelConfig, mixers: Mixers, tokens: usize, memory: &mut Memory<'_>) -> Result<Self> {
+        let attending = if mixers.attention { tokens } else { 0 };
+        let (query_width, key_width) = (attending * config.attention_width(), attending * config.kv_width());
+        let joined_width = if config.block.output_gate { 2 * query_width } else { 0 };
         let norms = &config.block.norms;
         let made = |norm: Option<&str>| if norm.is_some() { tokens * config.hidden } else { 0 };
         Ok(Self {
             projected: Projected {
+                joined: memory.take("attention", joined_width)?,
                 query: memory.take("attention", query_width)?,
                 key: memory.take("attention", key_width)?,
                 value: memory.take("attention", key_width)?,
             },
             attention: memory.take("attention", query_width)?,
-            log_sum_exp: memory.take("attention", tokens * config.heads)?,
+            log_sum_exp: memory.take("attention", attending * config.heads)?,
+            delta_net: DeltaNetActivations::build(mixers.delta_net.as_ref(), tokens, memory)?,
             middle: memory.take("mlp", tokens * config.hidden)?,
             attention_output: memory.take("attention", made(norms.attention_output))?,
             gate: memory.take("mlp", tokens * config.intermediate)?,
             up: memory.take("mlp", tokens * config.intermediate)?,
             mlp_output: memory.take("mlp", made(norms.mlp_output))?,
+        })
+    }
+}
+
+impl<T: Real> DeltaNetActivations<T> {
+    fn build(sizes: Option<&DeltaNet>, tokens: usize, memory: &mut Memory<'_>) -> Result<Self> {
+        let [channels, values, heads] = sizes.map_or([0; 3], |sizes| {
+            [sizes.channels(), sizes.value_width(), sizes.value_heads].map(|width| tokens * width)
+        });
+        Ok(Self {
+            mixed: memory.take("attention", channels)?,
+            gate: memory.take("attention", values)?,
+            beta: memory.take("attention", heads)?,
+            decay: memory.take("attention", heads)?,
+            read: memory.take("attention", values)?,
         })
     }
 }
@@ -243,7 +370,10 @@ impl<T: Real> Scratch<T> {
         let norms = &config.block.norms;
         let has_output_norm = norms.attention_output.is_some() || norms.mlp_output.is_some();
         let d_added = if has_output_norm || config.scales.residual != 1.0 { d_residual } else { 0 };
-        let wide = config.intermediate.max(HeadScratch::<T>::width(config, purpose));
+        let delta_net = config.delta_net();
+        let normed_heads = normed_heads.max(delta_net.map_or(0, |sizes| sizes.value_heads));
+        let delta_net_width = delta_net.map_or(0, |sizes| DeltaNetScratch::<T>::width(&sizes, purpose));
+        let wide = config.intermediate.max(HeadScratch::<T>::width(config, purpose)).max(delta_net_width);
         Ok(Self {
             normed: memory.take(PART, tokens * config.hidden)?,
             inverse_rms: memory.take(PART, tokens)?,

@@ -6,14 +6,14 @@
 //! keep (norms, rotated normed heads, the gated activation) is computed again on the way.
 
 use cpift_engine::ops::attention::{self, Documents};
-use cpift_engine::ops::{embedding, gated_mlp, rope, scale};
+use cpift_engine::ops::{embedding, gated_mlp, output_gate, rope, scale};
 use cpift_engine::{Buffer, Real, View, ViewMut};
 
 use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
 use super::forward::Pass;
 use super::rotary::Heads;
 use super::timings::{Part, Timings};
-use super::weights::{Norm, NormSaved};
+use super::weights::{AttentionWeights, Linear, MixerWeights, Norm, NormSaved};
 use crate::error::Result;
 
 impl<T: Real> Pass<'_, T> {
@@ -38,7 +38,7 @@ impl<T: Real> Pass<'_, T> {
                 backward.timings.lap(Part::Recompute);
             }
             backward.mlp(index, layer)?;
-            backward.attention(index, input, layer)?;
+            backward.mix(index, input, layer)?;
         }
         backward.embedding()
     }
@@ -140,26 +140,51 @@ impl<T: Real> Backward<'_, T> {
         input_norm.map_or(Ok(()), |norm| self.norm(norm, &layer.middle))
     }
 
-    /// `scratch.d_residual` goes from the gradient after attention to that before it.
-    fn attention(&mut self, index: usize, input: &Buffer<T>, layer: &LayerActivations<T>) -> Result<()> {
+    /// `scratch.d_residual` goes from the gradient after attention, or what is in its place, to that before it.
+    fn mix(&mut self, index: usize, input: &Buffer<T>, layer: &mut LayerActivations<T>) -> Result<()> {
         let pass = self.pass;
-        let (device, weights, places) = (pass.device, pass.weights, &pass.places.layers[index]);
+        let places = &pass.places.layers[index];
         let input_norm = places.attention_norm.as_ref();
         self.added(places.attention_output_norm.as_ref(), &layer.attention_output)?;
-        let scratch = &mut *self.scratch;
-        pass.norm_if_any(input_norm, input, scratch)?;
+        pass.norm_if_any(input_norm, input, self.scratch)?;
         self.timings.lap(Part::NormBackward);
+        match &places.mixer {
+            MixerWeights::Attention(mixer) => self.attention((index, mixer), input, layer)?,
+            MixerWeights::DeltaNet(mixer) => {
+                let (scratch, gradients) = (&mut *self.scratch, self.gradients.reborrow());
+                let documents = self.documents;
+                pass.delta_net_backward((index, mixer), input, layer, scratch, documents, gradients)?;
+                self.timings.lap(Part::AttentionBackward);
+            }
+        }
+        input_norm.map_or(Ok(()), |norm| self.norm(norm, input))
+    }
 
-        let projected = &layer.projected;
-        let output_norm = places.attention_output_norm.as_ref();
-        let d_output = pass.d_made(output_norm, &scratch.d_added, &scratch.d_residual);
-        let mut heads = HeadScratch::backward(pass.config, scratch.wide.view_mut(), pass.rows());
+    /// From what attention added to what it read.
+    fn attention(
+        &mut self,
+        (index, places): (usize, &AttentionWeights),
+        input: &Buffer<T>,
+        layer: &LayerActivations<T>,
+    ) -> Result<()> {
+        let pass = self.pass;
+        let (device, weights, projected) = (pass.device, pass.weights, &layer.projected);
+        let Scratch { normed, head_inverse_rms, delta, d_residual, d_added, wide, .. } = &mut *self.scratch;
+        let output_norm = pass.places.layers[index].attention_output_norm.as_ref();
+        let d_output = pass.d_made(output_norm, d_added, d_residual);
+        let mut heads = HeadScratch::backward(pass.config, wide.view_mut(), pass.rows());
         if let Some(norms) = &places.query_key_norms {
-            pass.norm_heads(index, norms, projected, &mut heads, &mut scratch.head_inverse_rms)?;
+            pass.norm_heads(index, norms, projected, &mut heads, head_inverse_rms)?;
         }
         let attention = pass.queries(&layer.attention);
+        let made = pass.gate_attention(projected, &layer.attention, &mut heads)?;
+        places.output.backward_weight(device, d_output, made, self.gradients.reborrow())?;
         places.output.backward_input(device, weights, d_output, heads.d_attention.reborrow(), false)?;
-        places.output.backward_weight(device, d_output, attention, self.gradients.reborrow())?;
+        if pass.config.block.output_gate {
+            let (inputs, d_joined) = ((pass.joined(&projected.joined), attention), heads.d_joined.reborrow());
+            let gradient = heads.d_attention.reborrow();
+            output_gate::backward(device, &pass.gate_shape(), inputs, gradient, d_joined)?;
+        }
         self.timings.lap(Part::ProjectionsBackward);
 
         let inputs = pass.attention_inputs(projected, heads.query.as_view(), heads.key.as_view());
@@ -180,25 +205,25 @@ impl<T: Real> Backward<'_, T> {
         pass.rotate_back(index, Heads::Queries, heads.d_query.reborrow())?;
         pass.rotate_back(index, Heads::Keys, heads.d_key.reborrow())?;
         if let Some(norms) = &places.query_key_norms {
-            let inverse_rms = &scratch.head_inverse_rms;
-            pass.norm_heads_backward(norms, projected, &mut heads, inverse_rms, self.gradients.reborrow())?;
+            let gradients = self.gradients.reborrow();
+            pass.norm_heads_backward(norms, projected, &mut heads, head_inverse_rms, gradients)?;
         }
-        let (d_query, d_key) = (heads.d_query.as_view(), heads.d_key.as_view());
-        let d_value = heads.d_value.as_view();
-        let normed = pass.normed(input_norm, input, &scratch.normed);
-        let projections = [(&places.query, d_query), (&places.key, d_key), (&places.value, d_value)];
-        for (projection, d_projected) in projections {
-            projection.backward_weight(device, d_projected, normed, self.gradients.reborrow())?;
+        if pass.config.block.output_gate {
+            let (d_query, d_joined) = (heads.d_query.as_view(), heads.d_joined.reborrow());
+            output_gate::put_queries(device, &pass.gate_shape(), d_query, d_joined)?;
         }
-        let (d_input, accumulate) = d_input(input_norm, &mut scratch.delta, &mut scratch.d_residual);
-        let mut d_input = pass.hidden_mut(d_input);
-        for (index, (projection, d_projected)) in projections.into_iter().enumerate() {
-            let accumulate = accumulate || index > 0;
-            projection.backward_input(device, weights, d_projected, d_input.reborrow(), accumulate)?;
-        }
+        let d_query = if pass.config.block.output_gate { &heads.d_joined } else { &heads.d_query };
+        let projections = [
+            (&places.query, d_query.as_view()),
+            (&places.key, heads.d_key.as_view()),
+            (&places.value, heads.d_value.as_view()),
+        ];
+        let input_norm = pass.places.layers[index].attention_norm.as_ref();
+        let normed = pass.normed(input_norm, input, normed);
+        let into = d_input(input_norm, delta, d_residual);
+        pass.projections_backward(&projections, normed, into, self.gradients.reborrow())?;
         self.timings.lap(Part::ProjectionsBackward);
-
-        input_norm.map_or(Ok(()), |norm| self.norm(norm, input))
+        Ok(())
     }
 
     fn embedding(&mut self) -> Result<()> {
@@ -218,7 +243,7 @@ impl<T: Real> Backward<'_, T> {
 
 /// Where the gradient of what attention or MLP read goes, and whether it is added to what is there: behind their norm, or
 /// to the residual stream's where they have none.
-fn d_input<'a, T: Real>(
+pub fn d_input<'a, T: Real>(
     input_norm: Option<&Norm>,
     delta: &'a mut Buffer<T>,
     d_residual: &'a mut Buffer<T>,
@@ -227,8 +252,27 @@ fn d_input<'a, T: Real>(
 }
 
 impl<T: Real> Pass<'_, T> {
+    /// The gradients of projections of `normed`, and of `normed` itself into what [`d_input`] says.
+    pub fn projections_backward(
+        &self,
+        projections: &[(&Linear, View<'_, T>)],
+        normed: View<'_, T>,
+        (d_normed, accumulate): (&mut Buffer<T>, bool),
+        mut gradients: ViewMut<'_, f32>,
+    ) -> Result<()> {
+        for (projection, d_projected) in projections {
+            projection.backward_weight(self.device, *d_projected, normed, gradients.reborrow())?;
+        }
+        let mut d_normed = self.hidden_mut(d_normed);
+        for (index, (projection, d_projected)) in projections.iter().enumerate() {
+            let (weights, accumulate) = (self.weights, accumulate || index > 0);
+            projection.backward_input(self.device, weights, *d_projected, d_normed.reborrow(), accumulate)?;
+        }
+        Ok(())
+    }
+
     /// The gradient of what attention or MLP made: see [`Backward::added`].
-    fn d_made<'b>(
+    pub fn d_made<'b>(
         &self,
         output_norm: Option<&Norm>,
         d_added: &'b Buffer<T>,

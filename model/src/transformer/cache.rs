@@ -1,9 +1,9 @@
-//! Keys and values of the sequences being generated.
+//! What layers keep of the sequences being generated: keys and values, or the states of gated DeltaNets.
 
 use cpift_engine::ops::attention::{Cache, Documents};
-use cpift_engine::{Buffer, Device, Indices, Real, View};
+use cpift_engine::{Buffer, Device, IndexView, Indices, Real, View, ViewMut};
 
-use crate::config::ModelConfig;
+use crate::config::{DeltaNet, ModelConfig};
 use crate::error::Result;
 
 /// Keys and values of every layer, one slot of `capacity` tokens per sequence.
@@ -13,6 +13,8 @@ pub struct KeyValueCache<T: Real> {
     keys: Vec<Buffer<T>>,
     /// Per layer `[slots, capacity, KV, D]`.
     values: Vec<Buffer<T>>,
+    /// Per layer the states of its gated DeltaNet, which then has neither keys nor values.
+    states: Vec<Option<DeltaNetStates<T>>>,
     /// Tokens of a slot.
     capacity: usize,
     /// Elements of a token in one layer, KV·D.
@@ -26,14 +28,57 @@ pub struct KeyValueCache<T: Real> {
     row_capacity: usize,
 }
 
+/// The states of a gated DeltaNet, whatever the lengths of the sequences.
+#[derive(Debug)]
+struct DeltaNetStates<T: Real> {
+    sizes: DeltaNet,
+    /// The latest inputs of its convolution `[slots, K − 1, M]`.
+    inputs: Buffer<T>,
+    /// The states of its heads `[slots, HV, DK, DV]`.
+    heads: Buffer<f32>,
+}
+
+impl<T: Real> DeltaNetStates<T> {
+    fn new(sizes: DeltaNet, device: &Device, slots: usize) -> Result<Self> {
+        Ok(Self {
+            sizes,
+            inputs: Buffer::zeros(device, slots * input_length(&sizes))?,
+            heads: Buffer::zeros(device, slots * sizes.state_length())?,
+        })
+    }
+}
+
+/// Elements of the inputs that a convolution keeps of a sequence.
+fn input_length(sizes: &DeltaNet) -> usize {
+    (sizes.taps - 1) * sizes.channels()
+}
+
+/// A gated DeltaNet's states for the rows of a step.
+#[derive(Debug)]
+pub struct StepStates<'a, T: Real> {
+    /// Slots of the rows.
+    pub slots: IndexView<'a>,
+    /// The latest inputs of its convolution `[slots, K − 1, M]`.
+    pub inputs: ViewMut<'a, T>,
+    /// The states of its heads `[slots, HV, DK, DV]`.
+    pub heads: ViewMut<'a, f32>,
+}
+
 impl<T: Real> KeyValueCache<T> {
     /// Room for `slots` sequences of `capacity` tokens.
     pub fn new(config: &ModelConfig, device: &Device, slots: usize, capacity: usize) -> Result<Self> {
         let width = config.kv_width();
-        let layer = |_| Ok(Buffer::zeros(device, slots * capacity * width)?);
+        let layer = |index: usize| {
+            let slots = if config.attention[index].delta_net.is_some() { 0 } else { slots };
+            Ok(Buffer::zeros(device, slots * capacity * width)?)
+        };
+        let states = config.attention.iter().map(|layer| layer.delta_net);
+        let states =
+            states.map(|sizes| sizes.map(|sizes| DeltaNetStates::new(sizes, device, slots)).transpose());
         Ok(Self {
             keys: (0..config.layers).map(layer).collect::<Result<_>>()?,
             values: (0..config.layers).map(layer).collect::<Result<_>>()?,
+            states: states.collect::<Result<_>>()?,
             capacity,
             width,
             rows: Vec::with_capacity(slots),
@@ -45,7 +90,16 @@ impl<T: Real> KeyValueCache<T> {
 
     /// Bytes that one sequence of `capacity` tokens takes.
     pub fn bytes_per_slot(config: &ModelConfig, capacity: usize) -> usize {
-        2 * config.layers * capacity * config.kv_width() * size_of::<T>()
+        let layer = |delta_net: Option<DeltaNet>| match delta_net {
+            None => 2 * capacity * config.kv_width() * size_of::<T>(),
+            Some(sizes) => input_length(&sizes) * size_of::<T>() + sizes.state_length() * size_of::<f32>(),
+        };
+        config.attention.iter().map(|attention| layer(attention.delta_net)).sum()
+    }
+
+    /// Whether what is kept of a text's beginning cannot be had from what is kept of the whole.
+    pub fn has_states(&self) -> bool {
+        self.states.iter().any(Option::is_some)
     }
 
     /// Makes room for steps of so many rows.
@@ -58,16 +112,53 @@ impl<T: Real> KeyValueCache<T> {
         Ok(())
     }
 
-    /// Takes over the first tokens of another cache of the same model; both have one slot.
+    /// Takes over the first tokens of another cache of the same model, which with states are all that it has; both have
+    /// one slot.
     pub fn copy_first(&mut self, other: &Self, tokens: usize) -> Result<()> {
         let pairs = |own: &mut [Buffer<T>], others: &[Buffer<T>], length: usize| -> Result<()> {
             for (own, other) in own.iter_mut().zip(others) {
+                // A layer with states has neither.
+                let length = length.min(other.len());
                 own.slice_mut(0..length).copy_from(other.slice(0..length))?;
             }
             Ok(())
         };
         pairs(&mut self.keys, &other.keys, tokens * self.width)?;
-        pairs(&mut self.values, &other.values, tokens * self.width)
+        pairs(&mut self.values, &other.values, tokens * self.width)?;
+        for (own, other) in self.states.iter_mut().flatten().zip(other.states.iter().flatten()) {
+            own.inputs.view_mut().copy_from(other.inputs.view())?;
+            own.heads.view_mut().copy_from(other.heads.view())?;
+        }
+        Ok(())
+    }
+
+    /// The states of `layer`'s gated DeltaNet, for the rows of this step.
+    pub fn states(&mut self, layer: usize) -> Option<StepStates<'_, T>> {
+        let states = self.states[layer].as_mut()?;
+        let (inputs, heads) = (states.inputs.view_mut(), states.heads.view_mut());
+        Some(StepStates { slots: self.slots.view(), inputs, heads })
+    }
+
+    /// Leaves in the slots from `first_slot` on the latest inputs of the convolution in `layer`, from `mixed` `[N, M]`,
+    /// and returns the states of its heads in these slots, to be written.
+    pub fn store_states(
+        &mut self,
+        layer: usize,
+        documents: &Documents,
+        first_slot: usize,
+        mixed: View<'_, T>,
+    ) -> Result<Option<ViewMut<'_, f32>>> {
+        let Some(states) = self.states[layer].as_mut() else { return Ok(None) };
+        let (width, length) = (states.sizes.channels(), input_length(&states.sizes));
+        for (slot, tokens) in (first_slot..).zip(documents.ranges()) {
+            let mut inputs = states.inputs.slice_mut(slot * length..(slot + 1) * length);
+            inputs.fill(T::default())?;
+            let kept = tokens.len().min(states.sizes.taps - 1);
+            let latest = mixed.slice((tokens.end - kept) * width..tokens.end * width);
+            inputs.slice(length - kept * width..length).copy_from(latest)?;
+        }
+        let length = states.sizes.state_length();
+        Ok(Some(states.heads.slice_mut(first_slot * length..(first_slot + documents.len()) * length)))
     }
 
     /// The rows of the next step: slot, and tokens seen with the row's own.

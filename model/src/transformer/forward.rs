@@ -6,14 +6,14 @@
 
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::rms_norm::ResidualOutputs;
-use cpift_engine::ops::{embedding, gated_mlp, rope, scale};
+use cpift_engine::ops::{embedding, gated_mlp, output_gate, rope, scale};
 use cpift_engine::{Buffer, Device, IndexView, Real, View, ViewMut};
 
 use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
 use super::cache::KeyValueCache;
 use super::rotary::{Heads, RotaryTables};
 use super::timings::{Part, Timings};
-use super::weights::{ModelWeights, Norm};
+use super::weights::{AttentionWeights, Linear, MixerWeights, ModelWeights, Norm};
 use crate::config::ModelConfig;
 use crate::error::Result;
 
@@ -73,7 +73,9 @@ impl<T: Real> Pass<'_, T> {
     ) -> Result<()> {
         let Activations { inputs, layers, scratch } = activations;
         let inputs = if keep { &mut inputs[..] } else { &mut inputs[..2] };
-        let layers = if keep { &mut layers[..] } else { &mut layers[..1] };
+        // The memory of one layer is enough for all, unless each has but what its own kind needs.
+        let one_for_all = !keep && self.config.delta_net().is_none();
+        let layers = if one_for_all { &mut layers[..1] } else { &mut layers[..] };
         let (kept_inputs, kept_layers) = (inputs.len(), layers.len());
 
         timings.start();
@@ -84,7 +86,7 @@ impl<T: Real> Pass<'_, T> {
             let layer = &mut layers[index % kept_layers];
             timings.lap(Part::Norm);
             let input = &inputs[index % kept_inputs];
-            self.attention(index, input, layer, scratch, attend, timings)?;
+            self.mix(index, input, layer, scratch, attend, timings)?;
             self.add(self.places.layers[index].mlp_norm.as_ref(), input, scratch, &mut layer.middle)?;
             timings.lap(Part::Norm);
             self.gate_and_up(index, layer, scratch)?;
@@ -115,7 +117,7 @@ impl<T: Real> Pass<'_, T> {
         let mut unseen = Timings::new();
         let places = &self.places.layers[index];
         self.norm_if_any(places.attention_norm.as_ref(), input, scratch)?;
-        self.attention(index, input, layer, scratch, &mut Attend::Documents(documents), &mut unseen)?;
+        self.mix(index, input, layer, scratch, &mut Attend::Documents(documents), &mut unseen)?;
         self.add(places.mlp_norm.as_ref(), input, scratch, &mut layer.middle)?;
         self.gate_and_up(index, layer, scratch)?;
         if places.mlp_output_norm.is_some() {
@@ -203,8 +205,8 @@ impl<T: Real> Pass<'_, T> {
     }
 
     /// `scratch.delta` = attention of `scratch.normed`, or of `input` where it has no norm, with the output projection
-    /// and its norm.
-    fn attention(
+    /// and its norm; or what is in attention's place.
+    fn mix(
         &self,
         index: usize,
         input: &Buffer<T>,
@@ -213,10 +215,36 @@ impl<T: Real> Pass<'_, T> {
         attend: &mut Attend<'_, T>,
         timings: &mut Timings,
     ) -> Result<()> {
-        let (device, weights, places) = (self.device, self.weights, &self.places.layers[index]);
+        match &self.places.layers[index].mixer {
+            MixerWeights::Attention(places) => {
+                self.attention((index, places), input, layer, scratch, attend, timings)
+            }
+            MixerWeights::DeltaNet(places) => {
+                self.delta_net((index, places), input, layer, scratch, attend, timings)
+            }
+        }
+    }
+
+    fn attention(
+        &self,
+        (index, places): (usize, &AttentionWeights),
+        input: &Buffer<T>,
+        layer: &mut LayerActivations<T>,
+        scratch: &mut Scratch<T>,
+        attend: &mut Attend<'_, T>,
+        timings: &mut Timings,
+    ) -> Result<()> {
+        let (device, weights) = (self.device, self.weights);
         let LayerActivations { projected, attention, log_sum_exp, attention_output, .. } = layer;
-        let normed = self.normed(places.attention_norm.as_ref(), input, &scratch.normed);
-        places.query.forward(device, weights, normed, self.queries_mut(&mut projected.query))?;
+        let normed = self.normed(self.places.layers[index].attention_norm.as_ref(), input, &scratch.normed);
+        let query = self.queries_mut(&mut projected.query);
+        if self.config.block.output_gate {
+            let mut joined = self.joined_mut(&mut projected.joined);
+            places.query.forward(device, weights, normed, joined.reborrow())?;
+            output_gate::take_queries(device, &self.gate_shape(), joined.as_view(), query)?;
+        } else {
+            places.query.forward(device, weights, normed, query)?;
+        }
         places.key.forward(device, weights, normed, self.keys_mut(&mut projected.key))?;
         places.value.forward(device, weights, normed, self.keys_mut(&mut projected.value))?;
 
@@ -248,17 +276,47 @@ impl<T: Real> Pass<'_, T> {
         }
         timings.lap(Part::Attention);
 
-        let attention = self.queries(attention);
-        match &places.attention_output_norm {
-            None => places.output.forward(device, weights, attention, self.hidden_mut(&mut scratch.delta))?,
-            Some(norm) => {
-                let output = self.hidden_mut(attention_output);
-                places.output.forward(device, weights, attention, output)?;
-                self.output_norm(norm, attention_output, scratch)?;
-            }
-        }
+        let made = self.gate_attention(projected, attention, &mut heads)?;
+        let Scratch { delta, inverse_rms, .. } = scratch;
+        self.project_mixed((index, &places.output), made, attention_output, delta, inverse_rms)?;
         timings.lap(Part::Projections);
         Ok(())
+    }
+
+    /// What the output projection reads: attention's output, times its gate where it has one.
+    pub fn gate_attention<'b>(
+        &self,
+        projected: &Projected<T>,
+        attention: &'b Buffer<T>,
+        heads: &'b mut HeadScratch<'_, T>,
+    ) -> Result<View<'b, T>> {
+        let attention = self.queries(attention);
+        if !self.config.block.output_gate {
+            return Ok(attention);
+        }
+        let joined = self.joined(&projected.joined);
+        let gated = heads.gated.reborrow();
+        output_gate::forward(self.device, &self.gate_shape(), joined, attention, gated)?;
+        Ok(heads.gated.as_view())
+    }
+
+    /// `delta` = the output projection of what layer `index` mixed, and its norm; where there is one, `before_norm` is
+    /// what it reads.
+    pub fn project_mixed(
+        &self,
+        (index, projection): (usize, &Linear),
+        mixed: View<'_, T>,
+        before_norm: &mut Buffer<T>,
+        delta: &mut Buffer<T>,
+        inverse_rms: &mut Buffer<f32>,
+    ) -> Result<()> {
+        let (device, weights) = (self.device, self.weights);
+        let Some(norm) = &self.places.layers[index].attention_output_norm else {
+            return projection.forward(device, weights, mixed, self.hidden_mut(delta));
+        };
+        projection.forward(device, weights, mixed, self.hidden_mut(before_norm))?;
+        let delta = self.hidden_mut(delta);
+        norm.forward(device, weights, self.hidden(before_norm), delta, inverse_rms.view_mut())
     }
 
     /// `scratch.delta` = norm of what attention or MLP made.
@@ -348,6 +406,12 @@ impl<T: Real> Pass<'_, T> {
         attention_shape(self.config, index)
     }
 
+    /// Shape of the gate of attention's output.
+    pub fn gate_shape(&self) -> output_gate::Shape {
+        let (heads, head_dim) = (self.config.heads, self.config.head_dim);
+        output_gate::Shape { tokens: self.rows(), heads, head_dim }
+    }
+
     /// Shape of the rotation of queries or keys by the rotary embedding of that number.
     pub fn rope_shape(&self, rope: usize, heads: Heads) -> rope::Shape {
         rope::Shape {
@@ -376,6 +440,16 @@ impl<T: Real> Pass<'_, T> {
     /// `[N, H, D]`.
     pub fn queries_mut<'b>(&self, buffer: &'b mut Buffer<T>) -> ViewMut<'b, T> {
         buffer.slice_mut(0..self.rows() * self.config.attention_width())
+    }
+
+    /// `[N, H, 2 D]`.
+    pub fn joined<'b>(&self, buffer: &'b Buffer<T>) -> View<'b, T> {
+        buffer.slice(0..2 * self.rows() * self.config.attention_width())
+    }
+
+    /// `[N, H, 2 D]`.
+    pub fn joined_mut<'b>(&self, buffer: &'b mut Buffer<T>) -> ViewMut<'b, T> {
+        buffer.slice_mut(0..2 * self.rows() * self.config.attention_width())
     }
 
     /// `[N, KV, D]`.

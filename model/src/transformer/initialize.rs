@@ -12,7 +12,8 @@ use crate::error::Result;
 const CHUNK: usize = 1 << 16;
 
 /// Fills `weights` (flat, in `layout`) with what `transformers` starts from: matrices normal with the
-/// configuration's `initializer_range`, norms 1, biases 0. The same seed gives the same bits whatever
+/// configuration's `initializer_range`, norms 1, biases 0; of gated DeltaNets `dt_bias` 1 and `A_log` the logarithm of a
+/// number from 0.01 to 16. The same seed gives the same bits whatever
 /// the number of threads.
 ///
 /// # Errors
@@ -33,8 +34,14 @@ pub fn initialize(
                 random.set_stream((index as u64) << 32 | chunk as u64);
                 fill_normal(&mut random, config.initializer_range, values);
             });
+        } else if segment.name.ends_with(".linear_attn.norm.weight") || segment.name.ends_with(".dt_bias") {
+            values.fill(1.0);
         } else if segment.name.ends_with("norm.weight") {
             values.fill(1.0 - config.block.norm_weight_offset);
+        } else if segment.name.ends_with(".A_log") {
+            let mut random = ChaCha8Rng::seed_from_u64(seed);
+            random.set_stream((index as u64) << 32);
+            values.fill_with(|| random.random_range(0.01f32..16.0).ln());
         }
         weights.reborrow().slice(segment.range()).copy_from_host(&values)?;
     }

@@ -9,6 +9,7 @@
 mod activations;
 mod backward;
 mod cache;
+mod delta_net;
 mod forward;
 mod generate;
 mod initialize;
@@ -20,7 +21,7 @@ mod weights;
 
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::cross_entropy::{self, Workspace};
-use cpift_engine::ops::{linear, softcap};
+use cpift_engine::ops::{causal_conv1d, gated_delta_rule, linear, output_gate, softcap};
 use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 
 use activations::{Activations, BatchBuffers};
@@ -316,10 +317,19 @@ impl<T: Real> Transformer<T> {
     }
 }
 
-/// Fails where there are no kernels for the model's heads on the device.
+/// Fails where there are no kernels for the model's layers on the device.
 fn check_heads(config: &ModelConfig, device: &Device) -> Result<()> {
-    attention::check_device(device, &attention_shape(config, 0))
-        .map_err(|error| Error::setting("--device", format!("{error}; use `--device cpu`")))
+    let check = || -> cpift_engine::Result<()> {
+        if config.delta_net().is_some() {
+            causal_conv1d::check_device(device)?;
+            gated_delta_rule::check_device(device)?;
+        }
+        if config.block.output_gate {
+            output_gate::check_device(device)?;
+        }
+        attention::check_device(device, &attention_shape(config, 0))
+    };
+    check().map_err(|error| Error::setting("--device", format!("{error}; use `--device cpu`")))
 }
 
 fn head_shape(config: &ModelConfig, rows: usize) -> cross_entropy::Shape {

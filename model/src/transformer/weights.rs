@@ -7,7 +7,7 @@ use std::ops::Range;
 use cpift_engine::ops::{linear, rms_norm};
 use cpift_engine::{Device, Layout, Real, View, ViewMut};
 
-use crate::config::{LinearRole, ModelConfig, NormRole, Part};
+use crate::config::{DeltaNet, LinearRole, ModelConfig, NormRole, Part, VectorRole};
 use crate::error::{Error, Result};
 
 /// A linear layer: weight `[outputs, inputs]` and perhaps a bias `[outputs]`.
@@ -157,16 +157,8 @@ pub struct NormSaved<'a, T: Real> {
 pub struct LayerWeights {
     /// Of what attention reads.
     pub attention_norm: Option<Norm>,
-    /// C → H·D.
-    pub query: Linear,
-    /// C → KV·D.
-    pub key: Linear,
-    /// C → KV·D.
-    pub value: Linear,
-    /// Norms of queries and keys.
-    pub query_key_norms: Option<(Norm, Norm)>,
-    /// H·D → C.
-    pub output: Linear,
+    /// Attention, or what is in its place.
+    pub mixer: MixerWeights,
     /// Of what attention adds to the residual stream.
     pub attention_output_norm: Option<Norm>,
     /// Of what the MLP reads.
@@ -179,6 +171,55 @@ pub struct LayerWeights {
     pub down: Linear,
     /// Of what the MLP adds to the residual stream.
     pub mlp_output_norm: Option<Norm>,
+}
+
+/// What mixes the tokens of a layer.
+#[derive(Debug, Clone)]
+pub enum MixerWeights {
+    /// Attention.
+    Attention(Box<AttentionWeights>),
+    /// A gated DeltaNet.
+    DeltaNet(Box<DeltaNetWeights>),
+}
+
+/// The tensors of attention.
+#[derive(Debug, Clone)]
+pub struct AttentionWeights {
+    /// C → H·D, or 2 H·D with a gate of the output.
+    pub query: Linear,
+    /// C → KV·D.
+    pub key: Linear,
+    /// C → KV·D.
+    pub value: Linear,
+    /// Norms of queries and keys.
+    pub query_key_norms: Option<(Norm, Norm)>,
+    /// H·D → C.
+    pub output: Linear,
+}
+
+/// The tensors of a gated DeltaNet.
+#[derive(Debug, Clone)]
+pub struct DeltaNetWeights {
+    /// Its sizes.
+    pub sizes: DeltaNet,
+    /// C → queries, keys and values.
+    pub qkv: Linear,
+    /// C → gate of the output.
+    pub gate: Linear,
+    /// C → β of the heads.
+    pub beta: Linear,
+    /// C → decay of the heads.
+    pub decay: Linear,
+    /// `[channels, K]`.
+    pub convolution: Range<usize>,
+    /// Added to the decay's input `[HV]`.
+    pub dt_bias: Range<usize>,
+    /// ln of the decay's rate `[HV]`.
+    pub a_log: Range<usize>,
+    /// Of every head's output.
+    pub norm: Norm,
+    /// HV·DV → C.
+    pub output: Linear,
 }
 
 /// All tensors of the model.
@@ -203,11 +244,8 @@ impl ModelWeights {
         let find = Finder { layout: &layout, config };
         let embedding = find.range("model.embed_tokens.weight")?;
         let head = if config.tied { embedding.clone() } else { find.range("lm_head.weight")? };
-        let parts = config.parts();
-        let layers = (0..config.layers)
-            .map(|layer| find.layer(&format!("model.layers.{layer}"), &parts))
-            .collect::<Result<Vec<_>>>()?;
-        let final_norm = find.norm("model.norm")?;
+        let layers = (0..config.layers).map(|layer| find.layer(layer)).collect::<Result<Vec<_>>>()?;
+        let final_norm = find.norm("model.norm", config.block.norm_weight_offset)?;
         Ok(Self { embedding, layers, final_norm, head, length: layout.len() })
     }
 }
@@ -224,48 +262,105 @@ impl Finder<'_> {
         Ok(self.layout.segment(id).range())
     }
 
-    fn norm(&self, name: &str) -> Result<Norm> {
-        Ok(Norm {
-            weight: self.range(&format!("{name}.weight"))?,
-            epsilon: self.config.rms_norm_epsilon,
-            weight_offset: self.config.block.norm_weight_offset,
+    fn norm(&self, name: &str, weight_offset: f32) -> Result<Norm> {
+        let weight = self.range(&format!("{name}.weight"))?;
+        Ok(Norm { weight, epsilon: self.config.rms_norm_epsilon, weight_offset })
+    }
+
+    fn layer(&self, index: usize) -> Result<LayerWeights> {
+        let layer =
+            Layer { find: self, prefix: format!("model.layers.{index}"), parts: self.config.parts(index) };
+        let mixer = match self.config.attention[index].delta_net {
+            None => MixerWeights::Attention(Box::new(layer.attention()?)),
+            Some(sizes) => MixerWeights::DeltaNet(Box::new(layer.delta_net(sizes)?)),
+        };
+        Ok(LayerWeights {
+            attention_norm: layer.norm(NormRole::AttentionInput)?,
+            mixer,
+            attention_output_norm: layer.norm(NormRole::AttentionOutput)?,
+            mlp_norm: layer.norm(NormRole::MlpInput)?,
+            gate: layer.linear(LinearRole::Gate)?,
+            up: layer.linear(LinearRole::Up)?,
+            down: layer.linear(LinearRole::Down)?,
+            mlp_output_norm: layer.norm(NormRole::MlpOutput)?,
+        })
+    }
+}
+
+/// One layer, whose tensors are looked for.
+struct Layer<'a> {
+    find: &'a Finder<'a>,
+    prefix: String,
+    parts: Vec<Part>,
+}
+
+impl Layer<'_> {
+    fn attention(&self) -> Result<AttentionWeights> {
+        Ok(AttentionWeights {
+            query: self.linear(LinearRole::Query)?,
+            key: self.linear(LinearRole::Key)?,
+            value: self.linear(LinearRole::Value)?,
+            query_key_norms: self.norm(NormRole::Query)?.zip(self.norm(NormRole::Key)?),
+            output: self.linear(LinearRole::Output)?,
         })
     }
 
-    fn layer(&self, prefix: &str, parts: &[Part]) -> Result<LayerWeights> {
-        let norm = |role: NormRole| -> Result<Option<Norm>> {
-            let mut of_role = parts.iter().filter_map(|part| match part {
-                Part::Norm { role: found, tensor, .. } if *found == role => Some(tensor),
+    fn delta_net(&self, sizes: DeltaNet) -> Result<DeltaNetWeights> {
+        Ok(DeltaNetWeights {
+            sizes,
+            qkv: self.linear(LinearRole::DeltaNetQkv)?,
+            gate: self.linear(LinearRole::DeltaNetGate)?,
+            beta: self.linear(LinearRole::DeltaNetBeta)?,
+            decay: self.linear(LinearRole::DeltaNetDecay)?,
+            convolution: self.find_part("convolution", |part| match part {
+                Part::Convolution { tensor, .. } => Some(format!("{tensor}.weight")),
                 _ => None,
-            });
-            of_role.next().map(|tensor| self.norm(&format!("{prefix}.{tensor}"))).transpose()
-        };
-        let linear = |role: LinearRole| self.linear(prefix, parts, role);
-        Ok(LayerWeights {
-            attention_norm: norm(NormRole::AttentionInput)?,
-            query: linear(LinearRole::Query)?,
-            key: linear(LinearRole::Key)?,
-            value: linear(LinearRole::Value)?,
-            query_key_norms: norm(NormRole::Query)?.zip(norm(NormRole::Key)?),
-            output: linear(LinearRole::Output)?,
-            attention_output_norm: norm(NormRole::AttentionOutput)?,
-            mlp_norm: norm(NormRole::MlpInput)?,
-            gate: linear(LinearRole::Gate)?,
-            up: linear(LinearRole::Up)?,
-            down: linear(LinearRole::Down)?,
-            mlp_output_norm: norm(NormRole::MlpOutput)?,
+            })?,
+            dt_bias: self.vector(VectorRole::DtBias)?,
+            a_log: self.vector(VectorRole::ALog)?,
+            norm: self.norm(NormRole::DeltaNet)?.ok_or_else(|| self.missing("norm of a gated DeltaNet"))?,
+            output: self.linear(LinearRole::Output)?,
         })
+    }
+
+    fn norm(&self, role: NormRole) -> Result<Option<Norm>> {
+        let mut of_role = self.parts.iter().filter_map(|part| match part {
+            Part::Norm { role: found, tensor, .. } if *found == role => Some(tensor),
+            _ => None,
+        });
+        let offset = role.weight_offset(self.find.config.block.norm_weight_offset);
+        let find = |tensor| self.find.norm(&format!("{}.{tensor}", self.prefix), offset);
+        of_role.next().map(find).transpose()
+    }
+
+    fn vector(&self, role: VectorRole) -> Result<Range<usize>> {
+        self.find_part("vector", |part| match part {
+            Part::Vector { role: found, tensor, .. } if *found == role => Some((*tensor).to_owned()),
+            _ => None,
+        })
+    }
+
+    /// Where the tensor lies that `name` gives of a part.
+    fn find_part(&self, what: &str, name: impl Fn(&Part) -> Option<String>) -> Result<Range<usize>> {
+        let tensor = self.parts.iter().find_map(name).ok_or_else(|| self.missing(what))?;
+        self.find.range(&format!("{}.{tensor}", self.prefix))
+    }
+
+    fn missing(&self, what: &str) -> Error {
+        Error::Job(format!("`{}` has no {what}", self.prefix))
     }
 
     /// A linear layer: all rows of its tensor, or those that are its own where others share it.
-    fn linear(&self, prefix: &str, parts: &[Part], role: LinearRole) -> Result<Linear> {
+    fn linear(&self, role: LinearRole) -> Result<Linear> {
         let of_role = |part: &&Part| matches!(part, Part::Linear { role: found, .. } if *found == role);
-        let Some(&Part::Linear { tensor, first_row, outputs, inputs, bias, .. }) = parts.iter().find(of_role)
+        let Some(&Part::Linear { tensor, first_row, outputs, inputs, bias, .. }) =
+            self.parts.iter().find(of_role)
         else {
-            return Err(Error::Job(format!("`{prefix}` has no projection {role:?}")));
+            return Err(self.missing(&format!("projection {role:?}")));
         };
         let rows = |kind: &str, width: usize| -> Result<Range<usize>> {
-            let start = self.range(&format!("{prefix}.{tensor}.{kind}"))?.start + first_row * width;
+            let start =
+                self.find.range(&format!("{}.{tensor}.{kind}", self.prefix))?.start + first_row * width;
             Ok(start..start + outputs * width)
         };
         let bias = if bias { Some(rows("bias", 1)?) } else { None };

@@ -2,4 +2,5 @@
 
 pub mod attention;
 pub mod cross_entropy;
+pub mod gated_delta_rule;
 pub mod linear;

@@ -3,7 +3,7 @@
 use std::num::NonZeroUsize;
 use std::path::Path;
 
-use cpift_model::{LayerAttention, ModelConfig, NormWidth, RopeScaling};
+use cpift_model::{DeltaNet, LayerAttention, ModelConfig, NormWidth, RopeScaling};
 use proptest::prelude::*;
 use serde_json::{Value, json};
 
@@ -148,6 +148,52 @@ fn the_layout_names_every_tensor_once() {
     assert_eq!(config.layout().unwrap().parameters(), config.parameters());
     let multiplied = (config.parameters() - 128 * 64) as f64;
     assert_eq!(config.flops_per_token(10), 6.0 * multiplied + 6.0 * 2.0 * 96.0 * 10.0);
+}
+
+fn qwen_3_5() -> Value {
+    json!({
+        "model_type": "qwen3_5_text", "hidden_size": 64, "intermediate_size": 96, "num_hidden_layers": 5,
+        "num_attention_heads": 4, "num_key_value_heads": 2, "head_dim": 24, "vocab_size": 128,
+        "linear_num_key_heads": 2, "linear_num_value_heads": 6, "linear_key_head_dim": 8, "linear_value_head_dim": 12,
+        "full_attention_interval": 3,
+    })
+}
+
+#[test]
+fn layers_with_gated_delta_nets_are_read() {
+    let config = parse(&qwen_3_5()).unwrap();
+    let expected = DeltaNet { key_heads: 2, value_heads: 6, key_dim: 8, value_dim: 12, taps: 4 };
+    let delta_nets: Vec<_> = config.attention.iter().map(|layer| layer.delta_net).collect();
+    let linear = Some(expected);
+    assert_eq!(delta_nets, [linear, linear, None, linear, linear]);
+    assert!(config.attention.iter().all(|layer| layer.rope.is_some() == layer.delta_net.is_none()));
+    // A quarter of a head is turned where the file does not say.
+    assert_eq!((config.ropes[0].rotary_dim, config.block.norm_weight_offset), (6, 1.0));
+    let mlp = 3 * 96 * 64 + 2 * 64;
+    let attention = (2 * 96 + 2 * 48 + 96) * 64 + 2 * 24;
+    let (channels, values) = (2 * 16 + 72, 72);
+    let delta_net = (channels + 2 * values + 2 * 6) * 64 + channels * 4 + 2 * 6 + 12;
+    let parameters = 2 * 128 * 64 + 64 + 5 * mlp + attention + 4 * delta_net;
+    assert_eq!(config.parameters(), parameters);
+    assert_eq!(config.layout().unwrap().parameters(), parameters);
+    let mixing = 4.0 * (18.0 * 6.0 * 8.0 * 12.0 + 390.0 * (16.0 + 72.0)) + 6.0 * 96.0 * 10.0;
+    assert_eq!(config.flops_per_token(10), 6.0 * (parameters - 128 * 64) as f64 + mixing);
+
+    let types =
+        json!(["full_attention", "linear_attention", "full_attention", "full_attention", "full_attention"]);
+    let config = parse(&with(qwen_3_5(), "layer_types", types)).unwrap();
+    assert_eq!(config.attention[1].delta_net, linear);
+    assert_eq!(config.attention.iter().filter(|layer| layer.delta_net.is_some()).count(), 1);
+    for (key, value, expected) in [
+        ("linear_num_value_heads", json!(3), "must be a multiple of `linear_num_key_heads` = 2"),
+        ("linear_value_head_dim", json!(100_000), "must be at most 65536"),
+        ("linear_conv_kernel_dim", json!(0), "a whole number from 1"),
+        ("hidden_act", json!("gelu_pytorch_tanh"), "\"silu\""),
+        ("layer_types", json!(vec!["sliding_attention"; 5]), "\"full_attention\", \"linear_attention\""),
+    ] {
+        let message = parse(&with(qwen_3_5(), key, value)).unwrap_err().to_string();
+        assert!(message.contains(key) && message.contains(expected), "{message}");
+    }
 }
 
 #[test]

@@ -4,4 +4,5 @@ mod checkpoints;
 mod config;
 mod configurations;
 mod files;
+mod inspection;
 mod tensorboard;

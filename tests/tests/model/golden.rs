@@ -336,15 +336,57 @@ fn texts_are_continued_from_what_is_kept_of_others() {
             };
             for (prompt, expected) in prompts.iter().zip(&expected) {
                 assert_eq!(go_on(prompt, &generation).1, *expected, "{name}");
-                // Again, and from the middle of what was generated: all but the last token is kept.
+                // Again, and from the middle of what was generated: all but the last token is kept, and nothing of
+                // states, which are those behind the whole text.
                 for taken in [0, expected.len() / 2, expected.len().saturating_sub(1)] {
                     let text = [prompt, &expected[..taken]].concat();
                     let rest = Generation { max_new_tokens: 16 - taken, ..generation.clone() };
                     let (common, added) = go_on(&text, &rest);
-                    assert_eq!((common, &added[..]), (text.len() - 1, &expected[taken..]), "{name}: {taken}");
+                    let kept = if golden.config.delta_net().is_some() { 0 } else { text.len() - 1 };
+                    assert_eq!((common, &added[..]), (kept, &expected[taken..]), "{name}: {taken}");
                 }
             }
         }
+    }
+}
+
+/// As a conversation goes on: all that is kept of the text before is the beginning of the new one.
+#[test]
+fn longer_texts_are_continued_from_all_that_is_kept() {
+    let device = device();
+    for name in NAMES {
+        let golden = Golden::open(name);
+        let weights = golden.weights(&device);
+        let generation =
+            Generation { max_new_tokens: 5, stop: vec![], keep_stop: false, sampling: Sampling::Greedy };
+        let mut transformer = Transformer::for_inference(&golden.config, &device, 64).unwrap();
+        let mut kept = TextCache::new(&golden.config, &device).unwrap();
+        let mut text = Vec::new();
+        for prompt in golden.lists("prompts", "prompt_starts") {
+            let known = text.len().saturating_sub(1);
+            text.extend(prompt);
+            assert_eq!(kept.common(&text), known, "{name}: text of {} tokens", text.len());
+            let whole = transformer.generate(weights.view(), std::slice::from_ref(&text), &generation);
+            let mut observe = |_| Ok(ControlFlow::Continue(()));
+            let added =
+                transformer.continue_text(weights.view(), &text, &generation, &mut kept, &mut observe);
+            let added = added.unwrap();
+            assert_eq!(added, whole.unwrap()[0], "{name}: text of {} tokens", text.len());
+            text.extend(added);
+        }
+    }
+}
+
+/// Layers whose operations have no kernels are refused before anything runs, with what to do.
+#[test]
+fn layers_without_kernels_are_refused_on_gpus() {
+    for device in gpus() {
+        let golden = Golden::open("qwen3_5");
+        let message = Transformer::<f32>::new(&golden.config, &device, 8, false).unwrap_err().to_string();
+        let expected = "causal_conv1d is not supported on GPUs yet";
+        assert!(message.contains(expected) && message.contains("use `--device cpu`"), "{message}");
+        let plan = Transformer::<f32>::memory_plan(&golden.config, &device, 8, Purpose::Inference);
+        assert!(plan.unwrap_err().to_string().contains(expected));
     }
 }
 

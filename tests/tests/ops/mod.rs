@@ -2,12 +2,15 @@
 
 mod adamw;
 mod attention;
+mod causal_conv1d;
 mod cross_entropy;
 mod embedding;
+mod gated_delta_rule;
 mod gated_mlp;
 mod linear;
 mod mask;
 mod merge;
+mod output_gate;
 mod rms_norm;
 mod rope;
 mod scale;

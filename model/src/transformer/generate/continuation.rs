@@ -30,10 +30,12 @@ impl<T: Real> TextCache<T> {
         Ok(Self { cache, tokens: Vec::new(), capacity: 0, context: Context::First })
     }
 
-    /// Tokens that need not be computed of a text: those that it begins with and that are there, but not its last one.
+    /// Tokens that need not be computed of a text: those that it begins with and that are there, but not its last one. Of
+    /// a model with states, all that are there or none.
     pub fn common(&self, text: &[u32]) -> usize {
         let same = self.tokens.iter().zip(text).take_while(|(known, token)| known == token).count();
-        same.min(text.len().saturating_sub(1))
+        let common = same.min(text.len().saturating_sub(1));
+        if self.cache.has_states() && common < self.tokens.len() { 0 } else { common }
     }
 
     /// Forgets all but what need not be computed of a text, and makes room for `capacity` tokens.

@@ -1,0 +1,102 @@
+//! One new token per row: its sequence's state decays, takes the token in and is read.
+
+use super::chunk::{normalise, query_factor, sigmoid, softplus, take};
+use super::{HostInputs, Shape};
+use crate::cpu::math::exp;
+use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
+use crate::cpu::simd::vectorize;
+use crate::device::CpuDevice;
+
+/// Threads share the key heads; rows are taken in their order.
+pub fn decode(
+    cpu: &CpuDevice,
+    shape: &Shape,
+    inputs: HostInputs<'_>,
+    slots: &[u32],
+    states: &mut [f32],
+    output: &mut [f32],
+) {
+    let (states, output) = (SharedMut::new(states), SharedMut::new(output));
+    cpu.run(|| {
+        for_each(shape.key_heads, |key_head| {
+            with_scratch(2 * shape.key_dim + shape.value_dim, |mut memory| {
+                let memory = &mut memory;
+                let (query, key) = (take(memory, shape.key_dim), take(memory, shape.key_dim));
+                let write = take(memory, shape.value_dim);
+                for (row, &slot) in slots.iter().enumerate() {
+                    vectorize!(|| {
+                        normalise(&inputs.qkv[shape.query(row, key_head)], query_factor(shape), query);
+                        normalise(&inputs.qkv[shape.key(row, key_head)], 1.0, key);
+                    });
+                    for head in shape.heads_of(key_head) {
+                        let first = slot as usize * shape.state_length() + head * state_elements(shape);
+                        // SAFETY: the states and outputs of a key head's value heads are one thread's.
+                        let (state, output) = unsafe {
+                            (
+                                states.range(first..first + state_elements(shape)),
+                                output.range(shape.output(row, head)),
+                            )
+                        };
+                        let token = Token { shape, inputs, row, head };
+                        vectorize!(|| token.take_in(query, key, (state, write), output));
+                    }
+                }
+            });
+        });
+    });
+}
+
+/// Elements of one head's state.
+fn state_elements(shape: &Shape) -> usize {
+    shape.key_dim * shape.value_dim
+}
+
+/// A row's token for one value head.
+struct Token<'a> {
+    shape: &'a Shape,
+    inputs: HostInputs<'a>,
+    row: usize,
+    head: usize,
+}
+
+impl Token<'_> {
+    /// ln of what is left of the state, and β.
+    fn gates(&self) -> (f32, f32) {
+        let place = self.row * self.shape.value_heads + self.head;
+        let x = f64::from(self.inputs.a[place]) + f64::from(self.inputs.dt_bias[self.head]);
+        let rate = f64::from(self.inputs.a_log[self.head]).exp();
+        ((-rate * softplus(x)) as f32, sigmoid(f64::from(self.inputs.b[place])) as f32)
+    }
+
+    /// The state takes the token in; `output` is what its query reads.
+    #[inline(always)]
+    fn take_in(
+        &self,
+        query: &[f32],
+        key: &[f32],
+        (state, write): (&mut [f32], &mut [f32]),
+        output: &mut [f32],
+    ) {
+        let width = self.shape.value_dim;
+        let (log_decay, beta) = self.gates();
+        let decay = exp(log_decay);
+        write.fill(0.0);
+        for (state, &key) in state.chunks_exact_mut(width).zip(key) {
+            for (state, predicted) in state.iter_mut().zip(write.iter_mut()) {
+                *state *= decay;
+                *predicted = key.mul_add(*state, *predicted);
+            }
+        }
+        let value = &self.inputs.qkv[self.shape.value(self.row, self.head)];
+        for (write, value) in write.iter_mut().zip(value) {
+            *write = beta * (value - *write);
+        }
+        output.fill(0.0);
+        for (state, (&key, &query)) in state.chunks_exact_mut(width).zip(key.iter().zip(query)) {
+            for ((state, write), output) in state.iter_mut().zip(write.iter()).zip(output.iter_mut()) {
+                *state = key.mul_add(*write, *state);
+                *output = query.mul_add(*state, *output);
+            }
+        }
+    }
+}

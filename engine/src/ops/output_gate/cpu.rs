@@ -1,0 +1,87 @@
+//! The gate of attention's output on the CPU.
+
+use rayon::prelude::*;
+
+use super::Shape;
+use crate::cpu::math::sigmoid;
+use crate::cpu::rows_per_chunk;
+use crate::cpu::simd::vectorize;
+use crate::device::CpuDevice;
+
+impl Shape {
+    /// Heads of tokens that make one task.
+    fn heads_per_chunk(&self) -> usize {
+        rows_per_chunk(2 * self.head_dim)
+    }
+}
+
+pub fn take_queries(cpu: &CpuDevice, shape: &Shape, joined: &[f32], queries: &mut [f32]) {
+    let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
+    cpu.run(|| {
+        let chunks = queries.par_chunks_mut(heads * width).zip(joined.par_chunks(heads * 2 * width));
+        chunks.for_each(|(queries, joined)| {
+            for (query, joined) in queries.chunks_exact_mut(width).zip(joined.chunks_exact(2 * width)) {
+                query.copy_from_slice(&joined[..width]);
+            }
+        });
+    });
+}
+
+pub fn put_queries(cpu: &CpuDevice, shape: &Shape, queries: &[f32], joined: &mut [f32]) {
+    let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
+    cpu.run(|| {
+        let chunks = queries.par_chunks(heads * width).zip(joined.par_chunks_mut(heads * 2 * width));
+        chunks.for_each(|(queries, joined)| {
+            for (query, joined) in queries.chunks_exact(width).zip(joined.chunks_exact_mut(2 * width)) {
+                joined[..width].copy_from_slice(query);
+            }
+        });
+    });
+}
+
+pub fn forward(cpu: &CpuDevice, shape: &Shape, joined: &[f32], attention: &[f32], gated: &mut [f32]) {
+    let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
+    cpu.run(|| {
+        let inputs = joined.par_chunks(heads * 2 * width).zip(attention.par_chunks(heads * width));
+        gated.par_chunks_mut(heads * width).zip(inputs).for_each(|(gated, (joined, attention))| {
+            vectorize!(|| {
+                let inputs = joined.chunks_exact(2 * width).zip(attention.chunks_exact(width));
+                for (gated, (joined, attention)) in gated.chunks_exact_mut(width).zip(inputs) {
+                    let inputs = attention.iter().zip(&joined[width..]);
+                    for (gated, (&attention, &gate)) in gated.iter_mut().zip(inputs) {
+                        *gated = attention * sigmoid(gate);
+                    }
+                }
+            });
+        });
+    });
+}
+
+pub fn backward(
+    cpu: &CpuDevice,
+    shape: &Shape,
+    (joined, attention): (&[f32], &[f32]),
+    gradient: &mut [f32],
+    d_joined: &mut [f32],
+) {
+    let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
+    cpu.run(|| {
+        let inputs = joined.par_chunks(heads * 2 * width).zip(attention.par_chunks(heads * width));
+        let outputs = d_joined.par_chunks_mut(heads * 2 * width).zip(gradient.par_chunks_mut(heads * width));
+        outputs.zip(inputs).for_each(|((d_joined, gradient), (joined, attention))| {
+            vectorize!(|| {
+                let inputs = joined.chunks_exact(2 * width).zip(attention.chunks_exact(width));
+                let outputs = d_joined.chunks_exact_mut(2 * width).zip(gradient.chunks_exact_mut(width));
+                for ((d_joined, gradient), (joined, attention)) in outputs.zip(inputs) {
+                    let inputs = attention.iter().zip(&joined[width..]);
+                    let outputs = d_joined[width..].iter_mut().zip(gradient);
+                    for ((d_gate, gradient), (&attention, &gate)) in outputs.zip(inputs) {
+                        let sigma = sigmoid(gate);
+                        *d_gate = *gradient * attention * sigma * (1.0 - sigma);
+                        *gradient *= sigma;
+                    }
+                }
+            });
+        });
+    });
+}

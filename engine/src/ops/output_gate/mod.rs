@@ -1,0 +1,135 @@
+//! The gate of attention's output: `gated = attention · σ(gate)`, element by element, where one projection makes each
+//! head's query and gate, one behind the other: `joined` `[N, H, 2 D]`.
+//!
+//! [`take_queries`] gives attention its queries, [`forward`] gates what it made. Backward, [`backward`] gives the
+//! gradient of attention's output and writes that of the gates into d_joined, and [`put_queries`] that of the
+//! queries beside it. With σ = σ(gate), d_attention = d_gated · σ and d_gate = d_gated · attention · σ (1 − σ).
+//!
+//! There are no kernels for GPUs yet.
+
+mod cpu;
+
+use crate::buffer::{View, ViewMut};
+use crate::device::Device;
+use crate::error::{Error, Result, check, check_length};
+use crate::ops::work::Work;
+use crate::real::Real;
+
+/// Sizes of the gate.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Shape {
+    /// Tokens (N).
+    pub tokens: usize,
+    /// Query heads (H).
+    pub heads: usize,
+    /// Elements of a head (D).
+    pub head_dim: usize,
+}
+
+impl Shape {
+    /// Checks `joined` `[N, H, 2 D]`, and others `[N, H, D]` by name.
+    fn check(&self, op: &'static str, joined: usize, others: &[(&'static str, usize)]) -> Result<()> {
+        check(op, self.heads > 0 && self.head_dim > 0, || "the heads have no elements".to_owned())?;
+        check_length(op, "joined", joined, 2 * self.elements())?;
+        others.iter().try_for_each(|&(name, length)| check_length(op, name, length, self.elements()))
+    }
+
+    fn elements(&self) -> usize {
+        self.tokens * self.heads * self.head_dim
+    }
+}
+
+/// Whether `device` can compute the gate: what a model can be refused for before a job begins.
+///
+/// # Errors
+/// [`Error::NotOnGpus`].
+pub fn check_device(device: &Device) -> Result<()> {
+    match device {
+        Device::Cpu(_) => Ok(()),
+        Device::Gpu(_) => Err(Error::NotOnGpus { op: "output_gate", device: device.name() }),
+    }
+}
+
+/// Copies the queries out of `joined` to `queries` `[N, H, D]`.
+///
+/// # Errors
+/// Lengths that do not fit the shape; a GPU.
+pub fn take_queries<T: Real>(
+    device: &Device,
+    shape: &Shape,
+    joined: View<'_, T>,
+    queries: ViewMut<'_, T>,
+) -> Result<()> {
+    shape.check("output_gate queries", joined.len(), &[("queries", queries.len())])?;
+    let Device::Cpu(cpu) = device else { return check_device(device) };
+    cpu::take_queries(cpu, shape, joined.floats()?, queries.floats()?);
+    Ok(())
+}
+
+/// Copies `queries` `[N, H, D]` to their places in `joined`, whose gates stay.
+///
+/// # Errors
+/// As [`take_queries`].
+pub fn put_queries<T: Real>(
+    device: &Device,
+    shape: &Shape,
+    queries: View<'_, T>,
+    joined: ViewMut<'_, T>,
+) -> Result<()> {
+    shape.check("output_gate queries", joined.len(), &[("queries", queries.len())])?;
+    let Device::Cpu(cpu) = device else { return check_device(device) };
+    cpu::put_queries(cpu, shape, queries.floats()?, joined.floats()?);
+    Ok(())
+}
+
+/// Writes `attention` `[N, H, D]` times σ of the gates in `joined` to `gated` `[N, H, D]`.
+///
+/// # Errors
+/// As [`take_queries`].
+pub fn forward<T: Real>(
+    device: &Device,
+    shape: &Shape,
+    joined: View<'_, T>,
+    attention: View<'_, T>,
+    gated: ViewMut<'_, T>,
+) -> Result<()> {
+    let others = [("attention", attention.len()), ("gated", gated.len())];
+    shape.check("output_gate", joined.len(), &others)?;
+    let Device::Cpu(cpu) = device else { return check_device(device) };
+    cpu::forward(cpu, shape, joined.floats()?, attention.floats()?, gated.floats()?);
+    Ok(())
+}
+
+/// Turns `gradient` `[N, H, D]` from d_gated into d_attention, and writes the gradient of the gates to their places in
+/// `d_joined`, whose queries stay. `joined` and `attention` are those of [`forward`].
+///
+/// # Errors
+/// As [`take_queries`].
+pub fn backward<T: Real>(
+    device: &Device,
+    shape: &Shape,
+    (joined, attention): (View<'_, T>, View<'_, T>),
+    gradient: ViewMut<'_, T>,
+    d_joined: ViewMut<'_, T>,
+) -> Result<()> {
+    const OP: &str = "output_gate backward";
+    let others = [("attention", attention.len()), ("gradient", gradient.len())];
+    shape.check(OP, joined.len(), &others)?;
+    check_length(OP, "d_joined", d_joined.len(), joined.len())?;
+    let Device::Cpu(cpu) = device else { return check_device(device) };
+    let inputs = (joined.floats()?, attention.floats()?);
+    cpu::backward(cpu, shape, inputs, gradient.floats()?, d_joined.floats()?);
+    Ok(())
+}
+
+impl Shape {
+    /// Work of [`forward`].
+    pub fn forward_work(&self, element: usize) -> Work {
+        Work::new(3 * self.elements() * element, 4 * self.elements())
+    }
+
+    /// Work of [`backward`].
+    pub fn backward_work(&self, element: usize) -> Work {
+        Work::new(5 * self.elements() * element, 8 * self.elements())
+    }
+}

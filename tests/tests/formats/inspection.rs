@@ -1,0 +1,37 @@
+//! What `inspect` shows of a model folder.
+
+use std::fs;
+
+use cpift_model::inspection::Inspection;
+use cpift_tests::folders::{copy, parsed, random_tensors, seesaw, write_folder};
+use safetensors::Dtype;
+use serde_json::{Value, json};
+use tempfile::tempdir;
+
+/// A model whose layers have no kernels says so, and its memory is that of the CPU alone.
+#[test]
+fn layers_without_kernels_are_noticed() {
+    let place = tempdir().unwrap();
+    let base = seesaw().join("base-small");
+    copy(&base, place.path());
+    let base: Value = serde_json::from_str(&fs::read_to_string(base.join("config.json")).unwrap()).unwrap();
+    let config = json!({
+        "model_type": "qwen3_5_text", "hidden_size": 32, "intermediate_size": 48, "num_hidden_layers": 4,
+        "num_attention_heads": 2, "num_key_value_heads": 1, "head_dim": 16, "vocab_size": base["vocab_size"],
+        "linear_num_key_heads": 2, "linear_num_value_heads": 4, "linear_key_head_dim": 8, "linear_value_head_dim": 8,
+    });
+    write_folder(place.path(), &config, &random_tensors(&parsed(&config), 1, Dtype::F32));
+    let inspection = Inspection::of(place.path()).unwrap();
+    let notice = "layers of `model_type` = \"qwen3_5_text\" have no kernels for GPUs yet: use `--device cpu`";
+    assert!(inspection.notices.iter().any(|line| line.ends_with(notice)), "{:?}", inspection.notices);
+    assert!(inspection.memory.len() == 2 && inspection.memory.iter().all(|line| line.precision == "f32"));
+    assert_eq!(inspection.total_parameters(), parsed(&config).parameters() as u64);
+    let rotary: Vec<(&str, usize)> =
+        inspection.rotary.iter().map(|with| (with.what.as_str(), with.layers)).collect();
+    assert_eq!(rotary, [("base 10000, 4 of 16 elements of a head", 1), ("none (gated DeltaNet)", 3)]);
+
+    copy(&seesaw().join("base-small"), place.path());
+    let inspection = Inspection::of(place.path()).unwrap();
+    assert!(inspection.notices.iter().all(|line| !line.contains("kernels")), "{:?}", inspection.notices);
+    assert_eq!(inspection.memory.len(), 4);
+}
