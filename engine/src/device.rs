@@ -8,10 +8,7 @@ use cpift_kernels::emulator::{Schedule, TrafficLog};
 
 pub use crate::cpu::CpuDevice;
 use crate::error::{Error, Result};
-use crate::gpu::{GpuDevice, LaunchLog};
-
-/// Name of the emulator as a device.
-pub(crate) const EMULATED: &str = "emulated";
+use crate::gpu::{EMULATED, GpuDevice, LaunchLog};
 
 /// A device: cheap to clone, shared by every buffer and operation of a job.
 #[derive(Debug, Clone)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::checkpoint::{Checkpoint, TensorFile};
-use crate::config::{ModelConfig, Part, Rope, RopeScaling};
+use crate::config::{DeltaNet, ModelConfig, Part, Rope, RopeScaling};
 use crate::data::{PromptMaker, PromptSettings};
 use crate::error::Result;
 use crate::model::Model;
@@ -41,6 +41,8 @@ pub struct Inspection {
     pub kv_heads: usize,
     /// Width of a head (D).
     pub head_dim: usize,
+    /// Sizes of the gated DeltaNets, where layers have one.
+    pub delta_net: Option<DeltaNet>,
     /// The head shares the embedding's weights.
     pub tied: bool,
     /// Longest text.
@@ -157,6 +159,7 @@ impl Inspection {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
+            delta_net: config.delta_net(),
             tied: config.tied,
             max_positions: config.max_positions,
             rotary: rotary(config),
@@ -183,16 +186,19 @@ impl Inspection {
 
 fn parameters(config: &ModelConfig) -> Vec<PartParameters> {
     let matrix = (config.vocabulary * config.hidden) as u64;
-    let (mut attention, mut mlp, mut norms) = (0, 0, config.hidden);
-    for part in (0..config.layers).flat_map(|layer| config.parts(layer)) {
-        match part {
-            Part::Norm { width, .. } => norms += width,
-            Part::Linear { tensor, outputs, inputs, bias, .. } => {
-                let elements = outputs * (inputs + usize::from(bias));
-                if tensor.starts_with("mlp.") { mlp += elements } else { attention += elements }
+    let (mut attention, mut delta_net, mut mlp, mut norms) = (0, 0, 0, config.hidden);
+    for layer in 0..config.layers {
+        let mixer = if config.attention[layer].delta_net.is_some() { &mut delta_net } else { &mut attention };
+        for part in config.parts(layer) {
+            match part {
+                Part::Norm { width, .. } => norms += width,
+                Part::Linear { tensor, outputs, inputs, bias, .. } => {
+                    let elements = outputs * (inputs + usize::from(bias));
+                    if tensor.starts_with("mlp.") { mlp += elements } else { *mixer += elements }
+                }
+                Part::Convolution { channels, taps, .. } => *mixer += channels * taps,
+                Part::Vector { width, .. } => *mixer += width,
             }
-            Part::Convolution { channels, taps, .. } => attention += channels * taps,
-            Part::Vector { width, .. } => attention += width,
         }
     }
     let part = |part, parameters| PartParameters { part, parameters };
@@ -202,6 +208,9 @@ fn parameters(config: &ModelConfig) -> Vec<PartParameters> {
         part("MLP", mlp as u64),
         part("norms", norms as u64),
     ];
+    if delta_net > 0 {
+        parts.insert(2, part("gated DeltaNet", delta_net as u64));
+    }
     if !config.tied {
         parts.push(part("head", matrix));
     }

@@ -115,6 +115,11 @@ impl<T: Real> Transformer<T> {
         plan.parts.push(("batch and positions", inputs));
         let planned = plan.parts.iter().fold(0, |sum: usize, (_, bytes)| sum.saturating_add(*bytes));
         let available = device.memory_bytes().or_else(machine::memory_bytes).unwrap_or(u64::MAX);
+        if let (Device::Cpu(cpu), Some(sizes)) = (device, config.delta_net()) {
+            let (shape, trains) = (delta_net::rule_shape(&sizes), purpose != Purpose::Inference);
+            let bytes = gated_delta_rule::temporary_bytes(&shape, max_tokens, trains, cpu.threads());
+            plan.parts.push(("temporary buffers", bytes));
+        }
         if let Purpose::Training { recompute } = purpose
             && matches!(device, Device::Gpu(_))
             && planned as u64 <= available

@@ -26,6 +26,10 @@ fn layers_without_kernels_are_noticed() {
     assert!(inspection.notices.iter().any(|line| line.ends_with(notice)), "{:?}", inspection.notices);
     assert!(inspection.memory.len() == 2 && inspection.memory.iter().all(|line| line.precision == "f32"));
     assert_eq!(inspection.total_parameters(), parsed(&config).parameters() as u64);
+    let attention = inspection.parameters.iter().map(|part| (part.part, part.parameters > 0));
+    let expected = ["embedding", "attention", "gated DeltaNet", "MLP", "norms", "head"];
+    assert!(attention.eq(expected.map(|part| (part, true))), "{:?}", inspection.parameters);
+    assert_eq!(inspection.delta_net.map(|sizes| sizes.value_heads), Some(4));
     let rotary: Vec<(&str, usize)> =
         inspection.rotary.iter().map(|with| (with.what.as_str(), with.layers)).collect();
     assert_eq!(rotary, [("base 10000, 4 of 16 elements of a head", 1), ("none (gated DeltaNet)", 3)]);

@@ -105,6 +105,14 @@ pub fn works(documents: &Documents, shape: &Shape) -> Vec<Work> {
     works
 }
 
+/// Elements that a thread takes for [`forward`].
+pub fn forward_length(shape: &Shape) -> usize {
+    Keys::length(shape)
+        + Values::length(shape)
+        + shape.group() * shape.state_tile()
+        + Tile::length(CHUNK, shape.value_dim)
+}
+
 pub fn forward(
     cpu: &CpuDevice,
     shape: &Shape,
@@ -117,11 +125,7 @@ pub fn forward(
     let (output, last_states) = (SharedMut::new(output), last_states.map(SharedMut::new));
     cpu.run(|| {
         for_each(works.len(), |index| {
-            let length = Keys::length(shape)
-                + Values::length(shape)
-                + shape.group() * shape.state_tile()
-                + Tile::length(CHUNK, shape.value_dim);
-            with_scratch(length, |mut memory| {
+            with_scratch(forward_length(shape), |mut memory| {
                 let memory = &mut memory;
                 let mut keys = Keys::new(shape, memory);
                 let mut values = Values::new(shape, memory);

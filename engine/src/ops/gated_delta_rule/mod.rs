@@ -84,6 +84,16 @@ impl Shape {
     }
 }
 
+/// Bytes of the host's memory that [`forward`] takes for a moment on a CPU of so many threads, or with `trains`
+/// [`backward`], for documents of up to `longest` tokens.
+pub fn temporary_bytes(shape: &Shape, longest: usize, trains: bool, threads: usize) -> usize {
+    let length = match trains {
+        true => cpu::backward::length(shape, longest.div_ceil(CHUNK)),
+        false => cpu::forward_length(shape),
+    };
+    threads.saturating_mul(length).saturating_mul(size_of::<f32>())
+}
+
 /// Whether `device` can compute the rule: what a model can be refused for before a job begins.
 ///
 /// # Errors
@@ -104,7 +114,7 @@ pub struct Inputs<'a, T: Real> {
     pub a: View<'a, T>,
     /// Of β `[N, HV]`.
     pub b: View<'a, T>,
-    /// ln of the largest decay's rate `[HV]`.
+    /// ln of the decay's rate A `[HV]`: ln of the decay is −A · ln(1 + e^(a + dt_bias)).
     pub a_log: View<'a, T>,
     /// Added to `a` `[HV]`.
     pub dt_bias: View<'a, T>,

@@ -66,6 +66,14 @@ struct GateSums {
     d_dt_bias: f64,
 }
 
+/// Elements that a thread takes for the gradients of a document of so many chunks.
+pub fn length(shape: &Shape, chunks: usize) -> usize {
+    Keys::length(shape)
+        + Values::length(shape)
+        + Scratch::length(shape)
+        + (chunks + 1) * shape.group() * shape.state_tile()
+}
+
 pub struct Pass<'a> {
     shape: &'a Shape,
     inputs: HostInputs<'a>,
@@ -90,11 +98,7 @@ impl Pass<'_> {
         let shape = self.shape;
         let group_states = shape.group() * shape.state_tile();
         let chunks = work.chunks().len();
-        let length = Keys::length(shape)
-            + Values::length(shape)
-            + Scratch::length(shape)
-            + (chunks + 1) * group_states;
-        with_scratch(length, |mut memory| {
+        with_scratch(length(shape, chunks), |mut memory| {
             let memory = &mut memory;
             let mut keys = Keys::new(shape, memory);
             let mut values = Values::new(shape, memory);
