@@ -7,6 +7,10 @@ use std::ops::Range;
 
 use super::Matrix;
 use crate::cpu::simd::Instructions;
+use crate::real::Real;
+
+/// Most inner indices of a panel.
+pub const LONGEST: usize = 768;
 
 /// Inner indices packed of one panel before the next panel's turn: the lines of the source that panels
 /// share are then still in the cache.
@@ -16,13 +20,13 @@ const STRIP: usize = 16;
 const BLOCK: usize = 8;
 
 /// Stands for lanes that are not there. As long as the longest panel.
-static ZEROS: [f32; super::DEPTH_BLOCK] = [0.0; super::DEPTH_BLOCK];
+static ZEROS: [f32; LONGEST] = [0.0; LONGEST];
 
 /// Packs elements `depth` of the rows `lanes` of `source` into `panels`, panel after panel.
 #[inline(always)]
-pub fn pack<const W: usize>(
+pub fn pack<T: Real, const W: usize>(
     instructions: impl Instructions,
-    source: Matrix,
+    source: Matrix<T>,
     lanes: Range<usize>,
     depth: Range<usize>,
     panels: &mut [[f32; W]],
@@ -39,27 +43,28 @@ pub fn pack<const W: usize>(
 
 /// Packs one panel of lanes that each lie in one run of memory.
 #[inline(always)]
-fn transpose_panel<const W: usize>(
+fn transpose_panel<T: Real, const W: usize>(
     instructions: impl Instructions,
-    source: Matrix,
+    source: Matrix<T>,
     lanes: Range<usize>,
     depth: Range<usize>,
     panel: &mut [[f32; W]],
 ) {
-    let lane = |lane: usize| -> &[f32] {
+    let lane = |lane: usize| -> &[T] {
         if lane < lanes.len() {
             &source.data[(lanes.start + lane) * source.row_stride..][depth.clone()]
         } else {
-            &ZEROS[..depth.len()]
+            &bytemuck::cast_slice(&ZEROS)[..depth.len()]
         }
     };
     for group in (0..W).step_by(BLOCK) {
-        let lanes: [&[f32]; BLOCK] = std::array::from_fn(|index| lane(group + index));
+        let lanes: [&[T]; BLOCK] = std::array::from_fn(|index| lane(group + index));
         let (blocks, rest) = panel.as_chunks_mut::<BLOCK>();
         for (block, target) in blocks.iter_mut().enumerate() {
             let mut rows = [[0.0; BLOCK]; BLOCK];
             for (row, lane) in rows.iter_mut().zip(&lanes) {
-                *row = *lane[block * BLOCK..].first_chunk().expect("a whole block");
+                let lane: &[T; BLOCK] = lane[block * BLOCK..].first_chunk().expect("a whole block");
+                *row = lane.map(T::to_f32);
             }
             let rows = instructions.transpose(rows);
             for (target, row) in target.iter_mut().zip(&rows) {
@@ -68,7 +73,7 @@ fn transpose_panel<const W: usize>(
         }
         let first = depth.len() - rest.len();
         for (p, target) in rest.iter_mut().enumerate() {
-            let row: [f32; BLOCK] = std::array::from_fn(|lane| lanes[lane][first + p]);
+            let row: [f32; BLOCK] = std::array::from_fn(|lane| lanes[lane][first + p].to_f32());
             copy_group(target, group, &row);
         }
     }
@@ -87,8 +92,8 @@ fn copy_group<const W: usize>(target: &mut [f32; W], group: usize, lanes: &[f32;
 
 /// Packs panels of lanes that lie side by side in memory.
 #[inline(always)]
-fn copy_panels<const W: usize>(
-    source: Matrix,
+fn copy_panels<T: Real, const W: usize>(
+    source: Matrix<T>,
     lanes: Range<usize>,
     depth: Range<usize>,
     panels: &mut [[f32; W]],
@@ -101,15 +106,20 @@ fn copy_panels<const W: usize>(
             let rows = panel[place..].iter_mut().zip(strip.clone());
             if first + W <= lanes.end {
                 for (target, p) in rows {
-                    target.copy_from_slice(&source.data[p * source.column_stride + first..][..W]);
+                    widen(target, &source.data[p * source.column_stride + first..][..W]);
                 }
             } else {
                 let left = lanes.end - first;
                 for (target, p) in rows {
-                    target[..left].copy_from_slice(&source.data[p * source.column_stride + first..][..left]);
+                    widen(&mut target[..left], &source.data[p * source.column_stride + first..][..left]);
                     target[left..].fill(0.0);
                 }
             }
         }
     }
+}
+
+#[inline(always)]
+fn widen<T: Real>(target: &mut [f32], source: &[T]) {
+    target.iter_mut().zip(source).for_each(|(target, value)| *target = value.to_f32());
 }
