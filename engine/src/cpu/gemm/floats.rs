@@ -4,8 +4,8 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Matrix;
-use super::kernel::{Kernel, Target};
-use super::pack::pack;
+use super::kernel::{Kernel, Target, words};
+use super::pack::{LONGEST, Widened, pack};
 use crate::cpu::simd::Instructions;
 use crate::real::Real;
 
@@ -28,9 +28,11 @@ impl<T: Real, I: Instructions, const R: usize, const C: usize> Kernel for Floats
     const COLUMNS: usize = C;
     const STEP: usize = 1;
     const WORDS: usize = 1;
-    const DEPTH_BLOCK: (usize, usize) = (super::pack::LONGEST, 8);
-    const ITEM_ROWS: usize = 48;
-    const ITEM_COLUMNS: usize = 32;
+    const DEPTH_BLOCK: (usize, usize) = (LONGEST, 8);
+
+    fn item(_: usize) -> [usize; 2] {
+        [48, 32]
+    }
 
     #[inline(always)]
     fn run<Output>(self, work: impl FnOnce() -> Output) -> Output {
@@ -39,12 +41,14 @@ impl<T: Real, I: Instructions, const R: usize, const C: usize> Kernel for Floats
 
     #[inline(always)]
     fn pack_rows(self, a: Matrix<T>, rows: Range<usize>, depth: Range<usize>, panels: &mut [f32]) {
-        pack::<T, R>(self.instructions, a, rows, depth, panels.as_chunks_mut().0);
+        let steps = words::<Self>(depth.len());
+        pack::<Widened<T>, R>(self.instructions, a, rows, depth, steps, panels.as_chunks_mut().0);
     }
 
     #[inline(always)]
     fn pack_columns(self, b: Matrix<T>, columns: Range<usize>, depth: Range<usize>, panels: &mut [f32]) {
-        pack::<T, C>(self.instructions, b, columns, depth, panels.as_chunks_mut().0);
+        let steps = words::<Self>(depth.len());
+        pack::<Widened<T>, C>(self.instructions, b, columns, depth, steps, panels.as_chunks_mut().0);
     }
 
     #[inline(always)]

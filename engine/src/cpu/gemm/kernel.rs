@@ -23,10 +23,13 @@ pub trait Kernel: Copy + Send + Sync {
     const WORDS: usize;
     /// Most inner indices of a panel, and what their number is a multiple of where there are more.
     const DEPTH_BLOCK: (usize, usize);
-    /// Most rows of C that a thread takes at a time, where B is shared: they stay in its own cache.
-    const ITEM_ROWS: usize;
-    /// Most columns of C that a thread takes at a time, where A is shared.
-    const ITEM_COLUMNS: usize;
+    /// Most lanes (rows of A or columns of B) of the shared operand packed at once, and most words of them, where
+    /// one block of depth has fewer.
+    const SHARED: (usize, usize) = (1024, 1 << 20);
+
+    /// Most rows of C that a thread takes at a time, where B is shared, and most columns, where A is: with panels
+    /// of `depth` inner indices they stay in its own cache.
+    fn item(depth: usize) -> [usize; 2];
 
     /// Runs `work` compiled with the kernel's instructions where it is inlined.
     fn run<R>(self, work: impl FnOnce() -> R) -> R;
@@ -138,48 +141,63 @@ impl<O: Real> Target<'_, O> {
     /// Nothing else may access the elements during the call.
     #[expect(clippy::needless_range_loop, reason = "with iterators the compiler keeps the sums in memory")]
     #[inline(always)]
-    pub unsafe fn store<const R: usize, const C: usize>(&self, mut tile: [[f32; C]; R]) {
-        // In this form the compiler unrolls the loops, and the sums stay in registers.
+    pub unsafe fn store<const R: usize, const C: usize>(&self, tile: [[f32; C]; R]) {
+        self.check::<R, C>();
+        for i in 0..R {
+            // SAFETY: checked above; exclusive by the caller's promise.
+            unsafe { self.store_row(i, tile[i]) };
+        }
+    }
+
+    /// The same of a tile in memory.
+    ///
+    /// # Safety
+    /// As [`store`](Self::store).
+    #[inline(always)]
+    pub unsafe fn store_rows<const R: usize, const C: usize>(&self, tile: &[[f32; C]; R]) {
+        self.check::<R, C>();
+        for (i, row) in tile.iter().enumerate() {
+            // SAFETY: checked above; exclusive by the caller's promise.
+            unsafe { self.store_row(i, *row) };
+        }
+    }
+
+    /// Panics unless a tile of `R` rows and `C` columns lies inside the memory it goes to.
+    #[inline(always)]
+    fn check<const R: usize, const C: usize>(&self) {
+        if let Some(result) = &self.result {
+            result.check::<R, C>();
+        }
+        if self.result.is_none() || self.start == Start::Sums || !self.last {
+            self.sums.check::<R, C>();
+        }
+    }
+
+    /// # Safety
+    /// [`check`](Self::check) passed for more rows than `i`, and nothing else accesses their elements.
+    #[inline(always)]
+    unsafe fn store_row<const C: usize>(&self, i: usize, mut row: [f32; C]) {
         match (self.start, &self.result) {
             (Start::Zero, _) => {}
             (Start::Sums, _) | (Start::Result, None) => {
-                self.sums.check::<R, C>();
-                for i in 0..R {
-                    // SAFETY: checked above; exclusive by the caller's promise.
-                    let row = *unsafe { self.sums.row::<C>(i) };
-                    for j in 0..C {
-                        tile[i][j] += row[j];
-                    }
-                }
+                // SAFETY: the caller's promise.
+                let before = *unsafe { self.sums.row::<C>(i) };
+                (0..C).for_each(|j| row[j] += before[j]);
             }
             (Start::Result, Some(result)) => {
-                result.check::<R, C>();
-                for i in 0..R {
-                    // SAFETY: as above.
-                    let row = *unsafe { result.row::<C>(i) };
-                    for j in 0..C {
-                        tile[i][j] += row[j].to_f32();
-                    }
-                }
+                // SAFETY: the caller's promise.
+                let before = *unsafe { result.row::<C>(i) };
+                (0..C).for_each(|j| row[j] += before[j].to_f32());
             }
         }
         match &self.result {
             Some(result) if self.last => {
-                result.check::<R, C>();
-                for i in 0..R {
-                    // SAFETY: as above.
-                    let row = unsafe { result.row::<C>(i) };
-                    for j in 0..C {
-                        row[j] = O::from_f32(tile[i][j]);
-                    }
-                }
+                // SAFETY: the caller's promise.
+                *unsafe { result.row::<C>(i) } = row.map(O::from_f32);
             }
             _ => {
-                self.sums.check::<R, C>();
-                for i in 0..R {
-                    // SAFETY: as above.
-                    *unsafe { self.sums.row::<C>(i) } = tile[i];
-                }
+                // SAFETY: the caller's promise.
+                *unsafe { self.sums.row::<C>(i) } = row;
             }
         }
     }

@@ -8,15 +8,22 @@
 //! GFLOP/s a core with 1024 tokens, 67 to 73 where C is a gradient of 512 by 512 or fewer, against 63 to 85
 //! of the crate `matrixmultiply` in turns with it. Prefetching C or the next panel is worth nothing.
 
+#[cfg(target_arch = "x86_64")]
+mod amx;
 mod floats;
 mod kernel;
 mod pack;
+#[cfg(target_arch = "x86_64")]
+mod pairs;
+mod path;
 mod product;
+mod tiles;
 
 use half::bf16;
 
 use self::floats::Floats;
 use self::kernel::Kernel;
+pub use self::path::{Bf16Path, amx_refusal, bf16_path};
 use super::CpuDevice;
 use super::simd::{Baseline, Level};
 use crate::real::Real;
@@ -117,7 +124,13 @@ impl Factor for f32 {
 
 impl Factor for bf16 {
     fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>) {
-        multiplication.run_floats();
+        match path::detect() {
+            #[cfg(target_arch = "x86_64")]
+            path::Path::Amx(tiles) => multiplication.run(tiles),
+            #[cfg(target_arch = "x86_64")]
+            path::Path::Avx512Bf16(dots) => multiplication.run(dots),
+            path::Path::Widened => multiplication.run_floats(),
+        }
     }
 }
 

@@ -8,10 +8,6 @@ use crate::cpu::CpuDevice;
 use crate::cpu::parallel::{SharedMut, for_each_phase, part, with_scratch};
 use crate::real::Real;
 
-/// Most lanes (rows of A or columns of B) of the shared operand packed at once.
-const SHARED_LANES: usize = 1024;
-/// Most words of the shared operand packed at once, where one block of its depth has fewer.
-const SHARED_WORDS: usize = 1 << 20;
 /// Lanes of the shared operand that a thread packs at a time: whole panels of any width.
 const PACK_ITEM: usize = 96;
 /// Products of fewer multiply-adds stay on one thread: waking another costs more.
@@ -50,6 +46,8 @@ struct Division {
     shared_lanes: usize,
     /// Inner indices of it packed at once: whole panels.
     shared_depth: usize,
+    /// Most lanes of the other operand that a thread takes at a time.
+    own_lanes: usize,
     /// Rows and columns of C that one chunk of lanes reaches.
     sums: [usize; 2],
 }
@@ -59,13 +57,16 @@ impl Division {
         let (most, multiple) = K::DEPTH_BLOCK;
         let depth_block = even_part(depth, most, multiple);
         // A is shared where it is a single item: the columns of B are then what the threads divide.
-        let share_a = rows <= K::ITEM_ROWS;
+        let item = K::item(depth_block);
+        let share_a = rows <= item[0];
+        let (most_lanes, most_words) = K::SHARED;
         let (lanes, panel) = if share_a { (rows, K::ROWS) } else { (columns, K::COLUMNS) };
-        let shared_lanes = even_part(lanes, SHARED_LANES, panel);
+        let shared_lanes = even_part(lanes, most_lanes, panel);
         let block_words = words::<K>(depth_block) * shared_lanes;
-        let shared_depth = depth_block * (SHARED_WORDS / block_words).max(1);
+        let shared_depth = depth_block * (most_words / block_words).max(1);
         let sums = if share_a { [shared_lanes, columns] } else { [rows, shared_lanes] };
-        Self { depth_block, share_a, shared_lanes, shared_depth, sums }
+        let own_lanes = item[usize::from(share_a)];
+        Self { depth_block, share_a, shared_lanes, shared_depth, own_lanes, sums }
     }
 }
 
@@ -98,16 +99,13 @@ struct Chunk {
 
 impl<K: Kernel> Product<'_, K> {
     fn run<O: Real>(&self, cpu: &CpuDevice, output: &Output<'_, O>) {
-        let Division { share_a, shared_lanes, shared_depth, depth_block, .. } = self.division;
+        let Division { share_a, shared_lanes, shared_depth, depth_block, own_lanes, .. } = self.division;
         let multiply_adds = self.a.rows * self.a.columns * self.b.rows;
         let threads = if multiply_adds < SERIAL_BELOW { 1 } else { cpu.threads() };
-        let (shared, own, own_item, panel) = if share_a {
-            (self.a, self.b, K::ITEM_COLUMNS, K::COLUMNS)
-        } else {
-            (self.b, self.a, K::ITEM_ROWS, K::ROWS)
-        };
+        let (shared, own, panel) =
+            if share_a { (self.a, self.b, K::COLUMNS) } else { (self.b, self.a, K::ROWS) };
         // As many for each thread, of nearly equal size.
-        let items = own.rows.div_ceil(own_item).next_multiple_of(threads).min(own.rows.div_ceil(panel));
+        let items = own.rows.div_ceil(own_lanes).next_multiple_of(threads).min(own.rows.div_ceil(panel));
         let mut chunks = Vec::new();
         for lanes in steps(0..shared.rows, shared_lanes) {
             let depths = steps(0..shared.columns, shared_depth);

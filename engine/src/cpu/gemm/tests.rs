@@ -1,5 +1,8 @@
+use std::cell::Cell;
+use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 
+use super::tiles::{A_STEP, B_STEP, SIDE, Sums, TileUnit, Tiles, WORDS};
 use super::*;
 use crate::cpu::parallel::with_scratch;
 use crate::device::Device;
@@ -108,7 +111,7 @@ fn bits<T: Real>(values: &[T]) -> Vec<u32> {
 
 const UPDATES: [Update; 2] = [Update::Overwrite, Update::Accumulate];
 
-const SIZES: [(usize, usize, usize); 12] = [
+const SIZES: [(usize, usize, usize); 13] = [
     (1, 1, 1),
     (3, 5, 7),
     (70, 65, 33),
@@ -124,16 +127,22 @@ const SIZES: [(usize, usize, usize); 12] = [
     (60, 1600, 1030),
     // More than one chunk of depth.
     (50, 3300, 1030),
+    // More rows than are one item of tiles.
+    (1030, 600, 33),
 ];
 
-/// The product as operations call it, whose bits are the same for every number of threads.
-fn check_threads<T: Real, O: Real>() {
+/// A product whose bits are the same for every number of threads.
+fn check_threads<T: Real, O: Real>(
+    sizes: &[(usize, usize, usize)],
+    multiply: impl Fn(Multiplication<'_, T, O>) + Copy,
+) {
     let devices = [1, 2, 3, 4].map(cpu);
-    for (rows, depth, columns) in SIZES {
+    for &(rows, depth, columns) in sizes {
         let case = Case::<T, O>::new(rows, depth, columns);
         for update in UPDATES {
-            let results =
-                devices.each_ref().map(|cpu| case.check(update, |a, b, c| multiply(cpu, a, b, update, c)));
+            let results = devices
+                .each_ref()
+                .map(|cpu| case.check(update, |a, b, c| multiply(Multiplication { cpu, a, b, update, c })));
             for other in &results[1..] {
                 assert_eq!(bits(&results[0]), bits(other), "threads differ: {rows} by {depth} by {columns}");
             }
@@ -143,13 +152,106 @@ fn check_threads<T: Real, O: Real>() {
 
 #[test]
 fn f32_matches_f64_for_any_number_of_threads() {
-    check_threads::<f32, f32>();
+    check_threads::<f32, f32>(&SIZES, |multiplication| Factor::multiply(multiplication));
 }
 
 #[test]
-fn bf16_matches_f64_for_any_number_of_threads() {
-    check_threads::<bf16, f32>();
-    check_threads::<bf16, bf16>();
+fn widened_bf16_matches_f64_for_any_number_of_threads() {
+    check_threads::<bf16, f32>(&SIZES, |multiplication| multiplication.run_floats());
+    check_threads::<bf16, bf16>(&SIZES, |multiplication| multiplication.run_floats());
+}
+
+/// A kernel of bf16, in both types of results.
+fn check_bf16(sizes: &[(usize, usize, usize)], kernel: impl Kernel<Element = bf16>) {
+    check_threads::<bf16, f32>(sizes, |multiplication| multiplication.run(kernel));
+    check_threads::<bf16, bf16>(sizes, |multiplication| multiplication.run(kernel));
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn dot_products_match_f64_for_any_number_of_threads() {
+    match crate::cpu::simd::Avx512Bf16::detect() {
+        Some(dots) => check_bf16(&SIZES, dots),
+        None => eprintln!("left out: AVX-512 BF16, which this processor does not have"),
+    }
+}
+
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn amx_matches_f64_for_any_number_of_threads() {
+    match (amx::Amx::detect(), Level::detect()) {
+        (Ok(unit), Level::Avx512(instructions)) => check_bf16(&SIZES, tiles::Tiles { instructions, unit }),
+        (Err(reason), _) => eprintln!("left out: AMX: {reason:?}"),
+        (Ok(_), _) => unreachable!("AMX is not used without AVX-512"),
+    }
+}
+
+#[test]
+fn tiles_match_f64_for_any_number_of_threads() {
+    let few = [(1, 1, 1), (3, 5, 7), (33, 70, 65)];
+    check_bf16(&few, Tiles { instructions: Baseline, unit: StandIn });
+    // Among them: the rows of more than one item, with more than one block of depth; more than one chunk of lanes.
+    let sizes = [(33, 300, 129), (49, 40, 200), (7, 2400, 40), (330, 1540, 20), (35, 33, 4200)];
+    match Level::detect() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(instructions) => check_bf16(&sizes, Tiles { instructions, unit: StandIn }),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(instructions) => check_bf16(&sizes, Tiles { instructions, unit: StandIn }),
+        Level::Baseline => check_bf16(&sizes, Tiles { instructions: Baseline, unit: StandIn }),
+    }
+}
+
+/// Does what Intel's manual says of `TDPBF16PS`: over a tile's depth the products of even and of odd indices are
+/// summed apart; sums are rounded to f32, and subnormal numbers are zeros.
+#[derive(Debug, Clone, Copy)]
+struct StandIn;
+
+thread_local! {
+    static READY: Cell<bool> = const { Cell::new(false) };
+}
+
+impl TileUnit for StandIn {
+    fn run<R>(self, work: impl FnOnce() -> R) -> R {
+        READY.set(true);
+        let result = work();
+        READY.set(false);
+        result
+    }
+
+    #[inline(always)]
+    unsafe fn multiply(self, a: &[[f32; A_STEP]], b: &[[f32; B_STEP]], sums: &mut MaybeUninit<Sums>) {
+        assert!(READY.get() && a.len() == b.len() && !a.is_empty());
+        let mut products = [[0.0f32; SIDE]; SIDE];
+        for (a, b) in a.iter().zip(b) {
+            for (a, row) in a.as_chunks::<WORDS>().0.iter().zip(&mut products) {
+                let (mut even, mut odd) = ([0.0f32; SIDE], [0.0f32; SIDE]);
+                for (&a, b) in a.iter().zip(b.as_chunks::<SIDE>().0) {
+                    let a = halves(a);
+                    for (j, &b) in b.iter().enumerate() {
+                        let b = halves(b);
+                        even[j] = flushed(even[j] + a[0] * b[0]);
+                        odd[j] = flushed(odd[j] + a[1] * b[1]);
+                    }
+                }
+                for (sum, (even, odd)) in row.iter_mut().zip(even.into_iter().zip(odd)) {
+                    *sum = flushed(*sum + flushed(even + odd));
+                }
+            }
+        }
+        sums.write(products);
+    }
+}
+
+/// The two bf16 of a word, the lower one first.
+#[inline(always)]
+fn halves(word: f32) -> [f32; 2] {
+    let bits = word.to_bits();
+    [bits << 16, bits & 0xffff_0000].map(|bits| flushed(f32::from_bits(bits)))
+}
+
+#[inline(always)]
+fn flushed(value: f32) -> f32 {
+    if value.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(value) } else { value }
 }
 
 /// With one product that is rounded, and the same that is not.
