@@ -97,7 +97,7 @@ impl Device {
     /// What a person is told: the name, what computes, and [`Device::disabled_kernels`].
     pub fn describe(&self) -> String {
         match self {
-            Self::Cpu(cpu) => format!("cpu ({} threads, {})", cpu.threads(), crate::cpu::simd::description()),
+            Self::Cpu(cpu) => format!("cpu ({} threads, {})", cpu.threads(), crate::cpu::description()),
             Self::Gpu(gpu) => match self.disabled_kernels() {
                 Some(disabled_kernels) => format!("{}, without {disabled_kernels}", gpu.backend().describe()),
                 None => gpu.backend().describe(),

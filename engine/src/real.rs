@@ -7,21 +7,27 @@ use cpift_kernels::dispatch::attention::AttentionElement;
 use cpift_kernels::dispatch::gemm::GemmElement;
 use half::bf16;
 
+use crate::cpu::gemm::Factor;
 use crate::error::{Error, Result};
 use crate::gpu::OnGpu;
 
-/// A type of activations, of their gradients and of the weights that products read: f32 everywhere, bf16 on
-/// GPUs and their emulator.
+/// A type of activations, of their gradients and of the weights that products read: f32 or bf16.
 ///
 /// Master weights, moments, gradients of weights and every sum are f32 whatever the type.
 pub trait Real:
-    Pod + OnGpu<Kernel: AttentionElement + GemmElement> + Debug + Display + Default + Send + Sync
+    Pod + OnGpu<Kernel: AttentionElement + GemmElement> + Factor + Debug + Display + Default + Send + Sync
 {
     /// As in recipes and messages.
     const NAME: &'static str;
 
     /// The value, exactly.
     fn to_f32(self) -> f32;
+
+    /// The value, exactly.
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self.to_f32())
+    }
 
     /// The nearest value, ties to even.
     fn from_f32(value: f32) -> Self;
@@ -30,10 +36,12 @@ pub trait Real:
 impl Real for f32 {
     const NAME: &'static str = "f32";
 
+    #[inline(always)]
     fn to_f32(self) -> f32 {
         self
     }
 
+    #[inline(always)]
     fn from_f32(value: f32) -> Self {
         value
     }
@@ -42,12 +50,19 @@ impl Real for f32 {
 impl Real for bf16 {
     const NAME: &'static str = "bf16";
 
+    #[inline(always)]
     fn to_f32(self) -> f32 {
-        self.to_f32()
+        f32::from_bits(u32::from(self.to_bits()) << 16)
     }
 
+    // As `bf16::from_f32`, but without a branch: loops over it become vector code.
+    #[inline(always)]
     fn from_f32(value: f32) -> Self {
-        bf16::from_f32(value)
+        let bits = value.to_bits();
+        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
+        // Rounding could carry a NaN to an infinity: its upper half is kept, and made quiet.
+        let bits = if value.is_nan() { bits | 0x0040_0000 } else { rounded };
+        bf16::from_bits((bits >> 16) as u16)
     }
 }
 
@@ -72,5 +87,36 @@ pub(crate) fn floats_mut<T: Real>(values: &mut [T]) -> Result<&mut [f32]> {
         Ok(bytemuck::cast_slice_mut(values))
     } else {
         Err(not_on_the_cpu::<T>())
+    }
+}
+
+/// Overwrites `target` with `source`, rounded where T has fewer bits. Use it inside `vectorize!`.
+#[inline(always)]
+pub(crate) fn round_slice<T: Real>(source: &[f32], target: &mut [T]) {
+    target.iter_mut().zip(source).for_each(|(target, &source)| *target = T::from_f32(source));
+}
+
+/// Overwrites `target` with `source`, exactly. Use it inside `vectorize!`.
+#[inline(always)]
+pub(crate) fn widen_slice<T: Real>(source: &[T], target: &mut [f32]) {
+    target.iter_mut().zip(source).for_each(|(target, source)| *target = source.to_f32());
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn bf16_is_converted_as_its_crate_does() {
+        for upper in 0..=u16::MAX {
+            let value = bf16::from_bits(upper);
+            let widened = Real::to_f32(value);
+            assert!(widened.to_bits() == value.to_f32().to_bits() || widened.is_nan() && value.is_nan());
+            for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
+                let value = f32::from_bits(u32::from(upper) << 16 | lower);
+                let rounded = <bf16 as Real>::from_f32(value);
+                assert_eq!(rounded.to_bits(), bf16::from_f32(value).to_bits(), "{value}");
+            }
+        }
     }
 }

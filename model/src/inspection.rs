@@ -117,7 +117,7 @@ pub enum ChatSample {
 /// Memory of a training step of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TrainingMemory {
-    /// What is computed in, and where.
+    /// What is computed in.
     pub precision: &'static str,
     /// Whether layers are computed again in the backward pass (`train.recompute`).
     pub recompute: bool,
@@ -286,9 +286,7 @@ fn chat_sample(tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Option<ChatS
 fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
     let device = Device::cpu(None)?;
     let mut lines = Vec::new();
-    let precisions = [("f32", ComputeType::F32), ("bf16 on a GPU", ComputeType::Bf16)];
-    let computed = if config.has_gpu_kernels() { &precisions[..] } else { &precisions[..1] };
-    for &(precision, compute) in computed {
+    for compute in [ComputeType::F32, ComputeType::Bf16] {
         // Weights, gradients and two moments in f32, and the copy of the weights that is computed with.
         let length = config.parameters();
         let state = 4 * length * size_of::<f32>() + Model::copy_bytes(compute, length);
@@ -299,7 +297,12 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
                 ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, &device, tokens, purpose),
             };
             let (state_bytes, activation_bytes) = (state as u64, activations?.total() as u64);
-            lines.push(TrainingMemory { precision, recompute, state_bytes, activation_bytes });
+            lines.push(TrainingMemory {
+                precision: compute.name(),
+                recompute,
+                state_bytes,
+                activation_bytes,
+            });
         }
     }
     Ok(lines)

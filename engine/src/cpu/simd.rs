@@ -66,6 +66,20 @@ impl Level {
 #[derive(Debug, Clone, Copy)]
 pub struct Avx512(());
 
+/// Proof that the processor has AVX-512 with dot products of bf16; only [`Avx512Bf16::detect`] makes one.
+#[cfg(target_arch = "x86_64")]
+#[derive(Debug, Clone, Copy)]
+pub struct Avx512Bf16(());
+
+#[cfg(target_arch = "x86_64")]
+impl Avx512Bf16 {
+    /// None where the processor lacks any of it.
+    pub fn detect() -> Option<Self> {
+        let wide = matches!(Level::detect(), Level::Avx512(_));
+        (wide && std::is_x86_feature_detected!("avx512bf16")).then_some(Self(()))
+    }
+}
+
 /// Proof that the processor has AVX2 and FMA; only [`Level::detect`] makes one.
 #[cfg(target_arch = "x86_64")]
 #[derive(Debug, Clone, Copy)]
@@ -87,77 +101,53 @@ pub trait Instructions: Copy + Send + Sync {
     fn transpose(self, block: [[f32; 8]; 8]) -> [[f32; 8]; 8];
 }
 
+/// [`Instructions`] of a proof that the processor has these features, AVX among them.
 #[cfg(target_arch = "x86_64")]
-impl Instructions for Avx512 {
-    #[inline(always)]
-    fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-        #[inline]
-        fn with_features<R>(work: impl FnOnce() -> R) -> R {
-            work()
+macro_rules! instructions {
+    ($proof:ty, $features:literal) => {
+        impl Instructions for $proof {
+            #[inline(always)]
+            fn run<R>(self, work: impl FnOnce() -> R) -> R {
+                #[target_feature(enable = $features)]
+                #[inline]
+                fn with_features<R>(work: impl FnOnce() -> R) -> R {
+                    work()
+                }
+                // SAFETY: `self` exists only where the processor has these features.
+                unsafe { with_features(work) }
+            }
+
+            #[inline(always)]
+            fn call<R>(self, work: impl FnOnce() -> R) -> R {
+                #[target_feature(enable = $features)]
+                #[inline(never)]
+                fn with_features<R>(work: impl FnOnce() -> R) -> R {
+                    work()
+                }
+                // SAFETY: `self` exists only where the processor has these features.
+                unsafe { with_features(work) }
+            }
+
+            #[inline(always)]
+            fn multiply_add(self, a: f32, b: f32, c: f32) -> f32 {
+                a.mul_add(b, c)
+            }
+
+            #[inline(always)]
+            fn transpose(self, block: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
+                // SAFETY: `self` exists only where the processor has AVX.
+                unsafe { transpose_avx(block) }
+            }
         }
-        // SAFETY: `self` exists only where the processor has these features.
-        unsafe { with_features(work) }
-    }
-
-    #[inline(always)]
-    fn call<R>(self, work: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-        #[inline(never)]
-        fn with_features<R>(work: impl FnOnce() -> R) -> R {
-            work()
-        }
-        // SAFETY: `self` exists only where the processor has these features.
-        unsafe { with_features(work) }
-    }
-
-    #[inline(always)]
-    fn multiply_add(self, a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
-
-    #[inline(always)]
-    fn transpose(self, block: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
-        // SAFETY: `self` exists only where the processor has AVX-512, and that includes AVX.
-        unsafe { transpose_avx(block) }
-    }
+    };
 }
 
 #[cfg(target_arch = "x86_64")]
-impl Instructions for Avx2 {
-    #[inline(always)]
-    fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-        #[inline]
-        fn with_features<R>(work: impl FnOnce() -> R) -> R {
-            work()
-        }
-        // SAFETY: `self` exists only where the processor has these features.
-        unsafe { with_features(work) }
-    }
-
-    #[inline(always)]
-    fn call<R>(self, work: impl FnOnce() -> R) -> R {
-        #[target_feature(enable = "avx2,fma,bmi1,bmi2,lzcnt,popcnt")]
-        #[inline(never)]
-        fn with_features<R>(work: impl FnOnce() -> R) -> R {
-            work()
-        }
-        // SAFETY: `self` exists only where the processor has these features.
-        unsafe { with_features(work) }
-    }
-
-    #[inline(always)]
-    fn multiply_add(self, a: f32, b: f32, c: f32) -> f32 {
-        a.mul_add(b, c)
-    }
-
-    #[inline(always)]
-    fn transpose(self, block: [[f32; 8]; 8]) -> [[f32; 8]; 8] {
-        // SAFETY: `self` exists only where the processor has AVX2, and that includes AVX.
-        unsafe { transpose_avx(block) }
-    }
-}
+instructions!(Avx512Bf16, "avx512bf16,avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt");
+#[cfg(target_arch = "x86_64")]
+instructions!(Avx512, "avx512f,avx512bw,avx512dq,avx512vl,avx2,fma,bmi1,bmi2,lzcnt,popcnt");
+#[cfg(target_arch = "x86_64")]
+instructions!(Avx2, "avx2,fma,bmi1,bmi2,lzcnt,popcnt");
 
 /// What every processor of the architecture has.
 #[derive(Debug, Clone, Copy)]

@@ -80,7 +80,7 @@ fn forward_matches_the_oracle<T: Real>() {
         for with_bias in [false, true] {
             let bias = with_bias.then_some(&bias[..]);
             let expected = oracle::linear::forward(case.shape.inputs, &x, &weight, bias);
-            for (_, y) in on_each::<T, _>(|device| Case::new::<T>(shape, device).forward::<T>(with_bias)) {
+            for (_, y) in on_each(|device| Case::new::<T>(shape, device).forward::<T>(with_bias)) {
                 assert_close(&format!("y of {shape:?}"), &y, &expected, tolerance::<T>(2e-6, 1.0));
             }
         }
@@ -101,7 +101,7 @@ fn gradients_match_central_differences<T: Real>() {
 
         let (poison, start) = (vec![f32::NAN; x.len()], random_in::<T>(5, x.len()));
         let (weight_start, bias_start) = (random(6, weight.len()), random(7, bias.len()));
-        let results = on_each::<T, _>(|device| {
+        let results = on_each(|device| {
             let case = Case::new::<T>(shape, device);
             let inputs = [case.backward_input::<T>(&poison, false), case.backward_input::<T>(&start, true)];
             (inputs, case.backward_weight::<T>(&weight_start, &bias_start))

@@ -1,94 +1,239 @@
-//! The micro-kernel: a tile of C from one panel of either operand.
+//! What a product needs of the instructions it runs on, and how a finished tile reaches C.
 
+use std::ops::Range;
+
+use super::Matrix;
 use crate::cpu::parallel::SharedMut;
-use crate::cpu::simd::Instructions;
+use crate::real::Real;
 
-/// Where a tile of `R` rows and `C` columns goes.
+/// Packing and the micro-kernel for one type of elements and one set of instructions.
+///
+/// A panel is a run of words of 4 bytes, whatever they hold: for a block of depth and a panel of rows or
+/// columns, zeros standing for those that are not there.
+pub trait Kernel: Copy + Send + Sync {
+    /// Elements of A and B.
+    type Element: Real;
+    /// Rows of a tile of C, and of a panel of A.
+    const ROWS: usize;
+    /// Columns of a tile of C, and of a panel of B.
+    const COLUMNS: usize;
+    /// Inner indices of a step: panels hold whole ones, with zeros in the rest of the last.
+    const STEP: usize;
+    /// Words of a row or column in a step.
+    const WORDS: usize;
+    /// Most inner indices of a panel, and what their number is a multiple of where there are more.
+    const DEPTH_BLOCK: (usize, usize);
+    /// Most lanes (rows of A or columns of B) of the shared operand packed at once, and most words of them, where
+    /// one block of depth has fewer.
+    const SHARED: (usize, usize) = (1024, 1 << 20);
+
+    /// Most rows of C that a thread takes at a time, where B is shared, and most columns, where A is: with panels
+    /// of `depth` inner indices they stay in its own cache.
+    fn item(depth: usize) -> [usize; 2];
+
+    /// Runs `work` compiled with the kernel's instructions where it is inlined.
+    fn run<R>(self, work: impl FnOnce() -> R) -> R;
+
+    /// Packs elements `depth` of the rows `rows` of A, panel after panel.
+    fn pack_rows(self, a: Matrix<Self::Element>, rows: Range<usize>, depth: Range<usize>, panels: &mut [f32]);
+
+    /// Packs elements `depth` of the columns `columns` of B, given as the rows of `b`, panel after panel.
+    fn pack_columns(
+        self,
+        b: Matrix<Self::Element>,
+        columns: Range<usize>,
+        depth: Range<usize>,
+        panels: &mut [f32],
+    );
+
+    /// The tile of C at `target` from one panel of either operand.
+    ///
+    /// # Safety
+    /// Nothing else may access the elements of C and of the sums that `target` names during the call.
+    unsafe fn multiply<O: Real>(self, a: &[f32], b: &[f32], target: &Target<'_, O>);
+}
+
+/// Words of a row or column in a panel of `depth` inner indices.
+#[inline(always)]
+pub fn words<K: Kernel>(depth: usize) -> usize {
+    depth.div_ceil(K::STEP) * K::WORDS
+}
+
+/// Rows at any distance of memory that the threads share.
 #[derive(Debug, Clone, Copy)]
-pub struct Target {
-    /// Index of its first element.
+pub struct Place<'a, T> {
+    /// All of the memory.
+    pub memory: SharedMut<'a, T>,
+    /// Index of the tile's first element.
     pub start: usize,
     /// From one row to the next.
     pub stride: usize,
+}
+
+impl<T> Place<'_, T> {
+    /// Panics unless a tile of `R` rows and `C` columns lies inside the memory.
+    #[inline(always)]
+    fn check<const R: usize, const C: usize>(&self) {
+        let last_row = self.stride.saturating_mul(R - 1).saturating_add(self.start);
+        assert!(last_row.saturating_add(C) <= self.memory.length(), "a tile inside C");
+    }
+
+    /// `C` elements of row `row`.
+    ///
+    /// # Safety
+    /// [`check`](Self::check) passed for more rows than `row`, and nothing else accesses them.
+    #[inline(always)]
+    unsafe fn row<const C: usize>(&self, row: usize) -> &mut [T; C] {
+        // SAFETY: the caller's promise.
+        unsafe { self.memory.array::<C>(self.start + row * self.stride) }
+    }
+
+    /// The first `columns` elements of row `row`. Panics when they lie outside the memory.
+    ///
+    /// # Safety
+    /// Nothing else accesses them.
+    #[inline(always)]
+    unsafe fn part(&self, row: usize, columns: usize) -> &mut [T] {
+        let start = self.start + row * self.stride;
+        // SAFETY: the caller's promise.
+        unsafe { self.memory.range(start..start + columns) }
+    }
+}
+
+/// Where a tile goes. Sums over a part of the inner dimension are kept in f32.
+#[derive(Debug, Clone, Copy)]
+pub struct Target<'a, O> {
+    /// C, where it is not f32.
+    pub result: Option<Place<'a, O>>,
+    /// The sums so far; C itself, where that is f32.
+    pub sums: Place<'a, f32>,
+    /// What the tile is added to.
+    pub start: Start,
+    /// Whether the sums are complete: they go to the result, where there is one.
+    pub last: bool,
     /// Rows of the tile that there are.
     pub rows: usize,
     /// Columns of the tile that there are.
     pub columns: usize,
-    /// Whether the product is added to what is there.
-    pub add: bool,
 }
 
-/// Sums over the inner dimension in order, from zero, in registers: `R`·`C` of them, loaded with one row of
-/// B's panel and, one by one, the elements of A's.
-#[inline(always)]
-fn sums<const R: usize, const C: usize>(
-    instructions: impl Instructions,
-    a: &[[f32; R]],
-    b: &[[f32; C]],
-) -> [[f32; C]; R] {
-    let mut sums = [[0.0f32; C]; R];
-    for (a, b) in a.iter().zip(b) {
+/// What a tile is added to.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Start {
+    /// Nothing.
+    Zero,
+    /// The sums so far.
+    Sums,
+    /// What the result holds.
+    Result,
+}
+
+impl<O: Real> Target<'_, O> {
+    /// Whether all of a tile of `R` rows and `C` columns is there.
+    #[inline(always)]
+    pub fn is_whole<const R: usize, const C: usize>(&self) -> bool {
+        self.rows == R && self.columns == C
+    }
+
+    /// Takes a whole tile's sums. Panics when it does not lie inside C.
+    ///
+    /// # Safety
+    /// Nothing else may access the elements during the call.
+    #[expect(clippy::needless_range_loop, reason = "with iterators the compiler keeps the sums in memory")]
+    #[inline(always)]
+    pub unsafe fn store<const R: usize, const C: usize>(&self, tile: [[f32; C]; R]) {
+        self.check::<R, C>();
         for i in 0..R {
-            for j in 0..C {
-                sums[i][j] = instructions.multiply_add(a[i], b[j], sums[i][j]);
+            // SAFETY: checked above; exclusive by the caller's promise.
+            unsafe { self.store_row(i, tile[i]) };
+        }
+    }
+
+    /// The same of a tile in memory.
+    ///
+    /// # Safety
+    /// As [`store`](Self::store).
+    #[inline(always)]
+    pub unsafe fn store_rows<const R: usize, const C: usize>(&self, tile: &[[f32; C]; R]) {
+        self.check::<R, C>();
+        for (i, row) in tile.iter().enumerate() {
+            // SAFETY: checked above; exclusive by the caller's promise.
+            unsafe { self.store_row(i, *row) };
+        }
+    }
+
+    /// Panics unless a tile of `R` rows and `C` columns lies inside the memory it goes to.
+    #[inline(always)]
+    fn check<const R: usize, const C: usize>(&self) {
+        if let Some(result) = &self.result {
+            result.check::<R, C>();
+        }
+        if self.result.is_none() || self.start == Start::Sums || !self.last {
+            self.sums.check::<R, C>();
+        }
+    }
+
+    /// # Safety
+    /// [`check`](Self::check) passed for more rows than `i`, and nothing else accesses their elements.
+    #[inline(always)]
+    unsafe fn store_row<const C: usize>(&self, i: usize, mut row: [f32; C]) {
+        match (self.start, &self.result) {
+            (Start::Zero, _) => {}
+            (Start::Sums, _) | (Start::Result, None) => {
+                // SAFETY: the caller's promise.
+                let before = *unsafe { self.sums.row::<C>(i) };
+                (0..C).for_each(|j| row[j] += before[j]);
+            }
+            (Start::Result, Some(result)) => {
+                // SAFETY: the caller's promise.
+                let before = *unsafe { result.row::<C>(i) };
+                (0..C).for_each(|j| row[j] += before[j].to_f32());
+            }
+        }
+        match &self.result {
+            Some(result) if self.last => {
+                // SAFETY: the caller's promise.
+                *unsafe { result.row::<C>(i) } = row.map(O::from_f32);
+            }
+            _ => {
+                // SAFETY: the caller's promise.
+                *unsafe { self.sums.row::<C>(i) } = row;
             }
         }
     }
-    sums
-}
 
-/// Writes the whole tile of C at `target`: the product of the panels `a` and `b`. Panics when it does not lie
-/// inside C.
-///
-/// # Safety
-/// Nothing else may access the rows and columns of C that `target` names during the call.
-#[expect(clippy::needless_range_loop, reason = "with iterators the compiler keeps the sums in memory")]
-#[inline(always)]
-pub unsafe fn tile<const R: usize, const C: usize>(
-    instructions: impl Instructions,
-    a: &[[f32; R]],
-    b: &[[f32; C]],
-    c: &SharedMut<'_, f32>,
-    target: Target,
-) {
-    let last_row = target.stride.saturating_mul(R - 1).saturating_add(target.start);
-    assert!(last_row.saturating_add(C) <= c.length(), "a tile inside C");
-    let mut sums = sums(instructions, a, b);
-    // In this form the compiler unrolls the loops, and the sums stay in registers.
-    if target.add {
-        for i in 0..R {
-            // SAFETY: no row ends after the last one, which lies inside C; exclusive by the caller's promise.
-            let row = *unsafe { c.array::<C>(target.start + i * target.stride) };
-            for j in 0..C {
-                sums[i][j] += row[j];
+    /// Takes what there is of a tile that reaches over the edge of C.
+    ///
+    /// # Safety
+    /// As [`store`](Self::store).
+    #[inline(always)]
+    pub unsafe fn store_part<const C: usize>(&self, tile: &mut [[f32; C]]) {
+        for (i, tile) in tile.iter_mut().take(self.rows).enumerate() {
+            match (self.start, &self.result) {
+                (Start::Zero, _) => {}
+                (Start::Sums, _) | (Start::Result, None) => {
+                    // SAFETY: the caller's promise.
+                    let row = unsafe { self.sums.part(i, self.columns) };
+                    tile.iter_mut().zip(row).for_each(|(sum, before)| *sum += *before);
+                }
+                (Start::Result, Some(result)) => {
+                    // SAFETY: the caller's promise.
+                    let row = unsafe { result.part(i, self.columns) };
+                    tile.iter_mut().zip(row).for_each(|(sum, before)| *sum += before.to_f32());
+                }
             }
-        }
-    }
-    for i in 0..R {
-        // SAFETY: as above.
-        *unsafe { c.array::<C>(target.start + i * target.stride) } = sums[i];
-    }
-}
-
-/// Writes what there is of a tile that reaches over the edge of C.
-///
-/// # Safety
-/// As [`tile`].
-#[inline(always)]
-pub unsafe fn edge_tile<const R: usize, const C: usize>(
-    instructions: impl Instructions,
-    a: &[[f32; R]],
-    b: &[[f32; C]],
-    c: &SharedMut<'_, f32>,
-    target: Target,
-) {
-    let sums = sums(instructions, a, b);
-    for (i, sums) in sums.iter().take(target.rows).enumerate() {
-        let start = target.start + i * target.stride;
-        // SAFETY: the caller's promise.
-        let row = unsafe { c.range(start..start + target.columns) };
-        for (element, sum) in row.iter_mut().zip(sums) {
-            *element = if target.add { *element + sum } else { *sum };
+            match &self.result {
+                Some(result) if self.last => {
+                    // SAFETY: the caller's promise.
+                    let row = unsafe { result.part(i, self.columns) };
+                    row.iter_mut().zip(tile).for_each(|(element, sum)| *element = O::from_f32(*sum));
+                }
+                _ => {
+                    // SAFETY: the caller's promise.
+                    let row = unsafe { self.sums.part(i, self.columns) };
+                    row.copy_from_slice(&tile[..self.columns]);
+                }
+            }
         }
     }
 }

@@ -1,74 +1,130 @@
 //! Packing: an operand's elements in the order the micro-kernel reads them.
 //!
 //! An operand is seen as lanes (rows of A, columns of B) along the inner dimension. A panel holds `W`
-//! lanes, and all of them at one inner index lie side by side. Where lanes run out, zeros fill the panel.
+//! lanes, and the words of all of them at one step of the inner dimension lie side by side. Where lanes run
+//! out, zeros fill the panel.
 
+use std::marker::PhantomData;
 use std::ops::Range;
+
+use half::bf16;
 
 use super::Matrix;
 use crate::cpu::simd::Instructions;
+use crate::real::Real;
 
-/// Inner indices packed of one panel before the next panel's turn: the lines of the source that panels
-/// share are then still in the cache.
+/// Most steps of a panel.
+pub const LONGEST: usize = 768;
+
+/// Steps packed of one panel before the next panel's turn: the lines of the source that panels share are
+/// then still in the cache.
 const STRIP: usize = 16;
 
 /// Columns and rows of the blocks that are transposed in registers.
 const BLOCK: usize = 8;
 
-/// Stands for lanes that are not there. As long as the longest panel.
-static ZEROS: [f32; super::DEPTH_BLOCK] = [0.0; super::DEPTH_BLOCK];
+/// Stands for lanes that are not there: as many bytes as a lane of the longest panel can have.
+static ZEROS: [f32; LONGEST] = [0.0; LONGEST];
 
-/// Packs elements `depth` of the rows `lanes` of `source` into `panels`, panel after panel.
+/// What a panel's words of 4 bytes hold.
+pub trait Packing {
+    /// Elements of the operand.
+    type Element: Real;
+    /// Elements of a lane in one word.
+    const STEP: usize;
+
+    /// The word of the next elements of a lane, `STEP` of them, or those that are left.
+    fn word(elements: &[Self::Element]) -> f32;
+}
+
+/// One element as f32.
+pub struct Widened<T>(PhantomData<T>);
+
+impl<T: Real> Packing for Widened<T> {
+    type Element = T;
+    const STEP: usize = 1;
+
+    #[inline(always)]
+    fn word(elements: &[T]) -> f32 {
+        elements[0].to_f32()
+    }
+}
+
+/// Two elements, the first in the lower half.
+pub struct Pairs;
+
+impl Packing for Pairs {
+    type Element = bf16;
+    const STEP: usize = 2;
+
+    #[inline(always)]
+    fn word(elements: &[bf16]) -> f32 {
+        let upper = elements.get(1).map_or(0, |element| element.to_bits());
+        f32::from_bits(u32::from(upper) << 16 | u32::from(elements[0].to_bits()))
+    }
+}
+
+/// Packs elements `depth` of the rows `lanes` of `source` into `panels`, panel after panel of `steps` words of
+/// each lane: of as many as it takes, or more, which are then zeros.
 #[inline(always)]
-pub fn pack<const W: usize>(
+pub fn pack<P: Packing, const W: usize>(
     instructions: impl Instructions,
-    source: Matrix,
+    source: Matrix<P::Element>,
     lanes: Range<usize>,
     depth: Range<usize>,
+    steps: usize,
     panels: &mut [[f32; W]],
 ) {
-    debug_assert_eq!(panels.len(), lanes.len().div_ceil(W) * depth.len());
+    let used = depth.len().div_ceil(P::STEP);
+    debug_assert_eq!(panels.len(), lanes.len().div_ceil(W) * steps);
+    if steps > used {
+        panels.chunks_exact_mut(steps).for_each(|panel| panel[used..].fill([0.0; W]));
+    }
     if source.column_stride == 1 {
-        for (panel, first) in panels.chunks_exact_mut(depth.len()).zip(lanes.clone().step_by(W)) {
-            transpose_panel(instructions, source, first..lanes.end.min(first + W), depth.clone(), panel);
+        for (panel, first) in panels.chunks_exact_mut(steps).zip(lanes.clone().step_by(W)) {
+            let lanes = first..lanes.end.min(first + W);
+            transpose_panel::<P, W>(instructions, source, lanes, depth.clone(), &mut panel[..used]);
         }
     } else {
-        copy_panels(source, lanes, depth, panels);
+        copy_panels::<P, W>(source, lanes, depth, steps, panels);
     }
 }
 
 /// Packs one panel of lanes that each lie in one run of memory.
 #[inline(always)]
-fn transpose_panel<const W: usize>(
+fn transpose_panel<P: Packing, const W: usize>(
     instructions: impl Instructions,
-    source: Matrix,
+    source: Matrix<P::Element>,
     lanes: Range<usize>,
     depth: Range<usize>,
     panel: &mut [[f32; W]],
 ) {
-    let lane = |lane: usize| -> &[f32] {
+    let lane = |lane: usize| -> &[P::Element] {
         if lane < lanes.len() {
             &source.data[(lanes.start + lane) * source.row_stride..][depth.clone()]
         } else {
-            &ZEROS[..depth.len()]
+            &bytemuck::cast_slice(&ZEROS)[..depth.len()]
         }
     };
+    let whole_blocks = depth.len() / (BLOCK * P::STEP);
+    let (blocks, rest) = panel.split_at_mut(whole_blocks * BLOCK);
+    let rest_start = whole_blocks * BLOCK * P::STEP;
     for group in (0..W).step_by(BLOCK) {
-        let lanes: [&[f32]; BLOCK] = std::array::from_fn(|index| lane(group + index));
-        let (blocks, rest) = panel.as_chunks_mut::<BLOCK>();
-        for (block, target) in blocks.iter_mut().enumerate() {
+        let lanes: [&[P::Element]; BLOCK] = std::array::from_fn(|index| lane(group + index));
+        for (block, target) in blocks.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
             let mut rows = [[0.0; BLOCK]; BLOCK];
             for (row, lane) in rows.iter_mut().zip(&lanes) {
-                *row = *lane[block * BLOCK..].first_chunk().expect("a whole block");
+                let elements = &lane[block * BLOCK * P::STEP..][..BLOCK * P::STEP];
+                *row = std::array::from_fn(|word| P::word(&elements[word * P::STEP..][..P::STEP]));
             }
             let rows = instructions.transpose(rows);
             for (target, row) in target.iter_mut().zip(&rows) {
                 copy_group(target, group, row);
             }
         }
-        let first = depth.len() - rest.len();
-        for (p, target) in rest.iter_mut().enumerate() {
-            let row: [f32; BLOCK] = std::array::from_fn(|lane| lanes[lane][first + p]);
+        for (step, target) in rest.iter_mut().enumerate() {
+            let elements = rest_start + step * P::STEP..depth.len().min(rest_start + (step + 1) * P::STEP);
+            let row: [f32; BLOCK] = std::array::from_fn(|lane| P::word(&lanes[lane][elements.clone()]));
             copy_group(target, group, &row);
         }
     }
@@ -87,28 +143,118 @@ fn copy_group<const W: usize>(target: &mut [f32; W], group: usize, lanes: &[f32;
 
 /// Packs panels of lanes that lie side by side in memory.
 #[inline(always)]
-fn copy_panels<const W: usize>(
-    source: Matrix,
+fn copy_panels<P: Packing, const W: usize>(
+    source: Matrix<P::Element>,
     lanes: Range<usize>,
     depth: Range<usize>,
+    steps: usize,
     panels: &mut [[f32; W]],
 ) {
-    let length = depth.len();
-    for strip in depth.clone().step_by(STRIP) {
-        let strip = strip..depth.end.min(strip + STRIP);
-        let place = strip.start - depth.start;
-        for (panel, first) in panels.chunks_exact_mut(length).zip(lanes.clone().step_by(W)) {
-            let rows = panel[place..].iter_mut().zip(strip.clone());
-            if first + W <= lanes.end {
-                for (target, p) in rows {
-                    target.copy_from_slice(&source.data[p * source.column_stride + first..][..W]);
-                }
-            } else {
-                let left = lanes.end - first;
-                for (target, p) in rows {
-                    target[..left].copy_from_slice(&source.data[p * source.column_stride + first..][..left]);
+    let used = depth.len().div_ceil(P::STEP);
+    for strip in (0..used).step_by(STRIP) {
+        let strip = strip..used.min(strip + STRIP);
+        for (panel, first) in panels.chunks_exact_mut(steps).zip(lanes.clone().step_by(W)) {
+            for (target, step) in panel[strip.clone()].iter_mut().zip(strip.clone()) {
+                let start = depth.start + step * P::STEP;
+                let left = (lanes.end - first).min(W);
+                let row = |p: usize| &source.data[p * source.column_stride + first..][..left];
+                if left == W {
+                    // A length that the compiler knows.
+                    interleave::<P>(target, start..depth.end, |p| &row(p)[..W]);
+                } else {
+                    interleave::<P>(&mut target[..left], start..depth.end, row);
                     target[left..].fill(0.0);
                 }
+            }
+        }
+    }
+}
+
+/// Words of the first inner indices of `depth`, whose elements side by side are `row(p)`.
+#[inline(always)]
+fn interleave<'a, P: Packing<Element: 'a>>(
+    target: &mut [f32],
+    depth: Range<usize>,
+    row: impl Fn(usize) -> &'a [P::Element],
+) {
+    let first = row(depth.start);
+    if P::STEP == 1 || depth.len() == 1 {
+        for (target, element) in target.iter_mut().zip(first) {
+            *target = P::word(std::slice::from_ref(element));
+        }
+    } else {
+        for ((target, &element), &next) in target.iter_mut().zip(first).zip(row(depth.start + 1)) {
+            *target = P::word(&[element, next]);
+        }
+    }
+}
+
+/// Packs elements `depth` of the rows `lanes` of `source` into `panels`, panel after panel of `W` lanes and block
+/// after block of `N` words: those of a lane lie side by side, and lane after lane. Zeros stand for what there is
+/// not of the last block.
+#[inline(always)]
+pub fn pack_blocks<P: Packing, const W: usize, const N: usize>(
+    instructions: impl Instructions,
+    source: Matrix<P::Element>,
+    lanes: Range<usize>,
+    depth: Range<usize>,
+    panels: &mut [f32],
+) {
+    let blocks = depth.len().div_ceil(N * P::STEP);
+    let panels = panels.as_chunks_mut::<N>().0.as_chunks_mut::<W>().0;
+    debug_assert_eq!(panels.len(), lanes.len().div_ceil(W) * blocks);
+    for (panel, first) in panels.chunks_exact_mut(blocks).zip(lanes.clone().step_by(W)) {
+        let lanes = first..lanes.end.min(first + W);
+        for (block, start) in panel.iter_mut().zip(depth.clone().step_by(N * P::STEP)) {
+            let depth = start..depth.end.min(start + N * P::STEP);
+            if source.column_stride == 1 {
+                copy_block::<P, W, N>(source, lanes.clone(), depth, block);
+            } else {
+                transpose_block::<P, W, N>(instructions, source, lanes.clone(), depth, block);
+            }
+        }
+    }
+}
+
+/// One block of lanes that each lie in one run of memory.
+#[inline(always)]
+fn copy_block<P: Packing, const W: usize, const N: usize>(
+    source: Matrix<P::Element>,
+    lanes: Range<usize>,
+    depth: Range<usize>,
+    block: &mut [[f32; N]; W],
+) {
+    let left = lanes.len();
+    for (target, lane) in block.iter_mut().zip(lanes) {
+        let lane = &source.data[lane * source.row_stride..][depth.clone()];
+        if lane.len() == N * P::STEP {
+            *target = std::array::from_fn(|word| P::word(&lane[word * P::STEP..][..P::STEP]));
+        } else {
+            target.fill(0.0);
+            lane.chunks(P::STEP).zip(target).for_each(|(elements, target)| *target = P::word(elements));
+        }
+    }
+    block[left..].fill([0.0; N]);
+}
+
+/// One block of lanes that lie side by side in memory.
+#[inline(always)]
+fn transpose_block<P: Packing, const W: usize, const N: usize>(
+    instructions: impl Instructions,
+    source: Matrix<P::Element>,
+    lanes: Range<usize>,
+    depth: Range<usize>,
+    block: &mut [[f32; N]; W],
+) {
+    let mut words = [[0.0; W]; N];
+    let steps = depth.len().div_ceil(P::STEP);
+    copy_panels::<P, W>(source, lanes, depth, steps, &mut words[..steps]);
+    for lane in (0..W).step_by(BLOCK) {
+        for word in (0..N).step_by(BLOCK) {
+            let corner =
+                std::array::from_fn(|i| *words[word + i][lane..].first_chunk().expect("whole blocks"));
+            for (i, words) in instructions.transpose(corner).iter().enumerate() {
+                block[lane + i][word..][..BLOCK].copy_from_slice(words);
             }
         }
     }

@@ -73,7 +73,7 @@ pub fn forward<T: Real>(
     check_length(OP, "input", input.len(), elements)?;
     check_length(OP, "output", output.len(), elements)?;
     let Device::Cpu(cpu) = device else { return check_device(device) };
-    cpu::forward(cpu, shape, documents, input.floats()?, weight.floats()?, output.floats()?);
+    cpu::forward(cpu, shape, documents, input.host(), weight.host(), output.host());
     Ok(())
 }
 
@@ -99,12 +99,9 @@ pub fn backward<T: Real>(
     check_length(OP, "d_input", d_input.len(), elements)?;
     check_length(OP, "d_weight", d_weight.len(), weight.len())?;
     let Device::Cpu(cpu) = device else { return check_device(device) };
-    let inputs = cpu::HostBackwardInputs {
-        input: input.floats()?,
-        weight: weight.floats()?,
-        d_output: d_output.floats()?,
-    };
-    cpu::backward(cpu, shape, documents, inputs, d_input.floats()?, d_weight.host());
+    let inputs =
+        cpu::HostBackwardInputs { input: input.host(), weight: weight.host(), d_output: d_output.host() };
+    cpu::backward(cpu, shape, documents, inputs, d_input.host(), d_weight.host());
     Ok(())
 }
 
@@ -134,8 +131,8 @@ pub fn decode<T: Real>(
         format!("states of {} elements have no slot {}", states.len(), largest - 1)
     })?;
     let Device::Cpu(cpu) = device else { return check_device(device) };
-    let (input, weight) = (input.floats()?, weight.floats()?);
-    cpu::decode(cpu, shape, input, weight, slots.host(), states.floats()?, output.floats()?);
+    let (input, weight) = (input.host(), weight.host());
+    cpu::decode(cpu, shape, input, weight, slots.host(), states.host(), output.host());
     Ok(())
 }
 

@@ -170,7 +170,7 @@ pub fn forward<T: Real>(
     }
     let Device::Cpu(cpu) = device else { return check_device(device) };
     let last_states = last_states.map(ViewMut::host);
-    cpu::forward(cpu, shape, documents, cpu::HostInputs::new(&inputs)?, output.floats()?, last_states);
+    cpu::forward(cpu, shape, documents, cpu::HostInputs::new(&inputs), output.host(), last_states);
     Ok(())
 }
 
@@ -196,14 +196,14 @@ pub fn backward<T: Real>(
     check_length(OP, "d_dt_bias", gradients.d_dt_bias.len(), shape.value_heads)?;
     let Device::Cpu(cpu) = device else { return check_device(device) };
     let host = cpu::backward::HostGradients {
-        d_qkv: gradients.d_qkv.floats()?,
-        d_a: gradients.d_a.floats()?,
-        d_b: gradients.d_b.floats()?,
+        d_qkv: gradients.d_qkv.host(),
+        d_a: gradients.d_a.host(),
+        d_b: gradients.d_b.host(),
         d_a_log: gradients.d_a_log.host(),
         d_dt_bias: gradients.d_dt_bias.host(),
     };
-    let inputs = cpu::HostInputs::new(&inputs)?;
-    cpu::backward::backward(cpu, shape, documents, inputs, d_output.floats()?, host);
+    let inputs = cpu::HostInputs::new(&inputs);
+    cpu::backward::backward(cpu, shape, documents, inputs, d_output.host(), host);
     Ok(())
 }
 
@@ -230,8 +230,8 @@ pub fn decode<T: Real>(
         format!("states of {} elements have no slot {}", states.len(), needed - 1)
     })?;
     let Device::Cpu(cpu) = device else { return check_device(device) };
-    let inputs = cpu::HostInputs::new(&inputs)?;
-    cpu::decode::decode(cpu, shape, inputs, slots.host(), states.host(), output.floats()?);
+    let inputs = cpu::HostInputs::new(&inputs);
+    cpu::decode::decode(cpu, shape, inputs, slots.host(), states.host(), output.host());
     Ok(())
 }
 

@@ -62,7 +62,7 @@ pub fn take_queries<T: Real>(
 ) -> Result<()> {
     shape.check("output_gate queries", joined.len(), &[("queries", queries.len())])?;
     let Device::Cpu(cpu) = device else { return check_device(device) };
-    cpu::take_queries(cpu, shape, joined.floats()?, queries.floats()?);
+    cpu::take_queries(cpu, shape, joined.host(), queries.host());
     Ok(())
 }
 
@@ -78,7 +78,7 @@ pub fn put_queries<T: Real>(
 ) -> Result<()> {
     shape.check("output_gate queries", joined.len(), &[("queries", queries.len())])?;
     let Device::Cpu(cpu) = device else { return check_device(device) };
-    cpu::put_queries(cpu, shape, queries.floats()?, joined.floats()?);
+    cpu::put_queries(cpu, shape, queries.host(), joined.host());
     Ok(())
 }
 
@@ -96,7 +96,7 @@ pub fn forward<T: Real>(
     let others = [("attention", attention.len()), ("gated", gated.len())];
     shape.check("output_gate", joined.len(), &others)?;
     let Device::Cpu(cpu) = device else { return check_device(device) };
-    cpu::forward(cpu, shape, joined.floats()?, attention.floats()?, gated.floats()?);
+    cpu::forward(cpu, shape, joined.host(), attention.host(), gated.host());
     Ok(())
 }
 
@@ -117,8 +117,8 @@ pub fn backward<T: Real>(
     shape.check(OP, joined.len(), &others)?;
     check_length(OP, "d_joined", d_joined.len(), joined.len())?;
     let Device::Cpu(cpu) = device else { return check_device(device) };
-    let inputs = (joined.floats()?, attention.floats()?);
-    cpu::backward(cpu, shape, inputs, gradient.floats()?, d_joined.floats()?);
+    let inputs = (joined.host(), attention.host());
+    cpu::backward(cpu, shape, inputs, gradient.host(), d_joined.host());
     Ok(())
 }
 

@@ -1,0 +1,91 @@
+//! Products in f32 arithmetic, of f32 or of bf16 that is widened while it is packed.
+
+use std::marker::PhantomData;
+use std::ops::Range;
+
+use super::Matrix;
+use super::kernel::{Kernel, Target, words};
+use super::pack::{LONGEST, Widened, pack};
+use crate::cpu::simd::Instructions;
+use crate::real::Real;
+
+/// f32 arithmetic with the instructions `I`, in tiles of `R` rows and `C` columns.
+#[derive(Debug, Clone, Copy)]
+pub struct Floats<T, I, const R: usize, const C: usize> {
+    instructions: I,
+    element: PhantomData<T>,
+}
+
+impl<T, I, const R: usize, const C: usize> Floats<T, I, R, C> {
+    pub fn new(instructions: I) -> Self {
+        Self { instructions, element: PhantomData }
+    }
+}
+
+impl<T: Real, I: Instructions, const R: usize, const C: usize> Kernel for Floats<T, I, R, C> {
+    type Element = T;
+    const ROWS: usize = R;
+    const COLUMNS: usize = C;
+    const STEP: usize = 1;
+    const WORDS: usize = 1;
+    const DEPTH_BLOCK: (usize, usize) = (LONGEST, 8);
+
+    fn item(_: usize) -> [usize; 2] {
+        [48, 32]
+    }
+
+    #[inline(always)]
+    fn run<Output>(self, work: impl FnOnce() -> Output) -> Output {
+        self.instructions.run(work)
+    }
+
+    #[inline(always)]
+    fn pack_rows(self, a: Matrix<T>, rows: Range<usize>, depth: Range<usize>, panels: &mut [f32]) {
+        let steps = words::<Self>(depth.len());
+        pack::<Widened<T>, R>(self.instructions, a, rows, depth, steps, panels.as_chunks_mut().0);
+    }
+
+    #[inline(always)]
+    fn pack_columns(self, b: Matrix<T>, columns: Range<usize>, depth: Range<usize>, panels: &mut [f32]) {
+        let steps = words::<Self>(depth.len());
+        pack::<Widened<T>, C>(self.instructions, b, columns, depth, steps, panels.as_chunks_mut().0);
+    }
+
+    #[inline(always)]
+    unsafe fn multiply<O: Real>(self, a: &[f32], b: &[f32], target: &Target<'_, O>) {
+        let (a, b) = (a.as_chunks::<R>().0, b.as_chunks::<C>().0);
+        // Either is a function of its own, so that the registers are all the micro-kernel's.
+        if target.is_whole::<R, C>() {
+            self.instructions.call(
+                #[inline(always)]
+                // SAFETY: the caller's promise.
+                || unsafe { target.store(sums(self.instructions, a, b)) },
+            );
+        } else {
+            self.instructions.call(
+                #[inline(always)]
+                // SAFETY: the caller's promise.
+                || unsafe { target.store_part(&mut sums(self.instructions, a, b)) },
+            );
+        }
+    }
+}
+
+/// Sums over the inner dimension in order, from zero, in registers: `R`·`C` of them, loaded with one row of
+/// B's panel and, one by one, the elements of A's.
+#[inline(always)]
+fn sums<const R: usize, const C: usize>(
+    instructions: impl Instructions,
+    a: &[[f32; R]],
+    b: &[[f32; C]],
+) -> [[f32; C]; R] {
+    let mut sums = [[0.0f32; C]; R];
+    for (a, b) in a.iter().zip(b) {
+        for i in 0..R {
+            for j in 0..C {
+                sums[i][j] = instructions.multiply_add(a[i], b[j], sums[i][j]);
+            }
+        }
+    }
+    sums
+}
