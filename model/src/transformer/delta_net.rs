@@ -17,7 +17,7 @@ use crate::config::DeltaNet;
 use crate::error::{Error, Result};
 
 /// Shape of the convolution.
-fn convolution_shape(sizes: &DeltaNet) -> causal_conv1d::Shape {
+pub fn convolution_shape(sizes: &DeltaNet) -> causal_conv1d::Shape {
     causal_conv1d::Shape { channels: sizes.channels(), taps: sizes.taps }
 }
 

@@ -21,7 +21,7 @@ mod weights;
 
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::cross_entropy::{self, Workspace};
-use cpift_engine::ops::{causal_conv1d, gated_delta_rule, linear, output_gate, softcap};
+use cpift_engine::ops::{causal_conv1d, gated_delta_rule, linear, softcap};
 use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 
 use activations::{Activations, BatchBuffers};
@@ -325,12 +325,9 @@ impl<T: Real> Transformer<T> {
 /// Fails where there are no kernels for the model's layers on the device.
 fn check_heads(config: &ModelConfig, device: &Device) -> Result<()> {
     let check = || -> cpift_engine::Result<()> {
-        if config.delta_net().is_some() {
-            causal_conv1d::check_device(device)?;
+        if let Some(sizes) = config.delta_net() {
+            causal_conv1d::check_device(device, &delta_net::convolution_shape(&sizes))?;
             gated_delta_rule::check_device(device)?;
-        }
-        if config.block.output_gate {
-            output_gate::check_device(device)?;
         }
         attention::check_device(device, &attention_shape(config, 0))
     };

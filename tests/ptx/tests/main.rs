@@ -9,6 +9,8 @@ mod attention;
 mod attention_hopper;
 #[path = "../../../kernels/tests/attention_tensor.rs"]
 mod attention_tensor;
+#[path = "../../../kernels/tests/causal_conv1d.rs"]
+mod causal_conv1d;
 #[path = "../../../kernels/tests/common/mod.rs"]
 mod common;
 #[path = "../../../kernels/tests/cross_entropy.rs"]
@@ -29,6 +31,8 @@ mod gemm_split_k;
 mod gemm_tensor;
 #[path = "../../../kernels/tests/norm.rs"]
 mod norm;
+#[path = "../../../kernels/tests/output_gate.rs"]
+mod output_gate;
 #[path = "../../../kernels/tests/rms_norm.rs"]
 mod rms_norm;
 #[path = "../../../kernels/tests/rope.rs"]

@@ -1,0 +1,50 @@
+//! Chunks of packed documents, for kernels that take tokens some at a time within their document.
+
+/// Tokens of a chunk.
+pub const CHUNK: u32 = 64;
+
+/// Numbers that describe a chunk, and a document.
+pub const ENTRY: u64 = 4;
+
+/// Lists of chunks and documents, which hosts make for the kernels.
+#[cfg(not(target_arch = "nvptx64"))]
+#[derive(Debug, Clone, PartialEq, Eq, Default)]
+pub struct Chunks {
+    /// `[chunks, 4]`, in the order of their tokens: first token, its document's first token, the one behind the
+    /// document's last, and the document.
+    pub chunks: Vec<u32>,
+    /// `[documents, 4]`: first token, the one behind the last, first chunk, and 0.
+    pub documents: Vec<u32>,
+}
+
+#[cfg(not(target_arch = "nvptx64"))]
+impl Chunks {
+    /// Those of documents that are these ranges of tokens, none empty.
+    pub fn new(documents: impl Iterator<Item = core::ops::Range<u32>>) -> Self {
+        let mut lists = Self::default();
+        for (document, range) in (0..).zip(documents) {
+            let first_chunk = lists.chunks.len() as u32 / ENTRY as u32;
+            lists.documents.extend([range.start, range.end, first_chunk, 0]);
+            for first in range.clone().step_by(CHUNK as usize) {
+                lists.chunks.extend([first, range.start, range.end, document]);
+            }
+        }
+        lists
+    }
+
+    /// Number of chunks of documents of these lengths.
+    pub fn count(documents: impl Iterator<Item = usize>) -> usize {
+        documents.map(|tokens| tokens.div_ceil(CHUNK as usize)).sum()
+    }
+}
+
+/// Whether no row before `row` has its slot: the block of that row takes all rows of the slot, in order.
+#[inline(always)]
+pub fn is_first_row(slots: crate::simt::Global<u32>, row: u32) -> bool {
+    let slot = slots.load(row as usize);
+    let mut earlier = 0;
+    while earlier < row && slots.load(earlier as usize) != slot {
+        earlier += 1;
+    }
+    earlier == row
+}
