@@ -2,6 +2,8 @@
 //!
 //! Use them inside `vectorize!`: `mul_add` is only fast there.
 
+use crate::real::Real;
+
 /// Adding this to a small f32 rounds it to an integer, which then sits in the low bits.
 const ROUND: f32 = 12_582_912.0;
 /// ln 2 in two parts: the first has few enough bits that its small multiples are exact.
@@ -113,16 +115,16 @@ pub fn max(values: &[f32]) -> f32 {
 
 /// Σ a[i]·b[i] in f32, over fixed lanes.
 #[inline(always)]
-pub fn dot(a: &[f32], b: &[f32]) -> f32 {
+pub fn dot<A: Real, B: Real>(a: &[A], b: &[B]) -> f32 {
     let (a_chunks, a_rest) = a.as_chunks::<32>();
     let (b_chunks, b_rest) = b.as_chunks::<32>();
     let mut lanes = [0.0f32; 32];
     for (a, b) in a_chunks.iter().zip(b_chunks) {
         for lane in 0..32 {
-            lanes[lane] = a[lane].mul_add(b[lane], lanes[lane]);
+            lanes[lane] = a[lane].to_f32().mul_add(b[lane].to_f32(), lanes[lane]);
         }
     }
-    let rest = a_rest.iter().zip(b_rest).fold(0.0f32, |sum, (a, b)| a.mul_add(*b, sum));
+    let rest = a_rest.iter().zip(b_rest).fold(0.0f32, |sum, (a, b)| a.to_f32().mul_add(b.to_f32(), sum));
     sum_lanes(lanes) + rest
 }
 

@@ -6,7 +6,7 @@ use cpift_engine::ops::attention::{
     BackwardInputs, Cache, Documents, Gradients, Inputs, Shape, backward, decode, forward,
 };
 use cpift_engine::{Buffer, Device, Indices, Real};
-use cpift_tests::devices::{devices_of, emulated};
+use cpift_tests::devices::{devices, emulated};
 use cpift_tests::in_f32_and_bf16;
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
 use cpift_tests::oracle::attention as oracle;
@@ -18,6 +18,7 @@ in_f32_and_bf16!(
     gradients_match_central_differences,
     gradients_of_large_cases_match_directional_differences,
     documents_do_not_see_each_other,
+    bits_do_not_depend_on_the_run_or_the_threads,
     bits_do_not_depend_on_the_schedule,
     windows_match_the_oracle,
     soft_caps_match_the_oracle,
@@ -126,9 +127,9 @@ fn cpu(threads: usize) -> Device {
 }
 
 /// Small cases on every device, large ones not on the emulator. A GPU takes heads of a multiple of 8.
-fn on_devices<T: Real>(small: &[Sizes], large: &[Sizes]) -> Vec<(Device, Sizes)> {
+fn on_devices(small: &[Sizes], large: &[Sizes]) -> Vec<(Device, Sizes)> {
     let mut cases = Vec::new();
-    for device in devices_of::<T>() {
+    for device in devices() {
         let large = if device.name() == "emulated" { &[] } else { large };
         for &sizes in small.iter().chain(large) {
             if matches!(device, Device::Cpu(_)) || sizes.0.2.is_multiple_of(8) {
@@ -163,7 +164,7 @@ fn forward_matches_the_oracle<T: Real>() {
         ((8, 1, 64), &[33, 129]),
         ((3, 3, 5), &[300]),
     ];
-    for (device, (sizes, lengths)) in on_devices::<T>(&small, &large) {
+    for (device, (sizes, lengths)) in on_devices(&small, &large) {
         let case = Case::new::<T>(sizes, lengths, &device);
         let (q, k, v) = (widen(&case.q), widen(&case.k), widen(&case.v));
         let (output, log_sum_exp) = oracle::forward(&case.oracle(), &case.starts, &q, &k, &v);
@@ -192,7 +193,7 @@ fn gradients_match_central_differences<T: Real>() {
         ((2, 1, 2), &[67]),
         ((2, 1, 17), &[3, 4]),
     ];
-    let cases = on_devices::<T>(&cases, &[]);
+    let cases = on_devices(&cases, &[]);
     for ((device, (sizes, lengths)), window) in cases.iter().flat_map(|case| with_windows(case, [1, 4, 65])) {
         let mut case = Case::new::<T>(sizes, lengths, &device);
         case.shape.window = window;
@@ -220,7 +221,7 @@ fn gradients_of_large_cases_match_directional_differences<T: Real>() {
         ((2, 2, 128), &[65, 64, 63]),
         ((3, 1, 24), &[200]),
     ];
-    let cases = on_devices::<T>(&small, &large);
+    let cases = on_devices(&small, &large);
     for ((device, (sizes, lengths)), window) in cases.iter().flat_map(|case| with_windows(case, [3, 64, 70]))
     {
         let mut case = Case::new::<T>(sizes, lengths, &device);
@@ -250,7 +251,7 @@ fn gradients_of_large_cases_match_directional_differences<T: Real>() {
 
 fn documents_do_not_see_each_other<T: Real>() {
     let (heads, lengths) = ((2, 1, 8), [40, 90, 7]);
-    for device in devices_of::<T>() {
+    for device in devices() {
         let case = Case::new::<T>(heads, &lengths, &device);
         let all = case.run::<T>();
         for (document, range) in case.starts.windows(2).map(|pair| pair[0]..pair[1]).enumerate() {
@@ -270,13 +271,12 @@ fn documents_do_not_see_each_other<T: Real>() {
 }
 
 /// One thread works document by document, many threads with one document tile by tile.
-#[test]
-fn bits_do_not_depend_on_the_run_or_the_threads() {
+fn bits_do_not_depend_on_the_run_or_the_threads<T: Real>() {
     let cases: [Sizes; 3] = [((2, 1, 64), &[200]), ((4, 2, 24), &[150, 1, 30]), ((4, 4, 80), &[70, 64])];
     for (sizes, lengths) in cases {
-        let expected = Case::new::<f32>(sizes, lengths, &cpu(1)).run::<f32>();
+        let expected = Case::new::<T>(sizes, lengths, &cpu(1)).run::<T>();
         for threads in [1, 2, 2, 3, 8] {
-            let again = Case::new::<f32>(sizes, lengths, &cpu(threads)).run::<f32>();
+            let again = Case::new::<T>(sizes, lengths, &cpu(threads)).run::<T>();
             assert_eq!(again, expected, "{sizes:?} {lengths:?} with {threads} threads");
         }
     }
@@ -301,7 +301,7 @@ fn windows_match_the_oracle<T: Real>() {
         (((1, 1, 8), &[66]), 1000),
     ];
     for (sizes, window) in cases {
-        for (device, (heads, lengths)) in on_devices::<T>(&[sizes], &[]) {
+        for (device, (heads, lengths)) in on_devices(&[sizes], &[]) {
             let mut case = Case::new::<T>(heads, lengths, &device);
             case.shape.window = NonZeroUsize::new(window);
             let (shape, starts) = (case.oracle(), &case.starts);
@@ -326,7 +326,7 @@ fn soft_caps_match_the_oracle<T: Real>() {
         (((4, 2, 8), &[66]), None, 50.0),
     ];
     for (sizes, window, cap) in cases {
-        for (device, (heads, lengths)) in on_devices::<T>(&[sizes], &[]) {
+        for (device, (heads, lengths)) in on_devices(&[sizes], &[]) {
             let mut case = Case::new::<T>(heads, lengths, &device);
             (case.shape.window, case.shape.softcap) = (window.and_then(NonZeroUsize::new), Some(cap));
             let (shape, starts) = (case.oracle(), &case.starts);
@@ -343,7 +343,7 @@ fn soft_caps_match_the_oracle<T: Real>() {
 
 fn gradients_under_soft_caps_match_central_differences<T: Real>() {
     let cases: [Sizes; 3] = [((2, 2, 8), &[5, 1, 9]), ((4, 1, 4), &[20, 13]), ((2, 1, 8), &[67])];
-    let cases = on_devices::<T>(&cases, &[]);
+    let cases = on_devices(&cases, &[]);
     for ((device, (sizes, lengths)), window) in cases.iter().flat_map(|case| with_windows(case, [1, 4, 65])) {
         let mut case = Case::new::<T>(sizes, lengths, &device);
         (case.shape.window, case.shape.softcap) = (window, Some(1.0));
@@ -373,7 +373,7 @@ fn bits_of_windows_do_not_depend_on_the_threads() {
 
 fn decode_matches_the_oracle<T: Real>() {
     let cases: [Sizes; 4] = [((1, 1, 8), &[]), ((4, 2, 64), &[]), ((8, 1, 80), &[]), ((6, 3, 5), &[])];
-    let cases = on_devices::<T>(&cases, &[]);
+    let cases = on_devices(&cases, &[]);
     let with_windows = cases.iter().flat_map(|case| with_windows(case, [1, 40, 70]));
     let with_caps =
         with_windows.flat_map(|(case, window)| [None, Some(1.5f32)].map(|cap| (case.clone(), window, cap)));

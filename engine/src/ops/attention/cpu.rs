@@ -14,7 +14,6 @@ use crate::cpu::tile::{
     product_of_tile,
 };
 use crate::device::CpuDevice;
-use crate::error::Result;
 use crate::real::Real;
 
 /// Tokens of a tile of queries, and of one of keys.
@@ -22,15 +21,15 @@ pub const TILE: usize = 64;
 
 /// The inputs as slices.
 #[derive(Clone, Copy)]
-pub struct HostInputs<'a> {
-    pub q: &'a [f32],
-    pub k: &'a [f32],
-    pub v: &'a [f32],
+pub struct HostInputs<'a, T> {
+    pub q: &'a [T],
+    pub k: &'a [T],
+    pub v: &'a [T],
 }
 
-impl<'a> HostInputs<'a> {
-    pub fn new<T: Real>(inputs: &super::Inputs<'a, T>) -> Result<Self> {
-        Ok(Self { q: inputs.q.floats()?, k: inputs.k.floats()?, v: inputs.v.floats()? })
+impl<'a, T: Real> HostInputs<'a, T> {
+    pub fn new(inputs: &super::Inputs<'a, T>) -> Self {
+        Self { q: inputs.q.host(), k: inputs.k.host(), v: inputs.v.host() }
     }
 }
 
@@ -48,12 +47,12 @@ impl Shape {
     }
 
     /// Rows for the tokens from `token` on of one query head of q, output or a gradient of theirs.
-    pub(super) fn query_rows<'a>(&self, data: &'a [f32], token: usize, head: usize) -> Rows<'a> {
+    pub(super) fn query_rows<'a, T>(&self, data: &'a [T], token: usize, head: usize) -> Rows<'a, T> {
         Rows::new(&data[self.query(token, head).start..], self.query_width())
     }
 
     /// Rows for the tokens from `token` on of one key/value head of k or v.
-    pub(super) fn key_rows<'a>(&self, data: &'a [f32], token: usize, kv_head: usize) -> Rows<'a> {
+    pub(super) fn key_rows<'a, T>(&self, data: &'a [T], token: usize, kv_head: usize) -> Rows<'a, T> {
         Rows::new(&data[self.key(token, kv_head).start..], self.key_width())
     }
 
@@ -101,12 +100,12 @@ pub fn tiles(documents: &Documents, shape: &Shape, size: usize, cost: impl Fn(&W
     works
 }
 
-pub fn forward(
+pub fn forward<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
-    inputs: HostInputs,
-    output: &mut [f32],
+    inputs: HostInputs<T>,
+    output: &mut [T],
     log_sum_exp: &mut [f32],
 ) {
     let results = Results { output: SharedMut::new(output), log_sum_exp: SharedMut::new(log_sum_exp) };
@@ -139,8 +138,8 @@ pub fn part(queries: &Range<usize>, keys: &Range<usize>) -> Part {
     if queries.start == keys.start { Part::Lower } else { Part::All }
 }
 
-struct Results<'a> {
-    output: SharedMut<'a, f32>,
+struct Results<'a, T> {
+    output: SharedMut<'a, T>,
     log_sum_exp: SharedMut<'a, f32>,
 }
 
@@ -156,6 +155,7 @@ struct ForwardScratch<'a> {
 /// The running softmax of one head: for each query the unnormalised output, the largest score so far,
 /// and the sum of e^(score − largest).
 struct HeadScratch<'a> {
+    queries: Tile<'a>,
     output: Tile<'a>,
     maximum: [f32; TILE],
     sum: [f32; TILE],
@@ -172,7 +172,7 @@ impl<'a> ForwardScratch<'a> {
         panels_length(head_dim, TILE)
             + panels_length(TILE, head_dim)
             + Tile::length(TILE, TILE)
-            + shape.group() * Tile::length(TILE, head_dim)
+            + shape.group() * 2 * Tile::length(TILE, head_dim)
     }
 
     fn new(shape: &Shape, mut memory: &'a mut [f32]) -> Self {
@@ -183,6 +183,7 @@ impl<'a> ForwardScratch<'a> {
             scores: take(&mut memory, Tile::length(TILE, TILE)),
             heads: (0..shape.group())
                 .map(|_| HeadScratch {
+                    queries: Tile::new(take(&mut memory, Tile::length(TILE, head_dim)), head_dim),
                     output: Tile::new(take(&mut memory, Tile::length(TILE, head_dim)), head_dim),
                     maximum: [f32::NEG_INFINITY; TILE],
                     sum: [0.0; TILE],
@@ -192,18 +193,19 @@ impl<'a> ForwardScratch<'a> {
     }
 }
 
-fn forward_tile(
+fn forward_tile<T: Real>(
     shape: &Shape,
     work: &Work,
-    inputs: HostInputs,
+    inputs: HostInputs<T>,
     scratch: &mut ForwardScratch,
-    results: &Results,
+    results: &Results<T>,
 ) {
     let Work { document, tokens, kv_head } = work;
     let head_dim = shape.head_dim;
     let ForwardScratch { keys, values, scores, heads } = scratch;
-    for head in heads.iter_mut() {
-        (0..tokens.len()).for_each(|row| head.output.row_mut(row).fill(0.0));
+    for (head, state) in shape.heads_of(*kv_head).zip(heads.iter_mut()) {
+        state.queries.fill(tokens.len(), head_dim, shape.query_rows(inputs.q, tokens.start, head));
+        (0..tokens.len()).for_each(|row| state.output.row_mut(row).fill(0.0));
     }
     for first in (first_tile(shape, tokens.start, document)..tokens.end).step_by(TILE) {
         let seen = first..(first + TILE).min(tokens.end);
@@ -211,9 +213,8 @@ fn forward_tile(
         pack_rows(values, seen.len(), head_dim, shape.key_rows(inputs.v, first, *kv_head));
         let mut scores = Tile::new(scores, seen.len());
         let part = part(tokens, &seen);
-        for (head, state) in shape.heads_of(*kv_head).zip(heads.iter_mut()) {
-            let queries = shape.query_rows(inputs.q, tokens.start, head);
-            product_into_tile(tokens.len(), head_dim, queries, keys, &mut scores, part);
+        for state in heads.iter_mut() {
+            product_into_tile(tokens.len(), head_dim, state.queries.rows(), keys, &mut scores, part);
             vectorize!(|| for row in 0..tokens.len() {
                 let visible = visible(shape, tokens.start + row, &seen);
                 state.add_scores(row, shape, scores.row_mut(row), visible);
@@ -231,7 +232,7 @@ fn forward_tile(
             };
             let factor = 1.0 / state.sum[row];
             for (output, value) in output.iter_mut().zip(state.output.row(row)) {
-                *output = factor * value;
+                *output = T::from_f32(factor * value);
             }
             log_sum_exp[0] = state.maximum[row] + state.sum[row].ln();
         }

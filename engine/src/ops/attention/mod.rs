@@ -195,8 +195,8 @@ pub fn forward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, documents, &inputs, output, log_sum_exp)?,
         Device::Cpu(cpu) => {
-            let inputs = cpu::HostInputs::new(&inputs)?;
-            cpu::forward(cpu, shape, documents, inputs, output.floats()?, log_sum_exp.host());
+            let inputs = cpu::HostInputs::new(&inputs);
+            cpu::forward(cpu, shape, documents, inputs, output.host(), log_sum_exp.host());
         }
     }
     Ok(())
@@ -229,16 +229,16 @@ pub fn backward<T: Real>(
             cpu,
             shape,
             documents,
-            cpu::HostInputs::new(&inputs)?,
+            cpu::HostInputs::new(&inputs),
             cpu::backward::HostBackwardInputs {
-                output: outputs.output.floats()?,
+                output: outputs.output.host(),
                 log_sum_exp: outputs.log_sum_exp.host(),
-                d_output: outputs.d_output.floats()?,
+                d_output: outputs.d_output.host(),
             },
             cpu::backward::HostGradients::new(
-                gradients.d_q.floats()?,
-                gradients.d_k.floats()?,
-                gradients.d_v.floats()?,
+                gradients.d_q.host(),
+                gradients.d_k.host(),
+                gradients.d_v.host(),
             ),
         ),
     }
@@ -308,8 +308,8 @@ pub fn decode<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::decode(gpu, shape, q, &cache, slots, output)?,
         Device::Cpu(cpu) => {
-            let cache = cpu::decode::Cache::new(&cache)?;
-            cpu::decode::decode(cpu, shape, q.floats()?, cache, output.floats()?);
+            let cache = cpu::decode::Cache::new(&cache);
+            cpu::decode::decode(cpu, shape, q.host(), cache, output.host());
         }
     }
     Ok(())

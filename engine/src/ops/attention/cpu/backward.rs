@@ -21,41 +21,42 @@ use crate::cpu::tile::{
 };
 use crate::device::CpuDevice;
 use crate::ops::attention::{Documents, Shape};
+use crate::real::Real;
 
 /// What the forward pass left and the gradient that reaches it, as slices.
 #[derive(Clone, Copy)]
-pub struct HostBackwardInputs<'a> {
-    pub output: &'a [f32],
+pub struct HostBackwardInputs<'a, T> {
+    pub output: &'a [T],
     pub log_sum_exp: &'a [f32],
-    pub d_output: &'a [f32],
+    pub d_output: &'a [T],
 }
 
 /// The gradients, of which every thread writes its own rows.
-pub struct HostGradients<'a> {
-    d_q: SharedMut<'a, f32>,
-    d_k: SharedMut<'a, f32>,
-    d_v: SharedMut<'a, f32>,
+pub struct HostGradients<'a, T> {
+    d_q: SharedMut<'a, T>,
+    d_k: SharedMut<'a, T>,
+    d_v: SharedMut<'a, T>,
 }
 
-impl<'a> HostGradients<'a> {
-    pub fn new(d_q: &'a mut [f32], d_k: &'a mut [f32], d_v: &'a mut [f32]) -> Self {
+impl<'a, T> HostGradients<'a, T> {
+    pub fn new(d_q: &'a mut [T], d_k: &'a mut [T], d_v: &'a mut [T]) -> Self {
         Self { d_q: SharedMut::new(d_q), d_k: SharedMut::new(d_k), d_v: SharedMut::new(d_v) }
     }
 }
 
-pub fn backward(
+pub fn backward<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
-    inputs: HostInputs,
-    outputs: HostBackwardInputs,
-    gradients: HostGradients,
+    inputs: HostInputs<T>,
+    outputs: HostBackwardInputs<T>,
+    gradients: HostGradients<T>,
 ) {
     let pass = Pass { shape, inputs, outputs, gradients };
-    let run = |works: Vec<Work>, tile: &(dyn Fn(&Work, &mut Scratch) + Sync)| {
+    let run = |works: Vec<Work>, tokens: usize, tile: &(dyn Fn(&Work, &mut Scratch) + Sync)| {
         for_each(works.len(), |index| {
-            with_scratch(Scratch::length(shape), |memory| {
-                let mut scratch = Scratch::new(shape, memory);
+            with_scratch(Scratch::length(shape, tokens), |memory| {
+                let mut scratch = Scratch::new(shape, tokens, memory);
                 tile(&works[index], &mut scratch);
             });
         });
@@ -64,12 +65,13 @@ pub fn backward(
     let whole_documents = tiles(documents, shape, usize::MAX, pairs);
     cpu.run(|| {
         if whole_documents_balance(&whole_documents, cpu.threads()) {
-            run(whole_documents, &|work, scratch| pass.keys(work, scratch, WithQueries::Yes));
+            let longest = whole_documents.iter().map(|work| work.tokens.len()).max().unwrap_or(0);
+            run(whole_documents, longest, &|work, scratch| pass.keys(work, scratch, WithQueries::Yes));
         } else {
             let key_tiles = tiles(documents, shape, TILE, |work| work.document.end - work.tokens.start);
-            run(key_tiles, &|work, scratch| pass.keys(work, scratch, WithQueries::No));
+            run(key_tiles, 0, &|work, scratch| pass.keys(work, scratch, WithQueries::No));
             let query_tiles = tiles(documents, shape, TILE, |work| work.tokens.end - work.document.start);
-            run(query_tiles, &|work, scratch| pass.queries(work, scratch));
+            run(query_tiles, TILE, &|work, scratch| pass.queries(work, scratch));
         }
     });
 }
@@ -95,11 +97,11 @@ enum WithQueries {
     No,
 }
 
-struct Pass<'a> {
+struct Pass<'a, T> {
     shape: &'a Shape,
-    inputs: HostInputs<'a>,
-    outputs: HostBackwardInputs<'a>,
-    gradients: HostGradients<'a>,
+    inputs: HostInputs<'a, T>,
+    outputs: HostBackwardInputs<'a, T>,
+    gradients: HostGradients<'a, T>,
 }
 
 /// One thread's memory: operands of a tile pair, packed, and its results.
@@ -118,8 +120,16 @@ struct Scratch<'a> {
     probabilities: &'a mut [f32],
     /// `[queries, keys]`: gradient of the probabilities, then of the scores times the scale.
     d_scores: &'a mut [f32],
+    /// Left operand Q `[queries, D]`, for the scores.
+    q: Tile<'a>,
+    /// Left operand d_output `[queries, D]`, for d_output·Vᵀ.
+    d_output: Tile<'a>,
     /// `[queries, D]`.
-    d_q: Tile<'a>,
+    output: Tile<'a>,
+    /// Sums of d_q `[heads of the group, tokens, D]`.
+    d_q: &'a mut [f32],
+    /// Tokens that there are sums of d_q for.
+    tokens: usize,
     /// `[keys, D]`.
     d_k: Tile<'a>,
     /// `[keys, D]`.
@@ -127,17 +137,17 @@ struct Scratch<'a> {
 }
 
 impl<'a> Scratch<'a> {
-    fn length(shape: &Shape) -> usize {
+    /// Floats for works of at most `tokens` tokens whose d_q is summed.
+    fn length(shape: &Shape, tokens: usize) -> usize {
         let head_dim = shape.head_dim;
         2 * panels_length(head_dim, TILE)
-            + panels_length(TILE, head_dim)
-            + 2 * panels_length(TILE, head_dim)
+            + 3 * panels_length(TILE, head_dim)
             + 2 * Tile::length(TILE, TILE)
-            + Tile::length(TILE, head_dim)
-            + 2 * Tile::length(TILE, head_dim)
+            + 5 * Tile::length(TILE, head_dim)
+            + Tile::length(shape.group() * tokens, head_dim)
     }
 
-    fn new(shape: &Shape, mut memory: &'a mut [f32]) -> Self {
+    fn new(shape: &Shape, tokens: usize, mut memory: &'a mut [f32]) -> Self {
         let head_dim = shape.head_dim;
         let memory = &mut memory;
         Self {
@@ -148,7 +158,11 @@ impl<'a> Scratch<'a> {
             d_output_rows: take(memory, panels_length(TILE, head_dim)),
             probabilities: take(memory, Tile::length(TILE, TILE)),
             d_scores: take(memory, Tile::length(TILE, TILE)),
-            d_q: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
+            q: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
+            d_output: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
+            output: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
+            d_q: take(memory, Tile::length(shape.group() * tokens, head_dim)),
+            tokens,
             d_k: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
             d_v: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
         }
@@ -168,7 +182,7 @@ impl Pair<'_> {
     }
 }
 
-impl Pass<'_> {
+impl<T: Real> Pass<'_, T> {
     /// d_k and d_v of the tokens of `work`, and with queries its whole part of d_q: then `work` has to
     /// be a whole document.
     fn keys(&self, work: &Work, scratch: &mut Scratch, with_queries: WithQueries) {
@@ -190,7 +204,7 @@ impl Pass<'_> {
                     self.score_gradients(scratch, &pair);
                     self.add_to_keys(scratch, &pair);
                     if with_queries == WithQueries::Yes {
-                        self.add_to_queries(scratch, &pair, document);
+                        self.add_to_queries(scratch, &pair, work);
                     }
                 }
             }
@@ -199,9 +213,12 @@ impl Pass<'_> {
                 // SAFETY: this token and key/value head belong to this work alone.
                 let (d_k, d_v) =
                     unsafe { (self.gradients.d_k.range(target.clone()), self.gradients.d_v.range(target)) };
-                d_k.copy_from_slice(&scratch.d_k.row(row)[..self.shape.head_dim]);
-                d_v.copy_from_slice(&scratch.d_v.row(row)[..self.shape.head_dim]);
+                round(scratch.d_k.row(row), d_k);
+                round(scratch.d_v.row(row), d_v);
             }
+        }
+        if with_queries == WithQueries::Yes {
+            self.store_queries(scratch, work);
         }
     }
 
@@ -214,9 +231,10 @@ impl Pass<'_> {
             for head in self.shape.heads_of(*kv_head) {
                 let pair = Pair { head, queries: tokens, keys: &keys };
                 self.score_gradients(scratch, &pair);
-                self.add_to_queries(scratch, &pair, document);
+                self.add_to_queries(scratch, &pair, work);
             }
         }
+        self.store_queries(scratch, work);
     }
 
     fn pack_keys(&self, scratch: &mut Scratch, keys: &Range<usize>, kv_head: usize) {
@@ -233,14 +251,16 @@ impl Pass<'_> {
         let shape = self.shape;
         let (rows, keys, head_dim) = (pair.queries.len(), pair.keys.len(), shape.head_dim);
         let rows_of = |data| shape.query_rows(data, pair.queries.start, pair.head);
-        let (q, d_output) = (rows_of(self.inputs.q), rows_of(self.outputs.d_output));
-        let output = rows_of(self.outputs.output);
-        let mut probabilities = Tile::new(scratch.probabilities, keys);
-        let mut d_scores = Tile::new(scratch.d_scores, keys);
-        product_into_tile(rows, head_dim, q, scratch.k_columns, &mut probabilities, pair.part());
-        product_into_tile(rows, head_dim, d_output, scratch.v_columns, &mut d_scores, pair.part());
+        let Scratch { q, d_output, output, k_columns, v_columns, probabilities, d_scores, .. } = scratch;
+        q.fill(rows, head_dim, rows_of(self.inputs.q));
+        d_output.fill(rows, head_dim, rows_of(self.outputs.d_output));
+        output.fill(rows, head_dim, rows_of(self.outputs.output));
+        let mut probabilities = Tile::new(probabilities, keys);
+        let mut d_scores = Tile::new(d_scores, keys);
+        product_into_tile(rows, head_dim, q.rows(), k_columns, &mut probabilities, pair.part());
+        product_into_tile(rows, head_dim, d_output.rows(), v_columns, &mut d_scores, pair.part());
         vectorize!(|| for (row, token) in pair.queries.clone().enumerate() {
-            let delta = dot(d_output.row(row, head_dim), output.row(row, head_dim));
+            let delta = dot(&d_output.row(row)[..head_dim], &output.row(row)[..head_dim]);
             let log_sum_exp = self.outputs.log_sum_exp[token * shape.heads + pair.head];
             let visible = visible(shape, token, pair.keys);
             let (probabilities, d_scores) = (probabilities.row_mut(row), d_scores.row_mut(row));
@@ -279,22 +299,33 @@ impl Pass<'_> {
         add_product_of_transposed_tile(size, &d_scores, scratch.q_rows, &mut scratch.d_k, part);
     }
 
-    /// d_q ← or += d_scores·K.
-    fn add_to_queries(&self, scratch: &mut Scratch, pair: &Pair, document: &Range<usize>) {
-        let first = pair.keys.start == first_tile(self.shape, pair.queries.start, document);
+    /// The sums of d_q ← or += d_scores·K.
+    fn add_to_queries(&self, scratch: &mut Scratch, pair: &Pair, work: &Work) {
+        let first = pair.keys.start == first_tile(self.shape, pair.queries.start, &work.document);
+        let store = if first { Store::Overwrite } else { Store::Add };
         let d_scores = Tile::new(scratch.d_scores, pair.keys.len());
-        let (queries, keys) = (pair.queries.len(), pair.keys.len());
-        let (size, d_q) = ((queries, keys), &mut scratch.d_q);
-        product_of_tile(size, &d_scores, scratch.k_rows, Store::Overwrite, d_q, pair.part());
-        for (row, token) in pair.queries.clone().enumerate() {
-            // SAFETY: this token and head belong to the work of one thread, in both plans.
-            let d_q = unsafe { self.gradients.d_q.range(self.shape.query(token, pair.head)) };
-            let part = &scratch.d_q.row(row)[..self.shape.head_dim];
-            if first {
-                d_q.copy_from_slice(part);
-            } else {
-                d_q.iter_mut().zip(part).for_each(|(sum, value)| *sum += value);
+        let head = pair.head - self.shape.heads_of(work.kv_head).start;
+        let row = head * scratch.tokens + pair.queries.start - work.tokens.start;
+        let head_dim = self.shape.head_dim;
+        let mut d_q = Tile::new(&mut scratch.d_q[row * padded(head_dim)..], head_dim);
+        let size = (pair.queries.len(), pair.keys.len());
+        product_of_tile(size, &d_scores, scratch.k_rows, store, &mut d_q, pair.part());
+    }
+
+    /// d_q of the tokens of `work`, for all heads of the group, from its sums.
+    fn store_queries(&self, scratch: &mut Scratch, work: &Work) {
+        let sums = Tile::new(scratch.d_q, self.shape.head_dim);
+        for (index, head) in self.shape.heads_of(work.kv_head).enumerate() {
+            for (row, token) in work.tokens.clone().enumerate() {
+                // SAFETY: this token and head belong to the work of one thread, in both plans.
+                let d_q = unsafe { self.gradients.d_q.range(self.shape.query(token, head)) };
+                round(sums.row(index * scratch.tokens + row), d_q);
             }
         }
     }
+}
+
+/// The first elements of `sums`.
+fn round<T: Real>(sums: &[f32], target: &mut [T]) {
+    target.iter_mut().zip(sums).for_each(|(target, &sum)| *target = T::from_f32(sum));
 }

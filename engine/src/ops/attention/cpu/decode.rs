@@ -7,42 +7,50 @@ use crate::cpu::math::{dot, exp, max};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
-use crate::error::Result;
 use crate::ops::attention::Shape;
 use crate::real::Real;
 
 /// The cache as slices.
 #[derive(Clone, Copy)]
-pub struct Cache<'a> {
-    k: &'a [f32],
-    v: &'a [f32],
+pub struct Cache<'a, T> {
+    k: &'a [T],
+    v: &'a [T],
     capacity: usize,
     slots: &'a [u32],
     lengths: &'a [u32],
 }
 
-impl<'a> Cache<'a> {
-    pub fn new<T: Real>(cache: &crate::ops::attention::Cache<'a, T>) -> Result<Self> {
-        Ok(Self {
-            k: cache.k.floats()?,
-            v: cache.v.floats()?,
+impl<'a, T: Real> Cache<'a, T> {
+    pub fn new(cache: &crate::ops::attention::Cache<'a, T>) -> Self {
+        Self {
+            k: cache.k.host(),
+            v: cache.v.host(),
             capacity: cache.capacity,
             slots: cache.slots.host(),
             lengths: cache.lengths.host(),
-        })
+        }
     }
 }
 
-pub fn decode(cpu: &CpuDevice, shape: &Shape, q: &[f32], cache: Cache, output: &mut [f32]) {
+pub fn decode<T: Real>(cpu: &CpuDevice, shape: &Shape, q: &[T], cache: Cache<T>, output: &mut [T]) {
     let rows = cache.slots.len();
     let output = SharedMut::new(output);
     cpu.run(|| {
         for_each(rows * shape.kv_heads, |index| {
             let (row, kv_head) = (index / shape.kv_heads, index % shape.kv_heads);
             let length = shape.seen(&cache, row).len();
-            with_scratch(shape.group() * length, |scores| {
-                let scores = &mut scores[..shape.group() * length];
-                vectorize!(|| decode_head(shape, q, &cache, row, kv_head, scores, &output));
+            let (scores, sums) = (shape.group() * length, shape.group() * shape.head_dim);
+            with_scratch(scores + sums, |memory| {
+                let (scores, memory) = memory.split_at_mut(scores);
+                let sums = &mut memory[..sums];
+                vectorize!(|| {
+                    decode_head(shape, q, &cache, row, kv_head, scores, sums);
+                    for (sums, head) in sums.chunks_exact(shape.head_dim).zip(shape.heads_of(kv_head)) {
+                        // SAFETY: this row and head belong to this call alone.
+                        let output = unsafe { output.range(shape.query(row, head)) };
+                        output.iter_mut().zip(sums).for_each(|(output, &sum)| *output = T::from_f32(sum));
+                    }
+                });
             });
         });
     });
@@ -50,21 +58,22 @@ pub fn decode(cpu: &CpuDevice, shape: &Shape, q: &[f32], cache: Cache, output: &
 
 impl Shape {
     /// Tokens of its slot that a row sees.
-    fn seen(&self, cache: &Cache, row: usize) -> Range<usize> {
+    fn seen<T>(&self, cache: &Cache<T>, row: usize) -> Range<usize> {
         let length = cache.lengths[row] as usize;
         self.first_seen(length - 1, 0)..length
     }
 }
 
+/// Attention of one row for one key/value head: `sums` `[heads of the group, D]` are overwritten with the output.
 #[inline(always)]
-fn decode_head(
+fn decode_head<T: Real>(
     shape: &Shape,
-    q: &[f32],
-    cache: &Cache,
+    q: &[T],
+    cache: &Cache<T>,
     row: usize,
     kv_head: usize,
     scores: &mut [f32],
-    output: &SharedMut<f32>,
+    sums: &mut [f32],
 ) {
     let seen = shape.seen(cache, row);
     let length = seen.len();
@@ -76,22 +85,19 @@ fn decode_head(
             scores[s] = dot(&q[shape.query(row, head)], key);
         }
     }
-    for (scores, head) in scores.chunks_exact_mut(length).zip(shape.heads_of(kv_head)) {
+    for scores in scores.chunks_exact_mut(length) {
         shape.make_scores(scores);
         let maximum = max(scores);
         scores.iter_mut().for_each(|score| *score = exp(*score - maximum));
         let factor = 1.0 / scores.iter().sum::<f32>();
         scores.iter_mut().for_each(|score| *score *= factor);
-        // SAFETY: this row and head belong to this call alone.
-        unsafe { output.range(shape.query(row, head)) }.fill(0.0);
     }
+    sums.fill(0.0);
     for s in 0..length {
         let value = &v[shape.key(first_token + s, kv_head)];
-        for (scores, head) in scores.chunks_exact(length).zip(shape.heads_of(kv_head)) {
-            // SAFETY: as above.
-            let output = unsafe { output.range(shape.query(row, head)) };
-            for (output, value) in output.iter_mut().zip(value) {
-                *output = scores[s].mul_add(*value, *output);
+        for (scores, sums) in scores.chunks_exact(length).zip(sums.chunks_exact_mut(shape.head_dim)) {
+            for (sum, value) in sums.iter_mut().zip(value) {
+                *sum = scores[s].mul_add(value.to_f32(), *sum);
             }
         }
     }
