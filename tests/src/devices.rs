@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use cpift_engine::{Device, Real};
+use cpift_engine::Device;
 use cpift_kernels::emulator::Schedule;
 
 use crate::stand_in;
@@ -21,13 +21,6 @@ pub fn devices() -> Vec<Device> {
         Err(error) if std::env::var_os("CPIFT_TEST_CUDA").is_some() => panic!("{error}"),
         Err(_) => {}
     }
-    devices
-}
-
-/// Those of [`devices`] that have attention in `T`.
-pub fn devices_of<T: Real>() -> Vec<Device> {
-    let mut devices = devices();
-    devices.retain(|device| size_of::<T>() == size_of::<f32>() || !matches!(device, Device::Cpu(_)));
     devices
 }
 
