@@ -8,7 +8,6 @@ use cpift_kernels::dispatch::gemm::GemmElement;
 use half::bf16;
 
 use crate::cpu::gemm::Factor;
-use crate::error::{Error, Result};
 use crate::gpu::OnGpu;
 
 /// A type of activations, of their gradients and of the weights that products read: f32 or bf16.
@@ -63,30 +62,6 @@ impl Real for bf16 {
         // Rounding could carry a NaN to an infinity: its upper half is kept, and made quiet.
         let bits = if value.is_nan() { bits | 0x0040_0000 } else { rounded };
         bf16::from_bits((bits >> 16) as u16)
-    }
-}
-
-/// What an operation on the CPU says of elements it has no code for.
-pub(crate) fn not_on_the_cpu<T: Real>() -> Error {
-    Error::Precision { device: "cpu".to_owned(), precision: T::NAME }
-}
-
-/// `values`, where they are f32.
-pub(crate) fn floats<T: Real>(values: &[T]) -> Result<&[f32]> {
-    // Of the two types, one alone has this size.
-    if size_of::<T>() == size_of::<f32>() {
-        Ok(bytemuck::cast_slice(values))
-    } else {
-        Err(not_on_the_cpu::<T>())
-    }
-}
-
-/// `values`, where they are f32.
-pub(crate) fn floats_mut<T: Real>(values: &mut [T]) -> Result<&mut [f32]> {
-    if size_of::<T>() == size_of::<f32>() {
-        Ok(bytemuck::cast_slice_mut(values))
-    } else {
-        Err(not_on_the_cpu::<T>())
     }
 }
 
