@@ -10,6 +10,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod few_rows;
 mod floats;
 mod kernel;
 mod pack;
@@ -21,10 +22,14 @@ mod tiles;
 
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+use self::few_rows::{Singles, Words, fits};
 use self::floats::Floats;
 use self::kernel::Kernel;
 pub use self::path::{Bf16Path, amx_refusal, bf16_path};
 use super::CpuDevice;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512, Avx512Bf16};
 use super::simd::{Baseline, Level};
 use crate::real::Real;
 
@@ -98,6 +103,15 @@ impl<T: Real, O: Real> Multiplication<'_, T, O> {
         product::run(kernel, self);
     }
 
+    /// With few rows.
+    #[cfg(target_arch = "x86_64")]
+    fn run_few<W: Words<Element = T>>(self, words: W) {
+        match self.a.rows {
+            ..=8 => few_rows::run::<_, _, 8>(words, self),
+            _ => few_rows::run::<_, _, 16>(words, self),
+        }
+    }
+
     /// In f32 arithmetic. Tiles fill the vector registers: 24 of 32, 12 of 16, and 8 of 16 (or 32) half as wide.
     fn run_floats(self) {
         match Level::detect() {
@@ -118,7 +132,17 @@ pub trait Factor: Sized {
 
 impl Factor for f32 {
     fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>) {
-        multiplication.run_floats();
+        match Level::detect() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(avx512) if fits::<Singles<Avx512>, _>(&multiplication) => {
+                multiplication.run_few(Singles(avx512));
+            }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(avx2) if fits::<Singles<Avx2>, _>(&multiplication) => {
+                multiplication.run_few(Singles(avx2));
+            }
+            _ => multiplication.run_floats(),
+        }
     }
 }
 
@@ -127,6 +151,10 @@ impl Factor for bf16 {
         match path::detect() {
             #[cfg(target_arch = "x86_64")]
             path::Path::Amx(tiles) => multiplication.run(tiles),
+            #[cfg(target_arch = "x86_64")]
+            path::Path::Avx512Bf16(dots) if fits::<Avx512Bf16, _>(&multiplication) => {
+                few_rows::run::<_, _, 16>(dots, multiplication);
+            }
             #[cfg(target_arch = "x86_64")]
             path::Path::Avx512Bf16(dots) => multiplication.run(dots),
             path::Path::Widened => multiplication.run_floats(),
