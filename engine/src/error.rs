@@ -59,14 +59,6 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// The operation has no kernels for GPUs.
-    #[error("{op} is not supported on GPUs yet, and the device is {device}: use the CPU")]
-    NotOnGpus {
-        /// The operation.
-        op: &'static str,
-        /// The device.
-        device: String,
-    },
     /// A kernel was refused, or failed.
     #[error(transparent)]
     Launch(#[from] Arc<LaunchError>),

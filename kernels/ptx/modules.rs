@@ -11,6 +11,7 @@ pub(super) const MODULES: &[Module] = &[
     Module { family: "cross_entropy", architecture: "sm_80", ptx: include_str!("cross_entropy.sm_80.ptx") },
     Module { family: "elementwise", architecture: "sm_80", ptx: include_str!("elementwise.sm_80.ptx") },
     Module { family: "embedding", architecture: "sm_80", ptx: include_str!("embedding.sm_80.ptx") },
+    Module { family: "gated_delta_rule", architecture: "sm_80", ptx: include_str!("gated_delta_rule.sm_80.ptx") },
     Module { family: "gated_mlp", architecture: "sm_80", ptx: include_str!("gated_mlp.sm_80.ptx") },
     Module { family: "gemm", architecture: "sm_80", ptx: include_str!("gemm.sm_80.ptx") },
     Module { family: "gemm_hopper", architecture: "sm_90a", ptx: include_str!("gemm_hopper.sm_90a.ptx") },

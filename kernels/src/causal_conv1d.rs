@@ -9,7 +9,7 @@
 // Constant indices into arrays keep them in registers.
 #![allow(clippy::needless_range_loop)]
 
-use crate::chunks::{CHUNK, ENTRY};
+use crate::chunks::{CHUNK, Chunk, is_first_row};
 use crate::simt::*;
 
 /// Threads of a block.
@@ -42,22 +42,6 @@ struct Place {
     taps: u32,
     /// The block's first channel.
     first_channel: u32,
-}
-
-/// A chunk: its first token, and the document's first token and the one behind its last.
-#[derive(Clone, Copy)]
-struct Chunk {
-    first: u32,
-    start: u32,
-    end: u32,
-}
-
-impl Chunk {
-    #[inline(always)]
-    fn load(chunks: Global<u32>, index: u32) -> Self {
-        let entry = |part| chunks.load(index as usize * ENTRY as usize + part);
-        Self { first: entry(0), start: entry(1), end: entry(2) }
-    }
 }
 
 /// `N` values in shared memory from `index` on.
@@ -268,7 +252,7 @@ kernel! {
         grid: (chunk_count, channels.div_ceil(u64::from(group::<E>()))),
         shared: 4 * taps * u64::from(group::<E>()),
     } (
-        chunks: read u32 [chunk_count * ENTRY],
+        chunks: read u32 [chunk_count * crate::chunks::ENTRY],
         input: read E [tokens * channels],
         weight: read E [channels * taps],
         output: write E [tokens * channels],
@@ -281,12 +265,13 @@ kernel! {
         let place = Place::new::<E>(channels, taps);
         let staged = place.stage_taps(weight);
         sync_threads();
-        let Chunk { first, start, end } = Chunk::load(chunks, block_idx());
+        let chunk = Chunk::load(chunks, block_idx());
+        let (first, start) = (chunk.first, chunk.start);
         let by_vectors = input.is_aligned()
             && output.is_aligned()
             && channels.is_multiple_of(vector_length::<E>() as u32);
         let mut token = first + warp_id();
-        while token < end.min(first + CHUNK) {
+        while token < first + chunk.count() {
             place.columns::<E>(
                 by_vectors,
                 |column| {
@@ -316,7 +301,7 @@ kernel! {
         shared: 4 * (2 * taps + u64::from(STRIP) - 1) * u64::from(group::<E>()),
         min_blocks: 2,
     } (
-        chunks: read u32 [chunk_count * ENTRY],
+        chunks: read u32 [chunk_count * crate::chunks::ENTRY],
         input: read E [tokens * channels],
         weight: read E [channels * taps],
         d_output: read E [tokens * channels],
@@ -346,7 +331,7 @@ kernel! {
         let mut index = block_idx();
         let mut is_new = true;
         while index < chunk_count {
-            let Chunk { first: chunk, start, end } = Chunk::load(chunks, index);
+            let Chunk { first: chunk, start, end, .. } = Chunk::load(chunks, index);
             let mut first = chunk;
             while first < end.min(chunk + CHUNK) {
                 let rows = (STRIP + taps - 1).min(end - first);
@@ -405,7 +390,7 @@ kernel! {
         let _ = slot_count;
         let channel = block_idx_y() * BLOCK + thread_idx();
         let slot = slots.load(block_idx() as usize);
-        if channel < channels && crate::chunks::is_first_row(slots, block_idx()) {
+        if channel < channels && is_first_row(slots, block_idx()) {
             let latest = |tap: u32| {
                 (slot as usize * (taps - 1) as usize + tap as usize) * channels as usize + channel as usize
             };

@@ -1,10 +1,48 @@
 //! Chunks of packed documents, for kernels that take tokens some at a time within their document.
 
+use crate::simt::*;
+
 /// Tokens of a chunk.
 pub const CHUNK: u32 = 64;
 
 /// Numbers that describe a chunk, and a document.
 pub const ENTRY: u64 = 4;
+
+/// A chunk: its first token, its document's first token and the one behind its last, and the document.
+#[derive(Clone, Copy)]
+pub(crate) struct Chunk {
+    pub first: u32,
+    pub start: u32,
+    pub end: u32,
+    pub document: u32,
+}
+
+impl Chunk {
+    /// Chunk `index` of [`Chunks::chunks`].
+    #[inline(always)]
+    pub fn load(chunks: Global<u32>, index: u32) -> Self {
+        let entry = |part| chunks.load(index as usize * ENTRY as usize + part);
+        Self { first: entry(0), start: entry(1), end: entry(2), document: entry(3) }
+    }
+
+    /// Whether it is its document's first.
+    #[inline(always)]
+    pub fn is_first(self) -> bool {
+        self.first == self.start
+    }
+
+    /// Whether it is its document's last.
+    #[inline(always)]
+    pub fn is_last(self) -> bool {
+        self.end - self.first <= CHUNK
+    }
+
+    /// Its tokens.
+    #[inline(always)]
+    pub fn count(self) -> u32 {
+        CHUNK.min(self.end - self.first)
+    }
+}
 
 /// Lists of chunks and documents, which hosts make for the kernels.
 #[cfg(not(target_arch = "nvptx64"))]
@@ -40,7 +78,7 @@ impl Chunks {
 
 /// Whether no row before `row` has its slot: the block of that row takes all rows of the slot, in order.
 #[inline(always)]
-pub fn is_first_row(slots: crate::simt::Global<u32>, row: u32) -> bool {
+pub fn is_first_row(slots: Global<u32>, row: u32) -> bool {
     let slot = slots.load(row as usize);
     let mut earlier = 0;
     while earlier < row && slots.load(earlier as usize) != slot {

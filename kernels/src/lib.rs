@@ -57,6 +57,7 @@ pub mod chunks;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;
+pub mod gated_delta_rule;
 pub mod gated_mlp;
 pub mod gemm;
 // Their instructions are for one architecture, which the compiler knows by.

@@ -11,6 +11,7 @@ mod cross_entropy;
 mod elementwise;
 mod embedding;
 mod emulator;
+mod gated_delta_rule;
 mod gated_mlp;
 mod gemm;
 mod gemm_hopper;

@@ -140,14 +140,6 @@ impl Inspection {
         let files = checkpoint.tensor_files();
         let tokens = PLANNED_TOKENS.min(config.max_positions);
         let mut notices = checkpoint.notices().to_vec();
-        if !config.has_gpu_kernels() {
-            let file = folder.join("config.json");
-            notices.push(format!(
-                "{}: layers of `model_type` = \"{}\" have no kernels for GPUs yet: use `--device cpu`",
-                file.display(),
-                config.family.model_type
-            ));
-        }
         Ok(Self {
             folder: folder.to_owned(),
             family: config.family.model_type,

@@ -224,12 +224,6 @@ impl ModelConfig {
         &self.ignored
     }
 
-    /// Whether GPUs have kernels for all that its layers compute; for the shapes see
-    /// [`Transformer::memory_plan`](crate::transformer::Transformer::memory_plan).
-    pub fn has_gpu_kernels(&self) -> bool {
-        self.delta_net().is_none() && !self.block.output_gate
-    }
-
     /// Width of all query heads together, `heads · head_dim`: the input of the output projection.
     pub fn attention_width(&self) -> usize {
         self.heads * self.head_dim

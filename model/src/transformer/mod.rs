@@ -327,7 +327,7 @@ fn check_heads(config: &ModelConfig, device: &Device) -> Result<()> {
     let check = || -> cpift_engine::Result<()> {
         if let Some(sizes) = config.delta_net() {
             causal_conv1d::check_device(device, &delta_net::convolution_shape(&sizes))?;
-            gated_delta_rule::check_device(device)?;
+            gated_delta_rule::check_device(device, &delta_net::rule_shape(&sizes))?;
         }
         attention::check_device(device, &attention_shape(config, 0))
     };

@@ -19,6 +19,8 @@ mod cross_entropy;
 mod elementwise;
 #[path = "../../../kernels/tests/embedding.rs"]
 mod embedding;
+#[path = "../../../kernels/tests/gated_delta_rule.rs"]
+mod gated_delta_rule;
 #[path = "../../../kernels/tests/gated_mlp.rs"]
 mod gated_mlp;
 #[path = "../../../kernels/tests/gemm.rs"]

@@ -81,7 +81,7 @@ fn every_gradient_matches_pytorch() {
 }
 
 /// The golden models whose heads kernels take.
-const ON_GPUS: [&str; 15] = [
+const ON_GPUS: [&str; 17] = [
     "llama_llama3",
     "llama_padding",
     "qwen2",
@@ -97,6 +97,8 @@ const ON_GPUS: [&str; 15] = [
     "olmo3",
     "smollm3",
     "granite",
+    "qwen3_5",
+    "qwen3_5_tied",
 ];
 
 /// What whole tensors may be off by, relative to themselves.
@@ -385,15 +387,18 @@ fn longer_texts_are_continued_from_all_that_is_kept() {
     }
 }
 
-/// Layers whose operations have no kernels are refused before anything runs, with what to do.
+/// Keys that no kernel takes are refused before anything runs, with what to do.
 #[test]
-fn layers_without_kernels_are_refused_on_gpus() {
+fn keys_too_long_for_kernels_are_refused_on_gpus() {
     for device in gpus() {
-        let golden = Golden::open("qwen3_5");
-        let message = Transformer::<f32>::new(&golden.config, &device, 8, false).unwrap_err().to_string();
-        let expected = "causal_conv1d is not supported on GPUs yet";
-        assert!(message.contains(expected) && message.contains("use `--device cpu`"), "{message}");
-        let plan = Transformer::<f32>::memory_plan(&golden.config, &device, 8, Purpose::Inference);
+        let mut config = Golden::open("qwen3_5").config;
+        for sizes in config.attention.iter_mut().filter_map(|layer| layer.delta_net.as_mut()) {
+            sizes.key_dim = 257;
+        }
+        let message = Transformer::<f32>::new(&config, &device, 8, false).unwrap_err().to_string();
+        let expected = "keys of 257 elements: GPU kernels take up to 256; use `--device cpu`";
+        assert!(message.contains(expected), "{message}");
+        let plan = Transformer::<f32>::memory_plan(&config, &device, 8, Purpose::Inference);
         assert!(plan.unwrap_err().to_string().contains(expected));
     }
 }

@@ -5,11 +5,11 @@ use std::num::NonZeroUsize;
 use cpift_engine::ops::attention::Documents;
 use cpift_engine::ops::gated_delta_rule::{self, Gradients, Inputs, Shape};
 use cpift_engine::{Buffer, Device, Indices, Real};
-use cpift_tests::devices::emulated;
-use cpift_tests::in_f32_and_bf16;
+use cpift_tests::devices::{devices, emulated, on_each};
 use cpift_tests::numeric::{assert_close, central_differences, dot, random, widen};
 use cpift_tests::oracle::gated_delta_rule as oracle;
 use cpift_tests::precision::{download, poisoned, rounded, tolerance, upload};
+use cpift_tests::{in_f32_and_bf16, stand_in};
 
 in_f32_and_bf16!(
     forward_matches_the_oracle,
@@ -19,6 +19,7 @@ in_f32_and_bf16!(
     bits_do_not_depend_on_the_threads,
     extreme_inputs_stay_numbers,
     decoding_goes_on_as_the_oracle,
+    gpus_match_the_oracle_and_the_cpu,
 );
 
 /// Heads of keys and of values, elements of a key and of a value; lengths of the documents.
@@ -221,6 +222,40 @@ fn gradients_of_large_cases_match_directional_differences<T: Real>() {
     }
 }
 
+/// Cases small enough for the emulator: heads that share keys, documents of several chunks, parts of 32 columns.
+const GPU_CASES: [(Sizes, Decay); 4] = [
+    (((1, 1, 2, 3), &[3, 1, 2]), Decay::Fast),
+    (((1, 3, 16, 8), &[130, 1]), Decay::Usual),
+    (((2, 2, 20, 33), &[65]), Decay::Slow),
+    (((1, 2, 65, 5), &[70]), Decay::Usual),
+];
+
+/// Output and states as the oracle has them; gradients as the CPU has them in f32, which other tests hold against it.
+fn gpus_match_the_oracle_and_the_cpu<T: Real>() {
+    for (sizes, decay) in GPU_CASES {
+        let case = Case::new::<T>(sizes, decay);
+        let (shape, inputs) = case.oracle();
+        let (output, last_states) = oracle::forward(&shape, &case.starts, &inputs);
+        let expected = case.run::<f32>(&cpu(2));
+        let results = on_each(|device| match device {
+            Device::Gpu(_) => Some(case.run::<T>(device)),
+            Device::Cpu(_) => None,
+        });
+        for (device, results) in results {
+            let Some(results) = results else { continue };
+            let what = |name: &str| format!("{name} of {sizes:?} {decay:?} on {}", device.name());
+            assert_close(&what("output"), &results.output, &output, tolerance::<T>(2e-6, 1.0));
+            assert_close(&what("last states"), &results.last_states, &last_states, 2e-6);
+            for (input, name) in NAMES.into_iter().enumerate() {
+                // Those of what heads share are sums of terms that nearly cancel.
+                let allowed = if input < 3 { tolerance::<T>(5e-6, 1.0) } else { 2e-5 };
+                let expected = widen(&expected.gradients[input]);
+                assert_close(&what(name), &results.gradients[input], &expected, allowed);
+            }
+        }
+    }
+}
+
 fn documents_do_not_see_each_other<T: Real>() {
     let case = Case::new::<T>(((1, 2, 4, 8), &[70, 3, 129]), Decay::Usual);
     let all = case.run::<T>(&cpu(2));
@@ -269,13 +304,16 @@ fn extreme_inputs_stay_numbers<T: Real>() {
 
 /// Two sequences in turn, one of them several tokens in one step: what the oracle gives for them.
 fn decoding_goes_on_as_the_oracle<T: Real>() {
-    let device = cpu(2);
+    devices().iter().for_each(decoding_on::<T>);
+}
+
+fn decoding_on<T: Real>(device: &Device) {
     let case = Case::new::<T>(((2, 4, 8, 5), &[6, 9]), Decay::Usual);
     let (shape, oracle_inputs) = case.oracle();
     let (expected, last_states) = oracle::forward(&shape, &case.starts, &oracle_inputs);
     let shape = &case.shape;
-    let mut states = Buffer::<f32>::zeros(&device, 3 * shape.state_length()).unwrap();
-    let shared = [3, 4].map(|input| upload::<T>(&device, &case.inputs[input]));
+    let mut states = Buffer::<f32>::zeros(device, 3 * shape.state_length()).unwrap();
+    let shared = [3, 4].map(|input| upload::<T>(device, &case.inputs[input]));
     let (mut output, mut taken) = (vec![f32::NAN; expected.len()], [0, 0]);
     for rows in [&[0, 1][..], &[1, 1, 1, 0], &[0], &[1, 0], &[1, 1, 0], &[1, 0], &[1]] {
         let mut tokens = Vec::new();
@@ -286,13 +324,13 @@ fn decoding_goes_on_as_the_oracle<T: Real>() {
         let of_rows = |input: usize, width: usize| {
             let values =
                 tokens.iter().flat_map(|token| &case.inputs[input][token * width..(token + 1) * width]);
-            upload::<T>(&device, &values.copied().collect::<Vec<_>>())
+            upload::<T>(device, &values.copied().collect::<Vec<_>>())
         };
         let (qkv, a, b) =
             (of_rows(0, shape.input_width()), of_rows(1, shape.value_heads), of_rows(2, shape.value_heads));
         let slots: Vec<u32> = rows.iter().map(|&text| [2, 0][text]).collect();
-        let slots = Indices::from_slice(&device, &slots).unwrap();
-        let mut made = poisoned::<T>(&device, rows.len() * shape.output_width());
+        let slots = Indices::from_slice(device, &slots).unwrap();
+        let mut made = poisoned::<T>(device, rows.len() * shape.output_width());
         let inputs = Inputs {
             qkv: qkv.view(),
             a: a.view(),
@@ -301,7 +339,7 @@ fn decoding_goes_on_as_the_oracle<T: Real>() {
             dt_bias: shared[1].view(),
         };
         let made_view = made.view_mut();
-        gated_delta_rule::decode(&device, shape, inputs, slots.view(), states.view_mut(), made_view).unwrap();
+        gated_delta_rule::decode(device, shape, inputs, slots.view(), states.view_mut(), made_view).unwrap();
         for (made, token) in download(&made).chunks(shape.output_width()).zip(tokens) {
             output[token * shape.output_width()..][..shape.output_width()].copy_from_slice(made);
         }
@@ -335,10 +373,16 @@ fn bad_input_is_an_error() {
 }
 
 #[test]
-fn gpus_are_an_error() {
+fn gpus_take_keys_of_up_to_256_elements() {
     let [device, ..] = emulated();
-    let shape = Shape { key_heads: 1, value_heads: 2, key_dim: 3, value_dim: 2 };
-    let expected = "gated_delta_rule is not supported on GPUs yet, and the device is emulated: use the CPU";
-    assert_eq!(error_of(&device, shape, 10), expected);
-    assert_eq!(gated_delta_rule::check_device(&device).unwrap_err().to_string(), expected);
+    let shape = |key_dim| Shape { key_heads: 1, value_heads: 2, key_dim, value_dim: 2 };
+    gated_delta_rule::check_device(&device, &shape(256)).unwrap();
+    gated_delta_rule::check_device(&cpu(1), &shape(257)).unwrap();
+    let message = gated_delta_rule::check_device(&device, &shape(257)).unwrap_err().to_string();
+    assert_eq!(message, "gated_delta_rule: keys of 257 elements: GPU kernels take up to 256");
+}
+
+#[test]
+fn passes_on_the_stand_in_driver() {
+    stand_in::repeat(module_path!(), &["gpus_match", "decoding"]);
 }

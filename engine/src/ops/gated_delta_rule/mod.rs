@@ -23,13 +23,19 @@
 //! Memory grows with T, flops with T·(DK·DV + 64·(DK + DV)).
 //!
 //! Each result is summed in an order that depends on the documents alone: the bits are the same from run to run and for
-//! every number of threads, which share documents and key heads. There are no kernels for GPUs yet.
+//! every number of threads, which share documents and key heads.
+//!
+//! On a GPU the backward keeps the states between the chunks of all documents and their gradients until it is done, for
+//! all heads: 8 bytes an element of at most T/64 states, from the device's pool.
 
 mod cpu;
+mod gpu;
+
+use cpift_kernels::gated_delta_rule::KEY_DIM_LIMIT;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
-use crate::error::{Error, Result, check, check_length};
+use crate::error::{Result, check, check_length};
 use crate::indices::IndexView;
 use crate::ops::attention::Documents;
 use crate::ops::work::Work;
@@ -94,15 +100,17 @@ pub fn temporary_bytes(shape: &Shape, longest: usize, trains: bool, threads: usi
     threads.saturating_mul(length).saturating_mul(size_of::<f32>())
 }
 
-/// Whether `device` can compute the rule: what a model can be refused for before a job begins.
+/// Whether `device` can compute the rule with this shape: what a model can be refused for before a job begins.
 ///
 /// # Errors
-/// [`Error::NotOnGpus`].
-pub fn check_device(device: &Device) -> Result<()> {
-    match device {
-        Device::Cpu(_) => Ok(()),
-        Device::Gpu(_) => Err(Error::NotOnGpus { op: "gated_delta_rule", device: device.name() }),
-    }
+/// Heads that cannot be grouped; on a GPU, keys longer than the kernels take.
+pub fn check_device(device: &Device, shape: &Shape) -> Result<()> {
+    const OP: &str = "gated_delta_rule";
+    shape.check(OP)?;
+    let Device::Gpu(_) = device else { return Ok(()) };
+    check(OP, shape.key_dim as u64 <= KEY_DIM_LIMIT, || {
+        format!("keys of {} elements: GPU kernels take up to {KEY_DIM_LIMIT}", shape.key_dim)
+    })
 }
 
 /// What the rule reads.
@@ -153,7 +161,8 @@ fn check_inputs<T: Real>(
 /// behind its last token.
 ///
 /// # Errors
-/// Heads that cannot be grouped, a length that does not fit the shape and the documents; a GPU.
+/// Heads that cannot be grouped, a length that does not fit the shape and the documents; keys longer than a GPU's
+/// kernels take.
 pub fn forward<T: Real>(
     device: &Device,
     shape: &Shape,
@@ -168,7 +177,10 @@ pub fn forward<T: Real>(
     if let Some(states) = &last_states {
         check_length(OP, "last_states", states.len(), documents.len() * shape.state_length())?;
     }
-    let Device::Cpu(cpu) = device else { return check_device(device) };
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => return gpu::forward(gpu, shape, documents, &inputs, output, last_states),
+    };
     let last_states = last_states.map(ViewMut::host);
     cpu::forward(cpu, shape, documents, cpu::HostInputs::new(&inputs), output.host(), last_states);
     Ok(())
@@ -194,7 +206,10 @@ pub fn backward<T: Real>(
     check_length(OP, "d_b", gradients.d_b.len(), inputs.b.len())?;
     check_length(OP, "d_a_log", gradients.d_a_log.len(), shape.value_heads)?;
     check_length(OP, "d_dt_bias", gradients.d_dt_bias.len(), shape.value_heads)?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => return gpu::backward(gpu, shape, documents, &inputs, d_output, gradients),
+    };
     let host = cpu::backward::HostGradients {
         d_qkv: gradients.d_qkv.host(),
         d_a: gradients.d_a.host(),
@@ -229,7 +244,10 @@ pub fn decode<T: Real>(
     check(OP, needed * shape.state_length() <= states.len(), || {
         format!("states of {} elements have no slot {}", states.len(), needed - 1)
     })?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => return gpu::decode(gpu, shape, &inputs, slots, states, output),
+    };
     let inputs = cpu::HostInputs::new(&inputs);
     cpu::decode::decode(cpu, shape, inputs, slots.host(), states.host(), output.host());
     Ok(())
