@@ -1,4 +1,4 @@
-//! Products of small matrices that sit in the cache: the inner loops of attention.
+//! Small matrices that sit in the cache, and their products: the inner loops of the gated delta rule.
 //!
 //! The right operand is packed into panels of [`LANES`] columns, which the inner loop reads in order;
 //! the left one is read in place.
@@ -6,7 +6,6 @@
 use std::ops::Range;
 
 use super::simd::vectorize;
-use crate::real::Real;
 
 /// Columns of a panel. Widths are rounded up to a multiple of it, with zeros in the rest.
 pub const LANES: usize = 16;
@@ -16,20 +15,20 @@ const ROWS: usize = 6;
 
 /// Rows of a larger array: row i begins at `data[i * stride]`.
 #[derive(Debug, Clone, Copy)]
-pub struct Rows<'a, T = f32> {
-    data: &'a [T],
+pub struct Rows<'a> {
+    data: &'a [f32],
     stride: usize,
 }
 
-impl<'a, T> Rows<'a, T> {
+impl<'a> Rows<'a> {
     /// Rows `stride` apart, the first at the start of `data`.
-    pub fn new(data: &'a [T], stride: usize) -> Self {
+    pub fn new(data: &'a [f32], stride: usize) -> Self {
         Self { data, stride }
     }
 
     /// The first `length` elements of a row.
     #[inline(always)]
-    pub fn row(&self, row: usize, length: usize) -> &'a [T] {
+    pub fn row(&self, row: usize, length: usize) -> &'a [f32] {
         &self.data[row * self.stride..][..length]
     }
 }
@@ -64,13 +63,19 @@ impl<'a> Tile<'a> {
         &mut self.data[row * self.stride..][..self.stride]
     }
 
-    /// Overwrites the first `columns` elements of the first `count` rows.
-    pub fn fill<T: Real>(&mut self, count: usize, columns: usize, rows: Rows<T>) {
-        vectorize!(|| for row in 0..count {
-            for (target, value) in self.row_mut(row).iter_mut().zip(rows.row(row, columns)) {
-                *target = value.to_f32();
-            }
-        });
+    /// From one row to the next.
+    pub fn stride(&self) -> usize {
+        self.stride
+    }
+
+    /// The elements of all rows.
+    pub fn elements(&self) -> &[f32] {
+        self.data
+    }
+
+    /// The elements of all rows, to write.
+    pub fn elements_mut(&mut self) -> &mut [f32] {
+        self.data
     }
 
     /// All rows, as a left operand.
@@ -90,38 +95,37 @@ pub const fn panels_length(depth: usize, columns: usize) -> usize {
 }
 
 /// Packs the right operand B\[p\]\[j\] = rows\[p\]\[j\], with `depth` rows of `columns` elements.
-pub fn pack_rows<T: Real>(panels: &mut [f32], depth: usize, columns: usize, rows: Rows<T>) {
-    vectorize!(|| for p in 0..depth {
+pub fn pack_rows(panels: &mut [f32], depth: usize, columns: usize, rows: Rows) {
+    for p in 0..depth {
         let (chunks, rest) = rows.row(p, columns).as_chunks::<LANES>();
         for (index, chunk) in chunks.iter().enumerate() {
-            let target = &mut panels[(index * depth + p) * LANES..][..LANES];
-            target.iter_mut().zip(chunk).for_each(|(target, value)| *target = value.to_f32());
+            panels[(index * depth + p) * LANES..][..LANES].copy_from_slice(chunk);
         }
         if !rest.is_empty() {
             let target = &mut panels[(chunks.len() * depth + p) * LANES..][..LANES];
-            target.iter_mut().zip(rest).for_each(|(target, value)| *target = value.to_f32());
+            target[..rest.len()].copy_from_slice(rest);
             target[rest.len()..].fill(0.0);
         }
-    });
+    }
 }
 
 /// Packs the right operand B\[p\]\[j\] = rows\[j\]\[p\], given transposed as `columns` rows of `depth`
 /// elements.
-pub fn pack_columns<T: Real>(panels: &mut [f32], depth: usize, columns: usize, rows: Rows<T>) {
+pub fn pack_columns(panels: &mut [f32], depth: usize, columns: usize, rows: Rows) {
     let panels = &mut panels[..panels_length(depth, columns)];
     for (index, panel) in panels.chunks_exact_mut(depth * LANES).enumerate() {
         let first = index * LANES;
         let panel = panel.as_chunks_mut::<LANES>().0;
         if first + LANES <= columns {
-            let rows: [&[T]; LANES] = std::array::from_fn(|lane| rows.row(first + lane, depth));
+            let rows: [&[f32]; LANES] = std::array::from_fn(|lane| rows.row(first + lane, depth));
             for (p, target) in panel.iter_mut().enumerate() {
-                *target = std::array::from_fn(|lane| rows[lane][p].to_f32());
+                *target = std::array::from_fn(|lane| rows[lane][p]);
             }
         } else {
             panel.fill([0.0; LANES]);
             for lane in 0..columns - first {
-                for (target, value) in panel.iter_mut().zip(rows.row(first + lane, depth)) {
-                    target[lane] = value.to_f32();
+                for (target, &value) in panel.iter_mut().zip(rows.row(first + lane, depth)) {
+                    target[lane] = value;
                 }
             }
         }

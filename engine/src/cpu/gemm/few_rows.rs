@@ -14,9 +14,9 @@ use half::bf16;
 use super::kernel::Kernel;
 use super::pack::LONGEST;
 #[cfg(target_arch = "x86_64")]
-use super::pairs::{LANES, add_dots};
+use super::pairs::{Dots, LANES, add_dots};
 use super::product::even_part;
-use super::{Matrix, Multiplication, Update};
+use super::{Matrix, Multiplication, PRODUCT_ROWS, Update};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::Avx512Bf16;
@@ -81,7 +81,7 @@ impl<I: Instructions> Words for Singles<I> {
 impl Words for Avx512Bf16 {
     type Element = bf16;
     const STEP: usize = 2;
-    const DEPTH_BLOCK: (usize, usize) = <Self as Kernel>::DEPTH_BLOCK;
+    const DEPTH_BLOCK: (usize, usize) = <Dots<PRODUCT_ROWS> as Kernel>::DEPTH_BLOCK;
 
     #[inline(always)]
     fn word(row: &[bf16], step: usize) -> f32 {

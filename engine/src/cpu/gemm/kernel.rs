@@ -82,6 +82,7 @@ impl<T> Place<'_, T> {
     ///
     /// # Safety
     /// [`check`](Self::check) passed for more rows than `row`, and nothing else accesses them.
+    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's duty")]
     #[inline(always)]
     unsafe fn row<const C: usize>(&self, row: usize) -> &mut [T; C] {
         // SAFETY: the caller's promise.
@@ -92,6 +93,7 @@ impl<T> Place<'_, T> {
     ///
     /// # Safety
     /// Nothing else accesses them.
+    #[expect(clippy::mut_from_ref, reason = "disjointness is the caller's duty")]
     #[inline(always)]
     unsafe fn part(&self, row: usize, columns: usize) -> &mut [T] {
         let start = self.start + row * self.stride;

@@ -11,14 +11,16 @@
 #[cfg(target_arch = "x86_64")]
 mod amx;
 mod few_rows;
-mod floats;
-mod kernel;
+pub(crate) mod floats;
+pub(crate) mod kernel;
 mod pack;
 #[cfg(target_arch = "x86_64")]
-mod pairs;
+pub(crate) mod pairs;
 mod path;
 mod product;
-mod tiles;
+#[cfg(test)]
+pub(crate) mod stand_in;
+pub(crate) mod tiles;
 
 use half::bf16;
 
@@ -32,6 +34,9 @@ use super::CpuDevice;
 use super::simd::{Avx2, Avx512, Avx512Bf16};
 use super::simd::{Baseline, Level};
 use crate::real::Real;
+
+/// Rows of a tile of [`multiply`] that is made in the registers of AVX-512.
+const PRODUCT_ROWS: usize = 12;
 
 /// A matrix to read: rows and columns at any stride in a slice.
 #[derive(Debug, Clone, Copy)]
@@ -48,6 +53,17 @@ impl<'a, T> Matrix<'a, T> {
     pub fn new(data: &'a [T], rows: usize, columns: usize) -> Self {
         assert_eq!(data.len(), rows * columns, "matrix of {rows} by {columns}");
         Self { data, rows, columns, row_stride: columns, column_stride: 1 }
+    }
+
+    /// Rows `row_stride` elements apart, the first at the start of `data`. Panics unless `data` holds them.
+    pub(crate) fn strided(data: &'a [T], rows: usize, columns: usize, row_stride: usize) -> Self {
+        assert!(rows == 0 || (rows - 1) * row_stride + columns <= data.len(), "rows of {columns}");
+        Self { data, rows, columns, row_stride, column_stride: 1 }
+    }
+
+    /// Rows and columns.
+    pub(crate) fn size(&self) -> [usize; 2] {
+        [self.rows, self.columns]
     }
 
     /// The same elements with rows and columns exchanged.
@@ -98,11 +114,13 @@ pub struct Multiplication<'a, T, O> {
     c: &'a mut [O],
 }
 
-impl<T: Real, O: Real> Multiplication<'_, T, O> {
+impl<T: Real, O: Real> Task<T> for Multiplication<'_, T, O> {
     fn run<K: Kernel<Element = T>>(self, kernel: K) {
         product::run(kernel, self);
     }
+}
 
+impl<T: Real, O: Real> Multiplication<'_, T, O> {
     /// With few rows.
     #[cfg(target_arch = "x86_64")]
     fn run_few<W: Words<Element = T>>(self, words: W) {
@@ -111,26 +129,29 @@ impl<T: Real, O: Real> Multiplication<'_, T, O> {
             _ => few_rows::run::<_, _, 16>(words, self),
         }
     }
+}
 
-    /// In f32 arithmetic. Tiles fill the vector registers: 24 of 32, 12 of 16, and 8 of 16 (or 32) half as wide.
-    fn run_floats(self) {
-        match Level::detect() {
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx512(avx512) => self.run(Floats::<T, _, 12, 32>::new(avx512)),
-            #[cfg(target_arch = "x86_64")]
-            Level::Avx2(avx2) => self.run(Floats::<T, _, 6, 16>::new(avx2)),
-            Level::Baseline => self.run(Floats::<T, _, 4, 8>::new(Baseline)),
-        }
-    }
+/// Work that is the same for every kernel.
+pub trait Task<T> {
+    /// Does it.
+    fn run<K: Kernel<Element = T>>(self, kernel: K);
 }
 
 /// Types of which the CPU has products.
 pub trait Factor: Sized {
-    /// Runs a product with the instructions of this processor that are best for the type.
+    /// Runs `task` with the kernel of this processor that is best for the type. Where its tiles are made in the
+    /// registers of AVX-512, they have `R` rows, at most 12, so that there is room for all of them.
+    fn choose<const R: usize>(task: impl Task<Self>);
+
+    /// Runs a product.
     fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>);
 }
 
 impl Factor for f32 {
+    fn choose<const R: usize>(task: impl Task<Self>) {
+        choose_floats::<Self, R>(task);
+    }
+
     fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>) {
         match Level::detect() {
             #[cfg(target_arch = "x86_64")]
@@ -141,24 +162,42 @@ impl Factor for f32 {
             Level::Avx2(avx2) if fits::<Singles<Avx2>, _>(&multiplication) => {
                 multiplication.run_few(Singles(avx2));
             }
-            _ => multiplication.run_floats(),
+            _ => Self::choose::<PRODUCT_ROWS>(multiplication),
         }
     }
 }
 
 impl Factor for bf16 {
+    fn choose<const R: usize>(task: impl Task<Self>) {
+        match path::detect() {
+            #[cfg(target_arch = "x86_64")]
+            path::Path::Amx(tiles) => task.run(tiles),
+            #[cfg(target_arch = "x86_64")]
+            path::Path::Avx512Bf16(instructions) => task.run(pairs::Dots::<R> { instructions }),
+            path::Path::Widened => choose_floats::<Self, R>(task),
+        }
+    }
+
     fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>) {
         match path::detect() {
             #[cfg(target_arch = "x86_64")]
-            path::Path::Amx(tiles) => multiplication.run(tiles),
-            #[cfg(target_arch = "x86_64")]
             path::Path::Avx512Bf16(dots) if fits::<Avx512Bf16, _>(&multiplication) => {
-                few_rows::run::<_, _, 16>(dots, multiplication);
+                few_rows::run::<_, _, { pairs::LANES }>(dots, multiplication);
             }
-            #[cfg(target_arch = "x86_64")]
-            path::Path::Avx512Bf16(dots) => multiplication.run(dots),
-            path::Path::Widened => multiplication.run_floats(),
+            _ => Self::choose::<PRODUCT_ROWS>(multiplication),
         }
+    }
+}
+
+/// In f32 arithmetic. Tiles fill the vector registers: with 12 rows 24 of 32, else 12 of 16, and 8 of 16 (or 32) half
+/// as wide.
+fn choose_floats<T: Real, const R: usize>(task: impl Task<T>) {
+    match Level::detect() {
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx512(avx512) => task.run(Floats::<T, _, R, 32>::new(avx512)),
+        #[cfg(target_arch = "x86_64")]
+        Level::Avx2(avx2) => task.run(Floats::<T, _, 6, 16>::new(avx2)),
+        Level::Baseline => task.run(Floats::<T, _, 4, 8>::new(Baseline)),
     }
 }
 

@@ -23,9 +23,6 @@ const STRIP: usize = 16;
 /// Columns and rows of the blocks that are transposed in registers.
 const BLOCK: usize = 8;
 
-/// Stands for lanes that are not there: as many bytes as a lane of the longest panel can have.
-static ZEROS: [f32; LONGEST] = [0.0; LONGEST];
-
 /// What a panel's words of 4 bytes hold.
 pub trait Packing {
     /// Elements of the operand.
@@ -99,23 +96,22 @@ fn transpose_panel<P: Packing, const W: usize>(
     depth: Range<usize>,
     panel: &mut [[f32; W]],
 ) {
-    let lane = |lane: usize| -> &[P::Element] {
-        if lane < lanes.len() {
-            &source.data[(lanes.start + lane) * source.row_stride..][depth.clone()]
-        } else {
-            &bytemuck::cast_slice(&ZEROS)[..depth.len()]
-        }
+    let lane = |lane: usize| -> Option<&[P::Element]> {
+        let start = (lanes.start + lane) * source.row_stride;
+        (lane < lanes.len()).then(|| &source.data[start..][depth.clone()])
     };
     let whole_blocks = depth.len() / (BLOCK * P::STEP);
     let (blocks, rest) = panel.split_at_mut(whole_blocks * BLOCK);
     let rest_start = whole_blocks * BLOCK * P::STEP;
     for group in (0..W).step_by(BLOCK) {
-        let lanes: [&[P::Element]; BLOCK] = std::array::from_fn(|index| lane(group + index));
+        let lanes: [Option<&[P::Element]>; BLOCK] = std::array::from_fn(|index| lane(group + index));
         for (block, target) in blocks.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
             let mut rows = [[0.0; BLOCK]; BLOCK];
             for (row, lane) in rows.iter_mut().zip(&lanes) {
-                let elements = &lane[block * BLOCK * P::STEP..][..BLOCK * P::STEP];
-                *row = std::array::from_fn(|word| P::word(&elements[word * P::STEP..][..P::STEP]));
+                if let Some(lane) = lane {
+                    let elements = &lane[block * BLOCK * P::STEP..][..BLOCK * P::STEP];
+                    *row = std::array::from_fn(|word| P::word(&elements[word * P::STEP..][..P::STEP]));
+                }
             }
             let rows = instructions.transpose(rows);
             for (target, row) in target.iter_mut().zip(&rows) {
@@ -124,7 +120,8 @@ fn transpose_panel<P: Packing, const W: usize>(
         }
         for (step, target) in rest.iter_mut().enumerate() {
             let elements = rest_start + step * P::STEP..depth.len().min(rest_start + (step + 1) * P::STEP);
-            let row: [f32; BLOCK] = std::array::from_fn(|lane| P::word(&lanes[lane][elements.clone()]));
+            let row: [f32; BLOCK] =
+                lanes.map(|lane| lane.map_or(0.0, |lane| P::word(&lane[elements.clone()])));
             copy_group(target, group, &row);
         }
     }

@@ -17,14 +17,18 @@ use crate::real::Real;
 
 /// f32 lanes of a register.
 pub const LANES: usize = 16;
-/// Rows of a tile.
-const ROWS: usize = 12;
-/// Registers side by side in a tile: with [`ROWS`], 24 of 32.
+/// Registers side by side in a tile: with 12 rows, 24 of 32.
 const WIDTH: usize = 2;
 
-impl Kernel for Avx512Bf16 {
+/// Dot products in tiles of `R` rows.
+#[derive(Debug, Clone, Copy)]
+pub struct Dots<const R: usize> {
+    pub instructions: Avx512Bf16,
+}
+
+impl<const R: usize> Kernel for Dots<R> {
     type Element = bf16;
-    const ROWS: usize = ROWS;
+    const ROWS: usize = R;
     const COLUMNS: usize = WIDTH * LANES;
     const STEP: usize = 2;
     const WORDS: usize = 1;
@@ -35,35 +39,42 @@ impl Kernel for Avx512Bf16 {
     }
 
     #[inline(always)]
-    fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        Instructions::run(self, work)
+    fn run<Output>(self, work: impl FnOnce() -> Output) -> Output {
+        self.instructions.run(work)
     }
 
     #[inline(always)]
     fn pack_rows(self, a: Matrix<bf16>, rows: Range<usize>, depth: Range<usize>, panels: &mut [f32]) {
         let steps = words::<Self>(depth.len());
-        pack::<Pairs, ROWS>(self, a, rows, depth, steps, panels.as_chunks_mut().0);
+        pack::<Pairs, R>(self.instructions, a, rows, depth, steps, panels.as_chunks_mut().0);
     }
 
     #[inline(always)]
     fn pack_columns(self, b: Matrix<bf16>, columns: Range<usize>, depth: Range<usize>, panels: &mut [f32]) {
         let steps = words::<Self>(depth.len());
-        pack::<Pairs, { WIDTH * LANES }>(self, b, columns, depth, steps, panels.as_chunks_mut().0);
+        pack::<Pairs, { WIDTH * LANES }>(
+            self.instructions,
+            b,
+            columns,
+            depth,
+            steps,
+            panels.as_chunks_mut().0,
+        );
     }
 
     #[inline(always)]
     unsafe fn multiply<O: Real>(self, a: &[f32], b: &[f32], target: &Target<'_, O>) {
-        if target.is_whole::<ROWS, { WIDTH * LANES }>() {
-            self.call(
+        if target.is_whole::<R, { WIDTH * LANES }>() {
+            self.instructions.call(
                 #[inline(always)]
                 // SAFETY: the caller's promise.
-                || unsafe { target.store(sums(self, a, b)) },
+                || unsafe { target.store(sums::<R>(self.instructions, a, b)) },
             );
         } else {
-            self.call(
+            self.instructions.call(
                 #[inline(always)]
                 // SAFETY: the caller's promise.
-                || unsafe { target.store_part(&mut sums(self, a, b)) },
+                || unsafe { target.store_part(&mut sums::<R>(self.instructions, a, b)) },
             );
         }
     }
@@ -71,17 +82,17 @@ impl Kernel for Avx512Bf16 {
 
 /// Sums over the inner dimension in order, from zero, in registers.
 #[inline(always)]
-fn sums(instructions: Avx512Bf16, a: &[f32], b: &[f32]) -> [[f32; WIDTH * LANES]; ROWS] {
-    let (a, b) = (a.as_chunks::<ROWS>().0, b.as_chunks::<LANES>().0.as_chunks::<WIDTH>().0);
-    let mut sums = [[[0.0f32; LANES]; WIDTH]; ROWS];
+fn sums<const R: usize>(instructions: Avx512Bf16, a: &[f32], b: &[f32]) -> [[f32; WIDTH * LANES]; R] {
+    let (a, b) = (a.as_chunks::<R>().0, b.as_chunks::<LANES>().0.as_chunks::<WIDTH>().0);
+    let mut sums = [[[0.0f32; LANES]; WIDTH]; R];
     for (a, b) in a.iter().zip(b) {
-        for i in 0..ROWS {
+        for i in 0..R {
             for j in 0..WIDTH {
                 sums[i][j] = add_dots(instructions, sums[i][j], [a[i]; LANES], b[j]);
             }
         }
     }
-    bytemuck::cast(sums)
+    sums.map(bytemuck::cast)
 }
 
 /// To each lane's sum its dot product of the pairs in `a` and `b`.

@@ -1,8 +1,7 @@
-use std::cell::Cell;
-use std::mem::MaybeUninit;
 use std::num::NonZeroUsize;
 
-use super::tiles::{A_STEP, B_STEP, SIDE, Sums, TileUnit, Tiles, WORDS};
+use super::stand_in::StandIn;
+use super::tiles::Tiles;
 use super::*;
 use crate::cpu::parallel::with_scratch;
 use crate::device::Device;
@@ -152,13 +151,13 @@ fn check_threads<T: Real, O: Real>(
 
 #[test]
 fn f32_matches_f64_for_any_number_of_threads() {
-    check_threads::<f32, f32>(&SIZES, |multiplication| Factor::multiply(multiplication));
+    check_threads::<f32, f32>(&SIZES, |multiplication| f32::choose::<12>(multiplication));
 }
 
 #[test]
 fn widened_bf16_matches_f64_for_any_number_of_threads() {
-    check_threads::<bf16, f32>(&SIZES, |multiplication| multiplication.run_floats());
-    check_threads::<bf16, bf16>(&SIZES, |multiplication| multiplication.run_floats());
+    check_threads::<bf16, f32>(&SIZES, |multiplication| choose_floats::<_, 12>(multiplication));
+    check_threads::<bf16, bf16>(&SIZES, |multiplication| choose_floats::<_, 12>(multiplication));
 }
 
 /// Around the numbers of rows that are the lanes of registers; among the layouts are those that are packed.
@@ -190,7 +189,10 @@ fn check_bf16(sizes: &[(usize, usize, usize)], kernel: impl Kernel<Element = bf1
 #[cfg(target_arch = "x86_64")]
 fn dot_products_match_f64_for_any_number_of_threads() {
     match crate::cpu::simd::Avx512Bf16::detect() {
-        Some(dots) => check_bf16(&SIZES, dots),
+        Some(instructions) => {
+            check_bf16(&SIZES, pairs::Dots::<12> { instructions });
+            check_bf16(&SIZES[..4], pairs::Dots::<8> { instructions });
+        }
         None => eprintln!("left out: AVX-512 BF16, which this processor does not have"),
     }
 }
@@ -198,8 +200,20 @@ fn dot_products_match_f64_for_any_number_of_threads() {
 #[test]
 #[cfg(target_arch = "x86_64")]
 fn amx_matches_f64_for_any_number_of_threads() {
+    check_amx(&SIZES);
+}
+
+/// Small enough for an emulator of a whole machine.
+#[test]
+#[cfg(target_arch = "x86_64")]
+fn amx_matches_f64_on_few_tiles() {
+    check_amx(&[(1, 1, 1), (3, 5, 7), (33, 70, 65)]);
+}
+
+#[cfg(target_arch = "x86_64")]
+fn check_amx(sizes: &[(usize, usize, usize)]) {
     match (amx::Amx::detect(), Level::detect()) {
-        (Ok(unit), Level::Avx512(instructions)) => check_bf16(&SIZES, tiles::Tiles { instructions, unit }),
+        (Ok(unit), Level::Avx512(instructions)) => check_bf16(sizes, Tiles { instructions, unit }),
         (Err(reason), _) => eprintln!("left out: AMX: {reason:?}"),
         (Ok(_), _) => unreachable!("AMX is not used without AVX-512"),
     }
@@ -218,59 +232,6 @@ fn tiles_match_f64_for_any_number_of_threads() {
         Level::Avx2(instructions) => check_bf16(&sizes, Tiles { instructions, unit: StandIn }),
         Level::Baseline => check_bf16(&sizes, Tiles { instructions: Baseline, unit: StandIn }),
     }
-}
-
-/// Does what Intel's manual says of `TDPBF16PS`: over a tile's depth the products of even and of odd indices are
-/// summed apart; sums are rounded to f32, and subnormal numbers are zeros.
-#[derive(Debug, Clone, Copy)]
-struct StandIn;
-
-thread_local! {
-    static READY: Cell<bool> = const { Cell::new(false) };
-}
-
-impl TileUnit for StandIn {
-    fn run<R>(self, work: impl FnOnce() -> R) -> R {
-        READY.set(true);
-        let result = work();
-        READY.set(false);
-        result
-    }
-
-    #[inline(always)]
-    unsafe fn multiply(self, a: &[[f32; A_STEP]], b: &[[f32; B_STEP]], sums: &mut MaybeUninit<Sums>) {
-        assert!(READY.get() && a.len() == b.len() && !a.is_empty());
-        let mut products = [[0.0f32; SIDE]; SIDE];
-        for (a, b) in a.iter().zip(b) {
-            for (a, row) in a.as_chunks::<WORDS>().0.iter().zip(&mut products) {
-                let (mut even, mut odd) = ([0.0f32; SIDE], [0.0f32; SIDE]);
-                for (&a, b) in a.iter().zip(b.as_chunks::<SIDE>().0) {
-                    let a = halves(a);
-                    for (j, &b) in b.iter().enumerate() {
-                        let b = halves(b);
-                        even[j] = flushed(even[j] + a[0] * b[0]);
-                        odd[j] = flushed(odd[j] + a[1] * b[1]);
-                    }
-                }
-                for (sum, (even, odd)) in row.iter_mut().zip(even.into_iter().zip(odd)) {
-                    *sum = flushed(*sum + flushed(even + odd));
-                }
-            }
-        }
-        sums.write(products);
-    }
-}
-
-/// The two bf16 of a word, the lower one first.
-#[inline(always)]
-fn halves(word: f32) -> [f32; 2] {
-    let bits = word.to_bits();
-    [bits << 16, bits & 0xffff_0000].map(|bits| flushed(f32::from_bits(bits)))
-}
-
-#[inline(always)]
-fn flushed(value: f32) -> f32 {
-    if value.abs() < f32::MIN_POSITIVE { 0.0f32.copysign(value) } else { value }
 }
 
 /// With one product that is rounded, and the same that is not.

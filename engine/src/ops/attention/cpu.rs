@@ -2,20 +2,25 @@
 
 pub mod backward;
 pub mod decode;
+pub mod products;
 
 use std::ops::Range;
 
+use self::products::{
+    Part, left_length, multiply, pack_left, pack_right, right_length, rounded, rounded_length,
+};
 use super::{Documents, Shape};
+use crate::cpu::gemm::kernel::Kernel;
+use crate::cpu::gemm::{Matrix, Task};
 use crate::cpu::math::{exp, max, softcap, sum_lanes};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
-use crate::cpu::tile::{
-    LANES, Part, Rows, Store, Tile, pack_columns, pack_rows, padded, panels_length, product_into_tile,
-    product_of_tile,
-};
+use crate::cpu::tile::{LANES, Store, Tile, padded};
 use crate::device::CpuDevice;
 use crate::real::Real;
 
+/// Rows of the micro-kernels' tiles: six of them are few more than [`TILE`].
+pub const TILE_ROWS: usize = 11;
 /// Tokens of a tile of queries, and of one of keys.
 pub const TILE: usize = 64;
 
@@ -46,14 +51,26 @@ impl Shape {
         first..first + self.head_dim
     }
 
-    /// Rows for the tokens from `token` on of one query head of q, output or a gradient of theirs.
-    pub(super) fn query_rows<'a, T>(&self, data: &'a [T], token: usize, head: usize) -> Rows<'a, T> {
-        Rows::new(&data[self.query(token, head).start..], self.query_width())
+    /// One query head of q, output or a gradient of theirs, for these tokens `[tokens, D]`.
+    pub(super) fn query_rows<'a, T>(
+        &self,
+        data: &'a [T],
+        tokens: &Range<usize>,
+        head: usize,
+    ) -> Matrix<'a, T> {
+        let data = &data[self.query(tokens.start, head).start..];
+        Matrix::strided(data, tokens.len(), self.head_dim, self.query_width())
     }
 
-    /// Rows for the tokens from `token` on of one key/value head of k or v.
-    pub(super) fn key_rows<'a, T>(&self, data: &'a [T], token: usize, kv_head: usize) -> Rows<'a, T> {
-        Rows::new(&data[self.key(token, kv_head).start..], self.key_width())
+    /// One key/value head of k or v, for these tokens `[tokens, D]`.
+    pub(super) fn key_rows<'a, T>(
+        &self,
+        data: &'a [T],
+        tokens: &Range<usize>,
+        kv_head: usize,
+    ) -> Matrix<'a, T> {
+        let data = &data[self.key(tokens.start, kv_head).start..];
+        Matrix::strided(data, tokens.len(), self.head_dim, self.key_width())
     }
 
     /// Turns products of queries and keys into scores.
@@ -109,15 +126,33 @@ pub fn forward<T: Real>(
     log_sum_exp: &mut [f32],
 ) {
     let results = Results { output: SharedMut::new(output), log_sum_exp: SharedMut::new(log_sum_exp) };
-    let works = tiles(documents, shape, TILE, |work| work.tokens.end - work.document.start);
-    cpu.run(|| {
-        for_each(works.len(), |index| {
-            with_scratch(ForwardScratch::length(shape), |memory| {
-                let mut scratch = ForwardScratch::new(shape, memory);
-                forward_tile(shape, &works[index], inputs, &mut scratch, &results);
+    T::choose::<TILE_ROWS>(Forward { cpu, shape, documents, inputs, results });
+}
+
+struct Forward<'a, T> {
+    cpu: &'a CpuDevice,
+    shape: &'a Shape,
+    documents: &'a Documents,
+    inputs: HostInputs<'a, T>,
+    results: Results<'a, T>,
+}
+
+impl<T: Real> Task<T> for Forward<'_, T> {
+    fn run<K: Kernel<Element = T>>(self, kernel: K) {
+        let Self { cpu, shape, documents, inputs, results } = self;
+        let works = tiles(documents, shape, TILE, |work| work.tokens.end - work.document.start);
+        cpu.run(|| {
+            for_each(works.len(), |index| {
+                with_scratch(ForwardScratch::length::<K>(shape), |memory| {
+                    let mut scratch = ForwardScratch::new::<K>(shape, memory);
+                    kernel.run(
+                        #[inline(always)]
+                        || forward_tile(kernel, shape, &works[index], inputs, &mut scratch, &results),
+                    );
+                });
             });
         });
-    });
+    }
 }
 
 /// First token of the first tile of keys that queries of `document` from `token` on see.
@@ -132,10 +167,10 @@ pub fn visible(shape: &Shape, token: usize, keys: &Range<usize>) -> Range<usize>
     first.min(end)..end
 }
 
-/// The part of a tile that counts. Tiles of queries and keys have one size and one grid, so a tile is
-/// either on the diagonal or wholly below it.
-pub fn part(queries: &Range<usize>, keys: &Range<usize>) -> Part {
-    if queries.start == keys.start { Part::Lower } else { Part::All }
+/// Whether some query of a tile does not see some key of it because it is later. Tiles of queries and keys have one
+/// size and one grid, so a tile is either on the diagonal or wholly below it.
+pub fn on_diagonal(queries: &Range<usize>, keys: &Range<usize>) -> bool {
+    queries.start == keys.start
 }
 
 struct Results<'a, T> {
@@ -145,9 +180,15 @@ struct Results<'a, T> {
 
 /// One thread's memory for a tile of queries.
 struct ForwardScratch<'a> {
+    /// Right operand Kᵀ `[D, keys]`.
     keys: &'a mut [f32],
+    /// Right operand V `[keys, D]`.
     values: &'a mut [f32],
+    /// `[queries, keys]`: scores, then probabilities.
     scores: &'a mut [f32],
+    rounded: &'a mut [f32],
+    /// Left operand: the probabilities.
+    probabilities: &'a mut [f32],
     /// For each query head of the group, the rows of the tile.
     heads: Vec<HeadScratch<'a>>,
 }
@@ -155,7 +196,8 @@ struct ForwardScratch<'a> {
 /// The running softmax of one head: for each query the unnormalised output, the largest score so far,
 /// and the sum of e^(score − largest).
 struct HeadScratch<'a> {
-    queries: Tile<'a>,
+    /// Left operand Q `[queries, D]`.
+    queries: &'a mut [f32],
     output: Tile<'a>,
     maximum: [f32; TILE],
     sum: [f32; TILE],
@@ -167,23 +209,27 @@ pub fn take<'a>(memory: &mut &'a mut [f32], length: usize) -> &'a mut [f32] {
 }
 
 impl<'a> ForwardScratch<'a> {
-    fn length(shape: &Shape) -> usize {
+    fn length<K: Kernel>(shape: &Shape) -> usize {
         let head_dim = shape.head_dim;
-        panels_length(head_dim, TILE)
-            + panels_length(TILE, head_dim)
+        right_length::<K>(head_dim, TILE)
+            + right_length::<K>(TILE, head_dim)
             + Tile::length(TILE, TILE)
-            + shape.group() * 2 * Tile::length(TILE, head_dim)
+            + rounded_length::<K::Element>()
+            + left_length::<K>(TILE, TILE)
+            + shape.group() * (left_length::<K>(TILE, head_dim) + Tile::length(TILE, head_dim))
     }
 
-    fn new(shape: &Shape, mut memory: &'a mut [f32]) -> Self {
+    fn new<K: Kernel>(shape: &Shape, mut memory: &'a mut [f32]) -> Self {
         let head_dim = shape.head_dim;
         Self {
-            keys: take(&mut memory, panels_length(head_dim, TILE)),
-            values: take(&mut memory, panels_length(TILE, head_dim)),
+            keys: take(&mut memory, right_length::<K>(head_dim, TILE)),
+            values: take(&mut memory, right_length::<K>(TILE, head_dim)),
             scores: take(&mut memory, Tile::length(TILE, TILE)),
+            rounded: take(&mut memory, rounded_length::<K::Element>()),
+            probabilities: take(&mut memory, left_length::<K>(TILE, TILE)),
             heads: (0..shape.group())
                 .map(|_| HeadScratch {
-                    queries: Tile::new(take(&mut memory, Tile::length(TILE, head_dim)), head_dim),
+                    queries: take(&mut memory, left_length::<K>(TILE, head_dim)),
                     output: Tile::new(take(&mut memory, Tile::length(TILE, head_dim)), head_dim),
                     maximum: [f32::NEG_INFINITY; TILE],
                     sum: [0.0; TILE],
@@ -193,7 +239,9 @@ impl<'a> ForwardScratch<'a> {
     }
 }
 
-fn forward_tile<T: Real>(
+#[inline(always)]
+fn forward_tile<T: Real, K: Kernel<Element = T>>(
+    kernel: K,
     shape: &Shape,
     work: &Work,
     inputs: HostInputs<T>,
@@ -202,25 +250,30 @@ fn forward_tile<T: Real>(
 ) {
     let Work { document, tokens, kv_head } = work;
     let head_dim = shape.head_dim;
-    let ForwardScratch { keys, values, scores, heads } = scratch;
+    let ForwardScratch { keys, values, scores, rounded: memory, probabilities, heads } = scratch;
     for (head, state) in shape.heads_of(*kv_head).zip(heads.iter_mut()) {
-        state.queries.fill(tokens.len(), head_dim, shape.query_rows(inputs.q, tokens.start, head));
+        pack_left(kernel, shape.query_rows(inputs.q, tokens, head), state.queries);
         (0..tokens.len()).for_each(|row| state.output.row_mut(row).fill(0.0));
     }
     for first in (first_tile(shape, tokens.start, document)..tokens.end).step_by(TILE) {
         let seen = first..(first + TILE).min(tokens.end);
-        pack_columns(keys, head_dim, seen.len(), shape.key_rows(inputs.k, first, *kv_head));
-        pack_rows(values, seen.len(), head_dim, shape.key_rows(inputs.v, first, *kv_head));
+        pack_right(kernel, shape.key_rows(inputs.k, &seen, *kv_head).transposed(), keys);
+        pack_right(kernel, shape.key_rows(inputs.v, &seen, *kv_head), values);
         let mut scores = Tile::new(scores, seen.len());
-        let part = part(tokens, &seen);
+        let (product, left) = match on_diagonal(tokens, &seen) {
+            true => (Part::LowerProduct, Part::LowerLeft),
+            false => (Part::All, Part::All),
+        };
         for state in heads.iter_mut() {
-            product_into_tile(tokens.len(), head_dim, state.queries.rows(), keys, &mut scores, part);
+            let size = [tokens.len(), head_dim, seen.len()];
+            multiply(kernel, size, (state.queries, keys), product, Store::Overwrite, &mut scores);
             vectorize!(|| for row in 0..tokens.len() {
                 let visible = visible(shape, tokens.start + row, &seen);
                 state.add_scores(row, shape, scores.row_mut(row), visible);
             });
-            let size = (tokens.len(), seen.len());
-            product_of_tile(size, &scores, values, Store::Add, &mut state.output, part);
+            pack_left(kernel, rounded(&scores, [tokens.len(), seen.len()], memory), probabilities);
+            let size = [tokens.len(), seen.len(), head_dim];
+            multiply(kernel, size, (probabilities, values), left, Store::Add, &mut state.output);
         }
     }
     for (head, state) in shape.heads_of(*kv_head).zip(heads) {
@@ -273,3 +326,6 @@ impl HeadScratch<'_> {
         self.sum[row] += sum_lanes(sums);
     }
 }
+
+#[cfg(test)]
+mod tests;

@@ -11,14 +11,16 @@
 
 use std::ops::Range;
 
-use super::{HostInputs, TILE, Work, first_tile, part, take, tiles, visible};
+use super::products::{
+    Part, left_length, multiply, pack_left, pack_right, right_length, rounded, rounded_length,
+};
+use super::{HostInputs, TILE, TILE_ROWS, Work, first_tile, on_diagonal, take, tiles, visible};
+use crate::cpu::gemm::Task;
+use crate::cpu::gemm::kernel::Kernel;
 use crate::cpu::math::{dot, exp, tanh};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
-use crate::cpu::tile::{
-    Part, Store, Tile, add_product_of_transposed_tile, pack_columns, pack_rows, padded, panels_length,
-    product_into_tile, product_of_tile,
-};
+use crate::cpu::tile::{Store, Tile, padded};
 use crate::device::CpuDevice;
 use crate::ops::attention::{Documents, Shape};
 use crate::real::Real;
@@ -52,28 +54,66 @@ pub fn backward<T: Real>(
     outputs: HostBackwardInputs<T>,
     gradients: HostGradients<T>,
 ) {
-    let pass = Pass { shape, inputs, outputs, gradients };
-    let run = |works: Vec<Work>, tokens: usize, tile: &(dyn Fn(&Work, &mut Scratch) + Sync)| {
-        for_each(works.len(), |index| {
-            with_scratch(Scratch::length(shape, tokens), |memory| {
-                let mut scratch = Scratch::new(shape, tokens, memory);
-                tile(&works[index], &mut scratch);
+    T::choose::<TILE_ROWS>(Backward::new(cpu, shape, documents, inputs, outputs, gradients));
+}
+
+/// What [`backward`] does with any kernel.
+pub struct Backward<'a, T> {
+    cpu: &'a CpuDevice,
+    documents: &'a Documents,
+    pass: Pass<'a, T>,
+}
+
+impl<'a, T> Backward<'a, T> {
+    pub fn new(
+        cpu: &'a CpuDevice,
+        shape: &'a Shape,
+        documents: &'a Documents,
+        inputs: HostInputs<'a, T>,
+        outputs: HostBackwardInputs<'a, T>,
+        gradients: HostGradients<'a, T>,
+    ) -> Self {
+        Self { cpu, documents, pass: Pass { shape, inputs, outputs, gradients } }
+    }
+}
+
+impl<T: Real> Task<T> for Backward<'_, T> {
+    fn run<K: Kernel<Element = T>>(self, kernel: K) {
+        let Self { cpu, documents, pass } = self;
+        let shape = pass.shape;
+        let run = |works: Vec<Work>, kind: Kind| {
+            // Tokens whose d_q is summed.
+            let tokens = match kind {
+                Kind::Documents => works.iter().map(|work| work.tokens.len()).max().unwrap_or(0),
+                Kind::Keys => 0,
+                Kind::Queries => TILE,
+            };
+            for_each(works.len(), |index| {
+                with_scratch(Scratch::length::<K>(shape, tokens), |memory| {
+                    let mut scratch = Scratch::new::<K>(shape, tokens, memory);
+                    kernel.run(
+                        #[inline(always)]
+                        || match kind {
+                            Kind::Queries => pass.queries(kernel, &works[index], &mut scratch),
+                            _ => pass.keys(kernel, &works[index], &mut scratch, kind),
+                        },
+                    );
+                });
             });
+        };
+        let pairs = |work: &Work| work.tokens.len().pow(2);
+        let whole_documents = tiles(documents, shape, usize::MAX, pairs);
+        cpu.run(|| {
+            if whole_documents_balance(&whole_documents, cpu.threads()) {
+                run(whole_documents, Kind::Documents);
+            } else {
+                let cost = |work: &Work| work.document.end - work.tokens.start;
+                run(tiles(documents, shape, TILE, cost), Kind::Keys);
+                let cost = |work: &Work| work.tokens.end - work.document.start;
+                run(tiles(documents, shape, TILE, cost), Kind::Queries);
+            }
         });
-    };
-    let pairs = |work: &Work| work.tokens.len().pow(2);
-    let whole_documents = tiles(documents, shape, usize::MAX, pairs);
-    cpu.run(|| {
-        if whole_documents_balance(&whole_documents, cpu.threads()) {
-            let longest = whole_documents.iter().map(|work| work.tokens.len()).max().unwrap_or(0);
-            run(whole_documents, longest, &|work, scratch| pass.keys(work, scratch, WithQueries::Yes));
-        } else {
-            let key_tiles = tiles(documents, shape, TILE, |work| work.document.end - work.tokens.start);
-            run(key_tiles, 0, &|work, scratch| pass.keys(work, scratch, WithQueries::No));
-            let query_tiles = tiles(documents, shape, TILE, |work| work.tokens.end - work.document.start);
-            run(query_tiles, TILE, &|work, scratch| pass.queries(work, scratch));
-        }
-    });
+    }
 }
 
 /// Whether whole documents, dealt to the threads, take less time than the tiles' 7/5 of the products.
@@ -90,11 +130,15 @@ fn whole_documents_balance(works: &[Work], threads: usize) -> bool {
     longest * threads * 5 <= total * 7
 }
 
-/// Whether a pass over key tiles also adds to d_q.
-#[derive(Clone, Copy, PartialEq, Eq)]
-enum WithQueries {
-    Yes,
-    No,
+/// What a pass computes of each of its works.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Kind {
+    /// All gradients of a document.
+    Documents,
+    /// d_k and d_v of a tile of keys.
+    Keys,
+    /// d_q of a tile of queries.
+    Queries,
 }
 
 struct Pass<'a, T> {
@@ -116,80 +160,84 @@ struct Scratch<'a> {
     q_rows: &'a mut [f32],
     /// Right operand d_output `[queries, D]`, for d_v.
     d_output_rows: &'a mut [f32],
+    /// Left operand Q or d_output `[queries, D]`.
+    query_left: &'a mut [f32],
+    /// Left operand from a tile of scores.
+    score_left: &'a mut [f32],
+    rounded: &'a mut [f32],
     /// `[queries, keys]`: scores, then probabilities.
     probabilities: &'a mut [f32],
     /// `[queries, keys]`: gradient of the probabilities, then of the scores times the scale.
     d_scores: &'a mut [f32],
-    /// Left operand Q `[queries, D]`, for the scores.
-    q: Tile<'a>,
-    /// Left operand d_output `[queries, D]`, for d_output·Vᵀ.
-    d_output: Tile<'a>,
-    /// `[queries, D]`.
-    output: Tile<'a>,
-    /// Sums of d_q `[heads of the group, tokens, D]`.
-    d_q: &'a mut [f32],
-    /// Tokens that there are sums of d_q for.
-    tokens: usize,
     /// `[keys, D]`.
     d_k: Tile<'a>,
     /// `[keys, D]`.
     d_v: Tile<'a>,
+    /// Sums of d_q `[heads of the group, tokens, D]`.
+    d_q: &'a mut [f32],
+    /// Tokens that there are sums of d_q for.
+    tokens: usize,
 }
 
 impl<'a> Scratch<'a> {
-    /// Floats for works of at most `tokens` tokens whose d_q is summed.
-    fn length(shape: &Shape, tokens: usize) -> usize {
+    /// Words for works of at most `tokens` tokens whose d_q is summed.
+    fn length<K: Kernel>(shape: &Shape, tokens: usize) -> usize {
         let head_dim = shape.head_dim;
-        2 * panels_length(head_dim, TILE)
-            + 3 * panels_length(TILE, head_dim)
+        2 * right_length::<K>(head_dim, TILE)
+            + 3 * right_length::<K>(TILE, head_dim)
+            + left_length::<K>(TILE, head_dim)
+            + left_length::<K>(TILE, TILE)
+            + rounded_length::<K::Element>()
             + 2 * Tile::length(TILE, TILE)
-            + 5 * Tile::length(TILE, head_dim)
+            + 2 * Tile::length(TILE, head_dim)
             + Tile::length(shape.group() * tokens, head_dim)
     }
 
-    fn new(shape: &Shape, tokens: usize, mut memory: &'a mut [f32]) -> Self {
+    fn new<K: Kernel>(shape: &Shape, tokens: usize, mut memory: &'a mut [f32]) -> Self {
         let head_dim = shape.head_dim;
         let memory = &mut memory;
         Self {
-            k_columns: take(memory, panels_length(head_dim, TILE)),
-            v_columns: take(memory, panels_length(head_dim, TILE)),
-            k_rows: take(memory, panels_length(TILE, head_dim)),
-            q_rows: take(memory, panels_length(TILE, head_dim)),
-            d_output_rows: take(memory, panels_length(TILE, head_dim)),
+            k_columns: take(memory, right_length::<K>(head_dim, TILE)),
+            v_columns: take(memory, right_length::<K>(head_dim, TILE)),
+            k_rows: take(memory, right_length::<K>(TILE, head_dim)),
+            q_rows: take(memory, right_length::<K>(TILE, head_dim)),
+            d_output_rows: take(memory, right_length::<K>(TILE, head_dim)),
+            query_left: take(memory, left_length::<K>(TILE, head_dim)),
+            score_left: take(memory, left_length::<K>(TILE, TILE)),
+            rounded: take(memory, rounded_length::<K::Element>()),
             probabilities: take(memory, Tile::length(TILE, TILE)),
             d_scores: take(memory, Tile::length(TILE, TILE)),
-            q: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
-            d_output: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
-            output: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
-            d_q: take(memory, Tile::length(shape.group() * tokens, head_dim)),
-            tokens,
             d_k: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
             d_v: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
+            d_q: take(memory, Tile::length(shape.group() * tokens, head_dim)),
+            tokens,
         }
     }
 }
 
 /// A tile of queries of one head against a tile of keys.
 struct Pair<'a> {
+    document: &'a Range<usize>,
     head: usize,
     queries: &'a Range<usize>,
     keys: &'a Range<usize>,
 }
 
 impl Pair<'_> {
-    fn part(&self) -> Part {
-        part(self.queries, self.keys)
+    /// `part`, where the pair is on the diagonal.
+    fn part(&self, part: Part) -> Part {
+        if on_diagonal(self.queries, self.keys) { part } else { Part::All }
     }
 }
 
 impl<T: Real> Pass<'_, T> {
-    /// d_k and d_v of the tokens of `work`, and with queries its whole part of d_q: then `work` has to
-    /// be a whole document.
-    fn keys(&self, work: &Work, scratch: &mut Scratch, with_queries: WithQueries) {
+    /// d_k and d_v of the tokens of `work`, and of a whole document d_q.
+    #[inline(always)]
+    fn keys<K: Kernel<Element = T>>(&self, kernel: K, work: &Work, scratch: &mut Scratch, kind: Kind) {
         let Work { document, tokens, kv_head } = work;
         for first in tokens.clone().step_by(TILE) {
             let keys = first..(first + TILE).min(tokens.end);
-            self.pack_keys(scratch, &keys, *kv_head);
+            self.pack_keys(kernel, scratch, &keys, *kv_head);
             for row in 0..keys.len() {
                 scratch.d_k.row_mut(row).fill(0.0);
                 scratch.d_v.row_mut(row).fill(0.0);
@@ -200,11 +248,11 @@ impl<T: Real> Pass<'_, T> {
                 }
                 let queries = first_query..(first_query + TILE).min(document.end);
                 for head in self.shape.heads_of(*kv_head) {
-                    let pair = Pair { head, queries: &queries, keys: &keys };
-                    self.score_gradients(scratch, &pair);
-                    self.add_to_keys(scratch, &pair);
-                    if with_queries == WithQueries::Yes {
-                        self.add_to_queries(scratch, &pair, work);
+                    let pair = Pair { document, head, queries: &queries, keys: &keys };
+                    self.score_gradients(kernel, scratch, &pair);
+                    self.add_to_keys(kernel, scratch, &pair);
+                    if kind == Kind::Documents {
+                        self.add_to_queries(kernel, scratch, &pair, work);
                     }
                 }
             }
@@ -217,50 +265,60 @@ impl<T: Real> Pass<'_, T> {
                 round(scratch.d_v.row(row), d_v);
             }
         }
-        if with_queries == WithQueries::Yes {
+        if kind == Kind::Documents {
             self.store_queries(scratch, work);
         }
     }
 
     /// d_q of the tokens of `work`, at most one tile, for all heads of the group.
-    fn queries(&self, work: &Work, scratch: &mut Scratch) {
+    #[inline(always)]
+    fn queries<K: Kernel<Element = T>>(&self, kernel: K, work: &Work, scratch: &mut Scratch) {
         let Work { document, tokens, kv_head } = work;
         for first in (first_tile(self.shape, tokens.start, document)..tokens.end).step_by(TILE) {
             let keys = first..(first + TILE).min(document.end);
-            self.pack_keys(scratch, &keys, *kv_head);
+            self.pack_keys(kernel, scratch, &keys, *kv_head);
             for head in self.shape.heads_of(*kv_head) {
-                let pair = Pair { head, queries: tokens, keys: &keys };
-                self.score_gradients(scratch, &pair);
-                self.add_to_queries(scratch, &pair, work);
+                let pair = Pair { document, head, queries: tokens, keys: &keys };
+                self.score_gradients(kernel, scratch, &pair);
+                self.add_to_queries(kernel, scratch, &pair, work);
             }
         }
         self.store_queries(scratch, work);
     }
 
-    fn pack_keys(&self, scratch: &mut Scratch, keys: &Range<usize>, kv_head: usize) {
-        let head_dim = self.shape.head_dim;
-        let k = self.shape.key_rows(self.inputs.k, keys.start, kv_head);
-        let v = self.shape.key_rows(self.inputs.v, keys.start, kv_head);
-        pack_columns(scratch.k_columns, head_dim, keys.len(), k);
-        pack_columns(scratch.v_columns, head_dim, keys.len(), v);
-        pack_rows(scratch.k_rows, keys.len(), head_dim, k);
+    #[inline(always)]
+    fn pack_keys<K: Kernel<Element = T>>(
+        &self,
+        kernel: K,
+        scratch: &mut Scratch,
+        keys: &Range<usize>,
+        kv_head: usize,
+    ) {
+        let k = self.shape.key_rows(self.inputs.k, keys, kv_head);
+        let v = self.shape.key_rows(self.inputs.v, keys, kv_head);
+        pack_right(kernel, k.transposed(), scratch.k_columns);
+        pack_right(kernel, v.transposed(), scratch.v_columns);
+        pack_right(kernel, k, scratch.k_rows);
     }
 
     /// The pair's probabilities, and the gradient of its scores times the scale.
-    fn score_gradients(&self, scratch: &mut Scratch, pair: &Pair) {
+    #[inline(always)]
+    fn score_gradients<K: Kernel<Element = T>>(&self, kernel: K, scratch: &mut Scratch, pair: &Pair) {
         let shape = self.shape;
-        let (rows, keys, head_dim) = (pair.queries.len(), pair.keys.len(), shape.head_dim);
-        let rows_of = |data| shape.query_rows(data, pair.queries.start, pair.head);
-        let Scratch { q, d_output, output, k_columns, v_columns, probabilities, d_scores, .. } = scratch;
-        q.fill(rows, head_dim, rows_of(self.inputs.q));
-        d_output.fill(rows, head_dim, rows_of(self.outputs.d_output));
-        output.fill(rows, head_dim, rows_of(self.outputs.output));
-        let mut probabilities = Tile::new(probabilities, keys);
-        let mut d_scores = Tile::new(d_scores, keys);
-        product_into_tile(rows, head_dim, q.rows(), k_columns, &mut probabilities, pair.part());
-        product_into_tile(rows, head_dim, d_output.rows(), v_columns, &mut d_scores, pair.part());
+        let size = [pair.queries.len(), shape.head_dim, pair.keys.len()];
+        let part = pair.part(Part::LowerProduct);
+        let Scratch { query_left, k_columns, v_columns, .. } = scratch;
+        let mut probabilities = Tile::new(scratch.probabilities, pair.keys.len());
+        let mut d_scores = Tile::new(scratch.d_scores, pair.keys.len());
+        let q = shape.query_rows(self.inputs.q, pair.queries, pair.head);
+        pack_left(kernel, q, query_left);
+        multiply(kernel, size, (query_left, k_columns), part, Store::Overwrite, &mut probabilities);
+        let d_output = shape.query_rows(self.outputs.d_output, pair.queries, pair.head);
+        pack_left(kernel, d_output, query_left);
+        multiply(kernel, size, (query_left, v_columns), part, Store::Overwrite, &mut d_scores);
         vectorize!(|| for (row, token) in pair.queries.clone().enumerate() {
-            let delta = dot(&d_output.row(row)[..head_dim], &output.row(row)[..head_dim]);
+            let place = shape.query(token, pair.head);
+            let delta = dot(&self.outputs.d_output[place.clone()], &self.outputs.output[place]);
             let log_sum_exp = self.outputs.log_sum_exp[token * shape.heads + pair.head];
             let visible = visible(shape, token, pair.keys);
             let (probabilities, d_scores) = (probabilities.row_mut(row), d_scores.row_mut(row));
@@ -277,6 +335,11 @@ impl<T: Real> Pass<'_, T> {
                     *d_score = *probability * (*d_score - delta) * (1.0 - tanh * tanh) * shape.scale;
                 }),
             }
+            // Dot products are not summed in the order of delta. Where a query sees itself alone, that would be all of
+            // the difference, and the gradient is zero.
+            if K::STEP > 1 && shape.first_seen(token, pair.document.start) == token {
+                d_scores.fill(0.0);
+            }
             for row in [probabilities, d_scores] {
                 row[..visible.start].fill(0.0);
                 row[visible.end..].fill(0.0);
@@ -285,22 +348,32 @@ impl<T: Real> Pass<'_, T> {
     }
 
     /// d_v += Pᵀ·d_output and d_k += d_scoresᵀ·Q.
-    fn add_to_keys(&self, scratch: &mut Scratch, pair: &Pair) {
+    #[inline(always)]
+    fn add_to_keys<K: Kernel<Element = T>>(&self, kernel: K, scratch: &mut Scratch, pair: &Pair) {
         let shape = self.shape;
         let (queries, keys) = (pair.queries.len(), pair.keys.len());
-        let rows_of = |data| shape.query_rows(data, pair.queries.start, pair.head);
-        pack_rows(scratch.q_rows, queries, shape.head_dim, rows_of(self.inputs.q));
-        pack_rows(scratch.d_output_rows, queries, shape.head_dim, rows_of(self.outputs.d_output));
+        let (size, part) = ([keys, queries, shape.head_dim], pair.part(Part::UpperLeft));
+        let Scratch { q_rows, d_output_rows, score_left, rounded: memory, d_k, d_v, .. } = scratch;
+        let rows_of = |data| shape.query_rows(data, pair.queries, pair.head);
         let probabilities = Tile::new(scratch.probabilities, keys);
+        pack_right(kernel, rows_of(self.outputs.d_output), d_output_rows);
+        pack_left(kernel, rounded(&probabilities, [queries, keys], memory).transposed(), score_left);
+        multiply(kernel, size, (score_left, d_output_rows), part, Store::Add, d_v);
         let d_scores = Tile::new(scratch.d_scores, keys);
-        let (size, part) = ((keys, queries), pair.part());
-        let d_v = &mut scratch.d_v;
-        add_product_of_transposed_tile(size, &probabilities, scratch.d_output_rows, d_v, part);
-        add_product_of_transposed_tile(size, &d_scores, scratch.q_rows, &mut scratch.d_k, part);
+        pack_right(kernel, rows_of(self.inputs.q), q_rows);
+        pack_left(kernel, rounded(&d_scores, [queries, keys], memory).transposed(), score_left);
+        multiply(kernel, size, (score_left, q_rows), part, Store::Add, d_k);
     }
 
     /// The sums of d_q ← or += d_scores·K.
-    fn add_to_queries(&self, scratch: &mut Scratch, pair: &Pair, work: &Work) {
+    #[inline(always)]
+    fn add_to_queries<K: Kernel<Element = T>>(
+        &self,
+        kernel: K,
+        scratch: &mut Scratch,
+        pair: &Pair,
+        work: &Work,
+    ) {
         let first = pair.keys.start == first_tile(self.shape, pair.queries.start, &work.document);
         let store = if first { Store::Overwrite } else { Store::Add };
         let d_scores = Tile::new(scratch.d_scores, pair.keys.len());
@@ -308,8 +381,17 @@ impl<T: Real> Pass<'_, T> {
         let row = head * scratch.tokens + pair.queries.start - work.tokens.start;
         let head_dim = self.shape.head_dim;
         let mut d_q = Tile::new(&mut scratch.d_q[row * padded(head_dim)..], head_dim);
-        let size = (pair.queries.len(), pair.keys.len());
-        product_of_tile(size, &d_scores, scratch.k_rows, store, &mut d_q, pair.part());
+        let (queries, keys) = (pair.queries.len(), pair.keys.len());
+        pack_left(kernel, rounded(&d_scores, [queries, keys], scratch.rounded), scratch.score_left);
+        let part = pair.part(Part::LowerLeft);
+        multiply(
+            kernel,
+            [queries, keys, head_dim],
+            (scratch.score_left, scratch.k_rows),
+            part,
+            store,
+            &mut d_q,
+        );
     }
 
     /// d_q of the tokens of `work`, for all heads of the group, from its sums.
