@@ -30,8 +30,10 @@ struct Case<E: Real> {
     d_output: Buffer<E>,
 }
 
-/// Output, d_input, and the gradient of the weight.
-type Results = (Vec<f64>, Vec<f64>, Vec<f64>);
+/// Output, d_input, and the gradient of the weight, of the oracle.
+type Expected = (Vec<f64>, Vec<f64>, Vec<f64>);
+/// The same of the kernels.
+type Results<E> = (Buffer<E>, Buffer<E>, Buffer<f32>);
 
 fn silu(z: f64) -> (f64, f64) {
     let sigma = 1.0 / (1.0 + (-z).exp());
@@ -51,7 +53,7 @@ impl<E: Real> Case<E> {
         Self { channels, taps, documents, input, weight: random(2, channels * taps), d_output }
     }
 
-    fn oracle(&self) -> Results {
+    fn oracle(&self) -> Expected {
         let (channels, taps) = (self.channels, self.taps);
         let (input, weight) = (widen(self.input.as_slice()), widen(self.weight.as_slice()));
         let d_output = widen(self.d_output.as_slice());
@@ -76,7 +78,7 @@ impl<E: Real> Case<E> {
     }
 
     /// Output, d_input, and what the gradient of the weight becomes from zeros.
-    fn run(&self, emulator: &Emulator) -> Result<(Buffer<E>, Buffer<E>, Buffer<f32>), LaunchError> {
+    fn run(&self, emulator: &Emulator) -> Result<Results<E>, LaunchError> {
         let lists = Chunks::new(self.documents.iter().map(|range| range.start as u32..range.end as u32));
         let chunk_count = (lists.chunks.len() / 4) as u32;
         let chunks = Buffer::from_slice(&lists.chunks);
@@ -111,7 +113,7 @@ fn check<E: Real>(tolerance: f64) {
     for sizes in CASES {
         let case = Case::<E>::new(sizes);
         let results = SCHEDULES.map(|schedule| case.run(&Emulator::new(schedule)).unwrap());
-        let bits = |(output, d_input, d_weight): &(Buffer<E>, Buffer<E>, Buffer<f32>)| {
+        let bits = |(output, d_input, d_weight): &Results<E>| {
             (to_bits(output.as_slice()), to_bits(d_input.as_slice()), to_bits(d_weight.as_slice()))
         };
         assert!(results.iter().all(|result| bits(result) == bits(&results[0])), "{sizes:?}");

@@ -152,8 +152,8 @@ fn bf16_on_the_cpu_matches_pytorch_within_its_roundings() {
 }
 
 /// Losses stay within 2 % of PyTorch's in f32 and norms of gradients too, but for gemma3, whose norms of queries and keys
-/// are over 8 elements: there PyTorch's own bf16 is off by up to 8.2 % (1.2 % at most elsewhere). The weights that are
-/// computed with are the master weights, rounded, after every step.
+/// are over 8 elements, and qwen3_5: there PyTorch's own bf16 is off by up to 8.2 % and by 2.5 % (1.2 % at most
+/// elsewhere). The weights that are computed with are the master weights, rounded, after every step.
 #[test]
 fn ten_adamw_steps_in_bf16_follow_pytorch() {
     let hyper = Hyper { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
@@ -161,7 +161,11 @@ fn ten_adamw_steps_in_bf16_follow_pytorch() {
     let on_the_cpu = NAMES.map(|name| (device(), name));
     for (device, name) in on_gpus.chain(on_the_cpu) {
         let device = &device;
-        let allowed_of_norms = if name == "gemma3" { 0.1 } else { 0.02 };
+        let allowed_of_norms = match name {
+            "gemma3" => 0.1,
+            "qwen3_5" => 0.03,
+            _ => 0.02,
+        };
         let golden = Golden::open(name);
         let batch = golden.packed();
         let tokens = batch.tokens.len();
