@@ -218,7 +218,6 @@ impl<W: Words, O: Real, const L: usize> Product<'_, W, O, L> {
 }
 
 /// Sums over the inner dimension in order, from zero, in registers.
-#[expect(clippy::needless_range_loop, reason = "with iterators the compiler keeps the sums in memory")]
 #[inline(always)]
 fn sums<W: Words, const L: usize>(words: W, b: [&[W::Element]; TILE], a: &[[f32; L]]) -> [[f32; L]; TILE] {
     let mut sums = [[0.0f32; L]; TILE];

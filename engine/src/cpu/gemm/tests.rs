@@ -174,9 +174,9 @@ const FEW_ROWS: [(usize, usize, usize); 8] = [
 
 #[test]
 fn few_rows_have_the_bits_of_blocked_products_for_any_number_of_threads() {
-    check_threads::<f32, f32>(&FEW_ROWS, |multiplication| Factor::multiply(multiplication));
-    check_threads::<bf16, f32>(&FEW_ROWS, |multiplication| Factor::multiply(multiplication));
-    check_threads::<bf16, bf16>(&FEW_ROWS, |multiplication| Factor::multiply(multiplication));
+    check_threads::<f32, f32>(&FEW_ROWS, Factor::multiply);
+    check_threads::<bf16, f32>(&FEW_ROWS, Factor::multiply);
+    check_threads::<bf16, bf16>(&FEW_ROWS, Factor::multiply);
 }
 
 /// A kernel of bf16, in both types of results.
