@@ -16,7 +16,7 @@ const COMPUTES: u64 = 16;
 fn kernels(criterion: &mut Criterion) {
     let device = device();
     let on_cpu = matches!(device, Device::Cpu(_));
-    let sizes = if on_cpu { Sizes::for_cpu() } else { Sizes::for_gpu() };
+    let sizes = if on_cpu { Sizes::for_cpu(device.cache_bytes()) } else { Sizes::for_gpu() };
     let mut flush = CacheFlush::new(&device).expect("memory");
     let mut group = criterion.benchmark_group("kernels");
     group.sample_size(10);

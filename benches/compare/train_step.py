@@ -3,10 +3,13 @@
 
     python benches/compare/train_step.py --engine target/release/cpift-engine [--threads 2] [--rounds 5] [--steps 3]
 
-Needs torch and transformers; the engine needs neither. Each round times the median of --steps steps
-of either side (forward, backward, clipping to norm 1, AdamW; f32; random weights, random tokens, every
-token supervised), PyTorch in one process that stays warm, the engine by `bench step`. Printed is the
-ratio of tokens/s round by round and the peak memory of each process.
+Needs torch and transformers; the engine needs neither. Each round times the median of --steps steps of every side
+(forward, backward, clipping to norm 1, AdamW; random weights, random tokens, every token supervised). PyTorch is
+measured in f32, in bf16 by autocast over f32 weights, and with all weights in bf16, each in a process that stays warm;
+the engine in f32 and bf16 by `bench step`. --precisions leaves some out.
+
+Printed are tokens/s round by round, the peak memory of each process, and ratios as medians over the rounds: the engine
+in f32 over torch in f32, the engine in bf16 over the faster of torch's two in bf16.
 """
 
 import argparse
@@ -17,26 +20,37 @@ import subprocess
 import sys
 
 SHAPES = pathlib.Path(__file__).resolve().parent.parent / "shapes"
-CASES = [("llama-32m", 4, 256), ("llama-134m", 2, 512)]
+CASES = [("llama-32m", 4, 256), ("llama-134m", 2, 512), ("smollm2-135m", 2, 512)]
+TORCH = ["f32", "bf16 autocast", "bf16 weights"]
+ENGINE = ["f32", "bf16"]
 
 WORKER = r"""
-import json, resource, sys, time
+import contextlib, json, resource, sys, time
 import torch
 from transformers import AutoConfig, AutoModelForCausalLM
 
-config_path, batch, length, steps, threads = sys.argv[1], *map(int, sys.argv[2:6])
+config_path, precision = sys.argv[1:3]
+batch, length, steps, threads = map(int, sys.argv[3:7])
 torch.set_num_threads(threads)
 torch.manual_seed(17)
 config = AutoConfig.from_pretrained(config_path)
 config.use_cache = False
-model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=torch.float32).train()
+dtype = torch.bfloat16 if precision == "bf16 weights" else torch.float32
+model = AutoModelForCausalLM.from_config(config, attn_implementation="sdpa", dtype=dtype).train()
 optimizer = torch.optim.AdamW(model.parameters(), lr=1e-4, fused=True)
+
+
+def autocast():
+    if precision == "bf16 autocast":
+        return torch.autocast("cpu", dtype=torch.bfloat16)
+    return contextlib.nullcontext()
 
 
 def step():
     tokens = torch.randint(config.vocab_size, (batch, length))
     optimizer.zero_grad(set_to_none=False)
-    loss = model(input_ids=tokens, labels=tokens).loss
+    with autocast():
+        loss = model(input_ids=tokens, labels=tokens).loss
     loss.backward()
     torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
     optimizer.step()
@@ -57,34 +71,69 @@ for line in sys.stdin:
 """
 
 
-def engine_step(arguments, config, batch, length):
-    command = [arguments.engine, "--threads", str(arguments.threads), "bench", "step", "--config", str(config)]
-    command += ["--batch", str(batch), "--length", str(length), "--steps", str(arguments.steps), "--json"]
-    return json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+class Torch:
+    """A process that trains by PyTorch; calling it runs a round."""
+
+    def __init__(self, arguments, config, precision, batch, length):
+        command = [sys.executable, "-c", WORKER, config, precision, batch, length, arguments.steps, arguments.threads]
+        pipe = subprocess.PIPE
+        self.process = subprocess.Popen(list(map(str, command)), stdin=pipe, stdout=pipe, text=True)
+
+    def __call__(self):
+        self.process.stdin.write("go\n")
+        self.process.stdin.flush()
+        line = self.process.stdout.readline()
+        if not line:
+            sys.exit("PyTorch's process ended")
+        return json.loads(line)
+
+    def close(self):
+        self.process.stdin.close()
+        self.process.wait()
+
+
+class Engine:
+    """`bench step`; calling it runs a round in a process of its own."""
+
+    def __init__(self, arguments, config, precision, batch, length):
+        self.command = [arguments.engine, "--threads", str(arguments.threads), "bench", "step", "--device", "cpu"]
+        self.command += ["--config", str(config), "--precision", precision, "--batch", str(batch)]
+        self.command += ["--length", str(length), "--steps", str(arguments.steps), "--json"]
+
+    def __call__(self):
+        return json.loads(subprocess.run(self.command, check=True, stdout=subprocess.PIPE).stdout)
+
+    def close(self):
+        pass
 
 
 def compare(arguments, name, batch, length):
     config = SHAPES / f"{name}.json"
-    command = [sys.executable, "-c", WORKER, config, batch, length, arguments.steps, arguments.threads]
-    worker = subprocess.Popen(list(map(str, command)), stdin=subprocess.PIPE, stdout=subprocess.PIPE, text=True)
-    ratios = []
+    sides = {f"torch {precision}": Torch for precision in TORCH} | {f"engine {precision}": Engine for precision in ENGINE}
+    sides = {
+        side: make(arguments, config, side.split(" ", 1)[1], batch, length)
+        for side, make in sides.items()
+        if side.split(" ")[1] in arguments.precisions
+    }
+    rates = {side: [] for side in sides}
     for round_number in range(arguments.rounds):
-        worker.stdin.write("go\n")
-        worker.stdin.flush()
-        torch_side = json.loads(worker.stdout.readline())
-        engine_side = engine_step(arguments, config, batch, length)
-        ratios.append(torch_side["step_ms"] / engine_side["step_ms"])
-        tokens = batch * length * 1e3
+        peaks = []
+        for side, run in sides.items():
+            result = run()
+            rates[side].append(batch * length * 1e3 / result["step_ms"])
+            peaks.append(f"{result['peak_memory_bytes'] / 2**20:.0f}")
+        line = ", ".join(f"{side} {values[-1]:.0f}" for side, values in rates.items())
+        print(f"{name} {batch}x{length} round {round_number + 1}: {line} tok/s; peak MiB {', '.join(peaks)}", flush=True)
+    for run in sides.values():
+        run.close()
+    for precision in arguments.precisions:
+        peers = [values for side, values in rates.items() if side.startswith(f"torch {precision}")]
+        ratios = [own / max(others) for own, *others in zip(rates[f"engine {precision}"], *peers)]
         print(
-            f"{name} {batch}x{length} round {round_number + 1}:"
-            f" torch {tokens / torch_side['step_ms']:.0f} tok/s, engine {tokens / engine_side['step_ms']:.0f} tok/s,"
-            f" ratio {ratios[-1]:.3f}; peak memory torch {torch_side['peak_memory_bytes'] / 2**20:.0f} MiB,"
-            f" engine {engine_side['peak_memory_bytes'] / 2**20:.0f} MiB",
+            f"{name} {batch}x{length}: engine over torch in {precision}:"
+            f" median {statistics.median(ratios):.3f}, least {min(ratios):.3f}",
             flush=True,
         )
-    worker.stdin.close()
-    worker.wait()
-    print(f"{name} {batch}x{length}: median ratio {statistics.median(ratios):.3f} (least {min(ratios):.3f})")
 
 
 def main():
@@ -93,6 +142,7 @@ def main():
     parser.add_argument("--threads", type=int, default=2)
     parser.add_argument("--rounds", type=int, default=5)
     parser.add_argument("--steps", type=int, default=3)
+    parser.add_argument("--precisions", nargs="+", choices=["f32", "bf16"], default=["f32", "bf16"])
     arguments = parser.parse_args()
     for name, batch, length in CASES:
         compare(arguments, name, batch, length)

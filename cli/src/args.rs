@@ -208,7 +208,7 @@ pub struct DeviceArgument {
 /// What is computed in.
 #[derive(Debug, Args)]
 pub struct PrecisionArgument {
-    /// Number type to compute in: `auto` is bf16 on a GPU, f32 on the CPU.
+    /// Number type to compute in: `auto` is bf16 on a GPU and on a CPU with AMX, f32 elsewhere.
     #[arg(long, value_name = "TYPE", value_parser = precision(), default_value = "auto")]
     pub precision: Precision,
 }
@@ -227,9 +227,11 @@ fn choice<T: Copy + Send + Sync + 'static, const N: usize>(
 
 fn precision() -> impl TypedValueParser<Value = Precision> {
     choice(Precision::ALL, Precision::name, |precision| match precision {
-        Precision::Auto => "bf16 on a GPU, f32 elsewhere",
+        Precision::Auto => "bf16 on a GPU and on a CPU with AMX, f32 elsewhere",
         Precision::F32 => "32-bit floats",
-        Precision::Bf16 => "16-bit brain floats, with f32 sums; on GPUs",
+        Precision::Bf16 => {
+            "16-bit brain floats, with f32 sums; on GPUs, and on CPUs with AMX or AVX-512 BF16"
+        }
     })
 }
 

@@ -15,7 +15,6 @@ use crate::device::Device;
 use crate::error::{Error, Result, check_length};
 use crate::gpu::{GpuDevice, GpuMemory, GpuSlice, GpuSliceMut, OnGpu};
 use crate::layout::ALIGNMENT;
-use crate::real::{Real, floats, floats_mut};
 
 /// A contiguous run of elements on a device.
 #[derive(Debug)]
@@ -196,14 +195,6 @@ impl<'a, T: Pod> View<'a, T> {
         }
     }
 
-    /// [`View::host`] of an operation that computes in f32 alone on the CPU.
-    pub(crate) fn floats(&self) -> Result<&'a [f32]>
-    where
-        T: Real,
-    {
-        floats(self.host())
-    }
-
     /// Where the elements start on `gpu`. Panics when they are not there.
     pub(crate) fn address(&self, gpu: &GpuDevice) -> u64 {
         match self.data {
@@ -336,14 +327,6 @@ impl<'a, T: Pod> ViewMut<'a, T> {
             DataMut::Host(elements) => elements,
             DataMut::Gpu(_) => panic!("a buffer on a GPU was passed to an operation on the CPU"),
         }
-    }
-
-    /// [`ViewMut::host`] of an operation that computes in f32 alone on the CPU.
-    pub(crate) fn floats(self) -> Result<&'a mut [f32]>
-    where
-        T: Real,
-    {
-        floats_mut(self.host())
     }
 
     /// The elements as a kernel's argument: the GPU operations' way in. Panics when they are not on `gpu`.

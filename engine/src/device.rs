@@ -8,10 +8,7 @@ use cpift_kernels::emulator::{Schedule, TrafficLog};
 
 pub use crate::cpu::CpuDevice;
 use crate::error::{Error, Result};
-use crate::gpu::{GpuDevice, LaunchLog};
-
-/// Name of the emulator as a device.
-pub(crate) const EMULATED: &str = "emulated";
+use crate::gpu::{EMULATED, GpuDevice, LaunchLog};
 
 /// A device: cheap to clone, shared by every buffer and operation of a job.
 #[derive(Debug, Clone)]
@@ -100,7 +97,7 @@ impl Device {
     /// What a person is told: the name, what computes, and [`Device::disabled_kernels`].
     pub fn describe(&self) -> String {
         match self {
-            Self::Cpu(cpu) => format!("cpu ({} threads, {})", cpu.threads(), crate::cpu::simd::description()),
+            Self::Cpu(cpu) => format!("cpu ({} threads, {})", cpu.threads(), crate::cpu::description()),
             Self::Gpu(gpu) => match self.disabled_kernels() {
                 Some(disabled_kernels) => format!("{}, without {disabled_kernels}", gpu.backend().describe()),
                 None => gpu.backend().describe(),

@@ -59,22 +59,6 @@ pub enum Error {
         /// Why.
         reason: String,
     },
-    /// The device does not compute with numbers of this type.
-    #[error("{device} does not compute in {precision}: use f32, or a GPU")]
-    Precision {
-        /// The device.
-        device: String,
-        /// The number type.
-        precision: &'static str,
-    },
-    /// The operation has no kernels for GPUs.
-    #[error("{op} is not supported on GPUs yet, and the device is {device}: use the CPU")]
-    NotOnGpus {
-        /// The operation.
-        op: &'static str,
-        /// The device.
-        device: String,
-    },
     /// A kernel was refused, or failed.
     #[error(transparent)]
     Launch(#[from] Arc<LaunchError>),

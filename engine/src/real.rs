@@ -8,11 +8,9 @@ use cpift_kernels::dispatch::gemm::GemmElement;
 use half::bf16;
 
 use crate::cpu::gemm::Factor;
-use crate::error::{Error, Result};
 use crate::gpu::OnGpu;
 
-/// A type of activations, of their gradients and of the weights that products read: f32 everywhere, bf16 on
-/// GPUs and their emulator.
+/// A type of activations, of their gradients and of the weights that products read: f32 or bf16.
 ///
 /// Master weights, moments, gradients of weights and every sum are f32 whatever the type.
 pub trait Real:
@@ -23,6 +21,12 @@ pub trait Real:
 
     /// The value, exactly.
     fn to_f32(self) -> f32;
+
+    /// The value, exactly.
+    #[inline(always)]
+    fn to_f64(self) -> f64 {
+        f64::from(self.to_f32())
+    }
 
     /// The nearest value, ties to even.
     fn from_f32(value: f32) -> Self;
@@ -61,28 +65,16 @@ impl Real for bf16 {
     }
 }
 
-/// What an operation on the CPU says of elements it has no code for.
-pub(crate) fn not_on_the_cpu<T: Real>() -> Error {
-    Error::Precision { device: "cpu".to_owned(), precision: T::NAME }
+/// Overwrites `target` with `source`, rounded where T has fewer bits. Use it inside `vectorize!`.
+#[inline(always)]
+pub(crate) fn round_slice<T: Real>(source: &[f32], target: &mut [T]) {
+    target.iter_mut().zip(source).for_each(|(target, &source)| *target = T::from_f32(source));
 }
 
-/// `values`, where they are f32.
-pub(crate) fn floats<T: Real>(values: &[T]) -> Result<&[f32]> {
-    // Of the two types, one alone has this size.
-    if size_of::<T>() == size_of::<f32>() {
-        Ok(bytemuck::cast_slice(values))
-    } else {
-        Err(not_on_the_cpu::<T>())
-    }
-}
-
-/// `values`, where they are f32.
-pub(crate) fn floats_mut<T: Real>(values: &mut [T]) -> Result<&mut [f32]> {
-    if size_of::<T>() == size_of::<f32>() {
-        Ok(bytemuck::cast_slice_mut(values))
-    } else {
-        Err(not_on_the_cpu::<T>())
-    }
+/// Overwrites `target` with `source`, exactly. Use it inside `vectorize!`.
+#[inline(always)]
+pub(crate) fn widen_slice<T: Real>(source: &[T], target: &mut [f32]) {
+    target.iter_mut().zip(source).for_each(|(target, source)| *target = source.to_f32());
 }
 
 #[cfg(test)]

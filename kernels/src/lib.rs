@@ -52,9 +52,12 @@ pub mod tensor_map;
 
 pub mod adamw;
 pub mod attention;
+pub mod causal_conv1d;
+pub mod chunks;
 pub mod cross_entropy;
 pub mod elementwise;
 pub mod embedding;
+pub mod gated_delta_rule;
 pub mod gated_mlp;
 pub mod gemm;
 // Their instructions are for one architecture, which the compiler knows by.
@@ -63,6 +66,7 @@ pub mod attention_hopper;
 #[cfg(any(not(target_arch = "nvptx64"), target_feature = "sm_90a"))]
 pub mod gemm_hopper;
 pub mod norm;
+pub mod output_gate;
 #[cfg(any(not(target_arch = "nvptx64"), target_feature = "sm_90a"))]
 mod pipeline;
 pub mod rms_norm;

@@ -7,7 +7,7 @@ use cpift_engine::{Real, bf16};
 pub enum ComputeType {
     /// 32-bit floats.
     F32,
-    /// 16-bit brain floats, with f32 sums; on GPUs.
+    /// 16-bit brain floats, with f32 sums.
     Bf16,
 }
 

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::path::{Path, PathBuf};
 
-use crate::hub::HubError;
+use crate::hub_error::HubError;
 
 /// What can go wrong while loading, training or saving.
 #[derive(Debug, thiserror::Error)]

@@ -8,7 +8,7 @@ use serde::Serialize;
 use serde_json::json;
 
 use crate::checkpoint::{Checkpoint, TensorFile};
-use crate::config::{ModelConfig, Part, Rope, RopeScaling};
+use crate::config::{DeltaNet, ModelConfig, Part, Rope, RopeScaling};
 use crate::data::{PromptMaker, PromptSettings};
 use crate::error::Result;
 use crate::model::Model;
@@ -41,6 +41,8 @@ pub struct Inspection {
     pub kv_heads: usize,
     /// Width of a head (D).
     pub head_dim: usize,
+    /// Sizes of the gated DeltaNets, where layers have one.
+    pub delta_net: Option<DeltaNet>,
     /// The head shares the embedding's weights.
     pub tied: bool,
     /// Longest text.
@@ -115,7 +117,7 @@ pub enum ChatSample {
 /// Memory of a training step of one kind.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct TrainingMemory {
-    /// What is computed in, and where.
+    /// What is computed in.
     pub precision: &'static str,
     /// Whether layers are computed again in the backward pass (`train.recompute`).
     pub recompute: bool,
@@ -138,14 +140,6 @@ impl Inspection {
         let files = checkpoint.tensor_files();
         let tokens = PLANNED_TOKENS.min(config.max_positions);
         let mut notices = checkpoint.notices().to_vec();
-        if !config.has_gpu_kernels() {
-            let file = folder.join("config.json");
-            notices.push(format!(
-                "{}: layers of `model_type` = \"{}\" have no kernels for GPUs yet: use `--device cpu`",
-                file.display(),
-                config.family.model_type
-            ));
-        }
         Ok(Self {
             folder: folder.to_owned(),
             family: config.family.model_type,
@@ -157,6 +151,7 @@ impl Inspection {
             heads: config.heads,
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
+            delta_net: config.delta_net(),
             tied: config.tied,
             max_positions: config.max_positions,
             rotary: rotary(config),
@@ -183,16 +178,19 @@ impl Inspection {
 
 fn parameters(config: &ModelConfig) -> Vec<PartParameters> {
     let matrix = (config.vocabulary * config.hidden) as u64;
-    let (mut attention, mut mlp, mut norms) = (0, 0, config.hidden);
-    for part in (0..config.layers).flat_map(|layer| config.parts(layer)) {
-        match part {
-            Part::Norm { width, .. } => norms += width,
-            Part::Linear { tensor, outputs, inputs, bias, .. } => {
-                let elements = outputs * (inputs + usize::from(bias));
-                if tensor.starts_with("mlp.") { mlp += elements } else { attention += elements }
+    let (mut attention, mut delta_net, mut mlp, mut norms) = (0, 0, 0, config.hidden);
+    for layer in 0..config.layers {
+        let mixer = if config.attention[layer].delta_net.is_some() { &mut delta_net } else { &mut attention };
+        for part in config.parts(layer) {
+            match part {
+                Part::Norm { width, .. } => norms += width,
+                Part::Linear { tensor, outputs, inputs, bias, .. } => {
+                    let elements = outputs * (inputs + usize::from(bias));
+                    if tensor.starts_with("mlp.") { mlp += elements } else { *mixer += elements }
+                }
+                Part::Convolution { channels, taps, .. } => *mixer += channels * taps,
+                Part::Vector { width, .. } => *mixer += width,
             }
-            Part::Convolution { channels, taps, .. } => attention += channels * taps,
-            Part::Vector { width, .. } => attention += width,
         }
     }
     let part = |part, parameters| PartParameters { part, parameters };
@@ -202,6 +200,9 @@ fn parameters(config: &ModelConfig) -> Vec<PartParameters> {
         part("MLP", mlp as u64),
         part("norms", norms as u64),
     ];
+    if delta_net > 0 {
+        parts.insert(2, part("gated DeltaNet", delta_net as u64));
+    }
     if !config.tied {
         parts.push(part("head", matrix));
     }
@@ -277,9 +278,7 @@ fn chat_sample(tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Option<ChatS
 fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
     let device = Device::cpu(None)?;
     let mut lines = Vec::new();
-    let precisions = [("f32", ComputeType::F32), ("bf16 on a GPU", ComputeType::Bf16)];
-    let computed = if config.has_gpu_kernels() { &precisions[..] } else { &precisions[..1] };
-    for &(precision, compute) in computed {
+    for compute in [ComputeType::F32, ComputeType::Bf16] {
         // Weights, gradients and two moments in f32, and the copy of the weights that is computed with.
         let length = config.parameters();
         let state = 4 * length * size_of::<f32>() + Model::copy_bytes(compute, length);
@@ -290,7 +289,12 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
                 ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, &device, tokens, purpose),
             };
             let (state_bytes, activation_bytes) = (state as u64, activations?.total() as u64);
-            lines.push(TrainingMemory { precision, recompute, state_bytes, activation_bytes });
+            lines.push(TrainingMemory {
+                precision: compute.name(),
+                recompute,
+                state_bytes,
+                activation_bytes,
+            });
         }
     }
     Ok(lines)

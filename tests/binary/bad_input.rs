@@ -39,17 +39,6 @@ fn devices_that_are_not_there() {
 }
 
 #[test]
-fn what_a_device_cannot_compute() {
-    let files = one_step();
-    let expected = "is `bf16`, which GPUs compute in: use `auto` or `f32` on the CPU";
-    let message = files.refused(&["--device", "cpu", "--set", "model.precision=bf16"]);
-    assert!(message.contains("model.precision") && message.ends_with(expected), "{message}");
-    let eval = ["eval", &files.path("blank"), "--data", &files.path("code.eval.jsonl")];
-    let message = refused(&[&eval[..], &["--device", "cpu", "--precision", "bf16"]].concat());
-    assert_eq!(message, format!("`--precision`: {expected}"));
-}
-
-#[test]
 fn data_that_cannot_be_used() {
     let files = one_step();
     let data = files.path("code.train.jsonl");

@@ -3,6 +3,7 @@
 use std::fs;
 use std::process::Stdio;
 
+use cpift_engine::cpu::gemm::{Bf16Path, bf16_path};
 use serde_json::{Value, json};
 
 use crate::support::{JobFiles, engine, run, stderr};
@@ -36,6 +37,11 @@ fn devices_lists_the_cpu_and_says_why_there_is_no_gpu() {
     let json: serde_json::Value = serde_json::from_slice(&output.stdout).unwrap();
     assert_eq!(json["devices"][0]["name"], "cpu");
     assert_eq!(json["devices"][0]["threads"], 1);
+    let path = bf16_path();
+    let bf16 = (path != Bf16Path::Widened).then(|| path.name());
+    assert_eq!(json["devices"][0]["bf16"].as_str(), bf16);
+    let described = json["devices"][0]["description"].as_str().unwrap();
+    assert!(bf16.is_none_or(|name| described.contains(name)) && text.contains(described), "{text}");
 }
 
 #[test]

@@ -5,7 +5,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use cpift_model::Checkpoint;
-use cpift_tests::hub::HubServer;
+use cpift_tests::hub::{HubServer, MIRROR};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -140,6 +140,17 @@ fn a_run_goes_on_with_the_commit_it_was_begun_with() {
     assert_eq!(job.server.take_requests(), [format!("GET /api/datasets/org/rows/revision/{data}")]);
     Checkpoint::open(&Path::new(&run).join("final")).unwrap();
 
+    // A commit that is gone is not needed while the cache has it.
+    job.server.remove("models/org/base", &base);
+    let resumed = train(&["--resume"]);
+    assert_eq!(resumed.status.code(), Some(0), "{}", stderr(&resumed));
+    fs::remove_dir_all(job.cache.path().join("hub/models--org--base")).unwrap();
+    let refused = train(&["--resume"]);
+    assert_eq!(refused.status.code(), Some(2), "{}", stderr(&refused));
+    let says =
+        format!("hub.toml:4: `model.base`: org/base no longer has the commit {base}, which `main` was");
+    assert!(stderr(&refused).contains(&says), "{}", stderr(&refused));
+
     // Asked for by name, another commit is another base.
     fs::write(&path, recipe.replace("org/base", &format!("org/base@{moved}"))).unwrap();
     let refused = train(&["--resume"]);
@@ -179,6 +190,34 @@ fn nothing_is_fetched_before_what_is_cheap_to_check() {
     let requests = refused(&["plan", &path], "org/none");
     assert!(requests.iter().any(|request| request.ends_with("config.json")), "{requests:?}");
     assert!(!requests.iter().any(|request| request.contains("safetensors")), "{requests:?}");
+}
+
+#[test]
+fn a_mirror_and_a_proxy_are_used_and_named() {
+    let job = HubJob::new();
+    job.server.add_folder("models/org/name", "main", Path::new(&job.files.model()));
+    let closed = cpift_tests::hub::closed_address();
+    let inspect = |address: &str, variable: &str, value: &str| {
+        let mut command = job.engine(&["inspect", "org/name"]);
+        command.env_remove("NO_PROXY").env_remove("no_proxy");
+        command.env("HF_ENDPOINT", address).env(variable, value).output().unwrap()
+    };
+    let address = job.server.address();
+    for (variable, scheme) in [("HTTP_PROXY", "http"), ("ALL_PROXY", "socks5")] {
+        let proxy = closed.replace("http", scheme);
+        let output = inspect(&address, variable, &proxy);
+        assert_eq!(output.status.code(), Some(1), "{}", stderr(&output));
+        let says = format!(", by the proxy {})", closed.trim_start_matches("http://"));
+        assert!(stderr(&output).contains(&says), "{}", stderr(&output));
+    }
+    let mirror = address + MIRROR;
+    let output = inspect(&mirror, "HF_HUB_OFFLINE", "0");
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let requests = job.server.take_requests();
+    assert!(
+        requests.iter().all(|request| request.contains(MIRROR) || request.contains("large:")),
+        "{requests:?}"
+    );
 }
 
 #[test]

@@ -18,6 +18,7 @@ mod hub;
 mod jobs;
 mod pages;
 mod paths;
+mod precision;
 mod readme;
 mod report;
 mod support;

@@ -58,6 +58,15 @@ ADAPTERS = {
         "llama_tied",
         dict(target_modules=["q_proj"], r=2, modules_to_save=["embed_tokens"]),
     ),
+    # Gated DeltaNet, and queries with their gates in one projection.
+    "delta_net": (
+        "qwen3_5",
+        dict(
+            target_modules=["q_proj", "o_proj", "in_proj_qkv", "in_proj_z", "in_proj_a", "in_proj_b", "out_proj"],
+            r=2,
+            lora_alpha=3,
+        ),
+    ),
 }
 
 

@@ -2,7 +2,7 @@
 
 use std::fmt::Debug;
 
-use cpift_engine::{Device, Real};
+use cpift_engine::Device;
 use cpift_kernels::emulator::Schedule;
 
 use crate::stand_in;
@@ -24,13 +24,6 @@ pub fn devices() -> Vec<Device> {
     devices
 }
 
-/// Those of [`devices`] that compute in `T`.
-pub fn devices_of<T: Real>() -> Vec<Device> {
-    let mut devices = devices();
-    devices.retain(|device| size_of::<T>() == size_of::<f32>() || !matches!(device, Device::Cpu(_)));
-    devices
-}
-
 /// The emulator in one schedule, and a GPU where there is one: for whole models, whose operations run in all
 /// schedules in tests of their own.
 pub fn gpus() -> Vec<Device> {
@@ -40,11 +33,11 @@ pub fn gpus() -> Vec<Device> {
     devices
 }
 
-/// What `run` gives on every device that computes in `T`. The emulator must give the same bits in its three
+/// What `run` gives on every device. The emulator must give the same bits in its three
 /// schedules.
-pub fn on_each<T: Real, R: PartialEq + Debug>(run: impl Fn(&Device) -> R) -> Vec<(Device, R)> {
+pub fn on_each<R: PartialEq + Debug>(run: impl Fn(&Device) -> R) -> Vec<(Device, R)> {
     let results: Vec<(Device, R)> =
-        devices_of::<T>().into_iter().map(|device| (device.clone(), run(&device))).collect();
+        devices().into_iter().map(|device| (device.clone(), run(&device))).collect();
     let emulated: Vec<&R> =
         results.iter().filter(|(device, _)| device.name() == "emulated").map(|(_, result)| result).collect();
     assert!(emulated.windows(2).all(|pair| pair[0] == pair[1]), "{emulated:?} differ by schedule");

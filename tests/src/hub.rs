@@ -119,6 +119,11 @@ impl HubServer {
         commit
     }
 
+    /// Takes a commit away, as a history that was written anew does.
+    pub fn remove(&self, repository: &str, commit: &str) {
+        self.state().repositories.get_mut(repository).unwrap().commits.remove(commit).unwrap();
+    }
+
     /// Makes a repository one whose files need [`TOKEN`].
     pub fn close(&self, repository: &str) {
         self.state().repositories.get_mut(repository).unwrap().is_gated = true;
@@ -155,6 +160,9 @@ impl Drop for HubServer {
         self.addresses.iter().for_each(|address| drop(TcpStream::connect(address)));
     }
 }
+
+/// What the addresses of a mirror have before what those of the hub have: [`HubServer`] is that too.
+pub const MIRROR: &str = "/mirrors/hub";
 
 /// An address where nobody listens.
 pub fn closed_address() -> String {
@@ -254,6 +262,7 @@ fn answer(mut stream: TcpStream, is_large_host: bool, state: &Mutex<State>, larg
 /// The hub itself.
 fn hub(state: &mut State, asked: &Asked, large: SocketAddr) -> Reply {
     let path = asked.path.replace("%2F", "/");
+    let path = path.strip_prefix(MIRROR).unwrap_or(&path);
     for (old, new) in &state.renamed {
         if path.contains(&format!("/{old}/")) {
             let location = path.replace(&format!("/{old}/"), &format!("/{new}/"));

@@ -5,8 +5,7 @@ use cpift_engine::{Buffer, Device, Real};
 
 use crate::numeric::random;
 
-/// Makes tests of generic functions `name::<T>()`: in f32, and in bf16, which there are no operations on the
-/// CPU for.
+/// Makes tests of generic functions `name::<T>()`: in f32 and in bf16.
 #[macro_export]
 macro_rules! in_f32_and_bf16 {
     ($($name:ident),* $(,)?) => {

@@ -121,9 +121,10 @@ impl Ceilings {
 
     /// Those of memory.
     fn of_memory(device: &Device, flush: &mut CacheFlush, budget: Duration) -> Result<Self> {
-        // A share of the device's memory, where that is little.
+        // A share of the device's memory, where that is little. Otherwise four times the cache, in which a run leaves what
+        // it wrote last.
         let most = device.memory_bytes().map_or(usize::MAX, |bytes| bytes as usize / 64);
-        let length = flush.memory.len().max(1 << 25).min(most) + UNEVEN;
+        let length = (2 * flush.memory.len()).max(1 << 25).min(most) + UNEVEN;
         let source = random::<f32>(device, length, 2)?;
         let mut target = random::<f32>(device, length, 3)?;
         let bytes = source.bytes() as f64;

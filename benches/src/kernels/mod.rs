@@ -46,13 +46,16 @@ pub struct Sizes {
 }
 
 impl Sizes {
-    /// What a CPU gets through in a minute.
-    pub fn for_cpu() -> Self {
+    /// What a CPU with a last cache of `cache_bytes` gets through in a minute.
+    ///
+    /// Of a shard that the cache holds in part, what is written stays there until after the run, and more seems to be
+    /// moved than memory can: the shard grows with the cache.
+    pub fn for_cpu(cache_bytes: usize) -> Self {
         Self {
             models: vec![SHAPES[0]],
             tokens: 256,
             length: 256,
-            parameters: 20_000_000,
+            parameters: (cache_bytes / 2).max(20_000_000),
             compute: ComputeType::F32,
         }
     }

@@ -96,7 +96,8 @@ pub struct BenchKernels {
     /// Tokens of a document, at most as many as of the batch; on a CPU 256 unless given, on a GPU 2048.
     #[arg(long, value_name = "T", value_parser = positive)]
     pub length: Option<usize>,
-    /// Parameters that the optimizer, selection and fusion work on; on a CPU 20 million unless given, on a GPU 200.
+    /// Parameters that the optimizer, selection and fusion work on; unless given 200 million on a GPU, on a
+    /// CPU 20 million or as many as make its last cache of no account.
     #[arg(long, value_name = "D", value_parser = positive)]
     pub parameters: Option<usize>,
     /// Measure nothing: predict times on these GPUs, all of them when none is named, from the kernels' contracts and

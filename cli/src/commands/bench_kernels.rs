@@ -27,7 +27,8 @@ pub fn run(arguments: &args::bench::BenchKernels, threads: Option<NonZeroUsize>)
     if chosen.device.name().starts_with("emulated") {
         return Err(Error::setting("--device", "the emulator's times say nothing; use `cpu` or `cuda:N`"));
     }
-    let sizes = Sizes { compute: chosen.compute(&arguments.precision)?, ..sizes(arguments, on_cpu) };
+    let usual = if on_cpu { Sizes::for_cpu(chosen.device.cache_bytes()) } else { Sizes::for_gpu() };
+    let sizes = Sizes { compute: chosen.compute(&arguments.precision)?, ..sizes(arguments, usual) };
     let cases = cases(&sizes, on_cpu, &arguments.filter)?;
     chosen.announce();
     let mut progress = Progress {
@@ -67,7 +68,7 @@ fn predict(arguments: &args::bench::BenchKernels, names: &[String]) -> Result<()
         let reason = format!("was measured in {0}; add --precision {0}", report.precision);
         return Err(Error::setting("--compare", reason));
     }
-    let sizes = Sizes { compute, ..sizes(arguments, false) };
+    let sizes = Sizes { compute, ..sizes(arguments, Sizes::for_gpu()) };
     let cases = cases(&sizes, false, &arguments.filter)?;
     let mut progress = Progress { stop: Arc::default(), terminal: std::io::stderr().is_terminal() };
     let mut predictions = Vec::new();
@@ -101,9 +102,8 @@ fn read_report(path: &Path) -> Result<Report> {
     serde_json::from_str(&text).map_err(|error| Error::format(path, format!("{reason}: {error}")))
 }
 
-/// The device's usual sizes with what was given instead.
-fn sizes(arguments: &args::bench::BenchKernels, on_cpu: bool) -> Sizes {
-    let usual = if on_cpu { Sizes::for_cpu() } else { Sizes::for_gpu() };
+/// The usual sizes with what was given instead.
+fn sizes(arguments: &args::bench::BenchKernels, usual: Sizes) -> Sizes {
     let chosen = |name: &str| arguments.model.iter().any(|model| model == name);
     Sizes {
         models: match arguments.model[..] {

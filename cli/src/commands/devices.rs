@@ -3,6 +3,7 @@
 use std::num::NonZeroUsize;
 
 use cpift_engine::Device;
+use cpift_engine::cpu::gemm::{Bf16Path, bf16_path};
 use cpift_model::{Result, machine};
 use serde::Serialize;
 
@@ -19,6 +20,8 @@ struct Entry {
     description: String,
     threads: Option<usize>,
     vector_instructions: Option<&'static str>,
+    /// What products of bf16 are computed by, where that is faster than in f32.
+    bf16: Option<&'static str>,
     memory_bytes: Option<u64>,
 }
 
@@ -30,12 +33,13 @@ pub fn run(arguments: &args::Devices, threads: Option<NonZeroUsize>) -> Result<(
         return print_json(&serde_json::json!({ "devices": entries }));
     }
     let style = Style::of(&std::io::stdout());
-    let mut table = Table::new(["device", "threads", "vectors", "memory"]);
+    let mut table = Table::new(["device", "threads", "vectors", "bf16", "memory"]);
     for entry in entries.iter().filter(|entry| entry.usable) {
         table.row([
             entry.name.clone(),
             entry.threads.map_or("-".to_owned(), |threads| threads.to_string()),
             entry.vector_instructions.unwrap_or("-").to_owned(),
+            entry.bf16.unwrap_or("-").to_owned(),
             entry.memory_bytes.map_or("-".to_owned(), units::bytes),
         ]);
     }
@@ -59,6 +63,7 @@ fn cpu(threads: Option<NonZeroUsize>) -> Result<Entry> {
         description: device.describe(),
         threads: Some(device.threads()),
         vector_instructions: Some(cpift_engine::cpu::simd::description()),
+        bf16: Some(bf16_path()).filter(|path| *path != Bf16Path::Widened).map(Bf16Path::name),
         memory_bytes: machine::memory_bytes(),
     })
 }
@@ -68,6 +73,7 @@ fn gpus() -> Vec<Entry> {
     let entry = |ordinal, device: cpift_engine::Result<Device>| Entry {
         name: format!("cuda:{ordinal}"),
         usable: device.is_ok(),
+        bf16: device.is_ok().then_some("tensor cores"),
         memory_bytes: device.as_ref().ok().and_then(Device::memory_bytes),
         description: device.map_or_else(super::unusable, |device| device.describe()),
         threads: None,

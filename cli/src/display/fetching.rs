@@ -43,13 +43,20 @@ impl Fetching {
     /// Shows what happens.
     pub fn update(&self, event: HubEvent<'_>) {
         match event {
-            HubEvent::Notice(text) => {
-                self.finish();
-                notices(std::iter::once(&text.to_owned()));
-            }
+            HubEvent::Notice(text) => self.notice(text),
             HubEvent::Begun(download) => self.start(download),
             HubEvent::Progress(download, done) => self.show(download, done),
             HubEvent::Finished(_) => self.finish(),
+        }
+    }
+
+    /// The bar stays below it.
+    fn notice(&self, text: &str) {
+        let tell = || notices(std::iter::once(&text.to_owned()));
+        let bar = self.state.lock().ok().and_then(|state| state.bar.clone());
+        match bar {
+            Some(bar) => bar.suspend(tell),
+            None => tell(),
         }
     }
 

@@ -2,6 +2,7 @@
 
 use std::fmt::Write;
 
+use cpift_model::DeltaNet;
 use cpift_model::inspection::{ChatSample, Inspection, LayersWith};
 
 use super::style::Style;
@@ -29,6 +30,16 @@ pub fn render(inspection: &Inspection, style: Style) -> String {
             inspection.intermediate
         ),
     );
+    if let Some(sizes) = &inspection.delta_net {
+        let DeltaNet { key_heads, value_heads, key_dim, value_dim, taps } = sizes;
+        line(
+            "DeltaNet",
+            format!(
+                "{key_heads} query and key heads of {key_dim}, {value_heads} value heads of {value_dim}, \
+                 convolution over {taps} tokens"
+            ),
+        );
+    }
     line("context", format!("{} tokens", grouped(inspection.max_positions as u64)));
     line("rotary", by_layers(&inspection.rotary, inspection.layers));
     if !inspection.windows.is_empty() {

@@ -16,6 +16,16 @@ pub mod tile;
 pub(crate) use cache::cache_bytes;
 pub use device::CpuDevice;
 
+/// The instructions in use, for a person: on what depends which bits a result has.
+pub(crate) fn description() -> String {
+    let bf16 = match gemm::bf16_path() {
+        gemm::Bf16Path::Widened => String::new(),
+        path => format!(", {} for bf16", path.name()),
+    };
+    let refusal = gemm::amx_refusal().map_or_else(String::new, |reason| format!(", without AMX: {reason}"));
+    format!("{}{bf16}{refusal}", simd::description())
+}
+
 /// Rows of `width` elements that make one chunk of elementwise work: about 64 KiB, whatever the machine.
 pub(crate) fn rows_per_chunk(width: usize) -> usize {
     (16 * 1024 / width.max(1)).max(1)

@@ -7,8 +7,7 @@ use cpift_kernels::emulator::{Emulator, Schedule, Traffic, TrafficLog};
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::command::{Command, Graph};
-use super::{Backend, Range};
-use crate::device::EMULATED;
+use super::{Backend, EMULATED, Range};
 use crate::error::{Error, Result};
 use crate::layout::ALIGNMENT;
 

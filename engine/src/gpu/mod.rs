@@ -33,6 +33,9 @@ pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
 use recorder::Recorder;
 use self_test::SelfTests;
 
+/// Name of the emulator as a device.
+pub(crate) const EMULATED: &str = "emulated";
+
 /// Memory and kernel launches of one device. Addresses are the device's own.
 ///
 /// All methods may be called from any thread; what they queue runs in the order of the calls.
@@ -215,7 +218,7 @@ impl GpuDevice {
 
     /// Whether kernels run on the emulator.
     pub fn is_emulated(&self) -> bool {
-        self.backend.name().starts_with(crate::device::EMULATED)
+        self.backend.name().starts_with(EMULATED)
     }
 
     /// A device that writes down what is launched on it.

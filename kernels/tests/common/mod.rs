@@ -4,6 +4,7 @@
 #![allow(dead_code)]
 
 pub mod attention;
+pub mod delta_rule;
 pub mod product;
 
 use std::sync::Mutex;

@@ -9,7 +9,8 @@ use std::path::{Path, PathBuf};
 pub(crate) use config::AdapterConfig;
 
 use crate::error::{Error, Result};
-use crate::hub::{ModelName, Revision, cached_model};
+use crate::hub_cache::cached_model;
+use crate::hub_names::{ModelName, Revision};
 
 /// Name of an adapter's configuration.
 pub(crate) const CONFIG_FILE: &str = "adapter_config.json";

@@ -13,7 +13,7 @@ use super::low_rank::{Addition, LowRank};
 use super::{INDEX_FILE, Place, SINGLE_FILE};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{open_input, read_input_text, require_plain_name};
-use crate::hub::ModelName;
+use crate::hub_names::ModelName;
 
 /// Bytes of a file that say what it is.
 const BEGINNING: u64 = 16;

@@ -1,6 +1,7 @@
 //! What a layer is made of, and the tensors that follow.
 
 use cpift_engine::ops::gated_mlp::Activation;
+use serde::Serialize;
 
 /// What every layer of a model is made of: attention and a gated MLP, each of which adds to the residual stream.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -51,7 +52,7 @@ pub enum NormWidth {
 /// Sizes of a gated DeltaNet: what some layers have in place of attention.
 ///
 /// Each value head has a state that decays by a gate, which takes the place of keys and values of earlier tokens.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct DeltaNet {
     /// Heads of queries and keys (HK), a divisor of `value_heads`.
     pub key_heads: usize,

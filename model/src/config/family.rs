@@ -62,7 +62,7 @@ pub struct Family {
     /// Queries are scaled by their position (`llama_4_scaling_beta`), which must be given.
     pub(super) scales_queries: bool,
     /// Which layers have a window.
-    pub(super) windows: Windows,
+    pub(super) pattern: LayerPattern,
     /// Factor of attention's scores.
     pub(super) attention_scale: AttentionScale,
     /// Field of the bound of attention's scores, and the bound where it is missing.
@@ -110,9 +110,9 @@ pub(super) enum RopeForm {
     ByLayerType { full_theta: f64, sliding: (Option<&'static str>, f64) },
 }
 
-/// Which layers have a window, and what fields say so.
+/// Which layers have a window, or a gated DeltaNet in place of attention, and what fields say so.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Windows {
+pub(super) enum LayerPattern {
     /// None has.
     None,
     /// All have `sliding_window`, or with `by_types` those in `layer_types`.
@@ -122,13 +122,13 @@ pub(super) enum Windows {
     /// Those in `layer_types`; else those without a rotary embedding, where `use_sliding_window` is on.
     WithoutRope,
     /// All but every so many-th, or those in `layer_types`.
-    Pattern { period: Period },
+    Periodic { period: Period },
     /// None; all but every so many-th, or those in `layer_types`, have a gated DeltaNet in place of attention, of these
     /// sizes where the fields are missing.
     DeltaNets { period: Period, sizes: DeltaNet },
 }
 
-/// Which layers of a pattern have no window.
+/// Which layers of a pattern have neither window nor gated DeltaNet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Period {
     /// Every so many-th.
@@ -204,7 +204,7 @@ const LLAMA: Family = Family {
     partial_rotary: None,
     rope_aliases: &[],
     scales_queries: false,
-    windows: Windows::None,
+    pattern: LayerPattern::None,
     attention_scale: AttentionScale::HeadDim,
     attention_softcap: None,
     logit_softcap: None,
@@ -225,7 +225,7 @@ const QWEN2: Family = Family {
     // `transformers` takes 32 where the field is missing: too odd to guess.
     kv_heads_as_heads: false,
     max_positions: 32_768,
-    windows: Windows::Switched,
+    pattern: LayerPattern::Switched,
     ..LLAMA
 };
 
@@ -255,7 +255,7 @@ const QWEN3_5: Family = Family {
     output_gate: true,
     head_dim: HeadDim::FieldOr(256),
     partial_rotary: Some(0.25),
-    windows: Windows::DeltaNets {
+    pattern: LayerPattern::DeltaNets {
         period: Period::Field("full_attention_interval", 4),
         sizes: DeltaNet { key_heads: 16, value_heads: 32, key_dim: 128, value_dim: 128, taps: 4 },
     },
@@ -279,7 +279,7 @@ const MISTRAL: Family = Family {
     kv_heads_as_heads: false,
     max_positions: 131_072,
     // With `layer_types` `transformers` takes the class of Ministral, whose layers differ.
-    windows: Windows::EveryLayer { default: Some(4096), by_types: true },
+    pattern: LayerPattern::EveryLayer { default: Some(4096), by_types: true },
     ..LLAMA
 };
 
@@ -294,7 +294,7 @@ const MINISTRAL3: Family = Family {
     max_positions: 262_144,
     rope_theta: 1e6,
     scales_queries: true,
-    windows: Windows::EveryLayer { default: None, by_types: false },
+    pattern: LayerPattern::EveryLayer { default: None, by_types: false },
     ..MISTRAL
 };
 
@@ -326,7 +326,7 @@ const GEMMA2: Family = Family {
         mlp_output: Some("post_feedforward_layernorm"),
     },
     activation: ("hidden_activation", Activation::GeluTanh),
-    windows: Windows::Pattern { period: Period::Every(2) },
+    pattern: LayerPattern::Periodic { period: Period::Every(2) },
     attention_scale: AttentionScale::InverseRootOf("query_pre_attn_scalar", 256.0),
     attention_softcap: Some(("attn_logit_softcapping", Some(50.0))),
     logit_softcap: Some(("final_logit_softcapping", Some(30.0))),
@@ -341,7 +341,7 @@ const GEMMA3: Family = Family {
     query_key_norm: Some(NormWidth::Head),
     max_positions: 131_072,
     rope: RopeForm::ByLayerType { full_theta: 1e6, sliding: (Some("rope_local_base_freq"), 1e4) },
-    windows: Windows::Pattern { period: Period::Field("sliding_window_pattern", 6) },
+    pattern: LayerPattern::Periodic { period: Period::Field("sliding_window_pattern", 6) },
     // Its class takes `attn_logit_softcapping` and does not read it.
     attention_softcap: None,
     logit_softcap: Some(("final_logit_softcapping", None)),
@@ -368,7 +368,7 @@ const PHI3: Family = Family {
     original_max_positions: Some(4096),
     partial_rotary: Some(1.0),
     rope_aliases: &[("su", "longrope"), ("yarn", "longrope")],
-    windows: Windows::EveryLayer { default: None, by_types: false },
+    pattern: LayerPattern::EveryLayer { default: None, by_types: false },
     dropouts: &["attention_dropout", "embd_pdrop", "resid_pdrop"],
     ..LLAMA
 };
@@ -396,7 +396,7 @@ const OLMO3: Family = Family {
     class: "Olmo3ForCausalLM",
     // No older field: the base beside `rope_parameters` is that of the layers which see everything.
     rope: RopeForm::ByLayerType { full_theta: 5e5, sliding: (None, 5e5) },
-    windows: Windows::Pattern { period: Period::Every(4) },
+    pattern: LayerPattern::Periodic { period: Period::Every(4) },
     ..OLMO2
 };
 
@@ -409,7 +409,7 @@ const SMOLLM3: Family = Family {
     tied: true,
     max_positions: 32_768,
     rope_theta: 2e6,
-    windows: Windows::WithoutRope,
+    pattern: LayerPattern::WithoutRope,
     ..LLAMA
 };
 

@@ -34,6 +34,11 @@ impl<'a> Fields<'a> {
         Self { path, prefix, json, read: Vec::new(), known: Vec::new(), notices: Vec::new() }
     }
 
+    /// What stands before a field's name in messages.
+    pub fn prefix(&self) -> &'static str {
+        self.prefix
+    }
+
     /// The field's value; a field that is `null` counts as absent, as in `transformers`.
     pub fn value(&mut self, key: &'static str) -> Option<&'a Value> {
         self.read.push(key);

@@ -1,12 +1,12 @@
-//! What differs between the layers of a model: the window that their queries see, and their rotary embedding.
+//! What differs between the layers of a model: how they mix tokens.
 
 use std::num::NonZeroUsize;
 
 use serde_json::Value;
 
-use super::MOST_HEAD_DIM;
+use super::MOST_HEADS_WIDTH;
 use super::block::DeltaNet;
-use super::family::{Family, Period, Windows};
+use super::family::{Family, LayerPattern, Period};
 use super::fields::Fields;
 use crate::error::Result;
 
@@ -18,12 +18,17 @@ pub(super) const SLIDING: &str = "sliding_attention";
 /// `layer_types` of layers with a gated DeltaNet in place of attention.
 const LINEAR: &str = "linear_attention";
 
+/// Largest width of a head of a gated DeltaNet, whose states grow with the product of two of them.
+const MOST_STATE_DIM: usize = 1024;
+/// Largest kernel of the convolution in front of a gated DeltaNet.
+const MOST_TAPS: usize = 1024;
+
 /// First layer with a window where the file does not say, in the Qwen families.
 const DEFAULT_FIRST_LAYER: u64 = 28;
 /// Width of a window where the file does not say.
 const DEFAULT_WINDOW: usize = 4096;
 
-/// Attention of one layer.
+/// How one layer mixes tokens: by attention, or by a gated DeltaNet.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct LayerAttention {
     /// Most tokens that a token sees, itself included; `None`: all before it.
@@ -32,6 +37,29 @@ pub struct LayerAttention {
     pub rope: Option<usize>,
     /// What the layer has in place of attention, which then has neither window nor rotary embedding.
     pub delta_net: Option<DeltaNet>,
+}
+
+impl LayerAttention {
+    /// The first field in which two layers differ, with both values.
+    pub(super) fn mismatch(&self, other: &Self) -> Option<(&'static str, String, String)> {
+        let facts = |layer: &Self| {
+            let size = |size: fn(&DeltaNet) -> usize| layer.delta_net.as_ref().map_or(0, size).to_string();
+            let kind = if layer.delta_net.is_some() { LINEAR } else { FULL };
+            [
+                ("layer_types", kind.to_owned()),
+                ("linear_num_key_heads", size(|sizes| sizes.key_heads)),
+                ("linear_num_value_heads", size(|sizes| sizes.value_heads)),
+                ("linear_key_head_dim", size(|sizes| sizes.key_dim)),
+                ("linear_value_head_dim", size(|sizes| sizes.value_dim)),
+                ("linear_conv_kernel_dim", size(|sizes| sizes.taps)),
+                ("sliding_window", layer.window.map_or("none".to_owned(), |window| window.to_string())),
+                ("rotary embedding", layer.rope.map_or("none".to_owned(), |rope| rope.to_string())),
+            ]
+        };
+        let mut pairs = facts(self).into_iter().zip(facts(other));
+        let ((name, ours), (_, theirs)) = pairs.find(|(ours, theirs)| ours != theirs)?;
+        Some((name, ours, theirs))
+    }
 }
 
 /// The window of every layer.
@@ -43,14 +71,14 @@ pub(super) fn read_windows(
     family: &Family,
     layers: usize,
 ) -> Result<Vec<Option<NonZeroUsize>>> {
-    let windows = match family.windows {
-        Windows::None => {
+    let windows = match family.pattern {
+        LayerPattern::None => {
             read_types(fields, layers, &[FULL])?;
             vec![None; layers]
         }
         // Their types say which have a gated DeltaNet.
-        Windows::DeltaNets { .. } => vec![None; layers],
-        Windows::EveryLayer { default, by_types } => {
+        LayerPattern::DeltaNets { .. } => vec![None; layers],
+        LayerPattern::EveryLayer { default, by_types } => {
             let types = if by_types { read_types(fields, layers, &[FULL, SLIDING])? } else { None };
             let window = read_window(fields, default)?;
             match types {
@@ -58,7 +86,7 @@ pub(super) fn read_windows(
                 None => vec![window; layers],
             }
         }
-        Windows::Switched => {
+        LayerPattern::Switched => {
             let types = read_types(fields, layers, &[FULL, SLIDING])?;
             let is_on = fields.flag("use_sliding_window", false)?;
             let window = if is_on { read_window(fields, Some(DEFAULT_WINDOW))? } else { None };
@@ -69,7 +97,7 @@ pub(super) fn read_windows(
             };
             assign(fields, &has_window, window, "set `use_sliding_window` and `sliding_window`")?
         }
-        Windows::WithoutRope => {
+        LayerPattern::WithoutRope => {
             let types = read_types(fields, layers, &[FULL, SLIDING])?;
             let is_on = fields.flag("use_sliding_window", false)?;
             let window = read_window(fields, None)?;
@@ -82,12 +110,13 @@ pub(super) fn read_windows(
             };
             assign(fields, &has_window, window, "set `sliding_window`")?
         }
-        Windows::Pattern { period } => {
+        LayerPattern::Periodic { period } => {
             let types = read_types(fields, layers, &[FULL, SLIDING])?;
             let window = read_window(fields, Some(DEFAULT_WINDOW))?;
-            let period = read_period(fields, period)?;
-            let has_window =
-                types.unwrap_or_else(|| (1..=layers).map(|layer| !layer.is_multiple_of(period)).collect());
+            let has_window = match types {
+                Some(is_sliding) => is_sliding,
+                None => by_period(fields, period, layers)?,
+            };
             // The classes of these families cannot do without, whatever their layers are.
             if window.is_none() {
                 return Err(fields.error("`sliding_window` = null is not supported: give the window's width"));
@@ -104,11 +133,12 @@ pub(super) fn read_delta_nets(
     family: &Family,
     layers: usize,
 ) -> Result<Vec<Option<DeltaNet>>> {
-    let Windows::DeltaNets { period, sizes } = family.windows else { return Ok(vec![None; layers]) };
+    let LayerPattern::DeltaNets { period, sizes } = family.pattern else { return Ok(vec![None; layers]) };
     let types = read_types(fields, layers, &[FULL, LINEAR])?;
-    let period = read_period(fields, period)?;
-    let is_linear =
-        types.unwrap_or_else(|| (1..=layers).map(|layer| !layer.is_multiple_of(period)).collect());
+    let is_linear = match types {
+        Some(is_linear) => is_linear,
+        None => by_period(fields, period, layers)?,
+    };
     let sizes = DeltaNet {
         key_heads: fields.size("linear_num_key_heads")?.unwrap_or(sizes.key_heads),
         value_heads: fields.size("linear_num_value_heads")?.unwrap_or(sizes.value_heads),
@@ -116,32 +146,45 @@ pub(super) fn read_delta_nets(
         value_dim: fields.size("linear_value_head_dim")?.unwrap_or(sizes.value_dim),
         taps: fields.size("linear_conv_kernel_dim")?.unwrap_or(sizes.taps),
     };
-    if sizes.key_dim.max(sizes.value_dim) > MOST_HEAD_DIM {
-        return Err(fields.error(format!(
-            "`linear_key_head_dim` = {} and `linear_value_head_dim` = {} must be at most {MOST_HEAD_DIM}",
-            sizes.key_dim, sizes.value_dim
-        )));
-    }
-    if !sizes.value_heads.is_multiple_of(sizes.key_heads) {
-        return Err(fields.error(format!(
-            "`linear_num_value_heads` = {} must be a multiple of `linear_num_key_heads` = {}",
-            sizes.value_heads, sizes.key_heads
-        )));
+    if is_linear.contains(&true) {
+        check_delta_net(fields, &sizes)?;
     }
     Ok(is_linear.into_iter().map(|is_linear| is_linear.then_some(sizes)).collect())
 }
 
-/// Every how many layers a pattern ends.
-fn read_period(fields: &mut Fields<'_>, period: Period) -> Result<usize> {
-    match period {
-        Period::Every(period) => Ok(period),
-        Period::Field(key, default) => Ok(fields.size(key)?.unwrap_or(default)),
+fn check_delta_net(fields: &Fields<'_>, sizes: &DeltaNet) -> Result<()> {
+    let prefix = fields.prefix();
+    for (key, size, most) in [
+        ("linear_key_head_dim", sizes.key_dim, MOST_STATE_DIM),
+        ("linear_value_head_dim", sizes.value_dim, MOST_STATE_DIM),
+        ("linear_conv_kernel_dim", sizes.taps, MOST_TAPS),
+        ("linear_num_value_heads", sizes.value_heads, MOST_HEADS_WIDTH / MOST_STATE_DIM),
+    ] {
+        if size > most {
+            return Err(fields.error(format!("`{prefix}{key}` = {size} must be at most {most}")));
+        }
     }
+    if !sizes.value_heads.is_multiple_of(sizes.key_heads) {
+        return Err(fields.error(format!(
+            "`{prefix}linear_num_value_heads` = {} must be a multiple of `{prefix}linear_num_key_heads` = {}",
+            sizes.value_heads, sizes.key_heads
+        )));
+    }
+    Ok(())
+}
+
+/// All layers but every so many-th.
+fn by_period(fields: &mut Fields<'_>, period: Period, layers: usize) -> Result<Vec<bool>> {
+    let period = match period {
+        Period::Every(period) => period,
+        Period::Field(key, default) => fields.size(key)?.unwrap_or(default),
+    };
+    Ok((1..=layers).map(|layer| !layer.is_multiple_of(period)).collect())
 }
 
 /// Which layers turn their heads by their position.
 pub(super) fn read_rotary(fields: &mut Fields<'_>, family: &Family, layers: usize) -> Result<Vec<bool>> {
-    if family.windows == Windows::WithoutRope {
+    if family.pattern == LayerPattern::WithoutRope {
         return read_turned(fields, layers);
     }
     Ok(vec![true; layers])
@@ -164,7 +207,8 @@ fn assign(
     remedy: &str,
 ) -> Result<Vec<Option<NonZeroUsize>>> {
     if window.is_none() && has_window.contains(&true) {
-        let reason = format!("`layer_types` has \"{SLIDING}\", but there is no window: {remedy}");
+        let prefix = fields.prefix();
+        let reason = format!("`{prefix}layer_types` has \"{SLIDING}\", but there is no window: {remedy}");
         return Err(fields.error(reason));
     }
     Ok(has_window.iter().map(|&has_window| window.filter(|_| has_window)).collect())
@@ -204,7 +248,7 @@ fn is_turned(value: &Value) -> Option<bool> {
     }
 }
 
-/// Which layers have a window by `layer_types`, where it is given.
+/// Which layers are not of full attention by `layer_types`, where it is given.
 fn read_types(fields: &mut Fields<'_>, layers: usize, known: &[&str]) -> Result<Option<Vec<bool>>> {
     let Some(value) = fields.value("layer_types") else { return Ok(None) };
     let is_full = |kind: &Value| kind == FULL || kind == "attention";
@@ -214,8 +258,9 @@ fn read_types(fields: &mut Fields<'_>, layers: usize, known: &[&str]) -> Result<
         fields.invalid("layer_types", value, format!("a list of {}", known.join(", ")))
     })?;
     if types.len() != layers {
+        let prefix = fields.prefix();
         return Err(fields.error(format!(
-            "`layer_types` has {} entries, and `num_hidden_layers` = {layers}",
+            "`{prefix}layer_types` has {} entries, and `{prefix}num_hidden_layers` = {layers}",
             types.len()
         )));
     }

@@ -35,6 +35,9 @@ const MOST_LAYERS: usize = 10_000;
 /// Largest width of a head: above any model, and its rotary angles are made before the weights are looked at.
 const MOST_HEAD_DIM: usize = 1 << 16;
 
+/// Largest width of all heads of a kind together: above any model, and small enough that what is made of it fits 64 bits.
+const MOST_HEADS_WIDTH: usize = 1 << 24;
+
 /// What a decoder-only transformer is made of. Sizes are above zero, `heads` is a multiple of
 /// `kv_heads`, `head_dim` is even.
 #[derive(Debug, Clone, PartialEq)]
@@ -61,7 +64,7 @@ pub struct ModelConfig {
     pub tied: bool,
     /// What every layer is made of.
     pub block: Block,
-    /// Window and rotary embedding of every layer.
+    /// How every layer mixes tokens.
     pub attention: Vec<LayerAttention>,
     /// The rotary embeddings of the layers.
     pub ropes: Vec<Rope>,
@@ -132,7 +135,8 @@ impl ModelConfig {
         let vocabulary = fields.size_or_default("vocab_size", family)?;
         let layers = fields.size_or_default("num_hidden_layers", family)?;
         if layers > MOST_LAYERS {
-            let reason = format!("`num_hidden_layers` = {layers} must be at most {MOST_LAYERS}");
+            let prefix = fields.prefix();
+            let reason = format!("`{prefix}num_hidden_layers` = {layers} must be at most {MOST_LAYERS}");
             return Err(fields.error(reason));
         }
         let head_dim = read_head_dim(&mut fields, family, hidden, heads)?;
@@ -186,9 +190,18 @@ impl ModelConfig {
     /// Fails when sizes do not fit each other.
     fn check(&self, fields: &Fields<'_>) -> Result<()> {
         if !self.heads.is_multiple_of(self.kv_heads) {
+            let prefix = fields.prefix();
             return Err(fields.error(format!(
-                "`num_attention_heads` = {} must be a multiple of `num_key_value_heads` = {}",
+                "`{prefix}num_attention_heads` = {} must be a multiple of `{prefix}num_key_value_heads` = {}",
                 self.heads, self.kv_heads
+            )));
+        }
+        if self.attention_width() > MOST_HEADS_WIDTH {
+            let prefix = fields.prefix();
+            return Err(fields.error(format!(
+                "`{prefix}num_attention_heads` = {} heads of {} elements are not supported; supported: up to \
+                 {MOST_HEADS_WIDTH} elements together",
+                self.heads, self.head_dim
             )));
         }
         self.layout().map(drop).map_err(|error| fields.error(error.to_string()))
@@ -209,12 +222,6 @@ impl ModelConfig {
     /// Names of the fields that stand in the file and are not read, as the family's class does not read them.
     pub fn ignored_fields(&self) -> &[String] {
         &self.ignored
-    }
-
-    /// Whether GPUs have kernels for all that its layers compute; for the shapes see
-    /// [`Transformer::memory_plan`](crate::transformer::Transformer::memory_plan).
-    pub fn has_gpu_kernels(&self) -> bool {
-        self.delta_net().is_none() && !self.block.output_gate
     }
 
     /// Width of all query heads together, `heads · head_dim`: the input of the output projection.
@@ -258,15 +265,20 @@ impl ModelConfig {
                 ("attention_bias", config.block.output_bias.to_string()),
                 ("rms_norm_eps", config.rms_norm_epsilon.to_string()),
                 ("rope", format!("{:?}", config.ropes)),
-                ("windows", format!("{:?}", config.attention)),
                 ("block", format!("{:?}", config.block)),
                 ("multipliers", format!("{:?}", config.scales)),
                 ("softcaps", format!("{:?}", (config.attention_softcap, config.logit_softcap))),
             ]
         };
         let mut pairs = facts(self).into_iter().zip(facts(other));
-        let ((name, ours), (_, theirs)) = pairs.find(|(ours, theirs)| ours != theirs)?;
-        Some(format!("{name}: {ours} against {theirs}"))
+        if let Some(((name, ours), (_, theirs))) = pairs.find(|(ours, theirs)| ours != theirs) {
+            return Some(format!("{name}: {ours} against {theirs}"));
+        }
+        let mut layers = self.attention.iter().zip(&other.attention).enumerate();
+        layers.find_map(|(index, (ours, theirs))| {
+            let (name, ours, theirs) = ours.mismatch(theirs)?;
+            Some(format!("{name} of layer {index}: {ours} against {theirs}"))
+        })
     }
 
     /// The text of a `config.json` for this model with weights of type `dtype` (`float32`, `bfloat16`,
@@ -289,13 +301,8 @@ const ABOUT_THE_FOLDER: [&str; 2] = ["auto_map", "_name_or_path"];
 
 fn read_family(fields: &mut Fields<'_>) -> Result<&'static Family> {
     let model_type = fields.text("model_type")?.ok_or_else(|| fields.missing("model_type"))?;
-    let Some(family) = Family::find(model_type) else {
-        let given = shortened(&Value::from(model_type));
-        let known: Vec<String> = FAMILIES.iter().map(|family| format!("\"{}\"", family.model_type)).collect();
-        return Err(
-            fields.error(format!("`model_type` = {given} is not supported; supported: {}", known.join(", ")))
-        );
-    };
+    let family = Family::find(model_type);
+    let family = family.ok_or_else(|| fields.error(not_supported(fields.prefix(), model_type)))?;
     fields.only("architectures", "a language model (…ForCausalLM)", |names| {
         names.as_array().is_some_and(|names| names.iter().all(can_be_language_model))
     })?;
@@ -306,6 +313,13 @@ fn read_family(fields: &mut Fields<'_>) -> Result<&'static Family> {
         );
     }
     Ok(family)
+}
+
+/// What is said of a `model_type` that no family has.
+fn not_supported(prefix: &str, model_type: &str) -> String {
+    let given = shortened(&Value::from(model_type));
+    let known: Vec<String> = FAMILIES.iter().map(|family| format!("\"{}\"", family.model_type)).collect();
+    format!("`{prefix}model_type` = {given} is not supported; supported: {}", known.join(", "))
 }
 
 /// False for the names of classes with another head: `…ForSequenceClassification`. The plain model (`…Model`)
@@ -329,7 +343,8 @@ fn read_block(fields: &mut Fields<'_>, family: &Family) -> Result<Block> {
         Some("gelu_pytorch_tanh" | "gelu_new" | "gelu_fast") => Activation::GeluTanh,
         Some(other) => {
             return Err(fields.error(format!(
-                "`{key}` = {} is not supported; supported: \"silu\", \"gelu_pytorch_tanh\"",
+                "`{}{key}` = {} is not supported; supported: \"silu\", \"gelu_pytorch_tanh\"",
+                fields.prefix(),
                 shortened(&Value::from(other))
             )));
         }
@@ -409,16 +424,19 @@ fn read_kv_heads(fields: &mut Fields<'_>, family: &Family, heads: usize) -> Resu
 }
 
 fn read_head_dim(fields: &mut Fields<'_>, family: &Family, hidden: usize, heads: usize) -> Result<usize> {
+    let prefix = fields.prefix();
     let head_dim = match (fields.size("head_dim")?, family.head_dim) {
         (Some(head_dim), _) | (None, HeadDim::FieldOr(head_dim)) => head_dim,
         (None, HeadDim::FieldOrShare) if hidden.is_multiple_of(heads) => hidden / heads,
         (None, HeadDim::FieldOrShare) => return Err(fields.error(format!(
-            "`hidden_size` = {hidden} must be a multiple of `num_attention_heads` = {heads} where `head_dim` is not given"
+            "`{prefix}hidden_size` = {hidden} must be a multiple of `{prefix}num_attention_heads` = {heads} where \
+             `{prefix}head_dim` is not given"
         ))),
     };
     if !head_dim.is_multiple_of(2) || head_dim > MOST_HEAD_DIM {
         return Err(fields.error(format!(
-            "the width of a head, {head_dim}, must be even for rotary positions and at most {MOST_HEAD_DIM}"
+            "`{prefix}head_dim` = {head_dim}, the width of a head, is not supported; supported: even numbers up to \
+             {MOST_HEAD_DIM}"
         )));
     }
     Ok(head_dim)

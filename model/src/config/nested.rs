@@ -6,6 +6,7 @@ use serde_json::{Map, Value};
 
 use super::family::{FAMILIES, Family};
 use super::fields::{Fields, shortened};
+use super::not_supported;
 use crate::error::{Error, Result};
 
 /// The object that holds the language model.
@@ -62,6 +63,12 @@ impl Nesting {
 /// A `text_config` that is not an object.
 pub(super) fn language_model(path: &Path, json: Map<String, Value>) -> Result<(Map<String, Value>, Nesting)> {
     let whole = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
+    let is_around = FAMILIES.iter().any(|family| family.inside == Some(whole));
+    if is_around && json.get(TEXT).is_none_or(Value::is_null) {
+        let reason =
+            format!("`{TEXT}` is missing: `model_type` = \"{whole}\" has its language model's fields in it");
+        return Err(Error::format(path, reason));
+    }
     // A family's class does not read the field.
     if Family::find(whole).is_some() || json.get(TEXT).is_none_or(Value::is_null) {
         return Ok((json, Nesting::None));
@@ -71,11 +78,11 @@ pub(super) fn language_model(path: &Path, json: Map<String, Value>) -> Result<(M
         return Err(Error::format(path, format!("`{TEXT}` must be an object")));
     };
     let mut text = text.clone();
-    if !text.contains_key("model_type") {
+    if !text.contains_key("model_type") && !whole.is_empty() {
         // Older files leave out what `transformers` knows.
-        if let Some(family) = FAMILIES.iter().find(|family| family.inside == Some(whole.as_str())) {
-            text.insert("model_type".to_owned(), Value::from(family.model_type));
-        }
+        let family = FAMILIES.iter().find(|family| family.inside == Some(whole.as_str()));
+        let family = family.ok_or_else(|| Error::format(path, not_supported("", &whole)))?;
+        text.insert("model_type".to_owned(), Value::from(family.model_type));
     }
     for key in INHERITED {
         // Whether the head is tied is a matter of the whole model.

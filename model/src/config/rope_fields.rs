@@ -133,7 +133,7 @@ fn read_one(
         inner => inner,
     };
     let partial = partial.or(family.partial_rotary).unwrap_or(1.0);
-    let rotary_dim = rotary_dim(&fields, family, sizes, name, partial)?;
+    let rotary_dim = rotary_dim(outer_fields, family, sizes, name, partial)?;
     let original = |fields: &mut Fields<'_>, outer_fields: &mut Fields<'_>| -> Result<f64> {
         let inner = fields.positive("original_max_position_embeddings")?;
         // A field beside the object goes first, as in `transformers`.
@@ -214,6 +214,13 @@ fn rotary_dim(fields: &Fields<'_>, family: &Family, sizes: Sizes, name: &str, pa
         _ => 2 * ((sizes.head_dim as f64 * partial) as usize).div_ceil(2),
     };
     let whole_head = family.partial_rotary.is_some() || rotary_dim == sizes.head_dim;
+    if family.partial_rotary.is_some() && rotary_dim == 0 {
+        return Err(fields.error(format!(
+            "`{}head_dim` = {} leaves no elements to turn at `partial_rotary_factor` = {partial}",
+            fields.prefix(),
+            sizes.head_dim
+        )));
+    }
     if !whole_head || rotary_dim == 0 || rotary_dim > sizes.head_dim {
         return Err(fields.error(format!(
             "`partial_rotary_factor` = {partial} is not supported for `model_type` = \"{}\" with heads of {} \

@@ -8,13 +8,13 @@ use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::Deserialize;
 use ureq::http::{Method, Request, Response, StatusCode, Uri, header};
 use ureq::tls::{Certificate, PemItem, RootCerts, TlsConfig, parse_pem};
-use ureq::{Agent, Body};
+use ureq::{Agent, Body, Proxy};
 
-use super::error::{HubError, HubResult};
-use super::name::{Commit, Repository};
-use super::settings::HubSettings;
 use crate::error::{Error, Result};
 use crate::files::read_input;
+use crate::hub_cache::HubSettings;
+use crate::hub_error::{HubError, HubResult};
+use crate::hub_names::{Commit, Repository};
 
 /// Longest wait for a connection.
 const CONNECTING: Duration = Duration::from_secs(10);
@@ -267,7 +267,17 @@ impl Client {
         }
         let request = request.body(());
         let request = request.map_err(|error| self.answer(asked.repository, address, error.to_string()))?;
-        self.agent.run(request).map_err(|error| self.unreachable(asked.repository, address, describe(&error)))
+        self.agent.run(request).map_err(|error| {
+            let reason = describe(&error) + &self.by_proxy(address);
+            self.unreachable(asked.repository, address, reason)
+        })
+    }
+
+    /// What to say of the proxy that stands between; nothing where none does.
+    fn by_proxy(&self, address: &str) -> String {
+        let stands_between = |proxy: &&Proxy| !address.parse().is_ok_and(|uri| proxy.is_no_proxy(&uri));
+        let proxy = self.agent.config().proxy().filter(stands_between);
+        proxy.map(|proxy| format!(", by the proxy {}:{}", proxy.host(), proxy.port())).unwrap_or_default()
     }
 
     /// The answer, where its status is that of one with content.

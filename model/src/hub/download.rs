@@ -6,11 +6,11 @@ use std::path::{Path, PathBuf};
 
 use sha2::{Digest, Sha256};
 
-use super::cache::{RepositoryCache, create_parent};
 use super::client::{Client, Metadata};
-use super::error::HubError;
-use super::name::{Commit, Repository};
 use crate::error::{Error, FileAction, Result};
+use crate::hub_cache::{RepositoryCache, create_parent};
+use crate::hub_error::HubError;
+use crate::hub_names::{Commit, Repository};
 
 /// Attempts without progress before a download is given up; the pauses between them double.
 const MOST_ATTEMPTS_WITHOUT_PROGRESS: u32 = 4;

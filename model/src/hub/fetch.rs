@@ -1,13 +1,13 @@
 //! Files of a commit, into the cache.
 
-use super::cache::RepositoryCache;
 use super::client::Metadata;
 use super::download::{Wanted, is_complete};
-use super::error::HubResult;
-use super::name::{Commit, Repository};
 use super::{Download, Hub, HubEvent, needed};
 use crate::error::{Error, Result};
 use crate::files::require_free_space;
+use crate::hub_cache::RepositoryCache;
+use crate::hub_error::HubResult;
+use crate::hub_names::{Commit, Repository};
 
 /// A file that the snapshot lacks.
 struct Missing<'a> {

@@ -3,16 +3,12 @@
 //! [`Hub`] turns names into folders and files of the cache, which it fetches where they are missing; the rest of the
 //! program sees those. The cache is that of `huggingface_hub`: what one has fetched the other finds.
 
-mod cache;
 mod client;
 mod download;
-mod error;
 mod fetch;
-mod name;
 mod needed;
 mod origin;
 mod pattern;
-mod settings;
 
 use std::cell::{OnceCell, RefCell};
 use std::collections::{BTreeMap, BTreeSet};
@@ -21,16 +17,16 @@ use std::rc::Rc;
 
 use crate::adapter::hub_base;
 use crate::error::{Error, Result};
-use cache::RepositoryCache;
-use client::{Client, Listing};
-pub use error::{HubError, HubResult};
-pub use name::{
-    Commit, DataName, HubName, ModelName, Repository, RepositoryKind, Revision, SCHEME, named_model,
+pub use crate::hub_cache::HubSettings;
+use crate::hub_cache::RepositoryCache;
+pub use crate::hub_error::{HubError, HubResult};
+pub use crate::hub_names::{
+    BadName, Commit, DataName, HubName, ModelName, Repository, RepositoryKind, Revision, SCHEME, named_model,
 };
+use client::{Client, Listing};
 pub use needed::ModelParts;
 pub use origin::{HubOrigin, HubSource};
 use pattern::{hint, is_pattern, matching};
-pub use settings::HubSettings;
 
 /// Something that happens while files of the hub are looked for.
 #[derive(Debug)]
@@ -111,20 +107,6 @@ pub(crate) enum Extent {
     Complete,
 }
 
-/// The folder of a model in the cache that the environment names; none where it is not there. Nobody is asked.
-///
-/// # Errors
-/// What is wrong in the environment.
-pub(crate) fn cached_model(name: &ModelName) -> Result<Option<PathBuf>> {
-    let ModelName { repository, revision } = name;
-    let cache = RepositoryCache::new(&HubSettings::from_environment()?.cache, repository);
-    let commit = revision.commit().or_else(|| cache.commit_of(revision));
-    let folder = commit.map(|commit| cache.snapshot(&commit));
-    // Weights that are missing are noticed where they are read.
-    let parts = ModelParts { weights: false, tokenizer: false };
-    Ok(folder.filter(|folder| needed::lacking(folder, parts).is_none()))
-}
-
 impl<'a> Hub<'a> {
     /// The hub of these settings. Nothing is read or asked for yet.
     pub fn new(settings: HubSettings, observe: &'a dyn Fn(HubEvent<'_>)) -> Self {
@@ -174,7 +156,7 @@ impl<'a> Hub<'a> {
 
     fn model_folder_until(&self, path: &Path, parts: ModelParts, extent: Extent) -> Result<PathBuf> {
         let name = path.to_str().and_then(|text| named_model(text, Path::new("")));
-        match name.map(|name| HubName::parse(&name)).transpose()? {
+        match name.map(|name| HubName::parse(&name)).transpose().map_err(HubError::from)? {
             None => {
                 self.fetch_base(path, parts, extent)?;
                 Ok(path.to_owned())
@@ -199,11 +181,11 @@ impl<'a> Hub<'a> {
 
     /// As [`Hub::data`], for a text.
     pub(crate) fn data_named(&self, text: &str) -> Result<Found<Vec<PathBuf>>> {
-        match HubName::parse(text)? {
+        match HubName::parse(text).map_err(HubError::from)? {
             HubName::Data(name) => self.data(&name),
             HubName::Model(_) => {
                 let reason = "is a model: data is named as in hf://datasets/org/name/FILE";
-                Err(HubError::BadName { text: text.to_owned(), reason }.into())
+                Err(HubError::from(BadName { text: text.to_owned(), reason }).into())
             }
         }
     }
@@ -406,6 +388,13 @@ impl<'a> Hub<'a> {
                 }
                 Ok(take(commit))
             }
+            Err(Error::Hub(error)) if matches!(*error, HubError::NoRevision { .. }) => match fixed {
+                Some(commit) if revision.commit().is_none() => {
+                    let (repository, revision) = (repository.clone(), revision.clone());
+                    Err(HubError::CommitGone { repository, revision, commit }.into())
+                }
+                _ => Err(error.into()),
+            },
             Err(error) => Err(error),
         }
     }
@@ -444,11 +433,11 @@ impl<'a> Hub<'a> {
 
 /// The model that a text names.
 fn model_name(text: &str) -> HubResult<ModelName> {
-    match HubName::parse(text)? {
+    match HubName::parse(text).map_err(HubError::from)? {
         HubName::Model(name) => Ok(name),
         HubName::Data(_) => {
             let reason = "is data: a model is named as in org/name or org/name@revision";
-            Err(HubError::BadName { text: text.to_owned(), reason }.into())
+            Err(HubError::from(BadName { text: text.to_owned(), reason }).into())
         }
     }
 }

@@ -3,12 +3,12 @@
 use std::collections::BTreeSet;
 use std::path::Path;
 
-use super::cache::RepositoryCache;
-use super::error::{HubError, HubResult};
 use super::has;
-use super::name::{Commit, Repository, RepositoryKind, is_relative_file};
 use crate::chat_template::TEMPLATE_FOLDER;
 use crate::checkpoint::{INDEX_FILE, SINGLE_FILE, is_copied, read_index};
+use crate::hub_cache::RepositoryCache;
+use crate::hub_error::{HubError, HubResult};
+use crate::hub_names::{Commit, Repository, RepositoryKind, is_relative_file};
 
 const CONFIG: &str = "config.json";
 const TOKENIZER: &str = "tokenizer.json";

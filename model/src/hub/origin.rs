@@ -4,7 +4,7 @@ use std::path::{Component, Path};
 
 use serde::{Deserialize, Serialize};
 
-use super::name::{Commit, Repository, RepositoryKind, Revision};
+use crate::hub_names::{Commit, Repository, RepositoryKind, Revision};
 
 /// A repository of the hub at one commit.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use super::name::is_relative_file;
 use crate::error::Result;
 use crate::files::invalid_pattern;
+use crate::hub_names::is_relative_file;
 
 /// Whether a text that is no file's path may be a pattern of such.
 pub(super) fn is_pattern(text: &str) -> bool {

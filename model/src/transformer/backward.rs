@@ -45,12 +45,12 @@ impl<T: Real> Pass<'_, T> {
 }
 
 /// A backward pass under way.
-struct Backward<'a, T: Real> {
-    pass: Pass<'a, T>,
-    documents: &'a Documents,
-    scratch: &'a mut Scratch<T>,
-    gradients: ViewMut<'a, f32>,
-    timings: &'a mut Timings,
+pub(super) struct Backward<'a, T: Real> {
+    pub(super) pass: Pass<'a, T>,
+    pub(super) documents: &'a Documents,
+    pub(super) scratch: &'a mut Scratch<T>,
+    pub(super) gradients: ViewMut<'a, f32>,
+    pub(super) timings: &'a mut Timings,
 }
 
 impl<T: Real> Backward<'_, T> {
@@ -151,10 +151,7 @@ impl<T: Real> Backward<'_, T> {
         match &places.mixer {
             MixerWeights::Attention(mixer) => self.attention((index, mixer), input, layer)?,
             MixerWeights::DeltaNet(mixer) => {
-                let (scratch, gradients) = (&mut *self.scratch, self.gradients.reborrow());
-                let documents = self.documents;
-                pass.delta_net_backward((index, mixer), input, layer, scratch, documents, gradients)?;
-                self.timings.lap(Part::AttentionBackward);
+                self.delta_net((index, mixer), input, layer)?;
             }
         }
         input_norm.map_or(Ok(()), |norm| self.norm(norm, input))

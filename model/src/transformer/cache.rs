@@ -4,9 +4,9 @@ use cpift_engine::ops::attention::{Cache, Documents};
 use cpift_engine::{Buffer, Device, IndexView, Indices, Real, View, ViewMut};
 
 use crate::config::{DeltaNet, ModelConfig};
-use crate::error::Result;
+use crate::error::{Error, Result};
 
-/// Keys and values of every layer, one slot of `capacity` tokens per sequence.
+/// What every layer keeps, one slot per sequence: keys and values of up to `capacity` tokens, or states.
 #[derive(Debug)]
 pub struct KeyValueCache<T: Real> {
     /// Per layer `[slots, capacity, KV, D]`, rotated.
@@ -91,10 +91,11 @@ impl<T: Real> KeyValueCache<T> {
     /// Bytes that one sequence of `capacity` tokens takes.
     pub fn bytes_per_slot(config: &ModelConfig, capacity: usize) -> usize {
         let layer = |delta_net: Option<DeltaNet>| match delta_net {
-            None => 2 * capacity * config.kv_width() * size_of::<T>(),
+            None => capacity.saturating_mul(2 * config.kv_width() * size_of::<T>()),
             Some(sizes) => input_length(&sizes) * size_of::<T>() + sizes.state_length() * size_of::<f32>(),
         };
-        config.attention.iter().map(|attention| layer(attention.delta_net)).sum()
+        let layers = config.attention.iter().map(|attention| layer(attention.delta_net));
+        layers.fold(0, usize::saturating_add)
     }
 
     /// Whether what is kept of a text's beginning cannot be had from what is kept of the whole.
@@ -147,8 +148,9 @@ impl<T: Real> KeyValueCache<T> {
         documents: &Documents,
         first_slot: usize,
         mixed: View<'_, T>,
-    ) -> Result<Option<ViewMut<'_, f32>>> {
-        let Some(states) = self.states[layer].as_mut() else { return Ok(None) };
+    ) -> Result<ViewMut<'_, f32>> {
+        let states = self.states[layer].as_mut();
+        let states = states.ok_or_else(|| Error::Job(format!("layer {layer} has no states")))?;
         let (width, length) = (states.sizes.channels(), input_length(&states.sizes));
         for (slot, tokens) in (first_slot..).zip(documents.ranges()) {
             let mut inputs = states.inputs.slice_mut(slot * length..(slot + 1) * length);
@@ -158,7 +160,7 @@ impl<T: Real> KeyValueCache<T> {
             inputs.slice(length - kept * width..length).copy_from(latest)?;
         }
         let length = states.sizes.state_length();
-        Ok(Some(states.heads.slice_mut(first_slot * length..(first_slot + documents.len()) * length)))
+        Ok(states.heads.slice_mut(first_slot * length..(first_slot + documents.len()) * length))
     }
 
     /// The rows of the next step: slot, and tokens seen with the row's own.

@@ -9,7 +9,7 @@ use cpift_engine::ops::{causal_conv1d, gated_delta_rule};
 use cpift_engine::{Buffer, Real, View, ViewMut};
 
 use super::activations::{DeltaNetActivations, DeltaNetScratch, LayerActivations, Scratch};
-use super::backward::d_input;
+use super::backward::{Backward, d_input};
 use super::forward::{Attend, Pass};
 use super::timings::{Part, Timings};
 use super::weights::{DeltaNetWeights, NormSaved};
@@ -17,12 +17,12 @@ use crate::config::DeltaNet;
 use crate::error::{Error, Result};
 
 /// Shape of the convolution.
-fn convolution_shape(sizes: &DeltaNet) -> causal_conv1d::Shape {
+pub fn convolution_shape(sizes: &DeltaNet) -> causal_conv1d::Shape {
     causal_conv1d::Shape { channels: sizes.channels(), taps: sizes.taps }
 }
 
 /// Shape of the gated delta rule.
-fn rule_shape(sizes: &DeltaNet) -> gated_delta_rule::Shape {
+pub(super) fn rule_shape(sizes: &DeltaNet) -> gated_delta_rule::Shape {
     let DeltaNet { key_heads, value_heads, key_dim, value_dim, .. } = *sizes;
     gated_delta_rule::Shape { key_heads, value_heads, key_dim, value_dim }
 }
@@ -42,11 +42,11 @@ impl<T: Real> Pass<'_, T> {
         let (device, weights, sizes) = (self.device, self.weights, &places.sizes);
         let LayerActivations { delta_net: kept, attention_output, .. } = layer;
         let Scratch { normed, inverse_rms, head_inverse_rms, delta, wide, .. } = scratch;
-        let read = self.normed(self.places.layers[index].attention_norm.as_ref(), input, normed);
-        places.qkv.forward(device, weights, read, self.wide_mut(&mut kept.mixed, sizes.channels()))?;
-        places.gate.forward(device, weights, read, self.wide_mut(&mut kept.gate, sizes.value_width()))?;
-        places.beta.forward(device, weights, read, self.wide_mut(&mut kept.beta, sizes.value_heads))?;
-        places.decay.forward(device, weights, read, self.wide_mut(&mut kept.decay, sizes.value_heads))?;
+        let normed = self.normed(self.places.layers[index].attention_norm.as_ref(), input, normed);
+        places.qkv.forward(device, weights, normed, self.wide_mut(&mut kept.mixed, sizes.channels()))?;
+        places.gate.forward(device, weights, normed, self.wide_mut(&mut kept.gate, sizes.value_width()))?;
+        places.beta.forward(device, weights, normed, self.wide_mut(&mut kept.beta, sizes.value_heads))?;
+        places.decay.forward(device, weights, normed, self.wide_mut(&mut kept.decay, sizes.value_heads))?;
         timings.lap(Part::Projections);
 
         let mut parts = DeltaNetScratch::forward(sizes, wide.view_mut(), self.rows());
@@ -84,7 +84,7 @@ impl<T: Real> Pass<'_, T> {
                 let states = cache.store_states(index, documents, *first_slot, mixed)?;
                 causal_conv1d::forward(device, &convolution, documents, mixed, weight, qkv.reborrow())?;
                 let inputs = self.rule_inputs(places, qkv.as_view(), beta, decay);
-                gated_delta_rule::forward(device, &rule, documents, inputs, read, states)?;
+                gated_delta_rule::forward(device, &rule, documents, inputs, read, Some(states))?;
             }
             Attend::Cache(cache) => {
                 let states = cache.states(index);
@@ -111,48 +111,6 @@ impl<T: Real> Pass<'_, T> {
         places.norm.forward(device, self.weights, read, normed, inverse_rms.view_mut())?;
         let (gate, normed) = (self.wide(&kept.gate, width), parts.normed.as_view());
         Ok(gated_mlp::forward(device, Activation::Silu, gate, normed, parts.gated.reborrow())?)
-    }
-
-    /// From what a gated DeltaNet added, whose gradient is [`Pass::d_made`], to what it read. Destroys its gate.
-    pub fn delta_net_backward(
-        &self,
-        (index, places): (usize, &DeltaNetWeights),
-        input: &Buffer<T>,
-        layer: &mut LayerActivations<T>,
-        scratch: &mut Scratch<T>,
-        documents: &Documents,
-        mut gradients: ViewMut<'_, f32>,
-    ) -> Result<()> {
-        let (device, weights, sizes) = (self.device, self.weights, &places.sizes);
-        let Scratch { normed, head_inverse_rms, delta, d_residual, d_added, wide, .. } = scratch;
-        let kept = &mut layer.delta_net;
-        let layer_places = &self.places.layers[index];
-        let d_output = self.d_made(layer_places.attention_output_norm.as_ref(), d_added, d_residual);
-        let mut parts = DeltaNetScratch::backward(sizes, wide.view_mut(), self.rows());
-
-        let (read, width) = (self.wide(&kept.read, sizes.value_width()), sizes.value_width());
-        let heads_normed = parts.normed.reborrow();
-        places.norm.forward(device, weights, read, heads_normed, head_inverse_rms.view_mut())?;
-        places.output.backward_input(device, weights, d_output, parts.gated.reborrow(), false)?;
-        let (gate, heads_normed) = (self.wide_mut(&mut kept.gate, width), parts.normed.reborrow());
-        gated_mlp::backward(device, Activation::Silu, gate, heads_normed, parts.gated.reborrow())?;
-        // In place: the buffers now hold the gradients of gate and norm, and the gated output again.
-        places.output.backward_weight(device, d_output, parts.gated.as_view(), gradients.reborrow())?;
-        parts.d_read.fill(T::default())?;
-        let saved = NormSaved { input: read, inverse_rms: head_inverse_rms.view() };
-        let (d_normed, d_read) = (parts.normed.as_view(), parts.d_read.reborrow());
-        places.norm.backward(device, weights, saved, d_normed, d_read, gradients.reborrow())?;
-
-        self.rule_backward(places, kept, &mut parts, documents, gradients.reborrow())?;
-        let projections = [
-            (&places.qkv, parts.d_mixed.as_view()),
-            (&places.gate, self.wide(&kept.gate, width)),
-            (&places.beta, parts.d_beta.as_view()),
-            (&places.decay, parts.d_decay.as_view()),
-        ];
-        let input_norm = layer_places.attention_norm.as_ref();
-        let normed = self.normed(input_norm, input, normed);
-        self.projections_backward(&projections, normed, d_input(input_norm, delta, d_residual), gradients)
     }
 
     /// From `parts.d_read` to the gradients of what the convolution and the heads read.
@@ -212,5 +170,52 @@ impl<T: Real> Pass<'_, T> {
     /// `[N, width]`.
     fn wide_mut<'b>(&self, buffer: &'b mut Buffer<T>, width: usize) -> ViewMut<'b, T> {
         buffer.slice_mut(0..self.rows() * width)
+    }
+}
+
+impl<T: Real> Backward<'_, T> {
+    /// From what a gated DeltaNet added, whose gradient is [`Pass::d_made`], to what it read. Destroys its gate.
+    pub(super) fn delta_net(
+        &mut self,
+        (index, places): (usize, &DeltaNetWeights),
+        input: &Buffer<T>,
+        layer: &mut LayerActivations<T>,
+    ) -> Result<()> {
+        let (pass, mut gradients) = (self.pass, self.gradients.reborrow());
+        let (device, weights, sizes) = (pass.device, pass.weights, &places.sizes);
+        let Scratch { normed, head_inverse_rms, delta, d_residual, d_added, wide, .. } = &mut *self.scratch;
+        let kept = &mut layer.delta_net;
+        let layer_places = &pass.places.layers[index];
+        let d_output = pass.d_made(layer_places.attention_output_norm.as_ref(), d_added, d_residual);
+        let mut parts = DeltaNetScratch::backward(sizes, wide.view_mut(), pass.rows());
+
+        let (read, width) = (pass.wide(&kept.read, sizes.value_width()), sizes.value_width());
+        let heads_normed = parts.normed.reborrow();
+        places.norm.forward(device, weights, read, heads_normed, head_inverse_rms.view_mut())?;
+        places.output.backward_input(device, weights, d_output, parts.gated.reborrow(), false)?;
+        let (gate, heads_normed) = (pass.wide_mut(&mut kept.gate, width), parts.normed.reborrow());
+        gated_mlp::backward(device, Activation::Silu, gate, heads_normed, parts.gated.reborrow())?;
+        // In place: the buffers now hold the gradients of gate and norm, and the gated output again.
+        places.output.backward_weight(device, d_output, parts.gated.as_view(), gradients.reborrow())?;
+        parts.d_read.fill(T::default())?;
+        let saved = NormSaved { input: read, inverse_rms: head_inverse_rms.view() };
+        let (d_normed, d_read) = (parts.normed.as_view(), parts.d_read.reborrow());
+        places.norm.backward(device, weights, saved, d_normed, d_read, gradients.reborrow())?;
+
+        self.timings.lap(Part::ProjectionsBackward);
+        pass.rule_backward(places, kept, &mut parts, self.documents, gradients.reborrow())?;
+        self.timings.lap(Part::AttentionBackward);
+        let projections = [
+            (&places.qkv, parts.d_mixed.as_view()),
+            (&places.gate, pass.wide(&kept.gate, width)),
+            (&places.beta, parts.d_beta.as_view()),
+            (&places.decay, parts.d_decay.as_view()),
+        ];
+        let input_norm = layer_places.attention_norm.as_ref();
+        let normed = pass.normed(input_norm, input, normed);
+        let into = d_input(input_norm, delta, d_residual);
+        pass.projections_backward(&projections, normed, into, gradients)?;
+        self.timings.lap(Part::ProjectionsBackward);
+        Ok(())
     }
 }

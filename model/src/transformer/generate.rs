@@ -20,7 +20,7 @@ pub use continuation::TextCache;
 
 /// Most rows generated side by side: beyond, the weights' traffic is shared well enough.
 const MOST_ROWS: usize = 128;
-/// Most bytes of keys and values held at once (more only where a single row needs them).
+/// Most bytes of keys, values and states held at once (more only where a single row needs them).
 const CACHE_BYTES: usize = 512 << 20;
 
 /// How far to generate, and how.
@@ -111,12 +111,13 @@ impl<T: Real> Transformer<T> {
         longest_prompt: usize,
         max_new_tokens: usize,
     ) -> usize {
-        let capacity = longest_prompt + max_new_tokens;
+        let capacity = longest_prompt.saturating_add(max_new_tokens);
         let rows = rows_together::<T>(config, max_tokens, capacity).min(prompts);
         // Logits on the device and on the host, both f32; the last hidden states; slot and length.
         let row = config.hidden * size_of::<T>() + 2 * (config.vocabulary + 1) * size_of::<f32>();
         let positions = if capacity > max_tokens { RotaryTables::bytes(config, capacity) } else { 0 };
-        rows * (KeyValueCache::<T>::bytes_per_slot(config, capacity) + row) + positions
+        let slot = KeyValueCache::<T>::bytes_per_slot(config, capacity).saturating_add(row);
+        rows.saturating_mul(slot).saturating_add(positions)
     }
 
     fn check_prompts(&self, prompts: &[Vec<u32>], generation: &Generation) -> Result<()> {

@@ -21,7 +21,7 @@ mod weights;
 
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::cross_entropy::{self, Workspace};
-use cpift_engine::ops::{causal_conv1d, gated_delta_rule, linear, output_gate, softcap};
+use cpift_engine::ops::{causal_conv1d, gated_delta_rule, linear, softcap};
 use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 
 use activations::{Activations, BatchBuffers};
@@ -115,6 +115,11 @@ impl<T: Real> Transformer<T> {
         plan.parts.push(("batch and positions", inputs));
         let planned = plan.parts.iter().fold(0, |sum: usize, (_, bytes)| sum.saturating_add(*bytes));
         let available = device.memory_bytes().or_else(machine::memory_bytes).unwrap_or(u64::MAX);
+        if let (Device::Cpu(cpu), Some(sizes)) = (device, config.delta_net()) {
+            let (shape, trains) = (delta_net::rule_shape(&sizes), purpose != Purpose::Inference);
+            let bytes = gated_delta_rule::temporary_bytes(&shape, max_tokens, trains, cpu.threads());
+            plan.parts.push(("temporary buffers", bytes));
+        }
         if let Purpose::Training { recompute } = purpose
             && matches!(device, Device::Gpu(_))
             && planned as u64 <= available
@@ -320,12 +325,9 @@ impl<T: Real> Transformer<T> {
 /// Fails where there are no kernels for the model's layers on the device.
 fn check_heads(config: &ModelConfig, device: &Device) -> Result<()> {
     let check = || -> cpift_engine::Result<()> {
-        if config.delta_net().is_some() {
-            causal_conv1d::check_device(device)?;
-            gated_delta_rule::check_device(device)?;
-        }
-        if config.block.output_gate {
-            output_gate::check_device(device)?;
+        if let Some(sizes) = config.delta_net() {
+            causal_conv1d::check_device(device, &delta_net::convolution_shape(&sizes))?;
+            gated_delta_rule::check_device(device, &delta_net::rule_shape(&sizes))?;
         }
         attention::check_device(device, &attention_shape(config, 0))
     };

@@ -9,6 +9,8 @@ mod attention;
 mod attention_hopper;
 #[path = "../../../kernels/tests/attention_tensor.rs"]
 mod attention_tensor;
+#[path = "../../../kernels/tests/causal_conv1d.rs"]
+mod causal_conv1d;
 #[path = "../../../kernels/tests/common/mod.rs"]
 mod common;
 #[path = "../../../kernels/tests/cross_entropy.rs"]
@@ -17,6 +19,8 @@ mod cross_entropy;
 mod elementwise;
 #[path = "../../../kernels/tests/embedding.rs"]
 mod embedding;
+#[path = "../../../kernels/tests/gated_delta_rule.rs"]
+mod gated_delta_rule;
 #[path = "../../../kernels/tests/gated_mlp.rs"]
 mod gated_mlp;
 #[path = "../../../kernels/tests/gemm.rs"]
@@ -29,6 +33,8 @@ mod gemm_split_k;
 mod gemm_tensor;
 #[path = "../../../kernels/tests/norm.rs"]
 mod norm;
+#[path = "../../../kernels/tests/output_gate.rs"]
+mod output_gate;
 #[path = "../../../kernels/tests/rms_norm.rs"]
 mod rms_norm;
 #[path = "../../../kernels/tests/rope.rs"]

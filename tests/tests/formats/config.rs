@@ -186,13 +186,52 @@ fn layers_with_gated_delta_nets_are_read() {
     assert_eq!(config.attention.iter().filter(|layer| layer.delta_net.is_some()).count(), 1);
     for (key, value, expected) in [
         ("linear_num_value_heads", json!(3), "must be a multiple of `linear_num_key_heads` = 2"),
-        ("linear_value_head_dim", json!(100_000), "must be at most 65536"),
+        ("linear_key_head_dim", json!(100_000), "= 100000 must be at most 1024"),
+        ("linear_value_head_dim", json!(1 << 30), "must be at most 1024"),
+        ("linear_num_value_heads", json!(1 << 30), "must be at most 16384"),
         ("linear_conv_kernel_dim", json!(0), "a whole number from 1"),
+        ("linear_conv_kernel_dim", json!(1 << 30), "must be at most 1024"),
+        ("head_dim", json!(2), "no elements to turn at `partial_rotary_factor` = 0.25"),
+        ("full_attention_interval", json!(0), "a whole number from 1"),
         ("hidden_act", json!("gelu_pytorch_tanh"), "\"silu\""),
         ("layer_types", json!(vec!["sliding_attention"; 5]), "\"full_attention\", \"linear_attention\""),
     ] {
-        let message = parse(&with(qwen_3_5(), key, value)).unwrap_err().to_string();
+        let message = parse(&with(qwen_3_5(), key, value.clone())).unwrap_err().to_string();
         assert!(message.contains(key) && message.contains(expected), "{message}");
+        // Of a larger model around it, under the name that the field has there.
+        let nested = json!({"model_type": "qwen3_5", "text_config": with(qwen_3_5(), key, value)});
+        let message = parse(&nested).unwrap_err();
+        assert!(message.contains(&format!("`text_config.{key}`")), "{message}");
+    }
+
+    // As in transformers, sizes that no layer has and a pattern that the file replaces are of no account.
+    let full = with(qwen_3_5(), "layer_types", json!(vec!["full_attention"; 5]));
+    parse(&with(with(full, "linear_num_value_heads", json!(3)), "full_attention_interval", json!(0)))
+        .unwrap();
+}
+
+#[test]
+fn models_around_a_language_model_are_told_from_others() {
+    let supported = parse(&json!({"model_type": "qwen3_5", "text_config": qwen_3_5()})).unwrap();
+    assert_eq!(supported.family.model_type, "qwen3_5_text");
+    for (config, says) in [
+        (json!({"model_type": "qwen3_5"}), "`text_config` is missing"),
+        (json!({"model_type": "gemma3", "text_config": null}), "`text_config` is missing"),
+        (
+            with(qwen_3_5(), "model_type", json!("qwen3_next")),
+            "`model_type` = \"qwen3_next\" is not supported",
+        ),
+        (
+            json!({"model_type": "qwen3_5_moe", "text_config": without(qwen_3_5(), &["model_type"])}),
+            "`model_type` = \"qwen3_5_moe\" is not supported",
+        ),
+        (
+            json!({"model_type": "qwen3_5_moe", "text_config": with(qwen_3_5(), "model_type", json!("qwen3_5_moe_text"))}),
+            "`text_config.model_type` = \"qwen3_5_moe_text\" is not supported",
+        ),
+    ] {
+        let message = parse(&config).unwrap_err();
+        assert!(message.contains(says), "{message}");
     }
 }
 
@@ -226,13 +265,13 @@ fn what_would_change_the_result_is_refused_by_name() {
         ("num_hidden_layers", json!(1_000_000), "at most"),
         ("num_key_value_heads", json!(3), "multiple"),
         ("head_dim", json!(15), "even"),
+        ("num_attention_heads", json!(1 << 30), "16777216"),
         ("rms_norm_eps", json!(0), "above 0"),
         ("tie_word_embeddings", json!("yes"), "true or false"),
     ];
     for (key, value, says) in refused {
         let message = parse(&with(llama_4(), key, value.clone())).unwrap_err();
-        let names_key = message.contains(key) || key == "head_dim";
-        assert!(names_key && message.contains(says), "{key} = {value}: {message}");
+        assert!(message.contains(key) && message.contains(says), "{key} = {value}: {message}");
         assert!(message.starts_with("config.json: ") && !message.contains('\n'), "{message}");
     }
 }
@@ -360,6 +399,13 @@ fn models_that_cannot_be_combined_are_named() {
     let ours = parse(&llama_4()).unwrap();
     let theirs = parse(&with(llama_4(), "intermediate_size", json!(97))).unwrap();
     assert_eq!(ours.mismatch(&theirs).unwrap(), "intermediate_size: 96 against 97");
+    let ours = parse(&qwen_3_5()).unwrap();
+    assert_eq!(ours.mismatch(&ours), None);
+    let theirs = parse(&with(qwen_3_5(), "linear_conv_kernel_dim", json!(5))).unwrap();
+    assert_eq!(ours.mismatch(&theirs).unwrap(), "linear_conv_kernel_dim of layer 0: 4 against 5");
+    let theirs = parse(&with(qwen_3_5(), "full_attention_interval", json!(4))).unwrap();
+    let says = "layer_types of layer 2: full_attention against linear_attention";
+    assert_eq!(ours.mismatch(&theirs).unwrap(), says);
 }
 
 proptest! {

@@ -8,9 +8,9 @@ use safetensors::Dtype;
 use serde_json::{Value, json};
 use tempfile::tempdir;
 
-/// A model whose layers have no kernels says so, and its memory is that of the CPU alone.
+/// Layers with a gated DeltaNet are told apart, and their memory is that of both number types.
 #[test]
-fn layers_without_kernels_are_noticed() {
+fn gated_delta_nets_are_looked_at() {
     let place = tempdir().unwrap();
     let base = seesaw().join("base-small");
     copy(&base, place.path());
@@ -22,16 +22,15 @@ fn layers_without_kernels_are_noticed() {
     });
     write_folder(place.path(), &config, &random_tensors(&parsed(&config), 1, Dtype::F32));
     let inspection = Inspection::of(place.path()).unwrap();
-    let notice = "layers of `model_type` = \"qwen3_5_text\" have no kernels for GPUs yet: use `--device cpu`";
-    assert!(inspection.notices.iter().any(|line| line.ends_with(notice)), "{:?}", inspection.notices);
-    assert!(inspection.memory.len() == 2 && inspection.memory.iter().all(|line| line.precision == "f32"));
+    let precisions: Vec<_> = inspection.memory.iter().map(|line| line.precision).collect();
+    assert_eq!(precisions, ["f32", "f32", "bf16", "bf16"]);
     assert_eq!(inspection.total_parameters(), parsed(&config).parameters() as u64);
+    let attention = inspection.parameters.iter().map(|part| (part.part, part.parameters > 0));
+    let expected = ["embedding", "attention", "gated DeltaNet", "MLP", "norms", "head"];
+    assert!(attention.eq(expected.map(|part| (part, true))), "{:?}", inspection.parameters);
+    assert_eq!(inspection.delta_net.map(|sizes| sizes.value_heads), Some(4));
     let rotary: Vec<(&str, usize)> =
         inspection.rotary.iter().map(|with| (with.what.as_str(), with.layers)).collect();
     assert_eq!(rotary, [("base 10000, 4 of 16 elements of a head", 1), ("none (gated DeltaNet)", 3)]);
-
-    copy(&seesaw().join("base-small"), place.path());
-    let inspection = Inspection::of(place.path()).unwrap();
-    assert!(inspection.notices.iter().all(|line| !line.contains("kernels")), "{:?}", inspection.notices);
     assert_eq!(inspection.memory.len(), 4);
 }

@@ -9,7 +9,7 @@ use std::cell::RefCell;
 use std::path::Path;
 use std::time::Duration;
 
-use cpift_model::hub::{Hub, HubEvent, HubName, HubSettings, ModelName, ModelParts};
+use cpift_model::hub::{Hub, HubError, HubEvent, HubName, HubSettings, ModelName, ModelParts};
 use cpift_model::{Error, Result};
 use cpift_tests::hub::HubServer;
 use tempfile::TempDir;
@@ -86,7 +86,9 @@ impl Cache {
 
     /// The content of data files.
     fn data(&self, asking: &Asking<'_>, name: &str) -> Result<Vec<String>> {
-        let HubName::Data(name) = HubName::parse(name)? else { panic!("{name} is no data") };
+        let HubName::Data(name) = HubName::parse(name).map_err(HubError::from)? else {
+            panic!("{name} is no data")
+        };
         let found = self.ask(asking, |hub| hub.data(&name)).0?;
         Ok(found.place.iter().map(|path| std::fs::read_to_string(path).unwrap()).collect())
     }

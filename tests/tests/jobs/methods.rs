@@ -1,12 +1,14 @@
 //! Whole jobs through the library: every method to its end, stopped and continued, and refused.
 
+use std::fs;
+
 use cpift_engine::Mask;
 use cpift_model::checkpoint::Checkpoint;
 use cpift_model::progress::Silent;
 use cpift_model::recipe::Stage;
 use cpift_model::{Error, Recipe};
 use cpift_tests::jobs::{SmallJob, TASKS, Watcher};
-use serde_json::json;
+use serde_json::{Value, json};
 
 const WEIGHTS: &str = "model.safetensors";
 
@@ -98,6 +100,40 @@ fn a_stopped_run_continues_to_the_same_bits() {
     }
 }
 
+/// Gated DeltaNet: layers of two kinds, a weight of three dimensions, vectors, queries with their gates. All go through
+/// every stage, stopped and continued, and into a folder that is read again.
+#[test]
+fn a_model_of_gated_delta_nets_runs_every_stage() {
+    let job = SmallJob::new();
+    let config = job.path("blank/config.json");
+    let mut fields: Value = serde_json::from_slice(&job.bytes("blank/config.json")).unwrap();
+    let family = json!({
+        "architectures": ["Qwen3_5ForCausalLM"], "model_type": "qwen3_5_text",
+        "layer_types": ["linear_attention", "full_attention"],
+        "linear_num_key_heads": 1, "linear_num_value_heads": 2, "linear_key_head_dim": 4,
+        "linear_value_head_dim": 6, "linear_conv_kernel_dim": 3,
+    });
+    fields.as_object_mut().unwrap().extend(family.as_object().unwrap().clone());
+    fs::write(&config, fields.to_string()).unwrap();
+
+    let recipe = job.recipe(&[]);
+    let report = job.run(&recipe, "whole", false, &mut Silent).unwrap();
+    assert!(report.tasks.iter().all(|task| task.scores.iter().all(Option::is_some)));
+    let layout = Checkpoint::open(&job.path("whole/final")).unwrap().layout().clone();
+    let (fused, last) = (job.weights("whole/fused"), job.weights("whole/final"));
+    for part in ["conv1d.weight", "A_log", "dt_bias", "in_proj_qkv.weight", "linear_attn.norm.weight"] {
+        let segment = layout.segments().iter().find(|segment| segment.name.ends_with(part)).unwrap();
+        let range = segment.range();
+        assert!(fused[range.clone()] != last[range], "{part} did not move");
+    }
+
+    let mut watcher = Watcher { stop_after: Some(14), ..Watcher::default() };
+    job.run(&recipe, "stopped", false, &mut watcher).unwrap_err();
+    job.run(&recipe, "stopped", true, &mut Silent).unwrap();
+    let last = |run: &str| job.bytes(&format!("{run}/final/{WEIGHTS}"));
+    assert_eq!(last("stopped"), last("whole"));
+}
+
 /// A run that lost its process without warning continues from the last checkpoint, passing over a damaged one.
 #[test]
 fn a_damaged_checkpoint_is_passed_over() {
@@ -107,10 +143,10 @@ fn a_damaged_checkpoint_is_passed_over() {
     let mut watcher = Watcher { stop_after: Some(16), ..Watcher::default() };
     job.run(&recipe, "run", false, &mut watcher).unwrap_err();
     let state = job.path("run/checkpoint/integrate/step-00000004/state.safetensors");
-    let mut bytes = std::fs::read(&state).unwrap();
+    let mut bytes = fs::read(&state).unwrap();
     let last = bytes.len() - 1;
     bytes[last] ^= 1;
-    std::fs::write(&state, bytes).unwrap();
+    fs::write(&state, bytes).unwrap();
     let mut watcher = Watcher::default();
     job.run(&recipe, "run", true, &mut watcher).unwrap();
     assert_eq!(watcher.steps, 3, "{:?}", watcher.events);
@@ -127,7 +163,7 @@ fn a_finished_run_resumed_says_the_same_again() {
     assert_eq!(watcher.steps, 0);
     assert_eq!((again.steps, &again.tasks), (first.steps, &first.tasks));
     // What was scored is what was written, rounded to bf16.
-    std::fs::remove_file(job.path("run/scores.json")).unwrap();
+    fs::remove_file(job.path("run/scores.json")).unwrap();
     let rescored = job.run(&recipe, "run", true, &mut Silent).unwrap();
     assert_eq!(rescored.tasks, first.tasks);
 }
@@ -141,7 +177,7 @@ fn groups_that_are_not_all_tasks_once_are_refused() {
     let mut report: serde_json::Value = serde_json::from_slice(&job.bytes("run/groups.json")).unwrap();
     for groups in [json!([[0, 1], [7]]), json!([[0, 1]]), json!([[0, 1], [1, 2]]), json!([[0, 1, 2], []])] {
         report["groups"] = groups;
-        std::fs::write(&path, report.to_string()).unwrap();
+        fs::write(&path, report.to_string()).unwrap();
         let error = job.run(&recipe, "run", true, &mut Silent).unwrap_err();
         assert!(error.is_input() && error.to_string().contains("groups.json"), "{error}");
     }
@@ -215,10 +251,10 @@ fn a_damaged_model_of_a_task_is_found_before_the_first_step() {
     let job = SmallJob::new();
     job.run(&job.recipe(&[]), "probed", false, &mut Silent).unwrap();
     let path = job.path("probed/final/model.safetensors");
-    let mut bytes = std::fs::read(&path).unwrap();
+    let mut bytes = fs::read(&path).unwrap();
     let last = bytes.len() - 4;
     bytes[last..].copy_from_slice(&f32::NAN.to_le_bytes());
-    std::fs::write(&path, bytes).unwrap();
+    fs::write(&path, bytes).unwrap();
     let mut recipe = job.recipe(&[]);
     recipe.task[2].model = Some(job.path("probed/final"));
     let mut watcher = Watcher::default();
@@ -238,33 +274,33 @@ fn files_that_changed_between_stop_and_resume_are_noticed() {
     job.run(&recipe, "run", false, &mut watcher).unwrap_err();
 
     let template = job.path("blank/chat_template.jinja");
-    std::fs::write(&template, "{{ messages[0].content }}").unwrap();
+    fs::write(&template, "{{ messages[0].content }}").unwrap();
     let mut watcher = Watcher::default();
     let error = job.run(&recipe, "run", true, &mut watcher).unwrap_err();
     assert!(error.is_input() && error.to_string().contains("jinja: was not there"), "{error}");
-    std::fs::remove_file(template).unwrap();
+    fs::remove_file(template).unwrap();
 
     for name in ["code.train.jsonl", "logic.eval.jsonl", "blank/generation_config.json"] {
         let before = job.bytes(name);
         let mut after = before.clone();
         after.push(b'\n');
-        std::fs::write(job.path(name), after).unwrap();
+        fs::write(job.path(name), after).unwrap();
         let error = job.run(&recipe, "run", true, &mut watcher).unwrap_err();
         let says = format!("{name}: has changed since the run was begun");
         assert!(error.is_input() && error.to_string().contains(&says), "{error}");
         assert!(!error.to_string().contains('\n'));
         // The same bytes again, written later.
-        std::fs::write(job.path(name), before).unwrap();
+        fs::write(job.path(name), before).unwrap();
     }
     let brought = format!("brought/final/{WEIGHTS}");
     let before = job.bytes(&brought);
     let mut after = before.clone();
     let last = after.len() - 1;
     after[last] ^= 1;
-    std::fs::write(job.path(&brought), after).unwrap();
+    fs::write(job.path(&brought), after).unwrap();
     let error = job.run(&recipe, "run", true, &mut watcher).unwrap_err();
     assert!(error.to_string().contains("safetensors: has changed"), "{error}");
-    std::fs::write(job.path(&brought), before).unwrap();
+    fs::write(job.path(&brought), before).unwrap();
     assert_eq!(watcher.steps, 0);
 
     job.run(&recipe, "run", true, &mut watcher).unwrap();

@@ -6,7 +6,7 @@ use cpift_engine::ops::cross_entropy::{
     Gradients, IGNORE, Inputs, Shape, Workspace, forward, forward_backward,
 };
 use cpift_engine::{Device, Indices, Real, bf16};
-use cpift_tests::devices::{devices_of, emulated};
+use cpift_tests::devices::{devices, emulated};
 use cpift_tests::numeric::{assert_close, central_differences, random, random_below, widen};
 use cpift_tests::precision::{download, poisoned, random_in, tolerance, upload};
 use cpift_tests::stand_in;
@@ -17,6 +17,7 @@ in_f32_and_bf16!(
     gradients_match_central_differences,
     ignored_rows_have_neither_loss_nor_gradient,
     nan_shows_in_the_loss,
+    bits_do_not_depend_on_the_run_the_threads_the_schedule_or_the_workspace,
 );
 
 const SCALE: f32 = 0.037;
@@ -100,7 +101,7 @@ fn cpu(threads: usize) -> Device {
 }
 
 fn losses_match_the_oracle<T: Real>() {
-    for device in devices_of::<T>() {
+    for device in devices() {
         for sizes in [(1, 1, 1), (1, 8, 300), (7, 33, 50), (64, 16, 2048), (5, 24, 3001)] {
             for softcap in [None, Some(3.0)] {
                 check_losses::<T>(sizes, softcap, &device);
@@ -146,7 +147,7 @@ fn gradients_match_central_differences<T: Real>() {
             d_head.iter().zip(&case.d_head_start).map(|(d, s)| d + f64::from(*s)).collect();
         // d_logits and d_hidden are rounded, logits are not.
         let roundings = 2.0;
-        for device in devices_of::<T>() {
+        for device in devices() {
             let mut case = Case::new::<T>(sizes, &device);
             case.shape.softcap = softcap;
             for mut workspace in [case.workspace(), case.small_workspace()] {
@@ -225,7 +226,7 @@ fn gradients_of_several_chunks_match_directional_differences() {
 }
 
 fn ignored_rows_have_neither_loss_nor_gradient<T: Real>() {
-    for device in devices_of::<T>() {
+    for device in devices() {
         let mut case = Case::new::<T>((9, 12, 40), &device);
         case.targets[..8].fill(IGNORE);
         case.targets[8] = 39;
@@ -243,19 +244,13 @@ fn ignored_rows_have_neither_loss_nor_gradient<T: Real>() {
     }
 }
 
-#[test]
-fn bits_do_not_depend_on_the_run_the_threads_the_schedule_or_the_workspace() {
+fn bits_do_not_depend_on_the_run_the_threads_the_schedule_or_the_workspace<T: Real>() {
     let sizes = (70, 33, 1001);
-    let alone = Case::new::<f32>(sizes, &cpu(1));
-    let expected = alone.run::<f32>(&mut alone.workspace());
+    let alone = Case::new::<T>(sizes, &cpu(1));
+    let expected = alone.run::<T>(&mut alone.workspace());
     for threads in [1, 2, 3] {
-        check_bits::<f32>(&Case::new::<f32>(sizes, &cpu(threads)), &expected);
+        check_bits::<T>(&Case::new::<T>(sizes, &cpu(threads)), &expected);
     }
-    check_schedules::<f32>();
-    check_schedules::<bf16>();
-}
-
-fn check_schedules<T: Real>() {
     let sizes = (40, 9, 501);
     let [device, others @ ..] = emulated();
     let case = Case::new::<T>(sizes, &device);
@@ -273,7 +268,7 @@ fn check_bits<T: Real>(case: &Case, expected: &Results) {
 }
 
 fn nan_shows_in_the_loss<T: Real>() {
-    for device in devices_of::<T>() {
+    for device in devices() {
         let mut case = Case::new::<T>((3, 20, 100), &device);
         case.targets = vec![5, 6, 7];
         case.head[50 * 20 + 3] = f32::NAN;

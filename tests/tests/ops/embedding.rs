@@ -22,7 +22,7 @@ fn forward_copies_the_rows<T: Real>() {
     for (seed, shape) in (0..).zip(&SHAPES) {
         let table = random_in::<T>(seed, shape.vocabulary * shape.hidden);
         let tokens = random_below(seed + 100, shape.tokens, shape.vocabulary as u32);
-        let results = on_each::<T, _>(|device| {
+        let results = on_each(|device| {
             let (table, mut output) =
                 (upload::<T>(device, &table), poisoned(device, shape.tokens * shape.hidden));
             let tokens = Indices::from_slice(device, &tokens).unwrap();
@@ -50,7 +50,7 @@ fn backward_adds_every_token_but_padding_to_its_row<T: Real>() {
                 *sum += f64::from(value);
             }
         }
-        let results = on_each::<T, _>(|device| {
+        let results = on_each(|device| {
             let mut d_table = upload(device, &before);
             let (tokens, d_output) =
                 (Indices::from_slice(device, &tokens).unwrap(), upload::<T>(device, &d_output));

@@ -59,7 +59,7 @@ fn forward_matches_the_oracle<T: Real>() {
         [1, 17, 1000, 40_001].into_iter().flat_map(|length| FUNCTIONS.map(|f| (length, f)))
     {
         let (gate, up) = inputs::<T>(length as u64, length);
-        let results = on_each::<T, _>(|device| {
+        let results = on_each(|device| {
             let (gate, up) = (upload::<T>(device, &gate), upload(device, &up));
             let mut activation = poisoned(device, length);
             gated_mlp::forward(device, function, gate.view(), up.view(), activation.view_mut()).unwrap();
@@ -82,7 +82,7 @@ fn backward_matches_central_differences_and_restores_the_activation<T: Real>() {
     for (length, function) in [1, 17, 301].into_iter().flat_map(|length| FUNCTIONS.map(|f| (length, f))) {
         let (gate, up) = inputs::<T>(length as u64, length);
         let d_activation = random_in::<T>(77, length);
-        let results = on_each::<T, _>(|device| {
+        let results = on_each(|device| {
             let (mut gate, mut up) = (upload::<T>(device, &gate), upload(device, &up));
             let mut activation = upload(device, &d_activation);
             gated_mlp::backward(device, function, gate.view_mut(), up.view_mut(), activation.view_mut())

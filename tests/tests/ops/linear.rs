@@ -11,7 +11,11 @@ use cpift_tests::precision::{download, poisoned, random_in, tolerance, upload};
 use cpift_tests::stand_in;
 use cpift_tests::{in_f32_and_bf16, oracle};
 
-in_f32_and_bf16!(forward_matches_the_oracle, gradients_match_central_differences);
+in_f32_and_bf16!(
+    forward_matches_the_oracle,
+    gradients_match_central_differences,
+    bits_do_not_depend_on_the_run_the_threads_or_the_schedule,
+);
 
 /// Rows, inputs, outputs: single tokens, sizes that are multiples of nothing, and of tiles.
 const SHAPES: [(usize, usize, usize); 7] =
@@ -80,7 +84,7 @@ fn forward_matches_the_oracle<T: Real>() {
         for with_bias in [false, true] {
             let bias = with_bias.then_some(&bias[..]);
             let expected = oracle::linear::forward(case.shape.inputs, &x, &weight, bias);
-            for (_, y) in on_each::<T, _>(|device| Case::new::<T>(shape, device).forward::<T>(with_bias)) {
+            for (_, y) in on_each(|device| Case::new::<T>(shape, device).forward::<T>(with_bias)) {
                 assert_close(&format!("y of {shape:?}"), &y, &expected, tolerance::<T>(2e-6, 1.0));
             }
         }
@@ -101,7 +105,7 @@ fn gradients_match_central_differences<T: Real>() {
 
         let (poison, start) = (vec![f32::NAN; x.len()], random_in::<T>(5, x.len()));
         let (weight_start, bias_start) = (random(6, weight.len()), random(7, bias.len()));
-        let results = on_each::<T, _>(|device| {
+        let results = on_each(|device| {
             let case = Case::new::<T>(shape, device);
             let inputs = [case.backward_input::<T>(&poison, false), case.backward_input::<T>(&start, true)];
             (inputs, case.backward_weight::<T>(&weight_start, &bias_start))
@@ -116,26 +120,23 @@ fn gradients_match_central_differences<T: Real>() {
     }
 }
 
-#[test]
-fn bits_do_not_depend_on_the_run_the_threads_or_the_schedule() {
+fn bits_do_not_depend_on_the_run_the_threads_or_the_schedule<T: Real>() {
     for shape in SHAPES {
-        let expected = all(&Case::new::<f32>(shape, &cpu(1)));
+        let on = |device: &Device| all::<T>(&Case::new::<T>(shape, device));
+        let expected = on(&cpu(1));
         for threads in [1, 2, 3] {
-            assert_eq!(
-                all(&Case::new::<f32>(shape, &cpu(threads))),
-                expected,
-                "{shape:?} with {threads} threads"
-            );
+            assert_eq!(on(&cpu(threads)), expected, "{shape:?} with {threads} threads");
         }
-        let [forward, others @ ..] = emulated().map(|device| all(&Case::new::<f32>(shape, &device)));
+        let [forward, others @ ..] = emulated().map(|device| on(&device));
         assert!(others.iter().all(|other| *other == forward), "{shape:?} by schedule");
     }
 }
 
-fn all(case: &Case) -> [Vec<f32>; 4] {
+fn all<T: Real>(case: &Case) -> [Vec<f32>; 4] {
     let (d_weight, d_bias) =
-        case.backward_weight::<f32>(&random(6, case.weight.len()), &random(7, case.bias.len()));
-    [case.forward::<f32>(true), case.backward_input::<f32>(&random(5, case.x.len()), true), d_weight, d_bias]
+        case.backward_weight::<T>(&random(6, case.weight.len()), &random(7, case.bias.len()));
+    let start = random_in::<T>(5, case.x.len());
+    [case.forward::<T>(true), case.backward_input::<T>(&start, true), d_weight, d_bias]
 }
 
 /// In bf16 against the CPU in f32, on the same values.

@@ -43,7 +43,7 @@ fn forward_matches_the_oracle<T: Real>() {
         let elements = shape.rows * shape.hidden;
         let (residual, delta) = (random_in::<T>(seed, elements), random_in::<T>(seed + 100, elements));
         let weight = random_in::<T>(seed + 200, shape.hidden);
-        let results = on_each::<T, _>(|device| {
+        let results = on_each(|device| {
             let (residual, delta) = (upload::<T>(device, &residual), upload(device, &delta));
             let weight = upload(device, &weight);
             let (mut sum, mut output) = (poisoned(device, elements), poisoned(device, elements));
@@ -83,7 +83,7 @@ fn backward_matches_central_differences<T: Real>() {
         let before_weight = random(seed + 400, shape.hidden);
         let (_, r) = oracle(shape, &widen(&input), &widen(&weight));
         let r: Vec<f32> = r.into_iter().map(|r| r as f32).collect();
-        let results = on_each::<T, _>(|device| {
+        let results = on_each(|device| {
             let mut d_input = upload::<T>(device, &before_input);
             let mut d_weight = upload(device, &before_weight);
             let (input, weight, r) = (upload(device, &input), upload(device, &weight), upload(device, &r));

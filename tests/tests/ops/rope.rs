@@ -60,7 +60,7 @@ fn check<T: Real>(seed: u64, shape: &Shape) {
     let elements = shape.tokens * shape.heads * shape.head_dim;
     let positions = random_below(seed, shape.tokens, POSITIONS as u32);
     let (x, d_y) = (random_in::<T>(seed + 100, elements), random_in::<T>(seed + 200, elements));
-    let results = on_each::<T, _>(|device| {
+    let results = on_each(|device| {
         let positions = Indices::from_slice(device, &positions).unwrap();
         let cos = Buffer::from_slice(device, &table(shape.rotary_dim, f64::cos)).unwrap();
         let sin = Buffer::from_slice(device, &table(shape.rotary_dim, f64::sin)).unwrap();

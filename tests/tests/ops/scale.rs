@@ -15,7 +15,7 @@ const FACTOR: f32 = 0.2375;
 fn products_match_the_oracle_and_gradients_central_differences<T: Real>() {
     for length in [1, 17, 1000, 70_001] {
         let (residual, x) = (random_in::<T>(1, length), random_in::<T>(2, length));
-        let results = on_each::<T, _>(|device| {
+        let results = on_each(|device| {
             let (residual, mut x) = (upload::<T>(device, &residual), upload(device, &x));
             let (mut y, mut sum) = (poisoned(device, length), poisoned(device, length));
             scale::forward(device, FACTOR, x.view(), y.view_mut()).unwrap();

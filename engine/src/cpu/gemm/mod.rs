@@ -10,6 +10,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+mod few_rows;
 pub(crate) mod floats;
 pub(crate) mod kernel;
 mod pack;
@@ -23,10 +24,14 @@ pub(crate) mod tiles;
 
 use half::bf16;
 
+#[cfg(target_arch = "x86_64")]
+use self::few_rows::{Singles, Words, fits};
 use self::floats::Floats;
 use self::kernel::Kernel;
 pub use self::path::{Bf16Path, amx_refusal, bf16_path};
 use super::CpuDevice;
+#[cfg(target_arch = "x86_64")]
+use super::simd::{Avx2, Avx512, Avx512Bf16};
 use super::simd::{Baseline, Level};
 use crate::real::Real;
 
@@ -94,7 +99,7 @@ pub fn multiply<T: Real, O: Real>(cpu: &CpuDevice, a: Matrix<T>, b: Matrix<T>, u
     if c.is_empty() || a.columns == 0 {
         return;
     }
-    T::choose::<12>(Multiplication { cpu, a, b, update, c });
+    T::multiply(Multiplication { cpu, a, b, update, c });
 }
 
 /// What [`multiply`] is asked for: no size is zero.
@@ -112,6 +117,17 @@ impl<T: Real, O: Real> Task<T> for Multiplication<'_, T, O> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
+impl<T: Real, O: Real> Multiplication<'_, T, O> {
+    /// With few rows.
+    fn run_few<W: Words<Element = T>>(self, words: W) {
+        match self.a.rows {
+            ..=8 => few_rows::run::<_, _, 8>(words, self),
+            _ => few_rows::run::<_, _, 16>(words, self),
+        }
+    }
+}
+
 /// Work that is the same for every kernel.
 pub trait Task<T> {
     /// Does it.
@@ -123,11 +139,28 @@ pub trait Factor: Sized {
     /// Runs `task` with the kernel of this processor that is best for the type. Where its tiles are made in the
     /// registers of AVX-512, they have `R` rows, at most 12, so that there is room for all of them.
     fn choose<const R: usize>(task: impl Task<Self>);
+
+    /// Runs a product with the instructions of this processor that are best for the type and the sizes.
+    fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>);
 }
 
 impl Factor for f32 {
     fn choose<const R: usize>(task: impl Task<Self>) {
         choose_floats::<Self, R>(task);
+    }
+
+    fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>) {
+        match Level::detect() {
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx512(avx512) if fits::<Singles<Avx512>, _>(&multiplication) => {
+                multiplication.run_few(Singles(avx512));
+            }
+            #[cfg(target_arch = "x86_64")]
+            Level::Avx2(avx2) if fits::<Singles<Avx2>, _>(&multiplication) => {
+                multiplication.run_few(Singles(avx2));
+            }
+            _ => Self::choose::<TILE_ROWS>(multiplication),
+        }
     }
 }
 
@@ -141,7 +174,20 @@ impl Factor for bf16 {
             path::Path::Widened => choose_floats::<Self, R>(task),
         }
     }
+
+    fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>) {
+        match path::detect() {
+            #[cfg(target_arch = "x86_64")]
+            path::Path::Avx512Bf16(dots) if fits::<Avx512Bf16, _>(&multiplication) => {
+                few_rows::run::<_, _, 16>(dots, multiplication);
+            }
+            _ => Self::choose::<TILE_ROWS>(multiplication),
+        }
+    }
 }
+
+/// Rows of the tiles of large products, where the registers are those of AVX-512.
+const TILE_ROWS: usize = 12;
 
 /// In f32 arithmetic. Tiles fill the vector registers: with 12 rows 24 of 32, else 12 of 16, and 8 of 16 (or 32) half
 /// as wide.

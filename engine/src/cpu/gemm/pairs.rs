@@ -16,7 +16,7 @@ use crate::cpu::simd::{Avx512Bf16, Instructions};
 use crate::real::Real;
 
 /// f32 lanes of a register.
-const LANES: usize = 16;
+pub const LANES: usize = 16;
 /// Registers side by side in a tile: with 12 rows, 24 of 32.
 const WIDTH: usize = 2;
 
@@ -97,7 +97,7 @@ fn sums<const R: usize>(instructions: Avx512Bf16, a: &[f32], b: &[f32]) -> [[f32
 
 /// To each lane's sum its dot product of the pairs in `a` and `b`.
 #[inline(always)]
-fn add_dots(_: Avx512Bf16, sums: [f32; LANES], a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
+pub fn add_dots(_: Avx512Bf16, sums: [f32; LANES], a: [f32; LANES], b: [f32; LANES]) -> [f32; LANES] {
     // SAFETY: the types are 64 bytes of numbers that any bits are; the proof in the arguments exists only where
     // the processor has the instruction.
     unsafe {

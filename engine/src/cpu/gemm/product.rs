@@ -256,7 +256,7 @@ impl<K: Kernel> Product<'_, K> {
 
 /// `length` cut into the fewest parts of at most `most`: the size of all but the last of them, a multiple of
 /// `multiple`.
-fn even_part(length: usize, most: usize, multiple: usize) -> usize {
+pub fn even_part(length: usize, most: usize, multiple: usize) -> usize {
     length.div_ceil(length.div_ceil(most)).next_multiple_of(multiple)
 }
 

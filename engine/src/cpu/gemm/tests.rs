@@ -151,13 +151,32 @@ fn check_threads<T: Real, O: Real>(
 
 #[test]
 fn f32_matches_f64_for_any_number_of_threads() {
-    check_threads::<f32, f32>(&SIZES, |multiplication| f32::choose::<12>(multiplication));
+    check_threads::<f32, f32>(&SIZES, Factor::multiply);
 }
 
 #[test]
 fn widened_bf16_matches_f64_for_any_number_of_threads() {
     check_threads::<bf16, f32>(&SIZES, |multiplication| choose_floats::<_, 12>(multiplication));
     check_threads::<bf16, bf16>(&SIZES, |multiplication| choose_floats::<_, 12>(multiplication));
+}
+
+/// Around the numbers of rows that are the lanes of registers; among the layouts are those that are packed.
+const FEW_ROWS: [(usize, usize, usize); 8] = [
+    (1, 64, 130),
+    (2, 7, 15),
+    (8, 800, 97),
+    (9, 1700, 33),
+    (16, 1538, 64),
+    (17, 40, 200),
+    (32, 2400, 17),
+    (33, 66, 70),
+];
+
+#[test]
+fn few_rows_have_the_bits_of_blocked_products_for_any_number_of_threads() {
+    check_threads::<f32, f32>(&FEW_ROWS, Factor::multiply);
+    check_threads::<bf16, f32>(&FEW_ROWS, Factor::multiply);
+    check_threads::<bf16, bf16>(&FEW_ROWS, Factor::multiply);
 }
 
 /// A kernel of bf16, in both types of results.

@@ -1,8 +1,12 @@
 //! CPU: the shard is halved down to chunks, a chunk goes block by block of one mask word.
 
+use half::bf16;
+
 use super::{Coefficients, Gradient, Importance, Parameters};
+use crate::buffer::ViewMut;
 use crate::cpu::simd::vectorize;
 use crate::mask::{Mask, WORD_BITS};
+use crate::real::round_slice;
 
 /// Elements one thread takes at a time; a multiple of [`WORD_BITS`].
 const CHUNK: usize = 1 << 16;
@@ -14,34 +18,46 @@ const PATH: u8 = 2;
 const FISHER: u8 = 3;
 
 pub(super) fn step(parameters: Parameters<'_>, gradient: Gradient<'_>, coefficients: &Coefficients) {
-    let Parameters { weights, moment1, moment2, importance, copy: _ } = parameters;
+    let Parameters { weights, moment1, moment2, importance, copy } = parameters;
     let shard = Shard {
         gradients: gradient.values.host(),
         weights: weights.host(),
         moment1: moment1.host(),
         moment2: moment2.host(),
         importance: &mut [],
+        copy: copy.map_or(&mut [], ViewMut::host),
         frozen: gradient.frozen.map_or(&[], Mask::words),
     };
     match importance {
-        Importance::None => step_shard::<NONE>(shard, coefficients),
-        Importance::Net(sums) => step_shard::<NET>(Shard { importance: sums.host(), ..shard }, coefficients),
+        Importance::None => step_of_kind::<NONE>(shard, coefficients),
+        Importance::Net(sums) => {
+            step_of_kind::<NET>(Shard { importance: sums.host(), ..shard }, coefficients)
+        }
         Importance::Path(sums) => {
-            step_shard::<PATH>(Shard { importance: sums.host(), ..shard }, coefficients)
+            step_of_kind::<PATH>(Shard { importance: sums.host(), ..shard }, coefficients);
         }
         Importance::Fisher(sums) => {
-            step_shard::<FISHER>(Shard { importance: sums.host(), ..shard }, coefficients);
+            step_of_kind::<FISHER>(Shard { importance: sums.host(), ..shard }, coefficients);
         }
     }
 }
 
-/// A range of everything. `importance` and `frozen` are empty where there is none.
+fn step_of_kind<const IMPORTANCE: u8>(shard: Shard<'_>, coefficients: &Coefficients) {
+    if shard.copy.is_empty() {
+        step_shard::<IMPORTANCE, false>(shard, coefficients);
+    } else {
+        step_shard::<IMPORTANCE, true>(shard, coefficients);
+    }
+}
+
+/// A range of everything. `importance`, `copy` and `frozen` are empty where there is none.
 struct Shard<'a> {
     gradients: &'a [f32],
     weights: &'a mut [f32],
     moment1: &'a mut [f32],
     moment2: &'a mut [f32],
     importance: &'a mut [f32],
+    copy: &'a mut [bf16],
     frozen: &'a [u64],
 }
 
@@ -52,6 +68,7 @@ impl<'a> Shard<'a> {
         let (moment1, right_moment1) = self.moment1.split_at_mut(middle);
         let (moment2, right_moment2) = self.moment2.split_at_mut(middle);
         let (importance, right_importance) = self.importance.split_at_mut(middle.min(self.importance.len()));
+        let (copy, right_copy) = self.copy.split_at_mut(middle.min(self.copy.len()));
         let (frozen, right_frozen) = self.frozen.split_at((middle / WORD_BITS).min(self.frozen.len()));
         let right = Shard {
             gradients: right_gradients,
@@ -59,41 +76,44 @@ impl<'a> Shard<'a> {
             moment1: right_moment1,
             moment2: right_moment2,
             importance: right_importance,
+            copy: right_copy,
             frozen: right_frozen,
         };
-        (Shard { gradients, weights, moment1, moment2, importance, frozen }, right)
+        (Shard { gradients, weights, moment1, moment2, importance, copy, frozen }, right)
     }
 }
 
 /// Elements are independent, so how the shard is divided does not show in the result.
-fn step_shard<const IMPORTANCE: u8>(shard: Shard<'_>, coefficients: &Coefficients) {
+fn step_shard<const IMPORTANCE: u8, const COPY: bool>(shard: Shard<'_>, coefficients: &Coefficients) {
     let length = shard.weights.len();
     if length <= CHUNK {
-        vectorize!(|| step_chunk::<IMPORTANCE>(shard, coefficients));
+        vectorize!(|| step_chunk::<IMPORTANCE, COPY>(shard, coefficients));
         return;
     }
     let (left, right) = shard.split_at((length / 2).next_multiple_of(CHUNK));
     rayon::join(
-        || step_shard::<IMPORTANCE>(left, coefficients),
-        || step_shard::<IMPORTANCE>(right, coefficients),
+        || step_shard::<IMPORTANCE, COPY>(left, coefficients),
+        || step_shard::<IMPORTANCE, COPY>(right, coefficients),
     );
 }
 
 #[inline(always)]
-fn step_chunk<const IMPORTANCE: u8>(shard: Shard<'_>, coefficients: &Coefficients) {
+fn step_chunk<const IMPORTANCE: u8, const COPY: bool>(shard: Shard<'_>, coefficients: &Coefficients) {
     let (gradients, last_gradients) = shard.gradients.as_chunks::<WORD_BITS>();
     let (weights, last_weights) = shard.weights.as_chunks_mut::<WORD_BITS>();
     let (moment1, last_moment1) = shard.moment1.as_chunks_mut::<WORD_BITS>();
     let (moment2, last_moment2) = shard.moment2.as_chunks_mut::<WORD_BITS>();
     let (importance, last_importance) = shard.importance.as_chunks_mut::<WORD_BITS>();
+    let (copies, last_copy) = shard.copy.as_chunks_mut::<WORD_BITS>();
     let frozen_word = |block: usize| shard.frozen.get(block).copied().unwrap_or(0);
-    let mut unused = [0.0; WORD_BITS];
+    let (mut unused, mut unused_copy) = ([0.0; WORD_BITS], [bf16::ZERO; WORD_BITS]);
 
     let blocks = gradients.iter().zip(weights).zip(moment1.iter_mut().zip(moment2)).enumerate();
     for (index, ((gradients, weights), (moment1, moment2))) in blocks {
         let sums = if IMPORTANCE == NONE { &mut unused } else { &mut importance[index] };
-        let block = Block { gradients, weights, moment1, moment2, importance: sums };
-        step_block::<IMPORTANCE>(block, frozen_word(index), coefficients);
+        let copy = if COPY { &mut copies[index] } else { &mut unused_copy };
+        let block = Block { gradients, weights, moment1, moment2, importance: sums, copy };
+        step_block::<IMPORTANCE, COPY>(block, frozen_word(index), coefficients);
     }
 
     if !last_weights.is_empty() {
@@ -107,12 +127,14 @@ fn step_chunk<const IMPORTANCE: u8>(shard: Shard<'_>, coefficients: &Coefficient
             moment1: &mut padded_moment1,
             moment2: &mut padded_moment2,
             importance: &mut padded_importance,
+            copy: &mut unused_copy,
         };
-        step_block::<IMPORTANCE>(block, frozen_word(gradients.len()), coefficients);
+        step_block::<IMPORTANCE, COPY>(block, frozen_word(gradients.len()), coefficients);
         last_weights.copy_from_slice(&padded_weights[..last_weights.len()]);
         last_moment1.copy_from_slice(&padded_moment1[..last_moment1.len()]);
         last_moment2.copy_from_slice(&padded_moment2[..last_moment2.len()]);
         last_importance.copy_from_slice(&padded_importance[..last_importance.len()]);
+        last_copy.copy_from_slice(&unused_copy[..last_copy.len()]);
     }
 }
 
@@ -130,21 +152,27 @@ struct Block<'a> {
     moment1: &'a mut [f32; WORD_BITS],
     moment2: &'a mut [f32; WORD_BITS],
     importance: &'a mut [f32; WORD_BITS],
+    copy: &'a mut [bf16; WORD_BITS],
 }
 
 #[inline(always)]
-fn step_block<const IMPORTANCE: u8>(block: Block<'_>, frozen: u64, coefficients: &Coefficients) {
+fn step_block<const IMPORTANCE: u8, const COPY: bool>(
+    block: Block<'_>,
+    frozen: u64,
+    coefficients: &Coefficients,
+) {
     match frozen {
-        0 => step_lanes::<IMPORTANCE, false>(block, 0, coefficients),
+        0 => step_lanes::<IMPORTANCE, COPY, false>(block, 0, coefficients),
+        u64::MAX if COPY => round_slice(block.weights, block.copy),
         u64::MAX => {}
-        _ => step_lanes::<IMPORTANCE, true>(block, frozen, coefficients),
+        _ => step_lanes::<IMPORTANCE, COPY, true>(block, frozen, coefficients),
     }
 }
 
 /// The formulas of the operation. Lanes are loaded, computed and stored group by group, so that the
 /// compiler keeps them in vector registers without having to prove that the arrays do not overlap.
 #[inline(always)]
-fn step_lanes<const IMPORTANCE: u8, const MASKED: bool>(
+fn step_lanes<const IMPORTANCE: u8, const COPY: bool, const MASKED: bool>(
     block: Block<'_>,
     frozen: u64,
     coefficients: &Coefficients,
@@ -155,7 +183,8 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool>(
     let groups = groups.zip(block.moment1.as_chunks_mut::<LANES>().0);
     let groups = groups.zip(block.moment2.as_chunks_mut::<LANES>().0);
     let groups = groups.zip(block.importance.as_chunks_mut::<LANES>().0);
-    for (group, ((((gradients, weights), moments1), moments2), sums)) in groups.enumerate() {
+    let groups = groups.zip(block.copy.as_chunks_mut::<LANES>().0);
+    for (group, (((((gradients, weights), moments1), moments2), sums), copy)) in groups.enumerate() {
         let frozen = (frozen >> (group * LANES)) as u32;
         let (mut new_weights, mut new_moments1) = (*weights, *moments1);
         let (mut new_moments2, mut new_sums) = (*moments2, *sums);
@@ -187,6 +216,9 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool>(
         *moments2 = new_moments2;
         if IMPORTANCE != NONE {
             *sums = new_sums;
+        }
+        if COPY {
+            round_slice(&new_weights, copy);
         }
     }
 }

@@ -29,7 +29,6 @@ use crate::error::{Result, check, check_length};
 use crate::mask::Mask;
 use crate::ops::norm::Clip;
 use crate::ops::work::{Work, mask_bytes};
-use crate::real::not_on_the_cpu;
 
 const OP: &str = "adamw";
 
@@ -82,7 +81,7 @@ pub struct Parameters<'a> {
     pub moment2: ViewMut<'a, f32>,
     /// Accumulator of importance.
     pub importance: Importance<'a>,
-    /// Receives the new weights in the precision they are computed with, where that is not their own; on GPUs.
+    /// Receives the new weights in the precision they are computed with, where that is not their own.
     pub copy: Option<ViewMut<'a, bf16>>,
 }
 
@@ -128,7 +127,6 @@ pub fn step(
     }
     let mut coefficients = coefficients(hyper, step, gradient.scale)?;
     match device {
-        Device::Cpu(_) if parameters.copy.is_some() => return Err(not_on_the_cpu::<bf16>()),
         Device::Cpu(cpu) => {
             if let Some(clip) = gradient.clip {
                 coefficients.gradient_scale *= clip.factor().host()[0];

@@ -51,7 +51,7 @@ impl AdamW {
     /// [`AdamW::step`] that leaves the new weights in `copy` too, rounded to bf16, where there is one.
     ///
     /// # Errors
-    /// As [`AdamW::step`]; a copy on the CPU.
+    /// As [`AdamW::step`].
     pub fn step_with_copy(
         &mut self,
         weights: ViewMut<'_, f32>,

@@ -25,10 +25,12 @@ mod gpu;
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
+use cpift_kernels::chunks::{self, Chunks};
+
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
-use crate::gpu::DeviceCopy;
+use crate::gpu::{DeviceCopy, GpuDevice, GpuSlice};
 use crate::indices::IndexView;
 use crate::ops::softcap::check_cap;
 use crate::ops::work::Work;
@@ -103,6 +105,8 @@ pub struct Documents {
     starts: Vec<usize>,
     /// Tiles of the documents on a GPU, see `gpu`.
     tiles: DeviceCopy<u32>,
+    /// Their chunks on a GPU, see [`Documents::chunks`].
+    chunks: DeviceCopy<u32>,
 }
 
 impl Documents {
@@ -117,7 +121,7 @@ impl Documents {
             let reason = format!("document starts have to begin with 0 and ascend, not {starts:?}");
             return Err(Error::Argument { op: "attention documents", reason });
         }
-        Ok(Self { starts: starts.to_vec(), tiles: DeviceCopy::default() })
+        Ok(Self { starts: starts.to_vec(), tiles: DeviceCopy::default(), chunks: DeviceCopy::default() })
     }
 
     /// Number of documents.
@@ -133,6 +137,23 @@ impl Documents {
     /// Tokens of all documents.
     pub fn tokens(&self) -> usize {
         self.starts.last().copied().unwrap_or(0)
+    }
+
+    /// Number of chunks that kernels take the documents in.
+    pub(super) fn chunk_count(&self) -> usize {
+        Chunks::count(self.ranges().map(|range| range.len()))
+    }
+
+    /// The lists of chunks and of documents on a GPU, as kernels take them.
+    pub(super) fn chunks(&self, gpu: &GpuDevice) -> Result<[GpuSlice<'_, u32>; 2]> {
+        let lists = || {
+            let ranges = self.ranges().map(|range| range.start as u32..range.end as u32);
+            let Chunks { chunks, documents } = Chunks::new(ranges);
+            [chunks, documents].concat()
+        };
+        let all = self.chunks.get(gpu, lists)?;
+        let behind_chunks = chunks::ENTRY as usize * self.chunk_count();
+        Ok([all.slice(0..behind_chunks), all.slice(behind_chunks..all.len())])
     }
 
     /// The token ranges of the documents, in order.

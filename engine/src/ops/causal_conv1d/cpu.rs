@@ -6,11 +6,12 @@ use rayon::prelude::*;
 
 use super::Shape;
 use crate::cpu::math::{sigmoid, silu};
-use crate::cpu::parallel::{SharedMut, for_each};
+use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
 use crate::ops::attention::Documents;
+use crate::real::{Real, round_slice};
 
 /// Channels that are computed side by side where a task goes through all tokens.
 const LANES: usize = 16;
@@ -19,23 +20,23 @@ const LANES: usize = 16;
 const BLOCK: usize = 64;
 
 /// The weight as K rows of channels, so that loops over channels read it in order.
-fn taps_by_channel(shape: &Shape, weight: &[f32]) -> Vec<f32> {
+fn taps_by_channel<T: Real>(shape: &Shape, weight: &[T]) -> Vec<f32> {
     let mut taps = vec![0.0; weight.len()];
     for (channel, weight) in weight.chunks_exact(shape.taps).enumerate() {
-        for (tap, &weight) in weight.iter().enumerate() {
-            taps[tap * shape.channels + channel] = weight;
+        for (tap, weight) in weight.iter().enumerate() {
+            taps[tap * shape.channels + channel] = weight.to_f32();
         }
     }
     taps
 }
 
-pub fn forward(
+pub fn forward<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
-    input: &[f32],
-    weight: &[f32],
-    output: &mut [f32],
+    input: &[T],
+    weight: &[T],
+    output: &mut [T],
 ) {
     let weight = taps_by_channel(shape, weight);
     let size = rows_per_chunk(shape.channels);
@@ -50,46 +51,53 @@ pub fn forward(
     cpu.run(|| {
         for_each(chunks.len(), |index| {
             let (document_start, tokens) = &chunks[index];
-            for token in tokens.clone() {
-                // SAFETY: a token is in one chunk alone.
-                let output = unsafe { output.range(row(token)) };
-                let seen = document_start.max(&(token + 1).saturating_sub(shape.taps)).to_owned()..token + 1;
-                let inputs =
-                    seen.map(|seen| (&input[row(seen)], &weight[row(shape.taps - 1 - (token - seen))]));
-                convolve(inputs, output);
-            }
+            with_scratch(shape.channels, |sums| {
+                for token in tokens.clone() {
+                    // SAFETY: a token is in one chunk alone.
+                    let output = unsafe { output.range(row(token)) };
+                    let seen =
+                        document_start.max(&(token + 1).saturating_sub(shape.taps)).to_owned()..token + 1;
+                    let inputs =
+                        seen.map(|seen| (&input[row(seen)], &weight[row(shape.taps - 1 - (token - seen))]));
+                    convolve(inputs, &mut sums[..shape.channels], output);
+                }
+            });
         });
     });
 }
 
-/// One token: Σ input · weight, by channels, and silu of it.
-fn convolve<'a>(inputs: impl Iterator<Item = (&'a [f32], &'a [f32])>, output: &mut [f32]) {
-    output.fill(0.0);
+/// One token: Σ input · weight, by channels, and silu of it; `sums` are as many floats as there are channels.
+fn convolve<'a, T: Real>(
+    inputs: impl Iterator<Item = (&'a [T], &'a [f32])>,
+    sums: &mut [f32],
+    output: &mut [T],
+) {
+    sums.fill(0.0);
     for (input, weight) in inputs {
         vectorize!(|| {
-            for ((sum, &x), &weight) in output.iter_mut().zip(input).zip(weight) {
-                *sum = x.mul_add(weight, *sum);
+            for ((sum, x), &weight) in sums.iter_mut().zip(input).zip(weight) {
+                *sum = x.to_f32().mul_add(weight, *sum);
             }
         });
     }
-    vectorize!(|| output.iter_mut().for_each(|z| *z = silu(*z)));
+    vectorize!(|| output.iter_mut().zip(sums.iter()).for_each(|(y, &z)| *y = T::from_f32(silu(z))));
 }
 
 /// What the backward reads.
 #[derive(Clone, Copy)]
-pub struct HostBackwardInputs<'a> {
-    pub input: &'a [f32],
-    pub weight: &'a [f32],
-    pub d_output: &'a [f32],
+pub struct HostBackwardInputs<'a, T> {
+    pub input: &'a [T],
+    pub weight: &'a [T],
+    pub d_output: &'a [T],
 }
 
 /// Every task owns some channels and goes through all tokens: one order of the sums whatever the number of threads.
-pub fn backward(
+pub fn backward<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
-    inputs: HostBackwardInputs<'_>,
-    d_input: &mut [f32],
+    inputs: HostBackwardInputs<'_, T>,
+    d_input: &mut [T],
     d_weight: &mut [f32],
 ) {
     let pass = Backward { shape, documents, inputs, d_input: SharedMut::new(d_input) };
@@ -109,33 +117,38 @@ pub fn backward(
     });
 }
 
-struct Backward<'a> {
+struct Backward<'a, T> {
     shape: &'a Shape,
     documents: &'a Documents,
-    inputs: HostBackwardInputs<'a>,
-    d_input: SharedMut<'a, f32>,
+    inputs: HostBackwardInputs<'a, T>,
+    d_input: SharedMut<'a, T>,
 }
 
-impl Backward<'_> {
+impl<T: Real> Backward<'_, T> {
     /// d_input of `WIDTH` channels from `channel` on, and their part of d_weight, `[WIDTH, K]`.
     #[inline(always)]
     fn channels<const WIDTH: usize>(&self, channel: usize, d_weight: &mut [f32]) {
         let taps = self.shape.taps;
         let mut weight = vec![[0.0f32; WIDTH]; taps];
         for (lane, own) in self.inputs.weight[channel * taps..].chunks_exact(taps).take(WIDTH).enumerate() {
-            (0..taps).for_each(|tap| weight[tap][lane] = own[tap]);
+            (0..taps).for_each(|tap| weight[tap][lane] = own[tap].to_f32());
         }
         let mut totals = vec![[0.0f64; WIDTH]; taps];
         let mut sums = vec![[0.0f32; WIDTH]; taps];
+        // d_input of the latest tokens, each at its number modulo K: what is still added to.
+        let mut pending = vec![[0.0f32; WIDTH]; taps];
         for document in self.documents.ranges() {
             for first in document.clone().step_by(BLOCK) {
                 sums.fill([0.0; WIDTH]);
                 for token in first..(first + BLOCK).min(document.end) {
-                    self.token(channel, token, document.start, &weight, &mut sums);
+                    self.token(channel, token, document.start, &weight, (&mut sums, &mut pending));
                 }
                 for (total, sum) in totals.iter_mut().zip(&sums) {
                     (0..WIDTH).for_each(|lane| total[lane] += f64::from(sum[lane]));
                 }
+            }
+            for token in document.start.max((document.end + 1).saturating_sub(taps))..document.end {
+                self.store(channel, token, &pending[token % taps]);
             }
         }
         for (lane, d_weight) in d_weight.chunks_exact_mut(taps).enumerate() {
@@ -151,12 +164,12 @@ impl Backward<'_> {
         token: usize,
         document_start: usize,
         weight: &[[f32; WIDTH]],
-        sums: &mut [[f32; WIDTH]],
+        (sums, pending): (&mut [[f32; WIDTH]], &mut [[f32; WIDTH]]),
     ) {
         let taps = weight.len();
         let place = |token: usize| token * self.shape.channels + channel;
-        let lanes = |data: &[f32], token: usize| -> [f32; WIDTH] {
-            *data[place(token)..].first_chunk().expect("the channels of a token")
+        let lanes = |data: &[T], token: usize| -> [f32; WIDTH] {
+            data[place(token)..].first_chunk().expect("the channels of a token").map(T::to_f32)
         };
         let first = document_start.max((token + 1).saturating_sub(taps));
         let tap_of = |seen: usize| taps - 1 - (token - seen);
@@ -174,8 +187,7 @@ impl Backward<'_> {
         for seen in first..=token {
             let x = lanes(self.inputs.input, seen);
             let (weight, sum) = (&weight[tap_of(seen)], &mut sums[tap_of(seen)]);
-            // SAFETY: these channels are those of one task alone.
-            let d_x = unsafe { self.d_input.range(place(seen)..place(seen) + WIDTH) };
+            let d_x = &mut pending[seen % taps];
             for lane in 0..WIDTH {
                 sum[lane] = d_z[lane].mul_add(x[lane], sum[lane]);
                 // The token itself is the first that reaches its input.
@@ -183,26 +195,40 @@ impl Backward<'_> {
                 d_x[lane] = d_z[lane].mul_add(weight[lane], before);
             }
         }
+        // No later token depends on the oldest of them.
+        if first + taps == token + 1 {
+            self.store(channel, first, &pending[first % taps]);
+        }
+    }
+
+    /// Leaves the gradient of a token's input in its place.
+    #[inline(always)]
+    fn store<const WIDTH: usize>(&self, channel: usize, token: usize, d_x: &[f32; WIDTH]) {
+        let place = token * self.shape.channels + channel;
+        // SAFETY: these channels are those of one task alone.
+        let target = unsafe { self.d_input.range(place..place + WIDTH) };
+        round_slice(d_x, target);
     }
 }
 
-pub fn decode(
+pub fn decode<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
-    input: &[f32],
-    weight: &[f32],
+    input: &[T],
+    weight: &[T],
     slots: &[u32],
-    states: &mut [f32],
-    output: &mut [f32],
+    states: &mut [T],
+    output: &mut [T],
 ) {
     let weight = taps_by_channel(shape, weight);
     let (channels, kept) = (shape.channels, shape.taps - 1);
+    let mut sums = vec![0.0; channels];
     cpu.run(|| {
         let rows = input.chunks_exact(channels).zip(output.chunks_exact_mut(channels));
         for (&slot, (input, output)) in slots.iter().zip(rows) {
             let state = &mut states[slot as usize * shape.state_length()..][..shape.state_length()];
             let inputs = state.chunks_exact(channels).chain([input]);
-            convolve(inputs.zip(weight.chunks_exact(channels)), output);
+            convolve(inputs.zip(weight.chunks_exact(channels)), &mut sums, output);
             if kept > 0 {
                 state.copy_within(channels.., 0);
                 state[(kept - 1) * channels..].copy_from_slice(input);

@@ -8,13 +8,16 @@
 //! d_z = d_output · silu'(z), d_x\[s,c\] = Σ_j w\[c,j\] · d_z\[s + (K−1) − j, c\] within the document, and
 //! d_w\[c,j\] += Σ_t d_z\[t,c\] · x\[t − (K−1) + j, c\].
 //!
-//! Results are the same bits for every number of threads. There are no kernels for GPUs yet.
+//! Results are the same bits for every number of threads, and on GPUs from run to run.
 
 mod cpu;
+mod gpu;
+
+use cpift_kernels::causal_conv1d::TAPS_LIMIT;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
-use crate::error::{Error, Result, check, check_length};
+use crate::error::{Result, check, check_length};
 use crate::indices::IndexView;
 use crate::ops::attention::Documents;
 use crate::ops::work::Work;
@@ -43,22 +46,22 @@ impl Shape {
     }
 }
 
-/// Whether `device` can compute the convolution: what a model can be refused for before a job begins.
+/// Whether `device` can compute a convolution of this shape: what a model can be refused for before a job begins.
 ///
 /// # Errors
-/// [`Error::NotOnGpus`].
-pub fn check_device(device: &Device) -> Result<()> {
-    match device {
-        Device::Cpu(_) => Ok(()),
-        Device::Gpu(_) => Err(Error::NotOnGpus { op: "causal_conv1d", device: device.name() }),
-    }
+/// More taps than the kernels of GPUs take.
+pub fn check_device(device: &Device, shape: &Shape) -> Result<()> {
+    let Device::Gpu(_) = device else { return Ok(()) };
+    check("causal_conv1d", shape.taps as u64 <= TAPS_LIMIT, || {
+        format!("{} taps of a channel: GPU kernels take up to {TAPS_LIMIT}", shape.taps)
+    })
 }
 
 /// Convolves `input` `[N, channels]` with `weight` `[channels, K]` and writes silu of it to `output` `[N, channels]`.
 /// One read and one write of the rows.
 ///
 /// # Errors
-/// Lengths that do not fit the shape and the documents; a GPU.
+/// Lengths that do not fit the shape and the documents; more taps than a GPU's kernels take.
 pub fn forward<T: Real>(
     device: &Device,
     shape: &Shape,
@@ -72,8 +75,11 @@ pub fn forward<T: Real>(
     let elements = documents.tokens() * shape.channels;
     check_length(OP, "input", input.len(), elements)?;
     check_length(OP, "output", output.len(), elements)?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
-    cpu::forward(cpu, shape, documents, input.floats()?, weight.floats()?, output.floats()?);
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => return gpu::forward(gpu, shape, documents, input, weight, output),
+    };
+    cpu::forward(cpu, shape, documents, input.host(), weight.host(), output.host());
     Ok(())
 }
 
@@ -98,13 +104,15 @@ pub fn backward<T: Real>(
     check_length(OP, "d_output", d_output.len(), elements)?;
     check_length(OP, "d_input", d_input.len(), elements)?;
     check_length(OP, "d_weight", d_weight.len(), weight.len())?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
-    let inputs = cpu::HostBackwardInputs {
-        input: input.floats()?,
-        weight: weight.floats()?,
-        d_output: d_output.floats()?,
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => {
+            return gpu::backward(gpu, shape, documents, (input, weight), d_output, (d_input, d_weight));
+        }
     };
-    cpu::backward(cpu, shape, documents, inputs, d_input.floats()?, d_weight.host());
+    let inputs =
+        cpu::HostBackwardInputs { input: input.host(), weight: weight.host(), d_output: d_output.host() };
+    cpu::backward(cpu, shape, documents, inputs, d_input.host(), d_weight.host());
     Ok(())
 }
 
@@ -133,9 +141,12 @@ pub fn decode<T: Real>(
     check(OP, largest * shape.state_length() <= states.len(), || {
         format!("states of {} elements have no slot {}", states.len(), largest - 1)
     })?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
-    let (input, weight) = (input.floats()?, weight.floats()?);
-    cpu::decode(cpu, shape, input, weight, slots.host(), states.floats()?, output.floats()?);
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => return gpu::decode(gpu, shape, (input, weight), slots, states, output),
+    };
+    let (input, weight) = (input.host(), weight.host());
+    cpu::decode(cpu, shape, input, weight, slots.host(), states.host(), output.host());
     Ok(())
 }
 

@@ -10,8 +10,8 @@
 //! logits live in a [`Workspace`] of bounded size. 2·C·V flops per supervised row forward, 6·C·V with
 //! the gradients. N = rows, C = hidden, V = vocabulary.
 //!
-//! Logits are f32 in any precision. Their gradients are operands of products and have its type: on a GPU they
-//! have a buffer of their own, on the CPU they take the logits' place.
+//! Logits are f32 in any precision. Their gradients are operands of products and have its type: they have a buffer of
+//! their own, but for f32 on the CPU, where they take the logits' place.
 
 mod cpu;
 mod gpu;
@@ -38,7 +38,12 @@ const GPU_ROWS: usize = 128;
 
 /// Bytes of a logit and, where it has a place of its own, its gradient.
 fn logit_bytes(on_gpu: bool, element: usize) -> usize {
-    size_of::<f32>() + if on_gpu { element } else { 0 }
+    size_of::<f32>() + if in_place(on_gpu, element) { 0 } else { element }
+}
+
+/// Whether the gradients of logits take their place.
+fn in_place(on_gpu: bool, element: usize) -> bool {
+    !on_gpu && element == size_of::<f32>()
 }
 
 fn on_gpu(device: &Device) -> bool {
@@ -78,7 +83,7 @@ pub struct Workspace<T: Real> {
     rows: Indices,
     /// `[chunk_rows, V]`.
     logits: Buffer<f32>,
-    /// Their gradients `[chunk_rows, V]`; empty on the CPU.
+    /// Their gradients `[chunk_rows, V]`; empty where they take the logits' place.
     d_logits: Buffer<T>,
     /// Hidden states of the chunk's rows `[chunk_rows, C]`.
     hidden: Buffer<T>,
@@ -101,12 +106,14 @@ impl<T: Real> Workspace<T> {
     /// [`Error::OutOfMemory`](crate::Error::OutOfMemory).
     pub fn with_chunk_rows(device: &Device, shape: &Shape, chunk_rows: usize) -> Result<Self> {
         let chunk_rows = chunk_rows.max(1);
+        let elements = chunk_rows * shape.vocabulary;
+        let gradients = if in_place(on_gpu(device), size_of::<T>()) { 0 } else { elements };
         Ok(Self {
             shape: *shape,
             chunk_rows,
             rows: Indices::with_capacity(device, shape.rows)?,
-            logits: Buffer::zeros(device, chunk_rows * shape.vocabulary)?,
-            d_logits: Buffer::zeros(device, if on_gpu(device) { chunk_rows * shape.vocabulary } else { 0 })?,
+            logits: Buffer::zeros(device, elements)?,
+            d_logits: Buffer::zeros(device, gradients)?,
             hidden: Buffer::zeros(device, chunk_rows * shape.hidden)?,
             d_hidden: Buffer::zeros(device, chunk_rows * shape.hidden)?,
         })
@@ -156,8 +163,7 @@ pub fn forward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::run(gpu, OP, shape, &inputs, workspace, losses, None)?,
         Device::Cpu(cpu) => {
-            let workspace = cpu::Workspace::new(workspace)?;
-            cpu::run(cpu, shape, cpu::HostInputs::new(&inputs)?, workspace, losses.host(), None);
+            cpu::run(cpu, shape, cpu::HostInputs::new(&inputs), workspace, losses.host(), None);
         }
     }
     Ok(())
@@ -190,11 +196,10 @@ pub fn forward_backward<T: Real>(
         Device::Cpu(cpu) => {
             let gradients = cpu::HostGradients {
                 scale,
-                d_hidden: gradients.d_hidden.floats()?,
+                d_hidden: gradients.d_hidden.host(),
                 d_head: gradients.d_head.host(),
             };
-            let inputs = cpu::HostInputs::new(&inputs)?;
-            let workspace = cpu::Workspace::new(workspace)?;
+            let inputs = cpu::HostInputs::new(&inputs);
             cpu::run(cpu, shape, inputs, workspace, losses.host(), Some(gradients));
         }
     }

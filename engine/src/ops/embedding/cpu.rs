@@ -6,11 +6,12 @@ use super::Shape;
 use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::real::Real;
 
 /// Parts the table is cut into in the backward; each is written by one task.
 const TABLE_PARTS: usize = 64;
 
-pub fn forward(cpu: &CpuDevice, shape: &Shape, table: &[f32], tokens: &[u32], output: &mut [f32]) {
+pub fn forward<T: Real>(cpu: &CpuDevice, shape: &Shape, table: &[T], tokens: &[u32], output: &mut [T]) {
     let hidden = shape.hidden;
     if hidden == 0 {
         return;
@@ -27,7 +28,13 @@ pub fn forward(cpu: &CpuDevice, shape: &Shape, table: &[f32], tokens: &[u32], ou
 
 /// Every task walks all tokens and adds those of its part of the table: no two tasks write the same
 /// row, and a row's additions always come in token order.
-pub fn backward(cpu: &CpuDevice, shape: &Shape, tokens: &[u32], d_output: &[f32], d_table: &mut [f32]) {
+pub fn backward<T: Real>(
+    cpu: &CpuDevice,
+    shape: &Shape,
+    tokens: &[u32],
+    d_output: &[T],
+    d_table: &mut [f32],
+) {
     let hidden = shape.hidden;
     if hidden == 0 || shape.vocabulary == 0 {
         return;
@@ -43,7 +50,7 @@ pub fn backward(cpu: &CpuDevice, shape: &Shape, tokens: &[u32], d_output: &[f32]
                     let token = token as usize;
                     if !is_padding && (first..last).contains(&token) {
                         let d_row = &mut d_rows[(token - first) * hidden..][..hidden];
-                        d_row.iter_mut().zip(d_output).for_each(|(sum, &value)| *sum += value);
+                        d_row.iter_mut().zip(d_output).for_each(|(sum, value)| *sum += value.to_f32());
                     }
                 }
             });

@@ -45,7 +45,7 @@ pub fn forward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, table, tokens, output)?,
         Device::Cpu(cpu) => {
-            cpu::forward(cpu, shape, table.floats()?, tokens.host(), output.floats()?);
+            cpu::forward(cpu, shape, table.host(), tokens.host(), output.host());
         }
     }
     Ok(())
@@ -71,7 +71,7 @@ pub fn backward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::backward(gpu, shape, tokens, d_output, d_table)?,
         Device::Cpu(cpu) => {
-            cpu::backward(cpu, shape, tokens.host(), d_output.floats()?, d_table.host());
+            cpu::backward(cpu, shape, tokens.host(), d_output.host(), d_table.host());
         }
     }
     Ok(())

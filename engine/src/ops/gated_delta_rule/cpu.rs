@@ -9,32 +9,31 @@ use std::ops::Range;
 use super::{CHUNK, Shape};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
-use crate::cpu::tile::{Rows, Store, Tile, product_into_tile, product_of_tile};
+use crate::cpu::tile::{Store, Tile, product_into_tile, product_of_tile};
 use crate::device::CpuDevice;
-use crate::error::Result;
 use crate::ops::attention::Documents;
-use crate::real::Real;
+use crate::real::{Real, round_slice};
 use chunk::{Gates, Keys, Values, take};
 
 /// The inputs as slices.
 #[derive(Clone, Copy)]
-pub struct HostInputs<'a> {
-    pub qkv: &'a [f32],
-    pub a: &'a [f32],
-    pub b: &'a [f32],
-    pub a_log: &'a [f32],
-    pub dt_bias: &'a [f32],
+pub struct HostInputs<'a, T> {
+    pub qkv: &'a [T],
+    pub a: &'a [T],
+    pub b: &'a [T],
+    pub a_log: &'a [T],
+    pub dt_bias: &'a [T],
 }
 
-impl<'a> HostInputs<'a> {
-    pub fn new<T: Real>(inputs: &super::Inputs<'a, T>) -> Result<Self> {
-        Ok(Self {
-            qkv: inputs.qkv.floats()?,
-            a: inputs.a.floats()?,
-            b: inputs.b.floats()?,
-            a_log: inputs.a_log.floats()?,
-            dt_bias: inputs.dt_bias.floats()?,
-        })
+impl<'a, T: Real> HostInputs<'a, T> {
+    pub fn new(inputs: &super::Inputs<'a, T>) -> Self {
+        Self {
+            qkv: inputs.qkv.host(),
+            a: inputs.a.host(),
+            b: inputs.b.host(),
+            a_log: inputs.a_log.host(),
+            dt_bias: inputs.dt_bias.host(),
+        }
     }
 }
 
@@ -61,11 +60,6 @@ impl Shape {
     fn output(&self, token: usize, head: usize) -> Range<usize> {
         let first = token * self.output_width() + head * self.value_dim;
         first..first + self.value_dim
-    }
-
-    /// Rows of outputs, or of their gradient, for the tokens from `token` on.
-    fn output_rows<'a>(&self, data: &'a [f32], token: usize, head: usize) -> Rows<'a> {
-        Rows::new(&data[self.output(token, head).start..], self.output_width())
     }
 
     /// Value heads of a key head.
@@ -105,23 +99,27 @@ pub fn works(documents: &Documents, shape: &Shape) -> Vec<Work> {
     works
 }
 
-pub fn forward(
+/// Elements that a thread takes for [`forward`].
+pub fn forward_length(shape: &Shape) -> usize {
+    Keys::length(shape)
+        + Values::length(shape)
+        + shape.group() * shape.state_tile()
+        + Tile::length(CHUNK, shape.value_dim)
+}
+
+pub fn forward<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
-    inputs: HostInputs<'_>,
-    output: &mut [f32],
+    inputs: HostInputs<'_, T>,
+    output: &mut [T],
     last_states: Option<&mut [f32]>,
 ) {
     let works = works(documents, shape);
     let (output, last_states) = (SharedMut::new(output), last_states.map(SharedMut::new));
     cpu.run(|| {
         for_each(works.len(), |index| {
-            let length = Keys::length(shape)
-                + Values::length(shape)
-                + shape.group() * shape.state_tile()
-                + Tile::length(CHUNK, shape.value_dim);
-            with_scratch(length, |mut memory| {
+            with_scratch(forward_length(shape), |mut memory| {
                 let memory = &mut memory;
                 let mut keys = Keys::new(shape, memory);
                 let mut values = Values::new(shape, memory);
@@ -137,12 +135,12 @@ pub fn forward(
     });
 }
 
-fn forward_document(
+fn forward_document<T: Real>(
     shape: &Shape,
     work: &Work,
-    inputs: HostInputs<'_>,
+    inputs: HostInputs<'_, T>,
     (keys, values, states, made): (&mut Keys<'_>, &mut Values<'_>, &mut [f32], &mut Tile<'_>),
-    output: &SharedMut<'_, f32>,
+    output: &SharedMut<'_, T>,
 ) {
     states.fill(0.0);
     for tokens in work.chunks() {
@@ -156,7 +154,7 @@ fn forward_document(
             for (row, token) in tokens.clone().enumerate() {
                 // SAFETY: a document's key head, and with it its value heads, is the work of one thread.
                 let output = unsafe { output.range(shape.output(token, head)) };
-                output.copy_from_slice(&made.row(row)[..shape.value_dim]);
+                vectorize!(|| round_slice(made.row(row), output));
             }
             values.advance(shape, keys, &gates, &mut state);
         }

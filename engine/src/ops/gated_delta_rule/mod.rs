@@ -23,13 +23,19 @@
 //! Memory grows with T, flops with T·(DK·DV + 64·(DK + DV)).
 //!
 //! Each result is summed in an order that depends on the documents alone: the bits are the same from run to run and for
-//! every number of threads, which share documents and key heads. There are no kernels for GPUs yet.
+//! every number of threads, which share documents and key heads.
+//!
+//! On a GPU the backward keeps the states between the chunks of all documents and their gradients until it is done, for
+//! all heads: 8 bytes an element of at most T/64 states, from the device's pool.
 
 mod cpu;
+mod gpu;
+
+use cpift_kernels::gated_delta_rule::KEY_DIM_LIMIT;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
-use crate::error::{Error, Result, check, check_length};
+use crate::error::{Result, check, check_length};
 use crate::indices::IndexView;
 use crate::ops::attention::Documents;
 use crate::ops::work::Work;
@@ -84,15 +90,27 @@ impl Shape {
     }
 }
 
-/// Whether `device` can compute the rule: what a model can be refused for before a job begins.
+/// Bytes of the host's memory that [`forward`] takes for a moment on a CPU of so many threads, or with `trains`
+/// [`backward`], for documents of up to `longest` tokens.
+pub fn temporary_bytes(shape: &Shape, longest: usize, trains: bool, threads: usize) -> usize {
+    let length = match trains {
+        true => cpu::backward::length(shape, longest.div_ceil(CHUNK)),
+        false => cpu::forward_length(shape),
+    };
+    threads.saturating_mul(length).saturating_mul(size_of::<f32>())
+}
+
+/// Whether `device` can compute the rule with this shape: what a model can be refused for before a job begins.
 ///
 /// # Errors
-/// [`Error::NotOnGpus`].
-pub fn check_device(device: &Device) -> Result<()> {
-    match device {
-        Device::Cpu(_) => Ok(()),
-        Device::Gpu(_) => Err(Error::NotOnGpus { op: "gated_delta_rule", device: device.name() }),
-    }
+/// Heads that cannot be grouped; on a GPU, keys longer than the kernels take.
+pub fn check_device(device: &Device, shape: &Shape) -> Result<()> {
+    const OP: &str = "gated_delta_rule";
+    shape.check(OP)?;
+    let Device::Gpu(_) = device else { return Ok(()) };
+    check(OP, shape.key_dim as u64 <= KEY_DIM_LIMIT, || {
+        format!("keys of {} elements: GPU kernels take up to {KEY_DIM_LIMIT}", shape.key_dim)
+    })
 }
 
 /// What the rule reads.
@@ -104,7 +122,7 @@ pub struct Inputs<'a, T: Real> {
     pub a: View<'a, T>,
     /// Of β `[N, HV]`.
     pub b: View<'a, T>,
-    /// ln of the largest decay's rate `[HV]`.
+    /// ln of the decay's rate A `[HV]`: ln of the decay is −A · ln(1 + e^(a + dt_bias)).
     pub a_log: View<'a, T>,
     /// Added to `a` `[HV]`.
     pub dt_bias: View<'a, T>,
@@ -143,7 +161,8 @@ fn check_inputs<T: Real>(
 /// behind its last token.
 ///
 /// # Errors
-/// Heads that cannot be grouped, a length that does not fit the shape and the documents; a GPU.
+/// Heads that cannot be grouped, a length that does not fit the shape and the documents; keys longer than a GPU's
+/// kernels take.
 pub fn forward<T: Real>(
     device: &Device,
     shape: &Shape,
@@ -158,9 +177,12 @@ pub fn forward<T: Real>(
     if let Some(states) = &last_states {
         check_length(OP, "last_states", states.len(), documents.len() * shape.state_length())?;
     }
-    let Device::Cpu(cpu) = device else { return check_device(device) };
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => return gpu::forward(gpu, shape, documents, &inputs, output, last_states),
+    };
     let last_states = last_states.map(ViewMut::host);
-    cpu::forward(cpu, shape, documents, cpu::HostInputs::new(&inputs)?, output.floats()?, last_states);
+    cpu::forward(cpu, shape, documents, cpu::HostInputs::new(&inputs), output.host(), last_states);
     Ok(())
 }
 
@@ -184,16 +206,19 @@ pub fn backward<T: Real>(
     check_length(OP, "d_b", gradients.d_b.len(), inputs.b.len())?;
     check_length(OP, "d_a_log", gradients.d_a_log.len(), shape.value_heads)?;
     check_length(OP, "d_dt_bias", gradients.d_dt_bias.len(), shape.value_heads)?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => return gpu::backward(gpu, shape, documents, &inputs, d_output, gradients),
+    };
     let host = cpu::backward::HostGradients {
-        d_qkv: gradients.d_qkv.floats()?,
-        d_a: gradients.d_a.floats()?,
-        d_b: gradients.d_b.floats()?,
+        d_qkv: gradients.d_qkv.host(),
+        d_a: gradients.d_a.host(),
+        d_b: gradients.d_b.host(),
         d_a_log: gradients.d_a_log.host(),
         d_dt_bias: gradients.d_dt_bias.host(),
     };
-    let inputs = cpu::HostInputs::new(&inputs)?;
-    cpu::backward::backward(cpu, shape, documents, inputs, d_output.floats()?, host);
+    let inputs = cpu::HostInputs::new(&inputs);
+    cpu::backward::backward(cpu, shape, documents, inputs, d_output.host(), host);
     Ok(())
 }
 
@@ -219,9 +244,12 @@ pub fn decode<T: Real>(
     check(OP, needed * shape.state_length() <= states.len(), || {
         format!("states of {} elements have no slot {}", states.len(), needed - 1)
     })?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
-    let inputs = cpu::HostInputs::new(&inputs)?;
-    cpu::decode::decode(cpu, shape, inputs, slots.host(), states.host(), output.floats()?);
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => return gpu::decode(gpu, shape, &inputs, slots, states, output),
+    };
+    let inputs = cpu::HostInputs::new(&inputs);
+    cpu::decode::decode(cpu, shape, inputs, slots.host(), states.host(), output.host());
     Ok(())
 }
 

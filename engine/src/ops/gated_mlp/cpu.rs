@@ -6,42 +6,43 @@ use super::Activation;
 use crate::cpu::math::{gelu_tanh, gelu_tanh_with_derivative, sigmoid, silu};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::real::Real;
 
 /// Elements of one task.
 const CHUNK: usize = 16 * 1024;
 
-pub fn forward(cpu: &CpuDevice, function: Activation, gate: &[f32], up: &[f32], activation: &mut [f32]) {
+pub fn forward<T: Real>(cpu: &CpuDevice, function: Activation, gate: &[T], up: &[T], activation: &mut [T]) {
     match function {
         Activation::Silu => apply(cpu, silu, gate, up, activation),
         Activation::GeluTanh => apply(cpu, gelu_tanh, gate, up, activation),
     }
 }
 
-fn apply(
+fn apply<T: Real>(
     cpu: &CpuDevice,
     function: impl Fn(f32) -> f32 + Copy + Sync,
-    gate: &[f32],
-    up: &[f32],
-    activation: &mut [f32],
+    gate: &[T],
+    up: &[T],
+    activation: &mut [T],
 ) {
     cpu.run(|| {
         let inputs = gate.par_chunks(CHUNK).zip(up.par_chunks(CHUNK));
         activation.par_chunks_mut(CHUNK).zip(inputs).for_each(|(activation, (gate, up))| {
             vectorize!(|| {
-                for ((activation, &gate), &up) in activation.iter_mut().zip(gate).zip(up) {
-                    *activation = function(gate) * up;
+                for ((activation, gate), up) in activation.iter_mut().zip(gate).zip(up) {
+                    *activation = T::from_f32(function(gate.to_f32()) * up.to_f32());
                 }
             });
         });
     });
 }
 
-pub fn backward(
+pub fn backward<T: Real>(
     cpu: &CpuDevice,
     function: Activation,
-    gate: &mut [f32],
-    up: &mut [f32],
-    activation: &mut [f32],
+    gate: &mut [T],
+    up: &mut [T],
+    activation: &mut [T],
 ) {
     match function {
         Activation::Silu => differentiate(cpu, silu_with_derivative, gate, up, activation),
@@ -57,23 +58,23 @@ fn silu_with_derivative(x: f32) -> (f32, f32) {
     (silu, silu.mul_add(1.0 - sigma, sigma))
 }
 
-fn differentiate(
+fn differentiate<T: Real>(
     cpu: &CpuDevice,
     function: impl Fn(f32) -> (f32, f32) + Copy + Sync,
-    gate: &mut [f32],
-    up: &mut [f32],
-    activation: &mut [f32],
+    gate: &mut [T],
+    up: &mut [T],
+    activation: &mut [T],
 ) {
     cpu.run(|| {
         let inputs = gate.par_chunks_mut(CHUNK).zip(up.par_chunks_mut(CHUNK));
         activation.par_chunks_mut(CHUNK).zip(inputs).for_each(|(activation, (gate, up))| {
             vectorize!(|| {
                 for ((activation, gate), up) in activation.iter_mut().zip(gate).zip(up) {
-                    let d_activation = *activation;
-                    let (value, derivative) = function(*gate);
-                    *activation = value * *up;
-                    *gate = d_activation * *up * derivative;
-                    *up = d_activation * value;
+                    let (d_activation, linear) = (activation.to_f32(), up.to_f32());
+                    let (value, derivative) = function(gate.to_f32());
+                    *activation = T::from_f32(value * linear);
+                    *gate = T::from_f32(d_activation * linear * derivative);
+                    *up = T::from_f32(d_activation * value);
                 }
             });
         });

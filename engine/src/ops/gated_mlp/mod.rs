@@ -69,7 +69,7 @@ pub fn forward<T: Real>(
                 cubic,
             )?;
         }
-        Device::Cpu(cpu) => cpu::forward(cpu, function, gate.floats()?, up.floats()?, activation.floats()?),
+        Device::Cpu(cpu) => cpu::forward(cpu, function, gate.host(), up.host(), activation.host()),
     }
     Ok(())
 }
@@ -107,7 +107,7 @@ pub fn backward<T: Real>(
                 cubic,
             )?;
         }
-        Device::Cpu(cpu) => cpu::backward(cpu, function, gate.floats()?, up.floats()?, activation.floats()?),
+        Device::Cpu(cpu) => cpu::backward(cpu, function, gate.host(), up.host(), activation.host()),
     }
     Ok(())
 }

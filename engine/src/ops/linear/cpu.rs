@@ -4,17 +4,18 @@ use super::Shape;
 use crate::cpu::gemm::{Matrix, Update, multiply};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::real::Real;
 
 /// Columns of d_y that one thread sums at a time for the bias.
 const BIAS_CHUNK: usize = 64;
 
-pub fn forward(
+pub fn forward<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
-    x: &[f32],
-    weight: &[f32],
-    bias: Option<&[f32]>,
-    y: &mut [f32],
+    x: &[T],
+    weight: &[T],
+    bias: Option<&[T]>,
+    y: &mut [T],
 ) {
     let &Shape { rows, inputs, outputs } = shape;
     let update = match bias {
@@ -30,12 +31,19 @@ pub fn forward(
     multiply(cpu, x, weight.transposed(), update, y);
 }
 
-pub fn backward_input(
+/// y in f32, whatever the operands are.
+pub fn forward_unrounded<T: Real>(cpu: &CpuDevice, shape: &Shape, x: &[T], weight: &[T], y: &mut [f32]) {
+    let &Shape { rows, inputs, outputs } = shape;
+    let weight = Matrix::new(weight, outputs, inputs);
+    multiply(cpu, Matrix::new(x, rows, inputs), weight.transposed(), Update::Overwrite, y);
+}
+
+pub fn backward_input<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
-    d_y: &[f32],
-    weight: &[f32],
-    d_x: &mut [f32],
+    d_y: &[T],
+    weight: &[T],
+    d_x: &mut [T],
     accumulate: bool,
 ) {
     let &Shape { rows, inputs, outputs } = shape;
@@ -43,11 +51,11 @@ pub fn backward_input(
     multiply(cpu, Matrix::new(d_y, rows, outputs), Matrix::new(weight, outputs, inputs), update, d_x);
 }
 
-pub fn backward_weight(
+pub fn backward_weight<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
-    d_y: &[f32],
-    x: &[f32],
+    d_y: &[T],
+    x: &[T],
     d_weight: &mut [f32],
     d_bias: Option<&mut [f32]>,
 ) {
@@ -64,12 +72,12 @@ pub fn backward_weight(
 }
 
 /// sums[j] += Σ over rows of matrix[row, first + j].
-fn add_column_sums(matrix: &[f32], columns: usize, first: usize, sums: &mut [f32]) {
+fn add_column_sums<T: Real>(matrix: &[T], columns: usize, first: usize, sums: &mut [f32]) {
     vectorize!(|| {
         let mut totals = [0.0f32; BIAS_CHUNK];
         for row in matrix.chunks_exact(columns) {
             for (total, value) in totals.iter_mut().zip(&row[first..first + sums.len()]) {
-                *total += value;
+                *total += value.to_f32();
             }
         }
         for (sum, total) in sums.iter_mut().zip(totals) {

@@ -46,8 +46,8 @@ pub fn forward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, x, weight, bias, y)?,
         Device::Cpu(cpu) => {
-            let bias = bias.map(|bias| bias.floats()).transpose()?;
-            cpu::forward(cpu, shape, x.floats()?, weight.floats()?, bias, y.floats()?);
+            let bias = bias.map(|bias| bias.host());
+            cpu::forward(cpu, shape, x.host(), weight.host(), bias, y.host());
         }
     }
     Ok(())
@@ -73,7 +73,7 @@ pub fn forward_unrounded<T: Real>(
     check_length(OP, "y", y.len(), shape.rows * shape.outputs)?;
     match device {
         Device::Gpu(gpu) => gpu::forward_unrounded(gpu, shape, x, weight, y)?,
-        Device::Cpu(cpu) => cpu::forward(cpu, shape, x.floats()?, weight.floats()?, None, y.host()),
+        Device::Cpu(cpu) => cpu::forward_unrounded(cpu, shape, x.host(), weight.host(), y.host()),
     }
     Ok(())
 }
@@ -99,7 +99,7 @@ pub fn backward_input<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::backward_input(gpu, shape, d_y, weight, d_x, accumulate)?,
         Device::Cpu(cpu) => {
-            cpu::backward_input(cpu, shape, d_y.floats()?, weight.floats()?, d_x.floats()?, accumulate);
+            cpu::backward_input(cpu, shape, d_y.host(), weight.host(), d_x.host(), accumulate);
         }
     }
     Ok(())
@@ -130,7 +130,7 @@ pub fn backward_weight<T: Real>(
         Device::Gpu(gpu) => gpu::backward_weight(gpu, shape, d_y, x, d_weight, d_bias)?,
         Device::Cpu(cpu) => {
             let d_bias = d_bias.map(ViewMut::host);
-            cpu::backward_weight(cpu, shape, d_y.floats()?, x.floats()?, d_weight.host(), d_bias);
+            cpu::backward_weight(cpu, shape, d_y.host(), x.host(), d_weight.host(), d_bias);
         }
     }
     Ok(())

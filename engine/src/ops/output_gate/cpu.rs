@@ -7,6 +7,7 @@ use crate::cpu::math::sigmoid;
 use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::real::Real;
 
 impl Shape {
     /// Heads of tokens that make one task.
@@ -15,7 +16,7 @@ impl Shape {
     }
 }
 
-pub fn take_queries(cpu: &CpuDevice, shape: &Shape, joined: &[f32], queries: &mut [f32]) {
+pub fn take_queries<T: Real>(cpu: &CpuDevice, shape: &Shape, joined: &[T], queries: &mut [T]) {
     let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
     cpu.run(|| {
         let chunks = queries.par_chunks_mut(heads * width).zip(joined.par_chunks(heads * 2 * width));
@@ -27,7 +28,7 @@ pub fn take_queries(cpu: &CpuDevice, shape: &Shape, joined: &[f32], queries: &mu
     });
 }
 
-pub fn put_queries(cpu: &CpuDevice, shape: &Shape, queries: &[f32], joined: &mut [f32]) {
+pub fn put_queries<T: Real>(cpu: &CpuDevice, shape: &Shape, queries: &[T], joined: &mut [T]) {
     let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
     cpu.run(|| {
         let chunks = queries.par_chunks(heads * width).zip(joined.par_chunks_mut(heads * 2 * width));
@@ -39,7 +40,7 @@ pub fn put_queries(cpu: &CpuDevice, shape: &Shape, queries: &[f32], joined: &mut
     });
 }
 
-pub fn forward(cpu: &CpuDevice, shape: &Shape, joined: &[f32], attention: &[f32], gated: &mut [f32]) {
+pub fn forward<T: Real>(cpu: &CpuDevice, shape: &Shape, joined: &[T], attention: &[T], gated: &mut [T]) {
     let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
     cpu.run(|| {
         let inputs = joined.par_chunks(heads * 2 * width).zip(attention.par_chunks(heads * width));
@@ -48,8 +49,8 @@ pub fn forward(cpu: &CpuDevice, shape: &Shape, joined: &[f32], attention: &[f32]
                 let inputs = joined.chunks_exact(2 * width).zip(attention.chunks_exact(width));
                 for (gated, (joined, attention)) in gated.chunks_exact_mut(width).zip(inputs) {
                     let inputs = attention.iter().zip(&joined[width..]);
-                    for (gated, (&attention, &gate)) in gated.iter_mut().zip(inputs) {
-                        *gated = attention * sigmoid(gate);
+                    for (gated, (attention, gate)) in gated.iter_mut().zip(inputs) {
+                        *gated = T::from_f32(attention.to_f32() * sigmoid(gate.to_f32()));
                     }
                 }
             });
@@ -57,12 +58,12 @@ pub fn forward(cpu: &CpuDevice, shape: &Shape, joined: &[f32], attention: &[f32]
     });
 }
 
-pub fn backward(
+pub fn backward<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
-    (joined, attention): (&[f32], &[f32]),
-    gradient: &mut [f32],
-    d_joined: &mut [f32],
+    (joined, attention): (&[T], &[T]),
+    gradient: &mut [T],
+    d_joined: &mut [T],
 ) {
     let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
     cpu.run(|| {
@@ -75,10 +76,10 @@ pub fn backward(
                 for ((d_joined, gradient), (joined, attention)) in outputs.zip(inputs) {
                     let inputs = attention.iter().zip(&joined[width..]);
                     let outputs = d_joined[width..].iter_mut().zip(gradient);
-                    for ((d_gate, gradient), (&attention, &gate)) in outputs.zip(inputs) {
-                        let sigma = sigmoid(gate);
-                        *d_gate = *gradient * attention * sigma * (1.0 - sigma);
-                        *gradient *= sigma;
+                    for ((d_gate, gradient), (attention, gate)) in outputs.zip(inputs) {
+                        let (sigma, d_gated) = (sigmoid(gate.to_f32()), gradient.to_f32());
+                        *d_gate = T::from_f32(d_gated * attention.to_f32() * sigma * (1.0 - sigma));
+                        *gradient = T::from_f32(d_gated * sigma);
                     }
                 }
             });

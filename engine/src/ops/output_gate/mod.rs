@@ -4,14 +4,15 @@
 //! [`take_queries`] gives attention its queries, [`forward`] gates what it made. Backward, [`backward`] gives the
 //! gradient of attention's output and writes that of the gates into d_joined, and [`put_queries`] that of the
 //! queries beside it. With σ = σ(gate), d_attention = d_gated · σ and d_gate = d_gated · attention · σ (1 − σ).
-//!
-//! There are no kernels for GPUs yet.
 
 mod cpu;
 
+use cpift_kernels::output_gate as kernels;
+
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
-use crate::error::{Error, Result, check, check_length};
+use crate::error::{Result, check, check_length};
+use crate::gpu::narrow;
 use crate::ops::work::Work;
 use crate::real::Real;
 
@@ -37,23 +38,17 @@ impl Shape {
     fn elements(&self) -> usize {
         self.tokens * self.heads * self.head_dim
     }
-}
 
-/// Whether `device` can compute the gate: what a model can be refused for before a job begins.
-///
-/// # Errors
-/// [`Error::NotOnGpus`].
-pub fn check_device(device: &Device) -> Result<()> {
-    match device {
-        Device::Cpu(_) => Ok(()),
-        Device::Gpu(_) => Err(Error::NotOnGpus { op: "output_gate", device: device.name() }),
+    /// Elements, and those of a head, as kernels take them.
+    fn numbers(&self, op: &'static str) -> Result<(u64, u32)> {
+        Ok((u64::from(narrow(op, "elements", self.elements())?), narrow(op, "head_dim", self.head_dim)?))
     }
 }
 
 /// Copies the queries out of `joined` to `queries` `[N, H, D]`.
 ///
 /// # Errors
-/// Lengths that do not fit the shape; a GPU.
+/// Lengths that do not fit the shape.
 pub fn take_queries<T: Real>(
     device: &Device,
     shape: &Shape,
@@ -61,8 +56,21 @@ pub fn take_queries<T: Real>(
     queries: ViewMut<'_, T>,
 ) -> Result<()> {
     shape.check("output_gate queries", joined.len(), &[("queries", queries.len())])?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
-    cpu::take_queries(cpu, shape, joined.floats()?, queries.floats()?);
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => {
+            let (count, head_dim) = shape.numbers("output_gate queries")?;
+            kernels::output_gate_take_queries(
+                gpu.launcher(),
+                joined.on(gpu),
+                queries.on(gpu),
+                count,
+                head_dim,
+            )?;
+            return Ok(());
+        }
+    };
+    cpu::take_queries(cpu, shape, joined.host(), queries.host());
     Ok(())
 }
 
@@ -77,8 +85,21 @@ pub fn put_queries<T: Real>(
     joined: ViewMut<'_, T>,
 ) -> Result<()> {
     shape.check("output_gate queries", joined.len(), &[("queries", queries.len())])?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
-    cpu::put_queries(cpu, shape, queries.floats()?, joined.floats()?);
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => {
+            let (count, head_dim) = shape.numbers("output_gate queries")?;
+            kernels::output_gate_put_queries(
+                gpu.launcher(),
+                queries.on(gpu),
+                joined.on(gpu),
+                count,
+                head_dim,
+            )?;
+            return Ok(());
+        }
+    };
+    cpu::put_queries(cpu, shape, queries.host(), joined.host());
     Ok(())
 }
 
@@ -95,8 +116,16 @@ pub fn forward<T: Real>(
 ) -> Result<()> {
     let others = [("attention", attention.len()), ("gated", gated.len())];
     shape.check("output_gate", joined.len(), &others)?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
-    cpu::forward(cpu, shape, joined.floats()?, attention.floats()?, gated.floats()?);
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => {
+            let (count, head_dim) = shape.numbers("output_gate")?;
+            let (joined, attention, gated) = (joined.on(gpu), attention.on(gpu), gated.on(gpu));
+            kernels::output_gate(gpu.launcher(), joined, attention, gated, count, head_dim)?;
+            return Ok(());
+        }
+    };
+    cpu::forward(cpu, shape, joined.host(), attention.host(), gated.host());
     Ok(())
 }
 
@@ -116,9 +145,24 @@ pub fn backward<T: Real>(
     let others = [("attention", attention.len()), ("gradient", gradient.len())];
     shape.check(OP, joined.len(), &others)?;
     check_length(OP, "d_joined", d_joined.len(), joined.len())?;
-    let Device::Cpu(cpu) = device else { return check_device(device) };
-    let inputs = (joined.floats()?, attention.floats()?);
-    cpu::backward(cpu, shape, inputs, gradient.floats()?, d_joined.floats()?);
+    let cpu = match device {
+        Device::Cpu(cpu) => cpu,
+        Device::Gpu(gpu) => {
+            let (count, head_dim) = shape.numbers(OP)?;
+            kernels::output_gate_backward(
+                gpu.launcher(),
+                joined.on(gpu),
+                attention.on(gpu),
+                gradient.on(gpu),
+                d_joined.on(gpu),
+                count,
+                head_dim,
+            )?;
+            return Ok(());
+        }
+    };
+    let inputs = (joined.host(), attention.host());
+    cpu::backward(cpu, shape, inputs, gradient.host(), d_joined.host());
     Ok(())
 }
 

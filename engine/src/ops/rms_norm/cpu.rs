@@ -6,29 +6,32 @@ use super::Shape;
 use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::real::Real;
 
 /// Partial sums kept side by side, so that a row's sum is vectorised in a fixed order.
 const LANES: usize = 16;
+/// Columns of the weight's gradient that a task sums: of bf16, a cache line.
+const COLUMNS: usize = 32;
 
-pub struct HostOutputs<'a> {
-    pub sum: &'a mut [f32],
-    pub output: &'a mut [f32],
+pub struct HostOutputs<'a, T> {
+    pub sum: &'a mut [T],
+    pub output: &'a mut [T],
     pub inverse_rms: &'a mut [f32],
 }
 
 #[derive(Clone, Copy)]
-pub struct HostBackwardInputs<'a> {
-    pub input: &'a [f32],
-    pub weight: &'a [f32],
+pub struct HostBackwardInputs<'a, T> {
+    pub input: &'a [T],
+    pub weight: &'a [T],
     pub inverse_rms: &'a [f32],
 }
 
-pub fn forward(
+pub fn forward<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
-    input: &[f32],
-    weight: &[f32],
-    output: &mut [f32],
+    input: &[T],
+    weight: &[T],
+    output: &mut [T],
     inverse_rms: &mut [f32],
 ) {
     let hidden = shape.hidden;
@@ -46,13 +49,13 @@ pub fn forward(
     });
 }
 
-pub fn forward_residual(
+pub fn forward_residual<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
-    residual: &[f32],
-    delta: &[f32],
-    weight: &[f32],
-    outputs: HostOutputs<'_>,
+    residual: &[T],
+    delta: &[T],
+    weight: &[T],
+    outputs: HostOutputs<'_, T>,
 ) {
     let hidden = shape.hidden;
     let rows = rows_per_chunk(hidden);
@@ -63,8 +66,8 @@ pub fn forward_residual(
         let outputs = output.par_chunks_mut(rows * hidden).zip(inverse_rms.par_chunks_mut(rows));
         sums.zip(outputs).for_each(|((sum, (residual, delta)), (output, inverse_rms))| {
             vectorize!(|| {
-                for ((sum, &residual), &delta) in sum.iter_mut().zip(residual).zip(delta) {
-                    *sum = residual + delta;
+                for ((sum, residual), delta) in sum.iter_mut().zip(residual).zip(delta) {
+                    *sum = T::from_f32(residual.to_f32() + delta.to_f32());
                 }
                 let rows = sum.chunks_exact(hidden).zip(output.chunks_exact_mut(hidden));
                 for ((sum, output), inverse_rms) in rows.zip(inverse_rms) {
@@ -77,16 +80,21 @@ pub fn forward_residual(
 
 /// One row; returns r.
 #[inline(always)]
-fn normalise(shape: &Shape, input: &[f32], weight: &[f32], output: &mut [f32]) -> f32 {
+fn normalise<T: Real>(shape: &Shape, input: &[T], weight: &[T], output: &mut [T]) -> f32 {
     let mean_square = dot(input, input) / shape.hidden as f64;
     let inverse_rms = (1.0 / (mean_square + f64::from(shape.epsilon)).sqrt()) as f32;
-    for ((output, &x), &weight) in output.iter_mut().zip(input).zip(weight) {
-        *output = x * inverse_rms * (shape.weight_offset + weight);
+    for ((output, x), weight) in output.iter_mut().zip(input).zip(weight) {
+        *output = T::from_f32(x.to_f32() * inverse_rms * (shape.weight_offset + weight.to_f32()));
     }
     inverse_rms
 }
 
-pub fn backward_input(shape: &Shape, saved: HostBackwardInputs<'_>, d_output: &[f32], d_input: &mut [f32]) {
+pub fn backward_input<T: Real>(
+    shape: &Shape,
+    saved: HostBackwardInputs<'_, T>,
+    d_output: &[T],
+    d_input: &mut [T],
+) {
     let hidden = shape.hidden;
     let rows = rows_per_chunk(hidden);
     let inputs = saved.input.par_chunks(rows * hidden).zip(saved.inverse_rms.par_chunks(rows));
@@ -99,32 +107,34 @@ pub fn backward_input(shape: &Shape, saved: HostBackwardInputs<'_>, d_output: &[
                 let mean = weighted_dot(shape, d_output, saved.weight, input) / hidden as f64;
                 let pull = (f64::from(inverse_rms).powi(2) * mean) as f32;
                 let weighted = d_output.iter().zip(saved.weight);
-                for ((d_input, &x), (&d_output, &weight)) in d_input.iter_mut().zip(input).zip(weighted) {
-                    *d_input += inverse_rms * (d_output * (shape.weight_offset + weight) - x * pull);
+                for ((d_input, x), (d_output, weight)) in d_input.iter_mut().zip(input).zip(weighted) {
+                    let gradient = d_output.to_f32() * (shape.weight_offset + weight.to_f32());
+                    let change = inverse_rms * (gradient - x.to_f32() * pull);
+                    *d_input = T::from_f32(d_input.to_f32() + change);
                 }
             }
         });
     });
 }
 
-/// Every task owns `LANES` columns and walks all rows: no partial sums to keep, and one order whatever
+/// Every task owns `COLUMNS` columns and walks all rows: no partial sums to keep, and one order whatever
 /// the number of threads.
-pub fn backward_weight(
+pub fn backward_weight<T: Real>(
     shape: &Shape,
-    input: &[f32],
+    input: &[T],
     inverse_rms: &[f32],
-    d_output: &[f32],
+    d_output: &[T],
     d_weight: &mut [f32],
 ) {
     let hidden = shape.hidden;
-    d_weight.par_chunks_mut(LANES).enumerate().for_each(|(chunk, d_weight)| {
-        let column = chunk * LANES;
+    d_weight.par_chunks_mut(COLUMNS).enumerate().for_each(|(chunk, d_weight)| {
+        let column = chunk * COLUMNS;
         vectorize!(|| {
-            if d_weight.len() == LANES {
-                add_columns::<LANES>(hidden, column, input, inverse_rms, d_output, d_weight);
+            if d_weight.len() == COLUMNS {
+                add_columns::<T, COLUMNS>(hidden, column, input, inverse_rms, d_output, d_weight);
             } else {
                 for (lane, d_weight) in d_weight.chunks_exact_mut(1).enumerate() {
-                    add_columns::<1>(hidden, column + lane, input, inverse_rms, d_output, d_weight);
+                    add_columns::<T, 1>(hidden, column + lane, input, inverse_rms, d_output, d_weight);
                 }
             }
         });
@@ -133,12 +143,12 @@ pub fn backward_weight(
 
 /// Adds Σ over rows of d_output · x · r for `WIDTH` columns from `column` on.
 #[inline(always)]
-fn add_columns<const WIDTH: usize>(
+fn add_columns<T: Real, const WIDTH: usize>(
     hidden: usize,
     column: usize,
-    input: &[f32],
+    input: &[T],
     inverse_rms: &[f32],
-    d_output: &[f32],
+    d_output: &[T],
     d_weight: &mut [f32],
 ) {
     // f32 inside a block of rows, f64 across blocks: as fast as f32, and long batches lose nothing.
@@ -151,7 +161,7 @@ fn add_columns<const WIDTH: usize>(
             let input = &input[start..start + WIDTH];
             let d_output = &d_output[start..start + WIDTH];
             for lane in 0..WIDTH {
-                partial[lane] += d_output[lane] * (input[lane] * inverse_rms);
+                partial[lane] += d_output[lane].to_f32() * (input[lane].to_f32() * inverse_rms);
             }
         }
         for lane in 0..WIDTH {
@@ -164,22 +174,23 @@ fn add_columns<const WIDTH: usize>(
 }
 
 #[inline(always)]
-fn dot(left: &[f32], right: &[f32]) -> f64 {
+fn dot<T: Real>(left: &[T], right: &[T]) -> f64 {
     let mut lanes = [0.0f32; LANES];
     let (left, left_rest) = left.as_chunks::<LANES>();
     let (right, right_rest) = right.as_chunks::<LANES>();
     for (left, right) in left.iter().zip(right) {
         for lane in 0..LANES {
-            lanes[lane] = left[lane].mul_add(right[lane], lanes[lane]);
+            lanes[lane] = left[lane].to_f32().mul_add(right[lane].to_f32(), lanes[lane]);
         }
     }
-    let rest: f64 = left_rest.iter().zip(right_rest).map(|(&l, &r)| f64::from(l) * f64::from(r)).sum();
+    let rest: f64 =
+        left_rest.iter().zip(right_rest).map(|(l, r)| f64::from(l.to_f32()) * f64::from(r.to_f32())).sum();
     lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + rest
 }
 
 /// Σ d_output · (weight_offset + weight) · input.
 #[inline(always)]
-fn weighted_dot(shape: &Shape, d_output: &[f32], weight: &[f32], input: &[f32]) -> f64 {
+fn weighted_dot<T: Real>(shape: &Shape, d_output: &[T], weight: &[T], input: &[T]) -> f64 {
     let offset = shape.weight_offset;
     let mut lanes = [0.0f32; LANES];
     let (d_output, d_output_rest) = d_output.as_chunks::<LANES>();
@@ -187,11 +198,14 @@ fn weighted_dot(shape: &Shape, d_output: &[f32], weight: &[f32], input: &[f32]) 
     let (input, input_rest) = input.as_chunks::<LANES>();
     for ((d_output, weight), input) in d_output.iter().zip(weight).zip(input) {
         for lane in 0..LANES {
-            let gradient = d_output[lane] * (offset + weight[lane]);
-            lanes[lane] = gradient.mul_add(input[lane], lanes[lane]);
+            let gradient = d_output[lane].to_f32() * (offset + weight[lane].to_f32());
+            lanes[lane] = gradient.mul_add(input[lane].to_f32(), lanes[lane]);
         }
     }
     let rest = d_output_rest.iter().zip(weight_rest).zip(input_rest);
-    let rest: f64 = rest.map(|((&d, &w), &x)| f64::from(d) * f64::from(offset + w) * f64::from(x)).sum();
+    let term = |((d_output, weight), input): ((&T, &T), &T)| {
+        f64::from(d_output.to_f32()) * f64::from(offset + weight.to_f32()) * f64::from(input.to_f32())
+    };
+    let rest: f64 = rest.map(term).sum();
     lanes.iter().map(|&lane| f64::from(lane)).sum::<f64>() + rest
 }

@@ -90,7 +90,7 @@ pub fn forward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, input, weight, output, inverse_rms)?,
         Device::Cpu(cpu) => {
-            let (input, weight, output) = (input.floats()?, weight.floats()?, output.floats()?);
+            let (input, weight, output) = (input.host(), weight.host(), output.host());
             cpu::forward(cpu, shape, input, weight, output, inverse_rms.host());
         }
     }
@@ -131,12 +131,12 @@ pub fn forward_residual<T: Real>(
         Device::Cpu(cpu) => cpu::forward_residual(
             cpu,
             shape,
-            residual.floats()?,
-            delta.floats()?,
-            weight.floats()?,
+            residual.host(),
+            delta.host(),
+            weight.host(),
             cpu::HostOutputs {
-                sum: outputs.sum.floats()?,
-                output: outputs.output.floats()?,
+                sum: outputs.sum.host(),
+                output: outputs.output.host(),
                 inverse_rms: outputs.inverse_rms.host(),
             },
         ),
@@ -166,8 +166,8 @@ pub fn backward<T: Real>(
         Device::Gpu(gpu) => gpu::backward(gpu, shape, saved, d_output, d_input, d_weight)?,
         Device::Cpu(cpu) => {
             let (input, weight, inverse_rms) =
-                (saved.input.floats()?, saved.weight.floats()?, saved.inverse_rms.host());
-            let (d_output, d_input) = (d_output.floats()?, d_input.floats()?);
+                (saved.input.host(), saved.weight.host(), saved.inverse_rms.host());
+            let (d_output, d_input) = (d_output.host(), d_input.host());
             cpu.run(|| {
                 cpu::backward_weight(shape, input, inverse_rms, d_output, d_weight.host());
                 cpu::backward_input(

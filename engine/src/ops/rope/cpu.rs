@@ -6,14 +6,15 @@ use super::Shape;
 use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::real::Real;
 
-pub fn rotate<const INVERSE: bool>(
+pub fn rotate<T: Real, const INVERSE: bool>(
     cpu: &CpuDevice,
     shape: &Shape,
     cos: &[f32],
     sin: &[f32],
     positions: &[u32],
-    x: &mut [f32],
+    x: &mut [T],
 ) {
     let half = shape.rotary_dim / 2;
     let width = shape.heads * shape.head_dim;
@@ -28,7 +29,7 @@ pub fn rotate<const INVERSE: bool>(
                     let cos = &cos[position as usize * half..][..half];
                     let sin = &sin[position as usize * half..][..half];
                     for head in x.chunks_exact_mut(shape.head_dim) {
-                        rotate_head::<INVERSE>(cos, sin, &mut head[..2 * half]);
+                        rotate_head::<T, INVERSE>(cos, sin, &mut head[..2 * half]);
                     }
                 }
             });
@@ -37,10 +38,12 @@ pub fn rotate<const INVERSE: bool>(
 }
 
 #[inline(always)]
-fn rotate_head<const INVERSE: bool>(cos: &[f32], sin: &[f32], head: &mut [f32]) {
+fn rotate_head<T: Real, const INVERSE: bool>(cos: &[f32], sin: &[f32], head: &mut [T]) {
     let (first, second) = head.split_at_mut(cos.len());
-    for (((x1, x2), &cos), &sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
+    for (((first, second), &cos), &sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
         let sin = if INVERSE { -sin } else { sin };
-        (*x1, *x2) = (*x1 * cos - *x2 * sin, *x2 * cos + *x1 * sin);
+        let (x1, x2) = (first.to_f32(), second.to_f32());
+        *first = T::from_f32(x1 * cos - x2 * sin);
+        *second = T::from_f32(x2 * cos + x1 * sin);
     }
 }

@@ -92,13 +92,13 @@ fn rotate<T: Real, const INVERSE: bool>(
     match device {
         Device::Gpu(gpu) => gpu::rotate::<T, INVERSE>(gpu, shape, tables, positions, x)?,
         Device::Cpu(cpu) => {
-            cpu::rotate::<INVERSE>(
+            cpu::rotate::<T, INVERSE>(
                 cpu,
                 shape,
                 tables.cos.host(),
                 tables.sin.host(),
                 positions.host(),
-                x.floats()?,
+                x.host(),
             );
         }
     }

@@ -1,11 +1,13 @@
 use half::bf16;
-use half::slice::HalfFloatSliceExt;
 use rayon::prelude::*;
+
+use crate::cpu::simd::vectorize;
+use crate::real::round_slice;
 
 /// Elements of one task.
 const CHUNK: usize = 1 << 16;
 
 pub fn to_bf16(source: &[f32], target: &mut [bf16]) {
     let chunks = target.par_chunks_mut(CHUNK).zip(source.par_chunks(CHUNK));
-    chunks.for_each(|(target, source)| target.convert_from_f32_slice(source));
+    chunks.for_each(|(target, source)| vectorize!(|| round_slice(source, target)));
 }

@@ -4,31 +4,34 @@ use rayon::prelude::*;
 
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::real::Real;
 
 /// Elements of one task.
 const CHUNK: usize = 1 << 16;
 
-pub fn forward(cpu: &CpuDevice, factor: f32, x: &[f32], y: &mut [f32]) {
+pub fn forward<T: Real>(cpu: &CpuDevice, factor: f32, x: &[T], y: &mut [T]) {
     cpu.run(|| {
         y.par_chunks_mut(CHUNK).zip(x.par_chunks(CHUNK)).for_each(|(y, x)| {
-            vectorize!(|| y.iter_mut().zip(x).for_each(|(y, x)| *y = factor * x));
+            vectorize!(|| y.iter_mut().zip(x).for_each(|(y, x)| *y = T::from_f32(factor * x.to_f32())));
         });
     });
 }
 
-pub fn forward_in_place(cpu: &CpuDevice, factor: f32, x: &mut [f32]) {
+pub fn forward_in_place<T: Real>(cpu: &CpuDevice, factor: f32, x: &mut [T]) {
     cpu.run(|| {
-        x.par_chunks_mut(CHUNK).for_each(|x| vectorize!(|| x.iter_mut().for_each(|x| *x *= factor)));
+        x.par_chunks_mut(CHUNK).for_each(|x| {
+            vectorize!(|| x.iter_mut().for_each(|x| *x = T::from_f32(x.to_f32() * factor)));
+        });
     });
 }
 
-pub fn add(cpu: &CpuDevice, residual: &[f32], factor: f32, delta: &[f32], sum: &mut [f32]) {
+pub fn add<T: Real>(cpu: &CpuDevice, residual: &[T], factor: f32, delta: &[T], sum: &mut [T]) {
     cpu.run(|| {
         let inputs = residual.par_chunks(CHUNK).zip(delta.par_chunks(CHUNK));
         sum.par_chunks_mut(CHUNK).zip(inputs).for_each(|(sum, (residual, delta))| {
             vectorize!(|| {
                 for ((sum, residual), delta) in sum.iter_mut().zip(residual).zip(delta) {
-                    *sum = factor.mul_add(*delta, *residual);
+                    *sum = T::from_f32(factor.mul_add(delta.to_f32(), residual.to_f32()));
                 }
             });
         });

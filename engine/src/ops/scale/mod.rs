@@ -21,7 +21,7 @@ pub fn forward<T: Real>(device: &Device, factor: f32, x: View<'_, T>, y: ViewMut
     check_length("scale", "y", y.len(), x.len())?;
     match device {
         Device::Gpu(gpu) => kernels::scale(gpu.launcher(), x.on(gpu), y.on(gpu), x.len() as u64, factor)?,
-        Device::Cpu(cpu) => cpu::forward(cpu, factor, x.floats()?, y.floats()?),
+        Device::Cpu(cpu) => cpu::forward(cpu, factor, x.host(), y.host()),
     }
     Ok(())
 }
@@ -36,7 +36,7 @@ pub fn forward_in_place<T: Real>(device: &Device, factor: f32, x: ViewMut<'_, T>
             let count = x.len() as u64;
             kernels::scale_in_place(gpu.launcher(), x.on(gpu), count, factor)?;
         }
-        Device::Cpu(cpu) => cpu::forward_in_place(cpu, factor, x.floats()?),
+        Device::Cpu(cpu) => cpu::forward_in_place(cpu, factor, x.host()),
     }
     Ok(())
 }
@@ -61,7 +61,7 @@ pub fn add<T: Real>(
             let (residual, delta) = (residual.on(gpu), delta.on(gpu));
             kernels::scale_add(gpu.launcher(), residual, delta, sum.on(gpu), count, factor)?;
         }
-        Device::Cpu(cpu) => cpu::add(cpu, residual.floats()?, factor, delta.floats()?, sum.floats()?),
+        Device::Cpu(cpu) => cpu::add(cpu, residual.host(), factor, delta.host(), sum.host()),
     }
     Ok(())
 }

@@ -1,4 +1,5 @@
-//! Generation that goes on from a text whose keys and values are kept: of a longer text only what is new is computed.
+//! Generation that goes on from a text whose keys and values, or states, are kept: of a longer text only what is new is
+//! computed.
 
 use std::ops::ControlFlow;
 
@@ -8,11 +9,12 @@ use super::{Generation, KeyValueCache, Row, Transformer, check_sampling};
 use crate::config::{Context, ModelConfig};
 use crate::error::{Error, Result};
 
-/// Keys and values of one text, for texts that begin like it.
+/// What the layers keep of one text, for texts that begin like it. Of a model with states it is of use to those alone that
+/// begin with all of it: a chat template that leaves something of earlier turns out has every turn computed anew.
 #[derive(Debug)]
 pub struct TextCache<T: Real> {
     cache: KeyValueCache<T>,
-    /// The tokens whose keys and values are there.
+    /// The tokens that it is of.
     tokens: Vec<u32>,
     /// Most tokens there is room for.
     capacity: usize,

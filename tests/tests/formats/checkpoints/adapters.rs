@@ -13,7 +13,7 @@ use tempfile::{TempDir, tempdir};
 use super::{assert_refused, load};
 
 /// `tests/golden/adapters.py` says what they are for: the base of each, and whether the head is the embedding's still.
-const ADAPTERS: [(&str, &str, bool); 7] = [
+const ADAPTERS: [(&str, &str, bool); 8] = [
     ("linear", "llama", false),
     ("patterns", "qwen2", true),
     ("fused", "phi3", false),
@@ -21,6 +21,7 @@ const ADAPTERS: [(&str, &str, bool); 7] = [
     ("tied_head", "llama_tied", false),
     ("tied_both", "llama_tied", true),
     ("tied_saved", "llama_tied", false),
+    ("delta_net", "qwen3_5", false),
 ];
 
 /// The weights of a folder by their bits: between them is padding, which is NaN here.

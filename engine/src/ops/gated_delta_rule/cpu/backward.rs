@@ -18,24 +18,25 @@ use crate::cpu::simd::vectorize;
 use crate::cpu::tile::Tile;
 use crate::device::CpuDevice;
 use crate::ops::attention::Documents;
+use crate::real::Real;
 use gradients::{GateGradients, Scratch};
 
 /// The gradients as slices.
-pub struct HostGradients<'a> {
-    pub d_qkv: &'a mut [f32],
-    pub d_a: &'a mut [f32],
-    pub d_b: &'a mut [f32],
+pub struct HostGradients<'a, T> {
+    pub d_qkv: &'a mut [T],
+    pub d_a: &'a mut [T],
+    pub d_b: &'a mut [T],
     pub d_a_log: &'a mut [f32],
     pub d_dt_bias: &'a mut [f32],
 }
 
-pub fn backward(
+pub fn backward<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
-    inputs: HostInputs<'_>,
-    d_output: &[f32],
-    gradients: HostGradients<'_>,
+    inputs: HostInputs<'_, T>,
+    d_output: &[T],
+    gradients: HostGradients<'_, T>,
 ) {
     let works = works(documents, shape);
     let mut sums = vec![GateSums::default(); documents.len() * shape.value_heads];
@@ -66,13 +67,21 @@ struct GateSums {
     d_dt_bias: f64,
 }
 
-pub struct Pass<'a> {
+/// Elements that a thread takes for the gradients of a document of so many chunks.
+pub fn length(shape: &Shape, chunks: usize) -> usize {
+    Keys::length(shape)
+        + Values::length(shape)
+        + Scratch::length(shape)
+        + (chunks + 1) * shape.group() * shape.state_tile()
+}
+
+pub struct Pass<'a, T> {
     shape: &'a Shape,
-    inputs: HostInputs<'a>,
-    d_output: &'a [f32],
-    d_qkv: SharedMut<'a, f32>,
-    d_a: SharedMut<'a, f32>,
-    d_b: SharedMut<'a, f32>,
+    inputs: HostInputs<'a, T>,
+    d_output: &'a [T],
+    d_qkv: SharedMut<'a, T>,
+    d_a: SharedMut<'a, T>,
+    d_b: SharedMut<'a, T>,
     /// `[documents, HV]`.
     sums: SharedMut<'a, GateSums>,
 }
@@ -85,16 +94,12 @@ pub struct Place<'a> {
     gates: Gates,
 }
 
-impl Pass<'_> {
+impl<T: Real> Pass<'_, T> {
     fn document(&self, work: &Work) {
         let shape = self.shape;
         let group_states = shape.group() * shape.state_tile();
         let chunks = work.chunks().len();
-        let length = Keys::length(shape)
-            + Values::length(shape)
-            + Scratch::length(shape)
-            + (chunks + 1) * group_states;
-        with_scratch(length, |mut memory| {
+        with_scratch(length(shape, chunks), |mut memory| {
             let memory = &mut memory;
             let mut keys = Keys::new(shape, memory);
             let mut values = Values::new(shape, memory);
@@ -156,7 +161,7 @@ impl Pass<'_> {
         scratch.d_products(keys, values, gates, &mut gradients);
         scratch.d_values(shape, values, gates, &mut gradients);
         self.store_values(place, scratch);
-        scratch.d_keys(self, place, keys, (state, d_state), &mut gradients);
+        scratch.d_keys(shape, place, keys, (state, d_state), &mut gradients);
         scratch.d_state(shape, keys, values, gates, d_state);
         self.store_gates(place, &gradients);
     }
@@ -168,7 +173,7 @@ impl Pass<'_> {
             let d_value = unsafe { self.d_qkv.range(target) };
             let beta = place.gates.beta[row];
             for (d_value, d_update) in d_value.iter_mut().zip(scratch.d_update.row(row)) {
-                *d_value = beta * d_update;
+                *d_value = T::from_f32(beta * d_update);
             }
         }
     }
@@ -198,7 +203,7 @@ impl Pass<'_> {
     /// Gradients of `a`, `b` and what a head's gates share.
     fn store_gates(&self, place: &Place<'_>, gradients: &GateGradients) {
         let Place { work, first_token, head, gates } = place;
-        let rate = f64::from(self.inputs.a_log[*head]).exp();
+        let rate = self.inputs.a_log[*head].to_f64().exp();
         let place = work.document * self.shape.value_heads + head;
         // SAFETY: as in `store_values`.
         let sums = unsafe { &mut self.sums.range(place..place + 1)[0] };
@@ -207,25 +212,25 @@ impl Pass<'_> {
         for row in (0..gates.count).rev() {
             let place = (first_token + row) * self.shape.value_heads + head;
             d_decay += gradients.d_log_decay[row];
-            let x = f64::from(self.inputs.a[place]) + f64::from(self.inputs.dt_bias[*head]);
+            let x = self.inputs.a[place].to_f64() + self.inputs.dt_bias[*head].to_f64();
             let d_x = -rate * sigmoid(x) * d_decay;
             sums.d_a_log -= rate * softplus(x) * d_decay;
             sums.d_dt_bias += d_x;
-            let beta = sigmoid(f64::from(self.inputs.b[place]));
+            let beta = sigmoid(self.inputs.b[place].to_f64());
             // SAFETY: as above.
             let (d_a, d_b) = unsafe { (self.d_a.range(place..place + 1), self.d_b.range(place..place + 1)) };
-            d_a[0] = d_x as f32;
-            d_b[0] = (gradients.d_beta[row] * beta * (1.0 - beta)) as f32;
+            d_a[0] = T::from_f32(d_x as f32);
+            d_b[0] = T::from_f32((gradients.d_beta[row] * beta * (1.0 - beta)) as f32);
         }
     }
 }
 
 /// From the gradient `d_output` of `output` = `factor` · x · `scale`, where `scale` is 1/√(Σx² + ε).
 #[inline(always)]
-fn normalise_backward((output, scale): (&[f32], f32), factor: f32, d_output: &[f32], d_x: &mut [f32]) {
+fn normalise_backward<T: Real>((output, scale): (&[f32], f32), factor: f32, d_output: &[f32], d_x: &mut [T]) {
     let width = d_x.len();
     let along = dot(&output[..width], &d_output[..width]);
     for ((d_x, output), d_output) in d_x.iter_mut().zip(output).zip(d_output) {
-        *d_x = scale * (factor * d_output - output / factor * along);
+        *d_x = T::from_f32(scale * (factor * d_output - output / factor * along));
     }
 }

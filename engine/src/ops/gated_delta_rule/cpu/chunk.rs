@@ -10,6 +10,7 @@ use crate::cpu::tile::{
     product_into_tile,
 };
 use crate::ops::gated_delta_rule::EPSILON;
+use crate::real::{Real, widen_slice};
 
 pub const ALL: Part = Part::All;
 pub const LOWER: Part = Part::Lower;
@@ -44,9 +45,14 @@ pub struct Gates {
 }
 
 impl Gates {
-    pub fn new(shape: &Shape, inputs: HostInputs<'_>, tokens: &Range<usize>, head: usize) -> Self {
+    pub fn new<T: Real>(
+        shape: &Shape,
+        inputs: HostInputs<'_, T>,
+        tokens: &Range<usize>,
+        head: usize,
+    ) -> Self {
         let count = tokens.len();
-        let rate = f64::from(inputs.a_log[head]).exp();
+        let rate = inputs.a_log[head].to_f64().exp();
         let mut gates = Self {
             count,
             log_decay: [0.0; CHUNK],
@@ -57,9 +63,9 @@ impl Gates {
         let mut sum = 0.0;
         for (row, token) in tokens.clone().enumerate() {
             let place = token * shape.value_heads + head;
-            sum -= rate * softplus(f64::from(inputs.a[place]) + f64::from(inputs.dt_bias[head]));
+            sum -= rate * softplus(inputs.a[place].to_f64() + inputs.dt_bias[head].to_f64());
             gates.log_decay[row] = sum;
-            gates.beta[row] = sigmoid(f64::from(inputs.b[place])) as f32;
+            gates.beta[row] = sigmoid(inputs.b[place].to_f64()) as f32;
             gates.from_start[row] = sum.exp() as f32;
         }
         for row in 0..count {
@@ -124,7 +130,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Takes in the tokens of a chunk.
-    pub fn load(&mut self, shape: &Shape, qkv: &[f32], tokens: &Range<usize>, key_head: usize) {
+    pub fn load<T: Real>(&mut self, shape: &Shape, qkv: &[T], tokens: &Range<usize>, key_head: usize) {
         let (count, key_dim) = (tokens.len(), shape.key_dim);
         let query_factor = query_factor(shape);
         vectorize!(|| for (row, token) in tokens.clone().enumerate() {
@@ -147,11 +153,11 @@ pub fn query_factor(shape: &Shape) -> f32 {
 
 /// `output` = `factor` · `x` at unit length; returns the inverse of its length.
 #[inline(always)]
-pub fn normalise(x: &[f32], factor: f32, output: &mut [f32]) -> f32 {
-    let scale = 1.0 / (dot(x, x) + EPSILON).sqrt();
-    for (output, x) in output.iter_mut().zip(x) {
-        *output = x * scale * factor;
-    }
+pub fn normalise<T: Real>(x: &[T], factor: f32, output: &mut [f32]) -> f32 {
+    let output = &mut output[..x.len()];
+    widen_slice(x, output);
+    let scale = 1.0 / (dot(output, output) + EPSILON).sqrt();
+    output.iter_mut().for_each(|x| *x = *x * scale * factor);
     scale
 }
 
@@ -193,12 +199,12 @@ impl<'a> Values<'a> {
     }
 
     /// What the tokens of the loaded chunk write, from the state before it: all but `scaled`.
-    pub fn solve(
+    pub fn solve<T: Real>(
         &mut self,
         shape: &Shape,
         (keys, first_token): (&Keys<'_>, usize),
         gates: &Gates,
-        (qkv, head): (&[f32], usize),
+        (qkv, head): (&[T], usize),
         state: &Tile<'_>,
     ) {
         let (count, key_dim, value_dim) = (gates.count, shape.key_dim, shape.value_dim);
@@ -208,7 +214,7 @@ impl<'a> Values<'a> {
         vectorize!(|| for row in 0..count {
             let (value, decay) = (&qkv[shape.value(first_token + row, head)], gates.from_start[row]);
             for (error, value) in self.error.row_mut(row).iter_mut().zip(value) {
-                *error = value - decay * *error;
+                *error = value.to_f32() - decay * *error;
             }
         });
         pack_rows(self.update_rows, count, value_dim, self.error.rows());

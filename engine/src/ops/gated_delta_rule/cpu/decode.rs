@@ -6,23 +6,24 @@ use crate::cpu::math::exp;
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::real::{Real, round_slice};
 
 /// Threads share the key heads; rows are taken in their order.
-pub fn decode(
+pub fn decode<T: Real>(
     cpu: &CpuDevice,
     shape: &Shape,
-    inputs: HostInputs<'_>,
+    inputs: HostInputs<'_, T>,
     slots: &[u32],
     states: &mut [f32],
-    output: &mut [f32],
+    output: &mut [T],
 ) {
     let (states, output) = (SharedMut::new(states), SharedMut::new(output));
     cpu.run(|| {
         for_each(shape.key_heads, |key_head| {
-            with_scratch(2 * shape.key_dim + shape.value_dim, |mut memory| {
+            with_scratch(2 * (shape.key_dim + shape.value_dim), |mut memory| {
                 let memory = &mut memory;
                 let (query, key) = (take(memory, shape.key_dim), take(memory, shape.key_dim));
-                let write = take(memory, shape.value_dim);
+                let (write, made) = (take(memory, shape.value_dim), take(memory, shape.value_dim));
                 for (row, &slot) in slots.iter().enumerate() {
                     vectorize!(|| {
                         normalise(&inputs.qkv[shape.query(row, key_head)], query_factor(shape), query);
@@ -38,7 +39,10 @@ pub fn decode(
                             )
                         };
                         let token = Token { shape, inputs, row, head };
-                        vectorize!(|| token.take_in(query, key, (state, write), output));
+                        vectorize!(|| {
+                            token.take_in(query, key, (state, write), made);
+                            round_slice(made, output);
+                        });
                     }
                 }
             });
@@ -52,20 +56,20 @@ fn state_elements(shape: &Shape) -> usize {
 }
 
 /// A row's token for one value head.
-struct Token<'a> {
+struct Token<'a, T> {
     shape: &'a Shape,
-    inputs: HostInputs<'a>,
+    inputs: HostInputs<'a, T>,
     row: usize,
     head: usize,
 }
 
-impl Token<'_> {
+impl<T: Real> Token<'_, T> {
     /// ln of what is left of the state, and β.
     fn gates(&self) -> (f32, f32) {
         let place = self.row * self.shape.value_heads + self.head;
-        let x = f64::from(self.inputs.a[place]) + f64::from(self.inputs.dt_bias[self.head]);
-        let rate = f64::from(self.inputs.a_log[self.head]).exp();
-        ((-rate * softplus(x)) as f32, sigmoid(f64::from(self.inputs.b[place])) as f32)
+        let x = self.inputs.a[place].to_f64() + self.inputs.dt_bias[self.head].to_f64();
+        let rate = self.inputs.a_log[self.head].to_f64().exp();
+        ((-rate * softplus(x)) as f32, sigmoid(self.inputs.b[place].to_f64()) as f32)
     }
 
     /// The state takes the token in; `output` is what its query reads.
@@ -89,7 +93,7 @@ impl Token<'_> {
         }
         let value = &self.inputs.qkv[self.shape.value(self.row, self.head)];
         for (write, value) in write.iter_mut().zip(value) {
-            *write = beta * (value - *write);
+            *write = beta * (value.to_f32() - *write);
         }
         output.fill(0.0);
         for (state, (&key, &query)) in state.chunks_exact_mut(width).zip(key.iter().zip(query)) {

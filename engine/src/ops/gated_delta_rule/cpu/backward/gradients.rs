@@ -9,9 +9,12 @@ use crate::cpu::tile::{
 };
 use crate::ops::gated_delta_rule::cpu::chunk::{ALL, Gates, Keys, LOWER, Values, scale_rows, take};
 use crate::ops::gated_delta_rule::{CHUNK, Shape};
+use crate::real::{Real, widen_slice};
 
 /// What a thread has besides [`Keys`] and [`Values`].
 pub struct Scratch<'a> {
+    /// d_output `[n, DV]`.
+    d_output: Tile<'a>,
     /// U `[n, DV]`.
     update: Tile<'a>,
     /// d_U, then d_R `[n, DV]`.
@@ -50,7 +53,7 @@ pub struct GateGradients {
 impl<'a> Scratch<'a> {
     pub fn length(shape: &Shape) -> usize {
         let (key_dim, value_dim) = (shape.key_dim, shape.value_dim);
-        3 * Tile::length(CHUNK, value_dim)
+        4 * Tile::length(CHUNK, value_dim)
             + 2 * panels_length(CHUNK, value_dim)
             + panels_length(value_dim, CHUNK)
             + state_panels_length(shape)
@@ -64,6 +67,7 @@ impl<'a> Scratch<'a> {
         let value_tile = Tile::length(CHUNK, value_dim);
         let key_tile = Tile::length(CHUNK, key_dim);
         Self {
+            d_output: Tile::new(take(memory, value_tile), value_dim),
             update: Tile::new(take(memory, value_tile), value_dim),
             d_update: Tile::new(take(memory, value_tile), value_dim),
             d_read: Tile::new(take(memory, value_tile), value_dim),
@@ -98,10 +102,10 @@ impl Scratch<'_> {
         }
     }
 
-    /// `d_update` = d_R; `update`, and d_output and U as right operands.
-    pub fn d_writes(
+    /// `d_update` = d_R; `d_output`, `update`, and both as right operands.
+    pub fn d_writes<T: Real>(
         &mut self,
-        pass: &Pass<'_>,
+        pass: &Pass<'_, T>,
         place: &Place<'_>,
         keys: &Keys<'_>,
         values: &mut Values<'_>,
@@ -109,8 +113,11 @@ impl Scratch<'_> {
     ) {
         let (shape, gates, count) = (pass.shape, &place.gates, place.gates.count);
         let (key_dim, value_dim) = (shape.key_dim, shape.value_dim);
-        let d_output = shape.output_rows(pass.d_output, place.first_token, place.head);
-        pack_rows(self.d_output_rows, count, value_dim, d_output);
+        vectorize!(|| for row in 0..count {
+            let d_output = &pass.d_output[shape.output(place.first_token + row, place.head)];
+            widen_slice(d_output, self.d_output.row_mut(row));
+        });
+        pack_rows(self.d_output_rows, count, value_dim, self.d_output.rows());
         scale_rows(&keys.key, &gates.to_end[..count], &mut values.scaled);
         pack_rows(self.state_panels, key_dim, value_dim, d_state.rows());
         product_into_tile(count, key_dim, values.scaled.rows(), self.state_panels, &mut self.d_update, ALL);
@@ -129,6 +136,7 @@ impl Scratch<'_> {
         pack_columns(self.update_columns, value_dim, count, self.update.rows());
 
         let mut d_scores = Tile::new(self.d_scores, count);
+        let d_output = self.d_output.rows();
         product_into_tile(count, value_dim, d_output, self.update_columns, &mut d_scores, LOWER);
         let mut d_system = Tile::new(self.d_system, count);
         let d_solution = self.d_update.rows();
@@ -195,21 +203,20 @@ impl Scratch<'_> {
     /// Adds to `d_query` and `d_key`, and to the gradient of c what they are multiplied with.
     pub fn d_keys(
         &mut self,
-        pass: &Pass<'_>,
+        shape: &Shape,
         place: &Place<'_>,
         keys: &Keys<'_>,
         (state, d_state): (&Tile<'_>, &Tile<'_>),
         gradients: &mut GateGradients,
     ) {
-        let (shape, gates, count) = (pass.shape, &place.gates, place.gates.count);
+        let (gates, count) = (&place.gates, place.gates.count);
         let (key_dim, value_dim) = (shape.key_dim, shape.value_dim);
-        let d_output = shape.output_rows(pass.d_output, place.first_token, place.head);
         let ones = [1.0; CHUNK];
         let d_log_decay = &mut gradients.d_log_decay;
 
         // Of e^c q̂ S and of e^c k̂ S.
         pack_columns(self.state_panels, value_dim, key_dim, state.rows());
-        product_into_tile(count, value_dim, d_output, self.state_panels, &mut self.term, ALL);
+        product_into_tile(count, value_dim, self.d_output.rows(), self.state_panels, &mut self.term, ALL);
         let terms = self.term_gradients(&keys.query, &gates.from_start, count, key_dim, Target::Query);
         (0..count).for_each(|row| d_log_decay[row] += f64::from(terms[row]));
         product_into_tile(count, value_dim, self.d_read.rows(), self.state_panels, &mut self.term, ALL);

@@ -5,8 +5,6 @@ use std::path::Path;
 
 use serde::{Deserialize, Serialize};
 
-use super::error::{HubError, HubResult};
-
 /// What the names of the hub begin with where they might be taken for something else.
 pub const SCHEME: &str = "hf://";
 
@@ -15,6 +13,16 @@ const DEFAULT_REVISION: &str = "main";
 
 /// Longest part of a repository's name.
 const LONGEST_PART: usize = 96;
+
+/// A text that is not a name of the hub.
+#[derive(Debug, thiserror::Error)]
+#[error("`{text}` {reason}")]
+pub struct BadName {
+    /// The text.
+    pub text: String,
+    /// What is wrong with it.
+    pub reason: &'static str,
+}
 
 /// What a repository of the hub holds.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -28,7 +36,7 @@ pub enum RepositoryKind {
 
 impl RepositoryKind {
     /// Its name in the interface of the hub and in the cache.
-    pub(super) fn plural(self) -> &'static str {
+    pub(crate) fn plural(self) -> &'static str {
         match self {
             Self::Model => "models",
             Self::Dataset => "datasets",
@@ -36,7 +44,7 @@ impl RepositoryKind {
     }
 
     /// What precedes `org/name` in the address of a page.
-    pub(super) fn page_prefix(self) -> &'static str {
+    pub(crate) fn page_prefix(self) -> &'static str {
         match self {
             Self::Model => "",
             Self::Dataset => "datasets/",
@@ -62,7 +70,7 @@ impl Repository {
     }
 
     /// Name of its folder in the cache.
-    pub(super) fn folder_name(&self) -> String {
+    pub(crate) fn folder_name(&self) -> String {
         format!("{}--{}--{}", self.kind.plural(), self.owner, self.name)
     }
 }
@@ -105,7 +113,7 @@ impl Revision {
     }
 
     /// The commit, where it is the full hash of one.
-    pub(super) fn commit(&self) -> Option<Commit> {
+    pub(crate) fn commit(&self) -> Option<Commit> {
         Commit::parse(&self.0)
     }
 }
@@ -196,8 +204,8 @@ impl HubName {
     ///
     /// # Errors
     /// The text, and what is wrong with it.
-    pub fn parse(text: &str) -> HubResult<Self> {
-        let bad = |reason| Box::new(HubError::BadName { text: text.to_owned(), reason });
+    pub fn parse(text: &str) -> Result<Self, BadName> {
+        let bad = |reason| BadName { text: text.to_owned(), reason };
         let rest = text.strip_prefix(SCHEME).ok_or_else(|| bad("does not begin with hf://"))?;
         let Some(rest) = rest.strip_prefix("datasets/") else {
             return match ModelName::parse(rest) {
@@ -238,7 +246,7 @@ fn split_revision(text: &str) -> Option<(&str, Option<String>, &str)> {
 }
 
 /// Whether a text names a file inside a folder, and cannot lead out of it.
-pub(super) fn is_relative_file(text: &str) -> bool {
+pub(crate) fn is_relative_file(text: &str) -> bool {
     let is_name = |part: &str| !part.is_empty() && part != "." && part != "..";
     !text.contains(['\\', '\0']) && text.split('/').all(is_name)
 }

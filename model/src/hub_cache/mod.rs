@@ -8,17 +8,33 @@
 //! .locks/models--org--name/ETAG.lock       held by the process that fetches it
 //! ```
 
+mod settings;
+
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
-use super::name::{Commit, Repository, Revision};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{create_folders, read_text, write_bytes_atomically};
+use crate::hub_names::{Commit, ModelName, Repository, Revision};
+pub use settings::HubSettings;
+
+/// The folder of a model in the cache that the environment names; none where it is not there. Nobody is asked.
+///
+/// # Errors
+/// What is wrong in the environment.
+pub(crate) fn cached_model(name: &ModelName) -> Result<Option<PathBuf>> {
+    let ModelName { repository, revision } = name;
+    let cache = RepositoryCache::new(&HubSettings::from_environment()?.cache, repository);
+    let commit = revision.commit().or_else(|| cache.commit_of(revision));
+    let folder = commit.map(|commit| cache.snapshot(&commit));
+    // What else is missing is noticed where it is read.
+    Ok(folder.filter(|folder| folder.join("config.json").is_file()))
+}
 
 /// One repository in the cache.
 #[derive(Debug)]
-pub(super) struct RepositoryCache {
+pub(crate) struct RepositoryCache {
     folder: PathBuf,
     locks: PathBuf,
 }
@@ -154,7 +170,7 @@ fn remove_if_there(path: &Path) -> Result<()> {
     }
 }
 
-pub(super) fn create_parent(path: &Path) -> Result<()> {
+pub(crate) fn create_parent(path: &Path) -> Result<()> {
     path.parent().map_or(Ok(()), create_folders)
 }
 

@@ -2,19 +2,14 @@
 
 use std::path::PathBuf;
 
-use super::name::{Commit, Repository, RepositoryKind, Revision};
+use crate::hub_names::{BadName, Commit, Repository, RepositoryKind, Revision};
 
 /// What can go wrong with the hub.
 #[derive(Debug, thiserror::Error)]
 pub enum HubError {
     /// A text is not a name of the hub.
-    #[error("`{text}` {reason}")]
-    BadName {
-        /// The text.
-        text: String,
-        /// What is wrong with it.
-        reason: &'static str,
-    },
+    #[error(transparent)]
+    BadName(#[from] BadName),
     /// A variable of the environment cannot be used.
     #[error("the environment variable {name} {reason}")]
     BadVariable {
@@ -53,6 +48,20 @@ pub enum HubError {
         status: u16,
         /// Whether a token was sent.
         has_token: bool,
+    },
+    /// A run goes on with the commits it was begun with, and the hub no longer has one of them.
+    #[error(
+        "{repository} no longer has the commit {}, which `{revision}` was when the run was begun, and the cache is \
+         incomplete: begin another run with what `{revision}` is now",
+        commit.as_str()
+    )]
+    CommitGone {
+        /// The repository.
+        repository: Repository,
+        /// What the recipe asks for.
+        revision: Revision,
+        /// What it was.
+        commit: Commit,
     },
     /// The repository has no such branch, tag or commit.
     #[error("{repository} has no revision `{revision}`: {page} lists its branches, tags and commits")]

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use ureq::http::Uri;
 
-use super::error::HubError;
 use crate::error::{Error, Result};
 use crate::files::read_text;
+use crate::hub_error::HubError;
 
 /// The hub where nothing else is said.
 const ENDPOINT: &str = "https://huggingface.co";
@@ -96,7 +96,7 @@ impl HubSettings {
     ///
     /// # Errors
     /// The file of `hf auth login` cannot be read, or holds no token.
-    pub(super) fn token(&self) -> Result<Option<String>> {
+    pub(crate) fn token(&self) -> Result<Option<String>> {
         match (&self.token, &self.token_file) {
             (None, Some(file)) => token_of_file(file),
             (token, _) => Ok(token.clone()),
