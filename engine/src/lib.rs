@@ -23,7 +23,7 @@
 //! made on. Building needs no CUDA; the driver is looked for when a GPU is asked for, and an error says what
 //! is missing.
 //!
-//! The operations of a transformer compute in f32 or, on GPUs, in [`bf16`] ([`Real`]): activations, their
+//! The operations of a transformer compute in f32 or in [`bf16`] ([`Real`]): activations, their
 //! gradients and the weights that products read. Sums, gradients of weights and everything the optimizer
 //! keeps are f32; [`ops::adamw::AdamW::step_with_copy`] leaves the rounded weights too. [`Device::record`] runs
 //! a whole training step as one launch.

@@ -16,7 +16,7 @@ use super::pack::LONGEST;
 #[cfg(target_arch = "x86_64")]
 use super::pairs::{Dots, LANES, add_dots};
 use super::product::even_part;
-use super::{Matrix, Multiplication, PRODUCT_ROWS, Update};
+use super::{Matrix, Multiplication, TILE_ROWS, Update};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 #[cfg(target_arch = "x86_64")]
 use crate::cpu::simd::Avx512Bf16;
@@ -81,7 +81,7 @@ impl<I: Instructions> Words for Singles<I> {
 impl Words for Avx512Bf16 {
     type Element = bf16;
     const STEP: usize = 2;
-    const DEPTH_BLOCK: (usize, usize) = <Dots<PRODUCT_ROWS> as Kernel>::DEPTH_BLOCK;
+    const DEPTH_BLOCK: (usize, usize) = <Dots<TILE_ROWS> as Kernel>::DEPTH_BLOCK;
 
     #[inline(always)]
     fn word(row: &[bf16], step: usize) -> f32 {

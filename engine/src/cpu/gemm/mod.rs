@@ -4,6 +4,10 @@
 //! of B, both packed in the order it reads them. The threads pack one operand together, a chunk of it that
 //! stays in the shared cache; of the other each packs the part it multiplies next into its own cache.
 //!
+//! f32 is multiplied by the widest vectors of the processor (`floats.rs`), bf16 by AMX (`tiles.rs`, `amx.rs`), by the dot
+//! products of AVX-512 (`pairs.rs`), or widened to f32 while it is packed. A few rows by a matrix that lies row by row
+//! pack nothing of that (`few_rows.rs`).
+//!
 //! Measured on two Zen 3 cores whose peak is 100 GFLOP/s each, f32, shapes of transformer layers: 79 to 92
 //! GFLOP/s a core with 1024 tokens, 67 to 73 where C is a gradient of 512 by 512 or fewer, against 63 to 85
 //! of the crate `matrixmultiply` in turns with it. Prefetching C or the next panel is worth nothing.
@@ -34,9 +38,6 @@ use super::CpuDevice;
 use super::simd::{Avx2, Avx512, Avx512Bf16};
 use super::simd::{Baseline, Level};
 use crate::real::Real;
-
-/// Rows of a tile of [`multiply`] that is made in the registers of AVX-512.
-const PRODUCT_ROWS: usize = 12;
 
 /// A matrix to read: rows and columns at any stride in a slice.
 #[derive(Debug, Clone, Copy)]
@@ -120,9 +121,9 @@ impl<T: Real, O: Real> Task<T> for Multiplication<'_, T, O> {
     }
 }
 
+#[cfg(target_arch = "x86_64")]
 impl<T: Real, O: Real> Multiplication<'_, T, O> {
     /// With few rows.
-    #[cfg(target_arch = "x86_64")]
     fn run_few<W: Words<Element = T>>(self, words: W) {
         match self.a.rows {
             ..=8 => few_rows::run::<_, _, 8>(words, self),
@@ -143,7 +144,7 @@ pub trait Factor: Sized {
     /// registers of AVX-512, they have `R` rows, at most 12, so that there is room for all of them.
     fn choose<const R: usize>(task: impl Task<Self>);
 
-    /// Runs a product.
+    /// Runs a product with the instructions of this processor that are best for the type and the sizes.
     fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>);
 }
 
@@ -162,7 +163,7 @@ impl Factor for f32 {
             Level::Avx2(avx2) if fits::<Singles<Avx2>, _>(&multiplication) => {
                 multiplication.run_few(Singles(avx2));
             }
-            _ => Self::choose::<PRODUCT_ROWS>(multiplication),
+            _ => Self::choose::<TILE_ROWS>(multiplication),
         }
     }
 }
@@ -182,12 +183,15 @@ impl Factor for bf16 {
         match path::detect() {
             #[cfg(target_arch = "x86_64")]
             path::Path::Avx512Bf16(dots) if fits::<Avx512Bf16, _>(&multiplication) => {
-                few_rows::run::<_, _, { pairs::LANES }>(dots, multiplication);
+                few_rows::run::<_, _, 16>(dots, multiplication);
             }
-            _ => Self::choose::<PRODUCT_ROWS>(multiplication),
+            _ => Self::choose::<TILE_ROWS>(multiplication),
         }
     }
 }
+
+/// Rows of the tiles of large products, where the registers are those of AVX-512.
+const TILE_ROWS: usize = 12;
 
 /// In f32 arithmetic. Tiles fill the vector registers: with 12 rows 24 of 32, else 12 of 16, and 8 of 16 (or 32) half
 /// as wide.

@@ -151,7 +151,7 @@ fn check_threads<T: Real, O: Real>(
 
 #[test]
 fn f32_matches_f64_for_any_number_of_threads() {
-    check_threads::<f32, f32>(&SIZES, |multiplication| f32::choose::<12>(multiplication));
+    check_threads::<f32, f32>(&SIZES, Factor::multiply);
 }
 
 #[test]
