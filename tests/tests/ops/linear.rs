@@ -182,15 +182,6 @@ fn wrong_lengths_are_errors() {
 }
 
 #[test]
-fn bf16_on_the_cpu_is_an_error() {
-    let case = Case::new::<bf16>((3, 17, 5), &cpu(1));
-    let (x, weight) = (upload::<bf16>(&case.device, &case.x), upload(&case.device, &case.weight));
-    let mut y = upload(&case.device, &case.d_y);
-    let error = forward(&case.device, &case.shape, x.view(), weight.view(), None, y.view_mut()).unwrap_err();
-    assert_eq!(error.to_string(), "cpu does not compute in bf16: use f32, or a GPU");
-}
-
-#[test]
 fn passes_on_the_stand_in_driver() {
     stand_in::repeat(module_path!(), &["forward", "gradients", "wrong_lengths"]);
 }
