@@ -156,7 +156,7 @@ fn bf16_on_the_cpu_matches_pytorch_within_its_roundings() {
 }
 
 /// Losses stay within 2 % of PyTorch's in f32 and norms of gradients too, but for gemma3, whose norms of queries and keys
-/// are over 8 elements, and qwen3_5: there PyTorch's own bf16 is off by up to 8.2 % and by 2.5 % (1.2 % at most
+/// are over 8 elements, phi3 and qwen3_5: there PyTorch's own bf16 is off by up to 8.2 %, 10.1 % and 2.5 % (1.9 % at most
 /// elsewhere). The weights that are computed with are the master weights, rounded, after every step.
 #[test]
 fn ten_adamw_steps_in_bf16_follow_pytorch() {
@@ -167,6 +167,7 @@ fn ten_adamw_steps_in_bf16_follow_pytorch() {
         let device = &device;
         let allowed_of_norms = match name {
             "gemma3" => 0.1,
+            "phi3" => 0.12,
             "qwen3_5" => 0.03,
             _ => 0.02,
         };
