@@ -118,7 +118,8 @@ pub fn run<W: Words, O: Real, const L: usize>(words: W, multiplication: Multipli
     let block = even_part(a.columns, most, multiple) / W::STEP;
     let threads = if a.rows * a.columns * b.columns < SERIAL_BELOW { 1 } else { cpu.threads() };
     with_scratch(groups * steps * L, |packed| {
-        let packed = packed.as_chunks_mut::<L>().0;
+        // The memory may be longer.
+        let packed = &mut packed.as_chunks_mut::<L>().0[..groups * steps];
         for (group, packed) in packed.chunks_exact_mut(steps).enumerate() {
             pack::<W, L>(a, group * L, packed);
         }
