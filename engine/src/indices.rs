@@ -92,3 +92,16 @@ impl<'a> IndexView<'a> {
         self.device
     }
 }
+
+/// Fails unless every slot is one of `states` elements, `state_length` of which are a slot's.
+pub(crate) fn check_slots(
+    op: &'static str,
+    slots: IndexView<'_>,
+    state_length: usize,
+    states: usize,
+) -> Result<()> {
+    let needed = slots.host().iter().max().map_or(0, |&slot| slot as usize + 1);
+    check(op, needed * state_length <= states, || {
+        format!("states of {states} elements have no slot {}", needed - 1)
+    })
+}

@@ -93,10 +93,13 @@ impl AdapterConfig {
         let named = self.base.as_str();
         let base = match self.local_base(folder) {
             Some(base) => base,
-            None => match self.hub_base(folder).map(|name| cached_model(&name)).transpose()?.flatten() {
-                Some(base) => base,
-                None => return Err(error(self.describe_missing_base())),
-            },
+            None => {
+                let cached = self.hub_base(folder).map(|name| cached_model(&name)).transpose()?.flatten();
+                // What else is missing is noticed where it is read.
+                let has_configuration =
+                    |base: &PathBuf| base.join("config.json").is_file() || is_adapter(base);
+                cached.filter(has_configuration).ok_or_else(|| error(self.describe_missing_base()))?
+            }
         };
         if is_adapter(&base) {
             let reason = format!(

@@ -56,10 +56,18 @@ impl LayerAttention {
                 ("rotary embedding", layer.rope.map_or("none".to_owned(), |rope| rope.to_string())),
             ]
         };
-        let mut pairs = facts(self).into_iter().zip(facts(other));
-        let ((name, ours), (_, theirs)) = pairs.find(|(ours, theirs)| ours != theirs)?;
-        Some((name, ours, theirs))
+        first_difference(facts(self), facts(other))
     }
+}
+
+/// The first of some facts in which two differ, with both values.
+pub(super) fn first_difference<const N: usize>(
+    ours: [(&'static str, String); N],
+    theirs: [(&'static str, String); N],
+) -> Option<(&'static str, String, String)> {
+    let mut pairs = ours.into_iter().zip(theirs);
+    let ((name, ours), (_, theirs)) = pairs.find(|(ours, theirs)| ours != theirs)?;
+    Some((name, ours, theirs))
 }
 
 /// The window of every layer.

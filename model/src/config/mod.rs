@@ -270,8 +270,7 @@ impl ModelConfig {
                 ("softcaps", format!("{:?}", (config.attention_softcap, config.logit_softcap))),
             ]
         };
-        let mut pairs = facts(self).into_iter().zip(facts(other));
-        if let Some(((name, ours), (_, theirs))) = pairs.find(|(ours, theirs)| ours != theirs) {
+        if let Some((name, ours, theirs)) = layers::first_difference(facts(self), facts(other)) {
             return Some(format!("{name}: {ours} against {theirs}"));
         }
         let mut layers = self.attention.iter().zip(&other.attention).enumerate();

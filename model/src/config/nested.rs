@@ -63,8 +63,8 @@ impl Nesting {
 /// A `text_config` that is not an object.
 pub(super) fn language_model(path: &Path, json: Map<String, Value>) -> Result<(Map<String, Value>, Nesting)> {
     let whole = json.get("model_type").and_then(Value::as_str).unwrap_or_default();
-    let is_around = FAMILIES.iter().any(|family| family.inside == Some(whole));
-    if is_around && json.get(TEXT).is_none_or(Value::is_null) {
+    let inside = FAMILIES.iter().find(|family| family.inside == Some(whole));
+    if inside.is_some() && json.get(TEXT).is_none_or(Value::is_null) {
         let reason =
             format!("`{TEXT}` is missing: `model_type` = \"{whole}\" has its language model's fields in it");
         return Err(Error::format(path, reason));
@@ -80,8 +80,7 @@ pub(super) fn language_model(path: &Path, json: Map<String, Value>) -> Result<(M
     let mut text = text.clone();
     if !text.contains_key("model_type") && !whole.is_empty() {
         // Older files leave out what `transformers` knows.
-        let family = FAMILIES.iter().find(|family| family.inside == Some(whole.as_str()));
-        let family = family.ok_or_else(|| Error::format(path, not_supported("", &whole)))?;
+        let family = inside.ok_or_else(|| Error::format(path, not_supported("", &whole)))?;
         text.insert("model_type".to_owned(), Value::from(family.model_type));
     }
     for key in INHERITED {

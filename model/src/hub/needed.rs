@@ -4,6 +4,7 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::has;
+use crate::adapter::{CONFIG_FILE, WEIGHTS_FILE};
 use crate::chat_template::TEMPLATE_FOLDER;
 use crate::checkpoint::{INDEX_FILE, SINGLE_FILE, is_copied, read_index};
 use crate::hub_cache::RepositoryCache;
@@ -15,7 +16,7 @@ const TOKENIZER: &str = "tokenizer.json";
 /// The model's card, whose header a card made of it takes over.
 const CARD: &str = "README.md";
 /// Weights that are added to a model's, and what they are.
-const ADAPTER: [&str; 2] = ["adapter_config.json", "adapter_model.safetensors"];
+const ADAPTER: [&str; 2] = [CONFIG_FILE, WEIGHTS_FILE];
 
 /// What a model may have or not and what changes its results.
 pub(super) const READ_IF_THERE: [&str; 3] =

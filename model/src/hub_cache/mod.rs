@@ -19,7 +19,8 @@ use crate::files::{create_folders, read_text, write_bytes_atomically};
 use crate::hub_names::{Commit, ModelName, Repository, Revision};
 pub use settings::HubSettings;
 
-/// The folder of a model in the cache that the environment names; none where it is not there. Nobody is asked.
+/// The folder of a model in the cache that the environment names, whatever is in it; none where its commit is not known.
+/// Nobody is asked.
 ///
 /// # Errors
 /// What is wrong in the environment.
@@ -27,9 +28,7 @@ pub(crate) fn cached_model(name: &ModelName) -> Result<Option<PathBuf>> {
     let ModelName { repository, revision } = name;
     let cache = RepositoryCache::new(&HubSettings::from_environment()?.cache, repository);
     let commit = revision.commit().or_else(|| cache.commit_of(revision));
-    let folder = commit.map(|commit| cache.snapshot(&commit));
-    // What else is missing is noticed where it is read.
-    Ok(folder.filter(|folder| folder.join("config.json").is_file()))
+    Ok(commit.map(|commit| cache.snapshot(&commit)))
 }
 
 /// One repository in the cache.

@@ -12,7 +12,7 @@ use crate::real::Real;
 /// f32 arithmetic with the instructions `I`, in tiles of `R` rows and `C` columns.
 #[derive(Debug, Clone, Copy)]
 pub struct Floats<T, I, const R: usize, const C: usize> {
-    instructions: I,
+    pub(super) instructions: I,
     element: PhantomData<T>,
 }
 

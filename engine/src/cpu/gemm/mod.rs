@@ -14,6 +14,7 @@
 
 #[cfg(target_arch = "x86_64")]
 mod amx;
+#[cfg(target_arch = "x86_64")]
 mod few_rows;
 pub(crate) mod floats;
 pub(crate) mod kernel;
@@ -28,14 +29,12 @@ pub(crate) mod tiles;
 
 use half::bf16;
 
-#[cfg(target_arch = "x86_64")]
-use self::few_rows::{Singles, Words, fits};
 use self::floats::Floats;
 use self::kernel::Kernel;
 pub use self::path::{Bf16Path, amx_refusal, bf16_path};
 use super::CpuDevice;
 #[cfg(target_arch = "x86_64")]
-use super::simd::{Avx2, Avx512, Avx512Bf16};
+use super::simd::Instructions;
 use super::simd::{Baseline, Level};
 use crate::real::Real;
 
@@ -122,12 +121,12 @@ impl<T: Real, O: Real> Task<T> for Multiplication<'_, T, O> {
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<T: Real, O: Real> Multiplication<'_, T, O> {
+impl<O: Real> Multiplication<'_, f32, O> {
     /// With few rows.
-    fn run_few<W: Words<Element = T>>(self, words: W) {
+    fn run_few(self, instructions: impl Instructions) {
         match self.a.rows {
-            ..=8 => few_rows::run::<_, _, 8>(words, self),
-            _ => few_rows::run::<_, _, 16>(words, self),
+            ..=8 => few_rows::run(Floats::<_, _, 8, { few_rows::TILE }>::new(instructions), self),
+            _ => few_rows::run(Floats::<_, _, 16, { few_rows::TILE }>::new(instructions), self),
         }
     }
 }
@@ -156,13 +155,9 @@ impl Factor for f32 {
     fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>) {
         match Level::detect() {
             #[cfg(target_arch = "x86_64")]
-            Level::Avx512(avx512) if fits::<Singles<Avx512>, _>(&multiplication) => {
-                multiplication.run_few(Singles(avx512));
-            }
+            Level::Avx512(avx512) if few_rows::fits(&multiplication, 1) => multiplication.run_few(avx512),
             #[cfg(target_arch = "x86_64")]
-            Level::Avx2(avx2) if fits::<Singles<Avx2>, _>(&multiplication) => {
-                multiplication.run_few(Singles(avx2));
-            }
+            Level::Avx2(avx2) if few_rows::fits(&multiplication, 1) => multiplication.run_few(avx2),
             _ => Self::choose::<TILE_ROWS>(multiplication),
         }
     }
@@ -182,8 +177,8 @@ impl Factor for bf16 {
     fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>) {
         match path::detect() {
             #[cfg(target_arch = "x86_64")]
-            path::Path::Avx512Bf16(dots) if fits::<Avx512Bf16, _>(&multiplication) => {
-                few_rows::run::<_, _, 16>(dots, multiplication);
+            path::Path::Avx512Bf16(instructions) if few_rows::fits(&multiplication, 2) => {
+                few_rows::run(pairs::Dots::<{ pairs::LANES }> { instructions }, multiplication);
             }
             _ => Self::choose::<TILE_ROWS>(multiplication),
         }

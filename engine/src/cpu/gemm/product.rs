@@ -13,6 +13,11 @@ const PACK_ITEM: usize = 96;
 /// Products of fewer multiply-adds stay on one thread: waking another costs more.
 const SERIAL_BELOW: usize = 1 << 16;
 
+/// How many threads share a product of `[rows, depth]` by `[depth, columns]`.
+pub fn threads(cpu: &CpuDevice, [rows, depth, columns]: [usize; 3]) -> usize {
+    if rows * depth * columns < SERIAL_BELOW { 1 } else { cpu.threads() }
+}
+
 /// Runs a product with `kernel`.
 pub fn run<K: Kernel, O: Real>(kernel: K, multiplication: Multiplication<'_, K::Element, O>) {
     let Multiplication { cpu, a, b, update, c } = multiplication;
@@ -100,8 +105,7 @@ struct Chunk {
 impl<K: Kernel> Product<'_, K> {
     fn run<O: Real>(&self, cpu: &CpuDevice, output: &Output<'_, O>) {
         let Division { share_a, shared_lanes, shared_depth, depth_block, own_lanes, .. } = self.division;
-        let multiply_adds = self.a.rows * self.a.columns * self.b.rows;
-        let threads = if multiply_adds < SERIAL_BELOW { 1 } else { cpu.threads() };
+        let threads = threads(cpu, [self.a.rows, self.a.columns, self.b.rows]);
         let (shared, own, panel) =
             if share_a { (self.a, self.b, K::COLUMNS) } else { (self.b, self.a, K::ROWS) };
         // As many for each thread, of nearly equal size.

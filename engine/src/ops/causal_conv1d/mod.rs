@@ -18,7 +18,7 @@ use cpift_kernels::causal_conv1d::TAPS_LIMIT;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
-use crate::indices::IndexView;
+use crate::indices::{IndexView, check_slots};
 use crate::ops::attention::Documents;
 use crate::ops::work::Work;
 use crate::real::Real;
@@ -75,11 +75,12 @@ pub fn forward<T: Real>(
     let elements = documents.tokens() * shape.channels;
     check_length(OP, "input", input.len(), elements)?;
     check_length(OP, "output", output.len(), elements)?;
-    let cpu = match device {
-        Device::Cpu(cpu) => cpu,
-        Device::Gpu(gpu) => return gpu::forward(gpu, shape, documents, input, weight, output),
-    };
-    cpu::forward(cpu, shape, documents, input.host(), weight.host(), output.host());
+    match device {
+        Device::Gpu(gpu) => gpu::forward(gpu, shape, documents, input, weight, output)?,
+        Device::Cpu(cpu) => {
+            cpu::forward(cpu, shape, documents, input.host(), weight.host(), output.host());
+        }
+    }
     Ok(())
 }
 
@@ -104,15 +105,16 @@ pub fn backward<T: Real>(
     check_length(OP, "d_output", d_output.len(), elements)?;
     check_length(OP, "d_input", d_input.len(), elements)?;
     check_length(OP, "d_weight", d_weight.len(), weight.len())?;
-    let cpu = match device {
-        Device::Cpu(cpu) => cpu,
+    match device {
         Device::Gpu(gpu) => {
-            return gpu::backward(gpu, shape, documents, (input, weight), d_output, (d_input, d_weight));
+            gpu::backward(gpu, shape, documents, (input, weight), d_output, (d_input, d_weight))?;
         }
-    };
-    let inputs =
-        cpu::HostBackwardInputs { input: input.host(), weight: weight.host(), d_output: d_output.host() };
-    cpu::backward(cpu, shape, documents, inputs, d_input.host(), d_weight.host());
+        Device::Cpu(cpu) => {
+            let (input, weight, d_output) = (input.host(), weight.host(), d_output.host());
+            let inputs = cpu::HostBackwardInputs { input, weight, d_output };
+            cpu::backward(cpu, shape, documents, inputs, d_input.host(), d_weight.host());
+        }
+    }
     Ok(())
 }
 
@@ -137,16 +139,14 @@ pub fn decode<T: Real>(
     shape.check(OP, weight.len())?;
     check_length(OP, "input", input.len(), slots.len() * shape.channels)?;
     check_length(OP, "output", output.len(), slots.len() * shape.channels)?;
-    let largest = slots.host().iter().max().map_or(0, |&slot| slot as usize + 1);
-    check(OP, largest * shape.state_length() <= states.len(), || {
-        format!("states of {} elements have no slot {}", states.len(), largest - 1)
-    })?;
-    let cpu = match device {
-        Device::Cpu(cpu) => cpu,
-        Device::Gpu(gpu) => return gpu::decode(gpu, shape, (input, weight), slots, states, output),
-    };
-    let (input, weight) = (input.host(), weight.host());
-    cpu::decode(cpu, shape, input, weight, slots.host(), states.host(), output.host());
+    check_slots(OP, slots, shape.state_length(), states.len())?;
+    match device {
+        Device::Gpu(gpu) => gpu::decode(gpu, shape, (input, weight), slots, states, output)?,
+        Device::Cpu(cpu) => {
+            let (input, weight) = (input.host(), weight.host());
+            cpu::decode(cpu, shape, input, weight, slots.host(), states.host(), output.host());
+        }
+    }
     Ok(())
 }
 

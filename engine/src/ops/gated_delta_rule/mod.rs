@@ -36,7 +36,7 @@ use cpift_kernels::gated_delta_rule::KEY_DIM_LIMIT;
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
-use crate::indices::IndexView;
+use crate::indices::{IndexView, check_slots};
 use crate::ops::attention::Documents;
 use crate::ops::work::Work;
 use crate::real::Real;
@@ -177,12 +177,13 @@ pub fn forward<T: Real>(
     if let Some(states) = &last_states {
         check_length(OP, "last_states", states.len(), documents.len() * shape.state_length())?;
     }
-    let cpu = match device {
-        Device::Cpu(cpu) => cpu,
-        Device::Gpu(gpu) => return gpu::forward(gpu, shape, documents, &inputs, output, last_states),
-    };
-    let last_states = last_states.map(ViewMut::host);
-    cpu::forward(cpu, shape, documents, cpu::HostInputs::new(&inputs), output.host(), last_states);
+    match device {
+        Device::Gpu(gpu) => gpu::forward(gpu, shape, documents, &inputs, output, last_states)?,
+        Device::Cpu(cpu) => {
+            let (inputs, last_states) = (cpu::HostInputs::new(&inputs), last_states.map(ViewMut::host));
+            cpu::forward(cpu, shape, documents, inputs, output.host(), last_states);
+        }
+    }
     Ok(())
 }
 
@@ -206,19 +207,20 @@ pub fn backward<T: Real>(
     check_length(OP, "d_b", gradients.d_b.len(), inputs.b.len())?;
     check_length(OP, "d_a_log", gradients.d_a_log.len(), shape.value_heads)?;
     check_length(OP, "d_dt_bias", gradients.d_dt_bias.len(), shape.value_heads)?;
-    let cpu = match device {
-        Device::Cpu(cpu) => cpu,
-        Device::Gpu(gpu) => return gpu::backward(gpu, shape, documents, &inputs, d_output, gradients),
-    };
-    let host = cpu::backward::HostGradients {
-        d_qkv: gradients.d_qkv.host(),
-        d_a: gradients.d_a.host(),
-        d_b: gradients.d_b.host(),
-        d_a_log: gradients.d_a_log.host(),
-        d_dt_bias: gradients.d_dt_bias.host(),
-    };
-    let inputs = cpu::HostInputs::new(&inputs);
-    cpu::backward::backward(cpu, shape, documents, inputs, d_output.host(), host);
+    match device {
+        Device::Gpu(gpu) => gpu::backward(gpu, shape, documents, &inputs, d_output, gradients)?,
+        Device::Cpu(cpu) => {
+            let gradients = cpu::backward::HostGradients {
+                d_qkv: gradients.d_qkv.host(),
+                d_a: gradients.d_a.host(),
+                d_b: gradients.d_b.host(),
+                d_a_log: gradients.d_a_log.host(),
+                d_dt_bias: gradients.d_dt_bias.host(),
+            };
+            let inputs = cpu::HostInputs::new(&inputs);
+            cpu::backward::backward(cpu, shape, documents, inputs, d_output.host(), gradients);
+        }
+    }
     Ok(())
 }
 
@@ -240,16 +242,14 @@ pub fn decode<T: Real>(
     const OP: &str = "gated_delta_rule decode";
     check_inputs(OP, shape, slots.len(), &inputs)?;
     check_length(OP, "output", output.len(), slots.len() * shape.output_width())?;
-    let needed = slots.host().iter().max().map_or(0, |&slot| slot as usize + 1);
-    check(OP, needed * shape.state_length() <= states.len(), || {
-        format!("states of {} elements have no slot {}", states.len(), needed - 1)
-    })?;
-    let cpu = match device {
-        Device::Cpu(cpu) => cpu,
-        Device::Gpu(gpu) => return gpu::decode(gpu, shape, &inputs, slots, states, output),
-    };
-    let inputs = cpu::HostInputs::new(&inputs);
-    cpu::decode::decode(cpu, shape, inputs, slots.host(), states.host(), output.host());
+    check_slots(OP, slots, shape.state_length(), states.len())?;
+    match device {
+        Device::Gpu(gpu) => gpu::decode(gpu, shape, &inputs, slots, states, output)?,
+        Device::Cpu(cpu) => {
+            let inputs = cpu::HostInputs::new(&inputs);
+            cpu::decode::decode(cpu, shape, inputs, slots.host(), states.host(), output.host());
+        }
+    }
     Ok(())
 }
 

@@ -56,21 +56,14 @@ pub fn take_queries<T: Real>(
     queries: ViewMut<'_, T>,
 ) -> Result<()> {
     shape.check("output_gate queries", joined.len(), &[("queries", queries.len())])?;
-    let cpu = match device {
-        Device::Cpu(cpu) => cpu,
+    match device {
         Device::Gpu(gpu) => {
             let (count, head_dim) = shape.numbers("output_gate queries")?;
-            kernels::output_gate_take_queries(
-                gpu.launcher(),
-                joined.on(gpu),
-                queries.on(gpu),
-                count,
-                head_dim,
-            )?;
-            return Ok(());
+            let (joined, queries) = (joined.on(gpu), queries.on(gpu));
+            kernels::output_gate_take_queries(gpu.launcher(), joined, queries, count, head_dim)?;
         }
-    };
-    cpu::take_queries(cpu, shape, joined.host(), queries.host());
+        Device::Cpu(cpu) => cpu::take_queries(cpu, shape, joined.host(), queries.host()),
+    }
     Ok(())
 }
 
@@ -85,21 +78,14 @@ pub fn put_queries<T: Real>(
     joined: ViewMut<'_, T>,
 ) -> Result<()> {
     shape.check("output_gate queries", joined.len(), &[("queries", queries.len())])?;
-    let cpu = match device {
-        Device::Cpu(cpu) => cpu,
+    match device {
         Device::Gpu(gpu) => {
             let (count, head_dim) = shape.numbers("output_gate queries")?;
-            kernels::output_gate_put_queries(
-                gpu.launcher(),
-                queries.on(gpu),
-                joined.on(gpu),
-                count,
-                head_dim,
-            )?;
-            return Ok(());
+            let (queries, joined) = (queries.on(gpu), joined.on(gpu));
+            kernels::output_gate_put_queries(gpu.launcher(), queries, joined, count, head_dim)?;
         }
-    };
-    cpu::put_queries(cpu, shape, queries.host(), joined.host());
+        Device::Cpu(cpu) => cpu::put_queries(cpu, shape, queries.host(), joined.host()),
+    }
     Ok(())
 }
 
@@ -116,16 +102,14 @@ pub fn forward<T: Real>(
 ) -> Result<()> {
     let others = [("attention", attention.len()), ("gated", gated.len())];
     shape.check("output_gate", joined.len(), &others)?;
-    let cpu = match device {
-        Device::Cpu(cpu) => cpu,
+    match device {
         Device::Gpu(gpu) => {
             let (count, head_dim) = shape.numbers("output_gate")?;
             let (joined, attention, gated) = (joined.on(gpu), attention.on(gpu), gated.on(gpu));
             kernels::output_gate(gpu.launcher(), joined, attention, gated, count, head_dim)?;
-            return Ok(());
         }
-    };
-    cpu::forward(cpu, shape, joined.host(), attention.host(), gated.host());
+        Device::Cpu(cpu) => cpu::forward(cpu, shape, joined.host(), attention.host(), gated.host()),
+    }
     Ok(())
 }
 
@@ -145,8 +129,7 @@ pub fn backward<T: Real>(
     let others = [("attention", attention.len()), ("gradient", gradient.len())];
     shape.check(OP, joined.len(), &others)?;
     check_length(OP, "d_joined", d_joined.len(), joined.len())?;
-    let cpu = match device {
-        Device::Cpu(cpu) => cpu,
+    match device {
         Device::Gpu(gpu) => {
             let (count, head_dim) = shape.numbers(OP)?;
             kernels::output_gate_backward(
@@ -158,11 +141,12 @@ pub fn backward<T: Real>(
                 count,
                 head_dim,
             )?;
-            return Ok(());
         }
-    };
-    let inputs = (joined.host(), attention.host());
-    cpu::backward(cpu, shape, inputs, gradient.host(), d_joined.host());
+        Device::Cpu(cpu) => {
+            let inputs = (joined.host(), attention.host());
+            cpu::backward(cpu, shape, inputs, gradient.host(), d_joined.host());
+        }
+    }
     Ok(())
 }
 

@@ -23,7 +23,7 @@ use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{Store, Tile, padded};
 use crate::device::CpuDevice;
 use crate::ops::attention::{Documents, Shape};
-use crate::real::Real;
+use crate::real::{Real, round_slice};
 
 /// What the forward pass left and the gradient that reaches it, as slices.
 #[derive(Clone, Copy)]
@@ -261,8 +261,8 @@ impl<T: Real> Pass<'_, T> {
                 // SAFETY: this token and key/value head belong to this work alone.
                 let (d_k, d_v) =
                     unsafe { (self.gradients.d_k.range(target.clone()), self.gradients.d_v.range(target)) };
-                round(scratch.d_k.row(row), d_k);
-                round(scratch.d_v.row(row), d_v);
+                round_slice(scratch.d_k.row(row), d_k);
+                round_slice(scratch.d_v.row(row), d_v);
             }
         }
         if kind == Kind::Documents {
@@ -401,13 +401,8 @@ impl<T: Real> Pass<'_, T> {
             for (row, token) in work.tokens.clone().enumerate() {
                 // SAFETY: this token and head belong to the work of one thread, in both plans.
                 let d_q = unsafe { self.gradients.d_q.range(self.shape.query(token, head)) };
-                round(sums.row(index * scratch.tokens + row), d_q);
+                round_slice(sums.row(index * scratch.tokens + row), d_q);
             }
         }
     }
-}
-
-/// The first elements of `sums`.
-fn round<T: Real>(sums: &[f32], target: &mut [T]) {
-    target.iter_mut().zip(sums).for_each(|(target, &sum)| *target = T::from_f32(sum));
 }

@@ -8,7 +8,7 @@ use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
 use crate::ops::attention::Shape;
-use crate::real::Real;
+use crate::real::{Real, round_slice};
 
 /// The cache as slices.
 #[derive(Clone, Copy)]
@@ -47,8 +47,7 @@ pub fn decode<T: Real>(cpu: &CpuDevice, shape: &Shape, q: &[T], cache: Cache<T>,
                     decode_head(shape, q, &cache, row, kv_head, scores, sums);
                     for (sums, head) in sums.chunks_exact(shape.head_dim).zip(shape.heads_of(kv_head)) {
                         // SAFETY: this row and head belong to this call alone.
-                        let output = unsafe { output.range(shape.query(row, head)) };
-                        output.iter_mut().zip(sums).for_each(|(output, &sum)| *output = T::from_f32(sum));
+                        round_slice(sums, unsafe { output.range(shape.query(row, head)) });
                     }
                 });
             });

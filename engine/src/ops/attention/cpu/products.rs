@@ -4,7 +4,7 @@ use crate::cpu::gemm::Matrix;
 use crate::cpu::gemm::kernel::{Kernel, Place, Start, Target, words};
 use crate::cpu::parallel::SharedMut;
 use crate::cpu::tile::{Store, Tile, padded};
-use crate::real::Real;
+use crate::real::{Real, round_slice};
 
 use super::TILE;
 
@@ -70,7 +70,7 @@ pub fn rounded<'a, T: Real>(
     }
     let used = rows * tile.stride();
     let memory = &mut bytemuck::cast_slice_mut::<f32, T>(memory)[..used];
-    memory.iter_mut().zip(&elements[..used]).for_each(|(target, &value)| *target = T::from_f32(value));
+    round_slice(&elements[..used], memory);
     Matrix::strided(memory, rows, columns, tile.stride())
 }
 
