@@ -150,7 +150,7 @@ Files written into the run folder:
   probe/ core/ groups.json fused/    what the stages found
   final/          the model, a folder that `transformers` loads, with its card (README.md)
   report.md       every task before and after (report.json for programs)
-Tokenised data is kept for later runs in ~/.cache/cpift-engine.
+Tokenized data is kept for later runs in ~/.cache/cpift-engine.
 
 Progress goes to standard error, the closing table to standard output.
 

@@ -11,8 +11,7 @@ mod tensor_map;
 
 use std::fmt;
 use std::ptr;
-use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cpift_kernels::launch::{Launch, LaunchError, Request};
@@ -20,7 +19,7 @@ use cudarc::driver::result::{self, DriverError};
 use cudarc::driver::sys;
 
 use super::command::{Command, Graph};
-use super::{Backend, Range};
+use super::{Backend, MemoryUsage, Range, lock};
 use crate::error::{Error, Result};
 use event::Event;
 use functions::Functions;
@@ -38,7 +37,7 @@ pub struct Cuda {
     stream: sys::CUstream,
     functions: Arc<Mutex<Functions>>,
     staging: Mutex<Staging>,
-    held: Held,
+    memory_usage: MemoryUsage,
 }
 
 /// A device's context, and its stream: alive as long as the device is.
@@ -48,13 +47,6 @@ pub struct Stream {
     pub context: sys::CUcontext,
     /// In which all work is queued.
     pub stream: sys::CUstream,
-}
-
-/// Bytes of device memory that are allocated, and the most that ever were.
-#[derive(Default)]
-struct Held {
-    now: AtomicU64,
-    most: AtomicU64,
 }
 
 /// Pinned host memory that copies go through: from pageable memory the driver would wait for the stream.
@@ -91,7 +83,7 @@ impl Cuda {
             stream: ptr::null_mut(),
             functions: Arc::new(Mutex::new(functions)),
             staging: Mutex::new(Staging { start: ptr::null_mut(), busy: 0 }),
-            held: Held::default(),
+            memory_usage: MemoryUsage::default(),
         };
         cuda.enter().map_err(open)?;
         cuda.stream = result::stream::create(result::stream::StreamKind::NonBlocking).map_err(open)?;
@@ -153,11 +145,6 @@ fn explain(error: DriverError) -> String {
     format!("{} ({})", text(error.error_string()), text(error.error_name()))
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // What is behind these mutexes is whole after every step, so a panic elsewhere did no harm.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
-}
-
 impl Launch for Cuda {
     unsafe fn launch(&self, request: &Request<'_>) -> std::result::Result<(), LaunchError> {
         let kernel = request.kernel.name;
@@ -198,13 +185,12 @@ impl Backend for Cuda {
             sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { device: self.name(), bytes },
             _ => self.failed("allocation", error),
         })?;
-        let before = self.held.now.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.held.most.fetch_max(before + bytes as u64, Ordering::Relaxed);
+        self.memory_usage.add(bytes);
         Ok(address)
     }
 
     unsafe fn free(&self, address: u64, bytes: usize) {
-        self.held.now.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.memory_usage.subtract(bytes);
         if self.enter().is_ok() {
             // A failure here means that the device has failed before, which the next read reports.
             // SAFETY: allocated by `allocate`, by the caller's promise; runs after what is queued.
@@ -316,7 +302,7 @@ impl Backend for Cuda {
     }
 
     fn peak_memory_bytes(&self) -> Option<u64> {
-        Some(self.held.most.load(Ordering::Relaxed))
+        Some(self.memory_usage.peak())
     }
 
     fn name(&self) -> String {

@@ -2,13 +2,13 @@
 //! what an operation launches.
 
 use std::sync::atomic::{AtomicU64, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard};
 use std::time::Duration;
 
 use cpift_kernels::launch::{Argument, Direction, Launch, LaunchError, MULTIPROCESSORS, Request};
 
 use super::command::{Command, Graph};
-use super::{Backend, GpuDevice, Range};
+use super::{Backend, GpuDevice, MemoryUsage, Range, lock};
 use crate::error::Result;
 use crate::layout::ALIGNMENT;
 
@@ -42,14 +42,7 @@ pub struct LaunchLog {
     multiprocessors: u32,
     /// Asked which kernels pass their self-tests; without one all do.
     asked: Option<GpuDevice>,
-    held: Arc<Held>,
-}
-
-/// Bytes that are allocated, and the most that ever were.
-#[derive(Debug, Default)]
-struct Held {
-    now: AtomicU64,
-    most: AtomicU64,
+    memory_usage: Arc<MemoryUsage>,
 }
 
 impl LaunchLog {
@@ -61,8 +54,8 @@ impl LaunchLog {
     /// An empty one, of launches as on a device of this compute capability, with so many multiprocessors.
     pub fn of_device(compute_capability: (u32, u32), multiprocessors: u32) -> Self {
         let free = Arc::new(AtomicU64::new(ALIGNMENT as u64));
-        let (launches, held) = (Arc::default(), Arc::default());
-        Self { launches, free, compute_capability, multiprocessors, asked: None, held }
+        let (launches, memory_usage) = (Arc::default(), Arc::default());
+        Self { launches, free, compute_capability, multiprocessors, asked: None, memory_usage }
     }
 
     /// An empty one, of launches as on `device`.
@@ -78,7 +71,7 @@ impl LaunchLog {
     }
 
     fn lock(&self) -> MutexGuard<'_, Vec<LaunchRecord>> {
-        self.launches.lock().unwrap_or_else(PoisonError::into_inner)
+        lock(&self.launches)
     }
 }
 
@@ -133,13 +126,12 @@ impl Launch for LaunchLog {
 
 impl Backend for LaunchLog {
     fn allocate(&self, bytes: usize) -> Result<u64> {
-        let before = self.held.now.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.held.most.fetch_max(before + bytes as u64, Ordering::Relaxed);
+        self.memory_usage.add(bytes);
         Ok(self.free.fetch_add(bytes.next_multiple_of(ALIGNMENT) as u64, Ordering::Relaxed))
     }
 
     unsafe fn free(&self, _address: u64, bytes: usize) {
-        self.held.now.fetch_sub(bytes as u64, Ordering::Relaxed);
+        self.memory_usage.subtract(bytes);
     }
 
     unsafe fn set(&self, _address: u64, _byte: u8, _bytes: usize) -> Result<()> {
@@ -181,7 +173,7 @@ impl Backend for LaunchLog {
     }
 
     fn peak_memory_bytes(&self) -> Option<u64> {
-        Some(self.held.most.load(Ordering::Relaxed))
+        Some(self.memory_usage.peak())
     }
 
     fn name(&self) -> String {

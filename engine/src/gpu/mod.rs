@@ -17,7 +17,8 @@ mod recorder;
 mod self_test;
 
 use std::fmt;
-use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 #[cfg(feature = "emulator")]
@@ -32,6 +33,33 @@ pub use log::{LaunchLog, LaunchRecord};
 pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
 use recorder::Recorder;
 use self_test::SelfTests;
+
+/// Bytes of device memory that are allocated, and the most that ever were.
+#[derive(Debug, Default)]
+struct MemoryUsage {
+    current: AtomicU64,
+    peak: AtomicU64,
+}
+
+impl MemoryUsage {
+    fn add(&self, bytes: usize) {
+        let before = self.current.fetch_add(bytes as u64, Ordering::Relaxed);
+        self.peak.fetch_max(before + bytes as u64, Ordering::Relaxed);
+    }
+
+    fn subtract(&self, bytes: usize) {
+        self.current.fetch_sub(bytes as u64, Ordering::Relaxed);
+    }
+
+    fn peak(&self) -> u64 {
+        self.peak.load(Ordering::Relaxed)
+    }
+}
+
+/// What is behind this folder's mutexes is whole after every step: a panic elsewhere did no harm.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
 
 /// Name of the emulator as a device.
 pub(crate) const EMULATED: &str = "emulated";

@@ -16,14 +16,14 @@
 
 use std::fmt;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::command::{Command, Graph};
 use super::self_test::SelfTests;
-use super::{Backend, Stream};
+use super::{Backend, Stream, lock};
 use crate::error::{Error, Result};
 
 /// Lists of commands whose graphs are kept: micro-batches of a few shapes, and the step's end.
@@ -410,11 +410,6 @@ impl Backend for Recorder {
         let failed = self.self_tests.as_ref().map(SelfTests::disabled_kernels);
         [self.backend.disabled_kernels(), failed.unwrap_or_default()].concat()
     }
-}
-
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
-    // A panic elsewhere left a list of commands, which is whole after every step.
-    mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 impl Drop for Recorder {

@@ -11,13 +11,13 @@ mod attention;
 mod products;
 
 use std::fmt;
-use std::sync::{Arc, Mutex, OnceLock, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock};
 
 use cpift_kernels::dispatch::attention_hopper::{BACKWARD, FORWARD};
 use cpift_kernels::dispatch::gemm_hopper;
 use cpift_kernels::launch::{Launch, LaunchError, Request};
 
-use super::{Backend, GpuDevice, GpuMemory};
+use super::{Backend, GpuDevice, GpuMemory, lock};
 use crate::error::{Error, Result};
 
 /// Kernels that are tested together, and used or not.
@@ -111,7 +111,7 @@ impl SelfTests {
     /// Whether kernels of this group may be used, which is tested if it was not yet.
     pub fn pass(&self, backend: &Arc<dyn Backend>, name: &str) -> bool {
         // Held while a test runs: another thread has to wait for what comes of it.
-        let mut outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut outcomes = lock(&self.outcomes);
         if let Some((_, outcome)) = outcomes.iter().find(|(group, _)| group.name == name) {
             return outcome.is_none();
         }
@@ -139,7 +139,7 @@ impl SelfTests {
 
     /// The groups that failed, each with the reason.
     pub fn disabled_kernels(&self) -> Vec<String> {
-        let outcomes = self.outcomes.lock().unwrap_or_else(PoisonError::into_inner);
+        let outcomes = lock(&self.outcomes);
         let failed = outcomes.iter().filter_map(|(group, outcome)| {
             let reason = outcome.as_ref()?;
             Some(format!("Hopper's kernels for {}, which failed a self-test: {reason}", group.test))

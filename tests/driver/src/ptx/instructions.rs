@@ -5,7 +5,7 @@ use cpift_ptx::body::{Operand, Statement};
 use super::arithmetic::{Function, HIGH_16, HIGH_32, JOIN_16, JOIN_32, LOW_16, LOW_32, computation};
 use super::decode::Decoder;
 use super::memory::SHARED_WINDOW;
-use super::program::{Exchange, GroupProduct, Instruction, Slot, Space};
+use super::program::{GroupProduct, Instruction, ShuffleMode, Slot, Space};
 
 /// All lanes, as instructions for the warp name them.
 const LANES: u64 = u64::MAX;
@@ -179,13 +179,13 @@ impl<'a> Decoder<'a> {
             ) => {
                 self.fixed(clamp, &[31], "a segment")?;
                 self.fixed(lanes, &[LANES], "lanes")?;
-                let exchange = match name {
-                    "shfl.sync.bfly.b32" => Exchange::Xor,
-                    "shfl.sync.down.b32" => Exchange::Down,
-                    _ => Exchange::Index,
+                let mode = match name {
+                    "shfl.sync.bfly.b32" => ShuffleMode::Xor,
+                    "shfl.sync.down.b32" => ShuffleMode::Down,
+                    _ => ShuffleMode::Index,
                 };
                 let (to, value, operand) = (self.target(to)?, self.plain(value)?, self.plain(operand)?);
-                Instruction::Shuffle { exchange, to, value, operand }
+                Instruction::Shuffle { mode, to, value, operand }
             }
             ("vote.sync.ballot.b32", [to, predicate, lanes]) => {
                 self.fixed(lanes, &[LANES], "lanes")?;

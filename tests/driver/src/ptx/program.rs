@@ -78,7 +78,7 @@ pub struct Address {
 
 /// Which lane a value comes from.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Exchange {
+pub enum ShuffleMode {
     /// The one whose number differs in the bits of the operand.
     Xor,
     /// The one so many further on.
@@ -107,7 +107,7 @@ pub enum Instruction {
     /// `bar.warp.sync`.
     WarpBarrier,
     /// `shfl.sync`.
-    Shuffle { exchange: Exchange, to: Slot, value: Slot, operand: Slot },
+    Shuffle { mode: ShuffleMode, to: Slot, value: Slot, operand: Slot },
     /// `vote.sync.ballot`.
     Ballot { to: Slot, predicate: Slot },
     /// `mma.sync`: four results, A, B and C.

@@ -7,7 +7,7 @@ use cpift_kernels::launch::{LaunchError, Request};
 use super::Entry;
 use super::memory::{Memory, SHARED_START, SHARED_WINDOW};
 use super::program::{
-    Address, BLOCK, BLOCKS, CLOCK, Exchange, Instruction, List, Program, Slot, Space, THREAD, THREADS,
+    Address, BLOCK, BLOCKS, CLOCK, Instruction, List, Program, ShuffleMode, Slot, Space, THREAD, THREADS,
 };
 use super::wgmma::Products;
 
@@ -149,13 +149,15 @@ impl<'a> Thread<'a> {
             }
             Instruction::Barrier => device::barrier(point),
             Instruction::WarpBarrier => device::warp_barrier(point),
-            Instruction::Shuffle { exchange, to, value, operand } => {
+            Instruction::Shuffle { mode, to, value, operand } => {
                 let (lane, operand) = (device::thread() % 32, self.word(operand));
-                let (name, source) = match exchange {
-                    Exchange::Xor => ("shuffle_xor", lane ^ operand & 31),
-                    Exchange::Down if lane + (operand & 31) < 32 => ("shuffle_down", lane + (operand & 31)),
-                    Exchange::Down => ("shuffle_down", lane),
-                    Exchange::Index => ("shuffle_idx", operand & 31),
+                let (name, source) = match mode {
+                    ShuffleMode::Xor => ("shuffle_xor", lane ^ operand & 31),
+                    ShuffleMode::Down if lane + (operand & 31) < 32 => {
+                        ("shuffle_down", lane + (operand & 31))
+                    }
+                    ShuffleMode::Down => ("shuffle_down", lane),
+                    ShuffleMode::Index => ("shuffle_idx", operand & 31),
                 };
                 let value = device::shuffle(name, point, self.word(value), source);
                 self.set(to, value.into());
