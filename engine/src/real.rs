@@ -5,6 +5,7 @@ use std::fmt::{Debug, Display};
 use bytemuck::Pod;
 use cpift_kernels::dispatch::attention::AttentionElement;
 use cpift_kernels::dispatch::gemm::GemmElement;
+use cpift_kernels::dither::dither_to_bf16;
 use half::bf16;
 
 use crate::cpu::gemm::Factor;
@@ -69,6 +70,14 @@ impl Real for bf16 {
 #[inline(always)]
 pub(crate) fn round_slice<T: Real>(source: &[f32], target: &mut [T]) {
     target.iter_mut().zip(source).for_each(|(target, &source)| *target = T::from_f32(source));
+}
+
+/// Overwrites `target` with `source`, rounded by dither; `first` is the index of the first. Use it inside `vectorize!`.
+#[inline(always)]
+pub(crate) fn dither_slice(source: &[f32], first: usize, target: &mut [bf16]) {
+    for (lane, (target, &source)) in target.iter_mut().zip(source).enumerate() {
+        *target = bf16::from_bits(dither_to_bf16(source, first + lane).0);
+    }
 }
 
 /// Overwrites `target` with `source`, exactly. Use it inside `vectorize!`.

@@ -11,7 +11,7 @@
 //!
 //! Importance adds, from the update as rounded to f32, p_new − p_old (`net`), |p_new − p_old| (`path`) or g²
 //! (`fisher`). All operations round to nearest and stand in the order of the engine's CPU version: the
-//! results are the same bits.
+//! results are the same bits. The copy is rounded by [`dither`](crate::dither).
 //!
 //! Coordinates whose bit in `frozen` is set (element j is bit j % 32 of word j / 32) keep weight, moments and
 //! importance bit for bit. If the product of `scale[0]` and `factor` is not finite, nothing is written at all: the
@@ -22,8 +22,10 @@
 //! behind the last multiple of four go one by one. No barriers; elements are independent.
 //!
 //! Traffic: 28 bytes per parameter, 36 with importance, 1 bit more with `frozen`, 2 bytes more with the copy.
-//! About 20 operations, of which two divisions and a root are several instructions.
+//! About 20 operations, of which two divisions and a root are several instructions; about 10 of integers
+//! for the copy.
 
+use crate::dither::dither_to_bf16;
 #[cfg(not(target_arch = "nvptx64"))]
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 use crate::simt::*;
@@ -162,7 +164,8 @@ fn step_four<const IMPORTANCE: u8>(buffers: Buffers, first: usize, coefficients:
         importance.store_vector(first, sums);
     }
     if let Some(target) = buffers.copy {
-        target.store_vector(first, Bf16x4(weights.0.map(Bf16::from_f32)));
+        let rounded = |lane| dither_to_bf16(weights.0[lane], first + lane);
+        target.store_vector(first, Bf16x4(core::array::from_fn(rounded)));
     }
 }
 
@@ -192,7 +195,7 @@ fn step_one<const IMPORTANCE: u8>(buffers: Buffers, index: usize, coefficients: 
         importance.store(index, after.importance);
     }
     if let Some(target) = buffers.copy {
-        target.store(index, Bf16::from_f32(after.weight));
+        target.store(index, dither_to_bf16(after.weight, index));
     }
 }
 
@@ -290,7 +293,7 @@ pub struct Step<'a> {
     pub importance: Importance<SliceMut<'a, f32>>,
     /// Coordinates that keep their bits.
     pub frozen: Option<Slice<'a, u32>>,
-    /// Receives the new weights in bf16.
+    /// Receives the new weights in bf16, rounded by [`dither`](crate::dither).
     pub copy: Option<SliceMut<'a, Bf16>>,
     /// A factor of the gradient, `[1]`.
     pub scale: Slice<'a, f32>,

@@ -4,6 +4,7 @@
 //! bf16 takes part), so that the wider side moves 16 bytes at a time; buffers that do not start at a multiple
 //! of 16 bytes are walked one element at a time. No shared memory, no barriers, one thread per element.
 
+use crate::dither::dither_to_bf16;
 use crate::simt::*;
 
 /// Threads of a block.
@@ -49,6 +50,35 @@ kernel! {
             |index| cast::<f32, Bf16, 1>(x, y, index),
         );
     }
+}
+
+kernel! {
+    /// y[i] = x[i], rounded by [`dither`](crate::dither). Moves 6 B per element.
+    pub fn round_f32_to_bf16_dithered { block: BLOCK, grid: count.div_ceil(CHUNK_8), shared: 0 } (
+        x: read f32 [count],
+        y: write Bf16 [count],
+        count: scalar u64,
+    ) {
+        cover::<8, BLOCK>(
+            count,
+            x.is_aligned() && y.is_aligned(),
+            |index| dither::<8>(x, y, index),
+            |index| dither::<1>(x, y, index),
+        );
+    }
+}
+
+/// y = x, rounded by dither.
+#[inline(always)]
+fn dither<const N: usize>(x: Global<f32>, y: GlobalMut<Bf16>, index: usize)
+where
+    f32: Pack<N>,
+    Bf16: Pack<N>,
+{
+    let values = <f32 as Pack<N>>::load(x, index);
+    let rounded = |lane| dither_to_bf16(values[lane], index + lane).to_f32();
+    // They are bf16 already: the store rounds nothing.
+    <Bf16 as Pack<N>>::store(y, index, core::array::from_fn(rounded));
 }
 
 kernel! {

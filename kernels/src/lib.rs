@@ -55,6 +55,7 @@ pub mod attention;
 pub mod causal_conv1d;
 pub mod chunks;
 pub mod cross_entropy;
+pub mod dither;
 pub mod elementwise;
 pub mod embedding;
 pub mod gated_delta_rule;

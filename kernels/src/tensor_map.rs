@@ -100,7 +100,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_the_copy_engine_cannot_do_is_refused() {
+    fn what_tma_cannot_do_is_refused() {
         let matrix =
             TensorMapLayout { address: 16, length: 80, element_bytes: 2, rows: 10, columns: 8, box_rows: 64 };
         assert_eq!(matrix.check(), Ok(()));

@@ -2,6 +2,7 @@
 //! may move a result.
 
 use cpift_engine::{Buffer, Device, Real};
+use cpift_kernels::dither::dither_to_bf16;
 
 use crate::numeric::random;
 
@@ -26,6 +27,11 @@ pub fn random_in<T: Real>(seed: u64, length: usize) -> Vec<f32> {
 /// The nearest values of `T`.
 pub fn rounded<T: Real>(values: &[f32]) -> Vec<f32> {
     values.iter().map(|&value| T::from_f32(value).to_f32()).collect()
+}
+
+/// The bf16 values that weights are rounded to in training, by their index.
+pub fn dithered(values: &[f32]) -> Vec<f32> {
+    values.iter().enumerate().map(|(index, &value)| dither_to_bf16(value, index).to_f32()).collect()
 }
 
 /// A buffer of `T` with these values.

@@ -3,7 +3,7 @@
 use core::f32::consts::{LN_2, LOG2_E};
 
 use super::TILE;
-use super::tile::{Accumulators, Tile, cap_products, row_max, row_sum, scale_row};
+use super::tile::{Accumulators, Tile, cap_products, row_max, scale_row};
 use super::work::WorkTile;
 use crate::simt::*;
 use crate::softcap::Softcap;
@@ -57,7 +57,7 @@ pub fn forward<E: Pack<8>, const ROWS: usize, const N: usize>(
         first += TILE;
     }
     unroll!(i in ROWS {
-        let total = row_sum(total[i]);
+        let total = half_warp_sum(total[i]);
         scale_row(&mut sums[i], reciprocal_approx(total));
         if tile.leads_rows() && tile.row(i) < queries.count {
             let entry = work.entry(work.first + tile.row(i), work.head);

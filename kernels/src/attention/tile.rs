@@ -295,15 +295,6 @@ pub fn scale_row<const N: usize>(row: &mut [[f32; 4]; N], factor: f32) {
     });
 }
 
-/// Sum over the threads that share a row, the same bits in each.
-#[inline(always)]
-pub fn row_sum(mut value: f32) -> f32 {
-    value += shuffle_xor(value, 8);
-    value += shuffle_xor(value, 4);
-    value += shuffle_xor(value, 2);
-    value + shuffle_xor(value, 1)
-}
-
 /// Largest value of the threads that share a row.
 #[inline(always)]
 pub fn row_max(mut value: f32) -> f32 {

@@ -29,15 +29,6 @@ const BLOCK_SUMS: u32 = D_LAST + 4 * CHUNK;
 /// Bytes of shared memory.
 const SHARED: u64 = (BLOCK_SUMS + 8 * BLOCK / WARP) as u64;
 
-/// Sum over the sixteen threads that share rows, in each of them.
-#[inline(always)]
-fn row_sum(mut value: f32) -> f32 {
-    value += shuffle_xor(value, 8);
-    value += shuffle_xor(value, 4);
-    value += shuffle_xor(value, 2);
-    value + shuffle_xor(value, 1)
-}
-
 /// What a block has at hand of a chunk, key head and one of its value heads.
 #[derive(Clone, Copy)]
 struct Pass<E: Real> {
@@ -197,7 +188,7 @@ impl<E: Real> Pass<E> {
                     along = fma(rows.query(row, first + tile.column() + j as u32), term[i][j], along);
                     d_query[i][j] = factor * term[i][j];
                 });
-                self.add_to_row(tile, row, row_sum(along), (factor, 0.0, 0.0));
+                self.add_to_row(tile, row, half_warp_sum(along), (factor, 0.0, 0.0));
             });
             let mut term: Sums = [[0.0; 4]; 4];
             let left = |row, d| self.of_values(self.d_updates, row, d);
@@ -209,7 +200,7 @@ impl<E: Real> Pass<E> {
                     along = fma(rows.key(row, first + tile.column() + j as u32), term[i][j], along);
                     d_key[i][j] = -beta * decay * term[i][j];
                 });
-                self.add_to_row(tile, row, row_sum(along), (-beta * decay, -decay, 0.0));
+                self.add_to_row(tile, row, half_warp_sum(along), (-beta * decay, -decay, 0.0));
             });
         }
         // Of the writes' part in the state behind the chunk, where that has a gradient.
@@ -226,7 +217,7 @@ impl<E: Real> Pass<E> {
                     along = fma(rows.key(row, first + tile.column() + j as u32), term[i][j], along);
                     d_key[i][j] = fma(factor, term[i][j], d_key[i][j]);
                 });
-                self.add_to_row(tile, row, row_sum(along), (-factor, 0.0, factor));
+                self.add_to_row(tile, row, half_warp_sum(along), (-factor, 0.0, factor));
             });
         }
 
@@ -472,42 +463,5 @@ kernel! {
             pass.head += 1;
         }
         pass.unscale(d_keys, d_qkv);
-    }
-}
-
-/// Threads of a block that adds the gates' gradients, a warp a head.
-const SUM_BLOCK: u32 = 128;
-
-kernel! {
-    /// d_a_log and d_dt_bias += what the chunks left in `gate_sums`, each chunk by the lane of its number, then over the
-    /// lanes.
-    ///
-    /// A warp takes a head, all lanes of it to the end. Sums in f64, rounded once.
-    pub fn gated_delta_rule_gate_sums {
-        block: SUM_BLOCK,
-        grid: value_heads.div_ceil(u64::from(SUM_BLOCK / WARP)),
-        shared: 0,
-    } (
-        gate_sums: read f32 [2 * chunk_count * value_heads],
-        d_a_log: update f32 [value_heads],
-        d_dt_bias: update f32 [value_heads],
-        chunk_count: scalar u32,
-        value_heads: scalar u32,
-    ) {
-        let head = block_idx() * (SUM_BLOCK / WARP) + warp_id();
-        let (mut of_a_log, mut of_dt_bias) = (0.0, 0.0);
-        let mut chunk = lane_id();
-        while head < value_heads && chunk < chunk_count {
-            let place = 2 * (chunk as usize * value_heads as usize + head as usize);
-            of_a_log += f64::from(gate_sums.load(place));
-            of_dt_bias += f64::from(gate_sums.load(place + 1));
-            chunk += WARP;
-        }
-        let (of_a_log, of_dt_bias) = (warp_sum_f64(of_a_log), warp_sum_f64(of_dt_bias));
-        if lane_id() == 0 && head < value_heads {
-            let head = head as usize;
-            d_a_log.store(head, (f64::from(d_a_log.load(head)) + of_a_log) as f32);
-            d_dt_bias.store(head, (f64::from(d_dt_bias.load(head)) + of_dt_bias) as f32);
-        }
     }
 }

@@ -31,6 +31,7 @@
 #![allow(clippy::needless_range_loop)]
 
 mod decode;
+mod gate_sums;
 mod gradients;
 mod prepare;
 mod reverse;
@@ -39,6 +40,8 @@ mod tile;
 
 #[cfg(not(target_arch = "nvptx64"))]
 pub use decode::*;
+#[cfg(not(target_arch = "nvptx64"))]
+pub use gate_sums::*;
 #[cfg(not(target_arch = "nvptx64"))]
 pub use gradients::*;
 #[cfg(not(target_arch = "nvptx64"))]

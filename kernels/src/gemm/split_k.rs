@@ -141,7 +141,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn parts_cover_all_levels_once_from_whole_stages_on() {
+    fn splits_cover_k_once_in_whole_tiles() {
         for (k, splits) in [(8, 1), (8, 3), (32, 2), (296, 4), (4096, 7), (151_936, 16)] {
             let mut next = 0;
             for split in 0..splits {

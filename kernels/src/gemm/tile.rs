@@ -115,8 +115,8 @@ impl<const K_MAJOR: bool, const QUADS: usize> Fetch<K_MAJOR, QUADS> {
             let per_line = TILE_K / EIGHT;
             (thread_idx() % per_line * EIGHT, thread_idx() / per_line)
         } else {
-            let per_level = side(QUADS) / EIGHT;
-            (thread_idx() / per_level, thread_idx() % per_level * EIGHT)
+            let per_k = side(QUADS) / EIGHT;
+            (thread_idx() / per_k, thread_idx() % per_k * EIGHT)
         }
     }
 
@@ -191,14 +191,14 @@ fn multiply<const QUADS: usize>(a: Shared<f32>, b: Shared<f32>, sums: &mut Accum
     let corner = corner::<QUADS>();
     // Two elements along k hide their loads behind each other's arithmetic; four take too many registers.
     for k_offset in 0..TILE_K / 2 {
-        multiply_level(a, b, 2 * k_offset, corner, sums);
-        multiply_level(a, b, 2 * k_offset + 1, corner, sums);
+        multiply_k(a, b, 2 * k_offset, corner, sums);
+        multiply_k(a, b, 2 * k_offset + 1, corner, sums);
     }
 }
 
 /// Adds the products of one element along k.
 #[inline(always)]
-fn multiply_level<const QUADS: usize>(
+fn multiply_k<const QUADS: usize>(
     a: Shared<f32>,
     b: Shared<f32>,
     k_offset: u32,

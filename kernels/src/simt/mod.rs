@@ -105,8 +105,13 @@ pub fn blend(mask: u32, a: f32, b: f32) -> f32 {
 
 /// Sum of `value` over the warp, the same bits in every lane: a butterfly adds in the same pairs everywhere.
 #[inline(always)]
-pub fn warp_sum(mut value: f32) -> f32 {
-    value += shuffle_xor(value, 16);
+pub fn warp_sum(value: f32) -> f32 {
+    half_warp_sum(value + shuffle_xor(value, 16))
+}
+
+/// Sum of `value` over the sixteen lanes of the half of the warp, the same bits in every lane.
+#[inline(always)]
+pub fn half_warp_sum(mut value: f32) -> f32 {
     value += shuffle_xor(value, 8);
     value += shuffle_xor(value, 4);
     value += shuffle_xor(value, 2);

@@ -13,6 +13,7 @@ mod merge;
 mod output_gate;
 mod rms_norm;
 mod rope;
+mod round;
 mod scale;
 mod select;
 mod slerp;

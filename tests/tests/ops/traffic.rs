@@ -90,7 +90,7 @@ fn stated_bytes_are_what_launches_move() {
     }
 }
 
-/// The same of the kernels that compute capability 9.0 has of its own, which the copy engine feeds.
+/// The same of the kernels that compute capability 9.0 has of its own, which TMA feeds.
 #[test]
 fn stated_bytes_are_what_hoppers_launches_move() {
     let counting = Counting::new((9, 0));
@@ -101,7 +101,7 @@ fn stated_bytes_are_what_hoppers_launches_move() {
             own.extend(launches.iter().map(|launch| launch.kernel).filter(|name| name.contains("hopper")));
             let mut moved: u64 = launches.iter().map(|launch| launch.read + launch.written).sum();
             if case.name.starts_with("attention backward") {
-                // The log-sum-exps are read and written once more, to lie as the copy engine takes them.
+                // The log-sum-exps are read and written once more, to lie as TMA takes them.
                 moved -= 2 * 4 * (sizes.tokens * sizes.models[0].heads) as u64;
             }
             assert_bytes(&format!("{} {}", case.name, case.shape), &case, moved);

@@ -6,7 +6,7 @@ use super::{Coefficients, Gradient, Importance, Parameters};
 use crate::buffer::ViewMut;
 use crate::cpu::simd::vectorize;
 use crate::mask::{Mask, WORD_BITS};
-use crate::real::round_slice;
+use crate::real::dither_slice;
 
 /// Elements one thread takes at a time; a multiple of [`WORD_BITS`].
 const CHUNK: usize = 1 << 16;
@@ -20,6 +20,7 @@ const FISHER: u8 = 3;
 pub(super) fn step(parameters: Parameters<'_>, gradient: Gradient<'_>, coefficients: &Coefficients) {
     let Parameters { weights, moment1, moment2, importance, copy } = parameters;
     let shard = Shard {
+        first: 0,
         gradients: gradient.values.host(),
         weights: weights.host(),
         moment1: moment1.host(),
@@ -52,6 +53,8 @@ fn step_of_kind<const IMPORTANCE: u8>(shard: Shard<'_>, coefficients: &Coefficie
 
 /// A range of everything. `importance`, `copy` and `frozen` are empty where there is none.
 struct Shard<'a> {
+    /// Index of the first element, by which the copy is rounded.
+    first: usize,
     gradients: &'a [f32],
     weights: &'a mut [f32],
     moment1: &'a mut [f32],
@@ -71,6 +74,7 @@ impl<'a> Shard<'a> {
         let (copy, right_copy) = self.copy.split_at_mut(middle.min(self.copy.len()));
         let (frozen, right_frozen) = self.frozen.split_at((middle / WORD_BITS).min(self.frozen.len()));
         let right = Shard {
+            first: self.first + middle,
             gradients: right_gradients,
             weights: right_weights,
             moment1: right_moment1,
@@ -79,7 +83,7 @@ impl<'a> Shard<'a> {
             copy: right_copy,
             frozen: right_frozen,
         };
-        (Shard { gradients, weights, moment1, moment2, importance, copy, frozen }, right)
+        (Shard { first: self.first, gradients, weights, moment1, moment2, importance, copy, frozen }, right)
     }
 }
 
@@ -112,7 +116,8 @@ fn step_chunk<const IMPORTANCE: u8, const COPY: bool>(shard: Shard<'_>, coeffici
     for (index, ((gradients, weights), (moment1, moment2))) in blocks {
         let sums = if IMPORTANCE == NONE { &mut unused } else { &mut importance[index] };
         let copy = if COPY { &mut copies[index] } else { &mut unused_copy };
-        let block = Block { gradients, weights, moment1, moment2, importance: sums, copy };
+        let first = shard.first + index * WORD_BITS;
+        let block = Block { first, gradients, weights, moment1, moment2, importance: sums, copy };
         step_block::<IMPORTANCE, COPY>(block, frozen_word(index), coefficients);
     }
 
@@ -122,6 +127,7 @@ fn step_chunk<const IMPORTANCE: u8, const COPY: bool>(shard: Shard<'_>, coeffici
         let mut padded_moment2 = pad(last_moment2);
         let mut padded_importance = pad(last_importance);
         let block = Block {
+            first: shard.first + gradients.len() * WORD_BITS,
             gradients: &pad(last_gradients),
             weights: &mut padded_weights,
             moment1: &mut padded_moment1,
@@ -147,6 +153,7 @@ fn pad(values: &[f32]) -> [f32; WORD_BITS] {
 
 /// The elements of one mask word.
 struct Block<'a> {
+    first: usize,
     gradients: &'a [f32; WORD_BITS],
     weights: &'a mut [f32; WORD_BITS],
     moment1: &'a mut [f32; WORD_BITS],
@@ -163,7 +170,7 @@ fn step_block<const IMPORTANCE: u8, const COPY: bool>(
 ) {
     match frozen {
         0 => step_lanes::<IMPORTANCE, COPY, false>(block, 0, coefficients),
-        u64::MAX if COPY => round_slice(block.weights, block.copy),
+        u64::MAX if COPY => dither_slice(block.weights, block.first, block.copy),
         u64::MAX => {}
         _ => step_lanes::<IMPORTANCE, COPY, true>(block, frozen, coefficients),
     }
@@ -218,7 +225,7 @@ fn step_lanes<const IMPORTANCE: u8, const COPY: bool, const MASKED: bool>(
             *sums = new_sums;
         }
         if COPY {
-            round_slice(&new_weights, copy);
+            dither_slice(&new_weights, block.first + group * LANES, copy);
         }
     }
 }

@@ -11,6 +11,9 @@
 //! Importance (docs/algorithm.md, stage 1) is accumulated from the update as rounded to f32: `net` sums
 //! p_new − p_old, `path` its absolute value, `fisher` g².
 //!
+//! The copy is rounded by [dither](cpift_kernels::dither), so that its mean follows the weights': rounded to nearest, a
+//! weight's copy would not move until its updates have added up to half a unit of bf16.
+//!
 //! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 36 with importance, and one
 //! bit of the mask; 2 bytes more for the copy in bf16. Reading and writing the same lines leaves nothing for non-temporal stores to save.
 

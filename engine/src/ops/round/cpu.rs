@@ -2,7 +2,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::cpu::simd::vectorize;
-use crate::real::round_slice;
+use crate::real::{dither_slice, round_slice};
 
 /// Elements of one task.
 const CHUNK: usize = 1 << 16;
@@ -10,4 +10,9 @@ const CHUNK: usize = 1 << 16;
 pub fn to_bf16(source: &[f32], target: &mut [bf16]) {
     let chunks = target.par_chunks_mut(CHUNK).zip(source.par_chunks(CHUNK));
     chunks.for_each(|(target, source)| vectorize!(|| round_slice(source, target)));
+}
+
+pub fn to_bf16_dithered(source: &[f32], target: &mut [bf16]) {
+    let chunks = target.par_chunks_mut(CHUNK).zip(source.par_chunks(CHUNK)).enumerate();
+    chunks.for_each(|(chunk, (target, source))| vectorize!(|| dither_slice(source, chunk * CHUNK, target)));
 }

@@ -1,17 +1,18 @@
-//! Rounding f32 to bf16: the copy of the weights that products read.
+//! Rounding f32 to bf16: the weights that products read.
 //!
-//! target\[i\] = source\[i\], to nearest, ties to even. Traffic: 6 bytes per element.
+//! target\[i\] = source\[i\], either to nearest, ties to even, for weights that stay as they are; or by
+//! [dither](cpift_kernels::dither), for the copy of weights in training. Traffic: 6 bytes per element.
 
 mod cpu;
 
-use cpift_kernels::elementwise::round_f32_to_bf16;
+use cpift_kernels::elementwise::{round_f32_to_bf16, round_f32_to_bf16_dithered};
 use half::bf16;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
 
-/// Overwrites `target` with `source`, rounded.
+/// Overwrites `target` with `source`, rounded to nearest.
 ///
 /// # Errors
 /// When the lengths differ.
@@ -22,6 +23,23 @@ pub fn to_bf16(device: &Device, source: View<'_, f32>, target: ViewMut<'_, bf16>
         Device::Gpu(gpu) => {
             let count = source.len() as u64;
             round_f32_to_bf16(gpu.launcher(), source.on(gpu), target.on(gpu), count)?;
+        }
+    }
+    Ok(())
+}
+
+/// Overwrites `target` with `source`, rounded by [dither](cpift_kernels::dither), as
+/// [`adamw::step`](crate::ops::adamw::step) leaves its copy.
+///
+/// # Errors
+/// When the lengths differ.
+pub fn to_bf16_dithered(device: &Device, source: View<'_, f32>, target: ViewMut<'_, bf16>) -> Result<()> {
+    check_length("round", "target", target.len(), source.len())?;
+    match device {
+        Device::Cpu(cpu) => cpu.run(|| cpu::to_bf16_dithered(source.host(), target.host())),
+        Device::Gpu(gpu) => {
+            let count = source.len() as u64;
+            round_f32_to_bf16_dithered(gpu.launcher(), source.on(gpu), target.on(gpu), count)?;
         }
     }
     Ok(())

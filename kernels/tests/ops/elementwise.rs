@@ -1,6 +1,7 @@
 //! Elementwise kernels: what they compute is exact up to one rounding, so bits are compared.
 
 use crate::common::*;
+use cpift_kernels::dither::dither_to_bf16;
 use cpift_kernels::elementwise::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::{Bf16, Element};
@@ -67,6 +68,24 @@ fn casts_round_to_nearest_even() {
         .unwrap();
         for (x, y) in x.as_slice()[offset..].iter().zip(&y.as_slice()[offset..]) {
             assert_eq!(y.0, nearest(*x), "{x:e}");
+        }
+    });
+}
+
+#[test]
+fn dithered_casts_round_by_their_index() {
+    for_all(|emulator, count, offset| {
+        let x = random::<f32>(count as u64, count + offset);
+        let mut y = poisoned::<Bf16>(count, offset);
+        round_f32_to_bf16_dithered(
+            emulator,
+            slice(&x.as_slice()[offset..]),
+            slice_mut(&mut y.as_mut_slice()[offset..]),
+            count as u64,
+        )
+        .unwrap();
+        for (index, (x, y)) in x.as_slice()[offset..].iter().zip(&y.as_slice()[offset..]).enumerate() {
+            assert_eq!(y.0, dither_to_bf16(*x, index).0, "{index}: {x:e}");
         }
     });
 }

@@ -2,8 +2,9 @@
 
 use crate::common::{Buffer, SCHEDULES, bits, random, slice, to_bits};
 use cpift_kernels::adamw::*;
+use cpift_kernels::dither::dither_to_bf16;
 use cpift_kernels::emulator::Emulator;
-use cpift_kernels::simt::{Bf16, Real};
+use cpift_kernels::simt::Bf16;
 
 /// None, one word of a vector, a block and a vector more, several blocks and a ragged end.
 const COUNTS: [usize; 5] = [0, 1, 32, 1028, 2547];
@@ -190,7 +191,7 @@ fn all_combinations_match_in_all_schedules() {
                     }
                 }
                 let expected_copy = if has_copy {
-                    Bf16::from_f32(f32::from_bits(weights[index])).to_f32()
+                    dither_to_bf16(f32::from_bits(weights[index]), index).to_f32()
                 } else {
                     f32::from_bits(0xffff_0000)
                 };

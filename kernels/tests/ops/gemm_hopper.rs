@@ -102,7 +102,7 @@ fn hopper_has_kernels_of_its_own_for_all_but_few_tiles() {
 }
 
 #[test]
-fn what_the_copy_engine_cannot_take_is_left_to_other_kernels() {
+fn what_tma_cannot_take_is_left_to_other_kernels() {
     assert_eq!(chosen((9, 0), [4096, 4096, 4096], 18), names("bf16", "128"));
     let of_k = chosen((9, 0), [8192, 8192, 4100], 16);
     assert_eq!(of_k, ["gemm_nt_bf16_128", "gemm_nn_bf16_128", "gemm_tn_hopper_128x256"]);
