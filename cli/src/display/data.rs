@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use cpift_model::Tokenizer;
 use cpift_model::data::{Bin, Dataset, Quantiles, Row, Shape, Summary};
+use cpift_model::table::Table;
 
 use super::style::Style;
-use super::table::Table;
+use super::table::aligned;
 use super::text;
 use super::units::{count, grouped, percent};
 use super::{from_here, path_from_here};
@@ -65,7 +66,7 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
     };
     quantiles("all", &summary.length);
     quantiles("supervised", &summary.supervised_length);
-    text + "\n" + &lengths.render() + "\n" + &histogram(&summary.histogram) + "\n"
+    text + "\n" + &aligned(&lengths) + "\n" + &histogram(&summary.histogram) + "\n"
 }
 
 fn rows(number: usize) -> String {

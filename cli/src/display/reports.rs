@@ -5,9 +5,10 @@ use std::path::Path;
 
 use cpift_model::compare::results::Interval;
 use cpift_model::progress::{CoreReport, FusionReport, JobReport, Score, TaskCore, perplexity_text};
+use cpift_model::table::Table;
 
 use super::style::Style;
-use super::table::{Table, shorten};
+use super::table::{aligned, shorten};
 use super::units::{duration, grouped, histogram};
 
 /// Size, threshold and distribution of every task's core.
@@ -22,7 +23,7 @@ pub fn cores(report: &CoreReport, style: Style) -> String {
             histogram(&core.by_layer.iter().map(|(_, size)| *size as f64).collect::<Vec<_>>()),
         ]);
     }
-    let mut text = format!("{}\n{}", style.bold("Cores"), table.render());
+    let mut text = format!("{}\n{}", style.bold("Cores"), aligned(&table));
     if let Some(layers) = report.tasks.first().map(|core| &core.by_layer).filter(|layers| layers.len() > 1) {
         let _ = writeln!(
             text,
@@ -33,7 +34,7 @@ pub fn cores(report: &CoreReport, style: Style) -> String {
     }
     for chunk in report.tasks.chunks(5) {
         text.push('\n');
-        text.push_str(&core_kinds(chunk).render());
+        text.push_str(&aligned(&core_kinds(chunk)));
     }
     text
 }
@@ -56,7 +57,7 @@ fn core_kinds(tasks: &[TaskCore]) -> Table {
 pub fn fusion(report: &FusionReport, style: Style) -> String {
     let mut text = format!("{} backbone `{}`\n", style.bold("Fusion"), report.backbone);
     if !report.slerps.is_empty() {
-        text.push_str(&angles(report).render());
+        text.push_str(&aligned(&angles(report)));
     }
     for reason in ["small angle", "zero norm", "antipodal"] {
         let tensors = report.slerps.iter().filter(|slerp| slerp.fallback.as_deref() == Some(reason)).count();
@@ -150,7 +151,7 @@ pub fn scores(report: &JobReport, style: Style) -> String {
     format!(
         "{}\n{}{}{}",
         style.bold("Every task before and after"),
-        table.render(),
+        aligned(&table),
         choices_by_loss(report),
         perplexities(report, style)
     )
@@ -165,7 +166,7 @@ fn perplexities(report: &JobReport, style: Style) -> String {
             |score: &Option<Score>| score.map_or("-".to_owned(), |score| perplexity_text(score.perplexity()));
         table.row(std::iter::once(shorten(&task.task, 18)).chain(task.scores.iter().map(cell)));
     }
-    format!("{}\n{}", style.bold("Perplexity"), table.render())
+    format!("{}\n{}", style.bold("Perplexity"), aligned(&table))
 }
 
 /// For tasks whose answers are choices: how often the right option has the lowest loss, a line each.

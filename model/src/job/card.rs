@@ -22,6 +22,7 @@ use crate::files::{self, MOST_TEXT_BYTES, read_input, read_json};
 use crate::hub::HubOrigin;
 use crate::progress::{CoreReport, GroupReport, JobReport, ProcessRecord, RunRecord, TaskPlan, grouped};
 use crate::recipe::{DataFiles, Method, Recipe, TrainSettings};
+use crate::table::Table;
 
 /// Name of the card, in the base's folder as in the final model's.
 const CARD: &str = "README.md";
@@ -214,14 +215,13 @@ fn introduction(facts: &CardFacts<'_>) -> String {
 }
 
 fn tasks(facts: &CardFacts<'_>) -> String {
-    let mut text =
-        "## Tasks\n\n| task | rows | tokens learnt | rows to evaluate |\n|---|---:|---:|---:|\n".to_owned();
+    let mut table = Table::new(["task", "rows", "tokens learnt", "rows to evaluate"]);
     for task in facts.tasks {
         let eval = task.eval_rows.map_or("–".to_owned(), grouped);
         let (rows, tokens) = (grouped(task.train_rows), grouped(task.supervised_tokens));
-        let _ = writeln!(text, "| {} | {rows} | {tokens} | {eval} |", task.name);
+        table.row([task.name.clone(), rows, tokens, eval]);
     }
-    text
+    format!("## Tasks\n\n{}", table.markdown())
 }
 
 fn results(facts: &CardFacts<'_>) -> String {
@@ -275,10 +275,11 @@ fn training(facts: &CardFacts<'_>) -> Result<String> {
         }
     }
     rows.push(("made by", makers.join("; ")));
-    let mut text = "## Training\n\n| | |\n|---|---|\n".to_owned();
+    let mut table = Table::of_text("", ["", ""]);
     for (name, value) in rows {
-        let _ = writeln!(text, "| {name} | {} |", value.replace('|', "\\|"));
+        table.row([name.to_owned(), value]);
     }
+    let mut text = format!("## Training\n\n{}", table.markdown());
     let recipe = published(recipe).to_toml()?;
     // Templates of a recipe may have fences of their own.
     let longest = recipe.split(|letter| letter != '`').map(str::len).max().unwrap_or(0);

@@ -4,11 +4,10 @@
 use cpift_model::progress::StepReport;
 
 use super::Context;
-use crate::display::table::Table;
 use crate::display::units::{grouped, percent};
 use crate::report::chart::NARROW;
 use crate::report::chart::lines::LineChart;
-use crate::report::document::{Block, Data, Figure, Section, number};
+use crate::report::document::{Block, Data, Figure, Section, Table, number};
 
 /// Height of a chart.
 const HEIGHT: f64 = 200.0;
