@@ -5,9 +5,10 @@ use cpift_engine::Mask;
 use cpift_engine::ops::select::{self, Order, Scope};
 use rand_chacha::rand_core::Rng;
 
-use super::cpift::GROUPS;
+use super::measured::BASE;
+use super::names::GROUPS;
 use super::plan::{half_rounds, split_evenly};
-use super::session::{BASE, Session};
+use super::session::Session;
 use super::training::{Training, TrainingPart};
 use crate::data::{Source, order};
 use crate::error::Result;

@@ -11,10 +11,9 @@ use std::path::{Path, PathBuf};
 
 use self::header::{BaseHeader, yaml};
 use super::Job;
-use super::cpift::{CORE, GROUPS, REPORT, SavedCores};
+use super::cores::SavedCores;
 use super::inputs::Base;
-use super::record::RUN;
-use super::session::FINAL;
+use super::names::{CORE, FINAL, GROUPS, REPORT, RUN};
 use crate::checkpoint::{copied_files, is_licence};
 use crate::data::Shape;
 use crate::error::Result;

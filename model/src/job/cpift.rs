@@ -4,41 +4,29 @@ use cpift_engine::Mask;
 use cpift_engine::ops::norm::squared_norm;
 use cpift_engine::ops::subtract::subtract;
 use cpift_engine::ops::transplant::gather;
-use serde::{Deserialize, Serialize};
 
-use super::models::{IMPORTANCE, RunModels};
+use super::measured::{BASE, PROBE};
+use super::models::RunModels;
+use super::names::{CORE, FUSED, GROUPS, IMPORTANCE, REPORT, probe_place};
 use super::plan::split_evenly;
-use super::seal;
-use super::session::{BASE, PROBE, Session, probe_place};
+use super::session::Session;
 use super::training::{Training, TrainingPart};
-use crate::checkpoint::{
-    Checkpoint, NamedTensor, TensorData, TensorFile, WeightType, layout_tensors, write_tensors,
-};
+use super::weights::require_fit;
+use super::{cores, seal};
+use crate::checkpoint::{Checkpoint, WeightType, layout_tensors, write_tensors};
 use crate::error::{Error, Result};
-use crate::files::{AtomicFolder, Origin, read_json};
+use crate::files::{AtomicFolder, read_json};
 use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, training_name};
 use crate::recipe::{Backbone, Frozen, IntegrateData, Stage};
 use crate::stages::fuse::{Core, fuse};
 use crate::stages::models::{Buffers, TaskModels};
 use crate::stages::{core, group};
 
-pub(super) const CORE: &str = "core";
-pub(super) const FUSED: &str = "fused";
-pub(super) const GROUPS: &str = "groups.json";
-pub(super) const REPORT: &str = "report.json";
 /// The trainings beside the probes: names of their checkpoints.
 const BACKBONE: &str = "backbone";
 const INTEGRATE: &str = "integrate";
 /// Columns of the closing table.
 const COLUMNS: [&str; 4] = ["base", "probe", "fused", "final"];
-
-/// What `core/report.json` holds, beside the masks' own files.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct SavedCores {
-    pub(crate) report: CoreReport,
-    /// For each task the threshold of every tensor, in the layout's order.
-    thresholds: Vec<Vec<f32>>,
-}
 
 impl Session<'_> {
     /// Runs the stages in order, each from the run folder when it is there already.
@@ -121,7 +109,7 @@ impl Session<'_> {
             let origin = self.with_metrics(origin, &key)?;
             self.commit(writing, origin)?;
             self.checkpoints.forget(&key)?;
-            self.require_fit()?;
+            require_fit(job, self.trainer.model.weights())?;
             self.evaluate(PROBE, &[index])?;
         }
         Ok(())
@@ -132,7 +120,7 @@ impl Session<'_> {
         let probes: Vec<String> = self.job.inputs.tasks.iter().map(|task| probe_place(&task.name)).collect();
         let origin = self.origin(CORE, &probes.iter().map(String::as_str).collect::<Vec<_>>());
         if self.is_complete(&self.job.out.join(CORE), &origin)? {
-            let (cores, report) = self.read_cores()?;
+            let (cores, report) = cores::read(&self.job.out.join(CORE), &self.job.inputs.layout)?;
             self.observer.event(Event::StageReused { stage: Stage::Core, part: "" });
             self.observer.event(Event::Cores(&report));
             return Ok(cores);
@@ -150,7 +138,9 @@ impl Session<'_> {
             cores.push(core);
             report.tasks.push(described);
         }
-        self.write_cores(&cores, &report, origin)?;
+        let mut writing = AtomicFolder::create(&self.job.out.join(CORE))?;
+        cores::write(&mut writing, &self.job.inputs.layout, &cores, &report)?;
+        self.commit(writing, origin)?;
         self.observer.event(Event::Cores(&report));
         Ok(cores)
     }
@@ -182,56 +172,6 @@ impl Session<'_> {
             by_kind: core::by_kind(layout, &core.mask),
         };
         Ok((core, described))
-    }
-
-    fn write_cores(&mut self, cores: &[Core], report: &CoreReport, origin: Origin) -> Result<()> {
-        let layout = &self.job.inputs.layout;
-        let mut writing = AtomicFolder::create(&self.job.out.join(CORE))?;
-        for core in cores {
-            // One tensor of bit words for each of the model's: bit j of a tensor is bit j%64 of word j/64.
-            let words = |segment: &cpift_engine::Segment| {
-                &core.mask.words()[segment.offset / 64..(segment.offset + segment.length).div_ceil(64)]
-            };
-            let tensors: Vec<NamedTensor<'_>> = layout
-                .segments()
-                .iter()
-                .map(|segment| NamedTensor {
-                    name: segment.name.clone(),
-                    shape: vec![words(segment).len()],
-                    data: TensorData::U64(words(segment)),
-                })
-                .collect();
-            let format = Some("bits: element j of a tensor is bit j % 64 of word j / 64");
-            writing.write(&mask_file(&core.task), |file| write_tensors(file, &tensors, format))?;
-        }
-        let saved = SavedCores {
-            report: report.clone(),
-            thresholds: cores.iter().map(|core| core.thresholds.clone()).collect(),
-        };
-        writing.write_json(REPORT, &saved)?;
-        self.commit(writing, origin)
-    }
-
-    fn read_cores(&self) -> Result<(Vec<Core>, CoreReport)> {
-        let folder = self.job.out.join(CORE);
-        let layout = &self.job.inputs.layout;
-        let path = folder.join(REPORT);
-        let saved: SavedCores = read_json(&path)?.ok_or_else(|| Error::format(&path, "is missing"))?;
-        let read = |(task, thresholds): (&TaskCore, Vec<f32>)| -> Result<Core> {
-            let file = TensorFile::open(&folder.join(mask_file(&task.task)))?;
-            let mut words = vec![0; layout.len().div_ceil(64)];
-            for segment in layout.segments() {
-                let part = file.read_u64(&segment.name)?;
-                let start = segment.offset / 64;
-                words
-                    .get_mut(start..start + part.len())
-                    .ok_or_else(|| Error::format(file.path(), format!("`{}` is too long", segment.name)))?
-                    .copy_from_slice(&part);
-            }
-            Ok(Core { task: task.task.clone(), mask: Mask::from_words(layout.len(), words)?, thresholds })
-        };
-        let cores = saved.report.tasks.iter().zip(saved.thresholds).map(read).collect::<Result<Vec<_>>>()?;
-        Ok((cores, saved.report))
     }
 
     /// Stage 2: groups of tasks whose cores overlap.
@@ -326,7 +266,7 @@ impl Session<'_> {
         let origin = if is_trained { self.with_metrics(origin, BACKBONE)? } else { origin };
         self.commit(writing, origin)?;
         self.checkpoints.forget(BACKBONE)?;
-        self.require_fit()?;
+        require_fit(job, self.trainer.model.weights())?;
         self.observer.event(Event::Fused(&report));
         Ok(())
     }
@@ -390,11 +330,6 @@ impl Session<'_> {
             },
         })
     }
-}
-
-/// Name of a task's mask in the folder of the cores.
-pub fn mask_file(task: &str) -> String {
-    format!("{task}.mask.safetensors")
 }
 
 /// The cores that keep their bits in a part of stage 4.

@@ -5,11 +5,13 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::cpift::{CORE, FUSED, GROUPS, REPORT, SavedCores};
-use super::measured::{ANSWERS, KeptAnswers, SCORES, Scores};
-use super::record::{INPUTS, InputFile, RUN};
+use super::cores::SavedCores;
+use super::measured::{KeptAnswers, Scores};
+use super::names::{
+    ANSWERS, CORE, FINAL, FUSED, GROUPS, INPUTS, PROGRESS, RECIPE, REPORT, RESULT, RUN, SCORES,
+};
+use super::record::{FinalReport, InputFile, RunProgress};
 use super::seal;
-use super::session::{FINAL, FinalReport, PROGRESS, RECIPE, RESULT, RunProgress};
 use crate::error::{Error, Result};
 use crate::evaluation::Answer;
 use crate::files::{self, read_json};

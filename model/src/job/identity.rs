@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::PairMethod;
+use super::names::IDENTITY;
 use super::record::InputFile;
 use crate::error::{Error, Result};
 use crate::files::{self, hash_texts, read_json};
@@ -15,9 +16,6 @@ use crate::recipe::{
     TaskSettings,
 };
 use crate::score::Scoring;
-
-/// Name of the record in the run folder.
-const IDENTITY: &str = "identity.json";
 
 /// Keys of a resolved recipe that may differ when a run is continued: what nothing is computed from, and paths,
 /// since the content of the files is compared.

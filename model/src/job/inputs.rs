@@ -5,16 +5,16 @@ use std::sync::Arc;
 
 use cpift_engine::{Layout, ViewMut};
 
-use super::data::{TaskData, TaskFiles};
-use super::record;
-use super::sampled::sample_rows;
+use super::data::{TaskData, TaskFiles, model_config, tokenizer_folder};
+use super::model_files::see_model;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
+use crate::data::order::{permutation, stream};
 use crate::data::{Dataset, Notice, Preparation, Sampler, SamplerSettings, Shape, Source, balanced_sample};
 use crate::error::{Error, Result};
 use crate::evaluation::{AnswerSettings, check_answers, longest_document};
 use crate::files::KnownFiles;
-use crate::recipe::{ImportanceKind, ModelSettings, Recipe, TrainSettings};
+use crate::recipe::{EvaluateSettings, ImportanceKind, ModelSettings, Recipe, TrainSettings};
 use crate::score::Scoring;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::initialize;
@@ -51,24 +51,6 @@ impl Base {
             Some(checkpoint) => checkpoint.load_into(weights),
             None => initialize(&self.config, &self.config.layout()?, self.seed, weights),
         }
-    }
-}
-
-/// The configuration of the model a job starts from.
-///
-/// # Errors
-/// As [`ModelConfig::read`].
-pub(super) fn model_config(settings: &ModelSettings) -> Result<ModelConfig> {
-    let path = settings.base.as_ref().or(settings.config.as_ref());
-    ModelConfig::read(path.map_or(Path::new("config.json"), PathBuf::as_path))
-}
-
-/// The folder that the tokenizer and the other files are in: the base's, or that of the configuration.
-pub(super) fn tokenizer_folder(settings: &ModelSettings) -> &Path {
-    match (&settings.base, &settings.config) {
-        (Some(folder), _) => folder,
-        (None, Some(config)) if config.is_dir() => config,
-        (None, config) => config.as_deref().and_then(Path::parent).unwrap_or(Path::new(".")),
     }
 }
 
@@ -233,7 +215,7 @@ fn see_all(recipe: &Recipe, files: &[TaskFiles], known: &KnownFiles) {
     for path in models {
         // A configuration may be given as the file itself; the other files of its folder are read as well.
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        record::see_model(known, folder);
+        see_model(known, folder);
         known.see(path);
     }
     files.iter().flat_map(TaskFiles::all).for_each(|path| known.see(path));
@@ -291,6 +273,18 @@ fn open_task(
         longest_evaluated: longest,
         model,
     })
+}
+
+/// Which rows of an evaluation set are measured while training: as many of each task, the same every time, in the order
+/// of the file.
+fn sample_rows(settings: &EvaluateSettings, seed: u64, task: usize, rows: usize) -> Vec<usize> {
+    if settings.every == 0 {
+        return Vec::new();
+    }
+    let mut sampled = permutation(rows, &mut stream(seed, "evaluation sample", task, 0));
+    sampled.truncate(settings.rows);
+    sampled.sort_unstable();
+    sampled
 }
 
 /// What a task is evaluated on.

@@ -2,18 +2,17 @@
 
 use std::collections::BTreeMap;
 
-use super::sampled::sample_column;
-use super::session::{BASE, PROBE, origin_of};
-use super::{Job, RunIdentity, identity, record, seal};
+use super::identity::RunIdentity;
+use super::names::{SCORES, origin_of};
+use super::{Job, identity, record, seal};
 use crate::error::{Error, Result};
 use crate::evaluation::Answer;
 use crate::progress::Score;
+use crate::recipe::EvaluateSettings;
 
-/// Name of the file in the run folder.
-pub const SCORES: &str = "scores.json";
-
-/// Name of the file with some of the answers.
-pub const ANSWERS: &str = "answers.json";
+/// Columns of the closing table that scores lie between.
+pub const BASE: &str = "base";
+pub const PROBE: &str = "probe";
 
 /// Answers of each task that are kept for every column.
 pub const ANSWERS_KEPT: usize = 8;
@@ -23,6 +22,12 @@ pub type KeptAnswers = BTreeMap<String, BTreeMap<String, Vec<Answer>>>;
 
 /// Column of the table → task → score.
 pub type Scores = BTreeMap<String, BTreeMap<String, Score>>;
+
+/// Column of the scores with what the model of a column (`base`, `probe`) reaches on the samples of these settings.
+pub fn sample_column(column: &str, settings: &EvaluateSettings) -> String {
+    let answers = if settings.answers { " with answers" } else { "" };
+    format!("{column} on {} rows{answers}", settings.rows)
+}
 
 /// What was measured before: in this run, and of base and probes in the run they are taken from.
 ///

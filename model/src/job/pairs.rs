@@ -6,9 +6,10 @@ use cpift_engine::ops::select::{self, Order};
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::cpift::CORE;
+use super::measured::BASE;
 use super::models::RunModels;
-use super::session::{BASE, Session, probe_place};
+use super::names::{CORE, probe_place};
+use super::session::Session;
 use super::training::{Training, TrainingPart};
 use crate::data::order;
 use crate::error::Result;

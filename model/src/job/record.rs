@@ -9,8 +9,10 @@ use serde::{Deserialize, Serialize};
 
 use super::input_role::{InputRole, Split};
 use super::inputs::Inputs;
+use super::model_files::{descriptions, model_files};
+use super::names::{INPUTS, RUN};
 use crate::adapter::folders;
-use crate::checkpoint::{Checkpoint, copied_files, is_copied};
+use crate::checkpoint::{copied_files, is_copied};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, Difference, KnownFiles, read_json};
@@ -18,15 +20,6 @@ use crate::hub::{HubOrigin, HubSource, RepositoryKind};
 use crate::progress::{Plan, ProcessRecord, RunRecord};
 use crate::recipe::Recipe;
 use crate::{files, machine};
-
-/// Name of the record in the run folder.
-pub const INPUTS: &str = "inputs.json";
-
-/// What is read of a model that a task brings, beside its weights, where it is there.
-const MODEL_FILES: [&str; 3] = ["adapter_config.json", "config.json", "model.safetensors.index.json"];
-
-/// Name of the record of processes in the run folder.
-pub const RUN: &str = "run.json";
 
 /// One file that the run reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
@@ -39,6 +32,20 @@ pub struct InputFile {
     pub bytes: u64,
     /// BLAKE3 hash of the content, in hexadecimal.
     pub blake3: String,
+}
+
+/// What of a run is kept from one process to the next, beside its stages.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct RunProgress {
+    /// Seconds that processes have worked on it.
+    pub seconds: f64,
+}
+
+/// What `final/report.json` holds, beside the model.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct FinalReport {
+    /// Frozen coordinates found unchanged at the end of the parts of stage 4.
+    pub frozen_verified: u64,
 }
 
 /// Adds this process to the run's record; the first also writes what is planned.
@@ -156,17 +163,6 @@ pub fn check_measured(run: &Path, theirs: &[InputFile], own: &[InputFile]) -> Re
     }
 }
 
-/// Remembers how the files of a model's folder are before it is opened: all that it may have to be read.
-pub fn see_model(known: &KnownFiles, folder: &Path) {
-    for folder in folders(folder).into_iter().flatten() {
-        existing(&folder, &MODEL_FILES).for_each(|path| known.see(&path));
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.for_each(|entry| known.see(&entry.path()));
-    }
-    // Those in folders of templates.
-    copied_files(folder).into_iter().flatten().for_each(|(path, _)| known.see(&path));
-}
-
 /// Every file with what it is to the run, in the order of the recipe. Contents are remembered in `known`.
 ///
 /// # Errors
@@ -177,7 +173,7 @@ pub fn describe_all(recipe: &Recipe, inputs: &Inputs, known: &KnownFiles) -> Res
     files.extend(config.map(|path| (InputRole::Config, path.clone())));
     let named = |path: PathBuf| (InputRole::Base(file_name(&path)), path);
     for folder in folders(&inputs.base.folder)? {
-        files.extend(existing(&folder, &MODEL_FILES).map(named));
+        files.extend(descriptions(&folder).map(named));
     }
     let copied = copied_files(&inputs.base.folder)?.into_iter();
     files.extend(copied.map(|(path, name)| (InputRole::Base(name), path)));
@@ -232,19 +228,6 @@ fn data_files(task: &str, split: Split, data: &Dataset) -> Vec<(InputRole, PathB
 
 fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
-}
-
-fn model_files(model: &Checkpoint) -> Vec<PathBuf> {
-    // Of an adapter its base's folder and its own.
-    let mut folders: Vec<&Path> = model.files().filter_map(Path::parent).collect();
-    folders.dedup();
-    let described = folders.into_iter().flat_map(|folder| existing(folder, &MODEL_FILES));
-    described.chain(model.files().map(Path::to_owned)).collect()
-}
-
-fn existing(folder: &Path, names: &'static [&'static str]) -> impl Iterator<Item = PathBuf> {
-    let folder = folder.to_owned();
-    names.iter().map(move |name| folder.join(name)).filter(|path| path.is_file())
 }
 
 #[cfg(test)]

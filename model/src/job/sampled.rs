@@ -2,55 +2,16 @@
 
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
 use super::inputs::Task;
-use super::session::{BASE, PROBE, Session};
-use super::state::TrainingState;
+use super::measured::{BASE, PROBE, sample_column};
+use super::session::Session;
+use super::state::{Best, TrainingState};
 use super::training::Training;
 use crate::data::Dataset;
-use crate::data::order::{permutation, stream};
 use crate::error::Result;
 use crate::evaluation::{Request, RowScores};
 use crate::progress::{Event, SampleScore, Score, StepReport};
-use crate::recipe::{EvaluateSettings, Keep};
-
-/// Column of the scores with what the model of a column (`base`, `probe`) reaches on the samples of these settings.
-pub fn sample_column(column: &str, settings: &EvaluateSettings) -> String {
-    let answers = if settings.answers { " with answers" } else { "" };
-    format!("{column} on {} rows{answers}", settings.rows)
-}
-
-/// The best weights of a training so far.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// The step after which they were there.
-    pub step: u64,
-    /// How good they are: the mean of [`Score::quality`] over the tasks that count.
-    pub quality: f64,
-    /// By how much the loss is below the base's, in the mean over these tasks: it decides between weights of the same
-    /// quality, as those are that answer nothing right.
-    #[serde(default)]
-    pub below_base: f64,
-}
-
-impl Best {
-    fn is_better_than(&self, other: &Self) -> bool {
-        (self.quality, self.below_base) > (other.quality, other.below_base)
-    }
-}
-
-/// Which rows of an evaluation set are measured while training: as many of each task, the same every time, in the order
-/// of the file.
-pub fn sample_rows(settings: &EvaluateSettings, seed: u64, task: usize, rows: usize) -> Vec<usize> {
-    if settings.every == 0 {
-        return Vec::new();
-    }
-    let mut sampled = permutation(rows, &mut stream(seed, "evaluation sample", task, 0));
-    sampled.truncate(settings.rows);
-    sampled.sort_unstable();
-    sampled
-}
+use crate::recipe::Keep;
 
 /// A task with its rows to evaluate on, where there are some.
 fn measured(task: &Task) -> Option<(&Task, &Dataset)> {

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
-use super::cpift::REPORT;
+use super::identity::RunIdentity;
 use super::inputs::{Task, sampler};
-use super::measured::{ANSWERS, ANSWERS_KEPT, KeptAnswers, SCORES, Scores, read_scores};
+use super::measured::{ANSWERS_KEPT, BASE, KeptAnswers, PROBE, Scores, read_scores};
 use super::models::RunModels;
+use super::names::{
+    ANSWERS, FINAL, PROGRESS, RECIPE, REPORT, RESULT, RESULT_TEXT, SCORES, origin_of, probe_place,
+};
+use super::record::{FinalReport, RunProgress};
 use super::state::Checkpoints;
 use super::weights::{open_trainer, weight_type};
-use super::{Job, RunIdentity, card, identity, record, seal};
+use super::{Job, card, identity, record, seal};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
 use crate::data::{CacheUse, Sampler, Source};
 use crate::error::{Error, FileAction, Result};
@@ -25,20 +27,6 @@ use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
 use crate::recipe::{Stage, TrainSettings};
 use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
-
-/// What of a run is kept from one process to the next, beside its stages.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(super) struct RunProgress {
-    /// Seconds that processes have worked on it.
-    pub(super) seconds: f64,
-}
-
-/// What `final/report.json` holds, beside the model.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(super) struct FinalReport {
-    /// Frozen coordinates found unchanged at the end of the parts of stage 4.
-    pub(super) frozen_verified: u64,
-}
 
 /// What the stages of a running job share.
 pub struct Session<'a> {
@@ -444,7 +432,7 @@ impl<'a> Session<'a> {
         let mut report = self.report(columns)?;
         report.model = Some(self.job.out.join(FINAL));
         files::write_json_atomically(&self.job.out.join(RESULT), &report)?;
-        files::write_bytes_atomically(&self.job.out.join("report.md"), report.markdown().as_bytes())?;
+        files::write_bytes_atomically(&self.job.out.join(RESULT_TEXT), report.markdown().as_bytes())?;
         card::write(self.job, &report)?;
         Ok(report)
     }
@@ -480,24 +468,4 @@ impl<'a> Session<'a> {
         seal::write(&self.job.out.join(PROGRESS), &origin_of(&self.identity, PROGRESS), &progress)?;
         Ok(seconds)
     }
-}
-
-/// Columns of the closing table that scores lie between.
-pub(super) const BASE: &str = "base";
-pub(super) const PROBE: &str = "probe";
-/// Name of the resolved recipe in the run folder.
-pub const RECIPE: &str = "recipe.toml";
-/// Name of the final model's folder.
-pub(super) const FINAL: &str = "final";
-pub(super) const PROGRESS: &str = "progress.json";
-pub(super) const RESULT: &str = "report.json";
-
-/// What a file or folder of a run is that nothing else of the run went into.
-pub fn origin_of(identity: &str, place: &str) -> Origin {
-    Origin { identity: identity.to_owned(), place: place.to_owned(), made_from: String::new(), metrics: None }
-}
-
-/// Name of a task's probe in the run folder.
-pub fn probe_place(task: &str) -> String {
-    format!("probe/{task}")
 }

@@ -5,6 +5,7 @@ use cpift_engine::{Device, Mask, View};
 
 use super::session::Session;
 use super::state::TrainingState;
+use super::weights::require_fit;
 use crate::data::{Source, StepBatches};
 use crate::error::{Error, Result};
 use crate::files::Origin;
@@ -205,7 +206,7 @@ impl Session<'_> {
         self.checkpoints.write(key, state, &self.trainer, origin)?;
         self.save_progress()?;
         self.observer.event(Event::Checkpoint { step: state.step });
-        self.require_fit()
+        require_fit(self.job, self.trainer.model.weights())
     }
 
     /// A hash of the frozen coordinates' bits.
