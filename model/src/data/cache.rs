@@ -17,6 +17,24 @@ use super::{Position, Unit};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{json_text, write_atomically};
 
+/// How the cache was used for a data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheUse {
+    /// No folder was given.
+    None,
+    /// The rows were read from it.
+    Read,
+    /// The rows were made and written to it.
+    Written,
+    /// The first rows were read from it, those behind them made and written to it.
+    Continued {
+        /// Rows of the files, from the first, that were read.
+        read: usize,
+    },
+    /// The rows were made; writing them failed for this reason. Nothing depends on it.
+    NotWritten(String),
+}
+
 /// Changes whenever tokenisation or the format does.
 const MAGIC: &[u8; 8] = b"cpiftok8";
 

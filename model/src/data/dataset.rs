@@ -3,30 +3,13 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
+use super::cache::CacheUse;
 use super::content::{Content, Counts, InvalidRow};
 use super::notice::{FileNotice, Notice};
 use super::source::describe_files;
 use super::{DataSettings, LongRows, Position, Preparation, Row, Shape, load};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
-
-/// How the cache was used for a data set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CacheUse {
-    /// No folder was given.
-    None,
-    /// The rows were read from it.
-    Read,
-    /// The rows were made and written to it.
-    Written,
-    /// The first rows were read from it, those behind them made and written to it.
-    Continued {
-        /// Rows of the files, from the first, that were read.
-        read: usize,
-    },
-    /// The rows were made; writing them failed for this reason. Nothing depends on it.
-    NotWritten(String),
-}
 
 /// The rows of files, in their order, as tokens.
 #[derive(Debug, Clone)]

@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::fields::found;
+use super::messages::MessageFields;
+use super::prompt_completion::{Fields, PromptFormat};
 use super::row_templates::RowTemplates;
 use super::settings::DataSettings;
 use crate::error::{Reasoned, clip};
@@ -20,41 +23,6 @@ pub(super) enum Form {
     Fields { fields: Fields, format: PromptFormat },
     /// Prompt and answer made by the recipe's templates.
     Templates(RowTemplates),
-}
-
-/// The fields of a conversation.
-#[derive(Debug, Default)]
-pub(super) struct MessageFields {
-    pub messages: String,
-    pub system: Option<String>,
-    pub tools: Option<String>,
-    /// True when the recipe names them.
-    pub named: bool,
-}
-
-/// The fields of a prompt and its answer.
-#[derive(Debug, Default)]
-pub(super) struct Fields {
-    pub prompt: String,
-    pub answer: String,
-    /// What is added to the prompt where it is there and not empty.
-    pub input: Option<String>,
-    pub system: Option<String>,
-    pub history: Option<String>,
-    pub tools: Option<String>,
-    /// True when the recipe names them.
-    pub named: bool,
-}
-
-/// How prompt and answer are written where they are texts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PromptFormat {
-    /// One behind the other, as they are.
-    Plain,
-    /// In the form of [`super::instruction_prompt`].
-    Alpaca,
-    /// `Question: …`, and in the next line `Answer: …`.
-    QuestionAnswer,
 }
 
 /// Pairs of fields that are a question and its answer.
@@ -273,10 +241,4 @@ impl Form {
 
 fn no_column(key: &str, column: &str, row: &Map<String, Value>) -> String {
     format!("has no column `{}`, which task.columns.{key} names: it has {}", clip(column), found(row))
-}
-
-/// The fields of a row, as messages name them.
-pub(super) fn found(row: &Map<String, Value>) -> String {
-    let found: Vec<String> = row.keys().take(8).map(|key| format!("`{}`", clip(key))).collect();
-    if found.is_empty() { "none".to_owned() } else { found.join(", ") }
 }

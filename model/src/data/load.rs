@@ -5,9 +5,8 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::cache::Pieces;
+use super::cache::{CacheUse, Pieces};
 use super::content::{Content, InvalidRow};
-use super::dataset::CacheUse;
 use super::notice::{FileNotice, Notice};
 use super::rows::RowReader;
 use super::source::{Record, Records, describe_files, hash_files};

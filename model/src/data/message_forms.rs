@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::messages::{Conversation, MESSAGE_FIELDS, calls_tools, is_answer, texts};
+use super::message::{calls_tools, is_answer, texts};
+use super::messages::{Conversation, MESSAGE_FIELDS};
 use super::notice::Notice;
 use super::reasoning;
 use crate::chat_template::ChatTemplate;

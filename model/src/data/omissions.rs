@@ -1,7 +1,8 @@
 //! What of a conversation its template leaves out: it is in the row, and nobody learns it.
 
+use super::message::{calls_tools, is_answer, texts};
 use super::message_forms::{Chat, call_names};
-use super::messages::{Conversation, calls_tools, is_answer, texts};
+use super::messages::Conversation;
 use super::notice::Notice;
 use super::reasoning;
 

@@ -3,10 +3,12 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::form::{Form, PromptFormat};
-use super::messages::{self, Conversation};
+use super::example::Example;
+use super::fields::answer_field;
+use super::form::Form;
+use super::messages;
 use super::notice::Notice;
-use super::prompt_completion::PromptCompletion;
+use super::prompt_completion::{PromptCompletion, PromptFormat};
 use super::settings::DataSettings;
 use crate::error::Reasoned;
 use crate::recipe::Learn;
@@ -22,14 +24,6 @@ pub enum Shape {
     Instruction,
     /// A text of which all is learnt.
     Text,
-}
-
-/// What is to be learnt from one row.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Example {
-    Completion { prompt: String, completion: String },
-    Messages(Conversation),
-    Text { text: String },
 }
 
 /// Reads rows as the first one and the settings say.
@@ -127,28 +121,3 @@ impl RowReader {
 
 /// The field in which KTO's rows say whether an answer is wanted. Other data sets keep a class in it.
 const LABEL: &str = "label";
-
-/// The text of a field.
-pub(super) fn text_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
-    match row.get(field) {
-        Some(Value::String(text)) => Ok(text),
-        Some(Value::Array(values)) if values.first().is_some_and(Value::is_object) => Err(format!(
-            "`{field}` is a list of messages: `prompt` and `completion` have to be such lists both, or neither"
-        )),
-        Some(Value::Number(_) | Value::Bool(_)) => Err(format!(
-            "`{field}` is not a string: task.prompt and task.answer, templates of the row's fields, make texts of \
-             other values"
-        )),
-        _ => Err(format!("`{field}` is not a string")),
-    }
-}
-
-/// The text of a field that is learnt.
-pub(super) fn answer_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
-    let text = text_field(row, field)?;
-    if text.trim().is_empty() {
-        Err(format!("`{field}` is empty: there is no answer to learn"))
-    } else {
-        Ok(text)
-    }
-}

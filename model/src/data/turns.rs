@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use serde_json::Value;
 
+use super::message::{calls_tools, is_answer, texts};
 use super::message_forms::{Chat, Start, same_bytes};
-use super::messages::{Conversation, calls_tools, is_answer, texts};
+use super::messages::Conversation;
 use super::notice::Notice;
 use super::omissions::holds;
 use super::reasoning::{self, Inline, Opening};
