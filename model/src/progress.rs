@@ -4,6 +4,7 @@
 
 mod score;
 mod table;
+mod training;
 
 use serde::{Deserialize, Serialize};
 
@@ -12,6 +13,7 @@ use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
 pub use score::{SampleScore, Score, grouped, perplexity_text};
 pub use table::{JobReport, TaskScores};
+pub use training::{TrainingStage, UnknownStage};
 
 /// Receives the events of a job. Implemented by the command line and by programs that embed the job.
 pub trait Observer {
@@ -217,11 +219,6 @@ pub struct TrainingPlan {
     pub tokens: u64,
 }
 
-/// Name of a fine-tune, for its checkpoints and its lines of the metrics: its stage and its part, if it has one.
-pub fn training_name(stage: &str, part: &str) -> String {
-    if part.is_empty() { stage.to_owned() } else { format!("{stage}-{part}") }
-}
-
 /// What a fine-tune is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -250,8 +247,8 @@ pub struct MemoryPart {
 /// One optimizer step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
-    /// `probe`, `integrate`, or the method's name for a baseline.
-    pub stage: String,
+    /// What is trained.
+    pub stage: TrainingStage,
     /// What is trained within the stage: the probe's task; empty otherwise.
     pub part: String,
     /// The step just made, from 1.

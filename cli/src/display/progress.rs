@@ -329,11 +329,13 @@ fn speed(flops_per_s: f64, matmul_rate: Option<f64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use cpift_model::progress::TrainingStage;
+
     use super::*;
 
     fn step(number: u64, steps: u64) -> StepReport {
         StepReport {
-            stage: "probe".to_owned(),
+            stage: TrainingStage::Probe,
             part: "sort".to_owned(),
             step: number,
             steps,

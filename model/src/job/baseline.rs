@@ -13,7 +13,7 @@ use super::training::{Training, TrainingPart};
 use crate::data::{Source, order};
 use crate::error::Result;
 use crate::files::Origin;
-use crate::progress::JobReport;
+use crate::progress::{JobReport, TrainingStage};
 use crate::recipe::{Method, ReplaySettings, TrainSettings};
 
 impl Session<'_> {
@@ -33,19 +33,20 @@ impl Session<'_> {
         };
         // Nothing but the base and the data went into it where there are no groups.
         let made_from: &[&str] = if method == Method::Staged { &[GROUPS] } else { &[] };
-        let training = method.name();
+        let stage = TrainingStage::Method(method);
+        let training = stage.name();
         if !self.reuse_final(training, made_from)? {
             self.load_base()?;
             let origin = self.origin(training, made_from);
             let tasks = self.job.inputs.all_tasks();
             let frozen_verified = match method {
-                Method::Joint => self.train_staged(training, &[tasks], origin)?,
-                Method::Staged => self.train_staged(training, &groups, origin)?,
+                Method::Joint => self.train_staged(stage, &[tasks], origin)?,
+                Method::Staged => self.train_staged(stage, &groups, origin)?,
                 Method::Replay => self.train_replay(origin)?,
                 Method::Half => self.train_half(origin)?,
                 Method::Sequential | Method::Cpift => {
                     let alone: Vec<Vec<usize>> = tasks.into_iter().map(|task| vec![task]).collect();
-                    self.train_staged(training, &alone, origin)?
+                    self.train_staged(stage, &alone, origin)?
                 }
             };
             self.save_final(frozen_verified, training, made_from)?;
@@ -58,12 +59,17 @@ impl Session<'_> {
     /// Fine-tunes through groups of tasks one after the other, each a fine-tune of its own (schedule and
     /// moments anew) as it is done by hand; nothing is frozen. One group is plain joint training. Like all
     /// trainings it returns the number of frozen coordinates that were checked.
-    pub(super) fn train_staged(&mut self, stage: &str, groups: &[Vec<usize>], origin: Origin) -> Result<u64> {
+    pub(super) fn train_staged(
+        &mut self,
+        stage: TrainingStage,
+        groups: &[Vec<usize>],
+        origin: Origin,
+    ) -> Result<u64> {
         let job = self.job;
         let part = |(index, members): (usize, &Vec<usize>)| {
             let names = job.inputs.names(members);
             let title = if groups.len() == 1 {
-                stage.to_owned()
+                stage.name().to_owned()
             } else {
                 format!("{stage} part {}/{} ({})", index + 1, groups.len(), names.join(", "))
             };
@@ -85,7 +91,7 @@ impl Session<'_> {
         let parts = groups.iter().enumerate().map(part).collect();
         let settings = &job.recipe.train;
         // A staged backbone is fused afterwards.
-        let is_last = stage == job.recipe.method.name();
+        let is_last = stage != TrainingStage::Backbone;
         self.train(Training { stage, part: "", settings, restart: true, parts, origin, is_last })
     }
 
@@ -119,7 +125,7 @@ impl Session<'_> {
         let parts = parts.collect();
         let settings = &job.recipe.train;
         self.train(Training {
-            stage: "replay",
+            stage: TrainingStage::Method(Method::Replay),
             part: "",
             settings,
             restart: true,
@@ -164,7 +170,7 @@ impl Session<'_> {
         }
         let settings = &job.recipe.train;
         self.train(Training {
-            stage: "half",
+            stage: TrainingStage::Method(Method::Half),
             part: "",
             settings,
             restart: false,

@@ -16,15 +16,12 @@ use super::{cores, seal};
 use crate::checkpoint::{Checkpoint, WeightType, layout_tensors, write_tensors};
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, read_json};
-use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, training_name};
+use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, TrainingStage};
 use crate::recipe::{Backbone, Frozen, IntegrateData, Stage};
 use crate::stages::fuse::{Core, fuse};
 use crate::stages::models::{Buffers, TaskModels};
 use crate::stages::{core, group};
 
-/// The trainings beside the probes: names of their checkpoints.
-const BACKBONE: &str = "backbone";
-const INTEGRATE: &str = "integrate";
 /// Columns of the closing table.
 const COLUMNS: [&str; 4] = ["base", "probe", "fused", "final"];
 
@@ -71,9 +68,9 @@ impl Session<'_> {
             if is_complete {
                 if task.model.is_none() {
                     if job.inputs.trains_probe(index) {
-                        self.tell_lost_metrics_of(&folder, &training_name("probe", &task.name))?;
+                        self.tell_lost_metrics_of(&folder, &TrainingStage::Probe.training(&task.name))?;
                     }
-                    self.checkpoints.forget(&training_name("probe", &task.name))?;
+                    self.checkpoints.forget(&TrainingStage::Probe.training(&task.name))?;
                     self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
                 }
                 if !self.has_score(PROBE, &task.name) || self.lacks_samples(PROBE, &[index]) {
@@ -85,7 +82,7 @@ impl Session<'_> {
             }
             self.load_base()?;
             self.train(Training {
-                stage: "probe",
+                stage: TrainingStage::Probe,
                 part: &task.name,
                 settings: &job.recipe.probe.training,
                 restart: false,
@@ -105,7 +102,7 @@ impl Session<'_> {
             let importance = self.trainer.optimizer.importance();
             let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
             writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
-            let key = training_name("probe", &task.name);
+            let key = TrainingStage::Probe.training(&task.name);
             let origin = self.with_metrics(origin, &key)?;
             self.commit(writing, origin)?;
             self.checkpoints.forget(&key)?;
@@ -238,10 +235,11 @@ impl Session<'_> {
         let job = self.job;
         let folder = job.out.join(FUSED);
         let is_trained = job.recipe.fuse.backbone == Backbone::Staged;
+        let training = TrainingStage::Backbone.name();
         let origin = self.origin(FUSED, &[CORE, GROUPS]);
         if self.is_complete(&folder, &origin)? {
             if is_trained {
-                self.tell_lost_metrics_of(&folder, BACKBONE)?;
+                self.tell_lost_metrics_of(&folder, training)?;
             }
             self.observer.event(Event::StageReused { stage: Stage::Fuse, part: "" });
             let report: Option<FusionReport> = read_json(&folder.join(REPORT))?;
@@ -253,7 +251,7 @@ impl Session<'_> {
         }
         if is_trained {
             self.load_base()?;
-            self.train_staged(BACKBONE, groups, origin.clone())?;
+            self.train_staged(TrainingStage::Backbone, groups, origin.clone())?;
         }
         let (backbone, operand, base) = self.trainer.scratch_buffers();
         let buffers = Buffers { backbone, operand, base };
@@ -263,9 +261,9 @@ impl Session<'_> {
         let mut writing = AtomicFolder::create(&folder)?;
         self.add_model(&mut writing, &self.model_files())?;
         writing.write_json(REPORT, &report)?;
-        let origin = if is_trained { self.with_metrics(origin, BACKBONE)? } else { origin };
+        let origin = if is_trained { self.with_metrics(origin, training)? } else { origin };
         self.commit(writing, origin)?;
-        self.checkpoints.forget(BACKBONE)?;
+        self.checkpoints.forget(training)?;
         require_fit(job, self.trainer.model.weights())?;
         self.observer.event(Event::Fused(&report));
         Ok(())
@@ -274,8 +272,9 @@ impl Session<'_> {
     /// Stage 4: fine-tuning on a balanced sample, one part per group, cores of other groups frozen.
     fn integrate(&mut self, cores: &[Core], groups: &[Vec<usize>]) -> Result<()> {
         let made_from = [FUSED, GROUPS];
-        if self.reuse_final(INTEGRATE, &made_from)? {
-            return self.checkpoints.forget(INTEGRATE);
+        let name = TrainingStage::Integrate.name();
+        if self.reuse_final(name, &made_from)? {
+            return self.checkpoints.forget(name);
         }
         let settings = &self.job.recipe.integrate;
         let shares: Vec<u64> = groups.iter().map(|members| members.len() as u64).collect();
@@ -283,17 +282,17 @@ impl Session<'_> {
         let parts = (0..groups.len()).map(|part| self.integration_part(part, steps[part], cores, groups));
         let parts = parts.collect::<Result<Vec<_>>>()?;
         let training = Training {
-            stage: INTEGRATE,
+            stage: TrainingStage::Integrate,
             part: "",
             settings: &settings.training,
             restart: settings.restart,
             parts,
-            origin: self.origin(INTEGRATE, &made_from),
+            origin: self.origin(name, &made_from),
             is_last: true,
         };
         let frozen_verified = self.train(training)?;
-        self.save_final(frozen_verified, INTEGRATE, &made_from)?;
-        self.checkpoints.forget(INTEGRATE)
+        self.save_final(frozen_verified, name, &made_from)?;
+        self.checkpoints.forget(name)
     }
 
     fn integration_part(

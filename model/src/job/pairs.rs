@@ -13,11 +13,9 @@ use super::session::Session;
 use super::training::{Training, TrainingPart};
 use crate::data::order;
 use crate::error::Result;
-use crate::progress::{JobReport, training_name};
+use crate::progress::{JobReport, TrainingStage};
 use crate::stages::fuse::Core;
 use crate::stages::models::TaskModels;
-
-const STAGE: &str = "pairs";
 
 /// How the second task is trained, from the first task's probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -120,9 +118,10 @@ impl Session<'_> {
             _ => (job.inputs.whole(&[second], &job.recipe.probe.training), job.inputs.names(&[second])),
         };
         let part = format!("{}-{}", first, second);
-        let origin = self.origin(&training_name(STAGE, &part), &[CORE, &probe_place(name(first))]);
+        let training = TrainingStage::Pairs.training(&part);
+        let origin = self.origin(&training, &[CORE, &probe_place(name(first))]);
         self.train(Training {
-            stage: STAGE,
+            stage: TrainingStage::Pairs,
             part: &part,
             settings: &job.recipe.probe.training,
             restart: false,
@@ -138,7 +137,7 @@ impl Session<'_> {
             origin,
         })?;
         self.evaluate(&column, &[first, second])?;
-        self.checkpoints.forget(&training_name(STAGE, &part))?;
+        self.checkpoints.forget(&training)?;
         Ok(column)
     }
 

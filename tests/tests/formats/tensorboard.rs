@@ -103,7 +103,7 @@ fn assert_same_as_metrics(job: &SmallJob, run: &str) {
         assert_eq!(events[0].version.as_deref(), Some("brain.Event:2"));
         let (stage, part) = training.split_once('-').unwrap_or((training, ""));
         let expected: Vec<&StepReport> =
-            steps.iter().filter(|step| step.stage == stage && step.part == part).collect();
+            steps.iter().filter(|step| step.stage.name() == stage && step.part == part).collect();
         assert_eq!(events.len() - 1, expected.len(), "{training}");
         for (event, step) in events[1..].iter().zip(expected) {
             assert_eq!(event.step, step.step);

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cpift_model::Error;
-use cpift_model::progress::{Event, Observer, Score, Silent, StepReport};
+use cpift_model::progress::{Event, Observer, Score, Silent, StepReport, TrainingStage};
 use cpift_model::recipe::Stage;
 use cpift_tests::jobs::SmallJob;
 use serde_json::{Value, json};
@@ -59,7 +59,7 @@ fn every_task_is_measured_on_the_same_rows_and_nothing_else_changes() {
     for step in steps(&job, "measured") {
         let is_due = step.step % 2 == 0 || step.step == step.steps;
         let tasks: Vec<&str> = step.evaluation.iter().map(|sample| sample.task.as_str()).collect();
-        match (is_due, step.stage.as_str()) {
+        match (is_due, step.stage.name()) {
             (false, _) => assert!(tasks.is_empty()),
             (true, "probe") => assert_eq!(tasks, [step.part.as_str()]),
             (true, _) => assert_eq!(tasks, ["arithmetic", "code", "logic"]),
@@ -195,7 +195,7 @@ fn the_best_have_the_highest_mean_between_base_and_specialists() {
     let measured = scores(&job, "run");
     let [base, specialist] = ["base on 5 rows", "probe on 5 rows"].map(|column| &measured[column]);
     let made: Vec<StepReport> =
-        steps(&job, "run").into_iter().filter(|step| step.stage == "integrate").collect();
+        steps(&job, "run").into_iter().filter(|step| step.stage == TrainingStage::Integrate).collect();
     let mean = |step: &StepReport, value: &dyn Fn(&str, f64) -> f64| {
         step.evaluation.iter().map(|sample| value(&sample.task, sample.score.loss)).sum::<f64>() / 3.0
     };
