@@ -2,6 +2,7 @@
 //!
 //! The reports are plain data that serialise to the JSON files of the run folder.
 
+mod column;
 mod score;
 mod table;
 mod training;
@@ -11,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::Summary;
 use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
+pub use column::{Column, UnknownColumn};
 pub use score::{SampleScore, Score, grouped, perplexity_text};
 pub use table::{JobReport, TaskScores};
 pub use training::{TrainingStage, UnknownStage};
@@ -66,15 +68,15 @@ pub enum Event<'a> {
     },
     /// Evaluation of one model on one task begins.
     EvaluationStarted {
-        /// Column of the final table: `base`, `probe`, `fused`, `final`.
-        column: &'a str,
+        /// Which model.
+        column: &'a Column,
         /// The task.
         task: &'a str,
     },
     /// How far the evaluation of one model on one task is.
     EvaluationProgress {
-        /// Column of the final table.
-        column: &'a str,
+        /// Which model.
+        column: &'a Column,
         /// The task.
         task: &'a str,
         /// How far.
@@ -82,8 +84,8 @@ pub enum Event<'a> {
     },
     /// Evaluation of one model on one task is complete.
     Evaluated {
-        /// Column of the final table.
-        column: &'a str,
+        /// Which model.
+        column: &'a Column,
         /// The task.
         task: &'a str,
         /// What came out.

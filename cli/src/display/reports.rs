@@ -4,7 +4,7 @@ use std::fmt::Write;
 use std::path::Path;
 
 use cpift_model::compare::results::Interval;
-use cpift_model::progress::{CoreReport, FusionReport, JobReport, Score, TaskCore, perplexity_text};
+use cpift_model::progress::{Column, CoreReport, FusionReport, JobReport, Score, TaskCore, perplexity_text};
 use cpift_model::table::Table;
 
 use super::style::Style;
@@ -128,7 +128,7 @@ pub fn scores(report: &JobReport, style: Style) -> String {
         return "No task has an `eval` file: nothing was measured.\n".to_owned();
     }
     let columns = &report.columns;
-    let above = columns.iter().map(|column| (column.clone(), 2));
+    let above = columns.iter().map(|column| (column.to_string(), 2));
     let kind = report.score_kind();
     // Where nothing was answered, the score that would have been taken.
     let is_mixed = kind.is_none() && report.tasks.iter().any(|task| task.score_kind().is_some());
@@ -159,7 +159,7 @@ pub fn scores(report: &JobReport, style: Style) -> String {
 
 /// The perplexity of every task in every column.
 fn perplexities(report: &JobReport, style: Style) -> String {
-    let headings = std::iter::once("task".to_owned()).chain(report.columns.iter().cloned());
+    let headings = std::iter::once("task".to_owned()).chain(report.columns.iter().map(Column::to_string));
     let mut table = Table::new(headings);
     for task in &report.tasks {
         let cell =
@@ -173,7 +173,7 @@ fn perplexities(report: &JobReport, style: Style) -> String {
 fn choices_by_loss(report: &JobReport) -> String {
     let mut text = String::new();
     for task in &report.tasks {
-        let share = |(column, score): (&String, &Option<Score>)| {
+        let share = |(column, score): (&Column, &Option<Score>)| {
             Some(format!("{column} {}", exact(score.as_ref()?.choice_by_loss?)))
         };
         let shares: Vec<String> = report.columns.iter().zip(&task.scores).filter_map(share).collect();

@@ -25,6 +25,7 @@ use super::results::InputHash;
 use crate::error::{Error, FileAction, Result};
 use crate::files::{self, Manifest, Origin, Verify, read_json};
 use crate::hub::HubSource;
+use crate::job::names::{FINAL, FUSED, PROBES, probe_place};
 use crate::job::{PairMethod, read_sealed, write_sealed};
 use crate::progress::JobReport;
 use crate::recipe::{Recipe, Stage};
@@ -269,7 +270,7 @@ impl ComparisonFolder {
     /// Whether every probe that the outcome names is there, whole.
     fn has_probes(&self, id: &str, outcome: &Outcome) -> bool {
         let is_there =
-            |task: &String| Manifest::verify(&self.run(id).join("probe").join(task), Verify::Lengths).is_ok();
+            |task: &String| Manifest::verify(&self.run(id).join(probe_place(task)), Verify::Lengths).is_ok();
         outcome.probes.iter().all(is_there)
     }
 
@@ -278,7 +279,7 @@ impl ComparisonFolder {
     /// # Errors
     /// When the folder cannot be read.
     pub fn probes(&self, id: &str) -> Result<Vec<String>> {
-        let folder = self.run(id).join("probe");
+        let folder = self.run(id).join(PROBES);
         if !folder.exists() {
             return Ok(Vec::new());
         }
@@ -309,7 +310,7 @@ impl ComparisonFolder {
     /// When it cannot be written.
     pub fn finish(&self, unit: &Unit, outcome: &Outcome, keep: bool) -> Result<()> {
         write_sealed(&self.outcome(&unit.id), &outcome_origin(&unit.id), outcome)?;
-        let models: &[&str] = if keep || unit.is_specialists() { &[] } else { &["fused", "final"] };
+        let models: &[&str] = if keep || unit.is_specialists() { &[] } else { &[FUSED, FINAL] };
         for folder in models.iter().map(|name| self.run(&unit.id).join(name)).filter(|path| path.exists()) {
             std::fs::remove_dir_all(&folder).map_err(Error::file(&folder, FileAction::Remove))?;
         }

@@ -2,6 +2,7 @@
 
 use super::results::{Budget, BudgetSteps, RowKind};
 use crate::error::{Error, Result};
+use crate::progress::Column;
 use crate::recipe::Edit::{
     CoreFraction, FuseBackbone, FuseConflict, FuseDensity, FuseInterpolation, FuseScale, FuseSpace,
     FuseTransplant, GroupThreshold, IntegrateFrozen, ProbeImportance,
@@ -38,8 +39,8 @@ pub struct Row {
 
 impl Row {
     /// Column of the job's report that holds its scores.
-    pub fn column(&self) -> &'static str {
-        if self.until == Some(Stage::Fuse) { "fused" } else { "final" }
+    pub fn column(&self) -> Column {
+        if self.until == Some(Stage::Fuse) { Column::Fused } else { Column::Final }
     }
 }
 

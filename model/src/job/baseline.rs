@@ -5,7 +5,6 @@ use cpift_engine::Mask;
 use cpift_engine::ops::select::{self, Order, Scope};
 use rand_chacha::rand_core::Rng;
 
-use super::measured::BASE;
 use super::names::GROUPS;
 use super::plan::{half_rounds, split_evenly};
 use super::session::Session;
@@ -13,17 +12,19 @@ use super::training::{Training, TrainingPart};
 use crate::data::{Source, order};
 use crate::error::Result;
 use crate::files::Origin;
-use crate::progress::{JobReport, TrainingStage};
+use crate::progress::{Column, JobReport, TrainingStage};
 use crate::recipe::{Method, ReplaySettings, TrainSettings};
 
 impl Session<'_> {
     /// Runs a baseline from the base to the final model.
     pub(super) fn run_baseline(&mut self) -> Result<JobReport> {
         let method = self.job.recipe.method;
-        let columns: &[&str] =
-            if method == Method::Staged { &["base", "probe", "final"] } else { &["base", "final"] };
-        self.evaluate_all(BASE)?;
-        self.evaluate_samples(BASE, &self.job.inputs.all_tasks())?;
+        let columns: &[Column] = match method {
+            Method::Staged => &[Column::Base, Column::Probe, Column::Final],
+            _ => &[Column::Base, Column::Final],
+        };
+        self.evaluate_all(&Column::Base)?;
+        self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
         let groups = if method == Method::Staged {
             self.probe()?;
             let cores = self.select_cores()?;
@@ -52,7 +53,7 @@ impl Session<'_> {
             self.save_final(frozen_verified, training, made_from)?;
             self.checkpoints.forget(training)?;
         }
-        self.evaluate_all("final")?;
+        self.evaluate_all(&Column::Final)?;
         self.finish(columns)
     }
 

@@ -5,7 +5,6 @@ use cpift_engine::ops::norm::squared_norm;
 use cpift_engine::ops::subtract::subtract;
 use cpift_engine::ops::transplant::gather;
 
-use super::measured::{BASE, PROBE};
 use super::models::RunModels;
 use super::names::{CORE, FUSED, GROUPS, IMPORTANCE, REPORT, probe_place};
 use super::plan::split_evenly;
@@ -16,21 +15,23 @@ use super::{cores, seal};
 use crate::checkpoint::{Checkpoint, WeightType, layout_tensors, write_tensors};
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, read_json};
-use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, TrainingStage};
+use crate::progress::{
+    Column, CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, TrainingStage,
+};
 use crate::recipe::{Backbone, Frozen, IntegrateData, Stage};
 use crate::stages::fuse::{Core, fuse};
 use crate::stages::models::{Buffers, TaskModels};
 use crate::stages::{core, group};
 
 /// Columns of the closing table.
-const COLUMNS: [&str; 4] = ["base", "probe", "fused", "final"];
+const COLUMNS: [Column; 4] = [Column::Base, Column::Probe, Column::Fused, Column::Final];
 
 impl Session<'_> {
     /// Runs the stages in order, each from the run folder when it is there already.
     pub(super) fn run_cpift(&mut self) -> Result<JobReport> {
         let until = self.job.until;
-        self.evaluate_all(BASE)?;
-        self.evaluate_samples(BASE, &self.job.inputs.all_tasks())?;
+        self.evaluate_all(&Column::Base)?;
+        self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
         self.probe()?;
         if until == Some(Stage::Probe) {
             return self.report(&COLUMNS[..2]);
@@ -44,12 +45,12 @@ impl Session<'_> {
             return self.report(&COLUMNS[..2]);
         }
         self.fuse(&cores, &groups)?;
-        self.evaluate_all("fused")?;
+        self.evaluate_all(&Column::Fused)?;
         if until == Some(Stage::Fuse) {
             return self.report(&COLUMNS[..3]);
         }
         self.integrate(&cores, &groups)?;
-        self.evaluate_all("final")?;
+        self.evaluate_all(&Column::Final)?;
         self.finish(&COLUMNS)
     }
 
@@ -73,10 +74,11 @@ impl Session<'_> {
                     self.checkpoints.forget(&TrainingStage::Probe.training(&task.name))?;
                     self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
                 }
-                if !self.has_score(PROBE, &task.name) || self.lacks_samples(PROBE, &[index]) {
+                if !self.has_score(&Column::Probe, &task.name) || self.lacks_samples(&Column::Probe, &[index])
+                {
                     models.read_weights(index, self.trainer.model.weights_mut())?;
-                    self.evaluate(PROBE, &[index])?;
-                    self.evaluate_samples(PROBE, &[index])?;
+                    self.evaluate(&Column::Probe, &[index])?;
+                    self.evaluate_samples(&Column::Probe, &[index])?;
                 }
                 continue;
             }
@@ -107,7 +109,7 @@ impl Session<'_> {
             self.commit(writing, origin)?;
             self.checkpoints.forget(&key)?;
             require_fit(job, self.trainer.model.weights())?;
-            self.evaluate(PROBE, &[index])?;
+            self.evaluate(&Column::Probe, &[index])?;
         }
         Ok(())
     }

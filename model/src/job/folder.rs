@@ -16,7 +16,9 @@ use crate::error::{Error, Result};
 use crate::evaluation::Answer;
 use crate::files::{self, read_json};
 use crate::metrics::{self, METRICS};
-use crate::progress::{CoreReport, FusionReport, GroupReport, JobReport, RunRecord, Score, StepReport};
+use crate::progress::{
+    Column, CoreReport, FusionReport, GroupReport, JobReport, RunRecord, Score, StepReport,
+};
 
 /// Everything a run has recorded so far. What it has not come to, or what its method does not have, is none or empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -37,10 +39,10 @@ pub struct RunFolder {
     pub groups: Option<GroupReport>,
     /// Stage 3.
     pub fusion: Option<FusionReport>,
-    /// What was measured: column (`base`, `probe`, `fused`, `final`) → task → score.
-    pub scores: BTreeMap<String, BTreeMap<String, Score>>,
+    /// What was measured: column → task → score.
+    pub scores: BTreeMap<Column, BTreeMap<String, Score>>,
     /// Some of the answers: column → task → the same rows in every column.
-    pub answers: BTreeMap<String, BTreeMap<String, Vec<Answer>>>,
+    pub answers: BTreeMap<Column, BTreeMap<String, Vec<Answer>>>,
     /// The closing table; none until the run is complete.
     pub result: Option<JobReport>,
     /// Seconds that processes have worked on it.

@@ -19,7 +19,7 @@ pub const ANSWERS: &str = "answers.json";
 /// Folder of all checkpoints.
 pub const CHECKPOINTS: &str = "checkpoint";
 /// Folder of the probes, one for each task.
-const PROBES: &str = "probe";
+pub const PROBES: &str = "probe";
 /// Importance beside a probe's model.
 pub const IMPORTANCE: &str = "importance.safetensors";
 /// Folder of the cores.

@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use super::identity::RunIdentity;
 use super::inputs::{Task, sampler};
-use super::measured::{ANSWERS_KEPT, BASE, KeptAnswers, PROBE, Scores, read_scores};
+use super::measured::{ANSWERS_KEPT, KeptAnswers, Scores, read_scores};
 use super::models::RunModels;
 use super::names::{
     ANSWERS, FINAL, PROGRESS, RECIPE, REPORT, RESULT, RESULT_TEXT, SCORES, origin_of, probe_place,
@@ -23,7 +23,7 @@ use crate::files::{
     self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, read_json, require_free_space,
 };
 use crate::metrics::Metrics;
-use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
+use crate::progress::{Column, Event, JobReport, Observer, Score, TaskScores};
 use crate::recipe::{Stage, TrainSettings};
 use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
@@ -71,11 +71,11 @@ impl<'a> Session<'a> {
         let answers = seal::read(&run.join(ANSWERS), &origin_of(&identity, ANSWERS))?;
         let mut answers: KeptAnswers = answers.map(|(answers, _)| answers).unwrap_or_default();
         let has_other_type = before.is_some_and(|before| before.dtype != job.identity.dtype);
-        if has_other_type && scores.remove(FINAL).is_some() {
+        if has_other_type && scores.remove(&Column::Final).is_some() {
             // A final model that is written with another type has to be measured itself. Written before the record
             // of the type: from there on nothing says that it was another.
             seal::write(&run.join(SCORES), &origin_of(&identity, SCORES), &scores)?;
-            if answers.remove(FINAL).is_some() {
+            if answers.remove(&Column::Final).is_some() {
                 seal::write(&run.join(ANSWERS), &origin_of(&identity, ANSWERS), &answers)?;
             }
         }
@@ -227,7 +227,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When evaluation fails or the scores cannot be saved.
-    pub fn evaluate(&mut self, column: &str, tasks: &[usize]) -> Result<()> {
+    pub fn evaluate(&mut self, column: &Column, tasks: &[usize]) -> Result<()> {
         let job = self.job;
         for &index in tasks {
             let task = &job.inputs.tasks[index];
@@ -249,11 +249,11 @@ impl<'a> Session<'a> {
             self.observer.event(Event::Evaluated { column, task: &task.name, score: &score });
             if let Some(answers) = &scored.answers {
                 let sample = answers.sample(ANSWERS_KEPT);
-                self.answers.entry(column.to_owned()).or_default().insert(task.name.clone(), sample);
+                self.answers.entry(column.clone()).or_default().insert(task.name.clone(), sample);
                 self.save_answers()?;
             }
             self.keep_score(column, &task.name, score)?;
-            if [BASE, PROBE].contains(&column) {
+            if matches!(column, Column::Base | Column::Probe) {
                 self.keep_sample(column, task, &scored)?;
             }
         }
@@ -272,10 +272,10 @@ impl<'a> Session<'a> {
 
     /// Forgets what was measured of the final model.
     fn forget_final(&mut self) -> Result<()> {
-        if self.answers.remove(FINAL).is_some() {
+        if self.answers.remove(&Column::Final).is_some() {
             self.save_answers()?;
         }
-        if self.scores.remove(FINAL).is_some() {
+        if self.scores.remove(&Column::Final).is_some() {
             self.save_scores()?;
         }
         Ok(())
@@ -285,7 +285,12 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// The evaluation fails, or a stop was asked for.
-    pub(super) fn measure(&mut self, column: &str, task: &str, request: &Request<'_>) -> Result<RowScores> {
+    pub(super) fn measure(
+        &mut self,
+        column: &Column,
+        task: &str,
+        request: &Request<'_>,
+    ) -> Result<RowScores> {
         let (model, observer) = (&mut self.trainer.model, &mut *self.observer);
         let mut observe = |progress| {
             observer.event(Event::EvaluationProgress { column, task, progress });
@@ -298,7 +303,7 @@ impl<'a> Session<'a> {
     }
 
     /// What was measured of a task for a column.
-    pub(super) fn score(&self, column: &str, task: &str) -> Option<Score> {
+    pub(super) fn score(&self, column: &Column, task: &str) -> Option<Score> {
         self.scores.get(column).and_then(|scores| scores.get(task)).copied()
     }
 
@@ -306,8 +311,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn keep_score(&mut self, column: &str, task: &str, score: Score) -> Result<()> {
-        self.scores.entry(column.to_owned()).or_default().insert(task.to_owned(), score);
+    pub(super) fn keep_score(&mut self, column: &Column, task: &str, score: Score) -> Result<()> {
+        self.scores.entry(column.clone()).or_default().insert(task.to_owned(), score);
         self.save_scores()
     }
 
@@ -315,7 +320,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// As [`Session::evaluate`].
-    pub fn evaluate_all(&mut self, column: &str) -> Result<()> {
+    pub fn evaluate_all(&mut self, column: &Column) -> Result<()> {
         self.evaluate(column, &self.job.inputs.all_tasks())
     }
 
@@ -332,7 +337,7 @@ impl<'a> Session<'a> {
     }
 
     /// Whether a column of the table has this task's score.
-    pub fn has_score(&self, column: &str, task: &str) -> bool {
+    pub fn has_score(&self, column: &Column, task: &str) -> bool {
         self.scores.get(column).is_some_and(|scores| scores.contains_key(task))
     }
 
@@ -428,7 +433,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn finish(&mut self, columns: &[&str]) -> Result<JobReport> {
+    pub fn finish(&mut self, columns: &[Column]) -> Result<JobReport> {
         let mut report = self.report(columns)?;
         report.model = Some(self.job.out.join(FINAL));
         files::write_json_atomically(&self.job.out.join(RESULT), &report)?;
@@ -441,7 +446,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When the elapsed time cannot be saved.
-    pub fn report(&mut self, columns: &[&str]) -> Result<JobReport> {
+    pub fn report(&mut self, columns: &[Column]) -> Result<JobReport> {
         let seconds = self.save_progress()?;
         let row = |task: &Task| TaskScores {
             task: task.name.clone(),
@@ -449,7 +454,7 @@ impl<'a> Session<'a> {
         };
         Ok(JobReport {
             method: self.job.recipe.method,
-            columns: columns.iter().map(|&column| column.to_owned()).collect(),
+            columns: columns.to_vec(),
             tasks: self.job.inputs.tasks.iter().map(row).collect(),
             frozen_verified: self.frozen_verified,
             seconds,

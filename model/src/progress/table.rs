@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Score, perplexity_text};
+use super::{Column, Score, perplexity_text};
 use crate::recipe::Method;
 use crate::score::ScoreKind;
 use crate::table::Table;
@@ -12,8 +12,8 @@ use crate::table::Table;
 pub struct JobReport {
     /// The method.
     pub method: Method,
-    /// Columns of the table: `base`, `probe`, `fused`, `final`.
-    pub columns: Vec<String>,
+    /// Columns of the table.
+    pub columns: Vec<Column>,
     /// Rows of the table.
     pub tasks: Vec<TaskScores>,
     /// Frozen coordinates checked bit for bit over all parts of stage 4.
@@ -78,7 +78,7 @@ impl JobReport {
             (None, Some(kind)) => format!("{} ({})", task.task, kind.name()),
             _ => task.task.clone(),
         };
-        let headings = std::iter::once("task").chain(self.columns.iter().map(String::as_str));
+        let headings = std::iter::once("task".to_owned()).chain(self.columns.iter().map(Column::to_string));
         let mut table = Table::new(headings);
         for task in &self.tasks {
             table.row(std::iter::once(name(task)).chain(task.scores.iter().map(cell)));

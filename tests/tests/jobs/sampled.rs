@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cpift_model::Error;
-use cpift_model::progress::{Event, Observer, Score, Silent, StepReport, TrainingStage};
+use cpift_model::progress::{Column, Event, Observer, Score, Silent, StepReport, TrainingStage};
 use cpift_model::recipe::Stage;
 use cpift_tests::jobs::SmallJob;
 use serde_json::{Value, json};
@@ -39,7 +39,9 @@ impl Observer for Listener {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Notice(text) => self.notices.push(text.to_owned()),
-            Event::EvaluationProgress { column, .. } if column.starts_with("joint") => self.evaluations += 1,
+            Event::EvaluationProgress { column, .. } if column.to_string().starts_with("joint") => {
+                self.evaluations += 1
+            }
             Event::Step(_) => self.steps += 1,
             _ => {}
         }
@@ -72,7 +74,7 @@ fn every_task_is_measured_on_the_same_rows_and_nothing_else_changes() {
     let all = job.recipe(&[("evaluate", json!({"every": 2, "rows": 1000}))]);
     let report = job.run(&all, "all", false, &mut Silent).unwrap();
     let last = steps(&job, "all").into_iter().rfind(|step| step.part == "code").unwrap();
-    let own = report.columns.iter().position(|column| column == "probe").unwrap();
+    let own = report.columns.iter().position(|column| *column == Column::Probe).unwrap();
     assert_eq!(last.evaluation[0].score, report.tasks[1].scores[own].unwrap());
     assert_eq!(job.plan(&all).unwrap().evaluations, 3 * 2 + 3);
 }
