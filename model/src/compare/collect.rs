@@ -9,7 +9,7 @@ use super::results::{
     BudgetSteps, Comparison, Forgetting, ForgettingMethod, ImportanceOverlap, Interval, MethodResult, Origin,
     Overlaps, PairRun, RESULTS_VERSION, Reference, SeedCores, SeedRun, SeedsOverlap, Summary, TaskSummary,
 };
-use super::rows::Row;
+use super::rows::{Family, Row};
 use crate::checkpoint::TensorFile;
 use crate::error::{Error, Result};
 use crate::files::read_json;
@@ -114,7 +114,7 @@ fn method(
         name: row.name.clone(),
         title: row.title.clone(),
         kind: row.kind,
-        family: row.family.clone(),
+        family: row.family.map_or("", Family::name).to_owned(),
         budgets: row.budgets.clone(),
         specialist_steps: row.specialist_steps,
         steps: row.steps,
