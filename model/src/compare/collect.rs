@@ -4,12 +4,13 @@ use std::path::Path;
 
 use cpift_engine::Mask;
 
+use super::family::Family;
 use super::folder::{ComparisonFolder, Outcome};
 use super::results::{
     BudgetSteps, Comparison, Forgetting, ForgettingMethod, ImportanceOverlap, Interval, MethodResult, Origin,
     Overlaps, PairRun, RESULTS_VERSION, Reference, SeedCores, SeedRun, SeedsOverlap, Summary, TaskSummary,
 };
-use super::rows::{Family, Row};
+use super::rows::Row;
 use crate::checkpoint::TensorFile;
 use crate::error::{Error, Result};
 use crate::files::read_json;

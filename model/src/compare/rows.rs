@@ -1,5 +1,6 @@
 //! The rows of the table: every method and every ablation, as edits of the recipe.
 
+use super::family::Family;
 use super::results::{Budget, BudgetSteps, RowKind};
 use crate::error::{Error, Result};
 use crate::progress::Column;
@@ -100,75 +101,6 @@ const MERGES: [(&str, &str, &[Edit]); 6] = [
 /// Cores transplanted into DARE's merge instead of the SLERP fold.
 const CORES_IN_DARE: [Edit; 3] = [FuseBackbone(Backbone::Dare), FuseDensity(0.1), FuseScale(0.4)];
 
-/// Ablations that change the same choice.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Family {
-    /// Which parameters are cores.
-    Cores,
-    /// How a parameter's importance is measured.
-    Importance,
-    /// What cores are transplanted into.
-    Fusion,
-    /// What stage 4 freezes.
-    Freezing,
-    /// What stage 4 trains on.
-    Data,
-    /// Which tasks are a group.
-    Grouping,
-    /// How large a core is.
-    Fraction,
-    /// From which overlap on tasks are grouped.
-    Threshold,
-    /// In which order groups are trained.
-    Order,
-    /// Whether there is a stage 4.
-    StageFour,
-    /// How steps are divided between probes and stage 4.
-    Split,
-    /// λ of the merges.
-    Scale,
-    /// The learning rate of stage 4.
-    LearningRate,
-}
-
-impl Family {
-    /// All, in the order of the table.
-    pub const ALL: [Self; 13] = [
-        Self::Cores,
-        Self::Importance,
-        Self::Fusion,
-        Self::Freezing,
-        Self::Data,
-        Self::Grouping,
-        Self::Fraction,
-        Self::Threshold,
-        Self::Order,
-        Self::StageFour,
-        Self::Split,
-        Self::Scale,
-        Self::LearningRate,
-    ];
-
-    /// The name, as the command line takes it.
-    pub fn name(self) -> &'static str {
-        match self {
-            Self::Cores => "cores",
-            Self::Importance => "importance",
-            Self::Fusion => "fusion",
-            Self::Freezing => "freezing",
-            Self::Data => "data",
-            Self::Grouping => "grouping",
-            Self::Fraction => "fraction",
-            Self::Threshold => "threshold",
-            Self::Order => "order",
-            Self::StageFour => "stage 4",
-            Self::Split => "split",
-            Self::Scale => "scale",
-            Self::LearningRate => "learning-rate",
-        }
-    }
-}
-
 /// CPI-FT with one choice changed: family, name, what it is, edits.
 const ABLATIONS: [(Family, &str, &str, &[Edit]); 32] = [
     (Family::Cores, "cores=random", "random cores", &[ProbeImportance(Importance::Random)]),
@@ -191,10 +123,20 @@ const ABLATIONS: [(Family, &str, &str, &[Edit]); 32] = [
         "importance by squared gradients",
         &[ProbeImportance(Importance::Fisher)],
     ),
-    (Family::Fusion, "interpolation=lerp", "LERP instead of SLERP", &[FuseInterpolation(Interpolation::Lerp)]),
+    (
+        Family::Fusion,
+        "interpolation=lerp",
+        "LERP instead of SLERP",
+        &[FuseInterpolation(Interpolation::Lerp)],
+    ),
     (Family::Fusion, "space=weights", "SLERP of the weights", &[FuseSpace(SlerpSpace::Weights)]),
     (Family::Fusion, "space=delta", "SLERP of the updates", &[FuseSpace(SlerpSpace::Delta)]),
-    (Family::Fusion, "backbone=base", "cores in the base, nothing else fused", &[FuseBackbone(Backbone::Base)]),
+    (
+        Family::Fusion,
+        "backbone=base",
+        "cores in the base, nothing else fused",
+        &[FuseBackbone(Backbone::Base)],
+    ),
     (Family::Fusion, "backbone=last", "cores in the last task's model", &[FuseBackbone(Backbone::Last)]),
     (
         Family::Fusion,
@@ -211,7 +153,12 @@ const ABLATIONS: [(Family, &str, &str, &[Edit]); 32] = [
     (Family::Fusion, "backbone=dare", "cores in DARE, drop rate 0.9, λ = 0.4", &CORES_IN_DARE),
     (Family::Freezing, "frozen=none", "nothing frozen", &[IntegrateFrozen(Frozen::None)]),
     (Family::Freezing, "frozen=prior", "cores of earlier groups frozen", &[IntegrateFrozen(Frozen::Prior)]),
-    (Family::Freezing, "frozen=others", "cores of all other groups frozen", &[IntegrateFrozen(Frozen::Others)]),
+    (
+        Family::Freezing,
+        "frozen=others",
+        "cores of all other groups frozen",
+        &[IntegrateFrozen(Frozen::Others)],
+    ),
     (Family::Freezing, "frozen=all", "all cores frozen", &[IntegrateFrozen(Frozen::All)]),
     (
         Family::Freezing,
@@ -225,7 +172,12 @@ const ABLATIONS: [(Family, &str, &str, &[Edit]); 32] = [
         "all tasks in every part of stage 4",
         &[Edit::IntegrateData(IntegrateData::Mixed)],
     ),
-    (Family::Data, "data=group", "only the part's group in stage 4", &[Edit::IntegrateData(IntegrateData::Group)]),
+    (
+        Family::Data,
+        "data=group",
+        "only the part's group in stage 4",
+        &[Edit::IntegrateData(IntegrateData::Group)],
+    ),
     (Family::Grouping, "one group", "no grouping: all tasks in one group", &[GroupThreshold(0.0)]),
     (Family::Grouping, "all alone", "every task a group of its own", &[GroupThreshold(1.5)]),
     (Family::Fraction, "fraction=0.001", "cores of 0.1 %", &[CoreFraction(0.001)]),
@@ -236,8 +188,18 @@ const ABLATIONS: [(Family, &str, &str, &[Edit]); 32] = [
     (Family::Threshold, "threshold=0.02", "groups from an overlap of 0.02 on", &[GroupThreshold(0.02)]),
     (Family::Threshold, "threshold=0.1", "groups from an overlap of 0.1 on", &[GroupThreshold(0.1)]),
     (Family::Threshold, "threshold=0.3", "groups from an overlap of 0.3 on", &[GroupThreshold(0.3)]),
-    (Family::Order, "order=given", "groups in the order of the recipe", &[Edit::GroupOrder(GroupOrder::Given)]),
-    (Family::Order, "order=shuffled", "groups in an order of the seed", &[Edit::GroupOrder(GroupOrder::Shuffled)]),
+    (
+        Family::Order,
+        "order=given",
+        "groups in the order of the recipe",
+        &[Edit::GroupOrder(GroupOrder::Given)],
+    ),
+    (
+        Family::Order,
+        "order=shuffled",
+        "groups in an order of the seed",
+        &[Edit::GroupOrder(GroupOrder::Shuffled)],
+    ),
 ];
 
 /// Steps of a probe in the family `split`, as one part of so many of the recipe's: what the probes leave of
