@@ -253,8 +253,9 @@ pub struct StepReport {
     pub stage: TrainingStage,
     /// What is trained within the stage: the probe's task; empty otherwise.
     pub part: String,
-    /// The step just made, from 1.
-    pub step: u64,
+    /// The step just made, counted from 1.
+    #[serde(rename = "step")]
+    pub index: u64,
     /// Steps in all.
     pub steps: u64,
     /// Mean negative log-likelihood per supervised token of the step, in nats.

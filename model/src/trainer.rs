@@ -128,7 +128,7 @@ impl Trainer {
             // Whoever trains in stages says which.
             stage: TrainingStage::Method(Method::default()),
             part: String::new(),
-            step: step.index + 1,
+            index: step.index + 1,
             steps: step.schedule_steps,
             loss,
             task_losses: with_tokens

@@ -36,10 +36,10 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
     if summary.longer > 0 {
         let share = percent(summary.longer as f64 / summary.rows.max(1) as f64);
         let max_length = grouped(summary.max_length as u64);
-        let fate = match (summary.truncated, summary.left_out) {
+        let fate = match (summary.truncated, summary.skipped) {
             (false, _) => "left out".to_owned(),
             (true, 0) => "cut".to_owned(),
-            (true, left_out) => format!("cut, {} left out as nothing of the answer remains", rows(left_out)),
+            (true, skipped) => format!("cut, {} left out as nothing of the answer remains", rows(skipped)),
         };
         let value = format!("{} longer than {max_length} ({share}), {fate}", rows(summary.longer));
         line("max_length", style.yellow(value));

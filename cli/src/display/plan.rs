@@ -89,7 +89,7 @@ fn data(tasks: &[TaskPlan]) -> Table {
                 if part == "eval" { grouped(summary.also_trained as u64) } else { "-".to_owned() };
             table.row([
                 format!("{} {part}", shorten(&task.name, 16)),
-                grouped((summary.rows - summary.left_out) as u64),
+                grouped((summary.rows - summary.skipped) as u64),
                 count(summary.supervised_tokens as f64),
                 grouped(summary.length.median as u64),
                 grouped(summary.length.p95 as u64),

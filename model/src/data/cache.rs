@@ -50,13 +50,13 @@ pub(crate) struct Pieces {
     /// Rows in them.
     rows: usize,
     /// Lengths of rows left out in them.
-    left_out: usize,
+    skipped: usize,
 }
 
 impl Pieces {
     /// Those of a key in a folder of tokenised data; none is looked at.
     pub fn new(cache: &Path, key: blake3::Hash) -> Self {
-        Self { folder: cache.to_owned(), key, count: 0, rows: 0, left_out: 0 }
+        Self { folder: cache.to_owned(), key, count: 0, rows: 0, skipped: 0 }
     }
 
     /// Path of the next piece.
@@ -89,7 +89,7 @@ impl Pieces {
             }
         }
         let content = content?;
-        (self.rows, self.left_out) = (content.rows.len(), content.left_out.len());
+        (self.rows, self.skipped) = (content.rows.len(), content.skipped.len());
         Some(content)
     }
 
@@ -111,7 +111,7 @@ impl Pieces {
         }
         let content = content.get_or_insert_with(|| Content::new(tally.shape));
         content.tally = tally;
-        content.left_out.extend(lengths);
+        content.skipped.extend(lengths);
         rows.into_iter().for_each(|(row, hash, full_length)| content.push(row, hash, full_length));
         Some(())
     }
@@ -128,7 +128,7 @@ impl Pieces {
         let mut body = Vec::with_capacity(tally.len() + 4 * tokens + 96 * rows.len());
         push_number(&mut body, tally.len());
         body.extend(tally.as_bytes());
-        let lengths = &content.left_out[self.left_out..];
+        let lengths = &content.skipped[self.skipped..];
         push_number(&mut body, lengths.len());
         lengths.iter().for_each(|&length| push_number(&mut body, length));
         push_number(&mut body, rows.len());
@@ -147,7 +147,7 @@ impl Pieces {
             file.put(&body)
         })?;
         self.count += 1;
-        (self.rows, self.left_out) = (content.rows.len(), content.left_out.len());
+        (self.rows, self.skipped) = (content.rows.len(), content.skipped.len());
         Ok(())
     }
 }

@@ -54,7 +54,7 @@ pub(crate) struct Content {
     /// Indices of the rows that were cut, with the tokens they had.
     pub cut: Vec<(usize, usize)>,
     /// Tokens of every row that is left out because it is too long.
-    pub left_out: Vec<usize>,
+    pub skipped: Vec<usize>,
 }
 
 impl Content {
@@ -69,8 +69,8 @@ impl Content {
             notices: Notices::default(),
             is_complete: false,
         };
-        let (notices, rows, hashes, cut, left_out) = Default::default();
-        Self { tally, notices, rows, hashes, cut, left_out }
+        let (notices, rows, hashes, cut, skipped) = Default::default();
+        Self { tally, notices, rows, hashes, cut, skipped }
     }
 
     /// Adds a row, cut where it is too long; the length of one that has to be left out is kept.
@@ -81,7 +81,7 @@ impl Content {
                 row.truncate(settings.max_length);
             }
             if settings.long_rows == LongRows::Skip || row.supervised_tokens() == 0 {
-                self.left_out.push(length);
+                self.skipped.push(length);
                 return;
             }
         }
@@ -107,15 +107,15 @@ impl Content {
 
     /// Rows that did not fit.
     pub fn counts(&self) -> Counts {
-        Counts { too_long: self.left_out.len(), truncated: self.cut.len(), invalid: self.tally.invalid }
+        Counts { too_long: self.skipped.len(), truncated: self.cut.len(), invalid: self.tally.invalid }
     }
 
     /// Divides the rows: those with a flag go, with what is known of each, into a content of their own.
     pub fn divide(self, is_moved: &[bool]) -> (Self, Self) {
         let mut moved = Self::new(self.tally.shape);
         let lengths = self.full_lengths();
-        let (notices, left_out) = (self.notices, self.left_out);
-        let mut rest = Self { tally: self.tally, notices, left_out, ..Self::new(moved.tally.shape) };
+        let (notices, skipped) = (self.notices, self.skipped);
+        let mut rest = Self { tally: self.tally, notices, skipped, ..Self::new(moved.tally.shape) };
         let rows = self.rows.into_iter().zip(self.hashes).zip(lengths);
         for (((row, hash), length), is_moved) in rows.zip(is_moved) {
             if *is_moved { &mut moved } else { &mut rest }.push(row, hash, length);

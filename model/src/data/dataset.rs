@@ -82,13 +82,13 @@ impl Dataset {
     ) -> Result<Self> {
         let max_length = settings.max_length;
         if content.rows.is_empty() {
-            let too_long = content.left_out.len();
+            let too_long = content.skipped.len();
             if let (0, Some(InvalidRow { position, reason })) = (too_long, content.tally.invalid_rows.first())
             {
                 let reason = format!("{reason} (and no row can be used)");
                 return Err(position.error(files, reason));
             }
-            let shortest = content.left_out.iter().min().copied().unwrap_or_default();
+            let shortest = content.skipped.iter().min().copied().unwrap_or_default();
             let reason = match (too_long, settings.long_rows) {
                 (0, _) => "has no rows".to_owned(),
                 (count, LongRows::Skip) => format!(
@@ -237,7 +237,7 @@ impl Dataset {
 
     /// Tokens of every row before it was cut, and of those left out because they are too long.
     pub(super) fn full_lengths(&self) -> impl Iterator<Item = usize> {
-        self.content.full_lengths().into_iter().chain(self.content.left_out.iter().copied())
+        self.content.full_lengths().into_iter().chain(self.content.skipped.iter().copied())
     }
 
     /// Rows that have the content of one before them.

@@ -125,7 +125,7 @@ impl Session<'_> {
             state.step += 1;
             report.stage = training.stage;
             report.part = training.part.to_owned();
-            (report.step, report.steps) = (state.step, span.total);
+            (report.index, report.steps) = (state.step, span.total);
             (report.phase, report.frozen) = (1 + index as u64, frozen);
             self.finish_step(training, index, span, key, state, report)?;
         }
