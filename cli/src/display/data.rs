@@ -3,7 +3,7 @@
 use std::fmt::Write;
 
 use cpift_model::Tokenizer;
-use cpift_model::data::{Bin, Dataset, Quantiles, Row, Shape, Summary};
+use cpift_model::data::{Bin, Dataset, Quantiles, Row, RowFormat, Summary};
 use cpift_model::table::Table;
 
 use super::style::Style;
@@ -24,10 +24,10 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
         let _ = writeln!(text, "  {name:<11} {value}");
     };
     let kind = match summary.shape {
-        Shape::Completion => "prompt and answer as texts",
-        Shape::Messages => "messages for the chat template",
-        Shape::Instruction => "an instruction in Alpaca's form and its answer",
-        Shape::Text => "text, all of it learnt",
+        RowFormat::Completion => "prompt and answer as texts",
+        RowFormat::Messages => "messages for the chat template",
+        RowFormat::Instruction => "an instruction in Alpaca's form and its answer",
+        RowFormat::Text => "text, all of it learnt",
     };
     line("rows", format!("{}, each {kind}", grouped(summary.rows as u64)));
     let share = percent(summary.supervised_tokens as f64 / summary.tokens.max(1) as f64);

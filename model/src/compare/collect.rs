@@ -5,7 +5,7 @@ use std::path::Path;
 use cpift_engine::Mask;
 
 use super::family::Family;
-use super::folder::{ComparisonFolder, Outcome};
+use super::folder::{ComparisonFolder, UnitResult};
 use super::results::{
     BudgetSteps, Comparison, Forgetting, ForgettingMethod, ImportanceOverlap, Interval, MethodResult, Origin,
     Overlaps, PairRun, RESULTS_VERSION, Reference, SeedCores, SeedRun, SeedsOverlap, Summary, TaskSummary,
@@ -86,7 +86,7 @@ fn column_scores(id: &str, report: &JobReport, column: &Column, tasks: &[String]
 }
 
 fn reference(folder: &ComparisonFolder, id: &str, seed: u64, tasks: &[String]) -> Result<Reference> {
-    let Outcome { report, peak_memory_bytes, .. } = folder.read_outcome(id)?;
+    let UnitResult { report, peak_memory_bytes, .. } = folder.read_result(id)?;
     Ok(Reference {
         seed,
         base: column_scores(id, &report, &Column::Base, tasks)?,
@@ -104,7 +104,7 @@ fn method(
     references: &[Reference],
 ) -> Result<MethodResult> {
     let run = |(id, reference): (&String, &Reference)| -> Result<SeedRun> {
-        let Outcome { report, peak_memory_bytes, .. } = folder.read_outcome(id)?;
+        let UnitResult { report, peak_memory_bytes, .. } = folder.read_result(id)?;
         let scores = column_scores(id, &report, &row.column(), &collection.tasks)?;
         Ok(seed_run(reference, scores, report.seconds, peak_memory_bytes, format!("runs/{id}")))
     };
@@ -239,7 +239,7 @@ fn forgetting(folder: &ComparisonFolder, collection: &Collection) -> Result<Opti
     for (method, units) in &collection.pairs {
         let mut pairs = Vec::new();
         for (id, &seed) in units.iter().zip(&collection.seeds) {
-            pairs.extend(seed_pairs(id, &folder.read_outcome(id)?.report, seed, &collection.tasks)?);
+            pairs.extend(seed_pairs(id, &folder.read_result(id)?.report, seed, &collection.tasks)?);
         }
         let Some(method) = forgetting_method(*method, pairs, collection) else { return Ok(None) };
         methods.push(method);

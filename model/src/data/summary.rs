@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, Dataset, InvalidRow, LongRows, Notice, Row, Shape};
+use super::{Counts, Dataset, InvalidRow, LongRows, Notice, Row, RowFormat};
 
 /// A data set in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -10,7 +10,7 @@ pub struct Summary {
     /// Its files.
     pub files: Vec<std::path::PathBuf>,
     /// What its rows become.
-    pub shape: Shape,
+    pub shape: RowFormat,
     /// Rows that can be used, those longer than `max_length` among them.
     pub rows: usize,
     /// Those of them that are left out because they are too long.

@@ -195,14 +195,14 @@ impl Session<'_> {
 
     fn compare(&mut self, cores: &[Core]) -> Result<GroupReport> {
         let recipe = &self.job.recipe;
-        let sides = self.update_sides(cores)?;
+        let signs = self.update_signs(cores)?;
         let mut jaccard = vec![vec![1.0; cores.len()]; cores.len()];
         let mut sign_agreement = vec![vec![None; cores.len()]; cores.len()];
         for (i, first) in cores.iter().enumerate() {
             for (j, second) in cores.iter().enumerate() {
                 let shared = first.mask.intersection_count(&second.mask)?;
                 jaccard[i][j] = first.mask.jaccard(&second.mask)?;
-                let agreeing = sides[i].agreeing(&sides[j])?;
+                let agreeing = signs[i].agreeing(&signs[j])?;
                 sign_agreement[i][j] = (shared > 0).then(|| agreeing as f64 / shared as f64);
             }
         }
@@ -217,19 +217,19 @@ impl Session<'_> {
         })
     }
 
-    fn update_sides(&mut self, cores: &[Core]) -> Result<Vec<group::Sides>> {
+    fn update_signs(&mut self, cores: &[Core]) -> Result<Vec<group::UpdateSigns>> {
         let device = &self.job.device;
         let mut models = RunModels::new(self.job);
         let (_, mut weights, mut base) = self.trainer.scratch_buffers();
         models.read_base(base.reborrow())?;
-        let mut sides = Vec::new();
+        let mut signs = Vec::new();
         for (task, core) in cores.iter().enumerate() {
             models.read_weights(task, weights.reborrow())?;
             let before = gather(device, base.as_view(), &core.mask)?;
             let after = gather(device, weights.as_view(), &core.mask)?;
-            sides.push(group::Sides::of(&core.mask, &before, &after));
+            signs.push(group::UpdateSigns::of(&core.mask, &before, &after));
         }
-        Ok(sides)
+        Ok(signs)
     }
 
     /// Stage 3: the fused model, in the trainer's weights and in `fused/`.

@@ -6,11 +6,13 @@ use std::sync::Arc;
 use cpift_engine::{Layout, ViewMut};
 
 use super::data::{TaskData, TaskFiles, model_config, tokenizer_folder};
-use super::model_files::see_model;
+use super::model_files::snapshot_model;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
 use crate::data::order::{permutation, stream};
-use crate::data::{Dataset, Notice, Preparation, Sampler, SamplerSettings, Shape, Source, balanced_sample};
+use crate::data::{
+    Dataset, Notice, Preparation, RowFormat, Sampler, SamplerSettings, Source, balanced_sample,
+};
 use crate::error::{Error, Result};
 use crate::evaluation::{AnswerSettings, check_answers, longest_document};
 use crate::files::KnownFiles;
@@ -120,7 +122,7 @@ impl Inputs {
     ) -> Result<Self> {
         recipe.validate()?;
         let files = recipe.task.iter().map(TaskFiles::of).collect::<Result<Vec<_>>>()?;
-        see_all(recipe, &files, known);
+        snapshot_all(recipe, &files, known);
         let base = Base::open(&recipe.model, recipe.seed)?;
         let layout = base.config.layout()?;
         let tokenizer = Tokenizer::from_folder(&base.folder)?;
@@ -209,16 +211,16 @@ impl Inputs {
 }
 
 /// Remembers how all files are that the recipe names, before the first is read.
-fn see_all(recipe: &Recipe, files: &[TaskFiles], known: &KnownFiles) {
+fn snapshot_all(recipe: &Recipe, files: &[TaskFiles], known: &KnownFiles) {
     let base = [&recipe.model.base, &recipe.model.config].into_iter().flatten();
     let models = base.chain(recipe.task.iter().filter_map(|task| task.model.as_ref()));
     for path in models {
         // A configuration may be given as the file itself; the other files of its folder are read as well.
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        see_model(known, folder);
-        known.see(path);
+        snapshot_model(known, folder);
+        known.snapshot(path);
     }
-    files.iter().flat_map(TaskFiles::all).for_each(|path| known.see(path));
+    files.iter().flat_map(TaskFiles::all).for_each(|path| known.snapshot(path));
 }
 
 fn open_task(
@@ -253,7 +255,7 @@ fn open_task(
         if folder.join("tokenizer.json").is_file() {
             let other = Tokenizer::from_folder(folder)?;
             tokenizer.check_same(&other)?;
-            if train.shape() == Shape::Messages && !tokenizer.has_template_of(&other) {
+            if train.shape() == RowFormat::Messages && !tokenizer.has_template_of(&other) {
                 train.add_notice(Notice::OtherTemplate(folder.display().to_string()));
             }
         }

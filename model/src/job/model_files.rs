@@ -24,12 +24,12 @@ pub fn model_files(model: &Checkpoint) -> Vec<PathBuf> {
 }
 
 /// Remembers how the files of a model's folder are before it is opened: all that it may have to be read.
-pub fn see_model(known: &KnownFiles, folder: &Path) {
+pub fn snapshot_model(known: &KnownFiles, folder: &Path) {
     for folder in folders(folder).into_iter().flatten() {
-        descriptions(&folder).for_each(|path| known.see(&path));
+        descriptions(&folder).for_each(|path| known.snapshot(&path));
         let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.for_each(|entry| known.see(&entry.path()));
+        entries.for_each(|entry| known.snapshot(&entry.path()));
     }
     // Those in folders of templates.
-    copied_files(folder).into_iter().flatten().for_each(|(path, _)| known.see(&path));
+    copied_files(folder).into_iter().flatten().for_each(|(path, _)| known.snapshot(&path));
 }

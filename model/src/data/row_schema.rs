@@ -12,7 +12,7 @@ use crate::recipe::Columns;
 
 /// Where the parts of a row stand.
 #[derive(Debug)]
-pub(super) enum Form {
+pub(super) enum RowSchema {
     /// A text of which all is learnt.
     Text { field: String },
     /// A list of messages.
@@ -43,11 +43,11 @@ const PARTS_OF_QUESTIONS: [&str; 7] =
 /// Further fields that are read of rows which become messages.
 const OF_CONVERSATIONS: [&str; 1] = ["chat_template_kwargs"];
 
-impl Form {
-    /// The form of the first row.
+impl RowSchema {
+    /// That of the first row.
     pub fn of(first: &Map<String, Value>, settings: &DataSettings) -> Reasoned<Self> {
         let columns = &settings.columns;
-        let form = match (RowTemplates::of(settings)?, columns) {
+        let schema = match (RowTemplates::of(settings)?, columns) {
             (Some(templates), _) => Self::Templates(templates),
             (None, Columns { text: Some(text), .. }) => Self::Text { field: text.clone() },
             (None, Columns { messages: Some(messages), .. }) => Self::Messages(MessageFields {
@@ -73,10 +73,10 @@ impl Form {
         if let Some((key, column)) = columns.named().find(|(_, column)| !first.contains_key(*column)) {
             return Err(no_column(key, column, first));
         }
-        Ok(form)
+        Ok(schema)
     }
 
-    /// The first form that the row's fields allow. A row of Alpaca's own files, which has `text` beside the three,
+    /// The first that the row's fields allow. A row of Alpaca's own files, which has `text` beside the three,
     /// is an instruction.
     fn recognise(row: &Map<String, Value>) -> Reasoned<Self> {
         let has = |field: &str| row.contains_key(field);
@@ -152,7 +152,7 @@ impl Form {
         Ok(Self::Fields { fields: fields(prompt, answer, None), format: PromptFormat::QuestionAnswer })
     }
 
-    /// Whether rows of this form become messages: as the recipe says, else as suits the form.
+    /// Whether rows of it become messages: as the recipe says, else as suits it.
     pub fn is_chat(
         &self,
         first: &Map<String, Value>,
@@ -180,7 +180,7 @@ impl Form {
         }
     }
 
-    /// True when the form was recognised from the fields, not named by the recipe.
+    /// True when it was recognised from the fields, not named by the recipe.
     pub fn is_recognised(&self) -> bool {
         match self {
             Self::Text { field } => field == "text",
@@ -221,7 +221,7 @@ impl Form {
             || (chat && OF_CONVERSATIONS.contains(&field))
     }
 
-    /// Refuses a row that has not the fields of the form.
+    /// Refuses a row that has not its fields.
     pub fn check(&self, row: &Map<String, Value>) -> Reasoned<()> {
         let required = self.required();
         let Some((key, missing)) = required.iter().find(|(_, field)| !row.contains_key(*field)) else {
