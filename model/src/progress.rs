@@ -2,16 +2,20 @@
 //!
 //! The reports are plain data that serialise to the JSON files of the run folder.
 
+mod column;
 mod score;
 mod table;
+mod training;
 
 use serde::{Deserialize, Serialize};
 
 use crate::data::Summary;
 use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
+pub use column::{Column, UnknownColumn};
 pub use score::{SampleScore, Score, grouped, perplexity_text};
 pub use table::{JobReport, TaskScores};
+pub use training::{TrainingStage, UnknownStage};
 
 /// Receives the events of a job. Implemented by the command line and by programs that embed the job.
 pub trait Observer {
@@ -64,15 +68,15 @@ pub enum Event<'a> {
     },
     /// Evaluation of one model on one task begins.
     EvaluationStarted {
-        /// Column of the final table: `base`, `probe`, `fused`, `final`.
-        column: &'a str,
+        /// Which model.
+        column: &'a Column,
         /// The task.
         task: &'a str,
     },
     /// How far the evaluation of one model on one task is.
     EvaluationProgress {
-        /// Column of the final table.
-        column: &'a str,
+        /// Which model.
+        column: &'a Column,
         /// The task.
         task: &'a str,
         /// How far.
@@ -80,8 +84,8 @@ pub enum Event<'a> {
     },
     /// Evaluation of one model on one task is complete.
     Evaluated {
-        /// Column of the final table.
-        column: &'a str,
+        /// Which model.
+        column: &'a Column,
         /// The task.
         task: &'a str,
         /// What came out.
@@ -217,11 +221,6 @@ pub struct TrainingPlan {
     pub tokens: u64,
 }
 
-/// Name of a fine-tune, for its checkpoints and its lines of the metrics: its stage and its part, if it has one.
-pub fn training_name(stage: &str, part: &str) -> String {
-    if part.is_empty() { stage.to_owned() } else { format!("{stage}-{part}") }
-}
-
 /// What a fine-tune is for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -250,12 +249,13 @@ pub struct MemoryPart {
 /// One optimizer step.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct StepReport {
-    /// `probe`, `integrate`, or the method's name for a baseline.
-    pub stage: String,
+    /// What is trained.
+    pub stage: TrainingStage,
     /// What is trained within the stage: the probe's task; empty otherwise.
     pub part: String,
-    /// The step just made, from 1.
-    pub step: u64,
+    /// The step just made, counted from 1.
+    #[serde(rename = "step")]
+    pub index: u64,
     /// Steps in all.
     pub steps: u64,
     /// Mean negative log-likelihood per supervised token of the step, in nats.

@@ -10,8 +10,8 @@ use crate::data::StepBatches;
 use crate::error::{Error, Result};
 use crate::machine;
 use crate::model::Model;
-use crate::progress::{StepReport, TaskShare};
-use crate::recipe::TrainSettings;
+use crate::progress::{StepReport, TaskShare, TrainingStage};
+use crate::recipe::{Method, TrainSettings};
 
 /// Everything a training step reads and writes, allocated once and used for one fine-tune after the other.
 pub struct Trainer {
@@ -125,9 +125,10 @@ impl Trainer {
         let mean_length = tokens.div_ceil(documents.max(1));
         let with_tokens = sources.iter().zip(&losses).filter(|(_, loss)| loss.tokens > 0);
         Ok(StepReport {
-            stage: String::new(),
+            // Whoever trains in stages says which.
+            stage: TrainingStage::Method(Method::default()),
             part: String::new(),
-            step: step.index + 1,
+            index: step.index + 1,
             steps: step.schedule_steps,
             loss,
             task_losses: with_tokens

@@ -223,7 +223,7 @@ fn evaluation_while_training_is_part_of_the_runs_where_it_decides() {
     };
     for method in &chosen.methods {
         let run = &method.runs[0].folder;
-        let own = steps(run).into_iter().filter(|step| step.stage != "probe").collect::<Vec<_>>();
+        let own = steps(run).into_iter().filter(|step| step.stage.name() != "probe").collect::<Vec<_>>();
         assert!(own.iter().all(|step| step.evaluation.len() == 3), "{}", method.name);
         // All methods know the specialists' scores on the rows that choose.
         let measured = fs::read_to_string(format!("{}/{run}/scores.json", files.path("chosen"))).unwrap();

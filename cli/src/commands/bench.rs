@@ -4,9 +4,10 @@ use std::num::NonZeroUsize;
 
 use cpift_benches::step::{self, StepOptions};
 use cpift_model::Result;
+use cpift_model::table::Table;
 
 use crate::args;
-use crate::display::table::Table;
+use crate::display::table::aligned;
 use crate::display::{print, print_json, units};
 
 /// Measures whole train steps.
@@ -50,7 +51,7 @@ pub fn step(arguments: &args::bench::BenchStep, threads: Option<NonZeroUsize>) -
         arguments.batch,
         arguments.length,
         chosen.device.describe(),
-        table.render(),
+        aligned(&table),
         units::count(result.tokens_per_second),
         units::bytes(result.peak_memory_bytes),
         units::flops_per_second(result.flops_per_second),

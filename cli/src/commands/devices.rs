@@ -4,12 +4,13 @@ use std::num::NonZeroUsize;
 
 use cpift_engine::Device;
 use cpift_engine::cpu::gemm::{Bf16Path, bf16_path};
+use cpift_model::table::Table;
 use cpift_model::{Result, machine};
 use serde::Serialize;
 
 use crate::args;
 use crate::display::style::Style;
-use crate::display::table::Table;
+use crate::display::table::aligned;
 use crate::display::{print, print_json, units};
 
 /// One device of the list.
@@ -43,7 +44,7 @@ pub fn run(arguments: &args::Devices, threads: Option<NonZeroUsize>) -> Result<(
             entry.memory_bytes.map_or("-".to_owned(), units::bytes),
         ]);
     }
-    let mut text = table.render();
+    let mut text = aligned(&table);
     for entry in &entries {
         let line = if entry.usable {
             entry.description.clone()

@@ -11,11 +11,12 @@ use cpift_model::hub::{ModelParts, SCHEME};
 use cpift_model::progress::perplexity_text;
 use cpift_model::recipe::{Source, TaskSettings};
 use cpift_model::score::{ScoreKind, Scoring};
+use cpift_model::table::Table;
 use cpift_model::{Error, FileAction, Result, Tokenizer};
 
 use crate::args;
 use crate::display::evaluation::Evaluation;
-use crate::display::table::{Table, shorten};
+use crate::display::table::{aligned, shorten};
 use crate::display::{self, print, print_json, units};
 
 /// Measures a model on files.
@@ -49,7 +50,7 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
     if arguments.json {
         return print_json(&serde_json::json!({ "files": scores }));
     }
-    print(&table(&scores).render())
+    print(&aligned(&table(&scores)))
 }
 
 /// What is read, fetched where it is on the hub.

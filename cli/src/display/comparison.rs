@@ -4,9 +4,10 @@ use cpift_model::compare::results::{
     Budget, Comparison, Forgetting, Interval, MethodResult, Reference, RowKind,
 };
 use cpift_model::progress::{Score, perplexity_text};
+use cpift_model::table::Table;
 
 use super::style::Style;
-use super::table::{Table, shorten};
+use super::table::{aligned, shorten};
 use super::units::{bytes, duration, grouped};
 
 /// The comparison as text for a terminal.
@@ -14,7 +15,7 @@ pub fn render(comparison: &Comparison, style: Style) -> String {
     let mut text = String::new();
     for mut table in tables(comparison) {
         table.head.iter_mut().flatten().for_each(|(heading, _)| *heading = shorten(heading, 26));
-        text.push_str(&format!("\n{}\n{}", style.bold(&table.caption), table.render()));
+        text.push_str(&format!("\n{}\n{}", style.bold(&table.caption), aligned(&table)));
     }
     format!("{text}\n{}\n", legend(comparison))
 }

@@ -3,10 +3,11 @@
 use std::fmt::Write;
 
 use cpift_model::Tokenizer;
-use cpift_model::data::{Bin, Dataset, Quantiles, Row, Shape, Summary};
+use cpift_model::data::{Bin, Dataset, Quantiles, Row, RowFormat, Summary};
+use cpift_model::table::Table;
 
 use super::style::Style;
-use super::table::Table;
+use super::table::aligned;
 use super::text;
 use super::units::{count, grouped, percent};
 use super::{from_here, path_from_here};
@@ -23,10 +24,10 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
         let _ = writeln!(text, "  {name:<11} {value}");
     };
     let kind = match summary.shape {
-        Shape::Completion => "prompt and answer as texts",
-        Shape::Messages => "messages for the chat template",
-        Shape::Instruction => "an instruction in Alpaca's form and its answer",
-        Shape::Text => "text, all of it learnt",
+        RowFormat::Completion => "prompt and answer as texts",
+        RowFormat::Messages => "messages for the chat template",
+        RowFormat::Instruction => "an instruction in Alpaca's form and its answer",
+        RowFormat::Text => "text, all of it learnt",
     };
     line("rows", format!("{}, each {kind}", grouped(summary.rows as u64)));
     let share = percent(summary.supervised_tokens as f64 / summary.tokens.max(1) as f64);
@@ -35,10 +36,10 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
     if summary.longer > 0 {
         let share = percent(summary.longer as f64 / summary.rows.max(1) as f64);
         let max_length = grouped(summary.max_length as u64);
-        let fate = match (summary.truncated, summary.left_out) {
+        let fate = match (summary.truncated, summary.skipped) {
             (false, _) => "left out".to_owned(),
             (true, 0) => "cut".to_owned(),
-            (true, left_out) => format!("cut, {} left out as nothing of the answer remains", rows(left_out)),
+            (true, skipped) => format!("cut, {} left out as nothing of the answer remains", rows(skipped)),
         };
         let value = format!("{} longer than {max_length} ({share}), {fate}", rows(summary.longer));
         line("max_length", style.yellow(value));
@@ -65,7 +66,7 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
     };
     quantiles("all", &summary.length);
     quantiles("supervised", &summary.supervised_length);
-    text + "\n" + &lengths.render() + "\n" + &histogram(&summary.histogram) + "\n"
+    text + "\n" + &aligned(&lengths) + "\n" + &histogram(&summary.histogram) + "\n"
 }
 
 fn rows(number: usize) -> String {

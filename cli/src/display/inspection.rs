@@ -4,9 +4,10 @@ use std::fmt::Write;
 
 use cpift_model::DeltaNet;
 use cpift_model::inspection::{ChatSample, Inspection, LayersWith};
+use cpift_model::table::Table;
 
 use super::style::Style;
-use super::table::Table;
+use super::table::aligned;
 use super::units::{bytes, grouped, percent};
 
 /// The inspection as text.
@@ -56,9 +57,9 @@ pub fn render(inspection: &Inspection, style: Style) -> String {
         prompt.lines().for_each(|prompt| text.push_str(&format!("  {}\n", style.dim(prompt))));
     }
     text.push('\n');
-    text.push_str(&parameters(inspection).render());
+    text.push_str(&aligned(&parameters(inspection)));
     text.push('\n');
-    text.push_str(&memory(inspection).render());
+    text.push_str(&aligned(&memory(inspection)));
     text
 }
 

@@ -1,9 +1,11 @@
 //! Tables of `bench kernels`: what was measured, and what is predicted, which never share a column.
 
+use cpift_model::table::Table;
+
 use cpift_benches::kernels::{Limit, Report, Row};
 use cpift_benches::predict::{Gpu, Prediction};
 
-use super::table::Table;
+use super::table::aligned;
 use super::units::{self, three_digits};
 
 /// The measurements, each with the rate of what limits it; beside products those of cuBLAS, where there is one.
@@ -35,7 +37,7 @@ pub fn measured(report: &Report) -> String {
     format!(
         "{}\n\n{}\nceilings: copy {}, read {}, update {}, matrix product {}{notes}\n",
         heading(report),
-        table.render(),
+        aligned(&table),
         bytes_per_second(report.copy_bytes_per_second),
         bytes_per_second(report.read_bytes_per_second),
         bytes_per_second(report.update_bytes_per_second),
@@ -83,7 +85,7 @@ pub fn predicted(
         "predicted, not measured: milliseconds on {}; {heading}\n\n{}\n\
          a bound from vendors' figures, the kernels' contracts and the assembler's registers{on}\n",
         products.join(", "),
-        table.render(),
+        aligned(&table),
     )
 }
 

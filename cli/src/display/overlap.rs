@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use cpift_model::progress::GroupReport;
+use cpift_model::table::Table;
 
 use super::style::Style;
-use super::table::{Table, shorten};
+use super::table::{aligned, aligned_width, shorten};
 use super::text::visible;
 use super::units::grouped;
 
@@ -18,8 +19,8 @@ const LISTED_PAIRS: usize = 20;
 pub fn render(report: &GroupReport, style: Style) -> String {
     let mut text = format!("{}\n", style.bold("Overlap of the cores"));
     let matrix = matrix(report);
-    if matrix.width() <= WIDTH {
-        text.push_str(&matrix.render());
+    if aligned_width(&matrix) <= WIDTH {
+        text.push_str(&aligned(&matrix));
         let _ = writeln!(
             text,
             "Above the diagonal: Jaccard overlap and its lift over chance ({:.4}).\n\
@@ -73,7 +74,7 @@ fn pairs(report: &GroupReport) -> String {
             same_side(report.sign_agreement[i][j]),
         ]);
     }
-    let mut text = table.render();
+    let mut text = aligned(&table);
     if let Some(rest) = pairs.len().checked_sub(LISTED_PAIRS).filter(|rest| *rest > 0) {
         let _ = writeln!(text, "and {} pairs that overlap less: see groups.json", grouped(rest as u64));
     }

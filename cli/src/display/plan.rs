@@ -3,9 +3,10 @@
 use std::fmt::Write;
 
 use cpift_model::progress::{Plan, TaskPlan};
+use cpift_model::table::Table;
 
 use super::style::Style;
-use super::table::{Table, shorten};
+use super::table::{aligned, shorten};
 use super::units::{bytes, count, duration, flops_per_second, grouped, percent};
 
 /// The plan as text. `matmul_rate` is the measured speed of the device in FLOP/s, from which the
@@ -34,7 +35,7 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
         line("measure", format!("{evaluations} evaluations while training, at most {share} more to compute"));
     }
     text.push('\n');
-    text.push_str(&tasks(&plan.tasks).render());
+    text.push_str(&aligned(&tasks(&plan.tasks)));
     text
 }
 
@@ -88,7 +89,7 @@ fn data(tasks: &[TaskPlan]) -> Table {
                 if part == "eval" { grouped(summary.also_trained as u64) } else { "-".to_owned() };
             table.row([
                 format!("{} {part}", shorten(&task.name, 16)),
-                grouped((summary.rows - summary.left_out) as u64),
+                grouped((summary.rows - summary.skipped) as u64),
                 count(summary.supervised_tokens as f64),
                 grouped(summary.length.median as u64),
                 grouped(summary.length.p95 as u64),
@@ -116,5 +117,5 @@ pub fn render_details(plan: &Plan) -> String {
     }
     memory.summary(["all".to_owned(), bytes(total)]);
     let tables = [data(&plan.tasks), trainings, memory].into_iter().filter(|table| !table.rows.is_empty());
-    tables.map(|table| table.render()).collect::<Vec<_>>().join("\n")
+    tables.map(|table| aligned(&table)).collect::<Vec<_>>().join("\n")
 }

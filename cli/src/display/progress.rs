@@ -4,7 +4,9 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
-use cpift_model::progress::{EvaluationProgress, Event, Observer, Plan, SampleScore, Score, StepReport};
+use cpift_model::progress::{
+    Column, EvaluationProgress, Event, Observer, Plan, SampleScore, Score, StepReport,
+};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::evaluation::Evaluation;
@@ -111,13 +113,13 @@ impl Progress {
         }
     }
 
-    fn begin_evaluation(&mut self, column: &str, task: &str) {
+    fn begin_evaluation(&mut self, column: &Column, task: &str) {
         self.clear_bar();
         self.evaluation = Some(Evaluation::begin(&format!("evaluating {column} on {task}"), self.terminal));
     }
 
     /// Between two steps an evaluation shows in the bar of the training.
-    fn evaluating(&mut self, progress: EvaluationProgress, column: &str, task: &str) {
+    fn evaluating(&mut self, progress: EvaluationProgress, column: &Column, task: &str) {
         if let Some(evaluation) = &mut self.evaluation {
             return evaluation.update(progress);
         }
@@ -125,13 +127,13 @@ impl Progress {
             let EvaluationProgress { done, rows, .. } = progress;
             bar.set_message(format!(
                 "evaluating {} on {}: {done} of {rows} rows",
-                visible(column),
+                visible(&column.to_string()),
                 visible(task)
             ));
         }
     }
 
-    fn evaluated(&mut self, column: &str, task: &str, score: &Score) {
+    fn evaluated(&mut self, column: &Column, task: &str, score: &Score) {
         self.clear_bar();
         let share = score.share().map(|share| format!(", {} {}", percent(share), score.score_kind.name()));
         let by_loss = score.choice_by_loss.map(|share| format!(" ({} by loss)", percent(share)));
@@ -160,7 +162,7 @@ fn samples(step: &StepReport) -> String {
     };
     let scores: Vec<String> = step.evaluation.iter().map(score).collect();
     let seconds = duration(step.evaluation_seconds);
-    format!("after step {} (measured in {seconds}): {}", grouped(step.step), scores.join(" · "))
+    format!("after step {} (measured in {seconds}): {}", grouped(step.index), scores.join(" · "))
 }
 
 /// A row fit for a terminal: no control characters, not endless, supervised parts coloured.
@@ -329,13 +331,15 @@ fn speed(flops_per_s: f64, matmul_rate: Option<f64>) -> String {
 
 #[cfg(test)]
 mod tests {
+    use cpift_model::progress::TrainingStage;
+
     use super::*;
 
     fn step(number: u64, steps: u64) -> StepReport {
         StepReport {
-            stage: "probe".to_owned(),
+            stage: TrainingStage::Probe,
             part: "sort".to_owned(),
-            step: number,
+            index: number,
             steps,
             loss: 4.0 / number as f64,
             task_losses: Vec::new(),

@@ -4,10 +4,11 @@ use std::fmt::Write;
 use std::path::Path;
 
 use cpift_model::compare::results::Interval;
-use cpift_model::progress::{CoreReport, FusionReport, JobReport, Score, TaskCore, perplexity_text};
+use cpift_model::progress::{Column, CoreReport, FusionReport, JobReport, Score, TaskCore, perplexity_text};
+use cpift_model::table::Table;
 
 use super::style::Style;
-use super::table::{Table, shorten};
+use super::table::{aligned, shorten};
 use super::units::{duration, grouped, histogram};
 
 /// Size, threshold and distribution of every task's core.
@@ -22,7 +23,7 @@ pub fn cores(report: &CoreReport, style: Style) -> String {
             histogram(&core.by_layer.iter().map(|(_, size)| *size as f64).collect::<Vec<_>>()),
         ]);
     }
-    let mut text = format!("{}\n{}", style.bold("Cores"), table.render());
+    let mut text = format!("{}\n{}", style.bold("Cores"), aligned(&table));
     if let Some(layers) = report.tasks.first().map(|core| &core.by_layer).filter(|layers| layers.len() > 1) {
         let _ = writeln!(
             text,
@@ -33,7 +34,7 @@ pub fn cores(report: &CoreReport, style: Style) -> String {
     }
     for chunk in report.tasks.chunks(5) {
         text.push('\n');
-        text.push_str(&core_kinds(chunk).render());
+        text.push_str(&aligned(&core_kinds(chunk)));
     }
     text
 }
@@ -56,7 +57,7 @@ fn core_kinds(tasks: &[TaskCore]) -> Table {
 pub fn fusion(report: &FusionReport, style: Style) -> String {
     let mut text = format!("{} backbone `{}`\n", style.bold("Fusion"), report.backbone);
     if !report.slerps.is_empty() {
-        text.push_str(&angles(report).render());
+        text.push_str(&aligned(&angles(report)));
     }
     for reason in ["small angle", "zero norm", "antipodal"] {
         let tensors = report.slerps.iter().filter(|slerp| slerp.fallback.as_deref() == Some(reason)).count();
@@ -127,7 +128,7 @@ pub fn scores(report: &JobReport, style: Style) -> String {
         return "No task has an `eval` file: nothing was measured.\n".to_owned();
     }
     let columns = &report.columns;
-    let above = columns.iter().map(|column| (column.clone(), 2));
+    let above = columns.iter().map(|column| (column.to_string(), 2));
     let kind = report.score_kind();
     // Where nothing was answered, the score that would have been taken.
     let is_mixed = kind.is_none() && report.tasks.iter().any(|task| task.score_kind().is_some());
@@ -150,7 +151,7 @@ pub fn scores(report: &JobReport, style: Style) -> String {
     format!(
         "{}\n{}{}{}",
         style.bold("Every task before and after"),
-        table.render(),
+        aligned(&table),
         choices_by_loss(report),
         perplexities(report, style)
     )
@@ -158,21 +159,21 @@ pub fn scores(report: &JobReport, style: Style) -> String {
 
 /// The perplexity of every task in every column.
 fn perplexities(report: &JobReport, style: Style) -> String {
-    let headings = std::iter::once("task".to_owned()).chain(report.columns.iter().cloned());
+    let headings = std::iter::once("task".to_owned()).chain(report.columns.iter().map(Column::to_string));
     let mut table = Table::new(headings);
     for task in &report.tasks {
         let cell =
             |score: &Option<Score>| score.map_or("-".to_owned(), |score| perplexity_text(score.perplexity()));
         table.row(std::iter::once(shorten(&task.task, 18)).chain(task.scores.iter().map(cell)));
     }
-    format!("{}\n{}", style.bold("Perplexity"), table.render())
+    format!("{}\n{}", style.bold("Perplexity"), aligned(&table))
 }
 
 /// For tasks whose answers are choices: how often the right option has the lowest loss, a line each.
 fn choices_by_loss(report: &JobReport) -> String {
     let mut text = String::new();
     for task in &report.tasks {
-        let share = |(column, score): (&String, &Option<Score>)| {
+        let share = |(column, score): (&Column, &Option<Score>)| {
             Some(format!("{column} {}", exact(score.as_ref()?.choice_by_loss?)))
         };
         let shares: Vec<String> = report.columns.iter().zip(&task.scores).filter_map(share).collect();

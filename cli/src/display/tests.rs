@@ -276,7 +276,7 @@ fn the_closing_table_has_every_task_in_every_column() {
     });
     let mut report = JobReport {
         method: Method::Cpift,
-        columns: ["base", "probe", "fused", "final"].map(str::to_owned).to_vec(),
+        columns: vec![Column::Base, Column::Probe, Column::Fused, Column::Final],
         tasks: tasks.collect(),
         frozen_verified: 31_415,
         seconds: 163.0,

@@ -1,7 +1,7 @@
 //! What a report consists of, before it becomes a page and files.
 
 use super::chart::Drawing;
-pub use crate::display::table::Table;
+pub use cpift_model::table::Table;
 
 /// A report.
 #[derive(Debug, Clone, Default)]

@@ -4,7 +4,8 @@ use std::path::Path;
 
 use cpift_engine::Mask;
 
-use super::folder::{ComparisonFolder, Outcome};
+use super::family::Family;
+use super::folder::{ComparisonFolder, UnitResult};
 use super::results::{
     BudgetSteps, Comparison, Forgetting, ForgettingMethod, ImportanceOverlap, Interval, MethodResult, Origin,
     Overlaps, PairRun, RESULTS_VERSION, Reference, SeedCores, SeedRun, SeedsOverlap, Summary, TaskSummary,
@@ -13,8 +14,9 @@ use super::rows::Row;
 use crate::checkpoint::TensorFile;
 use crate::error::{Error, Result};
 use crate::files::read_json;
-use crate::job::{PairMethod, SavedCores, first_column, mask_file, pair_column};
-use crate::progress::{JobReport, Score};
+use crate::job::names::{CORE, GROUPS, REPORT, mask_file};
+use crate::job::{PairMethod, SavedCores};
+use crate::progress::{Column, JobReport, Score};
 use crate::recipe::{Edit, ImportanceKind};
 
 /// What a comparison consists of: units by name, one for each seed, in the order of the seeds.
@@ -72,23 +74,23 @@ pub fn collect(folder: &ComparisonFolder, collection: Collection) -> Result<Comp
 }
 
 /// The score of one task in one column of a report: there is no comparison without it.
-fn score(id: &str, report: &JobReport, column: &str, task: &str) -> Result<Score> {
-    let index = report.columns.iter().position(|name| name == column);
+fn score(id: &str, report: &JobReport, column: &Column, task: &str) -> Result<Score> {
+    let index = report.columns.iter().position(|other| other == column);
     let row = report.tasks.iter().find(|row| row.task == task);
     let score = index.zip(row).and_then(|(index, row)| row.scores.get(index).copied().flatten());
     score.ok_or_else(|| Error::Job(format!("the run {id} has no score of `{task}` in the column `{column}`")))
 }
 
-fn column_scores(id: &str, report: &JobReport, column: &str, tasks: &[String]) -> Result<Vec<Score>> {
+fn column_scores(id: &str, report: &JobReport, column: &Column, tasks: &[String]) -> Result<Vec<Score>> {
     tasks.iter().map(|task| score(id, report, column, task)).collect()
 }
 
 fn reference(folder: &ComparisonFolder, id: &str, seed: u64, tasks: &[String]) -> Result<Reference> {
-    let Outcome { report, peak_memory_bytes, .. } = folder.read_outcome(id)?;
+    let UnitResult { report, peak_memory_bytes, .. } = folder.read_result(id)?;
     Ok(Reference {
         seed,
-        base: column_scores(id, &report, "base", tasks)?,
-        specialist: column_scores(id, &report, "probe", tasks)?,
+        base: column_scores(id, &report, &Column::Base, tasks)?,
+        specialist: column_scores(id, &report, &Column::Probe, tasks)?,
         seconds: report.seconds,
         peak_memory_bytes,
     })
@@ -102,8 +104,8 @@ fn method(
     references: &[Reference],
 ) -> Result<MethodResult> {
     let run = |(id, reference): (&String, &Reference)| -> Result<SeedRun> {
-        let Outcome { report, peak_memory_bytes, .. } = folder.read_outcome(id)?;
-        let scores = column_scores(id, &report, row.column(), &collection.tasks)?;
+        let UnitResult { report, peak_memory_bytes, .. } = folder.read_result(id)?;
+        let scores = column_scores(id, &report, &row.column(), &collection.tasks)?;
         Ok(seed_run(reference, scores, report.seconds, peak_memory_bytes, format!("runs/{id}")))
     };
     let runs = units.iter().zip(references).map(run).collect::<Result<Vec<_>>>()?;
@@ -113,7 +115,7 @@ fn method(
         name: row.name.clone(),
         title: row.title.clone(),
         kind: row.kind,
-        family: row.family.clone(),
+        family: row.family.map_or("", Family::name).to_owned(),
         budgets: row.budgets.clone(),
         specialist_steps: row.specialist_steps,
         steps: row.steps,
@@ -183,7 +185,7 @@ fn summarise(runs: &[SeedRun], tasks: usize) -> Option<Summary> {
 
 fn seed_cores(folder: &ComparisonFolder, id: &str, seed: u64) -> Result<SeedCores> {
     let run = folder.run(id);
-    let (cores, groups) = (run.join("core/report.json"), run.join("groups.json"));
+    let (cores, groups) = (run.join(CORE).join(REPORT), run.join(GROUPS));
     let missing = |path: &Path| Error::format(path, "is missing: run the comparison with --resume");
     let cores = read_json::<SavedCores>(&cores)?.ok_or_else(|| missing(&cores))?.report;
     let groups = read_json(&groups)?.ok_or_else(|| missing(&groups))?;
@@ -194,7 +196,7 @@ fn overlaps(folder: &ComparisonFolder, collection: &Collection, chance: f64) -> 
     let (tasks, seeds) = (&collection.tasks, &collection.seeds);
     let masks = |ids: &[String]| -> Result<Vec<Vec<Mask>>> {
         let of_run = |id: &String| {
-            let run = folder.run(id).join("core");
+            let run = folder.run(id).join(CORE);
             tasks.iter().map(|task| read_mask(&run.join(mask_file(task)))).collect::<Result<Vec<_>>>()
         };
         ids.iter().map(of_run).collect()
@@ -237,7 +239,7 @@ fn forgetting(folder: &ComparisonFolder, collection: &Collection) -> Result<Opti
     for (method, units) in &collection.pairs {
         let mut pairs = Vec::new();
         for (id, &seed) in units.iter().zip(&collection.seeds) {
-            pairs.extend(seed_pairs(id, &folder.read_outcome(id)?.report, seed, &collection.tasks)?);
+            pairs.extend(seed_pairs(id, &folder.read_result(id)?.report, seed, &collection.tasks)?);
         }
         let Some(method) = forgetting_method(*method, pairs, collection) else { return Ok(None) };
         methods.push(method);
@@ -250,14 +252,14 @@ fn seed_pairs(id: &str, report: &JobReport, seed: u64, tasks: &[String]) -> Resu
     let mut pairs = Vec::new();
     for (first, first_name) in tasks.iter().enumerate() {
         for (second, second_name) in tasks.iter().enumerate().filter(|(second, _)| *second != first) {
-            let column = pair_column(first_name, second_name);
+            let column = Column::Pair { first: first_name.clone(), second: second_name.clone() };
             pairs.push(PairRun {
                 seed,
                 first,
                 second,
-                first_before: score(id, report, "probe", first_name)?,
+                first_before: score(id, report, &Column::Probe, first_name)?,
                 first_after: score(id, report, &column, first_name)?,
-                second_before: score(id, report, &first_column(first_name), second_name)?,
+                second_before: score(id, report, &Column::After(first_name.clone()), second_name)?,
                 second_after: score(id, report, &column, second_name)?,
             });
         }

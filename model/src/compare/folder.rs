@@ -3,7 +3,7 @@
 //! A unit is one run: a recipe, where it ends, and whose probes it takes over. Its name ends in a hash of all
 //! that its result follows from, so that two rows of the table that come to the same recipe share one run, and a
 //! comparison that is extended makes only the runs that are new. A unit is done when its outcome is there, whole;
-//! a process that works on one holds its claim, a lock that the system releases when the process ends in
+//! a process that works on one holds its lock, which the system releases when the process ends in
 //! whatever way: nobody waits for the dead.
 //!
 //! ```text
@@ -25,13 +25,14 @@ use super::results::InputHash;
 use crate::error::{Error, FileAction, Result};
 use crate::files::{self, Manifest, Origin, Verify, read_json};
 use crate::hub::HubSource;
+use crate::job::names::{FINAL, FUSED, PROBES, probe_place};
 use crate::job::{PairMethod, read_sealed, write_sealed};
 use crate::progress::JobReport;
 use crate::recipe::{Recipe, Stage};
 
 /// What a comparison is about: a folder is continued only with the same.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Subject {
+pub struct ComparisonSpec {
     /// The recipe, resolved.
     pub recipe: String,
     /// Every file it reads.
@@ -50,8 +51,8 @@ pub struct Subject {
 /// # Errors
 /// When its record cannot be read.
 pub fn compared_hub_sources(root: &Path) -> Result<Vec<HubSource>> {
-    let subject: Option<Subject> = read_json(&root.join(SUBJECT))?;
-    Ok(subject.map(|subject| subject.hub).unwrap_or_default())
+    let spec: Option<ComparisonSpec> = read_json(&root.join(SPEC))?;
+    Ok(spec.map(|spec| spec.hub).unwrap_or_default())
 }
 
 /// Fails when a comparison cannot begin in a folder because there is something in it.
@@ -59,7 +60,7 @@ pub fn compared_hub_sources(root: &Path) -> Result<Vec<HubSource>> {
 /// # Errors
 /// Naming the folder and what to do.
 pub fn require_unused(root: &Path) -> Result<()> {
-    match root.join(SUBJECT).exists() {
+    match root.join(SPEC).exists() {
         true => Err(holds_a_comparison(root)),
         false => files::require_empty(root),
     }
@@ -119,16 +120,16 @@ impl Unit {
     }
 
     /// A unit named after what its result follows from: its other fields, its recipe with paths relative to
-    /// `folder`, and `subject`, which says what is the same for all units.
+    /// `folder`, and `spec`, which says what is the same for all units.
     ///
     /// # Errors
     /// The recipe cannot be written as TOML.
-    pub fn named(mut self, name: &str, subject: &str, folder: &str) -> Result<Self> {
+    pub fn named(mut self, name: &str, spec: &str, folder: &str) -> Result<Self> {
         let fields = serde_json::to_string(&Self { id: String::new(), ..self.clone() })
             .map_err(|error| Error::Job(error.to_string()))?;
         let mut hasher = blake3::Hasher::new();
         let recipe = self.recipe.to_toml()?.replace(folder, "");
-        for part in ["cpift-engine unit 1", subject, &fields, &recipe] {
+        for part in ["cpift-engine unit 1", spec, &fields, &recipe] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }
@@ -146,7 +147,7 @@ impl Unit {
 
 /// What came out of a unit.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-pub struct Outcome {
+pub struct UnitResult {
     /// The job's report.
     pub report: JobReport,
     /// Most memory of the process that ended it; none where the system does not say.
@@ -163,26 +164,26 @@ pub struct ComparisonFolder {
 
 /// The right to work on a unit, until dropped or until the process ends.
 #[derive(Debug)]
-pub struct Claim {
+pub struct UnitLock {
     _file: File,
 }
 
-const SUBJECT: &str = "comparison.json";
+const SPEC: &str = "comparison.json";
 
 impl ComparisonFolder {
     /// Makes the folder, or continues it.
     ///
     /// # Errors
-    /// It holds something else, or a comparison and `resume` is not set, or one of another subject.
-    pub fn open(root: &Path, subject: &Subject, resume: bool) -> Result<Self> {
+    /// It holds something else, or a comparison and `resume` is not set, or one of something else.
+    pub fn open(root: &Path, spec: &ComparisonSpec, resume: bool) -> Result<Self> {
         let folder = Self { root: root.to_owned() };
-        let path = root.join(SUBJECT);
-        match read_json::<Subject>(&path)? {
-            Some(earlier) => folder.check_subject(&earlier, subject, resume)?,
+        let path = root.join(SPEC);
+        match read_json::<ComparisonSpec>(&path)? {
+            Some(earlier) => folder.check_spec(&earlier, spec, resume)?,
             None => {
                 files::require_empty(root)?;
                 files::require_writable(root)?;
-                files::write_json_atomically(&path, subject)?;
+                files::write_json_atomically(&path, spec)?;
             }
         }
         for name in ["units", "claims", "runs", "logs", "outcomes"] {
@@ -196,24 +197,24 @@ impl ComparisonFolder {
         Self { root: root.to_owned() }
     }
 
-    fn check_subject(&self, earlier: &Subject, subject: &Subject, resume: bool) -> Result<()> {
+    fn check_spec(&self, earlier: &ComparisonSpec, spec: &ComparisonSpec, resume: bool) -> Result<()> {
         if !resume {
             return Err(holds_a_comparison(&self.root));
         }
-        if earlier == subject {
+        if earlier == spec {
             return Ok(());
         }
-        let lines = subject.recipe.lines().zip(earlier.recipe.lines());
+        let lines = spec.recipe.lines().zip(earlier.recipe.lines());
         let difference = match lines.into_iter().find(|(now, then)| now != then) {
             Some((now, then)) => format!("was begun with `{}`, and it now is `{}`", then.trim(), now.trim()),
-            None => match subject.inputs.iter().find(|input| !earlier.inputs.contains(input)) {
+            None => match spec.inputs.iter().find(|input| !earlier.inputs.contains(input)) {
                 Some(input) => format!("was begun with another {}", input.file),
                 None => {
                     "was begun with another recipe, device or number of threads than it now has".to_owned()
                 }
             },
         };
-        Err(Error::format(&self.root.join(SUBJECT), format!("{difference}: undo that, or start a new one")))
+        Err(Error::format(&self.root.join(SPEC), format!("{difference}: undo that, or start a new one")))
     }
 
     /// The folder itself.
@@ -262,14 +263,14 @@ impl ComparisonFolder {
     /// Whether a unit is done; of specialists also whether every model is there. One whose outcome is damaged, or
     /// that of another unit, is made again.
     pub fn is_done(&self, unit: &Unit) -> bool {
-        self.read_outcome(&unit.id)
+        self.read_result(&unit.id)
             .is_ok_and(|outcome| !unit.is_specialists() || self.has_probes(&unit.id, &outcome))
     }
 
     /// Whether every probe that the outcome names is there, whole.
-    fn has_probes(&self, id: &str, outcome: &Outcome) -> bool {
+    fn has_probes(&self, id: &str, outcome: &UnitResult) -> bool {
         let is_there =
-            |task: &String| Manifest::verify(&self.run(id).join("probe").join(task), Verify::Lengths).is_ok();
+            |task: &String| Manifest::verify(&self.run(id).join(probe_place(task)), Verify::Lengths).is_ok();
         outcome.probes.iter().all(is_there)
     }
 
@@ -278,7 +279,7 @@ impl ComparisonFolder {
     /// # Errors
     /// When the folder cannot be read.
     pub fn probes(&self, id: &str) -> Result<Vec<String>> {
-        let folder = self.run(id).join("probe");
+        let folder = self.run(id).join(PROBES);
         if !folder.exists() {
             return Ok(Vec::new());
         }
@@ -295,7 +296,7 @@ impl ComparisonFolder {
     ///
     /// # Errors
     /// When it is not there or not readable: there is no other value for a result that is missing.
-    pub fn read_outcome(&self, id: &str) -> Result<Outcome> {
+    pub fn read_result(&self, id: &str) -> Result<UnitResult> {
         let path = self.outcome(id);
         let outcome = read_sealed(&path, &outcome_origin(id))?;
         outcome
@@ -307,25 +308,25 @@ impl ComparisonFolder {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn finish(&self, unit: &Unit, outcome: &Outcome, keep: bool) -> Result<()> {
+    pub fn finish(&self, unit: &Unit, outcome: &UnitResult, keep: bool) -> Result<()> {
         write_sealed(&self.outcome(&unit.id), &outcome_origin(&unit.id), outcome)?;
-        let models: &[&str] = if keep || unit.is_specialists() { &[] } else { &["fused", "final"] };
+        let models: &[&str] = if keep || unit.is_specialists() { &[] } else { &[FUSED, FINAL] };
         for folder in models.iter().map(|name| self.run(&unit.id).join(name)).filter(|path| path.exists()) {
             std::fs::remove_dir_all(&folder).map_err(Error::file(&folder, FileAction::Remove))?;
         }
         Ok(())
     }
 
-    /// Claims a unit; none when another process has it.
+    /// Locks a unit; none when another process has it.
     ///
     /// # Errors
-    /// When the claim cannot be made.
-    pub fn claim(&self, id: &str) -> Result<Option<Claim>> {
+    /// When the lock cannot be taken.
+    pub fn lock(&self, id: &str) -> Result<Option<UnitLock>> {
         let path = self.root.join("claims").join(id);
         let file = OpenOptions::new().write(true).create(true).truncate(false).open(&path);
         let file = file.map_err(Error::file(&path, FileAction::Create))?;
         match file.try_lock() {
-            Ok(()) => Ok(Some(Claim { _file: file })),
+            Ok(()) => Ok(Some(UnitLock { _file: file })),
             Err(TryLockError::WouldBlock) => Ok(None),
             Err(TryLockError::Error(error)) => Err(Error::file(&path, FileAction::Lock)(error)),
         }

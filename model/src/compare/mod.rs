@@ -5,6 +5,7 @@
 //! [`results::Comparison`].
 
 mod collect;
+mod family;
 mod folder;
 mod interval;
 mod prepare;

@@ -6,7 +6,7 @@ use std::path::Path;
 use cpift_engine::Device;
 
 use super::collect::Collection;
-use super::folder::{Subject, Unit};
+use super::folder::{ComparisonSpec, Unit};
 use super::results::{BudgetSteps, InputHash, Origin};
 use super::rows::{Row, Selection, rows};
 use crate::data::Preparation;
@@ -38,7 +38,7 @@ pub struct CompareOptions<'a> {
 /// A comparison whose inputs are checked: all its units are known, and none is run.
 #[derive(Debug)]
 pub struct Prepared {
-    pub(super) subject: Subject,
+    pub(super) spec: ComparisonSpec,
     pub(super) units: Vec<Unit>,
     pub(super) collection: Collection,
     measuring: Option<Measuring>,
@@ -78,7 +78,7 @@ impl Prepared {
         let rows = rows(&recipe, steps, options.selection)?;
         let root = format!("{}/", source.folder().display());
         let inputs = input_files(device, &recipe, &preparation)?.into_iter();
-        let subject = Subject {
+        let spec = ComparisonSpec {
             recipe: recipe.to_toml()?.replace(&root, ""),
             inputs: inputs
                 .map(|(file, blake3)| InputHash {
@@ -90,15 +90,15 @@ impl Prepared {
             threads: threads.get(),
             hub: recipe.hub.clone(),
         };
-        let mut units = Units { source, root, subject: subject_text(&subject)?, units: Vec::new() };
+        let mut units = Units { source, root, spec: spec_text(&spec)?, units: Vec::new() };
         let seeds: Vec<u64> = (0..options.seeds).map(|index| recipe.seed.wrapping_add(index)).collect();
         let tasks = recipe.task.into_iter().map(|task| task.name).collect();
-        let origin = origin(&planned, &subject);
+        let origin = origin(&planned, &spec);
         let forgetting = options.forgetting;
         let is_measured = recipe.evaluate.every > 0;
         let collection = units.collection(Collection::new(origin, tasks, seeds, steps), rows, forgetting)?;
         let measuring = is_measured.then(|| measuring(&units.units, &planned));
-        Ok(Self { subject, units: units.units, collection, measuring })
+        Ok(Self { spec, units: units.units, collection, measuring })
     }
 }
 
@@ -152,7 +152,7 @@ struct Units<'a> {
     /// The recipe's folder, which names of units do not depend on.
     root: String,
     /// What is the same for all units.
-    subject: String,
+    spec: String,
     units: Vec<Unit>,
 }
 
@@ -207,7 +207,7 @@ impl Units<'_> {
             recipe.probe.training = specialists.recipe.probe.training.clone();
         }
         recipe.evaluate = measured(&recipe.evaluate, &unit);
-        let unit = Unit { recipe, ..unit }.named(name, &self.subject, &self.root)?;
+        let unit = Unit { recipe, ..unit }.named(name, &self.spec, &self.root)?;
         // The same work may have been given another row's name.
         match self.units.iter().find(|known| known.hash() == unit.hash() && known.seed == unit.seed) {
             Some(known) => Ok(known.id.clone()),
@@ -243,20 +243,20 @@ fn add<K: PartialEq>(lists: &mut Vec<(K, Vec<String>)>, key: K, id: &str) {
     }
 }
 
-fn subject_text(subject: &Subject) -> Result<String> {
-    // The recipe of every unit is hashed with it; the subject's own would part what is shared.
-    let Subject { inputs, device, threads, .. } = subject;
+fn spec_text(spec: &ComparisonSpec) -> Result<String> {
+    // The recipe of every unit is hashed with it; that of the comparison would part what is shared.
+    let ComparisonSpec { inputs, device, threads, .. } = spec;
     let text = serde_json::to_string(&(env!("CARGO_PKG_VERSION"), inputs, device, threads));
     text.map_err(|error| Error::Job(error.to_string()))
 }
 
 /// Program, command and runs side by side are filled in when the comparison is run.
-fn origin(plan: &Plan, subject: &Subject) -> Origin {
+fn origin(plan: &Plan, spec: &ComparisonSpec) -> Origin {
     Origin {
-        recipe: subject.recipe.clone(),
-        inputs: subject.inputs.clone(),
+        recipe: spec.recipe.clone(),
+        inputs: spec.inputs.clone(),
         device: plan.device.clone(),
-        threads: subject.threads,
+        threads: spec.threads,
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         processor: machine::processor(),
         parameters: plan.parameters,

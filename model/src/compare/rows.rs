@@ -1,7 +1,9 @@
 //! The rows of the table: every method and every ablation, as edits of the recipe.
 
+use super::family::Family;
 use super::results::{Budget, BudgetSteps, RowKind};
 use crate::error::{Error, Result};
+use crate::progress::Column;
 use crate::recipe::Edit::{
     CoreFraction, FuseBackbone, FuseConflict, FuseDensity, FuseInterpolation, FuseScale, FuseSpace,
     FuseTransplant, GroupThreshold, IntegrateFrozen, ProbeImportance,
@@ -20,8 +22,8 @@ pub struct Row {
     pub title: String,
     /// Method or ablation.
     pub kind: RowKind,
-    /// What an ablation is about; empty for methods.
-    pub family: String,
+    /// What an ablation is about; none for methods.
+    pub family: Option<Family>,
     /// Under which budgets it counts.
     pub budgets: Vec<Budget>,
     /// Optimizer steps of all specialists it begins with; 0 when it begins with the base.
@@ -37,9 +39,14 @@ pub struct Row {
 }
 
 impl Row {
+    /// Whether it is an ablation of the family of that name.
+    fn is_of(&self, family: &str) -> bool {
+        self.family.is_some_and(|own| own.name() == family)
+    }
+
     /// Column of the job's report that holds its scores.
-    pub fn column(&self) -> &'static str {
-        if self.until == Some(Stage::Fuse) { "fused" } else { "final" }
+    pub fn column(&self) -> Column {
+        if self.until == Some(Stage::Fuse) { Column::Fused } else { Column::Final }
     }
 }
 
@@ -95,78 +102,105 @@ const MERGES: [(&str, &str, &[Edit]); 6] = [
 const CORES_IN_DARE: [Edit; 3] = [FuseBackbone(Backbone::Dare), FuseDensity(0.1), FuseScale(0.4)];
 
 /// CPI-FT with one choice changed: family, name, what it is, edits.
-const ABLATIONS: [(&str, &str, &str, &[Edit]); 32] = [
-    ("cores", "cores=random", "random cores", &[ProbeImportance(Importance::Random)]),
+const ABLATIONS: [(Family, &str, &str, &[Edit]); 32] = [
+    (Family::Cores, "cores=random", "random cores", &[ProbeImportance(Importance::Random)]),
     (
-        "cores",
+        Family::Cores,
         "cores=inverse",
         "the least important parameters as cores",
         &[ProbeImportance(Importance::Inverse)],
     ),
-    ("cores", "transplant=false", "cores frozen but not transplanted", &[FuseTransplant(false)]),
+    (Family::Cores, "transplant=false", "cores frozen but not transplanted", &[FuseTransplant(false)]),
     (
-        "importance",
+        Family::Importance,
         "importance=path",
         "importance by the length of the path",
         &[ProbeImportance(Importance::Path)],
     ),
     (
-        "importance",
+        Family::Importance,
         "importance=fisher",
         "importance by squared gradients",
         &[ProbeImportance(Importance::Fisher)],
     ),
-    ("fusion", "interpolation=lerp", "LERP instead of SLERP", &[FuseInterpolation(Interpolation::Lerp)]),
-    ("fusion", "space=weights", "SLERP of the weights", &[FuseSpace(SlerpSpace::Weights)]),
-    ("fusion", "space=delta", "SLERP of the updates", &[FuseSpace(SlerpSpace::Delta)]),
-    ("fusion", "backbone=base", "cores in the base, nothing else fused", &[FuseBackbone(Backbone::Base)]),
-    ("fusion", "backbone=last", "cores in the last task's model", &[FuseBackbone(Backbone::Last)]),
     (
-        "fusion",
+        Family::Fusion,
+        "interpolation=lerp",
+        "LERP instead of SLERP",
+        &[FuseInterpolation(Interpolation::Lerp)],
+    ),
+    (Family::Fusion, "space=weights", "SLERP of the weights", &[FuseSpace(SlerpSpace::Weights)]),
+    (Family::Fusion, "space=delta", "SLERP of the updates", &[FuseSpace(SlerpSpace::Delta)]),
+    (
+        Family::Fusion,
+        "backbone=base",
+        "cores in the base, nothing else fused",
+        &[FuseBackbone(Backbone::Base)],
+    ),
+    (Family::Fusion, "backbone=last", "cores in the last task's model", &[FuseBackbone(Backbone::Last)]),
+    (
+        Family::Fusion,
         "backbone=arithmetic",
         "cores in task arithmetic, λ = 0.4",
         &[FuseBackbone(Backbone::Arithmetic), FuseScale(0.4)],
     ),
     (
-        "fusion",
+        Family::Fusion,
         "backbone=ties",
         "cores in TIES, density 0.2, λ = 1",
         &[FuseBackbone(Backbone::Ties), FuseDensity(0.2), FuseScale(1.0)],
     ),
-    ("fusion", "backbone=dare", "cores in DARE, drop rate 0.9, λ = 0.4", &CORES_IN_DARE),
-    ("freezing", "frozen=none", "nothing frozen", &[IntegrateFrozen(Frozen::None)]),
-    ("freezing", "frozen=prior", "cores of earlier groups frozen", &[IntegrateFrozen(Frozen::Prior)]),
-    ("freezing", "frozen=others", "cores of all other groups frozen", &[IntegrateFrozen(Frozen::Others)]),
-    ("freezing", "frozen=all", "all cores frozen", &[IntegrateFrozen(Frozen::All)]),
+    (Family::Fusion, "backbone=dare", "cores in DARE, drop rate 0.9, λ = 0.4", &CORES_IN_DARE),
+    (Family::Freezing, "frozen=none", "nothing frozen", &[IntegrateFrozen(Frozen::None)]),
+    (Family::Freezing, "frozen=prior", "cores of earlier groups frozen", &[IntegrateFrozen(Frozen::Prior)]),
     (
-        "freezing",
+        Family::Freezing,
+        "frozen=others",
+        "cores of all other groups frozen",
+        &[IntegrateFrozen(Frozen::Others)],
+    ),
+    (Family::Freezing, "frozen=all", "all cores frozen", &[IntegrateFrozen(Frozen::All)]),
+    (
+        Family::Freezing,
         "frozen=half",
         "a random half frozen, another in every part",
         &[IntegrateFrozen(Frozen::Half)],
     ),
     (
-        "data",
+        Family::Data,
         "data=mixed",
         "all tasks in every part of stage 4",
         &[Edit::IntegrateData(IntegrateData::Mixed)],
     ),
-    ("data", "data=group", "only the part's group in stage 4", &[Edit::IntegrateData(IntegrateData::Group)]),
-    ("grouping", "one group", "no grouping: all tasks in one group", &[GroupThreshold(0.0)]),
-    ("grouping", "all alone", "every task a group of its own", &[GroupThreshold(1.5)]),
-    ("fraction", "fraction=0.001", "cores of 0.1 %", &[CoreFraction(0.001)]),
-    ("fraction", "fraction=0.01", "cores of 1 %", &[CoreFraction(0.01)]),
-    ("fraction", "fraction=0.05", "cores of 5 %", &[CoreFraction(0.05)]),
-    ("fraction", "fraction=0.2", "cores of 20 %", &[CoreFraction(0.2)]),
-    ("threshold", "threshold=0.005", "groups from an overlap of 0.005 on", &[GroupThreshold(0.005)]),
-    ("threshold", "threshold=0.02", "groups from an overlap of 0.02 on", &[GroupThreshold(0.02)]),
-    ("threshold", "threshold=0.1", "groups from an overlap of 0.1 on", &[GroupThreshold(0.1)]),
-    ("threshold", "threshold=0.3", "groups from an overlap of 0.3 on", &[GroupThreshold(0.3)]),
-    ("order", "order=given", "groups in the order of the recipe", &[Edit::GroupOrder(GroupOrder::Given)]),
-    ("order", "order=shuffled", "groups in an order of the seed", &[Edit::GroupOrder(GroupOrder::Shuffled)]),
+    (
+        Family::Data,
+        "data=group",
+        "only the part's group in stage 4",
+        &[Edit::IntegrateData(IntegrateData::Group)],
+    ),
+    (Family::Grouping, "one group", "no grouping: all tasks in one group", &[GroupThreshold(0.0)]),
+    (Family::Grouping, "all alone", "every task a group of its own", &[GroupThreshold(1.5)]),
+    (Family::Fraction, "fraction=0.001", "cores of 0.1 %", &[CoreFraction(0.001)]),
+    (Family::Fraction, "fraction=0.01", "cores of 1 %", &[CoreFraction(0.01)]),
+    (Family::Fraction, "fraction=0.05", "cores of 5 %", &[CoreFraction(0.05)]),
+    (Family::Fraction, "fraction=0.2", "cores of 20 %", &[CoreFraction(0.2)]),
+    (Family::Threshold, "threshold=0.005", "groups from an overlap of 0.005 on", &[GroupThreshold(0.005)]),
+    (Family::Threshold, "threshold=0.02", "groups from an overlap of 0.02 on", &[GroupThreshold(0.02)]),
+    (Family::Threshold, "threshold=0.1", "groups from an overlap of 0.1 on", &[GroupThreshold(0.1)]),
+    (Family::Threshold, "threshold=0.3", "groups from an overlap of 0.3 on", &[GroupThreshold(0.3)]),
+    (
+        Family::Order,
+        "order=given",
+        "groups in the order of the recipe",
+        &[Edit::GroupOrder(GroupOrder::Given)],
+    ),
+    (
+        Family::Order,
+        "order=shuffled",
+        "groups in an order of the seed",
+        &[Edit::GroupOrder(GroupOrder::Shuffled)],
+    ),
 ];
-
-/// Families that are made rather than listed.
-const MADE_FAMILIES: [&str; 4] = ["stage 4", "split", "scale", "learning-rate"];
 
 /// Steps of a probe in the family `split`, as one part of so many of the recipe's: what the probes leave of
 /// the total goes to stage 4.
@@ -199,13 +233,7 @@ pub fn method_names() -> Vec<String> {
 
 /// Names of all families of ablations, as the command line takes them.
 pub fn family_names() -> Vec<String> {
-    let mut names: Vec<String> = Vec::new();
-    for name in ABLATIONS.iter().map(|(family, ..)| *family).chain(MADE_FAMILIES) {
-        if !names.iter().any(|known| known == name) {
-            names.push(name.to_owned());
-        }
-    }
-    names
+    Family::ALL.map(|family| family.name().to_owned()).to_vec()
 }
 
 /// The rows of the table in its order.
@@ -228,13 +256,14 @@ pub fn rows(recipe: &Recipe, steps: BudgetSteps, selection: &Selection) -> Resul
     let brings_model = recipe.task.iter().any(|task| task.model.is_some());
     let mut ablations = ablations(recipe, steps);
     ablations.retain(|row| !brings_model || row.specialist_edits.is_empty());
-    let has_rows = |family: &str| family == "all" || ablations.iter().any(|row| row.family == family);
+    let has_rows = |family: &str| family == "all" || ablations.iter().any(|row| row.is_of(family));
     if let Some(family) = selection.ablations.iter().find(|family| !has_rows(family)) {
         let reason =
             format!("`{family}` needs probes of its own, and a task brings an existing model: leave it out");
         return Err(Error::setting("--ablations", reason));
     }
-    rows.extend(ablations.into_iter().filter(|row| all || selection.ablations.contains(&row.family)));
+    let is_wanted = |row: &Row| selection.ablations.iter().any(|family| row.is_of(family));
+    rows.extend(ablations.into_iter().filter(|row| all || is_wanted(row)));
     Ok(rows)
 }
 
@@ -263,47 +292,47 @@ fn methods(steps: BudgetSteps) -> Vec<Row> {
 }
 
 fn ablations(recipe: &Recipe, steps: BudgetSteps) -> Vec<Row> {
-    let ablation = |family: &str, row: Row| Row { kind: RowKind::Ablation, family: family.to_owned(), ..row };
+    let ablation = |family: Family, row: Row| Row { kind: RowKind::Ablation, family: Some(family), ..row };
     let mut rows = Vec::new();
     for (family, name, title, edits) in ABLATIONS {
         let mut row = ablation(family, cpift(name, title, edits, steps));
-        if family == "importance" {
+        if family == Family::Importance {
             row.specialist_edits = row.edits.clone();
         }
         rows.push(row);
     }
     let unfinished = cpift("no stage 4", "fused, and nothing after", &[], steps);
-    rows.push(ablation("stage 4", Row { steps: 0, until: Some(Stage::Fuse), ..unfinished }));
+    rows.push(ablation(Family::StageFour, Row { steps: 0, until: Some(Stage::Fuse), ..unfinished }));
     let splits = splits(recipe, steps);
     let shortest = &splits[splits.len().saturating_sub(SPLITS.len())..];
-    rows.extend(splits.iter().cloned().map(|row| ablation("split", row)));
+    rows.extend(splits.iter().cloned().map(|row| ablation(Family::Split, row)));
     for (name, title, edits) in MERGES.iter().filter(|(_, _, edits)| edits.iter().any(is_scale)) {
         for scale in SCALES {
             let title = format!("{}, λ = {scale}", title.split(", λ").next().unwrap_or(title));
             let mut row = cpift(&format!("{name} λ={scale}"), &title, edits, steps);
             row.edits.retain(|edit| !is_scale(edit));
             row.edits.push(FuseScale(scale));
-            rows.push(ablation("scale", Row { steps: 0, until: Some(Stage::Fuse), ..row }));
+            rows.push(ablation(Family::Scale, Row { steps: 0, until: Some(Stage::Fuse), ..row }));
         }
     }
     for factor in RATE_FACTORS {
         let edit = Edit::IntegrateLearningRate(factor * recipe.integrate.training.learning_rate);
         let title = format!("CPI-FT, learning rate of stage 4 × {factor}");
         let row = cpift(&format!("cpift rate×{factor}"), &title, &[edit], steps);
-        rows.push(ablation("learning-rate", row));
+        rows.push(ablation(Family::LearningRate, row));
         for row in shortest {
             let mut row = row.clone();
             row.name.push_str(&format!(" rate×{factor}"));
             row.title.push_str(&format!("; learning rate of stage 4 × {factor}"));
             row.edits.push(edit);
-            rows.push(ablation("learning-rate", row));
+            rows.push(ablation(Family::LearningRate, row));
         }
         for (method, title) in FINE_TUNES {
             for (budget, steps) in [(Budget::Total, steps.total), (Budget::Given, steps.given)] {
                 let mut row = fine_tune(method, &format!("{title}, learning rate × {factor}"), budget, steps);
                 row.name = format!("{} rate×{factor}", method.name());
                 row.edits.push(Edit::TrainLearningRate(factor * recipe.train.learning_rate));
-                rows.push(ablation("learning-rate", row));
+                rows.push(ablation(Family::LearningRate, row));
             }
         }
     }
@@ -350,7 +379,7 @@ fn cpift(name: &str, title: &str, edits: &[Edit], steps: BudgetSteps) -> Row {
         name: name.to_owned(),
         title: title.to_owned(),
         kind: RowKind::Method,
-        family: String::new(),
+        family: None,
         budgets: vec![Budget::Total, Budget::Given],
         specialist_steps: steps.total - steps.given,
         steps: steps.given,
@@ -367,7 +396,7 @@ fn fine_tune(method: Method, title: &str, budget: Budget, steps: u64) -> Row {
         name: method.name().to_owned(),
         title: title.to_owned(),
         kind: RowKind::Method,
-        family: String::new(),
+        family: None,
         budgets: vec![budget],
         specialist_steps: 0,
         steps,

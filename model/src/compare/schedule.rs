@@ -65,7 +65,7 @@ impl Prepared {
     /// The folder holds something else; the first run that fails, after the others have stopped with a checkpoint;
     /// or the stop that was asked for.
     pub fn run(self, options: RunOptions<'_>) -> Result<Comparison> {
-        let folder = ComparisonFolder::open(options.out, &self.subject, options.resume)?;
+        let folder = ComparisonFolder::open(options.out, &self.spec, options.resume)?;
         self.units.iter().try_for_each(|unit| folder.write_unit(unit))?;
         let (program, command, jobs) = (options.program.clone(), options.command.clone(), options.jobs);
         Schedule::new(&folder, &self.units, options).run()?;

@@ -15,7 +15,7 @@ use std::time::{Duration, Instant};
 
 use cpift_engine::Device;
 
-use super::folder::{ComparisonFolder, Outcome, Unit};
+use super::folder::{ComparisonFolder, Unit, UnitResult};
 use crate::data::Preparation;
 use crate::error::{Error, FileAction, Result};
 use crate::job::{Job, JobOptions};
@@ -50,7 +50,7 @@ pub fn work(folder: &Path, id: &str, options: WorkOptions<'_>) -> Result<bool> {
     stop_with_parent(Arc::clone(options.stop));
     let folder = ComparisonFolder::existing(folder);
     let unit = folder.read_unit(id)?;
-    let Some(_claim) = folder.claim(&unit.id)? else { return Ok(false) };
+    let Some(_lock) = folder.lock(&unit.id)? else { return Ok(false) };
     if folder.is_done(&unit) {
         return Ok(true);
     }
@@ -68,7 +68,7 @@ pub fn work(folder: &Path, id: &str, options: WorkOptions<'_>) -> Result<bool> {
     let job = Job::prepare(options.device, &job)?;
     let report = job.run(&mut Counting { log: options.log, steps: 0, told: Instant::now() })?;
     let probes = folder.probes(&unit.id)?;
-    let outcome = Outcome { report, peak_memory_bytes: machine::peak_memory_bytes(), probes };
+    let outcome = UnitResult { report, peak_memory_bytes: machine::peak_memory_bytes(), probes };
     folder.finish(&unit, &outcome, options.keep_models)?;
     Ok(true)
 }

@@ -1,7 +1,7 @@
 //! Tokenised files on disk, found by the hash of everything that decided their content.
 //!
 //! Every key has files, its pieces, numbered from 0. A piece has the rows of some consecutive records and what is
-//! known after them: `magic, key, hash of key, number and rest, tally as JSON, lengths of rows left out, rows`, all
+//! known after them: `magic, key, hash of key, number and rest, stats as JSON, lengths of rows left out, rows`, all
 //! numbers little-endian. It is written whole when its rows are made, so that a preparation that was ended goes on behind the
 //! last. One that is damaged, of another version, or of another key or number than its name says is as good as none.
 //!
@@ -11,11 +11,29 @@ use std::fs;
 use std::io::{self, Read};
 use std::path::{Path, PathBuf};
 
-use super::content::{Content, Tally};
+use super::content::{ReadStats, TokenizedRows};
 use super::tokenize::Row;
 use super::{Position, Unit};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{json_text, write_atomically};
+
+/// How the cache was used for a data set.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum CacheUse {
+    /// No folder was given.
+    None,
+    /// The rows were read from it.
+    Read,
+    /// The rows were made and written to it.
+    Written,
+    /// The first rows were read from it, those behind them made and written to it.
+    Continued {
+        /// Rows of the files, from the first, that were read.
+        read: usize,
+    },
+    /// The rows were made; writing them failed for this reason. Nothing depends on it.
+    NotWritten(String),
+}
 
 /// Changes whenever tokenisation or the format does.
 const MAGIC: &[u8; 8] = b"cpiftok8";
@@ -32,13 +50,13 @@ pub(crate) struct Pieces {
     /// Rows in them.
     rows: usize,
     /// Lengths of rows left out in them.
-    left_out: usize,
+    skipped: usize,
 }
 
 impl Pieces {
     /// Those of a key in a folder of tokenised data; none is looked at.
     pub fn new(cache: &Path, key: blake3::Hash) -> Self {
-        Self { folder: cache.to_owned(), key, count: 0, rows: 0, left_out: 0 }
+        Self { folder: cache.to_owned(), key, count: 0, rows: 0, skipped: 0 }
     }
 
     /// Path of the next piece.
@@ -54,10 +72,10 @@ impl Pieces {
 
     /// What the pieces have up to the first that is not there, or is not to be trusted: `refused` is told of that one.
     /// No more than one piece is in memory beside the rows.
-    pub fn read(&mut self, mut refused: impl FnMut(&Path)) -> Option<Content> {
-        let mut content: Option<Content> = None;
+    pub fn read(&mut self, mut refused: impl FnMut(&Path)) -> Option<TokenizedRows> {
+        let mut content: Option<TokenizedRows> = None;
         let mut bytes = Vec::new();
-        while content.as_ref().is_none_or(|content| !content.tally.is_complete) {
+        while content.as_ref().is_none_or(|content| !content.stats.is_complete) {
             let path = self.next_path();
             bytes.clear();
             let read = fs::File::open(&path).and_then(|mut file| file.read_to_end(&mut bytes));
@@ -71,12 +89,12 @@ impl Pieces {
             }
         }
         let content = content?;
-        (self.rows, self.left_out) = (content.rows.len(), content.left_out.len());
+        (self.rows, self.skipped) = (content.rows.len(), content.skipped.len());
         Some(content)
     }
 
     /// Adds what the bytes of the next piece say; nothing where they are not to be trusted.
-    fn add(&self, bytes: &[u8], content: &mut Option<Content>) -> Option<()> {
+    fn add(&self, bytes: &[u8], content: &mut Option<TokenizedRows>) -> Option<()> {
         let rest = bytes.strip_prefix(MAGIC)?.strip_prefix(self.key.as_bytes())?;
         let (hash, body) = rest.split_at_checked(32)?;
         if self.seal(body).as_bytes() != hash {
@@ -84,33 +102,33 @@ impl Pieces {
         }
         let mut reader = Reader { body };
         let length = reader.number()?;
-        let tally: Tally = serde_json::from_slice(reader.take(length)?).ok()?;
+        let stats: ReadStats = serde_json::from_slice(reader.take(length)?).ok()?;
         let lengths = (0..reader.number()?).map(|_| reader.number()).collect::<Option<Vec<usize>>>()?;
         let rows =
             (0..reader.number()?).map(|_| reader.row()).collect::<Option<Vec<(Row, u128, usize)>>>()?;
         if !reader.body.is_empty() {
             return None;
         }
-        let content = content.get_or_insert_with(|| Content::new(tally.shape));
-        content.tally = tally;
-        content.left_out.extend(lengths);
+        let content = content.get_or_insert_with(|| TokenizedRows::new(stats.shape));
+        content.stats = stats;
+        content.skipped.extend(lengths);
         rows.into_iter().for_each(|(row, hash, full_length)| content.push(row, hash, full_length));
         Some(())
     }
 
     /// Writes what no piece has yet, once it is enough for one or nothing will follow.
-    pub fn write(&mut self, content: &Content) -> Result<()> {
+    pub fn write(&mut self, content: &TokenizedRows) -> Result<()> {
         let rows = &content.rows[self.rows..];
         let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
-        if tokens < PIECE_TOKENS && !content.tally.is_complete {
+        if tokens < PIECE_TOKENS && !content.stats.is_complete {
             return Ok(());
         }
         let path = self.next_path();
-        let tally = json_text(&path, &content.tally)?;
-        let mut body = Vec::with_capacity(tally.len() + 4 * tokens + 96 * rows.len());
-        push_number(&mut body, tally.len());
-        body.extend(tally.as_bytes());
-        let lengths = &content.left_out[self.left_out..];
+        let stats = json_text(&path, &content.stats)?;
+        let mut body = Vec::with_capacity(stats.len() + 4 * tokens + 96 * rows.len());
+        push_number(&mut body, stats.len());
+        body.extend(stats.as_bytes());
+        let lengths = &content.skipped[self.skipped..];
         push_number(&mut body, lengths.len());
         lengths.iter().for_each(|&length| push_number(&mut body, length));
         push_number(&mut body, rows.len());
@@ -129,7 +147,7 @@ impl Pieces {
             file.put(&body)
         })?;
         self.count += 1;
-        (self.rows, self.left_out) = (content.rows.len(), content.left_out.len());
+        (self.rows, self.skipped) = (content.rows.len(), content.skipped.len());
         Ok(())
     }
 }

@@ -3,7 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::notice::{FileNotice, Notices};
-use super::{DataSettings, LongRows, Position, Row, Shape};
+use super::{DataSettings, LongRows, Position, Row, RowFormat};
 
 /// Rows that did not fit.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -27,8 +27,8 @@ pub struct InvalidRow {
 
 /// What is known of the records read so far, beside their rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-pub(crate) struct Tally {
-    pub shape: Shape,
+pub(crate) struct ReadStats {
+    pub shape: RowFormat,
     /// Records read.
     pub records: usize,
     /// Records with a row that is used: one may become several rows.
@@ -44,8 +44,8 @@ pub(crate) struct Tally {
 
 /// What files say, tokenised.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub(crate) struct Content {
-    pub tally: Tally,
+pub(crate) struct TokenizedRows {
+    pub stats: ReadStats,
     /// What a person should know, once all records are read.
     pub notices: Vec<FileNotice>,
     pub rows: Vec<Row>,
@@ -54,13 +54,13 @@ pub(crate) struct Content {
     /// Indices of the rows that were cut, with the tokens they had.
     pub cut: Vec<(usize, usize)>,
     /// Tokens of every row that is left out because it is too long.
-    pub left_out: Vec<usize>,
+    pub skipped: Vec<usize>,
 }
 
-impl Content {
+impl TokenizedRows {
     /// No rows of a shape.
-    pub fn new(shape: Shape) -> Self {
-        let tally = Tally {
+    pub fn new(shape: RowFormat) -> Self {
+        let stats = ReadStats {
             shape,
             records: 0,
             used: 0,
@@ -69,8 +69,8 @@ impl Content {
             notices: Notices::default(),
             is_complete: false,
         };
-        let (notices, rows, hashes, cut, left_out) = Default::default();
-        Self { tally, notices, rows, hashes, cut, left_out }
+        let (notices, rows, hashes, cut, skipped) = Default::default();
+        Self { stats, notices, rows, hashes, cut, skipped }
     }
 
     /// Adds a row, cut where it is too long; the length of one that has to be left out is kept.
@@ -81,7 +81,7 @@ impl Content {
                 row.truncate(settings.max_length);
             }
             if settings.long_rows == LongRows::Skip || row.supervised_tokens() == 0 {
-                self.left_out.push(length);
+                self.skipped.push(length);
                 return;
             }
         }
@@ -107,15 +107,15 @@ impl Content {
 
     /// Rows that did not fit.
     pub fn counts(&self) -> Counts {
-        Counts { too_long: self.left_out.len(), truncated: self.cut.len(), invalid: self.tally.invalid }
+        Counts { too_long: self.skipped.len(), truncated: self.cut.len(), invalid: self.stats.invalid }
     }
 
     /// Divides the rows: those with a flag go, with what is known of each, into a content of their own.
     pub fn divide(self, is_moved: &[bool]) -> (Self, Self) {
-        let mut moved = Self::new(self.tally.shape);
+        let mut moved = Self::new(self.stats.shape);
         let lengths = self.full_lengths();
-        let (notices, left_out) = (self.notices, self.left_out);
-        let mut rest = Self { tally: self.tally, notices, left_out, ..Self::new(moved.tally.shape) };
+        let (notices, skipped) = (self.notices, self.skipped);
+        let mut rest = Self { stats: self.stats, notices, skipped, ..Self::new(moved.stats.shape) };
         let rows = self.rows.into_iter().zip(self.hashes).zip(lengths);
         for (((row, hash), length), is_moved) in rows.zip(is_moved) {
             if *is_moved { &mut moved } else { &mut rest }.push(row, hash, length);

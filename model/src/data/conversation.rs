@@ -2,9 +2,10 @@
 
 use std::ops::Range;
 
+use super::message::is_answer;
 use super::message_forms::Chat;
-use super::messages::{Conversation, is_answer};
-use super::notice::Notice;
+use super::messages::Conversation;
+use super::notice::{MOST_ROWS, Notice};
 use super::tokenize::{Row, RowMaker};
 use super::{Position, omissions, turns};
 use crate::chat_template::ChatTemplate;
@@ -14,9 +15,6 @@ use crate::recipe::Learn;
 
 /// Bytes before a turn that decide how its beginning is tokenised: more than the longest tokens have.
 const LOOKBACK: usize = 512;
-
-/// Most rows of one conversation: each takes a rendering of it.
-pub(super) const MOST_ROWS: usize = 64;
 
 impl RowMaker<'_> {
     /// A conversation is rendered once, whole. Where the template marks what the assistant writes, that is

@@ -3,36 +3,19 @@
 use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
-use super::content::{Content, Counts, InvalidRow};
+use super::cache::CacheUse;
+use super::content::{Counts, InvalidRow, TokenizedRows};
 use super::notice::{FileNotice, Notice};
 use super::source::describe_files;
-use super::{DataSettings, LongRows, Position, Preparation, Row, Shape, load};
+use super::{DataSettings, LongRows, Position, Preparation, Row, RowFormat, load};
 use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
-
-/// How the cache was used for a data set.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum CacheUse {
-    /// No folder was given.
-    None,
-    /// The rows were read from it.
-    Read,
-    /// The rows were made and written to it.
-    Written,
-    /// The first rows were read from it, those behind them made and written to it.
-    Continued {
-        /// Rows of the files, from the first, that were read.
-        read: usize,
-    },
-    /// The rows were made; writing them failed for this reason. Nothing depends on it.
-    NotWritten(String),
-}
 
 /// The rows of files, in their order, as tokens.
 #[derive(Debug, Clone)]
 pub struct Dataset {
     files: Vec<PathBuf>,
-    content: Content,
+    content: TokenizedRows,
     cache: CacheUse,
     /// Most tokens of a row.
     pub(super) max_length: usize,
@@ -93,19 +76,19 @@ impl Dataset {
 
     fn checked(
         files: &[PathBuf],
-        content: Content,
+        content: TokenizedRows,
         cache: CacheUse,
         settings: &DataSettings,
     ) -> Result<Self> {
         let max_length = settings.max_length;
         if content.rows.is_empty() {
-            let too_long = content.left_out.len();
-            if let (0, Some(InvalidRow { position, reason })) = (too_long, content.tally.invalid_rows.first())
+            let too_long = content.skipped.len();
+            if let (0, Some(InvalidRow { position, reason })) = (too_long, content.stats.invalid_rows.first())
             {
                 let reason = format!("{reason} (and no row can be used)");
                 return Err(position.error(files, reason));
             }
-            let shortest = content.left_out.iter().min().copied().unwrap_or_default();
+            let shortest = content.skipped.iter().min().copied().unwrap_or_default();
             let reason = match (too_long, settings.long_rows) {
                 (0, _) => "has no rows".to_owned(),
                 (count, LongRows::Skip) => format!(
@@ -157,9 +140,9 @@ impl Dataset {
         self.content.rows.is_empty()
     }
 
-    /// Shape of the rows.
-    pub fn shape(&self) -> Shape {
-        self.content.tally.shape
+    /// What the rows become.
+    pub fn shape(&self) -> RowFormat {
+        self.content.stats.shape
     }
 
     /// Rows that did not fit.
@@ -190,14 +173,14 @@ impl Dataset {
 
     /// The first rows left out because they cannot be used.
     pub fn invalid_rows(&self) -> &[InvalidRow] {
-        &self.content.tally.invalid_rows
+        &self.content.stats.invalid_rows
     }
 
     /// The rows left out because they cannot be used, as a line for a person; none where all can.
     fn described_invalid(&self) -> Option<String> {
         let count = self.counts().invalid;
         let named = |row: &InvalidRow| format!("{} {}", row.position.describe(&self.files), row.reason);
-        let named: Vec<String> = self.content.tally.invalid_rows.iter().map(named).collect();
+        let named: Vec<String> = self.content.stats.invalid_rows.iter().map(named).collect();
         let rows = if count == 1 { "1 row is".to_owned() } else { format!("{count} rows are") };
         (count > 0).then(|| format!("{rows} left out, since they cannot be used: {}", named.join("; ")))
     }
@@ -254,7 +237,7 @@ impl Dataset {
 
     /// Tokens of every row before it was cut, and of those left out because they are too long.
     pub(super) fn full_lengths(&self) -> impl Iterator<Item = usize> {
-        self.content.full_lengths().into_iter().chain(self.content.left_out.iter().copied())
+        self.content.full_lengths().into_iter().chain(self.content.skipped.iter().copied())
     }
 
     /// Rows that have the content of one before them.
@@ -285,7 +268,7 @@ impl Dataset {
 
     /// True when rows have a prompt to answer, so that greedy answers can be compared.
     pub fn has_prompts(&self) -> bool {
-        self.shape() != Shape::Text
+        self.shape() != RowFormat::Text
     }
 
     /// Tokens at which generation of answers to this data ends: the tokenizer's, and those that end the

@@ -5,16 +5,15 @@ use std::path::{Path, PathBuf};
 
 use rayon::prelude::*;
 
-use super::cache::Pieces;
-use super::content::{Content, InvalidRow};
-use super::dataset::CacheUse;
+use super::cache::{CacheUse, Pieces};
+use super::content::{InvalidRow, TokenizedRows};
 use super::notice::{FileNotice, Notice};
 use super::rows::RowReader;
 use super::source::{Record, Records, describe_files, hash_files};
 use super::tokenize::RowMaker;
-use super::{DataProgress, DataSettings, Position, Preparation, PreparationEvent, Row, Shape};
+use super::{DataProgress, DataSettings, Position, Preparation, PreparationEvent, Row, RowFormat};
 use crate::error::{Error, Result};
-use crate::files::{Unread, json_text};
+use crate::files::{FileSnapshot, json_text};
 use crate::tokenizer::Tokenizer;
 
 /// Rows left out by `skip_invalid` that are named; the others are counted.
@@ -26,21 +25,21 @@ pub(super) fn load(
     tokenizer: &Tokenizer,
     settings: &DataSettings,
     preparation: &Preparation<'_>,
-) -> Result<(Content, CacheUse)> {
+) -> Result<(TokenizedRows, CacheUse)> {
     let mut cache = None;
     if let Some(folder) = preparation.cache {
-        let unread = Unread::see(files)?;
+        let before = FileSnapshot::of(files)?;
         cache = Some(Cache {
             pieces: Pieces::new(folder, key(files, tokenizer, settings)?),
-            unread,
+            before,
             failure: None,
         });
     }
     let refused = |path: &Path| preparation.tell(PreparationEvent::CacheRefused(path));
     let earlier = cache.as_mut().and_then(|cache| cache.pieces.read(refused));
-    let read = earlier.as_ref().map_or(0, |content| content.tally.records);
+    let read = earlier.as_ref().map_or(0, |content| content.stats.records);
     let (mut content, cache_use) = match earlier {
-        Some(content) if content.tally.is_complete => (content, CacheUse::Read),
+        Some(content) if content.stats.is_complete => (content, CacheUse::Read),
         earlier => {
             let content = tokenize(files, tokenizer, settings, preparation, earlier, cache.as_mut(), None)?;
             let cache_use = match cache {
@@ -62,7 +61,7 @@ pub(super) fn load_records(
     tokenizer: &Tokenizer,
     settings: &DataSettings,
     positions: &HashSet<Position>,
-) -> Result<Content> {
+) -> Result<TokenizedRows> {
     let preparation = Preparation::default();
     let mut content = tokenize(files, tokenizer, settings, &preparation, None, None, Some(positions))?;
     notice(&mut content, files, tokenizer, settings)?;
@@ -71,12 +70,12 @@ pub(super) fn load_records(
 
 /// Gathers what a person should know about the rows, once all are made.
 fn notice(
-    content: &mut Content,
+    content: &mut TokenizedRows,
     files: &[PathBuf],
     tokenizer: &Tokenizer,
     settings: &DataSettings,
 ) -> Result<()> {
-    content.notices = content.tally.notices.finish();
+    content.notices = content.stats.notices.finish();
     content.notices.extend(endless(content, tokenizer));
     content.notices.extend(only_ends(content, tokenizer, files, settings)?);
     Ok(())
@@ -103,7 +102,7 @@ fn key(files: &[PathBuf], tokenizer: &Tokenizer, settings: &DataSettings) -> Res
 /// The cache of files that are being read.
 struct Cache<'a> {
     pieces: Pieces,
-    unread: Unread<'a>,
+    before: FileSnapshot<'a>,
     /// Why nothing more is written.
     failure: Option<String>,
 }
@@ -113,8 +112,8 @@ impl Cache<'_> {
     ///
     /// # Errors
     /// A file has changed since its hash was taken for the key.
-    fn write(&mut self, content: &Content) -> Result<()> {
-        self.unread.check()?;
+    fn write(&mut self, content: &TokenizedRows) -> Result<()> {
+        self.before.check()?;
         if self.failure.is_none() {
             self.failure = self.pieces.write(content).err().map(|error| error.to_string());
         }
@@ -128,15 +127,15 @@ fn tokenize(
     tokenizer: &Tokenizer,
     settings: &DataSettings,
     preparation: &Preparation<'_>,
-    earlier: Option<Content>,
+    earlier: Option<TokenizedRows>,
     mut cache: Option<&mut Cache<'_>>,
     only: Option<&HashSet<Position>>,
-) -> Result<Content> {
+) -> Result<TokenizedRows> {
     let mut records = Records::new(files);
     let mut block = records.next_block()?;
     let reader = reader_of(&block, files, tokenizer, settings)?;
     let shape = reader.shape();
-    let templates = if shape == Shape::Messages { Some(tokenizer.chat_templates()?) } else { None };
+    let templates = if shape == RowFormat::Messages { Some(tokenizer.chat_templates()?) } else { None };
     let maker = RowMaker::new(tokenizer, templates.as_ref(), settings);
     let shots = settings
         .shots
@@ -155,7 +154,7 @@ fn tokenize(
     };
 
     if let Some(earlier) = &earlier {
-        let rows = earlier.tally.records;
+        let rows = earlier.stats.records;
         preparation.tell(PreparationEvent::Resumed { files, rows });
         // Pieces end where blocks do.
         let mut skipped = 0;
@@ -164,26 +163,26 @@ fn tokenize(
             block = records.next_block()?;
         }
     }
-    let mut content = earlier.unwrap_or_else(|| Content::new(shape));
+    let mut content = earlier.unwrap_or_else(|| TokenizedRows::new(shape));
     let limit = settings.limit.unwrap_or(usize::MAX);
-    while !block.is_empty() && content.tally.used < limit {
+    while !block.is_empty() && content.stats.used < limit {
         if let Some(only) = only {
             block.retain(|record| only.contains(&record.position));
         }
         let made: Vec<_> = block.par_iter().map(make).collect();
         for (record, made) in block.iter().zip(made) {
             match made {
-                _ if content.tally.used >= limit => break,
+                _ if content.stats.used >= limit => break,
                 Ok((rows, noticed)) => {
-                    content.tally.notices.add(record.position, noticed);
+                    content.stats.notices.add(record.position, noticed);
                     let before = content.rows.len();
                     rows.into_iter().for_each(|row| content.add(row, settings));
-                    content.tally.used += usize::from(content.rows.len() > before);
+                    content.stats.used += usize::from(content.rows.len() > before);
                 }
                 Err(invalid) if settings.skip_invalid => {
-                    content.tally.invalid += 1;
-                    if content.tally.invalid_rows.len() < NAMED_INVALID {
-                        content.tally.invalid_rows.push(invalid);
+                    content.stats.invalid += 1;
+                    if content.stats.invalid_rows.len() < NAMED_INVALID {
+                        content.stats.invalid_rows.push(invalid);
                     }
                 }
                 Err(InvalidRow { position, reason }) => {
@@ -196,7 +195,7 @@ fn tokenize(
                 }
             }
         }
-        content.tally.records += block.len();
+        content.stats.records += block.len();
         let (bytes, total_bytes) = records.bytes();
         let rows = content.rows.len();
         preparation.tell(PreparationEvent::Progress(DataProgress { files, bytes, total_bytes, rows }));
@@ -205,7 +204,7 @@ fn tokenize(
         }
         block = records.next_block()?;
     }
-    content.tally.is_complete = true;
+    content.stats.is_complete = true;
     if let Some(cache) = cache {
         cache.write(&content)?;
     }
@@ -239,8 +238,8 @@ fn reader_of(
 
 /// A notice when no whole row ends with a token that ends generation: a model that learns these answers does not
 /// learn to stop.
-fn endless(content: &Content, tokenizer: &Tokenizer) -> Option<FileNotice> {
-    if content.tally.shape == Shape::Text || content.counts().truncated > 0 {
+fn endless(content: &TokenizedRows, tokenizer: &Tokenizer) -> Option<FileNotice> {
+    if content.stats.shape == RowFormat::Text || content.counts().truncated > 0 {
         return None;
     }
     let ends = |row: &Row| {
@@ -255,13 +254,13 @@ fn endless(content: &Content, tokenizer: &Tokenizer) -> Option<FileNotice> {
 
 /// A notice about rows of which only tokens that end generation are learnt; an error when all rows of a task are such.
 fn only_ends(
-    content: &Content,
+    content: &TokenizedRows,
     tokenizer: &Tokenizer,
     files: &[PathBuf],
     settings: &DataSettings,
 ) -> Result<Option<FileNotice>> {
     // A text of one token is learnt as far as it can be.
-    if content.tally.shape == Shape::Text {
+    if content.stats.shape == RowFormat::Text {
         return Ok(None);
     }
     let is_only_end = |row: &&Row| {

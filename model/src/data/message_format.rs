@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value, json};
 
-use super::messages::is_answer;
+use super::message::is_answer;
 use super::notice::Notice;
 use crate::error::{Reasoned, clip};
 

@@ -7,7 +7,8 @@ use std::borrow::Cow;
 
 use serde_json::{Map, Value};
 
-use super::messages::{Conversation, MESSAGE_FIELDS, calls_tools, is_answer, texts};
+use super::message::{calls_tools, is_answer, texts};
+use super::messages::{Conversation, MESSAGE_FIELDS};
 use super::notice::Notice;
 use super::reasoning;
 use crate::chat_template::ChatTemplate;
@@ -35,20 +36,20 @@ pub(super) struct Chat<'a> {
 }
 
 /// All messages in one of the forms, rendered.
-struct Whole {
+struct RenderedChat {
     hidden: Vec<Value>,
     rendered: Rendered,
     beginnings: Vec<Beginning>,
 }
 
 /// The rendered beginning of a conversation: so many bytes of the rendered whole, and what follows them.
-pub(super) struct Start<'a> {
+pub(super) struct RenderedPrefix<'a> {
     whole: &'a str,
     shared: usize,
     rest: Cow<'a, str>,
 }
 
-impl Start<'_> {
+impl RenderedPrefix<'_> {
     pub fn len(&self) -> usize {
         self.shared + self.rest.len()
     }
@@ -142,25 +143,25 @@ impl<'a> Chat<'a> {
     }
 
     /// The first messages, with the beginning of an answer.
-    pub fn prompt(&self, count: usize) -> Reasoned<Start<'_>> {
+    pub fn prompt(&self, count: usize) -> Reasoned<RenderedPrefix<'_>> {
         self.start(Part { count, add_generation_prompt: true })
     }
 
     /// The first messages.
-    pub fn beginning(&self, count: usize) -> Reasoned<Start<'_>> {
+    pub fn beginning(&self, count: usize) -> Reasoned<RenderedPrefix<'_>> {
         self.start(Part { count, add_generation_prompt: false })
     }
 
-    fn start(&self, part: Part) -> Reasoned<Start<'_>> {
+    fn start(&self, part: Part) -> Reasoned<RenderedPrefix<'_>> {
         let whole = self.whole.text.as_str();
         if let Ok(found) = self.beginnings.binary_search_by_key(&part, |beginning| beginning.part) {
             let Beginning { shared, rest, .. } = &self.beginnings[found];
-            return Ok(Start { whole, shared: *shared, rest: rest.into() });
+            return Ok(RenderedPrefix { whole, shared: *shared, rest: rest.into() });
         }
         let messages = &self.hidden[..part.count];
         let prompt = part.add_generation_prompt;
         let rendered = self.template.render(messages, &self.tools, &self.variables, prompt)?;
-        Ok(Start { whole, shared: 0, rest: rendered.text.into() })
+        Ok(RenderedPrefix { whole, shared: 0, rest: rendered.text.into() })
     }
 
     /// True when the template writes the same whatever the content of a message is.
@@ -185,12 +186,12 @@ impl<'a> Chat<'a> {
         messages.iter().map(|message| hide_message(self.template, message)).collect()
     }
 
-    fn render_as(&self, messages: &[Value], wanted: &[Part]) -> Reasoned<Whole> {
+    fn render_as(&self, messages: &[Value], wanted: &[Part]) -> Reasoned<RenderedChat> {
         let hidden = self.hide(messages)?;
         let (tools, variables) = (&self.tools, &self.variables);
         let (rendered, beginnings) =
             self.template.render_with_beginnings(&hidden, tools, variables, false, wanted)?;
-        Ok(Whole { hidden, rendered, beginnings })
+        Ok(RenderedChat { hidden, rendered, beginnings })
     }
 
     /// Answers that are nothing but tool calls become the calls' JSON where the template does not write calls, and
@@ -201,7 +202,7 @@ impl<'a> Chat<'a> {
             return;
         }
         // A template may write messages as they are, without naming their keys.
-        let is_written = |whole: Whole| {
+        let is_written = |whole: RenderedChat| {
             let mut names = self.messages.iter().filter(|message| is_bare(message)).flat_map(call_names);
             !are_texts || names.all(|name| whole.rendered.text.contains(name))
         };
@@ -220,7 +221,11 @@ impl<'a> Chat<'a> {
 
     /// Contents in parts go to the template as they are; where it cannot take them, or writes the list
     /// itself instead of the texts, they are joined.
-    fn take_parts_form(&mut self, wanted: &[Part], notices: &mut Vec<Notice>) -> Reasoned<Reasoned<Whole>> {
+    fn take_parts_form(
+        &mut self,
+        wanted: &[Part],
+        notices: &mut Vec<Notice>,
+    ) -> Reasoned<Reasoned<RenderedChat>> {
         let mut joined = self.messages.clone();
         let mut several = false;
         for message in joined.iter_mut().filter(|message| message["content"].is_array()) {
@@ -261,10 +266,10 @@ impl<'a> Chat<'a> {
     /// write the other with quotation marks around it, and one that joins strings cannot take an object.
     fn take_arguments_form(
         &mut self,
-        plain: Reasoned<Whole>,
+        plain: Reasoned<RenderedChat>,
         wanted: &[Part],
         notices: &mut Vec<Notice>,
-    ) -> Reasoned<Whole> {
+    ) -> Reasoned<RenderedChat> {
         let all: Vec<&Value> = self.messages.iter().flat_map(arguments).collect();
         let quoted = |text: &str| {
             all.iter().filter_map(|value| value.as_str()).any(|json| {

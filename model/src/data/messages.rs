@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::form::MessageFields;
+use super::message::{calls_tools, is_answer, texts};
 use super::message_format::{self, MessageFormat};
 use super::notice::Notice;
 use crate::error::Reasoned;
@@ -22,6 +22,16 @@ pub(crate) struct Conversation {
     pub template: Option<String>,
     /// True when tool calls are texts in the row, which are learnt also where the template does not write calls.
     pub calls_are_texts: bool,
+}
+
+/// The fields of a conversation.
+#[derive(Debug, Default)]
+pub(super) struct MessageFields {
+    pub messages: String,
+    pub system: Option<String>,
+    pub tools: Option<String>,
+    /// True when the recipe names them.
+    pub named: bool,
 }
 
 /// What a row gives the template beside messages.
@@ -250,27 +260,6 @@ fn remove_nulls(messages: &mut [Value]) {
     for fields in messages.iter_mut().filter_map(Value::as_object_mut) {
         fields.retain(|_, value| !value.is_null());
     }
-}
-
-pub(super) fn is_answer(message: &Value) -> bool {
-    message["role"] == "assistant"
-}
-
-/// True for a message that stands before the first turn.
-pub(super) fn is_system(message: &Value) -> bool {
-    message["role"] == "system" || message["role"] == "developer"
-}
-
-/// True when the message calls tools.
-pub(super) fn calls_tools(message: &Value) -> bool {
-    message["tool_calls"].as_array().is_some_and(|calls| !calls.is_empty())
-}
-
-/// The texts of a message's content: one, or those of its parts.
-pub(super) fn texts(message: &Value) -> impl Iterator<Item = &str> {
-    let content = &message["content"];
-    let parts = content.as_array().map(Vec::as_slice).unwrap_or_default();
-    content.as_str().into_iter().chain(parts.iter().filter_map(|part| part["text"].as_str()))
 }
 
 fn check_message(message: &Value) -> Reasoned<()> {

@@ -1,6 +1,6 @@
 //! Data: files to rows of tokens, and rows to the batches of each step.
 //!
-//! Rows are read by their fields, and become one of four shapes ([`Shape`]). The prompt's tokens are those that generation will see, and the
+//! Rows are read by their fields, and become one of four shapes ([`RowFormat`]). The prompt's tokens are those that generation will see, and the
 //! answer's those that follow them in a text of both; only the answer is supervised, with the token that ends it.
 
 mod cache;
@@ -8,8 +8,10 @@ mod content;
 mod conversation;
 mod dataset;
 mod evaluation;
-mod form;
+mod example;
+mod fields;
 mod load;
+mod message;
 mod message_format;
 mod message_forms;
 mod messages;
@@ -20,6 +22,7 @@ mod preparation;
 mod prompt_completion;
 mod prompts;
 mod reasoning;
+mod row_schema;
 mod row_templates;
 mod rows;
 mod sampler;
@@ -30,15 +33,16 @@ mod summary;
 mod tokenize;
 mod turns;
 
+pub use cache::CacheUse;
 pub use content::{Counts, InvalidRow};
-pub use dataset::{CacheUse, Dataset};
+pub use dataset::Dataset;
 pub use evaluation::{EvaluationBatch, evaluation_batches};
 pub use notice::{FileNotice, Notice};
 pub use preparation::{DataProgress, Preparation, PreparationEvent};
 pub use prompt_completion::instruction_prompt;
 pub use prompts::{FilePrompt, Prompt, PromptMaker, PromptSettings};
-pub use rows::Shape;
-pub use sampler::{Draw, Sampler, SamplerSettings, Source, StepBatches, balanced_sample};
+pub use rows::RowFormat;
+pub use sampler::{SampledRow, Sampler, SamplerSettings, Source, StepBatches, balanced_sample};
 pub use settings::{DataSettings, LongRows};
 pub use shots::Shots;
 pub use source::{Position, Unit};

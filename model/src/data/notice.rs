@@ -6,8 +6,10 @@ use std::path::PathBuf;
 
 use serde::{Deserialize, Serialize};
 
-use super::conversation::MOST_ROWS;
 use super::{Position, Unit};
+
+/// Most rows of one conversation: each takes a rendering of it.
+pub(super) const MOST_ROWS: usize = 64;
 
 /// Something about a row that its owner might not expect.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

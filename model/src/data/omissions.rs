@@ -1,7 +1,8 @@
 //! What of a conversation its template leaves out: it is in the row, and nobody learns it.
 
+use super::message::{calls_tools, is_answer, texts};
 use super::message_forms::{Chat, call_names};
-use super::messages::{Conversation, calls_tools, is_answer, texts};
+use super::messages::Conversation;
 use super::notice::Notice;
 use super::reasoning;
 
@@ -18,7 +19,7 @@ pub(super) fn notice(
     notices: &mut Vec<Notice>,
 ) {
     let mut found = Vec::new();
-    let mut text = Searched { text: &chat.whole.text, position: 0 };
+    let mut text = TextCursor { text: &chat.whole.text, position: 0 };
     let mut trials = 0;
     for (index, message) in chat.messages.iter().enumerate() {
         if is_answer(message) {
@@ -63,17 +64,17 @@ pub(super) fn notice(
     }
 }
 
-fn has_calls(message: &serde_json::Value, text: &mut Searched<'_>) -> bool {
+fn has_calls(message: &serde_json::Value, text: &mut TextCursor<'_>) -> bool {
     call_names(message).all(|name| text.text[text.position..].contains(name))
 }
 
 /// A text in which parts are looked for, each behind the one before where it can be.
-struct Searched<'a> {
+struct TextCursor<'a> {
     text: &'a str,
     position: usize,
 }
 
-impl Searched<'_> {
+impl TextCursor<'_> {
     fn has(&mut self, part: &str) -> bool {
         let part = part.trim();
         if let Some(offset) = self.text[self.position..].find(part) {

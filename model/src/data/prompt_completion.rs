@@ -2,11 +2,36 @@
 
 use serde_json::{Map, Value, json};
 
-use super::form::{Fields, PromptFormat};
+use super::example::Example;
+use super::fields::{answer_field, text_field};
 use super::messages::{Conversation, Extras, json_list};
 use super::notice::Notice;
-use super::rows::{Example, answer_field, text_field};
 use crate::error::Reasoned;
+
+/// The fields of a prompt and its answer.
+#[derive(Debug, Default)]
+pub(super) struct Fields {
+    pub prompt: String,
+    pub answer: String,
+    /// What is added to the prompt where it is there and not empty.
+    pub input: Option<String>,
+    pub system: Option<String>,
+    pub history: Option<String>,
+    pub tools: Option<String>,
+    /// True when the recipe names them.
+    pub named: bool,
+}
+
+/// How prompt and answer are written where they are texts.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum PromptFormat {
+    /// One behind the other, as they are.
+    Plain,
+    /// In the form of [`instruction_prompt`].
+    Alpaca,
+    /// `Question: …`, and in the next line `Answer: …`.
+    QuestionAnswer,
+}
 
 /// A prompt and its answer, with what precedes them.
 #[derive(Debug, Default)]

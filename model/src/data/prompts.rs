@@ -7,11 +7,13 @@ use std::path::{Path, PathBuf};
 use rayon::prelude::*;
 use serde_json::{Map, Value, json};
 
-use super::form::{MessageFields, found};
+use super::example::Example;
+use super::fields::{found, text_field};
+use super::message::is_system;
 use super::message_forms::Chat;
-use super::messages::{Conversation, Extras, is_system, read_unanswered};
+use super::messages::{Conversation, Extras, MessageFields, read_unanswered};
 use super::notice::{Notice, Notices};
-use super::rows::{Example, RowReader, text_field};
+use super::rows::RowReader;
 use super::source::{Record, Records};
 use super::tokenize::RowMaker;
 use super::{DataSettings, Position, Unit, omissions};

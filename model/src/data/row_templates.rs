@@ -2,7 +2,7 @@
 
 use serde_json::{Map, Value};
 
-use super::form::found;
+use super::fields::found;
 use super::messages::Extras;
 use super::notice::Notice;
 use super::prompt_completion::{PromptCompletion, read_history};

@@ -3,17 +3,19 @@
 use serde::{Deserialize, Serialize};
 use serde_json::{Map, Value};
 
-use super::form::{Form, PromptFormat};
-use super::messages::{self, Conversation};
+use super::example::Example;
+use super::fields::answer_field;
+use super::messages;
 use super::notice::Notice;
-use super::prompt_completion::PromptCompletion;
+use super::prompt_completion::{PromptCompletion, PromptFormat};
+use super::row_schema::RowSchema;
 use super::settings::DataSettings;
 use crate::error::Reasoned;
 use crate::recipe::Learn;
 
 /// What the rows of a file become; the same for all of them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub enum Shape {
+pub enum RowFormat {
     /// A prompt and its answer, both texts.
     Completion,
     /// Conversations that the chat template writes.
@@ -24,17 +26,9 @@ pub enum Shape {
     Text,
 }
 
-/// What is to be learnt from one row.
-#[derive(Debug, Clone, PartialEq)]
-pub(crate) enum Example {
-    Completion { prompt: String, completion: String },
-    Messages(Conversation),
-    Text { text: String },
-}
-
 /// Reads rows as the first one and the settings say.
 pub(crate) struct RowReader {
-    form: Form,
+    schema: RowSchema,
     /// True when prompts and answers become messages.
     chat: bool,
     learn: Learn,
@@ -43,8 +37,8 @@ pub(crate) struct RowReader {
 impl RowReader {
     /// A reader of rows like this one. `has_template` says whether there is a chat template.
     pub fn new(first: &Map<String, Value>, settings: &DataSettings, has_template: bool) -> Reasoned<Self> {
-        let form = Form::of(first, settings)?;
-        let chat = form.is_chat(first, settings, has_template)?;
+        let schema = RowSchema::of(first, settings)?;
+        let chat = schema.is_chat(first, settings, has_template)?;
         if !chat && settings.learn == Learn::Template {
             return Err(
                 "is no conversation, and task.learn = \"template\" takes what a chat template marks: remove \
@@ -52,42 +46,42 @@ impl RowReader {
                     .into(),
             );
         }
-        Ok(Self { form, chat, learn: settings.learn })
+        Ok(Self { schema, chat, learn: settings.learn })
     }
 
     /// What the rows become.
-    pub fn shape(&self) -> Shape {
-        match &self.form {
-            _ if self.chat => Shape::Messages,
-            Form::Text { .. } => Shape::Text,
-            Form::Fields { format: PromptFormat::Alpaca, .. } => Shape::Instruction,
-            _ => Shape::Completion,
+    pub fn shape(&self) -> RowFormat {
+        match &self.schema {
+            _ if self.chat => RowFormat::Messages,
+            RowSchema::Text { .. } => RowFormat::Text,
+            RowSchema::Fields { format: PromptFormat::Alpaca, .. } => RowFormat::Instruction,
+            _ => RowFormat::Completion,
         }
     }
 
     /// Reads the fields of a row; `notices` gets what its owner might not expect.
     pub fn example(&self, row: Map<String, Value>, notices: &mut Vec<Notice>) -> Reasoned<Example> {
-        self.form.check(&row)?;
+        self.schema.check(&row)?;
         let has_flag = self.refuse_rejected(&row)?;
-        if self.form.is_recognised() {
-            let is_read = |field: &str| self.form.reads(field, self.chat) || (field == LABEL && has_flag);
+        if self.schema.is_recognised() {
+            let is_read = |field: &str| self.schema.reads(field, self.chat) || (field == LABEL && has_flag);
             let unread = row.keys().filter(|field| !is_read(field));
             notices.extend(unread.map(|field| Notice::UnreadField(field.clone())));
         }
-        let conversation = match &self.form {
-            Form::Text { field } => {
+        let conversation = match &self.schema {
+            RowSchema::Text { field } => {
                 return Ok(Example::Text { text: answer_field(&row, field)?.to_owned() });
             }
-            Form::Messages(fields) => messages::read(row, fields, notices)?,
-            Form::MessageLists => messages::read_prompt_and_completion(row, notices)?,
-            Form::Fields { fields, format } => {
+            RowSchema::Messages(fields) => messages::read(row, fields, notices)?,
+            RowSchema::MessageLists => messages::read_prompt_and_completion(row, notices)?,
+            RowSchema::Fields { fields, format } => {
                 let parts = PromptCompletion::of_fields(row, (fields, *format), self.chat, notices)?;
                 if !self.chat {
                     return parts.into_text(*format);
                 }
                 parts.into_conversation(notices)?
             }
-            Form::Templates(templates) => {
+            RowSchema::Templates(templates) => {
                 let parts = templates.prompt_completion(row, notices)?;
                 if !self.chat {
                     return parts.into_text(PromptFormat::Plain);
@@ -105,12 +99,12 @@ impl RowReader {
     fn refuse_rejected(&self, row: &Map<String, Value>) -> Reasoned<bool> {
         let label = row.get(LABEL).unwrap_or(&Value::Null);
         // The recipe may say that the field is something else.
-        let is_named = !self.form.is_recognised() && self.form.reads(LABEL, self.chat);
-        if is_named || matches!(self.form, Form::Templates(_)) {
+        let is_named = !self.schema.is_recognised() && self.schema.reads(LABEL, self.chat);
+        if is_named || matches!(self.schema, RowSchema::Templates(_)) {
             return Ok(false);
         }
         // A number beside a `text` is its class.
-        let is_class = matches!(self.form, Form::Text { .. }) && label.is_number();
+        let is_class = matches!(self.schema, RowSchema::Text { .. }) && label.is_number();
         let flag = match label {
             Value::String(text) if text.eq_ignore_ascii_case("false") => Ok(Some(false)),
             label => messages::flag(LABEL, label),
@@ -127,28 +121,3 @@ impl RowReader {
 
 /// The field in which KTO's rows say whether an answer is wanted. Other data sets keep a class in it.
 const LABEL: &str = "label";
-
-/// The text of a field.
-pub(super) fn text_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
-    match row.get(field) {
-        Some(Value::String(text)) => Ok(text),
-        Some(Value::Array(values)) if values.first().is_some_and(Value::is_object) => Err(format!(
-            "`{field}` is a list of messages: `prompt` and `completion` have to be such lists both, or neither"
-        )),
-        Some(Value::Number(_) | Value::Bool(_)) => Err(format!(
-            "`{field}` is not a string: task.prompt and task.answer, templates of the row's fields, make texts of \
-             other values"
-        )),
-        _ => Err(format!("`{field}` is not a string")),
-    }
-}
-
-/// The text of a field that is learnt.
-pub(super) fn answer_field<'a>(row: &'a Map<String, Value>, field: &str) -> Reasoned<&'a str> {
-    let text = text_field(row, field)?;
-    if text.trim().is_empty() {
-        Err(format!("`{field}` is empty: there is no answer to learn"))
-    } else {
-        Ok(text)
-    }
-}

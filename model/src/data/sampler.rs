@@ -105,7 +105,7 @@ pub struct StepBatches {
     /// The micro-batches, in order.
     pub micro: Vec<Batch>,
     /// For each micro-batch and document: the source and the row's index in its data set.
-    pub documents: Vec<Vec<Draw>>,
+    pub documents: Vec<Vec<SampledRow>>,
     /// Supervised tokens of all micro-batches: what the summed loss is divided by.
     pub supervised_tokens: usize,
     /// Rows taken from each source.
@@ -114,7 +114,7 @@ pub struct StepBatches {
 
 /// One row of the stream.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Draw {
+pub struct SampledRow {
     /// Index of the source.
     pub source: usize,
     /// Index of the row in the source's data set.
@@ -137,7 +137,7 @@ pub struct Sampler {
 struct Epoch {
     number: u64,
     /// All rows, sequence after sequence.
-    draws: Vec<Draw>,
+    draws: Vec<SampledRow>,
     /// First row of each sequence, and the number of rows at the end.
     starts: Vec<usize>,
 }
@@ -299,7 +299,7 @@ impl Sampler {
     }
 
     /// The rows of an epoch in order.
-    fn draw(&self, number: u64) -> Vec<Draw> {
+    fn draw(&self, number: u64) -> Vec<SampledRow> {
         let settings = &self.settings;
         let mut order = interleaved(&self.shares);
         let shuffled = settings.shuffle && settings.mixture.order == MixtureOrder::Shuffled;
@@ -309,7 +309,10 @@ impl Sampler {
         }
         let mut rows: Vec<_> =
             (0..self.sources.len()).map(|source| self.source_rows(source, number).into_iter()).collect();
-        order.into_iter().filter_map(|source| rows[source].next().map(|row| Draw { source, row })).collect()
+        order
+            .into_iter()
+            .filter_map(|source| rows[source].next().map(|row| SampledRow { source, row }))
+            .collect()
     }
 
     /// The rows a source gives to an epoch: its next `share` rows, over passes of its own.
@@ -336,8 +339,8 @@ impl Sampler {
 
     /// First fit within a window: each row joins the oldest of the last sequences that has room for it,
     /// else begins a new one. Rows are never split.
-    fn pack(&self, number: u64, draws: &[Draw]) -> Epoch {
-        let mut sequences: Vec<Vec<Draw>> = Vec::new();
+    fn pack(&self, number: u64, draws: &[SampledRow]) -> Epoch {
+        let mut sequences: Vec<Vec<SampledRow>> = Vec::new();
         let mut lengths: Vec<usize> = Vec::new();
         for &draw in draws {
             let length = self.sources[draw.source].dataset.rows()[draw.row].tokens.len();

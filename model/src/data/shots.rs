@@ -8,9 +8,10 @@ use serde::Serialize;
 use serde_json::{Map, Value};
 
 use super::DataSettings;
-use super::messages::is_system;
+use super::example::Example;
+use super::message::is_system;
 use super::order::stream;
-use super::rows::{Example, RowReader};
+use super::rows::RowReader;
 use super::source::{Position, Record, Records, describe_files};
 use crate::error::{Error, Reasoned, Result};
 use crate::tokenizer::Tokenizer;

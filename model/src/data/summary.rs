@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Counts, Dataset, InvalidRow, LongRows, Notice, Row, Shape};
+use super::{Counts, Dataset, InvalidRow, LongRows, Notice, Row, RowFormat};
 
 /// A data set in numbers.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -10,11 +10,12 @@ pub struct Summary {
     /// Its files.
     pub files: Vec<std::path::PathBuf>,
     /// What its rows become.
-    pub shape: Shape,
+    pub shape: RowFormat,
     /// Rows that can be used, those longer than `max_length` among them.
     pub rows: usize,
     /// Those of them that are left out because they are too long.
-    pub left_out: usize,
+    #[serde(rename = "left_out")]
+    pub skipped: usize,
     /// Tokens of the others, without what is cut.
     pub tokens: usize,
     /// Tokens of them that the loss is taken on.
@@ -113,7 +114,7 @@ impl Dataset {
             files: self.files().to_vec(),
             shape: self.shape(),
             rows: self.len() + too_long,
-            left_out: too_long,
+            skipped: too_long,
             tokens: self.tokens(),
             supervised_tokens: self.supervised_tokens(),
             max_length: self.max_length,

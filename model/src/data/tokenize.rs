@@ -1,8 +1,8 @@
 //! Examples to rows of tokens: what is context, what is supervised.
 
 use super::Position;
+use super::example::Example;
 use super::notice::Notice;
-use super::rows::Example;
 use super::settings::DataSettings;
 use crate::chat_template::ChatTemplates;
 use crate::control_tokens::aliases;

@@ -5,8 +5,9 @@ use std::ops::Range;
 
 use serde_json::Value;
 
-use super::message_forms::{Chat, Start, same_bytes};
-use super::messages::{Conversation, calls_tools, is_answer, texts};
+use super::message::{calls_tools, is_answer, texts};
+use super::message_forms::{Chat, RenderedPrefix, same_bytes};
+use super::messages::Conversation;
 use super::notice::Notice;
 use super::omissions::holds;
 use super::reasoning::{self, Inline, Opening};
@@ -15,7 +16,7 @@ use crate::error::Reasoned;
 use crate::tokenizer::Tokenizer;
 
 /// The text of a row, and the turns of the assistant in it that are learnt.
-pub(super) struct Learnt {
+pub(super) struct AssistantTurns {
     /// Control tokens are written as aliases.
     pub text: String,
     /// Bytes of the turns, in order, each with what ends it; the last is the last answer.
@@ -32,7 +33,7 @@ pub(super) fn find(
     conversation: &Conversation,
     tokenizer: &Tokenizer,
     notices: &mut Vec<Notice>,
-) -> Reasoned<Learnt> {
+) -> Reasoned<AssistantTurns> {
     let last = chat.messages.len() - 1;
     let prompt = if last == 0 { first_prompt(chat)? } else { chat.prompt(last)?.text() };
     let text = with_last_answer(chat, &prompt, tokenizer, notices)?;
@@ -51,7 +52,7 @@ pub(super) fn find(
     let end = stop.map_or(turn.trim_end().len(), |alias| alias.end);
     turns.push(prompt.len()..prompt.len() + end);
     let ended = stop.is_some() || ends_by_itself(tokenizer, &turn[..end], &chat.messages[last])?;
-    Ok(Learnt { text, turns, needs_eos: !ended, changed })
+    Ok(AssistantTurns { text, turns, needs_eos: !ended, changed })
 }
 
 /// The prompt of an answer that nothing precedes: no model is asked with no messages, so it is what the template
@@ -143,7 +144,7 @@ impl Finder<'_> {
         let boundary = beginning.as_ref().and_then(|beginning| self.boundary(beginning, index, start));
         let Some(Boundary { byte: boundary, exact }) = boundary else {
             let end = self.first_stop_before_the_next_message(index, start, limit)?;
-            let is_same = |beginning: &Start<'_>| beginning.same_bytes(self.text, self.known) >= end;
+            let is_same = |beginning: &RenderedPrefix<'_>| beginning.same_bytes(self.text, self.known) >= end;
             return beginning.as_ref().is_none_or(is_same).then_some(end);
         };
         let turn = &self.text[start..boundary];
@@ -170,7 +171,7 @@ impl Finder<'_> {
 
     /// Where the message ends in the text, by what the beginning of the conversation up to it looks like. A
     /// template may write something behind the last message only.
-    fn boundary(&self, beginning: &Start<'_>, index: usize, start: usize) -> Option<Boundary> {
+    fn boundary(&self, beginning: &RenderedPrefix<'_>, index: usize, start: usize) -> Option<Boundary> {
         if beginning.begins(self.text, self.known) {
             return (beginning.len() > start).then_some(Boundary { byte: beginning.len(), exact: true });
         }

@@ -11,7 +11,7 @@ use crate::error::{Error, FileAction, Result};
 
 /// What the system says about a file: while it says the same, the content is not read again.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-struct Stamp {
+struct FileStat {
     bytes: u64,
     modified: Option<SystemTime>,
     /// File number and time of the last change of any kind, which no program can set back.
@@ -19,7 +19,7 @@ struct Stamp {
     changed: (u64, i64, i64),
 }
 
-impl Stamp {
+impl FileStat {
     fn of(path: &Path) -> Result<Self> {
         let metadata = fs::metadata(path).map_err(Error::file(path, FileAction::Read))?;
         Ok(Self {
@@ -39,15 +39,15 @@ fn changed(metadata: &fs::Metadata) -> (u64, i64, i64) {
 
 /// Files as they are before they are read.
 #[derive(Debug)]
-pub(crate) struct Unread<'a>(Vec<(&'a Path, Stamp)>);
+pub(crate) struct FileSnapshot<'a>(Vec<(&'a Path, FileStat)>);
 
-impl<'a> Unread<'a> {
+impl<'a> FileSnapshot<'a> {
     /// Remembers how files are.
     ///
     /// # Errors
     /// The system's, naming the file.
-    pub fn see(paths: &'a [PathBuf]) -> Result<Self> {
-        let seen = paths.iter().map(|path| Ok((path.as_path(), Stamp::of(path)?)));
+    pub fn of(paths: &'a [PathBuf]) -> Result<Self> {
+        let seen = paths.iter().map(|path| Ok((path.as_path(), FileStat::of(path)?)));
         seen.collect::<Result<_>>().map(Self)
     }
 
@@ -57,7 +57,7 @@ impl<'a> Unread<'a> {
     /// Naming the first that is not.
     pub fn check(&self) -> Result<()> {
         for (path, seen) in &self.0 {
-            if Stamp::of(path)? != *seen {
+            if FileStat::of(path)? != *seen {
                 return Err(changed_while_read(path));
             }
         }
@@ -72,17 +72,17 @@ fn changed_while_read(path: &Path) -> Error {
 /// Files with the hash of the content they had.
 #[derive(Debug, Default)]
 pub struct KnownFiles {
-    files: Mutex<BTreeMap<PathBuf, (Stamp, String)>>,
+    files: Mutex<BTreeMap<PathBuf, (FileStat, String)>>,
     /// What the system said of files before they were read for the first time.
-    seen: Mutex<BTreeMap<PathBuf, Stamp>>,
+    seen: Mutex<BTreeMap<PathBuf, FileStat>>,
 }
 
 impl KnownFiles {
     /// Remembers how a file is before it is read: unless it stays so until [`KnownFiles::add`] hashes it, what was
     /// read need not be what is hashed. One that is not there is left to whoever reads it.
-    pub fn see(&self, path: &Path) {
-        if let Ok(stamp) = Stamp::of(path) {
-            lock(&self.seen).entry(path.to_owned()).or_insert(stamp);
+    pub fn snapshot(&self, path: &Path) {
+        if let Ok(stat) = FileStat::of(path) {
+            lock(&self.seen).entry(path.to_owned()).or_insert(stat);
         }
     }
 
@@ -93,17 +93,17 @@ impl KnownFiles {
     /// The system's, naming the file; it has changed since it was seen.
     pub fn add(&self, path: &Path) -> Result<(u64, String)> {
         // Before the content is read: a change while it is read is then noticed by the next check.
-        let stamp = Stamp::of(path)?;
-        if lock(&self.seen).get(path).is_some_and(|seen| *seen != stamp) {
+        let stat = FileStat::of(path)?;
+        if lock(&self.seen).get(path).is_some_and(|seen| *seen != stat) {
             return Err(changed_while_read(path));
         }
-        let known = self.get(path).filter(|(known, _)| *known == stamp);
+        let known = self.get(path).filter(|(known, _)| *known == stat);
         let hash = match known {
             Some((_, hash)) => hash,
             None => hash_file(path)?.to_hex().to_string(),
         };
-        self.insert(path, stamp, hash.clone());
-        Ok((stamp.bytes, hash))
+        self.insert(path, stat, hash.clone());
+        Ok((stat.bytes, hash))
     }
 
     /// Remembers a file whose content has just been found to have, or was just written with, this hash.
@@ -111,7 +111,7 @@ impl KnownFiles {
     /// # Errors
     /// The system's, naming the file.
     pub fn add_hashed(&self, path: &Path, blake3: &str) -> Result<()> {
-        self.insert(path, Stamp::of(path)?, blake3.to_owned());
+        self.insert(path, FileStat::of(path)?, blake3.to_owned());
         Ok(())
     }
 
@@ -122,23 +122,23 @@ impl KnownFiles {
     /// The file has other content, or cannot be read. A file that is not known is not looked at.
     pub fn check(&self, path: &Path) -> Result<()> {
         let Some((known, hash)) = self.get(path) else { return Ok(()) };
-        let stamp = Stamp::of(path)?;
-        if stamp == known {
+        let stat = FileStat::of(path)?;
+        if stat == known {
             return Ok(());
         }
         if hash_file(path)?.to_hex().as_str() != hash {
             return Err(Difference::Changed.of(path));
         }
-        self.insert(path, stamp, hash);
+        self.insert(path, stat, hash);
         Ok(())
     }
 
-    fn get(&self, path: &Path) -> Option<(Stamp, String)> {
+    fn get(&self, path: &Path) -> Option<(FileStat, String)> {
         lock(&self.files).get(path).cloned()
     }
 
-    fn insert(&self, path: &Path, stamp: Stamp, hash: String) {
-        lock(&self.files).insert(path.to_owned(), (stamp, hash));
+    fn insert(&self, path: &Path, stat: FileStat, hash: String) {
+        lock(&self.files).insert(path.to_owned(), (stat, hash));
     }
 }
 

@@ -25,7 +25,7 @@ pub use input::{
     MOST_TEXT_BYTES, MOST_TOKENIZER_BYTES, looks_like, open_input, read_input, read_input_json,
     read_input_text,
 };
-pub(crate) use known::Unread;
+pub(crate) use known::FileSnapshot;
 pub use known::{Difference, KnownFiles};
 pub use output::{write_json_output, write_output};
 

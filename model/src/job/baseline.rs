@@ -5,24 +5,26 @@ use cpift_engine::Mask;
 use cpift_engine::ops::select::{self, Order, Scope};
 use rand_chacha::rand_core::Rng;
 
-use super::cpift::GROUPS;
+use super::names::GROUPS;
 use super::plan::{half_rounds, split_evenly};
-use super::session::{BASE, Session};
+use super::session::Session;
 use super::training::{Training, TrainingPart};
 use crate::data::{Source, order};
 use crate::error::Result;
 use crate::files::Origin;
-use crate::progress::JobReport;
+use crate::progress::{Column, JobReport, TrainingStage};
 use crate::recipe::{Method, ReplaySettings, TrainSettings};
 
 impl Session<'_> {
     /// Runs a baseline from the base to the final model.
     pub(super) fn run_baseline(&mut self) -> Result<JobReport> {
         let method = self.job.recipe.method;
-        let columns: &[&str] =
-            if method == Method::Staged { &["base", "probe", "final"] } else { &["base", "final"] };
-        self.evaluate_all(BASE)?;
-        self.evaluate_samples(BASE, &self.job.inputs.all_tasks())?;
+        let columns: &[Column] = match method {
+            Method::Staged => &[Column::Base, Column::Probe, Column::Final],
+            _ => &[Column::Base, Column::Final],
+        };
+        self.evaluate_all(&Column::Base)?;
+        self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
         let groups = if method == Method::Staged {
             self.probe()?;
             let cores = self.select_cores()?;
@@ -32,37 +34,43 @@ impl Session<'_> {
         };
         // Nothing but the base and the data went into it where there are no groups.
         let made_from: &[&str] = if method == Method::Staged { &[GROUPS] } else { &[] };
-        let training = method.name();
+        let stage = TrainingStage::Method(method);
+        let training = stage.name();
         if !self.reuse_final(training, made_from)? {
             self.load_base()?;
             let origin = self.origin(training, made_from);
             let tasks = self.job.inputs.all_tasks();
             let frozen_verified = match method {
-                Method::Joint => self.train_staged(training, &[tasks], origin)?,
-                Method::Staged => self.train_staged(training, &groups, origin)?,
+                Method::Joint => self.train_staged(stage, &[tasks], origin)?,
+                Method::Staged => self.train_staged(stage, &groups, origin)?,
                 Method::Replay => self.train_replay(origin)?,
                 Method::Half => self.train_half(origin)?,
                 Method::Sequential | Method::Cpift => {
                     let alone: Vec<Vec<usize>> = tasks.into_iter().map(|task| vec![task]).collect();
-                    self.train_staged(training, &alone, origin)?
+                    self.train_staged(stage, &alone, origin)?
                 }
             };
             self.save_final(frozen_verified, training, made_from)?;
             self.checkpoints.forget(training)?;
         }
-        self.evaluate_all("final")?;
+        self.evaluate_all(&Column::Final)?;
         self.finish(columns)
     }
 
     /// Fine-tunes through groups of tasks one after the other, each a fine-tune of its own (schedule and
     /// moments anew) as it is done by hand; nothing is frozen. One group is plain joint training. Like all
     /// trainings it returns the number of frozen coordinates that were checked.
-    pub(super) fn train_staged(&mut self, stage: &str, groups: &[Vec<usize>], origin: Origin) -> Result<u64> {
+    pub(super) fn train_staged(
+        &mut self,
+        stage: TrainingStage,
+        groups: &[Vec<usize>],
+        origin: Origin,
+    ) -> Result<u64> {
         let job = self.job;
         let part = |(index, members): (usize, &Vec<usize>)| {
             let names = job.inputs.names(members);
             let title = if groups.len() == 1 {
-                stage.to_owned()
+                stage.name().to_owned()
             } else {
                 format!("{stage} part {}/{} ({})", index + 1, groups.len(), names.join(", "))
             };
@@ -84,7 +92,7 @@ impl Session<'_> {
         let parts = groups.iter().enumerate().map(part).collect();
         let settings = &job.recipe.train;
         // A staged backbone is fused afterwards.
-        let is_last = stage == job.recipe.method.name();
+        let is_last = stage != TrainingStage::Backbone;
         self.train(Training { stage, part: "", settings, restart: true, parts, origin, is_last })
     }
 
@@ -118,7 +126,7 @@ impl Session<'_> {
         let parts = parts.collect();
         let settings = &job.recipe.train;
         self.train(Training {
-            stage: "replay",
+            stage: TrainingStage::Method(Method::Replay),
             part: "",
             settings,
             restart: true,
@@ -163,7 +171,7 @@ impl Session<'_> {
         }
         let settings = &job.recipe.train;
         self.train(Training {
-            stage: "half",
+            stage: TrainingStage::Method(Method::Half),
             part: "",
             settings,
             restart: false,

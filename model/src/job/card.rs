@@ -11,17 +11,17 @@ use std::path::{Path, PathBuf};
 
 use self::header::{BaseHeader, yaml};
 use super::Job;
-use super::cpift::{CORE, GROUPS, REPORT, SavedCores};
+use super::cores::SavedCores;
 use super::inputs::Base;
-use super::record::RUN;
-use super::session::FINAL;
+use super::names::{CORE, FINAL, GROUPS, REPORT, RUN};
 use crate::checkpoint::{copied_files, is_licence};
-use crate::data::Shape;
+use crate::data::RowFormat;
 use crate::error::Result;
 use crate::files::{self, MOST_TEXT_BYTES, read_input, read_json};
 use crate::hub::HubOrigin;
 use crate::progress::{CoreReport, GroupReport, JobReport, ProcessRecord, RunRecord, TaskPlan, grouped};
 use crate::recipe::{DataFiles, Method, Recipe, TrainSettings};
+use crate::table::Table;
 
 /// Name of the card, in the base's folder as in the final model's.
 const CARD: &str = "README.md";
@@ -80,7 +80,7 @@ fn gather<'a>(job: &'a Job, report: &'a JobReport) -> Result<CardFacts<'a>> {
     let tasks = &job.inputs.tasks;
     let task_models = job.recipe.task.iter().filter_map(|task| task.model.as_deref());
     let data = tasks.iter().flat_map(|task| [Some(&task.train), task.eval.as_ref()]).flatten();
-    let has_messages = tasks.iter().any(|task| task.train.shape() == Shape::Messages);
+    let has_messages = tasks.iter().any(|task| task.train.shape() == RowFormat::Messages);
     let record: Option<RunRecord> = read_json(&job.out.join(RUN))?;
     Ok(CardFacts {
         name: out.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned()),
@@ -214,14 +214,13 @@ fn introduction(facts: &CardFacts<'_>) -> String {
 }
 
 fn tasks(facts: &CardFacts<'_>) -> String {
-    let mut text =
-        "## Tasks\n\n| task | rows | tokens learnt | rows to evaluate |\n|---|---:|---:|---:|\n".to_owned();
+    let mut table = Table::new(["task", "rows", "tokens learnt", "rows to evaluate"]);
     for task in facts.tasks {
         let eval = task.eval_rows.map_or("–".to_owned(), grouped);
         let (rows, tokens) = (grouped(task.train_rows), grouped(task.supervised_tokens));
-        let _ = writeln!(text, "| {} | {rows} | {tokens} | {eval} |", task.name);
+        table.row([task.name.clone(), rows, tokens, eval]);
     }
-    text
+    format!("## Tasks\n\n{}", table.markdown())
 }
 
 fn results(facts: &CardFacts<'_>) -> String {
@@ -275,10 +274,11 @@ fn training(facts: &CardFacts<'_>) -> Result<String> {
         }
     }
     rows.push(("made by", makers.join("; ")));
-    let mut text = "## Training\n\n| | |\n|---|---|\n".to_owned();
+    let mut table = Table::of_text("", ["", ""]);
     for (name, value) in rows {
-        let _ = writeln!(text, "| {name} | {} |", value.replace('|', "\\|"));
+        table.row([name.to_owned(), value]);
     }
+    let mut text = format!("## Training\n\n{}", table.markdown());
     let recipe = published(recipe).to_toml()?;
     // Templates of a recipe may have fences of their own.
     let longest = recipe.split(|letter| letter != '`').map(str::len).max().unwrap_or(0);

@@ -4,48 +4,34 @@ use cpift_engine::Mask;
 use cpift_engine::ops::norm::squared_norm;
 use cpift_engine::ops::subtract::subtract;
 use cpift_engine::ops::transplant::gather;
-use serde::{Deserialize, Serialize};
 
-use super::models::{IMPORTANCE, RunModels};
+use super::models::RunModels;
+use super::names::{CORE, FUSED, GROUPS, IMPORTANCE, REPORT, probe_place};
 use super::plan::split_evenly;
-use super::seal;
-use super::session::{BASE, PROBE, Session, probe_place};
+use super::session::Session;
 use super::training::{Training, TrainingPart};
-use crate::checkpoint::{
-    Checkpoint, NamedTensor, TensorData, TensorFile, WeightType, layout_tensors, write_tensors,
-};
+use super::weights::require_fit;
+use super::{cores, seal};
+use crate::checkpoint::{Checkpoint, WeightType, layout_tensors, write_tensors};
 use crate::error::{Error, Result};
-use crate::files::{AtomicFolder, Origin, read_json};
-use crate::progress::{CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, training_name};
+use crate::files::{AtomicFolder, read_json};
+use crate::progress::{
+    Column, CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, TrainingStage,
+};
 use crate::recipe::{Backbone, Frozen, IntegrateData, Stage};
 use crate::stages::fuse::{Core, fuse};
 use crate::stages::models::{Buffers, TaskModels};
 use crate::stages::{core, group};
 
-pub(super) const CORE: &str = "core";
-pub(super) const FUSED: &str = "fused";
-pub(super) const GROUPS: &str = "groups.json";
-pub(super) const REPORT: &str = "report.json";
-/// The trainings beside the probes: names of their checkpoints.
-const BACKBONE: &str = "backbone";
-const INTEGRATE: &str = "integrate";
 /// Columns of the closing table.
-const COLUMNS: [&str; 4] = ["base", "probe", "fused", "final"];
-
-/// What `core/report.json` holds, beside the masks' own files.
-#[derive(Serialize, Deserialize)]
-pub(crate) struct SavedCores {
-    pub(crate) report: CoreReport,
-    /// For each task the threshold of every tensor, in the layout's order.
-    thresholds: Vec<Vec<f32>>,
-}
+const COLUMNS: [Column; 4] = [Column::Base, Column::Probe, Column::Fused, Column::Final];
 
 impl Session<'_> {
     /// Runs the stages in order, each from the run folder when it is there already.
     pub(super) fn run_cpift(&mut self) -> Result<JobReport> {
         let until = self.job.until;
-        self.evaluate_all(BASE)?;
-        self.evaluate_samples(BASE, &self.job.inputs.all_tasks())?;
+        self.evaluate_all(&Column::Base)?;
+        self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
         self.probe()?;
         if until == Some(Stage::Probe) {
             return self.report(&COLUMNS[..2]);
@@ -59,12 +45,12 @@ impl Session<'_> {
             return self.report(&COLUMNS[..2]);
         }
         self.fuse(&cores, &groups)?;
-        self.evaluate_all("fused")?;
+        self.evaluate_all(&Column::Fused)?;
         if until == Some(Stage::Fuse) {
             return self.report(&COLUMNS[..3]);
         }
         self.integrate(&cores, &groups)?;
-        self.evaluate_all("final")?;
+        self.evaluate_all(&Column::Final)?;
         self.finish(&COLUMNS)
     }
 
@@ -83,21 +69,22 @@ impl Session<'_> {
             if is_complete {
                 if task.model.is_none() {
                     if job.inputs.trains_probe(index) {
-                        self.tell_lost_metrics_of(&folder, &training_name("probe", &task.name))?;
+                        self.tell_lost_metrics_of(&folder, &TrainingStage::Probe.training(&task.name))?;
                     }
-                    self.checkpoints.forget(&training_name("probe", &task.name))?;
+                    self.checkpoints.forget(&TrainingStage::Probe.training(&task.name))?;
                     self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
                 }
-                if !self.has_score(PROBE, &task.name) || self.lacks_samples(PROBE, &[index]) {
+                if !self.has_score(&Column::Probe, &task.name) || self.lacks_samples(&Column::Probe, &[index])
+                {
                     models.read_weights(index, self.trainer.model.weights_mut())?;
-                    self.evaluate(PROBE, &[index])?;
-                    self.evaluate_samples(PROBE, &[index])?;
+                    self.evaluate(&Column::Probe, &[index])?;
+                    self.evaluate_samples(&Column::Probe, &[index])?;
                 }
                 continue;
             }
             self.load_base()?;
             self.train(Training {
-                stage: "probe",
+                stage: TrainingStage::Probe,
                 part: &task.name,
                 settings: &job.recipe.probe.training,
                 restart: false,
@@ -117,12 +104,12 @@ impl Session<'_> {
             let importance = self.trainer.optimizer.importance();
             let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
             writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
-            let key = training_name("probe", &task.name);
+            let key = TrainingStage::Probe.training(&task.name);
             let origin = self.with_metrics(origin, &key)?;
             self.commit(writing, origin)?;
             self.checkpoints.forget(&key)?;
-            self.require_fit()?;
-            self.evaluate(PROBE, &[index])?;
+            require_fit(job, self.trainer.model.weights())?;
+            self.evaluate(&Column::Probe, &[index])?;
         }
         Ok(())
     }
@@ -132,7 +119,7 @@ impl Session<'_> {
         let probes: Vec<String> = self.job.inputs.tasks.iter().map(|task| probe_place(&task.name)).collect();
         let origin = self.origin(CORE, &probes.iter().map(String::as_str).collect::<Vec<_>>());
         if self.is_complete(&self.job.out.join(CORE), &origin)? {
-            let (cores, report) = self.read_cores()?;
+            let (cores, report) = cores::read(&self.job.out.join(CORE), &self.job.inputs.layout)?;
             self.observer.event(Event::StageReused { stage: Stage::Core, part: "" });
             self.observer.event(Event::Cores(&report));
             return Ok(cores);
@@ -150,7 +137,9 @@ impl Session<'_> {
             cores.push(core);
             report.tasks.push(described);
         }
-        self.write_cores(&cores, &report, origin)?;
+        let mut writing = AtomicFolder::create(&self.job.out.join(CORE))?;
+        cores::write(&mut writing, &self.job.inputs.layout, &cores, &report)?;
+        self.commit(writing, origin)?;
         self.observer.event(Event::Cores(&report));
         Ok(cores)
     }
@@ -184,56 +173,6 @@ impl Session<'_> {
         Ok((core, described))
     }
 
-    fn write_cores(&mut self, cores: &[Core], report: &CoreReport, origin: Origin) -> Result<()> {
-        let layout = &self.job.inputs.layout;
-        let mut writing = AtomicFolder::create(&self.job.out.join(CORE))?;
-        for core in cores {
-            // One tensor of bit words for each of the model's: bit j of a tensor is bit j%64 of word j/64.
-            let words = |segment: &cpift_engine::Segment| {
-                &core.mask.words()[segment.offset / 64..(segment.offset + segment.length).div_ceil(64)]
-            };
-            let tensors: Vec<NamedTensor<'_>> = layout
-                .segments()
-                .iter()
-                .map(|segment| NamedTensor {
-                    name: segment.name.clone(),
-                    shape: vec![words(segment).len()],
-                    data: TensorData::U64(words(segment)),
-                })
-                .collect();
-            let format = Some("bits: element j of a tensor is bit j % 64 of word j / 64");
-            writing.write(&mask_file(&core.task), |file| write_tensors(file, &tensors, format))?;
-        }
-        let saved = SavedCores {
-            report: report.clone(),
-            thresholds: cores.iter().map(|core| core.thresholds.clone()).collect(),
-        };
-        writing.write_json(REPORT, &saved)?;
-        self.commit(writing, origin)
-    }
-
-    fn read_cores(&self) -> Result<(Vec<Core>, CoreReport)> {
-        let folder = self.job.out.join(CORE);
-        let layout = &self.job.inputs.layout;
-        let path = folder.join(REPORT);
-        let saved: SavedCores = read_json(&path)?.ok_or_else(|| Error::format(&path, "is missing"))?;
-        let read = |(task, thresholds): (&TaskCore, Vec<f32>)| -> Result<Core> {
-            let file = TensorFile::open(&folder.join(mask_file(&task.task)))?;
-            let mut words = vec![0; layout.len().div_ceil(64)];
-            for segment in layout.segments() {
-                let part = file.read_u64(&segment.name)?;
-                let start = segment.offset / 64;
-                words
-                    .get_mut(start..start + part.len())
-                    .ok_or_else(|| Error::format(file.path(), format!("`{}` is too long", segment.name)))?
-                    .copy_from_slice(&part);
-            }
-            Ok(Core { task: task.task.clone(), mask: Mask::from_words(layout.len(), words)?, thresholds })
-        };
-        let cores = saved.report.tasks.iter().zip(saved.thresholds).map(read).collect::<Result<Vec<_>>>()?;
-        Ok((cores, saved.report))
-    }
-
     /// Stage 2: groups of tasks whose cores overlap.
     pub(super) fn group(&mut self, cores: &[Core]) -> Result<Vec<Vec<usize>>> {
         let path = self.job.out.join(GROUPS);
@@ -256,14 +195,14 @@ impl Session<'_> {
 
     fn compare(&mut self, cores: &[Core]) -> Result<GroupReport> {
         let recipe = &self.job.recipe;
-        let sides = self.update_sides(cores)?;
+        let signs = self.update_signs(cores)?;
         let mut jaccard = vec![vec![1.0; cores.len()]; cores.len()];
         let mut sign_agreement = vec![vec![None; cores.len()]; cores.len()];
         for (i, first) in cores.iter().enumerate() {
             for (j, second) in cores.iter().enumerate() {
                 let shared = first.mask.intersection_count(&second.mask)?;
                 jaccard[i][j] = first.mask.jaccard(&second.mask)?;
-                let agreeing = sides[i].agreeing(&sides[j])?;
+                let agreeing = signs[i].agreeing(&signs[j])?;
                 sign_agreement[i][j] = (shared > 0).then(|| agreeing as f64 / shared as f64);
             }
         }
@@ -278,19 +217,19 @@ impl Session<'_> {
         })
     }
 
-    fn update_sides(&mut self, cores: &[Core]) -> Result<Vec<group::Sides>> {
+    fn update_signs(&mut self, cores: &[Core]) -> Result<Vec<group::UpdateSigns>> {
         let device = &self.job.device;
         let mut models = RunModels::new(self.job);
         let (_, mut weights, mut base) = self.trainer.scratch_buffers();
         models.read_base(base.reborrow())?;
-        let mut sides = Vec::new();
+        let mut signs = Vec::new();
         for (task, core) in cores.iter().enumerate() {
             models.read_weights(task, weights.reborrow())?;
             let before = gather(device, base.as_view(), &core.mask)?;
             let after = gather(device, weights.as_view(), &core.mask)?;
-            sides.push(group::Sides::of(&core.mask, &before, &after));
+            signs.push(group::UpdateSigns::of(&core.mask, &before, &after));
         }
-        Ok(sides)
+        Ok(signs)
     }
 
     /// Stage 3: the fused model, in the trainer's weights and in `fused/`.
@@ -298,10 +237,11 @@ impl Session<'_> {
         let job = self.job;
         let folder = job.out.join(FUSED);
         let is_trained = job.recipe.fuse.backbone == Backbone::Staged;
+        let training = TrainingStage::Backbone.name();
         let origin = self.origin(FUSED, &[CORE, GROUPS]);
         if self.is_complete(&folder, &origin)? {
             if is_trained {
-                self.tell_lost_metrics_of(&folder, BACKBONE)?;
+                self.tell_lost_metrics_of(&folder, training)?;
             }
             self.observer.event(Event::StageReused { stage: Stage::Fuse, part: "" });
             let report: Option<FusionReport> = read_json(&folder.join(REPORT))?;
@@ -313,7 +253,7 @@ impl Session<'_> {
         }
         if is_trained {
             self.load_base()?;
-            self.train_staged(BACKBONE, groups, origin.clone())?;
+            self.train_staged(TrainingStage::Backbone, groups, origin.clone())?;
         }
         let (backbone, operand, base) = self.trainer.scratch_buffers();
         let buffers = Buffers { backbone, operand, base };
@@ -323,10 +263,10 @@ impl Session<'_> {
         let mut writing = AtomicFolder::create(&folder)?;
         self.add_model(&mut writing, &self.model_files())?;
         writing.write_json(REPORT, &report)?;
-        let origin = if is_trained { self.with_metrics(origin, BACKBONE)? } else { origin };
+        let origin = if is_trained { self.with_metrics(origin, training)? } else { origin };
         self.commit(writing, origin)?;
-        self.checkpoints.forget(BACKBONE)?;
-        self.require_fit()?;
+        self.checkpoints.forget(training)?;
+        require_fit(job, self.trainer.model.weights())?;
         self.observer.event(Event::Fused(&report));
         Ok(())
     }
@@ -334,8 +274,9 @@ impl Session<'_> {
     /// Stage 4: fine-tuning on a balanced sample, one part per group, cores of other groups frozen.
     fn integrate(&mut self, cores: &[Core], groups: &[Vec<usize>]) -> Result<()> {
         let made_from = [FUSED, GROUPS];
-        if self.reuse_final(INTEGRATE, &made_from)? {
-            return self.checkpoints.forget(INTEGRATE);
+        let name = TrainingStage::Integrate.name();
+        if self.reuse_final(name, &made_from)? {
+            return self.checkpoints.forget(name);
         }
         let settings = &self.job.recipe.integrate;
         let shares: Vec<u64> = groups.iter().map(|members| members.len() as u64).collect();
@@ -343,17 +284,17 @@ impl Session<'_> {
         let parts = (0..groups.len()).map(|part| self.integration_part(part, steps[part], cores, groups));
         let parts = parts.collect::<Result<Vec<_>>>()?;
         let training = Training {
-            stage: INTEGRATE,
+            stage: TrainingStage::Integrate,
             part: "",
             settings: &settings.training,
             restart: settings.restart,
             parts,
-            origin: self.origin(INTEGRATE, &made_from),
+            origin: self.origin(name, &made_from),
             is_last: true,
         };
         let frozen_verified = self.train(training)?;
-        self.save_final(frozen_verified, INTEGRATE, &made_from)?;
-        self.checkpoints.forget(INTEGRATE)
+        self.save_final(frozen_verified, name, &made_from)?;
+        self.checkpoints.forget(name)
     }
 
     fn integration_part(
@@ -390,11 +331,6 @@ impl Session<'_> {
             },
         })
     }
-}
-
-/// Name of a task's mask in the folder of the cores.
-pub fn mask_file(task: &str) -> String {
-    format!("{task}.mask.safetensors")
 }
 
 /// The cores that keep their bits in a part of stage 4.

@@ -1,13 +1,13 @@
 //! The rows of a recipe's tasks.
 
 use std::collections::HashSet;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use super::inputs::{model_config, tokenizer_folder};
+use crate::config::ModelConfig;
 use crate::data::{DataSettings, Dataset, Position, Preparation, Shots};
 use crate::error::{Error, Result};
-use crate::recipe::{DataFiles, Recipe, TaskSettings};
+use crate::recipe::{DataFiles, ModelSettings, Recipe, TaskSettings};
 use crate::tokenizer::Tokenizer;
 
 /// The files of a task by name, its patterns resolved.
@@ -123,5 +123,23 @@ impl RecipeData {
         });
         let tasks = tasks.collect::<Result<Vec<_>>>()?;
         Ok(Self { tokenizer, tasks })
+    }
+}
+
+/// The configuration of the model a job starts from.
+///
+/// # Errors
+/// As [`ModelConfig::read`].
+pub(super) fn model_config(settings: &ModelSettings) -> Result<ModelConfig> {
+    let path = settings.base.as_ref().or(settings.config.as_ref());
+    ModelConfig::read(path.map_or(Path::new("config.json"), PathBuf::as_path))
+}
+
+/// The folder that the tokenizer and the other files are in: the base's, or that of the configuration.
+pub(super) fn tokenizer_folder(settings: &ModelSettings) -> &Path {
+    match (&settings.base, &settings.config) {
+        (Some(folder), _) => folder,
+        (None, Some(config)) if config.is_dir() => config,
+        (None, config) => config.as_deref().and_then(Path::parent).unwrap_or(Path::new(".")),
     }
 }

@@ -5,16 +5,20 @@ use std::path::{Path, PathBuf};
 
 use serde::Serialize;
 
-use super::cpift::{CORE, FUSED, GROUPS, REPORT, SavedCores};
-use super::measured::{ANSWERS, KeptAnswers, SCORES, Scores};
-use super::record::{INPUTS, InputFile, RUN};
+use super::cores::SavedCores;
+use super::measured::{KeptAnswers, Scores};
+use super::names::{
+    ANSWERS, CORE, FINAL, FUSED, GROUPS, INPUTS, PROGRESS, RECIPE, REPORT, RESULT, RUN, SCORES,
+};
+use super::record::{FinalReport, InputFile, RunProgress};
 use super::seal;
-use super::session::{FINAL, FinalReport, PROGRESS, RECIPE, RESULT, RunProgress};
 use crate::error::{Error, Result};
 use crate::evaluation::Answer;
 use crate::files::{self, read_json};
 use crate::metrics::{self, METRICS};
-use crate::progress::{CoreReport, FusionReport, GroupReport, JobReport, RunRecord, Score, StepReport};
+use crate::progress::{
+    Column, CoreReport, FusionReport, GroupReport, JobReport, RunRecord, Score, StepReport,
+};
 
 /// Everything a run has recorded so far. What it has not come to, or what its method does not have, is none or empty.
 #[derive(Debug, Clone, PartialEq, Serialize)]
@@ -35,10 +39,10 @@ pub struct RunFolder {
     pub groups: Option<GroupReport>,
     /// Stage 3.
     pub fusion: Option<FusionReport>,
-    /// What was measured: column (`base`, `probe`, `fused`, `final`) → task → score.
-    pub scores: BTreeMap<String, BTreeMap<String, Score>>,
+    /// What was measured: column → task → score.
+    pub scores: BTreeMap<Column, BTreeMap<String, Score>>,
     /// Some of the answers: column → task → the same rows in every column.
-    pub answers: BTreeMap<String, BTreeMap<String, Vec<Answer>>>,
+    pub answers: BTreeMap<Column, BTreeMap<String, Vec<Answer>>>,
     /// The closing table; none until the run is complete.
     pub result: Option<JobReport>,
     /// Seconds that processes have worked on it.

@@ -7,6 +7,7 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::PairMethod;
+use super::names::IDENTITY;
 use super::record::InputFile;
 use crate::error::{Error, Result};
 use crate::files::{self, hash_texts, read_json};
@@ -15,9 +16,6 @@ use crate::recipe::{
     TaskSettings,
 };
 use crate::score::Scoring;
-
-/// Name of the record in the run folder.
-const IDENTITY: &str = "identity.json";
 
 /// Keys of a resolved recipe that may differ when a run is continued: what nothing is computed from, and paths,
 /// since the content of the files is compared.
@@ -73,8 +71,8 @@ impl RunIdentity {
 
 /// What everything in a run follows from: its settings and the content of the files it reads.
 pub fn of_run(run: &RunIdentity, inputs: &[InputFile]) -> String {
-    let files = inputs.iter().flat_map(|file| [file.role.as_str(), file.blake3.as_str()]);
-    hash_texts(std::iter::once(run.recipe.as_str()).chain(files))
+    let files = texts_of(inputs.iter());
+    hash_texts(std::iter::once(run.recipe.as_str()).chain(files.iter().map(String::as_str)))
 }
 
 /// What a task's probe follows from. Runs that differ only in what comes after have the same probes.
@@ -93,12 +91,15 @@ pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) 
     (task.weight, task.eval, task.model) = (1.0, None, None);
     (task.eval_limit, task.score, task.max_new_tokens, task.shots) = (None, Scoring::default(), None, 0);
     let settings = json(&(recipe.seed, &recipe.model, &probe, steps, &task))?;
-    let data = format!("task.{}.train", task.name);
-    let is_data =
-        |role: &str| role.strip_prefix(&data).is_some_and(|rest| rest.is_empty() || rest.starts_with('/'));
-    let is_read = |file: &&InputFile| is_data(&file.role) || !file.role.starts_with("task.");
-    let files = inputs.iter().filter(is_read).flat_map(|file| [file.role.as_str(), file.blake3.as_str()]);
-    Ok(hash_texts(["cpift-engine probe 3", settings.as_str()].into_iter().chain(files)))
+    let is_read = |file: &&InputFile| file.role.trains(&task.name) || !file.role.is_of_task();
+    let files = texts_of(inputs.iter().filter(is_read));
+    let settings = ["cpift-engine probe 3", settings.as_str()];
+    Ok(hash_texts(settings.into_iter().chain(files.iter().map(String::as_str))))
+}
+
+/// Role and content of files, as they go into a hash.
+fn texts_of<'a>(files: impl Iterator<Item = &'a InputFile>) -> Vec<String> {
+    files.flat_map(|file| [file.role.to_string(), file.blake3.clone()]).collect()
 }
 
 /// Fails when a run that was begun with the recipe text `earlier` is not to be continued with `now`.

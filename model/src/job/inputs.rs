@@ -5,16 +5,18 @@ use std::sync::Arc;
 
 use cpift_engine::{Layout, ViewMut};
 
-use super::data::{TaskData, TaskFiles};
-use super::record;
-use super::sampled::sample_rows;
+use super::data::{TaskData, TaskFiles, model_config, tokenizer_folder};
+use super::model_files::snapshot_model;
 use crate::checkpoint::Checkpoint;
 use crate::config::ModelConfig;
-use crate::data::{Dataset, Notice, Preparation, Sampler, SamplerSettings, Shape, Source, balanced_sample};
+use crate::data::order::{permutation, stream};
+use crate::data::{
+    Dataset, Notice, Preparation, RowFormat, Sampler, SamplerSettings, Source, balanced_sample,
+};
 use crate::error::{Error, Result};
 use crate::evaluation::{AnswerSettings, check_answers, longest_document};
 use crate::files::KnownFiles;
-use crate::recipe::{ImportanceKind, ModelSettings, Recipe, TrainSettings};
+use crate::recipe::{EvaluateSettings, ImportanceKind, ModelSettings, Recipe, TrainSettings};
 use crate::score::Scoring;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::initialize;
@@ -51,24 +53,6 @@ impl Base {
             Some(checkpoint) => checkpoint.load_into(weights),
             None => initialize(&self.config, &self.config.layout()?, self.seed, weights),
         }
-    }
-}
-
-/// The configuration of the model a job starts from.
-///
-/// # Errors
-/// As [`ModelConfig::read`].
-pub(super) fn model_config(settings: &ModelSettings) -> Result<ModelConfig> {
-    let path = settings.base.as_ref().or(settings.config.as_ref());
-    ModelConfig::read(path.map_or(Path::new("config.json"), PathBuf::as_path))
-}
-
-/// The folder that the tokenizer and the other files are in: the base's, or that of the configuration.
-pub(super) fn tokenizer_folder(settings: &ModelSettings) -> &Path {
-    match (&settings.base, &settings.config) {
-        (Some(folder), _) => folder,
-        (None, Some(config)) if config.is_dir() => config,
-        (None, config) => config.as_deref().and_then(Path::parent).unwrap_or(Path::new(".")),
     }
 }
 
@@ -138,7 +122,7 @@ impl Inputs {
     ) -> Result<Self> {
         recipe.validate()?;
         let files = recipe.task.iter().map(TaskFiles::of).collect::<Result<Vec<_>>>()?;
-        see_all(recipe, &files, known);
+        snapshot_all(recipe, &files, known);
         let base = Base::open(&recipe.model, recipe.seed)?;
         let layout = base.config.layout()?;
         let tokenizer = Tokenizer::from_folder(&base.folder)?;
@@ -227,16 +211,16 @@ impl Inputs {
 }
 
 /// Remembers how all files are that the recipe names, before the first is read.
-fn see_all(recipe: &Recipe, files: &[TaskFiles], known: &KnownFiles) {
+fn snapshot_all(recipe: &Recipe, files: &[TaskFiles], known: &KnownFiles) {
     let base = [&recipe.model.base, &recipe.model.config].into_iter().flatten();
     let models = base.chain(recipe.task.iter().filter_map(|task| task.model.as_ref()));
     for path in models {
         // A configuration may be given as the file itself; the other files of its folder are read as well.
         let folder = if path.is_dir() { path } else { path.parent().unwrap_or(Path::new(".")) };
-        record::see_model(known, folder);
-        known.see(path);
+        snapshot_model(known, folder);
+        known.snapshot(path);
     }
-    files.iter().flat_map(TaskFiles::all).for_each(|path| known.see(path));
+    files.iter().flat_map(TaskFiles::all).for_each(|path| known.snapshot(path));
 }
 
 fn open_task(
@@ -271,7 +255,7 @@ fn open_task(
         if folder.join("tokenizer.json").is_file() {
             let other = Tokenizer::from_folder(folder)?;
             tokenizer.check_same(&other)?;
-            if train.shape() == Shape::Messages && !tokenizer.has_template_of(&other) {
+            if train.shape() == RowFormat::Messages && !tokenizer.has_template_of(&other) {
                 train.add_notice(Notice::OtherTemplate(folder.display().to_string()));
             }
         }
@@ -291,6 +275,18 @@ fn open_task(
         longest_evaluated: longest,
         model,
     })
+}
+
+/// Which rows of an evaluation set are measured while training: as many of each task, the same every time, in the order
+/// of the file.
+fn sample_rows(settings: &EvaluateSettings, seed: u64, task: usize, rows: usize) -> Vec<usize> {
+    if settings.every == 0 {
+        return Vec::new();
+    }
+    let mut sampled = permutation(rows, &mut stream(seed, "evaluation sample", task, 0));
+    sampled.truncate(settings.rows);
+    sampled.sort_unstable();
+    sampled
 }
 
 /// What a task is evaluated on.

@@ -2,27 +2,21 @@
 
 use std::collections::BTreeMap;
 
-use super::sampled::sample_column;
-use super::session::{BASE, PROBE, origin_of};
-use super::{Job, RunIdentity, identity, record, seal};
+use super::identity::RunIdentity;
+use super::names::{SCORES, origin_of};
+use super::{Job, identity, record, seal};
 use crate::error::{Error, Result};
 use crate::evaluation::Answer;
-use crate::progress::Score;
-
-/// Name of the file in the run folder.
-pub const SCORES: &str = "scores.json";
-
-/// Name of the file with some of the answers.
-pub const ANSWERS: &str = "answers.json";
+use crate::progress::{Column, Score};
 
 /// Answers of each task that are kept for every column.
 pub const ANSWERS_KEPT: usize = 8;
 
 /// Column of the table → task → some answers, the same rows in every column.
-pub type KeptAnswers = BTreeMap<String, BTreeMap<String, Vec<Answer>>>;
+pub type KeptAnswers = BTreeMap<Column, BTreeMap<String, Vec<Answer>>>;
 
 /// Column of the table → task → score.
-pub type Scores = BTreeMap<String, BTreeMap<String, Score>>;
+pub type Scores = BTreeMap<Column, BTreeMap<String, Score>>;
 
 /// What was measured before: in this run, and of base and probes in the run they are taken from.
 ///
@@ -40,13 +34,14 @@ pub fn read_scores(job: &Job, identity: &str) -> Result<Scores> {
         let origin = origin_of(&identity::of_run(&settings, &inputs), SCORES);
         let (mut theirs, _): (Scores, String) = seal::read(&path, &origin)?
             .ok_or_else(|| Error::format(&path, "is missing: that run has no scores"))?;
-        for column in [BASE, PROBE] {
-            scores.insert(column.to_owned(), theirs.remove(column).unwrap_or_default());
+        for column in [Column::Base, Column::Probe] {
             // Where that run did not measure while training, this one measures the samples itself.
-            let sampled = sample_column(column, &job.recipe.evaluate);
+            let sampled = column.sample(&job.recipe.evaluate);
             if let Some(of_column) = theirs.remove(&sampled) {
                 scores.insert(sampled, of_column);
             }
+            let of_column = theirs.remove(&column).unwrap_or_default();
+            scores.insert(column, of_column);
         }
     }
     Ok(scores)

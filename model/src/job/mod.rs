@@ -7,13 +7,17 @@
 
 mod baseline;
 mod card;
+mod cores;
 mod cpift;
 mod data;
 mod folder;
 mod identity;
+mod input_role;
 mod inputs;
 mod measured;
+mod model_files;
 mod models;
+pub(crate) mod names;
 mod pairs;
 mod plan;
 mod record;
@@ -35,18 +39,19 @@ use crate::files::{self, FolderLock, KnownFiles};
 use crate::progress::{Event, JobReport, Observer, Plan};
 use crate::recipe::{Method, Recipe, Stage};
 use crate::transformer::ComputeType;
-pub(crate) use cpift::{SavedCores, mask_file};
+pub(crate) use cores::SavedCores;
 pub use data::{RecipeData, TaskData};
 pub use folder::RunFolder;
 use identity::RunIdentity;
+pub use input_role::{InputRole, Split, UnknownRole};
 use inputs::Inputs;
+use names::{FINAL, RECIPE};
 pub use pairs::PairMethod;
-pub(crate) use pairs::{first_column, pair_column};
 use plan::Steps;
 pub use plan::check_memory;
 pub use record::{InputFile, recorded_hub_sources};
 pub(crate) use seal::{read as read_sealed, write as write_sealed};
-use session::{FINAL, RECIPE, Session};
+use session::Session;
 
 /// What a job is made from.
 #[derive(Debug, Clone, Copy)]

@@ -6,12 +6,10 @@ use cpift_engine::ops::subtract::subtract;
 use cpift_engine::{Buffer, ViewMut};
 
 use super::Job;
+use super::names::{IMPORTANCE, probe_place};
 use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::error::{Error, Result};
 use crate::stages::models::TaskModels;
-
-/// Name of the importance beside a probe's model.
-pub const IMPORTANCE: &str = "importance.safetensors";
 
 /// The probes of a run folder (the job's own, or the one it takes over), and the models that tasks bring.
 pub struct RunModels<'a> {
@@ -27,7 +25,7 @@ impl<'a> RunModels<'a> {
     /// Folder of a task's probe: like every path of a run's file, with the run folder's already in it.
     pub fn probe_folder(&self, task: usize) -> PathBuf {
         let run = self.job.inputs.probes.as_ref().unwrap_or(&self.job.out);
-        run.join("probe").join(&self.job.inputs.tasks[task].name)
+        run.join(probe_place(&self.job.inputs.tasks[task].name))
     }
 }
 

@@ -6,17 +6,15 @@ use cpift_engine::ops::select::{self, Order};
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
-use super::cpift::CORE;
 use super::models::RunModels;
-use super::session::{BASE, Session, probe_place};
+use super::names::{CORE, probe_place};
+use super::session::Session;
 use super::training::{Training, TrainingPart};
 use crate::data::order;
 use crate::error::Result;
-use crate::progress::{JobReport, training_name};
+use crate::progress::{Column, JobReport, TrainingStage};
 use crate::stages::fuse::Core;
 use crate::stages::models::TaskModels;
-
-const STAGE: &str = "pairs";
 
 /// How the second task is trained, from the first task's probe.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -61,30 +59,20 @@ impl PairMethod {
     }
 }
 
-/// Column of the report for the first task's probe measured on the other tasks.
-pub fn first_column(first: &str) -> String {
-    format!("after {first}")
-}
-
-/// Column of the report for the pair `first`, then `second`.
-pub fn pair_column(first: &str, second: &str) -> String {
-    format!("{first} → {second}")
-}
-
 impl Session<'_> {
-    /// Trains and evaluates every ordered pair. The report has the columns `base` and `probe`, and those of
-    /// [`first_column`] and [`pair_column`].
+    /// Trains and evaluates every ordered pair. The report has columns of base and probes, and of every first task
+    /// and pair.
     pub(super) fn run_pairs(&mut self, method: PairMethod) -> Result<JobReport> {
         let job = self.job;
         let tasks = job.inputs.all_tasks();
         self.load_base()?;
-        self.evaluate_all(BASE)?;
-        self.evaluate_samples(BASE, &tasks)?;
+        self.evaluate_all(&Column::Base)?;
+        self.evaluate_samples(&Column::Base, &tasks)?;
         self.probe()?;
         let cores = self.select_cores()?;
-        let mut columns = vec!["base".to_owned(), "probe".to_owned()];
+        let mut columns = vec![Column::Base, Column::Probe];
         for &first in &tasks {
-            let column = first_column(&job.inputs.tasks[first].name);
+            let column = Column::After(job.inputs.tasks[first].name.clone());
             let others: Vec<usize> = tasks.iter().copied().filter(|&task| task != first).collect();
             RunModels::new(job).read_weights(first, self.trainer.model.weights_mut())?;
             self.evaluate(&column, &others)?;
@@ -93,7 +81,7 @@ impl Session<'_> {
                 columns.push(self.run_pair(first, second, method, &cores)?);
             }
         }
-        self.report(&columns.iter().map(String::as_str).collect::<Vec<_>>())
+        self.report(&columns)
     }
 
     fn run_pair(
@@ -102,10 +90,10 @@ impl Session<'_> {
         second: usize,
         method: PairMethod,
         cores: &[Core],
-    ) -> Result<String> {
+    ) -> Result<Column> {
         let job = self.job;
         let name = |task: usize| &job.inputs.tasks[task].name;
-        let column = pair_column(name(first), name(second));
+        let column = Column::Pair { first: name(first).clone(), second: name(second).clone() };
         if [first, second].iter().all(|&task| self.has_score(&column, name(task))) {
             return Ok(column);
         }
@@ -119,9 +107,10 @@ impl Session<'_> {
             _ => (job.inputs.whole(&[second], &job.recipe.probe.training), job.inputs.names(&[second])),
         };
         let part = format!("{}-{}", first, second);
-        let origin = self.origin(&training_name(STAGE, &part), &[CORE, &probe_place(name(first))]);
+        let training = TrainingStage::Pairs.training(&part);
+        let origin = self.origin(&training, &[CORE, &probe_place(name(first))]);
         self.train(Training {
-            stage: STAGE,
+            stage: TrainingStage::Pairs,
             part: &part,
             settings: &job.recipe.probe.training,
             restart: false,
@@ -137,7 +126,7 @@ impl Session<'_> {
             origin,
         })?;
         self.evaluate(&column, &[first, second])?;
-        self.checkpoints.forget(&training_name(STAGE, &part))?;
+        self.checkpoints.forget(&training)?;
         Ok(column)
     }
 

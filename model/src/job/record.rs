@@ -7,9 +7,12 @@ use std::time::SystemTime;
 use cpift_engine::Device;
 use serde::{Deserialize, Serialize};
 
+use super::input_role::{InputRole, Split};
 use super::inputs::Inputs;
+use super::model_files::{descriptions, model_files};
+use super::names::{INPUTS, RUN};
 use crate::adapter::folders;
-use crate::checkpoint::{Checkpoint, copied_files, is_copied};
+use crate::checkpoint::{copied_files, is_copied};
 use crate::data::Dataset;
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, Difference, KnownFiles, read_json};
@@ -18,27 +21,31 @@ use crate::progress::{Plan, ProcessRecord, RunRecord};
 use crate::recipe::Recipe;
 use crate::{files, machine};
 
-/// Name of the record in the run folder.
-pub const INPUTS: &str = "inputs.json";
-
-/// What is read of a model that a task brings, beside its weights, where it is there.
-const MODEL_FILES: [&str; 3] = ["adapter_config.json", "config.json", "model.safetensors.index.json"];
-
-/// Name of the record of processes in the run folder.
-pub const RUN: &str = "run.json";
-
 /// One file that the run reads.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InputFile {
-    /// What the file is to the run, whatever its path: `task.code.train`, `base/tokenizer.json`.
-    #[serde(default)]
-    pub role: String,
+    /// What the file is to the run, whatever its path.
+    pub role: InputRole,
     /// Where it is, as the recipe gives it.
     pub path: PathBuf,
     /// Length in bytes.
     pub bytes: u64,
     /// BLAKE3 hash of the content, in hexadecimal.
     pub blake3: String,
+}
+
+/// What of a run is kept from one process to the next, beside its stages.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct RunProgress {
+    /// Seconds that processes have worked on it.
+    pub seconds: f64,
+}
+
+/// What `final/report.json` holds, beside the model.
+#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+pub struct FinalReport {
+    /// Frozen coordinates found unchanged at the end of the parts of stage 4.
+    pub frozen_verified: u64,
 }
 
 /// Adds this process to the run's record; the first also writes what is planned.
@@ -139,7 +146,7 @@ pub fn read(run: &Path) -> Result<Vec<InputFile>> {
 /// # Errors
 /// Naming the first file that is not the same in both.
 pub fn check_measured(run: &Path, theirs: &[InputFile], own: &[InputFile]) -> Result<()> {
-    let is_measured = |file: &&InputFile| !file.role.starts_with("task.") || !file.role.ends_with(".train");
+    let is_measured = |file: &&InputFile| file.role.is_measured();
     let is_in = |file: &InputFile, others: &[InputFile]| {
         others.iter().any(|other| (&other.role, &other.blake3) == (&file.role, &file.blake3))
     };
@@ -156,40 +163,30 @@ pub fn check_measured(run: &Path, theirs: &[InputFile], own: &[InputFile]) -> Re
     }
 }
 
-/// Remembers how the files of a model's folder are before it is opened: all that it may have to be read.
-pub fn see_model(known: &KnownFiles, folder: &Path) {
-    for folder in folders(folder).into_iter().flatten() {
-        existing(&folder, &MODEL_FILES).for_each(|path| known.see(&path));
-        let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
-        entries.for_each(|entry| known.see(&entry.path()));
-    }
-    // Those in folders of templates.
-    copied_files(folder).into_iter().flatten().for_each(|(path, _)| known.see(&path));
-}
-
 /// Every file with what it is to the run, in the order of the recipe. Contents are remembered in `known`.
 ///
 /// # Errors
 /// When a file cannot be read.
 pub fn describe_all(recipe: &Recipe, inputs: &Inputs, known: &KnownFiles) -> Result<Vec<InputFile>> {
-    let mut files: Vec<(String, PathBuf)> = Vec::new();
+    let mut files: Vec<(InputRole, PathBuf)> = Vec::new();
     let config = recipe.model.config.iter().filter(|path| path.is_file());
-    files.extend(config.map(|path| ("model.config".to_owned(), path.clone())));
-    let named = |path: PathBuf| (format!("base/{}", file_name(&path)), path);
+    files.extend(config.map(|path| (InputRole::Config, path.clone())));
+    let named = |path: PathBuf| (InputRole::Base(file_name(&path)), path);
     for folder in folders(&inputs.base.folder)? {
-        files.extend(existing(&folder, &MODEL_FILES).map(named));
+        files.extend(descriptions(&folder).map(named));
     }
     let copied = copied_files(&inputs.base.folder)?.into_iter();
-    files.extend(copied.map(|(path, name)| (format!("base/{name}"), path)));
+    files.extend(copied.map(|(path, name)| (InputRole::Base(name), path)));
     let weights = inputs.base.checkpoint.iter().flat_map(|base| base.files().map(Path::to_owned));
     files.extend(weights.map(named));
     for task in &inputs.tasks {
-        files.extend(data_files(&task.name, "train", &task.train));
-        files.extend(task.eval.iter().flat_map(|eval| data_files(&task.name, "eval", eval)));
+        files.extend(data_files(&task.name, Split::Train, &task.train));
+        files.extend(task.eval.iter().flat_map(|eval| data_files(&task.name, Split::Eval, eval)));
         let model = task.model.iter().flat_map(model_files);
-        files.extend(model.map(|path| (format!("task.{}.model/{}", task.name, file_name(&path)), path)));
+        let role = |path: &Path| InputRole::Model { task: task.name.clone(), file: file_name(path) };
+        files.extend(model.map(|path| (role(&path), path)));
     }
-    let describe = |(role, path): (String, PathBuf)| {
+    let describe = |(role, path): (InputRole, PathBuf)| {
         let (bytes, blake3) = known.add(&path)?;
         Ok(InputFile { role, path, bytes, blake3 })
     };
@@ -203,8 +200,8 @@ pub fn describe_all(recipe: &Recipe, inputs: &Inputs, known: &KnownFiles) -> Res
 /// Naming the file that changed, came or went since.
 pub fn check_copies(writing: &AtomicFolder, base: &Path, files: &[InputFile]) -> Result<()> {
     for (path, name) in copied_files(base)? {
-        let role = format!("base/{name}");
-        let before = files.iter().find(|file| file.role == role).map(|file| file.blake3.as_str());
+        let is_it = |file: &&InputFile| matches!(&file.role, InputRole::Base(base) if *base == name);
+        let before = files.iter().find(is_it).map(|file| file.blake3.as_str());
         let difference = match before {
             before if before == writing.hash_of(&name) => continue,
             Some(_) => Difference::Changed,
@@ -212,20 +209,20 @@ pub fn check_copies(writing: &AtomicFolder, base: &Path, files: &[InputFile]) ->
         };
         return Err(difference.of(&path));
     }
-    let mut names = files.iter().filter_map(|file| file.role.strip_prefix("base/"));
-    let missing = |name: &&str| is_copied(name) && writing.hash_of(name).is_none();
+    let mut names = files.iter().filter_map(|file| match &file.role {
+        InputRole::Base(name) => Some(name),
+        _ => None,
+    });
+    let missing = |name: &&String| is_copied(name) && writing.hash_of(name).is_none();
     match names.find(missing) {
         Some(name) => Err(Difference::Gone.of(&base.join(name))),
         None => Ok(()),
     }
 }
 
-/// The files of a data set with their roles: `task.code.train`, and `task.code.train/2` for the second.
-fn data_files(task: &str, part: &str, data: &Dataset) -> Vec<(String, PathBuf)> {
-    let role = |index: usize| match index {
-        0 => format!("task.{task}.{part}"),
-        _ => format!("task.{task}.{part}/{}", index + 1),
-    };
+/// The files of a data set with their roles.
+fn data_files(task: &str, split: Split, data: &Dataset) -> Vec<(InputRole, PathBuf)> {
+    let role = |index| InputRole::Data { task: task.to_owned(), split, index };
     data.files().iter().enumerate().map(|(index, path)| (role(index), path.clone())).collect()
 }
 
@@ -233,15 +230,23 @@ fn file_name(path: &Path) -> String {
     path.file_name().unwrap_or_default().to_string_lossy().into_owned()
 }
 
-fn model_files(model: &Checkpoint) -> Vec<PathBuf> {
-    // Of an adapter its base's folder and its own.
-    let mut folders: Vec<&Path> = model.files().filter_map(Path::parent).collect();
-    folders.dedup();
-    let described = folders.into_iter().flat_map(|folder| existing(folder, &MODEL_FILES));
-    described.chain(model.files().map(Path::to_owned)).collect()
-}
+#[cfg(test)]
+mod tests {
+    use super::*;
 
-fn existing(folder: &Path, names: &'static [&'static str]) -> impl Iterator<Item = PathBuf> {
-    let folder = folder.to_owned();
-    names.iter().map(move |name| folder.join(name)).filter(|path| path.is_file())
+    fn file(role: &str, blake3: &str) -> InputFile {
+        InputFile { role: role.parse().unwrap(), path: role.into(), bytes: 1, blake3: blake3.to_owned() }
+    }
+
+    #[test]
+    fn what_is_trained_on_is_not_what_was_measured() {
+        let run = Path::new("run");
+        let own = [file("base/config.json", "a"), file("task.x.train", "b"), file("task.x.train/2", "c")];
+        let theirs = [file("base/config.json", "a"), file("task.x.train", "d"), file("task.x.train/2", "e")];
+        check_measured(run, &theirs, &own).unwrap();
+        check_measured(run, &theirs[..1], &own).unwrap();
+        let other = [file("base/config.json", "a"), file("task.x.eval/2", "e")];
+        let message = check_measured(run, &theirs, &other).unwrap_err().to_string();
+        assert!(message.starts_with("task.x.eval/2: is not the same in run"), "{message}");
+    }
 }

@@ -2,55 +2,15 @@
 
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
 use super::inputs::Task;
-use super::session::{BASE, PROBE, Session};
-use super::state::TrainingState;
+use super::session::Session;
+use super::state::{Best, TrainingState};
 use super::training::Training;
 use crate::data::Dataset;
-use crate::data::order::{permutation, stream};
 use crate::error::Result;
 use crate::evaluation::{Request, RowScores};
-use crate::progress::{Event, SampleScore, Score, StepReport};
-use crate::recipe::{EvaluateSettings, Keep};
-
-/// Column of the scores with what the model of a column (`base`, `probe`) reaches on the samples of these settings.
-pub fn sample_column(column: &str, settings: &EvaluateSettings) -> String {
-    let answers = if settings.answers { " with answers" } else { "" };
-    format!("{column} on {} rows{answers}", settings.rows)
-}
-
-/// The best weights of a training so far.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
-pub struct Best {
-    /// The step after which they were there.
-    pub step: u64,
-    /// How good they are: the mean of [`Score::quality`] over the tasks that count.
-    pub quality: f64,
-    /// By how much the loss is below the base's, in the mean over these tasks: it decides between weights of the same
-    /// quality, as those are that answer nothing right.
-    #[serde(default)]
-    pub below_base: f64,
-}
-
-impl Best {
-    fn is_better_than(&self, other: &Self) -> bool {
-        (self.quality, self.below_base) > (other.quality, other.below_base)
-    }
-}
-
-/// Which rows of an evaluation set are measured while training: as many of each task, the same every time, in the order
-/// of the file.
-pub fn sample_rows(settings: &EvaluateSettings, seed: u64, task: usize, rows: usize) -> Vec<usize> {
-    if settings.every == 0 {
-        return Vec::new();
-    }
-    let mut sampled = permutation(rows, &mut stream(seed, "evaluation sample", task, 0));
-    sampled.truncate(settings.rows);
-    sampled.sort_unstable();
-    sampled
-}
+use crate::progress::{Column, Event, SampleScore, Score, StepReport};
+use crate::recipe::Keep;
 
 /// A task with its rows to evaluate on, where there are some.
 fn measured(task: &Task) -> Option<(&Task, &Dataset)> {
@@ -59,9 +19,9 @@ fn measured(task: &Task) -> Option<(&Task, &Dataset)> {
 
 impl Session<'_> {
     /// Whether a model, that of a column, has yet to be measured on the samples of some tasks.
-    pub(super) fn lacks_samples(&self, column: &str, tasks: &[usize]) -> bool {
+    pub(super) fn lacks_samples(&self, column: &Column, tasks: &[usize]) -> bool {
         let settings = &self.job.recipe.evaluate;
-        let column = sample_column(column, settings);
+        let column = column.sample(settings);
         let is_missing = |task: &Task| task.eval.is_some() && !self.has_score(&column, &task.name);
         settings.every > 0 && tasks.iter().any(|&task| is_missing(&self.job.inputs.tasks[task]))
     }
@@ -72,11 +32,11 @@ impl Session<'_> {
     ///
     /// # Errors
     /// As [`Session::evaluate`].
-    pub(super) fn evaluate_samples(&mut self, column: &str, tasks: &[usize]) -> Result<()> {
+    pub(super) fn evaluate_samples(&mut self, column: &Column, tasks: &[usize]) -> Result<()> {
         if !self.lacks_samples(column, tasks) {
             return Ok(());
         }
-        let sampled = sample_column(column, &self.job.recipe.evaluate);
+        let sampled = column.sample(&self.job.recipe.evaluate);
         let tasks = tasks.iter().map(|&task| &self.job.inputs.tasks[task]);
         for (task, eval) in tasks.filter_map(measured) {
             if self.has_score(&sampled, &task.name) {
@@ -95,13 +55,13 @@ impl Session<'_> {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn keep_sample(&mut self, column: &str, task: &Task, scored: &RowScores) -> Result<()> {
+    pub(super) fn keep_sample(&mut self, column: &Column, task: &Task, scored: &RowScores) -> Result<()> {
         let settings = &self.job.recipe.evaluate;
         if settings.every == 0 {
             return Ok(());
         }
         let score = scored.of_rows(&task.evaluation_sample, settings.answers).score();
-        self.keep_score(&sample_column(column, settings), &task.name, score)
+        self.keep_score(&column.sample(settings), &task.name, score)
     }
 
     /// Whether a training ends before its last step, since patience has run out.
@@ -129,13 +89,13 @@ impl Session<'_> {
         let job = self.job;
         let tasks =
             job.inputs.tasks.iter().filter(|task| training.part.is_empty() || training.part == task.name);
-        let name = training.name();
+        let column = Column::Training { stage: training.stage, part: training.part.to_owned() };
         let mut scores = Vec::new();
         for (task, eval) in tasks.filter_map(measured) {
-            let score = self.measure_sample(task, eval, &name)?;
+            let score = self.measure_sample(task, eval, &column)?;
             scores.push(SampleScore { task: task.name.clone(), score });
         }
-        self.alarm(&scores, state, &name);
+        self.alarm(&scores, state, &training.name());
         if training.is_last {
             self.compare_with_best(&scores, state, training)?;
         }
@@ -144,7 +104,7 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn measure_sample(&mut self, task: &Task, dataset: &Dataset, column: &str) -> Result<Score> {
+    fn measure_sample(&mut self, task: &Task, dataset: &Dataset, column: &Column) -> Result<Score> {
         let answers = task.answers.as_ref().filter(|_| self.job.recipe.evaluate.answers);
         let tokenizer = &self.job.inputs.tokenizer;
         let request = Request { dataset, tokenizer, rows: Some(&task.evaluation_sample), answers };
@@ -154,7 +114,7 @@ impl Session<'_> {
     /// Says at once which tasks have become worse than the base, each once in a training.
     fn alarm(&mut self, scores: &[SampleScore], state: &mut TrainingState, training: &str) {
         let alarm = self.job.recipe.evaluate.alarm;
-        let column = sample_column(BASE, &self.job.recipe.evaluate);
+        let column = Column::Base.sample(&self.job.recipe.evaluate);
         for SampleScore { task, score } in scores {
             let Some(base) = self.score(&column, task).filter(|_| alarm > 0.0) else { continue };
             let is_worse = score.loss > base.loss * (1.0 + alarm);
@@ -179,7 +139,7 @@ impl Session<'_> {
         if !settings.decides() {
             return Ok(());
         }
-        let [base, probe] = [BASE, PROBE].map(|column| sample_column(column, settings));
+        let [base, probe] = [Column::Base, Column::Probe].map(|column| column.sample(settings));
         let counts = |score: &&SampleScore| settings.task.as_ref().is_none_or(|task| *task == score.task);
         let counted: Vec<(f64, f64)> = scores
             .iter()

@@ -4,15 +4,17 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
-use serde::{Deserialize, Serialize};
-
-use super::cpift::REPORT;
+use super::identity::RunIdentity;
 use super::inputs::{Task, sampler};
-use super::measured::{ANSWERS, ANSWERS_KEPT, KeptAnswers, SCORES, Scores, read_scores};
+use super::measured::{ANSWERS_KEPT, KeptAnswers, Scores, read_scores};
 use super::models::RunModels;
+use super::names::{
+    ANSWERS, FINAL, PROGRESS, RECIPE, REPORT, RESULT, RESULT_TEXT, SCORES, origin_of, probe_place,
+};
+use super::record::{FinalReport, RunProgress};
 use super::state::Checkpoints;
 use super::weights::{open_trainer, weight_type};
-use super::{Job, RunIdentity, card, identity, record, seal};
+use super::{Job, card, identity, record, seal};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
 use crate::data::{CacheUse, Sampler, Source};
 use crate::error::{Error, FileAction, Result};
@@ -21,24 +23,10 @@ use crate::files::{
     self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, read_json, require_free_space,
 };
 use crate::metrics::Metrics;
-use crate::progress::{Event, JobReport, Observer, Score, TaskScores};
+use crate::progress::{Column, Event, JobReport, Observer, Score, TaskScores};
 use crate::recipe::{Stage, TrainSettings};
 use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
-
-/// What of a run is kept from one process to the next, beside its stages.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(super) struct RunProgress {
-    /// Seconds that processes have worked on it.
-    pub(super) seconds: f64,
-}
-
-/// What `final/report.json` holds, beside the model.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
-pub(super) struct FinalReport {
-    /// Frozen coordinates found unchanged at the end of the parts of stage 4.
-    pub(super) frozen_verified: u64,
-}
 
 /// What the stages of a running job share.
 pub struct Session<'a> {
@@ -83,11 +71,11 @@ impl<'a> Session<'a> {
         let answers = seal::read(&run.join(ANSWERS), &origin_of(&identity, ANSWERS))?;
         let mut answers: KeptAnswers = answers.map(|(answers, _)| answers).unwrap_or_default();
         let has_other_type = before.is_some_and(|before| before.dtype != job.identity.dtype);
-        if has_other_type && scores.remove(FINAL).is_some() {
+        if has_other_type && scores.remove(&Column::Final).is_some() {
             // A final model that is written with another type has to be measured itself. Written before the record
             // of the type: from there on nothing says that it was another.
             seal::write(&run.join(SCORES), &origin_of(&identity, SCORES), &scores)?;
-            if answers.remove(FINAL).is_some() {
+            if answers.remove(&Column::Final).is_some() {
                 seal::write(&run.join(ANSWERS), &origin_of(&identity, ANSWERS), &answers)?;
             }
         }
@@ -239,7 +227,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When evaluation fails or the scores cannot be saved.
-    pub fn evaluate(&mut self, column: &str, tasks: &[usize]) -> Result<()> {
+    pub fn evaluate(&mut self, column: &Column, tasks: &[usize]) -> Result<()> {
         let job = self.job;
         for &index in tasks {
             let task = &job.inputs.tasks[index];
@@ -261,11 +249,11 @@ impl<'a> Session<'a> {
             self.observer.event(Event::Evaluated { column, task: &task.name, score: &score });
             if let Some(answers) = &scored.answers {
                 let sample = answers.sample(ANSWERS_KEPT);
-                self.answers.entry(column.to_owned()).or_default().insert(task.name.clone(), sample);
+                self.answers.entry(column.clone()).or_default().insert(task.name.clone(), sample);
                 self.save_answers()?;
             }
             self.keep_score(column, &task.name, score)?;
-            if [BASE, PROBE].contains(&column) {
+            if matches!(column, Column::Base | Column::Probe) {
                 self.keep_sample(column, task, &scored)?;
             }
         }
@@ -284,10 +272,10 @@ impl<'a> Session<'a> {
 
     /// Forgets what was measured of the final model.
     fn forget_final(&mut self) -> Result<()> {
-        if self.answers.remove(FINAL).is_some() {
+        if self.answers.remove(&Column::Final).is_some() {
             self.save_answers()?;
         }
-        if self.scores.remove(FINAL).is_some() {
+        if self.scores.remove(&Column::Final).is_some() {
             self.save_scores()?;
         }
         Ok(())
@@ -297,7 +285,12 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// The evaluation fails, or a stop was asked for.
-    pub(super) fn measure(&mut self, column: &str, task: &str, request: &Request<'_>) -> Result<RowScores> {
+    pub(super) fn measure(
+        &mut self,
+        column: &Column,
+        task: &str,
+        request: &Request<'_>,
+    ) -> Result<RowScores> {
         let (model, observer) = (&mut self.trainer.model, &mut *self.observer);
         let mut observe = |progress| {
             observer.event(Event::EvaluationProgress { column, task, progress });
@@ -310,7 +303,7 @@ impl<'a> Session<'a> {
     }
 
     /// What was measured of a task for a column.
-    pub(super) fn score(&self, column: &str, task: &str) -> Option<Score> {
+    pub(super) fn score(&self, column: &Column, task: &str) -> Option<Score> {
         self.scores.get(column).and_then(|scores| scores.get(task)).copied()
     }
 
@@ -318,8 +311,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub(super) fn keep_score(&mut self, column: &str, task: &str, score: Score) -> Result<()> {
-        self.scores.entry(column.to_owned()).or_default().insert(task.to_owned(), score);
+    pub(super) fn keep_score(&mut self, column: &Column, task: &str, score: Score) -> Result<()> {
+        self.scores.entry(column.clone()).or_default().insert(task.to_owned(), score);
         self.save_scores()
     }
 
@@ -327,7 +320,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// As [`Session::evaluate`].
-    pub fn evaluate_all(&mut self, column: &str) -> Result<()> {
+    pub fn evaluate_all(&mut self, column: &Column) -> Result<()> {
         self.evaluate(column, &self.job.inputs.all_tasks())
     }
 
@@ -344,7 +337,7 @@ impl<'a> Session<'a> {
     }
 
     /// Whether a column of the table has this task's score.
-    pub fn has_score(&self, column: &str, task: &str) -> bool {
+    pub fn has_score(&self, column: &Column, task: &str) -> bool {
         self.scores.get(column).is_some_and(|scores| scores.contains_key(task))
     }
 
@@ -440,11 +433,11 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When it cannot be written.
-    pub fn finish(&mut self, columns: &[&str]) -> Result<JobReport> {
+    pub fn finish(&mut self, columns: &[Column]) -> Result<JobReport> {
         let mut report = self.report(columns)?;
         report.model = Some(self.job.out.join(FINAL));
         files::write_json_atomically(&self.job.out.join(RESULT), &report)?;
-        files::write_bytes_atomically(&self.job.out.join("report.md"), report.markdown().as_bytes())?;
+        files::write_bytes_atomically(&self.job.out.join(RESULT_TEXT), report.markdown().as_bytes())?;
         card::write(self.job, &report)?;
         Ok(report)
     }
@@ -453,7 +446,7 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When the elapsed time cannot be saved.
-    pub fn report(&mut self, columns: &[&str]) -> Result<JobReport> {
+    pub fn report(&mut self, columns: &[Column]) -> Result<JobReport> {
         let seconds = self.save_progress()?;
         let row = |task: &Task| TaskScores {
             task: task.name.clone(),
@@ -461,7 +454,7 @@ impl<'a> Session<'a> {
         };
         Ok(JobReport {
             method: self.job.recipe.method,
-            columns: columns.iter().map(|&column| column.to_owned()).collect(),
+            columns: columns.to_vec(),
             tasks: self.job.inputs.tasks.iter().map(row).collect(),
             frozen_verified: self.frozen_verified,
             seconds,
@@ -480,24 +473,4 @@ impl<'a> Session<'a> {
         seal::write(&self.job.out.join(PROGRESS), &origin_of(&self.identity, PROGRESS), &progress)?;
         Ok(seconds)
     }
-}
-
-/// Columns of the closing table that scores lie between.
-pub(super) const BASE: &str = "base";
-pub(super) const PROBE: &str = "probe";
-/// Name of the resolved recipe in the run folder.
-pub const RECIPE: &str = "recipe.toml";
-/// Name of the final model's folder.
-pub(super) const FINAL: &str = "final";
-pub(super) const PROGRESS: &str = "progress.json";
-pub(super) const RESULT: &str = "report.json";
-
-/// What a file or folder of a run is that nothing else of the run went into.
-pub fn origin_of(identity: &str, place: &str) -> Origin {
-    Origin { identity: identity.to_owned(), place: place.to_owned(), made_from: String::new(), metrics: None }
-}
-
-/// Name of a task's probe in the run folder.
-pub fn probe_place(task: &str) -> String {
-    format!("probe/{task}")
 }

@@ -7,7 +7,7 @@ use std::path::{Path, PathBuf};
 use cpift_engine::{Device, ViewMut};
 use serde::{Deserialize, Serialize};
 
-use super::sampled::Best;
+use super::names::CHECKPOINTS;
 use crate::checkpoint::{NamedTensor, TensorData, TensorFile, WeightType, write_tensors};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify};
@@ -39,6 +39,26 @@ pub struct TrainingState {
     pub pending: Option<StepReport>,
 }
 
+/// The best weights of a training so far.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// The step after which they were there.
+    pub step: u64,
+    /// How good they are: the mean of [`Score::quality`] over the tasks that count.
+    pub quality: f64,
+    /// By how much the loss is below the base's, in the mean over these tasks: it decides between weights of the same
+    /// quality, as those are that answer nothing right.
+    #[serde(default)]
+    pub below_base: f64,
+}
+
+impl Best {
+    /// Whether these weights are to be kept instead of the others.
+    pub fn is_better_than(&self, other: &Self) -> bool {
+        (self.quality, self.below_base) > (other.quality, other.below_base)
+    }
+}
+
 /// The checkpoints of a run: `checkpoint/<training>/step-<n>/`.
 #[derive(Debug)]
 pub struct Checkpoints {
@@ -50,9 +70,6 @@ pub struct Checkpoints {
     named_best: Cell<Option<u64>>,
 }
 
-/// Name of the folder of all checkpoints in the run folder.
-const FOLDER: &str = "checkpoint";
-
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
 
@@ -60,12 +77,12 @@ impl Checkpoints {
     /// Checkpoints in the run folder `run`; `keep` of each training are kept.
     pub fn new(run: &Path, keep: usize, device: &Device) -> Self {
         let named_best = Cell::new(None);
-        Self { folder: run.join(FOLDER), keep: keep.max(1), device: device.clone(), named_best }
+        Self { folder: run.join(CHECKPOINTS), keep: keep.max(1), device: device.clone(), named_best }
     }
 
     /// Name of a checkpoint in the run folder.
     fn place(training: &str, step: u64) -> String {
-        format!("{FOLDER}/{training}/{}", step_name(step))
+        format!("{CHECKPOINTS}/{training}/{}", step_name(step))
     }
 
     /// Writes one, then removes all but the newest. Later ones go first: they were damaged, or this training would
@@ -193,7 +210,7 @@ impl Checkpoints {
     }
 
     fn best_place(training: &str, step: u64) -> String {
-        format!("{FOLDER}/{training}/{}", best_name(step))
+        format!("{CHECKPOINTS}/{training}/{}", best_name(step))
     }
 
     /// Removes a training's checkpoints, when its result is saved.

@@ -5,17 +5,18 @@ use cpift_engine::{Device, Mask, View};
 
 use super::session::Session;
 use super::state::TrainingState;
+use super::weights::require_fit;
 use crate::data::{Source, StepBatches};
 use crate::error::{Error, Result};
 use crate::files::Origin;
-use crate::progress::{Event, StepReport, training_name};
+use crate::progress::{Event, StepReport, TrainingStage};
 use crate::recipe::TrainSettings;
 use crate::trainer::Step;
 
 /// A fine-tune, in one or more consecutive parts.
 pub struct Training<'a> {
-    /// `probe`, `integrate`, or the method's name: the first half of its checkpoints' name.
-    pub stage: &'a str,
+    /// The first half of its checkpoints' name.
+    pub stage: TrainingStage,
     /// The probe's task; empty otherwise.
     pub part: &'a str,
     /// Settings of all parts.
@@ -50,7 +51,7 @@ pub struct TrainingPart {
 impl Training<'_> {
     /// The name of its checkpoints and of its lines of the metrics.
     pub fn name(&self) -> String {
-        training_name(self.stage, self.part)
+        self.stage.training(self.part)
     }
 }
 
@@ -122,9 +123,9 @@ impl Session<'_> {
             let made = self.trainer.step(step, &batches, &part.source_names);
             let mut report = made.map_err(|error| explain(error, part, state.step, &batches))?;
             state.step += 1;
-            report.stage = training.stage.to_owned();
+            report.stage = training.stage;
             report.part = training.part.to_owned();
-            (report.step, report.steps) = (state.step, span.total);
+            (report.index, report.steps) = (state.step, span.total);
             (report.phase, report.frozen) = (1 + index as u64, frozen);
             self.finish_step(training, index, span, key, state, report)?;
         }
@@ -205,7 +206,7 @@ impl Session<'_> {
         self.checkpoints.write(key, state, &self.trainer, origin)?;
         self.save_progress()?;
         self.observer.event(Event::Checkpoint { step: state.step });
-        self.require_fit()
+        require_fit(self.job, self.trainer.model.weights())
     }
 
     /// A hash of the frozen coordinates' bits.

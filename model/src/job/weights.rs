@@ -8,7 +8,6 @@ use cpift_engine::ops::adamw::ImportanceKind as Accumulate;
 use super::Job;
 use super::models::RunModels;
 use super::plan::{has_probes, purpose};
-use super::session::Session;
 use crate::checkpoint::{Checkpoint, WeightType, too_large_for};
 use crate::error::{Error, Result};
 use crate::model::Model;
@@ -17,20 +16,18 @@ use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
 use crate::transformer::Purpose;
 
-impl Session<'_> {
-    /// Fails when a weight of the trainer has become too large for the final model's number type. Everything is
-    /// saved by then: it can be continued with another type.
-    ///
-    /// # Errors
-    /// Naming the weight.
-    pub fn require_fit(&self) -> Result<()> {
-        match find_too_large(self.job, self.trainer.model.weights())? {
-            Some(reason) => Err(Error::Job(format!(
-                "in training {reason}, the `model.dtype` that the final model is to be written with: continue with \
-                 --resume and model.dtype = \"f32\" or \"bf16\""
-            ))),
-            None => Ok(()),
-        }
+/// Fails when a weight that was trained has become too large for the final model's number type. Everything is saved by
+/// then: it can be continued with another type.
+///
+/// # Errors
+/// Naming the weight.
+pub fn require_fit(job: &Job, weights: View<'_, f32>) -> Result<()> {
+    match find_too_large(job, weights)? {
+        Some(reason) => Err(Error::Job(format!(
+            "in training {reason}, the `model.dtype` that the final model is to be written with: continue with \
+             --resume and model.dtype = \"f32\" or \"bf16\""
+        ))),
+        None => Ok(()),
     }
 }
 

@@ -9,7 +9,7 @@ use std::path::{Path, PathBuf};
 
 use crate::error::{Error, FileAction, Result};
 use crate::files::{self, RecordedSteps, write_error};
-use crate::progress::{StepReport, training_name};
+use crate::progress::{StepReport, TrainingStage};
 use tensorboard::TensorBoard;
 
 /// Name of the file in the run folder.
@@ -86,10 +86,10 @@ impl Metrics {
     ///
     /// # Errors
     /// When the file cannot be read or replaced.
-    pub fn rewind(&mut self, stage: &str, part: &str, step: u64) -> Result<()> {
+    pub fn rewind(&mut self, stage: TrainingStage, part: &str, step: u64) -> Result<()> {
         let of_training = |report: &StepReport| report.stage == stage && report.part == part;
-        if self.retain(|report| !of_training(report) || report.step <= step)? {
-            self.rebuild_events(Some(&training_name(stage, part)))?;
+        if self.retain(|report| !of_training(report) || report.index <= step)? {
+            self.rebuild_events(Some(&stage.training(part)))?;
         }
         Ok(())
     }
@@ -130,7 +130,7 @@ impl Metrics {
             }
             if wanted(&report) {
                 kept.extend(line);
-                let training = training_name(&report.stage, &report.part);
+                let training = report.stage.training(&report.part);
                 self.lines.entry(training).or_default().push(blake3::hash(line));
             }
         }
@@ -150,7 +150,7 @@ impl Metrics {
         let mut line = serde_json::to_string(report).map_err(|error| Error::Job(error.to_string()))?;
         line.push('\n');
         self.file.write_all(line.as_bytes()).map_err(write_error(&self.path, FileAction::Write))?;
-        let training = training_name(&report.stage, &report.part);
+        let training = report.stage.training(&report.part);
         self.lines.entry(training).or_default().push(blake3::hash(line.as_bytes()));
         self.tensorboard.as_mut().map_or(Ok(()), |events| events.append(report))
     }

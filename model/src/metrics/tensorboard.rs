@@ -12,7 +12,7 @@ use std::path::{Path, PathBuf};
 use crate::error::{Error, FileAction, Result};
 use crate::files;
 use crate::machine;
-use crate::progress::{StepReport, training_name};
+use crate::progress::StepReport;
 
 /// Name of the folder in the run folder.
 const FOLDER: &str = "tensorboard";
@@ -117,7 +117,7 @@ impl TensorBoard {
 
 /// The folder of a step's training: TensorBoard shows each as a run of its own.
 fn training_of(report: &StepReport) -> String {
-    training_name(&report.stage, &report.part)
+    report.stage.training(&report.part)
 }
 
 /// TensorBoard reads files whose names contain `tfevents`, in the order of their names.
@@ -175,7 +175,7 @@ fn step_event(report: &StepReport) -> Vec<u8> {
     scalar("tokens_per_second", report.tokens as f64 / report.seconds.max(1e-9));
     let mut event = Message::default();
     event.double(1, report.time);
-    event.integer(2, report.step);
+    event.integer(2, report.index);
     event.bytes(5, &summary.0);
     event.0
 }

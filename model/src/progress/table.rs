@@ -2,17 +2,18 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Score, perplexity_text};
+use super::{Column, Score, perplexity_text};
 use crate::recipe::Method;
 use crate::score::ScoreKind;
+use crate::table::Table;
 
 /// The closing table and where things are.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct JobReport {
     /// The method.
     pub method: Method,
-    /// Columns of the table: `base`, `probe`, `fused`, `final`.
-    pub columns: Vec<String>,
+    /// Columns of the table.
+    pub columns: Vec<Column>,
     /// Rows of the table.
     pub tasks: Vec<TaskScores>,
     /// Frozen coordinates checked bit for bit over all parts of stage 4.
@@ -77,16 +78,12 @@ impl JobReport {
             (None, Some(kind)) => format!("{} ({})", task.task, kind.name()),
             _ => task.task.clone(),
         };
-        let mut lines = vec![
-            format!("| task | {} |", self.columns.join(" | ")),
-            format!("|---|{}", "---:|".repeat(self.columns.len())),
-        ];
+        let headings = std::iter::once("task".to_owned()).chain(self.columns.iter().map(Column::to_string));
+        let mut table = Table::new(headings);
         for task in &self.tasks {
-            let cells: Vec<String> = task.scores.iter().map(cell).collect();
-            lines.push(format!("| {} | {} |", name(task), cells.join(" | ")));
+            table.row(std::iter::once(name(task)).chain(task.scores.iter().map(cell)));
         }
-        lines.push(String::new());
-        lines.push(match kind.unwrap_or_default() {
+        let legend = match kind.unwrap_or_default() {
             ScoreKind::Exact if kind.is_some() => {
                 "Loss in nats per supervised token (perplexity) / rows answered exactly by greedy generation."
                     .to_owned()
@@ -98,8 +95,7 @@ impl JobReport {
                     "Loss in nats per supervised token (perplexity) / rows answered right by greedy generation, by {kind}."
                 )
             }
-        });
-        lines.push(String::new());
-        lines.join("\n")
+        };
+        format!("{}\n{legend}\n", table.markdown())
     }
 }

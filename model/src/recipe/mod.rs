@@ -64,6 +64,10 @@ pub enum Method {
 }
 
 impl Method {
+    /// All.
+    pub const ALL: [Self; 6] =
+        [Self::Cpift, Self::Joint, Self::Sequential, Self::Staged, Self::Replay, Self::Half];
+
     /// Lower-case name, as in recipes.
     pub fn name(self) -> &'static str {
         match self {

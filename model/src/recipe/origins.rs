@@ -14,11 +14,11 @@ use crate::error::{Error, Result};
 #[derive(Debug, Clone)]
 pub struct Origins {
     path: PathBuf,
-    places: BTreeMap<String, Place>,
+    places: BTreeMap<String, Origin>,
 }
 
 #[derive(Debug, Clone)]
-enum Place {
+enum Origin {
     Line(usize),
     Override(String),
 }
@@ -55,7 +55,7 @@ impl Origins {
             } else {
                 format!("{prefix}.{}", key.get_ref())
             };
-            self.places.insert(full.clone(), Place::Line(line_of(text, &key.span())));
+            self.places.insert(full.clone(), Origin::Line(line_of(text, &key.span())));
             self.record_value(text, &full, value.get_ref());
         }
     }
@@ -66,7 +66,7 @@ impl Origins {
             DeValue::Array(items) => {
                 for (index, item) in items.iter().enumerate() {
                     let full = format!("{key}[{index}]");
-                    self.places.insert(full.clone(), Place::Line(line_of(text, &item.span())));
+                    self.places.insert(full.clone(), Origin::Line(line_of(text, &item.span())));
                     self.record_value(text, &full, item.get_ref());
                 }
             }
@@ -79,7 +79,7 @@ impl Origins {
         let inside =
             |place: &String| place.strip_prefix(key).is_some_and(|rest| rest.starts_with(['.', '[']));
         self.places.retain(|place, _| !inside(place));
-        let place = Place::Override(assignment.to_owned());
+        let place = Origin::Override(assignment.to_owned());
         if let Some((section, _)) = key.rsplit_once('.') {
             self.places.entry(section.to_owned()).or_insert_with(|| place.clone());
         }
@@ -92,8 +92,8 @@ impl Origins {
         let list = if section.is_empty() { key } else { section };
         let list = list.split('[').next().unwrap_or_default();
         match [key, section, list].iter().find_map(|name| self.places.get(*name)) {
-            Some(Place::Line(line)) => Error::line(&self.path, *line, format!("`{key}`: {reason}")),
-            Some(Place::Override(assignment)) => {
+            Some(Origin::Line(line)) => Error::line(&self.path, *line, format!("`{key}`: {reason}")),
+            Some(Origin::Override(assignment)) => {
                 Error::setting(format!("--set {assignment}"), reason.to_string())
             }
             None => Error::format(&self.path, format!("`{key}`: {reason}")),

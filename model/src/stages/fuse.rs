@@ -66,7 +66,7 @@ pub fn fuse(
     models.read_base(base.reborrow())?;
     let conflict_base = gather(device, base.as_view(), &ownership.several)?;
     let mut conflicts =
-        Conflicts { several: ownership.several.clone(), base: conflict_base, claims: Vec::new() };
+        Conflicts { several: ownership.several.clone(), base: conflict_base, tasks: Vec::new() };
     if settings.backbone == Backbone::Base {
         backbone.copy_from(base.as_view())?;
     }
@@ -113,7 +113,7 @@ pub fn fuse(
             Vec::new()
         };
         let relative_importance = relative(layout, &shared, &importance, &core.thresholds);
-        conflicts.claims.push(Claim { shared, weights, relative_importance });
+        conflicts.tasks.push(SharedCoordinates { shared, weights, relative_importance });
     }
 
     let (values, sign_conflicts) = conflicts.resolve(settings.conflict);
@@ -194,20 +194,20 @@ struct Conflicts {
     several: Mask,
     /// θ0 at those coordinates.
     base: Vec<f32>,
-    claims: Vec<Claim>,
+    tasks: Vec<SharedCoordinates>,
 }
 
 /// What one task has at the coordinates it shares with others.
-struct Claim {
+struct SharedCoordinates {
     shared: Mask,
     weights: Vec<f32>,
     /// Importance over the task's threshold; empty when the rule does not ask for it.
     relative_importance: Vec<f32>,
 }
 
-/// One task's wish for one coordinate.
+/// What one task would make of one coordinate.
 #[derive(Clone, Copy)]
-struct Wish {
+struct Candidate {
     weight: f32,
     update: f32,
     relative_importance: f32,
@@ -216,56 +216,59 @@ struct Wish {
 impl Conflicts {
     /// The value of every conflicting coordinate in ascending order, and how many have updates of both signs.
     fn resolve(&self, rule: Conflict) -> (Vec<f32>, u64) {
-        let mut next = vec![0; self.claims.len()];
-        let mut wishes = Vec::with_capacity(self.claims.len());
+        let mut next = vec![0; self.tasks.len()];
+        let mut candidates = Vec::with_capacity(self.tasks.len());
         let mut sign_conflicts = 0;
         let mut values = Vec::with_capacity(self.base.len());
         for (index, &base) in self.several.indices().zip(&self.base) {
-            wishes.clear();
-            for (claim, next) in self.claims.iter().zip(&mut next) {
-                if claim.shared.get(index) {
-                    let weight = claim.weights[*next];
-                    let relative_importance = claim.relative_importance.get(*next).copied().unwrap_or(0.0);
-                    wishes.push(Wish { weight, update: weight - base, relative_importance });
+            candidates.clear();
+            for (task, next) in self.tasks.iter().zip(&mut next) {
+                if task.shared.get(index) {
+                    let weight = task.weights[*next];
+                    let relative_importance = task.relative_importance.get(*next).copied().unwrap_or(0.0);
+                    candidates.push(Candidate { weight, update: weight - base, relative_importance });
                     *next += 1;
                 }
             }
-            let moves_to =
-                |up: bool| wishes.iter().any(|wish| if up { wish.update > 0.0 } else { wish.update < 0.0 });
+            let moves_to = |up: bool| {
+                candidates
+                    .iter()
+                    .any(|candidate| if up { candidate.update > 0.0 } else { candidate.update < 0.0 })
+            };
             sign_conflicts += u64::from(moves_to(true) && moves_to(false));
-            values.push(choose(&wishes, rule));
+            values.push(choose(&candidates, rule));
         }
         (values, sign_conflicts)
     }
 }
 
-/// The value of one coordinate that several tasks claim (docs/algorithm.md, stage 3, step 3).
-fn choose(wishes: &[Wish], rule: Conflict) -> f32 {
-    let mean = |wanted: &dyn Fn(&Wish) -> bool| {
-        let (sum, count) = wishes
+/// The value of one coordinate that several tasks have in their cores (docs/algorithm.md, stage 3, step 3).
+fn choose(candidates: &[Candidate], rule: Conflict) -> f32 {
+    let mean = |wanted: &dyn Fn(&Candidate) -> bool| {
+        let (sum, count) = candidates
             .iter()
-            .filter(|wish| wanted(wish))
-            .fold((0.0, 0u32), |(sum, count), wish| (sum + f64::from(wish.weight), count + 1));
+            .filter(|candidate| wanted(candidate))
+            .fold((0.0, 0u32), |(sum, count), candidate| (sum + f64::from(candidate.weight), count + 1));
         (sum / f64::from(count)) as f32
     };
     match rule {
-        Conflict::Last => wishes[wishes.len() - 1].weight,
+        Conflict::Last => candidates[candidates.len() - 1].weight,
         Conflict::Mean => mean(&|_| true),
         Conflict::Max => {
-            let larger = |best: Wish, wish: &Wish| {
-                if wish.relative_importance > best.relative_importance { *wish } else { best }
+            let larger = |best: Candidate, candidate: &Candidate| {
+                if candidate.relative_importance > best.relative_importance { *candidate } else { best }
             };
-            wishes[1..].iter().fold(wishes[0], larger).weight
+            candidates[1..].iter().fold(candidates[0], larger).weight
         }
         Conflict::Sign => {
-            let ups = wishes.iter().filter(|wish| wish.update > 0.0).count();
-            let downs = wishes.iter().filter(|wish| wish.update < 0.0).count();
-            let total: f64 = wishes.iter().map(|wish| f64::from(wish.update)).sum();
+            let ups = candidates.iter().filter(|candidate| candidate.update > 0.0).count();
+            let downs = candidates.iter().filter(|candidate| candidate.update < 0.0).count();
+            let total: f64 = candidates.iter().map(|candidate| f64::from(candidate.update)).sum();
             // As many on either side: the sum of the updates decides.
             if ups > downs || (ups == downs && total > 0.0) {
-                mean(&|wish| wish.update > 0.0)
+                mean(&|candidate| candidate.update > 0.0)
             } else if downs > 0 {
-                mean(&|wish| wish.update < 0.0)
+                mean(&|candidate| candidate.update < 0.0)
             } else {
                 mean(&|_| true)
             }

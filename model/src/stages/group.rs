@@ -27,20 +27,20 @@ pub fn chance_overlap(fraction: f64) -> f64 {
 
 /// Which way a task's fine-tune moved the parameters of its core.
 #[derive(Debug, Clone, PartialEq)]
-pub struct Sides {
+pub struct UpdateSigns {
     up: Mask,
     down: Mask,
 }
 
-impl Sides {
+impl UpdateSigns {
     /// From the core's values before and after, by ascending index. What did not move is on neither side.
     pub fn of(core: &Mask, before: &[f32], after: &[f32]) -> Self {
-        let mut sides = Self { up: Mask::zeros(core.len()), down: Mask::zeros(core.len()) };
+        let mut signs = Self { up: Mask::zeros(core.len()), down: Mask::zeros(core.len()) };
         for (index, (before, after)) in core.indices().zip(before.iter().zip(after)) {
-            sides.up.set(index, after > before);
-            sides.down.set(index, after < before);
+            signs.up.set(index, after > before);
+            signs.down.set(index, after < before);
         }
-        sides
+        signs
     }
 
     /// Number of parameters that both tasks moved the same way.
@@ -114,12 +114,12 @@ mod tests {
             core
         };
         // Of the shared 3, 64, 65, 70 and 99: both up, both down, opposite, one unmoved, both unmoved.
-        let first = Sides::of(
+        let first = UpdateSigns::of(
             &core(&[3, 7, 64, 65, 70, 99]),
             &[1.0, 1.0, 0.5, -2.0, 4.0, 6.0],
             &[1.5, 2.0, 0.4, -1.0, 4.0, 6.0],
         );
-        let second = Sides::of(
+        let second = UpdateSigns::of(
             &core(&[2, 3, 64, 65, 70, 99]),
             &[1.0, -1.0, 0.5, -2.0, 4.0, 6.0],
             &[1.5, -0.9, 0.3, -3.0, 5.0, 6.0],
@@ -127,7 +127,7 @@ mod tests {
         assert_eq!(first.agreeing(&second).unwrap(), 2);
         assert_eq!(first.agreeing(&first).unwrap(), 4);
         assert_eq!(first.up.indices().collect::<Vec<_>>(), [3, 7, 65]);
-        assert!(first.agreeing(&Sides::of(&core(&[]), &[], &[])).is_ok_and(|agreeing| agreeing == 0));
+        assert!(first.agreeing(&UpdateSigns::of(&core(&[]), &[], &[])).is_ok_and(|agreeing| agreeing == 0));
     }
 
     fn settings(threshold: f64, linkage: Linkage) -> GroupSettings {

@@ -8,7 +8,7 @@ use super::special::SpecialNames;
 
 /// The meaning of a `tokenizer.json` in its folder, before control tokens are renamed.
 #[derive(Debug, Clone, PartialEq)]
-pub(super) struct Meaning {
+pub(super) struct TokenizerSignature {
     vocabulary: blake3::Hash,
     merges: blake3::Hash,
     model: Value,
@@ -22,7 +22,7 @@ pub(super) struct Meaning {
     padding: Option<String>,
 }
 
-impl Meaning {
+impl TokenizerSignature {
     pub fn new(json: &Value, names: &SpecialNames) -> Self {
         let mut model = json["model"].as_object().cloned().unwrap_or_default();
         let vocabulary = hash_vocabulary(&model.remove("vocab").unwrap_or_default());

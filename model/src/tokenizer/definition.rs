@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use serde_json::{Map, Value, json};
 
 use super::class::Class;
-use super::compare::Meaning;
+use super::compare::TokenizerSignature;
 use super::parts::{added_ids, vocabulary_id, vocabulary_text};
 use super::rebuild;
 use super::replaced::Replaced;
@@ -24,7 +24,7 @@ pub(super) struct Definition {
     pub vocabulary_size: usize,
     /// Added tokens by string, control tokens under their own.
     pub added: BTreeMap<String, u32>,
-    pub meaning: Meaning,
+    pub signature: TokenizerSignature,
     /// The file's own parts, where its class splits text otherwise.
     pub replaced: Option<Replaced>,
 }
@@ -51,9 +51,9 @@ pub(super) fn prepare(
         added.keys().filter(|text| !tokens.iter().any(|token| token.text == **text)).cloned().collect();
     let controls = ControlTokens::new(tokens, plain)?.without(split_tokens(json, names));
     let vocabulary_size = vocabulary_size(json, names);
-    let meaning = Meaning::new(json, names);
+    let signature = TokenizerSignature::new(json, names);
     rename(json, &controls);
-    Ok(Definition { controls, vocabulary_size, added, meaning, replaced })
+    Ok(Definition { controls, vocabulary_size, added, signature, replaced })
 }
 
 fn switch_off(json: &mut Value) -> Reasoned<()> {

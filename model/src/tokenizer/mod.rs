@@ -27,7 +27,7 @@ use crate::control_tokens::{ControlTokens, aliases, refuse_reserved};
 use crate::error::{Error, Reasoned, Result};
 use crate::files;
 use crate::recipe::SpecialTokens;
-use compare::Meaning;
+use compare::TokenizerSignature;
 use definition::Definition;
 use special::SpecialNames;
 pub use special::SpecialToken;
@@ -53,7 +53,7 @@ pub struct Tokenizer {
     embeddings: Option<usize>,
     /// Whether a text's beginning is tokenised otherwise than the same characters within a text.
     treats_beginnings: bool,
-    meaning: Meaning,
+    signature: TokenizerSignature,
     names: BTreeMap<String, String>,
     chat_templates: Option<TemplateSources>,
     notice: Option<String>,
@@ -102,7 +102,7 @@ impl Tokenizer {
             vocabulary_size: definition.vocabulary_size,
             embeddings: names.embeddings,
             treats_beginnings,
-            meaning: definition.meaning,
+            signature: definition.signature,
             names: names.named,
             chat_templates,
             notice: None,
@@ -342,7 +342,7 @@ impl Tokenizer {
     /// Naming the other's file and the difference.
     pub fn check_same(&self, other: &Self) -> Result<()> {
         let prefix = (self.prefix != other.prefix).then(|| "it puts other tokens before a text".to_owned());
-        match self.meaning.difference(&other.meaning).or(prefix) {
+        match self.signature.difference(&other.signature).or(prefix) {
             None => Ok(()),
             Some(difference) => {
                 let reason = format!("is not the tokenizer of {}: {difference}", self.path.display());

@@ -4,7 +4,7 @@ use std::path::Path;
 use std::sync::LazyLock;
 
 use cpift_model::Tokenizer;
-use cpift_model::data::{CacheUse, DataSettings, Dataset, LongRows, Notice, Shape, instruction_prompt};
+use cpift_model::data::{CacheUse, DataSettings, Dataset, LongRows, Notice, RowFormat, instruction_prompt};
 use cpift_model::recipe::SpecialTokens;
 use cpift_model::score::Scoring;
 use cpift_tests::data::{DataFile, chat, folder, folder_with_template, tokenizer, words_folder};
@@ -273,7 +273,7 @@ fn instructions_are_put_in_alpacas_form() {
         json!({"instruction": "add", "input": null, "output": "7"}),
     ]);
     let dataset = file.load(&tokenizer).unwrap();
-    assert_eq!(dataset.shape(), Shape::Instruction);
+    assert_eq!(dataset.shape(), RowFormat::Instruction);
     assert_eq!(tokenizer.decode(dataset.rows()[0].prompt()), instruction_prompt("add", "3 4"));
     assert!(
         instruction_prompt("add", "3 4")

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use cpift_model::data::{
-    Dataset, Draw, Sampler, SamplerSettings, Source, StepBatches, balanced_sample, evaluation_batches,
+    Dataset, SampledRow, Sampler, SamplerSettings, Source, StepBatches, balanced_sample, evaluation_batches,
 };
 use cpift_model::recipe::{MixtureOrder, MixtureSettings, MixtureShares};
 use cpift_model::{Batch, IGNORE, Tokenizer};
@@ -55,7 +55,7 @@ fn sampler(datasets: &[(Arc<Dataset>, f64)], settings: SamplerSettings) -> Sampl
     Sampler::new(sources, settings).unwrap()
 }
 
-fn draws(batches: &StepBatches) -> Vec<Draw> {
+fn draws(batches: &StepBatches) -> Vec<SampledRow> {
     batches.documents.iter().flatten().copied().collect()
 }
 
@@ -86,7 +86,7 @@ fn without_shuffle_and_packing_rows_come_in_file_order() {
         assert_eq!(batches.micro.len(), 2);
         assert!(batches.micro.iter().all(|batch| batch.documents() == 3));
         for draw in draws(&batches) {
-            assert_eq!(draw, Draw { source: 0, row: next % 23 });
+            assert_eq!(draw, SampledRow { source: 0, row: next % 23 });
             next += 1;
         }
         check(&batches, std::slice::from_ref(&data));

@@ -103,10 +103,10 @@ fn assert_same_as_metrics(job: &SmallJob, run: &str) {
         assert_eq!(events[0].version.as_deref(), Some("brain.Event:2"));
         let (stage, part) = training.split_once('-').unwrap_or((training, ""));
         let expected: Vec<&StepReport> =
-            steps.iter().filter(|step| step.stage == stage && step.part == part).collect();
+            steps.iter().filter(|step| step.stage.name() == stage && step.part == part).collect();
         assert_eq!(events.len() - 1, expected.len(), "{training}");
         for (event, step) in events[1..].iter().zip(expected) {
-            assert_eq!(event.step, step.step);
+            assert_eq!(event.step, step.index);
             let scalar = |tag: &str| event.scalars.iter().find(|(name, _)| name == tag).unwrap().1;
             assert_eq!(scalar("loss"), step.loss as f32);
             assert_eq!(scalar("gradient_norm"), step.gradient_norm as f32);

@@ -158,7 +158,8 @@ fn every_ordered_pair_is_trained_from_the_first_tasks_probe() {
         // Six pairs of four steps.
         assert_eq!(report.steps, 24);
         assert_eq!(report.columns.len(), 2 + 3 + 6);
-        let column = |name: &str| report.columns.iter().position(|column| column == name).unwrap();
+        let column =
+            |name: &str| report.columns.iter().position(|column| column.to_string() == name).unwrap();
         let pair = column(&format!("{} → {}", TASKS[0], TASKS[2]));
         let measured: Vec<bool> = report.tasks.iter().map(|task| task.scores[pair].is_some()).collect();
         assert_eq!(measured, [true, false, true]);

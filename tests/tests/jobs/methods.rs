@@ -4,7 +4,7 @@ use std::fs;
 
 use cpift_engine::Mask;
 use cpift_model::checkpoint::Checkpoint;
-use cpift_model::progress::Silent;
+use cpift_model::progress::{Column, Silent};
 use cpift_model::recipe::Stage;
 use cpift_model::{Error, Recipe};
 use cpift_tests::jobs::{SmallJob, TASKS, Watcher};
@@ -18,7 +18,7 @@ fn cpift_runs_every_stage_and_keeps_its_promises() {
     let recipe = job.recipe(&[]);
     let report = job.run(&recipe, "run", false, &mut Silent).unwrap();
 
-    assert_eq!(report.columns, ["base", "probe", "fused", "final"]);
+    assert_eq!(report.columns, [Column::Base, Column::Probe, Column::Fused, Column::Final]);
     assert!(report.tasks.iter().all(|task| task.scores.iter().all(Option::is_some)));
     assert_eq!(report.steps, 3 * 4 + 6);
 

@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 
 use cpift_model::Error;
-use cpift_model::progress::{Event, Observer, Score, Silent, StepReport};
+use cpift_model::progress::{Column, Event, Observer, Score, Silent, StepReport, TrainingStage};
 use cpift_model::recipe::Stage;
 use cpift_tests::jobs::SmallJob;
 use serde_json::{Value, json};
@@ -39,7 +39,9 @@ impl Observer for Listener {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Notice(text) => self.notices.push(text.to_owned()),
-            Event::EvaluationProgress { column, .. } if column.starts_with("joint") => self.evaluations += 1,
+            Event::EvaluationProgress { column, .. } if column.to_string().starts_with("joint") => {
+                self.evaluations += 1
+            }
             Event::Step(_) => self.steps += 1,
             _ => {}
         }
@@ -57,9 +59,9 @@ fn every_task_is_measured_on_the_same_rows_and_nothing_else_changes() {
     job.run(&job.recipe(&with(&[])), "measured", false, &mut Silent).unwrap();
     assert_eq!(job.bytes(&format!("plain/{WEIGHTS}")), job.bytes(&format!("measured/{WEIGHTS}")));
     for step in steps(&job, "measured") {
-        let is_due = step.step % 2 == 0 || step.step == step.steps;
+        let is_due = step.index % 2 == 0 || step.index == step.steps;
         let tasks: Vec<&str> = step.evaluation.iter().map(|sample| sample.task.as_str()).collect();
-        match (is_due, step.stage.as_str()) {
+        match (is_due, step.stage.name()) {
             (false, _) => assert!(tasks.is_empty()),
             (true, "probe") => assert_eq!(tasks, [step.part.as_str()]),
             (true, _) => assert_eq!(tasks, ["arithmetic", "code", "logic"]),
@@ -72,7 +74,7 @@ fn every_task_is_measured_on_the_same_rows_and_nothing_else_changes() {
     let all = job.recipe(&[("evaluate", json!({"every": 2, "rows": 1000}))]);
     let report = job.run(&all, "all", false, &mut Silent).unwrap();
     let last = steps(&job, "all").into_iter().rfind(|step| step.part == "code").unwrap();
-    let own = report.columns.iter().position(|column| column == "probe").unwrap();
+    let own = report.columns.iter().position(|column| *column == Column::Probe).unwrap();
     assert_eq!(last.evaluation[0].score, report.tasks[1].scores[own].unwrap());
     assert_eq!(job.plan(&all).unwrap().evaluations, 3 * 2 + 3);
 }
@@ -94,15 +96,15 @@ fn the_best_weights_are_kept() {
     let made = steps(&job, "best");
     assert_eq!(made.len(), 8);
     let best = made.iter().max_by(|a, b| quality(a).total_cmp(&quality(b))).unwrap();
-    assert!(best.step < 8, "the last step is the best: nothing is tested");
+    assert!(best.index < 8, "the last step is the best: nothing is tested");
     assert!(
         listener
             .notices
             .iter()
-            .any(|text| text.contains(&format!("the weights after step {} are kept", best.step)))
+            .any(|text| text.contains(&format!("the weights after step {} are kept", best.index)))
     );
     // The same as a run that ends there.
-    job.run(&recipe(best.step, "last"), "short", false, &mut Silent).unwrap();
+    job.run(&recipe(best.index, "last"), "short", false, &mut Silent).unwrap();
     assert_eq!(job.bytes(&format!("best/{WEIGHTS}")), job.bytes(&format!("short/{WEIGHTS}")));
     assert!(!job.path("best/checkpoint/joint").exists());
 }
@@ -119,7 +121,7 @@ fn a_training_ends_when_patience_does() {
     let made = steps(&job, "run");
     let loss = |step: &StepReport| step.evaluation[1].score.loss;
     let best = made.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap();
-    assert_eq!(made.len() as u64, best.step + 3);
+    assert_eq!(made.len() as u64, best.index + 3);
     assert!(
         listener.notices.iter().any(|text| text.contains("the training ends after step")),
         "{:?}",
@@ -178,7 +180,7 @@ fn best_step(made: &[StepReport], value: impl Fn(&StepReport) -> f64) -> u64 {
             best = step;
         }
     }
-    best.step
+    best.index
 }
 
 #[test]
@@ -195,7 +197,7 @@ fn the_best_have_the_highest_mean_between_base_and_specialists() {
     let measured = scores(&job, "run");
     let [base, specialist] = ["base on 5 rows", "probe on 5 rows"].map(|column| &measured[column]);
     let made: Vec<StepReport> =
-        steps(&job, "run").into_iter().filter(|step| step.stage == "integrate").collect();
+        steps(&job, "run").into_iter().filter(|step| step.stage == TrainingStage::Integrate).collect();
     let mean = |step: &StepReport, value: &dyn Fn(&str, f64) -> f64| {
         step.evaluation.iter().map(|sample| value(&sample.task, sample.score.loss)).sum::<f64>() / 3.0
     };

@@ -5,7 +5,7 @@ use std::fs;
 use cpift_engine::Device;
 use cpift_model::evaluation::{AnswerSettings, Evaluator, FileScore, FileSettings};
 use cpift_model::job::RunFolder;
-use cpift_model::progress::{Event, Observer, Silent};
+use cpift_model::progress::{Column, Event, Observer, Silent};
 use cpift_model::score::ScoreKind;
 use cpift_model::transformer::ComputeType;
 use cpift_model::{Error, Recipe};
@@ -41,9 +41,9 @@ fn every_task_is_scored_as_it_says() {
 
     // Some answers are kept, the same rows of every column, and say what the table says.
     let run = RunFolder::read(&job.path("run")).unwrap();
-    assert_eq!(run.answers.keys().collect::<Vec<_>>(), ["base", "final"]);
+    assert_eq!(run.answers.keys().collect::<Vec<_>>(), [&Column::Base, &Column::Final]);
     for task in &report.tasks {
-        let [base, last] = ["base", "final"].map(|column| &run.answers[column][&task.task]);
+        let [base, last] = [Column::Base, Column::Final].map(|column| &run.answers[&column][&task.task]);
         assert_eq!(base.len(), 8);
         let rows = |answers: &[cpift_model::evaluation::Answer]| -> Vec<(usize, String)> {
             answers.iter().map(|answer| (answer.row, answer.prompt.clone())).collect()
@@ -124,7 +124,7 @@ fn examples_change_what_is_measured_and_nothing_of_the_model() {
     let report = job.run(&recipe, "shots", false, &mut Silent).unwrap();
     let plan = job.plan(&recipe).unwrap();
     assert_eq!(plan.tasks[1].eval_rows, Some(8));
-    let prompt = &RunFolder::read(&job.path("shots")).unwrap().answers["final"]["code"][0].prompt;
+    let prompt = &RunFolder::read(&job.path("shots")).unwrap().answers[&Column::Final]["code"][0].prompt;
     assert_eq!(prompt.matches(";(").count(), 2, "{prompt}");
     assert!(prompt.ends_with(';'), "{prompt}");
     assert!(report.tasks[1].scores[1].unwrap().loss > 0.0);
@@ -143,7 +143,8 @@ fn examples_of_a_split_are_of_the_rows_that_are_trained_on() {
     let model = "final/model.safetensors";
     assert_eq!(job.bytes(&format!("plain/{model}")), job.bytes(&format!("shots/{model}")));
 
-    let answers = |run: &str| RunFolder::read(&job.path(run)).unwrap().answers["final"]["code"].clone();
+    let answers =
+        |run: &str| RunFolder::read(&job.path(run)).unwrap().answers[&Column::Final]["code"].clone();
     let (plain, shots) = (answers("plain"), answers("shots"));
     let data = fs::read_to_string(job.path("code.train.jsonl")).unwrap();
     let rows: Vec<Value> = data.lines().map(|line| serde_json::from_str(line).unwrap()).collect();

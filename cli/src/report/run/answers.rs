@@ -1,6 +1,7 @@
 //! Some answers of every task, as every model of the run gave them.
 
 use cpift_model::evaluation::Answer;
+use cpift_model::progress::Column;
 
 use super::{Context, column_title};
 use crate::display::table::shorten;
@@ -24,10 +25,10 @@ pub fn section(context: &Context<'_>) -> Option<Section> {
 }
 
 /// The columns that have answers to a task.
-fn columns<'a>(context: &'a Context<'_>, task: &str) -> Vec<(&'a str, &'a [Answer])> {
-    let of = |column: &'a String| {
+fn columns<'a>(context: &'a Context<'_>, task: &str) -> Vec<(&'a Column, &'a [Answer])> {
+    let of = |column: &'a Column| {
         let answers = context.run.answers.get(column)?.get(task)?;
-        Some((column.as_str(), answers.as_slice()))
+        Some((column, answers.as_slice()))
     };
     context.columns.iter().filter_map(of).collect()
 }
@@ -36,7 +37,7 @@ fn table(context: &Context<'_>, task: &str) -> Option<Table> {
     let columns = columns(context, task);
     let (_, rows) = columns.first()?;
     let headings = ["row", "prompt", "reference"].into_iter().map(str::to_owned);
-    let headings = headings.chain(columns.iter().map(|(column, _)| column_title(column).to_owned()));
+    let headings = headings.chain(columns.iter().map(|(column, _)| column_title(column)));
     let mut table = Table::of_text(task.to_owned(), headings);
     for (index, row) in rows.iter().enumerate() {
         let mut cells = vec![place(row, rows), end_of(&row.prompt), beginning_of(&row.reference)];
@@ -106,7 +107,7 @@ pub fn data(context: &Context<'_>) -> Option<Data> {
                 is_empty = false;
                 data.row([
                     task.clone(),
-                    column.to_owned(),
+                    column.to_string(),
                     answer.file.display().to_string(),
                     answer.row.to_string(),
                     answer.prompt.clone(),

@@ -1,5 +1,7 @@
 //! Stage 4: how much of the model was frozen in each part.
 
+use cpift_model::progress::TrainingStage;
+
 use super::Context;
 use super::training::phase_name;
 use crate::display::units::grouped;
@@ -9,7 +11,8 @@ use crate::report::document::{Block, Figure, Section};
 
 /// The section `Frozen cores`; none before stage 4.
 pub fn section(context: &Context<'_>) -> Option<Section> {
-    let steps: Vec<_> = context.run.steps.iter().filter(|step| step.stage == "integrate").collect();
+    let steps: Vec<_> =
+        context.run.steps.iter().filter(|step| step.stage == TrainingStage::Integrate).collect();
     let first = steps.first()?;
     let mut blocks = Vec::new();
     let mut text = format!(
@@ -56,7 +59,7 @@ fn chart(context: &Context<'_>, parts: &[(u64, u64)], total: u64) -> Block {
     let bar = |&(phase, frozen): &(u64, u64)| {
         let share = 100.0 * frozen as f64 / total.max(1) as f64;
         Bar {
-            name: format!("{phase} {}", phase_name(context, "integrate", phase)),
+            name: format!("{phase} {}", phase_name(context, TrainingStage::Integrate, phase)),
             value: Some(share),
             error: None,
             text: format!("{share:.2} %"),

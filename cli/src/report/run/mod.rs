@@ -12,16 +12,15 @@ mod training;
 
 use cpift_model::Recipe;
 use cpift_model::job::RunFolder;
-use cpift_model::progress::Score;
+use cpift_model::progress::{Column, Score};
 use cpift_model::recipe::Method;
 use cpift_model::score::ScoreKind;
 
 use super::document::{Document, Section};
 use crate::display::units::{duration, grouped};
 
-/// Columns of the closing table in their order, with what they are called.
-const COLUMNS: [(&str, &str); 4] =
-    [("base", "base model"), ("probe", "own probe"), ("fused", "fused"), ("final", "final")];
+/// Columns of the closing table in their order.
+const COLUMNS: [Column; 4] = [Column::Base, Column::Probe, Column::Fused, Column::Final];
 
 /// What every part of the report looks at.
 struct Context<'a> {
@@ -30,7 +29,7 @@ struct Context<'a> {
     /// Tasks in the recipe's order.
     tasks: Vec<String>,
     /// Columns of the closing table that have a score.
-    columns: Vec<String>,
+    columns: Vec<Column>,
 }
 
 impl Context<'_> {
@@ -45,9 +44,9 @@ impl Context<'_> {
         ScoreKind::common(self.tasks.iter().filter_map(|task| self.score_kind(task)))
     }
 
-    fn score(&self, column: &str, task: &str) -> Option<&Score> {
+    fn score(&self, column: &Column, task: &str) -> Option<&Score> {
         if let Some(result) = &self.run.result {
-            let column = result.columns.iter().position(|name| name == column)?;
+            let column = result.columns.iter().position(|other| other == column)?;
             let row = result.tasks.iter().find(|row| row.task == task)?;
             return row.scores.get(column)?.as_ref();
         }
@@ -57,12 +56,9 @@ impl Context<'_> {
 
 /// The report of a run, finished or not.
 pub fn document(run: &RunFolder, recipe: &Recipe, title: String) -> Document {
-    let columns: Vec<String> = match &run.result {
+    let columns: Vec<Column> = match &run.result {
         Some(result) => result.columns.clone(),
-        None => {
-            let known = COLUMNS.iter().map(|(column, _)| (*column).to_owned());
-            known.filter(|column| run.scores.contains_key(column)).collect()
-        }
+        None => COLUMNS.into_iter().filter(|column| run.scores.contains_key(column)).collect(),
     };
     let tasks = match &run.result {
         Some(result) => result.tasks.iter().map(|row| row.task.clone()).collect(),
@@ -108,6 +104,11 @@ fn lead(context: &Context<'_>) -> String {
     parts.join(" · ")
 }
 
-fn column_title(column: &str) -> &str {
-    COLUMNS.iter().find(|(name, _)| *name == column).map_or(column, |(_, title)| title)
+/// What a column is called.
+fn column_title(column: &Column) -> String {
+    match column {
+        Column::Base => "base model".to_owned(),
+        Column::Probe => "own probe".to_owned(),
+        other => other.to_string(),
+    }
 }

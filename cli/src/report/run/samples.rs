@@ -1,14 +1,13 @@
 //! What was measured while models were trained: losses and scores on a sample of every task's rows, and what of every
 //! task each training has seen.
 
-use cpift_model::progress::StepReport;
+use cpift_model::progress::{StepReport, TrainingStage};
 
 use super::Context;
-use crate::display::table::Table;
 use crate::display::units::{grouped, percent};
 use crate::report::chart::NARROW;
 use crate::report::chart::lines::LineChart;
-use crate::report::document::{Block, Data, Figure, Section, number};
+use crate::report::document::{Block, Data, Figure, Section, Table, number};
 
 /// Height of a chart.
 const HEIGHT: f64 = 200.0;
@@ -28,7 +27,7 @@ pub fn section(context: &Context<'_>) -> Option<Section> {
         let figures: Vec<Figure> = context
             .tasks
             .iter()
-            .flat_map(|task| charts(&stage, &part, task, &steps))
+            .flat_map(|task| charts(stage, &part, task, &steps))
             .take(MOST_CHARTS)
             .collect();
         if !figures.is_empty() {
@@ -45,10 +44,10 @@ pub fn section(context: &Context<'_>) -> Option<Section> {
 }
 
 /// Every training by stage and part, in order.
-fn trainings(context: &Context<'_>) -> Vec<(String, String)> {
-    let mut found: Vec<(String, String)> = Vec::new();
+fn trainings(context: &Context<'_>) -> Vec<(TrainingStage, String)> {
+    let mut found: Vec<(TrainingStage, String)> = Vec::new();
     for step in &context.run.steps {
-        let name = (step.stage.clone(), step.part.clone());
+        let name = (step.stage, step.part.clone());
         if !found.contains(&name) {
             found.push(name);
         }
@@ -57,12 +56,12 @@ fn trainings(context: &Context<'_>) -> Vec<(String, String)> {
 }
 
 /// The loss of a task, and its score where answers were judged.
-fn charts(stage: &str, part: &str, task: &str, steps: &[&StepReport]) -> Vec<Figure> {
+fn charts(stage: TrainingStage, part: &str, task: &str, steps: &[&StepReport]) -> Vec<Figure> {
     let samples: Vec<_> = steps
         .iter()
         .filter_map(|step| {
             let sample = step.evaluation.iter().find(|sample| sample.task == task)?;
-            Some((step.step as f64, sample.score))
+            Some((step.index as f64, sample.score))
         })
         .collect();
     let Some((_, last)) = samples.last() else { return Vec::new() };
@@ -137,9 +136,9 @@ pub fn data(context: &Context<'_>) -> Option<Data> {
         for sample in &step.evaluation {
             is_empty = false;
             data.row([
-                step.stage.clone(),
+                step.stage.to_string(),
                 step.part.clone(),
-                step.step.to_string(),
+                step.index.to_string(),
                 sample.task.clone(),
                 sample.score.loss.to_string(),
                 number(sample.score.share()),

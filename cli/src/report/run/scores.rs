@@ -1,7 +1,7 @@
 //! The closing table, and the same as charts.
 
 use cpift_model::compare::results::Interval;
-use cpift_model::progress::{Score, perplexity_text};
+use cpift_model::progress::{Column, Score, perplexity_text};
 use cpift_model::score::ScoreKind;
 
 use super::{Context, column_title};
@@ -54,7 +54,7 @@ fn state(context: &Context<'_>) -> Option<String> {
 }
 
 fn table(context: &Context<'_>) -> Table {
-    let of = |column: &str| vec![(column_title(column).to_owned(), 3)];
+    let of = |column: &Column| vec![(column_title(column), 3)];
     let first = std::iter::once((String::new(), 1));
     let title = score_title(context);
     let second =
@@ -67,7 +67,7 @@ fn table(context: &Context<'_>) -> Table {
             score_explained(context)
         ),
         head: vec![
-            first.chain(context.columns.iter().flat_map(|column| of(column))).collect(),
+            first.chain(context.columns.iter().flat_map(of)).collect(),
             second.map(|heading| (heading.to_owned(), 1)).collect(),
         ],
         ..Table::default()
@@ -140,7 +140,7 @@ fn cells(score: Option<&Score>) -> [String; 3] {
 }
 
 /// Means of a column; none where a task has no value, since a mean over fewer tasks would mislead.
-fn mean_cells(context: &Context<'_>, column: &str) -> [String; 3] {
+fn mean_cells(context: &Context<'_>, column: &Column) -> [String; 3] {
     let mean = |value: &dyn Fn(&Score) -> Option<f64>| {
         let values = context.tasks.iter().map(|task| value(context.score(column, task)?));
         Interval::of_all(values).map(|interval| interval.mean)
@@ -160,9 +160,8 @@ fn charts(context: &Context<'_>) -> Block {
                 dots.push(Dot { row, value, marker: MARKERS[index % MARKERS.len()], tip });
             }
         }
-        let named = |(index, column): (usize, &String)| {
-            (MARKERS[index % MARKERS.len()], column_title(column).to_owned())
-        };
+        let named =
+            |(index, column): (usize, &Column)| (MARKERS[index % MARKERS.len()], column_title(column));
         DotChart {
             title: title.to_owned(),
             x_label: x_label.to_owned(),
@@ -213,7 +212,7 @@ pub fn data(context: &Context<'_>) -> Data {
             let Some(score) = context.score(column, task) else { continue };
             data.row([
                 task.clone(),
-                column.clone(),
+                column.to_string(),
                 score.loss.to_string(),
                 number(score.exact_match),
                 score.tokens.to_string(),

@@ -1,6 +1,6 @@
 //! Losses of every training, the learning rate and the gradient norm over the run.
 
-use cpift_model::progress::StepReport;
+use cpift_model::progress::{StepReport, TrainingStage};
 use cpift_model::recipe::Method;
 
 use super::Context;
@@ -16,7 +16,7 @@ const MOST_TASKS: usize = 24;
 
 /// A fine-tune's steps.
 struct Training<'a> {
-    stage: &'a str,
+    stage: TrainingStage,
     part: &'a str,
     steps: Vec<&'a StepReport>,
 }
@@ -44,7 +44,7 @@ fn trainings(steps: &[StepReport]) -> Vec<Training<'_>> {
         let same = |training: &&mut Training<'_>| training.stage == step.stage && training.part == step.part;
         match found.iter_mut().find(same) {
             Some(training) => training.steps.push(step),
-            None => found.push(Training { stage: &step.stage, part: &step.part, steps: vec![step] }),
+            None => found.push(Training { stage: step.stage, part: &step.part, steps: vec![step] }),
         }
     }
     found
@@ -96,7 +96,7 @@ fn single_tasks(trainings: &[&Training<'_>]) -> Block {
     let range = loss_range(trainings);
     let figure = |training: &&Training<'_>| {
         let title = format!("{} {}", training.stage, training.part);
-        let values = training.steps.iter().map(|step| (step.step as f64, step.loss)).collect();
+        let values = training.steps.iter().map(|step| (step.index as f64, step.loss)).collect();
         let chart = LineChart { y_range: range, ..loss_chart(&title, training, values) };
         let name = format!("loss-{}-{}", training.stage, training.part);
         Figure::narrow(name, format!("loss of {title}"), chart.draw(NARROW, HEIGHT))
@@ -115,7 +115,7 @@ fn single_tasks(trainings: &[&Training<'_>]) -> Block {
 /// One chart for the loss of all tasks, and one per task.
 fn mixed_tasks(context: &Context<'_>, training: &Training<'_>) -> Block {
     let range = loss_range(&[training]);
-    let spans = phases(context, training, |step| step.step as f64);
+    let spans = phases(context, training, |step| step.index as f64);
     let spans = if spans.len() > 1 { vec![spans] } else { Vec::new() };
     let draw = |title: &str, values: Vec<(f64, f64)>, colour: usize| {
         let spans = spans.clone();
@@ -123,12 +123,12 @@ fn mixed_tasks(context: &Context<'_>, training: &Training<'_>) -> Block {
         let name = format!("loss-{title}").replace(": ", "-").replace(' ', "-");
         Figure::narrow(name, format!("loss of {title}"), chart.draw(NARROW, HEIGHT))
     };
-    let all = training.steps.iter().map(|step| (step.step as f64, step.loss)).collect();
+    let all = training.steps.iter().map(|step| (step.index as f64, step.loss)).collect();
     let mut figures = vec![draw(&format!("{}: all tasks", training.stage), all, 2)];
     let of_task = |task: &String| {
         let loss = |step: &&StepReport| {
             let (_, loss) = step.task_losses.iter().find(|(name, _)| name == task)?;
-            Some((step.step as f64, *loss))
+            Some((step.index as f64, *loss))
         };
         let values: Vec<_> = training.steps.iter().filter_map(loss).collect();
         (!values.is_empty()).then(|| draw(&format!("{}: {task}", training.stage), values, 1))
@@ -137,7 +137,7 @@ fn mixed_tasks(context: &Context<'_>, training: &Training<'_>) -> Block {
     figures.extend(context.tasks.iter().take(MOST_TASKS).filter_map(of_task));
     let marks = match (spans.is_empty(), training.stage) {
         (true, _) => "",
-        (false, "integrate") => {
+        (false, TrainingStage::Integrate) => {
             " Stretches are the parts of stage 4, named by the group each is for: from its end on that group’s \
              cores may be frozen."
         }
@@ -146,7 +146,7 @@ fn mixed_tasks(context: &Context<'_>, training: &Training<'_>) -> Block {
     Block::Figures {
         caption: format!(
             "{}: the loss over all tasks of a step, and each task’s own in the steps that hold some of it. {}{marks}{}",
-            capital(training.stage),
+            capital(training.stage.name()),
             smoothing_text(training.steps.len()),
             more_tasks(tasks)
         ),
@@ -179,9 +179,9 @@ fn phases(context: &Context<'_>, training: &Training<'_>, at: impl Fn(&StepRepor
 }
 
 /// What a part is for: the tasks of its group.
-pub fn phase_name(context: &Context<'_>, stage: &str, phase: u64) -> String {
+pub fn phase_name(context: &Context<'_>, stage: TrainingStage, phase: u64) -> String {
     let index = phase.saturating_sub(1) as usize;
-    let sequential = context.recipe.method == Method::Sequential && stage == "sequential";
+    let sequential = stage == TrainingStage::Method(Method::Sequential);
     let group = context.run.groups.as_ref().and_then(|groups| {
         let members = groups.groups.get(index)?.iter().filter_map(|&task| groups.tasks.get(task));
         Some(members.cloned().collect::<Vec<_>>().join(", "))
@@ -197,12 +197,12 @@ fn over_the_run(context: &Context<'_>, trainings: &[Training<'_>]) -> Block {
     let mut parts: Vec<Span> = Vec::new();
     for training in trainings {
         let (start, end) = (before, before + training.steps.len() as f64);
-        match stages.last_mut().filter(|stage| stage.name == training.stage) {
+        match stages.last_mut().filter(|stage| stage.name == training.stage.name()) {
             Some(stage) => stage.end = end,
-            None => stages.push(Span { start, end, name: training.stage.to_owned() }),
+            None => stages.push(Span { start, end, name: training.stage.name().to_owned() }),
         }
-        let first = training.steps.first().map_or(1, |step| step.step) as f64;
-        let phases = phases(context, training, |step| before + step.step as f64 - first + 1.0);
+        let first = training.steps.first().map_or(1, |step| step.index) as f64;
+        let phases = phases(context, training, |step| before + step.index as f64 - first + 1.0);
         if !training.part.is_empty() {
             parts.push(Span { start, end, name: training.part.to_owned() });
         } else if phases.len() > 1 {
@@ -274,10 +274,10 @@ pub fn data(context: &Context<'_>) -> Data {
         let none = [(String::new(), None)];
         for (task, loss) in if tasks.is_empty() { &none[..] } else { &tasks[..] } {
             data.row([
-                step.stage.clone(),
+                step.stage.to_string(),
                 step.part.clone(),
                 step.phase.to_string(),
-                step.step.to_string(),
+                step.index.to_string(),
                 task.clone(),
                 number(*loss),
                 step.loss.to_string(),

@@ -1,5 +1,5 @@
 use super::*;
-use crate::progress::{Score, TaskCore, TaskScores};
+use crate::progress::{Column, Score, TaskCore, TaskScores};
 use crate::recipe::TaskSettings;
 use crate::score::ScoreKind;
 
@@ -42,7 +42,7 @@ fn report(method: Method) -> JobReport {
     };
     JobReport {
         method,
-        columns: vec!["base".to_owned(), "final".to_owned()],
+        columns: vec![Column::Base, Column::Final],
         tasks: vec![TaskScores {
             task: "sort".to_owned(),
             scores: vec![Some(score(2.5, 0.0)), Some(score(0.125, 0.98))],

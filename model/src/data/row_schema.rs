@@ -2,6 +2,9 @@
 
 use serde_json::{Map, Value};
 
+use super::fields::found;
+use super::messages::MessageFields;
+use super::prompt_completion::{Fields, PromptFormat};
 use super::row_templates::RowTemplates;
 use super::settings::DataSettings;
 use crate::error::{Reasoned, clip};
@@ -9,7 +12,7 @@ use crate::recipe::Columns;
 
 /// Where the parts of a row stand.
 #[derive(Debug)]
-pub(super) enum Form {
+pub(super) enum RowSchema {
     /// A text of which all is learnt.
     Text { field: String },
     /// A list of messages.
@@ -20,41 +23,6 @@ pub(super) enum Form {
     Fields { fields: Fields, format: PromptFormat },
     /// Prompt and answer made by the recipe's templates.
     Templates(RowTemplates),
-}
-
-/// The fields of a conversation.
-#[derive(Debug, Default)]
-pub(super) struct MessageFields {
-    pub messages: String,
-    pub system: Option<String>,
-    pub tools: Option<String>,
-    /// True when the recipe names them.
-    pub named: bool,
-}
-
-/// The fields of a prompt and its answer.
-#[derive(Debug, Default)]
-pub(super) struct Fields {
-    pub prompt: String,
-    pub answer: String,
-    /// What is added to the prompt where it is there and not empty.
-    pub input: Option<String>,
-    pub system: Option<String>,
-    pub history: Option<String>,
-    pub tools: Option<String>,
-    /// True when the recipe names them.
-    pub named: bool,
-}
-
-/// How prompt and answer are written where they are texts.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum PromptFormat {
-    /// One behind the other, as they are.
-    Plain,
-    /// In the form of [`super::instruction_prompt`].
-    Alpaca,
-    /// `Question: …`, and in the next line `Answer: …`.
-    QuestionAnswer,
 }
 
 /// Pairs of fields that are a question and its answer.
@@ -75,11 +43,11 @@ const PARTS_OF_QUESTIONS: [&str; 7] =
 /// Further fields that are read of rows which become messages.
 const OF_CONVERSATIONS: [&str; 1] = ["chat_template_kwargs"];
 
-impl Form {
-    /// The form of the first row.
+impl RowSchema {
+    /// That of the first row.
     pub fn of(first: &Map<String, Value>, settings: &DataSettings) -> Reasoned<Self> {
         let columns = &settings.columns;
-        let form = match (RowTemplates::of(settings)?, columns) {
+        let schema = match (RowTemplates::of(settings)?, columns) {
             (Some(templates), _) => Self::Templates(templates),
             (None, Columns { text: Some(text), .. }) => Self::Text { field: text.clone() },
             (None, Columns { messages: Some(messages), .. }) => Self::Messages(MessageFields {
@@ -105,10 +73,10 @@ impl Form {
         if let Some((key, column)) = columns.named().find(|(_, column)| !first.contains_key(*column)) {
             return Err(no_column(key, column, first));
         }
-        Ok(form)
+        Ok(schema)
     }
 
-    /// The first form that the row's fields allow. A row of Alpaca's own files, which has `text` beside the three,
+    /// The first that the row's fields allow. A row of Alpaca's own files, which has `text` beside the three,
     /// is an instruction.
     fn recognise(row: &Map<String, Value>) -> Reasoned<Self> {
         let has = |field: &str| row.contains_key(field);
@@ -184,7 +152,7 @@ impl Form {
         Ok(Self::Fields { fields: fields(prompt, answer, None), format: PromptFormat::QuestionAnswer })
     }
 
-    /// Whether rows of this form become messages: as the recipe says, else as suits the form.
+    /// Whether rows of it become messages: as the recipe says, else as suits it.
     pub fn is_chat(
         &self,
         first: &Map<String, Value>,
@@ -212,7 +180,7 @@ impl Form {
         }
     }
 
-    /// True when the form was recognised from the fields, not named by the recipe.
+    /// True when it was recognised from the fields, not named by the recipe.
     pub fn is_recognised(&self) -> bool {
         match self {
             Self::Text { field } => field == "text",
@@ -253,7 +221,7 @@ impl Form {
             || (chat && OF_CONVERSATIONS.contains(&field))
     }
 
-    /// Refuses a row that has not the fields of the form.
+    /// Refuses a row that has not its fields.
     pub fn check(&self, row: &Map<String, Value>) -> Reasoned<()> {
         let required = self.required();
         let Some((key, missing)) = required.iter().find(|(_, field)| !row.contains_key(*field)) else {
@@ -273,10 +241,4 @@ impl Form {
 
 fn no_column(key: &str, column: &str, row: &Map<String, Value>) -> String {
     format!("has no column `{}`, which task.columns.{key} names: it has {}", clip(column), found(row))
-}
-
-/// The fields of a row, as messages name them.
-pub(super) fn found(row: &Map<String, Value>) -> String {
-    let found: Vec<String> = row.keys().take(8).map(|key| format!("`{}`", clip(key))).collect();
-    if found.is_empty() { "none".to_owned() } else { found.join(", ") }
 }

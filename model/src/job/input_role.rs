@@ -1,0 +1,186 @@
+//! What a file that a run reads is to the run, whatever its path.
+
+use std::fmt;
+use std::str::FromStr;
+
+use serde::{Deserialize, Serialize};
+
+/// What a file is to a run. In its records it is text: `base/tokenizer.json`, `task.code.train`, and `task.code.train/2`
+/// for the second file of the task.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(into = "String", try_from = "String")]
+pub enum InputRole {
+    /// The configuration of a model that starts from random weights.
+    Config,
+    /// A file of the base model, by its name in the base's folder.
+    Base(String),
+    /// A file of a task's rows.
+    Data {
+        /// The task's name.
+        task: String,
+        /// What its rows are for.
+        split: Split,
+        /// Which of the task's files it is, counted from 0.
+        index: usize,
+    },
+    /// A file of the model that a task brings instead of a probe.
+    Model {
+        /// The task's name.
+        task: String,
+        /// The file's name.
+        file: String,
+    },
+}
+
+/// What rows of a task are for.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Split {
+    /// To train on.
+    Train,
+    /// To evaluate on.
+    Eval,
+}
+
+impl Split {
+    /// Name of the recipe's key.
+    fn name(self) -> &'static str {
+        match self {
+            Self::Train => "train",
+            Self::Eval => "eval",
+        }
+    }
+}
+
+impl InputRole {
+    /// Whether it is about the files that `task` is trained on.
+    pub fn trains(&self, task: &str) -> bool {
+        matches!(self, Self::Data { task: own, split: Split::Train, .. } if own == task)
+    }
+
+    /// Whether it is about a task, and not about the model that all start from.
+    pub fn is_of_task(&self) -> bool {
+        matches!(self, Self::Data { .. } | Self::Model { .. })
+    }
+
+    /// Whether what is measured of base and probes depends on the file, and not only how probes are trained.
+    pub fn is_measured(&self) -> bool {
+        !matches!(self, Self::Data { split: Split::Train, .. })
+    }
+}
+
+const CONFIG: &str = "model.config";
+const BASE: &str = "base/";
+const TASK: &str = "task.";
+
+impl fmt::Display for InputRole {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Config => text.write_str(CONFIG),
+            Self::Base(file) => write!(text, "{BASE}{file}"),
+            Self::Data { task, split, index: 0 } => write!(text, "{TASK}{task}.{}", split.name()),
+            Self::Data { task, split, index } => write!(text, "{TASK}{task}.{}/{}", split.name(), index + 1),
+            Self::Model { task, file } => write!(text, "{TASK}{task}.model/{file}"),
+        }
+    }
+}
+
+/// A text that is no role.
+#[derive(Debug, thiserror::Error)]
+#[error("`{0}` is not what a file can be to a run")]
+pub struct UnknownRole(String);
+
+impl FromStr for InputRole {
+    type Err = UnknownRole;
+
+    fn from_str(text: &str) -> Result<Self, UnknownRole> {
+        if text == CONFIG {
+            return Ok(Self::Config);
+        }
+        if let Some(file) = text.strip_prefix(BASE) {
+            return Ok(Self::Base(file.to_owned()));
+        }
+        Self::of_task(text).ok_or_else(|| UnknownRole(text.to_owned()))
+    }
+}
+
+impl InputRole {
+    fn of_task(text: &str) -> Option<Self> {
+        // Names of tasks have dots and no slashes.
+        let (key, rest) = match text.split_once('/') {
+            Some((key, rest)) => (key, Some(rest)),
+            None => (text, None),
+        };
+        let (task, part) = key.strip_prefix(TASK)?.rsplit_once('.')?;
+        let task = task.to_owned();
+        let split = match part {
+            "model" => return Some(Self::Model { task, file: rest?.to_owned() }),
+            "train" => Split::Train,
+            "eval" => Split::Eval,
+            _ => return None,
+        };
+        let index = match rest {
+            Some(number) => number.parse::<usize>().ok()?.checked_sub(1)?,
+            None => 0,
+        };
+        Some(Self::Data { task, split, index })
+    }
+}
+
+impl From<InputRole> for String {
+    fn from(role: InputRole) -> Self {
+        role.to_string()
+    }
+}
+
+impl TryFrom<String> for InputRole {
+    type Error = UnknownRole;
+
+    fn try_from(text: String) -> Result<Self, UnknownRole> {
+        text.parse()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn text_and_role_are_the_same() {
+        let data = |task: &str, split, index| InputRole::Data { task: task.to_owned(), split, index };
+        let roles = [
+            ("model.config", InputRole::Config),
+            ("base/templates/a.train", InputRole::Base("templates/a.train".to_owned())),
+            ("task.code.train", data("code", Split::Train, 0)),
+            ("task.code.train.train/12", data("code.train", Split::Train, 11)),
+            ("task.a.b.eval", data("a.b", Split::Eval, 0)),
+            (
+                "task.code.model/x.train",
+                InputRole::Model { task: "code".to_owned(), file: "x.train".to_owned() },
+            ),
+        ];
+        for (text, role) in roles {
+            assert_eq!(role.to_string(), text);
+            assert_eq!(text.parse::<InputRole>().unwrap(), role);
+        }
+        for text in
+            ["", "task.code", "task.code.train/", "task.code.train/0", "task.code.model", "code.train"]
+        {
+            assert_eq!(
+                text.parse::<InputRole>().unwrap_err().to_string(),
+                format!("`{text}` is not what a file can be to a run")
+            );
+        }
+    }
+
+    #[test]
+    fn every_file_of_rows_to_train_on_is_one() {
+        for text in ["task.code.train", "task.code.train/2"] {
+            let role: InputRole = text.parse().unwrap();
+            assert!(role.trains("code") && !role.trains("cod") && !role.is_measured(), "{text}");
+        }
+        for text in ["model.config", "base/config.json", "task.code.eval/2", "task.code.model/x.train"] {
+            let role: InputRole = text.parse().unwrap();
+            assert!(!role.trains("code") && role.is_measured(), "{text}");
+        }
+    }
+}
