@@ -69,7 +69,10 @@ impl Real for bf16 {
 /// Overwrites `target` with `source`, rounded where T has fewer bits. Use it inside `vectorize!`.
 #[inline(always)]
 pub(crate) fn round_slice<T: Real>(source: &[f32], target: &mut [T]) {
-    target.iter_mut().zip(source).for_each(|(target, &source)| *target = T::from_f32(source));
+    // A loop: the closure of `for_each` can become a function of its own, without the caller's instructions.
+    for (target, &source) in target.iter_mut().zip(source) {
+        *target = T::from_f32(source);
+    }
 }
 
 /// Overwrites `target` with `source`, rounded by dither; `first` is the index of the first. Use it inside `vectorize!`.
@@ -83,7 +86,9 @@ pub(crate) fn dither_slice(source: &[f32], first: usize, target: &mut [bf16]) {
 /// Overwrites `target` with `source`, exactly. Use it inside `vectorize!`.
 #[inline(always)]
 pub(crate) fn widen_slice<T: Real>(source: &[T], target: &mut [f32]) {
-    target.iter_mut().zip(source).for_each(|(target, source)| *target = source.to_f32());
+    for (target, source) in target.iter_mut().zip(source) {
+        *target = source.to_f32();
+    }
 }
 
 #[cfg(test)]

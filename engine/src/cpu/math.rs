@@ -132,7 +132,11 @@ pub fn dot<A: Real, B: Real>(a: &[A], b: &[B]) -> f32 {
             lanes[lane] = a[lane].to_f32().mul_add(b[lane].to_f32(), lanes[lane]);
         }
     }
-    let rest = a_rest.iter().zip(b_rest).fold(0.0f32, |sum, (a, b)| a.to_f32().mul_add(b.to_f32(), sum));
+    // A loop: the closure of a fold can become a function of its own, without the caller's instructions.
+    let mut rest = 0.0f32;
+    for (a, b) in a_rest.iter().zip(b_rest) {
+        rest = a.to_f32().mul_add(b.to_f32(), rest);
+    }
     sum_lanes(lanes) + rest
 }
 

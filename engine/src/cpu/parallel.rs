@@ -38,6 +38,16 @@ pub fn for_each(count: usize, work: impl Fn(usize) + Sync) {
 /// Spins before a waiting thread offers its core to others: about 0.2 ms.
 const SPINS: u32 = 5000;
 
+/// Waits for something that another thread is about to do.
+#[inline]
+pub fn wait_until(done: impl Fn() -> bool) {
+    let mut spins = 0;
+    while !done() {
+        spins += 1;
+        if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
+    }
+}
+
 /// A counter on cache lines of its own, so that threads that count elsewhere do not slow it down.
 #[derive(Debug, Default)]
 #[repr(align(128))]
@@ -74,11 +84,7 @@ pub fn for_each_phase(counts: &[usize], work: impl Fn(usize, usize) + Sync) {
             }
             finished[phase].0.fetch_add(done, Ordering::Release);
             // Whoever holds what is left is at work on it: nothing waits for a thread that sleeps.
-            let mut spins = 0;
-            while finished[phase].0.load(Ordering::Acquire) < count {
-                spins += 1;
-                if spins < SPINS { std::hint::spin_loop() } else { std::thread::yield_now() }
-            }
+            wait_until(|| finished[phase].0.load(Ordering::Acquire) == count);
         }
     });
 }

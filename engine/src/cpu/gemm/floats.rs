@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::ops::Range;
 
 use super::Matrix;
-use super::kernel::{Kernel, Target, words};
+use super::kernel::{Kernel, StridedPanel, Target, readers, words};
 use super::pack::{LONGEST, Widened, pack};
 use crate::cpu::simd::Instructions;
 use crate::real::Real;
@@ -53,19 +53,52 @@ impl<T: Real, I: Instructions, const R: usize, const C: usize> Kernel for Floats
 
     #[inline(always)]
     unsafe fn multiply<O: Real>(self, a: &[f32], b: &[f32], target: &Target<'_, O>) {
-        let (a, b) = (a.as_chunks::<R>().0, b.as_chunks::<C>().0);
+        // SAFETY: the caller's promise.
+        unsafe { self.tile(readers::<R>(a), b, target) };
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_strided<'t, const ROW: usize, const WORD: usize>(
+        self,
+        a: &[f32],
+        words: usize,
+        tiles: impl Iterator<Item = (&'t [f32], Target<'t, f32>)>,
+        _: &mut [f32],
+    ) {
+        let panel = StridedPanel::<R, ROW, WORD>::new(a, words);
+        for (b, target) in tiles {
+            // SAFETY: the caller's promise.
+            unsafe { self.tile(panel.readers(), b, &target) };
+        }
+    }
+}
+
+impl<T: Real, I: Instructions, const R: usize, const C: usize> Floats<T, I, R, C> {
+    /// The tile of C at `target` from what reads the words of A, and from a panel of B.
+    ///
+    /// # Safety
+    /// As [`Kernel::multiply`].
+    #[inline(always)]
+    unsafe fn tile<O: Real>(
+        self,
+        a: impl Iterator<Item = impl Fn(usize) -> f32>,
+        b: &[f32],
+        target: &Target<'_, O>,
+    ) {
         // Either is a function of its own, so that the registers are all the micro-kernel's.
         if target.is_whole::<R, C>() {
             self.instructions.call(
                 #[inline(always)]
                 // SAFETY: the caller's promise.
-                || unsafe { target.store(sums(self.instructions, a, b)) },
+                || unsafe { target.store(sums::<R, C>(self.instructions, a, b.as_chunks::<C>().0)) },
             );
         } else {
             self.instructions.call(
                 #[inline(always)]
                 // SAFETY: the caller's promise.
-                || unsafe { target.store_part(&mut sums(self.instructions, a, b)) },
+                || unsafe {
+                    target.store_part(&mut sums::<R, C>(self.instructions, a, b.as_chunks::<C>().0))
+                },
             );
         }
     }
@@ -73,17 +106,18 @@ impl<T: Real, I: Instructions, const R: usize, const C: usize> Kernel for Floats
 
 /// Sums over the inner dimension in order, from zero, in registers: `R`·`C` of them, loaded with one row of
 /// B's panel and, one by one, the elements of A's.
+#[expect(clippy::needless_range_loop, reason = "with iterators the compiler keeps the sums in memory")]
 #[inline(always)]
 fn sums<const R: usize, const C: usize>(
     instructions: impl Instructions,
-    a: &[[f32; R]],
+    a: impl Iterator<Item = impl Fn(usize) -> f32>,
     b: &[[f32; C]],
 ) -> [[f32; C]; R] {
     let mut sums = [[0.0f32; C]; R];
-    for (a, b) in a.iter().zip(b) {
+    for (a, b) in a.zip(b) {
         for i in 0..R {
             for j in 0..C {
-                sums[i][j] = instructions.multiply_add(a[i], b[j], sums[i][j]);
+                sums[i][j] = instructions.multiply_add(a(i), b[j], sums[i][j]);
             }
         }
     }

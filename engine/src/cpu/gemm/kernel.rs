@@ -51,12 +51,78 @@ pub trait Kernel: Copy + Send + Sync {
     /// # Safety
     /// Nothing else may access the elements of C and of the sums that `target` names during the call.
     unsafe fn multiply<O: Real>(self, a: &[f32], b: &[f32], target: &Target<'_, O>);
+
+    /// Tiles of C of one panel of rows of A that is not packed, and of panels of B, each with its target: word `w` of
+    /// row `r` of A is `a[r * ROW + w * WORD]`, of `words` words. One of the strides is 1. Rows that the targets do not
+    /// have may hold anything. `memory` takes a panel of A, where the kernel has to pack it.
+    ///
+    /// # Safety
+    /// Nothing else may access the elements of C that the targets name during the call.
+    unsafe fn multiply_strided<'t, const ROW: usize, const WORD: usize>(
+        self,
+        a: &[f32],
+        words: usize,
+        tiles: impl Iterator<Item = (&'t [f32], Target<'t, f32>)>,
+        memory: &mut [f32],
+    );
 }
 
 /// Words of a row or column in a panel of `depth` inner indices.
 #[inline(always)]
 pub fn words<K: Kernel>(depth: usize) -> usize {
     depth.div_ceil(K::STEP) * K::WORDS
+}
+
+/// Elements of a row or column that a word holds.
+pub const fn elements_per_word<K: Kernel>() -> usize {
+    K::STEP / K::WORDS
+}
+
+/// A panel of `R` rows of A that is not packed.
+#[derive(Debug, Clone, Copy)]
+pub struct StridedPanel<'a, const R: usize, const ROW: usize, const WORD: usize> {
+    words: &'a [f32],
+    length: usize,
+}
+
+impl<'a, const R: usize, const ROW: usize, const WORD: usize> StridedPanel<'a, R, ROW, WORD> {
+    /// Of `length` words a row, the first row at the start of `words`. Panics unless all of them are there.
+    #[inline(always)]
+    pub fn new(words: &'a [f32], length: usize) -> Self {
+        assert!(
+            length == 0 || (R - 1) * ROW + (length - 1) * WORD < words.len(),
+            "a panel of {length} words"
+        );
+        Self { words, length }
+    }
+
+    /// For word after word, what reads that of a row below `R`.
+    #[inline(always)]
+    pub fn readers(self) -> impl Iterator<Item = impl Fn(usize) -> f32 + use<'a, R, ROW, WORD>> {
+        (0..self.length).map(
+            #[inline(always)]
+            move |word| {
+                #[inline(always)]
+                move |row| {
+                    debug_assert!(row < R);
+                    // SAFETY: the last word of the last row lies inside, as `new` checked.
+                    unsafe { *self.words.get_unchecked(row * ROW + word * WORD) }
+                }
+            },
+        )
+    }
+}
+
+/// For word after word of a packed panel, what reads that of a row.
+#[inline(always)]
+pub fn readers<const R: usize>(panel: &[f32]) -> impl Iterator<Item = impl Fn(usize) -> f32> {
+    panel.as_chunks::<R>().0.iter().map(
+        #[inline(always)]
+        |words| {
+            #[inline(always)]
+            move |row| words[row]
+        },
+    )
 }
 
 /// Rows at any distance of memory that the threads share.

@@ -140,15 +140,16 @@ pub trait Task<T> {
 /// Types of which the CPU has products.
 pub trait Factor: Sized {
     /// Runs `task` with the kernel of this processor that is best for the type. Where its tiles are made in the
-    /// registers of AVX-512, they have `R` rows, at most 12, so that there is room for all of them.
-    fn choose<const R: usize>(task: impl Task<Self>);
+    /// registers of AVX-512, they have `R` rows in f32 arithmetic and `D` by dot products, at most 12, so that there is
+    /// room for all of them.
+    fn choose<const R: usize, const D: usize>(task: impl Task<Self>);
 
     /// Runs a product with the instructions of this processor that are best for the type and the sizes.
     fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>);
 }
 
 impl Factor for f32 {
-    fn choose<const R: usize>(task: impl Task<Self>) {
+    fn choose<const R: usize, const D: usize>(task: impl Task<Self>) {
         choose_floats::<Self, R>(task);
     }
 
@@ -158,18 +159,18 @@ impl Factor for f32 {
             Level::Avx512(avx512) if few_rows::fits(&multiplication, 1) => multiplication.run_few(avx512),
             #[cfg(target_arch = "x86_64")]
             Level::Avx2(avx2) if few_rows::fits(&multiplication, 1) => multiplication.run_few(avx2),
-            _ => Self::choose::<TILE_ROWS>(multiplication),
+            _ => Self::choose::<TILE_ROWS, TILE_ROWS>(multiplication),
         }
     }
 }
 
 impl Factor for bf16 {
-    fn choose<const R: usize>(task: impl Task<Self>) {
+    fn choose<const R: usize, const D: usize>(task: impl Task<Self>) {
         match path::detect() {
             #[cfg(target_arch = "x86_64")]
             path::Path::Amx(tiles) => task.run(tiles),
             #[cfg(target_arch = "x86_64")]
-            path::Path::Avx512Bf16(instructions) => task.run(pairs::Dots::<R> { instructions }),
+            path::Path::Avx512Bf16(instructions) => task.run(pairs::Dots::<D> { instructions }),
             path::Path::Widened => choose_floats::<Self, R>(task),
         }
     }
@@ -180,7 +181,7 @@ impl Factor for bf16 {
             path::Path::Avx512Bf16(instructions) if few_rows::fits(&multiplication, 2) => {
                 few_rows::run(pairs::Dots::<{ pairs::LANES }> { instructions }, multiplication);
             }
-            _ => Self::choose::<TILE_ROWS>(multiplication),
+            _ => Self::choose::<TILE_ROWS, TILE_ROWS>(multiplication),
         }
     }
 }

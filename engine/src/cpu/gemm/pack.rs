@@ -96,33 +96,38 @@ fn transpose_panel<P: Packing, const W: usize>(
     depth: Range<usize>,
     panel: &mut [[f32; W]],
 ) {
-    let lane = |lane: usize| -> Option<&[P::Element]> {
-        let start = (lanes.start + lane) * source.row_stride;
-        (lane < lanes.len()).then(|| &source.data[start..][depth.clone()])
+    let lane = |lane: usize| {
+        // Those that are not there are zeroed below.
+        let lane = lanes.start + if lane < lanes.len() { lane } else { 0 };
+        &source.data[lane * source.row_stride..][depth.clone()]
     };
     let whole_blocks = depth.len() / (BLOCK * P::STEP);
     let (blocks, rest) = panel.split_at_mut(whole_blocks * BLOCK);
     let rest_start = whole_blocks * BLOCK * P::STEP;
     for group in (0..W).step_by(BLOCK) {
-        let lanes: [Option<&[P::Element]>; BLOCK] = std::array::from_fn(|index| lane(group + index));
+        let lanes: [&[P::Element]; BLOCK] = std::array::from_fn(|index| lane(group + index));
         for (block, target) in blocks.as_chunks_mut::<BLOCK>().0.iter_mut().enumerate() {
             let mut rows = [[0.0; BLOCK]; BLOCK];
-            for (row, lane) in rows.iter_mut().zip(&lanes) {
-                if let Some(lane) = lane {
-                    let elements = &lane[block * BLOCK * P::STEP..][..BLOCK * P::STEP];
-                    *row = std::array::from_fn(|word| P::word(&elements[word * P::STEP..][..P::STEP]));
+            for index in 0..BLOCK {
+                let elements = &lanes[index][block * BLOCK * P::STEP..][..BLOCK * P::STEP];
+                for word in 0..BLOCK {
+                    rows[index][word] = P::word(&elements[word * P::STEP..][..P::STEP]);
                 }
             }
             let rows = instructions.transpose(rows);
-            for (target, row) in target.iter_mut().zip(&rows) {
-                copy_group(target, group, row);
+            for index in 0..BLOCK {
+                copy_group(&mut target[index], group, &rows[index]);
             }
         }
         for (step, target) in rest.iter_mut().enumerate() {
             let elements = rest_start + step * P::STEP..depth.len().min(rest_start + (step + 1) * P::STEP);
-            let row: [f32; BLOCK] =
-                lanes.map(|lane| lane.map_or(0.0, |lane| P::word(&lane[elements.clone()])));
+            let row: [f32; BLOCK] = lanes.map(|lane| P::word(&lane[elements.clone()]));
             copy_group(target, group, &row);
+        }
+    }
+    if lanes.len() < W {
+        for target in panel {
+            target[lanes.len()..].fill(0.0);
         }
     }
 }
@@ -155,35 +160,37 @@ fn copy_panels<P: Packing, const W: usize>(
                 let start = depth.start + step * P::STEP;
                 let left = (lanes.end - first).min(W);
                 let row = |p: usize| &source.data[p * source.column_stride + first..][..left];
-                if left == W {
-                    // A length that the compiler knows.
-                    interleave::<P>(target, start..depth.end, |p| &row(p)[..W]);
+                let (elements, next) =
+                    (row(start), (P::STEP > 1 && start + 1 < depth.end).then(|| row(start + 1)));
+                if let Some(elements) = elements.first_chunk::<W>() {
+                    // Arrays, since the compiler can make vectors of them.
+                    let next = next.and_then(|next| next.first_chunk::<W>()).copied();
+                    *target = interleaved::<P, W>(*elements, next);
                 } else {
-                    interleave::<P>(&mut target[..left], start..depth.end, row);
-                    target[left..].fill(0.0);
+                    let mut padded = [[P::Element::default(); W]; 2];
+                    padded[0][..left].copy_from_slice(elements);
+                    if let Some(next) = next {
+                        padded[1][..left].copy_from_slice(next);
+                    }
+                    *target = interleaved::<P, W>(padded[0], Some(padded[1]));
                 }
             }
         }
     }
 }
 
-/// Words of the first inner indices of `depth`, whose elements side by side are `row(p)`.
+/// Words of the elements of `W` lanes at one inner index and, where there is one, at the next: zeros otherwise.
 #[inline(always)]
-fn interleave<'a, P: Packing<Element: 'a>>(
-    target: &mut [f32],
-    depth: Range<usize>,
-    row: impl Fn(usize) -> &'a [P::Element],
-) {
-    let first = row(depth.start);
-    if P::STEP == 1 || depth.len() == 1 {
-        for (target, element) in target.iter_mut().zip(first) {
-            *target = P::word(std::slice::from_ref(element));
-        }
-    } else {
-        for ((target, &element), &next) in target.iter_mut().zip(first).zip(row(depth.start + 1)) {
-            *target = P::word(&[element, next]);
-        }
+fn interleaved<P: Packing, const W: usize>(
+    elements: [P::Element; W],
+    next: Option<[P::Element; W]>,
+) -> [f32; W] {
+    let next = next.unwrap_or([P::Element::default(); W]);
+    let mut words = [0.0; W];
+    for lane in 0..W {
+        words[lane] = P::word(&[elements[lane], next[lane]][..P::STEP]);
     }
+    words
 }
 
 /// Packs elements `depth` of the rows `lanes` of `source` into `panels`, panel after panel of `W` lanes and block

@@ -10,7 +10,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::Matrix;
-use super::kernel::{Kernel, Target, words};
+use super::kernel::{Kernel, StridedPanel, Target, readers, words};
 use super::pack::{LONGEST, Pairs, pack};
 use crate::cpu::simd::{Avx512Bf16, Instructions};
 use crate::real::Real;
@@ -64,6 +64,39 @@ impl<const R: usize> Kernel for Dots<R> {
 
     #[inline(always)]
     unsafe fn multiply<O: Real>(self, a: &[f32], b: &[f32], target: &Target<'_, O>) {
+        // SAFETY: the caller's promise.
+        unsafe { self.tile(readers::<R>(a), b, target) };
+    }
+
+    #[inline(always)]
+    unsafe fn multiply_strided<'t, const ROW: usize, const WORD: usize>(
+        self,
+        a: &[f32],
+        words: usize,
+        tiles: impl Iterator<Item = (&'t [f32], Target<'t, f32>)>,
+        _: &mut [f32],
+    ) {
+        let panel = StridedPanel::<R, ROW, WORD>::new(a, words);
+        for (b, target) in tiles {
+            // SAFETY: the caller's promise.
+            unsafe { self.tile(panel.readers(), b, &target) };
+        }
+    }
+}
+
+impl<const R: usize> Dots<R> {
+    /// The tile of C at `target` from what reads the words of A, and from a panel of B.
+    ///
+    /// # Safety
+    /// As [`Kernel::multiply`].
+    #[inline(always)]
+    unsafe fn tile<O: Real>(
+        self,
+        a: impl Iterator<Item = impl Fn(usize) -> f32>,
+        b: &[f32],
+        target: &Target<'_, O>,
+    ) {
+        // Either is a function of its own, so that the registers are all the micro-kernel's.
         if target.is_whole::<R, { WIDTH * LANES }>() {
             self.instructions.call(
                 #[inline(always)]
@@ -81,14 +114,19 @@ impl<const R: usize> Kernel for Dots<R> {
 }
 
 /// Sums over the inner dimension in order, from zero, in registers.
+#[expect(clippy::needless_range_loop, reason = "with iterators the compiler keeps the sums in memory")]
 #[inline(always)]
-fn sums<const R: usize>(instructions: Avx512Bf16, a: &[f32], b: &[f32]) -> [[f32; WIDTH * LANES]; R] {
-    let (a, b) = (a.as_chunks::<R>().0, b.as_chunks::<LANES>().0.as_chunks::<WIDTH>().0);
+fn sums<const R: usize>(
+    instructions: Avx512Bf16,
+    a: impl Iterator<Item = impl Fn(usize) -> f32>,
+    b: &[f32],
+) -> [[f32; WIDTH * LANES]; R] {
+    let b = b.as_chunks::<LANES>().0.as_chunks::<WIDTH>().0;
     let mut sums = [[[0.0f32; LANES]; WIDTH]; R];
-    for (a, b) in a.iter().zip(b) {
+    for (a, b) in a.zip(b) {
         for i in 0..R {
             for j in 0..WIDTH {
-                sums[i][j] = add_dots(instructions, sums[i][j], [a[i]; LANES], b[j]);
+                sums[i][j] = add_dots(instructions, sums[i][j], [a(i); LANES], b[j]);
             }
         }
     }

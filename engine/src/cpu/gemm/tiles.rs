@@ -105,4 +105,50 @@ impl<I: Instructions, U: TileUnit> Kernel for Tiles<I, U> {
             },
         );
     }
+
+    #[inline(always)]
+    unsafe fn multiply_strided<'t, const ROW: usize, const WORD: usize>(
+        self,
+        a: &[f32],
+        words: usize,
+        tiles: impl Iterator<Item = (&'t [f32], Target<'t, f32>)>,
+        memory: &mut [f32],
+    ) {
+        let panel = &mut memory[..SIDE * words];
+        pack_strided::<ROW, WORD>(self.instructions, a, panel.as_chunks_mut::<WORDS>().0.as_chunks_mut().0);
+        for (b, target) in tiles {
+            // SAFETY: the caller's promise.
+            unsafe { self.multiply(panel, b, &target) };
+        }
+    }
+}
+
+/// Packs a panel of A, block after block of the words of a tile's depth: word `w` of row `r` is
+/// `a[r * ROW + w * WORD]`, and either stride is 1.
+#[inline(always)]
+fn pack_strided<const ROW: usize, const WORD: usize>(
+    instructions: impl Instructions,
+    a: &[f32],
+    panel: &mut [[[f32; WORDS]; SIDE]],
+) {
+    const BLOCK: usize = 8;
+    for (block, first) in panel.iter_mut().zip((0..).step_by(WORDS)) {
+        if WORD == 1 {
+            for (row, target) in block.iter_mut().enumerate() {
+                target.copy_from_slice(&a[row * ROW + first..][..WORDS]);
+            }
+            continue;
+        }
+        for row in (0..SIDE).step_by(BLOCK) {
+            for word in (0..WORDS).step_by(BLOCK) {
+                let corner = std::array::from_fn(|i| {
+                    let start = row + (first + word + i) * WORD;
+                    *a[start..].first_chunk().expect("whole blocks")
+                });
+                for (i, words) in instructions.transpose(corner).iter().enumerate() {
+                    block[row + i][word..][..BLOCK].copy_from_slice(words);
+                }
+            }
+        }
+    }
 }

@@ -3,24 +3,27 @@
 pub mod backward;
 pub mod decode;
 pub mod products;
+pub mod scores;
 
 use std::ops::Range;
 
-use self::products::{
-    Part, left_length, multiply, pack_left, pack_right, right_length, rounded, rounded_length,
-};
+use self::products::{Part, left_length, multiply, pack_left, pack_right, right_length};
+use self::scores::{Scores, Use};
 use super::{Documents, Shape};
 use crate::cpu::gemm::kernel::Kernel;
 use crate::cpu::gemm::{Matrix, Task};
 use crate::cpu::math::{exp, max, softcap, sum_lanes};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
-use crate::cpu::tile::{LANES, Store, Tile, padded};
+use crate::cpu::tile::{LANES, Store, Tile};
 use crate::device::CpuDevice;
 use crate::real::Real;
 
-/// Rows of the micro-kernels' tiles: six of them are few more than [`TILE`].
+/// Rows of the micro-kernels' tiles in f32 arithmetic: six of them are few more than [`TILE`]. With 8 the compiler does
+/// not make vectors of rows.
 pub const TILE_ROWS: usize = 11;
+/// Rows of the micro-kernels' tiles by dot products: a divisor of [`TILE`].
+pub const DOT_ROWS: usize = 8;
 /// Tokens of a tile of queries, and of one of keys.
 pub const TILE: usize = 64;
 
@@ -77,9 +80,15 @@ impl Shape {
     #[inline(always)]
     pub(super) fn make_scores(&self, products: &mut [f32]) {
         match self.softcap {
-            None => products.iter_mut().for_each(|product| *product *= self.scale),
+            None => {
+                for product in products {
+                    *product *= self.scale;
+                }
+            }
             Some(cap) => {
-                products.iter_mut().for_each(|product| *product = softcap(*product * self.scale, cap))
+                for product in products {
+                    *product = softcap(*product * self.scale, cap);
+                }
             }
         }
     }
@@ -97,23 +106,24 @@ pub struct Work {
     pub document: Range<usize>,
     /// The tokens of the tile.
     pub tokens: Range<usize>,
+    /// Number of the tile among those of all documents.
+    pub tile: usize,
     /// The key/value head.
     pub kv_head: usize,
 }
 
-/// All tiles of `size` tokens, those with most to do first: they are dealt out in this order, and a
-/// long one at the end would leave the other threads waiting. `cost` is any measure of what to do.
-pub fn tiles(documents: &Documents, shape: &Shape, size: usize, cost: impl Fn(&Work) -> usize) -> Vec<Work> {
-    let mut works = Vec::new();
+/// All tiles of these documents, one document after the other.
+pub fn tiles(documents: &Documents, shape: &Shape) -> Vec<Work> {
+    let (mut works, mut tile) = (Vec::new(), 0);
     for document in documents.ranges() {
-        for start in document.clone().step_by(size) {
-            let tokens = start..start.saturating_add(size).min(document.end);
+        for start in document.clone().step_by(TILE) {
+            let tokens = start..(start + TILE).min(document.end);
             for kv_head in 0..shape.kv_heads {
-                works.push(Work { document: document.clone(), tokens: tokens.clone(), kv_head });
+                works.push(Work { document: document.clone(), tokens: tokens.clone(), tile, kv_head });
             }
+            tile += 1;
         }
     }
-    works.sort_by_key(|work| std::cmp::Reverse(cost(work)));
     works
 }
 
@@ -126,7 +136,7 @@ pub fn forward<T: Real>(
     log_sum_exp: &mut [f32],
 ) {
     let results = Results { output: SharedMut::new(output), log_sum_exp: SharedMut::new(log_sum_exp) };
-    T::choose::<TILE_ROWS>(Forward { cpu, shape, documents, inputs, results });
+    T::choose::<TILE_ROWS, DOT_ROWS>(Forward { cpu, shape, documents, inputs, results });
 }
 
 struct Forward<'a, T> {
@@ -140,7 +150,9 @@ struct Forward<'a, T> {
 impl<T: Real> Task<T> for Forward<'_, T> {
     fn run<K: Kernel<Element = T>>(self, kernel: K) {
         let Self { cpu, shape, documents, inputs, results } = self;
-        let works = tiles(documents, shape, TILE, |work| work.tokens.end - work.document.start);
+        let mut works = tiles(documents, shape);
+        // Those with most to do first: a long one at the end would leave the other threads waiting.
+        works.sort_by_key(|work| std::cmp::Reverse(work.tokens.end - work.document.start));
         cpu.run(|| {
             for_each(works.len(), |index| {
                 with_scratch(ForwardScratch::length::<K>(shape), |memory| {
@@ -161,6 +173,7 @@ pub fn first_tile(shape: &Shape, token: usize, document: &Range<usize>) -> usize
 }
 
 /// Which keys of a tile the query `token` sees; those of no other tile are nearer to it.
+#[inline(always)]
 pub fn visible(shape: &Shape, token: usize, keys: &Range<usize>) -> Range<usize> {
     let end = (token + 1).clamp(keys.start, keys.end) - keys.start;
     let first = shape.first_seen(token, keys.start) - keys.start;
@@ -185,10 +198,7 @@ struct ForwardScratch<'a> {
     /// Right operand V `[keys, D]`.
     values: &'a mut [f32],
     /// `[queries, keys]`: scores, then probabilities.
-    scores: &'a mut [f32],
-    rounded: &'a mut [f32],
-    /// Left operand: the probabilities.
-    probabilities: &'a mut [f32],
+    scores: Scores<'a>,
     /// For each query head of the group, the rows of the tile.
     heads: Vec<HeadScratch<'a>>,
 }
@@ -213,9 +223,7 @@ impl<'a> ForwardScratch<'a> {
         let head_dim = shape.head_dim;
         right_length::<K>(head_dim, TILE)
             + right_length::<K>(TILE, head_dim)
-            + Tile::length(TILE, TILE)
-            + rounded_length::<K::Element>()
-            + left_length::<K>(TILE, TILE)
+            + Scores::length::<K>(Use::Rows)
             + shape.group() * (left_length::<K>(TILE, head_dim) + Tile::length(TILE, head_dim))
     }
 
@@ -224,9 +232,7 @@ impl<'a> ForwardScratch<'a> {
         Self {
             keys: take(&mut memory, right_length::<K>(head_dim, TILE)),
             values: take(&mut memory, right_length::<K>(TILE, head_dim)),
-            scores: take(&mut memory, Tile::length(TILE, TILE)),
-            rounded: take(&mut memory, rounded_length::<K::Element>()),
-            probabilities: take(&mut memory, left_length::<K>(TILE, TILE)),
+            scores: Scores::new::<K>(Use::Rows, &mut memory),
             heads: (0..shape.group())
                 .map(|_| HeadScratch {
                     queries: take(&mut memory, left_length::<K>(TILE, head_dim)),
@@ -248,32 +254,35 @@ fn forward_tile<T: Real, K: Kernel<Element = T>>(
     scratch: &mut ForwardScratch,
     results: &Results<T>,
 ) {
-    let Work { document, tokens, kv_head } = work;
+    let Work { document, tokens, kv_head, .. } = work;
     let head_dim = shape.head_dim;
-    let ForwardScratch { keys, values, scores, rounded: memory, probabilities, heads } = scratch;
+    let ForwardScratch { keys, values, scores, heads } = scratch;
     for (head, state) in shape.heads_of(*kv_head).zip(heads.iter_mut()) {
         pack_left(kernel, shape.query_rows(inputs.q, tokens, head), state.queries);
-        (0..tokens.len()).for_each(|row| state.output.row_mut(row).fill(0.0));
+        for row in 0..tokens.len() {
+            state.output.row_mut(row).fill(0.0);
+        }
     }
     for first in (first_tile(shape, tokens.start, document)..tokens.end).step_by(TILE) {
         let seen = first..(first + TILE).min(tokens.end);
         pack_right(kernel, shape.key_rows(inputs.k, &seen, *kv_head).transposed(), keys);
         pack_right(kernel, shape.key_rows(inputs.v, &seen, *kv_head), values);
-        let mut scores = Tile::new(scores, seen.len());
         let (product, left) = match on_diagonal(tokens, &seen) {
             true => (Part::LowerProduct, Part::LowerLeft),
             false => (Part::All, Part::All),
         };
         for state in heads.iter_mut() {
             let size = [tokens.len(), head_dim, seen.len()];
-            multiply(kernel, size, (state.queries, keys), product, Store::Overwrite, &mut scores);
-            vectorize!(|| for row in 0..tokens.len() {
-                let visible = visible(shape, tokens.start + row, &seen);
-                state.add_scores(row, shape, scores.row_mut(row), visible);
+            multiply(kernel, size, (state.queries, keys), product, Store::Overwrite, &mut scores.tile());
+            vectorize!(|| {
+                for row in 0..tokens.len() {
+                    let visible = visible(shape, tokens.start + row, &seen);
+                    state.add_scores(row, shape, scores.row(row), visible);
+                }
+                scores.round::<K>(tokens.len());
             });
-            pack_left(kernel, rounded(&scores, [tokens.len(), seen.len()], memory), probabilities);
             let size = [tokens.len(), seen.len(), head_dim];
-            multiply(kernel, size, (probabilities, values), left, Store::Add, &mut state.output);
+            scores.multiply(kernel, size, values, left, Store::Add, &mut state.output);
         }
     }
     for (head, state) in shape.heads_of(*kv_head).zip(heads) {
@@ -296,32 +305,47 @@ impl HeadScratch<'_> {
     /// Takes a row's scores (before the scale; the `visible` count) into the running softmax and
     /// leaves e^(score − largest so far) in their place, 0 where not visible.
     #[inline(always)]
-    fn add_scores(&mut self, row: usize, shape: &Shape, scores: &mut [f32], visible: Range<usize>) {
-        if visible.is_empty() {
-            scores.fill(0.0);
+    fn add_scores(&mut self, row: usize, shape: &Shape, scores: &mut [f32; TILE], visible: Range<usize>) {
+        if visible == (0..TILE) {
+            // A length that the compiler knows.
+            self.add_chunks(row, shape, scores.as_chunks_mut().0, visible);
             return;
         }
-        let (scores, unseen) = scores.split_at_mut(padded(visible.end));
+        let used = visible.end.div_ceil(LANES);
+        let (seen, unseen) = scores.as_chunks_mut().0.split_at_mut(used);
+        unseen.fill([0.0; LANES]);
+        if visible.is_empty() {
+            seen.fill([0.0; LANES]);
+        } else {
+            self.add_chunks(row, shape, seen, visible);
+        }
+    }
+
+    /// The same of the part of the row that has visible ones.
+    #[inline(always)]
+    fn add_chunks(&mut self, row: usize, shape: &Shape, chunks: &mut [[f32; LANES]], visible: Range<usize>) {
+        let scores = chunks.as_flattened_mut();
         // The scale is applied on the way, not in a pass of its own.
         shape.make_scores(scores);
         scores[..visible.start].fill(f32::NEG_INFINITY);
         scores[visible.end..].fill(f32::NEG_INFINITY);
-        unseen.fill(0.0);
         let before = self.maximum[row];
         let tile_maximum = max(scores);
         let maximum = if tile_maximum > before { tile_maximum } else { before };
         let mut sums = [0.0f32; LANES];
-        for chunk in scores.as_chunks_mut::<LANES>().0 {
-            for (score, sum) in chunk.iter_mut().zip(&mut sums) {
-                *score = exp(*score - maximum);
-                *sum += *score;
+        for chunk in chunks {
+            for lane in 0..LANES {
+                chunk[lane] = exp(chunk[lane] - maximum);
+                sums[lane] += chunk[lane];
             }
         }
         if maximum > before {
             let shrink = exp(before - maximum);
             self.maximum[row] = maximum;
             self.sum[row] *= shrink;
-            self.output.row_mut(row).iter_mut().for_each(|value| *value *= shrink);
+            for value in self.output.row_mut(row) {
+                *value *= shrink;
+            }
         }
         self.sum[row] += sum_lanes(sums);
     }

@@ -65,6 +65,7 @@ impl Shape {
     }
 
     /// The first token that `token` sees of its document, or cache, from `start` on.
+    #[inline]
     fn first_seen(&self, token: usize, start: usize) -> usize {
         self.window.map_or(start, |window| start.max((token + 1).saturating_sub(window.get())))
     }

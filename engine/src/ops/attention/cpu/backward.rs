@@ -1,26 +1,23 @@
 //! The backward pass.
 //!
 //! One pair of a key tile and a query tile takes five products: the scores again, d_output·vᵀ, and the
-//! parts of d_v, d_k and d_q. d_v and d_k sum over queries, d_q over keys, so two threads that worked
-//! on one document and key/value head would meet in one of them. Two plans avoid that:
-//! - one thread per document and key/value head, five products per pair;
-//! - where those are too few or too unequal, first the key tiles (d_v, d_k), then the query tiles
-//!   (d_q), each tile by one thread, seven products per pair.
-//!
-//! Both add the same terms in the same order, so the choice does not show in the bits.
+//! parts of d_v, d_k and d_q. A thread takes a tile of queries of all heads that share keys and values, and goes through
+//! the tiles of keys. d_q is its own; to the sums of d_k and d_v of a tile of keys the tiles of queries add one after the
+//! other, so that the order of summation does not depend on the threads.
 
+use std::cmp::Reverse;
 use std::ops::Range;
+use std::sync::atomic::{AtomicUsize, Ordering};
 
-use super::products::{
-    Part, left_length, multiply, pack_left, pack_right, right_length, rounded, rounded_length,
-};
-use super::{HostInputs, TILE, TILE_ROWS, Work, first_tile, on_diagonal, take, tiles, visible};
+use super::products::{Part, left_length, multiply, pack_left, pack_right, right_length};
+use super::scores::{Scores, Use};
+use super::{DOT_ROWS, HostInputs, TILE, TILE_ROWS, Work, first_tile, on_diagonal, take, tiles, visible};
 use crate::cpu::gemm::Task;
 use crate::cpu::gemm::kernel::Kernel;
 use crate::cpu::math::{dot, exp, tanh};
-use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
+use crate::cpu::parallel::{SharedMut, for_each, wait_until, with_scratch};
 use crate::cpu::simd::vectorize;
-use crate::cpu::tile::{Store, Tile, padded};
+use crate::cpu::tile::{LANES, Store, Tile, padded};
 use crate::device::CpuDevice;
 use crate::ops::attention::{Documents, Shape};
 use crate::real::{Real, round_slice};
@@ -54,7 +51,7 @@ pub fn backward<T: Real>(
     outputs: HostBackwardInputs<T>,
     gradients: HostGradients<T>,
 ) {
-    T::choose::<TILE_ROWS>(Backward::new(cpu, shape, documents, inputs, outputs, gradients));
+    T::choose::<TILE_ROWS, DOT_ROWS>(Backward::new(cpu, shape, documents, inputs, outputs, gradients));
 }
 
 /// What [`backward`] does with any kernel.
@@ -81,64 +78,82 @@ impl<T: Real> Task<T> for Backward<'_, T> {
     fn run<K: Kernel<Element = T>>(self, kernel: K) {
         let Self { cpu, documents, pass } = self;
         let shape = pass.shape;
-        let run = |works: Vec<Work>, kind: Kind| {
-            // Tokens whose d_q is summed.
-            let tokens = match kind {
-                Kind::Documents => works.iter().map(|work| work.tokens.len()).max().unwrap_or(0),
-                Kind::Keys => 0,
-                Kind::Queries => TILE,
-            };
-            for_each(works.len(), |index| {
-                with_scratch(Scratch::length::<K>(shape, tokens), |memory| {
-                    let mut scratch = Scratch::new::<K>(shape, tokens, memory);
-                    kernel.run(
-                        #[inline(always)]
-                        || match kind {
-                            Kind::Queries => pass.queries(kernel, &works[index], &mut scratch),
-                            _ => pass.keys(kernel, &works[index], &mut scratch, kind),
-                        },
-                    );
+        let mut works = tiles(documents, shape);
+        let tile_count = works.last().map_or(0, |work| work.tile + 1);
+        // Tiles of queries wait for earlier ones of their document alone, and these have been begun before.
+        works.sort_by_key(|work| Reverse(work.document.len()));
+        let turns = Turns::new(shape.kv_heads, tile_count);
+        with_scratch(KeySums::length(shape, documents.tokens()), |memory| {
+            let sums = KeySums::new(shape, documents.tokens(), memory);
+            cpu.run(|| {
+                for_each(works.len(), |index| {
+                    with_scratch(Scratch::length::<K>(shape), |memory| {
+                        let mut scratch = Scratch::new::<K>(shape, memory);
+                        kernel.run(
+                            #[inline(always)]
+                            || pass.tile(kernel, &works[index], &mut scratch, &sums, &turns),
+                        );
+                    });
                 });
             });
-        };
-        let pairs = |work: &Work| work.tokens.len().pow(2);
-        let whole_documents = tiles(documents, shape, usize::MAX, pairs);
-        cpu.run(|| {
-            if whole_documents_balance(&whole_documents, cpu.threads()) {
-                run(whole_documents, Kind::Documents);
-            } else {
-                let cost = |work: &Work| work.document.end - work.tokens.start;
-                run(tiles(documents, shape, TILE, cost), Kind::Keys);
-                let cost = |work: &Work| work.tokens.end - work.document.start;
-                run(tiles(documents, shape, TILE, cost), Kind::Queries);
-            }
         });
     }
 }
 
-/// Whether whole documents, dealt to the threads, take less time than the tiles' 7/5 of the products.
-fn whole_documents_balance(works: &[Work], threads: usize) -> bool {
-    let pairs = |work: &Work| work.tokens.len().pow(2);
-    let mut loads = vec![0; threads];
-    for work in works {
-        if let Some(least) = loads.iter_mut().min() {
-            *least += pairs(work);
-        }
-    }
-    let total: usize = works.iter().map(pairs).sum();
-    let longest = loads.into_iter().max().unwrap_or(0);
-    longest * threads * 5 <= total * 7
+/// Whose turn it is to add to the sums of a tile of keys.
+struct Turns {
+    /// Tiles of queries that have added, `[key/value heads, tiles of keys]`.
+    added: Vec<AtomicUsize>,
+    tiles: usize,
 }
 
-/// What a pass computes of each of its works.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Kind {
-    /// All gradients of a document.
-    Documents,
+impl Turns {
+    fn new(kv_heads: usize, tiles: usize) -> Self {
+        Self { added: std::iter::repeat_with(AtomicUsize::default).take(kv_heads * tiles).collect(), tiles }
+    }
+
+    /// Returns when the tile of queries of `work` is the next that sees the tile of keys `tile`: every one from that tile
+    /// on does, up to the last.
+    fn wait(&self, work: &Work, tile: usize) {
+        let added = &self.added[work.kv_head * self.tiles + tile];
+        wait_until(|| added.load(Ordering::Acquire) == work.tile - tile);
+    }
+
+    /// Passes the turn on.
+    fn pass_on(&self, work: &Work, tile: usize) {
+        self.added[work.kv_head * self.tiles + tile].fetch_add(1, Ordering::Release);
+    }
+}
+
+/// Sums of d_k and d_v, each `[key/value heads, tokens, D]`.
+struct KeySums<'a> {
+    d_k: SharedMut<'a, f32>,
+    d_v: SharedMut<'a, f32>,
+    head_dim: usize,
+    tokens: usize,
+}
+
+impl<'a> KeySums<'a> {
+    fn length(shape: &Shape, tokens: usize) -> usize {
+        2 * shape.kv_heads * tokens * padded(shape.head_dim)
+    }
+
+    fn new(shape: &Shape, tokens: usize, memory: &'a mut [f32]) -> Self {
+        let (d_k, d_v) = memory.split_at_mut(Self::length(shape, tokens) / 2);
+        Self { d_k: SharedMut::new(d_k), d_v: SharedMut::new(d_v), head_dim: shape.head_dim, tokens }
+    }
+
     /// d_k and d_v of a tile of keys.
-    Keys,
-    /// d_q of a tile of queries.
-    Queries,
+    ///
+    /// # Safety
+    /// While they live, nothing else may access them.
+    unsafe fn tiles(&self, kv_head: usize, keys: &Range<usize>) -> [Tile<'_>; 2] {
+        let width = padded(self.head_dim);
+        let start = (kv_head * self.tokens + keys.start) * width;
+        let range = start..start + keys.len() * width;
+        // SAFETY: the caller's promise.
+        [&self.d_k, &self.d_v].map(|sums| Tile::new(unsafe { sums.range(range.clone()) }, self.head_dim))
+    }
 }
 
 struct Pass<'a, T> {
@@ -148,7 +163,7 @@ struct Pass<'a, T> {
     gradients: HostGradients<'a, T>,
 }
 
-/// One thread's memory: operands of a tile pair, packed, and its results.
+/// One thread's memory: operands of a tile of keys and of one of queries, packed, and results.
 struct Scratch<'a> {
     /// Right operand Kᵀ `[D, keys]`, for the scores.
     k_columns: &'a mut [f32],
@@ -156,134 +171,155 @@ struct Scratch<'a> {
     v_columns: &'a mut [f32],
     /// Right operand K `[keys, D]`, for d_q.
     k_rows: &'a mut [f32],
+    /// Scores, then probabilities.
+    probabilities: Scores<'a>,
+    /// Gradient of the probabilities, then of the scores times the scale.
+    d_scores: Scores<'a>,
+    /// For each query head of the group.
+    heads: Vec<HeadScratch<'a>>,
+}
+
+/// The tile of queries, of one head.
+struct HeadScratch<'a> {
+    /// Left operand Q `[queries, D]`.
+    q: &'a mut [f32],
+    /// Left operand d_output `[queries, D]`.
+    d_output: &'a mut [f32],
     /// Right operand Q `[queries, D]`, for d_k.
     q_rows: &'a mut [f32],
     /// Right operand d_output `[queries, D]`, for d_v.
     d_output_rows: &'a mut [f32],
-    /// Left operand Q or d_output `[queries, D]`.
-    query_left: &'a mut [f32],
-    /// Left operand from a tile of scores.
-    score_left: &'a mut [f32],
-    rounded: &'a mut [f32],
-    /// `[queries, keys]`: scores, then probabilities.
-    probabilities: &'a mut [f32],
-    /// `[queries, keys]`: gradient of the probabilities, then of the scores times the scale.
-    d_scores: &'a mut [f32],
-    /// `[keys, D]`.
-    d_k: Tile<'a>,
-    /// `[keys, D]`.
-    d_v: Tile<'a>,
-    /// Sums of d_q `[heads of the group, tokens, D]`.
-    d_q: &'a mut [f32],
-    /// Tokens that there are sums of d_q for.
-    tokens: usize,
+    /// Sums `[queries, D]`.
+    d_q: Tile<'a>,
+    /// Of each query, its output times the gradient of that.
+    delta: [f32; TILE],
+    log_sum_exp: [f32; TILE],
 }
 
 impl<'a> Scratch<'a> {
-    /// Words for works of at most `tokens` tokens whose d_q is summed.
-    fn length<K: Kernel>(shape: &Shape, tokens: usize) -> usize {
+    fn length<K: Kernel>(shape: &Shape) -> usize {
         let head_dim = shape.head_dim;
-        2 * right_length::<K>(head_dim, TILE)
-            + 3 * right_length::<K>(TILE, head_dim)
-            + left_length::<K>(TILE, head_dim)
-            + left_length::<K>(TILE, TILE)
-            + rounded_length::<K::Element>()
-            + 2 * Tile::length(TILE, TILE)
-            + 2 * Tile::length(TILE, head_dim)
-            + Tile::length(shape.group() * tokens, head_dim)
+        let (columns, rows) = (right_length::<K>(head_dim, TILE), right_length::<K>(TILE, head_dim));
+        let head = 2 * left_length::<K>(TILE, head_dim) + 2 * rows + Tile::length(TILE, head_dim);
+        let scores = Scores::length::<K>(Use::Columns) + Scores::length::<K>(Use::Both);
+        2 * columns + rows + scores + shape.group() * head
     }
 
-    fn new<K: Kernel>(shape: &Shape, tokens: usize, mut memory: &'a mut [f32]) -> Self {
-        let head_dim = shape.head_dim;
-        let memory = &mut memory;
+    fn new<K: Kernel>(shape: &Shape, mut memory: &'a mut [f32]) -> Self {
+        let (head_dim, memory) = (shape.head_dim, &mut memory);
         Self {
             k_columns: take(memory, right_length::<K>(head_dim, TILE)),
             v_columns: take(memory, right_length::<K>(head_dim, TILE)),
             k_rows: take(memory, right_length::<K>(TILE, head_dim)),
-            q_rows: take(memory, right_length::<K>(TILE, head_dim)),
-            d_output_rows: take(memory, right_length::<K>(TILE, head_dim)),
-            query_left: take(memory, left_length::<K>(TILE, head_dim)),
-            score_left: take(memory, left_length::<K>(TILE, TILE)),
-            rounded: take(memory, rounded_length::<K::Element>()),
-            probabilities: take(memory, Tile::length(TILE, TILE)),
-            d_scores: take(memory, Tile::length(TILE, TILE)),
-            d_k: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
-            d_v: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
-            d_q: take(memory, Tile::length(shape.group() * tokens, head_dim)),
-            tokens,
+            probabilities: Scores::new::<K>(Use::Columns, memory),
+            d_scores: Scores::new::<K>(Use::Both, memory),
+            heads: (0..shape.group())
+                .map(|_| HeadScratch {
+                    q: take(memory, left_length::<K>(TILE, head_dim)),
+                    d_output: take(memory, left_length::<K>(TILE, head_dim)),
+                    q_rows: take(memory, right_length::<K>(TILE, head_dim)),
+                    d_output_rows: take(memory, right_length::<K>(TILE, head_dim)),
+                    d_q: Tile::new(take(memory, Tile::length(TILE, head_dim)), head_dim),
+                    delta: [0.0; TILE],
+                    log_sum_exp: [0.0; TILE],
+                })
+                .collect(),
         }
-    }
-}
-
-/// A tile of queries of one head against a tile of keys.
-struct Pair<'a> {
-    document: &'a Range<usize>,
-    head: usize,
-    queries: &'a Range<usize>,
-    keys: &'a Range<usize>,
-}
-
-impl Pair<'_> {
-    /// `part`, where the pair is on the diagonal.
-    fn part(&self, part: Part) -> Part {
-        if on_diagonal(self.queries, self.keys) { part } else { Part::All }
     }
 }
 
 impl<T: Real> Pass<'_, T> {
-    /// d_k and d_v of the tokens of `work`, and of a whole document d_q.
+    /// d_q of the tile of queries `work`, and what it adds to d_k and d_v.
     #[inline(always)]
-    fn keys<K: Kernel<Element = T>>(&self, kernel: K, work: &Work, scratch: &mut Scratch, kind: Kind) {
-        let Work { document, tokens, kv_head } = work;
-        for first in tokens.clone().step_by(TILE) {
-            let keys = first..(first + TILE).min(tokens.end);
-            self.pack_keys(kernel, scratch, &keys, *kv_head);
-            for row in 0..keys.len() {
-                scratch.d_k.row_mut(row).fill(0.0);
-                scratch.d_v.row_mut(row).fill(0.0);
-            }
-            for first_query in (first..document.end).step_by(TILE) {
-                if self.shape.first_seen(first_query, keys.start) >= keys.end {
-                    break;
-                }
-                let queries = first_query..(first_query + TILE).min(document.end);
-                for head in self.shape.heads_of(*kv_head) {
-                    let pair = Pair { document, head, queries: &queries, keys: &keys };
-                    self.score_gradients(kernel, scratch, &pair);
-                    self.add_to_keys(kernel, scratch, &pair);
-                    if kind == Kind::Documents {
-                        self.add_to_queries(kernel, scratch, &pair, work);
-                    }
-                }
-            }
-            for (row, token) in keys.enumerate() {
-                let target = self.shape.key(token, *kv_head);
-                // SAFETY: this token and key/value head belong to this work alone.
-                let (d_k, d_v) =
-                    unsafe { (self.gradients.d_k.range(target.clone()), self.gradients.d_v.range(target)) };
-                round_slice(scratch.d_k.row(row), d_k);
-                round_slice(scratch.d_v.row(row), d_v);
-            }
+    fn tile<K: Kernel<Element = T>>(
+        &self,
+        kernel: K,
+        work: &Work,
+        scratch: &mut Scratch,
+        sums: &KeySums,
+        turns: &Turns,
+    ) {
+        let Work { document, tokens: queries, kv_head, .. } = work;
+        let shape = self.shape;
+        for (head, state) in shape.heads_of(*kv_head).zip(&mut scratch.heads) {
+            self.pack_queries(kernel, queries, head, state);
         }
-        if kind == Kind::Documents {
-            self.store_queries(scratch, work);
+        let first_key = first_tile(shape, queries.start, document);
+        for start in (first_key..queries.end).step_by(TILE) {
+            let keys = start..(start + TILE).min(document.end);
+            let tile = work.tile - (queries.start - start) / TILE;
+            self.pack_keys(kernel, scratch, &keys, *kv_head);
+            let diagonal = on_diagonal(queries, &keys);
+            let part = |part| if diagonal { part } else { Part::All };
+            let store = |first| if first { Store::Overwrite } else { Store::Add };
+            let Scratch { k_columns, v_columns, k_rows, probabilities, d_scores, heads } = &mut *scratch;
+            for (head, state) in heads.iter_mut().enumerate() {
+                let size = [queries.len(), shape.head_dim, keys.len()];
+                let columns = (part(Part::LowerProduct), Store::Overwrite);
+                let scores = &mut probabilities.tile();
+                multiply(kernel, size, (state.q, k_columns), columns.0, columns.1, scores);
+                let d_probabilities = &mut d_scores.tile();
+                multiply(kernel, size, (state.d_output, v_columns), columns.0, columns.1, d_probabilities);
+                vectorize!(|| {
+                    for (row, token) in queries.clone().enumerate() {
+                        let (probabilities, d_scores) = (probabilities.row(row), d_scores.row(row));
+                        let visible = visible(shape, token, &keys);
+                        state.score_gradients(row, shape, probabilities, d_scores, visible);
+                        // Dot products are not summed in the order of delta. Where a query sees itself alone, that
+                        // would be all of the difference, and the gradient is zero.
+                        if K::STEP > 1 && shape.first_seen(token, document.start) == token {
+                            d_scores.fill(0.0);
+                        }
+                    }
+                    probabilities.round::<K>(queries.len());
+                    d_scores.round::<K>(queries.len());
+                });
+                turns.wait(work, tile);
+                // SAFETY: it is the turn of this tile of queries.
+                let [mut d_k, mut d_v] = unsafe { sums.tiles(*kv_head, &keys) };
+                let first = store(diagonal && head == 0);
+                let size = [keys.len(), queries.len(), shape.head_dim];
+                let upper = part(Part::UpperLeft);
+                probabilities.multiply_transposed(kernel, size, state.d_output_rows, upper, first, &mut d_v);
+                d_scores.multiply_transposed(kernel, size, state.q_rows, upper, first, &mut d_k);
+                let size = [queries.len(), keys.len(), shape.head_dim];
+                let (lower, first) = (part(Part::LowerLeft), store(start == first_key));
+                d_scores.multiply(kernel, size, k_rows, lower, first, &mut state.d_q);
+            }
+            let next_sees = queries.end < document.end && shape.first_seen(queries.end, start) < keys.end;
+            if !next_sees {
+                self.store_keys(sums, keys, *kv_head);
+            }
+            turns.pass_on(work, tile);
+        }
+        for (head, state) in shape.heads_of(*kv_head).zip(&scratch.heads) {
+            vectorize!(|| for (row, token) in queries.clone().enumerate() {
+                // SAFETY: this token and head belong to this tile alone.
+                let d_q = unsafe { self.gradients.d_q.range(shape.query(token, head)) };
+                round_slice(state.d_q.row(row), d_q);
+            });
         }
     }
 
-    /// d_q of the tokens of `work`, at most one tile, for all heads of the group.
     #[inline(always)]
-    fn queries<K: Kernel<Element = T>>(&self, kernel: K, work: &Work, scratch: &mut Scratch) {
-        let Work { document, tokens, kv_head } = work;
-        for first in (first_tile(self.shape, tokens.start, document)..tokens.end).step_by(TILE) {
-            let keys = first..(first + TILE).min(document.end);
-            self.pack_keys(kernel, scratch, &keys, *kv_head);
-            for head in self.shape.heads_of(*kv_head) {
-                let pair = Pair { document, head, queries: tokens, keys: &keys };
-                self.score_gradients(kernel, scratch, &pair);
-                self.add_to_queries(kernel, scratch, &pair, work);
-            }
-        }
-        self.store_queries(scratch, work);
+    fn pack_queries<K: Kernel<Element = T>>(
+        &self,
+        kernel: K,
+        queries: &Range<usize>,
+        head: usize,
+        state: &mut HeadScratch,
+    ) {
+        let q = self.shape.query_rows(self.inputs.q, queries, head);
+        let d_output = self.shape.query_rows(self.outputs.d_output, queries, head);
+        pack_left(kernel, q, state.q);
+        pack_left(kernel, d_output, state.d_output);
+        pack_right(kernel, q, state.q_rows);
+        pack_right(kernel, d_output, state.d_output_rows);
+        vectorize!(|| for (row, token) in queries.clone().enumerate() {
+            let place = self.shape.query(token, head);
+            state.delta[row] = dot(&self.outputs.d_output[place.clone()], &self.outputs.output[place]);
+            state.log_sum_exp[row] = self.outputs.log_sum_exp[token * self.shape.heads + head];
+        });
     }
 
     #[inline(always)]
@@ -301,107 +337,79 @@ impl<T: Real> Pass<'_, T> {
         pack_right(kernel, k, scratch.k_rows);
     }
 
-    /// The pair's probabilities, and the gradient of its scores times the scale.
-    #[inline(always)]
-    fn score_gradients<K: Kernel<Element = T>>(&self, kernel: K, scratch: &mut Scratch, pair: &Pair) {
-        let shape = self.shape;
-        let size = [pair.queries.len(), shape.head_dim, pair.keys.len()];
-        let part = pair.part(Part::LowerProduct);
-        let Scratch { query_left, k_columns, v_columns, .. } = scratch;
-        let mut probabilities = Tile::new(scratch.probabilities, pair.keys.len());
-        let mut d_scores = Tile::new(scratch.d_scores, pair.keys.len());
-        let q = shape.query_rows(self.inputs.q, pair.queries, pair.head);
-        pack_left(kernel, q, query_left);
-        multiply(kernel, size, (query_left, k_columns), part, Store::Overwrite, &mut probabilities);
-        let d_output = shape.query_rows(self.outputs.d_output, pair.queries, pair.head);
-        pack_left(kernel, d_output, query_left);
-        multiply(kernel, size, (query_left, v_columns), part, Store::Overwrite, &mut d_scores);
-        vectorize!(|| for (row, token) in pair.queries.clone().enumerate() {
-            let place = shape.query(token, pair.head);
-            let delta = dot(&self.outputs.d_output[place.clone()], &self.outputs.output[place]);
-            let log_sum_exp = self.outputs.log_sum_exp[token * shape.heads + pair.head];
-            let visible = visible(shape, token, pair.keys);
-            let (probabilities, d_scores) = (probabilities.row_mut(row), d_scores.row_mut(row));
-            let used = ..padded(visible.end);
-            let pairs = probabilities[used].iter_mut().zip(&mut d_scores[used]);
-            match shape.softcap {
-                None => pairs.for_each(|(probability, d_score)| {
-                    *probability = exp(*probability * shape.scale - log_sum_exp);
-                    *d_score = *probability * (*d_score - delta) * shape.scale;
-                }),
-                Some(cap) => pairs.for_each(|(probability, d_score)| {
-                    let tanh = tanh(*probability * shape.scale / cap);
-                    *probability = exp(cap * tanh - log_sum_exp);
-                    *d_score = *probability * (*d_score - delta) * (1.0 - tanh * tanh) * shape.scale;
-                }),
-            }
-            // Dot products are not summed in the order of delta. Where a query sees itself alone, that would be all of
-            // the difference, and the gradient is zero.
-            if K::STEP > 1 && shape.first_seen(token, pair.document.start) == token {
-                d_scores.fill(0.0);
-            }
-            for row in [probabilities, d_scores] {
-                row[..visible.start].fill(0.0);
-                row[visible.end..].fill(0.0);
-            }
+    /// d_k and d_v of a tile of keys from their sums.
+    fn store_keys(&self, sums: &KeySums, keys: Range<usize>, kv_head: usize) {
+        // SAFETY: it is the turn of the last tile of queries that sees these keys.
+        let [d_k_sums, d_v_sums] = unsafe { sums.tiles(kv_head, &keys) };
+        vectorize!(|| for (row, token) in keys.enumerate() {
+            let place = self.shape.key(token, kv_head);
+            // SAFETY: as above.
+            let (d_k, d_v) =
+                unsafe { (self.gradients.d_k.range(place.clone()), self.gradients.d_v.range(place)) };
+            round_slice(d_k_sums.row(row), d_k);
+            round_slice(d_v_sums.row(row), d_v);
         });
     }
+}
 
-    /// d_v += Pᵀ·d_output and d_k += d_scoresᵀ·Q.
+impl HeadScratch<'_> {
+    /// Of a row the probabilities from its products, and the gradient of its scores times the scale from those of
+    /// d_output and the values; both 0 where not visible.
     #[inline(always)]
-    fn add_to_keys<K: Kernel<Element = T>>(&self, kernel: K, scratch: &mut Scratch, pair: &Pair) {
-        let shape = self.shape;
-        let (queries, keys) = (pair.queries.len(), pair.keys.len());
-        let (size, part) = ([keys, queries, shape.head_dim], pair.part(Part::UpperLeft));
-        let Scratch { q_rows, d_output_rows, score_left, rounded: memory, d_k, d_v, .. } = scratch;
-        let rows_of = |data| shape.query_rows(data, pair.queries, pair.head);
-        let probabilities = Tile::new(scratch.probabilities, keys);
-        pack_right(kernel, rows_of(self.outputs.d_output), d_output_rows);
-        pack_left(kernel, rounded(&probabilities, [queries, keys], memory).transposed(), score_left);
-        multiply(kernel, size, (score_left, d_output_rows), part, Store::Add, d_v);
-        let d_scores = Tile::new(scratch.d_scores, keys);
-        pack_right(kernel, rows_of(self.inputs.q), q_rows);
-        pack_left(kernel, rounded(&d_scores, [queries, keys], memory).transposed(), score_left);
-        multiply(kernel, size, (score_left, q_rows), part, Store::Add, d_k);
-    }
-
-    /// The sums of d_q ← or += d_scores·K.
-    #[inline(always)]
-    fn add_to_queries<K: Kernel<Element = T>>(
+    fn score_gradients(
         &self,
-        kernel: K,
-        scratch: &mut Scratch,
-        pair: &Pair,
-        work: &Work,
+        row: usize,
+        shape: &Shape,
+        probabilities: &mut [f32; TILE],
+        d_scores: &mut [f32; TILE],
+        visible: Range<usize>,
     ) {
-        let first = pair.keys.start == first_tile(self.shape, pair.queries.start, &work.document);
-        let store = if first { Store::Overwrite } else { Store::Add };
-        let d_scores = Tile::new(scratch.d_scores, pair.keys.len());
-        let head = pair.head - self.shape.heads_of(work.kv_head).start;
-        let row = head * scratch.tokens + pair.queries.start - work.tokens.start;
-        let head_dim = self.shape.head_dim;
-        let mut d_q = Tile::new(&mut scratch.d_q[row * padded(head_dim)..], head_dim);
-        let (queries, keys) = (pair.queries.len(), pair.keys.len());
-        pack_left(kernel, rounded(&d_scores, [queries, keys], scratch.rounded), scratch.score_left);
-        let part = pair.part(Part::LowerLeft);
-        multiply(
-            kernel,
-            [queries, keys, head_dim],
-            (scratch.score_left, scratch.k_rows),
-            part,
-            store,
-            &mut d_q,
-        );
+        // Loops, since closures of iterators can become functions of their own, without the caller's instructions.
+        if visible == (0..TILE) {
+            // A number that the compiler knows.
+            for chunk in 0..TILE / LANES {
+                self.gradients(row, shape, probabilities, d_scores, chunk);
+            }
+            return;
+        }
+        for chunk in 0..visible.end.div_ceil(LANES) {
+            self.gradients(row, shape, probabilities, d_scores, chunk);
+        }
+        for row in [probabilities, d_scores] {
+            row[..visible.start].fill(0.0);
+            row[visible.end..].fill(0.0);
+        }
     }
 
-    /// d_q of the tokens of `work`, for all heads of the group, from its sums.
-    fn store_queries(&self, scratch: &mut Scratch, work: &Work) {
-        let sums = Tile::new(scratch.d_q, self.shape.head_dim);
-        for (index, head) in self.shape.heads_of(work.kv_head).enumerate() {
-            for (row, token) in work.tokens.clone().enumerate() {
-                // SAFETY: this token and head belong to the work of one thread, in both plans.
-                let d_q = unsafe { self.gradients.d_q.range(self.shape.query(token, head)) };
-                round_slice(sums.row(index * scratch.tokens + row), d_q);
+    /// Of 16 scores of a row.
+    #[inline(always)]
+    fn gradients(
+        &self,
+        row: usize,
+        shape: &Shape,
+        probabilities: &mut [f32; TILE],
+        d_scores: &mut [f32; TILE],
+        chunk: usize,
+    ) {
+        let (log_sum_exp, delta) = (self.log_sum_exp[row], self.delta[row]);
+        let probabilities = &mut probabilities.as_chunks_mut::<LANES>().0[chunk];
+        let d_scores = &mut d_scores.as_chunks_mut::<LANES>().0[chunk];
+        match shape.softcap {
+            None => {
+                for lane in 0..LANES {
+                    let probability = exp(probabilities[lane] * shape.scale - log_sum_exp);
+                    probabilities[lane] = probability;
+                    d_scores[lane] = probability * (d_scores[lane] - delta) * shape.scale;
+                }
+            }
+            Some(cap) => {
+                for lane in 0..LANES {
+                    let tanh = tanh(probabilities[lane] * shape.scale / cap);
+                    let probability = exp(cap * tanh - log_sum_exp);
+                    probabilities[lane] = probability;
+                    d_scores[lane] =
+                        probability * (d_scores[lane] - delta) * (1.0 - tanh * tanh) * shape.scale;
+                }
             }
         }
     }

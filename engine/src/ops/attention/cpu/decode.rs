@@ -87,9 +87,13 @@ fn decode_head<T: Real>(
     for scores in scores.chunks_exact_mut(length) {
         shape.make_scores(scores);
         let maximum = max(scores);
-        scores.iter_mut().for_each(|score| *score = exp(*score - maximum));
+        for score in &mut *scores {
+            *score = exp(*score - maximum);
+        }
         let factor = 1.0 / scores.iter().sum::<f32>();
-        scores.iter_mut().for_each(|score| *score *= factor);
+        for score in scores {
+            *score *= factor;
+        }
     }
     sums.fill(0.0);
     for s in 0..length {

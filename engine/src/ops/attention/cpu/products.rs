@@ -1,12 +1,11 @@
 //! Products of attention's tiles by the micro-kernels of large products.
 
+use std::ops::Range;
+
 use crate::cpu::gemm::Matrix;
 use crate::cpu::gemm::kernel::{Kernel, Place, Start, Target, words};
 use crate::cpu::parallel::SharedMut;
 use crate::cpu::tile::{Store, Tile, padded};
-use crate::real::{Real, round_slice};
-
-use super::TILE;
 
 /// Which elements of the operands count. On the diagonal, where both sides of the tile of scores start at the same
 /// token, those that a query does not see are zero, or not read.
@@ -47,49 +46,66 @@ pub fn pack_right<K: Kernel>(kernel: K, b: Matrix<K::Element>, panels: &mut [f32
     kernel.pack_columns(b.transposed(), 0..columns, 0..depth, panels);
 }
 
-/// Words that [`rounded`] needs for a tile of scores.
-pub const fn rounded_length<T>() -> usize {
-    if size_of::<T>() == size_of::<f32>() {
-        0
-    } else {
-        TILE * padded(TILE) * size_of::<T>() / size_of::<f32>()
-    }
-}
-
-/// The first `rows` rows of a tile of scores as an operand of `columns` columns. `memory` holds what has to be
-/// rounded for that.
-#[inline(always)]
-pub fn rounded<'a, T: Real>(
-    tile: &'a Tile,
-    [rows, columns]: [usize; 2],
-    memory: &'a mut [f32],
-) -> Matrix<'a, T> {
-    let elements = tile.elements();
-    if size_of::<T>() == size_of::<f32>() {
-        return Matrix::strided(bytemuck::cast_slice(elements), rows, columns, tile.stride());
-    }
-    let used = rows * tile.stride();
-    let memory = &mut bytemuck::cast_slice_mut::<f32, T>(memory)[..used];
-    round_slice(&elements[..used], memory);
-    Matrix::strided(memory, rows, columns, tile.stride())
-}
-
 /// C ← A·B or C + A·B of packed operands, `[rows, depth]` by `[depth, columns]`; columns of C up to whole lanes
 /// are written too.
 #[inline(always)]
 pub fn multiply<K: Kernel>(
     kernel: K,
-    [rows, depth, columns]: [usize; 3],
+    size: [usize; 3],
     (left, right): (&[f32], &[f32]),
     part: Part,
     store: Store,
     c: &mut Tile,
 ) {
-    let stride = c.stride();
-    let memory = SharedMut::new(c.elements_mut());
-    let lefts = left.chunks_exact(K::ROWS * words::<K>(depth));
-    let rights = right.chunks_exact(K::COLUMNS * words::<K>(depth));
-    for (row, left) in (0..rows).step_by(K::ROWS).zip(lefts) {
+    let depth = words::<K>(size[1]);
+    for_each_panel::<K>(
+        size,
+        part,
+        #[inline(always)]
+        |rows, used, words| {
+            let left = &left[rows.start * depth..][words.start * K::ROWS..words.end * K::ROWS];
+            for (right, target) in tiles::<K>(right, depth, (rows, used), words, store, c) {
+                // SAFETY: C is this function's alone.
+                unsafe { kernel.multiply(left, right, &target) };
+            }
+        },
+    );
+}
+
+/// The same with a left operand that is not packed, see [`Kernel::multiply_strided`]. `memory` takes a panel of it.
+#[inline(always)]
+pub fn multiply_strided<K: Kernel, const ROW: usize, const WORD: usize>(
+    kernel: K,
+    size: [usize; 3],
+    (left, right): (&[f32], &[f32]),
+    part: Part,
+    store: Store,
+    c: &mut Tile,
+    memory: &mut [f32],
+) {
+    let depth = words::<K>(size[1]);
+    for_each_panel::<K>(
+        size,
+        part,
+        #[inline(always)]
+        |rows, used, words| {
+            let left = &left[rows.start * ROW + words.start * WORD..];
+            let count = words.len();
+            let tiles = tiles::<K>(right, depth, (rows, used), words, store, c);
+            // SAFETY: C is this function's alone.
+            unsafe { kernel.multiply_strided::<ROW, WORD>(left, count, tiles, memory) };
+        },
+    );
+}
+
+/// For each panel of the left operand its rows, the columns of C that count, and the words of the depth that do.
+#[inline(always)]
+fn for_each_panel<K: Kernel>(
+    [rows, depth, columns]: [usize; 3],
+    part: Part,
+    mut work: impl FnMut(Range<usize>, usize, Range<usize>),
+) {
+    for row in (0..rows).step_by(K::ROWS) {
         let end = rows.min(row + K::ROWS);
         let (used, first, last) = match part {
             Part::All => (columns, 0, depth),
@@ -97,20 +113,36 @@ pub fn multiply<K: Kernel>(
             Part::LowerLeft => (columns, 0, depth.min(end)),
             Part::UpperLeft => (columns, row.min(depth - 1) / K::STEP * K::STEP, depth),
         };
-        let words = words::<K>(first)..words::<K>(last);
-        let left = &left[words.start * K::ROWS..words.end * K::ROWS];
-        for (column, right) in (0..padded(used)).step_by(K::COLUMNS).zip(rights.clone()) {
-            let right = &right[words.start * K::COLUMNS..words.end * K::COLUMNS];
+        work(row..end, used, words::<K>(first)..words::<K>(last));
+    }
+}
+
+/// The panels of the right operand, packed with `depth` words, of which `words` count, and the tiles of C that come of
+/// them for a panel of rows, up to `used` columns.
+#[inline(always)]
+fn tiles<'t, K: Kernel>(
+    right: &'t [f32],
+    depth: usize,
+    (rows, used): (Range<usize>, usize),
+    words: Range<usize>,
+    store: Store,
+    c: &'t mut Tile,
+) -> impl Iterator<Item = (&'t [f32], Target<'t, f32>)> {
+    let stride = c.stride();
+    let memory = SharedMut::new(c.elements_mut());
+    let panels = right.chunks_exact(K::COLUMNS * depth);
+    (0..padded(used)).step_by(K::COLUMNS).zip(panels).map(
+        #[inline(always)]
+        move |(column, panel)| {
             let target = Target::<f32> {
                 result: None,
-                sums: Place { memory, start: row * stride + column, stride },
+                sums: Place { memory, start: rows.start * stride + column, stride },
                 start: if store == Store::Add { Start::Sums } else { Start::Zero },
                 last: true,
-                rows: end - row,
+                rows: rows.len(),
                 columns: K::COLUMNS.min(stride - column),
             };
-            // SAFETY: the tile is this function's alone, and the target lies inside it.
-            unsafe { kernel.multiply(left, right, &target) };
-        }
-    }
+            (&panel[words.start * K::COLUMNS..words.end * K::COLUMNS], target)
+        },
+    )
 }

@@ -79,7 +79,7 @@ fn every_kernel_of_bf16_gives_the_same_attention() {
         check(tiles, "tiles");
         #[cfg(target_arch = "x86_64")]
         if let Some(instructions) = crate::cpu::simd::Avx512Bf16::detect() {
-            let dots = crate::cpu::gemm::pairs::Dots::<TILE_ROWS> { instructions };
+            let dots = crate::cpu::gemm::pairs::Dots::<DOT_ROWS> { instructions };
             check(results(dots, &shape, starts), "dot products");
         } else {
             eprintln!("left out: AVX-512 BF16, which this processor does not have");
