@@ -28,6 +28,7 @@ use family::{AttentionScale, Bias, EmbeddingScale, FAMILIES, HeadDim};
 use fields::{Fields, shortened};
 pub use layers::LayerAttention;
 pub use rope::{Context, QueryScaling, Rope, RopeScaling};
+pub use tensors::InitialValues;
 
 /// Most layers a model may have: the names of all tensors are made before anything is allocated.
 const MOST_LAYERS: usize = 10_000;
@@ -171,7 +172,7 @@ impl ModelConfig {
             logit_softcap: read_softcap(&mut fields, family.logit_softcap)?,
             max_positions,
             ropes: std::iter::once(ropes.full).chain(ropes.sliding).collect(),
-            initializer_range: fields.not_negative("initializer_range")?.unwrap_or(0.02) as f32,
+            initializer_range: read_initializer_range(&mut fields)?,
             bos: fields.token_ids("bos_token_id", vocabulary)?.first().copied(),
             eos: fields.token_ids("eos_token_id", vocabulary)?,
             padding: read_padding(&mut fields, family, vocabulary)?,
@@ -325,6 +326,12 @@ fn not_supported(prefix: &str, model_type: &str) -> String {
 /// is that of a language model.
 fn can_be_language_model(name: &Value) -> bool {
     name.as_str().is_some_and(|name| name.ends_with("ForCausalLM") || !name.contains("For"))
+}
+
+/// 0 counts as missing, as in `transformers`.
+fn read_initializer_range(fields: &mut Fields<'_>) -> Result<f32> {
+    let given = fields.not_negative("initializer_range")?.filter(|&deviation| deviation != 0.0);
+    Ok(given.unwrap_or(0.02) as f32)
 }
 
 fn read_block(fields: &mut Fields<'_>, family: &Family) -> Result<Block> {
