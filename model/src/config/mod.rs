@@ -126,7 +126,7 @@ impl ModelConfig {
         let json: Map<String, Value> = serde_json::from_str(text)
             .map_err(|error| Error::format(path, format!("not a JSON object: {error}")))?;
         let (json, nested) = nested::language_model(path, json)?;
-        let mut fields = Fields::new(path, nested.prefix(), &json);
+        let mut fields = nested.fields(path, &json);
         nested.notice(&mut fields);
         let family = read_family(&mut fields)?;
         supported::require(&mut fields, family)?;
@@ -143,7 +143,7 @@ impl ModelConfig {
         let head_dim = read_head_dim(&mut fields, family, hidden, heads)?;
         let max_positions = fields.size("max_position_embeddings")?.unwrap_or(family.max_positions);
         let sizes = rope_fields::Sizes { head_dim, max_positions };
-        let ropes = rope_fields::read(&mut fields, path, family, sizes)?;
+        let ropes = rope_fields::read(&mut fields, family, sizes)?;
         let windows = layers::read_windows(&mut fields, family, layers)?;
         let turned = layers::read_rotary(&mut fields, family, layers)?;
         let delta_nets = layers::read_delta_nets(&mut fields, family, layers)?;
@@ -430,8 +430,9 @@ fn read_kv_heads(fields: &mut Fields<'_>, family: &Family, heads: usize) -> Resu
 }
 
 fn read_head_dim(fields: &mut Fields<'_>, family: &Family, hidden: usize, heads: usize) -> Result<usize> {
+    let given = fields.size("head_dim")?;
     let prefix = fields.prefix();
-    let head_dim = match (fields.size("head_dim")?, family.head_dim) {
+    let head_dim = match (given, family.head_dim) {
         (Some(head_dim), _) | (None, HeadDim::FieldOr(head_dim)) => head_dim,
         (None, HeadDim::FieldOrShare) if hidden.is_multiple_of(heads) => hidden / heads,
         (None, HeadDim::FieldOrShare) => return Err(fields.error(format!(
