@@ -6,7 +6,7 @@ use std::time::Instant;
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::{Buffer, Device, Mask, bf16};
-use cpift_model::transformer::{ComputeType, Purpose, Transformer, initialize};
+use cpift_model::transformer::{BatchLimits, ComputeType, Purpose, Transformer, initialize};
 use cpift_model::{Batch, Error, Model, ModelConfig, Result, machine};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -66,9 +66,10 @@ pub struct StepBench {
 fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, tokens: usize) -> Result<u64> {
     let length = config.layout()?.len();
     let purpose = Purpose::Training { recompute: false };
+    let limits = BatchLimits { tokens, documents: options.batch };
     let plan = match options.compute {
-        ComputeType::F32 => Transformer::<f32>::memory_plan(config, device, tokens, purpose)?,
-        ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, device, tokens, purpose)?,
+        ComputeType::F32 => Transformer::<f32>::memory_plan(config, device, limits, purpose)?,
+        ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, device, limits, purpose)?,
     };
     let flat = (4 + u64::from(options.importance)) * (length * size_of::<f32>()) as u64;
     let copy = Model::copy_bytes(options.compute, length) as u64;

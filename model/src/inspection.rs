@@ -13,7 +13,7 @@ use crate::data::{PromptMaker, PromptSettings};
 use crate::error::Result;
 use crate::model::Model;
 use crate::tokenizer::{SpecialToken, Tokenizer};
-use crate::transformer::{ComputeType, Purpose, Transformer};
+use crate::transformer::{BatchLimits, ComputeType, Purpose, Transformer};
 
 /// Tokens of the batch that memory is planned for, or the model's context where that is shorter.
 const PLANNED_TOKENS: usize = 2048;
@@ -277,6 +277,7 @@ fn chat_sample(tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Option<ChatS
 
 fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
     let device = Device::cpu(None)?;
+    let limits = BatchLimits { tokens, documents: 1 };
     let mut lines = Vec::new();
     for compute in [ComputeType::F32, ComputeType::Bf16] {
         // Weights, gradients and two moments in f32, and the copy of the weights that is computed with.
@@ -285,8 +286,8 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
         for recompute in [false, true] {
             let purpose = Purpose::Training { recompute };
             let activations = match compute {
-                ComputeType::F32 => Transformer::<f32>::memory_plan(config, &device, tokens, purpose),
-                ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, &device, tokens, purpose),
+                ComputeType::F32 => Transformer::<f32>::memory_plan(config, &device, limits, purpose),
+                ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, &device, limits, purpose),
             };
             let (state_bytes, activation_bytes) = (state as u64, activations?.total() as u64);
             lines.push(TrainingMemory {

@@ -37,8 +37,8 @@ pub mod transformer;
 pub use batch::{Batch, IGNORE, RowLoss};
 pub use checkpoint::Checkpoint;
 pub use config::{
-    Block, DeltaNet, Family, LayerAttention, LinearRole, ModelConfig, NormNames, NormRole, NormWidth, Part,
-    QueryScaling, Rope, RopeScaling, Scales,
+    Block, DeltaNet, Family, InitialValues, LayerAttention, LinearRole, ModelConfig, NormNames, NormRole,
+    NormWidth, Part, QueryScaling, Rope, RopeScaling, Scales,
 };
 pub use contain::panic_is_contained;
 pub use error::{Error, FileAction, Result};

@@ -1,11 +1,12 @@
 //! Models and data by their names on the hub.
 
 use std::fs;
-use std::path::Path;
-use std::process::{Command, Output};
+use std::path::{Path, PathBuf};
+use std::process::{Child, Command, Output, Stdio};
+use std::time::Duration;
 
 use cpift_model::Checkpoint;
-use cpift_tests::hub::{HubServer, MIRROR};
+use cpift_tests::hub::{Fault, FaultKind, HubServer, MIRROR};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
@@ -73,6 +74,75 @@ fn a_model_is_the_same_by_name_in_the_cache_and_as_a_folder() {
     let printed = job.succeeds(&["generate", "org/name", "--prompt", "a", "--max-new-tokens", "2"]);
     assert_eq!(printed, job.succeeds(&["generate", &model, "--prompt", "a", "--max-new-tokens", "2"]));
     assert!(job.succeeds(&["inspect", "org/name"]).contains("org--name"));
+}
+
+/// What has come stays and the rest follows with the next command, whether something catches the signal (`train`, which
+/// then says that nothing had begun) or not.
+#[cfg(unix)]
+#[test]
+fn an_interrupt_in_a_download_keeps_what_has_come() {
+    use std::os::unix::process::ExitStatusExt;
+
+    const SENT: usize = 3000;
+    const SIGINT: i32 = 2;
+    for command in ["eval", "train"] {
+        let job = HubJob::new();
+        let model = job.files.model();
+        job.server.add_folder("models/org/name", "main", Path::new(&model));
+        let whole = fs::read(Path::new(&model).join("model.safetensors")).unwrap();
+        assert!(whole.len() > SENT);
+        let (data, recipe, run) =
+            (job.files.path("code.eval.jsonl"), job.files.path("recipe.toml"), job.files.path("hub-run"));
+        let local = fs::read_to_string(&recipe).unwrap();
+        let configuration = local.lines().find(|line| line.starts_with("config = ")).unwrap();
+        fs::write(&recipe, local.replace(configuration, "base = \"org/name\"")).unwrap();
+        let arguments = match command {
+            "eval" => vec!["eval", "org/name", "--data", &data],
+            _ => vec!["train", &recipe, "--out", &run, "--threads", "1", "--device", "cpu"],
+        };
+        job.server.fail(Fault { file: "model.safetensors", kind: FaultKind::Stall(SENT), times: 1 });
+        let mut child = job.engine(&arguments).stdout(Stdio::null()).stderr(Stdio::piped()).spawn().unwrap();
+        let partial = partial_file(&mut child, job.cache.path(), SENT);
+        let sent = Command::new("kill").args(["-INT", &child.id().to_string()]).status().unwrap();
+        assert!(sent.success());
+        let output = child.wait_with_output().unwrap();
+        match command {
+            "eval" => assert_eq!(output.status.signal(), Some(SIGINT), "{}", stderr(&output)),
+            _ => {
+                assert_eq!(output.status.code(), Some(130), "{}", stderr(&output));
+                assert!(
+                    stderr(&output).ends_with("\nstopped before the first step\n"),
+                    "{}",
+                    stderr(&output)
+                );
+                assert!(!Path::new(&run).exists());
+            }
+        }
+        assert_eq!(fs::read(&partial).unwrap(), whole[..SENT]);
+        job.server.take_requests();
+        job.succeeds(&arguments);
+        let requests = job.server.take_requests();
+        let resumed = |request: &&String| request.contains(&format!("bytes={SENT}-"));
+        assert!(requests.iter().any(|request| resumed(&request)), "{requests:?}");
+        assert!(!partial.exists());
+    }
+}
+
+/// The only partial file of a cache, once a process has written so many bytes to it.
+#[cfg(unix)]
+fn partial_file(child: &mut Child, cache: &Path, length: usize) -> PathBuf {
+    let blobs = cache.join("hub/models--org--name/blobs");
+    loop {
+        let entries = fs::read_dir(&blobs).into_iter().flatten().map(|entry| entry.unwrap().path());
+        let mut partial =
+            entries.filter(|path| path.extension().is_some_and(|ending| ending == "incomplete"));
+        let is_long = |path: &PathBuf| path.metadata().is_ok_and(|found| found.len() == length as u64);
+        if let Some(path) = partial.find(is_long) {
+            return path;
+        }
+        assert!(child.try_wait().unwrap().is_none(), "the command ended before it could be stopped");
+        std::thread::sleep(Duration::from_millis(1));
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard};
@@ -58,6 +58,8 @@ pub struct Fault {
 pub enum FaultKind {
     /// The connection ends after so many bytes of the body.
     Cut(usize),
+    /// After so many bytes of the body nothing comes any more, until the client is gone.
+    Stall(usize),
     /// Every byte is another.
     Damaged,
     /// A request for a part is answered with the whole.
@@ -224,11 +226,13 @@ struct Reply {
     body: Vec<u8>,
     /// Bytes of the body that are sent.
     sent: usize,
+    /// Whether the connection stays open after that until the client is gone.
+    stalls: bool,
 }
 
 impl Reply {
     fn new(status: u16, body: Vec<u8>) -> Self {
-        Self { status, headers: Vec::new(), sent: body.len(), body }
+        Self { status, headers: Vec::new(), sent: body.len(), body, stalls: false }
     }
 
     fn refuse(status: u16, code: &str) -> Self {
@@ -244,6 +248,7 @@ fn answer(mut stream: TcpStream, is_large_host: bool, state: &Mutex<State>, larg
     let host = if is_large_host { "large:" } else { "" };
     state.log.push(format!("{} {host}{}{range}{token}", asked.method, asked.path));
     let reply = if is_large_host { content(&mut state, &asked) } else { hub(&mut state, &asked, large) };
+    drop(state);
     let mut head = format!("HTTP/1.1 {} X\r\nConnection: close\r\n", reply.status);
     for (name, value) in &reply.headers {
         write!(head, "{name}: {value}\r\n").unwrap();
@@ -256,6 +261,9 @@ fn answer(mut stream: TcpStream, is_large_host: bool, state: &Mutex<State>, larg
     let _ = stream.write_all(head.as_bytes());
     if asked.method != "HEAD" {
         let _ = stream.write_all(&reply.body[..reply.sent]);
+    }
+    if reply.stalls {
+        let _ = stream.read(&mut [0]);
     }
 }
 
@@ -353,8 +361,9 @@ fn part(
     }
     let body = bytes.split_off(from);
     let sent = match fault {
-        Some(FaultKind::Cut(most)) => most.min(body.len()),
+        Some(FaultKind::Cut(most) | FaultKind::Stall(most)) => most.min(body.len()),
         _ => body.len(),
     };
-    Reply { status, headers, body, sent }
+    let stalls = matches!(fault, Some(FaultKind::Stall(_)));
+    Reply { status, headers, body, sent, stalls }
 }

@@ -108,23 +108,10 @@ fn describe_without_config(folder: &Path) -> Option<String> {
     if folder.join("recipe.toml").is_file() && folder.join("final/config.json").is_file() {
         return Some("looks like a run folder: its model is in the folder `final` inside".to_owned());
     }
-    let mut names: Vec<String> = folder
-        .read_dir()
-        .into_iter()
-        .flatten()
-        .filter_map(|entry| entry.ok()?.file_name().into_string().ok())
-        .collect();
-    names.sort();
-    if let Some(name) = names.iter().find(|name| name.ends_with(".gguf")) {
-        return Some(format!(
-            "looks like a GGUF model ({name}), which is not read: give the folder with the model's safetensors"
-        ));
-    }
-    if names.iter().any(|name| name == "params.json" || name == "consolidated.00.pth") {
-        return Some(
-            "looks like a model in its publisher's own format: give the folder that `transformers` loads"
-                .to_owned(),
-        );
+    let names = file_names(folder);
+    match OtherWeights::find(&names) {
+        Some(other @ (OtherWeights::Gguf(_) | OtherWeights::Publisher(_))) => return Some(other.describe()),
+        Some(OtherWeights::Pickled(_)) | None => {}
     }
     let inside = names.iter().find(|name| folder.join(name).join("config.json").is_file())?;
     Some(format!("has no config.json; the folder `{inside}` inside it has one: give that"))
@@ -162,13 +149,59 @@ pub(super) fn open_weights(folder: &Path, layout: &Layout) -> Result<Weights> {
 }
 
 fn describe_without_weights(folder: &Path) -> String {
-    let pickled = ["pytorch_model.bin", "pytorch_model.bin.index.json"];
-    match pickled.into_iter().find(|name| folder.join(name).is_file()) {
-        Some(name) => format!(
-            "there is only {name}; save the model again as safetensors: in Python, \
-             `AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)`"
-        ),
+    match OtherWeights::find(&file_names(folder)) {
+        Some(other) => other.describe(),
         None => format!("there is neither {SINGLE_FILE} nor {INDEX_FILE}"),
+    }
+}
+
+/// Names of what is in a folder, sorted.
+fn file_names(folder: &Path) -> Vec<String> {
+    let entries = folder.read_dir().into_iter().flatten();
+    let mut names: Vec<String> =
+        entries.filter_map(|entry| entry.ok()?.file_name().into_string().ok()).collect();
+    names.sort();
+    names
+}
+
+/// Weights in a form that is not read, by the name of a file.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum OtherWeights<'a> {
+    /// As PyTorch pickles them.
+    Pickled(&'a str),
+    /// Of llama.cpp.
+    Gguf(&'a str),
+    /// In the form of the model's publisher.
+    Publisher(&'a str),
+}
+
+impl<'a> OtherWeights<'a> {
+    /// Those among the names of files beside a configuration.
+    pub fn find(names: &'a [String]) -> Option<Self> {
+        let find = |is: fn(&str) -> bool| names.iter().map(String::as_str).find(|name| is(name));
+        let pickled = find(|name| name.starts_with("pytorch_model") && name.contains(".bin"));
+        let gguf = || find(|name| name.ends_with(".gguf"));
+        let publisher = || find(|name| name == "params.json" || name.starts_with("consolidated"));
+        pickled
+            .map(Self::Pickled)
+            .or_else(|| gguf().map(Self::Gguf))
+            .or_else(|| publisher().map(Self::Publisher))
+    }
+
+    /// What they are and what to do, of a folder.
+    fn describe(self) -> String {
+        match self {
+            Self::Pickled(name) => format!(
+                "there is only {name}; save the model again as safetensors: in Python, \
+                 `AutoModelForCausalLM.from_pretrained(FOLDER).save_pretrained(NEW_FOLDER)`"
+            ),
+            Self::Gguf(name) => format!(
+                "looks like a GGUF model ({name}), which is not read: give the folder with the model's safetensors"
+            ),
+            Self::Publisher(name) => format!(
+                "looks like a model in its publisher's own format ({name}): give the folder that `transformers` loads"
+            ),
+        }
     }
 }
 

@@ -13,7 +13,7 @@ use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
 
 use crate::error::{Error, FileAction, Result};
-use crate::files::{looks_like, open_input};
+use crate::files::{known_beginning, open_input};
 
 /// Bytes before the header: its length.
 pub(super) const PREFIX: usize = 8;
@@ -43,13 +43,14 @@ impl TensorFile {
         if length < PREFIX as u64 {
             return Err(invalid(format!("{length} bytes long: too short for a safetensors file")));
         }
-        let mut prefix = [0; PREFIX];
-        read_at(&file, &mut prefix, 0).map_err(Error::file(path, FileAction::Read))?;
-        let header_bytes = u64::from_le_bytes(prefix);
-        if header_bytes > LONGEST_HEADER {
-            let mut beginning = vec![0; length.min(64) as usize];
-            read_at(&file, &mut beginning, 0).map_err(Error::file(path, FileAction::Read))?;
-            let reason = looks_like(&beginning).unwrap_or("it does not begin with a header's length");
+        let mut beginning = vec![0; length.min(64) as usize];
+        read_at(&file, &mut beginning, 0).map_err(Error::file(path, FileAction::Read))?;
+        let (prefix, header_beginning) = beginning.split_at(PREFIX);
+        let header_bytes = prefix.iter().rev().fold(0, |bytes, &byte| bytes << 8 | u64::from(byte));
+        // The format has a header begin with a brace.
+        if header_bytes > LONGEST_HEADER || header_beginning.first().is_some_and(|&byte| byte != b'{') {
+            let reason = known_beginning(&beginning)
+                .unwrap_or("it does not begin with a header and its length; copy or download it again");
             return Err(invalid(format!("not a safetensors file: {reason}")));
         }
         let truncated =

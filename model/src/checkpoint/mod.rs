@@ -24,7 +24,7 @@ use crate::error::{Error, Result};
 pub use export::{ModelFiles, add_model, write_model};
 pub(crate) use export::{copied_files, is_copied, is_licence};
 use folder::Weights;
-pub(crate) use folder::read_index;
+pub(crate) use folder::{OtherWeights, read_index};
 pub use header::TensorFile;
 use load::Load;
 pub use load::staging_bytes;

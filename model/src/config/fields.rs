@@ -20,8 +20,10 @@ const BOOKKEEPING: [&str; 5] = ["_name_or_path", "dtype", "torch_dtype", "transf
 /// The fields of one JSON object, and which of them have been read.
 pub(super) struct Fields<'a> {
     path: &'a Path,
-    /// What stands before a field's name in messages: empty, or `rope_scaling.`.
-    prefix: &'static str,
+    /// What stands before a field's name in messages: empty, or the objects it is in, `rope_scaling.`.
+    prefix: String,
+    /// Fields that stand outside of the object, beside it.
+    inherited: Vec<&'static str>,
     json: &'a Map<String, Value>,
     read: Vec<&'static str>,
     /// Fields that were looked at, but are most often absent: see [`Fields::known_value`].
@@ -30,13 +32,40 @@ pub(super) struct Fields<'a> {
 }
 
 impl<'a> Fields<'a> {
-    pub fn new(path: &'a Path, prefix: &'static str, json: &'a Map<String, Value>) -> Self {
-        Self { path, prefix, json, read: Vec::new(), known: Vec::new(), notices: Vec::new() }
+    pub fn new(path: &'a Path, prefix: impl Into<String>, json: &'a Map<String, Value>) -> Self {
+        Self {
+            path,
+            prefix: prefix.into(),
+            inherited: Vec::new(),
+            json,
+            read: Vec::new(),
+            known: Vec::new(),
+            notices: Vec::new(),
+        }
+    }
+
+    /// With fields that are not inside the object in the file, but beside it.
+    pub fn with_inherited(mut self, inherited: Vec<&'static str>) -> Self {
+        self.inherited = inherited;
+        self
+    }
+
+    /// The fields of an object inside this one, which is the value of `key`.
+    pub fn inside<'b>(&self, key: &str, json: &'b Map<String, Value>) -> Fields<'b>
+    where
+        'a: 'b,
+    {
+        Fields::new(self.path, format!("{}.", self.name(key)), json)
     }
 
     /// What stands before a field's name in messages.
-    pub fn prefix(&self) -> &'static str {
-        self.prefix
+    pub fn prefix(&self) -> &str {
+        &self.prefix
+    }
+
+    /// What messages call a field: with the objects it is in.
+    pub fn name(&self, key: &str) -> String {
+        if self.inherited.contains(&key) { key.to_owned() } else { format!("{}{key}", self.prefix) }
     }
 
     /// The field's value; a field that is `null` counts as absent, as in `transformers`.
@@ -71,12 +100,12 @@ impl<'a> Fields<'a> {
         given.or(family.default_size(key)).ok_or_else(|| self.missing(key))
     }
 
-    /// A finite number above zero.
+    /// A number above zero that f32, which models compute in, holds.
     pub fn positive(&mut self, key: &'static str) -> Result<Option<f64>> {
         let Some(value) = self.value(key) else { return Ok(None) };
-        match value.as_f64().filter(|number| number.is_finite() && *number > 0.0) {
+        match positive_number(value) {
             Some(number) => Ok(Some(number)),
-            None => Err(self.invalid(key, value, "a number above 0")),
+            None => Err(self.invalid(key, value, "a number above 0 in the range of f32")),
         }
     }
 
@@ -104,12 +133,13 @@ impl<'a> Fields<'a> {
         Ok(Some(object).filter(|object| !object.is_empty()))
     }
 
-    /// A finite number, zero or above.
+    /// A number, zero or above, that f32 holds.
     pub fn not_negative(&mut self, key: &'static str) -> Result<Option<f64>> {
         let Some(value) = self.value(key) else { return Ok(None) };
-        match value.as_f64().filter(|number| number.is_finite() && *number >= 0.0) {
+        let zero = value.as_f64().filter(|&number| number == 0.0);
+        match zero.or_else(|| positive_number(value)) {
             Some(number) => Ok(Some(number)),
-            None => Err(self.invalid(key, value, "a number, 0 or above")),
+            None => Err(self.invalid(key, value, "a number, 0 or above, in the range of f32")),
         }
     }
 
@@ -128,8 +158,10 @@ impl<'a> Fields<'a> {
         let ids: Vec<u32> = given.iter().filter_map(in_vocabulary).map(|id| id as u32).collect();
         if ids.len() < given.len() {
             self.notice(format!(
-                "`{key}` = {} is not below `vocab_size` = {vocabulary}: no text has that token",
-                shortened(value)
+                "`{}` = {} is not below `{}` = {vocabulary}: no text has that token",
+                self.name(key),
+                shortened(value),
+                self.name("vocab_size")
             ));
         }
         Ok(ids)
@@ -145,17 +177,18 @@ impl<'a> Fields<'a> {
     /// Numbers above zero, as many as `count`, without which the result is not defined.
     pub fn required_positives(&mut self, key: &'static str, count: usize) -> Result<Vec<f64>> {
         let value = self.value(key).ok_or_else(|| self.missing(key))?;
-        let number = |value: &Value| value.as_f64().filter(|number| number.is_finite() && *number > 0.0);
         let numbers = value.as_array().filter(|values| values.len() == count);
-        let numbers = numbers.and_then(|values| values.iter().map(number).collect());
-        numbers.ok_or_else(|| self.invalid(key, value, format!("a list of {count} numbers above 0")))
+        let numbers = numbers.and_then(|values| values.iter().map(positive_number).collect());
+        numbers.ok_or_else(|| {
+            self.invalid(key, value, format!("a list of {count} numbers above 0 in the range of f32"))
+        })
     }
 
     /// Names of the fields that were not looked at and say something about the model.
     pub fn unread(&self) -> Vec<String> {
         let is_read = |key: &str| self.read.contains(&key) || self.known.contains(&key);
         let unread = self.json.keys().filter(|key| !is_read(key) && !BOOKKEEPING.contains(&key.as_str()));
-        unread.map(|key| format!("{}{}", self.prefix, shortened_text(key))).collect()
+        unread.map(|key| shortened_text(&self.name(key))).collect()
     }
 
     /// Fails unless the field is absent or `supported` says yes to its value; `what` says which values those are.
@@ -167,9 +200,8 @@ impl<'a> Fields<'a> {
     ) -> Result<()> {
         match self.known_value(key) {
             Some(value) if !supported(value) => {
-                let value = shortened(value);
-                Err(self
-                    .error(format!("`{}{key}` = {value} is not supported; supported: {what}", self.prefix)))
+                let (name, value) = (self.name(key), shortened(value));
+                Err(self.error(format!("`{name}` = {value} is not supported; supported: {what}")))
             }
             _ => Ok(()),
         }
@@ -212,16 +244,21 @@ impl<'a> Fields<'a> {
 
     /// The error for a field whose value has the wrong type or range.
     pub fn invalid(&self, key: &str, value: &Value, expected: impl std::fmt::Display) -> Error {
-        self.error(format!("`{}{key}` = {} must be {expected}", self.prefix, shortened(value)))
+        self.error(format!("`{}` = {} must be {expected}", self.name(key), shortened(value)))
     }
 
     pub fn missing(&self, key: &str) -> Error {
-        self.error(format!("`{}{key}` is missing", self.prefix))
+        self.error(format!("`{}` is missing", self.name(key)))
     }
 
     pub fn error(&self, reason: impl Into<String>) -> Error {
         Error::format(self.path, reason)
     }
+}
+
+/// A number above zero that f32 holds with all its digits.
+fn positive_number(value: &Value) -> Option<f64> {
+    value.as_f64().filter(|&number| number > 0.0 && (number as f32).is_normal())
 }
 
 /// The value as JSON on one line, cut after 60 characters.

@@ -127,7 +127,10 @@ pub(super) fn read_windows(
             };
             // The classes of these families cannot do without, whatever their layers are.
             if window.is_none() {
-                return Err(fields.error("`sliding_window` = null is not supported: give the window's width"));
+                let name = fields.name("sliding_window");
+                return Err(
+                    fields.error(format!("`{name}` = null is not supported: give the window's width"))
+                );
             }
             assign(fields, &has_window, window, "set `sliding_window`")?
         }

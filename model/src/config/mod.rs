@@ -28,6 +28,7 @@ use family::{AttentionScale, Bias, EmbeddingScale, FAMILIES, HeadDim};
 use fields::{Fields, shortened};
 pub use layers::LayerAttention;
 pub use rope::{Context, QueryScaling, Rope, RopeScaling};
+pub use tensors::InitialValues;
 
 /// Most layers a model may have: the names of all tensors are made before anything is allocated.
 const MOST_LAYERS: usize = 10_000;
@@ -125,7 +126,7 @@ impl ModelConfig {
         let json: Map<String, Value> = serde_json::from_str(text)
             .map_err(|error| Error::format(path, format!("not a JSON object: {error}")))?;
         let (json, nested) = nested::language_model(path, json)?;
-        let mut fields = Fields::new(path, nested.prefix(), &json);
+        let mut fields = nested.fields(path, &json);
         nested.notice(&mut fields);
         let family = read_family(&mut fields)?;
         supported::require(&mut fields, family)?;
@@ -142,7 +143,7 @@ impl ModelConfig {
         let head_dim = read_head_dim(&mut fields, family, hidden, heads)?;
         let max_positions = fields.size("max_position_embeddings")?.unwrap_or(family.max_positions);
         let sizes = rope_fields::Sizes { head_dim, max_positions };
-        let ropes = rope_fields::read(&mut fields, path, family, sizes)?;
+        let ropes = rope_fields::read(&mut fields, family, sizes)?;
         let windows = layers::read_windows(&mut fields, family, layers)?;
         let turned = layers::read_rotary(&mut fields, family, layers)?;
         let delta_nets = layers::read_delta_nets(&mut fields, family, layers)?;
@@ -171,7 +172,7 @@ impl ModelConfig {
             logit_softcap: read_softcap(&mut fields, family.logit_softcap)?,
             max_positions,
             ropes: std::iter::once(ropes.full).chain(ropes.sliding).collect(),
-            initializer_range: fields.not_negative("initializer_range")?.unwrap_or(0.02) as f32,
+            initializer_range: read_initializer_range(&mut fields)?,
             bos: fields.token_ids("bos_token_id", vocabulary)?.first().copied(),
             eos: fields.token_ids("eos_token_id", vocabulary)?,
             padding: read_padding(&mut fields, family, vocabulary)?,
@@ -327,6 +328,12 @@ fn can_be_language_model(name: &Value) -> bool {
     name.as_str().is_some_and(|name| name.ends_with("ForCausalLM") || !name.contains("For"))
 }
 
+/// 0 counts as missing, as in `transformers`.
+fn read_initializer_range(fields: &mut Fields<'_>) -> Result<f32> {
+    let given = fields.not_negative("initializer_range")?.filter(|&deviation| deviation != 0.0);
+    Ok(given.unwrap_or(0.02) as f32)
+}
+
 fn read_block(fields: &mut Fields<'_>, family: &Family) -> Result<Block> {
     let mut has_bias = |bias| match bias {
         Bias::Never => Ok(false),
@@ -423,8 +430,9 @@ fn read_kv_heads(fields: &mut Fields<'_>, family: &Family, heads: usize) -> Resu
 }
 
 fn read_head_dim(fields: &mut Fields<'_>, family: &Family, hidden: usize, heads: usize) -> Result<usize> {
+    let given = fields.size("head_dim")?;
     let prefix = fields.prefix();
-    let head_dim = match (fields.size("head_dim")?, family.head_dim) {
+    let head_dim = match (given, family.head_dim) {
         (Some(head_dim), _) | (None, HeadDim::FieldOr(head_dim)) => head_dim,
         (None, HeadDim::FieldOrShare) if hidden.is_multiple_of(heads) => hidden / heads,
         (None, HeadDim::FieldOrShare) => return Err(fields.error(format!(

@@ -5,10 +5,13 @@ use std::f64::consts::TAU;
 /// Rotary position embedding of some or all layers.
 #[derive(Debug, Clone, PartialEq)]
 pub struct Rope {
-    /// Base of the frequencies θ^(−2i/d).
+    /// Base of the frequencies θ^(−2i/d), d being `frequency_dim`.
     pub theta: f64,
-    /// Elements of a head that are turned, the first ones (d): even, at most the head's.
+    /// Elements of a head that are turned, the first ones: even, at most the head's.
     pub rotary_dim: usize,
+    /// What the frequencies' exponents are divided by: `rotary_dim`, or one less where that is an odd share of a head,
+    /// rounded up.
+    pub frequency_dim: usize,
     /// What is done to the frequencies for contexts longer than those first trained on.
     pub scaling: RopeScaling,
     /// Queries at far positions are multiplied by more than 1.
@@ -97,7 +100,7 @@ impl Rope {
     /// `i` by the angle `p · frequencies[i]`.
     pub fn frequencies(&self, context: Context) -> Vec<f64> {
         let frequency = |i: usize| {
-            let plain = self.theta.powf(-((2 * i) as f64) / self.rotary_dim as f64);
+            let plain = self.theta.powf(-((2 * i) as f64) / self.frequency_dim as f64);
             self.scaling.apply(i, plain, context)
         };
         (0..self.rotary_dim / 2).map(frequency).collect()
@@ -151,8 +154,8 @@ impl RopeScaling {
     }
 
     /// YaRN's ramp and factor of cosines and sines from its parameters.
-    pub(super) fn yarn(parameters: &Yarn, theta: f64, rotary_dim: usize) -> Self {
-        let dim = rotary_dim as f64;
+    pub(super) fn yarn(parameters: &Yarn, theta: f64, frequency_dim: usize) -> Self {
+        let dim = frequency_dim as f64;
         // The pair that makes so many turns within the first training's context.
         let pair = |turns: f64| dim * (parameters.original / (turns * TAU)).ln() / (2.0 * theta.ln());
         let (mut first, mut last) = (pair(parameters.beta_fast), pair(parameters.beta_slow));

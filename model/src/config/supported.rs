@@ -28,7 +28,7 @@ pub(super) fn require(fields: &mut Fields<'_>, family: &Family) -> Result<()> {
     require_unquantized(fields)?;
     for &key in family.dropouts {
         if let Some(share) = fields.not_negative(key)?.filter(|&share| share > 0.0) {
-            fields.notice(format!("`{key}` = {share}: training here drops nothing"));
+            fields.notice(format!("`{}` = {share}: training here drops nothing", fields.name(key)));
         }
     }
     Ok(())
@@ -41,8 +41,9 @@ fn require_unquantized(fields: &mut Fields<'_>) -> Result<()> {
     };
     let method = value.get("quant_method").and_then(Value::as_str);
     let method = method.map_or_else(|| shortened(value), |method| format!("\"{method}\""));
+    let name = fields.name("quantization_config");
     Err(fields.error(format!(
-        "`quantization_config` = {method} is not supported: the weights are quantized; give the folder of the model in \
+        "`{name}` = {method} is not supported: the weights are quantized; give the folder of the model in \
          bfloat16, float16 or float32, from which this one was made (its card on the hub names it as the base model)"
     )))
 }

@@ -3,8 +3,21 @@
 use cpift_engine::Layout;
 
 use super::block::BlockSizes;
-use super::{DeltaNet, LayerAttention, ModelConfig, Part};
+use super::{DeltaNet, LayerAttention, ModelConfig, Part, VectorRole};
 use crate::error::Result;
+
+/// What a tensor's elements are before any training, as `transformers` sets them.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum InitialValues {
+    /// Normal, with the configuration's `initializer_range`.
+    Normal,
+    /// The same, but for this row, which is 0: the padding token's.
+    NormalButRow(usize),
+    /// This number.
+    Constant(f32),
+    /// ln of numbers spread evenly from 0.01 to 16.
+    LogOfUniform,
+}
 
 impl ModelConfig {
     /// What layer `index` has weights for.
@@ -27,32 +40,55 @@ impl ModelConfig {
     /// Names and shapes of all tensors, as `transformers` names them, in the order they are laid out:
     /// embedding, layers, last norm, head. Tied weights occur once, as the embedding.
     pub fn tensors(&self) -> Vec<(String, Vec<usize>)> {
-        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vec![self.vocabulary, self.hidden])];
-        let mut push = |layer: usize, tensor: &str, shape: &[usize]| {
-            tensors.push((format!("model.layers.{layer}.{tensor}"), shape.to_vec()));
+        self.described_tensors().into_iter().map(|(name, shape, _)| (name, shape)).collect()
+    }
+
+    /// What a model of random weights begins with, tensor by tensor in the order of [`ModelConfig::tensors`].
+    pub fn initial_values(&self) -> Vec<InitialValues> {
+        self.described_tensors().into_iter().map(|(_, _, values)| values).collect()
+    }
+
+    /// Names, shapes and initial values of all tensors.
+    fn described_tensors(&self) -> Vec<(String, Vec<usize>, InitialValues)> {
+        use InitialValues::{Constant, LogOfUniform, Normal, NormalButRow};
+        let offset = self.block.norm_weight_offset;
+        let embedding = self.padding.map_or(Normal, |id| NormalButRow(id as usize));
+        let vocabulary_shape = vec![self.vocabulary, self.hidden];
+        let mut tensors = vec![("model.embed_tokens.weight".to_owned(), vocabulary_shape.clone(), embedding)];
+        let mut push = |layer: usize, tensor: &str, shape: &[usize], values: InitialValues| {
+            tensors.push((format!("model.layers.{layer}.{tensor}"), shape.to_vec(), values));
         };
         for layer in 0..self.layers {
             for part in self.parts(layer) {
                 match part {
-                    Part::Norm { tensor, width, .. } => push(layer, &format!("{tensor}.weight"), &[width]),
+                    Part::Norm { role, tensor, width } => {
+                        let one = Constant(1.0 - role.weight_offset(offset));
+                        push(layer, &format!("{tensor}.weight"), &[width], one);
+                    }
                     Part::Linear { tensor, first_row: 0, tensor_rows, inputs, bias, .. } => {
-                        push(layer, &format!("{tensor}.weight"), &[tensor_rows, inputs]);
+                        push(layer, &format!("{tensor}.weight"), &[tensor_rows, inputs], Normal);
                         if bias {
-                            push(layer, &format!("{tensor}.bias"), &[tensor_rows]);
+                            push(layer, &format!("{tensor}.bias"), &[tensor_rows], Constant(0.0));
                         }
                     }
                     // Further rows of a tensor that is listed.
                     Part::Linear { .. } => {}
                     Part::Convolution { tensor, channels, taps } => {
-                        push(layer, &format!("{tensor}.weight"), &[channels, 1, taps]);
+                        push(layer, &format!("{tensor}.weight"), &[channels, 1, taps], Normal);
                     }
-                    Part::Vector { tensor, width, .. } => push(layer, tensor, &[width]),
+                    Part::Vector { role, tensor, width } => {
+                        let values = match role {
+                            VectorRole::DtBias => Constant(1.0),
+                            VectorRole::ALog => LogOfUniform,
+                        };
+                        push(layer, tensor, &[width], values);
+                    }
                 }
             }
         }
-        tensors.push(("model.norm.weight".to_owned(), vec![self.hidden]));
+        tensors.push(("model.norm.weight".to_owned(), vec![self.hidden], Constant(1.0 - offset)));
         if !self.tied {
-            tensors.push(("lm_head.weight".to_owned(), vec![self.vocabulary, self.hidden]));
+            tensors.push(("lm_head.weight".to_owned(), vocabulary_shape, Normal));
         }
         tensors
     }

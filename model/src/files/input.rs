@@ -100,15 +100,19 @@ pub fn read_input_json(path: &Path) -> Result<Option<Value>> {
 /// What a file is instead of text, from its first bytes, and what to do; `None` when nothing speaks against
 /// text.
 pub fn looks_like(bytes: &[u8]) -> Option<&'static str> {
+    let has_nul = bytes[..bytes.len().min(BEGINNING)].contains(&0);
+    known_beginning(bytes).or(has_nul.then_some("looks like a binary file: it has NUL bytes"))
+}
+
+/// What kind of file begins with these bytes, of those that are given by mistake.
+pub fn known_beginning(bytes: &[u8]) -> Option<&'static str> {
     if let Some((_, reason)) = BEGINNINGS.iter().find(|(beginning, _)| bytes.starts_with(beginning)) {
         return Some(reason);
     }
     let beginning = &bytes[..bytes.len().min(BEGINNING)];
     let text = beginning.trim_ascii_start().to_ascii_lowercase();
-    if text.starts_with(b"<!doctype") || text.starts_with(b"<html") {
-        return Some("looks like a web page: a download that went wrong?");
-    }
-    beginning.contains(&0).then_some("looks like a binary file: it has NUL bytes")
+    let is_page = text.starts_with(b"<!doctype") || text.starts_with(b"<html");
+    is_page.then_some("looks like a web page: a download that went wrong?")
 }
 
 /// What something that is not a regular file is, and what to do.

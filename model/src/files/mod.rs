@@ -22,8 +22,8 @@ pub use folder::{
     AtomicFolder, MANIFEST, Manifest, ManifestEntry, Origin, RecordedSteps, Verify, hash_file, hash_texts,
 };
 pub use input::{
-    MOST_TEXT_BYTES, MOST_TOKENIZER_BYTES, looks_like, open_input, read_input, read_input_json,
-    read_input_text,
+    MOST_TEXT_BYTES, MOST_TOKENIZER_BYTES, known_beginning, looks_like, open_input, read_input,
+    read_input_json, read_input_text,
 };
 pub(crate) use known::FileSnapshot;
 pub use known::{Difference, KnownFiles};

@@ -4,9 +4,9 @@ use std::collections::BTreeSet;
 use std::path::Path;
 
 use super::has;
-use crate::adapter::{CONFIG_FILE, WEIGHTS_FILE};
+use crate::adapter::{CONFIG_FILE, PICKLED_FILE, WEIGHTS_FILE};
 use crate::chat_template::TEMPLATE_FOLDER;
-use crate::checkpoint::{INDEX_FILE, SINGLE_FILE, is_copied, read_index};
+use crate::checkpoint::{INDEX_FILE, OtherWeights, SINGLE_FILE, is_copied, read_index};
 use crate::hub_cache::RepositoryCache;
 use crate::hub_error::{HubError, HubResult};
 use crate::hub_names::{Commit, Repository, RepositoryKind, is_relative_file};
@@ -157,34 +157,22 @@ pub(super) fn require_model(repository: &Repository, files: &[String], parts: Mo
 
 /// What a repository holds that has no weights or no configuration of the kind that is read.
 fn describe_other(repository: &Repository, files: &[String]) -> String {
-    let find = |is: &dyn Fn(&str) -> bool| files.iter().map(String::as_str).find(|name| is(name));
-    let is_top = |name: &str| !name.contains('/');
-    if let Some(name) = find(&|name| name.ends_with(".gguf")) {
-        return format!(
+    match OtherWeights::find(files) {
+        Some(OtherWeights::Gguf(name)) => format!(
             "holds a GGUF model ({name}), which is not read: name the repository with the model's safetensors"
-        );
-    }
-    if let Some(name) =
-        find(&|name| is_top(name) && name.starts_with("pytorch_model") && name.contains(".bin"))
-    {
-        return format!(
+        ),
+        Some(OtherWeights::Pickled(name)) => format!(
             "has only {name}; save the model as safetensors and give that folder: in Python, \
              `AutoModelForCausalLM.from_pretrained(\"{repository}\").save_pretrained(FOLDER)`"
-        );
-    }
-    if let Some(name) = find(&|name| name == "adapter_model.bin") {
-        return format!(
-            "has its adapter only as {name}: merge it into its base in Python and give that folder"
-        );
-    }
-    if find(&|name| name == "params.json" || name.starts_with("consolidated")).is_some() {
-        return "holds a model in its publisher's own format: name the one that `transformers` loads"
-            .to_owned();
-    }
-    if has(files, CONFIG) {
-        format!("has neither {SINGLE_FILE} nor {INDEX_FILE}")
-    } else {
-        format!("has no {CONFIG}: it is no model that `transformers` loads")
+        ),
+        None if has(files, PICKLED_FILE) => format!(
+            "has its adapter only as {PICKLED_FILE}: merge it into its base in Python and give that folder"
+        ),
+        Some(OtherWeights::Publisher(name)) => format!(
+            "holds a model in its publisher's own format ({name}): name the one that `transformers` loads"
+        ),
+        None if has(files, CONFIG) => format!("has neither {SINGLE_FILE} nor {INDEX_FILE}"),
+        None => format!("has no {CONFIG}: it is no model that `transformers` loads"),
     }
 }
 

@@ -15,7 +15,7 @@ use crate::model::Model;
 use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingKind, TrainingPlan};
 use crate::recipe::{Backbone, Conflict, Method, Recipe, TrainSettings};
 use crate::stages::merge::Merge;
-use crate::transformer::{ComputeType, MemoryPlan, Purpose, Transformer};
+use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Transformer};
 
 /// Optimizer steps of every fine-tune of the job.
 #[derive(Debug, Clone, PartialEq)]
@@ -94,6 +94,32 @@ pub fn max_tokens(recipe: &Recipe, inputs: &Inputs) -> Result<usize> {
         most = most.max(sampler.max_micro_batch_tokens());
     }
     Ok(most)
+}
+
+/// Documents of a batch of up to `max_tokens` tokens, if the shortest ones came together: rows that are trained on or
+/// measured, and prompts that are answered.
+fn most_documents(recipe: &Recipe, inputs: &Inputs, max_tokens: usize) -> usize {
+    let batch_size = |settings: &TrainSettings| settings.batch_size;
+    let together = trainings_settings(recipe).into_iter().map(batch_size).max().unwrap_or(1);
+    let packs = trainings_settings(recipe).iter().any(|settings| settings.pack);
+    let trained = inputs.tasks.iter().filter(|_| packs).flat_map(|task| task.train.rows());
+    let measured = inputs.tasks.iter().filter_map(|task| task.eval.as_deref()).flat_map(Dataset::rows);
+    let answered = inputs.tasks.iter().filter(|task| task.answers.is_some());
+    let prompts = answered.filter_map(|task| task.eval.as_deref()).flat_map(Dataset::rows);
+    let lengths = trained.chain(measured).map(|row| row.tokens.len());
+    let packed = count_shortest(lengths.collect(), max_tokens);
+    let prompts = count_shortest(prompts.map(|row| row.prompt().len()).collect(), max_tokens);
+    together.max(packed).max(prompts)
+}
+
+/// How many of these lengths, the shortest first, come to `limit` at most.
+fn count_shortest(mut lengths: Vec<usize>, limit: usize) -> usize {
+    lengths.sort_unstable();
+    let sums = lengths.iter().scan(0_usize, |sum, &length| {
+        *sum = sum.saturating_add(length);
+        Some(*sum)
+    });
+    sums.take_while(|&sum| sum <= limit).count()
 }
 
 /// Whether the method begins with probes.
@@ -289,9 +315,10 @@ fn plan_memory(
     if copy > 0 {
         parts.push(part("weights in bf16", copy as u64));
     }
+    let limits = BatchLimits { tokens: max_tokens, documents: most_documents(recipe, inputs, max_tokens) };
     let (transformer, generation) = match compute {
-        ComputeType::F32 => plan_passes::<f32>(inputs, device, max_tokens, purpose(recipe))?,
-        ComputeType::Bf16 => plan_passes::<bf16>(inputs, device, max_tokens, purpose(recipe))?,
+        ComputeType::F32 => plan_passes::<f32>(inputs, device, limits, purpose(recipe))?,
+        ComputeType::Bf16 => plan_passes::<bf16>(inputs, device, limits, purpose(recipe))?,
     };
     parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
     // Answers are generated, or models fused; never both at once.
@@ -324,15 +351,15 @@ fn plan_memory(
 fn plan_passes<T: Real>(
     inputs: &Inputs,
     device: &Device,
-    max_tokens: usize,
+    limits: BatchLimits,
     purpose: Purpose,
 ) -> Result<(MemoryPlan, usize)> {
     let config = &inputs.base.config;
     let bytes = inputs.tasks.iter().filter_map(|task| {
         let (eval, answers) = (task.eval.as_deref()?, task.answers.as_ref()?);
-        Some(generation_bytes::<T>(config, device, max_tokens, eval, &task.evaluation_sample, answers))
+        Some(generation_bytes::<T>(config, device, limits.tokens, eval, &task.evaluation_sample, answers))
     });
-    let transformer = Transformer::<T>::memory_plan(config, device, max_tokens, purpose)?;
+    let transformer = Transformer::<T>::memory_plan(config, device, limits, purpose)?;
     Ok((transformer, bytes.max().unwrap_or(0)))
 }
 
@@ -399,7 +426,15 @@ pub fn check_run_folder(folder: &Path, plan: &Plan) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::split_evenly;
+    use super::{count_shortest, split_evenly};
+
+    #[test]
+    fn as_many_documents_as_fit_are_counted_shortest_first() {
+        assert_eq!(count_shortest(vec![9, 1, 4, 2], 7), 3);
+        assert_eq!(count_shortest(vec![9, 1, 4, 2], 6), 2);
+        assert_eq!(count_shortest(vec![9, 10], 3), 0);
+        assert_eq!(count_shortest(vec![], 3), 0);
+    }
 
     #[test]
     fn steps_are_split_in_proportion_and_none_is_lost() {

@@ -5,16 +5,14 @@ use rand::{RngExt, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 use rayon::prelude::*;
 
-use crate::config::ModelConfig;
+use crate::config::{InitialValues, ModelConfig};
 use crate::error::Result;
 
 /// Elements that share one stream of random numbers.
 const CHUNK: usize = 1 << 16;
 
-/// Fills `weights` (flat, in `layout`) with what `transformers` starts from: matrices normal with the
-/// configuration's `initializer_range`, norms 1, biases 0; of gated DeltaNets `dt_bias` 1 and `A_log` the logarithm of a
-/// number from 0.01 to 16. The same seed gives the same bits whatever
-/// the number of threads.
+/// Fills `weights` (flat, in `layout`, that of `config`) with what `transformers` starts from:
+/// [`ModelConfig::initial_values`]. The same seed gives the same bits whatever the number of threads.
 ///
 /// # Errors
 /// When `weights` is not as long as the layout.
@@ -25,23 +23,27 @@ pub fn initialize(
     mut weights: ViewMut<'_, f32>,
 ) -> Result<()> {
     let mut values = Vec::new();
-    for (index, segment) in layout.segments().iter().enumerate() {
+    for (index, (segment, initial)) in layout.segments().iter().zip(config.initial_values()).enumerate() {
         values.clear();
         values.resize(segment.length, 0.0);
-        if segment.shape.len() > 1 {
-            values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
+        match initial {
+            InitialValues::Normal | InitialValues::NormalButRow(_) => {
+                values.par_chunks_mut(CHUNK).enumerate().for_each(|(chunk, values)| {
+                    let mut random = ChaCha8Rng::seed_from_u64(seed);
+                    random.set_stream((index as u64) << 32 | chunk as u64);
+                    fill_normal(&mut random, config.initializer_range, values);
+                });
+            }
+            InitialValues::Constant(value) => values.fill(value),
+            InitialValues::LogOfUniform => {
                 let mut random = ChaCha8Rng::seed_from_u64(seed);
-                random.set_stream((index as u64) << 32 | chunk as u64);
-                fill_normal(&mut random, config.initializer_range, values);
-            });
-        } else if segment.name.ends_with(".linear_attn.norm.weight") || segment.name.ends_with(".dt_bias") {
-            values.fill(1.0);
-        } else if segment.name.ends_with("norm.weight") {
-            values.fill(1.0 - config.block.norm_weight_offset);
-        } else if segment.name.ends_with(".A_log") {
-            let mut random = ChaCha8Rng::seed_from_u64(seed);
-            random.set_stream((index as u64) << 32);
-            values.fill_with(|| random.random_range(0.01f32..16.0).ln());
+                random.set_stream((index as u64) << 32);
+                values.fill_with(|| random.random_range(0.01f32..16.0).ln());
+            }
+        }
+        if let InitialValues::NormalButRow(row) = initial {
+            let width = segment.length / segment.shape[0];
+            values[row * width..][..width].fill(0.0);
         }
         weights.reborrow().slice(segment.range()).copy_from_host(&values)?;
     }

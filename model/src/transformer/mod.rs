@@ -40,6 +40,15 @@ use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::machine;
 
+/// How large batches may be.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct BatchLimits {
+    /// Tokens.
+    pub tokens: usize,
+    /// Documents: what some operations take for a moment on a GPU grows with their number.
+    pub documents: usize,
+}
+
 /// A transformer's structure and working memory. It holds no weights: they are passed to every call.
 #[derive(Debug)]
 pub struct Transformer<T: Real> {
@@ -96,7 +105,7 @@ impl<T: Real> Transformer<T> {
         })
     }
 
-    /// Bytes per part that a transformer for batches of up to `max_tokens` tokens allocates, and that its passes take
+    /// Bytes per part that a transformer for batches within `limits` allocates, and that its passes take
     /// for a moment: weights, gradients and moments are not its own and not counted. Allocates nothing on the device.
     /// What does not fit the machine in any case is not looked at as closely.
     ///
@@ -105,10 +114,11 @@ impl<T: Real> Transformer<T> {
     pub fn memory_plan(
         config: &ModelConfig,
         device: &Device,
-        max_tokens: usize,
+        limits: BatchLimits,
         purpose: Purpose,
     ) -> Result<MemoryPlan> {
         check_heads(config, device)?;
+        let max_tokens = limits.tokens;
         let mut plan = Activations::<T>::plan(config, device, max_tokens, purpose)?;
         plan.parts.push(("head and loss", Workspace::<T>::bytes(device, &head_shape(config, max_tokens))));
         let inputs = BatchBuffers::bytes(max_tokens) + RotaryTables::bytes(config, max_tokens);
@@ -124,7 +134,7 @@ impl<T: Real> Transformer<T> {
             && matches!(device, Device::Gpu(_))
             && planned as u64 <= available
         {
-            let bytes = temporary::bytes::<T>(config, device, max_tokens.max(1), recompute)?;
+            let bytes = temporary::bytes::<T>(config, device, limits, recompute)?;
             plan.parts.push(("temporary buffers", bytes));
         }
         Ok(plan)

@@ -3,7 +3,7 @@
 
 use cpift_engine::{Buffer, Device, LaunchLog, Real};
 
-use super::Transformer;
+use super::{BatchLimits, Transformer};
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -11,15 +11,16 @@ use crate::error::Result;
 /// Batches that are tried: of the largest size and of parts of it, since what a product is cut into depends on it.
 const SIZES: usize = 8;
 
-/// Bytes that training steps on batches of up to `max_tokens` tokens take at most beside a transformer's planned
+/// Bytes that training steps on batches within `limits` take at most beside a transformer's planned
 /// memory. Goes through steps on a device of the same kind that runs nothing and only counts; 0 on the CPU.
 pub fn bytes<T: Real>(
     config: &ModelConfig,
     device: &Device,
-    max_tokens: usize,
+    limits: BatchLimits,
     recompute: bool,
 ) -> Result<usize> {
     let Device::Gpu(gpu) = device else { return Ok(0) };
+    let max_tokens = limits.tokens.max(1);
     let log = LaunchLog::like(gpu);
     let device = Device::logging(&log);
     let length = config.layout()?.len();
@@ -28,8 +29,10 @@ pub fn bytes<T: Real>(
     let mut gradients = Buffer::<f32>::zeros(&device, length)?;
     let mut losses = Buffer::<f32>::zeros(&device, max_tokens)?;
     let planned = device.peak_memory_bytes().unwrap_or(0);
-    for part in (1..=SIZES).rev() {
-        let batch = batch_of((max_tokens * part).div_ceil(SIZES), config.max_positions)?;
+    let longest = config.max_positions;
+    let parts = (1..=SIZES).rev().map(|part| batch_of((max_tokens * part).div_ceil(SIZES), 1, longest));
+    for batch in parts.chain([batch_of(max_tokens, limits.documents, longest)]) {
+        let batch = batch?;
         let (gradients, losses) = (gradients.view_mut(), losses.slice_mut(0..batch.tokens.len()));
         device.record(|| transformer.loss_and_gradients(weights.view(), &batch, 1.0, gradients, losses))?;
         log.take();
@@ -37,10 +40,15 @@ pub fn bytes<T: Real>(
     Ok(device.peak_memory_bytes().unwrap_or(0).saturating_sub(planned) as usize)
 }
 
-/// So many tokens in documents as long as they may be, all of them supervised.
-fn batch_of(tokens: usize, longest: usize) -> Result<Batch> {
+/// So many tokens, all of them supervised, in at least so many documents: those as short as they may be, the others as
+/// long.
+fn batch_of(tokens: usize, documents: usize, longest: usize) -> Result<Batch> {
     let mut batch = Batch::new();
-    let mut left = tokens;
+    let short = documents.saturating_sub(1).min(tokens - 1);
+    for _ in 0..short {
+        batch.push(&[0], &[true])?;
+    }
+    let mut left = tokens - short;
     while left > 0 {
         let length = left.min(longest.max(1));
         batch.push(&vec![0; length], &vec![true; length])?;

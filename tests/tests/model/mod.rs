@@ -4,3 +4,4 @@ mod fuse;
 mod generation;
 mod golden;
 mod gradients;
+mod initial;

@@ -62,6 +62,15 @@ fn what_is_not_a_model_folder_is_recognised() {
     assert_refused(&at("model.pth"), &["pickle", "save_pretrained"]);
     assert_refused(folder.path(), &["GGUF", "model-q4.gguf"]);
     fs::write(at("config.json"), small_config("llama", false).to_string()).unwrap();
+    assert_refused(folder.path(), &["GGUF", "model-q4.gguf"]);
+    fs::remove_file(at("model-q4.gguf")).unwrap();
+    for own in ["consolidated.safetensors", "consolidated.00.pth", "params.json"] {
+        fs::write(at(own), "x").unwrap();
+        assert_refused(folder.path(), &["publisher's own format", own]);
+        fs::remove_file(at(own)).unwrap();
+    }
+    fs::write(at("pytorch_model-00001-of-00002.bin"), "x").unwrap();
+    assert_refused(folder.path(), &["there is only pytorch_model-00001-of-00002.bin", "save_pretrained"]);
     fs::write(at("adapter_config.json"), "{}").unwrap();
     fs::write(at("adapter_model.safetensors"), "x").unwrap();
     assert_refused(folder.path(), &["adapter", "merge"]);
@@ -91,6 +100,10 @@ fn wrong_files_are_named() {
         (b"\x02\0\0\0\0\0\0\0{}garbage", "7 bytes follow the last tensor"),
         (b"version https://git-lfs.github.com/spec/v1\noid sha256:0", "git lfs pull"),
         (b"<!DOCTYPE html><html></html>", "not a safetensors file"),
+        // A length that a header may have, of something else.
+        (b"PK\x03\x04\0\0\0\0\0\0\0\0", "not a safetensors file: looks like a zip archive"),
+        (b"\x10\0\0\0\0\0\0\0\xff\xff\xff", "not a safetensors file: it does not begin with a header"),
+        (b"\xff\xff\xff\xff\0\0\0\0{\0", "not a safetensors file: it does not begin with a header"),
     ] {
         fs::write(&path, content).unwrap();
         assert_refused(folder.path(), &["model.safetensors: ", says]);
