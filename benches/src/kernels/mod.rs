@@ -9,6 +9,7 @@ mod cublas;
 mod flat;
 mod inputs;
 mod layers;
+mod linear_attention;
 mod measure;
 mod scaling;
 mod shapes;
@@ -89,6 +90,11 @@ pub fn cases(sizes: &Sizes, on_cpu: bool, filter: &str) -> Result<Vec<Case>> {
         sizes.models.iter().flat_map(|model| layers(model, sizes.tokens, length, !on_cpu)).collect();
     cases.extend(flat::cases(sizes.parameters, !on_cpu));
     if on_cpu {
+        // Their work is stated for the passes of a CPU.
+        cases.extend(match sizes.compute {
+            ComputeType::F32 => linear_attention::cases::<f32>(sizes.tokens, length),
+            ComputeType::Bf16 => linear_attention::cases::<bf16>(sizes.tokens, length),
+        });
         cases.extend(flat::mask_cases(sizes.parameters));
     }
     let names: Vec<String> = cases.iter().map(|case| case.name.clone()).collect();
@@ -146,6 +152,15 @@ pub struct Row {
     pub cublas: Option<ByCublas>,
 }
 
+/// What a product reaches in some precision.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct MatrixRate {
+    /// What it computes in.
+    pub precision: String,
+    /// The best rate of large square products.
+    pub flops_per_second: f64,
+}
+
 /// All measurements.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct Report {
@@ -166,6 +181,9 @@ pub struct Report {
     pub update_bytes_per_second: f64,
     /// The best rate of a matrix product, that of any line included.
     pub matrix_flops_per_second: f64,
+    /// On a CPU, the best rate of a matrix product in the other precision.
+    #[serde(default)]
+    pub other_matrix: Option<MatrixRate>,
     /// Version of the cuBLAS that products are compared with; null where they are not.
     pub cublas: Option<String>,
     /// Why they are not.
@@ -203,6 +221,10 @@ pub fn run(
     let mut ceilings = match sizes.compute {
         ComputeType::F32 => Ceilings::measure::<f32>(device, &mut flush, budget)?,
         ComputeType::Bf16 => Ceilings::measure::<bf16>(device, &mut flush, budget)?,
+    };
+    let other_matrix = match device {
+        Device::Gpu(_) => None,
+        Device::Cpu(_) => Some(other_matrix(device, sizes.compute, &mut flush, budget)?),
     };
     let cublas = Cublas::open(device);
     let (mut measured, mut notes, mut stopped) = (Vec::new(), Vec::new(), false);
@@ -256,12 +278,27 @@ pub fn run(
         read_bytes_per_second: ceilings.read,
         update_bytes_per_second: ceilings.update,
         matrix_flops_per_second: matrix,
+        other_matrix,
         cublas: cublas.as_ref().ok().map(Cublas::version),
         no_cublas: cublas.as_ref().err().cloned(),
         stopped,
         notes,
         kernels: measured.iter().map(row).collect(),
     })
+}
+
+/// The best rate of large square products in the precision that is not `compute`.
+fn other_matrix(
+    device: &Device,
+    compute: ComputeType,
+    flush: &mut CacheFlush,
+    budget: Duration,
+) -> cpift_engine::Result<MatrixRate> {
+    let (other, flops_per_second) = match compute {
+        ComputeType::F32 => (ComputeType::Bf16, matrix_rate::<bf16>(device, flush, budget)?),
+        ComputeType::Bf16 => (ComputeType::F32, matrix_rate::<f32>(device, flush, budget)?),
+    };
+    Ok(MatrixRate { precision: other.name().to_owned(), flops_per_second })
 }
 
 /// The best rate of large square products in this precision, in floating-point operations per second.

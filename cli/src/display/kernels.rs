@@ -34,13 +34,17 @@ pub fn measured(report: &Report) -> String {
     }
     let notes: String =
         compared(report).into_iter().chain(report.notes.clone()).map(|note| format!("\n{note}")).collect();
+    let other = report.other_matrix.as_ref().map_or_else(String::new, |other| {
+        format!(", in {} {}", other.precision, units::flops_per_second(other.flops_per_second))
+    });
     format!(
-        "{}\n\n{}\nceilings: copy {}, read {}, update {}, matrix product {}{notes}\n",
+        "{}\n\n{}\nceilings: copy {}, read {}, update {}\nmatrix product in {} {}{other}{notes}\n",
         heading(report),
         aligned(&table),
         bytes_per_second(report.copy_bytes_per_second),
         bytes_per_second(report.read_bytes_per_second),
         bytes_per_second(report.update_bytes_per_second),
+        report.precision,
         units::flops_per_second(report.matrix_flops_per_second),
     )
 }
@@ -144,7 +148,7 @@ fn bytes_per_second(value: f64) -> String {
 
 #[cfg(test)]
 mod tests {
-    use cpift_benches::kernels::ByCublas;
+    use cpift_benches::kernels::{ByCublas, MatrixRate};
 
     use super::*;
 
@@ -175,6 +179,7 @@ mod tests {
             read_bytes_per_second: 4e12,
             update_bytes_per_second: 4e12,
             matrix_flops_per_second: 1e15,
+            other_matrix: None,
             cublas: cublas.map(str::to_owned),
             no_cublas: no_cublas.map(str::to_owned),
             stopped: false,
@@ -194,6 +199,20 @@ mod tests {
         assert!(lines[5].trim_end().ends_with("64.0 %"), "{text}");
         assert!(text.contains("\ncompared with cuBLAS 12.8.4"), "{text}");
         assert!(lines.iter().all(|line| line.chars().count() <= 100), "{text}");
+    }
+
+    #[test]
+    fn the_ceilings_of_products_are_named_by_their_precision() {
+        let mut report = report(None, None, vec![row("adamw", None)]);
+        report.matrix_flops_per_second = 8e14;
+        assert!(
+            measured(&report).contains("\nmatrix product in bf16 800 TFLOP/s\n"),
+            "{}",
+            measured(&report)
+        );
+        report.other_matrix = Some(MatrixRate { precision: "f32".to_owned(), flops_per_second: 2e11 });
+        let line = "\nmatrix product in bf16 800 TFLOP/s, in f32 200 GFLOP/s\n";
+        assert!(measured(&report).contains(line), "{}", measured(&report));
     }
 
     #[test]

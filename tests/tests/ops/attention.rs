@@ -270,7 +270,7 @@ fn documents_do_not_see_each_other<T: Real>() {
     }
 }
 
-/// One thread works document by document, many threads with one document tile by tile.
+/// Several threads add to the gradients of the same keys, in turn.
 fn bits_do_not_depend_on_the_run_or_the_threads<T: Real>() {
     let cases: [Sizes; 3] = [((2, 1, 64), &[200]), ((4, 2, 24), &[150, 1, 30]), ((4, 4, 80), &[70, 64])];
     for (sizes, lengths) in cases {
@@ -360,7 +360,7 @@ fn gradients_under_soft_caps_match_central_differences<T: Real>() {
     }
 }
 
-/// Many threads with one document work tile by tile, one thread by the document: the same bits.
+/// Where a window ends, a tile of keys has had its last turn: the same bits as with one thread.
 #[test]
 fn bits_of_windows_do_not_depend_on_the_threads() {
     let run = |threads| {
