@@ -10,5 +10,6 @@ mod notices;
 mod rows;
 mod sampling;
 mod shots;
+mod tokenizer_classes;
 mod tokenizers;
 mod turns;
