@@ -1,111 +1,17 @@
 //! The number types that a transformer computes in.
 
-use std::fmt::{Debug, Display};
-
-use bytemuck::Pod;
 use cpift_kernels::dispatch::attention::AttentionElement;
 use cpift_kernels::dispatch::gemm::GemmElement;
-use cpift_kernels::dither::dither_to_bf16;
 use half::bf16;
 
 use crate::cpu::gemm::Factor;
+use crate::float::Float;
 use crate::gpu::OnGpu;
 
-/// A type of activations, of their gradients and of the weights that products read: f32 or bf16.
+/// A type of activations, of their gradients and of the weights that products read: f32 or bf16, on every device.
 ///
 /// Master weights, moments, gradients of weights and every sum are f32 whatever the type.
-pub trait Real:
-    Pod + OnGpu<Kernel: AttentionElement + GemmElement> + Factor + Debug + Display + Default + Send + Sync
-{
-    /// As in recipes and messages.
-    const NAME: &'static str;
+pub trait Real: Float + OnGpu<Kernel: AttentionElement + GemmElement> + Factor {}
 
-    /// The value, exactly.
-    fn to_f32(self) -> f32;
-
-    /// The value, exactly.
-    #[inline(always)]
-    fn to_f64(self) -> f64 {
-        f64::from(self.to_f32())
-    }
-
-    /// The nearest value, ties to even.
-    fn from_f32(value: f32) -> Self;
-}
-
-impl Real for f32 {
-    const NAME: &'static str = "f32";
-
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        self
-    }
-
-    #[inline(always)]
-    fn from_f32(value: f32) -> Self {
-        value
-    }
-}
-
-impl Real for bf16 {
-    const NAME: &'static str = "bf16";
-
-    #[inline(always)]
-    fn to_f32(self) -> f32 {
-        f32::from_bits(u32::from(self.to_bits()) << 16)
-    }
-
-    // As `bf16::from_f32`, but without a branch: loops over it become vector code.
-    #[inline(always)]
-    fn from_f32(value: f32) -> Self {
-        let bits = value.to_bits();
-        let rounded = bits.wrapping_add(0x7fff + ((bits >> 16) & 1));
-        // Rounding could carry a NaN to an infinity: its upper half is kept, and made quiet.
-        let bits = if value.is_nan() { bits | 0x0040_0000 } else { rounded };
-        bf16::from_bits((bits >> 16) as u16)
-    }
-}
-
-/// Overwrites `target` with `source`, rounded where T has fewer bits. Use it inside `vectorize!`.
-#[inline(always)]
-pub(crate) fn round_slice<T: Real>(source: &[f32], target: &mut [T]) {
-    // A loop: the closure of `for_each` can become a function of its own, without the caller's instructions.
-    for (target, &source) in target.iter_mut().zip(source) {
-        *target = T::from_f32(source);
-    }
-}
-
-/// Overwrites `target` with `source`, rounded by dither; `first` is the index of the first. Use it inside `vectorize!`.
-#[inline(always)]
-pub(crate) fn dither_slice(source: &[f32], first: usize, target: &mut [bf16]) {
-    for (lane, (target, &source)) in target.iter_mut().zip(source).enumerate() {
-        *target = bf16::from_bits(dither_to_bf16(source, first + lane).0);
-    }
-}
-
-/// Overwrites `target` with `source`, exactly. Use it inside `vectorize!`.
-#[inline(always)]
-pub(crate) fn widen_slice<T: Real>(source: &[T], target: &mut [f32]) {
-    for (target, source) in target.iter_mut().zip(source) {
-        *target = source.to_f32();
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn bf16_is_converted_as_its_crate_does() {
-        for upper in 0..=u16::MAX {
-            let value = bf16::from_bits(upper);
-            let widened = Real::to_f32(value);
-            assert!(widened.to_bits() == value.to_f32().to_bits() || widened.is_nan() && value.is_nan());
-            for lower in [0, 1, 0x7fff, 0x8000, 0x8001, 0xffff] {
-                let value = f32::from_bits(u32::from(upper) << 16 | lower);
-                let rounded = <bf16 as Real>::from_f32(value);
-                assert_eq!(rounded.to_bits(), bf16::from_f32(value).to_bits(), "{value}");
-            }
-        }
-    }
-}
+impl Real for f32 {}
+impl Real for bf16 {}

@@ -1,6 +1,6 @@
 //! What a model computes in.
 
-use cpift_engine::{Real, bf16};
+use cpift_engine::{Float, bf16};
 
 /// The number type that a model computes in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -15,8 +15,8 @@ impl ComputeType {
     /// As in recipes and messages.
     pub fn name(self) -> &'static str {
         match self {
-            Self::F32 => <f32 as Real>::NAME,
-            Self::Bf16 => <bf16 as Real>::NAME,
+            Self::F32 => <f32 as Float>::NAME,
+            Self::Bf16 => <bf16 as Float>::NAME,
         }
     }
 }

@@ -2,7 +2,7 @@
 //!
 //! Use them inside `vectorize!`: `mul_add` is only fast there.
 
-use crate::real::Real;
+use crate::float::Float;
 
 /// Adding this to a small f32 rounds it to an integer, which then sits in the low bits.
 const ROUND: f32 = 12_582_912.0;
@@ -123,7 +123,7 @@ pub fn max(values: &[f32]) -> f32 {
 
 /// Σ a[i]·b[i] in f32, over fixed lanes.
 #[inline(always)]
-pub fn dot<A: Real, B: Real>(a: &[A], b: &[B]) -> f32 {
+pub fn dot<A: Float, B: Float>(a: &[A], b: &[B]) -> f32 {
     let (a_chunks, a_rest) = a.as_chunks::<32>();
     let (b_chunks, b_rest) = b.as_chunks::<32>();
     let mut lanes = [0.0f32; 32];

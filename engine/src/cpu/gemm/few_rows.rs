@@ -16,7 +16,7 @@ use super::product::{even_part, threads};
 use super::{Matrix, Multiplication, Update};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::Instructions;
-use crate::real::Real;
+use crate::float::Float;
 
 /// Most rows of A.
 const MOST_ROWS: usize = 32;
@@ -78,7 +78,7 @@ pub fn fits<T, O>(multiplication: &Multiplication<'_, T, O>, step: usize) -> boo
 }
 
 /// Runs a product that [`fits`].
-pub fn run<K: Lanes<L>, O: Real, const L: usize>(
+pub fn run<K: Lanes<L>, O: Float, const L: usize>(
     kernel: K,
     multiplication: Multiplication<'_, K::Element, O>,
 ) {
@@ -129,7 +129,7 @@ struct Product<'a, K: Kernel, O, const L: usize> {
     rows: usize,
 }
 
-impl<K: Lanes<L>, O: Real, const L: usize> Product<'_, K, O, L> {
+impl<K: Lanes<L>, O: Float, const L: usize> Product<'_, K, O, L> {
     /// The elements of C in the rows of a group and in `columns`, at most a tile of them.
     ///
     /// # Safety

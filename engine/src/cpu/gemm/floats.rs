@@ -7,7 +7,7 @@ use super::Matrix;
 use super::kernel::{Kernel, StridedPanel, Target, readers, words};
 use super::pack::{LONGEST, Widened, pack};
 use crate::cpu::simd::Instructions;
-use crate::real::Real;
+use crate::float::Float;
 
 /// f32 arithmetic with the instructions `I`, in tiles of `R` rows and `C` columns.
 #[derive(Debug, Clone, Copy)]
@@ -22,7 +22,7 @@ impl<T, I, const R: usize, const C: usize> Floats<T, I, R, C> {
     }
 }
 
-impl<T: Real, I: Instructions, const R: usize, const C: usize> Kernel for Floats<T, I, R, C> {
+impl<T: Float, I: Instructions, const R: usize, const C: usize> Kernel for Floats<T, I, R, C> {
     type Element = T;
     const ROWS: usize = R;
     const COLUMNS: usize = C;
@@ -52,7 +52,7 @@ impl<T: Real, I: Instructions, const R: usize, const C: usize> Kernel for Floats
     }
 
     #[inline(always)]
-    unsafe fn multiply<O: Real>(self, a: &[f32], b: &[f32], target: &Target<'_, O>) {
+    unsafe fn multiply<O: Float>(self, a: &[f32], b: &[f32], target: &Target<'_, O>) {
         // SAFETY: the caller's promise.
         unsafe { self.tile(readers::<R>(a), b, target) };
     }
@@ -73,13 +73,13 @@ impl<T: Real, I: Instructions, const R: usize, const C: usize> Kernel for Floats
     }
 }
 
-impl<T: Real, I: Instructions, const R: usize, const C: usize> Floats<T, I, R, C> {
+impl<T: Float, I: Instructions, const R: usize, const C: usize> Floats<T, I, R, C> {
     /// The tile of C at `target` from what reads the words of A, and from a panel of B.
     ///
     /// # Safety
     /// As [`Kernel::multiply`].
     #[inline(always)]
-    unsafe fn tile<O: Real>(
+    unsafe fn tile<O: Float>(
         self,
         a: impl Iterator<Item = impl Fn(usize) -> f32>,
         b: &[f32],

@@ -4,7 +4,7 @@ use std::ops::Range;
 
 use super::Matrix;
 use crate::cpu::parallel::SharedMut;
-use crate::real::Real;
+use crate::float::Float;
 
 /// Packing and the micro-kernel for one type of elements and one set of instructions.
 ///
@@ -12,7 +12,7 @@ use crate::real::Real;
 /// columns, zeros standing for those that are not there.
 pub trait Kernel: Copy + Send + Sync {
     /// Elements of A and B.
-    type Element: Real;
+    type Element: Float;
     /// Rows of a tile of C, and of a panel of A.
     const ROWS: usize;
     /// Columns of a tile of C, and of a panel of B.
@@ -50,7 +50,7 @@ pub trait Kernel: Copy + Send + Sync {
     ///
     /// # Safety
     /// Nothing else may access the elements of C and of the sums that `target` names during the call.
-    unsafe fn multiply<O: Real>(self, a: &[f32], b: &[f32], target: &Target<'_, O>);
+    unsafe fn multiply<O: Float>(self, a: &[f32], b: &[f32], target: &Target<'_, O>);
 
     /// Tiles of C of one panel of rows of A that is not packed, and of panels of B, each with its target: word `w` of
     /// row `r` of A is `a[r * ROW + w * WORD]`, of `words` words. One of the strides is 1. Rows that the targets do not
@@ -196,7 +196,7 @@ pub enum Start {
     Result,
 }
 
-impl<O: Real> Target<'_, O> {
+impl<O: Float> Target<'_, O> {
     /// Whether all of a tile of `R` rows and `C` columns is there.
     #[inline(always)]
     pub fn is_whole<const R: usize, const C: usize>(&self) -> bool {

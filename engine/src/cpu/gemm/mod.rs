@@ -36,7 +36,7 @@ use super::CpuDevice;
 #[cfg(target_arch = "x86_64")]
 use super::simd::Instructions;
 use super::simd::{Baseline, Level};
-use crate::real::Real;
+use crate::float::Float;
 
 /// A matrix to read: rows and columns at any stride in a slice.
 #[derive(Debug, Clone, Copy)]
@@ -93,7 +93,13 @@ pub enum Update {
 ///
 /// Every element of C is summed by one thread in an order that depends on the inner dimension alone:
 /// the result has the same bits for every number of threads.
-pub fn multiply<T: Real, O: Real>(cpu: &CpuDevice, a: Matrix<T>, b: Matrix<T>, update: Update, c: &mut [O]) {
+pub fn multiply<T: Float, O: Float>(
+    cpu: &CpuDevice,
+    a: Matrix<T>,
+    b: Matrix<T>,
+    update: Update,
+    c: &mut [O],
+) {
     assert_eq!(a.columns, b.rows, "inner dimensions");
     assert_eq!(c.len(), a.rows * b.columns, "C");
     if a.columns == 0 && update == Update::Overwrite {
@@ -114,14 +120,14 @@ pub struct Multiplication<'a, T, O> {
     c: &'a mut [O],
 }
 
-impl<T: Real, O: Real> Task<T> for Multiplication<'_, T, O> {
+impl<T: Float, O: Float> Task<T> for Multiplication<'_, T, O> {
     fn run<K: Kernel<Element = T>>(self, kernel: K) {
         product::run(kernel, self);
     }
 }
 
 #[cfg(target_arch = "x86_64")]
-impl<O: Real> Multiplication<'_, f32, O> {
+impl<O: Float> Multiplication<'_, f32, O> {
     /// With few rows.
     fn run_few(self, instructions: impl Instructions) {
         match self.a.rows {
@@ -145,7 +151,7 @@ pub trait Factor: Sized {
     fn choose<const R: usize, const D: usize>(task: impl Task<Self>);
 
     /// Runs a product with the instructions of this processor that are best for the type and the sizes.
-    fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>);
+    fn multiply<O: Float>(multiplication: Multiplication<'_, Self, O>);
 }
 
 impl Factor for f32 {
@@ -153,7 +159,7 @@ impl Factor for f32 {
         choose_floats::<Self, R>(task);
     }
 
-    fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>) {
+    fn multiply<O: Float>(multiplication: Multiplication<'_, Self, O>) {
         match Level::detect() {
             #[cfg(target_arch = "x86_64")]
             Level::Avx512(avx512) if few_rows::fits(&multiplication, 1) => multiplication.run_few(avx512),
@@ -175,7 +181,7 @@ impl Factor for bf16 {
         }
     }
 
-    fn multiply<O: Real>(multiplication: Multiplication<'_, Self, O>) {
+    fn multiply<O: Float>(multiplication: Multiplication<'_, Self, O>) {
         match path::detect() {
             #[cfg(target_arch = "x86_64")]
             path::Path::Avx512Bf16(instructions) if few_rows::fits(&multiplication, 2) => {
@@ -191,7 +197,7 @@ const TILE_ROWS: usize = 12;
 
 /// In f32 arithmetic. Tiles fill the vector registers: with 12 rows 24 of 32, else 12 of 16, and 8 of 16 (or 32) half
 /// as wide.
-fn choose_floats<T: Real, const R: usize>(task: impl Task<T>) {
+fn choose_floats<T: Float, const R: usize>(task: impl Task<T>) {
     match Level::detect() {
         #[cfg(target_arch = "x86_64")]
         Level::Avx512(avx512) => task.run(Floats::<T, _, R, 32>::new(avx512)),

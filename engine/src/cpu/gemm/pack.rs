@@ -11,7 +11,7 @@ use half::bf16;
 
 use super::Matrix;
 use crate::cpu::simd::Instructions;
-use crate::real::Real;
+use crate::float::Float;
 
 /// Most steps of a panel.
 pub const LONGEST: usize = 768;
@@ -26,7 +26,7 @@ const BLOCK: usize = 8;
 /// What a panel's words of 4 bytes hold.
 pub trait Packing {
     /// Elements of the operand.
-    type Element: Real;
+    type Element: Float;
     /// Elements of a lane in one word.
     const STEP: usize;
 
@@ -37,7 +37,7 @@ pub trait Packing {
 /// One element as f32.
 pub struct Widened<T>(PhantomData<T>);
 
-impl<T: Real> Packing for Widened<T> {
+impl<T: Float> Packing for Widened<T> {
     type Element = T;
     const STEP: usize = 1;
 

@@ -13,7 +13,7 @@ use super::Matrix;
 use super::kernel::{Kernel, StridedPanel, Target, readers, words};
 use super::pack::{LONGEST, Pairs, pack};
 use crate::cpu::simd::{Avx512Bf16, Instructions};
-use crate::real::Real;
+use crate::float::Float;
 
 /// f32 lanes of a register.
 pub const LANES: usize = 16;
@@ -63,7 +63,7 @@ impl<const R: usize> Kernel for Dots<R> {
     }
 
     #[inline(always)]
-    unsafe fn multiply<O: Real>(self, a: &[f32], b: &[f32], target: &Target<'_, O>) {
+    unsafe fn multiply<O: Float>(self, a: &[f32], b: &[f32], target: &Target<'_, O>) {
         // SAFETY: the caller's promise.
         unsafe { self.tile(readers::<R>(a), b, target) };
     }
@@ -90,7 +90,7 @@ impl<const R: usize> Dots<R> {
     /// # Safety
     /// As [`Kernel::multiply`].
     #[inline(always)]
-    unsafe fn tile<O: Real>(
+    unsafe fn tile<O: Float>(
         self,
         a: impl Iterator<Item = impl Fn(usize) -> f32>,
         b: &[f32],

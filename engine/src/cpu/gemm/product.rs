@@ -6,7 +6,7 @@ use super::kernel::{Kernel, Place, Start, Target, words};
 use super::{Matrix, Multiplication, Update};
 use crate::cpu::CpuDevice;
 use crate::cpu::parallel::{SharedMut, for_each_phase, part, with_scratch};
-use crate::real::Real;
+use crate::float::Float;
 
 /// Lanes of the shared operand that a thread packs at a time: whole panels of any width.
 const PACK_ITEM: usize = 96;
@@ -19,7 +19,7 @@ pub fn threads(cpu: &CpuDevice, [rows, depth, columns]: [usize; 3]) -> usize {
 }
 
 /// Runs a product with `kernel`.
-pub fn run<K: Kernel, O: Real>(kernel: K, multiplication: Multiplication<'_, K::Element, O>) {
+pub fn run<K: Kernel, O: Float>(kernel: K, multiplication: Multiplication<'_, K::Element, O>) {
     let Multiplication { cpu, a, b, update, c } = multiplication;
     let division = Division::new::<K>([a.rows, a.columns, b.columns]);
     let product = Product { kernel, a, b: b.transposed(), update, division };
@@ -103,7 +103,7 @@ struct Chunk {
 }
 
 impl<K: Kernel> Product<'_, K> {
-    fn run<O: Real>(&self, cpu: &CpuDevice, output: &Output<'_, O>) {
+    fn run<O: Float>(&self, cpu: &CpuDevice, output: &Output<'_, O>) {
         let Division { share_a, shared_lanes, shared_depth, depth_block, own_lanes, .. } = self.division;
         let threads = threads(cpu, [self.a.rows, self.a.columns, self.b.rows]);
         let (shared, own, panel) =
@@ -186,7 +186,7 @@ impl<K: Kernel> Product<'_, K> {
     /// # Safety
     /// Nothing else may access that part of C meanwhile, and nothing write what is packed.
     #[inline(always)]
-    unsafe fn multiply_item<O: Real>(
+    unsafe fn multiply_item<O: Float>(
         &self,
         chunk: &Chunk,
         part: Range<usize>,
@@ -226,7 +226,7 @@ impl<K: Kernel> Product<'_, K> {
 
     /// Where a tile of C goes, of one block of depth.
     #[inline(always)]
-    fn target<'a, O: Real>(
+    fn target<'a, O: Float>(
         &self,
         chunk: &Chunk,
         [rows, columns]: [Range<usize>; 2],

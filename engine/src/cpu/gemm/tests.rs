@@ -22,16 +22,16 @@ impl Values {
         self.0 >> 33
     }
 
-    fn numbers<T: Real>(&mut self, length: usize) -> Vec<T> {
+    fn numbers<T: Float>(&mut self, length: usize) -> Vec<T> {
         (0..length).map(|_| T::from_f32(self.next() as f32 / (1u32 << 30) as f32 - 1.0)).collect()
     }
 }
 
-fn transpose<T: Real>(data: &[T], rows: usize, columns: usize) -> Vec<T> {
+fn transpose<T: Float>(data: &[T], rows: usize, columns: usize) -> Vec<T> {
     (0..rows * columns).map(|index| data[index % rows * columns + index / rows]).collect()
 }
 
-fn wide<T: Real>(value: T) -> f64 {
+fn wide<T: Float>(value: T) -> f64 {
     f64::from(value.to_f32())
 }
 
@@ -47,7 +47,7 @@ struct Case<T, O> {
     product: Vec<f64>,
 }
 
-impl<T: Real, O: Real> Case<T, O> {
+impl<T: Float, O: Float> Case<T, O> {
     fn new(rows: usize, depth: usize, columns: usize) -> Self {
         let mut values = Values((rows * 1_000_003 + depth * 1009 + columns) as u64);
         let (a, b) = (values.numbers::<T>(rows * depth), values.numbers::<T>(depth * columns));
@@ -104,7 +104,7 @@ impl<T: Real, O: Real> Case<T, O> {
     }
 }
 
-fn bits<T: Real>(values: &[T]) -> Vec<u32> {
+fn bits<T: Float>(values: &[T]) -> Vec<u32> {
     values.iter().map(|value| value.to_f32().to_bits()).collect()
 }
 
@@ -131,7 +131,7 @@ const SIZES: [(usize, usize, usize); 13] = [
 ];
 
 /// A product whose bits are the same for every number of threads.
-fn check_threads<T: Real, O: Real>(
+fn check_threads<T: Float, O: Float>(
     sizes: &[(usize, usize, usize)],
     multiply: impl Fn(Multiplication<'_, T, O>) + Copy,
 ) {
@@ -255,7 +255,7 @@ fn bf16_results_are_f32_sums_rounded_once() {
     }
 }
 
-fn check_any_size<T: Real, O: Real>() {
+fn check_any_size<T: Float, O: Float>() {
     let (one, three) = (cpu(1), cpu(3));
     let mut random = Values(41);
     for _ in 0..150 {
@@ -279,7 +279,7 @@ fn any_size_matches_f64() {
 
 /// The tile of every instruction set, with the instructions of all processors: they differ only in which
 /// elements of C are computed together, so the bits are the same.
-fn check_tiles<T: Real, O: Real>() {
+fn check_tiles<T: Float, O: Float>() {
     let cpu = cpu(2);
     for rows in [1, 4, 6, 11, 12, 13, 48, 97] {
         for columns in [1, 8, 16, 31, 32, 33, 100] {

@@ -12,7 +12,7 @@ use super::Matrix;
 use super::kernel::{Kernel, Target, words};
 use super::pack::{LONGEST, Pairs, pack, pack_blocks};
 use crate::cpu::simd::Instructions;
-use crate::real::Real;
+use crate::float::Float;
 
 /// Rows and columns of C that are made at once, two tiles each.
 pub const SIDE: usize = 32;
@@ -86,7 +86,7 @@ impl<I: Instructions, U: TileUnit> Kernel for Tiles<I, U> {
     }
 
     #[inline(always)]
-    unsafe fn multiply<O: Real>(self, a: &[f32], b: &[f32], target: &Target<'_, O>) {
+    unsafe fn multiply<O: Float>(self, a: &[f32], b: &[f32], target: &Target<'_, O>) {
         let mut sums = MaybeUninit::uninit();
         // SAFETY: products are run by `run`; the unit writes all of the sums.
         let sums = unsafe {

@@ -5,8 +5,8 @@ use half::bf16;
 use super::{Coefficients, Gradient, Importance, Parameters};
 use crate::buffer::ViewMut;
 use crate::cpu::simd::vectorize;
+use crate::float::dither_slice;
 use crate::mask::{Mask, WORD_BITS};
-use crate::real::dither_slice;
 
 /// Elements one thread takes at a time; a multiple of [`WORD_BITS`].
 const CHUNK: usize = 1 << 16;

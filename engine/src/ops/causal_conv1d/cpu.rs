@@ -10,8 +10,9 @@ use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::float::round_slice;
 use crate::ops::attention::Documents;
-use crate::real::{Real, round_slice};
+use crate::real::Real;
 
 /// Channels that are computed side by side where a task goes through all tokens.
 const LANES: usize = 16;

@@ -11,8 +11,9 @@ use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{Store, Tile, product_into_tile, product_of_tile};
 use crate::device::CpuDevice;
+use crate::float::round_slice;
 use crate::ops::attention::Documents;
-use crate::real::{Real, round_slice};
+use crate::real::Real;
 use chunk::{Gates, Keys, Values, take};
 
 /// The inputs as slices.

@@ -2,7 +2,7 @@ use half::bf16;
 use rayon::prelude::*;
 
 use crate::cpu::simd::vectorize;
-use crate::real::{dither_slice, round_slice};
+use crate::float::{dither_slice, round_slice};
 
 /// Elements of one task.
 const CHUNK: usize = 1 << 16;

@@ -19,8 +19,9 @@ use crate::cpu::parallel::{SharedMut, for_each, wait_until, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{LANES, Store, Tile, padded};
 use crate::device::CpuDevice;
+use crate::float::round_slice;
 use crate::ops::attention::{Documents, Shape};
-use crate::real::{Real, round_slice};
+use crate::real::Real;
 
 /// What the forward pass left and the gradient that reaches it, as slices.
 #[derive(Clone, Copy)]

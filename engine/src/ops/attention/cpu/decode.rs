@@ -7,8 +7,9 @@ use crate::cpu::math::{dot, exp, max};
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
+use crate::float::round_slice;
 use crate::ops::attention::Shape;
-use crate::real::{Real, round_slice};
+use crate::real::Real;
 
 /// The cache as slices.
 #[derive(Clone, Copy)]

@@ -9,8 +9,9 @@ use crate::cpu::tile::{
     LANES, Part, Tile, add_product_of_transposed_tile, pack_columns, pack_rows, padded, panels_length,
     product_into_tile,
 };
+use crate::float::widen_slice;
 use crate::ops::gated_delta_rule::EPSILON;
-use crate::real::{Real, widen_slice};
+use crate::real::Real;
 
 pub const ALL: Part = Part::All;
 pub const LOWER: Part = Part::Lower;

@@ -6,7 +6,8 @@ use crate::cpu::math::exp;
 use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
-use crate::real::{Real, round_slice};
+use crate::float::round_slice;
+use crate::real::Real;
 
 /// Threads share the key heads; rows are taken in their order.
 pub fn decode<T: Real>(

@@ -7,9 +7,10 @@ use crate::cpu::tile::{
     LANES, Store, Tile, add_product_of_transposed_tile, pack_columns, pack_rows, padded, panels_length,
     product_into_tile, product_of_tile,
 };
+use crate::float::widen_slice;
 use crate::ops::gated_delta_rule::cpu::chunk::{ALL, Gates, Keys, LOWER, Values, scale_rows, take};
 use crate::ops::gated_delta_rule::{CHUNK, Shape};
-use crate::real::{Real, widen_slice};
+use crate::real::Real;
 
 /// What a thread has besides [`Keys`] and [`Values`].
 pub struct Scratch<'a> {
