@@ -5,13 +5,13 @@ use cpift_kernels::dispatch::gemm::GemmElement;
 use half::bf16;
 
 use crate::cpu::gemm::Factor;
-use crate::float::Float;
 use crate::gpu::OnGpu;
 
-/// A type of activations, of their gradients and of the weights that products read: f32 or bf16, on every device.
+/// A type of activations, of their gradients and of the weights that products read: f32 or bf16, on every device, with the
+/// conversions of [`Float`](crate::Float).
 ///
 /// Master weights, moments, gradients of weights and every sum are f32 whatever the type.
-pub trait Real: Float + OnGpu<Kernel: AttentionElement + GemmElement> + Factor {}
+pub trait Real: Factor + OnGpu<Kernel: AttentionElement + GemmElement> {}
 
 impl Real for f32 {}
 impl Real for bf16 {}

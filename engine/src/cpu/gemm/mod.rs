@@ -93,7 +93,7 @@ pub enum Update {
 ///
 /// Every element of C is summed by one thread in an order that depends on the inner dimension alone:
 /// the result has the same bits for every number of threads.
-pub fn multiply<T: Float, O: Float>(
+pub fn multiply<T: Factor, O: Float>(
     cpu: &CpuDevice,
     a: Matrix<T>,
     b: Matrix<T>,
@@ -144,7 +144,7 @@ pub trait Task<T> {
 }
 
 /// Types of which the CPU has products.
-pub trait Factor: Sized {
+pub trait Factor: Float {
     /// Runs `task` with the kernel of this processor that is best for the type. Where its tiles are made in the
     /// registers of AVX-512, they have `R` rows in f32 arithmetic and `D` by dot products, at most 12, so that there is
     /// room for all of them.

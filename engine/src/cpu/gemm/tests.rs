@@ -255,7 +255,7 @@ fn bf16_results_are_f32_sums_rounded_once() {
     }
 }
 
-fn check_any_size<T: Float, O: Float>() {
+fn check_any_size<T: Factor, O: Float>() {
     let (one, three) = (cpu(1), cpu(3));
     let mut random = Values(41);
     for _ in 0..150 {

@@ -8,7 +8,7 @@ use super::products::{Part, left_length, multiply_strided};
 use super::{TILE, take};
 use crate::cpu::gemm::kernel::{Kernel, elements_per_word, words};
 use crate::cpu::tile::{Store, Tile};
-use crate::real::Real;
+use crate::float::Float;
 
 /// Words of a row of pairs.
 const PAIRS: usize = TILE / 2;
@@ -158,7 +158,7 @@ impl<'a> Scores<'a> {
 
 /// Words of the elements of two rows, the first one's in the lower halves.
 #[inline(always)]
-fn interleave<T: Real>([first, second]: &[[T; TILE]; 2], words: &mut [f32; TILE]) {
+fn interleave<T: Float>([first, second]: &[[T; TILE]; 2], words: &mut [f32; TILE]) {
     let halves =
         |row: &[T; TILE]| -> [u16; TILE] { bytemuck::cast_slice(row).try_into().expect("pairs of 16 bits") };
     let (first, second) = (halves(first), halves(second));
