@@ -30,14 +30,8 @@ kernel! {
     }
 }
 
-/// y = x, rounded to nearest even where Y is the shorter.
-#[inline(always)]
-fn cast<X: Pack<N>, Y: Pack<N>, const N: usize>(x: Global<X>, y: GlobalMut<Y>, index: usize) {
-    Y::store(y, index, X::load(x, index));
-}
-
 kernel! {
-    /// y[i] = x[i], rounded to nearest even. Moves 6 B per element.
+    /// y[i] = x[i], rounded by [`dither`](crate::dither). Moves 6 B per element.
     pub fn round_f32_to_bf16 { block: BLOCK, grid: count.div_ceil(CHUNK_8), shared: 0 } (
         x: read f32 [count],
         y: write Bf16 [count],
@@ -46,39 +40,14 @@ kernel! {
         cover::<8, BLOCK>(
             count,
             x.is_aligned() && y.is_aligned(),
-            |index| cast::<f32, Bf16, 8>(x, y, index),
-            |index| cast::<f32, Bf16, 1>(x, y, index),
+            |index| {
+                let values = <f32 as Pack<8>>::load(x, index);
+                let rounded = |lane| dither_to_bf16(values[lane], index + lane);
+                y.store_vector(index, Bf16x8(core::array::from_fn(rounded)));
+            },
+            |index| y.store(index, dither_to_bf16(x.load(index), index)),
         );
     }
-}
-
-kernel! {
-    /// y[i] = x[i], rounded by [`dither`](crate::dither). Moves 6 B per element.
-    pub fn round_f32_to_bf16_dithered { block: BLOCK, grid: count.div_ceil(CHUNK_8), shared: 0 } (
-        x: read f32 [count],
-        y: write Bf16 [count],
-        count: scalar u64,
-    ) {
-        cover::<8, BLOCK>(
-            count,
-            x.is_aligned() && y.is_aligned(),
-            |index| dither::<8>(x, y, index),
-            |index| dither::<1>(x, y, index),
-        );
-    }
-}
-
-/// y = x, rounded by dither.
-#[inline(always)]
-fn dither<const N: usize>(x: Global<f32>, y: GlobalMut<Bf16>, index: usize)
-where
-    f32: Pack<N>,
-    Bf16: Pack<N>,
-{
-    let values = <f32 as Pack<N>>::load(x, index);
-    let rounded = |lane| dither_to_bf16(values[lane], index + lane).to_f32();
-    // They are bf16 already: the store rounds nothing.
-    <Bf16 as Pack<N>>::store(y, index, core::array::from_fn(rounded));
 }
 
 kernel! {

@@ -124,7 +124,7 @@ impl Model {
         if let Compute::Bf16(_, copy) = &mut self.compute
             && copy.outdated
         {
-            round::to_bf16_dithered(&self.device, self.weights.view(), copy.values.view_mut())?;
+            round::to_bf16(&self.device, self.weights.view(), copy.values.view_mut())?;
             copy.outdated = false;
         }
         Ok(())

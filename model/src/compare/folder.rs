@@ -129,7 +129,7 @@ impl Unit {
             .map_err(|error| Error::Job(error.to_string()))?;
         let mut hasher = blake3::Hasher::new();
         let recipe = self.recipe.to_toml()?.replace(folder, "");
-        for part in ["cpift-engine unit 1", spec, &fields, &recipe] {
+        for part in ["cpift-engine unit 2", spec, &fields, &recipe] {
             hasher.update(&(part.len() as u64).to_le_bytes());
             hasher.update(part.as_bytes());
         }

@@ -49,7 +49,7 @@ impl RunIdentity {
     pub fn of(recipe: &Recipe, pairs: Option<PairMethod>) -> Result<Self> {
         let settings = json(&without_what_may_differ(recipe))?;
         let pairs = pairs.map_or("", PairMethod::name);
-        Ok(Self { recipe: hash_texts(["cpift-engine run 2", &settings, pairs]), dtype: recipe.model.dtype })
+        Ok(Self { recipe: hash_texts(["cpift-engine run 3", &settings, pairs]), dtype: recipe.model.dtype })
     }
 
     /// Reads what the run folder was begun with, if it says.
@@ -93,7 +93,7 @@ pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) 
     let settings = json(&(recipe.seed, &recipe.model, &probe, steps, &task))?;
     let is_read = |file: &&InputFile| file.role.trains(&task.name) || !file.role.is_of_task();
     let files = texts_of(inputs.iter().filter(is_read));
-    let settings = ["cpift-engine probe 3", settings.as_str()];
+    let settings = ["cpift-engine probe 4", settings.as_str()];
     Ok(hash_texts(settings.into_iter().chain(files.iter().map(String::as_str))))
 }
 
@@ -128,7 +128,7 @@ pub fn different_recipe(path: &Path, earlier: &str, now: &str) -> Error {
             now.trim()
         ),
         None => format!(
-            "the run was begun with another recipe, as {IDENTITY} beside it has it: undo the change, or start a new run"
+            "the run was begun with another recipe or by another version of cpift-engine, as {IDENTITY} beside it has it: undo the change, or start a new run"
         ),
     };
     Error::format(path, reason)

@@ -174,7 +174,7 @@ fn three_steps(
     ]
 }
 
-/// Ten updates of a fifth of what half a unit of bf16 is, all in one direction: rounded to nearest, the copies of most
+/// Ten updates of a twelfth of half a unit of bf16, all in one direction: rounded to nearest, the copies of most
 /// weights do not move; by dither, their mean moves as the weights'.
 #[test]
 fn the_copy_follows_updates_that_are_smaller_than_its_units() {

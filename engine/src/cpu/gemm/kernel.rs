@@ -104,8 +104,8 @@ impl<'a, const R: usize, const ROW: usize, const WORD: usize> StridedPanel<'a, R
             move |word| {
                 #[inline(always)]
                 move |row| {
-                    debug_assert!(row < R);
-                    // SAFETY: the last word of the last row lies inside, as `new` checked.
+                    assert!(row < R);
+                    // SAFETY: the last word of row R - 1 lies inside, as `new` checked, and the row is not beyond it.
                     unsafe { *self.words.get_unchecked(row * ROW + word * WORD) }
                 }
             },

@@ -7,7 +7,7 @@
 
 use std::cmp::Reverse;
 use std::ops::Range;
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::products::{Part, left_length, multiply, pack_left, pack_right, right_length};
 use super::scores::{Scores, Use};
@@ -92,7 +92,10 @@ impl<T: Real> Task<T> for Backward<'_, T> {
                         let mut scratch = Scratch::new::<K>(shape, memory);
                         kernel.run(
                             #[inline(always)]
-                            || pass.tile(kernel, &works[index], &mut scratch, &sums, &turns),
+                            || {
+                                let _guard = turns.guard();
+                                pass.tile(kernel, &works[index], &mut scratch, &sums, &turns);
+                            },
                         );
                     });
                 });
@@ -106,18 +109,39 @@ struct Turns {
     /// Tiles of queries that have added, `[key/value heads, tiles of keys]`.
     added: Vec<AtomicUsize>,
     tiles: usize,
+    /// That a thread has panicked, for whose turn others would wait for ever.
+    panicked: AtomicBool,
+}
+
+/// Says so when its thread panics.
+struct PanicGuard<'a>(&'a AtomicBool);
+
+impl Drop for PanicGuard<'_> {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            self.0.store(true, Ordering::Release);
+        }
+    }
 }
 
 impl Turns {
     fn new(kv_heads: usize, tiles: usize) -> Self {
-        Self { added: std::iter::repeat_with(AtomicUsize::default).take(kv_heads * tiles).collect(), tiles }
+        let added = std::iter::repeat_with(AtomicUsize::default).take(kv_heads * tiles).collect();
+        Self { added, tiles, panicked: AtomicBool::new(false) }
+    }
+
+    /// To be held while a thread computes a tile of queries.
+    fn guard(&self) -> PanicGuard<'_> {
+        PanicGuard(&self.panicked)
     }
 
     /// Returns when the tile of queries of `work` is the next that sees the tile of keys `tile`: every one from that tile
     /// on does, up to the last.
     fn wait(&self, work: &Work, tile: usize) {
         let added = &self.added[work.kv_head * self.tiles + tile];
-        wait_until(|| added.load(Ordering::Acquire) == work.tile - tile);
+        let is_next = || added.load(Ordering::Acquire) == work.tile - tile;
+        wait_until(|| is_next() || self.panicked.load(Ordering::Acquire));
+        assert!(is_next(), "another thread has panicked in this operation");
     }
 
     /// Passes the turn on.
