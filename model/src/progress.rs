@@ -255,7 +255,7 @@ pub struct StepReport {
     pub part: String,
     /// The step just made, counted from 1.
     #[serde(rename = "step")]
-    pub index: u64,
+    pub number: u64,
     /// Steps in all.
     pub steps: u64,
     /// Mean negative log-likelihood per supervised token of the step, in nats.

@@ -129,7 +129,7 @@ impl Trainer {
         Ok(StepReport {
             stage: step.stage,
             part: String::new(),
-            index: step.index + 1,
+            number: step.index + 1,
             steps: step.schedule_steps,
             loss,
             task_losses: with_tokens

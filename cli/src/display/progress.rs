@@ -162,7 +162,7 @@ fn samples(step: &StepReport) -> String {
     };
     let scores: Vec<String> = step.evaluation.iter().map(score).collect();
     let seconds = duration(step.evaluation_seconds);
-    format!("after step {} (measured in {seconds}): {}", grouped(step.index), scores.join(" · "))
+    format!("after step {} (measured in {seconds}): {}", grouped(step.number), scores.join(" · "))
 }
 
 /// A row fit for a terminal: no control characters, not endless, supervised parts coloured.
@@ -339,7 +339,7 @@ mod tests {
         StepReport {
             stage: TrainingStage::Probe,
             part: "sort".to_owned(),
-            index: number,
+            number,
             steps,
             loss: 4.0 / number as f64,
             task_losses: Vec::new(),

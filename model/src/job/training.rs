@@ -130,7 +130,7 @@ impl Session<'_> {
             let mut report = made.map_err(|error| explain(error, part, state.step, &batches))?;
             state.step += 1;
             report.part = training.part.to_owned();
-            (report.index, report.steps) = (state.step, span.total);
+            (report.number, report.steps) = (state.step, span.total);
             (report.phase, report.frozen) = (1 + index as u64, frozen);
             self.finish_step(training, index, span, key, state, report)?;
         }
