@@ -39,7 +39,7 @@ impl Observer for Listener {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Notice(text) => self.notices.push(text.to_owned()),
-            Event::EvaluationProgress { column, .. } if column.to_string().starts_with("joint") => {
+            Event::EvaluationProgress { model, .. } if model.to_string().starts_with("joint") => {
                 self.evaluations += 1
             }
             Event::Step(_) => self.steps += 1,
