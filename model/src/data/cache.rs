@@ -36,7 +36,7 @@ pub enum CacheUse {
 }
 
 /// Changes whenever tokenisation or the format does.
-const MAGIC: &[u8; 8] = b"cpiftok8";
+const MAGIC: &[u8; 8] = b"cpiftok9";
 
 /// Tokens after which a piece ends: about a second of tokenising.
 const PIECE_TOKENS: usize = 1 << 20;
