@@ -109,7 +109,7 @@ impl Pieces {
         if !reader.body.is_empty() {
             return None;
         }
-        let content = content.get_or_insert_with(|| TokenizedRows::new(stats.shape));
+        let content = content.get_or_insert_with(|| TokenizedRows::new(stats.format));
         content.stats = stats;
         content.skipped.extend(lengths);
         rows.into_iter().for_each(|(row, hash, full_length)| content.push(row, hash, full_length));
