@@ -12,7 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::Summary;
 use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
-pub use column::{Column, UnknownColumn};
+pub use column::{Column, Measured, UnknownColumn};
 pub use score::{SampleScore, Score, grouped, perplexity_text};
 pub use table::{JobReport, TaskScores};
 pub use training::{TrainingStage, UnknownStage};
@@ -76,7 +76,7 @@ pub enum Event<'a> {
     /// How far the evaluation of one model on one task is.
     EvaluationProgress {
         /// Which model.
-        column: &'a Column,
+        model: Measured<'a>,
         /// The task.
         task: &'a str,
         /// How far.
@@ -255,7 +255,7 @@ pub struct StepReport {
     pub part: String,
     /// The step just made, counted from 1.
     #[serde(rename = "step")]
-    pub index: u64,
+    pub number: u64,
     /// Steps in all.
     pub steps: u64,
     /// Mean negative log-likelihood per supervised token of the step, in nats.

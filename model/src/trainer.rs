@@ -11,7 +11,7 @@ use crate::error::{Error, Result};
 use crate::machine;
 use crate::model::Model;
 use crate::progress::{StepReport, TaskShare, TrainingStage};
-use crate::recipe::{Method, TrainSettings};
+use crate::recipe::TrainSettings;
 
 /// Everything a training step reads and writes, allocated once and used for one fine-tune after the other.
 pub struct Trainer {
@@ -30,6 +30,8 @@ pub struct Trainer {
 /// One step to make.
 #[derive(Debug, Clone, Copy)]
 pub struct Step<'a> {
+    /// What is trained, as the report names it.
+    pub stage: TrainingStage,
     /// Settings of the fine-tune.
     pub settings: &'a TrainSettings,
     /// Its place on the schedule, from 0.
@@ -125,10 +127,9 @@ impl Trainer {
         let mean_length = tokens.div_ceil(documents.max(1));
         let with_tokens = sources.iter().zip(&losses).filter(|(_, loss)| loss.tokens > 0);
         Ok(StepReport {
-            // Whoever trains in stages says which.
-            stage: TrainingStage::Method(Method::default()),
+            stage: step.stage,
             part: String::new(),
-            index: step.index + 1,
+            number: step.index + 1,
             steps: step.schedule_steps,
             loss,
             task_losses: with_tokens

@@ -1,9 +1,10 @@
 //! Models and data by their names on the hub.
 
 use std::fs;
+use std::io::Read;
 use std::path::{Path, PathBuf};
 use std::process::{Child, Command, Output, Stdio};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use cpift_model::Checkpoint;
 use cpift_tests::hub::{Fault, FaultKind, HubServer, MIRROR};
@@ -128,11 +129,14 @@ fn an_interrupt_in_a_download_keeps_what_has_come() {
     }
 }
 
-/// The only partial file of a cache, once a process has written so many bytes to it.
+/// The only partial file of a cache, once a process has written so many bytes to it. A process that does not get there
+/// in a minute is ended, and the test fails with what it said.
 #[cfg(unix)]
 fn partial_file(child: &mut Child, cache: &Path, length: usize) -> PathBuf {
     let blobs = cache.join("hub/models--org--name/blobs");
-    loop {
+    let started = Instant::now();
+    let is_running = |child: &mut Child| child.try_wait().unwrap().is_none();
+    while is_running(child) && started.elapsed() < Duration::from_secs(60) {
         let entries = fs::read_dir(&blobs).into_iter().flatten().map(|entry| entry.unwrap().path());
         let mut partial =
             entries.filter(|path| path.extension().is_some_and(|ending| ending == "incomplete"));
@@ -140,9 +144,13 @@ fn partial_file(child: &mut Child, cache: &Path, length: usize) -> PathBuf {
         if let Some(path) = partial.find(is_long) {
             return path;
         }
-        assert!(child.try_wait().unwrap().is_none(), "the command ended before it could be stopped");
         std::thread::sleep(Duration::from_millis(1));
     }
+    // Fails only where it has ended, and then has said all that it says.
+    let _ = child.kill();
+    let mut said = String::new();
+    child.stderr.take().unwrap().read_to_string(&mut said).unwrap();
+    panic!("no partial file of {length} bytes:\n{said}");
 }
 
 #[test]

@@ -23,7 +23,7 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
     let mut line = |name: &str, value: String| {
         let _ = writeln!(text, "  {name:<11} {value}");
     };
-    let kind = match summary.shape {
+    let kind = match summary.format {
         RowFormat::Completion => "prompt and answer as texts",
         RowFormat::Messages => "messages for the chat template",
         RowFormat::Instruction => "an instruction in Alpaca's form and its answer",

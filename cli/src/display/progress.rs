@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use cpift_model::progress::{
-    Column, EvaluationProgress, Event, Observer, Plan, SampleScore, Score, StepReport,
+    Column, EvaluationProgress, Event, Measured, Observer, Plan, SampleScore, Score, StepReport,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -119,7 +119,7 @@ impl Progress {
     }
 
     /// Between two steps an evaluation shows in the bar of the training.
-    fn evaluating(&mut self, progress: EvaluationProgress, column: &Column, task: &str) {
+    fn evaluating(&mut self, progress: EvaluationProgress, model: Measured<'_>, task: &str) {
         if let Some(evaluation) = &mut self.evaluation {
             return evaluation.update(progress);
         }
@@ -127,7 +127,7 @@ impl Progress {
             let EvaluationProgress { done, rows, .. } = progress;
             bar.set_message(format!(
                 "evaluating {} on {}: {done} of {rows} rows",
-                visible(&column.to_string()),
+                visible(&model.to_string()),
                 visible(task)
             ));
         }
@@ -162,7 +162,7 @@ fn samples(step: &StepReport) -> String {
     };
     let scores: Vec<String> = step.evaluation.iter().map(score).collect();
     let seconds = duration(step.evaluation_seconds);
-    format!("after step {} (measured in {seconds}): {}", grouped(step.index), scores.join(" · "))
+    format!("after step {} (measured in {seconds}): {}", grouped(step.number), scores.join(" · "))
 }
 
 /// A row fit for a terminal: no control characters, not endless, supervised parts coloured.
@@ -200,7 +200,7 @@ impl Observer for Progress {
             Event::Step(step) => self.step(step),
             Event::TrainingFinished { .. } => self.finish_training(),
             Event::EvaluationStarted { column, task } => self.begin_evaluation(column, task),
-            Event::EvaluationProgress { progress, column, task } => self.evaluating(progress, column, task),
+            Event::EvaluationProgress { progress, model, task } => self.evaluating(progress, model, task),
             Event::Evaluated { column, task, score } => self.evaluated(column, task, score),
             Event::StageReused { stage, part } => {
                 let name = format!("{} {}", stage.name(), visible(part));
@@ -339,7 +339,7 @@ mod tests {
         StepReport {
             stage: TrainingStage::Probe,
             part: "sort".to_owned(),
-            index: number,
+            number,
             steps,
             loss: 4.0 / number as f64,
             task_losses: Vec::new(),

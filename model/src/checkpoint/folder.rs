@@ -109,12 +109,16 @@ fn describe_without_config(folder: &Path) -> Option<String> {
         return Some("looks like a run folder: its model is in the folder `final` inside".to_owned());
     }
     let names = file_names(folder);
-    match OtherWeights::find(&names) {
-        Some(other @ (OtherWeights::Gguf(_) | OtherWeights::Publisher(_))) => return Some(other.describe()),
-        Some(OtherWeights::Pickled(_)) | None => {}
+    let other = OtherWeights::find(&names);
+    if let Some(OtherWeights::Gguf(_) | OtherWeights::Publisher(_)) = other {
+        return other.map(OtherWeights::describe);
     }
-    let inside = names.iter().find(|name| folder.join(name).join("config.json").is_file())?;
-    Some(format!("has no config.json; the folder `{inside}` inside it has one: give that"))
+    if let Some(inside) = names.iter().find(|name| folder.join(name).join("config.json").is_file()) {
+        return Some(format!("has no config.json; the folder `{inside}` inside it has one: give that"));
+    }
+    // Where there are safetensors as well, nothing but the configuration is missing.
+    let has_weights = names.iter().any(|name| [SINGLE_FILE, INDEX_FILE].contains(&name.as_str()));
+    other.filter(|_| !has_weights).map(OtherWeights::describe)
 }
 
 /// Opens the safetensors files of a folder. What an index says of a tensor of the layout must be so.

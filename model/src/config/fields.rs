@@ -225,9 +225,9 @@ impl<'a> Fields<'a> {
             }
         }
         for (key, nearest) in misspelt {
+            let (key, nearest) = (self.name(&key), self.name(nearest));
             self.notice(format!(
-                "`{prefix}{key}` is not read; `{prefix}{nearest}`, which is, is missing and takes its default",
-                prefix = self.prefix
+                "`{key}` is not read; `{nearest}`, which is, is missing and takes its default"
             ));
         }
     }

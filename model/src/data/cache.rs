@@ -36,7 +36,7 @@ pub enum CacheUse {
 }
 
 /// Changes whenever tokenisation or the format does.
-const MAGIC: &[u8; 8] = b"cpiftok8";
+const MAGIC: &[u8; 8] = b"cpiftok9";
 
 /// Tokens after which a piece ends: about a second of tokenising.
 const PIECE_TOKENS: usize = 1 << 20;
@@ -109,7 +109,7 @@ impl Pieces {
         if !reader.body.is_empty() {
             return None;
         }
-        let content = content.get_or_insert_with(|| TokenizedRows::new(stats.shape));
+        let content = content.get_or_insert_with(|| TokenizedRows::new(stats.format));
         content.stats = stats;
         content.skipped.extend(lengths);
         rows.into_iter().for_each(|(row, hash, full_length)| content.push(row, hash, full_length));

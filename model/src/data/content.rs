@@ -28,7 +28,8 @@ pub struct InvalidRow {
 /// What is known of the records read so far, beside their rows.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
 pub(crate) struct ReadStats {
-    pub shape: RowFormat,
+    #[serde(rename = "shape")]
+    pub format: RowFormat,
     /// Records read.
     pub records: usize,
     /// Records with a row that is used: one may become several rows.
@@ -58,10 +59,10 @@ pub(crate) struct TokenizedRows {
 }
 
 impl TokenizedRows {
-    /// No rows of a shape.
-    pub fn new(shape: RowFormat) -> Self {
+    /// No rows of a format.
+    pub fn new(format: RowFormat) -> Self {
         let stats = ReadStats {
-            shape,
+            format,
             records: 0,
             used: 0,
             invalid: 0,
@@ -112,10 +113,10 @@ impl TokenizedRows {
 
     /// Divides the rows: those with a flag go, with what is known of each, into a content of their own.
     pub fn divide(self, is_moved: &[bool]) -> (Self, Self) {
-        let mut moved = Self::new(self.stats.shape);
+        let mut moved = Self::new(self.stats.format);
         let lengths = self.full_lengths();
         let (notices, skipped) = (self.notices, self.skipped);
-        let mut rest = Self { stats: self.stats, notices, skipped, ..Self::new(moved.stats.shape) };
+        let mut rest = Self { stats: self.stats, notices, skipped, ..Self::new(moved.stats.format) };
         let rows = self.rows.into_iter().zip(self.hashes).zip(lengths);
         for (((row, hash), length), is_moved) in rows.zip(is_moved) {
             if *is_moved { &mut moved } else { &mut rest }.push(row, hash, length);

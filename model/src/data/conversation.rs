@@ -5,7 +5,7 @@ use std::ops::Range;
 use super::message::is_answer;
 use super::message_forms::Chat;
 use super::messages::Conversation;
-use super::notice::{MOST_ROWS, Notice};
+use super::notice::Notice;
 use super::tokenize::{Row, RowMaker};
 use super::{Position, omissions, turns};
 use crate::chat_template::ChatTemplate;
@@ -15,6 +15,9 @@ use crate::recipe::Learn;
 
 /// Bytes before a turn that decide how its beginning is tokenised: more than the longest tokens have.
 const LOOKBACK: usize = 512;
+
+/// Most rows of one conversation: each takes a rendering of it.
+const MOST_ROWS: usize = 64;
 
 impl RowMaker<'_> {
     /// A conversation is rendered once, whole. Where the template marks what the assistant writes, that is
@@ -39,7 +42,7 @@ impl RowMaker<'_> {
         while !changed.is_empty() {
             let part = conversation.up_to(&changed);
             if rows.len() == MOST_ROWS {
-                noticed.push(Notice::TooManyRows);
+                noticed.push(Notice::TooManyRows(MOST_ROWS));
                 break;
             }
             match self.rendered(position, template, &part, &mut noticed) {

@@ -29,7 +29,7 @@ impl Dataset {
     ///
     /// # Errors
     /// Names the file, and the line or row where there is one: not of a form that is known, no answer, another
-    /// shape than the first row's, no supervised token; no rows at all; all rows too long; `messages` without a chat
+    /// format than the first row's, no supervised token; no rows at all; all rows too long; `messages` without a chat
     /// template.
     pub fn load(
         files: &[PathBuf],
@@ -141,8 +141,8 @@ impl Dataset {
     }
 
     /// What the rows become.
-    pub fn shape(&self) -> RowFormat {
-        self.content.stats.shape
+    pub fn format(&self) -> RowFormat {
+        self.content.stats.format
     }
 
     /// Rows that did not fit.
@@ -268,7 +268,7 @@ impl Dataset {
 
     /// True when rows have a prompt to answer, so that greedy answers can be compared.
     pub fn has_prompts(&self) -> bool {
-        self.shape() != RowFormat::Text
+        self.format() != RowFormat::Text
     }
 
     /// Tokens at which generation of answers to this data ends: the tokenizer's, and those that end the

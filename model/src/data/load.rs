@@ -134,8 +134,8 @@ fn tokenize(
     let mut records = Records::new(files);
     let mut block = records.next_block()?;
     let reader = reader_of(&block, files, tokenizer, settings)?;
-    let shape = reader.shape();
-    let templates = if shape == RowFormat::Messages { Some(tokenizer.chat_templates()?) } else { None };
+    let format = reader.format();
+    let templates = if format == RowFormat::Messages { Some(tokenizer.chat_templates()?) } else { None };
     let maker = RowMaker::new(tokenizer, templates.as_ref(), settings);
     let shots = settings
         .shots
@@ -163,7 +163,7 @@ fn tokenize(
             block = records.next_block()?;
         }
     }
-    let mut content = earlier.unwrap_or_else(|| TokenizedRows::new(shape));
+    let mut content = earlier.unwrap_or_else(|| TokenizedRows::new(format));
     let limit = settings.limit.unwrap_or(usize::MAX);
     while !block.is_empty() && content.stats.used < limit {
         if let Some(only) = only {
@@ -239,7 +239,7 @@ fn reader_of(
 /// A notice when no whole row ends with a token that ends generation: a model that learns these answers does not
 /// learn to stop.
 fn endless(content: &TokenizedRows, tokenizer: &Tokenizer) -> Option<FileNotice> {
-    if content.stats.shape == RowFormat::Text || content.counts().truncated > 0 {
+    if content.stats.format == RowFormat::Text || content.counts().truncated > 0 {
         return None;
     }
     let ends = |row: &Row| {
@@ -260,7 +260,7 @@ fn only_ends(
     settings: &DataSettings,
 ) -> Result<Option<FileNotice>> {
     // A text of one token is learnt as far as it can be.
-    if content.stats.shape == RowFormat::Text {
+    if content.stats.format == RowFormat::Text {
         return Ok(None);
     }
     let is_only_end = |row: &&Row| {

@@ -1,7 +1,8 @@
 //! Data: files to rows of tokens, and rows to the batches of each step.
 //!
-//! Rows are read by their fields, and become one of four shapes ([`RowFormat`]). The prompt's tokens are those that generation will see, and the
-//! answer's those that follow them in a text of both; only the answer is supervised, with the token that ends it.
+//! Rows are read by their fields (`RowSchema`), and become rows of one of four formats ([`RowFormat`]). The prompt's
+//! tokens are those that generation will see, and the answer's those that follow them in a text of both; only the answer
+//! is supervised, with the token that ends it.
 
 mod cache;
 mod content;

@@ -8,9 +8,6 @@ use serde::{Deserialize, Serialize};
 
 use super::{Position, Unit};
 
-/// Most rows of one conversation: each takes a rendering of it.
-pub(super) const MOST_ROWS: usize = 64;
-
 /// Something about a row that its owner might not expect.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 pub enum Notice {
@@ -79,8 +76,8 @@ pub enum Notice {
     Expanded,
     /// A template's marks that leave out what ends the turn.
     UnmarkedEnd,
-    /// More answers that the template changes than one conversation becomes rows.
-    TooManyRows,
+    /// More answers that the template changes than one conversation becomes rows: so many at most.
+    TooManyRows(usize),
     /// So many kinds of notices that are not kept.
     MoreKinds(usize),
 }
@@ -110,9 +107,9 @@ impl fmt::Display for Notice {
                 let role = role.escape_debug();
                 write!(formatter, "the chat template leaves out a message of the role `{role}`")
             }
-            Self::TooManyRows => write!(
+            Self::TooManyRows(most) => write!(
                 formatter,
-                "a conversation becomes at most {MOST_ROWS} rows, one for each answer that the chat template changes \
+                "a conversation becomes at most {most} rows, one for each answer that the chat template changes \
                  once others follow: its first answers are not learnt"
             ),
             Self::MoreKinds(count) => {
@@ -192,7 +189,7 @@ impl Notice {
                 "the chat template changes earlier answers once others follow: each is learnt in a row of its own, \
                  as it would be generated (task.learn = \"last\" learns the last only)"
             }
-            Self::TooManyRows => "a conversation becomes too many rows: its first answers are not learnt",
+            Self::TooManyRows(_) => "a conversation becomes too many rows: its first answers are not learnt",
             Self::MoreKinds(_) => "more kinds of notices are not listed",
             Self::UnmarkedEnd => {
                 "the chat template's `generation` marks leave out what ends the last turn: it is not learnt"

@@ -27,7 +27,7 @@ pub(super) struct Fields {
 pub(super) enum PromptFormat {
     /// One behind the other, as they are.
     Plain,
-    /// In the form of [`instruction_prompt`].
+    /// In the format of [`instruction_prompt`].
     Alpaca,
     /// `Question: …`, and in the next line `Answer: …`.
     QuestionAnswer,
@@ -105,7 +105,7 @@ impl PromptCompletion {
     }
 }
 
-/// The prompt of an instruction row, in Alpaca's form:
+/// The prompt of an instruction row, in Alpaca's format:
 ///
 /// ```text
 /// Below is an instruction that describes a task, paired with an input that provides further context. Write a response that appropriately completes the request.

@@ -127,7 +127,7 @@ impl<'a> PromptMaker<'a> {
     }
 
     /// The prompts of a file, and what a person should know about them, a line each. The lines of a file whose name
-    /// ends in `.txt` are texts; other files have rows with `prompt` or `messages`, or of the forms that are learnt
+    /// ends in `.txt` are texts; other files have rows with `prompt` or `messages`, or of the formats that are learnt
     /// from, whose answer is left out.
     ///
     /// # Errors

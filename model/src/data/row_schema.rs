@@ -233,7 +233,7 @@ impl RowSchema {
         Self::recognise(row)?;
         let fields: Vec<String> = required.iter().map(|(_, field)| format!("`{field}`")).collect();
         Err(format!(
-            "has not the fields of the first row ({}): every row of a file has the same shape",
+            "has not the fields of the first row ({}): every row of a file has the same format",
             fields.join(" and ")
         ))
     }

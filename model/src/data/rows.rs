@@ -20,7 +20,7 @@ pub enum RowFormat {
     Completion,
     /// Conversations that the chat template writes.
     Messages,
-    /// As [`Self::Completion`], the prompt in the form of [`instruction_prompt`].
+    /// As [`Self::Completion`], the prompt in the format of [`instruction_prompt`].
     Instruction,
     /// A text of which all is learnt.
     Text,
@@ -50,7 +50,7 @@ impl RowReader {
     }
 
     /// What the rows become.
-    pub fn shape(&self) -> RowFormat {
+    pub fn format(&self) -> RowFormat {
         match &self.schema {
             _ if self.chat => RowFormat::Messages,
             RowSchema::Text { .. } => RowFormat::Text,

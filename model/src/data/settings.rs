@@ -32,7 +32,7 @@ pub struct DataSettings {
     pub special_tokens: SpecialTokens,
     /// Which answers of a conversation are learnt.
     pub learn: Learn,
-    /// Whether prompts and answers become messages; what the form of the rows suggests where it is not set.
+    /// Whether prompts and answers become messages; what the schema of the rows suggests where it is not set.
     pub chat: Option<bool>,
     /// Jinja templates that make a row's parts from its fields.
     pub prompt: Option<String>,

@@ -10,7 +10,8 @@ pub struct Summary {
     /// Its files.
     pub files: Vec<std::path::PathBuf>,
     /// What its rows become.
-    pub shape: RowFormat,
+    #[serde(rename = "shape")]
+    pub format: RowFormat,
     /// Rows that can be used, those longer than `max_length` among them.
     pub rows: usize,
     /// Those of them that are left out because they are too long.
@@ -112,7 +113,7 @@ impl Dataset {
         let also_trained = self.notices().iter().find(|notice| notice.notice == Notice::AlsoTrained);
         Summary {
             files: self.files().to_vec(),
-            shape: self.shape(),
+            format: self.format(),
             rows: self.len() + too_long,
             skipped: too_long,
             tokens: self.tokens(),

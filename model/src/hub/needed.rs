@@ -165,7 +165,7 @@ fn describe_other(repository: &Repository, files: &[String]) -> String {
             "has only {name}; save the model as safetensors and give that folder: in Python, \
              `AutoModelForCausalLM.from_pretrained(\"{repository}\").save_pretrained(FOLDER)`"
         ),
-        None if has(files, PICKLED_FILE) => format!(
+        Some(OtherWeights::Publisher(_)) | None if has(files, PICKLED_FILE) => format!(
             "has its adapter only as {PICKLED_FILE}: merge it into its base in Python and give that folder"
         ),
         Some(OtherWeights::Publisher(name)) => format!(
@@ -239,11 +239,13 @@ mod tests {
         let refuse = |files: &[&str], parts| {
             require_model(&repository, &names(files), parts).err().map(|error| error.to_string())
         };
-        let cases: [(&[&str], &str); 6] = [
+        let cases: [(&[&str], &str); 8] = [
             (&["name.Q4_K.gguf"], "holds a GGUF model (name.Q4_K.gguf)"),
             (&["config.json", "pytorch_model.bin"], "has only pytorch_model.bin"),
             (&["config.json", "pytorch_model-00001-of-2.bin"], "has only pytorch_model-00001-of-2.bin"),
             (&["params.json", "consolidated.00.pth"], "publisher's own format"),
+            (&["params.json", "pytorch_model.bin"], "has only pytorch_model.bin"),
+            (&["params.json", "adapter_model.bin"], "has its adapter only as adapter_model.bin"),
             (
                 &["config.json", "tokenizer.json"],
                 "neither model.safetensors nor model.safetensors.index.json",

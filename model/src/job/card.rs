@@ -80,7 +80,7 @@ fn gather<'a>(job: &'a Job, report: &'a JobReport) -> Result<CardFacts<'a>> {
     let tasks = &job.inputs.tasks;
     let task_models = job.recipe.task.iter().filter_map(|task| task.model.as_deref());
     let data = tasks.iter().flat_map(|task| [Some(&task.train), task.eval.as_ref()]).flatten();
-    let has_messages = tasks.iter().any(|task| task.train.shape() == RowFormat::Messages);
+    let has_messages = tasks.iter().any(|task| task.train.format() == RowFormat::Messages);
     let record: Option<RunRecord> = read_json(&job.out.join(RUN))?;
     Ok(CardFacts {
         name: out.file_name().map_or("model".into(), |name| name.to_string_lossy().into_owned()),

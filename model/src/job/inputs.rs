@@ -255,7 +255,7 @@ fn open_task(
         if folder.join("tokenizer.json").is_file() {
             let other = Tokenizer::from_folder(folder)?;
             tokenizer.check_same(&other)?;
-            if train.shape() == RowFormat::Messages && !tokenizer.has_template_of(&other) {
+            if train.format() == RowFormat::Messages && !tokenizer.has_template_of(&other) {
                 train.add_notice(Notice::OtherTemplate(folder.display().to_string()));
             }
         }

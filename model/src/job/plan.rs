@@ -14,6 +14,7 @@ use crate::machine;
 use crate::model::Model;
 use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingKind, TrainingPlan};
 use crate::recipe::{Backbone, Conflict, Method, Recipe, TrainSettings};
+use crate::score::Scoring;
 use crate::stages::merge::Merge;
 use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Transformer};
 
@@ -103,13 +104,23 @@ fn most_documents(recipe: &Recipe, inputs: &Inputs, max_tokens: usize) -> usize 
     let together = trainings_settings(recipe).into_iter().map(batch_size).max().unwrap_or(1);
     let packs = trainings_settings(recipe).iter().any(|settings| settings.pack);
     let trained = inputs.tasks.iter().filter(|_| packs).flat_map(|task| task.train.rows());
+    let packed = count_repeated(trained.map(|row| row.tokens.len()), max_tokens);
     let measured = inputs.tasks.iter().filter_map(|task| task.eval.as_deref()).flat_map(Dataset::rows);
-    let answered = inputs.tasks.iter().filter(|task| task.answers.is_some());
-    let prompts = answered.filter_map(|task| task.eval.as_deref()).flat_map(Dataset::rows);
-    let lengths = trained.chain(measured).map(|row| row.tokens.len());
-    let packed = count_shortest(lengths.collect(), max_tokens);
-    let prompts = count_shortest(prompts.map(|row| row.prompt().len()).collect(), max_tokens);
-    together.max(packed).max(prompts)
+    let measured = count_shortest(measured.map(|row| row.tokens.len()).collect(), max_tokens);
+    let prompt_length = |row: &Row| row.prompt().len();
+    let evaluations =
+        inputs.tasks.iter().filter_map(|task| Some((task.eval.as_deref()?, task.answers.as_ref()?)));
+    let prompts = evaluations.clone().flat_map(|(eval, _)| eval.rows());
+    let prompts = count_shortest(prompts.map(prompt_length).collect(), max_tokens);
+    // Each option of a row is a document, which the prompt begins.
+    let chosen = evaluations.filter(|(_, answers)| answers.scoring == Scoring::Choice);
+    let options = count_repeated(chosen.flat_map(|(eval, _)| eval.rows()).map(prompt_length), max_tokens);
+    together.max(packed).max(measured).max(prompts).max(options)
+}
+
+/// How many documents come to `limit` at most, where each of these lengths may occur any number of times.
+fn count_repeated(lengths: impl Iterator<Item = usize>, limit: usize) -> usize {
+    lengths.min().map_or(0, |shortest| limit / shortest.max(1))
 }
 
 /// How many of these lengths, the shortest first, come to `limit` at most.
@@ -426,7 +437,7 @@ pub fn check_run_folder(folder: &Path, plan: &Plan) -> Result<()> {
 
 #[cfg(test)]
 mod tests {
-    use super::{count_shortest, split_evenly};
+    use super::{count_repeated, count_shortest, split_evenly};
 
     #[test]
     fn as_many_documents_as_fit_are_counted_shortest_first() {
@@ -434,6 +445,15 @@ mod tests {
         assert_eq!(count_shortest(vec![9, 1, 4, 2], 6), 2);
         assert_eq!(count_shortest(vec![9, 10], 3), 0);
         assert_eq!(count_shortest(vec![], 3), 0);
+    }
+
+    #[test]
+    fn the_shortest_document_may_be_all_that_a_batch_holds() {
+        assert_eq!(count_repeated([9, 2, 4].into_iter(), 7), 3);
+        assert_eq!(count_repeated([9, 2, 4].into_iter(), 8), 4);
+        assert_eq!(count_repeated([9, 10].into_iter(), 3), 0);
+        assert_eq!(count_repeated([0].into_iter(), 3), 3, "a document has a token at least");
+        assert_eq!(count_repeated([].into_iter(), 3), 0);
     }
 
     #[test]

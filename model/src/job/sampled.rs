@@ -9,7 +9,7 @@ use super::training::Training;
 use crate::data::Dataset;
 use crate::error::Result;
 use crate::evaluation::{Request, RowScores};
-use crate::progress::{Column, Event, SampleScore, Score, StepReport};
+use crate::progress::{Column, Event, Measured, SampleScore, Score, StepReport};
 use crate::recipe::Keep;
 
 /// A task with its rows to evaluate on, where there are some.
@@ -44,7 +44,7 @@ impl Session<'_> {
             }
             self.check_stop(&format!("before evaluating {column} on {}", task.name))?;
             self.observer.event(Event::EvaluationStarted { column: &sampled, task: &task.name });
-            let score = self.measure_sample(task, eval, &sampled)?;
+            let score = self.measure_sample(task, eval, Measured::Column(&sampled))?;
             self.observer.event(Event::Evaluated { column: &sampled, task: &task.name, score: &score });
             self.keep_score(&sampled, &task.name, score)?;
         }
@@ -89,10 +89,10 @@ impl Session<'_> {
         let job = self.job;
         let tasks =
             job.inputs.tasks.iter().filter(|task| training.part.is_empty() || training.part == task.name);
-        let column = Column::Training { stage: training.stage, part: training.part.to_owned() };
+        let in_training = Measured::Training { stage: training.stage, part: training.part };
         let mut scores = Vec::new();
         for (task, eval) in tasks.filter_map(measured) {
-            let score = self.measure_sample(task, eval, &column)?;
+            let score = self.measure_sample(task, eval, in_training)?;
             scores.push(SampleScore { task: task.name.clone(), score });
         }
         self.alarm(&scores, state, &training.name());
@@ -104,11 +104,11 @@ impl Session<'_> {
         Ok(())
     }
 
-    fn measure_sample(&mut self, task: &Task, dataset: &Dataset, column: &Column) -> Result<Score> {
+    fn measure_sample(&mut self, task: &Task, dataset: &Dataset, measured: Measured<'_>) -> Result<Score> {
         let answers = task.answers.as_ref().filter(|_| self.job.recipe.evaluate.answers);
         let tokenizer = &self.job.inputs.tokenizer;
         let request = Request { dataset, tokenizer, rows: Some(&task.evaluation_sample), answers };
-        Ok(self.measure(column, &task.name, &request)?.score())
+        Ok(self.measure(measured, &task.name, &request)?.score())
     }
 
     /// Says at once which tasks have become worse than the base, each once in a training.

@@ -23,7 +23,7 @@ use crate::files::{
     self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, read_json, require_free_space,
 };
 use crate::metrics::Metrics;
-use crate::progress::{Column, Event, JobReport, Observer, Score, TaskScores};
+use crate::progress::{Column, Event, JobReport, Measured, Observer, Score, TaskScores};
 use crate::recipe::{Stage, TrainSettings};
 use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
@@ -239,12 +239,13 @@ impl<'a> Session<'a> {
             self.observer.event(Event::EvaluationStarted { column, task: &task.name });
             let tokenizer = &job.inputs.tokenizer;
             let request = Request { dataset: eval, tokenizer, rows: None, answers: task.answers.as_ref() };
-            let scored = self.measure(column, &task.name, &request).inspect_err(|error| {
-                if matches!(error, Error::Interrupted { .. }) {
-                    // The stop stands, whether or not the time is recorded.
-                    let _ = self.save_progress();
-                }
-            })?;
+            let scored =
+                self.measure(Measured::Column(column), &task.name, &request).inspect_err(|error| {
+                    if matches!(error, Error::Interrupted { .. }) {
+                        // The stop stands, whether or not the time is recorded.
+                        let _ = self.save_progress();
+                    }
+                })?;
             let score = scored.score();
             self.observer.event(Event::Evaluated { column, task: &task.name, score: &score });
             if let Some(answers) = &scored.answers {
@@ -281,21 +282,23 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    /// Measures the trainer's weights; `column` and `task` say to the observer what.
+    /// Measures the trainer's weights; `measured` and `task` say to the observer what.
     ///
     /// # Errors
     /// The evaluation fails, or a stop was asked for.
     pub(super) fn measure(
         &mut self,
-        column: &Column,
+        measured: Measured<'_>,
         task: &str,
         request: &Request<'_>,
     ) -> Result<RowScores> {
         let (model, observer) = (&mut self.trainer.model, &mut *self.observer);
         let mut observe = |progress| {
-            observer.event(Event::EvaluationProgress { column, task, progress });
+            observer.event(Event::EvaluationProgress { model: measured, task, progress });
             if observer.stop_requested() {
-                return Err(Error::Interrupted { position: format!("while evaluating {column} on {task}") });
+                return Err(Error::Interrupted {
+                    position: format!("while evaluating {measured} on {task}"),
+                });
             }
             Ok(())
         };

@@ -119,13 +119,18 @@ impl Session<'_> {
             let (scheduled, schedule_steps) =
                 if training.restart { (local, span.end - span.start) } else { (state.step, span.total) };
             let batches = sampler.batches(span.data_offset + local)?;
-            let step = Step { settings, index: scheduled, schedule_steps, frozen: part.frozen.as_ref() };
+            let step = Step {
+                stage: training.stage,
+                settings,
+                index: scheduled,
+                schedule_steps,
+                frozen: part.frozen.as_ref(),
+            };
             let made = self.trainer.step(step, &batches, &part.source_names);
             let mut report = made.map_err(|error| explain(error, part, state.step, &batches))?;
             state.step += 1;
-            report.stage = training.stage;
             report.part = training.part.to_owned();
-            (report.index, report.steps) = (state.step, span.total);
+            (report.number, report.steps) = (state.step, span.total);
             (report.phase, report.frozen) = (1 + index as u64, frozen);
             self.finish_step(training, index, span, key, state, report)?;
         }

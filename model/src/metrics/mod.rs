@@ -88,7 +88,7 @@ impl Metrics {
     /// When the file cannot be read or replaced.
     pub fn rewind(&mut self, stage: TrainingStage, part: &str, step: u64) -> Result<()> {
         let of_training = |report: &StepReport| report.stage == stage && report.part == part;
-        if self.retain(|report| !of_training(report) || report.index <= step)? {
+        if self.retain(|report| !of_training(report) || report.number <= step)? {
             self.rebuild_events(Some(&stage.training(part)))?;
         }
         Ok(())

@@ -175,7 +175,7 @@ fn step_event(report: &StepReport) -> Vec<u8> {
     scalar("tokens_per_second", report.tokens as f64 / report.seconds.max(1e-9));
     let mut event = Message::default();
     event.double(1, report.time);
-    event.integer(2, report.index);
+    event.integer(2, report.number);
     event.bytes(5, &summary.0);
     event.0
 }

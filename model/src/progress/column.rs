@@ -39,13 +39,6 @@ pub enum Column {
         /// Whether answers are generated, and not only the loss measured.
         answers: bool,
     },
-    /// A model in training, of which nothing is kept under a column.
-    Training {
-        /// What is trained.
-        stage: TrainingStage,
-        /// The probe's task; empty otherwise.
-        part: String,
-    },
 }
 
 impl Column {
@@ -73,7 +66,6 @@ impl fmt::Display for Column {
             Self::Sample { of, rows, answers } => {
                 write!(text, "{of}{ON}{rows}{}", if *answers { WITH_ANSWERS } else { ROWS })
             }
-            Self::Training { stage, part } => text.write_str(&stage.training(part)),
         }
     }
 }
@@ -126,16 +118,41 @@ impl TryFrom<String> for Column {
     }
 }
 
-/// By name, as the files of a run have them.
+/// By name, as the files of a run have them. A task could be called so that two columns have one name: these are ordered
+/// by what they are, since only equal ones may compare as equal.
 impl Ord for Column {
     fn cmp(&self, other: &Self) -> Ordering {
-        self.to_string().cmp(&other.to_string())
+        let by_name = self.to_string().cmp(&other.to_string());
+        by_name.then_with(|| format!("{self:?}").cmp(&format!("{other:?}")))
     }
 }
 
 impl PartialOrd for Column {
     fn partial_cmp(&self, other: &Self) -> Option<Ordering> {
         Some(self.cmp(other))
+    }
+}
+
+/// Whose evaluation makes progress.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Measured<'a> {
+    /// The model of a column.
+    Column(&'a Column),
+    /// A model in training, of which nothing is kept under a column.
+    Training {
+        /// What is trained.
+        stage: TrainingStage,
+        /// The probe's task; empty otherwise.
+        part: &'a str,
+    },
+}
+
+impl fmt::Display for Measured<'_> {
+    fn fmt(&self, text: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Column(column) => column.fmt(text),
+            Self::Training { stage, part } => text.write_str(&stage.training(part)),
+        }
     }
 }
 
@@ -163,5 +180,22 @@ mod tests {
             let message = text.parse::<Column>().unwrap_err().to_string();
             assert_eq!(message, format!("`{text}` is not the name of a column"));
         }
+        let in_training = Measured::Training { stage: TrainingStage::Probe, part: "code" };
+        assert_eq!(in_training.to_string(), "probe-code");
+        assert_eq!(Measured::Column(&Column::Base).to_string(), "base");
+    }
+
+    #[test]
+    fn columns_are_ordered_by_name_and_only_equal_ones_compare_as_equal() {
+        let pair = |first: &str, second: &str| Column::Pair { first: first.into(), second: second.into() };
+        let after = Column::After("a → b".to_owned());
+        let same_name = pair("after a", "b");
+        assert_eq!(after.to_string(), same_name.to_string());
+        assert_ne!(after.cmp(&same_name), Ordering::Equal);
+        assert_eq!(after.cmp(&same_name), same_name.cmp(&after).reverse());
+        assert_eq!(after.cmp(&after.clone()), Ordering::Equal);
+        let mut columns = [Column::Probe, Column::Final, Column::Base, after.clone()];
+        columns.sort();
+        assert_eq!(columns, [after, Column::Base, Column::Final, Column::Probe]);
     }
 }

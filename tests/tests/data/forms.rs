@@ -54,7 +54,7 @@ fn rows_of_every_form_have_the_ids_that_transformers_makes_of_their_messages() {
         let name = case["name"].as_str().unwrap();
         let tokenizer = tokenizer(case["tokenizer"].as_str().unwrap());
         let dataset = load(&tokenizer, case["task"].clone(), &[case["row"].clone()]).unwrap();
-        assert_eq!(dataset.shape(), RowFormat::Messages, "{name}");
+        assert_eq!(dataset.format(), RowFormat::Messages, "{name}");
         let expected = case["rows"].as_array().unwrap();
         assert_eq!(dataset.len(), expected.len(), "{name}");
         for (row, expected) in dataset.rows().iter().zip(expected) {
@@ -139,7 +139,7 @@ fn texts_stay_texts_unless_the_recipe_says_chat() {
     // An instruction keeps Alpaca's form, unless its rows have turns.
     let alpaca = json!({"instruction": "add", "input": "3 4", "output": "7"});
     let dataset = load(&tokenizer, json!({}), std::slice::from_ref(&alpaca)).unwrap();
-    assert_eq!(dataset.shape(), RowFormat::Instruction);
+    assert_eq!(dataset.format(), RowFormat::Instruction);
     let (rows, _) = learnt(&tokenizer, json!({"chat": true}), alpaca);
     assert_eq!(rows, ["<|im_start|>user\nadd\n3 4<|im_end|>\n<|im_start|>assistant\n⟦7<|im_end|>⟧"]);
 }

@@ -63,9 +63,9 @@ fn a_conversation_that_becomes_too_many_rows_says_so() {
         let dataset = DataFile::rows(&[json!({"messages": messages})]).load(&tokenizer).unwrap();
         assert_eq!(dataset.len(), rows);
         let notices: Vec<&Notice> = dataset.notices().iter().map(|notice| &notice.notice).collect();
-        assert_eq!(notices.contains(&&Notice::TooManyRows), said, "{notices:?}");
+        assert_eq!(notices.contains(&&Notice::TooManyRows(64)), said, "{notices:?}");
         assert!(!notices.contains(&&Notice::ContextOnly), "{notices:?}");
     }
-    let text = Notice::TooManyRows.to_string();
+    let text = Notice::TooManyRows(64).to_string();
     assert!(text.starts_with("a conversation becomes at most 64 rows"), "{text}");
 }

@@ -273,7 +273,7 @@ fn instructions_are_put_in_alpacas_form() {
         json!({"instruction": "add", "input": null, "output": "7"}),
     ]);
     let dataset = file.load(&tokenizer).unwrap();
-    assert_eq!(dataset.shape(), RowFormat::Instruction);
+    assert_eq!(dataset.format(), RowFormat::Instruction);
     assert_eq!(tokenizer.decode(dataset.rows()[0].prompt()), instruction_prompt("add", "3 4"));
     assert!(
         instruction_prompt("add", "3 4")
@@ -332,8 +332,8 @@ fn tokens_are_cached_by_everything_that_decides_them() {
     let second = load(&tokenizer, 100);
     assert_eq!(*second.cache(), CacheUse::Read);
     assert_eq!(
-        (first.rows(), first.shape(), first.counts()),
-        (second.rows(), second.shape(), second.counts())
+        (first.rows(), first.format(), first.counts()),
+        (second.rows(), second.format(), second.counts())
     );
 
     assert_eq!(*load(&tokenizer, 101).cache(), CacheUse::Written);

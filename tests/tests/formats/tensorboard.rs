@@ -106,7 +106,7 @@ fn assert_same_as_metrics(job: &SmallJob, run: &str) {
             steps.iter().filter(|step| step.stage.name() == stage && step.part == part).collect();
         assert_eq!(events.len() - 1, expected.len(), "{training}");
         for (event, step) in events[1..].iter().zip(expected) {
-            assert_eq!(event.step, step.index);
+            assert_eq!(event.step, step.number);
             let scalar = |tag: &str| event.scalars.iter().find(|(name, _)| name == tag).unwrap().1;
             assert_eq!(scalar("loss"), step.loss as f32);
             assert_eq!(scalar("gradient_norm"), step.gradient_norm as f32);

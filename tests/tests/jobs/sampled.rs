@@ -39,7 +39,7 @@ impl Observer for Listener {
     fn event(&mut self, event: Event<'_>) {
         match event {
             Event::Notice(text) => self.notices.push(text.to_owned()),
-            Event::EvaluationProgress { column, .. } if column.to_string().starts_with("joint") => {
+            Event::EvaluationProgress { model, .. } if model.to_string().starts_with("joint") => {
                 self.evaluations += 1
             }
             Event::Step(_) => self.steps += 1,
@@ -59,7 +59,7 @@ fn every_task_is_measured_on_the_same_rows_and_nothing_else_changes() {
     job.run(&job.recipe(&with(&[])), "measured", false, &mut Silent).unwrap();
     assert_eq!(job.bytes(&format!("plain/{WEIGHTS}")), job.bytes(&format!("measured/{WEIGHTS}")));
     for step in steps(&job, "measured") {
-        let is_due = step.index % 2 == 0 || step.index == step.steps;
+        let is_due = step.number % 2 == 0 || step.number == step.steps;
         let tasks: Vec<&str> = step.evaluation.iter().map(|sample| sample.task.as_str()).collect();
         match (is_due, step.stage.name()) {
             (false, _) => assert!(tasks.is_empty()),
@@ -96,15 +96,15 @@ fn the_best_weights_are_kept() {
     let made = steps(&job, "best");
     assert_eq!(made.len(), 8);
     let best = made.iter().max_by(|a, b| quality(a).total_cmp(&quality(b))).unwrap();
-    assert!(best.index < 8, "the last step is the best: nothing is tested");
+    assert!(best.number < 8, "the last step is the best: nothing is tested");
     assert!(
         listener
             .notices
             .iter()
-            .any(|text| text.contains(&format!("the weights after step {} are kept", best.index)))
+            .any(|text| text.contains(&format!("the weights after step {} are kept", best.number)))
     );
     // The same as a run that ends there.
-    job.run(&recipe(best.index, "last"), "short", false, &mut Silent).unwrap();
+    job.run(&recipe(best.number, "last"), "short", false, &mut Silent).unwrap();
     assert_eq!(job.bytes(&format!("best/{WEIGHTS}")), job.bytes(&format!("short/{WEIGHTS}")));
     assert!(!job.path("best/checkpoint/joint").exists());
 }
@@ -121,7 +121,7 @@ fn a_training_ends_when_patience_does() {
     let made = steps(&job, "run");
     let loss = |step: &StepReport| step.evaluation[1].score.loss;
     let best = made.iter().min_by(|a, b| loss(a).total_cmp(&loss(b))).unwrap();
-    assert_eq!(made.len() as u64, best.index + 3);
+    assert_eq!(made.len() as u64, best.number + 3);
     assert!(
         listener.notices.iter().any(|text| text.contains("the training ends after step")),
         "{:?}",
@@ -180,7 +180,7 @@ fn best_step(made: &[StepReport], value: impl Fn(&StepReport) -> f64) -> u64 {
             best = step;
         }
     }
-    best.index
+    best.number
 }
 
 #[test]

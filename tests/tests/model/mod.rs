@@ -5,3 +5,4 @@ mod generation;
 mod golden;
 mod gradients;
 mod initial;
+mod memory_plan;

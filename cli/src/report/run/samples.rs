@@ -61,7 +61,7 @@ fn charts(stage: TrainingStage, part: &str, task: &str, steps: &[&StepReport]) -
         .iter()
         .filter_map(|step| {
             let sample = step.evaluation.iter().find(|sample| sample.task == task)?;
-            Some((step.index as f64, sample.score))
+            Some((step.number as f64, sample.score))
         })
         .collect();
     let Some((_, last)) = samples.last() else { return Vec::new() };
@@ -138,7 +138,7 @@ pub fn data(context: &Context<'_>) -> Option<Data> {
             data.row([
                 step.stage.to_string(),
                 step.part.clone(),
-                step.index.to_string(),
+                step.number.to_string(),
                 sample.task.clone(),
                 sample.score.loss.to_string(),
                 number(sample.score.share()),

@@ -96,7 +96,7 @@ fn single_tasks(trainings: &[&Training<'_>]) -> Block {
     let range = loss_range(trainings);
     let figure = |training: &&Training<'_>| {
         let title = format!("{} {}", training.stage, training.part);
-        let values = training.steps.iter().map(|step| (step.index as f64, step.loss)).collect();
+        let values = training.steps.iter().map(|step| (step.number as f64, step.loss)).collect();
         let chart = LineChart { y_range: range, ..loss_chart(&title, training, values) };
         let name = format!("loss-{}-{}", training.stage, training.part);
         Figure::narrow(name, format!("loss of {title}"), chart.draw(NARROW, HEIGHT))
@@ -115,7 +115,7 @@ fn single_tasks(trainings: &[&Training<'_>]) -> Block {
 /// One chart for the loss of all tasks, and one per task.
 fn mixed_tasks(context: &Context<'_>, training: &Training<'_>) -> Block {
     let range = loss_range(&[training]);
-    let spans = phases(context, training, |step| step.index as f64);
+    let spans = phases(context, training, |step| step.number as f64);
     let spans = if spans.len() > 1 { vec![spans] } else { Vec::new() };
     let draw = |title: &str, values: Vec<(f64, f64)>, colour: usize| {
         let spans = spans.clone();
@@ -123,12 +123,12 @@ fn mixed_tasks(context: &Context<'_>, training: &Training<'_>) -> Block {
         let name = format!("loss-{title}").replace(": ", "-").replace(' ', "-");
         Figure::narrow(name, format!("loss of {title}"), chart.draw(NARROW, HEIGHT))
     };
-    let all = training.steps.iter().map(|step| (step.index as f64, step.loss)).collect();
+    let all = training.steps.iter().map(|step| (step.number as f64, step.loss)).collect();
     let mut figures = vec![draw(&format!("{}: all tasks", training.stage), all, 2)];
     let of_task = |task: &String| {
         let loss = |step: &&StepReport| {
             let (_, loss) = step.task_losses.iter().find(|(name, _)| name == task)?;
-            Some((step.index as f64, *loss))
+            Some((step.number as f64, *loss))
         };
         let values: Vec<_> = training.steps.iter().filter_map(loss).collect();
         (!values.is_empty()).then(|| draw(&format!("{}: {task}", training.stage), values, 1))
@@ -201,8 +201,8 @@ fn over_the_run(context: &Context<'_>, trainings: &[Training<'_>]) -> Block {
             Some(stage) => stage.end = end,
             None => stages.push(Span { start, end, name: training.stage.name().to_owned() }),
         }
-        let first = training.steps.first().map_or(1, |step| step.index) as f64;
-        let phases = phases(context, training, |step| before + step.index as f64 - first + 1.0);
+        let first = training.steps.first().map_or(1, |step| step.number) as f64;
+        let phases = phases(context, training, |step| before + step.number as f64 - first + 1.0);
         if !training.part.is_empty() {
             parts.push(Span { start, end, name: training.part.to_owned() });
         } else if phases.len() > 1 {
@@ -277,7 +277,7 @@ pub fn data(context: &Context<'_>) -> Data {
                 step.stage.to_string(),
                 step.part.clone(),
                 step.phase.to_string(),
-                step.index.to_string(),
+                step.number.to_string(),
                 task.clone(),
                 number(*loss),
                 step.loss.to_string(),

@@ -61,6 +61,12 @@ fn what_is_not_a_model_folder_is_recognised() {
     fs::write(at("model.pth"), "PK\x03\x04").unwrap();
     assert_refused(&at("model.pth"), &["pickle", "save_pretrained"]);
     assert_refused(folder.path(), &["GGUF", "model-q4.gguf"]);
+    fs::write(at("pytorch_model.bin"), "x").unwrap();
+    assert_refused(folder.path(), &["there is only pytorch_model.bin", "save_pretrained"]);
+    fs::write(at("model.safetensors"), "x").unwrap();
+    assert_refused(folder.path(), &["config.json: cannot read"]);
+    fs::remove_file(at("pytorch_model.bin")).unwrap();
+    fs::remove_file(at("model.safetensors")).unwrap();
     fs::write(at("config.json"), small_config("llama", false).to_string()).unwrap();
     assert_refused(folder.path(), &["GGUF", "model-q4.gguf"]);
     fs::remove_file(at("model-q4.gguf")).unwrap();
