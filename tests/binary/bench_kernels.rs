@@ -69,7 +69,7 @@ fn a_missing_cublas_is_a_footnote_of_a_gpus_table() {
 fn a_filter_that_finds_nothing_names_what_there_is() {
     let message = refused(&[&SMALL[..], &["--filter", "adamv"]].concat());
     assert!(message.starts_with("`--filter`: no kernel has `adamv` in its name; there are: "), "{message}");
-    assert!(message.contains(", adamw net frozen, "), "{message}");
+    assert!(message.contains(", adamw, ") && message.ends_with(", mask"), "{message}");
     assert!(refused(&["bench", "kernels", "--device", "emulated"]).contains("--device"));
 }
 

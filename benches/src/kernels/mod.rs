@@ -76,7 +76,7 @@ impl Sizes {
 /// The cases whose name contains `filter`; on a CPU also those on masks, which the host computes in any case.
 ///
 /// # Errors
-/// When there are none: with all names.
+/// When there are none: with the operations that there are.
 pub fn cases(sizes: &Sizes, on_cpu: bool, filter: &str) -> Result<Vec<Case>> {
     if sizes.tokens == 0 || sizes.length == 0 || sizes.parameters == 0 {
         return Err(Error::setting("bench kernels", "needs tokens, lengths and parameters of at least 1"));
@@ -97,10 +97,17 @@ pub fn cases(sizes: &Sizes, on_cpu: bool, filter: &str) -> Result<Vec<Case>> {
         });
         cases.extend(flat::mask_cases(sizes.parameters));
     }
-    let names: Vec<String> = cases.iter().map(|case| case.name.clone()).collect();
+    // Their operations: all names together are longer than a message.
+    let mut operations: Vec<String> = Vec::new();
+    for case in &cases {
+        let operation = case.name.split(' ').next().unwrap_or_default();
+        if !operations.iter().any(|known| known == operation) {
+            operations.push(operation.to_owned());
+        }
+    }
     cases.retain(|case| case.name.contains(filter));
     if cases.is_empty() {
-        let reason = format!("no kernel has `{filter}` in its name; there are: {}", names.join(", "));
+        let reason = format!("no kernel has `{filter}` in its name; there are: {}", operations.join(", "));
         return Err(Error::setting("--filter", reason));
     }
     Ok(cases)
