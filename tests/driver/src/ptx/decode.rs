@@ -273,12 +273,13 @@ impl<'a> Decoder<'a> {
     }
 }
 
-/// A number as PTX writes it: decimal, hexadecimal, or the bits of a float.
+/// A number as PTX writes it: decimal or hexadecimal, with a U behind it where it is unsigned, or the bits of a float.
 fn number(text: &str) -> Option<u64> {
     let bits = |prefix: &str| u64::from_str_radix(text.strip_prefix(prefix)?, 16).ok();
     match text.as_bytes() {
         [b'0', b'f' | b'F', rest @ ..] if rest.len() == 8 => bits("0f").or_else(|| bits("0F")),
         [b'0', b'd' | b'D', rest @ ..] if rest.len() == 16 => bits("0d").or_else(|| bits("0D")),
+        [.., b'U'] => number(&text[..text.len() - 1]),
         [b'0', b'x' | b'X', ..] => bits("0x").or_else(|| bits("0X")),
         [b'-', ..] => text.parse::<i64>().ok().map(|number| number as u64),
         _ => text.parse().ok(),
@@ -296,6 +297,9 @@ mod tests {
             ("0d3FF0000000000000", Some(1.0f64.to_bits())),
             ("-1", Some(u64::MAX)),
             ("0x1F", Some(31)),
+            ("0x7632U", Some(0x7632)),
+            ("7U", Some(7)),
+            ("U", None),
             ("18446744073709551615", Some(u64::MAX)),
             ("%r1", None),
             ("0fzz", None),
