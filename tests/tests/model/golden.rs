@@ -11,7 +11,7 @@ use cpift_model::{Batch, Model};
 use cpift_tests::devices::gpus;
 use cpift_tests::golden::{Golden, NAMES};
 use cpift_tests::numeric::{assert_close, relative_distance, widen};
-use cpift_tests::precision::{rounded, upload};
+use cpift_tests::precision::{dithered, upload};
 use cpift_tests::stand_in;
 
 fn device() -> Device {
@@ -153,10 +153,11 @@ fn bf16_on_the_cpu_matches_pytorch_within_its_roundings() {
     }
 }
 
-/// Losses stay within 2 % of PyTorch's in f32 and norms of gradients within 3 %: PyTorch's own bf16 is off by up to 1.9 %,
+/// Losses stay within 2 % of PyTorch's in f32 and norms of gradients within 4 %: PyTorch's own bf16 is off by up to 1.9 %,
 /// and sums in another order by other amounts, which the steps magnify. It is off by up to 8.2 % for gemma3, whose norms
-/// of queries and keys are over 8 elements, 10.1 % for phi3 and 2.5 % for qwen3_5. The weights that are computed with are
-/// the master weights, rounded, after every step.
+/// of queries and keys are over 8 elements, 10.1 % for phi3 and 2.5 % for qwen3_5. PyTorch rounds weights to nearest; of
+/// the weights here, which are no bf16 numbers, dither moves them √2 times as far in the mean square, and so are the
+/// bounds. The weights that are computed with are the master weights, rounded by dither, after every step.
 #[test]
 fn ten_adamw_steps_in_bf16_follow_pytorch() {
     let hyper = Hyper { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
@@ -165,10 +166,10 @@ fn ten_adamw_steps_in_bf16_follow_pytorch() {
     for (device, name) in on_gpus.chain(on_the_cpu) {
         let device = &device;
         let allowed_of_norms = match name {
-            "gemma3" => 0.1,
-            "phi3" => 0.12,
-            "qwen3_5" => 0.05,
-            _ => 0.03,
+            "gemma3" => 0.14,
+            "phi3" => 0.17,
+            "qwen3_5" => 0.07,
+            _ => 0.04,
         };
         let golden = Golden::open(name);
         let batch = golden.packed();
@@ -201,7 +202,7 @@ fn ten_adamw_steps_in_bf16_follow_pytorch() {
             let masters = model.weights().to_vec().unwrap();
             let copy = model.copy().unwrap().unwrap().to_vec().unwrap();
             let copy: Vec<f32> = copy.into_iter().map(bf16::to_f32).collect();
-            assert_eq!(copy, rounded::<bf16>(&masters), "{name}: the copy after step {index}");
+            assert_eq!(copy, dithered(&masters), "{name}: the copy after step {index}");
         }
     }
 }
