@@ -28,6 +28,7 @@ mod model;
 pub mod progress;
 pub mod recipe;
 pub mod score;
+mod serde_text;
 pub mod stages;
 pub mod table;
 pub mod tokenizer;

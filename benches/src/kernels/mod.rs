@@ -97,20 +97,20 @@ pub fn cases(sizes: &Sizes, on_cpu: bool, filter: &str) -> Result<Vec<Case>> {
         });
         cases.extend(flat::mask_cases(sizes.parameters));
     }
-    // Their operations: all names together are longer than a message.
-    let mut operations: Vec<String> = Vec::new();
-    for case in &cases {
-        let operation = case.name.split(' ').next().unwrap_or_default();
-        if !operations.iter().any(|known| known == operation) {
-            operations.push(operation.to_owned());
+    let (wanted, others): (Vec<Case>, Vec<Case>) =
+        cases.into_iter().partition(|case| case.name.contains(filter));
+    if !wanted.is_empty() {
+        return Ok(wanted);
+    }
+    // Operations alone: all names together are longer than a message.
+    let mut operations: Vec<&str> = Vec::new();
+    for operation in others.iter().filter_map(|case| case.name.split(' ').next()) {
+        if !operations.contains(&operation) {
+            operations.push(operation);
         }
     }
-    cases.retain(|case| case.name.contains(filter));
-    if cases.is_empty() {
-        let reason = format!("no kernel has `{filter}` in its name; there are: {}", operations.join(", "));
-        return Err(Error::setting("--filter", reason));
-    }
-    Ok(cases)
+    let reason = format!("no kernel has `{filter}` in its name; there are: {}", operations.join(", "));
+    Err(Error::setting("--filter", reason))
 }
 
 /// What keeps an operation from being faster on a machine without other limits.

@@ -112,6 +112,11 @@ pub fn with_scratch<R>(length: usize, work: impl FnOnce(&mut [f32]) -> R) -> R {
     result
 }
 
+/// Cuts `length` floats off the front of memory that [`with_scratch`] lends.
+pub fn take<'a>(memory: &mut &'a mut [f32], length: usize) -> &'a mut [f32] {
+    memory.split_off_mut(..length).expect("scratch of the length asked for")
+}
+
 /// A mutable slice of which several threads each write their own parts.
 #[derive(Debug, Clone, Copy)]
 pub struct SharedMut<'a, T> {

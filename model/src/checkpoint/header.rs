@@ -45,8 +45,9 @@ impl TensorFile {
         }
         let mut beginning = vec![0; length.min(64) as usize];
         read_at(&file, &mut beginning, 0).map_err(Error::file(path, FileAction::Read))?;
-        let (prefix, header_beginning) = beginning.split_at(PREFIX);
-        let header_bytes = prefix.iter().rev().fold(0, |bytes, &byte| bytes << 8 | u64::from(byte));
+        let (prefix, header_beginning) =
+            beginning.split_first_chunk::<PREFIX>().expect("as long as checked above");
+        let header_bytes = u64::from_le_bytes(*prefix);
         // The format has a header begin with a brace.
         if header_bytes > LONGEST_HEADER || header_beginning.first().is_some_and(|&byte| byte != b'{') {
             let reason = known_beginning(&beginning)

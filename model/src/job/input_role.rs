@@ -3,12 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
+use crate::serde_text::serde_as_text;
 
 /// What a file is to a run. In its records it is text: `base/tokenizer.json`, `task.code.train`, and `task.code.train/2`
 /// for the second file of the task.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum InputRole {
     /// The configuration of a model that starts from random weights.
     Config,
@@ -126,19 +125,7 @@ impl InputRole {
     }
 }
 
-impl From<InputRole> for String {
-    fn from(role: InputRole) -> Self {
-        role.to_string()
-    }
-}
-
-impl TryFrom<String> for InputRole {
-    type Error = UnknownRole;
-
-    fn try_from(text: String) -> Result<Self, UnknownRole> {
-        text.parse()
-    }
-}
+serde_as_text!(InputRole);
 
 #[cfg(test)]
 mod tests {

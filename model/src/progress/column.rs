@@ -4,14 +4,12 @@ use std::cmp::Ordering;
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use super::TrainingStage;
 use crate::recipe::EvaluateSettings;
+use crate::serde_text::serde_as_text;
 
 /// Which model was measured. In the files of a run it is a name.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "String", try_from = "String")]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Column {
     /// The base.
     Base,
@@ -104,19 +102,7 @@ impl FromStr for Column {
     }
 }
 
-impl From<Column> for String {
-    fn from(column: Column) -> Self {
-        column.to_string()
-    }
-}
-
-impl TryFrom<String> for Column {
-    type Error = UnknownColumn;
-
-    fn try_from(text: String) -> Result<Self, UnknownColumn> {
-        text.parse()
-    }
-}
+serde_as_text!(Column);
 
 /// By name, as the files of a run have them. A task could be called so that two columns have one name: these are ordered
 /// by what they are, since only equal ones may compare as equal.

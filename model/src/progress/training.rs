@@ -3,13 +3,11 @@
 use std::fmt;
 use std::str::FromStr;
 
-use serde::{Deserialize, Serialize};
-
 use crate::recipe::Method;
+use crate::serde_text::serde_as_text;
 
 /// What a fine-tune belongs to. In the run folder it is a name: `probe`, `integrate`, or the method's for a baseline.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(into = "&'static str", try_from = "String")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum TrainingStage {
     /// Stage 1 for one task.
     Probe,
@@ -48,12 +46,6 @@ impl fmt::Display for TrainingStage {
     }
 }
 
-impl From<TrainingStage> for &'static str {
-    fn from(stage: TrainingStage) -> Self {
-        stage.name()
-    }
-}
-
 /// A name that no stage has.
 #[derive(Debug, thiserror::Error)]
 #[error("`{0}` is not a stage that trains")]
@@ -69,13 +61,7 @@ impl FromStr for TrainingStage {
     }
 }
 
-impl TryFrom<String> for TrainingStage {
-    type Error = UnknownStage;
-
-    fn try_from(name: String) -> Result<Self, UnknownStage> {
-        name.parse()
-    }
-}
+serde_as_text!(TrainingStage);
 
 #[cfg(test)]
 mod tests {

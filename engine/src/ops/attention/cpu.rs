@@ -13,7 +13,7 @@ use super::{Documents, Shape};
 use crate::cpu::gemm::kernel::Kernel;
 use crate::cpu::gemm::{Matrix, Task};
 use crate::cpu::math::{exp, max, softcap, sum_lanes};
-use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
+use crate::cpu::parallel::{SharedMut, for_each, take, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{LANES, Store, Tile};
 use crate::device::CpuDevice;
@@ -211,11 +211,6 @@ struct HeadScratch<'a> {
     output: Tile<'a>,
     maximum: [f32; TILE],
     sum: [f32; TILE],
-}
-
-/// Cuts `length` floats off the front of `memory`.
-pub fn take<'a>(memory: &mut &'a mut [f32], length: usize) -> &'a mut [f32] {
-    memory.split_off_mut(..length).expect("scratch of the length asked for")
 }
 
 impl<'a> ForwardScratch<'a> {

@@ -7,14 +7,14 @@ pub mod decode;
 use std::ops::Range;
 
 use super::{CHUNK, Shape};
-use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
+use crate::cpu::parallel::{SharedMut, for_each, take, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{Store, Tile, product_into_tile, product_of_tile};
 use crate::device::CpuDevice;
 use crate::float::round_slice;
 use crate::ops::attention::Documents;
 use crate::real::Real;
-use chunk::{Gates, Keys, Values, take};
+use chunk::{Gates, Keys, Values};
 
 /// The inputs as slices.
 #[derive(Clone, Copy)]

@@ -11,11 +11,11 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 
 use super::products::{Part, left_length, multiply, pack_left, pack_right, right_length};
 use super::scores::{Scores, Use};
-use super::{DOT_ROWS, HostInputs, TILE, TILE_ROWS, Work, first_tile, on_diagonal, take, tiles, visible};
+use super::{DOT_ROWS, HostInputs, TILE, TILE_ROWS, Work, first_tile, on_diagonal, tiles, visible};
 use crate::cpu::gemm::Task;
 use crate::cpu::gemm::kernel::Kernel;
 use crate::cpu::math::{dot, exp, tanh};
-use crate::cpu::parallel::{SharedMut, for_each, wait_until, with_scratch};
+use crate::cpu::parallel::{SharedMut, for_each, take, wait_until, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{LANES, Store, Tile, padded};
 use crate::device::CpuDevice;

@@ -4,9 +4,10 @@
 //! itself, whichever of its sides the product sums over. Where it holds two, those are two of a row where the product
 //! sums over keys, and two of a column where it sums over queries: the tile is rounded into either.
 
+use super::TILE;
 use super::products::{Part, left_length, multiply_strided};
-use super::{TILE, take};
 use crate::cpu::gemm::kernel::{Kernel, elements_per_word, words};
+use crate::cpu::parallel::take;
 use crate::cpu::tile::{Store, Tile};
 use crate::float::Float;
 

@@ -10,10 +10,10 @@
 
 mod gradients;
 
-use super::chunk::{Gates, Keys, Values, query_factor, sigmoid, softplus, take};
+use super::chunk::{Gates, Keys, Values, query_factor, sigmoid, softplus};
 use super::{CHUNK, HostInputs, Shape, Work, works};
 use crate::cpu::math::dot;
-use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
+use crate::cpu::parallel::{SharedMut, for_each, take, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::Tile;
 use crate::device::CpuDevice;

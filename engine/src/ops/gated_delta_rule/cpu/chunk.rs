@@ -4,6 +4,7 @@ use std::ops::Range;
 
 use super::{CHUNK, HostInputs, Shape};
 use crate::cpu::math::{dot, exp};
+use crate::cpu::parallel::take;
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{
     LANES, Part, Tile, add_product_of_transposed_tile, pack_columns, pack_rows, padded, panels_length,
@@ -15,11 +16,6 @@ use crate::real::Real;
 
 pub const ALL: Part = Part::All;
 pub const LOWER: Part = Part::Lower;
-
-/// Cuts `length` floats off the front of `memory`.
-pub fn take<'a>(memory: &mut &'a mut [f32], length: usize) -> &'a mut [f32] {
-    memory.split_off_mut(..length).expect("scratch of the length asked for")
-}
 
 /// σ(x).
 pub fn sigmoid(x: f64) -> f64 {

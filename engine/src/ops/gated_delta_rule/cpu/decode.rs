@@ -1,9 +1,9 @@
 //! One new token per row: its sequence's state decays, takes the token in and is read.
 
-use super::chunk::{normalise, query_factor, sigmoid, softplus, take};
+use super::chunk::{normalise, query_factor, sigmoid, softplus};
 use super::{HostInputs, Shape};
 use crate::cpu::math::exp;
-use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
+use crate::cpu::parallel::{SharedMut, for_each, take, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
 use crate::float::round_slice;

@@ -2,13 +2,14 @@
 
 use super::{Pass, Place};
 use crate::cpu::math::dot;
+use crate::cpu::parallel::take;
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{
     LANES, Store, Tile, add_product_of_transposed_tile, pack_columns, pack_rows, padded, panels_length,
     product_into_tile, product_of_tile,
 };
 use crate::float::widen_slice;
-use crate::ops::gated_delta_rule::cpu::chunk::{ALL, Gates, Keys, LOWER, Values, scale_rows, take};
+use crate::ops::gated_delta_rule::cpu::chunk::{ALL, Gates, Keys, LOWER, Values, scale_rows};
 use crate::ops::gated_delta_rule::{CHUNK, Shape};
 use crate::real::Real;
 
