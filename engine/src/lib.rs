@@ -93,9 +93,9 @@ mod gpu;
 mod indices;
 mod layout;
 mod mask;
+mod number;
 pub mod ops;
 pub mod random;
-mod real;
 
 pub use buffer::{Buffer, View, ViewMut};
 pub use device::{CpuDevice, Device};
@@ -106,4 +106,4 @@ pub use half::bf16;
 pub use indices::{IndexView, Indices};
 pub use layout::{ALIGNMENT, Layout, SEGMENT_ALIGNMENT, Segment, SegmentId};
 pub use mask::{Mask, WORD_BITS};
-pub use real::Real;
+pub use ops::Real;

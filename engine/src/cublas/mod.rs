@@ -13,7 +13,7 @@ use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
 use crate::gpu::{GpuDevice, GpuMemory, Stream};
-use crate::real::Real;
+use crate::number::Number;
 pub use layout::{ColumnMajor, Product};
 use library::{Library, Plan};
 
@@ -63,7 +63,7 @@ impl Cublas {
     ///
     /// # Errors
     /// When the library has none, in words for people.
-    pub fn prepare<T: Real, C: Real>(
+    pub fn prepare<T: Number, C: Number>(
         &self,
         product: Product,
     ) -> std::result::Result<Prepared<'_, T, C>, String> {
@@ -89,7 +89,7 @@ pub struct Prepared<'a, T, C> {
     types: PhantomData<fn() -> (T, C)>,
 }
 
-impl<T: Real, C: Real> Prepared<'_, T, C> {
+impl<T: Number, C: Number> Prepared<'_, T, C> {
     /// C = op(A)·op(B), or C += that where the product accumulates; queued as the engine's operations are.
     ///
     /// # Errors

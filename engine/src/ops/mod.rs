@@ -11,6 +11,7 @@ pub mod linear;
 pub mod merge;
 pub mod norm;
 pub mod output_gate;
+mod real;
 pub mod rms_norm;
 pub mod rope;
 pub mod round;
@@ -22,3 +23,5 @@ pub mod streams;
 pub mod subtract;
 pub mod transplant;
 pub mod work;
+
+pub use real::Real;

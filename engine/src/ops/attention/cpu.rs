@@ -17,7 +17,34 @@ use crate::cpu::parallel::{SharedMut, for_each, take, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{LANES, Store, Tile};
 use crate::device::CpuDevice;
-use crate::real::Real;
+use crate::number::{Number, on_cpu};
+
+on_cpu! {
+    /// Types that attention computes in.
+    fn forward = forward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        documents: &Documents,
+        inputs: HostInputs<'_, Self>,
+        output: &mut [Self],
+        log_sum_exp: &mut [f32],
+    );
+    fn backward = backward::backward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        documents: &Documents,
+        inputs: HostInputs<'_, Self>,
+        outputs: backward::HostBackwardInputs<'_, Self>,
+        gradients: backward::HostGradients<'_, Self>,
+    );
+    fn decode = decode::decode(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        q: &[Self],
+        cache: decode::Cache<'_, Self>,
+        output: &mut [Self],
+    );
+}
 
 /// Rows of the micro-kernels' tiles in f32 arithmetic: six of them are few more than [`TILE`]. With 8 the compiler does
 /// not make vectors of rows.
@@ -35,7 +62,7 @@ pub struct HostInputs<'a, T> {
     pub v: &'a [T],
 }
 
-impl<'a, T: Real> HostInputs<'a, T> {
+impl<'a, T: Number> HostInputs<'a, T> {
     pub fn new(inputs: &super::Inputs<'a, T>) -> Self {
         Self { q: inputs.q.host(), k: inputs.k.host(), v: inputs.v.host() }
     }
@@ -127,7 +154,7 @@ pub fn tiles(documents: &Documents, shape: &Shape) -> Vec<Work> {
     works
 }
 
-pub fn forward<T: Real>(
+pub fn forward<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -147,7 +174,7 @@ struct Forward<'a, T> {
     results: Results<'a, T>,
 }
 
-impl<T: Real> Task<T> for Forward<'_, T> {
+impl<T: Number> Task<T> for Forward<'_, T> {
     fn run<K: Kernel<Element = T>>(self, kernel: K) {
         let Self { cpu, shape, documents, inputs, results } = self;
         let mut works = tiles(documents, shape);
@@ -241,7 +268,7 @@ impl<'a> ForwardScratch<'a> {
 }
 
 #[inline(always)]
-fn forward_tile<T: Real, K: Kernel<Element = T>>(
+fn forward_tile<T: Number, K: Kernel<Element = T>>(
     kernel: K,
     shape: &Shape,
     work: &Work,

@@ -9,7 +9,7 @@ use super::{BackwardInputs, Cache, Documents, Gradients, Inputs, Shape};
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuMemory, narrow};
-use crate::real::Real;
+use crate::number::Number;
 
 const OP: &str = "attention on a GPU";
 
@@ -35,7 +35,7 @@ fn tiles<'a>(gpu: &GpuDevice, documents: &'a Documents) -> Result<TileLists<'a>>
     Ok(ranges.map(|range| all.slice(range).argument()).into())
 }
 
-pub(super) fn forward<T: Real>(
+pub(super) fn forward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -51,7 +51,7 @@ pub(super) fn forward<T: Real>(
     Ok(())
 }
 
-pub(super) fn backward<T: Real>(
+pub(super) fn backward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -84,7 +84,7 @@ pub(super) fn decode_parts(shape: &Shape, length: u32) -> u32 {
     length.min(window).div_ceil(SPLIT)
 }
 
-pub(super) fn decode<T: Real>(
+pub(super) fn decode<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     q: View<'_, T>,

@@ -22,6 +22,8 @@
 mod cpu;
 mod gpu;
 
+pub use cpu::OnCpu;
+
 use std::num::NonZeroUsize;
 use std::ops::Range;
 
@@ -32,9 +34,9 @@ use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
 use crate::gpu::{DeviceCopy, GpuDevice, GpuSlice};
 use crate::indices::IndexView;
+use crate::number::Number;
 use crate::ops::softcap::check_cap;
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// Sizes of attention.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -165,7 +167,7 @@ impl Documents {
 
 /// What attention reads, after rotation: q `[N, H, D]`, k and v `[N, KV, D]`.
 #[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a, T: Real> {
+pub struct Inputs<'a, T: Number> {
     /// Queries.
     pub q: View<'a, T>,
     /// Keys.
@@ -176,7 +178,7 @@ pub struct Inputs<'a, T: Real> {
 
 /// Gradients with respect to [`Inputs`], of the same shapes; overwritten.
 #[derive(Debug)]
-pub struct Gradients<'a, T: Real> {
+pub struct Gradients<'a, T: Number> {
     /// Gradient of the queries.
     pub d_q: ViewMut<'a, T>,
     /// Gradient of the keys.
@@ -187,7 +189,7 @@ pub struct Gradients<'a, T: Real> {
 
 /// What the forward pass left, and the gradient that reaches it.
 #[derive(Debug, Clone, Copy)]
-pub struct BackwardInputs<'a, T: Real> {
+pub struct BackwardInputs<'a, T: Number> {
     /// The forward pass's output `[N, H, D]`.
     pub output: View<'a, T>,
     /// The forward pass's log-sum-exp `[N, H]`.
@@ -202,7 +204,7 @@ pub struct BackwardInputs<'a, T: Real> {
 ///
 /// # Errors
 /// Heads that cannot be grouped, or a length that does not fit the shape and the documents.
-pub fn forward<T: Real>(
+pub fn forward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     documents: &Documents,
@@ -218,7 +220,7 @@ pub fn forward<T: Real>(
         Device::Gpu(gpu) => gpu::forward(gpu, shape, documents, &inputs, output, log_sum_exp)?,
         Device::Cpu(cpu) => {
             let inputs = cpu::HostInputs::new(&inputs);
-            cpu::forward(cpu, shape, documents, inputs, output.host(), log_sum_exp.host());
+            T::forward(cpu, shape, documents, inputs, output.host(), log_sum_exp.host());
         }
     }
     Ok(())
@@ -228,7 +230,7 @@ pub fn forward<T: Real>(
 ///
 /// # Errors
 /// Heads that cannot be grouped, or a length that does not fit the shape and the documents.
-pub fn backward<T: Real>(
+pub fn backward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     documents: &Documents,
@@ -247,7 +249,7 @@ pub fn backward<T: Real>(
     check_length(OP, "d_v", gradients.d_v.len(), tokens * shape.key_width())?;
     match device {
         Device::Gpu(gpu) => gpu::backward(gpu, shape, documents, &inputs, &outputs, gradients)?,
-        Device::Cpu(cpu) => cpu::backward::backward(
+        Device::Cpu(cpu) => T::backward(
             cpu,
             shape,
             documents,
@@ -267,7 +269,7 @@ pub fn backward<T: Real>(
     Ok(())
 }
 
-fn check_inputs<T: Real>(
+fn check_inputs<T: Number>(
     op: &'static str,
     shape: &Shape,
     documents: &Documents,
@@ -281,7 +283,7 @@ fn check_inputs<T: Real>(
 
 /// Keys and values of sequences being generated.
 #[derive(Debug, Clone, Copy)]
-pub struct Cache<'a, T: Real> {
+pub struct Cache<'a, T: Number> {
     /// Keys `[slots, capacity, KV, D]`, after rotation.
     pub k: View<'a, T>,
     /// Values `[slots, capacity, KV, D]`.
@@ -301,7 +303,7 @@ pub struct Cache<'a, T: Real> {
 ///
 /// # Errors
 /// Heads that cannot be grouped, a length that does not fit, or a slot or length outside the cache.
-pub fn decode<T: Real>(
+pub fn decode<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     q: View<T>,
@@ -331,7 +333,7 @@ pub fn decode<T: Real>(
         Device::Gpu(gpu) => gpu::decode(gpu, shape, q, &cache, slots, output)?,
         Device::Cpu(cpu) => {
             let cache = cpu::decode::Cache::new(&cache);
-            cpu::decode::decode(cpu, shape, q.host(), cache, output.host());
+            T::decode(cpu, shape, q.host(), cache, output.host());
         }
     }
     Ok(())

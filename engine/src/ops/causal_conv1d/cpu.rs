@@ -11,8 +11,37 @@ use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
 use crate::float::round_slice;
+use crate::number::{Number, on_cpu};
 use crate::ops::attention::Documents;
-use crate::real::Real;
+
+on_cpu! {
+    /// Types that the convolution computes in.
+    fn forward = forward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        documents: &Documents,
+        input: &[Self],
+        weight: &[Self],
+        output: &mut [Self],
+    );
+    fn backward = backward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        documents: &Documents,
+        inputs: HostBackwardInputs<'_, Self>,
+        d_input: &mut [Self],
+        d_weight: &mut [f32],
+    );
+    fn decode = decode(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        input: &[Self],
+        weight: &[Self],
+        slots: &[u32],
+        states: &mut [Self],
+        output: &mut [Self],
+    );
+}
 
 /// Channels that are computed side by side where a task goes through all tokens.
 const LANES: usize = 16;
@@ -21,7 +50,7 @@ const LANES: usize = 16;
 const BLOCK: usize = 64;
 
 /// The weight as K rows of channels, so that loops over channels read it in order.
-fn taps_by_channel<T: Real>(shape: &Shape, weight: &[T]) -> Vec<f32> {
+fn taps_by_channel<T: Number>(shape: &Shape, weight: &[T]) -> Vec<f32> {
     let mut taps = vec![0.0; weight.len()];
     for (channel, weight) in weight.chunks_exact(shape.taps).enumerate() {
         for (tap, weight) in weight.iter().enumerate() {
@@ -31,7 +60,7 @@ fn taps_by_channel<T: Real>(shape: &Shape, weight: &[T]) -> Vec<f32> {
     taps
 }
 
-pub fn forward<T: Real>(
+pub fn forward<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -68,7 +97,7 @@ pub fn forward<T: Real>(
 }
 
 /// One token: Σ input · weight, by channels, and silu of it; `sums` are as many floats as there are channels.
-fn convolve<'a, T: Real>(
+fn convolve<'a, T: Number>(
     inputs: impl Iterator<Item = (&'a [T], &'a [f32])>,
     sums: &mut [f32],
     output: &mut [T],
@@ -93,7 +122,7 @@ pub struct HostBackwardInputs<'a, T> {
 }
 
 /// Every task owns some channels and goes through all tokens: one order of the sums whatever the number of threads.
-pub fn backward<T: Real>(
+pub fn backward<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -125,7 +154,7 @@ struct Backward<'a, T> {
     d_input: SharedMut<'a, T>,
 }
 
-impl<T: Real> Backward<'_, T> {
+impl<T: Number> Backward<'_, T> {
     /// d_input of `WIDTH` channels from `channel` on, and their part of d_weight, `[WIDTH, K]`.
     #[inline(always)]
     fn channels<const WIDTH: usize>(&self, channel: usize, d_weight: &mut [f32]) {
@@ -212,7 +241,7 @@ impl<T: Real> Backward<'_, T> {
     }
 }
 
-pub fn decode<T: Real>(
+pub fn decode<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     input: &[T],

@@ -10,8 +10,8 @@ use crate::buffer::{View, ViewMut};
 use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuMemory, narrow};
 use crate::indices::IndexView;
+use crate::number::Number;
 use crate::ops::attention::Documents;
-use crate::real::Real;
 
 const OP: &str = "causal_conv1d on a GPU";
 
@@ -22,7 +22,7 @@ impl Shape {
     }
 }
 
-pub fn forward<T: Real>(
+pub fn forward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -51,7 +51,7 @@ pub fn partial_sums(shape: &Shape, documents: &Documents) -> usize {
     backward_blocks(documents.chunk_count()) as usize * shape.channels * shape.taps
 }
 
-pub fn backward<T: Real>(
+pub fn backward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -87,7 +87,7 @@ pub fn backward<T: Real>(
     Ok(())
 }
 
-pub fn decode<T: Real>(
+pub fn decode<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     (input, weight): (View<'_, T>, View<'_, T>),

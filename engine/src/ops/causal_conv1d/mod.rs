@@ -13,6 +13,8 @@
 mod cpu;
 mod gpu;
 
+pub use cpu::OnCpu;
+
 use cpift_kernels::causal_conv1d::TAPS_LIMIT;
 
 use crate::buffer::{View, ViewMut};
@@ -21,7 +23,6 @@ use crate::error::{Result, check, check_length};
 use crate::indices::{IndexView, check_slots};
 use crate::ops::attention::Documents;
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// Sizes of the convolution.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -62,7 +63,7 @@ pub fn check_device(device: &Device, shape: &Shape) -> Result<()> {
 ///
 /// # Errors
 /// Lengths that do not fit the shape and the documents; more taps than a GPU's kernels take.
-pub fn forward<T: Real>(
+pub fn forward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     documents: &Documents,
@@ -78,7 +79,7 @@ pub fn forward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, documents, input, weight, output)?,
         Device::Cpu(cpu) => {
-            cpu::forward(cpu, shape, documents, input.host(), weight.host(), output.host());
+            T::forward(cpu, shape, documents, input.host(), weight.host(), output.host());
         }
     }
     Ok(())
@@ -89,7 +90,7 @@ pub fn forward<T: Real>(
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward<T: Real>(
+pub fn backward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     documents: &Documents,
@@ -112,7 +113,7 @@ pub fn backward<T: Real>(
         Device::Cpu(cpu) => {
             let (input, weight, d_output) = (input.host(), weight.host(), d_output.host());
             let inputs = cpu::HostBackwardInputs { input, weight, d_output };
-            cpu::backward(cpu, shape, documents, inputs, d_input.host(), d_weight.host());
+            T::backward(cpu, shape, documents, inputs, d_input.host(), d_weight.host());
         }
     }
     Ok(())
@@ -126,7 +127,7 @@ pub fn backward<T: Real>(
 ///
 /// # Errors
 /// As [`forward`]; a slot outside of the states.
-pub fn decode<T: Real>(
+pub fn decode<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     input: View<'_, T>,
@@ -144,7 +145,7 @@ pub fn decode<T: Real>(
         Device::Gpu(gpu) => gpu::decode(gpu, shape, (input, weight), slots, states, output)?,
         Device::Cpu(cpu) => {
             let (input, weight) = (input.host(), weight.host());
-            cpu::decode(cpu, shape, input, weight, slots.host(), states.host(), output.host());
+            T::decode(cpu, shape, input, weight, slots.host(), states.host(), output.host());
         }
     }
     Ok(())

@@ -6,7 +6,19 @@ use crate::cpu::math::{exp, max, softcap, sum_lanes};
 use crate::cpu::parallel::SharedMut;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
-use crate::real::Real;
+use crate::number::{Number, on_cpu};
+
+on_cpu! {
+    /// Types that head and loss compute in.
+    fn run = run(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        inputs: HostInputs<'_, Self>,
+        workspace: &mut Workspace<Self>,
+        losses: &mut [f32],
+        gradients: Option<HostGradients<'_, Self>>,
+    );
+}
 
 /// Terms summed in f32 before they go into an f64.
 const SUM_BLOCK: usize = 1024;
@@ -19,7 +31,7 @@ pub struct HostInputs<'a, T> {
     targets: &'a [u32],
 }
 
-impl<'a, T: Real> HostInputs<'a, T> {
+impl<'a, T: Number> HostInputs<'a, T> {
     pub fn new(inputs: &super::Inputs<'a, T>) -> Self {
         Self { hidden: inputs.hidden.host(), head: inputs.head.host(), targets: inputs.targets.host() }
     }
@@ -33,7 +45,7 @@ pub struct HostGradients<'a, T> {
 }
 
 /// Losses and, where asked for, gradients.
-pub fn run<T: Real>(
+pub fn run<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     inputs: HostInputs<'_, T>,
@@ -106,7 +118,7 @@ struct Gradient<'a, T> {
     d_logits: &'a mut [T],
 }
 
-impl<T: Real> Gradient<'_, T> {
+impl<T: Number> Gradient<'_, T> {
     /// Stores `softmax` of every logit, which has the scale as a factor, less `at_target` at the target.
     #[inline(always)]
     fn store(self, logits: &mut [f32], target: usize, softmax: impl Fn(f32) -> f32, at_target: f32) {
@@ -125,7 +137,7 @@ impl<T: Real> Gradient<'_, T> {
 
 /// The loss of one row; with a gradient, the logits are lost.
 #[inline(always)]
-fn row_loss<T: Real>(logits: &mut [f32], target: usize, gradient: Option<Gradient<'_, T>>) -> f32 {
+fn row_loss<T: Number>(logits: &mut [f32], target: usize, gradient: Option<Gradient<'_, T>>) -> f32 {
     let maximum = max(logits);
     let target_logit = logits[target];
     let sum = match gradient {
@@ -146,7 +158,7 @@ fn row_loss<T: Real>(logits: &mut [f32], target: usize, gradient: Option<Gradien
 /// The same of the logits cap·tanh(logit / cap). The gradient needs their tanh beside the exponential, which is
 /// therefore computed twice.
 #[inline(always)]
-fn capped_row_loss<T: Real>(
+fn capped_row_loss<T: Number>(
     logits: &mut [f32],
     cap: f32,
     target: usize,

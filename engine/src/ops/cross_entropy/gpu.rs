@@ -8,10 +8,10 @@ use super::{Gradients, Inputs, Shape, Workspace};
 use crate::buffer::ViewMut;
 use crate::error::Result;
 use crate::gpu::{GpuDevice, narrow, products};
-use crate::real::Real;
+use crate::number::Number;
 
 /// Losses and, where asked for with a factor, gradients.
-pub fn run<T: Real>(
+pub fn run<T: Number>(
     gpu: &GpuDevice,
     op: &'static str,
     shape: &Shape,

@@ -16,13 +16,15 @@
 mod cpu;
 mod gpu;
 
+pub use cpu::OnCpu;
+
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::{IndexView, Indices};
+use crate::number::Number;
 use crate::ops::softcap::check_cap;
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// Target of a row that has no loss.
 pub const IGNORE: u32 = u32::MAX;
@@ -75,7 +77,7 @@ impl Shape {
 
 /// Memory for chunks, made once for the largest batch and used for every one that is no larger.
 #[derive(Debug)]
-pub struct Workspace<T: Real> {
+pub struct Workspace<T: Number> {
     shape: Shape,
     /// Rows whose logits are held at once.
     chunk_rows: usize,
@@ -91,7 +93,7 @@ pub struct Workspace<T: Real> {
     d_hidden: Buffer<T>,
 }
 
-impl<T: Real> Workspace<T> {
+impl<T: Number> Workspace<T> {
     /// Memory for batches of up to `shape.rows` rows.
     ///
     /// # Errors
@@ -129,7 +131,7 @@ impl<T: Real> Workspace<T> {
 
 /// What the loss is computed from.
 #[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a, T: Real> {
+pub struct Inputs<'a, T: Number> {
     /// Hidden states `[N, C]`, after the last norm.
     pub hidden: View<'a, T>,
     /// The LM head's weight `[V, C]`.
@@ -140,7 +142,7 @@ pub struct Inputs<'a, T: Real> {
 
 /// Gradients of the loss.
 #[derive(Debug)]
-pub struct Gradients<'a, T: Real> {
+pub struct Gradients<'a, T: Number> {
     /// Gradient of the hidden states `[N, C]`; overwritten, with zeros for ignored rows.
     pub d_hidden: ViewMut<'a, T>,
     /// Gradient of the head `[V, C]`; accumulates.
@@ -151,7 +153,7 @@ pub struct Gradients<'a, T: Real> {
 ///
 /// # Errors
 /// A length that does not fit the shape, a target outside the vocabulary, a workspace that is too small.
-pub fn forward<T: Real>(
+pub fn forward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     inputs: Inputs<T>,
@@ -163,7 +165,7 @@ pub fn forward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::run(gpu, OP, shape, &inputs, workspace, losses, None)?,
         Device::Cpu(cpu) => {
-            cpu::run(cpu, shape, cpu::HostInputs::new(&inputs), workspace, losses.host(), None);
+            T::run(cpu, shape, cpu::HostInputs::new(&inputs), workspace, losses.host(), None);
         }
     }
     Ok(())
@@ -176,7 +178,7 @@ pub fn forward<T: Real>(
 ///
 /// # Errors
 /// A length that does not fit the shape, a target outside the vocabulary, a workspace that is too small.
-pub fn forward_backward<T: Real>(
+pub fn forward_backward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     inputs: Inputs<T>,
@@ -200,14 +202,14 @@ pub fn forward_backward<T: Real>(
                 d_head: gradients.d_head.host(),
             };
             let inputs = cpu::HostInputs::new(&inputs);
-            cpu::run(cpu, shape, inputs, workspace, losses.host(), Some(gradients));
+            T::run(cpu, shape, inputs, workspace, losses.host(), Some(gradients));
         }
     }
     Ok(())
 }
 
 /// Checks everything, and leaves in the workspace which rows there is something to do for.
-fn check_inputs<T: Real>(
+fn check_inputs<T: Number>(
     op: &'static str,
     shape: &Shape,
     inputs: &Inputs<T>,

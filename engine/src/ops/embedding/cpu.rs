@@ -6,12 +6,30 @@ use super::Shape;
 use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
-use crate::real::Real;
+use crate::number::{Number, on_cpu};
+
+on_cpu! {
+    /// Types that embeddings are in.
+    fn forward = forward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        table: &[Self],
+        tokens: &[u32],
+        output: &mut [Self],
+    );
+    fn backward = backward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        tokens: &[u32],
+        d_output: &[Self],
+        d_table: &mut [f32],
+    );
+}
 
 /// Parts the table is cut into in the backward; each is written by one task.
 const TABLE_PARTS: usize = 64;
 
-pub fn forward<T: Real>(cpu: &CpuDevice, shape: &Shape, table: &[T], tokens: &[u32], output: &mut [T]) {
+pub fn forward<T: Number>(cpu: &CpuDevice, shape: &Shape, table: &[T], tokens: &[u32], output: &mut [T]) {
     let hidden = shape.hidden;
     if hidden == 0 {
         return;
@@ -28,7 +46,7 @@ pub fn forward<T: Real>(cpu: &CpuDevice, shape: &Shape, table: &[T], tokens: &[u
 
 /// Every task walks all tokens and adds those of its part of the table: no two tasks write the same
 /// row, and a row's additions always come in token order.
-pub fn backward<T: Real>(
+pub fn backward<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     tokens: &[u32],

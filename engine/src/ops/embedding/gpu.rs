@@ -8,9 +8,9 @@ use crate::buffer::{View, ViewMut};
 use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuMemory, narrow};
 use crate::indices::IndexView;
-use crate::real::Real;
+use crate::number::Number;
 
-pub fn forward<T: Real>(
+pub fn forward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     table: View<'_, T>,
@@ -29,7 +29,7 @@ pub fn forward<T: Real>(
     Ok(())
 }
 
-pub fn backward<T: Real>(
+pub fn backward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     tokens: IndexView<'_>,

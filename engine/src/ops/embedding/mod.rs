@@ -6,12 +6,13 @@
 mod cpu;
 mod gpu;
 
+pub use cpu::OnCpu;
+
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::IndexView;
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// Sizes of an embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +31,7 @@ pub struct Shape {
 ///
 /// # Errors
 /// Lengths that do not fit the shape; a token id that is not below V.
-pub fn forward<T: Real>(
+pub fn forward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     table: View<'_, T>,
@@ -45,7 +46,7 @@ pub fn forward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::forward(gpu, shape, table, tokens, output)?,
         Device::Cpu(cpu) => {
-            cpu::forward(cpu, shape, table.host(), tokens.host(), output.host());
+            T::forward(cpu, shape, table.host(), tokens.host(), output.host());
         }
     }
     Ok(())
@@ -56,7 +57,7 @@ pub fn forward<T: Real>(
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward<T: Real>(
+pub fn backward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     tokens: IndexView<'_>,
@@ -71,7 +72,7 @@ pub fn backward<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::backward(gpu, shape, tokens, d_output, d_table)?,
         Device::Cpu(cpu) => {
-            cpu::backward(cpu, shape, tokens.host(), d_output.host(), d_table.host());
+            T::backward(cpu, shape, tokens.host(), d_output.host(), d_table.host());
         }
     }
     Ok(())

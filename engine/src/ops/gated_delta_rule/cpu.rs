@@ -12,9 +12,37 @@ use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{Store, Tile, product_into_tile, product_of_tile};
 use crate::device::CpuDevice;
 use crate::float::round_slice;
+use crate::number::{Number, on_cpu};
 use crate::ops::attention::Documents;
-use crate::real::Real;
 use chunk::{Gates, Keys, Values};
+
+on_cpu! {
+    /// Types that the rule computes in.
+    fn forward = forward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        documents: &Documents,
+        inputs: HostInputs<'_, Self>,
+        output: &mut [Self],
+        last_states: Option<&mut [f32]>,
+    );
+    fn backward = backward::backward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        documents: &Documents,
+        inputs: HostInputs<'_, Self>,
+        d_output: &[Self],
+        gradients: backward::HostGradients<'_, Self>,
+    );
+    fn decode = decode::decode(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        inputs: HostInputs<'_, Self>,
+        slots: &[u32],
+        states: &mut [f32],
+        output: &mut [Self],
+    );
+}
 
 /// The inputs as slices.
 #[derive(Clone, Copy)]
@@ -26,7 +54,7 @@ pub struct HostInputs<'a, T> {
     pub dt_bias: &'a [T],
 }
 
-impl<'a, T: Real> HostInputs<'a, T> {
+impl<'a, T: Number> HostInputs<'a, T> {
     pub fn new(inputs: &super::Inputs<'a, T>) -> Self {
         Self {
             qkv: inputs.qkv.host(),
@@ -108,7 +136,7 @@ pub fn forward_length(shape: &Shape) -> usize {
         + Tile::length(CHUNK, shape.value_dim)
 }
 
-pub fn forward<T: Real>(
+pub fn forward<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -136,7 +164,7 @@ pub fn forward<T: Real>(
     });
 }
 
-fn forward_document<T: Real>(
+fn forward_document<T: Number>(
     shape: &Shape,
     work: &Work,
     inputs: HostInputs<'_, T>,

@@ -10,8 +10,8 @@ use crate::buffer::{View, ViewMut};
 use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuMemory, GpuSlice, narrow};
 use crate::indices::IndexView;
+use crate::number::Number;
 use crate::ops::attention::Documents;
-use crate::real::Real;
 
 const OP: &str = "gated_delta_rule on a GPU";
 
@@ -53,7 +53,7 @@ struct Prepared<'a> {
 }
 
 impl<'a> Prepared<'a> {
-    fn new<T: Real>(
+    fn new<T: Number>(
         gpu: &GpuDevice,
         shape: &Shape,
         documents: &'a Documents,
@@ -100,7 +100,7 @@ impl<'a> Prepared<'a> {
     }
 }
 
-pub fn forward<T: Real>(
+pub fn forward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -138,7 +138,7 @@ pub fn forward<T: Real>(
     Ok(())
 }
 
-pub fn backward<T: Real>(
+pub fn backward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -232,7 +232,7 @@ pub fn backward<T: Real>(
     Ok(())
 }
 
-pub fn decode<T: Real>(
+pub fn decode<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     inputs: &Inputs<'_, T>,

@@ -31,15 +31,17 @@
 mod cpu;
 mod gpu;
 
+pub use cpu::OnCpu;
+
 use cpift_kernels::gated_delta_rule::KEY_DIM_LIMIT;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::{IndexView, check_slots};
+use crate::number::Number;
 use crate::ops::attention::Documents;
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// Added to the squared length of queries and keys.
 const EPSILON: f32 = 1e-6;
@@ -115,7 +117,7 @@ pub fn check_device(device: &Device, shape: &Shape) -> Result<()> {
 
 /// What the rule reads.
 #[derive(Debug, Clone, Copy)]
-pub struct Inputs<'a, T: Real> {
+pub struct Inputs<'a, T: Number> {
     /// Queries `[HK, DK]`, keys `[HK, DK]` and values `[HV, DV]` of each token, one behind the other.
     pub qkv: View<'a, T>,
     /// Of the decay `[N, HV]`.
@@ -130,7 +132,7 @@ pub struct Inputs<'a, T: Real> {
 
 /// Gradients with respect to [`Inputs`], of the same shapes.
 #[derive(Debug)]
-pub struct Gradients<'a, T: Real> {
+pub struct Gradients<'a, T: Number> {
     /// Of queries, keys and values; overwritten.
     pub d_qkv: ViewMut<'a, T>,
     /// Of `a`; overwritten.
@@ -143,7 +145,7 @@ pub struct Gradients<'a, T: Real> {
     pub d_dt_bias: ViewMut<'a, f32>,
 }
 
-fn check_inputs<T: Real>(
+fn check_inputs<T: Number>(
     op: &'static str,
     shape: &Shape,
     tokens: usize,
@@ -163,7 +165,7 @@ fn check_inputs<T: Real>(
 /// # Errors
 /// Heads that cannot be grouped, a length that does not fit the shape and the documents; keys longer than a GPU's
 /// kernels take.
-pub fn forward<T: Real>(
+pub fn forward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     documents: &Documents,
@@ -181,7 +183,7 @@ pub fn forward<T: Real>(
         Device::Gpu(gpu) => gpu::forward(gpu, shape, documents, &inputs, output, last_states)?,
         Device::Cpu(cpu) => {
             let (inputs, last_states) = (cpu::HostInputs::new(&inputs), last_states.map(ViewMut::host));
-            cpu::forward(cpu, shape, documents, inputs, output.host(), last_states);
+            T::forward(cpu, shape, documents, inputs, output.host(), last_states);
         }
     }
     Ok(())
@@ -191,7 +193,7 @@ pub fn forward<T: Real>(
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward<T: Real>(
+pub fn backward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     documents: &Documents,
@@ -218,7 +220,7 @@ pub fn backward<T: Real>(
                 d_dt_bias: gradients.d_dt_bias.host(),
             };
             let inputs = cpu::HostInputs::new(&inputs);
-            cpu::backward::backward(cpu, shape, documents, inputs, d_output.host(), gradients);
+            T::backward(cpu, shape, documents, inputs, d_output.host(), gradients);
         }
     }
     Ok(())
@@ -231,7 +233,7 @@ pub fn backward<T: Real>(
 ///
 /// # Errors
 /// As [`forward`]; a slot outside of the states.
-pub fn decode<T: Real>(
+pub fn decode<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     inputs: Inputs<'_, T>,
@@ -247,7 +249,7 @@ pub fn decode<T: Real>(
         Device::Gpu(gpu) => gpu::decode(gpu, shape, &inputs, slots, states, output)?,
         Device::Cpu(cpu) => {
             let inputs = cpu::HostInputs::new(&inputs);
-            cpu::decode::decode(cpu, shape, inputs, slots.host(), states.host(), output.host());
+            T::decode(cpu, shape, inputs, slots.host(), states.host(), output.host());
         }
     }
     Ok(())

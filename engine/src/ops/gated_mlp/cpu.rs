@@ -6,19 +6,37 @@ use super::Activation;
 use crate::cpu::math::{gelu_tanh, gelu_tanh_with_derivative, sigmoid, silu};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
-use crate::real::Real;
+use crate::number::{Number, on_cpu};
+
+on_cpu! {
+    /// Types that activations of an MLP are in.
+    fn forward = forward(
+        cpu: &CpuDevice,
+        function: Activation,
+        gate: &[Self],
+        up: &[Self],
+        activation: &mut [Self],
+    );
+    fn backward = backward(
+        cpu: &CpuDevice,
+        function: Activation,
+        gate: &mut [Self],
+        up: &mut [Self],
+        activation: &mut [Self],
+    );
+}
 
 /// Elements of one task.
 const CHUNK: usize = 16 * 1024;
 
-pub fn forward<T: Real>(cpu: &CpuDevice, function: Activation, gate: &[T], up: &[T], activation: &mut [T]) {
+pub fn forward<T: Number>(cpu: &CpuDevice, function: Activation, gate: &[T], up: &[T], activation: &mut [T]) {
     match function {
         Activation::Silu => apply(cpu, silu, gate, up, activation),
         Activation::GeluTanh => apply(cpu, gelu_tanh, gate, up, activation),
     }
 }
 
-fn apply<T: Real>(
+fn apply<T: Number>(
     cpu: &CpuDevice,
     function: impl Fn(f32) -> f32 + Copy + Sync,
     gate: &[T],
@@ -37,7 +55,7 @@ fn apply<T: Real>(
     });
 }
 
-pub fn backward<T: Real>(
+pub fn backward<T: Number>(
     cpu: &CpuDevice,
     function: Activation,
     gate: &mut [T],
@@ -58,7 +76,7 @@ fn silu_with_derivative(x: f32) -> (f32, f32) {
     (silu, silu.mul_add(1.0 - sigma, sigma))
 }
 
-fn differentiate<T: Real>(
+fn differentiate<T: Number>(
     cpu: &CpuDevice,
     function: impl Fn(f32) -> (f32, f32) + Copy + Sync,
     gate: &mut [T],

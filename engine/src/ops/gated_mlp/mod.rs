@@ -15,13 +15,14 @@
 
 mod cpu;
 
+pub use cpu::OnCpu;
+
 use cpift_kernels::gated_mlp as kernels;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// What the gate goes through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -46,7 +47,7 @@ impl Activation {
 ///
 /// # Errors
 /// Lengths that differ.
-pub fn forward<T: Real>(
+pub fn forward<T: OnCpu>(
     device: &Device,
     function: Activation,
     gate: View<'_, T>,
@@ -69,7 +70,7 @@ pub fn forward<T: Real>(
                 cubic,
             )?;
         }
-        Device::Cpu(cpu) => cpu::forward(cpu, function, gate.host(), up.host(), activation.host()),
+        Device::Cpu(cpu) => T::forward(cpu, function, gate.host(), up.host(), activation.host()),
     }
     Ok(())
 }
@@ -84,7 +85,7 @@ pub fn forward<T: Real>(
 ///
 /// # Errors
 /// Lengths that differ.
-pub fn backward<T: Real>(
+pub fn backward<T: OnCpu>(
     device: &Device,
     function: Activation,
     gate: ViewMut<'_, T>,
@@ -107,7 +108,7 @@ pub fn backward<T: Real>(
                 cubic,
             )?;
         }
-        Device::Cpu(cpu) => cpu::backward(cpu, function, gate.host(), up.host(), activation.host()),
+        Device::Cpu(cpu) => T::backward(cpu, function, gate.host(), up.host(), activation.host()),
     }
     Ok(())
 }

@@ -4,12 +4,47 @@ use super::Shape;
 use crate::cpu::gemm::{Matrix, Update, multiply};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
-use crate::real::Real;
+use crate::number::{Number, on_cpu};
+
+on_cpu! {
+    /// Types that linear layers compute in.
+    fn forward = forward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        x: &[Self],
+        weight: &[Self],
+        bias: Option<&[Self]>,
+        y: &mut [Self],
+    );
+    fn forward_unrounded = forward_unrounded(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        x: &[Self],
+        weight: &[Self],
+        y: &mut [f32],
+    );
+    fn backward_input = backward_input(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        d_y: &[Self],
+        weight: &[Self],
+        d_x: &mut [Self],
+        accumulate: bool,
+    );
+    fn backward_weight = backward_weight(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        d_y: &[Self],
+        x: &[Self],
+        d_weight: &mut [f32],
+        d_bias: Option<&mut [f32]>,
+    );
+}
 
 /// Columns of d_y that one thread sums at a time for the bias.
 const BIAS_CHUNK: usize = 64;
 
-pub fn forward<T: Real>(
+pub fn forward<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     x: &[T],
@@ -32,13 +67,13 @@ pub fn forward<T: Real>(
 }
 
 /// y in f32, whatever the operands are.
-pub fn forward_unrounded<T: Real>(cpu: &CpuDevice, shape: &Shape, x: &[T], weight: &[T], y: &mut [f32]) {
+pub fn forward_unrounded<T: Number>(cpu: &CpuDevice, shape: &Shape, x: &[T], weight: &[T], y: &mut [f32]) {
     let &Shape { rows, inputs, outputs } = shape;
     let weight = Matrix::new(weight, outputs, inputs);
     multiply(cpu, Matrix::new(x, rows, inputs), weight.transposed(), Update::Overwrite, y);
 }
 
-pub fn backward_input<T: Real>(
+pub fn backward_input<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     d_y: &[T],
@@ -51,7 +86,7 @@ pub fn backward_input<T: Real>(
     multiply(cpu, Matrix::new(d_y, rows, outputs), Matrix::new(weight, outputs, inputs), update, d_x);
 }
 
-pub fn backward_weight<T: Real>(
+pub fn backward_weight<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     d_y: &[T],
@@ -72,7 +107,7 @@ pub fn backward_weight<T: Real>(
 }
 
 /// sums[j] += Σ over rows of matrix[row, first + j].
-fn add_column_sums<T: Real>(matrix: &[T], columns: usize, first: usize, sums: &mut [f32]) {
+fn add_column_sums<T: Number>(matrix: &[T], columns: usize, first: usize, sums: &mut [f32]) {
     vectorize!(|| {
         let mut totals = [0.0f32; BIAS_CHUNK];
         for row in matrix.chunks_exact(columns) {

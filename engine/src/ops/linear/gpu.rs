@@ -7,9 +7,9 @@ use super::Shape;
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
 use crate::gpu::{GpuDevice, products};
-use crate::real::Real;
+use crate::number::Number;
 
-pub fn forward<T: Real>(
+pub fn forward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     x: View<'_, T>,
@@ -22,7 +22,7 @@ pub fn forward<T: Real>(
     Ok(T::Kernel::gemm_nt(gpu.launcher(), x.on(gpu), weight.on(gpu), bias, y.on(gpu), sizes)?)
 }
 
-pub fn forward_unrounded<T: Real>(
+pub fn forward_unrounded<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     x: View<'_, T>,
@@ -33,7 +33,7 @@ pub fn forward_unrounded<T: Real>(
     Ok(T::Kernel::gemm_nt_unrounded(gpu.launcher(), x.on(gpu), weight.on(gpu), y.on(gpu), sizes)?)
 }
 
-pub fn backward_input<T: Real>(
+pub fn backward_input<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     d_y: View<'_, T>,
@@ -45,7 +45,7 @@ pub fn backward_input<T: Real>(
     products::multiply::<T::Kernel>(gpu, [d_y.on(gpu), weight.on(gpu)], d_x.on(gpu), sizes, accumulate)
 }
 
-pub fn backward_weight<T: Real>(
+pub fn backward_weight<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     d_y: View<'_, T>,

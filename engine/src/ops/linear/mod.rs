@@ -5,11 +5,12 @@
 mod cpu;
 mod gpu;
 
+pub use cpu::OnCpu;
+
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// Sizes of a linear layer.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -28,7 +29,7 @@ pub struct Shape {
 ///
 /// # Errors
 /// When a length does not fit the shape.
-pub fn forward<T: Real>(
+pub fn forward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     x: View<T>,
@@ -47,7 +48,7 @@ pub fn forward<T: Real>(
         Device::Gpu(gpu) => gpu::forward(gpu, shape, x, weight, bias, y)?,
         Device::Cpu(cpu) => {
             let bias = bias.map(|bias| bias.host());
-            cpu::forward(cpu, shape, x.host(), weight.host(), bias, y.host());
+            T::forward(cpu, shape, x.host(), weight.host(), bias, y.host());
         }
     }
     Ok(())
@@ -60,7 +61,7 @@ pub fn forward<T: Real>(
 ///
 /// # Errors
 /// When a length does not fit the shape.
-pub fn forward_unrounded<T: Real>(
+pub fn forward_unrounded<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     x: View<T>,
@@ -73,7 +74,7 @@ pub fn forward_unrounded<T: Real>(
     check_length(OP, "y", y.len(), shape.rows * shape.outputs)?;
     match device {
         Device::Gpu(gpu) => gpu::forward_unrounded(gpu, shape, x, weight, y)?,
-        Device::Cpu(cpu) => cpu::forward_unrounded(cpu, shape, x.host(), weight.host(), y.host()),
+        Device::Cpu(cpu) => T::forward_unrounded(cpu, shape, x.host(), weight.host(), y.host()),
     }
     Ok(())
 }
@@ -84,7 +85,7 @@ pub fn forward_unrounded<T: Real>(
 ///
 /// # Errors
 /// When a length does not fit the shape.
-pub fn backward_input<T: Real>(
+pub fn backward_input<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     d_y: View<T>,
@@ -99,7 +100,7 @@ pub fn backward_input<T: Real>(
     match device {
         Device::Gpu(gpu) => gpu::backward_input(gpu, shape, d_y, weight, d_x, accumulate)?,
         Device::Cpu(cpu) => {
-            cpu::backward_input(cpu, shape, d_y.host(), weight.host(), d_x.host(), accumulate);
+            T::backward_input(cpu, shape, d_y.host(), weight.host(), d_x.host(), accumulate);
         }
     }
     Ok(())
@@ -111,7 +112,7 @@ pub fn backward_input<T: Real>(
 ///
 /// # Errors
 /// When a length does not fit the shape.
-pub fn backward_weight<T: Real>(
+pub fn backward_weight<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     d_y: View<T>,
@@ -130,7 +131,7 @@ pub fn backward_weight<T: Real>(
         Device::Gpu(gpu) => gpu::backward_weight(gpu, shape, d_y, x, d_weight, d_bias)?,
         Device::Cpu(cpu) => {
             let d_bias = d_bias.map(ViewMut::host);
-            cpu::backward_weight(cpu, shape, d_y.host(), x.host(), d_weight.host(), d_bias);
+            T::backward_weight(cpu, shape, d_y.host(), x.host(), d_weight.host(), d_bias);
         }
     }
     Ok(())

@@ -7,7 +7,27 @@ use crate::cpu::math::sigmoid;
 use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
-use crate::real::Real;
+use crate::number::{Number, on_cpu};
+
+on_cpu! {
+    /// Types that the gate computes in.
+    fn take_queries = take_queries(cpu: &CpuDevice, shape: &Shape, joined: &[Self], queries: &mut [Self]);
+    fn put_queries = put_queries(cpu: &CpuDevice, shape: &Shape, queries: &[Self], joined: &mut [Self]);
+    fn forward = forward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        joined: &[Self],
+        attention: &[Self],
+        gated: &mut [Self],
+    );
+    fn backward = backward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        inputs: (&[Self], &[Self]),
+        gradient: &mut [Self],
+        d_joined: &mut [Self],
+    );
+}
 
 impl Shape {
     /// Heads of tokens that make one task.
@@ -16,7 +36,7 @@ impl Shape {
     }
 }
 
-pub fn take_queries<T: Real>(cpu: &CpuDevice, shape: &Shape, joined: &[T], queries: &mut [T]) {
+pub fn take_queries<T: Number>(cpu: &CpuDevice, shape: &Shape, joined: &[T], queries: &mut [T]) {
     let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
     cpu.run(|| {
         let chunks = queries.par_chunks_mut(heads * width).zip(joined.par_chunks(heads * 2 * width));
@@ -28,7 +48,7 @@ pub fn take_queries<T: Real>(cpu: &CpuDevice, shape: &Shape, joined: &[T], queri
     });
 }
 
-pub fn put_queries<T: Real>(cpu: &CpuDevice, shape: &Shape, queries: &[T], joined: &mut [T]) {
+pub fn put_queries<T: Number>(cpu: &CpuDevice, shape: &Shape, queries: &[T], joined: &mut [T]) {
     let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
     cpu.run(|| {
         let chunks = queries.par_chunks(heads * width).zip(joined.par_chunks_mut(heads * 2 * width));
@@ -40,7 +60,7 @@ pub fn put_queries<T: Real>(cpu: &CpuDevice, shape: &Shape, queries: &[T], joine
     });
 }
 
-pub fn forward<T: Real>(cpu: &CpuDevice, shape: &Shape, joined: &[T], attention: &[T], gated: &mut [T]) {
+pub fn forward<T: Number>(cpu: &CpuDevice, shape: &Shape, joined: &[T], attention: &[T], gated: &mut [T]) {
     let (width, heads) = (shape.head_dim, shape.heads_per_chunk());
     cpu.run(|| {
         let inputs = joined.par_chunks(heads * 2 * width).zip(attention.par_chunks(heads * width));
@@ -58,7 +78,7 @@ pub fn forward<T: Real>(cpu: &CpuDevice, shape: &Shape, joined: &[T], attention:
     });
 }
 
-pub fn backward<T: Real>(
+pub fn backward<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     (joined, attention): (&[T], &[T]),

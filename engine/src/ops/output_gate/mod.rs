@@ -7,6 +7,8 @@
 
 mod cpu;
 
+pub use cpu::OnCpu;
+
 use cpift_kernels::output_gate as kernels;
 
 use crate::buffer::{View, ViewMut};
@@ -14,7 +16,6 @@ use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::gpu::narrow;
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// Sizes of the gate.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -49,7 +50,7 @@ impl Shape {
 ///
 /// # Errors
 /// Lengths that do not fit the shape.
-pub fn take_queries<T: Real>(
+pub fn take_queries<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     joined: View<'_, T>,
@@ -62,7 +63,7 @@ pub fn take_queries<T: Real>(
             let (joined, queries) = (joined.on(gpu), queries.on(gpu));
             kernels::output_gate_take_queries(gpu.launcher(), joined, queries, count, head_dim)?;
         }
-        Device::Cpu(cpu) => cpu::take_queries(cpu, shape, joined.host(), queries.host()),
+        Device::Cpu(cpu) => T::take_queries(cpu, shape, joined.host(), queries.host()),
     }
     Ok(())
 }
@@ -71,7 +72,7 @@ pub fn take_queries<T: Real>(
 ///
 /// # Errors
 /// As [`take_queries`].
-pub fn put_queries<T: Real>(
+pub fn put_queries<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     queries: View<'_, T>,
@@ -84,7 +85,7 @@ pub fn put_queries<T: Real>(
             let (queries, joined) = (queries.on(gpu), joined.on(gpu));
             kernels::output_gate_put_queries(gpu.launcher(), queries, joined, count, head_dim)?;
         }
-        Device::Cpu(cpu) => cpu::put_queries(cpu, shape, queries.host(), joined.host()),
+        Device::Cpu(cpu) => T::put_queries(cpu, shape, queries.host(), joined.host()),
     }
     Ok(())
 }
@@ -93,7 +94,7 @@ pub fn put_queries<T: Real>(
 ///
 /// # Errors
 /// As [`take_queries`].
-pub fn forward<T: Real>(
+pub fn forward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     joined: View<'_, T>,
@@ -108,7 +109,7 @@ pub fn forward<T: Real>(
             let (joined, attention, gated) = (joined.on(gpu), attention.on(gpu), gated.on(gpu));
             kernels::output_gate(gpu.launcher(), joined, attention, gated, count, head_dim)?;
         }
-        Device::Cpu(cpu) => cpu::forward(cpu, shape, joined.host(), attention.host(), gated.host()),
+        Device::Cpu(cpu) => T::forward(cpu, shape, joined.host(), attention.host(), gated.host()),
     }
     Ok(())
 }
@@ -118,7 +119,7 @@ pub fn forward<T: Real>(
 ///
 /// # Errors
 /// As [`take_queries`].
-pub fn backward<T: Real>(
+pub fn backward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     (joined, attention): (View<'_, T>, View<'_, T>),
@@ -144,7 +145,7 @@ pub fn backward<T: Real>(
         }
         Device::Cpu(cpu) => {
             let inputs = (joined.host(), attention.host());
-            cpu::backward(cpu, shape, inputs, gradient.host(), d_joined.host());
+            T::backward(cpu, shape, inputs, gradient.host(), d_joined.host());
         }
     }
     Ok(())

@@ -6,7 +6,40 @@ use super::Shape;
 use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
-use crate::real::Real;
+use crate::number::{Number, on_cpu};
+
+on_cpu! {
+    /// Types that the norm computes in.
+    fn forward = forward(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        input: &[Self],
+        weight: &[Self],
+        output: &mut [Self],
+        inverse_rms: &mut [f32],
+    );
+    fn forward_residual = forward_residual(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        residual: &[Self],
+        delta: &[Self],
+        weight: &[Self],
+        outputs: HostOutputs<'_, Self>,
+    );
+    fn backward_input = backward_input(
+        shape: &Shape,
+        saved: HostBackwardInputs<'_, Self>,
+        d_output: &[Self],
+        d_input: &mut [Self],
+    );
+    fn backward_weight = backward_weight(
+        shape: &Shape,
+        input: &[Self],
+        inverse_rms: &[f32],
+        d_output: &[Self],
+        d_weight: &mut [f32],
+    );
+}
 
 /// Partial sums kept side by side, so that a row's sum is vectorised in a fixed order.
 const LANES: usize = 16;
@@ -26,7 +59,7 @@ pub struct HostBackwardInputs<'a, T> {
     pub inverse_rms: &'a [f32],
 }
 
-pub fn forward<T: Real>(
+pub fn forward<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     input: &[T],
@@ -49,7 +82,7 @@ pub fn forward<T: Real>(
     });
 }
 
-pub fn forward_residual<T: Real>(
+pub fn forward_residual<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     residual: &[T],
@@ -80,7 +113,7 @@ pub fn forward_residual<T: Real>(
 
 /// One row; returns r.
 #[inline(always)]
-fn normalise<T: Real>(shape: &Shape, input: &[T], weight: &[T], output: &mut [T]) -> f32 {
+fn normalise<T: Number>(shape: &Shape, input: &[T], weight: &[T], output: &mut [T]) -> f32 {
     let mean_square = dot(input, input) / shape.hidden as f64;
     let inverse_rms = (1.0 / (mean_square + f64::from(shape.epsilon)).sqrt()) as f32;
     for ((output, x), weight) in output.iter_mut().zip(input).zip(weight) {
@@ -89,7 +122,7 @@ fn normalise<T: Real>(shape: &Shape, input: &[T], weight: &[T], output: &mut [T]
     inverse_rms
 }
 
-pub fn backward_input<T: Real>(
+pub fn backward_input<T: Number>(
     shape: &Shape,
     saved: HostBackwardInputs<'_, T>,
     d_output: &[T],
@@ -119,7 +152,7 @@ pub fn backward_input<T: Real>(
 
 /// Every task owns `COLUMNS` columns and walks all rows: no partial sums to keep, and one order whatever
 /// the number of threads.
-pub fn backward_weight<T: Real>(
+pub fn backward_weight<T: Number>(
     shape: &Shape,
     input: &[T],
     inverse_rms: &[f32],
@@ -143,7 +176,7 @@ pub fn backward_weight<T: Real>(
 
 /// Adds Σ over rows of d_output · x · r for `WIDTH` columns from `column` on.
 #[inline(always)]
-fn add_columns<T: Real, const WIDTH: usize>(
+fn add_columns<T: Number, const WIDTH: usize>(
     hidden: usize,
     column: usize,
     input: &[T],
@@ -174,7 +207,7 @@ fn add_columns<T: Real, const WIDTH: usize>(
 }
 
 #[inline(always)]
-fn dot<T: Real>(left: &[T], right: &[T]) -> f64 {
+fn dot<T: Number>(left: &[T], right: &[T]) -> f64 {
     let mut lanes = [0.0f32; LANES];
     let (left, left_rest) = left.as_chunks::<LANES>();
     let (right, right_rest) = right.as_chunks::<LANES>();
@@ -190,7 +223,7 @@ fn dot<T: Real>(left: &[T], right: &[T]) -> f64 {
 
 /// Σ d_output · (weight_offset + weight) · input.
 #[inline(always)]
-fn weighted_dot<T: Real>(shape: &Shape, d_output: &[T], weight: &[T], input: &[T]) -> f64 {
+fn weighted_dot<T: Number>(shape: &Shape, d_output: &[T], weight: &[T], input: &[T]) -> f64 {
     let offset = shape.weight_offset;
     let mut lanes = [0.0f32; LANES];
     let (d_output, d_output_rest) = d_output.as_chunks::<LANES>();

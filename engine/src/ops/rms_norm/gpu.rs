@@ -6,7 +6,7 @@ use super::{BackwardInputs, ResidualOutputs, Shape};
 use crate::buffer::{View, ViewMut};
 use crate::error::Result;
 use crate::gpu::{GpuDevice, GpuMemory, narrow};
-use crate::real::Real;
+use crate::number::Number;
 
 /// The one that rows of so many columns need.
 fn by_columns<K: Copy>(columns: u32, [short, middle, long]: [K; 3]) -> K {
@@ -17,7 +17,7 @@ fn by_columns<K: Copy>(columns: u32, [short, middle, long]: [K; 3]) -> K {
     }
 }
 
-pub fn forward<T: Real>(
+pub fn forward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     input: View<'_, T>,
@@ -41,7 +41,7 @@ pub fn forward<T: Real>(
     Ok(())
 }
 
-pub fn forward_residual<T: Real>(
+pub fn forward_residual<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     residual: View<'_, T>,
@@ -73,7 +73,7 @@ pub fn partial_sums(shape: &Shape) -> usize {
     backward_blocks(shape.rows as u64, shape.hidden as u64) as usize * shape.hidden
 }
 
-pub fn backward<T: Real>(
+pub fn backward<T: Number>(
     gpu: &GpuDevice,
     shape: &Shape,
     saved: BackwardInputs<'_, T>,

@@ -21,11 +21,13 @@
 mod cpu;
 mod gpu;
 
+pub use cpu::OnCpu;
+
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
+use crate::number::Number;
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// Sizes of a norm.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -62,7 +64,7 @@ impl Shape {
 
 /// What [`backward`] reads.
 #[derive(Debug, Clone, Copy)]
-pub struct BackwardInputs<'a, T: Real> {
+pub struct BackwardInputs<'a, T: Number> {
     /// The forward's input `[rows, hidden]`.
     pub input: View<'a, T>,
     /// The norm's weight `[hidden]`.
@@ -76,7 +78,7 @@ pub struct BackwardInputs<'a, T: Real> {
 ///
 /// # Errors
 /// Lengths that do not fit the shape.
-pub fn forward<T: Real>(
+pub fn forward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     input: View<'_, T>,
@@ -91,7 +93,7 @@ pub fn forward<T: Real>(
         Device::Gpu(gpu) => gpu::forward(gpu, shape, input, weight, output, inverse_rms)?,
         Device::Cpu(cpu) => {
             let (input, weight, output) = (input.host(), weight.host(), output.host());
-            cpu::forward(cpu, shape, input, weight, output, inverse_rms.host());
+            T::forward(cpu, shape, input, weight, output, inverse_rms.host());
         }
     }
     Ok(())
@@ -99,7 +101,7 @@ pub fn forward<T: Real>(
 
 /// What [`forward_residual`] writes.
 #[derive(Debug)]
-pub struct ResidualOutputs<'a, T: Real> {
+pub struct ResidualOutputs<'a, T: Number> {
     /// residual + delta `[rows, hidden]`.
     pub sum: ViewMut<'a, T>,
     /// The normalised sum `[rows, hidden]`.
@@ -113,7 +115,7 @@ pub struct ResidualOutputs<'a, T: Real> {
 ///
 /// # Errors
 /// Lengths that do not fit the shape.
-pub fn forward_residual<T: Real>(
+pub fn forward_residual<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     residual: View<'_, T>,
@@ -128,7 +130,7 @@ pub fn forward_residual<T: Real>(
     check_length(OP, "sum", outputs.sum.len(), shape.elements())?;
     match device {
         Device::Gpu(gpu) => gpu::forward_residual(gpu, shape, residual, delta, weight, outputs)?,
-        Device::Cpu(cpu) => cpu::forward_residual(
+        Device::Cpu(cpu) => T::forward_residual(
             cpu,
             shape,
             residual.host(),
@@ -149,7 +151,7 @@ pub fn forward_residual<T: Real>(
 ///
 /// # Errors
 /// Lengths that do not fit the shape.
-pub fn backward<T: Real>(
+pub fn backward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     saved: BackwardInputs<'_, T>,
@@ -169,8 +171,8 @@ pub fn backward<T: Real>(
                 (saved.input.host(), saved.weight.host(), saved.inverse_rms.host());
             let (d_output, d_input) = (d_output.host(), d_input.host());
             cpu.run(|| {
-                cpu::backward_weight(shape, input, inverse_rms, d_output, d_weight.host());
-                cpu::backward_input(
+                T::backward_weight(shape, input, inverse_rms, d_output, d_weight.host());
+                T::backward_input(
                     shape,
                     cpu::HostBackwardInputs { input, weight, inverse_rms },
                     d_output,

@@ -6,13 +6,38 @@ use super::Shape;
 use crate::cpu::rows_per_chunk;
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
-use crate::real::Real;
+use crate::number::{Number, on_cpu};
 
-pub fn rotate<T: Real, const INVERSE: bool>(
+on_cpu! {
+    /// Types that heads are in.
+    fn rotate = rotate(
+        cpu: &CpuDevice,
+        shape: &Shape,
+        tables: (&[f32], &[f32]),
+        positions: &[u32],
+        x: &mut [Self],
+        inverse: bool,
+    );
+}
+
+fn rotate<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
-    cos: &[f32],
-    sin: &[f32],
+    tables: (&[f32], &[f32]),
+    positions: &[u32],
+    x: &mut [T],
+    inverse: bool,
+) {
+    match inverse {
+        false => rotate_tokens::<T, false>(cpu, shape, tables, positions, x),
+        true => rotate_tokens::<T, true>(cpu, shape, tables, positions, x),
+    }
+}
+
+fn rotate_tokens<T: Number, const INVERSE: bool>(
+    cpu: &CpuDevice,
+    shape: &Shape,
+    (cos, sin): (&[f32], &[f32]),
     positions: &[u32],
     x: &mut [T],
 ) {
@@ -38,7 +63,7 @@ pub fn rotate<T: Real, const INVERSE: bool>(
 }
 
 #[inline(always)]
-fn rotate_head<T: Real, const INVERSE: bool>(cos: &[f32], sin: &[f32], head: &mut [T]) {
+fn rotate_head<T: Number, const INVERSE: bool>(cos: &[f32], sin: &[f32], head: &mut [T]) {
     let (first, second) = head.split_at_mut(cos.len());
     for (((first, second), &cos), &sin) in first.iter_mut().zip(second).zip(cos).zip(sin) {
         let sin = if INVERSE { -sin } else { sin };

@@ -7,9 +7,9 @@ use crate::buffer::ViewMut;
 use crate::error::Result;
 use crate::gpu::{GpuDevice, narrow};
 use crate::indices::IndexView;
-use crate::real::Real;
+use crate::number::Number;
 
-pub(super) fn rotate<T: Real, const INVERSE: bool>(
+pub(super) fn rotate<T: Number, const INVERSE: bool>(
     gpu: &GpuDevice,
     shape: &Shape,
     tables: Tables<'_>,

@@ -8,12 +8,13 @@
 mod cpu;
 mod gpu;
 
+pub use cpu::OnCpu;
+
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::indices::IndexView;
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// Sizes of a rotary embedding.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,7 +42,7 @@ pub struct Tables<'a> {
 ///
 /// # Errors
 /// Lengths that do not fit the shape; a rotary dimension that is odd or over D; a position outside the tables.
-pub fn forward<T: Real>(
+pub fn forward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     tables: Tables<'_>,
@@ -55,7 +56,7 @@ pub fn forward<T: Real>(
 ///
 /// # Errors
 /// As [`forward`].
-pub fn backward<T: Real>(
+pub fn backward<T: OnCpu>(
     device: &Device,
     shape: &Shape,
     tables: Tables<'_>,
@@ -65,7 +66,7 @@ pub fn backward<T: Real>(
     rotate::<T, true>("rope backward", device, shape, tables, positions, d_x)
 }
 
-fn rotate<T: Real, const INVERSE: bool>(
+fn rotate<T: OnCpu, const INVERSE: bool>(
     op: &'static str,
     device: &Device,
     shape: &Shape,
@@ -92,13 +93,13 @@ fn rotate<T: Real, const INVERSE: bool>(
     match device {
         Device::Gpu(gpu) => gpu::rotate::<T, INVERSE>(gpu, shape, tables, positions, x)?,
         Device::Cpu(cpu) => {
-            cpu::rotate::<T, INVERSE>(
+            T::rotate(
                 cpu,
                 shape,
-                tables.cos.host(),
-                tables.sin.host(),
+                (tables.cos.host(), tables.sin.host()),
                 positions.host(),
                 x.host(),
+                INVERSE,
             );
         }
     }

@@ -5,23 +5,24 @@
 
 mod cpu;
 
+pub use cpu::OnCpu;
+
 use cpift_kernels::scale as kernels;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
 use crate::error::{Result, check_length};
 use crate::ops::work::Work;
-use crate::real::Real;
 
 /// Writes `factor · x` to `y`; both have the same length. Reads 1, writes 1 element each.
 ///
 /// # Errors
 /// Lengths that differ.
-pub fn forward<T: Real>(device: &Device, factor: f32, x: View<'_, T>, y: ViewMut<'_, T>) -> Result<()> {
+pub fn forward<T: OnCpu>(device: &Device, factor: f32, x: View<'_, T>, y: ViewMut<'_, T>) -> Result<()> {
     check_length("scale", "y", y.len(), x.len())?;
     match device {
         Device::Gpu(gpu) => kernels::scale(gpu.launcher(), x.on(gpu), y.on(gpu), x.len() as u64, factor)?,
-        Device::Cpu(cpu) => cpu::forward(cpu, factor, x.host(), y.host()),
+        Device::Cpu(cpu) => T::forward(cpu, factor, x.host(), y.host()),
     }
     Ok(())
 }
@@ -30,13 +31,13 @@ pub fn forward<T: Real>(device: &Device, factor: f32, x: View<'_, T>, y: ViewMut
 ///
 /// # Errors
 /// When the device has failed.
-pub fn forward_in_place<T: Real>(device: &Device, factor: f32, x: ViewMut<'_, T>) -> Result<()> {
+pub fn forward_in_place<T: OnCpu>(device: &Device, factor: f32, x: ViewMut<'_, T>) -> Result<()> {
     match device {
         Device::Gpu(gpu) => {
             let count = x.len() as u64;
             kernels::scale_in_place(gpu.launcher(), x.on(gpu), count, factor)?;
         }
-        Device::Cpu(cpu) => cpu::forward_in_place(cpu, factor, x.host()),
+        Device::Cpu(cpu) => T::forward_in_place(cpu, factor, x.host()),
     }
     Ok(())
 }
@@ -45,7 +46,7 @@ pub fn forward_in_place<T: Real>(device: &Device, factor: f32, x: ViewMut<'_, T>
 ///
 /// # Errors
 /// Lengths that differ.
-pub fn add<T: Real>(
+pub fn add<T: OnCpu>(
     device: &Device,
     residual: View<'_, T>,
     factor: f32,
@@ -61,7 +62,7 @@ pub fn add<T: Real>(
             let (residual, delta) = (residual.on(gpu), delta.on(gpu));
             kernels::scale_add(gpu.launcher(), residual, delta, sum.on(gpu), count, factor)?;
         }
-        Device::Cpu(cpu) => cpu::add(cpu, residual.host(), factor, delta.host(), sum.host()),
+        Device::Cpu(cpu) => T::add(cpu, residual.host(), factor, delta.host(), sum.host()),
     }
     Ok(())
 }

@@ -20,8 +20,8 @@ use crate::cpu::simd::vectorize;
 use crate::cpu::tile::{LANES, Store, Tile, padded};
 use crate::device::CpuDevice;
 use crate::float::round_slice;
+use crate::number::Number;
 use crate::ops::attention::{Documents, Shape};
-use crate::real::Real;
 
 /// What the forward pass left and the gradient that reaches it, as slices.
 #[derive(Clone, Copy)]
@@ -44,7 +44,7 @@ impl<'a, T> HostGradients<'a, T> {
     }
 }
 
-pub fn backward<T: Real>(
+pub fn backward<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -75,7 +75,7 @@ impl<'a, T> Backward<'a, T> {
     }
 }
 
-impl<T: Real> Task<T> for Backward<'_, T> {
+impl<T: Number> Task<T> for Backward<'_, T> {
     fn run<K: Kernel<Element = T>>(self, kernel: K) {
         let Self { cpu, documents, pass } = self;
         let shape = pass.shape;
@@ -253,7 +253,7 @@ impl<'a> Scratch<'a> {
     }
 }
 
-impl<T: Real> Pass<'_, T> {
+impl<T: Number> Pass<'_, T> {
     /// d_q of the tile of queries `work`, and what it adds to d_k and d_v.
     #[inline(always)]
     fn tile<K: Kernel<Element = T>>(

@@ -8,8 +8,8 @@ use crate::cpu::parallel::{SharedMut, for_each, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
 use crate::float::round_slice;
+use crate::number::Number;
 use crate::ops::attention::Shape;
-use crate::real::Real;
 
 /// The cache as slices.
 #[derive(Clone, Copy)]
@@ -21,7 +21,7 @@ pub struct Cache<'a, T> {
     lengths: &'a [u32],
 }
 
-impl<'a, T: Real> Cache<'a, T> {
+impl<'a, T: Number> Cache<'a, T> {
     pub fn new(cache: &crate::ops::attention::Cache<'a, T>) -> Self {
         Self {
             k: cache.k.host(),
@@ -33,7 +33,7 @@ impl<'a, T: Real> Cache<'a, T> {
     }
 }
 
-pub fn decode<T: Real>(cpu: &CpuDevice, shape: &Shape, q: &[T], cache: Cache<T>, output: &mut [T]) {
+pub fn decode<T: Number>(cpu: &CpuDevice, shape: &Shape, q: &[T], cache: Cache<T>, output: &mut [T]) {
     let rows = cache.slots.len();
     let output = SharedMut::new(output);
     cpu.run(|| {
@@ -66,7 +66,7 @@ impl Shape {
 
 /// Attention of one row for one key/value head: `sums` `[heads of the group, D]` are overwritten with the output.
 #[inline(always)]
-fn decode_head<T: Real>(
+fn decode_head<T: Number>(
     shape: &Shape,
     q: &[T],
     cache: &Cache<T>,

@@ -17,8 +17,8 @@ use crate::cpu::parallel::{SharedMut, for_each, take, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::cpu::tile::Tile;
 use crate::device::CpuDevice;
+use crate::number::Number;
 use crate::ops::attention::Documents;
-use crate::real::Real;
 use gradients::{GateGradients, Scratch};
 
 /// The gradients as slices.
@@ -30,7 +30,7 @@ pub struct HostGradients<'a, T> {
     pub d_dt_bias: &'a mut [f32],
 }
 
-pub fn backward<T: Real>(
+pub fn backward<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     documents: &Documents,
@@ -94,7 +94,7 @@ pub struct Place<'a> {
     gates: Gates,
 }
 
-impl<T: Real> Pass<'_, T> {
+impl<T: Number> Pass<'_, T> {
     fn document(&self, work: &Work) {
         let shape = self.shape;
         let group_states = shape.group() * shape.state_tile();
@@ -227,7 +227,12 @@ impl<T: Real> Pass<'_, T> {
 
 /// From the gradient `d_output` of `output` = `factor` · x · `scale`, where `scale` is 1/√(Σx² + ε).
 #[inline(always)]
-fn normalise_backward<T: Real>((output, scale): (&[f32], f32), factor: f32, d_output: &[f32], d_x: &mut [T]) {
+fn normalise_backward<T: Number>(
+    (output, scale): (&[f32], f32),
+    factor: f32,
+    d_output: &[f32],
+    d_x: &mut [T],
+) {
     let width = d_x.len();
     let along = dot(&output[..width], &d_output[..width]);
     for ((d_x, output), d_output) in d_x.iter_mut().zip(output).zip(d_output) {

@@ -11,8 +11,8 @@ use crate::cpu::tile::{
     product_into_tile,
 };
 use crate::float::widen_slice;
+use crate::number::Number;
 use crate::ops::gated_delta_rule::EPSILON;
-use crate::real::Real;
 
 pub const ALL: Part = Part::All;
 pub const LOWER: Part = Part::Lower;
@@ -42,7 +42,7 @@ pub struct Gates {
 }
 
 impl Gates {
-    pub fn new<T: Real>(
+    pub fn new<T: Number>(
         shape: &Shape,
         inputs: HostInputs<'_, T>,
         tokens: &Range<usize>,
@@ -127,7 +127,7 @@ impl<'a> Keys<'a> {
     }
 
     /// Takes in the tokens of a chunk.
-    pub fn load<T: Real>(&mut self, shape: &Shape, qkv: &[T], tokens: &Range<usize>, key_head: usize) {
+    pub fn load<T: Number>(&mut self, shape: &Shape, qkv: &[T], tokens: &Range<usize>, key_head: usize) {
         let (count, key_dim) = (tokens.len(), shape.key_dim);
         let query_factor = query_factor(shape);
         vectorize!(|| for (row, token) in tokens.clone().enumerate() {
@@ -150,7 +150,7 @@ pub fn query_factor(shape: &Shape) -> f32 {
 
 /// `output` = `factor` · `x` at unit length; returns the inverse of its length.
 #[inline(always)]
-pub fn normalise<T: Real>(x: &[T], factor: f32, output: &mut [f32]) -> f32 {
+pub fn normalise<T: Number>(x: &[T], factor: f32, output: &mut [f32]) -> f32 {
     let output = &mut output[..x.len()];
     widen_slice(x, output);
     let scale = 1.0 / (dot(output, output) + EPSILON).sqrt();
@@ -196,7 +196,7 @@ impl<'a> Values<'a> {
     }
 
     /// What the tokens of the loaded chunk write, from the state before it: all but `scaled`.
-    pub fn solve<T: Real>(
+    pub fn solve<T: Number>(
         &mut self,
         shape: &Shape,
         (keys, first_token): (&Keys<'_>, usize),

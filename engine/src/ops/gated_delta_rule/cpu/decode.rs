@@ -7,10 +7,10 @@ use crate::cpu::parallel::{SharedMut, for_each, take, with_scratch};
 use crate::cpu::simd::vectorize;
 use crate::device::CpuDevice;
 use crate::float::round_slice;
-use crate::real::Real;
+use crate::number::Number;
 
 /// Threads share the key heads; rows are taken in their order.
-pub fn decode<T: Real>(
+pub fn decode<T: Number>(
     cpu: &CpuDevice,
     shape: &Shape,
     inputs: HostInputs<'_, T>,
@@ -64,7 +64,7 @@ struct Token<'a, T> {
     head: usize,
 }
 
-impl<T: Real> Token<'_, T> {
+impl<T: Number> Token<'_, T> {
     /// ln of what is left of the state, and β.
     fn gates(&self) -> (f32, f32) {
         let place = self.row * self.shape.value_heads + self.head;

@@ -9,9 +9,9 @@ use crate::cpu::tile::{
     product_into_tile, product_of_tile,
 };
 use crate::float::widen_slice;
+use crate::number::Number;
 use crate::ops::gated_delta_rule::cpu::chunk::{ALL, Gates, Keys, LOWER, Values, scale_rows};
 use crate::ops::gated_delta_rule::{CHUNK, Shape};
-use crate::real::Real;
 
 /// What a thread has besides [`Keys`] and [`Values`].
 pub struct Scratch<'a> {
@@ -105,7 +105,7 @@ impl Scratch<'_> {
     }
 
     /// `d_update` = d_R; `d_output`, `update`, and both as right operands.
-    pub fn d_writes<T: Real>(
+    pub fn d_writes<T: Number>(
         &mut self,
         pass: &Pass<'_, T>,
         place: &Place<'_>,
