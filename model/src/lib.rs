@@ -29,6 +29,7 @@ pub mod progress;
 pub mod recipe;
 pub mod score;
 pub mod stages;
+pub mod state_type;
 pub mod table;
 pub mod tokenizer;
 pub mod trainer;
