@@ -140,6 +140,15 @@ impl<'a, T: Pod> View<'a, T> {
         View { data }
     }
 
+    /// The same memory as elements of another type. Panics when it is not a whole number of them.
+    pub(crate) fn cast<U: Pod>(&self) -> View<'a, U> {
+        let data = match self.data {
+            Data::Host(elements) => Data::Host(bytemuck::cast_slice(elements)),
+            Data::Gpu(elements) => Data::Gpu(elements.cast()),
+        };
+        View { data }
+    }
+
     /// A copy on the host. On a GPU this waits for everything queued before.
     ///
     /// # Errors
@@ -264,6 +273,15 @@ impl<'a, T: Pod> ViewMut<'a, T> {
         let data = match self.data {
             DataMut::Host(elements) => DataMut::Host(&mut elements[range]),
             DataMut::Gpu(elements) => DataMut::Gpu(elements.slice(range)),
+        };
+        ViewMut { data }
+    }
+
+    /// The same memory as elements of another type. Panics when it is not a whole number of them.
+    pub(crate) fn cast<U: Pod>(self) -> ViewMut<'a, U> {
+        let data = match self.data {
+            DataMut::Host(elements) => DataMut::Host(bytemuck::cast_slice_mut(elements)),
+            DataMut::Gpu(elements) => DataMut::Gpu(elements.cast()),
         };
         ViewMut { data }
     }

@@ -17,18 +17,22 @@
 //! importance bit for bit. If the product of `scale[0]` and `factor` is not finite, nothing is written at all: the
 //! scale may come from a norm that is still on the device, and the host learns only later that training has broken.
 //!
-//! One kernel for each combination: none or one of the importances, `_frozen`, and `_bf16` with the copy of
-//! the weights. Each thread has four consecutive elements, by 16-byte accesses (8 for the copy); those
+//! Moments are stored in f32, or in bf16 by [stochastic rounding](crate::stochastic): the update goes by what they are
+//! before they are rounded.
+//!
+//! One kernel for each combination: none or one of the importances, `_frozen`, `_bf16` with the copy of the weights, and
+//! `_moments_bf16`. Each thread has four consecutive elements, by 16-byte accesses (8 for bf16); those
 //! behind the last multiple of four go one by one. No barriers; elements are independent.
 //!
-//! Traffic: 28 bytes per parameter, 36 with importance, 1 bit more with `frozen`, 2 bytes more with the copy.
-//! About 20 operations, of which two divisions and a root are several instructions; about 10 of integers
-//! for the copy.
+//! Traffic: 28 bytes per parameter, 20 with moments in bf16; 8 more with importance, 1 bit more with `frozen`, 2 bytes
+//! more with the copy. About 20 operations, of which two divisions and a root are several instructions; about 10 of
+//! integers for the copy, and as many for moments in bf16.
 
 use crate::dither::dither_to_bf16;
 #[cfg(not(target_arch = "nvptx64"))]
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 use crate::simt::*;
+use crate::stochastic::{random_bits, round_to_bf16};
 
 /// Threads of a block.
 const BLOCK: u32 = 256;
@@ -41,13 +45,66 @@ const NET: u8 = 1;
 const PATH: u8 = 2;
 const FISHER: u8 = 3;
 
+/// A number type that moments are stored in. Values are rounded by the lower 16 of the bits beside them.
+trait Moment: Element {
+    fn load(from: GlobalMut<Self>, index: usize) -> f32;
+    fn store(to: GlobalMut<Self>, index: usize, value: f32, bits: u32);
+    fn load_four(from: GlobalMut<Self>, first: usize) -> [f32; 4];
+    fn store_four(to: GlobalMut<Self>, first: usize, values: [f32; 4], bits: [u32; 4]);
+}
+
+impl Moment for f32 {
+    #[inline(always)]
+    fn load(from: GlobalMut<Self>, index: usize) -> f32 {
+        from.load(index)
+    }
+
+    #[inline(always)]
+    fn store(to: GlobalMut<Self>, index: usize, value: f32, _: u32) {
+        to.store(index, value);
+    }
+
+    #[inline(always)]
+    fn load_four(from: GlobalMut<Self>, first: usize) -> [f32; 4] {
+        from.load_vector::<F32x4>(first).0
+    }
+
+    #[inline(always)]
+    fn store_four(to: GlobalMut<Self>, first: usize, values: [f32; 4], _: [u32; 4]) {
+        to.store_vector(first, F32x4(values));
+    }
+}
+
+impl Moment for Bf16 {
+    #[inline(always)]
+    fn load(from: GlobalMut<Self>, index: usize) -> f32 {
+        from.load(index).to_f32()
+    }
+
+    #[inline(always)]
+    fn store(to: GlobalMut<Self>, index: usize, value: f32, bits: u32) {
+        to.store(index, round_to_bf16(value, bits));
+    }
+
+    #[inline(always)]
+    fn load_four(from: GlobalMut<Self>, first: usize) -> [f32; 4] {
+        from.load_vector::<Bf16x4>(first).0.map(Bf16::to_f32)
+    }
+
+    #[inline(always)]
+    fn store_four(to: GlobalMut<Self>, first: usize, values: [f32; 4], bits: [u32; 4]) {
+        let rounded = |lane: usize| round_to_bf16(values[lane], bits[lane]);
+        to.store_vector(first, Bf16x4(core::array::from_fn(rounded)));
+    }
+}
+
 /// What the kernel reads and writes of every element.
 #[derive(Clone, Copy)]
-struct Buffers {
+struct Buffers<M: Moment> {
     gradient: Global<f32>,
     weights: GlobalMut<f32>,
-    moment1: GlobalMut<f32>,
-    moment2: GlobalMut<f32>,
+    moment1: GlobalMut<M>,
+    moment2: GlobalMut<M>,
     importance: Option<GlobalMut<f32>>,
     frozen: Option<Global<u32>>,
     copy: Option<GlobalMut<Bf16>>,
@@ -74,6 +131,8 @@ pub struct Coefficients {
     pub epsilon: f32,
     /// lr/(1 − β1ᵗ).
     pub step_size: f32,
+    /// By which moments in bf16 are rounded ([`stochastic::seed_of_step`](crate::stochastic::seed_of_step)).
+    pub rounding_seed: u32,
 }
 
 /// One element.
@@ -115,23 +174,23 @@ impl Parameter {
 }
 
 #[inline(always)]
-fn step<const IMPORTANCE: u8>(buffers: Buffers, count: usize, coefficients: Coefficients) {
+fn step<const IMPORTANCE: u8, M: Moment>(buffers: Buffers<M>, count: usize, coefficients: Coefficients) {
     let first = 4 * global_thread_idx();
     if first + 4 <= count {
-        step_four::<IMPORTANCE>(buffers, first, coefficients);
+        step_four::<IMPORTANCE, M>(buffers, first, coefficients);
     } else {
         for index in first..count {
-            step_one::<IMPORTANCE>(buffers, index, coefficients);
+            step_one::<IMPORTANCE, M>(buffers, index, coefficients);
         }
     }
 }
 
 #[inline(always)]
-fn step_four<const IMPORTANCE: u8>(buffers: Buffers, first: usize, coefficients: Coefficients) {
+fn step_four<const IMPORTANCE: u8, M: Moment>(buffers: Buffers<M>, first: usize, coefficients: Coefficients) {
     let gradient = buffers.gradient.load_vector::<F32x4>(first);
     let mut weights = buffers.weights.load_vector::<F32x4>(first);
-    let mut moments1 = buffers.moment1.load_vector::<F32x4>(first);
-    let mut moments2 = buffers.moment2.load_vector::<F32x4>(first);
+    let mut moments1 = M::load_four(buffers.moment1, first);
+    let mut moments2 = M::load_four(buffers.moment2, first);
     let mut sums = F32x4([0.0; 4]);
     if let Some(importance) = buffers.importance {
         sums = importance.load_vector::<F32x4>(first);
@@ -143,14 +202,14 @@ fn step_four<const IMPORTANCE: u8>(buffers: Buffers, first: usize, coefficients:
     for lane in 0..4 {
         let before = Parameter {
             weight: weights.0[lane],
-            moment1: moments1.0[lane],
-            moment2: moments2.0[lane],
+            moment1: moments1[lane],
+            moment2: moments2[lane],
             importance: sums.0[lane],
         };
         let after = before.step::<IMPORTANCE>(gradient.0[lane], frozen >> lane, coefficients);
         weights.0[lane] = after.weight;
-        moments1.0[lane] = after.moment1;
-        moments2.0[lane] = after.moment2;
+        moments1[lane] = after.moment1;
+        moments2[lane] = after.moment2;
         sums.0[lane] = after.importance;
     }
     // Not before the loads, which would then have to wait for the scale's.
@@ -158,8 +217,9 @@ fn step_four<const IMPORTANCE: u8>(buffers: Buffers, first: usize, coefficients:
         return;
     }
     buffers.weights.store_vector(first, weights);
-    buffers.moment1.store_vector(first, moments1);
-    buffers.moment2.store_vector(first, moments2);
+    let bits: [u32; 4] = core::array::from_fn(|lane| random_bits(first + lane, coefficients.rounding_seed));
+    M::store_four(buffers.moment1, first, moments1, bits);
+    M::store_four(buffers.moment2, first, moments2, bits.map(|bits| bits >> 16));
     if let Some(importance) = buffers.importance {
         importance.store_vector(first, sums);
     }
@@ -170,11 +230,11 @@ fn step_four<const IMPORTANCE: u8>(buffers: Buffers, first: usize, coefficients:
 }
 
 #[inline(always)]
-fn step_one<const IMPORTANCE: u8>(buffers: Buffers, index: usize, coefficients: Coefficients) {
+fn step_one<const IMPORTANCE: u8, M: Moment>(buffers: Buffers<M>, index: usize, coefficients: Coefficients) {
     let mut before = Parameter {
         weight: buffers.weights.load(index),
-        moment1: buffers.moment1.load(index),
-        moment2: buffers.moment2.load(index),
+        moment1: M::load(buffers.moment1, index),
+        moment2: M::load(buffers.moment2, index),
         importance: 0.0,
     };
     if let Some(importance) = buffers.importance {
@@ -189,8 +249,9 @@ fn step_one<const IMPORTANCE: u8>(buffers: Buffers, index: usize, coefficients: 
         return;
     }
     buffers.weights.store(index, after.weight);
-    buffers.moment1.store(index, after.moment1);
-    buffers.moment2.store(index, after.moment2);
+    let bits = random_bits(index, coefficients.rounding_seed);
+    M::store(buffers.moment1, index, after.moment1, bits);
+    M::store(buffers.moment2, index, after.moment2, bits >> 16);
     if let Some(importance) = buffers.importance {
         importance.store(index, after.importance);
     }
@@ -201,14 +262,17 @@ fn step_one<const IMPORTANCE: u8>(buffers: Buffers, index: usize, coefficients: 
 
 /// The kernel of one combination; the names in brackets are its buffers beside those that all have.
 macro_rules! adamw_kernel {
-    ($name:ident = $kind:ident [$($importance:ident)?] [$($frozen:ident)?] [$($copy:ident)?]) => {
+    (
+        $name:ident = $kind:ident, $moment:ident:
+        [$($importance:ident)?] [$($frozen:ident)?] [$($copy:ident)?] [$($seed:ident)?]
+    ) => {
         kernel! {
             /// Formulas, rounding, traffic: [`self`](crate::adamw).
             pub fn $name { block: BLOCK, grid: count.div_ceil(CHUNK), shared: 0 } (
                 gradient: read f32 [count] align 16,
                 weights: update f32 [count] align 16,
-                moment1: update f32 [count] align 16,
-                moment2: update f32 [count] align 16,
+                moment1: update $moment [count] align 16,
+                moment2: update $moment [count] align 16,
                 $($importance: update f32 [count] align 16,)?
                 $($frozen: read u32 [count.div_ceil(32)],)?
                 $($copy: write Bf16 [count] align 16,)?
@@ -223,6 +287,7 @@ macro_rules! adamw_kernel {
                 root_correction: scalar f32,
                 epsilon: scalar f32,
                 step_size: scalar f32,
+                $($seed: scalar u32,)?
             ) {
                 let buffers = Buffers {
                     gradient,
@@ -243,8 +308,10 @@ macro_rules! adamw_kernel {
                     root_correction,
                     epsilon,
                     step_size,
+                    // Not looked at where moments are f32.
+                    rounding_seed: 0 $(+ $seed)?,
                 };
-                step::<$kind>(buffers, count as usize, coefficients);
+                step::<$kind, $moment>(buffers, count as usize, coefficients);
             }
         }
     };
@@ -277,7 +344,17 @@ impl<S> Importance<S> {
     }
 }
 
-/// What a step of [`adamw_step`] reads and writes.
+/// First and second moments, in the type they are stored in.
+#[cfg(not(target_arch = "nvptx64"))]
+#[derive(Debug)]
+pub enum Moments<'a> {
+    /// As they are computed.
+    F32(SliceMut<'a, f32>, SliceMut<'a, f32>),
+    /// By [stochastic rounding](crate::stochastic).
+    Bf16(SliceMut<'a, Bf16>, SliceMut<'a, Bf16>),
+}
+
+/// What a step of [`adamw_step`] reads and writes beside the moments.
 #[cfg(not(target_arch = "nvptx64"))]
 #[derive(Debug)]
 pub struct Step<'a> {
@@ -285,10 +362,6 @@ pub struct Step<'a> {
     pub gradient: Slice<'a, f32>,
     /// The weights.
     pub weights: SliceMut<'a, f32>,
-    /// First moments.
-    pub moment1: SliceMut<'a, f32>,
-    /// Second moments.
-    pub moment2: SliceMut<'a, f32>,
     /// Importance.
     pub importance: Importance<SliceMut<'a, f32>>,
     /// Coordinates that keep their bits.
@@ -302,14 +375,18 @@ pub struct Step<'a> {
 /// Launches the kernel of a step; `buffer` are those beside the ones that all have.
 #[cfg(not(target_arch = "nvptx64"))]
 macro_rules! launch {
-    ($kernel:ident, $launcher:ident, $step:ident, $coefficients:ident, [$($buffer:ident)*]) => {{
+    (
+        $kernel:ident, $launcher:ident, $step:ident, $moments:expr, $coefficients:ident,
+        [$($buffer:ident)*] [$($seed:ident)?]
+    ) => {{
         let count = $step.weights.len() as u64;
+        let (moment1, moment2) = $moments;
         $kernel(
             $launcher,
             $step.gradient,
             $step.weights,
-            $step.moment1,
-            $step.moment2,
+            moment1,
+            moment2,
             $($buffer,)*
             $step.scale,
             count,
@@ -322,47 +399,54 @@ macro_rules! launch {
             $coefficients.root_correction,
             $coefficients.epsilon,
             $coefficients.step_size,
+            $($coefficients.$seed,)?
         )
     }};
 }
 
-/// All kernels, and the launcher that chooses among them. By importance: the kernel alone, with frozen coordinates,
-/// with the copy, with both.
+/// The kernels for moments of one type, and the function that chooses among them. By importance: the kernel alone, with
+/// frozen coordinates, with the copy, with both.
 macro_rules! adamw {
-    ($(
+    ($choose:ident, $moment:ident $seed:tt; $(
         $variant:ident $(($importance:ident))? = $kind:ident:
         $alone:ident, $with_frozen:ident, $with_copy:ident, $with_both:ident;
     )*) => {
         $(
-            adamw_kernel! { $alone = $kind [$($importance)?] [] [] }
-            adamw_kernel! { $with_frozen = $kind [$($importance)?] [frozen] [] }
-            adamw_kernel! { $with_copy = $kind [$($importance)?] [] [copy] }
-            adamw_kernel! { $with_both = $kind [$($importance)?] [frozen] [copy] }
+            adamw_kernel! { $alone = $kind, $moment: [$($importance)?] [] [] $seed }
+            adamw_kernel! { $with_frozen = $kind, $moment: [$($importance)?] [frozen] [] $seed }
+            adamw_kernel! { $with_copy = $kind, $moment: [$($importance)?] [] [copy] $seed }
+            adamw_kernel! { $with_both = $kind, $moment: [$($importance)?] [frozen] [copy] $seed }
         )*
 
-        /// One step, by the kernel for its importance, frozen coordinates and copy.
-        ///
-        /// # Errors
-        /// A buffer too short or misaligned, or what the launcher reports.
+        /// One step by the kernel for its importance, frozen coordinates and copy, on moments of this type.
         #[cfg(not(target_arch = "nvptx64"))]
-        pub fn adamw_step(
+        fn $choose(
             launcher: &dyn Launch,
             step: Step<'_>,
+            moments: (SliceMut<'_, $moment>, SliceMut<'_, $moment>),
             coefficients: &Coefficients,
         ) -> Result<(), LaunchError> {
             match (step.importance, step.frozen, step.copy) {
                 $(
                     (Importance::$variant $(($importance))?, None, None) => {
-                        launch!($alone, launcher, step, coefficients, [$($importance)?])
+                        launch!($alone, launcher, step, moments, coefficients, [$($importance)?] $seed)
                     }
                     (Importance::$variant $(($importance))?, Some(frozen), None) => {
-                        launch!($with_frozen, launcher, step, coefficients, [$($importance)? frozen])
+                        launch!(
+                            $with_frozen, launcher, step, moments, coefficients,
+                            [$($importance)? frozen] $seed
+                        )
                     }
                     (Importance::$variant $(($importance))?, None, Some(copy)) => {
-                        launch!($with_copy, launcher, step, coefficients, [$($importance)? copy])
+                        launch!(
+                            $with_copy, launcher, step, moments, coefficients, [$($importance)? copy] $seed
+                        )
                     }
                     (Importance::$variant $(($importance))?, Some(frozen), Some(copy)) => {
-                        launch!($with_both, launcher, step, coefficients, [$($importance)? frozen copy])
+                        launch!(
+                            $with_both, launcher, step, moments, coefficients,
+                            [$($importance)? frozen copy] $seed
+                        )
                     }
                 )*
             }
@@ -370,9 +454,37 @@ macro_rules! adamw {
     };
 }
 
-adamw! {
+adamw! { with_f32_moments, f32 [];
     None = NONE: adamw, adamw_frozen, adamw_bf16, adamw_frozen_bf16;
     Net(importance) = NET: adamw_net, adamw_net_frozen, adamw_net_bf16, adamw_net_frozen_bf16;
     Path(importance) = PATH: adamw_path, adamw_path_frozen, adamw_path_bf16, adamw_path_frozen_bf16;
     Fisher(importance) = FISHER: adamw_fisher, adamw_fisher_frozen, adamw_fisher_bf16, adamw_fisher_frozen_bf16;
+}
+
+adamw! { with_bf16_moments, Bf16 [rounding_seed];
+    None = NONE: adamw_moments_bf16, adamw_frozen_moments_bf16, adamw_bf16_moments_bf16,
+        adamw_frozen_bf16_moments_bf16;
+    Net(importance) = NET: adamw_net_moments_bf16, adamw_net_frozen_moments_bf16, adamw_net_bf16_moments_bf16,
+        adamw_net_frozen_bf16_moments_bf16;
+    Path(importance) = PATH: adamw_path_moments_bf16, adamw_path_frozen_moments_bf16,
+        adamw_path_bf16_moments_bf16, adamw_path_frozen_bf16_moments_bf16;
+    Fisher(importance) = FISHER: adamw_fisher_moments_bf16, adamw_fisher_frozen_moments_bf16,
+        adamw_fisher_bf16_moments_bf16, adamw_fisher_frozen_bf16_moments_bf16;
+}
+
+/// One step, by the kernel for its moments, importance, frozen coordinates and copy.
+///
+/// # Errors
+/// A buffer too short or misaligned, or what the launcher reports.
+#[cfg(not(target_arch = "nvptx64"))]
+pub fn adamw_step(
+    launcher: &dyn Launch,
+    moments: Moments<'_>,
+    step: Step<'_>,
+    coefficients: &Coefficients,
+) -> Result<(), LaunchError> {
+    match moments {
+        Moments::F32(first, second) => with_f32_moments(launcher, step, (first, second), coefficients),
+        Moments::Bf16(first, second) => with_bf16_moments(launcher, step, (first, second), coefficients),
+    }
 }

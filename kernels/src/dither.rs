@@ -24,8 +24,14 @@ fn threshold(index: usize) -> u32 {
 /// Element `index` of the weights, rounded. See [`self`](crate::dither).
 #[inline(always)]
 pub fn dither_to_bf16(value: f32, index: usize) -> Bf16 {
+    cut_off(value, threshold(index))
+}
+
+/// The upper half of `value` after `addend`, below 2^16, was added to its bits: away from zero where that carries.
+#[inline(always)]
+pub(crate) fn cut_off(value: f32, addend: u32) -> Bf16 {
     let bits = value.to_bits();
-    let rounded = bits.wrapping_add(threshold(index));
+    let rounded = bits.wrapping_add(addend);
     // Rounding could carry a NaN to an infinity: its upper half is kept, and made quiet.
     let bits = if value.is_nan() { bits | 0x0040_0000 } else { rounded };
     Bf16((bits >> 16) as u16)

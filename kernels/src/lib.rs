@@ -76,6 +76,7 @@ pub mod scale;
 pub mod select;
 pub mod slerp;
 pub mod softcap;
+pub mod stochastic;
 pub mod transplant;
 
 /// A kernel as [`kernel!`] registers it, with the module that it is written in.

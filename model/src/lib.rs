@@ -30,6 +30,7 @@ pub mod recipe;
 pub mod score;
 mod serde_text;
 pub mod stages;
+pub mod state_type;
 pub mod table;
 pub mod tokenizer;
 pub mod trainer;

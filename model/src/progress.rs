@@ -12,6 +12,7 @@ use serde::{Deserialize, Serialize};
 use crate::data::Summary;
 use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
+use crate::state_type::StateType;
 pub use column::{Column, Measured, UnknownColumn};
 pub use score::{SampleScore, Score, grouped, perplexity_text};
 pub use table::{JobReport, TaskScores};
@@ -152,6 +153,12 @@ pub struct Plan {
     pub trainings: Vec<TrainingPlan>,
     /// Memory by part, in bytes, at the peak.
     pub memory: Vec<MemoryPart>,
+    /// How the optimizer's state is kept.
+    #[serde(default)]
+    pub state: StateType,
+    /// Bytes that the job would take with exact state, where that is more than there is and `auto` took another.
+    #[serde(default)]
+    pub exact_memory_bytes: Option<u64>,
     /// Bytes the run folder will take.
     pub disk_bytes: u64,
     /// Floating-point operations of all training steps.

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType};
 use cpift_engine::ops::norm::{self, Clip};
 use cpift_engine::{Buffer, Device, Layout, Mask, ViewMut};
 
@@ -50,11 +50,17 @@ struct SourceLoss {
 }
 
 impl Trainer {
-    /// Buffers for training `model`; `importance` is what the optimizer accumulates.
+    /// Buffers for training `model`; `importance` is what the optimizer accumulates, `moments` what it stores moments in.
     ///
     /// # Errors
     /// When memory runs out.
-    pub fn new(device: &Device, layout: &Layout, model: Model, importance: ImportanceKind) -> Result<Self> {
+    pub fn new(
+        device: &Device,
+        layout: &Layout,
+        model: Model,
+        importance: ImportanceKind,
+        moments: MomentType,
+    ) -> Result<Self> {
         Ok(Self {
             device: device.clone(),
             layout: layout.clone(),
@@ -62,7 +68,7 @@ impl Trainer {
             gradients: Buffer::zeros(device, layout.len())?,
             losses: Buffer::zeros(device, 0)?,
             clip: Clip::new(device, layout.len())?,
-            optimizer: AdamW::new(device, layout.len(), importance)?,
+            optimizer: AdamW::with_moments(device, layout.len(), importance, moments)?,
         })
     }
 
@@ -71,10 +77,10 @@ impl Trainer {
         &self.layout
     }
 
-    /// The weights beside two more buffers of their size, free between fine-tunes: the gradients and the
-    /// first moments, which every fine-tune starts by overwriting.
+    /// The weights beside two more buffers of their size, free between fine-tunes: memory of the gradients and of the
+    /// moments, which every fine-tune starts by overwriting.
     pub fn scratch_buffers(&mut self) -> (ViewMut<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) {
-        (self.model.weights_mut(), self.gradients.view_mut(), self.optimizer.moment1_mut())
+        (self.model.weights_mut(), self.gradients.view_mut(), self.optimizer.lend_moments())
     }
 
     /// Forgets moments, steps and importance: a new fine-tune begins with the weights as they are.

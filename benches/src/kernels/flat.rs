@@ -1,6 +1,6 @@
 //! Cases over flat parameters: the optimizer, norms, selection and fusion.
 
-use cpift_engine::ops::adamw::{self, AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::adamw::{self, AdamW, Gradient, Hyper, ImportanceKind, MomentType};
 use cpift_engine::ops::select::Order;
 use cpift_engine::ops::work::{Work, mask_bytes};
 use cpift_engine::ops::{norm, select, slerp, subtract, transplant};
@@ -21,17 +21,21 @@ pub fn cases(parameters: usize, on_gpu: bool) -> Vec<Case> {
             squared_norm(device, parameters, masked)
         }));
     }
-    for (name, kind, frozen) in [
-        ("adamw", ImportanceKind::None, false),
-        ("adamw frozen", ImportanceKind::None, true),
-        ("adamw net", ImportanceKind::Net, false),
-        ("adamw net frozen", ImportanceKind::Net, true),
-        ("adamw path frozen", ImportanceKind::Path, true),
-        ("adamw fisher frozen", ImportanceKind::Fisher, true),
+    let (exact, compact) = (MomentType::F32, MomentType::Bf16);
+    for (name, kind, moments, frozen) in [
+        ("adamw", ImportanceKind::None, exact, false),
+        ("adamw frozen", ImportanceKind::None, exact, true),
+        ("adamw net", ImportanceKind::Net, exact, false),
+        ("adamw net frozen", ImportanceKind::Net, exact, true),
+        ("adamw path frozen", ImportanceKind::Path, exact, true),
+        ("adamw fisher frozen", ImportanceKind::Fisher, exact, true),
+        ("adamw compact", ImportanceKind::None, compact, false),
+        ("adamw compact frozen", ImportanceKind::None, compact, true),
+        ("adamw compact fisher frozen", ImportanceKind::Fisher, compact, true),
     ] {
-        let work = adamw::work(parameters, kind, frozen);
+        let work = adamw::work(parameters, kind, moments, frozen);
         cases.push(Case::new(name, count(parameters), work, move |device| {
-            adamw(device, parameters, kind, frozen)
+            adamw(device, parameters, kind, moments, frozen)
         }));
     }
     for (delta, name) in [(false, "slerp weights"), (true, "slerp delta")] {
@@ -105,10 +109,16 @@ fn squared_norm(device: &Device, parameters: usize, masked: bool) -> Result<impl
     })
 }
 
-fn adamw(device: &Device, parameters: usize, kind: ImportanceKind, frozen: bool) -> Result<impl Run + use<>> {
+fn adamw(
+    device: &Device,
+    parameters: usize,
+    kind: ImportanceKind,
+    moments: MomentType,
+    frozen: bool,
+) -> Result<impl Run + use<>> {
     let mut weights = random::<f32>(device, parameters, 1)?;
     let gradient = random::<f32>(device, parameters, 2)?;
-    let mut optimizer = AdamW::new(device, parameters, kind)?;
+    let mut optimizer = AdamW::with_moments(device, parameters, kind, moments)?;
     let mask = frozen.then(|| random_mask(parameters, 3, CORE));
     Ok(move || {
         let gradient = Gradient { values: gradient.view(), scale: 0.5, clip: None, frozen: mask.as_ref() };

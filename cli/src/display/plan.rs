@@ -3,6 +3,7 @@
 use std::fmt::Write;
 
 use cpift_model::progress::{Plan, TaskPlan};
+use cpift_model::state_type::StateType;
 use cpift_model::table::Table;
 
 use super::style::Style;
@@ -23,7 +24,7 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
         "method",
         format!("{method}, {} tasks, {} optimizer steps", plan.tasks.len(), grouped(plan.steps())),
     );
-    line("memory", format!("{} at the peak", bytes(plan.memory_bytes())));
+    line("memory", memory(plan));
     line("disk", format!("{} in the run folder", bytes(plan.disk_bytes)));
     if let Some(rate) = matmul_rate.filter(|rate| *rate > 0.0) {
         line("time", estimate(plan, rate));
@@ -37,6 +38,18 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
     text.push('\n');
     text.push_str(&aligned(&tasks(&plan.tasks)));
     text
+}
+
+/// The peak, and what kind of state it is with, where that is not the usual one.
+fn memory(plan: &Plan) -> String {
+    let peak = format!("{} at the peak", bytes(plan.memory_bytes()));
+    match (plan.state, plan.exact_memory_bytes) {
+        (StateType::Exact, _) => peak,
+        (StateType::Compact, None) => format!("{peak}, with compact state"),
+        (StateType::Compact, Some(exact)) => {
+            format!("{peak}, with compact state: exact state would take {}, more than there is", bytes(exact))
+        }
+    }
 }
 
 /// Shares of the speed of large matrix products that whole train steps reach: small models and large.

@@ -3,6 +3,7 @@
 use cpift_model::progress::*;
 use cpift_model::recipe::Method;
 use cpift_model::score::ScoreKind;
+use cpift_model::state_type::StateType;
 
 use super::style::Style;
 use super::{overlap, plan, reports};
@@ -129,6 +130,8 @@ fn the_plan_names_everything_before_work_begins() {
         evaluations: 0,
         evaluation_flops: 0.0,
         flops_per_evaluation: 0.0,
+        state: StateType::Exact,
+        exact_memory_bytes: None,
         training_flops: 9e12,
         notices: Vec::new(),
     };

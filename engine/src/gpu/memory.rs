@@ -105,6 +105,14 @@ impl<'a, T: Pod> GpuSlice<'a, T> {
         Self { address, length: range.len(), ..*self }
     }
 
+    /// The same memory as elements of another type. Panics when it is not a whole number of them.
+    pub fn cast<U: Pod>(&self) -> GpuSlice<'a, U> {
+        let bytes = self.length * size_of::<T>();
+        assert!(bytes.is_multiple_of(size_of::<U>()), "{bytes} bytes are no whole number of elements");
+        let length = bytes / size_of::<U>();
+        GpuSlice { device: self.device, address: self.address, length, elements: PhantomData }
+    }
+
     /// Copies to the host, after everything queued.
     pub fn read(&self, destination: &mut [T]) -> Result<()> {
         debug_assert_eq!(destination.len(), self.length);
@@ -166,6 +174,11 @@ impl<'a, T: Pod> GpuSliceMut<'a, T> {
     /// A part. Panics when the range lies outside.
     pub fn slice(self, range: Range<usize>) -> Self {
         Self { slice: self.slice.slice(range), exclusive: PhantomData }
+    }
+
+    /// The same memory as elements of another type. Panics when it is not a whole number of them.
+    pub fn cast<U: Pod>(self) -> GpuSliceMut<'a, U> {
+        GpuSliceMut { slice: self.slice.cast(), exclusive: PhantomData }
     }
 
     /// `..middle` and `middle..`. Panics when `middle` lies outside.

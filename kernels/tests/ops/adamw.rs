@@ -5,6 +5,7 @@ use cpift_kernels::adamw::*;
 use cpift_kernels::dither::dither_to_bf16;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::Bf16;
+use cpift_kernels::stochastic::{random_bits, round_to_bf16};
 
 /// None, one word of a vector, a block and a vector more, several blocks and a ragged end.
 const COUNTS: [usize; 5] = [0, 1, 32, 1028, 2547];
@@ -17,6 +18,7 @@ const WEIGHT_FACTOR: f32 = 0.994;
 const ROOT_CORRECTION: f32 = 0.31;
 const EPSILON: f32 = 1e-6;
 const STEP_SIZE: f32 = 0.04;
+const ROUNDING_SEED: u32 = 0x1234_5678;
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
@@ -26,49 +28,86 @@ enum Kind {
     Fisher,
 }
 
+/// First and second moments.
+enum StoredMoments {
+    F32([Buffer<f32>; 2]),
+    Bf16([Buffer<Bf16>; 2]),
+}
+
 /// What a step changes.
 struct State {
     weights: Buffer<f32>,
-    moment1: Buffer<f32>,
-    moment2: Buffer<f32>,
+    moments: StoredMoments,
     importance: Buffer<f32>,
     copy: Buffer<Bf16>,
 }
 
 impl State {
-    fn new(count: usize) -> Self {
-        let mut state = Self {
+    fn new(count: usize, combination: Combination) -> Self {
+        let (first, mut second) = (random::<f32>(2, count), random::<f32>(3, count));
+        second.as_mut_slice().iter_mut().for_each(|value| *value *= *value);
+        let in_bf16 = |values: Buffer<f32>| {
+            let halves: Vec<Bf16> =
+                values.as_slice().iter().map(|value| Bf16((value.to_bits() >> 16) as u16)).collect();
+            Buffer::from_slice(&halves)
+        };
+        Self {
             weights: random(1, count),
-            moment1: random(2, count),
-            moment2: random(3, count),
+            moments: match combination.bf16_moments {
+                true => StoredMoments::Bf16([in_bf16(first), in_bf16(second)]),
+                false => StoredMoments::F32([first, second]),
+            },
             importance: random(4, count),
             copy: Buffer::poisoned(count),
-        };
-        state.moment2.as_mut_slice().iter_mut().for_each(|value| *value *= *value);
-        state
+        }
+    }
+
+    /// The same as `start`, with a first moment that arithmetic would not keep at some indices.
+    fn with_nan(mut self, indices: &[usize]) -> Self {
+        for &index in indices {
+            match &mut self.moments {
+                StoredMoments::F32([first, _]) => first.as_mut_slice()[index] = f32::from_bits(0x7fc0_1234),
+                StoredMoments::Bf16([first, _]) => first.as_mut_slice()[index] = Bf16(0x7fd2),
+            }
+        }
+        self
     }
 
     fn bits(&self) -> [Vec<u32>; 5] {
-        let [weights, moment1, moment2, importance] =
-            [&self.weights, &self.moment1, &self.moment2, &self.importance].map(|b| to_bits(b.as_slice()));
+        let [moment1, moment2] = match &self.moments {
+            StoredMoments::F32(moments) => moments.each_ref().map(|moment| to_bits(moment.as_slice())),
+            StoredMoments::Bf16(moments) => moments.each_ref().map(|moment| to_bits(moment.as_slice())),
+        };
+        let [weights, importance] = [&self.weights, &self.importance].map(|b| to_bits(b.as_slice()));
         [weights, moment1, moment2, importance, to_bits(self.copy.as_slice())]
     }
 }
 
-/// Importance, whether coordinates are frozen, whether there is a copy: one kernel each.
-type Combination = (Kind, bool, bool);
+/// One kernel each.
+#[derive(Debug, Clone, Copy)]
+struct Combination {
+    kind: Kind,
+    frozen: bool,
+    copy: bool,
+    bf16_moments: bool,
+}
 
 fn combinations() -> impl Iterator<Item = Combination> {
-    [Kind::None, Kind::Net, Kind::Path, Kind::Fisher].into_iter().flat_map(|kind| {
-        [(false, false), (true, false), (false, true), (true, true)]
-            .map(|(frozen, copy)| (kind, frozen, copy))
+    let kinds = [Kind::None, Kind::Net, Kind::Path, Kind::Fisher].into_iter();
+    kinds.flat_map(|kind| {
+        (0..8).map(move |bits| Combination {
+            kind,
+            frozen: bits & 1 == 1,
+            copy: bits & 2 == 2,
+            bf16_moments: bits & 4 == 4,
+        })
     })
 }
 
 /// A kernel on a state.
 fn step(
     emulator: &Emulator,
-    (kind, has_frozen, has_copy): Combination,
+    combination: Combination,
     state: &mut State,
     gradient: &Buffer<f32>,
     frozen: &[u32],
@@ -78,16 +117,14 @@ fn step(
     let step = Step {
         gradient: gradient.read(),
         weights: state.weights.write(),
-        moment1: state.moment1.write(),
-        moment2: state.moment2.write(),
-        importance: match kind {
+        importance: match combination.kind {
             Kind::None => Importance::None,
             Kind::Net => Importance::Net(importance),
             Kind::Path => Importance::Path(importance),
             Kind::Fisher => Importance::Fisher(importance),
         },
-        frozen: has_frozen.then(|| slice(frozen)),
-        copy: has_copy.then(|| state.copy.write()),
+        frozen: combination.frozen.then(|| slice(frozen)),
+        copy: combination.copy.then(|| state.copy.write()),
         scale: slice(&scale),
     };
     let coefficients = Coefficients {
@@ -100,8 +137,13 @@ fn step(
         root_correction: ROOT_CORRECTION,
         epsilon: EPSILON,
         step_size: STEP_SIZE,
+        rounding_seed: ROUNDING_SEED,
     };
-    adamw_step(emulator, step, &coefficients).expect("runs");
+    let moments = match &mut state.moments {
+        StoredMoments::F32([first, second]) => Moments::F32(first.write(), second.write()),
+        StoredMoments::Bf16([first, second]) => Moments::Bf16(first.write(), second.write()),
+    };
+    adamw_step(emulator, moments, step, &coefficients).expect("runs");
 }
 
 /// Weight, moments and importance after the step, as the engine's CPU version rounds.
@@ -149,48 +191,39 @@ fn all_combinations_match_in_all_schedules() {
                 _ => bits(7, word) as u32,
             })
             .collect();
-        for combination @ (kind, has_frozen, has_copy) in combinations() {
-            let is_frozen = |index: usize| has_frozen && frozen[index / 32] >> (index % 32) & 1 == 1;
+        for combination in combinations() {
+            let is_frozen = |index: usize| combination.frozen && frozen[index / 32] >> (index % 32) & 1 == 1;
             let mut gradient = random::<f32>(5, count);
-            let mut start = State::new(count);
-            for index in (0..count).filter(|&index| is_frozen(index)) {
-                // What arithmetic would not keep.
-                gradient.as_mut_slice()[index] = f32::NAN;
-                start.moment1.as_mut_slice()[index] = f32::from_bits(0x7fc0_1234);
-            }
-            let mut results = Vec::new();
-            for schedule in SCHEDULES {
-                let mut state = State {
-                    weights: Buffer::from_slice(start.weights.as_slice()),
-                    moment1: Buffer::from_slice(start.moment1.as_slice()),
-                    moment2: Buffer::from_slice(start.moment2.as_slice()),
-                    importance: Buffer::from_slice(start.importance.as_slice()),
-                    copy: Buffer::poisoned(count),
-                };
+            let kept: Vec<usize> = (0..count).filter(|&index| is_frozen(index)).collect();
+            // What arithmetic would not keep.
+            kept.iter().for_each(|&index| gradient.as_mut_slice()[index] = f32::NAN);
+            let start = || State::new(count, combination).with_nan(&kept);
+            let results = SCHEDULES.map(|schedule| {
+                let mut state = start();
                 step(&Emulator::new(schedule), combination, &mut state, &gradient, &frozen, [scale, factor]);
-                results.push(state.bits());
-            }
-            assert!(results.iter().all(|result| *result == results[0]), "{kind:?} {has_frozen} {has_copy}");
+                state.bits()
+            });
+            assert!(results.iter().all(|result| *result == results[0]), "{combination:?}");
             let [weights, moment1, moment2, importance, copy] = &results[0];
-            let start = start.bits();
+            let start = start().bits();
             for index in 0..count {
                 let before = [0, 1, 2, 3].map(|part: usize| start[part][index]);
                 let actual = [weights, moment1, moment2, importance].map(|part| part[index]);
-                let what = format!("{kind:?} {has_frozen} {has_copy} {count} [{index}]");
+                let what = format!("{combination:?} {count} [{index}]");
                 if is_frozen(index) {
                     assert_eq!(actual, before, "{what}");
                 } else {
-                    let before = before.map(f32::from_bits);
-                    let gradient = gradient.as_slice()[index];
-                    let expected = on_the_cpu(before, gradient * (scale * factor), kind);
-                    assert_eq!(actual, expected.map(f32::to_bits), "{what}");
-                    let exact = exactly(before, f64::from(gradient) * f64::from(scale * factor), kind);
-                    for (actual, exact) in actual.map(f32::from_bits).into_iter().zip(exact) {
-                        // About six roundings of 2^-24 each, of numbers up to 3; β as f32 is off by as much.
-                        assert!((f64::from(actual) - exact).abs() < 1e-6, "{what}: {actual} {exact}");
-                    }
+                    check_element(
+                        combination,
+                        before,
+                        gradient.as_slice()[index],
+                        scale * factor,
+                        index,
+                        actual,
+                        &what,
+                    );
                 }
-                let expected_copy = if has_copy {
+                let expected_copy = if combination.copy {
                     dither_to_bf16(f32::from_bits(weights[index]), index).to_f32()
                 } else {
                     f32::from_bits(0xffff_0000)
@@ -198,6 +231,34 @@ fn all_combinations_match_in_all_schedules() {
                 assert_eq!(copy[index], expected_copy.to_bits(), "{what}");
             }
         }
+    }
+}
+
+/// An element against the CPU's order of roundings, and against f64.
+fn check_element(
+    combination: Combination,
+    before: [u32; 4],
+    gradient: f32,
+    scale: f32,
+    index: usize,
+    actual: [u32; 4],
+    what: &str,
+) {
+    let before = before.map(f32::from_bits);
+    let mut expected = on_the_cpu(before, gradient * scale, combination.kind);
+    if combination.bf16_moments {
+        let bits = random_bits(index, ROUNDING_SEED);
+        expected[1] = round_to_bf16(expected[1], bits).to_f32();
+        expected[2] = round_to_bf16(expected[2], bits >> 16).to_f32();
+    }
+    assert_eq!(actual, expected.map(f32::to_bits), "{what}");
+    let exact = exactly(before, f64::from(gradient) * f64::from(scale), combination.kind);
+    for (part, (actual, exact)) in actual.map(f32::from_bits).into_iter().zip(exact).enumerate() {
+        let is_rounded = combination.bf16_moments && (part == 1 || part == 2);
+        // About six roundings of 2^-24 each, of numbers up to 3; β as f32 is off by as much. A moment in bf16 is off by
+        // less than a unit of 2^-7.
+        let tolerance = 1e-6 + if is_rounded { exact.abs() / 128.0 } else { 0.0 };
+        assert!((f64::from(actual) - exact).abs() < tolerance, "{what}: {actual} {exact}");
     }
 }
 
@@ -209,11 +270,13 @@ fn traffic_is_what_the_operation_needs() {
         let entry = entry.expect("an entry for every kernel");
         // What a thread with four elements moves; the ragged end and the scale go by 4 bytes and less.
         let count = |instruction: &str| entry.matches(instruction).count() as u32;
-        let wide = 16 * (count("ld.global.v4") + count("st.global.v4"));
-        let copied = 8 * count("st.global.b64");
+        let in_f32 = 16 * (count("ld.global.v4") + count("st.global.v4"));
+        let in_bf16 = 8 * (count("ld.global.b64") + count("st.global.b64"));
         let has = |part: &str| kernel.parameters.iter().any(|parameter| parameter.name == part);
-        assert_eq!(wide, 4 * if has("importance") { 36 } else { 28 }, "{}", kernel.name);
-        assert_eq!(copied, 4 * if has("copy") { 2 } else { 0 }, "{}", kernel.name);
+        let [moments_f32, moments_bf16] = if has("rounding_seed") { [0, 8] } else { [16, 0] };
+        let importance = if has("importance") { 8 } else { 0 };
+        assert_eq!(in_f32, 4 * (12 + moments_f32 + importance), "{}", kernel.name);
+        assert_eq!(in_bf16, 4 * (moments_bf16 + if has("copy") { 2 } else { 0 }), "{}", kernel.name);
     }
 }
 
@@ -223,7 +286,7 @@ fn a_scale_that_is_not_finite_changes_nothing() {
     let frozen = vec![0x5555_5555; 33];
     for (scale, factor) in [(f32::NAN, 1.0), (f32::INFINITY, 0.5), (f32::MAX, 4.0)] {
         for combination in combinations() {
-            let mut state = State::new(count);
+            let mut state = State::new(count, combination);
             step(
                 &Emulator::new(SCHEDULES[0]),
                 combination,
@@ -232,7 +295,7 @@ fn a_scale_that_is_not_finite_changes_nothing() {
                 &frozen,
                 [scale, factor],
             );
-            assert_eq!(state.bits(), State::new(count).bits());
+            assert_eq!(state.bits(), State::new(count, combination).bits());
         }
     }
 }

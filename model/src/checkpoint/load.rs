@@ -210,6 +210,26 @@ impl TensorFile {
         run(vec![Load { stored: Stored { file: self, name, addition: None }, target }])
     }
 
+    /// Reads a one-dimensional tensor of `target.len()` bf16.
+    ///
+    /// # Errors
+    /// It is missing, has another type or shape, or cannot be read.
+    pub fn read_bf16(&self, name: &str, mut target: ViewMut<'_, bf16>) -> Result<()> {
+        self.require_floats(name, &[target.len()])?;
+        let tensor = self.require(name)?;
+        if tensor.dtype != Dtype::BF16 {
+            return Err(self.wrong_type(name, tensor.dtype, "BF16 is expected"));
+        }
+        let mut staging: Vec<bf16> = Vec::new();
+        for start in (0..target.len()).step_by(CHUNK) {
+            let length = CHUNK.min(target.len() - start);
+            staging.resize(length, bf16::ZERO);
+            self.read(tensor, start, &mut staging)?;
+            target.reborrow().slice(start..start + length).copy_from_host(&staging)?;
+        }
+        Ok(())
+    }
+
     /// Reads tensors named `prefix` + the layout's names into a flat allocation of that layout
     /// ([`Layout::len`] elements; padding is left as it is): what [`super::layout_tensors`] wrote.
     ///

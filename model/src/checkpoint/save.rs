@@ -62,6 +62,8 @@ impl WeightType {
 pub enum TensorData<'a> {
     /// Floats, stored in the type named.
     Floats(View<'a, f32>, WeightType),
+    /// bf16 as they are.
+    Bf16(View<'a, bf16>),
     /// 64-bit integers: the words of a mask.
     U64(&'a [u64]),
 }
@@ -70,6 +72,7 @@ impl TensorData<'_> {
     fn dtype(&self) -> Dtype {
         match self {
             Self::Floats(_, dtype) => dtype.dtype(),
+            Self::Bf16(_) => Dtype::BF16,
             Self::U64(_) => Dtype::U64,
         }
     }
@@ -77,6 +80,7 @@ impl TensorData<'_> {
     fn bytes(&self) -> usize {
         match self {
             Self::Floats(values, dtype) => values.len() * dtype.bytes() as usize,
+            Self::Bf16(values) => values.len() * size_of::<bf16>(),
             Self::U64(values) => size_of_val(*values),
         }
     }
@@ -173,6 +177,7 @@ pub fn write_tensors(file: &mut FileWriter, tensors: &[NamedTensor<'_>], format:
     for tensor in ordered {
         match tensor.data {
             TensorData::Floats(values, dtype) => staging.write(file, &tensor.name, values, dtype)?,
+            TensorData::Bf16(values) => staging.write_bf16(file, &tensor.name, values)?,
             TensorData::U64(values) => file.put(bytemuck::cast_slice(values))?,
         }
     }
@@ -243,13 +248,9 @@ impl Staging {
             self.half.resize(length, 0);
             values.slice(start..start + length).copy_to_host(&mut self.single)?;
             if let Some(index) = first_not_finite(&self.single) {
-                let (value, index, path) = (self.single[index], start + index, file.destination().display());
-                return Err(Error::Job(format!(
-                    "{path}: `{name}` has {value} at element {index}: not written"
-                )));
+                return Err(not_written(file, name, self.single[index], start + index));
             }
-            let too_large = self.convert(dtype);
-            if let Some(index) = too_large {
+            if let Some(index) = self.convert(dtype) {
                 return Err(Error::Job(format!(
                     "{}: `{name}` has {} at element {}, too large for {}: write float32 instead",
                     file.destination().display(),
@@ -265,4 +266,22 @@ impl Staging {
         }
         Ok(())
     }
+    fn write_bf16(&mut self, file: &mut FileWriter, name: &str, values: View<'_, bf16>) -> Result<()> {
+        for start in (0..values.len()).step_by(CHUNK) {
+            let length = CHUNK.min(values.len() - start);
+            self.half.resize(length, 0);
+            let half: &mut [bf16] = bytemuck::cast_slice_mut(&mut self.half);
+            values.slice(start..start + length).copy_to_host(half)?;
+            if let Some(index) = half.iter().position(|value| !value.is_finite()) {
+                return Err(not_written(file, name, half[index].to_f32(), start + index));
+            }
+            file.put(bytemuck::cast_slice(half))?;
+        }
+        Ok(())
+    }
+}
+
+fn not_written(file: &FileWriter, name: &str, value: f32, index: usize) -> Error {
+    let path = file.destination().display();
+    Error::Job(format!("{path}: `{name}` has {value} at element {index}: not written"))
 }

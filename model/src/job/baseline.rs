@@ -6,9 +6,10 @@ use cpift_engine::ops::select::{self, Order, Scope};
 use rand_chacha::rand_core::Rng;
 
 use super::names::GROUPS;
-use super::plan::{half_rounds, split_evenly};
+use super::plan::split_evenly;
 use super::session::Session;
 use super::training::{Training, TrainingPart};
+use super::trainings::half_rounds;
 use crate::data::{Source, order};
 use crate::error::Result;
 use crate::files::Origin;

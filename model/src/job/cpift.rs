@@ -101,9 +101,11 @@ impl Session<'_> {
             })?;
             let mut writing = AtomicFolder::create(&folder)?;
             self.add_model(&mut writing, &self.model_files())?;
-            let importance = self.trainer.optimizer.importance();
-            let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
-            writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
+            if models.has_importance(index) {
+                let importance = self.trainer.optimizer.importance();
+                let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
+                writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
+            }
             let key = TrainingStage::Probe.training(&task.name);
             let origin = self.with_metrics(origin, &key)?;
             self.commit(writing, origin)?;
@@ -156,7 +158,7 @@ impl Session<'_> {
         let move_norm = squared_norm(device, update.as_view(), None)?.sqrt();
 
         let mut importance = update;
-        if job.inputs.tasks[task].model.is_none() {
+        if models.has_importance(task) {
             models.read_importance(task, importance.reborrow())?;
         }
         let kind = (job.recipe.probe.importance, core::control_seed(job.recipe.seed, task));

@@ -16,6 +16,7 @@ use crate::recipe::{
     TaskSettings,
 };
 use crate::score::Scoring;
+use crate::state_type::StateType;
 
 /// Keys of a resolved recipe that may differ when a run is continued: what nothing is computed from, and paths,
 /// since the content of the files is compared.
@@ -38,18 +39,21 @@ pub struct RunIdentity {
     pub recipe: String,
     /// Number type of the final model, which may be changed until that is written.
     pub dtype: SaveDtype,
+    /// How the optimizer's state is kept: what `train.memory = "auto"` stands for.
+    pub state: StateType,
 }
 
 impl RunIdentity {
-    /// What a run of this recipe is, the content of its files left out. `pairs` is how pairs are trained instead of
-    /// the recipe's method.
+    /// What a run of this recipe with this state is, the content of its files left out. `pairs` is how pairs are trained
+    /// instead of the recipe's method.
     ///
     /// # Errors
     /// None in practice: the settings are plain.
-    pub fn of(recipe: &Recipe, pairs: Option<PairMethod>) -> Result<Self> {
+    pub fn of(recipe: &Recipe, pairs: Option<PairMethod>, state: StateType) -> Result<Self> {
         let settings = json(&without_what_may_differ(recipe))?;
         let pairs = pairs.map_or("", PairMethod::name);
-        Ok(Self { recipe: hash_texts(["cpift-engine run 3", &settings, pairs]), dtype: recipe.model.dtype })
+        let recipe_hash = hash_texts(["cpift-engine run 4", &settings, pairs]);
+        Ok(Self { recipe: recipe_hash, dtype: recipe.model.dtype, state })
     }
 
     /// Reads what the run folder was begun with, if it says.
@@ -72,14 +76,20 @@ impl RunIdentity {
 /// What everything in a run follows from: its settings and the content of the files it reads.
 pub fn of_run(run: &RunIdentity, inputs: &[InputFile]) -> String {
     let files = texts_of(inputs.iter());
-    hash_texts(std::iter::once(run.recipe.as_str()).chain(files.iter().map(String::as_str)))
+    hash_texts([run.recipe.as_str(), run.state.name()].into_iter().chain(files.iter().map(String::as_str)))
 }
 
 /// What a task's probe follows from. Runs that differ only in what comes after have the same probes.
 ///
 /// # Errors
 /// None in practice: the settings are plain.
-pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) -> Result<String> {
+pub fn of_probe(
+    recipe: &Recipe,
+    task: usize,
+    steps: u64,
+    state: StateType,
+    inputs: &[InputFile],
+) -> Result<String> {
     let recipe = without_what_may_differ(recipe);
     let mut probe = recipe.probe.clone();
     // The controls choose otherwise among the same importance.
@@ -90,10 +100,10 @@ pub fn of_probe(recipe: &Recipe, task: usize, steps: u64, inputs: &[InputFile]) 
     // What is measured, what is mixed and what is brought instead of a probe does not go into one.
     (task.weight, task.eval, task.model) = (1.0, None, None);
     (task.eval_limit, task.score, task.max_new_tokens, task.shots) = (None, Scoring::default(), None, 0);
-    let settings = json(&(recipe.seed, &recipe.model, &probe, steps, &task))?;
+    let settings = json(&(recipe.seed, &recipe.model, &probe, steps, state, &task))?;
     let is_read = |file: &&InputFile| file.role.trains(&task.name) || !file.role.is_of_task();
     let files = texts_of(inputs.iter().filter(is_read));
-    let settings = ["cpift-engine probe 4", settings.as_str()];
+    let settings = ["cpift-engine probe 5", settings.as_str()];
     Ok(hash_texts(settings.into_iter().chain(files.iter().map(String::as_str))))
 }
 

@@ -15,6 +15,7 @@ mod identity;
 mod input_role;
 mod inputs;
 mod measured;
+mod memory;
 mod model_files;
 mod models;
 pub(crate) mod names;
@@ -26,6 +27,7 @@ mod seal;
 mod session;
 mod state;
 mod training;
+mod trainings;
 mod weights;
 
 use std::path::{Path, PathBuf};
@@ -38,6 +40,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, FolderLock, KnownFiles};
 use crate::progress::{Event, JobReport, Observer, Plan};
 use crate::recipe::{Method, Recipe, Stage};
+use crate::state_type::StateType;
 use crate::transformer::ComputeType;
 pub(crate) use cores::SavedCores;
 pub use data::{RecipeData, TaskData};
@@ -45,10 +48,10 @@ pub use folder::RunFolder;
 use identity::RunIdentity;
 pub use input_role::{InputRole, Split, UnknownRole};
 use inputs::Inputs;
+pub use memory::check_memory;
 use names::{FINAL, RECIPE};
 pub use pairs::PairMethod;
 use plan::Steps;
-pub use plan::check_memory;
 pub use record::{InputFile, recorded_hub_sources};
 pub(crate) use seal::{read as read_sealed, write as write_sealed};
 use session::Session;
@@ -94,6 +97,8 @@ pub struct Job {
     steps: Steps,
     /// What the job computes in.
     compute: ComputeType,
+    /// How the optimizer's state is kept.
+    state: StateType,
     /// Most tokens of a micro-batch.
     max_tokens: usize,
     plan: Plan,
@@ -107,14 +112,15 @@ impl Job {
     pub fn prepare(device: &Device, options: &JobOptions<'_>) -> Result<Self> {
         let recipe = options.recipe;
         let recipe_text = recipe.to_toml()?;
-        let identity = RunIdentity::of(recipe, options.pairs)?;
         if !options.resume {
             require_unused(options.out)?;
         }
         // Another process that works there is told of before anything is read and hashed.
         let lock = FolderLock::take_again(options.out)?.map(OnceLock::from).unwrap_or_default();
-        if options.resume {
-            check_earlier(options.out, &recipe_text, &identity)?;
+        let begun = if options.resume { RunIdentity::read(options.out)? } else { None };
+        if let Some(begun) = &begun {
+            // What the recipe says is compared before it is opened; what `auto` stands for follows from that.
+            check_earlier(options.out, &recipe_text, &RunIdentity::of(recipe, options.pairs, begun.state)?)?;
         }
         if let (Some(stage), true) = (options.until, recipe.method != Method::Cpift) {
             let reason = format!("ends after stage `{}`, which only the method `cpift` has", stage.name());
@@ -133,7 +139,10 @@ impl Job {
         }
         let steps = Steps::count(recipe, &inputs)?;
         let max_tokens = plan::max_tokens(recipe, &inputs)?;
-        let plan = plan::plan(recipe, &inputs, &steps, device, compute, max_tokens)?;
+        let plan = memory::choose_state(recipe, begun.map(|begun| begun.state), device, |state| {
+            plan::plan(recipe, &inputs, &steps, device, compute, state, max_tokens)
+        })?;
+        let identity = RunIdentity::of(recipe, options.pairs, plan.state)?;
         Ok(Self {
             recipe: recipe.clone(),
             recipe_text,
@@ -149,6 +158,7 @@ impl Job {
             lock,
             steps,
             compute,
+            state: plan.state,
             max_tokens,
             plan,
         })
@@ -200,7 +210,7 @@ impl Job {
     /// # Errors
     /// Saying what to lower.
     pub fn check_memory(&self) -> Result<()> {
-        plan::check_memory(&self.plan, &self.device)
+        memory::check_memory(&self.plan, &self.device)
     }
 
     /// Runs the job to its end, or to the stage it is to end after.
@@ -218,7 +228,7 @@ impl Job {
                 let _ = std::fs::remove_dir(&self.out);
             }
         });
-        let mut session = session.map_err(plan::explain_out_of_memory)?;
+        let mut session = session.map_err(memory::explain_out_of_memory)?;
         session.observer.event(Event::Started(&self.plan));
         session.show_samples();
         let report = match (self.pairs, self.recipe.method) {
@@ -226,7 +236,7 @@ impl Job {
             (None, Method::Cpift) => session.run_cpift(),
             (None, _) => session.run_baseline(),
         };
-        let report = report.map_err(plan::explain_out_of_memory)?;
+        let report = report.map_err(memory::explain_out_of_memory)?;
         session.observer.event(Event::Finished(&report));
         Ok(report)
     }
@@ -243,7 +253,9 @@ pub fn plan_recipe(device: &Device, recipe: &Recipe, preparation: &Preparation<'
     device.scope(|| inputs.check_weights())?;
     let steps = Steps::count(recipe, &inputs)?;
     let max_tokens = plan::max_tokens(recipe, &inputs)?;
-    plan::plan(recipe, &inputs, &steps, device, compute, max_tokens)
+    memory::choose_state(recipe, None, device, |state| {
+        plan::plan(recipe, &inputs, &steps, device, compute, state, max_tokens)
+    })
 }
 
 /// Every file that a job made from `recipe` reads, with the BLAKE3 hash of its content in hexadecimal.

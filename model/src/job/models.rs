@@ -7,6 +7,7 @@ use cpift_engine::{Buffer, ViewMut};
 
 use super::Job;
 use super::names::{IMPORTANCE, probe_place};
+use super::trainings::accumulates;
 use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::error::{Error, Result};
 use crate::stages::models::TaskModels;
@@ -26,6 +27,15 @@ impl<'a> RunModels<'a> {
     pub fn probe_folder(&self, task: usize) -> PathBuf {
         let run = self.job.inputs.probes.as_ref().unwrap_or(&self.job.out);
         run.join(probe_place(&self.job.inputs.tasks[task].name))
+    }
+
+    /// Whether a task's probe has accumulated importance; else it is what the task's model is away from the base.
+    pub fn has_importance(&self, task: usize) -> bool {
+        self.job.inputs.tasks[task].model.is_none() && accumulates(&self.job.recipe, self.job.state)
+    }
+
+    fn importance_file(&self, task: usize) -> PathBuf {
+        self.probe_folder(task).join(IMPORTANCE)
     }
 }
 
@@ -50,8 +60,8 @@ impl TaskModels for RunModels<'_> {
 
     fn read_importance(&mut self, task: usize, mut importance: ViewMut<'_, f32>) -> Result<()> {
         let job = self.job;
-        if job.inputs.tasks[task].model.is_none() {
-            let file = TensorFile::open(&self.probe_folder(task).join(IMPORTANCE))?;
+        if self.has_importance(task) {
+            let file = TensorFile::open(&self.importance_file(task))?;
             job.device.scope(|| file.read_layout(&job.inputs.layout, "", importance))?;
             return self.check_probe(task, [file.path()].into_iter());
         }

@@ -119,7 +119,7 @@ impl<'a> Session<'a> {
     /// When a file cannot be read.
     pub fn probe_origin(&self, task: usize) -> Result<Origin> {
         let job = self.job;
-        let identity = identity::of_probe(&job.recipe, task, job.steps.probe, job.files()?)?;
+        let identity = identity::of_probe(&job.recipe, task, job.steps.probe, job.state, job.files()?)?;
         Ok(origin_of(&identity, &probe_place(&job.inputs.tasks[task].name)))
     }
 

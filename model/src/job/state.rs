@@ -4,6 +4,7 @@ use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
+use cpift_engine::ops::adamw::{Moments, MomentsView};
 use cpift_engine::{Device, ViewMut};
 use serde::{Deserialize, Serialize};
 
@@ -72,6 +73,8 @@ pub struct Checkpoints {
 
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
+/// Names of the first and the second moments.
+const MOMENTS: [&str; 2] = ["moment1", "moment2"];
 
 impl Checkpoints {
     /// Checkpoints in the run folder `run`; `keep` of each training are kept.
@@ -248,8 +251,16 @@ impl Checkpoints {
             self.device.scope(|| file.read_floats(name, &[length], target))
         };
         read("weights", length, trainer.model.weights_mut())?;
-        read("moment1", length, trainer.optimizer.moment1_mut())?;
-        read("moment2", length, trainer.optimizer.moment2_mut())?;
+        match trainer.optimizer.moments_mut() {
+            Moments::F32(first, second) => {
+                read(MOMENTS[0], length, first)?;
+                read(MOMENTS[1], length, second)?;
+            }
+            Moments::Bf16(first, second) => {
+                file.read_bf16(MOMENTS[0], first)?;
+                file.read_bf16(MOMENTS[1], second)?;
+            }
+        }
         read("importance", importance, trainer.optimizer.importance_mut())
     }
 }
@@ -272,18 +283,18 @@ fn remove(folder: &Path) -> Result<()> {
 }
 
 fn tensors(trainer: &Trainer) -> Vec<NamedTensor<'_>> {
-    let optimizer = &trainer.optimizer;
-    let flat = [
-        ("weights", trainer.model.weights()),
-        ("moment1", optimizer.moment1()),
-        ("moment2", optimizer.moment2()),
-        ("importance", optimizer.importance()),
-    ];
-    flat.into_iter()
-        .map(|(name, values)| NamedTensor {
-            name: name.to_owned(),
-            shape: vec![values.len()],
-            data: TensorData::Floats(values, WeightType::F32),
-        })
-        .collect()
+    let floats = |values| TensorData::Floats(values, WeightType::F32);
+    let (weights, importance) = (trainer.model.weights(), trainer.optimizer.importance());
+    let moments = match trainer.optimizer.moments() {
+        MomentsView::F32(first, second) => [floats(first), floats(second)],
+        MomentsView::Bf16(first, second) => [TensorData::Bf16(first), TensorData::Bf16(second)],
+    };
+    let tensor = |name: &str, length, data| NamedTensor { name: name.to_owned(), shape: vec![length], data };
+    let length = weights.len();
+    vec![
+        tensor("weights", length, floats(weights)),
+        tensor(MOMENTS[0], length, moments[0]),
+        tensor(MOMENTS[1], length, moments[1]),
+        tensor("importance", importance.len(), floats(importance)),
+    ]
 }

@@ -3,15 +3,15 @@
 use std::path::Path;
 
 use cpift_engine::View;
-use cpift_engine::ops::adamw::ImportanceKind as Accumulate;
 
 use super::Job;
+use super::memory::purpose;
 use super::models::RunModels;
-use super::plan::{has_probes, purpose};
+use super::trainings::accumulated;
 use crate::checkpoint::{Checkpoint, WeightType, too_large_for};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::recipe::{ImportanceKind, SaveDtype};
+use crate::recipe::SaveDtype;
 use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
 use crate::transformer::Purpose;
@@ -42,12 +42,8 @@ pub fn open_trainer(job: &Job) -> Result<Trainer> {
     };
     let inputs = &job.inputs;
     let model = Model::new(&inputs.base.config, &job.device, job.compute, job.max_tokens, recompute)?;
-    let importance = if has_probes(job.recipe.method) {
-        accumulated(job.recipe.probe.importance)
-    } else {
-        Accumulate::None
-    };
-    let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance)?;
+    let (importance, moments) = (accumulated(&job.recipe, job.state), job.state.moment_type());
+    let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance, moments)?;
     let mut models = RunModels::new(job);
     models.read_base(trainer.model.weights_mut())?;
     if let Some(checkpoint) = &inputs.base.checkpoint {
@@ -83,13 +79,4 @@ pub fn weight_type(job: &Job) -> WeightType {
 /// The first weight that is too large for the final model's number type, as words for a message.
 fn find_too_large(job: &Job, weights: View<'_, f32>) -> Result<Option<String>> {
     job.device.scope(|| too_large_for(weight_type(job), &job.inputs.layout, weights))
-}
-
-/// What the optimizer accumulates for a kind of importance; the controls go by `net`.
-fn accumulated(kind: ImportanceKind) -> Accumulate {
-    match kind {
-        ImportanceKind::Net | ImportanceKind::Random | ImportanceKind::Inverse => Accumulate::Net,
-        ImportanceKind::Path => Accumulate::Path,
-        ImportanceKind::Fisher => Accumulate::Fisher,
-    }
 }

@@ -40,7 +40,7 @@ pub use precision::Precision;
 pub use read::Source;
 pub use rows::{Columns, Learn};
 pub use task::{DataFiles, SpecialTokens, TaskSettings};
-pub use train::{Schedule, TrainSettings};
+pub use train::{Schedule, StateMemory, TrainSettings};
 pub use values::{MOST_NEW_TOKENS, MOST_SHOTS};
 
 /// How the tasks are brought into one model.

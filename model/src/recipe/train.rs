@@ -15,6 +15,30 @@ pub enum Schedule {
     Constant,
 }
 
+/// What of the optimizer's state is kept in how many bytes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateMemory {
+    /// Exact where the job then fits the device's memory, else compact.
+    #[default]
+    Auto,
+    /// Moments and importance in f32.
+    Exact,
+    /// Moments in bf16, rounded stochastically; importance `net` without memory of its own.
+    Compact,
+}
+
+impl StateMemory {
+    /// As recipes write it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Auto => "auto",
+            Self::Exact => "exact",
+            Self::Compact => "compact",
+        }
+    }
+}
+
 impl Schedule {
     /// As recipes write it.
     pub fn name(self) -> &'static str {
@@ -62,6 +86,8 @@ pub struct TrainSettings {
     pub pack: bool,
     /// Compute activations a second time in the backward pass instead of keeping them.
     pub recompute: bool,
+    /// How much memory the optimizer's state takes; the same in all trainings of a recipe.
+    pub memory: StateMemory,
 }
 
 impl Default for TrainSettings {
@@ -82,6 +108,7 @@ impl Default for TrainSettings {
             shuffle: true,
             pack: true,
             recompute: false,
+            memory: StateMemory::Auto,
         }
     }
 }

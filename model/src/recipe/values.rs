@@ -29,6 +29,17 @@ impl Recipe {
         self.train.validate("train")?;
         self.probe.training.validate("probe")?;
         self.integrate.training.validate("integrate")?;
+        for (section, training) in [("probe", &self.probe.training), ("integrate", &self.integrate.training)]
+        {
+            if training.memory != self.train.memory {
+                let reason = format!(
+                    "is `{}`, and `{}` under [train]: a run has one; set it under [train] alone",
+                    training.memory.name(),
+                    self.train.memory.name()
+                );
+                return Err(Error::setting(&format!("{section}.memory"), reason));
+            }
+        }
         within("core.fraction", self.core.fraction, 0.0, 1.0)?;
         finite("group.threshold", self.group.threshold)?;
         if let FoldWeight::Constant(weight) = self.fuse.weight {

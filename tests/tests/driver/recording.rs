@@ -60,7 +60,8 @@ fn train(device: &Device, compute: ComputeType, recorded: bool) -> [Vec<f32>; 3]
         let tokens: usize = batches.iter().map(|batch| batch.tokens.len()).sum();
         all_losses.extend(losses.slice(0..tokens).to_vec().unwrap());
     }
-    [model.weights().to_vec().unwrap(), optimizer.moment2().to_vec().unwrap(), all_losses]
+    let [_, moments] = optimizer.moments().to_vecs().unwrap();
+    [model.weights().to_vec().unwrap(), moments, all_losses]
 }
 
 #[test]

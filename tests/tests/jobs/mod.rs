@@ -4,6 +4,7 @@ mod adapters;
 mod baselines;
 mod card;
 mod changed_inputs;
+mod compact;
 mod gpu;
 mod methods;
 mod resume;

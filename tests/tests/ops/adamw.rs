@@ -1,6 +1,6 @@
 //! The optimizer against an f64 oracle and against PyTorch; frozen coordinates; the gradient's norm.
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType, Moments};
 use cpift_engine::ops::norm::{Clip, clip_factor, squared_norm};
 use cpift_engine::{Buffer, Device, Layout, Mask, bf16};
 use cpift_tests::devices::devices;
@@ -11,6 +11,11 @@ use cpift_tests::stand_in;
 const KINDS: [ImportanceKind; 4] =
     [ImportanceKind::None, ImportanceKind::Net, ImportanceKind::Path, ImportanceKind::Fisher];
 const HYPER: Hyper = Hyper { learning_rate: 2e-2, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.3 };
+
+/// Kinds of importance with types of moments.
+fn kinds() -> impl Iterator<Item = (ImportanceKind, MomentType)> {
+    KINDS.into_iter().flat_map(|kind| [MomentType::F32, MomentType::Bf16].map(|moments| (kind, moments)))
+}
 
 fn buffer(device: &Device, values: &[f32]) -> Buffer<f32> {
     Buffer::from_slice(device, values).unwrap()
@@ -56,12 +61,8 @@ fn ten_steps(device: &Device, kind: ImportanceKind) {
     assert_eq!(optimizer.steps(), 10);
     let importance = optimizer.importance().to_vec().unwrap();
     assert_eq!(importance.is_empty(), kind == ImportanceKind::None);
-    let state = [
-        weights.to_vec().unwrap(),
-        optimizer.moment1().to_vec().unwrap(),
-        optimizer.moment2().to_vec().unwrap(),
-        importance,
-    ];
+    let [moment1, moment2] = optimizer.moments().to_vecs().unwrap();
+    let state = [weights.to_vec().unwrap(), moment1, moment2, importance];
     for (index, expected) in oracle.iter().enumerate() {
         let expected = [expected.weight, expected.moment1, expected.moment2, expected.importance];
         for (actual, expected) in state.iter().map(|values| values.get(index)).zip(expected) {
@@ -123,8 +124,9 @@ fn matches_pytorch_with_clipping() {
             optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
             assert_close(&weights.to_vec().unwrap(), &list(&golden["weights"][step]));
         }
-        assert_close(&optimizer.moment1().to_vec().unwrap(), &list(&golden["moment1"]));
-        assert_close(&optimizer.moment2().to_vec().unwrap(), &list(&golden["moment2"]));
+        let [moment1, moment2] = optimizer.moments().to_vecs().unwrap();
+        assert_close(&moment1, &list(&golden["moment1"]));
+        assert_close(&moment2, &list(&golden["moment2"]));
     }
 }
 
@@ -141,18 +143,16 @@ fn assert_close(actual: &[f32], expected: &[f32]) {
 fn three_steps(
     device: &Device,
     layout: &Layout,
-    kind: ImportanceKind,
+    (kind, moments): (ImportanceKind, MomentType),
     frozen: Option<&Mask>,
     copied: bool,
 ) -> [Vec<f32>; 4] {
     let start = spread_values(layout, 1);
     let mut weights = buffer(device, &start);
     let mut copy = copied.then(|| upload::<bf16>(device, &start));
-    let mut optimizer = AdamW::new(device, layout.len(), kind).unwrap();
+    let mut optimizer = AdamW::with_moments(device, layout.len(), kind, moments).unwrap();
     optimizer.set_steps(5);
-    optimizer.moment1_mut().copy_from_host(&spread_values(layout, 2)).unwrap();
-    let squares: Vec<f32> = spread_values(layout, 3).iter().map(|value| value * value).collect();
-    optimizer.moment2_mut().copy_from_host(&squares).unwrap();
+    begin_with(&mut optimizer, &start_moments(layout, moments));
     if kind != ImportanceKind::None {
         optimizer.importance_mut().copy_from_host(&spread_values(layout, 4)).unwrap();
     }
@@ -166,12 +166,104 @@ fn three_steps(
     if let Some(copy) = copy {
         assert_eq!(download(&copy), dithered(&download(&weights)), "the copy of {kind:?}");
     }
-    [
-        weights.to_vec().unwrap(),
-        optimizer.moment1().to_vec().unwrap(),
-        optimizer.moment2().to_vec().unwrap(),
-        optimizer.importance().to_vec().unwrap(),
-    ]
+    let [moment1, moment2] = optimizer.moments().to_vecs().unwrap();
+    [weights.to_vec().unwrap(), moment1, moment2, optimizer.importance().to_vec().unwrap()]
+}
+
+/// Moments to begin with, as they are stored.
+fn start_moments(layout: &Layout, moments: MomentType) -> [Vec<f32>; 2] {
+    let squares: Vec<f32> = spread_values(layout, 3).iter().map(|value| value * value).collect();
+    let start = [spread_values(layout, 2), squares];
+    match moments {
+        MomentType::F32 => start,
+        MomentType::Bf16 => start.map(|values| rounded::<bf16>(&values)),
+    }
+}
+
+fn begin_with(optimizer: &mut AdamW, start: &[Vec<f32>; 2]) {
+    match optimizer.moments_mut() {
+        Moments::F32(mut first, mut second) => {
+            first.copy_from_host(&start[0]).unwrap();
+            second.copy_from_host(&start[1]).unwrap();
+        }
+        Moments::Bf16(mut first, mut second) => {
+            let halves =
+                |values: &[f32]| -> Vec<bf16> { values.iter().map(|&value| bf16::from_f32(value)).collect() };
+            first.copy_from_host(&halves(&start[0])).unwrap();
+            second.copy_from_host(&halves(&start[1])).unwrap();
+        }
+    }
+}
+
+/// Every step on moments in bf16 against f64 from the moments that were stored before: the weights as exactly as with
+/// moments in f32, the moments one of both neighbours, and in the mean what they were rounded from.
+#[test]
+fn moments_in_bf16_are_rounded_without_bias() {
+    for device in devices() {
+        let layout = layout(&[sized(&device, 130_000), 77]);
+        let kind = ImportanceKind::Fisher;
+        let mut optimizer = AdamW::with_moments(&device, layout.len(), kind, MomentType::Bf16).unwrap();
+        assert_eq!(optimizer.bytes(), layout.len() * (2 * 2 + 4));
+        let mut weights = buffer(&device, &spread_values(&layout, 1));
+        for step in 1..=5 {
+            let before = weights.to_vec().unwrap();
+            let [moment1, moment2] = optimizer.moments().to_vecs().unwrap();
+            let sums = optimizer.importance().to_vec().unwrap();
+            let values = spread_values(&layout, 100 + step);
+            let gradients = buffer(&device, &values);
+            let gradient = Gradient { values: gradients.view(), scale: 0.25, clip: None, frozen: None };
+            optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
+            let after = weights.to_vec().unwrap();
+            let stored = optimizer.moments().to_vecs().unwrap();
+            let mut errors = [0.0, 0.0];
+            for index in 0..layout.len() {
+                let mut oracle = AdamWOracle {
+                    weight: f64::from(before[index]),
+                    moment1: f64::from(moment1[index]),
+                    moment2: f64::from(moment2[index]),
+                    importance: f64::from(sums[index]),
+                };
+                oracle.step(0.25 * f64::from(values[index]), &HYPER, step as i32, kind);
+                // Roundings of f32, of weights up to 8.
+                let tolerance = 1e-6 + 2e-7 * f64::from(before[index].abs());
+                assert!((f64::from(after[index]) - oracle.weight).abs() < tolerance, "{step} {index}");
+                for (part, exact) in [oracle.moment1, oracle.moment2].into_iter().enumerate() {
+                    let actual = f64::from(stored[part][index]);
+                    // Less than a unit, which is 2^-7 of the number at most, beside f32's.
+                    assert!(
+                        (actual - exact).abs() <= exact.abs() * (1.0 / 128.0 + 1e-6) + 1e-30,
+                        "{part} {index}"
+                    );
+                    errors[part] += if exact == 0.0 { 0.0 } else { (actual - exact) / exact.abs() };
+                }
+            }
+            // Errors are at most 2^-7; five standard deviations of the mean of as many.
+            let bound = 5.0 / 128.0 / 2.0 / (layout.len() as f64).sqrt();
+            for error in errors.map(|error| error / layout.len() as f64) {
+                assert!(error.abs() < bound, "step {step}: mean {error:e}, bound {bound:e}");
+            }
+        }
+    }
+}
+
+/// A second moment whose updates are smaller than half its unit still comes near what it converges to.
+#[test]
+fn second_moments_in_bf16_do_not_stand_still() {
+    let hyper = Hyper { beta2: 0.999, learning_rate: 0.0, ..HYPER };
+    let device = Device::cpu(None).unwrap();
+    let length = 4096;
+    let mut optimizer = AdamW::with_moments(&device, length, ImportanceKind::None, MomentType::Bf16).unwrap();
+    let mut weights = Buffer::zeros(&device, length).unwrap();
+    let gradients = buffer(&device, &vec![1.0; length]);
+    for _ in 0..1000 {
+        let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen: None };
+        optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
+    }
+    let [_, second] = optimizer.moments().to_vecs().unwrap();
+    let mean = second.iter().map(|&value| f64::from(value)).sum::<f64>() / length as f64;
+    let expected = 1.0 - 0.999_f64.powi(1000);
+    // Rounded to nearest it would end at 2^-8 / 0.001 / 2 of a unit below: far less than half of this.
+    assert!((mean / expected - 1.0).abs() < 2e-3, "{mean} {expected}");
 }
 
 /// Ten updates of a twelfth of half a unit of bf16, all in one direction: rounded to nearest, the copies of most
@@ -210,12 +302,11 @@ fn frozen_coordinates_keep_their_bits_and_the_others_theirs() {
         let layout = layout(&[sized(&device, 70_001), 64, 33]);
         let mask = random_mask(&layout, 11, 0.3);
         assert!(mask.words().contains(&u64::MAX) && mask.words().contains(&0));
-        let squares: Vec<f32> = spread_values(&layout, 3).iter().map(|value| value * value).collect();
-        let start =
-            [spread_values(&layout, 1), spread_values(&layout, 2), squares, spread_values(&layout, 4)];
-        for kind in KINDS {
-            let free = three_steps(&device, &layout, kind, None, true);
-            let masked = three_steps(&device, &layout, kind, Some(&mask), true);
+        for (kind, moments) in kinds() {
+            let [moment1, moment2] = start_moments(&layout, moments);
+            let start = [spread_values(&layout, 1), moment1, moment2, spread_values(&layout, 4)];
+            let free = three_steps(&device, &layout, (kind, moments), None, true);
+            let masked = three_steps(&device, &layout, (kind, moments), Some(&mask), true);
             for ((start, free), masked) in start.iter().zip(&free).zip(&masked) {
                 for index in 0..masked.len() {
                     let expected = if mask.get(index) { start[index] } else { free[index] };
@@ -236,7 +327,7 @@ fn devices_agree_to_the_last_bit() {
     let layout = layout(&[1500, 3]);
     let mask = random_mask(&layout, 11, 0.3);
     let padding = 1500..layout.segments()[1].offset;
-    for kind in KINDS {
+    for kind in kinds() {
         for (frozen, copied) in [(None, false), (Some(&mask), false), (None, true), (Some(&mask), true)] {
             let results: Vec<_> = devices()
                 .iter()
@@ -376,6 +467,7 @@ fn passes_on_the_stand_in_driver() {
         module_path!(),
         &[
             "ten_steps",
+            "moments_in_bf16",
             "net_importance",
             "matches_pytorch",
             "frozen_coordinates",

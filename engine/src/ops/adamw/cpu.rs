@@ -2,10 +2,12 @@
 
 use half::bf16;
 
-use super::{Coefficients, Gradient, Importance, Parameters};
+use cpift_kernels::stochastic::{random_bits, round_to_bf16};
+
+use super::{Coefficients, Gradient, Importance, Moments, Parameters};
 use crate::buffer::ViewMut;
 use crate::cpu::simd::vectorize;
-use crate::float::dither_slice;
+use crate::float::{Float, dither_slice};
 use crate::mask::{Mask, WORD_BITS};
 
 /// Elements one thread takes at a time; a multiple of [`WORD_BITS`].
@@ -17,54 +19,95 @@ const NET: u8 = 1;
 const PATH: u8 = 2;
 const FISHER: u8 = 3;
 
+/// A number type that moments are stored in.
+trait Moment: Float {
+    /// `value`, rounded by the lower 16 of these bits where it has to be.
+    fn round(value: f32, bits: u32) -> Self;
+}
+
+impl Moment for f32 {
+    #[inline(always)]
+    fn round(value: f32, _: u32) -> Self {
+        value
+    }
+}
+
+impl Moment for bf16 {
+    #[inline(always)]
+    fn round(value: f32, bits: u32) -> Self {
+        bf16::from_bits(round_to_bf16(value, bits).0)
+    }
+}
+
 pub(super) fn step(parameters: Parameters<'_>, gradient: Gradient<'_>, coefficients: &Coefficients) {
-    let Parameters { weights, moment1, moment2, importance, copy } = parameters;
+    let Parameters { weights, moments, importance, copy } = parameters;
+    let others = (weights, importance, copy);
+    match moments {
+        Moments::F32(first, second) => {
+            step_on_moments(first.host(), second.host(), others, gradient, coefficients);
+        }
+        Moments::Bf16(first, second) => {
+            step_on_moments(first.host(), second.host(), others, gradient, coefficients);
+        }
+    }
+}
+
+/// What of [`Parameters`] is not moments.
+type Others<'a> = (ViewMut<'a, f32>, Importance<'a>, Option<ViewMut<'a, bf16>>);
+
+fn step_on_moments<M: Moment>(
+    moment1: &mut [M],
+    moment2: &mut [M],
+    (weights, importance, copy): Others<'_>,
+    gradient: Gradient<'_>,
+    coefficients: &Coefficients,
+) {
     let shard = Shard {
         first: 0,
         gradients: gradient.values.host(),
         weights: weights.host(),
-        moment1: moment1.host(),
-        moment2: moment2.host(),
+        moment1,
+        moment2,
         importance: &mut [],
         copy: copy.map_or(&mut [], ViewMut::host),
         frozen: gradient.frozen.map_or(&[], Mask::words),
     };
     match importance {
-        Importance::None => step_of_kind::<NONE>(shard, coefficients),
+        Importance::None => step_of_kind::<NONE, M>(shard, coefficients),
         Importance::Net(sums) => {
-            step_of_kind::<NET>(Shard { importance: sums.host(), ..shard }, coefficients)
+            step_of_kind::<NET, M>(Shard { importance: sums.host(), ..shard }, coefficients)
         }
         Importance::Path(sums) => {
-            step_of_kind::<PATH>(Shard { importance: sums.host(), ..shard }, coefficients);
+            step_of_kind::<PATH, M>(Shard { importance: sums.host(), ..shard }, coefficients);
         }
         Importance::Fisher(sums) => {
-            step_of_kind::<FISHER>(Shard { importance: sums.host(), ..shard }, coefficients);
+            step_of_kind::<FISHER, M>(Shard { importance: sums.host(), ..shard }, coefficients);
         }
     }
 }
 
-fn step_of_kind<const IMPORTANCE: u8>(shard: Shard<'_>, coefficients: &Coefficients) {
+fn step_of_kind<const IMPORTANCE: u8, M: Moment>(shard: Shard<'_, M>, coefficients: &Coefficients) {
     if shard.copy.is_empty() {
-        step_shard::<IMPORTANCE, false>(shard, coefficients);
+        step_shard::<IMPORTANCE, false, M>(shard, coefficients);
     } else {
-        step_shard::<IMPORTANCE, true>(shard, coefficients);
+        step_shard::<IMPORTANCE, true, M>(shard, coefficients);
     }
 }
 
 /// A range of everything. `importance`, `copy` and `frozen` are empty where there is none.
-struct Shard<'a> {
-    /// Index of the first element, by which the copy is rounded.
+struct Shard<'a, M> {
+    /// Index of the first element, by which the copy and moments in bf16 are rounded.
     first: usize,
     gradients: &'a [f32],
     weights: &'a mut [f32],
-    moment1: &'a mut [f32],
-    moment2: &'a mut [f32],
+    moment1: &'a mut [M],
+    moment2: &'a mut [M],
     importance: &'a mut [f32],
     copy: &'a mut [bf16],
     frozen: &'a [u64],
 }
 
-impl<'a> Shard<'a> {
+impl<'a, M> Shard<'a, M> {
     fn split_at(self, middle: usize) -> (Self, Self) {
         let (gradients, right_gradients) = self.gradients.split_at(middle);
         let (weights, right_weights) = self.weights.split_at_mut(middle);
@@ -88,21 +131,27 @@ impl<'a> Shard<'a> {
 }
 
 /// Elements are independent, so how the shard is divided does not show in the result.
-fn step_shard<const IMPORTANCE: u8, const COPY: bool>(shard: Shard<'_>, coefficients: &Coefficients) {
+fn step_shard<const IMPORTANCE: u8, const COPY: bool, M: Moment>(
+    shard: Shard<'_, M>,
+    coefficients: &Coefficients,
+) {
     let length = shard.weights.len();
     if length <= CHUNK {
-        vectorize!(|| step_chunk::<IMPORTANCE, COPY>(shard, coefficients));
+        vectorize!(|| step_chunk::<IMPORTANCE, COPY, M>(shard, coefficients));
         return;
     }
     let (left, right) = shard.split_at((length / 2).next_multiple_of(CHUNK));
     rayon::join(
-        || step_shard::<IMPORTANCE, COPY>(left, coefficients),
-        || step_shard::<IMPORTANCE, COPY>(right, coefficients),
+        || step_shard::<IMPORTANCE, COPY, M>(left, coefficients),
+        || step_shard::<IMPORTANCE, COPY, M>(right, coefficients),
     );
 }
 
 #[inline(always)]
-fn step_chunk<const IMPORTANCE: u8, const COPY: bool>(shard: Shard<'_>, coefficients: &Coefficients) {
+fn step_chunk<const IMPORTANCE: u8, const COPY: bool, M: Moment>(
+    shard: Shard<'_, M>,
+    coefficients: &Coefficients,
+) {
     let (gradients, last_gradients) = shard.gradients.as_chunks::<WORD_BITS>();
     let (weights, last_weights) = shard.weights.as_chunks_mut::<WORD_BITS>();
     let (moment1, last_moment1) = shard.moment1.as_chunks_mut::<WORD_BITS>();
@@ -118,7 +167,7 @@ fn step_chunk<const IMPORTANCE: u8, const COPY: bool>(shard: Shard<'_>, coeffici
         let copy = if COPY { &mut copies[index] } else { &mut unused_copy };
         let first = shard.first + index * WORD_BITS;
         let block = Block { first, gradients, weights, moment1, moment2, importance: sums, copy };
-        step_block::<IMPORTANCE, COPY>(block, frozen_word(index), coefficients);
+        step_block::<IMPORTANCE, COPY, M>(block, frozen_word(index), coefficients);
     }
 
     if !last_weights.is_empty() {
@@ -135,7 +184,7 @@ fn step_chunk<const IMPORTANCE: u8, const COPY: bool>(shard: Shard<'_>, coeffici
             importance: &mut padded_importance,
             copy: &mut unused_copy,
         };
-        step_block::<IMPORTANCE, COPY>(block, frozen_word(gradients.len()), coefficients);
+        step_block::<IMPORTANCE, COPY, M>(block, frozen_word(gradients.len()), coefficients);
         last_weights.copy_from_slice(&padded_weights[..last_weights.len()]);
         last_moment1.copy_from_slice(&padded_moment1[..last_moment1.len()]);
         last_moment2.copy_from_slice(&padded_moment2[..last_moment2.len()]);
@@ -145,42 +194,42 @@ fn step_chunk<const IMPORTANCE: u8, const COPY: bool>(shard: Shard<'_>, coeffici
 }
 
 /// `values` followed by zeros.
-fn pad(values: &[f32]) -> [f32; WORD_BITS] {
-    let mut padded = [0.0; WORD_BITS];
+fn pad<T: Float>(values: &[T]) -> [T; WORD_BITS] {
+    let mut padded = [T::default(); WORD_BITS];
     padded[..values.len()].copy_from_slice(values);
     padded
 }
 
 /// The elements of one mask word.
-struct Block<'a> {
+struct Block<'a, M> {
     first: usize,
     gradients: &'a [f32; WORD_BITS],
     weights: &'a mut [f32; WORD_BITS],
-    moment1: &'a mut [f32; WORD_BITS],
-    moment2: &'a mut [f32; WORD_BITS],
+    moment1: &'a mut [M; WORD_BITS],
+    moment2: &'a mut [M; WORD_BITS],
     importance: &'a mut [f32; WORD_BITS],
     copy: &'a mut [bf16; WORD_BITS],
 }
 
 #[inline(always)]
-fn step_block<const IMPORTANCE: u8, const COPY: bool>(
-    block: Block<'_>,
+fn step_block<const IMPORTANCE: u8, const COPY: bool, M: Moment>(
+    block: Block<'_, M>,
     frozen: u64,
     coefficients: &Coefficients,
 ) {
     match frozen {
-        0 => step_lanes::<IMPORTANCE, COPY, false>(block, 0, coefficients),
+        0 => step_lanes::<IMPORTANCE, COPY, false, M>(block, 0, coefficients),
         u64::MAX if COPY => dither_slice(block.weights, block.first, block.copy),
         u64::MAX => {}
-        _ => step_lanes::<IMPORTANCE, COPY, true>(block, frozen, coefficients),
+        _ => step_lanes::<IMPORTANCE, COPY, true, M>(block, frozen, coefficients),
     }
 }
 
 /// The formulas of the operation. Lanes are loaded, computed and stored group by group, so that the
 /// compiler keeps them in vector registers without having to prove that the arrays do not overlap.
 #[inline(always)]
-fn step_lanes<const IMPORTANCE: u8, const COPY: bool, const MASKED: bool>(
-    block: Block<'_>,
+fn step_lanes<const IMPORTANCE: u8, const COPY: bool, const MASKED: bool, M: Moment>(
+    block: Block<'_, M>,
     frozen: u64,
     coefficients: &Coefficients,
 ) {
@@ -193,14 +242,16 @@ fn step_lanes<const IMPORTANCE: u8, const COPY: bool, const MASKED: bool>(
     let groups = groups.zip(block.copy.as_chunks_mut::<LANES>().0);
     for (group, (((((gradients, weights), moments1), moments2), sums), copy)) in groups.enumerate() {
         let frozen = (frozen >> (group * LANES)) as u32;
-        let (mut new_weights, mut new_moments1) = (*weights, *moments1);
-        let (mut new_moments2, mut new_sums) = (*moments2, *sums);
+        let (old_moments1, old_moments2) = (moments1.map(M::to_f32), moments2.map(M::to_f32));
+        let (mut new_weights, mut new_moments1) = (*weights, old_moments1);
+        let (mut new_moments2, mut new_sums) = (old_moments2, *sums);
         for lane in 0..LANES {
             let gradient = gradients[lane] * coefficients.gradient_scale;
             let weight = weights[lane];
-            let moment1 = coefficients.gradient_weight.mul_add(gradient, coefficients.beta1 * moments1[lane]);
+            let moment1 =
+                coefficients.gradient_weight.mul_add(gradient, coefficients.beta1 * old_moments1[lane]);
             let square = gradient * gradient;
-            let moment2 = coefficients.square_weight.mul_add(square, coefficients.beta2 * moments2[lane]);
+            let moment2 = coefficients.square_weight.mul_add(square, coefficients.beta2 * old_moments2[lane]);
             let denominator = moment2.sqrt() / coefficients.root_correction + coefficients.epsilon;
             let decayed = weight * coefficients.weight_factor;
             let new_weight = decayed - coefficients.step_size * moment1 / denominator;
@@ -214,13 +265,16 @@ fn step_lanes<const IMPORTANCE: u8, const COPY: bool, const MASKED: bool>(
             // All ones where the coordinate is frozen.
             let keep = if MASKED { (frozen >> lane & 1).wrapping_neg() } else { 0 };
             new_weights[lane] = blend(keep, weight, new_weight);
-            new_moments1[lane] = blend(keep, moments1[lane], moment1);
-            new_moments2[lane] = blend(keep, moments2[lane], moment2);
+            new_moments1[lane] = blend(keep, old_moments1[lane], moment1);
+            new_moments2[lane] = blend(keep, old_moments2[lane], moment2);
             new_sums[lane] = blend(keep, sums[lane], sum);
         }
         *weights = new_weights;
-        *moments1 = new_moments1;
-        *moments2 = new_moments2;
+        for lane in 0..LANES {
+            let bits = random_bits(block.first + group * LANES + lane, coefficients.rounding_seed);
+            moments1[lane] = M::round(new_moments1[lane], bits);
+            moments2[lane] = M::round(new_moments2[lane], bits >> 16);
+        }
         if IMPORTANCE != NONE {
             *sums = new_sums;
         }

@@ -1,8 +1,8 @@
-//! GPU: one kernel for each combination of importance, frozen coordinates and the copy.
+//! GPU: one kernel for each combination of moments' type, importance, frozen coordinates and the copy.
 
-use cpift_kernels::adamw::{Step, adamw_step};
+use cpift_kernels::adamw::{self, Step, adamw_step};
 
-use super::{Coefficients, Gradient, Parameters};
+use super::{Coefficients, Gradient, Moments, Parameters};
 use crate::error::Result;
 use crate::gpu::GpuDevice;
 use crate::mask::Mask;
@@ -13,12 +13,14 @@ pub(super) fn step(
     gradient: Gradient<'_>,
     coefficients: &Coefficients,
 ) -> Result<()> {
-    let Parameters { weights, moment1, moment2, importance, copy } = parameters;
+    let Parameters { weights, moments, importance, copy } = parameters;
+    let moments = match moments {
+        Moments::F32(first, second) => adamw::Moments::F32(first.on(gpu), second.on(gpu)),
+        Moments::Bf16(first, second) => adamw::Moments::Bf16(first.on(gpu), second.on(gpu)),
+    };
     let step = Step {
         gradient: gradient.values.on(gpu),
         weights: weights.on(gpu),
-        moment1: moment1.on(gpu),
-        moment2: moment2.on(gpu),
         importance: importance.map(|sums| sums.on(gpu)),
         frozen: gradient.frozen.map(|mask: &Mask| mask.on(gpu)).transpose()?,
         copy: copy.map(|copy| copy.on(gpu)),
@@ -27,5 +29,5 @@ pub(super) fn step(
             None => gpu.one()?,
         },
     };
-    Ok(adamw_step(gpu.launcher(), step, coefficients)?)
+    Ok(adamw_step(gpu.launcher(), moments, step, coefficients)?)
 }

@@ -14,16 +14,20 @@
 //! The copy is rounded by [dither](cpift_kernels::dither), so that its mean follows the weights': rounded to nearest, a
 //! weight's copy would not move until its updates have added up to half a unit of bf16.
 //!
-//! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 36 with importance, and one
-//! bit of the mask; 2 bytes more for the copy in bf16. Reading and writing the same lines leaves nothing for non-temporal stores to save.
+//! Moments are stored in f32, or in bf16 by [stochastic rounding](cpift_kernels::stochastic), whose random bits are a
+//! function of index and step. The update goes by the moments before they are rounded.
+//!
+//! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 20 with moments in bf16, 8 more with importance,
+//! and one bit of the mask; 2 bytes more for the copy in bf16. Reading and writing the same lines leaves nothing for non-temporal stores to save.
 
 mod cpu;
 mod gpu;
 mod optimizer;
 
-pub use optimizer::AdamW;
+pub use optimizer::{AdamW, MomentsView};
 
 use cpift_kernels::adamw::Coefficients;
+use cpift_kernels::stochastic::seed_of_step;
 use half::bf16;
 
 use crate::buffer::{View, ViewMut};
@@ -52,6 +56,44 @@ pub enum ImportanceKind {
 /// The accumulator of one step's importance, one f32 per parameter.
 pub type Importance<'a> = cpift_kernels::adamw::Importance<ViewMut<'a, f32>>;
 
+/// Number type that moments are stored in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum MomentType {
+    /// As they are computed.
+    #[default]
+    F32,
+    /// Half the memory, by [stochastic rounding](cpift_kernels::stochastic).
+    Bf16,
+}
+
+impl MomentType {
+    /// Bytes of one moment.
+    pub fn bytes(self) -> usize {
+        match self {
+            Self::F32 => size_of::<f32>(),
+            Self::Bf16 => size_of::<bf16>(),
+        }
+    }
+}
+
+/// First and second moments, in the type they are stored in.
+#[derive(Debug)]
+pub enum Moments<'a> {
+    /// As they are computed.
+    F32(ViewMut<'a, f32>, ViewMut<'a, f32>),
+    /// By [stochastic rounding](cpift_kernels::stochastic).
+    Bf16(ViewMut<'a, bf16>, ViewMut<'a, bf16>),
+}
+
+impl Moments<'_> {
+    fn lengths(&self) -> [usize; 2] {
+        match self {
+            Self::F32(first, second) => [first.len(), second.len()],
+            Self::Bf16(first, second) => [first.len(), second.len()],
+        }
+    }
+}
+
 /// Hyper-parameters of a step; the defaults are PyTorch's.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Hyper {
@@ -78,10 +120,8 @@ impl Default for Hyper {
 pub struct Parameters<'a> {
     /// The weights, f32.
     pub weights: ViewMut<'a, f32>,
-    /// First moments.
-    pub moment1: ViewMut<'a, f32>,
-    /// Second moments.
-    pub moment2: ViewMut<'a, f32>,
+    /// The moments.
+    pub moments: Moments<'a>,
     /// Accumulator of importance.
     pub importance: Importance<'a>,
     /// Receives the new weights in the precision they are computed with, where that is not their own.
@@ -115,8 +155,9 @@ pub fn step(
 ) -> Result<()> {
     let length = parameters.weights.len();
     check_length(OP, "gradient", gradient.values.len(), length)?;
-    check_length(OP, "moment1", parameters.moment1.len(), length)?;
-    check_length(OP, "moment2", parameters.moment2.len(), length)?;
+    let [first_moments, second_moments] = parameters.moments.lengths();
+    check_length(OP, "first moments", first_moments, length)?;
+    check_length(OP, "second moments", second_moments, length)?;
     if let Importance::Net(values) | Importance::Path(values) | Importance::Fisher(values) =
         &parameters.importance
     {
@@ -154,6 +195,7 @@ fn coefficients(hyper: &Hyper, step: u64, gradient_scale: f64) -> Result<Coeffic
     check(OP, epsilon.is_finite() && epsilon as f32 > 0.0, || format!("epsilon = {epsilon} must be > 0"))?;
     check(OP, not_negative(weight_decay), || format!("weight_decay = {weight_decay} must be >= 0"))?;
     check(OP, gradient_scale.is_finite(), || format!("gradient scale = {gradient_scale} must be finite"))?;
+    let rounding_seed = seed_of_step(step);
     let step = step as f64;
     Ok(Coefficients {
         gradient_scale: gradient_scale as f32,
@@ -165,16 +207,19 @@ fn coefficients(hyper: &Hyper, step: u64, gradient_scale: f64) -> Result<Coeffic
         root_correction: (1.0 - beta2.powf(step)).sqrt() as f32,
         epsilon: epsilon as f32,
         step_size: (learning_rate / (1.0 - beta1.powf(step))) as f32,
+        rounding_seed,
     })
 }
 
 /// Work of a [`step`] on so many parameters.
-pub fn work(parameters: usize, importance: ImportanceKind, frozen: bool) -> Work {
-    let (bytes, flops) = match importance {
-        ImportanceKind::None => (28, 16),
-        ImportanceKind::Net | ImportanceKind::Path => (36, 18),
-        ImportanceKind::Fisher => (36, 17),
+pub fn work(parameters: usize, importance: ImportanceKind, moments: MomentType, frozen: bool) -> Work {
+    let (importance_bytes, flops) = match importance {
+        ImportanceKind::None => (0, 16),
+        ImportanceKind::Net | ImportanceKind::Path => (8, 18),
+        ImportanceKind::Fisher => (8, 17),
     };
+    // Gradients are read; weights and both moments are read and written.
+    let bytes = size_of::<f32>() + 2 * size_of::<f32>() + 4 * moments.bytes() + importance_bytes;
     let mask = if frozen { mask_bytes(parameters) } else { 0 };
     Work::new(bytes * parameters + mask, flops * parameters)
 }

@@ -1,0 +1,276 @@
+//! What memory a job takes, and how much of it the optimizer's state may have.
+
+use cpift_engine::{Device, Real, bf16};
+
+use super::inputs::Inputs;
+use super::trainings::{accumulates, half_rounds, has_probes, trainings_settings};
+use crate::checkpoint::staging_bytes;
+use crate::data::{Dataset, Row};
+use crate::error::{Error, Result};
+use crate::evaluation::generation_bytes;
+use crate::machine;
+use crate::model::Model;
+use crate::progress::{MemoryPart, Plan};
+use crate::recipe::{Conflict, Method, Recipe, StateMemory, TrainSettings};
+use crate::score::Scoring;
+use crate::stages::merge::Merge;
+use crate::state_type::StateType;
+use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Transformer};
+
+/// Bytes of the program itself: its code as far as it runs, threads, names, lists, and what the allocator keeps. Without
+/// those of CUDA's driver. A run of SmolLM2-135M took 68 MiB beside the other parts.
+const PROGRAM: u64 = 72 << 20;
+
+/// The parts of a job's memory at its peak.
+///
+/// # Errors
+/// A size overflows.
+pub fn plan_memory(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    device: &Device,
+    compute: ComputeType,
+    state: StateType,
+    max_tokens: usize,
+) -> Result<Vec<MemoryPart>> {
+    let flat = inputs.layout.len() as u64 * size_of::<f32>() as u64;
+    let part = |name: &str, bytes: u64| MemoryPart { name: name.to_owned(), bytes, on_host: false };
+    let host_part = |name: &str, bytes: u64| MemoryPart { on_host: true, ..part(name, bytes) };
+    let moments = 2 * inputs.layout.len() as u64 * state.moment_type().bytes() as u64;
+    let mut parts = vec![part("weights", flat), part("gradients", flat), part("moments", moments)];
+    if accumulates(recipe, state) {
+        parts.push(part("importance", flat));
+    }
+    if has_probes(recipe.method) {
+        // Each task's core with its two sides while grouping, and what fusion makes of all.
+        parts.push(part("core masks", (3 * inputs.tasks.len() as u64 + 5) * flat / 32));
+    }
+    if recipe.method == Method::Half {
+        parts.push(part("halves", half_rounds(recipe) * flat / 32));
+    }
+    let copy = Model::copy_bytes(compute, inputs.layout.len());
+    if copy > 0 {
+        parts.push(part("weights in bf16", copy as u64));
+    }
+    let limits = BatchLimits { tokens: max_tokens, documents: most_documents(recipe, inputs, max_tokens) };
+    let (transformer, generation) = match compute {
+        ComputeType::F32 => plan_passes::<f32>(inputs, device, limits, purpose(recipe))?,
+        ComputeType::Bf16 => plan_passes::<bf16>(inputs, device, limits, purpose(recipe))?,
+    };
+    parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
+    // Answers are generated, or models fused; never both at once.
+    let brings_model = inputs.tasks.iter().any(|task| task.model.is_some());
+    let ranks_by_importance = recipe.method == Method::Cpift && recipe.fuse.conflict == Conflict::Max;
+    // Importance that was not accumulated is a difference, for which the base is read.
+    let subtracts = brings_model || !accumulates(recipe, state);
+    let importance = if subtracts && ranks_by_importance { flat } else { 0 };
+    let counts = if Merge::of(&recipe.fuse).is_some_and(|merge| merge.counts()) {
+        // And which coordinates of every update take part.
+        flat + inputs.tasks.len() as u64 * flat / 32
+    } else {
+        0
+    };
+    let fusion = if recipe.method == Method::Cpift { importance.max(counts) } else { 0 };
+    parts.push(part("answers or fusion", fusion.max(generation as u64)));
+    parts.push(host_part("program", PROGRAM));
+    let staging = staging_bytes(&inputs.layout, device.threads());
+    parts.push(host_part("reading and writing", staging as u64));
+    // A row's two lists are allocations of their own, each with a header of the allocator's; and its hash.
+    let row_bytes = |dataset: &Dataset| {
+        let lists = dataset.tokens() * (size_of::<u32>() + size_of::<bool>());
+        (lists + dataset.len() * (size_of::<Row>() + 48)) as u64
+    };
+    let data =
+        inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));
+    parts.push(host_part("tokenised data", data.sum()));
+    Ok(parts)
+}
+
+/// What a transformer takes that computes in `T`, and what answering the longest evaluation takes beyond it.
+fn plan_passes<T: Real>(
+    inputs: &Inputs,
+    device: &Device,
+    limits: BatchLimits,
+    purpose: Purpose,
+) -> Result<(MemoryPlan, usize)> {
+    let config = &inputs.base.config;
+    let bytes = inputs.tasks.iter().filter_map(|task| {
+        let (eval, answers) = (task.eval.as_deref()?, task.answers.as_ref()?);
+        Some(generation_bytes::<T>(config, device, limits.tokens, eval, &task.evaluation_sample, answers))
+    });
+    let transformer = Transformer::<T>::memory_plan(config, device, limits, purpose)?;
+    Ok((transformer, bytes.max().unwrap_or(0)))
+}
+
+/// How the job's transformer is used: recomputing when any of its fine-tunes asks for it.
+pub fn purpose(recipe: &Recipe) -> Purpose {
+    let recompute = trainings_settings(recipe).iter().any(|settings| settings.recompute);
+    Purpose::Training { recompute }
+}
+
+/// Documents of a batch of up to `max_tokens` tokens, if the shortest ones came together: rows that are trained on or
+/// measured, and prompts that are answered.
+fn most_documents(recipe: &Recipe, inputs: &Inputs, max_tokens: usize) -> usize {
+    let batch_size = |settings: &TrainSettings| settings.batch_size;
+    let together = trainings_settings(recipe).into_iter().map(batch_size).max().unwrap_or(1);
+    let packs = trainings_settings(recipe).iter().any(|settings| settings.pack);
+    let trained = inputs.tasks.iter().filter(|_| packs).flat_map(|task| task.train.rows());
+    let packed = count_repeated(trained.map(|row| row.tokens.len()), max_tokens);
+    let measured = inputs.tasks.iter().filter_map(|task| task.eval.as_deref()).flat_map(Dataset::rows);
+    let measured = count_shortest(measured.map(|row| row.tokens.len()).collect(), max_tokens);
+    let prompt_length = |row: &Row| row.prompt().len();
+    let evaluations =
+        inputs.tasks.iter().filter_map(|task| Some((task.eval.as_deref()?, task.answers.as_ref()?)));
+    let prompts = evaluations.clone().flat_map(|(eval, _)| eval.rows());
+    let prompts = count_shortest(prompts.map(prompt_length).collect(), max_tokens);
+    // Each option of a row is a document, which the prompt begins.
+    let chosen = evaluations.filter(|(_, answers)| answers.scoring == Scoring::Choice);
+    let options = count_repeated(chosen.flat_map(|(eval, _)| eval.rows()).map(prompt_length), max_tokens);
+    together.max(packed).max(measured).max(prompts).max(options)
+}
+
+/// How many documents come to `limit` at most, where each of these lengths may occur any number of times.
+fn count_repeated(lengths: impl Iterator<Item = usize>, limit: usize) -> usize {
+    lengths.min().map_or(0, |shortest| limit / shortest.max(1))
+}
+
+/// How many of these lengths, the shortest first, come to `limit` at most.
+fn count_shortest(mut lengths: Vec<usize>, limit: usize) -> usize {
+    lengths.sort_unstable();
+    let sums = lengths.iter().scan(0_usize, |sum, &length| {
+        *sum = sum.saturating_add(length);
+        Some(*sum)
+    });
+    sums.take_while(|&sum| sum <= limit).count()
+}
+
+/// Plans the job with the state that the recipe asks for. `auto` is what the run was `begun` with, if it was; else exact
+/// state where the job then fits the memory there is.
+///
+/// # Errors
+/// As `plan`.
+pub fn choose_state(
+    recipe: &Recipe,
+    begun: Option<StateType>,
+    device: &Device,
+    plan: impl Fn(StateType) -> Result<Plan>,
+) -> Result<Plan> {
+    match (recipe.train.memory, begun) {
+        (StateMemory::Exact, _) => plan(StateType::Exact),
+        (StateMemory::Compact, _) => plan(StateType::Compact),
+        (StateMemory::Auto, Some(state)) => plan(state),
+        (StateMemory::Auto, None) => {
+            let exact = plan(StateType::Exact)?;
+            if check_memory(&exact, device).is_ok() {
+                return Ok(exact);
+            }
+            Ok(Plan { exact_memory_bytes: Some(exact.memory_bytes()), ..plan(StateType::Compact)? })
+        }
+    }
+}
+
+/// What to do where memory does not suffice.
+pub const LESS_MEMORY: &str = "lower batch_size or model.max_length, or set recompute = true or memory = \"compact\" (`plan` shows the parts)";
+
+/// Fails when the job needs more memory than the device and the host have, before any of it is taken.
+///
+/// # Errors
+/// Saying what to lower.
+pub fn check_memory(plan: &Plan, device: &Device) -> Result<()> {
+    let sum = |on_host: bool| {
+        plan.memory.iter().filter(|part| part.on_host == on_host).map(|part| part.bytes).sum::<u64>()
+    };
+    match device.memory_bytes() {
+        Some(_) => {
+            machine::require_memory(device, "train.batch_size", sum(false), LESS_MEMORY)?;
+            machine::require_host_memory("train.batch_size", sum(true), LESS_MEMORY)
+        }
+        None => machine::require_host_memory("train.batch_size", plan.memory_bytes(), LESS_MEMORY),
+    }
+}
+
+/// Adds to a failure for want of memory what to do: others use the device as well, or memory is in pieces.
+pub fn explain_out_of_memory(error: Error) -> Error {
+    match error {
+        Error::Engine(error @ cpift_engine::Error::OutOfMemory { .. }) => {
+            Error::Job(format!("{error}; {LESS_MEMORY}"))
+        }
+        other => other,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::{choose_state, count_repeated, count_shortest};
+    use crate::progress::{MemoryPart, Plan};
+    use crate::recipe::{Method, Recipe, StateMemory};
+    use crate::state_type::StateType;
+
+    /// What is chosen, and the size that was too large, where a job takes so many bytes with exact state and with compact.
+    fn chosen(memory: StateMemory, begun: Option<StateType>, bytes: [u64; 2]) -> (StateType, Option<u64>) {
+        let device = cpift_engine::Device::cpu(None).unwrap();
+        let mut recipe = Recipe::default();
+        recipe.train.memory = memory;
+        let plan = choose_state(&recipe, begun, &device, |state| {
+            let bytes = if state == StateType::Exact { bytes[0] } else { bytes[1] };
+            let memory = vec![MemoryPart { name: "all".to_owned(), bytes, on_host: false }];
+            Ok(Plan { memory, state, ..empty_plan() })
+        });
+        let plan = plan.unwrap();
+        (plan.state, plan.exact_memory_bytes)
+    }
+
+    fn empty_plan() -> Plan {
+        Plan {
+            method: Method::Cpift,
+            device: String::new(),
+            architecture: String::new(),
+            parameters: 0,
+            tasks: Vec::new(),
+            trainings: Vec::new(),
+            memory: Vec::new(),
+            state: StateType::Exact,
+            exact_memory_bytes: None,
+            disk_bytes: 0,
+            training_flops: 0.0,
+            evaluations: 0,
+            evaluation_flops: 0.0,
+            flops_per_evaluation: 0.0,
+            notices: Vec::new(),
+        }
+    }
+
+    #[test]
+    fn auto_is_exact_where_that_fits_and_stays_what_a_run_was_begun_with() {
+        let (small, too_large) = (1 << 20, 1 << 60);
+        for (memory, begun, bytes, expected) in [
+            (StateMemory::Auto, None, [small, small], (StateType::Exact, None)),
+            (StateMemory::Auto, None, [too_large, small], (StateType::Compact, Some(too_large))),
+            // Even compact state may not fit: the check that follows says so.
+            (StateMemory::Auto, None, [too_large, too_large], (StateType::Compact, Some(too_large))),
+            (StateMemory::Auto, Some(StateType::Exact), [too_large, small], (StateType::Exact, None)),
+            (StateMemory::Auto, Some(StateType::Compact), [small, small], (StateType::Compact, None)),
+            (StateMemory::Exact, None, [too_large, small], (StateType::Exact, None)),
+            (StateMemory::Compact, None, [small, small], (StateType::Compact, None)),
+        ] {
+            assert_eq!(chosen(memory, begun, bytes), expected, "{memory:?} {begun:?} {bytes:?}");
+        }
+    }
+
+    #[test]
+    fn as_many_documents_as_fit_are_counted_shortest_first() {
+        assert_eq!(count_shortest(vec![9, 1, 4, 2], 7), 3);
+        assert_eq!(count_shortest(vec![9, 1, 4, 2], 6), 2);
+        assert_eq!(count_shortest(vec![9, 10], 3), 0);
+        assert_eq!(count_shortest(vec![], 3), 0);
+    }
+
+    #[test]
+    fn the_shortest_document_may_be_all_that_a_batch_holds() {
+        assert_eq!(count_repeated([9, 2, 4].into_iter(), 7), 3);
+        assert_eq!(count_repeated([9, 2, 4].into_iter(), 8), 4);
+        assert_eq!(count_repeated([9, 10].into_iter(), 3), 0);
+        assert_eq!(count_repeated([0].into_iter(), 3), 3, "a document has a token at least");
+        assert_eq!(count_repeated([].into_iter(), 3), 0);
+    }
+}

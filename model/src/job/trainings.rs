@@ -1,0 +1,49 @@
+//! Which trainings a recipe asks for, and what they accumulate.
+
+use cpift_engine::ops::adamw::ImportanceKind as Accumulate;
+
+use crate::recipe::{Backbone, Method, Recipe, TrainSettings};
+use crate::state_type::StateType;
+
+/// Whether the method begins with probes.
+pub fn has_probes(method: Method) -> bool {
+    matches!(method, Method::Cpift | Method::Staged)
+}
+
+/// Rounds of the method `half`, each with a half of its own frozen.
+pub fn half_rounds(recipe: &Recipe) -> u64 {
+    recipe.half.rounds.unwrap_or(recipe.task.len() as u64)
+}
+
+/// True when `[train]` itself is trained with: by the baselines, and for a staged backbone.
+pub fn trains_plainly(recipe: &Recipe) -> bool {
+    recipe.method != Method::Cpift || recipe.fuse.backbone == Backbone::Staged
+}
+
+/// The settings of each kind of training that the job makes.
+pub fn trainings_settings(recipe: &Recipe) -> Vec<&TrainSettings> {
+    let mut settings = Vec::new();
+    if has_probes(recipe.method) {
+        settings.push(&recipe.probe.training);
+    }
+    if trains_plainly(recipe) {
+        settings.push(&recipe.train);
+    }
+    if recipe.method == Method::Cpift {
+        settings.push(&recipe.integrate.training);
+    }
+    settings
+}
+
+/// What the optimizer accumulates of importance.
+pub fn accumulated(recipe: &Recipe, state: StateType) -> Accumulate {
+    match has_probes(recipe.method) {
+        true => state.accumulated(recipe.probe.importance),
+        false => Accumulate::None,
+    }
+}
+
+/// Whether it accumulates any.
+pub fn accumulates(recipe: &Recipe, state: StateType) -> bool {
+    accumulated(recipe, state) != Accumulate::None
+}

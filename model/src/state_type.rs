@@ -1,0 +1,48 @@
+//! How the state of a training is kept in memory.
+
+use cpift_engine::ops::adamw::{ImportanceKind as Accumulate, MomentType};
+use serde::{Deserialize, Serialize};
+
+use crate::recipe::ImportanceKind;
+
+/// What the optimizer keeps of every parameter, beside weights and gradients.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StateType {
+    /// Moments and importance in f32.
+    #[default]
+    Exact,
+    /// Moments in bf16, rounded stochastically. Importance `net` is not accumulated: it is what the weights are away from
+    /// the base.
+    Compact,
+}
+
+impl StateType {
+    /// As in recipes and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Exact => "exact",
+            Self::Compact => "compact",
+        }
+    }
+
+    /// What moments are stored in.
+    pub fn moment_type(self) -> MomentType {
+        match self {
+            Self::Exact => MomentType::F32,
+            Self::Compact => MomentType::Bf16,
+        }
+    }
+
+    /// What the optimizer accumulates for a kind of importance. The controls go by `net`.
+    pub fn accumulated(self, kind: ImportanceKind) -> Accumulate {
+        match kind {
+            ImportanceKind::Net | ImportanceKind::Random | ImportanceKind::Inverse => match self {
+                Self::Exact => Accumulate::Net,
+                Self::Compact => Accumulate::None,
+            },
+            ImportanceKind::Path => Accumulate::Path,
+            ImportanceKind::Fisher => Accumulate::Fisher,
+        }
+    }
+}

@@ -1,0 +1,135 @@
+//! Jobs whose optimizer keeps compact state.
+
+use std::fs;
+
+use cpift_engine::Device;
+use cpift_model::Error;
+use cpift_model::checkpoint::Checkpoint;
+use cpift_model::progress::{Plan, Silent};
+use cpift_model::state_type::StateType;
+use cpift_tests::jobs::{SmallJob, TASKS, Watcher};
+use serde_json::{Value, json};
+
+const COMPACT: (&str, &str) = ("train.memory", "compact");
+
+/// The changes of a recipe, with compact state.
+fn compact(changes: &[(&'static str, Value)]) -> Vec<(&'static str, Value)> {
+    let sections = [COMPACT.0, "probe.memory", "integrate.memory"].map(|key| (key, json!(COMPACT.1)));
+    sections.into_iter().chain(changes.iter().cloned()).collect()
+}
+
+fn bytes_of(plan: &Plan, part: &str) -> u64 {
+    plan.memory.iter().filter(|of| of.name == part).map(|of| of.bytes).sum()
+}
+
+/// Half of the moments and all of the importance, as planned; the run's disk less by the importance of all tasks.
+#[test]
+fn the_plan_has_the_state_that_is_kept() {
+    let job = SmallJob::new();
+    let (exact, small) = (job.recipe(&[]), job.recipe(&compact(&[])));
+    let (exact, small) = (job.plan(&exact).unwrap(), job.plan(&small).unwrap());
+    assert_eq!((exact.state, small.state), (StateType::Exact, StateType::Compact));
+    assert_eq!(bytes_of(&exact, "moments"), 2 * bytes_of(&small, "moments"));
+    assert_eq!(bytes_of(&exact, "importance"), bytes_of(&exact, "weights"));
+    assert_eq!(bytes_of(&small, "importance"), 0);
+    // A checkpoint is less by moments and importance, of which three are there while one is written.
+    let flat = bytes_of(&exact, "weights");
+    assert_eq!(exact.disk_bytes - small.disk_bytes, TASKS.len() as u64 * flat + 3 * 2 * flat);
+    // Fisher information is no difference: it has to be kept.
+    let fisher = job.recipe(&compact(&[("probe.importance", json!("fisher"))]));
+    assert_eq!(bytes_of(&job.plan(&fisher).unwrap(), "importance"), flat);
+}
+
+/// Every stage, stopped in a probe and in stage 4 and continued: the same bits, on the CPU and on the emulator. Cores
+/// are what moved most, by the models alone; frozen coordinates keep their bits.
+#[test]
+fn a_compact_run_continues_to_the_same_bits() {
+    for device in
+        [Device::cpu(std::num::NonZeroUsize::new(2)).unwrap(), Device::from_name("emulated", None).unwrap()]
+    {
+        let job = SmallJob::new().on(device);
+        let recipe = job.recipe(&compact(&[("integrate.frozen", json!("all"))]));
+        let report = job.run(&recipe, "whole", false, &mut Silent).unwrap();
+        assert!(report.frozen_verified > 0);
+        let stops = [Some(2), Some(4), Some(9), None];
+        for (index, stop_after) in stops.into_iter().enumerate() {
+            let mut watcher = Watcher { stop_after, ..Watcher::default() };
+            let outcome = job.run(&recipe, "stopped", index > 0, &mut watcher);
+            match stop_after {
+                Some(_) => assert!(matches!(outcome, Err(Error::Interrupted { .. }))),
+                None => assert_eq!(outcome.unwrap().steps, report.steps),
+            }
+        }
+        for file in ["final/model.safetensors", "fused/model.safetensors", "core/code.mask.safetensors"] {
+            assert!(job.bytes(&format!("whole/{file}")) == job.bytes(&format!("stopped/{file}")), "{file}");
+        }
+
+        let base = base_of(&job);
+        for task in TASKS {
+            assert!(!job.path(&format!("whole/probe/{task}/importance.safetensors")).exists());
+            let (core, probe) = (job.core("whole", task), job.weights(&format!("whole/probe/{task}")));
+            let moved = |index: usize| (probe[index] - base[index]).abs();
+            let least_inside = core.indices().map(moved).fold(f32::INFINITY, f32::min);
+            let layout = Checkpoint::open(&job.path("whole/fused")).unwrap().layout().clone();
+            let outside = layout
+                .segments()
+                .iter()
+                .flat_map(|segment| segment.range())
+                .filter(|&index| !core.get(index));
+            let most_outside = outside.map(moved).fold(0.0, f32::max);
+            assert!(least_inside >= most_outside && least_inside > 0.0, "{least_inside} {most_outside}");
+        }
+    }
+}
+
+/// The weights that the job starts from.
+fn base_of(job: &SmallJob) -> Vec<f32> {
+    let still = [("probe.learning_rate", json!(0.0)), ("probe.weight_decay", json!(0.0))];
+    let recipe = job.recipe(&compact(&still));
+    job.run_until(&recipe, "still", false, Some(cpift_model::recipe::Stage::Probe), &mut Silent).unwrap();
+    job.weights(&format!("still/probe/{}", TASKS[0]))
+}
+
+/// Accumulated importance is kept, and its core is another than that of the moves.
+#[test]
+fn fisher_information_is_accumulated_beside_compact_moments() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&compact(&[("probe.importance", json!("fisher"))]));
+    job.run(&recipe, "fisher", false, &mut Silent).unwrap();
+    assert!(job.path("fisher/probe/code/importance.safetensors").exists());
+    job.run(&job.recipe(&compact(&[])), "net", false, &mut Silent).unwrap();
+    assert!(job.bytes("fisher/core/code.mask.safetensors") != job.bytes("net/core/code.mask.safetensors"));
+}
+
+/// A run has one kind of state: `auto` stands for what it was begun with, and another is another run.
+#[test]
+fn another_state_is_another_run() {
+    let job = SmallJob::new();
+    let mut watcher = Watcher { stop_after: Some(2), ..Watcher::default() };
+    job.run(&job.recipe(&[]), "run", false, &mut watcher).unwrap_err();
+    let identity: Value = serde_json::from_slice(&job.bytes("run/identity.json")).unwrap();
+    assert_eq!(identity["state"], "exact");
+
+    let error = job.run(&job.recipe(&compact(&[])), "run", true, &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("begun with `memory = \"auto\"`"), "{error}");
+
+    // As if `auto` had stood for the other: its checkpoints are not those of this run.
+    fs::write(job.path("run/identity.json"), identity.to_string().replace("exact", "compact")).unwrap();
+    let error = job.run(&job.recipe(&[]), "run", true, &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("another run"), "{error}");
+}
+
+#[test]
+fn trainings_cannot_differ_in_it() {
+    let job = SmallJob::new();
+    let text = format!(
+        "[model]\nconfig = {:?}\n[train]\nsteps = 1\nmemory = \"exact\"\n[probe]\nmemory = \"compact\"\n\
+         [[task]]\nname = \"a\"\ntrain = \"arithmetic.train.jsonl\"\n\
+         [[task]]\nname = \"b\"\ntrain = \"code.train.jsonl\"\n",
+        job.path("blank/config.json")
+    );
+    let path = job.path("recipe.toml");
+    fs::write(&path, text).unwrap();
+    let error = cpift_model::Recipe::load(&path, &[]).unwrap_err().to_string();
+    assert!(error.contains("probe.memory") && error.contains("set it under [train] alone"), "{error}");
+}
