@@ -61,26 +61,31 @@ impl Steps {
             (Method::Joint | Method::Half, None) => {
                 vec![epochs_of(&recipe.train, inputs.whole(&tasks, &recipe.train))?]
             }
-            (_, Some(steps)) => split_evenly(steps, &vec![1; tasks.len()]),
+            // Every task is trained on, if only for a step.
+            (_, Some(steps)) => split_evenly(steps.max(tasks.len() as u64), &vec![1; tasks.len()]),
             (_, None) => each(&recipe.train)?,
         };
         Ok(Self { probe, integrate, per_task })
     }
 }
 
-/// `steps` in parts proportional to `shares`, each at least 1: rounding goes by the running total.
+/// `steps` in parts proportional to `shares`, which come to `steps` together: rounding goes by the running total. Each
+/// is at least 1 where there are as many steps as parts; where there are fewer, some are 0.
 pub fn split_evenly(steps: u64, shares: &[u64]) -> Vec<u64> {
     let total: u64 = shares.iter().sum::<u64>().max(1);
+    let least = u64::from(steps >= shares.len() as u64);
     let mut before = 0;
     let mut given = 0;
-    let part = |share: &u64| {
+    let part = |(index, share): (usize, &u64)| {
         before += share;
         let end = (u128::from(steps) * u128::from(before) / u128::from(total)) as u64;
-        let part = end.saturating_sub(given).max(1);
+        // What the parts behind it have to get at least is left for them.
+        let most = steps - given - least * (shares.len() - index - 1) as u64;
+        let part = end.saturating_sub(given).max(least).min(most);
         given += part;
         part
     };
-    shares.iter().map(part).collect()
+    shares.iter().enumerate().map(part).collect()
 }
 
 /// Most tokens of any micro-batch of the job, training and evaluation.
@@ -460,7 +465,16 @@ mod tests {
     fn steps_are_split_in_proportion_and_none_is_lost() {
         assert_eq!(split_evenly(10, &[1, 1, 1]), [3, 3, 4]);
         assert_eq!(split_evenly(100, &[3, 1]), [75, 25]);
-        assert_eq!(split_evenly(2, &[1, 1, 1]), [1, 1, 1]);
+        assert_eq!(split_evenly(2, &[1, 1, 1]), [0, 1, 1]);
+        assert_eq!(split_evenly(3, &[8, 1, 1]), [1, 1, 1]);
+        assert_eq!(split_evenly(5, &[1, 9]), [1, 4]);
+        for steps in 0..40 {
+            for shares in [&[5, 1, 1, 1][..], &[1, 1, 1, 5], &[1, 7, 1, 1], &[1, 0, 1]] {
+                let parts = split_evenly(steps, shares);
+                assert_eq!(parts.iter().sum::<u64>(), steps, "{steps} {shares:?}");
+                assert!(steps < shares.len() as u64 || parts.iter().all(|&part| part > 0), "{parts:?}");
+            }
+        }
         assert_eq!(split_evenly(7, &[1]), [7]);
     }
 }

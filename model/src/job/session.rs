@@ -80,8 +80,9 @@ impl<'a> Session<'a> {
             }
         }
         let progress = seal::read(&run.join(PROGRESS), &origin_of(&identity, PROGRESS))?;
-        let metrics = Metrics::open(run, job.recipe.metrics.tensorboard)?;
+        // First, since it makes the folder that of a run.
         job.identity.write(run)?;
+        let metrics = Metrics::open(run, job.recipe.metrics.tensorboard)?;
         record::write(run, inputs)?;
         files::write_bytes_atomically(&run.join(RECIPE), job.recipe_text.as_bytes())?;
         record::add_process(run, &job.plan, &job.device, record::hub_sources(&job.recipe, &job.inputs))?;

@@ -52,7 +52,21 @@ fn cpift_runs_every_stage_and_keeps_its_promises() {
         let step: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(step["loss"].as_f64().unwrap() > 0.0 && step["gradient_norm"].as_f64().unwrap() > 0.0);
     }
-    assert!(!job.path("run/checkpoint/integrate").exists());
+    assert!(!job.path("run/checkpoint").exists(), "nothing is left of the checkpoints, their folder neither");
+}
+
+/// What is planned is what is made, also where stage 4 has fewer steps than parts.
+#[test]
+fn stage_4_makes_no_more_steps_than_it_is_given() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[("integrate.steps", json!(2))]);
+    let planned = job.plan(&recipe).unwrap().steps();
+    let mut watcher = Watcher::default();
+    let report = job.run(&recipe, "run", false, &mut watcher).unwrap();
+    assert_eq!((planned, report.steps), (3 * 4 + 2, 3 * 4 + 2));
+    let parts: Vec<&String> =
+        watcher.events.iter().filter(|event| event.starts_with("integrate part")).collect();
+    assert!(parts.len() == 2 && parts[0].starts_with("integrate part 2/3"), "{parts:?}");
 }
 
 /// The core of the first group, frozen from the second part on, ends with the bits it had after the first part,

@@ -5,7 +5,7 @@ use std::fs;
 use cpift_engine::Device;
 use cpift_model::evaluation::{AnswerSettings, Evaluator, FileScore, FileSettings};
 use cpift_model::job::RunFolder;
-use cpift_model::progress::{Column, Event, Observer, Silent};
+use cpift_model::progress::{Column, EvaluationPhase, Event, Observer, Silent};
 use cpift_model::score::ScoreKind;
 use cpift_model::transformer::ComputeType;
 use cpift_model::{Error, Recipe};
@@ -168,7 +168,7 @@ fn examples_of_a_split_are_of_the_rows_that_are_trained_on() {
     }
 }
 
-/// Asks to stop once it has been told so often that part of an evaluation is done.
+/// Asks to stop once it has been told so often that a part of the losses is measured.
 struct Stopper {
     parts: usize,
     seen: usize,
@@ -176,7 +176,10 @@ struct Stopper {
 
 impl Observer for Stopper {
     fn event(&mut self, event: Event<'_>) {
-        self.seen += usize::from(matches!(event, Event::EvaluationProgress { .. }));
+        let is_counted = |phase| phase == EvaluationPhase::Losses;
+        self.seen += usize::from(
+            matches!(event, Event::EvaluationProgress { progress, .. } if is_counted(progress.phase)),
+        );
     }
 
     fn stop_requested(&self) -> bool {
@@ -189,11 +192,11 @@ fn an_evaluation_that_is_stopped_goes_on_with_what_is_missing() {
     let job = SmallJob::new();
     let recipe = scored(&job, ["number", "number", "exact"]);
     let whole = job.run(&recipe, "whole", false, &mut Silent).unwrap();
-    // A task tells of two batches of losses and of its answers.
+    // A task tells of two batches of losses, and of answers after every token.
     for (resume, position) in
         [(false, "while evaluating base on code"), (true, "while evaluating base on logic")]
     {
-        let mut stopper = Stopper { parts: 4, seen: 0 };
+        let mut stopper = Stopper { parts: 3, seen: 0 };
         let error = job.run(&recipe, "run", resume, &mut stopper).unwrap_err();
         assert!(matches!(&error, Error::Interrupted { position: at } if at == position), "{error}");
     }
