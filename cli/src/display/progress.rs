@@ -13,7 +13,7 @@ use super::pace::Pace;
 use super::style::Style;
 use super::table::shorten;
 use super::text::{is_unseen, message, visible};
-use super::units::{count, duration, flops_per_second, grouped, percent, sparkline};
+use super::units::{count, counted, duration, flops_per_second, grouped, percent, sparkline};
 use super::{overlap, plan, reports, tell};
 
 /// Characters of a sample row that are shown.
@@ -81,7 +81,7 @@ impl Progress {
             self.bar = Some(bar);
         } else {
             let resumed = if step > 0 { format!(", {} done before", grouped(step)) } else { String::new() };
-            self.say_line(&format!("{}: {} steps{resumed}", visible(title), grouped(steps)));
+            self.say_line(&format!("{}: {}{resumed}", visible(title), counted(steps, "step")));
         }
         self.training = Some(Training::new(title, step, steps));
     }
@@ -285,8 +285,8 @@ impl Training {
         let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
         let (first, last) = (mean(&self.losses[..edge]), mean(&self.losses[self.losses.len() - edge..]));
         let speed = format!(
-            "{} steps in {} · {} tok/s · {}",
-            grouped(self.losses.len() as u64),
+            "{} in {} · {} tok/s · {}",
+            counted(self.losses.len() as u64, "step"),
             duration(self.seconds),
             count(self.tokens as f64 / self.seconds),
             speed(self.flops / self.seconds, matmul_rate)

@@ -112,12 +112,14 @@ fn the_plan_names_everything_before_work_begins() {
                 kind: TrainingKind::Probe,
                 title: "probe arithmetic".to_owned(),
                 steps: 120,
+                epochs: Some(0.5),
                 tokens: 491_520,
             },
             TrainingPlan {
                 kind: TrainingKind::Integrate,
                 title: "integrate".to_owned(),
                 steps: 1200,
+                epochs: None,
                 tokens: 4_915_200,
             },
         ],
@@ -130,6 +132,9 @@ fn the_plan_names_everything_before_work_begins() {
         evaluation_flops: 0.0,
         flops_per_evaluation: 0.0,
         training_flops: 9e12,
+        stage_evaluations: [Column::Base, Column::Final]
+            .map(|column| StageEvaluation { column, tasks: 1, losses: 200, answers: 200, flops: 9e11 })
+            .into(),
         notices: Vec::new(),
     };
     let text = plan::render(&plan, Some(100e9), Style::PLAIN);
@@ -143,6 +148,7 @@ method  cpift, 2 tasks, 1 320 optimizer steps
 memory  16.0 MiB at the peak
 disk    64.0 MiB in the run folder
 time    1 min 40 s to 5 min 00 s of training (matrix products here: 100 GFLOP/s)
+measure 2 evaluations between stages, at most 20.0 % more to compute
 
 task         rows  tokens  supervised  too long  eval rows
 ──────────────────────────────────────────────────────────
@@ -159,6 +165,12 @@ training          steps  tokens
 ───────────────────────────────
 probe arithmetic    120    492k
 integrate         1 200   4.92M
+All probes have the mean of the steps that epochs = 0.5 takes of each task.
+
+measured  tasks  losses  answers
+────────────────────────────────
+base          1     200      200
+final         1     200      200
 
 memory          bytes  share
 ────────────────────────────

@@ -12,7 +12,7 @@ use crate::evaluation::{generation_bytes, most_tokens};
 use crate::files;
 use crate::machine;
 use crate::model::Model;
-use crate::progress::{MemoryPart, Plan, TaskPlan, TrainingKind, TrainingPlan};
+use crate::progress::{Column, MemoryPart, Plan, StageEvaluation, TaskPlan, TrainingKind, TrainingPlan};
 use crate::recipe::{Backbone, Conflict, Method, Recipe, TrainSettings};
 use crate::score::Scoring;
 use crate::stages::merge::Merge;
@@ -192,6 +192,7 @@ pub fn plan(
         evaluations,
         evaluation_flops: flops_per_evaluated * evaluated_tokens as f64,
         flops_per_evaluation: flops_per_evaluated * tokens_at_once as f64,
+        stage_evaluations: plan_stage_evaluations(recipe, inputs, flops_per_evaluated),
         method: recipe.method,
         device: format!("{}, in {}", device.describe(), compute.name()),
         architecture: config.family.model_type.to_owned(),
@@ -239,6 +240,29 @@ fn plan_evaluations(recipe: &Recipe, inputs: &Inputs, trainings: &[TrainingPlan]
     evaluations
 }
 
+/// What a run measures between its stages that takes nothing over: every task by the base, its probe, and the models
+/// after it.
+fn plan_stage_evaluations(recipe: &Recipe, inputs: &Inputs, flops_per_token: f64) -> Vec<StageEvaluation> {
+    let (mut tasks, mut losses, mut answers, mut tokens) = (0, 0, 0, 0);
+    for task in &inputs.tasks {
+        let Some(eval) = &task.eval else { continue };
+        let rows: Vec<usize> = (0..eval.len()).collect();
+        tasks += 1;
+        losses += rows.len() as u64;
+        answers += task.answers.as_ref().map_or(0, |_| rows.len() as u64);
+        tokens += most_tokens(eval, &rows, task.answers.as_ref(), inputs.base.config.max_positions);
+    }
+    let columns: &[Column] = match recipe.method {
+        _ if tasks == 0 => &[],
+        Method::Cpift => &[Column::Base, Column::Probe, Column::Fused, Column::Final],
+        Method::Staged => &[Column::Base, Column::Probe, Column::Final],
+        Method::Joint | Method::Sequential | Method::Replay | Method::Half => &[Column::Base, Column::Final],
+    };
+    let flops = flops_per_token * tokens as f64;
+    let of = |column: &Column| StageEvaluation { column: column.clone(), tasks, losses, answers, flops };
+    columns.iter().map(of).collect()
+}
+
 fn mean_row_length(inputs: &Inputs) -> usize {
     let rows: usize = inputs.tasks.iter().map(|task| task.train.len()).sum();
     let tokens: usize = inputs.tasks.iter().map(|task| task.train.tokens()).sum();
@@ -269,7 +293,8 @@ fn plan_trainings(recipe: &Recipe, inputs: &Inputs, steps: &Steps) -> Result<Vec
     let mut trainings = Vec::new();
     let mut add = |kind, title: &str, settings: &TrainSettings, sources: Vec<Source>, steps| -> Result<()> {
         let tokens = tokens_of_steps(recipe, settings, sources, steps)?;
-        trainings.push(TrainingPlan { kind, title: title.to_owned(), steps, tokens });
+        let epochs = settings.epochs.filter(|_| settings.steps.is_none());
+        trainings.push(TrainingPlan { kind, title: title.to_owned(), steps, epochs, tokens });
         Ok(())
     };
     if has_probes(recipe.method) {
