@@ -54,7 +54,7 @@ folded in  tensors  least angle  median  largest  LERP
 ──────────────────────────────────────────────────────
 code             5        0.57°   1.72°    2.86°     1
 logic            5        0.57°   1.72°    2.86°     1
-2 tensors were interpolated linearly: small angle
+interpolated linearly: 2 tensors (small angle)
 45 678 parameters are in one core and taken from that task.
 2 345 are in several, 987 of them with updates to both sides.
 ";
