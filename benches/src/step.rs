@@ -174,18 +174,39 @@ impl TrainStep {
     }
 }
 
-/// Times whole training steps.
+/// What [`step`] does next.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum StepProgress {
+    /// A step is made, the number of those before it; the first do not count.
+    Step {
+        /// Steps made.
+        done: usize,
+        /// Steps in all, with those that do not count.
+        steps: usize,
+    },
+    /// The best rate of matrix products is measured.
+    Products,
+}
+
+/// Times whole training steps, and tells `watch` what comes next.
 ///
 /// # Errors
 /// As [`TrainStep::new`].
-pub fn step(device: &Device, options: &StepOptions<'_>) -> Result<StepBench> {
+pub fn step(
+    device: &Device,
+    options: &StepOptions<'_>,
+    watch: &mut dyn FnMut(StepProgress),
+) -> Result<StepBench> {
     let mut train_step = TrainStep::new(device, options)?;
-    for _ in 0..WARM_UP {
+    let steps = WARM_UP + options.steps;
+    for done in 0..WARM_UP {
+        watch(StepProgress::Step { done, steps });
         train_step.run()?;
     }
     let mut times = Vec::new();
     let mut parts: Vec<(&str, Vec<f64>)> = Vec::new();
-    for _ in 0..options.steps {
+    for done in WARM_UP..steps {
+        watch(StepProgress::Step { done, steps });
         let (seconds, optimizer_seconds) = train_step.run()?;
         times.push(seconds);
         let timings = train_step.model.timings().parts().chain([("optimizer", optimizer_seconds)]);
@@ -202,6 +223,7 @@ pub fn step(device: &Device, options: &StepOptions<'_>) -> Result<StepBench> {
     // The peak of the step, whose memory the products below then have.
     let peak_memory_bytes = device.peak_memory_bytes().or_else(machine::peak_memory_bytes).unwrap_or(0);
     drop(train_step);
+    watch(StepProgress::Products);
     let matrix = best_matrix_rate(device, options.compute)?;
     Ok(StepBench {
         tokens_per_second: tokens / seconds,

@@ -277,6 +277,7 @@ const EVAL_EXAMPLES: &str = "\
 Examples:
   cpift-engine eval runs/seesaw/final --data sort.jsonl code.jsonl --generate
   cpift-engine eval my-model --data code.jsonl --json > scores.json
+  cpift-engine eval my-model --data code.jsonl --max-length 512
   cpift-engine eval my-model --data code.jsonl --generate --score number --answers answers.jsonl
   cpift-engine eval my-model --data code.eval.jsonl --shots 4 --shots-from code.train.jsonl
   cpift-engine eval my-model --data riddles.csv --set columns.prompt=q --set columns.answer=a
@@ -299,6 +300,13 @@ pub struct Eval {
     /// Leave out rows that cannot be used, and say how many, instead of stopping at the first.
     #[arg(long)]
     pub skip_invalid: bool,
+    /// Leave out rows of more tokens, as a recipe with this `model.max_length` does, and say how many. When not given, rows
+    /// of any length are measured, and one longer than the model's positions is an error.
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "shots_from")]
+    pub max_length: Option<usize>,
+    /// Cut such rows instead, as a recipe with `model.truncate = true` does.
+    #[arg(long, requires = "max_length")]
+    pub truncate: bool,
     /// Also generate answers and count those that are right.
     #[arg(long)]
     pub generate: bool,
@@ -336,7 +344,7 @@ const PLAN_ABOUT: &str = "\
 Check a recipe and its files, and print what training would take; trains nothing.
 
 Prints the parameters, each task's rows and tokens, what about the rows needs a look, the steps of every training, the \
-memory by part, the space the run folder takes, what [evaluate] adds, and an estimate of time from a short measurement \
+memory by part, the space the run folder takes, what is measured between stages and by [evaluate], and an estimate of time from a short measurement \
 of this machine's matrix products. `data` shows the rows themselves. A model on the hub is fetched with its weights.";
 
 /// `plan`.

@@ -7,6 +7,7 @@ mod commands;
 pub mod display;
 mod interrupt;
 pub mod report;
+mod usage;
 
 use std::num::NonZeroUsize;
 use std::process::ExitCode;
@@ -29,8 +30,9 @@ pub fn main() -> ExitCode {
             let _ = error.print();
             return ExitCode::SUCCESS;
         }
-        Err(error) => {
-            tell_usage(&error);
+        Err(mut error) => {
+            usage::explain(&mut error);
+            usage::tell_error(&error);
             return ExitCode::from(2);
         }
     };
@@ -43,21 +45,6 @@ pub fn main() -> ExitCode {
             ExitCode::from(error.exit_code())
         }
         Err(_) => ExitCode::from(1),
-    }
-}
-
-/// What is wrong with the arguments, in clap's lines, each as long as a message may be.
-fn tell_usage(error: &clap::Error) {
-    let rendered = error.render();
-    let plain = rendered.to_string();
-    let is_short = plain.lines().all(|line| line.len() <= text::LONGEST_MESSAGE);
-    if is_short && Style::of(&std::io::stderr()) != Style::PLAIN {
-        return tell(&rendered.ansi().to_string());
-    }
-    for line in plain.lines() {
-        // Indents stay: only the text of a line is shortened.
-        let indent = &line[..line.len() - line.trim_start().len()];
-        tell(&format!("{indent}{}\n", text::message(line)));
     }
 }
 

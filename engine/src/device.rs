@@ -97,7 +97,10 @@ impl Device {
     /// What a person is told: the name, what computes, and [`Device::disabled_kernels`].
     pub fn describe(&self) -> String {
         match self {
-            Self::Cpu(cpu) => format!("cpu ({} threads, {})", cpu.threads(), crate::cpu::description()),
+            Self::Cpu(cpu) => {
+                let noun = if cpu.threads() == 1 { "thread" } else { "threads" };
+                format!("cpu ({} {noun}, {})", cpu.threads(), crate::cpu::description())
+            }
             Self::Gpu(gpu) => match self.disabled_kernels() {
                 Some(disabled_kernels) => format!("{}, without {disabled_kernels}", gpu.backend().describe()),
                 None => gpu.backend().describe(),

@@ -14,7 +14,7 @@ use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
 use crate::state_type::StateType;
 pub use column::{Column, Measured, UnknownColumn};
-pub use score::{SampleScore, Score, grouped, perplexity_text};
+pub use score::{SampleScore, Score, counted, grouped, perplexity_text};
 pub use table::{JobReport, TaskScores};
 pub use training::{TrainingStage, UnknownStage};
 
@@ -172,6 +172,9 @@ pub struct Plan {
     /// The same of one evaluation of all tasks.
     #[serde(default)]
     pub flops_per_evaluation: f64,
+    /// Evaluations of all rows between the stages, by the model that is measured: what the closing table is made of.
+    #[serde(default)]
+    pub stage_evaluations: Vec<StageEvaluation>,
     /// What a person should know about the models.
     pub notices: Vec<String>,
 }
@@ -224,8 +227,26 @@ pub struct TrainingPlan {
     pub title: String,
     /// Optimizer steps.
     pub steps: u64,
+    /// The epochs that the steps come from; none where the recipe gives the steps.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub epochs: Option<f64>,
     /// Tokens of all steps together (estimated from the first epoch's average).
     pub tokens: u64,
+}
+
+/// What is measured of one model between the stages; of the probes, each on its own task.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+pub struct StageEvaluation {
+    /// The model.
+    pub column: Column,
+    /// Tasks it is measured on.
+    pub tasks: u64,
+    /// Rows whose loss is measured.
+    pub losses: u64,
+    /// Rows that are answered.
+    pub answers: u64,
+    /// Floating-point operations at most: answers are taken to be as long as they may be.
+    pub flops: f64,
 }
 
 /// What a fine-tune is for.

@@ -59,7 +59,17 @@ fn data_that_cannot_be_used() {
         .unwrap();
     assert!(files.refused(&[]).starts_with("code.train.jsonl:1: "));
     fs::remove_file(&data).unwrap();
-    assert!(files.refused(&[]).starts_with("code.train.jsonl: cannot read: "));
+    // What names it is named as well: the line of the recipe, or the argument.
+    let recipe = fs::read_to_string(files.path("recipe.toml")).unwrap();
+    let line = 1 + recipe.lines().position(|line| line.contains("code.train.jsonl")).unwrap();
+    let message = files.refused(&[]);
+    let place = format!("recipe.toml:{line}: `task[1].train`: code.train.jsonl: cannot read: ");
+    assert!(message.starts_with(&place), "{message}");
+    let message = files.refused(&["--set", &format!("task[1].train={}", files.path("x*.jsonl"))]);
+    assert_eq!(message, "`--set task[1].train=x*.jsonl`: x*.jsonl: no file matches this pattern");
+    let both = format!("task[1].train=[{:?}, {:?}]", files.path("code.eval.jsonl"), files.path("none.jsonl"));
+    let message = files.refused(&["--set", &both]);
+    assert!(message.contains("`: none.jsonl: cannot read: "), "{message}");
     fs::write(&data, &good).unwrap();
     // Every row is longer than this: a task without rows.
     let message = files.refused(&["--set", "model.max_length=3"]);
@@ -78,7 +88,11 @@ fn models_that_cannot_be_used() {
         refused(&["train", &files.path("based.toml"), "--out", &files.path("refused")])
     };
     assert!(train("model.config=none/config.json").contains("none/config.json"));
-    assert!(with_model(&files.path("none")).contains("none"));
+    let message = with_model(&files.path("none")).replace(&files.path(""), "");
+    assert!(
+        message.starts_with("based.toml:") && message.contains(": `model.base`: none: cannot"),
+        "{message}"
+    );
 
     let weights = format!("{model}/model.safetensors");
     let bytes = fs::read(&weights).unwrap();

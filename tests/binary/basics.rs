@@ -6,7 +6,7 @@ use std::process::Stdio;
 use cpift_engine::cpu::gemm::{Bf16Path, bf16_path};
 use serde_json::{Value, json};
 
-use crate::support::{JobFiles, engine, run, stderr};
+use crate::support::{JobFiles, engine, run, stderr, stdout};
 
 #[test]
 fn help_and_version_are_results() {
@@ -23,6 +23,55 @@ fn unknown_commands_and_options_are_input_errors() {
         let output = run(arguments);
         assert_eq!(output.status.code(), Some(2), "{arguments:?}");
         assert!(output.stdout.is_empty() && !output.stderr.is_empty());
+    }
+}
+
+/// What is measured is said before it is, on standard error.
+#[test]
+fn a_benchmark_of_steps_says_what_it_measures() {
+    let files = JobFiles::new(&[]);
+    let config = files.path("blank/config.json");
+    let step = ["bench", "step", "--config", &config, "--batch", "1", "--length", "8", "--steps", "1"];
+    let output = run(&[&step[..], &["--device", "cpu", "--threads", "1", "--precision", "f32"]].concat());
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let text = stderr(&output);
+    assert!(text.starts_with("cpu (1 thread, ") && text.lines().count() == 1, "{text}");
+    assert!(text.ends_with("): 1 train step of 1 × 8 tokens in f32, after 2 to warm up\n"), "{text}");
+}
+
+/// Without a command the list of commands keeps its columns.
+#[test]
+fn commands_are_listed_in_columns() {
+    for arguments in [&[][..], &["bench"]] {
+        let output = run(arguments);
+        let help = run(&[arguments, &["-h"]].concat());
+        assert_eq!(stderr(&output), stdout(&help), "{arguments:?}");
+    }
+    let text = stderr(&run(&[])).to_owned();
+    assert!(text.contains("\n  train        Run a recipe"), "{text}");
+}
+
+/// A key of the recipe that is given as an argument: how it is set.
+#[test]
+fn keys_given_as_arguments_are_explained() {
+    for (arguments, tip) in [
+        (["train", "r.toml", "--precision", "f32"], "--set model.precision=…"),
+        (["plan", "r.toml", "--batch-size", "8"], "--set train.batch_size=…"),
+        (["compare", "r.toml", "--threshold", "0.1"], "--set group.threshold=…"),
+        (["train", "r.toml", "--seed", "3"], "--set seed=…"),
+    ] {
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(2));
+        let text = stderr(&output);
+        assert!(
+            text.contains(&format!("it is a key of the recipe: set it there, or with '{tip}'")),
+            "{text}"
+        );
+        assert!(!text.contains("as a value"), "{text}");
+    }
+    // Elsewhere there is no recipe; and what is no key has clap's own tip.
+    for arguments in [["devices", "--precision", "f32"], ["train", "r.toml", "--zzz"]] {
+        assert!(!stderr(&run(&arguments)).contains("key of the recipe"));
     }
 }
 

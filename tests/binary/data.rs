@@ -99,6 +99,14 @@ fn a_limit_counts_the_rows_that_are_used() {
     let output = run(&[&["data"][..], &limited].concat());
     let text = stdout(&output);
     assert!(text.contains("max_length  2 rows longer than 6 (50.0 %), left out"), "{text}");
+    assert!(!text.contains("raise max_length"), "half of the rows are not most: {text}");
+    fs::write(files.path("most.jsonl"), rows[..3].join("\n")).unwrap();
+    let most = run(&["data", &files.path("most.jsonl"), "--model", &blank, "--set", "model.max_length=5"]);
+    let text = stdout(&most);
+    assert!(
+        text.contains(": 2 of 3 rows are longer than max_length, 5 tokens, and left out: raise max_length"),
+        "{text}"
+    );
     let none = refused(&["data", &long, "--model", &blank, "--set", "model.max_length=2"]);
     assert!(none.contains("all 5 rows are longer than 2 tokens (the shortest has 4)"), "{none}");
 }

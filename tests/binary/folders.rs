@@ -269,3 +269,30 @@ fn a_job_starts_no_more_threads_than_it_is_given() {
     // The first, the one that waits for signals, and the device's one: rayon's global pool would add one per core.
     assert!((2..=3).contains(&most), "{most} threads");
 }
+
+/// A folder of other files is neither begun nor continued in; an empty one is.
+#[test]
+fn a_folder_with_files_that_are_no_run_is_refused() {
+    let project = Project::new();
+    fs::create_dir(project.path("project/notes")).unwrap();
+    fs::write(project.path("project/notes/todo.txt"), "x").unwrap();
+    // The project's own folder has a recipe.toml, as a run has.
+    let recipe = fs::read_to_string(project.path("project/recipe.toml")).unwrap();
+    for out in ["notes", "."] {
+        for more in [&[][..], &["--resume"]] {
+            let arguments = [&["train", "recipe.toml", "--out", out], more].concat();
+            let output = project.run("project", &arguments);
+            let message = stderr(&output);
+            assert_eq!(output.status.code(), Some(2), "{arguments:?}: {message}");
+            assert_eq!(
+                message.trim_end(),
+                format!("error: {out}: holds files that are no run; choose another --out")
+            );
+        }
+    }
+    assert_eq!(fs::read_dir(project.path("project/notes")).unwrap().count(), 1);
+    assert_eq!(fs::read_to_string(project.path("project/recipe.toml")).unwrap(), recipe);
+    fs::create_dir(project.path("project/empty")).unwrap();
+    project.succeeds("project", &["train", "recipe.toml", "--out", "empty", "--until", "probe"]);
+    project.succeeds("project", &["train", "recipe.toml", "--out", "empty", "--until", "core", "--resume"]);
+}

@@ -183,6 +183,7 @@ fn the_examples_about_a_run_run() {
     run_examples(&["eval"], &place, |example| match example {
         "eval runs/seesaw/final --data sort.jsonl code.jsonl --generate"
         | "eval my-model --data code.jsonl --json > scores.json"
+        | "eval my-model --data code.jsonl --max-length 512"
         | "eval my-model --data code.jsonl --generate --score number --answers answers.jsonl"
         | "eval my-model --data code.eval.jsonl --shots 4 --shots-from code.train.jsonl" => None,
         // The same with a file that is there.

@@ -286,3 +286,58 @@ fn a_file_is_measured_with_the_keys_of_a_task() {
     says(&["--set", "score=number"], "`--set score`: is about answers: give --generate beside it");
     says(&["--set", "chat"], "`--set chat`: has no `=`");
 }
+
+/// The rows of a run, chosen by the same length; and what to do where a row cannot be used.
+#[test]
+fn eval_chooses_rows_by_their_length_as_a_run_does() {
+    let files = JobFiles::new(&[("method", json!("joint")), ("train.steps", json!(1))]);
+    let (recipe, data) = (files.path("recipe.toml"), files.path("code.eval.jsonl"));
+    // A row with a longer answer than those that are trained on: too long, for the run as for the measurement.
+    let rows = fs::read_to_string(&data).unwrap();
+    let mut long: Value = serde_json::from_str(rows.lines().next().unwrap()).unwrap();
+    long["completion"] = json!(long["completion"].as_str().unwrap().repeat(2));
+    fs::write(&data, format!("{}\n{long}\n", rows.trim_end())).unwrap();
+    let output = run(&["data", &recipe, "--task", "code", "--json"]);
+    let documents: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let max_length = documents["data"][0]["summary"]["length"]["most"].to_string();
+    files.trained("run", &["--set", &format!("model.max_length={max_length}")]);
+    let model = files.path("run/final");
+    let measured = |more: &[&str]| -> Value {
+        let output = run(&[&["eval", &model, "--data", &data, "--json"][..], more].concat());
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        serde_json::from_slice::<Value>(&output.stdout).unwrap()["files"][0].clone()
+    };
+    let rows = |document: &Value| document["rows"].as_array().unwrap().len() as u64;
+    let report: Value = serde_json::from_slice(&files.job.bytes("run/report.json")).unwrap();
+    let of_run = &report["tasks"][1]["scores"][1];
+    let (all, chosen) = (measured(&[]), measured(&["--max-length", &max_length]));
+    assert!(rows(&chosen) < rows(&all), "{of_run} of {}", rows(&all));
+    assert_eq!(rows(&chosen), of_run["rows"].as_u64().unwrap());
+    let (reported, loss) = (of_run["loss"].as_f64().unwrap(), chosen["loss"].as_f64().unwrap());
+    assert!((reported - loss).abs() < 1e-5 * loss, "{reported} {loss}");
+    assert!(chosen["notices"].to_string().contains("longer than "), "{}", chosen["notices"]);
+    let cut = measured(&["--max-length", &max_length, "--truncate"]);
+    assert_eq!(rows(&cut), rows(&all), "rows that are cut are measured");
+    assert!(cut["tokens"].as_u64() < all["tokens"].as_u64());
+
+    let good = fs::read_to_string(&data).unwrap();
+    fs::write(&data, format!("{good}{{\"prompt\": \"x\"}}\n")).unwrap();
+    let message = refused(&["eval", &model, "--data", &data]);
+    assert!(message.ends_with(" (--skip-invalid leaves out such rows)"), "{message}");
+}
+
+/// Another number of threads may round sums otherwise: whoever continues with one is told.
+#[test]
+fn another_number_of_threads_is_told() {
+    let files = JobFiles::new(&[]);
+    files.trained("run", &["--until", "probe"]);
+    let resumed = |threads: &str, until: &str| {
+        let (recipe, out) = (files.path("recipe.toml"), files.path("run"));
+        let arguments = ["train", &recipe, "--out", &out, "--resume", "--threads", threads, "--until", until];
+        let output = run(&arguments);
+        assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+        stderr(&output).matches("results may differ in the last bits").count()
+    };
+    assert_eq!(resumed("1", "core"), 0);
+    assert_eq!(resumed("2", "group"), 1);
+}

@@ -110,6 +110,15 @@ fn a_finished_run_is_reported_whole() {
     assert_eq!(report(&files.path("run")), page);
 }
 
+/// An answer that was as long as it may be is told from one that ended.
+#[test]
+fn answers_that_were_cut_are_marked() {
+    let files = JobFiles::new(&[("method", json!("joint"))]);
+    files.trained("run", &["--set", "task.code.max_new_tokens=1"]);
+    let page = report(&files.path("run"));
+    assert!(cells(&page).iter().any(|cell| cell.ends_with(" [cut]")) && page.contains("max_new_tokens"));
+}
+
 #[test]
 fn a_report_goes_where_it_is_told() {
     let files = JobFiles::new(&[("method", json!("joint"))]);

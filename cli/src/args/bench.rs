@@ -69,7 +69,8 @@ Each operation runs at the shapes of real models on random numbers, with the cac
 times are those of its own clock. Bytes and operations are those stated beside the operation's code: what its definition needs, on a \
 GPU in as many passes as it takes; work beyond them counts against it. The ceilings are measured first: a large copy and a large read (the better one counts), \
 and the best matrix product of all. `limit` is what would bound the operation at these ceilings, `share` how much of \
-that bound it reaches.
+that bound it reaches. It is - where an operation is faster than the ceilings: at small sizes caches hold what it \
+works on.
 
 Ctrl-C ends the measurement and prints what there is.";
 

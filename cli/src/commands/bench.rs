@@ -1,30 +1,43 @@
 //! `bench step`.
 
+use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 
-use cpift_benches::step::{self, StepOptions};
+use cpift_benches::step::{self, StepOptions, StepProgress};
 use cpift_model::Result;
 use cpift_model::table::Table;
 
 use crate::args;
 use crate::display::table::aligned;
-use crate::display::{print, print_json, units};
+use crate::display::{print, print_json, tell, tell_over, units};
 
 /// Measures whole train steps.
 pub fn step(arguments: &args::bench::BenchStep, threads: Option<NonZeroUsize>) -> Result<()> {
     let chosen = super::Chosen::open(&arguments.device.device, threads)?;
-    let result = step::step(
-        &chosen.device,
-        &StepOptions {
-            config: &arguments.config,
-            batch: arguments.batch,
-            length: arguments.length,
-            steps: arguments.steps,
-            importance: arguments.importance,
-            compute: chosen.compute(&arguments.precision)?,
-        },
-    )?;
-    chosen.announce();
+    let compute = chosen.compute(&arguments.precision)?;
+    let mut shown = Shown {
+        heading: format!(
+            "{}: {} of {} × {} tokens in {}, after 2 to warm up\n",
+            chosen.device.describe(),
+            units::counted(arguments.steps as u64, "train step"),
+            arguments.batch,
+            arguments.length,
+            compute.name()
+        ),
+        notice: chosen.notice(),
+        terminal: std::io::stderr().is_terminal(),
+    };
+    let options = StepOptions {
+        config: &arguments.config,
+        batch: arguments.batch,
+        length: arguments.length,
+        steps: arguments.steps,
+        importance: arguments.importance,
+        compute,
+    };
+    let result = step::step(&chosen.device, &options, &mut |progress| shown.update(progress));
+    shown.clear();
+    let result = result?;
     if arguments.json {
         let parts: serde_json::Map<_, _> =
             result.parts.iter().map(|(name, time)| (name.clone(), (*time).into())).collect();
@@ -58,4 +71,38 @@ pub fn step(arguments: &args::bench::BenchStep, threads: Option<NonZeroUsize>) -
         units::percent(result.mfu),
         units::flops_per_second(result.matrix_flops_per_second),
     ))
+}
+
+/// What is measured, and on a terminal how far it is, on standard error.
+struct Shown {
+    heading: String,
+    notice: Option<String>,
+    terminal: bool,
+}
+
+impl Shown {
+    fn update(&mut self, progress: StepProgress) {
+        let line = match progress {
+            StepProgress::Step { done, steps } => {
+                // Not before: what is wrong with the input is found until then, and an error is one line.
+                if done == 0 {
+                    if let Some(notice) = self.notice.take() {
+                        tell(&format!("{notice}\n"));
+                    }
+                    tell(&self.heading);
+                }
+                format!("step {} of {steps}", done + 1)
+            }
+            StepProgress::Products => "large matrix products, for the best rate".to_owned(),
+        };
+        if self.terminal {
+            tell_over(&line);
+        }
+    }
+
+    fn clear(&self) {
+        if self.terminal {
+            tell_over("");
+        }
+    }
 }

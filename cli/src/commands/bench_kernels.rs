@@ -14,6 +14,7 @@ use cpift_model::recipe::Precision;
 use cpift_model::transformer::ComputeType;
 use cpift_model::{Error, FileAction, Result};
 
+use crate::display::units::counted;
 use crate::display::{kernels, print, print_json, tell, tell_over};
 use crate::{args, interrupt};
 
@@ -35,7 +36,7 @@ pub fn run(arguments: &args::bench::BenchKernels, threads: Option<NonZeroUsize>)
         stop: interrupt::install("stopping after this kernel")?.begin(),
         terminal: std::io::stderr().is_terminal(),
     };
-    tell(&format!("{}: {} kernels\n", chosen.device.describe(), cases.len()));
+    tell(&format!("{}: {}\n", chosen.device.describe(), counted(cases.len() as u64, "kernel")));
     let budget = Duration::from_secs_f64(arguments.seconds);
     let report = measure(&chosen.device, &cases, &sizes, budget, &mut progress)?;
     progress.clear();

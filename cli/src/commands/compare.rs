@@ -18,7 +18,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::args::compare::{Compare, CompareUnit};
 use crate::display::style::Style;
-use crate::display::units::{duration, grouped, percent};
+use crate::display::units::{counted, duration, percent};
 use crate::display::{comparison, print, print_json, progress, tell};
 use crate::interrupt;
 
@@ -76,9 +76,9 @@ fn describe(measuring: Measuring) -> String {
             "[evaluate] is left out: without keep = \"best\" or patience it changes no result".to_owned()
         }
         Measuring::Decides { evaluations, share } => format!(
-            "[evaluate] decides which weights are kept, in all runs: {} evaluations while training, at most {} more to \
+            "[evaluate] decides which weights are kept, in all runs: {} while training, at most {} more to \
              compute",
-            grouped(evaluations),
+            counted(evaluations, "evaluation"),
             percent(share)
         ),
     }
@@ -149,7 +149,8 @@ impl Shown {
                 let style = template.unwrap_or_else(|_| ProgressStyle::default_bar());
                 ProgressBar::new(progress.steps).with_style(style)
             });
-            tell(&format!("{runs} runs, {done} of them done, {jobs} side by side\n"));
+            let all = counted(runs as u64, "run");
+            tell(&format!("{all}, {done} of them done, {jobs} side by side\n"));
             return;
         }
         let left = progress

@@ -107,6 +107,9 @@ fn settings(
     tokenizer: &Tokenizer,
 ) -> Result<FileSettings> {
     let mut reading = DataSettings::of_measured(task);
+    if let Some(max_length) = arguments.max_length {
+        reading = reading.with_max_length(max_length, arguments.truncate);
+    }
     if !shots_from.is_empty() {
         let (count, seed) = (arguments.shots, arguments.seed);
         reading.shots = Shots::draw(shots_from, count, seed, &reading, tokenizer, None)?;

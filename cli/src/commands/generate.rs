@@ -20,6 +20,7 @@ use super::Chosen;
 use crate::args;
 use crate::display::evaluation::Evaluation;
 use crate::display::table::shorten;
+use crate::display::units::counted;
 use crate::display::{self, print_exactly, print_generated, print_json, tell};
 use crate::interrupt::AnswerInterrupt;
 
@@ -159,7 +160,9 @@ impl Session<'_> {
             if !self.arguments.json {
                 print_exactly("\n")?;
             }
-            return Err(Error::Stopped { position: format!("after {} tokens", answer.ids.len()) });
+            return Err(Error::Stopped {
+                position: format!("after {}", counted(answer.ids.len() as u64, "token")),
+            });
         }
         if self.arguments.json {
             return print_json(&Line::new(None, &prompt, &answer));
@@ -205,7 +208,9 @@ impl Session<'_> {
             let print = || print_generated(&line);
             reader_is_gone = !bar.as_ref().map_or_else(print, |bar| bar.suspend(print))?;
             match reader_is_gone {
-                true => Err(Error::Stopped { position: format!("after {} answers", index + 1) }),
+                true => {
+                    Err(Error::Stopped { position: format!("after {}", counted(index as u64 + 1, "answer")) })
+                }
                 false => Ok(()),
             }
         };

@@ -23,8 +23,9 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     let mut source = Source::read(&arguments.recipe.path, &overrides)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
     // What is cheap to check is checked before anything is fetched.
-    if !arguments.resume {
-        job::require_unused(&out)?;
+    match arguments.resume {
+        true => job::require_run_or_unused(&out)?,
+        false => job::require_unused(&out)?,
     }
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     // What is continued is continued with the same model and data, even where the hub has others by now.

@@ -9,7 +9,7 @@ use cpift_model::table::Table;
 use super::style::Style;
 use super::table::aligned;
 use super::text;
-use super::units::{count, grouped, percent};
+use super::units::{count, counted, grouped, percent};
 use super::{from_here, path_from_here};
 
 /// Characters of the longest bar.
@@ -70,7 +70,7 @@ pub fn render(task: &str, part: &str, summary: &Summary, style: Style) -> String
 }
 
 fn rows(number: usize) -> String {
-    if number == 1 { "1 row".to_owned() } else { format!("{} rows", grouped(number as u64)) }
+    counted(number as u64, "row")
 }
 
 fn histogram(bins: &[Bin]) -> String {
@@ -92,7 +92,10 @@ pub fn render_row(dataset: &Dataset, row: &Row, tokenizer: &Tokenizer, style: St
         dataset.files().iter().map(|path| path_from_here(path).into()).collect();
     let place = text::visible(&row.position.describe(&files));
     let (tokens, supervised) = (row.tokens.len(), row.supervised_tokens());
-    let mut text = format!("{}\n", style.dim(format!("{place}: {tokens} tokens, {supervised} supervised")));
+    let mut text = format!(
+        "{}\n",
+        style.dim(format!("{place}: {}, {supervised} supervised", counted(tokens as u64, "token")))
+    );
     for (part, is_supervised) in row.decoded_parts(tokenizer) {
         let part = text::visible_lines(&part);
         text.push_str(&if is_supervised { style.supervised(&part) } else { part });

@@ -9,7 +9,7 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use super::table::shorten;
 use super::text::visible;
-use super::units::bytes;
+use super::units::{bytes, counted};
 use super::{notices, tell};
 
 /// Time between two plain lines.
@@ -72,8 +72,7 @@ impl Fetching {
             bar.set_prefix(format!("fetching {}", shorten(&name, 48)));
             state.bar = Some(bar);
         } else {
-            let files =
-                if download.files == 1 { "1 file".to_owned() } else { format!("{} files", download.files) };
+            let files = counted(download.files as u64, "file");
             tell(&format!("fetching {name}: {files}, {}\n", bytes(download.bytes)));
         }
     }

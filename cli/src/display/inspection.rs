@@ -8,7 +8,7 @@ use cpift_model::table::Table;
 
 use super::style::Style;
 use super::table::aligned;
-use super::units::{bytes, grouped, percent};
+use super::units::{bytes, counted, grouped, percent};
 
 /// The inspection as text.
 pub fn render(inspection: &Inspection, style: Style) -> String {
@@ -74,12 +74,11 @@ fn by_layers(groups: &[LayersWith], layers: usize) -> String {
 }
 
 fn weights(inspection: &Inspection) -> String {
-    let of_type = inspection
-        .stored
-        .iter()
-        .map(|stored| format!("{} tensors in {}, {}", stored.tensors, stored.dtype, bytes(stored.bytes)));
-    let files =
-        if inspection.files == 1 { "one file".to_owned() } else { format!("{} files", inspection.files) };
+    let of_type = inspection.stored.iter().map(|stored| {
+        let tensors = counted(stored.tensors as u64, "tensor");
+        format!("{tensors} in {}, {}", stored.dtype, bytes(stored.bytes))
+    });
+    let files = counted(inspection.files as u64, "file");
     format!("{} in {files}", of_type.collect::<Vec<_>>().join("; "))
 }
 

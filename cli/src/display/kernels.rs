@@ -22,7 +22,7 @@ pub fn measured(report: &Report) -> String {
             three_digits(row.milliseconds),
             rate(row),
             limit(row.limit).to_owned(),
-            units::percent(row.share),
+            share(row),
         ];
         if let Some(cublas) = row.cublas {
             cells.extend([
@@ -32,8 +32,8 @@ pub fn measured(report: &Report) -> String {
         }
         table.row(cells);
     }
-    let notes: String =
-        compared(report).into_iter().chain(report.notes.clone()).map(|note| format!("\n{note}")).collect();
+    let notes = beyond_ceilings(report).into_iter().chain(compared(report)).chain(report.notes.clone());
+    let notes: String = notes.map(|note| format!("\n{note}")).collect();
     let other = report.other_matrix.as_ref().map_or_else(String::new, |other| {
         format!(", in {} {}", other.precision, units::flops_per_second(other.flops_per_second))
     });
@@ -47,6 +47,23 @@ pub fn measured(report: &Report) -> String {
         report.precision,
         units::flops_per_second(report.matrix_flops_per_second),
     )
+}
+
+/// Shares up to here may be above 1 by the spread of measurements; beyond, the ceiling is none for what was measured.
+const MOST_SHARE: f64 = 1.05;
+
+/// How much of what limits it an operation reaches; nothing where that limit does not hold for it.
+fn share(row: &Row) -> String {
+    if row.share > MOST_SHARE { "-".to_owned() } else { units::percent(row.share) }
+}
+
+/// Why some operations have no share.
+fn beyond_ceilings(report: &Report) -> Option<String> {
+    report.kernels.iter().any(|row| row.share > MOST_SHARE).then(|| {
+        "share -: faster than the ceilings, which are of large sizes: what it works on stays in caches; use more \
+         --tokens or --parameters"
+            .to_owned()
+    })
 }
 
 /// What GPUs' products are compared with, or why with nothing.
@@ -199,6 +216,16 @@ mod tests {
         assert!(lines[5].trim_end().ends_with("64.0 %"), "{text}");
         assert!(text.contains("\ncompared with cuBLAS 12.8.4"), "{text}");
         assert!(lines.iter().all(|line| line.chars().count() <= 100), "{text}");
+    }
+
+    #[test]
+    fn a_share_of_more_than_all_is_none_and_says_why() {
+        let with_share = |share| Row { share, ..row("adamw", None) };
+        let text = measured(&report(None, None, vec![with_share(1.04), with_share(2.3)]));
+        let lines: Vec<&str> = text.lines().collect();
+        assert!(lines[4].trim_end().ends_with("104.0 %") && lines[5].trim_end().ends_with(" -"), "{text}");
+        assert!(text.contains("\nshare -: faster than the ceilings") && !text.contains("230"), "{text}");
+        assert!(!measured(&report(None, None, vec![with_share(1.04)])).contains("share -"));
     }
 
     #[test]

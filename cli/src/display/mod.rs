@@ -7,6 +7,7 @@ pub mod fetching;
 pub mod inspection;
 pub mod kernels;
 pub mod overlap;
+mod pace;
 pub mod plan;
 pub mod preparing;
 pub mod progress;

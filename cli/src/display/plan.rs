@@ -2,13 +2,14 @@
 
 use std::fmt::Write;
 
-use cpift_model::progress::{Plan, TaskPlan};
+use cpift_model::progress::{Plan, StageEvaluation, TaskPlan, TrainingKind};
+use cpift_model::recipe::Method;
 use cpift_model::state_type::StateType;
 use cpift_model::table::Table;
 
 use super::style::Style;
 use super::table::{aligned, shorten};
-use super::units::{bytes, count, duration, flops_per_second, grouped, percent};
+use super::units::{bytes, count, counted, duration, flops_per_second, grouped, percent};
 
 /// The plan as text. `matmul_rate` is the measured speed of the device in FLOP/s, from which the
 /// time is estimated.
@@ -22,18 +23,29 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
     let method = plan.method.name();
     line(
         "method",
-        format!("{method}, {} tasks, {} optimizer steps", plan.tasks.len(), grouped(plan.steps())),
+        format!(
+            "{method}, {}, {}",
+            counted(plan.tasks.len() as u64, "task"),
+            counted(plan.steps(), "optimizer step")
+        ),
     );
     line("memory", memory(plan));
     line("disk", format!("{} in the run folder", bytes(plan.disk_bytes)));
     if let Some(rate) = matmul_rate.filter(|rate| *rate > 0.0) {
         line("time", estimate(plan, rate));
     }
+    let share = |flops: f64| percent(flops / plan.training_flops.max(1.0));
+    let stages = &plan.stage_evaluations;
+    // Most answers end before they have to.
+    if !stages.is_empty() {
+        let evaluations = counted(stages.iter().map(|stage| stage.tasks).sum(), "evaluation");
+        let share = share(stages.iter().map(|stage| stage.flops).sum());
+        line("measure", format!("{evaluations} between stages, at most {share} more to compute"));
+    }
     if plan.evaluations > 0 {
-        let share = percent(plan.evaluation_flops / plan.training_flops.max(1.0));
-        let evaluations = grouped(plan.evaluations);
-        // Most answers end before they have to.
-        line("measure", format!("{evaluations} evaluations while training, at most {share} more to compute"));
+        let evaluations = counted(plan.evaluations, "evaluation");
+        let share = share(plan.evaluation_flops);
+        line("measure", format!("{evaluations} while training, at most {share} more to compute"));
     }
     text.push('\n');
     text.push_str(&aligned(&tasks(&plan.tasks)));
@@ -122,6 +134,10 @@ pub fn render_details(plan: &Plan) -> String {
     for training in &plan.trainings {
         trainings.row([shorten(&training.title, 48), grouped(training.steps), count(training.tokens as f64)]);
     }
+    let mut measured = Table::new(["measured", "tasks", "losses", "answers"]);
+    for StageEvaluation { column, tasks, losses, answers, .. } in &plan.stage_evaluations {
+        measured.row([column.to_string(), grouped(*tasks), grouped(*losses), grouped(*answers)]);
+    }
     let mut memory = Table::new(["memory", "bytes", "share"]);
     let total = plan.memory_bytes();
     for part in &plan.memory {
@@ -129,6 +145,33 @@ pub fn render_details(plan: &Plan) -> String {
         memory.row([shorten(&part.name, 48), bytes(part.bytes), share]);
     }
     memory.summary(["all".to_owned(), bytes(total)]);
-    let tables = [data(&plan.tasks), trainings, memory].into_iter().filter(|table| !table.rows.is_empty());
-    tables.map(|table| aligned(&table)).collect::<Vec<_>>().join("\n")
+    let tables = [
+        (data(&plan.tasks), String::new()),
+        (trainings, about_epochs(plan)),
+        (measured, String::new()),
+        (memory, String::new()),
+    ];
+    let tables = tables.into_iter().filter(|(table, _)| !table.rows.is_empty());
+    tables.map(|(table, note)| aligned(&table) + &note).collect::<Vec<_>>().join("\n")
+}
+
+/// What epochs come to where there are several tasks.
+fn about_epochs(plan: &Plan) -> String {
+    if plan.tasks.len() < 2 {
+        return String::new();
+    }
+    let epochs_of = |is_meant: fn(TrainingKind) -> bool| {
+        plan.trainings.iter().filter(|training| is_meant(training.kind)).find_map(|training| training.epochs)
+    };
+    let mut text = String::new();
+    if let Some(epochs) = epochs_of(|kind| kind == TrainingKind::Probe) {
+        let _ = writeln!(
+            text,
+            "All probes have the mean of the steps that epochs = {epochs} takes of each task."
+        );
+    }
+    if epochs_of(|kind| kind != TrainingKind::Probe).is_some() && !matches!(plan.method, Method::Sequential) {
+        text.push_str("An epoch of several tasks has as many rows as all; [mixture] divides them.\n");
+    }
+    text
 }

@@ -2,24 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
 
 use cpift_model::progress::{
     Column, EvaluationProgress, Event, Measured, Observer, Plan, SampleScore, Score, StepReport,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
-use super::evaluation::Evaluation;
+use super::evaluation::{self, Evaluation};
+use super::pace::Pace;
 use super::style::Style;
 use super::table::shorten;
 use super::text::{is_unseen, message, visible};
-use super::units::{count, duration, flops_per_second, grouped, percent, sparkline};
+use super::units::{count, counted, duration, flops_per_second, grouped, percent, sparkline};
 use super::{overlap, plan, reports, tell};
 
-/// Shortest time between two plain lines of a training.
-const LEAST_PAUSE: Duration = Duration::from_secs(1);
-/// Time after which a plain line comes even within a tenth of the steps.
-const LONGEST_PAUSE: Duration = Duration::from_secs(30);
 /// Characters of a sample row that are shown.
 const SAMPLE_LENGTH: usize = 600;
 /// Characters of the curve of the loss.
@@ -85,7 +81,7 @@ impl Progress {
             self.bar = Some(bar);
         } else {
             let resumed = if step > 0 { format!(", {} done before", grouped(step)) } else { String::new() };
-            self.say_line(&format!("{}: {} steps{resumed}", visible(title), grouped(steps)));
+            self.say_line(&format!("{}: {}{resumed}", visible(title), counted(steps, "step")));
         }
         self.training = Some(Training::new(title, step, steps));
     }
@@ -97,7 +93,7 @@ impl Progress {
         if let Some(bar) = &self.bar {
             bar.set_position(training.done);
             bar.set_message(details);
-        } else if training.line_is_due() {
+        } else if training.pace.line_is_due(training.done, training.steps) {
             let line = format!("{}: step {}/{} · {details}", training.title, training.done, training.steps);
             self.say_line(&line);
         }
@@ -124,11 +120,11 @@ impl Progress {
             return evaluation.update(progress);
         }
         if let Some(bar) = &self.bar {
-            let EvaluationProgress { done, rows, .. } = progress;
             bar.set_message(format!(
-                "evaluating {} on {}: {done} of {rows} rows",
+                "evaluating {} on {}: {}",
                 visible(&model.to_string()),
-                visible(task)
+                visible(task),
+                evaluation::how_far(progress)
             ));
         }
     }
@@ -243,10 +239,9 @@ struct Training {
     tokens: u64,
     seconds: f64,
     flops: f64,
-    /// Smoothed seconds per step, for the time left.
-    pace: Option<f64>,
-    last_line: Instant,
-    tenths: u64,
+    /// Smoothed seconds of a step, for the time left.
+    step_seconds: Option<f64>,
+    pace: Pace,
 }
 
 impl Training {
@@ -259,9 +254,8 @@ impl Training {
             tokens: 0,
             seconds: 0.0,
             flops: 0.0,
-            pace: None,
-            last_line: Instant::now(),
-            tenths: 0,
+            step_seconds: None,
+            pace: Pace::begin(),
         }
     }
 
@@ -271,12 +265,12 @@ impl Training {
         self.tokens += step.tokens;
         self.seconds += step.seconds;
         self.flops += step.flops;
-        let pace = self.pace.map_or(step.seconds, |pace| 0.9 * pace + 0.1 * step.seconds);
-        self.pace = Some(pace);
+        let smoothed = |before: f64| 0.9 * before + 0.1 * step.seconds;
+        self.step_seconds = Some(self.step_seconds.map_or(step.seconds, smoothed));
     }
 
     fn details(&self, step: &StepReport, matmul_rate: Option<f64>) -> String {
-        let left = self.pace.unwrap_or(0.0) * self.steps.saturating_sub(self.done) as f64;
+        let left = self.step_seconds.unwrap_or(0.0) * self.steps.saturating_sub(self.done) as f64;
         format!(
             "loss {:.4} · {} tok/s · {} · {} left",
             step.loss,
@@ -286,25 +280,13 @@ impl Training {
         )
     }
 
-    /// One line per tenth of the steps, but not two in a second, and never silence for long.
-    fn line_is_due(&mut self) -> bool {
-        let tenths = 10 * self.done / self.steps.max(1);
-        let pause = self.last_line.elapsed();
-        let due = self.done < self.steps
-            && ((tenths > self.tenths && pause >= LEAST_PAUSE) || pause >= LONGEST_PAUSE);
-        if due {
-            (self.tenths, self.last_line) = (tenths, Instant::now());
-        }
-        due
-    }
-
     fn summary(&self, matmul_rate: Option<f64>, style: Style) -> String {
         let edge = (self.losses.len() / 10).max(1);
         let mean = |losses: &[f64]| losses.iter().sum::<f64>() / losses.len() as f64;
         let (first, last) = (mean(&self.losses[..edge]), mean(&self.losses[self.losses.len() - edge..]));
         let speed = format!(
-            "{} steps in {} · {} tok/s · {}",
-            grouped(self.losses.len() as u64),
+            "{} in {} · {} tok/s · {}",
+            counted(self.losses.len() as u64, "step"),
             duration(self.seconds),
             count(self.tokens as f64 / self.seconds),
             speed(self.flops / self.seconds, matmul_rate)
@@ -377,22 +359,6 @@ mod tests {
             training.details(&step(4, 108), None),
             "loss 1.0000 · 2.05k tok/s · 40.0 GFLOP/s · 2.0 s left"
         );
-    }
-
-    #[test]
-    fn plain_lines_are_rare() {
-        let mut training = Training::new("probe sort", 0, 100);
-        let due_at = |training: &mut Training, done: u64, pause: Duration| {
-            training.done = done;
-            training.last_line -= pause;
-            training.line_is_due()
-        };
-        assert!(!due_at(&mut training, 50, Duration::ZERO), "two lines in a second");
-        assert!(due_at(&mut training, 60, LEAST_PAUSE));
-        assert!(!due_at(&mut training, 69, LEAST_PAUSE), "no new tenth");
-        assert!(due_at(&mut training, 70, LEAST_PAUSE));
-        assert!(due_at(&mut training, 71, LONGEST_PAUSE), "silence for long");
-        assert!(!due_at(&mut training, 100, LONGEST_PAUSE), "the summary follows");
     }
 
     #[test]

@@ -9,7 +9,7 @@ use cpift_model::table::Table;
 
 use super::style::Style;
 use super::table::{aligned, shorten};
-use super::units::{duration, grouped, histogram};
+use super::units::{counted, duration, grouped, histogram};
 
 /// Size, threshold and distribution of every task's core.
 pub fn cores(report: &CoreReport, style: Style) -> String {
@@ -62,7 +62,8 @@ pub fn fusion(report: &FusionReport, style: Style) -> String {
     for reason in ["small angle", "zero norm", "antipodal"] {
         let tensors = report.slerps.iter().filter(|slerp| slerp.fallback.as_deref() == Some(reason)).count();
         if tensors > 0 {
-            let _ = writeln!(text, "{tensors} tensors were interpolated linearly: {reason}");
+            let tensors = counted(tensors as u64, "tensor");
+            let _ = writeln!(text, "interpolated linearly: {tensors} ({reason})");
         }
     }
     let _ = writeln!(
@@ -206,12 +207,12 @@ fn exact(share: f64) -> String {
 
 /// What follows the closing table: the cost, the check of the frozen parameters, the way to the model.
 pub fn ending(report: &JobReport, run: &Path, style: Style) -> String {
-    let mut text = format!("{} steps in {}", grouped(report.steps), duration(report.seconds));
+    let mut text = format!("{} in {}", counted(report.steps, "step"), duration(report.seconds));
     if report.frozen_verified > 0 {
         let _ = write!(
             text,
-            "; {} frozen parameters checked: not a bit changed",
-            grouped(report.frozen_verified)
+            "; {} checked: not a bit changed",
+            counted(report.frozen_verified, "frozen parameter")
         );
     }
     text.push('\n');

@@ -55,7 +55,7 @@ folded in  tensors  least angle  median  largest  LERP
 ──────────────────────────────────────────────────────
 code             5        0.57°   1.72°    2.86°     1
 logic            5        0.57°   1.72°    2.86°     1
-2 tensors were interpolated linearly: small angle
+interpolated linearly: 2 tensors (small angle)
 45 678 parameters are in one core and taken from that task.
 2 345 are in several, 987 of them with updates to both sides.
 ";
@@ -113,12 +113,14 @@ fn the_plan_names_everything_before_work_begins() {
                 kind: TrainingKind::Probe,
                 title: "probe arithmetic".to_owned(),
                 steps: 120,
+                epochs: Some(0.5),
                 tokens: 491_520,
             },
             TrainingPlan {
                 kind: TrainingKind::Integrate,
                 title: "integrate".to_owned(),
                 steps: 1200,
+                epochs: None,
                 tokens: 4_915_200,
             },
         ],
@@ -133,6 +135,9 @@ fn the_plan_names_everything_before_work_begins() {
         state: StateType::Exact,
         exact_memory_bytes: None,
         training_flops: 9e12,
+        stage_evaluations: [Column::Base, Column::Final]
+            .map(|column| StageEvaluation { column, tasks: 1, losses: 200, answers: 200, flops: 9e11 })
+            .into(),
         notices: Vec::new(),
     };
     let text = plan::render(&plan, Some(100e9), Style::PLAIN);
@@ -146,6 +151,7 @@ method  cpift, 2 tasks, 1 320 optimizer steps
 memory  16.0 MiB at the peak
 disk    64.0 MiB in the run folder
 time    1 min 40 s to 5 min 00 s of training (matrix products here: 100 GFLOP/s)
+measure 2 evaluations between stages, at most 20.0 % more to compute
 
 task         rows  tokens  supervised  too long  eval rows
 ──────────────────────────────────────────────────────────
@@ -162,6 +168,12 @@ training          steps  tokens
 ───────────────────────────────
 probe arithmetic    120    492k
 integrate         1 200   4.92M
+All probes have the mean of the steps that epochs = 0.5 takes of each task.
+
+measured  tasks  losses  answers
+────────────────────────────────
+base          1     200      200
+final         1     200      200
 
 memory          bytes  share
 ────────────────────────────

@@ -1,6 +1,6 @@
 //! Numbers as people read them.
 
-pub use cpift_model::progress::grouped;
+pub use cpift_model::progress::{counted, grouped};
 
 /// `1.05M`, `12.3k`, `999`: three significant digits.
 pub fn count(value: f64) -> String {

@@ -9,6 +9,7 @@ use super::notice::{FileNotice, Notice};
 use super::source::describe_files;
 use super::{DataSettings, LongRows, Position, Preparation, Row, RowFormat, load};
 use crate::error::{Error, Result};
+use crate::progress::counted;
 use crate::tokenizer::Tokenizer;
 
 /// The rows of files, in their order, as tokens.
@@ -91,6 +92,10 @@ impl Dataset {
             let shortest = content.skipped.iter().min().copied().unwrap_or_default();
             let reason = match (too_long, settings.long_rows) {
                 (0, _) => "has no rows".to_owned(),
+                (1, LongRows::Skip) => format!(
+                    "its one row is longer than {max_length} tokens (it has {shortest}): raise max_length, or set \
+                     truncate"
+                ),
                 (count, LongRows::Skip) => format!(
                     "all {count} rows are longer than {max_length} tokens (the shortest has {shortest}): raise \
                      max_length, or set truncate"
@@ -168,7 +173,32 @@ impl Dataset {
 
     /// The notices as lines for a person, each with a file's name.
     pub(super) fn file_notices(&self) -> impl Iterator<Item = String> {
-        self.notices().iter().map(|notice| notice.describe(&self.files))
+        self.notices().iter().map(|notice| notice.describe(&self.files)).chain(self.described_long_rows())
+    }
+
+    /// The rows left out or cut because they are too long, as a line for a person, where that is more than half of them.
+    fn described_long_rows(&self) -> Option<String> {
+        let Counts { too_long, truncated, .. } = self.counts();
+        let (all, longer) = (self.len() + too_long, too_long + truncated);
+        if 2 * longer <= all {
+            return None;
+        }
+        let what = match (too_long, truncated) {
+            (_, 0) => "left out".to_owned(),
+            (0, _) => "cut".to_owned(),
+            (too_long, truncated) => format!("cut ({truncated}) or left out ({too_long})"),
+        };
+        let remedy = match self.long_rows {
+            LongRows::Skip => ", or set truncate",
+            LongRows::Truncate => "",
+        };
+        let longest = self.full_lengths().max().unwrap_or(0);
+        Some(format!(
+            "{}: {longer} of {all} rows are longer than max_length, {} tokens, and {what}: raise max_length (the \
+             longest row has {longest}){remedy}",
+            self.name().display(),
+            self.max_length,
+        ))
     }
 
     /// The first rows left out because they cannot be used.
@@ -181,8 +211,9 @@ impl Dataset {
         let count = self.counts().invalid;
         let named = |row: &InvalidRow| format!("{} {}", row.position.describe(&self.files), row.reason);
         let named: Vec<String> = self.content.stats.invalid_rows.iter().map(named).collect();
-        let rows = if count == 1 { "1 row is".to_owned() } else { format!("{count} rows are") };
-        (count > 0).then(|| format!("{rows} left out, since they cannot be used: {}", named.join("; ")))
+        let is = if count == 1 { "is" } else { "are" };
+        let rows = counted(count as u64, "row");
+        (count > 0).then(|| format!("{rows} {is} left out, since they cannot be used: {}", named.join("; ")))
     }
 
     /// Holds back a share of the rows, chosen by their content: rows of the same content stay together, and which go

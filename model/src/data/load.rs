@@ -189,7 +189,7 @@ fn tokenize(
                     let remedy = if settings.is_of_task {
                         " (task.skip_invalid = true leaves out such rows)"
                     } else {
-                        ""
+                        " (--skip-invalid leaves out such rows)"
                     };
                     return Err(position.error(files, format!("{reason}{remedy}")));
                 }

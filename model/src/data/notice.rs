@@ -7,6 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Position, Unit};
+use crate::progress::counted;
 
 /// Something about a row that its owner might not expect.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -240,7 +241,7 @@ impl FileNotice {
 impl fmt::Display for FileNotice {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         let Self { notice, rows, first, .. } = self;
-        let rows = if *rows == 1 { "1 row".to_owned() } else { format!("{rows} rows") };
+        let rows = counted(*rows as u64, "row");
         let files = if self.files == 1 { String::new() } else { format!(" in {} files", self.files) };
         let unit = match first.unit {
             Unit::Line => "line",

@@ -61,6 +61,11 @@ impl DataSettings {
         Self { is_of_task: false, ..Self::of_evaluation(&model, task) }
     }
 
+    /// The same with rows of at most so many tokens, as a recipe with `model.max_length` and `model.truncate` has them.
+    pub fn with_max_length(self, max_length: usize, truncate: bool) -> Self {
+        Self { max_length, long_rows: if truncate { LongRows::Truncate } else { LongRows::Skip }, ..self }
+    }
+
     /// The settings of a recipe's task for its evaluation files.
     pub fn of_evaluation(model: &ModelSettings, task: &TaskSettings) -> Self {
         Self { limit: task.eval_limit, ..Self::of_task(model, task) }

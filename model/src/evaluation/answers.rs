@@ -187,13 +187,18 @@ pub(super) fn answer<T: Real>(
     let max_positions = transformer.config().max_positions;
     let together = rows_together(transformer.is_on_cpu(), settings.wanted(dataset, dataset.rows().iter()));
     let mut answers = Vec::with_capacity(indices.len());
+    let progress = |done| EvaluationProgress { phase: EvaluationPhase::Answers, done, rows: indices.len() };
+    // The losses are all there: from here on what shows is the answers.
+    observe(progress(0))?;
     for chunk in indices.chunks(together) {
         let rows = request.rows_of(chunk);
         let max_new_tokens = settings.limit(dataset, rows.iter().copied(), max_positions);
         let prompts: Vec<Vec<u32>> = rows.iter().map(|row| row.prompt().to_vec()).collect();
         let sampling = Sampling::Greedy;
         let generation = Generation { max_new_tokens, stop: stop.clone(), keep_stop: false, sampling };
-        let generated = transformer.generate(weights, &prompts, &generation)?;
+        let before = answers.len();
+        let mut count = |done| observe(progress(before + done));
+        let generated = transformer.generate_counted(weights, &prompts, &generation, &mut count)?;
         for ((&index, row), mut ids) in chunk.iter().zip(rows).zip(generated) {
             let limit = max_new_tokens.min(max_positions.saturating_sub(row.prompt().len()));
             let cut = ids.len() >= limit;
@@ -217,8 +222,6 @@ pub(super) fn answer<T: Real>(
                 right_by_loss: None,
             });
         }
-        let done = answers.len();
-        observe(EvaluationProgress { phase: EvaluationPhase::Answers, done, rows: indices.len() })?;
     }
     if settings.scoring == Scoring::Choice
         && let Some(right) = right_by_loss(transformer, weights, request, &options, observe)?

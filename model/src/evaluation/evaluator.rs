@@ -6,9 +6,10 @@ use cpift_engine::{Device, Real, View};
 use serde::Serialize;
 
 use super::{Answer, AnswerSettings, Observe, Request, RowScores, check_answers, evaluate, longest_document};
-use crate::data::{DataSettings, Dataset, Position, Unit};
+use crate::data::{Counts, DataSettings, Dataset, Position, Unit};
 use crate::error::{Error, Result};
 use crate::loaded::{BATCH_TOKENS, LoadedModel, Weights};
+use crate::progress::counted;
 use crate::score::ScoreKind;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{ComputeType, Transformer};
@@ -27,6 +28,18 @@ fn name_rows(positions: &[Position]) -> String {
         (named, 0) => format!("{unit}s {} are", named.join(", ")),
         (named, more) => format!("{unit}s {} and {more} more are", named.join(", ")),
     }
+}
+
+/// The rows that are not measured, or not whole, since they are longer than was asked for, as a line; none where all are,
+/// or where the data set says so itself.
+fn left_out(dataset: &Dataset) -> Option<String> {
+    let Counts { too_long, truncated, .. } = dataset.counts();
+    let (all, longer) = (dataset.len() + too_long, too_long + truncated);
+    (longer > 0 && 2 * longer <= all).then(|| {
+        let rows = counted(longer as u64, "row");
+        let what = if truncated == 0 { "left out" } else { "cut or left out" };
+        format!("{}: {rows} of {all} longer than --max-length, {what}", dataset.name().display())
+    })
 }
 
 /// A model folder, loaded to be measured on files.
@@ -137,7 +150,7 @@ impl Evaluator {
             exact_match: score.exact_match,
             choice_by_loss: score.choice_by_loss,
             rows: rows.collect(),
-            notices: dataset.described_notices().collect(),
+            notices: dataset.described_notices().chain(left_out(&dataset)).collect(),
         })
     }
 

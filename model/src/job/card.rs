@@ -19,7 +19,9 @@ use crate::data::RowFormat;
 use crate::error::Result;
 use crate::files::{self, MOST_TEXT_BYTES, read_input, read_json};
 use crate::hub::HubOrigin;
-use crate::progress::{CoreReport, GroupReport, JobReport, ProcessRecord, RunRecord, TaskPlan, grouped};
+use crate::progress::{
+    CoreReport, GroupReport, JobReport, ProcessRecord, RunRecord, TaskPlan, counted, grouped,
+};
 use crate::recipe::{DataFiles, Method, Recipe, TrainSettings};
 use crate::table::Table;
 
@@ -322,7 +324,7 @@ fn describe_cores(cores: &CoreReport, groups: Option<&GroupReport>) -> String {
 fn optimizer(settings: &TrainSettings) -> String {
     let schedule = settings.schedule.name();
     let length = match (settings.steps, settings.epochs) {
-        (Some(steps), _) => format!("{} steps", grouped(steps)),
+        (Some(steps), _) => counted(steps, "step"),
         (None, epochs) => format!("{} epochs", epochs.unwrap_or(1.0)),
     };
     let (rate, batch, accumulate) = (settings.learning_rate, settings.batch_size, settings.accumulate);

@@ -8,7 +8,7 @@ use serde::Serialize;
 use super::cores::SavedCores;
 use super::measured::{KeptAnswers, Scores};
 use super::names::{
-    ANSWERS, CORE, FINAL, FUSED, GROUPS, INPUTS, PROGRESS, RECIPE, REPORT, RESULT, RUN, SCORES,
+    ANSWERS, CORE, FINAL, FUSED, GROUPS, IDENTITY, INPUTS, PROGRESS, RECIPE, REPORT, RESULT, RUN, SCORES,
 };
 use super::record::{FinalReport, InputFile, RunProgress};
 use super::seal;
@@ -49,6 +49,12 @@ pub struct RunFolder {
     pub seconds: f64,
     /// Frozen parameters found unchanged, summed over the parts of stage 4.
     pub frozen_verified: u64,
+}
+
+/// Whether a folder is that of a run: it has a record that every run has from its beginning. A recipe.toml says nothing,
+/// which people have as well.
+pub(super) fn holds_a_run(folder: &Path) -> bool {
+    [IDENTITY, INPUTS, RUN].iter().any(|record| folder.join(record).symlink_metadata().is_ok())
 }
 
 impl RunFolder {

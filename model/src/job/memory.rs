@@ -234,6 +234,7 @@ mod tests {
             disk_bytes: 0,
             training_flops: 0.0,
             evaluations: 0,
+            stage_evaluations: Vec::new(),
             evaluation_flops: 0.0,
             flops_per_evaluation: 0.0,
             notices: Vec::new(),

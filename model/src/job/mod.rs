@@ -112,8 +112,9 @@ impl Job {
     pub fn prepare(device: &Device, options: &JobOptions<'_>) -> Result<Self> {
         let recipe = options.recipe;
         let recipe_text = recipe.to_toml()?;
-        if !options.resume {
-            require_unused(options.out)?;
+        match options.resume {
+            true => require_run_or_unused(options.out)?,
+            false => require_unused(options.out)?,
         }
         // Another process that works there is told of before anything is read and hashed.
         let lock = FolderLock::take_again(options.out)?.map(OnceLock::from).unwrap_or_default();
@@ -188,6 +189,7 @@ impl Job {
     /// process may have begun a run there since.
     fn check_locked_folder(&self) -> Result<()> {
         if self.resume {
+            require_run_or_unused(&self.out)?;
             check_earlier(&self.out, &self.recipe_text, &self.identity)?;
             record::check(&self.out, self.files()?)
         } else {
@@ -286,15 +288,29 @@ pub fn input_files(
 /// # Errors
 /// Naming the folder and what to do.
 pub fn require_unused(out: &Path) -> Result<()> {
-    files::require_unused(out).map_err(|error| holds_a_run(out, error))
+    files::require_unused(out).map_err(|error| match out.is_dir() {
+        true if folder::holds_a_run(out) => Error::format(
+            out,
+            "already holds a run: continue it with --resume, or name another folder with --out",
+        ),
+        true => Error::format(out, NO_RUN),
+        false => error,
+    })
 }
 
-/// What to do about a run folder that is not empty.
-fn holds_a_run(out: &Path, error: Error) -> Error {
-    if !out.is_dir() {
-        return error;
+/// Why a run neither begins nor continues in a folder of other files: it would be mixed with them, and a recipe.toml
+/// of theirs be replaced.
+const NO_RUN: &str = "holds files that are no run; choose another --out";
+
+/// Fails when a folder holds other files than those of a run: nothing there can be continued.
+///
+/// # Errors
+/// Naming the folder and what to do.
+pub fn require_run_or_unused(out: &Path) -> Result<()> {
+    match out.is_dir() && folder::holds_a_run(out) {
+        true => Ok(()),
+        false => require_unused(out),
     }
-    Error::format(out, "already holds a run: continue it with --resume, or name another folder with --out")
 }
 
 /// Fails when the run folder holds another run than one that this recipe continues. Where the record of the settings

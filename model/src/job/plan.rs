@@ -12,7 +12,7 @@ use crate::data::{Dataset, Source};
 use crate::error::Result;
 use crate::evaluation::most_tokens;
 use crate::files;
-use crate::progress::{Plan, TaskPlan, TrainingKind, TrainingPlan};
+use crate::progress::{Column, Plan, StageEvaluation, TaskPlan, TrainingKind, TrainingPlan};
 use crate::recipe::{Method, Recipe, TrainSettings};
 use crate::state_type::StateType;
 use crate::transformer::ComputeType;
@@ -60,26 +60,31 @@ impl Steps {
             (Method::Joint | Method::Half, None) => {
                 vec![epochs_of(&recipe.train, inputs.whole(&tasks, &recipe.train))?]
             }
-            (_, Some(steps)) => split_evenly(steps, &vec![1; tasks.len()]),
+            // Every task is trained on, if only for a step.
+            (_, Some(steps)) => split_evenly(steps.max(tasks.len() as u64), &vec![1; tasks.len()]),
             (_, None) => each(&recipe.train)?,
         };
         Ok(Self { probe, integrate, per_task })
     }
 }
 
-/// `steps` in parts proportional to `shares`, each at least 1: rounding goes by the running total.
+/// `steps` in parts proportional to `shares`, which come to `steps` together: rounding goes by the running total. Each
+/// is at least 1 where there are as many steps as parts; where there are fewer, some are 0.
 pub fn split_evenly(steps: u64, shares: &[u64]) -> Vec<u64> {
     let total: u64 = shares.iter().sum::<u64>().max(1);
+    let least = u64::from(steps >= shares.len() as u64);
     let mut before = 0;
     let mut given = 0;
-    let part = |share: &u64| {
+    let part = |(index, share): (usize, &u64)| {
         before += share;
         let end = (u128::from(steps) * u128::from(before) / u128::from(total)) as u64;
-        let part = end.saturating_sub(given).max(1);
+        // What the parts behind it have to get at least is left for them.
+        let most = steps - given - least * (shares.len() - index - 1) as u64;
+        let part = end.saturating_sub(given).max(least).min(most);
         given += part;
         part
     };
-    shares.iter().map(part).collect()
+    shares.iter().enumerate().map(part).collect()
 }
 
 /// Most tokens of any micro-batch of the job, training and evaluation.
@@ -122,6 +127,7 @@ pub fn plan(
         evaluations,
         evaluation_flops: flops_per_evaluated * evaluated_tokens as f64,
         flops_per_evaluation: flops_per_evaluated * tokens_at_once as f64,
+        stage_evaluations: plan_stage_evaluations(recipe, inputs, flops_per_evaluated),
         method: recipe.method,
         device: format!("{}, in {}", device.describe(), compute.name()),
         architecture: config.family.model_type.to_owned(),
@@ -171,6 +177,29 @@ fn plan_evaluations(recipe: &Recipe, inputs: &Inputs, trainings: &[TrainingPlan]
     evaluations
 }
 
+/// What a run measures between its stages that takes nothing over: every task by the base, its probe, and the models
+/// after it.
+fn plan_stage_evaluations(recipe: &Recipe, inputs: &Inputs, flops_per_token: f64) -> Vec<StageEvaluation> {
+    let (mut tasks, mut losses, mut answers, mut tokens) = (0, 0, 0, 0);
+    for task in &inputs.tasks {
+        let Some(eval) = &task.eval else { continue };
+        let rows: Vec<usize> = (0..eval.len()).collect();
+        tasks += 1;
+        losses += rows.len() as u64;
+        answers += task.answers.as_ref().map_or(0, |_| rows.len() as u64);
+        tokens += most_tokens(eval, &rows, task.answers.as_ref(), inputs.base.config.max_positions);
+    }
+    let columns: &[Column] = match recipe.method {
+        _ if tasks == 0 => &[],
+        Method::Cpift => &[Column::Base, Column::Probe, Column::Fused, Column::Final],
+        Method::Staged => &[Column::Base, Column::Probe, Column::Final],
+        Method::Joint | Method::Sequential | Method::Replay | Method::Half => &[Column::Base, Column::Final],
+    };
+    let flops = flops_per_token * tokens as f64;
+    let of = |column: &Column| StageEvaluation { column: column.clone(), tasks, losses, answers, flops };
+    columns.iter().map(of).collect()
+}
+
 fn mean_row_length(inputs: &Inputs) -> usize {
     let rows: usize = inputs.tasks.iter().map(|task| task.train.len()).sum();
     let tokens: usize = inputs.tasks.iter().map(|task| task.train.tokens()).sum();
@@ -201,7 +230,8 @@ fn plan_trainings(recipe: &Recipe, inputs: &Inputs, steps: &Steps) -> Result<Vec
     let mut trainings = Vec::new();
     let mut add = |kind, title: &str, settings: &TrainSettings, sources: Vec<Source>, steps| -> Result<()> {
         let tokens = tokens_of_steps(recipe, settings, sources, steps)?;
-        trainings.push(TrainingPlan { kind, title: title.to_owned(), steps, tokens });
+        let epochs = settings.epochs.filter(|_| settings.steps.is_none());
+        trainings.push(TrainingPlan { kind, title: title.to_owned(), steps, epochs, tokens });
         Ok(())
     };
     if has_probes(recipe.method) {
@@ -270,7 +300,16 @@ mod tests {
     fn steps_are_split_in_proportion_and_none_is_lost() {
         assert_eq!(split_evenly(10, &[1, 1, 1]), [3, 3, 4]);
         assert_eq!(split_evenly(100, &[3, 1]), [75, 25]);
-        assert_eq!(split_evenly(2, &[1, 1, 1]), [1, 1, 1]);
+        assert_eq!(split_evenly(2, &[1, 1, 1]), [0, 1, 1]);
+        assert_eq!(split_evenly(3, &[8, 1, 1]), [1, 1, 1]);
+        assert_eq!(split_evenly(5, &[1, 9]), [1, 4]);
+        for steps in 0..40 {
+            for shares in [&[5, 1, 1, 1][..], &[1, 1, 1, 5], &[1, 7, 1, 1], &[1, 0, 1]] {
+                let parts = split_evenly(steps, shares);
+                assert_eq!(parts.iter().sum::<u64>(), steps, "{steps} {shares:?}");
+                assert!(steps < shares.len() as u64 || parts.iter().all(|&part| part > 0), "{parts:?}");
+            }
+        }
         assert_eq!(split_evenly(7, &[1]), [7]);
     }
 }

@@ -48,23 +48,28 @@ pub struct FinalReport {
     pub frozen_verified: u64,
 }
 
-/// Adds this process to the run's record; the first also writes what is planned.
+/// Adds this process to the run's record; the first also writes what is planned. Returns the number of threads that an
+/// earlier process had, where that was another.
 ///
 /// # Errors
 /// When the record cannot be read or written.
-pub fn add_process(run: &Path, plan: &Plan, device: &Device, hub: Vec<HubSource>) -> Result<()> {
+pub fn add_process(run: &Path, plan: &Plan, device: &Device, hub: Vec<HubSource>) -> Result<Option<u64>> {
     let path = run.join(RUN);
     let before: Option<RunRecord> = read_json(&path)?;
     let mut record = before.unwrap_or_else(|| RunRecord { plan: plan.clone(), processes: Vec::new(), hub });
+    let threads = device.threads() as u64;
+    let other_threads =
+        record.processes.iter().map(|earlier| earlier.threads).find(|&earlier| earlier != threads);
     record.processes.push(ProcessRecord {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         device: device.describe(),
-        threads: device.threads() as u64,
+        threads,
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         memory_bytes: machine::memory_bytes(),
         began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
     });
-    files::write_json_atomically(&path, &record)
+    files::write_json_atomically(&path, &record)?;
+    Ok(other_threads)
 }
 
 /// What a run reads of the hub, wherever its recipe found it.

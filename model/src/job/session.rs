@@ -4,6 +4,8 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::time::Instant;
 
+use cpift_engine::Device;
+
 use super::identity::RunIdentity;
 use super::inputs::{Task, sampler};
 use super::measured::{ANSWERS_KEPT, KeptAnswers, Scores, read_scores};
@@ -80,11 +82,22 @@ impl<'a> Session<'a> {
             }
         }
         let progress = seal::read(&run.join(PROGRESS), &origin_of(&identity, PROGRESS))?;
-        let metrics = Metrics::open(run, job.recipe.metrics.tensorboard)?;
+        // First, since it makes the folder that of a run.
         job.identity.write(run)?;
+        let metrics = Metrics::open(run, job.recipe.metrics.tensorboard)?;
         record::write(run, inputs)?;
         files::write_bytes_atomically(&run.join(RECIPE), job.recipe_text.as_bytes())?;
-        record::add_process(run, &job.plan, &job.device, record::hub_sources(&job.recipe, &job.inputs))?;
+        let hub = record::hub_sources(&job.recipe, &job.inputs);
+        let other_threads = record::add_process(run, &job.plan, &job.device, hub)?;
+        if let (Some(threads), Device::Cpu(_)) = (other_threads, &job.device) {
+            let text = format!(
+                "{}: results may differ in the last bits from those of a run at one number of threads: before it was \
+                 {threads}, now it is {} (--threads)",
+                run.display(),
+                job.device.threads()
+            );
+            observer.event(Event::Notice(&text));
+        }
         if job.resume && is_new {
             let text = format!("{}: there is no run to continue: a new one is begun", run.display());
             observer.event(Event::Notice(&text));

@@ -216,13 +216,18 @@ impl Checkpoints {
         format!("{CHECKPOINTS}/{training}/{}", best_name(step))
     }
 
-    /// Removes a training's checkpoints, when its result is saved.
+    /// Removes a training's checkpoints, when its result is saved, and the folder of all when nothing is left in it.
     ///
     /// # Errors
     /// The system's, naming the folder.
     pub fn forget(&self, training: &str) -> Result<()> {
         let folder = self.folder.join(training);
-        if folder.exists() { remove(&folder) } else { Ok(()) }
+        if folder.exists() {
+            remove(&folder)?;
+        }
+        // Refused where another training's are still there; an empty folder that stays does no harm.
+        let _ = fs::remove_dir(&self.folder);
+        Ok(())
     }
 
     /// A training's checkpoints by ascending step.

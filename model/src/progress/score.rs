@@ -53,10 +53,12 @@ impl Score {
     /// can be: every answer right, or a loss of 0. Where there is no room between the two, the difference to the base
     /// counts as it is.
     pub fn quality(&self, base: &Self, specialist: Option<&Self>) -> f64 {
+        // A base that is sure of every token leaves no share: the loss itself counts.
+        let below = |score: &Self| if base.loss > 0.0 { 1.0 - score.loss / base.loss } else { -score.loss };
         let (value, zero, one, best) = match (self.share(), base.share()) {
             (Some(value), Some(zero)) => (value, zero, specialist.and_then(Self::share), 1.0),
             // Of losses the share by which they are below the base's.
-            _ => (1.0 - self.loss / base.loss, 0.0, specialist.map(|one| 1.0 - one.loss / base.loss), 1.0),
+            _ => (below(self), 0.0, specialist.map(below), 1.0),
         };
         let room = one.unwrap_or(best) - zero;
         if room > 0.0 { (value - zero) / room } else { value - zero }
@@ -79,6 +81,11 @@ pub fn grouped(value: u64) -> String {
         text.push(digit);
     }
     text
+}
+
+/// A number of things: `1 row`, `2 rows`, `1 048 576 rows`. The noun is one of those whose plural ends in s.
+pub fn counted(value: u64, noun: &str) -> String {
+    format!("{} {noun}{}", grouped(value), if value == 1 { "" } else { "s" })
 }
 
 /// What a model reaches on a sample of a task's rows.
@@ -120,6 +127,19 @@ mod tests {
         // Records of earlier versions have the exact match alone.
         let earlier = |share: f64| Score { score: None, ..score(2.0, Some(share)) };
         assert_eq!(earlier(0.5).normalised(&earlier(0.0), &earlier(1.0)), Some(0.5));
+    }
+
+    #[test]
+    fn quality_is_a_number_where_there_is_nothing_to_divide_by() {
+        let right = |share| score(2.0, Some(share));
+        // A probe that is as good as the base, both at nothing.
+        assert_eq!(right(0.0).quality(&right(0.0), Some(&right(0.0))), 0.0);
+        assert_eq!(right(0.5).quality(&right(0.0), Some(&right(0.0))), 0.5);
+        let loss = |loss| score(loss, None);
+        assert_eq!(loss(1.5).quality(&loss(2.0), Some(&loss(2.0))), 0.25);
+        // A base whose loss is 0 already.
+        assert_eq!(loss(0.0).quality(&loss(0.0), None), 0.0);
+        assert_eq!(loss(0.5).quality(&loss(0.0), Some(&loss(0.0))), -0.5);
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Column, Score, perplexity_text};
+use super::{Column, Score, counted, perplexity_text};
+use crate::compare::results::Interval;
 use crate::recipe::Method;
 use crate::score::ScoreKind;
 use crate::table::Table;
@@ -51,15 +52,27 @@ impl JobReport {
     /// The closing table as Markdown: loss, perplexity and score of every task by column, and how long it took.
     pub fn markdown(&self) -> String {
         format!(
-            "{}{} optimizer steps in {:.0} s; {} frozen parameters found unchanged, bit for bit.\n",
+            "# {} by the method `{}`\n\n{}{} in {:.0} s; {} found unchanged, bit for bit.\n",
+            counted(self.tasks.len() as u64, "task"),
+            self.method.name(),
             self.score_table(),
-            self.steps,
+            counted(self.steps, "optimizer step"),
             self.seconds,
-            self.frozen_verified
+            counted(self.frozen_verified, "frozen parameter")
         )
     }
 
-    /// Loss, perplexity and score of every task by column, as Markdown.
+    /// Means of a column's losses and scores over the tasks; without what a task lacks, since a mean over fewer tasks
+    /// would mislead.
+    fn mean_cell(&self, column: usize) -> String {
+        let scores = || self.tasks.iter().map(|task| task.scores.get(column).copied().flatten());
+        let loss = Interval::of_all(scores().map(|score| Some(score?.loss)));
+        let share = Interval::of_all(scores().map(|score| score?.share()));
+        let share = share.map(|share| format!(" / {:.1} %", 100.0 * share.mean)).unwrap_or_default();
+        loss.map_or("–".to_owned(), |loss| format!("{:.4}{share}", loss.mean))
+    }
+
+    /// Loss, perplexity and score of every task by column, and the means over the tasks, as Markdown.
     pub fn score_table(&self) -> String {
         let cell = |score: &Option<Score>| {
             let Some(score) = score else { return "–".to_owned() };
@@ -82,6 +95,10 @@ impl JobReport {
         let mut table = Table::new(headings);
         for task in &self.tasks {
             table.row(std::iter::once(name(task)).chain(task.scores.iter().map(cell)));
+        }
+        if self.tasks.len() > 1 {
+            let mean = (0..self.columns.len()).map(|column| self.mean_cell(column));
+            table.row(std::iter::once("mean".to_owned()).chain(mean));
         }
         let legend = match kind.unwrap_or_default() {
             ScoreKind::Exact if kind.is_some() => {

@@ -6,7 +6,7 @@ use toml::{Table, Value};
 
 use super::Source;
 use super::origins::Origins;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::hub::{Extent, Found, Hub, HubOrigin, HubSource, ModelParts, SCHEME};
 
 /// What of a recipe is read.
@@ -18,14 +18,22 @@ pub enum RecipeParts<'a> {
     Rows(Option<&'a str>),
 }
 
+impl RecipeParts<'_> {
+    /// Whether the rows of a task are read.
+    fn has_task(&self, name: &str) -> bool {
+        !matches!(self, RecipeParts::Rows(Some(wanted)) if *wanted != name)
+    }
+}
+
 impl Source {
     /// Puts folders and files of the hub's cache in the place of names of the hub, and fetches what is missing of them: first
-    /// all that is small, then data, then weights. What the recipe says otherwise, and whether its local data files are
-    /// there, is checked before.
+    /// all that is small, then data, then weights. What the recipe says otherwise, and whether its local files and folders
+    /// are there, is checked before.
     ///
     /// # Errors
     /// As [`Source::recipe`]; a file that is not there; a name that cannot be resolved, by file and line or by override.
     pub fn resolve(&mut self, hub: &Hub<'_>, parts: RecipeParts<'_>) -> Result<()> {
+        self.require_local(parts)?;
         let wanted = match parts {
             RecipeParts::All => ModelParts::ALL,
             RecipeParts::Rows(_) => ModelParts::TOKENIZER,
@@ -40,13 +48,36 @@ impl Source {
         Ok(())
     }
 
-    fn resolve_names(&mut self, hub: &Hub<'_>, parts: RecipeParts<'_>, wanted: ModelParts) -> Result<()> {
-        let is_wanted = |name: &str| !matches!(parts, RecipeParts::Rows(Some(wanted)) if wanted != name);
-        for task in self.recipe(&[])?.task.iter().filter(|task| is_wanted(&task.name)) {
-            for files in std::iter::once(&task.train).chain(&task.eval) {
-                files.require_local()?;
+    /// Fails where a file or folder of the disk is not there that is read of the recipe.
+    fn require_local(&self, parts: RecipeParts<'_>) -> Result<()> {
+        let recipe = self.recipe(&[])?;
+        let is_local = |path: &&PathBuf| !path.to_string_lossy().starts_with(SCHEME);
+        let require = |key: &str, path: &Option<PathBuf>| -> Result<()> {
+            let Some(path) = path.as_ref().filter(is_local) else { return Ok(()) };
+            let found = path.metadata().map_err(Error::file(path, FileAction::Read));
+            found.map(drop).map_err(|error| self.origins.about(key, &error).unwrap_or(error))
+        };
+        require("model.base", &recipe.model.base)?;
+        require("model.config", &recipe.model.config)?;
+        for (index, task) in recipe.task.iter().enumerate().filter(|(_, task)| parts.has_task(&task.name)) {
+            if parts == RecipeParts::All {
+                require(&format!("task[{index}].model"), &task.model)?;
+            }
+            for (name, files) in [("train", Some(&task.train)), ("eval", task.eval.as_ref())] {
+                let Some(files) = files else { continue };
+                files.require_local().map_err(|error| {
+                    let key = format!("task[{index}].{name}");
+                    let item = files.first_missing().map(|item| format!("{key}[{item}]"));
+                    let about = item.and_then(|item| self.origins.about(&item, &error));
+                    about.or_else(|| self.origins.about(&key, &error)).unwrap_or(error)
+                })?;
             }
         }
+        Ok(())
+    }
+
+    fn resolve_names(&mut self, hub: &Hub<'_>, parts: RecipeParts<'_>, wanted: ModelParts) -> Result<()> {
+        let is_wanted = |name: &str| parts.has_task(name);
         for folder in model_folders(&self.table) {
             hub.fetch_base(Path::new(folder), wanted, Extent::SmallFiles)?;
         }

@@ -39,6 +39,7 @@ pub use mixture::{MixtureOrder, MixtureSettings, MixtureShares};
 pub use precision::Precision;
 pub use read::Source;
 pub use rows::{Columns, Learn};
+pub use shape::section_of;
 pub use task::{DataFiles, SpecialTokens, TaskSettings};
 pub use train::{Schedule, StateMemory, TrainSettings};
 pub use values::{MOST_NEW_TOKENS, MOST_SHOTS};

@@ -32,7 +32,11 @@ pub fn parse(path: &Path, text: &str) -> Result<(Table, Origins)> {
         let start = error.span().map_or(0, |span| span.start);
         let line_start = text[..start].rfind('\n').map_or(0, |newline| newline + 1);
         let column = 1 + text[line_start..start].chars().count();
-        let reason = error.message().lines().collect::<Vec<_>>().join(", ");
+        let mut reason = error.message().lines().collect::<Vec<_>>().join(", ");
+        let line = text[line_start..].lines().next().unwrap_or_default();
+        if line.split('#').next().is_some_and(|header| header.trim() == "[task]") {
+            reason.push_str(": write [[task]], with two brackets, once per task");
+        }
         Error::line(path, line_of(text, &(start..start)), format!("column {column}: {reason}"))
     };
     let spanned = DeTable::parse(text).map_err(syntax_error)?;
@@ -98,6 +102,12 @@ impl Origins {
             }
             None => Error::format(&self.path, format!("`{key}`: {reason}")),
         }
+    }
+
+    /// An error about what `key` names, which is not there, with the line or `--set` of the key; as it is where the recipe
+    /// was made of arguments, and has neither.
+    pub fn about(&self, key: &str, error: &Error) -> Option<Error> {
+        self.places.contains_key(key).then(|| self.error(key, error))
     }
 
     /// Adds to an [`Error::Setting`] the line it is about. Other errors stay as they are.

@@ -93,6 +93,16 @@ static EXAMPLE: LazyLock<Example> = LazyLock::new(|| {
     Example { recipe: table, sections }
 });
 
+/// The section that a key is in, of several `model`'s, `train`'s or the first; none for what is no key, or is one of a
+/// task. The top level is the section of the empty name.
+pub fn section_of(key: &str) -> Option<&'static str> {
+    let has_key = |name: &&str| keys_of(name).iter().any(|known| known == key);
+    let sections = EXAMPLE.sections.iter().map(|(name, _)| name.as_str());
+    let sections = ["", "model", "train"].into_iter().chain(sections);
+    let is_setting = |name: &&str| !name.is_empty() || !EXAMPLE.recipe.get(key).is_some_and(Value::is_table);
+    sections.filter(has_key).filter(is_setting).find(|name| !name.starts_with("task") && key != "task")
+}
+
 /// The keys of a section, none for a name that is no section.
 pub fn keys_of(section: &str) -> &'static [String] {
     let found = EXAMPLE.sections.iter().find(|(name, _)| name == section);

@@ -140,6 +140,13 @@ impl DataFiles {
         Ok(())
     }
 
+    /// The place in a list of the first path for which [`DataFiles::require_local`] fails; none where one path is all
+    /// there is, or it takes all of them to fail.
+    pub(super) fn first_missing(&self) -> Option<usize> {
+        let is_missing = |path: &PathBuf| Self::new([path.clone()]).require_local().is_err();
+        self.0.iter().position(is_missing).filter(|_| self.0.len() > 1)
+    }
+
     /// The files that the paths and patterns name, in the recipe's order; those of a pattern by name. A path that
     /// exists is no pattern.
     ///

@@ -37,7 +37,7 @@ impl Recipe {
                     training.memory.name(),
                     self.train.memory.name()
                 );
-                return Err(Error::setting(&format!("{section}.memory"), reason));
+                return Err(Error::setting(format!("{section}.memory"), reason));
             }
         }
         within("core.fraction", self.core.fraction, 0.0, 1.0)?;

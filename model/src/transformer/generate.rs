@@ -40,6 +40,9 @@ pub struct Generation {
 /// all.
 pub type ObserveToken<'a> = &'a mut (dyn FnMut(usize, u32) -> Result<ControlFlow<()>> + Send);
 
+/// Told after every step how many texts are complete. An error ends all.
+pub type ObserveCount<'a> = &'a mut dyn FnMut(usize) -> Result<()>;
+
 /// A prompt being continued.
 struct Row<'a> {
     /// Of the prompt, among all.
@@ -64,7 +67,22 @@ impl<T: Real> Transformer<T> {
         prompts: &[Vec<u32>],
         generation: &Generation,
     ) -> Result<Vec<Vec<u32>>> {
-        self.generate_observed(weights, prompts, generation, &mut |_, _| Ok(ControlFlow::Continue(())))
+        self.generate_counted(weights, prompts, generation, &mut |_| Ok(()))
+    }
+
+    /// As [`Transformer::generate`], and tells after every step how many texts are complete.
+    ///
+    /// # Errors
+    /// As [`Transformer::generate`], or what `count` says.
+    pub fn generate_counted(
+        &mut self,
+        weights: View<'_, T>,
+        prompts: &[Vec<u32>],
+        generation: &Generation,
+        count: ObserveCount<'_>,
+    ) -> Result<Vec<Vec<u32>>> {
+        let mut go_on = |_, _| Ok(ControlFlow::Continue(()));
+        self.generate_all(weights, prompts, generation, &mut go_on, count)
     }
 
     /// As [`Transformer::generate`], and tells every token on the way.
@@ -77,6 +95,17 @@ impl<T: Real> Transformer<T> {
         prompts: &[Vec<u32>],
         generation: &Generation,
         observe: ObserveToken<'_>,
+    ) -> Result<Vec<Vec<u32>>> {
+        self.generate_all(weights, prompts, generation, observe, &mut |_| Ok(()))
+    }
+
+    fn generate_all(
+        &mut self,
+        weights: View<'_, T>,
+        prompts: &[Vec<u32>],
+        generation: &Generation,
+        observe: ObserveToken<'_>,
+        count: ObserveCount<'_>,
     ) -> Result<Vec<Vec<u32>>> {
         self.check_length("weights", weights.len())?;
         self.check_prompts(prompts, generation)?;
@@ -95,9 +124,11 @@ impl<T: Real> Transformer<T> {
 
         let row = |(index, prompt)| Row::new(index, prompt, &generation.sampling);
         let mut rows: Vec<Row<'_>> = prompts.iter().map(Vec::as_slice).enumerate().map(row).collect();
-        let device = self.device.clone();
+        let mut complete = 0;
         for rows in rows.chunks_mut(group) {
-            device.scope(|| self.generate_group(weights, rows, generation, &mut cache, observe))?;
+            let mut count_of_group = |done| count(complete + done);
+            self.generate_group(weights, rows, generation, &mut cache, observe, &mut count_of_group)?;
+            complete += rows.len();
         }
         Ok(rows.into_iter().map(|row| row.generated).collect())
     }
@@ -154,25 +185,32 @@ impl<T: Real> Transformer<T> {
         generation: &Generation,
         cache: &mut KeyValueCache<T>,
         observe: ObserveToken<'_>,
+        count: ObserveCount<'_>,
     ) -> Result<()> {
+        let device = self.device.clone();
         let mut last_hidden = Buffer::zeros(&self.device, rows.len() * self.config.hidden)?;
         let mut logits = Buffer::zeros(&self.device, rows.len() * self.config.vocabulary)?;
-        self.prefill(weights, rows, cache, &mut last_hidden)?;
+        device.scope(|| self.prefill(weights, rows, cache, &mut last_hidden))?;
         let mut active: Vec<usize> = (0..rows.len()).collect();
-        loop {
-            let hidden = last_hidden.slice(0..active.len() * self.config.hidden);
-            let mut logits = logits.slice_mut(0..active.len() * self.config.vocabulary);
-            self.project(weights, hidden, logits.reborrow())?;
-            let logits = logits.as_view().to_vec()?;
-            for (&row, logits) in active.iter().zip(logits.chunks(self.config.vocabulary)) {
-                rows[row].take(logits, generation, observe)?;
-            }
-            active.retain(|&row| !rows[row].done);
-            if active.is_empty() {
-                return Ok(());
-            }
-            self.decode(weights, rows, &active, cache, &mut last_hidden)?;
+        while !active.is_empty() {
+            device.scope(|| -> Result<()> {
+                let hidden = last_hidden.slice(0..active.len() * self.config.hidden);
+                let mut logits = logits.slice_mut(0..active.len() * self.config.vocabulary);
+                self.project(weights, hidden, logits.reborrow())?;
+                let logits = logits.as_view().to_vec()?;
+                for (&row, logits) in active.iter().zip(logits.chunks(self.config.vocabulary)) {
+                    rows[row].take(logits, generation, observe)?;
+                }
+                active.retain(|&row| !rows[row].done);
+                match active.is_empty() {
+                    true => Ok(()),
+                    false => self.decode(weights, rows, &active, cache, &mut last_hidden),
+                }
+            })?;
+            // Between steps, on the caller's thread: whoever counts need not be able to change threads.
+            count(rows.len() - active.len())?;
         }
+        Ok(())
     }
 
     /// Runs the prompts, as many at once as fit a batch; leaves the last token's normed hidden state of

@@ -27,7 +27,7 @@ use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 use activations::{Activations, BatchBuffers};
 pub use activations::{MemoryPlan, Purpose};
 use forward::{Attend, Pass, attention_shape};
-pub use generate::{Generation, ObserveToken, TextCache};
+pub use generate::{Generation, ObserveCount, ObserveToken, TextCache};
 pub use initialize::initialize;
 use rotary::RotaryTables;
 pub use sampling::{RandomSampling, Sampling};

@@ -44,7 +44,12 @@ fn cpift_runs_every_stage_and_keeps_its_promises() {
     assert_eq!(report.frozen_verified as usize, first.count() + first.or(second).unwrap().count());
 
     let table = String::from_utf8(job.bytes("run/report.md")).unwrap();
+    assert!(table.starts_with("# 3 tasks by the method `cpift`\n\n| task | base |"), "{table}");
     assert!(TASKS.iter().all(|task| table.contains(&format!("| {task} | "))), "{table}");
+    let losses = report.tasks.iter().map(|task| task.scores[3].unwrap().loss);
+    let mean = losses.sum::<f64>() / 3.0;
+    let row = table.lines().find(|line| line.starts_with("| mean | ")).unwrap();
+    assert!(row.contains(&format!("| {mean:.4} / ")), "{row}");
 
     let metrics = String::from_utf8(job.bytes("run/metrics.jsonl")).unwrap();
     assert_eq!(metrics.lines().count(), 18);
@@ -52,7 +57,47 @@ fn cpift_runs_every_stage_and_keeps_its_promises() {
         let step: serde_json::Value = serde_json::from_str(line).unwrap();
         assert!(step["loss"].as_f64().unwrap() > 0.0 && step["gradient_norm"].as_f64().unwrap() > 0.0);
     }
-    assert!(!job.path("run/checkpoint/integrate").exists());
+    assert!(!job.path("run/checkpoint").exists(), "nothing is left of the checkpoints, their folder neither");
+}
+
+/// Every evaluation between stages is planned, and no other.
+#[test]
+fn evaluations_between_stages_are_planned() {
+    let job = SmallJob::new();
+    for method in ["cpift", "staged", "joint"] {
+        let recipe = job.recipe(&[("method", json!(method))]);
+        let plan = job.plan(&recipe).unwrap();
+        let planned: Vec<(String, u64, u64, u64)> = plan
+            .stage_evaluations
+            .iter()
+            .map(|stage| (stage.column.to_string(), stage.tasks, stage.losses, stage.answers))
+            .collect();
+        let report = job.run(&recipe, method, false, &mut Silent).unwrap();
+        let made = report.columns.iter().enumerate().map(|(index, column)| {
+            let scores: Vec<_> = report.tasks.iter().filter_map(|task| task.scores[index]).collect();
+            let rows = |answered: bool| {
+                let counted = scores.iter().filter(|score| !answered || score.share().is_some());
+                counted.map(|score| score.rows).sum::<u64>()
+            };
+            (column.to_string(), scores.len() as u64, rows(false), rows(true))
+        });
+        assert_eq!(planned, made.collect::<Vec<_>>(), "{method}");
+        assert!(plan.stage_evaluations.iter().all(|stage| stage.flops > 0.0));
+    }
+}
+
+/// What is planned is what is made, also where stage 4 has fewer steps than parts.
+#[test]
+fn stage_4_makes_no_more_steps_than_it_is_given() {
+    let job = SmallJob::new();
+    let recipe = job.recipe(&[("integrate.steps", json!(2))]);
+    let planned = job.plan(&recipe).unwrap().steps();
+    let mut watcher = Watcher::default();
+    let report = job.run(&recipe, "run", false, &mut watcher).unwrap();
+    assert_eq!((planned, report.steps), (3 * 4 + 2, 3 * 4 + 2));
+    let parts: Vec<&String> =
+        watcher.events.iter().filter(|event| event.starts_with("integrate part")).collect();
+    assert!(parts.len() == 2 && parts[0].starts_with("integrate part 2/3"), "{parts:?}");
 }
 
 /// The core of the first group, frozen from the second part on, ends with the bits it had after the first part,

@@ -5,7 +5,7 @@ use std::fs;
 use cpift_engine::Device;
 use cpift_model::evaluation::{AnswerSettings, Evaluator, FileScore, FileSettings};
 use cpift_model::job::RunFolder;
-use cpift_model::progress::{Column, Event, Observer, Silent};
+use cpift_model::progress::{Column, EvaluationPhase, EvaluationProgress, Event, Observer, Silent};
 use cpift_model::score::ScoreKind;
 use cpift_model::transformer::ComputeType;
 use cpift_model::{Error, Recipe};
@@ -83,6 +83,29 @@ fn evaluate(job: &SmallJob, model: &str, data: &str, settings: &FileSettings) ->
 fn answered(score: &str) -> FileSettings {
     let answers = AnswerSettings { scoring: score.parse().unwrap(), ..AnswerSettings::default() };
     FileSettings { answers: Some(answers), ..FileSettings::default() }
+}
+
+/// Answers are counted as they are complete, from none to all, behind the losses.
+#[test]
+fn an_evaluation_tells_how_many_rows_are_answered() {
+    let job = SmallJob::new();
+    job.run(&job.recipe(&[("method", json!("joint"))]), "run", false, &mut Silent).unwrap();
+    let device = Device::cpu(std::num::NonZeroUsize::new(1)).unwrap();
+    let mut evaluator = Evaluator::open(&device, &job.path("run/final"), ComputeType::F32).unwrap();
+    let mut told = Vec::new();
+    let mut observe = |progress: EvaluationProgress| {
+        told.push((progress.phase, progress.done, progress.rows));
+        Ok(())
+    };
+    let data = job.path("code.eval.jsonl");
+    let rows = evaluator.evaluate(&data, &answered("exact"), &mut observe).unwrap().rows.len();
+    let first = told.iter().position(|(phase, ..)| *phase == EvaluationPhase::Answers).unwrap();
+    let (losses, answers) = told.split_at(first);
+    assert_eq!(losses.last(), Some(&(EvaluationPhase::Losses, rows, rows)));
+    assert_eq!(answers.first(), Some(&(EvaluationPhase::Answers, 0, rows)));
+    assert_eq!(answers.last(), Some(&(EvaluationPhase::Answers, rows, rows)));
+    assert!(answers.is_sorted_by_key(|(_, done, _)| *done), "{answers:?}");
+    assert!(answers.len() > 2, "not only before and after the only batch: {answers:?}");
 }
 
 /// The option of the lowest loss is that of the file in which it is the answer.
@@ -168,7 +191,7 @@ fn examples_of_a_split_are_of_the_rows_that_are_trained_on() {
     }
 }
 
-/// Asks to stop once it has been told so often that part of an evaluation is done.
+/// Asks to stop once it has been told so often that a part of the losses is measured.
 struct Stopper {
     parts: usize,
     seen: usize,
@@ -176,7 +199,10 @@ struct Stopper {
 
 impl Observer for Stopper {
     fn event(&mut self, event: Event<'_>) {
-        self.seen += usize::from(matches!(event, Event::EvaluationProgress { .. }));
+        let is_counted = |phase| phase == EvaluationPhase::Losses;
+        self.seen += usize::from(
+            matches!(event, Event::EvaluationProgress { progress, .. } if is_counted(progress.phase)),
+        );
     }
 
     fn stop_requested(&self) -> bool {
@@ -189,11 +215,11 @@ fn an_evaluation_that_is_stopped_goes_on_with_what_is_missing() {
     let job = SmallJob::new();
     let recipe = scored(&job, ["number", "number", "exact"]);
     let whole = job.run(&recipe, "whole", false, &mut Silent).unwrap();
-    // A task tells of two batches of losses and of its answers.
+    // A task tells of two batches of losses, and of answers after every token.
     for (resume, position) in
         [(false, "while evaluating base on code"), (true, "while evaluating base on logic")]
     {
-        let mut stopper = Stopper { parts: 4, seen: 0 };
+        let mut stopper = Stopper { parts: 3, seen: 0 };
         let error = job.run(&recipe, "run", resume, &mut stopper).unwrap_err();
         assert!(matches!(&error, Error::Interrupted { position: at } if at == position), "{error}");
     }

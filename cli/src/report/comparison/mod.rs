@@ -9,7 +9,7 @@ use cpift_model::compare::results::{Budget, Comparison, Interval};
 
 use super::document::{Block, Document, Section, Table};
 use crate::display::comparison::with_interval;
-use crate::display::units::{bytes, duration, grouped};
+use crate::display::units::{bytes, counted, duration, grouped};
 
 /// The report of a comparison.
 pub fn document(comparison: &Comparison, title: String) -> Document {
@@ -24,8 +24,8 @@ pub fn document(comparison: &Comparison, title: String) -> Document {
     data.extend(forgetting::data(comparison));
     let lead = [
         format!("{} methods and ablations", comparison.methods.len()),
-        format!("{} tasks", comparison.tasks.len()),
-        format!("{} seeds", comparison.seeds.len()),
+        counted(comparison.tasks.len() as u64, "task"),
+        counted(comparison.seeds.len() as u64, "seed"),
         format!("{} parameters", grouped(comparison.origin.parameters)),
     ];
     Document { title, lead: lead.join(" · "), sections: sections.into_iter().flatten().collect(), data }
@@ -73,7 +73,10 @@ fn provenance(comparison: &Comparison) -> Section {
             ),
         ),
         fact("device", origin.device.clone()),
-        fact("threads", format!("{} of each run, {} runs side by side", origin.threads, origin.jobs)),
+        fact(
+            "threads",
+            format!("{} of each run, {} side by side", origin.threads, counted(origin.jobs as u64, "run")),
+        ),
         fact("machine", origin.system.clone()),
     ];
     facts.extend(origin.processor.clone().map(|name| fact("processor", name)));

@@ -18,7 +18,8 @@ pub fn section(context: &Context<'_>) -> Option<Section> {
         return None;
     }
     let intro = "What the models answered to a few rows of every evaluation file, the same rows in every column: ✓ right, \
-                 ✗ wrong by the task’s score. The whole texts are in answers.csv.";
+                 ✗ wrong by the task’s score; [cut] behind an answer: it was as long as it may be (max_new_tokens), and not \
+                 at its end. The whole texts are in answers.csv.";
     let mut blocks = vec![Block::Text(intro.to_owned())];
     blocks.extend(tables);
     Some(Section { id: "answers", title: "Answers", blocks })
@@ -51,7 +52,7 @@ fn table(context: &Context<'_>, task: &str) -> Option<Table> {
                 } else {
                     beginning_of(&answer.answer)
                 };
-                format!("{verdict} {text}{}", if answer.cut { " […]" } else { "" })
+                format!("{verdict} {text}{}", if answer.cut { " [cut]" } else { "" })
             })
         }));
         table.row(cells);

@@ -17,7 +17,7 @@ use cpift_model::recipe::Method;
 use cpift_model::score::ScoreKind;
 
 use super::document::{Document, Section};
-use crate::display::units::{duration, grouped};
+use crate::display::units::{counted, duration, grouped};
 
 /// Columns of the closing table in their order.
 const COLUMNS: [Column; 4] = [Column::Base, Column::Probe, Column::Fused, Column::Final];
@@ -92,12 +92,12 @@ fn lead(context: &Context<'_>) -> String {
         Method::Cpift => "CPI-FT (arXiv 2508.21741)".to_owned(),
         method => format!("method {}", method.name()),
     };
-    let mut parts = vec![method, format!("{} tasks", context.tasks.len())];
+    let mut parts = vec![method, counted(context.tasks.len() as u64, "task")];
     if let Some(record) = &run.record {
         parts.push(format!("{} parameters", grouped(record.plan.parameters)));
     }
     let seconds = run.result.as_ref().map_or(run.seconds, |result| result.seconds);
-    parts.push(format!("{} optimizer steps in {}", grouped(run.steps.len() as u64), duration(seconds)));
+    parts.push(format!("{} in {}", counted(run.steps.len() as u64, "optimizer step"), duration(seconds)));
     if let Some(process) = run.record.as_ref().and_then(|record| record.processes.first()) {
         parts.push(process.began.split('T').next().unwrap_or_default().to_owned());
     }

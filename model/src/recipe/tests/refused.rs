@@ -160,6 +160,10 @@ fn text_that_is_no_recipe_names_line_and_column() {
     assert_eq!(twice, "recipe.toml:8: column 1: duplicate key");
     assert!(error(format!("{LEAST}[model]\n"), &[]).starts_with("recipe.toml:6: column 2: duplicate key"));
     assert_eq!(
+        error(format!("{LEAST}[task]\n"), &[]),
+        "recipe.toml:6: column 2: duplicate key: write [[task]], with two brackets, once per task"
+    );
+    assert_eq!(
         error(b"[model]\nbase = \"\xff\xfe\"\n", &[]),
         "recipe.toml:2: is not UTF-8 text: save the recipe as UTF-8"
     );
