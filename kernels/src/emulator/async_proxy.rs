@@ -19,6 +19,8 @@ use crate::values::{Bf16, halves};
 pub const WARPGROUP: usize = 128;
 /// Rows of a warp's part of a warpgroup's sums.
 const ROWS: usize = 16;
+/// Bytes after which the swizzle repeats.
+const PATTERN: u32 = 8 * SWIZZLE_BYTES;
 /// Elements along k of one instruction.
 const K_STEP: usize = 16;
 
@@ -186,7 +188,12 @@ impl SharedMemory {
         let SharedOperand { bits, k_major } = description;
         let field = |from: u32| ((bits >> from & 0x3fff) << 4) as u32;
         let (start, mut leading, mut stride) = (field(0), field(16), field(32));
-        if bits >> 62 != 1 || bits >> 49 & 7 != 0 {
+        // With a base offset of zero, eight rows that are swizzled together begin at a multiple of 1024 (PTX ISA,
+        // matrix descriptors of `wgmma`). Steps along k begin within their first row.
+        let patterns =
+            [start & !(SWIZZLE_BYTES - 1), stride, if !k_major && lines.end > 64 { leading } else { 0 }];
+        let aligned = patterns.into_iter().all(|offset| offset.is_multiple_of(PATTERN));
+        if bits >> 62 != 1 || bits >> 49 & 7 != 0 || !aligned {
             return Err(Cause::Descriptor { descriptor: bits, location: location() });
         }
         let mistake = self.rules.mistake;

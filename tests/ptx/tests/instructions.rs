@@ -308,6 +308,7 @@ fn what_cannot_be_done_is_named() {
         ("setp.lt.u32 %p1, %r1, 40; @%p1 bra $L_1; bar.sync 0; $L_1: bar.sync 0;", "divergence"),
         ("setp.lt.u32 %p1, %r1, 4; @%p1 bra $L_1; bar.warp.sync -1; $L_1: bar.sync 0;", "divergence"),
         ("trap;", "a trap"),
+        ("setp.eq.b32 %p1, %r1, 9; @%p1 brkpt;", "thread 9 (warp 0, lane 9): a trap"),
         ("mov.b32 %r4, 7; shfl.sync.idx.b32 %r5, %r1, 0, 31, %r4;", "lanes 0x7, which are not all"),
         ("mov.b32 %r4, 7; elect.sync %r5|%p1, %r4;", "lanes 0x7, which are not all"),
         (
@@ -364,4 +365,12 @@ fn small_numbers_are_flushed() {
     });
     let halves = "fma.rn.ftz.f32 %r8, 0f00800000, 0f3F000000, 0f80000000;";
     assert_eq!(execute_one(halves), 0, "a result too small to be normal");
+}
+
+/// Where all lanes store one value to the same bytes, it does not matter whose is the last.
+#[test]
+fn equal_values_are_stored_without_order() {
+    let body =
+        "st.shared.v2.b32 [%r2], {5, 6}; bar.sync 0; ld.shared.b32 %r4, [%r2+4]; st.global.b32 [%rd2], %r4;";
+    assert_eq!(execute(body, &[]).unwrap()[0], 6);
 }

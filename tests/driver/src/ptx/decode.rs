@@ -7,6 +7,7 @@ use cpift_ptx::body::{Item, Operand, Scanner};
 use super::Entry;
 use super::memory::{PARAMETERS, SHARED_START};
 use super::program::{Address, Instruction, List, POISON, Program, SINK, SPECIAL, Slot};
+use super::touches;
 
 /// A body that is being decoded.
 #[derive(Debug)]
@@ -65,7 +66,10 @@ pub fn decode(entry: &Entry, dynamic: &[String], body: &str, line: u32) -> Resul
     };
     let mut scanner = Scanner::new(body, line);
     match decoder.read(&mut scanner) {
-        Ok(()) => Ok(decoder.program),
+        Ok(()) => {
+            touches::mark(&mut decoder.program);
+            Ok(decoder.program)
+        }
         Err(message) => Err(format!("line {}: {message}", decoder.line)),
     }
 }

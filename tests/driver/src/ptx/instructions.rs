@@ -157,7 +157,7 @@ impl<'a> Decoder<'a> {
     fn other(&mut self, name: &str, operands: &[Operand<'_>]) -> Result<Instruction, String> {
         Ok(match (name, operands) {
             ("ret" | "exit", []) => Instruction::Return,
-            ("trap", []) => Instruction::Trap,
+            ("trap" | "brkpt", []) => Instruction::Trap,
             ("cvta.to.global.u64" | "cvta.global.u64", [to, from]) => self.sum(to, from, 0)?,
             ("cvta.param.u64", [to, from]) => self.sum(to, from, PARAMETER_WINDOW)?,
             ("cvta.shared.u64", [to, from]) => self.sum(to, from, SHARED_WINDOW)?,

@@ -12,6 +12,7 @@ mod instructions;
 mod memory;
 mod program;
 mod run;
+mod touches;
 mod wgmma;
 
 use std::collections::HashMap;

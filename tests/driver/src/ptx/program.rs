@@ -43,6 +43,8 @@ pub struct Program {
     pub lists: Vec<Slot>,
     /// What the tensor cores are to do for warpgroups.
     pub products: Vec<GroupProduct>,
+    /// For each, those that a fence must part it from whatever comes in between.
+    pub clashes: Vec<Vec<usize>>,
     /// Bytes of shared memory that the body declares; what a launch asks for begins behind.
     pub shared: u32,
 }
@@ -148,13 +150,15 @@ pub enum Instruction {
     CopyTile { to: Address, tile: List, barrier: Address },
     /// `wgmma.fence`.
     GroupFence,
+    /// Some of the instructions behind it, before any of `wgmma`, access registers of products.
+    Touch { registers: List },
     /// `wgmma.mma_async`, the place among the program's products.
     GroupMultiply { product: u32 },
     /// `wgmma.commit_group`.
     GroupCommit,
     /// `wgmma.wait_group`.
     GroupWait { latest: Slot },
-    /// `trap`.
+    /// `trap`, and `brkpt`, which ends a launch where no debugger is attached.
     Trap,
     /// `ret` and `exit`.
     Return,

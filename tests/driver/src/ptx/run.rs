@@ -233,10 +233,10 @@ impl<'a> Thread<'a> {
                 let [column, row] = self.words(&slots[1..]);
                 device::tma_copy(point, matrix, (row, column), to, barrier);
             }
+            Instruction::Touch { registers } => self.products.touch(program.list(registers)),
             Instruction::GroupFence => self.products.fence(),
             Instruction::GroupMultiply { product } => {
-                let product = program.products[product as usize];
-                let begun = self.products.begin(program, &mut self.registers, product);
+                let begun = self.products.begin(program, &mut self.registers, product as usize);
                 begun.map_err(|what| self.wrong(what))?;
             }
             Instruction::GroupCommit => self.products.commit(),
