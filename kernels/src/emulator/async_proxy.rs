@@ -19,6 +19,8 @@ use crate::values::{Bf16, halves};
 pub const WARPGROUP: usize = 128;
 /// Rows of a warp's part of a warpgroup's sums.
 const ROWS: usize = 16;
+/// Lines that are swizzled together, where they are the last dimension.
+const ATOM_LINES: u32 = SWIZZLE_BYTES / 2;
 /// Bytes after which the swizzle repeats.
 const PATTERN: u32 = 8 * SWIZZLE_BYTES;
 /// Elements along k of one instruction.
@@ -153,7 +155,13 @@ impl SharedMemory {
                 WgmmaA::Shared(a) => self.operand(a, first..first + ROWS as u32, warp, &location)?,
                 WgmmaA::Registers(_) => rows_of(lists.iter().map(|list| list[index].a), self.rules),
             };
-            let b = self.operand(instruction.b, 0..instruction.columns, warp, &location)?;
+            // Lines that are the last dimension are swizzled by 64 (PTX ISA, 9.7.15.5.1.2, swizzle layout atoms): no layout
+            // ends within the second such part. Fewer than one are read by others' compilers, too.
+            let columns = instruction.columns;
+            if !instruction.b.k_major && columns > ATOM_LINES && !columns.is_multiple_of(ATOM_LINES) {
+                return Err(Cause::Columns { columns, location: location() });
+            }
+            let b = self.operand(instruction.b, 0..columns, warp, &location)?;
             let parts = order(Mistake::SumsExchanged, self.rules);
             let accumulate = instruction.accumulate != self.rules.mistakes(Mistake::AccumulationInverted);
             for (lane, list) in lists.iter().enumerate() {
@@ -190,8 +198,11 @@ impl SharedMemory {
         let (start, mut leading, mut stride) = (field(0), field(16), field(32));
         // With a base offset of zero, eight rows that are swizzled together begin at a multiple of 1024 (PTX ISA,
         // matrix descriptors of `wgmma`). Steps along k begin within their first row.
-        let patterns =
-            [start & !(SWIZZLE_BYTES - 1), stride, if !k_major && lines.end > 64 { leading } else { 0 }];
+        let patterns = [
+            start & !(SWIZZLE_BYTES - 1),
+            stride,
+            if !k_major && lines.end > ATOM_LINES { leading } else { 0 },
+        ];
         let aligned = patterns.into_iter().all(|offset| offset.is_multiple_of(PATTERN));
         if bits >> 62 != 1 || bits >> 49 & 7 != 0 || !aligned {
             return Err(Cause::Descriptor { descriptor: bits, location: location() });
@@ -205,7 +216,10 @@ impl SharedMemory {
                 let byte = if k_major {
                     line / 8 * stride + line % 8 * SWIZZLE_BYTES + 2 * k_offset
                 } else {
-                    line / 64 * leading + line % 64 * 2 + k_offset / 8 * stride + k_offset % 8 * SWIZZLE_BYTES
+                    line / ATOM_LINES * leading
+                        + line % ATOM_LINES * 2
+                        + k_offset / 8 * stride
+                        + k_offset % 8 * SWIZZLE_BYTES
                 };
                 let at = match mistake {
                     Some(Mistake::OperandsNotSwizzled) => start + byte,

@@ -250,14 +250,14 @@ fn errors_in_attention_by_groups() {
         ("values not moved", replace("add.s64 b, b, 128", "add.s64 b, b, 64", 3), OTHER_BITS),
         ("scores that are added to", replace("a, b, 0, 1, 1, 0, 0;", "a, b, 1, 1, 1, 0, 0;", 1), OTHER_BITS),
         ("values read along k", replace("b, 1, 1, 1, 1;", "b, 1, 1, 1, 0;", 0), OTHER_BITS),
-        ("sums exchanged", swap("m64n80k16", 2, 0), "some registers of another's"),
+        ("sums exchanged", swap("m64n64k16", 0, 0), "some registers of another's"),
         ("a turn that is not passed on", remove("@tells mbarrier.arrive", 1), "deadlock"),
         ("registers that are not fenced", remove("wgmma.fence", 1), "accessed with no wgmma.fence behind"),
     ];
     must_be_found("attention_forward_80_hopper", attend, cases);
     let cases: Vec<(&str, Change, &str)> = vec![
         ("the second values not named", replace("mov.b64 b, ", "mov.b64 a, ", 3), "which was never written"),
-        ("gradients exchanged", swap("m64n80k16", 5, 0), "some registers of another's"),
+        ("gradients exchanged", swap("m64n16k16", 5, 0), "some registers of another's"),
         ("a turn that is not passed on", remove("@tells mbarrier.arrive", 0), "deadlock"),
     ];
     must_be_found("attention_backward_keys_80_hopper", attend, cases);
