@@ -178,6 +178,16 @@ pub enum Cause {
         /// In the source.
         location: String,
     },
+    /// A product of a right operand that ends within columns that are swizzled together.
+    #[error(
+        "product of {columns} columns across k, which are swizzled by 64: of more than 64 it must be a multiple, at {location}"
+    )]
+    Columns {
+        /// Of the instruction.
+        columns: u32,
+        /// In the source.
+        location: String,
+    },
     /// An instruction that cannot be done, where a kernel is executed in another form than its source.
     #[error("{what}, at {location}")]
     Instruction {

@@ -20,6 +20,10 @@ const ARCHITECTURES: &[&str] = &["sm_80", "sm_90a"];
 const WHEELS: &[&str] =
     &["nvidia-cuda-nvcc==13.5.37", "nvidia-cuda-cuobjdump==13.5.37", "nvidia-cuda-nvdisasm==13.5.37"];
 
+/// Assemblers of older releases, of which NVIDIA's wheel is `nvidia-cuda-nvcc-cu12`: what drivers of their time are likely
+/// to make of PTX. Those from 12.3 to 12.6 differ from the others in what they keep in registers around `wgmma`.
+const OLDER: &[&str] = &["12.4.131", "12.6.85"];
+
 /// An assembler.
 #[derive(Debug)]
 pub struct Assembler {
@@ -54,27 +58,53 @@ impl Assembler {
         })
     }
 
-    /// Downloads ptxas, cuobjdump and nvdisasm by pip and unpacks them into `tools`.
+    /// Those of older releases that were fetched.
+    pub fn older(tools: &Path) -> Result<Vec<Self>, Error> {
+        let fetched = OLDER.iter().map(|version| older_folder(tools, version).join(OLDER_PTXAS));
+        fetched.filter(|ptxas| ptxas.is_file()).map(|ptxas| Self::at(&ptxas)).collect()
+    }
+
+    /// Downloads ptxas, cuobjdump and nvdisasm by pip and unpacks them into `tools`; of older releases ptxas.
     pub fn fetch(tools: &Path) -> Result<(), Error> {
-        fs::create_dir_all(tools).map_err(Error::file(tools))?;
-        let python = || {
-            let mut command = Command::new("python3");
-            command.current_dir(tools);
-            command
-        };
-        let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", "."];
-        output(python().args(pip).args(WHEELS))?;
-        for entry in fs::read_dir(tools).map_err(Error::file(tools))?.flatten() {
-            let path = entry.path();
-            if path.extension().is_some_and(|extension| extension == "whl") {
-                output(python().args(["-m", "zipfile", "--extract"]).arg(&path).arg("."))?;
-            }
-        }
+        fetch_wheels(tools, WHEELS)?;
         let programs = tools.join("nvidia/cu13/bin");
         for name in ["ptxas", "cuobjdump", "nvdisasm"] {
             make_executable(&programs.join(name))?;
         }
+        for version in OLDER {
+            let folder = older_folder(tools, version);
+            fetch_wheels(&folder, &[&format!("nvidia-cuda-nvcc-cu12=={version}")])?;
+            make_executable(&folder.join(OLDER_PTXAS))?;
+        }
         Ok(())
+    }
+
+    /// What an older release's ptxas makes of kernels for one architecture alone: a line for people, and what is wrong
+    /// with it. What is for all devices is not looked at: it may be compiled for any.
+    pub fn try_older(&self, ptx: &str, kernels: &[Kernel]) -> Result<(Option<String>, Vec<String>), Error> {
+        let only = kernels.iter().map(|kernel| kernel.architecture).find(|name| name.ends_with('a'));
+        let Some(architecture) = only else { return Ok((None, Vec::new())) };
+        let folder = tempfile::tempdir().map_err(Error::file(&std::env::temp_dir()))?;
+        let (source, cubin) = (folder.path().join("module.ptx"), folder.path().join("module.cubin"));
+        fs::write(&source, ptx).map_err(Error::file(&source))?;
+        let report = self.run(architecture, &source, &cubin)?;
+        let resources = parse_report(&report);
+        let by = format!("ptxas {}", self.version);
+        let warned = parse_warnings(&report).map(|warning| format!("{by} for {architecture}: {warning}"));
+        let spilled = resources.iter().filter(|(_, assembled)| assembled.spills > 0);
+        let spilled =
+            spilled.map(|(name, assembled)| format!("kernel {name}: {by} spills {} bytes", assembled.spills));
+        let findings: Vec<String> = warned.chain(spilled).collect();
+        let most = resources.values().map(|assembled| assembled.registers).max().unwrap_or(0);
+        let count = resources.len();
+        Ok((Some(format!("{by}: {count} kernels for {architecture}, {most} registers at most")), findings))
+    }
+
+    /// Assembles a file; what ptxas says.
+    fn run(&self, architecture: &str, source: &Path, cubin: &Path) -> Result<String, Error> {
+        let mut ptxas = Command::new(&self.ptxas);
+        ptxas.arg("--verbose").arg(format!("--gpu-name={architecture}"));
+        output(ptxas.arg(source).arg("--output-file").arg(cubin))
     }
 
     /// Assembles a module of `kernels` for each architecture, notes what came out, and returns what is wrong
@@ -92,9 +122,7 @@ impl Assembler {
         let only = kernels.iter().map(|kernel| kernel.architecture).find(|name| name.ends_with('a'));
         let architectures = ARCHITECTURES.iter().filter(|name| only.is_none_or(|only| **name == only));
         for &architecture in architectures {
-            let mut ptxas = Command::new(&self.ptxas);
-            ptxas.arg("--verbose").arg(format!("--gpu-name={architecture}"));
-            let report = output(ptxas.arg(&source).arg("--output-file").arg(&cubin))?;
+            let report = self.run(architecture, &source, &cubin)?;
             let mut resources = parse_report(&report);
             findings.extend(
                 parse_warnings(&report).map(|warning| format!("ptxas for {architecture}: {warning}")),
@@ -140,6 +168,33 @@ impl Assembler {
         let code = output(Command::new(cuobjdump).arg("-sass").arg(cubin).env("PATH", path))?;
         Ok(Some(machine::parse(&code)))
     }
+}
+
+/// Where the ptxas of an older release is put.
+fn older_folder(tools: &Path, version: &str) -> PathBuf {
+    tools.join(format!("ptxas-{version}"))
+}
+
+/// In that folder.
+const OLDER_PTXAS: &str = "nvidia/cuda_nvcc/bin/ptxas";
+
+/// Downloads wheels by pip and unpacks them into a folder.
+fn fetch_wheels(folder: &Path, wheels: &[&str]) -> Result<(), Error> {
+    fs::create_dir_all(folder).map_err(Error::file(folder))?;
+    let python = || {
+        let mut command = Command::new("python3");
+        command.current_dir(folder);
+        command
+    };
+    let pip = ["-m", "pip", "download", "--quiet", "--no-deps", "--only-binary=:all:", "--dest", "."];
+    output(python().args(pip).args(wheels))?;
+    for entry in fs::read_dir(folder).map_err(Error::file(folder))?.flatten() {
+        let path = entry.path();
+        if path.extension().is_some_and(|extension| extension == "whl") {
+            output(python().args(["-m", "zipfile", "--extract"]).arg(&path).arg("."))?;
+        }
+    }
+    Ok(())
 }
 
 /// What ptxas warns of: that it makes `wgmma` wait for each other, say.

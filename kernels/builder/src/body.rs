@@ -7,7 +7,7 @@ pub enum Item<'a> {
     Open,
     /// `}`, after the last statement of a scope.
     Close,
-    /// `$L_2:`.
+    /// `$L_2:`, or any other name.
     Label(&'a str),
     /// `.reg .b32 %r<12>;`, without the semicolon.
     Directive(&'a str),
@@ -55,6 +55,11 @@ impl<'a> Scanner<'a> {
         Self { rest: text, line }
     }
 
+    /// What was not read yet.
+    pub fn rest(&self) -> &'a str {
+        self.rest
+    }
+
     /// What comes next, with the line it begins in.
     ///
     /// # Errors
@@ -73,6 +78,7 @@ impl<'a> Scanner<'a> {
                 Item::Close
             }
             Some(b'$') => Item::Label(self.until(':').ok_or("a label without a colon")?),
+            Some(_) if self.is_at_label() => Item::Label(self.until(':').ok_or("a label without a colon")?),
             Some(b'.') => Item::Directive(self.until(';').ok_or("a directive that does not end")?),
             _ => {
                 let text = self.until(';').ok_or("a statement that does not end")?;
@@ -80,6 +86,13 @@ impl<'a> Scanner<'a> {
             }
         };
         Ok(Some((line, item)))
+    }
+
+    /// Whether a label comes next: a name with a colon behind it. Two are part of an instruction's name.
+    fn is_at_label(&self) -> bool {
+        let letters = |character: char| character.is_ascii_alphanumeric() || matches!(character, '_' | '$');
+        let behind = self.rest.trim_start_matches(letters);
+        behind.len() < self.rest.len() && behind.starts_with(':') && !behind.starts_with("::")
     }
 
     /// Steps over blanks and comments.
@@ -185,7 +198,7 @@ mod tests {
 
     #[test]
     fn bodies_are_read() {
-        let text = "\n\t.reg .pred \t%p<3>; // a comment\n$L_1:\n\t@!%p1 bra \t$L_1;\n{ ld.shared.v4.b32 {%r1,\n_}, \
+        let text = "\n\t.reg .pred \t%p<3>; // a comment\n$L_1:\n\t@!%p1 bra \t$L_1;\nagain: { ld.shared.v4.b32 {%r1,\n_}, \
                     [%r2+-4];\n} cp.x [%r1], [%rd1, {%r2, %r3}], 1;\n\tret;\n";
         let mut scanner = Scanner::new(text, 10);
         let mut items = Vec::new();
@@ -202,6 +215,7 @@ mod tests {
                 (11, Item::Directive(".reg .pred \t%p<3>")),
                 (12, Item::Label("$L_1")),
                 (13, statement(Some(("%p1", false)), "bra \t$L_1", vec![Operand::Plain("$L_1")])),
+                (14, Item::Label("again")),
                 (14, Item::Open),
                 (
                     14,

@@ -18,10 +18,11 @@
 //!
 //! What is refused, with kernel and line: local memory, calls, accesses without a state space, parameters
 //! aligned to 16 bytes that are not moved by 16 bytes, kernels that are in one of registry and PTX only;
-//! with ptxas, spills, 16-byte accesses that it split, tensor instructions that are not there, sums that leave
-//! their registers in a main loop, and fewer blocks on a multiprocessor than designed ([`machine`],
-//! [`occupancy`]). What is reported: a change of a kernel's number of
-//! barriers (rustc and LLVM have duplicated them), and slow arithmetic where it comes up.
+//! with ptxas, spills, `wgmma` that wait for each other, 16-byte accesses that it split, tensor instructions
+//! that are not there, sums that leave their registers in a main loop, and fewer blocks on a multiprocessor
+//! than designed ([`machine`], [`occupancy`]); of kernels for Hopper also the first two with ptxas of CUDA 12.4
+//! and 12.6. What is reported: a change of a kernel's number of barriers (rustc and LLVM have duplicated
+//! them), and slow arithmetic where it comes up.
 
 mod assembler;
 mod check;
@@ -73,7 +74,7 @@ struct Arguments {
     /// NVIDIA's assembler, instead of the fetched one or the one on the search path.
     #[arg(long, value_name = "FILE", conflicts_with_all = ["check", "fetch_ptxas"])]
     ptxas: Option<PathBuf>,
-    /// Download NVIDIA's assembler and disassembler from PyPI into target/ first.
+    /// Download NVIDIA's assembler and disassembler from PyPI into target/ first, and assemblers of CUDA 12.4 and 12.6.
     #[arg(long, conflicts_with = "check")]
     fetch_ptxas: bool,
 }
@@ -167,6 +168,13 @@ fn write(folders: &Folders, arguments: &Arguments) -> Result<(), Error> {
             let mut findings = Vec::new();
             for (name, module) in &mut manifest.modules {
                 findings.extend(assembler.assemble(&modules.texts[name], module, kernels_of(name))?);
+            }
+            for older in Assembler::older(&folders.tools)? {
+                for (name, text) in &modules.texts {
+                    let (line, found) = older.try_older(text, kernels_of(name))?;
+                    findings.extend(found);
+                    line.iter().for_each(|line| println!("{name:28} {line}"));
+                }
             }
             if !findings.is_empty() {
                 return Err(Error::Findings(findings));

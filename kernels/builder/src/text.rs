@@ -196,7 +196,7 @@ impl Item {
                 out += bounds;
                 bounded = true;
             }
-            out += &aligned_maps(&local_labels(code));
+            out += &aligned_maps(&local_labels(&breakpoints(code)));
             out.push('\n');
         }
         out
@@ -213,6 +213,15 @@ fn local_labels(line: &str) -> String {
         out += label;
     }
     out
+}
+
+/// `brkpt` for `trap`, and for the `exit` that LLVM writes behind one: the same machine instruction, `BPT.TRAP`. With
+/// `trap` the assemblers of CUDA 12.3 to 12.6 make `wgmma` wait for each other and move sums to memory.
+fn breakpoints(line: &str) -> String {
+    match line.trim() {
+        "trap;" | "trap; exit;" => line.replace(line.trim(), "brkpt;"),
+        _ => line.to_owned(),
+    }
 }
 
 /// A parameter that is a tensor map, 128 bytes, with the alignment that the driver wants: rustc gives a parameter
@@ -339,6 +348,15 @@ mod tests {
             item.statements().unwrap().iter().map(|statement| statement.opcode.to_owned()).collect()
         };
         assert_eq!(opcodes(&again.items[0]), opcodes(assembly.items.last().unwrap()));
+    }
+
+    #[test]
+    fn traps_are_breakpoints() {
+        for trap in ["trap;", "trap; exit;"] {
+            let text = SAMPLE.replace("\tbar.sync \t0;", &format!("\t{trap}"));
+            let text = Assembly::parse(&text).unwrap().items.last().unwrap().render("");
+            assert!(text.contains("\n\tbrkpt;\n\tret;\n") && !text.contains("trap"), "{text}");
+        }
     }
 
     #[test]

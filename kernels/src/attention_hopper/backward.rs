@@ -244,6 +244,10 @@ pub fn keys<const N: usize>(
 }
 
 /// Part `part` of what a stage has of saved numbers, behind its operands.
+///
+/// Parts begin at multiples of 128 bytes, as TMA demands of what it swizzles, and not of 1024, after which the swizzle
+/// repeats. CUDA's programming guide says what that means: the pattern is that of the address, so a part has the row
+/// of the pattern that is its number. Nothing but threads reads them.
 #[inline(always)]
 fn saved_part<T: Element>(stage: Stage, part: u32, n: usize) -> Shared<T> {
     stage.part(2 * operand_bytes(n) + 128 * part, 128)

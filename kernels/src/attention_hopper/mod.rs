@@ -6,7 +6,8 @@
 //! alone; which block has a tile, and so the number of blocks, makes no difference.
 //!
 //! - Heads have 64, 80, 96 or 128 elements, forward also 256; others are left to the kernels for all devices. TMA
-//!   copies 64 columns at a time: of 80 and 96 the last copy has some of the next head, which nothing reads.
+//!   copies 64 columns at a time: of 80 and 96 the last copy has some of the next head, which nothing reads. Their
+//!   products with values are two, of 64 columns and of the rest: one instruction would end within what is swizzled together.
 //! - Block: 384 threads. Warps 0 to 3 and 4 to 7 are consumer warpgroups, of 64 rows of a tile each; lane 0 of warp 8 is
 //!   the producer ([`block`]). Consumers have 232 registers a thread, the producer warpgroup 40.
 //! - Grid: `blocks`, or as many as there are tiles and heads; as many as there are multiprocessors is right, since a

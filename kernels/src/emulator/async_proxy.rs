@@ -7,6 +7,7 @@
 use std::ops::Range;
 
 use super::mbarrier::Arrived;
+use super::rules::{Mistake, Rules};
 use super::shared::{GRANULE, SharedMemory};
 use super::thread::{SharedOperand, WgmmaA, WgmmaOperation};
 use super::traffic::{Access, Counter};
@@ -18,6 +19,10 @@ use crate::values::{Bf16, halves};
 pub const WARPGROUP: usize = 128;
 /// Rows of a warp's part of a warpgroup's sums.
 const ROWS: usize = 16;
+/// Lines that are swizzled together, where they are the last dimension.
+const ATOM_LINES: u32 = SWIZZLE_BYTES / 2;
+/// Bytes after which the swizzle repeats.
+const PATTERN: u32 = 8 * SWIZZLE_BYTES;
 /// Elements along k of one instruction.
 const K_STEP: usize = 16;
 
@@ -45,13 +50,19 @@ fn swizzled(byte: u32) -> u32 {
     byte ^ (byte >> 7 & 7) << 4
 }
 
+/// Places of four registers, as they are but for a mistake.
+fn order(mistake: Mistake, rules: Rules) -> [usize; 4] {
+    if rules.mistakes(mistake) { [0, 2, 1, 3] } else { [0, 1, 2, 3] }
+}
+
 /// A warp's 16 rows of a left operand that its lanes hold in registers, by rows of 16 along k.
-fn rows_of(lanes: impl Iterator<Item = WgmmaA>) -> Vec<f32> {
+fn rows_of(lanes: impl Iterator<Item = WgmmaA>, rules: Rules) -> Vec<f32> {
     let mut values = vec![0.0; ROWS * K_STEP];
     for (lane, a) in lanes.enumerate() {
         // Lanes do the same instruction.
         let WgmmaA::Registers(words) = a else { continue };
-        for (index, word) in words.into_iter().enumerate() {
+        let order = order(Mistake::RegistersExchanged, rules);
+        for (index, word) in order.into_iter().zip(words) {
             let (row, k_offset) = (lane / 4 + 8 * (index % 2), 2 * (lane % 4) + 8 * (index / 2));
             let place = row * K_STEP + k_offset;
             values[place..place + 2].copy_from_slice(&halves(word));
@@ -96,13 +107,18 @@ impl SharedMemory {
     pub fn finish_tma_copy(&mut self, index: usize, mut counter: Option<&mut Counter>) {
         let TmaCopy { matrix, parameter, row, column, byte, barrier, .. } = self.tma_copies.remove(index);
         let size = matrix.element_bytes as usize;
+        let from_start = self.rules.mistakes(Mistake::TilesSwizzledFromStart);
         for line in 0..matrix.box_rows {
             if let Some(counter) = &mut counter {
                 let inside = matrix.part_of_row(u64::from(row + line), column.into());
                 counter.access(Access::Load, parameter, inside);
             }
             for place in (0..SWIZZLE_BYTES).step_by(size) {
-                let to = swizzled(byte + line * SWIZZLE_BYTES + place) as usize;
+                let to = if from_start {
+                    byte + swizzled(line * SWIZZLE_BYTES + place)
+                } else {
+                    swizzled(byte + line * SWIZZLE_BYTES + place)
+                } as usize;
                 let (row, column) = (u64::from(row + line), u64::from(column + place / size as u32));
                 let mut element = [0u8; 8];
                 if row < matrix.rows && column < matrix.columns {
@@ -137,19 +153,27 @@ impl SharedMemory {
             let first = ROWS as u32 * (warp % 4);
             let a = match instruction.a {
                 WgmmaA::Shared(a) => self.operand(a, first..first + ROWS as u32, warp, &location)?,
-                WgmmaA::Registers(_) => rows_of(lists.iter().map(|list| list[index].a)),
+                WgmmaA::Registers(_) => rows_of(lists.iter().map(|list| list[index].a), self.rules),
             };
-            let b = self.operand(instruction.b, 0..instruction.columns, warp, &location)?;
+            // Lines that are the last dimension are swizzled by 64 (PTX ISA, 9.7.15.5.1.2, swizzle layout atoms): no layout
+            // ends within the second such part. Fewer than one are read by others' compilers, too.
+            let columns = instruction.columns;
+            if !instruction.b.k_major && columns > ATOM_LINES && !columns.is_multiple_of(ATOM_LINES) {
+                return Err(Cause::Columns { columns, location: location() });
+            }
+            let b = self.operand(instruction.b, 0..columns, warp, &location)?;
+            let parts = order(Mistake::SumsExchanged, self.rules);
+            let accumulate = instruction.accumulate != self.rules.mistakes(Mistake::AccumulationInverted);
             for (lane, list) in lists.iter().enumerate() {
                 for place in 0..instruction.columns as usize / 2 {
-                    let (tile, part) = (place / 4, place % 4);
+                    let (tile, part) = (place / 4, parts[place % 4]);
                     let row = lane / 4 + 8 * (part / 2);
                     let column = 8 * tile + 2 * (lane % 4) + part % 2;
                     let terms = a[row * K_STEP..][..K_STEP].iter().zip(&b[column * K_STEP..][..K_STEP]);
                     // SAFETY: by the caller's promise.
                     unsafe {
                         let sum = list[index].sums.add(place);
-                        let start = if instruction.accumulate { *sum } else { 0.0 };
+                        let start = if accumulate { *sum } else { 0.0 };
                         *sum = terms.fold(start, |sum, (&a, &b)| a.mul_add(b, sum));
                     }
                 }
@@ -171,18 +195,38 @@ impl SharedMemory {
         let mut known = None;
         let SharedOperand { bits, k_major } = description;
         let field = |from: u32| ((bits >> from & 0x3fff) << 4) as u32;
-        let (start, leading, stride) = (field(0), field(16), field(32));
-        if bits >> 62 != 1 || bits >> 49 & 7 != 0 {
+        let (start, mut leading, mut stride) = (field(0), field(16), field(32));
+        // With a base offset of zero, eight rows that are swizzled together begin at a multiple of 1024 (PTX ISA,
+        // matrix descriptors of `wgmma`). Steps along k begin within their first row.
+        let patterns = [
+            start & !(SWIZZLE_BYTES - 1),
+            stride,
+            if !k_major && lines.end > ATOM_LINES { leading } else { 0 },
+        ];
+        let aligned = patterns.into_iter().all(|offset| offset.is_multiple_of(PATTERN));
+        if bits >> 62 != 1 || bits >> 49 & 7 != 0 || !aligned {
             return Err(Cause::Descriptor { descriptor: bits, location: location() });
+        }
+        let mistake = self.rules.mistake;
+        if mistake == Some(Mistake::StridesExchanged) && !k_major {
+            (leading, stride) = (stride, leading);
         }
         for line in lines {
             for k_offset in 0..K_STEP as u32 {
                 let byte = if k_major {
                     line / 8 * stride + line % 8 * SWIZZLE_BYTES + 2 * k_offset
                 } else {
-                    line / 64 * leading + line % 64 * 2 + k_offset / 8 * stride + k_offset % 8 * SWIZZLE_BYTES
+                    line / ATOM_LINES * leading
+                        + line % ATOM_LINES * 2
+                        + k_offset / 8 * stride
+                        + k_offset % 8 * SWIZZLE_BYTES
                 };
-                let bits = self.read_for_warp(swizzled(start + byte), warp, &mut known, location)?;
+                let at = match mistake {
+                    Some(Mistake::OperandsNotSwizzled) => start + byte,
+                    Some(Mistake::OperandsSwizzledFromStart) => start + swizzled(byte),
+                    _ => swizzled(start + byte),
+                };
+                let bits = self.read_for_warp(at, warp, &mut known, location)?;
                 values.push(Bf16(bits).to_f32());
             }
         }

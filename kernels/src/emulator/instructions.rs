@@ -146,30 +146,54 @@ pub fn access_shared(
     bytes: usize,
     align: usize,
 ) -> *mut u8 {
-    let access = if kind == Kind::Load { "load from" } else { "store to" };
-    let end = byte + bytes as u64;
     let checked = with(|context| {
         let mut shared = context.shared.borrow_mut();
         let total = shared.bytes();
-        if byte < array.start || end > array.end || end > u64::from(total) {
-            let (array, location) = ((array.start, array.end), point.to_string());
-            return Err(Cause::SharedOutOfBounds { access, byte, array, total, location });
-        }
-        if !byte.is_multiple_of(align as u64) {
-            return Err(Cause::Misaligned {
-                access,
-                parameter: "shared memory",
-                index: byte as usize / align,
-                address: byte as usize,
-                location: point.to_string(),
-            });
-        }
-        let (byte, bytes) = (byte as u32, bytes as u32);
-        shared.access(context.thread.get(), kind, byte, bytes, &|| point.to_string())?;
+        let byte = check_range(point, kind, (array, total), byte, bytes, align)?;
+        shared.access(context.thread.get(), kind, byte, bytes as u32, &|| point.to_string())?;
         // SAFETY: inside the memory, checked above.
         Ok(unsafe { shared.pointer().add(byte as usize) })
     });
     checked.unwrap_or_else(|cause| fault(cause))
+}
+
+/// Stores bytes to shared memory from `byte` on, a multiple of their number, inside of the bytes of `array`. Threads may
+/// store the same to the same bytes without order.
+pub fn store_shared(point: Point, array: Range<u64>, byte: u64, bytes: &[u8]) {
+    let stored = with(|context| {
+        let mut shared = context.shared.borrow_mut();
+        let total = shared.bytes();
+        let byte = check_range(point, Kind::Store, (array, total), byte, bytes.len(), bytes.len())?;
+        shared.store(context.thread.get(), byte, bytes, &|| point.to_string())
+    });
+    stored.unwrap_or_else(|cause| fault(cause));
+}
+
+/// Checks that an access to shared memory is inside of the bytes of `array`, and of all, and aligned.
+fn check_range(
+    point: Point,
+    kind: Kind,
+    (array, total): (Range<u64>, u32),
+    byte: u64,
+    bytes: usize,
+    align: usize,
+) -> Result<u32, Cause> {
+    let access = if kind == Kind::Load { "load from" } else { "store to" };
+    let end = byte + bytes as u64;
+    if byte < array.start || end > array.end || end > u64::from(total) {
+        let (array, location) = ((array.start, array.end), point.to_string());
+        return Err(Cause::SharedOutOfBounds { access, byte, array, total, location });
+    }
+    if !byte.is_multiple_of(align as u64) {
+        return Err(Cause::Misaligned {
+            access,
+            parameter: "shared memory",
+            index: byte as usize / align,
+            address: byte as usize,
+            location: point.to_string(),
+        });
+    }
+    Ok(byte as u32)
 }
 
 /// Starts a copy of `bytes` to `byte` on, which [`access_shared`] has checked as a store of 16 bytes.
@@ -198,6 +222,13 @@ pub fn mbarrier_init(point: Point, byte: u32, count: u32) {
         shared.mbarrier_init(thread, byte, count);
         Ok(())
     });
+}
+
+/// Ends the use of the mbarrier at `byte`, whose memory may then be used otherwise.
+pub fn mbarrier_inval(point: Point, byte: u32) {
+    let start = u64::from(byte);
+    access_shared(point, Kind::Store, start..start + 8, start, 8, 8);
+    change(point, |shared, thread, location| shared.mbarrier_inval(thread, byte, location));
 }
 
 /// This thread has arrived at the barrier at `byte`, and announces so many bytes of copies.

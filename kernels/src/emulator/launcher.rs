@@ -6,6 +6,7 @@ use std::sync::{Mutex, PoisonError};
 use corosensei::stack::DefaultStack;
 
 use super::block;
+use super::rules::Rules;
 use super::schedule::{Order, Schedule};
 use super::shared::SharedMemory;
 use super::thread::Context;
@@ -25,6 +26,7 @@ pub struct Emulator {
     schedule: Schedule,
     compute_capability: (u32, u32),
     multiprocessors: u32,
+    rules: Rules,
     /// Stacks of threads, kept from launch to launch.
     stacks: Mutex<Vec<DefaultStack>>,
     /// Where the traffic of launches is noted, if anywhere.
@@ -38,6 +40,7 @@ impl Emulator {
             schedule,
             compute_capability: (8, 0),
             multiprocessors: MULTIPROCESSORS,
+            rules: Rules::default(),
             stacks: Mutex::default(),
             traffic: None,
         }
@@ -47,6 +50,12 @@ impl Emulator {
     /// choose kernels and the number of blocks.
     pub fn like(self, compute_capability: (u32, u32), multiprocessors: u32) -> Self {
         Self { compute_capability, multiprocessors, ..self }
+    }
+
+    /// The same by other rules than this project's kernels are held to: for tests of the emulator itself.
+    #[doc(hidden)]
+    pub fn by(self, rules: Rules) -> Self {
+        Self { rules, ..self }
     }
 
     /// One that also counts what launches move.
@@ -91,7 +100,7 @@ impl Emulator {
                 block: [(index % x) as u32, (index / x % y) as u32, (index / x / y) as u32],
                 thread: Cell::new(0),
                 suspend: Cell::new(None),
-                shared: RefCell::new(SharedMemory::new(request.shared, kernel.block / 32)),
+                shared: RefCell::new(SharedMemory::new(request.shared, kernel.block / 32, self.rules)),
                 counter: counter.as_ref(),
             };
             while stacks.len() < kernel.block as usize {

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 
+use super::rules::{Mistake, Rules};
 use super::shared::{Access, SharedMemory};
 use crate::fault::Cause;
 
@@ -14,8 +15,12 @@ struct Barrier {
     missing: u32,
     /// Bytes that were announced and have not arrived.
     bytes: i64,
-    /// Phases that are over.
+    /// Phases that are over, those of barriers that were at the same byte before among them.
     over: u32,
+    /// Those that were over when it was initialised.
+    earlier: u32,
+    /// Whether it may be used: not once it was invalidated.
+    valid: bool,
     /// When and by whom it was initialised.
     made: Access,
     /// For each thread, how many phases it knows to be over.
@@ -27,6 +32,7 @@ struct Barrier {
 pub struct Mbarriers {
     barriers: BTreeMap<u32, Barrier>,
     threads: usize,
+    rules: Rules,
 }
 
 /// What a copy that has arrived counted for.
@@ -40,14 +46,34 @@ pub struct Arrived {
 
 impl Mbarriers {
     /// None yet, in a block of so many threads.
-    pub fn new(threads: u32) -> Self {
-        Self { barriers: BTreeMap::new(), threads: threads as usize }
+    pub fn new(threads: u32, rules: Rules) -> Self {
+        Self { barriers: BTreeMap::new(), threads: threads as usize, rules }
     }
 
     /// Begins phase 0.
     pub fn init(&mut self, byte: u32, count: u32, made: Access) {
-        let known = vec![0; self.threads];
-        self.barriers.insert(byte, Barrier { count, missing: count, bytes: 0, over: 0, made, known });
+        // What arrived at an earlier barrier of this byte stays known to those who knew.
+        let before = self.barriers.remove(&byte).map(|barrier| (barrier.over, barrier.known));
+        let (over, known) = before.unwrap_or_else(|| (0, vec![0; self.threads]));
+        let barrier =
+            Barrier { count, missing: count, bytes: 0, over, earlier: over, valid: true, made, known };
+        self.barriers.insert(byte, barrier);
+    }
+
+    /// Ends the use of the barrier.
+    pub fn invalidate(
+        &mut self,
+        byte: u32,
+        now: &Access,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
+        let barrier = self.used(byte, now, location)?;
+        if barrier.bytes != 0 {
+            let what = format!("is invalidated while {} bytes are missing", barrier.bytes);
+            return Err(Cause::Mbarrier { byte, what, location: location() });
+        }
+        barrier.valid = false;
+        Ok(())
     }
 
     /// The barrier at `byte`, which `now` may use.
@@ -61,6 +87,9 @@ impl Mbarriers {
         let Some(barrier) = self.barriers.get_mut(&byte) else {
             return Err(misused("was not initialised".to_owned()));
         };
+        if !barrier.valid {
+            return Err(misused("was invalidated".to_owned()));
+        }
         if !barrier.made.is_before(now) {
             return Err(misused(format!(
                 "thread {} initialised with no barrier in between",
@@ -78,6 +107,7 @@ impl Mbarriers {
         now: &Access,
         location: &dyn Fn() -> String,
     ) -> Result<(), Cause> {
+        let rules = self.rules;
         let barrier = self.used(byte, now, location)?;
         if barrier.missing == 0 {
             let what = format!("awaits {} threads a phase, and one more arrived", barrier.count);
@@ -85,7 +115,7 @@ impl Mbarriers {
         }
         barrier.bytes += i64::from(bytes);
         barrier.missing -= 1;
-        barrier.end_phase();
+        barrier.end_phase(rules);
         Ok(())
     }
 
@@ -97,8 +127,9 @@ impl Mbarriers {
         fences: &[u32],
         location: &dyn Fn() -> String,
     ) -> Result<(), Cause> {
+        let unfenced = self.rules.mbarriers_unfenced;
         let barrier = self.used(byte, now, location)?;
-        if fences[barrier.made.thread as usize] <= barrier.made.fences {
+        if !unfenced && fences[barrier.made.thread as usize] <= barrier.made.fences {
             let what = format!("thread {} initialised without fence_mbarrier_init", barrier.made.thread);
             return Err(Cause::Mbarrier { byte, what, location: location() });
         }
@@ -110,7 +141,7 @@ impl Mbarriers {
         let barrier = self.barriers.get_mut(&byte).expect("checked when the copy began");
         let arrived = Arrived { barrier: byte, phases: barrier.over + 1 };
         barrier.bytes -= i64::from(bytes);
-        barrier.end_phase();
+        barrier.end_phase(self.rules);
         arrived
     }
 
@@ -122,8 +153,9 @@ impl Mbarriers {
         now: &Access,
         location: &dyn Fn() -> String,
     ) -> Result<bool, Cause> {
+        let inverted = self.rules.mistakes(Mistake::ParityInverted);
         let barrier = self.used(byte, now, location)?;
-        let is_over = barrier.over % 2 != parity % 2;
+        let is_over = ((barrier.over - barrier.earlier) % 2 != parity % 2) != inverted;
         if is_over {
             barrier.known[now.thread as usize] = barrier.over;
         }
@@ -151,7 +183,10 @@ impl Mbarriers {
         match self.barriers.get(&byte) {
             Some(barrier) => format!(
                 "{} of {} threads and {} bytes are missing in phase {}",
-                barrier.missing, barrier.count, barrier.bytes, barrier.over
+                barrier.missing,
+                barrier.count,
+                barrier.bytes,
+                barrier.over - barrier.earlier
             ),
             None => "it was not initialised".to_owned(),
         }
@@ -164,6 +199,17 @@ impl SharedMemory {
     pub fn mbarrier_init(&mut self, thread: u32, byte: u32, count: u32) {
         let now = self.now(thread);
         self.mbarriers.init(byte, count, now);
+    }
+
+    /// Ends the use of the barrier at `byte`.
+    pub fn mbarrier_inval(
+        &mut self,
+        thread: u32,
+        byte: u32,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
+        let now = self.now(thread);
+        self.mbarriers.invalidate(byte, &now, location)
     }
 
     /// The thread arrives and announces `bytes` of copies.
@@ -193,8 +239,8 @@ impl SharedMemory {
 
 impl Barrier {
     /// Goes on to the next phase once everything has arrived.
-    fn end_phase(&mut self) {
-        if self.missing == 0 && self.bytes == 0 {
+    fn end_phase(&mut self, rules: Rules) {
+        if self.missing == 0 && (self.bytes == 0 || rules.mistakes(Mistake::BytesNotAwaited)) {
             self.over += 1;
             self.missing = self.count;
         }

@@ -19,6 +19,7 @@ pub(crate) mod async_proxy;
 #[doc(hidden)]
 pub mod instructions;
 mod mbarrier;
+mod rules;
 pub(crate) mod shared;
 pub(crate) mod thread;
 pub(crate) mod traffic;
@@ -34,6 +35,8 @@ mod schedule;
 
 #[cfg(feature = "emulator")]
 pub use launcher::{Emulator, SHARED_MEMORY_LIMIT};
+#[doc(hidden)]
+pub use rules::{Mistake, Rules};
 #[cfg(feature = "emulator")]
 pub use schedule::Schedule;
 pub use traffic::{Traffic, TrafficLog};

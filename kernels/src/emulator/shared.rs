@@ -8,6 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::async_proxy::TmaCopy;
 use super::mbarrier::{Arrived, Mbarriers};
+use super::rules::Rules;
 use crate::fault::Cause;
 
 /// Accesses are told apart at this many bytes: the smallest element kernels share.
@@ -36,6 +37,8 @@ pub(super) struct Granule {
     /// By a thread.
     pub(super) write: Access,
     atomic: bool,
+    /// What the thread's store covered, from here on; nothing where it was no plain store.
+    stored: Covered,
     /// The thread whose copy to it is under way.
     pub(super) copied_by: Option<u32>,
     /// What a copy of a tile that wrote it since counted for.
@@ -46,12 +49,22 @@ pub(super) struct Granule {
     other_read: Access,
 }
 
+/// Bytes that a store covers, as a granule in them sees it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) struct Covered {
+    /// Bytes before the granule.
+    before: i8,
+    /// All of them.
+    length: u8,
+}
+
 /// Shared memory of the block in progress.
 #[derive(Debug)]
 pub struct SharedMemory {
     /// In words of 16 bytes, for alignment.
     words: Vec<u128>,
     bytes: u32,
+    pub(super) rules: Rules,
     pub(super) granules: Vec<Granule>,
     barriers: u32,
     warp_barriers: Vec<u32>,
@@ -102,10 +115,11 @@ impl Kind {
 
 impl SharedMemory {
     /// Poisoned memory for a block of `warps` warps.
-    pub fn new(bytes: u32, warps: u32) -> Self {
+    pub fn new(bytes: u32, warps: u32, rules: Rules) -> Self {
         let fresh = Granule {
             write: NEVER,
             atomic: false,
+            stored: Covered::default(),
             copied_by: None,
             arrived: None,
             read: NEVER,
@@ -114,10 +128,11 @@ impl SharedMemory {
         Self {
             words: vec![u128::from_ne_bytes([POISON; 16]); bytes.div_ceil(16) as usize],
             bytes,
+            rules,
             granules: vec![fresh; (bytes as usize).div_ceil(GRANULE)],
             barriers: 0,
             warp_barriers: vec![0; warps as usize],
-            mbarriers: Mbarriers::new(32 * warps),
+            mbarriers: Mbarriers::new(32 * warps, rules),
             tma_copies: Vec::new(),
             fences: vec![0; 32 * warps as usize],
             copies: BTreeMap::new(),
@@ -177,6 +192,7 @@ impl SharedMemory {
             let now = self.now(thread);
             for granule in &mut self.granules[start / GRANULE..(start + 16) / GRANULE] {
                 (granule.write, granule.atomic, granule.arrived) = (now, false, None);
+                granule.stored = Covered::default();
             }
         }
     }
@@ -200,6 +216,41 @@ impl SharedMemory {
         length: u32,
         location: &dyn Fn() -> String,
     ) -> Result<(), Cause> {
+        self.access_all(thread, kind, (byte, length), false, location)
+    }
+
+    /// Stores bytes, which lie inside the memory.
+    ///
+    /// Stores of one value to the same bytes need no order between them: where data races overlap completely, what
+    /// is read is one of the values that were written (PTX ISA, memory consistency model, "Limitations on Mixed-size
+    /// Data-races").
+    pub fn store(
+        &mut self,
+        thread: u32,
+        byte: u32,
+        bytes: &[u8],
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
+        // SAFETY: inside the memory.
+        let place = unsafe { self.pointer().add(byte as usize) };
+        // SAFETY: as many bytes as are to be stored, and nothing else refers to them.
+        let there = unsafe { std::slice::from_raw_parts_mut(place, bytes.len()) };
+        let same = *there == *bytes;
+        let range = (byte, bytes.len() as u32);
+        self.access_all(thread, Kind::Store, range, same, location)?;
+        there.copy_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Notes an access; `same` is whether it is a store of what is there.
+    fn access_all(
+        &mut self,
+        thread: u32,
+        kind: Kind,
+        (byte, length): (u32, u32),
+        same: bool,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
         let now = self.now(thread);
         let first = byte as usize / GRANULE;
         let last = (byte + length).div_ceil(GRANULE as u32) as usize;
@@ -214,7 +265,9 @@ impl SharedMemory {
                     location: location(),
                 });
             }
-            if let Err((other, earlier)) = granule.access(now, kind) {
+            let covered =
+                Covered { before: ((index * GRANULE) as i64 - i64::from(byte)) as i8, length: length as u8 };
+            if let Err((other, earlier)) = granule.access(now, kind, covered, same) {
                 let (byte, location) = ((index * GRANULE) as u32, location());
                 return Err(match other {
                     NOBODY => Cause::Uninitialised { byte, location },
@@ -242,8 +295,15 @@ impl Access {
 }
 
 impl Granule {
-    /// Notes an access; fails with the thread it races with and what that did.
-    fn access(&mut self, now: Access, kind: Kind) -> Result<(), (u32, &'static str)> {
+    /// Notes an access, and whether it is a store; fails with the thread it races with and what that did. A store of
+    /// what is there may come without order behind one of the same bytes.
+    fn access(
+        &mut self,
+        now: Access,
+        kind: Kind,
+        covered: Covered,
+        same: bool,
+    ) -> Result<(), (u32, &'static str)> {
         if let Some(thread) = self.copied_by {
             return Err((thread, "is still copying to"));
         }
@@ -251,7 +311,8 @@ impl Granule {
             return Err((NOBODY, "wrote"));
         }
         let both_atomic = kind == Kind::Atomic && self.atomic;
-        if !both_atomic && !self.write.is_before(&now) {
+        let repeated = same && !self.atomic && self.stored == covered;
+        if !both_atomic && !repeated && !self.write.is_before(&now) {
             return Err((self.write.thread, "wrote"));
         }
         if kind == Kind::Load {
@@ -263,6 +324,7 @@ impl Granule {
             self.reads_are_over(&now)?;
             self.write = now;
             self.atomic = kind == Kind::Atomic;
+            self.stored = if self.atomic { Covered::default() } else { covered };
             self.arrived = None;
         }
         Ok(())

@@ -27,6 +27,9 @@ pub const fn warpgroup_narrow_sizes(n: usize) -> bool {
 
 /// Bytes of eight rows of a tile.
 const EIGHT_ROWS: u32 = 8 * 128;
+/// Columns that are swizzled together where they are the last dimension.
+#[cfg(not(target_arch = "nvptx64"))]
+pub(super) const SWIZZLED_COLUMNS: u32 = 64;
 /// In a matrix descriptor: 16-byte chunks are swizzled within 128 bytes.
 const SWIZZLED: u64 = 1 << 62;
 
@@ -74,6 +77,12 @@ impl MatrixDescriptor {
     pub(super) fn at_k(self, k_offset: u32, k_major: bool) -> u64 {
         let steps = u64::from(k_offset / 16);
         self.0 + steps * if k_major { STEP_K_MAJOR } else { STEP_MN_MAJOR }
+    }
+
+    /// Its leading offset, in 16 bytes: from 64 lines to the next, lines being the last dimension.
+    #[cfg(not(target_arch = "nvptx64"))]
+    pub(super) fn leading(self) -> u64 {
+        self.0 >> 16 & 0x3fff
     }
 
     /// The matrix descriptor.

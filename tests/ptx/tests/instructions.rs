@@ -98,6 +98,18 @@ fn fields_are_extracted_and_inserted() {
             (0..32).fold(0, |result, place| result | from(place) << place).into()
         });
     }
+    for (position, length) in [("%r6", "%r7"), ("7", "12"), ("28", "9"), ("0", "32"), ("3", "0"), ("40", "5")]
+    {
+        let number = |text: &str, register: u32| text.parse().unwrap_or(register) & 255;
+        check(&format!("bfe.s32 %r8, %r4, {position}, {length};"), |[a, _, c, d]| {
+            let (position, length) = (number(position, c), number(length, d));
+            let sign = if length == 0 { 0 } else { bit(a, (position + length - 1).min(31)) };
+            let of = |place: u32| {
+                if place < length && position + place < 32 { bit(a, position + place) } else { sign }
+            };
+            (0..32).fold(0, |result, place| result | of(place) << place).into()
+        });
+    }
     check("popc.b32 %r8, %r4; clz.b32 %r9, %r4;", |[a, ..]| {
         let ones = (0..32).map(|place| bit(a, place)).sum::<u32>();
         let zeros = (0..32).rev().take_while(|&place| bit(a, place) == 0).count();
@@ -221,16 +233,35 @@ fn guards_and_lanes() {
     );
     let lanes = |operation: &str, of: fn(u32) -> u32| {
         let body = format!(
-            "shfl.sync.{operation}, 31, -1; mul.wide.u32 %rd3, %r1, 4; add.s64 %rd3, %rd3, %rd2; \
+            "mov.b32 %r5, -1; shfl.sync.{operation}, %r5; mul.wide.u32 %rd3, %r1, 4; add.s64 %rd3, %rd3, %rd2; \
                             st.global.b32 [%rd3], %r8;"
         );
         let output = execute(&body, &[]).unwrap();
         let expected: Vec<u32> = (0..128).map(|thread| thread & !31 | of(thread % 32)).collect();
         assert_eq!(output[..128], expected, "{operation}");
     };
-    lanes("bfly.b32 %r8, %r1, 5", |lane| lane ^ 5);
-    lanes("down.b32 %r8, %r1, 3", |lane| if lane + 3 < 32 { lane + 3 } else { lane });
-    lanes("idx.b32 %r8, %r1, 7", |_| 7);
+    lanes("bfly.b32 %r8, %r1, 5, 31", |lane| lane ^ 5);
+    lanes("down.b32 %r8, %r1, 3, 31", |lane| if lane + 3 < 32 { lane + 3 } else { lane });
+    lanes("up.b32 %r8, %r1, 3, 0", |lane| lane.checked_sub(3).unwrap_or(lane));
+    lanes("idx.b32 %r8, %r1, 7, 31", |_| 7);
+    // Segments of eight lanes: the mask in bits 8 to 12 tells them apart.
+    let segments = 24 << 8;
+    lanes(&format!("down.b32 %r8|%p1, %r1, 3, {}", segments | 31), |lane| {
+        if lane % 8 < 5 { lane + 3 } else { lane }
+    });
+    lanes(&format!("up.b32 %r8|%p1, %r1, 3, {segments}"), |lane| if lane % 8 < 3 { lane } else { lane - 3 });
+    lanes(&format!("idx.b32 %r8|%p1, %r1, 11, {}", segments | 31), |lane| lane & 24 | 3);
+    lanes(&format!("bfly.b32 %r8|%p1, %r1, 9, {}", segments | 31), |lane| {
+        if lane & 8 == 0 { lane } else { lane ^ 9 }
+    });
+    let body = "shfl.sync.down.b32 %r4|%p1, %r1, 3, 31, -1; selp.b32 %r4, 1, 0, %p1; mul.wide.u32 %rd3, %r1, 4; \
+                add.s64 %rd3, %rd3, %rd2; st.global.b32 [%rd3], %r4;";
+    let expected: Vec<u32> = (0..128).map(|thread| u32::from(thread % 32 < 29)).collect();
+    assert_eq!(execute(body, &[]).unwrap()[..128], expected, "whether the lane is inside");
+    let body = "elect.sync %r4|%p1, -1; mul.wide.u32 %rd3, %r1, 4; add.s64 %rd3, %rd3, %rd2; \
+                @%p1 st.global.b32 [%rd3], 1;";
+    let elected = execute(body, &[]).unwrap();
+    assert!(elected[..128].chunks(32).all(|warp| warp.iter().sum::<u32>() == 1), "one of each warp");
     let body = "and.b32 %r4, %r1, 5; setp.eq.b32 %p1, %r4, 4; vote.sync.ballot.b32 %r8, %p1, -1; st.global.b32 [%rd2], %r8;";
     let expected = (0..32).filter(|lane| lane & 5 == 4).fold(0, |bits, lane| bits | 1 << lane);
     assert_eq!(execute(body, &[]).unwrap()[0], expected);
@@ -243,7 +274,9 @@ fn what_is_not_known_is_no_module() {
         ("add.s32 %r4, %r5;", "the instruction `add.s32` with 2 operands"),
         ("add.s32 %r4, %r5, %r200;", "`%r200` was not declared"),
         ("bar.sync 1;", "as a barrier is not known"),
-        ("shfl.sync.bfly.b32 %r4, %r5, 1, 15, -1;", "as a segment is not known"),
+        ("shfl.sync.bfly.b32 %r4, %r5, 1, 31, 15;", "as lanes is not known"),
+        ("{ again: bar.sync 0; } bra again;", "no label `again`"),
+        ("again: again: bar.sync 0;", "a second label `again`"),
         ("bra $L_9;", "no label `$L_9`"),
         ("ld.param.b64 %rd3, [probe_param_0+4];", "are not in a parameter"),
         (
@@ -275,8 +308,69 @@ fn what_cannot_be_done_is_named() {
         ("setp.lt.u32 %p1, %r1, 40; @%p1 bra $L_1; bar.sync 0; $L_1: bar.sync 0;", "divergence"),
         ("setp.lt.u32 %p1, %r1, 4; @%p1 bra $L_1; bar.warp.sync -1; $L_1: bar.sync 0;", "divergence"),
         ("trap;", "a trap"),
+        ("setp.eq.b32 %p1, %r1, 9; @%p1 brkpt;", "thread 9 (warp 0, lane 9): a trap"),
+        ("mov.b32 %r4, 7; shfl.sync.idx.b32 %r5, %r1, 0, 31, %r4;", "lanes 0x7, which are not all"),
+        ("mov.b32 %r4, 7; elect.sync %r5|%p1, %r4;", "lanes 0x7, which are not all"),
+        (
+            "setp.eq.b32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [%r2], 1; bar.sync 0; \
+             @%p1 mbarrier.inval.shared::cta.b64 [%r2]; bar.sync 0; \
+             @%p1 mbarrier.arrive.shared::cta.b64 _, [%r2];",
+            "was invalidated",
+        ),
+        (
+            "setp.eq.b32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [%r2], 2; bar.sync 0; \
+             @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], 16; \
+             @%p1 mbarrier.inval.shared::cta.b64 [%r2];",
+            "is invalidated while 16 bytes are missing",
+        ),
+        // Equal values may be stored without order, but to the same bytes, and where nobody reads.
+        ("st.shared.b32 [%r2], %r1;", "which thread"),
+        (
+            "setp.eq.b32 %p1, %r1, 0; mov.b32 %r4, 0; mov.b16 %rs1, 0; @%p1 st.shared.b32 [%r2], %r4; \
+             @!%p1 st.shared.b16 [%r2], %rs1;",
+            "wrote with no barrier in between",
+        ),
+        ("st.shared.b32 [%r2], 5; ld.shared.b32 %r4, [%r2];", "with no barrier in between"),
     ] {
         let error = execute(body, &[]).unwrap_err();
         assert!(error.contains(what), "{body}: {error}");
     }
+}
+
+/// Arrays that a body declares come before what the launch asks for; labels are of the braces they are in.
+#[test]
+fn declarations_of_bodies() {
+    let body = ".shared .align 4 .b8 first[6]; .shared .align 16 .b8 second[20];\n\
+                mov.u32 %r4, first; mov.u32 %r5, second; mov.u32 %r6, dyn_smem; sub.s32 %r5, %r5, %r4; \
+                st.shared.b32 [%r6+65532], 3; sub.s32 %r6, %r6, %r4; st.global.v2.b32 [%rd2], {%r5, %r6};";
+    assert_eq!(execute(body, &[]).unwrap()[..2], [16, 48]);
+    let body = "mov.b32 %r4, 0; { again: add.s32 %r4, %r4, 1; setp.lt.s32 %p1, %r4, 5; @%p1 bra again; } \
+                { again: add.s32 %r4, %r4, 10; setp.lt.s32 %p1, %r4, 40; @%p1 bra.uni again; } \
+                st.global.b32 [%rd2], %r4;";
+    assert_eq!(execute(body, &[]).unwrap()[0], 45);
+}
+
+#[test]
+fn small_numbers_are_flushed() {
+    let flush = |value: f32| if value.is_subnormal() { 0f32.copysign(value) } else { value };
+    check("fma.rn.ftz.f32 %r8, %r4, %r5, %r6;", |bits| {
+        let [a, b, c, _] = bits.map(|bits| flush(f32::from_bits(bits)));
+        let result = flush(a.mul_add(b, c));
+        if result.is_nan() {
+            // Which NaN it is may differ.
+            let [a, b, c, _] = bits;
+            return execute_one(&format!("fma.rn.ftz.f32 %r8, {a}, {b}, {c};"));
+        }
+        result.to_bits().into()
+    });
+    let halves = "fma.rn.ftz.f32 %r8, 0f00800000, 0f3F000000, 0f80000000;";
+    assert_eq!(execute_one(halves), 0, "a result too small to be normal");
+}
+
+/// Where all lanes store one value to the same bytes, it does not matter whose is the last.
+#[test]
+fn equal_values_are_stored_without_order() {
+    let body =
+        "st.shared.v2.b32 [%r2], {5, 6}; bar.sync 0; ld.shared.b32 %r4, [%r2+4]; st.global.b32 [%rd2], %r4;";
+    assert_eq!(execute(body, &[]).unwrap()[0], 6);
 }

@@ -6,6 +6,7 @@ mod common;
 mod ops;
 
 mod coverage;
+mod foreign;
 mod instructions;
 mod paths;
 mod planted;

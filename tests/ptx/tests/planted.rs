@@ -228,7 +228,7 @@ fn errors_in_a_product_by_warpgroups() {
         ("products of no group", remove("wgmma.commit_group", 0), "not waited for before the end"),
         ("sums that begin anew", replace("1, 1, 1, 0, 0;", "0, 1, 1, 0, 0;", 1), OTHER_BITS),
         ("A read across k", replace("1, 1, 1, 0, 0;", "1, 1, 1, 1, 0;", 1), OTHER_BITS),
-        ("sums exchanged", swap("m64n128k16", 0, 0), OTHER_BITS),
+        ("sums exchanged", swap("m64n128k16", 0, 0), "some registers of another's"),
         (
             "chunks not swizzled",
             replace("4611686293305360384", "13835058330160136192", 0),
@@ -244,20 +244,20 @@ fn errors_in_attention_by_groups() {
         (
             "queries not moved to their next tile",
             replace("add.s64 a, a, 506", "add.s64 a, a, 2", 0),
-            OTHER_BITS,
+            "from elsewhere than a multiple of 1024",
         ),
         ("keys moved by a smaller tile", replace("add.s64 b, b, 1018", "add.s64 b, b, 506", 1), OTHER_BITS),
         ("values not moved", replace("add.s64 b, b, 128", "add.s64 b, b, 64", 3), OTHER_BITS),
         ("scores that are added to", replace("a, b, 0, 1, 1, 0, 0;", "a, b, 1, 1, 1, 0, 0;", 1), OTHER_BITS),
         ("values read along k", replace("b, 1, 1, 1, 1;", "b, 1, 1, 1, 0;", 0), OTHER_BITS),
-        ("sums exchanged", swap("m64n80k16", 2, 0), OTHER_BITS),
+        ("sums exchanged", swap("m64n64k16", 0, 0), "some registers of another's"),
         ("a turn that is not passed on", remove("@tells mbarrier.arrive", 1), "deadlock"),
-        ("registers that are not fenced", remove("wgmma.fence", 1), "no wgmma.fence before"),
+        ("registers that are not fenced", remove("wgmma.fence", 1), "accessed with no wgmma.fence behind"),
     ];
     must_be_found("attention_forward_80_hopper", attend, cases);
     let cases: Vec<(&str, Change, &str)> = vec![
         ("the second values not named", replace("mov.b64 b, ", "mov.b64 a, ", 3), "which was never written"),
-        ("gradients exchanged", swap("m64n80k16", 5, 0), OTHER_BITS),
+        ("gradients exchanged", swap("m64n16k16", 5, 0), "some registers of another's"),
         ("a turn that is not passed on", remove("@tells mbarrier.arrive", 0), "deadlock"),
     ];
     must_be_found("attention_backward_keys_80_hopper", attend, cases);

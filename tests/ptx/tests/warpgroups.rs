@@ -141,3 +141,58 @@ fn several_groups_under_way() {
            wgmma.wait_group.sync.aligned 0; }\n";
     assert!(multiply(&products).unwrap() == expected(2.0, 2));
 }
+
+const FENCE: &str = "wgmma.fence.sync.aligned;\n";
+const COMMIT: &str = "wgmma.commit_group.sync.aligned;\n";
+const AWAIT: &str = "wgmma.wait_group.sync.aligned 0;\n";
+
+/// Sums of one shape are in order by themselves; whatever else comes in between wants a fence.
+#[test]
+fn registers_want_a_fence_where_something_comes_in_between() {
+    let by_registers = BY_REGISTERS.replace(" p,", " 1,");
+    let one = format!("{by_registers}{COMMIT}{AWAIT}");
+    assert!(multiply(&format!("{FENCE}{one}{one}")).unwrap() == expected(2.0, 2), "nothing in between");
+    assert!(multiply(&format!("{FENCE}{one}{FENCE}{one}")).unwrap() == expected(2.0, 2));
+    let narrow = by_registers
+        .replace("n96", "n16")
+        .replace("SUMS", "{%r20, %r21, %r22, %r23, %r24, %r25, %r26, %r27}");
+    let accessed = "accessed with no wgmma.fence behind";
+    for (between, what) in [
+        ("mov.b32 %r8, %r20;\n", accessed),
+        ("add.rn.f32 %r67, %r67, 0f00000000;\n", accessed),
+        ("mov.b32 %r4, %r4;\n", accessed),
+        ("setp.lt.s32 %p2, %r1, 64; @%p2 bra $L_1; mov.b32 %r8, %r30; $L_1:\n", accessed),
+        (&format!("{narrow}{COMMIT}{AWAIT}"), "some registers of another's"),
+    ] {
+        let found = multiply(&format!("{FENCE}{one}{between}{one}")).unwrap_err();
+        assert!(found.contains(what), "{between}: {found}");
+        assert!(
+            multiply(&format!("{FENCE}{one}{FENCE}{between}{FENCE}{one}")).is_ok(),
+            "{between} with a fence"
+        );
+    }
+    // The same in a loop: what comes behind in the text comes before.
+    let again = format!(
+        "mov.b32 %r8, 0;\n{FENCE}$L_2: {one} BETWEEN add.s32 %r8, %r8, 1; setp.lt.s32 %p2, %r8, 2; @%p2 bra $L_2;\n"
+    );
+    assert!(multiply(&again.replace("BETWEEN", "")).unwrap() == expected(2.0, 2));
+    let found = multiply(&again.replace("BETWEEN", "mov.b32 %r9, %r20;")).unwrap_err();
+    assert!(found.contains(accessed), "{found}");
+}
+
+/// The swizzle repeats after 1024 bytes: descriptions with a base offset of zero must begin there.
+#[test]
+fn operands_begin_where_the_swizzle_does() {
+    let by_registers = BY_REGISTERS.replace(" p,", " 1,");
+    let at = |change: &str| multiply(&format!("{change}\n{FENCE}{by_registers}{COMMIT}{AWAIT}"));
+    // In 16 bytes: the next step along k, of zeros, and the next eight lines.
+    assert!(at("add.s64 %rd4, %rd4, 2;").unwrap().iter().all(|&sum| sum == 2.0));
+    assert!(at("add.s64 %rd4, %rd4, 64;").unwrap_err().contains("never written"), "behind the last columns");
+    for rows in 1..8 {
+        let found = at(&format!("add.s64 %rd4, %rd4, {};", 8 * rows)).unwrap_err();
+        assert!(found.contains("from elsewhere than a multiple of 1024 on"), "{found}");
+    }
+    // A stride of seven lines.
+    let found = at("sub.s64 %rd4, %rd4, 34359738368;").unwrap_err();
+    assert!(found.contains("from elsewhere than a multiple of 1024 on"), "{found}");
+}

@@ -1,6 +1,6 @@
 //! Products by warpgroups (`wgmma`), as documented.
 
-use super::super::warpgroup::{STEP_K_MAJOR, STEP_MN_MAJOR, next_tile};
+use super::super::warpgroup::{STEP_K_MAJOR, STEP_MN_MAJOR, SWIZZLED_COLUMNS, next_tile};
 use super::{Mbarrier, sync_warp};
 use crate::emulator::instructions::{self, Point, SharedOperand, WgmmaA, WgmmaInstruction};
 use crate::simt::{
@@ -152,15 +152,22 @@ fn values_steps<const N: usize, const J: usize>(
     (p, v): (&AFragments<J>, MatrixDescriptor),
     sums: &mut Accumulators<N>,
 ) -> Vec<WgmmaInstruction> {
-    let sums = sums.as_mut_ptr().cast();
-    let instruction = |(step, &weights): (u64, &[u32; 4])| WgmmaInstruction {
-        a: WgmmaA::Registers(weights),
-        b: SharedOperand { bits: v.descriptor() + step * STEP_MN_MAJOR, k_major: false },
-        columns: 16 * N as u32,
-        accumulate: true,
-        sums,
+    let sums: *mut f32 = sums.as_mut_ptr().cast();
+    let columns = 16 * N as u32;
+    // Instructions end where what is swizzled together does: 64 columns, then the rest.
+    let first = if columns.is_multiple_of(SWIZZLED_COLUMNS) { columns } else { SWIZZLED_COLUMNS };
+    let parts = [(0, first), (first, columns - first)].into_iter().filter(|&(_, columns)| columns > 0);
+    let instruction = |(step, &weights): (u64, &[u32; 4]), (begin, columns): (u32, u32)| {
+        let tile = u64::from(begin / SWIZZLED_COLUMNS) * v.leading();
+        WgmmaInstruction {
+            a: WgmmaA::Registers(weights),
+            b: SharedOperand { bits: v.descriptor() + step * STEP_MN_MAJOR + tile, k_major: false },
+            columns,
+            accumulate: true,
+            sums: sums.wrapping_add(begin as usize / 2),
+        }
     };
-    (0..).zip(p).map(instruction).collect()
+    (0..).zip(p).flat_map(|step| parts.clone().map(move |part| instruction(step, part))).collect()
 }
 
 /// Products begin: no lane waits for anything before any more.

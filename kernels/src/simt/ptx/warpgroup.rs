@@ -149,18 +149,29 @@ macro_rules! scores_step {
     };
 }
 
-/// An instruction over 16 keys, with the weights in four registers by their number.
+/// Instructions over 16 keys, with the weights in four registers by their number. What is swizzled together has 64
+/// columns: more that are no multiple of it, as of heads with 80 or 96 elements, are 64 and the rest, each by an
+/// instruction of its own. One over all of them would end within what is swizzled together, which no layout of the PTX
+/// ISA does (9.7.15.5.1.2, shared memory matrix layout). The rest is so many chunks of 16 bytes behind.
 macro_rules! values_step {
-    (0 $shape:literal $sums:tt) => { values_step!(@ 0, "mov.b64 b, {v}; ", $shape, $sums) };
+    (0 $shape:tt $sums:tt) => { values_step!(@ 0, "mov.b64 b, {v}; ", $shape, $sums) };
     // Of a second list of weights and values.
-    (4 of_others $shape:literal $sums:tt) => { values_step!(@ 4, "mov.b64 b, {w}; ", $shape, $sums) };
-    ($step:tt $(of_others)? $shape:literal $sums:tt) => {
-        values_step!(@ $step, "add.s64 b, b, 128; ", $shape, $sums)
-    };
-    (@ $step:tt, $move:literal, $shape:literal, [$($eights:tt)*]) => {
+    (4 of_others $shape:tt $sums:tt) => { values_step!(@ 4, "mov.b64 b, {w}; ", $shape, $sums) };
+    ($step:tt of_others $shape:tt $sums:tt) => { values_step!($step $shape $sums) };
+    ($step:tt $shape:tt $sums:tt) => { values_step!(@ $step, "add.s64 b, b, 128; ", $shape, $sums) };
+    (@ $step:tt, $move:literal, ($rest:literal behind $apart:literal), [$a:tt $b:tt $c:tt $d:tt $($more:tt)*]) => {
         concat!(
-            $move, "wgmma.mma_async.sync.aligned.", $shape, ".f32.bf16.bf16 {{", registers!($($eights)*),
-            "}}, {{", four!($step), "}}, b, 1, 1, 1, 1;"
+            values_step!(@ $step, $move, "m64n64k16", [$a $b $c $d]), " add.s64 a, b, ", $apart, "; ",
+            values_step!(from a $step, $rest, [$($more)*])
+        )
+    };
+    (@ $step:tt, $move:literal, $shape:literal, $sums:tt) => {
+        concat!($move, values_step!(from b $step, $shape, $sums))
+    };
+    (from $values:ident $step:tt, $shape:literal, [$($eights:tt)*]) => {
+        concat!(
+            "wgmma.mma_async.sync.aligned.", $shape, ".f32.bf16.bf16 {{", registers!($($eights)*), "}}, {{",
+            four!($step), "}}, ", stringify!($values), ", 1, 1, 1, 1;"
         )
     };
 }

@@ -7,7 +7,7 @@ use crate::simt::{AFragments, Accumulators, MatrixDescriptor, lane_id, warpgroup
 
 macro_rules! two_scores {
     ([$a:ident $b:ident $c:ident $d:ident $scores:ident $others:ident $next:ident]
-        $_shape:literal $_n:tt [$($step:tt)*] $_behind_one:tt $_behind_two:tt $_others:tt) => {
+        $_shape:tt $_n:tt [$($step:tt)*] $_behind_one:tt $_behind_two:tt $_others:tt) => {
         begin_and_await!(
             [
                 "mov.b64 a, {a}; mov.b64 b, {b};"
@@ -26,7 +26,7 @@ macro_rules! two_scores {
 
 macro_rules! narrow_values {
     ([$p:ident $v:ident $sums:ident $next:ident]
-        $shape:literal $n:tt $_steps:tt $eights:tt $_behind_two:tt $_others:tt) => {
+        $shape:tt $n:tt $_steps:tt $eights:tt $_behind_two:tt $_others:tt) => {
         begin_and_await!(
             [
                 values_step!(0 $shape $eights), values_step!(1 $shape $eights),
@@ -40,7 +40,7 @@ macro_rules! narrow_values {
 
 macro_rules! two_values {
     ([$p:ident $v:ident $sums:ident $q:ident $w:ident $others:ident $next:ident]
-        $shape:literal $n:tt $_steps:tt $_behind_one:tt $eights:tt $more:tt) => {
+        $shape:tt $n:tt $_steps:tt $_behind_one:tt $eights:tt $more:tt) => {
         begin_and_await!(
             [
                 values_step!(0 $shape $eights), values_step!(1 $shape $eights),
@@ -64,10 +64,10 @@ macro_rules! by_head {
             $products!($arguments "m64n64k16" [0 1 2 3] [first next next next]
                 [2 3 4 5] [4 5 6 7] [8 9 10 11])
         } else if const { N == 5 } {
-            $products!($arguments "m64n80k16" [0 1 2 3 4] [first next next next tile_of_64]
+            $products!($arguments ("m64n16k16" behind 512) [0 1 2 3 4] [first next next next tile_of_64]
                 [2 3 4 5 6] [4 5 6 7 8] [9 10 11 12 13])
         } else if const { N == 6 } {
-            $products!($arguments "m64n96k16" [0 1 2 3 4 5] [first next next next tile_of_64 next]
+            $products!($arguments ("m64n32k16" behind 512) [0 1 2 3 4 5] [first next next next tile_of_64 next]
                 [2 3 4 5 6 7] [4 5 6 7 8 9] [10 11 12 13 14 15])
         } else {
             $products!($arguments "m64n128k16" [0 1 2 3 4 5 6 7]

@@ -7,7 +7,7 @@ use crate::simt::{AFragments, Accumulators, MatrixDescriptor, lane_id, warpgroup
 
 macro_rules! scores_alone {
     ([$q:ident $k:ident $scores:ident $next:ident]
-        $_values:literal $_n:tt $shape:literal [$($step:tt)*] $j:tt $_sums:tt $_behind:tt $alone:tt) => {
+        $_values:tt $_n:tt $shape:literal [$($step:tt)*] $j:tt $_sums:tt $_behind:tt $alone:tt) => {
         begin_and_await!(
             ["mov.b64 a, {q}; mov.b64 b, {k};" $(, scores_step!($step $shape $alone))*],
             $next, [], [out $scores $j],
@@ -19,7 +19,7 @@ macro_rules! scores_alone {
 
 macro_rules! values_alone {
     ([$p:ident $v:ident $sums:ident $next:ident]
-        $shape:literal $n:tt $_scores:literal $_steps:tt [$($j:tt)*] $eights:tt $_behind:tt $_alone:tt) => {
+        $shape:tt $n:tt $_scores:literal $_steps:tt [$($j:tt)*] $eights:tt $_behind:tt $_alone:tt) => {
         begin_and_await!(
             [$(values_step!($j $shape $eights)),*],
             $next, [in $p [$($j)*]], [inout $sums $n],
@@ -30,7 +30,7 @@ macro_rules! values_alone {
 
 macro_rules! scores_and_values {
     ([$q:ident $k:ident $scores:ident $p:ident $v:ident $sums:ident $next:ident]
-        $values:literal $n:tt $shape:literal [$($step:tt)*] [$($j:tt)*] $eights:tt $behind:tt $_alone:tt) => {
+        $values:tt $n:tt $shape:literal [$($step:tt)*] [$($j:tt)*] $eights:tt $behind:tt $_alone:tt) => {
         begin_and_await!(
             [
                 "mov.b64 a, {q}; mov.b64 b, {k};"
@@ -45,7 +45,8 @@ macro_rules! scores_and_values {
     };
 }
 
-/// Products of attention for the sizes that there are: instruction and sums of the values; instruction and steps of
+/// Products of attention for the sizes that there are: instruction of the values, or of the rest behind 64 columns, and
+/// sums; instruction and steps of
 /// the scores, and the keys by 16; and by eights, behind the weights, the registers of the sums, those of the scores
 /// behind these, and those of the scores alone.
 macro_rules! by_size {
@@ -56,11 +57,11 @@ macro_rules! by_size {
                 "m64n128k16" [first next next next] [0 1 2 3 4 5 6 7]
                 [4 5 6 7] [8 9 10 11 12 13 14 15] [0 1 2 3 4 5 6 7])
         } else if const { N == 5 } {
-            $products!($arguments "m64n80k16" [0 1 2 3 4]
+            $products!($arguments ("m64n16k16" behind 1024) [0 1 2 3 4]
                 "m64n128k16" [first next next next tile_of_128] [0 1 2 3 4 5 6 7]
                 [4 5 6 7 8] [9 10 11 12 13 14 15 16] [0 1 2 3 4 5 6 7])
         } else if const { N == 6 } {
-            $products!($arguments "m64n96k16" [0 1 2 3 4 5]
+            $products!($arguments ("m64n32k16" behind 1024) [0 1 2 3 4 5]
                 "m64n128k16" [first next next next tile_of_128 next] [0 1 2 3 4 5 6 7]
                 [4 5 6 7 8 9] [10 11 12 13 14 15 16 17] [0 1 2 3 4 5 6 7])
         } else if const { N == 8 } {

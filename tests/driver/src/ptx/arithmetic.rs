@@ -216,6 +216,7 @@ const COMPUTATIONS: &[(&[&str], Computation)] = computations! {
     "prmt.b32" (a: u32, b: u32, selector: u32) => swizzle(a, b, selector);
     "lop3.b32" (a: u32, b: u32, c: u32, table: u32) => look_up(a, b, c, table);
     "bfe.u32" (a: u32, position: u32, length: u32) => extract(u64::from(a), position, length) as u32;
+    "bfe.s32" (a: i32, position: u32, length: u32) => extract_signed(a, position, length);
     "bfe.u64" (a: u64, position: u32, length: u32) => extract(a, position, length);
     "bfi.b32" (a: u32, b: u32, position: u32, length: u32) => insert(a, b, position, length);
     "popc.b32" (a: u32) => a.count_ones();
@@ -230,7 +231,9 @@ const COMPUTATIONS: &[(&[&str], Computation)] = computations! {
     "sub.rn.f32" | "sub.f32" (a: f32, b: f32) => a - b;
     "mul.rn.f32" | "mul.f32" (a: f32, b: f32) => a * b;
     "fma.rn.f32" (a: f32, b: f32, c: f32) => simt::fma(a, b, c);
-    "div.rn.f32" (a: f32, b: f32) => simt::divide(a, b);
+    "fma.rn.ftz.f32" (a: f32, b: f32, c: f32) => flush(simt::fma(flush(a), flush(b), flush(c)));
+    // Two units in the last place from it on hardware.
+    "div.full.f32" | "div.rn.f32" (a: f32, b: f32) => simt::divide(a, b);
     "rcp.rn.f32" (a: f32) => 1.0f32 / a;
     "sqrt.rn.f32" (a: f32) => simt::sqrt(a);
     "neg.f32" (a: f32) => -a;
@@ -307,6 +310,21 @@ fn extract(value: u64, position: u32, length: u32) -> u64 {
     let (position, length) = (position & 255, length & 255);
     let mask = 1u64.checked_shl(length).map_or(u64::MAX, |end| end - 1);
     value.checked_shr(position).unwrap_or(0) & mask
+}
+
+/// `length` bits from `position` on, above them the sign: the last of them, or the value's.
+fn extract_signed(value: i32, position: u32, length: u32) -> i32 {
+    let (position, length) = (position & 255, length & 255);
+    if length == 0 {
+        return 0;
+    }
+    let above = 32 - length.min(32 - position.min(31));
+    (value >> position.min(31)) << above >> above
+}
+
+/// Zero, with the number's sign, for what is too small to be normal.
+fn flush(value: f32) -> f32 {
+    if value.is_subnormal() { 0f32.copysign(value) } else { value }
 }
 
 /// `b`, with the lowest `length` bits of `a` from `position` on.

@@ -6,22 +6,40 @@ use cpift_ptx::body::{Item, Operand, Scanner};
 
 use super::Entry;
 use super::memory::{PARAMETERS, SHARED_START};
-use super::program::{Address, Instruction, List, POISON, Program, SPECIAL, Slot};
+use super::program::{Address, Instruction, List, POISON, Program, SINK, SPECIAL, Slot};
+use super::touches;
 
 /// A body that is being decoded.
 #[derive(Debug)]
 pub struct Decoder<'a> {
     program: Program,
     entry: &'a Entry,
-    /// Symbols of the block's shared memory.
-    shared: &'a [String],
-    /// Registers by scope, the innermost last: of one name, or of a prefix and numbers.
-    scopes: Vec<HashMap<&'a str, Registers>>,
+    /// Symbols of the block's dynamic shared memory.
+    dynamic: &'a [String],
+    /// Those of what the body declares, with their addresses.
+    shared: HashMap<&'a str, u64>,
+    /// The innermost last.
+    scopes: Vec<Scope<'a>>,
     constants: HashMap<u64, Slot>,
-    labels: HashMap<&'a str, u32>,
-    /// Branches whose targets are to be filled in.
-    branches: Vec<(usize, &'a str)>,
     line: u32,
+}
+
+/// What a pair of braces holds.
+#[derive(Debug, Default)]
+struct Scope<'a> {
+    /// Of one name, or of a prefix and numbers.
+    registers: HashMap<&'a str, Registers>,
+    labels: HashMap<&'a str, u32>,
+    /// Branches in it, or in scopes in it, whose targets are to be filled in.
+    branches: Vec<Branch<'a>>,
+}
+
+/// A branch to be filled in.
+#[derive(Debug)]
+struct Branch<'a> {
+    /// Which instruction it is.
+    place: usize,
+    label: &'a str,
 }
 
 /// Registers that were declared together.
@@ -36,20 +54,22 @@ struct Registers {
 ///
 /// # Errors
 /// What is not known here, and in which line.
-pub fn decode(entry: &Entry, shared: &[String], body: &str, line: u32) -> Result<Program, String> {
+pub fn decode(entry: &Entry, dynamic: &[String], body: &str, line: u32) -> Result<Program, String> {
     let mut decoder = Decoder {
         program: Program::default(),
         entry,
-        shared,
-        scopes: vec![HashMap::new()],
+        dynamic,
+        shared: HashMap::new(),
+        scopes: vec![Scope::default()],
         constants: HashMap::new(),
-        labels: HashMap::new(),
-        branches: Vec::new(),
         line,
     };
     let mut scanner = Scanner::new(body, line);
     match decoder.read(&mut scanner) {
-        Ok(()) => Ok(decoder.program),
+        Ok(()) => {
+            touches::mark(&mut decoder.program);
+            Ok(decoder.program)
+        }
         Err(message) => Err(format!("line {}: {message}", decoder.line)),
     }
 }
@@ -57,18 +77,18 @@ pub fn decode(entry: &Entry, shared: &[String], body: &str, line: u32) -> Result
 impl<'a> Decoder<'a> {
     fn read(&mut self, scanner: &mut Scanner<'a>) -> Result<(), String> {
         self.program.registers = vec![POISON; SPECIAL.len()];
+        self.declare_shared(scanner.clone())?;
         while !self.scopes.is_empty() {
             self.line = scanner.line;
             let (line, item) = scanner.next_item()?.ok_or("the body does not end")?;
             self.line = line;
             match item {
-                Item::Open => self.scopes.push(HashMap::new()),
-                Item::Close => {
-                    self.scopes.pop();
-                }
+                Item::Open => self.scopes.push(Scope::default()),
+                Item::Close => self.close()?,
                 Item::Label(label) => {
                     let here = self.program.code.len() as u32;
-                    if self.labels.insert(label, here).is_some() {
+                    let scope = self.scopes.last_mut().ok_or("a label outside of the body")?;
+                    if scope.labels.insert(label, here).is_some() {
                         return Err(format!("a second label `{label}`"));
                     }
                 }
@@ -78,23 +98,57 @@ impl<'a> Decoder<'a> {
         }
         // Who comes to the end returns.
         self.push(Instruction::Return);
-        for (place, label) in std::mem::take(&mut self.branches) {
-            self.line = self.program.lines[place];
-            let target = *self.labels.get(label).ok_or_else(|| format!("no label `{label}`"))?;
-            match &mut self.program.code[place] {
-                Instruction::Branch { to } | Instruction::BranchIf { to, .. } => *to = target,
-                _ => unreachable!("only branches are filled in"),
-            }
-        }
         if self.program.registers.len() > usize::from(Slot::MAX) {
             return Err(format!("{} registers and constants are too many", self.program.registers.len()));
         }
         Ok(())
     }
 
+    /// Leaves a scope: its labels are seen by branches in it. Others go to labels further out.
+    fn close(&mut self) -> Result<(), String> {
+        let Some(Scope { labels, branches, .. }) = self.scopes.pop() else { return Ok(()) };
+        for branch in branches {
+            if let Some(&target) = labels.get(branch.label) {
+                match &mut self.program.code[branch.place] {
+                    Instruction::Branch { to } | Instruction::BranchIf { to, .. } => *to = target,
+                    _ => unreachable!("only branches are filled in"),
+                }
+            } else if let Some(around) = self.scopes.last_mut() {
+                around.branches.push(branch);
+            } else {
+                self.line = self.program.lines[branch.place];
+                return Err(format!("no label `{}`", branch.label));
+            }
+        }
+        Ok(())
+    }
+
+    /// Gives places to arrays in shared memory, `.shared .align 4 .b8 name[128]`, of all of the body, so that it is known
+    /// where dynamic shared memory begins.
+    fn declare_shared(&mut self, mut scanner: Scanner<'a>) -> Result<(), String> {
+        if !scanner.rest().contains(".shared .align ") {
+            return Ok(());
+        }
+        while let Some((line, item)) = scanner.next_item()? {
+            let Item::Directive(text) = item else { continue };
+            let Some(array) = text.strip_prefix(".shared .align ") else { continue };
+            self.line = line;
+            let parts = array.split_once(" .b8 ").and_then(|(align, array)| {
+                let (name, bytes) = array.strip_suffix(']')?.split_once('[')?;
+                Some((align.parse::<u32>().ok()?, name, bytes.parse::<u32>().ok()?))
+            });
+            let (align, name, bytes) = parts.ok_or_else(|| format!("`{text}` is not known here"))?;
+            let start = self.program.shared.next_multiple_of(align);
+            self.shared.insert(name, SHARED_START + u64::from(start));
+            self.program.shared = start + bytes;
+        }
+        self.program.shared = self.program.shared.next_multiple_of(16);
+        Ok(())
+    }
+
     /// `.reg .b32 %r<12>` or `.reg .b64 own, other`; hints for the assembler are passed over.
     fn declare(&mut self, text: &'a str) -> Result<(), String> {
-        if text.starts_with(".pragma") {
+        if text.starts_with(".pragma") || text.starts_with(".shared ") {
             return Ok(());
         }
         let mut words = text.splitn(3, char::is_whitespace);
@@ -111,7 +165,7 @@ impl<'a> Decoder<'a> {
             };
             self.program.registers.resize(first + count.unwrap_or(1), POISON);
             let scope = self.scopes.last_mut().ok_or("a declaration outside of the body")?;
-            if scope.insert(name, Registers { first, count }).is_some() {
+            if scope.registers.insert(name, Registers { first, count }).is_some() {
                 return Err(format!("`{name}` is declared twice"));
             }
         }
@@ -122,10 +176,10 @@ impl<'a> Decoder<'a> {
     pub fn register(&self, name: &str) -> Result<Slot, String> {
         let prefix = name.trim_end_matches(|character: char| character.is_ascii_digit());
         for scope in self.scopes.iter().rev() {
-            if let Some(&Registers { first, count: None }) = scope.get(name) {
+            if let Some(&Registers { first, count: None }) = scope.registers.get(name) {
                 return Ok(first as Slot);
             }
-            if let Some(&Registers { first, count: Some(count) }) = scope.get(prefix)
+            if let Some(&Registers { first, count: Some(count) }) = scope.registers.get(prefix)
                 && let Ok(number) = name[prefix.len()..].parse::<usize>()
                 && number < count
             {
@@ -141,8 +195,11 @@ impl<'a> Decoder<'a> {
         if let Some(number) = number(text) {
             return Ok(self.constant(number));
         }
-        if self.shared.iter().any(|name| name == text) {
-            return Ok(self.constant(SHARED_START));
+        if let Some(&address) = self.shared.get(text) {
+            return Ok(self.constant(address));
+        }
+        if self.dynamic.iter().any(|name| name == text) {
+            return Ok(self.constant(SHARED_START + u64::from(self.program.shared)));
         }
         if let Some(parameter) = self.entry.parameters.iter().find(|parameter| parameter.name == text) {
             return Ok(self.constant(PARAMETERS + parameter.offset as u64));
@@ -173,6 +230,28 @@ impl<'a> Decoder<'a> {
         given
             .filter(|given| allowed.contains(given))
             .ok_or_else(|| format!("{operand:?} as {what} is not known here"))
+    }
+
+    /// All lanes of the warp, by a number, or in a register, whose value is looked at when it is executed.
+    pub fn lanes(&mut self, operand: &Operand<'_>) -> Result<Slot, String> {
+        if let Operand::Plain(text) = operand
+            && number(text).is_some()
+        {
+            let lanes = self.fixed(operand, &[u64::MAX, u64::from(u32::MAX)], "lanes")?;
+            return Ok(self.constant(lanes));
+        }
+        self.plain(operand)
+    }
+
+    /// One or two operands that are written to: `%r1` or `%r1|%p2`.
+    pub fn pair(&mut self, operand: &Operand<'_>) -> Result<(Slot, Slot), String> {
+        match operand {
+            Operand::Plain(text) => match text.split_once('|') {
+                Some((one, other)) => Ok((self.register(one.trim())?, self.register(other.trim())?)),
+                None => Ok((self.register(text)?, SINK)),
+            },
+            other => Err(format!("{other:?} is no register")),
+        }
     }
 
     /// An operand that is written to.
@@ -245,7 +324,9 @@ impl<'a> Decoder<'a> {
 
     /// Adds an instruction that goes on at a label.
     pub fn push_branch(&mut self, branch: Instruction, label: &'a str) {
-        self.branches.push((self.program.code.len(), label));
+        if let Some(scope) = self.scopes.last_mut() {
+            scope.branches.push(Branch { place: self.program.code.len(), label });
+        }
         self.push(branch);
     }
 

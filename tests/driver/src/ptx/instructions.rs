@@ -4,11 +4,8 @@ use cpift_ptx::body::{Operand, Statement};
 
 use super::arithmetic::{Function, HIGH_16, HIGH_32, JOIN_16, JOIN_32, LOW_16, LOW_32, computation};
 use super::decode::Decoder;
-use super::memory::SHARED_WINDOW;
+use super::memory::{PARAMETER_WINDOW, SHARED_WINDOW};
 use super::program::{GroupProduct, Instruction, ShuffleMode, Slot, Space};
-
-/// All lanes, as instructions for the warp name them.
-const LANES: u64 = u64::MAX;
 
 impl<'a> Decoder<'a> {
     /// Adds what a statement says.
@@ -160,46 +157,54 @@ impl<'a> Decoder<'a> {
     fn other(&mut self, name: &str, operands: &[Operand<'_>]) -> Result<Instruction, String> {
         Ok(match (name, operands) {
             ("ret" | "exit", []) => Instruction::Return,
-            ("trap", []) => Instruction::Trap,
-            ("cvta.to.global.u64" | "cvta.global.u64" | "cvta.param.u64", [to, from]) => {
-                self.sum(to, from, 0)?
-            }
+            ("trap" | "brkpt", []) => Instruction::Trap,
+            ("cvta.to.global.u64" | "cvta.global.u64", [to, from]) => self.sum(to, from, 0)?,
+            ("cvta.param.u64", [to, from]) => self.sum(to, from, PARAMETER_WINDOW)?,
             ("cvta.shared.u64", [to, from]) => self.sum(to, from, SHARED_WINDOW)?,
             ("bar.sync", [barrier]) => {
                 self.fixed(barrier, &[0], "a barrier")?;
                 Instruction::Barrier
             }
             ("bar.warp.sync", [lanes]) => {
-                self.fixed(lanes, &[LANES], "lanes")?;
-                Instruction::WarpBarrier
+                let lanes = self.lanes(lanes)?;
+                Instruction::WarpBarrier { lanes }
             }
             (
-                "shfl.sync.bfly.b32" | "shfl.sync.down.b32" | "shfl.sync.idx.b32",
+                "shfl.sync.bfly.b32" | "shfl.sync.down.b32" | "shfl.sync.up.b32" | "shfl.sync.idx.b32",
                 [to, value, operand, clamp, lanes],
             ) => {
-                self.fixed(clamp, &[31], "a segment")?;
-                self.fixed(lanes, &[LANES], "lanes")?;
                 let mode = match name {
                     "shfl.sync.bfly.b32" => ShuffleMode::Xor,
                     "shfl.sync.down.b32" => ShuffleMode::Down,
+                    "shfl.sync.up.b32" => ShuffleMode::Up,
                     _ => ShuffleMode::Index,
                 };
-                let (to, value, operand) = (self.target(to)?, self.plain(value)?, self.plain(operand)?);
-                Instruction::Shuffle { mode, to, value, operand }
+                let (to, inside) = self.pair(to)?;
+                let (value, operand) = (self.plain(value)?, self.plain(operand)?);
+                let (clamp, lanes) = (self.plain(clamp)?, self.lanes(lanes)?);
+                Instruction::Shuffle { mode, to, inside, value, operand, clamp, lanes }
             }
             ("vote.sync.ballot.b32", [to, predicate, lanes]) => {
-                self.fixed(lanes, &[LANES], "lanes")?;
-                Instruction::Ballot { to: self.target(to)?, predicate: self.plain(predicate)? }
+                let (to, predicate) = (self.target(to)?, self.plain(predicate)?);
+                Instruction::Ballot { to, predicate, lanes: self.lanes(lanes)? }
+            }
+            ("elect.sync", [to, lanes]) => {
+                let (to, elected) = self.pair(to)?;
+                Instruction::Elect { to, elected, lanes: self.lanes(lanes)? }
             }
             ("mma.sync.aligned.m16n8k16.row.col.f32.bf16.bf16.f32", [d, a, b, c]) => {
                 Instruction::Multiply { list: self.lists([(d, 4), (a, 4), (b, 2), (c, 4)])? }
             }
             (
-                "ldmatrix.sync.aligned.m8n8.x4.b16" | "ldmatrix.sync.aligned.m8n8.x4.trans.b16",
+                "ldmatrix.sync.aligned.m8n8.x4.b16"
+                | "ldmatrix.sync.aligned.m8n8.x4.trans.b16"
+                | "ldmatrix.sync.aligned.m8n8.x4.shared.b16"
+                | "ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16",
                 [to, address],
             ) => {
                 let (to, address) = (self.list(to, 4)?, self.address(address)?);
-                Instruction::LoadMatrices { transposed: name.contains(".trans."), to, address }
+                let (transposed, generic) = (name.contains(".trans."), !name.contains(".shared."));
+                Instruction::LoadMatrices { transposed, generic, to, address }
             }
             ("atom.shared.add.u32" | "atom.global.add.u32" | "atom.global.add.u64", [to, address, value]) => {
                 Instruction::AtomicAdd {
@@ -210,15 +215,20 @@ impl<'a> Decoder<'a> {
                     value: self.plain(value)?,
                 }
             }
-            ("cp.async.cg.shared.global", [to, from, size, read]) => {
+            ("cp.async.cg.shared.global", [to, from, size, read @ ..]) if read.len() <= 1 => {
                 self.fixed(size, &[16], "a size")?;
-                let (to, from, read) = (self.address(to)?, self.address(from)?, self.plain(read)?);
+                // All of it, unless that is given.
+                let read = self.plain(read.first().unwrap_or(size))?;
+                let (to, from) = (self.address(to)?, self.address(from)?);
                 Instruction::CopyAsync { to, from, read }
             }
             ("cp.async.commit_group", []) => Instruction::CommitCopies,
             ("cp.async.wait_group", [latest]) => Instruction::WaitCopies { latest: self.plain(latest)? },
             ("mbarrier.init.shared::cta.b64", [barrier, count]) => {
                 Instruction::InitMbarrier { barrier: self.address(barrier)?, count: self.plain(count)? }
+            }
+            ("mbarrier.inval.shared::cta.b64", [barrier]) => {
+                Instruction::InvalidateMbarrier { barrier: self.address(barrier)? }
             }
             ("mbarrier.arrive.shared::cta.b64", [Operand::Plain("_"), barrier]) => {
                 Instruction::Arrive { barrier: self.address(barrier)?, bytes: self.constant(0) }
@@ -235,7 +245,8 @@ impl<'a> Decoder<'a> {
                 Instruction::FenceAsync
             }
             (
-                "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes",
+                "cp.async.bulk.tensor.2d.shared::cluster.global.tile.mbarrier::complete_tx::bytes"
+                | "cp.async.bulk.tensor.2d.shared::cta.global.mbarrier::complete_tx::bytes",
                 [to, Operand::Tile(map, coordinates), barrier],
             ) if coordinates.len() == 2 => {
                 let tile = self.list_of(&[&[*map], &coordinates[..]].concat())?;
@@ -243,7 +254,7 @@ impl<'a> Decoder<'a> {
             }
             // Here every thread has the registers it needs; that lanes meet is checked.
             ("setmaxnreg.inc.sync.aligned.u32" | "setmaxnreg.dec.sync.aligned.u32", [_]) => {
-                Instruction::WarpBarrier
+                Instruction::WarpBarrier { lanes: self.constant(u64::MAX) }
             }
             ("wgmma.fence.sync.aligned", []) => Instruction::GroupFence,
             ("wgmma.commit_group.sync.aligned", []) => Instruction::GroupCommit,

@@ -14,8 +14,10 @@ use super::program::Space;
 pub const SHARED_START: u64 = 1024;
 /// Generic addresses of shared memory are by this more. Nothing of the host's is there, nor at the next.
 pub const SHARED_WINDOW: u64 = 1 << 61;
-/// Where the parameters begin, also as generic addresses.
-pub const PARAMETERS: u64 = 1 << 62;
+/// Generic addresses of parameters are by this more than those in their own address space.
+pub const PARAMETER_WINDOW: u64 = 1 << 62;
+/// Where the parameters begin in their own address space, which 32 bits are enough for. Not at zero, as shared memory.
+pub const PARAMETERS: u64 = 4096;
 
 /// What a launch may access besides shared memory.
 #[derive(Debug)]
@@ -129,6 +131,7 @@ impl Memory {
 
     /// Bytes of the parameters, at most 16.
     pub fn parameter(&self, address: u64, bytes: usize) -> Option<[u8; 16]> {
+        let address = address.checked_sub(PARAMETER_WINDOW).unwrap_or(address);
         let offset = usize::try_from(address.checked_sub(PARAMETERS)?).ok()?;
         let mut buffer = [0; 16];
         buffer[..bytes].copy_from_slice(self.parameters.get(offset..offset.checked_add(bytes)?)?);
@@ -137,7 +140,7 @@ impl Memory {
 
     /// The matrix whose tensor map is at a generic address.
     pub fn map(&self, address: u64) -> Option<(usize, TensorMapLayout)> {
-        let offset = usize::try_from(address.checked_sub(PARAMETERS)?).ok()?;
+        let offset = usize::try_from(address.checked_sub(PARAMETER_WINDOW + PARAMETERS)?).ok()?;
         self.maps.iter().find(|&&(place, _)| place == offset).map(|&(_, matrix)| matrix)
     }
 }

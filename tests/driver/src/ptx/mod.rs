@@ -12,6 +12,7 @@ mod instructions;
 mod memory;
 mod program;
 mod run;
+mod touches;
 mod wgmma;
 
 use std::collections::HashMap;
@@ -123,11 +124,16 @@ impl Parameter {
     /// A parameter by itself, and what its place must be a multiple of.
     fn parse(line: &str) -> Result<(Self, usize), String> {
         // A tensor map by value: `.param .align 64 .b8 name[128]`.
-        if let Some(array) = line.strip_prefix(".param .align 64 .b8 ") {
+        let array = line.strip_prefix(".param .align ").and_then(|rest| rest.split_once(" .b8 "));
+        if let Some((align, array)) = array {
+            let align = align.parse().map_err(|_| format!("`{line}` has no alignment"))?;
             let found = array.strip_suffix(']').and_then(|array| array.split_once('['));
             let found = found.and_then(|(name, bytes)| Some((name, bytes.parse().ok()?)));
             let (name, bytes) = found.ok_or_else(|| format!("`{array}` is no array"))?;
-            return Ok((Self { name: name.to_owned(), offset: 0, bytes, pointer: false, float: false }, 64));
+            return Ok((
+                Self { name: name.to_owned(), offset: 0, bytes, pointer: false, float: false },
+                align,
+            ));
         }
         let words: Vec<&str> = line.split_whitespace().collect();
         let (&[".param", kind, name] | &[".param", kind, ".ptr", .., name]) = &words[..] else {

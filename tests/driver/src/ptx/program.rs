@@ -43,6 +43,10 @@ pub struct Program {
     pub lists: Vec<Slot>,
     /// What the tensor cores are to do for warpgroups.
     pub products: Vec<GroupProduct>,
+    /// For each, those that a fence must part it from whatever comes in between.
+    pub clashes: Vec<Vec<usize>>,
+    /// Bytes of shared memory that the body declares; what a launch asks for begins behind.
+    pub shared: u32,
 }
 
 /// Some of a program's [`lists`](Program::lists).
@@ -83,6 +87,8 @@ pub enum ShuffleMode {
     Xor,
     /// The one so many further on.
     Down,
+    /// The one so many before.
+    Up,
     /// The one of this number.
     Index,
 }
@@ -105,15 +111,25 @@ pub enum Instruction {
     /// `bar.sync 0`.
     Barrier,
     /// `bar.warp.sync`.
-    WarpBarrier,
-    /// `shfl.sync`.
-    Shuffle { mode: ShuffleMode, to: Slot, value: Slot, operand: Slot },
+    WarpBarrier { lanes: Slot },
+    /// `shfl.sync`, whose predicate says whether the other lane is inside of the segment.
+    Shuffle {
+        mode: ShuffleMode,
+        to: Slot,
+        inside: Slot,
+        value: Slot,
+        operand: Slot,
+        clamp: Slot,
+        lanes: Slot,
+    },
     /// `vote.sync.ballot`.
-    Ballot { to: Slot, predicate: Slot },
+    Ballot { to: Slot, predicate: Slot, lanes: Slot },
+    /// `elect.sync`: a lane's number, and whether it is the thread's own.
+    Elect { to: Slot, elected: Slot, lanes: Slot },
     /// `mma.sync`: four results, A, B and C.
     Multiply { list: List },
-    /// `ldmatrix`.
-    LoadMatrices { transposed: bool, to: List, address: Address },
+    /// `ldmatrix`, by generic addresses or those of shared memory.
+    LoadMatrices { transposed: bool, generic: bool, to: List, address: Address },
     /// `cp.async` of 16 bytes, of which so many are read.
     CopyAsync { to: Address, from: Address, read: Slot },
     /// `cp.async.commit_group`.
@@ -122,6 +138,8 @@ pub enum Instruction {
     WaitCopies { latest: Slot },
     /// `mbarrier.init`.
     InitMbarrier { barrier: Address, count: Slot },
+    /// `mbarrier.inval`.
+    InvalidateMbarrier { barrier: Address },
     /// `mbarrier.arrive`, with bytes that are expected.
     Arrive { barrier: Address, bytes: Slot },
     /// `mbarrier.try_wait.parity`.
@@ -132,13 +150,15 @@ pub enum Instruction {
     CopyTile { to: Address, tile: List, barrier: Address },
     /// `wgmma.fence`.
     GroupFence,
+    /// Some of the instructions behind it, before any of `wgmma`, access registers of products.
+    Touch { registers: List },
     /// `wgmma.mma_async`, the place among the program's products.
     GroupMultiply { product: u32 },
     /// `wgmma.commit_group`.
     GroupCommit,
     /// `wgmma.wait_group`.
     GroupWait { latest: Slot },
-    /// `trap`.
+    /// `trap`, and `brkpt`, which ends a launch where no debugger is attached.
     Trap,
     /// `ret` and `exit`.
     Return,

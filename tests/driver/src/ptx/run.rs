@@ -25,6 +25,8 @@ const WIDEST: usize = 16;
 /// As for a launch of the source.
 pub unsafe fn launch(emulator: &Emulator, request: &Request<'_>, entry: &Entry) -> Result<(), LaunchError> {
     let memory = Memory::new(request, entry);
+    // What the body declares comes on top of what the launch asks for.
+    let request = &Request { shared: request.shared + entry.program.shared, ..*request };
     // SAFETY: the caller's promise; every access of a thread is checked against the buffers.
     unsafe {
         emulator.run(request, &|| {
@@ -148,23 +150,30 @@ impl<'a> Thread<'a> {
                 self.add(space, bytes, to, address, value)?;
             }
             Instruction::Barrier => device::barrier(point),
-            Instruction::WarpBarrier => device::warp_barrier(point),
-            Instruction::Shuffle { mode, to, value, operand } => {
-                let (lane, operand) = (device::thread() % 32, self.word(operand));
-                let (name, source) = match mode {
-                    ShuffleMode::Xor => ("shuffle_xor", lane ^ operand & 31),
-                    ShuffleMode::Down if lane + (operand & 31) < 32 => {
-                        ("shuffle_down", lane + (operand & 31))
-                    }
-                    ShuffleMode::Down => ("shuffle_down", lane),
-                    ShuffleMode::Index => ("shuffle_idx", operand & 31),
-                };
-                let value = device::shuffle(name, point, self.word(value), source);
-                self.set(to, value.into());
+            Instruction::WarpBarrier { lanes } => {
+                self.all(lanes)?;
+                device::warp_barrier(point);
             }
-            Instruction::Ballot { to, predicate } => {
-                let lanes = device::ballot(point, self.get(predicate) & 1 != 0);
-                self.set(to, lanes.into());
+            Instruction::Shuffle { mode, to, inside, value, operand, clamp, lanes } => {
+                self.all(lanes)?;
+                let (name, source) =
+                    other_lane(mode, device::thread() % 32, self.word(operand), self.word(clamp));
+                let own = device::thread() % 32;
+                let value = device::shuffle(name, point, self.word(value), source.unwrap_or(own));
+                self.set(to, value.into());
+                self.set(inside, source.is_some().into());
+            }
+            Instruction::Ballot { to, predicate, lanes } => {
+                self.all(lanes)?;
+                let ballot = device::ballot(point, self.get(predicate) & 1 != 0);
+                self.set(to, ballot.into());
+            }
+            Instruction::Elect { to, elected, lanes } => {
+                self.all(lanes)?;
+                // Which lane is not specified. All meet.
+                device::ballot(point, true);
+                self.set(to, 0);
+                self.set(elected, device::thread().is_multiple_of(32).into());
             }
             Instruction::Multiply { list } => {
                 let slots = program.list(list);
@@ -174,9 +183,10 @@ impl<'a> Thread<'a> {
                     self.set(slot, sum.to_bits().into());
                 }
             }
-            Instruction::LoadMatrices { transposed, to, address } => {
+            Instruction::LoadMatrices { transposed, generic, to, address } => {
                 let address = self.address(address);
-                let Some(address) = address.checked_sub(SHARED_WINDOW) else {
+                let window = if generic { SHARED_WINDOW } else { 0 };
+                let Some(address) = address.checked_sub(window) else {
                     return Err(
                         self.wrong(format!("matrices at {address:#x}, which is not in shared memory"))
                     );
@@ -201,6 +211,9 @@ impl<'a> Thread<'a> {
             Instruction::InitMbarrier { barrier, count } => {
                 device::mbarrier_init(point, self.shared_byte(barrier)?, self.word(count));
             }
+            Instruction::InvalidateMbarrier { barrier } => {
+                device::mbarrier_inval(point, self.shared_byte(barrier)?);
+            }
             Instruction::Arrive { barrier, bytes } => {
                 device::mbarrier_arrive(point, self.shared_byte(barrier)?, self.word(bytes));
             }
@@ -220,10 +233,10 @@ impl<'a> Thread<'a> {
                 let [column, row] = self.words(&slots[1..]);
                 device::tma_copy(point, matrix, (row, column), to, barrier);
             }
+            Instruction::Touch { registers } => self.products.touch(program.list(registers)),
             Instruction::GroupFence => self.products.fence(),
             Instruction::GroupMultiply { product } => {
-                let product = program.products[product as usize];
-                let begun = self.products.begin(program, &mut self.registers, product);
+                let begun = self.products.begin(program, &mut self.registers, product as usize);
                 begun.map_err(|what| self.wrong(what))?;
             }
             Instruction::GroupCommit => self.products.commit(),
@@ -241,6 +254,14 @@ impl<'a> Thread<'a> {
             | Instruction::Return => unreachable!("done where instructions are told apart"),
         }
         Ok(())
+    }
+
+    /// Fails unless all lanes of the warp are named.
+    fn all(&self, lanes: Slot) -> Result<(), Cause> {
+        match self.word(lanes) {
+            u32::MAX => Ok(()),
+            lanes => Err(self.wrong(format!("an instruction of lanes {lanes:#x}, which are not all"))),
+        }
     }
 
     fn load(&mut self, space: Space, bytes: u8, to: List, address: Address) -> Result<(), Cause> {
@@ -323,15 +344,15 @@ impl<'a> Thread<'a> {
     }
 
     fn write(&self, space: Space, address: u64, bytes: &[u8]) -> Result<(), Cause> {
-        let pointer = if space == Space::Shared {
-            self.shared_pointer(Kind::Store, address, bytes.len())?
-        } else {
-            let place = self.memory.global(self.point(), space, true, address, bytes.len())?;
-            device::note_access(true, place.parameter, place.offset..place.offset + bytes.len());
-            place.pointer
-        };
+        if space == Space::Shared {
+            let Some(byte) = address.checked_sub(SHARED_START) else { return Err(self.outside(address)) };
+            device::store_shared(self.point(), 0..self.shared, byte, bytes);
+            return Ok(());
+        }
+        let place = self.memory.global(self.point(), space, true, address, bytes.len())?;
+        device::note_access(true, place.parameter, place.offset..place.offset + bytes.len());
         // SAFETY: so many bytes are there, as was checked; nothing else refers to them while the launch runs.
-        unsafe { pointer.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
+        unsafe { place.pointer.copy_from_nonoverlapping(bytes.as_ptr(), bytes.len()) };
         Ok(())
     }
 
@@ -354,4 +375,20 @@ impl<'a> Thread<'a> {
             "address {address:#x} of shared memory; the block's is from {SHARED_START:#x} to {end:#x}"
         ))
     }
+}
+
+/// The lane that `shfl.sync` has a value of; none where that is outside of the segment. Also what it is called.
+fn other_lane(mode: ShuffleMode, lane: u32, operand: u32, clamp: u32) -> (&'static str, Option<u32>) {
+    // As the PTX ISA has it in `shfl.sync`: segments are what the mask tells apart, the clamp is their last lane.
+    let (distance, mask, clamp) = (operand & 31, clamp >> 8 & 31, clamp & 31);
+    let last = lane & mask | clamp & !mask & 31;
+    let (name, source) = match mode {
+        ShuffleMode::Up => {
+            return ("shuffle_up", lane.checked_sub(distance).filter(|&source| source >= last));
+        }
+        ShuffleMode::Down => ("shuffle_down", lane + distance),
+        ShuffleMode::Xor => ("shuffle_xor", lane ^ distance),
+        ShuffleMode::Index => ("shuffle_idx", lane & mask | distance & !mask),
+    };
+    (name, Some(source).filter(|&source| source <= last))
 }

@@ -21,8 +21,12 @@ pub struct Products {
     groups: VecDeque<Vec<Issued>>,
     /// Sums in the making.
     sums: Vec<Sums>,
-    /// Whether registers were made known to the tensor cores since the thread last waited.
+    /// Whether there was a `wgmma.fence`.
     fenced: bool,
+    /// By register, a bit each: those that the thread has accessed since the last one.
+    touched: Vec<u64>,
+    /// Products that have begun since then, by their places.
+    begun: Vec<usize>,
 }
 
 /// A product that has begun.
@@ -54,18 +58,49 @@ impl Products {
     /// `wgmma.fence`.
     pub fn fence(&mut self) {
         self.fenced = true;
+        self.touched.fill(0);
+        self.begun.clear();
     }
 
-    /// `wgmma.mma_async`.
-    pub fn begin(
-        &mut self,
-        program: &Program,
-        registers: &mut [u64],
-        product: GroupProduct,
-    ) -> Result<(), String> {
+    /// The thread accesses registers of products.
+    pub fn touch(&mut self, registers: &[Slot]) {
+        for &slot in registers {
+            let (word, bit) = (usize::from(slot) / 64, slot % 64);
+            if self.touched.len() <= word {
+                self.touched.resize(word + 1, 0);
+            }
+            self.touched[word] |= 1 << bit;
+        }
+    }
+
+    /// Fails where a fence is missing. It must stand before the first `wgmma`, and between an access to a register and a
+    /// `wgmma` that has it as a sum or in its left operand, unless both are of `wgmma` of one shape, and sums
+    /// (PTX ISA, 9.7.15.7.1, `wgmma.fence`). So none is wanted behind a wait alone.
+    fn check_fences(&self, program: &Program, number: usize) -> Result<(), String> {
         if !self.fenced {
             return Err("a wgmma with no wgmma.fence before".to_owned());
         }
+        let product = program.products[number];
+        let fragments = program.list(product.a);
+        let fragments = if fragments.len() > 1 { fragments } else { &[] };
+        let touched = |slot: &&Slot| {
+            self.touched.get(usize::from(**slot) / 64).is_some_and(|word| word >> (**slot % 64) & 1 != 0)
+        };
+        if program.list(product.sums).iter().chain(fragments).any(|slot| touched(&slot)) {
+            return Err("a wgmma on registers that were accessed with no wgmma.fence behind".to_owned());
+        }
+        let clashes = &program.clashes[number];
+        if !clashes.is_empty() && self.begun.iter().any(|other| clashes.contains(other)) {
+            return Err("a wgmma on some registers of another's with no wgmma.fence in between".to_owned());
+        }
+        Ok(())
+    }
+
+    /// `wgmma.mma_async`.
+    pub fn begin(&mut self, program: &Program, registers: &mut [u64], number: usize) -> Result<(), String> {
+        self.check_fences(program, number)?;
+        self.begun.push(number);
+        let product = program.products[number];
         let at = |slot: Slot| registers[usize::from(slot)];
         let a = match program.list(product.a) {
             &[a] => WgmmaA::Shared(description(at(a), product.a_along_k)?),
@@ -99,7 +134,6 @@ impl Products {
     ) -> Result<(), String> {
         let finished = self.groups.len().saturating_sub(latest);
         let issued: Vec<Issued> = self.groups.drain(..finished).flatten().collect();
-        self.fenced = false;
         if issued.is_empty() {
             return Ok(());
         }
