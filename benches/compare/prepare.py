@@ -4,7 +4,7 @@
 
 ENGINE is the binary, MODEL a folder with tokenizer and chat template, SOURCE a JSON Lines file of `question` and `answer`
 (GSM8K). The rows are those of SOURCE over and over, each with a number of its own. The engine reads the file, renders
-every row by the chat template, tokenises prompt and whole, and marks what is learnt; `tokenizers` reads the same file and
+every row by the chat template, tokenizes prompt and whole, and marks what is learnt; `tokenizers` reads the same file and
 encodes question and answer as one text each with `encode_batch`, without a template. Both start without a cache.
 """
 

@@ -2,7 +2,7 @@
 
 use std::process::ExitCode;
 
-/// Tokenisation allocates many small strings, on all threads at once.
+/// Tokenization allocates many small strings, on all threads at once.
 #[global_allocator]
 static ALLOCATOR: mimalloc::MiMalloc = mimalloc::MiMalloc;
 

@@ -12,6 +12,7 @@ use crate::config::{DeltaNet, ModelConfig, Part, Rope, RopeScaling};
 use crate::data::{PromptMaker, PromptSettings};
 use crate::error::Result;
 use crate::model::Model;
+use crate::state_type::StateType;
 use crate::tokenizer::{SpecialToken, Tokenizer};
 use crate::transformer::{BatchLimits, ComputeType, Purpose, Transformer};
 
@@ -119,6 +120,8 @@ pub enum ChatSample {
 pub struct TrainingMemory {
     /// What is computed in.
     pub precision: &'static str,
+    /// How the optimizer's state is kept (`train.memory`).
+    pub memory: StateType,
     /// Whether layers are computed again in the backward pass (`train.recompute`).
     pub recompute: bool,
     /// Bytes of weights, gradients and moments.
@@ -279,10 +282,14 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
     let device = Device::cpu(None)?;
     let limits = BatchLimits { tokens, documents: 1 };
     let mut lines = Vec::new();
-    for compute in [ComputeType::F32, ComputeType::Bf16] {
-        // Weights, gradients and two moments in f32, and the copy of the weights that is computed with.
+    let kinds = [ComputeType::F32, ComputeType::Bf16]
+        .into_iter()
+        .flat_map(|compute| [StateType::Exact, StateType::Compact].map(|memory| (compute, memory)));
+    for (compute, memory) in kinds {
+        // Weights and gradients in f32, two moments, and the copy of the weights that is computed with.
         let length = config.parameters();
-        let state = 4 * length * size_of::<f32>() + Model::copy_bytes(compute, length);
+        let of_each = 2 * size_of::<f32>() + 2 * memory.moment_type().bytes();
+        let state = of_each * length + Model::copy_bytes(compute, length);
         for recompute in [false, true] {
             let purpose = Purpose::Training { recompute };
             let activations = match compute {
@@ -292,6 +299,7 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
             let (state_bytes, activation_bytes) = (state as u64, activations?.total() as u64);
             lines.push(TrainingMemory {
                 precision: compute.name(),
+                memory,
                 recompute,
                 state_bytes,
                 activation_bytes,

@@ -135,7 +135,7 @@ fn models(recipe: &Recipe) -> impl Iterator<Item = &Path> {
     base.into_iter().chain(recipe.task.iter().filter_map(|task| task.model.as_ref())).map(PathBuf::as_path)
 }
 
-/// Where tokenised data is kept between runs: `cpift-engine` in the user's cache folder. None where there
+/// Where tokenized data is kept between runs: `cpift-engine` in the user's cache folder. None where there
 /// is no such folder, as for users without a home.
 fn token_cache() -> Option<PathBuf> {
     let folder = |name| std::env::var_os(name).filter(|value| !value.is_empty()).map(PathBuf::from);

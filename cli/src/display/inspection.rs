@@ -123,10 +123,11 @@ fn parameters(inspection: &Inspection) -> Table {
 
 fn memory(inspection: &Inspection) -> Table {
     let step = format!("a step of {} tokens", grouped(inspection.memory_tokens as u64));
-    let mut table = Table::new([step.as_str(), "recompute", "state", "activations", "together"]);
+    let mut table = Table::new([step.as_str(), "memory", "recompute", "state", "activations", "together"]);
     for line in &inspection.memory {
         table.row([
             line.precision.to_owned(),
+            line.memory.name().to_owned(),
             if line.recompute { "yes" } else { "no" }.to_owned(),
             bytes(line.state_bytes),
             bytes(line.activation_bytes),

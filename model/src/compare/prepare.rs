@@ -31,7 +31,7 @@ pub struct CompareOptions<'a> {
     pub device: &'a str,
     /// Threads of every run.
     pub threads: NonZeroUsize,
-    /// Folder of tokenised data that is kept between runs; none tokenises every time.
+    /// Folder of tokenized data that is kept between runs; none tokenizes every time.
     pub cache: Option<&'a Path>,
 }
 

@@ -32,7 +32,7 @@ const PAUSE: Duration = Duration::from_millis(300);
 pub struct WorkOptions<'a> {
     /// Where to compute.
     pub device: &'a Device,
-    /// Folder of tokenised data that is kept between runs; none tokenises every time.
+    /// Folder of tokenized data that is kept between runs; none tokenizes every time.
     pub cache: Option<&'a Path>,
     /// Keep the run's models.
     pub keep_models: bool,

@@ -1,4 +1,4 @@
-//! Tokenised files on disk, found by the hash of everything that decided their content.
+//! Tokenized files on disk, found by the hash of everything that decided their content.
 //!
 //! Every key has files, its pieces, numbered from 0. A piece has the rows of some consecutive records and what is
 //! known after them: `magic, key, hash of key, number and rest, stats as JSON, lengths of rows left out, rows`, all
@@ -35,10 +35,10 @@ pub enum CacheUse {
     NotWritten(String),
 }
 
-/// Changes whenever tokenisation or the format does.
+/// Changes whenever tokenization or the format does.
 const MAGIC: &[u8; 8] = b"cpiftok9";
 
-/// Tokens after which a piece ends: about a second of tokenising.
+/// Tokens after which a piece ends: about a second of tokenizing.
 const PIECE_TOKENS: usize = 1 << 20;
 
 /// The pieces of a key, read or written one after the other.
@@ -54,7 +54,7 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    /// Those of a key in a folder of tokenised data; none is looked at.
+    /// Those of a key in a folder of tokenized data; none is looked at.
     pub fn new(cache: &Path, key: blake3::Hash) -> Self {
         Self { folder: cache.to_owned(), key, count: 0, rows: 0, skipped: 0 }
     }

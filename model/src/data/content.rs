@@ -43,7 +43,7 @@ pub(crate) struct ReadStats {
     pub is_complete: bool,
 }
 
-/// What files say, tokenised.
+/// What files say, tokenized.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct TokenizedRows {
     pub stats: ReadStats,

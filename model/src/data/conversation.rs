@@ -13,7 +13,7 @@ use crate::control_tokens::aliases;
 use crate::error::Reasoned;
 use crate::recipe::Learn;
 
-/// Bytes before a turn that decide how its beginning is tokenised: more than the longest tokens have.
+/// Bytes before a turn that decide how its beginning is tokenized: more than the longest tokens have.
 const LOOKBACK: usize = 512;
 
 /// Most rows of one conversation: each takes a rendering of it.
@@ -110,7 +110,7 @@ impl RowMaker<'_> {
 
     /// Pushes the text up to the last turn's end. The ids are those of the text as a whole, but where a token
     /// would reach over the beginning of a turn, or the ids before it would be others than generation sees:
-    /// there the text is tokenised apart.
+    /// there the text is tokenized apart.
     fn push_turns(&self, row: &mut Row, text: &str, turns: &[Range<usize>]) -> Reasoned<()> {
         let end = turns.last().map_or(0, |turn| turn.end);
         let whole = self.tokenizer.aliased_ids_with_bytes(&text[..end])?;
@@ -141,7 +141,7 @@ impl RowMaker<'_> {
         Ok(())
     }
 
-    /// True when the text tokenised up to a turn's beginning is the beginning of it tokenised further. Tokens
+    /// True when the text tokenized up to a turn's beginning is the beginning of it tokenized further. Tokens
     /// never reach over a control token, so it is enough to look from the one before to the one behind; where
     /// there is none, a few hundred bytes back are. `known` is the text's ids, or nothing.
     fn continues(

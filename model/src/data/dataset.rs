@@ -25,7 +25,7 @@ pub struct Dataset {
 }
 
 impl Dataset {
-    /// Reads files and tokenises their rows, or reads the tokens from `cache_folder` if they were made before from
+    /// Reads files and tokenizes their rows, or reads the tokens from `cache_folder` if they were made before from
     /// the same content, tokenizer, template and settings.
     ///
     /// # Errors

@@ -35,7 +35,7 @@ pub enum PreparationEvent<'a> {
 /// Where tokens are kept between runs, and who is told how far their making is.
 #[derive(Clone, Copy, Default)]
 pub struct Preparation<'a> {
-    /// Folder of tokenised data; none makes the tokens anew.
+    /// Folder of tokenized data; none makes the tokens anew.
     pub cache: Option<&'a Path>,
     /// Is told what happens.
     pub observe: Option<&'a (dyn Fn(PreparationEvent<'_>) + Sync)>,

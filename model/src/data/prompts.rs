@@ -90,7 +90,7 @@ impl<'a> PromptMaker<'a> {
     /// The prompt of a text; `notices` gets what its owner might not expect.
     ///
     /// # Errors
-    /// The text is empty or cannot be tokenised, or the chat template refuses it.
+    /// The text is empty or cannot be tokenized, or the chat template refuses it.
     pub fn of_text(&self, text: &str, notices: &mut Vec<Notice>) -> std::result::Result<Prompt, String> {
         if text.is_empty() {
             return Err("is empty: there is nothing to continue or to answer".into());

@@ -152,11 +152,11 @@ impl<'a> RowMaker<'a> {
         Ok(())
     }
 
-    /// Ids of an answer that follows a context, both with control tokens as aliases: as the two are tokenised
+    /// Ids of an answer that follows a context, both with control tokens as aliases: as the two are tokenized
     /// together where that leaves the context's ids as generation sees them, else the answer's as they come
     /// out within a text.
     pub(super) fn ids_after(&self, context: &str, context_ids: &[u32], answer: &str) -> Reasoned<Vec<u32>> {
-        // Text behind a control token is tokenised independently of what is before it.
+        // Text behind a control token is tokenized independently of what is before it.
         let context = &context[aliases(context).last().map_or(0, |alias| alias.start)..];
         let before = self.tokenizer.aliased_ids(context)?;
         let together = self.tokenizer.aliased_ids(&format!("{context}{answer}"))?;

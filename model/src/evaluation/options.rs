@@ -148,7 +148,7 @@ pub fn right_by_loss<T: Real>(
 /// Tokens of the longest document that evaluating a data set takes: a row, or a row with another option.
 ///
 /// # Errors
-/// An option cannot be tokenised.
+/// An option cannot be tokenized.
 pub fn longest_document(
     dataset: &Dataset,
     tokenizer: &Tokenizer,

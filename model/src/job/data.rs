@@ -102,7 +102,7 @@ pub struct RecipeData {
 }
 
 impl RecipeData {
-    /// Reads and tokenises the rows of a recipe's tasks, or of the one of a name. Of the model only its tokenizer is
+    /// Reads and tokenizes the rows of a recipe's tasks, or of the one of a name. Of the model only its tokenizer is
     /// read, and where examples precede rows its configuration.
     ///
     /// # Errors

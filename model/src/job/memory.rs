@@ -82,7 +82,7 @@ pub fn plan_memory(
     };
     let data =
         inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));
-    parts.push(host_part("tokenised data", data.sum()));
+    parts.push(host_part("tokenized data", data.sum()));
     Ok(parts)
 }
 

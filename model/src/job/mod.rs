@@ -72,7 +72,7 @@ pub struct JobOptions<'a> {
     pub probes: Option<&'a Path>,
     /// Instead of the recipe's method, train every ordered pair of tasks one after the other, by this method.
     pub pairs: Option<PairMethod>,
-    /// Where tokenised data is kept between runs, and who is told how far its making is.
+    /// Where tokenized data is kept between runs, and who is told how far its making is.
     pub preparation: Preparation<'a>,
 }
 

@@ -51,7 +51,7 @@ pub struct Tokenizer {
     vocabulary_size: usize,
     /// Tokens the model has embeddings for, where the folder's `config.json` says how many.
     embeddings: Option<usize>,
-    /// Whether a text's beginning is tokenised otherwise than the same characters within a text.
+    /// Whether a text's beginning is tokenized otherwise than the same characters within a text.
     treats_beginnings: bool,
     signature: TokenizerSignature,
     names: BTreeMap<String, String>,
@@ -138,7 +138,7 @@ impl Tokenizer {
     /// Ids of a prompt: the tokenizer's own prefix (BOS, if it has one), then the text.
     ///
     /// # Errors
-    /// When the text cannot be tokenised.
+    /// When the text cannot be tokenized.
     pub fn encode_prompt(&self, text: &str, special_tokens: SpecialTokens) -> Result<Vec<u32>> {
         let ids = self.marked(text, special_tokens).and_then(|text| self.prompt_ids(&text));
         ids.map_err(|reason| Error::Job(format!("the prompt {reason}")))
@@ -147,12 +147,12 @@ impl Tokenizer {
     /// Ids of a text by itself, without control tokens.
     ///
     /// # Errors
-    /// When the text cannot be tokenised.
+    /// When the text cannot be tokenized.
     pub fn encode_answer(&self, text: &str) -> Result<Vec<u32>> {
         self.plain_ids(text).map_err(|reason| Error::Job(format!("the answer {reason}")))
     }
 
-    /// Text from data as it is tokenised: control strings are aliases where they count as control tokens.
+    /// Text from data as it is tokenized: control strings are aliases where they count as control tokens.
     /// The text may not contain reserved characters.
     pub(crate) fn marked(&self, text: &str, special_tokens: SpecialTokens) -> Reasoned<String> {
         refuse_reserved(text)?;
@@ -198,8 +198,8 @@ impl Tokenizer {
     /// What the library makes of a text, if the model has embeddings for it.
     fn checked(&self, encode: impl FnOnce() -> tokenizers::Result<Encoding>) -> Reasoned<Encoding> {
         let encoded = in_library(encode)
-            .map_err(|reason| format!("cannot be tokenised by {}: {reason}", self.path.display()))?;
-        let encoding = encoded.map_err(|error| format!("cannot be tokenised: {error}"))?;
+            .map_err(|reason| format!("cannot be tokenized by {}: {reason}", self.path.display()))?;
+        let encoding = encoded.map_err(|error| format!("cannot be tokenized: {error}"))?;
         if let Some(size) = self.embeddings
             && let Some(id) = encoding.get_ids().iter().find(|&&id| id as usize >= size)
         {
@@ -213,7 +213,7 @@ impl Tokenizer {
     }
 
     /// Ids of text that follows other text: as they come out within a text, where a text's beginning is
-    /// tokenised otherwise (SentencePiece puts a space before it).
+    /// tokenized otherwise (SentencePiece puts a space before it).
     pub(crate) fn ids_within(&self, text: &str) -> Reasoned<Vec<u32>> {
         Ok(self.ids_within_with_bytes(text)?.into_iter().map(|(id, _)| id).collect())
     }

@@ -16,7 +16,7 @@ pub(super) fn has_type(part: &Value, name: &str) -> bool {
     }
 }
 
-/// True when a text's beginning is tokenised otherwise than the same characters within a text: a space is
+/// True when a text's beginning is tokenized otherwise than the same characters within a text: a space is
 /// put before it, or taken away.
 pub(super) fn treats_beginnings(part: &Value) -> bool {
     match part {

@@ -21,7 +21,7 @@ fn ids(value: &Value) -> Vec<u32> {
 // Tokenizers and chats against transformers
 
 #[test]
-fn texts_are_tokenised_as_transformers_does() {
+fn texts_are_tokenized_as_transformers_does() {
     for name in FOLDERS {
         let tokenizer = tokenizer(name);
         for case in expected(name)["texts"].as_array().unwrap() {
@@ -37,7 +37,7 @@ fn texts_are_tokenised_as_transformers_does() {
 }
 
 #[test]
-fn chats_are_tokenised_as_transformers_does() {
+fn chats_are_tokenized_as_transformers_does() {
     for name in FOLDERS {
         let tokenizer = tokenizer(name);
         for case in expected(name)["chats"].as_array().unwrap() {
@@ -148,7 +148,7 @@ fn a_turn_may_end_with_another_token_than_eos() {
 }
 
 #[test]
-fn prompt_and_answer_are_tokenised_apart_and_joined() {
+fn prompt_and_answer_are_tokenized_apart_and_joined() {
     for name in FOLDERS {
         let tokenizer = tokenizer(name);
         // Together, "the" + "re" would be other tokens than apart.

@@ -25,14 +25,14 @@ const MAGIC_BYTES: u64 = 16;
 /// How Parquet files begin.
 const PARQUET: &[u8] = b"PAR1";
 
-/// Longest record, in bytes. Tokenising a text takes about 200 times its bytes in memory, and a row this long has
+/// Longest record, in bytes. Tokenizing a text takes about 200 times its bytes in memory, and a row this long has
 /// millions of tokens.
 const LONGEST_RECORD: usize = 8 << 20;
 
 /// Records of a block.
 const BLOCK_RECORDS: usize = 2048;
 
-/// Bytes after which a block ends, so that its records, which are tokenised at the same time, take no more memory
+/// Bytes after which a block ends, so that its records, which are tokenized at the same time, take no more memory
 /// than a few long ones.
 const BLOCK_BYTES: usize = 8 << 20;
 
