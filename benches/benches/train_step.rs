@@ -3,6 +3,7 @@
 use cpift_benches::device;
 use cpift_benches::step::{StepOptions, TrainStep};
 use cpift_model::recipe::Precision;
+use cpift_model::state_type::StateType;
 use criterion::{Criterion, Throughput, criterion_group, criterion_main};
 
 fn train_step(criterion: &mut Criterion) {
@@ -18,6 +19,7 @@ fn train_step(criterion: &mut Criterion) {
             steps: 1,
             importance,
             compute: Precision::Auto.on("DEVICE", &device).expect("every device has an automatic precision"),
+            state: StateType::Exact,
         };
         let mut step = TrainStep::new(&device, &options).expect("the shape is valid and memory is there");
         group.throughput(Throughput::Elements(step.flops() as u64));

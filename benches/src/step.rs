@@ -6,6 +6,8 @@ use std::time::Instant;
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::{Buffer, Device, Mask, bf16};
+use cpift_model::recipe;
+use cpift_model::state_type::StateType;
 use cpift_model::transformer::{BatchLimits, ComputeType, Purpose, Transformer, initialize};
 use cpift_model::{Batch, Error, Model, ModelConfig, Result, machine};
 use rand_chacha::ChaCha8Rng;
@@ -15,7 +17,7 @@ use serde::Serialize;
 use crate::kernels::best_matrix_rate;
 
 /// Steps before the first that counts.
-const WARM_UP: usize = 2;
+pub const WARM_UP: usize = 2;
 
 /// Of weights and tokens.
 const SEED: u64 = 17;
@@ -35,6 +37,18 @@ pub struct StepOptions<'a> {
     pub importance: bool,
     /// What is computed in.
     pub compute: ComputeType,
+    /// How the optimizer's state is kept.
+    pub state: StateType,
+}
+
+impl StepOptions<'_> {
+    /// What the optimizer accumulates.
+    fn accumulated(&self) -> ImportanceKind {
+        match self.importance {
+            true => self.state.accumulated(recipe::ImportanceKind::Net),
+            false => ImportanceKind::None,
+        }
+    }
 }
 
 /// Time of a whole step: forward, backward, clipping, AdamW.
@@ -71,7 +85,10 @@ fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, toke
         ComputeType::F32 => Transformer::<f32>::memory_plan(config, device, limits, purpose)?,
         ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, device, limits, purpose)?,
     };
-    let flat = (4 + u64::from(options.importance)) * (length * size_of::<f32>()) as u64;
+    // Weights and gradients in f32, two moments, and importance where it is accumulated.
+    let accumulated = options.accumulated() != ImportanceKind::None;
+    let of_each = (2 + usize::from(accumulated)) * size_of::<f32>() + 2 * options.state.moment_type().bytes();
+    let flat = (of_each * length) as u64;
     let copy = Model::copy_bytes(options.compute, length) as u64;
     Ok(plan.parts.iter().fold(flat + copy, |sum, (_, bytes)| sum.saturating_add(*bytes as u64)))
 }
@@ -118,14 +135,18 @@ impl TrainStep {
         let mut model = Model::new(&config, device, options.compute, tokens, false)?;
         model.timings().wait_for(device);
         initialize(&config, &layout, SEED, model.weights_mut())?;
-        let kind = if options.importance { ImportanceKind::Net } else { ImportanceKind::None };
         Ok(Self {
             device: device.clone(),
             model,
             gradients: Buffer::zeros(device, layout.len())?,
             losses: Buffer::zeros(device, tokens)?,
             clip: Clip::new(device, layout.len())?,
-            optimizer: AdamW::new(device, layout.len(), kind)?,
+            optimizer: AdamW::with_moments(
+                device,
+                layout.len(),
+                options.accumulated(),
+                options.state.moment_type(),
+            )?,
             frozen: options.importance.then(|| one_percent(layout.len())),
             batch: options.batch,
             length: options.length,

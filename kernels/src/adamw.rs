@@ -25,8 +25,8 @@
 //! behind the last multiple of four go one by one. No barriers; elements are independent.
 //!
 //! Traffic: 28 bytes per parameter, 20 with moments in bf16; 8 more with importance, 1 bit more with `frozen`, 2 bytes
-//! more with the copy. About 20 operations, of which two divisions and a root are several instructions; about 10 of
-//! integers for the copy, and as many for moments in bf16.
+//! more with the copy. About 20 operations, of which two divisions and a root are several instructions; about 13 of
+//! integers for the copy, and 23 for moments in bf16.
 
 use crate::dither::dither_to_bf16;
 #[cfg(not(target_arch = "nvptx64"))]

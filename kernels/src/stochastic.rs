@@ -1,8 +1,8 @@
 //! Stochastic rounding of f32 to bf16, for moments that are stored in 16 bits.
 //!
 //! A value between two bf16 numbers becomes the farther from zero with the probability of how far it is on the way there,
-//! so that its expectation stays. A moment changes by a thousandth of itself in a step (1 − β2), which is less than half
-//! a unit of bf16: rounded to nearest, it would stand still.
+//! so that its expectation stays. Near its mean the second moment changes by about 1 − β2 of itself in a step, a thousandth by
+//! default. That is less than half a unit of bf16: rounded to nearest, it would stand still.
 //!
 //! The random bits are a function of an element's index and of the step, so the same run gives the same bits.
 

@@ -9,6 +9,7 @@ mod compute;
 pub mod config;
 mod contain;
 mod control_tokens;
+mod counts;
 pub mod data;
 mod error;
 pub mod evaluation;

@@ -14,7 +14,8 @@ use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
 use crate::state_type::StateType;
 pub use column::{Column, Measured, UnknownColumn};
-pub use score::{SampleScore, Score, counted, grouped, perplexity_text};
+pub use crate::counts::{counted, grouped};
+pub use score::{SampleScore, Score, perplexity_text};
 pub use table::{JobReport, TaskScores};
 pub use training::{TrainingStage, UnknownStage};
 

@@ -6,6 +6,7 @@ use clap::builder::PossibleValuesParser;
 use clap::{Args, Subcommand, ValueHint};
 use cpift_benches::kernels::SHAPES;
 use cpift_benches::predict::GPUS;
+use cpift_model::state_type::StateType;
 
 use super::{DeviceArgument, PrecisionArgument, positive, seconds};
 
@@ -51,6 +52,9 @@ pub struct BenchStep {
     /// Accumulate importance and freeze 1 % of the parameters, as CPI-FT does.
     #[arg(long)]
     pub importance: bool,
+    /// How the optimizer's state is kept: exact, in f32; compact, moments in bf16 and no `net` importance.
+    #[arg(long, value_name = "KIND", default_value = "exact", value_parser = state_type)]
+    pub memory: StateType,
     /// Print JSON instead of text.
     #[arg(long)]
     pub json: bool,
@@ -60,6 +64,13 @@ pub struct BenchStep {
     /// Where to compute.
     #[command(flatten)]
     pub device: DeviceArgument,
+}
+
+fn state_type(text: &str) -> Result<StateType, String> {
+    [StateType::Exact, StateType::Compact]
+        .into_iter()
+        .find(|state| state.name() == text)
+        .ok_or_else(|| "use exact or compact".to_owned())
 }
 
 const BENCH_KERNELS_ABOUT: &str = "\

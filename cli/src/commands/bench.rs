@@ -3,7 +3,7 @@
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 
-use cpift_benches::step::{self, StepOptions, StepProgress};
+use cpift_benches::step::{self, StepOptions, StepProgress, WARM_UP};
 use cpift_model::Result;
 use cpift_model::table::Table;
 
@@ -17,12 +17,13 @@ pub fn step(arguments: &args::bench::BenchStep, threads: Option<NonZeroUsize>) -
     let compute = chosen.compute(&arguments.precision)?;
     let mut shown = Shown {
         heading: format!(
-            "{}: {} of {} × {} tokens in {}, after 2 to warm up\n",
+            "{}: {} of {} × {} tokens in {}, {} state, after {WARM_UP} to warm up\n",
             chosen.device.describe(),
             units::counted(arguments.steps as u64, "train step"),
             arguments.batch,
             arguments.length,
-            compute.name()
+            compute.name(),
+            arguments.memory.name()
         ),
         notice: chosen.notice(),
         terminal: std::io::stderr().is_terminal(),
@@ -33,6 +34,7 @@ pub fn step(arguments: &args::bench::BenchStep, threads: Option<NonZeroUsize>) -
         length: arguments.length,
         steps: arguments.steps,
         importance: arguments.importance,
+        state: arguments.memory,
         compute,
     };
     let result = step::step(&chosen.device, &options, &mut |progress| shown.update(progress));

@@ -36,7 +36,7 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
     }
     let share = |flops: f64| percent(flops / plan.training_flops.max(1.0));
     let stages = &plan.stage_evaluations;
-    // Most answers end before they have to.
+    // Most answers end before they have to. Options that are measured by their losses are not counted.
     if !stages.is_empty() {
         let evaluations = counted(stages.iter().map(|stage| stage.tasks).sum(), "evaluation");
         let share = share(stages.iter().map(|stage| stage.flops).sum());

@@ -10,7 +10,7 @@ use crate::number::Number;
 
 /// A type that all operations of a transformer take: f32 or bf16, on every device.
 ///
-/// Master weights, moments, gradients of weights and every sum are f32 whatever the type.
+/// Master weights, gradients of weights and every sum are f32 whatever the type.
 pub trait Real:
     Number
     + attention::OnCpu

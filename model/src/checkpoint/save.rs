@@ -266,6 +266,7 @@ impl Staging {
         }
         Ok(())
     }
+
     fn write_bf16(&mut self, file: &mut FileWriter, name: &str, values: View<'_, bf16>) -> Result<()> {
         for start in (0..values.len()).step_by(CHUNK) {
             let length = CHUNK.min(values.len() - start);

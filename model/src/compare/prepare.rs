@@ -14,7 +14,8 @@ use crate::error::{Error, Result};
 use crate::job::{PairMethod, input_files, plan_recipe};
 use crate::machine;
 use crate::progress::{Plan, TrainingKind};
-use crate::recipe::{Edit, EvaluateSettings, Method, Recipe, Source, Stage};
+use crate::recipe::{Backbone, Edit, EvaluateSettings, Method, Recipe, Source, Stage, StateMemory};
+use crate::state_type::StateType;
 
 /// What is compared.
 #[derive(Debug, Clone, Copy)]
@@ -74,6 +75,8 @@ impl Prepared {
         check_tasks(&recipe)?;
         let preparation = Preparation { cache, observe: None };
         let planned = plan_recipe(device, &recipe, &preparation)?;
+        let memory = state_of_all(device, source, &preparation)?;
+        let recipe = source.recipe(&[Edit::Method(Method::Cpift), Edit::TrainMemory(memory)])?;
         let steps = budget_steps(&planned);
         let rows = rows(&recipe, steps, options.selection)?;
         let root = format!("{}/", source.folder().display());
@@ -90,7 +93,7 @@ impl Prepared {
             threads: threads.get(),
             hub: recipe.hub.clone(),
         };
-        let mut units = Units { source, root, spec: spec_text(&spec)?, units: Vec::new() };
+        let mut units = Units { source, root, spec: spec_text(&spec)?, memory, units: Vec::new() };
         let seeds: Vec<u64> = (0..options.seeds).map(|index| recipe.seed.wrapping_add(index)).collect();
         let tasks = recipe.task.into_iter().map(|task| task.name).collect();
         let origin = origin(&planned, &spec);
@@ -100,6 +103,19 @@ impl Prepared {
         let measuring = is_measured.then(|| measuring(&units.units, &planned));
         Ok(Self { spec, units: units.units, collection, measuring })
     }
+}
+
+/// What `train.memory` is in every unit: they are compared with each other, and take over each other's probes. `auto` goes
+/// by the row that takes the most memory.
+fn state_of_all(device: &Device, source: &Source, preparation: &Preparation<'_>) -> Result<StateMemory> {
+    let most = source.recipe(&[Edit::Method(Method::Cpift), Edit::FuseBackbone(Backbone::Ties)])?;
+    if most.train.memory != StateMemory::Auto {
+        return Ok(most.train.memory);
+    }
+    Ok(match plan_recipe(device, &most, preparation)?.state {
+        StateType::Exact => StateMemory::Exact,
+        StateType::Compact => StateMemory::Compact,
+    })
 }
 
 fn measuring(units: &[Unit], plan: &Plan) -> Measuring {
@@ -153,6 +169,8 @@ struct Units<'a> {
     root: String,
     /// What is the same for all units.
     spec: String,
+    /// How the optimizer's state is kept in all of them.
+    memory: StateMemory,
     units: Vec<Unit>,
 }
 
@@ -199,7 +217,7 @@ impl Units<'_> {
 
     /// Adds a unit, unless one that comes to the same is there; returns its name.
     fn unit(&mut self, name: &str, unit: Unit, edits: &[Edit]) -> Result<String> {
-        let base = [Edit::Method(Method::Cpift), Edit::Seed(unit.seed)];
+        let base = [Edit::Method(Method::Cpift), Edit::Seed(unit.seed), Edit::TrainMemory(self.memory)];
         let mut recipe = self.source.recipe(&[&base, edits].concat())?;
         let specialists = unit.probes.as_ref().and_then(|id| self.units.iter().find(|known| known.id == *id));
         if let Some(specialists) = specialists {

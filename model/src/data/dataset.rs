@@ -9,7 +9,7 @@ use super::notice::{FileNotice, Notice};
 use super::source::describe_files;
 use super::{DataSettings, LongRows, Position, Preparation, Row, RowFormat, load};
 use crate::error::{Error, Result};
-use crate::progress::counted;
+use crate::counts::counted;
 use crate::tokenizer::Tokenizer;
 
 /// The rows of files, in their order, as tokens.
@@ -22,6 +22,18 @@ pub struct Dataset {
     pub(super) max_length: usize,
     /// What was done with longer ones.
     pub(super) long_rows: LongRows,
+    /// Whether it belongs to a recipe's task, or was named on a command line.
+    is_of_task: bool,
+    /// Rows of the files that another data set has, held back from this one.
+    held_back: usize,
+}
+
+/// How the longest length is called, and what to do to have longer rows cut.
+fn length_options(is_of_task: bool) -> (&'static str, &'static str) {
+    match is_of_task {
+        true => ("max_length", "set truncate"),
+        false => ("--max-length", "give --truncate"),
+    }
 }
 
 impl Dataset {
@@ -82,6 +94,7 @@ impl Dataset {
         settings: &DataSettings,
     ) -> Result<Self> {
         let max_length = settings.max_length;
+        let (key, truncate) = length_options(settings.is_of_task);
         if content.rows.is_empty() {
             let too_long = content.skipped.len();
             if let (0, Some(InvalidRow { position, reason })) = (too_long, content.stats.invalid_rows.first())
@@ -93,21 +106,23 @@ impl Dataset {
             let reason = match (too_long, settings.long_rows) {
                 (0, _) => "has no rows".to_owned(),
                 (1, LongRows::Skip) => format!(
-                    "its one row is longer than {max_length} tokens (it has {shortest}): raise max_length, or set \
-                     truncate"
+                    "its one row is longer than {max_length} tokens (it has {shortest}): raise {key}, or {truncate}"
                 ),
                 (count, LongRows::Skip) => format!(
                     "all {count} rows are longer than {max_length} tokens (the shortest has {shortest}): raise \
-                     max_length, or set truncate"
+                     {key}, or {truncate}"
+                ),
+                (1, LongRows::Truncate) => format!(
+                    "the prompt of its one row fills {max_length} tokens, which leaves no answer: raise {key}"
                 ),
                 (count, LongRows::Truncate) => format!(
-                    "the prompts of all {count} rows fill {max_length} tokens, which leaves no answer to learn: \
-                     raise max_length"
+                    "the prompts of all {count} rows fill {max_length} tokens, which leaves no answer: raise {key}"
                 ),
             };
             return Err(Error::format(&describe_files(files), reason));
         }
-        Ok(Self { files: files.to_vec(), content, cache, max_length, long_rows: settings.long_rows })
+        let (long_rows, is_of_task) = (settings.long_rows, settings.is_of_task);
+        Ok(Self { files: files.to_vec(), content, cache, max_length, long_rows, is_of_task, held_back: 0 })
     }
 
     /// The files.
@@ -179,7 +194,7 @@ impl Dataset {
     /// The rows left out or cut because they are too long, as a line for a person, where that is more than half of them.
     fn described_long_rows(&self) -> Option<String> {
         let Counts { too_long, truncated, .. } = self.counts();
-        let (all, longer) = (self.len() + too_long, too_long + truncated);
+        let (all, longer) = (self.len() + self.held_back + too_long, too_long + truncated);
         if 2 * longer <= all {
             return None;
         }
@@ -188,14 +203,15 @@ impl Dataset {
             (0, _) => "cut".to_owned(),
             (too_long, truncated) => format!("cut ({truncated}) or left out ({too_long})"),
         };
+        let (key, truncate) = length_options(self.is_of_task);
         let remedy = match self.long_rows {
-            LongRows::Skip => ", or set truncate",
-            LongRows::Truncate => "",
+            LongRows::Skip => format!(", or {truncate}"),
+            LongRows::Truncate => String::new(),
         };
         let longest = self.full_lengths().max().unwrap_or(0);
         Some(format!(
-            "{}: {longer} of {all} rows are longer than max_length, {} tokens, and {what}: raise max_length (the \
-             longest row has {longest}){remedy}",
+            "{}: {longer} of {all} rows are longer than {key}, {} tokens, and {what}: raise {key} (the longest row has \
+             {longest}){remedy}",
             self.name().display(),
             self.max_length,
         ))
@@ -244,7 +260,8 @@ impl Dataset {
         }
         let (content, eval) = self.content.divide(&held_back);
         let eval = Self { files: self.files.clone(), content: eval, cache: self.cache.clone(), ..self };
-        Ok((Self { content, ..self }, eval))
+        let held_back = eval.len();
+        Ok((Self { content, held_back, ..self }, eval))
     }
 
     /// Leaves the rows of the first records.

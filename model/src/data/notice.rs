@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use serde::{Deserialize, Serialize};
 
 use super::{Position, Unit};
-use crate::progress::counted;
+use crate::counts::counted;
 
 /// Something about a row that its owner might not expect.
 #[derive(Debug, Clone, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]

@@ -9,7 +9,7 @@ use super::{Answer, AnswerSettings, Observe, Request, RowScores, check_answers, 
 use crate::data::{Counts, DataSettings, Dataset, Position, Unit};
 use crate::error::{Error, Result};
 use crate::loaded::{BATCH_TOKENS, LoadedModel, Weights};
-use crate::progress::counted;
+use crate::counts::counted;
 use crate::score::ScoreKind;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{ComputeType, Transformer};
@@ -38,7 +38,7 @@ fn left_out(dataset: &Dataset) -> Option<String> {
     (longer > 0 && 2 * longer <= all).then(|| {
         let rows = counted(longer as u64, "row");
         let what = if truncated == 0 { "left out" } else { "cut or left out" };
-        format!("{}: {rows} of {all} longer than --max-length, {what}", dataset.name().display())
+        format!("{}: {rows} of {all} longer than --max-length: {what}", dataset.name().display())
     })
 }
 

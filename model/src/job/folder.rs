@@ -4,8 +4,10 @@ use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
+use serde::de::DeserializeOwned;
 
 use super::cores::SavedCores;
+use super::identity::RunIdentity;
 use super::measured::{KeptAnswers, Scores};
 use super::names::{
     ANSWERS, CORE, FINAL, FUSED, GROUPS, IDENTITY, INPUTS, PROGRESS, RECIPE, REPORT, RESULT, RUN, SCORES,
@@ -51,10 +53,15 @@ pub struct RunFolder {
     pub frozen_verified: u64,
 }
 
-/// Whether a folder is that of a run: it has a record that every run has from its beginning. A recipe.toml says nothing,
-/// which people have as well.
+/// Whether a folder is that of a run: one of the records that every run has from its beginning can be read. Files of these
+/// names say nothing, which others use as well.
 pub(super) fn holds_a_run(folder: &Path) -> bool {
-    [IDENTITY, INPUTS, RUN].iter().any(|record| folder.join(record).symlink_metadata().is_ok())
+    fn reads<T: DeserializeOwned>(path: &Path) -> bool {
+        matches!(read_json::<T>(path), Ok(Some(_)))
+    }
+    reads::<RunIdentity>(&folder.join(IDENTITY))
+        || reads::<RunRecord>(&folder.join(RUN))
+        || reads::<Vec<InputFile>>(&folder.join(INPUTS))
 }
 
 impl RunFolder {

@@ -13,7 +13,7 @@ use crate::error::{Error, Result};
 use crate::files::{self, hash_texts, read_json};
 use crate::recipe::{
     CheckpointSettings, DataFiles, EvaluateSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype,
-    TaskSettings,
+    StateMemory, TaskSettings,
 };
 use crate::score::Scoring;
 use crate::state_type::StateType;
@@ -39,7 +39,8 @@ pub struct RunIdentity {
     pub recipe: String,
     /// Number type of the final model, which may be changed until that is written.
     pub dtype: SaveDtype,
-    /// How the optimizer's state is kept: what `train.memory = "auto"` stands for.
+    /// How the optimizer's state is kept: what `train.memory = "auto"` stands for. Earlier versions had one kind.
+    #[serde(default)]
     pub state: StateType,
 }
 
@@ -96,6 +97,8 @@ pub fn of_probe(
     if matches!(probe.importance, ImportanceKind::Random | ImportanceKind::Inverse) {
         probe.importance = ImportanceKind::Net;
     }
+    // What it stands for says `state`.
+    probe.training.memory = StateMemory::default();
     let mut task = recipe.task[task].clone();
     // What is measured, what is mixed and what is brought instead of a probe does not go into one.
     (task.weight, task.eval, task.model) = (1.0, None, None);

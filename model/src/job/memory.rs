@@ -161,7 +161,7 @@ pub fn choose_state(
         (StateMemory::Auto, Some(state)) => plan(state),
         (StateMemory::Auto, None) => {
             let exact = plan(StateType::Exact)?;
-            if check_memory(&exact, device).is_ok() {
+            if check_device_memory(&exact, device).is_ok() {
                 return Ok(exact);
             }
             Ok(Plan { exact_memory_bytes: Some(exact.memory_bytes()), ..plan(StateType::Compact)? })
@@ -169,31 +169,50 @@ pub fn choose_state(
     }
 }
 
-/// What to do where memory does not suffice.
-pub const LESS_MEMORY: &str = "lower batch_size or model.max_length, or set recompute = true or memory = \"compact\" (`plan` shows the parts)";
+/// What to do where memory does not suffice for a job with this state.
+fn less_memory(state: StateType) -> &'static str {
+    match state {
+        StateType::Exact => {
+            "lower batch_size or model.max_length, or set recompute = true or memory = \"compact\" (`plan` shows the \
+             parts)"
+        }
+        StateType::Compact => {
+            "lower batch_size or model.max_length, or set recompute = true (`plan` shows the parts)"
+        }
+    }
+}
 
 /// Fails when the job needs more memory than the device and the host have, before any of it is taken.
 ///
 /// # Errors
 /// Saying what to lower.
 pub fn check_memory(plan: &Plan, device: &Device) -> Result<()> {
-    let sum = |on_host: bool| {
-        plan.memory.iter().filter(|part| part.on_host == on_host).map(|part| part.bytes).sum::<u64>()
-    };
+    check_device_memory(plan, device)?;
     match device.memory_bytes() {
-        Some(_) => {
-            machine::require_memory(device, "train.batch_size", sum(false), LESS_MEMORY)?;
-            machine::require_host_memory("train.batch_size", sum(true), LESS_MEMORY)
-        }
-        None => machine::require_host_memory("train.batch_size", plan.memory_bytes(), LESS_MEMORY),
+        Some(_) => machine::require_host_memory("train.batch_size", bytes(plan, true), less_memory(plan.state)),
+        None => Ok(()),
     }
 }
 
+/// The same of the memory that the optimizer's state is in.
+fn check_device_memory(plan: &Plan, device: &Device) -> Result<()> {
+    let remedy = less_memory(plan.state);
+    match device.memory_bytes() {
+        Some(_) => machine::require_memory(device, "train.batch_size", bytes(plan, false), remedy),
+        None => machine::require_host_memory("train.batch_size", plan.memory_bytes(), remedy),
+    }
+}
+
+/// Bytes of the parts that are in the host's memory, or in the device's.
+fn bytes(plan: &Plan, on_host: bool) -> u64 {
+    plan.memory.iter().filter(|part| part.on_host == on_host).map(|part| part.bytes).sum()
+}
+
 /// Adds to a failure for want of memory what to do: others use the device as well, or memory is in pieces.
-pub fn explain_out_of_memory(error: Error) -> Error {
+pub fn explain_out_of_memory(error: Error, state: StateType) -> Error {
     match error {
         Error::Engine(error @ cpift_engine::Error::OutOfMemory { .. }) => {
-            Error::Job(format!("{error}; {LESS_MEMORY}"))
+            Error::Job(format!("{error}; {}", less_memory(state)))
         }
         other => other,
     }
@@ -201,7 +220,7 @@ pub fn explain_out_of_memory(error: Error) -> Error {
 
 #[cfg(test)]
 mod tests {
-    use super::{choose_state, count_repeated, count_shortest};
+    use super::{choose_state, count_repeated, count_shortest, less_memory};
     use crate::progress::{MemoryPart, Plan};
     use crate::recipe::{Method, Recipe, StateMemory};
     use crate::state_type::StateType;
@@ -239,6 +258,12 @@ mod tests {
             flops_per_evaluation: 0.0,
             notices: Vec::new(),
         }
+    }
+
+    #[test]
+    fn what_is_done_already_is_not_advised() {
+        assert!(less_memory(StateType::Exact).contains("compact"));
+        assert!(!less_memory(StateType::Compact).contains("compact"));
     }
 
     #[test]

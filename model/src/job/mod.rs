@@ -230,7 +230,7 @@ impl Job {
                 let _ = std::fs::remove_dir(&self.out);
             }
         });
-        let mut session = session.map_err(memory::explain_out_of_memory)?;
+        let mut session = session.map_err(|error| memory::explain_out_of_memory(error, self.state))?;
         session.observer.event(Event::Started(&self.plan));
         session.show_samples();
         let report = match (self.pairs, self.recipe.method) {
@@ -238,7 +238,7 @@ impl Job {
             (None, Method::Cpift) => session.run_cpift(),
             (None, _) => session.run_baseline(),
         };
-        let report = report.map_err(memory::explain_out_of_memory)?;
+        let report = report.map_err(|error| memory::explain_out_of_memory(error, self.state))?;
         session.observer.event(Event::Finished(&report));
         Ok(report)
     }
@@ -289,6 +289,8 @@ pub fn input_files(
 /// Naming the folder and what to do.
 pub fn require_unused(out: &Path) -> Result<()> {
     files::require_unused(out).map_err(|error| match out.is_dir() {
+        // What the folder holds cannot be seen, or it is none.
+        _ if !matches!(error, Error::Format { .. }) => error,
         true if folder::holds_a_run(out) => Error::format(
             out,
             "already holds a run: continue it with --resume, or name another folder with --out",

@@ -68,7 +68,7 @@ impl Steps {
     }
 }
 
-/// `steps` in parts proportional to `shares`, which come to `steps` together: rounding goes by the running total. Each
+/// `steps` in parts proportional to `shares`, whose parts come to `steps` together: rounding goes by the running total. Each
 /// is at least 1 where there are as many steps as parts; where there are fewer, some are 0.
 pub fn split_evenly(steps: u64, shares: &[u64]) -> Vec<u64> {
     let total: u64 = shares.iter().sum::<u64>().max(1);

@@ -25,6 +25,7 @@ use crate::files::{
     self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, read_json, require_free_space,
 };
 use crate::metrics::Metrics;
+use crate::counts::counted;
 use crate::progress::{Column, Event, JobReport, Measured, Observer, Score, TaskScores};
 use crate::recipe::{Stage, TrainSettings};
 use crate::stages::models::TaskModels;
@@ -91,9 +92,10 @@ impl<'a> Session<'a> {
         let other_threads = record::add_process(run, &job.plan, &job.device, hub)?;
         if let (Some(threads), Device::Cpu(_)) = (other_threads, &job.device) {
             let text = format!(
-                "{}: results may differ in the last bits from those of a run at one number of threads: before it was \
-                 {threads}, now it is {} (--threads)",
+                "{}: begun with {}, continued with {}: results may differ in the last bits; --threads {threads} keeps \
+                 them",
                 run.display(),
+                counted(threads, "thread"),
                 job.device.threads()
             );
             observer.event(Event::Notice(&text));

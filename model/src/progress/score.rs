@@ -70,24 +70,6 @@ pub fn perplexity_text(perplexity: f64) -> String {
     if perplexity < 1e5 { format!("{perplexity:.3}") } else { format!("{perplexity:.3e}") }
 }
 
-/// A whole number with its thousands set apart: `1 048 576`.
-pub fn grouped(value: u64) -> String {
-    let digits = value.to_string();
-    let mut text = String::with_capacity(digits.len() + digits.len() / 3);
-    for (index, digit) in digits.chars().enumerate() {
-        if index != 0 && (digits.len() - index).is_multiple_of(3) {
-            text.push(' ');
-        }
-        text.push(digit);
-    }
-    text
-}
-
-/// A number of things: `1 row`, `2 rows`, `1 048 576 rows`. The noun is one of those whose plural ends in s.
-pub fn counted(value: u64, noun: &str) -> String {
-    format!("{} {noun}{}", grouped(value), if value == 1 { "" } else { "s" })
-}
-
 /// What a model reaches on a sample of a task's rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct SampleScore {

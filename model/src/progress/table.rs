@@ -3,7 +3,6 @@
 use serde::{Deserialize, Serialize};
 
 use super::{Column, Score, counted, perplexity_text};
-use crate::compare::results::Interval;
 use crate::recipe::Method;
 use crate::score::ScoreKind;
 use crate::table::Table;
@@ -66,10 +65,10 @@ impl JobReport {
     /// would mislead.
     fn mean_cell(&self, column: usize) -> String {
         let scores = || self.tasks.iter().map(|task| task.scores.get(column).copied().flatten());
-        let loss = Interval::of_all(scores().map(|score| Some(score?.loss)));
-        let share = Interval::of_all(scores().map(|score| score?.share()));
-        let share = share.map(|share| format!(" / {:.1} %", 100.0 * share.mean)).unwrap_or_default();
-        loss.map_or("–".to_owned(), |loss| format!("{:.4}{share}", loss.mean))
+        let loss = mean(scores().map(|score| Some(score?.loss)));
+        let share = mean(scores().map(|score| score?.share()));
+        let share = share.map(|share| format!(" / {:.1} %", 100.0 * share)).unwrap_or_default();
+        loss.map_or("–".to_owned(), |loss| format!("{loss:.4}{share}"))
     }
 
     /// Loss, perplexity and score of every task by column, and the means over the tasks, as Markdown.
@@ -115,4 +114,10 @@ impl JobReport {
         };
         format!("{}\n{legend}\n", table.markdown())
     }
+}
+
+/// The mean; none where one of the values is missing, or there is none.
+fn mean(values: impl Iterator<Item = Option<f64>>) -> Option<f64> {
+    let values: Vec<f64> = values.collect::<Option<_>>()?;
+    (!values.is_empty()).then(|| values.iter().sum::<f64>() / values.len() as f64)
 }

@@ -7,7 +7,7 @@ use toml::{Table, Value};
 
 use super::origins::Origins;
 use super::{
-    Backbone, Conflict, Frozen, GroupOrder, ImportanceKind, IntegrateData, Interpolation, Method, SlerpSpace,
+    Backbone, Conflict, Frozen, GroupOrder, ImportanceKind, IntegrateData, Interpolation, Method, SlerpSpace, StateMemory,
     overrides,
 };
 
@@ -25,6 +25,8 @@ pub enum Edit {
     GroupThreshold(f64),
     GroupOrder(GroupOrder),
     FuseBackbone(Backbone),
+    /// `train.memory`.
+    TrainMemory(StateMemory),
     FuseSpace(SlerpSpace),
     FuseConflict(Conflict),
     FuseInterpolation(Interpolation),
@@ -52,6 +54,7 @@ impl Edit {
             Self::GroupThreshold(threshold) => ("group", "threshold", value(threshold)),
             Self::GroupOrder(order) => ("group", "order", value(order)),
             Self::FuseBackbone(backbone) => ("fuse", "backbone", value(backbone)),
+            Self::TrainMemory(memory) => ("train", "memory", value(memory)),
             Self::FuseSpace(space) => ("fuse", "space", value(space)),
             Self::FuseConflict(conflict) => ("fuse", "conflict", value(conflict)),
             Self::FuseInterpolation(interpolation) => ("fuse", "interpolation", value(interpolation)),

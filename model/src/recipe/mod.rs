@@ -171,8 +171,17 @@ impl Recipe {
     /// # Errors
     /// A path is not UTF-8, or the seed is beyond TOML's integers.
     pub fn to_toml(&self) -> Result<String> {
-        toml::to_string(self)
-            .map_err(|error| Error::Job(format!("the resolved recipe cannot be written as TOML: {error}")))
+        let text = toml::to_string(self)
+            .map_err(|error| Error::Job(format!("the resolved recipe cannot be written as TOML: {error}")))?;
+        // `memory` is one for all trainings: where it stood in each, it could not be changed by `--set train.memory`.
+        let mut inherits = false;
+        let lines = text.split_inclusive('\n').filter(|line| {
+            if line.starts_with('[') {
+                inherits = matches!(line.trim_end(), "[probe]" | "[integrate]");
+            }
+            !(inherits && line.starts_with("memory = "))
+        });
+        Ok(lines.collect())
     }
 }
 
@@ -192,7 +201,7 @@ pub struct ModelSettings {
     pub truncate: bool,
     /// Number type of the final model's file.
     pub dtype: SaveDtype,
-    /// Number type that is computed in; master weights and everything the optimizer keeps are f32.
+    /// Number type that is computed in; master weights are f32, moments as `train.memory` says.
     pub precision: Precision,
 }
 

@@ -215,7 +215,7 @@ fn moments_in_bf16_are_rounded_without_bias() {
             optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
             let after = weights.to_vec().unwrap();
             let stored = optimizer.moments().to_vecs().unwrap();
-            let mut errors = [0.0, 0.0];
+            let (mut errors, mut farther) = ([0.0, 0.0], 0);
             for index in 0..layout.len() {
                 let mut oracle = AdamWOracle {
                     weight: f64::from(before[index]),
@@ -237,6 +237,8 @@ fn moments_in_bf16_are_rounded_without_bias() {
                     errors[part] += if exact == 0.0 { 0.0 } else { (actual - exact) / exact.abs() };
                 }
             }
+            // Rounded to nearest, none would be the farther neighbour.
+            assert!(farther > layout.len() / 20, "{farther}");
             // Errors are at most 2^-7; five standard deviations of the mean of as many.
             let bound = 5.0 / 128.0 / 2.0 / (layout.len() as f64).sqrt();
             for error in errors.map(|error| error / layout.len() as f64) {
@@ -262,7 +264,7 @@ fn second_moments_in_bf16_do_not_stand_still() {
     let [_, second] = optimizer.moments().to_vecs().unwrap();
     let mean = second.iter().map(|&value| f64::from(value)).sum::<f64>() / length as f64;
     let expected = 1.0 - 0.999_f64.powi(1000);
-    // Rounded to nearest it would end at 2^-8 / 0.001 / 2 of a unit below: far less than half of this.
+    // Rounded to nearest it would stop at 0.25, where 0.001 of what is left falls below half a unit, 2^-10.
     assert!((mean / expected - 1.0).abs() < 2e-3, "{mean} {expected}");
 }
 

@@ -4,7 +4,7 @@ use super::Context;
 use crate::display::units::{bytes, duration, grouped};
 use crate::report::document::{Block, Section, Table};
 use cpift_model::hub::HubOrigin;
-use cpift_model::recipe::differences;
+use cpift_model::recipe::{StateMemory, differences};
 
 /// The section `What was run`.
 pub fn section(context: &Context<'_>) -> Section {
@@ -47,7 +47,7 @@ fn facts(context: &Context<'_>) -> Vec<(String, String)> {
             fact("machine", format!("{}{memory}", process.system));
             fact("began", process.began.clone());
         }
-        fact("memory planned", bytes(plan.memory_bytes()));
+        fact("memory planned", format!("{}, with {} state", bytes(plan.memory_bytes()), plan.state.name()));
     } else {
         fact("engine, device, date", "not recorded by the version that made this run".to_owned());
     }
@@ -65,7 +65,11 @@ fn facts(context: &Context<'_>) -> Vec<(String, String)> {
     let threads =
         run.record.as_ref().and_then(|record| record.processes.first()).map(|process| process.threads);
     let threads = threads.map_or(String::new(), |threads| format!(" --threads {threads}"));
-    fact("again", format!("cpift-engine train {}{threads}", run.path.join("recipe.toml").display()));
+    // What `auto` stood for here may be another on the next machine.
+    let is_auto = context.recipe.train.memory == StateMemory::Auto;
+    let state = run.record.as_ref().filter(|_| is_auto).map(|record| record.plan.state.name());
+    let state = state.map_or(String::new(), |state| format!(" --set train.memory={state}"));
+    fact("again", format!("cpift-engine train {}{threads}{state}", run.path.join("recipe.toml").display()));
     facts
 }
 

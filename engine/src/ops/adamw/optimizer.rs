@@ -180,7 +180,8 @@ impl AdamW {
         }
     }
 
-    /// The moments' memory as one f32 for each parameter, for other uses between two [`AdamW::restart`]s.
+    /// The moments' memory as one f32 for each parameter, for other uses until the next
+    /// [`AdamW::restart`], which overwrites it.
     pub fn lend_moments(&mut self) -> ViewMut<'_, f32> {
         let memory = match &mut self.moments {
             State::F32(memory, _) | State::Bf16(memory) => memory,
