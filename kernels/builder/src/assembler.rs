@@ -138,6 +138,7 @@ impl Assembler {
                     let code = code.remove(name).unwrap_or_default();
                     assembled.instructions = machine::count(&code);
                     let mut wrong = machine::lost(&kernel.instructions, &assembled.instructions);
+                    wrong.extend(machine::other_breakpoints(&code));
                     if expected.is_some_and(|kernel| kernel.tensor_cores == TensorCores::KeepsAccumulators) {
                         wrong.extend(machine::sums_that_move(&code));
                     }

@@ -117,6 +117,19 @@ pub fn lost(ptx: &Counts, machine: &Counts) -> Vec<String> {
     lost.map(|(before, after)| format!("has no {after} for its {before}")).collect()
 }
 
+/// Breakpoints that do not end a launch as a trap does: `brkpt` stands for `trap` because it becomes the same instruction.
+pub fn other_breakpoints(code: &[Instruction]) -> Vec<String> {
+    let others = code.iter().filter(|instruction| {
+        instruction.name() == "BPT"
+            && (instruction.opcode.as_str(), instruction.operands.trim()) != ("BPT.TRAP", "0x1")
+    });
+    others
+        .map(|Instruction { opcode, operands, .. }| {
+            format!("has {opcode} {operands} in place of BPT.TRAP 0x1")
+        })
+        .collect()
+}
+
 /// What else happens, in the innermost loop with products of tiles, to the registers they add to.
 pub fn sums_that_move(code: &[Instruction]) -> Vec<String> {
     let loops = code.iter().filter_map(|last| {
@@ -175,6 +188,13 @@ mod tests {
         let found = parse(CODE);
         assert_eq!(count(&found["scale"]), counts(&[("LDG.128", 1), ("STG.128", 1)]));
         assert_eq!(count(&found["sum"]), counts(&[("HMMA", 1)]));
+    }
+
+    #[test]
+    fn breakpoints_are_traps() {
+        let found = |breakpoint| other_breakpoints(&parse(&LOOP.replace("MOVE", breakpoint))["product"]);
+        assert_eq!(found("BPT.TRAP 0x1"), [""; 0]);
+        assert_eq!(found("BPT.INT 0x1"), ["has BPT.INT 0x1 in place of BPT.TRAP 0x1"]);
     }
 
     #[test]
