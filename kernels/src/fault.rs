@@ -170,7 +170,7 @@ pub enum Cause {
     },
     /// A matrix descriptor that the tensor cores read otherwise than meant here.
     #[error(
-        "matrix descriptor {descriptor:#018x}: not swizzled in 128 bytes, or from elsewhere than a multiple of 1024 on, at {location}"
+        "matrix descriptor {descriptor:#018x}: its swizzle is not of 128 bytes, or its start, stride or leading offset is no multiple of 1024, at {location}"
     )]
     Descriptor {
         /// Its bits.
@@ -180,7 +180,7 @@ pub enum Cause {
     },
     /// A product of a right operand that ends within columns that are swizzled together.
     #[error(
-        "product of {columns} columns across k, which are swizzled by 64: of more than 64 it must be a multiple, at {location}"
+        "product of {columns} columns of an operand whose columns are swizzled by 64: more than 64 must be a multiple of 64, at {location}"
     )]
     Columns {
         /// Of the instruction.

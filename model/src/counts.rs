@@ -25,6 +25,9 @@ mod tests {
     #[test]
     fn thousands_are_set_apart_and_one_is_singular() {
         assert_eq!([grouped(0), grouped(999), grouped(1_048_576)], ["0", "999", "1 048 576"]);
-        assert_eq!([counted(1, "row"), counted(0, "row"), counted(1000, "row")], ["1 row", "0 rows", "1 000 rows"]);
+        assert_eq!(
+            [counted(1, "row"), counted(0, "row"), counted(1000, "row")],
+            ["1 row", "0 rows", "1 000 rows"]
+        );
     }
 }

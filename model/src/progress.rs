@@ -9,12 +9,12 @@ mod training;
 
 use serde::{Deserialize, Serialize};
 
+pub use crate::counts::{counted, grouped};
 use crate::data::Summary;
 use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
 use crate::state_type::StateType;
 pub use column::{Column, Measured, UnknownColumn};
-pub use crate::counts::{counted, grouped};
 pub use score::{SampleScore, Score, perplexity_text};
 pub use table::{JobReport, TaskScores};
 pub use training::{TrainingStage, UnknownStage};

@@ -169,7 +169,14 @@ fn write(folders: &Folders, arguments: &Arguments) -> Result<(), Error> {
             for (name, module) in &mut manifest.modules {
                 findings.extend(assembler.assemble(&modules.texts[name], module, kernels_of(name))?);
             }
-            for older in Assembler::older(&folders.tools)? {
+            let older = Assembler::older(&folders.tools)?;
+            if older.is_empty() {
+                println!(
+                    "no ptxas of CUDA 12.4 and 12.6: what they make of the Hopper kernels is not known; --fetch-ptxas \
+                     fetches them"
+                );
+            }
+            for older in older {
                 for (name, text) in &modules.texts {
                     let (line, found) = older.try_older(text, kernels_of(name))?;
                     findings.extend(found);

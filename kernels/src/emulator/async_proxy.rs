@@ -7,7 +7,7 @@
 use std::ops::Range;
 
 use super::mbarrier::Arrived;
-use super::rules::{Mistake, Rules};
+use super::rules::{Mutation, Rules};
 use super::shared::{GRANULE, SharedMemory};
 use super::thread::{SharedOperand, WgmmaA, WgmmaOperation};
 use super::traffic::{Access, Counter};
@@ -50,9 +50,9 @@ fn swizzled(byte: u32) -> u32 {
     byte ^ (byte >> 7 & 7) << 4
 }
 
-/// Places of four registers, as they are but for a mistake.
-fn order(mistake: Mistake, rules: Rules) -> [usize; 4] {
-    if rules.mistakes(mistake) { [0, 2, 1, 3] } else { [0, 1, 2, 3] }
+/// Places of four registers, as they are but for a mutation.
+fn order(mutation: Mutation, rules: Rules) -> [usize; 4] {
+    if rules.has(mutation) { [0, 2, 1, 3] } else { [0, 1, 2, 3] }
 }
 
 /// A warp's 16 rows of a left operand that its lanes hold in registers, by rows of 16 along k.
@@ -61,7 +61,7 @@ fn rows_of(lanes: impl Iterator<Item = WgmmaA>, rules: Rules) -> Vec<f32> {
     for (lane, a) in lanes.enumerate() {
         // Lanes do the same instruction.
         let WgmmaA::Registers(words) = a else { continue };
-        let order = order(Mistake::RegistersExchanged, rules);
+        let order = order(Mutation::RegistersExchanged, rules);
         for (index, word) in order.into_iter().zip(words) {
             let (row, k_offset) = (lane / 4 + 8 * (index % 2), 2 * (lane % 4) + 8 * (index / 2));
             let place = row * K_STEP + k_offset;
@@ -107,7 +107,7 @@ impl SharedMemory {
     pub fn finish_tma_copy(&mut self, index: usize, mut counter: Option<&mut Counter>) {
         let TmaCopy { matrix, parameter, row, column, byte, barrier, .. } = self.tma_copies.remove(index);
         let size = matrix.element_bytes as usize;
-        let from_start = self.rules.mistakes(Mistake::TilesSwizzledFromStart);
+        let from_start = self.rules.has(Mutation::TilesSwizzledFromStart);
         for line in 0..matrix.box_rows {
             if let Some(counter) = &mut counter {
                 let inside = matrix.part_of_row(u64::from(row + line), column.into());
@@ -155,15 +155,15 @@ impl SharedMemory {
                 WgmmaA::Shared(a) => self.operand(a, first..first + ROWS as u32, warp, &location)?,
                 WgmmaA::Registers(_) => rows_of(lists.iter().map(|list| list[index].a), self.rules),
             };
-            // Lines that are the last dimension are swizzled by 64 (PTX ISA, 9.7.15.5.1.2, swizzle layout atoms): no layout
+            // Lines that are the last dimension are swizzled by 64 (PTX ISA, wgmma: Shared Memory Matrix Layout): no layout
             // ends within the second such part. Fewer than one are read by others' compilers, too.
             let columns = instruction.columns;
             if !instruction.b.k_major && columns > ATOM_LINES && !columns.is_multiple_of(ATOM_LINES) {
                 return Err(Cause::Columns { columns, location: location() });
             }
             let b = self.operand(instruction.b, 0..columns, warp, &location)?;
-            let parts = order(Mistake::SumsExchanged, self.rules);
-            let accumulate = instruction.accumulate != self.rules.mistakes(Mistake::AccumulationInverted);
+            let parts = order(Mutation::SumsExchanged, self.rules);
+            let accumulate = instruction.accumulate != self.rules.has(Mutation::AccumulationInverted);
             for (lane, list) in lists.iter().enumerate() {
                 for place in 0..instruction.columns as usize / 2 {
                     let (tile, part) = (place / 4, parts[place % 4]);
@@ -207,8 +207,8 @@ impl SharedMemory {
         if bits >> 62 != 1 || bits >> 49 & 7 != 0 || !aligned {
             return Err(Cause::Descriptor { descriptor: bits, location: location() });
         }
-        let mistake = self.rules.mistake;
-        if mistake == Some(Mistake::StridesExchanged) && !k_major {
+        let mutation = self.rules.mistake;
+        if mutation == Some(Mutation::StridesExchanged) && !k_major {
             (leading, stride) = (stride, leading);
         }
         for line in lines {
@@ -221,9 +221,9 @@ impl SharedMemory {
                         + k_offset / 8 * stride
                         + k_offset % 8 * SWIZZLE_BYTES
                 };
-                let at = match mistake {
-                    Some(Mistake::OperandsNotSwizzled) => start + byte,
-                    Some(Mistake::OperandsSwizzledFromStart) => start + swizzled(byte),
+                let at = match mutation {
+                    Some(Mutation::OperandsNotSwizzled) => start + byte,
+                    Some(Mutation::OperandsSwizzledFromStart) => start + swizzled(byte),
                     _ => swizzled(start + byte),
                 };
                 let bits = self.read_for_warp(at, warp, &mut known, location)?;

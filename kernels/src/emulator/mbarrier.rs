@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use super::rules::{Mistake, Rules};
+use super::rules::{Mutation, Rules};
 use super::shared::{Access, SharedMemory};
 use crate::fault::Cause;
 
@@ -153,7 +153,7 @@ impl Mbarriers {
         now: &Access,
         location: &dyn Fn() -> String,
     ) -> Result<bool, Cause> {
-        let inverted = self.rules.mistakes(Mistake::ParityInverted);
+        let inverted = self.rules.has(Mutation::ParityInverted);
         let barrier = self.used(byte, now, location)?;
         let is_over = ((barrier.over - barrier.earlier) % 2 != parity % 2) != inverted;
         if is_over {
@@ -240,7 +240,7 @@ impl SharedMemory {
 impl Barrier {
     /// Goes on to the next phase once everything has arrived.
     fn end_phase(&mut self, rules: Rules) {
-        if self.missing == 0 && (self.bytes == 0 || rules.mistakes(Mistake::BytesNotAwaited)) {
+        if self.missing == 0 && (self.bytes == 0 || rules.has(Mutation::BytesNotAwaited)) {
             self.over += 1;
             self.missing = self.count;
         }

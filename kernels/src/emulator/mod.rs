@@ -36,7 +36,7 @@ mod schedule;
 #[cfg(feature = "emulator")]
 pub use launcher::{Emulator, SHARED_MEMORY_LIMIT};
 #[doc(hidden)]
-pub use rules::{Mistake, Rules};
+pub use rules::{Mutation, Rules};
 #[cfg(feature = "emulator")]
 pub use schedule::Schedule;
 pub use traffic::{Traffic, TrafficLog};

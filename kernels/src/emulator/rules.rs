@@ -3,8 +3,8 @@
 /// How the emulator's model of the asynchronous proxy differs from what kernels of this project are held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rules {
-    /// A deliberate mistake in the model.
-    pub mistake: Option<Mistake>,
+    /// A deliberate mutation in the model.
+    pub mutation: Option<Mutation>,
     /// Whether a barrier is enough for TMA to know of an mbarrier that was initialised before.
     ///
     /// The PTX ISA's example of releasing an mbarrier to the asynchronous proxy (in `membar / fence`) has a proxy fence
@@ -13,9 +13,9 @@ pub struct Rules {
     pub mbarriers_unfenced: bool,
 }
 
-/// A mistake that the model could have: tests show that each would be noticed.
+/// A mutation that the model could have: tests show that each would be noticed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Mistake {
+pub enum Mutation {
     /// Leading and stride offsets of operands across k change places.
     StridesExchanged,
     /// The tensor cores read operands as if nothing were swizzled.
@@ -36,7 +36,7 @@ pub enum Mistake {
     AccumulationInverted,
 }
 
-impl Mistake {
+impl Mutation {
     /// All of them.
     pub const ALL: [Self; 9] = [
         Self::StridesExchanged,
@@ -52,8 +52,8 @@ impl Mistake {
 }
 
 impl Rules {
-    /// Whether the model has this mistake.
-    pub fn mistakes(&self, mistake: Mistake) -> bool {
-        self.mistake == Some(mistake)
+    /// Whether the model has this mutation.
+    pub fn has(&self, mutation: Mutation) -> bool {
+        self.mutation == Some(mutation)
     }
 }

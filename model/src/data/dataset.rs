@@ -8,8 +8,8 @@ use super::content::{Counts, InvalidRow, TokenizedRows};
 use super::notice::{FileNotice, Notice};
 use super::source::describe_files;
 use super::{DataSettings, LongRows, Position, Preparation, Row, RowFormat, load};
-use crate::error::{Error, Result};
 use crate::counts::counted;
+use crate::error::{Error, Result};
 use crate::tokenizer::Tokenizer;
 
 /// The rows of files, in their order, as tokens.

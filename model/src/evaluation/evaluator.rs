@@ -6,10 +6,10 @@ use cpift_engine::{Device, Real, View};
 use serde::Serialize;
 
 use super::{Answer, AnswerSettings, Observe, Request, RowScores, check_answers, evaluate, longest_document};
+use crate::counts::counted;
 use crate::data::{Counts, DataSettings, Dataset, Position, Unit};
 use crate::error::{Error, Result};
 use crate::loaded::{BATCH_TOKENS, LoadedModel, Weights};
-use crate::counts::counted;
 use crate::score::ScoreKind;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{ComputeType, Transformer};

@@ -189,7 +189,9 @@ fn less_memory(state: StateType) -> &'static str {
 pub fn check_memory(plan: &Plan, device: &Device) -> Result<()> {
     check_device_memory(plan, device)?;
     match device.memory_bytes() {
-        Some(_) => machine::require_host_memory("train.batch_size", bytes(plan, true), less_memory(plan.state)),
+        Some(_) => {
+            machine::require_host_memory("train.batch_size", bytes(plan, true), less_memory(plan.state))
+        }
         None => Ok(()),
     }
 }

@@ -18,6 +18,7 @@ use super::state::Checkpoints;
 use super::weights::{open_trainer, weight_type};
 use super::{Job, card, identity, record, seal};
 use crate::checkpoint::{Checkpoint, ModelFiles, WeightType, add_model};
+use crate::counts::counted;
 use crate::data::{CacheUse, Sampler, Source};
 use crate::error::{Error, FileAction, Result};
 use crate::evaluation::{Request, RowScores};
@@ -25,7 +26,6 @@ use crate::files::{
     self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify, hash_texts, read_json, require_free_space,
 };
 use crate::metrics::Metrics;
-use crate::counts::counted;
 use crate::progress::{Column, Event, JobReport, Measured, Observer, Score, TaskScores};
 use crate::recipe::{Stage, TrainSettings};
 use crate::stages::models::TaskModels;

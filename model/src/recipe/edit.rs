@@ -7,8 +7,8 @@ use toml::{Table, Value};
 
 use super::origins::Origins;
 use super::{
-    Backbone, Conflict, Frozen, GroupOrder, ImportanceKind, IntegrateData, Interpolation, Method, SlerpSpace, StateMemory,
-    overrides,
+    Backbone, Conflict, Frozen, GroupOrder, ImportanceKind, IntegrateData, Interpolation, Method, SlerpSpace,
+    StateMemory, overrides,
 };
 
 /// A setting and its new value. Shown as `--set` takes it.

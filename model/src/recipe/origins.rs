@@ -104,7 +104,7 @@ impl Origins {
         }
     }
 
-    /// An error about what `key` names, which is not there, with the line or `--set` of the key; as it is where the recipe
+    /// An error about what `key` names, which is not there, with the line or `--set` of the key; none where the recipe
     /// was made of arguments, and has neither.
     pub fn about(&self, key: &str, error: &Error) -> Option<Error> {
         self.places.contains_key(key).then(|| self.error(key, error))

@@ -6,9 +6,9 @@ mod common;
 mod ops;
 
 mod coverage;
-mod foreign;
 mod instructions;
+mod mutations;
+mod other_compilers;
 mod paths;
-mod planted;
 mod text;
 mod warpgroups;

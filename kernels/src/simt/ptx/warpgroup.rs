@@ -152,7 +152,7 @@ macro_rules! scores_step {
 /// Instructions over 16 keys, with the weights in four registers by their number. What is swizzled together has 64
 /// columns: more that are no multiple of it, as of heads with 80 or 96 elements, are 64 and the rest, each by an
 /// instruction of its own. One over all of them would end within what is swizzled together, which no layout of the PTX
-/// ISA does (9.7.15.5.1.2, shared memory matrix layout). The rest is so many chunks of 16 bytes behind.
+/// ISA does (wgmma: Shared Memory Matrix Layout). The rest is so many chunks of 16 bytes behind.
 macro_rules! values_step {
     (0 $shape:tt $sums:tt) => { values_step!(@ 0, "mov.b64 b, {v}; ", $shape, $sums) };
     // Of a second list of weights and values.

@@ -75,7 +75,7 @@ impl Products {
 
     /// Fails where a fence is missing. It must stand before the first `wgmma`, and between an access to a register and a
     /// `wgmma` that has it as a sum or in its left operand, unless both are of `wgmma` of one shape, and sums
-    /// (PTX ISA, 9.7.15.7.1, `wgmma.fence`). So none is wanted behind a wait alone.
+    /// (PTX ISA, `wgmma.fence`). So none is wanted behind a wait alone.
     fn check_fences(&self, program: &Program, number: usize) -> Result<(), String> {
         if !self.fenced {
             return Err("a wgmma with no wgmma.fence before".to_owned());

@@ -4,7 +4,7 @@ use cpift_kernels::simt::Bf16;
 use source::emulator::{Rules, Schedule};
 
 use super::{
-    Given, Launch, compare, described, foreign, launch, long, must_be_right, read, tiles, updated, word,
+    Given, Launch, compare, described, launch, long, must_be_right, ptx_of, read, tiles, updated, word,
 };
 use crate::common::{Buffer, random, widen};
 
@@ -93,31 +93,31 @@ const fn triton(block: u32, shared: u32) -> Launch {
 
 pub fn tma_nn(rules: Rules, schedule: Schedule) -> Result<(), String> {
     let product = Product { sizes: [64, 128, 192], transposed: [false, false] };
-    let text = foreign!("triton_tma_nn_64x64w8.sm_90");
+    let text = ptx_of!("triton_tma_nn_64x64w8.sm_90");
     product.by_triton(text, (triton(256, 49_176), [64, 64]), rules, schedule)
 }
 
 pub fn tma_tn(rules: Rules, schedule: Schedule) -> Result<(), String> {
     let product = Product { sizes: [128, 512, 192], transposed: [true, false] };
-    let text = foreign!("triton_tma_tn_128x256w8.sm_90");
+    let text = ptx_of!("triton_tma_tn_128x256w8.sm_90");
     product.by_triton(text, (triton(256, 147_512), [64, 64]), rules, schedule)
 }
 
 /// What is beyond k is zero, and counts as arrived.
 fn tma_nt_ragged(rules: Rules, schedule: Schedule) -> Result<(), String> {
     let product = Product { sizes: [128, 256, 200], transposed: [false, true] };
-    let text = foreign!("triton_tma_nt_128x128w4.sm_90");
+    let text = ptx_of!("triton_tma_nt_128x128w4.sm_90");
     product.by_triton(text, (triton(128, 98_328), [128, 128]), rules, schedule)
 }
 
 fn ring_nn(rules: Rules, schedule: Schedule) -> Result<(), String> {
     let product = Product { sizes: [128, 512, 448], transposed: [false, false] };
-    product.by_ring(foreign!("cuda_ring_nn_256.sm_90a"), 256, rules, schedule)
+    product.by_ring(ptx_of!("cuda_ring_nn_256.sm_90a"), 256, rules, schedule)
 }
 
 pub fn ring_nt(rules: Rules, schedule: Schedule) -> Result<(), String> {
     let product = Product { sizes: [256, 128, 448], transposed: [false, true] };
-    product.by_ring(foreign!("cuda_ring_nt_128.sm_90a"), 128, rules, schedule)
+    product.by_ring(ptx_of!("cuda_ring_nt_128.sm_90a"), 128, rules, schedule)
 }
 
 /// By plain pointers, with edges of all tiles.
@@ -128,7 +128,7 @@ fn matmul(rules: Rules, schedule: Schedule) -> Result<(), String> {
     product.check(|[a, b], c| {
         let sizes = [m, n, k, k, n, n].map(word);
         let given = [&[read(a), read(b), updated(c)][..], &sizes[..], &[long(0), long(0)][..]].concat();
-        launch(foreign!("triton_matmul_nn.sm_80"), launched, &given, rules, schedule)
+        launch(ptx_of!("triton_matmul_nn.sm_80"), launched, &given, rules, schedule)
     })
 }
 

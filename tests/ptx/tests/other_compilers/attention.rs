@@ -3,7 +3,7 @@
 use cpift_kernels::simt::Bf16;
 use source::emulator::{Rules, Schedule};
 
-use super::{Launch, compare, described, float, foreign, launch, long, must_be_right, updated, word};
+use super::{Launch, compare, described, float, launch, long, must_be_right, ptx_of, updated, word};
 use crate::common::{Buffer, random, widen};
 
 const TOKENS: usize = 256;
@@ -41,7 +41,7 @@ pub fn run(rules: Rules, schedule: Schedule) -> Result<(), String> {
     given.extend([long(0), long(0)]);
     let grid = [TOKENS as u32 / 128, 1, 1];
     let launched = Launch { kernel: "attention", grid, block: 256, shared: 163_872 };
-    launch(foreign!("triton_attention128_128w8.sm_90"), launched, &given, rules, schedule)?;
+    launch(ptx_of!("triton_attention128_128w8.sm_90"), launched, &given, rules, schedule)?;
     let [q, k, v] = [&q, &k, &v].map(|matrix| widen(matrix.as_slice()));
     let (expected, expected_sums) = expected(&q, &k, &v);
     // Weights are rounded to bf16 before they are multiplied with values.

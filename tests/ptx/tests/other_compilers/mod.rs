@@ -1,5 +1,5 @@
-//! PTX that other compilers wrote (`tests/ptx/foreign/`), executed: what it computes must be what sums in f64 give, and
-//! each mistake that the emulator could have must be noticed by it.
+//! PTX that other compilers wrote (`tests/ptx/other_compilers/`), executed: what it computes must be what sums in f64 give, and
+//! each mutation that the emulator could have must be noticed by it.
 
 mod attention;
 mod generic;
@@ -10,20 +10,20 @@ use cpift_kernels::launch::{Argument, Direction, Kernel, Parameter, Request, Ten
 use cpift_kernels::simt::{Element, Real};
 use cpift_stand_in::Module;
 use cpift_stand_in::execute::{self, Runs};
-use source::emulator::{Emulator, Mistake, Rules, Schedule};
+use source::emulator::{Emulator, Mutation, Rules, Schedule};
 
 use crate::common::{Buffer, widen};
 
 /// How PTX of others is executed: Triton's has no proxy fence behind `mbarrier.init`.
-const RULES: Rules = Rules { mistake: None, mbarriers_unfenced: true };
+const RULES: Rules = Rules { mutation: None, mbarriers_unfenced: true };
 
 /// A text of PTX beside this project.
-macro_rules! foreign {
+macro_rules! ptx_of {
     ($name:literal) => {
-        include_str!(concat!("../../foreign/", $name, ".ptx"))
+        include_str!(concat!("../../other_compilers/", $name, ".ptx"))
     };
 }
-use foreign;
+use ptx_of;
 
 /// A launch.
 #[derive(Debug, Clone, Copy)]
@@ -95,7 +95,7 @@ fn launch(
     });
     let kernel = Kernel {
         name,
-        family: "foreign",
+        family: "other_compilers",
         architecture: "sm_80",
         block,
         min_blocks: 1,
@@ -149,26 +149,26 @@ fn must_be_right(run: impl Fn(Rules, Schedule) -> Result<(), String>) {
     }
 }
 
-/// What notices a mistake, and how: by a fault or by wrong numbers.
+/// What notices a mutation, and how: by a fault or by wrong numbers.
 #[test]
-fn mistakes_of_the_emulator_are_noticed() {
+fn mutations_of_the_emulator_are_noticed() {
     type Run = fn(Rules, Schedule) -> Result<(), String>;
-    let noticed: [(Mistake, Run, &str); 9] = [
-        (Mistake::StridesExchanged, products::tma_tn, "the product["),
-        (Mistake::OperandsNotSwizzled, products::tma_nn, "the product["),
-        (Mistake::OperandsSwizzledFromStart, products::tma_nn, "product of a tile"),
-        (Mistake::RegistersExchanged, attention::run, "the output["),
-        (Mistake::ParityInverted, products::ring_nt, "never written"),
-        (Mistake::TilesSwizzledFromStart, open::row_tiles, "the rows["),
-        (Mistake::BytesNotAwaited, products::ring_nt, "still copying"),
-        (Mistake::SumsExchanged, products::ring_nt, "the product["),
-        (Mistake::AccumulationInverted, products::ring_nt, "the product["),
+    let noticed: [(Mutation, Run, &str); 9] = [
+        (Mutation::StridesExchanged, products::tma_tn, "the product["),
+        (Mutation::OperandsNotSwizzled, products::tma_nn, "the product["),
+        (Mutation::OperandsSwizzledFromStart, products::tma_nn, "product of a tile"),
+        (Mutation::RegistersExchanged, attention::run, "the output["),
+        (Mutation::ParityInverted, products::ring_nt, "never written"),
+        (Mutation::TilesSwizzledFromStart, open::row_tiles, "the rows["),
+        (Mutation::BytesNotAwaited, products::ring_nt, "still copying"),
+        (Mutation::SumsExchanged, products::ring_nt, "the product["),
+        (Mutation::AccumulationInverted, products::ring_nt, "the product["),
     ];
-    assert_eq!(noticed.map(|(mistake, _, _)| mistake), Mistake::ALL);
-    let others = noticed.into_iter().filter_map(|(mistake, run, words)| {
-        let rules = Rules { mistake: Some(mistake), ..RULES };
+    assert_eq!(noticed.map(|(mutation, _, _)| mutation), Mutation::ALL);
+    let others = noticed.into_iter().filter_map(|(mutation, run, words)| {
+        let rules = Rules { mutation: Some(mutation), ..RULES };
         let found = run(rules, Schedule::Forward).err().unwrap_or_else(|| "nothing".to_owned());
-        (!found.contains(words)).then(|| format!("{mistake:?}: {found}"))
+        (!found.contains(words)).then(|| format!("{mutation:?}: {found}"))
     });
     let others: Vec<String> = others.collect();
     assert!(others.is_empty(), "{others:#?}");

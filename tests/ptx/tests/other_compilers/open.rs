@@ -4,10 +4,10 @@ use cpift_kernels::simt::Bf16;
 use source::emulator::{Rules, Schedule};
 
 use super::products::multiply;
-use super::{Launch, RULES, compare, foreign, launch, must_be_right, tiles, updated};
+use super::{Launch, RULES, compare, launch, must_be_right, ptx_of, tiles, updated};
 use crate::common::{Buffer, random, widen};
 
-const TEXT: &str = foreign!("cuda_open.sm_90a");
+const TEXT: &str = ptx_of!("cuda_open.sm_90a");
 
 /// 64 rows by so many columns of B, which lies across k in tiles of 64 columns.
 fn columns(kernel: &'static str, count: usize, rules: Rules, schedule: Schedule) -> Result<(), String> {

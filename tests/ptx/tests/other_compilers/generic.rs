@@ -4,10 +4,10 @@ use cpift_kernels::simt::Bf16;
 use source::emulator::{Rules, Schedule};
 
 use super::products::multiply;
-use super::{Launch, compare, foreign, launch, must_be_right, read, updated, word};
+use super::{Launch, compare, launch, must_be_right, ptx_of, read, updated, word};
 use crate::common::{Buffer, bits, random, widen};
 
-const TEXT: &str = foreign!("cuda_generic.sm_80");
+const TEXT: &str = ptx_of!("cuda_generic.sm_80");
 
 /// Whole numbers from -20 to 20, whose sums are exact.
 fn whole(length: usize) -> Vec<f32> {

@@ -1,4 +1,4 @@
-//! Errors planted into the PTX of kernels, as an `asm!`, the compiler or a file that was not rebuilt could make them:
+//! Errors put into the PTX of kernels, as an `asm!`, the compiler or a file that was not rebuilt could make them:
 //! each must be found.
 
 use std::sync::Arc;
@@ -18,13 +18,13 @@ use source::emulator::Emulator;
 
 /// Executes one kernel from its source and from PTX of ours, all others from their source.
 #[derive(Debug)]
-struct Planted {
+struct Mutated {
     emulator: Emulator,
     kernel: &'static str,
     entry: Arc<Entry>,
 }
 
-impl Launch for Planted {
+impl Launch for Mutated {
     unsafe fn launch(&self, request: &Request<'_>) -> Result<(), LaunchError> {
         let runs = if request.kernel.name == self.kernel { Runs::Both } else { Runs::Source };
         // SAFETY: the caller's promise; the entry has the kernel's parameters, whatever is wrong with its body.
@@ -61,8 +61,8 @@ fn found(
     change(&mut lines);
     let module = Module::parse(&lines.join("\n")).unwrap_or_else(|error| panic!("{name}: {error}"));
     let emulator = Emulator::new(Schedule::Forward).like((9, 0), 2);
-    let planted = Planted { emulator, kernel: name, entry: module.entries[name].clone() };
-    run(&planted).map_or_else(|error| error.to_string(), |()| "nothing".to_owned())
+    let mutated = Mutated { emulator, kernel: name, entry: module.entries[name].clone() };
+    run(&mutated).map_or_else(|error| error.to_string(), |()| "nothing".to_owned())
 }
 
 /// A change of lines.
@@ -232,7 +232,7 @@ fn errors_in_a_product_by_warpgroups() {
         (
             "chunks not swizzled",
             replace("4611686293305360384", "13835058330160136192", 0),
-            "not swizzled in 128 bytes",
+            "its swizzle is not of 128 bytes",
         ),
     ];
     must_be_found("gemm_nt_hopper_128x128", multiply_hopper, cases);
