@@ -207,7 +207,7 @@ impl SharedMemory {
         if bits >> 62 != 1 || bits >> 49 & 7 != 0 || !aligned {
             return Err(Cause::Descriptor { descriptor: bits, location: location() });
         }
-        let mutation = self.rules.mistake;
+        let mutation = self.rules.mutation;
         if mutation == Some(Mutation::StridesExchanged) && !k_major {
             (leading, stride) = (stride, leading);
         }

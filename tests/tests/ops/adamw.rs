@@ -229,11 +229,14 @@ fn moments_in_bf16_are_rounded_without_bias() {
                 assert!((f64::from(after[index]) - oracle.weight).abs() < tolerance, "{step} {index}");
                 for (part, exact) in [oracle.moment1, oracle.moment2].into_iter().enumerate() {
                     let actual = f64::from(stored[part][index]);
-                    // Less than a unit, which is 2^-7 of the number at most, beside f32's.
+                    // One of both neighbours, from which the roundings of f32 before may part it by a little.
+                    let unit = (exact.abs().log2().floor() - 7.0).exp2();
+                    let error = (actual - exact).abs();
                     assert!(
-                        (actual - exact).abs() <= exact.abs() * (1.0 / 128.0 + 1e-6) + 1e-30,
-                        "{part} {index}"
+                        exact == 0.0 || error < unit + 1e-6 * exact.abs(),
+                        "{part} {index}: {actual} {exact}"
                     );
+                    farther += usize::from(exact != 0.0 && error > 0.55 * unit);
                     errors[part] += if exact == 0.0 { 0.0 } else { (actual - exact) / exact.abs() };
                 }
             }

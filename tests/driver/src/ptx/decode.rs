@@ -135,7 +135,8 @@ impl<'a> Decoder<'a> {
             self.line = line;
             let parts = array.split_once(" .b8 ").and_then(|(align, array)| {
                 let (name, bytes) = array.strip_suffix(']')?.split_once('[')?;
-                Some((align.parse::<u32>().ok()?, name, bytes.parse::<u32>().ok()?))
+                let align = align.parse::<u32>().ok().filter(|align| *align > 0)?;
+                Some((align, name, bytes.parse::<u32>().ok()?))
             });
             let (align, name, bytes) = parts.ok_or_else(|| format!("`{text}` is not known here"))?;
             let start = self.program.shared.next_multiple_of(align);

@@ -126,7 +126,8 @@ impl Parameter {
         // A tensor map by value: `.param .align 64 .b8 name[128]`.
         let array = line.strip_prefix(".param .align ").and_then(|rest| rest.split_once(" .b8 "));
         if let Some((align, array)) = array {
-            let align = align.parse().map_err(|_| format!("`{line}` has no alignment"))?;
+            let align = align.parse().ok().filter(|align| *align > 0);
+            let align = align.ok_or_else(|| format!("`{line}` has no alignment"))?;
             let found = array.strip_suffix(']').and_then(|array| array.split_once('['));
             let found = found.and_then(|(name, bytes)| Some((name, bytes.parse().ok()?)));
             let (name, bytes) = found.ok_or_else(|| format!("`{array}` is no array"))?;
