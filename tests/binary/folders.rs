@@ -276,6 +276,8 @@ fn a_folder_with_files_that_are_no_run_is_refused() {
     let project = Project::new();
     fs::create_dir(project.path("project/notes")).unwrap();
     fs::write(project.path("project/notes/todo.txt"), "x").unwrap();
+    // A name that a run's records have as well.
+    fs::write(project.path("project/notes/inputs.json"), "{\"learning\": true}").unwrap();
     // The project's own folder has a recipe.toml, as a run has.
     let recipe = fs::read_to_string(project.path("project/recipe.toml")).unwrap();
     for out in ["notes", "."] {
@@ -290,7 +292,7 @@ fn a_folder_with_files_that_are_no_run_is_refused() {
             );
         }
     }
-    assert_eq!(fs::read_dir(project.path("project/notes")).unwrap().count(), 1);
+    assert_eq!(fs::read_dir(project.path("project/notes")).unwrap().count(), 2);
     assert_eq!(fs::read_to_string(project.path("project/recipe.toml")).unwrap(), recipe);
     fs::create_dir(project.path("project/empty")).unwrap();
     project.succeeds("project", &["train", "recipe.toml", "--out", "empty", "--until", "probe"]);

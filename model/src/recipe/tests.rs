@@ -200,6 +200,7 @@ fn edits_are_what_overrides_of_the_same_text_are() {
         Edit::TrainSteps(12),
         Edit::TrainLearningRate(4e-5),
         Edit::ProbeSteps(3),
+        Edit::TrainMemory(StateMemory::Compact),
         Edit::ProbeImportance(ImportanceKind::Fisher),
         Edit::CoreFraction(0.05),
         Edit::GroupThreshold(0.0),
@@ -223,6 +224,17 @@ fn edits_are_what_overrides_of_the_same_text_are() {
     assert_eq!(overrides[3..5], ["train.learning_rate=4e-5", "probe.steps=3"]);
     let error = source.recipe(&[Edit::CoreFraction(2.0)]).unwrap_err().to_string();
     assert_eq!(error, "`--set core.fraction=2.0`: is 2: use 0 to 1");
+}
+
+/// A run's own recipe names `memory` once, so that it can be run again with another.
+#[test]
+fn the_memory_of_a_resolved_recipe_can_be_set() {
+    let written = read(&format!("{LEAST}[train]\nmemory = \"exact\"\n"), &[]).to_toml().unwrap();
+    assert_eq!(written.matches("memory = ").count(), 1, "{written}");
+    assert_eq!(read(&written, &[]).probe.training.memory, StateMemory::Exact);
+    let again = read(&written, &["train.memory=compact"]);
+    let trainings = [&again.train, &again.probe.training, &again.integrate.training];
+    assert!(trainings.iter().all(|training| training.memory == StateMemory::Compact));
 }
 
 #[test]

@@ -119,6 +119,20 @@ fn another_state_is_another_run() {
     assert!(error.contains("another run"), "{error}");
 }
 
+/// Runs of the version before this key say nothing of it: they are told as what they are.
+#[test]
+fn a_run_of_a_version_without_the_key_is_told_so() {
+    let job = SmallJob::new();
+    let mut watcher = Watcher { stop_after: Some(2), ..Watcher::default() };
+    job.run(&job.recipe(&[]), "run", false, &mut watcher).unwrap_err();
+    let mut identity: Value = serde_json::from_slice(&job.bytes("run/identity.json")).unwrap();
+    identity.as_object_mut().unwrap().remove("state");
+    identity["recipe"] = json!("of another version");
+    fs::write(job.path("run/identity.json"), identity.to_string()).unwrap();
+    let error = job.run(&job.recipe(&[]), "run", true, &mut Silent).unwrap_err().to_string();
+    assert!(error.contains("by another version of cpift-engine"), "{error}");
+}
+
 #[test]
 fn trainings_cannot_differ_in_it() {
     let job = SmallJob::new();
