@@ -31,7 +31,7 @@ pub fn cases(parameters: usize, on_gpu: bool) -> Vec<Case> {
         ("adamw fisher frozen", ImportanceKind::Fisher, exact, true),
         ("adamw compact", ImportanceKind::None, compact, false),
         ("adamw compact frozen", ImportanceKind::None, compact, true),
-        ("adamw compact fisher frozen", ImportanceKind::Fisher, compact, true),
+        ("adamw compact fisher", ImportanceKind::Fisher, compact, false),
     ] {
         let work = adamw::work(parameters, kind, moments, frozen);
         cases.push(Case::new(name, count(parameters), work, move |device| {
