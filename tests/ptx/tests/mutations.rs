@@ -244,7 +244,7 @@ fn errors_in_attention_by_groups() {
         (
             "queries not moved to their next tile",
             replace("add.s64 a, a, 506", "add.s64 a, a, 2", 0),
-            "from elsewhere than a multiple of 1024",
+            "is no multiple of 1024",
         ),
         ("keys moved by a smaller tile", replace("add.s64 b, b, 1018", "add.s64 b, b, 506", 1), OTHER_BITS),
         ("values not moved", replace("add.s64 b, b, 128", "add.s64 b, b, 64", 3), OTHER_BITS),

@@ -48,7 +48,7 @@ fn columns_by_one_instruction_are_refused() {
     for (kernel, count) in [("partial_72", 72), ("partial_80", 80), ("partial_96", 96), ("partial_112", 112)]
     {
         let found = columns(kernel, count, RULES, Schedule::Forward).expect_err(kernel);
-        assert!(found.contains(&format!("product of {count} columns across k")), "{found}");
+        assert!(found.contains(&format!("product of {count} columns of an operand")), "{found}");
     }
 }
 
