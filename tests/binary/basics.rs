@@ -36,7 +36,10 @@ fn a_benchmark_of_steps_says_what_it_measures() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let text = stderr(&output);
     assert!(text.starts_with("cpu (1 thread, ") && text.lines().count() == 1, "{text}");
-    assert!(text.ends_with("): 1 train step of 1 × 8 tokens in f32, exact state, after 2 to warm up\n"), "{text}");
+    assert!(
+        text.ends_with("): 1 train step of 1 × 8 tokens in f32, exact state, after 2 to warm up\n"),
+        "{text}"
+    );
 }
 
 /// Without a command the list of commands keeps its columns.
