@@ -30,7 +30,7 @@ fn kinds_of_notices_that_are_not_listed_are_counted() {
     assert!(last.ends_with(": 1 more kind of notice is not listed (2 rows, first in line 33)"), "{last}");
     let rows: Vec<Value> = (0..1100).map(|index| with_field(&format!("f{index}"))).collect();
     let last = said(&[&DataFile::rows(&rows)]).pop().unwrap();
-    assert!(last.contains(": at least 1000 more kinds of notices are not listed (1068 rows, "), "{last}");
+    assert!(last.contains(": at least 1000 more kinds of notices are not listed (1 068 rows, "), "{last}");
 }
 
 #[test]

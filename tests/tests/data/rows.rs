@@ -65,7 +65,10 @@ fn bad_lines_are_named() {
     }
     let mut bytes = format!("{good}\n\n{good}\n").into_bytes();
     bytes.extend(b"{\"prompt\": \"\xFF\", \"completion\": \"b\"}");
-    assert_eq!(refusal(&bytes, &tokenizer), ":4: is not UTF-8 (byte 13 of the row)");
+    assert_eq!(
+        refusal(&bytes, &tokenizer),
+        ":4: is not UTF-8 (byte 13 of the row) (--skip-invalid leaves out such rows)"
+    );
 }
 
 #[test]
@@ -184,7 +187,7 @@ fn messages_need_a_chat_template_that_works() {
     assert!(load(Some("{% if %}")).contains("tokenizer_config.json: the chat template is not valid"));
     let refused = load(Some("{{ raise_exception('no') }}"));
     assert!(refused.contains(":1: the chat template refuses the messages: no ("), "{refused}");
-    assert!(refused.ends_with("tokenizer_config.json, template line 1)"), "{refused}");
+    assert!(refused.contains("tokenizer_config.json, template line 1)"), "{refused}");
 }
 
 #[test]

@@ -22,8 +22,13 @@ fn gated_delta_nets_are_looked_at() {
     });
     write_folder(place.path(), &config, &random_tensors(&parsed(&config), 1, Dtype::F32));
     let inspection = Inspection::of(place.path()).unwrap();
-    let precisions: Vec<_> = inspection.memory.iter().map(|line| line.precision).collect();
-    assert_eq!(precisions, ["f32", "f32", "bf16", "bf16"]);
+    let kinds: Vec<_> = inspection.memory.iter().map(|line| (line.precision, line.memory.name())).collect();
+    let twice = |kind| [kind, kind];
+    let of = |precision| [twice((precision, "exact")), twice((precision, "compact"))].concat();
+    assert_eq!(kinds, [of("f32"), of("bf16")].concat());
+    // Moments in bf16 are half of two in f32, of every parameter.
+    let saved = inspection.memory[0].state_bytes - inspection.memory[2].state_bytes;
+    assert_eq!(saved, 4 * parsed(&config).parameters() as u64);
     assert_eq!(inspection.total_parameters(), parsed(&config).parameters() as u64);
     let attention = inspection.parameters.iter().map(|part| (part.part, part.parameters > 0));
     let expected = ["embedding", "attention", "gated DeltaNet", "MLP", "norms", "head"];
@@ -32,5 +37,5 @@ fn gated_delta_nets_are_looked_at() {
     let rotary: Vec<(&str, usize)> =
         inspection.rotary.iter().map(|with| (with.what.as_str(), with.layers)).collect();
     assert_eq!(rotary, [("base 10000, 4 of 16 elements of a head", 1), ("none (gated DeltaNet)", 3)]);
-    assert_eq!(inspection.memory.len(), 4);
+    assert_eq!(inspection.memory.len(), 8);
 }
