@@ -81,7 +81,7 @@ times are those of its own clock. Bytes and operations are those stated beside t
 GPU in as many passes as it takes; work beyond them counts against it. The ceilings are measured first: a large copy and a large read (the better one counts), \
 and the best matrix product of all. `limit` is what would bound the operation at these ceilings, `share` how much of \
 that bound it reaches. It is - where an operation is faster than the ceilings: at small sizes caches hold what it \
-works on.
+works on, and on some machines more streams at once reach more.
 
 Ctrl-C ends the measurement and prints what there is.";
 

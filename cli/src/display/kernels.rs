@@ -60,8 +60,8 @@ fn share(row: &Row) -> String {
 /// Why some operations have no share.
 fn beyond_ceilings(report: &Report) -> Option<String> {
     report.kernels.iter().any(|row| row.share > MOST_SHARE).then(|| {
-        "share -: faster than the ceilings, which are of large sizes: what it works on stays in caches; use more \
-         --tokens or --parameters"
+        "share -: faster than the ceilings, which are of a copy and a read of large sizes: small inputs stay in \
+         caches (use more --tokens or --parameters), and on some machines more streams at once reach more"
             .to_owned()
     })
 }
