@@ -86,9 +86,8 @@ fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, toke
         ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, device, limits, purpose)?,
     };
     // Weights and gradients in f32, two moments, and importance where it is accumulated.
-    let accumulated = options.accumulated() != ImportanceKind::None;
-    let of_each = (2 + usize::from(accumulated)) * size_of::<f32>() + 2 * options.state.moment_type().bytes();
-    let flat = (of_each * length) as u64;
+    let accumulated = usize::from(options.accumulated() != ImportanceKind::None) * size_of::<f32>();
+    let flat = ((options.state.bytes_per_parameter() + accumulated) * length) as u64;
     let copy = Model::copy_bytes(options.compute, length) as u64;
     Ok(plan.parts.iter().fold(flat + copy, |sum, (_, bytes)| sum.saturating_add(*bytes as u64)))
 }

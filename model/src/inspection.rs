@@ -288,8 +288,7 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
     for (compute, memory) in kinds {
         // Weights and gradients in f32, two moments, and the copy of the weights that is computed with.
         let length = config.parameters();
-        let of_each = 2 * size_of::<f32>() + 2 * memory.moment_type().bytes();
-        let state = of_each * length + Model::copy_bytes(compute, length);
+        let state = memory.bytes_per_parameter() * length + Model::copy_bytes(compute, length);
         for recompute in [false, true] {
             let purpose = Purpose::Training { recompute };
             let activations = match compute {

@@ -34,6 +34,11 @@ impl StateType {
         }
     }
 
+    /// Bytes a parameter of master weights and gradients in f32, and of both moments.
+    pub fn bytes_per_parameter(self) -> usize {
+        2 * size_of::<f32>() + 2 * self.moment_type().bytes()
+    }
+
     /// What the optimizer accumulates for a kind of importance. The controls go by `net`.
     pub fn accumulated(self, kind: ImportanceKind) -> Accumulate {
         match kind {

@@ -11,7 +11,7 @@ use super::results::{BudgetSteps, InputHash, Origin};
 use super::rows::{Row, Selection, rows};
 use crate::data::Preparation;
 use crate::error::{Error, Result};
-use crate::job::{PairMethod, input_files, plan_recipe};
+use crate::job::{PairMethod, Planner, input_files};
 use crate::machine;
 use crate::progress::{Plan, TrainingKind};
 use crate::recipe::{Backbone, Edit, EvaluateSettings, Method, Recipe, Source, Stage, StateMemory};
@@ -74,8 +74,10 @@ impl Prepared {
         let recipe = source.recipe(&[Edit::Method(Method::Cpift)])?;
         check_tasks(&recipe)?;
         let preparation = Preparation { cache, observe: None };
-        let planned = plan_recipe(device, &recipe, &preparation)?;
-        let memory = state_of_all(device, source, &preparation)?;
+        let (planned, memory) = {
+            let planner = Planner::open(device, &recipe, &preparation)?;
+            (planner.plan(&recipe)?, state_of_all(&planner, source)?)
+        };
         let recipe = source.recipe(&[Edit::Method(Method::Cpift), Edit::TrainMemory(memory)])?;
         let steps = budget_steps(&planned);
         let rows = rows(&recipe, steps, options.selection)?;
@@ -107,12 +109,12 @@ impl Prepared {
 
 /// What `train.memory` is in every unit: they are compared with each other, and take over each other's probes. `auto` goes
 /// by the row that takes the most memory.
-fn state_of_all(device: &Device, source: &Source, preparation: &Preparation<'_>) -> Result<StateMemory> {
+fn state_of_all(planner: &Planner<'_>, source: &Source) -> Result<StateMemory> {
     let most = source.recipe(&[Edit::Method(Method::Cpift), Edit::FuseBackbone(Backbone::Ties)])?;
     if most.train.memory != StateMemory::Auto {
         return Ok(most.train.memory);
     }
-    Ok(match plan_recipe(device, &most, preparation)?.state {
+    Ok(match planner.plan(&most)?.state {
         StateType::Exact => StateMemory::Exact,
         StateType::Compact => StateMemory::Compact,
     })

@@ -250,14 +250,40 @@ impl Job {
 /// # Errors
 /// As [`Job::prepare`]; a weight is NaN or infinite.
 pub fn plan_recipe(device: &Device, recipe: &Recipe, preparation: &Preparation<'_>) -> Result<Plan> {
-    let compute = recipe.model.precision.on("model.precision", device)?;
-    let inputs = device.scope(|| Inputs::open(recipe, preparation, None, &KnownFiles::default()))?;
-    device.scope(|| inputs.check_weights())?;
-    let steps = Steps::count(recipe, &inputs)?;
-    let max_tokens = plan::max_tokens(recipe, &inputs)?;
-    memory::choose_state(recipe, None, device, |state| {
-        plan::plan(recipe, &inputs, &steps, device, compute, state, max_tokens)
-    })
+    Planner::open(device, recipe, preparation)?.plan(recipe)
+}
+
+/// What [`plan_recipe`] reads, for the plans of several recipes of the same model, tasks and files.
+pub(crate) struct Planner<'a> {
+    device: &'a Device,
+    compute: ComputeType,
+    inputs: Inputs,
+}
+
+impl<'a> Planner<'a> {
+    /// Opens what `recipe` names, and reads the models' weights once.
+    ///
+    /// # Errors
+    /// As [`plan_recipe`].
+    pub fn open(device: &'a Device, recipe: &Recipe, preparation: &Preparation<'_>) -> Result<Self> {
+        let compute = recipe.model.precision.on("model.precision", device)?;
+        let inputs = device.scope(|| Inputs::open(recipe, preparation, None, &KnownFiles::default()))?;
+        device.scope(|| inputs.check_weights())?;
+        Ok(Self { device, compute, inputs })
+    }
+
+    /// What a job made from `recipe` would do.
+    ///
+    /// # Errors
+    /// As [`plan_recipe`].
+    pub fn plan(&self, recipe: &Recipe) -> Result<Plan> {
+        let Self { device, compute, inputs } = self;
+        let steps = Steps::count(recipe, inputs)?;
+        let max_tokens = plan::max_tokens(recipe, inputs)?;
+        memory::choose_state(recipe, None, device, |state| {
+            plan::plan(recipe, inputs, &steps, device, *compute, state, max_tokens)
+        })
+    }
 }
 
 /// Every file that a job made from `recipe` reads, with the BLAKE3 hash of its content in hexadecimal.
