@@ -174,6 +174,18 @@ impl Instructions for Baseline {
     }
 }
 
+/// Asks for the cache line at `address`, which need not be valid: a hint, where the architecture has one.
+#[inline(always)]
+pub fn prefetch<T>(address: *const T) {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: a prefetch reads nothing and does not fault, whatever the address.
+    unsafe {
+        std::arch::x86_64::_mm_prefetch::<{ std::arch::x86_64::_MM_HINT_T0 }>(address.cast());
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = address;
+}
+
 /// Transposes by shuffles within registers: pairs of rows, then of pairs, then of their halves. Written
 /// plainly it compiles to a load and a store of every element, which takes 3 to 5 times as long.
 #[cfg(target_arch = "x86_64")]

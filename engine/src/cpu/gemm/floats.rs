@@ -6,7 +6,7 @@ use std::ops::Range;
 use super::Matrix;
 use super::kernel::{Kernel, StridedPanel, Target, readers, words};
 use super::pack::{LONGEST, Widened, pack};
-use crate::cpu::simd::Instructions;
+use crate::cpu::simd::{Instructions, prefetch};
 use crate::float::Float;
 
 /// f32 arithmetic with the instructions `I`, in tiles of `R` rows and `C` columns.
@@ -90,7 +90,7 @@ impl<T: Float, I: Instructions, const R: usize, const C: usize> Floats<T, I, R, 
             self.instructions.call(
                 #[inline(always)]
                 // SAFETY: the caller's promise.
-                || unsafe { target.store(sums::<R, C>(self.instructions, a, b.as_chunks::<C>().0)) },
+                || unsafe { target.store(&mut sums::<R, C>(self.instructions, a, b.as_chunks::<C>().0)) },
             );
         } else {
             self.instructions.call(
@@ -104,6 +104,12 @@ impl<T: Float, I: Instructions, const R: usize, const C: usize> Floats<T, I, R, 
     }
 }
 
+/// Steps of the inner dimension by which B's panel is fetched into the first-level cache ahead of its use: a panel is
+/// longer than that cache, and the processor's own prefetching stops at each page of 4 KiB.
+const PREFETCH_DISTANCE: usize = 12;
+/// Elements of a cache line.
+const LINE: usize = 16;
+
 /// Sums over the inner dimension in order, from zero, in registers: `R`·`C` of them, loaded with one row of
 /// B's panel and, one by one, the elements of A's.
 #[expect(clippy::needless_range_loop, reason = "with iterators the compiler keeps the sums in memory")]
@@ -115,6 +121,8 @@ fn sums<const R: usize, const C: usize>(
 ) -> [[f32; C]; R] {
     let mut sums = [[0.0f32; C]; R];
     for (a, b) in a.zip(b) {
+        let ahead = b.as_ptr().wrapping_add(C * PREFETCH_DISTANCE);
+        (0..C).step_by(LINE).for_each(|column| prefetch(ahead.wrapping_add(column)));
         for i in 0..R {
             for j in 0..C {
                 sums[i][j] = instructions.multiply_add(a(i), b[j], sums[i][j]);

@@ -203,30 +203,50 @@ impl<O: Float> Target<'_, O> {
         self.rows == R && self.columns == C
     }
 
-    /// Takes a whole tile's sums. Panics when it does not lie inside C.
+    /// Takes a whole tile's sums, `tile`, which is left with what they were added to. Panics when the tile does not
+    /// lie inside C.
     ///
     /// # Safety
     /// Nothing else may access the elements during the call.
     #[expect(clippy::needless_range_loop, reason = "with iterators the compiler keeps the sums in memory")]
     #[inline(always)]
-    pub unsafe fn store<const R: usize, const C: usize>(&self, tile: [[f32; C]; R]) {
+    pub unsafe fn store<const R: usize, const C: usize>(&self, tile: &mut [[f32; C]; R]) {
         self.check::<R, C>();
-        for i in 0..R {
-            // SAFETY: checked above; exclusive by the caller's promise.
-            unsafe { self.store_row(i, tile[i]) };
+        // One short loop for each case: unrolled, they leave the tile in registers.
+        match (self.start, &self.result) {
+            (Start::Zero, _) => {}
+            (Start::Sums, _) | (Start::Result, None) => {
+                for i in 0..R {
+                    // SAFETY: checked above; exclusive by the caller's promise.
+                    let before = unsafe { self.sums.row::<C>(i) };
+                    for j in 0..C {
+                        tile[i][j] += before[j];
+                    }
+                }
+            }
+            (Start::Result, Some(result)) => {
+                for i in 0..R {
+                    // SAFETY: as above.
+                    let before = unsafe { result.row::<C>(i) };
+                    for j in 0..C {
+                        tile[i][j] += before[j].to_f32();
+                    }
+                }
+            }
         }
-    }
-
-    /// The same of a tile in memory.
-    ///
-    /// # Safety
-    /// As [`store`](Self::store).
-    #[inline(always)]
-    pub unsafe fn store_rows<const R: usize, const C: usize>(&self, tile: &[[f32; C]; R]) {
-        self.check::<R, C>();
-        for (i, row) in tile.iter().enumerate() {
-            // SAFETY: checked above; exclusive by the caller's promise.
-            unsafe { self.store_row(i, *row) };
+        match &self.result {
+            Some(result) if self.last => {
+                for i in 0..R {
+                    // SAFETY: as above.
+                    *unsafe { result.row::<C>(i) } = tile[i].map(O::from_f32);
+                }
+            }
+            _ => {
+                for i in 0..R {
+                    // SAFETY: as above.
+                    *unsafe { self.sums.row::<C>(i) } = tile[i];
+                }
+            }
         }
     }
 
@@ -238,35 +258,6 @@ impl<O: Float> Target<'_, O> {
         }
         if self.result.is_none() || self.start == Start::Sums || !self.last {
             self.sums.check::<R, C>();
-        }
-    }
-
-    /// # Safety
-    /// [`check`](Self::check) passed for more rows than `i`, and nothing else accesses their elements.
-    #[inline(always)]
-    unsafe fn store_row<const C: usize>(&self, i: usize, mut row: [f32; C]) {
-        match (self.start, &self.result) {
-            (Start::Zero, _) => {}
-            (Start::Sums, _) | (Start::Result, None) => {
-                // SAFETY: the caller's promise.
-                let before = *unsafe { self.sums.row::<C>(i) };
-                (0..C).for_each(|j| row[j] += before[j]);
-            }
-            (Start::Result, Some(result)) => {
-                // SAFETY: the caller's promise.
-                let before = *unsafe { result.row::<C>(i) };
-                (0..C).for_each(|j| row[j] += before[j].to_f32());
-            }
-        }
-        match &self.result {
-            Some(result) if self.last => {
-                // SAFETY: the caller's promise.
-                *unsafe { result.row::<C>(i) } = row.map(O::from_f32);
-            }
-            _ => {
-                // SAFETY: the caller's promise.
-                *unsafe { self.sums.row::<C>(i) } = row;
-            }
         }
     }
 

@@ -10,7 +10,9 @@
 //!
 //! Measured on two Zen 3 cores whose peak is 100 GFLOP/s each, f32, shapes of transformer layers: 79 to 92
 //! GFLOP/s a core with 1024 tokens, 67 to 73 where C is a gradient of 512 by 512 or fewer, against 63 to 85
-//! of the crate `matrixmultiply` in turns with it. Prefetching C or the next panel is worth nothing.
+//! of the crate `matrixmultiply` in turns with it. Prefetching is worth nothing there. On two cores of a Xeon of 2023 whose
+//! peak is 189 GFLOP/s each: 145 to 160 a core, as oneDNN's; prefetching B's panel and storing the tile from registers
+//! are worth 5 and 6 %.
 
 #[cfg(target_arch = "x86_64")]
 mod amx;

@@ -101,7 +101,7 @@ impl<const R: usize> Dots<R> {
             self.instructions.call(
                 #[inline(always)]
                 // SAFETY: the caller's promise.
-                || unsafe { target.store(sums::<R>(self.instructions, a, b)) },
+                || unsafe { target.store(&mut sums::<R>(self.instructions, a, b)) },
             );
         } else {
             self.instructions.call(

@@ -98,7 +98,7 @@ impl<I: Instructions, U: TileUnit> Kernel for Tiles<I, U> {
             // SAFETY: the caller's promise.
             || unsafe {
                 if target.is_whole::<SIDE, SIDE>() {
-                    target.store_rows(sums);
+                    target.store(sums);
                 } else {
                     target.store_part(sums);
                 }
