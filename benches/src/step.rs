@@ -75,8 +75,8 @@ pub struct StepBench {
     pub parts: Vec<(String, f64)>,
 }
 
-/// Bytes a [`TrainStep`] takes: the flat weights, gradients, moments, their copy and importance where there
-/// is one, and the transformer's own.
+/// Bytes a [`TrainStep`] takes: the flat weights, gradients and moments, importance where there is any, and the
+/// transformer's own.
 fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, tokens: usize) -> Result<u64> {
     let length = config.layout()?.len();
     let purpose = Purpose::Training { recompute: false };
@@ -88,8 +88,7 @@ fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, toke
     // Weights and gradients in f32, two moments, and importance where it is accumulated.
     let accumulated = usize::from(options.accumulated() != ImportanceKind::None) * size_of::<f32>();
     let flat = ((options.state.bytes_per_parameter() + accumulated) * length) as u64;
-    let copy = Model::copy_bytes(options.compute, length) as u64;
-    Ok(plan.parts.iter().fold(flat + copy, |sum, (_, bytes)| sum.saturating_add(*bytes as u64)))
+    Ok(plan.parts.iter().fold(flat, |sum, (_, bytes)| sum.saturating_add(*bytes as u64)))
 }
 
 /// Everything of a training step, ready to be run again and again: forward, backward, clipping to norm 1,
@@ -133,11 +132,13 @@ impl TrainStep {
         )?;
         let mut model = Model::new(&config, device, options.compute, tokens, false)?;
         model.timings().wait_for(device);
-        initialize(&config, &layout, SEED, model.weights_mut())?;
+        let mut gradients = Buffer::zeros(device, layout.len())?;
+        initialize(&config, &layout, SEED, model.weights_mut(gradients.view_mut())?)?;
+        model.prepare(gradients.view_mut())?;
         Ok(Self {
             device: device.clone(),
             model,
-            gradients: Buffer::zeros(device, layout.len())?,
+            gradients,
             losses: Buffer::zeros(device, tokens)?,
             clip: Clip::new(device, layout.len())?,
             optimizer: AdamW::with_moments(

@@ -3,7 +3,8 @@
 use std::fmt::{Debug, Display};
 
 use bytemuck::Pod;
-use cpift_kernels::dither::dither_to_bf16;
+use cpift_kernels::dither::{dither_to_bf16, lower_half, undo};
+use cpift_kernels::simt::Bf16;
 use half::bf16;
 
 /// f32 or bf16, as memory holds them.
@@ -71,6 +72,23 @@ pub(crate) fn round_slice<T: Float>(source: &[f32], target: &mut [T]) {
 pub(crate) fn dither_slice(source: &[f32], first: usize, target: &mut [bf16]) {
     for (lane, (target, &source)) in target.iter_mut().zip(source).enumerate() {
         *target = bf16::from_bits(dither_to_bf16(source, first + lane).0);
+    }
+}
+
+/// Overwrites both planes with `source`, rounded by dither, and the lower halves of its bits; `first` is the index of the first. Use it inside `vectorize!`.
+#[inline(always)]
+pub(crate) fn split_slice(source: &[f32], first: usize, rounded: &mut [bf16], lower: &mut [u16]) {
+    dither_slice(source, first, rounded);
+    for (lower, &source) in lower.iter_mut().zip(source) {
+        *lower = lower_half(source);
+    }
+}
+
+/// Overwrites `target` with what [`split_slice`] split. Use it inside `vectorize!`.
+#[inline(always)]
+pub(crate) fn join_slice(rounded: &[bf16], lower: &[u16], first: usize, target: &mut [f32]) {
+    for (lane, (target, (rounded, &lower))) in target.iter_mut().zip(rounded.iter().zip(lower)).enumerate() {
+        *target = undo(Bf16(rounded.to_bits()), lower, first + lane);
     }
 }
 

@@ -24,8 +24,8 @@
 //! is missing.
 //!
 //! The operations of a transformer compute in f32 or in [`bf16`] ([`Real`]): activations, their
-//! gradients and the weights that products read. Sums, gradients of weights and everything the optimizer
-//! keeps are f32; [`ops::adamw::AdamW::step_with_copy`] leaves the rounded weights too. [`Device::record`] runs
+//! gradients and the weights that products read. Sums and gradients of weights are f32, as are master weights, which
+//! [`ops::split`] keeps in the same 4 bytes with the rounded weights among them. [`Device::record`] runs
 //! a whole training step as one launch.
 //!
 //! # Embedding the optimizer and the masks

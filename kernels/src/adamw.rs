@@ -1,5 +1,5 @@
 //! AdamW over all parameters in one pass: gradient scaling, moments, decoupled decay, update, importance,
-//! frozen coordinates and the bf16 copy of the weights.
+//! frozen coordinates, and the rounded weights that products read.
 //!
 //! With g the scaled gradient and t the step, counted from 1:
 //!
@@ -11,7 +11,10 @@
 //!
 //! Importance adds, from the update as rounded to f32, p_new − p_old (`net`), |p_new − p_old| (`path`) or g²
 //! (`fisher`). All operations round to nearest and stand in the order of the engine's CPU version: the
-//! results are the same bits. The copy is rounded by [`dither`](crate::dither).
+//! results are the same bits.
+//!
+//! Weights are stored in f32, or split into two planes: rounded to bf16 by [`dither`](crate::dither), as products read
+//! them, and the lower halves of their bits. Both together are the weights in f32, bit for bit.
 //!
 //! Coordinates whose bit in `frozen` is set (element j is bit j % 32 of word j / 32) keep weight, moments and
 //! importance bit for bit. If the product of `scale[0]` and `factor` is not finite, nothing is written at all: the
@@ -20,19 +23,22 @@
 //! Moments are stored in f32, or in bf16 by [stochastic rounding](crate::stochastic): the update goes by what they are
 //! before they are rounded.
 //!
-//! One kernel for each combination: none or one of the importances, `_frozen`, `_bf16` with the copy of the weights, and
-//! `_moments_bf16`. Each thread has four consecutive elements, by 16-byte accesses (8 for bf16); those
-//! behind the last multiple of four go one by one. No barriers; elements are independent.
+//! One kernel for each combination: none or one of the importances, `_frozen`, `_split` weights, and `_moments_bf16`. Each
+//! thread has four consecutive elements, by 16-byte accesses (8 for 16-bit types); those behind the last multiple of four go
+//! one by one. No barriers; elements are independent.
 //!
-//! Traffic: 28 bytes per parameter, 20 with moments in bf16; 8 more with importance, 1 bit more with `frozen`, 2 bytes
-//! more with the copy. About 20 operations, of which two divisions and a root are several instructions; about 13 of
-//! integers for the copy, and 23 for moments in bf16.
+//! Traffic: 28 bytes per parameter, 20 with moments in bf16; 8 more with importance, 1 bit more with `frozen`, the same with
+//! split weights. About 20 operations, of which two divisions and a root are several instructions; about 26 of integers
+//! for split weights, and 23 for moments in bf16.
 
-use crate::dither::dither_to_bf16;
 #[cfg(not(target_arch = "nvptx64"))]
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 use crate::simt::*;
-use crate::stochastic::{random_bits, round_to_bf16};
+use crate::stochastic::random_bits;
+
+mod storage;
+
+use storage::{Moment, Planes, Weights};
 
 /// Threads of a block.
 const BLOCK: u32 = 256;
@@ -45,69 +51,15 @@ const NET: u8 = 1;
 const PATH: u8 = 2;
 const FISHER: u8 = 3;
 
-/// A number type that moments are stored in. Values are rounded by the lower 16 of the bits beside them.
-trait Moment: Element {
-    fn load(from: GlobalMut<Self>, index: usize) -> f32;
-    fn store(to: GlobalMut<Self>, index: usize, value: f32, bits: u32);
-    fn load_four(from: GlobalMut<Self>, first: usize) -> [f32; 4];
-    fn store_four(to: GlobalMut<Self>, first: usize, values: [f32; 4], bits: [u32; 4]);
-}
-
-impl Moment for f32 {
-    #[inline(always)]
-    fn load(from: GlobalMut<Self>, index: usize) -> f32 {
-        from.load(index)
-    }
-
-    #[inline(always)]
-    fn store(to: GlobalMut<Self>, index: usize, value: f32, _: u32) {
-        to.store(index, value);
-    }
-
-    #[inline(always)]
-    fn load_four(from: GlobalMut<Self>, first: usize) -> [f32; 4] {
-        from.load_vector::<F32x4>(first).0
-    }
-
-    #[inline(always)]
-    fn store_four(to: GlobalMut<Self>, first: usize, values: [f32; 4], _: [u32; 4]) {
-        to.store_vector(first, F32x4(values));
-    }
-}
-
-impl Moment for Bf16 {
-    #[inline(always)]
-    fn load(from: GlobalMut<Self>, index: usize) -> f32 {
-        from.load(index).to_f32()
-    }
-
-    #[inline(always)]
-    fn store(to: GlobalMut<Self>, index: usize, value: f32, bits: u32) {
-        to.store(index, round_to_bf16(value, bits));
-    }
-
-    #[inline(always)]
-    fn load_four(from: GlobalMut<Self>, first: usize) -> [f32; 4] {
-        from.load_vector::<Bf16x4>(first).0.map(Bf16::to_f32)
-    }
-
-    #[inline(always)]
-    fn store_four(to: GlobalMut<Self>, first: usize, values: [f32; 4], bits: [u32; 4]) {
-        let rounded = |lane: usize| round_to_bf16(values[lane], bits[lane]);
-        to.store_vector(first, Bf16x4(core::array::from_fn(rounded)));
-    }
-}
-
 /// What the kernel reads and writes of every element.
 #[derive(Clone, Copy)]
-struct Buffers<M: Moment> {
+struct Buffers<W: Weights, M: Moment> {
     gradient: Global<f32>,
-    weights: GlobalMut<f32>,
+    weights: W,
     moment1: GlobalMut<M>,
     moment2: GlobalMut<M>,
     importance: Option<GlobalMut<f32>>,
     frozen: Option<Global<u32>>,
-    copy: Option<GlobalMut<Bf16>>,
 }
 
 /// Factors that are the same for every element.
@@ -174,21 +126,29 @@ impl Parameter {
 }
 
 #[inline(always)]
-fn step<const IMPORTANCE: u8, M: Moment>(buffers: Buffers<M>, count: usize, coefficients: Coefficients) {
+fn step<const IMPORTANCE: u8, W: Weights, M: Moment>(
+    buffers: Buffers<W, M>,
+    count: usize,
+    coefficients: Coefficients,
+) {
     let first = 4 * global_thread_idx();
     if first + 4 <= count {
-        step_four::<IMPORTANCE, M>(buffers, first, coefficients);
+        step_four::<IMPORTANCE, W, M>(buffers, first, coefficients);
     } else {
         for index in first..count {
-            step_one::<IMPORTANCE, M>(buffers, index, coefficients);
+            step_one::<IMPORTANCE, W, M>(buffers, index, coefficients);
         }
     }
 }
 
 #[inline(always)]
-fn step_four<const IMPORTANCE: u8, M: Moment>(buffers: Buffers<M>, first: usize, coefficients: Coefficients) {
+fn step_four<const IMPORTANCE: u8, W: Weights, M: Moment>(
+    buffers: Buffers<W, M>,
+    first: usize,
+    coefficients: Coefficients,
+) {
     let gradient = buffers.gradient.load_vector::<F32x4>(first);
-    let mut weights = buffers.weights.load_vector::<F32x4>(first);
+    let mut weights = buffers.weights.load_four(first);
     let mut moments1 = M::load_four(buffers.moment1, first);
     let mut moments2 = M::load_four(buffers.moment2, first);
     let mut sums = F32x4([0.0; 4]);
@@ -201,13 +161,13 @@ fn step_four<const IMPORTANCE: u8, M: Moment>(buffers: Buffers<M>, first: usize,
     }
     for lane in 0..4 {
         let before = Parameter {
-            weight: weights.0[lane],
+            weight: weights[lane],
             moment1: moments1[lane],
             moment2: moments2[lane],
             importance: sums.0[lane],
         };
         let after = before.step::<IMPORTANCE>(gradient.0[lane], frozen >> lane, coefficients);
-        weights.0[lane] = after.weight;
+        weights[lane] = after.weight;
         moments1[lane] = after.moment1;
         moments2[lane] = after.moment2;
         sums.0[lane] = after.importance;
@@ -216,21 +176,21 @@ fn step_four<const IMPORTANCE: u8, M: Moment>(buffers: Buffers<M>, first: usize,
     if !coefficients.gradient_scale.is_finite() {
         return;
     }
-    buffers.weights.store_vector(first, weights);
+    buffers.weights.store_four(first, weights);
     let bits: [u32; 4] = core::array::from_fn(|lane| random_bits(first + lane, coefficients.rounding_seed));
     M::store_four(buffers.moment1, first, moments1, bits);
     M::store_four(buffers.moment2, first, moments2, bits.map(|bits| bits >> 16));
     if let Some(importance) = buffers.importance {
         importance.store_vector(first, sums);
     }
-    if let Some(target) = buffers.copy {
-        let rounded = |lane| dither_to_bf16(weights.0[lane], first + lane);
-        target.store_vector(first, Bf16x4(core::array::from_fn(rounded)));
-    }
 }
 
 #[inline(always)]
-fn step_one<const IMPORTANCE: u8, M: Moment>(buffers: Buffers<M>, index: usize, coefficients: Coefficients) {
+fn step_one<const IMPORTANCE: u8, W: Weights, M: Moment>(
+    buffers: Buffers<W, M>,
+    index: usize,
+    coefficients: Coefficients,
+) {
     let mut before = Parameter {
         weight: buffers.weights.load(index),
         moment1: M::load(buffers.moment1, index),
@@ -255,27 +215,26 @@ fn step_one<const IMPORTANCE: u8, M: Moment>(buffers: Buffers<M>, index: usize, 
     if let Some(importance) = buffers.importance {
         importance.store(index, after.importance);
     }
-    if let Some(target) = buffers.copy {
-        target.store(index, dither_to_bf16(after.weight, index));
-    }
 }
 
-/// The kernel of one combination; the names in brackets are its buffers beside those that all have.
+/// The kernel of one combination; behind the moments' type stands their alignment, and the names in brackets are its buffers
+/// beside those that all have.
 macro_rules! adamw_kernel {
     (
-        $name:ident = $kind:ident, $moment:ident:
-        [$($importance:ident)?] [$($frozen:ident)?] [$($copy:ident)?] [$($seed:ident)?]
+        $name:ident = $kind:ident, $moment:ident by $align:literal:
+        [$($weights:ident)?] [$($rounded:ident $lower:ident)?]
+        [$($importance:ident)?] [$($frozen:ident)?] [$($seed:ident)?]
     ) => {
         kernel! {
             /// Formulas, rounding, traffic: [`self`](crate::adamw).
             pub fn $name { block: BLOCK, grid: count.div_ceil(CHUNK), shared: 0 } (
                 gradient: read f32 [count] align 16,
-                weights: update f32 [count] align 16,
-                moment1: update $moment [count] align 16,
-                moment2: update $moment [count] align 16,
+                $($weights: update f32 [count] align 16,)?
+                $($rounded: update Bf16 [count] align 8, $lower: update u16 [count] align 8,)?
+                moment1: update $moment [count] align $align,
+                moment2: update $moment [count] align $align,
                 $($importance: update f32 [count] align 16,)?
                 $($frozen: read u32 [count.div_ceil(32)],)?
-                $($copy: write Bf16 [count] align 16,)?
                 scale: read f32 [1],
                 count: scalar u64,
                 factor: scalar f32,
@@ -291,12 +250,11 @@ macro_rules! adamw_kernel {
             ) {
                 let buffers = Buffers {
                     gradient,
-                    weights,
+                    weights: $($weights)? $(Planes { $rounded, $lower })?,
                     moment1,
                     moment2,
                     importance: option!($($importance)?),
                     frozen: option!($($frozen)?),
-                    copy: option!($($copy)?),
                 };
                 let coefficients = Coefficients {
                     gradient_scale: scale.load(0) * factor,
@@ -311,7 +269,7 @@ macro_rules! adamw_kernel {
                     // Not looked at where moments are f32.
                     rounding_seed: 0 $(+ $seed)?,
                 };
-                step::<$kind, $moment>(buffers, count as usize, coefficients);
+                step::<$kind, _, $moment>(buffers, count as usize, coefficients);
             }
         }
     };
@@ -344,6 +302,27 @@ impl<S> Importance<S> {
     }
 }
 
+/// Weights, as they are stored.
+#[cfg(not(target_arch = "nvptx64"))]
+#[derive(Debug)]
+pub enum StoredWeights<'a> {
+    /// In f32.
+    F32(SliceMut<'a, f32>),
+    /// Rounded by [`dither`](crate::dither), with the lower halves of their bits.
+    Split(SliceMut<'a, Bf16>, SliceMut<'a, u16>),
+}
+
+#[cfg(not(target_arch = "nvptx64"))]
+impl StoredWeights<'_> {
+    /// Number of weights.
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(weights) => weights.len(),
+            Self::Split(rounded, _) => rounded.len(),
+        }
+    }
+}
+
 /// First and second moments, in the type they are stored in.
 #[cfg(not(target_arch = "nvptx64"))]
 #[derive(Debug)]
@@ -361,35 +340,33 @@ pub struct Step<'a> {
     /// As it was accumulated.
     pub gradient: Slice<'a, f32>,
     /// The weights.
-    pub weights: SliceMut<'a, f32>,
+    pub weights: StoredWeights<'a>,
     /// Importance.
     pub importance: Importance<SliceMut<'a, f32>>,
     /// Coordinates that keep their bits.
     pub frozen: Option<Slice<'a, u32>>,
-    /// Receives the new weights in bf16, rounded by [`dither`](crate::dither).
-    pub copy: Option<SliceMut<'a, Bf16>>,
     /// A factor of the gradient, `[1]`.
     pub scale: Slice<'a, f32>,
 }
 
-/// Launches the kernel of a step; `buffer` are those beside the ones that all have.
+/// Launches the kernel of a step; `weights` are their one or two buffers, and `buffer` those beside the ones that all
+/// have.
 #[cfg(not(target_arch = "nvptx64"))]
 macro_rules! launch {
     (
-        $kernel:ident, $launcher:ident, $step:ident, $moments:expr, $coefficients:ident,
-        [$($buffer:ident)*] [$($seed:ident)?]
+        $kernel:ident, $launcher:ident, $step:ident, $count:ident, $moments:expr, $coefficients:ident,
+        [$($weights:ident)*] [$($buffer:ident)*] [$($seed:ident)?]
     ) => {{
-        let count = $step.weights.len() as u64;
         let (moment1, moment2) = $moments;
         $kernel(
             $launcher,
             $step.gradient,
-            $step.weights,
+            $($weights,)*
             moment1,
             moment2,
             $($buffer,)*
             $step.scale,
-            count,
+            $count,
             $coefficients.gradient_scale,
             $coefficients.weight_factor,
             $coefficients.beta1,
@@ -404,21 +381,23 @@ macro_rules! launch {
     }};
 }
 
-/// The kernels for moments of one type, and the function that chooses among them. By importance: the kernel alone, with
-/// frozen coordinates, with the copy, with both.
+/// The kernels for moments of one type and alignment, and the function that chooses among them. By importance: the
+/// kernel for weights in f32, that with frozen coordinates, and the same two for split weights.
 macro_rules! adamw {
-    ($choose:ident, $moment:ident $seed:tt; $(
+    ($choose:ident, $moment:ident by $align:literal $seed:tt; $(
         $variant:ident $(($importance:ident))? = $kind:ident:
-        $alone:ident, $with_frozen:ident, $with_copy:ident, $with_both:ident;
+        $alone:ident, $with_frozen:ident, $split:ident, $split_with_frozen:ident;
     )*) => {
         $(
-            adamw_kernel! { $alone = $kind, $moment: [$($importance)?] [] [] $seed }
-            adamw_kernel! { $with_frozen = $kind, $moment: [$($importance)?] [frozen] [] $seed }
-            adamw_kernel! { $with_copy = $kind, $moment: [$($importance)?] [] [copy] $seed }
-            adamw_kernel! { $with_both = $kind, $moment: [$($importance)?] [frozen] [copy] $seed }
+            adamw_kernel! { $alone = $kind, $moment by $align: [weights] [] [$($importance)?] [] $seed }
+            adamw_kernel! { $with_frozen = $kind, $moment by $align: [weights] [] [$($importance)?] [frozen] $seed }
+            adamw_kernel! { $split = $kind, $moment by $align: [] [rounded lower] [$($importance)?] [] $seed }
+            adamw_kernel! {
+                $split_with_frozen = $kind, $moment by $align: [] [rounded lower] [$($importance)?] [frozen] $seed
+            }
         )*
 
-        /// One step by the kernel for its importance, frozen coordinates and copy, on moments of this type.
+        /// One step by the kernel for its weights, importance and frozen coordinates, on moments of this type.
         #[cfg(not(target_arch = "nvptx64"))]
         fn $choose(
             launcher: &dyn Launch,
@@ -426,26 +405,35 @@ macro_rules! adamw {
             moments: (SliceMut<'_, $moment>, SliceMut<'_, $moment>),
             coefficients: &Coefficients,
         ) -> Result<(), LaunchError> {
-            match (step.importance, step.frozen, step.copy) {
+            let count = step.weights.len() as u64;
+            match (step.importance, step.frozen, step.weights) {
                 $(
-                    (Importance::$variant $(($importance))?, None, None) => {
-                        launch!($alone, launcher, step, moments, coefficients, [$($importance)?] $seed)
-                    }
-                    (Importance::$variant $(($importance))?, Some(frozen), None) => {
+                    (Importance::$variant $(($importance))?, None, StoredWeights::F32(weights)) => {
                         launch!(
-                            $with_frozen, launcher, step, moments, coefficients,
-                            [$($importance)? frozen] $seed
+                            $alone, launcher, step, count, moments, coefficients,
+                            [weights] [$($importance)?] $seed
                         )
                     }
-                    (Importance::$variant $(($importance))?, None, Some(copy)) => {
+                    (Importance::$variant $(($importance))?, Some(frozen), StoredWeights::F32(weights)) => {
                         launch!(
-                            $with_copy, launcher, step, moments, coefficients, [$($importance)? copy] $seed
+                            $with_frozen, launcher, step, count, moments, coefficients,
+                            [weights] [$($importance)? frozen] $seed
                         )
                     }
-                    (Importance::$variant $(($importance))?, Some(frozen), Some(copy)) => {
+                    (Importance::$variant $(($importance))?, None, StoredWeights::Split(rounded, lower)) => {
                         launch!(
-                            $with_both, launcher, step, moments, coefficients,
-                            [$($importance)? frozen copy] $seed
+                            $split, launcher, step, count, moments, coefficients,
+                            [rounded lower] [$($importance)?] $seed
+                        )
+                    }
+                    (
+                        Importance::$variant $(($importance))?,
+                        Some(frozen),
+                        StoredWeights::Split(rounded, lower),
+                    ) => {
+                        launch!(
+                            $split_with_frozen, launcher, step, count, moments, coefficients,
+                            [rounded lower] [$($importance)? frozen] $seed
                         )
                     }
                 )*
@@ -454,25 +442,26 @@ macro_rules! adamw {
     };
 }
 
-adamw! { with_f32_moments, f32 [];
-    None = NONE: adamw, adamw_frozen, adamw_bf16, adamw_frozen_bf16;
-    Net(importance) = NET: adamw_net, adamw_net_frozen, adamw_net_bf16, adamw_net_frozen_bf16;
-    Path(importance) = PATH: adamw_path, adamw_path_frozen, adamw_path_bf16, adamw_path_frozen_bf16;
-    Fisher(importance) = FISHER: adamw_fisher, adamw_fisher_frozen, adamw_fisher_bf16, adamw_fisher_frozen_bf16;
+adamw! { with_f32_moments, f32 by 16 [];
+    None = NONE: adamw, adamw_frozen, adamw_split, adamw_frozen_split;
+    Net(importance) = NET: adamw_net, adamw_net_frozen, adamw_net_split, adamw_net_frozen_split;
+    Path(importance) = PATH: adamw_path, adamw_path_frozen, adamw_path_split, adamw_path_frozen_split;
+    Fisher(importance) = FISHER: adamw_fisher, adamw_fisher_frozen, adamw_fisher_split,
+        adamw_fisher_frozen_split;
 }
 
-adamw! { with_bf16_moments, Bf16 [rounding_seed];
-    None = NONE: adamw_moments_bf16, adamw_frozen_moments_bf16, adamw_bf16_moments_bf16,
-        adamw_frozen_bf16_moments_bf16;
-    Net(importance) = NET: adamw_net_moments_bf16, adamw_net_frozen_moments_bf16, adamw_net_bf16_moments_bf16,
-        adamw_net_frozen_bf16_moments_bf16;
+adamw! { with_bf16_moments, Bf16 by 8 [rounding_seed];
+    None = NONE: adamw_moments_bf16, adamw_frozen_moments_bf16, adamw_split_moments_bf16,
+        adamw_frozen_split_moments_bf16;
+    Net(importance) = NET: adamw_net_moments_bf16, adamw_net_frozen_moments_bf16, adamw_net_split_moments_bf16,
+        adamw_net_frozen_split_moments_bf16;
     Path(importance) = PATH: adamw_path_moments_bf16, adamw_path_frozen_moments_bf16,
-        adamw_path_bf16_moments_bf16, adamw_path_frozen_bf16_moments_bf16;
+        adamw_path_split_moments_bf16, adamw_path_frozen_split_moments_bf16;
     Fisher(importance) = FISHER: adamw_fisher_moments_bf16, adamw_fisher_frozen_moments_bf16,
-        adamw_fisher_bf16_moments_bf16, adamw_fisher_frozen_bf16_moments_bf16;
+        adamw_fisher_split_moments_bf16, adamw_fisher_frozen_split_moments_bf16;
 }
 
-/// One step, by the kernel for its moments, importance, frozen coordinates and copy.
+/// One step, by the kernel for its weights, moments, importance and frozen coordinates.
 ///
 /// # Errors
 /// A buffer too short or misaligned, or what the launcher reports.

@@ -1,13 +1,16 @@
-//! Dithered rounding of f32 to bf16, by which the copy of the weights that products read follows its master weights.
+//! Dithered rounding of f32 to bf16, by which the weights that products read follow their master weights.
 //!
 //! bf16 has 16 bits fewer than f32. With L the lower half of a value's bits and u(i) a number of 16 bits that belongs
 //! to its index, the value is cut off where L + u(i) < 2^16, else rounded away from zero. Over indices u is uniform,
 //! so rounded weights have the mean of what they were rounded from, however small the update was; rounded to nearest,
-//! most do not move at all until their updates have added up to half a unit. u depends on nothing but the index: the
-//! copy is a function of the master weights, whichever way they came about, and does not change from step to step by
-//! itself.
+//! most do not move at all until their updates have added up to half a unit. u depends on nothing but the index:
+//! rounded weights are a function of the master weights, whichever way they came about, and do not change from step to step
+//! by themselves.
 //!
 //! A value that is a bf16 stays as it is. A NaN stays one.
+//!
+//! A rounded weight and the lower half of its master weight are the master weight: [`undo`] takes back the carry, which
+//! index and lower half tell. In 4 bytes a weight, both are there.
 
 use crate::simt::Bf16;
 
@@ -25,6 +28,20 @@ fn threshold(index: usize) -> u32 {
 #[inline(always)]
 pub fn dither_to_bf16(value: f32, index: usize) -> Bf16 {
     cut_off(value, threshold(index))
+}
+
+/// The lower half of a value's bits: what [`dither_to_bf16`] cuts off.
+#[inline(always)]
+pub fn lower_half(value: f32) -> u16 {
+    value.to_bits() as u16
+}
+
+/// The value of which [`dither_to_bf16`] made `rounded`, from its [`lower_half`]: the same bits, or another NaN.
+#[inline(always)]
+pub fn undo(rounded: Bf16, lower: u16, index: usize) -> f32 {
+    let carry = (u32::from(lower) + threshold(index)) >> 16;
+    let upper = u32::from(rounded.0).wrapping_sub(carry);
+    f32::from_bits(upper << 16 | u32::from(lower))
 }
 
 /// The upper half of `value` after `addend`, below 2^16, was added to its bits: away from zero where that carries.
@@ -60,6 +77,17 @@ mod tests {
             // A NaN whose upper half alone would be an infinity.
             assert!(dither_to_bf16(f32::from_bits(0x7f80_0001), index).to_f32().is_nan());
             assert!(dither_to_bf16(f32::from_bits(0xffff_ffff), index).to_f32().is_nan());
+        }
+    }
+
+    #[test]
+    fn master_weights_come_back_bit_for_bit() {
+        for index in (0..2_000_000).chain(5_000_000_000..5_000_100_000) {
+            // All upper halves, with lower halves that carry and that do not.
+            let bits = (index as u32).wrapping_mul(0x9e37_79b1) ^ (index as u32) << 16;
+            let value = f32::from_bits(bits);
+            let back = undo(dither_to_bf16(value, index), lower_half(value), index);
+            assert!(back.to_bits() == bits || back.is_nan() && value.is_nan(), "{index}: {bits:#x}");
         }
     }
 

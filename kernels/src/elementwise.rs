@@ -1,10 +1,10 @@
-//! Element by element: fill, round to bf16, subtract.
+//! Element by element: fill, round to bf16, split into halves and join them, subtract.
 //!
 //! All have one shape: blocks of 256 threads, each thread one group of 4 elements (f32, u32) or 8 (where
 //! bf16 takes part), so that the wider side moves 16 bytes at a time; buffers that do not start at a multiple
 //! of 16 bytes are walked one element at a time. No shared memory, no barriers, one thread per element.
 
-use crate::dither::dither_to_bf16;
+use crate::dither::{dither_to_bf16, lower_half, undo};
 use crate::simt::*;
 
 /// Threads of a block.
@@ -46,6 +46,53 @@ kernel! {
                 y.store_vector(index, Bf16x8(core::array::from_fn(rounded)));
             },
             |index| y.store(index, dither_to_bf16(x.load(index), index)),
+        );
+    }
+}
+
+kernel! {
+    /// x[i] rounded by [`dither`](crate::dither), and its lower half. Moves 8 B per element.
+    pub fn split_f32 { block: BLOCK, grid: count.div_ceil(CHUNK_8), shared: 0 } (
+        x: read f32 [count],
+        rounded: write Bf16 [count],
+        lower: write u16 [count],
+        count: scalar u64,
+    ) {
+        cover::<8, BLOCK>(
+            count,
+            x.is_aligned() && rounded.is_aligned() && lower.is_aligned(),
+            |index| {
+                let values = <f32 as Pack<8>>::load(x, index);
+                let round = |lane| dither_to_bf16(values[lane], index + lane);
+                rounded.store_vector(index, Bf16x8(core::array::from_fn(round)));
+                lower.store_vector(index, U16x8(values.map(lower_half)));
+            },
+            |index| {
+                rounded.store(index, dither_to_bf16(x.load(index), index));
+                lower.store(index, lower_half(x.load(index)));
+            },
+        );
+    }
+}
+
+kernel! {
+    /// What [`split_f32`] split, together again, bit for bit. Moves 8 B per element.
+    pub fn join_f32 { block: BLOCK, grid: count.div_ceil(CHUNK_8), shared: 0 } (
+        rounded: read Bf16 [count],
+        lower: read u16 [count],
+        y: write f32 [count],
+        count: scalar u64,
+    ) {
+        cover::<8, BLOCK>(
+            count,
+            rounded.is_aligned() && lower.is_aligned() && y.is_aligned(),
+            |index| {
+                let (rounded, lower) =
+                    (rounded.load_vector::<Bf16x8>(index).0, lower.load_vector::<U16x8>(index).0);
+                let value = |lane| undo(rounded[lane], lower[lane], index + lane);
+                <f32 as Pack<8>>::store(y, index, core::array::from_fn(value));
+            },
+            |index| y.store(index, undo(rounded.load(index), lower.load(index), index)),
         );
     }
 }

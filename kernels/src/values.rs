@@ -59,19 +59,33 @@ vectors!(
     F32x4 = [f32; 4],
     /// Eight bf16.
     Bf16x8 = [Bf16; 8],
+    /// Eight u16.
+    U16x8 = [u16; 8],
 );
 
-/// Four bf16, in eight bytes: what goes with four f32. In global memory only.
-#[derive(Debug, Clone, Copy, PartialEq)]
-#[repr(C, align(8))]
-pub struct Bf16x4(pub [Bf16; 4]);
+macro_rules! half_vectors {
+    ($($(#[$meta:meta])* $name:ident = [$element:ty; $length:literal]),* $(,)?) => {
+        $(
+            $(#[$meta])*
+            #[derive(Debug, Clone, Copy, PartialEq)]
+            #[repr(C, align(8))]
+            pub struct $name(pub [$element; $length]);
 
-// SAFETY: as declared above; 8 bytes, checked here.
-unsafe impl Vector for Bf16x4 {
-    type Element = Bf16;
-    const LENGTH: usize = 4;
+            // SAFETY: as declared above; 8 bytes, checked here.
+            unsafe impl Vector for $name {
+                type Element = $element;
+                const LENGTH: usize = $length;
+            }
+            const _: () = assert!(size_of::<$name>() == 8);
+        )*
+    };
 }
-const _: () = assert!(size_of::<Bf16x4>() == 8);
+half_vectors!(
+    /// Four bf16, in eight bytes: what goes with four f32. In global memory only.
+    Bf16x4 = [Bf16; 4],
+    /// Four u16, the same.
+    U16x4 = [u16; 4],
+);
 
 /// The upper half of an f32: 8 bits of exponent, 7 of fraction.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -11,7 +11,6 @@ use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::config::{DeltaNet, ModelConfig, Part, Rope, RopeScaling};
 use crate::data::{PromptMaker, PromptSettings};
 use crate::error::Result;
-use crate::model::Model;
 use crate::state_type::StateType;
 use crate::tokenizer::{SpecialToken, Tokenizer};
 use crate::transformer::{BatchLimits, ComputeType, Purpose, Transformer};
@@ -286,9 +285,9 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
         .into_iter()
         .flat_map(|compute| [StateType::Exact, StateType::Compact].map(|memory| (compute, memory)));
     for (compute, memory) in kinds {
-        // Weights and gradients in f32, two moments, and the copy of the weights that is computed with.
+        // Weights and gradients in f32, and two moments.
         let length = config.parameters();
-        let state = memory.bytes_per_parameter() * length + Model::copy_bytes(compute, length);
+        let state = memory.bytes_per_parameter() * length;
         for recompute in [false, true] {
             let purpose = Purpose::Training { recompute };
             let activations = match compute {

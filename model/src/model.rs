@@ -1,36 +1,37 @@
 //! A model in training: its master weights, and the transformer that computes with them.
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper};
-use cpift_engine::ops::round;
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, Weights};
+use cpift_engine::ops::split::{self, Planes};
 use cpift_engine::{Buffer, Device, View, ViewMut, bf16};
 
 use crate::batch::Batch;
 use crate::config::ModelConfig;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluation::{Observe, Request, RowScores, evaluate};
 use crate::transformer::{ComputeType, Timings, Transformer};
 
-/// f32 master weights, and a transformer that computes in f32 or in bf16, then with a copy of the weights:
-/// the optimizer writes it in its step, and it is made again when the weights were changed otherwise.
+/// f32 master weights, and a transformer that computes in f32 or in bf16.
+///
+/// For bf16 the master weights are [split](split) into two planes, of which the transformer reads one, in the memory
+/// that they have in f32. They are split before they are computed with and joined when they are asked for. Either takes
+/// `scratch`, memory of as many f32 that is overwritten; neither does anything where it is done already.
 pub struct Model {
     device: Device,
+    /// The master weights in f32, or both planes.
     weights: Buffer<f32>,
     compute: Compute,
 }
 
 enum Compute {
     F32(Transformer<f32>),
-    Bf16(Transformer<bf16>, Copy),
+    Bf16 {
+        transformer: Transformer<bf16>,
+        /// Whether the weights are split.
+        is_split: bool,
+    },
 }
 
-/// The weights, rounded.
-struct Copy {
-    values: Buffer<bf16>,
-    /// Whether the master weights may have changed since.
-    outdated: bool,
-}
-
-/// `$body`, with the transformer and the weights it computes with.
+/// `$body`, with the transformer and the weights it computes with, which are prepared.
 macro_rules! compute {
     ($model:ident, |$transformer:ident, $weights:ident| $body:expr) => {
         match &mut $model.compute {
@@ -38,12 +39,20 @@ macro_rules! compute {
                 let $weights = $model.weights.view();
                 $body
             }
-            Compute::Bf16($transformer, copy) => {
-                let $weights = copy.values.view();
+            Compute::Bf16 { transformer: $transformer, is_split } => {
+                require_prepared(*is_split)?;
+                let $weights = split::rounded($model.weights.view());
                 $body
             }
         }
     };
+}
+
+fn require_prepared(is_split: bool) -> Result<()> {
+    match is_split {
+        true => Ok(()),
+        false => Err(Error::Job("`Model::prepare` has to come before weights are computed with".to_owned())),
+    }
 }
 
 impl Model {
@@ -62,27 +71,19 @@ impl Model {
         let weights = Buffer::zeros(device, length)?;
         let compute = match compute {
             ComputeType::F32 => Compute::F32(Transformer::new(config, device, max_tokens, recompute)?),
-            ComputeType::Bf16 => {
-                let copy = Copy { values: Buffer::zeros(device, length)?, outdated: false };
-                Compute::Bf16(Transformer::new(config, device, max_tokens, recompute)?, copy)
-            }
+            ComputeType::Bf16 => Compute::Bf16 {
+                transformer: Transformer::new(config, device, max_tokens, recompute)?,
+                is_split: false,
+            },
         };
         Ok(Self { device: device.clone(), weights, compute })
-    }
-
-    /// Bytes of the copy of `length` weights that are computed with; none in f32.
-    pub fn copy_bytes(compute: ComputeType, length: usize) -> usize {
-        match compute {
-            ComputeType::F32 => 0,
-            ComputeType::Bf16 => length * size_of::<bf16>(),
-        }
     }
 
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
         match &self.compute {
             Compute::F32(transformer) => transformer.config(),
-            Compute::Bf16(transformer, _) => transformer.config(),
+            Compute::Bf16 { transformer, .. } => transformer.config(),
         }
     }
 
@@ -90,50 +91,68 @@ impl Model {
     pub fn timings(&mut self) -> &mut Timings {
         match &mut self.compute {
             Compute::F32(transformer) => transformer.timings(),
-            Compute::Bf16(transformer, _) => transformer.timings(),
+            Compute::Bf16 { transformer, .. } => transformer.timings(),
         }
     }
 
     /// The master weights, flat.
-    pub fn weights(&self) -> View<'_, f32> {
-        self.weights.view()
+    ///
+    /// # Errors
+    /// `scratch` of another length, or when the device has failed.
+    pub fn weights(&mut self, scratch: ViewMut<'_, f32>) -> Result<View<'_, f32>> {
+        self.join(scratch)?;
+        Ok(self.weights.view())
     }
 
     /// The master weights, to be changed.
-    pub fn weights_mut(&mut self) -> ViewMut<'_, f32> {
-        if let Compute::Bf16(_, copy) = &mut self.compute {
-            copy.outdated = true;
-        }
-        self.weights.view_mut()
+    ///
+    /// # Errors
+    /// As [`Model::weights`].
+    pub fn weights_mut(&mut self, scratch: ViewMut<'_, f32>) -> Result<ViewMut<'_, f32>> {
+        self.join(scratch)?;
+        Ok(self.weights.view_mut())
     }
 
     /// The weights that are computed with, where they are not the master weights themselves.
     ///
     /// # Errors
-    /// When the device has failed.
-    pub fn copy(&mut self) -> Result<Option<View<'_, bf16>>> {
-        self.refresh()?;
+    /// As [`Model::weights`].
+    pub fn rounded_weights(&mut self, scratch: ViewMut<'_, f32>) -> Result<Option<View<'_, bf16>>> {
+        self.prepare(scratch)?;
         match &self.compute {
             Compute::F32(_) => Ok(None),
-            Compute::Bf16(_, copy) => Ok(Some(copy.values.view())),
+            Compute::Bf16 { .. } => Ok(Some(split::rounded(self.weights.view()))),
         }
     }
 
-    /// Makes the copy again if the weights may have changed.
-    fn refresh(&mut self) -> Result<()> {
-        if let Compute::Bf16(_, copy) = &mut self.compute
-            && copy.outdated
-        {
-            round::to_bf16(&self.device, self.weights.view(), copy.values.view_mut())?;
-            copy.outdated = false;
+    /// Makes the weights what is computed with: for bf16 it splits them.
+    ///
+    /// # Errors
+    /// As [`Model::weights`].
+    pub fn prepare(&mut self, mut scratch: ViewMut<'_, f32>) -> Result<()> {
+        if let Compute::Bf16 { is_split: is_split @ false, .. } = &mut self.compute {
+            split::split(&self.device, self.weights.view(), Planes::of(scratch.reborrow()))?;
+            self.weights.view_mut().copy_from(scratch.as_view())?;
+            *is_split = true;
         }
         Ok(())
     }
 
-    /// [`Transformer::loss_and_gradients`] with the weights as they are.
+    /// Makes split weights f32 again.
+    fn join(&mut self, mut scratch: ViewMut<'_, f32>) -> Result<()> {
+        if let Compute::Bf16 { is_split: is_split @ true, .. } = &mut self.compute {
+            let planes = Planes::of(self.weights.view_mut());
+            split::join(&self.device, &planes, scratch.reborrow())?;
+            self.weights.view_mut().copy_from(scratch.as_view())?;
+            *is_split = false;
+        }
+        Ok(())
+    }
+
+    /// [`Transformer::loss_and_gradients`] with the weights, which are [prepared](Model::prepare).
     ///
     /// # Errors
-    /// As that.
+    /// As that, or when they are not prepared.
     pub fn loss_and_gradients(
         &mut self,
         batch: &Batch,
@@ -141,31 +160,36 @@ impl Model {
         gradients: ViewMut<'_, f32>,
         losses: ViewMut<'_, f32>,
     ) -> Result<()> {
-        self.refresh()?;
         compute!(self, |transformer, weights| transformer
             .loss_and_gradients(weights, batch, scale, gradients, losses))
     }
 
-    /// One step of the optimizer.
+    /// One step of the optimizer on weights that are [prepared](Model::prepare).
     ///
     /// # Errors
-    /// As [`AdamW::step`].
+    /// As [`AdamW::step`], or when they are not prepared.
     pub fn step(&mut self, optimizer: &mut AdamW, gradient: Gradient<'_>, hyper: &Hyper) -> Result<()> {
-        // A step that a broken gradient stops writes no copy: it must not be outdated before.
-        self.refresh()?;
-        let copy = match &mut self.compute {
-            Compute::F32(_) => None,
-            Compute::Bf16(_, copy) => Some(copy.values.view_mut()),
+        let weights: Weights<'_> = match self.compute {
+            Compute::F32(_) => self.weights.view_mut().into(),
+            Compute::Bf16 { is_split, .. } => {
+                require_prepared(is_split)?;
+                Planes::of(self.weights.view_mut()).into()
+            }
         };
-        Ok(optimizer.step_with_copy(self.weights.view_mut(), copy, gradient, hyper)?)
+        Ok(optimizer.step(weights, gradient, hyper)?)
     }
 
     /// Measures the model on the rows of a data set.
     ///
     /// # Errors
-    /// As [`evaluate`].
-    pub fn evaluate(&mut self, request: &Request<'_>, observe: Observe<'_>) -> Result<RowScores> {
-        self.refresh()?;
+    /// As [`evaluate`] and [`Model::prepare`].
+    pub fn evaluate(
+        &mut self,
+        scratch: ViewMut<'_, f32>,
+        request: &Request<'_>,
+        observe: Observe<'_>,
+    ) -> Result<RowScores> {
+        self.prepare(scratch)?;
         compute!(self, |transformer, weights| evaluate(transformer, weights, request, observe))
     }
 }

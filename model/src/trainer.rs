@@ -2,12 +2,13 @@
 
 use std::time::Instant;
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType};
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType, MomentsView};
 use cpift_engine::ops::norm::{self, Clip};
-use cpift_engine::{Buffer, Device, Layout, Mask, ViewMut};
+use cpift_engine::{Buffer, Device, Layout, Mask, View, ViewMut};
 
 use crate::data::StepBatches;
 use crate::error::{Error, Result};
+use crate::evaluation::{Observe, Request, RowScores};
 use crate::machine;
 use crate::model::Model;
 use crate::progress::{StepReport, TaskShare, TrainingStage};
@@ -18,7 +19,7 @@ pub struct Trainer {
     device: Device,
     layout: Layout,
     /// Weights over the flat layout, forward and backward.
-    pub model: Model,
+    model: Model,
     gradients: Buffer<f32>,
     /// Losses of all positions of a step; grows to the largest step.
     losses: Buffer<f32>,
@@ -77,10 +78,52 @@ impl Trainer {
         &self.layout
     }
 
-    /// The weights beside two more buffers of their size, free between fine-tunes: memory of the gradients and of the
-    /// moments, which every fine-tune starts by overwriting.
-    pub fn scratch_buffers(&mut self) -> (ViewMut<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>) {
-        (self.model.weights_mut(), self.gradients.view_mut(), self.optimizer.lend_moments())
+    /// The gradients of the last step, or what took their memory since.
+    pub fn gradients(&self) -> View<'_, f32> {
+        self.gradients.view()
+    }
+
+    /// The master weights. Only between steps: where weights are split, joining them overwrites the gradients.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn weights(&mut self) -> Result<View<'_, f32>> {
+        self.model.weights(self.gradients.view_mut())
+    }
+
+    /// The master weights, to be changed.
+    ///
+    /// # Errors
+    /// As [`Trainer::weights`].
+    pub fn weights_mut(&mut self) -> Result<ViewMut<'_, f32>> {
+        self.model.weights_mut(self.gradients.view_mut())
+    }
+
+    /// The master weights, the moments, and the importance accumulated so far.
+    ///
+    /// # Errors
+    /// As [`Trainer::weights`].
+    pub fn state(&mut self) -> Result<(View<'_, f32>, MomentsView<'_>, View<'_, f32>)> {
+        let weights = self.model.weights(self.gradients.view_mut())?;
+        Ok((weights, self.optimizer.moments(), self.optimizer.importance()))
+    }
+
+    /// The master weights beside two more buffers of their size, free between fine-tunes: memory of the gradients and of
+    /// the moments, which every fine-tune starts by overwriting.
+    ///
+    /// # Errors
+    /// As [`Trainer::weights`].
+    pub fn scratch_buffers(&mut self) -> Result<(ViewMut<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>)> {
+        let weights = self.model.weights_mut(self.gradients.view_mut())?;
+        Ok((weights, self.gradients.view_mut(), self.optimizer.lend_moments()))
+    }
+
+    /// [`Model::evaluate`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn evaluate(&mut self, request: &Request<'_>, observe: Observe<'_>) -> Result<RowScores> {
+        self.model.evaluate(self.gradients.view_mut(), request, observe)
     }
 
     /// Forgets moments, steps and importance: a new fine-tune begins with the weights as they are.
@@ -111,6 +154,7 @@ impl Trainer {
         };
         // All of the step is queued, and run as one, before anything is read: a GPU is waited for once.
         device.scope(|| {
+            self.model.prepare(self.gradients.view_mut())?;
             device.record(|| -> Result<()> {
                 self.queue_gradients(batches)?;
                 let maximum = if settings.clip > 0.0 { settings.clip } else { f64::INFINITY };

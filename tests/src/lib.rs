@@ -14,3 +14,4 @@ pub mod numeric;
 pub mod oracle;
 pub mod precision;
 pub mod stand_in;
+pub mod stored;

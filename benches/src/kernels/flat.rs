@@ -2,9 +2,10 @@
 
 use cpift_engine::ops::adamw::{self, AdamW, Gradient, Hyper, ImportanceKind, MomentType};
 use cpift_engine::ops::select::Order;
+use cpift_engine::ops::split::{self, Planes};
 use cpift_engine::ops::work::{Work, mask_bytes};
 use cpift_engine::ops::{norm, select, slerp, subtract, transplant};
-use cpift_engine::{Device, Layout, Result};
+use cpift_engine::{Buffer, Device, Layout, Result, bf16};
 
 use super::case::{Case, Run};
 use super::inputs::{random, random_mask};
@@ -22,22 +23,32 @@ pub fn cases(parameters: usize, on_gpu: bool) -> Vec<Case> {
         }));
     }
     let (exact, compact) = (MomentType::F32, MomentType::Bf16);
-    for (name, kind, moments, frozen) in [
-        ("adamw", ImportanceKind::None, exact, false),
-        ("adamw frozen", ImportanceKind::None, exact, true),
-        ("adamw net", ImportanceKind::Net, exact, false),
-        ("adamw net frozen", ImportanceKind::Net, exact, true),
-        ("adamw path frozen", ImportanceKind::Path, exact, true),
-        ("adamw fisher frozen", ImportanceKind::Fisher, exact, true),
-        ("adamw compact", ImportanceKind::None, compact, false),
-        ("adamw compact frozen", ImportanceKind::None, compact, true),
-        ("adamw compact fisher", ImportanceKind::Fisher, compact, false),
+    for (name, kind, moments, frozen, is_split) in [
+        ("adamw", ImportanceKind::None, exact, false, false),
+        ("adamw frozen", ImportanceKind::None, exact, true, false),
+        ("adamw net", ImportanceKind::Net, exact, false, false),
+        ("adamw net frozen", ImportanceKind::Net, exact, true, false),
+        ("adamw path frozen", ImportanceKind::Path, exact, true, false),
+        ("adamw fisher frozen", ImportanceKind::Fisher, exact, true, false),
+        ("adamw split", ImportanceKind::None, exact, false, true),
+        ("adamw split net frozen", ImportanceKind::Net, exact, true, true),
+        ("adamw compact", ImportanceKind::None, compact, false, false),
+        ("adamw compact frozen", ImportanceKind::None, compact, true, false),
+        ("adamw compact fisher", ImportanceKind::Fisher, compact, false, false),
+        ("adamw compact split", ImportanceKind::None, compact, false, true),
+        ("adamw compact split frozen", ImportanceKind::None, compact, true, true),
     ] {
         let work = adamw::work(parameters, kind, moments, frozen);
         cases.push(Case::new(name, count(parameters), work, move |device| {
-            adamw(device, parameters, kind, moments, frozen)
+            adamw(device, parameters, kind, moments, (frozen, is_split))
         }));
     }
+    cases.push(Case::new("split", count(parameters), split::work(parameters), move |device| {
+        split_weights(device, parameters)
+    }));
+    cases.push(Case::new("join", count(parameters), split::work(parameters), move |device| {
+        join_weights(device, parameters)
+    }));
     for (delta, name) in [(false, "slerp weights"), (true, "slerp delta")] {
         let work = slerp::work(parameters, delta, false);
         cases.push(Case::new(name, count(parameters), work, move |device| {
@@ -114,16 +125,47 @@ fn adamw(
     parameters: usize,
     kind: ImportanceKind,
     moments: MomentType,
-    frozen: bool,
+    (frozen, is_split): (bool, bool),
 ) -> Result<impl Run + use<>> {
-    let mut weights = random::<f32>(device, parameters, 1)?;
+    let mut weights = random::<f32>(device, if is_split { 0 } else { parameters }, 1)?;
+    let mut planes = split_planes(device, if is_split { parameters } else { 0 })?;
     let gradient = random::<f32>(device, parameters, 2)?;
     let mut optimizer = AdamW::with_moments(device, parameters, kind, moments)?;
     let mask = frozen.then(|| random_mask(parameters, 3, CORE));
     Ok(move || {
         let gradient = Gradient { values: gradient.view(), scale: 0.5, clip: None, frozen: mask.as_ref() };
-        optimizer.step(weights.view_mut(), gradient, &Hyper::default())
+        if is_split {
+            optimizer.step(planes_of(&mut planes), gradient, &Hyper::default())
+        } else {
+            optimizer.step(weights.view_mut(), gradient, &Hyper::default())
+        }
     })
+}
+
+/// Random weights, split, in buffers of their own.
+fn split_planes(device: &Device, parameters: usize) -> Result<(Buffer<bf16>, Buffer<u16>)> {
+    let weights = random::<f32>(device, parameters, 1)?;
+    let mut planes = (Buffer::zeros(device, parameters)?, Buffer::zeros(device, parameters)?);
+    split::split(device, weights.view(), planes_of(&mut planes))?;
+    Ok(planes)
+}
+
+fn planes_of((rounded, lower): &mut (Buffer<bf16>, Buffer<u16>)) -> Planes<'_> {
+    Planes { rounded: rounded.view_mut(), lower: lower.view_mut() }
+}
+
+fn split_weights(device: &Device, parameters: usize) -> Result<impl Run + use<>> {
+    let device = device.clone();
+    let weights = random::<f32>(&device, parameters, 1)?;
+    let mut planes = split_planes(&device, parameters)?;
+    Ok(move || split::split(&device, weights.view(), planes_of(&mut planes)))
+}
+
+fn join_weights(device: &Device, parameters: usize) -> Result<impl Run + use<>> {
+    let device = device.clone();
+    let mut weights = random::<f32>(&device, parameters, 1)?;
+    let mut planes = split_planes(&device, parameters)?;
+    Ok(move || split::join(&device, &planes_of(&mut planes), weights.view_mut()))
 }
 
 fn interpolate(device: &Device, parameters: usize, delta: bool) -> Result<impl Run + use<>> {

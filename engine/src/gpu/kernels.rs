@@ -16,4 +16,4 @@ macro_rules! on_gpu {
         $(const _: () = assert!(size_of::<$type>() == size_of::<$kernel>());)*
     };
 }
-on_gpu!(f32 = f32, f64 = f64, u32 = u32, u64 = u64, half::bf16 = Bf16);
+on_gpu!(f32 = f32, f64 = f64, u16 = u16, u32 = u32, u64 = u64, half::bf16 = Bf16);

@@ -19,6 +19,7 @@ pub mod scale;
 pub mod select;
 pub mod slerp;
 pub mod softcap;
+pub mod split;
 pub mod streams;
 pub mod subtract;
 pub mod transplant;

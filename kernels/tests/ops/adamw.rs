@@ -2,7 +2,7 @@
 
 use crate::common::{Buffer, SCHEDULES, bits, random, slice, to_bits};
 use cpift_kernels::adamw::*;
-use cpift_kernels::dither::dither_to_bf16;
+use cpift_kernels::dither::{dither_to_bf16, lower_half, undo};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::Bf16;
 use cpift_kernels::stochastic::{random_bits, round_to_bf16};
@@ -28,6 +28,44 @@ enum Kind {
     Fisher,
 }
 
+/// Weights in the memory that a kernel has them in.
+enum Memory {
+    F32(Buffer<f32>),
+    Split(Buffer<Bf16>, Buffer<u16>),
+}
+
+impl Memory {
+    fn of(values: Buffer<f32>, split: bool) -> Self {
+        if !split {
+            return Self::F32(values);
+        }
+        let rounded: Vec<Bf16> = values
+            .as_slice()
+            .iter()
+            .enumerate()
+            .map(|(index, &value)| dither_to_bf16(value, index))
+            .collect();
+        let lower: Vec<u16> = values.as_slice().iter().map(|&value| lower_half(value)).collect();
+        Self::Split(Buffer::from_slice(&rounded), Buffer::from_slice(&lower))
+    }
+
+    /// Bits of the weights. Those that are split are rounded by dither, as both planes tell.
+    fn bits(&self) -> Vec<u32> {
+        match self {
+            Self::F32(values) => to_bits(values.as_slice()),
+            Self::Split(rounded, lower) => {
+                let planes = rounded.as_slice().iter().zip(lower.as_slice()).enumerate();
+                let join = |(index, (&rounded, &lower)): (usize, (&Bf16, &u16))| {
+                    let value = undo(rounded, lower, index);
+                    assert_eq!(rounded, dither_to_bf16(value, index), "{index}");
+                    value.to_bits()
+                };
+                planes.map(join).collect()
+            }
+        }
+    }
+}
+
 /// First and second moments.
 enum StoredMoments {
     F32([Buffer<f32>; 2]),
@@ -36,10 +74,9 @@ enum StoredMoments {
 
 /// What a step changes.
 struct State {
-    weights: Buffer<f32>,
+    weights: Memory,
     moments: StoredMoments,
     importance: Buffer<f32>,
-    copy: Buffer<Bf16>,
 }
 
 impl State {
@@ -52,13 +89,12 @@ impl State {
             Buffer::from_slice(&halves)
         };
         Self {
-            weights: random(1, count),
+            weights: Memory::of(random(1, count), combination.split),
             moments: match combination.bf16_moments {
                 true => StoredMoments::Bf16([in_bf16(first), in_bf16(second)]),
                 false => StoredMoments::F32([first, second]),
             },
             importance: random(4, count),
-            copy: Buffer::poisoned(count),
         }
     }
 
@@ -73,13 +109,12 @@ impl State {
         self
     }
 
-    fn bits(&self) -> [Vec<u32>; 5] {
+    fn bits(&self) -> [Vec<u32>; 4] {
         let [moment1, moment2] = match &self.moments {
             StoredMoments::F32(moments) => moments.each_ref().map(|moment| to_bits(moment.as_slice())),
             StoredMoments::Bf16(moments) => moments.each_ref().map(|moment| to_bits(moment.as_slice())),
         };
-        let [weights, importance] = [&self.weights, &self.importance].map(|b| to_bits(b.as_slice()));
-        [weights, moment1, moment2, importance, to_bits(self.copy.as_slice())]
+        [self.weights.bits(), moment1, moment2, to_bits(self.importance.as_slice())]
     }
 }
 
@@ -88,7 +123,7 @@ impl State {
 struct Combination {
     kind: Kind,
     frozen: bool,
-    copy: bool,
+    split: bool,
     bf16_moments: bool,
 }
 
@@ -98,7 +133,7 @@ fn combinations() -> impl Iterator<Item = Combination> {
         (0..8).map(move |bits| Combination {
             kind,
             frozen: bits & 1 == 1,
-            copy: bits & 2 == 2,
+            split: bits & 2 == 2,
             bf16_moments: bits & 4 == 4,
         })
     })
@@ -116,7 +151,10 @@ fn step(
     let (importance, scale) = (state.importance.write(), [scale]);
     let step = Step {
         gradient: gradient.read(),
-        weights: state.weights.write(),
+        weights: match &mut state.weights {
+            Memory::F32(weights) => StoredWeights::F32(weights.write()),
+            Memory::Split(rounded, lower) => StoredWeights::Split(rounded.write(), lower.write()),
+        },
         importance: match combination.kind {
             Kind::None => Importance::None,
             Kind::Net => Importance::Net(importance),
@@ -124,7 +162,6 @@ fn step(
             Kind::Fisher => Importance::Fisher(importance),
         },
         frozen: combination.frozen.then(|| slice(frozen)),
-        copy: combination.copy.then(|| state.copy.write()),
         scale: slice(&scale),
     };
     let coefficients = Coefficients {
@@ -204,7 +241,7 @@ fn all_combinations_match_in_all_schedules() {
                 state.bits()
             });
             assert!(results.iter().all(|result| *result == results[0]), "{combination:?}");
-            let [weights, moment1, moment2, importance, copy] = &results[0];
+            let [weights, moment1, moment2, importance] = &results[0];
             let start = start().bits();
             for index in 0..count {
                 let before = [0, 1, 2, 3].map(|part: usize| start[part][index]);
@@ -223,12 +260,6 @@ fn all_combinations_match_in_all_schedules() {
                         &what,
                     );
                 }
-                let expected_copy = if combination.copy {
-                    dither_to_bf16(f32::from_bits(weights[index]), index).to_f32()
-                } else {
-                    f32::from_bits(0xffff_0000)
-                };
-                assert_eq!(copy[index], expected_copy.to_bits(), "{what}");
             }
         }
     }
@@ -270,13 +301,14 @@ fn traffic_is_what_the_operation_needs() {
         let entry = entry.expect("an entry for every kernel");
         // What a thread with four elements moves; the ragged end and the scale go by 4 bytes and less.
         let count = |instruction: &str| entry.matches(instruction).count() as u32;
-        let in_f32 = 16 * (count("ld.global.v4") + count("st.global.v4"));
-        let in_bf16 = 8 * (count("ld.global.b64") + count("st.global.b64"));
+        let wide = 16 * (count("ld.global.v4") + count("st.global.v4"));
+        let narrow = 8 * (count("ld.global.b64") + count("st.global.b64"));
         let has = |part: &str| kernel.parameters.iter().any(|parameter| parameter.name == part);
         let [moments_f32, moments_bf16] = if has("rounding_seed") { [0, 8] } else { [16, 0] };
+        let [weights_f32, weights_split] = if has("lower") { [0, 8] } else { [8, 0] };
         let importance = if has("importance") { 8 } else { 0 };
-        assert_eq!(in_f32, 4 * (12 + moments_f32 + importance), "{}", kernel.name);
-        assert_eq!(in_bf16, 4 * (moments_bf16 + if has("copy") { 2 } else { 0 }), "{}", kernel.name);
+        assert_eq!(wide, 4 * (4 + weights_f32 + moments_f32 + importance), "{}", kernel.name);
+        assert_eq!(narrow, 4 * (moments_bf16 + weights_split), "{}", kernel.name);
     }
 }
 

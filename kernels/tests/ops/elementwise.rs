@@ -1,7 +1,7 @@
 //! Elementwise kernels: what they compute is exact up to one rounding, so bits are compared.
 
 use crate::common::*;
-use cpift_kernels::dither::dither_to_bf16;
+use cpift_kernels::dither::{dither_to_bf16, lower_half};
 use cpift_kernels::elementwise::*;
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::{Bf16, Element};
@@ -57,6 +57,38 @@ fn casts_round_by_their_index() {
         for (index, (x, y)) in x.as_slice()[offset..].iter().zip(&y.as_slice()[offset..]).enumerate() {
             assert_eq!(y.0, dither_to_bf16(*x, index).0, "{index}: {x:e}");
         }
+    });
+}
+
+#[test]
+fn weights_are_split_and_joined_bit_for_bit() {
+    for_all(|emulator, count, offset| {
+        let mut x = random::<f32>(count as u64, count + offset);
+        let special = [0x0000_0001, 0x7f7f_ffff, 0x7f80_0000, 0xff80_0000, 0x8000_0000].map(f32::from_bits);
+        x.as_mut_slice().iter_mut().step_by(17).zip(special).for_each(|(x, special)| *x = special);
+        let (mut rounded, mut lower) = (poisoned::<Bf16>(count, offset), poisoned::<u16>(count, offset));
+        split_f32(
+            emulator,
+            slice(&x.as_slice()[offset..]),
+            slice_mut(&mut rounded.as_mut_slice()[offset..]),
+            slice_mut(&mut lower.as_mut_slice()[offset..]),
+            count as u64,
+        )
+        .unwrap();
+        let planes = rounded.as_slice()[offset..].iter().zip(&lower.as_slice()[offset..]);
+        for (index, (x, (rounded, lower))) in x.as_slice()[offset..].iter().zip(planes).enumerate() {
+            assert_eq!((*rounded, *lower), (dither_to_bf16(*x, index), lower_half(*x)), "{index}: {x:e}");
+        }
+        let mut joined = poisoned::<f32>(count, offset);
+        join_f32(
+            emulator,
+            slice(&rounded.as_slice()[offset..]),
+            slice(&lower.as_slice()[offset..]),
+            slice_mut(&mut joined.as_mut_slice()[offset..]),
+            count as u64,
+        )
+        .unwrap();
+        assert_eq!(to_bits(&joined.as_slice()[offset..]), to_bits(&x.as_slice()[offset..]));
     });
 }
 

@@ -188,7 +188,7 @@ impl Session<'_> {
         let seed = order::stream(job.recipe.seed, "half", round, 0).next_u64();
         let options = select::Options { fraction: 0.5, scope: Scope::Tensor, order: Order::Random { seed } };
         // A random order looks at no score: any values over the layout do.
-        let scores = self.trainer.model.weights();
+        let scores = self.trainer.gradients();
         Ok(select::select(&job.device, &job.inputs.layout, scores, &options, |_| true)?.mask)
     }
 }

@@ -76,7 +76,7 @@ impl Session<'_> {
                 }
                 if !self.has_score(&Column::Probe, &task.name) || self.lacks_samples(&Column::Probe, &[index])
                 {
-                    models.read_weights(index, self.trainer.model.weights_mut())?;
+                    models.read_weights(index, self.trainer.weights_mut()?)?;
                     self.evaluate(&Column::Probe, &[index])?;
                     self.evaluate_samples(&Column::Probe, &[index])?;
                 }
@@ -110,7 +110,7 @@ impl Session<'_> {
             let origin = self.with_metrics(origin, &key)?;
             self.commit(writing, origin)?;
             self.checkpoints.forget(&key)?;
-            require_fit(job, self.trainer.model.weights())?;
+            require_fit(job, self.trainer.weights()?)?;
             self.evaluate(&Column::Probe, &[index])?;
         }
         Ok(())
@@ -150,7 +150,7 @@ impl Session<'_> {
         let job = self.job;
         let (device, layout, name) = (&job.device, &job.inputs.layout, &job.inputs.tasks[task].name);
         let mut models = RunModels::new(job);
-        let (_, mut update, mut base) = self.trainer.scratch_buffers();
+        let (_, mut update, mut base) = self.trainer.scratch_buffers()?;
         models.read_base(base.reborrow())?;
         models.read_weights(task, update.reborrow())?;
         let base_norm = squared_norm(device, base.as_view(), None)?.sqrt();
@@ -222,7 +222,7 @@ impl Session<'_> {
     fn update_signs(&mut self, cores: &[Core]) -> Result<Vec<group::UpdateSigns>> {
         let device = &self.job.device;
         let mut models = RunModels::new(self.job);
-        let (_, mut weights, mut base) = self.trainer.scratch_buffers();
+        let (_, mut weights, mut base) = self.trainer.scratch_buffers()?;
         models.read_base(base.reborrow())?;
         let mut signs = Vec::new();
         for (task, core) in cores.iter().enumerate() {
@@ -251,13 +251,13 @@ impl Session<'_> {
                 self.observer.event(Event::Fused(report));
             }
             let fused = Checkpoint::open(&folder)?;
-            return job.device.scope(|| fused.load_into(self.trainer.model.weights_mut()));
+            return job.device.scope(|| fused.load_into(self.trainer.weights_mut()?));
         }
         if is_trained {
             self.load_base()?;
             self.train_staged(TrainingStage::Backbone, groups, origin.clone())?;
         }
-        let (backbone, operand, base) = self.trainer.scratch_buffers();
+        let (backbone, operand, base) = self.trainer.scratch_buffers()?;
         let buffers = Buffers { backbone, operand, base };
         let mut models = RunModels::new(job);
         let (layout, seed) = (&job.inputs.layout, job.recipe.seed);
@@ -268,7 +268,7 @@ impl Session<'_> {
         let origin = if is_trained { self.with_metrics(origin, training)? } else { origin };
         self.commit(writing, origin)?;
         self.checkpoints.forget(training)?;
-        require_fit(job, self.trainer.model.weights())?;
+        require_fit(job, self.trainer.weights()?)?;
         self.observer.event(Event::Fused(&report));
         Ok(())
     }

@@ -9,7 +9,6 @@ use crate::data::{Dataset, Row};
 use crate::error::{Error, Result};
 use crate::evaluation::generation_bytes;
 use crate::machine;
-use crate::model::Model;
 use crate::progress::{MemoryPart, Plan};
 use crate::recipe::{Conflict, Method, Recipe, StateMemory, TrainSettings};
 use crate::score::Scoring;
@@ -47,10 +46,6 @@ pub fn plan_memory(
     }
     if recipe.method == Method::Half {
         parts.push(part("halves", half_rounds(recipe) * flat / 32));
-    }
-    let copy = Model::copy_bytes(compute, inputs.layout.len());
-    if copy > 0 {
-        parts.push(part("weights in bf16", copy as u64));
     }
     let limits = BatchLimits { tokens: max_tokens, documents: most_documents(recipe, inputs, max_tokens) };
     let (transformer, generation) = match compute {

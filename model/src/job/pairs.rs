@@ -74,7 +74,7 @@ impl Session<'_> {
         for &first in &tasks {
             let column = Column::After(job.inputs.tasks[first].name.clone());
             let others: Vec<usize> = tasks.iter().copied().filter(|&task| task != first).collect();
-            RunModels::new(job).read_weights(first, self.trainer.model.weights_mut())?;
+            RunModels::new(job).read_weights(first, self.trainer.weights_mut()?)?;
             self.evaluate(&column, &others)?;
             columns.push(column);
             for &second in &others {
@@ -97,7 +97,7 @@ impl Session<'_> {
         if [first, second].iter().all(|&task| self.has_score(&column, name(task))) {
             return Ok(column);
         }
-        let weights = self.trainer.model.weights_mut();
+        let weights = self.trainer.weights_mut()?;
         RunModels::new(job).read_weights(first, weights)?;
         let (sources, source_names) = match method {
             PairMethod::Replay => (
@@ -149,7 +149,7 @@ impl Session<'_> {
                 let eligible =
                     |segment: &cpift_engine::Segment| !exclude.iter().any(|part| segment.name.contains(part));
                 // A random order looks at no score: any values over the layout do.
-                let (scores, count) = (self.trainer.model.weights(), cores[first].mask.count());
+                let (scores, count) = (self.trainer.gradients(), cores[first].mask.count());
                 let order = Order::Random { seed };
                 let layout = &job.inputs.layout;
                 Ok(Some(select::top_k(&job.device, layout, scores, count, order, eligible)?.0))

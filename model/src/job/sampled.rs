@@ -162,7 +162,7 @@ impl Session<'_> {
                 self.checkpoints.write_best(
                     &training.name(),
                     state.step,
-                    &self.trainer,
+                    &mut self.trainer,
                     training.origin.clone(),
                 )?;
             }

@@ -226,7 +226,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// As [`super::inputs::Base::load_into`].
     pub fn load_base(&mut self) -> Result<()> {
-        RunModels::new(self.job).read_base(self.trainer.model.weights_mut())
+        RunModels::new(self.job).read_base(self.trainer.weights_mut()?)
     }
 
     /// A sampler over `sources` with this job's seed and lengths.
@@ -307,7 +307,7 @@ impl<'a> Session<'a> {
         task: &str,
         request: &Request<'_>,
     ) -> Result<RowScores> {
-        let (model, observer) = (&mut self.trainer.model, &mut *self.observer);
+        let (trainer, observer) = (&mut self.trainer, &mut *self.observer);
         let mut observe = |progress| {
             observer.event(Event::EvaluationProgress { model: measured, task, progress });
             if observer.stop_requested() {
@@ -317,7 +317,7 @@ impl<'a> Session<'a> {
             }
             Ok(())
         };
-        model.evaluate(request, &mut observe)
+        trainer.evaluate(request, &mut observe)
     }
 
     /// What was measured of a task for a column.
@@ -397,7 +397,7 @@ impl<'a> Session<'a> {
         self.tell_lost_metrics_of(&folder, training)?;
         self.observer.event(Event::StageReused { stage: Stage::Integrate, part: "" });
         let finished = Checkpoint::open(&folder)?;
-        let weights = self.trainer.model.weights_mut();
+        let weights = self.trainer.weights_mut()?;
         self.job.device.scope(|| finished.load_into(weights))?;
         let report: Option<FinalReport> = read_json(&folder.join(REPORT))?;
         self.frozen_verified = report.unwrap_or_default().frozen_verified;
@@ -426,7 +426,7 @@ impl<'a> Session<'a> {
         if dtype != WeightType::F32 {
             // What is evaluated is what was written, rounding included.
             let finished = Checkpoint::open(&folder)?;
-            let weights = self.trainer.model.weights_mut();
+            let weights = self.trainer.weights_mut()?;
             job.device.scope(|| finished.load_into(weights))?;
         }
         Ok(())
@@ -442,8 +442,8 @@ impl<'a> Session<'a> {
     ///
     /// # Errors
     /// When a file cannot be written, or one of the base's is not what it was when the run was begun.
-    pub fn add_model(&self, writing: &mut AtomicFolder, files: &ModelFiles<'_>) -> Result<()> {
-        add_model(writing, files, self.trainer.model.weights())?;
+    pub fn add_model(&mut self, writing: &mut AtomicFolder, files: &ModelFiles<'_>) -> Result<()> {
+        add_model(writing, files, self.trainer.weights()?)?;
         record::check_copies(writing, &self.job.inputs.base.folder, self.job.files()?)
     }
 

@@ -97,7 +97,7 @@ impl Checkpoints {
         &self,
         training: &str,
         state: &TrainingState,
-        trainer: &Trainer,
+        trainer: &mut Trainer,
         origin: Origin,
     ) -> Result<()> {
         let folder = self.folder.join(training);
@@ -113,7 +113,8 @@ impl Checkpoints {
         }
         let state = TrainingState { optimizer_steps: trainer.optimizer.steps(), ..state.clone() };
         let mut writing = AtomicFolder::create(&destination)?;
-        writing.write(TENSORS, |file| write_tensors(file, &tensors(trainer), None))?;
+        let tensors = tensors(trainer)?;
+        writing.write(TENSORS, |file| write_tensors(file, &tensors, None))?;
         writing.write_json(STATE, &state)?;
         writing.commit_as(origin)?;
         let (mut all, later): (Vec<_>, Vec<_>) =
@@ -164,7 +165,7 @@ impl Checkpoints {
     ///
     /// # Errors
     /// When they cannot be written.
-    pub fn write_best(&self, training: &str, step: u64, trainer: &Trainer, origin: Origin) -> Result<()> {
+    pub fn write_best(&self, training: &str, step: u64, trainer: &mut Trainer, origin: Origin) -> Result<()> {
         let folder = self.folder.join(training);
         files::create_folders(&folder)?;
         // The name says the step: one that a crash left behind is never taken for another.
@@ -172,7 +173,7 @@ impl Checkpoints {
         if destination.exists() {
             remove(&destination)?;
         }
-        let weights = trainer.model.weights();
+        let weights = trainer.weights()?;
         let tensor = NamedTensor {
             name: "weights".to_owned(),
             shape: vec![weights.len()],
@@ -194,8 +195,8 @@ impl Checkpoints {
         let expected = Origin { place: Self::best_place(training, step), ..origin.clone() };
         expected.require(&folder, manifest.origin.as_ref())?;
         let file = TensorFile::open(&folder.join(TENSORS))?;
-        let length = trainer.model.weights().len();
-        self.device.scope(|| file.read_floats("weights", &[length], trainer.model.weights_mut()))
+        let length = trainer.layout().len();
+        self.device.scope(|| file.read_floats("weights", &[length], trainer.weights_mut()?))
     }
 
     /// Removes all best weights but these and those that the newest checkpoint names.
@@ -250,12 +251,12 @@ impl Checkpoints {
 
     fn read_tensors(&self, path: &Path, trainer: &mut Trainer) -> Result<()> {
         let file = TensorFile::open(path)?;
-        let length = trainer.model.weights().len();
+        let length = trainer.layout().len();
         let importance = trainer.optimizer.importance().len();
         let read = |name: &str, length: usize, target: ViewMut<'_, f32>| {
             self.device.scope(|| file.read_floats(name, &[length], target))
         };
-        read("weights", length, trainer.model.weights_mut())?;
+        read("weights", length, trainer.weights_mut()?)?;
         match trainer.optimizer.moments_mut() {
             Moments::F32(first, second) => {
                 read(MOMENTS[0], length, first)?;
@@ -287,19 +288,19 @@ fn remove(folder: &Path) -> Result<()> {
     fs::remove_dir_all(folder).map_err(Error::file(folder, FileAction::Remove))
 }
 
-fn tensors(trainer: &Trainer) -> Vec<NamedTensor<'_>> {
+fn tensors(trainer: &mut Trainer) -> Result<Vec<NamedTensor<'_>>> {
     let floats = |values| TensorData::Floats(values, WeightType::F32);
-    let (weights, importance) = (trainer.model.weights(), trainer.optimizer.importance());
-    let moments = match trainer.optimizer.moments() {
+    let (weights, moments, importance) = trainer.state()?;
+    let moments = match moments {
         MomentsView::F32(first, second) => [floats(first), floats(second)],
         MomentsView::Bf16(first, second) => [TensorData::Bf16(first), TensorData::Bf16(second)],
     };
     let tensor = |name: &str, length, data| NamedTensor { name: name.to_owned(), shape: vec![length], data };
     let length = weights.len();
-    vec![
+    Ok(vec![
         tensor("weights", length, floats(weights)),
         tensor(MOMENTS[0], length, moments[0]),
         tensor(MOMENTS[1], length, moments[1]),
         tensor("importance", importance.len(), floats(importance)),
-    ]
+    ])
 }

@@ -208,19 +208,19 @@ impl Session<'_> {
 
     fn save_state(&mut self, key: &str, origin: &Origin, state: &TrainingState) -> Result<()> {
         let origin = self.with_metrics(origin.clone(), key)?;
-        self.checkpoints.write(key, state, &self.trainer, origin)?;
+        self.checkpoints.write(key, state, &mut self.trainer, origin)?;
         self.save_progress()?;
         self.observer.event(Event::Checkpoint { step: state.step });
-        require_fit(self.job, self.trainer.model.weights())
+        require_fit(self.job, self.trainer.weights()?)
     }
 
     /// A hash of the frozen coordinates' bits.
-    fn hash_of(&self, mask: &Mask) -> Result<String> {
-        hash_coordinates(&self.job.device, self.trainer.model.weights(), mask)
+    fn hash_of(&mut self, mask: &Mask) -> Result<String> {
+        hash_coordinates(&self.job.device, self.trainer.weights()?, mask)
     }
 
     /// Checks that every frozen coordinate has the bits it had when the part began (docs/algorithm.md, stage 4).
-    fn verify_frozen(&self, part: &TrainingPart, state: &mut TrainingState) -> Result<()> {
+    fn verify_frozen(&mut self, part: &TrainingPart, state: &mut TrainingState) -> Result<()> {
         let (Some(mask), Some(before)) = (&part.frozen, &state.frozen_hash) else { return Ok(()) };
         if self.hash_of(mask)? != *before {
             return Err(Error::Job(format!(

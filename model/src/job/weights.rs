@@ -45,11 +45,11 @@ pub fn open_trainer(job: &Job) -> Result<Trainer> {
     let (importance, moments) = (accumulated(&job.recipe, job.state), job.state.moment_type());
     let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance, moments)?;
     let mut models = RunModels::new(job);
-    models.read_base(trainer.model.weights_mut())?;
+    models.read_base(trainer.weights_mut()?)?;
     if let Some(checkpoint) = &inputs.base.checkpoint {
-        require_fit_of_input(job, trainer.model.weights(), checkpoint)?;
+        require_fit_of_input(job, trainer.weights()?, checkpoint)?;
     }
-    let (_, mut scratch, _) = trainer.scratch_buffers();
+    let (_, mut scratch, _) = trainer.scratch_buffers()?;
     for (index, task) in inputs.tasks.iter().enumerate() {
         if let Some(model) = &task.model {
             models.read_weights(index, scratch.reborrow())?;

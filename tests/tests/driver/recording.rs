@@ -19,8 +19,10 @@ fn train(device: &Device, compute: ComputeType, recorded: bool) -> [Vec<f32>; 3]
     let (documents, packed) = (golden.documents(), golden.packed());
     let length = golden.layout.len();
     let mut model = Model::new(&golden.config, device, compute, packed.tokens.len(), false).unwrap();
-    model.weights_mut().copy_from(golden.weights(device).view()).unwrap();
     let mut gradients = Buffer::zeros(device, length).unwrap();
+    let mut weights = model.weights_mut(gradients.view_mut()).unwrap();
+    weights.copy_from(golden.weights(device).view()).unwrap();
+    model.prepare(gradients.view_mut()).unwrap();
     let mut losses = Buffer::zeros(device, 2 * packed.tokens.len()).unwrap();
     let mut clip = Clip::new(device, length).unwrap();
     let mut optimizer = AdamW::new(device, length, ImportanceKind::Net).unwrap();
@@ -61,7 +63,8 @@ fn train(device: &Device, compute: ComputeType, recorded: bool) -> [Vec<f32>; 3]
         all_losses.extend(losses.slice(0..tokens).to_vec().unwrap());
     }
     let [_, moments] = optimizer.moments().to_vecs().unwrap();
-    [model.weights().to_vec().unwrap(), moments, all_losses]
+    let weights = model.weights(gradients.view_mut()).unwrap().to_vec().unwrap();
+    [weights, moments, all_losses]
 }
 
 #[test]

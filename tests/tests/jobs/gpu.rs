@@ -72,7 +72,7 @@ fn cuda_job_agrees_with_the_cpu_at_every_stage() {
 }
 
 /// In bf16 losses follow those of f32, what is evaluated is what is written, and a run that was stopped ends
-/// with the bits of one that was not: the copy that is computed with is made again from the master weights.
+/// with the bits of one that was not: what is computed with is made again from the master weights.
 fn computes_in_bf16(device: Device) {
     let job = SmallJob::new().on(device.clone());
     let few = [("probe.steps", json!(2)), ("integrate.steps", json!(4))];

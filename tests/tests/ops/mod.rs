@@ -17,4 +17,5 @@ mod round;
 mod scale;
 mod select;
 mod slerp;
+mod split;
 mod traffic;

@@ -4,10 +4,9 @@ use half::bf16;
 
 use cpift_kernels::stochastic::{random_bits, round_to_bf16};
 
-use super::{Coefficients, Gradient, Importance, Moments, Parameters};
-use crate::buffer::ViewMut;
+use super::{Coefficients, Gradient, Importance, Moments, Parameters, Weights};
 use crate::cpu::simd::vectorize;
-use crate::float::{Float, dither_slice};
+use crate::float::{Float, join_slice, split_slice};
 use crate::mask::{Mask, WORD_BITS};
 
 /// Elements one thread takes at a time; a multiple of [`WORD_BITS`].
@@ -40,8 +39,8 @@ impl Moment for bf16 {
 }
 
 pub(super) fn step(parameters: Parameters<'_>, gradient: Gradient<'_>, coefficients: &Coefficients) {
-    let Parameters { weights, moments, importance, copy } = parameters;
-    let others = (weights, importance, copy);
+    let Parameters { weights, moments, importance } = parameters;
+    let others = (weights, importance);
     match moments {
         Moments::F32(first, second) => {
             step_on_moments(first.host(), second.host(), others, gradient, coefficients);
@@ -53,23 +52,28 @@ pub(super) fn step(parameters: Parameters<'_>, gradient: Gradient<'_>, coefficie
 }
 
 /// What of [`Parameters`] is not moments.
-type Others<'a> = (ViewMut<'a, f32>, Importance<'a>, Option<ViewMut<'a, bf16>>);
+type Others<'a> = (Weights<'a>, Importance<'a>);
 
 fn step_on_moments<M: Moment>(
     moment1: &mut [M],
     moment2: &mut [M],
-    (weights, importance, copy): Others<'_>,
+    (weights, importance): Others<'_>,
     gradient: Gradient<'_>,
     coefficients: &Coefficients,
 ) {
+    let (weights, rounded, lower): (&mut [f32], &mut [bf16], &mut [u16]) = match weights {
+        Weights::F32(weights) => (weights.host(), &mut [], &mut []),
+        Weights::Split(planes) => (&mut [], planes.rounded.host(), planes.lower.host()),
+    };
     let shard = Shard {
         first: 0,
         gradients: gradient.values.host(),
-        weights: weights.host(),
+        weights,
+        rounded,
+        lower,
         moment1,
         moment2,
         importance: &mut [],
-        copy: copy.map_or(&mut [], ViewMut::host),
         frozen: gradient.frozen.map_or(&[], Mask::words),
     };
     match importance {
@@ -87,109 +91,127 @@ fn step_on_moments<M: Moment>(
 }
 
 fn step_of_kind<const IMPORTANCE: u8, M: Moment>(shard: Shard<'_, M>, coefficients: &Coefficients) {
-    if shard.copy.is_empty() {
+    if shard.rounded.is_empty() {
         step_shard::<IMPORTANCE, false, M>(shard, coefficients);
     } else {
         step_shard::<IMPORTANCE, true, M>(shard, coefficients);
     }
 }
 
-/// A range of everything. `importance`, `copy` and `frozen` are empty where there is none.
+/// A range of everything. `importance` and `frozen` are empty where there is none, `weights` where they are split, both of
+/// their planes where they are not.
 struct Shard<'a, M> {
-    /// Index of the first element, by which the copy and moments in bf16 are rounded.
+    /// Index of the first element, by which split weights and moments in bf16 are rounded.
     first: usize,
     gradients: &'a [f32],
     weights: &'a mut [f32],
+    rounded: &'a mut [bf16],
+    lower: &'a mut [u16],
     moment1: &'a mut [M],
     moment2: &'a mut [M],
     importance: &'a mut [f32],
-    copy: &'a mut [bf16],
     frozen: &'a [u64],
 }
 
 impl<'a, M> Shard<'a, M> {
     fn split_at(self, middle: usize) -> (Self, Self) {
         let (gradients, right_gradients) = self.gradients.split_at(middle);
-        let (weights, right_weights) = self.weights.split_at_mut(middle);
+        let (weights, right_weights) = self.weights.split_at_mut(middle.min(self.weights.len()));
+        let (rounded, right_rounded) = self.rounded.split_at_mut(middle.min(self.rounded.len()));
+        let (lower, right_lower) = self.lower.split_at_mut(middle.min(self.lower.len()));
         let (moment1, right_moment1) = self.moment1.split_at_mut(middle);
         let (moment2, right_moment2) = self.moment2.split_at_mut(middle);
         let (importance, right_importance) = self.importance.split_at_mut(middle.min(self.importance.len()));
-        let (copy, right_copy) = self.copy.split_at_mut(middle.min(self.copy.len()));
         let (frozen, right_frozen) = self.frozen.split_at((middle / WORD_BITS).min(self.frozen.len()));
         let right = Shard {
             first: self.first + middle,
             gradients: right_gradients,
             weights: right_weights,
+            rounded: right_rounded,
+            lower: right_lower,
             moment1: right_moment1,
             moment2: right_moment2,
             importance: right_importance,
-            copy: right_copy,
             frozen: right_frozen,
         };
-        (Shard { first: self.first, gradients, weights, moment1, moment2, importance, copy, frozen }, right)
+        let first = self.first;
+        (Shard { first, gradients, weights, rounded, lower, moment1, moment2, importance, frozen }, right)
     }
 }
 
 /// Elements are independent, so how the shard is divided does not show in the result.
-fn step_shard<const IMPORTANCE: u8, const COPY: bool, M: Moment>(
+fn step_shard<const IMPORTANCE: u8, const SPLIT: bool, M: Moment>(
     shard: Shard<'_, M>,
     coefficients: &Coefficients,
 ) {
-    let length = shard.weights.len();
+    let length = shard.gradients.len();
     if length <= CHUNK {
-        vectorize!(|| step_chunk::<IMPORTANCE, COPY, M>(shard, coefficients));
+        vectorize!(|| step_chunk::<IMPORTANCE, SPLIT, M>(shard, coefficients));
         return;
     }
     let (left, right) = shard.split_at((length / 2).next_multiple_of(CHUNK));
     rayon::join(
-        || step_shard::<IMPORTANCE, COPY, M>(left, coefficients),
-        || step_shard::<IMPORTANCE, COPY, M>(right, coefficients),
+        || step_shard::<IMPORTANCE, SPLIT, M>(left, coefficients),
+        || step_shard::<IMPORTANCE, SPLIT, M>(right, coefficients),
     );
 }
 
 #[inline(always)]
-fn step_chunk<const IMPORTANCE: u8, const COPY: bool, M: Moment>(
+fn step_chunk<const IMPORTANCE: u8, const SPLIT: bool, M: Moment>(
     shard: Shard<'_, M>,
     coefficients: &Coefficients,
 ) {
     let (gradients, last_gradients) = shard.gradients.as_chunks::<WORD_BITS>();
     let (weights, last_weights) = shard.weights.as_chunks_mut::<WORD_BITS>();
+    let (rounded, last_rounded) = shard.rounded.as_chunks_mut::<WORD_BITS>();
+    let (lower, last_lower) = shard.lower.as_chunks_mut::<WORD_BITS>();
     let (moment1, last_moment1) = shard.moment1.as_chunks_mut::<WORD_BITS>();
     let (moment2, last_moment2) = shard.moment2.as_chunks_mut::<WORD_BITS>();
     let (importance, last_importance) = shard.importance.as_chunks_mut::<WORD_BITS>();
-    let (copies, last_copy) = shard.copy.as_chunks_mut::<WORD_BITS>();
     let frozen_word = |block: usize| shard.frozen.get(block).copied().unwrap_or(0);
-    let (mut unused, mut unused_copy) = ([0.0; WORD_BITS], [bf16::ZERO; WORD_BITS]);
+    let (mut joined, mut unused) = ([0.0; WORD_BITS], [0.0; WORD_BITS]);
 
-    let blocks = gradients.iter().zip(weights).zip(moment1.iter_mut().zip(moment2)).enumerate();
-    for (index, ((gradients, weights), (moment1, moment2))) in blocks {
+    let blocks = gradients.iter().zip(moment1.iter_mut().zip(moment2)).enumerate();
+    for (index, (gradients, (moment1, moment2))) in blocks {
+        let (first, frozen) = (shard.first + index * WORD_BITS, frozen_word(index));
+        if frozen == u64::MAX {
+            continue;
+        }
+        if SPLIT {
+            join_slice(&rounded[index], &lower[index], first, &mut joined);
+        }
+        let weights = if SPLIT { &mut joined } else { &mut weights[index] };
         let sums = if IMPORTANCE == NONE { &mut unused } else { &mut importance[index] };
-        let copy = if COPY { &mut copies[index] } else { &mut unused_copy };
-        let first = shard.first + index * WORD_BITS;
-        let block = Block { first, gradients, weights, moment1, moment2, importance: sums, copy };
-        step_block::<IMPORTANCE, COPY, M>(block, frozen_word(index), coefficients);
+        let block = Block { first, gradients, weights, moment1, moment2, importance: sums };
+        step_block::<IMPORTANCE, M>(block, frozen, coefficients);
+        if SPLIT {
+            split_slice(&joined, first, &mut rounded[index], &mut lower[index]);
+        }
     }
 
-    if !last_weights.is_empty() {
+    if !last_gradients.is_empty() {
+        let first = shard.first + gradients.len() * WORD_BITS;
         let mut padded_weights = pad(last_weights);
+        if SPLIT {
+            join_slice(last_rounded, last_lower, first, &mut padded_weights);
+        }
         let mut padded_moment1 = pad(last_moment1);
         let mut padded_moment2 = pad(last_moment2);
         let mut padded_importance = pad(last_importance);
         let block = Block {
-            first: shard.first + gradients.len() * WORD_BITS,
+            first,
             gradients: &pad(last_gradients),
             weights: &mut padded_weights,
             moment1: &mut padded_moment1,
             moment2: &mut padded_moment2,
             importance: &mut padded_importance,
-            copy: &mut unused_copy,
         };
-        step_block::<IMPORTANCE, COPY, M>(block, frozen_word(gradients.len()), coefficients);
+        step_block::<IMPORTANCE, M>(block, frozen_word(gradients.len()), coefficients);
         last_weights.copy_from_slice(&padded_weights[..last_weights.len()]);
+        split_slice(&padded_weights, first, last_rounded, last_lower);
         last_moment1.copy_from_slice(&padded_moment1[..last_moment1.len()]);
         last_moment2.copy_from_slice(&padded_moment2[..last_moment2.len()]);
         last_importance.copy_from_slice(&padded_importance[..last_importance.len()]);
-        last_copy.copy_from_slice(&unused_copy[..last_copy.len()]);
     }
 }
 
@@ -208,27 +230,24 @@ struct Block<'a, M> {
     moment1: &'a mut [M; WORD_BITS],
     moment2: &'a mut [M; WORD_BITS],
     importance: &'a mut [f32; WORD_BITS],
-    copy: &'a mut [bf16; WORD_BITS],
 }
 
 #[inline(always)]
-fn step_block<const IMPORTANCE: u8, const COPY: bool, M: Moment>(
+fn step_block<const IMPORTANCE: u8, M: Moment>(
     block: Block<'_, M>,
     frozen: u64,
     coefficients: &Coefficients,
 ) {
     match frozen {
-        0 => step_lanes::<IMPORTANCE, COPY, false, M>(block, 0, coefficients),
-        u64::MAX if COPY => dither_slice(block.weights, block.first, block.copy),
-        u64::MAX => {}
-        _ => step_lanes::<IMPORTANCE, COPY, true, M>(block, frozen, coefficients),
+        0 => step_lanes::<IMPORTANCE, false, M>(block, 0, coefficients),
+        _ => step_lanes::<IMPORTANCE, true, M>(block, frozen, coefficients),
     }
 }
 
 /// The formulas of the operation. Lanes are loaded, computed and stored group by group, so that the
 /// compiler keeps them in vector registers without having to prove that the arrays do not overlap.
 #[inline(always)]
-fn step_lanes<const IMPORTANCE: u8, const COPY: bool, const MASKED: bool, M: Moment>(
+fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, M: Moment>(
     block: Block<'_, M>,
     frozen: u64,
     coefficients: &Coefficients,
@@ -239,8 +258,7 @@ fn step_lanes<const IMPORTANCE: u8, const COPY: bool, const MASKED: bool, M: Mom
     let groups = groups.zip(block.moment1.as_chunks_mut::<LANES>().0);
     let groups = groups.zip(block.moment2.as_chunks_mut::<LANES>().0);
     let groups = groups.zip(block.importance.as_chunks_mut::<LANES>().0);
-    let groups = groups.zip(block.copy.as_chunks_mut::<LANES>().0);
-    for (group, (((((gradients, weights), moments1), moments2), sums), copy)) in groups.enumerate() {
+    for (group, ((((gradients, weights), moments1), moments2), sums)) in groups.enumerate() {
         let frozen = (frozen >> (group * LANES)) as u32;
         let (old_moments1, old_moments2) = (moments1.map(M::to_f32), moments2.map(M::to_f32));
         let (mut new_weights, mut new_moments1) = (*weights, old_moments1);
@@ -277,9 +295,6 @@ fn step_lanes<const IMPORTANCE: u8, const COPY: bool, const MASKED: bool, M: Mom
         }
         if IMPORTANCE != NONE {
             *sums = new_sums;
-        }
-        if COPY {
-            dither_slice(&new_weights, block.first + group * LANES, copy);
         }
     }
 }

@@ -1,5 +1,5 @@
 //! AdamW in one pass over memory: gradient scaling, moments, decoupled decay, update, importance,
-//! frozen coordinates, and the copy of the weights that products read.
+//! frozen coordinates, and the rounded weights that products in bf16 read.
 //!
 //! With g the scaled gradient and t the step, counted from 1 (PyTorch's semantics):
 //!
@@ -11,14 +11,15 @@
 //! Importance (docs/algorithm.md, stage 1) is accumulated from the update as rounded to f32: `net` sums
 //! p_new − p_old, `path` its absolute value, `fisher` g².
 //!
-//! The copy is rounded by [dither](cpift_kernels::dither), so that its mean follows the weights': rounded to nearest, a
-//! weight's copy would not move until its updates have added up to half a unit of bf16.
+//! Weights are f32, or [split](crate::ops::split) into two planes, of which one is what products in bf16 read: the same bits
+//! in the same 4 bytes. It is rounded by [dither](cpift_kernels::dither), so that its mean follows the weights': rounded to
+//! nearest, a weight would not move until its updates have added up to half a unit of bf16.
 //!
 //! Moments are stored in f32, or in bf16 by [stochastic rounding](cpift_kernels::stochastic), whose random bits are a
 //! function of index and step. The update goes by the moments before they are rounded.
 //!
 //! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 20 with moments in bf16, 8 more with importance,
-//! and one bit of the mask; 2 bytes more for the copy in bf16. Reading and writing the same lines leaves nothing for non-temporal stores to save.
+//! and one bit of the mask. Reading and writing the same lines leaves nothing for non-temporal stores to save.
 
 mod cpu;
 mod gpu;
@@ -35,6 +36,7 @@ use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::mask::Mask;
 use crate::ops::norm::Clip;
+use crate::ops::split::Planes;
 use crate::ops::work::{Work, mask_bytes};
 
 const OP: &str = "adamw";
@@ -73,6 +75,37 @@ impl MomentType {
             Self::F32 => size_of::<f32>(),
             Self::Bf16 => size_of::<bf16>(),
         }
+    }
+}
+
+/// Weights, as they are stored.
+#[derive(Debug)]
+pub enum Weights<'a> {
+    /// In f32.
+    F32(ViewMut<'a, f32>),
+    /// In two planes, by the indices they were [split](crate::ops::split) by.
+    Split(Planes<'a>),
+}
+
+impl Weights<'_> {
+    /// Number of weights.
+    fn len(&self) -> usize {
+        match self {
+            Self::F32(weights) => weights.len(),
+            Self::Split(planes) => planes.rounded.len(),
+        }
+    }
+}
+
+impl<'a> From<ViewMut<'a, f32>> for Weights<'a> {
+    fn from(weights: ViewMut<'a, f32>) -> Self {
+        Self::F32(weights)
+    }
+}
+
+impl<'a> From<Planes<'a>> for Weights<'a> {
+    fn from(planes: Planes<'a>) -> Self {
+        Self::Split(planes)
     }
 }
 
@@ -115,17 +148,15 @@ impl Default for Hyper {
     }
 }
 
-/// What a step writes: a whole model or a shard of it, all of one length.
+/// What a step writes: a whole model or a shard of it, all of one length. Split weights are the whole that was split.
 #[derive(Debug)]
 pub struct Parameters<'a> {
-    /// The weights, f32.
-    pub weights: ViewMut<'a, f32>,
+    /// The weights.
+    pub weights: Weights<'a>,
     /// The moments.
     pub moments: Moments<'a>,
     /// Accumulator of importance.
     pub importance: Importance<'a>,
-    /// Receives the new weights in the precision they are computed with, where that is not their own.
-    pub copy: Option<ViewMut<'a, bf16>>,
 }
 
 /// What a step reads.
@@ -138,7 +169,8 @@ pub struct Gradient<'a> {
     /// Another factor, measured on the device. Where it is not finite the step changes nothing: who reads
     /// the norm later sees why.
     pub clip: Option<&'a Clip>,
-    /// Coordinates whose weight, moments and importance keep their bits (docs/algorithm.md, stage 4).
+    /// Coordinates whose weight, moments and importance keep their bits (docs/algorithm.md, stage 4); of a NaN, only
+    /// that it is one where weights are split.
     pub frozen: Option<&'a Mask>,
 }
 
@@ -163,8 +195,8 @@ pub fn step(
     {
         check_length(OP, "importance", values.len(), length)?;
     }
-    if let Some(copy) = &parameters.copy {
-        check_length(OP, "copy", copy.len(), length)?;
+    if let Weights::Split(planes) = &parameters.weights {
+        check_length(OP, "lower halves", planes.lower.len(), length)?;
     }
     if let Some(mask) = gradient.frozen {
         check_length(OP, "frozen", mask.len(), length)?;

@@ -2,7 +2,7 @@
 
 use half::bf16;
 
-use super::{Gradient, Hyper, Importance, ImportanceKind, MomentType, Moments, Parameters};
+use super::{Gradient, Hyper, Importance, ImportanceKind, MomentType, Moments, Parameters, Weights};
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
 use crate::error::Result;
@@ -98,24 +98,15 @@ impl AdamW {
     /// # Errors
     /// Lengths that differ from the state's, or hyper-parameters outside their range. The state and
     /// the weights are then as before.
-    pub fn step(&mut self, weights: ViewMut<'_, f32>, gradient: Gradient<'_>, hyper: &Hyper) -> Result<()> {
-        self.step_with_copy(weights, None, gradient, hyper)
-    }
-
-    /// [`AdamW::step`] that leaves the new weights in `copy` too, rounded to bf16, where there is one.
-    ///
-    /// # Errors
-    /// As [`AdamW::step`].
-    pub fn step_with_copy(
+    pub fn step<'a>(
         &mut self,
-        weights: ViewMut<'_, f32>,
-        copy: Option<ViewMut<'_, bf16>>,
+        weights: impl Into<Weights<'a>>,
         gradient: Gradient<'_>,
         hyper: &Hyper,
     ) -> Result<()> {
         let accumulator = self.importance.view_mut();
         let parameters = Parameters {
-            weights,
+            weights: weights.into(),
             moments: moments_mut(&mut self.moments, self.length),
             importance: match self.importance_kind {
                 ImportanceKind::None => Importance::None,
@@ -123,7 +114,6 @@ impl AdamW {
                 ImportanceKind::Path => Importance::Path(accumulator),
                 ImportanceKind::Fisher => Importance::Fisher(accumulator),
             },
-            copy,
         };
         super::step(&self.device, parameters, gradient, hyper, self.steps + 1)?;
         self.steps += 1;

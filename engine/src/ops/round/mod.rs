@@ -1,7 +1,7 @@
 //! Rounding f32 to bf16: the weights that products read.
 //!
-//! target\[i\] = source\[i\], rounded by [dither](cpift_kernels::dither), as [`adamw::step`](crate::ops::adamw::step)
-//! leaves its copy: what is trained and what is loaded compute with the same weights. Traffic: 6 bytes per element.
+//! target\[i\] = source\[i\], rounded by [dither](cpift_kernels::dither), as [`split`](crate::ops::split) rounds: what is
+//! trained and what is loaded compute with the same weights. Traffic: 6 bytes per element.
 
 mod cpu;
 
