@@ -159,7 +159,7 @@ impl Session<'_> {
 
         let mut importance = update;
         if models.has_importance(task) {
-            models.read_importance(task, importance.reborrow())?;
+            models.read_importance(task, importance.reborrow(), base.as_view())?;
         }
         let kind = (job.recipe.probe.importance, core::control_seed(job.recipe.seed, task));
         let core = core::select(device, layout, name, importance.as_view(), &job.recipe.core, kind)?;

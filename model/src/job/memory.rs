@@ -11,7 +11,7 @@ use crate::evaluation::generation_bytes;
 use crate::machine;
 use crate::model::Model;
 use crate::progress::{MemoryPart, Plan};
-use crate::recipe::{Conflict, Method, Recipe, StateMemory, TrainSettings};
+use crate::recipe::{Method, Recipe, StateMemory, TrainSettings};
 use crate::score::Scoring;
 use crate::stages::merge::Merge;
 use crate::state_type::StateType;
@@ -59,19 +59,9 @@ pub fn plan_memory(
     };
     parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
     // Answers are generated, or models fused; never both at once.
-    let brings_model = inputs.tasks.iter().any(|task| task.model.is_some());
-    let ranks_by_importance = recipe.method == Method::Cpift && recipe.fuse.conflict == Conflict::Max;
-    // Importance that was not accumulated is a difference, for which the base is read.
-    let subtracts = brings_model || !accumulates(recipe, state);
-    let importance = if subtracts && ranks_by_importance { flat } else { 0 };
-    let counts = if Merge::of(&recipe.fuse).is_some_and(|merge| merge.counts()) {
-        // And which coordinates of every update take part.
-        flat + inputs.tasks.len() as u64 * flat / 32
-    } else {
-        0
-    };
-    let fusion = if recipe.method == Method::Cpift { importance.max(counts) } else { 0 };
-    parts.push(part("answers or fusion", fusion.max(generation as u64)));
+    let merge = Merge::of(&recipe.fuse).filter(|_| recipe.method == Method::Cpift);
+    let (counts, chosen) = merge.map_or((0, 0), |merge| merge.bytes(inputs.layout.len(), inputs.tasks.len()));
+    parts.push(part("answers or fusion", (counts + chosen).max(generation) as u64));
     parts.push(host_part("program", PROGRAM));
     let staging = staging_bytes(&inputs.layout, device.threads());
     parts.push(host_part("reading and writing", staging as u64));

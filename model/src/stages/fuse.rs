@@ -107,7 +107,7 @@ pub fn fuse(
         let shared = core.mask.and(&ownership.several)?;
         let weights = gather(device, operand.as_view(), &shared)?;
         let importance = if settings.conflict == Conflict::Max {
-            models.read_importance(index, operand.reborrow())?;
+            models.read_importance(index, operand.reborrow(), base.as_view())?;
             gather(device, operand.as_view(), &shared)?
         } else {
             Vec::new()
