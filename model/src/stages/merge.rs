@@ -1,18 +1,17 @@
 //! The usual merges of task models, as backbones of stage 3: what fusion is compared with, and what cores can
 //! be transplanted into.
 
-use std::ops::Range;
-
 use cpift_engine::ops::merge::{Terms, add_update, elected_signs, finish, random_mask};
 use cpift_engine::ops::select::{self, Order, Scope};
 use cpift_engine::ops::subtract::subtract;
-use cpift_engine::{Buffer, Device, Layout, Mask, View, ViewMut, WORD_BITS};
+use cpift_engine::{Buffer, Device, Layout, Mask, View, ViewMut};
 use rand_chacha::rand_core::Rng;
 
 use crate::data::order;
 use crate::error::Result;
 use crate::recipe::{Backbone, FuseSettings};
 use crate::stages::models::{Buffers, TaskModels};
+use crate::stages::pieces::{PIECE, pieces_of};
 
 /// How updates are merged.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -113,7 +112,7 @@ fn merge_in_pieces(
             // It held the update meanwhile.
             models.read_weights(task, operand.reborrow())?;
         }
-        for range in pieces(layout.len(), piece) {
+        for range in pieces_of(layout.len(), piece) {
             let part = mask.as_ref().map(|mask| mask.slice(range.clone()));
             let terms = Terms { scale: factor, kept: part.as_ref(), signs: None };
             let (model, base) = (operand.as_view().slice(range.clone()), base.as_view().slice(range.clone()));
@@ -128,7 +127,7 @@ fn merge_in_pieces(
         Join::Sum | Join::Elected => merge.scale,
     };
     if merge.join != Join::Elected {
-        for range in pieces(layout.len(), piece) {
+        for range in pieces_of(layout.len(), piece) {
             let base = base.as_view().slice(range.clone());
             finish(device, sum.reborrow().slice(range), None, base, scale)?;
         }
@@ -137,7 +136,7 @@ fn merge_in_pieces(
     let signs = elected_signs(device, layout, sum.as_view())?;
     // A piece of every model after the other: counts of all coordinates would be one more buffer of the layout's length.
     let mut counts = Buffer::zeros(device, layout.len().min(piece))?;
-    for range in pieces(layout.len(), piece) {
+    for range in pieces_of(layout.len(), piece) {
         let (mut sum, mut counts) =
             (sum.reborrow().slice(range.clone()), counts.view_mut().slice(0..range.len()));
         let mut model = operand.reborrow().slice(range.clone());
@@ -154,16 +153,6 @@ fn merge_in_pieces(
         finish(device, sum, Some(counts.as_view()), base, scale)?;
     }
     Ok(())
-}
-
-/// Most parameters that are merged at once.
-const PIECE: usize = 1 << 24;
-
-const _: () = assert!(PIECE.is_multiple_of(WORD_BITS), "a piece of a mask begins with a word");
-
-/// The flat parameters in pieces of this length, in order.
-fn pieces(length: usize, piece: usize) -> impl Iterator<Item = Range<usize>> {
-    (0..length).step_by(piece).map(move |start| start..length.min(start + piece))
 }
 
 /// The coordinates of a task's update that take part; none for all. `model` may be overwritten.
@@ -203,6 +192,10 @@ fn largest(device: &Device, layout: &Layout, share: f64, update: View<'_, f32>) 
 
 #[cfg(test)]
 mod tests {
+    use std::ops::Range;
+
+    use cpift_engine::WORD_BITS;
+
     use super::*;
     use crate::recipe::FuseSettings;
 
