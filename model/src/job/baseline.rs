@@ -27,9 +27,11 @@ impl Session<'_> {
         self.evaluate_all(&Column::Base)?;
         self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
         let groups = if method == Method::Staged {
-            self.probe()?;
+            self.make_probes()?;
             let cores = self.select_cores()?;
-            self.group(&cores)?
+            let groups = self.group(&cores)?;
+            self.remove_probes()?;
+            groups
         } else {
             Vec::new()
         };

@@ -14,7 +14,7 @@ use super::weights::require_fit;
 use super::{cores, seal};
 use crate::checkpoint::{Checkpoint, WeightType, layout_tensors, write_tensors};
 use crate::error::{Error, Result};
-use crate::files::{AtomicFolder, read_json};
+use crate::files::{AtomicFolder, Origin, read_json};
 use crate::progress::{
     Column, CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, TrainingStage,
 };
@@ -33,7 +33,7 @@ impl<'a> Session<'a> {
         let until = self.job.until;
         self.evaluate_all(&Column::Base)?;
         self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
-        self.probe()?;
+        self.make_probes()?;
         if until == Some(Stage::Probe) {
             return self.report(&COLUMNS[..2]);
         }
@@ -46,6 +46,7 @@ impl<'a> Session<'a> {
             return self.report(&COLUMNS[..2]);
         }
         self.fuse(&cores, &groups)?;
+        self.remove_probes()?;
         self.evaluate_all(&Column::Fused)?;
         if until == Some(Stage::Fuse) {
             return self.report(&COLUMNS[..3]);
@@ -100,6 +101,9 @@ impl<'a> Session<'a> {
                 origin: origin.clone(),
                 is_last: false,
             })?;
+            let key = TrainingStage::Probe.training(&task.name);
+            let importance = self.trainer.optimizer.importance().len() * size_of::<f32>();
+            self.checkpoints.make_room(&key, self.model_files().bytes() + importance as u64, 1)?;
             let mut writing = AtomicFolder::create(&folder)?;
             self.add_model(&mut writing, &self.model_files())?;
             if models.has_importance(index) {
@@ -107,7 +111,6 @@ impl<'a> Session<'a> {
                 let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
                 writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
             }
-            let key = TrainingStage::Probe.training(&task.name);
             let origin = self.with_metrics(origin, &key)?;
             self.commit(writing, origin)?;
             self.checkpoints.forget(&key)?;
@@ -119,8 +122,7 @@ impl<'a> Session<'a> {
 
     /// Stage 1b: every task's core parameters.
     pub(super) fn select_cores(&mut self) -> Result<RunCores<'a>> {
-        let probes: Vec<String> = self.job.inputs.tasks.iter().map(|task| probe_place(&task.name)).collect();
-        let origin = self.origin(CORE, &probes.iter().map(String::as_str).collect::<Vec<_>>());
+        let origin = self.core_origin();
         if self.is_complete(&self.job.out.join(CORE), &origin)? {
             self.observer.event(Event::StageReused { stage: Stage::Core, part: "" });
             return self.open_cores();
@@ -143,6 +145,12 @@ impl<'a> Session<'a> {
         cores::write_report(&mut writing, report, thresholds)?;
         self.commit(writing, origin)?;
         self.open_cores()
+    }
+
+    /// What the cores are, which are made from the probes.
+    pub(super) fn core_origin(&self) -> Origin {
+        let probes: Vec<String> = self.job.inputs.tasks.iter().map(|task| probe_place(&task.name)).collect();
+        self.origin(CORE, &probes.iter().map(String::as_str).collect::<Vec<_>>())
     }
 
     /// The cores that are in the run folder.
@@ -282,6 +290,7 @@ impl<'a> Session<'a> {
         let mut models = RunModels::new(job);
         let (layout, seed) = (&job.inputs.layout, job.recipe.seed);
         let report = fuse(&job.device, layout, &job.recipe.fuse, cores, &mut models, seed, buffers)?;
+        self.checkpoints.make_room(training, self.model_files().bytes(), 1)?;
         let mut writing = AtomicFolder::create(&folder)?;
         self.add_model(&mut writing, &self.model_files())?;
         writing.write_json(REPORT, &report)?;

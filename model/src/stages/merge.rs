@@ -62,6 +62,11 @@ impl Merge {
         Some(Self { keep, join, scale })
     }
 
+    /// Whether signs are elected.
+    pub fn elects(&self) -> bool {
+        self.join == Join::Elected
+    }
+
     /// Bytes on the device, and of masks on the host, that [`merge`] takes beside the buffers it is given.
     pub fn bytes(&self, parameters: usize, tasks: usize) -> (usize, usize) {
         let mask = parameters / 8;
