@@ -22,7 +22,7 @@ use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Transfor
 const PROGRAM: u64 = 72 << 20;
 
 /// The parts that are others in every stage; the second is what of it is on the host where the device is a GPU.
-const STAGE_PARTS: [&str; 2] = ["answers, masks or fusion", "masks"];
+const STAGE_PARTS: [&str; 2] = ["answers, files or fusion", "files and masks"];
 
 /// A job's memory.
 pub struct JobMemory {
@@ -62,20 +62,20 @@ pub fn plan_memory(
         ComputeType::Bf16 => plan_passes::<bf16>(inputs, device, limits, purpose(recipe))?,
     };
     parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
-    // Answers are generated, masks held or models fused; never two of these at once.
-    let stages = stage_memory(recipe, inputs, generation);
+    // Answers are generated, or masks held and files read and written, or models fused; never two of these at once.
+    let staging = staging_bytes(&inputs.layout, device.threads());
+    let stages = stage_memory(recipe, inputs, generation, staging);
     let is_gpu = matches!(device, Device::Gpu(_));
-    let most =
-        |of: fn(&StageMemory) -> usize| stages.iter().map(|(_, stage)| of(stage)).max().unwrap_or(0) as u64;
+    let most = |of: fn(&StageMemory) -> usize| {
+        stages.iter().flat_map(|(_, stage)| stage).map(of).max().unwrap_or(0) as u64
+    };
     if is_gpu {
         parts.push(part(STAGE_PARTS[0], most(|stage| stage.buffers + stage.copies)));
-        parts.push(host_part(STAGE_PARTS[1], most(|stage| stage.masks + stage.beside_gpu)));
+        parts.push(host_part(STAGE_PARTS[1], most(|stage| stage.masks + stage.files + stage.beside_gpu)));
     } else {
-        parts.push(part(STAGE_PARTS[0], most(|stage| stage.buffers + stage.masks)));
+        parts.push(part(STAGE_PARTS[0], most(|stage| stage.buffers + stage.masks + stage.files)));
     }
     parts.push(host_part("program", PROGRAM));
-    let staging = staging_bytes(&inputs.layout, device.threads());
-    parts.push(host_part("reading and writing", staging as u64));
     // A row's two lists are allocations of their own, each with a header of the allocator's; and its hash.
     let row_bytes = |dataset: &Dataset| {
         let lists = dataset.tokens() * (size_of::<u32>() + size_of::<bool>());
@@ -87,8 +87,10 @@ pub fn plan_memory(
     let of_stages: u64 =
         parts.iter().filter(|part| STAGE_PARTS.contains(&&*part.name)).map(|part| part.bytes).sum();
     let throughout = parts.iter().map(|part| part.bytes).sum::<u64>() - of_stages;
-    let of_stage =
-        |&(stage, memory): &(StageKind, StageMemory)| (stage, throughout + memory.bytes(is_gpu) as u64);
+    let of_stage = |(stage, memory): &(StageKind, Vec<StageMemory>)| {
+        let most = memory.iter().map(|memory| memory.bytes(is_gpu)).max().unwrap_or(0);
+        (*stage, throughout + most as u64)
+    };
     Ok(JobMemory { stages: stages.iter().map(of_stage).collect(), parts })
 }
 

@@ -4,7 +4,7 @@ use super::inputs::Inputs;
 use super::trainings::has_probes;
 use crate::progress::StageKind;
 use crate::recipe::{Conflict, Frozen, Method, Recipe};
-use crate::stages::merge::Merge;
+use crate::stages::merge::{self, Merge};
 use crate::stages::pieces::PIECE;
 
 /// What a stage takes beside what the job holds throughout, in bytes.
@@ -14,7 +14,9 @@ pub struct StageMemory {
     pub buffers: usize,
     /// Masks and lists of coordinates, which are in the host's memory.
     pub masks: usize,
-    /// Copies of them on a GPU.
+    /// What is on its way from and to files.
+    pub files: usize,
+    /// Copies of masks on a GPU.
     pub copies: usize,
     /// On the host where the device is a GPU.
     pub beside_gpu: usize,
@@ -23,44 +25,46 @@ pub struct StageMemory {
 impl StageMemory {
     /// All of it, where the device is a GPU or where it is the CPU.
     pub fn bytes(&self, on_gpu: bool) -> usize {
-        let shared = self.buffers + self.masks;
+        let shared = self.buffers + self.masks + self.files;
         if on_gpu { shared + self.copies + self.beside_gpu } else { shared }
-    }
-
-    /// What is enough for either.
-    fn or(self, other: Self) -> Self {
-        Self {
-            buffers: self.buffers.max(other.buffers),
-            masks: self.masks.max(other.masks),
-            copies: self.copies.max(other.copies),
-            beside_gpu: self.beside_gpu.max(other.beside_gpu),
-        }
     }
 }
 
-/// The stages of a job, in order, with what each takes. `generation` is what answering an evaluation takes.
-pub fn stage_memory(recipe: &Recipe, inputs: &Inputs, generation: usize) -> Vec<(StageKind, StageMemory)> {
+/// The stages of a job, in order, with all that each takes at one time or another. `generation` is what answering an
+/// evaluation takes, `files` what reading and writing does.
+pub fn stage_memory(
+    recipe: &Recipe,
+    inputs: &Inputs,
+    generation: usize,
+    files: usize,
+) -> Vec<(StageKind, Vec<StageMemory>)> {
     let sizes = Sizes::new(recipe, inputs);
+    // Nothing is read or written meanwhile.
     let evaluation = StageMemory { buffers: generation, ..StageMemory::default() };
+    let working = |memory: StageMemory| StageMemory { files, ..memory };
+    let training = |frozen: StageMemory| vec![evaluation, working(frozen)];
+    let nothing = StageMemory::default();
     let mut stages = Vec::new();
     if has_probes(recipe.method) {
-        stages.push((StageKind::Probe, evaluation));
-        stages.push((StageKind::Core, sizes.selection()));
-        stages.push((StageKind::Group, sizes.grouping()));
+        stages.push((StageKind::Probe, training(nothing)));
+        stages.push((StageKind::Core, vec![working(sizes.selection())]));
+        stages.push((StageKind::Group, vec![working(sizes.grouping())]));
     }
     match recipe.method {
         Method::Cpift => {
-            stages.push((StageKind::Fuse, evaluation.or(sizes.fusion(recipe))));
+            let mut fusing = training(nothing);
+            fusing.extend(sizes.fusion(recipe).map(working));
+            stages.push((StageKind::Fuse, fusing));
             let frozen = match recipe.integrate.frozen {
-                Frozen::None => StageMemory::default(),
+                Frozen::None => nothing,
                 Frozen::Half => sizes.random_half(),
                 Frozen::Prior | Frozen::Others | Frozen::All => sizes.frozen_cores(),
             };
-            stages.push((StageKind::Integrate, evaluation.or(frozen)));
+            stages.push((StageKind::Integrate, training(frozen)));
         }
-        Method::Half => stages.push((StageKind::Train, evaluation.or(sizes.random_half()))),
+        Method::Half => stages.push((StageKind::Train, training(sizes.random_half()))),
         Method::Joint | Method::Sequential | Method::Staged | Method::Replay => {
-            stages.push((StageKind::Train, evaluation));
+            stages.push((StageKind::Train, training(nothing)));
         }
     }
     stages
@@ -117,7 +121,7 @@ impl Sizes {
 
     /// Stage 3: what a merge takes; or coordinates by owners, a core and a part of it, and what all tasks have where
     /// cores overlap.
-    fn fusion(&self, recipe: &Recipe) -> StageMemory {
+    fn fusion(&self, recipe: &Recipe) -> [StageMemory; 2] {
         let settings = &recipe.fuse;
         let owners = 2 * self.mask;
         let mut merging = StageMemory { masks: owners, ..StageMemory::default() };
@@ -127,10 +131,10 @@ impl Sizes {
             merging.masks += chosen;
             // Merges are computed on the host, in pieces but for the signs of all sums.
             let values = if merge.elects() { self.parameters } else { 0 };
-            merging.beside_gpu = size_of::<f32>() * values.max(4 * self.parameters.min(PIECE));
+            merging.beside_gpu = size_of::<f32>() * values.max(4 * self.parameters.min(merge::PIECE));
         }
         if !settings.transplant {
-            return merging;
+            return [merging; 2];
         }
         let float = size_of::<f32>();
         let claims = (self.tasks * self.core).min(self.tasks * self.parameters);
@@ -140,11 +144,11 @@ impl Sizes {
         // Of every conflict θ0 and the result, and which tasks claim it; of every claim a weight, and its importance.
         let lists = conflicts * (2 * float + self.tasks.div_ceil(8)) + claims * ranked * float;
         let transplanting = StageMemory {
-            masks: owners + (self.mask + self.words.max(self.mask)).max(self.mask + lists),
+            masks: owners + 2 * self.mask + lists,
             copies: 3 * self.mask + float * self.core.max(conflicts),
             ..StageMemory::default()
         };
-        merging.or(transplanting)
+        [merging, transplanting]
     }
 
     /// The union of cores is made from one after the other; then its values are hashed in pieces.

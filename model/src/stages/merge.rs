@@ -11,7 +11,10 @@ use crate::data::order;
 use crate::error::Result;
 use crate::recipe::{Backbone, FuseSettings};
 use crate::stages::models::{Buffers, TaskModels};
-use crate::stages::pieces::{PIECE, pieces_of};
+use crate::stages::pieces::pieces_of;
+
+/// Parameters that are merged at once: a file is opened for each piece.
+pub const PIECE: usize = 1 << 23;
 
 /// How updates are merged.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -71,9 +74,11 @@ impl Merge {
     pub fn bytes(&self, parameters: usize, tasks: usize) -> (usize, usize) {
         let mask = parameters / 8;
         let chosen = if self.keep == Keep::All { 0 } else { mask };
+        let piece = parameters.min(PIECE);
         match self.join {
-            Join::Elected => (parameters.min(PIECE) * size_of::<f32>(), chosen * tasks + mask),
-            Join::Sum | Join::Mean => (0, chosen),
+            // And what both say of a piece.
+            Join::Elected => (piece * size_of::<f32>(), chosen * tasks + mask + piece / 4),
+            Join::Sum | Join::Mean => (0, chosen + piece / 8),
         }
     }
 }

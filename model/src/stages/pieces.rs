@@ -5,7 +5,7 @@ use std::ops::Range;
 use cpift_engine::WORD_BITS;
 
 /// Parameters of a piece.
-pub const PIECE: usize = 1 << 22;
+pub const PIECE: usize = 1 << 18;
 
 const _: () = assert!(PIECE.is_multiple_of(WORD_BITS), "a piece of a mask begins with a word");
 
