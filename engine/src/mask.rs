@@ -133,6 +133,62 @@ impl Mask {
             .flat_map(|(index, &word)| set_bits(word).map(move |bit| index * WORD_BITS + bit as usize))
     }
 
+    /// The part of the mask over a range of its elements, which starts at a multiple of [`WORD_BITS`]. Panics when the
+    /// range lies outside or starts elsewhere.
+    pub fn slice(&self, range: Range<usize>) -> Self {
+        assert!(range.end <= self.length, "range {range:?} of a mask over {}", self.length);
+        assert!(range.start.is_multiple_of(WORD_BITS), "range {range:?} starts inside a word");
+        let length = range.len();
+        let mut words = self.words[range.start / WORD_BITS..][..length.div_ceil(WORD_BITS)].to_vec();
+        let used = length % WORD_BITS;
+        if let Some(last) = words.last_mut().filter(|_| used > 0) {
+            *last &= u64::MAX >> (WORD_BITS - used);
+        }
+        Self { words, length, copy: DeviceCopy::default() }
+    }
+
+    /// Puts the elements of another mask into this one.
+    ///
+    /// # Errors
+    /// When the masks differ in length.
+    pub fn union_with(&mut self, other: &Self) -> Result<()> {
+        self.combine_with(other, |own, other| own | other)
+    }
+
+    /// Takes out all elements that are not in another mask.
+    ///
+    /// # Errors
+    /// When the masks differ in length.
+    pub fn intersect_with(&mut self, other: &Self) -> Result<()> {
+        self.combine_with(other, |own, other| own & other)
+    }
+
+    /// Takes out the elements of another mask.
+    ///
+    /// # Errors
+    /// When the masks differ in length.
+    pub fn difference_with(&mut self, other: &Self) -> Result<()> {
+        self.combine_with(other, |own, other| own & !other)
+    }
+
+    /// Puts in the elements that are in both of two masks.
+    ///
+    /// # Errors
+    /// When the masks differ in length.
+    pub fn insert_shared(&mut self, first: &Self, second: &Self) -> Result<()> {
+        self.check_same_length(first)?;
+        self.check_same_length(second)?;
+        let shared = first.words.iter().zip(&second.words).map(|(first, second)| first & second);
+        self.words_mut().iter_mut().zip(shared).for_each(|(word, shared)| *word |= shared);
+        Ok(())
+    }
+
+    fn combine_with(&mut self, other: &Self, operation: impl Fn(u64, u64) -> u64) -> Result<()> {
+        self.check_same_length(other)?;
+        self.words_mut().iter_mut().zip(&other.words).for_each(|(own, &other)| *own = operation(*own, other));
+        Ok(())
+    }
+
     /// Elements in both.
     ///
     /// # Errors

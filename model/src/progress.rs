@@ -160,8 +160,11 @@ pub struct Plan {
     /// Bytes that the job would take with exact state, where that is more than there is and `auto` took another.
     #[serde(default)]
     pub exact_memory_bytes: Option<u64>,
-    /// Bytes the run folder will take.
+    /// Bytes the run folder will take at most.
     pub disk_bytes: u64,
+    /// What each stage takes, in their order; none in records of earlier versions.
+    #[serde(default)]
+    pub stages: Vec<StagePlan>,
     /// Floating-point operations of all training steps.
     pub training_flops: f64,
     /// Evaluations while models are trained.
@@ -189,6 +192,51 @@ impl Plan {
     /// Optimizer steps of all trainings.
     pub fn steps(&self) -> u64 {
         self.trainings.iter().map(|training| training.steps).sum()
+    }
+}
+
+/// What a stage of the job takes.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+pub struct StagePlan {
+    /// The stage.
+    pub stage: StageKind,
+    /// Bytes of memory at its peak, on the device and on the host.
+    pub memory_bytes: u64,
+    /// Bytes of the run folder at its peak.
+    pub disk_bytes: u64,
+    /// Bytes of the run folder when it is complete.
+    pub disk_bytes_after: u64,
+}
+
+/// A stage of a job of any method.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum StageKind {
+    /// Stage 1: a fine-tune of each task.
+    Probe,
+    /// Stage 1b: the core of each task.
+    Core,
+    /// Stage 2: groups of tasks.
+    Group,
+    /// Stage 3: one model from all.
+    Fuse,
+    /// Stage 4: the mixed fine-tune.
+    Integrate,
+    /// All of a baseline's training.
+    Train,
+}
+
+impl StageKind {
+    /// Lower-case name.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Probe => "probe",
+            Self::Core => "core",
+            Self::Group => "group",
+            Self::Fuse => "fuse",
+            Self::Integrate => "integrate",
+            Self::Train => "train",
+        }
     }
 }
 

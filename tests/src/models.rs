@@ -1,6 +1,8 @@
 //! Task models in memory.
 
-use cpift_engine::ViewMut;
+use std::ops::Range;
+
+use cpift_engine::{View, ViewMut};
 use cpift_model::Result;
 use cpift_model::stages::models::TaskModels;
 
@@ -23,7 +25,16 @@ impl TaskModels for MemoryModels {
         Ok(weights.copy_from_host(&self.tasks[task])?)
     }
 
-    fn read_importance(&mut self, task: usize, mut importance: ViewMut<'_, f32>) -> Result<()> {
+    fn read_range(&mut self, task: usize, range: Range<usize>, mut weights: ViewMut<'_, f32>) -> Result<()> {
+        Ok(weights.copy_from_host(&self.tasks[task][range])?)
+    }
+
+    fn read_importance(
+        &mut self,
+        task: usize,
+        mut importance: ViewMut<'_, f32>,
+        _base: View<'_, f32>,
+    ) -> Result<()> {
         Ok(importance.copy_from_host(&self.importance[task])?)
     }
 }

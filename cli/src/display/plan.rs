@@ -2,7 +2,7 @@
 
 use std::fmt::Write;
 
-use cpift_model::progress::{Plan, StageEvaluation, TaskPlan, TrainingKind};
+use cpift_model::progress::{Plan, StageEvaluation, StagePlan, TaskPlan, TrainingKind};
 use cpift_model::recipe::Method;
 use cpift_model::state_type::StateType;
 use cpift_model::table::Table;
@@ -145,11 +145,17 @@ pub fn render_details(plan: &Plan) -> String {
         memory.row([shorten(&part.name, 48), bytes(part.bytes), share]);
     }
     memory.summary(["all".to_owned(), bytes(total)]);
+    let mut stages = Table::new(["stage", "memory", "disk", "disk after it"]);
+    for StagePlan { stage, memory_bytes, disk_bytes, disk_bytes_after } in &plan.stages {
+        let name = stage.name().to_owned();
+        stages.row([name, bytes(*memory_bytes), bytes(*disk_bytes), bytes(*disk_bytes_after)]);
+    }
     let tables = [
         (data(&plan.tasks), String::new()),
         (trainings, about_epochs(plan)),
         (measured, String::new()),
         (memory, String::new()),
+        (stages, String::new()),
     ];
     let tables = tables.into_iter().filter(|(table, _)| !table.rows.is_empty());
     tables.map(|(table, note)| aligned(&table) + &note).collect::<Vec<_>>().join("\n")

@@ -129,6 +129,14 @@ fn the_plan_names_everything_before_work_begins() {
             MemoryPart { name: "activations".to_owned(), bytes: 12 << 20, on_host: false },
         ],
         disk_bytes: 64 << 20,
+        stages: [(StageKind::Probe, 64), (StageKind::Integrate, 40)]
+            .map(|(stage, mebibytes)| StagePlan {
+                stage,
+                memory_bytes: 16 << 20,
+                disk_bytes: mebibytes << 20,
+                disk_bytes_after: (mebibytes - 10) << 20,
+            })
+            .into(),
         evaluations: 0,
         evaluation_flops: 0.0,
         flops_per_evaluation: 0.0,
@@ -181,6 +189,11 @@ weights      4.00 MiB   25 %
 activations  12.0 MiB   75 %
 ────────────────────────────
 all          16.0 MiB
+
+stage        memory      disk  disk after it
+────────────────────────────────────────────
+probe      16.0 MiB  64.0 MiB       54.0 MiB
+integrate  16.0 MiB  40.0 MiB       30.0 MiB
 "
     );
 }

@@ -1,5 +1,7 @@
 //! Streaming tensors from files into the flat parameters, converted to f32.
 
+use std::ops::Range;
+
 use cpift_engine::{Layout, ViewMut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -36,7 +38,9 @@ pub(super) struct Stored<'a> {
 /// One tensor to be read.
 pub(super) struct Load<'a> {
     pub stored: Stored<'a>,
-    /// Where it goes; as many elements as the tensor has.
+    /// The elements of it that are read.
+    pub range: Range<usize>,
+    /// Where they go.
     pub target: ViewMut<'a, f32>,
 }
 
@@ -59,15 +63,15 @@ struct Staging {
 pub(super) fn run(loads: Vec<Load<'_>>) -> Result<()> {
     let products = products(loads.iter().map(|load| load.stored).collect())?;
     let mut pieces = Vec::new();
-    for (Load { stored, target }, product) in loads.into_iter().zip(&products) {
+    for (Load { stored, range, target }, product) in loads.into_iter().zip(&products) {
         let elements = stored.elements()?;
-        if elements != target.len() {
-            let reason = format!("`{}` has {elements} elements, expected {}", stored.name, target.len());
+        if elements < range.end || range.len() != target.len() {
+            let reason = format!("`{}` has {elements} elements, expected {}", stored.name, range.end);
             return Err(Error::format(stored.file.path(), reason));
         }
         let mut rest = target;
-        for start in (0..elements).step_by(CHUNK) {
-            let (target, after) = rest.split_at(CHUNK.min(elements - start));
+        for start in range.clone().step_by(CHUNK) {
+            let (target, after) = rest.split_at(CHUNK.min(range.end - start));
             pieces.push(Piece { stored, product: product.as_ref(), start, target });
             rest = after;
         }
@@ -207,7 +211,8 @@ impl TensorFile {
     /// It is missing, has another shape or type, cannot be read, or holds NaN or infinity.
     pub fn read_floats(&self, name: &str, shape: &[usize], target: ViewMut<'_, f32>) -> Result<()> {
         self.require_floats(name, shape)?;
-        run(vec![Load { stored: Stored { file: self, name, addition: None }, target }])
+        let range = 0..target.len();
+        run(vec![Load { stored: Stored { file: self, name, addition: None }, range, target }])
     }
 
     /// Reads a one-dimensional tensor of `target.len()` bf16.

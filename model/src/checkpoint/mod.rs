@@ -14,6 +14,7 @@ mod low_rank;
 mod names;
 mod save;
 
+use std::ops::Range;
 use std::path::Path;
 
 use cpift_engine::{Layout, ViewMut};
@@ -149,17 +150,33 @@ impl Checkpoint {
     /// stored that differs from the embedding.
     pub fn load_into(&self, weights: ViewMut<'_, f32>) -> Result<()> {
         check_layout_length(&self.layout, weights.len())?;
-        let mut loads = Vec::with_capacity(self.segments.len());
-        let mut rest = weights;
-        let mut start = 0;
-        for (segment, place) in self.layout.segments().iter().zip(&self.segments) {
-            let (_, at_segment) = rest.split_at(segment.offset - start);
-            let (target, after) = at_segment.split_at(segment.length);
-            loads.push(Load { stored: self.weights.stored(place), target });
-            (rest, start) = (after, segment.offset + segment.length);
-        }
-        load::run(loads)?;
+        self.load_range(0..self.layout.len(), weights)?;
         self.check_tied_head()
+    }
+
+    /// Reads the weights of a range of the flat parameters (padding is left as it is), in parallel on the current rayon
+    /// pool. A tied head that is stored is not compared with the embedding.
+    ///
+    /// # Errors
+    /// As [`Checkpoint::load_into`]; `weights` is not as long as the range, or the range not inside the layout.
+    pub fn load_range(&self, range: Range<usize>, weights: ViewMut<'_, f32>) -> Result<()> {
+        check_length(range.len(), weights.len())?;
+        check_length(range.end.min(self.layout.len()), range.end)?;
+        let mut loads = Vec::with_capacity(self.segments.len());
+        let (mut rest, mut done) = (weights, range.start);
+        for (segment, place) in self.layout.segments().iter().zip(&self.segments) {
+            let of_segment = segment.range();
+            let wanted = of_segment.start.max(range.start)..of_segment.end.min(range.end);
+            if wanted.is_empty() {
+                continue;
+            }
+            let (_, at_segment) = rest.split_at(wanted.start - done);
+            let (target, after) = at_segment.split_at(wanted.len());
+            let in_tensor = wanted.start - of_segment.start..wanted.end - of_segment.start;
+            loads.push(Load { stored: self.weights.stored(place), range: in_tensor, target });
+            (rest, done) = (after, wanted.end);
+        }
+        load::run(loads)
     }
 
     /// Reads all weights, a piece at a time, and keeps none: finds what [`Checkpoint::load_into`] would.
@@ -198,14 +215,12 @@ impl Checkpoint {
 }
 
 fn check_layout_length(layout: &Layout, length: usize) -> Result<()> {
-    if length == layout.len() {
+    check_length(layout.len(), length)
+}
+
+fn check_length(expected: usize, actual: usize) -> Result<()> {
+    if actual == expected {
         return Ok(());
     }
-    Err(cpift_engine::Error::Length {
-        op: "checkpoint",
-        name: "weights",
-        expected: layout.len(),
-        actual: length,
-    }
-    .into())
+    Err(cpift_engine::Error::Length { op: "checkpoint", name: "weights", expected, actual }.into())
 }

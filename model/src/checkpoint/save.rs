@@ -77,7 +77,7 @@ impl TensorData<'_> {
         }
     }
 
-    fn bytes(&self) -> usize {
+    pub(crate) fn bytes(&self) -> usize {
         match self {
             Self::Floats(values, dtype) => values.len() * dtype.bytes() as usize,
             Self::Bf16(values) => values.len() * size_of::<bf16>(),

@@ -237,13 +237,31 @@ fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Removes a folder that is complete: killed meanwhile, it leaves one that [`remove_partial`] removes.
+///
+/// # Errors
+/// The system's, naming the folder.
+pub fn remove_folder(folder: &Path) -> Result<()> {
+    let temporary = temporary_sibling(folder)?;
+    fs::rename(folder, &temporary).map_err(Error::file(folder, FileAction::Remove))?;
+    fs::remove_dir_all(&temporary).map_err(Error::file(folder, FileAction::Remove))
+}
+
+/// Bytes that are free where `path`, which need not exist yet, is.
+///
+/// # Errors
+/// They cannot be found out.
+pub fn free_space(path: &Path) -> Result<u64> {
+    let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
+    fs4::available_space(existing).map_err(Error::file(existing, FileAction::MeasureSpace))
+}
+
 /// Fails unless the file system that holds `path`, which need not exist yet, has `bytes` to spare.
 ///
 /// # Errors
 /// Too little space, or it cannot be found out.
 pub fn require_free_space(path: &Path, bytes: u64) -> Result<()> {
-    let existing = path.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("."));
-    let free = fs4::available_space(existing).map_err(Error::file(existing, FileAction::MeasureSpace))?;
+    let free = free_space(path)?;
     if free >= bytes {
         return Ok(());
     }

@@ -1,14 +1,14 @@
 //! What CPI-FT is measured against: joint, sequential and staged fine-tuning, dual-stage mixing and half
 //! fine-tuning.
 
-use cpift_engine::Mask;
 use cpift_engine::ops::select::{self, Order, Scope};
+use cpift_engine::{Mask, Segment};
 use rand_chacha::rand_core::Rng;
 
 use super::names::GROUPS;
 use super::plan::split_evenly;
 use super::session::Session;
-use super::training::{Training, TrainingPart};
+use super::training::{FrozenSet, Training, TrainingPart};
 use super::trainings::half_rounds;
 use crate::data::{Source, order};
 use crate::error::Result;
@@ -27,9 +27,11 @@ impl Session<'_> {
         self.evaluate_all(&Column::Base)?;
         self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
         let groups = if method == Method::Staged {
-            self.probe()?;
+            self.make_probes()?;
             let cores = self.select_cores()?;
-            self.group(&cores)?
+            let groups = self.group(&cores)?;
+            self.remove_probes()?;
+            groups
         } else {
             Vec::new()
         };
@@ -87,7 +89,7 @@ impl Session<'_> {
                 sources: job.inputs.whole(members, &job.recipe.train),
                 source_names: names,
                 purpose: format!("{stage} part {}", index + 1),
-                frozen: None,
+                frozen: FrozenSet::Nothing,
             }
         };
         let parts = groups.iter().enumerate().map(part).collect();
@@ -122,7 +124,7 @@ impl Session<'_> {
                 sources,
                 source_names,
                 purpose: format!("replay part {}", index + 1),
-                frozen: None,
+                frozen: FrozenSet::Nothing,
             });
         let parts = parts.collect();
         let settings = &job.recipe.train;
@@ -167,7 +169,7 @@ impl Session<'_> {
                 sources: job.inputs.whole(&tasks, &job.recipe.train),
                 source_names: job.inputs.names(&tasks),
                 purpose: "half".to_owned(),
-                frozen: Some(self.random_half(round)?),
+                frozen: FrozenSet::RandomHalf(round),
             });
         }
         let settings = &job.recipe.train;
@@ -190,5 +192,15 @@ impl Session<'_> {
         // A random order looks at no score: any values over the layout do.
         let scores = self.trainer.gradients();
         Ok(select::select(&job.device, &job.inputs.layout, scores, &options, |_| true)?.mask)
+    }
+
+    /// So many random parameters among those that may be in a core.
+    pub(super) fn random_parameters(&self, count: usize, seed: u64) -> Result<Mask> {
+        let job = self.job;
+        let exclude = &job.recipe.core.exclude;
+        let eligible = |segment: &Segment| !exclude.iter().any(|part| segment.name.contains(part));
+        // As above.
+        let (scores, order) = (self.trainer.gradients(), Order::Random { seed });
+        Ok(select::top_k(&job.device, &job.inputs.layout, scores, count, order, eligible)?.0)
     }
 }

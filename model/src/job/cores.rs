@@ -1,16 +1,17 @@
 //! The cores in the run folder: a file of bits for each task, and a report.
 
-use std::path::Path;
+use std::path::PathBuf;
 
 use cpift_engine::{Layout, Mask, Segment};
 use serde::{Deserialize, Serialize};
 
-use super::names::{REPORT, mask_file};
+use super::Job;
+use super::names::{CORE, REPORT, mask_file};
 use crate::checkpoint::{NamedTensor, TensorData, TensorFile, write_tensors};
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, read_json};
-use crate::progress::{CoreReport, TaskCore};
-use crate::stages::fuse::Core;
+use crate::progress::CoreReport;
+use crate::stages::fuse::{Core, Cores};
 
 /// What `core/report.json` holds, beside the masks' own files.
 #[derive(Serialize, Deserialize)]
@@ -20,41 +21,91 @@ pub struct SavedCores {
     thresholds: Vec<Vec<f32>>,
 }
 
-/// Writes cores over `layout` into the folder under construction.
+/// Writes a core over `layout` into the folder under construction.
 ///
 /// # Errors
-/// When a file cannot be written.
-pub fn write(writing: &mut AtomicFolder, layout: &Layout, cores: &[Core], report: &CoreReport) -> Result<()> {
-    for core in cores {
-        // One tensor of bit words for each of the model's: bit j of a tensor is bit j%64 of word j/64.
-        let words = |segment: &Segment| {
-            &core.mask.words()[segment.offset / 64..(segment.offset + segment.length).div_ceil(64)]
-        };
-        let tensors: Vec<NamedTensor<'_>> = layout
-            .segments()
-            .iter()
-            .map(|segment| NamedTensor {
-                name: segment.name.clone(),
-                shape: vec![words(segment).len()],
-                data: TensorData::U64(words(segment)),
-            })
-            .collect();
-        let format = Some("bits: element j of a tensor is bit j % 64 of word j / 64");
-        writing.write(&mask_file(&core.task), |file| write_tensors(file, &tensors, format))?;
-    }
-    let thresholds = cores.iter().map(|core| core.thresholds.clone()).collect();
-    writing.write_json(REPORT, &SavedCores { report: report.clone(), thresholds }).map(drop)
+/// When its file cannot be written.
+pub fn write(writing: &mut AtomicFolder, layout: &Layout, core: &Core) -> Result<()> {
+    // One tensor of bit words for each of the model's: bit j of a tensor is bit j%64 of word j/64.
+    let words = |segment: &Segment| {
+        &core.mask.words()[segment.offset / 64..(segment.offset + segment.length).div_ceil(64)]
+    };
+    let tensors: Vec<NamedTensor<'_>> = layout
+        .segments()
+        .iter()
+        .map(|segment| NamedTensor {
+            name: segment.name.clone(),
+            shape: vec![words(segment).len()],
+            data: TensorData::U64(words(segment)),
+        })
+        .collect();
+    let format = Some("bits: element j of a tensor is bit j % 64 of word j / 64");
+    writing.write(&mask_file(&core.task), |file| write_tensors(file, &tensors, format))
 }
 
-/// Reads the cores over `layout` from their folder.
+/// Writes what is said of all cores, with each task's thresholds, into the folder under construction.
 ///
 /// # Errors
-/// A file is missing, cannot be read, or does not fit the layout.
-pub fn read(folder: &Path, layout: &Layout) -> Result<(Vec<Core>, CoreReport)> {
-    let path = folder.join(REPORT);
-    let saved: SavedCores = read_json(&path)?.ok_or_else(|| Error::format(&path, "is missing"))?;
-    let read = |(task, thresholds): (&TaskCore, Vec<f32>)| -> Result<Core> {
-        let file = TensorFile::open(&folder.join(mask_file(&task.task)))?;
+/// When the file cannot be written.
+pub fn write_report(writing: &mut AtomicFolder, report: CoreReport, thresholds: Vec<Vec<f32>>) -> Result<()> {
+    writing.write_json(REPORT, &SavedCores { report, thresholds })
+}
+
+/// The cores of a run, read from their folder one at a time. Each must stay what it was.
+pub struct RunCores<'a> {
+    job: &'a Job,
+    folder: PathBuf,
+    saved: SavedCores,
+}
+
+impl<'a> RunCores<'a> {
+    /// The cores in the job's run folder, where they are complete.
+    ///
+    /// # Errors
+    /// What is said of them cannot be read.
+    pub fn open(job: &'a Job) -> Result<Self> {
+        let folder = job.out.join(CORE);
+        let path = folder.join(REPORT);
+        let saved = read_json(&path)?.ok_or_else(|| Error::format(&path, "is missing"))?;
+        Ok(Self { job, folder, saved })
+    }
+
+    /// What is said of them.
+    pub fn report(&self) -> &CoreReport {
+        &self.saved.report
+    }
+
+    /// The coordinates that are in the core of any of these tasks; none where there are no tasks.
+    ///
+    /// # Errors
+    /// As [`Cores::read`].
+    pub fn union(&self, tasks: &[usize]) -> Result<Option<Mask>> {
+        let mut union: Option<Mask> = None;
+        for &task in tasks {
+            let core = self.read(task)?.mask;
+            match &mut union {
+                Some(union) => union.union_with(&core)?,
+                None => union = Some(core),
+            }
+        }
+        Ok(union)
+    }
+}
+
+impl Cores for RunCores<'_> {
+    fn count(&self) -> usize {
+        self.saved.report.tasks.len()
+    }
+
+    fn task(&self, index: usize) -> &str {
+        &self.saved.report.tasks[index].task
+    }
+
+    /// A file that is missing, cannot be read, has changed or does not fit the layout is an error.
+    fn read(&self, index: usize) -> Result<Core> {
+        let layout = &self.job.inputs.layout;
+        let task = self.task(index).to_owned();
+        let file = TensorFile::open(&self.folder.join(mask_file(&task)))?;
         let mut words = vec![0; layout.len().div_ceil(64)];
         for segment in layout.segments() {
             let part = file.read_u64(&segment.name)?;
@@ -64,8 +115,8 @@ pub fn read(folder: &Path, layout: &Layout) -> Result<(Vec<Core>, CoreReport)> {
                 .ok_or_else(|| Error::format(file.path(), format!("`{}` is too long", segment.name)))?
                 .copy_from_slice(&part);
         }
-        Ok(Core { task: task.task.clone(), mask: Mask::from_words(layout.len(), words)?, thresholds })
-    };
-    let cores = saved.report.tasks.iter().zip(saved.thresholds).map(read).collect::<Result<Vec<_>>>()?;
-    Ok((cores, saved.report))
+        self.job.device.scope(|| self.job.known.check(file.path()))?;
+        let thresholds = self.saved.thresholds.get(index).cloned().unwrap_or_default();
+        Ok(Core { task, mask: Mask::from_words(layout.len(), words)?, thresholds })
+    }
 }

@@ -1,38 +1,39 @@
 //! The method of the paper: probe → core → group → fuse → integrate.
 
-use cpift_engine::Mask;
 use cpift_engine::ops::norm::squared_norm;
 use cpift_engine::ops::subtract::subtract;
 use cpift_engine::ops::transplant::gather;
 
+use super::cores::RunCores;
 use super::models::RunModels;
 use super::names::{CORE, FUSED, GROUPS, IMPORTANCE, REPORT, probe_place};
 use super::plan::split_evenly;
 use super::session::Session;
-use super::training::{Training, TrainingPart};
+use super::training::{FrozenSet, Training, TrainingPart};
 use super::weights::require_fit;
 use super::{cores, seal};
 use crate::checkpoint::{Checkpoint, WeightType, layout_tensors, write_tensors};
 use crate::error::{Error, Result};
-use crate::files::{AtomicFolder, read_json};
+use crate::files::{AtomicFolder, Origin, read_json};
 use crate::progress::{
     Column, CoreReport, Event, FusionReport, GroupReport, JobReport, TaskCore, TrainingStage,
 };
 use crate::recipe::{Backbone, Frozen, IntegrateData, Stage};
-use crate::stages::fuse::{Core, fuse};
+use crate::stages::fuse::{Core, Cores, fuse};
 use crate::stages::models::{Buffers, TaskModels};
+use crate::stages::pieces::pieces;
 use crate::stages::{core, group};
 
 /// Columns of the closing table.
 const COLUMNS: [Column; 4] = [Column::Base, Column::Probe, Column::Fused, Column::Final];
 
-impl Session<'_> {
+impl<'a> Session<'a> {
     /// Runs the stages in order, each from the run folder when it is there already.
     pub(super) fn run_cpift(&mut self) -> Result<JobReport> {
         let until = self.job.until;
         self.evaluate_all(&Column::Base)?;
         self.evaluate_samples(&Column::Base, &self.job.inputs.all_tasks())?;
-        self.probe()?;
+        self.make_probes()?;
         if until == Some(Stage::Probe) {
             return self.report(&COLUMNS[..2]);
         }
@@ -45,6 +46,7 @@ impl Session<'_> {
             return self.report(&COLUMNS[..2]);
         }
         self.fuse(&cores, &groups)?;
+        self.remove_probes()?;
         self.evaluate_all(&Column::Fused)?;
         if until == Some(Stage::Fuse) {
             return self.report(&COLUMNS[..3]);
@@ -63,8 +65,7 @@ impl Session<'_> {
             let origin = self.probe_origin(index)?;
             let is_complete = task.model.is_some() || self.is_complete(&folder, &origin)?;
             if !is_complete && !job.inputs.trains_probe(index) {
-                let reason = "is missing: the run whose probes are to be taken over is not complete";
-                return Err(Error::format(&folder, reason));
+                return Err(Error::format(&folder, self.why_missing(&folder)));
             }
             if is_complete {
                 if task.model.is_none() {
@@ -94,11 +95,14 @@ impl Session<'_> {
                     sources: job.inputs.whole(&[index], &job.recipe.probe.training),
                     source_names: vec![task.name.clone()],
                     purpose: "probe".to_owned(),
-                    frozen: None,
+                    frozen: FrozenSet::Nothing,
                 }],
                 origin: origin.clone(),
                 is_last: false,
             })?;
+            let key = TrainingStage::Probe.training(&task.name);
+            let importance = self.trainer.optimizer.importance().len() * size_of::<f32>();
+            self.make_room(&key, self.model_files().bytes() + importance as u64)?;
             let mut writing = AtomicFolder::create(&folder)?;
             self.add_model(&mut writing, &self.model_files())?;
             if models.has_importance(index) {
@@ -106,7 +110,6 @@ impl Session<'_> {
                 let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
                 writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
             }
-            let key = TrainingStage::Probe.training(&task.name);
             let origin = self.with_metrics(origin, &key)?;
             self.commit(writing, origin)?;
             self.checkpoints.forget(&key)?;
@@ -117,16 +120,14 @@ impl Session<'_> {
     }
 
     /// Stage 1b: every task's core parameters.
-    pub(super) fn select_cores(&mut self) -> Result<Vec<Core>> {
-        let probes: Vec<String> = self.job.inputs.tasks.iter().map(|task| probe_place(&task.name)).collect();
-        let origin = self.origin(CORE, &probes.iter().map(String::as_str).collect::<Vec<_>>());
+    pub(super) fn select_cores(&mut self) -> Result<RunCores<'a>> {
+        let origin = self.core_origin();
         if self.is_complete(&self.job.out.join(CORE), &origin)? {
-            let (cores, report) = cores::read(&self.job.out.join(CORE), &self.job.inputs.layout)?;
             self.observer.event(Event::StageReused { stage: Stage::Core, part: "" });
-            self.observer.event(Event::Cores(&report));
-            return Ok(cores);
+            return self.open_cores();
         }
-        let mut cores = Vec::new();
+        let mut writing = AtomicFolder::create(&self.job.out.join(CORE))?;
+        let mut thresholds = Vec::new();
         let layout = &self.job.inputs.layout;
         let mut report = CoreReport {
             tasks: Vec::new(),
@@ -136,13 +137,25 @@ impl Session<'_> {
         for task in 0..self.job.inputs.tasks.len() {
             self.check_stop("before selecting cores")?;
             let (core, described) = self.select_core(task)?;
-            cores.push(core);
+            cores::write(&mut writing, layout, &core)?;
+            thresholds.push(core.thresholds);
             report.tasks.push(described);
         }
-        let mut writing = AtomicFolder::create(&self.job.out.join(CORE))?;
-        cores::write(&mut writing, &self.job.inputs.layout, &cores, &report)?;
+        cores::write_report(&mut writing, report, thresholds)?;
         self.commit(writing, origin)?;
-        self.observer.event(Event::Cores(&report));
+        self.open_cores()
+    }
+
+    /// What the cores are, which are made from the probes.
+    pub(super) fn core_origin(&self) -> Origin {
+        let probes: Vec<String> = self.job.inputs.tasks.iter().map(|task| probe_place(&task.name)).collect();
+        self.origin(CORE, &probes.iter().map(String::as_str).collect::<Vec<_>>())
+    }
+
+    /// The cores that are in the run folder.
+    fn open_cores(&mut self) -> Result<RunCores<'a>> {
+        let cores = RunCores::open(self.job)?;
+        self.observer.event(Event::Cores(cores.report()));
         Ok(cores)
     }
 
@@ -159,7 +172,7 @@ impl Session<'_> {
 
         let mut importance = update;
         if models.has_importance(task) {
-            models.read_importance(task, importance.reborrow())?;
+            models.read_importance(task, importance.reborrow(), base.as_view())?;
         }
         let kind = (job.recipe.probe.importance, core::control_seed(job.recipe.seed, task));
         let core = core::select(device, layout, name, importance.as_view(), &job.recipe.core, kind)?;
@@ -176,7 +189,7 @@ impl Session<'_> {
     }
 
     /// Stage 2: groups of tasks whose cores overlap.
-    pub(super) fn group(&mut self, cores: &[Core]) -> Result<Vec<Vec<usize>>> {
+    pub(super) fn group(&mut self, cores: &RunCores<'_>) -> Result<Vec<Vec<usize>>> {
         let path = self.job.out.join(GROUPS);
         let origin = self.origin(GROUPS, &[CORE]);
         let report = match seal::read::<GroupReport>(&path, &origin)? {
@@ -195,22 +208,30 @@ impl Session<'_> {
         Ok(report.groups)
     }
 
-    fn compare(&mut self, cores: &[Core]) -> Result<GroupReport> {
+    fn compare(&mut self, cores: &RunCores<'_>) -> Result<GroupReport> {
         let recipe = &self.job.recipe;
         let signs = self.update_signs(cores)?;
-        let mut jaccard = vec![vec![1.0; cores.len()]; cores.len()];
-        let mut sign_agreement = vec![vec![None; cores.len()]; cores.len()];
-        for (i, first) in cores.iter().enumerate() {
-            for (j, second) in cores.iter().enumerate() {
-                let shared = first.mask.intersection_count(&second.mask)?;
-                jaccard[i][j] = first.mask.jaccard(&second.mask)?;
-                let agreeing = signs[i].agreeing(&signs[j])?;
-                sign_agreement[i][j] = (shared > 0).then(|| agreeing as f64 / shared as f64);
+        let count = cores.count();
+        let mut jaccard = vec![vec![1.0; count]; count];
+        let mut sign_agreement = vec![vec![None; count]; count];
+        // Two cores are held at a time.
+        for i in 0..count {
+            let first = cores.read(i)?.mask;
+            for j in i..count {
+                let other = if j == i { None } else { Some(cores.read(j)?.mask) };
+                let second = other.as_ref().unwrap_or(&first);
+                let shared = first.intersection_count(second)?;
+                let agreeing = signs[i].agreeing(&first, &signs[j], second)?;
+                let agreement = (shared > 0).then(|| agreeing as f64 / shared as f64);
+                let overlap = first.jaccard(second)?;
+                for (i, j) in [(i, j), (j, i)] {
+                    (jaccard[i][j], sign_agreement[i][j]) = (overlap, agreement);
+                }
             }
         }
         let groups = group::group(&jaccard, &recipe.group, recipe.seed);
         Ok(GroupReport {
-            tasks: cores.iter().map(|core| core.task.clone()).collect(),
+            tasks: (0..count).map(|task| cores.task(task).to_owned()).collect(),
             jaccard,
             chance: group::chance_overlap(recipe.core.fraction),
             sign_agreement,
@@ -219,23 +240,29 @@ impl Session<'_> {
         })
     }
 
-    fn update_signs(&mut self, cores: &[Core]) -> Result<Vec<group::UpdateSigns>> {
+    fn update_signs(&mut self, cores: &RunCores<'_>) -> Result<Vec<group::UpdateSigns>> {
         let device = &self.job.device;
         let mut models = RunModels::new(self.job);
         let (_, mut weights, mut base) = self.trainer.scratch_buffers()?;
         models.read_base(base.reborrow())?;
         let mut signs = Vec::new();
-        for (task, core) in cores.iter().enumerate() {
+        for task in 0..cores.count() {
             models.read_weights(task, weights.reborrow())?;
-            let before = gather(device, base.as_view(), &core.mask)?;
-            let after = gather(device, weights.as_view(), &core.mask)?;
-            signs.push(group::UpdateSigns::of(&core.mask, &before, &after));
+            let core = cores.read(task)?.mask;
+            let mut of_task = group::UpdateSigns::new(core.count());
+            for range in pieces(core.len()) {
+                let part = core.slice(range.clone());
+                let before = gather(device, base.as_view().slice(range.clone()), &part)?;
+                let after = gather(device, weights.as_view().slice(range), &part)?;
+                of_task.push(&before, &after);
+            }
+            signs.push(of_task);
         }
         Ok(signs)
     }
 
     /// Stage 3: the fused model, in the trainer's weights and in `fused/`.
-    fn fuse(&mut self, cores: &[Core], groups: &[Vec<usize>]) -> Result<()> {
+    fn fuse(&mut self, cores: &RunCores<'_>, groups: &[Vec<usize>]) -> Result<()> {
         let job = self.job;
         let folder = job.out.join(FUSED);
         let is_trained = job.recipe.fuse.backbone == Backbone::Staged;
@@ -262,6 +289,7 @@ impl Session<'_> {
         let mut models = RunModels::new(job);
         let (layout, seed) = (&job.inputs.layout, job.recipe.seed);
         let report = fuse(&job.device, layout, &job.recipe.fuse, cores, &mut models, seed, buffers)?;
+        self.make_room(training, self.model_files().bytes())?;
         let mut writing = AtomicFolder::create(&folder)?;
         self.add_model(&mut writing, &self.model_files())?;
         writing.write_json(REPORT, &report)?;
@@ -274,7 +302,7 @@ impl Session<'_> {
     }
 
     /// Stage 4: fine-tuning on a balanced sample, one part per group, cores of other groups frozen.
-    fn integrate(&mut self, cores: &[Core], groups: &[Vec<usize>]) -> Result<()> {
+    fn integrate(&mut self, cores: &RunCores<'_>, groups: &[Vec<usize>]) -> Result<()> {
         let made_from = [FUSED, GROUPS];
         let name = TrainingStage::Integrate.name();
         if self.reuse_final(name, &made_from)? {
@@ -284,7 +312,7 @@ impl Session<'_> {
         let shares: Vec<u64> = groups.iter().map(|members| members.len() as u64).collect();
         let steps = split_evenly(self.job.steps.integrate, &shares);
         let parts = (0..groups.len()).map(|part| self.integration_part(part, steps[part], cores, groups));
-        let parts = parts.collect::<Result<Vec<_>>>()?;
+        let parts = parts.collect();
         let training = Training {
             stage: TrainingStage::Integrate,
             part: "",
@@ -299,13 +327,13 @@ impl Session<'_> {
         self.checkpoints.forget(name)
     }
 
-    fn integration_part(
+    fn integration_part<'c>(
         &self,
         part: usize,
         steps: u64,
-        cores: &[Core],
+        cores: &'c RunCores<'c>,
         groups: &[Vec<usize>],
-    ) -> Result<TrainingPart> {
+    ) -> TrainingPart<'c> {
         let inputs = &self.job.inputs;
         let settings = &self.job.recipe.integrate;
         let emphasis = |task: usize| if groups[part].contains(&task) { settings.emphasis } else { 1.0 };
@@ -316,7 +344,7 @@ impl Session<'_> {
         };
         let purpose =
             if same_everywhere { "integrate".to_owned() } else { format!("integrate part {}", part + 1) };
-        Ok(TrainingPart {
+        TrainingPart {
             title: format!(
                 "integrate part {}/{} ({})",
                 part + 1,
@@ -328,30 +356,21 @@ impl Session<'_> {
             source_names: inputs.names(&tasks),
             purpose,
             frozen: match settings.frozen {
-                Frozen::Half => Some(self.random_half(part)?),
-                frozen => frozen_cores(part, frozen, cores, groups)?,
+                Frozen::Half => FrozenSet::RandomHalf(part),
+                frozen => FrozenSet::Cores(cores, frozen_tasks(part, frozen, groups)),
             },
-        })
+        }
     }
 }
 
-/// The cores that keep their bits in a part of stage 4.
-fn frozen_cores(part: usize, frozen: Frozen, cores: &[Core], groups: &[Vec<usize>]) -> Result<Option<Mask>> {
+/// The tasks whose cores keep their bits in a part of stage 4.
+fn frozen_tasks(part: usize, frozen: Frozen, groups: &[Vec<usize>]) -> Vec<usize> {
     let is_frozen = |group: usize| match frozen {
         Frozen::Prior => group < part,
         Frozen::Others => group != part,
         Frozen::All => true,
         Frozen::None | Frozen::Half => false,
     };
-    let mut mask: Option<Mask> = None;
-    for (_, members) in groups.iter().enumerate().filter(|(group, _)| is_frozen(*group)) {
-        for &task in members {
-            let core = &cores[task].mask;
-            mask = Some(match mask {
-                Some(mask) => mask.or(core)?,
-                None => core.clone(),
-            });
-        }
-    }
-    Ok(mask)
+    let groups = groups.iter().enumerate().filter(|(group, _)| is_frozen(*group));
+    groups.flat_map(|(_, members)| members).copied().collect()
 }

@@ -20,7 +20,7 @@ use crate::state_type::StateType;
 
 /// Keys of a resolved recipe that may differ when a run is continued: what nothing is computed from, and paths,
 /// since the content of the files is compared.
-const MAY_DIFFER: [&str; 9] = [
+const MAY_DIFFER: [&str; 10] = [
     "model.base",
     "model.config",
     "model.dtype",
@@ -29,6 +29,7 @@ const MAY_DIFFER: [&str; 9] = [
     "task.model",
     "checkpoint.every",
     "checkpoint.keep",
+    "checkpoint.keep_probes",
     "metrics.tensorboard",
 ];
 

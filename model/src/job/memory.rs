@@ -3,16 +3,16 @@
 use cpift_engine::{Device, Real, bf16};
 
 use super::inputs::Inputs;
-use super::trainings::{accumulates, half_rounds, has_probes, trainings_settings};
+use super::stage_memory::{StageMemory, stage_memory};
+use super::trainings::{accumulates, trainings_settings};
 use crate::checkpoint::staging_bytes;
 use crate::data::{Dataset, Row};
 use crate::error::{Error, Result};
 use crate::evaluation::generation_bytes;
 use crate::machine;
-use crate::progress::{MemoryPart, Plan};
-use crate::recipe::{Conflict, Method, Recipe, StateMemory, TrainSettings};
+use crate::progress::{MemoryPart, Plan, StageKind};
+use crate::recipe::{Recipe, StateMemory, TrainSettings};
 use crate::score::Scoring;
-use crate::stages::merge::Merge;
 use crate::state_type::StateType;
 use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Transformer};
 
@@ -20,7 +20,18 @@ use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Transfor
 /// those of CUDA's driver. A run of SmolLM2-135M took 68 MiB beside the other parts.
 const PROGRAM: u64 = 72 << 20;
 
-/// The parts of a job's memory at its peak.
+/// The parts that are others in every stage; the second is what of it is on the host where the device is a GPU.
+const STAGE_PARTS: [&str; 2] = ["answers, files or fusion", "files and masks"];
+
+/// A job's memory.
+pub struct JobMemory {
+    /// Its parts at the peak.
+    pub parts: Vec<MemoryPart>,
+    /// What each stage takes, in their order.
+    pub stages: Vec<(StageKind, u64)>,
+}
+
+/// The parts of a job's memory at its peak, and what each stage takes.
 ///
 /// # Errors
 /// A size overflows.
@@ -31,7 +42,7 @@ pub fn plan_memory(
     compute: ComputeType,
     state: StateType,
     max_tokens: usize,
-) -> Result<Vec<MemoryPart>> {
+) -> Result<JobMemory> {
     let flat = inputs.layout.len() as u64 * size_of::<f32>() as u64;
     let part = |name: &str, bytes: u64| MemoryPart { name: name.to_owned(), bytes, on_host: false };
     let host_part = |name: &str, bytes: u64| MemoryPart { on_host: true, ..part(name, bytes) };
@@ -40,36 +51,26 @@ pub fn plan_memory(
     if accumulates(recipe, state) {
         parts.push(part("importance", flat));
     }
-    if has_probes(recipe.method) {
-        // Each task's core with its two sides while grouping, and what fusion makes of all.
-        parts.push(part("core masks", (3 * inputs.tasks.len() as u64 + 5) * flat / 32));
-    }
-    if recipe.method == Method::Half {
-        parts.push(part("halves", half_rounds(recipe) * flat / 32));
-    }
     let limits = BatchLimits { tokens: max_tokens, documents: most_documents(recipe, inputs, max_tokens) };
     let (transformer, generation) = match compute {
         ComputeType::F32 => plan_passes::<f32>(inputs, device, limits, purpose(recipe))?,
         ComputeType::Bf16 => plan_passes::<bf16>(inputs, device, limits, purpose(recipe))?,
     };
     parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
-    // Answers are generated, or models fused; never both at once.
-    let brings_model = inputs.tasks.iter().any(|task| task.model.is_some());
-    let ranks_by_importance = recipe.method == Method::Cpift && recipe.fuse.conflict == Conflict::Max;
-    // Importance that was not accumulated is a difference, for which the base is read.
-    let subtracts = brings_model || !accumulates(recipe, state);
-    let importance = if subtracts && ranks_by_importance { flat } else { 0 };
-    let counts = if Merge::of(&recipe.fuse).is_some_and(|merge| merge.counts()) {
-        // And which coordinates of every update take part.
-        flat + inputs.tasks.len() as u64 * flat / 32
-    } else {
-        0
-    };
-    let fusion = if recipe.method == Method::Cpift { importance.max(counts) } else { 0 };
-    parts.push(part("answers or fusion", fusion.max(generation as u64)));
-    parts.push(host_part("program", PROGRAM));
+    // Answers are generated, or masks held and files read and written, or models fused; never two of these at once.
     let staging = staging_bytes(&inputs.layout, device.threads());
-    parts.push(host_part("reading and writing", staging as u64));
+    let stages = stage_memory(recipe, inputs, generation, staging);
+    let is_gpu = matches!(device, Device::Gpu(_));
+    let most = |of: fn(&StageMemory) -> usize| {
+        stages.iter().flat_map(|(_, stage)| stage).map(of).max().unwrap_or(0) as u64
+    };
+    if is_gpu {
+        parts.push(part(STAGE_PARTS[0], most(|stage| stage.buffers + stage.copies)));
+        parts.push(host_part(STAGE_PARTS[1], most(|stage| stage.masks + stage.files + stage.beside_gpu)));
+    } else {
+        parts.push(part(STAGE_PARTS[0], most(|stage| stage.buffers + stage.masks + stage.files)));
+    }
+    parts.push(host_part("program", PROGRAM));
     // A row's two lists are allocations of their own, each with a header of the allocator's; and its hash.
     let row_bytes = |dataset: &Dataset| {
         let lists = dataset.tokens() * (size_of::<u32>() + size_of::<bool>());
@@ -78,7 +79,14 @@ pub fn plan_memory(
     let data =
         inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));
     parts.push(host_part("tokenized data", data.sum()));
-    Ok(parts)
+    let of_stages: u64 =
+        parts.iter().filter(|part| STAGE_PARTS.contains(&&*part.name)).map(|part| part.bytes).sum();
+    let throughout = parts.iter().map(|part| part.bytes).sum::<u64>() - of_stages;
+    let of_stage = |(stage, memory): &(StageKind, Vec<StageMemory>)| {
+        let most = memory.iter().map(|memory| memory.bytes(is_gpu)).max().unwrap_or(0);
+        (*stage, throughout + most as u64)
+    };
+    Ok(JobMemory { stages: stages.iter().map(of_stage).collect(), parts })
 }
 
 /// What a transformer takes that computes in `T`, and what answering the longest evaluation takes beyond it.
@@ -248,6 +256,7 @@ mod tests {
             state: StateType::Exact,
             exact_memory_bytes: None,
             disk_bytes: 0,
+            stages: Vec::new(),
             training_flops: 0.0,
             evaluations: 0,
             stage_evaluations: Vec::new(),

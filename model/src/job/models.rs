@@ -1,9 +1,10 @@
 //! The models a run reads more than once, from the disk one at a time. Each must stay what it was.
 
+use std::ops::Range;
 use std::path::{Path, PathBuf};
 
 use cpift_engine::ops::subtract::subtract;
-use cpift_engine::{Buffer, ViewMut};
+use cpift_engine::{View, ViewMut};
 
 use super::Job;
 use super::names::{IMPORTANCE, probe_place};
@@ -58,17 +59,31 @@ impl TaskModels for RunModels<'_> {
         self.check_probe(task, probe.files())
     }
 
-    fn read_importance(&mut self, task: usize, mut importance: ViewMut<'_, f32>) -> Result<()> {
+    fn read_range(&mut self, task: usize, range: Range<usize>, weights: ViewMut<'_, f32>) -> Result<()> {
+        let job = self.job;
+        if let Some(model) = &job.inputs.tasks[task].model {
+            job.device.scope(|| model.load_range(range, weights))?;
+            return self.check(model.files());
+        }
+        let probe = Checkpoint::open(&self.probe_folder(task))?;
+        job.device.scope(|| probe.load_range(range, weights))?;
+        self.check_probe(task, probe.files())
+    }
+
+    fn read_importance(
+        &mut self,
+        task: usize,
+        mut importance: ViewMut<'_, f32>,
+        base: View<'_, f32>,
+    ) -> Result<()> {
         let job = self.job;
         if self.has_importance(task) {
             let file = TensorFile::open(&self.importance_file(task))?;
             job.device.scope(|| file.read_layout(&job.inputs.layout, "", importance))?;
             return self.check_probe(task, [file.path()].into_iter());
         }
-        let mut base = Buffer::zeros(&job.device, importance.len())?;
-        self.read_base(base.view_mut())?;
         self.read_weights(task, importance.reborrow())?;
-        Ok(subtract(&job.device, importance, base.view())?)
+        Ok(subtract(&job.device, importance, base)?)
     }
 }
 

@@ -22,6 +22,8 @@ pub const CHECKPOINTS: &str = "checkpoint";
 pub const PROBES: &str = "probe";
 /// Importance beside a probe's model.
 pub const IMPORTANCE: &str = "importance.safetensors";
+/// What the probes were that are removed.
+pub const REMOVED_PROBES: &str = "removed-probes.json";
 /// Folder of the cores.
 pub const CORE: &str = "core";
 /// The groups.

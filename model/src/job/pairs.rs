@@ -1,19 +1,17 @@
 //! How much of a first task is forgotten while a second is learnt, for every ordered pair of tasks and several
 //! methods to learn the second: the paper's second table.
 
-use cpift_engine::Mask;
-use cpift_engine::ops::select::{self, Order};
 use rand_chacha::rand_core::Rng;
 use serde::{Deserialize, Serialize};
 
+use super::cores::RunCores;
 use super::models::RunModels;
 use super::names::{CORE, probe_place};
 use super::session::Session;
-use super::training::{Training, TrainingPart};
+use super::training::{FrozenSet, Training, TrainingPart};
 use crate::data::order;
 use crate::error::Result;
 use crate::progress::{Column, JobReport, TrainingStage};
-use crate::stages::fuse::Core;
 use crate::stages::models::TaskModels;
 
 /// How the second task is trained, from the first task's probe.
@@ -89,7 +87,7 @@ impl Session<'_> {
         first: usize,
         second: usize,
         method: PairMethod,
-        cores: &[Core],
+        cores: &RunCores<'_>,
     ) -> Result<Column> {
         let job = self.job;
         let name = |task: usize| &job.inputs.tasks[task].name;
@@ -121,7 +119,7 @@ impl Session<'_> {
                 sources,
                 source_names,
                 purpose: format!("pair {part}"),
-                frozen: self.frozen_in_pair(first, second, method, cores)?,
+                frozen: self.frozen_in_pair(first, second, method, cores),
             }],
             origin,
         })?;
@@ -130,29 +128,22 @@ impl Session<'_> {
         Ok(column)
     }
 
-    fn frozen_in_pair(
+    fn frozen_in_pair<'c>(
         &self,
         first: usize,
         second: usize,
         method: PairMethod,
-        cores: &[Core],
-    ) -> Result<Option<Mask>> {
+        cores: &'c RunCores<'c>,
+    ) -> FrozenSet<'c> {
         let job = self.job;
         let pair = first * job.inputs.tasks.len() + second;
         match method {
-            PairMethod::Sequential | PairMethod::Replay => Ok(None),
-            PairMethod::Half => self.random_half(pair).map(Some),
-            PairMethod::Cpift => Ok(Some(cores[first].mask.clone())),
+            PairMethod::Sequential | PairMethod::Replay => FrozenSet::Nothing,
+            PairMethod::Half => FrozenSet::RandomHalf(pair),
+            PairMethod::Cpift => FrozenSet::Cores(cores, vec![first]),
             PairMethod::Random => {
                 let seed = order::stream(job.recipe.seed, "random pair", pair, 0).next_u64();
-                let exclude = &job.recipe.core.exclude;
-                let eligible =
-                    |segment: &cpift_engine::Segment| !exclude.iter().any(|part| segment.name.contains(part));
-                // A random order looks at no score: any values over the layout do.
-                let (scores, count) = (self.trainer.gradients(), cores[first].mask.count());
-                let order = Order::Random { seed };
-                let layout = &job.inputs.layout;
-                Ok(Some(select::top_k(&job.device, layout, scores, count, order, eligible)?.0))
+                FrozenSet::AsManyAs { cores, task: first, seed }
             }
         }
     }

@@ -4,15 +4,18 @@ use std::path::Path;
 
 use cpift_engine::Device;
 
+use super::disk::{StageDisk, stage_disk};
 use super::inputs::{Inputs, Task, sampler};
 use super::memory::plan_memory;
-use super::trainings::{accumulates, has_probes, trainings_settings, trains_plainly};
-use crate::checkpoint::ModelFiles;
+use super::names::{FINAL, FUSED, REMOVED_PROBES};
+use super::trainings::{has_probes, trainings_settings, trains_plainly};
 use crate::data::{Dataset, Source};
 use crate::error::Result;
 use crate::evaluation::most_tokens;
 use crate::files;
-use crate::progress::{Column, Plan, StageEvaluation, TaskPlan, TrainingKind, TrainingPlan};
+use crate::progress::{
+    Column, Plan, StageEvaluation, StageKind, StagePlan, TaskPlan, TrainingKind, TrainingPlan,
+};
 use crate::recipe::{Method, Recipe, TrainSettings};
 use crate::state_type::StateType;
 use crate::transformer::ComputeType;
@@ -123,6 +126,8 @@ pub fn plan(
         plan_evaluations(recipe, inputs, &trainings);
     // A third of a training step is its forward pass.
     let flops_per_evaluated = flops_per_token / 3.0;
+    let memory = plan_memory(recipe, inputs, device, compute, state, max_tokens)?;
+    let disk = stage_disk(recipe, inputs, state);
     Ok(Plan {
         evaluations,
         evaluation_flops: flops_per_evaluated * evaluated_tokens as f64,
@@ -135,10 +140,11 @@ pub fn plan(
         tasks: inputs.tasks.iter().map(plan_task).collect(),
         training_flops: flops_per_token * tokens as f64,
         trainings,
-        memory: plan_memory(recipe, inputs, device, compute, state, max_tokens)?,
+        stages: plan_stages(&memory.stages, &disk),
+        memory: memory.parts,
         state,
         exact_memory_bytes: None,
-        disk_bytes: disk_bytes(recipe, inputs, state),
+        disk_bytes: disk.iter().map(|of| of.most).max().unwrap_or(0),
         notices: inputs.model_notices().cloned().collect(),
     })
 }
@@ -266,20 +272,15 @@ fn tokens_of_steps(
     Ok((tokens_per_step * steps as f64).round() as u64)
 }
 
-/// Bytes the run folder takes at most: models, importance, masks and checkpoints.
-fn disk_bytes(recipe: &Recipe, inputs: &Inputs, state: StateType) -> u64 {
-    let model = ModelFiles::new(&inputs.base.config, None).bytes();
-    let flat = inputs.layout.len() as u64 * size_of::<f32>() as u64;
-    let probed = inputs.all_tasks().into_iter().filter(|&task| inputs.trains_probe(task)).count() as u64;
-    let importance = if accumulates(recipe, state) { flat } else { 0 };
-    let probes = if has_probes(recipe.method) { probed * (model + importance) } else { 0 };
-    let fused = if recipe.method == Method::Cpift { model } else { 0 };
-    // One more than is kept while a new one is written.
-    let moments = 2 * inputs.layout.len() as u64 * state.moment_type().bytes() as u64;
-    let checkpoints = (recipe.checkpoint.keep as u64 + 1) * (flat + moments + importance);
-    // The best weights: a new one, that of the last checkpoint, and one to be removed.
-    let best = if recipe.evaluate.decides() { 3 * flat } else { 0 };
-    probes + fused + model + checkpoints + best
+/// What each stage takes. Memory and disk have the same stages.
+fn plan_stages(memory: &[(StageKind, u64)], disk: &[StageDisk]) -> Vec<StagePlan> {
+    let stage = |(&(stage, memory_bytes), disk): (&(StageKind, u64), &StageDisk)| StagePlan {
+        stage,
+        memory_bytes,
+        disk_bytes: disk.most,
+        disk_bytes_after: disk.after,
+    };
+    memory.iter().zip(disk).map(stage).collect()
 }
 
 /// Fails unless the run folder can be written and has room for what of the run is not there yet.
@@ -288,8 +289,20 @@ fn disk_bytes(recipe: &Recipe, inputs: &Inputs, state: StateType) -> u64 {
 /// Naming the folder.
 pub fn check_run_folder(folder: &Path, plan: &Plan) -> Result<()> {
     let there = if folder.is_dir() { files::folder_bytes(folder)? } else { 0 };
-    files::require_free_space(folder, plan.disk_bytes.saturating_sub(there))?;
+    files::require_free_space(folder, bytes_to_come(folder, plan).saturating_sub(there))?;
     files::require_writable(folder)
+}
+
+/// What the run folder takes at most in the stages that are not complete.
+fn bytes_to_come(folder: &Path, plan: &Plan) -> u64 {
+    let is_there = |name: &str| folder.join(name).join(files::MANIFEST).is_file();
+    let is_done = |stage: StageKind| match stage {
+        StageKind::Integrate | StageKind::Train => is_there(FINAL),
+        // What comes before goes with them, and probes are not made again once they were removed.
+        _ => is_there(FUSED) || is_there(FINAL) || folder.join(REMOVED_PROBES).is_file(),
+    };
+    let to_come = plan.stages.iter().filter(|of| !is_done(of.stage));
+    to_come.map(|of| of.disk_bytes).max().unwrap_or(0)
 }
 
 #[cfg(test)]

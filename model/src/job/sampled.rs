@@ -4,7 +4,7 @@ use std::time::Instant;
 
 use super::inputs::Task;
 use super::session::Session;
-use super::state::{Best, TrainingState};
+use super::state::{Best, SMALL_FILES, TrainingState};
 use super::training::Training;
 use crate::data::Dataset;
 use crate::error::Result;
@@ -159,6 +159,8 @@ impl Session<'_> {
             state.best = Some(now);
             state.evaluations_since_best = 0;
             if settings.keep == Keep::Best {
+                let bytes = self.trainer.layout().len() as u64 * size_of::<f32>() as u64;
+                self.make_room(&training.name(), bytes + SMALL_FILES)?;
                 self.checkpoints.write_best(
                     &training.name(),
                     state.step,

@@ -152,6 +152,16 @@ impl<'a> Session<'a> {
         self.digests.insert(place.to_owned(), digest);
     }
 
+    /// The digest of what is there of the run at a place.
+    pub fn digest(&self, place: &str) -> Option<&str> {
+        self.digests.get(place).map(String::as_str)
+    }
+
+    /// What everything in the run follows from.
+    pub fn identity(&self) -> &str {
+        &self.identity
+    }
+
     /// Gives a folder under construction its name, as the stage of that origin.
     ///
     /// # Errors
@@ -417,6 +427,7 @@ impl<'a> Session<'a> {
         let dtype = weight_type(job);
         let files = ModelFiles { dtype, ..self.model_files() };
         let folder = job.out.join(FINAL);
+        self.make_room(training, files.bytes())?;
         require_free_space(&folder, files.bytes())?;
         let mut writing = AtomicFolder::create(&folder)?;
         self.add_model(&mut writing, &files)?;

@@ -12,7 +12,7 @@ use super::names::CHECKPOINTS;
 use crate::checkpoint::{NamedTensor, TensorData, TensorFile, WeightType, write_tensors};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify};
-use crate::progress::StepReport;
+use crate::progress::{StepReport, TrainingStage};
 use crate::trainer::Trainer;
 
 /// Where a fine-tune stands, beside its weights and moments.
@@ -88,18 +88,19 @@ impl Checkpoints {
         format!("{CHECKPOINTS}/{training}/{}", step_name(step))
     }
 
-    /// Writes one, then removes all but the newest. Later ones go first: they were damaged, or this training would
-    /// have begun there. Its place is put into `origin`.
+    /// Writes one, then removes all but the newest. Later ones go before it is written: they were damaged, or this
+    /// training would have begun there. Where the disk is short of room, older ones go before too, the newest last;
+    /// their steps are returned. Its place is put into `origin`.
     ///
     /// # Errors
-    /// When it cannot be written: older ones are then still there.
+    /// When it cannot be written: those that did not have to make room are then still there.
     pub fn write(
         &self,
         training: &str,
         state: &TrainingState,
         trainer: &mut Trainer,
         origin: Origin,
-    ) -> Result<()> {
+    ) -> Result<Vec<u64>> {
         let folder = self.folder.join(training);
         files::create_folders(&folder)?;
         let destination = folder.join(step_name(state.step));
@@ -107,23 +108,27 @@ impl Checkpoints {
         if destination.exists() {
             let there = self.device.scope(|| Manifest::verify(&destination, Verify::Contents));
             if there.is_ok_and(|manifest| manifest.origin.as_ref() == Some(&origin)) {
-                return Ok(());
+                return Ok(Vec::new());
             }
             remove(&destination)?;
         }
+        let later = self.list(training)?.into_iter().filter(|(step, _)| *step > state.step);
+        later.into_iter().try_for_each(|(_, damaged)| remove(&damaged))?;
         let state = TrainingState { optimizer_steps: trainer.optimizer.steps(), ..state.clone() };
+        let tensors = tensors(trainer, has_importance(training))?;
+        let bytes: u64 = tensors.iter().map(|tensor| tensor.data.bytes() as u64).sum();
+        // Killed before the new one is whole, the training begins again where all of the older ones had to go.
+        let removed = self.make_room(training, bytes + SMALL_FILES, 0)?;
         let mut writing = AtomicFolder::create(&destination)?;
-        let tensors = tensors(trainer)?;
         writing.write(TENSORS, |file| write_tensors(file, &tensors, None))?;
         writing.write_json(STATE, &state)?;
         writing.commit_as(origin)?;
-        let (mut all, later): (Vec<_>, Vec<_>) =
-            self.list(training)?.into_iter().partition(|(step, _)| *step <= state.step);
-        later.iter().try_for_each(|(_, damaged)| remove(damaged))?;
+        let mut all = self.list(training)?;
         all.truncate(all.len().saturating_sub(self.keep));
         all.iter().try_for_each(|(_, old)| remove(old))?;
         self.named_best.set(state.best.map(|best| best.step));
-        self.forget_other_bests(training, None)
+        self.forget_other_bests(training, None)?;
+        Ok(removed)
     }
 
     /// Reads the newest whole checkpoint of a training into the trainer; also returns the lines of metrics that
@@ -153,7 +158,7 @@ impl Checkpoints {
             let text = files::read_text(&path)?;
             let state: TrainingState =
                 serde_json::from_str(&text).map_err(|error| Error::format(&path, error.to_string()))?;
-            self.read_tensors(&folder.join(TENSORS), trainer)?;
+            self.read_tensors(&folder.join(TENSORS), trainer, has_importance(training))?;
             trainer.optimizer.set_steps(state.optimizer_steps);
             self.named_best.set(state.best.map(|best| best.step));
             return Ok(Some((state, manifest.origin.and_then(|origin| origin.metrics))));
@@ -173,6 +178,8 @@ impl Checkpoints {
         if destination.exists() {
             remove(&destination)?;
         }
+        // Those that no checkpoint names are written again by a run that is continued.
+        self.forget_other_bests(training, None)?;
         let weights = trainer.weights()?;
         let tensor = NamedTensor {
             name: "weights".to_owned(),
@@ -249,10 +256,9 @@ impl Checkpoints {
         Ok(found)
     }
 
-    fn read_tensors(&self, path: &Path, trainer: &mut Trainer) -> Result<()> {
+    fn read_tensors(&self, path: &Path, trainer: &mut Trainer, importance: bool) -> Result<()> {
         let file = TensorFile::open(path)?;
         let length = trainer.layout().len();
-        let importance = trainer.optimizer.importance().len();
         let read = |name: &str, length: usize, target: ViewMut<'_, f32>| {
             self.device.scope(|| file.read_floats(name, &[length], target))
         };
@@ -267,8 +273,47 @@ impl Checkpoints {
                 file.read_bf16(MOMENTS[1], second)?;
             }
         }
-        read("importance", importance, trainer.optimizer.importance_mut())
+        if importance {
+            let length = trainer.optimizer.importance().len();
+            read("importance", length, trainer.optimizer.importance_mut())?;
+        }
+        Ok(())
     }
+
+    /// Removes a training's oldest checkpoints where that makes room for so many bytes that there is not; so many of
+    /// them stay. Returns the steps of those that are gone.
+    ///
+    /// # Errors
+    /// The system's, naming the folder.
+    pub fn make_room(&self, training: &str, bytes: u64, stay: usize) -> Result<Vec<u64>> {
+        // Whoever writes says so where there is too little room, or where that cannot be found out.
+        match files::free_space(&self.folder) {
+            Ok(free) if free < bytes => self.remove_for(training, bytes - free, stay),
+            _ => Ok(Vec::new()),
+        }
+    }
+
+    /// Removes the oldest checkpoints that come to so many bytes together; none where they do not.
+    fn remove_for(&self, training: &str, bytes: u64, stay: usize) -> Result<Vec<u64>> {
+        let mut old = self.list(training)?;
+        old.truncate(old.len().saturating_sub(stay));
+        let (mut sum, mut count) = (0, 0);
+        while count < old.len() && sum < bytes {
+            sum += files::folder_bytes(&old[count].1)?;
+            count += 1;
+        }
+        old.truncate(if sum >= bytes { count } else { 0 });
+        old.iter().try_for_each(|(_, folder)| remove(folder))?;
+        Ok(old.into_iter().map(|(step, _)| step).collect())
+    }
+}
+
+/// What a checkpoint takes beside its tensors.
+pub const SMALL_FILES: u64 = 1 << 20;
+
+/// Whether importance counts in a training: in those of probes.
+fn has_importance(training: &str) -> bool {
+    training.starts_with(TrainingStage::Probe.name())
 }
 
 /// How the folders of best weights are called.
@@ -288,7 +333,7 @@ fn remove(folder: &Path) -> Result<()> {
     fs::remove_dir_all(folder).map_err(Error::file(folder, FileAction::Remove))
 }
 
-fn tensors(trainer: &mut Trainer) -> Result<Vec<NamedTensor<'_>>> {
+fn tensors(trainer: &mut Trainer, with_importance: bool) -> Result<Vec<NamedTensor<'_>>> {
     let floats = |values| TensorData::Floats(values, WeightType::F32);
     let (weights, moments, importance) = trainer.state()?;
     let moments = match moments {
@@ -297,10 +342,58 @@ fn tensors(trainer: &mut Trainer) -> Result<Vec<NamedTensor<'_>>> {
     };
     let tensor = |name: &str, length, data| NamedTensor { name: name.to_owned(), shape: vec![length], data };
     let length = weights.len();
-    Ok(vec![
+    let mut tensors = vec![
         tensor("weights", length, floats(weights)),
         tensor(MOMENTS[0], length, moments[0]),
         tensor(MOMENTS[1], length, moments[1]),
-        tensor("importance", importance.len(), floats(importance)),
-    ])
+    ];
+    if with_importance {
+        tensors.push(tensor("importance", importance.len(), floats(importance)));
+    }
+    Ok(tensors)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Four checkpoints of 100 bytes.
+    fn four() -> (tempfile::TempDir, Checkpoints) {
+        let run = tempfile::tempdir().unwrap();
+        let checkpoints = Checkpoints::new(run.path(), 4, &Device::cpu(None).unwrap());
+        for step in [3, 20, 100, 1000] {
+            let folder = checkpoints.folder.join("integrate").join(step_name(step));
+            files::create_folders(&folder).unwrap();
+            fs::write(folder.join(TENSORS), [0; 100]).unwrap();
+        }
+        (run, checkpoints)
+    }
+
+    #[test]
+    fn the_oldest_checkpoints_make_room_where_that_is_enough() {
+        for (bytes, stay, left) in [
+            (1, 0, &[20, 100, 1000][..]),
+            (100, 1, &[20, 100, 1000]),
+            (101, 1, &[100, 1000]),
+            (300, 1, &[1000]),
+            (301, 1, &[3, 20, 100, 1000]),
+            (301, 0, &[]),
+            (401, 0, &[3, 20, 100, 1000]),
+            (1, 9, &[3, 20, 100, 1000]),
+        ] {
+            let (_run, checkpoints) = four();
+            checkpoints.remove_for("integrate", bytes, stay).unwrap();
+            let steps: Vec<u64> =
+                checkpoints.list("integrate").unwrap().into_iter().map(|(step, _)| step).collect();
+            assert_eq!(steps, left, "{bytes} bytes, {stay} stay");
+        }
+    }
+
+    #[test]
+    fn nothing_is_removed_where_there_is_room() {
+        let (_run, checkpoints) = four();
+        checkpoints.make_room("integrate", 0, 0).unwrap();
+        checkpoints.make_room("none", u64::MAX, 0).unwrap();
+        assert_eq!(checkpoints.list("integrate").unwrap().len(), 4);
+    }
 }

@@ -3,6 +3,7 @@
 use cpift_engine::ops::transplant::gather;
 use cpift_engine::{Device, Mask, View};
 
+use super::cores::RunCores;
 use super::session::Session;
 use super::state::TrainingState;
 use super::weights::require_fit;
@@ -11,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::Origin;
 use crate::progress::{Event, StepReport, TrainingStage};
 use crate::recipe::TrainSettings;
+use crate::stages::pieces::pieces;
 use crate::trainer::Step;
 
 /// A fine-tune, in one or more consecutive parts.
@@ -24,7 +26,7 @@ pub struct Training<'a> {
     /// Start schedule and moments anew in every part; else one schedule and one set of moments run through.
     pub restart: bool,
     /// The parts, in order.
-    pub parts: Vec<TrainingPart>,
+    pub parts: Vec<TrainingPart<'a>>,
     /// What its result is and is made from; the place is filled in.
     pub origin: Origin,
     /// True for the method's last training, whose weights are the result: `evaluate.keep` and `patience` are about it.
@@ -32,7 +34,7 @@ pub struct Training<'a> {
 }
 
 /// Consecutive steps on the same data with the same frozen coordinates.
-pub struct TrainingPart {
+pub struct TrainingPart<'a> {
     /// What is trained, for a person.
     pub title: String,
     /// Optimizer steps.
@@ -45,7 +47,26 @@ pub struct TrainingPart {
     /// where the earlier ended.
     pub purpose: String,
     /// Coordinates that keep their bits.
-    pub frozen: Option<Mask>,
+    pub frozen: FrozenSet<'a>,
+}
+
+/// Coordinates that keep their bits in a part of a training: their mask is made when the part begins, and held no longer.
+pub enum FrozenSet<'a> {
+    /// None.
+    Nothing,
+    /// Those in the core of any of these tasks; none where there are no tasks.
+    Cores(&'a RunCores<'a>, Vec<usize>),
+    /// A random half of every tensor, another for every number.
+    RandomHalf(usize),
+    /// As many as the core of a task has, at random.
+    AsManyAs {
+        /// The core.
+        cores: &'a RunCores<'a>,
+        /// The task.
+        task: usize,
+        /// What the choice follows from.
+        seed: u64,
+    },
 }
 
 impl Training<'_> {
@@ -91,7 +112,9 @@ impl Session<'_> {
                     .map(|earlier| earlier.steps)
                     .sum();
                 let span = Span { start, end, total, data_offset: shared_before };
-                self.train_part(&training, index, span, &key, &mut state)?;
+                let frozen = self.mask_of(&part.frozen)?;
+                let part = RunningPart { training: &training, index, span, key: &key, frozen };
+                self.train_part(&part, &mut state)?;
             }
             start = end;
         }
@@ -99,20 +122,14 @@ impl Session<'_> {
         Ok(state.frozen_verified)
     }
 
-    fn train_part(
-        &mut self,
-        training: &Training<'_>,
-        index: usize,
-        span: Span,
-        key: &str,
-        state: &mut TrainingState,
-    ) -> Result<()> {
-        let (settings, part) = (training.settings, &training.parts[index]);
-        let mut sampler = self.sampler(settings, part.sources.clone(), &part.purpose)?;
-        self.begin_part(training, part, span, state)?;
-        let frozen = part.frozen.as_ref().map_or(0, |mask| mask.count() as u64);
+    fn train_part(&mut self, part: &RunningPart<'_>, state: &mut TrainingState) -> Result<()> {
+        let RunningPart { training, span, frozen, .. } = part;
+        let (settings, of) = (training.settings, part.part());
+        let mut sampler = self.sampler(settings, of.sources.clone(), &of.purpose)?;
+        self.begin_part(part, state)?;
+        let frozen_count = frozen.as_ref().map_or(0, |mask| mask.count() as u64);
         if let Some(report) = state.pending.take() {
-            self.finish_step(training, index, span, key, state, report)?;
+            self.finish_step(part, state, report)?;
         }
         while state.step < span.end && !self.has_ended(state) {
             let local = state.step - span.start;
@@ -124,65 +141,71 @@ impl Session<'_> {
                 settings,
                 index: scheduled,
                 schedule_steps,
-                frozen: part.frozen.as_ref(),
+                frozen: frozen.as_ref(),
             };
-            let made = self.trainer.step(step, &batches, &part.source_names);
-            let mut report = made.map_err(|error| explain(error, part, state.step, &batches))?;
+            let made = self.trainer.step(step, &batches, &of.source_names);
+            let mut report = made.map_err(|error| explain(error, of, state.step, &batches))?;
             state.step += 1;
             report.part = training.part.to_owned();
             (report.number, report.steps) = (state.step, span.total);
-            (report.phase, report.frozen) = (1 + index as u64, frozen);
-            self.finish_step(training, index, span, key, state, report)?;
+            (report.phase, report.frozen) = (1 + part.index as u64, frozen_count);
+            self.finish_step(part, state, report)?;
         }
-        self.observer.event(Event::TrainingFinished { title: &part.title });
+        self.observer.event(Event::TrainingFinished { title: &of.title });
         Ok(())
     }
 
     /// Evaluates after a step where that is due, records it, and saves the state where that is.
     fn finish_step(
         &mut self,
-        training: &Training<'_>,
-        index: usize,
-        span: Span,
-        key: &str,
+        part: &RunningPart<'_>,
         state: &mut TrainingState,
         mut report: StepReport,
     ) -> Result<()> {
+        let training = part.training;
         if let Err(error) = self.evaluate_step(training, state, &mut report) {
             if matches!(error, Error::Interrupted { .. }) {
                 // The step is made; its evaluation comes first when the run is continued.
                 state.pending = Some(report);
-                self.save_state(key, &training.origin, state)?;
+                self.save_state(part.key, &training.origin, state)?;
             }
             return Err(error);
         }
         self.metrics.append(&report)?;
         self.observer.event(Event::Step(&report));
-        if state.step == span.end || self.has_ended(state) {
-            self.verify_frozen(&training.parts[index], state)?;
+        if state.step == part.span.end || self.has_ended(state) {
+            self.verify_frozen(part, state)?;
         }
-        self.checkpoint_if_due(key, &training.origin, state, span)
+        self.checkpoint_if_due(part.key, &training.origin, state, part.span)
     }
 
-    fn begin_part(
-        &mut self,
-        training: &Training<'_>,
-        part: &TrainingPart,
-        span: Span,
-        state: &mut TrainingState,
-    ) -> Result<()> {
+    fn begin_part(&mut self, part: &RunningPart<'_>, state: &mut TrainingState) -> Result<()> {
+        let span = part.span;
         self.observer.event(Event::TrainingStarted {
-            title: &part.title,
+            title: &part.part().title,
             step: state.step - span.start,
             steps: span.end - span.start,
         });
         if state.step == span.start {
-            if training.restart {
+            if part.training.restart {
                 self.trainer.optimizer.restart()?;
             }
             state.frozen_hash = part.frozen.as_ref().map(|mask| self.hash_of(mask)).transpose()?;
         }
         Ok(())
+    }
+
+    /// The mask of coordinates that keep their bits.
+    fn mask_of(&self, frozen: &FrozenSet<'_>) -> Result<Option<Mask>> {
+        match *frozen {
+            FrozenSet::Nothing => Ok(None),
+            FrozenSet::Cores(cores, ref tasks) => cores.union(tasks),
+            FrozenSet::RandomHalf(number) => self.random_half(number).map(Some),
+            FrozenSet::AsManyAs { cores, task, seed } => {
+                let size = cores.report().tasks[task].size as usize;
+                self.random_parameters(size, seed).map(Some)
+            }
+        }
     }
 
     /// Saves the state every so many steps, and when a stop is asked for, which it then carries out.
@@ -206,9 +229,33 @@ impl Session<'_> {
         Ok(())
     }
 
+    /// Makes room on the disk for `bytes` by a training's oldest checkpoints, if there is too little; the newest stays.
+    ///
+    /// # Errors
+    /// As [`Checkpoints::make_room`](super::state::Checkpoints::make_room).
+    pub(super) fn make_room(&mut self, training: &str, bytes: u64) -> Result<()> {
+        let removed = self.checkpoints.make_room(training, bytes, 1)?;
+        self.tell_removed(training, &removed);
+        Ok(())
+    }
+
+    /// Says which checkpoints had to make room.
+    fn tell_removed(&mut self, training: &str, steps: &[u64]) {
+        if !steps.is_empty() {
+            let steps: Vec<String> = steps.iter().map(u64::to_string).collect();
+            let text = format!(
+                "{training}: the disk is short of room, so checkpoints were removed before `checkpoint.keep` asks for \
+                 it: those of step {}",
+                steps.join(", ")
+            );
+            self.observer.event(Event::Notice(&text));
+        }
+    }
+
     fn save_state(&mut self, key: &str, origin: &Origin, state: &TrainingState) -> Result<()> {
         let origin = self.with_metrics(origin.clone(), key)?;
-        self.checkpoints.write(key, state, &mut self.trainer, origin)?;
+        let removed = self.checkpoints.write(key, state, &mut self.trainer, origin)?;
+        self.tell_removed(key, &removed);
         self.save_progress()?;
         self.observer.event(Event::Checkpoint { step: state.step });
         require_fit(self.job, self.trainer.weights()?)
@@ -220,16 +267,34 @@ impl Session<'_> {
     }
 
     /// Checks that every frozen coordinate has the bits it had when the part began (docs/algorithm.md, stage 4).
-    fn verify_frozen(&mut self, part: &TrainingPart, state: &mut TrainingState) -> Result<()> {
+    fn verify_frozen(&mut self, part: &RunningPart<'_>, state: &mut TrainingState) -> Result<()> {
         let (Some(mask), Some(before)) = (&part.frozen, &state.frozen_hash) else { return Ok(()) };
         if self.hash_of(mask)? != *before {
             return Err(Error::Job(format!(
                 "a frozen parameter changed during {}: a bug, please report it",
-                part.title
+                part.part().title
             )));
         }
         state.frozen_verified += mask.count() as u64;
         Ok(())
+    }
+}
+
+/// A part of a training that is worked on.
+struct RunningPart<'a> {
+    training: &'a Training<'a>,
+    /// Its place among the training's parts.
+    index: usize,
+    span: Span,
+    /// Name of the training's checkpoints.
+    key: &'a str,
+    /// Coordinates that keep their bits.
+    frozen: Option<Mask>,
+}
+
+impl RunningPart<'_> {
+    fn part(&self) -> &TrainingPart<'_> {
+        &self.training.parts[self.index]
     }
 }
 
@@ -247,7 +312,7 @@ struct Span {
 }
 
 /// Names the step, the rows and the checkpoint to go back to.
-fn explain(error: Error, part: &TrainingPart, step: u64, batches: &StepBatches) -> Error {
+fn explain(error: Error, part: &TrainingPart<'_>, step: u64, batches: &StepBatches) -> Error {
     let Error::Job(reason) = error else { return error };
     let rows = batches.documents.iter().flatten().take(3).map(|draw| {
         let dataset = &part.sources[draw.source].dataset;
@@ -263,7 +328,12 @@ fn explain(error: Error, part: &TrainingPart, step: u64, batches: &StepBatches) 
     ))
 }
 
+/// A hash of the coordinates' bits by ascending index, which are read a piece at a time.
 fn hash_coordinates(device: &Device, weights: View<'_, f32>, mask: &Mask) -> Result<String> {
-    let values = gather(device, weights, mask)?;
-    Ok(blake3::hash(bytemuck::cast_slice(&values)).to_hex().to_string())
+    let mut hasher = blake3::Hasher::new();
+    for range in pieces(weights.len()) {
+        let values = gather(device, weights.slice(range.clone()), &mask.slice(range))?;
+        hasher.update(bytemuck::cast_slice(&values));
+    }
+    Ok(hasher.finalize().to_hex().to_string())
 }

@@ -11,7 +11,7 @@ use super::trainings::accumulated;
 use crate::checkpoint::{Checkpoint, WeightType, too_large_for};
 use crate::error::{Error, Result};
 use crate::model::Model;
-use crate::recipe::SaveDtype;
+use crate::recipe::{Recipe, SaveDtype};
 use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
 use crate::transformer::Purpose;
@@ -69,7 +69,12 @@ fn require_fit_of_input(job: &Job, weights: View<'_, f32>, model: &Checkpoint) -
 
 /// Number type of the final model's file.
 pub fn weight_type(job: &Job) -> WeightType {
-    match job.recipe.model.dtype {
+    weight_type_of(&job.recipe)
+}
+
+/// The same, as a recipe says it.
+pub fn weight_type_of(recipe: &Recipe) -> WeightType {
+    match recipe.model.dtype {
         SaveDtype::F32 => WeightType::F32,
         SaveDtype::Bf16 => WeightType::BF16,
         SaveDtype::F16 => WeightType::F16,

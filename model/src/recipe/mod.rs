@@ -440,19 +440,21 @@ pub struct HalfSettings {
     pub rounds: Option<u64>,
 }
 
-/// `[checkpoint]`: saving inside a stage.
+/// `[checkpoint]`: saving inside a stage, and what stays of stages.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 #[serde(default)]
 pub struct CheckpointSettings {
     /// Steps between checkpoints; 0 saves only between stages and on Ctrl-C.
     pub every: u64,
-    /// Newest checkpoints kept per stage.
+    /// Newest checkpoints kept per stage, where there is room.
     pub keep: usize,
+    /// Whether the probes stay when the model is made that the rest of the run goes on from.
+    pub keep_probes: bool,
 }
 
 impl Default for CheckpointSettings {
     fn default() -> Self {
-        Self { every: 200, keep: 2 }
+        Self { every: 200, keep: 2, keep_probes: true }
     }
 }
 

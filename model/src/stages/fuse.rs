@@ -22,6 +22,35 @@ pub struct Core {
     pub thresholds: Vec<f32>,
 }
 
+/// Where cores come from: read one at a time, so that memory does not grow with their number.
+pub trait Cores {
+    /// How many there are.
+    fn count(&self) -> usize;
+
+    /// The name of a core's task.
+    fn task(&self, index: usize) -> &str;
+
+    /// Reads a core.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read(&self, index: usize) -> Result<Core>;
+}
+
+impl Cores for Vec<Core> {
+    fn count(&self) -> usize {
+        self.len()
+    }
+
+    fn task(&self, index: usize) -> &str {
+        &self[index].task
+    }
+
+    fn read(&self, index: usize) -> Result<Core> {
+        Ok(self[index].clone())
+    }
+}
+
 /// Coordinates by how many cores they are in.
 #[derive(Debug, Clone)]
 pub struct Ownership {
@@ -32,16 +61,21 @@ pub struct Ownership {
 }
 
 impl Ownership {
+    /// No coordinate is in a core.
+    pub fn none(length: usize) -> Self {
+        Self { any: Mask::zeros(length), several: Mask::zeros(length) }
+    }
+
     /// Counts, for every coordinate, the cores it is in.
     ///
     /// # Errors
-    /// When the masks differ in length.
-    pub fn new(length: usize, cores: &[Core]) -> Result<Self> {
-        let mut any = Mask::zeros(length);
-        let mut several = Mask::zeros(length);
-        for core in cores {
-            several = several.or(&any.and(&core.mask)?)?;
-            any = any.or(&core.mask)?;
+    /// When a core cannot be read, or the masks differ in length.
+    pub fn new(length: usize, cores: &dyn Cores) -> Result<Self> {
+        let Self { mut any, mut several } = Self::none(length);
+        for index in 0..cores.count() {
+            let core = cores.read(index)?.mask;
+            several.insert_shared(&any, &core)?;
+            any.union_with(&core)?;
         }
         Ok(Self { any, several })
     }
@@ -56,30 +90,31 @@ pub fn fuse(
     device: &Device,
     layout: &Layout,
     settings: &FuseSettings,
-    cores: &[Core],
+    cores: &dyn Cores,
     models: &mut dyn TaskModels,
     seed: u64,
     buffers: Buffers<'_>,
 ) -> Result<FusionReport> {
     let Buffers { mut backbone, mut operand, mut base } = buffers;
-    let ownership = Ownership::new(layout.len(), if settings.transplant { cores } else { &[] })?;
+    let Ownership { any, several } = match settings.transplant {
+        true => Ownership::new(layout.len(), cores)?,
+        false => Ownership::none(layout.len()),
+    };
     models.read_base(base.reborrow())?;
-    let conflict_base = gather(device, base.as_view(), &ownership.several)?;
-    let mut conflicts =
-        Conflicts { several: ownership.several.clone(), base: conflict_base, tasks: Vec::new() };
+    let mut conflicts = Conflicts { base: gather(device, base.as_view(), &several)?, tasks: Vec::new() };
     if settings.backbone == Backbone::Base {
         backbone.copy_from(base.as_view())?;
     }
     if let Some(kind) = merge::Merge::of(settings) {
         let buffers =
             Buffers { backbone: backbone.reborrow(), operand: operand.reborrow(), base: base.reborrow() };
-        merge::merge(device, layout, &kind, (cores.len(), seed), models, buffers)?;
+        merge::merge(device, layout, &kind, (cores.count(), seed), models, buffers)?;
     }
 
     let mut slerps = Vec::new();
     let is_lerp = settings.interpolation == Interpolation::Lerp;
     let each_is_used = settings.transplant || matches!(settings.backbone, Backbone::Mean | Backbone::Last);
-    for (index, core) in cores.iter().enumerate().filter(|_| each_is_used) {
+    for index in (0..cores.count()).filter(|_| each_is_used) {
         models.read_weights(index, operand.reborrow())?;
         match settings.backbone {
             Backbone::Mean if index == 0 => backbone.copy_from(operand.as_view())?,
@@ -89,40 +124,47 @@ pub fn fuse(
                     // Every angle is below infinity.
                     epsilon: if is_lerp { f64::INFINITY } else { settings.epsilon },
                     base: (settings.space == SlerpSpace::Delta).then(|| base.as_view()),
-                    skip: Some(&ownership.any),
+                    skip: Some(&any),
                 };
                 let reports = slerp::slerp(device, layout, backbone.reborrow(), operand.as_view(), &options)?;
-                slerps.extend(reports.iter().map(|report| describe(layout, &core.task, report, is_lerp)));
+                slerps.extend(
+                    reports.iter().map(|report| describe(layout, cores.task(index), report, is_lerp)),
+                );
             }
-            Backbone::Last if index + 1 == cores.len() => {
-                copy_outside(device, backbone.reborrow(), operand.as_view(), &ownership.any)?;
+            Backbone::Last if index + 1 == cores.count() => {
+                copy_outside(device, backbone.reborrow(), operand.as_view(), &any)?;
             }
             _ => {}
         }
         if !settings.transplant {
             continue;
         }
-        let alone = core.mask.and_not(&ownership.several)?;
+        let Core { mask: core, thresholds, .. } = cores.read(index)?;
+        let mut alone = core.clone();
+        alone.difference_with(&several)?;
         transplant(device, backbone.reborrow(), operand.as_view(), &alone)?;
-        let shared = core.mask.and(&ownership.several)?;
+        drop(alone);
+        let mut shared = core;
+        shared.intersect_with(&several)?;
         let weights = gather(device, operand.as_view(), &shared)?;
         let importance = if settings.conflict == Conflict::Max {
-            models.read_importance(index, operand.reborrow())?;
+            models.read_importance(index, operand.reborrow(), base.as_view())?;
             gather(device, operand.as_view(), &shared)?
         } else {
             Vec::new()
         };
-        let relative_importance = relative(layout, &shared, &importance, &core.thresholds);
-        conflicts.tasks.push(SharedCoordinates { shared, weights, relative_importance });
+        let relative_importance = relative(layout, &shared, importance, &thresholds);
+        let claimed = places(&several, conflicts.base.len(), &shared);
+        conflicts.tasks.push(SharedCoordinates { claimed, weights, relative_importance });
     }
 
     let (values, sign_conflicts) = conflicts.resolve(settings.conflict);
-    scatter(device, backbone, &ownership.several, &values)?;
-    let conflicts = ownership.several.count() as u64;
+    scatter(device, backbone, &several, &values)?;
+    let conflicts = several.count() as u64;
     Ok(FusionReport {
         backbone: backbone_name(settings.backbone).to_owned(),
         slerps,
-        transplanted: ownership.any.count() as u64 - conflicts,
+        transplanted: any.count() as u64 - conflicts,
         conflicts,
         sign_conflicts,
     })
@@ -149,15 +191,22 @@ fn copy_outside(
 }
 
 /// Importances of the coordinates of `shared`, each over its tensor's threshold.
-fn relative(layout: &Layout, shared: &Mask, importance: &[f32], thresholds: &[f32]) -> Vec<f32> {
+fn relative(layout: &Layout, shared: &Mask, mut importance: Vec<f32>, thresholds: &[f32]) -> Vec<f32> {
     let mut segments = layout.segments().iter().zip(thresholds).peekable();
-    let mut relative = Vec::with_capacity(importance.len());
-    for (index, value) in shared.indices().zip(importance) {
+    for (index, value) in shared.indices().zip(&mut importance) {
         while segments.next_if(|(segment, _)| segment.range().end <= index).is_some() {}
         let threshold = segments.peek().map_or(1.0, |(_, threshold)| **threshold);
-        relative.push((value.abs() / threshold.max(f32::MIN_POSITIVE)).min(f32::MAX));
+        *value = (value.abs() / threshold.max(f32::MIN_POSITIVE)).min(f32::MAX);
     }
-    relative
+    importance
+}
+
+/// Which of the coordinates of `several`, counted from 0, are in `shared`, which has no others.
+fn places(several: &Mask, count: usize, shared: &Mask) -> Mask {
+    let mut places = Mask::zeros(count);
+    let members = several.indices().enumerate().filter(|&(_, index)| shared.get(index));
+    members.for_each(|(place, _)| places.set(place, true));
+    places
 }
 
 fn describe(layout: &Layout, task: &str, report: &slerp::SegmentReport, is_lerp: bool) -> SlerpReport {
@@ -191,7 +240,6 @@ fn backbone_name(backbone: Backbone) -> &'static str {
 
 /// The coordinates in several cores, with what each task has there: few, so held as lists.
 struct Conflicts {
-    several: Mask,
     /// θ0 at those coordinates.
     base: Vec<f32>,
     tasks: Vec<SharedCoordinates>,
@@ -199,7 +247,8 @@ struct Conflicts {
 
 /// What one task has at the coordinates it shares with others.
 struct SharedCoordinates {
-    shared: Mask,
+    /// Which of the conflicting coordinates these are, counted from 0.
+    claimed: Mask,
     weights: Vec<f32>,
     /// Importance over the task's threshold; empty when the rule does not ask for it.
     relative_importance: Vec<f32>,
@@ -220,10 +269,10 @@ impl Conflicts {
         let mut candidates = Vec::with_capacity(self.tasks.len());
         let mut sign_conflicts = 0;
         let mut values = Vec::with_capacity(self.base.len());
-        for (index, &base) in self.several.indices().zip(&self.base) {
+        for (place, &base) in self.base.iter().enumerate() {
             candidates.clear();
             for (task, next) in self.tasks.iter().zip(&mut next) {
-                if task.shared.get(index) {
+                if task.claimed.get(place) {
                     let weight = task.weights[*next];
                     let relative_importance = task.relative_importance.get(*next).copied().unwrap_or(0.0);
                     candidates.push(Candidate { weight, update: weight - base, relative_importance });

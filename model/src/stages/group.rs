@@ -3,7 +3,7 @@
 use cpift_engine::Mask;
 
 use crate::data::order;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::recipe::{GroupOrder, GroupSettings, Linkage};
 
 /// Groups tasks by the overlap of their cores: an edge where `jaccard[i][j]` reaches the threshold, then
@@ -25,30 +25,59 @@ pub fn chance_overlap(fraction: f64) -> f64 {
     fraction / (2.0 - fraction)
 }
 
-/// Which way a task's fine-tune moved the parameters of its core.
+/// Which way a task's fine-tune moved the parameters of its core: two bits for each of these, by ascending index. What
+/// did not move is on neither side.
 #[derive(Debug, Clone, PartialEq)]
 pub struct UpdateSigns {
     up: Mask,
     down: Mask,
+    /// Parameters that are known.
+    known: usize,
 }
 
 impl UpdateSigns {
-    /// From the core's values before and after, by ascending index. What did not move is on neither side.
-    pub fn of(core: &Mask, before: &[f32], after: &[f32]) -> Self {
-        let mut signs = Self { up: Mask::zeros(core.len()), down: Mask::zeros(core.len()) };
-        for (index, (before, after)) in core.indices().zip(before.iter().zip(after)) {
-            signs.up.set(index, after > before);
-            signs.down.set(index, after < before);
-        }
-        signs
+    /// Of a core of so many parameters, none of them known yet.
+    pub fn new(parameters: usize) -> Self {
+        Self { up: Mask::zeros(parameters), down: Mask::zeros(parameters), known: 0 }
     }
 
-    /// Number of parameters that both tasks moved the same way.
+    /// Adds the next of the core's values before and after. Panics when they are more than the core has.
+    pub fn push(&mut self, before: &[f32], after: &[f32]) {
+        for (before, after) in before.iter().zip(after) {
+            self.up.set(self.known, after > before);
+            self.down.set(self.known, after < before);
+            self.known += 1;
+        }
+    }
+
+    /// Number of parameters that both tasks moved the same way; `core` and `other_core` are the cores that the signs are
+    /// of, all known.
     ///
     /// # Errors
-    /// When the cores are over different numbers of parameters.
-    pub fn agreeing(&self, other: &Self) -> Result<usize> {
-        Ok(self.up.intersection_count(&other.up)? + self.down.intersection_count(&other.down)?)
+    /// When the cores are over different numbers of parameters, or of other sizes than the signs.
+    pub fn agreeing(&self, core: &Mask, other: &Self, other_core: &Mask) -> Result<usize> {
+        for (signs, core) in [(self, core), (other, other_core)] {
+            if signs.known != core.count() {
+                let reason = format!("signs of {} parameters of a core of {}", signs.known, core.count());
+                return Err(Error::Job(reason));
+            }
+        }
+        core.intersection_count(other_core)?;
+        let (mut before, mut before_other, mut agreeing) = (0, 0, 0);
+        for (&word, &other_word) in core.words().iter().zip(other_core.words()) {
+            let mut shared = word & other_word;
+            while shared != 0 {
+                let below = (1 << shared.trailing_zeros()) - 1;
+                let place = before + (word & below).count_ones() as usize;
+                let other_place = before_other + (other_word & below).count_ones() as usize;
+                let both = |own: &Mask, other: &Mask| own.get(place) && other.get(other_place);
+                agreeing += usize::from(both(&self.up, &other.up) || both(&self.down, &other.down));
+                shared &= shared - 1;
+            }
+            before += word.count_ones() as usize;
+            before_other += other_word.count_ones() as usize;
+        }
+        Ok(agreeing)
     }
 }
 
@@ -114,20 +143,18 @@ mod tests {
             core
         };
         // Of the shared 3, 64, 65, 70 and 99: both up, both down, opposite, one unmoved, both unmoved.
-        let first = UpdateSigns::of(
-            &core(&[3, 7, 64, 65, 70, 99]),
-            &[1.0, 1.0, 0.5, -2.0, 4.0, 6.0],
-            &[1.5, 2.0, 0.4, -1.0, 4.0, 6.0],
-        );
-        let second = UpdateSigns::of(
-            &core(&[2, 3, 64, 65, 70, 99]),
-            &[1.0, -1.0, 0.5, -2.0, 4.0, 6.0],
-            &[1.5, -0.9, 0.3, -3.0, 5.0, 6.0],
-        );
-        assert_eq!(first.agreeing(&second).unwrap(), 2);
-        assert_eq!(first.agreeing(&first).unwrap(), 4);
-        assert_eq!(first.up.indices().collect::<Vec<_>>(), [3, 7, 65]);
-        assert!(first.agreeing(&UpdateSigns::of(&core(&[]), &[], &[])).is_ok_and(|agreeing| agreeing == 0));
+        let (one, two) = (core(&[3, 7, 64, 65, 70, 99]), core(&[2, 3, 64, 65, 70, 99]));
+        let mut first = UpdateSigns::new(6);
+        first.push(&[1.0, 1.0], &[1.5, 2.0]);
+        assert!(first.agreeing(&one, &first, &one).is_err(), "four are not known");
+        first.push(&[0.5, -2.0, 4.0, 6.0], &[0.4, -1.0, 4.0, 6.0]);
+        let mut second = UpdateSigns::new(6);
+        second.push(&[1.0, -1.0, 0.5, -2.0, 4.0, 6.0], &[1.5, -0.9, 0.3, -3.0, 5.0, 6.0]);
+        assert_eq!(first.agreeing(&one, &second, &two).unwrap(), 2);
+        assert_eq!(second.agreeing(&two, &first, &one).unwrap(), 2);
+        assert_eq!(first.agreeing(&one, &first, &one).unwrap(), 4);
+        assert_eq!(first.up.indices().collect::<Vec<_>>(), [0, 1, 3]);
+        assert_eq!(first.agreeing(&one, &UpdateSigns::new(0), &core(&[])).unwrap(), 0);
     }
 
     fn settings(threshold: f64, linkage: Linkage) -> GroupSettings {

@@ -5,3 +5,4 @@ pub mod fuse;
 pub mod group;
 pub mod merge;
 pub mod models;
+pub mod pieces;

@@ -1,6 +1,8 @@
 //! What a fusion or merge reads, and the memory it works in.
 
-use cpift_engine::ViewMut;
+use std::ops::Range;
+
+use cpift_engine::{View, ViewMut};
 
 use crate::error::Result;
 
@@ -18,11 +20,24 @@ pub trait TaskModels {
     /// When they cannot be read.
     fn read_weights(&mut self, task: usize, weights: ViewMut<'_, f32>) -> Result<()>;
 
-    /// Reads one task's importance; its absolute value ranks parameters.
+    /// Reads a range of the weights of one task's model. Of a tied head that is stored too nothing is checked:
+    /// [`TaskModels::read_weights`] does.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    fn read_range(&mut self, task: usize, range: Range<usize>, weights: ViewMut<'_, f32>) -> Result<()>;
+
+    /// Reads one task's importance; its absolute value ranks parameters. Where it is what the model is away from the
+    /// base, it is computed in place from `base`, the weights of the base model.
     ///
     /// # Errors
     /// When it cannot be read.
-    fn read_importance(&mut self, task: usize, importance: ViewMut<'_, f32>) -> Result<()>;
+    fn read_importance(
+        &mut self,
+        task: usize,
+        importance: ViewMut<'_, f32>,
+        base: View<'_, f32>,
+    ) -> Result<()>;
 }
 
 /// Memory of a fusion, each of the layout's length.

@@ -5,6 +5,7 @@ mod baselines;
 mod card;
 mod changed_inputs;
 mod compact;
+mod disk;
 mod gpu;
 mod methods;
 mod resume;

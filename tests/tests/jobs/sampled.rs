@@ -261,7 +261,7 @@ fn a_plan_of_evaluations_goes_by_the_most_tokens_of_answers() {
         let mut recipe = job.recipe(&with(&[("method", json!("joint"))]));
         recipe.task.iter_mut().for_each(|task| task.max_new_tokens = limit);
         let plan = job.plan(&recipe).unwrap();
-        let answers = plan.memory.iter().find(|part| part.name == "answers or fusion").unwrap().bytes;
+        let answers = plan.memory.iter().find(|part| part.name == "answers, files or fusion").unwrap().bytes;
         (plan.evaluation_flops, answers)
     };
     let [short, middle, long] = [4, 8, 12].map(|limit| planned(Some(limit)));

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeSet;
 
-use cpift_engine::{Error, Mask};
+use cpift_engine::{Error, Mask, WORD_BITS};
 use cpift_tests::flat::{layout, random_mask};
 use proptest::prelude::*;
 
@@ -30,6 +30,20 @@ proptest! {
         prop_assert_eq!(a.and_not(&b).unwrap(), mask_of(length, &(&left - &right)));
         prop_assert_eq!(a.count(), left.len());
         prop_assert_eq!(a.intersection_count(&b).unwrap(), shared.len());
+        let changed = |change: &dyn Fn(&mut Mask)| {
+            let mut mask = a.clone();
+            change(&mut mask);
+            mask
+        };
+        prop_assert_eq!(changed(&|mask| mask.intersect_with(&b).unwrap()), mask_of(length, &shared));
+        prop_assert_eq!(changed(&|mask| mask.union_with(&b).unwrap()), mask_of(length, &either));
+        prop_assert_eq!(changed(&|mask| mask.difference_with(&b).unwrap()), mask_of(length, &(&left - &right)));
+        let mut inserted = mask_of(length, &BTreeSet::from([0]));
+        inserted.insert_shared(&a, &b).unwrap();
+        prop_assert_eq!(inserted, mask_of(length, &(&shared | &BTreeSet::from([0]))));
+        let part = (start.min(length) / WORD_BITS * WORD_BITS)..(start + span).min(length);
+        let members = left.range(part.clone()).map(|index| index - part.start).collect();
+        prop_assert_eq!(a.slice(part.clone()), mask_of(part.len(), &members));
         let jaccard = if either.is_empty() { 0.0 } else { shared.len() as f64 / either.len() as f64 };
         prop_assert_eq!(a.jaccard(&b).unwrap(), jaccard);
         prop_assert_eq!(a.indices().collect::<Vec<_>>(), left.iter().copied().collect::<Vec<_>>());

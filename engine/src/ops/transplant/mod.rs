@@ -41,7 +41,11 @@ pub fn transplant(
 pub fn gather(device: &Device, source: View<'_, f32>, mask: &Mask) -> Result<Vec<f32>> {
     check_length("gather", "mask", mask.len(), source.len())?;
     match device {
-        Device::Cpu(_) => Ok(mask.indices().map(|index| source.host()[index]).collect()),
+        Device::Cpu(_) => {
+            let mut values = Vec::with_capacity(mask.count());
+            values.extend(mask.indices().map(|index| source.host()[index]));
+            Ok(values)
+        }
         Device::Gpu(gpu) => gpu::gather(gpu, source, mask),
     }
 }

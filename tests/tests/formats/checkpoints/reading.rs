@@ -142,6 +142,26 @@ fn an_index_may_list_a_tied_head_that_is_not_there() {
     assert_same_bits(&checkpoint, &weights, &tensors);
 }
 
+/// Any part of the flat parameters, beginning and ending inside tensors and between them.
+#[test]
+fn ranges_are_parts_of_the_whole() {
+    let config = small_config("llama", false);
+    let tensors = random_tensors(&parsed(&config), 12, Dtype::BF16);
+    let folder = tempdir().unwrap();
+    write_sharded_folder(folder.path(), &config, &tensors, 3);
+    let (model, whole) = load(folder.path()).unwrap();
+    let length = whole.len();
+    for range in [0..length, 0..0, 5..6, 64..length / 2 + 1, length / 3..length, length..length] {
+        let mut part = Buffer::from_slice(&cpu(), &vec![f32::NAN; range.len()]).unwrap();
+        model.load_range(range.clone(), part.view_mut()).unwrap();
+        let bits = |values: &[f32]| values.iter().map(|value| value.to_bits()).collect::<Vec<_>>();
+        assert_eq!(bits(&part.to_vec().unwrap()), bits(&whole[range.clone()]), "{range:?}");
+        assert!(model.load_range(range.start..range.end + 1, part.view_mut()).is_err());
+    }
+    let mut part = Buffer::from_slice(&cpu(), &[0.0]).unwrap();
+    assert!(model.load_range(length..length + 1, part.view_mut()).is_err());
+}
+
 /// A tune of a tied base that was saved with a head of its own.
 #[test]
 fn an_untied_model_is_a_tied_one_where_its_head_is_the_embedding() {
