@@ -4,6 +4,7 @@
 mod attention;
 mod generic;
 mod open;
+mod optimizer;
 mod products;
 
 use cpift_kernels::launch::{Argument, Direction, Kernel, Parameter, Request, TensorCores};
