@@ -332,6 +332,12 @@ fn what_cannot_be_done_is_named() {
              @%p1 mbarrier.inval.shared::cta.b64 [%r2];",
             "is invalidated while 16 bytes are missing",
         ),
+        (
+            "setp.eq.b32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [%r2], 1; \
+             @%p1 mbarrier.inval.shared::cta.b64 [%r2]; @%p1 mbarrier.init.shared::cta.b64 [%r2], 1; bar.sync 0; \
+             @%p1 mbarrier.init.shared::cta.b64 [%r2], 1;",
+            "is initialised once more, and was not invalidated before, at line 14 of the PTX",
+        ),
         // Equal values may be stored without order, but to the same bytes, and where nobody reads.
         ("st.shared.b32 [%r2], %r1;", "which thread"),
         (
