@@ -145,7 +145,7 @@ fn distribute_rows(lanes: &mut [Words; 32], rules: Rules) {
     let exchanged = usize::from(rules.has(Mutation::MatrixRowsExchanged));
     for (lane, words) in lanes.iter_mut().enumerate() {
         for (matrix, word) in rules.order(Mutation::MatricesExchanged).into_iter().zip(words) {
-            *word = rows[8 * matrix + (lane / 4 ^ exchanged)][lane % 4];
+            *word = rows[8 * matrix + ((lane / 4) ^ exchanged)][lane % 4];
         }
     }
 }
