@@ -3,8 +3,8 @@
 
     python benches/compare/gpu.py --engine target/release/cpift-engine [--json results.json]
 
-Needs torch and transformers; runs on the GPU where torch sees one, else on the CPU. The engine's side is
-`bench kernels` and `bench step`. Torch's side, measured in the same way (median, the cache flushed before
+Needs torch and transformers; runs on the GPU where torch sees one (cuda:0, or the environment's DEVICE), else on
+the CPU. The engine's side is `bench kernels` and `bench step`. Torch's side, measured in the same way (median, the cache flushed before
 each run, CUDA events on a GPU):
 
 - linear layers: torch.matmul, which is cuBLAS on a GPU; the weight's gradient is added to by addmm_ (in bf16
@@ -18,6 +18,7 @@ each run, CUDA events on a GPU):
 
 import argparse
 import json
+import os
 import pathlib
 import statistics
 import subprocess
@@ -30,12 +31,15 @@ SHAPES = pathlib.Path(__file__).resolve().parent.parent / "shapes"
 # Of Qwen2.5: hidden, intermediate, heads, key/value heads, elements of a head.
 MODELS = {"0.5B": (896, 4864, 14, 2, 64), "1.5B": (1536, 8960, 12, 2, 128), "7B": (3584, 18944, 28, 4, 128)}
 FROZEN = 0.01
+PARTS = ["linear", "attention", "adamw", "step"]
+DEVICE = os.environ.get("DEVICE", "cuda:0")
 
 
 def parse():
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     cuda = torch.cuda.is_available()
     parser.add_argument("--engine", default="target/release/cpift-engine")
+    parser.add_argument("--parts", nargs="+", choices=PARTS, default=PARTS, help="what is measured")
     parser.add_argument("--model", nargs="+", choices=MODELS, default=list(MODELS) if cuda else ["0.5B"])
     parser.add_argument("--tokens", type=int, default=8192 if cuda else 256)
     parser.add_argument("--length", type=int, default=2048 if cuda else 256)
@@ -177,7 +181,7 @@ def train_step(arguments):
 
 def engine(arguments, *command):
     """One `bench` command of the engine; its JSON."""
-    device = "cuda:0" if arguments.device == "cuda" else "cpu"
+    device = DEVICE if arguments.device == "cuda" else "cpu"
     threads = ["--threads", str(arguments.threads)] if arguments.threads else []
     command = [arguments.engine, *threads, "bench", *command, "--device", device, "--json"]
     command += ["--precision", arguments.precision]
@@ -204,6 +208,8 @@ def measure(arguments):
     times = {}
     timer = Timer(arguments)
     for operation, torch_side in [("linear", linear), ("attention", attention), ("adamw", adamw)]:
+        if operation not in arguments.parts:
+            continue
         for number in range(arguments.rounds):
             print(f"{operation}, round {number + 1} of {arguments.rounds}", flush=True)
             torch_times, engine_times = torch_side(arguments, timer), engine_kernels(arguments, operation)
@@ -214,7 +220,7 @@ def measure(arguments):
             if arguments.device == "cuda":
                 torch.cuda.empty_cache()
     del timer
-    if arguments.steps:
+    if arguments.steps and "step" in arguments.parts:
         pair = times["train step"] = {"torch": [], "engine": []}
         for number in range(arguments.rounds):
             print(f"train step, round {number + 1} of {arguments.rounds}", flush=True)
@@ -234,6 +240,8 @@ def main():
     if arguments.threads:
         torch.set_num_threads(arguments.threads)
     torch.manual_seed(17)
+    if arguments.device == "cuda":
+        torch.cuda.set_device(DEVICE)
     times = measure(arguments)
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
     print(f"\ntorch {torch.__version__}, {device}, {arguments.precision}, {arguments.tokens} tokens / {arguments.length}")

@@ -9,16 +9,17 @@ use crate::stand_in;
 
 /// The CPU, the emulator in three schedules, and a GPU where there is one.
 ///
-/// With `CPIFT_TEST_CUDA` set, a GPU that cannot be used is a failure instead of being left out. On the stand-in for
-/// CUDA's driver, which runs the emulator, the emulator itself is left out.
+/// With `CPIFT_TEST_CUDA` set, a GPU that cannot be used is a failure instead of being left out, and the emulator, which
+/// does not need one and is slow, is left out. So it is on the stand-in for CUDA's driver, which runs the emulator.
 pub fn devices() -> Vec<Device> {
+    let needs_cuda = std::env::var_os("CPIFT_TEST_CUDA").is_some();
     let mut devices = vec![Device::cpu(None).expect("threads")];
-    if !stand_in::in_use() {
+    if !needs_cuda && !stand_in::in_use() {
         devices.extend(emulated());
     }
     match Device::cuda(0) {
         Ok(device) => devices.push(device),
-        Err(error) if std::env::var_os("CPIFT_TEST_CUDA").is_some() => panic!("{error}"),
+        Err(error) if needs_cuda => panic!("{error}"),
         Err(_) => {}
     }
     devices

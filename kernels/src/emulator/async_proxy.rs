@@ -50,18 +50,13 @@ fn swizzled(byte: u32) -> u32 {
     byte ^ (byte >> 7 & 7) << 4
 }
 
-/// Places of four registers, as they are but for a mutation.
-fn order(mutation: Mutation, rules: Rules) -> [usize; 4] {
-    if rules.has(mutation) { [0, 2, 1, 3] } else { [0, 1, 2, 3] }
-}
-
 /// A warp's 16 rows of a left operand that its lanes hold in registers, by rows of 16 along k.
 fn rows_of(lanes: impl Iterator<Item = WgmmaA>, rules: Rules) -> Vec<f32> {
     let mut values = vec![0.0; ROWS * K_STEP];
     for (lane, a) in lanes.enumerate() {
         // Lanes do the same instruction.
         let WgmmaA::Registers(words) = a else { continue };
-        let order = order(Mutation::RegistersExchanged, rules);
+        let order = rules.order(Mutation::RegistersExchanged);
         for (index, word) in order.into_iter().zip(words) {
             let (row, k_offset) = (lane / 4 + 8 * (index % 2), 2 * (lane % 4) + 8 * (index / 2));
             let place = row * K_STEP + k_offset;
@@ -162,7 +157,7 @@ impl SharedMemory {
                 return Err(Cause::Columns { columns, location: location() });
             }
             let b = self.operand(instruction.b, 0..columns, warp, &location)?;
-            let parts = order(Mutation::SumsExchanged, self.rules);
+            let parts = self.rules.order(Mutation::SumsExchanged);
             let accumulate = instruction.accumulate != self.rules.has(Mutation::AccumulationInverted);
             for (lane, list) in lists.iter().enumerate() {
                 for place in 0..instruction.columns as usize / 2 {

@@ -117,7 +117,7 @@ fn release_warp(context: &Context<'_>, warp: usize, states: &mut [State]) -> Res
         );
         return Err((Threads(threads), Cause::Divergence(message)));
     }
-    (operation.combine)(&mut words);
+    (operation.combine)(&mut words, context.shared.borrow().rules);
     if operation.orders_memory {
         context.shared.borrow_mut().warp_barrier(warp);
     }

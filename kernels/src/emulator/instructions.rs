@@ -6,6 +6,7 @@
 use std::ops::Range;
 
 use super::async_proxy::TmaCopy;
+use super::rules::{Mutation, Rules};
 use super::shared::SharedMemory;
 use super::thread::{MbarrierWait, Wait, WarpOperation, count, suspend, with};
 use super::traffic::Access;
@@ -39,12 +40,12 @@ pub fn barrier(point: Point) {
 
 /// Barrier of the warp.
 pub fn warp_barrier(point: Point) {
-    let operation = WarpOperation { name: "sync_warp", point, combine: |_| {}, orders_memory: true };
+    let operation = WarpOperation { name: "sync_warp", point, combine: |_, _| {}, orders_memory: true };
     suspend(Wait::Warp(operation, [0; 16]));
 }
 
 /// Hands `words` in and waits for what the warp makes of all lanes'.
-fn exchange(name: &'static str, point: Point, words: Words, combine: fn(&mut [Words; 32])) -> Words {
+fn exchange(name: &'static str, point: Point, words: Words, combine: fn(&mut [Words; 32], Rules)) -> Words {
     suspend(Wait::Warp(WarpOperation { name, point, combine, orders_memory: false }, words))
 }
 
@@ -52,10 +53,11 @@ fn exchange(name: &'static str, point: Point, words: Words, combine: fn(&mut [Wo
 pub fn shuffle(name: &'static str, point: Point, value: u32, source: u32) -> u32 {
     let mut words = [0; 16];
     (words[0], words[1]) = (value, source);
-    exchange(name, point, words, |lanes| {
+    exchange(name, point, words, |lanes, rules| {
         let values = lanes.map(|words| words[0]);
+        let beyond = u32::from(rules.has(Mutation::ShufflesOffByOne));
         for words in lanes {
-            words[0] = values[words[1] as usize % 32];
+            words[0] = values[(words[1] + beyond) as usize % 32];
         }
     })[0]
 }
@@ -64,7 +66,7 @@ pub fn shuffle(name: &'static str, point: Point, value: u32, source: u32) -> u32
 pub fn ballot(point: Point, predicate: bool) -> u32 {
     let mut words = [0; 16];
     words[0] = u32::from(predicate);
-    exchange("ballot", point, words, |lanes| {
+    exchange("ballot", point, words, |lanes, _| {
         let bits = (0..32).fold(0, |bits, lane| bits | lanes[lane][0] << lane);
         lanes.iter_mut().for_each(|words| words[0] = bits);
     })[0]
@@ -82,23 +84,26 @@ pub fn multiply(point: Point, a: [u32; 4], b: [u32; 2], c: [f32; 4]) -> [f32; 4]
     std::array::from_fn(|index| f32::from_bits(words[6 + index]))
 }
 
-fn multiply_fragments(lanes: &mut [Words; 32]) {
+fn multiply_fragments(lanes: &mut [Words; 32], rules: Rules) {
+    let order_a = rules.order(Mutation::FragmentsOfAExchanged);
+    let order_b = if rules.has(Mutation::FragmentsOfBExchanged) { [1, 0] } else { [0, 1] };
+    let order_sums = rules.order(Mutation::FragmentsOfSumsExchanged);
     // A by rows and columns, B by columns and rows: k is last in both.
     let (mut a, mut b) = ([[0.0f32; 16]; 16], [[0.0f32; 16]; 8]);
     for (lane, words) in lanes.iter().enumerate() {
         let (group, first) = (lane / 4, lane % 4 * 2);
-        for (index, &word) in words[..4].iter().enumerate() {
+        for (index, &word) in order_a.into_iter().zip(&words[..4]) {
             let (row, k) = (group + index % 2 * 8, first + index / 2 * 8);
             a[row][k..k + 2].copy_from_slice(&halves(word));
         }
-        for (index, &word) in words[4..6].iter().enumerate() {
+        for (index, &word) in order_b.into_iter().zip(&words[4..6]) {
             let k = first + index * 8;
             b[group][k..k + 2].copy_from_slice(&halves(word));
         }
     }
     for (lane, words) in lanes.iter_mut().enumerate() {
-        for index in 0..4 {
-            let (row, column) = (lane / 4 + 8 * (index / 2), lane % 4 * 2 + index % 2);
+        for (index, part) in order_sums.into_iter().enumerate() {
+            let (row, column) = (lane / 4 + 8 * (part / 2), lane % 4 * 2 + part % 2);
             let sum = f32::from_bits(words[6 + index]);
             let terms = a[row].iter().zip(&b[column]);
             words[6 + index] = terms.fold(sum, |sum, (&a, &b)| a.mul_add(b, sum)).to_bits();
@@ -112,28 +117,37 @@ pub fn exchange_rows(point: Point, row: [u32; 4], transposed: bool) -> [u32; 4] 
     let mut words: Words = [0; 16];
     words[..4].copy_from_slice(&row);
     let words = if transposed {
-        exchange("load_matrices_transposed", point, words, |lanes| {
+        exchange("load_matrices_transposed", point, words, |lanes, rules| {
+            if rules.has(Mutation::MatricesNotTransposed) {
+                return distribute_rows(lanes, rules);
+            }
             let rows = *lanes;
+            let exchanged = usize::from(rules.has(Mutation::MatrixRowsExchanged));
             for (lane, words) in lanes.iter_mut().enumerate() {
                 let column = lane / 4;
-                for (matrix, word) in words[..4].iter_mut().enumerate() {
-                    let element =
-                        |row: usize| rows[8 * matrix + row][column / 2] >> (16 * (column % 2)) & 0xffff;
+                for (matrix, word) in rules.order(Mutation::MatricesExchanged).into_iter().zip(words) {
+                    let element = |row: usize| {
+                        rows[8 * matrix + (row ^ exchanged)][column / 2] >> (16 * (column % 2)) & 0xffff
+                    };
                     *word = element(lane % 4 * 2) | element(lane % 4 * 2 + 1) << 16;
                 }
             }
         })
     } else {
-        exchange("load_matrices", point, words, |lanes| {
-            let rows = *lanes;
-            for (lane, words) in lanes.iter_mut().enumerate() {
-                for (matrix, word) in words[..4].iter_mut().enumerate() {
-                    *word = rows[8 * matrix + lane / 4][lane % 4];
-                }
-            }
-        })
+        exchange("load_matrices", point, words, distribute_rows)
     };
     std::array::from_fn(|matrix| words[matrix])
+}
+
+/// Each lane gets two elements of a row of each matrix, whose rows lanes brought.
+fn distribute_rows(lanes: &mut [Words; 32], rules: Rules) {
+    let rows = *lanes;
+    let exchanged = usize::from(rules.has(Mutation::MatrixRowsExchanged));
+    for (lane, words) in lanes.iter_mut().enumerate() {
+        for (matrix, word) in rules.order(Mutation::MatricesExchanged).into_iter().zip(words) {
+            *word = rows[8 * matrix + ((lane / 4) ^ exchanged)][lane % 4];
+        }
+    }
 }
 
 /// Checks and notes an access to `bytes` bytes of shared memory from `byte` on, inside of the bytes of `array`. The
@@ -218,10 +232,7 @@ pub fn mbarrier_init(point: Point, byte: u32, count: u32) {
     let place = access_shared(point, Kind::Store, start..start + 8, start, 8, 8);
     // SAFETY: eight bytes, aligned, as checked.
     unsafe { place.cast::<u64>().write(0) };
-    change(point, |shared, thread, _| {
-        shared.mbarrier_init(thread, byte, count);
-        Ok(())
-    });
+    change(point, |shared, thread, location| shared.mbarrier_init(thread, byte, count, location));
 }
 
 /// Ends the use of the mbarrier at `byte`, whose memory may then be used otherwise.

@@ -50,14 +50,25 @@ impl Mbarriers {
         Self { barriers: BTreeMap::new(), threads: threads as usize, rules }
     }
 
-    /// Begins phase 0.
-    pub fn init(&mut self, byte: u32, count: u32, made: Access) {
+    /// Begins phase 0. What `mbarrier.init` does to a valid mbarrier is undefined (PTX ISA, `mbarrier.init`).
+    pub fn init(
+        &mut self,
+        byte: u32,
+        count: u32,
+        made: Access,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
+        if self.barriers.get(&byte).is_some_and(|barrier| barrier.valid) {
+            let what = "is initialised once more, and was not invalidated before".to_owned();
+            return Err(Cause::Mbarrier { byte, what, location: location() });
+        }
         // What arrived at an earlier barrier of this byte stays known to those who knew.
         let before = self.barriers.remove(&byte).map(|barrier| (barrier.over, barrier.known));
         let (over, known) = before.unwrap_or_else(|| (0, vec![0; self.threads]));
         let barrier =
             Barrier { count, missing: count, bytes: 0, over, earlier: over, valid: true, made, known };
         self.barriers.insert(byte, barrier);
+        Ok(())
     }
 
     /// Ends the use of the barrier.
@@ -196,9 +207,15 @@ impl Mbarriers {
 /// What threads do with mbarriers.
 impl SharedMemory {
     /// Begins phase 0 of the barrier at `byte`.
-    pub fn mbarrier_init(&mut self, thread: u32, byte: u32, count: u32) {
+    pub fn mbarrier_init(
+        &mut self,
+        thread: u32,
+        byte: u32,
+        count: u32,
+        location: &dyn Fn() -> String,
+    ) -> Result<(), Cause> {
         let now = self.now(thread);
-        self.mbarriers.init(byte, count, now);
+        self.mbarriers.init(byte, count, now, location)
     }
 
     /// Ends the use of the barrier at `byte`.

@@ -1,6 +1,6 @@
-//! What a launch takes the asynchronous proxy to do and to demand, where tests ask for something else.
+//! What a launch takes warps and the asynchronous proxy to do and to demand, where tests ask for something else.
 
-/// How the emulator's model of the asynchronous proxy differs from what kernels of this project are held to.
+/// How the emulator's model differs from what kernels of this project are held to.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Rules {
     /// A deliberate mutation in the model.
@@ -34,11 +34,29 @@ pub enum Mutation {
     SumsExchanged,
     /// Sums begin anew where they are to be added to, and the other way round.
     AccumulationInverted,
+    /// Shuffles take the value of the lane behind the one that is asked for.
+    ShufflesOffByOne,
+    /// The second and third matrix of `ldmatrix` change places.
+    MatricesExchanged,
+    /// Each two rows of a matrix of `ldmatrix` change places.
+    MatrixRowsExchanged,
+    /// `ldmatrix` does not transpose.
+    MatricesNotTransposed,
+    /// The second and third register of A of `mma.sync` change places.
+    FragmentsOfAExchanged,
+    /// Both registers of B of `mma.sync` change places.
+    FragmentsOfBExchanged,
+    /// The second and third of four sums of `mma.sync` change places.
+    FragmentsOfSumsExchanged,
+    /// Waits for groups of `cp.async` return at once.
+    CopiesNotAwaited,
+    /// Waits for groups of `cp.async` are for the latest groups, not for the earliest.
+    LatestCopiesAwaited,
 }
 
 impl Mutation {
     /// All of them.
-    pub const ALL: [Self; 9] = [
+    pub const ALL: [Self; 18] = [
         Self::StridesExchanged,
         Self::OperandsNotSwizzled,
         Self::OperandsSwizzledFromStart,
@@ -48,6 +66,15 @@ impl Mutation {
         Self::BytesNotAwaited,
         Self::SumsExchanged,
         Self::AccumulationInverted,
+        Self::ShufflesOffByOne,
+        Self::MatricesExchanged,
+        Self::MatrixRowsExchanged,
+        Self::MatricesNotTransposed,
+        Self::FragmentsOfAExchanged,
+        Self::FragmentsOfBExchanged,
+        Self::FragmentsOfSumsExchanged,
+        Self::CopiesNotAwaited,
+        Self::LatestCopiesAwaited,
     ];
 }
 
@@ -55,5 +82,10 @@ impl Rules {
     /// Whether the model has this mutation.
     pub fn has(&self, mutation: Mutation) -> bool {
         self.mutation == Some(mutation)
+    }
+
+    /// Places of four registers, as they are but for a mutation.
+    pub(super) fn order(&self, mutation: Mutation) -> [usize; 4] {
+        if self.has(mutation) { [0, 2, 1, 3] } else { [0, 1, 2, 3] }
     }
 }

@@ -8,7 +8,7 @@ use std::collections::{BTreeMap, VecDeque};
 
 use super::async_proxy::TmaCopy;
 use super::mbarrier::{Arrived, Mbarriers};
-use super::rules::Rules;
+use super::rules::{Mutation, Rules};
 use crate::fault::Cause;
 
 /// Accesses are told apart at this many bytes: the smallest element kernels share.
@@ -183,7 +183,12 @@ impl SharedMemory {
     pub fn wait_copies(&mut self, thread: u32, latest: usize) {
         let copies = self.copies.entry(thread).or_default();
         let finished = copies.groups.len().saturating_sub(latest);
-        let finished: Vec<Copy> = copies.groups.drain(..finished).flatten().collect();
+        let finished = match self.rules.mutation {
+            Some(Mutation::CopiesNotAwaited) => 0..0,
+            Some(Mutation::LatestCopiesAwaited) => copies.groups.len() - finished..copies.groups.len(),
+            _ => 0..finished,
+        };
+        let finished: Vec<Copy> = copies.groups.drain(finished).flatten().collect();
         for Copy { byte, bytes } in finished {
             let start = byte as usize;
             // SAFETY: an access of these 16 bytes was checked when the copy began.

@@ -4,6 +4,7 @@ use std::cell::{Cell, RefCell};
 use std::panic::Location;
 use std::{fmt, ptr};
 
+use super::rules::Rules;
 use super::shared::SharedMemory;
 use super::traffic::Counter;
 use crate::fault::Cause;
@@ -142,7 +143,7 @@ pub struct WarpOperation {
     /// Where.
     pub point: Point,
     /// What it is: turns what the lanes brought into what they get.
-    pub combine: fn(&mut [Words; 32]),
+    pub combine: fn(&mut [Words; 32], Rules),
     /// Whether it orders the warp's memory accesses.
     pub orders_memory: bool,
 }

@@ -31,6 +31,7 @@ with tempfile.TemporaryDirectory() as folder:
         with open(os.path.join(folder, name), "w") as file:
             file.write(text)
 
+    nvcc("adamw.cu", "cuda_adamw.sm_80.ptx", "sm_80", folder)
     nvcc("generic.cu", "cuda_generic.sm_80.ptx", "sm_80", folder)
     for columns, kind in ((256, "nn"), (128, "nt")):
         head = "template <int TA, int TB> __device__ void product(float (&d)[N_TILE / 2], uint64_t a, uint64_t b)"

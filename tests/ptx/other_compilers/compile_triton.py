@@ -28,6 +28,10 @@ def descriptor(rows, columns):
     return f"tensordesc<bf16[{rows},{columns}]>"
 
 
+buffers = dict(g="*fp32", p="*fp32", m="*fp32", v="*fp32", copy="*bf16")
+numbers = ("most", "lr", "beta1", "beta2", "eps", "decay", "correction1", "correction2")
+build("adamw", kernels.adamw, 80, dict(**buffers, squares="*fp32", n="i32", **{name: "fp32" for name in numbers}),
+      dict(BLOCK=1024), tuple(buffers), num_warps=4)
 sizes = dict(M="i32", N="i32", K="i32")
 build("matmul_nn", kernels.matmul, 80, dict(a="*bf16", b="*bf16", c="*fp32", **sizes, am="i32", bk="i32", cm="i32"),
       dict(BM=128, BN=128, BK=64, ak=1, bn=1), ("a", "b", "c", "cm", "am", "bk"), num_warps=4, num_stages=3)

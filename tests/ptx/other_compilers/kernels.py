@@ -1,6 +1,22 @@
-"""Products and attention in Triton, compiled ahead of time to PTX: no GPU is needed."""
+"""An optimizer, products and attention in Triton, compiled ahead of time to PTX: no GPU is needed."""
 import triton
 import triton.language as tl
+
+
+@triton.jit
+def adamw(g, p, m, v, copy, squares, n, most, lr, beta1, beta2, eps, decay, correction1, correction2, BLOCK: tl.constexpr):
+    """AdamW of a gradient that is clipped by its norm, with a bf16 copy of the weights: roots and quotients as fast as can be."""
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    mask = at < n
+    clip = tl.minimum(1.0, most / tl.sqrt(tl.load(squares)))
+    grad = tl.load(g + at, mask) * clip
+    first = beta1 * tl.load(m + at, mask) + (1 - beta1) * grad
+    second = beta2 * tl.load(v + at, mask) + (1 - beta2) * grad * grad
+    w = tl.load(p + at, mask) * (1 - lr * decay) - lr * (first / correction1) / (tl.sqrt(second / correction2) + eps)
+    tl.store(p + at, w, mask)
+    tl.store(m + at, first, mask)
+    tl.store(v + at, second, mask)
+    tl.store(copy + at, w.to(tl.bfloat16), mask)
 
 
 @triton.jit

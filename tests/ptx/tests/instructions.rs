@@ -186,6 +186,15 @@ fn numbers_are_compared_and_rounded() {
             bits[usize::from(!first)].into()
         });
     }
+    check("abs.f32 %r8, %r4; sqrt.approx.ftz.f32 %r8, %r8;", |[a, ..]| {
+        let a = f32::from_bits(a).abs();
+        if a.is_nan() {
+            // Which NaN it is may differ.
+            return execute_one(&format!("mov.b32 %r8, {}; sqrt.approx.ftz.f32 %r8, %r8;", a.to_bits()));
+        }
+        let root = if a.is_subnormal() { 0.0 } else { f64::from(a).sqrt() as f32 };
+        root.to_bits().into()
+    });
     check(
         "cvt.rn.bf16x2.f32 %r8, %r4, %r5; cvt.rn.bf16.f32 %rs1, %r4; mov.b32 %r9, {%rs1, 0};",
         |[a, b, ..]| {
@@ -201,7 +210,7 @@ fn execute_one(instructions: &str) -> u64 {
 }
 
 /// The bf16 that is nearest to an f32, by distances: the even one of two that are as near.
-fn nearest_bf16(bits: u32) -> u16 {
+pub fn nearest_bf16(bits: u32) -> u16 {
     let value = f32::from_bits(bits);
     if value.is_nan() {
         return 0x7fff;
@@ -322,6 +331,12 @@ fn what_cannot_be_done_is_named() {
              @%p1 mbarrier.arrive.expect_tx.shared::cta.b64 _, [%r2], 16; \
              @%p1 mbarrier.inval.shared::cta.b64 [%r2];",
             "is invalidated while 16 bytes are missing",
+        ),
+        (
+            "setp.eq.b32 %p1, %r1, 0; @%p1 mbarrier.init.shared::cta.b64 [%r2], 1; \
+             @%p1 mbarrier.inval.shared::cta.b64 [%r2]; @%p1 mbarrier.init.shared::cta.b64 [%r2], 1; bar.sync 0; \
+             @%p1 mbarrier.init.shared::cta.b64 [%r2], 1;",
+            "is initialised once more, and was not invalidated before, at line 14 of the PTX",
         ),
         // Equal values may be stored without order, but to the same bytes, and where nobody reads.
         ("st.shared.b32 [%r2], %r1;", "which thread"),

@@ -5,8 +5,8 @@
 //! cargo gpu-bundle FOLDER --profile dev     # as cargo builds tests: to try run.sh, not to measure
 //! ```
 //!
-//! It holds the test and bench programs, stripped, the files they read, the `cpift-engine` binary and
-//! `run.sh`, which runs everything, prints a table and writes `results/results.json`.
+//! It holds the program of the tests that need a device and the `cpift-engine` binary, both stripped, the files they
+//! read, and `run.sh`, which runs them part by part, prints tables and writes `results/results.json`.
 
 use std::error::Error;
 use std::fs;
@@ -21,8 +21,9 @@ type Result<T> = std::result::Result<T, Box<dyn Error>>;
 /// What runs the bundle.
 const SCRIPT: &str = include_str!("gpu_bundle.sh");
 
-/// Packages whose tests, benches and programs go into the bundle.
-const PACKAGES: [&str; 4] = ["cpift-tests", "cpift-kernels", "cpift-benches", "cpift-engine-cli"];
+/// What is built: the tests that run on a device, and with those of the command line its binary.
+const BUILT: [&str; 8] =
+    ["-p", "cpift-tests", "--test", "workspace", "-p", "cpift-engine-cli", "--test", "binary"];
 
 fn main() {
     let mut arguments: Vec<String> = std::env::args().skip(1).collect();
@@ -64,8 +65,7 @@ fn make(folder: &Path, profile: &str) -> Result<u64> {
 fn build(profile: &str) -> Result<Vec<(&'static str, String, PathBuf)>> {
     let cargo = std::env::var_os("CARGO").unwrap_or_else(|| "cargo".into());
     let mut command = Command::new(cargo);
-    command.args(["test", "--no-run", "--tests", "--benches", "--profile", profile]);
-    command.args(PACKAGES.iter().flat_map(|package| ["-p", package]));
+    command.args(["test", "--no-run", "--profile", profile]).args(BUILT);
     let output = command.arg("--message-format=json-render-diagnostics").stderr(Stdio::inherit()).output()?;
     if !output.status.success() {
         return Err("cargo failed".into());
@@ -75,19 +75,13 @@ fn build(profile: &str) -> Result<Vec<(&'static str, String, PathBuf)>> {
         let message: Value = serde_json::from_str(line)?;
         let Some(program) = message["executable"].as_str() else { continue };
         let name = message["target"]["name"].as_str().ok_or("a target has no name")?;
-        let of = |folder: &str| {
-            message["manifest_path"]
-                .as_str()
-                .is_some_and(|path| path.ends_with(&format!("{folder}/Cargo.toml")))
-        };
-        let (place, name) = match message["target"]["kind"][0].as_str() {
+        let place = match (message["target"]["kind"][0].as_str(), name) {
             // Tests of the command line know where cargo has put it, on this machine.
-            Some("test") if !of("cli") => ("tests", name.to_owned()),
-            Some("bench") => ("benches", name.to_owned()),
-            Some("bin") if name == "cpift-engine" => ("bin", name.to_owned()),
+            (Some("test"), "workspace") => "tests",
+            (Some("bin"), "cpift-engine") => "bin",
             _ => continue,
         };
-        programs.push((place, name, PathBuf::from(program)));
+        programs.push((place, name.to_owned(), PathBuf::from(program)));
     }
     Ok(programs)
 }

@@ -1,107 +1,362 @@
 #!/usr/bin/env bash
-# Runs the tests on this machine's GPU, then the benches; prints a table and writes results/results.json,
-# with everything the programs said beside it.
+# Tests and measures this build on one GPU, what matters most first, in 13 minutes; only NVIDIA's driver is needed.
 #
-#     ./run.sh [--tests-only] [--try] [RESULTS_FOLDER]
+#     ./run.sh [--try] [--seconds N] [RESULTS_FOLDER]      everything, in N seconds (780 unless given)
+#     ./run.sh --failed [...]                              again what has not passed, was not reached or was left out
 #
-# --try does little of everything, on sizes that say nothing: to try this script, not the GPU.
+# Parts, in this order, each with a limit of its own; after each comes a table:
+#
+#     devices    45 s   what the driver and the engine say; the self-tests of the kernels for compute capability 9.0
+#     sm_80     150 s   every operation against its oracle by the kernels for all GPUs, each test in a process of its own
+#     sm_90a     75 s   products and attention by the kernels for 9.0, where the GPU is one, each size of heads by itself
+#     sanitizer  60 s   small operations under compute-sanitizer, where it is installed
+#     models     45 s   whole models against golden files, recorded steps as CUDA graphs, small jobs
+#     seesaw    100 s   the example trained on the GPU and on the CPU, and their losses compared
+#     kernels   150 s   bench kernels with cuBLAS beside it, then torch, where it is installed
+#     step       60 s   train steps of 0.5B, then transformers' where it is installed
+#     7B         90 s   20 steps of 7B with compact state, where memory and time are enough
+#
+# RESULTS_FOLDER (results/ beside this file) has PART/CHECK.out and .err with what programs said, and results.json. DEVICE is
+# the GPU, cuda:0 unless set; JOBS is how many tests run side by side, 4 unless set.
+#
+# --try does little of everything, on sizes that say nothing and in four times the time: to try this script, not the GPU.
 set -uo pipefail
+shopt -s nullglob
 here=$(cd "$(dirname "$0")" && pwd)
-tests_only=false
-tests=''
-steps=("llama-32m 4 256" "llama-32m 32 256" "llama-134m 2 512" "llama-134m 16 512")
-step_options=(--steps 10)
-kernel_options=()
-compare_options=()
-bench_options=(--warm-up-time 1 --measurement-time 2)
+again=false
+try=false
+seconds=780
 while [ $# -gt 0 ]; do
     case $1 in
-    --tests-only) tests_only=true ;;
-    --try)
-        tests='rope'
-        steps=("tiny 2 16")
-        step_options=(--steps 2)
-        kernel_options=(--filter adamw --tokens 16 --length 16 --parameters 5000 --seconds 0)
-        compare_options=(--model 0.5B --tokens 16 --length 16 --parameters 50000 --seconds 0 --rounds 1 --steps 1
-            --config "$here/data/shapes/tiny.json" --batch 1)
-        bench_options=(--list)
+    --failed) again=true ;;
+    --try) try=true ;;
+    --seconds)
+        seconds=${2:-}
+        [[ $seconds =~ ^[0-9]+$ ]] || { echo "error: --seconds needs a number" >&2; exit 2; }
+        shift
+        ;;
+    -*)
+        echo "error: $1 is not known; see the head of $0" >&2
+        exit 2
         ;;
     *) break ;;
     esac
     shift
 done
 results=${1:-$here/results}
-mkdir -p "$results"
+mkdir -p "$results" || exit 2
 results=$(cd "$results" && pwd)
 engine=$here/programs/bin/cpift-engine
-export CPIFT_TEST_CUDA=1 CPIFT_TESTS=$here/data/tests SHAPES=$here/data/shapes DEVICE=${DEVICE:-cuda:0}
-cd "$results" || exit 1
+program=$here/programs/tests/workspace
+shapes=$here/data/shapes
+seesaw=$here/data/examples/seesaw
+JOBS=${JOBS:-4}
+# What acts a GPU here is no quick one.
+slack=1
+if $try; then slack=4 seconds=$((slack * seconds)); fi
+end=$((SECONDS + seconds))
+# A GPU that cannot be used is a failure; machine code that the driver makes is kept from process to process.
+export CPIFT_TEST_CUDA=1 CPIFT_TESTS=$here/data/tests DEVICE=${DEVICE:-cuda:0}
+export CUDA_CACHE_PATH=${CUDA_CACHE_PATH:-$results/cache} CUDA_CACHE_MAXSIZE=4294967296
+cd "$results" || exit 2
 
-"$engine" devices | tee devices.txt
-# Clocks, power limits, and who else is there.
-nvidia-smi -q >nvidia-smi.txt 2>&1 || echo "no nvidia-smi"
-devices=$("$engine" devices --json | tr -d '\n')
-json="{\"date\":\"$(date -u +%Y-%m-%dT%H:%M:%SZ)\",\"devices\":$devices,\"tests\":["
-failed=0
-separator=
-printf '%-28s %8s %8s %8s\n' test passed failed seconds
-# Module by module, so that a crash or a hang costs the others nothing.
-for program in "$here"/programs/tests/*; do
-    all=$("$program" --list --format terse | sed -n 's/: test$//p')
-    modules=$(sed -n 's/^\(.*::\)[^:]*$/\1/p' <<<"$all" |
-        sed -E 's/^(([a-z0-9_]+::){1,2}).*/\1/; s/(in_f32|in_bf16)::$//' | sort -u | grep "$tests")
-    # A program without modules is run whole.
-    [ -n "$modules" ] || grep -q :: <<<"$all" || modules=whole
-    for module in $modules; do
-        [ "$module" != whole ] || module=
-        name=$(basename "$program")${module:+-$(echo "${module%::}" | sed 's/::/-/g')}
-        # By their whole names: the name of a module may stand in another's.
-        mapfile -t names < <(grep "^$module" <<<"$all")
-        start=$SECONDS
-        timeout 900 "$program" --exact "${names[@]}" >"test-$name.txt" 2>&1
-        status=$?
-        passed=$(sed -n 's/^test result: .* \([0-9]*\) passed.*/\1/p' "test-$name.txt" | tail -1)
-        broken=$(sed -n 's/^test result: .* \([0-9]*\) failed.*/\1/p' "test-$name.txt" | tail -1)
-        printf '%-28s %8s %8s %8s\n' "$name" "${passed:--}" "${broken:-crashed}" "$((SECONDS - start))"
-        json+="$separator{\"name\":\"$name\",\"status\":$status,\"passed\":${passed:-0},\"failed\":${broken:-null}}"
-        separator=,
-        [ "$status" = 0 ] || failed=1
-    done
-done
-json+="],\"steps\":["
-kernels=null
-comparison=null
+# Begins part $1, which has $2 seconds.
+part() {
+    part=$1 part_end=$((SECONDS + slack * $2))
+    [ "$part_end" -le "$end" ] || part_end=$((end > SECONDS ? end : SECONDS))
+    mkdir -p "$part"
+    echo
+    echo "$part, $((part_end - SECONDS)) s"
+}
 
-if [ "$tests_only" = false ]; then
-    separator=
-    for shape in "${steps[@]}"; do
-        read -r name batch length <<<"$shape"
-        step=$("$engine" bench step --config "$SHAPES/$name.json" --batch "$batch" --length "$length" \
-            "${step_options[@]}" --device "$DEVICE" --json 2>"step-$name-$batch.txt" | tr -d '\n')
-        echo "step $name $batch×$length: ${step:-failed, see step-$name-$batch.txt}"
-        json+="$separator{\"shape\":\"$name\",\"batch\":$batch,\"length\":$length,\"result\":${step:-null}}"
-        separator=,
-    done
-    # The table for people, the document for results.json.
-    for precision in f32 bf16; do
-        timeout 900 "$engine" bench kernels --device "$DEVICE" --precision "$precision" \
-            ${kernel_options[@]+"${kernel_options[@]}"} --json >"kernels-$precision.json" 2>"kernels-$precision.txt" || echo "kernels in $precision: see kernels-$precision.txt"
-    done
-    [ ! -s kernels-f32.json ] || [ ! -s kernels-bf16.json ] || kernels="[$(cat kernels-f32.json),$(cat kernels-bf16.json)]"
-    # Beside PyTorch, where it is installed.
-    if python3 -c 'import torch, transformers' 2>compare.txt; then
-        timeout 1800 python3 "$here/data/compare/gpu.py" --engine "$engine" --json compare.json \
-            ${compare_options[@]+"${compare_options[@]}"} 2>&1 | tee compare.txt
-        [ ! -s compare.json ] || comparison=$(cat compare.json)
-    else
-        echo "no comparison with PyTorch: $(tail -1 compare.txt)"
+# What came of check $1 of this part: passed, failed, crashed, timeout, unreached, skipped; nothing where it was not made.
+outcome() {
+    local word=
+    [ ! -f "$part/$1.outcome" ] || read -r word _ <"$part/$1.outcome"
+    echo "$word"
+}
+
+# Makes check $1 with a limit of $2 seconds: the command behind them.
+check() {
+    local name=$1 limit=$2 begun=$SECONDS left=$((part_end - SECONDS)) status word
+    shift 2
+    ! $again || [ "$(outcome "$name")" != passed ] || return 0
+    limit=$((slack * limit))
+    [ "$limit" -le "$left" ] || limit=$left
+    if [ "$limit" -le 0 ]; then
+        echo "unreached 0" >"$part/$name.outcome"
+        rm -f "$part/$name.out" "$part/$name.err"
+        return 1
     fi
-    for program in "$here"/programs/benches/*; do
-        name=$(basename "$program")
-        timeout 600 "$program" --bench "${bench_options[@]}" >"bench-$name.txt" 2>&1
-        grep -E "^[a-z].*(time:|thrpt:)|^ +(time|thrpt):" "bench-$name.txt"
+    # Not the shell's own words on what it had to kill.
+    (timeout -k 8 "$limit" "$@" >"$part/$name.out" 2>"$part/$name.err"; exit $?) 2>/dev/null
+    status=$?
+    case $status in
+    0) word=passed ;;
+    124 | 137) word=timeout ;;
+    *) [ "$status" -gt 128 ] && word=crashed || word=failed ;;
+    esac
+    echo "$word $((SECONDS - begun))" >"$part/$name.outcome"
+    return "$status"
+}
+
+# Leaves out check $1 for the reason $2.
+skip() {
+    echo "skipped 0" >"$part/$1.outcome"
+    echo "$2" >"$part/$1.err"
+    : >"$part/$1.out"
+}
+
+# Names of tests that match $1, one of each module first: so the driver makes machine code of each module's kernels once.
+names() {
+    local all
+    all=$("$program" --list --format terse | sed -n 's/: test$//p' | grep -vE 'on_the_stand_in_driver|_on_the_schedule$' |
+        grep -vxF -f <("$program" --list --ignored --format terse | sed -n 's/: test$//p'; echo none) | grep -E "$1")
+    awk -F:: '!seen[$1 $2]++' <<<"$all"
+    awk -F:: 'seen[$1 $2]++' <<<"$all"
+}
+
+# Makes tests by their names on standard input, each in a process of its own, several side by side.
+tests() {
+    local test
+    while read -r test; do
+        while [ "$(jobs -rp | wc -l)" -ge "$JOBS" ]; do wait -n; done
+        check "${test//::/.}" 90 "$program" --exact "$test" --test-threads 1 &
     done
+    wait
+}
+
+# Why check $1 has not passed, in a line.
+reason() {
+    local line
+    line=$(grep -h -m1 -A1 'panicked at' "$part/$1.out" "$part/$1.err" 2>/dev/null | sed -n 2p)
+    [ -n "$line" ] || line=$(grep -hv '^ *$' "$part/$1.err" "$part/$1.out" 2>/dev/null | tail -1)
+    echo "${line:0:160}"
+}
+
+# What came of this part: a line for each module of tests and each other check, then what has not passed.
+table() {
+    local file name word spent
+    printf '  %-34s %7s %7s %8s\n' check passed not seconds
+    for file in "$part"/*.outcome; do
+        name=$(basename "$file" .outcome)
+        read -r word spent <"$file"
+        echo "$name $word $spent"
+    done | awk '{
+        split($1, parts, "."); group = parts[1] (parts[2] == "" ? "" : "." parts[2])
+        if (!(group in sum)) order[++count] = group
+        if ($2 == "passed") passed[group]++; else others[group]++
+        sum[group] += $3
+    } END { for (i = 1; i <= count; i++) { g = order[i]; printf "  %-34s %7d %7d %8d\n", g, passed[g], others[g], sum[g] } }'
+    for file in "$part"/*.outcome; do
+        read -r word _ <"$file"
+        name=$(basename "$file" .outcome)
+        [ "$word" = passed ] || echo "  $word: $name: $(reason "$name")"
+    done
+}
+
+# Number $2 of a document in JSON.
+number() { tr -d '\n' <"$1" | sed -n "s/.*\"$2\": *\([0-9.eE+-]*\).*/\1/p"; }
+
+# A step's figures, if check $1 has passed.
+step_line() {
+    [ "$(outcome "$1")" = passed ] || return 0
+    local out=$part/$1.out
+    awk -v name="$1" -v tokens="$(number "$out" tokens_per_second)" -v ms="$(number "$out" step_ms)" \
+        -v mfu="$(number "$out" mfu)" -v memory="$(number "$out" peak_memory_bytes)" 'BEGIN {
+            printf "  %s: %.0f tokens a second, %.1f ms a step, %.1f %% MFU, %.1f GiB\n", name, tokens, ms, 100 * mfu, memory / 2^30 }'
+}
+
+# Whether python has what $1 names.
+python_has() { python3 -c "import $1" 2>"$results/python.txt"; }
+
+# Holds losses of the run in $2 against those of $1: of every step, and of every measurement.
+losses() {
+    local run
+    for run in "$1" "$2"; do
+        tr ' ' _ <"$run/metrics.jsonl" | sed -n \
+            's/^{"stage":"\([^"]*\)","part":"\([^"]*\)","step":\([0-9]*\),"steps":[0-9]*,"loss":\([^,]*\),.*/\1 part:\2 \3 \4/p' \
+            >"$run.steps"
+        tr -d ' \n' <"$run/scores.json" | grep -o '"loss":[^,}]*' | sed 's/"loss":/measured part: 0 /' >>"$run.steps"
+        [ -s "$run.steps" ] || { echo "no losses in $run"; return 1; }
+    done
+    [ "$(wc -l <"$1.steps")" = "$(wc -l <"$2.steps")" ] || { echo "not as many losses in $2"; return 1; }
+    paste -d' ' "$1.steps" "$2.steps" | awk '{
+        if ($1 != $5 || $2 != $6 || $3 != $7) { print "other steps: " $0; wrong = 1; exit }
+        off = ($4 - $8) / $4; off = off < 0 ? -off : off
+        if ($3 == 1 && $1 == "probe") { if (off > first) first = off }
+        if (off > most[$1]) most[$1] = off
+        if (!(off <= 0.05)) wrong = 1
+    } END {
+        printf "largest difference in the first step of a probe: %.1e", first
+        for (stage in most) printf "; %s: %.1e", stage, most[stage]
+        print ""
+        # Sums in another order; later steps go on from what differs.
+        exit wrong || !(first <= 1e-4)
+    }'
+}
+export -f losses
+
+# Takes the place of what takes long.
+hopper_tests='^ops::(linear|attention)::(in_bf16::|[a-z0-9_]+$)|^driver::hopper::(attention_of|gradients_of)'
+filter= sizes=(--model 0.5B 7B --seconds 0.15) torch_sizes=(--model 0.5B 7B --seconds 0.1 --rounds 1)
+step=(--config "$shapes/qwen2.5-0.5b.json" --batch 8 --length 2048)
+large=(--config "$shapes/qwen2.5-7b.json" --batch 1 --length 2048)
+recipe=$seesaw/recipe.toml
+if $try; then
+    hopper_tests='^driver::hopper::(attention_of|gradients_of)_heads_of_64'
+    filter=rope sizes=(--filter adamw --tokens 16 --length 16 --parameters 5000 --seconds 0)
+    torch_sizes=(--model 0.5B --tokens 16 --length 16 --parameters 50000 --seconds 0 --rounds 1)
+    step=(--config "$shapes/tiny.json" --batch 2 --length 16)
+    large=("${step[@]}")
+    recipe=$seesaw/try.recipe.toml
+    sed 's/^eval = .*/&\neval_limit = 1/' "$seesaw/small.recipe.toml" >"$recipe"
 fi
-json+="],\"kernels\":$kernels,\"comparison\":$comparison}"
-echo "$json" >results.json
-exit $failed
+torch_step=("${step[@]}" --steps 5 --rounds 1)
+
+part devices 45
+if command -v nvidia-smi >devices/nvidia-smi.txt; then
+    check driver 20 nvidia-smi -q
+else
+    skip driver "there is no nvidia-smi"
+fi
+check engine 40 "$engine" devices --json
+grep -o '"description": *"[^"]*"' devices/engine.out | sed 's/^"description": */  /'
+hopper=false
+! grep -q ', compute 9\.0' devices/engine.out || hopper=true
+check usable 5 grep ', compute ' devices/engine.out
+check self-tests 5 bash -c '! grep -o "without .*" "$0"' devices/engine.out
+table
+
+part sm_80 150
+export CPIFT_HOPPER=off
+tests < <(names "^ops::.*$filter")
+unset CPIFT_HOPPER
+table
+
+part sm_90a 75
+if $hopper; then
+    tests < <(names "$hopper_tests")
+else
+    skip all "the GPU has another compute capability"
+fi
+table
+
+part sanitizer 60
+sanitizer=
+for place in "$(command -v compute-sanitizer)" /usr/local/cuda*/bin/compute-sanitizer /usr/local/cuda*/compute-sanitizer/compute-sanitizer; do
+    [ -n "$sanitizer" ] || [ ! -x "$place" ] || sanitizer=$place
+done
+if [ -n "$sanitizer" ]; then
+    for tool in memcheck racecheck; do
+        for module in scale rope embedding gated_mlp output_gate rms_norm linear; do
+            mapfile -t chosen < <(names "^ops::$module::(in_f32|in_bf16)::forward" | head -2)
+            [ ${#chosen[@]} = 0 ] || check "$tool-$module" 20 "$sanitizer" --tool "$tool" --error-exitcode 1 \
+                "$program" --exact "${chosen[@]}" --test-threads 1
+        done
+    done
+else
+    skip all "compute-sanitizer is not installed"
+fi
+table
+
+part models 45
+models='^(model::golden::|model::gradients::|driver::recording::|jobs::gpu::cuda)'
+! $try || models='^driver::recording::'
+tests < <(names "$models")
+table
+
+part seesaw 100
+# A run whose losses are wrong is made again.
+! $again || [ "$(outcome losses)" = passed ] || rm -f seesaw/gpu.outcome
+options=(--set model.precision=f32)
+! $try || options+=(--set train.batch_size=2 --set train.steps=4 --set probe.steps=2 --set integrate.steps=2)
+for device in gpu cpu; do
+    $again && [ "$(outcome $device)" = passed ] || rm -rf "seesaw/run-$device"
+done
+check cpu 100 "$engine" train "$recipe" --device cpu --out seesaw/run-cpu "${options[@]}" &
+check gpu 100 "$engine" train "$recipe" --device "$DEVICE" --out seesaw/run-gpu "${options[@]}"
+wait
+if [ "$(outcome cpu)-$(outcome gpu)" = passed-passed ]; then
+    check losses 5 bash -c 'losses "$@"' losses seesaw/run-cpu seesaw/run-gpu
+    cat seesaw/losses.out
+else
+    skip losses "there are no two runs to compare"
+fi
+table
+
+part kernels 150
+for precision in bf16 f32; do
+    check "$precision" 60 "$engine" bench kernels --device "$DEVICE" --precision "$precision" "${sizes[@]}" --json
+    # What was measured in time is there, too.
+    [ ! -s "kernels/$precision.out" ] || tr -d '\n' <"kernels/$precision.out" | tr '{' '\n' | awk '
+        function text(key) { return match($0, "\"" key "\": *\"[^\"]*") ? substr($0, RSTART + length(key) + 4, RLENGTH - length(key) - 4) : "" }
+        function value(key) { return match($0, "\"" key "\": *[0-9.eE+-]+") ? substr($0, RSTART + length(key) + 3, RLENGTH - length(key) - 3) : "" }
+        function flush() { if (name != "") printf "  %-34s %10.3f %8s %8s\n", name, ms, share, cublas }
+        BEGIN { printf "  %-34s %10s %8s %8s\n", "kernel", "ms", "ceiling", "cuBLAS" }
+        value("engine_share") != "" { cublas = sprintf("%.0f %%", 100 * value("engine_share")) }
+        text("name") != "" { flush(); name = text("name"); ms = value("milliseconds"); cublas = share = "-" }
+        value("share") != "" { share = sprintf("%.0f %%", 100 * value("share")) }
+        END { flush() }'
+done
+if python_has torch; then
+    check torch 75 python3 "$here/data/compare/gpu.py" --engine "$engine" --json kernels/torch.json \
+        --parts linear attention adamw "${torch_sizes[@]}"
+    sed -n '/torch ms/,$p' kernels/torch.out
+else
+    skip torch "python has no torch: $(tail -1 python.txt)"
+fi
+table
+
+part step 60
+check engine 40 "$engine" bench step "${step[@]}" --steps 5 --device "$DEVICE" --json
+step_line engine
+if python_has 'torch, transformers'; then
+    check transformers 60 python3 "$here/data/compare/gpu.py" --engine "$engine" --json step/transformers.json \
+        --parts step "${torch_step[@]}"
+    sed -n '/torch ms/,$p' step/transformers.out
+else
+    skip transformers "python has no torch and transformers: $(tail -1 python.txt)"
+fi
+table
+
+part 7B 90
+# Weights alone take a while.
+[ "$((part_end - SECONDS))" -ge 45 ] || part_end=$SECONDS
+# With two steps to warm up they are 20.
+check compact 90 "$engine" bench step "${large[@]}" --steps 18 --memory compact --device "$DEVICE" --json
+step_line compact
+table
+
+# Document $1 of check $2; null where it is not whole.
+document() { [[ "$(outcome "$2")" =~ ^(passed|timeout)$ && $(tail -c 2 "$1" 2>/dev/null) =~ \}$ ]] && cat "$1" || echo null; }
+{
+    part=devices
+    printf '{"date":"%s","devices":' "$(date -u +%Y-%m-%dT%H:%M:%SZ)"
+    document devices/engine.out engine
+    printf ',"checks":['
+    separator=
+    for file in */*.outcome; do
+        read -r word spent <"$file"
+        printf '%s{"part":"%s","check":"%s","outcome":"%s","seconds":%s}' \
+            "$separator" "${file%/*}" "$(basename "$file" .outcome)" "$word" "$spent"
+        separator=,
+    done
+    part=kernels
+    printf '],"kernels":[%s,%s],"torch":' "$(document kernels/bf16.out bf16)" "$(document kernels/f32.out f32)"
+    document kernels/torch.json torch
+    part=step
+    printf ',"step":'
+    document step/engine.out engine
+    printf ',"transformers":'
+    document step/transformers.json transformers
+    part=7B
+    printf ',"compact_7B":'
+    document 7B/compact.out compact
+    echo '}'
+} | tr -d '\n' >results.json
+echo >>results.json
+echo
+missing=$(grep -LE '^(passed|skipped)' ./*/*.outcome | wc -l)
+echo "$((SECONDS - end + seconds)) s; $results/results.json; $missing checks have not passed"
+[ "$missing" = 0 ]

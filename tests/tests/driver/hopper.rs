@@ -12,16 +12,20 @@ use cpift_tests::oracle::attention as oracle;
 use cpift_tests::precision::{download, poisoned, random_in, tolerance, upload};
 use cpift_tests::stand_in::{self, StandIn, said};
 
-/// Two query heads of 96 elements, which share one key/value head.
-const SHAPE: Shape =
-    Shape { heads: 2, kv_heads: 1, head_dim: 96, scale: 0.2, window: NonZeroUsize::new(150), softcap: None };
+/// Two query heads of so many elements, which share one key/value head.
+fn shape(head_dim: usize) -> Shape {
+    Shape { heads: 2, kv_heads: 1, head_dim, scale: 0.2, window: NonZeroUsize::new(150), softcap: None }
+}
+
+/// Elements of a head where one size is enough.
+const HEAD: usize = 96;
 /// Longer than a tile of queries and a window, and one that begins in the middle of a tile of keys.
 const STARTS: [usize; 3] = [0, 270, 300];
 
-/// q, k and v.
-fn numbers() -> [Vec<f32>; 3] {
-    let key = STARTS[2] * SHAPE.kv_heads * SHAPE.head_dim;
-    [random_in::<bf16>(1, 2 * key), random_in::<bf16>(2, key), random_in::<bf16>(3, key)]
+/// q, k and v, and the gradient of the output.
+fn numbers(head_dim: usize) -> [Vec<f32>; 4] {
+    let key = STARTS[2] * head_dim;
+    [(1, 2 * key), (2, key), (3, key), (4, 2 * key)].map(|(seed, length)| random_in::<bf16>(seed, length))
 }
 
 /// What attention writes: output, log-sum-exp, gradients of q, k and v.
@@ -31,19 +35,25 @@ struct Results {
     gradients: [Buffer<bf16>; 3],
 }
 
-fn attend(device: &Device) -> Result<Results> {
-    let [q, k, v] = numbers().map(|values| upload::<bf16>(device, &values));
-    let d_output = upload::<bf16>(device, &random_in::<bf16>(4, q.len()));
+/// Without gradients they are left as they are.
+fn attend(device: &Device, head_dim: usize, with_gradients: bool) -> Result<Results> {
+    let shape = shape(head_dim);
+    let [q, k, v, d_output] = numbers(head_dim).map(|values| upload::<bf16>(device, &values));
     let inputs = Inputs { q: q.view(), k: k.view(), v: v.view() };
     let mut output = poisoned::<bf16>(device, q.len());
-    let mut log_sum_exp = poisoned::<f32>(device, STARTS[2] * SHAPE.heads);
+    let mut log_sum_exp = poisoned::<f32>(device, STARTS[2] * shape.heads);
     let documents = Documents::new(&STARTS)?;
-    forward(device, &SHAPE, &documents, inputs, output.view_mut(), log_sum_exp.view_mut())?;
+    forward(device, &shape, &documents, inputs, output.view_mut(), log_sum_exp.view_mut())?;
     let mut gradients = [q.len(), k.len(), v.len()].map(|length| poisoned::<bf16>(device, length));
-    let [d_q, d_k, d_v] = gradients.each_mut().map(Buffer::view_mut);
-    let outputs =
-        BackwardInputs { output: output.view(), log_sum_exp: log_sum_exp.view(), d_output: d_output.view() };
-    backward(device, &SHAPE, &documents, inputs, outputs, Gradients { d_q, d_k, d_v })?;
+    if with_gradients {
+        let [d_q, d_k, d_v] = gradients.each_mut().map(Buffer::view_mut);
+        let outputs = BackwardInputs {
+            output: output.view(),
+            log_sum_exp: log_sum_exp.view(),
+            d_output: d_output.view(),
+        };
+        backward(device, &shape, &documents, inputs, outputs, Gradients { d_q, d_k, d_v })?;
+    }
     Ok(Results { output, log_sum_exp, gradients })
 }
 
@@ -51,26 +61,106 @@ fn attend(device: &Device) -> Result<Results> {
 type Bits = ((Vec<bf16>, Vec<f32>), [Vec<bf16>; 3]);
 
 fn bits(device: &Device) -> Bits {
-    let Results { output, log_sum_exp, gradients } = attend(device).unwrap();
+    let Results { output, log_sum_exp, gradients } = attend(device, HEAD, true).unwrap();
     let values = |buffer: &Buffer<bf16>| buffer.to_vec().unwrap();
     ((values(&output), log_sum_exp.to_vec().unwrap()), gradients.each_ref().map(values))
 }
 
-#[test]
-fn attention_matches_the_oracle() {
-    let device = Device::emulated_like(Schedule::Shuffled(17), (9, 0));
-    let Results { output, log_sum_exp, .. } = attend(&device).unwrap();
+/// The emulator like a Hopper; where a GPU must be there, that.
+fn hopper() -> Device {
+    if stand_in::skipped() {
+        return Device::cuda(0).unwrap();
+    }
+    Device::emulated_like(Schedule::Shuffled(17), (9, 0))
+}
+
+/// Attention of heads of so many elements against the oracle, with the gradients where there are kernels for them.
+fn attention_matches_the_oracle(head_dim: usize, with_gradients: bool) {
+    let device = hopper();
+    let Results { output, log_sum_exp, gradients } = attend(&device, head_dim, with_gradients).unwrap();
+    // A GPU that is no Hopper has nothing to leave out.
     assert_eq!(device.disabled_kernels(), None);
-    let [q, k, v] = numbers().map(|values| widen(&values));
-    let Shape { heads, kv_heads, head_dim, scale, window, .. } = SHAPE;
+    let [q, k, v, d_output] = numbers(head_dim).map(|values| widen(&values));
+    let Shape { heads, kv_heads, head_dim, scale, window, .. } = shape(head_dim);
     let window = window.map(NonZeroUsize::get);
     let exact = oracle::Shape { heads, kv_heads, head_dim, scale: f64::from(scale), window, softcap: None };
     let (expected, expected_sums) = oracle::forward(&exact, &STARTS, &q, &k, &v);
     // Roundings of the output and of its weights.
     assert_close("output", &download(&output), &expected, tolerance::<bf16>(2e-6, 3.0));
     assert_close("log-sum-exp", &download(&log_sum_exp), &expected_sums, 1e-6);
-    // By a kernel of its own: that for all devices adds in another order.
-    let (own, others) = (bits(&device), bits(&Device::emulated(Schedule::Forward)));
+    if with_gradients {
+        let expected = expected_gradients(&exact, [&q, &k, &v, &d_output], &expected, &expected_sums);
+        for ((what, expected), gradient) in ["d_q", "d_k", "d_v"].into_iter().zip(expected).zip(&gradients) {
+            // Roundings of the gradient, of the output, of the weights and of their gradients.
+            assert_close(what, &download(gradient), &expected, tolerance::<bf16>(1e-5, 4.0));
+        }
+    }
+}
+
+/// Gradients of q, k and v in f64, by their definition: with weights p = exp(s − log-sum-exp) of a token's scores s,
+/// dv += p·do, ds = p·(do·v − do·o), dq += scale·ds·k and dk += scale·ds·q.
+fn expected_gradients(
+    shape: &oracle::Shape,
+    [q, k, v, d_output]: [&[f64]; 4],
+    output: &[f64],
+    log_sum_exp: &[f64],
+) -> [Vec<f64>; 3] {
+    let width = shape.head_dim;
+    let dot = |a: &[f64], b: &[f64]| a.iter().zip(b).map(|(a, b)| a * b).sum::<f64>();
+    let add = |to: &mut [f64], factor: f64, from: &[f64]| {
+        to.iter_mut().zip(from).for_each(|(to, from)| *to += factor * from);
+    };
+    let [mut d_q, mut d_k, mut d_v] = [q, k, v].map(|values| vec![0.0; values.len()]);
+    for document in STARTS.windows(2) {
+        for token in document[0]..document[1] {
+            for head in 0..shape.heads {
+                let row = token * shape.heads + head;
+                let query = row * width..(row + 1) * width;
+                let gradient = &d_output[query.clone()];
+                for seen in shape.first_seen(document[0], token + 1)..token + 1 {
+                    // All heads share the keys.
+                    let key = seen * width..(seen + 1) * width;
+                    let score = shape.scale * dot(&q[query.clone()], &k[key.clone()]);
+                    let weight = (score - log_sum_exp[row]).exp();
+                    add(&mut d_v[key.clone()], weight, gradient);
+                    let d_score = dot(gradient, &v[key.clone()]) - dot(gradient, &output[query.clone()]);
+                    let d_score = shape.scale * weight * d_score;
+                    add(&mut d_q[query.clone()], d_score, &k[key.clone()]);
+                    add(&mut d_k[key], d_score, &q[query.clone()]);
+                }
+            }
+        }
+    }
+    [d_q, d_k, d_v]
+}
+
+/// Each group of kernels in a test of its own: where tests have processes of their own, a fault costs one.
+macro_rules! heads {
+    ($($name:ident = $head_dim:literal, $with_gradients:literal;)*) => {$(
+        #[test]
+        fn $name() {
+            attention_matches_the_oracle($head_dim, $with_gradients);
+        }
+    )*};
+}
+
+heads! {
+    attention_of_heads_of_64_matches_the_oracle = 64, false;
+    attention_of_heads_of_80_matches_the_oracle = 80, false;
+    attention_of_heads_of_96_matches_the_oracle = 96, false;
+    attention_of_heads_of_128_matches_the_oracle = 128, false;
+    attention_of_heads_of_256_matches_the_oracle = 256, false;
+    gradients_of_heads_of_64_match_the_oracle = 64, true;
+    gradients_of_heads_of_80_match_the_oracle = 80, true;
+    gradients_of_heads_of_96_match_the_oracle = 96, true;
+    gradients_of_heads_of_128_match_the_oracle = 128, true;
+}
+
+/// The kernel for all devices adds in another order.
+#[test]
+fn attention_is_by_a_kernel_of_its_own() {
+    let own = bits(&Device::emulated_like(Schedule::Shuffled(17), (9, 0)));
+    let others = bits(&Device::emulated(Schedule::Forward));
     assert!(own.0 != others.0 && own.1 != others.1);
 }
 

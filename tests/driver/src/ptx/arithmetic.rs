@@ -236,6 +236,8 @@ const COMPUTATIONS: &[(&[&str], Computation)] = computations! {
     "div.full.f32" | "div.rn.f32" (a: f32, b: f32) => simt::divide(a, b);
     "rcp.rn.f32" (a: f32) => 1.0f32 / a;
     "sqrt.rn.f32" (a: f32) => simt::sqrt(a);
+    // One unit in the last place from it on hardware.
+    "sqrt.approx.ftz.f32" (a: f32) => simt::sqrt(flush(a));
     "neg.f32" (a: f32) => -a;
     "abs.f32" (a: f32) => simt::abs(a);
     "min.f32" (a: f32, b: f32) => simt::min(a, b);

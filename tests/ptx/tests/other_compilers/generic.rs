@@ -14,7 +14,7 @@ fn whole(length: usize) -> Vec<f32> {
     (0..length).map(|place| (bits(1, place as u64) % 41) as f32 - 20.0).collect()
 }
 
-fn reductions(rules: Rules, schedule: Schedule) -> Result<(), String> {
+pub fn reductions(rules: Rules, schedule: Schedule) -> Result<(), String> {
     let length = 1000;
     let x = whole(length);
     let (mut sums, mut prefix) = (Buffer::<f32>::poisoned(64), Buffer::<f32>::poisoned(length));
@@ -76,7 +76,7 @@ fn histogram(rules: Rules, schedule: Schedule) -> Result<(), String> {
     if bins.as_slice() == expected { Ok(()) } else { Err(format!("bins are {:?}", bins.as_slice())) }
 }
 
-fn product(rules: Rules, schedule: Schedule) -> Result<(), String> {
+pub fn product(rules: Rules, schedule: Schedule) -> Result<(), String> {
     let sizes @ [m, n, k] = [128, 192, 160];
     let (a, b) = (random::<Bf16>(4, m * k), random::<Bf16>(5, k * n));
     let mut c = Buffer::<f32>::poisoned(m * n);

@@ -4,6 +4,7 @@
 mod attention;
 mod generic;
 mod open;
+mod optimizer;
 mod products;
 
 use cpift_kernels::launch::{Argument, Direction, Kernel, Parameter, Request, TensorCores};
@@ -153,7 +154,7 @@ fn must_be_right(run: impl Fn(Rules, Schedule) -> Result<(), String>) {
 #[test]
 fn mutations_of_the_emulator_are_noticed() {
     type Run = fn(Rules, Schedule) -> Result<(), String>;
-    let noticed: [(Mutation, Run, &str); 9] = [
+    let noticed: [(Mutation, Run, &str); 18] = [
         (Mutation::StridesExchanged, products::tma_tn, "the product["),
         (Mutation::OperandsNotSwizzled, products::tma_nn, "the product["),
         (Mutation::OperandsSwizzledFromStart, products::tma_nn, "product of a tile"),
@@ -163,6 +164,15 @@ fn mutations_of_the_emulator_are_noticed() {
         (Mutation::BytesNotAwaited, products::ring_nt, "still copying"),
         (Mutation::SumsExchanged, products::ring_nt, "the product["),
         (Mutation::AccumulationInverted, products::ring_nt, "the product["),
+        (Mutation::ShufflesOffByOne, generic::reductions, "sums["),
+        (Mutation::MatricesExchanged, generic::product, "the product["),
+        (Mutation::MatrixRowsExchanged, products::matmul, "the product["),
+        (Mutation::MatricesNotTransposed, generic::product, "the product["),
+        (Mutation::FragmentsOfAExchanged, generic::product, "the product["),
+        (Mutation::FragmentsOfBExchanged, products::matmul, "the product["),
+        (Mutation::FragmentsOfSumsExchanged, products::matmul, "the product["),
+        (Mutation::CopiesNotAwaited, generic::product, "still copying"),
+        (Mutation::LatestCopiesAwaited, generic::product, "still copying"),
     ];
     assert_eq!(noticed.map(|(mutation, _, _)| mutation), Mutation::ALL);
     let others = noticed.into_iter().filter_map(|(mutation, run, words)| {

@@ -121,7 +121,7 @@ pub fn ring_nt(rules: Rules, schedule: Schedule) -> Result<(), String> {
 }
 
 /// By plain pointers, with edges of all tiles.
-fn matmul(rules: Rules, schedule: Schedule) -> Result<(), String> {
+pub fn matmul(rules: Rules, schedule: Schedule) -> Result<(), String> {
     let product = Product { sizes: [136, 200, 136], transposed: [false, false] };
     let [m, n, k] = product.sizes;
     let launched = Launch { kernel: "matmul", grid: [2, 2, 1], block: 128, shared: 32_768 };
