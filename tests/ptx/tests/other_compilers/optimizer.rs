@@ -1,6 +1,7 @@
 //! AdamW: elementwise arithmetic with roots and quotients, and a rounded copy.
 
-use cpift_kernels::adamw::{Coefficients, Importance, Moments, Step, adamw_step};
+use cpift_kernels::adamw::{Coefficients, Importance, Moments, Step, StoredWeights, adamw_step};
+use cpift_kernels::dither::{dither_to_bf16, lower_half, undo};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::Bf16;
 use source::emulator::{Rules, Schedule};
@@ -162,16 +163,24 @@ fn the_kernel_here_gives_the_same_bits() {
     let (gradients, scale) = (gradients(4), Buffer::from_slice(&[0.75f32]));
     let schedule = Schedule::Forward;
     let mut own = State::later();
+    // Here the rounded weights and the lower halves of their bits are the weights.
+    let weights = || own.weights.as_slice().iter().copied().enumerate();
+    let rounded: Vec<Bf16> = weights().map(|(index, weight)| dither_to_bf16(weight, index)).collect();
+    let lower: Vec<u16> = weights().map(|(_, weight)| lower_half(weight)).collect();
+    let (mut rounded, mut lower) = (Buffer::from_slice(&rounded), Buffer::from_slice(&lower));
     let step = Step {
         gradient: gradients.read(),
-        weights: own.weights.write(),
+        weights: StoredWeights::Split(rounded.write(), lower.write()),
         importance: Importance::None,
         frozen: None,
-        copy: Some(own.copy.write()),
         scale: scale.read(),
     };
     let moments = Moments::F32(own.moment1.write(), own.moment2.write());
     adamw_step(&Emulator::new(schedule), moments, step, &coefficients).expect("runs");
+    for (index, weight) in own.weights.as_mut_slice().iter_mut().enumerate() {
+        *weight = undo(rounded.as_slice()[index], lower.as_slice()[index], index);
+    }
+    own.copy = rounded;
 
     let mut other = State::later();
     let numbers = [
