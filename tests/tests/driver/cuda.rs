@@ -357,7 +357,7 @@ fn plan_and_run() {
     let passing = parts().find(|part| part.name == "temporary buffers").unwrap().bytes;
     job.run(&recipe, "run", false, &mut Silent).unwrap();
     let taken = device.peak_memory_bytes().unwrap();
-    assert!(taken <= bytes && 2 * taken > bytes, "{taken} taken, planned {:?}", planned.memory);
+    assert!(taken <= bytes && 20 * taken >= 19 * bytes, "{taken} taken, planned {:?}", planned.memory);
     // Without what is held for a moment the plan would be too low.
     assert!(passing > 0 && taken > bytes - passing, "{taken} taken, planned {:?}", planned.memory);
 }
