@@ -57,7 +57,7 @@ pub fn plan_memory(
         ComputeType::Bf16 => plan_passes::<bf16>(inputs, device, limits, purpose(recipe))?,
     };
     parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
-    // Answers are generated, or masks held and files read and written, or models fused; never two of these at once.
+    // Answers are generated, or files read and written, or models fused; never two of these at once.
     let staging = staging_bytes(&inputs.layout, device.threads());
     let stages = stage_memory(recipe, inputs, generation, staging);
     let is_gpu = matches!(device, Device::Gpu(_));

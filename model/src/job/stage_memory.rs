@@ -39,10 +39,10 @@ pub fn stage_memory(
     files: usize,
 ) -> Vec<(StageKind, Vec<StageMemory>)> {
     let sizes = Sizes::new(recipe, inputs);
-    // Nothing is read or written meanwhile.
-    let evaluation = StageMemory { buffers: generation, ..StageMemory::default() };
+    // Nothing is read or written meanwhile; what is frozen stays, as evaluations come between steps.
+    let evaluation = |frozen: StageMemory| StageMemory { buffers: generation, ..frozen };
     let working = |memory: StageMemory| StageMemory { files, ..memory };
-    let training = |frozen: StageMemory| vec![evaluation, working(frozen)];
+    let training = |frozen: StageMemory| vec![evaluation(frozen), working(frozen)];
     let nothing = StageMemory::default();
     let mut stages = Vec::new();
     if has_probes(recipe.method) {
@@ -129,15 +129,17 @@ impl Sizes {
             let (counts, chosen) = merge.bytes(self.parameters, self.tasks);
             merging.buffers = counts;
             merging.masks += chosen;
-            // Merges are computed on the host, in pieces but for the signs of all sums.
+            // Merges are computed on the host, in pieces but for the signs of all sums; a GPU marks the largest updates.
             let values = if merge.elects() { self.parameters } else { 0 };
-            merging.beside_gpu = size_of::<f32>() * values.max(4 * self.parameters.min(merge::PIECE));
+            merging.copies = self.mask;
+            merging.beside_gpu =
+                self.mask + size_of::<f32>() * values.max(4 * self.parameters.min(merge::PIECE));
         }
         if !settings.transplant {
             return [merging; 2];
         }
         let float = size_of::<f32>();
-        let claims = (self.tasks * self.core).min(self.tasks * self.parameters);
+        let claims = self.tasks * self.core;
         let conflicts = if self.tasks < 2 { 0 } else { (claims / 2).min(self.parameters) };
         let claims = if self.tasks < 2 { 0 } else { claims };
         let ranked = if settings.conflict == Conflict::Max { 2 } else { 1 };
