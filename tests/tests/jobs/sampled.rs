@@ -256,7 +256,9 @@ fn samples_are_measured_alone_as_among_all_rows() {
 /// A plan counts answers as long as they may be, whatever the references are.
 #[test]
 fn a_plan_of_evaluations_goes_by_the_most_tokens_of_answers() {
-    let job = SmallJob::new();
+    // Keys and values that are more than what is on its way from a file.
+    let job =
+        SmallJob::with_model(&[("num_hidden_layers", 24), ("num_key_value_heads", 2), ("head_dim", 64)]);
     let planned = |limit: Option<usize>| {
         let mut recipe = job.recipe(&with(&[("method", json!("joint"))]));
         recipe.task.iter_mut().for_each(|task| task.max_new_tokens = limit);
