@@ -187,7 +187,6 @@ fn jobs_too_large_for_the_machine() {
     let planned = run(&[&["plan", &recipe], &large[..]].concat());
     assert_eq!(planned.status.code(), Some(0));
     assert!(stdout(&planned).contains("`train` would refuse: "), "{}", stdout(&planned));
-    assert!(files.refused(&["--set", "checkpoint.keep=1000000"]).contains("are needed and"), "disk");
     for (key, value) in [("checkpoint.keep", i64::MAX), ("train.steps", i64::MAX)] {
         assert!(files.refused(&["--set", &format!("{key}={value}")]).contains(": use 1 to "), "{key}");
     }
