@@ -56,8 +56,8 @@ extern "C" __global__ void __launch_bounds__(256) adamw_in_order(
   if (!isfinite(all)) return;
   size_t first = 4 * ((size_t)blockIdx.x * blockDim.x + threadIdx.x);
   if (first + 4 <= n) {
-    float4 grad = *(const float4*)(g + first), w = *(float4*)(p + first);
-    float4 m4 = *(float4*)(m + first), v4 = *(float4*)(v + first);
+    float4 grad = *(const float4*)(g + first), w = *(float4*)(p + first),
+           m4 = *(float4*)(m + first), v4 = *(float4*)(v + first);
     step(__fmul_rn(grad.x, all), w.x, m4.x, v4.x, c);
     step(__fmul_rn(grad.y, all), w.y, m4.y, v4.y, c);
     step(__fmul_rn(grad.z, all), w.z, m4.z, v4.z, c);
