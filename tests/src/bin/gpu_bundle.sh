@@ -185,7 +185,8 @@ choose() {
     mapfile -t chosen < <(names "$1")
     rm -f "$part/$2".{outcome,out,err}
     [ ${#chosen[@]} = 0 ] || return 0
-    fail "$2" "$(cat tests.err; [ -s tests.err ] || echo "no test matches $1")"
+    fail "$2" "no test matches $1
+$(<tests.err)"
     return 1
 }
 
