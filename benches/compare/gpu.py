@@ -4,8 +4,8 @@
     python benches/compare/gpu.py --engine target/release/cpift-engine [--json results.json]
 
 Needs torch and transformers; runs on the GPU where torch sees one (cuda:0, or the environment's DEVICE), else on
-the CPU. The engine's side is `bench kernels` and `bench step`. Torch's side, measured in the same way (median, the cache flushed before
-each run, CUDA events on a GPU):
+the CPU. The engine's side is `bench kernels` and `bench step`. Torch's side, measured in the same way (median, the
+cache flushed before each run, CUDA events on a GPU):
 
 - linear layers: torch.matmul, which is cuBLAS on a GPU; the weight's gradient is added to by addmm_ (in bf16
   torch sums into bf16, the engine into f32);
@@ -13,7 +13,8 @@ each run, CUDA events on a GPU):
 - adamw: the fused AdamW alone, and for importance and frozen parameters with passes of their own, as a
   torch user writes them;
 - step: a transformers model with random weights and tokens, forward, backward, clipping to norm 1, fused AdamW;
-  in bf16 the model's weights are bf16 too, while the engine keeps f32 masters.
+  in bf16 the model's weights are bf16 too, while the engine's optimizer has f32 weights, split into rounded bf16
+  weights and 16 bits.
 """
 
 import argparse
@@ -244,7 +245,8 @@ def main():
         torch.cuda.set_device(DEVICE)
     times = measure(arguments)
     device = torch.cuda.get_device_name() if arguments.device == "cuda" else f"cpu, {torch.get_num_threads()} threads"
-    print(f"\ntorch {torch.__version__}, {device}, {arguments.precision}, {arguments.tokens} tokens / {arguments.length}")
+    sizes = f"{arguments.precision}, {arguments.tokens} tokens / {arguments.length}"
+    print(f"\ntorch {torch.__version__}, {device}, {sizes}")
     print(f"{'':28} {'torch ms':>10} {'engine ms':>10} {'torch / engine':>15}  of each round")
     rows = []
     for name, pair in times.items():
