@@ -9,7 +9,7 @@ use crate::fault::Cause;
 /// A barrier in shared memory.
 #[derive(Debug)]
 struct Barrier {
-    /// Mbarriers of threads that end a phase.
+    /// Arrivals that end a phase.
     count: u32,
     /// Those that are missing in this phase.
     missing: u32,
