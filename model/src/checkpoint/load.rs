@@ -38,6 +38,8 @@ pub(super) struct Stored<'a> {
 /// One tensor to be read.
 pub(super) struct Load<'a> {
     pub stored: Stored<'a>,
+    /// Elements that the tensor must have.
+    pub elements: usize,
     /// The elements of it that are read.
     pub range: Range<usize>,
     /// Where they go.
@@ -63,10 +65,10 @@ struct Staging {
 pub(super) fn run(loads: Vec<Load<'_>>) -> Result<()> {
     let products = products(loads.iter().map(|load| load.stored).collect())?;
     let mut pieces = Vec::new();
-    for (Load { stored, range, target }, product) in loads.into_iter().zip(&products) {
+    for (Load { stored, elements: expected, range, target }, product) in loads.into_iter().zip(&products) {
         let elements = stored.elements()?;
-        if elements < range.end || range.len() != target.len() {
-            let reason = format!("`{}` has {elements} elements, expected {}", stored.name, range.end);
+        if elements != expected || range.end > elements || range.len() != target.len() {
+            let reason = format!("`{}` has {elements} elements, expected {expected}", stored.name);
             return Err(Error::format(stored.file.path(), reason));
         }
         let mut rest = target;
@@ -211,8 +213,9 @@ impl TensorFile {
     /// It is missing, has another shape or type, cannot be read, or holds NaN or infinity.
     pub fn read_floats(&self, name: &str, shape: &[usize], target: ViewMut<'_, f32>) -> Result<()> {
         self.require_floats(name, shape)?;
-        let range = 0..target.len();
-        run(vec![Load { stored: Stored { file: self, name, addition: None }, range, target }])
+        let elements = target.len();
+        let stored = Stored { file: self, name, addition: None };
+        run(vec![Load { stored, elements, range: 0..elements, target }])
     }
 
     /// Reads a one-dimensional tensor of `target.len()` bf16.

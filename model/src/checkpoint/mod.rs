@@ -173,7 +173,8 @@ impl Checkpoint {
             let (_, at_segment) = rest.split_at(wanted.start - done);
             let (target, after) = at_segment.split_at(wanted.len());
             let in_tensor = wanted.start - of_segment.start..wanted.end - of_segment.start;
-            loads.push(Load { stored: self.weights.stored(place), range: in_tensor, target });
+            let stored = self.weights.stored(place);
+            loads.push(Load { stored, elements: segment.length, range: in_tensor, target });
             (rest, done) = (after, wanted.end);
         }
         load::run(loads)

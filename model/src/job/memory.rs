@@ -20,9 +20,6 @@ use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Transfor
 /// those of CUDA's driver. A run of SmolLM2-135M took 68 MiB beside the other parts.
 const PROGRAM: u64 = 72 << 20;
 
-/// The parts that are others in every stage; the second is what of it is on the host where the device is a GPU.
-const STAGE_PARTS: [&str; 2] = ["answers, files or fusion", "files and masks"];
-
 /// A job's memory.
 pub struct JobMemory {
     /// Its parts at the peak.
@@ -64,12 +61,17 @@ pub fn plan_memory(
     let most = |of: fn(&StageMemory) -> usize| {
         stages.iter().flat_map(|(_, stage)| stage).map(of).max().unwrap_or(0) as u64
     };
-    if is_gpu {
-        parts.push(part(STAGE_PARTS[0], most(|stage| stage.buffers + stage.copies)));
-        parts.push(host_part(STAGE_PARTS[1], most(|stage| stage.masks + stage.files + stage.beside_gpu)));
+    let of_stages = if is_gpu {
+        vec![
+            part("answers, files or fusion", most(|stage| stage.buffers + stage.copies)),
+            host_part("files and masks", most(|stage| stage.masks + stage.files + stage.beside_gpu)),
+        ]
     } else {
-        parts.push(part(STAGE_PARTS[0], most(|stage| stage.buffers + stage.masks + stage.files)));
-    }
+        vec![part("answers, files or fusion", most(|stage| stage.buffers + stage.masks + stage.files))]
+    };
+    let sum = |parts: &[MemoryPart]| parts.iter().map(|part| part.bytes).sum::<u64>();
+    let bytes_of_stages = sum(&of_stages);
+    parts.extend(of_stages);
     parts.push(host_part("program", PROGRAM));
     // A row's two lists are allocations of their own, each with a header of the allocator's; and its hash.
     let row_bytes = |dataset: &Dataset| {
@@ -79,9 +81,7 @@ pub fn plan_memory(
     let data =
         inputs.tasks.iter().map(|task| row_bytes(&task.train) + task.eval.as_deref().map_or(0, row_bytes));
     parts.push(host_part("tokenized data", data.sum()));
-    let of_stages: u64 =
-        parts.iter().filter(|part| STAGE_PARTS.contains(&&*part.name)).map(|part| part.bytes).sum();
-    let throughout = parts.iter().map(|part| part.bytes).sum::<u64>() - of_stages;
+    let throughout = sum(&parts) - bytes_of_stages;
     let of_stage = |(stage, memory): &(StageKind, Vec<StageMemory>)| {
         let most = memory.iter().map(|memory| memory.bytes(is_gpu)).max().unwrap_or(0);
         (*stage, throughout + most as u64)

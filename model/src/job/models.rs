@@ -38,6 +38,18 @@ impl<'a> RunModels<'a> {
     fn importance_file(&self, task: usize) -> PathBuf {
         self.probe_folder(task).join(IMPORTANCE)
     }
+
+    /// Reads of a task's model, which must be what it was.
+    fn read_model(&self, task: usize, read: impl FnOnce(&Checkpoint) -> Result<()> + Send) -> Result<()> {
+        let job = self.job;
+        if let Some(model) = &job.inputs.tasks[task].model {
+            job.device.scope(|| read(model))?;
+            return self.check(model.files());
+        }
+        let probe = Checkpoint::open(&self.probe_folder(task))?;
+        job.device.scope(|| read(&probe))?;
+        self.check_probe(task, probe.files())
+    }
 }
 
 impl TaskModels for RunModels<'_> {
@@ -49,25 +61,11 @@ impl TaskModels for RunModels<'_> {
     }
 
     fn read_weights(&mut self, task: usize, weights: ViewMut<'_, f32>) -> Result<()> {
-        let job = self.job;
-        if let Some(model) = &job.inputs.tasks[task].model {
-            job.device.scope(|| model.load_into(weights))?;
-            return self.check(model.files());
-        }
-        let probe = Checkpoint::open(&self.probe_folder(task))?;
-        job.device.scope(|| probe.load_into(weights))?;
-        self.check_probe(task, probe.files())
+        self.read_model(task, |model| model.load_into(weights))
     }
 
     fn read_range(&mut self, task: usize, range: Range<usize>, weights: ViewMut<'_, f32>) -> Result<()> {
-        let job = self.job;
-        if let Some(model) = &job.inputs.tasks[task].model {
-            job.device.scope(|| model.load_range(range, weights))?;
-            return self.check(model.files());
-        }
-        let probe = Checkpoint::open(&self.probe_folder(task))?;
-        job.device.scope(|| probe.load_range(range, weights))?;
-        self.check_probe(task, probe.files())
+        self.read_model(task, |model| model.load_range(range, weights))
     }
 
     fn read_importance(
