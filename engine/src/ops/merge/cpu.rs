@@ -68,10 +68,11 @@ pub(super) fn elected_signs(layout: &Layout, sum: &[f32], words: &mut [u64]) {
     mark(layout, words, |index| sum[index] >= 0.0);
 }
 
-pub(super) fn random_mask(layout: &Layout, share: f64, seed: u64, words: &mut [u64]) {
+pub(super) fn random_mask(layout: &Layout, first: usize, share: f64, seed: u64, words: &mut [u64]) {
     let start = random::mix(seed);
     // The upper 53 bits, a number in [0, 1) that f64 holds exactly.
-    let drawn = |index: usize| (random::at(start, index as u64) >> 11) as f64 / (1_u64 << 53) as f64;
+    let drawn =
+        |index: usize| (random::at(start, (first + index) as u64) >> 11) as f64 / (1_u64 << 53) as f64;
     mark(layout, words, |index| drawn(index) < share);
 }
 
