@@ -13,6 +13,8 @@ use crate::machine;
 use crate::model::Model;
 use crate::progress::{StepReport, TaskShare, TrainingStage};
 use crate::recipe::TrainSettings;
+use crate::stages::models::Buffers;
+use crate::stages::pieces::longest_part;
 
 /// Everything a training step reads and writes, allocated once and used for one fine-tune after the other.
 pub struct Trainer {
@@ -108,14 +110,25 @@ impl Trainer {
         Ok((weights, self.optimizer.moments(), self.optimizer.importance()))
     }
 
-    /// The master weights beside two more buffers of their size, free between fine-tunes: memory of the gradients and of
-    /// the moments, which every fine-tune starts by overwriting.
+    /// The memory of the weights and of the moments, of their size each, between fine-tunes: the next one has to begin with
+    /// weights that are read, and overwrites the moments.
     ///
     /// # Errors
     /// As [`Trainer::weights`].
-    pub fn scratch_buffers(&mut self) -> Result<(ViewMut<'_, f32>, ViewMut<'_, f32>, ViewMut<'_, f32>)> {
+    pub fn scratch_buffers(&mut self) -> Result<(ViewMut<'_, f32>, ViewMut<'_, f32>)> {
         let weights = self.model.weights_mut(self.gradients.view_mut())?;
-        Ok((weights, self.gradients.view_mut(), self.optimizer.lend_moments()))
+        Ok((weights, self.optimizer.lend_moments()))
+    }
+
+    /// Memory to fuse models in: the weights receive what is fused.
+    ///
+    /// # Errors
+    /// As [`Trainer::weights`].
+    pub fn fusion_buffers(&mut self) -> Result<Buffers<'_>> {
+        let part = longest_part(&self.layout);
+        let backbone = self.model.weights_mut(self.gradients.view_mut())?;
+        let base = self.optimizer.lend_moments();
+        Ok(Buffers { backbone, base, operand: self.gradients.slice_mut(0..part) })
     }
 
     /// [`Model::evaluate`].

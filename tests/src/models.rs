@@ -5,6 +5,7 @@ use std::ops::Range;
 use cpift_engine::{View, ViewMut};
 use cpift_model::Result;
 use cpift_model::stages::models::TaskModels;
+use cpift_model::stages::pieces::LayoutPart;
 
 /// Base, task models and importances as flat parameters.
 pub struct MemoryModels {
@@ -32,9 +33,10 @@ impl TaskModels for MemoryModels {
     fn read_importance(
         &mut self,
         task: usize,
+        part: &LayoutPart,
         mut importance: ViewMut<'_, f32>,
         _base: View<'_, f32>,
     ) -> Result<()> {
-        Ok(importance.copy_from_host(&self.importance[task])?)
+        Ok(importance.copy_from_host(&self.importance[task][part.range.clone()])?)
     }
 }

@@ -12,6 +12,7 @@ use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, read_json};
 use crate::progress::CoreReport;
 use crate::stages::fuse::{Core, Cores};
+use crate::stages::pieces::LayoutPart;
 
 /// What `core/report.json` holds, beside the masks' own files.
 #[derive(Serialize, Deserialize)]
@@ -101,22 +102,26 @@ impl Cores for RunCores<'_> {
         &self.saved.report.tasks[index].task
     }
 
-    /// A file that is missing, cannot be read, has changed or does not fit the layout is an error.
     fn read(&self, index: usize) -> Result<Core> {
-        let layout = &self.job.inputs.layout;
+        self.read_part(index, &LayoutPart::whole(&self.job.inputs.layout))
+    }
+
+    /// A file that is missing, cannot be read, has changed or does not fit the layout is an error.
+    fn read_part(&self, index: usize, part: &LayoutPart) -> Result<Core> {
         let task = self.task(index).to_owned();
         let file = TensorFile::open(&self.folder.join(mask_file(&task)))?;
-        let mut words = vec![0; layout.len().div_ceil(64)];
-        for segment in layout.segments() {
-            let part = file.read_u64(&segment.name)?;
+        let mut words = vec![0; part.layout.len().div_ceil(64)];
+        for segment in part.layout.segments() {
+            let stored = file.read_u64(&segment.name)?;
             let start = segment.offset / 64;
             words
-                .get_mut(start..start + part.len())
+                .get_mut(start..start + stored.len())
                 .ok_or_else(|| Error::format(file.path(), format!("`{}` is too long", segment.name)))?
-                .copy_from_slice(&part);
+                .copy_from_slice(&stored);
         }
         self.job.device.scope(|| self.job.known.check(file.path()))?;
-        let thresholds = self.saved.thresholds.get(index).cloned().unwrap_or_default();
-        Ok(Core { task, mask: Mask::from_words(layout.len(), words)?, thresholds })
+        let thresholds = self.saved.thresholds.get(index).and_then(|all| all.get(part.segments.clone()));
+        let thresholds = thresholds.unwrap_or_default().to_vec();
+        Ok(Core { task, mask: Mask::from_words(part.layout.len(), words)?, thresholds })
     }
 }

@@ -20,8 +20,8 @@ use crate::progress::{
 };
 use crate::recipe::{Backbone, Frozen, IntegrateData, Stage};
 use crate::stages::fuse::{Core, Cores, fuse};
-use crate::stages::models::{Buffers, TaskModels};
-use crate::stages::pieces::pieces;
+use crate::stages::models::TaskModels;
+use crate::stages::pieces::{LayoutPart, pieces};
 use crate::stages::{core, group};
 
 /// Columns of the closing table.
@@ -163,7 +163,7 @@ impl<'a> Session<'a> {
         let job = self.job;
         let (device, layout, name) = (&job.device, &job.inputs.layout, &job.inputs.tasks[task].name);
         let mut models = RunModels::new(job);
-        let (_, mut update, mut base) = self.trainer.scratch_buffers()?;
+        let (mut update, mut base) = self.trainer.scratch_buffers()?;
         models.read_base(base.reborrow())?;
         models.read_weights(task, update.reborrow())?;
         let base_norm = squared_norm(device, base.as_view(), None)?.sqrt();
@@ -172,7 +172,8 @@ impl<'a> Session<'a> {
 
         let mut importance = update;
         if models.has_importance(task) {
-            models.read_importance(task, importance.reborrow(), base.as_view())?;
+            let whole = LayoutPart::whole(layout);
+            models.read_importance(task, &whole, importance.reborrow(), base.as_view())?;
         }
         let kind = (job.recipe.probe.importance, core::control_seed(job.recipe.seed, task));
         let core = core::select(device, layout, name, importance.as_view(), &job.recipe.core, kind)?;
@@ -243,7 +244,7 @@ impl<'a> Session<'a> {
     fn update_signs(&mut self, cores: &RunCores<'_>) -> Result<Vec<group::UpdateSigns>> {
         let device = &self.job.device;
         let mut models = RunModels::new(self.job);
-        let (_, mut weights, mut base) = self.trainer.scratch_buffers()?;
+        let (mut weights, mut base) = self.trainer.scratch_buffers()?;
         models.read_base(base.reborrow())?;
         let mut signs = Vec::new();
         for task in 0..cores.count() {
@@ -284,8 +285,7 @@ impl<'a> Session<'a> {
             self.load_base()?;
             self.train_staged(TrainingStage::Backbone, groups, origin.clone())?;
         }
-        let (backbone, operand, base) = self.trainer.scratch_buffers()?;
-        let buffers = Buffers { backbone, operand, base };
+        let buffers = self.trainer.fusion_buffers()?;
         let mut models = RunModels::new(job);
         let (layout, seed) = (&job.inputs.layout, job.recipe.seed);
         let report = fuse(&job.device, layout, &job.recipe.fuse, cores, &mut models, seed, buffers)?;

@@ -12,6 +12,7 @@ use super::trainings::accumulates;
 use crate::checkpoint::{Checkpoint, TensorFile};
 use crate::error::{Error, Result};
 use crate::stages::models::TaskModels;
+use crate::stages::pieces::LayoutPart;
 
 /// The probes of a run folder (the job's own, or the one it takes over), and the models that tasks bring.
 pub struct RunModels<'a> {
@@ -71,16 +72,18 @@ impl TaskModels for RunModels<'_> {
     fn read_importance(
         &mut self,
         task: usize,
+        part: &LayoutPart,
         mut importance: ViewMut<'_, f32>,
         base: View<'_, f32>,
     ) -> Result<()> {
         let job = self.job;
+        importance.fill(0.0)?;
         if self.has_importance(task) {
             let file = TensorFile::open(&self.importance_file(task))?;
-            job.device.scope(|| file.read_layout(&job.inputs.layout, "", importance))?;
+            job.device.scope(|| file.read_layout(&part.layout, "", importance))?;
             return self.check_probe(task, [file.path()].into_iter());
         }
-        self.read_weights(task, importance.reborrow())?;
+        self.read_range(task, part.range.clone(), importance.reborrow())?;
         Ok(subtract(&job.device, importance, base)?)
     }
 }

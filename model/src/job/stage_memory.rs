@@ -4,8 +4,8 @@ use super::inputs::Inputs;
 use super::trainings::has_probes;
 use crate::progress::StageKind;
 use crate::recipe::{Conflict, Frozen, Method, Recipe};
-use crate::stages::merge::{self, Merge};
-use crate::stages::pieces::PIECE;
+use crate::stages::merge::Merge;
+use crate::stages::pieces::{PIECE, longest_part};
 
 /// What a stage takes beside what the job holds throughout, in bytes.
 #[derive(Debug, Clone, Copy, Default)]
@@ -81,6 +81,8 @@ struct Sizes {
     mask: usize,
     /// Bytes of the words of the largest tensor, as they are read from a mask's file.
     words: usize,
+    /// Parameters of the longest part that models are fused in.
+    part: usize,
 }
 
 impl Sizes {
@@ -93,6 +95,7 @@ impl Sizes {
             core: (recipe.core.fraction * layout.parameters() as f64).ceil() as usize,
             mask: layout.len() / 8,
             words: longest / 8,
+            part: longest_part(layout),
         }
     }
 
@@ -119,35 +122,35 @@ impl Sizes {
         }
     }
 
-    /// Stage 3: what a merge takes; or coordinates by owners, a core and a part of it, and what all tasks have where
-    /// cores overlap.
+    /// Stage 3, of which one part of the parameters is in memory at a time: the cores of all tasks there and their owners,
+    /// beside what a merge takes; or a core that is transplanted, and what all tasks have where cores overlap.
     fn fusion(&self, recipe: &Recipe) -> [StageMemory; 2] {
         let settings = &recipe.fuse;
-        let owners = 2 * self.mask;
-        let mut merging = StageMemory { masks: owners, ..StageMemory::default() };
+        let float = size_of::<f32>();
+        let mask = self.part / 8;
+        let cores = if settings.transplant { self.tasks * mask } else { 0 };
+        let owned = cores + 2 * mask;
+        let mut merging = StageMemory { masks: owned, ..StageMemory::default() };
         if let Some(merge) = Merge::of(settings) {
-            let (counts, chosen) = merge.bytes(self.parameters, self.tasks);
+            let (counts, chosen) = merge.bytes(self.part, self.tasks);
             merging.buffers = counts;
             merging.masks += chosen;
-            // Merges are computed on the host, in pieces but for the signs of all sums; a GPU marks the largest updates.
-            let values = if merge.elects() { self.parameters } else { 0 };
-            merging.copies = self.mask;
-            merging.beside_gpu =
-                self.mask + size_of::<f32>() * values.max(4 * self.parameters.min(merge::PIECE));
+            // Merges are computed on the host; a GPU marks the largest updates.
+            merging.copies = mask;
+            merging.beside_gpu = mask + 4 * float * self.part;
         }
         if !settings.transplant {
             return [merging; 2];
         }
-        let float = size_of::<f32>();
-        let claims = self.tasks * self.core;
-        let conflicts = if self.tasks < 2 { 0 } else { (claims / 2).min(self.parameters) };
-        let claims = if self.tasks < 2 { 0 } else { claims };
+        let core = self.core.min(self.part);
+        let claims = if self.tasks < 2 { 0 } else { self.tasks * core };
+        let conflicts = (claims / 2).min(self.part);
         let ranked = if settings.conflict == Conflict::Max { 2 } else { 1 };
         // Of every conflict θ0 and the result, and which tasks claim it; of every claim a weight, and its importance.
         let lists = conflicts * (2 * float + self.tasks.div_ceil(8)) + claims * ranked * float;
         let transplanting = StageMemory {
-            masks: owners + 2 * self.mask + lists,
-            copies: 3 * self.mask + float * self.core.max(conflicts),
+            masks: owned + 2 * mask + self.words + lists,
+            copies: 3 * mask + float * core.max(conflicts),
             ..StageMemory::default()
         };
         [merging, transplanting]

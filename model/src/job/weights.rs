@@ -45,16 +45,15 @@ pub fn open_trainer(job: &Job) -> Result<Trainer> {
     let (importance, moments) = (accumulated(&job.recipe, job.state), job.state.moment_type());
     let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance, moments)?;
     let mut models = RunModels::new(job);
+    for (index, task) in inputs.tasks.iter().enumerate() {
+        if let Some(model) = &task.model {
+            models.read_weights(index, trainer.weights_mut()?)?;
+            require_fit_of_input(job, trainer.weights()?, model)?;
+        }
+    }
     models.read_base(trainer.weights_mut()?)?;
     if let Some(checkpoint) = &inputs.base.checkpoint {
         require_fit_of_input(job, trainer.weights()?, checkpoint)?;
-    }
-    let (_, mut scratch, _) = trainer.scratch_buffers()?;
-    for (index, task) in inputs.tasks.iter().enumerate() {
-        if let Some(model) = &task.model {
-            models.read_weights(index, scratch.reborrow())?;
-            require_fit_of_input(job, scratch.as_view(), model)?;
-        }
     }
     Ok(trainer)
 }

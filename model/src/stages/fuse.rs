@@ -1,4 +1,7 @@
 //! Stage 3: fusion of the task models into one, cores transplanted and the rest joined by SLERP.
+//!
+//! What happens to a tensor depends on no other, so fusion goes through the parameters in parts of whole tensors: of every
+//! model but the base one part is in memory at a time.
 
 use cpift_engine::ops::slerp::{self, Fallback};
 use cpift_engine::ops::transplant::{gather, scatter, transplant};
@@ -7,8 +10,9 @@ use cpift_engine::{Device, Layout, Mask, View, ViewMut};
 use crate::error::Result;
 use crate::progress::{FusionReport, SlerpReport};
 use crate::recipe::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
-use crate::stages::merge;
-use crate::stages::models::{Buffers, TaskModels};
+use crate::stages::merge::{self, Draw, Merge};
+use crate::stages::models::{Buffers, PartBuffers, PartModels, PartOf, TaskModels};
+use crate::stages::pieces::{LayoutPart, parts};
 
 /// One task's core set Ci.
 #[derive(Debug, Clone)]
@@ -35,6 +39,12 @@ pub trait Cores {
     /// # Errors
     /// When it cannot be read.
     fn read(&self, index: usize) -> Result<Core>;
+
+    /// Reads a part of a core.
+    ///
+    /// # Errors
+    /// When it cannot be read.
+    fn read_part(&self, index: usize, part: &LayoutPart) -> Result<Core>;
 }
 
 impl Cores for Vec<Core> {
@@ -49,39 +59,18 @@ impl Cores for Vec<Core> {
     fn read(&self, index: usize) -> Result<Core> {
         Ok(self[index].clone())
     }
-}
 
-/// Coordinates by how many cores they are in.
-#[derive(Debug, Clone)]
-pub struct Ownership {
-    /// In at least one core.
-    pub any: Mask,
-    /// In several.
-    pub several: Mask,
-}
-
-impl Ownership {
-    /// No coordinate is in a core.
-    pub fn none(length: usize) -> Self {
-        Self { any: Mask::zeros(length), several: Mask::zeros(length) }
-    }
-
-    /// Counts, for every coordinate, the cores it is in.
-    ///
-    /// # Errors
-    /// When a core cannot be read, or the masks differ in length.
-    pub fn new(length: usize, cores: &dyn Cores) -> Result<Self> {
-        let Self { mut any, mut several } = Self::none(length);
-        for index in 0..cores.count() {
-            let core = cores.read(index)?.mask;
-            several.insert_shared(&any, &core)?;
-            any.union_with(&core)?;
-        }
-        Ok(Self { any, several })
+    fn read_part(&self, index: usize, part: &LayoutPart) -> Result<Core> {
+        let Core { task, mask, thresholds } = &self[index];
+        Ok(Core {
+            task: task.clone(),
+            mask: mask.slice(part.range.clone()),
+            thresholds: thresholds[part.segments.clone()].to_vec(),
+        })
     }
 }
 
-/// Fuses the task models into `buffers.backbone`. For [`Backbone::Staged`] it holds that model already; any
+/// Fuses the task models into `buffers.backbone`, part by part. For [`Backbone::Staged`] it holds that model already; any
 /// other backbone is made here. `seed` is what the random choices of the DARE backbones follow from.
 ///
 /// # Errors
@@ -95,79 +84,170 @@ pub fn fuse(
     seed: u64,
     buffers: Buffers<'_>,
 ) -> Result<FusionReport> {
+    fuse_parts(device, &parts(layout)?, settings, cores, models, seed, buffers)
+}
+
+/// [`fuse()`] in these parts of the layout: however it is divided, the same bits.
+///
+/// # Errors
+/// As that.
+pub fn fuse_parts(
+    device: &Device,
+    parts: &[LayoutPart],
+    settings: &FuseSettings,
+    cores: &dyn Cores,
+    models: &mut dyn TaskModels,
+    seed: u64,
+    buffers: Buffers<'_>,
+) -> Result<FusionReport> {
     let Buffers { mut backbone, mut operand, mut base } = buffers;
-    let Ownership { any, several } = match settings.transplant {
-        true => Ownership::new(layout.len(), cores)?,
-        false => Ownership::none(layout.len()),
-    };
     models.read_base(base.reborrow())?;
-    let mut conflicts = Conflicts { base: gather(device, base.as_view(), &several)?, tasks: Vec::new() };
-    if settings.backbone == Backbone::Base {
-        backbone.copy_from(base.as_view())?;
-    }
-    if let Some(kind) = merge::Merge::of(settings) {
-        let buffers =
-            Buffers { backbone: backbone.reborrow(), operand: operand.reborrow(), base: base.reborrow() };
-        merge::merge(device, layout, &kind, (cores.count(), seed), models, buffers)?;
-    }
-
-    let mut slerps = Vec::new();
-    let is_lerp = settings.interpolation == Interpolation::Lerp;
-    let each_is_used = settings.transplant || matches!(settings.backbone, Backbone::Mean | Backbone::Last);
-    for index in (0..cores.count()).filter(|_| each_is_used) {
-        models.read_weights(index, operand.reborrow())?;
-        match settings.backbone {
-            Backbone::Mean if index == 0 => backbone.copy_from(operand.as_view())?,
-            Backbone::Mean => {
-                let options = slerp::Options {
-                    weight: fold_weight(settings.weight, index),
-                    // Every angle is below infinity.
-                    epsilon: if is_lerp { f64::INFINITY } else { settings.epsilon },
-                    base: (settings.space == SlerpSpace::Delta).then(|| base.as_view()),
-                    skip: Some(&any),
-                };
-                let reports = slerp::slerp(device, layout, backbone.reborrow(), operand.as_view(), &options)?;
-                slerps.extend(
-                    reports.iter().map(|report| describe(layout, cores.task(index), report, is_lerp)),
-                );
-            }
-            Backbone::Last if index + 1 == cores.count() => {
-                copy_outside(device, backbone.reborrow(), operand.as_view(), &any)?;
-            }
-            _ => {}
-        }
-        if !settings.transplant {
-            continue;
-        }
-        let Core { mask: core, thresholds, .. } = cores.read(index)?;
-        let mut alone = core.clone();
-        alone.difference_with(&several)?;
-        transplant(device, backbone.reborrow(), operand.as_view(), &alone)?;
-        drop(alone);
-        let mut shared = core;
-        shared.intersect_with(&several)?;
-        let weights = gather(device, operand.as_view(), &shared)?;
-        let importance = if settings.conflict == Conflict::Max {
-            models.read_importance(index, operand.reborrow(), base.as_view())?;
-            gather(device, operand.as_view(), &shared)?
-        } else {
-            Vec::new()
+    let tasks: Vec<&str> = (0..cores.count()).map(|index| cores.task(index)).collect();
+    let mut slerps = vec![Vec::new(); tasks.len()];
+    let mut sum = Transplanted::default();
+    for part in parts {
+        let range = part.range.clone();
+        let transplanted = (0..tasks.len()).filter(|_| settings.transplant);
+        let cores = transplanted.map(|index| cores.read_part(index, part)).collect::<Result<Vec<Core>>>()?;
+        let fusion = PartFusion {
+            layout: &part.layout,
+            settings,
+            tasks: &tasks,
+            cores,
+            draw: Draw { seed, first: range.start },
         };
-        let relative_importance = relative(layout, &shared, importance, &thresholds);
-        let claimed = places(&several, conflicts.base.len(), &shared);
-        conflicts.tasks.push(SharedCoordinates { claimed, weights, relative_importance });
+        let buffers = PartBuffers {
+            backbone: backbone.reborrow().slice(range.clone()),
+            operand: operand.reborrow().slice(0..range.len()),
+            base: base.as_view().slice(range),
+        };
+        let (part_slerps, transplanted) = fusion.run(device, &mut PartOf { models, part }, buffers)?;
+        slerps.iter_mut().zip(part_slerps).for_each(|(all, of_part)| all.extend(of_part));
+        sum.add(transplanted);
     }
-
-    let (values, sign_conflicts) = conflicts.resolve(settings.conflict);
-    scatter(device, backbone, &several, &values)?;
-    let conflicts = several.count() as u64;
     Ok(FusionReport {
         backbone: backbone_name(settings.backbone).to_owned(),
-        slerps,
-        transplanted: any.count() as u64 - conflicts,
-        conflicts,
-        sign_conflicts,
+        slerps: slerps.into_iter().flatten().collect(),
+        transplanted: sum.alone,
+        conflicts: sum.conflicts,
+        sign_conflicts: sum.sign_conflicts,
     })
+}
+
+/// The fusion of one part of the parameters.
+pub struct PartFusion<'a> {
+    /// Of the part.
+    pub layout: &'a Layout,
+    /// How models are fused.
+    pub settings: &'a FuseSettings,
+    /// Names of the tasks.
+    pub tasks: &'a [&'a str],
+    /// Each task's core in the part; none where none is transplanted.
+    pub cores: Vec<Core>,
+    /// What random choices follow from.
+    pub draw: Draw,
+}
+
+/// Coordinates that were transplanted.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Transplanted {
+    /// In one core.
+    pub alone: u64,
+    /// In several.
+    pub conflicts: u64,
+    /// Of these, those with updates of both signs.
+    pub sign_conflicts: u64,
+}
+
+impl Transplanted {
+    /// Adds those of another part.
+    pub fn add(&mut self, other: Self) {
+        self.alone += other.alone;
+        self.conflicts += other.conflicts;
+        self.sign_conflicts += other.sign_conflicts;
+    }
+}
+
+impl PartFusion<'_> {
+    /// Fuses the part into `buffers.backbone`: what was interpolated, by task, and what was transplanted. See [`fuse`].
+    ///
+    /// # Errors
+    /// As that.
+    pub fn run(
+        self,
+        device: &Device,
+        models: &mut dyn PartModels,
+        buffers: PartBuffers<'_>,
+    ) -> Result<(Vec<Vec<SlerpReport>>, Transplanted)> {
+        let Self { layout, settings, tasks, cores, draw } = self;
+        let PartBuffers { mut backbone, mut operand, base } = buffers;
+        let (any, several) = owners(layout.len(), &cores)?;
+        if settings.backbone == Backbone::Base {
+            backbone.copy_from(base)?;
+        }
+        if let Some(kind) = Merge::of(settings) {
+            let buffers = PartBuffers { backbone: backbone.reborrow(), operand: operand.reborrow(), base };
+            merge::merge_part(device, layout, &kind, (tasks.len(), draw), models, buffers)?;
+        }
+        let mut slerps = vec![Vec::new(); tasks.len()];
+        let mut conflicts = Conflicts { base: gather(device, base, &several)?, tasks: Vec::new() };
+        let is_lerp = settings.interpolation == Interpolation::Lerp;
+        let each_is_used =
+            settings.transplant || matches!(settings.backbone, Backbone::Mean | Backbone::Last);
+        for index in (0..tasks.len()).filter(|_| each_is_used) {
+            models.read(index, operand.reborrow())?;
+            match settings.backbone {
+                Backbone::Mean if index == 0 => backbone.copy_from(operand.as_view())?,
+                Backbone::Mean => {
+                    let options = slerp::Options {
+                        weight: fold_weight(settings.weight, index),
+                        // Every angle is below infinity.
+                        epsilon: if is_lerp { f64::INFINITY } else { settings.epsilon },
+                        base: (settings.space == SlerpSpace::Delta).then_some(base),
+                        skip: Some(&any),
+                    };
+                    let reports =
+                        slerp::slerp(device, layout, backbone.reborrow(), operand.as_view(), &options)?;
+                    slerps[index] = reports
+                        .iter()
+                        .map(|report| describe(layout, tasks[index], report, is_lerp))
+                        .collect();
+                }
+                Backbone::Last if index + 1 == tasks.len() => {
+                    copy_outside(device, backbone.reborrow(), operand.as_view(), &any)?;
+                }
+                _ => {}
+            }
+            let Some(core) = cores.get(index) else { continue };
+            let alone = core.mask.and_not(&several)?;
+            transplant(device, backbone.reborrow(), operand.as_view(), &alone)?;
+            let shared = core.mask.and(&several)?;
+            let weights = gather(device, operand.as_view(), &shared)?;
+            let importance = if settings.conflict == Conflict::Max {
+                models.read_importance(index, operand.reborrow(), base)?;
+                gather(device, operand.as_view(), &shared)?
+            } else {
+                Vec::new()
+            };
+            let relative_importance = relative(layout, &shared, importance, &core.thresholds);
+            let claimed = places(&several, conflicts.base.len(), &shared);
+            conflicts.tasks.push(SharedCoordinates { claimed, weights, relative_importance });
+        }
+        let (values, sign_conflicts) = conflicts.resolve(settings.conflict);
+        scatter(device, backbone, &several, &values)?;
+        let conflicts = several.count() as u64;
+        Ok((slerps, Transplanted { alone: any.count() as u64 - conflicts, conflicts, sign_conflicts }))
+    }
+}
+
+/// The coordinates in at least one core, and those in several.
+fn owners(length: usize, cores: &[Core]) -> Result<(Mask, Mask)> {
+    let (mut any, mut several) = (Mask::zeros(length), Mask::zeros(length));
+    for core in cores {
+        several.insert_shared(&any, &core.mask)?;
+        any.union_with(&core.mask)?;
+    }
+    Ok((any, several))
 }
 
 /// Weight of the task at `index` (from 0) in the fold: 1/i with i counted from 1, or the constant.

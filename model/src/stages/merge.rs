@@ -10,11 +10,16 @@ use rand_chacha::rand_core::Rng;
 use crate::data::order;
 use crate::error::Result;
 use crate::recipe::{Backbone, FuseSettings};
-use crate::stages::models::{Buffers, TaskModels};
-use crate::stages::pieces::pieces_of;
+use crate::stages::models::{PartBuffers, PartModels};
 
-/// Parameters that are merged at once: a file is opened for each piece.
-pub const PIECE: usize = 1 << 23;
+/// What the random choices of a merge follow from.
+#[derive(Debug, Clone, Copy)]
+pub struct Draw {
+    /// Of the job.
+    pub seed: u64,
+    /// Place of the part's first parameter in the whole model.
+    pub first: usize,
+}
 
 /// How updates are merged.
 #[derive(Debug, Clone, Copy, PartialEq)]
@@ -70,45 +75,32 @@ impl Merge {
         self.join == Join::Elected
     }
 
-    /// Bytes on the device, and of masks on the host, that [`merge`] takes beside the buffers it is given.
+    /// Bytes on the device, and of masks on the host, that [`merge_part`] takes for a part of so many parameters beside the
+    /// buffers it is given.
     pub fn bytes(&self, parameters: usize, tasks: usize) -> (usize, usize) {
         let mask = parameters / 8;
         let chosen = if self.keep == Keep::All { 0 } else { mask };
-        let piece = parameters.min(PIECE);
         match self.join {
-            // And what both say of a piece.
-            Join::Elected => (piece * size_of::<f32>(), chosen * tasks + mask + piece / 4),
-            Join::Sum | Join::Mean => (0, chosen + piece / 8),
+            Join::Elected => (parameters * size_of::<f32>(), chosen * tasks + mask),
+            Join::Sum | Join::Mean => (0, chosen),
         }
     }
 }
 
-/// Merges `tasks` models into `buffers.backbone`; `buffers.base` holds the base model already. Models are read
-/// one at a time; where signs are elected a second time, in pieces.
+/// Merges a part of `tasks` models into `buffers.backbone`. `layout` is the part's. Models are read one at a time; where
+/// signs are elected, a second time.
 ///
 /// # Errors
 /// When a model cannot be read, an update is not a number, or memory runs out.
-pub fn merge(
+pub fn merge_part(
     device: &Device,
     layout: &Layout,
     merge: &Merge,
-    (tasks, seed): (usize, u64),
-    models: &mut dyn TaskModels,
-    buffers: Buffers<'_>,
+    (tasks, draw): (usize, Draw),
+    models: &mut dyn PartModels,
+    buffers: PartBuffers<'_>,
 ) -> Result<()> {
-    merge_in_pieces(device, layout, merge, (tasks, seed, PIECE), models, buffers)
-}
-
-/// [`merge()`] of so many parameters at once, a multiple of [`WORD_BITS`].
-fn merge_in_pieces(
-    device: &Device,
-    layout: &Layout,
-    merge: &Merge,
-    (tasks, seed, piece): (usize, u64, usize),
-    models: &mut dyn TaskModels,
-    buffers: Buffers<'_>,
-) -> Result<()> {
-    let Buffers { backbone: mut sum, mut operand, base } = buffers;
+    let PartBuffers { backbone: mut sum, mut operand, base } = buffers;
     let factor = match merge.keep {
         Keep::Random(share) => 1.0 / share,
         Keep::All | Keep::Largest(_) => 1.0,
@@ -116,18 +108,14 @@ fn merge_in_pieces(
     let mut kept = Vec::with_capacity(tasks);
     sum.fill(0.0)?;
     for task in 0..tasks {
-        models.read_weights(task, operand.reborrow())?;
-        let mask = kept_of(device, layout, merge.keep, (task, seed), operand.reborrow(), base.as_view())?;
+        models.read(task, operand.reborrow())?;
+        let mask = kept_of(device, layout, merge.keep, (task, draw), operand.reborrow(), base)?;
         if matches!(merge.keep, Keep::Largest(_)) {
             // It held the update meanwhile.
-            models.read_weights(task, operand.reborrow())?;
+            models.read(task, operand.reborrow())?;
         }
-        for range in pieces_of(layout.len(), piece) {
-            let part = mask.as_ref().map(|mask| mask.slice(range.clone()));
-            let terms = Terms { scale: factor, kept: part.as_ref(), signs: None };
-            let (model, base) = (operand.as_view().slice(range.clone()), base.as_view().slice(range.clone()));
-            add_update(device, sum.reborrow().slice(range), None, model, base, &terms)?;
-        }
+        let terms = Terms { scale: factor, kept: mask.as_ref(), signs: None };
+        add_update(device, sum.reborrow(), None, operand.as_view(), base, &terms)?;
         if merge.join == Join::Elected {
             kept.push(mask);
         }
@@ -137,32 +125,17 @@ fn merge_in_pieces(
         Join::Sum | Join::Elected => merge.scale,
     };
     if merge.join != Join::Elected {
-        for range in pieces_of(layout.len(), piece) {
-            let base = base.as_view().slice(range.clone());
-            finish(device, sum.reborrow().slice(range), None, base, scale)?;
-        }
-        return Ok(());
+        return Ok(finish(device, sum, None, base, scale)?);
     }
     let signs = elected_signs(device, layout, sum.as_view())?;
-    // A piece of every model after the other: counts of all coordinates would be one more buffer of the layout's length.
-    let mut counts = Buffer::zeros(device, layout.len().min(piece))?;
-    for range in pieces_of(layout.len(), piece) {
-        let (mut sum, mut counts) =
-            (sum.reborrow().slice(range.clone()), counts.view_mut().slice(0..range.len()));
-        let mut model = operand.reborrow().slice(range.clone());
-        let base = base.as_view().slice(range.clone());
-        let signs = signs.slice(range.clone());
-        sum.fill(0.0)?;
-        counts.fill(0.0)?;
-        for (task, mask) in kept.iter().enumerate() {
-            models.read_range(task, range.clone(), model.reborrow())?;
-            let part = mask.as_ref().map(|mask| mask.slice(range.clone()));
-            let terms = Terms { scale: factor, kept: part.as_ref(), signs: Some(&signs) };
-            add_update(device, sum.reborrow(), Some(counts.reborrow()), model.as_view(), base, &terms)?;
-        }
-        finish(device, sum, Some(counts.as_view()), base, scale)?;
+    let mut counts = Buffer::zeros(device, layout.len())?;
+    sum.fill(0.0)?;
+    for (task, mask) in kept.iter().enumerate() {
+        models.read(task, operand.reborrow())?;
+        let terms = Terms { scale: factor, kept: mask.as_ref(), signs: Some(&signs) };
+        add_update(device, sum.reborrow(), Some(counts.view_mut()), operand.as_view(), base, &terms)?;
     }
-    Ok(())
+    Ok(finish(device, sum, Some(counts.view()), base, scale)?)
 }
 
 /// The coordinates of a task's update that take part; none for all. `model` may be overwritten.
@@ -170,15 +143,15 @@ fn kept_of(
     device: &Device,
     layout: &Layout,
     keep: Keep,
-    (task, seed): (usize, u64),
+    (task, draw): (usize, Draw),
     mut model: ViewMut<'_, f32>,
     base: View<'_, f32>,
 ) -> Result<Option<Mask>> {
     match keep {
         Keep::All => Ok(None),
         Keep::Random(share) => {
-            let seed = order::stream(seed, "dare", task, 0).next_u64();
-            Ok(Some(random_mask(layout, share, seed)?))
+            let seed = order::stream(draw.seed, "dare", task, 0).next_u64();
+            Ok(Some(random_mask(layout, draw.first, share, seed)?))
         }
         Keep::Largest(share) => {
             subtract(device, model.reborrow(), base)?;
@@ -198,67 +171,4 @@ fn largest(device: &Device, layout: &Layout, share: f64, update: View<'_, f32>) 
         }
     }
     Ok(mask)
-}
-
-#[cfg(test)]
-mod tests {
-    use std::ops::Range;
-
-    use cpift_engine::WORD_BITS;
-
-    use super::*;
-    use crate::recipe::FuseSettings;
-
-    /// The base and two models.
-    struct Models([Vec<f32>; 3]);
-
-    impl TaskModels for Models {
-        fn read_base(&mut self, mut weights: ViewMut<'_, f32>) -> Result<()> {
-            Ok(weights.copy_from_host(&self.0[0])?)
-        }
-
-        fn read_weights(&mut self, task: usize, weights: ViewMut<'_, f32>) -> Result<()> {
-            self.read_range(task, 0..self.0[0].len(), weights)
-        }
-
-        fn read_range(
-            &mut self,
-            task: usize,
-            range: Range<usize>,
-            mut weights: ViewMut<'_, f32>,
-        ) -> Result<()> {
-            Ok(weights.copy_from_host(&self.0[1 + task][range])?)
-        }
-
-        fn read_importance(&mut self, _: usize, _: ViewMut<'_, f32>, _: View<'_, f32>) -> Result<()> {
-            unreachable!("no merge goes by importance")
-        }
-    }
-
-    /// However many parameters are merged at once: the same bits.
-    #[test]
-    fn pieces_change_nothing() {
-        let device = Device::cpu(None).unwrap();
-        let layout = Layout::new([("a", vec![70]), ("b", vec![300]), ("c", vec![3])]).unwrap();
-        let values =
-            |seed: u64| (0..layout.len() as u64).map(move |index| ((seed + index) as f32 * 0.7).sin());
-        let mut models = Models([1, 2, 5].map(|seed| values(seed).collect()));
-        for backbone in [Backbone::Average, Backbone::Ties, Backbone::Dare, Backbone::DareTies] {
-            let kind = Merge::of(&FuseSettings { backbone, ..FuseSettings::default() }).unwrap();
-            let mut merged = |piece: usize| {
-                let buffer = || Buffer::from_slice(&device, &vec![f32::NAN; layout.len()]).unwrap();
-                let (mut sum, mut operand, mut base) = (buffer(), buffer(), buffer());
-                models.read_base(base.view_mut()).unwrap();
-                let buffers =
-                    Buffers { backbone: sum.view_mut(), operand: operand.view_mut(), base: base.view_mut() };
-                merge_in_pieces(&device, &layout, &kind, (2, 3, piece), &mut models, buffers).unwrap();
-                sum.to_vec().unwrap()
-            };
-            let whole = merged(PIECE);
-            assert!(whole.iter().all(|value| value.is_finite()), "{backbone:?}");
-            for piece in [WORD_BITS, 3 * WORD_BITS] {
-                assert_eq!(merged(piece), whole, "{backbone:?} in pieces of {piece}");
-            }
-        }
-    }
 }

@@ -1,9 +1,11 @@
 //! Fusion of task models against a brute-force reading of docs/algorithm.md's stage 3, coordinate by coordinate.
 
 use cpift_engine::{Buffer, Device, Layout, Mask};
+use cpift_model::progress::FusionReport;
 use cpift_model::recipe::{Backbone, Conflict, FoldWeight, FuseSettings, SlerpSpace};
-use cpift_model::stages::fuse::{Core, fuse};
+use cpift_model::stages::fuse::{Core, fuse_parts};
 use cpift_model::stages::models::Buffers;
+use cpift_model::stages::pieces::{LayoutPart, parts, parts_of};
 use cpift_tests::flat::{layout, random_mask, slerp_oracle};
 use cpift_tests::models::MemoryModels;
 use cpift_tests::numeric::random;
@@ -42,14 +44,18 @@ impl Models {
         }
     }
 
-    fn fuse(&mut self, settings: &FuseSettings) -> (Vec<f32>, cpift_model::progress::FusionReport) {
+    fn fuse(&mut self, settings: &FuseSettings) -> (Vec<f32>, FusionReport) {
+        self.fuse_in_parts(settings, &parts(&self.layout).unwrap())
+    }
+
+    fn fuse_in_parts(&mut self, settings: &FuseSettings, parts: &[LayoutPart]) -> (Vec<f32>, FusionReport) {
         let device = Device::cpu(std::num::NonZeroUsize::new(2)).unwrap();
         let poisoned = || Buffer::from_slice(&device, &vec![f32::NAN; self.layout.len()]).unwrap();
         let (mut backbone, mut operand, mut base) = (poisoned(), poisoned(), poisoned());
         let buffers =
             Buffers { backbone: backbone.view_mut(), operand: operand.view_mut(), base: base.view_mut() };
-        let (layout, cores) = (self.layout.clone(), self.cores.clone());
-        let report = fuse(&device, &layout, settings, &cores, &mut self.memory, SEED, buffers).unwrap();
+        let report =
+            fuse_parts(&device, parts, settings, &self.cores, &mut self.memory, SEED, buffers).unwrap();
         (backbone.to_vec().unwrap(), report)
     }
 
@@ -213,6 +219,34 @@ fn no_core_at_all_is_a_plain_fold() {
         let all: Vec<usize> = segment.range().collect();
         for (&j, expected) in all.iter().zip(models.fold(&all, &settings)) {
             assert_near(fused[j], expected, "a coordinate");
+        }
+    }
+}
+
+/// However the parameters are divided: the same bits, and the same report.
+#[test]
+fn parts_change_nothing() {
+    for backbone in [
+        Backbone::Mean,
+        Backbone::Base,
+        Backbone::Last,
+        Backbone::Average,
+        Backbone::Arithmetic,
+        Backbone::Ties,
+        Backbone::Dare,
+        Backbone::DareTies,
+    ] {
+        let mut models = Models::new(5, 3);
+        let settings =
+            FuseSettings { backbone, conflict: Conflict::Max, density: 0.4, ..FuseSettings::default() };
+        let (whole, report) = models.fuse(&settings);
+        assert!(whole.iter().all(|value| value.is_finite()), "{backbone:?}");
+        for most in [1, 256] {
+            let parts = parts_of(&models.layout, most).unwrap();
+            assert!(parts.len() > 1);
+            let (fused, of_parts) = models.fuse_in_parts(&settings, &parts);
+            assert_eq!(fused, whole, "{backbone:?} in parts of {most}");
+            assert_eq!(format!("{of_parts:?}"), format!("{report:?}"), "{backbone:?} in parts of {most}");
         }
     }
 }

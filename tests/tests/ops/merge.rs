@@ -128,12 +128,14 @@ fn dare_keeps_a_random_share_of_every_update_and_scales_it_up() {
 #[test]
 fn random_masks_follow_from_seed_and_coordinate_alone() {
     let (short, long) = (layout(&[100, 300]), layout(&[100, 300, 500]));
-    let (first, second) = (random_mask(&short, 0.3, 5).unwrap(), random_mask(&long, 0.3, 5).unwrap());
+    let (first, second) = (random_mask(&short, 0, 0.3, 5).unwrap(), random_mask(&long, 0, 0.3, 5).unwrap());
     assert!(parameters(&short).into_iter().all(|j| first.get(j) == second.get(j)));
     assert_eq!(first.indices().filter(|j| (100..128).contains(j)).count(), 0, "padding is in no mask");
-    assert_eq!(random_mask(&short, 1.0, 5).unwrap().count(), 400);
-    assert_eq!(random_mask(&short, 0.0, 5).unwrap().count(), 0);
-    assert!(random_mask(&short, 1.5, 5).is_err());
+    let part = random_mask(&layout(&[300]), 128, 0.3, 5).unwrap();
+    assert!((0..300).all(|j| part.get(j) == first.get(128 + j)), "a part of the layout");
+    assert_eq!(random_mask(&short, 0, 1.0, 5).unwrap().count(), 400);
+    assert_eq!(random_mask(&short, 0, 0.0, 5).unwrap().count(), 0);
+    assert!(random_mask(&short, 0, 1.5, 5).is_err());
 }
 
 #[test]

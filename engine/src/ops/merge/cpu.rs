@@ -49,8 +49,10 @@ pub(super) fn elected_signs(layout: &Layout, sum: &[f32], words: &mut [u64]) {
     mark(layout, words, |piece, words| tile::elect(&sum[piece], words));
 }
 
-pub(super) fn random_mask(layout: &Layout, share: f64, seed: u64, words: &mut [u64]) {
-    mark(layout, words, |piece, words| tile::mark_random(piece.start, piece.len(), share, seed, words));
+pub(super) fn random_mask(layout: &Layout, first: usize, share: f64, seed: u64, words: &mut [u64]) {
+    mark(layout, words, |piece, words| {
+        tile::mark_random(first + piece.start, piece.len(), share, seed, words);
+    });
 }
 
 /// Sets the bits of the parameters, padding aside, a piece at a time.

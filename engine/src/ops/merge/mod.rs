@@ -125,15 +125,15 @@ pub fn finish(
     }
 }
 
-/// Every coordinate of the layout with probability `share`, each for itself: what DARE keeps. Coordinate `j`
-/// follows from the seed and `j` alone.
+/// Every coordinate of the layout with probability `share`, each for itself: what DARE keeps. The layout may be a part of
+/// another, beginning at its coordinate `first`: coordinate `j` follows from the seed and `first + j` alone.
 ///
 /// # Errors
 /// A share outside [0, 1].
-pub fn random_mask(layout: &Layout, share: f64, seed: u64) -> Result<Mask> {
+pub fn random_mask(layout: &Layout, first: usize, share: f64, seed: u64) -> Result<Mask> {
     check(OP, (0.0..=1.0).contains(&share), || format!("share = {share} must be in [0, 1]"))?;
     let mut mask = Mask::zeros(layout.len());
-    cpu::random_mask(layout, share, seed, mask.words_mut());
+    cpu::random_mask(layout, first, share, seed, mask.words_mut());
     Ok(mask)
 }
 
