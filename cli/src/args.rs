@@ -5,6 +5,7 @@ pub mod compare;
 pub mod data;
 pub mod generate;
 pub mod inspect;
+pub mod merge;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -65,6 +66,9 @@ pub enum Command {
     /// Look at a model folder: family, sizes, tokens, chat template, and what it takes to train it
     #[command(long_about = inspect::ABOUT, after_long_help = inspect::EXAMPLES)]
     Inspect(inspect::Inspect),
+    /// Merge models of any architecture into one, streamed from disk
+    #[command(long_about = merge::ABOUT, after_long_help = merge::EXAMPLES)]
+    Merge(merge::Merge),
     /// Check a recipe and its files, and print what training would take; trains nothing
     #[command(long_about = PLAN_ABOUT)]
     Plan(Plan),

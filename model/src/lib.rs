@@ -24,6 +24,7 @@ mod jinja;
 pub mod job;
 mod loaded;
 pub mod machine;
+pub mod merge;
 mod metrics;
 mod model;
 pub mod progress;

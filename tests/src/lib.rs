@@ -9,6 +9,7 @@ pub mod folders;
 pub mod golden;
 pub mod hub;
 pub mod jobs;
+pub mod model_folders;
 pub mod models;
 pub mod numeric;
 pub mod oracle;

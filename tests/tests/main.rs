@@ -5,5 +5,6 @@ mod driver;
 mod formats;
 mod hub;
 mod jobs;
+mod merging;
 mod model;
 mod ops;

@@ -9,6 +9,7 @@ pub mod devices;
 pub mod eval;
 pub mod generate;
 pub mod inspect;
+pub mod merge;
 pub mod plan;
 pub mod report;
 pub mod train;

@@ -6,6 +6,7 @@ pub mod evaluation;
 pub mod fetching;
 pub mod inspection;
 pub mod kernels;
+pub mod merging;
 pub mod overlap;
 mod pace;
 pub mod plan;

@@ -5,6 +5,7 @@
 //! collected in order and added sequentially. Rayon's own `sum`/`reduce` on floats is not used.
 
 mod cache;
+pub mod convert;
 mod device;
 pub mod gemm;
 pub mod math;

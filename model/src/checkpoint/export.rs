@@ -17,10 +17,10 @@ use crate::error::{Error, FileAction, Result};
 use crate::files::{AtomicFolder, require_free_space};
 
 /// Bytes above which the weights are split into shards, as `transformers` does.
-const SHARD_BYTES: u64 = 5_000_000_000;
+pub(crate) const SHARD_BYTES: u64 = 5_000_000_000;
 
 /// Room for the headers, index, configuration and manifest when free space is checked.
-const SMALL_FILES: u64 = 1 << 20;
+pub(crate) const SMALL_FILES: u64 = 1 << 20;
 
 /// Name of the settings that a model's texts are generated with.
 const GENERATION_CONFIG: &str = "generation_config.json";
@@ -213,7 +213,7 @@ fn write_weights(
 }
 
 /// Consecutive tensors in as few files as stay within the limit; a tensor above it has one of its own.
-fn split(bytes: &[u64], limit: u64) -> Vec<Range<usize>> {
+pub(crate) fn split(bytes: &[u64], limit: u64) -> Vec<Range<usize>> {
     let mut shards = Vec::new();
     let (mut start, mut size) = (0, 0);
     for (index, &bytes) in bytes.iter().enumerate() {

@@ -4,7 +4,6 @@ use std::collections::BTreeMap;
 use std::io::{self, ErrorKind, Read};
 use std::path::{Path, PathBuf};
 
-use cpift_engine::Layout;
 use serde::Deserialize;
 
 use super::header::TensorFile;
@@ -121,8 +120,8 @@ fn describe_without_config(folder: &Path) -> Option<String> {
     other.filter(|_| !has_weights).map(OtherWeights::describe)
 }
 
-/// Opens the safetensors files of a folder. What an index says of a tensor of the layout must be so.
-pub(super) fn open_weights(folder: &Path, layout: &Layout) -> Result<Weights> {
+/// Opens the safetensors files of a folder. What an index says of a tensor that is needed must be so.
+pub(super) fn open_weights(folder: &Path, is_needed: impl Fn(&str) -> bool) -> Result<Weights> {
     let single = folder.join(SINGLE_FILE);
     // Whatever has the name is opened, so that a message says what it is instead.
     if single.exists() {
@@ -140,7 +139,7 @@ pub(super) fn open_weights(folder: &Path, layout: &Layout) -> Result<Weights> {
             return Err(Error::format(&index, reason));
         }
         let file = TensorFile::open(&path)?;
-        let is_lost = |name: &&String| layout.find(name).is_some() && file.find(name).is_none();
+        let is_lost = |name: &&String| is_needed(name) && file.find(name).is_none();
         match names.iter().find(is_lost) {
             Some(name) => {
                 Err(Error::format(&index, format!("`{name}` is not in {shard}, where it should be")))

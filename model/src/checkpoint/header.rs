@@ -8,6 +8,7 @@ use std::cmp::Ordering;
 use std::fs::File;
 use std::io;
 use std::path::{Path, PathBuf};
+use std::time::SystemTime;
 
 use safetensors::Dtype;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -125,6 +126,18 @@ impl TensorFile {
         let position = tensor.data_offsets.0 + start * size_of::<T>();
         read_at(&self.file, bytemuck::cast_slice_mut(target), self.data_start + position as u64)
             .map_err(Error::file(&self.path, FileAction::Read))
+    }
+
+    /// Fills `target` with a tensor's bytes from number `start` on.
+    pub(crate) fn read_bytes(&self, tensor: &TensorInfo, start: usize, target: &mut [u8]) -> Result<()> {
+        let position = self.data_start + (tensor.data_offsets.0 + start) as u64;
+        read_at(&self.file, target, position).map_err(Error::file(&self.path, FileAction::Read))
+    }
+
+    /// Length of the file, and the time of its last change where the system says.
+    pub(crate) fn stamp(&self) -> Result<(u64, Option<SystemTime>)> {
+        let metadata = self.file.metadata().map_err(Error::file(&self.path, FileAction::Read))?;
+        Ok((metadata.len(), metadata.modified().ok()))
     }
 }
 

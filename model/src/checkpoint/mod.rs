@@ -13,6 +13,7 @@ mod load;
 mod low_rank;
 mod names;
 mod save;
+mod tensors;
 
 use std::ops::Range;
 use std::path::Path;
@@ -23,16 +24,18 @@ use crate::adapter::is_adapter;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 pub use export::{ModelFiles, add_model, write_model};
-pub(crate) use export::{copied_files, is_copied, is_licence};
+pub(crate) use export::{SHARD_BYTES, SMALL_FILES, copied_files, is_copied, is_licence, split};
 use folder::Weights;
 pub(crate) use folder::{OtherWeights, read_index};
 pub use header::TensorFile;
 use load::Load;
 pub use load::staging_bytes;
 use low_rank::LowRank;
+pub(crate) use names::is_table;
 pub use safetensors::Dtype;
-pub(crate) use save::too_large_for;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
+pub(crate) use save::{header_of, too_large_for};
+pub(crate) use tensors::TensorFolder;
 
 /// Name of the weights where they are in one file.
 pub(crate) const SINGLE_FILE: &str = "model.safetensors";
@@ -84,7 +87,7 @@ impl Checkpoint {
         folder::require_model(folder)?;
         let mut config = ModelConfig::read(&folder.join("config.json"))?;
         let mut layout = config.layout()?;
-        let weights = folder::open_weights(folder, &layout)?;
+        let weights = folder::open_weights(folder, |name| layout.find(name).is_some())?;
         let mut found = names::find(&weights, &layout, config.tied)?;
         let mut notices = config.notices().to_vec();
         if !found.head_is_embedding(&weights, &layout)? {

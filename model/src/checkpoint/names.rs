@@ -140,7 +140,7 @@ fn check_others(
 }
 
 /// Values that follow from the configuration, which old releases stored with the weights.
-fn is_table(name: &str) -> bool {
+pub(crate) fn is_table(name: &str) -> bool {
     ["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids"]
         .iter()
         .any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))

@@ -43,12 +43,22 @@ impl WeightType {
         }
     }
 
+    /// The type of floats that a file has, of those that are read.
+    pub(crate) fn of(dtype: Dtype) -> Option<Self> {
+        match dtype {
+            Dtype::F32 => Some(Self::F32),
+            Dtype::F16 => Some(Self::F16),
+            Dtype::BF16 => Some(Self::BF16),
+            _ => None,
+        }
+    }
+
     /// Bytes of one element.
     pub fn bytes(self) -> u64 {
         self.dtype().bitsize() as u64 / 8
     }
 
-    fn dtype(self) -> Dtype {
+    pub(crate) fn dtype(self) -> Dtype {
         match self {
             Self::F32 => Dtype::F32,
             Self::F16 => Dtype::F16,
@@ -186,16 +196,23 @@ pub fn write_tensors(file: &mut FileWriter, tensors: &[NamedTensor<'_>], format:
 
 /// Length prefix and header.
 fn header(tensors: &[&NamedTensor<'_>], format: Option<&str>) -> Reasoned<Vec<u8>> {
+    header_of(tensors.iter().map(|tensor| (&tensor.name, tensor.data.dtype(), &tensor.shape)), format)
+}
+
+/// Length prefix and header of a file whose tensors, by name, type and shape, follow each other in this order.
+pub(crate) fn header_of<'a>(
+    tensors: impl IntoIterator<Item = (&'a String, Dtype, &'a Vec<usize>)>,
+    format: Option<&str>,
+) -> Reasoned<Vec<u8>> {
     let mut names = BTreeSet::new();
-    let mut entries = Vec::with_capacity(tensors.len());
+    let mut entries = Vec::new();
     let mut start = 0;
-    for tensor in tensors {
-        if !names.insert(&tensor.name) {
-            return Err(format!("`{}` was to be written twice", tensor.name));
+    for (name, dtype, shape) in tensors {
+        if !names.insert(name) {
+            return Err(format!("`{name}` was to be written twice"));
         }
-        let end = start + tensor.data.bytes();
-        let (dtype, shape) = (tensor.data.dtype(), tensor.shape.clone());
-        entries.push((tensor.name.clone(), TensorInfo { dtype, shape, data_offsets: (start, end) }));
+        let end = start + shape.iter().product::<usize>() * dtype.bitsize() / 8;
+        entries.push((name.clone(), TensorInfo { dtype, shape: shape.clone(), data_offsets: (start, end) }));
         start = end;
     }
     // At most one note: the order of several would differ from run to run.

@@ -16,7 +16,7 @@ use crate::error::{Error, FileAction, Result};
 pub const MANIFEST: &str = "manifest.json";
 
 /// Version of the manifest's form. The first did not say what a folder was made from.
-const MANIFEST_VERSION: u32 = 2;
+pub(super) const MANIFEST_VERSION: u32 = 2;
 
 /// Bytes read at once when files are copied or hashed.
 pub(super) const READ_BUFFER: usize = 1 << 20;

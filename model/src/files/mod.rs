@@ -7,6 +7,7 @@ mod folder;
 mod input;
 mod known;
 mod output;
+mod resumable;
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
@@ -28,6 +29,7 @@ pub use input::{
 pub(crate) use known::FileSnapshot;
 pub use known::{Difference, KnownFiles};
 pub use output::{write_json_output, write_output};
+pub use resumable::ResumableFolder;
 
 /// How temporary names end; they begin with a dot.
 const TEMPORARY_SUFFIX: &str = ".partial";
@@ -78,6 +80,11 @@ impl FileWriter {
     /// Bytes written so far.
     pub fn bytes(&self) -> u64 {
         self.bytes
+    }
+
+    /// The file itself, for flushing on another thread what has been written.
+    pub(crate) fn handle(&self) -> Result<File> {
+        self.file.get_ref().try_clone().map_err(write_error(&self.destination, FileAction::Write))
     }
 
     /// Flushes to the disk. The file still has its temporary name.

@@ -14,6 +14,7 @@
 //! On a GPU these take the way over the host: a merge is made once in a job, between reading files.
 
 mod cpu;
+pub mod tile;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;

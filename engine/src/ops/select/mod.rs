@@ -10,6 +10,7 @@
 
 mod cpu;
 mod gpu;
+pub mod streaming;
 
 use std::collections::BTreeMap;
 

@@ -10,7 +10,7 @@ use crate::layout::Layout;
 use crate::mask::{Mask, WORD_BITS};
 
 /// Elements per piece. Part of the result's bits: never a function of the thread count.
-const CHUNK: usize = 1 << 15;
+pub(super) const CHUNK: usize = 1 << 15;
 /// Independent sums inside a piece, so that additions overlap.
 const LANES: usize = 8;
 
@@ -31,11 +31,7 @@ pub(super) fn slerp(
         pieces.par_iter().map(|piece| inputs.of(piece).sums(&backbone[piece.range.clone()])).collect();
     let mut sums = vec![Sums::default(); layout.segments().len()];
     for (piece, part) in pieces.iter().zip(&piece_sums) {
-        let total = &mut sums[piece.segment];
-        total.backbone += part.backbone;
-        total.other += part.other;
-        total.product += part.product;
-        total.difference += part.difference;
+        sums[piece.segment].add(part);
     }
     let plans = plans(layout, &sums, options)?;
 
@@ -48,10 +44,10 @@ pub(super) fn slerp(
 
 /// What is read, for everything or for one piece.
 #[derive(Clone, Copy)]
-struct HostInputs<'a> {
-    other: &'a [f32],
-    base: Option<&'a [f32]>,
-    skip: Option<&'a [u64]>,
+pub(super) struct HostInputs<'a> {
+    pub(super) other: &'a [f32],
+    pub(super) base: Option<&'a [f32]>,
+    pub(super) skip: Option<&'a [u64]>,
 }
 
 impl<'a> HostInputs<'a> {
@@ -63,14 +59,14 @@ impl<'a> HostInputs<'a> {
         }
     }
 
-    fn sums(&self, backbone: &[f32]) -> Sums {
+    pub(super) fn sums(&self, backbone: &[f32]) -> Sums {
         match self.base {
             None => vectorize!(|| sums_of_piece::<false>(backbone, self)),
             Some(_) => vectorize!(|| sums_of_piece::<true>(backbone, self)),
         }
     }
 
-    fn combine(&self, backbone: &mut [f32], factors: Factors) {
+    pub(super) fn combine(&self, backbone: &mut [f32], factors: Factors) {
         match self.base {
             None => vectorize!(|| combine_piece::<false>(backbone, self, factors)),
             Some(_) => vectorize!(|| combine_piece::<true>(backbone, self, factors)),

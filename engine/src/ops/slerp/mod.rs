@@ -15,6 +15,7 @@
 
 mod cpu;
 mod gpu;
+pub mod tile;
 
 use crate::buffer::{View, ViewMut};
 use crate::device::Device;
@@ -24,12 +25,6 @@ use crate::mask::Mask;
 use crate::ops::work::{Work, mask_bytes};
 
 const OP: &str = "slerp";
-
-/// Vectors closer than this to opposite, in radians, are interpolated linearly whatever [`Options::epsilon`] is.
-///
-/// Both factors are about 1/(π−θ) there and nearly cancel. With sums rounded to 1e-16, θ is known to 1e-16/(π−θ),
-/// and the result to 1e-16/(π−θ)³: at this margin 1e-7, f32's own precision, and nothing at all at 1e-6.
-const ANTIPODAL_MARGIN: f64 = 1e-3;
 
 /// How to interpolate.
 #[derive(Debug, Clone, Copy)]
@@ -104,22 +99,34 @@ pub fn slerp(
 
 /// Sums over one tensor, or a part of it, of the two vectors a and b.
 #[derive(Debug, Clone, Copy, Default)]
-struct Sums {
+pub struct Sums {
     /// |a|².
-    backbone: f64,
+    pub backbone: f64,
     /// |b|².
-    other: f64,
+    pub other: f64,
     /// a·b.
-    product: f64,
+    pub product: f64,
     /// |a−b|², summed by itself: small angles cannot be had from the other three.
-    difference: f64,
+    pub difference: f64,
+}
+
+impl Sums {
+    /// Adds the sums of another part.
+    pub fn add(&mut self, part: &Self) {
+        self.backbone += part.backbone;
+        self.other += part.other;
+        self.product += part.product;
+        self.difference += part.difference;
+    }
 }
 
 /// Factors of the two vectors in the result.
 #[derive(Debug, Clone, Copy, Default)]
-struct Factors {
-    backbone: f64,
-    other: f64,
+pub struct Factors {
+    /// Of the backbone, a.
+    pub backbone: f64,
+    /// Of the other model, b.
+    pub other: f64,
 }
 
 /// Report and factors of every tensor.
@@ -143,46 +150,8 @@ fn plan(
             return Err(Error::Argument { op: OP, reason });
         }
     }
-    let angle = angle(sums);
-    let fallback = if sums.backbone == 0.0 || sums.other == 0.0 {
-        Some(Fallback::ZeroNorm)
-    } else if angle == 0.0 || angle < options.epsilon {
-        Some(Fallback::SmallAngle)
-    } else if std::f64::consts::PI - angle < options.epsilon.max(ANTIPODAL_MARGIN) {
-        Some(Fallback::Antipodal)
-    } else {
-        None
-    };
-    let weight = options.weight;
-    let factors = match fallback {
-        Some(_) => Factors { backbone: 1.0 - weight, other: weight },
-        None => Factors {
-            backbone: ((1.0 - weight) * angle).sin() / angle.sin(),
-            other: (weight * angle).sin() / angle.sin(),
-        },
-    };
+    let (angle, fallback, factors) = tile::plan(sums, options.weight, options.epsilon);
     Ok((SegmentReport { segment: SegmentId(segment), angle, fallback }, factors))
-}
-
-/// The angle as 2·atan2(|â−b̂|, |â+b̂|), accurate at both ends where the cosine is flat.
-///
-/// |â∓b̂|²·|a||b| = 2·(|a||b| ∓ a·b) loses all digits to cancellation as θ² approaches the rounding
-/// of the sums. The same quantity is |a−b|² − (|a|−|b|)², exact for equal norms at any angle,
-/// worse than the first only when the norms are far apart.
-fn angle(sums: &Sums) -> f64 {
-    let (backbone_norm, other_norm) = (sums.backbone.sqrt(), sums.other.sqrt());
-    let norms = backbone_norm * other_norm;
-    if norms == 0.0 {
-        return 0.0;
-    }
-    let norm_gap = (sums.backbone - sums.other) / (backbone_norm + other_norm);
-    let apart = if norm_gap * norm_gap < norms {
-        sums.difference - norm_gap * norm_gap
-    } else {
-        2.0 * (norms - sums.product)
-    };
-    let together = 2.0 * (norms + sums.product);
-    2.0 * apart.max(0.0).sqrt().atan2(together.max(0.0).sqrt())
 }
 
 /// Work of [`slerp`] on so many parameters, in the space of weights or of differences from a base: two passes.

@@ -1,0 +1,195 @@
+//! `merge`.
+
+use std::path::PathBuf;
+
+use clap::builder::TypedValueParser;
+use clap::{Args, ValueHint};
+use cpift_model::checkpoint::WeightType;
+use cpift_model::merge::{Method, Rescale};
+
+use super::choice;
+
+/// What `merge --help` begins with.
+pub const ABOUT: &str = "\
+Merge model folders of any architecture into one, without holding them in memory.
+
+Tensors are matched by name and streamed from disk, a few at a time: five models of 1.1B parameters take half a GiB. The \
+folder that comes out loads in transformers. It has the configuration, the tokenizer and the licences of the base, or of the \
+first model where there is no base; its floats have the type of the models' unless --dtype says otherwise.
+
+What is made of the models' values θ, the base's θ0, the weights w and the updates Δ = θ − θ0:
+
+    slerp        two models, the base being one of them: along the arc from the base to the other, the share --t of it; more
+                 models: one after the other, by weight
+    delta-slerp  the same of the updates, one after the other
+    average      Σ w·θ / Σ w
+    arithmetic   θ0 + scale · Σ w·Δ
+    ties         of every tensor of Δ the share --density of largest magnitude; where signs differ, those with the sign of \
+the sum; θ0 + scale · their weighted mean
+    dare         a random share --density of Δ, scaled up (--rescale); θ0 + scale · Σ w·Δ
+    dare-ties    the random share of dare, and of it those with the sign of the sum
+
+Numbers are those of mergekit 0.1.5, computed in f32 and f64. Two models closer than 1.8 degrees are interpolated along a \
+straight line, as there (--dot-threshold); how many tensors were is said at the end.";
+
+/// What `merge --help` ends with.
+pub const EXAMPLES: &str = "\
+Examples:
+  cpift-engine merge --method average tune-a tune-b tune-c --out merged
+  cpift-engine merge --method slerp --base my-model my-tune --t 0.3 --out merged
+  cpift-engine merge --method ties --base my-model tune-a tune-b:0.5 --density 0.3 --out merged --dtype bf16
+  cpift-engine merge --method dare --base org/name org/tune:0.7 --seed 3 --out merged
+  cpift-engine merge --method ties --base my-model tune-a tune-b --out merged --resume
+
+Files written: model.safetensors (or shards with an index), config.json, the tokenizer's files and licences, manifest.json.
+
+Exit codes: 0 done, 1 the merge failed, 2 the input was wrong, 130 stopped.";
+
+/// `merge`.
+#[derive(Debug, Args)]
+pub struct Merge {
+    /// The models, folders or names on the hub, each with a weight behind a colon where it is not 1: my-tune:0.5.
+    #[arg(value_name = "MODEL[:WEIGHT]", required = true, value_hint = ValueHint::DirPath, value_parser = weighted)]
+    pub models: Vec<(PathBuf, f64)>,
+    /// The model that the others are fine-tunes of.
+    #[arg(long, value_name = "BASE", value_hint = ValueHint::DirPath)]
+    pub base: Option<PathBuf>,
+    /// How the models are merged.
+    #[arg(long, value_name = "METHOD", value_parser = method())]
+    pub method: Method,
+    /// Folder of the merged model, which must not exist or be empty.
+    #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
+    pub out: PathBuf,
+    /// slerp: where on the way from the first model (0, the base) to the second (1); 0.5 when not given.
+    #[arg(long, value_name = "T", value_parser = share)]
+    pub t: Option<f64>,
+    /// slerp: two vectors whose cosine is larger than this are interpolated along a straight line; 0.9995 when not given, 1
+    /// for never.
+    #[arg(long, value_name = "COSINE", value_parser = share)]
+    pub dot_threshold: Option<f64>,
+    /// Factor of the merged update; 1 when not given.
+    #[arg(long, value_name = "FACTOR", value_parser = number, allow_negative_numbers = true)]
+    pub scale: Option<f64>,
+    /// Share of each update that takes part in ties, dare and dare-ties; 0.2 when not given.
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub density: Option<f64>,
+    /// What an update is multiplied by of which not all takes part; norm for dare and dare-ties when not given, else none.
+    #[arg(long, value_name = "HOW", value_parser = rescale())]
+    pub rescale: Option<Rescale>,
+    /// Divide by the sum of the weights that took part; the default is true for average and ties, else false.
+    #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
+    pub normalize: Option<bool>,
+    /// Seed of what is drawn by dare and dare-ties.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub seed: u64,
+    /// Type of the merged floats; that of the models when not given.
+    #[arg(long, value_name = "TYPE", value_parser = dtype())]
+    pub dtype: Option<WeightType>,
+    /// Most bytes of a file of weights, as 5GB or 500MB.
+    #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = bytes)]
+    pub shard_size: u64,
+    /// Continue an interrupted merge after its last whole file.
+    #[arg(long)]
+    pub resume: bool,
+    /// Print JSON instead of text.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn method() -> impl TypedValueParser<Value = Method> {
+    choice(Method::ALL, Method::name, |method| match method {
+        Method::Slerp => "Along the arc between two models, or of several one after the other",
+        Method::DeltaSlerp => "The same of their updates",
+        Method::Average => "Weighted mean",
+        Method::Arithmetic => "The base and a sum of updates",
+        Method::Ties => "The largest updates, joined by their signs",
+        Method::Dare => "Random parts of the updates",
+        Method::DareTies => "Random parts of the updates, joined by their signs",
+    })
+}
+
+fn rescale() -> impl TypedValueParser<Value = Rescale> {
+    choice(Rescale::ALL, Rescale::name, |rescale| match rescale {
+        Rescale::None => "Nothing",
+        Rescale::Norm => "The sum of magnitudes before over that after, as mergekit",
+        Rescale::Density => "One over the density, as the paper of DARE and as training here",
+    })
+}
+
+fn dtype() -> impl TypedValueParser<Value = WeightType> {
+    choice(
+        [WeightType::F32, WeightType::F16, WeightType::BF16],
+        |dtype| match dtype {
+            WeightType::F32 => "f32",
+            WeightType::F16 => "f16",
+            WeightType::BF16 => "bf16",
+        },
+        |dtype| match dtype {
+            WeightType::F32 => "32-bit floats",
+            WeightType::F16 => "16-bit floats",
+            WeightType::BF16 => "16-bit brain floats",
+        },
+    )
+}
+
+/// A model and, behind its last colon, its weight. A path with a colon of its own is one unless a number follows.
+fn weighted(text: &str) -> Result<(PathBuf, f64), String> {
+    let parsed = text.rsplit_once(':').and_then(|(path, weight)| Some((path, weight.parse::<f64>().ok()?)));
+    match parsed {
+        Some((_, weight)) if !weight.is_finite() => Err("a weight is a finite number".to_owned()),
+        Some(("", _)) => Err("there is a weight, but no model before it".to_owned()),
+        Some((path, weight)) => Ok((PathBuf::from(path), weight)),
+        None => Ok((PathBuf::from(text), 1.0)),
+    }
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let number = text.parse().ok().filter(|number: &f64| (0.0..=1.0).contains(number));
+    number.ok_or_else(|| "use a number from 0 to 1".to_owned())
+}
+
+fn number(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|number: &f64| number.is_finite()).ok_or_else(|| "use a number".to_owned())
+}
+
+/// A size with a unit of thousands, as `transformers` writes it, or of 1024.
+fn bytes(text: &str) -> Result<u64, String> {
+    let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
+    let (amount, unit) = text.split_at(end);
+    let factor = match unit.trim().to_ascii_lowercase().as_str() {
+        "" | "b" => 1.0,
+        "kb" => 1e3,
+        "mb" => 1e6,
+        "gb" => 1e9,
+        "kib" => 1024.0,
+        "mib" => 1024.0 * 1024.0,
+        "gib" => 1024.0 * 1024.0 * 1024.0,
+        _ => return Err("use a size as 5GB, 500MB or 2GiB".to_owned()),
+    };
+    let size = amount.parse::<f64>().ok().map(|amount| (amount * factor).round());
+    size.filter(|size| (1.0..1e18).contains(size))
+        .map(|size| size as u64)
+        .ok_or_else(|| "use a size as 5GB, 500MB or 2GiB".to_owned())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn weights_follow_the_last_colon() {
+        assert_eq!(weighted("a:0.5"), Ok((PathBuf::from("a"), 0.5)));
+        assert_eq!(weighted("a"), Ok((PathBuf::from("a"), 1.0)));
+        assert_eq!(weighted("org/name@main:-1e-1"), Ok((PathBuf::from("org/name@main"), -0.1)));
+        assert_eq!(weighted("C:models"), Ok((PathBuf::from("C:models"), 1.0)));
+        assert!(weighted("a:nan").is_err() && weighted(":1").is_err());
+    }
+
+    #[test]
+    fn sizes_have_units() {
+        assert_eq!(bytes("5GB"), Ok(5_000_000_000));
+        assert_eq!(bytes("1.5 MiB"), Ok(1_572_864));
+        assert_eq!(bytes("100"), Ok(100));
+        assert!(bytes("0").is_err() && bytes("5 boxes").is_err() && bytes("").is_err());
+    }
+}

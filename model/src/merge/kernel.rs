@@ -1,0 +1,216 @@
+//! How a tensor is merged: looks at all of it for what a method must know, then one pass that combines.
+
+use cpift_engine::ops::merge::tile as sums;
+use cpift_engine::ops::slerp::tile as spherical;
+use cpift_engine::ops::slerp::{Factors, Fallback, Sums};
+
+use super::method::How;
+use super::tile::{Scratch, Tile};
+use super::updates::UpdatesKernel;
+use crate::error::Reasoned;
+
+/// What one look saw in one tile.
+#[derive(Debug, Clone)]
+pub(super) enum Seen {
+    Nothing,
+    Sums(Sums),
+    /// How many scores of every source equal its threshold.
+    Equal(Vec<u64>),
+    /// Sums of magnitudes of every source's update: of all coordinates, and of those kept.
+    Magnitudes(Vec<(f64, f64)>),
+}
+
+/// Merges one tensor.
+pub(super) trait Kernel: Sync {
+    /// How often the tensor is looked at.
+    fn looks(&self) -> usize {
+        0
+    }
+
+    /// Looks at a tile.
+    fn look(&self, _look: usize, _tile: &Tile<'_>, _scratch: &mut Scratch) -> Seen {
+        Seen::Nothing
+    }
+
+    /// Takes what a look saw, in the order of the tiles.
+    fn learn(&mut self, _look: usize, _seen: Vec<Seen>) -> Reasoned<()> {
+        Ok(())
+    }
+
+    /// Combines a tile's sources.
+    fn combine(&self, tile: &Tile<'_>, scratch: &mut Scratch, out: &mut [f32]);
+
+    /// How many interpolations there were, and how many of them were linear.
+    fn interpolations(&self) -> (u64, u64) {
+        (0, 0)
+    }
+}
+
+/// The kernel of a method; none where bytes are copied as they are.
+pub(super) fn kernel(how: &How, elements: usize) -> Option<Box<dyn Kernel>> {
+    match how {
+        How::Same => None,
+        How::Linear { weights, normalize } => {
+            let scale = if *normalize { 1.0 / weights.iter().sum::<f64>() } else { 1.0 };
+            Some(Box::new(Linear { weights: weights.clone(), scale }))
+        }
+        How::Updates(updates) => Some(Box::new(UpdatesKernel::new(updates, elements))),
+        How::Slerp { t, dot_threshold } => {
+            Some(Box::new(Slerp { t: *t, dot_threshold: *dot_threshold, factors: None }))
+        }
+        How::Fold { delta, weights, epsilon } => Some(Box::new(Fold {
+            delta: *delta,
+            weights: weights.clone(),
+            epsilon: *epsilon,
+            factors: Vec::new(),
+            linear: 0,
+        })),
+    }
+}
+
+struct Linear {
+    weights: Vec<f64>,
+    scale: f64,
+}
+
+impl Kernel for Linear {
+    fn combine(&self, tile: &Tile<'_>, scratch: &mut Scratch, out: &mut [f32]) {
+        for part in tile.parts() {
+            let sum = &mut out[part.clone()];
+            sum.fill(0.0);
+            for (source, weight) in self.weights.iter().enumerate() {
+                sums::add_weighted(sum, tile.load(source, &part, &mut scratch.sum), *weight);
+            }
+            if self.scale != 1.0 {
+                sums::scale(sum, self.scale);
+            }
+        }
+    }
+}
+
+/// Norms up to this count as 1, so that a zero vector stays one.
+const SMALLEST_NORM: f64 = 1e-8;
+
+struct Slerp {
+    t: f64,
+    dot_threshold: f64,
+    /// Known after the look, and whether they are those of a straight line.
+    factors: Option<(Factors, bool)>,
+}
+
+impl Kernel for Slerp {
+    fn looks(&self) -> usize {
+        1
+    }
+
+    fn look(&self, _: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
+        let all = 0..tile.length;
+        let [first, second, _] = &mut scratch.tiles;
+        let (first, second) = (tile.load(0, &all, first), tile.load(1, &all, second));
+        Seen::Sums(spherical::sums(first, second, None))
+    }
+
+    fn learn(&mut self, _: usize, seen: Vec<Seen>) -> Reasoned<()> {
+        let sums = total(seen);
+        let norm = |squared: f64| Some(squared.sqrt()).filter(|norm| *norm > SMALLEST_NORM).unwrap_or(1.0);
+        let cosine = (sums.product / (norm(sums.backbone) * norm(sums.other))).clamp(-1.0, 1.0);
+        let is_linear = cosine.abs() > self.dot_threshold;
+        let angle = cosine.acos();
+        // The rule for straight lines is another than in training, the sine of two opposite vectors the same.
+        let factors = match is_linear || angle.sin() == 0.0 {
+            true => Factors { backbone: 1.0 - self.t, other: self.t },
+            false => Factors {
+                backbone: ((1.0 - self.t) * angle).sin() / angle.sin(),
+                other: (self.t * angle).sin() / angle.sin(),
+            },
+        };
+        self.factors = Some((factors, is_linear));
+        Ok(())
+    }
+
+    fn combine(&self, tile: &Tile<'_>, scratch: &mut Scratch, out: &mut [f32]) {
+        let factors = self.factors.map(|(factors, _)| factors).unwrap_or_default();
+        let all = 0..tile.length;
+        let out = tile.load(0, &all, out);
+        spherical::combine(out, tile.load(1, &all, &mut scratch.tiles[0]), None, factors);
+    }
+
+    fn interpolations(&self) -> (u64, u64) {
+        (1, u64::from(self.factors.is_some_and(|(_, is_linear)| is_linear)))
+    }
+}
+
+/// Sums of all tiles, in their order.
+fn total(seen: Vec<Seen>) -> Sums {
+    let mut total = Sums::default();
+    for seen in seen {
+        if let Seen::Sums(sums) = seen {
+            total.add(&sums);
+        }
+    }
+    total
+}
+
+struct Fold {
+    delta: bool,
+    weights: Vec<f64>,
+    epsilon: f64,
+    /// Of the interpolations that are known.
+    factors: Vec<Factors>,
+    linear: u64,
+}
+
+impl Fold {
+    /// The fold of the first sources into `backbone`, as far as factors are known; the base is left in the first tile.
+    fn fold(&self, tile: &Tile<'_>, scratch: &mut Scratch, backbone: &mut [f32]) {
+        let all = 0..tile.length;
+        let [base, other, _] = &mut scratch.tiles;
+        if self.delta {
+            tile.load(0, &all, base);
+        }
+        let base = self.delta.then_some(&base[..tile.length]);
+        let first = usize::from(self.delta);
+        let backbone = tile.load(first, &all, backbone);
+        for (source, factors) in (first + 1..).zip(&self.factors) {
+            spherical::combine(backbone, tile.load(source, &all, other), base, *factors);
+        }
+    }
+}
+
+impl Kernel for Fold {
+    fn looks(&self) -> usize {
+        self.weights.len().saturating_sub(1)
+    }
+
+    fn look(&self, look: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
+        let mut backbone = std::mem::take(&mut scratch.tiles[2]);
+        self.fold(tile, scratch, &mut backbone);
+        let [base, other, _] = &mut scratch.tiles;
+        let other = tile.load(look + 1 + usize::from(self.delta), &(0..tile.length), other);
+        let base = self.delta.then_some(&base[..tile.length]);
+        let sums = spherical::sums(&backbone[..tile.length], other, base);
+        scratch.tiles[2] = backbone;
+        Seen::Sums(sums)
+    }
+
+    fn learn(&mut self, look: usize, seen: Vec<Seen>) -> Reasoned<()> {
+        let sums = total(seen);
+        if !(sums.backbone.is_finite() && sums.other.is_finite()) {
+            return Err("has values whose squares are too large to be added up".to_owned());
+        }
+        let before: f64 = self.weights[..=look].iter().sum();
+        let weight = self.weights[look + 1] / (before + self.weights[look + 1]);
+        let (_, fallback, factors) = spherical::plan(&sums, weight, self.epsilon);
+        self.factors.push(factors);
+        self.linear += u64::from(matches!(fallback, Some(Fallback::SmallAngle | Fallback::Antipodal)));
+        Ok(())
+    }
+
+    fn combine(&self, tile: &Tile<'_>, scratch: &mut Scratch, out: &mut [f32]) {
+        self.fold(tile, scratch, out);
+    }
+
+    fn interpolations(&self) -> (u64, u64) {
+        (self.factors.len() as u64, self.linear)
+    }
+}

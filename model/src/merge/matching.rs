@@ -1,0 +1,340 @@
+//! Which tensors of several models are the same: by name, as they are stored.
+
+use std::collections::{HashMap, HashSet};
+
+use safetensors::Dtype;
+use serde_json::Value;
+
+use crate::checkpoint::{TensorFolder, WeightType, is_table};
+use crate::error::{Error, Result};
+
+/// Names listed in one message; the rest are counted.
+const NAMES_LISTED: usize = 3;
+
+/// How the names of heads and of token embeddings end.
+const HEADS: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
+const EMBEDDINGS: [&str; 5] = [
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "embed_in.weight",
+];
+
+/// Bytes compared at a time.
+const CHUNK: usize = 1 << 20;
+
+/// A tensor that all models have.
+#[derive(Debug)]
+pub(super) struct Matched {
+    /// Name in the first model.
+    pub name: String,
+    pub shape: Vec<usize>,
+    /// The type that holds the values of all models.
+    pub dtype: Dtype,
+    /// Name in every model.
+    pub names: Vec<String>,
+}
+
+/// What all models have.
+#[derive(Debug)]
+pub(super) struct Matches {
+    pub tensors: Vec<Matched>,
+    /// The head is one of its own, though a configuration may say that it is the embedding.
+    pub untied: bool,
+    pub notices: Vec<String>,
+}
+
+/// Matches the tensors of all models with those of the first.
+///
+/// # Errors
+/// Another architecture; a tensor that is missing, that only one has, or of another shape or a type that cannot be merged.
+pub(super) fn match_tensors(models: &[TensorFolder]) -> Result<Matches> {
+    let first = &models[0];
+    models[1..].iter().try_for_each(|model| require_same_architecture(first, model))?;
+    let mut notices = Vec::new();
+    let head = decide_head(models, &mut notices)?;
+    let maps: Vec<NameMap<'_>> = models.iter().map(|model| NameMap::of(first, model)).collect();
+    let is_wanted = |name: &&String| !is_table(name) && (!is_head(name) || head.is_kept);
+    let mut wanted: Vec<&String> = first.names().iter().filter(is_wanted).collect();
+    // A head that only others have is written behind everything else.
+    let of_others = models.iter().flat_map(|model| model.names()).find(|name| is_head(name));
+    if head.is_kept && !wanted.iter().any(|name| is_head(name)) {
+        wanted.extend(of_others);
+    }
+    let mut tensors = Vec::with_capacity(wanted.len());
+    let mut missing: Vec<Vec<&str>> = vec![Vec::new(); models.len()];
+    for name in wanted {
+        let mut names = Vec::with_capacity(models.len());
+        for ((model, map), missing) in models.iter().zip(&maps).zip(&mut missing) {
+            let found = map.find(model, name).or_else(|| embedding(model).filter(|_| is_head(name)));
+            match found {
+                Some(found) => names.push(found.to_owned()),
+                None => missing.push(name),
+            }
+        }
+        if names.len() == models.len() {
+            tensors.push(matched(name, names, models)?);
+        }
+    }
+    for (model, missing) in models.iter().zip(&missing) {
+        if let Some(names) = list(missing) {
+            let reason = format!("has no {names}, which {} has", first.folder().display());
+            return Err(Error::format(model.listing(), reason));
+        }
+    }
+    let mut tables = 0;
+    for (index, model) in models.iter().enumerate() {
+        let used: HashSet<&str> = tensors.iter().map(|tensor| tensor.names[index].as_str()).collect();
+        let others: Vec<&str> =
+            model.names().iter().map(String::as_str).filter(|name| !used.contains(name)).collect();
+        tables += others.iter().filter(|name| is_table(name)).count();
+        let left: Vec<&str> = others.into_iter().filter(|name| !is_table(name) && !is_head(name)).collect();
+        if let Some(names) = list(&left) {
+            let reason = format!("has {names}, which {} does not have", first.folder().display());
+            return Err(Error::format(model.listing(), reason));
+        }
+    }
+    if tables > 0 {
+        notices.push(format!(
+            "{tables} tensors that follow from the configuration, as old releases stored them, are left out"
+        ));
+    }
+    Ok(Matches { tensors, untied: head.is_kept && head.is_untied, notices })
+}
+
+/// The names of a model by what they have in common with those of the first.
+struct NameMap<'a>(HashMap<String, &'a str>);
+
+impl<'a> NameMap<'a> {
+    fn of(first: &TensorFolder, model: &'a TensorFolder) -> Self {
+        let (mut map, mut twice) = (HashMap::new(), HashSet::new());
+        for name in model.names().iter().filter(|name| first.find(name).is_none()) {
+            let plain = plain_name(name);
+            if map.insert(plain.clone(), name.as_str()).is_some() {
+                twice.insert(plain);
+            }
+        }
+        map.retain(|name, _| !twice.contains(name));
+        Self(map)
+    }
+
+    /// The name under which a model has a tensor of the first.
+    fn find<'m>(&'m self, model: &'m TensorFolder, name: &'m str) -> Option<&'m str> {
+        match model.find(name) {
+            Some(_) => Some(name),
+            None => self.0.get(&plain_name(name)).copied(),
+        }
+    }
+}
+
+/// A name without what classes of `transformers` write before those of the modules inside: `model.` and `language_model.`.
+fn plain_name(name: &str) -> String {
+    let mut plain = name;
+    while let Some(rest) = plain.strip_prefix("model.").or_else(|| plain.strip_prefix("language_model.")) {
+        plain = rest;
+    }
+    plain.to_owned()
+}
+
+fn is_head(name: &str) -> bool {
+    HEADS
+        .iter()
+        .any(|head| name.strip_suffix(head).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
+pub(super) fn is_embedding(name: &str) -> bool {
+    let is = |end: &&str| name.strip_suffix(*end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    EMBEDDINGS.iter().any(is)
+}
+
+/// Whether a tensor has a row for every token.
+pub(super) fn has_token_rows(name: &str) -> bool {
+    is_head(name) || is_embedding(name)
+}
+
+fn head(model: &TensorFolder) -> Option<&str> {
+    model.names().iter().map(String::as_str).find(|name| is_head(name))
+}
+
+fn embedding(model: &TensorFolder) -> Option<&str> {
+    model.names().iter().map(String::as_str).find(|name| is_embedding(name))
+}
+
+/// What becomes of the head.
+struct Head {
+    is_kept: bool,
+    /// Though a configuration says that it is the embedding, or a model has none of its own.
+    is_untied: bool,
+}
+
+/// Leaves the head out where it is every model's embedding; where some have one of their own, the others' is theirs.
+fn decide_head(models: &[TensorFolder], notices: &mut Vec<String>) -> Result<Head> {
+    let with_head = models.iter().filter(|model| head(model).is_some()).count();
+    if with_head == 0 {
+        return Ok(Head { is_kept: false, is_untied: false });
+    }
+    let says_tied = |model: &TensorFolder| is_tied(model.config());
+    if with_head == models.len() && !models.iter().any(says_tied) {
+        return Ok(Head { is_kept: true, is_untied: false });
+    }
+    let mut apart = None;
+    for model in models {
+        if apart.is_none() && !head_is_embedding(model)? {
+            apart = Some(model);
+        }
+    }
+    match apart {
+        None => {
+            notices.push(
+                "the head is stored beside the embedding that it equals: left out, as in a tied model"
+                    .to_owned(),
+            );
+            Ok(Head { is_kept: false, is_untied: false })
+        }
+        Some(model) => {
+            notices.push(format!(
+                "{} has a head that is not its embedding: the merged model's head is one of its own, and models without one \
+                 take part with their embedding",
+                model.folder().display()
+            ));
+            Ok(Head { is_kept: true, is_untied: true })
+        }
+    }
+}
+
+/// Whether a configuration says that the head is the embedding.
+pub(super) fn is_tied(config: &Value) -> bool {
+    let key = "tie_word_embeddings";
+    let value = config.get(key).or_else(|| config.get("text_config")?.get(key));
+    value.and_then(Value::as_bool).unwrap_or(false)
+}
+
+/// True also where one of the two is not stored.
+fn head_is_embedding(model: &TensorFolder) -> Result<bool> {
+    let (Some(head), Some(embedding)) = (head(model), embedding(model)) else { return Ok(true) };
+    let (Some((head_file, head)), Some((file, embedding))) = (model.find(head), model.find(embedding)) else {
+        return Ok(true);
+    };
+    if head.shape != embedding.shape || head.dtype != embedding.dtype {
+        return Ok(false);
+    }
+    let length = head.data_offsets.1 - head.data_offsets.0;
+    let (mut ours, mut theirs) = (vec![0; CHUNK], vec![0; CHUNK]);
+    for start in (0..length).step_by(CHUNK) {
+        let bytes = CHUNK.min(length - start);
+        head_file.read_bytes(head, start, &mut ours[..bytes])?;
+        file.read_bytes(embedding, start, &mut theirs[..bytes])?;
+        if ours[..bytes] != theirs[..bytes] {
+            return Ok(false);
+        }
+    }
+    Ok(true)
+}
+
+fn matched(name: &str, names: Vec<String>, models: &[TensorFolder]) -> Result<Matched> {
+    let found = |(model, name): (usize, &String)| models[model].find(name);
+    let infos: Vec<_> = names.iter().enumerate().filter_map(found).collect();
+    let shape = infos[0].1.shape.clone();
+    let mut dtype = infos[0].1.dtype;
+    for ((_, info), (model, name)) in infos.iter().zip(models.iter().zip(&names)) {
+        if info.shape != shape {
+            let hint = match has_token_rows(name) && info.shape.get(1..) == shape.get(1..) {
+                true => ": their vocabularies differ in size",
+                false => "",
+            };
+            let reason = format!(
+                "`{name}` has the shape {:?}, in {} it is {shape:?}{hint}",
+                info.shape,
+                models[0].folder().display()
+            );
+            return Err(Error::format(model.listing(), reason));
+        }
+        dtype = promoted(dtype, info.dtype).ok_or_else(|| {
+            let reason = match is_float(info.dtype) {
+                true => {
+                    format!("`{name}` has the type {}; floats of F32, F16 and BF16 can be merged", info.dtype)
+                }
+                false => format!("`{name}` has the type {}, another model's is {dtype}", info.dtype),
+            };
+            Error::format(model.listing(), reason)
+        })?;
+    }
+    Ok(Matched { name: name.to_owned(), shape, dtype, names })
+}
+
+/// Whether a type is one of floats, also of those that cannot be merged.
+fn is_float(dtype: Dtype) -> bool {
+    !matches!(
+        dtype,
+        Dtype::BOOL
+            | Dtype::U8
+            | Dtype::I8
+            | Dtype::U16
+            | Dtype::I16
+            | Dtype::U32
+            | Dtype::I32
+            | Dtype::U64
+            | Dtype::I64
+    )
+}
+
+/// The type that holds the values of both.
+fn promoted(one: Dtype, other: Dtype) -> Option<Dtype> {
+    match (WeightType::of(one), WeightType::of(other)) {
+        (Some(_), Some(_)) if one == other => Some(one),
+        (Some(_), Some(_)) => Some(Dtype::F32),
+        _ => (one == other && !is_float(one)).then_some(one),
+    }
+}
+
+/// Fails where configurations name other types of model, or other classes where one names none.
+fn require_same_architecture(first: &TensorFolder, model: &TensorFolder) -> Result<()> {
+    for key in ["model_type", "architectures"] {
+        let (Some(expected), Some(found)) = (first.config().get(key), model.config().get(key)) else {
+            continue;
+        };
+        if expected == found {
+            return Ok(());
+        }
+        let reason = format!(
+            "`{key}` is {found}, that of {} is {expected}: models of different architectures cannot be merged",
+            first.folder().display()
+        );
+        return Err(Error::format(&model.folder().join("config.json"), reason));
+    }
+    Ok(())
+}
+
+/// The first few names and how many more there are; none where there is none.
+fn list(names: &[&str]) -> Option<String> {
+    let listed: Vec<_> = names.iter().take(NAMES_LISTED).map(|name| format!("`{name}`")).collect();
+    let more = names.len().saturating_sub(NAMES_LISTED);
+    let listed = (!listed.is_empty()).then(|| listed.join(", "))?;
+    Some(if more == 0 { listed } else { format!("{listed} and {more} more") })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_known_by_their_ends() {
+        assert!(is_head("lm_head.weight") && is_head("language_model.lm_head.weight"));
+        assert!(!is_head("film_head.weight") && !is_head("lm_head.bias"));
+        assert!(is_embedding("model.embed_tokens.weight") && is_embedding("transformer.wte.weight"));
+        assert!(!is_embedding("model.embed_tokens.weight_scale"));
+        for name in ["model.language_model.layers.0.w", "language_model.model.layers.0.w", "layers.0.w"] {
+            assert_eq!(plain_name(name), "layers.0.w");
+        }
+    }
+
+    #[test]
+    fn a_type_holds_the_values_of_both() {
+        assert_eq!(promoted(Dtype::BF16, Dtype::BF16), Some(Dtype::BF16));
+        assert_eq!(promoted(Dtype::BF16, Dtype::F16), Some(Dtype::F32));
+        assert_eq!(promoted(Dtype::I64, Dtype::I64), Some(Dtype::I64));
+        assert_eq!(promoted(Dtype::I64, Dtype::F32), None);
+        assert_eq!(promoted(Dtype::F8_E4M3, Dtype::F8_E4M3), None);
+    }
+}

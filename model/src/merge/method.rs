@@ -1,0 +1,170 @@
+//! What can be made of the same tensor of several models.
+
+/// How one tensor is made, with all its numbers.
+#[derive(Debug, Clone, PartialEq)]
+pub enum How {
+    /// The first source, which all others must equal: what is no float.
+    Same,
+    /// Σ wi·θi, over Σ wi where it is normalised.
+    Linear {
+        /// A weight for every source.
+        weights: Vec<f64>,
+        /// Whether the sum is divided by that of the weights.
+        normalize: bool,
+    },
+    /// θ0 + λ · what is made of the updates θi − θ0; the first source is the base, θ0.
+    Updates(Updates),
+    /// Spherical interpolation between two sources.
+    Slerp {
+        /// Share of the second.
+        t: f64,
+        /// Cosines of a larger magnitude are interpolated linearly.
+        dot_threshold: f64,
+    },
+    /// B ← slerp(B, θi; wi/Σ w) over the sources, one after the other.
+    Fold {
+        /// The updates are folded, and the first source is the base.
+        delta: bool,
+        /// A weight for every source but the base.
+        weights: Vec<f64>,
+        /// Angles below this, in radians, are interpolated linearly.
+        epsilon: f64,
+    },
+}
+
+/// A sum of updates.
+#[derive(Debug, Clone, PartialEq)]
+pub struct Updates {
+    /// What is taken of each model's update.
+    pub terms: Vec<Term>,
+    /// What becomes of an update that lost coordinates.
+    pub rescale: Rescale,
+    /// Where signs differ, only those with the sign of the sum are added up; zero counts as positive.
+    pub elect: bool,
+    /// Whether the sum is divided by that of the weights that took part.
+    pub normalize: bool,
+    /// λ.
+    pub scale: f64,
+}
+
+/// One model's part of a sum of updates.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Term {
+    /// Its weight.
+    pub weight: f64,
+    /// Which coordinates take part.
+    pub keep: Keep,
+}
+
+/// Which coordinates of an update take part.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub enum Keep {
+    /// All.
+    All,
+    /// None.
+    None,
+    /// This share with the largest magnitude, at least one, ties to the lower index.
+    Largest(f64),
+    /// Each with this probability.
+    Random {
+        /// The probability.
+        share: f64,
+        /// Says which.
+        seed: u64,
+    },
+}
+
+/// What an update is multiplied by whose coordinates do not all take part.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Rescale {
+    /// Nothing.
+    None,
+    /// The sum of magnitudes before over that after.
+    Norm,
+    /// One over the share that takes part.
+    Density,
+}
+
+impl Rescale {
+    /// All of them.
+    pub const ALL: [Self; 3] = [Self::None, Self::Norm, Self::Density];
+
+    /// The name that a person gives.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::None => "none",
+            Self::Norm => "norm",
+            Self::Density => "density",
+        }
+    }
+}
+
+impl How {
+    /// How often a tensor's sources are looked at before they are combined.
+    pub(super) fn looks(&self) -> usize {
+        match self {
+            Self::Same | Self::Linear { .. } => 0,
+            Self::Slerp { .. } => 1,
+            Self::Fold { weights, .. } => weights.len().saturating_sub(1),
+            Self::Updates(updates) => {
+                let chosen = updates.terms.iter().any(|term| matches!(term.keep, Keep::Largest(_)));
+                let is_part = |term: &Term| !matches!(term.keep, Keep::All | Keep::None);
+                let rescaled = updates.rescale == Rescale::Norm && updates.terms.iter().any(is_part);
+                3 * usize::from(chosen) + usize::from(rescaled)
+            }
+        }
+    }
+}
+
+/// What a person can ask for by name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Method {
+    /// Spherical interpolation: of base and model by `t`, or of several models one after the other.
+    Slerp,
+    /// The same of the models' updates.
+    DeltaSlerp,
+    /// A weighted mean of the models.
+    Average,
+    /// The base and a weighted sum of updates: task arithmetic.
+    Arithmetic,
+    /// The largest updates, joined by their signs.
+    Ties,
+    /// Random parts of the updates, scaled up.
+    Dare,
+    /// The same, joined by their signs.
+    DareTies,
+}
+
+impl Method {
+    /// All of them.
+    pub const ALL: [Self; 7] = [
+        Self::Slerp,
+        Self::DeltaSlerp,
+        Self::Average,
+        Self::Arithmetic,
+        Self::Ties,
+        Self::Dare,
+        Self::DareTies,
+    ];
+
+    /// The name that a person gives.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Slerp => "slerp",
+            Self::DeltaSlerp => "delta-slerp",
+            Self::Average => "average",
+            Self::Arithmetic => "arithmetic",
+            Self::Ties => "ties",
+            Self::Dare => "dare",
+            Self::DareTies => "dare-ties",
+        }
+    }
+
+    /// Whether updates are merged, which are differences from a base.
+    pub fn needs_base(self) -> bool {
+        match self {
+            Self::Slerp | Self::Average => false,
+            Self::DeltaSlerp | Self::Arithmetic | Self::Ties | Self::Dare | Self::DareTies => true,
+        }
+    }
+}

@@ -1,0 +1,301 @@
+//! Sums of updates: task arithmetic, TIES, DARE.
+
+use std::sync::{Mutex, PoisonError};
+
+use cpift_engine::ops::merge::tile::{self as sums, TileTerms};
+use cpift_engine::ops::select::streaming::{Bin, Tally, Threshold, count_equal, mark_largest};
+
+use super::kernel::{Kernel, Seen};
+use super::method::{Keep, Rescale, Term, Updates};
+use super::tile::{PART, Scratch, TILE, Tile, WORDS};
+use crate::error::Reasoned;
+
+/// Sums of magnitudes below this are not scaled.
+const SMALLEST_SUM: f64 = 1e-7;
+
+pub(super) struct UpdatesKernel {
+    terms: Vec<Term>,
+    rescale: Rescale,
+    elect: bool,
+    normalize: bool,
+    scale: f64,
+    /// How many coordinates of the largest are kept of each update; 0 where they are chosen otherwise.
+    largest: Vec<u64>,
+    bins: Vec<Option<Bin>>,
+    thresholds: Vec<Option<Threshold>>,
+    /// For every tile: of each update's coordinates that equal its threshold, how many are still kept.
+    ties: Vec<Vec<u64>>,
+    /// What each update is multiplied by.
+    factors: Vec<f64>,
+    /// Counts of threads, each of one update after the other.
+    tallies: Mutex<Vec<Vec<Option<Tally>>>>,
+}
+
+impl UpdatesKernel {
+    pub fn new(updates: &Updates, elements: usize) -> Self {
+        let largest = |term: &Term| match term.keep {
+            Keep::Largest(_) if elements == 0 => 0,
+            Keep::Largest(share) => ((share * elements as f64) as u64).clamp(1, elements as u64),
+            Keep::All | Keep::None | Keep::Random { .. } => 0,
+        };
+        let factor = |term: &Term| match (updates.rescale, term.keep) {
+            (Rescale::Density, Keep::Random { share, .. } | Keep::Largest(share)) => term.weight / share,
+            _ => term.weight,
+        };
+        let count = updates.terms.len();
+        Self {
+            terms: updates.terms.clone(),
+            rescale: updates.rescale,
+            elect: updates.elect,
+            normalize: updates.normalize,
+            scale: updates.scale,
+            largest: updates.terms.iter().map(largest).collect(),
+            bins: vec![None; count],
+            thresholds: vec![None; count],
+            ties: Vec::new(),
+            factors: updates.terms.iter().map(factor).collect(),
+            tallies: Mutex::default(),
+        }
+    }
+
+    fn selects(&self) -> bool {
+        self.terms.iter().any(|term| matches!(term.keep, Keep::Largest(_)))
+    }
+
+    fn rescales(&self) -> bool {
+        let is_part = |term: &Term| !matches!(term.keep, Keep::All | Keep::None);
+        self.rescale == Rescale::Norm && self.terms.iter().any(is_part)
+    }
+
+    /// Counts the magnitudes of the updates whose largest are kept.
+    fn tally(&self, look: usize, tile: &Tile<'_>, scratch: &mut Scratch) {
+        let lock = || self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = || {
+            let tally = |(&k, bin): (&u64, &Option<Bin>)| match (k, look, bin) {
+                (0, ..) => None,
+                (_, 0, _) => Some(Tally::first()),
+                (.., bin) => bin.map(Tally::second),
+            };
+            self.largest.iter().zip(&self.bins).map(tally).collect::<Vec<_>>()
+        };
+        let taken = lock().pop();
+        let mut tallies = taken.unwrap_or_else(fresh);
+        for (source, tally) in tallies.iter_mut().enumerate() {
+            if let Some(tally) = tally {
+                each_update(tile, source, scratch, |update| tally.add(update));
+            }
+        }
+        lock().push(tallies);
+    }
+
+    /// What all threads counted.
+    fn take_tallies(&mut self) -> Vec<Option<Tally>> {
+        let all = std::mem::take(self.tallies.get_mut().unwrap_or_else(PoisonError::into_inner));
+        let mut total: Vec<Option<Tally>> = vec![None; self.terms.len()];
+        for tallies in all {
+            for (total, tally) in total.iter_mut().zip(tallies) {
+                match (total, tally) {
+                    (Some(total), Some(tally)) => total.join(&tally),
+                    (total @ None, tally) => *total = tally,
+                    (Some(_), None) => {}
+                }
+            }
+        }
+        total
+    }
+
+    /// The coordinates of a part that take part of an update, and what of its ties is left; none where all do.
+    fn mark<'w>(
+        &self,
+        source: usize,
+        (start, update): (usize, &[f32]),
+        ties: &mut u64,
+        words: &'w mut [u64],
+    ) -> Option<&'w [u64]> {
+        match self.terms[source].keep {
+            Keep::All => return None,
+            Keep::None => words.fill(0),
+            Keep::Random { share, seed } => sums::mark_random(start, update.len(), share, seed, words),
+            Keep::Largest(_) => {
+                let magnitude =
+                    self.thresholds[source].map_or(f32::INFINITY, |threshold| threshold.magnitude);
+                *ties = mark_largest(update, magnitude, *ties, words);
+            }
+        }
+        Some(words)
+    }
+
+    /// Ties that are left of every update where a tile begins.
+    fn ties_at(&self, tile: &Tile<'_>) -> Vec<u64> {
+        self.ties.get(tile.number()).cloned().unwrap_or_else(|| vec![0; self.terms.len()])
+    }
+
+    fn look_at_ties(&self, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
+        let mut equal = vec![0; self.terms.len()];
+        for (source, (threshold, equal)) in self.thresholds.iter().zip(&mut equal).enumerate() {
+            // Where all that are equal are kept, or none, their places do not matter.
+            if let Some(threshold) = threshold.filter(|threshold| threshold.ties < threshold.equal) {
+                each_update(tile, source, scratch, |update| {
+                    *equal += count_equal(update, threshold.magnitude)
+                });
+            }
+        }
+        Seen::Equal(equal)
+    }
+
+    fn learn_ties(&mut self, seen: Vec<Seen>) {
+        let mut left: Vec<u64> =
+            self.thresholds.iter().map(|threshold| threshold.map_or(0, |threshold| threshold.ties)).collect();
+        self.ties.clear();
+        for seen in seen {
+            self.ties.push(left.clone());
+            if let Seen::Equal(equal) = seen {
+                left.iter_mut().zip(equal).for_each(|(left, equal)| *left = left.saturating_sub(equal));
+            }
+        }
+    }
+
+    fn look_at_magnitudes(&self, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
+        let mut left = self.ties_at(tile);
+        let mut magnitudes = vec![(0.0, 0.0); self.terms.len()];
+        for part in tile.parts() {
+            let (base, rest) = scratch.parts.split_at_mut(PART);
+            let base = tile.load(0, &part, base);
+            for (source, (ties, magnitudes)) in left.iter_mut().zip(&mut magnitudes).enumerate() {
+                let model = tile.load(source + 1, &part, rest);
+                let update = subtracted(model, base, &mut scratch.sum);
+                let start = tile.start + part.start;
+                if let Some(kept) = self.mark(source, (start, update), ties, &mut scratch.words[..WORDS]) {
+                    let (all, some) = sums::magnitudes(model, base, kept);
+                    magnitudes.0 += all;
+                    magnitudes.1 += some;
+                }
+            }
+        }
+        Seen::Magnitudes(magnitudes)
+    }
+
+    fn learn_magnitudes(&mut self, seen: Vec<Seen>) {
+        let mut totals = vec![(0.0, 0.0); self.terms.len()];
+        for seen in seen {
+            if let Seen::Magnitudes(magnitudes) = seen {
+                for (total, part) in totals.iter_mut().zip(magnitudes) {
+                    total.0 += part.0;
+                    total.1 += part.1;
+                }
+            }
+        }
+        for ((factor, term), (before, after)) in self.factors.iter_mut().zip(&self.terms).zip(totals) {
+            if before >= SMALLEST_SUM && after >= SMALLEST_SUM {
+                *factor = term.weight * before / after;
+            }
+        }
+    }
+}
+
+/// What a model adds to the base, into `target`.
+fn subtracted<'t>(model: &[f32], base: &[f32], target: &'t mut [f32]) -> &'t [f32] {
+    let target = &mut target[..model.len()];
+    sums::subtract(model, base, target);
+    target
+}
+
+/// A tile's update of one model, a part after the other.
+fn each_update(tile: &Tile<'_>, source: usize, scratch: &mut Scratch, mut use_update: impl FnMut(&[f32])) {
+    for part in tile.parts() {
+        let (base, model) = scratch.parts.split_at_mut(PART);
+        let (base, model) = (tile.load(0, &part, base), tile.load(source + 1, &part, model));
+        use_update(subtracted(model, base, &mut scratch.sum));
+    }
+}
+
+impl Kernel for UpdatesKernel {
+    fn looks(&self) -> usize {
+        3 * usize::from(self.selects()) + usize::from(self.rescales())
+    }
+
+    fn look(&self, look: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
+        match look {
+            0 | 1 if self.selects() => {
+                self.tally(look, tile, scratch);
+                Seen::Nothing
+            }
+            2 if self.selects() => self.look_at_ties(tile, scratch),
+            _ => self.look_at_magnitudes(tile, scratch),
+        }
+    }
+
+    fn learn(&mut self, look: usize, seen: Vec<Seen>) -> Reasoned<()> {
+        match look {
+            0 if self.selects() => {
+                let tallies = self.take_tallies();
+                for ((bin, tally), &k) in self.bins.iter_mut().zip(tallies).zip(&self.largest) {
+                    *bin = tally.map(|tally| tally.bin(k));
+                }
+            }
+            1 if self.selects() => {
+                let tallies = self.take_tallies();
+                for ((threshold, tally), bin) in self.thresholds.iter_mut().zip(tallies).zip(&self.bins) {
+                    *threshold = tally.zip(*bin).map(|(tally, bin)| tally.threshold(bin));
+                }
+            }
+            2 if self.selects() => self.learn_ties(seen),
+            _ => self.learn_magnitudes(seen),
+        }
+        Ok(())
+    }
+
+    fn combine(&self, tile: &Tile<'_>, scratch: &mut Scratch, out: &mut [f32]) {
+        debug_assert!(tile.length <= TILE);
+        let mut left = self.ties_at(tile);
+        for part in tile.parts() {
+            let out = &mut out[part.clone()];
+            let length = part.len();
+            let (base, models) = scratch.parts.split_at_mut(PART);
+            let base = tile.load(0, &part, base);
+            let (signs, masks) = scratch.words.split_at_mut(WORDS);
+            let mut kept: Vec<Option<&[u64]>> = Vec::with_capacity(self.terms.len());
+            out.fill(0.0);
+            let sources = models.chunks_mut(PART).zip(masks.chunks_mut(WORDS)).zip(&mut left);
+            for (source, ((model, words), ties)) in sources.enumerate().take(self.terms.len()) {
+                let model = tile.load(source + 1, &part, model);
+                let update = match self.terms[source].keep {
+                    Keep::Largest(_) => subtracted(model, base, &mut scratch.sum),
+                    _ => &*model,
+                };
+                let mask = self.mark(source, (tile.start + part.start, update), ties, words);
+                let terms = TileTerms { scale: self.factors[source], count: 0.0, kept: mask, signs: None };
+                sums::add_update(out, None, model, base, &terms);
+                kept.push(mask);
+            }
+            if !self.elect {
+                let weights: f64 = self.terms.iter().map(|term| term.weight).sum();
+                let divisor = if self.normalize && weights.abs() >= 1e-8 { weights } else { 1.0 };
+                sums::finish(out, None, base, self.scale / divisor);
+                continue;
+            }
+            sums::elect(out, signs);
+            let counts = &mut scratch.counts[..length];
+            counts.fill(0.0);
+            out.fill(0.0);
+            for (source, (model, mask)) in models.chunks(PART).zip(kept).enumerate() {
+                // The sign that counts is that of the update with its weight.
+                let is_turned = self.factors[source] < 0.0;
+                if is_turned {
+                    signs.iter_mut().for_each(|word| *word = !*word);
+                }
+                let (weight, scale) = (self.terms[source].weight, self.factors[source]);
+                let terms = TileTerms { scale, count: weight as f32, kept: mask, signs: Some(signs) };
+                let counts = self.normalize.then_some(&mut counts[..]);
+                if scale != 0.0 {
+                    sums::add_update(out, counts, &model[..length], base, &terms);
+                }
+                if is_turned {
+                    signs.iter_mut().for_each(|word| *word = !*word);
+                }
+            }
+            let counts = self.normalize.then_some(&counts[..]);
+            sums::finish(out, counts, base, self.scale);
+        }
+    }
+}

@@ -1,0 +1,89 @@
+//! Whether models read the same tokens.
+
+use std::collections::BTreeMap;
+use std::path::Path;
+
+use serde_json::Value;
+
+use crate::checkpoint::TensorFolder;
+use crate::error::{Error, Result};
+use crate::files::{MOST_TOKENIZER_BYTES, read_input};
+
+/// Name of the file that says which token has which number.
+const TOKENIZER: &str = "tokenizer.json";
+
+/// Fails where the tokenizers of two models give the same token other numbers. Models without a `tokenizer.json` are taken
+/// to have that of the first.
+///
+/// # Errors
+/// Which token differs; a tokenizer that cannot be read.
+pub(super) fn require_same(models: &[TensorFolder]) -> Result<()> {
+    let Some(first) = Tokenizer::read(models[0].folder())? else { return Ok(()) };
+    for model in &models[1..] {
+        let Some(other) = Tokenizer::read(model.folder())? else { continue };
+        if other.bytes == first.bytes {
+            continue;
+        }
+        if let Some(difference) = first.difference(&other)? {
+            let reason = format!(
+                "{difference} in {}: models with different tokenizers cannot be merged token by token",
+                models[0].folder().display()
+            );
+            return Err(Error::format(&model.folder().join(TOKENIZER), reason));
+        }
+    }
+    Ok(())
+}
+
+struct Tokenizer {
+    path: std::path::PathBuf,
+    bytes: Vec<u8>,
+}
+
+impl Tokenizer {
+    fn read(folder: &Path) -> Result<Option<Self>> {
+        let path = folder.join(TOKENIZER);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let bytes = read_input(&path, MOST_TOKENIZER_BYTES)?;
+        Ok(Some(Self { path, bytes }))
+    }
+
+    /// Numbers of all tokens, those that were added too.
+    fn tokens(&self) -> Result<BTreeMap<String, u64>> {
+        let json: Value = serde_json::from_slice(&self.bytes)
+            .map_err(|error| Error::format(&self.path, format!("is not JSON: {error}")))?;
+        let mut tokens = BTreeMap::new();
+        match &json["model"]["vocab"] {
+            Value::Object(vocabulary) => {
+                let numbers = vocabulary.iter().filter_map(|(token, id)| Some((token.clone(), id.as_u64()?)));
+                tokens.extend(numbers);
+            }
+            // Of unigram models a list of tokens with their scores.
+            Value::Array(vocabulary) => {
+                let token =
+                    |(id, entry): (usize, &Value)| Some((entry.get(0)?.as_str()?.to_owned(), id as u64));
+                tokens.extend(vocabulary.iter().enumerate().filter_map(token));
+            }
+            _ => {}
+        }
+        let added = json["added_tokens"].as_array().into_iter().flatten();
+        tokens.extend(
+            added.filter_map(|token| Some((token["content"].as_str()?.to_owned(), token["id"].as_u64()?))),
+        );
+        Ok(tokens)
+    }
+
+    /// The first token that another tokenizer numbers otherwise, in words that end with "it is …".
+    fn difference(&self, other: &Self) -> Result<Option<String>> {
+        let (ours, theirs) = (self.tokens()?, other.tokens()?);
+        let number = |id: Option<&u64>| id.map_or("not there".to_owned(), |id| format!("number {id}"));
+        let mut all = theirs.keys().chain(ours.keys());
+        let found = all.find(|token| ours.get(*token) != theirs.get(*token));
+        Ok(found.map(|token| {
+            let (theirs, ours) = (number(theirs.get(token)), number(ours.get(token)));
+            format!("the token `{}` is {theirs}, it is {ours}", crate::error::clip(token))
+        }))
+    }
+}
