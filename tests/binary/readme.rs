@@ -61,6 +61,15 @@ fn every_command_runs_as_it_is_written() {
                     assert_eq!(answers.lines().count(), 8);
                 })
             }
+            "cpift-engine cores --base my-model my-chat-finetune --out cores" => {
+                (command, &|_| assert!(place.has("cores/my-chat-finetune.mask.safetensors")))
+            }
+            "cpift-engine cores --base my-model chat=my-chat-finetune all=runs/NAME/final --out my-cores" => {
+                (command, &|table| {
+                    assert!(table.contains("chat") && table.contains("all"), "{table}");
+                    assert!(place.has("my-cores/report.html") && place.has("my-cores/all.mask.safetensors"));
+                })
+            }
             "cpift-engine generate MODEL --prompt \"2+3=\"" => (command, &|_| {}),
             "cpift-engine bench step --config config.json --batch 4 --length 256" => (command, &|_| {}),
             // Half a second for each of fifty operations: here a few, in small.
@@ -172,6 +181,7 @@ fn commands_within_sentences_exist() {
         ["compare", ""],
         ["eval", ""],
         ["data", ""],
+        ["cores", ""],
         ["generate", ""],
         ["bench", "step"],
         ["bench", "kernels"],
