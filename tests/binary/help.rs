@@ -2,13 +2,14 @@
 
 use std::fs;
 
+use cpift_tests::folders;
 use serde_json::Value;
 
 use crate::documented::{Workplace, blocks};
 use crate::support::{run, stdout};
 
 /// Every command that has a help text of its own.
-const COMMANDS: [&[&str]; 14] = [
+const COMMANDS: [&[&str]; 15] = [
     &[],
     &["train"],
     &["compare"],
@@ -17,6 +18,7 @@ const COMMANDS: [&[&str]; 14] = [
     &["plan"],
     &["data"],
     &["inspect"],
+    &["merge"],
     &["report"],
     &["bench"],
     &["bench", "step"],
@@ -61,8 +63,18 @@ fn every_command_is_here() {
     for name in commands.filter_map(|line| line.split_whitespace().next()).filter(|name| *name != "help") {
         assert!(COMMANDS.iter().any(|command| command.first() == Some(&name)), "{name}");
     }
-    let with_examples =
-        ["train", "compare", "eval", "generate", "data", "inspect", "report", "bench", "completions"];
+    let with_examples = [
+        "train",
+        "compare",
+        "eval",
+        "generate",
+        "data",
+        "inspect",
+        "merge",
+        "report",
+        "bench",
+        "completions",
+    ];
     for command in COMMANDS.into_iter().filter(|command| !examples(command).is_empty()) {
         assert!(with_examples.contains(&command[0]), "{command:?} has examples that are not tested");
     }
@@ -220,6 +232,24 @@ fn the_examples_about_a_run_run() {
         | "completions fish > ~/.config/fish/completions/cpift-engine.fish" => None,
         example => unknown(example),
     });
+}
+
+#[test]
+fn the_examples_of_merge_run() {
+    let place = Workplace::new();
+    for tune in ["my-tune", "tune-a", "tune-b", "tune-c"] {
+        folders::copy(&place.path("my-model"), &place.path(tune));
+    }
+    run_examples(&["merge"], &place, |example| {
+        assert!(example.starts_with("merge ") && example.contains(" --out merged"), "{example}");
+        place.clear("merged");
+        None
+    });
+    // What the text says is written.
+    for name in ["model.safetensors", "config.json", "tokenizer.json", "manifest.json"] {
+        assert!(place.has(&format!("merged/{name}")), "no {name}");
+    }
+    place.run("cpift-engine inspect merged");
 }
 
 #[test]

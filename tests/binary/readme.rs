@@ -61,6 +61,12 @@ fn every_command_runs_as_it_is_written() {
                     assert_eq!(answers.lines().count(), 8);
                 })
             }
+            "cpift-engine merge --method ties --base my-model my-chat-finetune --out merged" => {
+                (command, &|_| assert!(place.has("merged/model.safetensors")))
+            }
+            "cpift-engine merge --method average my-model my-chat-finetune --out averaged" => {
+                (command, &|_| assert!(place.has("averaged/model.safetensors")))
+            }
             "cpift-engine generate MODEL --prompt \"2+3=\"" => (command, &|_| {}),
             "cpift-engine bench step --config config.json --batch 4 --length 256" => (command, &|_| {}),
             // Half a second for each of fifty operations: here a few, in small.
