@@ -254,6 +254,24 @@ fn the_examples_of_cores_run() {
 }
 
 #[test]
+fn the_examples_of_merge_run() {
+    let place = Workplace::new();
+    for tune in ["my-tune", "tune-a", "tune-b", "tune-c"] {
+        folders::copy(&place.path("my-model"), &place.path(tune));
+    }
+    run_examples(&["merge"], &place, |example| {
+        assert!(example.starts_with("merge ") && example.contains(" --out merged"), "{example}");
+        place.clear("merged");
+        None
+    });
+    // What the text says is written.
+    for name in ["model.safetensors", "config.json", "tokenizer.json", "manifest.json"] {
+        assert!(place.has(&format!("merged/{name}")), "no {name}");
+    }
+    place.run("cpift-engine inspect merged");
+}
+
+#[test]
 fn the_examples_of_bench_run() {
     let place = Workplace::new();
     run_examples(&["bench", "step"], &place, |example| match example {

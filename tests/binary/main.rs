@@ -16,6 +16,7 @@ mod generate;
 mod help;
 mod hub;
 mod jobs;
+mod merge;
 mod pages;
 mod paths;
 mod precision;

@@ -70,6 +70,12 @@ fn every_command_runs_as_it_is_written() {
                     assert!(place.has("my-cores/report.html") && place.has("my-cores/all.mask.safetensors"));
                 })
             }
+            "cpift-engine merge --method ties --base my-model my-chat-finetune --out merged" => {
+                (command, &|_| assert!(place.has("merged/model.safetensors")))
+            }
+            "cpift-engine merge --method average my-model my-chat-finetune --out averaged" => {
+                (command, &|_| assert!(place.has("averaged/model.safetensors")))
+            }
             "cpift-engine generate MODEL --prompt \"2+3=\"" => (command, &|_| {}),
             "cpift-engine bench step --config config.json --batch 4 --length 256" => (command, &|_| {}),
             // Half a second for each of fifty operations: here a few, in small.
@@ -182,6 +188,7 @@ fn commands_within_sentences_exist() {
         ["eval", ""],
         ["data", ""],
         ["cores", ""],
+        ["merge", ""],
         ["generate", ""],
         ["bench", "step"],
         ["bench", "kernels"],

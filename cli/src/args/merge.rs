@@ -28,6 +28,7 @@ What is made of the models' values θ, the base's θ0, the weights w and the upd
 the sum; θ0 + scale · their weighted mean
     dare         a random share --density of Δ, scaled up (--rescale); θ0 + scale · Σ w·Δ
     dare-ties    the random share of dare, and of it those with the sign of the sum
+    cpift        the fusion of train: the share --fraction of all parameters that a model moved furthest are its core and stay that model's; the others are folded as by slerp
 
 Numbers are those of mergekit 0.1.5, computed in f32 and f64. Two models closer than 1.8 degrees are interpolated along a \
 straight line, as there (--dot-threshold); how many tensors were is said at the end.";
@@ -37,8 +38,8 @@ pub const EXAMPLES: &str = "\
 Examples:
   cpift-engine merge --method average tune-a tune-b tune-c --out merged
   cpift-engine merge --method slerp --base my-model my-tune --t 0.3 --out merged
-  cpift-engine merge --method ties --base my-model tune-a tune-b:0.5 --density 0.3 --out merged --dtype bf16
-  cpift-engine merge --method dare --base org/name org/tune:0.7 --seed 3 --out merged
+  cpift-engine merge --method ties --base my-model tune-a tune-b:0.5 --dtype bf16 --out merged
+  cpift-engine merge --method dare --base my-model tune-a:0.7 --rescale density --out merged
   cpift-engine merge --method ties --base my-model tune-a tune-b --out merged --resume
 
 Files written: model.safetensors (or shards with an index), config.json, the tokenizer's files and licences, manifest.json.
@@ -73,6 +74,9 @@ pub struct Merge {
     /// Share of each update that takes part in ties, dare and dare-ties; 0.2 when not given.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub density: Option<f64>,
+    /// Share of all parameters that are in a model's core in cpift; 0.01 when not given.
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub fraction: Option<f64>,
     /// What an update is multiplied by of which not all takes part; norm for dare and dare-ties when not given, else none.
     #[arg(long, value_name = "HOW", value_parser = rescale())]
     pub rescale: Option<Rescale>,
@@ -105,6 +109,7 @@ fn method() -> impl TypedValueParser<Value = Method> {
         Method::Ties => "The largest updates, joined by their signs",
         Method::Dare => "Random parts of the updates",
         Method::DareTies => "Random parts of the updates, joined by their signs",
+        Method::Cpift => "Cores transplanted, the rest along the arcs: the fusion of train",
     })
 }
 

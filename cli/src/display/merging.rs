@@ -73,6 +73,11 @@ pub fn render(report: &MergeReport, out: &Path, style: Style) -> String {
         let (all, linear) = (counted(report.interpolations, "interpolation"), report.linear);
         text.push_str(&format!("{all}, {linear} of them along a straight line\n"));
     }
+    let core = report.transplanted + report.conflicts;
+    if core > 0 {
+        let (core, several) = (super::units::grouped(core), super::units::grouped(report.conflicts));
+        text.push_str(&format!("{core} parameters in cores, {several} of them in several\n"));
+    }
     let share = if seconds > 0.0 { (report.disk_seconds / seconds).min(1.0) } else { 1.0 };
     let rate = if seconds > 0.0 { human_bytes((bytes as f64 / seconds) as u64) } else { human_bytes(bytes) };
     text.push_str(&format!(

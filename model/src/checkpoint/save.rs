@@ -196,6 +196,13 @@ pub fn write_tensors(file: &mut FileWriter, tensors: &[NamedTensor<'_>], format:
 
 /// Length prefix and header.
 fn header(tensors: &[&NamedTensor<'_>], format: Option<&str>) -> Reasoned<Vec<u8>> {
+    for NamedTensor { name, shape, data } in tensors {
+        let elements = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+        let bytes = elements.and_then(|elements| elements.checked_mul(data.dtype().bitsize() / 8));
+        if bytes != Some(data.bytes()) {
+            return Err(format!("`{name}` has an invalid shape: {shape:?} for {} bytes", data.bytes()));
+        }
+    }
     header_of(tensors.iter().map(|tensor| (&tensor.name, tensor.data.dtype(), &tensor.shape)), format)
 }
 

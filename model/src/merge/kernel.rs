@@ -49,7 +49,7 @@ pub(super) trait Kernel: Sync {
 /// The kernel of a method; none where bytes are copied as they are.
 pub(super) fn kernel(how: &How, elements: usize) -> Option<Box<dyn Kernel>> {
     match how {
-        How::Same => None,
+        How::Same | How::Cpift { .. } => None,
         How::Linear { weights, normalize } => {
             let scale = if *normalize { 1.0 / weights.iter().sum::<f64>() } else { 1.0 };
             Some(Box::new(Linear { weights: weights.clone(), scale }))

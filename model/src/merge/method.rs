@@ -14,6 +14,11 @@ pub enum How {
     },
     /// θ0 + λ · what is made of the updates θi − θ0; the first source is the base, θ0.
     Updates(Updates),
+    /// Stage 3 of training with its defaults; the first source is the base.
+    Cpift {
+        /// Share of all parameters that are in a core.
+        fraction: f64,
+    },
     /// Spherical interpolation between two sources.
     Slerp {
         /// Share of the second.
@@ -103,7 +108,7 @@ impl How {
     /// How often a tensor's sources are looked at before they are combined.
     pub(super) fn looks(&self) -> usize {
         match self {
-            Self::Same | Self::Linear { .. } => 0,
+            Self::Same | Self::Linear { .. } | Self::Cpift { .. } => 0,
             Self::Slerp { .. } => 1,
             Self::Fold { weights, .. } => weights.len().saturating_sub(1),
             Self::Updates(updates) => {
@@ -133,11 +138,13 @@ pub enum Method {
     Dare,
     /// The same, joined by their signs.
     DareTies,
+    /// Cores transplanted, the rest folded: the fusion of training.
+    Cpift,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 7] = [
+    pub const ALL: [Self; 8] = [
         Self::Slerp,
         Self::DeltaSlerp,
         Self::Average,
@@ -145,6 +152,7 @@ impl Method {
         Self::Ties,
         Self::Dare,
         Self::DareTies,
+        Self::Cpift,
     ];
 
     /// The name that a person gives.
@@ -157,6 +165,7 @@ impl Method {
             Self::Ties => "ties",
             Self::Dare => "dare",
             Self::DareTies => "dare-ties",
+            Self::Cpift => "cpift",
         }
     }
 
@@ -164,7 +173,9 @@ impl Method {
     pub fn needs_base(self) -> bool {
         match self {
             Self::Slerp | Self::Average => false,
-            Self::DeltaSlerp | Self::Arithmetic | Self::Ties | Self::Dare | Self::DareTies => true,
+            Self::DeltaSlerp | Self::Arithmetic | Self::Ties | Self::Dare | Self::DareTies | Self::Cpift => {
+                true
+            }
         }
     }
 }

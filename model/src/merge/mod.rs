@@ -8,6 +8,7 @@
 
 mod clock;
 mod convert;
+mod cpift;
 mod kernel;
 mod matching;
 mod method;
@@ -16,6 +17,8 @@ mod output;
 mod plan;
 mod reader;
 mod run;
+mod sources;
+mod tally;
 mod tile;
 mod updates;
 mod vocabulary;
@@ -36,7 +39,7 @@ use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
 use crate::error::{Error, Result};
 use crate::files::{ResumableFolder, hash_texts, require_empty, require_free_space};
 pub use method::{Method, Rescale};
-pub use options::{DENSITY, DOT_THRESHOLD, MergeRequest, Parameters};
+pub use options::{DENSITY, DOT_THRESHOLD, FRACTION, MergeRequest, Parameters};
 
 /// Bytes above which the weights are split into shards, as `transformers` does.
 pub const DEFAULT_SHARD_BYTES: u64 = SHARD_BYTES;
@@ -77,6 +80,10 @@ pub struct MergeReport {
     pub interpolations: u64,
     /// Those among them that were linear.
     pub linear: u64,
+    /// Coordinates in the core of one model, which are that model's.
+    pub transplanted: u64,
+    /// Coordinates in the cores of several.
+    pub conflicts: u64,
 }
 
 impl Merge {
@@ -155,7 +162,7 @@ impl Merge {
             require_free_space(out, self.bytes())?;
         }
         let mut folder = ResumableFolder::open(out, &self.identity()?, resume)?;
-        let outcome = self.fill(cpu, &mut folder, stop, observer);
+        let outcome = self.fill((device, cpu), &mut folder, stop, observer);
         match outcome {
             Ok(report) => folder.commit().map(|()| report),
             Err(error @ Error::Interrupted { .. }) => Err(error),
@@ -168,14 +175,20 @@ impl Merge {
 
     fn fill(
         &self,
-        cpu: &CpuDevice,
+        (device, cpu): (&Device, &CpuDevice),
         folder: &mut ResumableFolder,
         stop: &AtomicBool,
         observer: &mut (dyn FnMut(MergeProgress) + Send),
     ) -> Result<MergeReport> {
         require_free_space(folder.destination(), self.bytes().saturating_sub(folder.bytes()))?;
-        let work =
-            run::Work { cpu, tensors: &self.tensors, models: &self.models, shards: &self.shards, stop };
+        let work = run::Work {
+            device,
+            cpu,
+            tensors: &self.tensors,
+            models: &self.models,
+            shards: &self.shards,
+            stop,
+        };
         let report = work.run(folder, observer)?;
         self.files.write(folder, &self.shards, &self.tensors)?;
         Ok(report)

@@ -38,6 +38,8 @@ pub struct Parameters {
     pub scale: Option<f64>,
     /// Share of each update that takes part.
     pub density: Option<f64>,
+    /// Share of all parameters that are in a core.
+    pub fraction: Option<f64>,
     /// What becomes of an update that lost coordinates.
     pub rescale: Option<Rescale>,
     /// Whether sums are divided by those of the weights.
@@ -48,6 +50,9 @@ pub struct Parameters {
 
 /// Share of each update that takes part, as in training.
 pub const DENSITY: f64 = 0.2;
+
+/// Share of all parameters that are in a core, as in training.
+pub const FRACTION: f64 = 0.01;
 
 /// Cosine from which on a spherical interpolation is linear, as in mergekit.
 pub const DOT_THRESHOLD: f64 = 0.9995;
@@ -96,6 +101,7 @@ impl MergeRequest {
         let unused = [
             ("--scale", self.parameters.scale.is_some() && !is_sum),
             ("--density", self.parameters.density.is_some() && !is_sparse),
+            ("--fraction", self.parameters.fraction.is_some() && method != Method::Cpift),
             ("--rescale", self.parameters.rescale.is_some() && !is_sparse),
             ("--normalize", self.parameters.normalize.is_some() && !is_sum && method != Method::Average),
         ];
@@ -107,6 +113,9 @@ impl MergeRequest {
         if is_divided && weights.clone().sum::<f64>().abs() < 1e-8 {
             return refuse("MODEL", "the weights add up to 0, so there is no mean".to_owned());
         }
+        if method == Method::Cpift && weights.clone().any(|weight| weight != 1.0) {
+            return refuse("MODEL", "has a weight, but cpift knows none: leave it out".to_owned());
+        }
         let is_folded = method == Method::DeltaSlerp || (method == Method::Slerp && !is_pair);
         if is_folded && weights.clone().any(|weight| weight <= 0.0) {
             return refuse("MODEL", format!("{name} needs weights above 0"));
@@ -116,7 +125,7 @@ impl MergeRequest {
 
     /// How a tensor of this name is made of all folders; which of them take part, from the first on.
     pub(super) fn how(&self, tensor: &str) -> (How, Vec<usize>) {
-        let Parameters { t, dot_threshold, scale, density, rescale, normalize, seed } =
+        let Parameters { t, dot_threshold, scale, density, fraction, rescale, normalize, seed } =
             self.parameters.clone();
         let weights: Vec<f64> = self.models.iter().map(|(_, weight)| *weight).collect();
         let base = usize::from(self.base.is_some());
@@ -149,6 +158,7 @@ impl MergeRequest {
             }
             Method::Slerp => (How::Fold { delta: false, weights, epsilon: EPSILON }, models),
             Method::DeltaSlerp => (How::Fold { delta: true, weights, epsilon: EPSILON }, all),
+            Method::Cpift => (How::Cpift { fraction: fraction.unwrap_or(FRACTION) }, all),
             Method::Arithmetic => (updates(Rescale::None, false, false), all),
             Method::Ties => (updates(Rescale::None, true, true), all),
             Method::Dare => (updates(Rescale::Norm, false, false), all),

@@ -6,6 +6,7 @@ use std::ops::Range;
 use std::sync::{Condvar, Mutex, MutexGuard, PoisonError};
 
 use super::clock::DiskClock;
+use super::cpift::fraction;
 use super::plan::{TensorPlan, places};
 use super::tile::{Stored, TILE};
 use crate::checkpoint::{TensorFolder, WeightType};
@@ -94,6 +95,10 @@ impl Blocks {
         let mut requests = Vec::new();
         for number in numbers {
             let tensor = &tensors[number];
+            // Fusion reads its tensors itself.
+            if fraction(tensor).is_some() {
+                continue;
+            }
             let blocks = self.of_tensor(tensor, models);
             let times = if self.holds(blocks.len()) { 1 } else { tensor.how.looks() + 1 };
             for _ in 0..times {
@@ -236,7 +241,7 @@ impl<'a> Reader<'a> {
     }
 
     /// Ends the threads.
-    pub fn stop(&self) {
+    fn stop(&self) {
         self.lock().stopped = true;
         self.changed.notify_all();
     }
@@ -244,5 +249,14 @@ impl<'a> Reader<'a> {
     /// Bytes read so far.
     pub fn bytes(&self) -> u64 {
         self.lock().bytes
+    }
+}
+
+/// Ends the reading threads when it is dropped.
+pub(super) struct EndOfReading<'a, 'r>(pub &'a Reader<'r>);
+
+impl Drop for EndOfReading<'_, '_> {
+    fn drop(&mut self) {
+        self.0.stop();
     }
 }

@@ -1,33 +1,37 @@
 //! The merge itself: blocks come from the reader, are combined on the device's threads, and go to the writer.
 
-use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
-use cpift_engine::CpuDevice;
+use cpift_engine::{CpuDevice, Device};
 use rayon::prelude::*;
 
 use super::clock::DiskClock;
 use super::convert::narrow;
-use super::kernel::{Kernel, Seen, kernel};
-use super::plan::{Shard, TensorPlan, places};
-use super::reader::{Block, Blocks, READERS, Reader};
-use super::tile::{Scratch, Stored, TILE, Tile};
+use super::cpift::{Fusion, fraction};
+use super::kernel::kernel;
+use super::plan::{Shard, TensorPlan};
+use super::reader::{Block, Blocks, EndOfReading, READERS, Reader};
+use super::sources::{Sources, too_large};
+use super::tile::TILE;
 use super::writer::{self, Gone, Writer};
 use super::{MergeProgress, MergeReport};
-use crate::checkpoint::{TensorFolder, WeightType};
+use crate::checkpoint::TensorFolder;
 use crate::error::{Error, Result};
 use crate::files::ResumableFolder;
 
 /// What is merged.
 pub(super) struct Work<'a> {
+    pub device: &'a Device,
     pub cpu: &'a CpuDevice,
     pub tensors: &'a [TensorPlan],
     pub models: &'a [TensorFolder],
     pub shards: &'a [Shard],
     pub stop: &'a AtomicBool,
 }
+
+/// Elements of a fused tensor that are converted and written at once.
+const PIECE: usize = 1 << 20;
 
 /// Why the computing thread stopped.
 enum Stopped {
@@ -64,6 +68,8 @@ impl Work<'_> {
             .collect();
         let total = todo.iter().map(|shard| shard.bytes(self.tensors)).sum();
         let clock = DiskClock::default();
+        let fusion =
+            Fusion::prepare((self.device, self.cpu), self.tensors, self.models, blocks, (&clock, self.stop))?;
         let reader = Reader::new(requests, self.tensors, self.models, (blocks, &clock));
         let (writer, orders) = writer::pair();
         let mut report = MergeReport::default();
@@ -75,8 +81,14 @@ impl Work<'_> {
                 scope.spawn(|| reader.work());
             }
             let writing = scope.spawn(|| orders.work(folder, &clock, |_| {}));
-            let mut merge =
-                Merge { work: self, blocks, reader: &reader, writer: &mut writer, report: &mut report };
+            let mut merge = Merge {
+                work: self,
+                blocks,
+                reader: &reader,
+                writer: &mut writer,
+                fusion,
+                report: &mut report,
+            };
             let computed = self.cpu.run(|| merge.shards(&todo, total, observer));
             drop(writer);
             let written = writing.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic));
@@ -88,7 +100,7 @@ impl Work<'_> {
                 (Ok(()), Ok(())) => Ok(()),
             }
         })?;
-        report.read = reader.bytes();
+        report.read += reader.bytes();
         report.written = total;
         report.seconds = began.elapsed().as_secs_f64();
         report.disk_seconds = clock.busy().as_secs_f64();
@@ -97,20 +109,12 @@ impl Work<'_> {
     }
 }
 
-/// Ends the reading threads when it is dropped.
-struct EndOfReading<'a, 'r>(&'a Reader<'r>);
-
-impl Drop for EndOfReading<'_, '_> {
-    fn drop(&mut self) {
-        self.0.stop();
-    }
-}
-
 struct Merge<'a, 'w> {
     work: &'a Work<'w>,
     blocks: Blocks,
     reader: &'a Reader<'a>,
     writer: &'a mut Writer,
+    fusion: Option<Fusion<'w>>,
     report: &'a mut MergeReport,
 }
 
@@ -123,6 +127,14 @@ impl Merge<'_, '_> {
     ) -> std::result::Result<(), Stopped> {
         let mut done = 0;
         observer(MergeProgress { done, total });
+        if let Some(fusion) = &mut self.fusion {
+            // What ties are left for the others follows from those of all tensors before.
+            let first = todo.first().map_or(0, |shard| shard.tensors.start);
+            let made = &self.work.tensors[..first];
+            made.iter()
+                .filter(|tensor| fraction(tensor).is_some())
+                .try_for_each(|tensor| fusion.skip(tensor))?;
+        }
         for (number, shard) in todo.iter().enumerate() {
             self.writer.begin(&shard.name, &shard.header)?;
             for tensor in &self.work.tensors[shard.tensors.clone()] {
@@ -138,10 +150,14 @@ impl Merge<'_, '_> {
             }
             self.writer.end()?;
         }
+        self.report.read += self.fusion.as_ref().map_or(0, |fusion| fusion.read);
         Ok(())
     }
 
     fn tensor(&mut self, tensor: &TensorPlan) -> std::result::Result<(), Stopped> {
+        if fraction(tensor).is_some() {
+            return self.fuse(tensor);
+        }
         let blocks = self.blocks.of_tensor(tensor, self.work.models);
         let floats = tensor.float().zip(kernel(&tensor.how, tensor.elements()));
         let Some((dtype, mut kernel)) = floats else { return self.copy(tensor, blocks.len()) };
@@ -186,6 +202,33 @@ impl Merge<'_, '_> {
         Ok(())
     }
 
+    /// Fuses a tensor as training does.
+    fn fuse(&mut self, tensor: &TensorPlan) -> std::result::Result<(), Stopped> {
+        let Some((fusion, dtype)) = self.fusion.as_mut().zip(tensor.float()) else {
+            return Err(Error::Job(format!("`{}` was not prepared to be fused", tensor.name)).into());
+        };
+        let (fused, values) = fusion.fuse(tensor)?;
+        let size = dtype.bytes() as usize;
+        let mut staging = vec![0.0; PIECE.min(values.len())];
+        for start in (0..values.len()).step_by(PIECE) {
+            let piece = &mut staging[..PIECE.min(values.len() - start)];
+            values.slice(start..start + piece.len()).copy_to_host(piece).map_err(Error::from)?;
+            let bytes = piece.len() * size;
+            let mut memory = self.writer.memory(bytes)?;
+            let target: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut memory)[..bytes];
+            let parts = piece.par_chunks(TILE).zip(target.par_chunks_mut(TILE * size));
+            if !parts.map(|(values, target)| narrow(values, dtype, target)).reduce(|| true, |a, b| a && b) {
+                return Err(too_large(&tensor.name, piece, start, dtype).into());
+            }
+            self.writer.put(memory, bytes)?;
+        }
+        self.report.interpolations += fused.interpolations;
+        self.report.linear += fused.linear;
+        self.report.transplanted += fused.transplanted.alone;
+        self.report.conflicts += fused.transplanted.conflicts;
+        Ok(())
+    }
+
     /// Writes a tensor's bytes as they are; the other sources must have the same.
     fn copy(&mut self, tensor: &TensorPlan, blocks: usize) -> std::result::Result<(), Stopped> {
         for _ in 0..blocks {
@@ -207,119 +250,5 @@ impl Merge<'_, '_> {
             self.writer.put(memory, length)?;
         }
         Ok(())
-    }
-}
-
-/// The sources of one tensor of floats.
-struct Sources<'a> {
-    tensor: &'a TensorPlan,
-    models: &'a [TensorFolder],
-    dtypes: Vec<WeightType>,
-    /// Memory of threads that are not at work on a tile.
-    scratches: Mutex<Vec<Scratch>>,
-}
-
-impl<'a> Sources<'a> {
-    fn of(tensor: &'a TensorPlan, models: &'a [TensorFolder]) -> Result<Self> {
-        let dtype = |place: super::plan::Place<'_>| {
-            let found = place.folder.find(place.name).and_then(|(_, info)| WeightType::of(info.dtype));
-            found.ok_or_else(|| {
-                Error::format(
-                    place.folder.listing(),
-                    format!("`{}` holds no floats that are supported", place.name),
-                )
-            })
-        };
-        let dtypes = places(tensor, models).into_iter().map(dtype).collect::<Result<_>>()?;
-        Ok(Self { tensor, models, dtypes, scratches: Mutex::default() })
-    }
-
-    /// What all sources have of a range of a block's elements.
-    fn stored<'b>(&self, block: &'b Block, range: &Range<usize>) -> Vec<Stored<'b>> {
-        let stored = |(source, dtype): (usize, &WeightType)| block.stored(source, *dtype, range);
-        self.dtypes.iter().enumerate().map(stored).collect()
-    }
-
-    fn tiles(block: &Block) -> impl IndexedParallelIterator<Item = Range<usize>> {
-        let length = block.elements.len();
-        (0..length.div_ceil(TILE)).into_par_iter().map(move |tile| tile * TILE..length.min((tile + 1) * TILE))
-    }
-
-    /// Lends memory for a tile, as many as there are threads.
-    fn with_scratch<R>(&self, work: impl FnOnce(&mut Scratch) -> R) -> R {
-        let lock = || self.scratches.lock().unwrap_or_else(PoisonError::into_inner);
-        let taken = lock().pop();
-        let mut scratch = taken.unwrap_or_else(|| Scratch::new(self.dtypes.len()));
-        let result = work(&mut scratch);
-        lock().push(scratch);
-        result
-    }
-
-    fn look(&self, kernel: &dyn Kernel, look: usize, block: &Block) -> Result<Vec<Seen>> {
-        let look_at = |range: Range<usize>| {
-            let stored = self.stored(block, &range);
-            let tile = Tile::new(block.elements.start + range.start, range.len(), &stored);
-            let seen = self.with_scratch(|scratch| kernel.look(look, &tile, scratch));
-            self.require_finite(&tile, &stored).map(|()| seen)
-        };
-        let seen: Vec<Result<Seen>> = Self::tiles(block).map(look_at).collect();
-        seen.into_iter().collect()
-    }
-
-    fn combine(
-        &self,
-        kernel: &dyn Kernel,
-        block: &Block,
-        dtype: WeightType,
-        target: &mut [u8],
-    ) -> Result<()> {
-        let size = dtype.bytes() as usize;
-        let combine = |(range, target): (Range<usize>, &mut [u8])| {
-            let stored = self.stored(block, &range);
-            let tile = Tile::new(block.elements.start + range.start, range.len(), &stored);
-            self.with_scratch(|scratch| {
-                let mut memory = std::mem::take(&mut scratch.out);
-                let out = &mut memory[..range.len()];
-                kernel.combine(&tile, scratch, out);
-                let fits = narrow(out, dtype, target);
-                let outcome = self.require_finite(&tile, &stored);
-                let outcome = outcome.and_then(|()| match fits {
-                    true => Ok(()),
-                    false => Err(self.too_large(out, tile.start, dtype)),
-                });
-                scratch.out = memory;
-                outcome
-            })
-        };
-        let tiles = Self::tiles(block).zip(target.par_chunks_mut(TILE * size));
-        let outcomes: Vec<Result<()>> = tiles.map(combine).collect();
-        outcomes.into_iter().collect()
-    }
-
-    /// Fails where a source of a tile was not finite, naming the element.
-    fn require_finite(&self, tile: &Tile<'_>, stored: &[Stored<'_>]) -> Result<()> {
-        let Some(source) = tile.not_finite() else { return Ok(()) };
-        let mut values = vec![0.0; tile.length];
-        super::convert::widen(stored[source].bytes, stored[source].dtype, &mut values);
-        let index = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
-        let (model, name) = &self.tensor.sources[source];
-        let folder = &self.models[*model];
-        let path = folder.find(name).map_or(folder.listing(), |(file, _)| file.path());
-        Err(Error::format(path, format!("`{name}` has {} at element {}", values[index], tile.start + index)))
-    }
-
-    fn too_large(&self, values: &[f32], start: usize, dtype: WeightType) -> Error {
-        // Memory that is aligned for any of the types.
-        let mut memory = [0_u64];
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
-        let mut index = 0;
-        while index + 1 < values.len()
-            && narrow(&values[index..=index], dtype, &mut bytes[..dtype.bytes() as usize])
-        {
-            index += 1;
-        }
-        let (name, value) = (&self.tensor.name, values[index]);
-        let dtype = dtype.config_name();
-        Error::Job(format!("`{name}` becomes {value} at element {}, too large for {dtype}", start + index))
     }
 }

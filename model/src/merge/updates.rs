@@ -1,12 +1,11 @@
 //! Sums of updates: task arithmetic, TIES, DARE.
 
-use std::sync::{Mutex, PoisonError};
-
 use cpift_engine::ops::merge::tile::{self as sums, TileTerms};
-use cpift_engine::ops::select::streaming::{Bin, Tally, Threshold, count_equal, mark_largest};
+use cpift_engine::ops::select::streaming::{Threshold, count_equal, mark_largest};
 
 use super::kernel::{Kernel, Seen};
 use super::method::{Keep, Rescale, Term, Updates};
+use super::tally::{Thresholds, each_update, subtracted};
 use super::tile::{PART, Scratch, TILE, Tile, WORDS};
 use crate::error::Reasoned;
 
@@ -19,16 +18,12 @@ pub(super) struct UpdatesKernel {
     elect: bool,
     normalize: bool,
     scale: f64,
-    /// How many coordinates of the largest are kept of each update; 0 where they are chosen otherwise.
-    largest: Vec<u64>,
-    bins: Vec<Option<Bin>>,
+    largest: Thresholds,
     thresholds: Vec<Option<Threshold>>,
     /// For every tile: of each update's coordinates that equal its threshold, how many are still kept.
     ties: Vec<Vec<u64>>,
     /// What each update is multiplied by.
     factors: Vec<f64>,
-    /// Counts of threads, each of one update after the other.
-    tallies: Mutex<Vec<Vec<Option<Tally>>>>,
 }
 
 impl UpdatesKernel {
@@ -49,12 +44,10 @@ impl UpdatesKernel {
             elect: updates.elect,
             normalize: updates.normalize,
             scale: updates.scale,
-            largest: updates.terms.iter().map(largest).collect(),
-            bins: vec![None; count],
+            largest: Thresholds::new(updates.terms.iter().map(largest).collect()),
             thresholds: vec![None; count],
             ties: Vec::new(),
             factors: updates.terms.iter().map(factor).collect(),
-            tallies: Mutex::default(),
         }
     }
 
@@ -65,43 +58,6 @@ impl UpdatesKernel {
     fn rescales(&self) -> bool {
         let is_part = |term: &Term| !matches!(term.keep, Keep::All | Keep::None);
         self.rescale == Rescale::Norm && self.terms.iter().any(is_part)
-    }
-
-    /// Counts the magnitudes of the updates whose largest are kept.
-    fn tally(&self, look: usize, tile: &Tile<'_>, scratch: &mut Scratch) {
-        let lock = || self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
-        let fresh = || {
-            let tally = |(&k, bin): (&u64, &Option<Bin>)| match (k, look, bin) {
-                (0, ..) => None,
-                (_, 0, _) => Some(Tally::first()),
-                (.., bin) => bin.map(Tally::second),
-            };
-            self.largest.iter().zip(&self.bins).map(tally).collect::<Vec<_>>()
-        };
-        let taken = lock().pop();
-        let mut tallies = taken.unwrap_or_else(fresh);
-        for (source, tally) in tallies.iter_mut().enumerate() {
-            if let Some(tally) = tally {
-                each_update(tile, source, scratch, |update| tally.add(update));
-            }
-        }
-        lock().push(tallies);
-    }
-
-    /// What all threads counted.
-    fn take_tallies(&mut self) -> Vec<Option<Tally>> {
-        let all = std::mem::take(self.tallies.get_mut().unwrap_or_else(PoisonError::into_inner));
-        let mut total: Vec<Option<Tally>> = vec![None; self.terms.len()];
-        for tallies in all {
-            for (total, tally) in total.iter_mut().zip(tallies) {
-                match (total, tally) {
-                    (Some(total), Some(tally)) => total.join(&tally),
-                    (total @ None, tally) => *total = tally,
-                    (Some(_), None) => {}
-                }
-            }
-        }
-        total
     }
 
     /// The coordinates of a part that take part of an update, and what of its ties is left; none where all do.
@@ -193,22 +149,6 @@ impl UpdatesKernel {
     }
 }
 
-/// What a model adds to the base, into `target`.
-fn subtracted<'t>(model: &[f32], base: &[f32], target: &'t mut [f32]) -> &'t [f32] {
-    let target = &mut target[..model.len()];
-    sums::subtract(model, base, target);
-    target
-}
-
-/// A tile's update of one model, a part after the other.
-fn each_update(tile: &Tile<'_>, source: usize, scratch: &mut Scratch, mut use_update: impl FnMut(&[f32])) {
-    for part in tile.parts() {
-        let (base, model) = scratch.parts.split_at_mut(PART);
-        let (base, model) = (tile.load(0, &part, base), tile.load(source + 1, &part, model));
-        use_update(subtracted(model, base, &mut scratch.sum));
-    }
-}
-
 impl Kernel for UpdatesKernel {
     fn looks(&self) -> usize {
         3 * usize::from(self.selects()) + usize::from(self.rescales())
@@ -217,7 +157,7 @@ impl Kernel for UpdatesKernel {
     fn look(&self, look: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
         match look {
             0 | 1 if self.selects() => {
-                self.tally(look, tile, scratch);
+                self.largest.add(look, tile, scratch);
                 Seen::Nothing
             }
             2 if self.selects() => self.look_at_ties(tile, scratch),
@@ -227,18 +167,8 @@ impl Kernel for UpdatesKernel {
 
     fn learn(&mut self, look: usize, seen: Vec<Seen>) -> Reasoned<()> {
         match look {
-            0 if self.selects() => {
-                let tallies = self.take_tallies();
-                for ((bin, tally), &k) in self.bins.iter_mut().zip(tallies).zip(&self.largest) {
-                    *bin = tally.map(|tally| tally.bin(k));
-                }
-            }
-            1 if self.selects() => {
-                let tallies = self.take_tallies();
-                for ((threshold, tally), bin) in self.thresholds.iter_mut().zip(tallies).zip(&self.bins) {
-                    *threshold = tally.zip(*bin).map(|(tally, bin)| tally.threshold(bin));
-                }
-            }
+            0 if self.selects() => self.largest.end_first(),
+            1 if self.selects() => self.thresholds = self.largest.end_second(),
             2 if self.selects() => self.learn_ties(seen),
             _ => self.learn_magnitudes(seen),
         }

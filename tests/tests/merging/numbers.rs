@@ -1,10 +1,18 @@
 //! What comes out, beside mergekit's numbers and plain readings of the methods.
 
+use std::num::NonZeroUsize;
 use std::path::Path;
 
+use cpift_engine::{Buffer, Device, Segment};
 use cpift_model::merge::{Method, Parameters, Rescale};
+use cpift_model::recipe::{CoreSettings, FuseSettings, ImportanceKind, SlerpSpace};
+use cpift_model::stages::core::select;
+use cpift_model::stages::fuse::{Core, fuse};
+use cpift_model::stages::models::Buffers;
+use cpift_tests::flat::layout;
 use cpift_tests::folders;
-use cpift_tests::model_folders::{Stored, values, write};
+use cpift_tests::model_folders::{Stored, read, values, write};
+use cpift_tests::models::MemoryModels;
 use cpift_tests::numeric::random;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -136,35 +144,51 @@ fn dare_keeps_a_random_share_and_scales_it_up() {
     }
 }
 
-/// One after the other, as in training: the same bits as [`cpift_model::stages::fuse::fuse`] gives.
+/// One after the other, with cores or without: the same bits as [`cpift_model::stages::fuse::fuse`] gives.
 #[test]
-fn several_models_are_folded_as_in_training() {
-    use cpift_engine::{Buffer, Device};
-    use cpift_model::recipe::{FuseSettings, SlerpSpace};
-    use cpift_model::stages::fuse::{Core, fuse};
-    use cpift_model::stages::models::Buffers;
-    use cpift_tests::flat::layout;
-    use cpift_tests::models::MemoryModels;
-
-    let lengths = [70, 3, 100_000];
-    let layout = layout(&lengths);
+fn several_models_are_fused_as_in_training() {
+    let layout = layout(&[70, 3, 100_000, 513]);
     let base = random(1, layout.len());
     let near = |seed: u64| {
-        base.iter().zip(random(seed, layout.len())).map(|(base, update)| base + 0.3 * update).collect()
+        let update = random(seed, layout.len());
+        base.iter().zip(update).map(|(base, update)| base + 0.3 * update).collect()
     };
     let tasks: Vec<Vec<f32>> = (2..5).map(near).collect();
     let folder = TempDir::new().unwrap();
     let write_model = |name: &str, weights: &[f32]| {
-        let tensor = |segment: &cpift_engine::Segment| {
-            Stored::floats(&segment.name, &segment.shape, &weights[segment.range()])
-        };
+        let tensor =
+            |segment: &Segment| Stored::floats(&segment.name, &segment.shape, &weights[segment.range()]);
         write(&folder.path().join(name), "any", &layout.segments().iter().map(tensor).collect::<Vec<_>>());
     };
     write_model("base", &base);
     let names = ["a", "b", "c"];
     names.iter().zip(&tasks).for_each(|(name, weights)| write_model(name, weights));
-    let device = Device::cpu(std::num::NonZeroUsize::new(2)).unwrap();
-    for (method, space) in [(Method::Slerp, SlerpSpace::Weights), (Method::DeltaSlerp, SlerpSpace::Delta)] {
+    let device = Device::cpu(NonZeroUsize::new(2)).unwrap();
+    let importance = |weights: &Vec<f32>| {
+        let mut importance: Vec<f32> =
+            weights.iter().zip(&base).map(|(weight, base)| (weight - base).abs()).collect();
+        // Nothing is to be taken of what lies between tensors.
+        let inside: Vec<usize> = layout.segments().iter().flat_map(Segment::range).collect();
+        let outside = (0..layout.len()).filter(|index| inside.binary_search(index).is_err());
+        outside.for_each(|index| importance[index] = 0.0);
+        importance
+    };
+    let importance: Vec<Vec<f32>> = tasks.iter().map(importance).collect();
+    let core_settings = CoreSettings { fraction: 0.2, ..CoreSettings::default() };
+    let core = |(name, importance): (&&str, &Vec<f32>)| {
+        let importance = Buffer::from_slice(&device, importance).unwrap();
+        let kind = (ImportanceKind::Net, 0);
+        select(&device, &layout, name, importance.view(), &core_settings, kind).unwrap()
+    };
+    let cores: Vec<Core> = names.iter().zip(&importance).map(core).collect();
+    for (method, settings) in [
+        (Method::Slerp, FuseSettings { transplant: false, ..FuseSettings::default() }),
+        (
+            Method::DeltaSlerp,
+            FuseSettings { transplant: false, space: SlerpSpace::Delta, ..FuseSettings::default() },
+        ),
+        (Method::Cpift, FuseSettings::default()),
+    ] {
         let poisoned = || Buffer::from_slice(&device, &vec![f32::NAN; layout.len()]).unwrap();
         let (mut backbone, mut operand, mut on_device) = (poisoned(), poisoned(), poisoned());
         let buffers = Buffers {
@@ -172,21 +196,27 @@ fn several_models_are_folded_as_in_training() {
             operand: operand.view_mut(),
             base: on_device.view_mut(),
         };
-        let core = |name: &&str| Core {
-            task: (*name).to_owned(),
-            mask: cpift_engine::Mask::zeros(layout.len()),
-            thresholds: vec![1.0; layout.segments().len()],
-        };
-        let cores: Vec<Core> = names.iter().map(core).collect();
-        let settings = FuseSettings { transplant: false, space, ..FuseSettings::default() };
-        let mut models = MemoryModels { base: base.clone(), tasks: tasks.clone(), importance: Vec::new() };
-        fuse(&device, &layout, &settings, &cores, &mut models, 0, buffers).unwrap();
+        let mut models =
+            MemoryModels { base: base.clone(), tasks: tasks.clone(), importance: importance.clone() };
+        let report = fuse(&device, &layout, &settings, &cores, &mut models, 0, buffers).unwrap();
         let expected = backbone.to_vec().unwrap();
 
-        let request = request(folder.path(), method, Some("base"), &names.map(|name| (name, 1.0)));
-        let merged = merged(&request);
+        let mut request = request(folder.path(), method, Some("base"), &names.map(|name| (name, 1.0)));
+        if method == Method::Cpift {
+            request.parameters.fraction = Some(0.2);
+        }
+        let out = folder.path().join("out");
+        let done = merge_into(&request, &out, 2).unwrap();
+        let merged = read(&out);
+        std::fs::remove_dir_all(&out).unwrap();
         for segment in layout.segments() {
-            assert_eq!(values(&merged[&segment.name]), expected[segment.range()], "{}", segment.name);
+            let (name, values) = (&segment.name, values(&merged[&segment.name]));
+            assert_eq!(values, expected[segment.range()], "{}: {name}", method.name());
+        }
+        assert_eq!(done.interpolations, report.slerps.len() as u64);
+        if method == Method::Cpift {
+            assert!(report.transplanted > 0 && report.conflicts > 0);
+            assert_eq!((done.transplanted, done.conflicts), (report.transplanted, report.conflicts));
         }
     }
 }
@@ -204,7 +234,8 @@ fn threads_change_nothing() {
         write(&folder.path().join(name), "any", &[Stored::bf16("w", &[length], &model)]);
     }
     for method in Method::ALL {
-        let request = request(folder.path(), method, Some("base"), &[("a", 1.0), ("b", 0.5)]);
+        let weight = if method == Method::Cpift { 1.0 } else { 0.5 };
+        let request = request(folder.path(), method, Some("base"), &[("a", 1.0), ("b", weight)]);
         let bytes = [1, 3].map(|threads| {
             let out = folder.path().join("out");
             merge_into(&request, &out, threads).unwrap();

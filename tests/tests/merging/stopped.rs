@@ -62,6 +62,25 @@ fn a_stopped_merge_goes_on_behind_its_last_whole_file() {
     assert_eq!(read(&out).len(), 8);
 }
 
+/// What ties are left for a tensor follows from those before, also where these are not made again.
+#[test]
+fn cores_are_the_same_when_a_merge_goes_on() {
+    let (folder, mut request) = models();
+    request.base = Some(folder.path().join("a"));
+    request.models.remove(0);
+    request.method = Method::Cpift;
+    // Of a bit more than the tensor whose updates are largest: the others' largest are all equal.
+    request.parameters.fraction = Some(0.3);
+    let out = folder.path().join("out");
+    let whole = folder.path().join("whole");
+    merge_into(&request, &whole, 2).unwrap();
+    run(&request, &out, false, 1300).unwrap_err();
+    run(&request, &out, true, u64::MAX).unwrap();
+    for (name, tensor) in read(&whole) {
+        assert_eq!(read(&out)[&name].bytes, tensor.bytes, "{name}");
+    }
+}
+
 /// A file that is not as long as it was written is made again, and so are those behind it.
 #[test]
 fn damaged_files_are_made_again() {

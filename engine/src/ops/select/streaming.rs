@@ -4,8 +4,12 @@
 //! A [`Tally`] counts in one reading, any number of them side by side: counts are integers, so the division between
 //! them does not show.
 
+use crate::buffer::View;
 use crate::cpu::simd::vectorize;
-use crate::mask::{WORD_BITS, set_bits};
+use crate::device::Device;
+use crate::error::{Result, check_length};
+use crate::layout::Layout;
+use crate::mask::{Mask, WORD_BITS, set_bits};
 
 /// A key has 31 bits, f32 without the sign; the lower ones refine a bin of the upper ones.
 const LOWER_BITS: u32 = 16;
@@ -130,6 +134,36 @@ pub fn mark_largest(scores: &[f32], magnitude: f32, mut ties: u64, words: &mut [
         }
     }
     ties
+}
+
+/// The scores of a layout above a magnitude and the first `ties` that are equal to it, which count down: one after the
+/// other the layouts of a model's parts have the k largest of all.
+///
+/// # Errors
+/// Lengths that differ, or when the device has failed.
+pub fn mask_largest(
+    device: &Device,
+    layout: &Layout,
+    scores: View<'_, f32>,
+    magnitude: f32,
+    ties: &mut u64,
+) -> Result<Mask> {
+    check_length("select", "scores", scores.len(), layout.len())?;
+    let mut mask = Mask::zeros(layout.len());
+    let of_gpu;
+    let scores = match device {
+        Device::Cpu(_) => scores.host(),
+        Device::Gpu(_) => {
+            of_gpu = scores.to_vec()?;
+            &of_gpu
+        }
+    };
+    let words = mask.words_mut();
+    for segment in layout.segments() {
+        let range = segment.range();
+        *ties = mark_largest(&scores[range.clone()], magnitude, *ties, &mut words[range.start / WORD_BITS..]);
+    }
+    Ok(mask)
 }
 
 #[inline(always)]

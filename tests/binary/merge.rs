@@ -1,0 +1,147 @@
+//! `merge` as a person runs it.
+
+use std::fs;
+use std::process::{Command, Stdio};
+use std::time::{Duration, Instant};
+
+use cpift_tests::model_folders::{Stored, read, values, write};
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::support::{engine, refused, stderr, stdout, text};
+
+/// A base and two models near it.
+struct Models(TempDir);
+
+impl Models {
+    fn new(elements: usize) -> Self {
+        let models = Self(TempDir::new().unwrap());
+        for (name, value) in [("base", 1.0), ("a", 2.0), ("b", 5.0)] {
+            write(
+                &models.0.path().join(name),
+                "any",
+                &[Stored::floats("w", &[elements], &vec![value; elements])],
+            );
+        }
+        models
+    }
+
+    fn path(&self, name: &str) -> String {
+        text(&self.0.path().join(name)).to_owned()
+    }
+
+    fn command(&self, arguments: &[&str]) -> Command {
+        let mut command = engine(&["merge", "--out", "out"]);
+        command.args(arguments).current_dir(self.0.path());
+        command
+    }
+}
+
+#[test]
+fn models_become_one() {
+    let models = Models::new(1000);
+    let output = models
+        .command(&[
+            "--method",
+            "arithmetic",
+            "--base",
+            "base",
+            "a",
+            "b:0.5",
+            "--scale",
+            "2",
+            "--dtype",
+            "bf16",
+        ])
+        .output()
+        .unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let (said, told) = (stdout(&output), stderr(&output));
+    assert!(said.contains("merged into out") && said.contains("of the disk's rate"), "{said}");
+    assert!(told.contains("merging by arithmetic: 1 000 parameters into 1 file"), "{told}");
+    let merged = read(&models.0.path().join("out"));
+    assert_eq!(values(&merged["w"]), [7.0; 1000]);
+
+    fs::remove_dir_all(models.path("out")).unwrap();
+    let output = models.command(&["--method", "slerp", "a", "b", "--json"]).output().unwrap();
+    let report: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!(
+        (&report["tensors"], &report["interpolations"], &report["linear"]),
+        (&1.into(), &1.into(), &1.into())
+    );
+    assert_eq!(values(&read(&models.0.path().join("out"))["w"]), [3.5; 1000]);
+}
+
+#[test]
+fn what_cannot_be_merged_is_one_line() {
+    let models = Models::new(100);
+    let [base, a, out] = ["base", "a", "out"].map(|name| models.path(name));
+    let refuse = |arguments: &[&str]| refused(&[&["merge", "--out", &out], arguments].concat());
+    let message = refuse(&["--method", "ties", &a]);
+    assert_eq!(message, "`--base`: ties merges updates, differences from a base: name it");
+    let message = refuse(&["--method", "average", &a, &models.path("nothing")]);
+    assert!(message.contains("nothing/config.json: cannot read: there is no such folder"), "{message}");
+    fs::create_dir(&out).unwrap();
+    fs::write(models.path("out/something"), "").unwrap();
+    let message = refuse(&["--method", "average", &a, &base]);
+    assert!(message.contains("the folder is not empty"), "{message}");
+    assert_eq!(fs::read_dir(models.0.path()).unwrap().count(), 4);
+}
+
+/// A model that no disk has room for: said before the first byte.
+#[cfg(unix)]
+#[test]
+fn too_little_space_is_said_first() {
+    let models = Models::new(1);
+    let elements = 3_u64 << 40;
+    let header =
+        format!(r#"{{"w":{{"dtype":"F32","shape":[{elements}],"data_offsets":[0,{}]}}}}"#, 4 * elements);
+    for name in ["a", "b"] {
+        let path = models.path(&format!("{name}/model.safetensors"));
+        let mut bytes = (header.len() as u64).to_le_bytes().to_vec();
+        bytes.extend(header.as_bytes());
+        fs::write(&path, &bytes).unwrap();
+        // Of a file with a hole only what is written takes space.
+        let file = fs::OpenOptions::new().write(true).open(&path).unwrap();
+        file.set_len(bytes.len() as u64 + 4 * elements).unwrap();
+    }
+    let [a, b, out] = ["a", "b", "out"].map(|name| models.path(name));
+    let message = refused(&["merge", "--out", &out, "--method", "average", &a, &b]);
+    assert!(message.contains("12.0 TiB are needed"), "{message}");
+    assert_eq!(fs::read_dir(models.0.path()).unwrap().count(), 3);
+}
+
+/// Ctrl-C leaves what is whole, and the command that it prints goes on.
+#[cfg(unix)]
+#[test]
+fn a_stopped_merge_is_continued() {
+    let models = Models::new(1);
+    let tensors = |value: f32| -> Vec<Stored> {
+        (0..400).map(|number| Stored::floats(&format!("t{number}"), &[3000], &[value; 3000])).collect()
+    };
+    for (name, value) in [("a", 1.0), ("b", 3.0)] {
+        write(&models.0.path().join(name), "any", &tensors(value));
+    }
+    // Every tensor in a file of its own, each flushed to the disk.
+    let arguments = ["--method", "average", "a", "b", "--shard-size", "12KB"];
+    let mut child = models.command(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap();
+    let first = models.0.path().join(".out.unfinished/model-00001-of-00400.safetensors");
+    let began = Instant::now();
+    while !first.exists() && began.elapsed() < Duration::from_secs(60) {
+        std::thread::sleep(Duration::from_millis(1));
+    }
+    let sent = Command::new("kill").args(["-TERM", &child.id().to_string()]).status().unwrap();
+    assert!(sent.success());
+    let status = child.wait().unwrap();
+    // A fast disk may have been faster.
+    if status.code() == Some(130) {
+        assert!(!models.0.path().join("out").exists() && first.exists());
+    } else {
+        assert_eq!(status.code(), Some(0));
+        fs::remove_dir_all(models.path("out")).unwrap();
+    }
+    let output = models.command(&[&arguments[..], &["--resume"]].concat()).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let merged = read(&models.0.path().join("out"));
+    assert!(merged.len() == 400 && merged.values().all(|tensor| values(tensor) == [2.0; 3000]));
+}
