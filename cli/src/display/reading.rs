@@ -45,7 +45,7 @@ impl Reading {
         }
         let line = done.saturating_mul(LINES).checked_div(total).unwrap_or_default();
         // A search of seconds needs none between.
-        if line > self.lines && total > 1 << 32 {
+        if line > self.lines && total > 1 << 34 {
             self.lines = line;
             tell(&format!("{} of {} read\n", human_bytes(done), human_bytes(total)));
         }
