@@ -134,7 +134,7 @@ where
 fn add_to_bf16(device: &Device, parameters: usize) -> Result<impl Run + use<>> {
     let device = device.clone();
     let (mut target, x) = (random::<bf16>(&device, parameters, 1)?, random::<f32>(&device, parameters, 2)?);
-    Ok(move || accumulate::accumulate(&device, target.view_mut(), x.view()))
+    Ok(move || accumulate::accumulate(&device, target.view_mut(), x.view(), 0, 0))
 }
 
 fn adamw(

@@ -13,7 +13,7 @@ use cpift_model::recipe::CoreSettings;
 use crate::display::style::Style;
 use crate::display::transfer::Transfer;
 use crate::display::units::{counted, grouped};
-use crate::display::{overlap, path_from_here, print, print_json, reports};
+use crate::display::{overlap, path_from_here, print, print_json, reports, tell};
 use crate::{args, interrupt, report};
 
 /// Finds the cores of models, and writes them into a folder.
@@ -43,6 +43,14 @@ pub fn run(arguments: &args::cores::Cores, threads: Option<NonZeroUsize>) -> Res
     drop(bar);
     let found = found?;
     let written = report::write_cores(&arguments.out, &found)?;
+    for (core, &unmoved) in found.cores.tasks.iter().zip(&found.unmoved).filter(|(_, unmoved)| **unmoved > 0)
+    {
+        tell(&format!(
+            "{}: the core lacks {} of its share, as no other parameters of their scope moved\n",
+            core.task,
+            counted(unmoved, "parameter")
+        ));
+    }
     if arguments.json {
         return print_json(&found);
     }

@@ -15,6 +15,7 @@ pub struct Transfer {
     title: String,
     notices: Vec<String>,
     terminal: bool,
+    has_begun: bool,
     bar: Option<ProgressBar>,
     lines: u64,
 }
@@ -22,12 +23,13 @@ pub struct Transfer {
 impl Transfer {
     /// For work that is about to begin: what is done, and what a person should know about it.
     pub fn new(title: String, notices: &[String], terminal: bool) -> Self {
-        Self { title, notices: notices.to_vec(), terminal, bar: None, lines: 0 }
+        Self { title, notices: notices.to_vec(), terminal, has_begun: false, bar: None, lines: 0 }
     }
 
-    /// Shows how much is done; at first nothing is.
+    /// Shows how much is done.
     pub fn update(&mut self, done: u64, total: u64) {
-        if done == 0 {
+        if !self.has_begun {
+            self.has_begun = true;
             tell(&format!("{}\n", self.title));
             notices(self.notices.iter());
             self.bar = self.terminal.then(|| {
