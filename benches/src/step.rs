@@ -4,6 +4,7 @@ use std::path::Path;
 use std::time::Instant;
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::{Buffer, Device, Mask, bf16};
 use cpift_model::recipe;
@@ -85,7 +86,7 @@ fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, toke
         ComputeType::F32 => Transformer::<f32>::memory_plan(config, device, limits, purpose)?,
         ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, device, limits, purpose)?,
     };
-    // Weights and gradients in f32, two moments, and importance where it is accumulated.
+    // Weights, gradients, two moments, and importance where it is accumulated.
     let accumulated = usize::from(options.accumulated() != ImportanceKind::None) * size_of::<f32>();
     let flat = ((options.state.bytes_per_parameter() + accumulated) * length) as u64;
     Ok(plan.parts.iter().fold(flat, |sum, (_, bytes)| sum.saturating_add(*bytes as u64)))
@@ -96,7 +97,7 @@ fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, toke
 pub struct TrainStep {
     device: Device,
     model: Model,
-    gradients: Buffer<f32>,
+    gradients: Gradients,
     losses: Buffer<f32>,
     clip: Clip,
     optimizer: AdamW,
@@ -132,9 +133,9 @@ impl TrainStep {
         )?;
         let mut model = Model::new(&config, device, options.compute, tokens, false)?;
         model.timings().wait_for(device);
-        let mut gradients = Buffer::zeros(device, layout.len())?;
-        initialize(&config, &layout, SEED, model.weights_mut(gradients.view_mut())?)?;
-        model.prepare(gradients.view_mut())?;
+        let mut gradients = Gradients::new(device, &layout, options.state.moment_type(), 0)?;
+        initialize(&config, &layout, SEED, model.weights_mut(gradients.scratch())?)?;
+        model.prepare(gradients.scratch())?;
         Ok(Self {
             device: device.clone(),
             model,
@@ -178,7 +179,7 @@ impl TrainStep {
         let started = Instant::now();
         let device = self.device.clone();
         let optimizer_seconds = device.scope(|| -> Result<f64> {
-            self.gradients.view_mut().fill(0.0)?;
+            self.gradients.clear()?;
             let (gradients, losses) = (self.gradients.view_mut(), self.losses.view_mut());
             self.model.loss_and_gradients(&batch, scale, gradients, losses)?;
             device.synchronize()?;

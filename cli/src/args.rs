@@ -2,6 +2,7 @@
 
 pub mod bench;
 pub mod compare;
+pub mod cores;
 pub mod data;
 pub mod generate;
 pub mod inspect;
@@ -69,6 +70,9 @@ pub enum Command {
     /// Merge models of any architecture into one, streamed from disk
     #[command(long_about = merge::ABOUT, after_long_help = merge::EXAMPLES)]
     Merge(merge::Merge),
+    /// Find which parameters each fine-tune of a model moved most, and how these cores overlap
+    #[command(long_about = cores::ABOUT, after_long_help = cores::EXAMPLES)]
+    Cores(cores::Cores),
     /// Check a recipe and its files, and print what training would take; trains nothing
     #[command(long_about = PLAN_ABOUT)]
     Plan(Plan),

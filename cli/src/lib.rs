@@ -87,6 +87,7 @@ fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
         Command::Generate(arguments) => commands::generate::run(arguments, threads),
         Command::Data(arguments) => commands::data::run(arguments, threads),
         Command::Inspect(arguments) => commands::inspect::run(arguments),
+        Command::Cores(arguments) => commands::cores::run(arguments, threads),
         Command::Merge(arguments) => commands::merge::run(arguments, threads),
         Command::Plan(arguments) => commands::plan::run(arguments, threads),
         Command::Bench(Bench::Step(arguments)) => commands::bench::step(arguments, threads),

@@ -28,7 +28,7 @@ fn train(device: &Device, task: usize, weights: &mut Flat, frozen: Option<&Mask>
     for _ in 0..200 {
         loss(task, &weights.to_vec()?, &mut gradients);
         let gradients = Flat::from_slice(device, &gradients)?;
-        let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen };
+        let gradient = Gradient { values: gradients.view().into(), scale: 1.0, clip: None, frozen };
         optimizer.step(weights.view_mut(), gradient, &hyper)?;
     }
     Ok(optimizer)

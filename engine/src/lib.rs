@@ -53,7 +53,7 @@
 //!     gradients.slice_mut(range).copy_from_host(&values)?;
 //!     let norm = norm::squared_norm(&device, gradients.view(), None)?.sqrt();
 //!     let scale = norm::clip_factor(norm, 1.0);
-//!     let gradient = Gradient { values: gradients.view(), scale, clip: None, frozen: None };
+//!     let gradient = Gradient { values: gradients.view().into(), scale, clip: None, frozen: None };
 //!     optimizer.step(weights.view_mut(), gradient, &Hyper::default())?;
 //! }
 //!
@@ -64,7 +64,7 @@
 //!
 //! // Train on without moving the core: not by momentum and not by decay.
 //! let before = weights.to_vec()?;
-//! let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen: Some(&core) };
+//! let gradient = Gradient { values: gradients.view().into(), scale: 1.0, clip: None, frozen: Some(&core) };
 //! optimizer.step(weights.view_mut(), gradient, &Hyper::default())?;
 //! let after = weights.to_vec()?;
 //! assert!(core.indices().all(|index| before[index].to_bits() == after[index].to_bits()));

@@ -20,14 +20,14 @@
 //! importance bit for bit. If the product of `scale[0]` and `factor` is not finite, nothing is written at all: the
 //! scale may come from a norm that is still on the device, and the host learns only later that training has broken.
 //!
-//! Moments are stored in f32, or in bf16 by [stochastic rounding](crate::stochastic): the update goes by what they are
-//! before they are rounded.
+//! Gradients and moments are stored in f32, or in bf16: moments by [stochastic rounding](crate::stochastic), the update
+//! going by what they are before they are rounded.
 //!
-//! One kernel for each combination: none or one of the importances, `_frozen`, `_split` weights, and `_moments_bf16`. Each
+//! One kernel for each combination: none or one of the importances, `_frozen`, `_split` weights, and `_state_bf16`. Each
 //! thread has four consecutive elements, by 16-byte accesses (8 for 16-bit types); those behind the last multiple of four go
 //! one by one. No barriers; elements are independent.
 //!
-//! Traffic: 28 bytes per parameter, 20 with moments in bf16; 8 more with importance, 1 bit more with `frozen`, the same with
+//! Traffic: 28 bytes per parameter, 18 with gradients and moments in bf16; 8 more with importance, 1 bit more with `frozen`, the same with
 //! split weights. About 20 operations, of which two divisions and a root are several instructions; about 26 of integers
 //! for split weights, and 23 for moments in bf16.
 
@@ -38,7 +38,7 @@ use crate::stochastic::random_bits;
 
 mod storage;
 
-use storage::{Moment, Planes, Weights};
+use storage::{Planes, State, Weights};
 
 /// Threads of a block.
 const BLOCK: u32 = 256;
@@ -53,11 +53,11 @@ const FISHER: u8 = 3;
 
 /// What the kernel reads and writes of every element.
 #[derive(Clone, Copy)]
-struct Buffers<W: Weights, M: Moment> {
-    gradient: Global<f32>,
+struct Buffers<W: Weights, S: State> {
+    gradient: Global<S>,
     weights: W,
-    moment1: GlobalMut<M>,
-    moment2: GlobalMut<M>,
+    moment1: GlobalMut<S>,
+    moment2: GlobalMut<S>,
     importance: Option<GlobalMut<f32>>,
     frozen: Option<Global<u32>>,
 }
@@ -126,31 +126,31 @@ impl Parameter {
 }
 
 #[inline(always)]
-fn step<const IMPORTANCE: u8, W: Weights, M: Moment>(
-    buffers: Buffers<W, M>,
+fn step<const IMPORTANCE: u8, W: Weights, S: State>(
+    buffers: Buffers<W, S>,
     count: usize,
     coefficients: Coefficients,
 ) {
     let first = 4 * global_thread_idx();
     if first + 4 <= count {
-        step_four::<IMPORTANCE, W, M>(buffers, first, coefficients);
+        step_four::<IMPORTANCE, W, S>(buffers, first, coefficients);
     } else {
         for index in first..count {
-            step_one::<IMPORTANCE, W, M>(buffers, index, coefficients);
+            step_one::<IMPORTANCE, W, S>(buffers, index, coefficients);
         }
     }
 }
 
 #[inline(always)]
-fn step_four<const IMPORTANCE: u8, W: Weights, M: Moment>(
-    buffers: Buffers<W, M>,
+fn step_four<const IMPORTANCE: u8, W: Weights, S: State>(
+    buffers: Buffers<W, S>,
     first: usize,
     coefficients: Coefficients,
 ) {
-    let gradient = buffers.gradient.load_vector::<F32x4>(first);
+    let gradient = S::load(buffers.gradient, first);
     let mut weights = buffers.weights.load_four(first);
-    let mut moments1 = M::load_four(buffers.moment1, first);
-    let mut moments2 = M::load_four(buffers.moment2, first);
+    let mut moments1 = S::load(buffers.moment1.as_read(), first);
+    let mut moments2 = S::load(buffers.moment2.as_read(), first);
     let mut sums = F32x4([0.0; 4]);
     if let Some(importance) = buffers.importance {
         sums = importance.load_vector::<F32x4>(first);
@@ -166,7 +166,7 @@ fn step_four<const IMPORTANCE: u8, W: Weights, M: Moment>(
             moment2: moments2[lane],
             importance: sums.0[lane],
         };
-        let after = before.step::<IMPORTANCE>(gradient.0[lane], frozen >> lane, coefficients);
+        let after = before.step::<IMPORTANCE>(gradient[lane], frozen >> lane, coefficients);
         weights[lane] = after.weight;
         moments1[lane] = after.moment1;
         moments2[lane] = after.moment2;
@@ -178,23 +178,23 @@ fn step_four<const IMPORTANCE: u8, W: Weights, M: Moment>(
     }
     buffers.weights.store_four(first, weights);
     let bits: [u32; 4] = core::array::from_fn(|lane| random_bits(first + lane, coefficients.rounding_seed));
-    M::store_four(buffers.moment1, first, moments1, bits);
-    M::store_four(buffers.moment2, first, moments2, bits.map(|bits| bits >> 16));
+    S::store_four(buffers.moment1, first, moments1, bits);
+    S::store_four(buffers.moment2, first, moments2, bits.map(|bits| bits >> 16));
     if let Some(importance) = buffers.importance {
         importance.store_vector(first, sums);
     }
 }
 
 #[inline(always)]
-fn step_one<const IMPORTANCE: u8, W: Weights, M: Moment>(
-    buffers: Buffers<W, M>,
+fn step_one<const IMPORTANCE: u8, W: Weights, S: State>(
+    buffers: Buffers<W, S>,
     index: usize,
     coefficients: Coefficients,
 ) {
     let mut before = Parameter {
         weight: buffers.weights.load(index),
-        moment1: M::load(buffers.moment1, index),
-        moment2: M::load(buffers.moment2, index),
+        moment1: buffers.moment1.load(index).to_f32(),
+        moment2: buffers.moment2.load(index).to_f32(),
         importance: 0.0,
     };
     if let Some(importance) = buffers.importance {
@@ -204,35 +204,35 @@ fn step_one<const IMPORTANCE: u8, W: Weights, M: Moment>(
     if let Some(words) = buffers.frozen {
         frozen = words.load(index / 32) >> (index % 32);
     }
-    let after = before.step::<IMPORTANCE>(buffers.gradient.load(index), frozen, coefficients);
+    let after = before.step::<IMPORTANCE>(buffers.gradient.load(index).to_f32(), frozen, coefficients);
     if !coefficients.gradient_scale.is_finite() {
         return;
     }
     buffers.weights.store(index, after.weight);
     let bits = random_bits(index, coefficients.rounding_seed);
-    M::store(buffers.moment1, index, after.moment1, bits);
-    M::store(buffers.moment2, index, after.moment2, bits >> 16);
+    S::store_one(buffers.moment1, index, after.moment1, bits);
+    S::store_one(buffers.moment2, index, after.moment2, bits >> 16);
     if let Some(importance) = buffers.importance {
         importance.store(index, after.importance);
     }
 }
 
-/// The kernel of one combination; behind the moments' type stands their alignment, and the names in brackets are its buffers
+/// The kernel of one combination; behind the type of gradients and moments stands their alignment, and the names in brackets are its buffers
 /// beside those that all have.
 macro_rules! adamw_kernel {
     (
-        $name:ident = $kind:ident, $moment:ident by $align:literal:
+        $name:ident = $kind:ident, $state:ident by $align:literal:
         [$($weights:ident)?] [$($rounded:ident $lower:ident)?]
         [$($importance:ident)?] [$($frozen:ident)?] [$($seed:ident)?]
     ) => {
         kernel! {
             /// Formulas, rounding, traffic: [`self`](crate::adamw).
             pub fn $name { block: BLOCK, grid: count.div_ceil(CHUNK), shared: 0 } (
-                gradient: read f32 [count] align 16,
+                gradient: read $state [count] align $align,
                 $($weights: update f32 [count] align 16,)?
                 $($rounded: update Bf16 [count] align 8, $lower: update u16 [count] align 8,)?
-                moment1: update $moment [count] align $align,
-                moment2: update $moment [count] align $align,
+                moment1: update $state [count] align $align,
+                moment2: update $state [count] align $align,
                 $($importance: update f32 [count] align 16,)?
                 $($frozen: read u32 [count.div_ceil(32)],)?
                 scale: read f32 [1],
@@ -269,7 +269,7 @@ macro_rules! adamw_kernel {
                     // Not looked at where moments are f32.
                     rounding_seed: 0 $(+ $seed)?,
                 };
-                step::<$kind, _, $moment>(buffers, count as usize, coefficients);
+                step::<$kind, _, $state>(buffers, count as usize, coefficients);
             }
         }
     };
@@ -323,22 +323,20 @@ impl StoredWeights<'_> {
     }
 }
 
-/// First and second moments, in the type they are stored in.
+/// The gradient, and first and second moments, in the type they are stored in.
 #[cfg(not(target_arch = "nvptx64"))]
 #[derive(Debug)]
-pub enum Moments<'a> {
+pub enum StoredState<'a> {
     /// As they are computed.
-    F32(SliceMut<'a, f32>, SliceMut<'a, f32>),
-    /// By [stochastic rounding](crate::stochastic).
-    Bf16(SliceMut<'a, Bf16>, SliceMut<'a, Bf16>),
+    F32(Slice<'a, f32>, SliceMut<'a, f32>, SliceMut<'a, f32>),
+    /// The moments by [stochastic rounding](crate::stochastic).
+    Bf16(Slice<'a, Bf16>, SliceMut<'a, Bf16>, SliceMut<'a, Bf16>),
 }
 
-/// What a step of [`adamw_step`] reads and writes beside the moments.
+/// What a step of [`adamw_step`] reads and writes beside gradient and moments.
 #[cfg(not(target_arch = "nvptx64"))]
 #[derive(Debug)]
 pub struct Step<'a> {
-    /// As it was accumulated.
-    pub gradient: Slice<'a, f32>,
     /// The weights.
     pub weights: StoredWeights<'a>,
     /// Importance.
@@ -354,13 +352,13 @@ pub struct Step<'a> {
 #[cfg(not(target_arch = "nvptx64"))]
 macro_rules! launch {
     (
-        $kernel:ident, $launcher:ident, $step:ident, $count:ident, $moments:expr, $coefficients:ident,
+        $kernel:ident, $launcher:ident, $step:ident, $count:ident, $state:expr, $coefficients:ident,
         [$($weights:ident)*] [$($buffer:ident)*] [$($seed:ident)?]
     ) => {{
-        let (moment1, moment2) = $moments;
+        let (gradient, moment1, moment2) = $state;
         $kernel(
             $launcher,
-            $step.gradient,
+            gradient,
             $($weights,)*
             moment1,
             moment2,
@@ -381,28 +379,28 @@ macro_rules! launch {
     }};
 }
 
-/// The kernels for moments of one type and alignment, and the function that chooses among them. By importance: the
+/// The kernels for gradients and moments of one type and alignment, and the function that chooses among them. By importance: the
 /// kernel for weights in f32, that with frozen coordinates, and the same two for split weights.
 macro_rules! adamw {
-    ($choose:ident, $moment:ident by $align:literal $seed:tt; $(
+    ($choose:ident, $state:ident by $align:literal $seed:tt; $(
         $variant:ident $(($importance:ident))? = $kind:ident:
         $alone:ident, $with_frozen:ident, $split:ident, $split_with_frozen:ident;
     )*) => {
         $(
-            adamw_kernel! { $alone = $kind, $moment by $align: [weights] [] [$($importance)?] [] $seed }
-            adamw_kernel! { $with_frozen = $kind, $moment by $align: [weights] [] [$($importance)?] [frozen] $seed }
-            adamw_kernel! { $split = $kind, $moment by $align: [] [rounded lower] [$($importance)?] [] $seed }
+            adamw_kernel! { $alone = $kind, $state by $align: [weights] [] [$($importance)?] [] $seed }
+            adamw_kernel! { $with_frozen = $kind, $state by $align: [weights] [] [$($importance)?] [frozen] $seed }
+            adamw_kernel! { $split = $kind, $state by $align: [] [rounded lower] [$($importance)?] [] $seed }
             adamw_kernel! {
-                $split_with_frozen = $kind, $moment by $align: [] [rounded lower] [$($importance)?] [frozen] $seed
+                $split_with_frozen = $kind, $state by $align: [] [rounded lower] [$($importance)?] [frozen] $seed
             }
         )*
 
-        /// One step by the kernel for its weights, importance and frozen coordinates, on moments of this type.
+        /// One step by the kernel for its weights, importance and frozen coordinates, on gradients and moments of this type.
         #[cfg(not(target_arch = "nvptx64"))]
         fn $choose(
             launcher: &dyn Launch,
             step: Step<'_>,
-            moments: (SliceMut<'_, $moment>, SliceMut<'_, $moment>),
+            state: (Slice<'_, $state>, SliceMut<'_, $state>, SliceMut<'_, $state>),
             coefficients: &Coefficients,
         ) -> Result<(), LaunchError> {
             let count = step.weights.len() as u64;
@@ -410,19 +408,19 @@ macro_rules! adamw {
                 $(
                     (Importance::$variant $(($importance))?, None, StoredWeights::F32(weights)) => {
                         launch!(
-                            $alone, launcher, step, count, moments, coefficients,
+                            $alone, launcher, step, count, state, coefficients,
                             [weights] [$($importance)?] $seed
                         )
                     }
                     (Importance::$variant $(($importance))?, Some(frozen), StoredWeights::F32(weights)) => {
                         launch!(
-                            $with_frozen, launcher, step, count, moments, coefficients,
+                            $with_frozen, launcher, step, count, state, coefficients,
                             [weights] [$($importance)? frozen] $seed
                         )
                     }
                     (Importance::$variant $(($importance))?, None, StoredWeights::Split(rounded, lower)) => {
                         launch!(
-                            $split, launcher, step, count, moments, coefficients,
+                            $split, launcher, step, count, state, coefficients,
                             [rounded lower] [$($importance)?] $seed
                         )
                     }
@@ -432,7 +430,7 @@ macro_rules! adamw {
                         StoredWeights::Split(rounded, lower),
                     ) => {
                         launch!(
-                            $split_with_frozen, launcher, step, count, moments, coefficients,
+                            $split_with_frozen, launcher, step, count, state, coefficients,
                             [rounded lower] [$($importance)? frozen] $seed
                         )
                     }
@@ -442,7 +440,7 @@ macro_rules! adamw {
     };
 }
 
-adamw! { with_f32_moments, f32 by 16 [];
+adamw! { with_f32_state, f32 by 16 [];
     None = NONE: adamw, adamw_frozen, adamw_split, adamw_frozen_split;
     Net(importance) = NET: adamw_net, adamw_net_frozen, adamw_net_split, adamw_net_frozen_split;
     Path(importance) = PATH: adamw_path, adamw_path_frozen, adamw_path_split, adamw_path_frozen_split;
@@ -450,30 +448,34 @@ adamw! { with_f32_moments, f32 by 16 [];
         adamw_fisher_frozen_split;
 }
 
-adamw! { with_bf16_moments, Bf16 by 8 [rounding_seed];
-    None = NONE: adamw_moments_bf16, adamw_frozen_moments_bf16, adamw_split_moments_bf16,
-        adamw_frozen_split_moments_bf16;
-    Net(importance) = NET: adamw_net_moments_bf16, adamw_net_frozen_moments_bf16, adamw_net_split_moments_bf16,
-        adamw_net_frozen_split_moments_bf16;
-    Path(importance) = PATH: adamw_path_moments_bf16, adamw_path_frozen_moments_bf16,
-        adamw_path_split_moments_bf16, adamw_path_frozen_split_moments_bf16;
-    Fisher(importance) = FISHER: adamw_fisher_moments_bf16, adamw_fisher_frozen_moments_bf16,
-        adamw_fisher_split_moments_bf16, adamw_fisher_frozen_split_moments_bf16;
+adamw! { with_bf16_state, Bf16 by 8 [rounding_seed];
+    None = NONE: adamw_state_bf16, adamw_frozen_state_bf16, adamw_split_state_bf16,
+        adamw_frozen_split_state_bf16;
+    Net(importance) = NET: adamw_net_state_bf16, adamw_net_frozen_state_bf16, adamw_net_split_state_bf16,
+        adamw_net_frozen_split_state_bf16;
+    Path(importance) = PATH: adamw_path_state_bf16, adamw_path_frozen_state_bf16,
+        adamw_path_split_state_bf16, adamw_path_frozen_split_state_bf16;
+    Fisher(importance) = FISHER: adamw_fisher_state_bf16, adamw_fisher_frozen_state_bf16,
+        adamw_fisher_split_state_bf16, adamw_fisher_frozen_split_state_bf16;
 }
 
-/// One step, by the kernel for its weights, moments, importance and frozen coordinates.
+/// One step, by the kernel for its weights, gradients and moments, importance and frozen coordinates.
 ///
 /// # Errors
 /// A buffer too short or misaligned, or what the launcher reports.
 #[cfg(not(target_arch = "nvptx64"))]
 pub fn adamw_step(
     launcher: &dyn Launch,
-    moments: Moments<'_>,
+    state: StoredState<'_>,
     step: Step<'_>,
     coefficients: &Coefficients,
 ) -> Result<(), LaunchError> {
-    match moments {
-        Moments::F32(first, second) => with_f32_moments(launcher, step, (first, second), coefficients),
-        Moments::Bf16(first, second) => with_bf16_moments(launcher, step, (first, second), coefficients),
+    match state {
+        StoredState::F32(gradient, first, second) => {
+            with_f32_state(launcher, step, (gradient, first, second), coefficients)
+        }
+        StoredState::Bf16(gradient, first, second) => {
+            with_bf16_state(launcher, step, (gradient, first, second), coefficients)
+        }
     }
 }

@@ -1,4 +1,4 @@
-//! Element by element: fill, round to bf16, split into halves and join them, subtract.
+//! Element by element: fill, round to bf16, split into halves and join them, add to bf16, subtract.
 //!
 //! All have one shape: blocks of 256 threads, each thread one group of 4 elements (f32, u32) or 8 (where
 //! bf16 takes part), so that the wider side moves 16 bytes at a time; buffers that do not start at a multiple
@@ -51,24 +51,26 @@ kernel! {
 }
 
 kernel! {
-    /// x[i] rounded by [`dither`](crate::dither), and its lower half. Moves 8 B per element.
+    /// x[i] rounded by [`dither`](crate::dither) as element `first + i`, and its lower half. Moves 8 B per element.
     pub fn split_f32 { block: BLOCK, grid: count.div_ceil(CHUNK_8), shared: 0 } (
         x: read f32 [count],
         rounded: write Bf16 [count],
         lower: write u16 [count],
         count: scalar u64,
+        first: scalar u64,
     ) {
+        let first = first as usize;
         cover::<8, BLOCK>(
             count,
             x.is_aligned() && rounded.is_aligned() && lower.is_aligned(),
             |index| {
                 let values = <f32 as Pack<8>>::load(x, index);
-                let round = |lane| dither_to_bf16(values[lane], index + lane);
+                let round = |lane| dither_to_bf16(values[lane], first + index + lane);
                 rounded.store_vector(index, Bf16x8(core::array::from_fn(round)));
                 lower.store_vector(index, U16x8(values.map(lower_half)));
             },
             |index| {
-                rounded.store(index, dither_to_bf16(x.load(index), index));
+                rounded.store(index, dither_to_bf16(x.load(index), first + index));
                 lower.store(index, lower_half(x.load(index)));
             },
         );
@@ -76,25 +78,58 @@ kernel! {
 }
 
 kernel! {
-    /// What [`split_f32`] split, together again, bit for bit. Moves 8 B per element.
+    /// What [`split_f32`] split as the same elements, together again, bit for bit. Moves 8 B per element.
     pub fn join_f32 { block: BLOCK, grid: count.div_ceil(CHUNK_8), shared: 0 } (
         rounded: read Bf16 [count],
         lower: read u16 [count],
         y: write f32 [count],
         count: scalar u64,
+        first: scalar u64,
     ) {
+        let first = first as usize;
         cover::<8, BLOCK>(
             count,
             rounded.is_aligned() && lower.is_aligned() && y.is_aligned(),
             |index| {
                 let (rounded, lower) =
                     (rounded.load_vector::<Bf16x8>(index).0, lower.load_vector::<U16x8>(index).0);
-                let value = |lane| undo(rounded[lane], lower[lane], index + lane);
+                let value = |lane| undo(rounded[lane], lower[lane], first + index + lane);
                 <f32 as Pack<8>>::store(y, index, core::array::from_fn(value));
             },
-            |index| y.store(index, undo(rounded.load(index), lower.load(index), index)),
+            |index| y.store(index, undo(rounded.load(index), lower.load(index), first + index)),
         );
     }
+}
+
+kernel! {
+    /// target[i] += x[i], rounded to nearest even once. 8 B and one flop per element.
+    pub fn accumulate_bf16 { block: BLOCK, grid: count.div_ceil(CHUNK_8), shared: 0 } (
+        target: update Bf16 [count],
+        x: read f32 [count],
+        count: scalar u64,
+    ) {
+        cover::<8, BLOCK>(
+            count,
+            target.is_aligned() && x.is_aligned(),
+            |index| accumulate::<8>(target, x, index),
+            |index| accumulate::<1>(target, x, index),
+        );
+    }
+}
+
+/// target += x.
+#[inline(always)]
+fn accumulate<const N: usize>(target: GlobalMut<Bf16>, x: Global<f32>, index: usize)
+where
+    f32: Pack<N>,
+    Bf16: Pack<N>,
+{
+    let mut sum = <Bf16 as Pack<N>>::load(target.as_read(), index);
+    let x = <f32 as Pack<N>>::load(x, index);
+    for lane in 0..N {
+        sum[lane] += x[lane];
+    }
+    <Bf16 as Pack<N>>::store(target, index, sum);
 }
 
 kernel! {

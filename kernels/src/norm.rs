@@ -1,6 +1,6 @@
 //! Norm of the gradient, and from it the factor that clips, without the host.
 //!
-//! [`norm_squared_partials`] or [`norm_squared_partials_frozen`], then [`norm_sum_partials`], then [`norm_clip_scale`],
+//! [`norm_squared_partials`] or [`norm_squared_partials_frozen`], or those with `_bf16` for gradients in bf16, then [`norm_sum_partials`], then [`norm_clip_scale`],
 //! whose result is what the AdamW kernels read as `scale`. The number of partial sums depends on the
 //! number of elements alone, never on the device: results are the same bits everywhere.
 
@@ -31,12 +31,17 @@ pub const fn partial_count(count: u64) -> u64 {
 
 /// Adds the squares of the block's elements up and stores the sum as partial sum of this block.
 #[inline(always)]
-fn partial_sum(gradient: Global<f32>, frozen: Option<Global<u32>>, partials: GlobalMut<f64>, count: usize) {
+fn partial_sum<E: Pack<4>>(
+    gradient: Global<E>,
+    frozen: Option<Global<u32>>,
+    partials: GlobalMut<f64>,
+    count: usize,
+) {
     let stride = 4 * grid_dim() as usize * BLOCK as usize;
     let mut first = 4 * global_thread_idx();
     let mut sums = [0.0; 4];
     while first + (UNROLL - 1) * stride + 4 <= count {
-        let mut values = [F32x4([0.0; 4]); UNROLL];
+        let mut values = [[0.0; 4]; UNROLL];
         for (round, values) in values.iter_mut().enumerate() {
             *values = load_unfrozen(gradient, frozen, first + round * stride);
         }
@@ -54,7 +59,7 @@ fn partial_sum(gradient: Global<f32>, frozen: Option<Global<u32>>, partials: Glo
         if let Some(words) = frozen {
             bits = words.load(index / 32) >> (index % 32);
         }
-        let value = f64::from(blend(lane_mask(bits, 0), 0.0, gradient.load(index)));
+        let value = f64::from(blend(lane_mask(bits, 0), 0.0, gradient.load(index).to_f32()));
         sums[0] = fma_f64(value, value, sums[0]);
     }
     let sum = block_sum_f64((sums[0] + sums[1]) + (sums[2] + sums[3]), Shared::new(0, BLOCK / WARP));
@@ -65,21 +70,21 @@ fn partial_sum(gradient: Global<f32>, frozen: Option<Global<u32>>, partials: Glo
 
 /// Four elements, zero where frozen: chosen, not multiplied, since a frozen NaN must not count.
 #[inline(always)]
-fn load_unfrozen(gradient: Global<f32>, frozen: Option<Global<u32>>, first: usize) -> F32x4 {
-    let mut values = gradient.load_vector::<F32x4>(first);
+fn load_unfrozen<E: Pack<4>>(gradient: Global<E>, frozen: Option<Global<u32>>, first: usize) -> [f32; 4] {
+    let mut values = E::load(gradient, first);
     if let Some(words) = frozen {
         let bits = words.load(first / 32) >> (first % 32);
         for lane in 0..4 {
-            values.0[lane] = blend(lane_mask(bits, lane), 0.0, values.0[lane]);
+            values[lane] = blend(lane_mask(bits, lane), 0.0, values[lane]);
         }
     }
     values
 }
 
 #[inline(always)]
-fn add_squares(sums: &mut [f64; 4], values: F32x4) {
+fn add_squares(sums: &mut [f64; 4], values: [f32; 4]) {
     for (lane, sum) in sums.iter_mut().enumerate() {
-        let value = f64::from(values.0[lane]);
+        let value = f64::from(values[lane]);
         *sum = fma_f64(value, value, *sum);
     }
 }
@@ -104,6 +109,29 @@ kernel! {
     /// Reads 4 B and 1 bit per element.
     pub fn norm_squared_partials_frozen { block: BLOCK, grid: partial_count(count), shared: SHARED } (
         gradient: read f32 [count] align 16,
+        frozen: read u32 [count.div_ceil(32)],
+        partials: write f64 [partial_count(count)],
+        count: scalar u64,
+    ) {
+        partial_sum(gradient, Some(frozen), partials, count as usize);
+    }
+}
+
+kernel! {
+    /// [`norm_squared_partials`] of a gradient in bf16. Reads 2 B per element.
+    pub fn norm_squared_partials_bf16 { block: BLOCK, grid: partial_count(count), shared: SHARED } (
+        gradient: read Bf16 [count] align 8,
+        partials: write f64 [partial_count(count)],
+        count: scalar u64,
+    ) {
+        partial_sum(gradient, None, partials, count as usize);
+    }
+}
+
+kernel! {
+    /// [`norm_squared_partials_frozen`] of a gradient in bf16. Reads 2 B and 1 bit per element.
+    pub fn norm_squared_partials_frozen_bf16 { block: BLOCK, grid: partial_count(count), shared: SHARED } (
+        gradient: read Bf16 [count] align 8,
         frozen: read u32 [count.div_ceil(32)],
         partials: write f64 [partial_count(count)],
         count: scalar u64,

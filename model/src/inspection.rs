@@ -285,7 +285,7 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
         .into_iter()
         .flat_map(|compute| [StateType::Exact, StateType::Compact].map(|memory| (compute, memory)));
     for (compute, memory) in kinds {
-        // Weights and gradients in f32, and two moments.
+        // Weights, gradients and two moments.
         let length = config.parameters();
         let state = memory.bytes_per_parameter() * length;
         for recompute in [false, true] {

@@ -9,6 +9,7 @@ mod compute;
 pub mod config;
 mod contain;
 mod control_tokens;
+pub mod cores;
 mod counts;
 pub mod data;
 mod error;

@@ -1,6 +1,7 @@
 //! A model in training: its master weights, and the transformer that computes with them.
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, Weights};
+use cpift_engine::ops::gradients::GradientsMut;
 use cpift_engine::ops::split::{self, Planes};
 use cpift_engine::{Buffer, Device, View, ViewMut, bf16};
 
@@ -14,7 +15,7 @@ use crate::transformer::{ComputeType, Timings, Transformer};
 ///
 /// For bf16 the master weights are [split](split) into two planes, of which the transformer reads one, in the memory
 /// that they have in f32. They are split before they are computed with and joined when they are asked for. Either takes
-/// `scratch`, memory of as many f32 that is overwritten; neither does anything where it is done already.
+/// `scratch`, memory of as many bf16 that is overwritten; neither does anything where it is done already.
 pub struct Model {
     device: Device,
     /// The master weights in f32, or both planes.
@@ -99,7 +100,7 @@ impl Model {
     ///
     /// # Errors
     /// `scratch` of another length, or when the device has failed.
-    pub fn weights(&mut self, scratch: ViewMut<'_, f32>) -> Result<View<'_, f32>> {
+    pub fn weights(&mut self, scratch: ViewMut<'_, bf16>) -> Result<View<'_, f32>> {
         self.join(scratch)?;
         Ok(self.weights.view())
     }
@@ -108,16 +109,21 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::weights`].
-    pub fn weights_mut(&mut self, scratch: ViewMut<'_, f32>) -> Result<ViewMut<'_, f32>> {
+    pub fn weights_mut(&mut self, scratch: ViewMut<'_, bf16>) -> Result<ViewMut<'_, f32>> {
         self.join(scratch)?;
         Ok(self.weights.view_mut())
+    }
+
+    /// The memory of the master weights, split or not.
+    pub(crate) fn memory(&self) -> View<'_, f32> {
+        self.weights.view()
     }
 
     /// The weights that are computed with, where they are not the master weights themselves.
     ///
     /// # Errors
     /// As [`Model::weights`].
-    pub fn rounded_weights(&mut self, scratch: ViewMut<'_, f32>) -> Result<Option<View<'_, bf16>>> {
+    pub fn rounded_weights(&mut self, scratch: ViewMut<'_, bf16>) -> Result<Option<View<'_, bf16>>> {
         self.prepare(scratch)?;
         match &self.compute {
             Compute::F32(_) => Ok(None),
@@ -129,21 +135,18 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::weights`].
-    pub fn prepare(&mut self, mut scratch: ViewMut<'_, f32>) -> Result<()> {
+    pub fn prepare(&mut self, scratch: ViewMut<'_, bf16>) -> Result<()> {
         if let Compute::Bf16 { is_split: is_split @ false, .. } = &mut self.compute {
-            split::split(&self.device, self.weights.view(), Planes::of(scratch.reborrow()))?;
-            self.weights.view_mut().copy_from(scratch.as_view())?;
+            split::split_in_place(&self.device, self.weights.view_mut(), scratch)?;
             *is_split = true;
         }
         Ok(())
     }
 
     /// Makes split weights f32 again.
-    fn join(&mut self, mut scratch: ViewMut<'_, f32>) -> Result<()> {
+    fn join(&mut self, scratch: ViewMut<'_, bf16>) -> Result<()> {
         if let Compute::Bf16 { is_split: is_split @ true, .. } = &mut self.compute {
-            let planes = Planes::of(self.weights.view_mut());
-            split::join(&self.device, &planes, scratch.reborrow())?;
-            self.weights.view_mut().copy_from(scratch.as_view())?;
+            split::join_in_place(&self.device, self.weights.view_mut(), scratch)?;
             *is_split = false;
         }
         Ok(())
@@ -153,11 +156,11 @@ impl Model {
     ///
     /// # Errors
     /// As that, or when they are not prepared.
-    pub fn loss_and_gradients(
+    pub fn loss_and_gradients<'g>(
         &mut self,
         batch: &Batch,
         scale: f32,
-        gradients: ViewMut<'_, f32>,
+        gradients: impl Into<GradientsMut<'g>>,
         losses: ViewMut<'_, f32>,
     ) -> Result<()> {
         compute!(self, |transformer, weights| transformer
@@ -185,7 +188,7 @@ impl Model {
     /// As [`evaluate`] and [`Model::prepare`].
     pub fn evaluate(
         &mut self,
-        scratch: ViewMut<'_, f32>,
+        scratch: ViewMut<'_, bf16>,
         request: &Request<'_>,
         observe: Observe<'_>,
     ) -> Result<RowScores> {

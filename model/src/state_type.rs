@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::recipe::ImportanceKind;
 
-/// What the optimizer keeps of every parameter, beside weights and gradients.
+/// How gradients, and what the optimizer keeps of every parameter, are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StateType {
-    /// Moments and importance in f32.
+    /// Gradients, moments and importance in f32.
     #[default]
     Exact,
-    /// Moments in bf16, rounded stochastically. Importance `net` is not accumulated: it is what the weights are away from
+    /// Gradients in bf16, and moments, which are rounded stochastically. Importance `net` is not accumulated: it is what the weights are away from
     /// the base.
     Compact,
 }
@@ -26,7 +26,7 @@ impl StateType {
         }
     }
 
-    /// What moments are stored in.
+    /// What gradients and moments are stored in.
     pub fn moment_type(self) -> MomentType {
         match self {
             Self::Exact => MomentType::F32,
@@ -34,9 +34,9 @@ impl StateType {
         }
     }
 
-    /// Bytes a parameter of master weights and gradients in f32, and of both moments.
+    /// Bytes a parameter of master weights, gradient and both moments.
     pub fn bytes_per_parameter(self) -> usize {
-        2 * size_of::<f32>() + 2 * self.moment_type().bytes()
+        size_of::<f32>() + 3 * self.moment_type().bytes()
     }
 
     /// What the optimizer accumulates for a kind of importance. The controls go by `net`.

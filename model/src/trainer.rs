@@ -3,6 +3,7 @@
 use std::time::Instant;
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType, MomentsView};
+use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::ops::norm::{self, Clip};
 use cpift_engine::{Buffer, Device, Layout, Mask, View, ViewMut};
 
@@ -22,7 +23,7 @@ pub struct Trainer {
     layout: Layout,
     /// Weights over the flat layout, forward and backward.
     model: Model,
-    gradients: Buffer<f32>,
+    gradients: Gradients,
     /// Losses of all positions of a step; grows to the largest step.
     losses: Buffer<f32>,
     clip: Clip,
@@ -53,7 +54,8 @@ struct SourceLoss {
 }
 
 impl Trainer {
-    /// Buffers for training `model`; `importance` is what the optimizer accumulates, `moments` what it stores moments in.
+    /// Buffers for training `model`; `importance` is what the optimizer accumulates, `moments` what moments and gradients are
+    /// stored in.
     ///
     /// # Errors
     /// When memory runs out.
@@ -68,7 +70,7 @@ impl Trainer {
             device: device.clone(),
             layout: layout.clone(),
             model,
-            gradients: Buffer::zeros(device, layout.len())?,
+            gradients: Gradients::new(device, layout, moments, longest_part(layout))?,
             losses: Buffer::zeros(device, 0)?,
             clip: Clip::new(device, layout.len())?,
             optimizer: AdamW::with_moments(device, layout.len(), importance, moments)?,
@@ -80,9 +82,9 @@ impl Trainer {
         &self.layout
     }
 
-    /// The gradients of the last step, or what took their memory since.
-    pub fn gradients(&self) -> View<'_, f32> {
-        self.gradients.view()
+    /// One value for each element of the layout that means nothing, for what takes values and looks at none.
+    pub fn any_values(&self) -> View<'_, f32> {
+        self.model.memory()
     }
 
     /// The master weights. Only between steps: where weights are split, joining them overwrites the gradients.
@@ -90,7 +92,7 @@ impl Trainer {
     /// # Errors
     /// When the device has failed.
     pub fn weights(&mut self) -> Result<View<'_, f32>> {
-        self.model.weights(self.gradients.view_mut())
+        self.model.weights(self.gradients.scratch())
     }
 
     /// The master weights, to be changed.
@@ -98,7 +100,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::weights`].
     pub fn weights_mut(&mut self) -> Result<ViewMut<'_, f32>> {
-        self.model.weights_mut(self.gradients.view_mut())
+        self.model.weights_mut(self.gradients.scratch())
     }
 
     /// The master weights, the moments, and the importance accumulated so far.
@@ -106,7 +108,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::weights`].
     pub fn state(&mut self) -> Result<(View<'_, f32>, MomentsView<'_>, View<'_, f32>)> {
-        let weights = self.model.weights(self.gradients.view_mut())?;
+        let weights = self.model.weights(self.gradients.scratch())?;
         Ok((weights, self.optimizer.moments(), self.optimizer.importance()))
     }
 
@@ -116,7 +118,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::weights`].
     pub fn scratch_buffers(&mut self) -> Result<(ViewMut<'_, f32>, ViewMut<'_, f32>)> {
-        let weights = self.model.weights_mut(self.gradients.view_mut())?;
+        let weights = self.model.weights_mut(self.gradients.scratch())?;
         Ok((weights, self.optimizer.lend_moments()))
     }
 
@@ -126,9 +128,9 @@ impl Trainer {
     /// As [`Trainer::weights`].
     pub fn fusion_buffers(&mut self) -> Result<Buffers<'_>> {
         let part = longest_part(&self.layout);
-        let backbone = self.model.weights_mut(self.gradients.view_mut())?;
+        let backbone = self.model.weights_mut(self.gradients.scratch())?;
         let base = self.optimizer.lend_moments();
-        Ok(Buffers { backbone, base, operand: self.gradients.slice_mut(0..part) })
+        Ok(Buffers { backbone, base, operand: self.gradients.part(part) })
     }
 
     /// [`Model::evaluate`].
@@ -136,7 +138,7 @@ impl Trainer {
     /// # Errors
     /// As that.
     pub fn evaluate(&mut self, request: &Request<'_>, observe: Observe<'_>) -> Result<RowScores> {
-        self.model.evaluate(self.gradients.view_mut(), request, observe)
+        self.model.evaluate(self.gradients.scratch(), request, observe)
     }
 
     /// Forgets moments, steps and importance: a new fine-tune begins with the weights as they are.
@@ -167,7 +169,7 @@ impl Trainer {
         };
         // All of the step is queued, and run as one, before anything is read: a GPU is waited for once.
         device.scope(|| {
-            self.model.prepare(self.gradients.view_mut())?;
+            self.model.prepare(self.gradients.scratch())?;
             device.record(|| -> Result<()> {
                 self.queue_gradients(batches)?;
                 let maximum = if settings.clip > 0.0 { settings.clip } else { f64::INFINITY };
@@ -225,7 +227,7 @@ impl Trainer {
 
     /// Queues the gradients of a step, and the losses of all its positions.
     fn queue_gradients(&mut self, batches: &StepBatches) -> Result<()> {
-        self.gradients.view_mut().fill(0.0)?;
+        self.gradients.clear()?;
         let scale = (1.0 / batches.supervised_tokens as f64) as f32;
         let tokens = step_tokens(batches);
         if self.losses.len() < tokens {
@@ -247,7 +249,7 @@ impl Trainer {
             return format!("the loss became {loss}");
         }
         let is_bad = |segment: &&cpift_engine::Segment| {
-            let gradient = self.gradients.slice(segment.range());
+            let gradient = self.gradients.view().slice(segment.range());
             norm::squared_norm(&self.device, gradient, None).is_ok_and(|squared| !squared.is_finite())
         };
         match self.layout.segments().iter().find(is_bad) {

@@ -9,7 +9,7 @@ use crate::documented::{Workplace, blocks};
 use crate::support::{run, stdout};
 
 /// Every command that has a help text of its own.
-const COMMANDS: [&[&str]; 15] = [
+const COMMANDS: [&[&str]; 16] = [
     &[],
     &["train"],
     &["compare"],
@@ -18,6 +18,7 @@ const COMMANDS: [&[&str]; 15] = [
     &["plan"],
     &["data"],
     &["inspect"],
+    &["cores"],
     &["merge"],
     &["report"],
     &["bench"],
@@ -70,6 +71,7 @@ fn every_command_is_here() {
         "generate",
         "data",
         "inspect",
+        "cores",
         "merge",
         "report",
         "bench",
@@ -232,6 +234,23 @@ fn the_examples_about_a_run_run() {
         | "completions fish > ~/.config/fish/completions/cpift-engine.fish" => None,
         example => unknown(example),
     });
+}
+
+#[test]
+fn the_examples_of_cores_run() {
+    let place = Workplace::new();
+    for tune in ["tune-a", "tune-b"] {
+        folders::copy(&place.path("my-model"), &place.path(tune));
+    }
+    run_examples(&["cores"], &place, |example| {
+        assert!(example.starts_with("cores ") && example.contains(" --out cores"), "{example}");
+        place.clear("cores");
+        None
+    });
+    // What the text says is written.
+    for name in ["math.mask.safetensors", "report.json", "report.html", "report/cores.csv", "manifest.json"] {
+        assert!(place.has(&format!("cores/{name}")), "no {name}");
+    }
 }
 
 #[test]

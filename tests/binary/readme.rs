@@ -61,6 +61,15 @@ fn every_command_runs_as_it_is_written() {
                     assert_eq!(answers.lines().count(), 8);
                 })
             }
+            "cpift-engine cores --base my-model my-chat-finetune --out cores" => {
+                (command, &|_| assert!(place.has("cores/my-chat-finetune.mask.safetensors")))
+            }
+            "cpift-engine cores --base my-model chat=my-chat-finetune all=runs/NAME/final --out my-cores" => {
+                (command, &|table| {
+                    assert!(table.contains("chat") && table.contains("all"), "{table}");
+                    assert!(place.has("my-cores/report.html") && place.has("my-cores/all.mask.safetensors"));
+                })
+            }
             "cpift-engine merge --method ties --base my-model my-chat-finetune --out merged" => {
                 (command, &|_| assert!(place.has("merged/model.safetensors")))
             }
@@ -178,6 +187,8 @@ fn commands_within_sentences_exist() {
         ["compare", ""],
         ["eval", ""],
         ["data", ""],
+        ["cores", ""],
+        ["merge", ""],
         ["generate", ""],
         ["bench", "step"],
         ["bench", "kernels"],

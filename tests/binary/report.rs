@@ -4,6 +4,7 @@ use std::fs;
 use std::path::Path;
 
 use cpift_model::progress::JobReport;
+use cpift_tests::model_folders::Stored;
 use serde_json::{Value, json};
 
 use crate::support::{JobFiles, refused, run, stderr, stdout, text};
@@ -353,4 +354,50 @@ fn a_comparison_is_reported_whole() {
         let message = refused(&["report", text(&path)]);
         assert!(message.contains(expected), "{message}");
     }
+}
+
+/// The cores of models that nobody trained here: tables, page, masks, from another folder than theirs.
+#[test]
+fn cores_of_models_are_reported() {
+    let folder = tempfile::tempdir().unwrap();
+    let model = |name: &str, seed: u64| {
+        let values = cpift_tests::numeric::random(seed, 6000);
+        let (table, layer) = values.split_at(2000);
+        let tensors = [
+            Stored::floats("transformer.wte.weight", &[100, 20], table),
+            Stored::floats("transformer.h.0.mlp.weight", &[40, 100], layer),
+        ];
+        cpift_tests::model_folders::write(&folder.path().join(name), "any", &tensors);
+    };
+    ["base", "a<b", "tune"].into_iter().zip(1..).for_each(|(name, seed)| model(name, seed));
+    let path = |name: &str| folder.path().join(name).display().to_string();
+    let (base, tune, named, out) =
+        (path("base"), path("tune"), format!("other={}", path("a<b")), path("cores"));
+    let command = ["cores", "--base", &base, &tune, &named, "--out", &out];
+    let output = run(&command);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    let said = stdout(&output);
+    for part in ["tune", "other", "Overlap of the cores", "report.html"] {
+        assert!(said.contains(part), "{part} in {said}");
+    }
+    assert!(stderr(&output).contains("cores of 2 models of 6 000 parameters"), "{}", stderr(&output));
+    let page = fs::read_to_string(Path::new(&out).join("report.html")).unwrap();
+    check_page(&page);
+    assert_eq!(sections(&page), ["cores", "overlap", "models"]);
+    assert!(cells(&page).contains(&"60".to_owned()), "1 % of 6,000 parameters");
+    // Made again from what is in the folder.
+    assert_eq!(report(&out), page);
+    let again = path("again");
+    let json = run(&["cores", "--base", &base, &tune, "--fraction", "0.5", "--out", &again, "--json"]);
+    let json: Value = serde_json::from_str(&stdout(&json)).unwrap();
+    assert_eq!(json["cores"]["tasks"][0]["size"], 3000);
+
+    let line = refused(&command);
+    assert!(line.contains("not empty"), "{line}");
+    let nowhere = path("nowhere");
+    let line = refused(&["cores", "--base", &base, &nowhere, "--out", &path("third")]);
+    assert!(line.contains("nowhere"), "{line}");
+    let line = refused(&["cores", "--base", &base, &path("a<b"), "--out", &path("third")]);
+    assert!(line.contains("NAME="), "{line}");
+    assert!(!Path::new(&path("third")).exists());
 }

@@ -70,7 +70,8 @@ fn adamw(device: &Device, length: usize, kind: &str, share: f64) -> Result<()> {
     let mut optimizer = AdamW::new(device, length, kind)?;
     let frozen = (share > 0.0).then(|| random_mask(length, 3, share));
     serve(|| {
-        let gradient = Gradient { values: gradients.view(), scale: 0.5, clip: None, frozen: frozen.as_ref() };
+        let gradient =
+            Gradient { values: gradients.view().into(), scale: 0.5, clip: None, frozen: frozen.as_ref() };
         optimizer.step(weights.view_mut(), gradient, &Hyper::default())
     })
 }

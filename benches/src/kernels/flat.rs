@@ -1,11 +1,12 @@
 //! Cases over flat parameters: the optimizer, norms, selection and fusion.
 
 use cpift_engine::ops::adamw::{self, AdamW, Gradient, Hyper, ImportanceKind, MomentType};
+use cpift_engine::ops::gradients::GradientsView;
 use cpift_engine::ops::select::Order;
 use cpift_engine::ops::split::{self, Planes};
 use cpift_engine::ops::work::{Work, mask_bytes};
-use cpift_engine::ops::{norm, select, slerp, subtract, transplant};
-use cpift_engine::{Buffer, Device, Layout, Result, bf16};
+use cpift_engine::ops::{accumulate, norm, select, slerp, subtract, transplant};
+use cpift_engine::{Buffer, Device, Layout, Real, Result, View, bf16};
 
 use super::case::{Case, Run};
 use super::inputs::{random, random_mask};
@@ -16,12 +17,19 @@ const CORE: f64 = 0.01;
 /// All of them, for shards of so many parameters, on a GPU or the CPU.
 pub fn cases(parameters: usize, on_gpu: bool) -> Vec<Case> {
     let mut cases = Vec::new();
-    for masked in [false, true] {
-        let name = if masked { "squared_norm frozen" } else { "squared_norm" };
-        cases.push(Case::new(name, count(parameters), norm::work(parameters, masked), move |device| {
-            squared_norm(device, parameters, masked)
+    for (name, masked) in [("squared_norm", false), ("squared_norm frozen", true)] {
+        let work = norm::work(parameters, size_of::<f32>(), masked);
+        cases.push(Case::new(name, count(parameters), work, move |device| {
+            squared_norm::<f32>(device, parameters, masked)
+        }));
+        let work = norm::work(parameters, size_of::<bf16>(), masked);
+        cases.push(Case::new(&format!("{name} bf16"), count(parameters), work, move |device| {
+            squared_norm::<bf16>(device, parameters, masked)
         }));
     }
+    cases.push(Case::new("accumulate", count(parameters), accumulate::work(parameters), move |device| {
+        add_to_bf16(device, parameters)
+    }));
     let (exact, compact) = (MomentType::F32, MomentType::Bf16);
     for (name, kind, moments, frozen, is_split) in [
         ("adamw", ImportanceKind::None, exact, false, false),
@@ -111,13 +119,22 @@ fn layout(parameters: usize) -> Result<Layout> {
     Layout::new([("parameters", vec![parameters])])
 }
 
-fn squared_norm(device: &Device, parameters: usize, masked: bool) -> Result<impl Run + use<>> {
+fn squared_norm<T: Real>(device: &Device, parameters: usize, masked: bool) -> Result<impl Run + use<T>>
+where
+    for<'a> GradientsView<'a>: From<View<'a, T>>,
+{
     let device = device.clone();
-    let gradient = random::<f32>(&device, parameters, 1)?;
+    let gradient = random::<T>(&device, parameters, 1)?;
     let mask = masked.then(|| random_mask(parameters, 2, CORE));
     Ok(move || {
         norm::squared_norm(&device, gradient.view(), mask.as_ref()).map(|norm| _ = std::hint::black_box(norm))
     })
+}
+
+fn add_to_bf16(device: &Device, parameters: usize) -> Result<impl Run + use<>> {
+    let device = device.clone();
+    let (mut target, x) = (random::<bf16>(&device, parameters, 1)?, random::<f32>(&device, parameters, 2)?);
+    Ok(move || accumulate::accumulate(&device, target.view_mut(), x.view()))
 }
 
 fn adamw(
@@ -129,11 +146,15 @@ fn adamw(
 ) -> Result<impl Run + use<>> {
     let mut weights = random::<f32>(device, if is_split { 0 } else { parameters }, 1)?;
     let mut planes = split_planes(device, if is_split { parameters } else { 0 })?;
-    let gradient = random::<f32>(device, parameters, 2)?;
+    let is_compact = moments == MomentType::Bf16;
+    let gradient = random::<f32>(device, if is_compact { 0 } else { parameters }, 2)?;
+    let rounded = random::<bf16>(device, if is_compact { parameters } else { 0 }, 2)?;
     let mut optimizer = AdamW::with_moments(device, parameters, kind, moments)?;
     let mask = frozen.then(|| random_mask(parameters, 3, CORE));
     Ok(move || {
-        let gradient = Gradient { values: gradient.view(), scale: 0.5, clip: None, frozen: mask.as_ref() };
+        let values: GradientsView<'_> =
+            if is_compact { rounded.view().into() } else { gradient.view().into() };
+        let gradient = Gradient { values, scale: 0.5, clip: None, frozen: mask.as_ref() };
         if is_split {
             optimizer.step(planes_of(&mut planes), gradient, &Hyper::default())
         } else {
@@ -146,7 +167,7 @@ fn adamw(
 fn split_planes(device: &Device, parameters: usize) -> Result<(Buffer<bf16>, Buffer<u16>)> {
     let weights = random::<f32>(device, parameters, 1)?;
     let mut planes = (Buffer::zeros(device, parameters)?, Buffer::zeros(device, parameters)?);
-    split::split(device, weights.view(), planes_of(&mut planes))?;
+    split::split(device, weights.view(), 0, planes_of(&mut planes))?;
     Ok(planes)
 }
 
@@ -158,14 +179,14 @@ fn split_weights(device: &Device, parameters: usize) -> Result<impl Run + use<>>
     let device = device.clone();
     let weights = random::<f32>(&device, parameters, 1)?;
     let mut planes = split_planes(&device, parameters)?;
-    Ok(move || split::split(&device, weights.view(), planes_of(&mut planes)))
+    Ok(move || split::split(&device, weights.view(), 0, planes_of(&mut planes)))
 }
 
 fn join_weights(device: &Device, parameters: usize) -> Result<impl Run + use<>> {
     let device = device.clone();
     let mut weights = random::<f32>(&device, parameters, 1)?;
     let mut planes = split_planes(&device, parameters)?;
-    Ok(move || split::join(&device, &planes_of(&mut planes), weights.view_mut()))
+    Ok(move || split::join(&device, &planes_of(&mut planes), 0, weights.view_mut()))
 }
 
 fn interpolate(device: &Device, parameters: usize, delta: bool) -> Result<impl Run + use<>> {

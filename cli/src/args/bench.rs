@@ -52,7 +52,7 @@ pub struct BenchStep {
     /// Accumulate importance and freeze 1 % of the parameters, as CPI-FT does.
     #[arg(long)]
     pub importance: bool,
-    /// How the optimizer's state is kept: exact, in f32; compact, moments in bf16 and no `net` importance.
+    /// How the optimizer's state is kept: exact, in f32; compact, gradients and moments in bf16 and no `net` importance.
     #[arg(long, value_name = "KIND", default_value = "exact", value_parser = state_type)]
     pub memory: StateType,
     /// Print JSON instead of text.

@@ -4,6 +4,7 @@ pub mod bench;
 pub mod bench_kernels;
 pub mod compare;
 pub mod completions;
+pub mod cores;
 pub mod data;
 pub mod devices;
 pub mod eval;

@@ -12,6 +12,7 @@ mod pace;
 pub mod plan;
 pub mod preparing;
 pub mod progress;
+pub mod reading;
 pub mod reports;
 pub mod style;
 pub mod table;

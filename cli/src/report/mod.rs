@@ -2,6 +2,7 @@
 
 pub mod chart;
 mod comparison;
+mod cores;
 mod document;
 mod page;
 mod run;
@@ -10,6 +11,7 @@ use std::path::{Path, PathBuf};
 
 use cpift_model::compare::RESULTS;
 use cpift_model::compare::results::Comparison;
+use cpift_model::cores::CoresReport;
 use cpift_model::job::RunFolder;
 use cpift_model::{Error, Recipe, Result, files};
 
@@ -33,12 +35,16 @@ pub struct Written {
     pub files: usize,
 }
 
-/// Reports the run or the comparison in a folder: the page into `out` (report.html in the run folder), charts and data into `figures`
+/// Reports the run, the comparison or the cores in a folder: the page into `out` (report.html in the run folder), charts and data into `figures`
 /// (the folder report in the run folder). Files of an earlier report are replaced.
 ///
 /// # Errors
 /// The folder holds no run, a file of it is damaged, or one of the report cannot be written.
 pub fn write(folder: &Path, out: Option<&Path>, figures: Option<&Path>) -> Result<Written> {
+    if let Some(cores) = cores::read(folder)? {
+        let document = cores::document(&cores, name_of(folder));
+        return write_all(folder, &document, &cores, out, figures);
+    }
     if folder.join(RESULTS).is_file() {
         let comparison = Comparison::read(folder)?;
         let document = comparison::document(&comparison, name_of(folder));
@@ -48,6 +54,14 @@ pub fn write(folder: &Path, out: Option<&Path>, figures: Option<&Path>) -> Resul
     let recipe = Recipe::load(&folder.join("recipe.toml"), &[])?;
     let document = run::document(&run, &recipe, name_of(folder));
     write_all(folder, &document, &run, out, figures)
+}
+
+/// Reports the cores in a folder, as [`write`] does a run.
+///
+/// # Errors
+/// A file of the report cannot be written.
+pub fn write_cores(folder: &Path, report: &CoresReport) -> Result<Written> {
+    write_all(folder, &cores::document(report, name_of(folder)), report, None, None)
 }
 
 /// The page, the charts and tables, and what they were made from as JSON.

@@ -1,5 +1,6 @@
 //! Operations: one folder each, `mod.rs` with the contract and the checks, `cpu.rs` with the code.
 
+pub mod accumulate;
 pub mod adamw;
 pub mod attention;
 pub mod causal_conv1d;
@@ -7,6 +8,7 @@ pub mod cross_entropy;
 pub mod embedding;
 pub mod gated_delta_rule;
 pub mod gated_mlp;
+pub mod gradients;
 pub mod linear;
 pub mod merge;
 pub mod norm;

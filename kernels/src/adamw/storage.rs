@@ -1,31 +1,19 @@
-//! How weights and moments lie in memory.
+//! How weights, gradients and moments lie in memory.
 
 use crate::dither::{dither_to_bf16, lower_half, undo};
 use crate::simt::*;
 use crate::stochastic::round_to_bf16;
 
-/// A number type that moments are stored in. Values are rounded by the lower 16 of the bits beside them.
-pub trait Moment: Element {
-    fn load(from: GlobalMut<Self>, index: usize) -> f32;
-    fn store(to: GlobalMut<Self>, index: usize, value: f32, bits: u32);
-    fn load_four(from: GlobalMut<Self>, first: usize) -> [f32; 4];
+/// A number type that gradients and moments are stored in. Values are rounded by the lower 16 of the bits beside them.
+pub trait State: Pack<4> {
+    fn store_one(to: GlobalMut<Self>, index: usize, value: f32, bits: u32);
     fn store_four(to: GlobalMut<Self>, first: usize, values: [f32; 4], bits: [u32; 4]);
 }
 
-impl Moment for f32 {
+impl State for f32 {
     #[inline(always)]
-    fn load(from: GlobalMut<Self>, index: usize) -> f32 {
-        from.load(index)
-    }
-
-    #[inline(always)]
-    fn store(to: GlobalMut<Self>, index: usize, value: f32, _: u32) {
+    fn store_one(to: GlobalMut<Self>, index: usize, value: f32, _: u32) {
         to.store(index, value);
-    }
-
-    #[inline(always)]
-    fn load_four(from: GlobalMut<Self>, first: usize) -> [f32; 4] {
-        from.load_vector::<F32x4>(first).0
     }
 
     #[inline(always)]
@@ -34,20 +22,10 @@ impl Moment for f32 {
     }
 }
 
-impl Moment for Bf16 {
+impl State for Bf16 {
     #[inline(always)]
-    fn load(from: GlobalMut<Self>, index: usize) -> f32 {
-        from.load(index).to_f32()
-    }
-
-    #[inline(always)]
-    fn store(to: GlobalMut<Self>, index: usize, value: f32, bits: u32) {
+    fn store_one(to: GlobalMut<Self>, index: usize, value: f32, bits: u32) {
         to.store(index, round_to_bf16(value, bits));
-    }
-
-    #[inline(always)]
-    fn load_four(from: GlobalMut<Self>, first: usize) -> [f32; 4] {
-        from.load_vector::<Bf16x4>(first).0.map(Bf16::to_f32)
     }
 
     #[inline(always)]

@@ -1,6 +1,6 @@
 //! Real numbers as a thread moves them: some at a time, f32 in registers, whatever they are in memory.
 
-use crate::simt::{Bf16, Bf16x8, F32x4, Global, GlobalMut, Real, block_idx, thread_idx};
+use crate::simt::{Bf16, Bf16x4, Bf16x8, F32x4, Global, GlobalMut, Real, block_idx, thread_idx};
 
 /// Moves `N` consecutive numbers at a time.
 ///
@@ -64,6 +64,20 @@ impl Pack<8> for f32 {
 }
 
 /// One vector.
+impl Pack<4> for Bf16 {
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    fn load(buffer: Global<Self>, index: usize) -> [f32; 4] {
+        buffer.load_vector::<Bf16x4>(index).0.map(Self::to_f32)
+    }
+
+    #[inline(always)]
+    #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
+    fn store(buffer: GlobalMut<Self>, index: usize, values: [f32; 4]) {
+        buffer.store_vector(index, Bf16x4(values.map(Self::from_f32)));
+    }
+}
+
 impl Pack<8> for Bf16 {
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]

@@ -4,7 +4,7 @@ use crate::common::{Buffer, SCHEDULES, bits, random, slice, to_bits};
 use cpift_kernels::adamw::*;
 use cpift_kernels::dither::{dither_to_bf16, lower_half, undo};
 use cpift_kernels::emulator::Emulator;
-use cpift_kernels::simt::Bf16;
+use cpift_kernels::simt::{Bf16, Real};
 use cpift_kernels::stochastic::{random_bits, round_to_bf16};
 
 /// None, one word of a vector, a block and a vector more, several blocks and a ragged end.
@@ -90,7 +90,7 @@ impl State {
         };
         Self {
             weights: Memory::of(random(1, count), combination.split),
-            moments: match combination.bf16_moments {
+            moments: match combination.bf16_state {
                 true => StoredMoments::Bf16([in_bf16(first), in_bf16(second)]),
                 false => StoredMoments::F32([first, second]),
             },
@@ -124,7 +124,7 @@ struct Combination {
     kind: Kind,
     frozen: bool,
     split: bool,
-    bf16_moments: bool,
+    bf16_state: bool,
 }
 
 fn combinations() -> impl Iterator<Item = Combination> {
@@ -134,7 +134,7 @@ fn combinations() -> impl Iterator<Item = Combination> {
             kind,
             frozen: bits & 1 == 1,
             split: bits & 2 == 2,
-            bf16_moments: bits & 4 == 4,
+            bf16_state: bits & 4 == 4,
         })
     })
 }
@@ -150,7 +150,6 @@ fn step(
 ) {
     let (importance, scale) = (state.importance.write(), [scale]);
     let step = Step {
-        gradient: gradient.read(),
         weights: match &mut state.weights {
             Memory::F32(weights) => StoredWeights::F32(weights.write()),
             Memory::Split(rounded, lower) => StoredWeights::Split(rounded.write(), lower.write()),
@@ -176,11 +175,17 @@ fn step(
         step_size: STEP_SIZE,
         rounding_seed: ROUNDING_SEED,
     };
-    let moments = match &mut state.moments {
-        StoredMoments::F32([first, second]) => Moments::F32(first.write(), second.write()),
-        StoredMoments::Bf16([first, second]) => Moments::Bf16(first.write(), second.write()),
+    let rounded: Vec<Bf16> = gradient.as_slice().iter().copied().map(Bf16::from_f32).collect();
+    let rounded = Buffer::from_slice(&rounded);
+    let state = match &mut state.moments {
+        StoredMoments::F32([first, second]) => {
+            StoredState::F32(gradient.read(), first.write(), second.write())
+        }
+        StoredMoments::Bf16([first, second]) => {
+            StoredState::Bf16(rounded.read(), first.write(), second.write())
+        }
     };
-    adamw_step(emulator, moments, step, &coefficients).expect("runs");
+    adamw_step(emulator, state, step, &coefficients).expect("runs");
 }
 
 /// Weight, moments and importance after the step, as the engine's CPU version rounds.
@@ -276,8 +281,9 @@ fn check_element(
     what: &str,
 ) {
     let before = before.map(f32::from_bits);
+    let gradient = if combination.bf16_state { Bf16::from_f32(gradient).to_f32() } else { gradient };
     let mut expected = on_the_cpu(before, gradient * scale, combination.kind);
-    if combination.bf16_moments {
+    if combination.bf16_state {
         let bits = random_bits(index, ROUNDING_SEED);
         expected[1] = round_to_bf16(expected[1], bits).to_f32();
         expected[2] = round_to_bf16(expected[2], bits >> 16).to_f32();
@@ -285,7 +291,7 @@ fn check_element(
     assert_eq!(actual, expected.map(f32::to_bits), "{what}");
     let exact = exactly(before, f64::from(gradient) * f64::from(scale), combination.kind);
     for (part, (actual, exact)) in actual.map(f32::from_bits).into_iter().zip(exact).enumerate() {
-        let is_rounded = combination.bf16_moments && (part == 1 || part == 2);
+        let is_rounded = combination.bf16_state && (part == 1 || part == 2);
         // About six roundings of 2^-24 each, of numbers up to 3; β as f32 is off by as much. A moment in bf16 is off by
         // less than a unit of 2^-7.
         let tolerance = 1e-6 + if is_rounded { exact.abs() / 128.0 } else { 0.0 };
@@ -304,11 +310,12 @@ fn traffic_is_what_the_operation_needs() {
         let wide = 16 * (count("ld.global.v4") + count("st.global.v4"));
         let narrow = 8 * (count("ld.global.b64") + count("st.global.b64"));
         let has = |part: &str| kernel.parameters.iter().any(|parameter| parameter.name == part);
-        let [moments_f32, moments_bf16] = if has("rounding_seed") { [0, 8] } else { [16, 0] };
+        // The gradient is read, moments are read and written.
+        let [state_f32, state_bf16] = if has("rounding_seed") { [0, 2 + 8] } else { [4 + 16, 0] };
         let [weights_f32, weights_split] = if has("lower") { [0, 8] } else { [8, 0] };
         let importance = if has("importance") { 8 } else { 0 };
-        assert_eq!(wide, 4 * (4 + weights_f32 + moments_f32 + importance), "{}", kernel.name);
-        assert_eq!(narrow, 4 * (moments_bf16 + weights_split), "{}", kernel.name);
+        assert_eq!(wide, 4 * (weights_f32 + state_f32 + importance), "{}", kernel.name);
+        assert_eq!(narrow, 4 * (state_bf16 + weights_split), "{}", kernel.name);
     }
 }
 

@@ -4,7 +4,7 @@ use crate::common::*;
 use cpift_kernels::dither::{dither_to_bf16, lower_half};
 use cpift_kernels::elementwise::*;
 use cpift_kernels::emulator::Emulator;
-use cpift_kernels::simt::{Bf16, Element};
+use cpift_kernels::simt::{Bf16, Element, Real};
 
 /// Less than a vector, less than a block, whole blocks, and what lies between.
 const COUNTS: [usize; 6] = [1, 7, 1000, 1024, 2048, 5001];
@@ -62,6 +62,8 @@ fn casts_round_by_their_index() {
 
 #[test]
 fn weights_are_split_and_joined_bit_for_bit() {
+    /// Where what is split begins in the whole; beyond 32 bits.
+    const FIRST: usize = 5_000_000_008;
     for_all(|emulator, count, offset| {
         let mut x = random::<f32>(count as u64, count + offset);
         let special = [0x0000_0001, 0x7f7f_ffff, 0x7f80_0000, 0xff80_0000, 0x8000_0000].map(f32::from_bits);
@@ -73,11 +75,13 @@ fn weights_are_split_and_joined_bit_for_bit() {
             slice_mut(&mut rounded.as_mut_slice()[offset..]),
             slice_mut(&mut lower.as_mut_slice()[offset..]),
             count as u64,
+            FIRST as u64,
         )
         .unwrap();
         let planes = rounded.as_slice()[offset..].iter().zip(&lower.as_slice()[offset..]);
         for (index, (x, (rounded, lower))) in x.as_slice()[offset..].iter().zip(planes).enumerate() {
-            assert_eq!((*rounded, *lower), (dither_to_bf16(*x, index), lower_half(*x)), "{index}: {x:e}");
+            let expected = (dither_to_bf16(*x, FIRST + index), lower_half(*x));
+            assert_eq!((*rounded, *lower), expected, "{index}: {x:e}");
         }
         let mut joined = poisoned::<f32>(count, offset);
         join_f32(
@@ -86,9 +90,33 @@ fn weights_are_split_and_joined_bit_for_bit() {
             slice(&lower.as_slice()[offset..]),
             slice_mut(&mut joined.as_mut_slice()[offset..]),
             count as u64,
+            FIRST as u64,
         )
         .unwrap();
         assert_eq!(to_bits(&joined.as_slice()[offset..]), to_bits(&x.as_slice()[offset..]));
+    });
+}
+
+#[test]
+fn sums_in_bf16_are_rounded_once() {
+    for_all(|emulator, count, offset| {
+        let mut x = random::<f32>(count as u64, count + offset);
+        let special = [f32::INFINITY, f32::NAN, f32::MAX, 1e-42].into_iter();
+        x.as_mut_slice().iter_mut().step_by(17).zip(special).for_each(|(x, special)| *x = special);
+        let before = random::<Bf16>(count as u64 + 1, count + offset);
+        let mut target = Buffer::from_slice(before.as_slice());
+        accumulate_bf16(
+            emulator,
+            slice_mut(&mut target.as_mut_slice()[offset..]),
+            slice(&x.as_slice()[offset..]),
+            count as u64,
+        )
+        .unwrap();
+        for index in offset..offset + count {
+            let expected = Bf16::from_f32(before.as_slice()[index].to_f32() + x.as_slice()[index]);
+            assert_eq!(target.as_slice()[index].0, expected.0, "element {index}");
+        }
+        assert_eq!(target.as_slice()[..offset], before.as_slice()[..offset]);
     });
 }
 

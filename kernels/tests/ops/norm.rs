@@ -3,13 +3,13 @@
 use crate::common::{Buffer, SCHEDULES, bits, random, slice, slice_mut};
 use cpift_kernels::emulator::{Emulator, Schedule};
 use cpift_kernels::norm::*;
+use cpift_kernels::simt::{Bf16, Real};
 
 /// Σ g² over both kernels.
 fn squared_norm(schedule: Schedule, gradient: &Buffer<f32>, frozen: Option<&[u32]>) -> f64 {
     let emulator = Emulator::new(schedule);
     let count = gradient.as_slice().len() as u64;
-    let partials_length = partial_count(count);
-    let mut partials = Buffer::<f64>::poisoned(partials_length as usize);
+    let mut partials = Buffer::<f64>::poisoned(partial_count(count) as usize);
     let result = match frozen {
         None => norm_squared_partials(&emulator, gradient.read(), partials.write(), count),
         Some(words) => {
@@ -17,8 +17,27 @@ fn squared_norm(schedule: Schedule, gradient: &Buffer<f32>, frozen: Option<&[u32
         }
     };
     result.expect("runs");
+    add_up(&emulator, &partials)
+}
+
+/// The same of a gradient in bf16.
+fn squared_norm_bf16(schedule: Schedule, gradient: &Buffer<Bf16>, frozen: Option<&[u32]>) -> f64 {
+    let emulator = Emulator::new(schedule);
+    let count = gradient.as_slice().len() as u64;
+    let mut partials = Buffer::<f64>::poisoned(partial_count(count) as usize);
+    let (gradient, target) = (gradient.read(), partials.write());
+    let result = match frozen {
+        None => norm_squared_partials_bf16(&emulator, gradient, target, count),
+        Some(words) => norm_squared_partials_frozen_bf16(&emulator, gradient, slice(words), target, count),
+    };
+    result.expect("runs");
+    add_up(&emulator, &partials)
+}
+
+fn add_up(emulator: &Emulator, partials: &Buffer<f64>) -> f64 {
     let mut sum = [f64::NAN];
-    norm_sum_partials(&emulator, partials.read(), slice_mut(&mut sum), partials_length as u32).expect("runs");
+    let count = partials.as_slice().len() as u32;
+    norm_sum_partials(emulator, partials.read(), slice_mut(&mut sum), count).expect("runs");
     sum[0]
 }
 
@@ -40,6 +59,14 @@ fn squared_norms_are_those_of_f64_and_leave_the_frozen_out() {
             assert!(results.iter().all(|result| result.to_bits() == results[0].to_bits()));
             // 7·10^4 additions in f64.
             assert!((results[0] - expected).abs() <= 1e-12 * expected, "{count}: {} {expected}", results[0]);
+            // In bf16 the same as of the values that are stored.
+            let rounded: Vec<Bf16> = gradient.as_slice().iter().copied().map(Bf16::from_f32).collect();
+            let widened: Vec<f32> = rounded.iter().map(|value| value.to_f32()).collect();
+            let (rounded, widened) = (Buffer::from_slice(&rounded), Buffer::from_slice(&widened));
+            for schedule in SCHEDULES {
+                let expected = squared_norm(schedule, &widened, frozen);
+                assert_eq!(squared_norm_bf16(schedule, &rounded, frozen).to_bits(), expected.to_bits());
+            }
         }
     }
 }

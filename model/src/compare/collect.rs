@@ -14,10 +14,11 @@ use super::rows::Row;
 use crate::checkpoint::TensorFile;
 use crate::error::{Error, Result};
 use crate::files::read_json;
-use crate::job::names::{CORE, GROUPS, REPORT, mask_file};
+use crate::job::names::{CORE, GROUPS, REPORT};
 use crate::job::{PairMethod, SavedCores};
 use crate::progress::{Column, JobReport, Score};
 use crate::recipe::{Edit, ImportanceKind};
+use crate::stages::masks::mask_file;
 
 /// What a comparison consists of: units by name, one for each seed, in the order of the seeds.
 #[derive(Debug)]

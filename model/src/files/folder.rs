@@ -214,6 +214,11 @@ impl AtomicFolder {
         self.files.iter().any(|file| file.name == name)
     }
 
+    /// Where a file that has been added is until the folder is complete.
+    pub(crate) fn path_of(&self, name: &str) -> PathBuf {
+        self.temporary.join(name)
+    }
+
     /// BLAKE3 hash, in hexadecimal, of a file that has been added.
     pub fn hash_of(&self, name: &str) -> Option<&str> {
         self.files.iter().find(|file| file.name == name).map(|file| file.blake3.as_str())

@@ -190,7 +190,7 @@ impl Session<'_> {
         let seed = order::stream(job.recipe.seed, "half", round, 0).next_u64();
         let options = select::Options { fraction: 0.5, scope: Scope::Tensor, order: Order::Random { seed } };
         // A random order looks at no score: any values over the layout do.
-        let scores = self.trainer.gradients();
+        let scores = self.trainer.any_values();
         Ok(select::select(&job.device, &job.inputs.layout, scores, &options, |_| true)?.mask)
     }
 
@@ -200,7 +200,7 @@ impl Session<'_> {
         let exclude = &job.recipe.core.exclude;
         let eligible = |segment: &Segment| !exclude.iter().any(|part| segment.name.contains(part));
         // As above.
-        let (scores, order) = (self.trainer.gradients(), Order::Random { seed });
+        let (scores, order) = (self.trainer.any_values(), Order::Random { seed });
         Ok(select::top_k(&job.device, &job.inputs.layout, scores, count, order, eligible)?.0)
     }
 }

@@ -6,12 +6,13 @@ use cpift_engine::{Layout, Mask, Segment};
 use serde::{Deserialize, Serialize};
 
 use super::Job;
-use super::names::{CORE, REPORT, mask_file};
+use super::names::{CORE, REPORT};
 use crate::checkpoint::{NamedTensor, TensorData, TensorFile, write_tensors};
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, read_json};
 use crate::progress::CoreReport;
 use crate::stages::fuse::{Core, Cores};
+use crate::stages::masks::{MASK_FORMAT, mask_file};
 use crate::stages::pieces::LayoutPart;
 
 /// What `core/report.json` holds, beside the masks' own files.
@@ -40,8 +41,7 @@ pub fn write(writing: &mut AtomicFolder, layout: &Layout, core: &Core) -> Result
             data: TensorData::U64(words(segment)),
         })
         .collect();
-    let format = Some("bits: element j of a tensor is bit j % 64 of word j / 64");
-    writing.write(&mask_file(&core.task), |file| write_tensors(file, &tensors, format))
+    writing.write(&mask_file(&core.task), |file| write_tensors(file, &tensors, Some(MASK_FORMAT)))
 }
 
 /// Writes what is said of all cores, with each task's thresholds, into the folder under construction.

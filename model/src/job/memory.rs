@@ -1,5 +1,6 @@
 //! What memory a job takes, and how much of it the optimizer's state may have.
 
+use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::{Device, Real, bf16};
 
 use super::inputs::Inputs;
@@ -13,6 +14,7 @@ use crate::machine;
 use crate::progress::{MemoryPart, Plan, StageKind};
 use crate::recipe::{Recipe, StateMemory, TrainSettings};
 use crate::score::Scoring;
+use crate::stages::pieces::longest_part;
 use crate::state_type::StateType;
 use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Transformer};
 
@@ -44,7 +46,9 @@ pub fn plan_memory(
     let part = |name: &str, bytes: u64| MemoryPart { name: name.to_owned(), bytes, on_host: false };
     let host_part = |name: &str, bytes: u64| MemoryPart { on_host: true, ..part(name, bytes) };
     let moments = 2 * inputs.layout.len() as u64 * state.moment_type().bytes() as u64;
-    let mut parts = vec![part("weights", flat), part("gradients", flat), part("moments", moments)];
+    let gradients =
+        Gradients::bytes(&inputs.layout, state.moment_type(), longest_part(&inputs.layout)) as u64;
+    let mut parts = vec![part("weights", flat), part("gradients", gradients), part("moments", moments)];
     if accumulates(recipe, state) {
         parts.push(part("importance", flat));
     }

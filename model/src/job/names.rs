@@ -43,11 +43,6 @@ pub fn probe_place(task: &str) -> String {
     format!("{PROBES}/{task}")
 }
 
-/// A task's mask in the folder of the cores.
-pub fn mask_file(task: &str) -> String {
-    format!("{task}.mask.safetensors")
-}
-
 /// What a file or folder of a run is that nothing else of the run went into.
 pub fn origin_of(identity: &str, place: &str) -> Origin {
     Origin { identity: identity.to_owned(), place: place.to_owned(), made_from: String::new(), metrics: None }

@@ -7,7 +7,7 @@ use half::slice::HalfFloatSliceExt;
 use crate::checkpoint::WeightType;
 
 /// Converts stored floats; false when one is NaN or infinite.
-pub(super) fn widen(bytes: &[u8], dtype: WeightType, target: &mut [f32]) -> bool {
+pub(crate) fn widen(bytes: &[u8], dtype: WeightType, target: &mut [f32]) -> bool {
     match dtype {
         WeightType::F32 => {
             target.copy_from_slice(bytemuck::cast_slice(bytes));

@@ -26,7 +26,7 @@ const CHUNK: usize = 1 << 20;
 
 /// A tensor that all models have.
 #[derive(Debug)]
-pub(super) struct Matched {
+pub(crate) struct Matched {
     /// Name in the first model.
     pub name: String,
     pub shape: Vec<usize>,
@@ -38,7 +38,7 @@ pub(super) struct Matched {
 
 /// What all models have.
 #[derive(Debug)]
-pub(super) struct Matches {
+pub(crate) struct Matches {
     pub tensors: Vec<Matched>,
     /// The head is one of its own, though a configuration may say that it is the embedding.
     pub untied: bool,
@@ -49,7 +49,7 @@ pub(super) struct Matches {
 ///
 /// # Errors
 /// Another architecture; a tensor that is missing, that only one has, or of another shape or a type that cannot be merged.
-pub(super) fn match_tensors(models: &[TensorFolder]) -> Result<Matches> {
+pub(crate) fn match_tensors(models: &[TensorFolder]) -> Result<Matches> {
     let first = &models[0];
     models[1..].iter().try_for_each(|model| require_same_architecture(first, model))?;
     let mut notices = Vec::new();

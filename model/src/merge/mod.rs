@@ -32,7 +32,9 @@ use std::sync::atomic::AtomicBool;
 use cpift_engine::{CpuDevice, Device};
 use serde::Serialize;
 
-use self::matching::{Matched, match_tensors};
+pub(crate) use self::convert::widen;
+use self::matching::Matched;
+pub(crate) use self::matching::match_tensors;
 use self::output::OutputFiles;
 use self::plan::{Shard, TensorPlan};
 use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};

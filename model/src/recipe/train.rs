@@ -24,7 +24,7 @@ pub enum StateMemory {
     Auto,
     /// Moments and importance in f32.
     Exact,
-    /// Moments in bf16, rounded stochastically; importance `net` without memory of its own.
+    /// Gradients and moments in bf16, moments rounded stochastically; importance `net` without memory of its own.
     Compact,
 }
 

@@ -23,7 +23,7 @@ pub fn select(
     settings: &CoreSettings,
     (kind, seed): (ImportanceKind, u64),
 ) -> Result<Core> {
-    let layers: Vec<usize> = layout.segments().iter().map(|segment| layer_index(&segment.name)).collect();
+    let layers: Vec<usize> = layout.segments().iter().map(|segment| scope_of_layer(&segment.name)).collect();
     let options = select::Options {
         fraction: settings.fraction,
         scope: match settings.scope {
@@ -52,32 +52,69 @@ pub fn control_seed(seed: u64, task: usize) -> u64 {
 
 /// Parameters of a core by layer, in the order of the layout.
 pub fn by_layer(layout: &Layout, mask: &Mask) -> Vec<(String, u64)> {
-    count_by(layout, layer, |segment| mask.count_range(segment.range()))
+    count_by_layer(counts(layout, |segment| mask.count_range(segment.range())))
 }
 
 /// All parameters by layer, in the same order.
 pub fn all_by_layer(layout: &Layout) -> Vec<(String, u64)> {
-    count_by(layout, layer, |segment| segment.length)
+    count_by_layer(counts(layout, |segment| segment.length))
 }
 
 /// Parameters of a core by kind of tensor (`q_proj`, `input_layernorm`, …), in the order of the layout.
 pub fn by_kind(layout: &Layout, mask: &Mask) -> Vec<(String, u64)> {
-    count_by(layout, kind, |segment| mask.count_range(segment.range()))
+    count_by_kind(counts(layout, |segment| mask.count_range(segment.range())))
 }
 
 /// All parameters by kind of tensor, in the same order.
 pub fn all_by_kind(layout: &Layout) -> Vec<(String, u64)> {
-    count_by(layout, kind, |segment| segment.length)
+    count_by_kind(counts(layout, |segment| segment.length))
+}
+
+fn counts(layout: &Layout, count: impl Fn(&Segment) -> usize) -> impl Iterator<Item = (&str, u64)> {
+    layout.segments().iter().map(move |segment| (segment.name.as_str(), count(segment) as u64))
+}
+
+/// Counts of tensors, by their names, summed by layer; in the order of the first of each.
+pub fn count_by_layer<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Vec<(String, u64)> {
+    count_by(counts, layer)
+}
+
+/// Counts of tensors, by their names, summed by kind of tensor; in the order of the first of each.
+pub fn count_by_kind<'a>(counts: impl Iterator<Item = (&'a str, u64)>) -> Vec<(String, u64)> {
+    count_by(counts, kind)
 }
 
 /// The part of the model that a tensor belongs to: `embedding`, `layer 7`, `head`.
 pub fn layer(name: &str) -> String {
-    match layer_number(name) {
-        Some(layer) => format!("layer {layer}"),
-        None if name.contains("embed_tokens") => "embedding".to_owned(),
-        None => "head".to_owned(),
+    match place_in_model(name) {
+        Place::Embedding => "embedding".to_owned(),
+        Place::Layer(layer) => format!("layer {layer}"),
+        Place::Head => "head".to_owned(),
     }
 }
+
+/// Where in a model a tensor is, in the order in which its layers are gone through.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Place {
+    /// A table of tokens or positions.
+    Embedding,
+    /// In the layer of this number.
+    Layer(usize),
+    /// Behind the layers.
+    Head,
+}
+
+/// Where the tensor of this name is.
+pub fn place_in_model(name: &str) -> Place {
+    match layer_number(name) {
+        Some(layer) => Place::Layer(layer),
+        None if EMBEDDINGS.iter().any(|embedding| name.contains(embedding)) => Place::Embedding,
+        None => Place::Head,
+    }
+}
+
+/// Of names of embeddings: of this engine's families, and of others.
+const EMBEDDINGS: [&str; 3] = ["embed", "wte", "wpe"];
 
 /// The kind of a tensor: `q_proj`, `q_proj bias`, `norm`.
 pub fn kind(name: &str) -> String {
@@ -87,15 +124,13 @@ pub fn kind(name: &str) -> String {
     if last == "bias" { format!("{kind} bias") } else { kind.to_owned() }
 }
 
-fn count_by(
-    layout: &Layout,
+fn count_by<'a>(
+    tensors: impl Iterator<Item = (&'a str, u64)>,
     label: impl Fn(&str) -> String,
-    count: impl Fn(&Segment) -> usize,
 ) -> Vec<(String, u64)> {
     let mut counts: Vec<(String, u64)> = Vec::new();
-    for segment in layout.segments() {
-        let label = label(&segment.name);
-        let count = count(segment) as u64;
+    for (name, count) in tensors {
+        let label = label(name);
         match counts.iter_mut().find(|(known, _)| *known == label) {
             Some((_, total)) => *total += count,
             None => counts.push((label, count)),
@@ -104,13 +139,13 @@ fn count_by(
     counts
 }
 
-/// Number of the layer a tensor belongs to: `model.layers.7.mlp.up_proj.weight` → 7.
+/// Number of the layer a tensor belongs to: `model.layers.7.mlp.up_proj.weight` → 7, `transformer.h.7.ln_1.weight` → 7.
 fn layer_number(name: &str) -> Option<usize> {
-    name.split_once("layers.")?.1.split('.').next()?.parse().ok()
+    name.split('.').find_map(|part| part.parse().ok())
 }
 
 /// Selection scope of a tensor in the scope `layer`: its layer; all outside the layers form one more.
-fn layer_index(name: &str) -> usize {
+pub fn scope_of_layer(name: &str) -> usize {
     layer_number(name).map_or(0, |layer| layer + 1)
 }
 
@@ -139,5 +174,8 @@ mod tests {
         };
         assert_eq!(labels(by_layer(&layout, &mask)), "embedding=1 layer 0=1 layer 10=1 head=0");
         assert_eq!(labels(by_kind(&layout, &mask)), "embed_tokens=1 q_proj=2 q_proj bias=0 norm=0");
+        let others = ["transformer.wte.weight", "transformer.h.3.attn.c_attn.weight", "ln_f.bias"];
+        assert_eq!(others.map(layer), ["embedding", "layer 3", "head"]);
+        assert_eq!(others.map(kind), ["wte", "c_attn", "ln_f bias"]);
     }
 }

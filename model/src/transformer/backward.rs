@@ -6,6 +6,7 @@
 //! keep (norms, rotated normed heads, the gated activation) is computed again on the way.
 
 use cpift_engine::ops::attention::{self, Documents};
+use cpift_engine::ops::gradients::GradientsMut;
 use cpift_engine::ops::{embedding, gated_mlp, output_gate, rope, scale};
 use cpift_engine::{Buffer, Real, View, ViewMut};
 
@@ -23,7 +24,7 @@ impl<T: Real> Pass<'_, T> {
         &self,
         activations: &mut Activations<T>,
         documents: &Documents,
-        gradients: ViewMut<'_, f32>,
+        gradients: GradientsMut<'_>,
         timings: &mut Timings,
     ) -> Result<()> {
         let Activations { inputs, layers, scratch } = activations;
@@ -49,7 +50,7 @@ pub(super) struct Backward<'a, T: Real> {
     pub(super) pass: Pass<'a, T>,
     pub(super) documents: &'a Documents,
     pub(super) scratch: &'a mut Scratch<T>,
-    pub(super) gradients: ViewMut<'a, f32>,
+    pub(super) gradients: GradientsMut<'a>,
     pub(super) timings: &'a mut Timings,
 }
 
@@ -230,9 +231,10 @@ impl<T: Real> Backward<'_, T> {
             let d_output = pass.hidden_mut(&mut self.scratch.d_residual);
             scale::forward_in_place(pass.device, factor, d_output)?;
         }
-        let d_table = self.gradients.reborrow().slice(pass.places.embedding.clone());
         let d_output = pass.hidden(&self.scratch.d_residual);
-        embedding::backward(pass.device, &pass.embedding_shape(), pass.tokens, d_output, d_table)?;
+        self.gradients.add(pass.device, pass.places.embedding.clone(), |d_table| {
+            embedding::backward(pass.device, &pass.embedding_shape(), pass.tokens, d_output, d_table)
+        })?;
         self.timings.lap(Part::EmbeddingBackward);
         Ok(())
     }
@@ -255,7 +257,7 @@ impl<T: Real> Pass<'_, T> {
         projections: &[(&Linear, View<'_, T>)],
         normed: View<'_, T>,
         (d_normed, accumulate): (&mut Buffer<T>, bool),
-        mut gradients: ViewMut<'_, f32>,
+        mut gradients: GradientsMut<'_>,
     ) -> Result<()> {
         for (projection, d_projected) in projections {
             projection.backward_weight(self.device, *d_projected, normed, gradients.reborrow())?;
@@ -292,7 +294,7 @@ impl<T: Real> Pass<'_, T> {
         projected: &Projected<T>,
         heads: &mut HeadScratch<'_, T>,
         inverse_rms: &Buffer<f32>,
-        mut gradients: ViewMut<'_, f32>,
+        mut gradients: GradientsMut<'_>,
     ) -> Result<()> {
         let (device, weights) = (self.device, self.weights);
         let (query, key) = (self.queries(&projected.query), self.keys(&projected.key));

@@ -5,6 +5,7 @@
 
 use cpift_engine::ops::attention::Documents;
 use cpift_engine::ops::gated_mlp::{self, Activation};
+use cpift_engine::ops::gradients::GradientsMut;
 use cpift_engine::ops::{causal_conv1d, gated_delta_rule};
 use cpift_engine::{Buffer, Real, View, ViewMut};
 
@@ -120,7 +121,7 @@ impl<T: Real> Pass<'_, T> {
         kept: &DeltaNetActivations<T>,
         parts: &mut DeltaNetScratch<'_, T>,
         documents: &Documents,
-        mut gradients: ViewMut<'_, f32>,
+        mut gradients: GradientsMut<'_>,
     ) -> Result<()> {
         let (device, sizes) = (self.device, &places.sizes);
         let (convolution, rule) = (convolution_shape(sizes), rule_shape(sizes));
@@ -128,20 +129,22 @@ impl<T: Real> Pass<'_, T> {
         let weight = self.weights.slice(places.convolution.clone());
         causal_conv1d::forward(device, &convolution, documents, mixed, weight, parts.qkv.reborrow())?;
         let inputs = self.rule_inputs(places, parts.qkv.as_view(), &kept.beta, &kept.decay);
-        // Its parameters lie one behind the other.
-        let (before, behind) = gradients.reborrow().split_at(places.a_log.start);
-        let into = gated_delta_rule::Gradients {
-            d_qkv: parts.d_qkv.reborrow(),
-            d_a: parts.d_decay.reborrow(),
-            d_b: parts.d_beta.reborrow(),
-            d_a_log: behind.slice(0..places.a_log.len()),
-            d_dt_bias: before.slice(places.dt_bias.clone()),
-        };
-        gated_delta_rule::backward(device, &rule, documents, inputs, parts.d_read.as_view(), into)?;
+        let vectors = [places.a_log.clone(), places.dt_bias.clone()];
+        gradients.add_two(device, vectors, |[d_a_log, d_dt_bias]| {
+            let into = gated_delta_rule::Gradients {
+                d_qkv: parts.d_qkv.reborrow(),
+                d_a: parts.d_decay.reborrow(),
+                d_b: parts.d_beta.reborrow(),
+                d_a_log,
+                d_dt_bias,
+            };
+            gated_delta_rule::backward(device, &rule, documents, inputs, parts.d_read.as_view(), into)
+        })?;
         let (d_qkv, d_mixed) = (parts.d_qkv.as_view(), parts.d_mixed.reborrow());
-        let d_weight = gradients.slice(places.convolution.clone());
-        causal_conv1d::backward(device, &convolution, documents, (mixed, weight), d_qkv, d_mixed, d_weight)?;
-        Ok(())
+        gradients.add(device, places.convolution.clone(), |d_weight| {
+            let inputs = (mixed, weight);
+            Ok(causal_conv1d::backward(device, &convolution, documents, inputs, d_qkv, d_mixed, d_weight)?)
+        })
     }
 
     /// What the gated delta rule reads.

@@ -3,7 +3,8 @@
 //! Decoder-only: RMSNorm, rotary positions, grouped-query attention, gated MLP; what a layer is made of says the
 //! configuration's [`Block`](crate::config::Block). Weights are one flat allocation in
 //! [`ModelConfig::layout`]'s order; gradients another with the same layout. All of it computes in one
-//! number type ([`Real`]); gradients of weights, losses, norms' 1/rms and attention's log-sum-exp are f32. Read
+//! number type ([`Real`]); losses, norms' 1/rms and attention's log-sum-exp are f32, and so are gradients of weights
+//! where they are added to; they may be [stored](cpift_engine::ops::gradients) in bf16. Read
 //! [`forward`] first, then `backward`; [`activations`] says what is kept between the two.
 
 mod activations;
@@ -21,6 +22,7 @@ mod weights;
 
 use cpift_engine::ops::attention::{self, Documents};
 use cpift_engine::ops::cross_entropy::{self, Workspace};
+use cpift_engine::ops::gradients::GradientsMut;
 use cpift_engine::ops::{causal_conv1d, gated_delta_rule, linear, softcap};
 use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 
@@ -185,7 +187,7 @@ impl<T: Real> Transformer<T> {
     }
 
     /// Adds the gradients of `scale` times the summed loss of the batch to `gradients` (flat, in the
-    /// weights' layout), and writes to `losses` `[N]` every position's negative log-likelihood in nats, 0
+    /// weights' layout, in f32 or bf16), and writes to `losses` `[N]` every position's negative log-likelihood in nats, 0
     /// where it has no target. On a GPU all of it is queued, nothing waited for.
     ///
     /// A step of several batches calls this for each, with `scale` one over the supervised tokens of
@@ -193,15 +195,15 @@ impl<T: Real> Transformer<T> {
     ///
     /// # Errors
     /// As [`Transformer::loss`]; a transformer made for inference.
-    pub fn loss_and_gradients(
+    pub fn loss_and_gradients<'g>(
         &mut self,
         weights: View<'_, T>,
         batch: &Batch,
         scale: f32,
-        gradients: ViewMut<'_, f32>,
+        gradients: impl Into<GradientsMut<'g>>,
         losses: ViewMut<'_, f32>,
     ) -> Result<()> {
-        let device = self.device.clone();
+        let (device, gradients) = (self.device.clone(), gradients.into());
         device.scope(|| self.loss_and_gradients_in_scope(weights, batch, scale, gradients, losses))
     }
 
@@ -210,7 +212,7 @@ impl<T: Real> Transformer<T> {
         weights: View<'_, T>,
         batch: &Batch,
         scale: f32,
-        mut gradients: ViewMut<'_, f32>,
+        mut gradients: GradientsMut<'_>,
         losses: ViewMut<'_, f32>,
     ) -> Result<()> {
         if self.purpose == Purpose::Inference {
@@ -230,12 +232,11 @@ impl<T: Real> Transformer<T> {
             head: weights.slice(self.places.head.clone()),
             targets: self.batch.targets.slice(0..shape.rows),
         };
-        let into = cross_entropy::Gradients {
-            d_hidden: scratch.delta.slice_mut(0..elements),
-            d_head: gradients.reborrow().slice(self.places.head.clone()),
-        };
-        let workspace = &mut self.workspace;
-        cross_entropy::forward_backward(&self.device, &shape, inputs, scale, workspace, losses, into)?;
+        let (d_hidden, workspace) = (scratch.delta.slice_mut(0..elements), &mut self.workspace);
+        gradients.add(&self.device, self.places.head.clone(), |d_head| {
+            let into = cross_entropy::Gradients { d_hidden, d_head };
+            cross_entropy::forward_backward(&self.device, &shape, inputs, scale, workspace, losses, into)
+        })?;
         self.timings.lap(Part::Head);
 
         let (pass, activations, timings) = self.pass(weights, shape.rows);

@@ -4,6 +4,7 @@
 
 use std::ops::Range;
 
+use cpift_engine::ops::gradients::GradientsMut;
 use cpift_engine::ops::{linear, rms_norm};
 use cpift_engine::{Device, Layout, Real, View, ViewMut};
 
@@ -57,17 +58,18 @@ impl Linear {
         device: &Device,
         d_y: View<'_, T>,
         x: View<'_, T>,
-        gradients: ViewMut<'_, f32>,
+        mut gradients: GradientsMut<'_>,
     ) -> Result<()> {
         let shape = self.shape(d_y.len() / self.outputs);
-        let (d_weight, d_bias) = match &self.bias {
-            None => (gradients.slice(self.weight.clone()), None),
-            Some(bias) => {
-                let (before, from_bias) = gradients.split_at(bias.start);
-                (before.slice(self.weight.clone()), Some(from_bias.slice(0..bias.len())))
-            }
-        };
-        Ok(linear::backward_weight(device, &shape, d_y, x, d_weight, d_bias)?)
+        let weight = self.weight.clone();
+        match self.bias.clone() {
+            None => gradients.add(device, weight, |d_weight| {
+                Ok(linear::backward_weight(device, &shape, d_y, x, d_weight, None)?)
+            }),
+            Some(bias) => gradients.add_two(device, [weight, bias], |[d_weight, d_bias]| {
+                Ok(linear::backward_weight(device, &shape, d_y, x, d_weight, Some(d_bias))?)
+            }),
+        }
     }
 }
 
@@ -130,7 +132,7 @@ impl Norm {
         saved: NormSaved<'_, T>,
         d_output: View<'_, T>,
         d_input: ViewMut<'_, T>,
-        gradients: ViewMut<'_, f32>,
+        mut gradients: GradientsMut<'_>,
     ) -> Result<()> {
         let shape = self.shape(saved.input.len());
         let saved = rms_norm::BackwardInputs {
@@ -138,8 +140,9 @@ impl Norm {
             weight: weights.slice(self.weight.clone()),
             inverse_rms: saved.inverse_rms.slice(0..shape.rows),
         };
-        let d_weight = gradients.slice(self.weight.clone());
-        Ok(rms_norm::backward(device, &shape, saved, d_output, d_input, d_weight)?)
+        gradients.add(device, self.weight.clone(), |d_weight| {
+            Ok(rms_norm::backward(device, &shape, saved, d_output, d_input, d_weight)?)
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! Recorded steps give the bits that steps queued one by one give, whatever changes from step to step.
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType};
+use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::ops::linear::{Shape, forward};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::ops::subtract::subtract;
@@ -14,18 +15,18 @@ use cpift_tests::numeric::random;
 use cpift_tests::stand_in;
 
 /// Weights, moments and losses after steps of two micro-batches of changing shapes, with changing learning rates.
-fn train(device: &Device, compute: ComputeType, recorded: bool) -> [Vec<f32>; 3] {
+fn train(device: &Device, compute: ComputeType, stored: MomentType, recorded: bool) -> [Vec<f32>; 3] {
     let golden = Golden::open("qwen3");
     let (documents, packed) = (golden.documents(), golden.packed());
     let length = golden.layout.len();
     let mut model = Model::new(&golden.config, device, compute, packed.tokens.len(), false).unwrap();
-    let mut gradients = Buffer::zeros(device, length).unwrap();
-    let mut weights = model.weights_mut(gradients.view_mut()).unwrap();
+    let mut gradients = Gradients::new(device, &golden.layout, stored, 0).unwrap();
+    let mut weights = model.weights_mut(gradients.scratch()).unwrap();
     weights.copy_from(golden.weights(device).view()).unwrap();
-    model.prepare(gradients.view_mut()).unwrap();
+    model.prepare(gradients.scratch()).unwrap();
     let mut losses = Buffer::zeros(device, 2 * packed.tokens.len()).unwrap();
     let mut clip = Clip::new(device, length).unwrap();
-    let mut optimizer = AdamW::new(device, length, ImportanceKind::Net).unwrap();
+    let mut optimizer = AdamW::with_moments(device, length, ImportanceKind::Net, stored).unwrap();
     let mut all_losses = Vec::new();
     // The same shapes again and again, another in between, other documents of the same tokens at the end.
     let halves = {
@@ -46,7 +47,7 @@ fn train(device: &Device, compute: ComputeType, recorded: bool) -> [Vec<f32>; 3]
     for (step, batches) in steps.into_iter().enumerate() {
         let hyper = Hyper { learning_rate: 1e-3 / (1.0 + step as f64), ..Hyper::default() };
         let mut work = || -> cpift_model::Result<()> {
-            gradients.view_mut().fill(0.0)?;
+            gradients.clear()?;
             let mut start = 0;
             for batch in batches {
                 let end = start + batch.tokens.len();
@@ -63,7 +64,7 @@ fn train(device: &Device, compute: ComputeType, recorded: bool) -> [Vec<f32>; 3]
         all_losses.extend(losses.slice(0..tokens).to_vec().unwrap());
     }
     let [_, moments] = optimizer.moments().to_vecs().unwrap();
-    let weights = model.weights(gradients.view_mut()).unwrap().to_vec().unwrap();
+    let weights = model.weights(gradients.scratch()).unwrap().to_vec().unwrap();
     [weights, moments, all_losses]
 }
 
@@ -71,7 +72,10 @@ fn train(device: &Device, compute: ComputeType, recorded: bool) -> [Vec<f32>; 3]
 fn recorded_steps_give_the_same_bits() {
     for device in gpus() {
         for compute in [ComputeType::F32, ComputeType::Bf16] {
-            assert_eq!(train(&device, compute, true), train(&device, compute, false), "{compute:?}");
+            for stored in [MomentType::F32, MomentType::Bf16] {
+                let [recorded, queued] = [true, false].map(|how| train(&device, compute, stored, how));
+                assert_eq!(recorded, queued, "{compute:?} {stored:?}");
+            }
         }
     }
 }

@@ -1,12 +1,15 @@
 //! Jobs whose optimizer keeps compact state.
 
 use std::fs;
+use std::sync::atomic::AtomicBool;
 
 use cpift_engine::Device;
-use cpift_model::Error;
-use cpift_model::checkpoint::Checkpoint;
+use cpift_model::checkpoint::{Checkpoint, TensorFile};
+use cpift_model::cores::{Cores, CoresRequest};
+use cpift_model::job::RunFolder;
 use cpift_model::progress::{Plan, Silent};
 use cpift_model::state_type::StateType;
+use cpift_model::{Error, Recipe};
 use cpift_tests::jobs::{SmallJob, TASKS, Watcher};
 use serde_json::{Value, json};
 
@@ -79,7 +82,38 @@ fn a_compact_run_continues_to_the_same_bits() {
             let most_outside = outside.map(moved).fold(0.0, f32::max);
             assert!(least_inside >= most_outside && least_inside > 0.0, "{least_inside} {most_outside}");
         }
+        cores_of_the_probes_are_the_jobs(&job, &recipe);
     }
+}
+
+/// The probes as models that someone has: their cores are those of the job, and so are the overlaps.
+fn cores_of_the_probes_are_the_jobs(job: &SmallJob, recipe: &Recipe) {
+    let request = CoresRequest {
+        base: job.path(&format!("still/probe/{}", TASKS[0])),
+        models: TASKS.map(|task| (task.to_owned(), job.path(&format!("whole/probe/{task}")))).to_vec(),
+        settings: recipe.core.clone(),
+        threshold: recipe.group.threshold,
+    };
+    let (out, device) = (job.path("found"), cpift_engine::Device::cpu(None).unwrap());
+    let cores = Cores::new(&request).unwrap();
+    let report = cores.run(&device, &out, &AtomicBool::new(false), &mut |_| {}).unwrap();
+    let run = RunFolder::read(&job.path("whole")).unwrap();
+    let groups = run.groups.unwrap();
+    assert_eq!(report.overlap.jaccard, groups.jaccard);
+    assert_eq!(report.overlap.sign_agreement, groups.sign_agreement);
+    let by_job = run.cores.unwrap();
+    for (task, (found, expected)) in TASKS.iter().zip(report.cores.tasks.iter().zip(&by_job.tasks)) {
+        assert_eq!((found.size, found.threshold), (expected.size, expected.threshold), "{task}");
+        assert!((found.relative_move / expected.relative_move - 1.0).abs() < 1e-6);
+        let file =
+            |folder: &str| TensorFile::open(&job.path(&format!("{folder}/{task}.mask.safetensors"))).unwrap();
+        let (found, expected) = (file("found"), file("whole/core"));
+        for segment in Checkpoint::open(&job.path("whole/fused")).unwrap().layout().segments() {
+            let words = [&found, &expected].map(|file| file.read_u64(&segment.name).unwrap());
+            assert_eq!(words[0], words[1], "{task}: {}", segment.name);
+        }
+    }
+    std::fs::remove_dir_all(out).unwrap();
 }
 
 /// The weights that the job starts from.

@@ -1,5 +1,6 @@
 //! Model folders merged by name: `cpift_model::merge`.
 
+mod cores;
 mod folders;
 mod numbers;
 mod stopped;

@@ -3,7 +3,8 @@
 
 use std::ops::ControlFlow;
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType};
+use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::ops::norm::{clip_factor, squared_norm};
 use cpift_engine::{Buffer, Device, Real, bf16};
 use cpift_model::transformer::{ComputeType, Generation, RandomSampling, Sampling, TextCache, Transformer};
@@ -157,13 +158,16 @@ fn bf16_on_the_cpu_matches_pytorch_within_its_roundings() {
 /// and sums in another order by other amounts, which the steps magnify. It is off by up to 8.2 % for gemma3, whose norms
 /// of queries and keys are over 8 elements, 10.1 % for phi3 and 2.5 % for qwen3_5. PyTorch rounds weights to nearest; of
 /// the weights here, which are no bf16 numbers, dither moves them √2 times as far in the mean square, and so are the
-/// bounds. The weights that are computed with are the master weights, rounded by dither, after every step.
+/// bounds. Gradients and moments in bf16 stay within the same. The weights that are computed with are the master weights, rounded by dither, after every step.
 #[test]
 fn ten_adamw_steps_in_bf16_follow_pytorch() {
     let hyper = Hyper { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
     let on_gpus = gpus().into_iter().flat_map(|device| ON_GPUS.map(|name| (device.clone(), name)));
     let on_the_cpu = NAMES.map(|name| (device(), name));
-    for (device, name) in on_gpus.chain(on_the_cpu) {
+    let stored = [MomentType::F32, MomentType::Bf16];
+    for ((device, name), stored) in
+        on_gpus.chain(on_the_cpu).flat_map(|case| stored.map(|stored| (case.clone(), stored)))
+    {
         let device = &device;
         let allowed_of_norms = match name {
             "gemma3" => 0.14,
@@ -176,15 +180,15 @@ fn ten_adamw_steps_in_bf16_follow_pytorch() {
         let tokens = batch.tokens.len();
         let mut model = Model::new(&golden.config, device, ComputeType::Bf16, tokens, false).unwrap();
         let length = golden.layout.len();
-        let mut scratch = Buffer::zeros(device, length).unwrap();
-        let mut weights = model.weights_mut(scratch.view_mut()).unwrap();
+        let mut gradients = Gradients::new(device, &golden.layout, stored, 0).unwrap();
+        let mut weights = model.weights_mut(gradients.scratch()).unwrap();
         weights.copy_from(golden.weights(device).view()).unwrap();
-        let mut optimizer = AdamW::new(device, length, ImportanceKind::None).unwrap();
+        let mut optimizer = AdamW::with_moments(device, length, ImportanceKind::None, stored).unwrap();
         let (expected_losses, norms) = (golden.floats("step_losses"), golden.floats("step_norms"));
         for (index, (&expected_loss, &expected_norm)) in expected_losses.iter().zip(&norms).enumerate() {
-            let mut gradients = Buffer::zeros(device, length).unwrap();
             let mut losses = Buffer::zeros(device, tokens).unwrap();
-            model.prepare(scratch.view_mut()).unwrap();
+            model.prepare(gradients.scratch()).unwrap();
+            gradients.clear().unwrap();
             let scale = 1.0 / batch.supervised_tokens() as f32;
             model.loss_and_gradients(&batch, scale, gradients.view_mut(), losses.view_mut()).unwrap();
             let loss = widen(&losses.to_vec().unwrap()).iter().sum::<f64>() * f64::from(scale);
@@ -202,9 +206,9 @@ fn ten_adamw_steps_in_bf16_follow_pytorch() {
                 frozen: None,
             };
             model.step(&mut optimizer, gradient, &hyper).unwrap();
-            let rounded = model.rounded_weights(scratch.view_mut()).unwrap().unwrap().to_vec().unwrap();
+            let rounded = model.rounded_weights(gradients.scratch()).unwrap().unwrap().to_vec().unwrap();
             let rounded: Vec<f32> = rounded.into_iter().map(bf16::to_f32).collect();
-            let masters = model.weights(scratch.view_mut()).unwrap().to_vec().unwrap();
+            let masters = model.weights(gradients.scratch()).unwrap().to_vec().unwrap();
             assert_eq!(rounded, dithered(&masters), "{name}: rounded after step {index}");
         }
     }
@@ -238,7 +242,7 @@ fn ten_adamw_steps_match_pytorch() {
                 "{name}: norm {norm}, expected {expected_norm} in step {index}"
             );
             let scale = clip_factor(norm, 0.5);
-            let gradient = Gradient { values: gradients.view(), scale, clip: None, frozen: None };
+            let gradient = Gradient { values: gradients.view().into(), scale, clip: None, frozen: None };
             optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
         }
         let weights = weights.to_vec().unwrap();

@@ -7,7 +7,7 @@ use cpift_tests::devices::devices;
 use cpift_tests::flat::{AdamWOracle, layout, random_mask, spread_values};
 use cpift_tests::precision::{dithered, rounded};
 use cpift_tests::stand_in;
-use cpift_tests::stored::StoredWeights;
+use cpift_tests::stored::{StoredGradients, StoredWeights};
 
 const KINDS: [ImportanceKind; 4] =
     [ImportanceKind::None, ImportanceKind::Net, ImportanceKind::Path, ImportanceKind::Fisher];
@@ -53,7 +53,7 @@ fn ten_steps(device: &Device, kind: ImportanceKind) {
     for step in 1..=10 {
         let values = spread_values(&layout, 100 + step);
         let gradients = buffer(device, &values);
-        let gradient = Gradient { values: gradients.view(), scale: 0.25, clip: None, frozen: None };
+        let gradient = Gradient { values: gradients.view().into(), scale: 0.25, clip: None, frozen: None };
         optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
         for (parameter, value) in oracle.iter_mut().zip(&values) {
             parameter.step(0.25 * f64::from(*value), &HYPER, step as i32, kind);
@@ -84,7 +84,7 @@ fn net_importance_is_the_displacement() {
         let mut weights = buffer(&device, &start);
         for step in 0..20 {
             let gradients = buffer(&device, &spread_values(&layout, 100 + step));
-            let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen: None };
+            let gradient = Gradient { values: gradients.view().into(), scale: 1.0, clip: None, frozen: None };
             optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
         }
         let (end, importance) = (weights.to_vec().unwrap(), optimizer.importance().to_vec().unwrap());
@@ -121,7 +121,7 @@ fn matches_pytorch_with_clipping() {
             let expected_norm = golden["norms"][step].as_f64().unwrap();
             assert!((norm - expected_norm).abs() < 1e-6 * expected_norm);
             let scale = clip_factor(norm, number("maximum_norm"));
-            let gradient = Gradient { values: gradients.view(), scale, clip: None, frozen: None };
+            let gradient = Gradient { values: gradients.view().into(), scale, clip: None, frozen: None };
             optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
             assert_close(&weights.to_vec().unwrap(), &list(&golden["weights"][step]));
         }
@@ -156,7 +156,7 @@ fn three_steps(
         optimizer.importance_mut().copy_from_host(&spread_values(layout, 4)).unwrap();
     }
     for step in 0..3 {
-        let gradients = buffer(device, &spread_values(layout, 100 + step));
+        let gradients = StoredGradients::new(device, &spread_values(layout, 100 + step), moments);
         let gradient = Gradient { values: gradients.view(), scale: 0.5, clip: None, frozen };
         optimizer.step(weights.write(), gradient, &HYPER).unwrap();
     }
@@ -204,8 +204,8 @@ fn moments_in_bf16_are_rounded_without_bias() {
             let before = weights.to_vec().unwrap();
             let [moment1, moment2] = optimizer.moments().to_vecs().unwrap();
             let sums = optimizer.importance().to_vec().unwrap();
-            let values = spread_values(&layout, 100 + step);
-            let gradients = buffer(&device, &values);
+            let values = rounded::<bf16>(&spread_values(&layout, 100 + step));
+            let gradients = StoredGradients::new(&device, &values, MomentType::Bf16);
             let gradient = Gradient { values: gradients.view(), scale: 0.25, clip: None, frozen: None };
             optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
             let after = weights.to_vec().unwrap();
@@ -235,7 +235,9 @@ fn moments_in_bf16_are_rounded_without_bias() {
                     let (error, little) = ((actual - exact).abs(), 1e-6 * summed[part]);
                     assert!(exact == 0.0 || error < unit + little, "{part} {index}: {actual} {exact}");
                     farther += usize::from(exact != 0.0 && error > 0.55 * unit + little);
-                    errors[part] += if exact == 0.0 { 0.0 } else { (actual - exact) / exact.abs() };
+                    // Where what is summed cancels, roundings of f32 are many times what is left.
+                    let is_left = exact.abs() > 100.0 * little;
+                    errors[part] += if is_left { (actual - exact) / exact.abs() } else { 0.0 };
                 }
             }
             // Rounded to nearest, none would be the farther neighbour.
@@ -257,7 +259,7 @@ fn second_moments_in_bf16_do_not_stand_still() {
     let length = 4096;
     let mut optimizer = AdamW::with_moments(&device, length, ImportanceKind::None, MomentType::Bf16).unwrap();
     let mut weights = Buffer::zeros(&device, length).unwrap();
-    let gradients = buffer(&device, &vec![1.0; length]);
+    let gradients = StoredGradients::new(&device, &vec![1.0; length], MomentType::Bf16);
     for _ in 0..1000 {
         let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen: None };
         optimizer.step(weights.view_mut(), gradient, &hyper).unwrap();
@@ -283,7 +285,7 @@ fn rounded_weights_follow_updates_that_are_smaller_than_its_units() {
         let mut weights = StoredWeights::new(&device, &start, true);
         let mut optimizer = AdamW::new(&device, layout.len(), ImportanceKind::None).unwrap();
         let gradients = buffer(&device, &vec![0.5; layout.len()]);
-        let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen: None };
+        let gradient = Gradient { values: gradients.view().into(), scale: 1.0, clip: None, frozen: None };
         for step in 1..=10 {
             optimizer.step(weights.write(), gradient, &hyper).unwrap();
             let masters = weights.to_vec(&device);
@@ -363,7 +365,7 @@ fn ragged_ends_are_stepped_as_the_others() {
                 let gradients = buffer(&device, &spread_values(&longer, 2)[..length]);
                 let mut optimizer = AdamW::new(&device, length, ImportanceKind::Net).unwrap();
                 let frozen = frozen.then_some(mask);
-                let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen };
+                let gradient = Gradient { values: gradients.view().into(), scale: 1.0, clip: None, frozen };
                 optimizer.step(weights.write(), gradient, &HYPER).unwrap();
                 let [first, second] = optimizer.moments().to_vecs().unwrap();
                 [weights.to_vec(&device), first, second, optimizer.importance().to_vec().unwrap()]
@@ -384,7 +386,7 @@ fn padding_stays_zero_and_threads_do_not_show() {
         let mut weights = Buffer::from_slice(&device, &spread_values(&layout, 1)).unwrap();
         let gradients = buffer(&device, &spread_values(&layout, 2));
         let mut optimizer = AdamW::new(&device, layout.len(), ImportanceKind::Net).unwrap();
-        let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen: None };
+        let gradient = Gradient { values: gradients.view().into(), scale: 1.0, clip: None, frozen: None };
         optimizer.step(weights.view_mut(), gradient, &HYPER).unwrap();
         assert_eq!(weights.to_vec().unwrap()[100_001..layout.segments()[1].offset], [0.0; 31]);
         let norm = squared_norm(&device, gradients.view(), None).unwrap();
@@ -401,13 +403,15 @@ fn wrong_arguments_change_nothing() {
         let mut optimizer = AdamW::new(&device, 64, ImportanceKind::None).unwrap();
         let gradients = buffer(&device, &start);
         let short = Mask::zeros(63);
-        let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen: None };
+        let gradient = Gradient { values: gradients.view().into(), scale: 1.0, clip: None, frozen: None };
+        let rounded = StoredGradients::new(&device, &start, MomentType::Bf16);
         let refused = [
+            (Gradient { values: rounded.view(), ..gradient }, HYPER),
             (gradient, Hyper { beta2: 1.0, ..HYPER }),
             (gradient, Hyper { epsilon: 0.0, ..HYPER }),
             (gradient, Hyper { learning_rate: f64::NAN, ..HYPER }),
             (Gradient { scale: f64::INFINITY, ..gradient }, HYPER),
-            (Gradient { values: gradients.slice(0..63), ..gradient }, HYPER),
+            (Gradient { values: gradients.slice(0..63).into(), ..gradient }, HYPER),
             (Gradient { frozen: Some(&short), ..gradient }, HYPER),
         ];
         for (gradient, hyper) in refused {
@@ -428,7 +432,7 @@ fn clipping_on_the_device_is_clipping_by_the_norm() {
         let mut optimizer = AdamW::new(device, layout.len(), ImportanceKind::Fisher).unwrap();
         let mut clip = Clip::new(device, layout.len()).unwrap();
         let frozen = Some(&frozen);
-        let mut gradient = Gradient { values: gradients.view(), scale: 1.0, clip: None, frozen };
+        let mut gradient = Gradient { values: gradients.view().into(), scale: 1.0, clip: None, frozen };
         match maximum {
             None => {
                 let norm = squared_norm(device, gradients.view(), frozen).unwrap().sqrt();
@@ -483,6 +487,10 @@ fn the_norm_leaves_frozen_coordinates_out() {
         values[frozen] = f32::INFINITY;
         assert_eq!(norm(&values, None), f64::INFINITY);
         assert!(norm(&[f32::MAX; 1000], None).is_finite());
+        // In bf16 the norm is that of what is stored.
+        let stored = StoredGradients::new(&device, &values, MomentType::Bf16);
+        let of_stored = squared_norm(&device, stored.view(), Some(&mask)).unwrap();
+        assert_eq!(of_stored, norm(&rounded::<bf16>(&values), Some(&mask)));
         let gradients = buffer(&device, &values);
         assert!(squared_norm(&device, gradients.view(), Some(&Mask::zeros(64))).is_err());
     }

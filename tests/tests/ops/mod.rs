@@ -7,6 +7,7 @@ mod cross_entropy;
 mod embedding;
 mod gated_delta_rule;
 mod gated_mlp;
+mod gradients;
 mod linear;
 mod mask;
 mod merge;

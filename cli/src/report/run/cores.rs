@@ -1,6 +1,7 @@
 //! Where the cores sit: by layer and by kind of tensor.
 
 use cpift_model::progress::{CoreReport, TaskCore};
+use cpift_model::recipe::CoreSettings;
 
 use super::Context;
 use crate::display::units::{grouped, percent};
@@ -13,6 +14,12 @@ const ROW: f64 = 20.0;
 /// The section `Cores`; none before stage 1b.
 pub fn section(context: &Context<'_>) -> Option<Section> {
     let report = context.run.cores.as_ref()?;
+    let importance = format!("{:?}", context.recipe.probe.importance).to_lowercase();
+    Some(describe(report, &context.recipe.core, &importance))
+}
+
+/// The same of cores that were chosen so, by this importance.
+pub fn describe(report: &CoreReport, settings: &CoreSettings, importance: &str) -> Section {
     let mut table = Table::captioned(
         "Parameters: how many the core holds. Move: ‖θi − θ0‖ / ‖θ0‖, how far the probe went from the base. Threshold: \
          the least importance in the core.",
@@ -46,19 +53,18 @@ pub fn section(context: &Context<'_>) -> Option<Section> {
             " Column “all”: the same for all parameters of the model, what an even choice would give.",
         );
     }
-    let excluded = &context.recipe.core.exclude;
+    let excluded = &settings.exclude;
     if !excluded.is_empty() {
         caption
             .push_str(&format!(" Tensors with {} in their name are never in a core.", excluded.join(" or ")));
     }
     let text = format!(
-        "A task’s core is the {} of the parameters that matter most to it (importance = {}, scope = {}).",
-        percent(context.recipe.core.fraction),
-        format!("{:?}", context.recipe.probe.importance).to_lowercase(),
-        format!("{:?}", context.recipe.core.scope).to_lowercase()
+        "A task’s core is the {} of the parameters that matter most to it (importance = {importance}, scope = {}).",
+        percent(settings.fraction),
+        format!("{:?}", settings.scope).to_lowercase()
     );
     let blocks = vec![Block::Text(text), Block::Table(table), Block::Figures { caption, figures }];
-    Some(Section { id: "cores", title: "Cores", blocks })
+    Section { id: "cores", title: "Cores", blocks }
 }
 
 type Parts = Vec<(String, u64)>;
@@ -100,7 +106,11 @@ fn shares(report: &CoreReport, title: &str, counts: fn(&TaskCore) -> &Parts, mod
 
 /// `cores.csv`.
 pub fn data(context: &Context<'_>) -> Option<Data> {
-    let report = context.run.cores.as_ref()?;
+    context.run.cores.as_ref().map(data_of)
+}
+
+/// The same of a report.
+pub fn data_of(report: &CoreReport) -> Data {
     let mut data = Data::new("cores", &["task", "by", "part", "parameters"]);
     let mut add = |task: &str, by: &str, parts: &Parts| {
         for (part, count) in parts {
@@ -113,5 +123,5 @@ pub fn data(context: &Context<'_>) -> Option<Data> {
     }
     add("", "layer", &report.model_by_layer);
     add("", "kind", &report.model_by_kind);
-    Some(data)
+    data
 }

@@ -1,10 +1,10 @@
 //! The report of one run.
 
 mod answers;
-mod cores;
+pub(super) mod cores;
 mod fusion;
 mod integration;
-mod overlap;
+pub(super) mod overlap;
 mod provenance;
 mod samples;
 mod scores;
@@ -23,7 +23,7 @@ use crate::display::units::{counted, duration, grouped};
 const COLUMNS: [Column; 4] = [Column::Base, Column::Probe, Column::Fused, Column::Final];
 
 /// What every part of the report looks at.
-struct Context<'a> {
+pub(super) struct Context<'a> {
     run: &'a RunFolder,
     recipe: &'a Recipe,
     /// Tasks in the recipe's order.

@@ -15,7 +15,11 @@ const WIDE_FROM: usize = 8;
 
 /// The section `Overlap and groups`; none before stage 2.
 pub fn section(context: &Context<'_>) -> Option<Section> {
-    let report = context.run.groups.as_ref()?;
+    context.run.groups.as_ref().map(describe)
+}
+
+/// The same of a report.
+pub fn describe(report: &GroupReport) -> Section {
     let mut blocks = Vec::new();
     if report.tasks.len() > 1 {
         if report.chance >= report.threshold && report.threshold > 0.0 {
@@ -37,7 +41,7 @@ pub fn section(context: &Context<'_>) -> Option<Section> {
         groups.map(|(index, group)| (format!("group {}", index + 1), name(group))).collect();
     facts.push(("joined from an overlap of".to_owned(), report.threshold.to_string()));
     blocks.push(Block::Facts(facts));
-    Some(Section { id: "overlap", title: "Overlap and groups", blocks })
+    Section { id: "overlap", title: "Overlap and groups", blocks }
 }
 
 fn maps(report: &GroupReport) -> Block {
@@ -117,7 +121,11 @@ fn maps(report: &GroupReport) -> Block {
 
 /// `overlap.csv`.
 pub fn data(context: &Context<'_>) -> Option<Data> {
-    let report = context.run.groups.as_ref()?;
+    context.run.groups.as_ref().map(data_of)
+}
+
+/// The same of a report.
+pub fn data_of(report: &GroupReport) -> Data {
     let mut data =
         Data::new("overlap", &["first", "second", "jaccard", "chance", "sign_agreement", "same_group"]);
     let group_of = |task: usize| report.groups.iter().position(|group| group.contains(&task));
@@ -133,5 +141,5 @@ pub fn data(context: &Context<'_>) -> Option<Data> {
             ]);
         }
     }
-    Some(data)
+    data
 }

@@ -4,8 +4,11 @@ use half::bf16;
 
 use cpift_kernels::stochastic::{random_bits, round_to_bf16};
 
-use super::{Coefficients, Gradient, Importance, Moments, Parameters, Weights};
+use super::{
+    Coefficients, Gradient, GradientsView, Importance, Moments, Parameters, Weights, stored_differently,
+};
 use crate::cpu::simd::vectorize;
+use crate::error::Result;
 use crate::float::{Float, join_slice, split_slice};
 use crate::mask::{Mask, WORD_BITS};
 
@@ -18,102 +21,97 @@ const NET: u8 = 1;
 const PATH: u8 = 2;
 const FISHER: u8 = 3;
 
-/// A number type that moments are stored in.
-trait Moment: Float {
+/// A number type that gradients and moments are stored in.
+trait State: Float {
     /// `value`, rounded by the lower 16 of these bits where it has to be.
     fn round(value: f32, bits: u32) -> Self;
 }
 
-impl Moment for f32 {
+impl State for f32 {
     #[inline(always)]
     fn round(value: f32, _: u32) -> Self {
         value
     }
 }
 
-impl Moment for bf16 {
+impl State for bf16 {
     #[inline(always)]
     fn round(value: f32, bits: u32) -> Self {
         bf16::from_bits(round_to_bf16(value, bits).0)
     }
 }
 
-pub(super) fn step(parameters: Parameters<'_>, gradient: Gradient<'_>, coefficients: &Coefficients) {
+pub(super) fn step(
+    parameters: Parameters<'_>,
+    gradient: Gradient<'_>,
+    coefficients: &Coefficients,
+) -> Result<()> {
     let Parameters { weights, moments, importance } = parameters;
-    let others = (weights, importance);
-    match moments {
-        Moments::F32(first, second) => {
-            step_on_moments(first.host(), second.host(), others, gradient, coefficients);
+    let others = (weights, importance, gradient.frozen.map_or(&[][..], Mask::words));
+    match (gradient.values, moments) {
+        (GradientsView::F32(gradient), Moments::F32(first, second)) => {
+            step_on_state((gradient.host(), first.host(), second.host()), others, coefficients);
         }
-        Moments::Bf16(first, second) => {
-            step_on_moments(first.host(), second.host(), others, gradient, coefficients);
+        (GradientsView::Bf16(gradient), Moments::Bf16(first, second)) => {
+            step_on_state((gradient.host(), first.host(), second.host()), others, coefficients);
         }
+        _ => return Err(stored_differently()),
     }
+    Ok(())
 }
 
-/// What of [`Parameters`] is not moments.
-type Others<'a> = (Weights<'a>, Importance<'a>);
+/// What is stored in types of its own.
+type Others<'a> = (Weights<'a>, Importance<'a>, &'a [u64]);
 
-fn step_on_moments<M: Moment>(
-    moment1: &mut [M],
-    moment2: &mut [M],
-    (weights, importance): Others<'_>,
-    gradient: Gradient<'_>,
+fn step_on_state<S: State>(
+    (gradients, moment1, moment2): (&[S], &mut [S], &mut [S]),
+    (weights, importance, frozen): Others<'_>,
     coefficients: &Coefficients,
 ) {
     let (weights, rounded, lower): (&mut [f32], &mut [bf16], &mut [u16]) = match weights {
         Weights::F32(weights) => (weights.host(), &mut [], &mut []),
         Weights::Split(planes) => (&mut [], planes.rounded.host(), planes.lower.host()),
     };
-    let shard = Shard {
-        first: 0,
-        gradients: gradient.values.host(),
-        weights,
-        rounded,
-        lower,
-        moment1,
-        moment2,
-        importance: &mut [],
-        frozen: gradient.frozen.map_or(&[], Mask::words),
-    };
+    let shard =
+        Shard { first: 0, gradients, weights, rounded, lower, moment1, moment2, importance: &mut [], frozen };
     match importance {
-        Importance::None => step_of_kind::<NONE, M>(shard, coefficients),
+        Importance::None => step_of_kind::<NONE, S>(shard, coefficients),
         Importance::Net(sums) => {
-            step_of_kind::<NET, M>(Shard { importance: sums.host(), ..shard }, coefficients)
+            step_of_kind::<NET, S>(Shard { importance: sums.host(), ..shard }, coefficients)
         }
         Importance::Path(sums) => {
-            step_of_kind::<PATH, M>(Shard { importance: sums.host(), ..shard }, coefficients);
+            step_of_kind::<PATH, S>(Shard { importance: sums.host(), ..shard }, coefficients);
         }
         Importance::Fisher(sums) => {
-            step_of_kind::<FISHER, M>(Shard { importance: sums.host(), ..shard }, coefficients);
+            step_of_kind::<FISHER, S>(Shard { importance: sums.host(), ..shard }, coefficients);
         }
     }
 }
 
-fn step_of_kind<const IMPORTANCE: u8, M: Moment>(shard: Shard<'_, M>, coefficients: &Coefficients) {
+fn step_of_kind<const IMPORTANCE: u8, S: State>(shard: Shard<'_, S>, coefficients: &Coefficients) {
     if shard.rounded.is_empty() {
-        step_shard::<IMPORTANCE, false, M>(shard, coefficients);
+        step_shard::<IMPORTANCE, false, S>(shard, coefficients);
     } else {
-        step_shard::<IMPORTANCE, true, M>(shard, coefficients);
+        step_shard::<IMPORTANCE, true, S>(shard, coefficients);
     }
 }
 
 /// A range of everything. `importance` and `frozen` are empty where there is none, `weights` where they are split, both of
 /// their planes where they are not.
-struct Shard<'a, M> {
+struct Shard<'a, S> {
     /// Index of the first element, by which split weights and moments in bf16 are rounded.
     first: usize,
-    gradients: &'a [f32],
+    gradients: &'a [S],
     weights: &'a mut [f32],
     rounded: &'a mut [bf16],
     lower: &'a mut [u16],
-    moment1: &'a mut [M],
-    moment2: &'a mut [M],
+    moment1: &'a mut [S],
+    moment2: &'a mut [S],
     importance: &'a mut [f32],
     frozen: &'a [u64],
 }
 
-impl<'a, M> Shard<'a, M> {
+impl<'a, S> Shard<'a, S> {
     fn split_at(self, middle: usize) -> (Self, Self) {
         let (gradients, right_gradients) = self.gradients.split_at(middle);
         let (weights, right_weights) = self.weights.split_at_mut(middle.min(self.weights.len()));
@@ -140,25 +138,25 @@ impl<'a, M> Shard<'a, M> {
 }
 
 /// Elements are independent, so how the shard is divided does not show in the result.
-fn step_shard<const IMPORTANCE: u8, const SPLIT: bool, M: Moment>(
-    shard: Shard<'_, M>,
+fn step_shard<const IMPORTANCE: u8, const SPLIT: bool, S: State>(
+    shard: Shard<'_, S>,
     coefficients: &Coefficients,
 ) {
     let length = shard.gradients.len();
     if length <= CHUNK {
-        vectorize!(|| step_chunk::<IMPORTANCE, SPLIT, M>(shard, coefficients));
+        vectorize!(|| step_chunk::<IMPORTANCE, SPLIT, S>(shard, coefficients));
         return;
     }
     let (left, right) = shard.split_at((length / 2).next_multiple_of(CHUNK));
     rayon::join(
-        || step_shard::<IMPORTANCE, SPLIT, M>(left, coefficients),
-        || step_shard::<IMPORTANCE, SPLIT, M>(right, coefficients),
+        || step_shard::<IMPORTANCE, SPLIT, S>(left, coefficients),
+        || step_shard::<IMPORTANCE, SPLIT, S>(right, coefficients),
     );
 }
 
 #[inline(always)]
-fn step_chunk<const IMPORTANCE: u8, const SPLIT: bool, M: Moment>(
-    shard: Shard<'_, M>,
+fn step_chunk<const IMPORTANCE: u8, const SPLIT: bool, S: State>(
+    shard: Shard<'_, S>,
     coefficients: &Coefficients,
 ) {
     let (gradients, last_gradients) = shard.gradients.as_chunks::<WORD_BITS>();
@@ -183,7 +181,7 @@ fn step_chunk<const IMPORTANCE: u8, const SPLIT: bool, M: Moment>(
         let weights = if SPLIT { &mut joined } else { &mut weights[index] };
         let sums = if IMPORTANCE == NONE { &mut unused } else { &mut importance[index] };
         let block = Block { first, gradients, weights, moment1, moment2, importance: sums };
-        step_block::<IMPORTANCE, M>(block, frozen, coefficients);
+        step_block::<IMPORTANCE, S>(block, frozen, coefficients);
         if SPLIT {
             split_slice(&joined, first, &mut rounded[index], &mut lower[index]);
         }
@@ -206,7 +204,7 @@ fn step_chunk<const IMPORTANCE: u8, const SPLIT: bool, M: Moment>(
             moment2: &mut padded_moment2,
             importance: &mut padded_importance,
         };
-        step_block::<IMPORTANCE, M>(block, frozen_word(gradients.len()), coefficients);
+        step_block::<IMPORTANCE, S>(block, frozen_word(gradients.len()), coefficients);
         last_weights.copy_from_slice(&padded_weights[..last_weights.len()]);
         split_slice(&padded_weights, first, last_rounded, last_lower);
         last_moment1.copy_from_slice(&padded_moment1[..last_moment1.len()]);
@@ -223,32 +221,28 @@ fn pad<T: Float>(values: &[T]) -> [T; WORD_BITS] {
 }
 
 /// The elements of one mask word.
-struct Block<'a, M> {
+struct Block<'a, S> {
     first: usize,
-    gradients: &'a [f32; WORD_BITS],
+    gradients: &'a [S; WORD_BITS],
     weights: &'a mut [f32; WORD_BITS],
-    moment1: &'a mut [M; WORD_BITS],
-    moment2: &'a mut [M; WORD_BITS],
+    moment1: &'a mut [S; WORD_BITS],
+    moment2: &'a mut [S; WORD_BITS],
     importance: &'a mut [f32; WORD_BITS],
 }
 
 #[inline(always)]
-fn step_block<const IMPORTANCE: u8, M: Moment>(
-    block: Block<'_, M>,
-    frozen: u64,
-    coefficients: &Coefficients,
-) {
+fn step_block<const IMPORTANCE: u8, S: State>(block: Block<'_, S>, frozen: u64, coefficients: &Coefficients) {
     match frozen {
-        0 => step_lanes::<IMPORTANCE, false, M>(block, 0, coefficients),
-        _ => step_lanes::<IMPORTANCE, true, M>(block, frozen, coefficients),
+        0 => step_lanes::<IMPORTANCE, false, S>(block, 0, coefficients),
+        _ => step_lanes::<IMPORTANCE, true, S>(block, frozen, coefficients),
     }
 }
 
 /// The formulas of the operation. Lanes are loaded, computed and stored group by group, so that the
 /// compiler keeps them in vector registers without having to prove that the arrays do not overlap.
 #[inline(always)]
-fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, M: Moment>(
-    block: Block<'_, M>,
+fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, S: State>(
+    block: Block<'_, S>,
     frozen: u64,
     coefficients: &Coefficients,
 ) {
@@ -260,11 +254,11 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, M: Moment>(
     let groups = groups.zip(block.importance.as_chunks_mut::<LANES>().0);
     for (group, ((((gradients, weights), moments1), moments2), sums)) in groups.enumerate() {
         let frozen = (frozen >> (group * LANES)) as u32;
-        let (old_moments1, old_moments2) = (moments1.map(M::to_f32), moments2.map(M::to_f32));
+        let (old_moments1, old_moments2) = (moments1.map(S::to_f32), moments2.map(S::to_f32));
         let (mut new_weights, mut new_moments1) = (*weights, old_moments1);
         let (mut new_moments2, mut new_sums) = (old_moments2, *sums);
         for lane in 0..LANES {
-            let gradient = gradients[lane] * coefficients.gradient_scale;
+            let gradient = gradients[lane].to_f32() * coefficients.gradient_scale;
             let weight = weights[lane];
             let moment1 =
                 coefficients.gradient_weight.mul_add(gradient, coefficients.beta1 * old_moments1[lane]);
@@ -290,8 +284,8 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, M: Moment>(
         *weights = new_weights;
         for lane in 0..LANES {
             let bits = random_bits(block.first + group * LANES + lane, coefficients.rounding_seed);
-            moments1[lane] = M::round(new_moments1[lane], bits);
-            moments2[lane] = M::round(new_moments2[lane], bits >> 16);
+            moments1[lane] = S::round(new_moments1[lane], bits);
+            moments2[lane] = S::round(new_moments2[lane], bits >> 16);
         }
         if IMPORTANCE != NONE {
             *sums = new_sums;

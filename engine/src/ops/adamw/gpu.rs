@@ -1,8 +1,8 @@
-//! GPU: one kernel for each combination of weights' and moments' storage, importance and frozen coordinates.
+//! GPU: one kernel for each combination of storage, importance and frozen coordinates.
 
-use cpift_kernels::adamw::{self, Step, StoredWeights, adamw_step};
+use cpift_kernels::adamw::{Step, StoredState, StoredWeights, adamw_step};
 
-use super::{Coefficients, Gradient, Moments, Parameters, Weights};
+use super::{Coefficients, Gradient, GradientsView, Moments, Parameters, Weights, stored_differently};
 use crate::error::Result;
 use crate::gpu::GpuDevice;
 use crate::mask::Mask;
@@ -14,12 +14,16 @@ pub(super) fn step(
     coefficients: &Coefficients,
 ) -> Result<()> {
     let Parameters { weights, moments, importance } = parameters;
-    let moments = match moments {
-        Moments::F32(first, second) => adamw::Moments::F32(first.on(gpu), second.on(gpu)),
-        Moments::Bf16(first, second) => adamw::Moments::Bf16(first.on(gpu), second.on(gpu)),
+    let state = match (gradient.values, moments) {
+        (GradientsView::F32(gradient), Moments::F32(first, second)) => {
+            StoredState::F32(gradient.on(gpu), first.on(gpu), second.on(gpu))
+        }
+        (GradientsView::Bf16(gradient), Moments::Bf16(first, second)) => {
+            StoredState::Bf16(gradient.on(gpu), first.on(gpu), second.on(gpu))
+        }
+        _ => return Err(stored_differently()),
     };
     let step = Step {
-        gradient: gradient.values.on(gpu),
         weights: match weights {
             Weights::F32(weights) => StoredWeights::F32(weights.on(gpu)),
             Weights::Split(planes) => StoredWeights::Split(planes.rounded.on(gpu), planes.lower.on(gpu)),
@@ -31,5 +35,5 @@ pub(super) fn step(
             None => gpu.one()?,
         },
     };
-    Ok(adamw_step(gpu.launcher(), moments, step, coefficients)?)
+    Ok(adamw_step(gpu.launcher(), state, step, coefficients)?)
 }

@@ -15,10 +15,10 @@
 //! in the same 4 bytes. It is rounded by [dither](cpift_kernels::dither), so that its mean follows the weights': rounded to
 //! nearest, a weight would not move until its updates have added up to half a unit of bf16.
 //!
-//! Moments are stored in f32, or in bf16 by [stochastic rounding](cpift_kernels::stochastic), whose random bits are a
-//! function of index and step. The update goes by the moments before they are rounded.
+//! Gradients and moments are stored in f32, or in bf16: moments by [stochastic rounding](cpift_kernels::stochastic), whose
+//! random bits are a function of index and step. The update goes by the moments before they are rounded.
 //!
-//! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 20 with moments in bf16, 8 more with importance,
+//! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 18 with g, m, v in bf16, 8 more with importance,
 //! and one bit of the mask. Reading and writing the same lines leaves nothing for non-temporal stores to save.
 
 mod cpu;
@@ -31,10 +31,11 @@ use cpift_kernels::adamw::Coefficients;
 use cpift_kernels::stochastic::seed_of_step;
 use half::bf16;
 
-use crate::buffer::{View, ViewMut};
+use crate::buffer::ViewMut;
 use crate::device::Device;
-use crate::error::{Result, check, check_length};
+use crate::error::{Error, Result, check, check_length};
 use crate::mask::Mask;
+use crate::ops::gradients::GradientsView;
 use crate::ops::norm::Clip;
 use crate::ops::split::Planes;
 use crate::ops::work::{Work, mask_bytes};
@@ -58,7 +59,7 @@ pub enum ImportanceKind {
 /// The accumulator of one step's importance, one f32 per parameter.
 pub type Importance<'a> = cpift_kernels::adamw::Importance<ViewMut<'a, f32>>;
 
-/// Number type that moments are stored in.
+/// Number type that moments are stored in, and with them the gradients.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MomentType {
     /// As they are computed.
@@ -162,8 +163,8 @@ pub struct Parameters<'a> {
 /// What a step reads.
 #[derive(Debug, Clone, Copy)]
 pub struct Gradient<'a> {
-    /// The accumulated gradient.
-    pub values: View<'a, f32>,
+    /// The accumulated gradient, stored as the moments are.
+    pub values: GradientsView<'a>,
     /// Factor applied to it, for unscaling or clipping ([`crate::ops::norm::clip_factor`]).
     pub scale: f64,
     /// Another factor, measured on the device. Where it is not finite the step changes nothing: who reads
@@ -208,12 +209,17 @@ pub fn step(
                 coefficients.gradient_scale *= clip.factor().host()[0];
             }
             if coefficients.gradient_scale.is_finite() {
-                cpu.run(|| cpu::step(parameters, gradient, &coefficients));
+                cpu.run(|| cpu::step(parameters, gradient, &coefficients))?;
             }
         }
         Device::Gpu(gpu) => gpu::step(gpu, parameters, gradient, &coefficients)?,
     }
     Ok(())
+}
+
+/// Gradients and moments in different types.
+fn stored_differently() -> Error {
+    Error::Argument { op: OP, reason: "gradients must be stored in the moments' type".to_owned() }
 }
 
 /// Factors of one step that are the same for every parameter: computed in f64, rounded once.
@@ -251,7 +257,7 @@ pub fn work(parameters: usize, importance: ImportanceKind, moments: MomentType, 
         ImportanceKind::Fisher => (8, 17),
     };
     // Gradients are read; weights and both moments are read and written.
-    let bytes = size_of::<f32>() + 2 * size_of::<f32>() + 4 * moments.bytes() + importance_bytes;
+    let bytes = 2 * size_of::<f32>() + 5 * moments.bytes() + importance_bytes;
     let mask = if frozen { mask_bytes(parameters) } else { 0 };
     Work::new(bytes * parameters + mask, flops * parameters)
 }

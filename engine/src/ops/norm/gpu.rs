@@ -1,7 +1,8 @@
 //! GPU: partial sums by block, then their sum.
 
 use cpift_kernels::norm::{
-    norm_clip_scale, norm_squared_partials, norm_squared_partials_frozen, norm_sum_partials,
+    norm_clip_scale, norm_squared_partials, norm_squared_partials_bf16, norm_squared_partials_frozen,
+    norm_squared_partials_frozen_bf16, norm_sum_partials,
 };
 
 use crate::buffer::{Buffer, View, ViewMut};
@@ -9,13 +10,18 @@ use crate::device::Device;
 use crate::error::Result;
 use crate::gpu::GpuDevice;
 use crate::mask::Mask;
+use crate::ops::gradients::GradientsView;
 
 /// Partial sums of a gradient of `length` elements.
 pub(super) fn partial_count(length: usize) -> usize {
     cpift_kernels::norm::partial_count(length as u64) as usize
 }
 
-pub(super) fn squared_norm(gpu: &GpuDevice, gradient: View<'_, f32>, frozen: Option<&Mask>) -> Result<f64> {
+pub(super) fn squared_norm(
+    gpu: &GpuDevice,
+    gradient: GradientsView<'_>,
+    frozen: Option<&Mask>,
+) -> Result<f64> {
     let device = Device::Gpu(gpu.clone());
     let mut partials = Buffer::zeros(&device, partial_count(gradient.len()))?;
     let mut sum = Buffer::zeros(&device, 1)?;
@@ -26,16 +32,25 @@ pub(super) fn squared_norm(gpu: &GpuDevice, gradient: View<'_, f32>, frozen: Opt
 /// Queues Σ g² into `sum` `[1]`.
 pub(super) fn squared_norm_into(
     gpu: &GpuDevice,
-    gradient: View<'_, f32>,
+    gradient: GradientsView<'_>,
     frozen: Option<&Mask>,
     mut partials: ViewMut<'_, f64>,
     sum: ViewMut<'_, f64>,
 ) -> Result<()> {
     let (count, parts) = (gradient.len() as u64, partials.len() as u32);
-    let (gradient, target) = (gradient.on(gpu), partials.reborrow().on(gpu));
-    match frozen {
-        None => norm_squared_partials(gpu.launcher(), gradient, target, count)?,
-        Some(mask) => norm_squared_partials_frozen(gpu.launcher(), gradient, mask.on(gpu)?, target, count)?,
+    let (launcher, target) = (gpu.launcher(), partials.reborrow().on(gpu));
+    let frozen = frozen.map(|mask| mask.on(gpu)).transpose()?;
+    match (gradient, frozen) {
+        (GradientsView::F32(values), None) => norm_squared_partials(launcher, values.on(gpu), target, count)?,
+        (GradientsView::F32(values), Some(frozen)) => {
+            norm_squared_partials_frozen(launcher, values.on(gpu), frozen, target, count)?;
+        }
+        (GradientsView::Bf16(values), None) => {
+            norm_squared_partials_bf16(launcher, values.on(gpu), target, count)?;
+        }
+        (GradientsView::Bf16(values), Some(frozen)) => {
+            norm_squared_partials_frozen_bf16(launcher, values.on(gpu), frozen, target, count)?;
+        }
     }
     Ok(norm_sum_partials(gpu.launcher(), partials.as_view().on(gpu), sum.on(gpu), parts)?)
 }

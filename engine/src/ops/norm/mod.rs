@@ -1,6 +1,6 @@
 //! Norm of the gradient, for clipping and for noticing that training has broken.
 //!
-//! Traffic: one read of the gradient, 4 bytes per element (and 1 bit of the mask).
+//! Traffic: one read of the gradient, 4 bytes per element or 2 in bf16 (and 1 bit of the mask).
 
 mod cpu;
 mod gpu;
@@ -9,6 +9,7 @@ use crate::buffer::{Buffer, View};
 use crate::device::Device;
 use crate::error::{Result, check, check_length};
 use crate::mask::Mask;
+use crate::ops::gradients::GradientsView;
 use crate::ops::work::{Work, mask_bytes};
 
 /// Σ g², frozen coordinates left out (docs/algorithm.md, stage 4: they take no part in the clipping norm).
@@ -18,13 +19,26 @@ use crate::ops::work::{Work, mask_bytes};
 ///
 /// # Errors
 /// When the mask is not over as many elements as the gradient has.
-pub fn squared_norm(device: &Device, gradient: View<'_, f32>, frozen: Option<&Mask>) -> Result<f64> {
+pub fn squared_norm<'a>(
+    device: &Device,
+    gradient: impl Into<GradientsView<'a>>,
+    frozen: Option<&Mask>,
+) -> Result<f64> {
+    let gradient = gradient.into();
     if let Some(mask) = frozen {
         check_length("squared_norm", "frozen", mask.len(), gradient.len())?;
     }
     match device {
-        Device::Cpu(cpu) => Ok(cpu.run(|| cpu::squared_norm(gradient.host(), frozen.map(Mask::words)))),
+        Device::Cpu(cpu) => Ok(cpu.run(|| on_cpu(gradient, frozen))),
         Device::Gpu(gpu) => gpu::squared_norm(gpu, gradient, frozen),
+    }
+}
+
+fn on_cpu(gradient: GradientsView<'_>, frozen: Option<&Mask>) -> f64 {
+    let frozen = frozen.map(Mask::words);
+    match gradient {
+        GradientsView::F32(values) => cpu::squared_norm(values.host(), frozen),
+        GradientsView::Bf16(values) => cpu::squared_norm(values.host(), frozen),
     }
 }
 
@@ -64,15 +78,21 @@ impl Clip {
     ///
     /// # Errors
     /// Another length than planned, a mask that is not over as many elements, a maximum that is not above 0.
-    pub fn measure(&mut self, gradient: View<'_, f32>, frozen: Option<&Mask>, maximum: f64) -> Result<()> {
+    pub fn measure<'a>(
+        &mut self,
+        gradient: impl Into<GradientsView<'a>>,
+        frozen: Option<&Mask>,
+        maximum: f64,
+    ) -> Result<()> {
         const OP: &str = "clip";
+        let gradient = gradient.into();
         if let Some(mask) = frozen {
             check_length(OP, "frozen", mask.len(), gradient.len())?;
         }
         check(OP, maximum > 0.0, || format!("maximum = {maximum} must be > 0"))?;
         match &self.device {
             Device::Cpu(cpu) => {
-                let squared = cpu.run(|| cpu::squared_norm(gradient.host(), frozen.map(Mask::words)));
+                let squared = cpu.run(|| on_cpu(gradient, frozen));
                 let factor =
                     if squared.is_finite() { clip_factor(squared.sqrt(), maximum) } else { f64::NAN };
                 self.squared_norm.view_mut().fill(squared)?;
@@ -116,8 +136,8 @@ pub fn clip_factor(norm: f64, maximum: f64) -> f64 {
     (maximum / (norm + 1e-6)).min(1.0)
 }
 
-/// Work of [`squared_norm`] of so many elements.
-pub fn work(elements: usize, masked: bool) -> Work {
+/// Work of [`squared_norm`] of so many elements of so many bytes.
+pub fn work(elements: usize, element: usize, masked: bool) -> Work {
     let mask = if masked { mask_bytes(elements) } else { 0 };
-    Work::new(4 * elements + mask, 2 * elements)
+    Work::new(element * elements + mask, 2 * elements)
 }

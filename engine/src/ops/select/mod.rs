@@ -113,14 +113,19 @@ pub fn select(
     let mut selection =
         Selection { mask: Mask::zeros(layout.len()), thresholds: vec![None; layout.segments().len()] };
     for pieces in pieces_of_scope.values() {
-        // A hair more, so that 0.29 of 100 is 29 although 0.29 * 100.0 is 28.999…
-        let k = ((fraction * count(pieces) as f64 * (1.0 + 1e-12)).floor() as usize).min(count(pieces));
+        let k = share_of(fraction, count(pieces));
         let threshold = mark(device, layout, scores, pieces, (k, order), &mut selection.mask)?;
         for piece in pieces {
             selection.thresholds[piece.segment] = threshold;
         }
     }
     Ok(selection)
+}
+
+/// ⌊fraction · count⌋.
+pub fn share_of(fraction: f64, count: usize) -> usize {
+    // A hair more, so that 0.29 of 100 is 29 although 0.29 * 100.0 is 28.999…
+    ((fraction * count as f64 * (1.0 + 1e-12)).floor() as usize).min(count)
 }
 
 /// Selects exactly `k` coordinates among all eligible ones, ties to the lower index; returns them

@@ -1,6 +1,6 @@
 //! AdamW: elementwise arithmetic with roots and quotients, and a rounded copy.
 
-use cpift_kernels::adamw::{Coefficients, Importance, Moments, Step, StoredWeights, adamw_step};
+use cpift_kernels::adamw::{Coefficients, Importance, Step, StoredState, StoredWeights, adamw_step};
 use cpift_kernels::dither::{dither_to_bf16, lower_half, undo};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::Bf16;
@@ -169,14 +169,13 @@ fn the_kernel_here_gives_the_same_bits() {
     let lower: Vec<u16> = weights().map(|(_, weight)| lower_half(weight)).collect();
     let (mut rounded, mut lower) = (Buffer::from_slice(&rounded), Buffer::from_slice(&lower));
     let step = Step {
-        gradient: gradients.read(),
         weights: StoredWeights::Split(rounded.write(), lower.write()),
         importance: Importance::None,
         frozen: None,
         scale: scale.read(),
     };
-    let moments = Moments::F32(own.moment1.write(), own.moment2.write());
-    adamw_step(&Emulator::new(schedule), moments, step, &coefficients).expect("runs");
+    let state = StoredState::F32(gradients.read(), own.moment1.write(), own.moment2.write());
+    adamw_step(&Emulator::new(schedule), state, step, &coefficients).expect("runs");
     for (index, weight) in own.weights.as_mut_slice().iter_mut().enumerate() {
         *weight = undo(rounded.as_slice()[index], lower.as_slice()[index], index);
     }

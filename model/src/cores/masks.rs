@@ -1,0 +1,125 @@
+//! Marking what is above the thresholds, and writing it: one bit of every parameter, tensor by tensor.
+
+use std::collections::BTreeMap;
+use std::io::Write;
+
+use cpift_engine::CpuDevice;
+use cpift_engine::ops::select::streaming::{Threshold, mark_largest};
+use rayon::prelude::*;
+use safetensors::Dtype;
+
+use super::Tensor;
+use super::overlap::ModelSigns;
+use super::read::{Block, Scratch, Updates, blocks_of};
+use super::thresholds::Thresholds;
+use crate::checkpoint::header_of;
+use crate::error::{Error, FileAction, Result};
+use crate::files::AtomicFolder;
+use crate::stages::group::UpdateSigns;
+use crate::stages::masks::{MASK_FORMAT, mask_file};
+
+/// What a block has at or above its threshold.
+#[derive(Default)]
+struct Marked {
+    above: Vec<u64>,
+    equal: Vec<u64>,
+    /// The updates of both, in order.
+    updates: Vec<f32>,
+}
+
+/// Writes the core of a model into the folder: parameters of it in each tensor. Ties go to the lower index, as everywhere.
+/// The signs of its updates go to `signs`.
+///
+/// # Errors
+/// As [`Updates::read`], or when the file cannot be written.
+pub(super) fn write(
+    cpu: &CpuDevice,
+    writing: &mut AtomicFolder,
+    name: &str,
+    updates: &Updates<'_, '_>,
+    tensors: &[Tensor],
+    thresholds: &Thresholds,
+    signs: &mut ModelSigns,
+) -> Result<Vec<u64>> {
+    let shapes: Vec<Vec<usize>> = tensors.iter().map(|tensor| vec![tensor.elements.div_ceil(64)]).collect();
+    let entries = tensors.iter().zip(&shapes).map(|(tensor, shape)| (&tensor.name, Dtype::U64, shape));
+    let file_name = mask_file(name);
+    let path = writing.destination().join(&file_name);
+    let header = header_of(entries, Some(MASK_FORMAT)).map_err(|reason| Error::format(&path, reason))?;
+    let of_scope = |scope| (scope, thresholds.of(scope).map_or(0, |threshold| threshold.ties));
+    let mut ties: BTreeMap<usize, u64> = thresholds.scopes().map(of_scope).collect();
+    let mut counts = Vec::with_capacity(tensors.len());
+    writing.write(&file_name, |file| {
+        let failed = || Error::file(&path, FileAction::Write);
+        file.write_all(&header).map_err(failed())?;
+        for (index, tensor) in tensors.iter().enumerate() {
+            let blocks: Vec<Block> = blocks_of(index, tensor).collect();
+            let threshold = tensor.scope.and_then(|scope| thresholds.of(scope));
+            let mark = |scratch: &mut Scratch, block: &Block| match threshold {
+                None => Ok(Marked { above: vec![0; block.elements.len().div_ceil(64)], ..Marked::default() }),
+                Some(threshold) => {
+                    updates.read(tensors, block, scratch)?;
+                    Ok(Marked::of(&scratch.update, threshold))
+                }
+            };
+            let marked: Vec<Result<Marked>> =
+                cpu.run(|| blocks.par_iter().map_init(Scratch::default, mark).collect());
+            let mut marked = marked.into_iter().collect::<Result<Vec<Marked>>>()?;
+            if let Some(left) = tensor.scope.and_then(|scope| ties.get_mut(&scope)) {
+                marked.iter_mut().for_each(|marked| marked.take_ties(left));
+            }
+            let words = || marked.iter().flat_map(|marked| &marked.above);
+            let count: u64 = words().map(|word| u64::from(word.count_ones())).sum();
+            let mut of_tensor = UpdateSigns::new(count as usize);
+            for marked in &marked {
+                file.write_all(bytemuck::cast_slice(&marked.above)).map_err(failed())?;
+                let members =
+                    marked.updates.iter().zip(marked.is_member()).filter(|(_, is_member)| *is_member);
+                members.for_each(|(update, _)| of_tensor.push(&[0.0], &[*update]));
+            }
+            signs.push(of_tensor);
+            counts.push(count);
+        }
+        Ok(())
+    })?;
+    Ok(counts)
+}
+
+impl Marked {
+    fn of(update: &[f32], threshold: Threshold) -> Self {
+        let marked = |ties: u64| {
+            let mut words = vec![0; update.len().div_ceil(64)];
+            mark_largest(update, threshold.magnitude, ties, &mut words);
+            words
+        };
+        let (above, mut equal) = (marked(0), marked(u64::MAX));
+        equal.iter_mut().zip(&above).for_each(|(equal, above)| *equal ^= above);
+        let is_marked = |index: &usize| (above[index / 64] | equal[index / 64]) >> (index % 64) & 1 == 1;
+        let updates = (0..update.len()).filter(is_marked).map(|index| update[index]).collect();
+        Self { above, equal, updates }
+    }
+
+    /// Adds the first of those that equal the threshold, as many as are left; `equal` is then all of what it was.
+    fn take_ties(&mut self, left: &mut u64) {
+        for (above, equal) in self.above.iter_mut().zip(&self.equal) {
+            let mut rest = *equal;
+            while rest != 0 && *left > 0 {
+                *above |= rest & rest.wrapping_neg();
+                rest &= rest - 1;
+                *left -= 1;
+            }
+        }
+    }
+
+    /// Of each of its updates, whether it is in the core. What is above the threshold is.
+    fn is_member(&self) -> impl Iterator<Item = bool> + '_ {
+        self.above.iter().zip(&self.equal).flat_map(|(&above, &equal)| {
+            let mut marked = above | equal;
+            std::iter::from_fn(move || {
+                let bit = (marked != 0).then(|| marked.trailing_zeros())?;
+                marked &= marked - 1;
+                Some(above >> bit & 1 == 1)
+            })
+        })
+    }
+}
