@@ -19,8 +19,9 @@ models = [
 ]
 
 
-def merge(name, with_base=True, count=3, per_model={}, **parameters):
+def merge(name, with_base=True, count=3, per_model=None, **parameters):
     """A method over all tensors; values of `per_model` are lists, one for each model."""
+    per_model = per_model or {}
     method = merge_methods.get(name)
     result = {}
     for tensor in shapes:
@@ -41,6 +42,8 @@ def merge(name, with_base=True, count=3, per_model={}, **parameters):
 weights = {"weight": [1.0, 0.5, 2.0]}
 mixed = {"weight": [1.0, -0.5, 2.0]}
 dense = {"density": [0.3, 0.3, 0.3]}
+sparse = {"density": [0.6, 0.6, 0.6], "gamma": [0.1, 0.1, 0.1]}
+most = {"density": [0.9, 0.9, 0.9], "gamma": [0.2, 0.2, 0.2]}
 merges = {
     "average": merge("linear", with_base=False, per_model=weights),
     "average, not normalized": merge("linear", with_base=False, per_model=mixed, normalize=False),
@@ -51,6 +54,16 @@ merges = {
     "ties": merge("ties", per_model={**weights, **dense}, **{"lambda": 0.7}),
     "ties, not normalized": merge("ties", per_model={**mixed, **dense}, normalize=False),
     "ties, rescaled": merge("ties", per_model={**mixed, **dense}, rescale=True),
+    "breadcrumbs": merge("breadcrumbs", per_model={**mixed, **sparse}, **{"lambda": 0.7}),
+    "breadcrumbs, rescaled": merge("breadcrumbs", per_model={**mixed, **sparse}, rescale=True),
+    "breadcrumbs, least": merge("breadcrumbs", per_model={**weights, **most}),
+    "breadcrumbs-ties": merge("breadcrumbs_ties", per_model={**mixed, **sparse}),
+    "sce": merge("sce"),
+    "sce, half": merge("sce", select_topk=0.5),
+    "model-stock": merge("model_stock"),
+    "nuslerp": merge("nuslerp", with_base=False, count=2, per_model=weights),
+    "nuslerp, updates": merge("nuslerp", count=2, per_model=weights),
+    "karcher": merge("karcher", with_base=False),
     "ties, all": merge("ties", per_model={**mixed, "density": [1.0, 1.0, 1.0]}),
 }
 golden = {

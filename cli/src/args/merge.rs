@@ -28,6 +28,11 @@ What is made of the models' values θ, the base's θ0, the weights w and the upd
 the sum; θ0 + scale · their weighted mean
     dare         a random share --density of Δ, scaled up (--rescale); θ0 + scale · Σ w·Δ
     dare-ties    the random share of dare, and of it those with the sign of the sum
+    breadcrumbs  of every tensor of Δ the share --density behind the share --gamma of largest magnitude, summed as by arithmetic; breadcrumbs-ties joins them by their signs
+    sce          of every tensor the share --density of coordinates whose Δ vary most; those with the sign of the sum, weighted by the mean squares of Δ
+    model-stock  θ0 + t · (mean − θ0), with t by the mean cosine of the updates
+    nuslerp      two models along the arc by their weights, or with --base their updates
+    karcher      the mean on the sphere, of the base too where it is named
     cpift        the fusion of train: the share --fraction of all parameters that a model moved furthest are its core and stay that model's; the others are folded as by slerp
 
 Numbers are those of mergekit 0.1.5, computed in f32 and f64. Two models closer than 1.8 degrees are interpolated along a \
@@ -71,9 +76,13 @@ pub struct Merge {
     /// Factor of the merged update; 1 when not given.
     #[arg(long, value_name = "FACTOR", value_parser = number, allow_negative_numbers = true)]
     pub scale: Option<f64>,
-    /// Share of each update that takes part in ties, dare and dare-ties; 0.2 when not given.
+    /// Share of each update that takes part in ties, dare and dare-ties (0.2 when not given) and breadcrumbs (0.9); of the
+    /// coordinates that vary, in sce (1).
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub density: Option<f64>,
+    /// Share of each update, its largest magnitudes, that breadcrumbs drop; 0.01 when not given.
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub gamma: Option<f64>,
     /// Share of all parameters that are in a model's core in cpift; 0.01 when not given.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub fraction: Option<f64>,
@@ -109,6 +118,12 @@ fn method() -> impl TypedValueParser<Value = Method> {
         Method::Ties => "The largest updates, joined by their signs",
         Method::Dare => "Random parts of the updates",
         Method::DareTies => "Random parts of the updates, joined by their signs",
+        Method::Breadcrumbs => "The largest updates but for the very largest",
+        Method::BreadcrumbsTies => "The same, joined by their signs",
+        Method::Sce => "The updates that vary most, weighted by their energies, joined by their signs",
+        Method::ModelStock => "Between the base and the mean, as far as the updates agree",
+        Method::Nuslerp => "Two models, or their updates, along the arc by their weights",
+        Method::Karcher => "The mean on the sphere",
         Method::Cpift => "Cores transplanted, the rest along the arcs: the fusion of train",
     })
 }

@@ -29,6 +29,7 @@ pub fn run(arguments: &args::merge::Merge, threads: Option<NonZeroUsize>) -> Res
             dot_threshold: arguments.dot_threshold,
             scale: arguments.scale,
             density: arguments.density,
+            gamma: arguments.gamma,
             fraction: arguments.fraction,
             rescale: arguments.rescale,
             normalize: arguments.normalize,

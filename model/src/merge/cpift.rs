@@ -13,7 +13,7 @@ use super::method::How;
 use super::plan::{TensorPlan, places};
 use super::reader::{Blocks, EndOfReading, READERS, Reader, Request};
 use super::sources::Sources;
-use super::tally::Thresholds;
+use super::tally::{Largest, Thresholds};
 use super::tile::{Scratch, Tile};
 use crate::checkpoint::TensorFolder;
 use crate::error::{Error, Reasoned, Result};
@@ -85,7 +85,8 @@ impl<'a> Fusion<'a> {
         // A hair more, as in training: 0.29 of 100 is 29.
         let wanted = ((fraction * parameters as f64 * (1.0 + 1e-12)) as u64).min(parameters as u64);
         let count = first.sources.len() - 1;
-        let mut survey = Survey(Thresholds::new(vec![wanted; count]));
+        let mut survey =
+            Survey(Thresholds::new((0..count).map(|model| Largest { model, count: wanted }).collect()));
         let requests: Vec<Request> = fused
             .iter()
             .flat_map(|(number, tensor, _)| {

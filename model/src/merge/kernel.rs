@@ -4,7 +4,9 @@ use cpift_engine::ops::merge::tile as sums;
 use cpift_engine::ops::slerp::tile as spherical;
 use cpift_engine::ops::slerp::{Factors, Fallback, Sums};
 
+use super::gram::Gram;
 use super::method::How;
+use super::sce::Sce;
 use super::tile::{Scratch, Tile};
 use super::updates::UpdatesKernel;
 use crate::error::Reasoned;
@@ -16,6 +18,8 @@ pub(super) enum Seen {
     Sums(Sums),
     /// How many scores of every source equal its threshold.
     Equal(Vec<u64>),
+    /// Sums of products of pairs, or of squares.
+    Products(Vec<f64>),
     /// Sums of magnitudes of every source's update: of all coordinates, and of those kept.
     Magnitudes(Vec<(f64, f64)>),
 }
@@ -47,7 +51,7 @@ pub(super) trait Kernel: Sync {
 }
 
 /// The kernel of a method; none where bytes are copied as they are.
-pub(super) fn kernel(how: &How, elements: usize) -> Option<Box<dyn Kernel>> {
+pub(super) fn kernel(how: &How, sources: usize, elements: usize) -> Option<Box<dyn Kernel>> {
     match how {
         How::Same | How::Cpift { .. } => None,
         How::Linear { weights, normalize } => {
@@ -55,9 +59,17 @@ pub(super) fn kernel(how: &How, elements: usize) -> Option<Box<dyn Kernel>> {
             Some(Box::new(Linear { weights: weights.clone(), scale }))
         }
         How::Updates(updates) => Some(Box::new(UpdatesKernel::new(updates, elements))),
-        How::Slerp { t, dot_threshold } => {
-            Some(Box::new(Slerp { t: *t, dot_threshold: *dot_threshold, factors: None }))
+        How::Slerp { t, dot_threshold } => Some(Box::new(Slerp {
+            t: *t,
+            straight: Straight::Above(*dot_threshold),
+            delta: false,
+            factors: None,
+        })),
+        How::Nuslerp { t, delta } => {
+            Some(Box::new(Slerp { t: *t, straight: Straight::Collinear, delta: *delta, factors: None }))
         }
+        How::Gram(rule) => Some(Box::new(Gram::new(*rule, sources))),
+        How::Sce { share } => Some(Box::new(Sce::new(sources - 1, *share, elements))),
         How::Fold { delta, weights, epsilon } => Some(Box::new(Fold {
             delta: *delta,
             weights: weights.clone(),
@@ -68,9 +80,10 @@ pub(super) fn kernel(how: &How, elements: usize) -> Option<Box<dyn Kernel>> {
     }
 }
 
-struct Linear {
-    weights: Vec<f64>,
-    scale: f64,
+/// A weighted sum of all sources.
+pub(super) struct Linear {
+    pub weights: Vec<f64>,
+    pub scale: f64,
 }
 
 impl Kernel for Linear {
@@ -88,12 +101,38 @@ impl Kernel for Linear {
     }
 }
 
-/// Norms up to this count as 1, so that a zero vector stays one.
+/// When two vectors are interpolated along a straight line.
+#[derive(Debug, Clone, Copy)]
+enum Straight {
+    /// Where the magnitude of their cosine is above this. Norms up to [`SMALLEST_NORM`] count as 1.
+    Above(f64),
+    /// Where they are collinear as far as f64 tells. Norms count as 1e-7 at least.
+    Collinear,
+}
+
 const SMALLEST_NORM: f64 = 1e-8;
 
+impl Straight {
+    /// The cosine of two vectors, and whether the way between them is straight.
+    fn judge(self, sums: &Sums) -> (f64, bool) {
+        let norm = |squared: f64| match self {
+            Self::Above(_) => Some(squared.sqrt()).filter(|norm| *norm > SMALLEST_NORM).unwrap_or(1.0),
+            Self::Collinear => squared.sqrt().max(1e-7),
+        };
+        let cosine = (sums.product / (norm(sums.backbone) * norm(sums.other))).clamp(-1.0, 1.0);
+        let is_straight = match self {
+            Self::Above(threshold) => cosine.abs() > threshold,
+            Self::Collinear => 1.0 - cosine * cosine <= 1e-16,
+        };
+        (cosine, is_straight || cosine.acos().sin() == 0.0)
+    }
+}
+
+/// Interpolation of two sources, or of what they add to the first of three.
 struct Slerp {
     t: f64,
-    dot_threshold: f64,
+    straight: Straight,
+    delta: bool,
     /// Known after the look, and whether they are those of a straight line.
     factors: Option<(Factors, bool)>,
 }
@@ -104,39 +143,38 @@ impl Kernel for Slerp {
     }
 
     fn look(&self, _: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
-        let all = 0..tile.length;
-        let [first, second, _] = &mut scratch.tiles;
-        let (first, second) = (tile.load(0, &all, first), tile.load(1, &all, second));
-        Seen::Sums(spherical::sums(first, second, None))
+        let (all, source) = (0..tile.length, usize::from(self.delta));
+        let [first, second, base] = &mut scratch.tiles;
+        let base = self.delta.then(|| &*tile.load(0, &all, base));
+        let (first, second) = (tile.load(source, &all, first), tile.load(source + 1, &all, second));
+        Seen::Sums(spherical::sums(first, second, base))
     }
 
     fn learn(&mut self, _: usize, seen: Vec<Seen>) -> Reasoned<()> {
-        let sums = total(seen);
-        let norm = |squared: f64| Some(squared.sqrt()).filter(|norm| *norm > SMALLEST_NORM).unwrap_or(1.0);
-        let cosine = (sums.product / (norm(sums.backbone) * norm(sums.other))).clamp(-1.0, 1.0);
-        let is_linear = cosine.abs() > self.dot_threshold;
+        let (cosine, is_straight) = self.straight.judge(&total(seen));
         let angle = cosine.acos();
-        // The rule for straight lines is another than in training, the sine of two opposite vectors the same.
-        let factors = match is_linear || angle.sin() == 0.0 {
+        let factors = match is_straight {
             true => Factors { backbone: 1.0 - self.t, other: self.t },
             false => Factors {
                 backbone: ((1.0 - self.t) * angle).sin() / angle.sin(),
                 other: (self.t * angle).sin() / angle.sin(),
             },
         };
-        self.factors = Some((factors, is_linear));
+        self.factors = Some((factors, is_straight));
         Ok(())
     }
 
     fn combine(&self, tile: &Tile<'_>, scratch: &mut Scratch, out: &mut [f32]) {
         let factors = self.factors.map(|(factors, _)| factors).unwrap_or_default();
-        let all = 0..tile.length;
-        let out = tile.load(0, &all, out);
-        spherical::combine(out, tile.load(1, &all, &mut scratch.tiles[0]), None, factors);
+        let (all, source) = (0..tile.length, usize::from(self.delta));
+        let [second, base, _] = &mut scratch.tiles;
+        let base = self.delta.then(|| &*tile.load(0, &all, base));
+        let out = tile.load(source, &all, out);
+        spherical::combine(out, tile.load(source + 1, &all, second), base, factors);
     }
 
     fn interpolations(&self) -> (u64, u64) {
-        (1, u64::from(self.factors.is_some_and(|(_, is_linear)| is_linear)))
+        (1, u64::from(self.factors.is_some_and(|(_, is_straight)| is_straight)))
     }
 }
 

@@ -1,5 +1,7 @@
 //! What can be made of the same tensor of several models.
 
+pub use super::gram::GramRule;
+
 /// How one tensor is made, with all its numbers.
 #[derive(Debug, Clone, PartialEq)]
 pub enum How {
@@ -25,6 +27,21 @@ pub enum How {
         t: f64,
         /// Cosines of a larger magnitude are interpolated linearly.
         dot_threshold: f64,
+    },
+    /// The same of two sources, or of what they add to the first of three, linear only where they are collinear.
+    Nuslerp {
+        /// Share of the second.
+        t: f64,
+        /// The updates are interpolated, and the first source is the base.
+        delta: bool,
+    },
+    /// A weighted sum of the sources, by their products.
+    Gram(GramRule),
+    /// The share of the coordinates whose updates vary most, weighted by the models' energies, those of the elected sign;
+    /// the first source is the base.
+    Sce {
+        /// The share.
+        share: f64,
     },
     /// B ← slerp(B, θi; wi/Σ w) over the sources, one after the other.
     Fold {
@@ -70,6 +87,13 @@ pub enum Keep {
     None,
     /// This share with the largest magnitude, at least one, ties to the lower index.
     Largest(f64),
+    /// This share, behind the share of largest magnitude that is dropped, or a smaller one where less is left.
+    Band {
+        /// What is kept.
+        share: f64,
+        /// What is dropped.
+        dropped: f64,
+    },
     /// Each with this probability.
     Random {
         /// The probability.
@@ -109,10 +133,20 @@ impl How {
     pub(super) fn looks(&self) -> usize {
         match self {
             Self::Same | Self::Linear { .. } | Self::Cpift { .. } => 0,
-            Self::Slerp { .. } => 1,
+            Self::Slerp { .. } | Self::Nuslerp { .. } | Self::Gram(_) => 1,
+            Self::Sce { share } => {
+                if *share < 1.0 {
+                    4
+                } else {
+                    1
+                }
+            }
             Self::Fold { weights, .. } => weights.len().saturating_sub(1),
             Self::Updates(updates) => {
-                let chosen = updates.terms.iter().any(|term| matches!(term.keep, Keep::Largest(_)));
+                let chosen = updates
+                    .terms
+                    .iter()
+                    .any(|term| matches!(term.keep, Keep::Largest(_) | Keep::Band { .. }));
                 let is_part = |term: &Term| !matches!(term.keep, Keep::All | Keep::None);
                 let rescaled = updates.rescale == Rescale::Norm && updates.terms.iter().any(is_part);
                 3 * usize::from(chosen) + usize::from(rescaled)
@@ -138,13 +172,25 @@ pub enum Method {
     Dare,
     /// The same, joined by their signs.
     DareTies,
+    /// The largest updates but for the very largest.
+    Breadcrumbs,
+    /// The same, joined by their signs.
+    BreadcrumbsTies,
+    /// The updates that vary most, weighted by their energies, joined by their signs.
+    Sce,
+    /// Between the base and the mean, as far as the updates agree.
+    ModelStock,
+    /// Two models, or their updates, along the arc by their weights.
+    Nuslerp,
+    /// The mean on the sphere.
+    Karcher,
     /// Cores transplanted, the rest folded: the fusion of training.
     Cpift,
 }
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 8] = [
+    pub const ALL: [Self; 14] = [
         Self::Slerp,
         Self::DeltaSlerp,
         Self::Average,
@@ -152,6 +198,12 @@ impl Method {
         Self::Ties,
         Self::Dare,
         Self::DareTies,
+        Self::Breadcrumbs,
+        Self::BreadcrumbsTies,
+        Self::Sce,
+        Self::ModelStock,
+        Self::Nuslerp,
+        Self::Karcher,
         Self::Cpift,
     ];
 
@@ -165,17 +217,30 @@ impl Method {
             Self::Ties => "ties",
             Self::Dare => "dare",
             Self::DareTies => "dare-ties",
+            Self::Breadcrumbs => "breadcrumbs",
+            Self::BreadcrumbsTies => "breadcrumbs-ties",
+            Self::Sce => "sce",
+            Self::ModelStock => "model-stock",
+            Self::Nuslerp => "nuslerp",
+            Self::Karcher => "karcher",
             Self::Cpift => "cpift",
         }
     }
 
-    /// Whether updates are merged, which are differences from a base.
+    /// Whether a base is needed, from which updates are differences.
     pub fn needs_base(self) -> bool {
         match self {
-            Self::Slerp | Self::Average => false,
-            Self::DeltaSlerp | Self::Arithmetic | Self::Ties | Self::Dare | Self::DareTies | Self::Cpift => {
-                true
-            }
+            Self::Slerp | Self::Average | Self::Nuslerp | Self::Karcher => false,
+            Self::DeltaSlerp
+            | Self::Arithmetic
+            | Self::Ties
+            | Self::Dare
+            | Self::DareTies
+            | Self::Breadcrumbs
+            | Self::BreadcrumbsTies
+            | Self::Sce
+            | Self::ModelStock
+            | Self::Cpift => true,
         }
     }
 }

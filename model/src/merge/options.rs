@@ -2,7 +2,7 @@
 
 use std::path::PathBuf;
 
-use super::method::{How, Keep, Method, Rescale, Term, Updates};
+use super::method::{GramRule, How, Keep, Method, Rescale, Term, Updates};
 use crate::checkpoint::WeightType;
 use crate::error::{Error, Result};
 
@@ -38,6 +38,8 @@ pub struct Parameters {
     pub scale: Option<f64>,
     /// Share of each update that takes part.
     pub density: Option<f64>,
+    /// Share of each update, its largest magnitudes, that is dropped.
+    pub gamma: Option<f64>,
     /// Share of all parameters that are in a core.
     pub fraction: Option<f64>,
     /// What becomes of an update that lost coordinates.
@@ -50,6 +52,12 @@ pub struct Parameters {
 
 /// Share of each update that takes part, as in training.
 pub const DENSITY: f64 = 0.2;
+
+/// The same of breadcrumbs, and what of the largest they drop.
+pub const BREADCRUMBS: (f64, f64) = (0.9, 0.01);
+
+/// How often the mean on the sphere is improved at most, as in mergekit.
+const KARCHER_ITERATIONS: usize = 10;
 
 /// Share of all parameters that are in a core, as in training.
 pub const FRACTION: f64 = 0.01;
@@ -73,9 +81,13 @@ impl MergeRequest {
             return refuse("--base", format!("{name} merges updates, differences from a base: name it"));
         }
         let least = match (method, self.base.is_some()) {
-            (Method::Slerp, false) | (Method::DeltaSlerp, _) => 2,
+            (Method::Slerp | Method::Karcher, false) => 2,
+            (Method::DeltaSlerp | Method::ModelStock | Method::Nuslerp, _) => 2,
             _ => 1,
         };
+        if method == Method::Nuslerp && count > 2 {
+            return refuse("MODEL", format!("{name} interpolates two models, {count} given"));
+        }
         if count < least {
             return refuse("MODEL", format!("{name} needs at least {least}, {count} given"));
         }
@@ -96,11 +108,13 @@ impl MergeRequest {
         if is_pair && self.models.iter().any(|(_, weight)| *weight != 1.0) {
             return refuse("MODEL", "has a weight, but two models are interpolated by --t".to_owned());
         }
-        let is_sum = matches!(method, Method::Arithmetic | Method::Ties | Method::Dare | Method::DareTies);
-        let is_sparse = matches!(method, Method::Ties | Method::Dare | Method::DareTies);
+        let is_breadcrumbs = matches!(method, Method::Breadcrumbs | Method::BreadcrumbsTies);
+        let is_sparse = is_breadcrumbs || matches!(method, Method::Ties | Method::Dare | Method::DareTies);
+        let is_sum = is_sparse || method == Method::Arithmetic;
         let unused = [
             ("--scale", self.parameters.scale.is_some() && !is_sum),
-            ("--density", self.parameters.density.is_some() && !is_sparse),
+            ("--density", self.parameters.density.is_some() && !is_sparse && method != Method::Sce),
+            ("--gamma", self.parameters.gamma.is_some() && !is_breadcrumbs),
             ("--fraction", self.parameters.fraction.is_some() && method != Method::Cpift),
             ("--rescale", self.parameters.rescale.is_some() && !is_sparse),
             ("--normalize", self.parameters.normalize.is_some() && !is_sum && method != Method::Average),
@@ -113,8 +127,10 @@ impl MergeRequest {
         if is_divided && weights.clone().sum::<f64>().abs() < 1e-8 {
             return refuse("MODEL", "the weights add up to 0, so there is no mean".to_owned());
         }
-        if method == Method::Cpift && weights.clone().any(|weight| weight != 1.0) {
-            return refuse("MODEL", "has a weight, but cpift knows none: leave it out".to_owned());
+        let is_unweighted =
+            matches!(method, Method::Cpift | Method::Sce | Method::ModelStock | Method::Karcher);
+        if is_unweighted && weights.clone().any(|weight| weight != 1.0) {
+            return refuse("MODEL", format!("has a weight, but {name} knows none: leave it out"));
         }
         let is_folded = method == Method::DeltaSlerp || (method == Method::Slerp && !is_pair);
         if is_folded && weights.clone().any(|weight| weight <= 0.0) {
@@ -125,15 +141,21 @@ impl MergeRequest {
 
     /// How a tensor of this name is made of all folders; which of them take part, from the first on.
     pub(super) fn how(&self, tensor: &str) -> (How, Vec<usize>) {
-        let Parameters { t, dot_threshold, scale, density, fraction, rescale, normalize, seed } =
+        let Parameters { t, dot_threshold, scale, density, gamma, fraction, rescale, normalize, seed } =
             self.parameters.clone();
         let weights: Vec<f64> = self.models.iter().map(|(_, weight)| *weight).collect();
         let base = usize::from(self.base.is_some());
         let all: Vec<usize> = (0..base + weights.len()).collect();
         let models = all[base..].to_vec();
-        let density = density.unwrap_or(DENSITY);
+        let is_breadcrumbs = matches!(self.method, Method::Breadcrumbs | Method::BreadcrumbsTies);
+        let default = if is_breadcrumbs { BREADCRUMBS.0 } else { DENSITY };
+        let share = density.unwrap_or(if self.method == Method::Sce { 1.0 } else { default });
+        let density = share;
         let keep = |model: usize| match self.method {
-            Method::Ties | Method::Dare | Method::DareTies if density <= 0.0 => Keep::None,
+            _ if density <= 0.0 && self.method != Method::Arithmetic => Keep::None,
+            _ if is_breadcrumbs && density < 1.0 => {
+                Keep::Band { share: density, dropped: gamma.unwrap_or(BREADCRUMBS.1) }
+            }
             Method::Ties if density < 1.0 => Keep::Largest(density),
             Method::Dare | Method::DareTies if density < 1.0 => {
                 Keep::Random { share: density, seed: seed_of(seed, model, tensor) }
@@ -159,6 +181,17 @@ impl MergeRequest {
             Method::Slerp => (How::Fold { delta: false, weights, epsilon: EPSILON }, models),
             Method::DeltaSlerp => (How::Fold { delta: true, weights, epsilon: EPSILON }, all),
             Method::Cpift => (How::Cpift { fraction: fraction.unwrap_or(FRACTION) }, all),
+            Method::Breadcrumbs => (updates(Rescale::None, false, false), all),
+            Method::BreadcrumbsTies => (updates(Rescale::None, true, false), all),
+            Method::Sce => (How::Sce { share }, all),
+            Method::ModelStock => (How::Gram(GramRule::ModelStock), all),
+            // Also of the base, where it is named.
+            Method::Karcher => (How::Gram(GramRule::Karcher { iterations: KARCHER_ITERATIONS }), all),
+            Method::Nuslerp => {
+                let sum: f64 = weights.iter().sum();
+                let t = if sum.abs() < 1e-6 { 0.5 } else { weights[1] / sum };
+                (How::Nuslerp { t, delta: base == 1 }, all)
+            }
             Method::Arithmetic => (updates(Rescale::None, false, false), all),
             Method::Ties => (updates(Rescale::None, true, true), all),
             Method::Dare => (updates(Rescale::Norm, false, false), all),

@@ -159,7 +159,7 @@ impl Merge<'_, '_> {
             return self.fuse(tensor);
         }
         let blocks = self.blocks.of_tensor(tensor, self.work.models);
-        let floats = tensor.float().zip(kernel(&tensor.how, tensor.elements()));
+        let floats = tensor.float().zip(kernel(&tensor.how, tensor.sources.len(), tensor.elements()));
         let Some((dtype, mut kernel)) = floats else { return self.copy(tensor, blocks.len()) };
         let sources = Sources::of(tensor, self.work.models)?;
         let holds = self.blocks.holds(blocks.len());

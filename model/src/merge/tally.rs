@@ -7,17 +7,25 @@ use cpift_engine::ops::select::streaming::{Bin, Tally, Threshold};
 
 use super::tile::{PART, Scratch, Tile};
 
-/// Which magnitude of each update bounds its largest, found in two readings.
+/// So many of the largest magnitudes of one model's update.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Largest {
+    /// Number of the model, the base not counted.
+    pub model: usize,
+    /// How many; for 0 there is no threshold.
+    pub count: u64,
+}
+
+/// Which magnitude of an update bounds its largest, for several of them found in two readings.
 pub(super) struct Thresholds {
-    /// How many coordinates of each update are wanted; 0 where none are chosen so.
-    wanted: Vec<u64>,
+    wanted: Vec<Largest>,
     bins: Vec<Option<Bin>>,
-    /// Counts of threads, each of one update after the other.
+    /// Counts of threads, each of all that are wanted.
     tallies: Mutex<Vec<Vec<Option<Tally>>>>,
 }
 
 impl Thresholds {
-    pub fn new(wanted: Vec<u64>) -> Self {
+    pub fn new(wanted: Vec<Largest>) -> Self {
         Self { bins: vec![None; wanted.len()], wanted, tallies: Mutex::default() }
     }
 
@@ -25,7 +33,7 @@ impl Thresholds {
     pub fn add(&self, reading: usize, tile: &Tile<'_>, scratch: &mut Scratch) {
         let lock = || self.tallies.lock().unwrap_or_else(PoisonError::into_inner);
         let fresh = || {
-            let tally = |(&wanted, bin): (&u64, &Option<Bin>)| match (wanted, reading, bin) {
+            let tally = |(wanted, bin): (&Largest, &Option<Bin>)| match (wanted.count, reading, bin) {
                 (0, ..) => None,
                 (_, 0, _) => Some(Tally::first()),
                 (.., bin) => bin.map(Tally::second),
@@ -34,9 +42,9 @@ impl Thresholds {
         };
         let taken = lock().pop();
         let mut tallies = taken.unwrap_or_else(fresh);
-        for (source, tally) in tallies.iter_mut().enumerate() {
+        for (wanted, tally) in self.wanted.iter().zip(&mut tallies) {
             if let Some(tally) = tally {
-                each_update(tile, source, scratch, |update| tally.add(update));
+                each_update(tile, wanted.model, scratch, |update| tally.add(update));
             }
         }
         lock().push(tallies);
@@ -45,8 +53,8 @@ impl Thresholds {
     /// Ends the first reading.
     pub fn end_first(&mut self) {
         let tallies = self.take();
-        for ((bin, tally), &wanted) in self.bins.iter_mut().zip(tallies).zip(&self.wanted) {
-            *bin = tally.map(|tally| tally.bin(wanted));
+        for ((bin, tally), wanted) in self.bins.iter_mut().zip(tallies).zip(&self.wanted) {
+            *bin = tally.map(|tally| tally.bin(wanted.count));
         }
     }
 
@@ -70,6 +78,66 @@ impl Thresholds {
             }
         }
         total
+    }
+}
+
+/// The same for scores that a kernel makes itself, of which it counts one sort.
+#[derive(Default)]
+pub(super) struct Joined {
+    reading: Reading,
+    tallies: Mutex<Vec<Tally>>,
+}
+
+#[derive(Default, Clone, Copy)]
+enum Reading {
+    #[default]
+    First,
+    Second(Bin),
+    /// Nothing is wanted.
+    Nothing,
+}
+
+impl Joined {
+    fn lock(&self) -> std::sync::MutexGuard<'_, Vec<Tally>> {
+        self.tallies.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// A thread's counts; none where nothing is wanted.
+    pub fn take(&self) -> Option<Tally> {
+        let taken = self.lock().pop();
+        match self.reading {
+            Reading::First => Some(taken.unwrap_or_else(Tally::first)),
+            Reading::Second(bin) => Some(taken.unwrap_or_else(|| Tally::second(bin))),
+            Reading::Nothing => None,
+        }
+    }
+
+    /// Takes a thread's counts back.
+    pub fn give_back(&self, tally: Tally) {
+        self.lock().push(tally);
+    }
+
+    fn join(&mut self) -> Option<Tally> {
+        let mut all =
+            std::mem::take(self.tallies.get_mut().unwrap_or_else(PoisonError::into_inner)).into_iter();
+        let mut total = all.next()?;
+        all.for_each(|tally| total.join(&tally));
+        Some(total)
+    }
+
+    /// Ends the first reading; so many of the largest are wanted.
+    pub fn end_first(&mut self, wanted: u64) {
+        let tally = self.join().filter(|_| wanted > 0);
+        self.reading = tally.map_or(Reading::Nothing, |tally| Reading::Second(tally.bin(wanted)));
+    }
+
+    /// Ends the second: the threshold.
+    pub fn end_second(&mut self) -> Option<Threshold> {
+        let tally = self.join()?;
+        match self.reading {
+            Reading::Second(bin) => Some(tally.threshold(bin)),
+            Reading::First | Reading::Nothing => None,
+        }
     }
 }
 

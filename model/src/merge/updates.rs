@@ -5,12 +5,34 @@ use cpift_engine::ops::select::streaming::{Threshold, count_equal, mark_largest}
 
 use super::kernel::{Kernel, Seen};
 use super::method::{Keep, Rescale, Term, Updates};
-use super::tally::{Thresholds, each_update, subtracted};
+use super::tally::{Largest, Thresholds, each_update, subtracted};
 use super::tile::{PART, Scratch, TILE, Tile, WORDS};
 use crate::error::Reasoned;
 
 /// Sums of magnitudes below this are not scaled.
 const SMALLEST_SUM: f64 = 1e-7;
+
+/// Where a term's thresholds are among all.
+#[derive(Debug, Clone, Copy)]
+struct Chosen {
+    kept: Option<usize>,
+    of_which_not: Option<usize>,
+}
+
+/// How many of the largest of so many coordinates are kept, and how many of these are not: none where they are chosen
+/// otherwise, or there are none.
+fn counts(keep: Keep, elements: u64) -> (Option<u64>, Option<u64>) {
+    let part = |share: f64| ((share * elements as f64) as u64).min(elements);
+    let (kept, dropped) = match keep {
+        Keep::Largest(share) => (part(share).max(1).min(elements), 0),
+        Keep::Band { share, dropped } => {
+            let below = elements.saturating_sub(part(share) + part(dropped));
+            (elements - below, elements - below - part(share))
+        }
+        Keep::All | Keep::None | Keep::Random { .. } => (0, 0),
+    };
+    (Some(kept).filter(|kept| *kept > 0), Some(dropped).filter(|dropped| *dropped > 0))
+}
 
 pub(super) struct UpdatesKernel {
     terms: Vec<Term>,
@@ -18,9 +40,12 @@ pub(super) struct UpdatesKernel {
     elect: bool,
     normalize: bool,
     scale: f64,
+    /// What is chosen by magnitude, and for every term where in it its own is: what is kept, and what of that is not.
+    wanted: Vec<Largest>,
+    chosen: Vec<Chosen>,
     largest: Thresholds,
     thresholds: Vec<Option<Threshold>>,
-    /// For every tile: of each update's coordinates that equal its threshold, how many are still kept.
+    /// For every tile: of the coordinates that equal each threshold, how many are still taken.
     ties: Vec<Vec<u64>>,
     /// What each update is multiplied by.
     factors: Vec<f64>,
@@ -28,31 +53,39 @@ pub(super) struct UpdatesKernel {
 
 impl UpdatesKernel {
     pub fn new(updates: &Updates, elements: usize) -> Self {
-        let largest = |term: &Term| match term.keep {
-            Keep::Largest(_) if elements == 0 => 0,
-            Keep::Largest(share) => ((share * elements as f64) as u64).clamp(1, elements as u64),
-            Keep::All | Keep::None | Keep::Random { .. } => 0,
-        };
+        let (mut wanted, mut chosen) = (Vec::new(), Vec::new());
+        for (model, term) in updates.terms.iter().enumerate() {
+            let (outer, inner) = counts(term.keep, elements as u64);
+            let mut place = |count: Option<u64>| {
+                wanted.push(Largest { model, count: count? });
+                Some(wanted.len() - 1)
+            };
+            chosen.push(Chosen { kept: place(outer), of_which_not: place(inner) });
+        }
         let factor = |term: &Term| match (updates.rescale, term.keep) {
-            (Rescale::Density, Keep::Random { share, .. } | Keep::Largest(share)) => term.weight / share,
+            (
+                Rescale::Density,
+                Keep::Random { share, .. } | Keep::Largest(share) | Keep::Band { share, .. },
+            ) => term.weight / share,
             _ => term.weight,
         };
-        let count = updates.terms.len();
         Self {
             terms: updates.terms.clone(),
             rescale: updates.rescale,
             elect: updates.elect,
             normalize: updates.normalize,
             scale: updates.scale,
-            largest: Thresholds::new(updates.terms.iter().map(largest).collect()),
-            thresholds: vec![None; count],
+            thresholds: vec![None; wanted.len()],
+            largest: Thresholds::new(wanted.clone()),
+            wanted,
+            chosen,
             ties: Vec::new(),
             factors: updates.terms.iter().map(factor).collect(),
         }
     }
 
     fn selects(&self) -> bool {
-        self.terms.iter().any(|term| matches!(term.keep, Keep::Largest(_)))
+        !self.wanted.is_empty()
     }
 
     fn rescales(&self) -> bool {
@@ -63,19 +96,30 @@ impl UpdatesKernel {
     /// The coordinates of a part that take part of an update, and what of its ties is left; none where all do.
     fn mark<'w>(
         &self,
-        source: usize,
+        model: usize,
         (start, update): (usize, &[f32]),
-        ties: &mut u64,
+        ties: &mut [u64],
         words: &'w mut [u64],
     ) -> Option<&'w [u64]> {
-        match self.terms[source].keep {
+        match self.terms[model].keep {
             Keep::All => return None,
             Keep::None => words.fill(0),
             Keep::Random { share, seed } => sums::mark_random(start, update.len(), share, seed, words),
-            Keep::Largest(_) => {
-                let magnitude =
-                    self.thresholds[source].map_or(f32::INFINITY, |threshold| threshold.magnitude);
-                *ties = mark_largest(update, magnitude, *ties, words);
+            Keep::Largest(_) | Keep::Band { .. } => {
+                let mut largest = |place: usize, words: &mut [u64]| {
+                    let magnitude = self.thresholds[place].map_or(f32::INFINITY, |found| found.magnitude);
+                    ties[place] = mark_largest(update, magnitude, ties[place], words);
+                };
+                let Chosen { kept, of_which_not } = self.chosen[model];
+                match kept {
+                    Some(place) => largest(place, words),
+                    None => words.fill(0),
+                }
+                if let Some(place) = of_which_not {
+                    let mut others = [0; WORDS];
+                    largest(place, &mut others);
+                    words.iter_mut().zip(others).for_each(|(word, other)| *word &= !other);
+                }
             }
         }
         Some(words)
@@ -83,15 +127,15 @@ impl UpdatesKernel {
 
     /// Ties that are left of every update where a tile begins.
     fn ties_at(&self, tile: &Tile<'_>) -> Vec<u64> {
-        self.ties.get(tile.number()).cloned().unwrap_or_else(|| vec![0; self.terms.len()])
+        self.ties.get(tile.number()).cloned().unwrap_or_else(|| vec![0; self.wanted.len()])
     }
 
     fn look_at_ties(&self, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
-        let mut equal = vec![0; self.terms.len()];
-        for (source, (threshold, equal)) in self.thresholds.iter().zip(&mut equal).enumerate() {
-            // Where all that are equal are kept, or none, their places do not matter.
+        let mut equal = vec![0; self.wanted.len()];
+        for ((wanted, threshold), equal) in self.wanted.iter().zip(&self.thresholds).zip(&mut equal) {
+            // Where all that are equal are taken their places do not matter.
             if let Some(threshold) = threshold.filter(|threshold| threshold.ties < threshold.equal) {
-                each_update(tile, source, scratch, |update| {
+                each_update(tile, wanted.model, scratch, |update| {
                     *equal += count_equal(update, threshold.magnitude)
                 });
             }
@@ -117,11 +161,12 @@ impl UpdatesKernel {
         for part in tile.parts() {
             let (base, rest) = scratch.parts.split_at_mut(PART);
             let base = tile.load(0, &part, base);
-            for (source, (ties, magnitudes)) in left.iter_mut().zip(&mut magnitudes).enumerate() {
+            for (source, magnitudes) in magnitudes.iter_mut().enumerate() {
                 let model = tile.load(source + 1, &part, rest);
                 let update = subtracted(model, base, &mut scratch.sum);
                 let start = tile.start + part.start;
-                if let Some(kept) = self.mark(source, (start, update), ties, &mut scratch.words[..WORDS]) {
+                if let Some(kept) = self.mark(source, (start, update), &mut left, &mut scratch.words[..WORDS])
+                {
                     let (all, some) = sums::magnitudes(model, base, kept);
                     magnitudes.0 += all;
                     magnitudes.1 += some;
@@ -186,14 +231,14 @@ impl Kernel for UpdatesKernel {
             let (signs, masks) = scratch.words.split_at_mut(WORDS);
             let mut kept: Vec<Option<&[u64]>> = Vec::with_capacity(self.terms.len());
             out.fill(0.0);
-            let sources = models.chunks_mut(PART).zip(masks.chunks_mut(WORDS)).zip(&mut left);
-            for (source, ((model, words), ties)) in sources.enumerate().take(self.terms.len()) {
+            let sources = models.chunks_mut(PART).zip(masks.chunks_mut(WORDS));
+            for (source, (model, words)) in sources.enumerate().take(self.terms.len()) {
                 let model = tile.load(source + 1, &part, model);
                 let update = match self.terms[source].keep {
-                    Keep::Largest(_) => subtracted(model, base, &mut scratch.sum),
+                    Keep::Largest(_) | Keep::Band { .. } => subtracted(model, base, &mut scratch.sum),
                     _ => &*model,
                 };
-                let mask = self.mark(source, (tile.start + part.start, update), ties, words);
+                let mask = self.mark(source, (tile.start + part.start, update), &mut left, words);
                 let terms = TileTerms { scale: self.factors[source], count: 0.0, kept: mask, signs: None };
                 sums::add_update(out, None, model, base, &terms);
                 kept.push(mask);

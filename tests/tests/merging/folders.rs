@@ -203,7 +203,7 @@ fn what_does_not_match_is_refused_by_name() {
 fn what_is_not_finite_is_refused() {
     let length = 3 << 15;
     for (bad, says) in [(f32::NAN, "NaN"), (f32::INFINITY, "inf")] {
-        for method in [Method::Average, Method::Ties, Method::Slerp, Method::DeltaSlerp, Method::Dare] {
+        for method in Method::ALL {
             let mut values = vec![1.0; length];
             values[70_001] = bad;
             let folder = pair(
@@ -252,6 +252,10 @@ fn numbers_that_do_not_fit_the_method_are_refused() {
             "`--density`",
         ),
         (refuse(Method::Average, None, &[("a", 1.0), ("b", -1.0)], plain()), "add up to 0"),
+        (refuse(Method::Nuslerp, None, &[BOTH[0], BOTH[1], BOTH[0]], plain()), "two models, 3 given"),
+        (refuse(Method::ModelStock, Some("a"), &one, plain()), "needs at least 2, 1 given"),
+        (refuse(Method::Karcher, None, &[("a", 1.0), ("b", 0.5)], plain()), "karcher knows none"),
+        (refuse(Method::Ties, Some("a"), &one, Parameters { gamma: Some(0.1), ..plain() }), "`--gamma`"),
         (refuse(Method::Slerp, Some("a"), &[("b", 0.5)], plain()), "interpolated by --t"),
         (refuse(Method::DeltaSlerp, Some("a"), &[("a", 1.0), ("b", 0.0)], plain()), "weights above 0"),
     ] {

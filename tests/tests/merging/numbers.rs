@@ -58,7 +58,8 @@ impl Golden {
     /// Merges and compares with what mergekit has under a name.
     #[track_caller]
     fn assert(&self, name: &str, method: Method, weights: &[f64], parameters: Parameters) {
-        let base = Some("base").filter(|_| method.needs_base() || method == Method::Slerp);
+        let has_base = method.needs_base() || method == Method::Slerp || name == "nuslerp, updates";
+        let base = Some("base").filter(|_| has_base);
         let models = ["model-0", "model-1", "model-2"];
         let models: Vec<(&str, f64)> = models.into_iter().zip(weights.iter().copied()).collect();
         let mut request = request(self.path(), method, base, &models);
@@ -103,6 +104,28 @@ fn merges_agree_with_mergekit() {
     golden.assert("ties, rescaled", Method::Ties, &mixed, parameters);
     let parameters = Parameters { density: Some(1.0), ..dense };
     golden.assert("ties, all", Method::Ties, &mixed, parameters);
+}
+
+#[test]
+fn rarer_merges_agree_with_mergekit() {
+    let golden = Golden::read();
+    let plain = Parameters::default();
+    let (equal, weights, mixed) = ([1.0; 3], [1.0, 0.5, 2.0], [1.0, -0.5, 2.0]);
+    let sparse = Parameters { density: Some(0.6), gamma: Some(0.1), ..plain.clone() };
+    let parameters = Parameters { scale: Some(0.7), ..sparse.clone() };
+    golden.assert("breadcrumbs", Method::Breadcrumbs, &mixed, parameters);
+    let parameters = Parameters { rescale: Some(Rescale::Norm), ..sparse.clone() };
+    golden.assert("breadcrumbs, rescaled", Method::Breadcrumbs, &mixed, parameters);
+    let parameters = Parameters { density: Some(0.9), gamma: Some(0.2), ..plain.clone() };
+    golden.assert("breadcrumbs, least", Method::Breadcrumbs, &weights, parameters);
+    golden.assert("breadcrumbs-ties", Method::BreadcrumbsTies, &mixed, sparse);
+    golden.assert("sce", Method::Sce, &equal, plain.clone());
+    let parameters = Parameters { density: Some(0.5), ..plain.clone() };
+    golden.assert("sce, half", Method::Sce, &equal, parameters);
+    golden.assert("model-stock", Method::ModelStock, &equal, plain.clone());
+    golden.assert("nuslerp", Method::Nuslerp, &weights[..2], plain.clone());
+    golden.assert("nuslerp, updates", Method::Nuslerp, &weights[..2], plain.clone());
+    golden.assert("karcher", Method::Karcher, &equal, plain);
 }
 
 /// A random share is kept of every update; the rest is as the base. What is kept is scaled so that the sum of magnitudes
@@ -234,7 +257,9 @@ fn threads_change_nothing() {
         write(&folder.path().join(name), "any", &[Stored::bf16("w", &[length], &model)]);
     }
     for method in Method::ALL {
-        let weight = if method == Method::Cpift { 1.0 } else { 0.5 };
+        let is_unweighted =
+            matches!(method, Method::Cpift | Method::Sce | Method::ModelStock | Method::Karcher);
+        let weight = if is_unweighted { 1.0 } else { 0.5 };
         let request = request(folder.path(), method, Some("base"), &[("a", 1.0), ("b", weight)]);
         let bytes = [1, 3].map(|threads| {
             let out = folder.path().join("out");

@@ -100,6 +100,47 @@ pub fn subtract(model: &[f32], base: &[f32], update: &mut [f32]) {
     });
 }
 
+/// Variances of what several models add to their base, coordinate by coordinate, over the models: the mean square of the
+/// difference from the mean. Panics when lengths differ.
+pub fn variances(models: &[&[f32]], base: &[f32], target: &mut [f32]) {
+    assert!(models.iter().all(|model| model.len() == base.len()) && target.len() == base.len());
+    let count = models.len().max(1) as f64;
+    vectorize!(|| for (index, (target, base)) in target.iter_mut().zip(base).enumerate() {
+        let (mut sum, mut squares) = (0.0, 0.0);
+        for model in models {
+            sum += f64::from(model[index] - base);
+        }
+        let mean = sum / count;
+        for model in models {
+            let difference = f64::from(model[index] - base) - mean;
+            squares += difference * difference;
+        }
+        *target = (squares / count) as f32;
+    });
+}
+
+/// Sum of the squares of an update, over the coordinates that are kept; all for `None`.
+pub fn squares(update: &[f32], kept: Option<&[u64]>) -> f64 {
+    if let Some(kept) = kept {
+        assert!(kept.len() >= update.len().div_ceil(WORD_BITS), "a bit for every coordinate");
+    }
+    vectorize!(|| sum_squares(update, kept))
+}
+
+#[inline(always)]
+fn sum_squares(update: &[f32], kept: Option<&[u64]>) -> f64 {
+    let mut lanes = [0.0; LANES];
+    for (group, update) in update.chunks(LANES).enumerate() {
+        let word = |kept: &[u64]| kept[group * LANES / WORD_BITS] >> (group * LANES % WORD_BITS);
+        let bits = kept.map_or(u64::MAX, word);
+        for (lane, update) in update.iter().enumerate() {
+            let square = f64::from(*update) * f64::from(*update);
+            lanes[lane] += if bits >> lane & 1 == 1 { square } else { 0.0 };
+        }
+    }
+    lanes.iter().sum()
+}
+
 /// Adds `weight · values` to `sum`. Panics when lengths differ.
 pub fn add_weighted(sum: &mut [f32], values: &[f32], weight: f64) {
     assert_eq!(values.len(), sum.len());
