@@ -23,7 +23,7 @@ pub fn cases(parameters: usize, on_gpu: bool) -> Vec<Case> {
             squared_norm::<f32>(device, parameters, masked)
         }));
         let work = norm::work(parameters, size_of::<bf16>(), masked);
-        cases.push(Case::new(&format!("{name} bf16"), count(parameters), work, move |device| {
+        cases.push(Case::new(format!("{name} bf16"), count(parameters), work, move |device| {
             squared_norm::<bf16>(device, parameters, masked)
         }));
     }

@@ -16,7 +16,7 @@ use cpift_engine::ops::select::share_of;
 use cpift_engine::{CpuDevice, Device};
 use serde::{Deserialize, Serialize};
 
-use self::overlap::Overlaps;
+use self::overlap::{Matrices, Overlaps};
 use self::read::{Reading, Updates};
 use self::thresholds::Thresholds;
 use crate::checkpoint::{TensorFolder, WeightType};
@@ -239,7 +239,7 @@ impl Cores {
             });
         }
         let all = || self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.elements as u64));
-        let (jaccard, sign_agreement) = overlaps.compare(writing, &names)?;
+        let Matrices { jaccard, sign_agreement } = overlaps.compare(writing, &names)?;
         let settings = GroupSettings {
             threshold: self.request.threshold,
             order: GroupOrder::Given,
