@@ -389,7 +389,7 @@ fn cores_of_models_are_reported() {
     assert_eq!(report(&out), page);
     let again = path("again");
     let json = run(&["cores", "--base", &base, &tune, "--fraction", "0.5", "--out", &again, "--json"]);
-    let json: Value = serde_json::from_str(&stdout(&json)).unwrap();
+    let json: Value = serde_json::from_str(stdout(&json)).unwrap();
     assert_eq!(json["cores"]["tasks"][0]["size"], 3000);
 
     let line = refused(&command);
