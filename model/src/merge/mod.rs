@@ -9,6 +9,7 @@
 mod clock;
 mod convert;
 mod cpift;
+mod della;
 mod gram;
 mod kernel;
 mod matching;
@@ -41,7 +42,7 @@ use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
 use crate::error::{Error, Result};
 use crate::files::{ResumableFolder, hash_texts, require_empty, require_free_space};
 pub use method::{Method, Rescale};
-pub use options::{BREADCRUMBS, DENSITY, DOT_THRESHOLD, FRACTION, MergeRequest, Parameters};
+pub use options::{BREADCRUMBS, DENSITY, DOT_THRESHOLD, EPSILON, FRACTION, MergeRequest, Parameters};
 
 /// Bytes above which the weights are split into shards, as `transformers` does.
 pub const DEFAULT_SHARD_BYTES: u64 = SHARD_BYTES;
