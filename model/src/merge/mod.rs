@@ -4,7 +4,8 @@
 //! (`plan.rs`, `matching.rs`). Threads read ahead blocks with the same elements of all sources (`reader.rs`), the device's
 //! threads combine them tile by tile (`run.rs`, `kernel.rs`), and a thread writes behind (`writer.rs`). A method that must
 //! know something of a whole tensor first, an angle or a threshold, looks at it before: in memory where it is small enough,
-//! from the disk once more where it is not. So memory depends neither on the models' size nor on their number.
+//! from the disk once more where it is not. So memory depends neither on the models' size nor on their number; the fusion of
+//! training (`cpift.rs`) holds three copies of a tensor besides.
 
 mod clock;
 mod convert;
