@@ -79,16 +79,17 @@ pub struct StepBench {
 /// Bytes a [`TrainStep`] takes: the flat weights, gradients and moments, importance where there is any, and the
 /// transformer's own.
 fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, tokens: usize) -> Result<u64> {
-    let length = config.layout()?.len();
+    let layout = config.layout()?;
+    let length = layout.len();
     let purpose = Purpose::Training { recompute: false };
     let limits = BatchLimits { tokens, documents: options.batch };
     let plan = match options.compute {
         ComputeType::F32 => Transformer::<f32>::memory_plan(config, device, limits, purpose)?,
         ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, device, limits, purpose)?,
     };
-    // Weights, gradients, two moments, and importance where it is accumulated.
+    // Importance where it is accumulated.
     let accumulated = usize::from(options.accumulated() != ImportanceKind::None) * size_of::<f32>();
-    let flat = ((options.state.bytes_per_parameter() + accumulated) * length) as u64;
+    let flat = (options.state.bytes(&layout) + accumulated * length) as u64;
     Ok(plan.parts.iter().fold(flat, |sum, (_, bytes)| sum.saturating_add(*bytes as u64)))
 }
 
@@ -180,7 +181,7 @@ impl TrainStep {
         let device = self.device.clone();
         let optimizer_seconds = device.scope(|| -> Result<f64> {
             self.gradients.clear()?;
-            let (gradients, losses) = (self.gradients.view_mut(), self.losses.view_mut());
+            let (gradients, losses) = (self.gradients.of_micro_batch(0), self.losses.view_mut());
             self.model.loss_and_gradients(&batch, scale, gradients, losses)?;
             device.synchronize()?;
             let optimizer_started = Instant::now();

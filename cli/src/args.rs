@@ -372,7 +372,7 @@ Write a run's tables and charts as one HTML page, and as SVG, CSV and JSON.
 The page needs nothing else: no network, no scripts. It shows every task before and after, the losses of every training, \
 learning rate and gradient norm, where the cores sit and how they overlap, the angles of fusion, what was frozen, and \
 what was run on what. A run that is not complete is reported as far as it has come. The folder of a comparison becomes \
-methods by tasks with intervals, ablations, overlaps and forgetting.";
+methods by tasks with intervals, ablations, overlaps and forgetting. The folder that `cores` wrote is reported again.";
 
 const REPORT_EXAMPLES: &str = "\
 Examples:

@@ -6,6 +6,7 @@
 
 use crate::dither::{dither_to_bf16, lower_half, undo};
 use crate::simt::*;
+use crate::stochastic::{random_bits, round_to_bf16};
 
 /// Threads of a block.
 const BLOCK: u32 = 256;
@@ -102,34 +103,27 @@ kernel! {
 }
 
 kernel! {
-    /// target[i] += x[i], rounded to nearest even once. 8 B and one flop per element.
+    /// target[i] += x[i], rounded [stochastically](crate::stochastic) as element `first + i`. 8 B and one flop per element.
     pub fn accumulate_bf16 { block: BLOCK, grid: count.div_ceil(CHUNK_8), shared: 0 } (
         target: update Bf16 [count],
         x: read f32 [count],
         count: scalar u64,
+        first: scalar u64,
+        seed: scalar u32,
     ) {
+        let round = |sum: f32, index: usize| round_to_bf16(sum, random_bits(first as usize + index, seed));
         cover::<8, BLOCK>(
             count,
             target.is_aligned() && x.is_aligned(),
-            |index| accumulate::<8>(target, x, index),
-            |index| accumulate::<1>(target, x, index),
+            |index| {
+                let before = <Bf16 as Pack<8>>::load(target.as_read(), index);
+                let x = <f32 as Pack<8>>::load(x, index);
+                let sum = |lane| round(before[lane] + x[lane], index + lane);
+                target.store_vector(index, Bf16x8(core::array::from_fn(sum)));
+            },
+            |index| target.store(index, round(target.load(index).to_f32() + x.load(index), index)),
         );
     }
-}
-
-/// target += x.
-#[inline(always)]
-fn accumulate<const N: usize>(target: GlobalMut<Bf16>, x: Global<f32>, index: usize)
-where
-    f32: Pack<N>,
-    Bf16: Pack<N>,
-{
-    let mut sum = <Bf16 as Pack<N>>::load(target.as_read(), index);
-    let x = <f32 as Pack<N>>::load(x, index);
-    for lane in 0..N {
-        sum[lane] += x[lane];
-    }
-    <Bf16 as Pack<N>>::store(target, index, sum);
 }
 
 kernel! {

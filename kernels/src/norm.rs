@@ -74,8 +74,8 @@ fn load_unfrozen<E: Pack<4>>(gradient: Global<E>, frozen: Option<Global<u32>>, f
     let mut values = E::load(gradient, first);
     if let Some(words) = frozen {
         let bits = words.load(first / 32) >> (first % 32);
-        for lane in 0..4 {
-            values[lane] = blend(lane_mask(bits, lane), 0.0, values[lane]);
+        for (lane, value) in values.iter_mut().enumerate() {
+            *value = blend(lane_mask(bits, lane), 0.0, *value);
         }
     }
     values

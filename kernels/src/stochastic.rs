@@ -1,10 +1,13 @@
-//! Stochastic rounding of f32 to bf16, for moments that are stored in 16 bits.
+//! Stochastic rounding of f32 to bf16, for moments and sums of gradients that are stored in 16 bits.
 //!
 //! A value between two bf16 numbers becomes the farther from zero with the probability of how far it is on the way there,
 //! so that its expectation stays. Near its mean the second moment changes by about 1 − β2 of itself in a step, a thousandth by
 //! default. That is less than half a unit of bf16: rounded to nearest, it would stand still.
 //!
-//! The random bits are a function of an element's index and of the step, so the same run gives the same bits.
+//! So would the sum of the gradients of many micro-batches, each less than half a unit of it.
+//!
+//! The random bits are a function of an element's index and of the step, or of the micro-batch within it, so the same run
+//! gives the same bits.
 
 use crate::dither::cut_off;
 use crate::simt::Bf16;
@@ -19,7 +22,7 @@ pub fn random_bits(index: usize, seed: u32) -> u32 {
     bits ^ bits >> 16
 }
 
-/// What [`random_bits`] takes for step number `step`.
+/// What [`random_bits`] takes for step number `step`, or for a micro-batch.
 pub fn seed_of_step(step: u64) -> u32 {
     // The finaliser again, so that the seeds of neighbouring steps have no bits in common that an index could undo.
     random_bits(step as usize, (step >> 32) as u32 ^ 0x5bd1_e995)

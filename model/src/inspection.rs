@@ -278,16 +278,14 @@ fn chat_sample(tokenizer: &Tokenizer, notices: &mut Vec<String>) -> Option<ChatS
 }
 
 fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
-    let device = Device::cpu(None)?;
+    let (device, layout) = (Device::cpu(None)?, config.layout()?);
     let limits = BatchLimits { tokens, documents: 1 };
     let mut lines = Vec::new();
     let kinds = [ComputeType::F32, ComputeType::Bf16]
         .into_iter()
         .flat_map(|compute| [StateType::Exact, StateType::Compact].map(|memory| (compute, memory)));
     for (compute, memory) in kinds {
-        // Weights, gradients and two moments.
-        let length = config.parameters();
-        let state = memory.bytes_per_parameter() * length;
+        let state = memory.bytes(&layout);
         for recompute in [false, true] {
             let purpose = Purpose::Training { recompute };
             let activations = match compute {

@@ -1,9 +1,12 @@
 //! How the state of a training is kept in memory.
 
+use cpift_engine::Layout;
 use cpift_engine::ops::adamw::{ImportanceKind as Accumulate, MomentType};
+use cpift_engine::ops::gradients::Gradients;
 use serde::{Deserialize, Serialize};
 
 use crate::recipe::ImportanceKind;
+use crate::stages::pieces::longest_part;
 
 /// How gradients, and what the optimizer keeps of every parameter, are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -34,9 +37,10 @@ impl StateType {
         }
     }
 
-    /// Bytes a parameter of master weights, gradient and both moments.
-    pub fn bytes_per_parameter(self) -> usize {
-        size_of::<f32>() + 3 * self.moment_type().bytes()
+    /// Bytes of master weights, gradients and both moments.
+    pub fn bytes(self, layout: &Layout) -> usize {
+        let gradients = Gradients::bytes(layout, self.moment_type(), longest_part(layout));
+        layout.len() * (size_of::<f32>() + 2 * self.moment_type().bytes()) + gradients
     }
 
     /// What the optimizer accumulates for a kind of importance. The controls go by `net`.

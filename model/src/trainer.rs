@@ -234,9 +234,10 @@ impl Trainer {
             self.losses = Buffer::zeros(&self.device, tokens)?;
         }
         let mut start = 0;
-        for batch in &batches.micro {
+        for (number, batch) in batches.micro.iter().enumerate() {
             let end = start + batch.tokens.len();
-            let (gradients, losses) = (self.gradients.view_mut(), self.losses.slice_mut(start..end));
+            let gradients = self.gradients.of_micro_batch(number);
+            let losses = self.losses.slice_mut(start..end);
             self.model.loss_and_gradients(batch, scale, gradients, losses)?;
             start = end;
         }

@@ -23,7 +23,7 @@ pub fn cases(parameters: usize, on_gpu: bool) -> Vec<Case> {
             squared_norm::<f32>(device, parameters, masked)
         }));
         let work = norm::work(parameters, size_of::<bf16>(), masked);
-        cases.push(Case::new(&format!("{name} bf16"), count(parameters), work, move |device| {
+        cases.push(Case::new(format!("{name} bf16"), count(parameters), work, move |device| {
             squared_norm::<bf16>(device, parameters, masked)
         }));
     }
@@ -134,7 +134,7 @@ where
 fn add_to_bf16(device: &Device, parameters: usize) -> Result<impl Run + use<>> {
     let device = device.clone();
     let (mut target, x) = (random::<bf16>(&device, parameters, 1)?, random::<f32>(&device, parameters, 2)?);
-    Ok(move || accumulate::accumulate(&device, target.view_mut(), x.view()))
+    Ok(move || accumulate::accumulate(&device, target.view_mut(), x.view(), 0, 0))
 }
 
 fn adamw(

@@ -14,7 +14,7 @@ Find which parameters each fine-tune of a model moved most, and how these cores 
 
 Reads the models as they lie on the disk, of any architecture and size: tensors are matched by name, and a few blocks of \
 them are in memory at a time. A core is the share of all parameters with the largest |θ − θ0|, exactly as many, ties to the \
-lower index. Two cores overlap by |A ∩ B| / |A ∪ B|; beside it stand how many times chance that is, and how often both models \
+lower index; fewer only where no others moved. Layers go by the first number in a tensor's name. Two cores overlap by |A ∩ B| / |A ∪ B|; beside it stand how many times chance that is, and how often both models \
 moved a shared parameter to the same side.";
 
 /// What `cores --help` ends with.

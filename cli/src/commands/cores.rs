@@ -10,9 +10,10 @@ use cpift_model::cores::{Cores, CoresRequest};
 use cpift_model::hub::ModelParts;
 use cpift_model::recipe::CoreSettings;
 
-use crate::display::reading::Reading;
 use crate::display::style::Style;
-use crate::display::{overlap, path_from_here, print, print_json, reports};
+use crate::display::transfer::Transfer;
+use crate::display::units::{counted, grouped};
+use crate::display::{overlap, path_from_here, print, print_json, reports, tell};
 use crate::{args, interrupt, report};
 
 /// Finds the cores of models, and writes them into a folder.
@@ -33,11 +34,23 @@ pub fn run(arguments: &args::cores::Cores, threads: Option<NonZeroUsize>) -> Res
     let cores = Cores::new(&request)?;
     let device = Device::cpu(threads)?;
     let stop = interrupt.begin();
-    let mut reading = Reading::new(&cores, request.models.len(), std::io::stderr().is_terminal());
-    let found = cores.run(&device, &arguments.out, &stop, &mut |progress| reading.update(progress));
-    drop(reading);
+    let models = counted(request.models.len() as u64, "model");
+    let title = format!("cores of {models} of {} parameters", grouped(cores.parameters()));
+    let mut bar = Transfer::new(title, cores.notices(), std::io::stderr().is_terminal());
+    let found = cores.run(&device, &arguments.out, &stop, &mut |progress| {
+        bar.update(progress.done, progress.total);
+    });
+    drop(bar);
     let found = found?;
     let written = report::write_cores(&arguments.out, &found)?;
+    for (core, &unmoved) in found.cores.tasks.iter().zip(&found.unmoved).filter(|(_, unmoved)| **unmoved > 0)
+    {
+        tell(&format!(
+            "{}: the core lacks {} of its share, as no other parameters of their scope moved\n",
+            core.task,
+            counted(unmoved, "parameter")
+        ));
+    }
     if arguments.json {
         return print_json(&found);
     }

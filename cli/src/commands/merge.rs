@@ -10,7 +10,7 @@ use cpift_model::hub::ModelParts;
 use cpift_model::merge::{Merge, MergeRequest, Parameters};
 
 use crate::args;
-use crate::display::merging::{Merging, render};
+use crate::display::merging::{progress, render};
 use crate::display::style::Style;
 use crate::display::{print, print_json};
 use crate::interrupt;
@@ -42,11 +42,11 @@ pub fn run(arguments: &args::merge::Merge, threads: Option<NonZeroUsize>) -> Res
     let merge = Merge::new(&request)?;
     let device = Device::cpu(threads)?;
     let stop = interrupt.begin();
-    let mut merging = Merging::new(&merge, arguments.method.name(), std::io::stderr().is_terminal());
+    let mut bar = progress(&merge, arguments.method.name(), std::io::stderr().is_terminal());
     let report = merge.run(&device, &arguments.out, arguments.resume, &stop, &mut |progress| {
-        merging.update(progress);
+        bar.update(progress.done, progress.total);
     });
-    drop(merging);
+    drop(bar);
     let report = report?;
     if arguments.json {
         return print_json(&report);

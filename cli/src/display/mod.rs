@@ -12,13 +12,13 @@ mod pace;
 pub mod plan;
 pub mod preparing;
 pub mod progress;
-pub mod reading;
 pub mod reports;
 pub mod style;
 pub mod table;
 #[cfg(test)]
 mod tests;
 pub mod text;
+pub mod transfer;
 pub mod units;
 
 use std::io::{ErrorKind, IsTerminal, Write};

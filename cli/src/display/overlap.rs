@@ -33,7 +33,7 @@ pub fn render(report: &GroupReport, style: Style) -> String {
     if report.tasks.len() > 1 && report.chance >= report.threshold && report.threshold > 0.0 {
         let warning = format!(
             "Chance alone ({:.3}) reaches the threshold {}: these groups mean nothing.\n\
-             Lower core.fraction or raise group.threshold.",
+             Lower core.fraction or raise group.threshold (--fraction, --threshold).",
             report.chance, report.threshold
         );
         let _ = writeln!(text, "{}", style.yellow(warning));
@@ -76,7 +76,11 @@ fn pairs(report: &GroupReport) -> String {
     }
     let mut text = aligned(&table);
     if let Some(rest) = pairs.len().checked_sub(LISTED_PAIRS).filter(|rest| *rest > 0) {
-        let _ = writeln!(text, "and {} pairs that overlap less: see groups.json", grouped(rest as u64));
+        let _ = writeln!(
+            text,
+            "and {} pairs that overlap less: see the JSON of the groups",
+            grouped(rest as u64)
+        );
     }
     text
 }

@@ -2,9 +2,9 @@
 
 use std::path::Path;
 
-use cpift_model::Result;
 use cpift_model::cores::{CoresReport, REPORT};
 use cpift_model::files::read_json;
+use cpift_model::{Error, Result};
 
 use super::document::{Block, Document, Section};
 use super::run::{cores, overlap};
@@ -15,7 +15,14 @@ pub fn read(folder: &Path) -> Result<Option<CoresReport>> {
     let path = folder.join(REPORT);
     // A run's report has the same name.
     let value: Option<serde_json::Value> = if path.is_file() { read_json(&path)? } else { None };
-    Ok(value.and_then(|value| serde_json::from_value(value).ok()))
+    let is_of_cores =
+        |value: &serde_json::Value| value.get("cores").is_some() && value.get("overlap").is_some();
+    match value.filter(is_of_cores) {
+        None => Ok(None),
+        Some(value) => serde_json::from_value(value).map(Some).map_err(|error| {
+            Error::format(&path, format!("not as this version writes it ({error}); find the cores again"))
+        }),
+    }
 }
 
 /// The report.

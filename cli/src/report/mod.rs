@@ -39,7 +39,7 @@ pub struct Written {
 /// (the folder report in the run folder). Files of an earlier report are replaced.
 ///
 /// # Errors
-/// The folder holds no run, a file of it is damaged, or one of the report cannot be written.
+/// The folder holds no run, comparison or cores, a file of it is damaged, or one of the report cannot be written.
 pub fn write(folder: &Path, out: Option<&Path>, figures: Option<&Path>) -> Result<Written> {
     if let Some(cores) = cores::read(folder)? {
         let document = cores::document(&cores, name_of(folder));

@@ -1,8 +1,9 @@
 //! Gradients of all weights, flat, as they are stored: in f32, or in bf16 for half the memory.
 //!
 //! Operations add to gradients in f32. Where gradients are bf16, an operation adds to zeros in a buffer that is as large as
-//! the largest tensor, and the sum is then [accumulated](crate::ops::accumulate): rounded to nearest, once for every
-//! operation that adds to a tensor in a micro-batch, so within 2⁻⁹ of it.
+//! the largest tensor, and the sum is then [accumulated](crate::ops::accumulate): rounded once for every operation that adds
+//! to a tensor in a micro-batch, each time by less than 2⁻⁷ of it and without bias. The random bits of that are those of an
+//! element and a micro-batch, the same in every step.
 
 use std::ops::Range;
 
@@ -59,12 +60,12 @@ impl Gradients {
         }
     }
 
-    /// To add to.
-    pub fn view_mut(&mut self) -> GradientsMut<'_> {
+    /// To add those of a micro-batch to, which is the step's number `micro_batch`.
+    pub fn of_micro_batch(&mut self, micro_batch: usize) -> GradientsMut<'_> {
         match &mut self.0 {
             Stored::F32(values) => GradientsMut::F32(values.view_mut()),
             Stored::Bf16 { values, sum } => {
-                GradientsMut::Bf16 { values: values.view_mut(), sum: sum.view_mut() }
+                GradientsMut::Bf16 { values: values.view_mut(), sum: sum.view_mut(), micro_batch }
             }
         }
     }
@@ -175,6 +176,8 @@ pub enum GradientsMut<'a> {
         values: ViewMut<'a, bf16>,
         /// Where an operation adds to zeros.
         sum: ViewMut<'a, f32>,
+        /// Its number in the step.
+        micro_batch: usize,
     },
 }
 
@@ -202,9 +205,11 @@ impl GradientsMut<'_> {
     pub fn reborrow(&mut self) -> GradientsMut<'_> {
         match self {
             Self::F32(values) => GradientsMut::F32(values.reborrow()),
-            Self::Bf16 { values, sum } => {
-                GradientsMut::Bf16 { values: values.reborrow(), sum: sum.reborrow() }
-            }
+            Self::Bf16 { values, sum, micro_batch } => GradientsMut::Bf16 {
+                values: values.reborrow(),
+                sum: sum.reborrow(),
+                micro_batch: *micro_batch,
+            },
         }
     }
 
@@ -220,11 +225,13 @@ impl GradientsMut<'_> {
     ) -> std::result::Result<(), E> {
         match self {
             Self::F32(values) => add(values.reborrow().slice(range)),
-            Self::Bf16 { values, sum } => {
+            Self::Bf16 { values, sum, micro_batch } => {
                 let mut sum = sum.reborrow().slice(0..range.len());
                 sum.fill(0.0)?;
                 add(sum.reborrow())?;
-                Ok(accumulate(device, values.reborrow().slice(range), sum.as_view())?)
+                let first = range.start;
+                let target = values.reborrow().slice(range);
+                Ok(accumulate(device, target, sum.as_view(), first, *micro_batch)?)
             }
         }
     }
@@ -251,7 +258,7 @@ impl GradientsMut<'_> {
                     [first, before.slice(second)]
                 })
             }
-            Self::Bf16 { values, sum } => {
+            Self::Bf16 { values, sum, micro_batch } => {
                 let middle = first.len().next_multiple_of(SEGMENT_ALIGNMENT);
                 let (of_first, of_second) = sum.reborrow().split_at(middle);
                 let (mut of_first, mut of_second) =
@@ -259,8 +266,12 @@ impl GradientsMut<'_> {
                 of_first.fill(0.0)?;
                 of_second.fill(0.0)?;
                 add([of_first.reborrow(), of_second.reborrow()])?;
-                accumulate(device, values.reborrow().slice(first), of_first.as_view())?;
-                Ok(accumulate(device, values.reborrow().slice(second), of_second.as_view())?)
+                for (range, sum) in [(first, of_first), (second, of_second)] {
+                    let first = range.start;
+                    let target = values.reborrow().slice(range);
+                    accumulate(device, target, sum.as_view(), first, *micro_batch)?;
+                }
+                Ok(())
             }
         }
     }

@@ -63,7 +63,7 @@ impl Pack<8> for f32 {
     }
 }
 
-/// One vector.
+/// Half a vector.
 impl Pack<4> for Bf16 {
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]
@@ -78,6 +78,7 @@ impl Pack<4> for Bf16 {
     }
 }
 
+/// One vector.
 impl Pack<8> for Bf16 {
     #[inline(always)]
     #[cfg_attr(not(target_arch = "nvptx64"), track_caller)]

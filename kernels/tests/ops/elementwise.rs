@@ -4,7 +4,8 @@ use crate::common::*;
 use cpift_kernels::dither::{dither_to_bf16, lower_half};
 use cpift_kernels::elementwise::*;
 use cpift_kernels::emulator::Emulator;
-use cpift_kernels::simt::{Bf16, Element, Real};
+use cpift_kernels::simt::{Bf16, Element};
+use cpift_kernels::stochastic::{random_bits, round_to_bf16};
 
 /// Less than a vector, less than a block, whole blocks, and what lies between.
 const COUNTS: [usize; 6] = [1, 7, 1000, 1024, 2048, 5001];
@@ -98,7 +99,9 @@ fn weights_are_split_and_joined_bit_for_bit() {
 }
 
 #[test]
-fn sums_in_bf16_are_rounded_once() {
+fn sums_in_bf16_are_rounded_by_index_and_seed() {
+    /// Where what is added to begins in the whole, and a seed.
+    const PLACE: (usize, u32) = (5_000_000_008, 0x9876_5432);
     for_all(|emulator, count, offset| {
         let mut x = random::<f32>(count as u64, count + offset);
         let special = [f32::INFINITY, f32::NAN, f32::MAX, 1e-42].into_iter();
@@ -110,11 +113,14 @@ fn sums_in_bf16_are_rounded_once() {
             slice_mut(&mut target.as_mut_slice()[offset..]),
             slice(&x.as_slice()[offset..]),
             count as u64,
+            PLACE.0 as u64,
+            PLACE.1,
         )
         .unwrap();
-        for index in offset..offset + count {
-            let expected = Bf16::from_f32(before.as_slice()[index].to_f32() + x.as_slice()[index]);
-            assert_eq!(target.as_slice()[index].0, expected.0, "element {index}");
+        for index in 0..count {
+            let sum = before.as_slice()[offset + index].to_f32() + x.as_slice()[offset + index];
+            let expected = round_to_bf16(sum, random_bits(PLACE.0 + index, PLACE.1));
+            assert_eq!(target.as_slice()[offset + index].0, expected.0, "element {index}");
         }
         assert_eq!(target.as_slice()[..offset], before.as_slice()[..offset]);
     });

@@ -18,13 +18,12 @@ use crate::files::AtomicFolder;
 use crate::stages::group::UpdateSigns;
 use crate::stages::masks::{MASK_FORMAT, mask_file};
 
-/// What a block has at or above its threshold.
+/// What a block has at or above its threshold, and which of its updates are upwards: bits of its elements.
 #[derive(Default)]
 struct Marked {
     above: Vec<u64>,
     equal: Vec<u64>,
-    /// The updates of both, in order.
-    updates: Vec<f32>,
+    up: Vec<u64>,
 }
 
 /// Writes the core of a model into the folder: parameters of it in each tensor. Ties go to the lower index, as everywhere.
@@ -55,15 +54,15 @@ pub(super) fn write(
         for (index, tensor) in tensors.iter().enumerate() {
             let blocks: Vec<Block> = blocks_of(index, tensor).collect();
             let threshold = tensor.scope.and_then(|scope| thresholds.of(scope));
-            let mark = |scratch: &mut Scratch, block: &Block| match threshold {
+            let mark = |scratch: &mut Scratch, (number, block): (usize, &Block)| match threshold {
                 None => Ok(Marked { above: vec![0; block.elements.len().div_ceil(64)], ..Marked::default() }),
                 Some(threshold) => {
-                    updates.read(tensors, block, scratch)?;
+                    updates.read(tensors, block, number, scratch)?;
                     Ok(Marked::of(&scratch.update, threshold))
                 }
             };
             let marked: Vec<Result<Marked>> =
-                cpu.run(|| blocks.par_iter().map_init(Scratch::default, mark).collect());
+                cpu.run(|| blocks.par_iter().enumerate().map_init(Scratch::default, mark).collect());
             let mut marked = marked.into_iter().collect::<Result<Vec<Marked>>>()?;
             if let Some(left) = tensor.scope.and_then(|scope| ties.get_mut(&scope)) {
                 marked.iter_mut().for_each(|marked| marked.take_ties(left));
@@ -73,9 +72,8 @@ pub(super) fn write(
             let mut of_tensor = UpdateSigns::new(count as usize);
             for marked in &marked {
                 file.write_all(bytemuck::cast_slice(&marked.above)).map_err(failed())?;
-                let members =
-                    marked.updates.iter().zip(marked.is_member()).filter(|(_, is_member)| *is_member);
-                members.for_each(|(update, _)| of_tensor.push(&[0.0], &[*update]));
+                // What is in a core has moved.
+                marked.directions().for_each(|up| of_tensor.push(&[0.0], &[if up { 1.0 } else { -1.0 }]));
             }
             signs.push(of_tensor);
             counts.push(count);
@@ -94,9 +92,11 @@ impl Marked {
         };
         let (above, mut equal) = (marked(0), marked(u64::MAX));
         equal.iter_mut().zip(&above).for_each(|(equal, above)| *equal ^= above);
-        let is_marked = |index: &usize| (above[index / 64] | equal[index / 64]) >> (index % 64) & 1 == 1;
-        let updates = (0..update.len()).filter(is_marked).map(|index| update[index]).collect();
-        Self { above, equal, updates }
+        let up = |update: &[f32]| {
+            let bit = |(lane, update): (usize, &f32)| u64::from(*update > 0.0) << lane;
+            update.iter().enumerate().map(bit).fold(0, |word, bit| word | bit)
+        };
+        Self { above, equal, up: update.chunks(64).map(up).collect() }
     }
 
     /// Adds the first of those that equal the threshold, as many as are left; `equal` is then all of what it was.
@@ -111,14 +111,14 @@ impl Marked {
         }
     }
 
-    /// Of each of its updates, whether it is in the core. What is above the threshold is.
-    fn is_member(&self) -> impl Iterator<Item = bool> + '_ {
-        self.above.iter().zip(&self.equal).flat_map(|(&above, &equal)| {
-            let mut marked = above | equal;
+    /// Of each element in the core, whether its update is upwards.
+    fn directions(&self) -> impl Iterator<Item = bool> + '_ {
+        self.above.iter().zip(&self.up).flat_map(|(&core, &up)| {
+            let mut rest = core;
             std::iter::from_fn(move || {
-                let bit = (marked != 0).then(|| marked.trailing_zeros())?;
-                marked &= marked - 1;
-                Some(above >> bit & 1 == 1)
+                let bit = (rest != 0).then(|| rest.trailing_zeros())?;
+                rest &= rest - 1;
+                Some(up >> bit & 1 == 1)
             })
         })
     }

@@ -12,10 +12,11 @@ mod thresholds;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
+use cpift_engine::ops::select::share_of;
 use cpift_engine::{CpuDevice, Device};
 use serde::{Deserialize, Serialize};
 
-use self::overlap::Overlaps;
+use self::overlap::{Matrices, Overlaps};
 use self::read::{Reading, Updates};
 use self::thresholds::Thresholds;
 use crate::checkpoint::{TensorFolder, WeightType};
@@ -66,6 +67,8 @@ pub struct CoresReport {
     pub parameters: u64,
     /// How cores were chosen.
     pub settings: CoreSettings,
+    /// Of each model, how many parameters its core lacks because no others moved.
+    pub unmoved: Vec<u64>,
     /// The cores.
     pub cores: CoreReport,
     /// How they overlap.
@@ -108,13 +111,16 @@ impl Cores {
                 format!("{} is not above 0 and at most 1", settings.fraction),
             ));
         }
+        if !request.threshold.is_finite() {
+            return Err(Error::setting("--threshold", format!("{} is not a number", request.threshold)));
+        }
         check_names(&request.models)?;
         let folders = std::iter::once(&request.base).chain(request.models.iter().map(|(_, folder)| folder));
         let folders = folders.map(|folder| TensorFolder::open(folder)).collect::<Result<Vec<_>>>()?;
         let matches = match_tensors(&folders)?;
         let floats = matches.tensors.into_iter().filter(|tensor| WeightType::of(tensor.dtype).is_some());
         let tensors = floats.enumerate().map(|(index, matched)| {
-            let is_excluded = settings.exclude.iter().any(|part| matched.name.contains(part));
+            let is_excluded = settings.excludes(&matched.name);
             let scope = match settings.scope {
                 CoreScope::Global => 0,
                 CoreScope::Layer => scope_of_layer(&matched.name),
@@ -129,9 +135,21 @@ impl Cores {
         });
         let mut tensors: Vec<Tensor> = tensors.collect();
         // As a model goes, whatever order they are stored in: ties go to the first, and tables follow it.
-        tensors.sort_by_key(|tensor| place_in_model(&tensor.name));
-        if tensors.iter().all(|tensor| tensor.scope.is_none() || tensor.elements == 0) {
+        tensors.sort_by(|a, b| {
+            let key = |tensor: &Tensor| place_in_model(&tensor.name);
+            key(a).cmp(&key(b)).then_with(|| a.name.cmp(&b.name))
+        });
+        if tensors.iter().all(|tensor| tensor.elements == 0) {
+            return Err(Error::format(folders[0].listing(), "has no parameter that is a float"));
+        }
+        let eligible = tensors.iter().filter(|tensor| tensor.scope.is_some() && tensor.elements > 0);
+        if eligible.count() == 0 {
             return Err(Error::setting("--exclude", "leaves no parameter of the model"));
+        }
+        let scopes = thresholds::sizes(&tensors);
+        if scopes.values().all(|&count| share_of(settings.fraction, count) == 0) {
+            let reason = format!("{} comes to no parameter at all: use a larger share", settings.fraction);
+            return Err(Error::setting("--fraction", reason));
         }
         Ok(Self { request: request.clone(), folders, tensors, notices: matches.notices })
     }
@@ -174,12 +192,16 @@ impl Cores {
 
     /// Bytes that finding the cores reads.
     fn bytes(&self) -> u64 {
+        let sizes = thresholds::sizes(&self.tensors);
+        let is_chosen = |scope: usize| {
+            sizes.get(&scope).is_some_and(|&count| share_of(self.request.settings.fraction, count) > 0)
+        };
         let of_model = |model: usize| {
             let sizes = self.tensors.iter().map(|tensor| {
                 let bytes =
                     |folder: usize| Updates::element_bytes(&self.folders[folder], &tensor.names[folder]);
-                // What is excluded is read once, to know how far it moved.
-                let times = if tensor.scope.is_some() { 3 } else { 1 };
+                // Where nothing is chosen, once is enough to know how far it moved.
+                let times = if tensor.scope.is_some_and(is_chosen) { 3 } else { 1 };
                 (times * tensor.elements * (bytes(0) + bytes(model))) as u64
             });
             sizes.sum::<u64>()
@@ -195,7 +217,7 @@ impl Cores {
     ) -> Result<CoresReport> {
         let names: Vec<String> = self.request.models.iter().map(|(name, _)| name.clone()).collect();
         let mut overlaps = Overlaps::new(&self.tensors, names.len());
-        let mut cores = Vec::new();
+        let (mut cores, mut unmoved) = (Vec::new(), Vec::new());
         for (index, name) in names.iter().enumerate() {
             let updates =
                 Updates { folders: [&self.folders[0], &self.folders[index + 1]], number: index + 1, reading };
@@ -205,9 +227,11 @@ impl Cores {
                 masks::write(cpu, writing, name, &updates, &self.tensors, &thresholds, overlaps.of(index))?;
             let counted =
                 || self.tensors.iter().map(|tensor| tensor.name.as_str()).zip(counts.iter().copied());
+            let size: u64 = counts.iter().sum();
+            unmoved.push(thresholds.wanted().saturating_sub(size));
             cores.push(TaskCore {
                 task: name.clone(),
-                size: counts.iter().sum(),
+                size,
                 threshold: f64::from(thresholds.least()),
                 relative_move,
                 by_layer: count_by_layer(counted()),
@@ -215,7 +239,7 @@ impl Cores {
             });
         }
         let all = || self.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor.elements as u64));
-        let (jaccard, sign_agreement) = overlaps.compare(writing, &names)?;
+        let Matrices { jaccard, sign_agreement } = overlaps.compare(writing, &names)?;
         let settings = GroupSettings {
             threshold: self.request.threshold,
             order: GroupOrder::Given,
@@ -226,6 +250,7 @@ impl Cores {
             models: self.request.models.iter().map(|(_, folder)| folder.clone()).collect(),
             parameters: self.parameters(),
             settings: self.request.settings.clone(),
+            unmoved,
             cores: CoreReport {
                 tasks: cores,
                 model_by_layer: count_by_layer(all()),
@@ -246,18 +271,23 @@ impl Cores {
 /// Fails unless every name is that of a file of its own.
 fn check_names(models: &[(String, PathBuf)]) -> Result<()> {
     for (index, (name, folder)) in models.iter().enumerate() {
-        let is_plain = |c: char| c.is_alphanumeric() || "-_.".contains(c);
-        if name.is_empty() || name.starts_with('.') || !name.chars().all(is_plain) {
+        let folder = folder.display();
+        let is_plain = |c: char| c.is_ascii_alphanumeric() || "-_.".contains(c);
+        if name.is_empty() {
+            return Err(Error::setting(
+                "MODEL",
+                format!("{folder} has no name: give it one as NAME={folder}"),
+            ));
+        }
+        if name.starts_with('.') || !name.chars().all(is_plain) {
             let reason = format!(
-                "`{name}` names a file: give {} a name of letters, digits, `-`, `_` and `.` as NAME={}",
-                folder.display(),
-                folder.display()
+                "`{name}` is to be the name of a file: give {folder} a name of letters from a to z, digits, `-`, `_` and \
+                 `.` as NAME={folder}"
             );
             return Err(Error::setting("MODEL", reason));
         }
         if models[..index].iter().any(|(other, _)| other.eq_ignore_ascii_case(name)) {
-            let reason =
-                format!("two models are called `{name}`: name one, as in other={}", folder.display());
+            let reason = format!("two models are called `{name}`: name one, as in other={folder}");
             return Err(Error::setting("MODEL", reason));
         }
     }

@@ -18,6 +18,14 @@ pub(super) struct Overlaps<'a> {
     signs: Vec<ModelSigns>,
 }
 
+/// Of every two cores.
+pub(super) struct Matrices {
+    /// Jaccard index.
+    pub jaccard: Vec<Vec<f64>>,
+    /// How often what both have moved to the same side.
+    pub sign_agreement: Vec<Vec<Option<f64>>>,
+}
+
 /// Shared by two cores.
 #[derive(Debug, Clone, Copy, Default)]
 struct Shared {
@@ -40,11 +48,7 @@ impl<'a> Overlaps<'a> {
     ///
     /// # Errors
     /// A mask cannot be read.
-    pub fn compare(
-        &self,
-        writing: &AtomicFolder,
-        names: &[String],
-    ) -> Result<(Vec<Vec<f64>>, Vec<Vec<Option<f64>>>)> {
+    pub fn compare(&self, writing: &AtomicFolder, names: &[String]) -> Result<Matrices> {
         let count = names.len();
         let open = |name: &String| TensorFile::open(&writing.path_of(&mask_file(name)));
         let files = names.iter().map(open).collect::<Result<Vec<_>>>()?;
@@ -76,9 +80,9 @@ impl<'a> Overlaps<'a> {
             let Shared { both, agreeing, .. } = pair(i, j);
             (both > 0).then(|| agreeing as f64 / both as f64)
         };
-        Ok((
-            (0..count).map(|i| matrix(i).map(jaccard).collect()).collect(),
-            (0..count).map(|i| matrix(i).map(agreement).collect()).collect(),
-        ))
+        Ok(Matrices {
+            jaccard: (0..count).map(|i| matrix(i).map(jaccard).collect()).collect(),
+            sign_agreement: (0..count).map(|i| matrix(i).map(agreement).collect()).collect(),
+        })
     }
 }

@@ -1,7 +1,7 @@
 //! Reading what a model adds to its base, a block at a time.
 
 use std::ops::Range;
-use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::{CoresProgress, Tensor};
@@ -16,6 +16,8 @@ pub(super) const BLOCK: usize = 1 << 18;
 pub(super) struct Reading<'a> {
     stop: &'a AtomicBool,
     done: AtomicU64,
+    /// The first of the blocks that are read side by side which could not be; the largest number before.
+    failed: AtomicUsize,
     total: u64,
     observer: Mutex<&'a mut (dyn FnMut(CoresProgress) + Send)>,
 }
@@ -27,7 +29,8 @@ impl<'a> Reading<'a> {
         total: u64,
     ) -> Self {
         observer(CoresProgress { done: 0, total });
-        Self { stop, done: AtomicU64::new(0), total, observer: Mutex::new(observer) }
+        let (done, failed) = (AtomicU64::new(0), AtomicUsize::new(usize::MAX));
+        Self { stop, done, failed, total, observer: Mutex::new(observer) }
     }
 
     fn add(&self, bytes: u64) {
@@ -102,11 +105,30 @@ impl Updates<'_, '_> {
         folder.find(name).map_or(0, |(_, info)| info.dtype.bitsize() / 8)
     }
 
-    /// Reads a block into the scratch memory.
+    /// Reads a block, which is number `number` of those that are read side by side, into the scratch memory. Blocks behind
+    /// one that failed are not read.
     ///
     /// # Errors
     /// NaN or infinity, by tensor and element; a stop; the system's.
-    pub fn read(&self, tensors: &[Tensor], block: &Block, scratch: &mut Scratch) -> Result<()> {
+    pub fn read(
+        &self,
+        tensors: &[Tensor],
+        block: &Block,
+        number: usize,
+        scratch: &mut Scratch,
+    ) -> Result<()> {
+        let failed = &self.reading.failed;
+        if failed.load(Ordering::Relaxed) < number {
+            return Ok(());
+        }
+        let outcome = self.read_block(tensors, block, scratch);
+        if outcome.is_err() {
+            failed.fetch_min(number, Ordering::Relaxed);
+        }
+        outcome
+    }
+
+    fn read_block(&self, tensors: &[Tensor], block: &Block, scratch: &mut Scratch) -> Result<()> {
         self.reading.check()?;
         let tensor = &tensors[block.tensor];
         let Scratch { stored, base, update } = scratch;
@@ -115,7 +137,17 @@ impl Updates<'_, '_> {
         for (update, base) in update.iter_mut().zip(base) {
             *update -= *base;
         }
-        Ok(())
+        match update.iter().position(|update| !update.is_finite()) {
+            None => Ok(()),
+            Some(place) => {
+                let reason = format!(
+                    "`{}` is too far from the base at element {}",
+                    tensor.names[self.number],
+                    block.elements.start + place
+                );
+                Err(Error::format(self.folders[1].listing(), reason))
+            }
+        }
     }
 
     fn read_one(

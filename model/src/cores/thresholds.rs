@@ -13,7 +13,21 @@ use super::read::{Block, Scratch, Updates, blocks};
 use crate::error::Result;
 
 /// Of every scope the least magnitude in the core; none where the share comes to no parameter.
-pub(super) struct Thresholds(BTreeMap<usize, Option<Threshold>>);
+pub(super) struct Thresholds {
+    of_scopes: BTreeMap<usize, Option<Threshold>>,
+    wanted: u64,
+}
+
+/// Parameters of every scope.
+pub(super) fn sizes(tensors: &[Tensor]) -> BTreeMap<usize, usize> {
+    let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
+    for tensor in tensors {
+        if let Some(scope) = tensor.scope {
+            *sizes.entry(scope).or_default() += tensor.elements;
+        }
+    }
+    sizes
+}
 
 impl Thresholds {
     /// Finds them, and how far the model is from its base, ‖θi − θ0‖ / ‖θ0‖.
@@ -26,52 +40,61 @@ impl Thresholds {
         tensors: &[Tensor],
         fraction: f64,
     ) -> Result<(Self, f64)> {
-        let mut eligible: BTreeMap<usize, usize> = BTreeMap::new();
-        for tensor in tensors {
-            if let Some(scope) = tensor.scope {
-                *eligible.entry(scope).or_default() += tensor.elements;
-            }
-        }
-        let (mut found, mut squares) = (BTreeMap::new(), [0.0; 2]);
+        let (mut of_scopes, mut wanted, mut squares) = (BTreeMap::new(), 0, [0.0; 2]);
         let mut add = |more: [f64; 2]| squares.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
-        for (&scope, &count) in &eligible {
+        for (scope, count) in sizes(tensors) {
             let blocks = blocks(tensors, |tensor| tensor.scope == Some(scope));
             let (first, of_scope) = read(cpu, updates, tensors, &blocks, Tally::first)?;
             let k = share_of(fraction, count) as u64;
+            wanted += k;
             let threshold = match k {
                 0 => None,
                 _ => {
                     let bin = first.bin(k);
                     let (second, _) = read(cpu, updates, tensors, &blocks, || Tally::second(bin))?;
-                    Some(second.threshold(bin))
+                    Some(without_unmoved(second.threshold(bin)))
                 }
             };
-            found.insert(scope, threshold);
+            of_scopes.insert(scope, threshold);
             add(of_scope);
         }
         // Tensors that are excluded have moved, too.
         let excluded = blocks(tensors, |tensor| tensor.scope.is_none());
         add(read(cpu, updates, tensors, &excluded, Tally::first)?.1);
         let [update, base] = squares.map(f64::sqrt);
-        Ok((Self(found), update / base.max(f64::MIN_POSITIVE)))
+        Ok((Self { of_scopes, wanted }, (update / base.max(f64::MIN_POSITIVE)).min(f64::MAX)))
     }
 
     /// Of a scope.
     pub fn of(&self, scope: usize) -> Option<Threshold> {
-        self.0.get(&scope).copied().flatten()
+        self.of_scopes.get(&scope).copied().flatten()
+    }
+
+    /// Parameters that the share comes to.
+    pub fn wanted(&self) -> u64 {
+        self.wanted
     }
 
     /// The numbers of the scopes.
     pub fn scopes(&self) -> impl Iterator<Item = usize> {
-        self.0.keys().copied()
+        self.of_scopes.keys().copied()
     }
 
     /// The least of all; 0 where there is none.
     pub fn least(&self) -> f32 {
-        let least =
-            self.0.values().flatten().map(|threshold| threshold.magnitude).fold(f32::INFINITY, f32::min);
+        let least = self
+            .of_scopes
+            .values()
+            .flatten()
+            .map(|threshold| threshold.magnitude)
+            .fold(f32::INFINITY, f32::min);
         if least.is_finite() { least } else { 0.0 }
     }
+}
+
+/// What did not move is in no core: of the magnitude 0 none is taken.
+fn without_unmoved(threshold: Threshold) -> Threshold {
+    if threshold.magnitude == 0.0 { Threshold { ties: 0, ..threshold } } else { threshold }
 }
 
 /// Counts of all updates of these blocks, and the sums of squares of updates and of base.
@@ -84,8 +107,8 @@ fn read(
 ) -> Result<(Tally, [f64; 2])> {
     let tallies: Mutex<Vec<Tally>> = Mutex::default();
     let lock = || tallies.lock().unwrap_or_else(PoisonError::into_inner);
-    let count = |scratch: &mut Scratch, block: &Block| -> Result<[f64; 2]> {
-        updates.read(tensors, block, scratch)?;
+    let count = |scratch: &mut Scratch, (number, block): (usize, &Block)| -> Result<[f64; 2]> {
+        updates.read(tensors, block, number, scratch)?;
         let taken = lock().pop();
         let mut tally = taken.unwrap_or_else(&fresh);
         tally.add(&scratch.update);
@@ -93,7 +116,7 @@ fn read(
         Ok([&scratch.update, &scratch.base].map(|values| squares(values)))
     };
     let sums: Vec<Result<[f64; 2]>> =
-        cpu.run(|| blocks.par_iter().map_init(Scratch::default, count).collect());
+        cpu.run(|| blocks.par_iter().enumerate().map_init(Scratch::default, count).collect());
     let mut total = [0.0; 2];
     // In the order of the blocks, whichever thread had them.
     for sums in sums {

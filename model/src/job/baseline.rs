@@ -197,8 +197,7 @@ impl Session<'_> {
     /// So many random parameters among those that may be in a core.
     pub(super) fn random_parameters(&self, count: usize, seed: u64) -> Result<Mask> {
         let job = self.job;
-        let exclude = &job.recipe.core.exclude;
-        let eligible = |segment: &Segment| !exclude.iter().any(|part| segment.name.contains(part));
+        let eligible = |segment: &Segment| !job.recipe.core.excludes(&segment.name);
         // As above.
         let (scores, order) = (self.trainer.any_values(), Order::Random { seed });
         Ok(select::top_k(&job.device, &job.inputs.layout, scores, count, order, eligible)?.0)

@@ -164,6 +164,9 @@ impl<'a> Session<'a> {
         let (device, layout, name) = (&job.device, &job.inputs.layout, &job.inputs.tasks[task].name);
         let mut models = RunModels::new(job);
         let (mut update, mut base) = self.trainer.scratch_buffers()?;
+        // Padding, which files leave as it is, would count in the norms.
+        base.fill(0.0)?;
+        update.fill(0.0)?;
         models.read_base(base.reborrow())?;
         models.read_weights(task, update.reborrow())?;
         let base_norm = squared_norm(device, base.as_view(), None)?.sqrt();

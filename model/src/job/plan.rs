@@ -10,13 +10,13 @@ use super::memory::plan_memory;
 use super::names::{FINAL, FUSED, REMOVED_PROBES};
 use super::trainings::{has_probes, trainings_settings, trains_plainly};
 use crate::data::{Dataset, Source};
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::evaluation::most_tokens;
 use crate::files;
 use crate::progress::{
     Column, Plan, StageEvaluation, StageKind, StagePlan, TaskPlan, TrainingKind, TrainingPlan,
 };
-use crate::recipe::{Method, Recipe, TrainSettings};
+use crate::recipe::{CheckpointSettings, Method, Recipe, TrainSettings};
 use crate::state_type::StateType;
 use crate::transformer::ComputeType;
 
@@ -283,14 +283,36 @@ fn plan_stages(memory: &[(StageKind, u64)], disk: &[StageDisk]) -> Vec<StagePlan
     memory.iter().zip(disk).map(stage).collect()
 }
 
-/// Fails unless the run folder can be written and has room for what of the run is not there yet.
+/// Fails unless the run folder can be written and has room for what of the run is not there yet. `without_probes` is what
+/// the whole run would take if it removed them.
 ///
 /// # Errors
-/// Naming the folder.
-pub fn check_run_folder(folder: &Path, plan: &Plan) -> Result<()> {
+/// Naming the folder, and what would need less room.
+pub fn check_run_folder(folder: &Path, plan: &Plan, without_probes: u64) -> Result<()> {
     let there = if folder.is_dir() { files::folder_bytes(folder)? } else { 0 };
-    files::require_free_space(folder, bytes_to_come(folder, plan).saturating_sub(there))?;
+    files::require_free_space(folder, bytes_to_come(folder, plan).saturating_sub(there))
+        .map_err(|error| advise_without_probes(error, plan.disk_bytes, without_probes))?;
     files::require_writable(folder)
+}
+
+/// What the run folder takes at most where probes are removed once they are fused.
+pub fn disk_without_probes(recipe: &Recipe, inputs: &Inputs, state: StateType) -> u64 {
+    let checkpoint = CheckpointSettings { keep_probes: false, ..recipe.checkpoint.clone() };
+    let recipe = Recipe { checkpoint, ..recipe.clone() };
+    stage_disk(&recipe, inputs, state).iter().map(|of| of.most).max().unwrap_or(0)
+}
+
+fn advise_without_probes(error: Error, bytes: u64, without_probes: u64) -> Error {
+    match error {
+        Error::Format { path, reason } if without_probes < bytes => {
+            let less = files::human_bytes(without_probes);
+            let reason = format!(
+                "{reason}, or set checkpoint.keep_probes = false, with which a run takes {less} in all"
+            );
+            Error::Format { path, reason }
+        }
+        other => other,
+    }
 }
 
 /// What the run folder takes at most in the stages that are not complete.
@@ -307,7 +329,18 @@ fn bytes_to_come(folder: &Path, plan: &Plan) -> u64 {
 
 #[cfg(test)]
 mod tests {
-    use super::split_evenly;
+    use std::path::Path;
+
+    use super::{advise_without_probes, split_evenly};
+    use crate::Error;
+
+    #[test]
+    fn removing_probes_is_advised_where_it_helps() {
+        let short = || Error::format(Path::new("run"), "3 GiB are needed");
+        let advised = advise_without_probes(short(), 3 << 30, 2 << 30).to_string();
+        assert!(advised.contains("keep_probes = false") && advised.contains("2.0 GiB"), "{advised}");
+        assert_eq!(advise_without_probes(short(), 3 << 30, 3 << 30).to_string(), short().to_string());
+    }
 
     #[test]
     fn steps_are_split_in_proportion_and_none_is_lost() {

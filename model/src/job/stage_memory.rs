@@ -150,7 +150,7 @@ impl Sizes {
         let lists = conflicts * (2 * float + self.tasks.div_ceil(8)) + claims * ranked * float;
         let transplanting = StageMemory {
             masks: owned + 2 * mask + self.words + lists,
-            copies: 3 * mask + float * core.max(conflicts),
+            copies: 4 * mask + float * core.max(conflicts),
             ..StageMemory::default()
         };
         [merging, transplanting]

@@ -308,6 +308,13 @@ pub struct CoreSettings {
     pub exclude: Vec<String>,
 }
 
+impl CoreSettings {
+    /// Whether a tensor of this name is never in a core.
+    pub fn excludes(&self, name: &str) -> bool {
+        self.exclude.iter().any(|part| name.contains(part))
+    }
+}
+
 impl Default for CoreSettings {
     fn default() -> Self {
         Self { fraction: 0.01, scope: CoreScope::Global, exclude: Vec::new() }

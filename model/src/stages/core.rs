@@ -37,8 +37,7 @@ pub fn select(
             ImportanceKind::Net | ImportanceKind::Path | ImportanceKind::Fisher => Order::Largest,
         },
     };
-    let eligible =
-        |segment: &cpift_engine::Segment| !settings.exclude.iter().any(|part| segment.name.contains(part));
+    let eligible = |segment: &Segment| !settings.excludes(&segment.name);
     let selection = select::select(device, layout, importance, &options, eligible)?;
     // Without a threshold (random choice) importances are compared as they are.
     let thresholds = selection.thresholds.iter().map(|threshold| threshold.unwrap_or(1.0)).collect();
@@ -108,12 +107,14 @@ pub enum Place {
 pub fn place_in_model(name: &str) -> Place {
     match layer_number(name) {
         Some(layer) => Place::Layer(layer),
-        None if EMBEDDINGS.iter().any(|embedding| name.contains(embedding)) => Place::Embedding,
+        None if !name.contains("embed_out") && EMBEDDINGS.iter().any(|part| name.contains(part)) => {
+            Place::Embedding
+        }
         None => Place::Head,
     }
 }
 
-/// Of names of embeddings: of this engine's families, and of others.
+/// Of names of embeddings: of this engine's families, and of others. `embed_out` is a head.
 const EMBEDDINGS: [&str; 3] = ["embed", "wte", "wpe"];
 
 /// The kind of a tensor: `q_proj`, `q_proj bias`, `norm`.
@@ -146,7 +147,7 @@ fn layer_number(name: &str) -> Option<usize> {
 
 /// Selection scope of a tensor in the scope `layer`: its layer; all outside the layers form one more.
 pub fn scope_of_layer(name: &str) -> usize {
-    layer_number(name).map_or(0, |layer| layer + 1)
+    layer_number(name).map_or(0, |layer| layer.saturating_add(1))
 }
 
 #[cfg(test)]
@@ -174,8 +175,10 @@ mod tests {
         };
         assert_eq!(labels(by_layer(&layout, &mask)), "embedding=1 layer 0=1 layer 10=1 head=0");
         assert_eq!(labels(by_kind(&layout, &mask)), "embed_tokens=1 q_proj=2 q_proj bias=0 norm=0");
-        let others = ["transformer.wte.weight", "transformer.h.3.attn.c_attn.weight", "ln_f.bias"];
-        assert_eq!(others.map(layer), ["embedding", "layer 3", "head"]);
-        assert_eq!(others.map(kind), ["wte", "c_attn", "ln_f bias"]);
+        let others =
+            ["transformer.wte.weight", "transformer.h.3.attn.c_attn.weight", "ln_f.bias", "embed_out.weight"];
+        assert_eq!(others.map(layer), ["embedding", "layer 3", "head", "head"]);
+        assert_eq!(others.map(kind), ["wte", "c_attn", "ln_f bias", "embed_out"]);
+        assert_eq!(scope_of_layer("h.18446744073709551615.w"), usize::MAX);
     }
 }

@@ -70,19 +70,16 @@ impl Merge {
         Some(Self { keep, join, scale })
     }
 
-    /// Whether signs are elected.
-    pub fn elects(&self) -> bool {
-        self.join == Join::Elected
-    }
-
     /// Bytes on the device, and of masks on the host, that [`merge_part`] takes for a part of so many parameters beside the
     /// buffers it is given.
     pub fn bytes(&self, parameters: usize, tasks: usize) -> (usize, usize) {
         let mask = parameters / 8;
         let chosen = if self.keep == Keep::All { 0 } else { mask };
+        // While the largest are looked for, of tensors where none was found.
+        let looking = if matches!(self.keep, Keep::Largest(_)) { 2 * mask } else { 0 };
         match self.join {
-            Join::Elected => (parameters * size_of::<f32>(), chosen * tasks + mask),
-            Join::Sum | Join::Mean => (0, chosen),
+            Join::Elected => (parameters * size_of::<f32>(), chosen * tasks + mask + looking),
+            Join::Sum | Join::Mean => (0, chosen + looking),
         }
     }
 }

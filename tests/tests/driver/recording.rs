@@ -49,10 +49,10 @@ fn train(device: &Device, compute: ComputeType, stored: MomentType, recorded: bo
         let mut work = || -> cpift_model::Result<()> {
             gradients.clear()?;
             let mut start = 0;
-            for batch in batches {
+            for (number, batch) in batches.into_iter().enumerate() {
                 let end = start + batch.tokens.len();
                 let losses = losses.slice_mut(start..end);
-                model.loss_and_gradients(batch, 0.02, gradients.view_mut(), losses)?;
+                model.loss_and_gradients(batch, 0.02, gradients.of_micro_batch(number), losses)?;
                 start = end;
             }
             clip.measure(gradients.view(), None, 0.5)?;

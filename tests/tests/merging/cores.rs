@@ -86,7 +86,8 @@ fn sorted(updates: &[Vec<f32>], settings: &CoreSettings) -> Vec<Vec<bool>> {
         let k = (settings.fraction * all.len() as f64) as usize;
         // Stable: ties stay in the order of the tensors.
         all.sort_by(|a, b| updates[b.0][b.1].abs().total_cmp(&updates[a.0][a.1].abs()));
-        all.into_iter().take(k).for_each(|(index, element)| members[index][element] = true);
+        let moved = |&(index, element): &(usize, usize)| updates[index][element] != 0.0;
+        all.into_iter().take(k).filter(moved).for_each(|(index, element)| members[index][element] = true);
     }
     members
 }
@@ -133,6 +134,9 @@ fn cores_are_what_sorting_finds() {
             assert!(written(&out, &name) == *expected, "{settings:?}: {name}");
             let size: usize = expected.iter().flatten().filter(|member| **member).count();
             assert_eq!(report.cores.tasks[model].size, size as u64);
+            let wanted = size as u64 + report.unmoved[model];
+            assert_eq!(report.unmoved[model] > 0, settings.fraction == 1.0, "{settings:?}");
+            assert!(settings.fraction < 1.0 || wanted == report.parameters - 1, "all but the excluded one");
             let layers: u64 = report.cores.tasks[model].by_layer.iter().map(|(_, count)| count).sum();
             assert_eq!(layers, size as u64);
             let squares = |tensors: &[Vec<f32>]| -> f64 {
@@ -199,9 +203,45 @@ fn what_cannot_be_compared_is_refused_and_leaves_nothing() {
         let message = refused(&["model-1"], CoreSettings { fraction, ..settings() });
         assert!(message.contains("--fraction"), "{message}");
     }
+    let message = refused(&["model-1"], CoreSettings { fraction: 1e-9, ..settings() });
+    assert!(message.contains("--fraction") && message.contains("no parameter"), "{message}");
     let exclude = vec!["transformer".to_owned()];
     let message = refused(&["model-1"], CoreSettings { exclude, ..settings() });
     assert!(message.contains("--exclude"), "{message}");
+}
+
+/// Updates that f32 cannot hold, overlaps that no number is, models without floats.
+#[test]
+fn what_has_no_core_is_refused() {
+    let folder = TempDir::new().unwrap();
+    let (base, tune, bytes) =
+        (folder.path().join("base"), folder.path().join("tune"), folder.path().join("bytes"));
+    write(&base, "any", &[Stored::floats("w", &[2], &[1.0, 3e38])]);
+    write(&tune, "any", &[Stored::floats("w", &[2], &[1.0, -3e38])]);
+    let integers = Stored { dtype: safetensors::Dtype::U8, ..Stored::floats("w", &[4], &[0.0]) };
+    write(&bytes, "any", &[integers]);
+    let out = folder.path().join("out");
+    let settings = CoreSettings { fraction: 1.0, ..CoreSettings::default() };
+    let request = |base: &Path, tune: &Path, threshold: f64| CoresRequest {
+        base: base.to_owned(),
+        models: vec![("tune".to_owned(), tune.to_owned())],
+        settings: settings.clone(),
+        threshold,
+    };
+    for (request, part) in [
+        (request(&base, &tune, 0.1), "`w` is too far from the base at element 1"),
+        (request(&base, &tune, f64::NAN), "--threshold"),
+        (request(&bytes, &bytes, 0.1), "no parameter that is a float"),
+    ] {
+        let error = find(&request, &out, 2).unwrap_err();
+        assert!(error.is_input() && error.to_string().contains(part), "{error}");
+        assert!(!out.exists());
+    }
+    // Nothing moved: an empty core, and no overlap of two.
+    let mut twice = request(&base, &base, 0.1);
+    twice.models.push(("other".to_owned(), base.clone()));
+    let report = find(&twice, &out, 2).unwrap();
+    assert_eq!((report.cores.tasks[0].size, report.unmoved[0], report.overlap.jaccard[0][1]), (0, 2, 0.0));
 }
 
 #[test]

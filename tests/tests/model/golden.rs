@@ -190,7 +190,7 @@ fn ten_adamw_steps_in_bf16_follow_pytorch() {
             model.prepare(gradients.scratch()).unwrap();
             gradients.clear().unwrap();
             let scale = 1.0 / batch.supervised_tokens() as f32;
-            model.loss_and_gradients(&batch, scale, gradients.view_mut(), losses.view_mut()).unwrap();
+            model.loss_and_gradients(&batch, scale, gradients.of_micro_batch(0), losses.view_mut()).unwrap();
             let loss = widen(&losses.to_vec().unwrap()).iter().sum::<f64>() * f64::from(scale);
             let norm = squared_norm(device, gradients.view(), None).unwrap().sqrt();
             for (actual, expected, allowed) in
