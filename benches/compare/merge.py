@@ -3,7 +3,7 @@
     python benches/compare/merge.py --engine target/release/cpift-engine --models DIR [--rounds 3] [METHOD ...]
 
 DIR has the folders base, t0, t1, ... of models near the base; --make writes them, random, with the shapes of TinyLlama
-(1.1B parameters, bf16). Rounds alternate between the two programs. Both write to DIR; what they wrote is removed. mergekit
+(1.1B parameters, bf16). Rounds alternate between the two programs; what they read is in the system's cache. Both write to DIR; what they wrote is removed. mergekit
 does not flush what it writes: `sync` after it is timed too, since the engine's time includes that.
 
 Needs torch, safetensors, PyYAML and mergekit (0.1.5).
@@ -89,6 +89,15 @@ def run(command, flush):
     return time.monotonic() - began, usage.ru_maxrss / 1024, output
 
 
+def warm(folders):
+    """Brings what is read into the system's cache."""
+    for folder in folders:
+        for path in pathlib.Path(folder).glob("*.safetensors"):
+            with open(path, "rb", buffering=0) as file:
+                while file.read(1 << 24):
+                    pass
+
+
 def difference(one, other):
     """Elements that differ by more than a unit in the last place of bf16, and the largest difference."""
     from safetensors import safe_open
@@ -154,6 +163,7 @@ def main():
                 out = ours if program == "engine" else theirs
                 shutil.rmtree(out, ignore_errors=True)
                 os.sync()
+                warm([*models, base])
                 command = {
                     "engine": [options.engine, "merge", *arguments, *models, "--out", str(out)],
                     "mergekit": [mergekit, str(path), str(out), "--quiet"],

@@ -13,7 +13,7 @@ use super::choice;
 pub const ABOUT: &str = "\
 Merge model folders of any architecture into one, without holding them in memory.
 
-Tensors are matched by name and streamed from disk, a few at a time: five models of 1.1B parameters take half a GiB. The \
+Tensors are matched by name and streamed from disk, a few at a time: five models of 1.1B parameters take half a GiB (cpift: 0.9). The \
 folder that comes out loads in transformers. It has the configuration, the tokenizer and the licences of the base, or of the \
 first model where there is no base; its floats have the type of the models' unless --dtype says otherwise.
 
@@ -28,6 +28,7 @@ What is made of the models' values θ, the base's θ0, the weights w and the upd
 the sum; θ0 + scale · their weighted mean
     dare         a random share --density of Δ, scaled up (--rescale); θ0 + scale · Σ w·Δ
     dare-ties    the random share of dare, and of it those with the sign of the sum
+    della        as dare-ties, with a probability by the rank of a magnitude in its row, --density ± --epsilon, and their weighted mean; della-linear sums as dare
     breadcrumbs  of every tensor of Δ the share --density behind the share --gamma of largest magnitude, summed as by arithmetic; breadcrumbs-ties joins them by their signs
     sce          of every tensor the share --density of coordinates whose Δ vary most; those with the sign of the sum, weighted by the mean squares of Δ
     model-stock  θ0 + t · (mean − θ0), with t by the mean cosine of the updates
@@ -76,23 +77,27 @@ pub struct Merge {
     /// Factor of the merged update; 1 when not given.
     #[arg(long, value_name = "FACTOR", value_parser = number, allow_negative_numbers = true)]
     pub scale: Option<f64>,
-    /// Share of each update that takes part in ties, dare and dare-ties (0.2 when not given) and breadcrumbs (0.9); of the
+    /// Share of each update that takes part in ties, dare and della (0.2 when not given) and breadcrumbs (0.9); of the
     /// coordinates that vary, in sce (1).
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub density: Option<f64>,
     /// Share of each update, its largest magnitudes, that breadcrumbs drop; 0.01 when not given.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub gamma: Option<f64>,
+    /// How far the probability of a row's largest coordinates is above --density in della, and that of its smallest below;
+    /// 0.15 when not given.
+    #[arg(long, value_name = "SHARE", value_parser = share)]
+    pub epsilon: Option<f64>,
     /// Share of all parameters that are in a model's core in cpift; 0.01 when not given.
     #[arg(long, value_name = "SHARE", value_parser = share)]
     pub fraction: Option<f64>,
-    /// What an update is multiplied by of which not all takes part; norm for dare and dare-ties when not given, else none.
+    /// What an update is multiplied by of which not all takes part; norm for dare and della when not given, else none.
     #[arg(long, value_name = "HOW", value_parser = rescale())]
     pub rescale: Option<Rescale>,
-    /// Divide by the sum of the weights that took part; the default is true for average and ties, else false.
+    /// Divide by the sum of the weights that took part; the default is true for average, ties and della, else false.
     #[arg(long, value_name = "BOOL", num_args = 0..=1, default_missing_value = "true")]
     pub normalize: Option<bool>,
-    /// Seed of what is drawn by dare and dare-ties.
+    /// Seed of what is drawn by dare and della.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
     /// Type of the merged floats; that of the models when not given.
@@ -118,6 +123,8 @@ fn method() -> impl TypedValueParser<Value = Method> {
         Method::Ties => "The largest updates, joined by their signs",
         Method::Dare => "Random parts of the updates",
         Method::DareTies => "Random parts of the updates, joined by their signs",
+        Method::Della => "Random parts of the updates, the larger ones more often, joined by their signs",
+        Method::DellaLinear => "The same, summed",
         Method::Breadcrumbs => "The largest updates but for the very largest",
         Method::BreadcrumbsTies => "The same, joined by their signs",
         Method::Sce => "The updates that vary most, weighted by their energies, joined by their signs",

@@ -30,6 +30,7 @@ pub fn run(arguments: &args::merge::Merge, threads: Option<NonZeroUsize>) -> Res
             scale: arguments.scale,
             density: arguments.density,
             gamma: arguments.gamma,
+            epsilon: arguments.epsilon,
             fraction: arguments.fraction,
             rescale: arguments.rescale,
             normalize: arguments.normalize,

@@ -72,6 +72,18 @@ impl FileWriter {
         self.write_all(bytes).map_err(write_error(&self.destination, FileAction::Write))
     }
 
+    /// The first half of [`FileWriter::put`]: hands bytes over to the system. [`FileWriter::digest`] is the other; apart,
+    /// what the system takes can be told from what the hash does.
+    pub(crate) fn append(&mut self, bytes: &[u8]) -> Result<()> {
+        self.file.write_all(bytes).map_err(write_error(&self.destination, FileAction::Write))
+    }
+
+    /// Adds bytes that were appended to the hash and the length.
+    pub(crate) fn digest(&mut self, bytes: &[u8]) {
+        self.hasher.update(bytes);
+        self.bytes += bytes.len() as u64;
+    }
+
     /// Where the file will be.
     pub fn destination(&self) -> &Path {
         &self.destination

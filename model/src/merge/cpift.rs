@@ -3,6 +3,7 @@
 
 use std::sync::atomic::{AtomicBool, Ordering};
 
+use cpift_engine::ops::select::share_of;
 use cpift_engine::ops::select::streaming::{Threshold, mask_largest};
 use cpift_engine::ops::subtract::subtract;
 use cpift_engine::{Buffer, CpuDevice, Device, Layout, View, ViewMut};
@@ -82,8 +83,7 @@ impl<'a> Fusion<'a> {
             .collect();
         let Some(&(_, first, fraction)) = fused.first() else { return Ok(None) };
         let parameters: usize = fused.iter().map(|(_, tensor, _)| tensor.elements()).sum();
-        // A hair more, as in training: 0.29 of 100 is 29.
-        let wanted = ((fraction * parameters as f64 * (1.0 + 1e-12)) as u64).min(parameters as u64);
+        let wanted = share_of(fraction, parameters) as u64;
         let count = first.sources.len() - 1;
         let mut survey =
             Survey(Thresholds::new((0..count).map(|model| Largest { model, count: wanted }).collect()));
@@ -137,7 +137,7 @@ impl<'a> Fusion<'a> {
         self.cores(tensor, &layout).map(drop)
     }
 
-    /// Fuses a tensor; `use_part` gets the result a piece after the other.
+    /// Fuses a tensor: what was done, and the result.
     pub fn fuse(&mut self, tensor: &TensorPlan) -> Result<(Fused, View<'_, f32>)> {
         let layout = layout_of(tensor)?;
         self.read_base(tensor, &layout)?;

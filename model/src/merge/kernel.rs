@@ -4,8 +4,10 @@ use cpift_engine::ops::merge::tile as sums;
 use cpift_engine::ops::slerp::tile as spherical;
 use cpift_engine::ops::slerp::{Factors, Fallback, Sums};
 
+use super::della::Drawn;
 use super::gram::Gram;
 use super::method::How;
+use super::plan::TensorPlan;
 use super::sce::Sce;
 use super::tile::{Scratch, Tile};
 use super::updates::UpdatesKernel;
@@ -51,14 +53,17 @@ pub(super) trait Kernel: Sync {
 }
 
 /// The kernel of a method; none where bytes are copied as they are.
-pub(super) fn kernel(how: &How, sources: usize, elements: usize) -> Option<Box<dyn Kernel>> {
-    match how {
+///
+/// `drawn` is what was drawn of each update, where that is by rank.
+pub(super) fn kernel(tensor: &TensorPlan, drawn: Vec<Option<Drawn>>) -> Option<Box<dyn Kernel>> {
+    let (sources, elements) = (tensor.sources.len(), tensor.elements());
+    match &tensor.how {
         How::Same | How::Cpift { .. } => None,
         How::Linear { weights, normalize } => {
             let scale = if *normalize { 1.0 / weights.iter().sum::<f64>() } else { 1.0 };
             Some(Box::new(Linear { weights: weights.clone(), scale }))
         }
-        How::Updates(updates) => Some(Box::new(UpdatesKernel::new(updates, elements))),
+        How::Updates(updates) => Some(Box::new(UpdatesKernel::new(updates, elements, drawn))),
         How::Slerp { t, dot_threshold } => Some(Box::new(Slerp {
             t: *t,
             straight: Straight::Above(*dot_threshold),

@@ -94,6 +94,15 @@ pub enum Keep {
         /// What is dropped.
         dropped: f64,
     },
+    /// Each with a probability by the rank of its magnitude in its row.
+    Ranked {
+        /// The mean probability.
+        share: f64,
+        /// How far that of the largest is above it, and that of the smallest below.
+        spread: f64,
+        /// Says which.
+        seed: u64,
+    },
     /// Each with this probability.
     Random {
         /// The probability.
@@ -128,6 +137,13 @@ impl Rescale {
     }
 }
 
+impl Updates {
+    /// Whether anything is drawn by rank.
+    pub(super) fn ranks(&self) -> bool {
+        self.terms.iter().any(|term| matches!(term.keep, Keep::Ranked { .. }))
+    }
+}
+
 impl How {
     /// How often a tensor's sources are looked at before they are combined.
     pub(super) fn looks(&self) -> usize {
@@ -147,7 +163,9 @@ impl How {
                     .terms
                     .iter()
                     .any(|term| matches!(term.keep, Keep::Largest(_) | Keep::Band { .. }));
-                let is_part = |term: &Term| !matches!(term.keep, Keep::All | Keep::None);
+                // Of what is drawn by rank the sums are known before.
+                let is_part =
+                    |term: &Term| !matches!(term.keep, Keep::All | Keep::None | Keep::Ranked { .. });
                 let rescaled = updates.rescale == Rescale::Norm && updates.terms.iter().any(is_part);
                 3 * usize::from(chosen) + usize::from(rescaled)
             }
@@ -172,6 +190,10 @@ pub enum Method {
     Dare,
     /// The same, joined by their signs.
     DareTies,
+    /// Random parts of the updates, the larger ones more often, joined by their signs.
+    Della,
+    /// The same, summed.
+    DellaLinear,
     /// The largest updates but for the very largest.
     Breadcrumbs,
     /// The same, joined by their signs.
@@ -190,7 +212,7 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 14] = [
+    pub const ALL: [Self; 16] = [
         Self::Slerp,
         Self::DeltaSlerp,
         Self::Average,
@@ -198,6 +220,8 @@ impl Method {
         Self::Ties,
         Self::Dare,
         Self::DareTies,
+        Self::Della,
+        Self::DellaLinear,
         Self::Breadcrumbs,
         Self::BreadcrumbsTies,
         Self::Sce,
@@ -217,6 +241,8 @@ impl Method {
             Self::Ties => "ties",
             Self::Dare => "dare",
             Self::DareTies => "dare-ties",
+            Self::Della => "della",
+            Self::DellaLinear => "della-linear",
             Self::Breadcrumbs => "breadcrumbs",
             Self::BreadcrumbsTies => "breadcrumbs-ties",
             Self::Sce => "sce",
@@ -236,6 +262,8 @@ impl Method {
             | Self::Ties
             | Self::Dare
             | Self::DareTies
+            | Self::Della
+            | Self::DellaLinear
             | Self::Breadcrumbs
             | Self::BreadcrumbsTies
             | Self::Sce

@@ -4,11 +4,13 @@
 //! (`plan.rs`, `matching.rs`). Threads read ahead blocks with the same elements of all sources (`reader.rs`), the device's
 //! threads combine them tile by tile (`run.rs`, `kernel.rs`), and a thread writes behind (`writer.rs`). A method that must
 //! know something of a whole tensor first, an angle or a threshold, looks at it before: in memory where it is small enough,
-//! from the disk once more where it is not. So memory depends neither on the models' size nor on their number.
+//! from the disk once more where it is not. So memory depends neither on the models' size nor on their number; the fusion of
+//! training (`cpift.rs`) holds three copies of a tensor besides.
 
 mod clock;
 mod convert;
 mod cpift;
+mod della;
 mod gram;
 mod kernel;
 mod matching;
@@ -41,7 +43,7 @@ use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
 use crate::error::{Error, Result};
 use crate::files::{ResumableFolder, hash_texts, require_empty, require_free_space};
 pub use method::{Method, Rescale};
-pub use options::{BREADCRUMBS, DENSITY, DOT_THRESHOLD, FRACTION, MergeRequest, Parameters};
+pub use options::{BREADCRUMBS, DENSITY, DOT_THRESHOLD, EPSILON, FRACTION, MergeRequest, Parameters};
 
 /// Bytes above which the weights are split into shards, as `transformers` does.
 pub const DEFAULT_SHARD_BYTES: u64 = SHARD_BYTES;

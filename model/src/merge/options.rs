@@ -7,7 +7,7 @@ use crate::checkpoint::WeightType;
 use crate::error::{Error, Result};
 
 /// Angles below this, in radians, are interpolated linearly where the models are folded: docs/algorithm.md, stage 3.
-const EPSILON: f64 = 1e-6;
+const SMALLEST_ANGLE: f64 = 1e-6;
 
 /// A merge of models by one method.
 #[derive(Debug, Clone)]
@@ -40,6 +40,8 @@ pub struct Parameters {
     pub density: Option<f64>,
     /// Share of each update, its largest magnitudes, that is dropped.
     pub gamma: Option<f64>,
+    /// How far the probability of the largest coordinates of a row is above the density.
+    pub epsilon: Option<f64>,
     /// Share of all parameters that are in a core.
     pub fraction: Option<f64>,
     /// What becomes of an update that lost coordinates.
@@ -55,6 +57,9 @@ pub const DENSITY: f64 = 0.2;
 
 /// The same of breadcrumbs, and what of the largest they drop.
 pub const BREADCRUMBS: (f64, f64) = (0.9, 0.01);
+
+/// How far the probability of della's largest coordinates is above the density, as in mergekit.
+pub const EPSILON: f64 = 0.15;
 
 /// How often the mean on the sphere is improved at most, as in mergekit.
 const KARCHER_ITERATIONS: usize = 10;
@@ -109,11 +114,14 @@ impl MergeRequest {
             return refuse("MODEL", "has a weight, but two models are interpolated by --t".to_owned());
         }
         let is_breadcrumbs = matches!(method, Method::Breadcrumbs | Method::BreadcrumbsTies);
-        let is_sparse = is_breadcrumbs || matches!(method, Method::Ties | Method::Dare | Method::DareTies);
+        let is_della = matches!(method, Method::Della | Method::DellaLinear);
+        let is_sparse =
+            is_breadcrumbs || is_della || matches!(method, Method::Ties | Method::Dare | Method::DareTies);
         let is_sum = is_sparse || method == Method::Arithmetic;
         let unused = [
             ("--scale", self.parameters.scale.is_some() && !is_sum),
             ("--density", self.parameters.density.is_some() && !is_sparse && method != Method::Sce),
+            ("--epsilon", self.parameters.epsilon.is_some() && !is_della),
             ("--gamma", self.parameters.gamma.is_some() && !is_breadcrumbs),
             ("--fraction", self.parameters.fraction.is_some() && method != Method::Cpift),
             ("--rescale", self.parameters.rescale.is_some() && !is_sparse),
@@ -126,6 +134,13 @@ impl MergeRequest {
         let is_divided = method == Method::Average && self.parameters.normalize != Some(false);
         if is_divided && weights.clone().sum::<f64>().abs() < 1e-8 {
             return refuse("MODEL", "the weights add up to 0, so there is no mean".to_owned());
+        }
+        let density = self.parameters.density.unwrap_or(DENSITY);
+        let epsilon = self.parameters.epsilon.unwrap_or(EPSILON);
+        let is_inside = density > epsilon && density + epsilon < 1.0;
+        if is_della && density > 0.0 && density < 1.0 && !is_inside {
+            let reason = format!("{density} ± {epsilon} is to be between 0 and 1: use a smaller one");
+            return refuse("--epsilon", reason);
         }
         let is_unweighted =
             matches!(method, Method::Cpift | Method::Sce | Method::ModelStock | Method::Karcher);
@@ -141,8 +156,18 @@ impl MergeRequest {
 
     /// How a tensor of this name is made of all folders; which of them take part, from the first on.
     pub(super) fn how(&self, tensor: &str) -> (How, Vec<usize>) {
-        let Parameters { t, dot_threshold, scale, density, gamma, fraction, rescale, normalize, seed } =
-            self.parameters.clone();
+        let Parameters {
+            t,
+            dot_threshold,
+            scale,
+            density,
+            gamma,
+            epsilon,
+            fraction,
+            rescale,
+            normalize,
+            seed,
+        } = self.parameters.clone();
         let weights: Vec<f64> = self.models.iter().map(|(_, weight)| *weight).collect();
         let base = usize::from(self.base.is_some());
         let all: Vec<usize> = (0..base + weights.len()).collect();
@@ -156,6 +181,11 @@ impl MergeRequest {
             _ if is_breadcrumbs && density < 1.0 => {
                 Keep::Band { share: density, dropped: gamma.unwrap_or(BREADCRUMBS.1) }
             }
+            Method::Della | Method::DellaLinear if density < 1.0 => Keep::Ranked {
+                share: density,
+                spread: epsilon.unwrap_or(EPSILON),
+                seed: seed_of(seed, model, tensor),
+            },
             Method::Ties if density < 1.0 => Keep::Largest(density),
             Method::Dare | Method::DareTies if density < 1.0 => {
                 Keep::Random { share: density, seed: seed_of(seed, model, tensor) }
@@ -178,9 +208,11 @@ impl MergeRequest {
                 let (t, dot_threshold) = (t.unwrap_or(0.5), dot_threshold.unwrap_or(DOT_THRESHOLD));
                 (How::Slerp { t, dot_threshold }, all)
             }
-            Method::Slerp => (How::Fold { delta: false, weights, epsilon: EPSILON }, models),
-            Method::DeltaSlerp => (How::Fold { delta: true, weights, epsilon: EPSILON }, all),
+            Method::Slerp => (How::Fold { delta: false, weights, epsilon: SMALLEST_ANGLE }, models),
+            Method::DeltaSlerp => (How::Fold { delta: true, weights, epsilon: SMALLEST_ANGLE }, all),
             Method::Cpift => (How::Cpift { fraction: fraction.unwrap_or(FRACTION) }, all),
+            Method::Della => (updates(Rescale::Norm, true, true), all),
+            Method::DellaLinear => (updates(Rescale::Norm, false, false), all),
             Method::Breadcrumbs => (updates(Rescale::None, false, false), all),
             Method::BreadcrumbsTies => (updates(Rescale::None, true, false), all),
             Method::Sce => (How::Sce { share }, all),

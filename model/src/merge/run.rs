@@ -9,7 +9,9 @@ use rayon::prelude::*;
 use super::clock::DiskClock;
 use super::convert::narrow;
 use super::cpift::{Fusion, fraction};
+use super::della;
 use super::kernel::kernel;
+use super::method::How;
 use super::plan::{Shard, TensorPlan};
 use super::reader::{Block, Blocks, EndOfReading, READERS, Reader};
 use super::sources::{Sources, too_large};
@@ -87,6 +89,8 @@ impl Work<'_> {
                 reader: &reader,
                 writer: &mut writer,
                 fusion,
+                clock: &clock,
+                whole: 0,
                 report: &mut report,
             };
             let computed = self.cpu.run(|| merge.shards(&todo, total, observer));
@@ -115,6 +119,9 @@ struct Merge<'a, 'w> {
     reader: &'a Reader<'a>,
     writer: &'a mut Writer,
     fusion: Option<Fusion<'w>>,
+    clock: &'a DiskClock,
+    /// Files that are handed over as a whole.
+    whole: usize,
     report: &'a mut MergeReport,
 }
 
@@ -135,23 +142,27 @@ impl Merge<'_, '_> {
                 .filter(|tensor| fraction(tensor).is_some())
                 .try_for_each(|tensor| fusion.skip(tensor))?;
         }
-        for (number, shard) in todo.iter().enumerate() {
+        self.whole = self.work.shards.len() - todo.len();
+        for shard in todo {
             self.writer.begin(&shard.name, &shard.header)?;
             for tensor in &self.work.tensors[shard.tensors.clone()] {
                 if self.work.stop.load(Ordering::Relaxed) {
-                    let all = self.work.shards.len();
-                    let whole = all - todo.len() + number;
-                    let position = format!("with {whole} of {all} files whole");
-                    return Err(Error::Interrupted { position }.into());
+                    return Err(self.interrupted().into());
                 }
                 self.tensor(tensor)?;
                 done += tensor.bytes();
                 observer(MergeProgress { done, total });
             }
             self.writer.end()?;
+            self.whole += 1;
         }
         self.report.read += self.fusion.as_ref().map_or(0, |fusion| fusion.read);
         Ok(())
+    }
+
+    fn interrupted(&self) -> Error {
+        let position = format!("with {} of {} files whole", self.whole, self.work.shards.len());
+        Error::Interrupted { position }
     }
 
     fn tensor(&mut self, tensor: &TensorPlan) -> std::result::Result<(), Stopped> {
@@ -159,7 +170,19 @@ impl Merge<'_, '_> {
             return self.fuse(tensor);
         }
         let blocks = self.blocks.of_tensor(tensor, self.work.models);
-        let floats = tensor.float().zip(kernel(&tensor.how, tensor.sources.len(), tensor.elements()));
+        let drawn = match &tensor.how {
+            How::Updates(updates) if updates.ranks() => {
+                let watch = (self.clock, self.work.stop);
+                let (drawn, read) = della::draw(self.work.cpu, tensor, self.work.models, watch)?;
+                self.report.read += read;
+                if drawn.is_empty() {
+                    return Err(self.interrupted().into());
+                }
+                drawn
+            }
+            _ => Vec::new(),
+        };
+        let floats = tensor.float().zip(kernel(tensor, drawn));
         let Some((dtype, mut kernel)) = floats else { return self.copy(tensor, blocks.len()) };
         let sources = Sources::of(tensor, self.work.models)?;
         let holds = self.blocks.holds(blocks.len());

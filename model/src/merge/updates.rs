@@ -1,8 +1,10 @@
 //! Sums of updates: task arithmetic, TIES, DARE.
 
+use cpift_engine::WORD_BITS;
 use cpift_engine::ops::merge::tile::{self as sums, TileTerms};
 use cpift_engine::ops::select::streaming::{Threshold, count_equal, mark_largest};
 
+use super::della::Drawn;
 use super::kernel::{Kernel, Seen};
 use super::method::{Keep, Rescale, Term, Updates};
 use super::tally::{Largest, Thresholds, each_update, subtracted};
@@ -29,7 +31,7 @@ fn counts(keep: Keep, elements: u64) -> (Option<u64>, Option<u64>) {
             let below = elements.saturating_sub(part(share) + part(dropped));
             (elements - below, elements - below - part(share))
         }
-        Keep::All | Keep::None | Keep::Random { .. } => (0, 0),
+        Keep::All | Keep::None | Keep::Random { .. } | Keep::Ranked { .. } => (0, 0),
     };
     (Some(kept).filter(|kept| *kept > 0), Some(dropped).filter(|dropped| *dropped > 0))
 }
@@ -49,10 +51,12 @@ pub(super) struct UpdatesKernel {
     ties: Vec<Vec<u64>>,
     /// What each update is multiplied by.
     factors: Vec<f64>,
+    /// What was drawn by rank.
+    drawn: Vec<Option<Drawn>>,
 }
 
 impl UpdatesKernel {
-    pub fn new(updates: &Updates, elements: usize) -> Self {
+    pub fn new(updates: &Updates, elements: usize, drawn: Vec<Option<Drawn>>) -> Self {
         let (mut wanted, mut chosen) = (Vec::new(), Vec::new());
         for (model, term) in updates.terms.iter().enumerate() {
             let (outer, inner) = counts(term.keep, elements as u64);
@@ -65,11 +69,14 @@ impl UpdatesKernel {
         let factor = |term: &Term| match (updates.rescale, term.keep) {
             (
                 Rescale::Density,
-                Keep::Random { share, .. } | Keep::Largest(share) | Keep::Band { share, .. },
+                Keep::Random { share, .. }
+                | Keep::Ranked { share, .. }
+                | Keep::Largest(share)
+                | Keep::Band { share, .. },
             ) => term.weight / share,
             _ => term.weight,
         };
-        Self {
+        let mut kernel = Self {
             terms: updates.terms.clone(),
             rescale: updates.rescale,
             elect: updates.elect,
@@ -81,7 +88,14 @@ impl UpdatesKernel {
             chosen,
             ties: Vec::new(),
             factors: updates.terms.iter().map(factor).collect(),
+            drawn,
+        };
+        if kernel.rescale == Rescale::Norm {
+            let sums =
+                kernel.drawn.iter().map(|drawn| drawn.as_ref().map(|drawn| drawn.magnitudes)).collect();
+            kernel.scale_by(sums);
         }
+        kernel
     }
 
     fn selects(&self) -> bool {
@@ -89,7 +103,7 @@ impl UpdatesKernel {
     }
 
     fn rescales(&self) -> bool {
-        let is_part = |term: &Term| !matches!(term.keep, Keep::All | Keep::None);
+        let is_part = |term: &Term| !matches!(term.keep, Keep::All | Keep::None | Keep::Ranked { .. });
         self.rescale == Rescale::Norm && self.terms.iter().any(is_part)
     }
 
@@ -105,6 +119,12 @@ impl UpdatesKernel {
             Keep::All => return None,
             Keep::None => words.fill(0),
             Keep::Random { share, seed } => sums::mark_random(start, update.len(), share, seed, words),
+            Keep::Ranked { .. } => {
+                let Some(Some(drawn)) = self.drawn.get(model) else { return None };
+                let drawn = &drawn.words[start / WORD_BITS..];
+                let count = update.len().div_ceil(WORD_BITS);
+                words[..count].copy_from_slice(&drawn[..count]);
+            }
             Keep::Largest(_) | Keep::Band { .. } => {
                 let mut largest = |place: usize, words: &mut [u64]| {
                     let magnitude = self.thresholds[place].map_or(f32::INFINITY, |found| found.magnitude);
@@ -186,8 +206,16 @@ impl UpdatesKernel {
                 }
             }
         }
-        for ((factor, term), (before, after)) in self.factors.iter_mut().zip(&self.terms).zip(totals) {
-            if before >= SMALLEST_SUM && after >= SMALLEST_SUM {
+        self.scale_by(totals.into_iter().map(Some).collect());
+    }
+
+    /// Scales updates to their sums of magnitudes before, where these are given with those after.
+    fn scale_by(&mut self, magnitudes: Vec<Option<(f64, f64)>>) {
+        for ((factor, term), magnitudes) in self.factors.iter_mut().zip(&self.terms).zip(magnitudes) {
+            if let Some((before, after)) = magnitudes
+                && before >= SMALLEST_SUM
+                && after >= SMALLEST_SUM
+            {
                 *factor = term.weight * before / after;
             }
         }

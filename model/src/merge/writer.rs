@@ -110,7 +110,8 @@ impl Orders {
                     (Order::Header(bytes), Some((_, file))) => clock.during(|| file.put(&bytes))?,
                     (Order::Piece { memory, bytes }, Some((_, file))) => {
                         let piece = &bytemuck::cast_slice::<u64, u8>(&memory)[..bytes];
-                        clock.during(|| file.put(piece))?;
+                        clock.during(|| file.append(piece))?;
+                        file.digest(piece);
                         // The other end may be gone already.
                         let _ = self.free.send(memory);
                         if file.bytes() - flushed >= FLUSH {

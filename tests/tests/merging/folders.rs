@@ -255,6 +255,7 @@ fn numbers_that_do_not_fit_the_method_are_refused() {
         (refuse(Method::Nuslerp, None, &[BOTH[0], BOTH[1], BOTH[0]], plain()), "two models, 3 given"),
         (refuse(Method::ModelStock, Some("a"), &one, plain()), "needs at least 2, 1 given"),
         (refuse(Method::Karcher, None, &[("a", 1.0), ("b", 0.5)], plain()), "karcher knows none"),
+        (refuse(Method::Della, Some("a"), &one, Parameters { density: Some(0.1), ..plain() }), "0.1 ± 0.15"),
         (refuse(Method::Ties, Some("a"), &one, Parameters { gamma: Some(0.1), ..plain() }), "`--gamma`"),
         (refuse(Method::Slerp, Some("a"), &[("b", 0.5)], plain()), "interpolated by --t"),
         (refuse(Method::DeltaSlerp, Some("a"), &[("a", 1.0), ("b", 0.0)], plain()), "weights above 0"),

@@ -141,7 +141,7 @@ fn dare_keeps_a_random_share_and_scales_it_up() {
     write(&folder.path().join("tune"), "any", &[Stored::floats("w", &[length], &model)]);
     let update = |j: usize| f64::from(model[j]) - f64::from(base[j]);
     for rescale in [Rescale::Norm, Rescale::Density, Rescale::None] {
-        for method in [Method::Dare, Method::DareTies] {
+        for method in [Method::Dare, Method::DareTies, Method::DellaLinear] {
             let mut request = request(folder.path(), method, Some("base"), &[("tune", 0.5)]);
             request.parameters =
                 Parameters { density: Some(0.25), rescale: Some(rescale), seed: 3, ..Parameters::default() };
