@@ -71,7 +71,7 @@ pub struct Merge {
     #[arg(long, value_name = "T", value_parser = share)]
     pub t: Option<f64>,
     /// slerp: two vectors whose cosine is larger than this are interpolated along a straight line; 0.9995 when not given, 1
-    /// for never.
+    /// for parallel and opposite ones alone.
     #[arg(long, value_name = "COSINE", value_parser = share)]
     pub dot_threshold: Option<f64>,
     /// Factor of the merged update; 1 when not given.

@@ -230,7 +230,7 @@ fn many_tasks_become_a_list_of_pairs() {
         text.contains("\na task with a long … + a task with a long …    0.153   ×31       58 %\n"),
         "{text}"
     );
-    assert!(text.contains("and 16 pairs that overlap less: see groups.json"), "{text}");
+    assert!(text.contains("and 16 pairs that overlap less: see the JSON of the groups"), "{text}");
     assert!(text.contains("Chance alone (0.005) reaches the threshold 0.004"), "{text}");
 }
 

@@ -417,7 +417,7 @@ pub(crate) fn write_error(path: &Path, action: FileAction) -> impl FnOnce(io::Er
 }
 
 /// The folder that holds `path`.
-fn parent(path: &Path) -> &Path {
+pub(crate) fn parent(path: &Path) -> &Path {
     match path.parent() {
         Some(parent) if parent != Path::new("") => parent,
         _ => Path::new("."),

@@ -117,6 +117,9 @@ enum Straight {
 
 const SMALLEST_NORM: f64 = 1e-8;
 
+/// Vectors closer than this to opposite, in radians, are interpolated along a straight line, as in training.
+const OPPOSITE: f64 = spherical::ANTIPODAL_MARGIN;
+
 impl Straight {
     /// The cosine of two vectors, and whether the way between them is straight.
     fn judge(self, sums: &Sums) -> (f64, bool) {
@@ -129,7 +132,9 @@ impl Straight {
             Self::Above(threshold) => cosine.abs() > threshold,
             Self::Collinear => 1.0 - cosine * cosine <= 1e-16,
         };
-        (cosine, is_straight || cosine.acos().sin() == 0.0)
+        let angle = cosine.acos();
+        // Between opposite vectors there is no shortest arc: the factors would be 1/(π − Ω).
+        (cosine, is_straight || angle.sin() == 0.0 || std::f64::consts::PI - angle < OPPOSITE)
     }
 }
 

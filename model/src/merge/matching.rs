@@ -40,8 +40,8 @@ pub(crate) struct Matched {
 #[derive(Debug)]
 pub(crate) struct Matches {
     pub tensors: Vec<Matched>,
-    /// The head is one of its own, though a configuration may say that it is the embedding.
-    pub untied: bool,
+    /// Whether the merged model's head is its embedding, where the configurations need not say so.
+    pub tied: Option<bool>,
     pub notices: Vec<String>,
 }
 
@@ -100,7 +100,7 @@ pub(crate) fn match_tensors(models: &[TensorFolder]) -> Result<Matches> {
             "{tables} tensors that follow from the configuration, as old releases stored them, are left out"
         ));
     }
-    Ok(Matches { tensors, untied: head.is_kept && head.is_untied, notices })
+    Ok(Matches { tensors, tied: head.tied, notices })
 }
 
 /// The names of a model by what they have in common with those of the first.
@@ -164,19 +164,19 @@ fn embedding(model: &TensorFolder) -> Option<&str> {
 /// What becomes of the head.
 struct Head {
     is_kept: bool,
-    /// Though a configuration says that it is the embedding, or a model has none of its own.
-    is_untied: bool,
+    /// Whether it is the embedding, where the configurations need not say so.
+    tied: Option<bool>,
 }
 
 /// Leaves the head out where it is every model's embedding; where some have one of their own, the others' is theirs.
 fn decide_head(models: &[TensorFolder], notices: &mut Vec<String>) -> Result<Head> {
     let with_head = models.iter().filter(|model| head(model).is_some()).count();
     if with_head == 0 {
-        return Ok(Head { is_kept: false, is_untied: false });
+        return Ok(Head { is_kept: false, tied: None });
     }
     let says_tied = |model: &TensorFolder| is_tied(model.config());
     if with_head == models.len() && !models.iter().any(says_tied) {
-        return Ok(Head { is_kept: true, is_untied: false });
+        return Ok(Head { is_kept: true, tied: None });
     }
     let mut apart = None;
     for model in models {
@@ -190,7 +190,7 @@ fn decide_head(models: &[TensorFolder], notices: &mut Vec<String>) -> Result<Hea
                 "the head is stored beside the embedding that it equals: left out, as in a tied model"
                     .to_owned(),
             );
-            Ok(Head { is_kept: false, is_untied: false })
+            Ok(Head { is_kept: false, tied: Some(true) })
         }
         Some(model) => {
             notices.push(format!(
@@ -198,7 +198,7 @@ fn decide_head(models: &[TensorFolder], notices: &mut Vec<String>) -> Result<Hea
                  take part with their embedding",
                 model.folder().display()
             ));
-            Ok(Head { is_kept: true, is_untied: true })
+            Ok(Head { is_kept: true, tied: Some(false) })
         }
     }
 }
@@ -251,7 +251,7 @@ fn matched(name: &str, names: Vec<String>, models: &[TensorFolder]) -> Result<Ma
             return Err(Error::format(model.listing(), reason));
         }
         dtype = promoted(dtype, info.dtype).ok_or_else(|| {
-            let reason = match is_float(info.dtype) {
+            let reason = match is_float(info.dtype) && WeightType::of(info.dtype).is_none() {
                 true => {
                     format!("`{name}` has the type {}; floats of F32, F16 and BF16 can be merged", info.dtype)
                 }

@@ -1,6 +1,7 @@
 //! What can be made of the same tensor of several models.
 
 pub use super::gram::GramRule;
+use super::updates;
 
 /// How one tensor is made, with all its numbers.
 #[derive(Debug, Clone, PartialEq)]
@@ -145,8 +146,8 @@ impl Updates {
 }
 
 impl How {
-    /// How often a tensor's sources are looked at before they are combined.
-    pub(super) fn looks(&self) -> usize {
+    /// How often the sources of a tensor of so many elements are looked at before they are combined.
+    pub(super) fn looks(&self, elements: usize) -> usize {
         match self {
             Self::Same | Self::Linear { .. } | Self::Cpift { .. } => 0,
             Self::Slerp { .. } | Self::Nuslerp { .. } | Self::Gram(_) => 1,
@@ -158,17 +159,7 @@ impl How {
                 }
             }
             Self::Fold { weights, .. } => weights.len().saturating_sub(1),
-            Self::Updates(updates) => {
-                let chosen = updates
-                    .terms
-                    .iter()
-                    .any(|term| matches!(term.keep, Keep::Largest(_) | Keep::Band { .. }));
-                // Of what is drawn by rank the sums are known before.
-                let is_part =
-                    |term: &Term| !matches!(term.keep, Keep::All | Keep::None | Keep::Ranked { .. });
-                let rescaled = updates.rescale == Rescale::Norm && updates.terms.iter().any(is_part);
-                3 * usize::from(chosen) + usize::from(rescaled)
-            }
+            Self::Updates(updates) => updates::looks(updates, elements as u64),
         }
     }
 }

@@ -41,7 +41,7 @@ use self::output::OutputFiles;
 use self::plan::{Shard, TensorPlan};
 use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
 use crate::error::{Error, Result};
-use crate::files::{ResumableFolder, hash_texts, require_empty, require_free_space};
+use crate::files::{ResumableFolder, hash_texts, require_free_space};
 pub use method::{Method, Rescale};
 pub use options::{BREADCRUMBS, DENSITY, DOT_THRESHOLD, EPSILON, FRACTION, MergeRequest, Parameters};
 
@@ -72,7 +72,7 @@ pub struct MergeProgress {
 pub struct MergeReport {
     /// Tensors of the merged model.
     pub tensors: usize,
-    /// Bytes that were read and written by this process.
+    /// Bytes that were read by this process.
     pub read: u64,
     /// Bytes of the merged weights that this process wrote.
     pub written: u64,
@@ -80,7 +80,7 @@ pub struct MergeReport {
     pub seconds: f64,
     /// How much of it at least one thread waited for the system to read, write or flush.
     pub disk_seconds: f64,
-    /// Spherical interpolations, and those among them that were linear.
+    /// Spherical interpolations.
     pub interpolations: u64,
     /// Those among them that were linear.
     pub linear: u64,
@@ -120,7 +120,7 @@ impl Merge {
         let shards = plan::shards(&mut tensors, request.shard_bytes, SINGLE_FILE)?;
         let mut notices = matches.notices;
         notices.extend(output::differences(&models));
-        let files = OutputFiles::of(&models[0], &tensors, matches.untied)?;
+        let files = OutputFiles::of(&models[0], &tensors, matches.tied)?;
         Ok(Self { models, tensors, shards, files, notices })
     }
 
@@ -161,15 +161,17 @@ impl Merge {
         let Device::Cpu(cpu) = device else {
             return Err(Error::Job("models are merged on the CPU".to_owned()));
         };
-        require_empty(out)?;
-        if !resume {
-            require_free_space(out, self.bytes())?;
-        }
         let mut folder = ResumableFolder::open(out, &self.identity()?, resume)?;
-        let outcome = self.fill((device, cpu), &mut folder, stop, observer);
+        let there = folder.bytes();
+        let outcome = require_free_space(folder.destination(), self.bytes().saturating_sub(there))
+            .and_then(|()| self.fill((device, cpu), &mut folder, stop, observer));
         match outcome {
             Ok(report) => folder.commit().map(|()| report),
             Err(error @ Error::Interrupted { .. }) => Err(error),
+            // Files that are whole are still of use once there is room, or the disk is in order again.
+            Err(error) if there > 0 || matches!(error, Error::File { .. }) && folder.bytes() > 0 => {
+                Err(error)
+            }
             Err(error) => {
                 folder.discard();
                 Err(error)
@@ -184,7 +186,6 @@ impl Merge {
         stop: &AtomicBool,
         observer: &mut (dyn FnMut(MergeProgress) + Send),
     ) -> Result<MergeReport> {
-        require_free_space(folder.destination(), self.bytes().saturating_sub(folder.bytes()))?;
         let work = run::Work {
             device,
             cpu,
@@ -209,7 +210,7 @@ impl Merge {
             }
         }
         texts.extend(self.tensors.iter().map(|tensor| format!("{tensor:?}")));
-        texts.extend(self.shards.iter().map(|shard| shard.name.clone()));
+        texts.extend(self.shards.iter().map(|shard| format!("{} {:?}", shard.name, shard.tensors)));
         Ok(hash_texts(texts.iter().map(String::as_str)))
     }
 

@@ -41,14 +41,15 @@ pub(super) struct OutputFiles {
 }
 
 impl OutputFiles {
-    /// For a model with the configuration, tokenizer and licences of another.
-    pub fn of(first: &TensorFolder, tensors: &[TensorPlan], untied: bool) -> Result<Self> {
+    /// For a model with the configuration, tokenizer and licences of another; `tied` where its head is said to be the
+    /// embedding, or not to be.
+    pub fn of(first: &TensorFolder, tensors: &[TensorPlan], tied: Option<bool>) -> Result<Self> {
         let mut config = first.config().clone();
         if let Some(dtype) = dtype_of(tensors) {
             set_dtype(&mut config, dtype);
         }
-        if untied {
-            set_everywhere(&mut config, "tie_word_embeddings", &json!(false));
+        if let Some(tied) = tied {
+            set_everywhere(&mut config, "tie_word_embeddings", &json!(tied));
         }
         let mut copied = copied_files(first.folder())?;
         let processors = PROCESSORS.map(|name| (first.folder().join(name), name.to_owned()));

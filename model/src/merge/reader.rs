@@ -100,7 +100,7 @@ impl Blocks {
                 continue;
             }
             let blocks = self.of_tensor(tensor, models);
-            let times = if self.holds(blocks.len()) { 1 } else { tensor.how.looks() + 1 };
+            let times = if self.holds(blocks.len()) { 1 } else { tensor.how.looks(tensor.elements()) + 1 };
             for _ in 0..times {
                 requests.extend(
                     blocks.iter().map(|elements| Request { tensor: number, elements: elements.clone() }),

@@ -36,11 +36,21 @@ fn counts(keep: Keep, elements: u64) -> (Option<u64>, Option<u64>) {
     (Some(kept).filter(|kept| *kept > 0), Some(dropped).filter(|dropped| *dropped > 0))
 }
 
+/// How often a tensor of so many elements is looked at before its updates are joined.
+pub(super) fn looks(updates: &Updates, elements: u64) -> usize {
+    let is_chosen = |term: &Term| counts(term.keep, elements) != (None, None);
+    // Of what is drawn by rank the sums are known before.
+    let is_part = |term: &Term| !matches!(term.keep, Keep::All | Keep::None | Keep::Ranked { .. });
+    let rescales = updates.rescale == Rescale::Norm && updates.terms.iter().any(is_part);
+    3 * usize::from(updates.terms.iter().any(is_chosen)) + usize::from(rescales)
+}
+
 pub(super) struct UpdatesKernel {
     terms: Vec<Term>,
     rescale: Rescale,
     elect: bool,
     normalize: bool,
+    looks: usize,
     scale: f64,
     /// What is chosen by magnitude, and for every term where in it its own is: what is kept, and what of that is not.
     wanted: Vec<Largest>,
@@ -81,6 +91,7 @@ impl UpdatesKernel {
             rescale: updates.rescale,
             elect: updates.elect,
             normalize: updates.normalize,
+            looks: looks(updates, elements as u64),
             scale: updates.scale,
             thresholds: vec![None; wanted.len()],
             largest: Thresholds::new(wanted.clone()),
@@ -100,11 +111,6 @@ impl UpdatesKernel {
 
     fn selects(&self) -> bool {
         !self.wanted.is_empty()
-    }
-
-    fn rescales(&self) -> bool {
-        let is_part = |term: &Term| !matches!(term.keep, Keep::All | Keep::None | Keep::Ranked { .. });
-        self.rescale == Rescale::Norm && self.terms.iter().any(is_part)
     }
 
     /// The coordinates of a part that take part of an update, and what of its ties is left; none where all do.
@@ -224,7 +230,7 @@ impl UpdatesKernel {
 
 impl Kernel for UpdatesKernel {
     fn looks(&self) -> usize {
-        3 * usize::from(self.selects()) + usize::from(self.rescales())
+        self.looks
     }
 
     fn look(&self, look: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {

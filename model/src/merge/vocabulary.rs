@@ -7,19 +7,25 @@ use serde_json::Value;
 
 use crate::checkpoint::TensorFolder;
 use crate::error::{Error, Result};
-use crate::files::{MOST_TOKENIZER_BYTES, read_input};
+use crate::files::{MOST_TOKENIZER_BYTES, parent, read_input};
 
 /// Name of the file that says which token has which number.
 const TOKENIZER: &str = "tokenizer.json";
 
 /// Fails where the tokenizers of two models give the same token other numbers. Models without a `tokenizer.json` are taken
-/// to have that of the first.
+/// to have that of the first that has one.
 ///
 /// # Errors
 /// Which token differs; a tokenizer that cannot be read.
 pub(super) fn require_same(models: &[TensorFolder]) -> Result<()> {
-    let Some(first) = Tokenizer::read(models[0].folder())? else { return Ok(()) };
-    for model in &models[1..] {
+    let mut others = models.iter();
+    let first = loop {
+        let Some(model) = others.next() else { return Ok(()) };
+        if let Some(first) = Tokenizer::read(model.folder())? {
+            break first;
+        }
+    };
+    for model in others {
         let Some(other) = Tokenizer::read(model.folder())? else { continue };
         if other.bytes == first.bytes {
             continue;
@@ -27,9 +33,9 @@ pub(super) fn require_same(models: &[TensorFolder]) -> Result<()> {
         if let Some(difference) = first.difference(&other)? {
             let reason = format!(
                 "{difference} in {}: models with different tokenizers cannot be merged token by token",
-                models[0].folder().display()
+                parent(&first.path).display()
             );
-            return Err(Error::format(&model.folder().join(TOKENIZER), reason));
+            return Err(Error::format(&other.path, reason));
         }
     }
     Ok(())

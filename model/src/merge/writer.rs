@@ -4,7 +4,7 @@ use std::fs::File;
 use std::sync::mpsc::{Receiver, Sender, SyncSender, channel, sync_channel};
 
 use super::clock::DiskClock;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::files::{FileWriter, ResumableFolder};
 
 /// Pieces that wait to be written.
@@ -19,6 +19,14 @@ enum Order {
     Piece { memory: Vec<u64>, bytes: usize },
     Header(Vec<u8>),
     End,
+}
+
+/// What the flushing thread is told.
+enum Flush {
+    /// To bring to the disk what was written so far.
+    Some(File),
+    /// To say what went wrong with a file that has all been written.
+    End(Sender<Option<std::io::Error>>),
 }
 
 /// Where pieces of files are handed over.
@@ -91,11 +99,17 @@ impl Orders {
         mut written: impl FnMut(&str),
     ) -> Result<()> {
         std::thread::scope(|scope| {
-            let (flushes, asked) = sync_channel::<File>(1);
+            let (flushes, asked) = sync_channel::<Flush>(1);
             scope.spawn(move || {
-                for file in asked {
-                    // The flush at the file's end reports what goes wrong.
-                    let _ = clock.during(|| file.sync_data());
+                // The system tells of a write that failed once: to whoever flushes first.
+                let mut failed = None;
+                for flush in asked {
+                    match flush {
+                        Flush::Some(file) => failed = failed.or(clock.during(|| file.sync_data()).err()),
+                        Flush::End(outcome) => {
+                            let _ = outcome.send(failed.take());
+                        }
+                    }
                 }
             });
             let mut current: Option<(String, FileWriter)> = None;
@@ -117,11 +131,17 @@ impl Orders {
                         if file.bytes() - flushed >= FLUSH {
                             flushed = file.bytes();
                             // Where a flush is waiting already it takes this along.
-                            let _ = flushes.try_send(file.handle()?);
+                            let _ = flushes.try_send(Flush::Some(file.handle()?));
                         }
                     }
                     (Order::End, current) => {
                         if let Some((name, file)) = current.take() {
+                            let (outcome, received) = channel();
+                            let asked = flushes.send(Flush::End(outcome));
+                            if let Some(error) = asked.ok().and_then(|()| received.recv().ok()).flatten() {
+                                let path = folder.destination().join(&name);
+                                return Err(Error::file(&path, FileAction::Write)(error));
+                            }
                             clock.during(|| folder.keep(&name, file))?;
                             written(&name);
                         }

@@ -263,3 +263,51 @@ fn numbers_that_do_not_fit_the_method_are_refused() {
         assert!(message.contains(says), "{message}");
     }
 }
+
+/// A head that is left out is the embedding, whatever the base said of its own.
+#[test]
+fn a_head_that_is_left_out_is_said_to_be_the_embedding() {
+    let embedding = Stored::floats("model.embed_tokens.weight", &[2, 2], &[1.0, 2.0, 3.0, 4.0]);
+    let head = Stored { name: "lm_head.weight".to_owned(), ..embedding.clone() };
+    let folder = pair(&[embedding.clone(), head], &[embedding]);
+    set_config(&folder.path().join("a"), "tie_word_embeddings", json!(false));
+    set_config(&folder.path().join("b"), "tie_word_embeddings", json!(true));
+    let out = folder.path().join("out");
+    merge_into(&request(folder.path(), Method::Average, None, &BOTH), &out, 1).unwrap();
+    assert_eq!(read(&out).len(), 1);
+    assert_eq!(config(&out)["tie_word_embeddings"], true);
+}
+
+/// Also where the first model has no tokenizer of its own.
+#[test]
+fn tokenizers_of_all_models_are_compared() {
+    let folder = pair(&plain(1.0), &plain(2.0));
+    write(&folder.path().join("c"), "any", &plain(3.0));
+    fs::remove_file(folder.path().join("a/tokenizer.json")).unwrap();
+    fs::write(folder.path().join("c/tokenizer.json"), r#"{"model": {"vocab": {"b": 0}}}"#).unwrap();
+    let message =
+        refused(&request(folder.path(), Method::Average, None, &[("a", 1.0), ("b", 1.0), ("c", 1.0)]));
+    assert!(message.contains("tokenizers"), "{message}");
+}
+
+/// Between opposite vectors there is no shortest arc: the way is straight, whatever cosine is asked for.
+#[test]
+fn opposite_vectors_are_interpolated_along_a_straight_line() {
+    let tensor =
+        |factor: f32| vec![Stored::floats("w", &[3], &[0.1, 0.2, 0.3].map(|value: f32| value * factor))];
+    let folder = pair(&tensor(1.0), &tensor(-1.0));
+    let mut request = request(folder.path(), Method::Slerp, None, &BOTH);
+    request.parameters = Parameters { t: Some(0.3), dot_threshold: Some(1.0), ..Parameters::default() };
+    for (value, expected) in values(&merged(&request)["w"]).into_iter().zip([0.04, 0.08, 0.12]) {
+        assert!((value - expected).abs() < 1e-7, "{value} {expected}");
+    }
+}
+
+/// An integer where others have floats is said to be what it is.
+#[test]
+fn other_types_are_named() {
+    let integers = Stored { name: "n".to_owned(), shape: vec![1], dtype: Dtype::I64, bytes: vec![0; 8] };
+    let folder = pair(&[integers], &[Stored::floats("n", &[1], &[1.0])]);
+    let message = refused(&request(folder.path(), Method::Average, None, &BOTH));
+    assert!(message.contains("has the type F32, another model's is I64"), "{message}");
+}

@@ -62,6 +62,21 @@ fn a_stopped_merge_goes_on_behind_its_last_whole_file() {
     assert_eq!(read(&out).len(), 8);
 }
 
+/// As many files of another size hold other tensors: what is whole of the one cannot be gone on from with the other.
+#[test]
+fn files_of_another_size_are_not_mixed() {
+    let (folder, mut request) = models();
+    let out = folder.path().join("out");
+    request.shard_bytes = 1600;
+    run(&request, &out, false, 1600).unwrap_err();
+    request.shard_bytes = 2000;
+    let error = run(&request, &out, true, u64::MAX).unwrap_err();
+    assert!(error.is_input() && error.to_string().contains("other inputs or settings"), "{error}");
+    request.shard_bytes = 1600;
+    run(&request, &out, true, u64::MAX).unwrap();
+    assert_eq!(read(&out).len(), 8);
+}
+
 /// What ties are left for a tensor follows from those before, also where these are not made again.
 #[test]
 fn cores_are_the_same_when_a_merge_goes_on() {

@@ -10,11 +10,11 @@ use super::{Factors, Fallback, Sums};
 /// Coordinates of a piece whose sums are added up apart.
 pub const PIECE: usize = super::cpu::CHUNK;
 
-/// Vectors closer than this to opposite, in radians, are interpolated linearly whatever [`Options::epsilon`] is.
+/// Vectors closer than this to opposite, in radians, are interpolated linearly whatever [`super::Options::epsilon`] is.
 ///
 /// Both factors are about 1/(π−θ) there and nearly cancel. With sums rounded to 1e-16, θ is known to 1e-16/(π−θ),
 /// and the result to 1e-16/(π−θ)³: at this margin 1e-7, f32's own precision, and nothing at all at 1e-6.
-const ANTIPODAL_MARGIN: f64 = 1e-3;
+pub const ANTIPODAL_MARGIN: f64 = 1e-3;
 
 /// Sums over a piece of two vectors, or of what both add to `base`. Panics when lengths differ.
 pub fn sums(backbone: &[f32], other: &[f32], base: Option<&[f32]>) -> Sums {
