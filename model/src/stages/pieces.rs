@@ -102,7 +102,7 @@ mod tests {
             ("e", vec![9]),
         ]);
         let layout = layout.unwrap();
-        for (most, expected) in [(1, 5), (256, 4), (500, 2), (1 << 20, 1)] {
+        for (most, expected) in [(1, 5), (256, 3), (500, 2), (1 << 20, 1)] {
             let parts = parts_of(&layout, most).unwrap();
             assert_eq!(parts.len(), expected, "{most}");
             let (mut end, mut segment) = (0, 0);

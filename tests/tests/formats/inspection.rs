@@ -3,6 +3,7 @@
 use std::fs;
 
 use cpift_model::inspection::Inspection;
+use cpift_model::state_type::StateType;
 use cpift_tests::folders::{copy, parsed, random_tensors, seesaw, write_folder};
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -26,9 +27,12 @@ fn gated_delta_nets_are_looked_at() {
     let twice = |kind| [kind, kind];
     let of = |precision| [twice((precision, "exact")), twice((precision, "compact"))].concat();
     assert_eq!(kinds, [of("f32"), of("bf16")].concat());
-    // Moments in bf16 are half of two in f32, of every parameter.
-    let saved = inspection.memory[0].state_bytes - inspection.memory[2].state_bytes;
-    assert_eq!(saved, 4 * parsed(&config).parameters() as u64);
+    // Weights, gradients and two moments in f32; in compact state all but the weights in bf16, and a buffer in f32.
+    let layout = parsed(&config).layout().unwrap();
+    assert_eq!(inspection.memory[0].state_bytes, 16 * layout.len() as u64);
+    let compact = inspection.memory[2].state_bytes;
+    assert_eq!(compact, StateType::Compact.bytes(&layout) as u64);
+    assert!(compact > 10 * layout.len() as u64, "{compact}");
     assert_eq!(inspection.total_parameters(), parsed(&config).parameters() as u64);
     let attention = inspection.parameters.iter().map(|part| (part.part, part.parameters > 0));
     let expected = ["embedding", "attention", "gated DeltaNet", "MLP", "norms", "head"];
