@@ -3,6 +3,7 @@
 use half::bf16;
 
 use super::simd::vectorize;
+use crate::float::Float;
 
 /// Magnitudes from here on are infinite or NaN.
 const INFINITY: u32 = 0x7f80_0000;
@@ -20,9 +21,8 @@ pub fn widen_bf16(values: &[bf16], target: &mut [f32]) -> bool {
     vectorize!(|| {
         let mut largest = 0;
         for (value, target) in values.iter().zip(target) {
-            let bits = u32::from(value.to_bits()) << 16;
-            *target = f32::from_bits(bits);
-            largest = largest.max(bits & 0x7fff_ffff);
+            *target = Float::to_f32(*value);
+            largest = largest.max(target.to_bits() & 0x7fff_ffff);
         }
         largest < INFINITY
     })
@@ -35,11 +35,8 @@ pub fn narrow_bf16(values: &[f32], target: &mut [bf16]) -> bool {
     vectorize!(|| {
         let mut largest = 0;
         for (value, target) in values.iter().zip(target) {
-            let bits = value.to_bits();
-            // A NaN becomes one or infinity, which are told apart from numbers below.
-            let rounded = bits.wrapping_add(0x7fff + (bits >> 16 & 1));
-            largest = largest.max((bits & 0x7fff_ffff).max(rounded & 0x7fff_ffff));
-            *target = bf16::from_bits((rounded >> 16) as u16);
+            *target = Float::from_f32(*value);
+            largest = largest.max(Float::to_f32(*target).to_bits() & 0x7fff_ffff);
         }
         largest < INFINITY
     })

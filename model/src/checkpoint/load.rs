@@ -2,6 +2,7 @@
 
 use std::ops::Range;
 
+use cpift_engine::cpu::convert::all_finite;
 use cpift_engine::{Layout, ViewMut};
 use half::slice::HalfFloatSliceExt;
 use half::{bf16, f16};
@@ -198,9 +199,7 @@ pub(super) fn are_equal(one: Stored<'_>, other: Stored<'_>) -> Result<bool> {
 
 /// The first NaN or infinity.
 pub(super) fn first_not_finite(values: &[f32]) -> Option<usize> {
-    // The largest magnitude as an integer: one pass that vectorises, where `position` does not.
-    let magnitude = values.iter().fold(0, |largest, value| (value.to_bits() & 0x7fff_ffff).max(largest));
-    if f32::from_bits(magnitude).is_finite() {
+    if all_finite(values) {
         return None;
     }
     values.iter().position(|value| !value.is_finite())

@@ -8,6 +8,7 @@ use serde_json::Value;
 
 use super::folder::{open_weights, require_model};
 use super::header::TensorFile;
+use super::save::WeightType;
 use crate::adapter::is_adapter;
 use crate::error::{Error, Result};
 use crate::files::read_input_json;
@@ -85,5 +86,26 @@ impl TensorFolder {
     pub fn find(&self, name: &str) -> Option<(&TensorFile, &TensorInfo)> {
         let file = &self.files[*self.places.get(name)?];
         Some((file, file.find(name)?))
+    }
+
+    /// The same of a tensor that must be there.
+    ///
+    /// # Errors
+    /// It is not.
+    pub fn require(&self, name: &str) -> Result<(&TensorFile, &TensorInfo)> {
+        self.find(name).ok_or_else(|| self.missing(name))
+    }
+
+    /// The same of a tensor of floats, with their type.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn require_floats(&self, name: &str) -> Result<(&TensorFile, &TensorInfo, WeightType)> {
+        let (file, info) = self.require(name)?;
+        Ok((file, info, WeightType::of(info.dtype).ok_or_else(|| self.missing(name))?))
+    }
+
+    fn missing(&self, name: &str) -> Error {
+        Error::format(&self.listing, format!("`{name}` is missing"))
     }
 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::io::Write;
 
 use cpift_engine::CpuDevice;
-use cpift_engine::ops::select::streaming::{Threshold, mark_largest};
+use cpift_engine::ops::select::streaming::{Threshold, mark_above_and_equal, take_ties};
 use rayon::prelude::*;
 use safetensors::Dtype;
 
@@ -72,8 +72,7 @@ pub(super) fn write(
             let mut of_tensor = UpdateSigns::new(count as usize);
             for marked in &marked {
                 file.write_all(bytemuck::cast_slice(&marked.above)).map_err(failed())?;
-                // What is in a core has moved.
-                marked.directions().for_each(|up| of_tensor.push(&[0.0], &[if up { 1.0 } else { -1.0 }]));
+                marked.directions().for_each(|up| of_tensor.push_moved(up));
             }
             signs.push(of_tensor);
             counts.push(count);
@@ -85,13 +84,7 @@ pub(super) fn write(
 
 impl Marked {
     fn of(update: &[f32], threshold: Threshold) -> Self {
-        let marked = |ties: u64| {
-            let mut words = vec![0; update.len().div_ceil(64)];
-            mark_largest(update, threshold.magnitude, ties, &mut words);
-            words
-        };
-        let (above, mut equal) = (marked(0), marked(u64::MAX));
-        equal.iter_mut().zip(&above).for_each(|(equal, above)| *equal ^= above);
+        let (above, equal) = mark_above_and_equal(update, threshold.magnitude);
         let up = |update: &[f32]| {
             let bit = |(lane, update): (usize, &f32)| u64::from(*update > 0.0) << lane;
             update.iter().enumerate().map(bit).fold(0, |word, bit| word | bit)
@@ -101,14 +94,7 @@ impl Marked {
 
     /// Adds the first of those that equal the threshold, as many as are left; `equal` is then all of what it was.
     fn take_ties(&mut self, left: &mut u64) {
-        for (above, equal) in self.above.iter_mut().zip(&self.equal) {
-            let mut rest = *equal;
-            while rest != 0 && *left > 0 {
-                *above |= rest & rest.wrapping_neg();
-                rest &= rest - 1;
-                *left -= 1;
-            }
-        }
+        self.above.iter_mut().zip(&self.equal).for_each(|(above, equal)| take_ties(above, *equal, left));
     }
 
     /// Of each element in the core, whether its update is upwards.

@@ -9,16 +9,16 @@ mod overlap;
 mod read;
 mod thresholds;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
 
-use cpift_engine::ops::select::share_of;
 use cpift_engine::{CpuDevice, Device};
 use serde::{Deserialize, Serialize};
 
 use self::overlap::{Matrices, Overlaps};
 use self::read::{Reading, Updates};
-use self::thresholds::Thresholds;
+use self::thresholds::{Thresholds, core_sizes};
 use crate::checkpoint::{TensorFolder, WeightType};
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, require_empty, require_free_space};
@@ -82,6 +82,8 @@ pub struct Cores {
     /// The base, then the fine-tunes.
     folders: Vec<TensorFolder>,
     tensors: Vec<Tensor>,
+    /// Parameters of a core in every scope.
+    core_sizes: BTreeMap<usize, u64>,
     notices: Vec<String>,
 }
 
@@ -146,12 +148,12 @@ impl Cores {
         if eligible.count() == 0 {
             return Err(Error::setting("--exclude", "leaves no parameter of the model"));
         }
-        let scopes = thresholds::sizes(&tensors);
-        if scopes.values().all(|&count| share_of(settings.fraction, count) == 0) {
+        let core_sizes = core_sizes(&tensors, settings.fraction);
+        if core_sizes.values().all(|&size| size == 0) {
             let reason = format!("{} comes to no parameter at all: use a larger share", settings.fraction);
             return Err(Error::setting("--fraction", reason));
         }
-        Ok(Self { request: request.clone(), folders, tensors, notices: matches.notices })
+        Ok(Self { request: request.clone(), folders, tensors, core_sizes, notices: matches.notices })
     }
 
     /// What a person should know about the models, a line each.
@@ -192,10 +194,7 @@ impl Cores {
 
     /// Bytes that finding the cores reads.
     fn bytes(&self) -> u64 {
-        let sizes = thresholds::sizes(&self.tensors);
-        let is_chosen = |scope: usize| {
-            sizes.get(&scope).is_some_and(|&count| share_of(self.request.settings.fraction, count) > 0)
-        };
+        let is_chosen = |scope: usize| self.core_sizes.get(&scope).is_some_and(|&size| size > 0);
         let of_model = |model: usize| {
             let sizes = self.tensors.iter().map(|tensor| {
                 let bytes =
@@ -218,17 +217,18 @@ impl Cores {
         let names: Vec<String> = self.request.models.iter().map(|(name, _)| name.clone()).collect();
         let mut overlaps = Overlaps::new(&self.tensors, names.len());
         let (mut cores, mut unmoved) = (Vec::new(), Vec::new());
+        let wanted: u64 = self.core_sizes.values().sum();
         for (index, name) in names.iter().enumerate() {
             let updates =
                 Updates { folders: [&self.folders[0], &self.folders[index + 1]], number: index + 1, reading };
             let (thresholds, relative_move) =
-                Thresholds::find(cpu, &updates, &self.tensors, self.request.settings.fraction)?;
+                Thresholds::find(cpu, &updates, &self.tensors, &self.core_sizes)?;
             let counts =
                 masks::write(cpu, writing, name, &updates, &self.tensors, &thresholds, overlaps.of(index))?;
             let counted =
                 || self.tensors.iter().map(|tensor| tensor.name.as_str()).zip(counts.iter().copied());
             let size: u64 = counts.iter().sum();
-            unmoved.push(thresholds.wanted().saturating_sub(size));
+            unmoved.push(wanted.saturating_sub(size));
             cores.push(TaskCore {
                 task: name.clone(),
                 size,

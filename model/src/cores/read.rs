@@ -5,9 +5,9 @@ use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, PoisonError};
 
 use super::{CoresProgress, Tensor};
-use crate::checkpoint::{TensorFolder, WeightType};
+use crate::checkpoint::TensorFolder;
 use crate::error::{Error, Result};
-use crate::merge::widen;
+use crate::merge::widen_finite;
 
 /// Elements of a block: whole words of a mask.
 pub(super) const BLOCK: usize = 1 << 18;
@@ -159,23 +159,13 @@ impl Updates<'_, '_> {
         values: &mut Vec<f32>,
     ) -> Result<()> {
         let folder = self.folders[folder];
-        let found =
-            folder.find(name).and_then(|(file, info)| Some((file, info, WeightType::of(info.dtype)?)));
-        let Some((file, info, dtype)) = found else {
-            return Err(Error::format(folder.listing(), format!("`{name}` is missing")));
-        };
+        let (file, info, dtype) = folder.require_floats(name)?;
         let (length, size) = (block.elements.len(), dtype.bytes() as usize);
         stored.resize((length * size).div_ceil(size_of::<u64>()), 0);
         values.resize(length, 0.0);
         let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(stored)[..length * size];
         file.read_bytes(info, block.elements.start * size, bytes)?;
         self.reading.add(bytes.len() as u64);
-        if !widen(bytes, dtype, values) {
-            let place = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
-            let reason =
-                format!("`{name}` has {} at element {}", values[place], block.elements.start + place);
-            return Err(Error::format(file.path(), reason));
-        }
-        Ok(())
+        widen_finite((file, name), block.elements.start, bytes, dtype, values)
     }
 }

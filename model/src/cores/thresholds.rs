@@ -13,24 +13,21 @@ use super::read::{Block, Scratch, Updates, blocks};
 use crate::error::Result;
 
 /// Of every scope the least magnitude in the core; none where the share comes to no parameter.
-pub(super) struct Thresholds {
-    of_scopes: BTreeMap<usize, Option<Threshold>>,
-    wanted: u64,
-}
+pub(super) struct Thresholds(BTreeMap<usize, Option<Threshold>>);
 
-/// Parameters of every scope.
-pub(super) fn sizes(tensors: &[Tensor]) -> BTreeMap<usize, usize> {
+/// Parameters of a core in every scope.
+pub(super) fn core_sizes(tensors: &[Tensor], fraction: f64) -> BTreeMap<usize, u64> {
     let mut sizes: BTreeMap<usize, usize> = BTreeMap::new();
     for tensor in tensors {
         if let Some(scope) = tensor.scope {
             *sizes.entry(scope).or_default() += tensor.elements;
         }
     }
-    sizes
+    sizes.into_iter().map(|(scope, size)| (scope, share_of(fraction, size) as u64)).collect()
 }
 
 impl Thresholds {
-    /// Finds them, and how far the model is from its base, ‖θi − θ0‖ / ‖θ0‖.
+    /// Finds them for cores of these sizes, and how far the model is from its base, ‖θi − θ0‖ / ‖θ0‖.
     ///
     /// # Errors
     /// As [`Updates::read`].
@@ -38,15 +35,13 @@ impl Thresholds {
         cpu: &CpuDevice,
         updates: &Updates<'_, '_>,
         tensors: &[Tensor],
-        fraction: f64,
+        core_sizes: &BTreeMap<usize, u64>,
     ) -> Result<(Self, f64)> {
-        let (mut of_scopes, mut wanted, mut squares) = (BTreeMap::new(), 0, [0.0; 2]);
+        let (mut of_scopes, mut squares) = (BTreeMap::new(), [0.0; 2]);
         let mut add = |more: [f64; 2]| squares.iter_mut().zip(more).for_each(|(sum, more)| *sum += more);
-        for (scope, count) in sizes(tensors) {
+        for (&scope, &k) in core_sizes {
             let blocks = blocks(tensors, |tensor| tensor.scope == Some(scope));
             let (first, of_scope) = read(cpu, updates, tensors, &blocks, Tally::first)?;
-            let k = share_of(fraction, count) as u64;
-            wanted += k;
             let threshold = match k {
                 0 => None,
                 _ => {
@@ -62,32 +57,23 @@ impl Thresholds {
         let excluded = blocks(tensors, |tensor| tensor.scope.is_none());
         add(read(cpu, updates, tensors, &excluded, Tally::first)?.1);
         let [update, base] = squares.map(f64::sqrt);
-        Ok((Self { of_scopes, wanted }, (update / base.max(f64::MIN_POSITIVE)).min(f64::MAX)))
+        Ok((Self(of_scopes), (update / base.max(f64::MIN_POSITIVE)).min(f64::MAX)))
     }
 
     /// Of a scope.
     pub fn of(&self, scope: usize) -> Option<Threshold> {
-        self.of_scopes.get(&scope).copied().flatten()
-    }
-
-    /// Parameters that the share comes to.
-    pub fn wanted(&self) -> u64 {
-        self.wanted
+        self.0.get(&scope).copied().flatten()
     }
 
     /// The numbers of the scopes.
     pub fn scopes(&self) -> impl Iterator<Item = usize> {
-        self.of_scopes.keys().copied()
+        self.0.keys().copied()
     }
 
     /// The least of all; 0 where there is none.
     pub fn least(&self) -> f32 {
-        let least = self
-            .of_scopes
-            .values()
-            .flatten()
-            .map(|threshold| threshold.magnitude)
-            .fold(f32::INFINITY, f32::min);
+        let least =
+            self.0.values().flatten().map(|threshold| threshold.magnitude).fold(f32::INFINITY, f32::min);
         if least.is_finite() { least } else { 0.0 }
     }
 }

@@ -226,7 +226,7 @@ impl Job {
     pub fn run(&self, observer: &mut dyn Observer) -> Result<JobReport> {
         self.check_memory()?;
         let is_new = !self.out.exists();
-        let without_probes = plan::disk_without_probes(&self.recipe, &self.inputs, self.state);
+        let without_probes = || plan::disk_without_probes(&self.recipe, &self.inputs, self.state);
         plan::check_run_folder(&self.out, &self.plan, without_probes)?;
         let session = Session::open(self, observer).inspect_err(|_| {
             if is_new {

@@ -288,10 +288,10 @@ fn plan_stages(memory: &[(StageKind, u64)], disk: &[StageDisk]) -> Vec<StagePlan
 ///
 /// # Errors
 /// Naming the folder, and what would need less room.
-pub fn check_run_folder(folder: &Path, plan: &Plan, without_probes: u64) -> Result<()> {
+pub fn check_run_folder(folder: &Path, plan: &Plan, without_probes: impl FnOnce() -> u64) -> Result<()> {
     let there = if folder.is_dir() { files::folder_bytes(folder)? } else { 0 };
     files::require_free_space(folder, bytes_to_come(folder, plan).saturating_sub(there))
-        .map_err(|error| advise_without_probes(error, plan.disk_bytes, without_probes))?;
+        .map_err(|error| advise_without_probes(error, plan.disk_bytes, without_probes()))?;
     files::require_writable(folder)
 }
 

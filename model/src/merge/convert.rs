@@ -4,10 +4,11 @@ use cpift_engine::cpu::convert;
 use half::f16;
 use half::slice::HalfFloatSliceExt;
 
-use crate::checkpoint::WeightType;
+use crate::checkpoint::{TensorFile, WeightType};
+use crate::error::{Error, Result};
 
 /// Converts stored floats; false when one is NaN or infinite.
-pub(crate) fn widen(bytes: &[u8], dtype: WeightType, target: &mut [f32]) -> bool {
+pub(super) fn widen(bytes: &[u8], dtype: WeightType, target: &mut [f32]) -> bool {
     match dtype {
         WeightType::F32 => {
             target.copy_from_slice(bytemuck::cast_slice(bytes));
@@ -19,6 +20,24 @@ pub(crate) fn widen(bytes: &[u8], dtype: WeightType, target: &mut [f32]) -> bool
             convert::all_finite(target)
         }
     }
+}
+
+/// Converts stored floats of a tensor, of which element `start` is the first.
+///
+/// # Errors
+/// One is NaN or infinite: which of which file.
+pub(crate) fn widen_finite(
+    (file, name): (&TensorFile, &str),
+    start: usize,
+    bytes: &[u8],
+    dtype: WeightType,
+    target: &mut [f32],
+) -> Result<()> {
+    if widen(bytes, dtype, target) {
+        return Ok(());
+    }
+    let index = target.iter().position(|value| !value.is_finite()).unwrap_or(0);
+    Err(Error::format(file.path(), format!("`{name}` has {} at element {}", target[index], start + index)))
 }
 
 /// Converts floats to what is stored, rounded to nearest; false when one is not finite, or too large for the type.

@@ -205,9 +205,7 @@ fn read(
     mut target: ViewMut<'_, f32>,
 ) -> Result<u64> {
     let place = &places(tensor, models)[source];
-    let Some((file, info)) = place.folder.find(place.name) else {
-        return Err(Error::format(place.folder.listing(), format!("`{}` is missing", place.name)));
-    };
+    let (file, info) = place.folder.require(place.name)?;
     target.fill(0.0)?;
     file.read_floats(place.name, &tensor.shape, target.slice(0..tensor.elements()))?;
     Ok((info.data_offsets.1 - info.data_offsets.0) as u64)

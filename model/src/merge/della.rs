@@ -7,11 +7,11 @@ use cpift_engine::{CpuDevice, WORD_BITS};
 use rayon::prelude::*;
 
 use super::clock::DiskClock;
-use super::convert::widen;
+use super::convert::widen_finite;
 use super::method::{How, Keep};
 use super::plan::{Place, TensorPlan, places};
-use crate::checkpoint::{TensorFolder, WeightType};
-use crate::error::{Error, Result};
+use crate::checkpoint::TensorFolder;
+use crate::error::Result;
 
 /// Elements that are read at once, in whole slabs.
 const CHUNK: usize = 1 << 20;
@@ -74,22 +74,13 @@ pub(super) fn draw(
 
 /// Elements of a source as f32.
 fn load(place: &Place<'_>, start: usize, length: usize, clock: &DiskClock) -> Result<Vec<f32>> {
-    let found = place.folder.find(place.name);
-    let Some((file, info, dtype)) =
-        found.and_then(|(file, info)| Some((file, info, WeightType::of(info.dtype)?)))
-    else {
-        return Err(Error::format(place.folder.listing(), format!("`{}` is missing", place.name)));
-    };
+    let (file, info, dtype) = place.folder.require_floats(place.name)?;
     let size = dtype.bytes() as usize;
     let mut memory = vec![0_u64; (length * size).div_ceil(size_of::<u64>())];
     let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut memory)[..length * size];
     clock.during(|| file.read_bytes(info, start * size, bytes))?;
     let mut values = vec![0.0; length];
-    if !widen(bytes, dtype, &mut values) {
-        let index = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
-        let reason = format!("`{}` has {} at element {}", place.name, values[index], start + index);
-        return Err(Error::format(file.path(), reason));
-    }
+    widen_finite((file, place.name), start, bytes, dtype, &mut values)?;
     Ok(values)
 }
 

@@ -48,10 +48,6 @@ impl Gram {
 }
 
 impl Kernel for Gram {
-    fn looks(&self) -> usize {
-        1
-    }
-
     fn look(&self, _: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
         let (first, count) = (self.first(), self.count());
         let mut products = vec![0.0; count * count];

@@ -28,12 +28,7 @@ pub(super) enum Seen {
 
 /// Merges one tensor.
 pub(super) trait Kernel: Sync {
-    /// How often the tensor is looked at.
-    fn looks(&self) -> usize {
-        0
-    }
-
-    /// Looks at a tile.
+    /// Looks at a tile, as often as [`How::looks`] says.
     fn look(&self, _look: usize, _tile: &Tile<'_>, _scratch: &mut Scratch) -> Seen {
         Seen::Nothing
     }
@@ -148,10 +143,6 @@ struct Slerp {
 }
 
 impl Kernel for Slerp {
-    fn looks(&self) -> usize {
-        1
-    }
-
     fn look(&self, _: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
         let (all, source) = (0..tile.length, usize::from(self.delta));
         let [first, second, base] = &mut scratch.tiles;
@@ -226,10 +217,6 @@ impl Fold {
 }
 
 impl Kernel for Fold {
-    fn looks(&self) -> usize {
-        self.weights.len().saturating_sub(1)
-    }
-
     fn look(&self, look: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
         let mut backbone = std::mem::take(&mut scratch.tiles[2]);
         self.fold(tile, scratch, &mut backbone);

@@ -34,7 +34,7 @@ use std::sync::atomic::AtomicBool;
 use cpift_engine::{CpuDevice, Device};
 use serde::Serialize;
 
-pub(crate) use self::convert::widen;
+pub(crate) use self::convert::widen_finite;
 use self::matching::Matched;
 pub(crate) use self::matching::match_tensors;
 use self::output::OutputFiles;

@@ -10,7 +10,7 @@ use super::cpift::fraction;
 use super::plan::{TensorPlan, places};
 use super::tile::{Stored, TILE};
 use crate::checkpoint::{TensorFolder, WeightType};
-use crate::error::{Error, Result};
+use crate::error::Result;
 
 /// Bytes of all blocks that are in memory at a time.
 const BUDGET: usize = 448 << 20;
@@ -212,9 +212,7 @@ impl<'a> Reader<'a> {
         }
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
         for ((place, size), range) in places(tensor, self.models).into_iter().zip(sizes).zip(&sources) {
-            let Some((file, info)) = place.folder.find(place.name) else {
-                return Err(Error::format(place.folder.listing(), format!("`{}` is missing", place.name)));
-            };
+            let (file, info) = place.folder.require(place.name)?;
             let target = &mut bytes[range.clone()];
             self.clock.during(|| file.read_bytes(info, request.elements.start * size, target))?;
         }

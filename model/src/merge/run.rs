@@ -187,7 +187,7 @@ impl Merge<'_, '_> {
         let sources = Sources::of(tensor, self.work.models)?;
         let holds = self.blocks.holds(blocks.len());
         let mut held: Vec<Block> = Vec::new();
-        for look in 0..kernel.looks() {
+        for look in 0..tensor.how.looks(tensor.elements()) {
             let mut seen = Vec::new();
             for index in 0..blocks.len() {
                 let received = if held.len() > index { None } else { Some(self.reader.receive()?) };

@@ -82,10 +82,6 @@ impl Sce {
 }
 
 impl Kernel for Sce {
-    fn looks(&self) -> usize {
-        if self.share.is_some() { 4 } else { 1 }
-    }
-
     fn look(&self, look: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
         let mut seen = match self.step(look) {
             0 | 2 => Seen::Equal(vec![0]),

@@ -5,7 +5,7 @@ use std::sync::{Mutex, PoisonError};
 
 use rayon::prelude::*;
 
-use super::convert::{narrow, widen};
+use super::convert::{narrow, widen_finite};
 use super::kernel::{Kernel, Seen};
 use super::plan::{Place, TensorPlan, places};
 use super::reader::Block;
@@ -104,13 +104,10 @@ impl<'a> Sources<'a> {
     /// Fails where a source of a tile was not finite, naming the element.
     fn require_finite(&self, tile: &Tile<'_>, stored: &[Stored<'_>]) -> Result<()> {
         let Some(source) = tile.not_finite() else { return Ok(()) };
-        let mut values = vec![0.0; tile.length];
-        widen(stored[source].bytes, stored[source].dtype, &mut values);
-        let index = values.iter().position(|value| !value.is_finite()).unwrap_or(0);
         let (model, name) = &self.tensor.sources[source];
-        let folder = &self.models[*model];
-        let path = folder.find(name).map_or(folder.listing(), |(file, _)| file.path());
-        Err(Error::format(path, format!("`{name}` has {} at element {}", values[index], tile.start + index)))
+        let (file, _) = self.models[*model].require(name)?;
+        let (Stored { bytes, dtype }, mut values) = (stored[source], vec![0.0; tile.length]);
+        widen_finite((file, name), tile.start, bytes, dtype, &mut values)
     }
 }
 

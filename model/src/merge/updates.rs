@@ -50,7 +50,6 @@ pub(super) struct UpdatesKernel {
     rescale: Rescale,
     elect: bool,
     normalize: bool,
-    looks: usize,
     scale: f64,
     /// What is chosen by magnitude, and for every term where in it its own is: what is kept, and what of that is not.
     wanted: Vec<Largest>,
@@ -91,7 +90,6 @@ impl UpdatesKernel {
             rescale: updates.rescale,
             elect: updates.elect,
             normalize: updates.normalize,
-            looks: looks(updates, elements as u64),
             scale: updates.scale,
             thresholds: vec![None; wanted.len()],
             largest: Thresholds::new(wanted.clone()),
@@ -229,10 +227,6 @@ impl UpdatesKernel {
 }
 
 impl Kernel for UpdatesKernel {
-    fn looks(&self) -> usize {
-        self.looks
-    }
-
     fn look(&self, look: usize, tile: &Tile<'_>, scratch: &mut Scratch) -> Seen {
         match look {
             0 | 1 if self.selects() => {

@@ -44,10 +44,19 @@ impl UpdateSigns {
     /// Adds the next of the core's values before and after. Panics when they are more than the core has.
     pub fn push(&mut self, before: &[f32], after: &[f32]) {
         for (before, after) in before.iter().zip(after) {
-            self.up.set(self.known, after > before);
-            self.down.set(self.known, after < before);
-            self.known += 1;
+            self.push_one(after > before, after < before);
         }
+    }
+
+    /// Adds the next of the core's parameters, one that moved. Panics when they are more than the core has.
+    pub fn push_moved(&mut self, up: bool) {
+        self.push_one(up, !up);
+    }
+
+    fn push_one(&mut self, up: bool, down: bool) {
+        self.up.set(self.known, up);
+        self.down.set(self.known, down);
+        self.known += 1;
     }
 
     /// Number of parameters that both tasks moved the same way; `core` and `other_core` are the cores that the signs are

@@ -124,16 +124,26 @@ pub fn mark_largest(scores: &[f32], magnitude: f32, mut ties: u64, words: &mut [
     for (scores, word) in scores.chunks(WORD_BITS).zip(words) {
         let (above, equal) = vectorize!(|| compare(scores, magnitude));
         *word = above;
-        let count = u64::from(equal.count_ones());
-        if count <= ties {
-            *word |= equal;
-            ties -= count;
-        } else if ties > 0 {
-            set_bits(equal).take(ties as usize).for_each(|bit| *word |= 1 << bit);
-            ties = 0;
-        }
+        take_ties(word, equal, &mut ties);
     }
     ties
+}
+
+/// Bits of the scores above a magnitude, and of those equal to it: for whoever learns only later which of these to take.
+pub fn mark_above_and_equal(scores: &[f32], magnitude: f32) -> (Vec<u64>, Vec<u64>) {
+    scores.chunks(WORD_BITS).map(|scores| vectorize!(|| compare(scores, magnitude))).unzip()
+}
+
+/// Adds the first `ties` bits of `equal` to a word, as many as there are; `ties` counts down.
+pub fn take_ties(word: &mut u64, equal: u64, ties: &mut u64) {
+    let count = u64::from(equal.count_ones());
+    if count <= *ties {
+        *word |= equal;
+        *ties -= count;
+    } else if *ties > 0 {
+        set_bits(equal).take(*ties as usize).for_each(|bit| *word |= 1 << bit);
+        *ties = 0;
+    }
 }
 
 /// The scores of a layout above a magnitude and the first `ties` that are equal to it, which count down: one after the
