@@ -6,7 +6,7 @@ use std::time::Instant;
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
 use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::ops::norm::Clip;
-use cpift_engine::{Buffer, Device, Mask, bf16};
+use cpift_engine::{Buffer, Device, Mask, Placement, bf16};
 use cpift_model::recipe;
 use cpift_model::state_type::StateType;
 use cpift_model::transformer::{BatchLimits, ComputeType, Purpose, Transformer, initialize};
@@ -80,16 +80,15 @@ pub struct StepBench {
 /// transformer's own.
 fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, tokens: usize) -> Result<u64> {
     let layout = config.layout()?;
-    let length = layout.len();
     let purpose = Purpose::Training { recompute: false };
     let limits = BatchLimits { tokens, documents: options.batch };
     let plan = match options.compute {
         ComputeType::F32 => Transformer::<f32>::memory_plan(config, device, limits, purpose)?,
         ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, device, limits, purpose)?,
     };
-    // Importance where it is accumulated.
-    let accumulated = usize::from(options.accumulated() != ImportanceKind::None) * size_of::<f32>();
-    let flat = (options.state.bytes(&layout) + accumulated * length) as u64;
+    let of_state = options.state.parts(&layout, options.compute, options.accumulated()).into_iter();
+    let flat =
+        of_state.filter(|part| part.placement == Placement::Device).map(|part| part.bytes as u64).sum();
     Ok(plan.parts.iter().fold(flat, |sum, (_, bytes)| sum.saturating_add(*bytes as u64)))
 }
 
@@ -132,9 +131,10 @@ impl TrainStep {
             memory(device, options, &config, tokens)?,
             "lower --batch or --length",
         )?;
-        let mut model = Model::new(&config, device, options.compute, tokens, false)?;
+        let storage = options.state.storage();
+        let mut model = Model::new(&config, device, options.compute, tokens, false, storage.placement)?;
         model.timings().wait_for(device);
-        let mut gradients = Gradients::new(device, &layout, options.state.moment_type(), 0)?;
+        let mut gradients = Gradients::new(device, &layout, storage, 0)?;
         initialize(&config, &layout, SEED, model.weights_mut(gradients.scratch())?)?;
         model.prepare(gradients.scratch())?;
         Ok(Self {
@@ -143,12 +143,7 @@ impl TrainStep {
             gradients,
             losses: Buffer::zeros(device, tokens)?,
             clip: Clip::new(device, layout.len())?,
-            optimizer: AdamW::with_moments(
-                device,
-                layout.len(),
-                options.accumulated(),
-                options.state.moment_type(),
-            )?,
+            optimizer: AdamW::with_storage(device, layout.len(), options.accumulated(), storage)?,
             frozen: options.importance.then(|| one_percent(layout.len())),
             batch: options.batch,
             length: options.length,
@@ -244,7 +239,8 @@ pub fn step(
     let (tokens, flops) = (train_step.tokens() as f64, train_step.flops());
     let parameters = train_step.model.config().parameters() as u64;
     // The peak of the step, whose memory the products below then have.
-    let peak_memory_bytes = device.peak_memory_bytes().or_else(machine::peak_memory_bytes).unwrap_or(0);
+    let peak_memory_bytes =
+        device.peak_memory_bytes(Placement::Device).or_else(machine::peak_memory_bytes).unwrap_or(0);
     drop(train_step);
     watch(StepProgress::Products);
     let matrix = best_matrix_rate(device, options.compute)?;

@@ -16,6 +16,17 @@ use crate::error::{Error, Result, check_length};
 use crate::gpu::{GpuDevice, GpuMemory, GpuSlice, GpuSliceMut, OnGpu};
 use crate::layout::ALIGNMENT;
 
+/// Which memory a [`Buffer`] of a device is in. Operations take either.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub enum Placement {
+    /// The device's own.
+    #[default]
+    Device,
+    /// For a GPU the host's, in pages that stay where they are ("pinned"): kernels read and write it over the bus, at the
+    /// bus's rate and not the memory's. For a CPU the same as [`Placement::Device`].
+    Host,
+}
+
 /// A contiguous run of elements on a device.
 #[derive(Debug)]
 pub struct Buffer<T: Pod> {
@@ -29,15 +40,24 @@ enum Storage<T: Pod> {
 }
 
 impl<T: Pod> Buffer<T> {
-    /// `length` zeros. Host pages are only committed when first written.
+    /// `length` zeros in the device's own memory. Host pages are only committed when first written.
     ///
     /// # Errors
     /// [`Error::OutOfMemory`].
     pub fn zeros(device: &Device, length: usize) -> Result<Self> {
-        match device {
-            Device::Cpu(_) => Ok(Self { storage: Storage::Host(HostMemory::zeros(length)?) }),
-            Device::Gpu(gpu) => Ok(Self { storage: Storage::Gpu(GpuMemory::zeros(gpu, length)?) }),
-        }
+        Self::zeros_in(device, length, Placement::Device)
+    }
+
+    /// `length` zeros.
+    ///
+    /// # Errors
+    /// [`Error::OutOfMemory`].
+    pub fn zeros_in(device: &Device, length: usize, placement: Placement) -> Result<Self> {
+        let storage = match device {
+            Device::Cpu(_) => Storage::Host(HostMemory::zeros(length)?),
+            Device::Gpu(gpu) => Storage::Gpu(GpuMemory::zeros_in(gpu, length, placement)?),
+        };
+        Ok(Self { storage })
     }
 
     /// A copy of `values` on the device.

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 #[cfg(feature = "emulator")]
 use cpift_kernels::emulator::{Schedule, TrafficLog};
 
+use crate::buffer::Placement;
 pub use crate::cpu::CpuDevice;
 use crate::error::{Error, Result};
 use crate::gpu::{EMULATED, GpuDevice, LaunchLog};
@@ -199,11 +200,11 @@ impl Device {
         }
     }
 
-    /// The most bytes of [`Device::memory_bytes`] that buffers took at once so far.
-    pub fn peak_memory_bytes(&self) -> Option<u64> {
+    /// The most bytes that buffers in this place took at once so far, where a GPU counts them.
+    pub fn peak_memory_bytes(&self, placement: Placement) -> Option<u64> {
         match self {
             Self::Cpu(_) => None,
-            Self::Gpu(gpu) => gpu.backend().peak_memory_bytes(),
+            Self::Gpu(gpu) => gpu.backend().peak_memory_bytes(placement),
         }
     }
 

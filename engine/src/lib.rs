@@ -97,7 +97,7 @@ mod number;
 pub mod ops;
 pub mod random;
 
-pub use buffer::{Buffer, View, ViewMut};
+pub use buffer::{Buffer, Placement, View, ViewMut};
 pub use device::{CpuDevice, Device};
 pub use error::{Error, Result};
 pub use float::Float;

@@ -285,7 +285,7 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
         .into_iter()
         .flat_map(|compute| [StateType::Exact, StateType::Compact].map(|memory| (compute, memory)));
     for (compute, memory) in kinds {
-        let state = memory.bytes(&layout);
+        let state = memory.bytes(&layout, compute);
         for recompute in [false, true] {
             let purpose = Purpose::Training { recompute };
             let activations = match compute {

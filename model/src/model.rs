@@ -3,7 +3,7 @@
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, Weights};
 use cpift_engine::ops::gradients::GradientsMut;
 use cpift_engine::ops::split::{self, Planes};
-use cpift_engine::{Buffer, Device, View, ViewMut, bf16};
+use cpift_engine::{Buffer, Device, Placement, View, ViewMut, bf16};
 
 use crate::batch::Batch;
 use crate::config::ModelConfig;
@@ -14,8 +14,9 @@ use crate::transformer::{ComputeType, Timings, Transformer};
 /// f32 master weights, and a transformer that computes in f32 or in bf16.
 ///
 /// For bf16 the master weights are [split](split) into two planes, of which the transformer reads one, in the memory
-/// that they have in f32. They are split before they are computed with and joined when they are asked for. Either takes
-/// `scratch`, memory of as many bf16 that is overwritten; neither does anything where it is done already.
+/// that they have in f32. Where that is the host's memory, the one that is read has memory of its own on the device. They
+/// are split before they are computed with and joined when they are asked for. Either takes `scratch`, memory of as many
+/// bf16 that is overwritten; neither does anything where it is done already.
 pub struct Model {
     device: Device,
     /// The master weights in f32, or both planes.
@@ -29,6 +30,8 @@ enum Compute {
         transformer: Transformer<bf16>,
         /// Whether the weights are split.
         is_split: bool,
+        /// The rounded plane, where it is not in the master weights' memory.
+        rounded: Option<Buffer<bf16>>,
     },
 }
 
@@ -40,9 +43,9 @@ macro_rules! compute {
                 let $weights = $model.weights.view();
                 $body
             }
-            Compute::Bf16 { transformer: $transformer, is_split } => {
+            Compute::Bf16 { transformer: $transformer, is_split, rounded } => {
                 require_prepared(*is_split)?;
-                let $weights = split::rounded($model.weights.view());
+                let $weights = rounded_plane(rounded, &$model.weights);
                 $body
             }
         }
@@ -56,8 +59,14 @@ fn require_prepared(is_split: bool) -> Result<()> {
     }
 }
 
+/// The weights that are computed with, of split ones.
+fn rounded_plane<'a>(rounded: &'a Option<Buffer<bf16>>, weights: &'a Buffer<f32>) -> View<'a, bf16> {
+    rounded.as_ref().map_or_else(|| split::rounded(weights.view()), Buffer::view)
+}
+
 impl Model {
-    /// Weights of zeros and memory for training as [`Transformer::new`] takes it.
+    /// Weights of zeros, in `placement` as far as no product reads them, and memory for training as
+    /// [`Transformer::new`] takes it.
     ///
     /// # Errors
     /// Memory that cannot be had.
@@ -67,17 +76,30 @@ impl Model {
         compute: ComputeType,
         max_tokens: usize,
         recompute: bool,
+        placement: Placement,
     ) -> Result<Self> {
         let length = config.layout()?.len();
-        let weights = Buffer::zeros(device, length)?;
+        let weights = Buffer::zeros_in(device, length, Self::placement_of_weights(compute, placement))?;
         let compute = match compute {
             ComputeType::F32 => Compute::F32(Transformer::new(config, device, max_tokens, recompute)?),
             ComputeType::Bf16 => Compute::Bf16 {
                 transformer: Transformer::new(config, device, max_tokens, recompute)?,
                 is_split: false,
+                rounded: match placement {
+                    Placement::Device => None,
+                    Placement::Host => Some(Buffer::zeros(device, length)?),
+                },
             },
         };
         Ok(Self { device: device.clone(), weights, compute })
+    }
+
+    /// Where the master weights are, if state is in `placement`: what products read is on the device.
+    pub(crate) fn placement_of_weights(compute: ComputeType, placement: Placement) -> Placement {
+        match compute {
+            ComputeType::F32 => Placement::Device,
+            ComputeType::Bf16 => placement,
+        }
     }
 
     /// The model's configuration.
@@ -127,7 +149,7 @@ impl Model {
         self.prepare(scratch)?;
         match &self.compute {
             Compute::F32(_) => Ok(None),
-            Compute::Bf16 { .. } => Ok(Some(split::rounded(self.weights.view()))),
+            Compute::Bf16 { rounded, .. } => Ok(Some(rounded_plane(rounded, &self.weights))),
         }
     }
 
@@ -136,8 +158,12 @@ impl Model {
     /// # Errors
     /// As [`Model::weights`].
     pub fn prepare(&mut self, scratch: ViewMut<'_, bf16>) -> Result<()> {
-        if let Compute::Bf16 { is_split: is_split @ false, .. } = &mut self.compute {
-            split::split_in_place(&self.device, self.weights.view_mut(), scratch)?;
+        if let Compute::Bf16 { is_split: is_split @ false, rounded, .. } = &mut self.compute {
+            let weights = self.weights.view_mut();
+            match rounded {
+                None => split::split_in_place(&self.device, weights, scratch)?,
+                Some(rounded) => split::split_apart(&self.device, weights, rounded.view_mut())?,
+            }
             *is_split = true;
         }
         Ok(())
@@ -145,8 +171,12 @@ impl Model {
 
     /// Makes split weights f32 again.
     fn join(&mut self, scratch: ViewMut<'_, bf16>) -> Result<()> {
-        if let Compute::Bf16 { is_split: is_split @ true, .. } = &mut self.compute {
-            split::join_in_place(&self.device, self.weights.view_mut(), scratch)?;
+        if let Compute::Bf16 { is_split: is_split @ true, rounded, .. } = &mut self.compute {
+            let weights = self.weights.view_mut();
+            match rounded {
+                None => split::join_in_place(&self.device, weights, scratch)?,
+                Some(rounded) => split::join_apart(&self.device, weights, rounded.view_mut())?,
+            }
             *is_split = false;
         }
         Ok(())
@@ -172,11 +202,15 @@ impl Model {
     /// # Errors
     /// As [`AdamW::step`], or when they are not prepared.
     pub fn step(&mut self, optimizer: &mut AdamW, gradient: Gradient<'_>, hyper: &Hyper) -> Result<()> {
-        let weights: Weights<'_> = match self.compute {
+        let weights: Weights<'_> = match &mut self.compute {
             Compute::F32(_) => self.weights.view_mut().into(),
-            Compute::Bf16 { is_split, .. } => {
-                require_prepared(is_split)?;
-                Planes::of(self.weights.view_mut()).into()
+            Compute::Bf16 { is_split, rounded, .. } => {
+                require_prepared(*is_split)?;
+                let planes = Planes::of(self.weights.view_mut());
+                match rounded {
+                    None => planes.into(),
+                    Some(rounded) => Planes { rounded: rounded.view_mut(), ..planes }.into(),
+                }
             }
         };
         Ok(optimizer.step(weights, gradient, hyper)?)

@@ -157,9 +157,9 @@ pub struct Plan {
     /// How the optimizer's state is kept.
     #[serde(default)]
     pub state: StateType,
-    /// Bytes that the job would take with exact state, where that is more than there is and `auto` took another.
+    /// Kinds of state with which the job would take more than there is, so that `auto` took another.
     #[serde(default)]
-    pub exact_memory_bytes: Option<u64>,
+    pub too_large: Vec<LargerState>,
     /// Bytes the run folder will take at most.
     pub disk_bytes: u64,
     /// What each stage takes, in their order; none in records of earlier versions.
@@ -193,6 +193,15 @@ impl Plan {
     pub fn steps(&self) -> u64 {
         self.trainings.iter().map(|training| training.steps).sum()
     }
+}
+
+/// A kind of state that was not taken.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargerState {
+    /// The kind.
+    pub state: StateType,
+    /// Bytes that the job would take where this state is: on the device.
+    pub bytes: u64,
 }
 
 /// What a stage of the job takes.

@@ -1,12 +1,14 @@
 //! How the state of a training is kept in memory.
 
-use cpift_engine::Layout;
-use cpift_engine::ops::adamw::{ImportanceKind as Accumulate, MomentType};
+use cpift_engine::ops::adamw::{ImportanceKind as Accumulate, MomentType, StateStorage};
 use cpift_engine::ops::gradients::Gradients;
+use cpift_engine::{Layout, Placement, bf16};
 use serde::{Deserialize, Serialize};
 
+use crate::model::Model;
 use crate::recipe::ImportanceKind;
 use crate::stages::pieces::longest_part;
+use crate::transformer::ComputeType;
 
 /// How gradients, and what the optimizer keeps of every parameter, are stored.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
@@ -18,29 +20,69 @@ pub enum StateType {
     /// Gradients in bf16, and moments, which are rounded stochastically. Importance `net` is not accumulated: it is what the weights are away from
     /// the base.
     Compact,
+    /// The same, in the memory of a GPU's host: on the GPU are only the weights that products read. The same bits as
+    /// compact state.
+    Offload,
+}
+
+/// A part of the state.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StatePart {
+    /// What it is, as `plan` names it.
+    pub name: &'static str,
+    /// Its bytes.
+    pub bytes: usize,
+    /// Where it is.
+    pub placement: Placement,
 }
 
 impl StateType {
+    /// All, from the largest on the device to the smallest.
+    pub const ALL: [Self; 3] = [Self::Exact, Self::Compact, Self::Offload];
+
     /// As in recipes and messages.
     pub fn name(self) -> &'static str {
         match self {
             Self::Exact => "exact",
             Self::Compact => "compact",
+            Self::Offload => "offload",
         }
     }
 
-    /// What gradients and moments are stored in.
-    pub fn moment_type(self) -> MomentType {
+    /// How gradients and moments are stored.
+    pub fn storage(self) -> StateStorage {
         match self {
-            Self::Exact => MomentType::F32,
-            Self::Compact => MomentType::Bf16,
+            Self::Exact => MomentType::F32.into(),
+            Self::Compact => MomentType::Bf16.into(),
+            Self::Offload => StateStorage { moments: MomentType::Bf16, placement: Placement::Host },
         }
     }
 
-    /// Bytes of master weights, gradients and both moments.
-    pub fn bytes(self, layout: &Layout) -> usize {
-        let gradients = Gradients::bytes(layout, self.moment_type(), longest_part(layout));
-        layout.len() * (size_of::<f32>() + 2 * self.moment_type().bytes()) + gradients
+    /// Master weights, gradients, both moments, and importance where some is accumulated.
+    pub fn parts(self, layout: &Layout, compute: ComputeType, accumulated: Accumulate) -> Vec<StatePart> {
+        let StateStorage { moments, placement } = self.storage();
+        let part = |name, bytes, placement| StatePart { name, bytes, placement };
+        let flat = layout.len() * size_of::<f32>();
+        let of_weights = Model::placement_of_weights(compute, placement);
+        let [gradients, sums] = Gradients::bytes(layout, moments, longest_part(layout));
+        let mut parts = vec![part("weights", flat, of_weights)];
+        if of_weights == Placement::Host {
+            parts.push(part("rounded weights", layout.len() * size_of::<bf16>(), Placement::Device));
+        }
+        parts.push(part("gradients", gradients, placement));
+        if sums > 0 {
+            parts.push(part("sums of gradients", sums, Placement::Device));
+        }
+        parts.push(part("moments", 2 * layout.len() * moments.bytes(), placement));
+        if accumulated != Accumulate::None {
+            parts.push(part("importance", flat, placement));
+        }
+        parts
+    }
+
+    /// Bytes of the parts but for importance, wherever they are.
+    pub fn bytes(self, layout: &Layout, compute: ComputeType) -> usize {
+        self.parts(layout, compute, Accumulate::None).iter().map(|part| part.bytes).sum()
     }
 
     /// What the optimizer accumulates for a kind of importance. The controls go by `net`.
@@ -48,7 +90,7 @@ impl StateType {
         match kind {
             ImportanceKind::Net | ImportanceKind::Random | ImportanceKind::Inverse => match self {
                 Self::Exact => Accumulate::Net,
-                Self::Compact => Accumulate::None,
+                Self::Compact | Self::Offload => Accumulate::None,
             },
             ImportanceKind::Path => Accumulate::Path,
             ImportanceKind::Fisher => Accumulate::Fisher,

@@ -2,7 +2,7 @@
 
 use std::time::Instant;
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType, MomentsView};
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentsView, StateStorage};
 use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::ops::norm::{self, Clip};
 use cpift_engine::{Buffer, Device, Layout, Mask, View, ViewMut};
@@ -54,8 +54,8 @@ struct SourceLoss {
 }
 
 impl Trainer {
-    /// Buffers for training `model`; `importance` is what the optimizer accumulates, `moments` what moments and gradients are
-    /// stored in.
+    /// Buffers for training `model`; `importance` is what the optimizer accumulates, `storage` how moments and gradients are
+    /// stored.
     ///
     /// # Errors
     /// When memory runs out.
@@ -64,16 +64,16 @@ impl Trainer {
         layout: &Layout,
         model: Model,
         importance: ImportanceKind,
-        moments: MomentType,
+        storage: StateStorage,
     ) -> Result<Self> {
         Ok(Self {
             device: device.clone(),
             layout: layout.clone(),
             model,
-            gradients: Gradients::new(device, layout, moments, longest_part(layout))?,
+            gradients: Gradients::new(device, layout, storage, longest_part(layout))?,
             losses: Buffer::zeros(device, 0)?,
             clip: Clip::new(device, layout.len())?,
-            optimizer: AdamW::with_moments(device, layout.len(), importance, moments)?,
+            optimizer: AdamW::with_storage(device, layout.len(), importance, storage)?,
         })
     }
 

@@ -149,7 +149,7 @@ fn adamw(
     let is_compact = moments == MomentType::Bf16;
     let gradient = random::<f32>(device, if is_compact { 0 } else { parameters }, 2)?;
     let rounded = random::<bf16>(device, if is_compact { parameters } else { 0 }, 2)?;
-    let mut optimizer = AdamW::with_moments(device, parameters, kind, moments)?;
+    let mut optimizer = AdamW::with_storage(device, parameters, kind, moments)?;
     let mask = frozen.then(|| random_mask(parameters, 3, CORE));
     Ok(move || {
         let values: GradientsView<'_> =

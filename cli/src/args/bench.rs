@@ -52,7 +52,8 @@ pub struct BenchStep {
     /// Accumulate importance and freeze 1 % of the parameters, as CPI-FT does.
     #[arg(long)]
     pub importance: bool,
-    /// How the optimizer's state is kept: exact, in f32; compact, gradients and moments in bf16 and no `net` importance.
+    /// How the optimizer's state is kept: exact, in f32; compact, gradients and moments in bf16 and no `net` importance;
+    /// offload, for GPUs, the same in the host's memory.
     #[arg(long, value_name = "KIND", default_value = "exact", value_parser = state_type)]
     pub memory: StateType,
     /// Print JSON instead of text.
@@ -67,10 +68,10 @@ pub struct BenchStep {
 }
 
 fn state_type(text: &str) -> Result<StateType, String> {
-    [StateType::Exact, StateType::Compact]
+    StateType::ALL
         .into_iter()
         .find(|state| state.name() == text)
-        .ok_or_else(|| "use exact or compact".to_owned())
+        .ok_or_else(|| "use exact, compact or offload".to_owned())
 }
 
 const BENCH_KERNELS_ABOUT: &str = "\

@@ -55,12 +55,19 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
 /// The peak, and what kind of state it is with, where that is not the usual one.
 fn memory(plan: &Plan) -> String {
     let peak = format!("{} at the peak", bytes(plan.memory_bytes()));
-    match (plan.state, plan.exact_memory_bytes) {
-        (StateType::Exact, _) => peak,
-        (StateType::Compact, None) => format!("{peak}, with compact state"),
-        (StateType::Compact, Some(exact)) => {
-            format!("{peak}, with compact state: exact state would take {}, more than there is", bytes(exact))
-        }
+    let kept = match plan.state {
+        StateType::Exact => return peak,
+        StateType::Compact => "with compact state",
+        StateType::Offload => "with compact state in the host's memory",
+    };
+    let larger: Vec<String> = plan
+        .too_large
+        .iter()
+        .map(|larger| format!("{} state would take {}", larger.state.name(), bytes(larger.bytes)))
+        .collect();
+    match larger.is_empty() {
+        true => format!("{peak}, {kept}"),
+        false => format!("{peak}, {kept}: {}, more than there is", larger.join(", ")),
     }
 }
 

@@ -141,7 +141,7 @@ fn the_plan_names_everything_before_work_begins() {
         evaluation_flops: 0.0,
         flops_per_evaluation: 0.0,
         state: StateType::Exact,
-        exact_memory_bytes: None,
+        too_large: Vec::new(),
         training_flops: 9e12,
         stage_evaluations: [Column::Base, Column::Final]
             .map(|column| StageEvaluation { column, tasks: 1, losses: 200, answers: 200, flops: 9e11 })

@@ -6,6 +6,7 @@
 mod event;
 mod functions;
 mod graph;
+mod pinned;
 mod properties;
 mod tensor_map;
 
@@ -20,9 +21,11 @@ use cudarc::driver::sys;
 
 use super::command::{Command, Graph};
 use super::{Backend, MemoryUsage, Range, lock};
+use crate::buffer::Placement;
 use crate::error::{Error, Result};
 use event::Event;
 use functions::Functions;
+use pinned::Pinned;
 use properties::Properties;
 use tensor_map::Parameters;
 
@@ -37,6 +40,7 @@ pub struct Cuda {
     stream: sys::CUstream,
     functions: Arc<Mutex<Functions>>,
     staging: Mutex<Staging>,
+    pinned: Pinned,
     memory_usage: MemoryUsage,
 }
 
@@ -83,6 +87,7 @@ impl Cuda {
             stream: ptr::null_mut(),
             functions: Arc::new(Mutex::new(functions)),
             staging: Mutex::new(Staging { start: ptr::null_mut(), busy: 0 }),
+            pinned: Pinned::default(),
             memory_usage: MemoryUsage::default(),
         };
         cuda.enter().map_err(open)?;
@@ -178,23 +183,38 @@ impl Launch for Cuda {
 }
 
 impl Backend for Cuda {
-    fn allocate(&self, bytes: usize) -> Result<u64> {
+    fn allocate(&self, bytes: usize, placement: Placement) -> Result<u64> {
         self.enter().map_err(|error| self.failed("allocation", error))?;
-        // SAFETY: the stream is this device's; all uses of the memory are queued in it.
-        let address = unsafe { result::malloc_async(self.stream, bytes) }.map_err(|error| match error.0 {
-            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { device: self.name(), bytes },
+        let (allocated, owner) = match placement {
+            // SAFETY: the stream is this device's; all uses of the memory are queued in it.
+            Placement::Device => (unsafe { result::malloc_async(self.stream, bytes) }, self.name()),
+            Placement::Host => (self.pinned.allocate(bytes), format!("the host, for {}", self.name())),
+        };
+        let address = allocated.map_err(|error| match error.0 {
+            sys::CUresult::CUDA_ERROR_OUT_OF_MEMORY => Error::OutOfMemory { device: owner, bytes },
             _ => self.failed("allocation", error),
         })?;
-        self.memory_usage.add(bytes);
+        self.memory_usage.add(bytes, placement);
         Ok(address)
     }
 
-    unsafe fn free(&self, address: u64, bytes: usize) {
-        self.memory_usage.subtract(bytes);
-        if self.enter().is_ok() {
-            // A failure here means that the device has failed before, which the next read reports.
+    unsafe fn free(&self, address: u64, bytes: usize, placement: Placement) {
+        self.memory_usage.subtract(bytes, placement);
+        if self.enter().is_err() {
+            return;
+        }
+        // A failure here means that the device has failed before, which the next read reports.
+        match placement {
             // SAFETY: allocated by `allocate`, by the caller's promise; runs after what is queued.
-            let _ = unsafe { result::free_async(address, self.stream) };
+            Placement::Device => drop(unsafe { result::free_async(address, self.stream) }),
+            Placement::Host => {
+                // SAFETY: the stream lives as long as `self`; what was queued has run, or never will; allocated by
+                // `allocate`, by the caller's promise.
+                unsafe {
+                    let _ = result::stream::synchronize(self.stream);
+                    let _ = self.pinned.free(address);
+                }
+            }
         }
     }
 
@@ -208,6 +228,15 @@ impl Backend for Cuda {
     unsafe fn write(&self, address: u64, source: &[u8]) -> Result<()> {
         let failed = |error| self.failed("copying to the device", error);
         self.enter().map_err(failed)?;
+        if self.pinned.contains(address) {
+            // SAFETY: the stream lives as long as `self`, and nothing queued is left; inside an allocation, by the caller's
+            // promise.
+            unsafe {
+                result::stream::synchronize(self.stream).map_err(failed)?;
+                Pinned::write(address, source);
+            }
+            return Ok(());
+        }
         let mut staging = lock(&self.staging);
         for (chunk, part) in source.chunks(STAGING).enumerate() {
             if staging.busy + part.len() > STAGING {
@@ -237,6 +266,14 @@ impl Backend for Cuda {
         let mut parts: Vec<(&mut [u8], usize)> = Vec::new();
         let mut used = 0;
         for (address, destination) in ranges {
+            if self.pinned.contains(*address) {
+                // SAFETY: as in `write`.
+                unsafe {
+                    result::stream::synchronize(self.stream).map_err(failed)?;
+                    Pinned::read(*address, destination);
+                }
+                continue;
+            }
             for (chunk, part) in destination.chunks_mut(STAGING).enumerate() {
                 if used + part.len() > STAGING {
                     self.fetch(&staging, &mut parts).map_err(failed)?;
@@ -261,8 +298,9 @@ impl Backend for Cuda {
 
     unsafe fn copy(&self, to: u64, from: u64, bytes: usize) -> Result<()> {
         self.enter()
+            // Between the device and pinned memory too: the driver tells by the addresses.
             // SAFETY: inside allocations and disjoint, by the caller's promise.
-            .and_then(|()| unsafe { result::memcpy_dtod_async(to, from, bytes, self.stream) })
+            .and_then(|()| unsafe { sys::cuMemcpyAsync(to, from, bytes, self.stream) }.result())
             .map_err(|error| self.failed("copying on the device", error))
     }
 
@@ -301,8 +339,8 @@ impl Backend for Cuda {
         Some(self.properties.memory)
     }
 
-    fn peak_memory_bytes(&self) -> Option<u64> {
-        Some(self.memory_usage.peak())
+    fn peak_memory_bytes(&self, placement: Placement) -> Option<u64> {
+        Some(self.memory_usage.peak(placement))
     }
 
     fn name(&self) -> String {

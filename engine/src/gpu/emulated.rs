@@ -8,6 +8,7 @@ use cpift_kernels::launch::{Launch, LaunchError, Request};
 
 use super::command::{Command, Graph};
 use super::{Backend, EMULATED, Range};
+use crate::buffer::Placement;
 use crate::error::{Error, Result};
 use crate::layout::ALIGNMENT;
 
@@ -88,7 +89,7 @@ impl Launch for Emulated {
 }
 
 impl Backend for Emulated {
-    fn allocate(&self, bytes: usize) -> Result<u64> {
+    fn allocate(&self, bytes: usize, _placement: Placement) -> Result<u64> {
         let layout = Self::layout(bytes)?;
         // SAFETY: the size is not zero, as the trait demands.
         let pointer = unsafe { alloc(layout) };
@@ -101,7 +102,7 @@ impl Backend for Emulated {
         Ok(pointer as u64)
     }
 
-    unsafe fn free(&self, address: u64, bytes: usize) {
+    unsafe fn free(&self, address: u64, bytes: usize, _placement: Placement) {
         if let Ok(layout) = Self::layout(bytes) {
             // SAFETY: allocated above with this layout, by the caller's promise.
             unsafe { dealloc(address as *mut u8, layout) }
@@ -159,7 +160,7 @@ impl Backend for Emulated {
         None
     }
 
-    fn peak_memory_bytes(&self) -> Option<u64> {
+    fn peak_memory_bytes(&self, _placement: Placement) -> Option<u64> {
         None
     }
 

@@ -9,6 +9,7 @@ use cpift_kernels::launch::{Argument, Direction, Launch, LaunchError, MULTIPROCE
 
 use super::command::{Command, Graph};
 use super::{Backend, GpuDevice, MemoryUsage, Range, lock};
+use crate::buffer::Placement;
 use crate::error::Result;
 use crate::layout::ALIGNMENT;
 
@@ -125,13 +126,13 @@ impl Launch for LaunchLog {
 }
 
 impl Backend for LaunchLog {
-    fn allocate(&self, bytes: usize) -> Result<u64> {
-        self.memory_usage.add(bytes);
+    fn allocate(&self, bytes: usize, placement: Placement) -> Result<u64> {
+        self.memory_usage.add(bytes, placement);
         Ok(self.free.fetch_add(bytes.next_multiple_of(ALIGNMENT) as u64, Ordering::Relaxed))
     }
 
-    unsafe fn free(&self, _address: u64, bytes: usize) {
-        self.memory_usage.subtract(bytes);
+    unsafe fn free(&self, _address: u64, bytes: usize, placement: Placement) {
+        self.memory_usage.subtract(bytes, placement);
     }
 
     unsafe fn set(&self, _address: u64, _byte: u8, _bytes: usize) -> Result<()> {
@@ -172,8 +173,8 @@ impl Backend for LaunchLog {
         None
     }
 
-    fn peak_memory_bytes(&self) -> Option<u64> {
-        Some(self.memory_usage.peak())
+    fn peak_memory_bytes(&self, placement: Placement) -> Option<u64> {
+        Some(self.memory_usage.peak(placement))
     }
 
     fn name(&self) -> String {

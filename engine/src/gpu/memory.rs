@@ -9,6 +9,7 @@ use cpift_kernels::elementwise::fill_f32;
 use cpift_kernels::launch::{Slice, SliceMut};
 
 use super::{GpuDevice, OnGpu};
+use crate::buffer::Placement;
 use crate::error::Result;
 
 /// An allocation of elements.
@@ -18,13 +19,19 @@ pub struct GpuMemory<T: Pod> {
     /// 0 where there are no elements.
     address: u64,
     length: usize,
+    placement: Placement,
     elements: PhantomData<T>,
 }
 
 impl<T: Pod> GpuMemory<T> {
-    /// `length` zeros.
+    /// `length` zeros in the device's own memory.
     pub fn zeros(device: &GpuDevice, length: usize) -> Result<Self> {
-        let mut memory = Self::scratch(device, length)?;
+        Self::zeros_in(device, length, Placement::Device)
+    }
+
+    /// `length` zeros.
+    pub fn zeros_in(device: &GpuDevice, length: usize, placement: Placement) -> Result<Self> {
+        let mut memory = Self::allocate(device, length, placement)?;
         memory.all_mut().set_bytes(0)?;
         Ok(memory)
     }
@@ -38,9 +45,13 @@ impl<T: Pod> GpuMemory<T> {
 
     /// `length` elements of any value, for what a kernel writes before another reads it.
     pub fn scratch(device: &GpuDevice, length: usize) -> Result<Self> {
+        Self::allocate(device, length, Placement::Device)
+    }
+
+    fn allocate(device: &GpuDevice, length: usize, placement: Placement) -> Result<Self> {
         let bytes = length * size_of::<T>();
-        let address = if bytes == 0 { 0 } else { device.backend().allocate(bytes)? };
-        Ok(Self { device: device.clone(), address, length, elements: PhantomData })
+        let address = if bytes == 0 { 0 } else { device.backend().allocate(bytes, placement)? };
+        Ok(Self { device: device.clone(), address, length, placement, elements: PhantomData })
     }
 
     /// Number of elements.
@@ -63,8 +74,8 @@ impl<T: Pod> Drop for GpuMemory<T> {
     fn drop(&mut self) {
         let bytes = self.length * size_of::<T>();
         if bytes > 0 {
-            // SAFETY: allocated with these bytes; slices borrow the memory and are gone.
-            unsafe { self.device.backend().free(self.address, bytes) }
+            // SAFETY: allocated with these bytes in this place; slices borrow the memory and are gone.
+            unsafe { self.device.backend().free(self.address, bytes, self.placement) }
         }
     }
 }

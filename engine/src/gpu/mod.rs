@@ -25,6 +25,7 @@ use std::time::Duration;
 use cpift_kernels::emulator::{Schedule, TrafficLog};
 use cpift_kernels::launch::{Launch, Slice};
 
+use crate::buffer::Placement;
 use crate::error::{Error, Result};
 use command::{Command, Graph};
 pub(crate) use cuda::Stream;
@@ -34,25 +35,25 @@ pub(crate) use memory::{DeviceCopy, GpuMemory, GpuSlice, GpuSliceMut};
 use recorder::Recorder;
 use self_test::SelfTests;
 
-/// Bytes of device memory that are allocated, and the most that ever were.
+/// Bytes of either memory that are allocated, and the most that ever were.
 #[derive(Debug, Default)]
 struct MemoryUsage {
-    current: AtomicU64,
-    peak: AtomicU64,
+    current: [AtomicU64; 2],
+    peak: [AtomicU64; 2],
 }
 
 impl MemoryUsage {
-    fn add(&self, bytes: usize) {
-        let before = self.current.fetch_add(bytes as u64, Ordering::Relaxed);
-        self.peak.fetch_max(before + bytes as u64, Ordering::Relaxed);
+    fn add(&self, bytes: usize, placement: Placement) {
+        let before = self.current[placement as usize].fetch_add(bytes as u64, Ordering::Relaxed);
+        self.peak[placement as usize].fetch_max(before + bytes as u64, Ordering::Relaxed);
     }
 
-    fn subtract(&self, bytes: usize) {
-        self.current.fetch_sub(bytes as u64, Ordering::Relaxed);
+    fn subtract(&self, bytes: usize, placement: Placement) {
+        self.current[placement as usize].fetch_sub(bytes as u64, Ordering::Relaxed);
     }
 
-    fn peak(&self) -> u64 {
-        self.peak.load(Ordering::Relaxed)
+    fn peak(&self, placement: Placement) -> u64 {
+        self.peak[placement as usize].load(Ordering::Relaxed)
     }
 }
 
@@ -68,14 +69,14 @@ pub(crate) const EMULATED: &str = "emulated";
 ///
 /// All methods may be called from any thread; what they queue runs in the order of the calls.
 pub(crate) trait Backend: Launch {
-    /// Device memory, aligned to [`ALIGNMENT`](crate::buffer::ALIGNMENT), with any content. `bytes` is not 0.
-    fn allocate(&self, bytes: usize) -> Result<u64>;
+    /// Memory that kernels reach, aligned to [`ALIGNMENT`](crate::buffer::ALIGNMENT), with any content. `bytes` is not 0.
+    fn allocate(&self, bytes: usize, placement: Placement) -> Result<u64>;
 
     /// Gives memory back once everything queued so far has run.
     ///
     /// # Safety
-    /// `address` comes from [`Backend::allocate`] of the same number of bytes and is not used any more.
-    unsafe fn free(&self, address: u64, bytes: usize);
+    /// `address` comes from [`Backend::allocate`] of the same number of bytes in the same place and is not used any more.
+    unsafe fn free(&self, address: u64, bytes: usize, placement: Placement);
 
     /// Sets every byte.
     ///
@@ -121,8 +122,8 @@ pub(crate) trait Backend: Launch {
     /// Bytes of the device's own memory; none where it is the host's.
     fn memory_bytes(&self) -> Option<u64>;
 
-    /// The most of them that were allocated at once so far.
-    fn peak_memory_bytes(&self) -> Option<u64>;
+    /// The most bytes that were allocated at once in this place so far; none where that is not counted.
+    fn peak_memory_bytes(&self, placement: Placement) -> Option<u64>;
 
     /// Name as [`Device::from_name`](crate::Device::from_name) takes it.
     fn name(&self) -> String;

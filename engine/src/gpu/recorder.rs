@@ -24,6 +24,7 @@ use cpift_kernels::launch::{Launch, LaunchError, Request};
 use super::command::{Command, Graph};
 use super::self_test::SelfTests;
 use super::{Backend, Stream, lock};
+use crate::buffer::Placement;
 use crate::error::{Error, Result};
 
 /// Lists of commands whose graphs are kept: micro-batches of a few shapes, and the step's end.
@@ -131,7 +132,7 @@ impl Recorder {
         if let Some(address) = *one {
             return Ok(address);
         }
-        let address = self.backend.allocate(size_of::<f32>())?;
+        let address = self.backend.allocate(size_of::<f32>(), Placement::Device)?;
         // SAFETY: allocated right here, and nothing refers to it yet.
         if let Err(error) = unsafe { self.backend.write(address, &1f32.to_ne_bytes()) } {
             self.give_back(vec![(address, size_of::<f32>())]);
@@ -208,7 +209,7 @@ impl Recorder {
         for (address, bytes) in blocks {
             // SAFETY: whoever freed it promised that it was allocated with these bytes and is used no more;
             // the commands that did are queued or forgotten.
-            unsafe { self.backend.free(address, bytes) }
+            unsafe { self.backend.free(address, bytes, Placement::Device) }
         }
     }
 
@@ -317,25 +318,32 @@ impl Launch for Recorder {
 }
 
 impl Backend for Recorder {
-    fn allocate(&self, bytes: usize) -> Result<u64> {
+    fn allocate(&self, bytes: usize, placement: Placement) -> Result<u64> {
         self.usable()?;
-        if let Some(recording) = lock(&self.recording).as_mut()
+        if placement == Placement::Device
+            && let Some(recording) = lock(&self.recording).as_mut()
             && let Some(address) =
                 take(&mut recording.freed, bytes).or_else(|| take(&mut recording.spare, bytes))
         {
             return Ok(address);
         }
-        match self.backend.allocate(bytes) {
-            Err(Error::OutOfMemory { .. }) if self.release()? => self.backend.allocate(bytes),
+        match self.backend.allocate(bytes, placement) {
+            Err(Error::OutOfMemory { .. }) if self.release()? => self.backend.allocate(bytes, placement),
             outcome => outcome,
         }
     }
 
-    unsafe fn free(&self, address: u64, bytes: usize) {
+    unsafe fn free(&self, address: u64, bytes: usize, placement: Placement) {
         match lock(&self.recording).as_mut() {
-            Some(recording) => recording.freed.push((address, bytes)),
+            Some(recording) if placement == Placement::Device => recording.freed.push((address, bytes)),
+            Some(recording) => {
+                // Commands that use it have to run first; a failure of theirs is the device's, which the next read reports.
+                let _ = self.flush(recording);
+                // SAFETY: passed on to the caller.
+                unsafe { self.backend.free(address, bytes, placement) }
+            }
             // SAFETY: passed on to the caller.
-            None => unsafe { self.backend.free(address, bytes) },
+            None => unsafe { self.backend.free(address, bytes, placement) },
         }
     }
 
@@ -394,8 +402,8 @@ impl Backend for Recorder {
         self.backend.memory_bytes()
     }
 
-    fn peak_memory_bytes(&self) -> Option<u64> {
-        self.backend.peak_memory_bytes()
+    fn peak_memory_bytes(&self, placement: Placement) -> Option<u64> {
+        self.backend.peak_memory_bytes(placement)
     }
 
     fn name(&self) -> String {

@@ -10,7 +10,7 @@ use std::ops::Range;
 use half::bf16;
 
 use super::accumulate::accumulate;
-use super::adamw::MomentType;
+use super::adamw::{MomentType, StateStorage};
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
 use crate::error::{Error, Result};
@@ -27,27 +27,33 @@ enum Stored {
 }
 
 impl Gradients {
-    /// Zeros over a layout, stored as `moments` are. `part` is the least length that [`Gradients::part`] has to have, at most
-    /// the layout's.
+    /// Zeros over a layout, stored as moments are. `part` is the least length that [`Gradients::part`] has to have, at most
+    /// the layout's. What sums are added in is in the device's memory in any case.
     ///
     /// # Errors
     /// When memory runs out.
-    pub fn new(device: &Device, layout: &Layout, moments: MomentType, part: usize) -> Result<Self> {
+    pub fn new(
+        device: &Device,
+        layout: &Layout,
+        storage: impl Into<StateStorage>,
+        part: usize,
+    ) -> Result<Self> {
+        let StateStorage { moments, placement } = storage.into();
         Ok(Self(match moments {
-            MomentType::F32 => Stored::F32(Buffer::zeros(device, layout.len())?),
+            MomentType::F32 => Stored::F32(Buffer::zeros_in(device, layout.len(), placement)?),
             MomentType::Bf16 => Stored::Bf16 {
-                values: Buffer::zeros(device, layout.len())?,
+                values: Buffer::zeros_in(device, layout.len(), placement)?,
                 sum: Buffer::zeros(device, sum_length(layout).max(part))?,
             },
         }))
     }
 
-    /// Bytes that [`Gradients::new`] takes.
-    pub fn bytes(layout: &Layout, moments: MomentType, part: usize) -> usize {
+    /// Bytes that [`Gradients::new`] takes: of what is stored as asked for, and of the sums.
+    pub fn bytes(layout: &Layout, moments: MomentType, part: usize) -> [usize; 2] {
         match moments {
-            MomentType::F32 => layout.len() * size_of::<f32>(),
+            MomentType::F32 => [layout.len() * size_of::<f32>(), 0],
             MomentType::Bf16 => {
-                layout.len() * size_of::<bf16>() + sum_length(layout).max(part) * size_of::<f32>()
+                [layout.len() * size_of::<bf16>(), sum_length(layout).max(part) * size_of::<f32>()]
             }
         }
     }

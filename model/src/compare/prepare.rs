@@ -117,6 +117,7 @@ fn state_of_all(planner: &Planner<'_>, source: &Source) -> Result<StateMemory> {
     Ok(match planner.plan(&most)?.state {
         StateType::Exact => StateMemory::Exact,
         StateType::Compact => StateMemory::Compact,
+        StateType::Offload => StateMemory::Offload,
     })
 }
 

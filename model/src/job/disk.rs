@@ -28,7 +28,7 @@ pub fn stage_disk(recipe: &Recipe, inputs: &Inputs, state: StateType) -> Vec<Sta
     let flat = elements * size_of::<f32>() as u64;
     let importance = if accumulates(recipe, state) { flat } else { 0 };
     // Importance is of no use outside of probes.
-    let checkpoint = flat + 2 * elements * state.moment_type().bytes() as u64;
+    let checkpoint = flat + 2 * elements * state.storage().moments.bytes() as u64;
     let tasks = inputs.all_tasks();
     let probes = if has_probes(recipe.method) {
         tasks.iter().filter(|&&task| inputs.trains_probe(task)).count() as u64 * (model + importance)

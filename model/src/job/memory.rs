@@ -1,20 +1,18 @@
 //! What memory a job takes, and how much of it the optimizer's state may have.
 
-use cpift_engine::ops::gradients::Gradients;
-use cpift_engine::{Device, Real, bf16};
+use cpift_engine::{Device, Placement, Real, bf16};
 
 use super::inputs::Inputs;
 use super::stage_memory::{StageMemory, stage_memory};
-use super::trainings::{accumulates, trainings_settings};
+use super::trainings::{accumulated, trainings_settings};
 use crate::checkpoint::staging_bytes;
 use crate::data::{Dataset, Row};
 use crate::error::{Error, Result};
 use crate::evaluation::generation_bytes;
 use crate::machine;
-use crate::progress::{MemoryPart, Plan, StageKind};
+use crate::progress::{LargerState, MemoryPart, Plan, StageKind};
 use crate::recipe::{Recipe, StateMemory, TrainSettings};
 use crate::score::Scoring;
-use crate::stages::pieces::longest_part;
 use crate::state_type::StateType;
 use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Transformer};
 
@@ -42,16 +40,12 @@ pub fn plan_memory(
     state: StateType,
     max_tokens: usize,
 ) -> Result<JobMemory> {
-    let flat = inputs.layout.len() as u64 * size_of::<f32>() as u64;
     let part = |name: &str, bytes: u64| MemoryPart { name: name.to_owned(), bytes, on_host: false };
     let host_part = |name: &str, bytes: u64| MemoryPart { on_host: true, ..part(name, bytes) };
-    let moments = 2 * inputs.layout.len() as u64 * state.moment_type().bytes() as u64;
-    let gradients =
-        Gradients::bytes(&inputs.layout, state.moment_type(), longest_part(&inputs.layout)) as u64;
-    let mut parts = vec![part("weights", flat), part("gradients", gradients), part("moments", moments)];
-    if accumulates(recipe, state) {
-        parts.push(part("importance", flat));
-    }
+    let of_state = state.parts(&inputs.layout, compute, accumulated(recipe, state)).into_iter();
+    let mut parts: Vec<MemoryPart> = of_state
+        .map(|of| MemoryPart { on_host: of.placement == Placement::Host, ..part(of.name, of.bytes as u64) })
+        .collect();
     let limits = BatchLimits { tokens: max_tokens, documents: most_documents(recipe, inputs, max_tokens) };
     let (transformer, generation) = match compute {
         ComputeType::F32 => plan_passes::<f32>(inputs, device, limits, purpose(recipe))?,
@@ -152,10 +146,10 @@ fn count_shortest(mut lengths: Vec<usize>, limit: usize) -> usize {
 }
 
 /// Plans the job with the state that the recipe asks for. `auto` is what the run was `begun` with, if it was; else exact
-/// state where the job then fits the memory there is.
+/// state where the job then fits the memory there is, or compact state, and for a GPU, if neither does, the host's memory.
 ///
 /// # Errors
-/// As `plan`.
+/// As `plan`, or state in the host's memory without a GPU beside it.
 pub fn choose_state(
     recipe: &Recipe,
     begun: Option<StateType>,
@@ -165,25 +159,56 @@ pub fn choose_state(
     match (recipe.train.memory, begun) {
         (StateMemory::Exact, _) => plan(StateType::Exact),
         (StateMemory::Compact, _) => plan(StateType::Compact),
+        (StateMemory::Offload, _) if !has_host(device) => {
+            let reason =
+                "`offload` keeps the state in the host's memory beside a GPU: on the CPU use \"compact\"";
+            Err(Error::setting("train.memory", reason))
+        }
+        (StateMemory::Offload, _) => plan(StateType::Offload),
         (StateMemory::Auto, Some(state)) => plan(state),
         (StateMemory::Auto, None) => {
-            let exact = plan(StateType::Exact)?;
-            if check_device_memory(&exact, device).is_ok() {
-                return Ok(exact);
+            let (preferred, smallest) = match has_host(device) {
+                true => (&[StateType::Exact, StateType::Compact][..], StateType::Offload),
+                false => (&[StateType::Exact][..], StateType::Compact),
+            };
+            let mut too_large = Vec::new();
+            for &state in preferred {
+                let planned = plan(state)?;
+                if check_device_memory(&planned, device).is_ok() {
+                    return Ok(Plan { too_large, ..planned });
+                }
+                too_large.push(LargerState { state, bytes: device_bytes(&planned, device) });
             }
-            Ok(Plan { exact_memory_bytes: Some(exact.memory_bytes()), ..plan(StateType::Compact)? })
+            Ok(Plan { too_large, ..plan(smallest)? })
         }
     }
 }
 
+/// Whether the device has memory of its own, beside the host's.
+fn has_host(device: &Device) -> bool {
+    matches!(device, Device::Gpu(_))
+}
+
+/// Bytes of what has to fit where exact and compact state is.
+fn device_bytes(plan: &Plan, device: &Device) -> u64 {
+    match device.memory_bytes() {
+        Some(_) => bytes(plan, false),
+        None => plan.memory_bytes(),
+    }
+}
+
 /// What to do where memory does not suffice for a job with this state.
-fn less_memory(state: StateType) -> &'static str {
+fn less_memory(state: StateType, device: &Device) -> &'static str {
     match state {
         StateType::Exact => {
             "lower batch_size or model.max_length, or set recompute = true or memory = \"compact\" (`plan` shows the \
              parts)"
         }
-        StateType::Compact => {
+        StateType::Compact if has_host(device) => {
+            "lower batch_size or model.max_length, or set recompute = true or memory = \"offload\" (`plan` shows the \
+             parts)"
+        }
+        StateType::Compact | StateType::Offload => {
             "lower batch_size or model.max_length, or set recompute = true (`plan` shows the parts)"
         }
     }
@@ -197,7 +222,8 @@ pub fn check_memory(plan: &Plan, device: &Device) -> Result<()> {
     check_device_memory(plan, device)?;
     match device.memory_bytes() {
         Some(_) => {
-            machine::require_host_memory("train.batch_size", bytes(plan, true), less_memory(plan.state))
+            let remedy = less_memory(plan.state, device);
+            machine::require_host_memory("train.batch_size", bytes(plan, true), remedy)
         }
         None => Ok(()),
     }
@@ -205,10 +231,10 @@ pub fn check_memory(plan: &Plan, device: &Device) -> Result<()> {
 
 /// The same of the memory that the optimizer's state is in.
 fn check_device_memory(plan: &Plan, device: &Device) -> Result<()> {
-    let remedy = less_memory(plan.state);
+    let (remedy, needed) = (less_memory(plan.state, device), device_bytes(plan, device));
     match device.memory_bytes() {
-        Some(_) => machine::require_memory(device, "train.batch_size", bytes(plan, false), remedy),
-        None => machine::require_host_memory("train.batch_size", plan.memory_bytes(), remedy),
+        Some(_) => machine::require_memory(device, "train.batch_size", needed, remedy),
+        None => machine::require_host_memory("train.batch_size", needed, remedy),
     }
 }
 
@@ -218,10 +244,10 @@ fn bytes(plan: &Plan, on_host: bool) -> u64 {
 }
 
 /// Adds to a failure for want of memory what to do: others use the device as well, or memory is in pieces.
-pub fn explain_out_of_memory(error: Error, state: StateType) -> Error {
+pub fn explain_out_of_memory(error: Error, state: StateType, device: &Device) -> Error {
     match error {
         Error::Engine(error @ cpift_engine::Error::OutOfMemory { .. }) => {
-            Error::Job(format!("{error}; {}", less_memory(state)))
+            Error::Job(format!("{error}; {}", less_memory(state, device)))
         }
         other => other,
     }
@@ -234,8 +260,8 @@ mod tests {
     use crate::recipe::{Method, Recipe, StateMemory};
     use crate::state_type::StateType;
 
-    /// What is chosen, and the size that was too large, where a job takes so many bytes with exact state and with compact.
-    fn chosen(memory: StateMemory, begun: Option<StateType>, bytes: [u64; 2]) -> (StateType, Option<u64>) {
+    /// What is chosen, and the sizes that were too large, where a job takes so many bytes with exact state and with compact.
+    fn chosen(memory: StateMemory, begun: Option<StateType>, bytes: [u64; 2]) -> (StateType, Vec<u64>) {
         let device = cpift_engine::Device::cpu(None).unwrap();
         let mut recipe = Recipe::default();
         recipe.train.memory = memory;
@@ -245,7 +271,7 @@ mod tests {
             Ok(Plan { memory, state, ..empty_plan() })
         });
         let plan = plan.unwrap();
-        (plan.state, plan.exact_memory_bytes)
+        (plan.state, plan.too_large.iter().map(|larger| larger.bytes).collect())
     }
 
     fn empty_plan() -> Plan {
@@ -258,7 +284,7 @@ mod tests {
             trainings: Vec::new(),
             memory: Vec::new(),
             state: StateType::Exact,
-            exact_memory_bytes: None,
+            too_large: Vec::new(),
             disk_bytes: 0,
             stages: Vec::new(),
             training_flops: 0.0,
@@ -272,22 +298,24 @@ mod tests {
 
     #[test]
     fn what_is_done_already_is_not_advised() {
-        assert!(less_memory(StateType::Exact).contains("compact"));
-        assert!(!less_memory(StateType::Compact).contains("compact"));
+        let device = cpift_engine::Device::cpu(None).unwrap();
+        assert!(less_memory(StateType::Exact, &device).contains("compact"));
+        let advice = less_memory(StateType::Compact, &device);
+        assert!(!advice.contains("compact") && !advice.contains("offload"), "{advice}");
     }
 
     #[test]
     fn auto_is_exact_where_that_fits_and_stays_what_a_run_was_begun_with() {
         let (small, too_large) = (1 << 20, 1 << 60);
         for (memory, begun, bytes, expected) in [
-            (StateMemory::Auto, None, [small, small], (StateType::Exact, None)),
-            (StateMemory::Auto, None, [too_large, small], (StateType::Compact, Some(too_large))),
+            (StateMemory::Auto, None, [small, small], (StateType::Exact, vec![])),
+            (StateMemory::Auto, None, [too_large, small], (StateType::Compact, vec![too_large])),
             // Even compact state may not fit: the check that follows says so.
-            (StateMemory::Auto, None, [too_large, too_large], (StateType::Compact, Some(too_large))),
-            (StateMemory::Auto, Some(StateType::Exact), [too_large, small], (StateType::Exact, None)),
-            (StateMemory::Auto, Some(StateType::Compact), [small, small], (StateType::Compact, None)),
-            (StateMemory::Exact, None, [too_large, small], (StateType::Exact, None)),
-            (StateMemory::Compact, None, [small, small], (StateType::Compact, None)),
+            (StateMemory::Auto, None, [too_large, too_large], (StateType::Compact, vec![too_large])),
+            (StateMemory::Auto, Some(StateType::Exact), [too_large, small], (StateType::Exact, vec![])),
+            (StateMemory::Auto, Some(StateType::Compact), [small, small], (StateType::Compact, vec![])),
+            (StateMemory::Exact, None, [too_large, small], (StateType::Exact, vec![])),
+            (StateMemory::Compact, None, [small, small], (StateType::Compact, vec![])),
         ] {
             assert_eq!(chosen(memory, begun, bytes), expected, "{memory:?} {begun:?} {bytes:?}");
         }

@@ -234,7 +234,8 @@ impl Job {
                 let _ = std::fs::remove_dir(&self.out);
             }
         });
-        let mut session = session.map_err(|error| memory::explain_out_of_memory(error, self.state))?;
+        let mut session =
+            session.map_err(|error| memory::explain_out_of_memory(error, self.state, &self.device))?;
         session.observer.event(Event::Started(&self.plan));
         session.show_samples();
         let report = match (self.pairs, self.recipe.method) {
@@ -242,7 +243,8 @@ impl Job {
             (None, Method::Cpift) => session.run_cpift(),
             (None, _) => session.run_baseline(),
         };
-        let report = report.map_err(|error| memory::explain_out_of_memory(error, self.state))?;
+        let report =
+            report.map_err(|error| memory::explain_out_of_memory(error, self.state, &self.device))?;
         session.observer.event(Event::Finished(&report));
         Ok(report)
     }

@@ -143,7 +143,7 @@ pub fn plan(
         stages: plan_stages(&memory.stages, &disk),
         memory: memory.parts,
         state,
-        exact_memory_bytes: None,
+        too_large: Vec::new(),
         disk_bytes: disk.iter().map(|of| of.most).max().unwrap_or(0),
         notices: inputs.model_notices().cloned().collect(),
     })

@@ -41,9 +41,16 @@ pub fn open_trainer(job: &Job) -> Result<Trainer> {
         return Err(Error::Job("a job trains".to_owned()));
     };
     let inputs = &job.inputs;
-    let model = Model::new(&inputs.base.config, &job.device, job.compute, job.max_tokens, recompute)?;
-    let (importance, moments) = (accumulated(&job.recipe, job.state), job.state.moment_type());
-    let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance, moments)?;
+    let (importance, storage) = (accumulated(&job.recipe, job.state), job.state.storage());
+    let model = Model::new(
+        &inputs.base.config,
+        &job.device,
+        job.compute,
+        job.max_tokens,
+        recompute,
+        storage.placement,
+    )?;
+    let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance, storage)?;
     let mut models = RunModels::new(job);
     for (index, task) in inputs.tasks.iter().enumerate() {
         if let Some(model) = &task.model {

@@ -19,13 +19,15 @@ pub enum Schedule {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum StateMemory {
-    /// Exact where the job then fits the device's memory, else compact.
+    /// Exact where the job then fits the device's memory, else compact; for a GPU, where that does not fit either, offload.
     #[default]
     Auto,
     /// Moments and importance in f32.
     Exact,
     /// Gradients and moments in bf16, moments rounded stochastically; importance `net` without memory of its own.
     Compact,
+    /// As compact, in the memory of a GPU's host.
+    Offload,
 }
 
 impl StateMemory {
@@ -35,6 +37,7 @@ impl StateMemory {
             Self::Auto => "auto",
             Self::Exact => "exact",
             Self::Compact => "compact",
+            Self::Offload => "offload",
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Buffers that operations of a training step allocate on a GPU while they run: sums of split-K products, partial
 //! sums of norms' gradients, lists of documents, and what a recording keeps of it for the next.
 
-use cpift_engine::{Buffer, Device, LaunchLog, Real};
+use cpift_engine::{Buffer, Device, LaunchLog, Placement, Real};
 
 use super::{BatchLimits, Transformer};
 use crate::batch::Batch;
@@ -28,7 +28,7 @@ pub fn bytes<T: Real>(
     let weights = Buffer::<T>::zeros(&device, length)?;
     let mut gradients = Buffer::<f32>::zeros(&device, length)?;
     let mut losses = Buffer::<f32>::zeros(&device, max_tokens)?;
-    let planned = device.peak_memory_bytes().unwrap_or(0);
+    let planned = device.peak_memory_bytes(Placement::Device).unwrap_or(0);
     let longest = config.max_positions;
     let parts = (1..=SIZES).rev().map(|part| batch_of((max_tokens * part).div_ceil(SIZES), 1, longest));
     for batch in parts.chain([batch_of(max_tokens, limits.documents, longest)]) {
@@ -37,7 +37,7 @@ pub fn bytes<T: Real>(
         device.record(|| transformer.loss_and_gradients(weights.view(), &batch, 1.0, gradients, losses))?;
         log.take();
     }
-    Ok(device.peak_memory_bytes().unwrap_or(0).saturating_sub(planned) as usize)
+    Ok(device.peak_memory_bytes(Placement::Device).unwrap_or(0).saturating_sub(planned) as usize)
 }
 
 /// So many tokens, all of them supervised, in at least so many documents: those as short as they may be, the others as

@@ -1,4 +1,5 @@
-//! Device memory: the host's, under addresses that the host cannot use.
+//! Memory that kernels reach: the device's, under addresses that the host cannot use, and pinned memory of the host, under
+//! its own addresses.
 
 use std::alloc::{Layout, alloc, dealloc};
 use std::collections::BTreeMap;
@@ -23,8 +24,8 @@ pub struct Block {
     layout: Layout,
     /// As asked for.
     pub bytes: usize,
-    /// Whose it is.
-    pub context: usize,
+    /// Whose it is; none where it is the host's, which all contexts reach.
+    pub context: Option<usize>,
 }
 
 // SAFETY: plain memory that belongs to the block; work on it is ordered by the streams.
@@ -34,7 +35,7 @@ unsafe impl Sync for Block {}
 
 impl Block {
     /// Fresh memory; none where the host has no more.
-    fn new(bytes: usize, context: usize) -> Option<Self> {
+    fn new(bytes: usize, context: Option<usize>) -> Option<Self> {
         // Some more, so that the address behind the last byte is nobody else's.
         let layout = Layout::from_size_align(bytes.checked_add(ALIGN)?, ALIGN).ok()?;
         // SAFETY: the size is not zero.
@@ -44,9 +45,9 @@ impl Block {
         Some(block)
     }
 
-    /// Its address on the device.
+    /// Its address on the device; pinned memory has that of the host.
     pub fn address(&self) -> u64 {
-        self.host.as_ptr() as u64 + APART
+        self.host.as_ptr() as u64 + if self.context.is_some() { APART } else { 0 }
     }
 
     /// Makes its content useless.
@@ -94,6 +95,9 @@ pub struct Memory {
     in_use: u64,
     /// Most bytes that were in use at once.
     pub peak: u64,
+    pinned_in_use: u64,
+    /// Most bytes of pinned memory that were in use at once.
+    pub pinned_peak: u64,
 }
 
 impl Memory {
@@ -111,17 +115,69 @@ impl Memory {
         if after > total {
             return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
         }
-        let block = Block::new(bytes, context).ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
-        let address = block.address();
+        let block = Block::new(bytes, Some(context)).ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
         self.in_use = after;
         self.peak = self.peak.max(after);
-        self.freed.remove(&address);
-        self.live.insert(address, Arc::new(block));
-        Ok(address)
+        Ok(self.insert(block))
     }
 
-    /// Takes out the allocation at this address; work that was queued before still has it.
+    /// Allocates pinned memory of the host.
+    pub fn allocate_pinned(&mut self, bytes: usize) -> Outcome<u64> {
+        if bytes == 0 {
+            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, "pinned memory of no bytes"));
+        }
+        let block = Block::new(bytes, None).ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
+        self.pinned_in_use += rounded(bytes);
+        self.pinned_peak = self.pinned_peak.max(self.pinned_in_use);
+        Ok(self.insert(block))
+    }
+
+    fn insert(&mut self, block: Block) -> u64 {
+        let address = block.address();
+        self.freed.remove(&address);
+        self.live.insert(address, Arc::new(block));
+        address
+    }
+
+    /// Takes out pinned memory that no work still has.
+    pub fn free_pinned(&mut self, address: u64) -> Outcome {
+        let found = self.live.get(&address).filter(|block| block.context.is_none());
+        let Some(block) = found else {
+            let message = "pinned memory is given back that is not there";
+            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, message));
+        };
+        if Arc::strong_count(block) > 1 {
+            // Kept, since work that is queued would use it.
+            let message = "pinned memory is given back while queued work uses it";
+            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, message));
+        }
+        self.pinned_in_use -= rounded(block.bytes);
+        self.freed.insert(address, block.bytes);
+        self.live.remove(&address);
+        Ok(())
+    }
+
+    /// Pinned memory with all of these bytes.
+    pub fn pinned(&self, address: u64, bytes: usize, what: &str) -> Outcome<Place> {
+        let found = self.live.range(..=address).next_back().map(|(_, block)| block);
+        let inside = |block: &&Arc<Block>| {
+            let offset = (address - block.address()) as usize;
+            block.context.is_none() && offset + bytes <= block.bytes
+        };
+        let Some(block) = found.filter(inside) else {
+            let message = format!("{what}: an asynchronous copy with memory of the host that is not pinned");
+            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, &message));
+        };
+        Ok(Place { block: block.clone(), offset: (address - block.address()) as usize })
+    }
+
+    /// Takes out the allocation of the device at this address; work that was queued before still has it.
     pub fn free(&mut self, address: u64) -> Outcome<Arc<Block>> {
+        let is_pinned = self.live.get(&address).is_some_and(|block| block.context.is_none());
+        if is_pinned {
+            let message = format!("free of {address:#x}, which is pinned memory of the host");
+            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, &message));
+        }
         let Some(block) = self.live.remove(&address) else {
             let message = match self.live.range(..=address).next_back() {
                 Some((start, block)) if address < start + block.bytes as u64 => {
@@ -157,7 +213,7 @@ impl Memory {
             };
             return Err(wrong(message));
         };
-        if block.context != context {
+        if block.context.is_some_and(|owner| owner != context) {
             return Err(wrong("is memory of another context".to_owned()));
         }
         let offset = (address - block.address()) as usize;
@@ -170,13 +226,24 @@ impl Memory {
         Ok(Place { block: block.clone(), offset })
     }
 
-    /// Takes out all that belongs to a context; returns number and bytes.
-    pub fn release(&mut self, context: usize) -> (usize, usize) {
+    /// The same of the device's own memory alone.
+    pub fn device_place(&self, address: u64, bytes: usize, context: usize, what: &str) -> Outcome<Place> {
+        let place = self.place(address, bytes, context, what)?;
+        if place.block.context.is_none() {
+            let message = format!("{what}: {address:#x} is not device memory, but the host's");
+            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, &message));
+        }
+        Ok(place)
+    }
+
+    /// Takes out all that belongs to a context, or with none all pinned memory; returns number and bytes.
+    pub fn release(&mut self, context: Option<usize>) -> (usize, usize) {
         let gone: Vec<Arc<Block>> =
             self.live.values().filter(|block| block.context == context).cloned().collect();
         for block in &gone {
             self.live.remove(&block.address());
-            self.in_use -= rounded(block.bytes);
+            let in_use = if context.is_some() { &mut self.in_use } else { &mut self.pinned_in_use };
+            *in_use -= rounded(block.bytes);
         }
         (gone.len(), gone.iter().map(|block| block.bytes).sum())
     }
@@ -208,5 +275,29 @@ mod tests {
         let block = memory.free(address).unwrap();
         assert!(memory.free(address).is_err() && memory.place(address, 1, 1, "test").is_err());
         assert_eq!((memory.in_use(), memory.peak, block.bytes), (0, 1024, 1000));
+    }
+
+    #[test]
+    fn pinned_memory_is_the_hosts_and_every_contexts() {
+        let mut memory = Memory::default();
+        let address = memory.allocate_pinned(1000).unwrap();
+        // SAFETY: allocated with these bytes at an address of the host.
+        unsafe { (address as *mut u8).write_bytes(7, 1000) };
+        let place = memory.place(address + 999, 1, 2, "test").unwrap();
+        assert!(memory.device_place(address, 1, 2, "test").is_err());
+        // SAFETY: one byte inside.
+        assert_eq!(unsafe { *place.host() }, 7);
+        assert!(memory.place(address + 999, 2, 1, "test").is_err());
+        assert!(
+            memory.pinned(address, 1000, "test").is_ok() && memory.pinned(address, 1001, "test").is_err()
+        );
+        assert!(memory.free(address).is_err(), "it is not the device's");
+        assert!(memory.free_pinned(address).is_err(), "a place still has it");
+        drop(place);
+        memory.free_pinned(address).unwrap();
+        assert!(memory.free_pinned(address).is_err() && memory.place(address, 1, 1, "test").is_err());
+        assert_eq!((memory.in_use(), memory.pinned_peak), (0, 1024));
+        let own = memory.allocate(8, 2048, 1).unwrap();
+        assert!(memory.pinned(own, 8, "test").is_err() && memory.free_pinned(own).is_err());
     }
 }

@@ -15,7 +15,7 @@ use crate::launch::Function;
 use crate::memory::Memory;
 use crate::ptx;
 use crate::settings::{Failure, Settings};
-use crate::stream::{Event, HostRange, Stream, Work};
+use crate::stream::{Event, Stream, Work};
 
 /// How calls end.
 pub type Outcome<T = ()> = Result<T, CUresult>;
@@ -38,8 +38,6 @@ pub struct State {
     /// By handle; how often each was retained, and of which device it is.
     pub contexts: HashMap<usize, (usize, i32)>,
     pub memory: Memory,
-    /// Pinned memory of the host: bytes by address.
-    pub pinned: BTreeMap<usize, usize>,
     pub streams: HashMap<usize, Arc<Stream>>,
     pub events: HashMap<usize, Arc<Event>>,
     pub modules: HashMap<usize, (usize, Arc<ptx::Module>)>,
@@ -103,20 +101,10 @@ impl State {
         Err(violation(CUresult::CUDA_ERROR_INVALID_HANDLE, &message))
     }
 
-    /// Pinned memory with all of these bytes.
-    pub fn pinned(&self, start: usize, bytes: usize, what: &str) -> Outcome<HostRange> {
-        let found = self.pinned.range(..=start).next_back();
-        if found.is_some_and(|(&first, &size)| start + bytes <= first + size) {
-            return Ok(HostRange { start, bytes });
-        }
-        let message = format!("{what}: an asynchronous copy with memory of the host that is not pinned");
-        Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, &message))
-    }
-
     /// Takes everything of a context out, and tells what its owner forgot.
     pub fn release(&mut self, context: usize) {
         let mut leaks = Vec::new();
-        let (allocations, bytes) = self.memory.release(context);
+        let (allocations, bytes) = self.memory.release(Some(context));
         if allocations > 0 {
             leaks.push(format!("{allocations} allocations of {bytes} bytes"));
         }
@@ -133,7 +121,7 @@ impl State {
         count("graphs", taken(&mut self.graphs, |graph| graph.context == context));
         count("graphs made ready", taken(&mut self.executables, |graph| graph.context == context));
         if self.contexts.len() == 1 {
-            count("pieces of pinned memory", taken(&mut self.pinned, |_| true));
+            count("pieces of pinned memory", self.memory.release(None).0);
         }
         for leak in leaks {
             let _ = violation(CUresult::CUDA_SUCCESS, &format!("the context was given back with {leak}"));
@@ -146,8 +134,8 @@ impl State {
         let Counts { launches, graph_launches, graph_updates, waits, modules } = self.counts;
         log(&format!(
             "counts: launches {launches} graphs {graph_launches} updates {graph_updates} waits {waits} modules \
-             {modules} peak {}",
-            self.memory.peak
+             {modules} peak {} pinned {}",
+            self.memory.peak, self.memory.pinned_peak
         ));
     }
 }

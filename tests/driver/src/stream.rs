@@ -51,7 +51,7 @@ pub enum Work {
         /// How many.
         bytes: usize,
     },
-    /// A copy within the device.
+    /// A copy within the device, or between it and the host's pinned memory.
     Copy {
         /// Where to.
         to: Place,
@@ -60,33 +60,10 @@ pub enum Work {
         /// How many bytes.
         bytes: usize,
     },
-    /// A copy from the host's pinned memory.
-    Upload {
-        /// Where to.
-        to: Place,
-        /// Where from.
-        from: HostRange,
-    },
-    /// A copy to the host's pinned memory.
-    Download {
-        /// Where to.
-        to: HostRange,
-        /// Where from.
-        from: Place,
-    },
     /// Memory given back.
     Free(Arc<Block>),
     /// A point in time.
     Record(Arc<Event>),
-}
-
-/// Pinned memory of the host.
-#[derive(Debug, Clone, Copy)]
-pub struct HostRange {
-    /// Of the first byte.
-    pub start: usize,
-    /// How many.
-    pub bytes: usize,
 }
 
 /// What a launch does instead of running.
@@ -135,17 +112,6 @@ impl Stream {
         Ok(())
     }
 
-    /// Whether queued copies use pinned memory in this range.
-    pub fn uses(&self, range: HostRange) -> bool {
-        let queue = self.work.lock().unwrap_or_else(PoisonError::into_inner);
-        queue.iter().any(|work| match work {
-            Work::Upload { from: host, .. } | Work::Download { to: host, .. } => {
-                host.start < range.start + range.bytes && range.start < host.start + host.bytes
-            }
-            _ => false,
-        })
-    }
-
     fn run(&self, work: Work) -> Outcome {
         match work {
             Work::Launch { instead: Some(Instead::Nothing), .. } => {}
@@ -170,15 +136,6 @@ impl Stream {
             Work::Copy { to, from, bytes } => {
                 // SAFETY: both places were checked for these bytes and hold their memory; `copy` may overlap.
                 unsafe { to.host().copy_from(from.host(), bytes) }
-            }
-            Work::Upload { to, from } => {
-                // SAFETY: pinned memory, which is not given back while queued copies use it; the place was
-                // checked for these bytes.
-                unsafe { to.host().copy_from(from.start as *const u8, from.bytes) }
-            }
-            Work::Download { to, from } => {
-                // SAFETY: as for uploads.
-                unsafe { (to.start as *mut u8).copy_from(from.host(), to.bytes) }
             }
             Work::Free(block) => block.poison(),
             Work::Record(event) => {

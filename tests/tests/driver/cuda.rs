@@ -2,7 +2,7 @@
 //! words, what goes wrong later, what is left behind.
 
 use cpift_engine::ops::subtract::subtract;
-use cpift_engine::{Buffer, Device, Error, Result};
+use cpift_engine::{Buffer, Device, Error, Placement, Result};
 use cpift_kernels::emulator::Schedule;
 use cpift_model::progress::Silent;
 use cpift_tests::jobs::{SmallJob, TASKS};
@@ -327,15 +327,46 @@ fn a_job_takes_no_more_of_a_gpu_than_its_plan_says() {
     if skipped() {
         return;
     }
-    let stand_in = StandIn::new();
-    let output = stand_in.run_ignored("plan_and_run");
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
-    assert_eq!(stand_in.violations(), [""; 0]);
+    for test in ["plan_and_run", "plan_and_run_offloaded"] {
+        let stand_in = StandIn::new();
+        let output = stand_in.run_ignored(test);
+        assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+        assert_eq!(stand_in.violations(), [""; 0]);
+    }
 }
 
 #[test]
 #[ignore = "run on the stand-in by other tests"]
 fn plan_and_run() {
+    run_as_planned("exact");
+}
+
+/// Products in bf16, whose master weights are in the host's memory too: the bits of compact state.
+#[test]
+#[ignore = "run on the stand-in by other tests"]
+fn plan_and_run_offloaded() {
+    let (job, device) = run_as_planned("offload");
+    assert!(device.peak_memory_bytes(Placement::Host).unwrap() > 0);
+    let job = job.on(Device::from_name("emulated", None).unwrap());
+    let compact = one_step_of_all("compact");
+    let compact = job.recipe(&[&compact[..], &[("model.precision", json!("bf16"))]].concat());
+    job.run(&compact, "compact", false, &mut Silent).unwrap();
+    let bytes = |run: &str| job.bytes(&format!("{run}/final/model.safetensors"));
+    assert!(bytes("run") == bytes("compact"), "the bits differ");
+}
+
+/// Of a recipe with this state.
+fn one_step_of_all(memory: &str) -> [(&'static str, serde_json::Value); 5] {
+    [
+        ("method", json!("joint")),
+        ("model.max_length", json!(24)),
+        ("train.steps", json!(1)),
+        ("train.batch_size", json!(2)),
+        ("train.memory", json!(memory)),
+    ]
+}
+
+fn run_as_planned(memory: &str) -> (SmallJob, Device) {
     let device = Device::cuda(0).unwrap();
     let sizes = [("num_hidden_layers", 1), ("hidden_size", 64), ("intermediate_size", 2048)];
     let job = SmallJob::with_model(&sizes).on(device.clone());
@@ -345,19 +376,19 @@ fn plan_and_run() {
         let rows = std::fs::read_to_string(&path).unwrap();
         std::fs::write(&path, rows.lines().next().unwrap()).unwrap();
     }
-    let recipe = job.recipe(&[
-        ("method", json!("joint")),
-        ("model.max_length", json!(24)),
-        ("train.steps", json!(1)),
-        ("train.batch_size", json!(2)),
-    ]);
+    let recipe = job.recipe(&one_step_of_all(memory));
     let planned = job.plan(&recipe).unwrap();
     let parts = || planned.memory.iter().filter(|part| !part.on_host);
     let bytes = parts().map(|part| part.bytes).sum::<u64>();
     let passing = parts().find(|part| part.name == "temporary buffers").unwrap().bytes;
     job.run(&recipe, "run", false, &mut Silent).unwrap();
-    let taken = device.peak_memory_bytes().unwrap();
+    let taken = device.peak_memory_bytes(Placement::Device).unwrap();
     assert!(taken <= bytes && 20 * taken >= 19 * bytes, "{taken} taken, planned {:?}", planned.memory);
     // Without what is held for a moment the plan would be too low.
     assert!(passing > 0 && taken > bytes - passing, "{taken} taken, planned {:?}", planned.memory);
+    let of_state = ["weights", "gradients", "moments", "importance"];
+    let on_host = planned.memory.iter().filter(|part| part.on_host && of_state.contains(&part.name.as_str()));
+    let on_host: u64 = on_host.map(|part| part.bytes).sum();
+    assert_eq!(device.peak_memory_bytes(Placement::Host), Some(on_host), "{:?}", planned.memory);
+    (job, device)
 }

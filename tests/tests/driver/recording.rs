@@ -5,7 +5,7 @@ use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::ops::linear::{Shape, forward};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::ops::subtract::subtract;
-use cpift_engine::{Buffer, Device, Error, Result, bf16};
+use cpift_engine::{Buffer, Device, Error, Placement, Result, bf16};
 use cpift_kernels::emulator::Schedule;
 use cpift_model::transformer::ComputeType;
 use cpift_model::{Batch, Model};
@@ -19,14 +19,15 @@ fn train(device: &Device, compute: ComputeType, stored: MomentType, recorded: bo
     let golden = Golden::open("qwen3");
     let (documents, packed) = (golden.documents(), golden.packed());
     let length = golden.layout.len();
-    let mut model = Model::new(&golden.config, device, compute, packed.tokens.len(), false).unwrap();
+    let mut model =
+        Model::new(&golden.config, device, compute, packed.tokens.len(), false, Placement::Device).unwrap();
     let mut gradients = Gradients::new(device, &golden.layout, stored, 0).unwrap();
     let mut weights = model.weights_mut(gradients.scratch()).unwrap();
     weights.copy_from(golden.weights(device).view()).unwrap();
     model.prepare(gradients.scratch()).unwrap();
     let mut losses = Buffer::zeros(device, 2 * packed.tokens.len()).unwrap();
     let mut clip = Clip::new(device, length).unwrap();
-    let mut optimizer = AdamW::with_moments(device, length, ImportanceKind::Net, stored).unwrap();
+    let mut optimizer = AdamW::with_storage(device, length, ImportanceKind::Net, stored).unwrap();
     let mut all_losses = Vec::new();
     // The same shapes again and again, another in between, other documents of the same tokens at the end.
     let halves = {

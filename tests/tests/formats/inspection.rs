@@ -4,6 +4,7 @@ use std::fs;
 
 use cpift_model::inspection::Inspection;
 use cpift_model::state_type::StateType;
+use cpift_model::transformer::ComputeType;
 use cpift_tests::folders::{copy, parsed, random_tensors, seesaw, write_folder};
 use safetensors::Dtype;
 use serde_json::{Value, json};
@@ -31,7 +32,7 @@ fn gated_delta_nets_are_looked_at() {
     let layout = parsed(&config).layout().unwrap();
     assert_eq!(inspection.memory[0].state_bytes, 16 * layout.len() as u64);
     let compact = inspection.memory[2].state_bytes;
-    assert_eq!(compact, StateType::Compact.bytes(&layout) as u64);
+    assert_eq!(compact, StateType::Compact.bytes(&layout, ComputeType::F32) as u64);
     assert!(compact > 10 * layout.len() as u64, "{compact}");
     assert_eq!(inspection.total_parameters(), parsed(&config).parameters() as u64);
     let attention = inspection.parameters.iter().map(|part| (part.part, part.parameters > 0));

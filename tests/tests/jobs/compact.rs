@@ -86,6 +86,43 @@ fn a_compact_run_continues_to_the_same_bits() {
     }
 }
 
+/// State in the host's memory, on a GPU whose memory is the host's too: only where things are is different.
+#[test]
+fn offloaded_state_has_the_bits_of_compact_state() {
+    let job = SmallJob::new().on(Device::from_name("emulated", None).unwrap());
+    for precision in ["f32", "bf16"] {
+        let in_precision = [("model.precision", json!(precision))];
+        let of = |memory: &str| {
+            let sections = [COMPACT.0, "probe.memory", "integrate.memory"].map(|key| (key, json!(memory)));
+            job.recipe(&[&sections[..], &in_precision].concat())
+        };
+        job.run(&of("compact"), &format!("{precision}-compact"), false, &mut Silent).unwrap();
+        let offload = format!("{precision}-offload");
+        let mut watcher = Watcher { stop_after: Some(4), ..Watcher::default() };
+        job.run(&of("offload"), &offload, false, &mut watcher).unwrap_err();
+        job.run(&of("offload"), &offload, true, &mut Silent).unwrap();
+        for file in ["final/model.safetensors", "fused/model.safetensors", "core/code.mask.safetensors"] {
+            let [own, other] =
+                ["offload", "compact"].map(|kind| job.bytes(&format!("{precision}-{kind}/{file}")));
+            assert!(own == other, "{precision}: {file}");
+        }
+        let plan = job.plan(&of("offload")).unwrap();
+        let flat = plan.memory.iter().find(|part| part.name == "weights").unwrap();
+        assert_eq!(flat.on_host, precision == "bf16");
+        assert_eq!(bytes_of(&plan, "rounded weights"), if flat.on_host { flat.bytes / 2 } else { 0 });
+        let on_host = |name: &str| plan.memory.iter().find(|part| part.name == name).unwrap().on_host;
+        assert!(on_host("gradients") && on_host("moments") && !on_host("sums of gradients"));
+    }
+}
+
+#[test]
+fn a_cpu_has_no_other_memory() {
+    let job = SmallJob::new();
+    let sections = [COMPACT.0, "probe.memory", "integrate.memory"].map(|key| (key, json!("offload")));
+    let error = job.plan(&job.recipe(&sections)).unwrap_err().to_string();
+    assert!(error.contains("train.memory") && error.contains("on the CPU use \"compact\""), "{error}");
+}
+
 /// The probes as models that someone has: their cores are those of the job, and so are the overlaps.
 fn cores_of_the_probes_are_the_jobs(job: &SmallJob, recipe: &Recipe) {
     let request = CoresRequest {

@@ -6,7 +6,7 @@ use std::ops::ControlFlow;
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType};
 use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::ops::norm::{clip_factor, squared_norm};
-use cpift_engine::{Buffer, Device, Real, bf16};
+use cpift_engine::{Buffer, Device, Placement, Real, bf16};
 use cpift_model::transformer::{ComputeType, Generation, RandomSampling, Sampling, TextCache, Transformer};
 use cpift_model::{Batch, Model};
 use cpift_tests::devices::gpus;
@@ -178,12 +178,13 @@ fn ten_adamw_steps_in_bf16_follow_pytorch() {
         let golden = Golden::open(name);
         let batch = golden.packed();
         let tokens = batch.tokens.len();
-        let mut model = Model::new(&golden.config, device, ComputeType::Bf16, tokens, false).unwrap();
+        let mut model =
+            Model::new(&golden.config, device, ComputeType::Bf16, tokens, false, Placement::Device).unwrap();
         let length = golden.layout.len();
         let mut gradients = Gradients::new(device, &golden.layout, stored, 0).unwrap();
         let mut weights = model.weights_mut(gradients.scratch()).unwrap();
         weights.copy_from(golden.weights(device).view()).unwrap();
-        let mut optimizer = AdamW::with_moments(device, length, ImportanceKind::None, stored).unwrap();
+        let mut optimizer = AdamW::with_storage(device, length, ImportanceKind::None, stored).unwrap();
         let (expected_losses, norms) = (golden.floats("step_losses"), golden.floats("step_norms"));
         for (index, (&expected_loss, &expected_norm)) in expected_losses.iter().zip(&norms).enumerate() {
             let mut losses = Buffer::zeros(device, tokens).unwrap();

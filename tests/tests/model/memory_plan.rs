@@ -1,6 +1,6 @@
 //! What the plan of a transformer's memory says, against what is allocated, and what is refused with it.
 
-use cpift_engine::{Buffer, Device, LaunchLog, bf16};
+use cpift_engine::{Buffer, Device, LaunchLog, Placement, bf16};
 use cpift_model::Batch;
 use cpift_model::transformer::{BatchLimits, Purpose, Transformer};
 use cpift_tests::devices::gpus;
@@ -46,14 +46,14 @@ fn the_plan_holds_for_very_short_documents() {
             let length = golden.config.layout().unwrap().len();
             let zeros = |length| Buffer::<f32>::zeros(&device, length).unwrap();
             let (weights, mut gradients, mut losses) = (zeros(length), zeros(length), zeros(TOKENS));
-            let held = device.peak_memory_bytes().unwrap();
+            let held = device.peak_memory_bytes(Placement::Device).unwrap();
             let (mut batch, each) = (Batch::new(), TOKENS / documents);
             (0..documents).for_each(|_| batch.push(&vec![0; each], &vec![true; each]).unwrap());
             let (gradients, losses) = (gradients.view_mut(), losses.view_mut());
             device
                 .record(|| transformer.loss_and_gradients(weights.view(), &batch, 1.0, gradients, losses))
                 .unwrap();
-            device.peak_memory_bytes().unwrap() - held
+            device.peak_memory_bytes(Placement::Device).unwrap() - held
         };
         for documents in [1, 2, 32, 48, TOKENS] {
             let (taken, planned) = (taken(documents), planned(documents));

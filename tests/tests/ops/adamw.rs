@@ -149,7 +149,7 @@ fn three_steps(
 ) -> [Vec<f32>; 4] {
     let start = spread_values(layout, 1);
     let mut weights = StoredWeights::new(device, &start, is_split);
-    let mut optimizer = AdamW::with_moments(device, layout.len(), kind, moments).unwrap();
+    let mut optimizer = AdamW::with_storage(device, layout.len(), kind, moments).unwrap();
     optimizer.set_steps(5);
     begin_with(&mut optimizer, &start_moments(layout, moments));
     if kind != ImportanceKind::None {
@@ -197,7 +197,7 @@ fn moments_in_bf16_are_rounded_without_bias() {
     for device in devices() {
         let layout = layout(&[sized(&device, 130_000), 77]);
         let kind = ImportanceKind::Fisher;
-        let mut optimizer = AdamW::with_moments(&device, layout.len(), kind, MomentType::Bf16).unwrap();
+        let mut optimizer = AdamW::with_storage(&device, layout.len(), kind, MomentType::Bf16).unwrap();
         assert_eq!(optimizer.bytes(), layout.len() * (2 * 2 + 4));
         let mut weights = buffer(&device, &spread_values(&layout, 1));
         for step in 1..=5 {
@@ -257,7 +257,7 @@ fn second_moments_in_bf16_do_not_stand_still() {
     let hyper = Hyper { beta2: 0.999, learning_rate: 0.0, ..HYPER };
     let device = Device::cpu(None).unwrap();
     let length = 4096;
-    let mut optimizer = AdamW::with_moments(&device, length, ImportanceKind::None, MomentType::Bf16).unwrap();
+    let mut optimizer = AdamW::with_storage(&device, length, ImportanceKind::None, MomentType::Bf16).unwrap();
     let mut weights = Buffer::zeros(&device, length).unwrap();
     let gradients = StoredGradients::new(&device, &vec![1.0; length], MomentType::Bf16);
     for _ in 0..1000 {

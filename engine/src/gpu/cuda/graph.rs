@@ -199,13 +199,14 @@ fn set_parameters(address: u64, byte: u8, bytes: usize) -> sys::CUDA_MEMSET_NODE
     }
 }
 
+/// Of the device or pinned memory: the driver tells by the addresses.
 fn copy_parameters(to: u64, from: u64, bytes: usize) -> sys::CUDA_MEMCPY3D {
     sys::CUDA_MEMCPY3D {
         srcXInBytes: 0,
         srcY: 0,
         srcZ: 0,
         srcLOD: 0,
-        srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+        srcMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_UNIFIED,
         srcHost: ptr::null(),
         srcDevice: from,
         srcArray: ptr::null_mut(),
@@ -216,7 +217,7 @@ fn copy_parameters(to: u64, from: u64, bytes: usize) -> sys::CUDA_MEMCPY3D {
         dstY: 0,
         dstZ: 0,
         dstLOD: 0,
-        dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_DEVICE,
+        dstMemoryType: sys::CUmemorytype::CU_MEMORYTYPE_UNIFIED,
         dstHost: ptr::null_mut(),
         dstDevice: to,
         dstArray: ptr::null_mut(),

@@ -31,7 +31,7 @@ use cpift_kernels::adamw::Coefficients;
 use cpift_kernels::stochastic::seed_of_step;
 use half::bf16;
 
-use crate::buffer::ViewMut;
+use crate::buffer::{Placement, ViewMut};
 use crate::device::Device;
 use crate::error::{Error, Result, check, check_length};
 use crate::mask::Mask;
@@ -76,6 +76,22 @@ impl MomentType {
             Self::F32 => size_of::<f32>(),
             Self::Bf16 => size_of::<bf16>(),
         }
+    }
+}
+
+/// How an optimizer's state and its gradients are stored.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct StateStorage {
+    /// In which number type.
+    pub moments: MomentType,
+    /// In which memory.
+    pub placement: Placement,
+}
+
+impl From<MomentType> for StateStorage {
+    /// In the device's own memory.
+    fn from(moments: MomentType) -> Self {
+        Self { moments, placement: Placement::Device }
     }
 }
 

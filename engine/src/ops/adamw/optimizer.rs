@@ -2,7 +2,9 @@
 
 use half::bf16;
 
-use super::{Gradient, Hyper, Importance, ImportanceKind, MomentType, Moments, Parameters, Weights};
+use super::{
+    Gradient, Hyper, Importance, ImportanceKind, MomentType, Moments, Parameters, StateStorage, Weights,
+};
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
 use crate::error::Result;
@@ -62,25 +64,25 @@ impl AdamW {
     /// # Errors
     /// When memory runs out.
     pub fn new(device: &Device, length: usize, importance: ImportanceKind) -> Result<Self> {
-        Self::with_moments(device, length, importance, MomentType::F32)
+        Self::with_storage(device, length, importance, MomentType::F32)
     }
 
-    /// The same with moments that are stored in `moments`.
+    /// The same, stored as `storage` says, importance always in f32.
     ///
     /// # Errors
     /// When memory runs out.
-    pub fn with_moments(
+    pub fn with_storage(
         device: &Device,
         length: usize,
         importance: ImportanceKind,
-        moments: MomentType,
+        storage: impl Into<StateStorage>,
     ) -> Result<Self> {
+        let StateStorage { moments, placement } = storage.into();
+        let zeros = |length| Buffer::zeros_in(device, length, placement);
         let moments = match moments {
-            MomentType::F32 => State::F32(Buffer::zeros(device, length)?, Buffer::zeros(device, length)?),
+            MomentType::F32 => State::F32(zeros(length)?, zeros(length)?),
             // Each a whole number of what a kernel's access is aligned to.
-            MomentType::Bf16 => {
-                State::Bf16(Buffer::zeros(device, length.next_multiple_of(SEGMENT_ALIGNMENT))?)
-            }
+            MomentType::Bf16 => State::Bf16(zeros(length.next_multiple_of(SEGMENT_ALIGNMENT))?),
         };
         let importance_length = if importance == ImportanceKind::None { 0 } else { length };
         Ok(Self {
@@ -89,7 +91,7 @@ impl AdamW {
             length,
             moments,
             importance_kind: importance,
-            importance: Buffer::zeros(device, importance_length)?,
+            importance: zeros(importance_length)?,
         })
     }
 

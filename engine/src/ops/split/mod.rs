@@ -124,31 +124,42 @@ fn ranges(length: usize) -> Vec<Range<usize>> {
 /// Another number of elements in `scratch`, or one that is not a multiple of 64.
 pub fn split_in_place(
     device: &Device,
-    memory: ViewMut<'_, f32>,
+    mut memory: ViewMut<'_, f32>,
     mut scratch: ViewMut<'_, bf16>,
 ) -> Result<()> {
-    let length = check_in_place(&memory, &scratch)?;
+    split_apart(device, memory.reborrow(), scratch.reborrow())?;
+    let length = memory.len();
+    memory.cast::<bf16>().slice(0..length).copy_from(scratch.as_view())
+}
+
+/// Splits the weights in `memory` into `rounded`, a plane of its own, and the lower halves, which are left in the second
+/// half of `memory`; the first half then holds nothing.
+///
+/// # Errors
+/// As [`split_in_place`].
+pub fn split_apart(device: &Device, memory: ViewMut<'_, f32>, mut rounded: ViewMut<'_, bf16>) -> Result<()> {
+    let length = check_in_place(&memory, &rounded)?;
     let mut memory = memory.cast::<u16>();
     for range in ranges(length).into_iter().rev() {
         let Range { start, end } = range.clone();
         if end == length {
             // Its lower halves would come into its weights. Rounded ones of the first range overwrite them later.
-            let (others, rounded) = scratch.reborrow().split_at(start);
+            let (others, of_range) = rounded.reborrow().split_at(start);
             let mut lower = others.slice(0..range.len()).cast::<u16>();
             let weights = memory.as_view().slice(2 * start..2 * end).cast();
-            split(device, weights, start, Planes { rounded, lower: lower.reborrow() })?;
+            split(device, weights, start, Planes { rounded: of_range, lower: lower.reborrow() })?;
             memory.reborrow().slice(length + start..2 * length).copy_from(lower.as_view())?;
         } else {
             let (weights, lower) = memory.reborrow().split_at(length + start);
             let weights = weights.as_view().slice(2 * start..2 * end).cast();
             let planes = Planes {
-                rounded: scratch.reborrow().slice(range.clone()),
+                rounded: rounded.reborrow().slice(range.clone()),
                 lower: lower.slice(0..range.len()),
             };
             split(device, weights, start, planes)?;
         }
     }
-    memory.slice(0..length).cast().copy_from(scratch.as_view())
+    Ok(())
 }
 
 /// Joins the weights that lie split in `memory`; `scratch` is as of [`split_in_place`].
@@ -160,23 +171,32 @@ pub fn join_in_place(
     memory: ViewMut<'_, f32>,
     mut scratch: ViewMut<'_, bf16>,
 ) -> Result<()> {
-    let length = check_in_place(&memory, &scratch)?;
+    check_in_place(&memory, &scratch)?;
+    scratch.copy_from(rounded(memory.as_view()))?;
+    join_apart(device, memory, scratch)
+}
+
+/// Joins what was [split apart](split_apart) to the weights in `memory`. What `rounded` holds is lost.
+///
+/// # Errors
+/// As [`split_in_place`].
+pub fn join_apart(device: &Device, memory: ViewMut<'_, f32>, mut rounded: ViewMut<'_, bf16>) -> Result<()> {
+    let length = check_in_place(&memory, &rounded)?;
     let mut memory = memory.cast::<u16>();
-    scratch.copy_from(memory.as_view().slice(0..length).cast())?;
     for range in ranges(length) {
         let Range { start, end } = range.clone();
         if end == length {
             // The first range has been joined, so its rounded weights are needed no longer.
-            let (others, rounded) = scratch.reborrow().split_at(start);
+            let (others, of_range) = rounded.reborrow().split_at(start);
             let mut lower = others.slice(0..range.len()).cast::<u16>();
             lower.copy_from(memory.as_view().slice(length + start..2 * length))?;
             let weights = memory.reborrow().slice(2 * start..2 * end).cast();
-            join_views(device, rounded.as_view(), lower.as_view(), start, weights)?;
+            join_views(device, of_range.as_view(), lower.as_view(), start, weights)?;
         } else {
             let (weights, lower) = memory.reborrow().split_at(length + start);
-            let (rounded, lower) = (scratch.as_view().slice(range.clone()), lower.slice(0..range.len()));
+            let (of_range, lower) = (rounded.as_view().slice(range.clone()), lower.slice(0..range.len()));
             let weights = weights.slice(2 * start..2 * end).cast();
-            join_views(device, rounded, lower.as_view(), start, weights)?;
+            join_views(device, of_range, lower.as_view(), start, weights)?;
         }
     }
     Ok(())

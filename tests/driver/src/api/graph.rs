@@ -260,7 +260,7 @@ unsafe fn set_node(parameters: *const CUDA_MEMSET_NODE_PARAMS) -> Outcome<Node> 
 unsafe fn copy_node(parameters: *const CUDA_MEMCPY3D) -> Outcome<Node> {
     // SAFETY: null or parameters, by the caller's promise.
     let given = unsafe { parameters.as_ref() }.ok_or_else(no_parameters)?;
-    let device = CUmemorytype::CU_MEMORYTYPE_DEVICE;
+    let by_address = CUmemorytype::CU_MEMORYTYPE_UNIFIED;
     let row = given.Height == 1 && given.Depth == 1 && given.WidthInBytes > 0;
     let at_start = [
         given.srcXInBytes,
@@ -273,15 +273,15 @@ unsafe fn copy_node(parameters: *const CUDA_MEMCPY3D) -> Outcome<Node> {
         given.dstLOD,
     ];
     let reserved = given.reserved0.is_null() && given.reserved1.is_null();
-    if given.srcMemoryType != device
-        || given.dstMemoryType != device
+    if given.srcMemoryType != by_address
+        || given.dstMemoryType != by_address
         || !row
         || !reserved
         || at_start != [0; 8]
     {
         return Err(violation(
             CUresult::CUDA_ERROR_INVALID_VALUE,
-            "a copy other than in a row within the device",
+            "a copy other than in a row between addresses",
         ));
     }
     Ok(Node::Copy { to: given.dstDevice, from: given.srcDevice, bytes: given.WidthInBytes })

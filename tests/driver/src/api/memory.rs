@@ -1,17 +1,13 @@
 //! Memory of the device and pinned memory of the host.
 
-use std::alloc::{Layout, alloc, dealloc};
 use std::ffi::{c_uchar, c_uint, c_void};
 
 use cudarc::driver::sys::{CUdeviceptr, CUresult, CUstream};
 
 use super::give;
 use crate::graph::Node;
-use crate::state::{Outcome, SETTINGS, call, queue, state, violation};
-use crate::stream::{HostRange, Work};
-
-/// Alignment of pinned memory.
-const PAGE: usize = 4096;
+use crate::state::{Outcome, SETTINGS, call, queue, state};
+use crate::stream::Work;
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn cuMemAllocAsync(
@@ -64,13 +60,13 @@ pub(super) unsafe extern "C" fn cuMemsetD8Async(
 }
 
 #[unsafe(no_mangle)]
-pub(super) unsafe extern "C" fn cuMemcpyDtoDAsync_v2(
+pub(super) unsafe extern "C" fn cuMemcpyAsync(
     to: CUdeviceptr,
     from: CUdeviceptr,
     bytes: usize,
     stream: CUstream,
 ) -> CUresult {
-    call("cuMemcpyDtoDAsync_v2", || run(&Node::Copy { to, from, bytes }, stream))
+    call("cuMemcpyAsync", || run(&Node::Copy { to, from, bytes }, stream))
 }
 
 /// Queues what a node does.
@@ -94,10 +90,10 @@ pub(super) unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
         let (stream, to, from) = {
             let state = state();
             let stream = state.stream(stream as usize)?;
-            let to = state.memory.place(to, bytes, stream.context, "copying to the device")?;
-            (stream, to, state.pinned(from as usize, bytes, "copying to the device")?)
+            let to = state.memory.device_place(to, bytes, stream.context, "copying to the device")?;
+            (stream, to, state.memory.pinned(from as u64, bytes, "copying to the device")?)
         };
-        queue(&stream, Work::Upload { to, from });
+        queue(&stream, Work::Copy { to, from, bytes });
         Ok(())
     })
 }
@@ -113,10 +109,10 @@ pub(super) unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
         let (stream, to, from) = {
             let state = state();
             let stream = state.stream(stream as usize)?;
-            let from = state.memory.place(from, bytes, stream.context, "copying from the device")?;
-            (stream, state.pinned(to as usize, bytes, "copying from the device")?, from)
+            let from = state.memory.device_place(from, bytes, stream.context, "copying from the device")?;
+            (stream, state.memory.pinned(to as u64, bytes, "copying from the device")?, from)
         };
-        queue(&stream, Work::Download { to, from });
+        queue(&stream, Work::Copy { to, from, bytes });
         Ok(())
     })
 }
@@ -130,17 +126,9 @@ pub(super) unsafe extern "C" fn cuMemHostAlloc(
     call("cuMemHostAlloc", || {
         let mut state = state();
         state.context()?;
-        let layout = layout(bytes)?;
-        // SAFETY: the size is not zero.
-        let start = unsafe { alloc(layout) };
-        if start.is_null() {
-            return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
-        }
-        // SAFETY: as many bytes were allocated.
-        unsafe { start.write_bytes(0xff, bytes) };
-        state.pinned.insert(start as usize, bytes);
+        let address = state.memory.allocate_pinned(bytes)?;
         // SAFETY: the caller's promise.
-        unsafe { give(place, start.cast()) }
+        unsafe { give(place, address as *mut c_void) }
     })
 }
 
@@ -149,25 +137,6 @@ pub(super) unsafe extern "C" fn cuMemFreeHost(start: *mut c_void) -> CUresult {
     call("cuMemFreeHost", || {
         let mut state = state();
         state.context()?;
-        let Some(bytes) = state.pinned.remove(&(start as usize)) else {
-            let message = "pinned memory is given back that is not there";
-            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, message));
-        };
-        let range = HostRange { start: start as usize, bytes };
-        if state.streams.values().any(|stream| stream.uses(range)) {
-            // Kept, since work that is queued would use it.
-            let message = "pinned memory is given back while queued copies use it";
-            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, message));
-        }
-        // SAFETY: allocated by `cuMemHostAlloc` with this size, and taken out of what is there.
-        unsafe { dealloc(start.cast(), layout(bytes)?) };
-        Ok(())
+        state.memory.free_pinned(start as u64)
     })
-}
-
-fn layout(bytes: usize) -> Outcome<Layout> {
-    match Layout::from_size_align(bytes, PAGE) {
-        Ok(layout) if bytes > 0 => Ok(layout),
-        _ => Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, "pinned memory of no bytes")),
-    }
 }

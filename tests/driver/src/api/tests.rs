@@ -9,7 +9,7 @@ use cudarc::driver::sys::{
 };
 
 use super::{device::*, memory::*, module::*, stream::*};
-use crate::state::{state, take_violations};
+use crate::state::take_violations;
 
 const OK: CUresult = CUresult::CUDA_SUCCESS;
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
@@ -147,8 +147,8 @@ fn memory_is_checked() {
     // SAFETY: what the driver checks.
     unsafe {
         said(cuMemsetD8Async(0, 0, 8, machine.stream), "is not device memory");
-        said(cuMemcpyDtoDAsync_v2(address, address + 4, 8, machine.stream), "overlap");
-        assert_eq!(cuMemcpyDtoDAsync_v2(address, other, 10, machine.stream), OK);
+        said(cuMemcpyAsync(address, address + 4, 8, machine.stream), "overlap");
+        assert_eq!(cuMemcpyAsync(address, other, 10, machine.stream), OK);
     }
     assert_eq!(machine.free(address), OK);
     said(machine.free(address), "freed before");
@@ -156,8 +156,7 @@ fn memory_is_checked() {
     // A copy that is queued still needs its pinned memory.
     assert_eq!(machine.download(machine.byte(8), other, 8), OK);
     // SAFETY: what the driver checks.
-    unsafe { said(cuMemFreeHost(machine.pinned.cast()), "while queued copies use it") };
-    state().pinned.insert(machine.pinned as usize, 4096);
+    unsafe { said(cuMemFreeHost(machine.pinned.cast()), "while queued work uses it") };
     assert_eq!(machine.wait(), OK);
     assert_eq!(machine.end(), ["the context was given back with 1 allocations of 10 bytes"]);
 }
