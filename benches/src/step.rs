@@ -9,7 +9,7 @@ use cpift_engine::ops::norm::Clip;
 use cpift_engine::{Buffer, Device, Mask, Placement, bf16};
 use cpift_model::recipe;
 use cpift_model::state_type::StateType;
-use cpift_model::transformer::{BatchLimits, ComputeType, Purpose, Transformer, initialize};
+use cpift_model::transformer::{BatchLimits, ComputeType, Purpose, Recompute, Transformer, initialize};
 use cpift_model::{Batch, Error, Model, ModelConfig, Result, machine};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
@@ -80,7 +80,7 @@ pub struct StepBench {
 /// transformer's own.
 fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, tokens: usize) -> Result<u64> {
     let layout = config.layout()?;
-    let purpose = Purpose::Training { recompute: false };
+    let purpose = Purpose::Training { recompute: Recompute::Nothing };
     let limits = BatchLimits { tokens, documents: options.batch };
     let plan = match options.compute {
         ComputeType::F32 => Transformer::<f32>::memory_plan(config, device, limits, purpose)?,
@@ -132,7 +132,8 @@ impl TrainStep {
             "lower --batch or --length",
         )?;
         let storage = options.state.storage();
-        let mut model = Model::new(&config, device, options.compute, tokens, false, storage.placement)?;
+        let mut model =
+            Model::new(&config, device, options.compute, tokens, Recompute::Nothing, storage.placement)?;
         model.timings().wait_for(device);
         let mut gradients = Gradients::new(device, &layout, storage, 0)?;
         initialize(&config, &layout, SEED, model.weights_mut(gradients.scratch())?)?;

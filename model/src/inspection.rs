@@ -13,7 +13,7 @@ use crate::data::{PromptMaker, PromptSettings};
 use crate::error::Result;
 use crate::state_type::StateType;
 use crate::tokenizer::{SpecialToken, Tokenizer};
-use crate::transformer::{BatchLimits, ComputeType, Purpose, Transformer};
+use crate::transformer::{BatchLimits, ComputeType, Purpose, Recompute, Transformer};
 
 /// Tokens of the batch that memory is planned for, or the model's context where that is shorter.
 const PLANNED_TOKENS: usize = 2048;
@@ -121,8 +121,8 @@ pub struct TrainingMemory {
     pub precision: &'static str,
     /// How the optimizer's state is kept (`train.memory`).
     pub memory: StateType,
-    /// Whether layers are computed again in the backward pass (`train.recompute`).
-    pub recompute: bool,
+    /// What is computed again in the backward pass (`train.recompute`).
+    pub recompute: Recompute,
     /// Bytes of weights, gradients and moments.
     pub state_bytes: u64,
     /// Bytes of activations.
@@ -286,7 +286,7 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
         .flat_map(|compute| [StateType::Exact, StateType::Compact].map(|memory| (compute, memory)));
     for (compute, memory) in kinds {
         let state = memory.bytes(&layout, compute);
-        for recompute in [false, true] {
+        for recompute in Recompute::ALL {
             let purpose = Purpose::Training { recompute };
             let activations = match compute {
                 ComputeType::F32 => Transformer::<f32>::memory_plan(config, &device, limits, purpose),

@@ -9,7 +9,7 @@ use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::evaluation::{Observe, Request, RowScores, evaluate};
-use crate::transformer::{ComputeType, Timings, Transformer};
+use crate::transformer::{ComputeType, Recompute, Timings, Transformer};
 
 /// f32 master weights, and a transformer that computes in f32 or in bf16.
 ///
@@ -75,7 +75,7 @@ impl Model {
         device: &Device,
         compute: ComputeType,
         max_tokens: usize,
-        recompute: bool,
+        recompute: Recompute,
         placement: Placement,
     ) -> Result<Self> {
         let length = config.layout()?.len();

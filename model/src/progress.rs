@@ -14,6 +14,7 @@ use crate::data::Summary;
 use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
 use crate::state_type::StateType;
+use crate::transformer::Recompute;
 pub use column::{Column, Measured, UnknownColumn};
 pub use score::{SampleScore, Score, perplexity_text};
 pub use table::{JobReport, TaskScores};
@@ -157,6 +158,9 @@ pub struct Plan {
     /// How the optimizer's state is kept.
     #[serde(default)]
     pub state: StateType,
+    /// What the backward pass computes again.
+    #[serde(default)]
+    pub recompute: Recompute,
     /// Kinds of state with which the job would take more than there is, so that `auto` took another.
     #[serde(default)]
     pub too_large: Vec<LargerState>,

@@ -128,7 +128,7 @@ fn memory(inspection: &Inspection) -> Table {
         table.row([
             line.precision.to_owned(),
             line.memory.name().to_owned(),
-            if line.recompute { "yes" } else { "no" }.to_owned(),
+            line.recompute.name().to_owned(),
             bytes(line.state_bytes),
             bytes(line.activation_bytes),
             bytes(line.state_bytes + line.activation_bytes),

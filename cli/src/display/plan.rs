@@ -6,6 +6,7 @@ use cpift_model::progress::{Plan, StageEvaluation, StagePlan, TaskPlan, Training
 use cpift_model::recipe::Method;
 use cpift_model::state_type::StateType;
 use cpift_model::table::Table;
+use cpift_model::transformer::Recompute;
 
 use super::style::Style;
 use super::table::{aligned, shorten};
@@ -54,7 +55,12 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
 
 /// The peak, and what kind of state it is with, where that is not the usual one.
 fn memory(plan: &Plan) -> String {
-    let peak = format!("{} at the peak", bytes(plan.memory_bytes()));
+    let mut peak = format!("{} at the peak", bytes(plan.memory_bytes()));
+    match plan.recompute {
+        Recompute::Nothing => {}
+        Recompute::Mlp => peak.push_str(", MLPs computed again"),
+        Recompute::Layer => peak.push_str(", layers computed again"),
+    }
     let kept = match plan.state {
         StateType::Exact => return peak,
         StateType::Compact => "with compact state",

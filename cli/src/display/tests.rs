@@ -4,6 +4,7 @@ use cpift_model::progress::*;
 use cpift_model::recipe::Method;
 use cpift_model::score::ScoreKind;
 use cpift_model::state_type::StateType;
+use cpift_model::transformer::Recompute;
 
 use super::style::Style;
 use super::{overlap, plan, reports};
@@ -141,6 +142,7 @@ fn the_plan_names_everything_before_work_begins() {
         evaluation_flops: 0.0,
         flops_per_evaluation: 0.0,
         state: StateType::Exact,
+        recompute: Recompute::Nothing,
         too_large: Vec::new(),
         training_flops: 9e12,
         stage_evaluations: [Column::Base, Column::Final]

@@ -12,21 +12,24 @@ use super::record::InputFile;
 use crate::error::{Error, Result};
 use crate::files::{self, hash_texts, read_json};
 use crate::recipe::{
-    CheckpointSettings, DataFiles, EvaluateSettings, ImportanceKind, MetricsSettings, Recipe, SaveDtype,
-    StateMemory, TaskSettings,
+    CheckpointSettings, DataFiles, EvaluateSettings, ImportanceKind, MetricsSettings, Recipe,
+    RecomputeSetting, SaveDtype, StateMemory, TaskSettings,
 };
 use crate::score::Scoring;
 use crate::state_type::StateType;
 
-/// Keys of a resolved recipe that may differ when a run is continued: what nothing is computed from, and paths,
-/// since the content of the files is compared.
-const MAY_DIFFER: [&str; 10] = [
+/// Keys of a resolved recipe that may differ when a run is continued: what nothing is computed from, what gives the same
+/// bits, and paths, since the content of the files is compared.
+const MAY_DIFFER: [&str; 13] = [
     "model.base",
     "model.config",
     "model.dtype",
     "task.train",
     "task.eval",
     "task.model",
+    "train.recompute",
+    "probe.recompute",
+    "integrate.recompute",
     "checkpoint.every",
     "checkpoint.keep",
     "checkpoint.keep_probes",
@@ -151,6 +154,9 @@ pub fn different_recipe(path: &Path, earlier: &str, now: &str) -> Error {
 fn without_what_may_differ(recipe: &Recipe) -> Recipe {
     let mut recipe = recipe.clone();
     recipe.model.dtype = SaveDtype::default();
+    for training in [&mut recipe.train, &mut recipe.probe.training, &mut recipe.integrate.training] {
+        training.recompute = RecomputeSetting::default();
+    }
     recipe.checkpoint = CheckpointSettings::default();
     recipe.metrics = MetricsSettings::default();
     if !recipe.evaluate.decides() {

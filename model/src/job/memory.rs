@@ -11,10 +11,10 @@ use crate::error::{Error, Result};
 use crate::evaluation::generation_bytes;
 use crate::machine;
 use crate::progress::{LargerState, MemoryPart, Plan, StageKind};
-use crate::recipe::{Recipe, StateMemory, TrainSettings};
+use crate::recipe::{Recipe, RecomputeSetting, StateMemory, TrainSettings};
 use crate::score::Scoring;
 use crate::state_type::StateType;
-use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Transformer};
+use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Recompute, Transformer};
 
 /// Bytes of the program itself: its code as far as it runs, threads, names, lists, and what the allocator keeps. Without
 /// those of CUDA's driver. A run of SmolLM2-135M took 68 MiB beside the other parts.
@@ -37,19 +37,21 @@ pub fn plan_memory(
     inputs: &Inputs,
     device: &Device,
     compute: ComputeType,
-    state: StateType,
+    saving: Saving,
     max_tokens: usize,
 ) -> Result<JobMemory> {
     let part = |name: &str, bytes: u64| MemoryPart { name: name.to_owned(), bytes, on_host: false };
     let host_part = |name: &str, bytes: u64| MemoryPart { on_host: true, ..part(name, bytes) };
+    let Saving { state, recompute } = saving;
     let of_state = state.parts(&inputs.layout, compute, accumulated(recipe, state)).into_iter();
     let mut parts: Vec<MemoryPart> = of_state
         .map(|of| MemoryPart { on_host: of.placement == Placement::Host, ..part(of.name, of.bytes as u64) })
         .collect();
     let limits = BatchLimits { tokens: max_tokens, documents: most_documents(recipe, inputs, max_tokens) };
+    let purpose = Purpose::Training { recompute };
     let (transformer, generation) = match compute {
-        ComputeType::F32 => plan_passes::<f32>(inputs, device, limits, purpose(recipe))?,
-        ComputeType::Bf16 => plan_passes::<bf16>(inputs, device, limits, purpose(recipe))?,
+        ComputeType::F32 => plan_passes::<f32>(inputs, device, limits, purpose)?,
+        ComputeType::Bf16 => plan_passes::<bf16>(inputs, device, limits, purpose)?,
     };
     parts.extend(transformer.parts.iter().map(|(name, bytes)| part(name, *bytes as u64)));
     // Answers are generated, or files read and written, or models fused; never two of these at once.
@@ -103,12 +105,6 @@ fn plan_passes<T: Real>(
     Ok((transformer, bytes.max().unwrap_or(0)))
 }
 
-/// How the job's transformer is used: recomputing when any of its fine-tunes asks for it.
-pub fn purpose(recipe: &Recipe) -> Purpose {
-    let recompute = trainings_settings(recipe).iter().any(|settings| settings.recompute);
-    Purpose::Training { recompute }
-}
-
 /// Documents of a batch of up to `max_tokens` tokens, if the shortest ones came together: rows that are trained on or
 /// measured, and prompts that are answered.
 fn most_documents(recipe: &Recipe, inputs: &Inputs, max_tokens: usize) -> usize {
@@ -145,42 +141,72 @@ fn count_shortest(mut lengths: Vec<usize>, limit: usize) -> usize {
     sums.take_while(|&sum| sum <= limit).count()
 }
 
-/// Plans the job with the state that the recipe asks for. `auto` is what the run was `begun` with, if it was; else exact
-/// state where the job then fits the memory there is, or compact state, and for a GPU, if neither does, the host's memory.
+/// What a job's memory is saved by.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Saving {
+    /// How the optimizer's state is kept.
+    pub state: StateType,
+    /// What the backward pass computes again.
+    pub recompute: Recompute,
+}
+
+/// Plans the job with what the recipe asks for. Where it says `auto`, the state is what the run was `begun` with, if it was;
+/// else exact, compact or, for a GPU, in the host's memory: the first with which the job fits the memory there is. Before
+/// another state is taken, which has other bits, layers are computed again.
 ///
 /// # Errors
 /// As `plan`, or state in the host's memory without a GPU beside it.
-pub fn choose_state(
+pub fn choose_saving(
     recipe: &Recipe,
     begun: Option<StateType>,
     device: &Device,
-    plan: impl Fn(StateType) -> Result<Plan>,
+    plan: impl Fn(Saving) -> Result<Plan>,
 ) -> Result<Plan> {
-    match (recipe.train.memory, begun) {
-        (StateMemory::Exact, _) => plan(StateType::Exact),
-        (StateMemory::Compact, _) => plan(StateType::Compact),
-        (StateMemory::Offload, _) if !has_host(device) => {
-            let reason =
-                "`offload` keeps the state in the host's memory beside a GPU: on the CPU use \"compact\"";
-            Err(Error::setting("train.memory", reason))
+    if recipe.train.memory == StateMemory::Offload && !has_host(device) {
+        let reason =
+            "`offload` keeps the state in the host's memory beside a GPU: on the CPU use \"compact\"";
+        return Err(Error::setting("train.memory", reason));
+    }
+    let states = match (recipe.train.memory, begun) {
+        (StateMemory::Exact, _) => vec![StateType::Exact],
+        (StateMemory::Compact, _) => vec![StateType::Compact],
+        (StateMemory::Offload, _) => vec![StateType::Offload],
+        (StateMemory::Auto, Some(state)) => vec![state],
+        (StateMemory::Auto, None) if has_host(device) => StateType::ALL.to_vec(),
+        (StateMemory::Auto, None) => vec![StateType::Exact, StateType::Compact],
+    };
+    let savings = states
+        .iter()
+        .flat_map(|&state| recomputes(recipe).into_iter().map(move |recompute| Saving { state, recompute }));
+    let savings: Vec<Saving> = savings.collect();
+    let mut too_large: Vec<LargerState> = Vec::new();
+    for (index, &saving) in savings.iter().enumerate() {
+        let planned = plan(saving)?;
+        let next = savings.get(index + 1);
+        if next.is_none() || check_device_memory(&planned, device).is_ok() {
+            return Ok(Plan { too_large, ..planned });
         }
-        (StateMemory::Offload, _) => plan(StateType::Offload),
-        (StateMemory::Auto, Some(state)) => plan(state),
-        (StateMemory::Auto, None) => {
-            let (preferred, smallest) = match has_host(device) {
-                true => (&[StateType::Exact, StateType::Compact][..], StateType::Offload),
-                false => (&[StateType::Exact][..], StateType::Compact),
-            };
-            let mut too_large = Vec::new();
-            for &state in preferred {
-                let planned = plan(state)?;
-                if check_device_memory(&planned, device).is_ok() {
-                    return Ok(Plan { too_large, ..planned });
-                }
-                too_large.push(LargerState { state, bytes: device_bytes(&planned, device) });
-            }
-            Ok(Plan { too_large, ..plan(smallest)? })
+        if next.is_some_and(|next| next.state != saving.state) {
+            too_large.push(LargerState { state: saving.state, bytes: device_bytes(&planned, device) });
         }
+    }
+    Err(Error::Job("a job has at least one kind of state".to_owned()))
+}
+
+/// What may be computed again, the least first: one transformer makes all trainings, so it is what one of them asks for, or
+/// more where one leaves it open.
+fn recomputes(recipe: &Recipe) -> Vec<Recompute> {
+    let settings = trainings_settings(recipe).into_iter().map(|settings| settings.recompute);
+    let (mut least, mut is_open) = (Recompute::Nothing, false);
+    for setting in settings {
+        match setting {
+            RecomputeSetting::Of(asked) => least = least.max(asked),
+            RecomputeSetting::Auto => is_open = true,
+        }
+    }
+    match is_open {
+        true => Recompute::ALL.into_iter().filter(|recompute| *recompute >= least).collect(),
+        false => vec![least],
     }
 }
 
@@ -197,21 +223,19 @@ fn device_bytes(plan: &Plan, device: &Device) -> u64 {
     }
 }
 
-/// What to do where memory does not suffice for a job with this state.
-fn less_memory(state: StateType, device: &Device) -> &'static str {
-    match state {
-        StateType::Exact => {
-            "lower batch_size or model.max_length, or set recompute = true or memory = \"compact\" (`plan` shows the \
-             parts)"
-        }
-        StateType::Compact if has_host(device) => {
-            "lower batch_size or model.max_length, or set recompute = true or memory = \"offload\" (`plan` shows the \
-             parts)"
-        }
-        StateType::Compact | StateType::Offload => {
-            "lower batch_size or model.max_length, or set recompute = true (`plan` shows the parts)"
-        }
+/// What to do where memory does not suffice for a job of this plan.
+fn less_memory(plan: &Plan, device: &Device) -> String {
+    let mut changes = Vec::new();
+    if plan.recompute < Recompute::Layer {
+        changes.push("recompute = true");
     }
+    match plan.state {
+        StateType::Exact => changes.push("memory = \"compact\""),
+        StateType::Compact if has_host(device) => changes.push("memory = \"offload\""),
+        StateType::Compact | StateType::Offload => {}
+    }
+    let set = if changes.is_empty() { String::new() } else { format!(", or set {}", changes.join(" or ")) };
+    format!("lower batch_size or model.max_length{set} (`plan` shows the parts)")
 }
 
 /// Fails when the job needs more memory than the device and the host have, before any of it is taken.
@@ -222,8 +246,7 @@ pub fn check_memory(plan: &Plan, device: &Device) -> Result<()> {
     check_device_memory(plan, device)?;
     match device.memory_bytes() {
         Some(_) => {
-            let remedy = less_memory(plan.state, device);
-            machine::require_host_memory("train.batch_size", bytes(plan, true), remedy)
+            machine::require_host_memory("train.batch_size", bytes(plan, true), &less_memory(plan, device))
         }
         None => Ok(()),
     }
@@ -231,10 +254,10 @@ pub fn check_memory(plan: &Plan, device: &Device) -> Result<()> {
 
 /// The same of the memory that the optimizer's state is in.
 fn check_device_memory(plan: &Plan, device: &Device) -> Result<()> {
-    let (remedy, needed) = (less_memory(plan.state, device), device_bytes(plan, device));
+    let (remedy, needed) = (less_memory(plan, device), device_bytes(plan, device));
     match device.memory_bytes() {
-        Some(_) => machine::require_memory(device, "train.batch_size", needed, remedy),
-        None => machine::require_host_memory("train.batch_size", needed, remedy),
+        Some(_) => machine::require_memory(device, "train.batch_size", needed, &remedy),
+        None => machine::require_host_memory("train.batch_size", needed, &remedy),
     }
 }
 
@@ -244,10 +267,10 @@ fn bytes(plan: &Plan, on_host: bool) -> u64 {
 }
 
 /// Adds to a failure for want of memory what to do: others use the device as well, or memory is in pieces.
-pub fn explain_out_of_memory(error: Error, state: StateType, device: &Device) -> Error {
+pub fn explain_out_of_memory(error: Error, plan: &Plan, device: &Device) -> Error {
     match error {
         Error::Engine(error @ cpift_engine::Error::OutOfMemory { .. }) => {
-            Error::Job(format!("{error}; {}", less_memory(state, device)))
+            Error::Job(format!("{error}; {}", less_memory(plan, device)))
         }
         other => other,
     }
@@ -255,23 +278,32 @@ pub fn explain_out_of_memory(error: Error, state: StateType, device: &Device) ->
 
 #[cfg(test)]
 mod tests {
-    use super::{choose_state, count_repeated, count_shortest, less_memory};
+    use super::{Saving, choose_saving, count_repeated, count_shortest, less_memory, recomputes};
     use crate::progress::{MemoryPart, Plan};
-    use crate::recipe::{Method, Recipe, StateMemory};
+    use crate::recipe::{Method, Recipe, RecomputeSetting, StateMemory};
     use crate::state_type::StateType;
+    use crate::transformer::Recompute;
 
-    /// What is chosen, and the sizes that were too large, where a job takes so many bytes with exact state and with compact.
-    fn chosen(memory: StateMemory, begun: Option<StateType>, bytes: [u64; 2]) -> (StateType, Vec<u64>) {
+    const SMALL: u64 = 1 << 20;
+    const TOO_LARGE: u64 = 1 << 60;
+
+    /// What is chosen, and the sizes that were too large, where a job takes as many bytes as `bytes` says.
+    fn chosen(
+        memory: StateMemory,
+        begun: Option<StateType>,
+        bytes: impl Fn(Saving) -> u64,
+    ) -> (Saving, Vec<u64>) {
         let device = cpift_engine::Device::cpu(None).unwrap();
         let mut recipe = Recipe::default();
         recipe.train.memory = memory;
-        let plan = choose_state(&recipe, begun, &device, |state| {
-            let bytes = if state == StateType::Exact { bytes[0] } else { bytes[1] };
-            let memory = vec![MemoryPart { name: "all".to_owned(), bytes, on_host: false }];
-            Ok(Plan { memory, state, ..empty_plan() })
+        let plan = choose_saving(&recipe, begun, &device, |saving| {
+            let memory = vec![MemoryPart { name: "all".to_owned(), bytes: bytes(saving), on_host: false }];
+            let Saving { state, recompute } = saving;
+            Ok(Plan { memory, state, recompute, ..empty_plan() })
         });
         let plan = plan.unwrap();
-        (plan.state, plan.too_large.iter().map(|larger| larger.bytes).collect())
+        let saving = Saving { state: plan.state, recompute: plan.recompute };
+        (saving, plan.too_large.iter().map(|larger| larger.bytes).collect())
     }
 
     fn empty_plan() -> Plan {
@@ -284,6 +316,7 @@ mod tests {
             trainings: Vec::new(),
             memory: Vec::new(),
             state: StateType::Exact,
+            recompute: Recompute::Nothing,
             too_large: Vec::new(),
             disk_bytes: 0,
             stages: Vec::new(),
@@ -299,26 +332,56 @@ mod tests {
     #[test]
     fn what_is_done_already_is_not_advised() {
         let device = cpift_engine::Device::cpu(None).unwrap();
-        assert!(less_memory(StateType::Exact, &device).contains("compact"));
-        let advice = less_memory(StateType::Compact, &device);
-        assert!(!advice.contains("compact") && !advice.contains("offload"), "{advice}");
+        let advice = less_memory(&empty_plan(), &device);
+        assert!(advice.contains("or set recompute = true or memory = \"compact\" ("), "{advice}");
+        let (state, recompute) = (StateType::Compact, Recompute::Layer);
+        let advice = less_memory(&Plan { state, recompute, ..empty_plan() }, &device);
+        assert!(advice.contains("max_length (`plan`"), "{advice}");
     }
 
     #[test]
     fn auto_is_exact_where_that_fits_and_stays_what_a_run_was_begun_with() {
-        let (small, too_large) = (1 << 20, 1 << 60);
+        let by_state =
+            |bytes: [u64; 2]| move |saving: Saving| bytes[usize::from(saving.state == StateType::Compact)];
+        let exact = Saving { state: StateType::Exact, recompute: Recompute::Nothing };
+        let compact = Saving { state: StateType::Compact, ..exact };
+        let most = |saving: Saving| Saving { recompute: Recompute::Layer, ..saving };
         for (memory, begun, bytes, expected) in [
-            (StateMemory::Auto, None, [small, small], (StateType::Exact, vec![])),
-            (StateMemory::Auto, None, [too_large, small], (StateType::Compact, vec![too_large])),
+            (StateMemory::Auto, None, [SMALL, SMALL], (exact, vec![])),
+            (StateMemory::Auto, None, [TOO_LARGE, SMALL], (compact, vec![TOO_LARGE])),
             // Even compact state may not fit: the check that follows says so.
-            (StateMemory::Auto, None, [too_large, too_large], (StateType::Compact, vec![too_large])),
-            (StateMemory::Auto, Some(StateType::Exact), [too_large, small], (StateType::Exact, vec![])),
-            (StateMemory::Auto, Some(StateType::Compact), [small, small], (StateType::Compact, vec![])),
-            (StateMemory::Exact, None, [too_large, small], (StateType::Exact, vec![])),
-            (StateMemory::Compact, None, [small, small], (StateType::Compact, vec![])),
+            (StateMemory::Auto, None, [TOO_LARGE, TOO_LARGE], (most(compact), vec![TOO_LARGE])),
+            (StateMemory::Auto, Some(StateType::Exact), [TOO_LARGE, SMALL], (most(exact), vec![])),
+            (StateMemory::Auto, Some(StateType::Compact), [SMALL, SMALL], (compact, vec![])),
+            (StateMemory::Exact, None, [TOO_LARGE, SMALL], (most(exact), vec![])),
+            (StateMemory::Compact, None, [SMALL, SMALL], (compact, vec![])),
         ] {
-            assert_eq!(chosen(memory, begun, bytes), expected, "{memory:?} {begun:?} {bytes:?}");
+            assert_eq!(chosen(memory, begun, by_state(bytes)), expected, "{memory:?} {begun:?} {bytes:?}");
         }
+    }
+
+    #[test]
+    fn layers_are_computed_again_before_another_state_is_taken() {
+        for (fits, expected) in [
+            (Recompute::Nothing, Recompute::Nothing),
+            (Recompute::Mlp, Recompute::Mlp),
+            (Recompute::Layer, Recompute::Layer),
+        ] {
+            let bytes = |saving: Saving| if saving.recompute >= fits { SMALL } else { TOO_LARGE };
+            let saving = Saving { state: StateType::Exact, recompute: expected };
+            assert_eq!(chosen(StateMemory::Auto, None, bytes), (saving, vec![]));
+        }
+    }
+
+    /// A job's trainings have one transformer.
+    #[test]
+    fn what_one_training_asks_for_all_have() {
+        let mut recipe = Recipe::default();
+        assert_eq!(recomputes(&recipe), Recompute::ALL);
+        recipe.probe.training.recompute = RecomputeSetting::Of(Recompute::Mlp);
+        assert_eq!(recomputes(&recipe), [Recompute::Mlp, Recompute::Layer]);
+        recipe.integrate.training.recompute = RecomputeSetting::Of(Recompute::Nothing);
+        assert_eq!(recomputes(&recipe), [Recompute::Mlp]);
     }
 
     #[test]

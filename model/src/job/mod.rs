@@ -143,8 +143,8 @@ impl Job {
         }
         let steps = Steps::count(recipe, &inputs)?;
         let max_tokens = plan::max_tokens(recipe, &inputs)?;
-        let plan = memory::choose_state(recipe, begun.map(|begun| begun.state), device, |state| {
-            plan::plan(recipe, &inputs, &steps, device, compute, state, max_tokens)
+        let plan = memory::choose_saving(recipe, begun.map(|begun| begun.state), device, |saving| {
+            plan::plan(recipe, &inputs, &steps, device, compute, saving, max_tokens)
         })?;
         let identity = RunIdentity::of(recipe, options.pairs, plan.state)?;
         Ok(Self {
@@ -235,7 +235,7 @@ impl Job {
             }
         });
         let mut session =
-            session.map_err(|error| memory::explain_out_of_memory(error, self.state, &self.device))?;
+            session.map_err(|error| memory::explain_out_of_memory(error, &self.plan, &self.device))?;
         session.observer.event(Event::Started(&self.plan));
         session.show_samples();
         let report = match (self.pairs, self.recipe.method) {
@@ -244,7 +244,7 @@ impl Job {
             (None, _) => session.run_baseline(),
         };
         let report =
-            report.map_err(|error| memory::explain_out_of_memory(error, self.state, &self.device))?;
+            report.map_err(|error| memory::explain_out_of_memory(error, &self.plan, &self.device))?;
         session.observer.event(Event::Finished(&report));
         Ok(report)
     }
@@ -286,8 +286,8 @@ impl<'a> Planner<'a> {
         let Self { device, compute, inputs } = self;
         let steps = Steps::count(recipe, inputs)?;
         let max_tokens = plan::max_tokens(recipe, inputs)?;
-        memory::choose_state(recipe, None, device, |state| {
-            plan::plan(recipe, inputs, &steps, device, *compute, state, max_tokens)
+        memory::choose_saving(recipe, None, device, |saving| {
+            plan::plan(recipe, inputs, &steps, device, *compute, saving, max_tokens)
         })
     }
 }

@@ -6,7 +6,7 @@ use cpift_engine::Device;
 
 use super::disk::{StageDisk, stage_disk};
 use super::inputs::{Inputs, Task, sampler};
-use super::memory::plan_memory;
+use super::memory::{Saving, plan_memory};
 use super::names::{FINAL, FUSED, REMOVED_PROBES};
 use super::trainings::{has_probes, trainings_settings, trains_plainly};
 use crate::data::{Dataset, Source};
@@ -114,7 +114,7 @@ pub fn plan(
     steps: &Steps,
     device: &Device,
     compute: ComputeType,
-    state: StateType,
+    saving: Saving,
     max_tokens: usize,
 ) -> Result<Plan> {
     let config = &inputs.base.config;
@@ -126,8 +126,8 @@ pub fn plan(
         plan_evaluations(recipe, inputs, &trainings);
     // A third of a training step is its forward pass.
     let flops_per_evaluated = flops_per_token / 3.0;
-    let memory = plan_memory(recipe, inputs, device, compute, state, max_tokens)?;
-    let disk = stage_disk(recipe, inputs, state);
+    let memory = plan_memory(recipe, inputs, device, compute, saving, max_tokens)?;
+    let disk = stage_disk(recipe, inputs, saving.state);
     Ok(Plan {
         evaluations,
         evaluation_flops: flops_per_evaluated * evaluated_tokens as f64,
@@ -142,7 +142,8 @@ pub fn plan(
         trainings,
         stages: plan_stages(&memory.stages, &disk),
         memory: memory.parts,
-        state,
+        state: saving.state,
+        recompute: saving.recompute,
         too_large: Vec::new(),
         disk_bytes: disk.iter().map(|of| of.most).max().unwrap_or(0),
         notices: inputs.model_notices().cloned().collect(),

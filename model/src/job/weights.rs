@@ -5,7 +5,6 @@ use std::path::Path;
 use cpift_engine::View;
 
 use super::Job;
-use super::memory::purpose;
 use super::models::RunModels;
 use super::trainings::accumulated;
 use crate::checkpoint::{Checkpoint, WeightType, too_large_for};
@@ -14,7 +13,6 @@ use crate::model::Model;
 use crate::recipe::{Recipe, SaveDtype};
 use crate::stages::models::TaskModels;
 use crate::trainer::Trainer;
-use crate::transformer::Purpose;
 
 /// Fails when a weight that was trained has become too large for the final model's number type. Everything is saved by
 /// then: it can be continued with another type.
@@ -37,9 +35,6 @@ pub fn require_fit(job: &Job, weights: View<'_, f32>) -> Result<()> {
 /// # Errors
 /// Memory runs out, or a model cannot be read or does not fit the final model's number type.
 pub fn open_trainer(job: &Job) -> Result<Trainer> {
-    let Purpose::Training { recompute } = purpose(&job.recipe) else {
-        return Err(Error::Job("a job trains".to_owned()));
-    };
     let inputs = &job.inputs;
     let (importance, storage) = (accumulated(&job.recipe, job.state), job.state.storage());
     let model = Model::new(
@@ -47,7 +42,7 @@ pub fn open_trainer(job: &Job) -> Result<Trainer> {
         &job.device,
         job.compute,
         job.max_tokens,
-        recompute,
+        job.plan.recompute,
         storage.placement,
     )?;
     let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance, storage)?;

@@ -41,7 +41,7 @@ pub use read::Source;
 pub use rows::{Columns, Learn};
 pub use shape::section_of;
 pub use task::{DataFiles, SpecialTokens, TaskSettings};
-pub use train::{Schedule, StateMemory, TrainSettings};
+pub use train::{RecomputeSetting, Schedule, StateMemory, TrainSettings};
 pub use values::{MOST_NEW_TOKENS, MOST_SHOTS};
 
 /// How the tasks are brought into one model.

@@ -2,6 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::transformer::Recompute;
+
 /// Course of the learning rate after the warm-up.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -38,6 +40,54 @@ impl StateMemory {
             Self::Exact => "exact",
             Self::Compact => "compact",
             Self::Offload => "offload",
+        }
+    }
+}
+
+/// What of every layer is computed again in the backward pass. The bits are the same: it may differ when a run is continued.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, Serialize, Deserialize)]
+#[serde(from = "WrittenRecompute", into = "WrittenRecompute")]
+pub enum RecomputeSetting {
+    /// As little as the memory there is allows.
+    #[default]
+    Auto,
+    /// This much: `false`, `"mlp"` or `true`.
+    Of(Recompute),
+}
+
+/// As recipes write it.
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(untagged, expecting = "expected true, false, \"mlp\" or \"auto\"")]
+enum WrittenRecompute {
+    Flag(bool),
+    Name(RecomputeName),
+}
+
+#[derive(Clone, Copy, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum RecomputeName {
+    Auto,
+    Mlp,
+}
+
+impl From<WrittenRecompute> for RecomputeSetting {
+    fn from(written: WrittenRecompute) -> Self {
+        match written {
+            WrittenRecompute::Flag(false) => Self::Of(Recompute::Nothing),
+            WrittenRecompute::Flag(true) => Self::Of(Recompute::Layer),
+            WrittenRecompute::Name(RecomputeName::Mlp) => Self::Of(Recompute::Mlp),
+            WrittenRecompute::Name(RecomputeName::Auto) => Self::Auto,
+        }
+    }
+}
+
+impl From<RecomputeSetting> for WrittenRecompute {
+    fn from(setting: RecomputeSetting) -> Self {
+        match setting {
+            RecomputeSetting::Auto => Self::Name(RecomputeName::Auto),
+            RecomputeSetting::Of(Recompute::Nothing) => Self::Flag(false),
+            RecomputeSetting::Of(Recompute::Mlp) => Self::Name(RecomputeName::Mlp),
+            RecomputeSetting::Of(Recompute::Layer) => Self::Flag(true),
         }
     }
 }
@@ -87,8 +137,8 @@ pub struct TrainSettings {
     pub shuffle: bool,
     /// Put several rows into one sequence (they do not see each other).
     pub pack: bool,
-    /// Compute activations a second time in the backward pass instead of keeping them.
-    pub recompute: bool,
+    /// Which activations are computed a second time in the backward pass instead of being kept.
+    pub recompute: RecomputeSetting,
     /// How much memory the optimizer's state takes; the same in all trainings of a recipe.
     pub memory: StateMemory,
 }
@@ -110,7 +160,7 @@ impl Default for TrainSettings {
             clip: 1.0,
             shuffle: true,
             pack: true,
-            recompute: false,
+            recompute: RecomputeSetting::Auto,
             memory: StateMemory::Auto,
         }
     }

@@ -5,10 +5,11 @@
 //! 2 I (gate, up), and C for each norm behind attention or MLP (what it is of). A gated DeltaNet keeps, in place of
 //! attention's, what its convolution reads, its output, its gate and those of its heads, M + 2 HV·DV + 2 HV. Norms, gated
 //! activations, convolutions, gated outputs and rotated normed heads are computed again instead.
-//! With `recompute` only the inputs are kept per layer, and the rest exists once.
+//! What [`Recompute`] says is not kept per layer, but exists once.
 
 use bytemuck::Pod;
 use cpift_engine::{Buffer, Device, Indices, Real, ViewMut};
+use serde::{Deserialize, Serialize};
 
 use crate::config::{DeltaNet, ModelConfig, NormWidth};
 use crate::error::Result;
@@ -18,11 +19,38 @@ use crate::error::Result;
 pub enum Purpose {
     /// Losses, logits and generation.
     Inference,
-    /// Gradients too. `recompute` trades time (a second forward of every layer) for memory.
+    /// Gradients too.
     Training {
-        /// Keep only every layer's input.
-        recompute: bool,
+        /// What is computed again.
+        recompute: Recompute,
     },
+}
+
+/// What of every layer the backward pass computes again instead of having it kept: time for memory, with the same bits.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Default, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Recompute {
+    /// Nothing.
+    #[default]
+    Nothing,
+    /// The MLP's gate and up projection: two of its three products, for 2 I of a layer's elements per token.
+    Mlp,
+    /// All of the layer: only its input is kept, and every product is made a second time.
+    Layer,
+}
+
+impl Recompute {
+    /// All, from the fastest to what takes the least memory.
+    pub const ALL: [Self; 3] = [Self::Nothing, Self::Mlp, Self::Layer];
+
+    /// As in recipes and messages.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "nothing",
+            Self::Mlp => "mlp",
+            Self::Layer => "layer",
+        }
+    }
 }
 
 /// Bytes per part, as [`Transformer::memory_plan`](super::Transformer::memory_plan) gives them.
@@ -54,12 +82,17 @@ pub struct LayerActivations<T: Real> {
     pub middle: Buffer<T>,
     /// What attention made `[N, C]`, where a norm stands behind it, else empty.
     pub attention_output: Buffer<T>,
-    /// The MLP's gate `[N, I]`; after the backward its gradient.
-    pub gate: Buffer<T>,
-    /// The MLP's up projection `[N, I]`; after the backward its gradient.
-    pub up: Buffer<T>,
     /// What the MLP made `[N, C]`, where a norm stands behind it, else empty.
     pub mlp_output: Buffer<T>,
+}
+
+/// What one MLP's backward reads beside that, N rows each.
+#[derive(Debug)]
+pub struct MlpActivations<T: Real> {
+    /// The gate `[N, I]`; after the backward its gradient.
+    pub gate: Buffer<T>,
+    /// The up projection `[N, I]`; after the backward its gradient.
+    pub up: Buffer<T>,
 }
 
 /// What the backward of a gated DeltaNet reads.
@@ -229,8 +262,10 @@ impl<'a, T: Real> DeltaNetScratch<'a, T> {
 pub struct Activations<T: Real> {
     /// Residual stream before every layer and after the last `[N, C]`; two in turn for inference.
     pub inputs: Vec<Buffer<T>>,
-    /// One per layer, or a single one for inference and `recompute`.
+    /// One per layer, or a single one for inference and where layers are computed again.
     pub layers: Vec<LayerActivations<T>>,
+    /// One per layer, or a single one for inference and where they are computed again.
+    pub mlps: Vec<MlpActivations<T>>,
     /// Shared by all layers.
     pub scratch: Scratch<T>,
 }
@@ -279,10 +314,12 @@ impl<T: Real> Activations<T> {
     }
 
     fn build(config: &ModelConfig, tokens: usize, purpose: Purpose, memory: &mut Memory<'_>) -> Result<Self> {
-        let (kept_inputs, kept_layers) = match purpose {
-            Purpose::Inference => (2, 1),
-            Purpose::Training { recompute: true } => (config.layers + 1, 1),
-            Purpose::Training { recompute: false } => (config.layers + 1, config.layers),
+        let all = config.layers;
+        let (kept_inputs, kept_layers, kept_mlps) = match purpose {
+            Purpose::Inference => (2, 1, 1),
+            Purpose::Training { recompute: Recompute::Layer } => (all + 1, 1, 1),
+            Purpose::Training { recompute: Recompute::Mlp } => (all + 1, all, 1),
+            Purpose::Training { recompute: Recompute::Nothing } => (all + 1, all, all),
         };
         let inputs = (0..kept_inputs).map(|_| memory.take("layer inputs", tokens * config.hidden));
         let inputs = inputs.collect::<Result<_>>()?;
@@ -293,8 +330,10 @@ impl<T: Real> Activations<T> {
         let layers =
             (0..kept_layers).map(|index| LayerActivations::build(config, mixers(index), tokens, memory));
         let layers = layers.collect::<Result<_>>()?;
+        let mlps = (0..kept_mlps).map(|_| MlpActivations::build(config, tokens, memory));
+        let mlps = mlps.collect::<Result<_>>()?;
         let scratch = Scratch::build(config, tokens, purpose, memory)?;
-        Ok(Self { inputs, layers, scratch })
+        Ok(Self { inputs, layers, mlps, scratch })
     }
 }
 
@@ -336,10 +375,15 @@ impl<T: Real> LayerActivations<T> {
             delta_net: DeltaNetActivations::build(mixers.delta_net.as_ref(), tokens, memory)?,
             middle: memory.take("mlp", tokens * config.hidden)?,
             attention_output: memory.take("attention", made(norms.attention_output))?,
-            gate: memory.take("mlp", tokens * config.intermediate)?,
-            up: memory.take("mlp", tokens * config.intermediate)?,
             mlp_output: memory.take("mlp", made(norms.mlp_output))?,
         })
+    }
+}
+
+impl<T: Real> MlpActivations<T> {
+    fn build(config: &ModelConfig, tokens: usize, memory: &mut Memory<'_>) -> Result<Self> {
+        let width = tokens * config.intermediate;
+        Ok(Self { gate: memory.take("mlp", width)?, up: memory.take("mlp", width)? })
     }
 }
 

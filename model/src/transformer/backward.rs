@@ -10,7 +10,7 @@ use cpift_engine::ops::gradients::GradientsMut;
 use cpift_engine::ops::{embedding, gated_mlp, output_gate, rope, scale};
 use cpift_engine::{Buffer, Real, View, ViewMut};
 
-use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
+use super::activations::{Activations, HeadScratch, LayerActivations, MlpActivations, Projected, Scratch};
 use super::forward::Pass;
 use super::rotary::Heads;
 use super::timings::{Part, Timings};
@@ -27,18 +27,20 @@ impl<T: Real> Pass<'_, T> {
         gradients: GradientsMut<'_>,
         timings: &mut Timings,
     ) -> Result<()> {
-        let Activations { inputs, layers, scratch } = activations;
-        let kept_layers = layers.len();
+        let Activations { inputs, layers, mlps, scratch } = activations;
+        let (kept_layers, kept_mlps) = (layers.len(), mlps.len());
+        let only_mlps = kept_mlps < kept_layers;
         timings.start();
         let mut backward = Backward { pass: *self, documents, scratch, gradients, timings };
         backward.last_norm(&inputs[self.config.layers])?;
         for index in (0..self.config.layers).rev() {
-            let (input, layer) = (&inputs[index], &mut layers[index % kept_layers]);
+            let input = &inputs[index];
+            let (layer, mlp) = (&mut layers[index % kept_layers], &mut mlps[index % kept_mlps]);
             if kept_layers < self.config.layers {
-                self.recompute(index, input, layer, backward.scratch, documents)?;
+                self.recompute(index, input, (layer, mlp), backward.scratch, documents)?;
                 backward.timings.lap(Part::Recompute);
             }
-            backward.mlp(index, layer)?;
+            backward.mlp(index, layer, mlp, only_mlps)?;
             backward.mix(index, input, layer)?;
         }
         backward.embedding()
@@ -104,8 +106,15 @@ impl<T: Real> Backward<'_, T> {
         Ok(())
     }
 
-    /// `scratch.d_residual` goes from the gradient after the MLP to that before it.
-    fn mlp(&mut self, index: usize, layer: &mut LayerActivations<T>) -> Result<()> {
+    /// `scratch.d_residual` goes from the gradient after the MLP to that before it. `recompute` says whether what is in
+    /// `mlp` is another layer's.
+    fn mlp(
+        &mut self,
+        index: usize,
+        layer: &LayerActivations<T>,
+        mlp: &mut MlpActivations<T>,
+        recompute: bool,
+    ) -> Result<()> {
         let pass = self.pass;
         let (device, weights, places) = (pass.device, pass.weights, &pass.places.layers[index]);
         let input_norm = places.mlp_norm.as_ref();
@@ -113,6 +122,10 @@ impl<T: Real> Backward<'_, T> {
         let scratch = &mut *self.scratch;
         pass.norm_if_any(input_norm, &layer.middle, scratch)?;
         self.timings.lap(Part::NormBackward);
+        if recompute {
+            pass.gate_and_up(index, layer, mlp, scratch)?;
+            self.timings.lap(Part::Recompute);
+        }
 
         let output_norm = places.mlp_output_norm.as_ref();
         let d_output = pass.d_made(output_norm, &scratch.d_added, &scratch.d_residual);
@@ -121,12 +134,12 @@ impl<T: Real> Backward<'_, T> {
         gated_mlp::backward(
             device,
             pass.config.block.activation,
-            pass.intermediate_mut(&mut layer.gate),
-            pass.intermediate_mut(&mut layer.up),
+            pass.intermediate_mut(&mut mlp.gate),
+            pass.intermediate_mut(&mut mlp.up),
             pass.intermediate_mut(&mut scratch.wide),
         )?;
         // In place: the buffers now hold the gradients of gate and up, and the activation again.
-        let (d_gate, d_up) = (pass.intermediate(&layer.gate), pass.intermediate(&layer.up));
+        let (d_gate, d_up) = (pass.intermediate(&mlp.gate), pass.intermediate(&mlp.up));
         let activation = pass.intermediate(&scratch.wide);
         places.down.backward_weight(device, d_output, activation, self.gradients.reborrow())?;
         let normed = pass.normed(input_norm, &layer.middle, &scratch.normed);

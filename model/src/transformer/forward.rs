@@ -9,7 +9,7 @@ use cpift_engine::ops::rms_norm::ResidualOutputs;
 use cpift_engine::ops::{embedding, gated_mlp, output_gate, rope, scale};
 use cpift_engine::{Buffer, Device, IndexView, Real, View, ViewMut};
 
-use super::activations::{Activations, HeadScratch, LayerActivations, Projected, Scratch};
+use super::activations::{Activations, HeadScratch, LayerActivations, MlpActivations, Projected, Scratch};
 use super::cache::KeyValueCache;
 use super::rotary::{Heads, RotaryTables};
 use super::timings::{Part, Timings};
@@ -71,26 +71,27 @@ impl<T: Real> Pass<'_, T> {
         keep: bool,
         timings: &mut Timings,
     ) -> Result<()> {
-        let Activations { inputs, layers, scratch } = activations;
+        let Activations { inputs, layers, mlps, scratch } = activations;
         let inputs = if keep { &mut inputs[..] } else { &mut inputs[..2] };
         // The memory of one layer is enough for all, unless each has but what its own kind needs.
         let one_for_all = !keep && self.config.delta_net().is_none();
         let layers = if one_for_all { &mut layers[..1] } else { &mut layers[..] };
-        let (kept_inputs, kept_layers) = (inputs.len(), layers.len());
+        let mlps = if keep { &mut mlps[..] } else { &mut mlps[..1] };
+        let (kept_inputs, kept_layers, kept_mlps) = (inputs.len(), layers.len(), mlps.len());
 
         timings.start();
         self.embed(&mut inputs[0])?;
         timings.lap(Part::Embedding);
         self.norm_if_any(self.places.layers[0].attention_norm.as_ref(), &inputs[0], scratch)?;
         for index in 0..self.config.layers {
-            let layer = &mut layers[index % kept_layers];
+            let (layer, mlp) = (&mut layers[index % kept_layers], &mut mlps[index % kept_mlps]);
             timings.lap(Part::Norm);
             let input = &inputs[index % kept_inputs];
             self.mix(index, input, layer, scratch, attend, timings)?;
             self.add(self.places.layers[index].mlp_norm.as_ref(), input, scratch, &mut layer.middle)?;
             timings.lap(Part::Norm);
-            self.gate_and_up(index, layer, scratch)?;
-            self.down(index, layer, scratch)?;
+            self.gate_and_up(index, layer, mlp, scratch)?;
+            self.down(index, layer, mlp, scratch)?;
             timings.lap(Part::Mlp);
             let next = self.places.layers.get(index + 1);
             let norm = next.map_or(Some(&self.places.final_norm), |next| next.attention_norm.as_ref());
@@ -104,13 +105,13 @@ impl<T: Real> Pass<'_, T> {
         Ok(())
     }
 
-    /// Computes again what [`Pass::forward`] left of layer `index` in `layer`: the same calls on the same
+    /// Computes again what [`Pass::forward`] left of layer `index` in `layer` and `mlp`: the same calls on the same
     /// values, hence the same bits. The MLP's output is computed only where its norm's backward needs it.
     pub fn recompute(
         &self,
         index: usize,
         input: &Buffer<T>,
-        layer: &mut LayerActivations<T>,
+        (layer, mlp): (&mut LayerActivations<T>, &mut MlpActivations<T>),
         scratch: &mut Scratch<T>,
         documents: &Documents,
     ) -> Result<()> {
@@ -119,9 +120,9 @@ impl<T: Real> Pass<'_, T> {
         self.norm_if_any(places.attention_norm.as_ref(), input, scratch)?;
         self.mix(index, input, layer, scratch, &mut Attend::Documents(documents), &mut unseen)?;
         self.add(places.mlp_norm.as_ref(), input, scratch, &mut layer.middle)?;
-        self.gate_and_up(index, layer, scratch)?;
+        self.gate_and_up(index, layer, mlp, scratch)?;
         if places.mlp_output_norm.is_some() {
-            self.down(index, layer, scratch)?;
+            self.down(index, layer, mlp, scratch)?;
         }
         Ok(())
     }
@@ -366,17 +367,30 @@ impl<T: Real> Pass<'_, T> {
         Ok(rope::forward(self.device, &shape, tables, self.rotary_rows, x)?)
     }
 
-    fn gate_and_up(&self, index: usize, layer: &mut LayerActivations<T>, scratch: &Scratch<T>) -> Result<()> {
+    /// `mlp` = gate and up projection of the residual stream's norm, which `scratch.normed` is.
+    pub fn gate_and_up(
+        &self,
+        index: usize,
+        layer: &LayerActivations<T>,
+        mlp: &mut MlpActivations<T>,
+        scratch: &Scratch<T>,
+    ) -> Result<()> {
         let (device, weights, places) = (self.device, self.weights, &self.places.layers[index]);
         let normed = self.normed(places.mlp_norm.as_ref(), &layer.middle, &scratch.normed);
-        places.gate.forward(device, weights, normed, self.intermediate_mut(&mut layer.gate))?;
-        places.up.forward(device, weights, normed, self.intermediate_mut(&mut layer.up))
+        places.gate.forward(device, weights, normed, self.intermediate_mut(&mut mlp.gate))?;
+        places.up.forward(device, weights, normed, self.intermediate_mut(&mut mlp.up))
     }
 
     /// `scratch.delta` = down projection of the gated activation, and its norm.
-    fn down(&self, index: usize, layer: &mut LayerActivations<T>, scratch: &mut Scratch<T>) -> Result<()> {
+    fn down(
+        &self,
+        index: usize,
+        layer: &mut LayerActivations<T>,
+        mlp: &MlpActivations<T>,
+        scratch: &mut Scratch<T>,
+    ) -> Result<()> {
         let (device, weights, places) = (self.device, self.weights, &self.places.layers[index]);
-        let (gate, up) = (self.intermediate(&layer.gate), self.intermediate(&layer.up));
+        let (gate, up) = (self.intermediate(&mlp.gate), self.intermediate(&mlp.up));
         let function = self.config.block.activation;
         gated_mlp::forward(device, function, gate, up, self.intermediate_mut(&mut scratch.wide))?;
         let activation = self.intermediate(&scratch.wide);

@@ -27,7 +27,7 @@ use cpift_engine::ops::{causal_conv1d, gated_delta_rule, linear, softcap};
 use cpift_engine::{Buffer, Device, Real, View, ViewMut};
 
 use activations::{Activations, BatchBuffers};
-pub use activations::{MemoryPlan, Purpose};
+pub use activations::{MemoryPlan, Purpose, Recompute};
 use forward::{Attend, Pass, attention_shape};
 pub use generate::{Generation, ObserveCount, ObserveToken, TextCache};
 pub use initialize::initialize;
@@ -67,12 +67,17 @@ pub struct Transformer<T: Real> {
 }
 
 impl<T: Real> Transformer<T> {
-    /// Memory for training on batches of up to `max_tokens` tokens. `recompute` keeps only every layer's
-    /// input and runs the layer again in the backward: less memory, a third more time, the same bits.
+    /// Memory for training on batches of up to `max_tokens` tokens. What `recompute` says is not kept, but computed again
+    /// in the backward: less memory, up to a third more time, the same bits.
     ///
     /// # Errors
     /// Memory that cannot be had, heads that the device cannot take.
-    pub fn new(config: &ModelConfig, device: &Device, max_tokens: usize, recompute: bool) -> Result<Self> {
+    pub fn new(
+        config: &ModelConfig,
+        device: &Device,
+        max_tokens: usize,
+        recompute: Recompute,
+    ) -> Result<Self> {
         Self::for_purpose(config, device, max_tokens, Purpose::Training { recompute })
     }
 

@@ -3,7 +3,7 @@
 
 use cpift_engine::{Buffer, Device, LaunchLog, Placement, Real};
 
-use super::{BatchLimits, Transformer};
+use super::{BatchLimits, Recompute, Transformer};
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::error::Result;
@@ -17,7 +17,7 @@ pub fn bytes<T: Real>(
     config: &ModelConfig,
     device: &Device,
     limits: BatchLimits,
-    recompute: bool,
+    recompute: Recompute,
 ) -> Result<usize> {
     let Device::Gpu(gpu) = device else { return Ok(0) };
     let max_tokens = limits.tokens.max(1);

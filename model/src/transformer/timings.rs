@@ -29,7 +29,7 @@ pub enum Part {
     AttentionBackward,
     /// Gradients of the MLP.
     MlpBackward,
-    /// Layers computed again because `recompute` keeps only their inputs.
+    /// What `recompute` does not keep of the layers.
     Recompute,
 }
 

@@ -7,7 +7,7 @@ use cpift_engine::ops::norm::Clip;
 use cpift_engine::ops::subtract::subtract;
 use cpift_engine::{Buffer, Device, Error, Placement, Result, bf16};
 use cpift_kernels::emulator::Schedule;
-use cpift_model::transformer::ComputeType;
+use cpift_model::transformer::{ComputeType, Recompute};
 use cpift_model::{Batch, Model};
 use cpift_tests::devices::gpus;
 use cpift_tests::golden::Golden;
@@ -19,8 +19,15 @@ fn train(device: &Device, compute: ComputeType, stored: MomentType, recorded: bo
     let golden = Golden::open("qwen3");
     let (documents, packed) = (golden.documents(), golden.packed());
     let length = golden.layout.len();
-    let mut model =
-        Model::new(&golden.config, device, compute, packed.tokens.len(), false, Placement::Device).unwrap();
+    let mut model = Model::new(
+        &golden.config,
+        device,
+        compute,
+        packed.tokens.len(),
+        Recompute::Nothing,
+        Placement::Device,
+    )
+    .unwrap();
     let mut gradients = Gradients::new(device, &golden.layout, stored, 0).unwrap();
     let mut weights = model.weights_mut(gradients.scratch()).unwrap();
     weights.copy_from(golden.weights(device).view()).unwrap();

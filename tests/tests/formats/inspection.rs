@@ -25,13 +25,13 @@ fn gated_delta_nets_are_looked_at() {
     write_folder(place.path(), &config, &random_tensors(&parsed(&config), 1, Dtype::F32));
     let inspection = Inspection::of(place.path()).unwrap();
     let kinds: Vec<_> = inspection.memory.iter().map(|line| (line.precision, line.memory.name())).collect();
-    let twice = |kind| [kind, kind];
-    let of = |precision| [twice((precision, "exact")), twice((precision, "compact"))].concat();
+    let thrice = |kind| [kind; 3];
+    let of = |precision| [thrice((precision, "exact")), thrice((precision, "compact"))].concat();
     assert_eq!(kinds, [of("f32"), of("bf16")].concat());
     // Weights, gradients and two moments in f32; in compact state all but the weights in bf16, and a buffer in f32.
     let layout = parsed(&config).layout().unwrap();
     assert_eq!(inspection.memory[0].state_bytes, 16 * layout.len() as u64);
-    let compact = inspection.memory[2].state_bytes;
+    let compact = inspection.memory[3].state_bytes;
     assert_eq!(compact, StateType::Compact.bytes(&layout, ComputeType::F32) as u64);
     assert!(compact > 10 * layout.len() as u64, "{compact}");
     assert_eq!(inspection.total_parameters(), parsed(&config).parameters() as u64);

@@ -7,7 +7,9 @@ use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentTyp
 use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::ops::norm::{clip_factor, squared_norm};
 use cpift_engine::{Buffer, Device, Placement, Real, bf16};
-use cpift_model::transformer::{ComputeType, Generation, RandomSampling, Sampling, TextCache, Transformer};
+use cpift_model::transformer::{
+    ComputeType, Generation, RandomSampling, Recompute, Sampling, TextCache, Transformer,
+};
 use cpift_model::{Batch, Model};
 use cpift_tests::devices::gpus;
 use cpift_tests::golden::{Golden, NAMES};
@@ -20,7 +22,7 @@ fn device() -> Device {
 }
 
 /// A transformer whose memory is larger than the batch, as it is for most batches of a job.
-fn transformer<T: Real>(golden: &Golden, device: &Device, recompute: bool) -> Transformer<T> {
+fn transformer<T: Real>(golden: &Golden, device: &Device, recompute: Recompute) -> Transformer<T> {
     Transformer::new(&golden.config, device, golden.packed().tokens.len() + 5, recompute).unwrap()
 }
 
@@ -48,7 +50,7 @@ fn logits_and_losses_match_pytorch() {
     for name in NAMES {
         let golden = Golden::open(name);
         let weights = golden.weights(&device);
-        let mut transformer = transformer(&golden, &device, false);
+        let mut transformer = transformer(&golden, &device, Recompute::Nothing);
         let logits = transformer.logits(weights.view(), &golden.packed()).unwrap();
         assert_close(&format!("{name}: logits"), &logits, &widen(&golden.floats("logits")), 1e-5);
         let losses = transformer.loss(weights.view(), &golden.packed()).unwrap();
@@ -64,7 +66,7 @@ fn every_gradient_matches_pytorch() {
         let golden = Golden::open(name);
         let weights = golden.weights(&device);
         let (loss, gradients) =
-            step(&mut transformer(&golden, &device, false), &device, &weights, &golden.packed());
+            step(&mut transformer(&golden, &device, Recompute::Nothing), &device, &weights, &golden.packed());
         let expected: f64 = widen(&golden.floats("losses")).iter().sum();
         assert!((loss / expected - 1.0).abs() < 1e-6, "{name}: loss {loss}, expected {expected}");
         for segment in golden.layout.segments() {
@@ -114,7 +116,7 @@ fn matches_pytorch_on<T: Real>(device: &Device, names: &[&str], allowed: Allowed
         let golden = Golden::open(name);
         let batch = golden.packed();
         let weights = upload::<T>(device, &golden.weights(device).to_vec().unwrap());
-        let mut transformer = transformer::<T>(&golden, device, false);
+        let mut transformer = transformer::<T>(&golden, device, Recompute::Nothing);
         let check = |what: &str, actual: &[f32], allowed: f64| {
             let distance = relative_distance(actual, &widen(&golden.floats(what)));
             assert!(distance < allowed, "{name}: {what} on {}: {distance:e}", device.name());
@@ -178,8 +180,15 @@ fn ten_adamw_steps_in_bf16_follow_pytorch() {
         let golden = Golden::open(name);
         let batch = golden.packed();
         let tokens = batch.tokens.len();
-        let mut model =
-            Model::new(&golden.config, device, ComputeType::Bf16, tokens, false, Placement::Device).unwrap();
+        let mut model = Model::new(
+            &golden.config,
+            device,
+            ComputeType::Bf16,
+            tokens,
+            Recompute::Nothing,
+            Placement::Device,
+        )
+        .unwrap();
         let length = golden.layout.len();
         let mut gradients = Gradients::new(device, &golden.layout, stored, 0).unwrap();
         let mut weights = model.weights_mut(gradients.scratch()).unwrap();
@@ -223,7 +232,7 @@ fn ten_adamw_steps_match_pytorch() {
     let hyper = Hyper { learning_rate: 1e-3, beta1: 0.9, beta2: 0.95, epsilon: 1e-8, weight_decay: 0.1 };
     for name in NAMES {
         let golden = Golden::open(name);
-        let mut transformer = transformer(&golden, &device, false);
+        let mut transformer = transformer(&golden, &device, Recompute::Nothing);
         let mut weights = golden.weights(&device);
         let mut optimizer = AdamW::new(&device, weights.len(), ImportanceKind::None).unwrap();
         let batch = golden.packed();
@@ -268,7 +277,7 @@ fn packed_documents_do_not_see_each_other() {
     for name in NAMES {
         let golden = Golden::open(name);
         let weights = golden.weights(&device);
-        let mut transformer = transformer(&golden, &device, false);
+        let mut transformer = transformer(&golden, &device, Recompute::Nothing);
         let packed = golden.packed();
         let packed_losses = transformer.loss(weights.view(), &packed).unwrap();
         let scale = 1.0 / packed.supervised_tokens() as f32;
@@ -295,14 +304,16 @@ fn recomputing_and_repeating_give_the_same_bits() {
         let golden = Golden::open(name);
         let weights = golden.weights(&device);
         let batch = golden.packed();
-        let mut kept = transformer(&golden, &device, false);
+        let mut kept = transformer(&golden, &device, Recompute::Nothing);
         let first = step(&mut kept, &device, &weights, &batch);
         // Dirty every buffer with another batch before the second time.
         step(&mut kept, &device, &weights, &golden.documents()[0]);
         let second = step(&mut kept, &device, &weights, &batch);
-        let recomputed = step(&mut transformer(&golden, &device, true), &device, &weights, &batch);
         assert_eq!(first, second, "{name}: repeated");
-        assert_eq!(first, recomputed, "{name}: recomputed");
+        for recompute in [Recompute::Mlp, Recompute::Layer] {
+            let recomputed = step(&mut transformer(&golden, &device, recompute), &device, &weights, &batch);
+            assert_eq!(first, recomputed, "{name}: {recompute:?} recomputed");
+        }
         let losses = kept.loss(weights.view(), &batch).unwrap();
         let sum: f64 = widen(&losses).iter().sum();
         assert_eq!(sum, first.0, "{name}: with and without gradients");
@@ -429,7 +440,7 @@ fn what_does_not_fit_is_an_error() {
     let golden = Golden::open("llama");
     let weights = golden.weights(&device);
     let batch = golden.packed();
-    let mut small = Transformer::new(&golden.config, &device, 8, false).unwrap();
+    let mut small = Transformer::new(&golden.config, &device, 8, Recompute::Nothing).unwrap();
     let message = small.loss(weights.view(), &batch).unwrap_err().to_string();
     assert!(message.contains("larger than the 8 planned"), "{message}");
     let mut inference = Transformer::for_inference(&golden.config, &device, 64).unwrap();

@@ -4,7 +4,7 @@
 use std::path::Path;
 
 use cpift_engine::{Buffer, Device};
-use cpift_model::transformer::{Transformer, initialize};
+use cpift_model::transformer::{Recompute, Transformer, initialize};
 use cpift_model::{Batch, ModelConfig};
 use cpift_tests::numeric::{dot, random, random_below, widen};
 
@@ -56,7 +56,7 @@ fn every_tensor_matches_central_differences_along_its_gradient() {
         }
         weights.view_mut().copy_from_host(&values).unwrap();
 
-        let mut transformer = Transformer::new(&config, &device, 24, false).unwrap();
+        let mut transformer = Transformer::new(&config, &device, 24, Recompute::Nothing).unwrap();
         let mut gradients = Buffer::zeros(&device, layout.len()).unwrap();
         let mut unread = Buffer::zeros(&device, batch.tokens.len()).unwrap();
         transformer

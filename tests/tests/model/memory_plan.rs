@@ -2,7 +2,7 @@
 
 use cpift_engine::{Buffer, Device, LaunchLog, Placement, bf16};
 use cpift_model::Batch;
-use cpift_model::transformer::{BatchLimits, Purpose, Transformer};
+use cpift_model::transformer::{BatchLimits, Purpose, Recompute, Transformer};
 use cpift_tests::devices::gpus;
 use cpift_tests::golden::{Golden, NAMES};
 
@@ -19,7 +19,8 @@ fn keys_too_long_for_kernels_are_refused_on_gpus() {
         for sizes in config.attention.iter_mut().filter_map(|layer| layer.delta_net.as_mut()) {
             sizes.key_dim = 257;
         }
-        let message = Transformer::<f32>::new(&config, &device, 8, false).unwrap_err().to_string();
+        let message =
+            Transformer::<f32>::new(&config, &device, 8, Recompute::Nothing).unwrap_err().to_string();
         let expected = "keys of 257 elements: GPU kernels take up to 256; use `--device cpu`";
         assert!(message.contains(expected), "{message}");
         let plan = Transformer::<f32>::memory_plan(&config, &device, limits(8), Purpose::Inference);
@@ -36,13 +37,14 @@ fn the_plan_holds_for_very_short_documents() {
         let Device::Gpu(gpu) = &device else { unreachable!("{device:?}") };
         let planned = |documents| {
             let limits = BatchLimits { tokens: TOKENS, documents };
-            let purpose = Purpose::Training { recompute: false };
+            let purpose = Purpose::Training { recompute: Recompute::Nothing };
             let plan = Transformer::<f32>::memory_plan(&golden.config, &device, limits, purpose).unwrap();
             plan.parts.iter().find(|(part, _)| *part == "temporary buffers").unwrap().1 as u64
         };
         let taken = |documents: usize| {
             let device = Device::logging(&LaunchLog::like(gpu));
-            let mut transformer = Transformer::<f32>::new(&golden.config, &device, TOKENS, false).unwrap();
+            let mut transformer =
+                Transformer::<f32>::new(&golden.config, &device, TOKENS, Recompute::Nothing).unwrap();
             let length = golden.config.layout().unwrap().len();
             let zeros = |length| Buffer::<f32>::zeros(&device, length).unwrap();
             let (weights, mut gradients, mut losses) = (zeros(length), zeros(length), zeros(TOKENS));
@@ -68,11 +70,8 @@ fn the_plan_is_what_is_allocated() {
     let device = Device::cpu(None).unwrap();
     for name in NAMES {
         let golden = Golden::open(name);
-        for purpose in [
-            Purpose::Inference,
-            Purpose::Training { recompute: true },
-            Purpose::Training { recompute: false },
-        ] {
+        let training = Recompute::ALL.map(|recompute| Purpose::Training { recompute });
+        for purpose in [&[Purpose::Inference], &training[..]].concat() {
             let plan = |tokens| {
                 Transformer::<f32>::memory_plan(&golden.config, &device, limits(tokens), purpose)
                     .unwrap()
@@ -84,11 +83,11 @@ fn the_plan_is_what_is_allocated() {
         let total = |purpose| {
             Transformer::<f32>::memory_plan(&golden.config, &device, limits(512), purpose).unwrap().total()
         };
-        let (kept, recomputed) =
-            (total(Purpose::Training { recompute: false }), total(Purpose::Training { recompute: true }));
-        assert!(total(Purpose::Inference) < recomputed && recomputed < kept, "{name}");
+        let [kept, without_mlps, without_layers] = training.map(total);
+        let inference = total(Purpose::Inference);
+        assert!(inference < without_layers && without_layers < without_mlps && without_mlps < kept, "{name}");
 
-        let purpose = Purpose::Training { recompute: false };
+        let purpose = Purpose::Training { recompute: Recompute::Nothing };
         let single = Transformer::<f32>::memory_plan(&golden.config, &device, limits(512), purpose).unwrap();
         let half = Transformer::<bf16>::memory_plan(&golden.config, &device, limits(512), purpose).unwrap();
         for ((part, single), (_, half)) in single.parts.iter().zip(&half.parts) {
