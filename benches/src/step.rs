@@ -3,14 +3,13 @@
 use std::path::Path;
 use std::time::Instant;
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind};
-use cpift_engine::ops::gradients::Gradients;
+use cpift_engine::ops::adamw::{AdamW, Hyper, ImportanceKind};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::{Buffer, Device, Mask, Placement, bf16};
 use cpift_model::recipe;
 use cpift_model::state_type::StateType;
 use cpift_model::transformer::{BatchLimits, ComputeType, Purpose, Recompute, Transformer, initialize};
-use cpift_model::{Batch, Error, Model, ModelConfig, Result, machine};
+use cpift_model::{Batch, Error, Model, ModelConfig, Result, Scaling, machine};
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::{Rng, SeedableRng};
 use serde::Serialize;
@@ -97,7 +96,6 @@ fn memory(device: &Device, options: &StepOptions<'_>, config: &ModelConfig, toke
 pub struct TrainStep {
     device: Device,
     model: Model,
-    gradients: Gradients,
     losses: Buffer<f32>,
     clip: Clip,
     optimizer: AdamW,
@@ -132,16 +130,13 @@ impl TrainStep {
             "lower --batch or --length",
         )?;
         let storage = options.state.storage();
-        let mut model =
-            Model::new(&config, device, options.compute, tokens, Recompute::Nothing, storage.placement)?;
+        let mut model = Model::new(&config, device, options.compute, tokens, Recompute::Nothing, storage)?;
         model.timings().wait_for(device);
-        let mut gradients = Gradients::new(device, &layout, storage, 0)?;
-        initialize(&config, &layout, SEED, model.weights_mut(gradients.scratch())?)?;
-        model.prepare(gradients.scratch())?;
+        initialize(&config, &layout, SEED, model.weights_mut()?)?;
+        model.prepare()?;
         Ok(Self {
             device: device.clone(),
             model,
-            gradients,
             losses: Buffer::zeros(device, tokens)?,
             clip: Clip::new(device, layout.len())?,
             optimizer: AdamW::with_storage(device, layout.len(), options.accumulated(), storage)?,
@@ -176,16 +171,14 @@ impl TrainStep {
         let started = Instant::now();
         let device = self.device.clone();
         let optimizer_seconds = device.scope(|| -> Result<f64> {
-            self.gradients.clear()?;
-            let (gradients, losses) = (self.gradients.of_micro_batch(0), self.losses.view_mut());
-            self.model.loss_and_gradients(&batch, scale, gradients, losses)?;
+            self.model.clear_gradients()?;
+            self.model.loss_and_gradients(&batch, scale, 0, self.losses.view_mut())?;
             device.synchronize()?;
             let optimizer_started = Instant::now();
             let frozen = self.frozen.as_ref();
-            self.clip.measure(self.gradients.view(), frozen, 1.0)?;
-            let (values, clip) = (self.gradients.view(), Some(&self.clip));
-            let gradient = Gradient { values, scale: 1.0, clip, frozen };
-            self.model.step(&mut self.optimizer, gradient, &hyper)?;
+            self.clip.measure(self.model.gradients(), frozen, 1.0)?;
+            let scaling = Scaling { clip: Some(&self.clip), frozen };
+            self.model.step(&mut self.optimizer, scaling, &hyper)?;
             device.synchronize()?;
             Ok(optimizer_started.elapsed().as_secs_f64())
         })?;

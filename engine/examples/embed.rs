@@ -47,7 +47,8 @@ fn main() -> Result<()> {
     let optimizer = train(&device, 0, &mut first, None)?;
     train(&device, 1, &mut second, None)?;
     let one_percent = select::Options::default();
-    let core = select::select(&device, &layout, optimizer.importance(), &one_percent, |_| true)?.mask;
+    let core =
+        select::select(&device, &layout, optimizer.importance().in_f32()?, &one_percent, |_| true)?.mask;
     let options = slerp::Options { skip: Some(&core), ..slerp::Options::default() };
     let angle = slerp::slerp(&device, &layout, second.view_mut(), first.view(), &options)?[0].angle;
     transplant::transplant(&device, second.view_mut(), first.view(), &core)?;

@@ -59,7 +59,7 @@
 //!
 //! // The core: 1 % of the weights, those that moved furthest.
 //! let options = select::Options { fraction: 0.01, ..select::Options::default() };
-//! let core = select::select(&device, &layout, optimizer.importance(), &options, |_| true)?.mask;
+//! let core = select::select(&device, &layout, optimizer.importance().in_f32()?, &options, |_| true)?.mask;
 //! assert_eq!(core.count(), 10);
 //!
 //! // Train on without moving the core: not by momentum and not by decay.

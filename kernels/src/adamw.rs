@@ -20,21 +20,21 @@
 //! importance bit for bit. If the product of `scale[0]` and `factor` is not finite, nothing is written at all: the
 //! scale may come from a norm that is still on the device, and the host learns only later that training has broken.
 //!
-//! Gradients and moments are stored in f32, or in bf16: moments by [stochastic rounding](crate::stochastic), the update
-//! going by what they are before they are rounded.
+//! Gradients, moments and importance are stored in f32, or in bf16: all but gradients by
+//! [stochastic rounding](crate::stochastic), the update going by what they are before they are rounded.
 //!
 //! One kernel for each combination: none or one of the importances, `_frozen`, `_split` weights, and `_state_bf16`. Each
 //! thread has four consecutive elements, by 16-byte accesses (8 for 16-bit types); those behind the last multiple of four go
 //! one by one. No barriers; elements are independent.
 //!
-//! Traffic: 28 bytes per parameter, 18 with gradients and moments in bf16; 8 more with importance, 1 bit more with `frozen`, the same with
+//! Traffic: 28 bytes per parameter, 18 with state in bf16; 8 or 4 more with importance, 1 bit more with `frozen`, the same with
 //! split weights. About 20 operations, of which two divisions and a root are several instructions; about 26 of integers
 //! for split weights, and 23 for moments in bf16.
 
 #[cfg(not(target_arch = "nvptx64"))]
 use crate::launch::{Launch, LaunchError, Slice, SliceMut};
 use crate::simt::*;
-use crate::stochastic::random_bits;
+use crate::stochastic::{random_bits, third_bits};
 
 mod storage;
 
@@ -58,7 +58,7 @@ struct Buffers<W: Weights, S: State> {
     weights: W,
     moment1: GlobalMut<S>,
     moment2: GlobalMut<S>,
-    importance: Option<GlobalMut<f32>>,
+    importance: Option<GlobalMut<S>>,
     frozen: Option<Global<u32>>,
 }
 
@@ -83,7 +83,7 @@ pub struct Coefficients {
     pub epsilon: f32,
     /// lr/(1 − β1ᵗ).
     pub step_size: f32,
-    /// By which moments in bf16 are rounded ([`stochastic::seed_of_step`](crate::stochastic::seed_of_step)).
+    /// By which state in bf16 is rounded ([`stochastic::seed_of_step`](crate::stochastic::seed_of_step)).
     pub rounding_seed: u32,
 }
 
@@ -151,9 +151,9 @@ fn step_four<const IMPORTANCE: u8, W: Weights, S: State>(
     let mut weights = buffers.weights.load_four(first);
     let mut moments1 = S::load(buffers.moment1.as_read(), first);
     let mut moments2 = S::load(buffers.moment2.as_read(), first);
-    let mut sums = F32x4([0.0; 4]);
+    let mut sums = [0.0; 4];
     if let Some(importance) = buffers.importance {
-        sums = importance.load_vector::<F32x4>(first);
+        sums = S::load(importance.as_read(), first);
     }
     let mut frozen = 0;
     if let Some(words) = buffers.frozen {
@@ -164,13 +164,13 @@ fn step_four<const IMPORTANCE: u8, W: Weights, S: State>(
             weight: weights[lane],
             moment1: moments1[lane],
             moment2: moments2[lane],
-            importance: sums.0[lane],
+            importance: sums[lane],
         };
         let after = before.step::<IMPORTANCE>(gradient[lane], frozen >> lane, coefficients);
         weights[lane] = after.weight;
         moments1[lane] = after.moment1;
         moments2[lane] = after.moment2;
-        sums.0[lane] = after.importance;
+        sums[lane] = after.importance;
     }
     // Not before the loads, which would then have to wait for the scale's.
     if !coefficients.gradient_scale.is_finite() {
@@ -181,7 +181,7 @@ fn step_four<const IMPORTANCE: u8, W: Weights, S: State>(
     S::store_four(buffers.moment1, first, moments1, bits);
     S::store_four(buffers.moment2, first, moments2, bits.map(|bits| bits >> 16));
     if let Some(importance) = buffers.importance {
-        importance.store_vector(first, sums);
+        S::store_four(importance, first, sums, bits.map(third_bits));
     }
 }
 
@@ -198,7 +198,7 @@ fn step_one<const IMPORTANCE: u8, W: Weights, S: State>(
         importance: 0.0,
     };
     if let Some(importance) = buffers.importance {
-        before.importance = importance.load(index);
+        before.importance = importance.load(index).to_f32();
     }
     let mut frozen = 0;
     if let Some(words) = buffers.frozen {
@@ -213,12 +213,12 @@ fn step_one<const IMPORTANCE: u8, W: Weights, S: State>(
     S::store_one(buffers.moment1, index, after.moment1, bits);
     S::store_one(buffers.moment2, index, after.moment2, bits >> 16);
     if let Some(importance) = buffers.importance {
-        importance.store(index, after.importance);
+        S::store_one(importance, index, after.importance, third_bits(bits));
     }
 }
 
-/// The kernel of one combination; behind the type of gradients and moments stands their alignment, and the names in brackets are its buffers
-/// beside those that all have.
+/// The kernel of one combination; behind the type of gradients, moments and importance stands their alignment, and the names in
+/// brackets are its buffers beside those that all have.
 macro_rules! adamw_kernel {
     (
         $name:ident = $kind:ident, $state:ident by $align:literal:
@@ -233,7 +233,7 @@ macro_rules! adamw_kernel {
                 $($rounded: update Bf16 [count] align 8, $lower: update u16 [count] align 8,)?
                 moment1: update $state [count] align $align,
                 moment2: update $state [count] align $align,
-                $($importance: update f32 [count] align 16,)?
+                $($importance: update $state [count] align $align,)?
                 $($frozen: read u32 [count.div_ceil(32)],)?
                 scale: read f32 [1],
                 count: scalar u64,
@@ -266,7 +266,7 @@ macro_rules! adamw_kernel {
                     root_correction,
                     epsilon,
                     step_size,
-                    // Not looked at where moments are f32.
+                    // Not looked at where state is f32.
                     rounding_seed: 0 $(+ $seed)?,
                 };
                 step::<$kind, _, $state>(buffers, count as usize, coefficients);
@@ -275,7 +275,7 @@ macro_rules! adamw_kernel {
     };
 }
 
-/// Where importance is accumulated, if it is: one f32 per parameter.
+/// Where importance is accumulated, if it is: one number per parameter.
 #[cfg(not(target_arch = "nvptx64"))]
 #[derive(Debug)]
 pub enum Importance<S> {
@@ -323,24 +323,36 @@ impl StoredWeights<'_> {
     }
 }
 
-/// The gradient, and first and second moments, in the type they are stored in.
+/// Gradient, moments and importance in one type.
+#[cfg(not(target_arch = "nvptx64"))]
+#[derive(Debug)]
+pub struct StateOf<'a, S: Element> {
+    /// The gradient.
+    pub gradient: Slice<'a, S>,
+    /// First moments.
+    pub moment1: SliceMut<'a, S>,
+    /// Second moments.
+    pub moment2: SliceMut<'a, S>,
+    /// Importance.
+    pub importance: Importance<SliceMut<'a, S>>,
+}
+
+/// The same in the type they are stored in.
 #[cfg(not(target_arch = "nvptx64"))]
 #[derive(Debug)]
 pub enum StoredState<'a> {
     /// As they are computed.
-    F32(Slice<'a, f32>, SliceMut<'a, f32>, SliceMut<'a, f32>),
-    /// The moments by [stochastic rounding](crate::stochastic).
-    Bf16(Slice<'a, Bf16>, SliceMut<'a, Bf16>, SliceMut<'a, Bf16>),
+    F32(StateOf<'a, f32>),
+    /// Moments and importance by [stochastic rounding](crate::stochastic).
+    Bf16(StateOf<'a, Bf16>),
 }
 
-/// What a step of [`adamw_step`] reads and writes beside gradient and moments.
+/// What a step of [`adamw_step`] reads and writes beside that.
 #[cfg(not(target_arch = "nvptx64"))]
 #[derive(Debug)]
 pub struct Step<'a> {
     /// The weights.
     pub weights: StoredWeights<'a>,
-    /// Importance.
-    pub importance: Importance<SliceMut<'a, f32>>,
     /// Coordinates that keep their bits.
     pub frozen: Option<Slice<'a, u32>>,
     /// A factor of the gradient, `[1]`.
@@ -379,7 +391,7 @@ macro_rules! launch {
     }};
 }
 
-/// The kernels for gradients and moments of one type and alignment, and the function that chooses among them. By importance: the
+/// The kernels for state of one type and alignment, and the function that chooses among them. By importance: the
 /// kernel for weights in f32, that with frozen coordinates, and the same two for split weights.
 macro_rules! adamw {
     ($choose:ident, $state:ident by $align:literal $seed:tt; $(
@@ -395,16 +407,18 @@ macro_rules! adamw {
             }
         )*
 
-        /// One step by the kernel for its weights, importance and frozen coordinates, on gradients and moments of this type.
+        /// One step by the kernel for its weights, importance and frozen coordinates, on state of this type.
         #[cfg(not(target_arch = "nvptx64"))]
         fn $choose(
             launcher: &dyn Launch,
             step: Step<'_>,
-            state: (Slice<'_, $state>, SliceMut<'_, $state>, SliceMut<'_, $state>),
+            state: StateOf<'_, $state>,
             coefficients: &Coefficients,
         ) -> Result<(), LaunchError> {
             let count = step.weights.len() as u64;
-            match (step.importance, step.frozen, step.weights) {
+            let StateOf { gradient, moment1, moment2, importance } = state;
+            let state = (gradient, moment1, moment2);
+            match (importance, step.frozen, step.weights) {
                 $(
                     (Importance::$variant $(($importance))?, None, StoredWeights::F32(weights)) => {
                         launch!(
@@ -459,7 +473,7 @@ adamw! { with_bf16_state, Bf16 by 8 [rounding_seed];
         adamw_fisher_split_state_bf16, adamw_fisher_frozen_split_state_bf16;
 }
 
-/// One step, by the kernel for its weights, gradients and moments, importance and frozen coordinates.
+/// One step, by the kernel for its weights, state and frozen coordinates.
 ///
 /// # Errors
 /// A buffer too short or misaligned, or what the launcher reports.
@@ -471,11 +485,7 @@ pub fn adamw_step(
     coefficients: &Coefficients,
 ) -> Result<(), LaunchError> {
     match state {
-        StoredState::F32(gradient, first, second) => {
-            with_f32_state(launcher, step, (gradient, first, second), coefficients)
-        }
-        StoredState::Bf16(gradient, first, second) => {
-            with_bf16_state(launcher, step, (gradient, first, second), coefficients)
-        }
+        StoredState::F32(state) => with_f32_state(launcher, step, state, coefficients),
+        StoredState::Bf16(state) => with_bf16_state(launcher, step, state, coefficients),
     }
 }

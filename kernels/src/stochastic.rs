@@ -1,10 +1,11 @@
-//! Stochastic rounding of f32 to bf16, for moments and sums of gradients that are stored in 16 bits.
+//! Stochastic rounding of f32 to bf16, for moments, importance and sums of gradients that are stored in 16 bits.
 //!
 //! A value between two bf16 numbers becomes the farther from zero with the probability of how far it is on the way there,
 //! so that its expectation stays. Near its mean the second moment changes by about 1 − β2 of itself in a step, a thousandth by
 //! default. That is less than half a unit of bf16: rounded to nearest, it would stand still.
 //!
-//! So would the sum of the gradients of many micro-batches, each less than half a unit of it.
+//! So would the sum of the gradients of many micro-batches, or of what many steps add to importance, each less than half a
+//! unit of it.
 //!
 //! The random bits are a function of an element's index and of the step, or of the micro-batch within it, so the same run
 //! gives the same bits.
@@ -20,6 +21,12 @@ pub fn random_bits(index: usize, seed: u32) -> u32 {
     bits = (bits ^ bits >> 16).wrapping_mul(0x85eb_ca6b);
     bits = (bits ^ bits >> 13).wrapping_mul(0xc2b2_ae35);
     bits ^ bits >> 16
+}
+
+/// 16 bits more, which no moment is rounded by.
+#[inline(always)]
+pub fn third_bits(bits: u32) -> u32 {
+    (bits ^ bits >> 15).wrapping_mul(0x9e37_79b1) >> 16
 }
 
 /// What [`random_bits`] takes for step number `step`, or for a micro-batch.

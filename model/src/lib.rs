@@ -47,6 +47,6 @@ pub use config::{
 };
 pub use contain::panic_is_contained;
 pub use error::{Error, FileAction, Result};
-pub use model::Model;
+pub use model::{Model, Scaling};
 pub use recipe::Recipe;
 pub use tokenizer::Tokenizer;

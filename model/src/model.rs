@@ -1,53 +1,68 @@
-//! A model in training: its master weights, and the transformer that computes with them.
+//! A model in training: its master weights and their gradients, and the transformer that computes with them.
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, Weights};
-use cpift_engine::ops::gradients::GradientsMut;
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, StateStorage};
+use cpift_engine::ops::gradients::{Gradients, GradientsMut, GradientsView};
+use cpift_engine::ops::norm::Clip;
 use cpift_engine::ops::split::{self, Planes};
-use cpift_engine::{Buffer, Device, Placement, View, ViewMut, bf16};
+use cpift_engine::{Buffer, Device, Mask, Placement, View, ViewMut, bf16};
 
 use crate::batch::Batch;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 use crate::evaluation::{Observe, Request, RowScores, evaluate};
+use crate::stages::pieces::longest_part;
 use crate::transformer::{ComputeType, Recompute, Timings, Transformer};
 
-/// f32 master weights, and a transformer that computes in f32 or in bf16.
+/// f32 master weights, their gradients, and a transformer that computes in f32 or in bf16.
 ///
 /// For bf16 the master weights are [split](split) into two planes, of which the transformer reads one, in the memory
-/// that they have in f32. Where that is the host's memory, the one that is read has memory of its own on the device. They
-/// are split before they are computed with and joined when they are asked for. Either takes `scratch`, memory of as many
-/// bf16 that is overwritten; neither does anything where it is done already.
+/// that they have in f32. They are split before they are computed with and joined when they are asked for, which
+/// overwrites the gradients; neither does anything where it is done already.
 pub struct Model {
     device: Device,
-    /// The master weights in f32, or both planes.
+    /// The master weights in f32, or what [`Compute`] has in their place.
     weights: Buffer<f32>,
     compute: Compute,
 }
 
 enum Compute {
-    F32(Transformer<f32>),
+    F32 {
+        transformer: Transformer<f32>,
+        gradients: Gradients,
+    },
+    /// Split weights are both planes, in their memory.
     Bf16 {
         transformer: Transformer<bf16>,
-        /// Whether the weights are split.
+        gradients: Gradients,
         is_split: bool,
-        /// The rounded plane, where it is not in the master weights' memory.
-        rounded: Option<Buffer<bf16>>,
+    },
+    /// With master weights in the host's memory. Split ones are gradients in bf16, and behind them the lower halves.
+    Offloaded {
+        transformer: Transformer<bf16>,
+        /// The rounded plane, on the device.
+        rounded: Buffer<bf16>,
+        /// What gradients are added up in, a tensor at a time.
+        sum: Buffer<f32>,
+        is_split: bool,
     },
 }
 
-/// `$body`, with the transformer and the weights it computes with, which are prepared.
-macro_rules! compute {
-    ($model:ident, |$transformer:ident, $weights:ident| $body:expr) => {
-        match &mut $model.compute {
-            Compute::F32($transformer) => {
-                let $weights = $model.weights.view();
-                $body
-            }
-            Compute::Bf16 { transformer: $transformer, is_split, rounded } => {
-                require_prepared(*is_split)?;
-                let $weights = rounded_plane(rounded, &$model.weights);
-                $body
-            }
+/// What a step of the optimizer makes of the gradients.
+#[derive(Debug, Clone, Copy, Default)]
+pub struct Scaling<'a> {
+    /// A factor, measured on the device.
+    pub clip: Option<&'a Clip>,
+    /// Coordinates that keep their bits.
+    pub frozen: Option<&'a Mask>,
+}
+
+/// `$body`, with the transformer.
+macro_rules! transformer {
+    ($model:expr, |$transformer:ident| $body:expr) => {
+        match $model {
+            Compute::F32 { transformer: $transformer, .. } => $body,
+            Compute::Bf16 { transformer: $transformer, .. } => $body,
+            Compute::Offloaded { transformer: $transformer, .. } => $body,
         }
     };
 }
@@ -59,14 +74,9 @@ fn require_prepared(is_split: bool) -> Result<()> {
     }
 }
 
-/// The weights that are computed with, of split ones.
-fn rounded_plane<'a>(rounded: &'a Option<Buffer<bf16>>, weights: &'a Buffer<f32>) -> View<'a, bf16> {
-    rounded.as_ref().map_or_else(|| split::rounded(weights.view()), Buffer::view)
-}
-
 impl Model {
-    /// Weights of zeros, in `placement` as far as no product reads them, and memory for training as
-    /// [`Transformer::new`] takes it.
+    /// Weights of zeros and their gradients, stored as `storage` says of moments, as far as no product reads them; and
+    /// memory for training as [`Transformer::new`] takes it.
     ///
     /// # Errors
     /// Memory that cannot be had.
@@ -76,19 +86,28 @@ impl Model {
         compute: ComputeType,
         max_tokens: usize,
         recompute: Recompute,
-        placement: Placement,
+        storage: impl Into<StateStorage>,
     ) -> Result<Self> {
-        let length = config.layout()?.len();
-        let weights = Buffer::zeros_in(device, length, Self::placement_of_weights(compute, placement))?;
-        let compute = match compute {
-            ComputeType::F32 => Compute::F32(Transformer::new(config, device, max_tokens, recompute)?),
-            ComputeType::Bf16 => Compute::Bf16 {
+        let (layout, storage) = (config.layout()?, storage.into());
+        let part = longest_part(&layout);
+        let placement = Self::placement_of_weights(compute, storage.placement);
+        let weights = Buffer::zeros_in(device, layout.len(), placement)?;
+        let gradients = || Gradients::new(device, &layout, storage, part);
+        let compute = match (compute, placement) {
+            (ComputeType::F32, _) => Compute::F32 {
                 transformer: Transformer::new(config, device, max_tokens, recompute)?,
+                gradients: gradients()?,
+            },
+            (ComputeType::Bf16, Placement::Device) => Compute::Bf16 {
+                transformer: Transformer::new(config, device, max_tokens, recompute)?,
+                gradients: gradients()?,
                 is_split: false,
-                rounded: match placement {
-                    Placement::Device => None,
-                    Placement::Host => Some(Buffer::zeros(device, length)?),
-                },
+            },
+            (ComputeType::Bf16, Placement::Host) => Compute::Offloaded {
+                transformer: Transformer::new(config, device, max_tokens, recompute)?,
+                rounded: Buffer::zeros(device, layout.len())?,
+                sum: Buffer::zeros(device, Gradients::sum_length(&layout, part))?,
+                is_split: false,
             },
         };
         Ok(Self { device: device.clone(), weights, compute })
@@ -104,26 +123,20 @@ impl Model {
 
     /// The model's configuration.
     pub fn config(&self) -> &ModelConfig {
-        match &self.compute {
-            Compute::F32(transformer) => transformer.config(),
-            Compute::Bf16 { transformer, .. } => transformer.config(),
-        }
+        transformer!(&self.compute, |transformer| transformer.config())
     }
 
     /// The transformer's [`Transformer::timings`].
     pub fn timings(&mut self) -> &mut Timings {
-        match &mut self.compute {
-            Compute::F32(transformer) => transformer.timings(),
-            Compute::Bf16 { transformer, .. } => transformer.timings(),
-        }
+        transformer!(&mut self.compute, |transformer| transformer.timings())
     }
 
     /// The master weights, flat.
     ///
     /// # Errors
-    /// `scratch` of another length, or when the device has failed.
-    pub fn weights(&mut self, scratch: ViewMut<'_, bf16>) -> Result<View<'_, f32>> {
-        self.join(scratch)?;
+    /// When the device has failed.
+    pub fn weights(&mut self) -> Result<View<'_, f32>> {
+        self.join()?;
         Ok(self.weights.view())
     }
 
@@ -131,9 +144,22 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::weights`].
-    pub fn weights_mut(&mut self, scratch: ViewMut<'_, bf16>) -> Result<ViewMut<'_, f32>> {
-        self.join(scratch)?;
+    pub fn weights_mut(&mut self) -> Result<ViewMut<'_, f32>> {
+        self.join()?;
         Ok(self.weights.view_mut())
+    }
+
+    /// The same, and f32 memory of so many elements, at most those of the longest part that models are fused in.
+    ///
+    /// # Errors
+    /// As [`Model::weights`].
+    pub fn weights_and_part(&mut self, length: usize) -> Result<(ViewMut<'_, f32>, ViewMut<'_, f32>)> {
+        self.join()?;
+        let part = match &mut self.compute {
+            Compute::F32 { gradients, .. } | Compute::Bf16 { gradients, .. } => gradients.part(length),
+            Compute::Offloaded { sum, .. } => sum.slice_mut(0..length),
+        };
+        Ok((self.weights.view_mut(), part))
     }
 
     /// The memory of the master weights, split or not.
@@ -145,88 +171,145 @@ impl Model {
     ///
     /// # Errors
     /// As [`Model::weights`].
-    pub fn rounded_weights(&mut self, scratch: ViewMut<'_, bf16>) -> Result<Option<View<'_, bf16>>> {
-        self.prepare(scratch)?;
-        match &self.compute {
-            Compute::F32(_) => Ok(None),
-            Compute::Bf16 { rounded, .. } => Ok(Some(rounded_plane(rounded, &self.weights))),
-        }
+    pub fn rounded_weights(&mut self) -> Result<Option<View<'_, bf16>>> {
+        self.prepare()?;
+        Ok(match &self.compute {
+            Compute::F32 { .. } => None,
+            Compute::Bf16 { .. } => Some(split::rounded(self.weights.view())),
+            Compute::Offloaded { rounded, .. } => Some(rounded.view()),
+        })
     }
 
     /// Makes the weights what is computed with: for bf16 it splits them.
     ///
     /// # Errors
     /// As [`Model::weights`].
-    pub fn prepare(&mut self, scratch: ViewMut<'_, bf16>) -> Result<()> {
-        if let Compute::Bf16 { is_split: is_split @ false, rounded, .. } = &mut self.compute {
-            let weights = self.weights.view_mut();
-            match rounded {
-                None => split::split_in_place(&self.device, weights, scratch)?,
-                Some(rounded) => split::split_apart(&self.device, weights, rounded.view_mut())?,
+    pub fn prepare(&mut self) -> Result<()> {
+        let weights = self.weights.view_mut();
+        match &mut self.compute {
+            Compute::Bf16 { gradients, is_split: is_split @ false, .. } => {
+                split::split_in_place(&self.device, weights, gradients.scratch())?;
+                *is_split = true;
             }
-            *is_split = true;
+            Compute::Offloaded { rounded, is_split: is_split @ false, .. } => {
+                split::split_apart(&self.device, weights, rounded.view_mut())?;
+                *is_split = true;
+            }
+            Compute::F32 { .. } | Compute::Bf16 { .. } | Compute::Offloaded { .. } => {}
         }
         Ok(())
     }
 
     /// Makes split weights f32 again.
-    fn join(&mut self, scratch: ViewMut<'_, bf16>) -> Result<()> {
-        if let Compute::Bf16 { is_split: is_split @ true, rounded, .. } = &mut self.compute {
-            let weights = self.weights.view_mut();
-            match rounded {
-                None => split::join_in_place(&self.device, weights, scratch)?,
-                Some(rounded) => split::join_apart(&self.device, weights, rounded.view_mut())?,
+    fn join(&mut self) -> Result<()> {
+        let weights = self.weights.view_mut();
+        match &mut self.compute {
+            Compute::Bf16 { gradients, is_split: is_split @ true, .. } => {
+                split::join_in_place(&self.device, weights, gradients.scratch())?;
+                *is_split = false;
             }
-            *is_split = false;
+            Compute::Offloaded { rounded, is_split: is_split @ true, .. } => {
+                split::join_apart(&self.device, weights, rounded.view_mut())?;
+                *is_split = false;
+            }
+            Compute::F32 { .. } | Compute::Bf16 { .. } | Compute::Offloaded { .. } => {}
         }
         Ok(())
     }
 
-    /// [`Transformer::loss_and_gradients`] with the weights, which are [prepared](Model::prepare).
+    /// The gradients, until weights are asked for. The weights are [prepared](Model::prepare).
+    pub fn gradients(&self) -> GradientsView<'_> {
+        match &self.compute {
+            Compute::F32 { gradients, .. } | Compute::Bf16 { gradients, .. } => gradients.view(),
+            Compute::Offloaded { .. } => split::rounded(self.weights.view()).into(),
+        }
+    }
+
+    /// Makes the gradients zero. The weights are [prepared](Model::prepare).
+    ///
+    /// # Errors
+    /// When they are not, or the device has failed.
+    pub fn clear_gradients(&mut self) -> Result<()> {
+        match &mut self.compute {
+            Compute::F32 { gradients, .. } | Compute::Bf16 { gradients, .. } => gradients.clear()?,
+            Compute::Offloaded { is_split, .. } => {
+                require_prepared(*is_split)?;
+                Planes::of(self.weights.view_mut()).rounded.fill(bf16::ZERO)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// [`Transformer::loss_and_gradients`] of a micro-batch, the step's number `micro_batch`, whose gradients are added to
+    /// those before. The weights are [prepared](Model::prepare).
     ///
     /// # Errors
     /// As that, or when they are not prepared.
-    pub fn loss_and_gradients<'g>(
+    pub fn loss_and_gradients(
         &mut self,
         batch: &Batch,
         scale: f32,
-        gradients: impl Into<GradientsMut<'g>>,
+        micro_batch: usize,
         losses: ViewMut<'_, f32>,
     ) -> Result<()> {
-        compute!(self, |transformer, weights| transformer
-            .loss_and_gradients(weights, batch, scale, gradients, losses))
+        match &mut self.compute {
+            Compute::F32 { transformer, gradients } => {
+                let gradients = gradients.of_micro_batch(micro_batch);
+                transformer.loss_and_gradients(self.weights.view(), batch, scale, gradients, losses)
+            }
+            Compute::Bf16 { transformer, gradients, is_split } => {
+                require_prepared(*is_split)?;
+                let weights = split::rounded(self.weights.view());
+                let gradients = gradients.of_micro_batch(micro_batch);
+                transformer.loss_and_gradients(weights, batch, scale, gradients, losses)
+            }
+            Compute::Offloaded { transformer, rounded, sum, is_split } => {
+                require_prepared(*is_split)?;
+                let values = Planes::of(self.weights.view_mut()).rounded;
+                let gradients = GradientsMut::Bf16 { values, sum: sum.view_mut(), micro_batch };
+                transformer.loss_and_gradients(rounded.view(), batch, scale, gradients, losses)
+            }
+        }
     }
 
-    /// One step of the optimizer on weights that are [prepared](Model::prepare).
+    /// One step of the optimizer. The weights are [prepared](Model::prepare).
     ///
     /// # Errors
     /// As [`AdamW::step`], or when they are not prepared.
-    pub fn step(&mut self, optimizer: &mut AdamW, gradient: Gradient<'_>, hyper: &Hyper) -> Result<()> {
-        let weights: Weights<'_> = match &mut self.compute {
-            Compute::F32(_) => self.weights.view_mut().into(),
-            Compute::Bf16 { is_split, rounded, .. } => {
+    pub fn step(&mut self, optimizer: &mut AdamW, scaling: Scaling<'_>, hyper: &Hyper) -> Result<()> {
+        let Scaling { clip, frozen } = scaling;
+        let scaled = |values| Gradient { values, scale: 1.0, clip, frozen };
+        let weights = self.weights.view_mut();
+        match &mut self.compute {
+            Compute::F32 { gradients, .. } => optimizer.step(weights, scaled(gradients.view()), hyper)?,
+            Compute::Bf16 { gradients, is_split, .. } => {
                 require_prepared(*is_split)?;
-                let planes = Planes::of(self.weights.view_mut());
-                match rounded {
-                    None => planes.into(),
-                    Some(rounded) => Planes { rounded: rounded.view_mut(), ..planes }.into(),
-                }
+                optimizer.step(Planes::of(weights), scaled(gradients.view()), hyper)?;
             }
-        };
-        Ok(optimizer.step(weights, gradient, hyper)?)
+            Compute::Offloaded { rounded, is_split, .. } => {
+                require_prepared(*is_split)?;
+                let Planes { rounded: gradients, lower } = Planes::of(weights);
+                let planes = Planes { rounded: rounded.view_mut(), lower };
+                optimizer.step(planes, scaled(gradients.as_view().into()), hyper)?;
+            }
+        }
+        Ok(())
     }
 
     /// Measures the model on the rows of a data set.
     ///
     /// # Errors
     /// As [`evaluate`] and [`Model::prepare`].
-    pub fn evaluate(
-        &mut self,
-        scratch: ViewMut<'_, bf16>,
-        request: &Request<'_>,
-        observe: Observe<'_>,
-    ) -> Result<RowScores> {
-        self.prepare(scratch)?;
-        compute!(self, |transformer, weights| evaluate(transformer, weights, request, observe))
+    pub fn evaluate(&mut self, request: &Request<'_>, observe: Observe<'_>) -> Result<RowScores> {
+        self.prepare()?;
+        match &mut self.compute {
+            Compute::F32 { transformer, .. } => evaluate(transformer, self.weights.view(), request, observe),
+            Compute::Bf16 { transformer, .. } => {
+                evaluate(transformer, split::rounded(self.weights.view()), request, observe)
+            }
+            Compute::Offloaded { transformer, rounded, .. } => {
+                evaluate(transformer, rounded.view(), request, observe)
+            }
+        }
     }
 }

@@ -17,8 +17,8 @@ pub enum StateType {
     /// Gradients, moments and importance in f32.
     #[default]
     Exact,
-    /// Gradients in bf16, and moments, which are rounded stochastically. Importance `net` is not accumulated: it is what the weights are away from
-    /// the base.
+    /// Gradients, moments and importance in bf16, all but gradients' sums rounded stochastically. Importance `net` is not
+    /// accumulated: it is what the weights are away from the base.
     Compact,
     /// The same, in the memory of a GPU's host: on the GPU are only the weights that products read. The same bits as
     /// compact state.
@@ -65,19 +65,34 @@ impl StateType {
         let flat = layout.len() * size_of::<f32>();
         let of_weights = Model::placement_of_weights(compute, placement);
         let [gradients, sums] = Gradients::bytes(layout, moments, longest_part(layout));
-        let mut parts = vec![part("weights", flat, of_weights)];
-        if of_weights == Placement::Host {
-            parts.push(part("rounded weights", layout.len() * size_of::<bf16>(), Placement::Device));
-        }
-        parts.push(part("gradients", gradients, placement));
+        let mut parts = match of_weights {
+            Placement::Device => {
+                vec![part("weights", flat, of_weights), part("gradients", gradients, placement)]
+            }
+            // Gradients are where the rounded weights would be.
+            Placement::Host => vec![
+                part("rounded weights", layout.len() * size_of::<bf16>(), Placement::Device),
+                part("weights and gradients", flat, of_weights),
+            ],
+        };
         if sums > 0 {
             parts.push(part("sums of gradients", sums, Placement::Device));
         }
         parts.push(part("moments", 2 * layout.len() * moments.bytes(), placement));
         if accumulated != Accumulate::None {
-            parts.push(part("importance", flat, placement));
+            parts.push(part("importance", self.importance_bytes(layout, accumulated), placement));
         }
         parts
+    }
+
+    /// Bytes of the importance that is accumulated, in memory and in files.
+    pub fn importance_bytes(self, layout: &Layout, accumulated: Accumulate) -> usize {
+        match accumulated {
+            Accumulate::None => 0,
+            Accumulate::Net | Accumulate::Path | Accumulate::Fisher => {
+                layout.len() * self.storage().moments.bytes()
+            }
+        }
     }
 
     /// Bytes of the parts but for importance, wherever they are.

@@ -2,8 +2,7 @@
 
 use std::time::Instant;
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentsView, StateStorage};
-use cpift_engine::ops::gradients::Gradients;
+use cpift_engine::ops::adamw::{AdamW, Hyper, ImportanceKind, ImportanceView, MomentsView, StateStorage};
 use cpift_engine::ops::norm::{self, Clip};
 use cpift_engine::{Buffer, Device, Layout, Mask, View, ViewMut};
 
@@ -11,7 +10,7 @@ use crate::data::StepBatches;
 use crate::error::{Error, Result};
 use crate::evaluation::{Observe, Request, RowScores};
 use crate::machine;
-use crate::model::Model;
+use crate::model::{Model, Scaling};
 use crate::progress::{StepReport, TaskShare, TrainingStage};
 use crate::recipe::TrainSettings;
 use crate::stages::models::Buffers;
@@ -21,9 +20,8 @@ use crate::stages::pieces::longest_part;
 pub struct Trainer {
     device: Device,
     layout: Layout,
-    /// Weights over the flat layout, forward and backward.
+    /// Weights and gradients over the flat layout, forward and backward.
     model: Model,
-    gradients: Gradients,
     /// Losses of all positions of a step; grows to the largest step.
     losses: Buffer<f32>,
     clip: Clip,
@@ -54,8 +52,8 @@ struct SourceLoss {
 }
 
 impl Trainer {
-    /// Buffers for training `model`; `importance` is what the optimizer accumulates, `storage` how moments and gradients are
-    /// stored.
+    /// Buffers for training `model`; `importance` is what the optimizer accumulates, `storage` how moments are stored, and
+    /// gradients as well.
     ///
     /// # Errors
     /// When memory runs out.
@@ -70,7 +68,6 @@ impl Trainer {
             device: device.clone(),
             layout: layout.clone(),
             model,
-            gradients: Gradients::new(device, layout, storage, longest_part(layout))?,
             losses: Buffer::zeros(device, 0)?,
             clip: Clip::new(device, layout.len())?,
             optimizer: AdamW::with_storage(device, layout.len(), importance, storage)?,
@@ -87,12 +84,12 @@ impl Trainer {
         self.model.memory()
     }
 
-    /// The master weights. Only between steps: where weights are split, joining them overwrites the gradients.
+    /// The master weights. Only between steps, as of [`Model::weights`].
     ///
     /// # Errors
     /// When the device has failed.
     pub fn weights(&mut self) -> Result<View<'_, f32>> {
-        self.model.weights(self.gradients.scratch())
+        self.model.weights()
     }
 
     /// The master weights, to be changed.
@@ -100,15 +97,15 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::weights`].
     pub fn weights_mut(&mut self) -> Result<ViewMut<'_, f32>> {
-        self.model.weights_mut(self.gradients.scratch())
+        self.model.weights_mut()
     }
 
     /// The master weights, the moments, and the importance accumulated so far.
     ///
     /// # Errors
     /// As [`Trainer::weights`].
-    pub fn state(&mut self) -> Result<(View<'_, f32>, MomentsView<'_>, View<'_, f32>)> {
-        let weights = self.model.weights(self.gradients.scratch())?;
+    pub fn state(&mut self) -> Result<(View<'_, f32>, MomentsView<'_>, ImportanceView<'_>)> {
+        let weights = self.model.weights()?;
         Ok((weights, self.optimizer.moments(), self.optimizer.importance()))
     }
 
@@ -118,7 +115,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::weights`].
     pub fn scratch_buffers(&mut self) -> Result<(ViewMut<'_, f32>, ViewMut<'_, f32>)> {
-        let weights = self.model.weights_mut(self.gradients.scratch())?;
+        let weights = self.model.weights_mut()?;
         Ok((weights, self.optimizer.lend_moments()))
     }
 
@@ -127,10 +124,8 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::weights`].
     pub fn fusion_buffers(&mut self) -> Result<Buffers<'_>> {
-        let part = longest_part(&self.layout);
-        let backbone = self.model.weights_mut(self.gradients.scratch())?;
-        let base = self.optimizer.lend_moments();
-        Ok(Buffers { backbone, base, operand: self.gradients.part(part) })
+        let (backbone, operand) = self.model.weights_and_part(longest_part(&self.layout))?;
+        Ok(Buffers { backbone, base: self.optimizer.lend_moments(), operand })
     }
 
     /// [`Model::evaluate`].
@@ -138,13 +133,13 @@ impl Trainer {
     /// # Errors
     /// As that.
     pub fn evaluate(&mut self, request: &Request<'_>, observe: Observe<'_>) -> Result<RowScores> {
-        self.model.evaluate(self.gradients.scratch(), request, observe)
+        self.model.evaluate(request, observe)
     }
 
     /// Forgets moments, steps and importance: a new fine-tune begins with the weights as they are.
     pub fn begin(&mut self) -> Result<()> {
         self.optimizer.restart()?;
-        Ok(self.optimizer.importance_mut().fill(0.0)?)
+        Ok(self.optimizer.clear_importance()?)
     }
 
     /// Makes one optimizer step on `batches`, whose sources are named by `sources`.
@@ -169,14 +164,13 @@ impl Trainer {
         };
         // All of the step is queued, and run as one, before anything is read: a GPU is waited for once.
         device.scope(|| {
-            self.model.prepare(self.gradients.scratch())?;
+            self.model.prepare()?;
             device.record(|| -> Result<()> {
                 self.queue_gradients(batches)?;
                 let maximum = if settings.clip > 0.0 { settings.clip } else { f64::INFINITY };
-                self.clip.measure(self.gradients.view(), step.frozen, maximum)?;
-                let (values, clip) = (self.gradients.view(), Some(&self.clip));
-                let gradient = Gradient { values, scale: 1.0, clip, frozen: step.frozen };
-                self.model.step(&mut self.optimizer, gradient, &hyper)
+                self.clip.measure(self.model.gradients(), step.frozen, maximum)?;
+                let scaling = Scaling { clip: Some(&self.clip), frozen: step.frozen };
+                self.model.step(&mut self.optimizer, scaling, &hyper)
             })
         })?;
         let (gradient_norm, losses) = self.clip.norm_with(self.losses.slice(0..step_tokens(batches)))?;
@@ -227,7 +221,7 @@ impl Trainer {
 
     /// Queues the gradients of a step, and the losses of all its positions.
     fn queue_gradients(&mut self, batches: &StepBatches) -> Result<()> {
-        self.gradients.clear()?;
+        self.model.clear_gradients()?;
         let scale = (1.0 / batches.supervised_tokens as f64) as f32;
         let tokens = step_tokens(batches);
         if self.losses.len() < tokens {
@@ -236,9 +230,8 @@ impl Trainer {
         let mut start = 0;
         for (number, batch) in batches.micro.iter().enumerate() {
             let end = start + batch.tokens.len();
-            let gradients = self.gradients.of_micro_batch(number);
             let losses = self.losses.slice_mut(start..end);
-            self.model.loss_and_gradients(batch, scale, gradients, losses)?;
+            self.model.loss_and_gradients(batch, scale, number, losses)?;
             start = end;
         }
         Ok(())
@@ -250,7 +243,7 @@ impl Trainer {
             return format!("the loss became {loss}");
         }
         let is_bad = |segment: &&cpift_engine::Segment| {
-            let gradient = self.gradients.view().slice(segment.range());
+            let gradient = self.model.gradients().slice(segment.range());
             norm::squared_norm(&self.device, gradient, None).is_ok_and(|squared| !squared.is_finite())
         };
         match self.layout.segments().iter().find(is_bad) {

@@ -43,7 +43,7 @@ impl Gradients {
             MomentType::F32 => Stored::F32(Buffer::zeros_in(device, layout.len(), placement)?),
             MomentType::Bf16 => Stored::Bf16 {
                 values: Buffer::zeros_in(device, layout.len(), placement)?,
-                sum: Buffer::zeros(device, sum_length(layout).max(part))?,
+                sum: Buffer::zeros(device, Self::sum_length(layout, part))?,
             },
         }))
     }
@@ -53,9 +53,20 @@ impl Gradients {
         match moments {
             MomentType::F32 => [layout.len() * size_of::<f32>(), 0],
             MomentType::Bf16 => {
-                [layout.len() * size_of::<bf16>(), sum_length(layout).max(part) * size_of::<f32>()]
+                [layout.len() * size_of::<bf16>(), Self::sum_length(layout, part) * size_of::<f32>()]
             }
         }
+    }
+
+    /// Elements of the buffer that gradients in bf16 are added up in: those of the largest tensor, and of a vector beside
+    /// it, which one operation adds to together; at least `part`.
+    pub fn sum_length(layout: &Layout, part: usize) -> usize {
+        let longest = |vectors_only: bool| {
+            let wanted = layout.segments().iter().filter(|segment| !vectors_only || segment.shape.len() == 1);
+            let longest = wanted.map(|segment| segment.length).max().unwrap_or(0);
+            longest.next_multiple_of(SEGMENT_ALIGNMENT)
+        };
+        (longest(false) + longest(true)).max(part)
     }
 
     /// To read.
@@ -104,16 +115,6 @@ impl Gradients {
             Stored::F32(memory) | Stored::Bf16 { sum: memory, .. } => memory.slice_mut(0..length),
         }
     }
-}
-
-/// Elements that what one operation adds may have: those of the largest tensor, and of a vector beside it.
-fn sum_length(layout: &Layout) -> usize {
-    let longest = |vectors_only: bool| {
-        let wanted = layout.segments().iter().filter(|segment| !vectors_only || segment.shape.len() == 1);
-        let longest = wanted.map(|segment| segment.length).max().unwrap_or(0);
-        longest.next_multiple_of(SEGMENT_ALIGNMENT)
-    };
-    longest(false) + longest(true)
 }
 
 /// Gradients to read.

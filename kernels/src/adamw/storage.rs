@@ -1,10 +1,10 @@
-//! How weights, gradients and moments lie in memory.
+//! How weights, gradients, moments and importance lie in memory.
 
 use crate::dither::{dither_to_bf16, lower_half, undo};
 use crate::simt::*;
 use crate::stochastic::round_to_bf16;
 
-/// A number type that gradients and moments are stored in. Values are rounded by the lower 16 of the bits beside them.
+/// A number type that gradients, moments and importance are stored in. Values are rounded by the lower 16 of the bits beside them.
 pub trait State: Pack<4> {
     fn store_one(to: GlobalMut<Self>, index: usize, value: f32, bits: u32);
     fn store_four(to: GlobalMut<Self>, first: usize, values: [f32; 4], bits: [u32; 4]);

@@ -4,8 +4,8 @@ use crate::common::{Buffer, SCHEDULES, bits, random, slice, to_bits};
 use cpift_kernels::adamw::*;
 use cpift_kernels::dither::{dither_to_bf16, lower_half, undo};
 use cpift_kernels::emulator::Emulator;
-use cpift_kernels::simt::{Bf16, Real};
-use cpift_kernels::stochastic::{random_bits, round_to_bf16};
+use cpift_kernels::simt::{Bf16, Element, Real};
+use cpift_kernels::stochastic::{random_bits, round_to_bf16, third_bits};
 
 /// None, one word of a vector, a block and a vector more, several blocks and a ragged end.
 const COUNTS: [usize; 5] = [0, 1, 32, 1028, 2547];
@@ -66,17 +66,16 @@ impl Memory {
     }
 }
 
-/// First and second moments.
-enum StoredMoments {
-    F32([Buffer<f32>; 2]),
-    Bf16([Buffer<Bf16>; 2]),
+/// First and second moments, and importance.
+enum Stored {
+    F32([Buffer<f32>; 3]),
+    Bf16([Buffer<Bf16>; 3]),
 }
 
 /// What a step changes.
 struct State {
     weights: Memory,
-    moments: StoredMoments,
-    importance: Buffer<f32>,
+    stored: Stored,
 }
 
 impl State {
@@ -90,31 +89,30 @@ impl State {
         };
         Self {
             weights: Memory::of(random(1, count), combination.split),
-            moments: match combination.bf16_state {
-                true => StoredMoments::Bf16([in_bf16(first), in_bf16(second)]),
-                false => StoredMoments::F32([first, second]),
+            stored: match combination.bf16_state {
+                true => Stored::Bf16([first, second, random(4, count)].map(in_bf16)),
+                false => Stored::F32([first, second, random(4, count)]),
             },
-            importance: random(4, count),
         }
     }
 
     /// The same as `start`, with a first moment that arithmetic would not keep at some indices.
     fn with_nan(mut self, indices: &[usize]) -> Self {
         for &index in indices {
-            match &mut self.moments {
-                StoredMoments::F32([first, _]) => first.as_mut_slice()[index] = f32::from_bits(0x7fc0_1234),
-                StoredMoments::Bf16([first, _]) => first.as_mut_slice()[index] = Bf16(0x7fd2),
+            match &mut self.stored {
+                Stored::F32([first, ..]) => first.as_mut_slice()[index] = f32::from_bits(0x7fc0_1234),
+                Stored::Bf16([first, ..]) => first.as_mut_slice()[index] = Bf16(0x7fd2),
             }
         }
         self
     }
 
     fn bits(&self) -> [Vec<u32>; 4] {
-        let [moment1, moment2] = match &self.moments {
-            StoredMoments::F32(moments) => moments.each_ref().map(|moment| to_bits(moment.as_slice())),
-            StoredMoments::Bf16(moments) => moments.each_ref().map(|moment| to_bits(moment.as_slice())),
+        let [moment1, moment2, importance] = match &self.stored {
+            Stored::F32(parts) => parts.each_ref().map(|part| to_bits(part.as_slice())),
+            Stored::Bf16(parts) => parts.each_ref().map(|part| to_bits(part.as_slice())),
         };
-        [self.weights.bits(), moment1, moment2, to_bits(self.importance.as_slice())]
+        [self.weights.bits(), moment1, moment2, importance]
     }
 }
 
@@ -148,17 +146,11 @@ fn step(
     frozen: &[u32],
     [scale, factor]: [f32; 2],
 ) {
-    let (importance, scale) = (state.importance.write(), [scale]);
+    let scale = [scale];
     let step = Step {
         weights: match &mut state.weights {
             Memory::F32(weights) => StoredWeights::F32(weights.write()),
             Memory::Split(rounded, lower) => StoredWeights::Split(rounded.write(), lower.write()),
-        },
-        importance: match combination.kind {
-            Kind::None => Importance::None,
-            Kind::Net => Importance::Net(importance),
-            Kind::Path => Importance::Path(importance),
-            Kind::Fisher => Importance::Fisher(importance),
         },
         frozen: combination.frozen.then(|| slice(frozen)),
         scale: slice(&scale),
@@ -177,15 +169,30 @@ fn step(
     };
     let rounded: Vec<Bf16> = gradient.as_slice().iter().copied().map(Bf16::from_f32).collect();
     let rounded = Buffer::from_slice(&rounded);
-    let state = match &mut state.moments {
-        StoredMoments::F32([first, second]) => {
-            StoredState::F32(gradient.read(), first.write(), second.write())
-        }
-        StoredMoments::Bf16([first, second]) => {
-            StoredState::Bf16(rounded.read(), first.write(), second.write())
-        }
+    let state = match &mut state.stored {
+        Stored::F32(parts) => StoredState::F32(state_of(gradient, parts, combination.kind)),
+        Stored::Bf16(parts) => StoredState::Bf16(state_of(&rounded, parts, combination.kind)),
     };
     adamw_step(emulator, state, step, &coefficients).expect("runs");
+}
+
+fn state_of<'a, S: Element>(
+    gradient: &'a Buffer<S>,
+    [moment1, moment2, importance]: &'a mut [Buffer<S>; 3],
+    kind: Kind,
+) -> StateOf<'a, S> {
+    let importance = importance.write();
+    StateOf {
+        gradient: gradient.read(),
+        moment1: moment1.write(),
+        moment2: moment2.write(),
+        importance: match kind {
+            Kind::None => Importance::None,
+            Kind::Net => Importance::Net(importance),
+            Kind::Path => Importance::Path(importance),
+            Kind::Fisher => Importance::Fisher(importance),
+        },
+    }
 }
 
 /// Weight, moments and importance after the step, as the engine's CPU version rounds.
@@ -287,13 +294,14 @@ fn check_element(
         let bits = random_bits(index, ROUNDING_SEED);
         expected[1] = round_to_bf16(expected[1], bits).to_f32();
         expected[2] = round_to_bf16(expected[2], bits >> 16).to_f32();
+        expected[3] = round_to_bf16(expected[3], third_bits(bits)).to_f32();
     }
     assert_eq!(actual, expected.map(f32::to_bits), "{what}");
     let exact = exactly(before, f64::from(gradient) * f64::from(scale), combination.kind);
     for (part, (actual, exact)) in actual.map(f32::from_bits).into_iter().zip(exact).enumerate() {
-        let is_rounded = combination.bf16_state && (part == 1 || part == 2);
-        // About six roundings of 2^-24 each, of numbers up to 3; β as f32 is off by as much. A moment in bf16 is off by
-        // less than a unit of 2^-7.
+        let is_rounded = combination.bf16_state && part > 0;
+        // About six roundings of 2^-24 each, of numbers up to 3; β as f32 is off by as much. What is stored in bf16 is off
+        // by less than a unit of 2^-7.
         let tolerance = 1e-6 + if is_rounded { exact.abs() / 128.0 } else { 0.0 };
         assert!((f64::from(actual) - exact).abs() < tolerance, "{what}: {actual} {exact}");
     }
@@ -310,11 +318,11 @@ fn traffic_is_what_the_operation_needs() {
         let wide = 16 * (count("ld.global.v4") + count("st.global.v4"));
         let narrow = 8 * (count("ld.global.b64") + count("st.global.b64"));
         let has = |part: &str| kernel.parameters.iter().any(|parameter| parameter.name == part);
-        // The gradient is read, moments are read and written.
-        let [state_f32, state_bf16] = if has("rounding_seed") { [0, 2 + 8] } else { [4 + 16, 0] };
+        // The gradient is read, moments and importance are read and written.
+        let numbers = if has("importance") { 1 + 2 + 2 + 2 } else { 1 + 2 + 2 };
+        let [state_f32, state_bf16] = if has("rounding_seed") { [0, 2 * numbers] } else { [4 * numbers, 0] };
         let [weights_f32, weights_split] = if has("lower") { [0, 8] } else { [8, 0] };
-        let importance = if has("importance") { 8 } else { 0 };
-        assert_eq!(wide, 4 * (weights_f32 + state_f32 + importance), "{}", kernel.name);
+        assert_eq!(wide, 4 * (weights_f32 + state_f32), "{}", kernel.name);
         assert_eq!(narrow, 4 * (state_bf16 + weights_split), "{}", kernel.name);
     }
 }

@@ -1,5 +1,7 @@
 //! The method of the paper: probe → core → group → fuse → integrate.
 
+use cpift_engine::Layout;
+use cpift_engine::ops::adamw::ImportanceView;
 use cpift_engine::ops::norm::squared_norm;
 use cpift_engine::ops::subtract::subtract;
 use cpift_engine::ops::transplant::gather;
@@ -12,7 +14,7 @@ use super::session::Session;
 use super::training::{FrozenSet, Training, TrainingPart};
 use super::weights::require_fit;
 use super::{cores, seal};
-use crate::checkpoint::{Checkpoint, WeightType, layout_tensors, write_tensors};
+use crate::checkpoint::{Checkpoint, NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, Origin, read_json};
 use crate::progress::{
@@ -101,13 +103,14 @@ impl<'a> Session<'a> {
                 is_last: false,
             })?;
             let key = TrainingStage::Probe.training(&task.name);
-            let importance = self.trainer.optimizer.importance().len() * size_of::<f32>();
+            let importance =
+                job.state.importance_bytes(&job.inputs.layout, self.trainer.optimizer.importance_kind());
             self.make_room(&key, self.model_files().bytes() + importance as u64)?;
             let mut writing = AtomicFolder::create(&folder)?;
             self.add_model(&mut writing, &self.model_files())?;
             if models.has_importance(index) {
                 let importance = self.trainer.optimizer.importance();
-                let tensors = layout_tensors(&job.inputs.layout, "", importance, WeightType::F32)?;
+                let tensors = importance_tensors(&job.inputs.layout, importance)?;
                 writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
             }
             let origin = self.with_metrics(origin, &key)?;
@@ -376,4 +379,20 @@ fn frozen_tasks(part: usize, frozen: Frozen, groups: &[Vec<usize>]) -> Vec<usize
     };
     let groups = groups.iter().enumerate().filter(|(group, _)| is_frozen(*group));
     groups.flat_map(|(_, members)| members).copied().collect()
+}
+
+/// The importance of a probe, as it is stored.
+fn importance_tensors<'a>(layout: &Layout, importance: ImportanceView<'a>) -> Result<Vec<NamedTensor<'a>>> {
+    match importance {
+        ImportanceView::F32(values) => layout_tensors(layout, "", values, WeightType::F32),
+        ImportanceView::Bf16(values) => Ok(layout
+            .segments()
+            .iter()
+            .map(|segment| NamedTensor {
+                name: segment.name.clone(),
+                shape: segment.shape.clone(),
+                data: TensorData::Bf16(values.slice(segment.range())),
+            })
+            .collect()),
+    }
 }

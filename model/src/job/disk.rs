@@ -1,7 +1,7 @@
 //! What a run folder takes, stage by stage.
 
 use super::inputs::Inputs;
-use super::trainings::{accumulates, has_probes};
+use super::trainings::{accumulated, has_probes};
 use super::weights::weight_type_of;
 use crate::checkpoint::ModelFiles;
 use crate::progress::StageKind;
@@ -26,7 +26,7 @@ pub fn stage_disk(recipe: &Recipe, inputs: &Inputs, state: StateType) -> Vec<Sta
         (ModelFiles::new(&inputs.base.config, None).bytes(), files(weight_type_of(recipe)));
     let elements = inputs.layout.len() as u64;
     let flat = elements * size_of::<f32>() as u64;
-    let importance = if accumulates(recipe, state) { flat } else { 0 };
+    let importance = state.importance_bytes(&inputs.layout, accumulated(recipe, state)) as u64;
     // Importance is of no use outside of probes.
     let checkpoint = flat + 2 * elements * state.storage().moments.bytes() as u64;
     let tasks = inputs.all_tasks();

@@ -4,7 +4,7 @@ use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cpift_engine::ops::adamw::{Moments, MomentsView};
+use cpift_engine::ops::adamw::{ImportanceMut, ImportanceView, Moments, MomentsView};
 use cpift_engine::{Device, ViewMut};
 use serde::{Deserialize, Serialize};
 
@@ -275,7 +275,10 @@ impl Checkpoints {
         }
         if importance {
             let length = trainer.optimizer.importance().len();
-            read("importance", length, trainer.optimizer.importance_mut())?;
+            match trainer.optimizer.importance_mut() {
+                ImportanceMut::F32(values) => read("importance", length, values)?,
+                ImportanceMut::Bf16(values) => file.read_bf16("importance", values)?,
+            }
         }
         Ok(())
     }
@@ -348,7 +351,12 @@ fn tensors(trainer: &mut Trainer, with_importance: bool) -> Result<Vec<NamedTens
         tensor(MOMENTS[1], length, moments[1]),
     ];
     if with_importance {
-        tensors.push(tensor("importance", importance.len(), floats(importance)));
+        let length = importance.len();
+        let importance = match importance {
+            ImportanceView::F32(values) => floats(values),
+            ImportanceView::Bf16(values) => TensorData::Bf16(values),
+        };
+        tensors.push(tensor("importance", length, importance));
     }
     Ok(tensors)
 }

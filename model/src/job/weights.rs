@@ -43,7 +43,7 @@ pub fn open_trainer(job: &Job) -> Result<Trainer> {
         job.compute,
         job.max_tokens,
         job.plan.recompute,
-        storage.placement,
+        storage,
     )?;
     let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance, storage)?;
     let mut models = RunModels::new(job);

@@ -2,6 +2,7 @@ mod refused;
 
 use super::shape::keys_of;
 use super::*;
+use crate::transformer::Recompute;
 
 /// Every section but the top level.
 const SECTIONS: [&str; 14] = [
@@ -235,6 +236,24 @@ fn the_memory_of_a_resolved_recipe_can_be_set() {
     let again = read(&written, &["train.memory=compact"]);
     let trainings = [&again.train, &again.probe.training, &again.integrate.training];
     assert!(trainings.iter().all(|training| training.memory == StateMemory::Compact));
+}
+
+#[test]
+fn what_is_computed_again_is_a_flag_or_a_name() {
+    assert_eq!(read(LEAST, &[]).train.recompute, RecomputeSetting::Auto);
+    for (written, expected) in [
+        ("false", RecomputeSetting::Of(Recompute::Nothing)),
+        ("\"mlp\"", RecomputeSetting::Of(Recompute::Mlp)),
+        ("true", RecomputeSetting::Of(Recompute::Layer)),
+        ("\"auto\"", RecomputeSetting::Auto),
+    ] {
+        let recipe = read(&format!("{LEAST}[train]\nrecompute = {written}\n"), &[]);
+        assert_eq!((recipe.train.recompute, recipe.integrate.training.recompute), (expected, expected));
+        let resolved = recipe.to_toml().unwrap();
+        assert_eq!(resolved.matches(&format!("recompute = {written}\n")).count(), 3, "{resolved}");
+    }
+    let message = error(format!("{LEAST}[train]\nrecompute = \"some\"\n"), &[]);
+    assert!(message.contains("expected true, false, \"mlp\" or \"auto\""), "{message}");
 }
 
 #[test]

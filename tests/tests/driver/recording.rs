@@ -1,14 +1,13 @@
 //! Recorded steps give the bits that steps queued one by one give, whatever changes from step to step.
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType};
-use cpift_engine::ops::gradients::Gradients;
+use cpift_engine::ops::adamw::{AdamW, Hyper, ImportanceKind, MomentType};
 use cpift_engine::ops::linear::{Shape, forward};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::ops::subtract::subtract;
-use cpift_engine::{Buffer, Device, Error, Placement, Result, bf16};
+use cpift_engine::{Buffer, Device, Error, Result, bf16};
 use cpift_kernels::emulator::Schedule;
 use cpift_model::transformer::{ComputeType, Recompute};
-use cpift_model::{Batch, Model};
+use cpift_model::{Batch, Model, Scaling};
 use cpift_tests::devices::gpus;
 use cpift_tests::golden::Golden;
 use cpift_tests::numeric::random;
@@ -19,19 +18,10 @@ fn train(device: &Device, compute: ComputeType, stored: MomentType, recorded: bo
     let golden = Golden::open("qwen3");
     let (documents, packed) = (golden.documents(), golden.packed());
     let length = golden.layout.len();
-    let mut model = Model::new(
-        &golden.config,
-        device,
-        compute,
-        packed.tokens.len(),
-        Recompute::Nothing,
-        Placement::Device,
-    )
-    .unwrap();
-    let mut gradients = Gradients::new(device, &golden.layout, stored, 0).unwrap();
-    let mut weights = model.weights_mut(gradients.scratch()).unwrap();
-    weights.copy_from(golden.weights(device).view()).unwrap();
-    model.prepare(gradients.scratch()).unwrap();
+    let mut model =
+        Model::new(&golden.config, device, compute, packed.tokens.len(), Recompute::Nothing, stored).unwrap();
+    model.weights_mut().unwrap().copy_from(golden.weights(device).view()).unwrap();
+    model.prepare().unwrap();
     let mut losses = Buffer::zeros(device, 2 * packed.tokens.len()).unwrap();
     let mut clip = Clip::new(device, length).unwrap();
     let mut optimizer = AdamW::with_storage(device, length, ImportanceKind::Net, stored).unwrap();
@@ -55,24 +45,23 @@ fn train(device: &Device, compute: ComputeType, stored: MomentType, recorded: bo
     for (step, batches) in steps.into_iter().enumerate() {
         let hyper = Hyper { learning_rate: 1e-3 / (1.0 + step as f64), ..Hyper::default() };
         let mut work = || -> cpift_model::Result<()> {
-            gradients.clear()?;
+            model.clear_gradients()?;
             let mut start = 0;
             for (number, batch) in batches.into_iter().enumerate() {
                 let end = start + batch.tokens.len();
                 let losses = losses.slice_mut(start..end);
-                model.loss_and_gradients(batch, 0.02, gradients.of_micro_batch(number), losses)?;
+                model.loss_and_gradients(batch, 0.02, number, losses)?;
                 start = end;
             }
-            clip.measure(gradients.view(), None, 0.5)?;
-            let gradient = Gradient { values: gradients.view(), scale: 1.0, clip: Some(&clip), frozen: None };
-            model.step(&mut optimizer, gradient, &hyper)
+            clip.measure(model.gradients(), None, 0.5)?;
+            model.step(&mut optimizer, Scaling { clip: Some(&clip), frozen: None }, &hyper)
         };
         if recorded { device.record(work) } else { work() }.unwrap();
         let tokens: usize = batches.iter().map(|batch| batch.tokens.len()).sum();
         all_losses.extend(losses.slice(0..tokens).to_vec().unwrap());
     }
     let [_, moments] = optimizer.moments().to_vecs().unwrap();
-    let weights = model.weights(gradients.scratch()).unwrap().to_vec().unwrap();
+    let weights = model.weights().unwrap().to_vec().unwrap();
     [weights, moments, all_losses]
 }
 

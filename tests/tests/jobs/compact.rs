@@ -89,30 +89,39 @@ fn a_compact_run_continues_to_the_same_bits() {
 /// State in the host's memory, on a GPU whose memory is the host's too: only where things are is different.
 #[test]
 fn offloaded_state_has_the_bits_of_compact_state() {
-    let job = SmallJob::new().on(Device::from_name("emulated", None).unwrap());
-    for precision in ["f32", "bf16"] {
-        let in_precision = [("model.precision", json!(precision))];
-        let of = |memory: &str| {
-            let sections = [COMPACT.0, "probe.memory", "integrate.memory"].map(|key| (key, json!(memory)));
-            job.recipe(&[&sections[..], &in_precision].concat())
-        };
-        job.run(&of("compact"), &format!("{precision}-compact"), false, &mut Silent).unwrap();
-        let offload = format!("{precision}-offload");
-        let mut watcher = Watcher { stop_after: Some(4), ..Watcher::default() };
-        job.run(&of("offload"), &offload, false, &mut watcher).unwrap_err();
-        job.run(&of("offload"), &offload, true, &mut Silent).unwrap();
-        for file in ["final/model.safetensors", "fused/model.safetensors", "core/code.mask.safetensors"] {
-            let [own, other] =
-                ["offload", "compact"].map(|kind| job.bytes(&format!("{precision}-{kind}/{file}")));
-            assert!(own == other, "{precision}: {file}");
-        }
-        let plan = job.plan(&of("offload")).unwrap();
-        let flat = plan.memory.iter().find(|part| part.name == "weights").unwrap();
-        assert_eq!(flat.on_host, precision == "bf16");
-        assert_eq!(bytes_of(&plan, "rounded weights"), if flat.on_host { flat.bytes / 2 } else { 0 });
-        let on_host = |name: &str| plan.memory.iter().find(|part| part.name == name).unwrap().on_host;
-        assert!(on_host("gradients") && on_host("moments") && !on_host("sums of gradients"));
+    let job =
+        SmallJob::with_model(&[("num_hidden_layers", 1)]).on(Device::from_name("emulated", None).unwrap());
+    let of = |memory: &str, precision: &str| {
+        let sections = [COMPACT.0, "probe.memory", "integrate.memory"].map(|key| (key, json!(memory)));
+        let few = [
+            ("model.max_length", json!(24)),
+            ("probe.steps", json!(1)),
+            ("probe.batch_size", json!(1)),
+            ("integrate.steps", json!(2)),
+            ("integrate.batch_size", json!(1)),
+            ("model.precision", json!(precision)),
+        ];
+        job.recipe(&[&sections[..], &few].concat())
+    };
+    job.run(&of("compact", "bf16"), "compact", false, &mut Silent).unwrap();
+    // Before the last step.
+    let mut watcher = Watcher { stop_after: Some(4), ..Watcher::default() };
+    job.run(&of("offload", "bf16"), "offload", false, &mut watcher).unwrap_err();
+    job.run(&of("offload", "bf16"), "offload", true, &mut Silent).unwrap();
+    for file in ["final/model.safetensors", "fused/model.safetensors", "core/code.mask.safetensors"] {
+        let [own, other] = ["offload", "compact"].map(|run| job.bytes(&format!("{run}/{file}")));
+        assert!(own == other, "{file}");
     }
+
+    let plan = job.plan(&of("offload", "bf16")).unwrap();
+    let found = |name: &str| plan.memory.iter().find(|part| part.name == name);
+    assert!(found("weights and gradients").unwrap().on_host && found("moments").unwrap().on_host);
+    assert_eq!(bytes_of(&plan, "weights and gradients"), 2 * bytes_of(&plan, "rounded weights"));
+    assert!(!found("rounded weights").unwrap().on_host && !found("sums of gradients").unwrap().on_host);
+    // Products read the master weights.
+    let plan = job.plan(&of("offload", "f32")).unwrap();
+    let on_host = |name: &str| plan.memory.iter().find(|part| part.name == name).unwrap().on_host;
+    assert!(!on_host("weights") && on_host("gradients") && on_host("moments"));
 }
 
 #[test]

@@ -4,13 +4,12 @@
 use std::ops::ControlFlow;
 
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType};
-use cpift_engine::ops::gradients::Gradients;
-use cpift_engine::ops::norm::{clip_factor, squared_norm};
-use cpift_engine::{Buffer, Device, Placement, Real, bf16};
+use cpift_engine::ops::norm::{Clip, clip_factor, squared_norm};
+use cpift_engine::{Buffer, Device, Real, bf16};
 use cpift_model::transformer::{
     ComputeType, Generation, RandomSampling, Recompute, Sampling, TextCache, Transformer,
 };
-use cpift_model::{Batch, Model};
+use cpift_model::{Batch, Model, Scaling};
 use cpift_tests::devices::gpus;
 use cpift_tests::golden::{Golden, NAMES};
 use cpift_tests::numeric::{assert_close, relative_distance, widen};
@@ -180,45 +179,36 @@ fn ten_adamw_steps_in_bf16_follow_pytorch() {
         let golden = Golden::open(name);
         let batch = golden.packed();
         let tokens = batch.tokens.len();
-        let mut model = Model::new(
-            &golden.config,
-            device,
-            ComputeType::Bf16,
-            tokens,
-            Recompute::Nothing,
-            Placement::Device,
-        )
-        .unwrap();
+        let mut model =
+            Model::new(&golden.config, device, ComputeType::Bf16, tokens, Recompute::Nothing, stored)
+                .unwrap();
         let length = golden.layout.len();
-        let mut gradients = Gradients::new(device, &golden.layout, stored, 0).unwrap();
-        let mut weights = model.weights_mut(gradients.scratch()).unwrap();
-        weights.copy_from(golden.weights(device).view()).unwrap();
+        model.weights_mut().unwrap().copy_from(golden.weights(device).view()).unwrap();
+        let mut clip = Clip::new(device, length).unwrap();
         let mut optimizer = AdamW::with_storage(device, length, ImportanceKind::None, stored).unwrap();
         let (expected_losses, norms) = (golden.floats("step_losses"), golden.floats("step_norms"));
-        for (index, (&expected_loss, &expected_norm)) in expected_losses.iter().zip(&norms).enumerate() {
+        // The emulator takes its time, and every kernel runs in the first step; what adds up over steps shows on the CPU.
+        let steps = if matches!(device, Device::Gpu(_)) { 3 } else { expected_losses.len() };
+        let expected = expected_losses.iter().zip(&norms).take(steps);
+        for (index, (&expected_loss, &expected_norm)) in expected.enumerate() {
             let mut losses = Buffer::zeros(device, tokens).unwrap();
-            model.prepare(gradients.scratch()).unwrap();
-            gradients.clear().unwrap();
+            model.prepare().unwrap();
+            model.clear_gradients().unwrap();
             let scale = 1.0 / batch.supervised_tokens() as f32;
-            model.loss_and_gradients(&batch, scale, gradients.of_micro_batch(0), losses.view_mut()).unwrap();
+            model.loss_and_gradients(&batch, scale, 0, losses.view_mut()).unwrap();
             let loss = widen(&losses.to_vec().unwrap()).iter().sum::<f64>() * f64::from(scale);
-            let norm = squared_norm(device, gradients.view(), None).unwrap().sqrt();
+            let norm = squared_norm(device, model.gradients(), None).unwrap().sqrt();
             for (actual, expected, allowed) in
                 [(loss, expected_loss, 0.02), (norm, expected_norm, allowed_of_norms)]
             {
                 let error = (actual / f64::from(expected) - 1.0).abs();
                 assert!(error < allowed, "{name}: {actual}, expected {expected} in step {index}");
             }
-            let gradient = Gradient {
-                values: gradients.view(),
-                scale: clip_factor(norm, 0.5),
-                clip: None,
-                frozen: None,
-            };
-            model.step(&mut optimizer, gradient, &hyper).unwrap();
-            let rounded = model.rounded_weights(gradients.scratch()).unwrap().unwrap().to_vec().unwrap();
+            clip.measure(model.gradients(), None, 0.5).unwrap();
+            model.step(&mut optimizer, Scaling { clip: Some(&clip), frozen: None }, &hyper).unwrap();
+            let rounded = model.rounded_weights().unwrap().unwrap().to_vec().unwrap();
             let rounded: Vec<f32> = rounded.into_iter().map(bf16::to_f32).collect();
-            let masters = model.weights(gradients.scratch()).unwrap().to_vec().unwrap();
+            let masters = model.weights().unwrap().to_vec().unwrap();
             assert_eq!(rounded, dithered(&masters), "{name}: rounded after step {index}");
         }
     }

@@ -2,10 +2,10 @@
 
 use half::bf16;
 
-use cpift_kernels::stochastic::{random_bits, round_to_bf16};
+use cpift_kernels::stochastic::{random_bits, round_to_bf16, third_bits};
 
 use super::{
-    Coefficients, Gradient, GradientsView, Importance, Moments, Parameters, Weights, stored_differently,
+    Coefficients, Gradient, GradientsView, Importance, Parameters, State, Weights, stored_differently,
 };
 use crate::cpu::simd::vectorize;
 use crate::error::Result;
@@ -21,20 +21,20 @@ const NET: u8 = 1;
 const PATH: u8 = 2;
 const FISHER: u8 = 3;
 
-/// A number type that gradients and moments are stored in.
-trait State: Float {
+/// A number type that gradients, moments and importance are stored in.
+trait Stored: Float {
     /// `value`, rounded by the lower 16 of these bits where it has to be.
     fn round(value: f32, bits: u32) -> Self;
 }
 
-impl State for f32 {
+impl Stored for f32 {
     #[inline(always)]
     fn round(value: f32, _: u32) -> Self {
         value
     }
 }
 
-impl State for bf16 {
+impl Stored for bf16 {
     #[inline(always)]
     fn round(value: f32, bits: u32) -> Self {
         bf16::from_bits(round_to_bf16(value, bits).0)
@@ -46,26 +46,28 @@ pub(super) fn step(
     gradient: Gradient<'_>,
     coefficients: &Coefficients,
 ) -> Result<()> {
-    let Parameters { weights, moments, importance } = parameters;
-    let others = (weights, importance, gradient.frozen.map_or(&[][..], Mask::words));
-    match (gradient.values, moments) {
-        (GradientsView::F32(gradient), Moments::F32(first, second)) => {
-            step_on_state((gradient.host(), first.host(), second.host()), others, coefficients);
+    let Parameters { weights, state } = parameters;
+    let others = (weights, gradient.frozen.map_or(&[][..], Mask::words));
+    match (gradient.values, state) {
+        (GradientsView::F32(gradient), State::F32(first, second, importance)) => {
+            let state = (gradient.host(), first.host(), second.host(), importance);
+            step_on_state(state, others, coefficients);
         }
-        (GradientsView::Bf16(gradient), Moments::Bf16(first, second)) => {
-            step_on_state((gradient.host(), first.host(), second.host()), others, coefficients);
+        (GradientsView::Bf16(gradient), State::Bf16(first, second, importance)) => {
+            let state = (gradient.host(), first.host(), second.host(), importance);
+            step_on_state(state, others, coefficients);
         }
         _ => return Err(stored_differently()),
     }
     Ok(())
 }
 
-/// What is stored in types of its own.
-type Others<'a> = (Weights<'a>, Importance<'a>, &'a [u64]);
+/// What is stored in one type.
+type OneType<'a, S> = (&'a [S], &'a mut [S], &'a mut [S], Importance<'a, S>);
 
-fn step_on_state<S: State>(
-    (gradients, moment1, moment2): (&[S], &mut [S], &mut [S]),
-    (weights, importance, frozen): Others<'_>,
+fn step_on_state<S: Stored>(
+    (gradients, moment1, moment2, importance): OneType<'_, S>,
+    (weights, frozen): (Weights<'_>, &[u64]),
     coefficients: &Coefficients,
 ) {
     let (weights, rounded, lower): (&mut [f32], &mut [bf16], &mut [u16]) = match weights {
@@ -88,7 +90,7 @@ fn step_on_state<S: State>(
     }
 }
 
-fn step_of_kind<const IMPORTANCE: u8, S: State>(shard: Shard<'_, S>, coefficients: &Coefficients) {
+fn step_of_kind<const IMPORTANCE: u8, S: Stored>(shard: Shard<'_, S>, coefficients: &Coefficients) {
     if shard.rounded.is_empty() {
         step_shard::<IMPORTANCE, false, S>(shard, coefficients);
     } else {
@@ -99,7 +101,7 @@ fn step_of_kind<const IMPORTANCE: u8, S: State>(shard: Shard<'_, S>, coefficient
 /// A range of everything. `importance` and `frozen` are empty where there is none, `weights` where they are split, both of
 /// their planes where they are not.
 struct Shard<'a, S> {
-    /// Index of the first element, by which split weights and moments in bf16 are rounded.
+    /// Index of the first element, by which split weights and state in bf16 are rounded.
     first: usize,
     gradients: &'a [S],
     weights: &'a mut [f32],
@@ -107,7 +109,7 @@ struct Shard<'a, S> {
     lower: &'a mut [u16],
     moment1: &'a mut [S],
     moment2: &'a mut [S],
-    importance: &'a mut [f32],
+    importance: &'a mut [S],
     frozen: &'a [u64],
 }
 
@@ -138,7 +140,7 @@ impl<'a, S> Shard<'a, S> {
 }
 
 /// Elements are independent, so how the shard is divided does not show in the result.
-fn step_shard<const IMPORTANCE: u8, const SPLIT: bool, S: State>(
+fn step_shard<const IMPORTANCE: u8, const SPLIT: bool, S: Stored>(
     shard: Shard<'_, S>,
     coefficients: &Coefficients,
 ) {
@@ -155,7 +157,7 @@ fn step_shard<const IMPORTANCE: u8, const SPLIT: bool, S: State>(
 }
 
 #[inline(always)]
-fn step_chunk<const IMPORTANCE: u8, const SPLIT: bool, S: State>(
+fn step_chunk<const IMPORTANCE: u8, const SPLIT: bool, S: Stored>(
     shard: Shard<'_, S>,
     coefficients: &Coefficients,
 ) {
@@ -167,7 +169,7 @@ fn step_chunk<const IMPORTANCE: u8, const SPLIT: bool, S: State>(
     let (moment2, last_moment2) = shard.moment2.as_chunks_mut::<WORD_BITS>();
     let (importance, last_importance) = shard.importance.as_chunks_mut::<WORD_BITS>();
     let frozen_word = |block: usize| shard.frozen.get(block).copied().unwrap_or(0);
-    let (mut joined, mut unused) = ([0.0; WORD_BITS], [0.0; WORD_BITS]);
+    let (mut joined, mut unused) = ([0.0; WORD_BITS], [S::default(); WORD_BITS]);
 
     let blocks = gradients.iter().zip(moment1.iter_mut().zip(moment2)).enumerate();
     for (index, (gradients, (moment1, moment2))) in blocks {
@@ -227,11 +229,15 @@ struct Block<'a, S> {
     weights: &'a mut [f32; WORD_BITS],
     moment1: &'a mut [S; WORD_BITS],
     moment2: &'a mut [S; WORD_BITS],
-    importance: &'a mut [f32; WORD_BITS],
+    importance: &'a mut [S; WORD_BITS],
 }
 
 #[inline(always)]
-fn step_block<const IMPORTANCE: u8, S: State>(block: Block<'_, S>, frozen: u64, coefficients: &Coefficients) {
+fn step_block<const IMPORTANCE: u8, S: Stored>(
+    block: Block<'_, S>,
+    frozen: u64,
+    coefficients: &Coefficients,
+) {
     match frozen {
         0 => step_lanes::<IMPORTANCE, false, S>(block, 0, coefficients),
         _ => step_lanes::<IMPORTANCE, true, S>(block, frozen, coefficients),
@@ -241,7 +247,7 @@ fn step_block<const IMPORTANCE: u8, S: State>(block: Block<'_, S>, frozen: u64, 
 /// The formulas of the operation. Lanes are loaded, computed and stored group by group, so that the
 /// compiler keeps them in vector registers without having to prove that the arrays do not overlap.
 #[inline(always)]
-fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, S: State>(
+fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, S: Stored>(
     block: Block<'_, S>,
     frozen: u64,
     coefficients: &Coefficients,
@@ -256,7 +262,8 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, S: State>(
         let frozen = (frozen >> (group * LANES)) as u32;
         let (old_moments1, old_moments2) = (moments1.map(S::to_f32), moments2.map(S::to_f32));
         let (mut new_weights, mut new_moments1) = (*weights, old_moments1);
-        let (mut new_moments2, mut new_sums) = (old_moments2, *sums);
+        let old_sums = sums.map(S::to_f32);
+        let (mut new_moments2, mut new_sums) = (old_moments2, old_sums);
         for lane in 0..LANES {
             let gradient = gradients[lane].to_f32() * coefficients.gradient_scale;
             let weight = weights[lane];
@@ -267,7 +274,7 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, S: State>(
             let denominator = moment2.sqrt() / coefficients.root_correction + coefficients.epsilon;
             let decayed = weight * coefficients.weight_factor;
             let new_weight = decayed - coefficients.step_size * moment1 / denominator;
-            let sum = sums[lane]
+            let sum = old_sums[lane]
                 + match IMPORTANCE {
                     NET => new_weight - weight,
                     PATH => (new_weight - weight).abs(),
@@ -279,16 +286,16 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, S: State>(
             new_weights[lane] = blend(keep, weight, new_weight);
             new_moments1[lane] = blend(keep, old_moments1[lane], moment1);
             new_moments2[lane] = blend(keep, old_moments2[lane], moment2);
-            new_sums[lane] = blend(keep, sums[lane], sum);
+            new_sums[lane] = blend(keep, old_sums[lane], sum);
         }
         *weights = new_weights;
         for lane in 0..LANES {
             let bits = random_bits(block.first + group * LANES + lane, coefficients.rounding_seed);
             moments1[lane] = S::round(new_moments1[lane], bits);
             moments2[lane] = S::round(new_moments2[lane], bits >> 16);
-        }
-        if IMPORTANCE != NONE {
-            *sums = new_sums;
+            if IMPORTANCE != NONE {
+                sums[lane] = S::round(new_sums[lane], third_bits(bits));
+            }
         }
     }
 }

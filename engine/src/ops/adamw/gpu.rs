@@ -1,8 +1,8 @@
 //! GPU: one kernel for each combination of storage, importance and frozen coordinates.
 
-use cpift_kernels::adamw::{Step, StoredState, StoredWeights, adamw_step};
+use cpift_kernels::adamw::{StateOf, Step, StoredState, StoredWeights, adamw_step};
 
-use super::{Coefficients, Gradient, GradientsView, Moments, Parameters, Weights, stored_differently};
+use super::{Coefficients, Gradient, GradientsView, Parameters, State, Weights, stored_differently};
 use crate::error::Result;
 use crate::gpu::GpuDevice;
 use crate::mask::Mask;
@@ -13,13 +13,21 @@ pub(super) fn step(
     gradient: Gradient<'_>,
     coefficients: &Coefficients,
 ) -> Result<()> {
-    let Parameters { weights, moments, importance } = parameters;
-    let state = match (gradient.values, moments) {
-        (GradientsView::F32(gradient), Moments::F32(first, second)) => {
-            StoredState::F32(gradient.on(gpu), first.on(gpu), second.on(gpu))
-        }
-        (GradientsView::Bf16(gradient), Moments::Bf16(first, second)) => {
-            StoredState::Bf16(gradient.on(gpu), first.on(gpu), second.on(gpu))
+    let Parameters { weights, state } = parameters;
+    let state = match (gradient.values, state) {
+        (GradientsView::F32(gradient), State::F32(first, second, importance)) => StoredState::F32(StateOf {
+            gradient: gradient.on(gpu),
+            moment1: first.on(gpu),
+            moment2: second.on(gpu),
+            importance: importance.map(|sums| sums.on(gpu)),
+        }),
+        (GradientsView::Bf16(gradient), State::Bf16(first, second, importance)) => {
+            StoredState::Bf16(StateOf {
+                gradient: gradient.on(gpu),
+                moment1: first.on(gpu),
+                moment2: second.on(gpu),
+                importance: importance.map(|sums| sums.on(gpu)),
+            })
         }
         _ => return Err(stored_differently()),
     };
@@ -28,7 +36,6 @@ pub(super) fn step(
             Weights::F32(weights) => StoredWeights::F32(weights.on(gpu)),
             Weights::Split(planes) => StoredWeights::Split(planes.rounded.on(gpu), planes.lower.on(gpu)),
         },
-        importance: importance.map(|sums| sums.on(gpu)),
         frozen: gradient.frozen.map(|mask: &Mask| mask.on(gpu)).transpose()?,
         scale: match gradient.clip {
             Some(clip) => clip.factor().on(gpu),

@@ -15,18 +15,20 @@
 //! in the same 4 bytes. It is rounded by [dither](cpift_kernels::dither), so that its mean follows the weights': rounded to
 //! nearest, a weight would not move until its updates have added up to half a unit of bf16.
 //!
-//! Gradients and moments are stored in f32, or in bf16: moments by [stochastic rounding](cpift_kernels::stochastic), whose
-//! random bits are a function of index and step. The update goes by the moments before they are rounded.
+//! Gradients, moments and importance are stored in f32, or in bf16: all but gradients by
+//! [stochastic rounding](cpift_kernels::stochastic), whose random bits are a function of index and step. The update goes by
+//! the moments before they are rounded.
 //!
-//! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 18 with g, m, v in bf16, 8 more with importance,
-//! and one bit of the mask. Reading and writing the same lines leaves nothing for non-temporal stores to save.
+//! Traffic per parameter: 28 bytes (reads p, g, m, v; writes p, m, v), 18 with g, m, v in bf16, 8 or 4 more with
+//! importance, and one bit of the mask. Reading and writing the same lines leaves nothing for non-temporal stores to save.
 
 mod cpu;
 mod gpu;
 mod optimizer;
 
-pub use optimizer::{AdamW, MomentsView};
+pub use optimizer::{AdamW, ImportanceMut, ImportanceView, Moments, MomentsView};
 
+use bytemuck::Pod;
 use cpift_kernels::adamw::Coefficients;
 use cpift_kernels::stochastic::seed_of_step;
 use half::bf16;
@@ -56,10 +58,10 @@ pub enum ImportanceKind {
     Fisher,
 }
 
-/// The accumulator of one step's importance, one f32 per parameter.
-pub type Importance<'a> = cpift_kernels::adamw::Importance<ViewMut<'a, f32>>;
+/// The accumulator of one step's importance, one number per parameter.
+pub type Importance<'a, S = f32> = cpift_kernels::adamw::Importance<ViewMut<'a, S>>;
 
-/// Number type that moments are stored in, and with them the gradients.
+/// Number type that moments are stored in, and with them gradients and importance.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub enum MomentType {
     /// As they are computed.
@@ -126,21 +128,30 @@ impl<'a> From<Planes<'a>> for Weights<'a> {
     }
 }
 
-/// First and second moments, in the type they are stored in.
+/// First and second moments and importance, in the type they are stored in.
 #[derive(Debug)]
-pub enum Moments<'a> {
+pub enum State<'a> {
     /// As they are computed.
-    F32(ViewMut<'a, f32>, ViewMut<'a, f32>),
+    F32(ViewMut<'a, f32>, ViewMut<'a, f32>, Importance<'a, f32>),
     /// By [stochastic rounding](cpift_kernels::stochastic).
-    Bf16(ViewMut<'a, bf16>, ViewMut<'a, bf16>),
+    Bf16(ViewMut<'a, bf16>, ViewMut<'a, bf16>, Importance<'a, bf16>),
 }
 
-impl Moments<'_> {
-    fn lengths(&self) -> [usize; 2] {
+impl State<'_> {
+    /// Of the moments, and of importance where there is any.
+    fn lengths(&self) -> (usize, usize, Option<usize>) {
         match self {
-            Self::F32(first, second) => [first.len(), second.len()],
-            Self::Bf16(first, second) => [first.len(), second.len()],
+            Self::F32(first, second, importance) => (first.len(), second.len(), sums_of(importance)),
+            Self::Bf16(first, second, importance) => (first.len(), second.len(), sums_of(importance)),
         }
+    }
+}
+
+/// Numbers of an accumulator.
+fn sums_of<S: Pod>(importance: &Importance<'_, S>) -> Option<usize> {
+    match importance {
+        Importance::None => None,
+        Importance::Net(sums) | Importance::Path(sums) | Importance::Fisher(sums) => Some(sums.len()),
     }
 }
 
@@ -170,10 +181,8 @@ impl Default for Hyper {
 pub struct Parameters<'a> {
     /// The weights.
     pub weights: Weights<'a>,
-    /// The moments.
-    pub moments: Moments<'a>,
-    /// Accumulator of importance.
-    pub importance: Importance<'a>,
+    /// Moments, and the accumulator of importance.
+    pub state: State<'a>,
 }
 
 /// What a step reads.
@@ -204,14 +213,10 @@ pub fn step(
 ) -> Result<()> {
     let length = parameters.weights.len();
     check_length(OP, "gradient", gradient.values.len(), length)?;
-    let [first_moments, second_moments] = parameters.moments.lengths();
+    let (first_moments, second_moments, sums) = parameters.state.lengths();
     check_length(OP, "first moments", first_moments, length)?;
     check_length(OP, "second moments", second_moments, length)?;
-    if let Importance::Net(values) | Importance::Path(values) | Importance::Fisher(values) =
-        &parameters.importance
-    {
-        check_length(OP, "importance", values.len(), length)?;
-    }
+    check_length(OP, "importance", sums.unwrap_or(length), length)?;
     if let Weights::Split(planes) = &parameters.weights {
         check_length(OP, "lower halves", planes.lower.len(), length)?;
     }

@@ -1,13 +1,14 @@
 //! The optimizer's state over steps, for training loops.
 
+use bytemuck::Pod;
 use half::bf16;
 
 use super::{
-    Gradient, Hyper, Importance, ImportanceKind, MomentType, Moments, Parameters, StateStorage, Weights,
+    Gradient, Hyper, Importance, ImportanceKind, MomentType, Parameters, State, StateStorage, Weights,
 };
 use crate::buffer::{Buffer, View, ViewMut};
 use crate::device::Device;
-use crate::error::Result;
+use crate::error::{Error, Result};
 use crate::layout::SEGMENT_ALIGNMENT;
 
 /// AdamW with its moments, its importance accumulator and its count of steps.
@@ -20,17 +21,31 @@ pub struct AdamW {
     steps: u64,
     /// Number of parameters.
     length: usize,
-    moments: State,
+    memory: Memory,
     importance_kind: ImportanceKind,
-    /// One value per parameter, or empty for [`ImportanceKind::None`].
-    importance: Buffer<f32>,
 }
 
-/// Memory of the moments. In bf16 both lie in one buffer, which lends the memory of as many f32.
+/// Memory of the state. Importance has one value per parameter, or none for [`ImportanceKind::None`].
 #[derive(Debug)]
-enum State {
-    F32(Buffer<f32>, Buffer<f32>),
-    Bf16(Buffer<f32>),
+enum Memory {
+    F32 {
+        moments: [Buffer<f32>; 2],
+        importance: Buffer<f32>,
+    },
+    /// Both moments lie in one buffer, which lends the memory of as many f32.
+    Bf16 {
+        moments: Buffer<f32>,
+        importance: Buffer<bf16>,
+    },
+}
+
+/// First and second moments, to write.
+#[derive(Debug)]
+pub enum Moments<'a> {
+    /// In f32.
+    F32(ViewMut<'a, f32>, ViewMut<'a, f32>),
+    /// In bf16.
+    Bf16(ViewMut<'a, bf16>, ViewMut<'a, bf16>),
 }
 
 /// First and second moments, to read.
@@ -48,9 +63,6 @@ impl MomentsView<'_> {
     /// # Errors
     /// When the device has failed.
     pub fn to_vecs(self) -> Result<[Vec<f32>; 2]> {
-        let widened = |view: View<'_, bf16>| -> Result<Vec<f32>> {
-            Ok(view.to_vec()?.into_iter().map(bf16::to_f32).collect())
-        };
         Ok(match self {
             Self::F32(first, second) => [first.to_vec()?, second.to_vec()?],
             Self::Bf16(first, second) => [widened(first)?, widened(second)?],
@@ -58,8 +70,67 @@ impl MomentsView<'_> {
     }
 }
 
+fn widened(view: View<'_, bf16>) -> Result<Vec<f32>> {
+    Ok(view.to_vec()?.into_iter().map(bf16::to_f32).collect())
+}
+
+/// Importance, to write.
+#[derive(Debug)]
+pub enum ImportanceMut<'a> {
+    /// In f32.
+    F32(ViewMut<'a, f32>),
+    /// In bf16.
+    Bf16(ViewMut<'a, bf16>),
+}
+
+/// Importance, to read.
+#[derive(Debug, Clone, Copy)]
+pub enum ImportanceView<'a> {
+    /// In f32.
+    F32(View<'a, f32>),
+    /// In bf16.
+    Bf16(View<'a, bf16>),
+}
+
+impl<'a> ImportanceView<'a> {
+    /// The values, where they are in f32.
+    ///
+    /// # Errors
+    /// When they are in bf16.
+    pub fn in_f32(self) -> Result<View<'a, f32>> {
+        match self {
+            Self::F32(values) => Ok(values),
+            Self::Bf16(_) => Err(Error::Argument { op: "adamw", reason: "importance is in bf16".to_owned() }),
+        }
+    }
+
+    /// Number of values.
+    pub fn len(&self) -> usize {
+        match self {
+            Self::F32(values) => values.len(),
+            Self::Bf16(values) => values.len(),
+        }
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.len() == 0
+    }
+
+    /// On the host, in f32.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn to_vec(self) -> Result<Vec<f32>> {
+        match self {
+            Self::F32(values) => values.to_vec(),
+            Self::Bf16(values) => widened(values),
+        }
+    }
+}
+
 impl AdamW {
-    /// Zero moments in f32 and importance for `length` parameters (the layout's length, padding included).
+    /// Zero moments and importance, in f32, for `length` parameters (the layout's length, padding included).
     ///
     /// # Errors
     /// When memory runs out.
@@ -67,7 +138,7 @@ impl AdamW {
         Self::with_storage(device, length, importance, MomentType::F32)
     }
 
-    /// The same, stored as `storage` says, importance always in f32.
+    /// The same, stored as `storage` says.
     ///
     /// # Errors
     /// When memory runs out.
@@ -79,20 +150,18 @@ impl AdamW {
     ) -> Result<Self> {
         let StateStorage { moments, placement } = storage.into();
         let zeros = |length| Buffer::zeros_in(device, length, placement);
-        let moments = match moments {
-            MomentType::F32 => State::F32(zeros(length)?, zeros(length)?),
-            // Each a whole number of what a kernel's access is aligned to.
-            MomentType::Bf16 => State::Bf16(zeros(length.next_multiple_of(SEGMENT_ALIGNMENT))?),
+        let sums = if importance == ImportanceKind::None { 0 } else { length };
+        let memory = match moments {
+            MomentType::F32 => {
+                Memory::F32 { moments: [zeros(length)?, zeros(length)?], importance: zeros(sums)? }
+            }
+            // Each moment a whole number of what a kernel's access is aligned to.
+            MomentType::Bf16 => Memory::Bf16 {
+                moments: zeros(length.next_multiple_of(SEGMENT_ALIGNMENT))?,
+                importance: Buffer::zeros_in(device, sums, placement)?,
+            },
         };
-        let importance_length = if importance == ImportanceKind::None { 0 } else { length };
-        Ok(Self {
-            device: device.clone(),
-            steps: 0,
-            length,
-            moments,
-            importance_kind: importance,
-            importance: zeros(importance_length)?,
-        })
+        Ok(Self { device: device.clone(), steps: 0, length, memory, importance_kind: importance })
     }
 
     /// One step over `weights`; counts it. See [`super::step`].
@@ -106,17 +175,17 @@ impl AdamW {
         gradient: Gradient<'_>,
         hyper: &Hyper,
     ) -> Result<()> {
-        let accumulator = self.importance.view_mut();
-        let parameters = Parameters {
-            weights: weights.into(),
-            moments: moments_mut(&mut self.moments, self.length),
-            importance: match self.importance_kind {
-                ImportanceKind::None => Importance::None,
-                ImportanceKind::Net => Importance::Net(accumulator),
-                ImportanceKind::Path => Importance::Path(accumulator),
-                ImportanceKind::Fisher => Importance::Fisher(accumulator),
-            },
+        let kind = self.importance_kind;
+        let state = match &mut self.memory {
+            Memory::F32 { moments: [first, second], importance } => {
+                State::F32(first.view_mut(), second.view_mut(), of_kind(kind, importance))
+            }
+            Memory::Bf16 { moments, importance } => {
+                let (first, second) = halves(moments, self.length);
+                State::Bf16(first, second, of_kind(kind, importance))
+            }
         };
+        let parameters = Parameters { weights: weights.into(), state };
         super::step(&self.device, parameters, gradient, hyper, self.steps + 1)?;
         self.steps += 1;
         Ok(())
@@ -128,12 +197,12 @@ impl AdamW {
     /// When the device has failed.
     pub fn restart(&mut self) -> Result<()> {
         self.steps = 0;
-        match &mut self.moments {
-            State::F32(first, second) => {
+        match &mut self.memory {
+            Memory::F32 { moments: [first, second], .. } => {
                 first.view_mut().fill(0.0)?;
                 second.view_mut().fill(0.0)
             }
-            State::Bf16(both) => both.view_mut().fill(0.0),
+            Memory::Bf16 { moments, .. } => moments.view_mut().fill(0.0),
         }
     }
 
@@ -149,10 +218,10 @@ impl AdamW {
 
     /// First and second moments.
     pub fn moments(&self) -> MomentsView<'_> {
-        match &self.moments {
-            State::F32(first, second) => MomentsView::F32(first.view(), second.view()),
-            State::Bf16(both) => {
-                let all = both.view().cast();
+        match &self.memory {
+            Memory::F32 { moments: [first, second], .. } => MomentsView::F32(first.view(), second.view()),
+            Memory::Bf16 { moments, .. } => {
+                let all = moments.view().cast();
                 let second = all.len() / 2;
                 MomentsView::Bf16(all.slice(0..self.length), all.slice(second..second + self.length))
             }
@@ -161,22 +230,28 @@ impl AdamW {
 
     /// First and second moments, when a checkpoint is read.
     pub fn moments_mut(&mut self) -> Moments<'_> {
-        moments_mut(&mut self.moments, self.length)
+        match &mut self.memory {
+            Memory::F32 { moments: [first, second], .. } => Moments::F32(first.view_mut(), second.view_mut()),
+            Memory::Bf16 { moments, .. } => {
+                let (first, second) = halves(moments, self.length);
+                Moments::Bf16(first, second)
+            }
+        }
     }
 
-    /// Number type that moments are stored in.
+    /// Number type that the state is stored in.
     pub fn moment_type(&self) -> MomentType {
-        match self.moments {
-            State::F32(..) => MomentType::F32,
-            State::Bf16(_) => MomentType::Bf16,
+        match self.memory {
+            Memory::F32 { .. } => MomentType::F32,
+            Memory::Bf16 { .. } => MomentType::Bf16,
         }
     }
 
     /// The moments' memory as one f32 for each parameter, for other uses until the next
     /// [`AdamW::restart`], which overwrites it.
     pub fn lend_moments(&mut self) -> ViewMut<'_, f32> {
-        let memory = match &mut self.moments {
-            State::F32(memory, _) | State::Bf16(memory) => memory,
+        let memory = match &mut self.memory {
+            Memory::F32 { moments: [memory, _], .. } | Memory::Bf16 { moments: memory, .. } => memory,
         };
         memory.slice_mut(0..self.length)
     }
@@ -188,34 +263,57 @@ impl AdamW {
 
     /// Importance accumulated so far: signed for [`ImportanceKind::Net`] (selection goes by the
     /// absolute value), and empty for [`ImportanceKind::None`].
-    pub fn importance(&self) -> View<'_, f32> {
-        self.importance.view()
+    pub fn importance(&self) -> ImportanceView<'_> {
+        match &self.memory {
+            Memory::F32 { importance, .. } => ImportanceView::F32(importance.view()),
+            Memory::Bf16 { importance, .. } => ImportanceView::Bf16(importance.view()),
+        }
     }
 
     /// Importance, when a checkpoint is read.
-    pub fn importance_mut(&mut self) -> ViewMut<'_, f32> {
-        self.importance.view_mut()
+    pub fn importance_mut(&mut self) -> ImportanceMut<'_> {
+        match &mut self.memory {
+            Memory::F32 { importance, .. } => ImportanceMut::F32(importance.view_mut()),
+            Memory::Bf16 { importance, .. } => ImportanceMut::Bf16(importance.view_mut()),
+        }
+    }
+
+    /// Forgets the importance accumulated so far.
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn clear_importance(&mut self) -> Result<()> {
+        match self.importance_mut() {
+            ImportanceMut::F32(mut values) => values.fill(0.0),
+            ImportanceMut::Bf16(mut values) => values.fill(bf16::ZERO),
+        }
     }
 
     /// Bytes of state.
     pub fn bytes(&self) -> usize {
-        let moments = match &self.moments {
-            State::F32(first, second) => first.bytes() + second.bytes(),
-            State::Bf16(both) => both.bytes(),
-        };
-        moments + self.importance.bytes()
+        match &self.memory {
+            Memory::F32 { moments: [first, second], importance } => {
+                first.bytes() + second.bytes() + importance.bytes()
+            }
+            Memory::Bf16 { moments, importance } => moments.bytes() + importance.bytes(),
+        }
     }
 }
 
-/// The moments of `length` parameters, to write.
-fn moments_mut(state: &mut State, length: usize) -> Moments<'_> {
-    match state {
-        State::F32(first, second) => Moments::F32(first.view_mut(), second.view_mut()),
-        State::Bf16(both) => {
-            let all = both.view_mut().cast();
-            let middle = all.len() / 2;
-            let (first, second) = all.split_at(middle);
-            Moments::Bf16(first.slice(0..length), second.slice(0..length))
-        }
+/// Both moments of `length` parameters.
+fn halves(moments: &mut Buffer<f32>, length: usize) -> (ViewMut<'_, bf16>, ViewMut<'_, bf16>) {
+    let all = moments.view_mut().cast();
+    let middle = all.len() / 2;
+    let (first, second) = all.split_at(middle);
+    (first.slice(0..length), second.slice(0..length))
+}
+
+/// The accumulator of this kind.
+fn of_kind<S: Pod>(kind: ImportanceKind, sums: &mut Buffer<S>) -> Importance<'_, S> {
+    match kind {
+        ImportanceKind::None => Importance::None,
+        ImportanceKind::Net => Importance::Net(sums.view_mut()),
+        ImportanceKind::Path => Importance::Path(sums.view_mut()),
+        ImportanceKind::Fisher => Importance::Fisher(sums.view_mut()),
     }
 }

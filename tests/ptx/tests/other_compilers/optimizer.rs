@@ -1,6 +1,6 @@
 //! AdamW: elementwise arithmetic with roots and quotients, and a rounded copy.
 
-use cpift_kernels::adamw::{Coefficients, Importance, Step, StoredState, StoredWeights, adamw_step};
+use cpift_kernels::adamw::{Coefficients, Importance, StateOf, Step, StoredState, StoredWeights, adamw_step};
 use cpift_kernels::dither::{dither_to_bf16, lower_half, undo};
 use cpift_kernels::emulator::Emulator;
 use cpift_kernels::simt::Bf16;
@@ -170,11 +170,15 @@ fn the_kernel_here_gives_the_same_bits() {
     let (mut rounded, mut lower) = (Buffer::from_slice(&rounded), Buffer::from_slice(&lower));
     let step = Step {
         weights: StoredWeights::Split(rounded.write(), lower.write()),
-        importance: Importance::None,
         frozen: None,
         scale: scale.read(),
     };
-    let state = StoredState::F32(gradients.read(), own.moment1.write(), own.moment2.write());
+    let state = StoredState::F32(StateOf {
+        gradient: gradients.read(),
+        moment1: own.moment1.write(),
+        moment2: own.moment2.write(),
+        importance: Importance::None,
+    });
     adamw_step(&Emulator::new(schedule), state, step, &coefficients).expect("runs");
     for (index, weight) in own.weights.as_mut_slice().iter_mut().enumerate() {
         *weight = undo(rounded.as_slice()[index], lower.as_slice()[index], index);
