@@ -122,6 +122,10 @@ impl TrainStep {
                 format!("is {}, and the model was made for {}", options.length, config.max_positions);
             return Err(Error::setting("--length", reason));
         }
+        if options.state == StateType::Offload && matches!(device, Device::Cpu(_)) {
+            let reason = "offload keeps the state in the host's memory beside a GPU: use compact on the CPU";
+            return Err(Error::setting("--memory", reason));
+        }
         let layout = config.layout()?;
         machine::require_memory(
             device,

@@ -13,7 +13,7 @@ pub use crate::counts::{counted, grouped};
 use crate::data::Summary;
 use crate::hub::HubSource;
 use crate::recipe::{Method, Stage};
-use crate::state_type::StateType;
+use crate::state_type::{LargerState, StateType};
 use crate::transformer::Recompute;
 pub use column::{Column, Measured, UnknownColumn};
 pub use score::{SampleScore, Score, perplexity_text};
@@ -197,15 +197,6 @@ impl Plan {
     pub fn steps(&self) -> u64 {
         self.trainings.iter().map(|training| training.steps).sum()
     }
-}
-
-/// A kind of state that was not taken.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
-pub struct LargerState {
-    /// The kind.
-    pub state: StateType,
-    /// Bytes that the job would take where this state is: on the device.
-    pub bytes: u64,
 }
 
 /// What a stage of the job takes.

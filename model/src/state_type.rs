@@ -17,12 +17,21 @@ pub enum StateType {
     /// Gradients, moments and importance in f32.
     #[default]
     Exact,
-    /// Gradients, moments and importance in bf16, all but gradients' sums rounded stochastically. Importance `net` is not
-    /// accumulated: it is what the weights are away from the base.
+    /// Gradients, moments and importance in bf16, rounded stochastically. Importance `net` is not accumulated: it is what the
+    /// weights are away from the base.
     Compact,
     /// The same, in the memory of a GPU's host: on the GPU are only the weights that products read. The same bits as
     /// compact state.
     Offload,
+}
+
+/// A kind of state that `auto` did not take.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LargerState {
+    /// The kind.
+    pub state: StateType,
+    /// Bytes that the job would take where this state is: on the device.
+    pub bytes: u64,
 }
 
 /// A part of the state.
@@ -46,6 +55,14 @@ impl StateType {
             Self::Exact => "exact",
             Self::Compact => "compact",
             Self::Offload => "offload",
+        }
+    }
+
+    /// The kind that is kept on the device and has the same bits: what a run follows from.
+    pub fn on_the_device(self) -> Self {
+        match self {
+            Self::Exact => Self::Exact,
+            Self::Compact | Self::Offload => Self::Compact,
         }
     }
 

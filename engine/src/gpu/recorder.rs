@@ -82,6 +82,8 @@ struct Recording {
     commands: Vec<Command>,
     /// Given back since the recording began; commands may use it until they have run.
     freed: Vec<Block>,
+    /// The same of the host's memory, which is not used again.
+    freed_on_host: Vec<Block>,
     /// Given back in the recording before, and not used yet in this one.
     spare: Vec<Block>,
 }
@@ -135,7 +137,7 @@ impl Recorder {
         let address = self.backend.allocate(size_of::<f32>(), Placement::Device)?;
         // SAFETY: allocated right here, and nothing refers to it yet.
         if let Err(error) = unsafe { self.backend.write(address, &1f32.to_ne_bytes()) } {
-            self.give_back(vec![(address, size_of::<f32>())]);
+            self.give_back(vec![(address, size_of::<f32>())], Placement::Device);
             return Err(error);
         }
         *one = Some(address);
@@ -172,7 +174,8 @@ impl Recorder {
             return false;
         }
         let spare = std::mem::take(&mut *lock(&self.spare));
-        *recording = Some(Recording { commands: Vec::new(), freed: Vec::new(), spare });
+        *recording =
+            Some(Recording { commands: Vec::new(), freed: Vec::new(), freed_on_host: Vec::new(), spare });
         true
     }
 
@@ -195,7 +198,8 @@ impl Recorder {
 
     fn finish(&self, mut recording: Recording) -> Result<()> {
         let outcome = self.flush(&mut recording);
-        self.give_back(recording.spare);
+        self.give_back(recording.spare, Placement::Device);
+        self.give_back(recording.freed_on_host, Placement::Host);
         *lock(&self.spare) = recording.freed;
         outcome
     }
@@ -205,11 +209,11 @@ impl Recorder {
         self.run(std::mem::take(&mut recording.commands))
     }
 
-    fn give_back(&self, blocks: Vec<Block>) {
+    fn give_back(&self, blocks: Vec<Block>, placement: Placement) {
         for (address, bytes) in blocks {
             // SAFETY: whoever freed it promised that it was allocated with these bytes and is used no more;
             // the commands that did are queued or forgotten.
-            unsafe { self.backend.free(address, bytes, Placement::Device) }
+            unsafe { self.backend.free(address, bytes, placement) }
         }
     }
 
@@ -222,7 +226,7 @@ impl Recorder {
             blocks.append(&mut recording.spare);
         }
         let any = !blocks.is_empty();
-        self.give_back(blocks);
+        self.give_back(blocks, Placement::Device);
         Ok(any)
     }
 
@@ -336,12 +340,7 @@ impl Backend for Recorder {
     unsafe fn free(&self, address: u64, bytes: usize, placement: Placement) {
         match lock(&self.recording).as_mut() {
             Some(recording) if placement == Placement::Device => recording.freed.push((address, bytes)),
-            Some(recording) => {
-                // Commands that use it have to run first; a failure of theirs is the device's, which the next read reports.
-                let _ = self.flush(recording);
-                // SAFETY: passed on to the caller.
-                unsafe { self.backend.free(address, bytes, placement) }
-            }
+            Some(recording) => recording.freed_on_host.push((address, bytes)),
             // SAFETY: passed on to the caller.
             None => unsafe { self.backend.free(address, bytes, placement) },
         }
@@ -424,9 +423,9 @@ impl Drop for Recorder {
     fn drop(&mut self) {
         self.discard();
         let spare = std::mem::take(&mut *lock(&self.spare));
-        self.give_back(spare);
+        self.give_back(spare, Placement::Device);
         if let Some(address) = lock(&self.one).take() {
-            self.give_back(vec![(address, size_of::<f32>())]);
+            self.give_back(vec![(address, size_of::<f32>())], Placement::Device);
         }
     }
 }

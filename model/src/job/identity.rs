@@ -17,6 +17,7 @@ use crate::recipe::{
 };
 use crate::score::Scoring;
 use crate::state_type::StateType;
+use crate::transformer::Recompute;
 
 /// Keys of a resolved recipe that may differ when a run is continued: what nothing is computed from, what gives the same
 /// bits, and paths, since the content of the files is compared.
@@ -43,7 +44,7 @@ pub struct RunIdentity {
     pub recipe: String,
     /// Number type of the final model, which may be changed until that is written.
     pub dtype: SaveDtype,
-    /// How the optimizer's state is kept: what `train.memory = "auto"` stands for. Earlier versions had one kind.
+    /// How the optimizer's state is kept, but for where: what `train.memory = "auto"` stands for. Earlier versions had one kind.
     #[serde(default)]
     pub state: StateType,
 }
@@ -58,7 +59,7 @@ impl RunIdentity {
         let settings = json(&without_what_may_differ(recipe))?;
         let pairs = pairs.map_or("", PairMethod::name);
         let recipe_hash = hash_texts(["cpift-engine run 4", &settings, pairs]);
-        Ok(Self { recipe: recipe_hash, dtype: recipe.model.dtype, state })
+        Ok(Self { recipe: recipe_hash, dtype: recipe.model.dtype, state: state.on_the_device() })
     }
 
     /// Reads what the run folder was begun with, if it says.
@@ -107,7 +108,7 @@ pub fn of_probe(
     // What is measured, what is mixed and what is brought instead of a probe does not go into one.
     (task.weight, task.eval, task.model) = (1.0, None, None);
     (task.eval_limit, task.score, task.max_new_tokens, task.shots) = (None, Scoring::default(), None, 0);
-    let settings = json(&(recipe.seed, &recipe.model, &probe, steps, state, &task))?;
+    let settings = json(&(recipe.seed, &recipe.model, &probe, steps, state.on_the_device(), &task))?;
     let is_read = |file: &&InputFile| file.role.trains(&task.name) || !file.role.is_of_task();
     let files = texts_of(inputs.iter().filter(is_read));
     let settings = ["cpift-engine probe 5", settings.as_str()];
@@ -155,7 +156,10 @@ fn without_what_may_differ(recipe: &Recipe) -> Recipe {
     let mut recipe = recipe.clone();
     recipe.model.dtype = SaveDtype::default();
     for training in [&mut recipe.train, &mut recipe.probe.training, &mut recipe.integrate.training] {
-        training.recompute = RecomputeSetting::default();
+        training.recompute = RecomputeSetting::Of(Recompute::Nothing);
+        if training.memory == StateMemory::Offload {
+            training.memory = StateMemory::Compact;
+        }
     }
     recipe.checkpoint = CheckpointSettings::default();
     recipe.metrics = MetricsSettings::default();

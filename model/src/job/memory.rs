@@ -10,10 +10,10 @@ use crate::data::{Dataset, Row};
 use crate::error::{Error, Result};
 use crate::evaluation::generation_bytes;
 use crate::machine;
-use crate::progress::{LargerState, MemoryPart, Plan, StageKind};
+use crate::progress::{MemoryPart, Plan, StageKind};
 use crate::recipe::{Recipe, RecomputeSetting, StateMemory, TrainSettings};
 use crate::score::Scoring;
-use crate::state_type::StateType;
+use crate::state_type::{LargerState, StateType};
 use crate::transformer::{BatchLimits, ComputeType, MemoryPlan, Purpose, Recompute, Transformer};
 
 /// Bytes of the program itself: its code as far as it runs, threads, names, lists, and what the allocator keeps. Without
@@ -171,7 +171,9 @@ pub fn choose_saving(
         (StateMemory::Exact, _) => vec![StateType::Exact],
         (StateMemory::Compact, _) => vec![StateType::Compact],
         (StateMemory::Offload, _) => vec![StateType::Offload],
-        (StateMemory::Auto, Some(state)) => vec![state],
+        (StateMemory::Auto, Some(StateType::Exact)) => vec![StateType::Exact],
+        (StateMemory::Auto, Some(_)) if has_host(device) => vec![StateType::Compact, StateType::Offload],
+        (StateMemory::Auto, Some(_)) => vec![StateType::Compact],
         (StateMemory::Auto, None) if has_host(device) => StateType::ALL.to_vec(),
         (StateMemory::Auto, None) => vec![StateType::Exact, StateType::Compact],
     };
@@ -210,7 +212,7 @@ fn recomputes(recipe: &Recipe) -> Vec<Recompute> {
     }
 }
 
-/// Whether the device has memory of its own, beside the host's.
+/// Whether there is a host's memory beside the device's: of the emulator, one and the same.
 fn has_host(device: &Device) -> bool {
     matches!(device, Device::Gpu(_))
 }
@@ -238,6 +240,19 @@ fn less_memory(plan: &Plan, device: &Device) -> String {
     format!("lower batch_size or model.max_length{set} (`plan` shows the parts)")
 }
 
+/// The same where it is the host's beside a GPU: the key, and what to do.
+fn less_host_memory(state: StateType) -> (&'static str, &'static str) {
+    match state {
+        StateType::Offload => (
+            "train.memory",
+            "the host has to hold most of the state with \"offload\"; \"compact\" keeps it on the GPU",
+        ),
+        StateType::Exact | StateType::Compact => {
+            ("train.batch_size", "use shorter or fewer rows, or another machine (`plan` shows the parts)")
+        }
+    }
+}
+
 /// Fails when the job needs more memory than the device and the host have, before any of it is taken.
 ///
 /// # Errors
@@ -246,7 +261,8 @@ pub fn check_memory(plan: &Plan, device: &Device) -> Result<()> {
     check_device_memory(plan, device)?;
     match device.memory_bytes() {
         Some(_) => {
-            machine::require_host_memory("train.batch_size", bytes(plan, true), &less_memory(plan, device))
+            let (key, remedy) = less_host_memory(plan.state);
+            machine::require_host_memory(key, bytes(plan, true), remedy)
         }
         None => Ok(()),
     }
@@ -278,6 +294,8 @@ pub fn explain_out_of_memory(error: Error, plan: &Plan, device: &Device) -> Erro
 
 #[cfg(test)]
 mod tests {
+    use cpift_engine::{Device, LaunchLog};
+
     use super::{Saving, choose_saving, count_repeated, count_shortest, less_memory, recomputes};
     use crate::progress::{MemoryPart, Plan};
     use crate::recipe::{Method, Recipe, RecomputeSetting, StateMemory};
@@ -287,16 +305,25 @@ mod tests {
     const SMALL: u64 = 1 << 20;
     const TOO_LARGE: u64 = 1 << 60;
 
-    /// What is chosen, and the sizes that were too large, where a job takes as many bytes as `bytes` says.
+    /// [`chosen_on`] the CPU.
     fn chosen(
         memory: StateMemory,
         begun: Option<StateType>,
         bytes: impl Fn(Saving) -> u64,
     ) -> (Saving, Vec<u64>) {
-        let device = cpift_engine::Device::cpu(None).unwrap();
+        chosen_on(&Device::cpu(None).unwrap(), memory, begun, bytes)
+    }
+
+    /// What is chosen, and the sizes that were too large, where a job takes as many bytes as `bytes` says.
+    fn chosen_on(
+        device: &Device,
+        memory: StateMemory,
+        begun: Option<StateType>,
+        bytes: impl Fn(Saving) -> u64,
+    ) -> (Saving, Vec<u64>) {
         let mut recipe = Recipe::default();
         recipe.train.memory = memory;
-        let plan = choose_saving(&recipe, begun, &device, |saving| {
+        let plan = choose_saving(&recipe, begun, device, |saving| {
             let memory = vec![MemoryPart { name: "all".to_owned(), bytes: bytes(saving), on_host: false }];
             let Saving { state, recompute } = saving;
             Ok(Plan { memory, state, recompute, ..empty_plan() })
@@ -358,6 +385,20 @@ mod tests {
         ] {
             assert_eq!(chosen(memory, begun, by_state(bytes)), expected, "{memory:?} {begun:?} {bytes:?}");
         }
+    }
+
+    /// And a run that was begun with compact state goes on with the same bits elsewhere.
+    #[test]
+    fn auto_takes_the_hosts_memory_beside_a_gpu() {
+        let gpu = Device::logging(&LaunchLog::new());
+        let bytes = |saving: Saving| if saving.state == StateType::Offload { SMALL } else { TOO_LARGE };
+        let offload = Saving { state: StateType::Offload, recompute: Recompute::Nothing };
+        let chosen = |begun| chosen_on(&gpu, StateMemory::Auto, begun, bytes);
+        assert_eq!(chosen(None), (offload, vec![TOO_LARGE; 2]));
+        assert_eq!(chosen(Some(StateType::Compact)), (offload, vec![TOO_LARGE]));
+        assert_eq!(chosen(Some(StateType::Exact)).0.state, StateType::Exact);
+        let advice = less_memory(&Plan { state: StateType::Compact, ..empty_plan() }, &gpu);
+        assert!(advice.contains("memory = \"offload\""), "{advice}");
     }
 
     #[test]

@@ -26,7 +26,7 @@ pub enum StateMemory {
     Auto,
     /// Moments and importance in f32.
     Exact,
-    /// Gradients and moments in bf16, moments rounded stochastically; importance `net` without memory of its own.
+    /// Gradients, moments and importance in bf16, rounded stochastically; importance `net` without memory of its own.
     Compact,
     /// As compact, in the memory of a GPU's host.
     Offload,
@@ -67,7 +67,9 @@ enum WrittenRecompute {
 #[serde(rename_all = "lowercase")]
 enum RecomputeName {
     Auto,
+    Nothing,
     Mlp,
+    Layer,
 }
 
 impl From<WrittenRecompute> for RecomputeSetting {
@@ -75,7 +77,9 @@ impl From<WrittenRecompute> for RecomputeSetting {
         match written {
             WrittenRecompute::Flag(false) => Self::Of(Recompute::Nothing),
             WrittenRecompute::Flag(true) => Self::Of(Recompute::Layer),
+            WrittenRecompute::Name(RecomputeName::Nothing) => Self::Of(Recompute::Nothing),
             WrittenRecompute::Name(RecomputeName::Mlp) => Self::Of(Recompute::Mlp),
+            WrittenRecompute::Name(RecomputeName::Layer) => Self::Of(Recompute::Layer),
             WrittenRecompute::Name(RecomputeName::Auto) => Self::Auto,
         }
     }

@@ -43,7 +43,7 @@ impl Recompute {
     /// All, from the fastest to what takes the least memory.
     pub const ALL: [Self; 3] = [Self::Nothing, Self::Mlp, Self::Layer];
 
-    /// As in recipes and messages.
+    /// As in messages and files; recipes may write `false` and `true` for the first and the last.
     pub fn name(self) -> &'static str {
         match self {
             Self::Nothing => "nothing",

@@ -1,10 +1,10 @@
 //! Recorded steps give the bits that steps queued one by one give, whatever changes from step to step.
 
-use cpift_engine::ops::adamw::{AdamW, Hyper, ImportanceKind, MomentType};
+use cpift_engine::ops::adamw::{AdamW, Hyper, ImportanceKind, MomentType, StateStorage};
 use cpift_engine::ops::linear::{Shape, forward};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::ops::subtract::subtract;
-use cpift_engine::{Buffer, Device, Error, Result, bf16};
+use cpift_engine::{Buffer, Device, Error, Placement, Result, bf16};
 use cpift_kernels::emulator::Schedule;
 use cpift_model::transformer::{ComputeType, Recompute};
 use cpift_model::{Batch, Model, Scaling};
@@ -14,7 +14,7 @@ use cpift_tests::numeric::random;
 use cpift_tests::stand_in;
 
 /// Weights, moments and losses after steps of two micro-batches of changing shapes, with changing learning rates.
-fn train(device: &Device, compute: ComputeType, stored: MomentType, recorded: bool) -> [Vec<f32>; 3] {
+fn train(device: &Device, compute: ComputeType, stored: StateStorage, recorded: bool) -> [Vec<f32>; 3] {
     let golden = Golden::open("qwen3");
     let (documents, packed) = (golden.documents(), golden.packed());
     let length = golden.layout.len();
@@ -69,7 +69,9 @@ fn train(device: &Device, compute: ComputeType, stored: MomentType, recorded: bo
 fn recorded_steps_give_the_same_bits() {
     for device in gpus() {
         for compute in [ComputeType::F32, ComputeType::Bf16] {
-            for stored in [MomentType::F32, MomentType::Bf16] {
+            // In the device's memory and in the host's.
+            let on_host = StateStorage { moments: MomentType::Bf16, placement: Placement::Host };
+            for stored in [MomentType::F32.into(), on_host] {
                 let [recorded, queued] = [true, false].map(|how| train(&device, compute, stored, how));
                 assert_eq!(recorded, queued, "{compute:?} {stored:?}");
             }
@@ -83,8 +85,11 @@ fn what_changes_is_replaced() {
     for device in gpus() {
         for length in [5, 5, 5, 3000, 3000, 3000] {
             let start = random(length as u64, length);
-            let mut target = Buffer::from_slice(&device, &start).unwrap();
+            // The target is in the host's memory, and is copied to the device's.
+            let mut target = Buffer::zeros_in(&device, length, Placement::Host).unwrap();
+            target.view_mut().copy_from_host(&start).unwrap();
             let mut other = Buffer::zeros(&device, length).unwrap();
+            let mut copy = Buffer::zeros(&device, length).unwrap();
             for value in [1.0, 2.0, 4.0, 8.0] {
                 device
                     .record(|| -> Result<()> {
@@ -92,7 +97,9 @@ fn what_changes_is_replaced() {
                             other.view_mut().fill(value * part as f32)?;
                             subtract(&device, target.view_mut(), other.view())?;
                         }
-                        Ok(())
+                        // Given back while commands that fill it wait.
+                        Buffer::<f32>::zeros_in(&device, length, Placement::Host)?.view_mut().fill(value)?;
+                        copy.view_mut().copy_from(target.view())
                     })
                     .unwrap();
             }
@@ -103,6 +110,7 @@ fn what_changes_is_replaced() {
                 })
                 .collect();
             assert_eq!(target.to_vec().unwrap(), expected);
+            assert_eq!(copy.to_vec().unwrap(), expected);
         }
     }
 }

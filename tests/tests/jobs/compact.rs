@@ -11,6 +11,7 @@ use cpift_model::progress::{Plan, Silent};
 use cpift_model::state_type::StateType;
 use cpift_model::{Error, Recipe};
 use cpift_tests::jobs::{SmallJob, TASKS, Watcher};
+use safetensors::{Dtype, SafeTensors};
 use serde_json::{Value, json};
 
 const COMPACT: (&str, &str) = ("train.memory", "compact");
@@ -38,9 +39,9 @@ fn the_plan_has_the_state_that_is_kept() {
     // And a checkpoint of stage 4 by half of the moments.
     let flat = bytes_of(&exact, "weights");
     assert_eq!(exact.disk_bytes - small.disk_bytes, TASKS.len() as u64 * flat + flat);
-    // Fisher information is no difference: it has to be kept.
+    // Fisher information is no difference: it has to be kept, in bf16.
     let fisher = job.recipe(&compact(&[("probe.importance", json!("fisher"))]));
-    assert_eq!(bytes_of(&job.plan(&fisher).unwrap(), "importance"), flat);
+    assert_eq!(2 * bytes_of(&job.plan(&fisher).unwrap(), "importance"), flat);
 }
 
 /// Every stage, stopped in a probe and in stage 4 and continued: the same bits, on the CPU and on the emulator. Cores
@@ -176,7 +177,9 @@ fn fisher_information_is_accumulated_beside_compact_moments() {
     let job = SmallJob::new();
     let recipe = job.recipe(&compact(&[("probe.importance", json!("fisher"))]));
     job.run(&recipe, "fisher", false, &mut Silent).unwrap();
-    assert!(job.path("fisher/probe/code/importance.safetensors").exists());
+    let bytes = job.bytes("fisher/probe/code/importance.safetensors");
+    let stored = SafeTensors::deserialize(&bytes).unwrap().tensors();
+    assert!(!stored.is_empty() && stored.iter().all(|(_, tensor)| tensor.dtype() == Dtype::BF16));
     job.run(&job.recipe(&compact(&[])), "net", false, &mut Silent).unwrap();
     assert!(job.bytes("fisher/core/code.mask.safetensors") != job.bytes("net/core/code.mask.safetensors"));
 }

@@ -4,7 +4,8 @@ use std::fs;
 use std::path::Path;
 
 use cpift_model::progress::Silent;
-use cpift_model::recipe::{DataFiles, SpecialTokens, Stage};
+use cpift_model::recipe::{DataFiles, RecomputeSetting, SpecialTokens, Stage};
+use cpift_model::transformer::Recompute;
 use cpift_model::{Error, Recipe};
 use cpift_tests::folders::copy;
 use cpift_tests::jobs::{Meddler, Options, SmallJob, Watcher};
@@ -188,6 +189,7 @@ fn keys_that_change_no_result_may_change_on_resume() {
     job.run(&begun, "run", false, &mut watcher).unwrap_err();
     let mut changed = recipe.clone();
     (changed.checkpoint.every, changed.checkpoint.keep, changed.metrics.tensorboard) = (1, 3, true);
+    changed.integrate.training.recompute = RecomputeSetting::Of(Recompute::Mlp);
     job.run(&changed, "run", true, &mut Silent).unwrap();
     assert_eq!(job.bytes(&format!("run/{WEIGHTS}")), job.bytes(&format!("whole/{WEIGHTS}")));
     let text = String::from_utf8(job.bytes("run/recipe.toml")).unwrap();

@@ -310,6 +310,27 @@ fn recomputing_and_repeating_give_the_same_bits() {
     }
 }
 
+/// In bf16, where the residual stream is rounded before its norm is computed again.
+#[test]
+fn recomputing_on_gpus_gives_the_same_bits() {
+    for device in gpus() {
+        let golden = Golden::open("qwen3");
+        let weights = upload::<bf16>(&device, &golden.weights(&device).to_vec().unwrap());
+        let of = |recompute| {
+            step::<bf16>(
+                &mut transformer(&golden, &device, recompute),
+                &device,
+                &weights,
+                &golden.documents()[0],
+            )
+        };
+        let kept = of(Recompute::Nothing);
+        for recompute in [Recompute::Mlp, Recompute::Layer] {
+            assert_eq!(kept, of(recompute), "{recompute:?}");
+        }
+    }
+}
+
 /// The prompts, what `transformers` adds to each, and how.
 fn greedy_continuations(golden: &Golden) -> (Vec<Vec<u32>>, Vec<Vec<u32>>, Generation) {
     let generation = Generation {

@@ -15,12 +15,10 @@ use crate::gpu::lock;
 pub struct Pinned(Mutex<BTreeMap<u64, usize>>);
 
 impl Pinned {
-    /// So many bytes, all of them written once: what they hold otherwise is the system's to say. The context is current.
+    /// So many bytes, with any content. The context is current.
     pub fn allocate(&self, bytes: usize) -> Result<u64, DriverError> {
         // SAFETY: freed by `free`.
         let start = unsafe { result::malloc_host(bytes, sys::CU_MEMHOSTALLOC_DEVICEMAP) }?;
-        // SAFETY: as many bytes were allocated, and nothing refers to them yet.
-        unsafe { start.cast::<u8>().write_bytes(0, bytes) };
         lock(&self.0).insert(start as u64, bytes);
         Ok(start as u64)
     }
