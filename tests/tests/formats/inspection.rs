@@ -42,5 +42,5 @@ fn gated_delta_nets_are_looked_at() {
     let rotary: Vec<(&str, usize)> =
         inspection.rotary.iter().map(|with| (with.what.as_str(), with.layers)).collect();
     assert_eq!(rotary, [("base 10000, 4 of 16 elements of a head", 1), ("none (gated DeltaNet)", 3)]);
-    assert_eq!(inspection.memory.len(), 8);
+    assert_eq!(inspection.memory.len(), 12);
 }

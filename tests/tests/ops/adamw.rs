@@ -318,7 +318,11 @@ fn frozen_coordinates_keep_their_bits_and_the_others_theirs() {
         assert!(mask.words().contains(&u64::MAX) && mask.words().contains(&0));
         for (kind, moments) in kinds() {
             let [moment1, moment2] = start_moments(&layout, moments);
-            let start = [spread_values(&layout, 1), moment1, moment2, spread_values(&layout, 4)];
+            let importance = match moments {
+                MomentType::F32 => spread_values(&layout, 4),
+                MomentType::Bf16 => rounded::<bf16>(&spread_values(&layout, 4)),
+            };
+            let start = [spread_values(&layout, 1), moment1, moment2, importance];
             let free = three_steps(&device, &layout, (kind, moments), None, true);
             let masked = three_steps(&device, &layout, (kind, moments), Some(&mask), true);
             for ((start, free), masked) in start.iter().zip(&free).zip(&masked) {

@@ -224,7 +224,16 @@ fn launches_are_checked() {
     assert_eq!(launch(address, 100, 1, 128, 0), INVALID, "another block than the PTX requires");
     assert_eq!(launch(address, 100, 0, 256, 0), INVALID, "no blocks");
     assert_eq!(launch(address, 100, 1, 256, 49_153), INVALID, "more shared memory than allowed");
-    assert_eq!(launch(machine.byte(0) as u64, 100, 1, 256, 0), INVALID, "memory of the host");
+    let on_stack = [0f32; 100];
+    assert_eq!(
+        launch(on_stack.as_ptr() as u64, 100, 1, 256, 0),
+        INVALID,
+        "memory of the host that is not pinned"
+    );
+    // Pinned memory has the same address for a kernel, and 1024 elements.
+    assert_eq!(launch(machine.byte(0) as u64, 1000, 1, 256, 0), OK);
+    // SAFETY: pinned memory, written by the kernel above.
+    assert_eq!(unsafe { machine.byte(4 * 999).cast::<f32>().read() }, 1.5);
     // SAFETY: what the driver checks.
     unsafe {
         assert_eq!(cuFuncSetAttribute(fill, SHARED, 163 << 10), OK);
