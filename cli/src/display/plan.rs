@@ -56,6 +56,12 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
 /// The peak, and what kind of state it is with, where that is not the usual one.
 fn memory(plan: &Plan) -> String {
     let mut peak = format!("{} at the peak", bytes(plan.memory_bytes()));
+    // A CPU's memory is the host's.
+    if !plan.device.starts_with("cpu") {
+        let on_host: u64 = plan.memory.iter().filter(|part| part.on_host).map(|part| part.bytes).sum();
+        let on_device = plan.memory_bytes() - on_host;
+        let _ = write!(peak, ": {} on the device, {} on the host", bytes(on_device), bytes(on_host));
+    }
     match plan.recompute {
         Recompute::Nothing => {}
         Recompute::Mlp => peak.push_str(", MLPs computed again"),
@@ -64,7 +70,7 @@ fn memory(plan: &Plan) -> String {
     let kept = match plan.state {
         StateType::Exact => return peak,
         StateType::Compact => "with compact state",
-        StateType::Offload => "with compact state in the host's memory",
+        StateType::Offload => "with compact state, offloaded",
     };
     let larger: Vec<String> = plan
         .too_large
@@ -73,7 +79,7 @@ fn memory(plan: &Plan) -> String {
         .collect();
     match larger.is_empty() {
         true => format!("{peak}, {kept}"),
-        false => format!("{peak}, {kept}: {}, more than there is", larger.join(", ")),
+        false => format!("{peak}, {kept} ({}, more than there is)", larger.join(", ")),
     }
 }
 

@@ -3,7 +3,7 @@
 use cpift_model::progress::*;
 use cpift_model::recipe::Method;
 use cpift_model::score::ScoreKind;
-use cpift_model::state_type::StateType;
+use cpift_model::state_type::{LargerState, StateType};
 use cpift_model::transformer::Recompute;
 
 use super::style::Style;
@@ -169,6 +169,18 @@ arithmetic  2 000   80.0k       18.0k         2        200
 code          900   36.0k       8.10k         2          -
 "
     );
+    let mut offloaded = plan.clone();
+    offloaded.device = "cuda:0 (a GPU)".to_owned();
+    offloaded.memory[1].on_host = true;
+    (offloaded.state, offloaded.recompute) = (StateType::Offload, Recompute::Mlp);
+    offloaded.too_large = [StateType::Exact, StateType::Compact]
+        .map(|state| LargerState { state, bytes: 64 << 20 })
+        .into();
+    let text = plan::render(&offloaded, None, Style::PLAIN);
+    let expected = "16.0 MiB at the peak: 4.00 MiB on the device, 12.0 MiB on the host, MLPs computed again, with compact \
+         state, offloaded (exact state would take 64.0 MiB, compact state would take 64.0 MiB, more than there is)";
+    assert!(text.split_whitespace().collect::<Vec<_>>().join(" ").contains(expected), "{text}");
+
     let details = plan::render_details(&plan);
     fits(&details);
     assert_eq!(
