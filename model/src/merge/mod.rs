@@ -8,11 +8,13 @@
 //! training (`cpift.rs`) holds three copies of a tensor besides.
 
 mod clock;
+mod configuration;
 mod convert;
 mod cpift;
 mod della;
 mod gram;
 mod kernel;
+mod layers;
 mod matching;
 mod method;
 mod options;
@@ -21,12 +23,14 @@ mod plan;
 mod reader;
 mod run;
 mod sce;
+mod settings;
 mod sources;
 mod tally;
 mod tile;
 mod updates;
 mod vocabulary;
 mod writer;
+mod yaml;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -43,7 +47,11 @@ use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
 use crate::error::{Error, Result};
 use crate::files::{ResumableFolder, hash_texts, require_free_space};
 pub use method::{Method, Rescale};
-pub use options::{BREADCRUMBS, DENSITY, DOT_THRESHOLD, EPSILON, FRACTION, MergeRequest, Parameters};
+pub use options::{
+    BREADCRUMBS, DENSITY, DOT_THRESHOLD, EPSILON, FRACTION, InputSlice, MergeRequest, OutputSlice,
+};
+pub use settings::{Condition, Interpolate, Parameters, Setting};
+pub use vocabulary::Vocabulary;
 
 /// Bytes above which the weights are split into shards, as `transformers` does.
 pub const DEFAULT_SHARD_BYTES: u64 = SHARD_BYTES;
@@ -98,29 +106,27 @@ impl Merge {
     pub fn new(request: &MergeRequest) -> Result<Self> {
         request.check()?;
         let models: Vec<TensorFolder> =
-            request.folders().iter().map(|folder| TensorFolder::open(folder)).collect::<Result<_>>()?;
-        let matches = match_tensors(&models)?;
-        vocabulary::require_same(&models)?;
-        let plan = |matched: Matched| {
-            let is_float = WeightType::of(matched.dtype).is_some();
-            let (how, sources) = match is_float {
-                true => request.how(&matched.name),
-                false => (method::How::Same, (0..models.len()).collect()),
-            };
-            let source = |model: usize| (model, matched.names[model].clone());
-            TensorPlan {
-                dtype: request.dtype.filter(|_| is_float).map_or(matched.dtype, WeightType::dtype),
-                sources: sources.into_iter().map(source).collect(),
-                name: matched.name,
-                shape: matched.shape,
-                how,
-            }
+            request.models.iter().map(|folder| TensorFolder::open(folder)).collect::<Result<_>>()?;
+        let is_sliced =
+            request.slices.iter().flat_map(|slice| &slice.sources).any(|source| source.layers.is_some());
+        let matches = match is_sliced {
+            true => layers::match_slices(&models, &request.slices).map_err(|error| request.locate(error))?,
+            false => match_tensors(&models)?.into_sources(&request.slices),
         };
-        let mut tensors: Vec<TensorPlan> = matches.tensors.into_iter().map(plan).collect();
-        let shards = plan::shards(&mut tensors, request.shard_bytes, SINGLE_FILE)?;
-        let mut notices = matches.notices;
+        let mut notices = request.notices.clone();
+        notices.extend(matches.notices);
+        notices.extend(vocabulary::check(&models, &request.vocabulary)?);
         notices.extend(output::differences(&models));
-        let files = OutputFiles::of(&models[0], &tensors, matches.tied)?;
+        let mut tensors =
+            matches.tensors.into_iter().map(|matched| plan(request, matched)).collect::<Result<Vec<_>>>()?;
+        let shards = plan::shards(&mut tensors, request.shard_bytes, SINGLE_FILE)?;
+        let mut files = OutputFiles::of(&models[0], &tensors, matches.tied)?;
+        if let Some(origins) = &matches.origins {
+            files.set_layers(&models, origins);
+        }
+        if let Some(template) = &request.chat_template {
+            files.set_chat_template(template)?;
+        }
         Ok(Self { models, tensors, shards, files, notices })
     }
 
@@ -218,4 +224,22 @@ impl Merge {
     pub fn folders(&self) -> impl Iterator<Item = PathBuf> {
         self.models.iter().map(|model| model.folder().to_owned())
     }
+}
+
+/// How one tensor is made.
+fn plan(request: &MergeRequest, matched: Matched) -> Result<TensorPlan> {
+    let is_float = WeightType::of(matched.dtype).is_some();
+    let slice = &request.slices[matched.slice];
+    let (how, sources) = match is_float {
+        true => request.how(slice, &matched)?,
+        false => (method::How::Same, (0..slice.sources.len()).collect()),
+    };
+    let source = |source: usize| (slice.sources[source].model, matched.names[source].clone());
+    Ok(TensorPlan {
+        dtype: request.dtype.filter(|_| is_float).map_or(matched.dtype, WeightType::dtype),
+        sources: sources.into_iter().map(source).collect(),
+        name: matched.name,
+        shape: matched.shape,
+        how,
+    })
 }

@@ -1,7 +1,7 @@
 //! Whether models read the same tokens.
 
 use std::collections::BTreeMap;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -12,15 +12,43 @@ use crate::files::{MOST_TOKENIZER_BYTES, parent, read_input};
 /// Name of the file that says which token has which number.
 const TOKENIZER: &str = "tokenizer.json";
 
-/// Fails where the tokenizers of two models give the same token other numbers. Models without a `tokenizer.json` are taken
-/// to have that of the first that has one.
+/// What becomes of tokens that not all models have, or that have other numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Vocabulary {
+    /// Such models are refused.
+    #[default]
+    Strict,
+    /// Rows of embedding and head are merged by their numbers, whatever tokens they are of.
+    ByNumber,
+}
+
+/// Looks for tokens that models number otherwise; models without a `tokenizer.json` are taken to have that of the first
+/// that has one. What a person should know where they may.
 ///
 /// # Errors
-/// Which token differs; a tokenizer that cannot be read.
-pub(super) fn require_same(models: &[TensorFolder]) -> Result<()> {
+/// Which token differs, where none may; a tokenizer that cannot be read.
+pub(super) fn check(models: &[TensorFolder], vocabulary: &Vocabulary) -> Result<Option<String>> {
+    let Some((path, difference, first)) = difference(models)? else { return Ok(None) };
+    let first = first.display();
+    match vocabulary {
+        Vocabulary::Strict => {
+            let reason = format!(
+                "{difference} in {first}: models with different tokenizers cannot be merged token by token"
+            );
+            Err(Error::format(&path, reason))
+        }
+        Vocabulary::ByNumber => Ok(Some(format!(
+            "{}: {difference} in {first}: rows of different tokens are merged, as mergekit does",
+            path.display()
+        ))),
+    }
+}
+
+/// The first tokenizer that differs from the first of all, where, and the folder of that.
+fn difference(models: &[TensorFolder]) -> Result<Option<(PathBuf, String, PathBuf)>> {
     let mut others = models.iter();
     let first = loop {
-        let Some(model) = others.next() else { return Ok(()) };
+        let Some(model) = others.next() else { return Ok(None) };
         if let Some(first) = Tokenizer::read(model.folder())? {
             break first;
         }
@@ -31,18 +59,14 @@ pub(super) fn require_same(models: &[TensorFolder]) -> Result<()> {
             continue;
         }
         if let Some(difference) = first.difference(&other)? {
-            let reason = format!(
-                "{difference} in {}: models with different tokenizers cannot be merged token by token",
-                parent(&first.path).display()
-            );
-            return Err(Error::format(&other.path, reason));
+            return Ok(Some((other.path, difference, parent(&first.path).to_owned())));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 struct Tokenizer {
-    path: std::path::PathBuf,
+    path: PathBuf,
     bytes: Vec<u8>,
 }
 
