@@ -6,7 +6,7 @@ use std::path::{Path, PathBuf};
 use clap::builder::TypedValueParser;
 use clap::{Args, ValueHint};
 use cpift_model::checkpoint::WeightType;
-use cpift_model::merge::{Method, Rescale};
+use cpift_model::merge::{Method, Rescale, Vocabulary};
 
 use super::choice;
 
@@ -52,6 +52,7 @@ Examples:
   cpift-engine merge --method ties --base my-model tune-a tune-b:0.5 --dtype bf16 --out merged
   cpift-engine merge --method dare --base my-model tune-a:0.7 --rescale density --out merged
   cpift-engine merge --method ties --base my-model tune-a tune-b --out merged --resume
+  cpift-engine merge --method arithmetic --base my-model tune-a tune-b --vocabulary union --out merged
   cpift-engine merge merge.yml --dtype bf16 --out merged
 
 Files written: model.safetensors (or shards with an index), config.json, the tokenizer's files and licences, manifest.json.
@@ -107,6 +108,10 @@ pub struct Merge {
     /// Seed of what is drawn by dare and della.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
+    /// What becomes of tokens that not all models have, or that have other numbers; when not given, what a configuration
+    /// says, else strict.
+    #[arg(long, value_name = "WHICH", value_parser = vocabulary())]
+    pub vocabulary: Option<Vocabulary>,
     /// Type of the merged floats; when not given, what a configuration says, else that of the models.
     #[arg(long, value_name = "TYPE", value_parser = dtype())]
     pub dtype: Option<WeightType>,
@@ -178,6 +183,19 @@ fn rescale() -> impl TypedValueParser<Value = Rescale> {
         Rescale::None => "Nothing",
         Rescale::Norm => "The sum of magnitudes before over that after, as mergekit",
         Rescale::Density => "One over the density, as the paper of DARE and as training here",
+    })
+}
+
+fn vocabulary() -> impl TypedValueParser<Value = Vocabulary> {
+    let help = |name| match name {
+        "base" => "The tokens of the base, or of the first model; rows of the others are put in their order",
+        "union" => "The tokens of all models, those of the base or of the first model before the others",
+        _ => "Such models are refused",
+    };
+    choice(["strict", "base", "union"], |name| name, help).map(|name| match name {
+        "base" => Vocabulary::Base,
+        "union" => Vocabulary::Union,
+        _ => Vocabulary::Strict,
     })
 }
 

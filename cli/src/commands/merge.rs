@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 
 use cpift_engine::Device;
 use cpift_model::hub::ModelParts;
-use cpift_model::merge::{Merge, MergeRequest, Parameters};
+use cpift_model::merge::{Merge, MergeRequest, Parameters, Vocabulary};
 use cpift_model::{Error, Result};
 
 use crate::args;
@@ -58,6 +58,12 @@ fn request(arguments: &args::merge::Merge) -> Result<MergeRequest> {
     };
     for model in &mut request.models {
         *model = super::model_folder(model, ModelParts::ALL)?;
+    }
+    if let Some(vocabulary) = &arguments.vocabulary {
+        request.vocabulary = vocabulary.clone();
+    }
+    if let Vocabulary::Of(folder) = &mut request.vocabulary {
+        *folder = super::model_folder(folder, ModelParts::TOKENIZER)?;
     }
     request.seed = arguments.seed;
     request.dtype = arguments.dtype.or(request.dtype);

@@ -71,6 +71,7 @@ impl MergeRequest {
         let dtype = fields.take("dtype").map(|value| dtype(&value)).transpose()?;
         let out_dtype = fields.take("out_dtype").map(|value| self::dtype(&value)).transpose()?;
         let chat_template = fields.take("chat_template").map(|value| chat_template(&value)).transpose()?;
+        let vocabulary = vocabulary(&mut fields)?;
         fields.end(&[
             "merge_method",
             "base_model",
@@ -80,6 +81,8 @@ impl MergeRequest {
             "dtype",
             "out_dtype",
             "chat_template",
+            "tokenizer_source",
+            "tokenizer",
         ])?;
         let notice = |(name, line): (&str, usize)| {
             format!("{}:{line}: `{name}` is nothing that {} uses", path.display(), method_name(method))
@@ -90,7 +93,7 @@ impl MergeRequest {
             method,
             parameters,
             seed: 0,
-            vocabulary: Vocabulary::ByNumber,
+            vocabulary,
             chat_template,
             dtype: out_dtype.or(dtype),
             shard_bytes: super::DEFAULT_SHARD_BYTES,
@@ -190,6 +193,7 @@ impl<'a> Reader<'a> {
             return Err(sources.refuse(format!("has {} twice", folder(*twice))));
         }
         let needs_base = method.needs_base() || method == Method::Slerp;
+        slice.preferred = base.filter(|base| models.contains(base));
         slice.base = match base {
             // All sources are alike.
             _ if !needs_base && method != Method::Nuslerp => None,
@@ -356,6 +360,38 @@ fn dtype(value: &Value<'_>) -> Result<WeightType> {
         "bfloat16" => Ok(WeightType::BF16),
         _ => Err(value.refuse(format!("is float32, float16 or bfloat16, not `{}`", clip(text)))),
     }
+}
+
+/// What `tokenizer_source` or `tokenizer` asks for.
+fn vocabulary(fields: &mut Fields<'_>) -> Result<Vocabulary> {
+    let source = match (fields.take("tokenizer_source"), fields.take("tokenizer")) {
+        (Some(_), Some(tokenizer)) => {
+            return Err(tokenizer.refuse("and `tokenizer_source` cannot both be given"));
+        }
+        (source, None) => source,
+        (None, Some(tokenizer)) => {
+            let mut fields = tokenizer.fields()?;
+            for name in ["tokens", "pad_to_multiple_of"] {
+                if let Some(value) = fields.take(name) {
+                    return Err(
+                        value.refuse("is not read: tokens have the rows that mergekit gives them by default")
+                    );
+                }
+            }
+            let source = fields.take("source");
+            fields.end(&["source", "tokens", "pad_to_multiple_of"])?;
+            match source {
+                Some(source) => Some(source),
+                None => return Ok(Vocabulary::Union),
+            }
+        }
+    };
+    let Some(source) = source else { return Ok(Vocabulary::ByNumber) };
+    Ok(match source.text()? {
+        "base" => Vocabulary::Base,
+        "union" => Vocabulary::Union,
+        folder => Vocabulary::Of(PathBuf::from(folder)),
+    })
 }
 
 fn chat_template(value: &Value<'_>) -> Result<String> {

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::matching::{
-    Head, Matched, Matches, NameMap, decide_head, embedding, is_head, list, matched, plain_name,
+    Head, Matched, Matches, NameMap, Sizes, decide_head, embedding, is_head, list, matched, plain_name,
     require_same_architecture,
 };
 use super::options::{InputSlice, OutputSlice};
@@ -108,13 +108,13 @@ impl<'a> Layers<'a> {
 ///
 /// # Errors
 /// Another architecture; layers that a model does not have; tensors that are missing, or do not match.
-pub(super) fn match_slices(models: &[TensorFolder], slices: &[OutputSlice]) -> Result<Matches> {
+pub(super) fn match_slices(models: &[TensorFolder], slices: &[OutputSlice], sizes: Sizes) -> Result<Matches> {
     let first = &models[0];
     models[1..].iter().try_for_each(|model| require_same_architecture(first, model))?;
     let mut notices = Vec::new();
     let head = decide_head(models, &mut notices)?;
     let layers = models.iter().map(Layers::of).collect::<Result<Vec<_>>>()?;
-    let (mut tensors, behind) = match_outside(&layers, slices, &head)?;
+    let (mut tensors, behind) = match_outside(&layers, slices, (&head, sizes))?;
     let mut origins = Vec::new();
     for (number, slice) in slices.iter().enumerate() {
         let ranges = ranges(&layers, slice, number)?;
@@ -129,7 +129,7 @@ pub(super) fn match_slices(models: &[TensorFolder], slices: &[OutputSlice]) -> R
             for (rest, names) in match_layer(&at)? {
                 let of: Vec<&TensorFolder> = at.iter().map(|(layers, _)| layers.model).collect();
                 let name = layers[0].name(origins.len(), rest);
-                tensors.push(Matched { depth, slice: number, ..matched(&name, names, &of)? });
+                tensors.push(Matched { depth, slice: number, ..matched(&name, names, &of, Sizes::All)? });
             }
             origins.push((slice.sources[0].model, at[0].1));
         }
@@ -186,7 +186,7 @@ fn match_layer<'a>(sources: &[(&Layers<'a>, usize)]) -> Result<Vec<(&'a str, Vec
 fn match_outside(
     layers: &[Layers<'_>],
     slices: &[OutputSlice],
-    head: &Head,
+    (head, sizes): (&Head, Sizes),
 ) -> Result<(Vec<Matched>, Vec<Matched>)> {
     let first = &layers[0];
     let mut wanted: Vec<&str> =
@@ -213,7 +213,7 @@ fn match_outside(
             };
             names.push(stored.to_owned());
         }
-        let tensor = Matched { slice: number, ..matched(name, names, &of)? };
+        let tensor = Matched { slice: number, ..matched(name, names, &of, sizes)? };
         if is_before { before.push(tensor) } else { behind.push(tensor) }
     }
     for other in layers {

@@ -26,6 +26,14 @@ const EMBEDDINGS: [&str; 5] = [
 /// Bytes compared at a time.
 const CHUNK: usize = 1 << 20;
 
+/// Which sizes of tensors must be the same in all models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    All,
+    /// All but the number of rows, where there is one for every token.
+    ButTokens,
+}
+
 /// A tensor that all models have.
 #[derive(Debug)]
 pub(crate) struct Matched {
@@ -69,7 +77,7 @@ impl Matches {
 ///
 /// # Errors
 /// Another architecture; a tensor that is missing, that only one has, or of another shape or a type that cannot be merged.
-pub(crate) fn match_tensors(models: &[TensorFolder]) -> Result<Matches> {
+pub(crate) fn match_tensors(models: &[TensorFolder], sizes: Sizes) -> Result<Matches> {
     let first = &models[0];
     models[1..].iter().try_for_each(|model| require_same_architecture(first, model))?;
     let mut notices = Vec::new();
@@ -95,7 +103,7 @@ pub(crate) fn match_tensors(models: &[TensorFolder]) -> Result<Matches> {
             }
         }
         if names.len() == models.len() {
-            tensors.push(Matched { depth: depths.depth(name), ..matched(name, names, &folders)? });
+            tensors.push(Matched { depth: depths.depth(name), ..matched(name, names, &folders, sizes)? });
         }
     }
     for (model, missing) in models.iter().zip(&missing) {
@@ -171,7 +179,13 @@ pub(super) fn is_embedding(name: &str) -> bool {
 
 /// Whether a tensor has a row for every token.
 pub(super) fn has_token_rows(name: &str) -> bool {
-    is_head(name) || is_embedding(name)
+    is_head(name) || is_embedding(name) || name == "lm_head.bias"
+}
+
+/// A model's tensor with the rows of its tokens that one of this name in another model has.
+pub(super) fn token_rows<'a>(model: &'a TensorFolder, name: &str) -> Option<&'a str> {
+    let own = model.names().iter().map(String::as_str).find(|own| plain_name(own) == plain_name(name));
+    own.or_else(|| embedding(model).filter(|_| is_head(name) || is_embedding(name)))
 }
 
 fn head(model: &TensorFolder) -> Option<&str> {
@@ -253,15 +267,23 @@ fn head_is_embedding(model: &TensorFolder) -> Result<bool> {
     Ok(true)
 }
 
-pub(super) fn matched(name: &str, names: Vec<String>, models: &[&TensorFolder]) -> Result<Matched> {
+pub(super) fn matched(
+    name: &str,
+    names: Vec<String>,
+    models: &[&TensorFolder],
+    sizes: Sizes,
+) -> Result<Matched> {
     let found = |(model, name): (usize, &String)| models[model].find(name);
     let infos: Vec<_> = names.iter().enumerate().filter_map(found).collect();
     let shape = infos[0].1.shape.clone();
     let mut dtype = infos[0].1.dtype;
     for ((_, info), (model, name)) in infos.iter().zip(models.iter().zip(&names)) {
-        if info.shape != shape {
-            let hint = match has_token_rows(name) && info.shape.get(1..) == shape.get(1..) {
-                true => ": their vocabularies differ in size",
+        let is_in_rows =
+            has_token_rows(name) && info.shape.get(1..).is_some_and(|own| shape.get(1..) == Some(own));
+        let is_free = is_in_rows && sizes == Sizes::ButTokens && WeightType::of(info.dtype).is_some();
+        if info.shape != shape && !is_free {
+            let hint = match is_in_rows {
+                true => ": their vocabularies differ in size (--vocabulary base or union)",
                 false => "",
             };
             let reason = format!(

@@ -1,11 +1,13 @@
 //! Merging model folders of any architecture, out of core.
 //!
-//! Tensors are matched by name and never are in memory all at once. A [`Merge`] says what is written and from what
-//! (`plan.rs`, `matching.rs`). Threads read ahead blocks with the same elements of all sources (`reader.rs`), the device's
-//! threads combine them tile by tile (`run.rs`, `kernel.rs`), and a thread writes behind (`writer.rs`). A method that must
-//! know something of a whole tensor first, an angle or a threshold, looks at it before: in memory where it is small enough,
-//! from the disk once more where it is not. So memory depends neither on the models' size nor on their number; the fusion of
-//! training (`cpift.rs`) holds three copies of a tensor besides.
+//! A [`MergeRequest`] says what is asked for: by options, or by a configuration of mergekit (`configuration.rs`). Tensors are
+//! matched by name and never are in memory all at once. A [`Merge`] says what is written and from what (`plan.rs`,
+//! `matching.rs`, `layers.rs` for models put together of slices, `vocabulary/` for other tokens). Threads read ahead blocks
+//! with the same elements of all sources (`reader.rs`), the device's threads combine them tile by tile (`run.rs`,
+//! `kernel.rs`), and a thread writes behind (`writer.rs`). A method that must know something of a whole tensor first, an
+//! angle or a threshold, looks at it before: in memory where it is small enough, from the disk once more where it is not. So
+//! memory depends neither on the models' size nor on their number; the fusion of training (`cpift.rs`) holds three copies of
+//! a tensor besides.
 
 mod clock;
 mod configuration;
@@ -21,6 +23,7 @@ mod options;
 mod output;
 mod plan;
 mod reader;
+mod rows;
 mod run;
 mod sce;
 mod settings;
@@ -40,9 +43,10 @@ use serde::Serialize;
 
 pub(crate) use self::convert::widen_finite;
 use self::matching::Matched;
-pub(crate) use self::matching::match_tensors;
+pub(crate) use self::matching::{Sizes, match_tensors};
 use self::output::OutputFiles;
 use self::plan::{Shard, TensorPlan};
+use self::vocabulary::Tokens;
 use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
 use crate::error::{Error, Result};
 use crate::files::{ResumableFolder, hash_texts, require_free_space};
@@ -109,20 +113,27 @@ impl Merge {
             request.models.iter().map(|folder| TensorFolder::open(folder)).collect::<Result<_>>()?;
         let is_sliced =
             request.slices.iter().flat_map(|slice| &slice.sources).any(|source| source.layers.is_some());
+        let decided = vocabulary::decide(&models, &request.vocabulary)?;
+        let tokens = decided.tokens.as_ref();
+        let sizes = if tokens.is_some() { Sizes::ButTokens } else { Sizes::All };
         let matches = match is_sliced {
-            true => layers::match_slices(&models, &request.slices).map_err(|error| request.locate(error))?,
-            false => match_tensors(&models)?.into_sources(&request.slices),
+            true => layers::match_slices(&models, &request.slices, sizes)
+                .map_err(|error| request.locate(error))?,
+            false => match_tensors(&models, sizes)?.into_sources(&request.slices),
         };
         let mut notices = request.notices.clone();
         notices.extend(matches.notices);
-        notices.extend(vocabulary::check(&models, &request.vocabulary)?);
+        notices.extend(decided.notice.clone());
         notices.extend(output::differences(&models));
-        let mut tensors =
-            matches.tensors.into_iter().map(|matched| plan(request, matched)).collect::<Result<Vec<_>>>()?;
+        let plans = matches.tensors.into_iter().map(|matched| plan(request, &models, tokens, matched));
+        let mut tensors = plans.collect::<Result<Vec<_>>>()?;
         let shards = plan::shards(&mut tensors, request.shard_bytes, SINGLE_FILE)?;
         let mut files = OutputFiles::of(&models[0], &tensors, matches.tied)?;
         if let Some(origins) = &matches.origins {
             files.set_layers(&models, origins);
+        }
+        if let Some(tokens) = decided.tokens {
+            files.set_tokens(tokens)?;
         }
         if let Some(template) = &request.chat_template {
             files.set_chat_template(template)?;
@@ -227,7 +238,12 @@ impl Merge {
 }
 
 /// How one tensor is made.
-fn plan(request: &MergeRequest, matched: Matched) -> Result<TensorPlan> {
+fn plan(
+    request: &MergeRequest,
+    models: &[TensorFolder],
+    tokens: Option<&Tokens>,
+    matched: Matched,
+) -> Result<TensorPlan> {
     let is_float = WeightType::of(matched.dtype).is_some();
     let slice = &request.slices[matched.slice];
     let (how, sources) = match is_float {
@@ -235,11 +251,33 @@ fn plan(request: &MergeRequest, matched: Matched) -> Result<TensorPlan> {
         false => (method::How::Same, (0..slice.sources.len()).collect()),
     };
     let source = |source: usize| (slice.sources[source].model, matched.names[source].clone());
+    let sources: Vec<(usize, String)> = sources.into_iter().map(source).collect();
+    let mut shape = matched.shape;
+    let mut rows = None;
+    if let (Some(tokens), true, [count, inside @ ..]) =
+        (tokens, is_float && matching::has_token_rows(&matched.name), shape.as_mut_slice())
+    {
+        *count = tokens.rows;
+        let preferred = slice.preferred.and_then(|model| {
+            let stored = sources.iter().find(|(number, _)| *number == model);
+            let own = || Some((model, matching::token_rows(&models[model], &matched.name)?.to_owned()));
+            stored.cloned().or_else(own)
+        });
+        let choice = rows::Choice {
+            width: inside.iter().product(),
+            rows: tokens.rows,
+            sources: sources.clone(),
+            of_models: &tokens.of_models,
+            preferred,
+        };
+        rows = Some(rows::TokenRows::choose(choice, models));
+    }
     Ok(TensorPlan {
         dtype: request.dtype.filter(|_| is_float).map_or(matched.dtype, WeightType::dtype),
-        sources: sources.into_iter().map(source).collect(),
+        sources,
         name: matched.name,
-        shape: matched.shape,
+        shape,
         how,
+        rows,
     })
 }

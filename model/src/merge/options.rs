@@ -47,6 +47,8 @@ pub struct OutputSlice {
     pub sources: Vec<InputSlice>,
     /// Number of the source that updates are differences from, where there is one.
     pub base: Option<usize>,
+    /// Number of the model whose rows tokens have that another model lacks.
+    pub preferred: Option<usize>,
     /// Numbers of the method for this slice.
     pub parameters: Parameters,
 }
@@ -88,6 +90,7 @@ impl MergeRequest {
         let slice = OutputSlice {
             sources: base_source.into_iter().chain(models.iter().enumerate().map(source)).collect(),
             base: takes_part.then_some(0),
+            preferred: base.is_some().then_some(0),
             parameters: Parameters::default(),
         };
         Self {
@@ -188,6 +191,10 @@ impl MergeRequest {
         }
         let is_unweighted =
             matches!(method, Method::Cpift | Method::Sce | Method::ModelStock | Method::Karcher);
+        let is_ordered = !matches!(self.vocabulary, Vocabulary::Strict | Vocabulary::ByNumber);
+        if method == Method::Cpift && is_ordered {
+            return refuse("--vocabulary", format!("{name} fuses models with one tokenizer: leave it out"));
+        }
         if is_unweighted && is_weighted {
             return refuse("MODEL", format!("has a weight, but {name} knows none: leave it out"));
         }

@@ -1,12 +1,16 @@
 //! The files of a merged model beside its weights.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::plan::{Shard, TensorPlan};
-use crate::checkpoint::{INDEX_FILE, SMALL_FILES, TensorFolder, WeightType, copied_files};
+use super::vocabulary::{TokenizerFiles, Tokens};
+use crate::chat_template::TEMPLATE_FOLDER;
+use crate::checkpoint::{
+    INDEX_FILE, SMALL_FILES, TensorFolder, WeightType, copied_files, is_copied, is_legal,
+};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{ResumableFolder, json_text, open_input, read_input_json};
 
@@ -88,19 +92,40 @@ impl OutputFiles {
         target[*key] = json!(origins.len());
     }
 
+    /// Says how many rows the embedding has, and puts the files of a tokenizer in the place of the model's.
+    pub fn set_tokens(&mut self, tokens: Tokens) -> Result<()> {
+        let is_inside = self.config.get("text_config").is_some_and(|inner| inner.get("vocab_size").is_some());
+        let config = if is_inside { &mut self.config["text_config"] } else { &mut self.config };
+        config["vocab_size"] = json!(tokens.rows);
+        let TokenizerFiles { folder, left_out, made } = tokens.files;
+        if let Some(folder) = folder {
+            self.copied.retain(|(_, name)| !is_of_tokenizer(name));
+            self.copied.extend(copied_files(&folder)?.into_iter().filter(|(_, name)| is_of_tokenizer(name)));
+        }
+        let is_made = |name: &str| made.iter().any(|(made, _)| made == name);
+        self.copied.retain(|(_, name)| !left_out.contains(&name.as_str()) && !is_made(name));
+        self.made.extend(made);
+        Ok(())
+    }
+
     /// Puts a chat template in the place of the model's.
     pub fn set_chat_template(&mut self, template: &str) -> Result<()> {
         self.copied.retain(|(_, name)| !is_template(name));
-        if let Some(place) = self.copied.iter().position(|(_, name)| name == TOKENIZER_CONFIG) {
-            let path = &self.copied[place].0;
-            let mut settings = read_input_json(path)?.unwrap_or_else(|| json!({}));
-            if let Some(object) = settings.as_object_mut()
-                && object.remove("chat_template").is_some()
-            {
-                let text = json_text(TOKENIZER_CONFIG.as_ref(), &settings)?;
-                self.copied.remove(place);
-                self.made.push((TOKENIZER_CONFIG.to_owned(), text));
-            }
+        let made = self.made.iter().position(|(name, _)| name == TOKENIZER_CONFIG);
+        let copied = self.copied.iter().position(|(_, name)| name == TOKENIZER_CONFIG);
+        let settings: Option<Value> = match (made, copied) {
+            (Some(made), _) => serde_json::from_str(&self.made[made].1).ok(),
+            (None, Some(copied)) => read_input_json(&self.copied[copied].0)?,
+            (None, None) => None,
+        };
+        // A template in there would come first.
+        if let Some(Value::Object(mut settings)) = settings
+            && settings.remove("chat_template").is_some()
+        {
+            let text = json_text(TOKENIZER_CONFIG.as_ref(), &settings)?;
+            self.made.retain(|(name, _)| name != TOKENIZER_CONFIG);
+            self.copied.retain(|(_, name)| name != TOKENIZER_CONFIG);
+            self.made.push((TOKENIZER_CONFIG.to_owned(), text));
         }
         self.made.push((CHAT_TEMPLATE.to_owned(), template.to_owned()));
         Ok(())
@@ -160,9 +185,14 @@ impl OutputFiles {
     }
 }
 
+/// Whether a file belongs to the tokenizer, of those that are copied.
+fn is_of_tokenizer(name: &str) -> bool {
+    is_copied(name) && !is_legal(name) && name != "generation_config.json"
+}
+
 /// Whether a file has a chat template.
 fn is_template(name: &str) -> bool {
-    name == CHAT_TEMPLATE || name == "chat_template.json" || name.starts_with("additional_chat_templates/")
+    name == CHAT_TEMPLATE || name == "chat_template.json" || Path::new(name).starts_with(TEMPLATE_FOLDER)
 }
 
 /// The type of all floats, where they have the same.

@@ -5,6 +5,7 @@ mod cores;
 mod folders;
 mod numbers;
 mod stopped;
+mod vocabularies;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
