@@ -158,6 +158,15 @@ parameters:
   int8_mask: true
 dtype: float32
 """,
+    "ties in part": """
+models:
+  - model: MODELS/a
+    parameters: {density: {filter: mlp, value: 0.5}}
+  - model: MODELS/c
+base_model: MODELS/base
+merge_method: ties
+parameters: {weight: 1}
+""",
     "task arithmetic": """
 models:
   - model: MODELS/base

@@ -52,7 +52,7 @@ Examples:
   cpift-engine merge --method ties --base my-model tune-a tune-b:0.5 --dtype bf16 --out merged
   cpift-engine merge --method dare --base my-model tune-a:0.7 --rescale density --out merged
   cpift-engine merge --method ties --base my-model tune-a tune-b --out merged --resume
-  cpift-engine merge --method arithmetic --base my-model tune-a tune-b --vocabulary union --out merged
+  cpift-engine merge --method average my-model tune-a --vocabulary union --out merged
   cpift-engine merge merge.yml --dtype bf16 --out merged
 
 Files written: model.safetensors (or shards with an index), config.json, the tokenizer's files and licences, manifest.json.

@@ -46,6 +46,7 @@ use self::matching::Matched;
 pub(crate) use self::matching::{Sizes, match_tensors};
 use self::output::OutputFiles;
 use self::plan::{Shard, TensorPlan};
+use self::rows::{Choice, TokenRows};
 use self::vocabulary::Tokens;
 use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
 use crate::error::{Error, Result};
@@ -252,25 +253,11 @@ fn plan(
     };
     let source = |source: usize| (slice.sources[source].model, matched.names[source].clone());
     let sources: Vec<(usize, String)> = sources.into_iter().map(source).collect();
+    let tokens = tokens.filter(|_| is_float && matching::has_token_rows(&matched.name));
+    let rows = tokens.and_then(|tokens| order_rows((slice, models), &matched, &sources, tokens));
     let mut shape = matched.shape;
-    let mut rows = None;
-    if let (Some(tokens), true, [count, inside @ ..]) =
-        (tokens, is_float && matching::has_token_rows(&matched.name), shape.as_mut_slice())
-    {
+    if let (Some(_), Some(tokens), Some(count)) = (&rows, tokens, shape.first_mut()) {
         *count = tokens.rows;
-        let preferred = slice.preferred.and_then(|model| {
-            let stored = sources.iter().find(|(number, _)| *number == model);
-            let own = || Some((model, matching::token_rows(&models[model], &matched.name)?.to_owned()));
-            stored.cloned().or_else(own)
-        });
-        let choice = rows::Choice {
-            width: inside.iter().product(),
-            rows: tokens.rows,
-            sources: sources.clone(),
-            of_models: &tokens.of_models,
-            preferred,
-        };
-        rows = Some(rows::TokenRows::choose(choice, models));
     }
     Ok(TensorPlan {
         dtype: request.dtype.filter(|_| is_float).map_or(matched.dtype, WeightType::dtype),
@@ -280,4 +267,27 @@ fn plan(
         how,
         rows,
     })
+}
+
+/// Where the rows of a tensor with a row for every token come from; none of a single number.
+fn order_rows(
+    (slice, models): (&OutputSlice, &[TensorFolder]),
+    matched: &Matched,
+    sources: &[(usize, String)],
+    tokens: &Tokens,
+) -> Option<TokenRows> {
+    let [_, inside @ ..] = matched.shape.as_slice() else { return None };
+    let preferred = slice.preferred.and_then(|model| {
+        let of_source = sources.iter().find(|(number, _)| *number == model);
+        let own = || Some((model, matching::token_rows(&models[model], &matched.name)?.to_owned()));
+        of_source.cloned().or_else(own)
+    });
+    let choice = Choice {
+        width: inside.iter().product(),
+        rows: tokens.rows,
+        sources: sources.to_vec(),
+        of_models: &tokens.of_models,
+        preferred,
+    };
+    Some(TokenRows::choose(choice, models))
 }

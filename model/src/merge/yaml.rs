@@ -11,7 +11,7 @@ use crate::files::read_input_text;
 use crate::recipe::nearest;
 
 /// Most nodes of a document, those that aliases repeat counted each time.
-const MOST_NODES: usize = 100_000;
+const MOST_NODES: usize = 20_000;
 
 /// Most lists and mappings inside each other.
 const MOST_LEVELS: usize = 64;

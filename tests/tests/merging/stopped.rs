@@ -26,7 +26,7 @@ fn models() -> (TempDir, MergeRequest) {
 }
 
 /// Stops once so many bytes are made.
-fn run(request: &MergeRequest, out: &Path, resume: bool, stop_at: u64) -> Result<u64> {
+pub(super) fn run(request: &MergeRequest, out: &Path, resume: bool, stop_at: u64) -> Result<u64> {
     let stop = AtomicBool::new(false);
     let mut made = 0;
     let device = Device::cpu(None).unwrap();

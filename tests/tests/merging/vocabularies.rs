@@ -10,6 +10,7 @@ use cpift_tests::model_folders::{Stored, read, values, write};
 use serde_json::{Value, json};
 use tempfile::TempDir;
 
+use super::stopped::run;
 use super::{merge_into, refused, request};
 
 const EMBEDDING: &str = "model.embed_tokens.weight";
@@ -213,4 +214,34 @@ fn what_cannot_be_put_in_order_is_refused() {
     cpift.vocabulary = Vocabulary::Base;
     let message = refused(&cpift);
     assert!(message.contains("`--vocabulary`"), "{message}");
+}
+
+/// What rows are made of is a part of what a merge is: it goes on only with the same.
+#[test]
+fn a_stopped_merge_goes_on_with_the_same_tokens_only() {
+    let folder = pair([&["a", "b", "c"], &["c", "x", "a"]], [3, 3], 40);
+    for name in ["a", "b"] {
+        let path = folder.path().join(name);
+        let mut tensors: Vec<Stored> = read(&path).into_values().collect();
+        tensors.push(Stored::floats("w", &[400], &[1.0; 400]));
+        let tokenizer = fs::read(path.join("tokenizer.json")).unwrap();
+        write(&path, "any", &tensors);
+        fs::write(path.join("tokenizer.json"), tokenizer).unwrap();
+    }
+    let mut request = request(folder.path(), Method::Average, None, &BOTH);
+    (request.vocabulary, request.shard_bytes) = (Vocabulary::Union, 800);
+    let (out, whole) = (folder.path().join("out"), folder.path().join("whole"));
+    merge_into(&request, &whole, 2).unwrap();
+    let error = run(&request, &out, false, 1).unwrap_err();
+    assert!(matches!(error, cpift_model::Error::Interrupted { .. }), "{error}");
+    let mut other = request.clone();
+    other.vocabulary = Vocabulary::Base;
+    let error = run(&other, &out, true, u64::MAX).unwrap_err();
+    assert!(error.to_string().contains("other inputs or settings"), "{error}");
+    run(&request, &out, true, u64::MAX).unwrap();
+    for (name, tensor) in read(&whole) {
+        assert_eq!(read(&out)[&name].bytes, tensor.bytes, "{name}");
+    }
+    let text = |folder: &Path| fs::read(folder.join("tokenizer.json")).unwrap();
+    assert_eq!(text(&out), text(&whole));
 }
