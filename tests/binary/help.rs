@@ -259,6 +259,9 @@ fn the_examples_of_merge_run() {
     for tune in ["my-tune", "tune-a", "tune-b", "tune-c"] {
         folders::copy(&place.path("my-model"), &place.path(tune));
     }
+    let text =
+        "merge_method: slerp\nparameters: {t: [0, 1]}\nbase_model: my-model\nmodels: [{model: my-tune}]\n";
+    std::fs::write(place.path("merge.yml"), text).unwrap();
     run_examples(&["merge"], &place, |example| {
         assert!(example.starts_with("merge ") && example.contains(" --out merged"), "{example}");
         place.clear("merged");

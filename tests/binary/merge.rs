@@ -88,6 +88,41 @@ fn what_cannot_be_merged_is_one_line() {
     assert_eq!(fs::read_dir(models.0.path()).unwrap().count(), 4);
 }
 
+/// A configuration says what options say otherwise; what it does not say they still do.
+#[test]
+fn a_configuration_stands_in_the_place_of_models() {
+    let models = Models::new(100);
+    let text = "merge_method: task_arithmetic\nbase_model: base\nmodels:\n- {model: a}\n- {model: b, parameters: {weight: 2}}\n\
+                parameters: {weight: 1, t: 0.5}\ndtype: float16\n";
+    fs::write(models.path("merge.yml"), text).unwrap();
+    let output = models.command(&["merge.yml", "--dtype", "bf16", "--shard-size", "1GB"]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert!(
+        stderr(&output).contains("merge.yml:6: `t` is nothing that task_arithmetic uses"),
+        "{}",
+        stderr(&output)
+    );
+    let merged = read(&models.0.path().join("out"));
+    assert_eq!(values(&merged["w"]), [10.0; 100]);
+
+    fs::remove_dir_all(models.path("out")).unwrap();
+    fs::write(models.path("wrong.yaml"), text.replace("models:", "model:")).unwrap();
+    for (arguments, says) in [
+        (&["merge.yml", "--method", "ties"][..], "`--method`: is what merge.yml says: leave it out"),
+        (&["merge.yml", "--scale", "2"], "`--scale`: is what merge.yml says"),
+        (&["merge.yml", "a"], "`MODEL`: is what merge.yml says"),
+        (&["wrong.yaml"], "wrong.yaml:1: has neither `models` nor `slices`"),
+        (&["a", "b"], "`--method`: is missing"),
+        (&["--method", "average", "nothing.yml"], "nothing.yml"),
+    ] {
+        let output = models.command(arguments).output().unwrap();
+        let message = stderr(&output);
+        assert_eq!(output.status.code(), Some(2), "{message}");
+        assert!(message.contains(says) && message.lines().count() == 1, "{message}");
+        assert!(!models.0.path().join("out").exists());
+    }
+}
+
 /// A model that no disk has room for: said before the first byte.
 #[cfg(unix)]
 #[test]

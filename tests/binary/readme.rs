@@ -73,6 +73,12 @@ fn every_command_runs_as_it_is_written() {
             "cpift-engine merge --method ties --base my-model my-chat-finetune --out merged" => {
                 (command, &|_| assert!(place.has("merged/model.safetensors")))
             }
+            "cpift-engine merge merge.yml --out merged-by-configuration" => {
+                let text = "merge_method: linear\nparameters: {weight: [1, 0]}\n\
+                            models: [{model: my-model}, {model: my-chat-finetune, parameters: {weight: 1}}]\n";
+                fs::write(place.path("merge.yml"), text).unwrap();
+                (command, &|_| assert!(place.has("merged-by-configuration/model.safetensors")))
+            }
             "cpift-engine merge --method average my-model my-chat-finetune --out averaged" => {
                 (command, &|_| assert!(place.has("averaged/model.safetensors")))
             }

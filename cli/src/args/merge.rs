@@ -1,11 +1,12 @@
 //! `merge`.
 
-use std::path::PathBuf;
+use std::ffi::OsStr;
+use std::path::{Path, PathBuf};
 
 use clap::builder::TypedValueParser;
 use clap::{Args, ValueHint};
 use cpift_model::checkpoint::WeightType;
-use cpift_model::merge::{Method, Rescale};
+use cpift_model::merge::{Method, Rescale, Vocabulary};
 
 use super::choice;
 
@@ -23,6 +24,7 @@ What is made of the models' values θ, the base's θ0, the weights w and the upd
                  models: one after the other, by weight
     delta-slerp  the same of the updates, one after the other
     average      Σ w·θ / Σ w
+    passthrough  one model, times its weight
     arithmetic   θ0 + scale · Σ w·Δ
     ties         of every tensor of Δ the share --density of largest magnitude; where signs differ, those with the sign of \
 the sum; θ0 + scale · their weighted mean
@@ -37,7 +39,10 @@ the sum; θ0 + scale · their weighted mean
     cpift        the fusion of train: the share --fraction of all parameters that a model moved furthest are its core and stay that model's; the others are folded as by slerp
 
 Numbers are those of mergekit 0.1.5, computed in f32 and f64. Two models closer than 1.8 degrees are interpolated along a \
-straight line, as there (--dot-threshold); how many tensors were is said at the end.";
+straight line, as there (--dot-threshold); how many tensors were is said at the end.
+
+A configuration of mergekit (YAML) in the place of the models says all of that itself, with slices, gradients and filters. Its \
+models are folders, from the current one, or names on the hub. Keys that are not read are refused by name.";
 
 /// What `merge --help` ends with.
 pub const EXAMPLES: &str = "\
@@ -47,6 +52,8 @@ Examples:
   cpift-engine merge --method ties --base my-model tune-a tune-b:0.5 --dtype bf16 --out merged
   cpift-engine merge --method dare --base my-model tune-a:0.7 --rescale density --out merged
   cpift-engine merge --method ties --base my-model tune-a tune-b --out merged --resume
+  cpift-engine merge --method average my-model tune-a --vocabulary union --out merged
+  cpift-engine merge merge.yml --dtype bf16 --out merged
 
 Files written: model.safetensors (or shards with an index), config.json, the tokenizer's files and licences, manifest.json.
 
@@ -55,15 +62,16 @@ Exit codes: 0 done, 1 the merge failed, 2 the input was wrong, 130 stopped.";
 /// `merge`.
 #[derive(Debug, Args)]
 pub struct Merge {
-    /// The models, folders or names on the hub, each with a weight behind a colon where it is not 1: my-tune:0.5.
+    /// The models, folders or names on the hub, each with a weight behind a colon where it is not 1: my-tune:0.5. Or a
+    /// configuration of mergekit, a file whose name ends in .yml or .yaml.
     #[arg(value_name = "MODEL[:WEIGHT]", required = true, value_hint = ValueHint::DirPath, value_parser = weighted)]
     pub models: Vec<(PathBuf, f64)>,
     /// The model that the others are fine-tunes of.
     #[arg(long, value_name = "BASE", value_hint = ValueHint::DirPath)]
     pub base: Option<PathBuf>,
-    /// How the models are merged.
+    /// How the models are merged; needed but where a configuration says it.
     #[arg(long, value_name = "METHOD", value_parser = method())]
-    pub method: Method,
+    pub method: Option<Method>,
     /// Folder of the merged model, which must not exist or be empty.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub out: PathBuf,
@@ -100,7 +108,11 @@ pub struct Merge {
     /// Seed of what is drawn by dare and della.
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub seed: u64,
-    /// Type of the merged floats; that of the models when not given.
+    /// What becomes of tokens that not all models have, or that have other numbers; when not given, what a configuration
+    /// says, else strict.
+    #[arg(long, value_name = "WHICH", value_parser = vocabulary())]
+    pub vocabulary: Option<Vocabulary>,
+    /// Type of the merged floats; when not given, what a configuration says, else that of the models.
     #[arg(long, value_name = "TYPE", value_parser = dtype())]
     pub dtype: Option<WeightType>,
     /// Most bytes of a file of weights, as 5GB or 500MB.
@@ -114,11 +126,42 @@ pub struct Merge {
     pub json: bool,
 }
 
+impl Merge {
+    /// The configuration that is given in the place of models.
+    pub fn configuration(&self) -> Option<&Path> {
+        let is_configuration = |path: &Path| {
+            let extension = path.extension().and_then(OsStr::to_str);
+            matches!(extension, Some("yml" | "yaml")) && path.is_file()
+        };
+        self.models.iter().map(|(path, _)| path.as_path()).find(|path| is_configuration(path))
+    }
+
+    /// An option that was given, of those that a configuration says itself.
+    pub fn configured(&self) -> Option<&'static str> {
+        let given = [
+            ("--method", self.method.is_some()),
+            ("--base", self.base.is_some()),
+            ("--t", self.t.is_some()),
+            ("--dot-threshold", self.dot_threshold.is_some()),
+            ("--scale", self.scale.is_some()),
+            ("--density", self.density.is_some()),
+            ("--gamma", self.gamma.is_some()),
+            ("--epsilon", self.epsilon.is_some()),
+            ("--fraction", self.fraction.is_some()),
+            ("--rescale", self.rescale.is_some()),
+            ("--normalize", self.normalize.is_some()),
+            ("MODEL", self.models.len() > 1),
+        ];
+        given.into_iter().find(|(_, is_given)| *is_given).map(|(name, _)| name)
+    }
+}
+
 fn method() -> impl TypedValueParser<Value = Method> {
     choice(Method::ALL, Method::name, |method| match method {
         Method::Slerp => "Along the arc between two models, or of several one after the other",
         Method::DeltaSlerp => "The same of their updates",
         Method::Average => "Weighted mean",
+        Method::Passthrough => "One model as it is",
         Method::Arithmetic => "The base and a sum of updates",
         Method::Ties => "The largest updates, joined by their signs",
         Method::Dare => "Random parts of the updates",
@@ -140,6 +183,19 @@ fn rescale() -> impl TypedValueParser<Value = Rescale> {
         Rescale::None => "Nothing",
         Rescale::Norm => "The sum of magnitudes before over that after, as mergekit",
         Rescale::Density => "One over the density, as the paper of DARE and as training here",
+    })
+}
+
+fn vocabulary() -> impl TypedValueParser<Value = Vocabulary> {
+    let help = |name| match name {
+        "base" => "The tokens of the base, or of the first model; rows of the others are put in their order",
+        "union" => "The tokens of all models, those of the base or of the first model before the others",
+        _ => "Such models are refused",
+    };
+    choice(["strict", "base", "union"], |name| name, help).map(|name| match name {
+        "base" => Vocabulary::Base,
+        "union" => Vocabulary::Union,
+        _ => Vocabulary::Strict,
     })
 }
 

@@ -2,12 +2,11 @@
 
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
-use std::path::{Path, PathBuf};
 
 use cpift_engine::Device;
-use cpift_model::Result;
 use cpift_model::hub::ModelParts;
-use cpift_model::merge::{Merge, MergeRequest, Parameters};
+use cpift_model::merge::{Merge, MergeRequest, Parameters, Vocabulary};
+use cpift_model::{Error, Result};
 
 use crate::args;
 use crate::display::merging::{progress, render};
@@ -18,31 +17,11 @@ use crate::interrupt;
 /// Merges models into a folder.
 pub fn run(arguments: &args::merge::Merge, threads: Option<NonZeroUsize>) -> Result<()> {
     let interrupt = interrupt::install("stopping after this tensor; whole files stay")?;
-    let folder = |model: &Path| super::model_folder(model, ModelParts::ALL);
-    let models = arguments.models.iter().map(|(model, weight)| Ok((folder(model)?, *weight)));
-    let request = MergeRequest {
-        models: models.collect::<Result<Vec<(PathBuf, f64)>>>()?,
-        base: arguments.base.as_deref().map(folder).transpose()?,
-        method: arguments.method,
-        parameters: Parameters {
-            t: arguments.t,
-            dot_threshold: arguments.dot_threshold,
-            scale: arguments.scale,
-            density: arguments.density,
-            gamma: arguments.gamma,
-            epsilon: arguments.epsilon,
-            fraction: arguments.fraction,
-            rescale: arguments.rescale,
-            normalize: arguments.normalize,
-            seed: arguments.seed,
-        },
-        dtype: arguments.dtype,
-        shard_bytes: arguments.shard_size,
-    };
+    let request = request(arguments)?;
     let merge = Merge::new(&request)?;
     let device = Device::cpu(threads)?;
     let stop = interrupt.begin();
-    let mut bar = progress(&merge, arguments.method.name(), std::io::stderr().is_terminal());
+    let mut bar = progress(&merge, request.method.name(), std::io::stderr().is_terminal());
     let report = merge.run(&device, &arguments.out, arguments.resume, &stop, &mut |progress| {
         bar.update(progress.done, progress.total);
     });
@@ -52,4 +31,57 @@ pub fn run(arguments: &args::merge::Merge, threads: Option<NonZeroUsize>) -> Res
         return print_json(&report);
     }
     print(&render(&report, &arguments.out, Style::of(&std::io::stdout())))
+}
+
+/// What is asked for: by options, or by a configuration.
+fn request(arguments: &args::merge::Merge) -> Result<MergeRequest> {
+    let mut request = match arguments.configuration() {
+        Some(path) => {
+            if let Some(option) = arguments.configured() {
+                let reason = format!("is what {} says: leave it out", path.display());
+                return Err(Error::setting(option, reason));
+            }
+            MergeRequest::from_configuration(path)?
+        }
+        None => {
+            let Some(method) = arguments.method else {
+                let reason = "is missing: how are the models to be merged? `merge --help` has the methods";
+                return Err(Error::setting("--method", reason));
+            };
+            MergeRequest::of_models(
+                method,
+                arguments.base.clone(),
+                arguments.models.clone(),
+                parameters(arguments),
+            )
+        }
+    };
+    for model in &mut request.models {
+        *model = super::model_folder(model, ModelParts::ALL)?;
+    }
+    if let Some(vocabulary) = &arguments.vocabulary {
+        request.vocabulary = vocabulary.clone();
+    }
+    if let Vocabulary::Of(folder) = &mut request.vocabulary {
+        *folder = super::model_folder(folder, ModelParts::TOKENIZER)?;
+    }
+    request.seed = arguments.seed;
+    request.dtype = arguments.dtype.or(request.dtype);
+    request.shard_bytes = arguments.shard_size;
+    Ok(request)
+}
+
+fn parameters(arguments: &args::merge::Merge) -> Parameters {
+    Parameters {
+        t: arguments.t.map(Into::into),
+        dot_threshold: arguments.dot_threshold.map(Into::into),
+        scale: arguments.scale.map(Into::into),
+        density: arguments.density.map(Into::into),
+        gamma: arguments.gamma.map(Into::into),
+        epsilon: arguments.epsilon.map(Into::into),
+        fraction: arguments.fraction.map(Into::into),
+        rescale: arguments.rescale.map(Into::into),
+        normalize: arguments.normalize.map(Into::into),
+        ..Parameters::default()
+    }
 }

@@ -59,7 +59,7 @@ pub(crate) fn is_copied(name: &str) -> bool {
 }
 
 /// Whether a file of this name is a licence, a notice or a policy that a licence asks for.
-fn is_legal(name: &str) -> bool {
+pub(crate) fn is_legal(name: &str) -> bool {
     is_licence(name) || is_text_named(name, &NOTICES)
 }
 

@@ -24,7 +24,7 @@ use crate::adapter::is_adapter;
 use crate::config::ModelConfig;
 use crate::error::{Error, Result};
 pub use export::{ModelFiles, add_model, write_model};
-pub(crate) use export::{SHARD_BYTES, SMALL_FILES, copied_files, is_copied, is_licence, split};
+pub(crate) use export::{SHARD_BYTES, SMALL_FILES, copied_files, is_copied, is_legal, is_licence, split};
 use folder::Weights;
 pub(crate) use folder::{OtherWeights, read_index};
 pub use header::TensorFile;

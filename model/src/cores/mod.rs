@@ -22,7 +22,7 @@ use self::thresholds::{Thresholds, core_sizes};
 use crate::checkpoint::{TensorFolder, WeightType};
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, require_empty, require_free_space};
-use crate::merge::match_tensors;
+use crate::merge::{Sizes, match_tensors};
 use crate::progress::{CoreReport, GroupReport, TaskCore};
 use crate::recipe::{CoreScope, CoreSettings, GroupOrder, GroupSettings};
 use crate::stages::core::{count_by_kind, count_by_layer, place_in_model, scope_of_layer};
@@ -119,7 +119,7 @@ impl Cores {
         check_names(&request.models)?;
         let folders = std::iter::once(&request.base).chain(request.models.iter().map(|(_, folder)| folder));
         let folders = folders.map(|folder| TensorFolder::open(folder)).collect::<Result<Vec<_>>>()?;
-        let matches = match_tensors(&folders)?;
+        let matches = match_tensors(&folders, Sizes::All)?;
         let floats = matches.tensors.into_iter().filter(|tensor| WeightType::of(tensor.dtype).is_some());
         let tensors = floats.enumerate().map(|(index, matched)| {
             let is_excluded = settings.excludes(&matched.name);

@@ -1,5 +1,6 @@
 //! DELLA: coordinates that take part with a probability by the rank of their magnitude in its row.
 
+use std::ops::Range;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cpift_engine::random;
@@ -9,7 +10,7 @@ use rayon::prelude::*;
 use super::clock::DiskClock;
 use super::convert::widen_finite;
 use super::method::{How, Keep};
-use super::plan::{Place, TensorPlan, places};
+use super::plan::{TensorPlan, places};
 use crate::checkpoint::TensorFolder;
 use crate::error::Result;
 
@@ -33,10 +34,9 @@ pub(super) fn draw(
     (clock, stop): (&DiskClock, &AtomicBool),
 ) -> Result<(Vec<Option<Drawn>>, u64)> {
     let How::Updates(updates) = &tensor.how else { return Ok((Vec::new(), 0)) };
-    let places = places(tensor, models);
     let mut read = 0;
     let mut drawn = Vec::with_capacity(updates.terms.len());
-    for (term, model) in updates.terms.iter().zip(&places[1..]) {
+    for (source, term) in (1..).zip(&updates.terms) {
         let Keep::Ranked { share, spread, seed } = term.keep else {
             drawn.push(None);
             continue;
@@ -52,8 +52,8 @@ pub(super) fn draw(
                 return Ok((Vec::new(), read));
             }
             let length = slabs.min(tensor.elements() - start);
-            let base = load(&places[0], start, length, clock)?;
-            let mut update = load(model, start, length, clock)?;
+            let base = load((tensor, 0), models, start..start + length, clock)?;
+            let mut update = load((tensor, source), models, start..start + length, clock)?;
             read += 2 * (length * size_of::<f32>()) as u64;
             update.iter_mut().zip(&base).for_each(|(update, base)| *update -= base);
             let kept = cpu.run(|| draw.keep(start, &update));
@@ -73,7 +73,19 @@ pub(super) fn draw(
 }
 
 /// Elements of a source as f32.
-fn load(place: &Place<'_>, start: usize, length: usize, clock: &DiskClock) -> Result<Vec<f32>> {
+fn load(
+    (tensor, source): (&TensorPlan, usize),
+    models: &[TensorFolder],
+    elements: Range<usize>,
+    clock: &DiskClock,
+) -> Result<Vec<f32>> {
+    let (start, length) = (elements.start, elements.len());
+    if let Some(rows) = &tensor.rows {
+        let mut values = vec![0.0; length];
+        rows.read(source, elements, (models, clock), &mut values)?;
+        return Ok(values);
+    }
+    let place = &places(tensor, models)[source];
     let (file, info, dtype) = place.folder.require_floats(place.name)?;
     let size = dtype.bytes() as usize;
     let mut memory = vec![0_u64; (length * size).div_ceil(size_of::<u64>())];

@@ -54,6 +54,7 @@ pub(super) fn kernel(tensor: &TensorPlan, drawn: Vec<Option<Drawn>>) -> Option<B
     let (sources, elements) = (tensor.sources.len(), tensor.elements());
     match &tensor.how {
         How::Same | How::Cpift { .. } => None,
+        How::Scaled { factor } => Some(Box::new(Scaled(*factor))),
         How::Linear { weights, normalize } => {
             let scale = if *normalize { 1.0 / weights.iter().sum::<f64>() } else { 1.0 };
             Some(Box::new(Linear { weights: weights.clone(), scale }))
@@ -77,6 +78,18 @@ pub(super) fn kernel(tensor: &TensorPlan, drawn: Vec<Option<Drawn>>) -> Option<B
             factors: Vec::new(),
             linear: 0,
         })),
+    }
+}
+
+/// The first source times a factor.
+struct Scaled(f64);
+
+impl Kernel for Scaled {
+    fn combine(&self, tile: &Tile<'_>, _: &mut Scratch, out: &mut [f32]) {
+        let out = tile.load(0, &(0..tile.length), out);
+        if self.0 != 1.0 {
+            sums::scale(out, self.0);
+        }
     }
 }
 

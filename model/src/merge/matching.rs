@@ -5,6 +5,8 @@ use std::collections::{HashMap, HashSet};
 use safetensors::Dtype;
 use serde_json::Value;
 
+use super::layers::Depths;
+use super::options::OutputSlice;
 use crate::checkpoint::{TensorFolder, WeightType, is_table};
 use crate::error::{Error, Result};
 
@@ -24,6 +26,14 @@ const EMBEDDINGS: [&str; 5] = [
 /// Bytes compared at a time.
 const CHUNK: usize = 1 << 20;
 
+/// Which sizes of tensors must be the same in all models.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sizes {
+    All,
+    /// All but the number of rows, where there is one for every token.
+    ButTokens,
+}
+
 /// A tensor that all models have.
 #[derive(Debug)]
 pub(crate) struct Matched {
@@ -32,8 +42,12 @@ pub(crate) struct Matched {
     pub shape: Vec<usize>,
     /// The type that holds the values of all models.
     pub dtype: Dtype,
-    /// Name in every model.
+    /// Name in every model, or in every source of its slice.
     pub names: Vec<String>,
+    /// Number of the slice that it is in; 0 of whole models.
+    pub slice: usize,
+    /// Where its layer is in the slice: 0 the first, 1 the last; 0 outside layers.
+    pub depth: f64,
 }
 
 /// What all models have.
@@ -43,13 +57,27 @@ pub(crate) struct Matches {
     /// Whether the merged model's head is its embedding, where the configurations need not say so.
     pub tied: Option<bool>,
     pub notices: Vec<String>,
+    /// Of models put together of slices, for every layer the number of the first source's model and of its layer there.
+    pub origins: Option<Vec<(usize, usize)>>,
+}
+
+impl Matches {
+    /// The same with names in the sources of the only slice, which are whole models.
+    pub fn into_sources(mut self, slices: &[OutputSlice]) -> Self {
+        let sources = slices.iter().flat_map(|slice| &slice.sources).map(|source| source.model);
+        let sources: Vec<usize> = sources.collect();
+        for tensor in &mut self.tensors {
+            tensor.names = sources.iter().map(|model| tensor.names[*model].clone()).collect();
+        }
+        self
+    }
 }
 
 /// Matches the tensors of all models with those of the first.
 ///
 /// # Errors
 /// Another architecture; a tensor that is missing, that only one has, or of another shape or a type that cannot be merged.
-pub(crate) fn match_tensors(models: &[TensorFolder]) -> Result<Matches> {
+pub(crate) fn match_tensors(models: &[TensorFolder], sizes: Sizes) -> Result<Matches> {
     let first = &models[0];
     models[1..].iter().try_for_each(|model| require_same_architecture(first, model))?;
     let mut notices = Vec::new();
@@ -62,6 +90,7 @@ pub(crate) fn match_tensors(models: &[TensorFolder]) -> Result<Matches> {
     if head.is_kept && !wanted.iter().any(|name| is_head(name)) {
         wanted.extend(of_others);
     }
+    let (depths, folders) = (Depths::of(first), models.iter().collect::<Vec<_>>());
     let mut tensors = Vec::with_capacity(wanted.len());
     let mut missing: Vec<Vec<&str>> = vec![Vec::new(); models.len()];
     for name in wanted {
@@ -74,7 +103,7 @@ pub(crate) fn match_tensors(models: &[TensorFolder]) -> Result<Matches> {
             }
         }
         if names.len() == models.len() {
-            tensors.push(matched(name, names, models)?);
+            tensors.push(Matched { depth: depths.depth(name), ..matched(name, names, &folders, sizes)? });
         }
     }
     for (model, missing) in models.iter().zip(&missing) {
@@ -100,14 +129,14 @@ pub(crate) fn match_tensors(models: &[TensorFolder]) -> Result<Matches> {
             "{tables} tensors that follow from the configuration, as old releases stored them, are left out"
         ));
     }
-    Ok(Matches { tensors, tied: head.tied, notices })
+    Ok(Matches { tensors, tied: head.tied, notices, origins: None })
 }
 
 /// The names of a model by what they have in common with those of the first.
-struct NameMap<'a>(HashMap<String, &'a str>);
+pub(super) struct NameMap<'a>(HashMap<String, &'a str>);
 
 impl<'a> NameMap<'a> {
-    fn of(first: &TensorFolder, model: &'a TensorFolder) -> Self {
+    pub fn of(first: &TensorFolder, model: &'a TensorFolder) -> Self {
         let (mut map, mut twice) = (HashMap::new(), HashSet::new());
         for name in model.names().iter().filter(|name| first.find(name).is_none()) {
             let plain = plain_name(name);
@@ -120,7 +149,7 @@ impl<'a> NameMap<'a> {
     }
 
     /// The name under which a model has a tensor of the first.
-    fn find<'m>(&'m self, model: &'m TensorFolder, name: &'m str) -> Option<&'m str> {
+    pub fn find<'m>(&'m self, model: &'m TensorFolder, name: &'m str) -> Option<&'m str> {
         match model.find(name) {
             Some(_) => Some(name),
             None => self.0.get(&plain_name(name)).copied(),
@@ -129,7 +158,7 @@ impl<'a> NameMap<'a> {
 }
 
 /// A name without what classes of `transformers` write before those of the modules inside: `model.` and `language_model.`.
-fn plain_name(name: &str) -> String {
+pub(super) fn plain_name(name: &str) -> String {
     let mut plain = name;
     while let Some(rest) = plain.strip_prefix("model.").or_else(|| plain.strip_prefix("language_model.")) {
         plain = rest;
@@ -137,7 +166,7 @@ fn plain_name(name: &str) -> String {
     plain.to_owned()
 }
 
-fn is_head(name: &str) -> bool {
+pub(super) fn is_head(name: &str) -> bool {
     HEADS
         .iter()
         .any(|head| name.strip_suffix(head).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
@@ -150,26 +179,32 @@ pub(super) fn is_embedding(name: &str) -> bool {
 
 /// Whether a tensor has a row for every token.
 pub(super) fn has_token_rows(name: &str) -> bool {
-    is_head(name) || is_embedding(name)
+    is_head(name) || is_embedding(name) || name == "lm_head.bias"
+}
+
+/// A model's tensor with the rows of its tokens that one of this name in another model has.
+pub(super) fn token_rows<'a>(model: &'a TensorFolder, name: &str) -> Option<&'a str> {
+    let own = model.names().iter().map(String::as_str).find(|own| plain_name(own) == plain_name(name));
+    own.or_else(|| embedding(model).filter(|_| is_head(name) || is_embedding(name)))
 }
 
 fn head(model: &TensorFolder) -> Option<&str> {
     model.names().iter().map(String::as_str).find(|name| is_head(name))
 }
 
-fn embedding(model: &TensorFolder) -> Option<&str> {
+pub(super) fn embedding(model: &TensorFolder) -> Option<&str> {
     model.names().iter().map(String::as_str).find(|name| is_embedding(name))
 }
 
 /// What becomes of the head.
-struct Head {
-    is_kept: bool,
+pub(super) struct Head {
+    pub is_kept: bool,
     /// Whether it is the embedding, where the configurations need not say so.
-    tied: Option<bool>,
+    pub tied: Option<bool>,
 }
 
 /// Leaves the head out where it is every model's embedding; where some have one of their own, the others' is theirs.
-fn decide_head(models: &[TensorFolder], notices: &mut Vec<String>) -> Result<Head> {
+pub(super) fn decide_head(models: &[TensorFolder], notices: &mut Vec<String>) -> Result<Head> {
     let with_head = models.iter().filter(|model| head(model).is_some()).count();
     if with_head == 0 {
         return Ok(Head { is_kept: false, tied: None });
@@ -232,15 +267,23 @@ fn head_is_embedding(model: &TensorFolder) -> Result<bool> {
     Ok(true)
 }
 
-fn matched(name: &str, names: Vec<String>, models: &[TensorFolder]) -> Result<Matched> {
+pub(super) fn matched(
+    name: &str,
+    names: Vec<String>,
+    models: &[&TensorFolder],
+    sizes: Sizes,
+) -> Result<Matched> {
     let found = |(model, name): (usize, &String)| models[model].find(name);
     let infos: Vec<_> = names.iter().enumerate().filter_map(found).collect();
     let shape = infos[0].1.shape.clone();
     let mut dtype = infos[0].1.dtype;
     for ((_, info), (model, name)) in infos.iter().zip(models.iter().zip(&names)) {
-        if info.shape != shape {
-            let hint = match has_token_rows(name) && info.shape.get(1..) == shape.get(1..) {
-                true => ": their vocabularies differ in size",
+        let is_in_rows =
+            has_token_rows(name) && info.shape.get(1..).is_some_and(|own| shape.get(1..) == Some(own));
+        let is_free = is_in_rows && sizes == Sizes::ButTokens && WeightType::of(info.dtype).is_some();
+        if info.shape != shape && !is_free {
+            let hint = match is_in_rows {
+                true => ": their vocabularies differ in size (--vocabulary base or union)",
                 false => "",
             };
             let reason = format!(
@@ -260,7 +303,7 @@ fn matched(name: &str, names: Vec<String>, models: &[TensorFolder]) -> Result<Ma
             Error::format(model.listing(), reason)
         })?;
     }
-    Ok(Matched { name: name.to_owned(), shape, dtype, names })
+    Ok(Matched { name: name.to_owned(), shape, dtype, names, slice: 0, depth: 0.0 })
 }
 
 /// Whether a type is one of floats, also of those that cannot be merged.
@@ -289,7 +332,7 @@ fn promoted(one: Dtype, other: Dtype) -> Option<Dtype> {
 }
 
 /// Fails where configurations name other types of model, or other classes where one names none.
-fn require_same_architecture(first: &TensorFolder, model: &TensorFolder) -> Result<()> {
+pub(super) fn require_same_architecture(first: &TensorFolder, model: &TensorFolder) -> Result<()> {
     for key in ["model_type", "architectures"] {
         let (Some(expected), Some(found)) = (first.config().get(key), model.config().get(key)) else {
             continue;
@@ -307,7 +350,7 @@ fn require_same_architecture(first: &TensorFolder, model: &TensorFolder) -> Resu
 }
 
 /// The first few names and how many more there are; none where there is none.
-fn list(names: &[&str]) -> Option<String> {
+pub(super) fn list(names: &[&str]) -> Option<String> {
     let listed: Vec<_> = names.iter().take(NAMES_LISTED).map(|name| format!("`{name}`")).collect();
     let more = names.len().saturating_sub(NAMES_LISTED);
     let listed = (!listed.is_empty()).then(|| listed.join(", "))?;

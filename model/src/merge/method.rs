@@ -8,6 +8,11 @@ use super::updates;
 pub enum How {
     /// The first source, which all others must equal: what is no float.
     Same,
+    /// The only source, times a factor.
+    Scaled {
+        /// The factor.
+        factor: f64,
+    },
     /// Σ wi·θi, over Σ wi where it is normalised.
     Linear {
         /// A weight for every source.
@@ -149,7 +154,7 @@ impl How {
     /// How often the sources of a tensor of so many elements are looked at before they are combined.
     pub(super) fn looks(&self, elements: usize) -> usize {
         match self {
-            Self::Same | Self::Linear { .. } | Self::Cpift { .. } => 0,
+            Self::Same | Self::Scaled { .. } | Self::Linear { .. } | Self::Cpift { .. } => 0,
             Self::Slerp { .. } | Self::Nuslerp { .. } | Self::Gram(_) => 1,
             Self::Sce { share } => {
                 if *share < 1.0 {
@@ -173,6 +178,8 @@ pub enum Method {
     DeltaSlerp,
     /// A weighted mean of the models.
     Average,
+    /// One model, times its weight.
+    Passthrough,
     /// The base and a weighted sum of updates: task arithmetic.
     Arithmetic,
     /// The largest updates, joined by their signs.
@@ -203,10 +210,11 @@ pub enum Method {
 
 impl Method {
     /// All of them.
-    pub const ALL: [Self; 16] = [
+    pub const ALL: [Self; 17] = [
         Self::Slerp,
         Self::DeltaSlerp,
         Self::Average,
+        Self::Passthrough,
         Self::Arithmetic,
         Self::Ties,
         Self::Dare,
@@ -228,6 +236,7 @@ impl Method {
             Self::Slerp => "slerp",
             Self::DeltaSlerp => "delta-slerp",
             Self::Average => "average",
+            Self::Passthrough => "passthrough",
             Self::Arithmetic => "arithmetic",
             Self::Ties => "ties",
             Self::Dare => "dare",
@@ -247,7 +256,7 @@ impl Method {
     /// Whether a base is needed, from which updates are differences.
     pub fn needs_base(self) -> bool {
         match self {
-            Self::Slerp | Self::Average | Self::Nuslerp | Self::Karcher => false,
+            Self::Slerp | Self::Average | Self::Passthrough | Self::Nuslerp | Self::Karcher => false,
             Self::DeltaSlerp
             | Self::Arithmetic
             | Self::Ties
@@ -261,5 +270,20 @@ impl Method {
             | Self::ModelStock
             | Self::Cpift => true,
         }
+    }
+
+    /// Whether what is kept of an update is drawn by rank.
+    pub(super) fn is_della(self) -> bool {
+        matches!(self, Self::Della | Self::DellaLinear)
+    }
+
+    /// Whether the largest coordinates of an update are dropped.
+    pub(super) fn is_breadcrumbs(self) -> bool {
+        matches!(self, Self::Breadcrumbs | Self::BreadcrumbsTies)
+    }
+
+    /// Whether parts of updates are summed.
+    pub(super) fn is_sparse(self) -> bool {
+        self.is_della() || self.is_breadcrumbs() || matches!(self, Self::Ties | Self::Dare | Self::DareTies)
     }
 }

@@ -1,32 +1,39 @@
 //! Merging model folders of any architecture, out of core.
 //!
-//! Tensors are matched by name and never are in memory all at once. A [`Merge`] says what is written and from what
-//! (`plan.rs`, `matching.rs`). Threads read ahead blocks with the same elements of all sources (`reader.rs`), the device's
-//! threads combine them tile by tile (`run.rs`, `kernel.rs`), and a thread writes behind (`writer.rs`). A method that must
-//! know something of a whole tensor first, an angle or a threshold, looks at it before: in memory where it is small enough,
-//! from the disk once more where it is not. So memory depends neither on the models' size nor on their number; the fusion of
-//! training (`cpift.rs`) holds three copies of a tensor besides.
+//! A [`MergeRequest`] says what is asked for: by options, or by a configuration of mergekit (`configuration.rs`). Tensors are
+//! matched by name and never are in memory all at once. A [`Merge`] says what is written and from what (`plan.rs`,
+//! `matching.rs`, `layers.rs` for models put together of slices, `vocabulary/` for other tokens). Threads read ahead blocks
+//! with the same elements of all sources (`reader.rs`), the device's threads combine them tile by tile (`run.rs`,
+//! `kernel.rs`), and a thread writes behind (`writer.rs`). A method that must know something of a whole tensor first, an
+//! angle or a threshold, looks at it before: in memory where it is small enough, from the disk once more where it is not. So
+//! memory depends neither on the models' size nor on their number; the fusion of training (`cpift.rs`) holds three copies of
+//! a tensor besides.
 
 mod clock;
+mod configuration;
 mod convert;
 mod cpift;
 mod della;
 mod gram;
 mod kernel;
+mod layers;
 mod matching;
 mod method;
 mod options;
 mod output;
 mod plan;
 mod reader;
+mod rows;
 mod run;
 mod sce;
+mod settings;
 mod sources;
 mod tally;
 mod tile;
 mod updates;
 mod vocabulary;
 mod writer;
+mod yaml;
 
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
@@ -36,14 +43,20 @@ use serde::Serialize;
 
 pub(crate) use self::convert::widen_finite;
 use self::matching::Matched;
-pub(crate) use self::matching::match_tensors;
+pub(crate) use self::matching::{Sizes, match_tensors};
 use self::output::OutputFiles;
 use self::plan::{Shard, TensorPlan};
+use self::rows::{Choice, TokenRows};
+use self::vocabulary::Tokens;
 use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
 use crate::error::{Error, Result};
 use crate::files::{ResumableFolder, hash_texts, require_free_space};
 pub use method::{Method, Rescale};
-pub use options::{BREADCRUMBS, DENSITY, DOT_THRESHOLD, EPSILON, FRACTION, MergeRequest, Parameters};
+pub use options::{
+    BREADCRUMBS, DENSITY, DOT_THRESHOLD, EPSILON, FRACTION, InputSlice, MergeRequest, OutputSlice,
+};
+pub use settings::{Condition, Interpolate, Parameters, Setting};
+pub use vocabulary::Vocabulary;
 
 /// Bytes above which the weights are split into shards, as `transformers` does.
 pub const DEFAULT_SHARD_BYTES: u64 = SHARD_BYTES;
@@ -98,29 +111,34 @@ impl Merge {
     pub fn new(request: &MergeRequest) -> Result<Self> {
         request.check()?;
         let models: Vec<TensorFolder> =
-            request.folders().iter().map(|folder| TensorFolder::open(folder)).collect::<Result<_>>()?;
-        let matches = match_tensors(&models)?;
-        vocabulary::require_same(&models)?;
-        let plan = |matched: Matched| {
-            let is_float = WeightType::of(matched.dtype).is_some();
-            let (how, sources) = match is_float {
-                true => request.how(&matched.name),
-                false => (method::How::Same, (0..models.len()).collect()),
-            };
-            let source = |model: usize| (model, matched.names[model].clone());
-            TensorPlan {
-                dtype: request.dtype.filter(|_| is_float).map_or(matched.dtype, WeightType::dtype),
-                sources: sources.into_iter().map(source).collect(),
-                name: matched.name,
-                shape: matched.shape,
-                how,
-            }
+            request.models.iter().map(|folder| TensorFolder::open(folder)).collect::<Result<_>>()?;
+        let is_sliced =
+            request.slices.iter().flat_map(|slice| &slice.sources).any(|source| source.layers.is_some());
+        let decided = vocabulary::decide(&models, &request.vocabulary)?;
+        let tokens = decided.tokens.as_ref();
+        let sizes = if tokens.is_some() { Sizes::ButTokens } else { Sizes::All };
+        let matches = match is_sliced {
+            true => layers::match_slices(&models, &request.slices, sizes)
+                .map_err(|error| request.locate(error))?,
+            false => match_tensors(&models, sizes)?.into_sources(&request.slices),
         };
-        let mut tensors: Vec<TensorPlan> = matches.tensors.into_iter().map(plan).collect();
-        let shards = plan::shards(&mut tensors, request.shard_bytes, SINGLE_FILE)?;
-        let mut notices = matches.notices;
+        let mut notices = request.notices.clone();
+        notices.extend(matches.notices);
+        notices.extend(decided.notice.clone());
         notices.extend(output::differences(&models));
-        let files = OutputFiles::of(&models[0], &tensors, matches.tied)?;
+        let plans = matches.tensors.into_iter().map(|matched| plan(request, &models, tokens, matched));
+        let mut tensors = plans.collect::<Result<Vec<_>>>()?;
+        let shards = plan::shards(&mut tensors, request.shard_bytes, SINGLE_FILE)?;
+        let mut files = OutputFiles::of(&models[0], &tensors, matches.tied)?;
+        if let Some(origins) = &matches.origins {
+            files.set_layers(&models, origins);
+        }
+        if let Some(tokens) = decided.tokens {
+            files.set_tokens(tokens)?;
+        }
+        if let Some(template) = &request.chat_template {
+            files.set_chat_template(template)?;
+        }
         Ok(Self { models, tensors, shards, files, notices })
     }
 
@@ -218,4 +236,58 @@ impl Merge {
     pub fn folders(&self) -> impl Iterator<Item = PathBuf> {
         self.models.iter().map(|model| model.folder().to_owned())
     }
+}
+
+/// How one tensor is made.
+fn plan(
+    request: &MergeRequest,
+    models: &[TensorFolder],
+    tokens: Option<&Tokens>,
+    matched: Matched,
+) -> Result<TensorPlan> {
+    let is_float = WeightType::of(matched.dtype).is_some();
+    let slice = &request.slices[matched.slice];
+    let (how, sources) = match is_float {
+        true => request.how(slice, &matched)?,
+        false => (method::How::Same, (0..slice.sources.len()).collect()),
+    };
+    let source = |source: usize| (slice.sources[source].model, matched.names[source].clone());
+    let sources: Vec<(usize, String)> = sources.into_iter().map(source).collect();
+    let tokens = tokens.filter(|_| is_float && matching::has_token_rows(&matched.name));
+    let rows = tokens.and_then(|tokens| order_rows((slice, models), &matched, &sources, tokens));
+    let mut shape = matched.shape;
+    if let (Some(_), Some(tokens), Some(count)) = (&rows, tokens, shape.first_mut()) {
+        *count = tokens.rows;
+    }
+    Ok(TensorPlan {
+        dtype: request.dtype.filter(|_| is_float).map_or(matched.dtype, WeightType::dtype),
+        sources,
+        name: matched.name,
+        shape,
+        how,
+        rows,
+    })
+}
+
+/// Where the rows of a tensor with a row for every token come from; none of a single number.
+fn order_rows(
+    (slice, models): (&OutputSlice, &[TensorFolder]),
+    matched: &Matched,
+    sources: &[(usize, String)],
+    tokens: &Tokens,
+) -> Option<TokenRows> {
+    let [_, inside @ ..] = matched.shape.as_slice() else { return None };
+    let preferred = slice.preferred.and_then(|model| {
+        let of_source = sources.iter().find(|(number, _)| *number == model);
+        let own = || Some((model, matching::token_rows(&models[model], &matched.name)?.to_owned()));
+        of_source.cloned().or_else(own)
+    });
+    let choice = Choice {
+        width: inside.iter().product(),
+        rows: tokens.rows,
+        sources: sources.to_vec(),
+        of_models: &tokens.of_models,
+        preferred,
+    };
+    Some(TokenRows::choose(choice, models))
 }

@@ -1,14 +1,18 @@
 //! The files of a merged model beside its weights.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
 use super::plan::{Shard, TensorPlan};
-use crate::checkpoint::{INDEX_FILE, SMALL_FILES, TensorFolder, WeightType, copied_files};
+use super::vocabulary::{TokenizerFiles, Tokens};
+use crate::chat_template::TEMPLATE_FOLDER;
+use crate::checkpoint::{
+    INDEX_FILE, SMALL_FILES, TensorFolder, WeightType, copied_files, is_copied, is_legal,
+};
 use crate::error::{Error, FileAction, Result};
-use crate::files::{ResumableFolder, json_text, open_input};
+use crate::files::{ResumableFolder, json_text, open_input, read_input_json};
 
 /// Files that a model needs which also takes images or sound, copied through beside those that every model has.
 const PROCESSORS: [&str; 4] = [
@@ -17,6 +21,14 @@ const PROCESSORS: [&str; 4] = [
     "video_preprocessor_config.json",
     "audio_config.json",
 ];
+
+/// Keys of a configuration that say how many layers there are, and of what sort each is.
+const LAYER_COUNTS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
+const LAYER_LISTS: [&str; 3] = ["layer_types", "no_rope_layers", "mlp_layer_types"];
+
+/// Names of files with settings of a tokenizer and with its chat template.
+const TOKENIZER_CONFIG: &str = "tokenizer_config.json";
+const CHAT_TEMPLATE: &str = "chat_template.jinja";
 
 /// Keys of a configuration that may differ without a word: they say nothing of what is computed.
 const UNIMPORTANT: [&str; 7] = [
@@ -38,6 +50,8 @@ pub(super) struct OutputFiles {
     config: Value,
     /// Path and name.
     copied: Vec<(PathBuf, String)>,
+    /// Name and content of those that are in place of copies.
+    made: Vec<(String, String)>,
 }
 
 impl OutputFiles {
@@ -54,13 +68,74 @@ impl OutputFiles {
         let mut copied = copied_files(first.folder())?;
         let processors = PROCESSORS.map(|name| (first.folder().join(name), name.to_owned()));
         copied.extend(processors.into_iter().filter(|(path, _)| path.is_file()));
-        Ok(Self { config, copied })
+        Ok(Self { config, copied, made: Vec::new() })
+    }
+
+    /// Says of a model put together of slices how many layers it has, and of what sort each is; `origins` are the numbers of
+    /// the models and layers that they were.
+    pub fn set_layers(&mut self, models: &[TensorFolder], origins: &[(usize, usize)]) {
+        let mut configs: Vec<&Value> = models.iter().map(TensorFolder::config).collect();
+        let mut target = &mut self.config;
+        // Of a model with several parts it is said in that of the texts.
+        if target.get("text_config").is_some_and(Value::is_object) {
+            configs.iter_mut().for_each(|config| *config = config.get("text_config").unwrap_or(config));
+            target = &mut target["text_config"];
+        }
+        for key in LAYER_LISTS.into_iter().filter(|key| configs[0].get(*key).is_some_and(Value::is_array)) {
+            let entry = |(model, layer): &(usize, usize)| configs[*model].get(key)?.get(*layer).cloned();
+            if let Some(list) = origins.iter().map(entry).collect::<Option<Vec<_>>>() {
+                target[key] = Value::Array(list);
+            }
+        }
+        let is_there = |key: &&&str| target.get(**key).is_some();
+        let key = LAYER_COUNTS.iter().find(is_there).unwrap_or(&LAYER_COUNTS[0]);
+        target[*key] = json!(origins.len());
+    }
+
+    /// Says how many rows the embedding has, and puts the files of a tokenizer in the place of the model's.
+    pub fn set_tokens(&mut self, tokens: Tokens) -> Result<()> {
+        let is_inside = self.config.get("text_config").is_some_and(|inner| inner.get("vocab_size").is_some());
+        let config = if is_inside { &mut self.config["text_config"] } else { &mut self.config };
+        config["vocab_size"] = json!(tokens.rows);
+        let TokenizerFiles { folder, left_out, made } = tokens.files;
+        if let Some(folder) = folder {
+            self.copied.retain(|(_, name)| !is_of_tokenizer(name));
+            self.copied.extend(copied_files(&folder)?.into_iter().filter(|(_, name)| is_of_tokenizer(name)));
+        }
+        let is_made = |name: &str| made.iter().any(|(made, _)| made == name);
+        self.copied.retain(|(_, name)| !left_out.contains(&name.as_str()) && !is_made(name));
+        self.made.extend(made);
+        Ok(())
+    }
+
+    /// Puts a chat template in the place of the model's.
+    pub fn set_chat_template(&mut self, template: &str) -> Result<()> {
+        self.copied.retain(|(_, name)| !is_template(name));
+        let made = self.made.iter().position(|(name, _)| name == TOKENIZER_CONFIG);
+        let copied = self.copied.iter().position(|(_, name)| name == TOKENIZER_CONFIG);
+        let settings: Option<Value> = match (made, copied) {
+            (Some(made), _) => serde_json::from_str(&self.made[made].1).ok(),
+            (None, Some(copied)) => read_input_json(&self.copied[copied].0)?,
+            (None, None) => None,
+        };
+        // A template in there would come first.
+        if let Some(Value::Object(mut settings)) = settings
+            && settings.remove("chat_template").is_some()
+        {
+            let text = json_text(TOKENIZER_CONFIG.as_ref(), &settings)?;
+            self.made.retain(|(name, _)| name != TOKENIZER_CONFIG);
+            self.copied.retain(|(_, name)| name != TOKENIZER_CONFIG);
+            self.made.push((TOKENIZER_CONFIG.to_owned(), text));
+        }
+        self.made.push((CHAT_TEMPLATE.to_owned(), template.to_owned()));
+        Ok(())
     }
 
     /// About how many bytes they take.
     pub fn bytes(&self) -> u64 {
         let length = |(path, _): &(PathBuf, String)| std::fs::metadata(path).map_or(0, |found| found.len());
-        self.copied.iter().map(length).sum::<u64>() + SMALL_FILES
+        let made = self.made.iter().map(|(_, text)| text.len() as u64);
+        self.copied.iter().map(length).chain(made).sum::<u64>() + SMALL_FILES
     }
 
     /// What their content follows from.
@@ -69,7 +144,8 @@ impl OutputFiles {
             let found = std::fs::metadata(path).ok().map(|found| (found.len(), found.modified().ok()));
             format!("{name} {found:?}")
         });
-        std::iter::once(self.config.to_string()).chain(names).collect::<Vec<_>>().join("\n")
+        let made = self.made.iter().map(|(name, text)| format!("{name} {}", blake3::hash(text.as_bytes())));
+        std::iter::once(self.config.to_string()).chain(names).chain(made).collect::<Vec<_>>().join("\n")
     }
 
     /// Writes those that the folder does not have yet.
@@ -94,6 +170,9 @@ impl OutputFiles {
             write(INDEX_FILE, json_text(first.name.as_ref(), &index)?.as_bytes())?;
         }
         write("config.json", json_text("config.json".as_ref(), &self.config)?.as_bytes())?;
+        for (name, text) in &self.made {
+            write(name, text.as_bytes())?;
+        }
         for (path, name) in &self.copied {
             if !folder.contains(name) {
                 let mut source = open_input(path)?;
@@ -104,6 +183,16 @@ impl OutputFiles {
         }
         Ok(())
     }
+}
+
+/// Whether a file belongs to the tokenizer, of those that are copied.
+fn is_of_tokenizer(name: &str) -> bool {
+    is_copied(name) && !is_legal(name) && name != "generation_config.json"
+}
+
+/// Whether a file has a chat template.
+fn is_template(name: &str) -> bool {
+    name == CHAT_TEMPLATE || name == "chat_template.json" || Path::new(name).starts_with(TEMPLATE_FOLDER)
 }
 
 /// The type of all floats, where they have the same.

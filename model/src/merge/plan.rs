@@ -5,6 +5,7 @@ use std::ops::Range;
 use safetensors::Dtype;
 
 use super::method::How;
+use super::rows::TokenRows;
 use crate::checkpoint::{TensorFolder, WeightType, header_of, split};
 use crate::error::{Error, Result};
 
@@ -21,6 +22,8 @@ pub struct TensorPlan {
     pub sources: Vec<(usize, String)>,
     /// How.
     pub how: How,
+    /// Where the sources' rows are stored, if not one behind the other as in the merged model.
+    pub rows: Option<TokenRows>,
 }
 
 impl TensorPlan {

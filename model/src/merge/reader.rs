@@ -45,6 +45,8 @@ pub(super) struct Block {
     pub elements: Range<usize>,
     memory: Vec<u64>,
     sources: Vec<Range<usize>>,
+    /// Bytes that were read for it.
+    read: u64,
 }
 
 /// Bytes of an element, as read of a source.
@@ -52,7 +54,11 @@ fn element_bytes(tensor: &TensorPlan, models: &[TensorFolder]) -> Vec<usize> {
     let of = |place: super::plan::Place<'_>| {
         place.folder.find(place.name).map_or(0, |(_, tensor)| tensor.dtype.bitsize() / 8)
     };
-    places(tensor, models).into_iter().map(of).collect()
+    match tensor.rows {
+        // Rows that are put in order are read as f32.
+        Some(_) => vec![size_of::<f32>(); tensor.sources.len()],
+        None => places(tensor, models).into_iter().map(of).collect(),
+    }
 }
 
 impl Blocks {
@@ -190,7 +196,7 @@ impl<'a> Reader<'a> {
             let block = self.read(&self.requests[number], memory);
             let mut state = self.lock();
             if let Ok(block) = &block {
-                state.bytes += block.sources.iter().map(|range| range.len() as u64).sum::<u64>();
+                state.bytes += block.read;
             }
             state.ready.insert(number, block);
             self.changed.notify_all();
@@ -211,12 +217,21 @@ impl<'a> Reader<'a> {
             memory = vec![0; self.blocks.bytes.div_ceil(size_of::<u64>())];
         }
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
-        for ((place, size), range) in places(tensor, self.models).into_iter().zip(sizes).zip(&sources) {
-            let (file, info) = place.folder.require(place.name)?;
+        let mut read = 0;
+        for (source, ((place, size), range)) in
+            places(tensor, self.models).into_iter().zip(sizes).zip(&sources).enumerate()
+        {
             let target = &mut bytes[range.clone()];
+            if let Some(rows) = &tensor.rows {
+                let target = bytemuck::cast_slice_mut(target);
+                read += rows.read(source, request.elements.clone(), (self.models, self.clock), target)?;
+                continue;
+            }
+            let (file, info) = place.folder.require(place.name)?;
+            read += target.len() as u64;
             self.clock.during(|| file.read_bytes(info, request.elements.start * size, target))?;
         }
-        Ok(Block { elements: request.elements.clone(), memory, sources })
+        Ok(Block { elements: request.elements.clone(), memory, sources, read })
     }
 
     /// The next block.

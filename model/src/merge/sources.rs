@@ -33,7 +33,10 @@ impl<'a> Sources<'a> {
                 )
             })
         };
-        let dtypes = places(tensor, models).into_iter().map(dtype).collect::<Result<_>>()?;
+        let dtypes = match tensor.rows {
+            Some(_) => vec![WeightType::F32; tensor.sources.len()],
+            None => places(tensor, models).into_iter().map(dtype).collect::<Result<_>>()?,
+        };
         Ok(Self { tensor, models, dtypes, scratches: Mutex::default() })
     }
 

@@ -33,6 +33,7 @@ mod values;
 pub use differences::{Difference, differences};
 pub use edit::Edit;
 pub use evaluate::{EvaluateSettings, Keep};
+pub(crate) use fault::nearest;
 pub use fuse::{Backbone, Conflict, FoldWeight, FuseSettings, Interpolation, SlerpSpace};
 pub use hub::RecipeParts;
 pub use mixture::{MixtureOrder, MixtureSettings, MixtureShares};

@@ -15,9 +15,10 @@ use cpift_model::Error;
 pub type Target = (&'static str, fn(&[u8]));
 
 /// All of them, by the names of their folders of inputs.
-pub const TARGETS: [Target; 7] = [
+pub const TARGETS: [Target; 8] = [
     ("chat_template", rows::chat_template),
     ("config", model::config),
+    ("merge_configuration", model::merge_configuration),
     ("recipe", report::recipe),
     ("report", report::report),
     ("rows", rows::rows),

@@ -5,6 +5,7 @@ use std::sync::LazyLock;
 
 use cpift_engine::{Buffer, Device};
 use cpift_model::config::Context;
+use cpift_model::merge::MergeRequest;
 use cpift_model::{Checkpoint, Error, ModelConfig};
 use cpift_tests::folders::small_config;
 
@@ -59,4 +60,17 @@ fn load(folder: &Folder) -> Result<(), Error> {
     let checkpoint = Checkpoint::open(folder.path())?;
     let mut weights = Buffer::<f32>::zeros(&CPU, checkpoint.layout().len())?;
     checkpoint.load_into(weights.view_mut())
+}
+
+/// A configuration of mergekit. Of what is accepted every slice has sources, and names models that there are.
+pub fn merge_configuration(data: &[u8]) {
+    let folder = Folder::with(&[("merge.yml", data)], &["merge.yml"]);
+    match MergeRequest::from_configuration(&folder.path().join("merge.yml")) {
+        Ok(request) => {
+            let sources = request.slices.iter().map(|slice| &slice.sources);
+            assert!(sources.clone().all(|sources| !sources.is_empty()) && !request.slices.is_empty());
+            assert!(sources.flatten().all(|source| source.model < request.models.len()));
+        }
+        Err(error) => expect_one_line(&error),
+    }
 }

@@ -33,6 +33,11 @@ fn configs() {
 }
 
 #[test]
+fn merge_configurations() {
+    replay("merge_configuration");
+}
+
+#[test]
 fn recipes() {
     replay("recipe");
 }

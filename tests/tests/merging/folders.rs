@@ -67,7 +67,7 @@ fn the_folder_has_all_that_a_model_needs() {
     cpift_model::files::Manifest::verify(&out, cpift_model::files::Verify::Contents).unwrap();
     // The merged model can be merged again.
     let mut again = request;
-    again.models[0].0 = out;
+    again.models[0] = out;
     assert_eq!(values(&merged_elsewhere(&again, &folder.path().join("again"))["a.weight"]), [2.5; 6]);
 }
 
@@ -211,7 +211,8 @@ fn what_is_not_finite_is_refused() {
                 &[Stored::floats("w", &[length], &values)],
             );
             write(&folder.path().join("base"), "any", &[Stored::floats("w", &[length], &vec![0.25; length])]);
-            let message = refused(&request(folder.path(), method, Some("base"), &BOTH));
+            let models = if method == Method::Passthrough { &BOTH[1..] } else { &BOTH };
+            let message = refused(&request(folder.path(), method, Some("base"), models));
             assert!(message.contains(&format!("`w` has {says} at element 70001")), "{message}");
             assert!(message.contains("b/model.safetensors"), "{message}");
         }
@@ -245,18 +246,27 @@ fn numbers_that_do_not_fit_the_method_are_refused() {
     for (message, says) in [
         (refuse(Method::Ties, None, &BOTH, plain()), "`--base`: ties merges updates"),
         (refuse(Method::Slerp, None, &one, plain()), "slerp needs at least 2, 1 given"),
-        (refuse(Method::Average, None, &BOTH, Parameters { t: Some(0.1), ..plain() }), "`--t`"),
-        (refuse(Method::Average, None, &BOTH, Parameters { scale: Some(0.1), ..plain() }), "`--scale`"),
+        (refuse(Method::Average, None, &BOTH, Parameters { t: Some(0.1.into()), ..plain() }), "`--t`"),
         (
-            refuse(Method::Arithmetic, Some("a"), &one, Parameters { density: Some(0.1), ..plain() }),
+            refuse(Method::Average, None, &BOTH, Parameters { scale: Some(0.1.into()), ..plain() }),
+            "`--scale`",
+        ),
+        (
+            refuse(Method::Arithmetic, Some("a"), &one, Parameters { density: Some(0.1.into()), ..plain() }),
             "`--density`",
         ),
         (refuse(Method::Average, None, &[("a", 1.0), ("b", -1.0)], plain()), "add up to 0"),
         (refuse(Method::Nuslerp, None, &[BOTH[0], BOTH[1], BOTH[0]], plain()), "two models, 3 given"),
         (refuse(Method::ModelStock, Some("a"), &one, plain()), "needs at least 2, 1 given"),
         (refuse(Method::Karcher, None, &[("a", 1.0), ("b", 0.5)], plain()), "karcher knows none"),
-        (refuse(Method::Della, Some("a"), &one, Parameters { density: Some(0.1), ..plain() }), "0.1 ± 0.15"),
-        (refuse(Method::Ties, Some("a"), &one, Parameters { gamma: Some(0.1), ..plain() }), "`--gamma`"),
+        (
+            refuse(Method::Della, Some("a"), &one, Parameters { density: Some(0.1.into()), ..plain() }),
+            "0.1 ± 0.15",
+        ),
+        (
+            refuse(Method::Ties, Some("a"), &one, Parameters { gamma: Some(0.1.into()), ..plain() }),
+            "`--gamma`",
+        ),
         (refuse(Method::Slerp, Some("a"), &[("b", 0.5)], plain()), "interpolated by --t"),
         (refuse(Method::DeltaSlerp, Some("a"), &[("a", 1.0), ("b", 0.0)], plain()), "weights above 0"),
     ] {
@@ -297,7 +307,8 @@ fn opposite_vectors_are_interpolated_along_a_straight_line() {
         |factor: f32| vec![Stored::floats("w", &[3], &[0.1, 0.2, 0.3].map(|value: f32| value * factor))];
     let folder = pair(&tensor(1.0), &tensor(-1.0));
     let mut request = request(folder.path(), Method::Slerp, None, &BOTH);
-    request.parameters = Parameters { t: Some(0.3), dot_threshold: Some(1.0), ..Parameters::default() };
+    request.parameters =
+        Parameters { t: Some(0.3.into()), dot_threshold: Some(1.0.into()), ..Parameters::default() };
     for (value, expected) in values(&merged(&request)["w"]).into_iter().zip([0.04, 0.08, 0.12]) {
         assert!((value - expected).abs() < 1e-7, "{value} {expected}");
     }

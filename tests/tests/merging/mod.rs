@@ -1,9 +1,11 @@
 //! Model folders merged by name: `cpift_model::merge`.
 
+mod configurations;
 mod cores;
 mod folders;
 mod numbers;
 mod stopped;
+mod vocabularies;
 
 use std::collections::HashMap;
 use std::num::NonZeroUsize;
@@ -12,19 +14,13 @@ use std::sync::atomic::AtomicBool;
 
 use cpift_engine::Device;
 use cpift_model::Result;
-use cpift_model::merge::{DEFAULT_SHARD_BYTES, Merge, MergeReport, MergeRequest, Method, Parameters};
+use cpift_model::merge::{Merge, MergeReport, MergeRequest, Method, Parameters};
 use cpift_tests::model_folders::{self, Stored};
 
 /// A merge of models in a folder, by their names there.
 fn request(folder: &Path, method: Method, base: Option<&str>, models: &[(&str, f64)]) -> MergeRequest {
-    MergeRequest {
-        base: base.map(|base| folder.join(base)),
-        models: models.iter().map(|(model, weight)| (folder.join(model), *weight)).collect(),
-        method,
-        parameters: Parameters::default(),
-        dtype: None,
-        shard_bytes: DEFAULT_SHARD_BYTES,
-    }
+    let models = models.iter().map(|(model, weight)| (folder.join(model), *weight)).collect();
+    MergeRequest::of_models(method, base.map(|base| folder.join(base)), models, Parameters::default())
 }
 
 /// Merges into the folder `out` beside the models.
@@ -43,7 +39,7 @@ fn merged(request: &MergeRequest) -> HashMap<String, Stored> {
 }
 
 fn out_of(request: &MergeRequest) -> PathBuf {
-    request.models[0].0.with_file_name("out")
+    request.models[0].with_file_name("out")
 }
 
 /// What refuses a merge; nothing is then left beside the models.

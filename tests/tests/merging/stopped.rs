@@ -26,7 +26,7 @@ fn models() -> (TempDir, MergeRequest) {
 }
 
 /// Stops once so many bytes are made.
-fn run(request: &MergeRequest, out: &Path, resume: bool, stop_at: u64) -> Result<u64> {
+pub(super) fn run(request: &MergeRequest, out: &Path, resume: bool, stop_at: u64) -> Result<u64> {
     let stop = AtomicBool::new(false);
     let mut made = 0;
     let device = Device::cpu(None).unwrap();
@@ -80,12 +80,11 @@ fn files_of_another_size_are_not_mixed() {
 /// What ties are left for a tensor follows from those before, also where these are not made again.
 #[test]
 fn cores_are_the_same_when_a_merge_goes_on() {
-    let (folder, mut request) = models();
-    request.base = Some(folder.path().join("a"));
-    request.models.remove(0);
-    request.method = Method::Cpift;
+    let (folder, _) = models();
+    let mut request = request(folder.path(), Method::Cpift, Some("a"), &[("b", 1.0)]);
+    request.shard_bytes = 800;
     // Of a bit more than the tensor whose updates are largest: the others' largest are all equal.
-    request.parameters.fraction = Some(0.3);
+    request.parameters.fraction = Some(0.3.into());
     let out = folder.path().join("out");
     let whole = folder.path().join("whole");
     merge_into(&request, &whole, 2).unwrap();
@@ -113,7 +112,7 @@ fn without_resume_it_begins_anew_and_with_it_only_the_same_goes_on() {
     let (folder, mut request) = models();
     let out = folder.path().join("out");
     run(&request, &out, false, 2000).unwrap_err();
-    request.models[1].1 = 3.0;
+    request.slices[0].sources[1].parameters.weight = Some(3.0.into());
     let error = run(&request, &out, true, u64::MAX).unwrap_err();
     assert!(error.is_input() && error.to_string().contains("other inputs or settings"), "{error}");
     assert_eq!(run(&request, &out, false, u64::MAX).unwrap(), 3200);

@@ -1,0 +1,150 @@
+//! Which token has which row, where models number tokens otherwise or do not have the same.
+
+mod tokenizer;
+
+use std::path::{Path, PathBuf};
+
+use serde_json::Value;
+
+use self::tokenizer::Tokenizer;
+pub(super) use self::tokenizer::TokenizerFiles;
+use crate::checkpoint::TensorFolder;
+use crate::error::{Error, Result};
+
+/// What becomes of tokens that not all models have, or that have other numbers.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub enum Vocabulary {
+    /// Such models are refused.
+    #[default]
+    Strict,
+    /// Rows of embedding and head are merged by their numbers, whatever tokens they are of.
+    ByNumber,
+    /// The merged model has the tokens of the first model.
+    Base,
+    /// It has the tokens of all models: those of the first, then the others'.
+    Union,
+    /// It has the tokens of the model in this folder.
+    Of(PathBuf),
+}
+
+/// The tokens of a merged model whose rows are put in their order.
+#[derive(Debug)]
+pub(super) struct Tokens {
+    /// Rows of its embedding.
+    pub rows: usize,
+    /// For every model, the row there of each of these.
+    pub of_models: Vec<Vec<Option<usize>>>,
+    /// The tokenizer's files.
+    pub files: TokenizerFiles,
+}
+
+/// What is decided about tokens.
+#[derive(Debug, Default)]
+pub(super) struct Decided {
+    /// The merged model's, where rows are put in order; else they are merged by their numbers.
+    pub tokens: Option<Tokens>,
+    /// What a person should know.
+    pub notice: Option<String>,
+}
+
+/// Decides which rows belong together.
+///
+/// # Errors
+/// A token that differs, where none may; a tokenizer that is missing where it is needed, or cannot be read.
+pub(super) fn decide(models: &[TensorFolder], vocabulary: &Vocabulary) -> Result<Decided> {
+    match vocabulary {
+        Vocabulary::Strict => match difference(models)? {
+            None => Ok(Decided::default()),
+            Some((path, difference, first)) => {
+                let reason = format!(
+                    "{difference} in {}: --vocabulary base or union says what becomes of models with different tokenizers",
+                    first.display()
+                );
+                Err(Error::format(&path, reason))
+            }
+        },
+        Vocabulary::ByNumber => {
+            let notice = difference(models)?.map(|(path, difference, first)| {
+                let (path, first) = (path.display(), first.display());
+                format!("{path}: {difference} in {first}: rows of different tokens are merged; `tokenizer_source` puts them in order")
+            });
+            Ok(Decided { tokens: None, notice })
+        }
+        Vocabulary::Base => tokens(models, models[0].folder(), false),
+        Vocabulary::Union => tokens(models, models[0].folder(), true),
+        Vocabulary::Of(folder) => tokens(models, folder, false),
+    }
+}
+
+/// The tokens of the tokenizer in a folder, perhaps with those of all models.
+fn tokens(models: &[TensorFolder], folder: &Path, is_union: bool) -> Result<Decided> {
+    let required = |folder: &Path| {
+        let missing =
+            || Error::format(&folder.join(tokenizer::FILE), "is missing: it says which token has which row");
+        Tokenizer::read(folder)?.ok_or_else(missing)
+    };
+    let mut target = required(folder)?;
+    let is_of_first = folder == models[0].folder();
+    if is_of_first {
+        target.strip(rows_of(models[0].config()))?;
+    }
+    let mut own = Vec::with_capacity(models.len());
+    for model in models {
+        let mut tokenizer = match Tokenizer::read(model.folder())? {
+            Some(tokenizer) => tokenizer,
+            // As of most fine-tunes that have none.
+            None if !model.folder().join("tokenizer.model").is_file() => required(models[0].folder())?,
+            None => required(model.folder())?,
+        };
+        let limit = rows_of(model.config());
+        tokenizer.tokens.retain(|_, number| *number < limit);
+        own.push(tokenizer);
+    }
+    if is_union {
+        target.add(&own[1..])?;
+    }
+    let rows = target.tokens.values().max().map_or(0, |last| last + 1);
+    if rows == 0 {
+        return Err(Error::format(&folder.join(tokenizer::FILE), "has no tokens"));
+    }
+    let of_model = |tokenizer: &Tokenizer| {
+        let mut numbers = vec![None; rows];
+        for (token, number) in &target.tokens {
+            numbers[*number] = tokenizer.tokens.get(token).copied();
+        }
+        numbers
+    };
+    let of_models = own.iter().map(of_model).collect();
+    let notice = (!is_of_first).then(|| {
+        let folder = folder.display();
+        format!("the tokenizer is that of {folder}: numbers of tokens in config.json and generation_config.json may be others")
+    });
+    Ok(Decided { tokens: Some(Tokens { rows, of_models, files: target.into_files(is_of_first)? }), notice })
+}
+
+/// How many rows a configuration says that the embedding has.
+fn rows_of(config: &Value) -> usize {
+    let key = "vocab_size";
+    let value = config.get(key).or_else(|| config.get("text_config")?.get(key));
+    value.and_then(Value::as_u64).map_or(usize::MAX, |rows| usize::try_from(rows).unwrap_or(usize::MAX))
+}
+
+/// The first tokenizer that differs from the first of all, where, and the folder of that. Models without a
+/// `tokenizer.json` are taken to have that of the first that has one.
+fn difference(models: &[TensorFolder]) -> Result<Option<(PathBuf, String, PathBuf)>> {
+    let mut others = models.iter();
+    let (first, bytes) = loop {
+        let Some(model) = others.next() else { return Ok(None) };
+        if let Some(bytes) = tokenizer::read(model.folder())? {
+            break (model.folder(), bytes);
+        }
+    };
+    for model in others {
+        let Some(other) = tokenizer::read(model.folder())?.filter(|other| *other != bytes) else { continue };
+        let (ours, theirs) = (Tokenizer::parse(first, &bytes)?, Tokenizer::parse(model.folder(), &other)?);
+        if let Some(difference) = ours.difference(&theirs) {
+            return Ok(Some((theirs.path, difference, first.to_owned())));
+        }
+    }
+    Ok(None)
+}
