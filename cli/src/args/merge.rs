@@ -143,7 +143,8 @@ fn rescale() -> impl TypedValueParser<Value = Rescale> {
     })
 }
 
-fn dtype() -> impl TypedValueParser<Value = WeightType> {
+/// Parses the name of a type that floats are stored in.
+pub fn dtype() -> impl TypedValueParser<Value = WeightType> {
     choice(
         [WeightType::F32, WeightType::F16, WeightType::BF16],
         |dtype| match dtype {
@@ -180,7 +181,7 @@ fn number(text: &str) -> Result<f64, String> {
 }
 
 /// A size with a unit of thousands, as `transformers` writes it, or of 1024.
-fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (amount, unit) = text.split_at(end);
     let factor = match unit.trim().to_ascii_lowercase().as_str() {

@@ -8,6 +8,7 @@ pub mod cores;
 pub mod data;
 pub mod devices;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod merge;

@@ -26,7 +26,7 @@ use crate::error::{Error, Result};
 pub use export::{ModelFiles, add_model, write_model};
 pub(crate) use export::{SHARD_BYTES, SMALL_FILES, copied_files, is_copied, is_licence, split};
 use folder::Weights;
-pub(crate) use folder::{OtherWeights, read_index};
+pub(crate) use folder::{DELTA_FILE, OtherWeights, read_index};
 pub use header::TensorFile;
 use load::Load;
 pub use load::staging_bytes;

@@ -105,6 +105,15 @@ impl TensorFolder {
         Ok((file, info, WeightType::of(info.dtype).ok_or_else(|| self.missing(name))?))
     }
 
+    /// Fills `target` with a tensor's elements from number `start` on, as they are stored.
+    ///
+    /// # Errors
+    /// There is no such tensor; the system's.
+    pub fn read(&self, name: &str, start: usize, target: &mut [u8]) -> Result<()> {
+        let (file, info) = self.require(name)?;
+        file.read_bytes(info, start * info.dtype.bitsize() / 8, target)
+    }
+
     fn missing(&self, name: &str) -> Error {
         Error::format(&self.listing, format!("`{name}` is missing"))
     }

@@ -129,7 +129,7 @@ impl<'a> NameMap<'a> {
 }
 
 /// A name without what classes of `transformers` write before those of the modules inside: `model.` and `language_model.`.
-fn plain_name(name: &str) -> String {
+pub(crate) fn plain_name(name: &str) -> String {
     let mut plain = name;
     while let Some(rest) = plain.strip_prefix("model.").or_else(|| plain.strip_prefix("language_model.")) {
         plain = rest;
@@ -137,13 +137,15 @@ fn plain_name(name: &str) -> String {
     plain.to_owned()
 }
 
-fn is_head(name: &str) -> bool {
+/// Whether a tensor is a language model's head.
+pub(crate) fn is_head(name: &str) -> bool {
     HEADS
         .iter()
         .any(|head| name.strip_suffix(head).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
 }
 
-pub(super) fn is_embedding(name: &str) -> bool {
+/// Whether a tensor is the embedding of tokens.
+pub(crate) fn is_embedding(name: &str) -> bool {
     let is = |end: &&str| name.strip_suffix(*end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
     EMBEDDINGS.iter().any(is)
 }

@@ -34,14 +34,15 @@ use std::sync::atomic::AtomicBool;
 use cpift_engine::{CpuDevice, Device};
 use serde::Serialize;
 
-pub(crate) use self::convert::widen_finite;
+pub(crate) use self::convert::{narrow, widen, widen_finite};
 use self::matching::Matched;
-pub(crate) use self::matching::match_tensors;
-use self::output::OutputFiles;
-use self::plan::{Shard, TensorPlan};
+pub(crate) use self::matching::{is_embedding, is_head, match_tensors, plain_name};
+pub(crate) use self::output::{OutputFiles, files_beside_weights};
+pub(crate) use self::plan::{Shard, TensorPlan, shards};
 use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
 use crate::error::{Error, Result};
 use crate::files::{ResumableFolder, hash_texts, require_free_space};
+pub(crate) use method::How;
 pub use method::{Method, Rescale};
 pub use options::{BREADCRUMBS, DENSITY, DOT_THRESHOLD, EPSILON, FRACTION, MergeRequest, Parameters};
 
@@ -117,7 +118,7 @@ impl Merge {
             }
         };
         let mut tensors: Vec<TensorPlan> = matches.tensors.into_iter().map(plan).collect();
-        let shards = plan::shards(&mut tensors, request.shard_bytes, SINGLE_FILE)?;
+        let shards = shards(&mut tensors, request.shard_bytes, SINGLE_FILE)?;
         let mut notices = matches.notices;
         notices.extend(output::differences(&models));
         let files = OutputFiles::of(&models[0], &tensors, matches.tied)?;

@@ -1,7 +1,7 @@
 //! The files of a merged model beside its weights.
 
 use std::collections::BTreeMap;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 use serde_json::{Value, json};
 
@@ -34,13 +34,18 @@ const KEYS_LISTED: usize = 4;
 
 /// What is written beside the weights.
 #[derive(Debug)]
-pub(super) struct OutputFiles {
+pub(crate) struct OutputFiles {
     config: Value,
     /// Path and name.
     copied: Vec<(PathBuf, String)>,
 }
 
 impl OutputFiles {
+    /// For a model with this configuration and copies of these files: path and name.
+    pub fn new(config: Value, copied: Vec<(PathBuf, String)>) -> Self {
+        Self { config, copied }
+    }
+
     /// For a model with the configuration, tokenizer and licences of another; `tied` where its head is said to be the
     /// embedding, or not to be.
     pub fn of(first: &TensorFolder, tensors: &[TensorPlan], tied: Option<bool>) -> Result<Self> {
@@ -51,10 +56,17 @@ impl OutputFiles {
         if let Some(tied) = tied {
             set_everywhere(&mut config, "tie_word_embeddings", &json!(tied));
         }
-        let mut copied = copied_files(first.folder())?;
-        let processors = PROCESSORS.map(|name| (first.folder().join(name), name.to_owned()));
-        copied.extend(processors.into_iter().filter(|(path, _)| path.is_file()));
-        Ok(Self { config, copied })
+        Ok(Self { config, copied: files_beside_weights(first.folder())? })
+    }
+
+    /// The configuration.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The files that are copied: path and name.
+    pub fn copied(&self) -> &[(PathBuf, String)] {
+        &self.copied
     }
 
     /// About how many bytes they take.
@@ -79,21 +91,11 @@ impl OutputFiles {
         shards: &[Shard],
         tensors: &[TensorPlan],
     ) -> Result<()> {
-        let mut write = |name: &str, bytes: &[u8]| match folder.contains(name) {
-            true => Ok(()),
-            false => folder.write(name, |file| file.put(bytes)),
-        };
-        if let [first, _, ..] = shards {
-            let in_shard = |shard: &Shard| {
-                let names = tensors[shard.tensors.clone()].iter().map(|tensor| tensor.name.clone());
-                names.map(|name| (name, shard.name.clone())).collect::<Vec<_>>()
-            };
-            let weight_map: BTreeMap<String, String> = shards.iter().flat_map(in_shard).collect();
-            let total: u64 = tensors.iter().map(TensorPlan::bytes).sum();
-            let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-            write(INDEX_FILE, json_text(first.name.as_ref(), &index)?.as_bytes())?;
+        for (name, text) in self.texts(shards, tensors)? {
+            if !folder.contains(name) {
+                folder.write(name, |file| file.put(text.as_bytes()))?;
+            }
         }
-        write("config.json", json_text("config.json".as_ref(), &self.config)?.as_bytes())?;
         for (path, name) in &self.copied {
             if !folder.contains(name) {
                 let mut source = open_input(path)?;
@@ -104,6 +106,34 @@ impl OutputFiles {
         }
         Ok(())
     }
+
+    /// The files that are made, by name: the index, where there are several shards, and the configuration.
+    pub fn texts(&self, shards: &[Shard], tensors: &[TensorPlan]) -> Result<Vec<(&'static str, String)>> {
+        let mut texts = Vec::new();
+        if let [first, _, ..] = shards {
+            let in_shard = |shard: &Shard| {
+                let names = tensors[shard.tensors.clone()].iter().map(|tensor| tensor.name.clone());
+                names.map(|name| (name, shard.name.clone())).collect::<Vec<_>>()
+            };
+            let weight_map: BTreeMap<String, String> = shards.iter().flat_map(in_shard).collect();
+            let total: u64 = tensors.iter().map(TensorPlan::bytes).sum();
+            let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+            texts.push((INDEX_FILE, json_text(first.name.as_ref(), &index)?));
+        }
+        texts.push(("config.json", json_text("config.json".as_ref(), &self.config)?));
+        Ok(texts)
+    }
+}
+
+/// The files of a model folder beside weights and configuration that a model made of it has: path and name.
+///
+/// # Errors
+/// The folder cannot be read.
+pub(crate) fn files_beside_weights(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = copied_files(folder)?;
+    let processors = PROCESSORS.map(|name| (folder.join(name), name.to_owned()));
+    files.extend(processors.into_iter().filter(|(path, _)| path.is_file()));
+    Ok(files)
 }
 
 /// The type of all floats, where they have the same.

@@ -211,10 +211,9 @@ impl<'a> Reader<'a> {
             memory = vec![0; self.blocks.bytes.div_ceil(size_of::<u64>())];
         }
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
-        for ((place, size), range) in places(tensor, self.models).into_iter().zip(sizes).zip(&sources) {
-            let (file, info) = place.folder.require(place.name)?;
+        for (place, range) in places(tensor, self.models).into_iter().zip(&sources) {
             let target = &mut bytes[range.clone()];
-            self.clock.during(|| file.read_bytes(info, request.elements.start * size, target))?;
+            self.clock.during(|| place.folder.read(place.name, request.elements.start, target))?;
         }
         Ok(Block { elements: request.elements.clone(), memory, sources })
     }

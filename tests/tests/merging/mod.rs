@@ -1,7 +1,9 @@
 //! Model folders merged by name: `cpift_model::merge`.
 
 mod cores;
+mod exporting;
 mod folders;
+mod low_rank;
 mod numbers;
 mod stopped;
 
