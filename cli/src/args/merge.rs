@@ -55,7 +55,8 @@ Exit codes: 0 done, 1 the merge failed, 2 the input was wrong, 130 stopped.";
 /// `merge`.
 #[derive(Debug, Args)]
 pub struct Merge {
-    /// The models, folders or names on the hub, each with a weight behind a colon where it is not 1: my-tune:0.5.
+    /// The models, folders or names on the hub, each with a weight behind a colon where it is not 1: my-tune:0.5. The folder of
+    /// a LoRA adapter is its base with what it adds; MODEL+ADAPTER adds it to another model.
     #[arg(value_name = "MODEL[:WEIGHT]", required = true, value_hint = ValueHint::DirPath, value_parser = weighted)]
     pub models: Vec<(PathBuf, f64)>,
     /// The model that the others are fine-tunes of.

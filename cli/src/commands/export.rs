@@ -35,7 +35,7 @@ fn export_adapter(arguments: &Export, threads: Option<NonZeroUsize>) -> Result<(
     let interrupt = interrupt::install("stopping")?;
     let base = super::model_folder(&arguments.base, ModelParts::ALL)?;
     let adapter = LoraAdapter::new(&LoraRequest {
-        model: super::model_folder(&arguments.model, ModelParts::ALL)?,
+        model: super::adapted_folder(&arguments.model)?,
         base_name: if arguments.base == base { absolute(&base) } else { arguments.base.clone() }
             .display()
             .to_string(),
@@ -72,7 +72,7 @@ fn export_delta(arguments: &Export, threads: Option<NonZeroUsize>) -> Result<()>
         (None, None) => Extent::Whole,
     };
     let base = super::model_folder(&arguments.base, ModelParts::ALL)?;
-    let model = super::model_folder(&arguments.model, ModelParts::ALL)?;
+    let model = super::adapted_folder(&arguments.model)?;
     let delta = Delta::new(&base, &model, extent, base_name(&arguments.base, &base))?;
     let device = Device::cpu(threads)?;
     let stop = interrupt.begin();

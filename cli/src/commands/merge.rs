@@ -6,7 +6,6 @@ use std::path::{Path, PathBuf};
 
 use cpift_engine::Device;
 use cpift_model::Result;
-use cpift_model::hub::ModelParts;
 use cpift_model::merge::{Merge, MergeRequest, Parameters};
 
 use crate::args;
@@ -18,7 +17,7 @@ use crate::interrupt;
 /// Merges models into a folder.
 pub fn run(arguments: &args::merge::Merge, threads: Option<NonZeroUsize>) -> Result<()> {
     let interrupt = interrupt::install("stopping after this tensor; whole files stay")?;
-    let folder = |model: &Path| super::model_folder(model, ModelParts::ALL);
+    let folder = |model: &Path| super::adapted_folder(model);
     let models = arguments.models.iter().map(|(model, weight)| Ok((folder(model)?, *weight)));
     let request = MergeRequest {
         models: models.collect::<Result<Vec<(PathBuf, f64)>>>()?,

@@ -6,6 +6,7 @@
 //! tensors in general: masks, moments, importance.
 
 mod adapted;
+mod adapted_tensors;
 mod export;
 mod folder;
 mod header;
@@ -31,7 +32,7 @@ pub use header::TensorFile;
 use load::Load;
 pub use load::staging_bytes;
 use low_rank::LowRank;
-pub(crate) use names::is_table;
+pub(crate) use names::{is_embedding, is_head, is_table, plain_name};
 pub use safetensors::Dtype;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
 pub(crate) use save::{header_of, too_large_for};

@@ -4,9 +4,8 @@ use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 
 use super::pair::Tensor;
-use crate::checkpoint::{TensorFile, WeightType};
+use crate::checkpoint::{TensorFile, WeightType, plain_name};
 use crate::error::{Error, FileAction, Result};
-use crate::merge::plain_name;
 
 /// How the names of such files end.
 const ENDING: &str = ".mask.safetensors";

@@ -5,14 +5,8 @@ use std::collections::BTreeSet;
 use serde_json::Value;
 
 use super::pair::{Pair, Tensor};
-use crate::checkpoint::WeightType;
-use crate::merge::{is_embedding, is_head};
-
-/// Types of models whose linear layers store their weights by inputs: `Conv1D` in `transformers`.
-const WITH_CONV1D: [&str; 4] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
-
-/// The last parts of the names of such layers.
-const CONV1D: [&str; 4] = ["c_attn", "c_proj", "c_fc", "q_attn"];
+use crate::adapter::stores_by_inputs;
+use crate::checkpoint::{WeightType, is_embedding, is_head};
 
 /// Names that classes have inside of the one with the head, where it is not `model`.
 const INNER_NAMES: [(&str, &[&str]); 2] = [
@@ -67,7 +61,7 @@ impl<'a> Layers<'a> {
         }
         let last = module.rsplit('.').next().unwrap_or(module);
         if self.is_linear(name, module, part, tensor.shape.len()) {
-            let by_inputs = WITH_CONV1D.contains(&self.model_type) && CONV1D.contains(&last);
+            let by_inputs = stores_by_inputs(self.model_type, module);
             return Layer::Linear { module: self.peft_name(name, module), by_inputs };
         }
         if self.is_linear(&format!("{module}.weight"), module, "weight", 2)

@@ -17,10 +17,13 @@ use super::pair::{Pair, Tensor};
 use super::svd::{Factors, Matrix, energy};
 use super::watch::{ExportProgress, Watch};
 use crate::adapter::{CONFIG_FILE, WEIGHTS_FILE};
-use crate::checkpoint::{SMALL_FILES, TensorFolder, WeightType, header_of};
+use crate::checkpoint::{SMALL_FILES, TensorFolder, WeightType, header_of, is_embedding, is_head};
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, FileWriter, require_empty, require_free_space};
-use crate::merge::{is_embedding, is_head, narrow, widen, widen_finite};
+use crate::merge::{narrow, widen, widen_finite};
+
+/// The module of a head that is the embedding.
+const HEAD_MODULE: &str = "lm_head";
 
 /// Name of the report for people.
 const REPORT_TEXT: &str = "report.md";
@@ -269,8 +272,12 @@ impl LoraAdapter {
         let of = |Changed { number, tensor, layer }: &Changed<'_>| match layer {
             Layer::Other(_) => None,
             Layer::Module(module) => {
-                let name = saved_name(module, &tensor.name);
-                Some((*number, vec![Entry { name, dtype: tensor.dtype, shape: tensor.shape.clone() }]))
+                let entry = |name| Entry { name, dtype: tensor.dtype, shape: tensor.shape.clone() };
+                let mut entries = vec![entry(saved_name(module, &tensor.name))];
+                if self.is_tied_embedding(tensor) {
+                    entries.push(entry(saved_name(HEAD_MODULE, &tensor.name)));
+                }
+                Some((*number, entries))
             }
             Layer::Linear { module, by_inputs } => {
                 let (outputs, inputs) = match by_inputs {
@@ -292,9 +299,8 @@ impl LoraAdapter {
             let found: BTreeSet<&String> = changed.iter().filter_map(|changed| is(&changed.layer)).collect();
             found.into_iter().cloned().collect()
         };
-        let is_tied = self.pair.tensors.iter().all(|tensor| !is_head(&tensor.name));
-        let saves_embedding = |changed: &Changed<'_>| {
-            matches!(changed.layer, Layer::Module(_)) && is_embedding(&changed.tensor.name)
+        let saves_tied_embedding = |changed: &Changed<'_>| {
+            matches!(changed.layer, Layer::Module(_)) && self.is_tied_embedding(changed.tensor)
         };
         AdapterSettings {
             base: &self.request.base_name,
@@ -310,8 +316,13 @@ impl LoraAdapter {
             by_inputs: changed
                 .iter()
                 .any(|changed| matches!(changed.layer, Layer::Linear { by_inputs: true, .. })),
-            keeps_tied: is_tied && changed.iter().any(saves_embedding),
+            keeps_tied: changed.iter().any(saves_tied_embedding),
         }
+    }
+
+    /// Whether a tensor is an embedding that is the head, too: PEFT wants both in the file, and ties them again.
+    fn is_tied_embedding(&self, tensor: &Tensor) -> bool {
+        is_embedding(&tensor.name) && self.pair.tensors.iter().all(|tensor| !is_head(&tensor.name))
     }
 
     /// Writes what the adapter has of a tensor, and measures what it lacks.
@@ -351,7 +362,8 @@ impl LoraAdapter {
                 Ok(measured(tensor, Treatment::LowRank, None, energy, lost))
             }
             _ => {
-                for elements in chunks(tensor.elements()) {
+                let copies = if self.is_tied_embedding(tensor) { 2 } else { 1 };
+                for elements in (0..copies).flat_map(|_| chunks(tensor.elements())) {
                     let mut stored = Bytes::new(elements.len() * tensor.width());
                     self.pair.model().read(&tensor.name, elements.start, stored.bytes_mut())?;
                     file.put(stored.bytes())?;

@@ -36,7 +36,7 @@ use serde::Serialize;
 
 pub(crate) use self::convert::{narrow, widen, widen_finite};
 use self::matching::Matched;
-pub(crate) use self::matching::{is_embedding, is_head, match_tensors, plain_name};
+pub(crate) use self::matching::match_tensors;
 pub(crate) use self::output::{OutputFiles, files_beside_weights};
 pub(crate) use self::plan::{Shard, TensorPlan, shards};
 use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};

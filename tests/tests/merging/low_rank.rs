@@ -75,6 +75,12 @@ fn the_base_with_the_adapter_is_the_model_but_for_the_truncation() {
             let adapter = folder.path().join(format!("adapter-{rank}"));
             let report = export(&request(folder.path(), rank), &adapter, 2).unwrap();
             assert_eq!(report.unchanged, 1);
+            // PEFT wants the embedding of a tied head twice.
+            let stored = read_safetensors(&adapter.join("adapter_model.safetensors"));
+            let [head, embedding] = ["lm_head", "model.embed_tokens"]
+                .map(|module| stored.get(&format!("base_model.model.{module}.weight")));
+            assert_eq!(head.is_some(), tied);
+            assert!(head.is_none_or(|head| Some(&head.bytes) == embedding.map(|embedding| &embedding.bytes)));
             let (mut lost, mut all) = (0.0, 0.0);
             for (name, found) in adapted(&adapter) {
                 let (base, tune) = (values(&base[&name]), values(&tune[&name]));

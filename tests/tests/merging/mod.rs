@@ -1,5 +1,6 @@
 //! Model folders merged by name: `cpift_model::merge`.
 
+mod adapters;
 mod cores;
 mod exporting;
 mod folders;
