@@ -207,6 +207,8 @@ fn commands_within_sentences_exist() {
         ["data", ""],
         ["cores", ""],
         ["merge", ""],
+        ["export", ""],
+        ["apply", ""],
         ["generate", ""],
         ["bench", "step"],
         ["bench", "kernels"],

@@ -27,7 +27,7 @@ pub const EXAMPLES: &str = "\
 Examples:
   cpift-engine export --base my-model my-tune --as delta --out delta
   cpift-engine export --base my-model my-tune --as delta --fraction 0.01 --out delta
-  cpift-engine export --base my-model my-tune --as delta --core cores/math.mask.safetensors --out delta
+  cpift-engine export --base my-model my-tune --as delta --core cores --out delta
   cpift-engine export --base my-model my-tune --as lora --rank 8 --out adapter
   cpift-engine export --base my-model my-tune --as lora --others leave --dtype bf16 --out adapter
 

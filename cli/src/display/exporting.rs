@@ -49,10 +49,10 @@ pub fn adapter(report: &LoraReport, out: &Path, style: Style) -> String {
     ]);
     let mut text =
         format!("{} {}\n{}", style.bold("exported to"), style.green(path_from_here(out)), aligned(&table));
-    for (name, reason) in
-        report.tensors.iter().filter_map(|tensor| Some((&tensor.name, tensor.reason.as_ref()?)))
-    {
-        text.push_str(&format!("{} stays the base's: {reason}\n", style.yellow(name)));
+    for (kind, tensors) in by_kind(&report.tensors) {
+        if let Some(reason) = &tensors[0].reason {
+            text.push_str(&format!("{} stays the base's: {reason}\n", style.yellow(kind)));
+        }
     }
     text.push_str(&format!(
         "{}, {} parameters; each tensor's error is in {}\n",

@@ -157,14 +157,20 @@ impl Delta {
         changes: &[Change],
         watch: &mut Watch<'_>,
     ) -> Result<DeltaReport> {
-        let described: Vec<_> =
-            self.pair.tensors.iter().zip(changes).map(|(tensor, change)| describe(tensor, change)).collect();
+        let is_core = self.extent != Extent::Whole;
+        let described: Vec<_> = self
+            .pair
+            .tensors
+            .iter()
+            .zip(changes)
+            .map(|(tensor, change)| describe(tensor, change, is_core))
+            .collect();
         let mut description = Description::new(self.base_name.clone(), described);
         if description.changed == 0 {
             let reason = "is bit for bit its base: there is nothing to export";
             return Err(Error::format(self.pair.model().folder(), reason));
         }
-        description.is_whole = self.extent == Extent::Whole;
+        description.is_whole = !is_core;
         if let Extent::Fraction(fraction) = self.extent {
             description.fraction = Some(fraction);
         }
@@ -263,7 +269,7 @@ impl Entry {
     }
 }
 
-fn describe(tensor: &Tensor, change: &Change) -> DescribedTensor {
+fn describe(tensor: &Tensor, change: &Change, is_core: bool) -> DescribedTensor {
     DescribedTensor {
         name: tensor.name.clone(),
         base_name: (tensor.base_name != tensor.name).then(|| tensor.base_name.clone()),
@@ -271,7 +277,7 @@ fn describe(tensor: &Tensor, change: &Change) -> DescribedTensor {
         dtype: tensor.dtype,
         base_dtype: tensor.base_dtype,
         changed: change.changed,
-        form: Form::least(change.changed, tensor.elements() as u64, tensor.width() as u64),
+        form: Form::least(change.changed, tensor.elements() as u64, tensor.width() as u64, is_core),
         base_blake3: change.base_hash.to_hex().to_string(),
         blake3: change.hash.to_hex().to_string(),
     }

@@ -82,14 +82,15 @@ pub(super) enum Form {
 }
 
 impl Form {
-    /// The one that takes the least bytes, of a tensor with so many elements of so many bytes.
-    pub fn least(changed: u64, elements: u64, width: u64) -> Self {
+    /// The one that takes the least bytes, of a tensor with so many elements of so many bytes. Elements that are not in a
+    /// core are the base's, so that a tensor of which a core has a part is never stored whole.
+    pub fn least(changed: u64, elements: u64, width: u64, is_core: bool) -> Self {
         if changed == 0 {
             return Self::Unchanged;
         }
         let indices = changed * (index_type(elements).bitsize() as u64 / 8 + width);
         let mask = elements.div_ceil(64) * 8 + changed * width;
-        let whole = elements * width;
+        let whole = if is_core && changed < elements { u64::MAX } else { elements * width };
         match whole.min(mask).min(indices) {
             least if least == whole => Self::Whole,
             least if least == indices => Self::Indices,
@@ -171,15 +172,17 @@ mod tests {
 
     #[test]
     fn the_form_takes_the_least_bytes() {
-        assert_eq!(Form::least(0, 6400, 2), Form::Unchanged);
-        assert_eq!(Form::least(64, 6400, 2), Form::Indices);
-        assert_eq!(Form::least(640, 6400, 2), Form::Mask);
-        assert_eq!(Form::least(6300, 6400, 2), Form::Whole);
-        assert_eq!(Form::least(1, 1, 4), Form::Whole);
+        assert_eq!(Form::least(0, 6400, 2, false), Form::Unchanged);
+        assert_eq!(Form::least(64, 6400, 2, false), Form::Indices);
+        assert_eq!(Form::least(640, 6400, 2, false), Form::Mask);
+        assert_eq!(Form::least(6300, 6400, 2, false), Form::Whole);
+        assert_eq!(Form::least(6300, 6400, 2, true), Form::Mask);
+        assert_eq!(Form::least(6400, 6400, 2, true), Form::Whole);
+        assert_eq!(Form::least(1, 1, 4, false), Form::Whole);
         // Where an index takes eight bytes a mask is sooner smaller.
         let large = (1 << 32) + 64;
         assert_eq!((index_type(1 << 32), index_type(large)), (Dtype::U32, Dtype::U64));
-        assert_eq!(Form::least(large / 65, large, 2), Form::Indices);
-        assert_eq!(Form::least(large / 50, large, 2), Form::Mask);
+        assert_eq!(Form::least(large / 65, large, 2, false), Form::Indices);
+        assert_eq!(Form::least(large / 50, large, 2, false), Form::Mask);
     }
 }
