@@ -4,6 +4,7 @@ pub mod bench;
 pub mod compare;
 pub mod cores;
 pub mod data;
+pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod merge;
@@ -73,6 +74,12 @@ pub enum Command {
     /// Find which parameters each fine-tune of a model moved most, and how these cores overlap
     #[command(long_about = cores::ABOUT, after_long_help = cores::EXAMPLES)]
     Cores(cores::Cores),
+    /// Write what a fine-tune changed, or a core of it, as a folder that can be shared
+    #[command(long_about = export::ABOUT, after_long_help = export::EXAMPLES)]
+    Export(export::Export),
+    /// Put a delta that `export` wrote into its base: the fine-tune again, bit for bit
+    #[command(long_about = export::APPLY_ABOUT, after_long_help = export::APPLY_EXAMPLES)]
+    Apply(export::Apply),
     /// Check a recipe and its files, and print what training would take; trains nothing
     #[command(long_about = PLAN_ABOUT)]
     Plan(Plan),

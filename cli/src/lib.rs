@@ -88,6 +88,8 @@ fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
         Command::Data(arguments) => commands::data::run(arguments, threads),
         Command::Inspect(arguments) => commands::inspect::run(arguments),
         Command::Cores(arguments) => commands::cores::run(arguments, threads),
+        Command::Export(arguments) => commands::export::export(arguments, threads),
+        Command::Apply(arguments) => commands::export::apply(arguments, threads),
         Command::Merge(arguments) => commands::merge::run(arguments, threads),
         Command::Plan(arguments) => commands::plan::run(arguments, threads),
         Command::Bench(Bench::Step(arguments)) => commands::bench::step(arguments, threads),

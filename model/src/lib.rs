@@ -14,6 +14,7 @@ mod counts;
 pub mod data;
 mod error;
 pub mod evaluation;
+pub mod export;
 pub mod files;
 pub mod generation;
 pub mod hub;

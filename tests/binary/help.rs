@@ -9,7 +9,7 @@ use crate::documented::{Workplace, blocks};
 use crate::support::{run, stdout};
 
 /// Every command that has a help text of its own.
-const COMMANDS: [&[&str]; 16] = [
+const COMMANDS: [&[&str]; 18] = [
     &[],
     &["train"],
     &["compare"],
@@ -20,6 +20,8 @@ const COMMANDS: [&[&str]; 16] = [
     &["inspect"],
     &["cores"],
     &["merge"],
+    &["export"],
+    &["apply"],
     &["report"],
     &["bench"],
     &["bench", "step"],
@@ -73,6 +75,8 @@ fn every_command_is_here() {
         "inspect",
         "cores",
         "merge",
+        "export",
+        "apply",
         "report",
         "bench",
         "completions",
@@ -272,6 +276,40 @@ fn the_examples_of_merge_run() {
         assert!(place.has(&format!("merged/{name}")), "no {name}");
     }
     place.run("cpift-engine inspect merged");
+}
+
+#[test]
+fn the_examples_of_export_and_apply_run() {
+    let place = Workplace::new();
+    fs::rename(place.path("my-chat-finetune"), place.path("my-tune")).unwrap();
+    place.run("cpift-engine cores --base my-model math=my-tune --out cores");
+    run_examples(&["export"], &place, |example| {
+        assert!(example.contains(" --out delta") || example.contains(" --out adapter"), "{example}");
+        place.clear("delta");
+        place.clear("adapter");
+        None
+    });
+    for name in
+        ["adapter_config.json", "adapter_model.safetensors", "report.json", "report.md", "manifest.json"]
+    {
+        assert!(place.has(&format!("adapter/{name}")), "no {name}");
+    }
+    place.run("cpift-engine export --base my-model my-tune --as delta --out delta");
+    for name in ["delta.safetensors", "delta.json", "config.json", "manifest.json"] {
+        assert!(place.has(&format!("delta/{name}")), "no {name}");
+    }
+    run_examples(&["apply"], &place, |example| match example {
+        "apply delta --base my-model --out my-tune-again" => None,
+        example => unknown(example),
+    });
+    let [one, other] = ["my-tune", "my-tune-again"].map(|model| {
+        let tensors = cpift_tests::model_folders::read(&place.path(model));
+        let mut bytes: Vec<_> = tensors.into_values().map(|tensor| (tensor.name, tensor.bytes)).collect();
+        bytes.sort();
+        bytes
+    });
+    assert!(one == other, "the fine-tune is there again");
+    place.run("cpift-engine inspect my-tune-again");
 }
 
 #[test]

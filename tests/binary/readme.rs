@@ -82,6 +82,24 @@ fn every_command_runs_as_it_is_written() {
             "cpift-engine merge --method average my-model my-chat-finetune --out averaged" => {
                 (command, &|_| assert!(place.has("averaged/model.safetensors")))
             }
+            "cpift-engine export --base my-model my-chat-finetune --as delta --out delta" => {
+                (command, &|said| assert!(said.contains("exported to delta"), "{said}"))
+            }
+            "cpift-engine apply delta --base my-model --out restored" => {
+                (command, &|_| assert!(place.has("restored/model.safetensors")))
+            }
+            "cpift-engine export --base my-model my-chat-finetune --as delta --fraction 0.01 --out chat-delta" => {
+                (command, &|_| assert!(place.has("chat-delta/delta.safetensors")))
+            }
+            "cpift-engine apply chat-delta --base my-model --out chat-core" => {
+                (command, &|_| assert!(place.has("chat-core/model.safetensors")))
+            }
+            "cpift-engine export --base my-model my-chat-finetune --as lora --rank 8 --out chat-adapter" => {
+                (command, &|said| {
+                    assert!(said.contains("the whole update") && said.contains("rank 8"), "{said}");
+                    assert!(place.has("chat-adapter/adapter_model.safetensors"));
+                })
+            }
             "cpift-engine generate MODEL --prompt \"2+3=\"" => (command, &|_| {}),
             "cpift-engine bench step --config config.json --batch 4 --length 256" => (command, &|_| {}),
             // Half a second for each of fifty operations: here a few, in small.
@@ -195,6 +213,8 @@ fn commands_within_sentences_exist() {
         ["data", ""],
         ["cores", ""],
         ["merge", ""],
+        ["export", ""],
+        ["apply", ""],
         ["generate", ""],
         ["bench", "step"],
         ["bench", "kernels"],

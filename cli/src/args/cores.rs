@@ -34,7 +34,7 @@ Exit codes: 0 done, 1 failed, 2 the input was wrong, 130 stopped.";
 /// `cores`.
 #[derive(Debug, Args)]
 pub struct Cores {
-    /// The fine-tunes, folders or names on the hub, each with a name before an equals sign where it is not to be the folder's.
+    /// The fine-tunes, folders (also of LoRA adapters) or names on the hub, each with a name before an equals sign where it is not to be the folder's.
     #[arg(value_name = "[NAME=]MODEL", required = true, value_hint = ValueHint::DirPath, value_parser = named)]
     pub models: Vec<(String, PathBuf)>,
     /// The model that the others are fine-tunes of.

@@ -62,8 +62,9 @@ Exit codes: 0 done, 1 the merge failed, 2 the input was wrong, 130 stopped.";
 /// `merge`.
 #[derive(Debug, Args)]
 pub struct Merge {
-    /// The models, folders or names on the hub, each with a weight behind a colon where it is not 1: my-tune:0.5. Or a
-    /// configuration of mergekit, a file whose name ends in .yml or .yaml.
+    /// The models, folders or names on the hub, each with a weight behind a colon where it is not 1: my-tune:0.5. The folder of
+    /// a LoRA adapter is its base with what it adds; MODEL+ADAPTER adds it to another model. Or a configuration of mergekit, a
+    /// file whose name ends in .yml or .yaml.
     #[arg(value_name = "MODEL[:WEIGHT]", required = true, value_hint = ValueHint::DirPath, value_parser = weighted)]
     pub models: Vec<(PathBuf, f64)>,
     /// The model that the others are fine-tunes of.
@@ -199,7 +200,8 @@ fn vocabulary() -> impl TypedValueParser<Value = Vocabulary> {
     })
 }
 
-fn dtype() -> impl TypedValueParser<Value = WeightType> {
+/// Parses the name of a type that floats are stored in.
+pub fn dtype() -> impl TypedValueParser<Value = WeightType> {
     choice(
         [WeightType::F32, WeightType::F16, WeightType::BF16],
         |dtype| match dtype {
@@ -236,7 +238,7 @@ fn number(text: &str) -> Result<f64, String> {
 }
 
 /// A size with a unit of thousands, as `transformers` writes it, or of 1024.
-fn bytes(text: &str) -> Result<u64, String> {
+pub fn bytes(text: &str) -> Result<u64, String> {
     let end = text.find(|c: char| !(c.is_ascii_digit() || c == '.')).unwrap_or(text.len());
     let (amount, unit) = text.split_at(end);
     let factor = match unit.trim().to_ascii_lowercase().as_str() {

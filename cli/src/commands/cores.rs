@@ -7,7 +7,6 @@ use std::path::{Path, PathBuf};
 use cpift_engine::Device;
 use cpift_model::Result;
 use cpift_model::cores::{Cores, CoresRequest};
-use cpift_model::hub::ModelParts;
 use cpift_model::recipe::CoreSettings;
 
 use crate::display::style::Style;
@@ -19,7 +18,7 @@ use crate::{args, interrupt, report};
 /// Finds the cores of models, and writes them into a folder.
 pub fn run(arguments: &args::cores::Cores, threads: Option<NonZeroUsize>) -> Result<()> {
     let interrupt = interrupt::install("stopping")?;
-    let folder = |model: &Path| super::model_folder(model, ModelParts::ALL);
+    let folder = |model: &Path| super::adapted_folder(model);
     let models = arguments.models.iter().map(|(name, model)| Ok((name.clone(), folder(model)?)));
     let request = CoresRequest {
         models: models.collect::<Result<Vec<(String, PathBuf)>>>()?,

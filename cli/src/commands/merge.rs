@@ -57,7 +57,7 @@ fn request(arguments: &args::merge::Merge) -> Result<MergeRequest> {
         }
     };
     for model in &mut request.models {
-        *model = super::model_folder(model, ModelParts::ALL)?;
+        *model = super::adapted_folder(model)?;
     }
     if let Some(vocabulary) = &arguments.vocabulary {
         request.vocabulary = vocabulary.clone();

@@ -8,6 +8,7 @@ pub mod cores;
 pub mod data;
 pub mod devices;
 pub mod eval;
+pub mod export;
 pub mod generate;
 pub mod inspect;
 pub mod merge;
@@ -99,6 +100,16 @@ fn with_hub<T>(work: impl FnOnce(&Hub<'_>) -> cpift_model::Result<T>) -> cpift_m
     let result = work(&Hub::of_environment(&observe));
     fetching.finish();
     result
+}
+
+/// The folder of a model that is given as one, or by its name on the hub; of `MODEL+ADAPTER` both.
+fn adapted_folder(model: &Path) -> cpift_model::Result<PathBuf> {
+    let parts = model.to_str().filter(|_| !model.exists()).and_then(|text| text.rsplit_once('+'));
+    let Some((model, adapter)) = parts else { return model_folder(model, ModelParts::ALL) };
+    let mut joined = model_folder(Path::new(model), ModelParts::ALL)?.into_os_string();
+    joined.push("+");
+    joined.push(model_folder(Path::new(adapter), ModelParts::ALL)?);
+    Ok(joined.into())
 }
 
 /// The folder of a model that is given as one, or by its name on the hub.

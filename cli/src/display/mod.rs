@@ -3,6 +3,7 @@
 pub mod comparison;
 pub mod data;
 pub mod evaluation;
+pub mod exporting;
 pub mod fetching;
 pub mod inspection;
 pub mod kernels;

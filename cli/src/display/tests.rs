@@ -173,9 +173,8 @@ code          900   36.0k       8.10k         2          -
     offloaded.device = "cuda:0 (a GPU)".to_owned();
     offloaded.memory[1].on_host = true;
     (offloaded.state, offloaded.recompute) = (StateType::Offload, Recompute::Mlp);
-    offloaded.too_large = [StateType::Exact, StateType::Compact]
-        .map(|state| LargerState { state, bytes: 64 << 20 })
-        .into();
+    offloaded.too_large =
+        [StateType::Exact, StateType::Compact].map(|state| LargerState { state, bytes: 64 << 20 }).into();
     let text = plan::render(&offloaded, None, Style::PLAIN);
     let expected = "16.0 MiB at the peak: 4.00 MiB on the device, 12.0 MiB on the host, MLPs computed again, with compact \
          state, offloaded (exact state would take 64.0 MiB, compact state would take 64.0 MiB, more than there is)";

@@ -21,6 +21,17 @@ pub(crate) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 /// The same as PyTorch pickles them, which is not read.
 pub(crate) const PICKLED_FILE: &str = "adapter_model.bin";
 
+/// Types of models whose linear layers store their weights by inputs, `Conv1D` in `transformers`, and the last parts of the
+/// names of those.
+const WITH_CONV1D: [&str; 4] = ["gpt2", "openai-gpt", "imagegpt", "decision_transformer"];
+const CONV1D: [&str; 4] = ["c_attn", "c_proj", "c_fc", "q_attn"];
+
+/// Whether a linear layer's weight is `[inputs, outputs]`.
+pub(crate) fn stores_by_inputs(model_type: &str, module: &str) -> bool {
+    let last = module.rsplit('.').next().unwrap_or(module);
+    WITH_CONV1D.contains(&model_type) && CONV1D.contains(&last)
+}
+
 /// Whether a folder holds an adapter. One that has been merged may keep the configuration beside the whole weights.
 pub(crate) fn is_adapter(folder: &Path) -> bool {
     let has = |name: &str| folder.join(name).is_file();

@@ -14,7 +14,7 @@ const PREFIX: &str = "base_model.model.";
 
 /// What an adapter does to a tensor of the model; names are those in its file.
 #[derive(Debug, Default)]
-struct Change {
+pub(super) struct Change {
     /// Module as the adapter calls it.
     module: String,
     /// The whole tensor.
@@ -29,7 +29,7 @@ struct Change {
 
 /// What a tensor of an adapter is to its module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Role {
+pub(super) enum Role {
     Whole,
     A,
     B,
@@ -72,7 +72,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     Ok(model)
 }
 
-fn open_weights(folder: &Path) -> Result<TensorFile> {
+pub(super) fn open_weights(folder: &Path) -> Result<TensorFile> {
     let path = folder.join(WEIGHTS_FILE);
     if !path.exists() {
         let reason = match folder.join(PICKLED_FILE).is_file() {
@@ -103,16 +103,7 @@ fn find_changes(file: &TensorFile, model: &Checkpoint) -> Result<BTreeMap<String
         if !fits || !(tensor == HEAD || model.layout.find(&tensor).is_some()) {
             return Err(error("belongs to nothing that the base has and an adapter is supported of"));
         }
-        let change = changes.entry(tensor).or_default();
-        change.module = module.to_owned();
-        let place = match role {
-            Role::Whole => &mut change.whole,
-            Role::A => &mut change.a,
-            Role::B => &mut change.b,
-            Role::EmbeddingA => &mut change.embedding_a,
-            Role::EmbeddingB => &mut change.embedding_b,
-        };
-        if let Some(other) = place.replace(name.clone()) {
+        if let Some(other) = changes.entry(tensor).or_default().set(module, role, &name) {
             return Err(error(&format!("stands there twice, also as `{other}`")));
         }
     }
@@ -124,7 +115,7 @@ fn find_changes(file: &TensorFile, model: &Checkpoint) -> Result<BTreeMap<String
 
 /// Module, name of its parameter and role of a tensor: `….q_proj.lora_A.weight`, with an adapter's name inside in files
 /// of old releases, `….lm_head.weight` or `….lm_head.modules_to_save.weight`.
-fn parse(name: &str) -> (&str, &str, Role) {
+pub(super) fn parse(name: &str) -> (&str, &str, Role) {
     let name = name.strip_prefix(PREFIX).unwrap_or(name);
     let low_rank = [
         (".lora_A", Role::A),
@@ -154,10 +145,7 @@ fn untie(
     config: &AdapterConfig,
     changes: &mut BTreeMap<String, Change>,
 ) -> Result<()> {
-    let shares = |change: &Change| {
-        let is_only_whole = change.whole.is_some() && change.a.is_none() && change.embedding_a.is_none();
-        config.keeps_tied || (is_only_whole && !config.replaces(&change.module))
-    };
+    let shares = |change: &Change| change.is_shared(config);
     match (changes.get(EMBEDDING), changes.get(HEAD)) {
         (None, None) => return Ok(()),
         (Some(change), None) if shares(change) => return Ok(()),
@@ -189,6 +177,38 @@ fn tie_equal(model: &mut Checkpoint, base_is_tied: bool) -> Result<()> {
 }
 
 impl Change {
+    /// Notes what a tensor of the adapter is to a module; the one that was noted as that before.
+    pub fn set(&mut self, module: &str, role: Role, name: &str) -> Option<String> {
+        self.module = module.to_owned();
+        let place = match role {
+            Role::Whole => &mut self.whole,
+            Role::A => &mut self.a,
+            Role::B => &mut self.b,
+            Role::EmbeddingA => &mut self.embedding_a,
+            Role::EmbeddingB => &mut self.embedding_b,
+        };
+        place.replace(name.to_owned())
+    }
+
+    /// The module as the adapter calls it.
+    pub fn module(&self) -> &str {
+        &self.module
+    }
+
+    /// Whether the change of an embedding that is the head, too, was the head's while it was trained.
+    pub fn is_shared(&self, config: &AdapterConfig) -> bool {
+        let is_only_whole = self.whole.is_some() && self.a.is_none() && self.embedding_a.is_none();
+        config.keeps_tied || (is_only_whole && !config.replaces(&self.module))
+    }
+
+    /// The tensor that replaces the base's, its shape checked.
+    pub fn whole(&self, file: &TensorFile, tensor: &str, shape: &[usize]) -> Result<Option<String>> {
+        let Some(name) = &self.whole else { return Ok(None) };
+        require_vocabulary(file, name, tensor, shape)?;
+        file.require_floats(name, shape)?;
+        Ok(Some(name.clone()))
+    }
+
     /// Changes where the model's tensor is read from. `file` is to be the model's file `number`.
     fn apply(
         &self,
@@ -201,28 +221,26 @@ impl Change {
         // Of a model with a tied head there is none to be changed here any more.
         let Some(position) = model.position(tensor) else { return Ok(()) };
         let shape = model.layout.segments()[position].shape.clone();
-        if let Some(name) = &self.whole {
-            require_vocabulary(file, name, tensor, &shape)?;
-            file.require_floats(name, &shape)?;
-            model.segments[position] = Place { file: number, name: name.clone(), addition: None };
+        if let Some(name) = self.whole(file, tensor, &shape)? {
+            model.segments[position] = Place { file: number, name, addition: None };
         }
-        if let Some(low_rank) = self.low_rank(&shape, config, file, number)? {
+        if let Some(low_rank) = self.low_rank(&shape, config, (file, number), false)? {
             model.segments[position].addition = Some(low_rank);
         }
         Ok(())
     }
 
-    /// The product that is added, its shapes checked.
-    fn low_rank(
+    /// The product that is added, its shapes checked. `by_inputs` says that the weight is stored as `[inputs, outputs]`.
+    pub fn low_rank(
         &self,
         shape: &[usize],
         config: &AdapterConfig,
-        file: &TensorFile,
-        number: usize,
+        (file, number): (&TensorFile, usize),
+        by_inputs: bool,
     ) -> Result<Option<LowRank>> {
         let (a, b, transposed) = match (&self.a, &self.b, &self.embedding_a, &self.embedding_b) {
             (None, None, None, None) => return Ok(None),
-            (Some(a), Some(b), None, None) => (a, b, false),
+            (Some(a), Some(b), None, None) => (a, b, by_inputs),
             (None, None, Some(a), Some(b)) => (a, b, true),
             (a, b, c, d) => {
                 let name = [a, b, c, d].into_iter().flatten().next().map_or("", String::as_str);
@@ -239,10 +257,13 @@ impl Change {
             file.require_floats(name, &shape)?;
             Ok(Factor { name: name.to_owned(), shape, transposed })
         };
-        // A of an embedding is [rank, V] and B is [C, rank]: the weight is changed by their product's transpose.
+        // A of an embedding is [rank, V] and B is [C, rank]: the weight is changed by their product's transpose, as one that
+        // is stored by inputs is.
         let (left, right) = match transposed {
             true => {
-                require_vocabulary(file, a, EMBEDDING, &[rank, rows])?;
+                if !by_inputs {
+                    require_vocabulary(file, a, EMBEDDING, &[rank, rows])?;
+                }
                 (factor(a, [rank, rows])?, factor(b, [columns, rank])?)
             }
             false => (factor(b, [rows, rank])?, factor(a, [rank, columns])?),

@@ -14,6 +14,9 @@ use crate::error::{Error, FileAction, Result};
 use crate::files::{open_input, read_input_text, require_plain_name};
 use crate::hub_names::ModelName;
 
+/// Name of the file that says what the folder of a delta, as `export` writes it, is of.
+pub(crate) const DELTA_FILE: &str = "delta.json";
+
 /// Bytes of a file that say what it is.
 const BEGINNING: u64 = 16;
 
@@ -152,6 +155,10 @@ pub(super) fn open_weights(folder: &Path, is_needed: impl Fn(&str) -> bool) -> R
 }
 
 fn describe_without_weights(folder: &Path) -> String {
+    if folder.join(DELTA_FILE).is_file() {
+        return "is the folder of a delta: make a model of it and its base with `cpift-engine apply`, and give that"
+            .to_owned();
+    }
     match OtherWeights::find(&file_names(folder)) {
         Some(other) => other.describe(),
         None => format!("there is neither {SINGLE_FILE} nor {INDEX_FILE}"),

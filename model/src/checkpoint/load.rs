@@ -113,7 +113,18 @@ fn products(tensors: Vec<Stored<'_>>) -> Result<Vec<Option<Product>>> {
 impl Stored<'_> {
     /// What is added to it, read.
     fn product(&self) -> Result<Option<Product>> {
-        let Some(Addition { file, low_rank }) = self.addition else { return Ok(None) };
+        self.addition.map(Addition::read).transpose()
+    }
+
+    fn elements(&self) -> Result<usize> {
+        Ok(self.file.require(self.name)?.shape.iter().product())
+    }
+}
+
+impl Addition<'_> {
+    /// Reads both matrices.
+    pub fn read(self) -> Result<Product> {
+        let Self { file, low_rank } = self;
         let read = |name: &str| {
             let stored = Stored { file, name, addition: None };
             let mut staging = Staging::default();
@@ -121,11 +132,7 @@ impl Stored<'_> {
             Ok::<_, Error>(staging.single)
         };
         let (left, right) = (read(&low_rank.left.name)?, read(&low_rank.right.name)?);
-        Ok(Some(Product::new(low_rank, &left, &right)))
-    }
-
-    fn elements(&self) -> Result<usize> {
-        Ok(self.file.require(self.name)?.shape.iter().product())
+        Ok(Product::new(low_rank, &left, &right))
     }
 }
 

@@ -34,6 +34,7 @@ pub(super) struct Addition<'a> {
 }
 
 /// A [`LowRank`] in memory.
+#[derive(Debug)]
 pub(super) struct Product {
     /// Row by row.
     left: Vec<f32>,

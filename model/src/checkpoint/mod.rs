@@ -6,6 +6,7 @@
 //! tensors in general: masks, moments, importance.
 
 mod adapted;
+mod adapted_tensors;
 mod export;
 mod folder;
 mod header;
@@ -26,12 +27,12 @@ use crate::error::{Error, Result};
 pub use export::{ModelFiles, add_model, write_model};
 pub(crate) use export::{SHARD_BYTES, SMALL_FILES, copied_files, is_copied, is_legal, is_licence, split};
 use folder::Weights;
-pub(crate) use folder::{OtherWeights, read_index};
+pub(crate) use folder::{DELTA_FILE, OtherWeights, read_index};
 pub use header::TensorFile;
 use load::Load;
 pub use load::staging_bytes;
 use low_rank::LowRank;
-pub(crate) use names::is_table;
+pub(crate) use names::{is_embedding, is_head, is_table, plain_name};
 pub use safetensors::Dtype;
 pub use save::{NamedTensor, TensorData, WeightType, layout_tensors, write_tensors};
 pub(crate) use save::{header_of, too_large_for};

@@ -159,3 +159,51 @@ fn list_names<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<String> {
     let listed = (!listed.is_empty()).then(|| listed.join(", "))?;
     Some(if more == 0 { listed } else { format!("{listed} and {more} more") })
 }
+
+/// How the names of heads and of token embeddings end.
+const HEADS: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
+const EMBEDDINGS: [&str; 5] = [
+    "embed_tokens.weight",
+    "wte.weight",
+    "word_embeddings.weight",
+    "tok_embeddings.weight",
+    "embed_in.weight",
+];
+
+/// A name without what classes of `transformers` write before those of the modules inside: `model.` and `language_model.`.
+pub(crate) fn plain_name(name: &str) -> String {
+    let mut plain = name;
+    while let Some(rest) = plain.strip_prefix("model.").or_else(|| plain.strip_prefix("language_model.")) {
+        plain = rest;
+    }
+    plain.to_owned()
+}
+
+/// Whether a tensor is a language model's head.
+pub(crate) fn is_head(name: &str) -> bool {
+    HEADS
+        .iter()
+        .any(|head| name.strip_suffix(head).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
+/// Whether a tensor is the embedding of tokens.
+pub(crate) fn is_embedding(name: &str) -> bool {
+    let is = |end: &&str| name.strip_suffix(*end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
+    EMBEDDINGS.iter().any(is)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_known_by_their_ends() {
+        assert!(is_head("lm_head.weight") && is_head("language_model.lm_head.weight"));
+        assert!(!is_head("film_head.weight") && !is_head("lm_head.bias"));
+        assert!(is_embedding("model.embed_tokens.weight") && is_embedding("transformer.wte.weight"));
+        assert!(!is_embedding("model.embed_tokens.weight_scale"));
+        for name in ["model.language_model.layers.0.w", "language_model.model.layers.0.w", "layers.0.w"] {
+            assert_eq!(plain_name(name), "layers.0.w");
+        }
+    }
+}

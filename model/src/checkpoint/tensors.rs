@@ -6,8 +6,11 @@ use std::path::{Path, PathBuf};
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
+use super::Place;
+use super::adapted_tensors::{self, Products};
 use super::folder::{open_weights, require_model};
 use super::header::TensorFile;
+use super::low_rank::LowRank;
 use super::save::WeightType;
 use crate::adapter::is_adapter;
 use crate::error::{Error, Result};
@@ -16,37 +19,52 @@ use crate::files::read_input_json;
 /// A model folder whose configuration is read as it stands, and whose tensors are found by name.
 #[derive(Debug)]
 pub(crate) struct TensorFolder {
-    folder: PathBuf,
+    pub(super) folder: PathBuf,
     listing: PathBuf,
-    config: Value,
-    files: Vec<TensorFile>,
+    pub(super) config: Value,
+    pub(super) files: Vec<TensorFile>,
     /// Names in the order of the files and of the bytes in them.
-    names: Vec<String>,
-    /// Number of the file of every tensor.
-    places: HashMap<String, usize>,
+    pub(super) names: Vec<String>,
+    /// Where every tensor is stored.
+    pub(super) places: HashMap<String, Place>,
+    pub(super) products: Products,
 }
 
 impl TensorFolder {
-    /// Opens a folder; reads its configuration and the headers of its weights.
+    /// Opens a folder; reads its configuration and the headers of its weights. That of an adapter is its base with what the
+    /// adapter adds; `MODEL+ADAPTER`, where there is no folder of that name, is another model with that.
     ///
     /// # Errors
-    /// It is no model folder, or that of an adapter; a file is missing or damaged; a tensor is stored twice.
+    /// It is no model folder; a file is missing or damaged; a tensor is stored twice; an adapter that does not fit.
     pub fn open(folder: &Path) -> Result<Self> {
-        if is_adapter(folder) {
-            let reason = "is the folder of an adapter: add it to its base first (in PEFT: `merge_and_unload()`, then \
-                          `save_pretrained(FOLDER)`), and give that folder";
-            return Err(Error::format(folder, reason));
+        if let Some((model, adapter)) = model_and_adapter(folder) {
+            if !is_adapter(&adapter) {
+                return Err(Error::format(
+                    &adapter,
+                    "is not the folder of an adapter, as what stands behind a `+` must be",
+                ));
+            }
+            return adapted_tensors::open(&adapter, Some(&model));
         }
+        match is_adapter(folder) {
+            true => adapted_tensors::open(folder, None),
+            false => Self::open_whole(folder),
+        }
+    }
+
+    /// Opens a folder that has all weights.
+    fn open_whole(folder: &Path) -> Result<Self> {
         require_model(folder)?;
         let path = folder.join("config.json");
         let config = read_input_json(&path)?.filter(Value::is_object);
         let config = config.ok_or_else(|| Error::format(&path, "there is no object of JSON in it"))?;
         let weights = open_weights(folder, |_| true)?;
-        let (mut names, mut places) = (Vec::new(), HashMap::new());
+        let (mut names, mut places): (Vec<String>, HashMap<String, Place>) = Default::default();
         for (number, file) in weights.files.iter().enumerate() {
             for name in file.names() {
-                if let Some(other) = places.insert(name.clone(), number) {
-                    let (one, two) = (weights.files[other].path().display(), file.path().display());
+                let place = Place { file: number, name: name.clone(), addition: None };
+                if let Some(other) = places.insert(name.clone(), place) {
+                    let (one, two) = (weights.files[other.file].path().display(), file.path().display());
                     let reason = format!("`{name}` is in two shards, {one} and {two}");
                     return Err(Error::format(&weights.listing, reason));
                 }
@@ -54,7 +72,8 @@ impl TensorFolder {
             }
         }
         let (folder, listing) = (folder.to_owned(), weights.listing);
-        Ok(Self { folder, listing, config, files: weights.files, names, places })
+        let products = Products::default();
+        Ok(Self { folder, listing, config, files: weights.files, names, places, products })
     }
 
     /// The folder.
@@ -84,8 +103,9 @@ impl TensorFolder {
 
     /// A tensor's file, type and shape.
     pub fn find(&self, name: &str) -> Option<(&TensorFile, &TensorInfo)> {
-        let file = &self.files[*self.places.get(name)?];
-        Some((file, file.find(name)?))
+        let place = self.places.get(name)?;
+        let file = &self.files[place.file];
+        Some((file, file.find(&place.name)?))
     }
 
     /// The same of a tensor that must be there.
@@ -105,7 +125,31 @@ impl TensorFolder {
         Ok((file, info, WeightType::of(info.dtype).ok_or_else(|| self.missing(name))?))
     }
 
+    /// Fills `target` with a tensor's elements from number `start` on, as they are stored.
+    ///
+    /// # Errors
+    /// There is no such tensor; the system's.
+    pub fn read(&self, name: &str, start: usize, target: &mut [u8]) -> Result<()> {
+        let (file, info) = self.require(name)?;
+        file.read_bytes(info, start * info.dtype.bitsize() / 8, target)?;
+        match self.addition(name) {
+            Some(low_rank) => self.add((name, info), low_rank, start, target),
+            None => Ok(()),
+        }
+    }
+
+    /// What an adapter adds to a tensor.
+    pub(super) fn addition(&self, name: &str) -> Option<&LowRank> {
+        self.places.get(name)?.addition.as_ref()
+    }
+
     fn missing(&self, name: &str) -> Error {
         Error::format(&self.listing, format!("`{name}` is missing"))
     }
+}
+
+/// The model and the adapter in `MODEL+ADAPTER`; none where there is a folder of that name, or no `+`.
+fn model_and_adapter(path: &Path) -> Option<(PathBuf, PathBuf)> {
+    let (model, adapter) = path.to_str()?.rsplit_once('+')?;
+    (!path.exists()).then(|| (PathBuf::from(model), PathBuf::from(adapter)))
 }

@@ -182,18 +182,37 @@ impl Cores {
             return Err(Error::Job("cores are found on the CPU".to_owned()));
         };
         require_empty(out)?;
-        let words: u64 = self.tensors.iter().map(|tensor| tensor.elements.div_ceil(64) as u64 * 8).sum();
-        require_free_space(out, words * self.request.models.len() as u64 + SMALL_FILES)?;
+        require_free_space(out, self.mask_bytes() + SMALL_FILES)?;
         let mut writing = AtomicFolder::create(out)?;
-        let reading = Reading::new(stop, observer, self.bytes());
-        let report = cpu.run(|| self.find(cpu, &mut writing, &reading))?;
+        let report = self.write_masks(cpu, &mut writing, stop, observer)?;
         writing.write_json(REPORT, &report)?;
         writing.commit()?;
         Ok(report)
     }
 
+    /// Finds all cores, and writes their masks into a folder under construction.
+    ///
+    /// # Errors
+    /// As [`Cores::run`].
+    pub(crate) fn write_masks(
+        &self,
+        cpu: &CpuDevice,
+        writing: &mut AtomicFolder,
+        stop: &AtomicBool,
+        observer: &mut (dyn FnMut(CoresProgress) + Send),
+    ) -> Result<CoresReport> {
+        let reading = Reading::new(stop, observer, self.bytes());
+        cpu.run(|| self.find(cpu, writing, &reading))
+    }
+
+    /// Bytes of all masks.
+    pub(crate) fn mask_bytes(&self) -> u64 {
+        let words: u64 = self.tensors.iter().map(|tensor| tensor.elements.div_ceil(64) as u64 * 8).sum();
+        words * self.request.models.len() as u64
+    }
+
     /// Bytes that finding the cores reads.
-    fn bytes(&self) -> u64 {
+    pub(crate) fn bytes(&self) -> u64 {
         let is_chosen = |scope: usize| self.core_sizes.get(&scope).is_some_and(|&size| size > 0);
         let of_model = |model: usize| {
             let sizes = self.tensors.iter().map(|tensor| {

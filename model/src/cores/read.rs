@@ -159,12 +159,12 @@ impl Updates<'_, '_> {
         values: &mut Vec<f32>,
     ) -> Result<()> {
         let folder = self.folders[folder];
-        let (file, info, dtype) = folder.require_floats(name)?;
+        let (file, _, dtype) = folder.require_floats(name)?;
         let (length, size) = (block.elements.len(), dtype.bytes() as usize);
         stored.resize((length * size).div_ceil(size_of::<u64>()), 0);
         values.resize(length, 0.0);
         let bytes = &mut bytemuck::cast_slice_mut::<u64, u8>(stored)[..length * size];
-        file.read_bytes(info, block.elements.start * size, bytes)?;
+        folder.read(name, block.elements.start, bytes)?;
         self.reading.add(bytes.len() as u64);
         widen_finite((file, name), block.elements.start, bytes, dtype, values)
     }

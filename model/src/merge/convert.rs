@@ -8,7 +8,7 @@ use crate::checkpoint::{TensorFile, WeightType};
 use crate::error::{Error, Result};
 
 /// Converts stored floats; false when one is NaN or infinite.
-pub(super) fn widen(bytes: &[u8], dtype: WeightType, target: &mut [f32]) -> bool {
+pub(crate) fn widen(bytes: &[u8], dtype: WeightType, target: &mut [f32]) -> bool {
     match dtype {
         WeightType::F32 => {
             target.copy_from_slice(bytemuck::cast_slice(bytes));
@@ -41,7 +41,7 @@ pub(crate) fn widen_finite(
 }
 
 /// Converts floats to what is stored, rounded to nearest; false when one is not finite, or too large for the type.
-pub(super) fn narrow(values: &[f32], dtype: WeightType, bytes: &mut [u8]) -> bool {
+pub(crate) fn narrow(values: &[f32], dtype: WeightType, bytes: &mut [u8]) -> bool {
     match dtype {
         WeightType::F32 => {
             bytes.copy_from_slice(bytemuck::cast_slice(values));

@@ -205,9 +205,9 @@ fn read(
     mut target: ViewMut<'_, f32>,
 ) -> Result<u64> {
     let place = &places(tensor, models)[source];
-    let (file, info) = place.folder.require(place.name)?;
+    let (_, info) = place.folder.require(place.name)?;
     target.fill(0.0)?;
-    file.read_floats(place.name, &tensor.shape, target.slice(0..tensor.elements()))?;
+    place.folder.read_floats(place.name, &tensor.shape, target.slice(0..tensor.elements()))?;
     Ok((info.data_offsets.1 - info.data_offsets.0) as u64)
 }
 

@@ -4,11 +4,10 @@ use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
 use super::matching::{
-    Head, Matched, Matches, NameMap, Sizes, decide_head, embedding, is_head, list, matched, plain_name,
-    require_same_architecture,
+    Head, Matched, Matches, NameMap, Sizes, decide_head, embedding, list, matched, require_same_architecture,
 };
 use super::options::{InputSlice, OutputSlice};
-use crate::checkpoint::{TensorFolder, is_table};
+use crate::checkpoint::{TensorFolder, is_head, is_table, plain_name};
 use crate::error::{Error, Result};
 
 /// What the names of tensors contain that come before the first layer.

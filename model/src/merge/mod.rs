@@ -41,16 +41,17 @@ use std::sync::atomic::AtomicBool;
 use cpift_engine::{CpuDevice, Device};
 use serde::Serialize;
 
-pub(crate) use self::convert::widen_finite;
+pub(crate) use self::convert::{narrow, widen, widen_finite};
 use self::matching::Matched;
 pub(crate) use self::matching::{Sizes, match_tensors};
-use self::output::OutputFiles;
-use self::plan::{Shard, TensorPlan};
+pub(crate) use self::output::{OutputFiles, files_beside_weights};
+pub(crate) use self::plan::{Shard, TensorPlan, shards};
 use self::rows::{Choice, TokenRows};
 use self::vocabulary::Tokens;
 use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
 use crate::error::{Error, Result};
 use crate::files::{ResumableFolder, hash_texts, require_free_space};
+pub(crate) use method::How;
 pub use method::{Method, Rescale};
 pub use options::{
     BREADCRUMBS, DENSITY, DOT_THRESHOLD, EPSILON, FRACTION, InputSlice, MergeRequest, OutputSlice,

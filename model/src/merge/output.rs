@@ -46,7 +46,7 @@ const KEYS_LISTED: usize = 4;
 
 /// What is written beside the weights.
 #[derive(Debug)]
-pub(super) struct OutputFiles {
+pub(crate) struct OutputFiles {
     config: Value,
     /// Path and name.
     copied: Vec<(PathBuf, String)>,
@@ -55,6 +55,11 @@ pub(super) struct OutputFiles {
 }
 
 impl OutputFiles {
+    /// For a model with this configuration and copies of these files: path and name.
+    pub fn new(config: Value, copied: Vec<(PathBuf, String)>) -> Self {
+        Self { config, copied, made: Vec::new() }
+    }
+
     /// For a model with the configuration, tokenizer and licences of another; `tied` where its head is said to be the
     /// embedding, or not to be.
     pub fn of(first: &TensorFolder, tensors: &[TensorPlan], tied: Option<bool>) -> Result<Self> {
@@ -65,10 +70,7 @@ impl OutputFiles {
         if let Some(tied) = tied {
             set_everywhere(&mut config, "tie_word_embeddings", &json!(tied));
         }
-        let mut copied = copied_files(first.folder())?;
-        let processors = PROCESSORS.map(|name| (first.folder().join(name), name.to_owned()));
-        copied.extend(processors.into_iter().filter(|(path, _)| path.is_file()));
-        Ok(Self { config, copied, made: Vec::new() })
+        Ok(Self { config, copied: files_beside_weights(first.folder())?, made: Vec::new() })
     }
 
     /// Says of a model put together of slices how many layers it has, and of what sort each is; `origins` are the numbers of
@@ -93,7 +95,7 @@ impl OutputFiles {
     }
 
     /// Says how many rows the embedding has, and puts the files of a tokenizer in the place of the model's.
-    pub fn set_tokens(&mut self, tokens: Tokens) -> Result<()> {
+    pub(super) fn set_tokens(&mut self, tokens: Tokens) -> Result<()> {
         let is_inside = self.config.get("text_config").is_some_and(|inner| inner.get("vocab_size").is_some());
         let config = if is_inside { &mut self.config["text_config"] } else { &mut self.config };
         config["vocab_size"] = json!(tokens.rows);
@@ -131,6 +133,16 @@ impl OutputFiles {
         Ok(())
     }
 
+    /// The configuration.
+    pub fn config(&self) -> &Value {
+        &self.config
+    }
+
+    /// The files that are copied: path and name.
+    pub fn copied(&self) -> &[(PathBuf, String)] {
+        &self.copied
+    }
+
     /// About how many bytes they take.
     pub fn bytes(&self) -> u64 {
         let length = |(path, _): &(PathBuf, String)| std::fs::metadata(path).map_or(0, |found| found.len());
@@ -155,23 +167,15 @@ impl OutputFiles {
         shards: &[Shard],
         tensors: &[TensorPlan],
     ) -> Result<()> {
-        let mut write = |name: &str, bytes: &[u8]| match folder.contains(name) {
-            true => Ok(()),
-            false => folder.write(name, |file| file.put(bytes)),
-        };
-        if let [first, _, ..] = shards {
-            let in_shard = |shard: &Shard| {
-                let names = tensors[shard.tensors.clone()].iter().map(|tensor| tensor.name.clone());
-                names.map(|name| (name, shard.name.clone())).collect::<Vec<_>>()
-            };
-            let weight_map: BTreeMap<String, String> = shards.iter().flat_map(in_shard).collect();
-            let total: u64 = tensors.iter().map(TensorPlan::bytes).sum();
-            let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
-            write(INDEX_FILE, json_text(first.name.as_ref(), &index)?.as_bytes())?;
+        for (name, text) in self.texts(shards, tensors)? {
+            if !folder.contains(name) {
+                folder.write(name, |file| file.put(text.as_bytes()))?;
+            }
         }
-        write("config.json", json_text("config.json".as_ref(), &self.config)?.as_bytes())?;
         for (name, text) in &self.made {
-            write(name, text.as_bytes())?;
+            if !folder.contains(name) {
+                folder.write(name, |file| file.put(text.as_bytes()))?;
+            }
         }
         for (path, name) in &self.copied {
             if !folder.contains(name) {
@@ -183,6 +187,34 @@ impl OutputFiles {
         }
         Ok(())
     }
+
+    /// The files that are made, by name: the index, where there are several shards, and the configuration.
+    pub fn texts(&self, shards: &[Shard], tensors: &[TensorPlan]) -> Result<Vec<(&'static str, String)>> {
+        let mut texts = Vec::new();
+        if let [first, _, ..] = shards {
+            let in_shard = |shard: &Shard| {
+                let names = tensors[shard.tensors.clone()].iter().map(|tensor| tensor.name.clone());
+                names.map(|name| (name, shard.name.clone())).collect::<Vec<_>>()
+            };
+            let weight_map: BTreeMap<String, String> = shards.iter().flat_map(in_shard).collect();
+            let total: u64 = tensors.iter().map(TensorPlan::bytes).sum();
+            let index = json!({ "metadata": { "total_size": total }, "weight_map": weight_map });
+            texts.push((INDEX_FILE, json_text(first.name.as_ref(), &index)?));
+        }
+        texts.push(("config.json", json_text("config.json".as_ref(), &self.config)?));
+        Ok(texts)
+    }
+}
+
+/// The files of a model folder beside weights and configuration that a model made of it has: path and name.
+///
+/// # Errors
+/// The folder cannot be read.
+pub(crate) fn files_beside_weights(folder: &Path) -> Result<Vec<(PathBuf, String)>> {
+    let mut files = copied_files(folder)?;
+    let processors = PROCESSORS.map(|name| (folder.join(name), name.to_owned()));
+    files.extend(processors.into_iter().filter(|(path, _)| path.is_file()));
+    Ok(files)
 }
 
 /// Whether a file belongs to the tokenizer, of those that are copied.

@@ -45,7 +45,7 @@ impl TensorPlan {
 
 /// A file of the merged model.
 #[derive(Debug, Clone)]
-pub(super) struct Shard {
+pub(crate) struct Shard {
     pub name: String,
     /// Its tensors among all.
     pub tensors: Range<usize>,
@@ -60,7 +60,7 @@ impl Shard {
 }
 
 /// Puts the tensors in the order in which they are written, and divides them into files.
-pub(super) fn shards(tensors: &mut [TensorPlan], limit: u64, single: &str) -> Result<Vec<Shard>> {
+pub(crate) fn shards(tensors: &mut [TensorPlan], limit: u64, single: &str) -> Result<Vec<Shard>> {
     let ranges = split(&tensors.iter().map(TensorPlan::bytes).collect::<Vec<_>>(), limit);
     let count = ranges.len();
     let shard = |(index, range): (usize, Range<usize>)| {

@@ -218,18 +218,15 @@ impl<'a> Reader<'a> {
         }
         let bytes: &mut [u8] = bytemuck::cast_slice_mut(&mut memory);
         let mut read = 0;
-        for (source, ((place, size), range)) in
-            places(tensor, self.models).into_iter().zip(sizes).zip(&sources).enumerate()
-        {
+        for (source, (place, range)) in places(tensor, self.models).into_iter().zip(&sources).enumerate() {
             let target = &mut bytes[range.clone()];
             if let Some(rows) = &tensor.rows {
                 let target = bytemuck::cast_slice_mut(target);
                 read += rows.read(source, request.elements.clone(), (self.models, self.clock), target)?;
                 continue;
             }
-            let (file, info) = place.folder.require(place.name)?;
             read += target.len() as u64;
-            self.clock.during(|| file.read_bytes(info, request.elements.start * size, target))?;
+            self.clock.during(|| place.folder.read(place.name, request.elements.start, target))?;
         }
         Ok(Block { elements: request.elements.clone(), memory, sources, read })
     }

@@ -74,7 +74,7 @@ pub(super) struct Choice<'a> {
 impl TokenRows {
     /// Chooses: a model's own row where it has the token. Else that of the preferred model; else that of the only one that
     /// has it, or the mean of all that have it; else zeros.
-    pub fn choose(choice: Choice<'_>, models: &[TensorFolder]) -> Self {
+    pub(super) fn choose(choice: Choice<'_>, models: &[TensorFolder]) -> Self {
         let Choice { width, rows, sources, of_models, preferred } = choice;
         let count = sources.len();
         let mut stored = sources;
@@ -120,7 +120,7 @@ impl TokenRows {
     ///
     /// # Errors
     /// One is NaN or infinite: which of which file; the system's.
-    pub fn read(
+    pub(super) fn read(
         &self,
         source: usize,
         elements: Range<usize>,
@@ -171,12 +171,13 @@ impl Reading<'_> {
     /// Reads from a column of a row on.
     fn stored(&mut self, place: Place, column: usize, target: &mut [f32]) -> Result<()> {
         let (model, name) = &self.rows.stored[place.stored as usize];
-        let (file, info, dtype) = self.models[*model].require_floats(name)?;
+        let folder = &self.models[*model];
+        let (file, _, dtype) = folder.require_floats(name)?;
         let (start, size) = (place.row as usize * self.rows.width + column, dtype.bytes() as usize);
         let length = target.len() * size;
         self.memory.resize(length.div_ceil(size_of::<u64>()).max(self.memory.len()), 0);
         let bytes: &mut [u8] = &mut bytemuck::cast_slice_mut(&mut self.memory)[..length];
-        self.clock.during(|| file.read_bytes(info, start * size, bytes))?;
+        self.clock.during(|| folder.read(name, start, bytes))?;
         self.bytes += length as u64;
         widen_finite((file, name), start, bytes, dtype, target)
     }

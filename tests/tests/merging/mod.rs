@@ -1,8 +1,11 @@
 //! Model folders merged by name: `cpift_model::merge`.
 
+mod adapters;
 mod configurations;
 mod cores;
+mod exporting;
 mod folders;
+mod low_rank;
 mod numbers;
 mod stopped;
 mod vocabularies;

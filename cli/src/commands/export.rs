@@ -1,0 +1,118 @@
+//! `export` and `apply`.
+
+use std::io::IsTerminal;
+use std::num::NonZeroUsize;
+use std::path::{Path, PathBuf};
+
+use cpift_engine::Device;
+use cpift_model::export::{Application, Delta, Extent, LoraAdapter, LoraRequest};
+use cpift_model::hub::ModelParts;
+use cpift_model::{Error, Result};
+
+use crate::args::export::{Apply, Export, Form};
+use crate::display::style::Style;
+use crate::display::transfer::Transfer;
+use crate::display::units::grouped;
+use crate::display::{exporting, print, print_json};
+use crate::interrupt;
+
+/// Writes what a fine-tune changed into a folder.
+pub fn export(arguments: &Export, threads: Option<NonZeroUsize>) -> Result<()> {
+    match arguments.form {
+        Form::Delta => export_delta(arguments, threads),
+        Form::Lora => export_adapter(arguments, threads),
+    }
+}
+
+fn export_adapter(arguments: &Export, threads: Option<NonZeroUsize>) -> Result<()> {
+    for (key, is_given) in
+        [("--fraction", arguments.fraction.is_some()), ("--core", arguments.core.is_some())]
+    {
+        if is_given {
+            return Err(Error::setting(key, "is for --as delta: an adapter is of the whole update"));
+        }
+    }
+    let interrupt = interrupt::install("stopping")?;
+    let base = super::model_folder(&arguments.base, ModelParts::ALL)?;
+    let adapter = LoraAdapter::new(&LoraRequest {
+        model: super::adapted_folder(&arguments.model)?,
+        base_name: if arguments.base == base { absolute(&base) } else { arguments.base.clone() }
+            .display()
+            .to_string(),
+        base,
+        rank: arguments.rank,
+        others: arguments.others,
+        dtype: arguments.dtype,
+    })?;
+    let device = Device::cpu(threads)?;
+    let stop = interrupt.begin();
+    let (parameters, rank) = (grouped(adapter.parameters()), arguments.rank);
+    let title = format!("exporting an adapter of rank {rank} of {parameters} parameters");
+    let mut bar = Transfer::new(title, adapter.notices(), std::io::stderr().is_terminal());
+    let report = adapter.write(&device, &arguments.out, &stop, &mut |progress| {
+        bar.update(progress.done, progress.total);
+    });
+    drop(bar);
+    let report = report?;
+    if arguments.json {
+        return print_json(&report);
+    }
+    print(&exporting::adapter(&report, &arguments.out, Style::of(&std::io::stdout())))
+}
+
+fn absolute(folder: &Path) -> PathBuf {
+    std::path::absolute(folder).unwrap_or_else(|_| folder.to_owned())
+}
+
+fn export_delta(arguments: &Export, threads: Option<NonZeroUsize>) -> Result<()> {
+    let interrupt = interrupt::install("stopping")?;
+    let extent = match (arguments.fraction, &arguments.core) {
+        (Some(fraction), _) => Extent::Fraction(fraction),
+        (None, Some(core)) => Extent::Core(core.clone()),
+        (None, None) => Extent::Whole,
+    };
+    let base = super::model_folder(&arguments.base, ModelParts::ALL)?;
+    let model = super::adapted_folder(&arguments.model)?;
+    let delta = Delta::new(&base, &model, extent, base_name(&arguments.base, &base))?;
+    let device = Device::cpu(threads)?;
+    let stop = interrupt.begin();
+    let title = format!("exporting a delta of {} parameters", grouped(delta.parameters()));
+    let mut bar = Transfer::new(title, delta.notices(), std::io::stderr().is_terminal());
+    let report = delta.write(&device, &arguments.out, &stop, &mut |progress| {
+        bar.update(progress.done, progress.total);
+    });
+    drop(bar);
+    let report = report?;
+    if arguments.json {
+        return print_json(&report);
+    }
+    print(&exporting::delta(&report, &arguments.out, Style::of(&std::io::stdout())))
+}
+
+/// Makes a model of a delta and its base.
+pub fn apply(arguments: &Apply, threads: Option<NonZeroUsize>) -> Result<()> {
+    let interrupt = interrupt::install("stopping")?;
+    let base = super::model_folder(&arguments.base, ModelParts::ALL)?;
+    let application = Application::new(&arguments.delta, &base, arguments.shard_size)?;
+    let device = Device::cpu(threads)?;
+    let stop = interrupt.begin();
+    let title = format!("applying a delta to {} parameters", grouped(application.parameters()));
+    let mut bar = Transfer::new(title, &[], std::io::stderr().is_terminal());
+    let report = application.run(&device, &arguments.out, &stop, &mut |progress| {
+        bar.update(progress.done, progress.total);
+    });
+    drop(bar);
+    let report = report?;
+    if arguments.json {
+        return print_json(&report);
+    }
+    print(&exporting::applied(&report, &arguments.out, Style::of(&std::io::stdout())))
+}
+
+/// How others know a base: its name on the hub, or that of its folder.
+fn base_name(given: &Path, folder: &Path) -> String {
+    if given != folder {
+        return given.display().to_string();
+    }
+    absolute(folder).file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default()
+}
