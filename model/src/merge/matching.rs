@@ -13,15 +13,36 @@ use crate::error::{Error, Result};
 /// Names listed in one message; the rest are counted.
 const NAMES_LISTED: usize = 3;
 
-/// How the names of heads and of token embeddings end.
-const HEADS: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
-const EMBEDDINGS: [&str; 5] = [
+/// How the names of heads, of their biases and of token embeddings end.
+const HEADS: [&str; 7] = [
+    "lm_head.weight",
+    "embed_out.weight",
+    "lm_head.decoder.weight",
+    "lm_head.linear.weight",
+    "transformer.output_layer.weight",
+    "cls.predictions.decoder.weight",
+    "vocab_projector.weight",
+];
+const BIASES: [&str; 6] = [
+    "lm_head.bias",
+    "lm_head.decoder.bias",
+    "lm_head.linear.bias",
+    "cls.predictions.bias",
+    "cls.predictions.decoder.bias",
+    "vocab_projector.bias",
+];
+const EMBEDDINGS: [&str; 7] = [
     "embed_tokens.weight",
     "wte.weight",
     "word_embeddings.weight",
     "tok_embeddings.weight",
     "embed_in.weight",
+    "backbone.embeddings.weight",
+    "shared.weight",
 ];
+
+/// The whole name of a head; in other places tensors are called so which are none.
+const HEAD: &str = "output.weight";
 
 /// Bytes compared at a time.
 const CHUNK: usize = 1 << 20;
@@ -167,19 +188,22 @@ pub(super) fn plain_name(name: &str) -> String {
 }
 
 pub(super) fn is_head(name: &str) -> bool {
-    HEADS
-        .iter()
-        .any(|head| name.strip_suffix(head).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+    name == HEAD || ends_as_one_of(name, &HEADS)
 }
 
 pub(super) fn is_embedding(name: &str) -> bool {
+    ends_as_one_of(name, &EMBEDDINGS)
+}
+
+/// Whether the last parts of a name are those of one of several.
+fn ends_as_one_of(name: &str, ends: &[&str]) -> bool {
     let is = |end: &&str| name.strip_suffix(*end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    EMBEDDINGS.iter().any(is)
+    ends.iter().any(is)
 }
 
 /// Whether a tensor has a row for every token.
 pub(super) fn has_token_rows(name: &str) -> bool {
-    is_head(name) || is_embedding(name) || name == "lm_head.bias"
+    is_head(name) || is_embedding(name) || ends_as_one_of(name, &BIASES)
 }
 
 /// A model's tensor with the rows of its tokens that one of this name in another model has.
@@ -367,6 +391,10 @@ mod tests {
         assert!(!is_head("film_head.weight") && !is_head("lm_head.bias"));
         assert!(is_embedding("model.embed_tokens.weight") && is_embedding("transformer.wte.weight"));
         assert!(!is_embedding("model.embed_tokens.weight_scale"));
+        assert!(is_head("output.weight") && !is_head("attention.output.weight"));
+        assert!(is_embedding("backbone.embeddings.weight"));
+        assert!(!is_embedding("embeddings.position_embeddings.weight"));
+        assert!(has_token_rows("cls.predictions.bias") && !has_token_rows("classifier.bias"));
         for name in ["model.language_model.layers.0.w", "language_model.model.layers.0.w", "layers.0.w"] {
             assert_eq!(plain_name(name), "layers.0.w");
         }
