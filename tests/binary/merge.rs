@@ -113,7 +113,8 @@ fn a_configuration_stands_in_the_place_of_models() {
         (&["merge.yml", "a"], "`MODEL`: is what merge.yml says"),
         (&["wrong.yaml"], "wrong.yaml:1: has neither `models` nor `slices`"),
         (&["a", "b"], "`--method`: is missing"),
-        (&["--method", "average", "nothing.yml"], "nothing.yml"),
+        (&["nothing.yml"], "nothing.yml: cannot read"),
+        (&["nothing.YML"], "nothing.YML: cannot read"),
     ] {
         let output = models.command(arguments).output().unwrap();
         let message = stderr(&output);

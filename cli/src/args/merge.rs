@@ -130,10 +130,6 @@ pub struct Merge {
 impl Merge {
     /// The configuration that is given in the place of models.
     pub fn configuration(&self) -> Option<&Path> {
-        let is_configuration = |path: &Path| {
-            let extension = path.extension().and_then(OsStr::to_str);
-            matches!(extension, Some("yml" | "yaml")) && path.is_file()
-        };
         self.models.iter().map(|(path, _)| path.as_path()).find(|path| is_configuration(path))
     }
 
@@ -217,12 +213,22 @@ pub fn dtype() -> impl TypedValueParser<Value = WeightType> {
     )
 }
 
+/// Whether a path is one of a configuration, and not of a model.
+fn is_configuration(path: &Path) -> bool {
+    let extension = path.extension().and_then(OsStr::to_str);
+    extension
+        .is_some_and(|extension| ["yml", "yaml"].iter().any(|known| extension.eq_ignore_ascii_case(known)))
+}
+
 /// A model and, behind its last colon, its weight. A path with a colon of its own is one unless a number follows.
 fn weighted(text: &str) -> Result<(PathBuf, f64), String> {
     let parsed = text.rsplit_once(':').and_then(|(path, weight)| Some((path, weight.parse::<f64>().ok()?)));
     match parsed {
         Some((_, weight)) if !weight.is_finite() => Err("a weight is a finite number".to_owned()),
         Some(("", _)) => Err("there is a weight, but no model before it".to_owned()),
+        Some((path, _)) if is_configuration(Path::new(path)) => {
+            Err("a configuration has no weight: it says those of its models".to_owned())
+        }
         Some((path, weight)) => Ok((PathBuf::from(path), weight)),
         None => Ok((PathBuf::from(text), 1.0)),
     }
@@ -268,6 +274,8 @@ mod tests {
         assert_eq!(weighted("org/name@main:-1e-1"), Ok((PathBuf::from("org/name@main"), -0.1)));
         assert_eq!(weighted("C:models"), Ok((PathBuf::from("C:models"), 1.0)));
         assert!(weighted("a:nan").is_err() && weighted(":1").is_err());
+        assert!(weighted("merge.yml:0.5").is_err() && weighted("merge.YAML:1").is_err());
+        assert_eq!(weighted("merge.Yml"), Ok((PathBuf::from("merge.Yml"), 1.0)));
     }
 
     #[test]

@@ -56,8 +56,9 @@ fn request(arguments: &args::merge::Merge) -> Result<MergeRequest> {
             )
         }
     };
-    for model in &mut request.models {
-        *model = super::adapted_folder(model)?;
+    for number in 0..request.models.len() {
+        let folder = super::adapted_folder(&request.models[number]);
+        request.models[number] = folder.map_err(|error| request.locate_model(number, error))?;
     }
     if let Some(vocabulary) = &arguments.vocabulary {
         request.vocabulary = vocabulary.clone();

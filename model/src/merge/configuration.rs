@@ -55,7 +55,7 @@ impl MergeRequest {
             return Err(modules.refuse("is not read: use `models` or `slices`"));
         }
         let method = method(&required(&root, &mut fields, "merge_method")?)?;
-        let mut reader = Reader { method, models: Vec::new(), unused: BTreeMap::new() };
+        let mut reader = Reader { method, models: Vec::new(), places: Vec::new(), unused: BTreeMap::new() };
         let base = fields.take("base_model").map(|model| reader.model(&model)).transpose()?;
         let mut parameters = reader.parameters(&mut fields)?;
         if method != Method::Sce {
@@ -98,6 +98,7 @@ impl MergeRequest {
             dtype: out_dtype.or(dtype),
             shard_bytes: super::DEFAULT_SHARD_BYTES,
             configuration: Some(path.to_owned()),
+            places: reader.places,
             notices: reader.unused.into_iter().map(notice).collect(),
         })
     }
@@ -108,6 +109,8 @@ struct Reader<'a> {
     method: Method,
     /// The models in the order in which they are first named, the base before all.
     models: Vec<PathBuf>,
+    /// Line and key where each is.
+    places: Vec<(usize, String)>,
     /// Parameters that the method does not use, with the line where each is first given.
     unused: BTreeMap<&'a str, usize>,
 }
@@ -117,11 +120,12 @@ impl<'a> Reader<'a> {
     fn model(&mut self, value: &Value<'_>) -> Result<usize> {
         let text = if value.is_scalar() { value.text()? } else { "" };
         if text.is_empty() {
-            return Err(value.refuse("is a folder, or a name on the hub"));
+            return Err(value.refuse("is to be a folder, or a name on the hub"));
         }
         let path = PathBuf::from(text);
         Ok(self.models.iter().position(|model| *model == path).unwrap_or_else(|| {
             self.models.push(path);
+            self.places.push(value.place());
             self.models.len() - 1
         }))
     }
@@ -177,7 +181,7 @@ impl<'a> Reader<'a> {
         let ends = range.list()?.iter().map(Value::whole).collect::<Result<Vec<_>>>()?;
         match ends[..] {
             [start, end] if start < end => Ok(InputSlice { model, layers: Some(start..end), parameters }),
-            _ => Err(range.refuse("is the first layer, and the one behind the last: [0, 8]")),
+            _ => Err(range.refuse("is to be the first layer, and the one behind the last: [0, 8]")),
         }
     }
 
@@ -266,11 +270,17 @@ fn set_number(
         "max_iter" => (&mut parameters.iterations, method == Method::Karcher),
         _ => {
             if method == Method::Karcher && setting.values().iter().any(|tolerance| *tolerance != TOLERANCE) {
-                return Err(value.refuse(format!("is {TOLERANCE} here, and nothing else")));
+                return Err(value.refuse(format!("is to be {TOLERANCE}, and nothing else")));
             }
             return Ok(method == Method::Karcher);
         }
     };
+    if name == "max_iter"
+        && is_used
+        && setting.values().iter().any(|count| count.fract() != 0.0 || *count < 0.0)
+    {
+        return Err(value.refuse("is to be a whole number"));
+    }
     if is_used {
         *field = Some(setting);
     }
@@ -343,7 +353,7 @@ fn method(value: &Value<'_>) -> Result<Method> {
     let found = METHODS.into_iter().find(|(name, _)| *name == text);
     found.map(|(_, method)| method).ok_or_else(|| {
         let names = METHODS.map(|(name, _)| name).join(", ");
-        value.refuse(format!("is one of {names}, not `{}`", clip(text)))
+        value.refuse(format!("is to be one of {names}, not `{}`", clip(text)))
     })
 }
 
@@ -358,7 +368,7 @@ fn dtype(value: &Value<'_>) -> Result<WeightType> {
         "float32" => Ok(WeightType::F32),
         "float16" => Ok(WeightType::F16),
         "bfloat16" => Ok(WeightType::BF16),
-        _ => Err(value.refuse(format!("is float32, float16 or bfloat16, not `{}`", clip(text)))),
+        _ => Err(value.refuse(format!("is to be float32, float16 or bfloat16, not `{}`", clip(text)))),
     }
 }
 
@@ -377,6 +387,9 @@ fn vocabulary(fields: &mut Fields<'_>) -> Result<Vocabulary> {
                         value.refuse("is not read: tokens have the rows that mergekit gives them by default")
                     );
                 }
+            }
+            if let Some(source) = tokenizer.empty_entry("source") {
+                return Err(source.refuse("is empty: use union, base, or a model"));
             }
             let source = fields.take("source");
             fields.end(&["source", "tokens", "pad_to_multiple_of"])?;
@@ -399,7 +412,8 @@ fn chat_template(value: &Value<'_>) -> Result<String> {
     match text.contains('{') {
         true => Ok(text.to_owned()),
         false => {
-            let reason = "is the template itself: mergekit's names of templates, and `auto`, are not read";
+            let reason =
+                "is to be the template itself: mergekit's names of templates, and `auto`, are not read";
             Err(value.refuse(reason))
         }
     }

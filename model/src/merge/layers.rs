@@ -3,15 +3,21 @@
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::ops::Range;
 
+use serde_json::Value;
+
 use super::matching::{
     Head, Matched, Matches, NameMap, Sizes, decide_head, embedding, list, matched, require_same_architecture,
 };
 use super::options::{InputSlice, OutputSlice};
+use super::output::LAYER_COUNTS;
 use crate::checkpoint::{TensorFolder, is_head, is_table, plain_name};
 use crate::error::{Error, Result};
 
 /// What the names of tensors contain that come before the first layer.
 const BEFORE: [&str; 3] = ["embed", "wte", "wpe"];
+
+/// Numbers from here on are none of layers.
+const MOST_LAYERS: usize = 1 << 20;
 
 /// The name of a tensor in a layer, as `model.layers.3.mlp.weight`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -30,7 +36,8 @@ impl<'a> LayerName<'a> {
         let mut start = name.find('.')? + 1;
         loop {
             let (part, rest) = name[start..].split_once('.')?;
-            if let (true, Ok(layer)) = (part.bytes().all(|byte| byte.is_ascii_digit()), part.parse()) {
+            let layer = part.parse().ok().filter(|layer| *layer < MOST_LAYERS);
+            if let (true, Some(layer)) = (part.bytes().all(|byte| byte.is_ascii_digit()), layer) {
                 return Some(Self { prefix: &name[..start - 1], layer, rest });
             }
             start += part.len() + 1;
@@ -50,6 +57,14 @@ impl<'a> Depths<'a> {
             let known = last.entry(name.prefix).or_insert(0);
             *known = name.layer.max(*known);
         }
+        // Behind the last layer some models have others, as those that predict several tokens.
+        let Some(count) = layer_count(model.config()) else { return Self(last) };
+        let is_only = last.len() == 1;
+        for (prefix, last) in &mut last {
+            if is_only || !plain_name(prefix).contains('.') {
+                *last = (*last).min(count.saturating_sub(1));
+            }
+        }
         Self(last)
     }
 
@@ -61,7 +76,14 @@ impl<'a> Depths<'a> {
 }
 
 fn depth(layer: usize, last: usize) -> f64 {
-    if last == 0 { 1.0 } else { layer as f64 / last as f64 }
+    if last == 0 { 1.0 } else { (layer as f64 / last as f64).min(1.0) }
+}
+
+/// How many layers a configuration says that there are.
+fn layer_count(config: &Value) -> Option<usize> {
+    let own = |config: &Value| LAYER_COUNTS.iter().find_map(|key| config.get(*key)?.as_u64());
+    let count = own(config).or_else(|| own(config.get("text_config")?))?;
+    usize::try_from(count).ok().filter(|count| *count > 0)
 }
 
 /// A model's tensors by layer.
@@ -98,6 +120,12 @@ impl<'a> Layers<'a> {
         }
     }
 
+    /// Number of layers, without those behind the last that the configuration knows.
+    fn count(&self) -> usize {
+        let stored = self.layers.keys().next_back().map_or(0, |last| last + 1);
+        layer_count(self.model.config()).map_or(stored, |count| count.min(stored))
+    }
+
     fn name(&self, layer: usize, rest: &str) -> String {
         format!("{}.{layer}.{rest}", self.prefix)
     }
@@ -113,6 +141,15 @@ pub(super) fn match_slices(models: &[TensorFolder], slices: &[OutputSlice], size
     let mut notices = Vec::new();
     let head = decide_head(models, &mut notices)?;
     let layers = models.iter().map(Layers::of).collect::<Result<Vec<_>>>()?;
+    for layers in &layers {
+        let count = layers.count();
+        if layers.layers.range(count..).next().is_some() {
+            notices.push(format!(
+                "{} has layers from {count} on that are none of config.json's: left out",
+                layers.model.folder().display()
+            ));
+        }
+    }
     let (mut tensors, behind) = match_outside(&layers, slices, (&head, sizes))?;
     let mut origins = Vec::new();
     for (number, slice) in slices.iter().enumerate() {
@@ -141,7 +178,7 @@ pub(super) fn match_slices(models: &[TensorFolder], slices: &[OutputSlice], size
 fn ranges(layers: &[Layers<'_>], slice: &OutputSlice, number: usize) -> Result<Vec<Range<usize>>> {
     let range = |(index, source): (usize, &InputSlice)| {
         let of = &layers[source.model];
-        let count = of.layers.keys().next_back().map_or(0, |last| last + 1);
+        let count = of.count();
         let range = source.layers.clone().unwrap_or(0..count);
         match range.end <= count && !range.is_empty() {
             true => Ok(range),
@@ -156,9 +193,11 @@ fn ranges(layers: &[Layers<'_>], slice: &OutputSlice, number: usize) -> Result<V
 
 /// What the names of one layer's tensors end with, and their names in all sources.
 fn match_layer<'a>(sources: &[(&Layers<'a>, usize)]) -> Result<Vec<(&'a str, Vec<String>)>> {
-    let rests =
-        |(layers, layer): &(&Layers<'a>, usize)| layers.layers.get(layer).cloned().unwrap_or_default();
-    let all: Vec<Vec<&str>> = sources.iter().map(rests).collect();
+    let rests = |(layers, layer): &(&Layers<'a>, usize)| {
+        let missing = || Error::format(layers.model.listing(), format!("has no tensors of layer {layer}"));
+        layers.layers.get(layer).cloned().ok_or_else(missing)
+    };
+    let all = sources.iter().map(rests).collect::<Result<Vec<Vec<&str>>>>()?;
     for ((layers, layer), rests) in sources.iter().zip(&all).skip(1) {
         let lacks = |these: &[&'a str], of: &[&'a str]| {
             let missing: Vec<&str> = these.iter().copied().filter(|rest| !of.contains(rest)).collect();
@@ -237,7 +276,7 @@ mod tests {
         assert_eq!(of("h.0.attn.bias"), Some(("h", 0, "attn.bias")));
         assert_eq!(of("m.layers.3.experts.5.w1"), Some(("m.layers", 3, "experts.5.w1")));
         for name in
-            ["lm_head.weight", "model.norm.weight", "a.3", "3.a", "x.1b.y", "x.99999999999999999999999.y", ""]
+            ["lm_head.weight", "model.norm.weight", "a.3", "3.a", "x.1b.y", "x.18446744073709551615.y", ""]
         {
             assert_eq!(of(name), None, "{name}");
         }

@@ -7,7 +7,7 @@ use serde_json::Value;
 
 use super::layers::Depths;
 use super::options::OutputSlice;
-use crate::checkpoint::{TensorFolder, WeightType, is_embedding, is_head, is_table, plain_name};
+use crate::checkpoint::{TensorFolder, WeightType, is_embedding, is_head, is_head_bias, is_table, plain_name};
 use crate::error::{Error, Result};
 
 /// Names listed in one message; the rest are counted.
@@ -149,7 +149,7 @@ impl<'a> NameMap<'a> {
 
 /// Whether a tensor has a row for every token.
 pub(super) fn has_token_rows(name: &str) -> bool {
-    is_head(name) || is_embedding(name) || name == "lm_head.bias"
+    is_head(name) || is_embedding(name) || is_head_bias(name)
 }
 
 /// A model's tensor with the rows of its tokens that one of this name in another model has.

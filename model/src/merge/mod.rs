@@ -42,6 +42,7 @@ use cpift_engine::{CpuDevice, Device};
 use serde::Serialize;
 
 pub(crate) use self::convert::{narrow, widen, widen_finite};
+use self::layers::LayerName;
 use self::matching::Matched;
 pub(crate) use self::matching::{Sizes, match_tensors};
 pub(crate) use self::output::{OutputFiles, files_beside_weights};
@@ -111,8 +112,10 @@ impl Merge {
     /// Numbers that do not fit the method; a folder that is no model's, or damaged; tensors that do not match, by name.
     pub fn new(request: &MergeRequest) -> Result<Self> {
         request.check()?;
-        let models: Vec<TensorFolder> =
-            request.models.iter().map(|folder| TensorFolder::open(folder)).collect::<Result<_>>()?;
+        let open = |(number, folder): (usize, &PathBuf)| {
+            TensorFolder::open(folder).map_err(|error| request.locate_model(number, error))
+        };
+        let models: Vec<TensorFolder> = request.models.iter().enumerate().map(open).collect::<Result<_>>()?;
         let is_sliced =
             request.slices.iter().flat_map(|slice| &slice.sources).any(|source| source.layers.is_some());
         let decided = vocabulary::decide(&models, &request.vocabulary)?;
@@ -125,10 +128,13 @@ impl Merge {
         };
         let mut notices = request.notices.clone();
         notices.extend(matches.notices);
-        notices.extend(decided.notice.clone());
+        notices.extend(decided.notices);
         notices.extend(output::differences(&models));
         let plans = matches.tensors.into_iter().map(|matched| plan(request, &models, tokens, matched));
         let mut tensors = plans.collect::<Result<Vec<_>>>()?;
+        if tokens.is_some() {
+            require_order(&models[0], &tensors)?;
+        }
         let shards = plan::shards(&mut tensors, request.shard_bytes, SINGLE_FILE)?;
         let mut files = OutputFiles::of(&models[0], &tensors, matches.tied)?;
         if let Some(origins) = &matches.origins {
@@ -255,7 +261,10 @@ fn plan(
     let source = |source: usize| (slice.sources[source].model, matched.names[source].clone());
     let sources: Vec<(usize, String)> = sources.into_iter().map(source).collect();
     let tokens = tokens.filter(|_| is_float && matching::has_token_rows(&matched.name));
-    let rows = tokens.and_then(|tokens| order_rows((slice, models), &matched, &sources, tokens));
+    let rows = match tokens {
+        Some(tokens) => order_rows((slice, models), &matched, &sources, tokens)?,
+        None => None,
+    };
     let mut shape = matched.shape;
     if let (Some(_), Some(tokens), Some(count)) = (&rows, tokens, shape.first_mut()) {
         *count = tokens.rows;
@@ -270,14 +279,35 @@ fn plan(
     })
 }
 
-/// Where the rows of a tensor with a row for every token come from; none of a single number.
+/// Where the rows of a tensor with a row for every token come from; none of a single number, and of one that is only named
+/// so and has fewer rows in all models.
+///
+/// # Errors
+/// It has fewer rows than there are tokens in some of the models, or another number in each.
 fn order_rows(
     (slice, models): (&OutputSlice, &[TensorFolder]),
     matched: &Matched,
     sources: &[(usize, String)],
     tokens: &Tokens,
-) -> Option<TokenRows> {
-    let [_, inside @ ..] = matched.shape.as_slice() else { return None };
+) -> Result<Option<TokenRows>> {
+    let [first, inside @ ..] = matched.shape.as_slice() else { return Ok(None) };
+    let (mut short, mut is_other) = (Vec::new(), false);
+    for (model, name) in sources {
+        let (file, info) = models[*model].require(name)?;
+        let (rows, needed) = (info.shape.first().copied().unwrap_or(0), tokens.needed[*model]);
+        is_other |= rows != *first;
+        if rows < needed {
+            short.push((
+                file,
+                format!("`{name}` has {rows} rows, and tokens have numbers up to {}", needed - 1),
+            ));
+        }
+    }
+    match short.first() {
+        Some(_) if short.len() == sources.len() && !is_other => return Ok(None),
+        Some((file, reason)) => return Err(Error::format(file.path(), reason)),
+        None => {}
+    }
     let preferred = slice.preferred.and_then(|model| {
         let of_source = sources.iter().find(|(number, _)| *number == model);
         let own = || Some((model, matching::token_rows(&models[model], &matched.name)?.to_owned()));
@@ -290,5 +320,33 @@ fn order_rows(
         of_models: &tokens.of_models,
         preferred,
     };
-    Some(TokenRows::choose(choice, models))
+    Ok(Some(TokenRows::choose(choice, models)))
+}
+
+/// Fails where rows of tokens would stay in the order in which the models have them.
+fn require_order(first: &TensorFolder, tensors: &[TensorPlan]) -> Result<()> {
+    let is_ordered = |tensor: &&TensorPlan| tensor.rows.is_some() && matching::is_embedding(&tensor.name);
+    let Some(embedding) = tensors.iter().find(is_ordered) else {
+        let reason = "has no tensor that is known as the embedding of its tokens, whose rows could be put in their order";
+        return Err(Error::format(first.listing(), reason));
+    };
+    let rows = vocabulary::rows_of(first.config());
+    // Where tokens are as many as there are coordinates, the number of rows says nothing.
+    if embedding.shape.get(1) == Some(&rows) {
+        return Ok(());
+    }
+    let is_left = |tensor: &&TensorPlan| {
+        let is_outside = tensor.float().is_some() && LayerName::of(&tensor.name).is_none();
+        is_outside && tensor.rows.is_none() && tensor.shape.first() == Some(&rows)
+    };
+    match tensors.iter().find(is_left) {
+        None => Ok(()),
+        Some(tensor) => {
+            let reason = format!(
+                "`{}` has {rows} rows, as many as there are tokens, and is not known as one whose rows are put in their order",
+                tensor.name
+            );
+            Err(Error::format(first.listing(), reason))
+        }
+    }
 }

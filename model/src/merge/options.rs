@@ -1,8 +1,10 @@
 //! What a person asks for, and what it means for each tensor.
 
+use std::borrow::Cow;
 use std::ops::Range;
 use std::path::PathBuf;
 
+use super::layers::LayerName;
 use super::matching::Matched;
 use super::method::{GramRule, How, Keep, Method, Rescale, Term, Updates};
 use super::settings::{Interpolate, Parameters, Position, Setting, first};
@@ -36,6 +38,8 @@ pub struct MergeRequest {
     pub shard_bytes: u64,
     /// The configuration of mergekit that asks for it, if one does: every number that has no default is then said.
     pub configuration: Option<PathBuf>,
+    /// For every model, the line of the configuration that first names it, and its key there; empty without one.
+    pub places: Vec<(usize, String)>,
     /// What a person should know about what was asked for, a line each.
     pub notices: Vec<String>,
 }
@@ -104,6 +108,7 @@ impl MergeRequest {
             dtype: None,
             shard_bytes: super::DEFAULT_SHARD_BYTES,
             configuration: None,
+            places: Vec::new(),
             notices: Vec::new(),
         }
     }
@@ -133,6 +138,16 @@ impl MergeRequest {
         match (error, &self.configuration) {
             (Error::Setting { key, reason }, Some(file)) => Error::format(file, format!("`{key}`: {reason}")),
             (error, _) => error,
+        }
+    }
+
+    /// An error of opening a model, with the line and the key of the configuration that names it.
+    pub fn locate_model(&self, model: usize, error: Error) -> Error {
+        match (&self.configuration, self.places.get(model)) {
+            (Some(file), Some((line, key))) if error.is_input() => {
+                Error::line(file, *line, format!("`{key}`: {error}"))
+            }
+            _ => error,
         }
     }
 
@@ -299,8 +314,19 @@ impl Numbers<'_> {
         field: impl Fn(&Parameters) -> &Option<Setting<T>>,
     ) -> Option<T> {
         let own = &self.slice.sources[source].parameters;
-        let position = Position { name: &self.tensor.names[source], depth: self.tensor.depth };
+        let position = Position { name: &self.name_in(source), depth: self.tensor.depth };
         first(&[own, &self.slice.parameters, &self.request.parameters], field, position)
+    }
+
+    /// The merged model's name of a tensor with the number of the layer that a source's is in. A source may have the tensor
+    /// under another name, as an embedding that is its head, and filters do not know of that.
+    fn name_in(&self, source: usize) -> Cow<'_, str> {
+        match (LayerName::of(&self.tensor.name), LayerName::of(&self.tensor.names[source])) {
+            (Some(merged), Some(own)) => {
+                Cow::Owned(format!("{}.{}.{}", merged.prefix, own.layer, merged.rest))
+            }
+            _ => Cow::Borrowed(&self.tensor.name),
+        }
     }
 
     /// An error that names the option, or the key of the configuration.

@@ -23,7 +23,7 @@ const PROCESSORS: [&str; 4] = [
 ];
 
 /// Keys of a configuration that say how many layers there are, and of what sort each is.
-const LAYER_COUNTS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
+pub(super) const LAYER_COUNTS: [&str; 4] = ["num_hidden_layers", "n_layer", "num_layers", "n_layers"];
 const LAYER_LISTS: [&str; 3] = ["layer_types", "no_rope_layers", "mlp_layer_types"];
 
 /// Names of files with settings of a tokenizer and with its chat template.

@@ -200,6 +200,20 @@ impl<'a> Value<'a> {
         Error::line(self.file, self.node.line, reason)
     }
 
+    /// Number of the line it begins in, and its key.
+    pub fn place(&self) -> (usize, String) {
+        (self.node.line, self.key.clone())
+    }
+
+    /// The entry of a key that stands there without a value, which [`Value::fields`] counts as left out.
+    pub fn empty_entry(&self, name: &str) -> Option<Self> {
+        let Content::Map(entries) = &self.node.content else { return None };
+        let is = |(key, value): &&(Node, Node)| {
+            matches!(&key.content, Content::Scalar { text, .. } if text == name) && value.is_null()
+        };
+        entries.iter().find(is).map(|(_, value)| self.inside(name, value))
+    }
+
     /// Number of the line it begins in.
     pub fn line(&self) -> usize {
         self.node.line
@@ -219,41 +233,77 @@ impl<'a> Value<'a> {
     pub fn text(&self) -> Result<&'a str> {
         match &self.node.content {
             Content::Scalar { text, .. } => Ok(text),
-            _ => Err(self.refuse("is a text")),
+            _ => Err(self.refuse(format!("is to be a text, not {}", self.kind()))),
+        }
+    }
+
+    /// What it is, in the words of errors.
+    fn kind(&self) -> String {
+        match &self.node.content {
+            Content::Scalar { text, .. } => format!("`{}`", clip(text)),
+            Content::List(_) => "a list".to_owned(),
+            Content::Map(_) => "a mapping of keys".to_owned(),
         }
     }
 
     /// A number; a switch counts as 1 or 0.
     pub fn number(&self) -> Result<f64> {
-        let text = self.text()?;
+        let text = self.decimal("a number")?;
         // YAML separates digits by underscores, and Rust does not.
         let number = text.parse().or_else(|_| text.replace('_', "").parse());
-        match (number, self.flag()) {
+        match (number, self.word()) {
             (Ok(number), _) if f64::is_finite(number) => Ok(number),
-            (_, Ok(flag)) => Ok(f64::from(u8::from(flag))),
-            _ => Err(self.refuse(format!("is a number, not `{}`", clip(text)))),
+            (_, Some(flag)) => Ok(f64::from(u8::from(flag))),
+            _ => Err(self.refuse(format!("is to be a number, not {}", self.kind()))),
         }
     }
 
     /// A whole number that is not negative.
     pub fn whole(&self) -> Result<usize> {
-        let text = self.text()?;
-        text.parse().map_err(|_| self.refuse(format!("is a whole number, not `{}`", clip(text))))
+        let text = self.decimal("a whole number")?;
+        text.parse().map_err(|_| self.refuse(format!("is to be a whole number, not {}", self.kind())))
     }
 
-    /// A switch.
+    /// The text of a number. YAML 1.1 reads digits behind a zero as octal, YAML 1.2 as decimal: which was meant is not known.
+    fn decimal(&self, wanted: &str) -> Result<&'a str> {
+        let Content::Scalar { text, is_quoted } = &self.node.content else {
+            return Err(self.refuse(format!("is to be {wanted}, not {}", self.kind())));
+        };
+        let digits = text.strip_prefix(['-', '+']).unwrap_or(text);
+        let is_octal = digits.len() > 1
+            && digits.starts_with('0')
+            && digits.bytes().all(|byte| byte.is_ascii_digit() || byte == b'_');
+        match is_octal && !is_quoted {
+            true => Err(self.refuse(format!(
+                "is to be {wanted}, and `{}` is an octal one in YAML 1.1: leave out the zero before it",
+                clip(text)
+            ))),
+            false => Ok(text),
+        }
+    }
+
+    /// A switch: a word of YAML's, or 1 or 0.
     pub fn flag(&self) -> Result<bool> {
-        let text = self.text()?;
+        let number = || self.number().ok().filter(|number| [0.0, 1.0].contains(number));
+        let flag = self.word().or_else(|| number().map(|number| number == 1.0));
+        flag.ok_or_else(|| self.refuse(format!("is to be true or false, not {}", self.kind())))
+    }
+
+    /// What a word of YAML 1.1 says that is not quoted.
+    fn word(&self) -> Option<bool> {
+        let Content::Scalar { text, is_quoted: false } = &self.node.content else { return None };
         match text.to_ascii_lowercase().as_str() {
-            "true" | "yes" | "on" | "y" | "t" | "1" | "1.0" => Ok(true),
-            "false" | "no" | "off" | "n" | "f" | "0" | "0.0" => Ok(false),
-            _ => Err(self.refuse(format!("is true or false, not `{}`", clip(text)))),
+            "true" | "yes" | "on" => Some(true),
+            "false" | "no" | "off" => Some(false),
+            _ => None,
         }
     }
 
     /// The values of a list.
     pub fn list(&self) -> Result<Vec<Self>> {
-        let Content::List(nodes) = &self.node.content else { return Err(self.refuse("is a list")) };
+        let Content::List(nodes) = &self.node.content else {
+            return Err(self.refuse(format!("is to be a list, not {}", self.kind())));
+        };
         let value = |(index, node)| Value { file: self.file, key: format!("{}[{index}]", self.key), node };
         Ok(nodes.iter().enumerate().map(value).collect())
     }
@@ -264,7 +314,7 @@ impl<'a> Value<'a> {
     /// It is none; a key is no text, or given twice.
     pub fn fields(&self) -> Result<Fields<'a>> {
         let Content::Map(entries) = &self.node.content else {
-            return Err(self.refuse("is a mapping of keys"));
+            return Err(self.refuse(format!("is to be a mapping of keys, not {}", self.kind())));
         };
         let (mut fields, mut merged) = (Vec::<(&str, Value<'a>)>::new(), Vec::new());
         for (name, node) in entries {
@@ -350,7 +400,7 @@ mod tests {
         let file = tempfile::NamedTempFile::new().unwrap();
         std::fs::write(file.path(), text).unwrap();
         let message = Document::read(file.path()).err().expect("it is refused").to_string();
-        message.rsplit_once('/').unwrap().1.split_once(':').unwrap().1.to_owned()
+        message.strip_prefix(&format!("{}:", file.path().display())).expect("it names the file").to_owned()
     }
 
     #[test]
@@ -360,14 +410,47 @@ mod tests {
             let list = fields.take("a").unwrap().list().unwrap();
             let mut first = list[0].fields().unwrap();
             assert_eq!(first.take("b").unwrap().number().unwrap(), 1e-3);
-            let error = first.take("c").unwrap().number().unwrap();
-            assert_eq!(error, 0.0);
+            // What is quoted is a text.
+            let message = first.take("c").unwrap().number().unwrap_err().to_string();
+            assert!(message.ends_with(":3: `a[0].c` is to be a number, not `no`"), "{message}");
             let mut second = list[1].fields().unwrap();
             assert!(second.take("d").is_none());
             let value = second.take("e").unwrap();
             assert!(!value.flag().unwrap());
             let message = value.whole().unwrap_err().to_string();
-            assert!(message.ends_with(":4: `a[1].e` is a whole number, not `off`"), "{message}");
+            assert!(message.ends_with(":4: `a[1].e` is to be a whole number, not `off`"), "{message}");
+        });
+    }
+
+    #[test]
+    fn scalars_are_read_as_in_yaml_1_1_or_not_at_all() {
+        for (text, number) in [
+            ("5", 5.0),
+            ("-0", 0.0),
+            ("0.5", 0.5),
+            ("00.5", 0.5),
+            ("1_0", 10.0),
+            ("'010'", 10.0),
+            ("Yes", 1.0),
+        ] {
+            with(text, |root| assert_eq!(root.unwrap().number().unwrap(), number, "{text}"));
+        }
+        for text in ["010", "-07", "0_1", "1:30", "0x10", ".inf", "y", "'true'", "[1]"] {
+            with(text, |root| assert!(root.unwrap().number().is_err(), "{text}"));
+        }
+        for text in ["0.5", "y", "t", "n", "'yes'", "2", "01", "[on]"] {
+            with(text, |root| assert!(root.unwrap().flag().is_err(), "{text}"));
+        }
+        for (text, flag) in [("TRUE", true), ("off", false), ("1", true), ("0.0", false)] {
+            with(text, |root| assert_eq!(root.unwrap().flag().unwrap(), flag, "{text}"));
+        }
+        with("010", |root| {
+            let message = root.unwrap().whole().unwrap_err().to_string();
+            assert!(message.contains("is to be a whole number, and `010` is an octal one"), "{message}");
+        });
+        with("a: [x]", |root| {
+            let message = root.unwrap().fields().unwrap().take("a").unwrap().text().unwrap_err().to_string();
+            assert!(message.ends_with("`a` is to be a text, not a list"), "{message}");
         });
     }
 

@@ -94,9 +94,9 @@ fn what_a_configuration_cannot_ask_for_is_refused_by_line_and_key() {
     for (text, says) in [
         ("merge_method: linear\n", "1: has neither `models` nor `slices`"),
         (TWO, "1: has no `merge_method`"),
-        ("- a\n", "1: is a mapping of keys"),
+        ("- a\n", "1: is to be a mapping of keys, not a list"),
         ("merge_method: linear\nmodules: {}\n", "2: `modules` is not read"),
-        ("merge_method: nearswap\n", "1: `merge_method` is one of linear, passthrough, "),
+        ("merge_method: nearswap\n", "1: `merge_method` is to be one of linear, passthrough, "),
         (
             "merge_method: linear\nmodels:\n  - model: MODELS/a\n    paramters: {}\n",
             "4: `models[0].paramters` is not known here; did you mean `parameters`?",
@@ -107,20 +107,20 @@ fn what_a_configuration_cannot_ask_for_is_refused_by_line_and_key() {
         ),
         (
             "merge_method: linear\nparameters:\n  weight: [1, [2]]\nmodels: []\n",
-            "3: `parameters.weight[0]` is a mapping of keys",
+            "3: `parameters.weight[0]` is to be a mapping of keys, not `1`",
         ),
         (
             "merge_method: linear\nparameters: {weight: heavy}\n",
-            "2: `parameters.weight` is a number, not `heavy`",
+            "2: `parameters.weight` is to be a number, not `heavy`",
         ),
-        ("merge_method: linear\nparameters: {weight: .nan}\n", "2: `parameters.weight` is a number"),
+        ("merge_method: linear\nparameters: {weight: .nan}\n", "2: `parameters.weight` is to be a number"),
         (
             "merge_method: ties\nmodels:\n- model: MODELS/a\n",
             "`models` cannot be merged by ties without a `base_model`",
         ),
         (
             "merge_method: linear\nmodels: [{model: [x]}]\n",
-            "`models[0].model` is a folder, or a name on the hub",
+            "`models[0].model` is to be a folder, or a name on the hub",
         ),
         ("merge_method: linear\nmodels: []\n", "`models` has 0 models, and linear takes at least 1"),
         (
@@ -145,7 +145,7 @@ fn what_a_configuration_cannot_ask_for_is_refused_by_line_and_key() {
         ),
         (
             "merge_method: passthrough\nslices:\n  - sources:\n    - {model: MODELS/a, layer_range: [2, 2]}\n",
-            "4: `slices[0].sources[0].layer_range` is the first layer",
+            "4: `slices[0].sources[0].layer_range` is to be the first layer",
         ),
         (
             "merge_method: karcher\nslices:\n  - sources:\n    - {model: MODELS/a, layer_range: [0, 2]}\n    \
@@ -168,26 +168,110 @@ fn what_a_configuration_cannot_ask_for_is_refused_by_line_and_key() {
             "merge_method: model_stock\nparameters: {filter_wise: true}\n",
             "`parameters.filter_wise` is not computed",
         ),
-        ("merge_method: karcher\nparameters: {tol: 1e-3}\n", "`parameters.tol` is 0.00001 here"),
+        ("merge_method: karcher\nparameters: {tol: 1e-3}\n", "`parameters.tol` is to be 0.00001"),
         (
             &format!("merge_method: karcher\n{TWO}dtype: float64\n"),
-            "3: `dtype` is float32, float16 or bfloat16",
+            "3: `dtype` is to be float32, float16 or bfloat16",
         ),
         (
             &format!("merge_method: karcher\n{TWO}chat_template: chatml\n"),
-            "3: `chat_template` is the template itself",
+            "3: `chat_template` is to be the template itself",
         ),
         (&format!("merge_method: karcher\n{TWO}name: x\n"), "3: `name` is not known here"),
         (
             "slices:\n- sources: []\n  residual_weight: 0.1\nmerge_method: karcher\n",
             "3: `slices[0].residual_weight` is not known here",
         ),
-        ("merge_method: karcher\nmodels: [{model: MODELS/nothing}]\n", "nothing/config.json: cannot read"),
+        (
+            "merge_method: karcher\nmodels:\n- {model: MODELS/a}\n- model: MODELS/nothing\n",
+            "merge.yml:4: `models[1].model`: MODELS/nothing/config.json: cannot read",
+        ),
+        (
+            "merge_method: karcher\nparameters: {max_iter: 3.5}\n",
+            "2: `parameters.max_iter` is to be a whole number",
+        ),
+        (
+            &format!("merge_method: karcher\n{TWO}tokenizer: {{source: null}}\n"),
+            "3: `tokenizer.source` is empty",
+        ),
+        (
+            "merge_method: passthrough\nslices:\n- sources:\n  - {model: MODELS/a, layer_range: [01, 3]}\n",
+            "4: `slices[0].sources[0].layer_range[0]` is to be a whole number, and `01` is an octal one",
+        ),
     ] {
         let says = says.replace("MODELS/", "");
         let message = golden.refused(text);
         assert!(message.contains(&says), "{text}\n{message}\n{says}");
     }
+}
+
+/// Of a model whose head is its embedding, filters know the head by its own name.
+#[test]
+fn filters_know_a_head_that_is_an_embedding() {
+    let golden = Golden::read();
+    let folder = golden.folder.path();
+    let b: Vec<Stored> =
+        read(&folder.join("b")).into_values().filter(|t| t.name != "lm_head.weight").collect();
+    let mut tied = config(&folder.join("b"));
+    tied["tie_word_embeddings"] = true.into();
+    write(&folder.join("b"), "llama", &b);
+    fs::write(folder.join("b/config.json"), tied.to_string()).unwrap();
+    let text = "merge_method: linear\nparameters: {weight: 1, normalize: false}\nmodels:\n- model: MODELS/a\n- model: MODELS/b\n  \
+                parameters:\n    weight: [{filter: lm_head, value: 3}, {value: 0.5}]\n";
+    let out = folder.join("out");
+    merge_into(&golden.request(text).unwrap(), &out, 1).unwrap();
+    let (merged, a, b) = (read(&out), read(&folder.join("a")), read(&folder.join("b")));
+    for (name, weight) in [("lm_head.weight", 3.0), ("model.embed_tokens.weight", 0.5)] {
+        let (ours, theirs) = (values(&a[name]), values(&b["model.embed_tokens.weight"]));
+        for ((merged, ours), theirs) in values(&merged[name]).into_iter().zip(ours).zip(theirs) {
+            assert!((merged - (ours + weight * theirs)).abs() < 1e-5, "{name}");
+        }
+    }
+}
+
+/// Layers behind the last that config.json knows are no part of gradients, and are left out of slices.
+#[test]
+fn the_last_layer_is_that_of_the_configuration() {
+    let golden = Golden::read();
+    let folder = golden.folder.path();
+    for name in ["a", "b"] {
+        let mut shorter = config(&folder.join(name));
+        shorter["num_hidden_layers"] = 2.into();
+        fs::write(folder.join(name).join("config.json"), shorter.to_string()).unwrap();
+    }
+    let text = "merge_method: linear\nmodels:\n- {model: MODELS/a, parameters: {weight: [1, 0]}}\n\
+                - {model: MODELS/b, parameters: {weight: [0, 1]}}\n";
+    let out = folder.join("out");
+    merge_into(&golden.request(text).unwrap(), &out, 1).unwrap();
+    let merged = read(&out);
+    for (layer, model) in [(0, "a"), (1, "b"), (2, "b")] {
+        let name = format!("model.layers.{layer}.mlp.up_proj.weight");
+        assert_eq!(values(&merged[&name]), values(&read(&folder.join(model))[&name]), "{name}");
+    }
+    fs::remove_dir_all(&out).unwrap();
+    let slices = |end: usize| {
+        format!(
+            "merge_method: passthrough\nslices:\n- sources:\n  - {{model: MODELS/a, layer_range: [0, {end}]}}\n"
+        )
+    };
+    let message = golden.refused(&slices(3));
+    assert!(message.contains("a has layers from 0 up to, not including, 2"), "{message}");
+    merge_into(&golden.request(&slices(2)).unwrap(), &out, 1).unwrap();
+    assert!(!read(&out).keys().any(|name| name.starts_with("model.layers.2.")));
+}
+
+#[test]
+fn a_layer_that_is_not_there_is_named() {
+    let golden = Golden::read();
+    let folder = golden.folder.path().join("a");
+    let kept: Vec<Stored> =
+        read(&folder).into_values().filter(|tensor| !tensor.name.contains("layers.1.")).collect();
+    let config = config(&folder);
+    write(&folder, "llama", &kept);
+    fs::write(folder.join("config.json"), config.to_string()).unwrap();
+    let text = "merge_method: passthrough\nslices:\n- sources:\n  - {model: MODELS/a, layer_range: [0, 3]}\n";
+    let message = golden.refused(text);
+    assert!(message.starts_with("a/") && message.contains("has no tensors of layer 1"), "{message}");
 }
 
 /// Parameters that the method does not use are said, those that change no number are not.

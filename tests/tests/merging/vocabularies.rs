@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::path::Path;
 
-use cpift_model::merge::{MergeRequest, Method, Vocabulary};
+use cpift_model::merge::{Merge, MergeRequest, Method, Vocabulary};
 use cpift_tests::folders;
 use cpift_tests::model_folders::{Stored, read, values, write};
 use serde_json::{Value, json};
@@ -199,21 +199,95 @@ fn what_cannot_be_put_in_order_is_refused() {
     let mut other = strict.clone();
     other.vocabulary = Vocabulary::Base;
     fs::write(folder.path().join("b/tokenizer.json"), "[]").unwrap();
+    let message = refused(&other);
+    assert!(message.contains("b/tokenizer.json: has no tokens"), "{message}");
     other.vocabulary = Vocabulary::Of(folder.path().join("b"));
     let message = refused(&other);
     assert!(message.contains("b/tokenizer.json: has no tokens"), "{message}");
     fs::remove_file(folder.path().join("b/tokenizer.json")).unwrap();
     let message = refused(&other);
     assert!(message.contains("b/tokenizer.json: is missing"), "{message}");
-    fs::write(folder.path().join("b/tokenizer.model"), "x").unwrap();
     other.vocabulary = Vocabulary::Union;
-    let message = refused(&other);
-    assert!(message.contains("b/tokenizer.json: is missing"), "{message}");
+    for name in ["tokenizer.model", "vocab.txt", "qwen.tiktoken"] {
+        fs::write(folder.path().join("b").join(name), "x").unwrap();
+        let message = refused(&other);
+        assert!(message.contains("b/tokenizer.json: is missing") && message.contains(name), "{message}");
+        fs::remove_file(folder.path().join("b").join(name)).unwrap();
+    }
+    let merge = Merge::new(&other).unwrap();
+    assert!(merge.notices().iter().any(|line| line.contains("b has no tokenizer")), "{:?}", merge.notices());
     let mut cpift = request(folder.path(), Method::Cpift, Some("a"), &BOTH[1..]);
-    fs::remove_file(folder.path().join("b/tokenizer.model")).unwrap();
     cpift.vocabulary = Vocabulary::Base;
     let message = refused(&cpift);
     assert!(message.contains("`--vocabulary`"), "{message}");
+}
+
+/// Two models `a` and `b` with tokens in different order, and with these tensors of rows for them.
+fn named(names: &[(&str, usize)]) -> TempDir {
+    let folder = pair([&["a", "b", "c"], &["c", "a", "b"]], [3, 3], 2);
+    for name in ["a", "b"] {
+        let path = folder.path().join(name);
+        let tokenizer = fs::read(path.join("tokenizer.json")).unwrap();
+        let tensor = |(name, rows): &(&str, usize)| {
+            let values: Vec<f32> = (0..rows * 2).map(|index| index as f32).collect();
+            Stored::floats(name, &[*rows, 2], &values)
+        };
+        write(&path, "any", &names.iter().map(tensor).collect::<Vec<_>>());
+        fs::write(path.join("tokenizer.json"), tokenizer).unwrap();
+        let config = json!({ "model_type": "any", "vocab_size": 3 });
+        fs::write(path.join("config.json"), config.to_string()).unwrap();
+    }
+    folder
+}
+
+/// Embeddings and heads are known by the names that mergekit knows; a tensor called so with fewer rows is none of tokens.
+#[test]
+fn rows_of_other_names_are_put_in_order_or_refused() {
+    let ordered = [1.0, 2.0, 3.0, 4.0, 2.0, 3.0];
+    for (embedding, head) in [
+        ("model.tok_embeddings.weight", "output.weight"),
+        ("transformer.embedding.word_embeddings.weight", "transformer.output_layer.weight"),
+        ("backbone.embeddings.weight", "lm_head.weight"),
+        ("shared.weight", "lm_head.weight"),
+        ("bert.embeddings.word_embeddings.weight", "cls.predictions.decoder.weight"),
+        ("roberta.embeddings.word_embeddings.weight", "lm_head.decoder.weight"),
+        ("distilbert.embeddings.word_embeddings.weight", "vocab_projector.weight"),
+        ("transformer.embd.wte.weight", "lm_head.linear.weight"),
+    ] {
+        let folder = named(&[(embedding, 3), (head, 3), ("sound.embed_tokens.weight", 2)]);
+        let mut request = request(folder.path(), Method::Average, None, &BOTH);
+        request.vocabulary = Vocabulary::Base;
+        let merged = super::merged(&request);
+        assert_eq!(values(&merged[embedding]), ordered, "{embedding}");
+        assert_eq!(values(&merged[head]), ordered, "{head}");
+        assert_eq!(values(&merged["sound.embed_tokens.weight"]), [0.0, 1.0, 2.0, 3.0]);
+    }
+    for (names, says) in [
+        (&[("symbols.weight", 4)][..], "has no tensor that is known as the embedding"),
+        (&[(EMBEDDING, 2)], "has no tensor that is known as the embedding"),
+        (
+            &[(EMBEDDING, 3), ("symbols.weight", 3)],
+            "`symbols.weight` has 3 rows, as many as there are tokens",
+        ),
+    ] {
+        let folder = named(names);
+        let mut request = request(folder.path(), Method::Average, None, &BOTH);
+        request.vocabulary = Vocabulary::Base;
+        let message = refused(&request);
+        assert!(message.contains(says), "{message}");
+    }
+}
+
+#[test]
+fn a_number_far_above_the_tokens_is_refused() {
+    let folder = pair([&["a", "b"], &["b", "a"]], [2, 2], 1);
+    let path = folder.path().join("a/tokenizer.json");
+    let text = fs::read_to_string(&path).unwrap().replace("\"b\":1", "\"b\":16777215");
+    fs::write(&path, text).unwrap();
+    let mut request = request(folder.path(), Method::Average, None, &BOTH);
+    request.vocabulary = Vocabulary::Base;
+    let message = refused(&request);
+    assert!(message.contains("has a token with the number 16777215, and only 2 tokens"), "{message}");
 }
 
 /// What rows are made of is a part of what a merge is: it goes on only with the same.

@@ -2,14 +2,18 @@
 
 mod tokenizer;
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
-use self::tokenizer::Tokenizer;
 pub(super) use self::tokenizer::TokenizerFiles;
+use self::tokenizer::{Target, Tokenizer};
 use crate::checkpoint::TensorFolder;
 use crate::error::{Error, Result};
+
+/// Most numbers without a token that there may be, beside as many as there are tokens. A row is kept for each of them.
+const MOST_HOLES: usize = 1 << 16;
 
 /// What becomes of tokens that not all models have, or that have other numbers.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -34,6 +38,8 @@ pub(super) struct Tokens {
     pub rows: usize,
     /// For every model, the row there of each of these.
     pub of_models: Vec<Vec<Option<usize>>>,
+    /// For every model, how many rows its own tokens take.
+    pub needed: Vec<usize>,
     /// The tokenizer's files.
     pub files: TokenizerFiles,
 }
@@ -43,8 +49,8 @@ pub(super) struct Tokens {
 pub(super) struct Decided {
     /// The merged model's, where rows are put in order; else they are merged by their numbers.
     pub tokens: Option<Tokens>,
-    /// What a person should know.
-    pub notice: Option<String>,
+    /// What a person should know, a line each.
+    pub notices: Vec<String>,
 }
 
 /// Decides which rows belong together.
@@ -68,7 +74,7 @@ pub(super) fn decide(models: &[TensorFolder], vocabulary: &Vocabulary) -> Result
                 let (path, first) = (path.display(), first.display());
                 format!("{path}: {difference} in {first}: rows of different tokens are merged; `tokenizer_source` puts them in order")
             });
-            Ok(Decided { tokens: None, notice })
+            Ok(Decided { tokens: None, notices: notice.into_iter().collect() })
         }
         Vocabulary::Base => tokens(models, models[0].folder(), false),
         Vocabulary::Union => tokens(models, models[0].folder(), true),
@@ -78,23 +84,22 @@ pub(super) fn decide(models: &[TensorFolder], vocabulary: &Vocabulary) -> Result
 
 /// The tokens of the tokenizer in a folder, perhaps with those of all models.
 fn tokens(models: &[TensorFolder], folder: &Path, is_union: bool) -> Result<Decided> {
-    let required = |folder: &Path| {
-        let missing =
-            || Error::format(&folder.join(tokenizer::FILE), "is missing: it says which token has which row");
-        Tokenizer::read(folder)?.ok_or_else(missing)
-    };
-    let mut target = required(folder)?;
+    let mut target = Target::read(folder)?;
     let is_of_first = folder == models[0].folder();
     if is_of_first {
         target.strip(rows_of(models[0].config()))?;
     }
+    let mut notices = Vec::new();
     let mut own = Vec::with_capacity(models.len());
     for model in models {
         let mut tokenizer = match Tokenizer::read(model.folder())? {
             Some(tokenizer) => tokenizer,
-            // As of most fine-tunes that have none.
-            None if !model.folder().join("tokenizer.model").is_file() => required(models[0].folder())?,
-            None => required(model.folder())?,
+            None if model.folder() != models[0].folder() && !tokenizer::has_other_form(model.folder())? => {
+                let (folder, first) = (model.folder().display(), models[0].folder().display());
+                notices.push(format!("{folder} has no tokenizer: taken to have that of {first}"));
+                Tokenizer::require(models[0].folder())?
+            }
+            None => Tokenizer::require(model.folder())?,
         };
         let limit = rows_of(model.config());
         tokenizer.tokens.retain(|_, number| *number < limit);
@@ -103,9 +108,12 @@ fn tokens(models: &[TensorFolder], folder: &Path, is_union: bool) -> Result<Deci
     if is_union {
         target.add(&own[1..])?;
     }
-    let rows = target.tokens.values().max().map_or(0, |last| last + 1);
-    if rows == 0 {
-        return Err(Error::format(&folder.join(tokenizer::FILE), "has no tokens"));
+    target.require_numbers()?;
+    let rows = rows(&target.tokens);
+    if rows > MOST_HOLES + 2 * target.tokens.len() {
+        let (last, count) = (rows - 1, target.tokens.len());
+        let reason = format!("has a token with the number {last}, and only {count} tokens");
+        return Err(Error::format(&folder.join(tokenizer::FILE), reason));
     }
     let of_model = |tokenizer: &Tokenizer| {
         let mut numbers = vec![None; rows];
@@ -115,15 +123,22 @@ fn tokens(models: &[TensorFolder], folder: &Path, is_union: bool) -> Result<Deci
         numbers
     };
     let of_models = own.iter().map(of_model).collect();
-    let notice = (!is_of_first).then(|| {
+    let needed = own.iter().map(|tokenizer| self::rows(&tokenizer.tokens)).collect();
+    if !is_of_first {
         let folder = folder.display();
-        format!("the tokenizer is that of {folder}: numbers of tokens in config.json and generation_config.json may be others")
-    });
-    Ok(Decided { tokens: Some(Tokens { rows, of_models, files: target.into_files(is_of_first)? }), notice })
+        notices.push(format!("the tokenizer is that of {folder}: numbers of tokens in config.json and generation_config.json may be others"));
+    }
+    let files = target.into_files(is_of_first)?;
+    Ok(Decided { tokens: Some(Tokens { rows, of_models, needed, files }), notices })
+}
+
+/// How many rows tokens take: one for each number up to the last.
+fn rows(tokens: &BTreeMap<String, usize>) -> usize {
+    tokens.values().max().map_or(0, |last| last + 1)
 }
 
 /// How many rows a configuration says that the embedding has.
-fn rows_of(config: &Value) -> usize {
+pub(super) fn rows_of(config: &Value) -> usize {
     let key = "vocab_size";
     let value = config.get(key).or_else(|| config.get("text_config")?.get(key));
     value.and_then(Value::as_u64).map_or(usize::MAX, |rows| usize::try_from(rows).unwrap_or(usize::MAX))

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 
 use serde_json::{Map, Value, json};
 
-use crate::error::{Error, Result, clip};
+use crate::error::{Error, FileAction, Result, clip};
 use crate::files::{MOST_TOKENIZER_BYTES, json_text, parent, read_input, read_input_json};
 
 /// Name of the file that says which token has which number.
@@ -36,11 +36,21 @@ const DECODER: &str = "added_tokens_decoder";
 /// Numbers of tokens from here on are the mark of a damaged file.
 const MOST_TOKENS: usize = 1 << 24;
 
-/// A tokenizer.
+/// The tokens of a tokenizer.
 #[derive(Debug)]
 pub(super) struct Tokenizer {
     pub path: PathBuf,
-    pub json: Value,
+    /// Numbers of all tokens, those that were added too.
+    pub tokens: BTreeMap<String, usize>,
+    /// Those that were added to its model, with their settings.
+    added: Vec<Value>,
+}
+
+/// The tokenizer that the merged model has.
+#[derive(Debug)]
+pub(super) struct Target {
+    path: PathBuf,
+    json: Value,
     /// Numbers of all tokens, those that were added too.
     pub tokens: BTreeMap<String, usize>,
     /// Whether it is no longer what the file says.
@@ -64,22 +74,82 @@ pub(super) fn read(folder: &Path) -> Result<Option<Vec<u8>>> {
     path.is_file().then(|| read_input(&path, MOST_TOKENIZER_BYTES)).transpose()
 }
 
+/// Whether a folder has a tokenizer in a form that is not read.
+pub(super) fn has_other_form(folder: &Path) -> Result<bool> {
+    Ok(other_form(folder)?.is_some())
+}
+
+/// The first file of a folder, by name, that has a tokenizer in another form.
+fn other_form(folder: &Path) -> Result<Option<String>> {
+    let entries = std::fs::read_dir(folder).map_err(Error::file(folder, FileAction::Read))?;
+    let mut names: Vec<String> = Vec::new();
+    for entry in entries {
+        let entry = entry.map_err(Error::file(folder, FileAction::Read))?;
+        names.extend(entry.file_name().into_string());
+    }
+    names.retain(|name| OTHER_FORMS.contains(&name.as_str()) || name.ends_with(".tiktoken"));
+    Ok(names.into_iter().min())
+}
+
+/// The error of a folder without the file that is needed.
+fn missing(folder: &Path) -> Error {
+    let hint = match other_form(folder) {
+        Ok(Some(name)) => format!(", and `{name}` is not read for that"),
+        _ => String::new(),
+    };
+    Error::format(&folder.join(FILE), format!("is missing: it says which token has which row{hint}"))
+}
+
+/// Reads a file of JSON, whose bytes these are.
+fn json_of(path: &Path, bytes: &[u8]) -> Result<Value> {
+    serde_json::from_slice(bytes).map_err(|error| Error::format(path, format!("is not JSON: {error}")))
+}
+
+/// Fails where there are no tokens, or two of them have one number.
+fn require_rows(path: &Path, tokens: &BTreeMap<String, usize>) -> Result<()> {
+    if tokens.is_empty() {
+        return Err(Error::format(path, "has no tokens"));
+    }
+    let mut by_number: Vec<(usize, &str)> =
+        tokens.iter().map(|(token, number)| (*number, token.as_str())).collect();
+    by_number.sort_unstable();
+    match by_number.windows(2).find(|pair| pair[0].0 == pair[1].0) {
+        None => Ok(()),
+        Some(pair) => {
+            let (number, one, other) = (pair[0].0, clip(pair[0].1), clip(pair[1].1));
+            Err(Error::format(
+                path,
+                format!("the tokens `{one}` and `{other}` would both have the number {number}"),
+            ))
+        }
+    }
+}
+
 impl Tokenizer {
     /// The tokenizer of a folder, where there is one.
     ///
     /// # Errors
-    /// It cannot be read, or is no JSON.
+    /// It cannot be read, is no JSON, has no tokens, or several with one number.
     pub fn read(folder: &Path) -> Result<Option<Self>> {
-        read(folder)?.map(|bytes| Self::parse(folder, &bytes)).transpose()
+        let Some(bytes) = read(folder)? else { return Ok(None) };
+        let tokenizer = Self::parse(folder, &bytes)?;
+        require_rows(&tokenizer.path, &tokenizer.tokens)?;
+        Ok(Some(tokenizer))
     }
 
-    /// The same from the bytes of its file.
+    /// The same where there must be one.
+    pub fn require(folder: &Path) -> Result<Self> {
+        Self::read(folder)?.ok_or_else(|| missing(folder))
+    }
+
+    /// The tokens from the bytes of a folder's file.
+    ///
+    /// # Errors
+    /// It is no JSON.
     pub fn parse(folder: &Path, bytes: &[u8]) -> Result<Self> {
         let path = folder.join(FILE);
-        let json: Value = serde_json::from_slice(bytes)
-            .map_err(|error| Error::format(&path, format!("is not JSON: {error}")))?;
-        let tokens = tokens(&json);
-        Ok(Self { path, json, tokens, is_changed: false })
+        let json = json_of(&path, bytes)?;
+        Ok(Self { path, tokens: tokens(&json), added: added(json.get("added_tokens")) })
     }
 
     /// The first token that another tokenizer numbers otherwise, in words that end with "it is …".
@@ -89,6 +159,27 @@ impl Tokenizer {
         let token = theirs.keys().chain(ours.keys()).find(|token| ours.get(*token) != theirs.get(*token))?;
         let (theirs, ours) = (number(theirs.get(token)), number(ours.get(token)));
         Some(format!("the token `{}` is {theirs}, it is {ours}", clip(token)))
+    }
+
+    /// The tokens that were added to its model, but for those that are left out.
+    fn added(&self) -> Vec<Value> {
+        let is_there = |token: &&Value| content(token).is_some_and(|token| self.tokens.contains_key(&token));
+        self.added.iter().filter(is_there).cloned().collect()
+    }
+}
+
+impl Target {
+    /// The tokenizer of a folder.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::require`].
+    pub fn read(folder: &Path) -> Result<Self> {
+        let path = folder.join(FILE);
+        let bytes = read(folder)?.ok_or_else(|| missing(folder))?;
+        let json = json_of(&path, &bytes)?;
+        let tokens = tokens(&json);
+        require_rows(&path, &tokens)?;
+        Ok(Self { path, json, tokens, is_changed: false })
     }
 
     /// Leaves out tokens that no row is there for, as mergekit does.
@@ -106,6 +197,8 @@ impl Tokenizer {
         let is_bpe = self.json["model"]["type"] == "BPE";
         let mut gone = HashSet::new();
         let mut model = self.json.get_mut("model");
+        let continuing = model.as_ref().and_then(|model| model["continuing_subword_prefix"].as_str());
+        let continuing = continuing.unwrap_or_default().to_owned();
         let vocabulary = model.as_mut().and_then(|model| model.get_mut("vocab"));
         if let Some(vocabulary) = vocabulary.and_then(Value::as_object_mut) {
             vocabulary.retain(|token, value| {
@@ -115,12 +208,18 @@ impl Tokenizer {
         }
         let merges = model.as_mut().and_then(|model| model.get_mut("merges"));
         if let Some(merges) = merges.and_then(Value::as_array_mut) {
-            merges.retain(|merge| match merge {
-                Value::String(pair) => pair.split(' ').all(|token| !gone.contains(token)),
-                pair => {
-                    let mut tokens = pair.as_array().into_iter().flatten().filter_map(Value::as_str);
-                    tokens.all(|token| !gone.contains(token))
-                }
+            merges.retain(|merge| {
+                let parts: Vec<&str> = match merge {
+                    Value::String(pair) => pair.split(' ').collect(),
+                    pair => pair.as_array().into_iter().flatten().filter_map(Value::as_str).collect(),
+                };
+                // What they become must be there too: the library refuses the file otherwise.
+                let joined = parts.iter().enumerate().map(|(index, part)| match index {
+                    0 => part,
+                    _ => part.strip_prefix(continuing.as_str()).unwrap_or(part),
+                });
+                let joined: String = joined.collect();
+                parts.iter().all(|part| !gone.contains(*part)) && !gone.contains(&joined)
             });
         }
         let is_list = self.json["model"]["vocab"].as_array().is_some_and(|tokens| tokens.len() > rows);
@@ -139,7 +238,7 @@ impl Tokenizer {
     ///
     /// # Errors
     /// The file is no tokenizer.
-    pub fn add(&mut self, others: &[Self]) -> Result<()> {
+    pub fn add(&mut self, others: &[Tokenizer]) -> Result<()> {
         let Some(object) = self.json.as_object_mut() else {
             return Err(Error::format(&self.path, "is no object of JSON"));
         };
@@ -153,7 +252,7 @@ impl Tokenizer {
         // The library numbers added tokens in this way when it reads them.
         let last = entries.iter().filter_map(|token| number(&token["id"])).max();
         let mut next = last.map_or(vocabulary, |last| vocabulary.max(last + 1));
-        let with_settings: Vec<Value> = others.iter().flat_map(Self::added).collect();
+        let with_settings: Vec<Value> = others.iter().flat_map(Tokenizer::added).collect();
         let is_plain = {
             let named: HashSet<String> = with_settings.iter().filter_map(content).collect();
             move |token: &str| !named.contains(token)
@@ -191,10 +290,33 @@ impl Tokenizer {
         Ok(())
     }
 
-    /// The tokens that were added to its model, but for those that are left out.
-    fn added(&self) -> Vec<Value> {
-        let is_there = |token: &Value| content(token).is_some_and(|token| self.tokens.contains_key(&token));
-        added(self.json.get("added_tokens")).into_iter().filter(is_there).collect()
+    /// Fails where the library would give other numbers to tokens than the file says: it numbers those that are added to its
+    /// model itself, whatever stands there, from the number of the model's tokens on.
+    ///
+    /// # Errors
+    /// The first such token; two tokens with one number.
+    pub fn require_numbers(&self) -> Result<()> {
+        require_rows(&self.path, &self.tokens)?;
+        if !self.is_changed {
+            return Ok(());
+        }
+        let (of_model, mut seen) = (tokens_of_model(&self.json), HashSet::new());
+        let mut next = of_model.len();
+        for token in self.json["added_tokens"].as_array().into_iter().flatten() {
+            let Some(name) = content(token).filter(|name| seen.insert(name.clone())) else { continue };
+            let expected = of_model.get(&name).copied().unwrap_or(next);
+            next = next.max(expected + 1);
+            if number(&token["id"]) != Some(expected) {
+                let reason = format!(
+                    "numbers are not consecutive: the added token `{}` has the number {}, and libraries that read the merged \
+                     tokenizer give it {expected}",
+                    clip(&name),
+                    token["id"]
+                );
+                return Err(Error::format(&self.path, reason));
+            }
+        }
+        Ok(())
     }
 
     /// What becomes of the files in its folder.
@@ -248,6 +370,16 @@ fn added(value: Option<&Value>) -> Vec<Value> {
 
 /// Numbers of all tokens.
 fn tokens(json: &Value) -> BTreeMap<String, usize> {
+    let mut tokens = tokens_of_model(json);
+    let added = json["added_tokens"].as_array().into_iter().flatten();
+    tokens.extend(
+        added.filter_map(|token| Some((token["content"].as_str()?.to_owned(), number(&token["id"])?))),
+    );
+    tokens
+}
+
+/// Numbers of the tokens that were not added.
+fn tokens_of_model(json: &Value) -> BTreeMap<String, usize> {
     let mut tokens = BTreeMap::new();
     match &json["model"]["vocab"] {
         Value::Object(vocabulary) => {
@@ -260,9 +392,64 @@ fn tokens(json: &Value) -> BTreeMap<String, usize> {
         }
         _ => {}
     }
-    let added = json["added_tokens"].as_array().into_iter().flatten();
-    tokens.extend(
-        added.filter_map(|token| Some((token["content"].as_str()?.to_owned(), number(&token["id"])?))),
-    );
     tokens
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn target(folder: &Path, vocabulary: Value, merges: Value, added: Value) -> Target {
+        let json = json!({ "version": "1.0", "added_tokens": added,
+            "model": { "type": "BPE", "vocab": vocabulary, "merges": merges } });
+        std::fs::write(folder.join(FILE), json.to_string()).unwrap();
+        Target::read(folder).unwrap()
+    }
+
+    fn token(number: usize, text: &str) -> Value {
+        json!({ "id": number, "content": text, "single_word": false, "lstrip": false, "rstrip": false,
+            "normalized": false, "special": true })
+    }
+
+    /// As the library reads what is written.
+    fn loaded(target: Target) -> tokenizers::Tokenizer {
+        let tokens = target.tokens.clone();
+        let made = target.into_files(true).unwrap().made;
+        let (_, text) = made.iter().find(|(name, _)| name == FILE).unwrap();
+        let loaded: tokenizers::Tokenizer = text.parse().unwrap();
+        let numbers = loaded.get_vocab(true).into_iter().map(|(token, number)| (token, number as usize));
+        assert_eq!(numbers.collect::<BTreeMap<_, _>>(), tokens);
+        loaded
+    }
+
+    #[test]
+    fn merges_of_tokens_that_are_gone_are_gone() {
+        let folder = tempfile::tempdir().unwrap();
+        let vocabulary = json!({ "a": 0, "b": 1, "c": 2, "ab": 3, "abc": 4 });
+        for merges in [json!(["a b", "ab c"]), json!([["a", "b"], ["ab", "c"]])] {
+            let mut target = target(folder.path(), vocabulary.clone(), merges, json!([token(5, "<s>")]));
+            target.strip(4).unwrap();
+            target.require_numbers().unwrap();
+            assert_eq!(loaded(target).encode("abc", false).unwrap().get_ids(), [3, 2]);
+        }
+    }
+
+    #[test]
+    fn added_tokens_have_the_numbers_that_the_library_gives() {
+        let (folder, other) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        target(other.path(), json!({ "z": 0, "y": 1 }), json!([]), json!([token(2, "<t>")]));
+        let others = [Tokenizer::require(other.path()).unwrap()];
+        let union = |vocabulary: Value, added: Value| {
+            let mut target = target(folder.path(), vocabulary, json!([]), added);
+            target.add(&others).unwrap();
+            target.require_numbers().map(|()| target).map_err(|error| error.to_string())
+        };
+        let target = union(json!({ "a": 0, "b": 1 }), json!([token(2, "<s>")])).unwrap();
+        assert_eq!(loaded(target).token_to_id("<t>"), Some(5));
+        // Two tokens, one of which has the number that the first new one gets.
+        let message = union(json!({ "a": 0, "b": 3 }), json!([])).unwrap_err();
+        assert!(message.contains("the tokens `b` and `y` would both have the number 3"), "{message}");
+        let message = union(json!({ "a": 0, "b": 1 }), json!([token(7, "<s>")])).unwrap_err();
+        assert!(message.contains("`<s>` has the number 7") && message.ends_with("give it 2"), "{message}");
+    }
 }
