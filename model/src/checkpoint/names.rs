@@ -140,10 +140,21 @@ fn check_others(
 }
 
 /// Values that follow from the configuration, which old releases stored with the weights.
-pub(crate) fn is_table(name: &str) -> bool {
+fn is_table(name: &str) -> bool {
     ["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids"]
         .iter()
         .any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
+/// The same of a model of any architecture, also the masks of attention that GPT-2 and its like stored.
+pub(crate) fn is_stored_table(name: &str, shape: &[usize]) -> bool {
+    let is_mask = |end: &str| {
+        [".attn", ".attention"]
+            .iter()
+            .any(|part| name.strip_suffix(end).is_some_and(|rest| rest.ends_with(part)))
+    };
+    let is_square = matches!(shape, [1, 1, rows, columns] if rows == columns);
+    is_table(name) || is_mask(".masked_bias") || (is_square && is_mask(".bias"))
 }
 
 /// Whether a tensor belongs to the transformer itself rather than to something beside it.
@@ -170,10 +181,12 @@ const EMBEDDINGS: [&str; 5] = [
     "embed_in.weight",
 ];
 
-/// A name without what classes of `transformers` write before those of the modules inside: `model.` and `language_model.`.
+/// A name without what classes of `transformers` write before those of the modules inside: `model.`, `language_model.`
+/// and `transformer.`.
 pub(crate) fn plain_name(name: &str) -> String {
     let mut plain = name;
-    while let Some(rest) = plain.strip_prefix("model.").or_else(|| plain.strip_prefix("language_model.")) {
+    let prefixes = ["model.", "language_model.", "transformer."];
+    while let Some(rest) = prefixes.iter().find_map(|prefix| plain.strip_prefix(prefix)) {
         plain = rest;
     }
     plain.to_owned()
@@ -202,8 +215,18 @@ mod tests {
         assert!(!is_head("film_head.weight") && !is_head("lm_head.bias"));
         assert!(is_embedding("model.embed_tokens.weight") && is_embedding("transformer.wte.weight"));
         assert!(!is_embedding("model.embed_tokens.weight_scale"));
-        for name in ["model.language_model.layers.0.w", "language_model.model.layers.0.w", "layers.0.w"] {
+        for name in [
+            "model.language_model.layers.0.w",
+            "language_model.model.layers.0.w",
+            "transformer.layers.0.w",
+            "layers.0.w",
+        ] {
             assert_eq!(plain_name(name), "layers.0.w");
         }
+        assert!(
+            is_stored_table("h.0.attn.bias", &[1, 1, 8, 8]) && is_stored_table("h.0.attn.masked_bias", &[])
+        );
+        assert!(is_stored_table("rotary_emb.inv_freq", &[4]) && !is_stored_table("h.0.attn.bias", &[8]));
+        assert!(!is_stored_table("h.0.attn.c_attn.bias", &[1, 1, 8, 8]));
     }
 }

@@ -119,7 +119,7 @@ impl Merge {
         };
         let mut tensors: Vec<TensorPlan> = matches.tensors.into_iter().map(plan).collect();
         let shards = shards(&mut tensors, request.shard_bytes, SINGLE_FILE)?;
-        let mut notices = matches.notices;
+        let mut notices: Vec<String> = matches.head_notice.into_iter().chain(matches.notices).collect();
         notices.extend(output::differences(&models));
         let files = OutputFiles::of(&models[0], &tensors, matches.tied)?;
         Ok(Self { models, tensors, shards, files, notices })
