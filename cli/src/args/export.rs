@@ -17,7 +17,7 @@ Write what a fine-tune changed, as a folder that can be shared in its place.
 
     delta  the values that changed and where they belong; `apply` puts them into the same base, and the model is there again \
 bit for bit. With --fraction or --core only a core: the model's values in it, the base's elsewhere
-    lora   an adapter as PEFT loads it: of every linear layer's update θ − θ0 the product of rank --rank nearest to it, by its singular values. Norms, embeddings and other modules that changed are stored as a whole (modules_to_save); what PEFT can do neither with is named. report.json and report.md say what is lost of each tensor
+    lora   an adapter as PEFT loads it: of every linear layer's update θ − θ0 the product of rank --rank nearest to it, by its singular values. Norms, embeddings and other modules that changed are stored as a whole (modules_to_save); biases of linear layers, experts of a mixture and what else an adapter does not take are left out and named. report.json and report.md say what is lost of each tensor
 
 Models are read as they lie on the disk, of any architecture and size: tensors are matched by name, and a piece of one is in \
 memory at a time (lora: one tensor). Each tensor's places are a list, a mask or none (all its elements), whichever takes the least bytes.";
@@ -85,15 +85,15 @@ pub struct Export {
     /// delta: only the parameters of this core, a file of masks of `cores` or of a run, or a folder with one such file.
     #[arg(long, value_name = "MASK", value_hint = ValueHint::AnyPath)]
     pub core: Option<PathBuf>,
-    /// lora: columns of the thin matrices.
-    #[arg(long, value_name = "R", default_value_t = 16)]
-    pub rank: usize,
-    /// lora: what becomes of changed tensors that are no weights of linear layers.
-    #[arg(long, value_name = "HOW", default_value = "save", value_parser = others())]
-    pub others: Others,
-    /// lora: type of the thin matrices.
-    #[arg(long, value_name = "TYPE", default_value = "f32", value_parser = dtype())]
-    pub dtype: WeightType,
+    /// lora: columns of the thin matrices; 16 when not given.
+    #[arg(long, value_name = "R")]
+    pub rank: Option<usize>,
+    /// lora: what becomes of changed tensors that are no weights of linear layers; save when not given.
+    #[arg(long, value_name = "HOW", value_parser = others())]
+    pub others: Option<Others>,
+    /// lora: type of the thin matrices; f32 when not given.
+    #[arg(long, value_name = "TYPE", value_parser = dtype())]
+    pub dtype: Option<WeightType>,
     /// Folder of what is written, which must not exist or be empty.
     #[arg(long, value_name = "DIR", value_hint = ValueHint::DirPath)]
     pub out: PathBuf,

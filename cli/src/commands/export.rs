@@ -5,7 +5,8 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use cpift_engine::Device;
-use cpift_model::export::{Application, Delta, Extent, LoraAdapter, LoraRequest};
+use cpift_model::checkpoint::WeightType;
+use cpift_model::export::{Application, Delta, Extent, LoraAdapter, LoraRequest, Others};
 use cpift_model::hub::ModelParts;
 use cpift_model::{Error, Result};
 
@@ -24,14 +25,21 @@ pub fn export(arguments: &Export, threads: Option<NonZeroUsize>) -> Result<()> {
     }
 }
 
-fn export_adapter(arguments: &Export, threads: Option<NonZeroUsize>) -> Result<()> {
-    for (key, is_given) in
-        [("--fraction", arguments.fraction.is_some()), ("--core", arguments.core.is_some())]
-    {
-        if is_given {
-            return Err(Error::setting(key, "is for --as delta: an adapter is of the whole update"));
-        }
+/// Columns of an adapter's thin matrices where it is not said.
+const RANK: usize = 16;
+
+/// Fails where one of these options is given.
+fn refuse_given(options: &[(&str, bool)], reason: &str) -> Result<()> {
+    match options.iter().find(|(_, is_given)| *is_given) {
+        Some((key, _)) => Err(Error::setting(*key, reason)),
+        None => Ok(()),
     }
+}
+
+fn export_adapter(arguments: &Export, threads: Option<NonZeroUsize>) -> Result<()> {
+    let of_delta = [("--fraction", arguments.fraction.is_some()), ("--core", arguments.core.is_some())];
+    refuse_given(&of_delta, "is for --as delta: an adapter is of the whole update")?;
+    let rank = arguments.rank.unwrap_or(RANK);
     let interrupt = interrupt::install("stopping")?;
     let base = super::model_folder(&arguments.base, ModelParts::ALL)?;
     let adapter = LoraAdapter::new(&LoraRequest {
@@ -40,14 +48,14 @@ fn export_adapter(arguments: &Export, threads: Option<NonZeroUsize>) -> Result<(
             .display()
             .to_string(),
         base,
-        rank: arguments.rank,
-        others: arguments.others,
-        dtype: arguments.dtype,
+        rank,
+        others: arguments.others.unwrap_or(Others::Save),
+        dtype: arguments.dtype.unwrap_or(WeightType::F32),
     })?;
     let device = Device::cpu(threads)?;
     let stop = interrupt.begin();
-    let (parameters, rank) = (grouped(adapter.parameters()), arguments.rank);
-    let title = format!("exporting an adapter of rank {rank} of {parameters} parameters");
+    let title =
+        format!("exporting an adapter of rank {rank} of {} parameters", grouped(adapter.parameters()));
     let mut bar = Transfer::new(title, adapter.notices(), std::io::stderr().is_terminal());
     let report = adapter.write(&device, &arguments.out, &stop, &mut |progress| {
         bar.update(progress.done, progress.total);
@@ -65,6 +73,12 @@ fn absolute(folder: &Path) -> PathBuf {
 }
 
 fn export_delta(arguments: &Export, threads: Option<NonZeroUsize>) -> Result<()> {
+    let of_adapter = [
+        ("--rank", arguments.rank.is_some()),
+        ("--others", arguments.others.is_some()),
+        ("--dtype", arguments.dtype.is_some()),
+    ];
+    refuse_given(&of_adapter, "is for --as lora: a delta has the values as they are")?;
     let interrupt = interrupt::install("stopping")?;
     let extent = match (arguments.fraction, &arguments.core) {
         (Some(fraction), _) => Extent::Fraction(fraction),

@@ -49,10 +49,9 @@ pub fn adapter(report: &LoraReport, out: &Path, style: Style) -> String {
     ]);
     let mut text =
         format!("{} {}\n{}", style.bold("exported to"), style.green(path_from_here(out)), aligned(&table));
-    for (kind, tensors) in by_kind(&report.tensors) {
-        if let Some(reason) = &tensors[0].reason {
-            text.push_str(&format!("{} stays the base's: {reason}\n", style.yellow(kind)));
-        }
+    for (reason, number) in left(&report.tensors) {
+        let number = style.yellow(counted(number, "tensor"));
+        text.push_str(&format!("{number} left out, the base's stay: {reason}\n"));
     }
     text.push_str(&format!(
         "{}, {} parameters; each tensor's error is in {}\n",
@@ -61,6 +60,18 @@ pub fn adapter(report: &LoraReport, out: &Path, style: Style) -> String {
         path_from_here(&out.join("report.md"))
     ));
     text
+}
+
+/// Why tensors are left out, and how many for each reason.
+fn left(tensors: &[LoraTensor]) -> Vec<(&str, u64)> {
+    let mut reasons: Vec<(&str, u64)> = Vec::new();
+    for reason in tensors.iter().filter_map(|tensor| tensor.reason.as_deref()) {
+        match reasons.iter_mut().find(|(other, _)| *other == reason) {
+            Some((_, number)) => *number += 1,
+            None => reasons.push((reason, 1)),
+        }
+    }
+    reasons
 }
 
 /// Tensors of the same name but for their layer that are stored in the same way, in the order of the first of each.

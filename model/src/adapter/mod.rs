@@ -18,6 +18,9 @@ pub(crate) const CONFIG_FILE: &str = "adapter_config.json";
 /// Name of its weights.
 pub(crate) const WEIGHTS_FILE: &str = "adapter_model.safetensors";
 
+/// What the names of its tensors begin with, before those of the model's modules.
+pub(crate) const NAME_PREFIX: &str = "base_model.model.";
+
 /// The same as PyTorch pickles them, which is not read.
 pub(crate) const PICKLED_FILE: &str = "adapter_model.bin";
 

@@ -6,11 +6,8 @@ use std::path::Path;
 use super::header::TensorFile;
 use super::low_rank::{Factor, LowRank};
 use super::{Checkpoint, EMBEDDING, HEAD, Place, load, names};
-use crate::adapter::{AdapterConfig, PICKLED_FILE, WEIGHTS_FILE};
+use crate::adapter::{AdapterConfig, NAME_PREFIX, PICKLED_FILE, WEIGHTS_FILE};
 use crate::error::{Error, Result};
-
-/// What the names of an adapter's tensors begin with, before those of the model's modules.
-const PREFIX: &str = "base_model.model.";
 
 /// What an adapter does to a tensor of the model; names are those in its file.
 #[derive(Debug, Default)]
@@ -116,7 +113,7 @@ fn find_changes(file: &TensorFile, model: &Checkpoint) -> Result<BTreeMap<String
 /// Module, name of its parameter and role of a tensor: `….q_proj.lora_A.weight`, with an adapter's name inside in files
 /// of old releases, `….lm_head.weight` or `….lm_head.modules_to_save.weight`.
 pub(super) fn parse(name: &str) -> (&str, &str, Role) {
-    let name = name.strip_prefix(PREFIX).unwrap_or(name);
+    let name = name.strip_prefix(NAME_PREFIX).unwrap_or(name);
     let low_rank = [
         (".lora_A", Role::A),
         (".lora_B", Role::B),

@@ -86,8 +86,8 @@ impl Product {
 }
 
 /// A matrix of so many columns with rows and columns swapped.
-fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
-    let rows = values.len() / columns;
+pub(crate) fn transposed(values: &[f32], columns: usize) -> Vec<f32> {
+    let rows = values.len() / columns.max(1);
     (0..values.len()).map(|index| values[(index % rows) * columns + index / rows]).collect()
 }
 

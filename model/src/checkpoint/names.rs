@@ -140,10 +140,21 @@ fn check_others(
 }
 
 /// Values that follow from the configuration, which old releases stored with the weights.
-pub(crate) fn is_table(name: &str) -> bool {
+fn is_table(name: &str) -> bool {
     ["rotary_emb.inv_freq", "rotary_emb.cos_cached", "rotary_emb.sin_cached", "position_ids"]
         .iter()
         .any(|end| name.strip_suffix(end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+}
+
+/// The same of a model of any architecture, also the masks of attention that GPT-2 and its like stored.
+pub(crate) fn is_stored_table(name: &str, shape: &[usize]) -> bool {
+    let is_mask = |end: &str| {
+        [".attn", ".attention"]
+            .iter()
+            .any(|part| name.strip_suffix(end).is_some_and(|rest| rest.ends_with(part)))
+    };
+    let is_square = matches!(shape, [1, 1, rows, columns] if rows == columns);
+    is_table(name) || is_mask(".masked_bias") || (is_square && is_mask(".bias"))
 }
 
 /// Whether a tensor belongs to the transformer itself rather than to something beside it.
@@ -160,20 +171,43 @@ fn list_names<'a>(mut names: impl Iterator<Item = &'a str>) -> Option<String> {
     Some(if more == 0 { listed } else { format!("{listed} and {more} more") })
 }
 
-/// How the names of heads and of token embeddings end.
-const HEADS: [&str; 2] = ["lm_head.weight", "embed_out.weight"];
-const EMBEDDINGS: [&str; 5] = [
+/// How the names of heads, of their biases and of token embeddings end.
+const HEADS: [&str; 7] = [
+    "lm_head.weight",
+    "embed_out.weight",
+    "lm_head.decoder.weight",
+    "lm_head.linear.weight",
+    "transformer.output_layer.weight",
+    "cls.predictions.decoder.weight",
+    "vocab_projector.weight",
+];
+const BIASES: [&str; 6] = [
+    "lm_head.bias",
+    "lm_head.decoder.bias",
+    "lm_head.linear.bias",
+    "cls.predictions.bias",
+    "cls.predictions.decoder.bias",
+    "vocab_projector.bias",
+];
+const EMBEDDINGS: [&str; 7] = [
     "embed_tokens.weight",
     "wte.weight",
     "word_embeddings.weight",
     "tok_embeddings.weight",
     "embed_in.weight",
+    "backbone.embeddings.weight",
+    "shared.weight",
 ];
 
-/// A name without what classes of `transformers` write before those of the modules inside: `model.` and `language_model.`.
+/// The whole name of a head; in other places tensors are called so which are none.
+const PLAIN_HEAD: &str = "output.weight";
+
+/// A name without what classes of `transformers` write before those of the modules inside: `model.`, `language_model.`
+/// and `transformer.`.
 pub(crate) fn plain_name(name: &str) -> String {
     let mut plain = name;
-    while let Some(rest) = plain.strip_prefix("model.").or_else(|| plain.strip_prefix("language_model.")) {
+    let prefixes = ["model.", "language_model.", "transformer."];
+    while let Some(rest) = prefixes.iter().find_map(|prefix| plain.strip_prefix(prefix)) {
         plain = rest;
     }
     plain.to_owned()
@@ -181,15 +215,23 @@ pub(crate) fn plain_name(name: &str) -> String {
 
 /// Whether a tensor is a language model's head.
 pub(crate) fn is_head(name: &str) -> bool {
-    HEADS
-        .iter()
-        .any(|head| name.strip_suffix(head).is_some_and(|rest| rest.is_empty() || rest.ends_with('.')))
+    name == PLAIN_HEAD || ends_as_one_of(name, &HEADS)
+}
+
+/// Whether a tensor is the bias of one.
+pub(crate) fn is_head_bias(name: &str) -> bool {
+    ends_as_one_of(name, &BIASES)
 }
 
 /// Whether a tensor is the embedding of tokens.
 pub(crate) fn is_embedding(name: &str) -> bool {
+    ends_as_one_of(name, &EMBEDDINGS)
+}
+
+/// Whether the last parts of a name are those of one of several.
+fn ends_as_one_of(name: &str, ends: &[&str]) -> bool {
     let is = |end: &&str| name.strip_suffix(*end).is_some_and(|rest| rest.is_empty() || rest.ends_with('.'));
-    EMBEDDINGS.iter().any(is)
+    ends.iter().any(is)
 }
 
 #[cfg(test)]
@@ -202,8 +244,22 @@ mod tests {
         assert!(!is_head("film_head.weight") && !is_head("lm_head.bias"));
         assert!(is_embedding("model.embed_tokens.weight") && is_embedding("transformer.wte.weight"));
         assert!(!is_embedding("model.embed_tokens.weight_scale"));
-        for name in ["model.language_model.layers.0.w", "language_model.model.layers.0.w", "layers.0.w"] {
+        assert!(is_head("output.weight") && !is_head("attention.output.weight"));
+        assert!(is_embedding("backbone.embeddings.weight"));
+        assert!(!is_embedding("embeddings.position_embeddings.weight"));
+        assert!(is_head_bias("cls.predictions.bias") && !is_head_bias("classifier.bias"));
+        for name in [
+            "model.language_model.layers.0.w",
+            "language_model.model.layers.0.w",
+            "transformer.layers.0.w",
+            "layers.0.w",
+        ] {
             assert_eq!(plain_name(name), "layers.0.w");
         }
+        assert!(
+            is_stored_table("h.0.attn.bias", &[1, 1, 8, 8]) && is_stored_table("h.0.attn.masked_bias", &[])
+        );
+        assert!(is_stored_table("rotary_emb.inv_freq", &[4]) && !is_stored_table("h.0.attn.bias", &[8]));
+        assert!(!is_stored_table("h.0.attn.c_attn.bias", &[1, 1, 8, 8]));
     }
 }

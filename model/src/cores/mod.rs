@@ -153,7 +153,8 @@ impl Cores {
             let reason = format!("{} comes to no parameter at all: use a larger share", settings.fraction);
             return Err(Error::setting("--fraction", reason));
         }
-        Ok(Self { request: request.clone(), folders, tensors, core_sizes, notices: matches.notices })
+        let notices = matches.head_notice.into_iter().chain(matches.notices).collect();
+        Ok(Self { request: request.clone(), folders, tensors, core_sizes, notices })
     }
 
     /// What a person should know about the models, a line each.

@@ -3,26 +3,26 @@
 use serde_json::{Value, json};
 
 use super::lora::{LoraReport, Treatment};
+use crate::adapter::NAME_PREFIX;
 use crate::table::Table;
-
-/// What the names of an adapter's tensors begin with, before those of the model's modules.
-const PREFIX: &str = "base_model.model.";
 
 /// Names of the two matrices of a module: `[rank, inputs]` and `[outputs, rank]`.
 pub(super) fn factor_names(module: &str) -> [String; 2] {
-    ["lora_A", "lora_B"].map(|factor| format!("{PREFIX}{module}.{factor}.weight"))
+    ["lora_A", "lora_B"].map(|factor| format!("{NAME_PREFIX}{module}.{factor}.weight"))
 }
 
 /// Name of a tensor of a module that is stored as a whole.
 pub(super) fn saved_name(module: &str, tensor: &str) -> String {
     let part = tensor.rsplit('.').next().unwrap_or(tensor);
-    format!("{PREFIX}{module}.{part}")
+    format!("{NAME_PREFIX}{module}.{part}")
 }
 
 /// What `adapter_config.json` says.
 pub(super) struct AdapterSettings<'a> {
     /// The base: a folder, or a name on the hub, perhaps with its revision behind an `@`.
     pub base: &'a str,
+    /// What the model is for, in PEFT's words.
+    pub task_type: Option<&'static str>,
     pub rank: usize,
     /// Modules that are changed by a product.
     pub targets: Vec<String>,
@@ -44,7 +44,7 @@ impl AdapterSettings<'_> {
         };
         json!({
             "peft_type": "LORA",
-            "task_type": "CAUSAL_LM",
+            "task_type": self.task_type,
             "base_model_name_or_path": base,
             "revision": revision,
             "r": self.rank,

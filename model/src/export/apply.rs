@@ -12,12 +12,12 @@ use serde::Serialize;
 use super::changes::{Bytes, chunks, in_type};
 use super::delta::places;
 use super::description::{
-    DESCRIPTION_FILE, DescribedTensor, Description, Form, VALUES_FILE, index_type, indices_name, mask_name,
-    values_name,
+    DESCRIPTION_FILE, DescribedFile, DescribedTensor, Description, Form, VALUES_FILE, index_type,
+    indices_name, mask_name, values_name,
 };
 use super::watch::{ExportProgress, Watch};
 use crate::checkpoint::{Dtype, SINGLE_FILE, SMALL_FILES, TensorFile, TensorFolder, WeightType};
-use crate::error::{Error, Result};
+use crate::error::{Error, Result, clip};
 use crate::files::{AtomicFolder, FileWriter, hash_file, read_input_json, require_empty, require_free_space};
 use crate::merge::{How, OutputFiles, Shard, TensorPlan, files_beside_weights, shards};
 
@@ -75,14 +75,12 @@ impl Application {
         }
         let shards = shards(&mut tensors, shard_bytes, SINGLE_FILE)?;
         let config = delta.join("config.json");
+        if !config.is_file() {
+            return Err(Error::format(&config, "is missing"));
+        }
+        require_hash(&config, &description.config_blake3, DAMAGED)?;
         let config = read_input_json(&config)?.ok_or_else(|| Error::format(&config, "is missing"))?;
-        let own = files_beside_weights(delta)?;
-        let mut copied: Vec<(PathBuf, String)> = files_beside_weights(base.folder())?;
-        copied.retain(|(_, name)| {
-            description.files.contains(name) && own.iter().all(|(_, of_delta)| of_delta != name)
-        });
-        copied.extend(own);
-        let files = OutputFiles::new(config, copied);
+        let files = OutputFiles::new(config, described_files(delta, &base, &description)?);
         Ok(Self { folder: delta.to_owned(), description, values, base, tensors, shards, files })
     }
 
@@ -110,12 +108,7 @@ impl Application {
         require_empty(out)?;
         let bytes = self.shards.iter().map(|shard| shard.bytes(&self.tensors)).sum::<u64>();
         require_free_space(out, bytes + self.files.bytes() + SMALL_FILES)?;
-        if cpu.run(|| hash_file(self.values.path()))?.to_hex().as_str() != self.description.values_blake3 {
-            let reason = format!(
-                "is not the file that {DESCRIPTION_FILE} describes: damaged; copy or download it again"
-            );
-            return Err(Error::format(self.values.path(), reason));
-        }
+        cpu.run(|| require_hash(self.values.path(), &self.description.values_blake3, DAMAGED))?;
         let described: HashMap<&str, &DescribedTensor> =
             self.description.tensors.iter().map(|tensor| (tensor.name.as_str(), tensor)).collect();
         let base_bytes = |tensor: &DescribedTensor| elements(tensor) * (tensor.base_dtype.bitsize() / 8);
@@ -175,6 +168,46 @@ impl Application {
     }
 }
 
+/// What to do about a file of the delta that is not what it was.
+const DAMAGED: &str = "is not the file that the delta was written with: damaged; copy or download it again";
+
+/// The files beside weights and configuration: path and name. Those in the delta, and else the base's, which must be the same
+/// as when it was made.
+fn described_files(
+    delta: &Path,
+    base: &TensorFolder,
+    description: &Description,
+) -> Result<Vec<(PathBuf, String)>> {
+    let (own, of_base) = (files_beside_weights(delta)?, files_beside_weights(base.folder())?);
+    let find = |files: &[(PathBuf, String)], name: &str| {
+        files.iter().find(|(_, other)| other == name).map(|(path, _)| path.clone())
+    };
+    let mut found = Vec::with_capacity(description.files.len());
+    for DescribedFile { name, blake3 } in &description.files {
+        let (path, reason) = match (find(&own, name), find(&of_base, name)) {
+            (Some(path), _) => (path, DAMAGED),
+            (None, Some(path)) => (
+                path,
+                "is not what it was when the delta was made, which has no copy of it: take that version of the base",
+            ),
+            (None, None) => {
+                return Err(not_the_base(base, description, &format!("it has no {}", clip(name))));
+            }
+        };
+        require_hash(&path, blake3, reason)?;
+        found.push((path, name.clone()));
+    }
+    Ok(found)
+}
+
+/// Fails with this reason where a file has another hash.
+fn require_hash(path: &Path, expected: &str, reason: &str) -> Result<()> {
+    match hash_file(path)?.to_hex().as_str() == expected {
+        true => Ok(()),
+        false => Err(Error::format(path, reason)),
+    }
+}
+
 fn elements(tensor: &DescribedTensor) -> usize {
     tensor.shape.iter().product()
 }
@@ -201,7 +234,7 @@ fn require_same(tensor: &DescribedTensor, base: &TensorFolder, description: &Des
 }
 
 fn not_the_base(base: &TensorFolder, description: &Description, reason: &str) -> Error {
-    let name = crate::error::clip(&description.base);
+    let name = clip(&description.base);
     Error::format(base.folder(), format!("is not the base that the delta was made from ({name}): {reason}"))
 }
 

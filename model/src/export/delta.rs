@@ -11,8 +11,8 @@ use serde::Serialize;
 use super::changes::{self, BITS_FILE, Bytes, CHUNK, Change, chunks};
 use super::core_masks::CoreMasks;
 use super::description::{
-    DESCRIPTION_FILE, DescribedTensor, Description, FORMAT, Form, VALUES_FILE, index_type, indices_name,
-    mask_name, values_name,
+    DESCRIPTION_FILE, DescribedFile, DescribedTensor, Description, FORMAT, Form, VALUES_FILE, index_type,
+    indices_name, mask_name, values_name,
 };
 use super::pair::{Pair, Tensor};
 use super::watch::{ExportProgress, Watch};
@@ -204,13 +204,16 @@ impl Delta {
     /// The configuration, and of the other files those that are not the base's.
     fn write_files(&self, writing: &mut AtomicFolder, description: &mut Description) -> Result<()> {
         let files = self.pair.files()?;
-        writing.write_bytes("config.json", json_text("config.json".as_ref(), files.config())?.as_bytes())?;
+        let config = json_text("config.json".as_ref(), files.config())?;
+        description.config_blake3 = blake3::hash(config.as_bytes()).to_hex().to_string();
+        writing.write_bytes("config.json", config.as_bytes())?;
         for (path, name) in files.copied() {
             let of_base = self.pair.base().folder().join(name);
-            if !of_base.is_file() || hash_file(path)? != hash_file(&of_base)? {
+            let hash = hash_file(path)?;
+            if !of_base.is_file() || hash != hash_file(&of_base)? {
                 writing.copy(path, name)?;
             }
-            description.files.push(name.clone());
+            description.files.push(DescribedFile { name: name.clone(), blake3: hash.to_hex().to_string() });
         }
         Ok(())
     }

@@ -6,6 +6,7 @@ use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::adapter::is_adapter;
 use crate::checkpoint::DELTA_FILE;
 use crate::error::{Error, Result};
 use crate::files::read_input_text;
@@ -38,10 +39,21 @@ pub(super) struct Description {
     pub changed: u64,
     /// BLAKE3 hash of the file of values, in hexadecimal.
     pub values_blake3: String,
-    /// Names of the files that the model has beside weights and configuration.
-    pub files: Vec<String>,
+    /// BLAKE3 hash of the configuration, in hexadecimal.
+    pub config_blake3: String,
+    /// The files that the model has beside weights and configuration: those in the delta, and those of the base.
+    pub files: Vec<DescribedFile>,
     /// The model's tensors, in the order in which it stores them.
     pub tensors: Vec<DescribedTensor>,
+}
+
+/// A file beside weights and configuration.
+#[derive(Debug, Serialize, Deserialize)]
+pub(super) struct DescribedFile {
+    /// Its name.
+    pub name: String,
+    /// BLAKE3 hash of its bytes, in hexadecimal.
+    pub blake3: String,
 }
 
 /// A tensor of the model.
@@ -129,6 +141,7 @@ impl Description {
             parameters,
             changed: tensors.iter().map(|tensor| tensor.changed).sum(),
             values_blake3: String::new(),
+            config_blake3: String::new(),
             files: Vec::new(),
             tensors,
         }
@@ -140,6 +153,11 @@ impl Description {
     /// There is none; it is of another version, or damaged.
     pub fn read(folder: &Path) -> Result<Self> {
         let path = folder.join(DESCRIPTION_FILE);
+        if is_adapter(folder) {
+            let reason = "is the folder of an adapter, not of a delta: load it with PEFT, or make a model of it with `cpift-engine \
+                          merge --method average BASE+ADAPTER`";
+            return Err(Error::format(folder, reason));
+        }
         if folder.is_dir() && !path.exists() {
             let reason = format!("is not the folder of a delta: there is no {DESCRIPTION_FILE} in it");
             return Err(Error::format(folder, reason));

@@ -1,9 +1,11 @@
 //! A LoRA adapter: of every linear layer's update the nearest product of two thin matrices.
 
 use std::cmp::Reverse;
-use std::collections::BTreeSet;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 use std::sync::atomic::AtomicBool;
+
+use std::ops::Range;
 
 use cpift_engine::{CpuDevice, Device};
 use safetensors::Dtype;
@@ -17,13 +19,10 @@ use super::pair::{Pair, Tensor};
 use super::svd::{Factors, Matrix, energy};
 use super::watch::{ExportProgress, Watch};
 use crate::adapter::{CONFIG_FILE, WEIGHTS_FILE};
-use crate::checkpoint::{SMALL_FILES, TensorFolder, WeightType, header_of, is_embedding, is_head};
+use crate::checkpoint::{SMALL_FILES, TensorFolder, WeightType, header_of, is_embedding, transposed};
 use crate::error::{Error, Result};
 use crate::files::{AtomicFolder, FileWriter, require_empty, require_free_space};
 use crate::merge::{narrow, widen, widen_finite};
-
-/// The module of a head that is the embedding.
-const HEAD_MODULE: &str = "lm_head";
 
 /// Name of the report for people.
 const REPORT_TEXT: &str = "report.md";
@@ -132,12 +131,25 @@ impl LoraAdapter {
     /// Opens a base and a fine-tune of it.
     ///
     /// # Errors
-    /// A rank of 0; a folder that is no model's, or damaged; tensors that do not match, by name.
+    /// A rank of 0, or larger than any layer has; a folder that is no model's, or damaged; tensors that do not match, by name;
+    /// a model without the head that its base has.
     pub fn new(request: &LoraRequest) -> Result<Self> {
         if request.rank == 0 {
             return Err(Error::setting("--rank", "must be at least 1"));
         }
         let pair = Pair::open(&request.base, &request.model)?;
+        if pair.lacks_head {
+            let reason = "has no head, and its base has one that is not its embedding: with an adapter the model would have it, \
+                          too; write a delta (--as delta)";
+            return Err(Error::format(pair.model().folder(), reason));
+        }
+        if let Some(largest) = Layers::of(&pair).largest_rank().filter(|&largest| request.rank > largest) {
+            let reason = format!(
+                "is {}, but no update of this model has a rank above {largest}, the least of its layers' inputs and outputs",
+                request.rank
+            );
+            return Err(Error::setting("--rank", reason));
+        }
         Ok(Self { request: request.clone(), pair })
     }
 
@@ -228,13 +240,7 @@ impl LoraAdapter {
             };
             found.push((tensor, layer, self.differs(cpu, tensor, watch)?));
         }
-        let saved: BTreeSet<String> = found
-            .iter()
-            .filter_map(|(_, layer, differs)| match layer {
-                Layer::Module(module) if *differs => Some(module.clone()),
-                _ => None,
-            })
-            .collect();
+        let saved = saved_modules(&layers.modules(), &mut found);
         let is_wanted = |layer: &Layer, differs: bool| match layer {
             Layer::Module(module) => saved.contains(module),
             _ => differs,
@@ -274,9 +280,7 @@ impl LoraAdapter {
             Layer::Module(module) => {
                 let entry = |name| Entry { name, dtype: tensor.dtype, shape: tensor.shape.clone() };
                 let mut entries = vec![entry(saved_name(module, &tensor.name))];
-                if self.is_tied_embedding(tensor) {
-                    entries.push(entry(saved_name(HEAD_MODULE, &tensor.name)));
-                }
+                entries.extend(self.tied_head(tensor).map(|head| entry(saved_name(&head, &tensor.name))));
                 Some((*number, entries))
             }
             Layer::Linear { module, by_inputs } => {
@@ -300,10 +304,11 @@ impl LoraAdapter {
             found.into_iter().cloned().collect()
         };
         let saves_tied_embedding = |changed: &Changed<'_>| {
-            matches!(changed.layer, Layer::Module(_)) && self.is_tied_embedding(changed.tensor)
+            matches!(changed.layer, Layer::Module(_)) && self.tied_head(changed.tensor).is_some()
         };
         AdapterSettings {
             base: &self.request.base_name,
+            task_type: Layers::of(&self.pair).task_type(),
             rank: self.request.rank,
             targets: modules(|layer| match layer {
                 Layer::Linear { module, .. } => Some(module),
@@ -320,9 +325,10 @@ impl LoraAdapter {
         }
     }
 
-    /// Whether a tensor is an embedding that is the head, too: PEFT wants both in the file, and ties them again.
-    fn is_tied_embedding(&self, tensor: &Tensor) -> bool {
-        is_embedding(&tensor.name) && self.pair.tensors.iter().all(|tensor| !is_head(&tensor.name))
+    /// The head's module, of an embedding that is the head, too: PEFT wants both in the file, and ties them again.
+    fn tied_head(&self, tensor: &Tensor) -> Option<String> {
+        let layers = is_embedding(&tensor.name).then(|| Layers::of(&self.pair));
+        layers.and_then(|layers| layers.tied_head())
     }
 
     /// Writes what the adapter has of a tensor, and measures what it lacks.
@@ -334,9 +340,12 @@ impl LoraAdapter {
         watch: &mut Watch<'_>,
     ) -> Result<LoraTensor> {
         let tensor = changed.tensor;
-        let update = self.update(tensor, watch)?;
         match &changed.layer {
             Layer::Linear { by_inputs, .. } => {
+                let mut update = vec![0.0; tensor.elements()];
+                for elements in chunks(tensor.elements()) {
+                    self.read_update(tensor, elements.clone(), &mut update[elements], watch)?;
+                }
                 let matrix = Matrix { values: &update, rows: tensor.shape[0], columns: tensor.shape[1] };
                 let factors = cpu.run(|| Factors::of(matrix, self.request.rank));
                 let overflow = || {
@@ -346,8 +355,12 @@ impl LoraAdapter {
                     )
                 };
                 let factors = self.rounded(factors.ok_or_else(overflow)?).ok_or_else(overflow)?;
-                let turned =
-                    || [turn(&factors.left, self.request.rank), turn(&factors.right, tensor.shape[1])];
+                let turned = || {
+                    [
+                        transposed(&factors.left, self.request.rank),
+                        transposed(&factors.right, tensor.shape[1]),
+                    ]
+                };
                 // A is [rank, inputs], B is [outputs, rank].
                 let [a, b] = match by_inputs {
                     true => turned(),
@@ -362,13 +375,13 @@ impl LoraAdapter {
                 Ok(measured(tensor, Treatment::LowRank, None, energy, lost))
             }
             _ => {
-                let copies = if self.is_tied_embedding(tensor) { 2 } else { 1 };
+                let copies = if self.tied_head(tensor).is_some() { 2 } else { 1 };
                 for elements in (0..copies).flat_map(|_| chunks(tensor.elements())) {
                     let mut stored = Bytes::new(elements.len() * tensor.width());
                     self.pair.model().read(&tensor.name, elements.start, stored.bytes_mut())?;
                     file.put(stored.bytes())?;
                 }
-                Ok(measured(tensor, Treatment::Saved, None, cpu.run(|| energy(&update)), 0.0))
+                Ok(measured(tensor, Treatment::Saved, None, self.energy(cpu, tensor, watch)?, 0.0))
             }
         }
     }
@@ -396,29 +409,65 @@ impl LoraAdapter {
             _ => None,
         };
         let energy = match WeightType::of(changed.tensor.dtype) {
-            Some(_) => {
-                let update = self.update(changed.tensor, watch)?;
-                cpu.run(|| energy(&update))
-            }
+            Some(_) => self.energy(cpu, changed.tensor, watch)?,
             None => 0.0,
         };
         Ok(measured(changed.tensor, Treatment::Left, reason, energy, energy))
     }
 
-    /// What the model adds to the base.
-    fn update(&self, tensor: &Tensor, watch: &mut Watch<'_>) -> Result<Vec<f32>> {
-        let mut update = vec![0.0; tensor.elements()];
-        let mut of_base = Vec::new();
+    /// The sum of the squares of what the model adds to the base.
+    fn energy(&self, cpu: &CpuDevice, tensor: &Tensor, watch: &mut Watch<'_>) -> Result<f64> {
+        let mut sum = 0.0;
+        let mut update = Vec::new();
         for elements in chunks(tensor.elements()) {
-            let target = &mut update[elements.clone()];
-            of_base.resize(elements.len(), 0.0);
-            read_floats(self.pair.model(), &tensor.name, elements.start, target)?;
-            read_floats(self.pair.base(), &tensor.base_name, elements.start, &mut of_base)?;
-            target.iter_mut().zip(&of_base).for_each(|(value, base)| *value -= base);
+            update.resize(elements.len(), 0.0);
+            self.read_update(tensor, elements, &mut update, watch)?;
+            sum += cpu.run(|| energy(&update));
         }
-        watch.add(tensor.bytes() + tensor.base_bytes())?;
-        Ok(update)
+        Ok(sum)
     }
+
+    /// What the model adds to some of the base's elements.
+    fn read_update(
+        &self,
+        tensor: &Tensor,
+        elements: Range<usize>,
+        update: &mut [f32],
+        watch: &mut Watch<'_>,
+    ) -> Result<()> {
+        let mut of_base = vec![0.0; elements.len()];
+        read_floats(self.pair.model(), &tensor.name, elements.start, update)?;
+        read_floats(self.pair.base(), &tensor.base_name, elements.start, &mut of_base)?;
+        update.iter_mut().zip(&of_base).for_each(|(value, base)| *value -= base);
+        watch.add((elements.len() * (tensor.width() + tensor.base_dtype.bitsize() / 8)) as u64)
+    }
+}
+
+/// Modules that are stored as a whole: those of which a tensor changed, and others that PEFT takes with them, as it takes
+/// every module whose name ends with one that is listed. Where it cannot, neither is stored.
+fn saved_modules(modules: &BTreeSet<String>, found: &mut [(&Tensor, Layer, bool)]) -> BTreeSet<String> {
+    let mut can_be_saved: BTreeMap<String, bool> = BTreeMap::new();
+    for (_, layer, differs) in found.iter() {
+        if let Layer::Module(module) = layer {
+            *can_be_saved.entry(module.clone()).or_default() |= *differs;
+        }
+    }
+    let mut saved = BTreeSet::new();
+    for (module, _) in can_be_saved.iter().filter(|(_, differs)| **differs) {
+        let taken: Vec<&String> = modules.iter().filter(|other| other.ends_with(module.as_str())).collect();
+        if taken.iter().all(|other| can_be_saved.contains_key(*other)) {
+            saved.extend(taken.into_iter().cloned());
+        }
+    }
+    for (_, layer, differs) in found {
+        if let Layer::Module(module) = layer
+            && *differs
+            && !saved.contains(module)
+        {
+            *layer = Layer::Other("PEFT would store modules with it whose names end with its");
+        }
+    }
+    saved
 }
 
 fn read_floats(folder: &TensorFolder, name: &str, start: usize, target: &mut [f32]) -> Result<()> {
@@ -445,10 +494,4 @@ fn measured(
         relative_error: share.sqrt(),
         energy_kept: 1.0 - share,
     }
-}
-
-/// A matrix of so many columns with rows and columns swapped.
-fn turn(values: &[f32], columns: usize) -> Vec<f32> {
-    let rows = values.len() / columns.max(1);
-    (0..values.len()).map(|index| values[(index % rows) * columns + index / rows]).collect()
 }

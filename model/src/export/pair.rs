@@ -4,7 +4,7 @@ use std::path::Path;
 
 use safetensors::Dtype;
 
-use crate::checkpoint::TensorFolder;
+use crate::checkpoint::{TensorFolder, is_head};
 use crate::error::Result;
 use crate::merge::{OutputFiles, Sizes, match_tensors};
 
@@ -17,6 +17,8 @@ pub(super) struct Pair {
     pub tensors: Vec<Tensor>,
     /// Whether the model's head is its embedding, where its configuration need not say so.
     tied: Option<bool>,
+    /// Whether the base has a head that is not its embedding, and the model has none.
+    pub lacks_head: bool,
     pub notices: Vec<String>,
 }
 
@@ -71,7 +73,19 @@ impl Pair {
             let [name, base_name] = [0, 1].map(|folder| matched.names[folder].clone());
             tensors.push(Tensor { name, base_name, shape: matched.shape, dtype, base_dtype });
         }
-        Ok(Self { folders, tensors, tied: matches.tied, notices: matches.notices })
+        let has_head = |folder: &TensorFolder| folder.names().iter().any(|name| is_head(name));
+        let lacks_head = matches.tied == Some(false) && !has_head(&folders[0]);
+        // What is said of such a head is of a merged model, which has it.
+        let (tied, head_notice) = match lacks_head {
+            true => {
+                let notice =
+                    "the base has a head that is not its embedding, the model has none: it is left out";
+                (None, Some(notice.to_owned()))
+            }
+            false => (matches.tied, matches.head_notice),
+        };
+        let notices = head_notice.into_iter().chain(matches.notices).collect();
+        Ok(Self { folders, tensors, tied, lacks_head, notices })
     }
 
     /// The fine-tune.

@@ -6,11 +6,12 @@ use std::ops::Range;
 use serde_json::Value;
 
 use super::matching::{
-    Head, Matched, Matches, NameMap, Sizes, decide_head, embedding, list, matched, require_same_architecture,
+    Head, Matched, Matches, NameMap, Sizes, decide_head, embedding, is_table, list, matched,
+    require_same_architecture,
 };
 use super::options::{InputSlice, OutputSlice};
 use super::output::LAYER_COUNTS;
-use crate::checkpoint::{TensorFolder, is_head, is_table, plain_name};
+use crate::checkpoint::{TensorFolder, is_head, plain_name};
 use crate::error::{Error, Result};
 
 /// What the names of tensors contain that come before the first layer.
@@ -52,7 +53,8 @@ pub(super) struct Depths<'a>(HashMap<&'a str, usize>);
 impl<'a> Depths<'a> {
     pub fn of(model: &'a TensorFolder) -> Self {
         let mut last = HashMap::new();
-        for name in model.names().iter().filter(|name| !is_table(name)).filter_map(|name| LayerName::of(name))
+        for name in
+            model.names().iter().filter(|name| !is_table(model, name)).filter_map(|name| LayerName::of(name))
         {
             let known = last.entry(name.prefix).or_insert(0);
             *known = name.layer.max(*known);
@@ -100,7 +102,7 @@ impl<'a> Layers<'a> {
     fn of(model: &'a TensorFolder) -> Result<Self> {
         let (mut layers, mut outside) = (BTreeMap::<usize, Vec<&str>>::new(), Vec::new());
         let mut prefixes = BTreeSet::new();
-        for name in model.names().iter().filter(|name| !is_table(name)) {
+        for name in model.names().iter().filter(|name| !is_table(model, name)) {
             match LayerName::of(name) {
                 Some(name) => {
                     prefixes.insert(name.prefix);
@@ -139,7 +141,7 @@ pub(super) fn match_slices(models: &[TensorFolder], slices: &[OutputSlice], size
     let first = &models[0];
     models[1..].iter().try_for_each(|model| require_same_architecture(first, model))?;
     let mut notices = Vec::new();
-    let head = decide_head(models, &mut notices)?;
+    let head = decide_head(models)?;
     let layers = models.iter().map(Layers::of).collect::<Result<Vec<_>>>()?;
     for layers in &layers {
         let count = layers.count();
@@ -171,7 +173,7 @@ pub(super) fn match_slices(models: &[TensorFolder], slices: &[OutputSlice], size
         }
     }
     tensors.extend(behind);
-    Ok(Matches { tensors, tied: head.tied, notices, origins: Some(origins) })
+    Ok(Matches { tensors, tied: head.tied, head_notice: head.notice, notices, origins: Some(origins) })
 }
 
 /// The layers of every source of a slice.

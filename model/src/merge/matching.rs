@@ -7,7 +7,9 @@ use serde_json::Value;
 
 use super::layers::Depths;
 use super::options::OutputSlice;
-use crate::checkpoint::{TensorFolder, WeightType, is_embedding, is_head, is_head_bias, is_table, plain_name};
+use crate::checkpoint::{
+    TensorFolder, WeightType, is_embedding, is_head, is_head_bias, is_stored_table, plain_name,
+};
 use crate::error::{Error, Result};
 
 /// Names listed in one message; the rest are counted.
@@ -46,6 +48,8 @@ pub(crate) struct Matches {
     pub tensors: Vec<Matched>,
     /// Whether the merged model's head is its embedding, where the configurations need not say so.
     pub tied: Option<bool>,
+    /// What a person should know about the merged model's head.
+    pub head_notice: Option<String>,
     pub notices: Vec<String>,
     /// Of models put together of slices, for every layer the number of the first source's model and of its layer there.
     pub origins: Option<Vec<(usize, usize)>>,
@@ -71,9 +75,9 @@ pub(crate) fn match_tensors(models: &[TensorFolder], sizes: Sizes) -> Result<Mat
     let first = &models[0];
     models[1..].iter().try_for_each(|model| require_same_architecture(first, model))?;
     let mut notices = Vec::new();
-    let head = decide_head(models, &mut notices)?;
+    let head = decide_head(models)?;
     let maps: Vec<NameMap<'_>> = models.iter().map(|model| NameMap::of(first, model)).collect();
-    let is_wanted = |name: &&String| !is_table(name) && (!is_head(name) || head.is_kept);
+    let is_wanted = |name: &&String| !is_table(first, name) && (!is_head(name) || head.is_kept);
     let mut wanted: Vec<&String> = first.names().iter().filter(is_wanted).collect();
     // A head that only others have is written behind everything else.
     let of_others = models.iter().flat_map(|model| model.names()).find(|name| is_head(name));
@@ -107,8 +111,9 @@ pub(crate) fn match_tensors(models: &[TensorFolder], sizes: Sizes) -> Result<Mat
         let used: HashSet<&str> = tensors.iter().map(|tensor| tensor.names[index].as_str()).collect();
         let others: Vec<&str> =
             model.names().iter().map(String::as_str).filter(|name| !used.contains(name)).collect();
-        tables += others.iter().filter(|name| is_table(name)).count();
-        let left: Vec<&str> = others.into_iter().filter(|name| !is_table(name) && !is_head(name)).collect();
+        tables += others.iter().filter(|name| is_table(model, name)).count();
+        let left: Vec<&str> =
+            others.into_iter().filter(|name| !is_table(model, name) && !is_head(name)).collect();
         if let Some(names) = list(&left) {
             let reason = format!("has {names}, which {} does not have", first.folder().display());
             return Err(Error::format(model.listing(), reason));
@@ -119,7 +124,12 @@ pub(crate) fn match_tensors(models: &[TensorFolder], sizes: Sizes) -> Result<Mat
             "{tables} tensors that follow from the configuration, as old releases stored them, are left out"
         ));
     }
-    Ok(Matches { tensors, tied: head.tied, notices, origins: None })
+    Ok(Matches { tensors, tied: head.tied, head_notice: head.notice, notices, origins: None })
+}
+
+/// Whether a model's tensor follows from its configuration.
+pub(super) fn is_table(model: &TensorFolder, name: &str) -> bool {
+    model.find(name).is_some_and(|(_, info)| is_stored_table(name, &info.shape))
 }
 
 /// The names of a model by what they have in common with those of the first.
@@ -171,17 +181,18 @@ pub(super) struct Head {
     pub is_kept: bool,
     /// Whether it is the embedding, where the configurations need not say so.
     pub tied: Option<bool>,
+    pub notice: Option<String>,
 }
 
 /// Leaves the head out where it is every model's embedding; where some have one of their own, the others' is theirs.
-pub(super) fn decide_head(models: &[TensorFolder], notices: &mut Vec<String>) -> Result<Head> {
+pub(super) fn decide_head(models: &[TensorFolder]) -> Result<Head> {
     let with_head = models.iter().filter(|model| head(model).is_some()).count();
     if with_head == 0 {
-        return Ok(Head { is_kept: false, tied: None });
+        return Ok(Head { is_kept: false, tied: None, notice: None });
     }
     let says_tied = |model: &TensorFolder| is_tied(model.config());
     if with_head == models.len() && !models.iter().any(says_tied) {
-        return Ok(Head { is_kept: true, tied: None });
+        return Ok(Head { is_kept: true, tied: None, notice: None });
     }
     let mut apart = None;
     for model in models {
@@ -191,19 +202,17 @@ pub(super) fn decide_head(models: &[TensorFolder], notices: &mut Vec<String>) ->
     }
     match apart {
         None => {
-            notices.push(
-                "the head is stored beside the embedding that it equals: left out, as in a tied model"
-                    .to_owned(),
-            );
-            Ok(Head { is_kept: false, tied: Some(true) })
+            let notice =
+                "the head is stored beside the embedding that it equals: left out, as in a tied model";
+            Ok(Head { is_kept: false, tied: Some(true), notice: Some(notice.to_owned()) })
         }
         Some(model) => {
-            notices.push(format!(
+            let notice = format!(
                 "{} has a head that is not its embedding: the merged model's head is one of its own, and models without one \
                  take part with their embedding",
                 model.folder().display()
-            ));
-            Ok(Head { is_kept: true, tied: Some(false) })
+            );
+            Ok(Head { is_kept: true, tied: Some(false), notice: Some(notice) })
         }
     }
 }

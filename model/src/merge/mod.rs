@@ -49,7 +49,7 @@ pub(crate) use self::output::{OutputFiles, files_beside_weights};
 pub(crate) use self::plan::{Shard, TensorPlan, shards};
 use self::rows::{Choice, TokenRows};
 use self::vocabulary::Tokens;
-use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType};
+use crate::checkpoint::{SHARD_BYTES, SINGLE_FILE, TensorFolder, WeightType, is_embedding};
 use crate::error::{Error, Result};
 use crate::files::{ResumableFolder, hash_texts, require_free_space};
 pub(crate) use method::How;
@@ -127,6 +127,7 @@ impl Merge {
             false => match_tensors(&models, sizes)?.into_sources(&request.slices),
         };
         let mut notices = request.notices.clone();
+        notices.extend(matches.head_notice);
         notices.extend(matches.notices);
         notices.extend(decided.notices);
         notices.extend(output::differences(&models));
@@ -325,7 +326,7 @@ fn order_rows(
 
 /// Fails where rows of tokens would stay in the order in which the models have them.
 fn require_order(first: &TensorFolder, tensors: &[TensorPlan]) -> Result<()> {
-    let is_ordered = |tensor: &&TensorPlan| tensor.rows.is_some() && matching::is_embedding(&tensor.name);
+    let is_ordered = |tensor: &&TensorPlan| tensor.rows.is_some() && is_embedding(&tensor.name);
     let Some(embedding) = tensors.iter().find(is_ordered) else {
         let reason = "has no tensor that is known as the embedding of its tokens, whose rows could be put in their order";
         return Err(Error::format(first.listing(), reason));

@@ -273,16 +273,133 @@ fn damaged_deltas_are_refused() {
         (set("some.weight", "form", json!("indices")), "`some.weight.indices` is missing"),
         (set("few.weight", "shape", json!([u64::MAX, 9])), "not the base"),
         (set("few.weight", "dtype", json!("I64")), "cannot become"),
-        (set("few.weight", "name", json!("some.weight")), ""),
+        (set("few.weight", "name", json!("some.weight")), "`some.weight` is BF16 of shape [1003]"),
         (set("none.weight", "blake3", json!("00")), "does not become"),
     ] {
         let message = damaged(folder, |delta| edited(delta, edit));
         assert!(message.contains(expected), "{message}");
     }
+    let twice = |description: &mut Value| {
+        let tensors = description["tensors"].as_array_mut().unwrap();
+        tensors.push(tensors[0].clone());
+    };
+    assert!(damaged(folder, |delta| edited(delta, twice)).contains("stands there twice"));
     let message = damaged(folder, |delta| edited(delta, |description| description["version"] = json!(2)));
     assert!(message.contains("version 2"), "{message}");
     let message = damaged(folder, |delta| fs::write(delta.join("delta.json"), "[").unwrap());
     assert!(message.contains("not the description of a delta"), "{message}");
+}
+
+/// Changes the words of one tensor in a delta's file of values, which `delta.json` then describes as it is.
+fn patched(delta: &Path, name: &str, patch: &[(usize, &[u8])]) {
+    let path = delta.join("delta.safetensors");
+    let mut bytes = fs::read(&path).unwrap();
+    let header = u64::from_le_bytes(bytes[..8].try_into().unwrap()) as usize;
+    let described: Value = serde_json::from_slice(&bytes[8..8 + header]).unwrap();
+    let start = 8 + header + described[name]["data_offsets"][0].as_u64().unwrap() as usize;
+    for (offset, value) in patch {
+        bytes[start + offset..][..value.len()].copy_from_slice(value);
+    }
+    fs::write(path, bytes).unwrap();
+    edited(delta, |_| {});
+}
+
+#[test]
+fn places_that_are_none_are_refused() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    models(folder);
+    export(folder, Extent::Whole, "delta", 2).unwrap();
+    let [first, last, behind, far] = [99_u32, 1999, 2000, u32::MAX].map(u32::to_le_bytes);
+    // Twenty indices, from 99 to 1999; a mask of 1003 bits in sixteen words.
+    for (name, patch) in [
+        ("few.weight.indices", vec![(0, &last[..]), (76, &first[..])]),
+        ("few.weight.indices", vec![(4, &first[..])]),
+        ("few.weight.indices", vec![(76, &behind[..])]),
+        ("few.weight.indices", vec![(76, &far[..])]),
+        ("some.weight.mask", vec![(127, &[0x80][..])]),
+        ("some.weight.mask", vec![(125, &[0x08][..])]),
+    ] {
+        let message = damaged(folder, |delta| patched(delta, name, &patch));
+        let expected = if name.ends_with("mask") { "its mask is of" } else { "its indices are not" };
+        assert!(message.contains(expected), "{name} {patch:?}: {message}");
+    }
+}
+
+#[test]
+fn files_beside_the_weights_are_those_that_were_exported() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    models(folder);
+    export(folder, Extent::Whole, "delta", 2).unwrap();
+    let append = |path: &Path| {
+        let text = fs::read_to_string(path).unwrap();
+        fs::write(path, format!("{text} ")).unwrap();
+    };
+    for file in ["config.json", "chat_template.jinja"] {
+        let message = damaged(folder, |delta| append(&delta.join(file)));
+        assert!(message.contains(file) && message.contains("damaged"), "{message}");
+    }
+    // The tokenizer is the base's, of which the delta has no copy.
+    cpift_tests::folders::copy(&folder.join("base"), &folder.join("other"));
+    append(&folder.join("other/tokenizer.json"));
+    let message = refused(folder, "delta", "other");
+    assert!(message.contains("tokenizer.json") && message.contains("when the delta was made"), "{message}");
+    fs::remove_file(folder.join("other/tokenizer.json")).unwrap();
+    assert!(refused(folder, "delta", "other").contains("it has no tokenizer.json"));
+}
+
+#[test]
+fn pieces_of_large_tensors_meet() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    // Read in pieces of 2^22 elements; changes lie on both sides of the border.
+    let border = 1 << 22;
+    let length = border + 100;
+    let base: Vec<u16> = (0..length).map(|index| (index * 31 % 0x7f00) as u16).collect();
+    let stored = |name: &str, values: &[u16]| Stored {
+        name: name.to_owned(),
+        shape: vec![length],
+        dtype: Dtype::BF16,
+        bytes: bytemuck::cast_slice(values).to_vec(),
+    };
+    let changed = |is_changed: &dyn Fn(usize) -> bool| -> Vec<u16> {
+        let values = base.iter().enumerate();
+        values.map(|(index, value)| value ^ u16::from(is_changed(index))).collect()
+    };
+    let few =
+        changed(&|index| [3, border - 65, border - 1, border, border + 64, length - 1].contains(&index));
+    let some = changed(&|index| index % 5 == 0 || index.abs_diff(border) < 3 || index == length - 1);
+    let all = changed(&|index| index != border);
+    let names = ["few.weight", "some.weight", "all.weight"];
+    write(&folder.join("base"), "any", &names.map(|name| stored(name, &base)));
+    let tune = [few, some, all];
+    let tensors: Vec<Stored> = names.iter().zip(&tune).map(|(name, values)| stored(name, values)).collect();
+    write(&folder.join("tune"), "any", &tensors);
+    export(folder, Extent::Whole, "delta", 2).unwrap();
+    let described = description(&folder.join("delta"))["tensors"].as_array().unwrap().clone();
+    for (name, form) in names.iter().zip(["indices", "mask", "whole"]) {
+        assert!(described.iter().any(|tensor| tensor["name"] == *name && tensor["form"] == form), "{name}");
+    }
+    apply(folder, "delta", "base", "again", DEFAULT_SHARD_BYTES).unwrap();
+    assert_same(&folder.join("again"), &folder.join("tune"));
+}
+
+#[test]
+fn a_model_without_the_head_of_its_base_stays_one() {
+    let folder = TempDir::new().unwrap();
+    let folder = folder.path();
+    let embedding = |seed: u64| Stored::floats("model.embed_tokens.weight", &[9, 4], &random(seed, 36));
+    let head = Stored::floats("lm_head.weight", &[9, 4], &random(3, 36));
+    write(&folder.join("base"), "any", &[embedding(1), head]);
+    write(&folder.join("tune"), "any", &[embedding(2)]);
+    let delta = Delta::new(&folder.join("base"), &folder.join("tune"), Extent::Whole, String::new()).unwrap();
+    assert!(delta.notices()[0].contains("the model has none"), "{:?}", delta.notices());
+    export(folder, Extent::Whole, "delta", 2).unwrap();
+    apply(folder, "delta", "base", "again", DEFAULT_SHARD_BYTES).unwrap();
+    assert_same(&folder.join("again"), &folder.join("tune"));
+    let config = fs::read_to_string(folder.join("again/config.json")).unwrap();
+    assert!(!config.contains("tie_word_embeddings"), "{config}");
 }
 
 #[test]

@@ -177,6 +177,97 @@ fn weights_that_are_stored_by_inputs_and_names_without_their_beginning() {
     assert!(bias.reason.as_ref().unwrap().contains("bias"), "{bias:?}");
 }
 
+/// Two models with a configuration of this class, all values of which differ.
+fn models_of(folder: &Path, model_type: &str, class: &str, shapes: &[(&str, &[usize])]) {
+    for (model, seed) in [("base", 0), ("tune", 100)] {
+        let stored = |(index, (name, shape)): (usize, &(&str, &[usize]))| {
+            Stored::floats(name, shape, &random(seed + index as u64, shape.iter().product()))
+        };
+        let tensors: Vec<Stored> = shapes.iter().enumerate().map(stored).collect();
+        write(&folder.join(model), model_type, &tensors);
+        let path = folder.join(model).join("config.json");
+        let config = fs::read_to_string(&path).unwrap();
+        fs::write(path, config.replace("\"Any\"", &format!("\"{class}\""))).unwrap();
+    }
+}
+
+#[test]
+fn modules_that_peft_would_take_along_are_stored_or_left_with_theirs() {
+    let folder = TempDir::new().unwrap();
+    let shapes: [(&str, &[usize]); 7] = [
+        ("layers.0.q_proj.weight", &[4, 3]),
+        ("norm.weight", &[3]),
+        ("layers.0.LayerNorm.weight", &[3]),
+        ("layers.0.LayerNorm.bias", &[3]),
+        ("layers.0.input_norm.weight", &[3]),
+        // PEFT takes what holds the linear layer with the embedding.
+        ("embed.weight", &[5, 3]),
+        ("layers.0.not_embed.linear.weight", &[3, 3]),
+    ];
+    models_of(folder.path(), "any", "AnyModel", &shapes);
+    // The norm inside is the base's, and the one whose name ends its name is not.
+    let mut tensors = read_safetensors(&folder.path().join("tune/model.safetensors"));
+    let of_base = read_safetensors(&folder.path().join("base/model.safetensors"));
+    let inner = "layers.0.input_norm.weight";
+    tensors.insert(inner.to_owned(), of_base[inner].clone());
+    cpift_tests::folders::write_safetensors(&folder.path().join("tune/model.safetensors"), &tensors);
+    let adapter = folder.path().join("adapter");
+    let report = export(&request(folder.path(), 2), &adapter, 2).unwrap();
+    let config: Value =
+        serde_json::from_slice(&fs::read(adapter.join("adapter_config.json")).unwrap()).unwrap();
+    let saved = serde_json::json!(["layers.0.LayerNorm", "layers.0.input_norm", "norm"]);
+    assert_eq!((&config["modules_to_save"], &config["task_type"]), (&saved, &Value::Null));
+    let stored = read_safetensors(&adapter.join("adapter_model.safetensors"));
+    for name in ["norm.weight", "layers.0.LayerNorm.weight", "layers.0.LayerNorm.bias", inner] {
+        assert_eq!(stored[&format!("base_model.model.{name}")].bytes, tensors[name].bytes, "{name}");
+    }
+    let left = report.tensors.iter().find(|tensor| tensor.name == "embed.weight").unwrap();
+    assert!(left.reason.as_ref().unwrap().contains("end with its"), "{left:?}");
+}
+
+#[test]
+fn a_tied_head_is_stored_under_its_own_name() {
+    let folder = TempDir::new().unwrap();
+    let shapes: [(&str, &[usize]); 2] =
+        [("gpt_neox.embed_in.weight", &[9, 3]), ("gpt_neox.layers.0.attention.dense.weight", &[3, 3])];
+    models_of(folder.path(), "gpt_neox", "GPTNeoXForCausalLM", &shapes);
+    let adapter = folder.path().join("adapter");
+    export(&request(folder.path(), 2), &adapter, 2).unwrap();
+    let stored = read_safetensors(&adapter.join("adapter_model.safetensors"));
+    let [head, embedding] = ["embed_out", "gpt_neox.embed_in"]
+        .map(|module| &stored[&format!("base_model.model.{module}.weight")]);
+    assert_eq!(head.bytes, embedding.bytes);
+    // A head that only the base has would be the adapted model's.
+    let head: (&str, &[usize]) = ("embed_out.weight", &[9, 3]);
+    models_of(&folder.path().join("with"), "gpt_neox", "GPTNeoXForCausalLM", &[shapes[0], shapes[1], head]);
+    let asked = LoraRequest { base: folder.path().join("with/base"), ..request(folder.path(), 2) };
+    let error = LoraAdapter::new(&asked).expect_err("it is refused").to_string();
+    assert!(error.contains("has no head") && error.contains("--as delta"), "{error}");
+}
+
+/// A trainer saves the class with the head, the hub has the one inside; old folders store masks.
+#[test]
+fn names_with_and_without_their_beginning_are_the_same_tensors() {
+    let folder = TempDir::new().unwrap();
+    let shapes: [(&str, &[usize]); 2] = [("wte.weight", &[9, 6]), ("h.0.attn.c_attn.weight", &[6, 15])];
+    models_of(folder.path(), "gpt2", "GPT2LMHeadModel", &shapes);
+    let renamed = folder.path().join("tune/model.safetensors");
+    let tensors = read_safetensors(&renamed).into_iter();
+    let tensors: RawTensors = tensors.map(|(name, tensor)| (format!("transformer.{name}"), tensor)).collect();
+    cpift_tests::folders::write_safetensors(&renamed, &tensors);
+    let of_base = folder.path().join("base/model.safetensors");
+    let mut tensors = read_safetensors(&of_base);
+    let mask = cpift_tests::folders::RawTensor {
+        dtype: Dtype::F32,
+        shape: vec![1, 1, 4, 4],
+        bytes: bytemuck::cast_slice(&random(1, 16)).to_vec(),
+    };
+    tensors.insert("h.0.attn.bias".to_owned(), mask);
+    cpift_tests::folders::write_safetensors(&of_base, &tensors);
+    let report = export(&request(folder.path(), 2), &folder.path().join("adapter"), 2).unwrap();
+    assert_eq!((report.tensors.len(), report.unchanged), (2, 0));
+}
+
 #[test]
 fn what_cannot_be_an_adapter_is_said_and_nothing_is_left() {
     let folder = TempDir::new().unwrap();
@@ -195,6 +286,8 @@ fn what_cannot_be_an_adapter_is_said_and_nothing_is_left() {
         error.to_string()
     };
     assert!(refused(&request(folder.path(), 0)).contains("--rank"));
+    // The layers have 24 inputs or outputs.
+    assert!(refused(&request(folder.path(), 25)).contains("above 24"));
     let same = LoraRequest { model: folder.path().join("base"), ..request(folder.path(), 2) };
     assert!(refused(&same).contains("has no linear layer that is not its base's"));
     let mut tensors = read_safetensors(&folder.path().join("tune/model.safetensors"));
