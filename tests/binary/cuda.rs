@@ -96,7 +96,14 @@ fn a_device_that_fails_leaves_a_run_that_goes_on() {
 #[test]
 fn a_device_with_too_little_memory_is_refused_before_the_run_folder_is_made() {
     let files = JobFiles::with_model(&[("hidden_size", 512)], &[("method", json!("joint"))]);
+    // Enough for the rounded weights, with the state on the host.
     let stand_in = StandIn::with(&[("MEMORY", "3000000")]);
+    let mut command = engine(&["plan", &files.path("recipe.toml"), "--device", "cuda"]);
+    stand_in.install(&mut command);
+    let planned = stdout(&command.output().unwrap());
+    assert!(planned.contains("offloaded (exact state would take "), "{planned}");
+
+    let stand_in = StandIn::with(&[("MEMORY", "2000000")]);
     let output = train(&stand_in, &files, "refused", &["--device", "cuda"]);
     let message = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{message}");
