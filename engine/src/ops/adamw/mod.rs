@@ -272,13 +272,13 @@ fn coefficients(hyper: &Hyper, step: u64, gradient_scale: f64) -> Result<Coeffic
 
 /// Work of a [`step`] on so many parameters.
 pub fn work(parameters: usize, importance: ImportanceKind, moments: MomentType, frozen: bool) -> Work {
-    let (importance_bytes, flops) = match importance {
+    let (sums, flops) = match importance {
         ImportanceKind::None => (0, 16),
-        ImportanceKind::Net | ImportanceKind::Path => (8, 18),
-        ImportanceKind::Fisher => (8, 17),
+        ImportanceKind::Net | ImportanceKind::Path => (1, 18),
+        ImportanceKind::Fisher => (1, 17),
     };
-    // Gradients are read; weights and both moments are read and written.
-    let bytes = 2 * size_of::<f32>() + 5 * moments.bytes() + importance_bytes;
+    // Gradients are read; weights, both moments and importance are read and written.
+    let bytes = 2 * size_of::<f32>() + (5 + 2 * sums) * moments.bytes();
     let mask = if frozen { mask_bytes(parameters) } else { 0 };
     Work::new(bytes * parameters + mask, flops * parameters)
 }
