@@ -100,8 +100,8 @@ fn a_device_with_too_little_memory_is_refused_before_the_run_folder_is_made() {
     let stand_in = StandIn::with(&[("MEMORY", "3000000")]);
     let mut command = engine(&["plan", &files.path("recipe.toml"), "--device", "cuda"]);
     stand_in.install(&mut command);
-    let planned = stdout(&command.output().unwrap());
-    assert!(planned.contains("offloaded (exact state would take "), "{planned}");
+    let output = command.output().unwrap();
+    assert!(stdout(&output).contains("offloaded (exact state would take "), "{}", stderr(&output));
 
     let stand_in = StandIn::with(&[("MEMORY", "2000000")]);
     let output = train(&stand_in, &files, "refused", &["--device", "cuda"]);
