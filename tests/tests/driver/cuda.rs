@@ -338,14 +338,14 @@ fn a_job_takes_no_more_of_a_gpu_than_its_plan_says() {
 #[test]
 #[ignore = "run on the stand-in by other tests"]
 fn plan_and_run() {
-    run_as_planned("exact");
+    run_as_planned("exact", 2048);
 }
 
 /// Products in bf16, whose master weights are in the host's memory too: the bits of compact state.
 #[test]
 #[ignore = "run on the stand-in by other tests"]
 fn plan_and_run_offloaded() {
-    let (job, device) = run_as_planned("offload");
+    let (job, device) = run_as_planned("offload", 128);
     assert!(device.peak_memory_bytes(Placement::Host).unwrap() > 0);
     let job = job.on(Device::from_name("emulated", None).unwrap());
     let compact = one_step_of_all("compact");
@@ -368,9 +368,9 @@ fn one_step_of_all(memory: &str) -> [(&'static str, serde_json::Value); 7] {
     ]
 }
 
-fn run_as_planned(memory: &str) -> (SmallJob, Device) {
+fn run_as_planned(memory: &str, intermediate: usize) -> (SmallJob, Device) {
     let device = Device::cuda(0).unwrap();
-    let sizes = [("num_hidden_layers", 1), ("hidden_size", 64), ("intermediate_size", 2048)];
+    let sizes = [("num_hidden_layers", 1), ("hidden_size", 64), ("intermediate_size", intermediate)];
     let job = SmallJob::with_model(&sizes).on(device.clone());
     for task in TASKS {
         // One row to evaluate is enough.
