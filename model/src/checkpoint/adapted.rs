@@ -26,7 +26,7 @@ pub(super) struct Change {
 
 /// What a tensor of an adapter is to its module.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(super) enum Role {
+enum Role {
     Whole,
     A,
     B,
@@ -44,7 +44,7 @@ pub(super) fn open(folder: &Path) -> Result<Checkpoint> {
     let base_folder = config.base_folder(folder)?;
     let file = open_weights(folder)?;
     let mut model = Checkpoint::open(&base_folder)?;
-    let mut changes = find_changes(&file, &model)?;
+    let mut changes = changes_by_layout(&file, &model)?;
     let (tensors, base_is_tied) = (changes.len(), model.config.tied);
     if base_is_tied {
         untie(&mut model, &config, &mut changes)?;
@@ -84,22 +84,28 @@ pub(super) fn open_weights(folder: &Path) -> Result<TensorFile> {
     TensorFile::open(&path)
 }
 
-/// What is done to which tensor of the model.
-fn find_changes(file: &TensorFile, model: &Checkpoint) -> Result<BTreeMap<String, Change>> {
+/// What is done to which tensor of the model. `find` says which of the model's tensors has a name of the adapter's, and
+/// whether that is the embedding.
+///
+/// # Errors
+/// A tensor of the adapter that belongs to nothing of the model, or stands there twice; none at all.
+pub(super) fn find_changes(
+    file: &TensorFile,
+    find: impl Fn(&str) -> Option<(String, bool)>,
+) -> Result<BTreeMap<String, Change>> {
     let mut changes: BTreeMap<String, Change> = BTreeMap::new();
     for name in file.names() {
         let error = |reason: &str| Error::format(file.path(), format!("`{name}` {reason}"));
         let (module, suffix, role) = parse(&name);
-        let tensor = names::model_name(&format!("{module}.{suffix}"), &model.layout);
-        let is_embedding = tensor == EMBEDDING;
-        let fits = match role {
+        let fits = |is_embedding: bool| match role {
             Role::Whole => true,
             Role::A | Role::B => !is_embedding,
             Role::EmbeddingA | Role::EmbeddingB => is_embedding,
         };
-        if !fits || !(tensor == HEAD || model.layout.find(&tensor).is_some()) {
+        let found = find(&format!("{module}.{suffix}"));
+        let Some((tensor, _)) = found.filter(|(_, is_embedding)| fits(*is_embedding)) else {
             return Err(error("belongs to nothing that the base has and an adapter is supported of"));
-        }
+        };
         if let Some(other) = changes.entry(tensor).or_default().set(module, role, &name) {
             return Err(error(&format!("stands there twice, also as `{other}`")));
         }
@@ -110,9 +116,19 @@ fn find_changes(file: &TensorFile, model: &Checkpoint) -> Result<BTreeMap<String
     Ok(changes)
 }
 
+/// [`find_changes`] of a model whose architecture is known.
+fn changes_by_layout(file: &TensorFile, model: &Checkpoint) -> Result<BTreeMap<String, Change>> {
+    find_changes(file, |tensor| {
+        let tensor = names::model_name(tensor, &model.layout);
+        let is_known = tensor == HEAD || model.layout.find(&tensor).is_some();
+        let is_embedding = tensor == EMBEDDING;
+        is_known.then_some((tensor, is_embedding))
+    })
+}
+
 /// Module, name of its parameter and role of a tensor: `….q_proj.lora_A.weight`, with an adapter's name inside in files
 /// of old releases, `….lm_head.weight` or `….lm_head.modules_to_save.weight`.
-pub(super) fn parse(name: &str) -> (&str, &str, Role) {
+fn parse(name: &str) -> (&str, &str, Role) {
     let name = name.strip_prefix(NAME_PREFIX).unwrap_or(name);
     let low_rank = [
         (".lora_A", Role::A),
@@ -175,7 +191,7 @@ fn tie_equal(model: &mut Checkpoint, base_is_tied: bool) -> Result<()> {
 
 impl Change {
     /// Notes what a tensor of the adapter is to a module; the one that was noted as that before.
-    pub fn set(&mut self, module: &str, role: Role, name: &str) -> Option<String> {
+    fn set(&mut self, module: &str, role: Role, name: &str) -> Option<String> {
         self.module = module.to_owned();
         let place = match role {
             Role::Whole => &mut self.whole,

@@ -9,7 +9,7 @@ use half::{bf16, f16};
 use safetensors::tensor::TensorInfo;
 use serde_json::Value;
 
-use super::adapted::{Change, Role, open_weights, parse};
+use super::adapted::{Change, find_changes, open_weights};
 use super::header::TensorFile;
 use super::load::first_not_finite;
 use super::low_rank::{Addition, LowRank, Product};
@@ -47,7 +47,7 @@ pub(super) fn open(folder: &Path, base: Option<&Path>) -> Result<TensorFolder> {
     };
     let file = open_weights(folder)?;
     let mut model = TensorFolder::open(&base)?;
-    let mut changes = find_changes(&file, &model)?;
+    let mut changes = changes_by_name(&file, &model)?;
     untie(&mut model, &config, &mut changes);
     let number = model.files.len();
     for (tensor, change) in &changes {
@@ -61,37 +61,20 @@ pub(super) fn open(folder: &Path, base: Option<&Path>) -> Result<TensorFolder> {
     Ok(model)
 }
 
-/// What is done to which tensor of the model.
-fn find_changes(file: &TensorFile, model: &TensorFolder) -> Result<BTreeMap<String, Change>> {
+/// [`find_changes`] of a model of any architecture.
+fn changes_by_name(file: &TensorFile, model: &TensorFolder) -> Result<BTreeMap<String, Change>> {
     let known: BTreeMap<String, &String> =
         model.names().iter().map(|name| (plain_name(name), name)).collect();
-    let mut changes: BTreeMap<String, Change> = BTreeMap::new();
-    for name in file.names() {
-        let error = |reason: &str| Error::format(file.path(), format!("`{name}` {reason}"));
-        let (module, suffix, role) = parse(&name);
-        let tensor = format!("{module}.{suffix}");
-        let other = known.get(&plain_name(&tensor)).map(|known| known.as_str());
-        let other = other.or_else(|| inner_name(&tensor).filter(|inner| model.find(inner).is_some()));
+    find_changes(file, |tensor| {
+        let other = known.get(&plain_name(tensor)).map(|known| known.as_str());
+        let other = other.or_else(|| inner_name(tensor).filter(|inner| model.find(inner).is_some()));
         let tensor = match other {
-            Some(other) if model.find(&tensor).is_none() => other.to_owned(),
-            _ => tensor.clone(),
+            Some(other) if model.find(tensor).is_none() => other,
+            _ => tensor,
         };
-        let fits = match role {
-            Role::Whole => true,
-            Role::A | Role::B => !is_embedding(&tensor),
-            Role::EmbeddingA | Role::EmbeddingB => is_embedding(&tensor),
-        };
-        if !fits || !(is_head(&tensor) || model.find(&tensor).is_some()) {
-            return Err(error("belongs to nothing that the base has and an adapter is supported of"));
-        }
-        if let Some(other) = changes.entry(tensor).or_default().set(module, role, &name) {
-            return Err(error(&format!("stands there twice, also as `{other}`")));
-        }
-    }
-    if changes.is_empty() {
-        return Err(Error::format(file.path(), "holds no tensors"));
-    }
-    Ok(changes)
+        let is_known = is_head(tensor) || model.find(tensor).is_some();
+        is_known.then(|| (tensor.to_owned(), is_embedding(tensor)))
+    })
 }
 
 /// A name without its first part: some folders, as that of GPT-2, store the model without what is around it.
