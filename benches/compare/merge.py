@@ -11,6 +11,7 @@ Needs torch, safetensors, PyYAML and mergekit (0.1.5).
 
 import argparse
 import json
+import multiprocessing
 import os
 import pathlib
 import shutil
@@ -132,7 +133,12 @@ def main():
     parser.add_argument("--compare", action="store_true", help="also compare what both wrote, of the last round")
     options = parser.parse_args()
     if options.make:
-        make(options.models, options.count)
+        # In a process of its own: what a program takes at most counts what its parent held when it began.
+        process = multiprocessing.Process(target=make, args=(options.models, options.count))
+        process.start()
+        process.join()
+        if process.exitcode:
+            sys.exit("the models were not made")
     import yaml
 
     folder = options.models

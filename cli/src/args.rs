@@ -7,15 +7,17 @@ pub mod data;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+pub mod measuring;
 pub mod merge;
+pub mod sweep;
 
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
 
+use self::measuring::MeasuringArguments;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
 use clap::{Args, Parser, Subcommand, ValueHint};
 use cpift_model::recipe::{MOST_NEW_TOKENS, MOST_SHOTS, Precision, Stage};
-use cpift_model::score::Scoring;
 
 /// More threads than any machine has cores: beyond, a typing error.
 const MOST_THREADS: usize = 4096;
@@ -308,13 +310,6 @@ pub struct Eval {
     /// hf://datasets/org/name/FILE.
     #[arg(long, value_name = "FILE", required = true, num_args = 1.., value_hint = ValueHint::FilePath)]
     pub data: Vec<PathBuf>,
-    /// How the files are read: a key of a recipe's [[task]], as in `columns.prompt=question`, `chat=false`,
-    /// `eval_limit=100`. May be given several times.
-    #[arg(long = "set", value_name = "KEY=VALUE")]
-    pub overrides: Vec<String>,
-    /// Leave out rows that cannot be used, and say how many, instead of stopping at the first.
-    #[arg(long)]
-    pub skip_invalid: bool,
     /// Leave out rows of more tokens, as a recipe with this `model.max_length` does, and say how many. When not given, rows
     /// of any length are measured, and one longer than the model's positions is an error.
     #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "shots_from")]
@@ -322,16 +317,9 @@ pub struct Eval {
     /// Cut such rows instead, as a recipe with `model.truncate = true` does.
     #[arg(long, requires = "max_length")]
     pub truncate: bool,
-    /// Also generate answers and count those that are right.
-    #[arg(long)]
-    pub generate: bool,
-    /// When an answer is right: exact, contains, number, choice, json or regex:PATTERN; exact when not given.
-    #[arg(long, value_name = "KIND", requires = "generate")]
-    pub score: Option<Scoring>,
-    /// Most tokens of an answer; 8 more than the longest of the file when not given, and from 256 on unless the score is
-    /// exact.
-    #[arg(long, value_name = "N", requires = "generate", value_parser = new_tokens)]
-    pub max_new_tokens: Option<usize>,
+    /// How rows are read and answers judged.
+    #[command(flatten)]
+    pub measuring: MeasuringArguments,
     /// Write every row's prompt, reference, answer and whether it is right into this file, a line of JSON each.
     #[arg(long, value_name = "FILE", requires = "generate", value_hint = ValueHint::FilePath)]
     pub answers: Option<PathBuf>,
@@ -379,7 +367,7 @@ Write a run's tables and charts as one HTML page, and as SVG, CSV and JSON.
 The page needs nothing else: no network, no scripts. It shows every task before and after, the losses of every training, \
 learning rate and gradient norm, where the cores sit and how they overlap, the angles of fusion, what was frozen, and \
 what was run on what. A run that is not complete is reported as far as it has come. The folder of a comparison becomes \
-methods by tasks with intervals, ablations, overlaps and forgetting. The folder that `cores` wrote is reported again.";
+methods by tasks with intervals, ablations, overlaps and forgetting. The folders that `cores` and `merge --sweep` wrote are reported again.";
 
 const REPORT_EXAMPLES: &str = "\
 Examples:

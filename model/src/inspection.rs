@@ -3,7 +3,8 @@
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use cpift_engine::{Device, bf16};
+use cpift_engine::ops::adamw::ImportanceKind;
+use cpift_engine::{Device, Placement, bf16};
 use serde::Serialize;
 use serde_json::json;
 
@@ -123,8 +124,10 @@ pub struct TrainingMemory {
     pub memory: StateType,
     /// What is computed again in the backward pass (`train.recompute`).
     pub recompute: Recompute,
-    /// Bytes of weights, gradients and moments.
+    /// Bytes of weights, gradients and moments on the device.
     pub state_bytes: u64,
+    /// The same in the memory of a GPU's host.
+    pub host_bytes: u64,
     /// Bytes of activations.
     pub activation_bytes: u64,
 }
@@ -283,22 +286,25 @@ fn memory(config: &ModelConfig, tokens: usize) -> Result<Vec<TrainingMemory>> {
     let mut lines = Vec::new();
     let kinds = [ComputeType::F32, ComputeType::Bf16]
         .into_iter()
-        .flat_map(|compute| [StateType::Exact, StateType::Compact].map(|memory| (compute, memory)));
+        .flat_map(|compute| StateType::ALL.map(|memory| (compute, memory)));
     for (compute, memory) in kinds {
-        let state = memory.bytes(&layout, compute);
+        let parts = memory.parts(&layout, compute, ImportanceKind::None);
+        let on = |placement: Placement| -> u64 {
+            parts.iter().filter(|part| part.placement == placement).map(|part| part.bytes as u64).sum()
+        };
         for recompute in Recompute::ALL {
             let purpose = Purpose::Training { recompute };
             let activations = match compute {
                 ComputeType::F32 => Transformer::<f32>::memory_plan(config, &device, limits, purpose),
                 ComputeType::Bf16 => Transformer::<bf16>::memory_plan(config, &device, limits, purpose),
             };
-            let (state_bytes, activation_bytes) = (state as u64, activations?.total() as u64);
             lines.push(TrainingMemory {
                 precision: compute.name(),
                 memory,
                 recompute,
-                state_bytes,
-                activation_bytes,
+                state_bytes: on(Placement::Device),
+                host_bytes: on(Placement::Host),
+                activation_bytes: activations?.total() as u64,
             });
         }
     }

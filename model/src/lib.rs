@@ -35,6 +35,7 @@ pub mod score;
 mod serde_text;
 pub mod stages;
 pub mod state_type;
+pub mod sweep;
 pub mod table;
 pub mod tokenizer;
 pub mod trainer;

@@ -166,6 +166,9 @@ pub struct Plan {
     pub too_large: Vec<LargerState>,
     /// Bytes the run folder will take at most.
     pub disk_bytes: u64,
+    /// The same where the disk has no room for probes to stay, and the recipe leaves that open.
+    #[serde(default)]
+    pub disk_bytes_without_probes: Option<u64>,
     /// What each stage takes, in their order; none in records of earlier versions.
     #[serde(default)]
     pub stages: Vec<StagePlan>,

@@ -275,6 +275,9 @@ fn the_examples_of_merge_run() {
     for name in ["model.safetensors", "config.json", "tokenizer.json", "manifest.json"] {
         assert!(place.has(&format!("merged/{name}")), "no {name}");
     }
+    for name in ["sweep.json", "report.html", "report/sweep.csv"] {
+        assert!(place.has(&format!("merged/{name}")), "no {name}");
+    }
     place.run("cpift-engine inspect merged");
 }
 

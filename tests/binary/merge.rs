@@ -4,6 +4,7 @@ use std::fs;
 use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
+use cpift_tests::folders::{self, read_safetensors, write_safetensors};
 use cpift_tests::model_folders::{Stored, read, values, write};
 use serde_json::Value;
 use tempfile::TempDir;
@@ -107,11 +108,13 @@ fn a_configuration_stands_in_the_place_of_models() {
 
     fs::remove_dir_all(models.path("out")).unwrap();
     fs::write(models.path("wrong.yaml"), text.replace("models:", "model:")).unwrap();
+    fs::write(models.path("tokenizer.yml"), format!("{text}tokenizer_source: none/there\n")).unwrap();
     for (arguments, says) in [
         (&["merge.yml", "--method", "ties"][..], "`--method`: is what merge.yml says: leave it out"),
         (&["merge.yml", "--scale", "2"], "`--scale`: is what merge.yml says"),
         (&["merge.yml", "a"], "`MODEL`: is what merge.yml says"),
         (&["wrong.yaml"], "wrong.yaml:1: has neither `models` nor `slices`"),
+        (&["tokenizer.yml"], "tokenizer.yml:7: `tokenizer_source`: none/there"),
         (&["a", "b"], "`--method`: is missing"),
         (&["nothing.yml"], "nothing.yml: cannot read"),
         (&["nothing.YML"], "nothing.YML: cannot read"),
@@ -180,4 +183,65 @@ fn a_stopped_merge_is_continued() {
     assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
     let merged = read(&models.0.path().join("out"));
     assert!(merged.len() == 400 && merged.values().all(|tensor| values(tensor) == [2.0; 3000]));
+}
+
+/// Every value is shown as it is measured, then all of them in a table and on a page.
+#[test]
+fn a_number_is_chosen_by_rows() {
+    let folder = TempDir::new().unwrap();
+    let path = |name: &str| folder.path().join(name);
+    for name in ["base", "tune"] {
+        folders::copy(&folders::seesaw().join("base-small"), &path(name));
+    }
+    let file = path("base/model.safetensors");
+    let mut tensors = read_safetensors(&file);
+    tensors.values_mut().for_each(|tensor| tensor.bytes.rotate_left(4));
+    write_safetensors(&file, &tensors);
+    for (name, task) in [("sort.jsonl", "logic"), ("code.jsonl", "code")] {
+        let rows = fs::read_to_string(folders::seesaw().join(format!("{task}.eval.jsonl"))).unwrap();
+        fs::write(path(name), rows.lines().take(3).collect::<Vec<_>>().join("\n")).unwrap();
+    }
+    let models = ["merge", "--method", "arithmetic", "--base", "base", "tune", "--out", "out"];
+    let command = |arguments: &[&str]| {
+        let mut command = engine(&[&models, arguments].concat());
+        command.current_dir(folder.path());
+        command.output().unwrap()
+    };
+    let sweep = ["--sweep", "scale=0.5,1", "--data", "sort.jsonl", "code.jsonl"];
+    for (arguments, says) in [
+        (&["--scale", "0.5", "--sweep", "scale=0.5", "--data", "sort.jsonl"][..], "leave out --scale"),
+        (&["--sweep", "scale=0.5", "--data", "sort.jsonl", "sort.jsonl"], "sort.jsonl: is given twice"),
+        (&["--sweep", "scale=0.5", "--data", "tune"], "tune: "),
+        (&["--generate"], "`--generate`: is for --sweep"),
+        (&["--device", "cpu"], "`--device`: is for --sweep"),
+        (&["--sweep", "density=0.5", "--data", "sort.jsonl"], "`--sweep`: tries density 0.5, which "),
+        (&["--sweep", "scale=1", "--data", "nothing.jsonl"], "nothing.jsonl: cannot read"),
+        (&["--sweep", "scale=1", "--data", "sort.jsonl", "--set", "chta=false"], "chta"),
+    ] {
+        let output = command(arguments);
+        assert_eq!(output.status.code(), Some(2), "{arguments:?}: {}", stderr(&output));
+        assert!(stderr(&output).contains(says), "{arguments:?}: {}", stderr(&output));
+        assert_eq!(stderr(&output).lines().count(), 1, "{arguments:?}: {}", stderr(&output));
+        assert_eq!(fs::read_dir(folder.path()).unwrap().count(), 4, "{arguments:?}");
+    }
+    let output = command(&[&sweep[..], &["--generate", "--max-new-tokens", "4"]].concat());
+    let (said, told) = (stdout(&output), stderr(&output));
+    assert_eq!(output.status.code(), Some(0), "{told}");
+    assert!(told.contains("merging by arithmetic with 2 values of scale"), "{told}");
+    assert!(told.contains("scale 0.5: ") && told.contains(" of the answers right, loss "), "{told}");
+    let best = said.lines().find(|line| line.ends_with("best")).unwrap().split(' ').next().unwrap();
+    assert!(said.contains(&format!("merged into out with scale {best}\n")), "{said}");
+    assert!(said.contains("report out/report.html"), "{said}");
+    assert!(said.contains("sort.jsonl") && said.contains("code.jsonl"), "{said}");
+    let page = fs::read_to_string(path("out/report.html")).unwrap();
+    assert!(page.contains("loss by scale") && page.contains("score by scale"));
+
+    let output = engine(&["report", text(&path("out"))]).output().unwrap();
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+    assert_eq!(fs::read_to_string(path("out/report.html")).unwrap(), page);
+    fs::remove_dir_all(path("out")).unwrap();
+    let output = command(&[&sweep[..], &["--json"]].concat());
+    let report: Value = serde_json::from_str(stdout(&output)).unwrap();
+    assert_eq!((&report["key"], &report["by_score"]), (&"scale".into(), &false.into()));
+    assert_eq!(report["points"][1]["files"][0]["rows"], 3);
 }

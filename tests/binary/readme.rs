@@ -73,6 +73,13 @@ fn every_command_runs_as_it_is_written() {
             "cpift-engine merge --method ties --base my-model my-chat-finetune --out merged" => {
                 (command, &|_| assert!(place.has("merged/model.safetensors")))
             }
+            "cpift-engine merge --method ties --base my-model my-chat-finetune --sweep scale=0.4,0.8,1.2 --data chat.eval.jsonl --out tuned" => {
+                (command, &|_| {
+                    for file in ["model.safetensors", "sweep.json", "report.html"] {
+                        assert!(place.has(&format!("tuned/{file}")), "no {file}");
+                    }
+                })
+            }
             "cpift-engine merge merge.yml --out merged-by-configuration" => {
                 let text = "merge_method: linear\nparameters: {weight: [1, 0]}\n\
                             models: [{model: my-model}, {model: my-chat-finetune, parameters: {weight: 1}}]\n";

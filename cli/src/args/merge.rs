@@ -9,6 +9,7 @@ use cpift_model::checkpoint::WeightType;
 use cpift_model::merge::{Method, Rescale, Vocabulary};
 
 use super::choice;
+use super::sweep::SweepArguments;
 
 /// What `merge --help` begins with.
 pub const ABOUT: &str = "\
@@ -42,7 +43,10 @@ Numbers are those of mergekit 0.1.5, computed in f32 and f64. Two models closer 
 straight line, as there (--dot-threshold); how many tensors were is said at the end.
 
 A configuration of mergekit (YAML) in the place of the models says all of that itself, with slices, gradients and filters. Its \
-models are folders, from the current one, or names on the hub. Keys that are not read are refused by name.";
+models are folders, from the current one, or names on the hub. Keys that are not read are refused by name.
+
+--sweep tries one number at several values: every model is measured on the files of --data, and the one that does best is what \
+comes out. sweep.json has every value's losses and scores, report.html shows them. This program must be able to compute such models.";
 
 /// What `merge --help` ends with.
 pub const EXAMPLES: &str = "\
@@ -54,8 +58,10 @@ Examples:
   cpift-engine merge --method ties --base my-model tune-a tune-b --out merged --resume
   cpift-engine merge --method average my-model tune-a --vocabulary union --out merged
   cpift-engine merge merge.yml --dtype bf16 --out merged
+  cpift-engine merge --method ties --base my-model tune-a tune-b --sweep scale=0.4:1:0.2 --data code.jsonl sort.jsonl --out merged
 
-Files written: model.safetensors (or shards with an index), config.json, the tokenizer's files and licences, manifest.json.
+Files written: model.safetensors (or shards with an index), config.json, the tokenizer's files and licences, manifest.json; \
+of a sweep sweep.json, report.html and report/.
 
 Exit codes: 0 done, 1 the merge failed, 2 the input was wrong, 130 stopped.";
 
@@ -119,12 +125,15 @@ pub struct Merge {
     /// Most bytes of a file of weights, as 5GB or 500MB.
     #[arg(long, value_name = "SIZE", default_value = "5GB", value_parser = bytes)]
     pub shard_size: u64,
-    /// Continue an interrupted merge after its last whole file.
+    /// Continue an interrupted merge after its last whole file, an interrupted sweep after its last value.
     #[arg(long)]
     pub resume: bool,
     /// Print JSON instead of text.
     #[arg(long)]
     pub json: bool,
+    /// What is tried, and what it is measured on.
+    #[command(flatten)]
+    pub sweep: SweepArguments,
 }
 
 impl Merge {

@@ -5,7 +5,7 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 
 use cpift_model::data::{DataSettings, Shots};
-use cpift_model::evaluation::{AnswerSettings, Evaluator, FileScore, FileSettings};
+use cpift_model::evaluation::{Evaluator, FileScore, FileSettings};
 use cpift_model::files::{require_writable, write_output};
 use cpift_model::hub::{ModelParts, SCHEME};
 use cpift_model::progress::perplexity_text;
@@ -15,6 +15,7 @@ use cpift_model::table::Table;
 use cpift_model::{Error, FileAction, Result, Tokenizer};
 
 use crate::args;
+use crate::args::measuring::MeasuringArguments;
 use crate::display::evaluation::Evaluation;
 use crate::display::table::{aligned, shorten};
 use crate::display::{self, print, print_json, units};
@@ -26,7 +27,7 @@ pub fn run(arguments: &args::Eval, threads: Option<NonZeroUsize>) -> Result<()> 
     if let Some(file) = &arguments.answers {
         check_output(file)?;
     }
-    let task = task(arguments)?;
+    let task = task(&arguments.measuring)?;
     let Inputs { model, data, shots_from } = Inputs::find(arguments)?;
     let mut evaluator = Evaluator::open(&chosen.device, &model, compute)?;
     let settings = settings(arguments, &task, &shots_from, evaluator.tokenizer())?;
@@ -62,11 +63,7 @@ struct Inputs {
 
 impl Inputs {
     fn find(arguments: &args::Eval) -> Result<Self> {
-        for path in arguments.data.iter().chain(&arguments.shots_from) {
-            if !path.to_string_lossy().starts_with(SCHEME) {
-                path.metadata().map_err(Error::file(path, FileAction::Read))?;
-            }
-        }
+        require_files(arguments.data.iter().chain(&arguments.shots_from))?;
         super::with_hub(|hub| {
             // The weights last: what else is wrong is found before a long download.
             let find = |paths: &mut dyn Iterator<Item = &PathBuf>| -> Result<Vec<PathBuf>> {
@@ -81,7 +78,7 @@ impl Inputs {
 }
 
 /// How the files are read and scored, as the keys of a task say it.
-fn task(arguments: &args::Eval) -> Result<TaskSettings> {
+pub(super) fn task(arguments: &MeasuringArguments) -> Result<TaskSettings> {
     let mut assignments = arguments.overrides.clone();
     if arguments.skip_invalid {
         assignments.push("skip_invalid=true".to_owned());
@@ -100,6 +97,16 @@ fn task(arguments: &args::Eval) -> Result<TaskSettings> {
     Ok(task)
 }
 
+/// Fails unless local files are there.
+pub(super) fn require_files<'a>(paths: impl IntoIterator<Item = &'a PathBuf>) -> Result<()> {
+    for path in paths {
+        if !path.to_string_lossy().starts_with(SCHEME) {
+            path.metadata().map_err(Error::file(path, FileAction::Read))?;
+        }
+    }
+    Ok(())
+}
+
 fn settings(
     arguments: &args::Eval,
     task: &TaskSettings,
@@ -114,12 +121,7 @@ fn settings(
         let (count, seed) = (arguments.shots, arguments.seed);
         reading.shots = Shots::draw(shots_from, count, seed, &reading, tokenizer, None)?;
     }
-    let answers = arguments.generate.then(|| AnswerSettings {
-        scoring: task.score.clone(),
-        max_new_tokens: task.max_new_tokens,
-        end: reading.shots.end(&reading, tokenizer),
-    });
-    Ok(FileSettings { answers, reading })
+    Ok(FileSettings::new(reading, task, arguments.measuring.generate, tokenizer))
 }
 
 /// Fails unless the file can be written: before hours of work, not after.

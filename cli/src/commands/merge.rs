@@ -16,6 +16,12 @@ use crate::interrupt;
 
 /// Merges models into a folder.
 pub fn run(arguments: &args::merge::Merge, threads: Option<NonZeroUsize>) -> Result<()> {
+    if let Some(option) = arguments.sweep.unused() {
+        return Err(Error::setting(option, "is for --sweep"));
+    }
+    if let Some(sweep) = &arguments.sweep.sweep {
+        return super::sweep::run(sweep, arguments, threads);
+    }
     let interrupt = interrupt::install("stopping after this tensor; whole files stay")?;
     let request = request(arguments)?;
     let merge = Merge::new(&request)?;
@@ -34,7 +40,7 @@ pub fn run(arguments: &args::merge::Merge, threads: Option<NonZeroUsize>) -> Res
 }
 
 /// What is asked for: by options, or by a configuration.
-fn request(arguments: &args::merge::Merge) -> Result<MergeRequest> {
+pub(super) fn request(arguments: &args::merge::Merge) -> Result<MergeRequest> {
     let mut request = match arguments.configuration() {
         Some(path) => {
             if let Some(option) = arguments.configured() {
@@ -63,8 +69,9 @@ fn request(arguments: &args::merge::Merge) -> Result<MergeRequest> {
     if let Some(vocabulary) = &arguments.vocabulary {
         request.vocabulary = vocabulary.clone();
     }
-    if let Vocabulary::Of(folder) = &mut request.vocabulary {
-        *folder = super::model_folder(folder, ModelParts::TOKENIZER)?;
+    if let Vocabulary::Of(folder) = &request.vocabulary {
+        let folder = super::model_folder(folder, ModelParts::TOKENIZER);
+        request.vocabulary = Vocabulary::Of(folder.map_err(|error| request.locate_tokenizer(error))?);
     }
     request.seed = arguments.seed;
     request.dtype = arguments.dtype.or(request.dtype);

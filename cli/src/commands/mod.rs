@@ -14,6 +14,7 @@ pub mod inspect;
 pub mod merge;
 pub mod plan;
 pub mod report;
+mod sweep;
 pub mod train;
 
 use std::num::NonZeroUsize;

@@ -123,7 +123,8 @@ fn parameters(inspection: &Inspection) -> Table {
 
 fn memory(inspection: &Inspection) -> Table {
     let step = format!("a step of {} tokens", grouped(inspection.memory_tokens as u64));
-    let mut table = Table::new([step.as_str(), "memory", "recompute", "state", "activations", "together"]);
+    let mut table =
+        Table::new([step.as_str(), "memory", "recompute", "state", "activations", "together", "on the host"]);
     for line in &inspection.memory {
         table.row([
             line.precision.to_owned(),
@@ -132,6 +133,7 @@ fn memory(inspection: &Inspection) -> Table {
             bytes(line.state_bytes),
             bytes(line.activation_bytes),
             bytes(line.state_bytes + line.activation_bytes),
+            if line.host_bytes > 0 { bytes(line.host_bytes) } else { String::new() },
         ]);
     }
     table

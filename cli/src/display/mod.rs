@@ -15,6 +15,7 @@ pub mod preparing;
 pub mod progress;
 pub mod reports;
 pub mod style;
+pub mod sweeping;
 pub mod table;
 #[cfg(test)]
 mod tests;

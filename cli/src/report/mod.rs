@@ -6,6 +6,7 @@ mod cores;
 mod document;
 mod page;
 mod run;
+mod sweep;
 
 use std::path::{Path, PathBuf};
 
@@ -13,6 +14,7 @@ use cpift_model::compare::RESULTS;
 use cpift_model::compare::results::Comparison;
 use cpift_model::cores::CoresReport;
 use cpift_model::job::RunFolder;
+use cpift_model::sweep::SweepReport;
 use cpift_model::{Error, Recipe, Result, files};
 
 use crate::display::text::is_unseen;
@@ -35,15 +37,19 @@ pub struct Written {
     pub files: usize,
 }
 
-/// Reports the run, the comparison or the cores in a folder: the page into `out` (report.html in the run folder), charts and data into `figures`
+/// Reports the run, the comparison, the cores or the sweep in a folder: the page into `out` (report.html in the run folder), charts and data into `figures`
 /// (the folder report in the run folder). Files of an earlier report are replaced.
 ///
 /// # Errors
-/// The folder holds no run, comparison or cores, a file of it is damaged, or one of the report cannot be written.
+/// The folder holds no run, comparison, cores or sweep, a file of it is damaged, or one of the report cannot be written.
 pub fn write(folder: &Path, out: Option<&Path>, figures: Option<&Path>) -> Result<Written> {
     if let Some(cores) = cores::read(folder)? {
         let document = cores::document(&cores, name_of(folder));
         return write_all(folder, &document, &cores, out, figures);
+    }
+    if let Some(found) = sweep::read(folder)? {
+        let document = sweep::document(&found, name_of(folder));
+        return write_all(folder, &document, &found, out, figures);
     }
     if folder.join(RESULTS).is_file() {
         let comparison = Comparison::read(folder)?;
@@ -62,6 +68,14 @@ pub fn write(folder: &Path, out: Option<&Path>, figures: Option<&Path>) -> Resul
 /// A file of the report cannot be written.
 pub fn write_cores(folder: &Path, report: &CoresReport) -> Result<Written> {
     write_all(folder, &cores::document(report, name_of(folder)), report, None, None)
+}
+
+/// Reports a sweep in the folder of its best model, as [`write`] does a run.
+///
+/// # Errors
+/// A file of the report cannot be written.
+pub fn write_sweep(folder: &Path, found: &SweepReport) -> Result<Written> {
+    write_all(folder, &sweep::document(found, name_of(folder)), found, None, None)
 }
 
 /// The page, the charts and tables, and what they were made from as JSON.

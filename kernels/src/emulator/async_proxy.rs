@@ -9,6 +9,7 @@ use std::ops::Range;
 use super::mbarrier::Arrived;
 use super::rules::{Mutation, Rules};
 use super::shared::{GRANULE, SharedMemory};
+use super::tensor_cores::{COLUMNS, K_STEP, ROWS, TileA, TileB, TileSums, multiply_tile};
 use super::thread::{SharedOperand, WgmmaA, WgmmaOperation};
 use super::traffic::{Access, Counter};
 use crate::fault::Cause;
@@ -17,14 +18,10 @@ use crate::values::{Bf16, halves};
 
 /// Threads of a warpgroup: four warps.
 pub const WARPGROUP: usize = 128;
-/// Rows of a warp's part of a warpgroup's sums.
-const ROWS: usize = 16;
 /// Lines that are swizzled together, where they are the last dimension.
 const ATOM_LINES: u32 = SWIZZLE_BYTES / 2;
 /// Bytes after which the swizzle repeats.
 const PATTERN: u32 = 8 * SWIZZLE_BYTES;
-/// Elements along k of one instruction.
-const K_STEP: usize = 16;
 
 /// A copy of a tile under way.
 #[derive(Debug)]
@@ -159,18 +156,27 @@ impl SharedMemory {
             let b = self.operand(instruction.b, 0..columns, warp, &location)?;
             let parts = self.rules.order(Mutation::SumsExchanged);
             let accumulate = instruction.accumulate != self.rules.has(Mutation::AccumulationInverted);
-            for (lane, list) in lists.iter().enumerate() {
-                for place in 0..instruction.columns as usize / 2 {
-                    let (tile, part) = (place / 4, parts[place % 4]);
-                    let row = lane / 4 + 8 * (part / 2);
-                    let column = 8 * tile + 2 * (lane % 4) + part % 2;
-                    let terms = a[row * K_STEP..][..K_STEP].iter().zip(&b[column * K_STEP..][..K_STEP]);
+            let a: TileA = std::array::from_fn(|row| std::array::from_fn(|k| a[row * K_STEP + k]));
+            for tile in 0..columns as usize / COLUMNS {
+                let line = |k, column| b[(tile * COLUMNS + column) * K_STEP + k];
+                let b: TileB = std::array::from_fn(|k| std::array::from_fn(|column| line(k, column)));
+                let mut sums = TileSums::default();
+                // Row, column, and the lane's own sum.
+                let places = || {
+                    (0..lists.len()).flat_map(|lane| {
+                        parts.into_iter().enumerate().map(move |(place, part)| {
+                            (lane / 4 + 8 * (part / 2), 2 * (lane % 4) + part % 2, lane, 4 * tile + place)
+                        })
+                    })
+                };
+                for (row, column, lane, place) in places().filter(|_| accumulate) {
                     // SAFETY: by the caller's promise.
-                    unsafe {
-                        let sum = list[index].sums.add(place);
-                        let start = if accumulate { *sum } else { 0.0 };
-                        *sum = terms.fold(start, |sum, (&a, &b)| a.mul_add(b, sum));
-                    }
+                    sums[row][column] = unsafe { *lists[lane][index].sums.add(place) };
+                }
+                multiply_tile(&a, &b, &mut sums);
+                for (row, column, lane, place) in places() {
+                    // SAFETY: by the caller's promise.
+                    unsafe { *lists[lane][index].sums.add(place) = sums[row][column] };
                 }
             }
         }

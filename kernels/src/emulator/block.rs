@@ -54,24 +54,30 @@ pub fn run(
     let mut suspends = vec![None; count];
     let mut states: Vec<State> = (0..count).map(|_| State::Ready([0; 16])).collect();
 
-    while states.iter().any(|state| !matches!(state, State::Done)) {
+    // What all threads that can do until they wait.
+    let mut advance = |states: &mut [State], order: &mut Order| {
         for thread in order.shuffle(count) {
             let State::Ready(words) = states[thread] else { continue };
             context.thread.set(thread as u32);
             context.suspend.set(suspends[thread]);
-            let outcome = enter(context, || catch_unwind(AssertUnwindSafe(|| threads[thread].resume(words))));
+            let outcome = threads[thread].resume(words);
             suspends[thread] = context.suspend.get();
             states[thread] = match outcome {
-                Ok(CoroutineResult::Return(())) => State::Done,
-                Ok(CoroutineResult::Yield(Wait::Fault(cause))) => {
+                CoroutineResult::Return(()) => State::Done,
+                CoroutineResult::Yield(Wait::Fault(cause)) => {
                     return Err((Threads(vec![thread as u32]), cause));
                 }
-                Ok(CoroutineResult::Yield(wait)) => State::Waiting(wait),
-                Err(panic) => {
-                    return Err((Threads(vec![thread as u32]), Cause::Panic(panic_message(&*panic))));
-                }
+                CoroutineResult::Yield(wait) => State::Waiting(wait),
             };
         }
+        Ok(())
+    };
+    while states.iter().any(|state| !matches!(state, State::Done)) {
+        let advanced = catch_unwind(AssertUnwindSafe(|| enter(context, || advance(&mut states, order))));
+        advanced.unwrap_or_else(|panic| {
+            let thread = Threads(vec![context.thread.get()]);
+            Err((thread, Cause::Panic(panic_message(&*panic))))
+        })?;
         for warp in 0..count / 32 {
             release_warp(context, warp, &mut states)?;
         }

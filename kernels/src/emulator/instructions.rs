@@ -8,6 +8,7 @@ use std::ops::Range;
 use super::async_proxy::TmaCopy;
 use super::rules::{Mutation, Rules};
 use super::shared::SharedMemory;
+use super::tensor_cores::{TileA, TileB, TileSums, multiply_tile};
 use super::thread::{MbarrierWait, Wait, WarpOperation, count, suspend, with};
 use super::traffic::Access;
 use crate::fault::Cause;
@@ -88,8 +89,8 @@ fn multiply_fragments(lanes: &mut [Words; 32], rules: Rules) {
     let order_a = rules.order(Mutation::FragmentsOfAExchanged);
     let order_b = if rules.has(Mutation::FragmentsOfBExchanged) { [1, 0] } else { [0, 1] };
     let order_sums = rules.order(Mutation::FragmentsOfSumsExchanged);
-    // A by rows and columns, B by columns and rows: k is last in both.
-    let (mut a, mut b) = ([[0.0f32; 16]; 16], [[0.0f32; 16]; 8]);
+    let (mut a, mut b): (TileA, TileB) = Default::default();
+    let mut sums = TileSums::default();
     for (lane, words) in lanes.iter().enumerate() {
         let (group, first) = (lane / 4, lane % 4 * 2);
         for (index, &word) in order_a.into_iter().zip(&words[..4]) {
@@ -98,15 +99,18 @@ fn multiply_fragments(lanes: &mut [Words; 32], rules: Rules) {
         }
         for (index, &word) in order_b.into_iter().zip(&words[4..6]) {
             let k = first + index * 8;
-            b[group][k..k + 2].copy_from_slice(&halves(word));
+            for (line, half) in b[k..k + 2].iter_mut().zip(halves(word)) {
+                line[group] = half;
+            }
+        }
+        for (index, part) in order_sums.into_iter().enumerate() {
+            sums[group + 8 * (part / 2)][first + part % 2] = f32::from_bits(words[6 + index]);
         }
     }
+    multiply_tile(&a, &b, &mut sums);
     for (lane, words) in lanes.iter_mut().enumerate() {
         for (index, part) in order_sums.into_iter().enumerate() {
-            let (row, column) = (lane / 4 + 8 * (part / 2), lane % 4 * 2 + part % 2);
-            let sum = f32::from_bits(words[6 + index]);
-            let terms = a[row].iter().zip(&b[column]);
-            words[6 + index] = terms.fold(sum, |sum, (&a, &b)| a.mul_add(b, sum)).to_bits();
+            words[6 + index] = sums[lane / 4 + 8 * (part / 2)][lane % 4 * 2 + part % 2].to_bits();
         }
     }
 }

@@ -21,6 +21,7 @@ pub mod instructions;
 mod mbarrier;
 mod rules;
 pub(crate) mod shared;
+mod tensor_cores;
 pub(crate) mod thread;
 pub(crate) mod traffic;
 

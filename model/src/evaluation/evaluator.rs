@@ -6,10 +6,12 @@ use cpift_engine::{Device, Real, View};
 use serde::Serialize;
 
 use super::{Answer, AnswerSettings, Observe, Request, RowScores, check_answers, evaluate, longest_document};
+use crate::config::ModelConfig;
 use crate::counts::counted;
 use crate::data::{Counts, DataSettings, Dataset, Position, Unit};
 use crate::error::{Error, Result};
 use crate::loaded::{BATCH_TOKENS, LoadedModel, Weights};
+use crate::recipe::TaskSettings;
 use crate::score::ScoreKind;
 use crate::tokenizer::Tokenizer;
 use crate::transformer::{ComputeType, Transformer};
@@ -54,6 +56,23 @@ pub struct FileSettings {
     pub answers: Option<AnswerSettings>,
     /// How rows are read, examples before them among it.
     pub reading: DataSettings,
+}
+
+impl FileSettings {
+    /// As a task reads its rows and judges answers; models answer where `generate` says so. Rows have any length.
+    pub fn of_task(task: &TaskSettings, generate: bool, tokenizer: &Tokenizer) -> Self {
+        Self::new(DataSettings::of_measured(task), task, generate, tokenizer)
+    }
+
+    /// Rows that are read in another way, answers that are judged as a task has it.
+    pub fn new(reading: DataSettings, task: &TaskSettings, generate: bool, tokenizer: &Tokenizer) -> Self {
+        let answers = generate.then(|| AnswerSettings {
+            scoring: task.score.clone(),
+            max_new_tokens: task.max_new_tokens,
+            end: reading.shots.end(&reading, tokenizer),
+        });
+        Self { answers, reading }
+    }
 }
 
 /// Scores of one file.
@@ -125,7 +144,8 @@ impl Evaluator {
         settings: &FileSettings,
         observe: Observe<'_>,
     ) -> Result<FileScore> {
-        let dataset = self.load(data, settings)?;
+        let LoadedModel { device, config, tokenizer, .. } = &self.model;
+        let dataset = load_rows((device, config, tokenizer), data, settings)?;
         let scored = match &self.model.weights {
             Weights::F32(weights) => self.score(weights.view(), &dataset, settings, observe)?,
             Weights::Bf16(weights) => self.score(weights.view(), &dataset, settings, observe)?,
@@ -154,33 +174,6 @@ impl Evaluator {
         })
     }
 
-    /// The rows of a file, checked before anything is computed.
-    fn load(&self, data: &Path, settings: &FileSettings) -> Result<Dataset> {
-        let LoadedModel { device, config, tokenizer, .. } = &self.model;
-        let longest = config.max_positions;
-        let reading = &settings.reading;
-        let dataset = device.scope(|| Dataset::load(&[data.to_owned()], tokenizer, reading, None))?;
-        let too_long = dataset.rows().iter().filter(|row| row.tokens.len() > longest);
-        let positions: Vec<Position> = too_long.map(|row| row.position).collect();
-        if !positions.is_empty() {
-            let remedy = match reading.shots.is_empty() {
-                true => "shorten or remove what is there",
-                false => "use fewer --shots",
-            };
-            let reason =
-                format!("{} longer than the model's {longest} positions: {remedy}", name_rows(&positions));
-            return Err(Error::format(data, reason));
-        }
-        if let Some(answers) = &settings.answers {
-            if !dataset.has_prompts() {
-                let reason = "has `text` rows, which have no prompt to answer: leave out --generate";
-                return Err(Error::format(data, reason));
-            }
-            check_answers(&dataset, tokenizer, answers)?;
-        }
-        Ok(dataset)
-    }
-
     fn score<T: Real>(
         &self,
         weights: View<'_, T>,
@@ -196,4 +189,37 @@ impl Evaluator {
         let mut transformer = Transformer::for_inference(config, device, max_tokens)?;
         evaluate(&mut transformer, weights, &request, observe)
     }
+}
+
+/// The rows of a file, checked before anything is computed.
+///
+/// # Errors
+/// The file cannot be read, a row is longer than the model's positions, or answers cannot be asked for or compared with.
+pub fn load_rows(
+    (device, config, tokenizer): (&Device, &ModelConfig, &Tokenizer),
+    data: &Path,
+    settings: &FileSettings,
+) -> Result<Dataset> {
+    let longest = config.max_positions;
+    let reading = &settings.reading;
+    let dataset = device.scope(|| Dataset::load(&[data.to_owned()], tokenizer, reading, None))?;
+    let too_long = dataset.rows().iter().filter(|row| row.tokens.len() > longest);
+    let positions: Vec<Position> = too_long.map(|row| row.position).collect();
+    if !positions.is_empty() {
+        let remedy = match reading.shots.is_empty() {
+            true => "shorten or remove what is there",
+            false => "use fewer --shots",
+        };
+        let reason =
+            format!("{} longer than the model's {longest} positions: {remedy}", name_rows(&positions));
+        return Err(Error::format(data, reason));
+    }
+    if let Some(answers) = &settings.answers {
+        if !dataset.has_prompts() {
+            let reason = "has `text` rows, which have no prompt to answer: leave out --generate";
+            return Err(Error::format(data, reason));
+        }
+        check_answers(&dataset, tokenizer, answers)?;
+    }
+    Ok(dataset)
 }

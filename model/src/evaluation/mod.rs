@@ -13,6 +13,7 @@ use crate::progress::{EvaluationPhase, EvaluationProgress, Score};
 use crate::tokenizer::Tokenizer;
 use crate::transformer::Transformer;
 pub use answers::{Answer, AnswerSettings, Answers, check_answers, generation_bytes, most_tokens};
+pub(crate) use evaluator::load_rows;
 pub use evaluator::{Evaluator, FileScore, FileSettings, RowScore};
 pub use options::longest_document;
 

@@ -256,6 +256,19 @@ fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Gives a complete folder its name, which no folder has or an empty one, on the same file system.
+///
+/// # Errors
+/// The system's, naming the destination.
+pub fn move_folder(from: &Path, destination: &Path) -> Result<()> {
+    if cfg!(windows) && destination.exists() {
+        // There a rename does not replace even an empty folder.
+        fs::remove_dir(destination).map_err(write_error(destination, FileAction::Replace))?;
+    }
+    fs::rename(from, destination).map_err(write_error(destination, FileAction::Create))?;
+    sync_folder(parent(destination))
+}
+
 /// Removes a folder that is complete: killed meanwhile, it leaves one that [`remove_partial`] removes.
 ///
 /// # Errors

@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{MANIFEST, MANIFEST_VERSION, Manifest, ManifestEntry, Origin};
 use super::{
-    FileWriter, FolderLock, LOCK, create_folders, parent, read_json, remove_partial, require_empty,
-    sync_folder, temporary_name, write_error, write_json_atomically,
+    FileWriter, FolderLock, LOCK, create_folders, move_folder, parent, read_json, remove_partial,
+    require_empty, sync_folder, temporary_name, write_error, write_json_atomically,
 };
 use crate::error::{Error, FileAction, Result};
 
@@ -177,13 +177,9 @@ impl ResumableFolder {
             sync_folder(&working.join(folder))?;
         }
         sync_folder(&working)?;
-        if cfg!(windows) && destination.exists() {
-            // There a rename does not replace even an empty folder.
-            fs::remove_dir(&destination).map_err(write_error(&destination, FileAction::Replace))?;
-        }
-        fs::rename(&working, &destination).map_err(write_error(&destination, FileAction::Create))?;
+        move_folder(&working, &destination)?;
         drop(lock);
-        sync_folder(parent(&destination))
+        Ok(())
     }
 
     /// Removes what there is: for failures that going on would not mend.

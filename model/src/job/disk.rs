@@ -19,8 +19,9 @@ pub struct StageDisk {
     pub after: u64,
 }
 
-/// The stages of a job, in order, with what the run folder takes: models, importance, masks and checkpoints.
-pub fn stage_disk(recipe: &Recipe, inputs: &Inputs, state: StateType) -> Vec<StageDisk> {
+/// The stages of a job, in order, with what the run folder takes: models, importance, masks and checkpoints. Whether probes
+/// stay is for the caller to say.
+pub fn stage_disk(recipe: &Recipe, inputs: &Inputs, state: StateType, keeps_probes: bool) -> Vec<StageDisk> {
     let files = |dtype| ModelFiles { dtype, ..ModelFiles::new(&inputs.base.config, None) }.bytes();
     let (model, last_model) =
         (ModelFiles::new(&inputs.base.config, None).bytes(), files(weight_type_of(recipe)));
@@ -35,7 +36,7 @@ pub fn stage_disk(recipe: &Recipe, inputs: &Inputs, state: StateType) -> Vec<Sta
     } else {
         0
     };
-    let removed = if recipe.checkpoint.keep_probes { 0 } else { probes };
+    let removed = if keeps_probes { 0 } else { probes };
     let mut stages = Vec::new();
     let mut held = 0;
     // While a stage takes `passing` more, and leaves `left`; `gone` is removed when it is complete.

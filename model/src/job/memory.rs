@@ -293,7 +293,7 @@ pub fn explain_out_of_memory(error: Error, plan: &Plan, device: &Device) -> Erro
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use cpift_engine::{Device, LaunchLog};
 
     use super::{Saving, choose_saving, count_repeated, count_shortest, less_memory, recomputes};
@@ -333,7 +333,8 @@ mod tests {
         (saving, plan.too_large.iter().map(|larger| larger.bytes).collect())
     }
 
-    fn empty_plan() -> Plan {
+    /// Of nothing.
+    pub fn empty_plan() -> Plan {
         Plan {
             method: Method::Cpift,
             device: String::new(),
@@ -346,6 +347,7 @@ mod tests {
             recompute: Recompute::Nothing,
             too_large: Vec::new(),
             disk_bytes: 0,
+            disk_bytes_without_probes: None,
             stages: Vec::new(),
             training_flops: 0.0,
             evaluations: 0,

@@ -104,6 +104,8 @@ pub struct Job {
     state: StateType,
     /// Most tokens of a micro-batch.
     max_tokens: usize,
+    /// Whether the probes stay when all is made of them.
+    keeps_probes: bool,
     plan: Plan,
 }
 
@@ -143,10 +145,11 @@ impl Job {
         }
         let steps = Steps::count(recipe, &inputs)?;
         let max_tokens = plan::max_tokens(recipe, &inputs)?;
-        let plan = memory::choose_saving(recipe, begun.map(|begun| begun.state), device, |saving| {
+        let mut plan = memory::choose_saving(recipe, begun.map(|begun| begun.state), device, |saving| {
             plan::plan(recipe, &inputs, &steps, device, compute, saving, max_tokens)
         })?;
         let identity = RunIdentity::of(recipe, options.pairs, plan.state)?;
+        let keeps_probes = plan::decide_on_probes(recipe, &inputs, options.out, &mut plan)?;
         Ok(Self {
             recipe: recipe.clone(),
             recipe_text,
@@ -164,6 +167,7 @@ impl Job {
             compute,
             state: plan.state,
             max_tokens,
+            keeps_probes,
             plan,
         })
     }
@@ -226,8 +230,8 @@ impl Job {
     pub fn run(&self, observer: &mut dyn Observer) -> Result<JobReport> {
         self.check_memory()?;
         let is_new = !self.out.exists();
-        let without_probes = || plan::disk_without_probes(&self.recipe, &self.inputs, self.state);
-        plan::check_run_folder(&self.out, &self.plan, without_probes)?;
+        let without_probes = disk::stage_disk(&self.recipe, &self.inputs, self.state, false);
+        plan::check_run_folder(&self.out, &self.plan, plan::most_of(&without_probes))?;
         let session = Session::open(self, observer).inspect_err(|_| {
             if is_new {
                 // Only an empty folder goes: one in which nothing has begun.

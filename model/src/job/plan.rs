@@ -16,8 +16,7 @@ use crate::files;
 use crate::progress::{
     Column, Plan, StageEvaluation, StageKind, StagePlan, TaskPlan, TrainingKind, TrainingPlan,
 };
-use crate::recipe::{CheckpointSettings, Method, Recipe, TrainSettings};
-use crate::state_type::StateType;
+use crate::recipe::{KeepProbes, Method, Recipe, TrainSettings};
 use crate::transformer::ComputeType;
 
 /// Optimizer steps of every fine-tune of the job.
@@ -127,7 +126,10 @@ pub fn plan(
     // A third of a training step is its forward pass.
     let flops_per_evaluated = flops_per_token / 3.0;
     let memory = plan_memory(recipe, inputs, device, compute, saving, max_tokens)?;
-    let disk = stage_disk(recipe, inputs, saving.state);
+    let keep_probes = recipe.checkpoint.keep_probes;
+    let disk = stage_disk(recipe, inputs, saving.state, keep_probes != KeepProbes::Never);
+    let disk_bytes = most_of(&disk);
+    let without_probes = most_of(&stage_disk(recipe, inputs, saving.state, false));
     Ok(Plan {
         evaluations,
         evaluation_flops: flops_per_evaluated * evaluated_tokens as f64,
@@ -145,7 +147,9 @@ pub fn plan(
         state: saving.state,
         recompute: saving.recompute,
         too_large: Vec::new(),
-        disk_bytes: disk.iter().map(|of| of.most).max().unwrap_or(0),
+        disk_bytes,
+        disk_bytes_without_probes: Some(without_probes)
+            .filter(|&least| keep_probes == KeepProbes::Auto && least < disk_bytes),
         notices: inputs.model_notices().cloned().collect(),
     })
 }
@@ -289,18 +293,50 @@ fn plan_stages(memory: &[(StageKind, u64)], disk: &[StageDisk]) -> Vec<StagePlan
 ///
 /// # Errors
 /// Naming the folder, and what would need less room.
-pub fn check_run_folder(folder: &Path, plan: &Plan, without_probes: impl FnOnce() -> u64) -> Result<()> {
-    let there = if folder.is_dir() { files::folder_bytes(folder)? } else { 0 };
-    files::require_free_space(folder, bytes_to_come(folder, plan).saturating_sub(there))
-        .map_err(|error| advise_without_probes(error, plan.disk_bytes, without_probes()))?;
+pub fn check_run_folder(folder: &Path, plan: &Plan, without_probes: u64) -> Result<()> {
+    files::require_free_space(folder, missing_bytes(folder, plan)?)
+        .map_err(|error| advise_without_probes(error, plan.disk_bytes, without_probes))?;
     files::require_writable(folder)
 }
 
-/// What the run folder takes at most where probes are removed once they are fused.
-pub fn disk_without_probes(recipe: &Recipe, inputs: &Inputs, state: StateType) -> u64 {
-    let checkpoint = CheckpointSettings { keep_probes: false, ..recipe.checkpoint.clone() };
-    let recipe = Recipe { checkpoint, ..recipe.clone() };
-    stage_disk(&recipe, inputs, state).iter().map(|of| of.most).max().unwrap_or(0)
+/// Whether probes stay. Where the recipe leaves that open and the disk has no room for the run with them, the plan becomes
+/// that of a run without, and says so.
+///
+/// # Errors
+/// The system does not tell what is free.
+pub fn decide_on_probes(recipe: &Recipe, inputs: &Inputs, folder: &Path, plan: &mut Plan) -> Result<bool> {
+    if recipe.checkpoint.keep_probes != KeepProbes::Auto {
+        return Ok(recipe.checkpoint.keep_probes == KeepProbes::Always);
+    }
+    let (free, missing) = (files::free_space(folder)?, missing_bytes(folder, plan)?);
+    let has_room = free >= missing || plan.disk_bytes_without_probes.is_none();
+    if !has_room {
+        plan_without_probes(plan, &stage_disk(recipe, inputs, plan.state, false), free);
+    }
+    Ok(has_room)
+}
+
+fn plan_without_probes(plan: &mut Plan, stages: &[StageDisk], free: u64) {
+    plan.notices.push(format!(
+        "probes are removed once all is made of them: with them the run would take {}, and {} of the disk are free",
+        files::human_bytes(plan.disk_bytes),
+        files::human_bytes(free)
+    ));
+    (plan.disk_bytes, plan.disk_bytes_without_probes) = (most_of(stages), None);
+    for (stage, disk) in plan.stages.iter_mut().zip(stages) {
+        (stage.disk_bytes, stage.disk_bytes_after) = (disk.most, disk.after);
+    }
+}
+
+/// Bytes of the run that are not in its folder yet.
+fn missing_bytes(folder: &Path, plan: &Plan) -> Result<u64> {
+    let there = if folder.is_dir() { files::folder_bytes(folder)? } else { 0 };
+    Ok(bytes_to_come(folder, plan).saturating_sub(there))
+}
+
+/// What the run folder takes at most.
+pub fn most_of(stages: &[StageDisk]) -> u64 {
+    stages.iter().map(|of| of.most).max().unwrap_or(0)
 }
 
 fn advise_without_probes(error: Error, bytes: u64, without_probes: u64) -> Error {
@@ -332,8 +368,38 @@ fn bytes_to_come(folder: &Path, plan: &Plan) -> u64 {
 mod tests {
     use std::path::Path;
 
-    use super::{advise_without_probes, split_evenly};
+    use super::super::memory::tests::empty_plan;
+    use super::{StageDisk, advise_without_probes, plan_without_probes, split_evenly};
     use crate::Error;
+    use crate::progress::{Plan, StageKind, StagePlan};
+
+    #[test]
+    fn a_plan_without_probes_says_so() {
+        let stages = [(StageKind::Probe, 90, 60), (StageKind::Fuse, 80, 20)];
+        let stage = |(stage, most, after)| StageDisk { stage, most, after };
+        let kept = |(stage, most, after)| StagePlan {
+            stage,
+            memory_bytes: 1,
+            disk_bytes: 2 * most,
+            disk_bytes_after: 2 * after,
+        };
+        let mut plan = Plan {
+            disk_bytes: 180,
+            disk_bytes_without_probes: Some(90),
+            stages: stages.map(kept).into(),
+            ..empty_plan()
+        };
+        plan_without_probes(&mut plan, &stages.map(stage), 100);
+        assert_eq!((plan.disk_bytes, plan.disk_bytes_without_probes), (90, None));
+        let disk: Vec<_> =
+            plan.stages.iter().map(|of| (of.stage, of.disk_bytes, of.disk_bytes_after)).collect();
+        assert_eq!(disk, stages);
+        assert!(
+            plan.notices[0].contains("would take 180 bytes, and 100 bytes of the disk are free"),
+            "{:?}",
+            plan.notices
+        );
+    }
 
     #[test]
     fn removing_probes_is_advised_where_it_helps() {

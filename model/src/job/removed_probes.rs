@@ -52,7 +52,7 @@ impl Session<'_> {
     /// # Errors
     /// The system's, naming the folder.
     pub(super) fn remove_probes(&mut self) -> Result<()> {
-        if self.job.recipe.checkpoint.keep_probes || self.trained_probes().is_empty() {
+        if self.job.keeps_probes || self.trained_probes().is_empty() {
             return Ok(());
         }
         let digest = |task: String| -> Result<(String, String)> {
@@ -76,7 +76,7 @@ impl Session<'_> {
             self.remember(&probe_place(&task), digest);
         }
         if self.is_past_probes()? {
-            if !self.job.recipe.checkpoint.keep_probes {
+            if !self.job.keeps_probes {
                 // As far as that was interrupted.
                 self.remove_probe_folders()?;
             }
@@ -93,7 +93,7 @@ impl Session<'_> {
     pub(super) fn why_missing(&self, folder: &Path) -> &'static str {
         let run = folder.parent().and_then(Path::parent);
         if run.is_some_and(|run| run.join(REMOVED_PROBES).is_file()) {
-            "was removed by its run, whose recipe has checkpoint.keep_probes = false: run it again with true"
+            "was removed by its run: run it again with checkpoint.keep_probes = true"
         } else {
             "is missing: the run whose probes are to be taken over is not complete"
         }

@@ -371,7 +371,7 @@ impl<'a> Session<'a> {
 
     /// One row of every task as the model sees it, and what a person should know about its files.
     pub fn show_samples(&mut self) {
-        self.job.inputs.model_notices().for_each(|text| self.observer.event(Event::Notice(text)));
+        self.job.plan.notices.iter().for_each(|text| self.observer.event(Event::Notice(text)));
         for task in &self.job.inputs.tasks {
             if let Some(text) = task.train.masked_sample(0, &self.job.inputs.tokenizer) {
                 self.observer.event(Event::Sample { task: &task.name, text: &text });

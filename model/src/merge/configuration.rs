@@ -71,7 +71,7 @@ impl MergeRequest {
         let dtype = fields.take("dtype").map(|value| dtype(&value)).transpose()?;
         let out_dtype = fields.take("out_dtype").map(|value| self::dtype(&value)).transpose()?;
         let chat_template = fields.take("chat_template").map(|value| chat_template(&value)).transpose()?;
-        let vocabulary = vocabulary(&mut fields)?;
+        let (vocabulary, tokenizer_place) = vocabulary(&mut fields)?;
         fields.end(&[
             "merge_method",
             "base_model",
@@ -99,6 +99,7 @@ impl MergeRequest {
             shard_bytes: super::DEFAULT_SHARD_BYTES,
             configuration: Some(path.to_owned()),
             places: reader.places,
+            tokenizer_place,
             notices: reader.unused.into_iter().map(notice).collect(),
         })
     }
@@ -372,8 +373,8 @@ fn dtype(value: &Value<'_>) -> Result<WeightType> {
     }
 }
 
-/// What `tokenizer_source` or `tokenizer` asks for.
-fn vocabulary(fields: &mut Fields<'_>) -> Result<Vocabulary> {
+/// What `tokenizer_source` or `tokenizer` asks for, and where.
+fn vocabulary(fields: &mut Fields<'_>) -> Result<(Vocabulary, Option<(usize, String)>)> {
     let source = match (fields.take("tokenizer_source"), fields.take("tokenizer")) {
         (Some(_), Some(tokenizer)) => {
             return Err(tokenizer.refuse("and `tokenizer_source` cannot both be given"));
@@ -395,16 +396,17 @@ fn vocabulary(fields: &mut Fields<'_>) -> Result<Vocabulary> {
             fields.end(&["source", "tokens", "pad_to_multiple_of"])?;
             match source {
                 Some(source) => Some(source),
-                None => return Ok(Vocabulary::Union),
+                None => return Ok((Vocabulary::Union, None)),
             }
         }
     };
-    let Some(source) = source else { return Ok(Vocabulary::ByNumber) };
-    Ok(match source.text()? {
+    let Some(source) = source else { return Ok((Vocabulary::ByNumber, None)) };
+    let vocabulary = match source.text()? {
         "base" => Vocabulary::Base,
         "union" => Vocabulary::Union,
         folder => Vocabulary::Of(PathBuf::from(folder)),
-    })
+    };
+    Ok((vocabulary, Some(source.place())))
 }
 
 fn chat_template(value: &Value<'_>) -> Result<String> {

@@ -118,7 +118,7 @@ impl Merge {
         let models: Vec<TensorFolder> = request.models.iter().enumerate().map(open).collect::<Result<_>>()?;
         let is_sliced =
             request.slices.iter().flat_map(|slice| &slice.sources).any(|source| source.layers.is_some());
-        let decided = vocabulary::decide(&models, &request.vocabulary)?;
+        let decided = vocabulary::decide(&models, request)?;
         let tokens = decided.tokens.as_ref();
         let sizes = if tokens.is_some() { Sizes::ButTokens } else { Sizes::All };
         let matches = match is_sliced {
@@ -225,9 +225,14 @@ impl Merge {
         Ok(report)
     }
 
+    /// Adds a file to those of the merged model.
+    pub(crate) fn add_file(&mut self, name: &str, text: String) {
+        self.files.add(name, text);
+    }
+
     /// Hash of all that the merged model follows from: what is done with which tensors, the copied files, and of the
     /// weights' files length and time.
-    fn identity(&self) -> Result<String> {
+    pub(crate) fn identity(&self) -> Result<String> {
         let mut texts = vec![env!("CARGO_PKG_VERSION").to_owned(), self.files.identity()];
         for model in &self.models {
             for file in model.files() {

@@ -40,6 +40,8 @@ pub struct MergeRequest {
     pub configuration: Option<PathBuf>,
     /// For every model, the line of the configuration that first names it, and its key there; empty without one.
     pub places: Vec<(usize, String)>,
+    /// The line and the key of the configuration that says whose tokenizer the merged model has.
+    pub tokenizer_place: Option<(usize, String)>,
     /// What a person should know about what was asked for, a line each.
     pub notices: Vec<String>,
 }
@@ -109,6 +111,7 @@ impl MergeRequest {
             shard_bytes: super::DEFAULT_SHARD_BYTES,
             configuration: None,
             places: Vec::new(),
+            tokenizer_place: None,
             notices: Vec::new(),
         }
     }
@@ -143,7 +146,16 @@ impl MergeRequest {
 
     /// An error of opening a model, with the line and the key of the configuration that names it.
     pub fn locate_model(&self, model: usize, error: Error) -> Error {
-        match (&self.configuration, self.places.get(model)) {
+        self.locate_at(self.places.get(model), error)
+    }
+
+    /// An error of the tokenizer that the merged model is to have, in the same way.
+    pub fn locate_tokenizer(&self, error: Error) -> Error {
+        self.locate_at(self.tokenizer_place.as_ref(), error)
+    }
+
+    fn locate_at(&self, place: Option<&(usize, String)>, error: Error) -> Error {
+        match (&self.configuration, place) {
             (Some(file), Some((line, key))) if error.is_input() => {
                 Error::line(file, *line, format!("`{key}`: {error}"))
             }

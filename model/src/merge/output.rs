@@ -133,6 +133,11 @@ impl OutputFiles {
         Ok(())
     }
 
+    /// Adds a file.
+    pub(super) fn add(&mut self, name: &str, text: String) {
+        self.made.push((name.to_owned(), text));
+    }
+
     /// The configuration.
     pub fn config(&self) -> &Value {
         &self.config

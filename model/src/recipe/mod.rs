@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 use crate::error::{Error, Result};
 use crate::hub::HubSource;
 
+mod checkpoint;
 mod differences;
 mod edit;
 mod evaluate;
@@ -30,6 +31,7 @@ mod tests;
 mod train;
 mod values;
 
+pub use checkpoint::{CheckpointSettings, KeepProbes};
 pub use differences::{Difference, differences};
 pub use edit::Edit;
 pub use evaluate::{EvaluateSettings, Keep};
@@ -446,24 +448,6 @@ pub struct HalfSettings {
     /// Rounds, each with another half frozen; as many as tasks when not given.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rounds: Option<u64>,
-}
-
-/// `[checkpoint]`: saving inside a stage, and what stays of stages.
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(default)]
-pub struct CheckpointSettings {
-    /// Steps between checkpoints; 0 saves only between stages and on Ctrl-C.
-    pub every: u64,
-    /// Newest checkpoints kept per stage, where there is room.
-    pub keep: usize,
-    /// Whether the probes stay when the model is made that the rest of the run goes on from.
-    pub keep_probes: bool,
-}
-
-impl Default for CheckpointSettings {
-    fn default() -> Self {
-        Self { every: 200, keep: 2, keep_probes: true }
-    }
 }
 
 /// `[metrics]`: how the steps are recorded, beside metrics.jsonl.

@@ -34,7 +34,7 @@ const NOT_ABOUT_MEASURING: [(&[&str], &str); 4] = [
         &["weight", "repeat", "epochs", "model", "limit"],
         "is about training: rows that are measured are limited by `eval_limit`",
     ),
-    (&["shots"], "is given by --shots, with --shots-from"),
+    (&["shots"], "is given to `eval` by --shots, with --shots-from"),
 ];
 
 /// A recipe's file, read and checked, nothing inherited yet: what several recipes are made from that differ by a few

@@ -26,7 +26,7 @@ fn gated_delta_nets_are_looked_at() {
     let inspection = Inspection::of(place.path()).unwrap();
     let kinds: Vec<_> = inspection.memory.iter().map(|line| (line.precision, line.memory.name())).collect();
     let thrice = |kind| [kind; 3];
-    let of = |precision| [thrice((precision, "exact")), thrice((precision, "compact"))].concat();
+    let of = |precision| ["exact", "compact", "offload"].map(|name| thrice((precision, name))).concat();
     assert_eq!(kinds, [of("f32"), of("bf16")].concat());
     // Weights, gradients and two moments in f32; in compact state all but the weights in bf16, and a buffer in f32.
     let layout = parsed(&config).layout().unwrap();
@@ -34,6 +34,12 @@ fn gated_delta_nets_are_looked_at() {
     let compact = inspection.memory[3].state_bytes;
     assert_eq!(compact, StateType::Compact.bytes(&layout, ComputeType::F32) as u64);
     assert!(compact > 10 * layout.len() as u64, "{compact}");
+    // On the device the rounded weights and that buffer; on the host the rest of compact state.
+    let [compact, offload] = [12, 15].map(|line| &inspection.memory[line]);
+    assert_eq!((compact.precision, compact.memory.name(), compact.host_bytes), ("bf16", "compact", 0));
+    assert_eq!((offload.precision, offload.memory.name()), ("bf16", "offload"));
+    assert_eq!(offload.host_bytes, 8 * layout.len() as u64);
+    assert_eq!(offload.state_bytes + offload.host_bytes, compact.state_bytes);
     assert_eq!(inspection.total_parameters(), parsed(&config).parameters() as u64);
     let attention = inspection.parameters.iter().map(|part| (part.part, part.parameters > 0));
     let expected = ["embedding", "attention", "gated DeltaNet", "MLP", "norms", "head"];
@@ -42,5 +48,5 @@ fn gated_delta_nets_are_looked_at() {
     let rotary: Vec<(&str, usize)> =
         inspection.rotary.iter().map(|with| (with.what.as_str(), with.layers)).collect();
     assert_eq!(rotary, [("base 10000, 4 of 16 elements of a head", 1), ("none (gated DeltaNet)", 3)]);
-    assert_eq!(inspection.memory.len(), 12);
+    assert_eq!(inspection.memory.len(), 18);
 }

@@ -8,6 +8,7 @@ mod folders;
 mod low_rank;
 mod numbers;
 mod stopped;
+mod sweeping;
 mod vocabularies;
 
 use std::collections::HashMap;

@@ -9,6 +9,7 @@ use serde_json::Value;
 
 pub(super) use self::tokenizer::TokenizerFiles;
 use self::tokenizer::{Target, Tokenizer};
+use super::MergeRequest;
 use crate::checkpoint::TensorFolder;
 use crate::error::{Error, Result};
 
@@ -57,8 +58,8 @@ pub(super) struct Decided {
 ///
 /// # Errors
 /// A token that differs, where none may; a tokenizer that is missing where it is needed, or cannot be read.
-pub(super) fn decide(models: &[TensorFolder], vocabulary: &Vocabulary) -> Result<Decided> {
-    match vocabulary {
+pub(super) fn decide(models: &[TensorFolder], request: &MergeRequest) -> Result<Decided> {
+    match &request.vocabulary {
         Vocabulary::Strict => match difference(models)? {
             None => Ok(Decided::default()),
             Some((path, difference, first)) => {
@@ -76,36 +77,37 @@ pub(super) fn decide(models: &[TensorFolder], vocabulary: &Vocabulary) -> Result
             });
             Ok(Decided { tokens: None, notices: notice.into_iter().collect() })
         }
-        Vocabulary::Base => tokens(models, models[0].folder(), false),
-        Vocabulary::Union => tokens(models, models[0].folder(), true),
-        Vocabulary::Of(folder) => tokens(models, folder, false),
+        Vocabulary::Base => tokens(models, request, models[0].folder()),
+        Vocabulary::Union => tokens(models, request, models[0].folder()),
+        Vocabulary::Of(folder) => tokens(models, request, folder),
     }
 }
 
 /// The tokens of the tokenizer in a folder, perhaps with those of all models.
-fn tokens(models: &[TensorFolder], folder: &Path, is_union: bool) -> Result<Decided> {
-    let mut target = Target::read(folder)?;
+fn tokens(models: &[TensorFolder], request: &MergeRequest, folder: &Path) -> Result<Decided> {
+    let mut target = Target::read(folder).map_err(|error| request.locate_tokenizer(error))?;
     let is_of_first = folder == models[0].folder();
     if is_of_first {
         target.strip(rows_of(models[0].config()))?;
     }
     let mut notices = Vec::new();
     let mut own = Vec::with_capacity(models.len());
-    for model in models {
-        let mut tokenizer = match Tokenizer::read(model.folder())? {
+    for (number, model) in models.iter().enumerate() {
+        let locate = |error| request.locate_model(number, error);
+        let mut tokenizer = match Tokenizer::read(model.folder()).map_err(locate)? {
             Some(tokenizer) => tokenizer,
             None if model.folder() != models[0].folder() && !tokenizer::has_other_form(model.folder())? => {
                 let (folder, first) = (model.folder().display(), models[0].folder().display());
                 notices.push(format!("{folder} has no tokenizer: taken to have that of {first}"));
                 Tokenizer::require(models[0].folder())?
             }
-            None => Tokenizer::require(model.folder())?,
+            None => Tokenizer::require(model.folder()).map_err(locate)?,
         };
         let limit = rows_of(model.config());
         tokenizer.tokens.retain(|_, number| *number < limit);
         own.push(tokenizer);
     }
-    if is_union {
+    if request.vocabulary == Vocabulary::Union {
         target.add(&own[1..])?;
     }
     target.require_numbers()?;
