@@ -155,6 +155,8 @@ Examples:
   cpift-engine train recipe.toml --set method=joint --out runs/joint
   cpift-engine train recipe.toml --until fuse
   cpift-engine train recipe.toml --resume
+  cpift-engine train recipe.toml --out runs/apart --probe code
+  cpift-engine train recipe.toml --out runs/apart --resume
 
 Files written into the run folder:
   recipe.toml     the recipe with every default filled in; can be run itself
@@ -164,7 +166,7 @@ Files written into the run folder:
   metrics.jsonl   every optimizer step
   scores.json answers.json   what was measured, and some answers
   tensorboard/    the same for TensorBoard, with --tensorboard
-  probe/ core/ groups.json fused/    what the stages found
+  probe/ core/ groups.json fused/    what the stages found; probe-runs/ until --resume what --probe has made
   final/          the model, a folder that `transformers` loads, with its card (README.md)
   report.md       every task before and after (report.json for programs)
 Tokenized data is kept for later runs in ~/.cache/cpift-engine.
@@ -193,6 +195,11 @@ pub struct Train {
     /// Stop after this stage.
     #[arg(long, value_name = "STAGE", value_parser = stage())]
     pub until: Option<Stage>,
+    /// Make the probe of this task and nothing else, beside processes that make others of the same run, on this machine or
+    /// on others that share the run folder. What was begun of it is continued. When all probes are there, --resume
+    /// without --probe goes on with them, and trains those that are missing.
+    #[arg(long, value_name = "NAME", conflicts_with = "until")]
+    pub probe: Option<String>,
 }
 
 /// What `train` and `plan` share.

@@ -99,7 +99,15 @@ impl AnswerInterrupt {
 
 /// The command that continues the job this process was started for, to be pasted where it was started.
 pub fn resume_command() -> String {
-    let mut arguments: Vec<OsString> = std::env::args_os().skip(1).collect();
+    resumed(std::env::args_os().skip(1).collect())
+}
+
+/// The command that continues the run of a process that was started to make a probe of it.
+pub fn command_without_probe() -> String {
+    resumed(without_probe(std::env::args_os().skip(1)))
+}
+
+fn resumed(mut arguments: Vec<OsString>) -> String {
     if !arguments.iter().any(|argument| argument == "--resume") {
         // What follows `--` is no option.
         let end = arguments.iter().position(|argument| argument == "--").unwrap_or(arguments.len());
@@ -108,6 +116,19 @@ pub fn resume_command() -> String {
     // As it was started: the program need not be where a shell looks for programs.
     let program = std::env::args_os().next().unwrap_or_else(|| OsString::from(PROGRAM));
     shell_words(std::iter::once(program).chain(arguments))
+}
+
+/// Arguments but for `--probe NAME` or `--probe=NAME`.
+fn without_probe(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let mut left = Vec::new();
+    while let Some(argument) = arguments.next() {
+        if argument == "--probe" {
+            arguments.next();
+        } else if !argument.to_string_lossy().starts_with("--probe=") {
+            left.push(argument);
+        }
+    }
+    left
 }
 
 /// The command this process was started with, as a shell takes it, by the program's plain name.
@@ -133,11 +154,22 @@ fn shell_words(words: impl Iterator<Item = OsString>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::shell_words;
+    use super::{shell_words, without_probe};
 
     #[test]
     fn a_shell_takes_the_words_as_they_were() {
         let words = ["a/b", "my runs/ä", "it's", "seed=1", ""].map(std::ffi::OsString::from);
         assert_eq!(shell_words(words.into_iter()), "a/b 'my runs/ä' 'it'\\''s' seed=1 ''");
+    }
+
+    #[test]
+    fn the_task_of_a_probe_is_left_out() {
+        for given in [
+            &["train", "a", "--probe", "code", "--out", "b"][..],
+            &["train", "a", "--probe=code", "--out", "b"],
+        ] {
+            let left = without_probe(given.iter().map(std::ffi::OsString::from));
+            assert_eq!(left, ["train", "a", "--out", "b"]);
+        }
     }
 }

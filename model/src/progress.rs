@@ -451,6 +451,9 @@ pub struct ProcessRecord {
     pub memory_bytes: Option<u64>,
     /// When it began, in UTC: `2026-01-31T12:00:00Z`.
     pub began: String,
+    /// The task whose probe it made apart from the run; none where it worked on the run itself.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub probe: Option<String>,
 }
 
 /// Stage 2: overlaps and groups.

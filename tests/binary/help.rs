@@ -93,7 +93,9 @@ fn the_examples_of_train_run() {
         match example {
             "train recipe.toml"
             | "train recipe.toml --set seed=2 --out runs/second"
-            | "train recipe.toml --set method=joint --out runs/joint" => {}
+            | "train recipe.toml --set method=joint --out runs/joint"
+            | "train recipe.toml --out runs/apart --probe code"
+            | "train recipe.toml --out runs/apart --resume" => {}
             // It is the first example's folder.
             "train recipe.toml --until fuse" => place.clear("runs/NAME"),
             "train recipe.toml --resume" => assert!(!place.has("runs/NAME/final")),
@@ -101,7 +103,7 @@ fn the_examples_of_train_run() {
         }
         None
     });
-    for name in ["NAME", "second", "joint"] {
+    for name in ["NAME", "second", "joint", "apart"] {
         assert!(place.has(&format!("runs/{name}/final/config.json")), "{name}");
     }
 }

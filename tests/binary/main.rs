@@ -20,6 +20,7 @@ mod merge;
 mod pages;
 mod paths;
 mod precision;
+mod probes;
 mod readme;
 mod report;
 mod support;

@@ -108,13 +108,13 @@ fn a_configuration_stands_in_the_place_of_models() {
 
     fs::remove_dir_all(models.path("out")).unwrap();
     fs::write(models.path("wrong.yaml"), text.replace("models:", "model:")).unwrap();
-    fs::write(models.path("tokenizer.yml"), format!("{text}tokenizer_source: none/there\n")).unwrap();
+    fs::write(models.path("tokenizer.yml"), format!("{text}tokenizer_source: ./none\n")).unwrap();
     for (arguments, says) in [
         (&["merge.yml", "--method", "ties"][..], "`--method`: is what merge.yml says: leave it out"),
         (&["merge.yml", "--scale", "2"], "`--scale`: is what merge.yml says"),
         (&["merge.yml", "a"], "`MODEL`: is what merge.yml says"),
         (&["wrong.yaml"], "wrong.yaml:1: has neither `models` nor `slices`"),
-        (&["tokenizer.yml"], "tokenizer.yml:7: `tokenizer_source`: none/there"),
+        (&["tokenizer.yml"], "tokenizer.yml:8: `tokenizer_source`: ./none"),
         (&["a", "b"], "`--method`: is missing"),
         (&["nothing.yml"], "nothing.yml: cannot read"),
         (&["nothing.YML"], "nothing.YML: cannot read"),

@@ -35,6 +35,19 @@ fn every_command_runs_as_it_is_written() {
                 assert!(table.contains("final"), "{table}");
                 run_folder_is_whole(&place, "runs/NAME");
             }),
+            "cpift-engine train recipe.toml --out runs/apart --probe code" => (command, &|said| {
+                assert!(said.contains("all probes of the run are there"), "{said}");
+                assert!(place.has("runs/apart/probe-runs/code/made"));
+            }),
+            "cpift-engine train recipe.toml --out runs/apart --resume" => (command, &|_| {
+                run_folder_is_whole(&place, "runs/apart");
+                let bits =
+                    |run: &str| fs::read(place.path(&format!("{run}/final/model.safetensors"))).unwrap();
+                assert!(
+                    bits("runs/NAME") == bits("runs/apart"),
+                    "the same bits as a run that trains its probes"
+                );
+            }),
             "cpift-engine report runs/NAME" => (command, &|_| {
                 assert!(place.has("runs/NAME/report.html"));
                 let json = fs::read(place.path("runs/NAME/report/report.json")).unwrap();

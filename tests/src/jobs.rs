@@ -142,13 +142,14 @@ impl SmallJob {
         options: &Options<'_>,
         observer: &mut dyn Observer,
     ) -> Result<JobReport> {
-        let Options { resume, until, probes, pairs } = *options;
+        let Options { resume, until, probe, probes, pairs } = *options;
         let out = self.path(out);
         let options = JobOptions {
             recipe,
             out: &out,
             resume,
             until,
+            probe,
             probes,
             pairs,
             preparation: Preparation::default(),
@@ -200,6 +201,8 @@ pub struct Options<'a> {
     pub resume: bool,
     /// End after this stage.
     pub until: Option<Stage>,
+    /// The one probe to make.
+    pub probe: Option<&'a str>,
     /// Run whose probes are taken over.
     pub probes: Option<&'a Path>,
     /// Pairs of tasks instead of the method.

@@ -58,7 +58,7 @@ Examples:
   cpift-engine merge --method ties --base my-model tune-a tune-b --out merged --resume
   cpift-engine merge --method average my-model tune-a --vocabulary union --out merged
   cpift-engine merge merge.yml --dtype bf16 --out merged
-  cpift-engine merge --method ties --base my-model tune-a tune-b --sweep scale=0.4:1:0.2 --data code.jsonl sort.jsonl --out merged
+  cpift-engine merge merge.yml --sweep t=0.2:0.8:0.3 --data code.jsonl sort.jsonl --out merged
 
 Files written: model.safetensors (or shards with an index), config.json, the tokenizer's files and licences, manifest.json; \
 of a sweep sweep.json, report.html and report/.

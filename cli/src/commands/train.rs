@@ -23,13 +23,14 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     let mut source = Source::read(&arguments.recipe.path, &overrides)?;
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
     // What is cheap to check is checked before anything is fetched.
-    match arguments.resume {
+    let continues = arguments.resume || arguments.probe.is_some();
+    match continues {
         true => job::require_run_or_unused(&out)?,
         false => job::require_unused(&out)?,
     }
     let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
     // What is continued is continued with the same model and data, even where the hub has others by now.
-    let pinned = if arguments.resume { recorded_hub_sources(&out)? } else { Vec::new() };
+    let pinned = if continues { recorded_hub_sources(&out)? } else { Vec::new() };
     super::resolve(&mut source, RecipeParts::All, &pinned)?;
     let recipe = source.recipe(&[])?;
     let job = super::with_preparation(|preparation| {
@@ -38,12 +39,17 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
             out: &out,
             resume: arguments.resume,
             until: arguments.until,
+            probe: arguments.probe.as_deref(),
             probes: None,
             pairs: None,
             preparation,
         };
         Job::prepare(&chosen.device, &options)
     })?;
+    if let (Some(name), Some(folder)) = (&arguments.probe, job.made_probe()?) {
+        let there = format!("the probe of {name} is there already: {}\n", folder.display());
+        return print(&format!("{there}{}", after_probe(&job, Style::of(&std::io::stdout()))));
+    }
     job.check_memory()?;
     super::announce_ignored_fields(super::models(&recipe));
     let rate = machine::matmul_rate(&chosen.device, job.compute())?;
@@ -53,7 +59,25 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
     let report = job.run(&mut progress)?;
     drop(progress);
     let style = Style::of(&std::io::stdout());
-    print(&format!("\n{}{}", reports::scores(&report, style), reports::ending(&report, &out, style)))
+    let scores = reports::scores(&report, style);
+    let ending = match &arguments.probe {
+        Some(name) => format!("the probe of {name} is made\n{}", after_probe(&job, style)),
+        None => reports::ending(&report, &out, style),
+    };
+    print(&format!("\n{scores}{ending}"))
+}
+
+/// What is left to do of stage 1, and what to run when all is done.
+fn after_probe(job: &Job, style: Style) -> String {
+    let (missing, command) = (job.missing_probes(), interrupt::command_without_probe());
+    let text = match missing.is_empty() {
+        true => format!("all probes of the run are there; go on with\n  {command}"),
+        false => format!(
+            "missing: {} (--probe NAME makes one); when all are there, or to train what is missing in one process\n  {command}",
+            missing.join(", ")
+        ),
+    };
+    format!("{}\n", style.dim(text))
 }
 
 /// `runs/NAME`: the recipe's file name without its ending, or the name of its folder when the file has the

@@ -61,6 +61,7 @@ pub fn work(folder: &Path, id: &str, options: WorkOptions<'_>) -> Result<bool> {
         out: &out,
         resume: out.exists(),
         until: unit.until,
+        probe: None,
         probes: probes.as_deref(),
         pairs: unit.pairs,
         preparation: Preparation { cache: options.cache, observe: None },

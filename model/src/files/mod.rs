@@ -6,12 +6,15 @@
 mod folder;
 mod input;
 mod known;
+mod lock;
 mod output;
 mod resumable;
 
 use std::fs::{self, File, OpenOptions};
+use std::hash::{BuildHasher, RandomState};
 use std::io::{self, BufWriter, ErrorKind, Read, Write};
 use std::path::{Path, PathBuf};
+use std::sync::LazyLock;
 use std::sync::atomic::{AtomicU64, Ordering};
 
 use serde::Serialize;
@@ -28,6 +31,8 @@ pub use input::{
 };
 pub(crate) use known::FileSnapshot;
 pub use known::{Difference, KnownFiles};
+pub use lock::FolderLock;
+use lock::LOCK;
 pub use output::{write_json_output, write_output};
 pub use resumable::ResumableFolder;
 
@@ -139,6 +144,54 @@ pub fn write_atomically(path: &Path, write: impl FnOnce(&mut FileWriter) -> Resu
     fs::rename(&writer.temporary, path).map_err(write_error(path, FileAction::Rename))?;
     writer.complete = true;
     sync_folder(parent(path))
+}
+
+/// Writes a file where none is, whole or not at all; false where there is one, which stays as it is. Of several processes
+/// that do so at the same time, one writes it, on file systems that machines share as well.
+///
+/// # Errors
+/// The system's, naming the file.
+pub fn create_atomically(path: &Path, bytes: &[u8]) -> Result<bool> {
+    // Dropped without being complete, it removes its temporary file.
+    let mut writer = FileWriter::create(temporary_sibling(path)?, path.to_owned())?;
+    writer.put(bytes)?;
+    writer.flush_to_disk()?;
+    match fs::hard_link(&writer.temporary, path) {
+        Ok(()) => {}
+        Err(_) if path.exists() => return Ok(false),
+        // Not every file system has links. A rename would replace what another process writes at this moment.
+        Err(_) => {
+            fs::rename(&writer.temporary, path).map_err(write_error(path, FileAction::Create))?;
+            writer.complete = true;
+        }
+    }
+    sync_folder(parent(path))?;
+    Ok(true)
+}
+
+/// [`create_atomically`] for a value as JSON.
+///
+/// # Errors
+/// As [`create_atomically`].
+pub fn create_json_atomically(path: &Path, value: &impl Serialize) -> Result<bool> {
+    create_atomically(path, json_text(path, value)?.as_bytes())
+}
+
+/// Gives a folder, with what is in it, another name beside it or below the same folder of a run. False where something is
+/// at that name, or the folder is no longer there: another process was first.
+///
+/// # Errors
+/// The system's, naming the folder.
+pub fn move_folder(from: &Path, to: &Path) -> Result<bool> {
+    create_folders(parent(to))?;
+    match fs::rename(from, to) {
+        Ok(()) => {}
+        Err(_) if !from.exists() || to.exists() => return Ok(false),
+        Err(error) => return Err(write_error(to, FileAction::Rename)(error)),
+    }
+    sync_folder(parent(to))?;
+    sync_folder(parent(from))?;
+    Ok(true)
 }
 
 /// Reads a text file that this program wrote, of any size.
@@ -260,7 +313,7 @@ fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
 ///
 /// # Errors
 /// The system's, naming the destination.
-pub fn move_folder(from: &Path, destination: &Path) -> Result<()> {
+pub fn publish_folder(from: &Path, destination: &Path) -> Result<()> {
     if cfg!(windows) && destination.exists() {
         // There a rename does not replace even an empty folder.
         fs::remove_dir(destination).map_err(write_error(destination, FileAction::Replace))?;
@@ -308,52 +361,6 @@ pub fn require_free_space(path: &Path, bytes: u64) -> Result<()> {
 /// What is wrong with a text in the place of a pattern of files.
 pub(crate) fn invalid_pattern(text: &Path, error: &glob::PatternError) -> Error {
     Error::format(text, format!("is not a pattern of files: {} (character {})", error.msg, error.pos + 1))
-}
-
-/// Name of the file that a folder is locked through.
-const LOCK: &str = ".lock";
-
-/// A folder held by this process, until dropped or killed: two runs must not write to one folder.
-#[derive(Debug)]
-pub struct FolderLock {
-    /// The system releases the lock when the file is closed.
-    _file: File,
-}
-
-impl FolderLock {
-    /// Locks a folder that a process has locked before; none where no process has.
-    ///
-    /// # Errors
-    /// As [`FolderLock::take`].
-    pub fn take_again(folder: &Path) -> Result<Option<Self>> {
-        folder.join(LOCK).exists().then(|| Self::take(folder)).transpose()
-    }
-
-    /// Locks a folder through the file `.lock` in it.
-    ///
-    /// # Errors
-    /// Another process holds the folder, or the file cannot be created.
-    pub fn take(folder: &Path) -> Result<Self> {
-        let path = folder.join(LOCK);
-        let open = || OpenOptions::new().write(true).create(true).truncate(false).open(&path);
-        let file = match open() {
-            // Another process made the folder, failed before it began, and removed it again.
-            Err(error) if error.kind() == ErrorKind::NotFound => {
-                create_folders(folder)?;
-                open()
-            }
-            other => other,
-        };
-        let file = file.map_err(write_error(&path, FileAction::Create))?;
-        match file.try_lock() {
-            Ok(()) => Ok(Self { _file: file }),
-            Err(fs::TryLockError::WouldBlock) => Err(Error::format(
-                folder,
-                "another process is working in this folder; wait for it or stop it",
-            )),
-            Err(fs::TryLockError::Error(error)) => Err(Error::file(&path, FileAction::Lock)(error)),
-        }
-    }
 }
 
 /// Creates a folder and those above it that are missing.
@@ -452,11 +459,17 @@ fn is_temporary(name: &str) -> bool {
     name.starts_with('.') && name.ends_with(TEMPORARY_SUFFIX)
 }
 
-/// `.name.process-count.partial`: unique among processes and within this one.
+/// `.name.process-machine-count.partial`, which no other process has, on another machine neither.
 fn temporary_name(name: &str) -> String {
+    format!(".{name}.{}{TEMPORARY_SUFFIX}", unique_suffix())
+}
+
+/// A part of a name that is given once: processes of several machines, whose numbers may be the same, share folders.
+pub(crate) fn unique_suffix() -> String {
     static COUNT: AtomicU64 = AtomicU64::new(0);
+    static RANDOM: LazyLock<u64> = LazyLock::new(|| RandomState::new().hash_one(()));
     let count = COUNT.fetch_add(1, Ordering::Relaxed);
-    format!(".{name}.{}-{count}{TEMPORARY_SUFFIX}", std::process::id())
+    format!("{}-{:016x}-{count}", std::process::id(), *RANDOM)
 }
 
 /// Makes the names in a folder durable: without it a rename may be lost with the power.

@@ -7,7 +7,7 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{MANIFEST, MANIFEST_VERSION, Manifest, ManifestEntry, Origin};
 use super::{
-    FileWriter, FolderLock, LOCK, create_folders, move_folder, parent, read_json, remove_partial,
+    FileWriter, FolderLock, LOCK, create_folders, parent, publish_folder, read_json, remove_partial,
     require_empty, sync_folder, temporary_name, write_error, write_json_atomically,
 };
 use crate::error::{Error, FileAction, Result};
@@ -177,7 +177,7 @@ impl ResumableFolder {
             sync_folder(&working.join(folder))?;
         }
         sync_folder(&working)?;
-        move_folder(&working, &destination)?;
+        publish_folder(&working, &destination)?;
         drop(lock);
         Ok(())
     }

@@ -58,68 +58,69 @@ impl<'a> Session<'a> {
         self.finish(&COLUMNS)
     }
 
-    /// Stage 1: one fine-tune per task from θ0, or the model that the task brings.
-    pub(super) fn probe(&mut self) -> Result<()> {
+    /// Stage 1 for some tasks: a fine-tune of each from θ0, or the model that the task brings.
+    pub(super) fn probe(&mut self, tasks: &[usize]) -> Result<()> {
+        tasks.iter().try_for_each(|&task| self.probe_task(task))
+    }
+
+    fn probe_task(&mut self, index: usize) -> Result<()> {
         let job = self.job;
         let mut models = RunModels::new(job);
-        for (index, task) in job.inputs.tasks.iter().enumerate() {
-            let folder = models.probe_folder(index);
-            let origin = self.probe_origin(index)?;
-            let is_complete = task.model.is_some() || self.is_complete(&folder, &origin)?;
-            if !is_complete && !job.inputs.trains_probe(index) {
-                return Err(Error::format(&folder, self.why_missing(&folder)));
-            }
-            if is_complete {
-                if task.model.is_none() {
-                    if job.inputs.trains_probe(index) {
-                        self.tell_lost_metrics_of(&folder, &TrainingStage::Probe.training(&task.name))?;
-                    }
-                    self.checkpoints.forget(&TrainingStage::Probe.training(&task.name))?;
-                    self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
-                }
-                if !self.has_score(&Column::Probe, &task.name) || self.lacks_samples(&Column::Probe, &[index])
-                {
-                    models.read_weights(index, self.trainer.weights_mut()?)?;
-                    self.evaluate(&Column::Probe, &[index])?;
-                    self.evaluate_samples(&Column::Probe, &[index])?;
-                }
-                continue;
-            }
-            self.load_base()?;
-            self.train(Training {
-                stage: TrainingStage::Probe,
-                part: &task.name,
-                settings: &job.recipe.probe.training,
-                restart: false,
-                parts: vec![TrainingPart {
-                    title: format!("probe {}", task.name),
-                    steps: job.steps.probe,
-                    sources: job.inputs.whole(&[index], &job.recipe.probe.training),
-                    source_names: vec![task.name.clone()],
-                    purpose: "probe".to_owned(),
-                    frozen: FrozenSet::Nothing,
-                }],
-                origin: origin.clone(),
-                is_last: false,
-            })?;
-            let key = TrainingStage::Probe.training(&task.name);
-            let importance =
-                job.state.importance_bytes(&job.inputs.layout, self.trainer.optimizer.importance_kind());
-            self.make_room(&key, self.model_files().bytes() + importance as u64)?;
-            let mut writing = AtomicFolder::create(&folder)?;
-            self.add_model(&mut writing, &self.model_files())?;
-            if models.has_importance(index) {
-                let importance = self.trainer.optimizer.importance();
-                let tensors = importance_tensors(&job.inputs.layout, importance)?;
-                writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
-            }
-            let origin = self.with_metrics(origin, &key)?;
-            self.commit(writing, origin)?;
-            self.checkpoints.forget(&key)?;
-            require_fit(job, self.trainer.weights()?)?;
-            self.evaluate(&Column::Probe, &[index])?;
+        let task = &job.inputs.tasks[index];
+        let folder = models.probe_folder(index);
+        let origin = self.probe_origin(index)?;
+        let is_complete = task.model.is_some() || self.is_complete(&folder, &origin)?;
+        if !is_complete && !job.inputs.trains_probe(index) {
+            return Err(Error::format(&folder, self.why_missing(&folder)));
         }
-        Ok(())
+        if is_complete {
+            if task.model.is_none() {
+                if job.inputs.trains_probe(index) {
+                    self.tell_lost_metrics_of(&folder, &TrainingStage::Probe.training(&task.name))?;
+                }
+                self.checkpoints.forget(&TrainingStage::Probe.training(&task.name))?;
+                self.observer.event(Event::StageReused { stage: Stage::Probe, part: &task.name });
+            }
+            if !self.has_score(&Column::Probe, &task.name) || self.lacks_samples(&Column::Probe, &[index]) {
+                models.read_weights(index, self.trainer.weights_mut()?)?;
+                self.evaluate(&Column::Probe, &[index])?;
+                self.evaluate_samples(&Column::Probe, &[index])?;
+            }
+            return Ok(());
+        }
+        self.load_base()?;
+        self.train(Training {
+            stage: TrainingStage::Probe,
+            part: &task.name,
+            settings: &job.recipe.probe.training,
+            restart: false,
+            parts: vec![TrainingPart {
+                title: format!("probe {}", task.name),
+                steps: job.steps.probe,
+                sources: job.inputs.whole(&[index], &job.recipe.probe.training),
+                source_names: vec![task.name.clone()],
+                purpose: "probe".to_owned(),
+                frozen: FrozenSet::Nothing,
+            }],
+            origin: origin.clone(),
+            is_last: false,
+        })?;
+        let key = TrainingStage::Probe.training(&task.name);
+        let importance =
+            job.state.importance_bytes(&job.inputs.layout, self.trainer.optimizer.importance_kind());
+        self.make_room(&key, self.model_files().bytes() + importance as u64)?;
+        let mut writing = AtomicFolder::create(&folder)?;
+        self.add_model(&mut writing, &self.model_files())?;
+        if models.has_importance(index) {
+            let importance = self.trainer.optimizer.importance();
+            let tensors = importance_tensors(&job.inputs.layout, importance)?;
+            writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
+        }
+        let origin = self.with_metrics(origin, &key)?;
+        self.commit(writing, origin)?;
+        self.checkpoints.forget(&key)?;
+        require_fit(job, self.trainer.weights()?)?;
+        self.evaluate(&Column::Probe, &[index])
     }
 
     /// Stage 1b: every task's core parameters.

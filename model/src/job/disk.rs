@@ -19,6 +19,33 @@ pub struct StageDisk {
     pub after: u64,
 }
 
+/// What the folder of a process takes that makes one probe: the model and its importance, and beside them one checkpoint.
+pub fn probe_disk(recipe: &Recipe, inputs: &Inputs, state: StateType) -> StageDisk {
+    let Sizes { checkpoint, probe, importance } = Sizes::of(recipe, inputs, state);
+    StageDisk { stage: StageKind::Probe, most: checkpoint + importance + probe, after: probe }
+}
+
+/// Bytes of what several stages write.
+struct Sizes {
+    /// A checkpoint, without importance, which is of no use outside of probes.
+    checkpoint: u64,
+    /// A probe with its importance.
+    probe: u64,
+    /// Importance in a checkpoint, or beside a probe.
+    importance: u64,
+}
+
+impl Sizes {
+    fn of(recipe: &Recipe, inputs: &Inputs, state: StateType) -> Self {
+        let model = ModelFiles::new(&inputs.base.config, None).bytes();
+        let elements = inputs.layout.len() as u64;
+        let flat = elements * size_of::<f32>() as u64;
+        let importance = state.importance_bytes(&inputs.layout, accumulated(recipe, state)) as u64;
+        let checkpoint = flat + 2 * elements * state.storage().moments.bytes() as u64;
+        Self { checkpoint, probe: model + importance, importance }
+    }
+}
+
 /// The stages of a job, in order, with what the run folder takes: models, importance, masks and checkpoints. Whether probes
 /// stay is for the caller to say.
 pub fn stage_disk(recipe: &Recipe, inputs: &Inputs, state: StateType, keeps_probes: bool) -> Vec<StageDisk> {
@@ -27,12 +54,10 @@ pub fn stage_disk(recipe: &Recipe, inputs: &Inputs, state: StateType, keeps_prob
         (ModelFiles::new(&inputs.base.config, None).bytes(), files(weight_type_of(recipe)));
     let elements = inputs.layout.len() as u64;
     let flat = elements * size_of::<f32>() as u64;
-    let importance = state.importance_bytes(&inputs.layout, accumulated(recipe, state)) as u64;
-    // Importance is of no use outside of probes.
-    let checkpoint = flat + 2 * elements * state.storage().moments.bytes() as u64;
+    let Sizes { checkpoint, probe, importance } = Sizes::of(recipe, inputs, state);
     let tasks = inputs.all_tasks();
     let probes = if has_probes(recipe.method) {
-        tasks.iter().filter(|&&task| inputs.trains_probe(task)).count() as u64 * (model + importance)
+        tasks.iter().filter(|&&task| inputs.trains_probe(task)).count() as u64 * probe
     } else {
         0
     };

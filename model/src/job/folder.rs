@@ -1,6 +1,7 @@
 //! What a run folder says, read back: for reports, and for programs that look at runs.
 
 use std::collections::BTreeMap;
+use std::fs;
 use std::path::{Path, PathBuf};
 
 use serde::Serialize;
@@ -10,11 +11,13 @@ use super::cores::SavedCores;
 use super::identity::RunIdentity;
 use super::measured::{KeptAnswers, Scores};
 use super::names::{
-    ANSWERS, CORE, FINAL, FUSED, GROUPS, IDENTITY, INPUTS, PROGRESS, RECIPE, REPORT, RESULT, RUN, SCORES,
+    ANSWERS, CORE, FINAL, FUSED, GROUPS, IDENTITY, INPUTS, PROBE_RUNS, PROGRESS, RECIPE, REPORT, RESULT, RUN,
+    SCORES,
 };
+use super::probe_run::{made_folder, work_folders};
 use super::record::{FinalReport, InputFile, RunProgress};
 use super::seal;
-use crate::error::{Error, Result};
+use crate::error::{Error, FileAction, Result};
 use crate::evaluation::Answer;
 use crate::files::{self, read_json};
 use crate::metrics::{self, METRICS};
@@ -64,6 +67,25 @@ pub(super) fn holds_a_run(folder: &Path) -> bool {
         || reads::<Vec<InputFile>>(&folder.join(INPUTS))
 }
 
+/// The run folders of probes that are made apart from a run, of each task one that has begun: the probe that is made, else
+/// the first.
+fn probe_runs(run: &Path) -> Result<Vec<PathBuf>> {
+    let all = run.join(PROBE_RUNS);
+    let mut found = Vec::new();
+    if !all.is_dir() {
+        return Ok(found);
+    }
+    for entry in fs::read_dir(&all).map_err(Error::file(&all, FileAction::Read))? {
+        let of_task = entry.map_err(Error::file(&all, FileAction::Read))?.path();
+        let made = made_folder(&of_task);
+        let begun = if of_task.is_dir() { work_folders(&of_task)? } else { Vec::new() };
+        let has_begun = |folder: &PathBuf| folder.join(RECIPE).is_file();
+        found.extend([made].into_iter().chain(begun).find(has_begun));
+    }
+    found.sort();
+    Ok(found)
+}
+
 impl RunFolder {
     /// Reads a run folder, finished or not.
     ///
@@ -87,7 +109,7 @@ impl RunFolder {
         let cores: Option<SavedCores> = read_json(&path.join(CORE).join(REPORT))?;
         let progress: RunProgress = read_json(&path.join(PROGRESS))?.unwrap_or_default();
         let finished: FinalReport = read_json(&path.join(FINAL).join(REPORT))?.unwrap_or_default();
-        let folder = Self {
+        let mut folder = Self {
             path: path.to_owned(),
             recipe: files::read_text(&recipe)?,
             record: read_json(&path.join(RUN))?,
@@ -103,7 +125,27 @@ impl RunFolder {
             frozen_verified: finished.frozen_verified,
         };
         folder.check()?;
+        for probe in probe_runs(path)? {
+            folder.add(Self::read(&probe)?);
+        }
         Ok(folder)
+    }
+
+    /// Adds what has been made of a probe apart, until the run takes it over.
+    fn add(&mut self, probe: Self) {
+        self.steps.extend(probe.steps);
+        self.seconds += probe.seconds;
+        for (column, of_tasks) in probe.scores {
+            self.scores.entry(column).or_default().extend(of_tasks);
+        }
+        for (column, of_tasks) in probe.answers {
+            self.answers.entry(column).or_default().extend(of_tasks);
+        }
+        let processes = probe.record.into_iter().flat_map(|record| record.processes);
+        if let Some(record) = &mut self.record {
+            record.processes.extend(processes);
+            record.processes.sort_by(|one, other| one.began.cmp(&other.began));
+        }
     }
 
     /// Checks what the types leave open: the sizes of matrices and the indices of groups.

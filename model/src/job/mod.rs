@@ -22,6 +22,7 @@ mod models;
 pub(crate) mod names;
 mod pairs;
 mod plan;
+mod probe_run;
 mod record;
 mod removed_probes;
 mod sampled;
@@ -29,6 +30,7 @@ mod seal;
 mod session;
 mod stage_memory;
 mod state;
+mod take_over;
 mod training;
 mod trainings;
 mod weights;
@@ -40,7 +42,7 @@ use cpift_engine::Device;
 
 use crate::data::Preparation;
 use crate::error::{Error, Result};
-use crate::files::{self, FolderLock, KnownFiles};
+use crate::files::{self, FolderLock, KnownFiles, Origin};
 use crate::progress::{Event, JobReport, Observer, Plan};
 use crate::recipe::{Method, Recipe, Stage};
 use crate::state_type::StateType;
@@ -52,9 +54,10 @@ use identity::RunIdentity;
 pub use input_role::{InputRole, Split, UnknownRole};
 use inputs::Inputs;
 pub use memory::check_memory;
-use names::{FINAL, RECIPE};
+use names::{FINAL, RECIPE, origin_of, probe_place};
 pub use pairs::PairMethod;
 use plan::Steps;
+use probe_run::ProbeRun;
 pub use record::{InputFile, recorded_hub_sources};
 pub(crate) use seal::{read as read_sealed, write as write_sealed};
 use session::Session;
@@ -70,6 +73,9 @@ pub struct JobOptions<'a> {
     pub resume: bool,
     /// End after this stage.
     pub until: Option<Stage>,
+    /// Make the probe of the task of this name and nothing else, beside other processes that make others of the same run:
+    /// that is gone on with when all are there. What was begun of the probe is always continued.
+    pub probe: Option<&'a str>,
     /// Another run, of the same base, tasks and seed, whose probes and measurements of them and of the base are
     /// taken over.
     pub probes: Option<&'a Path>,
@@ -84,10 +90,13 @@ pub struct Job {
     recipe: Recipe,
     /// The same as TOML, with every default filled in: written to the run folder, and compared on resume.
     recipe_text: String,
+    /// The folder that the job works in: the run folder, or that of its probe.
     out: PathBuf,
     resume: bool,
     until: Option<Stage>,
     pairs: Option<PairMethod>,
+    /// The probe that the job makes, where it makes one alone.
+    probe_run: Option<ProbeRun>,
     device: Device,
     inputs: Inputs,
     identity: RunIdentity,
@@ -106,7 +115,10 @@ pub struct Job {
     max_tokens: usize,
     /// Whether the probes stay when all is made of them.
     keeps_probes: bool,
+    /// What the job does.
     plan: Plan,
+    /// What the run does that it is a part of.
+    run_plan: Plan,
 }
 
 impl Job {
@@ -117,13 +129,18 @@ impl Job {
     pub fn prepare(device: &Device, options: &JobOptions<'_>) -> Result<Self> {
         let recipe = options.recipe;
         let recipe_text = recipe.to_toml()?;
-        match options.resume {
+        let probe_run = options.probe.map(|name| ProbeRun::new(recipe, options.out, name)).transpose()?;
+        let resume = options.resume || probe_run.is_some();
+        match resume {
             true => require_run_or_unused(options.out)?,
             false => require_unused(options.out)?,
         }
         // Another process that works there is told of before anything is read and hashed.
-        let lock = FolderLock::take_again(options.out)?.map(OnceLock::from).unwrap_or_default();
-        let begun = if options.resume { RunIdentity::read(options.out)? } else { None };
+        let lock = match &probe_run {
+            Some(probe) => probe.lock_again().map(|()| OnceLock::new())?,
+            None => FolderLock::take_again(options.out)?.map(OnceLock::from).unwrap_or_default(),
+        };
+        let begun = if resume { RunIdentity::read(options.out)? } else { None };
         if let Some(begun) = &begun {
             // What the recipe says is compared before it is opened; what `auto` stands for follows from that.
             check_earlier(options.out, &recipe_text, &RunIdentity::of(recipe, options.pairs, begun.state)?)?;
@@ -138,25 +155,32 @@ impl Job {
         }
         let (known, mut files) = (KnownFiles::default(), OnceLock::new());
         let inputs = device.scope(|| Inputs::open(recipe, &options.preparation, options.probes, &known))?;
-        if options.resume {
+        if resume {
             let now = device.scope(|| record::describe_all(recipe, &inputs, &known))?;
             record::check(options.out, &now)?;
             files = now.into();
         }
         let steps = Steps::count(recipe, &inputs)?;
         let max_tokens = plan::max_tokens(recipe, &inputs)?;
-        let mut plan = memory::choose_saving(recipe, begun.map(|begun| begun.state), device, |saving| {
+        let mut run_plan = memory::choose_saving(recipe, begun.map(|begun| begun.state), device, |saving| {
             plan::plan(recipe, &inputs, &steps, device, compute, saving, max_tokens)
         })?;
+        // One that makes a probe alone removes none.
+        let keeps_probes =
+            probe_run.is_some() || plan::decide_on_probes(recipe, &inputs, options.out, &mut run_plan)?;
+        let plan = match &probe_run {
+            Some(probe) => plan::plan_of_probe(&run_plan, recipe, &inputs, probe.task),
+            None => run_plan.clone(),
+        };
         let identity = RunIdentity::of(recipe, options.pairs, plan.state)?;
-        let keeps_probes = plan::decide_on_probes(recipe, &inputs, options.out, &mut plan)?;
         Ok(Self {
             recipe: recipe.clone(),
             recipe_text,
-            out: options.out.to_owned(),
-            resume: options.resume,
+            out: probe_run.as_ref().map_or(options.out, |probe| &probe.work).to_owned(),
+            resume,
             until: options.until,
             pairs: options.pairs,
+            probe_run,
             device: device.clone(),
             inputs,
             identity,
@@ -169,6 +193,7 @@ impl Job {
             max_tokens,
             keeps_probes,
             plan,
+            run_plan,
         })
     }
 
@@ -183,13 +208,33 @@ impl Job {
         Ok(self.files.get().map_or(&[], Vec::as_slice))
     }
 
-    /// Holds the run folder, until the job is dropped.
-    fn lock(&self) -> Result<()> {
+    /// The folder of the run that the job makes or is a part of.
+    fn run_folder(&self) -> &Path {
+        self.probe_run.as_ref().map_or(&self.out, |probe| &probe.run)
+    }
+
+    /// The tasks that the job is about.
+    fn worked_on(&self) -> Vec<usize> {
+        self.probe_run.as_ref().map_or_else(|| self.inputs.all_tasks(), |probe| vec![probe.task])
+    }
+
+    /// Makes the folder that the job works in and holds it, until the job is dropped.
+    fn enter_folder(&self) -> Result<()> {
+        if let Some(probe) = &self.probe_run {
+            return probe.enter(self, &self.run_plan);
+        }
+        files::require_writable(&self.out)?;
         if self.lock.get().is_none() {
             // Nobody else sets it in between.
             let _ = self.lock.set(FolderLock::take(&self.out)?);
         }
         Ok(())
+    }
+
+    /// What the probe of a task is, in this run or in another that has the same.
+    fn probe_origin(&self, task: usize) -> Result<Origin> {
+        let identity = identity::of_probe(&self.recipe, task, self.steps.probe, self.state, self.files()?)?;
+        Ok(origin_of(&identity, &probe_place(&self.inputs.tasks[task].name)))
     }
 
     /// Fails unless the run folder, which this process has locked, is still as [`Job::prepare`] found it: another
@@ -228,28 +273,42 @@ impl Job {
     /// [`Error::Interrupted`] when the observer asked to stop (everything is saved), or what went wrong;
     /// stages that were complete stay as they are.
     pub fn run(&self, observer: &mut dyn Observer) -> Result<JobReport> {
+        if let (Some(probe), Some(_)) = (&self.probe_run, self.made_probe()?) {
+            return self.report_made_probe(probe, observer);
+        }
         self.check_memory()?;
-        let is_new = !self.out.exists();
-        let without_probes = disk::stage_disk(&self.recipe, &self.inputs, self.state, false);
-        plan::check_run_folder(&self.out, &self.plan, plan::most_of(&without_probes))?;
+        let run = self.run_folder();
+        let is_new = !run.exists();
+        let without_probes = plan::most_of(&disk::stage_disk(&self.recipe, &self.inputs, self.state, false));
+        match &self.probe_run {
+            Some(probe) => probe.check_folder(&self.plan)?,
+            None => plan::check_run_folder(run, &self.plan, without_probes)?,
+        }
         let session = Session::open(self, observer).inspect_err(|_| {
             if is_new {
                 // Only an empty folder goes: one in which nothing has begun.
-                let _ = std::fs::remove_dir(&self.out);
+                let _ = std::fs::remove_dir(run);
             }
         });
         let mut session =
             session.map_err(|error| memory::explain_out_of_memory(error, &self.plan, &self.device))?;
         session.observer.event(Event::Started(&self.plan));
         session.show_samples();
-        let report = match (self.pairs, self.recipe.method) {
-            (Some(method), _) => session.run_pairs(method),
-            (None, Method::Cpift) => session.run_cpift(),
-            (None, _) => session.run_baseline(),
+        if self.probe_run.is_none() {
+            session.take_over_probe_runs()?;
+        }
+        let report = match (&self.probe_run, self.pairs, self.recipe.method) {
+            (Some(probe), ..) => session.run_one_probe(probe.task),
+            (None, Some(method), _) => session.run_pairs(method),
+            (None, None, Method::Cpift) => session.run_cpift(),
+            (None, None, _) => session.run_baseline(),
         };
         let report =
             report.map_err(|error| memory::explain_out_of_memory(error, &self.plan, &self.device))?;
-        session.observer.event(Event::Finished(&report));
+        // Its files are closed before its folder may get another name.
+        drop(session);
+        self.probe_run.as_ref().map_or(Ok(()), ProbeRun::publish)?;
+        observer.event(Event::Finished(&report));
         Ok(report)
     }
 }
@@ -357,7 +416,8 @@ fn check_earlier(out: &Path, recipe_text: &str, now: &RunIdentity) -> Result<()>
     let path = out.join(RECIPE);
     let Some(earlier) = RunIdentity::read(out)? else { return Ok(()) };
     if earlier.recipe != now.recipe {
-        let text = files::read_text(&path)?;
+        // Where another process has just begun the run, it is not there yet.
+        let text = if path.exists() { files::read_text(&path)? } else { String::new() };
         return Err(identity::different_recipe(&path, &text, recipe_text));
     }
     let model = out.join(FINAL);

@@ -20,6 +20,8 @@ pub const ANSWERS: &str = "answers.json";
 pub const CHECKPOINTS: &str = "checkpoint";
 /// Folder of the probes, one for each task.
 pub const PROBES: &str = "probe";
+/// Folder of what processes make that make one probe each, a folder for each task.
+pub const PROBE_RUNS: &str = "probe-runs";
 /// Importance beside a probe's model.
 pub const IMPORTANCE: &str = "importance.safetensors";
 /// What the probes were that are removed.

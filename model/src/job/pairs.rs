@@ -66,7 +66,7 @@ impl Session<'_> {
         self.load_base()?;
         self.evaluate_all(&Column::Base)?;
         self.evaluate_samples(&Column::Base, &tasks)?;
-        self.probe()?;
+        self.probe(&tasks)?;
         let cores = self.select_cores()?;
         let mut columns = vec![Column::Base, Column::Probe];
         for &first in &tasks {

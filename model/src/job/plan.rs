@@ -4,7 +4,7 @@ use std::path::Path;
 
 use cpift_engine::Device;
 
-use super::disk::{StageDisk, stage_disk};
+use super::disk::{StageDisk, probe_disk, stage_disk};
 use super::inputs::{Inputs, Task, sampler};
 use super::memory::{Saving, plan_memory};
 use super::names::{FINAL, FUSED, REMOVED_PROBES};
@@ -134,7 +134,12 @@ pub fn plan(
         evaluations,
         evaluation_flops: flops_per_evaluated * evaluated_tokens as f64,
         flops_per_evaluation: flops_per_evaluated * tokens_at_once as f64,
-        stage_evaluations: plan_stage_evaluations(recipe, inputs, flops_per_evaluated),
+        stage_evaluations: plan_stage_evaluations(
+            inputs,
+            &inputs.all_tasks(),
+            measured_columns(recipe.method),
+            flops_per_evaluated,
+        ),
         method: recipe.method,
         device: format!("{}, in {}", device.describe(), compute.name()),
         architecture: config.family.model_type.to_owned(),
@@ -188,27 +193,71 @@ fn plan_evaluations(recipe: &Recipe, inputs: &Inputs, trainings: &[TrainingPlan]
     evaluations
 }
 
-/// What a run measures between its stages that takes nothing over: every task by the base, its probe, and the models
-/// after it.
-fn plan_stage_evaluations(recipe: &Recipe, inputs: &Inputs, flops_per_token: f64) -> Vec<StageEvaluation> {
-    let (mut tasks, mut losses, mut answers, mut tokens) = (0, 0, 0, 0);
-    for task in &inputs.tasks {
+/// What is measured between stages: every one of these tasks by each of these models.
+fn plan_stage_evaluations(
+    inputs: &Inputs,
+    tasks: &[usize],
+    columns: &[Column],
+    flops_per_token: f64,
+) -> Vec<StageEvaluation> {
+    let (mut measured, mut losses, mut answers, mut tokens) = (0, 0, 0, 0);
+    for task in tasks.iter().map(|&task| &inputs.tasks[task]) {
         let Some(eval) = &task.eval else { continue };
         let rows: Vec<usize> = (0..eval.len()).collect();
-        tasks += 1;
+        measured += 1;
         losses += rows.len() as u64;
         answers += task.answers.as_ref().map_or(0, |_| rows.len() as u64);
         tokens += most_tokens(eval, &rows, task.answers.as_ref(), inputs.base.config.max_positions);
     }
-    let columns: &[Column] = match recipe.method {
-        _ if tasks == 0 => &[],
+    let columns = if measured == 0 { &[] } else { columns };
+    let flops = flops_per_token * tokens as f64;
+    let of =
+        |column: &Column| StageEvaluation { column: column.clone(), tasks: measured, losses, answers, flops };
+    columns.iter().map(of).collect()
+}
+
+/// Models that a run measures which takes nothing over: the base, the probes, each on its task, and those after them.
+fn measured_columns(method: Method) -> &'static [Column] {
+    match method {
         Method::Cpift => &[Column::Base, Column::Probe, Column::Fused, Column::Final],
         Method::Staged => &[Column::Base, Column::Probe, Column::Final],
         Method::Joint | Method::Sequential | Method::Replay | Method::Half => &[Column::Base, Column::Final],
-    };
-    let flops = flops_per_token * tokens as f64;
-    let of = |column: &Column| StageEvaluation { column: column.clone(), tasks, losses, answers, flops };
-    columns.iter().map(of).collect()
+    }
+}
+
+/// Of the plan of a whole run what concerns a process that makes the probe of one task.
+pub fn plan_of_probe(plan: &Plan, recipe: &Recipe, inputs: &Inputs, task: usize) -> Plan {
+    let tokens = |trainings: &[TrainingPlan]| trainings.iter().map(|training| training.tokens).sum::<u64>();
+    let flops_per_token = plan.training_flops / tokens(&plan.trainings).max(1) as f64;
+    let title = probe_title(inputs, task);
+    let is_its = |training: &&TrainingPlan| training.kind == TrainingKind::Probe && training.title == title;
+    let trainings: Vec<TrainingPlan> = plan.trainings.iter().filter(is_its).cloned().collect();
+    let every = recipe.evaluate.every;
+    let times = |training: &TrainingPlan| if every == 0 { 0 } else { training.steps.div_ceil(every) };
+    let evaluations = trainings.iter().map(times).sum();
+    let flops_per_evaluation = plan.flops_per_evaluation / inputs.tasks.len().max(1) as f64;
+    let columns = [Column::Base, Column::Probe];
+    let disk = probe_disk(recipe, inputs, plan.state);
+    let stages = plan.stages.iter().filter(|of| of.stage == StageKind::Probe);
+    Plan {
+        tasks: vec![plan.tasks[task].clone()],
+        training_flops: flops_per_token * tokens(&trainings) as f64,
+        trainings,
+        evaluations,
+        evaluation_flops: flops_per_evaluation * evaluations as f64,
+        flops_per_evaluation,
+        stage_evaluations: plan_stage_evaluations(inputs, &[task], &columns, flops_per_token / 3.0),
+        stages: stages
+            .map(|of| StagePlan { disk_bytes: disk.most, disk_bytes_after: disk.after, ..of.clone() })
+            .collect(),
+        disk_bytes: disk.most,
+        disk_bytes_without_probes: None,
+        ..plan.clone()
+    }
+}
+
+fn probe_title(inputs: &Inputs, task: usize) -> String {
+    format!("probe {}", inputs.tasks[task].name)
 }
 
 fn mean_row_length(inputs: &Inputs) -> usize {
@@ -247,7 +296,7 @@ fn plan_trainings(recipe: &Recipe, inputs: &Inputs, steps: &Steps) -> Result<Vec
     };
     if has_probes(recipe.method) {
         for task in all.iter().copied().filter(|&task| inputs.trains_probe(task)) {
-            let title = format!("probe {}", inputs.tasks[task].name);
+            let title = probe_title(inputs, task);
             let settings = &recipe.probe.training;
             add(TrainingKind::Probe, &title, settings, inputs.whole(&[task], settings), steps.probe)?;
         }

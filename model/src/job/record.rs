@@ -1,6 +1,7 @@
 //! The records a run is begun with: the files it reads, so that continuing it with others is noticed, and the
 //! processes that worked on it.
 
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -35,10 +36,13 @@ pub struct InputFile {
 }
 
 /// What of a run is kept from one process to the next, beside its stages.
-#[derive(Debug, Clone, Copy, Default, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, Serialize, Deserialize)]
 pub struct RunProgress {
     /// Seconds that processes have worked on it.
     pub seconds: f64,
+    /// How many of them on a probe that was made apart and taken over, by task.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub probes: BTreeMap<String, f64>,
 }
 
 /// What `final/report.json` holds, beside the model.
@@ -48,12 +52,18 @@ pub struct FinalReport {
     pub frozen_verified: u64,
 }
 
-/// Adds this process to the run's record; the first also writes what is planned. Returns the number of threads that an
-/// earlier process had, where that was another.
+/// Adds this process, which may make one `probe` alone, to the run's record; the first also writes what is planned. Returns
+/// the number of threads that an earlier process had, where that was another.
 ///
 /// # Errors
 /// When the record cannot be read or written.
-pub fn add_process(run: &Path, plan: &Plan, device: &Device, hub: Vec<HubSource>) -> Result<Option<u64>> {
+pub fn add_process(
+    run: &Path,
+    plan: &Plan,
+    device: &Device,
+    hub: Vec<HubSource>,
+    probe: Option<&str>,
+) -> Result<Option<u64>> {
     let path = run.join(RUN);
     let before: Option<RunRecord> = read_json(&path)?;
     let mut record = before.unwrap_or_else(|| RunRecord { plan: plan.clone(), processes: Vec::new(), hub });
@@ -67,9 +77,27 @@ pub fn add_process(run: &Path, plan: &Plan, device: &Device, hub: Vec<HubSource>
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         memory_bytes: machine::memory_bytes(),
         began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        probe: probe.map(str::to_owned),
     });
     files::write_json_atomically(&path, &record)?;
     Ok(other_threads)
+}
+
+/// Adds the processes that have made the probe of a task in the run folder `from`, each once, in the order in which all
+/// began; returns them.
+///
+/// # Errors
+/// When a record cannot be read or written.
+pub fn take_over_processes(run: &Path, from: &Path, task: &str) -> Result<Vec<ProcessRecord>> {
+    let path = run.join(RUN);
+    let theirs = read_json::<RunRecord>(&from.join(RUN))?.map(|record| record.processes).unwrap_or_default();
+    if let Some(mut record) = read_json::<RunRecord>(&path)? {
+        record.processes.retain(|process| process.probe.as_deref() != Some(task));
+        record.processes.extend(theirs.iter().cloned());
+        record.processes.sort_by(|one, other| one.began.cmp(&other.began));
+        files::write_json_atomically(&path, &record)?;
+    }
+    Ok(theirs)
 }
 
 /// What a run reads of the hub, wherever its recipe found it.

@@ -31,7 +31,7 @@ impl Session<'_> {
     /// As [`Session::probe`].
     pub(super) fn make_probes(&mut self) -> Result<()> {
         if !self.has_removed_probes()? {
-            return self.probe();
+            return self.probe(&self.job.inputs.all_tasks());
         }
         let job = self.job;
         let tasks: Vec<usize> = (0..job.inputs.tasks.len()).collect();

@@ -10,9 +10,7 @@ use super::identity::RunIdentity;
 use super::inputs::{Task, sampler};
 use super::measured::{ANSWERS_KEPT, KeptAnswers, Scores, read_scores};
 use super::models::RunModels;
-use super::names::{
-    ANSWERS, FINAL, PROGRESS, RECIPE, REPORT, RESULT, RESULT_TEXT, SCORES, origin_of, probe_place,
-};
+use super::names::{ANSWERS, FINAL, PROGRESS, RECIPE, REPORT, RESULT, RESULT_TEXT, SCORES, origin_of};
 use super::record::{FinalReport, RunProgress};
 use super::state::Checkpoints;
 use super::weights::{open_trainer, weight_type};
@@ -39,15 +37,15 @@ pub struct Session<'a> {
     pub trainer: Trainer,
     pub metrics: Metrics,
     pub checkpoints: Checkpoints,
-    scores: Scores,
-    answers: KeptAnswers,
+    pub(super) scores: Scores,
+    pub(super) answers: KeptAnswers,
     /// What everything in the run follows from.
     identity: String,
     /// Digests of what is there of the run, by name in its folder: what later stages are made from.
     digests: BTreeMap<String, String>,
     started: Instant,
     /// As it was when this process began.
-    progress: RunProgress,
+    pub(super) progress: RunProgress,
     frozen_verified: u64,
 }
 
@@ -63,8 +61,7 @@ impl<'a> Session<'a> {
         // Before anything is read that they are to vouch for.
         let inputs = job.files()?;
         let trainer = open_trainer(job)?;
-        files::require_writable(run)?;
-        job.lock()?;
+        job.enter_folder()?;
         job.check_locked_folder()?;
         files::remove_partial(run)?;
         let identity = identity::of_run(&job.identity, inputs);
@@ -89,7 +86,8 @@ impl<'a> Session<'a> {
         record::write(run, inputs)?;
         files::write_bytes_atomically(&run.join(RECIPE), job.recipe_text.as_bytes())?;
         let hub = record::hub_sources(&job.recipe, &job.inputs);
-        let other_threads = record::add_process(run, &job.plan, &job.device, hub)?;
+        let probe = job.probe_run.as_ref().map(|probe| probe.name.as_str());
+        let other_threads = record::add_process(run, &job.plan, &job.device, hub, probe)?;
         if let (Some(threads), Device::Cpu(_)) = (other_threads, &job.device) {
             let text = format!(
                 "{}: begun with {}, continued with {}: results may differ in the last bits; --threads {threads} keeps \
@@ -100,7 +98,7 @@ impl<'a> Session<'a> {
             );
             observer.event(Event::Notice(&text));
         }
-        if job.resume && is_new {
+        if job.resume && is_new && probe.is_none() {
             let text = format!("{}: there is no run to continue: a new one is begun", run.display());
             observer.event(Event::Notice(&text));
         }
@@ -133,9 +131,7 @@ impl<'a> Session<'a> {
     /// # Errors
     /// When a file cannot be read.
     pub fn probe_origin(&self, task: usize) -> Result<Origin> {
-        let job = self.job;
-        let identity = identity::of_probe(&job.recipe, task, job.steps.probe, job.state, job.files()?)?;
-        Ok(origin_of(&identity, &probe_place(&job.inputs.tasks[task].name)))
+        self.job.probe_origin(task)
     }
 
     /// The same with the lines of metrics about the training that made it, which are flushed to the disk first.
@@ -286,12 +282,12 @@ impl<'a> Session<'a> {
         Ok(())
     }
 
-    fn save_scores(&self) -> Result<()> {
+    pub(super) fn save_scores(&self) -> Result<()> {
         let path = self.job.out.join(SCORES);
         seal::write(&path, &origin_of(&self.identity, SCORES), &self.scores).map(drop)
     }
 
-    fn save_answers(&self) -> Result<()> {
+    pub(super) fn save_answers(&self) -> Result<()> {
         let path = self.job.out.join(ANSWERS);
         seal::write(&path, &origin_of(&self.identity, ANSWERS), &self.answers).map(drop)
     }
@@ -372,7 +368,8 @@ impl<'a> Session<'a> {
     /// One row of every task as the model sees it, and what a person should know about its files.
     pub fn show_samples(&mut self) {
         self.job.plan.notices.iter().for_each(|text| self.observer.event(Event::Notice(text)));
-        for task in &self.job.inputs.tasks {
+        for task in self.job.worked_on() {
+            let task = &self.job.inputs.tasks[task];
             if let Some(text) = task.train.masked_sample(0, &self.job.inputs.tokenizer) {
                 self.observer.event(Event::Sample { task: &task.name, text: &text });
             }
@@ -498,7 +495,7 @@ impl<'a> Session<'a> {
     /// When it cannot be written.
     pub fn save_progress(&self) -> Result<f64> {
         let seconds = self.progress.seconds + self.started.elapsed().as_secs_f64();
-        let progress = RunProgress { seconds };
+        let progress = RunProgress { seconds, ..self.progress.clone() };
         seal::write(&self.job.out.join(PROGRESS), &origin_of(&self.identity, PROGRESS), &progress)?;
         Ok(seconds)
     }

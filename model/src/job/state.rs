@@ -240,20 +240,7 @@ impl Checkpoints {
 
     /// A training's checkpoints by ascending step.
     fn list(&self, training: &str) -> Result<Vec<(u64, PathBuf)>> {
-        let folder = self.folder.join(training);
-        if !folder.exists() {
-            return Ok(Vec::new());
-        }
-        let mut found = Vec::new();
-        for entry in fs::read_dir(&folder).map_err(Error::file(&folder, FileAction::Read))? {
-            let path = entry.map_err(Error::file(&folder, FileAction::Read))?.path();
-            let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-            if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
-                found.push((step, path));
-            }
-        }
-        found.sort();
-        Ok(found)
+        list(&self.folder.join(training))
     }
 
     fn read_tensors(&self, path: &Path, trainer: &mut Trainer, importance: bool) -> Result<()> {
@@ -309,6 +296,31 @@ impl Checkpoints {
         old.iter().try_for_each(|(_, folder)| remove(folder))?;
         Ok(old.into_iter().map(|(step, _)| step).collect())
     }
+}
+
+/// The checkpoints in the folder of a training, by ascending step.
+fn list(folder: &Path) -> Result<Vec<(u64, PathBuf)>> {
+    if !folder.exists() {
+        return Ok(Vec::new());
+    }
+    let mut found = Vec::new();
+    for entry in fs::read_dir(folder).map_err(Error::file(folder, FileAction::Read))? {
+        let path = entry.map_err(Error::file(folder, FileAction::Read))?.path();
+        let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
+        if let Some(step) = name.strip_prefix("step-").and_then(|step| step.parse().ok()) {
+            found.push((step, path));
+        }
+    }
+    found.sort();
+    Ok(found)
+}
+
+/// The step of the newest checkpoint in the folder of a training.
+///
+/// # Errors
+/// The system's, naming the folder.
+pub fn newest_step(folder: &Path) -> Result<Option<u64>> {
+    Ok(list(folder)?.last().map(|(step, _)| *step))
 }
 
 /// What a checkpoint takes beside its tensors.

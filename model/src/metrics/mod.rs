@@ -94,6 +94,30 @@ impl Metrics {
         Ok(())
     }
 
+    /// Puts the steps that the run folder `from` has of one training in the place of those that are here.
+    ///
+    /// # Errors
+    /// A file cannot be read or written, or a line before the last step is damaged.
+    pub fn take_over(&mut self, from: &Path, stage: TrainingStage, part: &str) -> Result<()> {
+        self.rewind(stage, part, 0)?;
+        // Cuts what a crash left at its end.
+        let theirs = Self::open(from, false)?;
+        let (mut text, mut hashes) = (String::new(), Vec::new());
+        for line in files::read_text(&theirs.path)?.split_inclusive('\n') {
+            let step: StepReport =
+                serde_json::from_str(line).map_err(|error| Error::format(&theirs.path, error.to_string()))?;
+            if step.stage == stage && step.part == part {
+                text.push_str(line);
+                hashes.push(blake3::hash(line.as_bytes()));
+            }
+        }
+        self.file.write_all(text.as_bytes()).map_err(write_error(&self.path, FileAction::Write))?;
+        self.sync()?;
+        let training = stage.training(part);
+        self.lines.entry(training.clone()).or_default().extend(hashes);
+        self.rebuild_events(Some(&training))
+    }
+
     /// Writes the event files anew, of one training or of all.
     fn rebuild_events(&mut self, training: Option<&str>) -> Result<()> {
         match &mut self.tensorboard {

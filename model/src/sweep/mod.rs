@@ -15,7 +15,7 @@ use crate::counts::counted;
 use crate::error::{Error, FileAction, Result};
 use crate::evaluation::{Evaluator, FileSettings, load_rows};
 use crate::files::{
-    FolderLock, create_folders, hash_file, hash_texts, json_text, move_folder, parent, read_json,
+    FolderLock, create_folders, hash_file, hash_texts, json_text, parent, publish_folder, read_json,
     remove_folder, remove_partial, require_empty, write_json_atomically,
 };
 use crate::merge::{Merge, MergeProgress, MergeRequest};
@@ -396,7 +396,7 @@ impl Unfinished {
             true => Error::Interrupted { position: "with all values measured".to_owned() },
             false => error,
         })?;
-        move_folder(&folder, output.folder)?;
+        publish_folder(&folder, output.folder)?;
         Ok(report)
     }
 

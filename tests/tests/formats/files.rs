@@ -5,8 +5,8 @@ use std::path::Path;
 
 use cpift_model::Error;
 use cpift_model::files::{
-    AtomicFolder, FolderLock, MANIFEST, Manifest, Verify, remove_partial, require_empty, require_free_space,
-    require_writable, write_atomically, write_bytes_atomically,
+    AtomicFolder, FolderLock, MANIFEST, Manifest, Verify, create_atomically, move_folder, remove_partial,
+    require_empty, require_free_space, require_writable, write_atomically, write_bytes_atomically,
 };
 use tempfile::tempdir;
 
@@ -156,6 +156,49 @@ fn one_process_at_a_time() {
     let lock = FolderLock::take(folder.path()).unwrap();
     let message = FolderLock::take(folder.path()).unwrap_err().to_string();
     assert!(message.contains("another process"), "{message}");
+    assert!(FolderLock::share(folder.path()).is_err());
     drop(lock);
     FolderLock::take(folder.path()).unwrap();
+}
+
+#[test]
+fn those_that_share_a_folder_keep_it_from_others() {
+    let folder = tempdir().unwrap();
+    let shared = [(); 2].map(|()| FolderLock::share(folder.path()).unwrap());
+    assert!(FolderLock::try_take(folder.path()).unwrap().is_none());
+    drop(shared);
+    assert!(FolderLock::try_take(folder.path()).unwrap().is_some());
+}
+
+/// Of several that create a file or move a folder to the same name, one succeeds.
+#[test]
+fn the_first_creates_a_file_and_moves_a_folder() {
+    let folder = tempdir().unwrap();
+    let path = folder.path().join("record.json");
+    let created = std::thread::scope(|scope| {
+        let path = &path;
+        let threads = [0; 8].map(|_| {
+            scope.spawn(move || {
+                let text = format!("{:?}", std::thread::current().id());
+                create_atomically(path, text.as_bytes()).unwrap().then_some(text)
+            })
+        });
+        threads.map(|thread| thread.join().unwrap())
+    });
+    let created: Vec<String> = created.into_iter().flatten().collect();
+    assert_eq!(created, [fs::read_to_string(&path).unwrap()]);
+    assert_eq!(names(folder.path()), ["record.json"]);
+
+    let place = |name: &str| folder.path().join(name);
+    for name in ["one", "other"] {
+        fs::create_dir(place(name)).unwrap();
+        fs::write(place(name).join(name), name).unwrap();
+    }
+    assert!(move_folder(&place("one"), &place("inner/made")).unwrap());
+    assert!(!move_folder(&place("one"), &place("again")).unwrap(), "it is gone");
+    assert!(!move_folder(&place("other"), &place("inner/made")).unwrap(), "one is there");
+    assert_eq!(
+        (names(&place("inner/made")), names(&place("other"))),
+        (vec!["one".into()], vec!["other".into()])
+    );
 }

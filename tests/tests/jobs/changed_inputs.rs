@@ -81,6 +81,7 @@ fn a_file_edited_after_it_was_read_is_noticed() {
             out: &out,
             resume: false,
             until: None,
+            probe: None,
             probes: None,
             pairs: None,
             preparation: cpift_model::data::Preparation::default(),

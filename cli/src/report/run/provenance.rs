@@ -106,18 +106,24 @@ fn tasks(record: &cpift_model::progress::RunRecord) -> Table {
 }
 
 fn processes(record: &cpift_model::progress::RunRecord) -> Table {
-    let mut table = Table::of_text(
-        "The run was continued: these processes worked on it.",
-        ["began", "engine", "device", "threads", "system"],
-    );
+    let made_apart = record.processes.iter().any(|process| process.probe.is_some());
+    let caption = match made_apart {
+        true => "These processes worked on the run, some on one probe alone.",
+        false => "The run was continued: these processes worked on it.",
+    };
+    let headings = ["began", "engine", "device", "threads", "system", "probe"];
+    let columns = if made_apart { headings.len() } else { headings.len() - 1 };
+    let mut table = Table::of_text(caption, headings.into_iter().take(columns));
     for process in &record.processes {
-        table.row([
+        let cells = [
             process.began.clone(),
             process.version.clone(),
             process.device.clone(),
             process.threads.to_string(),
             process.system.clone(),
-        ]);
+            process.probe.clone().unwrap_or_else(|| "–".to_owned()),
+        ];
+        table.row(cells.into_iter().take(columns));
     }
     table
 }
