@@ -17,9 +17,12 @@ mod help;
 mod hub;
 mod jobs;
 mod merge;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod pages;
 mod paths;
 mod precision;
+mod ranks;
 mod readme;
 mod report;
 mod support;

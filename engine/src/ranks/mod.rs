@@ -297,7 +297,9 @@ mod tests {
 
     #[test]
     fn other_ranges_are_refused() {
-        for ranges in [vec![0..4], vec![0..4, 5..8], vec![0..4, 4..9], vec![0..4, 4..7], vec![1..4, 4..8]] {
+        for ranges in
+            [super::ranges(4, 1), vec![0..4, 5..8], vec![0..4, 4..9], vec![0..4, 4..7], vec![1..4, 4..8]]
+        {
             assert!(check_ranges("test", &ranges, 8, 2).is_err(), "{ranges:?}");
         }
         // As one may be written; an empty range is none too many.

@@ -22,6 +22,7 @@ mod models;
 pub(crate) mod names;
 mod pairs;
 mod plan;
+mod ranks;
 mod record;
 mod removed_probes;
 mod sampled;
@@ -36,7 +37,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use cpift_engine::Device;
+use cpift_engine::{Device, Ranks};
 
 use crate::data::Preparation;
 use crate::error::{Error, Result};
@@ -77,6 +78,9 @@ pub struct JobOptions<'a> {
     pub pairs: Option<PairMethod>,
     /// Where tokenized data is kept between runs, and who is told how far its making is.
     pub preparation: Preparation<'a>,
+    /// The ranks that train together, of which this is rank 0; none where it is alone. The others
+    /// [work](crate::trainer::work) for it.
+    pub ranks: Option<&'a Ranks>,
 }
 
 /// A job whose inputs are open and checked.
@@ -105,6 +109,8 @@ pub struct Job {
     /// Most tokens of a micro-batch.
     max_tokens: usize,
     plan: Plan,
+    /// Who trains with this process.
+    ranks: Ranks,
 }
 
 impl Job {
@@ -134,6 +140,8 @@ impl Job {
         if options.pairs.is_some() && recipe.method != Method::Cpift {
             return Err(Error::setting("method", "pairs of tasks are trained from the probes of `cpift`"));
         }
+        let ranks = options.ranks.cloned().unwrap_or_default();
+        ranks::check(recipe, device, ranks.size())?;
         let (known, mut files) = (KnownFiles::default(), OnceLock::new());
         let inputs = device.scope(|| Inputs::open(recipe, &options.preparation, options.probes, &known))?;
         if options.resume {
@@ -143,7 +151,8 @@ impl Job {
         }
         let steps = Steps::count(recipe, &inputs)?;
         let max_tokens = plan::max_tokens(recipe, &inputs)?;
-        let plan = memory::choose_saving(recipe, begun.map(|begun| begun.state), device, |saving| {
+        let begun = begun.map(|begun| begun.state);
+        let plan = memory::choose_saving(recipe, begun, device, ranks.size(), |saving| {
             plan::plan(recipe, &inputs, &steps, device, compute, saving, max_tokens)
         })?;
         let identity = RunIdentity::of(recipe, options.pairs, plan.state)?;
@@ -165,6 +174,7 @@ impl Job {
             state: plan.state,
             max_tokens,
             plan,
+            ranks,
         })
     }
 
@@ -243,6 +253,9 @@ impl Job {
             (None, Method::Cpift) => session.run_cpift(),
             (None, _) => session.run_baseline(),
         };
+        if matches!(report, Ok(_) | Err(Error::Interrupted { .. })) {
+            session.trainer.end()?;
+        }
         let report =
             report.map_err(|error| memory::explain_out_of_memory(error, &self.plan, &self.device))?;
         session.observer.event(Event::Finished(&report));
@@ -250,13 +263,19 @@ impl Job {
     }
 }
 
-/// What a job made from `recipe` would do; checks all that [`Job::prepare`] does but for the run folder, and
-/// reads the models' weights once, for those that training would refuse.
+/// What a job made from `recipe` would do with so many ranks; checks all that [`Job::prepare`] does but for the run folder,
+/// and reads the models' weights once, for those that training would refuse.
 ///
 /// # Errors
 /// As [`Job::prepare`]; a weight is NaN or infinite.
-pub fn plan_recipe(device: &Device, recipe: &Recipe, preparation: &Preparation<'_>) -> Result<Plan> {
-    Planner::open(device, recipe, preparation)?.plan(recipe)
+pub fn plan_recipe(
+    device: &Device,
+    recipe: &Recipe,
+    preparation: &Preparation<'_>,
+    ranks: usize,
+) -> Result<Plan> {
+    ranks::check(recipe, device, ranks)?;
+    Planner::open(device, recipe, preparation)?.plan(recipe, ranks)
 }
 
 /// What [`plan_recipe`] reads, for the plans of several recipes of the same model, tasks and files.
@@ -282,11 +301,11 @@ impl<'a> Planner<'a> {
     ///
     /// # Errors
     /// As [`plan_recipe`].
-    pub fn plan(&self, recipe: &Recipe) -> Result<Plan> {
+    pub fn plan(&self, recipe: &Recipe, ranks: usize) -> Result<Plan> {
         let Self { device, compute, inputs } = self;
         let steps = Steps::count(recipe, inputs)?;
         let max_tokens = plan::max_tokens(recipe, inputs)?;
-        memory::choose_saving(recipe, None, device, |saving| {
+        memory::choose_saving(recipe, None, device, ranks, |saving| {
             plan::plan(recipe, inputs, &steps, device, *compute, saving, max_tokens)
         })
     }

@@ -141,12 +141,19 @@ pub fn plan(
         training_flops: flops_per_token * tokens as f64,
         trainings,
         stages: plan_stages(&memory.stages, &disk),
-        memory: memory.parts,
         state: saving.state,
         recompute: saving.recompute,
         too_large: Vec::new(),
         disk_bytes: disk.iter().map(|of| of.most).max().unwrap_or(0),
         notices: inputs.model_notices().cloned().collect(),
+        rank_bytes: match saving.ranks {
+            0 | 1 => Vec::new(),
+            ranks => {
+                let first = memory.parts.iter().map(|part| part.bytes).sum();
+                std::iter::once(first).chain(vec![memory.other_rank; ranks - 1]).collect()
+            }
+        },
+        memory: memory.parts,
     })
 }
 

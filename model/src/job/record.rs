@@ -48,28 +48,35 @@ pub struct FinalReport {
     pub frozen_verified: u64,
 }
 
-/// Adds this process to the run's record; the first also writes what is planned. Returns the number of threads that an
-/// earlier process had, where that was another.
+/// Adds this process to the run's record; the first also writes what is planned. Returns ranks and threads of an
+/// earlier process, where these were others.
 ///
 /// # Errors
 /// When the record cannot be read or written.
-pub fn add_process(run: &Path, plan: &Plan, device: &Device, hub: Vec<HubSource>) -> Result<Option<u64>> {
+pub fn add_process(
+    run: &Path,
+    plan: &Plan,
+    device: &Device,
+    ranks: usize,
+    hub: Vec<HubSource>,
+) -> Result<Option<(u64, u64)>> {
     let path = run.join(RUN);
     let before: Option<RunRecord> = read_json(&path)?;
     let mut record = before.unwrap_or_else(|| RunRecord { plan: plan.clone(), processes: Vec::new(), hub });
-    let threads = device.threads() as u64;
-    let other_threads =
-        record.processes.iter().map(|earlier| earlier.threads).find(|&earlier| earlier != threads);
+    let now = (ranks as u64, device.threads() as u64);
+    let earlier = record.processes.iter().map(|earlier| (earlier.ranks, earlier.threads));
+    let other = earlier.into_iter().find(|&earlier| earlier != now);
     record.processes.push(ProcessRecord {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         device: device.describe(),
-        threads,
+        threads: now.1,
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         memory_bytes: machine::memory_bytes(),
         began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
+        ranks: ranks as u64,
     });
     files::write_json_atomically(&path, &record)?;
-    Ok(other_threads)
+    Ok(other)
 }
 
 /// What a run reads of the hub, wherever its recipe found it.

@@ -176,7 +176,8 @@ fn stopped_pairs_continue_to_the_same_scores() {
     let probes = job.path("probes");
     job.run_until(&recipe, "probes", false, Some(Stage::Group), &mut Silent).unwrap();
     let run = |out: &str, resume: bool, observer: &mut Watcher| {
-        let options = Options { resume, until: None, probes: Some(&probes), pairs: Some(PairMethod::Cpift) };
+        let options =
+            Options { resume, probes: Some(&probes), pairs: Some(PairMethod::Cpift), ..Options::default() };
         job.run_with(&recipe, out, &options, observer)
     };
     let whole = run("whole", false, &mut Watcher::default()).unwrap();

@@ -27,6 +27,7 @@ fn process(device: &str) -> ProcessRecord {
         system: "linux".to_owned(),
         memory_bytes: None,
         began: String::new(),
+        ranks: 1,
     }
 }
 
