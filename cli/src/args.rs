@@ -140,6 +140,9 @@ The methods `joint`, `sequential`, `staged`, `replay` and `half` are the usual w
 A task's score says when an answer to its eval rows is right (see `eval --help`); [evaluate] measures also while a \
 model is trained, and can keep the best weights.
 
+Several processes that mpirun or srun starts together train one run: the micro-batches of a step, train.accumulate, \
+are dealt to them. This needs a build with MPI; docs/ranks.md says how.
+
 Everything is checked before the first step: files, keys, shapes, memory, space on disk. \
 Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and says how to continue; twice stops at once. \
 A run that was stopped or killed goes on with --resume to the same bits as one that never was. What it goes by is \
@@ -366,6 +369,9 @@ pub struct Plan {
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
+    /// Plan for so many processes that train together, started by mpirun or srun (docs/ranks.md): what each of them takes.
+    #[arg(long, value_name = "N", value_parser = positive, default_value = "1")]
+    pub ranks: usize,
 }
 
 const REPORT_ABOUT: &str = "\

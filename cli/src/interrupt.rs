@@ -54,6 +54,15 @@ pub fn install(announcement: &'static str) -> Result<Interrupt> {
     Ok(interrupt)
 }
 
+/// Installs a handler that does nothing: another process acts on the signal, and ends this one in order.
+///
+/// # Errors
+/// When it cannot be installed.
+pub fn leave_to_others() -> Result<()> {
+    ctrlc::set_handler(|| {})
+        .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))
+}
+
 /// Ctrl-C while answers are generated: it stops an answer, ends the process on the spot between them, and at the second
 /// time during one.
 #[derive(Debug, Clone, Default)]

@@ -6,6 +6,7 @@ pub mod args;
 mod commands;
 pub mod display;
 mod interrupt;
+mod ranks;
 pub mod report;
 mod usage;
 
@@ -59,8 +60,9 @@ fn report_fault(panic: &std::panic::PanicHookInfo<'_>) {
     let place = panic.location().map(|place| format!(" at {}:{}", place.file(), place.line()));
     let message = text::message(message);
     tell(&format!(
-        "{} a fault of cpift-engine, not of your input: {message}{}; please report it\n",
+        "{} {}a fault of cpift-engine, not of your input: {message}{}; please report it\n",
         Style::of(&std::io::stderr()).red("error:"),
+        display::rank_prefix(),
         place.unwrap_or_default()
     ));
 }
@@ -72,7 +74,7 @@ pub fn describe(error: &Error) -> String {
     }
     // Messages of other libraries may span lines; an error is one.
     let message = text::message(&error.to_string());
-    format!("{} {message}\n", Style::of(&std::io::stderr()).red("error:"))
+    format!("{} {}{message}\n", Style::of(&std::io::stderr()).red("error:"), display::rank_prefix())
 }
 
 fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
@@ -81,8 +83,8 @@ fn run(command: &Command, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
             let is_done = commands::compare::run_unit(arguments, threads)?;
             return Ok(ExitCode::from(if is_done { 0 } else { cpift_model::compare::BUSY }));
         }
+        Command::Train(arguments) => return commands::train::run(arguments, threads),
         Command::Compare(arguments) => commands::compare::run(arguments, threads),
-        Command::Train(arguments) => commands::train::run(arguments, threads),
         Command::Eval(arguments) => commands::eval::run(arguments, threads),
         Command::Generate(arguments) => commands::generate::run(arguments, threads),
         Command::Data(arguments) => commands::data::run(arguments, threads),

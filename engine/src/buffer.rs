@@ -270,6 +270,11 @@ impl<'a, T: Pod> ViewMut<'a, T> {
         self.len() == 0
     }
 
+    /// Whether the memory is the host's.
+    pub(crate) fn is_on_host(&self) -> bool {
+        matches!(self.data, DataMut::Host(_))
+    }
+
     /// The same view for a shorter time, so that it can be passed on and used again.
     pub fn reborrow(&mut self) -> ViewMut<'_, T> {
         let data = match &mut self.data {

@@ -62,6 +62,12 @@ pub enum Error {
     /// A kernel was refused, or failed.
     #[error(transparent)]
     Launch(#[from] Arc<LaunchError>),
+    /// Ranks cannot work together any more, or not at all.
+    #[error("ranks: {reason}")]
+    Ranks {
+        /// Which rank, and why.
+        reason: String,
+    },
     /// The device failed.
     #[error("{device}: {reason}")]
     Device {

@@ -96,6 +96,7 @@ mod mask;
 mod number;
 pub mod ops;
 pub mod random;
+pub mod ranks;
 
 pub use buffer::{Buffer, Placement, View, ViewMut};
 pub use device::{CpuDevice, Device};
@@ -107,3 +108,4 @@ pub use indices::{IndexView, Indices};
 pub use layout::{ALIGNMENT, Layout, SEGMENT_ALIGNMENT, Segment, SegmentId};
 pub use mask::{Mask, WORD_BITS};
 pub use ops::Real;
+pub use ranks::Ranks;

@@ -1,9 +1,11 @@
 //! What a model computes in.
 
 use cpift_engine::{Float, bf16};
+use serde::{Deserialize, Serialize};
 
 /// The number type that a model computes in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
 pub enum ComputeType {
     /// 32-bit floats.
     F32,

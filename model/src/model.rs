@@ -1,10 +1,12 @@
 //! A model in training: its master weights and their gradients, and the transformer that computes with them.
 
+use std::ops::Range;
+
 use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, StateStorage};
 use cpift_engine::ops::gradients::{Gradients, GradientsMut, GradientsView};
 use cpift_engine::ops::norm::Clip;
 use cpift_engine::ops::split::{self, Planes};
-use cpift_engine::{Buffer, Device, Mask, Placement, View, ViewMut, bf16};
+use cpift_engine::{Buffer, Device, Mask, Placement, Ranks, View, ViewMut, bf16};
 
 use crate::batch::Batch;
 use crate::config::ModelConfig;
@@ -272,25 +274,84 @@ impl Model {
         }
     }
 
+    /// The gradients, to be changed: in f32, and by ranks that own a range of them each.
+    ///
+    /// # Errors
+    /// When they are stored in bf16.
+    pub(crate) fn gradients_mut(&mut self) -> Result<ViewMut<'_, f32>> {
+        let of_first = match &mut self.compute {
+            Compute::F32 { gradients, .. } | Compute::Bf16 { gradients, .. } => {
+                Some(gradients.of_micro_batch(0))
+            }
+            Compute::Offloaded { .. } => None,
+        };
+        match of_first {
+            Some(GradientsMut::F32(values)) => Ok(values),
+            Some(GradientsMut::Bf16 { .. }) | None => {
+                Err(Error::Job("several ranks add up gradients in f32".to_owned()))
+            }
+        }
+    }
+
     /// One step of the optimizer. The weights are [prepared](Model::prepare).
     ///
     /// # Errors
     /// As [`AdamW::step`], or when they are not prepared.
     pub fn step(&mut self, optimizer: &mut AdamW, scaling: Scaling<'_>, hyper: &Hyper) -> Result<()> {
+        self.step_range(optimizer, 0..self.weights.len(), scaling, hyper)
+    }
+
+    /// The same for a range of the parameters, which `optimizer` and the mask in `scaling` are for. Panics when it lies
+    /// outside.
+    ///
+    /// # Errors
+    /// As [`Model::step`].
+    pub fn step_range(
+        &mut self,
+        optimizer: &mut AdamW,
+        range: Range<usize>,
+        scaling: Scaling<'_>,
+        hyper: &Hyper,
+    ) -> Result<()> {
         let Scaling { clip, frozen } = scaling;
-        let scaled = |values| Gradient { values, scale: 1.0, clip, frozen };
         let weights = self.weights.view_mut();
+        let gradient = |values| Gradient { values, scale: 1.0, clip, frozen };
         match &mut self.compute {
-            Compute::F32 { gradients, .. } => optimizer.step(weights, scaled(gradients.view()), hyper)?,
+            Compute::F32 { gradients, .. } => {
+                let values = gradients.view().slice(range.clone());
+                optimizer.step(weights.slice(range), gradient(values), hyper)?;
+            }
             Compute::Bf16 { gradients, is_split, .. } => {
                 require_prepared(*is_split)?;
-                optimizer.step(Planes::of(weights), scaled(gradients.view()), hyper)?;
+                let values = gradients.view().slice(range.clone());
+                optimizer.step(Planes::of(weights).slice(range), gradient(values), hyper)?;
             }
             Compute::Offloaded { rounded, is_split, .. } => {
                 require_prepared(*is_split)?;
                 let Planes { rounded: gradients, lower } = Planes::of(weights);
+                let values = gradients.as_view().slice(range.clone()).into();
                 let planes = Planes { rounded: rounded.view_mut(), lower };
-                optimizer.step(planes, scaled(gradients.as_view().into()), hyper)?;
+                optimizer.step(planes.slice(range), gradient(values), hyper)?;
+            }
+        }
+        Ok(())
+    }
+
+    /// Makes the weights of every range those that its rank has. The weights are [prepared](Model::prepare).
+    ///
+    /// # Errors
+    /// As [`Ranks::all_gather`], or when they are not prepared.
+    pub(crate) fn gather_weights(&mut self, ranks: &Ranks, ranges: &[Range<usize>]) -> Result<()> {
+        match &self.compute {
+            Compute::F32 { .. } => ranks.all_gather(self.weights.view_mut(), ranges)?,
+            Compute::Bf16 { is_split, .. } => {
+                require_prepared(*is_split)?;
+                let Planes { rounded, lower } = Planes::of(self.weights.view_mut());
+                ranks.all_gather(rounded, ranges)?;
+                ranks.all_gather(lower, ranges)?;
+            }
+            Compute::Offloaded { .. } => {
+                return Err(Error::Job("several ranks keep exact state".to_owned()));
             }
         }
         Ok(())

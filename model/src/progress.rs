@@ -188,6 +188,9 @@ pub struct Plan {
     pub stage_evaluations: Vec<StageEvaluation>,
     /// What a person should know about the models.
     pub notices: Vec<String>,
+    /// Bytes that each rank takes at its peak, where several train together. The parts are those of rank 0.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub rank_bytes: Vec<u64>,
 }
 
 impl Plan {
@@ -377,6 +380,22 @@ pub struct StepReport {
     /// Seconds that took, beside those of the step.
     #[serde(default, skip_serializing_if = "is_zero")]
     pub evaluation_seconds: f64,
+    /// What several ranks exchanged for the step; none of a process that was alone.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub communication: Option<Communication>,
+}
+
+/// What rank 0 received from the others in a step. Of the others each receives as much, and the tokens of the step.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+pub struct Communication {
+    /// Number of ranks.
+    pub ranks: u64,
+    /// Bytes received.
+    pub bytes: u64,
+    /// The least there can be, of gradients and weights: 2 (R − 1)/R of the parameters' bytes.
+    pub least_bytes: u64,
+    /// Seconds of the step in which this was waited for.
+    pub seconds: f64,
 }
 
 fn is_zero(number: &f64) -> bool {
@@ -454,6 +473,13 @@ pub struct ProcessRecord {
     /// The task whose probe it made apart from the run; none where it worked on the run itself.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub probe: Option<String>,
+    /// Processes that worked together, of which this was rank 0.
+    #[serde(default = "one")]
+    pub ranks: u64,
+}
+
+fn one() -> u64 {
+    1
 }
 
 /// Stage 2: overlaps and groups.

@@ -1,5 +1,7 @@
 //! How the state of a training is kept in memory.
 
+use std::ops::Range;
+
 use cpift_engine::ops::adamw::{ImportanceKind as Accumulate, MomentType, StateStorage};
 use cpift_engine::ops::gradients::Gradients;
 use cpift_engine::{Layout, Placement, bf16};
@@ -77,6 +79,17 @@ impl StateType {
 
     /// Master weights, gradients, both moments, and importance where some is accumulated.
     pub fn parts(self, layout: &Layout, compute: ComputeType, accumulated: Accumulate) -> Vec<StatePart> {
+        self.parts_of_rank(layout, compute, accumulated, 0..layout.len())
+    }
+
+    /// The same of a rank that owns this range of the parameters.
+    pub fn parts_of_rank(
+        self,
+        layout: &Layout,
+        compute: ComputeType,
+        accumulated: Accumulate,
+        own: Range<usize>,
+    ) -> Vec<StatePart> {
         let StateStorage { moments, placement } = self.storage();
         let part = |name, bytes, placement| StatePart { name, bytes, placement };
         let flat = layout.len() * size_of::<f32>();
@@ -95,9 +108,9 @@ impl StateType {
         if sums > 0 {
             parts.push(part("sums of gradients", sums, Placement::Device));
         }
-        parts.push(part("moments", 2 * layout.len() * moments.bytes(), placement));
+        parts.push(part("moments", 2 * own.len() * moments.bytes(), placement));
         if accumulated != Accumulate::None {
-            parts.push(part("importance", self.importance_bytes(layout, accumulated), placement));
+            parts.push(part("importance", own.len() * moments.bytes(), placement));
         }
         parts
     }

@@ -17,10 +17,13 @@ mod help;
 mod hub;
 mod jobs;
 mod merge;
+#[cfg(feature = "mpi")]
+mod mpi;
 mod pages;
 mod paths;
 mod precision;
 mod probes;
+mod ranks;
 mod readme;
 mod report;
 mod support;

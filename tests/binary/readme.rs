@@ -227,6 +227,7 @@ fn commands_within_sentences_exist() {
     assert!(options.len() > 12, "{options:?}");
     let help: String = [
         ["train", ""],
+        ["plan", ""],
         ["report", ""],
         ["compare", ""],
         ["eval", ""],

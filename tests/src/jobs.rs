@@ -3,7 +3,7 @@
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cpift_engine::{Buffer, Device, Mask};
+use cpift_engine::{Buffer, Device, Mask, Ranks};
 use cpift_model::checkpoint::{Checkpoint, TensorFile};
 use cpift_model::data::Preparation;
 use cpift_model::job::{Job, JobOptions, PairMethod, plan_recipe};
@@ -142,7 +142,7 @@ impl SmallJob {
         options: &Options<'_>,
         observer: &mut dyn Observer,
     ) -> Result<JobReport> {
-        let Options { resume, until, probe, probes, pairs } = *options;
+        let Options { resume, until, probe, probes, pairs, ranks } = *options;
         let out = self.path(out);
         let options = JobOptions {
             recipe,
@@ -153,13 +153,14 @@ impl SmallJob {
             probes,
             pairs,
             preparation: Preparation::default(),
+            ranks,
         };
         Job::prepare(&self.device, &options)?.run(observer)
     }
 
     /// What a recipe would do.
     pub fn plan(&self, recipe: &Recipe) -> Result<Plan> {
-        plan_recipe(&self.device, recipe, &Preparation::default())
+        plan_recipe(&self.device, recipe, &Preparation::default(), 1)
     }
 
     /// Bytes of a file of a run.
@@ -207,6 +208,8 @@ pub struct Options<'a> {
     pub probes: Option<&'a Path>,
     /// Pairs of tasks instead of the method.
     pub pairs: Option<PairMethod>,
+    /// Who trains with this process.
+    pub ranks: Option<&'a Ranks>,
 }
 
 /// Asks to stop after a number of steps, and remembers what it saw.

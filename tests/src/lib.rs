@@ -14,5 +14,6 @@ pub mod models;
 pub mod numeric;
 pub mod oracle;
 pub mod precision;
+pub mod ranks;
 pub mod stand_in;
 pub mod stored;

@@ -8,3 +8,4 @@ mod jobs;
 mod merging;
 mod model;
 mod ops;
+mod ranks;

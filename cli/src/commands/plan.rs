@@ -12,11 +12,15 @@ use crate::display::{self, plan, print, print_json};
 /// Prints what a recipe would take.
 pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> {
     let mut source = Source::read(&arguments.recipe.path, &arguments.recipe.overrides)?;
-    let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
+    let chosen = match (arguments.ranks, arguments.recipe.device.device.as_str()) {
+        (2.., "auto") => super::Chosen::open("cpu", threads)?,
+        (_, device) => super::Chosen::open(device, threads)?,
+    };
     super::resolve(&mut source, RecipeParts::All, &[])?;
     let recipe = source.recipe(&[])?;
-    let planned =
-        super::with_preparation(|preparation| job::plan_recipe(&chosen.device, &recipe, &preparation))?;
+    let planned = super::with_preparation(|preparation| {
+        job::plan_recipe(&chosen.device, &recipe, &preparation, arguments.ranks)
+    })?;
     chosen.announce();
     super::announce_ignored_fields(super::models(&recipe));
     display::notices(planned.notices.iter().chain(planned.tasks.iter().flat_map(|task| &task.notices)));

@@ -3,24 +3,69 @@
 use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
+use std::process::ExitCode;
 
+use cpift_engine::ranks::Place;
+use cpift_engine::{Device, Ranks};
 use cpift_model::job::{self, Job, JobOptions, recorded_hub_sources};
 use cpift_model::recipe::{RecipeParts, Source};
-use cpift_model::{Result, machine};
+use cpift_model::{Error, Result, machine};
 
 use crate::display::progress::Progress;
 use crate::display::style::Style;
 use crate::display::{print, reports};
-use crate::{args, interrupt};
+use crate::interrupt::Interrupt;
+use crate::ranks::Group;
+use crate::{args, interrupt, ranks};
 
-/// Runs a recipe to its end, or to where it is stopped.
-pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()> {
-    let interrupt = interrupt::install("stopping after this step with a checkpoint")?;
+/// Runs a recipe to its end, or to where it is stopped; by several processes where they were started together.
+pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
+    let Some(place) = Place::of_environment() else {
+        let interrupt = interrupt::install(STOPPING)?;
+        train(read(arguments)?, arguments, threads, interrupt, None)?;
+        return Ok(ExitCode::SUCCESS);
+    };
+    let group = match Group::join(&place) {
+        Ok(group) => group,
+        Err(error) => return ranks::not_joined(&place, error),
+    };
+    // A signal that reaches all is rank 0's to act on.
+    let interrupt = match place.rank {
+        0 => Some(interrupt::install(STOPPING)?),
+        _ => interrupt::leave_to_others().map(|()| None)?,
+    };
+    let source = match group.agree(read(arguments), Source::to_text) {
+        Ok(source) => source,
+        Err(code) => return group.leave(Ok(code)),
+    };
+    let worked = match interrupt {
+        Some(interrupt) => {
+            train(source, arguments, threads, interrupt, Some(group.ranks())).map(|()| ExitCode::SUCCESS)
+        }
+        None => Device::cpu(threads).map_err(Error::from).and_then(|cpu| ranks::work(&cpu, group.ranks())),
+    };
+    group.leave(worked)
+}
+
+/// What the first signal says.
+const STOPPING: &str = "stopping after this step with a checkpoint";
+
+/// The recipe, as the command line has it.
+fn read(arguments: &args::Train) -> Result<Source> {
     let mut overrides = arguments.recipe.overrides.clone();
     if arguments.tensorboard {
         overrides.push("metrics.tensorboard=true".to_owned());
     }
-    let mut source = Source::read(&arguments.recipe.path, &overrides)?;
+    Source::read(&arguments.recipe.path, &overrides)
+}
+
+fn train(
+    mut source: Source,
+    arguments: &args::Train,
+    threads: Option<NonZeroUsize>,
+    interrupt: Interrupt,
+    ranks: Option<&Ranks>,
+) -> Result<()> {
     let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
     // What is cheap to check is checked before anything is fetched.
     let continues = arguments.resume || arguments.probe.is_some();
@@ -28,7 +73,11 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
         true => job::require_run_or_unused(&out)?,
         false => job::require_unused(&out)?,
     }
-    let chosen = super::Chosen::open(&arguments.recipe.device.device, threads)?;
+    let chosen = match (ranks, arguments.recipe.device.device.as_str()) {
+        // Ranks train on CPUs.
+        (Some(_), "auto") => super::Chosen::open("cpu", threads)?,
+        (_, device) => super::Chosen::open(device, threads)?,
+    };
     // What is continued is continued with the same model and data, even where the hub has others by now.
     let pinned = if continues { recorded_hub_sources(&out)? } else { Vec::new() };
     super::resolve(&mut source, RecipeParts::All, &pinned)?;
@@ -43,6 +92,7 @@ pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<()>
             probes: None,
             pairs: None,
             preparation,
+            ranks,
         };
         Job::prepare(&chosen.device, &options)
     })?;

@@ -25,6 +25,7 @@ pub mod units;
 
 use std::io::{ErrorKind, IsTerminal, Write};
 use std::path::Path;
+use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cpift_model::{Error, Result};
@@ -40,6 +41,20 @@ pub fn set_verbose(verbose: bool) {
 /// Whether more is to be told than a person usually wants to know.
 pub fn is_verbose() -> bool {
     VERBOSE.load(Ordering::Relaxed)
+}
+
+/// Which of several ranks the process is.
+static RANK: OnceLock<usize> = OnceLock::new();
+
+/// Says that the process is one of several ranks.
+pub fn set_rank(rank: usize) {
+    // It is what it is once.
+    let _ = RANK.set(rank);
+}
+
+/// What an error of one of several ranks begins with: `rank 2: `.
+pub fn rank_prefix() -> String {
+    RANK.get().map_or_else(String::new, |rank| format!("rank {rank}: "))
 }
 
 /// A path as short as it can be written from the current folder.

@@ -59,6 +59,10 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
 /// The peak, and what kind of state it is with, where that is not the usual one.
 fn memory(plan: &Plan) -> String {
     let mut peak = format!("{} at the peak", bytes(plan.memory_bytes()));
+    if !plan.rank_bytes.is_empty() {
+        let all = bytes(plan.rank_bytes.iter().sum());
+        let _ = write!(peak, " of rank 0, {all} of all {} ranks", plan.rank_bytes.len());
+    }
     // A CPU's memory is the host's.
     if !plan.device.starts_with("cpu") {
         let on_host: u64 = plan.memory.iter().filter(|part| part.on_host).map(|part| part.bytes).sum();
@@ -167,6 +171,13 @@ pub fn render_details(plan: &Plan) -> String {
         memory.row([shorten(&part.name, 48), bytes(part.bytes), share]);
     }
     memory.summary(["all".to_owned(), bytes(total)]);
+    let mut ranks = Table::new(["rank", "memory"]);
+    for (rank, of_rank) in plan.rank_bytes.iter().enumerate() {
+        ranks.row([rank.to_string(), bytes(*of_rank)]);
+    }
+    if !plan.rank_bytes.is_empty() {
+        ranks.summary(["all".to_owned(), bytes(plan.rank_bytes.iter().sum())]);
+    }
     let mut stages = Table::new(["stage", "memory", "disk", "disk after it"]);
     for StagePlan { stage, memory_bytes, disk_bytes, disk_bytes_after } in &plan.stages {
         let name = stage.name().to_owned();
@@ -177,6 +188,7 @@ pub fn render_details(plan: &Plan) -> String {
         (trainings, about_epochs(plan)),
         (measured, String::new()),
         (memory, String::new()),
+        (ranks, String::new()),
         (stages, String::new()),
     ];
     let tables = tables.into_iter().filter(|(table, _)| !table.rows.is_empty());

@@ -4,7 +4,8 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 use cpift_model::progress::{
-    Column, EvaluationProgress, Event, Measured, Observer, Plan, SampleScore, Score, StepReport,
+    Column, Communication, EvaluationProgress, Event, Measured, Observer, Plan, SampleScore, Score,
+    StepReport,
 };
 use indicatif::{ProgressBar, ProgressStyle};
 
@@ -13,7 +14,7 @@ use super::pace::Pace;
 use super::style::Style;
 use super::table::shorten;
 use super::text::{is_unseen, message, visible};
-use super::units::{count, counted, duration, flops_per_second, grouped, percent, sparkline};
+use super::units::{bytes, count, counted, duration, flops_per_second, grouped, percent, sparkline};
 use super::{overlap, plan, reports, tell};
 
 /// Characters of a sample row that are shown.
@@ -239,6 +240,8 @@ struct Training {
     tokens: u64,
     seconds: f64,
     flops: f64,
+    /// What ranks exchanged; none where the process is alone.
+    communication: Option<Communication>,
     /// Smoothed seconds of a step, for the time left.
     step_seconds: Option<f64>,
     pace: Pace,
@@ -254,6 +257,7 @@ impl Training {
             tokens: 0,
             seconds: 0.0,
             flops: 0.0,
+            communication: None,
             step_seconds: None,
             pace: Pace::begin(),
         }
@@ -265,6 +269,17 @@ impl Training {
         self.tokens += step.tokens;
         self.seconds += step.seconds;
         self.flops += step.flops;
+        if let Some(now) = step.communication {
+            let sum = self.communication.get_or_insert(Communication {
+                bytes: 0,
+                least_bytes: 0,
+                seconds: 0.0,
+                ranks: now.ranks,
+            });
+            sum.bytes += now.bytes;
+            sum.least_bytes += now.least_bytes;
+            sum.seconds += now.seconds;
+        }
         let smoothed = |before: f64| 0.9 * before + 0.1 * step.seconds;
         self.step_seconds = Some(self.step_seconds.map_or(step.seconds, smoothed));
     }
@@ -292,12 +307,26 @@ impl Training {
             speed(self.flops / self.seconds, matmul_rate)
         );
         let curve = sparkline(&self.losses, CURVE);
+        let exchanged = self.exchanged().map_or_else(String::new, |line| format!("  {}\n", style.dim(line)));
         format!(
-            "{} loss {first:.3} {} {last:.3}\n  {}\n",
+            "{} loss {first:.3} {} {last:.3}\n  {}\n{exchanged}",
             style.bold(&self.title),
             style.green(curve),
             style.dim(speed)
         )
+    }
+
+    /// What ranks exchanged, against the least there can be.
+    fn exchanged(&self) -> Option<String> {
+        let Communication { ranks, bytes: received, least_bytes, seconds } = self.communication?;
+        let steps = self.losses.len().max(1) as u64;
+        Some(format!(
+            "{} · {} received a step by each ({} at least) · {} of the time",
+            counted(ranks, "rank"),
+            bytes(received / steps),
+            bytes(least_bytes / steps),
+            percent(seconds / self.seconds)
+        ))
     }
 }
 
@@ -337,6 +366,7 @@ mod tests {
             time: 0.0,
             evaluation: Vec::new(),
             evaluation_seconds: 0.0,
+            communication: None,
         }
     }
 

@@ -150,6 +150,7 @@ fn the_plan_names_everything_before_work_begins() {
             .map(|column| StageEvaluation { column, tasks: 1, losses: 200, answers: 200, flops: 9e11 })
             .into(),
         notices: Vec::new(),
+        rank_bytes: Vec::new(),
     };
     let text = plan::render(&plan, Some(100e9), Style::PLAIN);
     fits(&text);

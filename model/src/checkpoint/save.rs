@@ -79,7 +79,7 @@ pub enum TensorData<'a> {
 }
 
 impl TensorData<'_> {
-    fn dtype(&self) -> Dtype {
+    pub(crate) fn dtype(&self) -> Dtype {
         match self {
             Self::Floats(_, dtype) => dtype.dtype(),
             Self::Bf16(_) => Dtype::BF16,
@@ -105,6 +105,19 @@ pub struct NamedTensor<'a> {
     pub shape: Vec<usize>,
     /// The elements, as many as the shape says.
     pub data: TensorData<'a>,
+}
+
+impl NamedTensor<'_> {
+    /// Fails unless the shape says how many elements there are.
+    fn check_shape(&self) -> Reasoned<()> {
+        let Self { name, shape, data } = self;
+        let elements = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
+        let bytes = elements.and_then(|elements| elements.checked_mul(data.dtype().bitsize() / 8));
+        match bytes == Some(data.bytes()) {
+            true => Ok(()),
+            false => Err(format!("`{name}` has an invalid shape: {shape:?} for {} bytes", data.bytes())),
+        }
+    }
 }
 
 /// The tensors of a flat allocation, named `prefix` + the layout's names.
@@ -180,30 +193,55 @@ pub fn write_tensors(file: &mut FileWriter, tensors: &[NamedTensor<'_>], format:
     // Wide types first, so that every tensor starts at a multiple of its element's size.
     let mut ordered: Vec<_> = tensors.iter().collect();
     ordered.sort_by_key(|tensor| Reverse(tensor.data.dtype()));
-    let header = header(&ordered, format)
-        .map_err(|reason| Error::Job(format!("{}: {reason}", file.destination().display())))?;
-    file.put(&header)?;
-    let mut staging = Staging::default();
+    for tensor in &ordered {
+        tensor.check_shape().map_err(|reason| not_a_file(file, &reason))?;
+    }
+    let heads = ordered.iter().map(|tensor| (&tensor.name, tensor.data.dtype(), &tensor.shape));
+    let mut writer = TensorWriter::begin(file, heads, format)?;
     for tensor in ordered {
-        match tensor.data {
-            TensorData::Floats(values, dtype) => staging.write(file, &tensor.name, values, dtype)?,
-            TensorData::Bf16(values) => staging.write_bf16(file, &tensor.name, values)?,
-            TensorData::U64(values) => file.put(bytemuck::cast_slice(values))?,
-        }
+        writer.write(tensor)?;
     }
     Ok(())
 }
 
-/// Length prefix and header.
-fn header(tensors: &[&NamedTensor<'_>], format: Option<&str>) -> Reasoned<Vec<u8>> {
-    for NamedTensor { name, shape, data } in tensors {
-        let elements = shape.iter().try_fold(1_usize, |product, &size| product.checked_mul(size));
-        let bytes = elements.and_then(|elements| elements.checked_mul(data.dtype().bitsize() / 8));
-        if bytes != Some(data.bytes()) {
-            return Err(format!("`{name}` has an invalid shape: {shape:?} for {} bytes", data.bytes()));
+/// Writes a safetensors file whose tensors are made one after the other.
+pub(crate) struct TensorWriter<'f> {
+    file: &'f mut FileWriter,
+    staging: Staging,
+}
+
+impl<'f> TensorWriter<'f> {
+    /// Writes what the file begins with: name, type and shape of all its tensors, of which those of wider types come first.
+    ///
+    /// # Errors
+    /// A name that occurs twice; the system's errors.
+    pub fn begin<'a>(
+        file: &'f mut FileWriter,
+        tensors: impl IntoIterator<Item = (&'a String, Dtype, &'a Vec<usize>)>,
+        format: Option<&str>,
+    ) -> Result<Self> {
+        let header = header_of(tensors, format).map_err(|reason| not_a_file(file, &reason))?;
+        file.put(&header)?;
+        Ok(Self { file, staging: Staging::default() })
+    }
+
+    /// Writes the next tensor.
+    ///
+    /// # Errors
+    /// As [`write_tensors`].
+    pub fn write(&mut self, tensor: &NamedTensor<'_>) -> Result<()> {
+        let Self { file, staging } = self;
+        tensor.check_shape().map_err(|reason| not_a_file(file, &reason))?;
+        match tensor.data {
+            TensorData::Floats(values, dtype) => staging.write(file, &tensor.name, values, dtype),
+            TensorData::Bf16(values) => staging.write_bf16(file, &tensor.name, values),
+            TensorData::U64(values) => file.put(bytemuck::cast_slice(values)),
         }
     }
-    header_of(tensors.iter().map(|tensor| (&tensor.name, tensor.data.dtype(), &tensor.shape)), format)
+}
+
+fn not_a_file(file: &FileWriter, reason: &str) -> Error {
+    Error::Job(format!("{}: {reason}", file.destination().display()))
 }
 
 /// Length prefix and header of a file whose tensors, by name, type and shape, follow each other in this order.

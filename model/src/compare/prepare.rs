@@ -76,7 +76,7 @@ impl Prepared {
         let preparation = Preparation { cache, observe: None };
         let (planned, memory) = {
             let planner = Planner::open(device, &recipe, &preparation)?;
-            (planner.plan(&recipe)?, state_of_all(&planner, source)?)
+            (planner.plan(&recipe, 1)?, state_of_all(&planner, source)?)
         };
         let recipe = source.recipe(&[Edit::Method(Method::Cpift), Edit::TrainMemory(memory)])?;
         let steps = budget_steps(&planned);
@@ -114,7 +114,7 @@ fn state_of_all(planner: &Planner<'_>, source: &Source) -> Result<StateMemory> {
     if most.train.memory != StateMemory::Auto {
         return Ok(most.train.memory);
     }
-    Ok(match planner.plan(&most)?.state {
+    Ok(match planner.plan(&most, 1)?.state {
         StateType::Exact => StateMemory::Exact,
         StateType::Compact => StateMemory::Compact,
         StateType::Offload => StateMemory::Offload,

@@ -65,6 +65,7 @@ pub fn work(folder: &Path, id: &str, options: WorkOptions<'_>) -> Result<bool> {
         probes: probes.as_deref(),
         pairs: unit.pairs,
         preparation: Preparation { cache: options.cache, observe: None },
+        ranks: None,
     };
     let job = Job::prepare(options.device, &job)?;
     let report = job.run(&mut Counting { log: options.log, steps: 0, told: Instant::now() })?;

@@ -1,7 +1,6 @@
 //! The method of the paper: probe → core → group → fuse → integrate.
 
 use cpift_engine::Layout;
-use cpift_engine::ops::adamw::ImportanceView;
 use cpift_engine::ops::norm::squared_norm;
 use cpift_engine::ops::subtract::subtract;
 use cpift_engine::ops::transplant::gather;
@@ -25,6 +24,7 @@ use crate::stages::fuse::{Core, Cores, fuse};
 use crate::stages::models::TaskModels;
 use crate::stages::pieces::{LayoutPart, pieces};
 use crate::stages::{core, group};
+use crate::trainer::{StatePart, StateView};
 
 /// Columns of the closing table.
 const COLUMNS: [Column; 4] = [Column::Base, Column::Probe, Column::Fused, Column::Final];
@@ -106,13 +106,12 @@ impl<'a> Session<'a> {
             is_last: false,
         })?;
         let key = TrainingStage::Probe.training(&task.name);
-        let importance =
-            job.state.importance_bytes(&job.inputs.layout, self.trainer.optimizer.importance_kind());
+        let importance = job.state.importance_bytes(&job.inputs.layout, self.trainer.importance_kind());
         self.make_room(&key, self.model_files().bytes() + importance as u64)?;
         let mut writing = AtomicFolder::create(&folder)?;
         self.add_model(&mut writing, &self.model_files())?;
         if models.has_importance(index) {
-            let importance = self.trainer.optimizer.importance();
+            let importance = self.trainer.state(StatePart::Importance)?;
             let tensors = importance_tensors(&job.inputs.layout, importance)?;
             writing.write(IMPORTANCE, |file| write_tensors(file, &tensors, None))?;
         }
@@ -383,10 +382,10 @@ fn frozen_tasks(part: usize, frozen: Frozen, groups: &[Vec<usize>]) -> Vec<usize
 }
 
 /// The importance of a probe, as it is stored.
-fn importance_tensors<'a>(layout: &Layout, importance: ImportanceView<'a>) -> Result<Vec<NamedTensor<'a>>> {
+fn importance_tensors<'a>(layout: &Layout, importance: StateView<'a>) -> Result<Vec<NamedTensor<'a>>> {
     match importance {
-        ImportanceView::F32(values) => layout_tensors(layout, "", values, WeightType::F32),
-        ImportanceView::Bf16(values) => Ok(layout
+        StateView::F32(values) => layout_tensors(layout, "", values, WeightType::F32),
+        StateView::Bf16(values) => Ok(layout
             .segments()
             .iter()
             .map(|segment| NamedTensor {

@@ -1,5 +1,6 @@
 //! What memory a job takes, and how much of it the optimizer's state may have.
 
+use cpift_engine::ranks::ranges;
 use cpift_engine::{Device, Placement, Real, bf16};
 
 use super::inputs::Inputs;
@@ -26,6 +27,8 @@ pub struct JobMemory {
     pub parts: Vec<MemoryPart>,
     /// What each stage takes, in their order.
     pub stages: Vec<(StageKind, u64)>,
+    /// What a rank takes that is not rank 0: it trains, and does nothing else.
+    pub other_rank: u64,
 }
 
 /// The parts of a job's memory at its peak, and what each stage takes.
@@ -42,8 +45,10 @@ pub fn plan_memory(
 ) -> Result<JobMemory> {
     let part = |name: &str, bytes: u64| MemoryPart { name: name.to_owned(), bytes, on_host: false };
     let host_part = |name: &str, bytes: u64| MemoryPart { on_host: true, ..part(name, bytes) };
-    let Saving { state, recompute } = saving;
-    let of_state = state.parts(&inputs.layout, compute, accumulated(recipe, state)).into_iter();
+    let Saving { state, recompute, ranks } = saving;
+    // The first and the last range differ by a few bytes.
+    let own = ranges(inputs.layout.len(), ranks).pop().unwrap_or_default();
+    let of_state = state.parts_of_rank(&inputs.layout, compute, accumulated(recipe, state), own).into_iter();
     let mut parts: Vec<MemoryPart> = of_state
         .map(|of| MemoryPart { on_host: of.placement == Placement::Host, ..part(of.name, of.bytes as u64) })
         .collect();
@@ -71,6 +76,7 @@ pub fn plan_memory(
     };
     let sum = |parts: &[MemoryPart]| parts.iter().map(|part| part.bytes).sum::<u64>();
     let bytes_of_stages = sum(&of_stages);
+    let other_rank = sum(&parts) + PROGRAM;
     parts.extend(of_stages);
     parts.push(host_part("program", PROGRAM));
     // A row's two lists are allocations of their own, each with a header of the allocator's; and its hash.
@@ -86,7 +92,7 @@ pub fn plan_memory(
         let most = memory.iter().map(|memory| memory.bytes(is_gpu)).max().unwrap_or(0);
         (*stage, throughout + most as u64)
     };
-    Ok(JobMemory { stages: stages.iter().map(of_stage).collect(), parts })
+    Ok(JobMemory { stages: stages.iter().map(of_stage).collect(), parts, other_rank })
 }
 
 /// What a transformer takes that computes in `T`, and what answering the longest evaluation takes beyond it.
@@ -148,11 +154,13 @@ pub struct Saving {
     pub state: StateType,
     /// What the backward pass computes again.
     pub recompute: Recompute,
+    /// Over how many ranks moments and importance are dealt.
+    pub ranks: usize,
 }
 
 /// Plans the job with what the recipe asks for. Where it says `auto`, the state is what the run was `begun` with, if it was;
 /// else exact, compact or, for a GPU, in the host's memory: the first with which the job fits the memory there is. Before
-/// another state is taken, which has other bits, layers are computed again.
+/// another state is taken, which has other bits, layers are computed again. Several ranks keep exact state.
 ///
 /// # Errors
 /// As `plan`, or state in the host's memory without a GPU beside it.
@@ -160,6 +168,7 @@ pub fn choose_saving(
     recipe: &Recipe,
     begun: Option<StateType>,
     device: &Device,
+    ranks: usize,
     plan: impl Fn(Saving) -> Result<Plan>,
 ) -> Result<Plan> {
     if recipe.train.memory == StateMemory::Offload && !has_host(device) {
@@ -168,6 +177,17 @@ pub fn choose_saving(
         return Err(Error::setting("train.memory", reason));
     }
     let states = match (recipe.train.memory, begun) {
+        (StateMemory::Exact, _) | (StateMemory::Auto, None | Some(StateType::Exact)) if ranks > 1 => {
+            vec![StateType::Exact]
+        }
+        (memory, begun) if ranks > 1 => {
+            let reason = match (memory, begun) {
+                (StateMemory::Auto, Some(begun)) => format!("the run was begun with {} state", begun.name()),
+                (memory, _) => format!("is `{}`", memory.name()),
+            };
+            let reason = format!("{reason}, and {ranks} ranks keep exact state, each its own range of it");
+            return Err(Error::setting("train.memory", reason));
+        }
         (StateMemory::Exact, _) => vec![StateType::Exact],
         (StateMemory::Compact, _) => vec![StateType::Compact],
         (StateMemory::Offload, _) => vec![StateType::Offload],
@@ -177,9 +197,9 @@ pub fn choose_saving(
         (StateMemory::Auto, None) if has_host(device) => StateType::ALL.to_vec(),
         (StateMemory::Auto, None) => vec![StateType::Exact, StateType::Compact],
     };
-    let savings = states
-        .iter()
-        .flat_map(|&state| recomputes(recipe).into_iter().map(move |recompute| Saving { state, recompute }));
+    let savings = states.iter().flat_map(|&state| {
+        recomputes(recipe).into_iter().map(move |recompute| Saving { state, recompute, ranks })
+    });
     let savings: Vec<Saving> = savings.collect();
     let mut too_large: Vec<LargerState> = Vec::new();
     for (index, &saving) in savings.iter().enumerate() {
@@ -323,13 +343,13 @@ pub(super) mod tests {
     ) -> (Saving, Vec<u64>) {
         let mut recipe = Recipe::default();
         recipe.train.memory = memory;
-        let plan = choose_saving(&recipe, begun, device, |saving| {
+        let plan = choose_saving(&recipe, begun, device, 1, |saving| {
             let memory = vec![MemoryPart { name: "all".to_owned(), bytes: bytes(saving), on_host: false }];
-            let Saving { state, recompute } = saving;
+            let Saving { state, recompute, .. } = saving;
             Ok(Plan { memory, state, recompute, ..empty_plan() })
         });
         let plan = plan.unwrap();
-        let saving = Saving { state: plan.state, recompute: plan.recompute };
+        let saving = Saving { state: plan.state, recompute: plan.recompute, ranks: 1 };
         (saving, plan.too_large.iter().map(|larger| larger.bytes).collect())
     }
 
@@ -355,6 +375,7 @@ pub(super) mod tests {
             evaluation_flops: 0.0,
             flops_per_evaluation: 0.0,
             notices: Vec::new(),
+            rank_bytes: Vec::new(),
         }
     }
 
@@ -372,7 +393,7 @@ pub(super) mod tests {
     fn auto_is_exact_where_that_fits_and_stays_what_a_run_was_begun_with() {
         let by_state =
             |bytes: [u64; 2]| move |saving: Saving| bytes[usize::from(saving.state == StateType::Compact)];
-        let exact = Saving { state: StateType::Exact, recompute: Recompute::Nothing };
+        let exact = Saving { state: StateType::Exact, recompute: Recompute::Nothing, ranks: 1 };
         let compact = Saving { state: StateType::Compact, ..exact };
         let most = |saving: Saving| Saving { recompute: Recompute::Layer, ..saving };
         for (memory, begun, bytes, expected) in [
@@ -394,7 +415,7 @@ pub(super) mod tests {
     fn auto_takes_the_hosts_memory_beside_a_gpu() {
         let gpu = Device::logging(&LaunchLog::new());
         let bytes = |saving: Saving| if saving.state == StateType::Offload { SMALL } else { TOO_LARGE };
-        let offload = Saving { state: StateType::Offload, recompute: Recompute::Nothing };
+        let offload = Saving { state: StateType::Offload, recompute: Recompute::Nothing, ranks: 1 };
         let chosen = |begun| chosen_on(&gpu, StateMemory::Auto, begun, bytes);
         assert_eq!(chosen(None), (offload, vec![TOO_LARGE; 2]));
         assert_eq!(chosen(Some(StateType::Compact)), (offload, vec![TOO_LARGE]));
@@ -411,9 +432,36 @@ pub(super) mod tests {
             (Recompute::Layer, Recompute::Layer),
         ] {
             let bytes = |saving: Saving| if saving.recompute >= fits { SMALL } else { TOO_LARGE };
-            let saving = Saving { state: StateType::Exact, recompute: expected };
+            let saving = Saving { state: StateType::Exact, recompute: expected, ranks: 1 };
             assert_eq!(chosen(StateMemory::Auto, None, bytes), (saving, vec![]));
         }
+    }
+
+    #[test]
+    fn several_ranks_keep_exact_state() {
+        let cpu = Device::cpu(None).unwrap();
+        let chosen = |memory, begun| {
+            let mut recipe = Recipe::default();
+            recipe.train.memory = memory;
+            let plan = |Saving { state, recompute, ranks }| {
+                assert_eq!(ranks, 2);
+                let all = MemoryPart { name: "all".to_owned(), bytes: TOO_LARGE, on_host: false };
+                Ok(Plan { memory: vec![all], state, recompute, ..empty_plan() })
+            };
+            let plan = choose_saving(&recipe, begun, &cpu, 2, plan);
+            plan.map(|plan| plan.state).map_err(|error| error.to_string())
+        };
+        for (memory, begun) in [
+            (StateMemory::Auto, None),
+            (StateMemory::Auto, Some(StateType::Exact)),
+            (StateMemory::Exact, None),
+        ] {
+            assert_eq!(chosen(memory, begun), Ok(StateType::Exact), "{memory:?} {begun:?}");
+        }
+        let refused = chosen(StateMemory::Compact, None).unwrap_err();
+        assert!(refused.contains("is `compact`, and 2 ranks keep exact state"), "{refused}");
+        let refused = chosen(StateMemory::Auto, Some(StateType::Compact)).unwrap_err();
+        assert!(refused.contains("begun with compact state"), "{refused}");
     }
 
     /// A job's trainings have one transformer.

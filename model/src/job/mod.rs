@@ -23,6 +23,7 @@ pub(crate) mod names;
 mod pairs;
 mod plan;
 mod probe_run;
+mod ranks;
 mod record;
 mod removed_probes;
 mod sampled;
@@ -38,7 +39,7 @@ mod weights;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use cpift_engine::Device;
+use cpift_engine::{Device, Ranks};
 
 use crate::data::Preparation;
 use crate::error::{Error, Result};
@@ -83,6 +84,9 @@ pub struct JobOptions<'a> {
     pub pairs: Option<PairMethod>,
     /// Where tokenized data is kept between runs, and who is told how far its making is.
     pub preparation: Preparation<'a>,
+    /// The ranks that train together, of which this is rank 0; none where it is alone. The others
+    /// [work](crate::trainer::work) for it.
+    pub ranks: Option<&'a Ranks>,
 }
 
 /// A job whose inputs are open and checked.
@@ -119,6 +123,8 @@ pub struct Job {
     plan: Plan,
     /// What the run does that it is a part of.
     run_plan: Plan,
+    /// Who trains with this process.
+    ranks: Ranks,
 }
 
 impl Job {
@@ -153,6 +159,12 @@ impl Job {
         if options.pairs.is_some() && recipe.method != Method::Cpift {
             return Err(Error::setting("method", "pairs of tasks are trained from the probes of `cpift`"));
         }
+        let ranks = options.ranks.cloned().unwrap_or_default();
+        ranks::check(recipe, device, ranks.size())?;
+        if probe_run.is_some() && ranks.size() > 1 {
+            let reason = format!("is made by one process, not by {} ranks", ranks.size());
+            return Err(Error::setting("--probe", reason));
+        }
         let (known, mut files) = (KnownFiles::default(), OnceLock::new());
         let inputs = device.scope(|| Inputs::open(recipe, &options.preparation, options.probes, &known))?;
         if resume {
@@ -162,7 +174,8 @@ impl Job {
         }
         let steps = Steps::count(recipe, &inputs)?;
         let max_tokens = plan::max_tokens(recipe, &inputs)?;
-        let mut run_plan = memory::choose_saving(recipe, begun.map(|begun| begun.state), device, |saving| {
+        let begun = begun.map(|begun| begun.state);
+        let mut run_plan = memory::choose_saving(recipe, begun, device, ranks.size(), |saving| {
             plan::plan(recipe, &inputs, &steps, device, compute, saving, max_tokens)
         })?;
         // One that makes a probe alone removes none.
@@ -194,6 +207,7 @@ impl Job {
             keeps_probes,
             plan,
             run_plan,
+            ranks,
         })
     }
 
@@ -303,6 +317,9 @@ impl Job {
             (None, None, Method::Cpift) => session.run_cpift(),
             (None, None, _) => session.run_baseline(),
         };
+        if matches!(report, Ok(_) | Err(Error::Interrupted { .. })) {
+            session.trainer.end()?;
+        }
         let report =
             report.map_err(|error| memory::explain_out_of_memory(error, &self.plan, &self.device))?;
         // Its files are closed before its folder may get another name.
@@ -313,13 +330,19 @@ impl Job {
     }
 }
 
-/// What a job made from `recipe` would do; checks all that [`Job::prepare`] does but for the run folder, and
-/// reads the models' weights once, for those that training would refuse.
+/// What a job made from `recipe` would do with so many ranks; checks all that [`Job::prepare`] does but for the run folder,
+/// and reads the models' weights once, for those that training would refuse.
 ///
 /// # Errors
 /// As [`Job::prepare`]; a weight is NaN or infinite.
-pub fn plan_recipe(device: &Device, recipe: &Recipe, preparation: &Preparation<'_>) -> Result<Plan> {
-    Planner::open(device, recipe, preparation)?.plan(recipe)
+pub fn plan_recipe(
+    device: &Device,
+    recipe: &Recipe,
+    preparation: &Preparation<'_>,
+    ranks: usize,
+) -> Result<Plan> {
+    ranks::check(recipe, device, ranks)?;
+    Planner::open(device, recipe, preparation)?.plan(recipe, ranks)
 }
 
 /// What [`plan_recipe`] reads, for the plans of several recipes of the same model, tasks and files.
@@ -345,11 +368,11 @@ impl<'a> Planner<'a> {
     ///
     /// # Errors
     /// As [`plan_recipe`].
-    pub fn plan(&self, recipe: &Recipe) -> Result<Plan> {
+    pub fn plan(&self, recipe: &Recipe, ranks: usize) -> Result<Plan> {
         let Self { device, compute, inputs } = self;
         let steps = Steps::count(recipe, inputs)?;
         let max_tokens = plan::max_tokens(recipe, inputs)?;
-        memory::choose_saving(recipe, None, device, |saving| {
+        memory::choose_saving(recipe, None, device, ranks, |saving| {
             plan::plan(recipe, inputs, &steps, device, *compute, saving, max_tokens)
         })
     }

@@ -148,7 +148,6 @@ pub fn plan(
         training_flops: flops_per_token * tokens as f64,
         trainings,
         stages: plan_stages(&memory.stages, &disk),
-        memory: memory.parts,
         state: saving.state,
         recompute: saving.recompute,
         too_large: Vec::new(),
@@ -156,6 +155,14 @@ pub fn plan(
         disk_bytes_without_probes: Some(without_probes)
             .filter(|&least| keep_probes == KeepProbes::Auto && least < disk_bytes),
         notices: inputs.model_notices().cloned().collect(),
+        rank_bytes: match saving.ranks {
+            0 | 1 => Vec::new(),
+            ranks => {
+                let first = memory.parts.iter().map(|part| part.bytes).sum();
+                std::iter::once(first).chain(vec![memory.other_rank; ranks - 1]).collect()
+            }
+        },
+        memory: memory.parts,
     })
 }
 

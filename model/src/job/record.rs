@@ -53,7 +53,7 @@ pub struct FinalReport {
 }
 
 /// Adds this process, which may make one `probe` alone, to the run's record; the first also writes what is planned. Returns
-/// the number of threads that an earlier process had, where that was another.
+/// ranks and threads of an earlier process, where these were others.
 ///
 /// # Errors
 /// When the record cannot be read or written.
@@ -61,26 +61,28 @@ pub fn add_process(
     run: &Path,
     plan: &Plan,
     device: &Device,
+    ranks: usize,
     hub: Vec<HubSource>,
     probe: Option<&str>,
-) -> Result<Option<u64>> {
+) -> Result<Option<(u64, u64)>> {
     let path = run.join(RUN);
     let before: Option<RunRecord> = read_json(&path)?;
     let mut record = before.unwrap_or_else(|| RunRecord { plan: plan.clone(), processes: Vec::new(), hub });
-    let threads = device.threads() as u64;
-    let other_threads =
-        record.processes.iter().map(|earlier| earlier.threads).find(|&earlier| earlier != threads);
+    let now = (ranks as u64, device.threads() as u64);
+    let earlier = record.processes.iter().map(|earlier| (earlier.ranks, earlier.threads));
+    let other = earlier.into_iter().find(|&earlier| earlier != now);
     record.processes.push(ProcessRecord {
         version: env!("CARGO_PKG_VERSION").to_owned(),
         device: device.describe(),
-        threads,
+        threads: now.1,
         system: format!("{} {}", std::env::consts::OS, std::env::consts::ARCH),
         memory_bytes: machine::memory_bytes(),
         began: humantime::format_rfc3339_seconds(SystemTime::now()).to_string(),
         probe: probe.map(str::to_owned),
+        ranks: ranks as u64,
     });
     files::write_json_atomically(&path, &record)?;
-    Ok(other_threads)
+    Ok(other)
 }
 
 /// Adds the processes that have made the probe of a task in the run folder `from`, each once, in the order in which all

@@ -87,14 +87,20 @@ impl<'a> Session<'a> {
         files::write_bytes_atomically(&run.join(RECIPE), job.recipe_text.as_bytes())?;
         let hub = record::hub_sources(&job.recipe, &job.inputs);
         let probe = job.probe_run.as_ref().map(|probe| probe.name.as_str());
-        let other_threads = record::add_process(run, &job.plan, &job.device, hub, probe)?;
-        if let (Some(threads), Device::Cpu(_)) = (other_threads, &job.device) {
+        let other = record::add_process(run, &job.plan, &job.device, job.ranks.size(), hub, probe)?;
+        if let (Some((ranks, threads)), Device::Cpu(_)) = (other, &job.device) {
+            let now = job.ranks.size() as u64;
+            let (begun, continued, remedy) = match ranks == now {
+                true => (
+                    counted(threads, "thread"),
+                    job.device.threads().to_string(),
+                    format!("--threads {threads} keeps them"),
+                ),
+                false => (counted(ranks, "rank"), now.to_string(), "as many as before keep them".to_owned()),
+            };
             let text = format!(
-                "{}: begun with {}, continued with {}: results may differ in the last bits; --threads {threads} keeps \
-                 them",
+                "{}: begun with {begun}, continued with {continued}: results may differ in the last bits; {remedy}",
                 run.display(),
-                counted(threads, "thread"),
-                job.device.threads()
             );
             observer.event(Event::Notice(&text));
         }

@@ -4,16 +4,17 @@ use std::cell::Cell;
 use std::fs;
 use std::path::{Path, PathBuf};
 
-use cpift_engine::ops::adamw::{ImportanceMut, ImportanceView, Moments, MomentsView};
+use cpift_engine::ops::adamw::MomentType;
 use cpift_engine::{Device, ViewMut};
+use safetensors::Dtype;
 use serde::{Deserialize, Serialize};
 
 use super::names::CHECKPOINTS;
-use crate::checkpoint::{NamedTensor, TensorData, TensorFile, WeightType, write_tensors};
+use crate::checkpoint::{NamedTensor, TensorData, TensorFile, TensorWriter, WeightType, write_tensors};
 use crate::error::{Error, FileAction, Result};
-use crate::files::{self, AtomicFolder, Manifest, Origin, RecordedSteps, Verify};
+use crate::files::{self, AtomicFolder, FileWriter, Manifest, Origin, RecordedSteps, Verify};
 use crate::progress::{StepReport, TrainingStage};
-use crate::trainer::Trainer;
+use crate::trainer::{StateMut, StatePart, StateView, Trainer};
 
 /// Where a fine-tune stands, beside its weights and moments.
 #[derive(Debug, Clone, PartialEq, Default, Serialize, Deserialize)]
@@ -73,8 +74,12 @@ pub struct Checkpoints {
 
 const TENSORS: &str = "state.safetensors";
 const STATE: &str = "state.json";
-/// Names of the first and the second moments.
-const MOMENTS: [&str; 2] = ["moment1", "moment2"];
+/// Parts of the optimizer's state by their names in a file.
+const STATE_PARTS: [(&str, StatePart); 3] = [
+    ("moment1", StatePart::FirstMoment),
+    ("moment2", StatePart::SecondMoment),
+    ("importance", StatePart::Importance),
+];
 
 impl Checkpoints {
     /// Checkpoints in the run folder `run`; `keep` of each training are kept.
@@ -114,13 +119,12 @@ impl Checkpoints {
         }
         let later = self.list(training)?.into_iter().filter(|(step, _)| *step > state.step);
         later.into_iter().try_for_each(|(_, damaged)| remove(&damaged))?;
-        let state = TrainingState { optimizer_steps: trainer.optimizer.steps(), ..state.clone() };
-        let tensors = tensors(trainer, has_importance(training))?;
-        let bytes: u64 = tensors.iter().map(|tensor| tensor.data.bytes() as u64).sum();
+        let state = TrainingState { optimizer_steps: trainer.steps(), ..state.clone() };
+        let tensors = StateTensors::of(trainer, has_importance(training));
         // Killed before the new one is whole, the training begins again where all of the older ones had to go.
-        let removed = self.make_room(training, bytes + SMALL_FILES, 0)?;
+        let removed = self.make_room(training, tensors.bytes() + SMALL_FILES, 0)?;
         let mut writing = AtomicFolder::create(&destination)?;
-        writing.write(TENSORS, |file| write_tensors(file, &tensors, None))?;
+        writing.write(TENSORS, |file| tensors.write(file, trainer))?;
         writing.write_json(STATE, &state)?;
         writing.commit_as(origin)?;
         let mut all = self.list(training)?;
@@ -159,7 +163,7 @@ impl Checkpoints {
             let state: TrainingState =
                 serde_json::from_str(&text).map_err(|error| Error::format(&path, error.to_string()))?;
             self.read_tensors(&folder.join(TENSORS), trainer, has_importance(training))?;
-            trainer.optimizer.set_steps(state.optimizer_steps);
+            trainer.set_steps(state.optimizer_steps);
             self.named_best.set(state.best.map(|best| best.step));
             return Ok(Some((state, manifest.origin.and_then(|origin| origin.metrics))));
         }
@@ -250,22 +254,11 @@ impl Checkpoints {
             self.device.scope(|| file.read_floats(name, &[length], target))
         };
         read("weights", length, trainer.weights_mut()?)?;
-        match trainer.optimizer.moments_mut() {
-            Moments::F32(first, second) => {
-                read(MOMENTS[0], length, first)?;
-                read(MOMENTS[1], length, second)?;
-            }
-            Moments::Bf16(first, second) => {
-                file.read_bf16(MOMENTS[0], first)?;
-                file.read_bf16(MOMENTS[1], second)?;
-            }
-        }
-        if importance {
-            let length = trainer.optimizer.importance().len();
-            match trainer.optimizer.importance_mut() {
-                ImportanceMut::F32(values) => read("importance", length, values)?,
-                ImportanceMut::Bf16(values) => file.read_bf16("importance", values)?,
-            }
+        for (name, part) in state_parts(importance) {
+            trainer.set_state(part, |target| match target {
+                StateMut::F32(values) => read(name, values.len(), values),
+                StateMut::Bf16(values) => file.read_bf16(name, values),
+            })?;
         }
         Ok(())
     }
@@ -348,29 +341,56 @@ fn remove(folder: &Path) -> Result<()> {
     fs::remove_dir_all(folder).map_err(Error::file(folder, FileAction::Remove))
 }
 
-fn tensors(trainer: &mut Trainer, with_importance: bool) -> Result<Vec<NamedTensor<'_>>> {
-    let floats = |values| TensorData::Floats(values, WeightType::F32);
-    let (weights, moments, importance) = trainer.state()?;
-    let moments = match moments {
-        MomentsView::F32(first, second) => [floats(first), floats(second)],
-        MomentsView::Bf16(first, second) => [TensorData::Bf16(first), TensorData::Bf16(second)],
-    };
-    let tensor = |name: &str, length, data| NamedTensor { name: name.to_owned(), shape: vec![length], data };
-    let length = weights.len();
-    let mut tensors = vec![
-        tensor("weights", length, floats(weights)),
-        tensor(MOMENTS[0], length, moments[0]),
-        tensor(MOMENTS[1], length, moments[1]),
-    ];
-    if with_importance {
-        let length = importance.len();
-        let importance = match importance {
-            ImportanceView::F32(values) => floats(values),
-            ImportanceView::Bf16(values) => TensorData::Bf16(values),
-        };
-        tensors.push(tensor("importance", length, importance));
+/// The parts of the state that a checkpoint has.
+fn state_parts(with_importance: bool) -> impl Iterator<Item = (&'static str, StatePart)> {
+    STATE_PARTS.into_iter().filter(move |(_, part)| with_importance || *part != StatePart::Importance)
+}
+
+/// The tensors of a checkpoint: the weights, then the state, part by part, as several ranks put one together at a time.
+struct StateTensors {
+    /// Name, type and shape.
+    heads: Vec<(String, Dtype, Vec<usize>)>,
+    parts: Vec<(&'static str, StatePart)>,
+}
+
+impl StateTensors {
+    fn of(trainer: &Trainer, with_importance: bool) -> Self {
+        let parts: Vec<_> = state_parts(with_importance).collect();
+        let length = trainer.layout().len();
+        let mut heads = vec![("weights".to_owned(), Dtype::F32, vec![length])];
+        heads.extend(parts.iter().map(|&(name, part)| {
+            let (stored, length) = trainer.state_form(part);
+            let dtype = match stored {
+                MomentType::F32 => Dtype::F32,
+                MomentType::Bf16 => Dtype::BF16,
+            };
+            (name.to_owned(), dtype, vec![length])
+        }));
+        Self { heads, parts }
     }
-    Ok(tensors)
+
+    fn bytes(&self) -> u64 {
+        let bytes = |(_, dtype, shape): &(String, Dtype, Vec<usize>)| shape[0] * dtype.bitsize() / 8;
+        self.heads.iter().map(|head| bytes(head) as u64).sum()
+    }
+
+    fn write(&self, file: &mut FileWriter, trainer: &mut Trainer) -> Result<()> {
+        let heads = self.heads.iter().map(|(name, dtype, shape)| (name, *dtype, shape));
+        let mut writer = TensorWriter::begin(file, heads, None)?;
+        writer.write(&tensor("weights", StateView::F32(trainer.weights()?)))?;
+        for &(name, part) in &self.parts {
+            writer.write(&tensor(name, trainer.state(part)?))?;
+        }
+        Ok(())
+    }
+}
+
+fn tensor<'a>(name: &str, values: StateView<'a>) -> NamedTensor<'a> {
+    let data = match values {
+        StateView::F32(values) => TensorData::Floats(values, WeightType::F32),
+        StateView::Bf16(values) => TensorData::Bf16(values),
+    };
+    NamedTensor { name: name.to_owned(), shape: vec![values.len()], data }
 }
 
 #[cfg(test)]

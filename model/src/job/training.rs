@@ -1,5 +1,7 @@
 //! One fine-tune: the loop over steps, with checkpoints, resume and the check of frozen coordinates.
 
+use std::sync::Arc;
+
 use cpift_engine::ops::transplant::gather;
 use cpift_engine::{Device, Mask, View};
 
@@ -112,7 +114,7 @@ impl Session<'_> {
                     .map(|earlier| earlier.steps)
                     .sum();
                 let span = Span { start, end, total, data_offset: shared_before };
-                let frozen = self.mask_of(&part.frozen)?;
+                let frozen = self.mask_of(&part.frozen)?.map(Arc::new);
                 let part = RunningPart { training: &training, index, span, key: &key, frozen };
                 self.train_part(&part, &mut state)?;
             }
@@ -127,6 +129,7 @@ impl Session<'_> {
         let (settings, of) = (training.settings, part.part());
         let mut sampler = self.sampler(settings, of.sources.clone(), &of.purpose)?;
         self.begin_part(part, state)?;
+        self.trainer.freeze(frozen.as_ref())?;
         let frozen_count = frozen.as_ref().map_or(0, |mask| mask.count() as u64);
         if let Some(report) = state.pending.take() {
             self.finish_step(part, state, report)?;
@@ -136,13 +139,7 @@ impl Session<'_> {
             let (scheduled, schedule_steps) =
                 if training.restart { (local, span.end - span.start) } else { (state.step, span.total) };
             let batches = sampler.batches(span.data_offset + local)?;
-            let step = Step {
-                stage: training.stage,
-                settings,
-                index: scheduled,
-                schedule_steps,
-                frozen: frozen.as_ref(),
-            };
+            let step = Step { stage: training.stage, settings, index: scheduled, schedule_steps };
             let made = self.trainer.step(step, &batches, &of.source_names);
             let mut report = made.map_err(|error| explain(error, of, state.step, &batches))?;
             state.step += 1;
@@ -151,6 +148,7 @@ impl Session<'_> {
             (report.phase, report.frozen) = (1 + part.index as u64, frozen_count);
             self.finish_step(part, state, report)?;
         }
+        self.trainer.freeze(None)?;
         self.observer.event(Event::TrainingFinished { title: &of.title });
         Ok(())
     }
@@ -188,7 +186,7 @@ impl Session<'_> {
         });
         if state.step == span.start {
             if part.training.restart {
-                self.trainer.optimizer.restart()?;
+                self.trainer.restart()?;
             }
             state.frozen_hash = part.frozen.as_ref().map(|mask| self.hash_of(mask)).transpose()?;
         }
@@ -289,7 +287,7 @@ struct RunningPart<'a> {
     /// Name of the training's checkpoints.
     key: &'a str,
     /// Coordinates that keep their bits.
-    frozen: Option<Mask>,
+    frozen: Option<Arc<Mask>>,
 }
 
 impl RunningPart<'_> {

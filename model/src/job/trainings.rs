@@ -22,15 +22,20 @@ pub fn trains_plainly(recipe: &Recipe) -> bool {
 
 /// The settings of each kind of training that the job makes.
 pub fn trainings_settings(recipe: &Recipe) -> Vec<&TrainSettings> {
+    sections(recipe).into_iter().map(|(_, settings)| settings).collect()
+}
+
+/// The same with the recipe's section that each is in.
+pub fn sections(recipe: &Recipe) -> Vec<(&'static str, &TrainSettings)> {
     let mut settings = Vec::new();
     if has_probes(recipe.method) {
-        settings.push(&recipe.probe.training);
+        settings.push(("probe", &recipe.probe.training));
     }
     if trains_plainly(recipe) {
-        settings.push(&recipe.train);
+        settings.push(("train", &recipe.train));
     }
     if recipe.method == Method::Cpift {
-        settings.push(&recipe.integrate.training);
+        settings.push(("integrate", &recipe.integrate.training));
     }
     settings
 }

@@ -9,10 +9,9 @@ use super::models::RunModels;
 use super::trainings::accumulated;
 use crate::checkpoint::{Checkpoint, WeightType, too_large_for};
 use crate::error::{Error, Result};
-use crate::model::Model;
 use crate::recipe::{Recipe, SaveDtype};
 use crate::stages::models::TaskModels;
-use crate::trainer::Trainer;
+use crate::trainer::{Setup, Trainer};
 
 /// Fails when a weight that was trained has become too large for the final model's number type. Everything is saved by
 /// then: it can be continued with another type.
@@ -36,16 +35,15 @@ pub fn require_fit(job: &Job, weights: View<'_, f32>) -> Result<()> {
 /// Memory runs out, or a model cannot be read or does not fit the final model's number type.
 pub fn open_trainer(job: &Job) -> Result<Trainer> {
     let inputs = &job.inputs;
-    let (importance, storage) = (accumulated(&job.recipe, job.state), job.state.storage());
-    let model = Model::new(
-        &inputs.base.config,
-        &job.device,
-        job.compute,
-        job.max_tokens,
-        job.plan.recompute,
-        storage,
-    )?;
-    let mut trainer = Trainer::new(&job.device, &inputs.layout, model, importance, storage)?;
+    let setup = Setup {
+        config: inputs.base.config.clone(),
+        compute: job.compute,
+        max_tokens: job.max_tokens,
+        recompute: job.plan.recompute,
+        importance: accumulated(&job.recipe, job.state),
+        state: job.state,
+    };
+    let mut trainer = Trainer::open(&job.device, &setup, &job.ranks)?;
     let mut models = RunModels::new(job);
     for (index, task) in inputs.tasks.iter().enumerate() {
         if let Some(model) = &task.model {

@@ -67,6 +67,11 @@ impl Source {
         Ok(Self { path: path.to_owned(), table, origins, hub: Vec::new() })
     }
 
+    /// All that it says, overrides included.
+    pub fn to_text(&self) -> String {
+        self.table.to_string()
+    }
+
     /// A recipe for looking at data files, each a task named after it, with a model folder's tokenizer. `overrides` as
     /// for [`Source::read`].
     ///

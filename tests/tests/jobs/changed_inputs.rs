@@ -85,6 +85,7 @@ fn a_file_edited_after_it_was_read_is_noticed() {
             probes: None,
             pairs: None,
             preparation: cpift_model::data::Preparation::default(),
+            ranks: None,
         };
         let prepared = Job::prepare(&device, &options).unwrap();
         let before = job.bytes(name);

@@ -46,8 +46,8 @@ pub(super) fn step(
     gradient: Gradient<'_>,
     coefficients: &Coefficients,
 ) -> Result<()> {
-    let Parameters { weights, state } = parameters;
-    let others = (weights, gradient.frozen.map_or(&[][..], Mask::words));
+    let Parameters { first: start, weights, state } = parameters;
+    let others = (start, weights, gradient.frozen.map_or(&[][..], Mask::words));
     match (gradient.values, state) {
         (GradientsView::F32(gradient), State::F32(first, second, importance)) => {
             let state = (gradient.host(), first.host(), second.host(), importance);
@@ -67,15 +67,24 @@ type OneType<'a, S> = (&'a [S], &'a mut [S], &'a mut [S], Importance<'a, S>);
 
 fn step_on_state<S: Stored>(
     (gradients, moment1, moment2, importance): OneType<'_, S>,
-    (weights, frozen): (Weights<'_>, &[u64]),
+    (start, weights, frozen): (usize, Weights<'_>, &[u64]),
     coefficients: &Coefficients,
 ) {
     let (weights, rounded, lower): (&mut [f32], &mut [bf16], &mut [u16]) = match weights {
         Weights::F32(weights) => (weights.host(), &mut [], &mut []),
         Weights::Split(planes) => (&mut [], planes.rounded.host(), planes.lower.host()),
     };
-    let shard =
-        Shard { first: 0, gradients, weights, rounded, lower, moment1, moment2, importance: &mut [], frozen };
+    let shard = Shard {
+        first: start,
+        gradients,
+        weights,
+        rounded,
+        lower,
+        moment1,
+        moment2,
+        importance: &mut [],
+        frozen,
+    };
     match importance {
         Importance::None => step_of_kind::<NONE, S>(shard, coefficients),
         Importance::Net(sums) => {

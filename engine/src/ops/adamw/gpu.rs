@@ -13,7 +13,7 @@ pub(super) fn step(
     gradient: Gradient<'_>,
     coefficients: &Coefficients,
 ) -> Result<()> {
-    let Parameters { weights, state } = parameters;
+    let Parameters { weights, state, .. } = parameters;
     let state = match (gradient.values, state) {
         (GradientsView::F32(gradient), State::F32(first, second, importance)) => StoredState::F32(StateOf {
             gradient: gradient.on(gpu),

@@ -176,9 +176,12 @@ impl Default for Hyper {
     }
 }
 
-/// What a step writes: a whole model or a shard of it, all of one length. Split weights are the whole that was split.
+/// What a step writes: a whole model or a range of it, all of one length.
 #[derive(Debug)]
 pub struct Parameters<'a> {
+    /// Index of the first parameter in the whole, by which split weights and state in bf16 are rounded; on a GPU these have
+    /// to be the whole.
+    pub first: usize,
     /// The weights.
     pub weights: Weights<'a>,
     /// Moments, and the accumulator of importance.
@@ -233,7 +236,17 @@ pub fn step(
                 cpu.run(|| cpu::step(parameters, gradient, &coefficients))?;
             }
         }
-        Device::Gpu(gpu) => gpu::step(gpu, parameters, gradient, &coefficients)?,
+        Device::Gpu(gpu) => {
+            let rounds = matches!(parameters.weights, Weights::Split(_))
+                || matches!(parameters.state, State::Bf16(..));
+            check(OP, parameters.first == 0 || !rounds, || {
+                format!(
+                    "a GPU rounds by the index in the whole, and the range begins at {}",
+                    parameters.first
+                )
+            })?;
+            gpu::step(gpu, parameters, gradient, &coefficients)?;
+        }
     }
     Ok(())
 }

@@ -1,5 +1,7 @@
 //! The optimizer's state over steps, for training loops.
 
+use std::ops::Range;
+
 use bytemuck::Pod;
 use half::bf16;
 
@@ -19,6 +21,8 @@ use crate::layout::SEGMENT_ALIGNMENT;
 pub struct AdamW {
     device: Device,
     steps: u64,
+    /// Index of the first parameter in the whole.
+    first: usize,
     /// Number of parameters.
     length: usize,
     memory: Memory,
@@ -148,7 +152,21 @@ impl AdamW {
         importance: ImportanceKind,
         storage: impl Into<StateStorage>,
     ) -> Result<Self> {
+        Self::of_range(device, 0..length, importance, storage)
+    }
+
+    /// The same for a range of all parameters, which are counted as those of the layout are.
+    ///
+    /// # Errors
+    /// When memory runs out.
+    pub fn of_range(
+        device: &Device,
+        range: Range<usize>,
+        importance: ImportanceKind,
+        storage: impl Into<StateStorage>,
+    ) -> Result<Self> {
         let StateStorage { moments, placement } = storage.into();
+        let (first, length) = (range.start, range.len());
         let zeros = |length| Buffer::zeros_in(device, length, placement);
         let sums = if importance == ImportanceKind::None { 0 } else { length };
         let memory = match moments {
@@ -161,7 +179,7 @@ impl AdamW {
                 importance: Buffer::zeros_in(device, sums, placement)?,
             },
         };
-        Ok(Self { device: device.clone(), steps: 0, length, memory, importance_kind: importance })
+        Ok(Self { device: device.clone(), steps: 0, first, length, memory, importance_kind: importance })
     }
 
     /// One step over `weights`; counts it. See [`super::step`].
@@ -185,7 +203,7 @@ impl AdamW {
                 State::Bf16(first, second, of_kind(kind, importance))
             }
         };
-        let parameters = Parameters { weights: weights.into(), state };
+        let parameters = Parameters { first: self.first, weights: weights.into(), state };
         super::step(&self.device, parameters, gradient, hyper, self.steps + 1)?;
         self.steps += 1;
         Ok(())

@@ -93,10 +93,7 @@ impl Clip {
         match &self.device {
             Device::Cpu(cpu) => {
                 let squared = cpu.run(|| on_cpu(gradient, frozen));
-                let factor =
-                    if squared.is_finite() { clip_factor(squared.sqrt(), maximum) } else { f64::NAN };
-                self.squared_norm.view_mut().fill(squared)?;
-                self.factor.view_mut().fill(factor as f32)
+                self.set(squared, maximum)
             }
             Device::Gpu(gpu) => {
                 check_length(OP, "gradient", gpu::partial_count(gradient.len()), self.partials.len())?;
@@ -105,6 +102,17 @@ impl Clip {
                 gpu::clip(gpu, self.squared_norm.view(), maximum, self.factor.view_mut())
             }
         }
+    }
+
+    /// Takes for measured what others have: Σ g², as of [`squared_norm`].
+    ///
+    /// # Errors
+    /// When the device has failed.
+    pub fn set(&mut self, squared_norm: f64, maximum: f64) -> Result<()> {
+        let is_finite = squared_norm.is_finite();
+        let factor = if is_finite { clip_factor(squared_norm.sqrt(), maximum) } else { f64::NAN };
+        self.squared_norm.view_mut().fill(squared_norm)?;
+        self.factor.view_mut().fill(factor as f32)
     }
 
     /// The norm last measured. On a GPU this waits for it.

@@ -26,7 +26,7 @@ use crate::ops::work::Work;
 
 const OP: &str = "split";
 
-/// Both planes, of one length; element 0 is the one that was element 0 when they were [`split`].
+/// Both planes, of one length. Operations that round say which element of the whole, as it was [`split`], is the first.
 #[derive(Debug)]
 pub struct Planes<'a> {
     /// The weights, rounded.
@@ -42,6 +42,11 @@ impl<'a> Planes<'a> {
         let length = memory.len();
         let (rounded, lower) = memory.cast::<u16>().split_at(length);
         Self { rounded: rounded.cast(), lower }
+    }
+
+    /// Both planes of a range. Panics when it lies outside.
+    pub fn slice(self, range: Range<usize>) -> Self {
+        Self { rounded: self.rounded.slice(range.clone()), lower: self.lower.slice(range) }
     }
 }
 

@@ -28,6 +28,7 @@ fn process(device: &str) -> ProcessRecord {
         memory_bytes: None,
         began: String::new(),
         probe: None,
+        ranks: 1,
     }
 }
 

@@ -1,0 +1,56 @@
+//! Several ranks as threads of a test.
+
+use std::hash::{BuildHasher, RandomState};
+use std::num::NonZeroUsize;
+use std::thread;
+
+use cpift_engine::{Device, Ranks};
+use cpift_model::progress::{JobReport, Observer};
+use cpift_model::{Recipe, Result, trainer};
+
+use crate::jobs::{Options, SmallJob};
+
+/// A number that is another in every run of a test; to be named where the test fails.
+pub fn fresh_seed() -> u64 {
+    RandomState::new().hash_one(())
+}
+
+/// What each of `size` ranks makes of `work`, in their order. Panics with one that does.
+pub fn each<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
+    thread::scope(|scope| {
+        let started: Vec<_> = cpift_engine::ranks::threads(size)
+            .into_iter()
+            .map(|ranks| {
+                let work = &work;
+                scope.spawn(move || work(ranks))
+            })
+            .collect();
+        started.into_iter().map(|rank| rank.join().unwrap()).collect()
+    })
+}
+
+/// Runs a small job on so many ranks; what the other ranks say comes behind what the job does.
+pub fn run(
+    job: &SmallJob,
+    (recipe, out): (&Recipe, &str),
+    size: usize,
+    options: &Options<'_>,
+    observer: &mut dyn Observer,
+) -> (Result<JobReport>, Vec<Result<()>>) {
+    let mut ranks = cpift_engine::ranks::threads(size);
+    thread::scope(|scope| {
+        let work = |ranks: Ranks| {
+            scope.spawn(move || {
+                // Ranks wait for each other in the threads of their devices, so each has its own.
+                let device = Device::cpu(NonZeroUsize::new(1)).unwrap();
+                trainer::work(&device, &ranks)
+            })
+        };
+        let others: Vec<_> = ranks.drain(1..).map(work).collect();
+        let first = ranks.remove(0);
+        let report = job.run_with(recipe, out, &Options { ranks: Some(&first), ..*options }, observer);
+        // Where the job failed they learn of it by this.
+        drop(first);
+        (report, others.into_iter().map(|rank| rank.join().unwrap()).collect())
+    })
+}
