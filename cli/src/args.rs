@@ -169,7 +169,7 @@ Files written into the run folder:
   metrics.jsonl   every optimizer step
   scores.json answers.json   what was measured, and some answers
   tensorboard/    the same for TensorBoard, with --tensorboard
-  probe/ core/ groups.json fused/    what the stages found; probe-runs/ until --resume what --probe has made
+  probe/ core/ groups.json fused/    what the stages found
   final/          the model, a folder that `transformers` loads, with its card (README.md)
   report.md       every task before and after (report.json for programs)
 Tokenized data is kept for later runs in ~/.cache/cpift-engine.
@@ -199,7 +199,7 @@ pub struct Train {
     #[arg(long, value_name = "STAGE", value_parser = stage())]
     pub until: Option<Stage>,
     /// Make the probe of this task and nothing else, beside processes that make others of the same run, on this machine or
-    /// on others that share the run folder. What was begun of it is continued. When all probes are there, --resume
+    /// on others that share the run folder. What such a process has begun of it is continued. When all probes are there, --resume
     /// without --probe goes on with them, and trains those that are missing.
     #[arg(long, value_name = "NAME", conflicts_with = "until")]
     pub probe: Option<String>,

@@ -59,8 +59,14 @@ pub fn install(announcement: &'static str) -> Result<Interrupt> {
 /// # Errors
 /// When it cannot be installed.
 pub fn leave_to_others() -> Result<()> {
-    ctrlc::set_handler(|| {})
-        .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))
+    let signalled = AtomicBool::new(false);
+    ctrlc::set_handler(move || {
+        // Where rank 0 is gone, somebody may want to end this one.
+        if signalled.swap(true, Ordering::Relaxed) {
+            std::process::exit(i32::from(Error::INTERRUPTED));
+        }
+    })
+    .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))
 }
 
 /// Ctrl-C while answers are generated: it stops an answer, ends the process on the spot between them, and at the second

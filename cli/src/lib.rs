@@ -70,6 +70,9 @@ fn report_fault(panic: &std::panic::PanicHookInfo<'_>) {
 /// The line a failed command ends with.
 pub fn describe(error: &Error) -> String {
     if let Error::Interrupted { position } = error {
+        if display::is_rank() {
+            return format!("stopped {position}, all saved; to continue start it as before, with --resume\n");
+        }
         return format!("stopped {position}, all saved; continue with\n  {}\n", interrupt::resume_command());
     }
     // Messages of other libraries may span lines; an error is one.

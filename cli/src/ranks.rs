@@ -1,7 +1,6 @@
 //! `train` by several processes: joining the others, agreeing with them, ending with them.
 
 use std::process::ExitCode;
-use std::time::Duration;
 
 use cpift_engine::ranks::Place;
 use cpift_engine::ranks::mpi::Mpi;
@@ -15,9 +14,21 @@ use crate::{describe, display};
 /// What ranks compare beside what they read: releases may speak to each other in another way.
 const VERSION: &str = env!("CARGO_PKG_VERSION");
 
-/// How long a rank that has nothing to say waits before it ends: `mpirun` ends all others with the first that fails, also
-/// one that has not yet said why.
-const LAST_WORDS: Duration = Duration::from_secs(1);
+/// This process among others that were started together to train one run.
+pub fn place() -> Option<Place> {
+    Place::of_environment().filter(|_| Mpi::IS_BUILT)
+}
+
+/// What a person should know where others were started together with a process of a build without MPI.
+pub fn notice() -> Option<String> {
+    let place = Place::of_environment().filter(|_| !Mpi::IS_BUILT)?;
+    Some(format!(
+        "{} started {} processes ({}): this build is without MPI, and each trains by itself",
+        place.launcher.name(),
+        place.size,
+        place.launcher.variable()
+    ))
+}
 
 /// The processes that were started together with this one.
 pub struct Group {
@@ -95,15 +106,6 @@ impl Group {
 fn say(error: &Error) -> ExitCode {
     tell(&describe(error));
     ExitCode::from(error.exit_code())
-}
-
-/// What a process ends with that could not join the others: rank 0 says why.
-pub fn not_joined(place: &Place, error: Error) -> Result<ExitCode> {
-    if place.rank == 0 {
-        return Err(error);
-    }
-    std::thread::sleep(LAST_WORDS);
-    Ok(ExitCode::from(error.exit_code()))
 }
 
 /// Works for rank 0 until its job is over.

@@ -455,6 +455,14 @@ pub struct RunRecord {
     pub hub: Vec<HubSource>,
 }
 
+impl RunRecord {
+    /// The first process that worked on the run itself, or else on one of its probes.
+    pub fn first_process(&self) -> Option<&ProcessRecord> {
+        let of_run = self.processes.iter().find(|process| process.probe.is_none());
+        of_run.or(self.processes.first())
+    }
+}
+
 /// One process that worked on a run.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
 pub struct ProcessRecord {

@@ -4,6 +4,7 @@ use std::fs;
 use std::process::{Child, Output, Stdio};
 use std::time::{Duration, Instant};
 
+use cpift_model::files::FolderLock;
 use cpift_tests::jobs::TASKS;
 use serde_json::json;
 
@@ -11,12 +12,18 @@ use crate::support::{JobFiles, engine, refused, stderr, stdout};
 
 /// Long enough to be killed in the middle of a probe.
 fn job() -> JobFiles {
-    JobFiles::new(&[("probe.steps", json!(30)), ("checkpoint.every", json!(7))])
+    JobFiles::new(&[("probe.steps", json!(200)), ("checkpoint.every", json!(7))])
 }
 
 fn start(files: &JobFiles, task: &str) -> Child {
     let arguments = files.train("apart", &["--probe", task]);
     engine(&[]).args(&arguments).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn().unwrap()
+}
+
+/// Expects exit code 2 and one line.
+fn refused_in(files: &JobFiles, more: &[&str]) -> String {
+    let arguments = files.train("apart", more);
+    refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>())
 }
 
 fn end(child: Child) -> Output {
@@ -49,25 +56,30 @@ fn probes_of_processes_of_their_own_make_the_same_run() {
     let unknown = files.refused(&["--probe", "maths"]);
     assert_eq!(unknown, "`--probe`: there is no task `maths`: the tasks are arithmetic, code, logic");
 
-    // Killed before its first checkpoint and behind it, while another process makes another probe.
-    let mut other = start(&files, "logic");
+    // Killed twice, while another process makes another probe.
+    let other = start(&files, "logic");
     for count in [3, 12] {
         let mut child = start(&files, "code");
         wait_for(&files, &mut child, "code", count);
-        if count == 3 {
-            let arguments = files.train("apart", &["--probe", "code"]);
-            let message = refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-            assert!(message.contains("another process is making the probe of `code`"), "{message}");
-            let arguments = files.train("apart", &["--resume"]);
-            let message = refused(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
-            assert!(message.contains("apart: another process is working in this folder"), "{message}");
-        }
         child.kill().unwrap();
         child.wait().unwrap();
     }
+    // As by processes that are at work.
+    let lock = FolderLock::take(&files.job.path("apart/probe-runs/code")).unwrap();
+    let message = refused_in(&files, &["--probe", "code"]);
+    assert!(message.contains("another process is making the probe of `code`"), "{message}");
+    drop(lock);
+    let lock = FolderLock::share(&files.job.path("apart")).unwrap();
+    let message = refused_in(&files, &["--resume"]);
+    assert!(message.contains("apart: another process is working in this folder"), "{message}");
+    drop(lock);
     let gone_on = end(start(&files, "code"));
-    assert!(stderr(&gone_on).contains("probe code: 30 steps, 7 done before"), "{}", stderr(&gone_on));
-    let _ = other.try_wait();
+    let said = stderr(&gone_on);
+    let done = said.split("probe code: 200 steps, ").nth(1).and_then(|rest| rest.split(' ').next());
+    assert!(
+        done.and_then(|done| done.parse().ok()).is_some_and(|done: u64| done.is_multiple_of(7)),
+        "{said}"
+    );
     end(other);
     let there = end(start(&files, "code"));
     let said = stdout(&there);

@@ -5,7 +5,6 @@ use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
-use cpift_engine::ranks::Place;
 use cpift_engine::{Device, Ranks};
 use cpift_model::job::{self, Job, JobOptions, recorded_hub_sources};
 use cpift_model::recipe::{RecipeParts, Source};
@@ -13,22 +12,20 @@ use cpift_model::{Error, Result, machine};
 
 use crate::display::progress::Progress;
 use crate::display::style::Style;
-use crate::display::{print, reports};
+use crate::display::{self, print, reports};
 use crate::interrupt::Interrupt;
 use crate::ranks::Group;
 use crate::{args, interrupt, ranks};
 
 /// Runs a recipe to its end, or to where it is stopped; by several processes where they were started together.
 pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
-    let Some(place) = Place::of_environment() else {
+    // A probe apart is made by one process, whatever started it.
+    let Some(place) = ranks::place().filter(|_| arguments.probe.is_none()) else {
         let interrupt = interrupt::install(STOPPING)?;
         train(read(arguments)?, arguments, threads, interrupt, None)?;
         return Ok(ExitCode::SUCCESS);
     };
-    let group = match Group::join(&place) {
-        Ok(group) => group,
-        Err(error) => return ranks::not_joined(&place, error),
-    };
+    let group = Group::join(&place)?;
     // A signal that reaches all is rank 0's to act on.
     let interrupt = match place.rank {
         0 => Some(interrupt::install(STOPPING)?),
@@ -102,6 +99,7 @@ fn train(
     }
     job.check_memory()?;
     super::announce_ignored_fields(super::models(&recipe));
+    display::notices(ranks::notice().filter(|_| arguments.probe.is_none()).iter());
     let rate = machine::matmul_rate(&chosen.device, job.compute())?;
     let stderr = std::io::stderr();
     let mut progress = Progress::new(Style::of(&stderr), stderr.is_terminal(), Some(rate), interrupt.begin())

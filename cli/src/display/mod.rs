@@ -52,6 +52,11 @@ pub fn set_rank(rank: usize) {
     let _ = RANK.set(rank);
 }
 
+/// Whether the process is one of several ranks.
+pub fn is_rank() -> bool {
+    RANK.get().is_some()
+}
+
 /// What an error of one of several ranks begins with: `rank 2: `.
 pub fn rank_prefix() -> String {
     RANK.get().map_or_else(String::new, |rank| format!("rank {rank}: "))

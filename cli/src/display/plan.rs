@@ -31,9 +31,9 @@ pub fn render(plan: &Plan, matmul_rate: Option<f64>, style: Style) -> String {
         ),
     );
     line("memory", memory(plan));
-    let without_probes = plan.disk_bytes_without_probes.map_or_else(String::new, |least| {
-        format!("; {} where there is no room for probes to stay", bytes(least))
-    });
+    let without_probes = plan
+        .disk_bytes_without_probes
+        .map_or_else(String::new, |least| format!("; {} where probes cannot stay", bytes(least)));
     line("disk", format!("{} in the run folder{without_probes}", bytes(plan.disk_bytes)));
     if let Some(rate) = matmul_rate.filter(|rate| *rate > 0.0) {
         line("time", estimate(plan, rate));

@@ -161,7 +161,7 @@ device  cpu (2 threads, AVX-512)
 model   LlamaForCausalLM, 1 048 576 parameters
 method  cpift, 2 tasks, 1 320 optimizer steps
 memory  16.0 MiB at the peak
-disk    64.0 MiB in the run folder; 48.0 MiB where there is no room for probes to stay
+disk    64.0 MiB in the run folder; 48.0 MiB where probes cannot stay
 time    1 min 40 s to 5 min 00 s of training (matrix products here: 100 GFLOP/s)
 measure 2 evaluations between stages, at most 20.0 % more to compute
 

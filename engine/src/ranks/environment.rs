@@ -20,6 +20,15 @@ impl Launcher {
             Self::Slurm => "srun",
         }
     }
+
+    /// The variable by which its processes are known.
+    pub fn variable(self) -> &'static str {
+        match self {
+            Self::OpenMpi => "OMPI_COMM_WORLD_SIZE",
+            Self::Torchrun => "WORLD_SIZE",
+            Self::Slurm => "SLURM_STEP_ID",
+        }
+    }
 }
 
 /// The place of a process among others that were started together.

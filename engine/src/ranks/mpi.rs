@@ -30,7 +30,7 @@ const BROADCAST: usize = 1 << 28;
 const PATIENCE: Duration = Duration::from_millis(5);
 const PAUSE: Duration = Duration::from_micros(500);
 
-/// MPI, from its start to its end. Dropped without [`Mpi::finish`] it does not wait for the other ranks, as its end does.
+/// MPI, from its start to its end. Dropped without [`Mpi::finish`] it ends all ranks.
 pub struct Mpi {
     universe: ManuallyDrop<Universe>,
 }
@@ -42,6 +42,9 @@ impl std::fmt::Debug for Mpi {
 }
 
 impl Mpi {
+    /// Whether this build has it.
+    pub const IS_BUILT: bool = true;
+
     /// Joins the other ranks, of which `place` speaks.
     ///
     /// # Errors
@@ -61,9 +64,10 @@ impl Mpi {
             started.finish();
             let reason = format!(
                 "{} started {} processes, and MPI knows of {size}: start them with mpirun, or with srun where SLURM \
-                 speaks to this MPI (srun --mpi=pmix)",
+                 speaks to this MPI (srun --mpi=pmix); without {} in the environment each trains by itself",
                 place.launcher.name(),
-                place.size
+                place.size,
+                place.launcher.variable()
             );
             return Err(Error::Ranks { reason });
         }
@@ -71,13 +75,22 @@ impl Mpi {
     }
 
     /// Ends MPI, when the other ranks do so too.
-    pub fn finish(self) {
-        drop(ManuallyDrop::into_inner(self.universe));
+    pub fn finish(mut self) {
+        // SAFETY: it is not used again: `forget` keeps the value from being dropped.
+        unsafe { ManuallyDrop::drop(&mut self.universe) };
+        std::mem::forget(self);
     }
 
     /// Ends all ranks now.
     pub fn abort(self, exit_code: u8) -> ! {
         SimpleCommunicator::world().abort(i32::from(exit_code))
+    }
+}
+
+impl Drop for Mpi {
+    /// A rank that ends before it has finished, as by a fault of ours, ends the others, which would wait for it.
+    fn drop(&mut self) {
+        SimpleCommunicator::world().abort(1);
     }
 }
 

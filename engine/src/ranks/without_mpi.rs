@@ -8,6 +8,9 @@ use crate::error::{Error, Result};
 pub enum Mpi {}
 
 impl Mpi {
+    /// Whether this build has it.
+    pub const IS_BUILT: bool = false;
+
     /// Says that it cannot be started.
     ///
     /// # Errors

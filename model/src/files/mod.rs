@@ -158,7 +158,7 @@ pub fn create_atomically(path: &Path, bytes: &[u8]) -> Result<bool> {
     writer.flush_to_disk()?;
     match fs::hard_link(&writer.temporary, path) {
         Ok(()) => {}
-        Err(_) if path.exists() => return Ok(false),
+        Err(error) if error.kind() == ErrorKind::AlreadyExists || path.exists() => return Ok(false),
         // Not every file system has links. A rename would replace what another process writes at this moment.
         Err(_) => {
             fs::rename(&writer.temporary, path).map_err(write_error(path, FileAction::Create))?;

@@ -11,8 +11,8 @@ use super::cores::SavedCores;
 use super::identity::RunIdentity;
 use super::measured::{KeptAnswers, Scores};
 use super::names::{
-    ANSWERS, CORE, FINAL, FUSED, GROUPS, IDENTITY, INPUTS, PROBE_RUNS, PROGRESS, RECIPE, REPORT, RESULT, RUN,
-    SCORES,
+    ANSWERS, CORE, FINAL, FUSED, GROUPS, IDENTITY, INPUTS, PROBE_RUNS, PROBES, PROGRESS, RECIPE, REPORT,
+    RESULT, RUN, SCORES,
 };
 use super::probe_run::{made_folder, work_folders};
 use super::record::{FinalReport, InputFile, RunProgress};
@@ -77,6 +77,10 @@ fn probe_runs(run: &Path) -> Result<Vec<PathBuf>> {
     }
     for entry in fs::read_dir(&all).map_err(Error::file(&all, FileAction::Read))? {
         let of_task = entry.map_err(Error::file(&all, FileAction::Read))?.path();
+        if of_task.file_name().is_some_and(|task| run.join(PROBES).join(task).exists()) {
+            // Taken over, but for what is left of it.
+            continue;
+        }
         let made = made_folder(&of_task);
         let begun = if of_task.is_dir() { work_folders(&of_task)? } else { Vec::new() };
         let has_begun = |folder: &PathBuf| folder.join(RECIPE).is_file();

@@ -75,7 +75,7 @@ pub struct JobOptions<'a> {
     /// End after this stage.
     pub until: Option<Stage>,
     /// Make the probe of the task of this name and nothing else, beside other processes that make others of the same run:
-    /// that is gone on with when all are there. What was begun of the probe is always continued.
+    /// that is gone on with when all are there. What such a process has begun of the probe is always continued.
     pub probe: Option<&'a str>,
     /// Another run, of the same base, tasks and seed, whose probes and measurements of them and of the base are
     /// taken over.
@@ -257,6 +257,7 @@ impl Job {
         if self.resume {
             require_run_or_unused(&self.out)?;
             check_earlier(&self.out, &self.recipe_text, &self.identity)?;
+            require_state(&self.out, &self.identity)?;
             record::check(&self.out, self.files()?)
         } else {
             require_unused(&self.out)
@@ -430,6 +431,18 @@ pub fn require_run_or_unused(out: &Path) -> Result<()> {
     match out.is_dir() && folder::holds_a_run(out) {
         true => Ok(()),
         false => require_unused(out),
+    }
+}
+
+/// Fails where the run's state is kept otherwise than `auto` stands for here: another process was faster to begin it.
+fn require_state(run: &Path, now: &RunIdentity) -> Result<()> {
+    match RunIdentity::read(run)? {
+        Some(begun) if begun.state != now.state => {
+            let reason = "another process has just begun this run, and keeps the optimizer's state otherwise \
+                          (train.memory = \"auto\"): run the same command again";
+            Err(Error::format(run, reason))
+        }
+        _ => Ok(()),
     }
 }
 

@@ -17,7 +17,6 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::sync::OnceLock;
 
-use super::identity::RunIdentity;
 use super::measured::Scores;
 use super::names::{
     IDENTITY, INPUTS, PROBE_RUNS, RECIPE, REMOVED_PROBES, RUN, SCORES, origin_of, probe_place,
@@ -25,7 +24,7 @@ use super::names::{
 use super::record::{self, RunProgress};
 use super::session::Session;
 use super::trainings::has_probes;
-use super::{Job, check_earlier, identity, names, require_run_or_unused, seal};
+use super::{Job, check_earlier, identity, names, require_run_or_unused, require_state, seal};
 use crate::error::{Error, FileAction, Result};
 use crate::files::{
     self, FolderLock, MANIFEST, Manifest, Origin, Verify, create_folders, create_json_atomically,
@@ -132,8 +131,8 @@ impl ProbeRun {
     /// It is damaged, or another run's, or nothing needs it any more.
     pub fn find(&self, origin: &Origin) -> Result<Option<PathBuf>> {
         if self.run.join(REMOVED_PROBES).is_file() {
-            let reason = "its probes were fused and removed (checkpoint.keep_probes = false): none is left to make; \
-                          continue without --probe, with --resume";
+            let reason = "its probes were removed once all was made of them (checkpoint.keep_probes): go on without --probe, \
+                          with --resume";
             return Err(Error::format(&self.run, reason));
         }
         match self.places().into_iter().find(|(_, folder)| folder.exists()) {
@@ -155,7 +154,9 @@ impl ProbeRun {
     /// # Errors
     /// Naming the folder.
     pub fn check_folder(&self, plan: &Plan) -> Result<()> {
-        require_free_space(&self.run, plan.disk_bytes)?;
+        let of_task = task_folder(&self.run, &self.name);
+        let there = if of_task.is_dir() { files::folder_bytes(&of_task)? } else { 0 };
+        require_free_space(&self.run, plan.disk_bytes.saturating_sub(there))?;
         require_writable(&self.run)
     }
 
@@ -169,6 +170,11 @@ impl ProbeRun {
         self.record_run(job, run_plan)?;
         create_folders(&task_folder(&self.run, &self.name))?;
         self.lock_task()?;
+        // What is left where its probe was removed, as messages advise about a damaged one.
+        let made = made_folder(&task_folder(&self.run, &self.name));
+        if made.is_dir() && !made.join(probe_place(&self.name)).exists() {
+            files::remove_folder(&made)?;
+        }
         self.take_folder()
     }
 
@@ -177,11 +183,7 @@ impl ProbeRun {
         let (run, inputs) = (self.run.as_path(), job.files()?);
         create_json_atomically(&run.join(IDENTITY), &job.identity)?;
         check_earlier(run, &job.recipe_text, &job.identity)?;
-        if RunIdentity::read(run)?.is_some_and(|begun| begun.state != job.identity.state) {
-            let reason = "another process has just begun this run, and keeps the optimizer's state otherwise \
-                          (train.memory = \"auto\"): run the same command again";
-            return Err(Error::format(run, reason));
-        }
+        require_state(run, &job.identity)?;
         create_json_atomically(&run.join(INPUTS), &inputs)?;
         record::check(run, inputs)?;
         files::create_atomically(&run.join(RECIPE), job.recipe_text.as_bytes())?;
@@ -218,7 +220,7 @@ impl ProbeRun {
         if self.work.is_dir() {
             files::remove_folder(&self.work)?;
         }
-        if made.is_dir() {
+        if made.join(probe_place(&self.name)).exists() {
             return Ok(());
         }
         let reason = format!(

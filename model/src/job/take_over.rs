@@ -49,15 +49,17 @@ impl Session<'_> {
         let name = &job.inputs.tasks[task].name;
         let place = probe_place(name);
         let probe = job.out.join(&place);
+        let origin = self.probe_origin(task)?;
         if probe.exists() {
             // Taken over before, or made by the run itself.
-            return Ok(());
+            return require_whole(&probe, &origin);
         }
-        let made = made_folder(folder);
-        if made.join(&place).exists() {
-            require_whole(&made.join(&place), &self.probe_origin(task)?)?;
-            self.take_over_records(name, &made)?;
-            return files::move_folder(&made.join(&place), &probe).map(drop);
+        // Its process may have ended when the probe was whole and not yet measured.
+        let mut all = std::iter::once(made_folder(folder)).chain(work_folders(folder)?);
+        if let Some(from) = all.find(|from| from.join(&place).exists()) {
+            require_whole(&from.join(&place), &origin)?;
+            self.take_over_records(name, &from)?;
+            return files::move_folder(&from.join(&place), &probe).map(drop);
         }
         let training = format!("{CHECKPOINTS}/{}", TrainingStage::Probe.training(name));
         let checkpoint = job.out.join(&training);
@@ -93,14 +95,19 @@ impl Session<'_> {
             self.save_progress()?;
         }
         let processes = record::take_over_processes(&self.job.out, from, task)?;
-        let own = self.job.device.threads() as u64;
-        let other = processes.iter().map(|process| process.threads).find(|&threads| threads != own);
-        if let (Some(threads), Device::Cpu(_)) = (other, &self.job.device) {
+        let own = (self.job.ranks.size() as u64, self.job.device.threads() as u64);
+        let other =
+            processes.iter().map(|process| (process.ranks, process.threads)).find(|other| *other != own);
+        if let (Some(other), Device::Cpu(_)) = (other, &self.job.device) {
+            let of = |(ranks, threads): (u64, u64)| match (other.0 == own.0, ranks) {
+                (true, _) => counted(threads, "thread"),
+                (false, _) => counted(ranks, "rank"),
+            };
             let text = format!(
-                "the probe of {task} was made with {}, this process has {}: results may differ in the last bits from those \
-                 of one number of threads",
-                counted(threads, "thread"),
-                counted(own, "thread")
+                "the probe of {task} was worked on with {}, the run goes on with {}: results may differ in the last bits from \
+                 those of one number",
+                of(other),
+                of(own)
             );
             self.observer.event(Event::Notice(&text));
         }

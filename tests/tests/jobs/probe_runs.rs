@@ -6,7 +6,7 @@ use std::time::Instant;
 
 use cpift_model::files::folder_bytes;
 use cpift_model::job::RunFolder;
-use cpift_model::progress::{Event, JobReport, Observer, Silent, StepReport};
+use cpift_model::progress::{Column, Event, JobReport, Observer, Silent, StepReport};
 use cpift_model::recipe::{Recipe, Stage};
 use cpift_model::{Error, Result};
 use cpift_tests::jobs::{Options, SmallJob, TASKS, Watcher};
@@ -364,4 +364,50 @@ fn the_plan_of_a_probe_says_what_its_folder_takes() {
     let model = folder_bytes(&made).unwrap();
     assert!(most <= planned && most + model > planned / 10 * 7, "{most} and {model} of {planned}");
     assert_eq!(trainings, 1);
+}
+
+/// Stops when a probe is about to be measured.
+#[derive(Default)]
+struct StopBeforeMeasuring(bool);
+
+impl Observer for StopBeforeMeasuring {
+    fn event(&mut self, event: Event<'_>) {
+        self.0 |= matches!(event, Event::EvaluationStarted { column: Column::Probe, .. });
+    }
+
+    fn stop_requested(&self) -> bool {
+        self.0
+    }
+}
+
+/// Its process has ended between training and measuring.
+#[test]
+fn a_probe_that_is_whole_and_not_measured_is_taken_over() {
+    let job = SmallJob::new();
+    let recipe = recipe(&job);
+    job.run(&recipe, "whole", false, &mut Silent).unwrap();
+    let outcome = make(&job, &recipe, "apart", "code", &mut StopBeforeMeasuring::default());
+    assert!(matches!(outcome, Err(Error::Interrupted { .. })), "{outcome:?}");
+    assert!(!job.path("apart/probe-runs/code/made").exists());
+    let mut watcher = Watcher::default();
+    job.run(&recipe, "apart", true, &mut watcher).unwrap();
+    assert!(watcher.events.contains(&"reused probe code".to_owned()), "{:?}", watcher.events);
+    assert_same_run(&job, "whole", "apart");
+}
+
+/// What messages about a damaged probe advise.
+#[test]
+fn a_probe_that_was_removed_is_made_again() {
+    let job = SmallJob::new();
+    let recipe = recipe(&job);
+    job.run(&recipe, "whole", false, &mut Silent).unwrap();
+    make(&job, &recipe, "apart", "code", &mut Silent).unwrap();
+    let probe = job.path("apart/probe-runs/code/made/probe/code");
+    fs::remove_dir_all(&probe).unwrap();
+    let mut watcher = Watcher::default();
+    make(&job, &recipe, "apart", "code", &mut watcher).unwrap();
+    assert_eq!(watcher.steps, 4);
+    assert!(probe.is_dir());
+    job.run(&recipe, "apart", true, &mut Silent).unwrap();
+    assert_same_run(&job, "whole", "apart");
 }

@@ -98,7 +98,7 @@ fn lead(context: &Context<'_>) -> String {
     }
     let seconds = run.result.as_ref().map_or(run.seconds, |result| result.seconds);
     parts.push(format!("{} in {}", counted(run.steps.len() as u64, "optimizer step"), duration(seconds)));
-    if let Some(process) = run.record.as_ref().and_then(|record| record.processes.first()) {
+    if let Some(process) = run.record.as_ref().and_then(|record| record.first_process()) {
         parts.push(process.began.split('T').next().unwrap_or_default().to_owned());
     }
     parts.join(" · ")

@@ -38,7 +38,7 @@ fn facts(context: &Context<'_>) -> Vec<(String, String)> {
     if let Some(record) = &run.record {
         let plan = &record.plan;
         fact("architecture", format!("{}, {} parameters", plan.architecture, grouped(plan.parameters)));
-        if let Some(process) = record.processes.first() {
+        if let Some(process) = record.first_process() {
             fact("engine", format!("cpift-engine {}", process.version));
             fact("device", process.device.clone());
             fact("threads", process.threads.to_string());
@@ -63,7 +63,7 @@ fn facts(context: &Context<'_>) -> Vec<(String, String)> {
         fact("trained on", format!("{} tokens, {rate} a second", grouped(tokens)));
     }
     let threads =
-        run.record.as_ref().and_then(|record| record.processes.first()).map(|process| process.threads);
+        run.record.as_ref().and_then(|record| record.first_process()).map(|process| process.threads);
     let threads = threads.map_or(String::new(), |threads| format!(" --threads {threads}"));
     // What `auto` stood for here may be another on the next machine.
     let is_auto = context.recipe.train.memory == StateMemory::Auto;
