@@ -7,8 +7,8 @@ use std::path::{Path, PathBuf};
 use serde::{Deserialize, Serialize};
 
 use super::{
-    FileWriter, json_text, open_input, parent, read_text, require_empty, sync_folder, temporary_sibling,
-    write_error,
+    FileWriter, json_text, open_input, publish_folder, read_text, require_empty, sync_folder,
+    temporary_sibling, write_error,
 };
 use crate::error::{Error, FileAction, Result};
 
@@ -306,14 +306,8 @@ impl AtomicFolder {
         folders.dedup();
         folders.into_iter().try_for_each(|folder| sync_folder(&self.temporary.join(folder)))?;
         sync_folder(&self.temporary)?;
-        if cfg!(windows) && self.destination.exists() {
-            // There a rename does not replace even an empty folder.
-            fs::remove_dir(&self.destination).map_err(write_error(&self.destination, FileAction::Replace))?;
-        }
-        fs::rename(&self.temporary, &self.destination)
-            .map_err(write_error(&self.destination, FileAction::Create))?;
+        publish_folder(&self.temporary, &self.destination)?;
         self.committed = true;
-        sync_folder(parent(&self.destination))?;
         Ok(manifest)
     }
 }

@@ -309,6 +309,18 @@ fn unless_gone(outcome: io::Result<()>) -> io::Result<()> {
     }
 }
 
+/// Where a folder is made that goes on after an interruption: beside its destination, under a name that follows from it and
+/// begins with a dot.
+///
+/// # Errors
+/// The destination has no name, as `.` and `..`.
+pub fn unfinished_sibling(destination: &Path, ending: &str) -> Result<PathBuf> {
+    let Some(name) = destination.file_name() else {
+        return Err(Error::format(destination, "this names no folder; give a name inside a folder"));
+    };
+    Ok(parent(destination).join(format!(".{}{ending}", name.to_string_lossy())))
+}
+
 /// Gives a complete folder its name, which no folder has or an empty one, on the same file system.
 ///
 /// # Errors

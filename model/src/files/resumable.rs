@@ -7,8 +7,8 @@ use serde::{Deserialize, Serialize};
 
 use super::folder::{MANIFEST, MANIFEST_VERSION, Manifest, ManifestEntry, Origin};
 use super::{
-    FileWriter, FolderLock, LOCK, create_folders, parent, publish_folder, read_json, remove_partial,
-    require_empty, sync_folder, temporary_name, write_error, write_json_atomically,
+    FileWriter, FolderLock, LOCK, create_folders, publish_folder, read_json, remove_partial, require_empty,
+    sync_folder, temporary_name, unfinished_sibling, write_error, write_json_atomically,
 };
 use crate::error::{Error, FileAction, Result};
 
@@ -49,10 +49,7 @@ impl ResumableFolder {
     /// else; the system refuses.
     pub fn open(destination: &Path, identity: &str, resume: bool) -> Result<Self> {
         require_empty(destination)?;
-        let Some(name) = destination.file_name() else {
-            return Err(Error::format(destination, "this names no folder; give a name inside a folder"));
-        };
-        let working = parent(destination).join(format!(".{}{UNFINISHED}", name.to_string_lossy()));
+        let working = unfinished_sibling(destination, UNFINISHED)?;
         create_folders(&working)?;
         let lock = FolderLock::take(&working)?;
         let found = if resume { read_json::<State>(&working.join(STATE))? } else { None };

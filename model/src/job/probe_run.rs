@@ -135,18 +135,10 @@ impl ProbeRun {
                           with --resume";
             return Err(Error::format(&self.run, reason));
         }
-        match self.places().into_iter().find(|(_, folder)| folder.exists()) {
+        match places(&self.run, &self.name).into_iter().find(|(_, folder)| folder.exists()) {
             Some((_, folder)) => require_whole(&folder, origin).map(|()| Some(folder)),
             None => Ok(None),
         }
-    }
-
-    /// The run folders that the probe may be in, with its own folder there.
-    fn places(&self) -> [(PathBuf, PathBuf); 2] {
-        [self.run.clone(), made_folder(&task_folder(&self.run, &self.name))].map(|run| {
-            let folder = run.join(probe_place(&self.name));
-            (run, folder)
-        })
     }
 
     /// Fails unless the run folder can be written and has room for the probe.
@@ -237,7 +229,7 @@ impl ProbeRun {
     /// A file cannot be read, or is another run's.
     pub fn report(&self, job: &Job) -> Result<JobReport> {
         let identity = identity::of_run(&job.identity, job.files()?);
-        let there = self.places().into_iter().find(|(_, folder)| folder.exists());
+        let there = places(&self.run, &self.name).into_iter().find(|(_, folder)| folder.exists());
         let run = there.map_or_else(|| self.run.clone(), |(run, _)| run);
         let scores = seal::read::<Scores>(&run.join(SCORES), &origin_of(&identity, SCORES))?;
         let scores = scores.map(|(scores, _)| scores).unwrap_or_default();
@@ -285,11 +277,8 @@ impl Job {
     /// can name.
     pub fn missing_probes(&self) -> Vec<String> {
         let run = self.run_folder();
-        let is_there = |name: &str| {
-            [run.to_owned(), made_folder(&task_folder(run, name))]
-                .iter()
-                .any(|run| run.join(probe_place(name)).join(MANIFEST).is_file())
-        };
+        let is_there =
+            |name: &str| places(run, name).iter().any(|(_, folder)| folder.join(MANIFEST).is_file());
         let tasks = self.inputs.all_tasks().into_iter().filter(|&task| self.inputs.trains_probe(task));
         let names = tasks.map(|task| &self.inputs.tasks[task].name);
         names.filter(|name| !is_there(name)).cloned().collect()
@@ -311,6 +300,14 @@ impl Job {
 /// The folder of what processes have made of a task's probe alone.
 pub fn task_folder(run: &Path, task: &str) -> PathBuf {
     run.join(PROBE_RUNS).join(task)
+}
+
+/// The run folders that a task's whole probe may be in, with its own folder there.
+fn places(run: &Path, task: &str) -> [(PathBuf, PathBuf); 2] {
+    [run.to_owned(), made_folder(&task_folder(run, task))].map(|run| {
+        let folder = run.join(probe_place(task));
+        (run, folder)
+    })
 }
 
 /// The run folder with a whole probe in the folder of a task.

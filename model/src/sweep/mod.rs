@@ -15,8 +15,8 @@ use crate::counts::counted;
 use crate::error::{Error, FileAction, Result};
 use crate::evaluation::{Evaluator, FileSettings, load_rows};
 use crate::files::{
-    FolderLock, create_folders, hash_file, hash_texts, json_text, parent, publish_folder, read_json,
-    remove_folder, remove_partial, require_empty, write_json_atomically,
+    FolderLock, create_folders, hash_file, hash_texts, json_text, publish_folder, read_json, remove_folder,
+    remove_partial, require_empty, unfinished_sibling, write_json_atomically,
 };
 use crate::merge::{Merge, MergeProgress, MergeRequest};
 use crate::progress::EvaluationProgress;
@@ -287,11 +287,8 @@ struct Unfinished {
 impl Unfinished {
     /// Begins a sweep, or goes on with what was measured by one with the same rows.
     fn open(output: &Output<'_>, measurement: &Measurement<'_>) -> Result<Self> {
-        let Some(name) = output.folder.file_name() else {
-            return Err(Error::format(output.folder, "this names no folder; give a name inside a folder"));
-        };
+        let folder = unfinished_sibling(output.folder, UNFINISHED)?;
         let identity = measurement.identity()?;
-        let folder = parent(output.folder).join(format!(".{}{UNFINISHED}", name.to_string_lossy()));
         create_folders(&folder)?;
         let lock = FolderLock::take(&folder)?;
         remove_partial(&folder)?;

@@ -35,7 +35,8 @@ use crate::stages::pieces::longest_part;
 use crate::state_type::StateType;
 use crate::transformer::Recompute;
 use command::{Command, OpenOrder, StepOrder};
-pub use state::{StateMut, StatePart, StateView};
+pub use cpift_engine::ops::adamw::{StateMut, StateView};
+pub use state::StatePart;
 pub use worker::work;
 
 /// Everything a training step reads and writes, allocated once and used for one fine-tune after the other.

@@ -4,10 +4,9 @@
 //! nothing between steps; so it needs no more memory than it has, and checkpoints are files of its alone.
 
 use cpift_engine::ops::adamw::{
-    AdamW, ImportanceKind, ImportanceMut, ImportanceView, MomentType, Moments, MomentsView,
+    AdamW, ImportanceKind, MomentType, Moments, MomentsView, StateMut, StateView,
 };
 use cpift_engine::ops::gradients::GradientsView;
-use cpift_engine::{View, ViewMut, bf16};
 use serde::{Deserialize, Serialize};
 
 use super::Trainer;
@@ -23,39 +22,6 @@ pub enum StatePart {
     SecondMoment,
     /// Importance accumulated so far; nothing where none is.
     Importance,
-}
-
-/// A part of the state, to read.
-#[derive(Debug, Clone, Copy)]
-pub enum StateView<'a> {
-    /// In f32.
-    F32(View<'a, f32>),
-    /// In bf16.
-    Bf16(View<'a, bf16>),
-}
-
-/// A part of the state, to write.
-#[derive(Debug)]
-pub enum StateMut<'a> {
-    /// In f32.
-    F32(ViewMut<'a, f32>),
-    /// In bf16.
-    Bf16(ViewMut<'a, bf16>),
-}
-
-impl StateView<'_> {
-    /// Number of values.
-    pub fn len(&self) -> usize {
-        match self {
-            Self::F32(values) => values.len(),
-            Self::Bf16(values) => values.len(),
-        }
-    }
-
-    /// Whether there are none.
-    pub fn is_empty(&self) -> bool {
-        self.len() == 0
-    }
 }
 
 impl Trainer {
@@ -132,21 +98,19 @@ impl Trainer {
 
 /// What a rank has of a part.
 fn own_state(optimizer: &AdamW, part: StatePart) -> StateView<'_> {
+    if part == StatePart::Importance {
+        return optimizer.importance();
+    }
     let is_first = part == StatePart::FirstMoment;
-    match (part, optimizer.moments(), optimizer.importance()) {
-        (StatePart::Importance, _, ImportanceView::F32(values)) => StateView::F32(values),
-        (StatePart::Importance, _, ImportanceView::Bf16(values)) => StateView::Bf16(values),
-        (_, MomentsView::F32(first, second), _) => StateView::F32(if is_first { first } else { second }),
-        (_, MomentsView::Bf16(first, second), _) => StateView::Bf16(if is_first { first } else { second }),
+    match optimizer.moments() {
+        MomentsView::F32(first, second) => StateView::F32(if is_first { first } else { second }),
+        MomentsView::Bf16(first, second) => StateView::Bf16(if is_first { first } else { second }),
     }
 }
 
 fn own_state_mut(optimizer: &mut AdamW, part: StatePart) -> StateMut<'_> {
     if part == StatePart::Importance {
-        return match optimizer.importance_mut() {
-            ImportanceMut::F32(values) => StateMut::F32(values),
-            ImportanceMut::Bf16(values) => StateMut::Bf16(values),
-        };
+        return optimizer.importance_mut();
     }
     let is_first = part == StatePart::FirstMoment;
     match optimizer.moments_mut() {

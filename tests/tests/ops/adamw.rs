@@ -1,6 +1,6 @@
 //! The optimizer against an f64 oracle and against PyTorch; frozen coordinates; the gradient's norm.
 
-use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, ImportanceMut, MomentType, Moments};
+use cpift_engine::ops::adamw::{AdamW, Gradient, Hyper, ImportanceKind, MomentType, Moments, StateMut};
 use cpift_engine::ops::norm::{Clip, clip_factor, squared_norm};
 use cpift_engine::{Buffer, Device, Layout, Mask, bf16};
 use cpift_tests::devices::devices;
@@ -154,8 +154,8 @@ fn three_steps(
     begin_with(&mut optimizer, &start_moments(layout, moments));
     if kind != ImportanceKind::None {
         match optimizer.importance_mut() {
-            ImportanceMut::F32(mut values) => values.copy_from_host(&spread_values(layout, 4)).unwrap(),
-            ImportanceMut::Bf16(mut values) => {
+            StateMut::F32(mut values) => values.copy_from_host(&spread_values(layout, 4)).unwrap(),
+            StateMut::Bf16(mut values) => {
                 let start: Vec<bf16> = spread_values(layout, 4).into_iter().map(bf16::from_f32).collect();
                 values.copy_from_host(&start).unwrap();
             }

@@ -26,7 +26,7 @@ mod cpu;
 mod gpu;
 mod optimizer;
 
-pub use optimizer::{AdamW, ImportanceMut, ImportanceView, Moments, MomentsView};
+pub use optimizer::{AdamW, Moments, MomentsView, StateMut, StateView};
 
 use bytemuck::Pod;
 use cpift_kernels::adamw::Coefficients;

@@ -78,25 +78,25 @@ fn widened(view: View<'_, bf16>) -> Result<Vec<f32>> {
     Ok(view.to_vec()?.into_iter().map(bf16::to_f32).collect())
 }
 
-/// Importance, to write.
+/// A number for each parameter, moments or importance, to write.
 #[derive(Debug)]
-pub enum ImportanceMut<'a> {
+pub enum StateMut<'a> {
     /// In f32.
     F32(ViewMut<'a, f32>),
     /// In bf16.
     Bf16(ViewMut<'a, bf16>),
 }
 
-/// Importance, to read.
+/// A number for each parameter, moments or importance, to read.
 #[derive(Debug, Clone, Copy)]
-pub enum ImportanceView<'a> {
+pub enum StateView<'a> {
     /// In f32.
     F32(View<'a, f32>),
     /// In bf16.
     Bf16(View<'a, bf16>),
 }
 
-impl<'a> ImportanceView<'a> {
+impl<'a> StateView<'a> {
     /// The values, where they are in f32.
     ///
     /// # Errors
@@ -281,18 +281,18 @@ impl AdamW {
 
     /// Importance accumulated so far: signed for [`ImportanceKind::Net`] (selection goes by the
     /// absolute value), and empty for [`ImportanceKind::None`].
-    pub fn importance(&self) -> ImportanceView<'_> {
+    pub fn importance(&self) -> StateView<'_> {
         match &self.memory {
-            Memory::F32 { importance, .. } => ImportanceView::F32(importance.view()),
-            Memory::Bf16 { importance, .. } => ImportanceView::Bf16(importance.view()),
+            Memory::F32 { importance, .. } => StateView::F32(importance.view()),
+            Memory::Bf16 { importance, .. } => StateView::Bf16(importance.view()),
         }
     }
 
     /// Importance, when a checkpoint is read.
-    pub fn importance_mut(&mut self) -> ImportanceMut<'_> {
+    pub fn importance_mut(&mut self) -> StateMut<'_> {
         match &mut self.memory {
-            Memory::F32 { importance, .. } => ImportanceMut::F32(importance.view_mut()),
-            Memory::Bf16 { importance, .. } => ImportanceMut::Bf16(importance.view_mut()),
+            Memory::F32 { importance, .. } => StateMut::F32(importance.view_mut()),
+            Memory::Bf16 { importance, .. } => StateMut::Bf16(importance.view_mut()),
         }
     }
 
@@ -302,8 +302,8 @@ impl AdamW {
     /// When the device has failed.
     pub fn clear_importance(&mut self) -> Result<()> {
         match self.importance_mut() {
-            ImportanceMut::F32(mut values) => values.fill(0.0),
-            ImportanceMut::Bf16(mut values) => values.fill(bf16::ZERO),
+            StateMut::F32(mut values) => values.fill(0.0),
+            StateMut::Bf16(mut values) => values.fill(bf16::ZERO),
         }
     }
 
