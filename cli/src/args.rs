@@ -16,7 +16,7 @@ use std::path::PathBuf;
 
 use self::measuring::MeasuringArguments;
 use clap::builder::{PossibleValue, PossibleValuesParser, TypedValueParser};
-use clap::{Args, Parser, Subcommand, ValueHint};
+use clap::{Args, Parser, Subcommand, ValueEnum, ValueHint};
 use cpift_model::recipe::{MOST_NEW_TOKENS, MOST_SHOTS, Precision, Stage};
 
 /// More threads than any machine has cores: beyond, a typing error.
@@ -140,8 +140,9 @@ The methods `joint`, `sequential`, `staged`, `replay` and `half` are the usual w
 A task's score says when an answer to its eval rows is right (see `eval --help`); [evaluate] measures also while a \
 model is trained, and can keep the best weights.
 
-Several processes that mpirun or srun starts together train one run: the micro-batches of a step, train.accumulate, \
-are dealt to them. This needs a build with MPI; docs/ranks.md says how.
+Several GPUs train one run with --gpus N on one machine, and where torchrun, srun or mpirun starts a process for each: \
+the micro-batches of a step, train.accumulate, are dealt to them. On CPUs this needs mpirun or srun and a build with MPI. \
+docs/ranks.md says more.
 
 Everything is checked before the first step: files, keys, shapes, memory, space on disk. \
 Ctrl-C (or SIGTERM) finishes the step, writes a checkpoint and says how to continue; twice stops at once. \
@@ -198,11 +199,33 @@ pub struct Train {
     /// Stop after this stage.
     #[arg(long, value_name = "STAGE", value_parser = stage())]
     pub until: Option<Stage>,
+    /// Train on so many GPUs of this machine, each with a process of its own: the micro-batches of a step, train.accumulate, are
+    /// dealt to them (docs/ranks.md). They speak by NCCL, which has to be installed.
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "probe")]
+    pub gpus: Option<usize>,
+    /// How several processes share the probes (docs/ranks.md): `rows` trains one after the other, the rows of each step dealt to
+    /// all; `tasks` has each train other probes by itself, without anything to send; `auto` is `tasks` where there is a probe for
+    /// each of them. What follows is shared by rows in any case. With `tasks` the run folder has to be on a file system that all
+    /// processes share.
+    #[arg(long, value_name = "HOW", value_enum, default_value_t, conflicts_with = "probe")]
+    pub parallel: Parallel,
     /// Make the probe of this task and nothing else, beside processes that make others of the same run, on this machine or
     /// on others that share the run folder. What such a process has begun of it is continued. When all probes are there, --resume
     /// without --probe goes on with them, and trains those that are missing.
     #[arg(long, value_name = "NAME", conflicts_with = "until")]
     pub probe: Option<String>,
+}
+
+/// How several processes share the probes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default, ValueEnum)]
+pub enum Parallel {
+    /// All train the same.
+    #[default]
+    Rows,
+    /// Each trains others.
+    Tasks,
+    /// By tasks where there is a probe for each process.
+    Auto,
 }
 
 /// What `train` and `plan` share.
@@ -369,9 +392,12 @@ pub struct Plan {
     /// Print JSON instead of tables.
     #[arg(long)]
     pub json: bool,
-    /// Plan for so many processes that train together, started by mpirun or srun (docs/ranks.md): what each of them takes.
+    /// Plan for so many processes that train together (docs/ranks.md): what each of them takes.
     #[arg(long, value_name = "N", value_parser = positive, default_value = "1")]
     pub ranks: usize,
+    /// The same for so many GPUs, each with a process of its own, of which this machine needs to have one.
+    #[arg(long, value_name = "N", value_parser = positive, conflicts_with = "ranks")]
+    pub gpus: Option<usize>,
 }
 
 const REPORT_ABOUT: &str = "\

@@ -27,9 +27,9 @@ pub struct Interrupt {
 
 impl Interrupt {
     /// The job begins: from here the returned flag becomes true at the first signal.
-    pub fn begin(self) -> Arc<AtomicBool> {
+    pub fn begin(&self) -> Arc<AtomicBool> {
         self.begun.store(true, Ordering::Relaxed);
-        self.stop
+        Arc::clone(&self.stop)
     }
 }
 
@@ -40,33 +40,54 @@ impl Interrupt {
 pub fn install(announcement: &'static str) -> Result<Interrupt> {
     let interrupt = Interrupt { begun: Arc::default(), stop: Arc::default() };
     let (begun, stop) = (Arc::clone(&interrupt.begun), Arc::clone(&interrupt.stop));
-    ctrlc::set_handler(move || {
+    on_signal(move || {
         let in_order = begun.load(Ordering::Relaxed);
         if !in_order {
             tell("\nstopped before the first step\n");
         }
         if !in_order || stop.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(Error::INTERRUPTED));
+            exit_now(Error::INTERRUPTED);
         }
         tell(&format!("\n{announcement}; once more stops at once\n"));
-    })
-    .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))?;
+    })?;
     Ok(interrupt)
 }
 
-/// Installs a handler that does nothing: another process acts on the signal, and ends this one in order.
+/// Ends the process without what is done at an exit: there a device would be waited for, which may wait for those of other
+/// processes. What is written to files is whole or not there whenever that is.
+pub fn exit_now(code: u8) -> ! {
+    #[cfg(unix)]
+    // SAFETY: ends the process, whatever state it is in.
+    unsafe {
+        libc::_exit(i32::from(code))
+    }
+    #[cfg(not(unix))]
+    std::process::exit(i32::from(code))
+}
+
+/// Installs a handler that calls `act` at every signal, on a thread of its own.
 ///
 /// # Errors
 /// When it cannot be installed.
-pub fn leave_to_others() -> Result<()> {
-    let signalled = AtomicBool::new(false);
-    ctrlc::set_handler(move || {
-        // Where rank 0 is gone, somebody may want to end this one.
-        if signalled.swap(true, Ordering::Relaxed) {
-            std::process::exit(i32::from(Error::INTERRUPTED));
+pub fn on_signal(act: impl FnMut() + Send + 'static) -> Result<()> {
+    ctrlc::set_handler(act)
+        .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))
+}
+
+/// Installs a handler that says nothing: the signal is another process's to act on, as far as this one does not ask for it by
+/// [`Interrupt::begin`]. The second ends this process, which somebody may want where the other is gone.
+///
+/// # Errors
+/// When it cannot be installed.
+pub fn install_silently() -> Result<Interrupt> {
+    let interrupt = Interrupt { begun: Arc::default(), stop: Arc::default() };
+    let stop = Arc::clone(&interrupt.stop);
+    on_signal(move || {
+        if stop.swap(true, Ordering::Relaxed) {
+            exit_now(Error::INTERRUPTED);
         }
-    })
-    .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))
+    })?;
+    Ok(interrupt)
 }
 
 /// Ctrl-C while answers are generated: it stops an answer, ends the process on the spot between them, and at the second
@@ -85,13 +106,12 @@ impl AnswerInterrupt {
     pub fn install() -> Result<Self> {
         let interrupt = Self::default();
         let Self { answering, stop } = interrupt.clone();
-        ctrlc::set_handler(move || {
+        on_signal(move || {
             if !answering.load(Ordering::SeqCst) || stop.swap(true, Ordering::SeqCst) {
                 tell("\n");
                 std::process::exit(i32::from(Error::INTERRUPTED));
             }
-        })
-        .map_err(|error| Error::Job(format!("the handler of Ctrl-C cannot be installed: {error}")))?;
+        })?;
         Ok(interrupt)
     }
 
@@ -119,7 +139,7 @@ pub fn resume_command() -> String {
 
 /// The command that continues the run of a process that was started to make a probe of it.
 pub fn command_without_probe() -> String {
-    resumed(without_probe(std::env::args_os().skip(1)))
+    resumed(without_option("--probe", std::env::args_os().skip(1)))
 }
 
 fn resumed(mut arguments: Vec<OsString>) -> String {
@@ -133,13 +153,14 @@ fn resumed(mut arguments: Vec<OsString>) -> String {
     shell_words(std::iter::once(program).chain(arguments))
 }
 
-/// Arguments but for `--probe NAME` or `--probe=NAME`.
-fn without_probe(mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+/// Arguments but for an option that has a value, as `--probe NAME` or `--probe=NAME`.
+pub fn without_option(option: &str, mut arguments: impl Iterator<Item = OsString>) -> Vec<OsString> {
+    let with_value = format!("{option}=");
     let mut left = Vec::new();
     while let Some(argument) = arguments.next() {
-        if argument == "--probe" {
+        if argument == option {
             arguments.next();
-        } else if !argument.to_string_lossy().starts_with("--probe=") {
+        } else if !argument.to_string_lossy().starts_with(&with_value) {
             left.push(argument);
         }
     }
@@ -169,7 +190,7 @@ fn shell_words(words: impl Iterator<Item = OsString>) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::{shell_words, without_probe};
+    use super::{shell_words, without_option};
 
     #[test]
     fn a_shell_takes_the_words_as_they_were() {
@@ -178,12 +199,12 @@ mod tests {
     }
 
     #[test]
-    fn the_task_of_a_probe_is_left_out() {
+    fn an_option_is_left_out_with_its_value() {
         for given in [
             &["train", "a", "--probe", "code", "--out", "b"][..],
             &["train", "a", "--probe=code", "--out", "b"],
         ] {
-            let left = without_probe(given.iter().map(std::ffi::OsString::from));
+            let left = without_option("--probe", given.iter().map(std::ffi::OsString::from));
             assert_eq!(left, ["train", "a", "--out", "b"]);
         }
     }

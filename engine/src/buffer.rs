@@ -256,6 +256,14 @@ enum DataMut<'a, T: Pod> {
     Gpu(GpuSliceMut<'a, T>),
 }
 
+/// Where the elements of a [`ViewMut`] are.
+pub(crate) enum Target<'a, T> {
+    /// In the host's memory.
+    Host(&'a mut [T]),
+    /// At this address of a GPU.
+    Gpu(u64),
+}
+
 impl<'a, T: Pod> ViewMut<'a, T> {
     /// Number of elements.
     pub fn len(&self) -> usize {
@@ -270,9 +278,20 @@ impl<'a, T: Pod> ViewMut<'a, T> {
         self.len() == 0
     }
 
-    /// Whether the memory is the host's.
-    pub(crate) fn is_on_host(&self) -> bool {
-        matches!(self.data, DataMut::Host(_))
+    /// The GPU whose memory it is; none where it is the host's.
+    pub(crate) fn gpu(&self) -> Option<&GpuDevice> {
+        match &self.data {
+            DataMut::Host(_) => None,
+            DataMut::Gpu(elements) => Some(elements.device()),
+        }
+    }
+
+    /// Where the elements are.
+    pub(crate) fn target(self) -> Target<'a, T> {
+        match self.data {
+            DataMut::Host(elements) => Target::Host(elements),
+            DataMut::Gpu(elements) => Target::Gpu(elements.as_slice().address()),
+        }
     }
 
     /// The same view for a shorter time, so that it can be passed on and used again.

@@ -63,6 +63,14 @@ impl Device {
         GpuDevice::cuda(ordinal).map(Self::Gpu)
     }
 
+    /// How many devices CUDA has here; `CUDA_VISIBLE_DEVICES` hides others.
+    ///
+    /// # Errors
+    /// No driver, or it does not start.
+    pub fn cuda_count() -> Result<usize> {
+        GpuDevice::cuda_count()
+    }
+
     /// A device by name: `auto` (a GPU where there is one, else the CPU), `cpu`, `cuda:N`; with the feature `emulator`
     /// also `emulated`, and `emulated:9.0` for the kernels of that compute capability. `threads` is that of
     /// [`Device::cpu`].

@@ -23,6 +23,8 @@
 //! Gradients, moments and importance are stored in f32, or in bf16: all but gradients by
 //! [stochastic rounding](crate::stochastic), the update going by what they are before they are rounded.
 //!
+//! Both roundings go by an element's index in the whole, of which the elements may be a range that begins at `first`.
+//!
 //! One kernel for each combination: none or one of the importances, `_frozen`, `_split` weights, and `_state_bf16`. Each
 //! thread has four consecutive elements, by 16-byte accesses (8 for 16-bit types); those behind the last multiple of four go
 //! one by one. No barriers; elements are independent.
@@ -85,6 +87,22 @@ pub struct Coefficients {
     pub step_size: f32,
     /// By which state in bf16 is rounded ([`stochastic::seed_of_step`](crate::stochastic::seed_of_step)).
     pub rounding_seed: u32,
+    /// Index of the first element in the whole, by which is rounded; indices beyond 32 bits begin again.
+    pub first: u32,
+}
+
+impl Coefficients {
+    /// The random bits of an element of the buffers.
+    #[inline(always)]
+    fn random_bits(&self, index: usize) -> u32 {
+        random_bits(in_whole(self.first, index), self.rounding_seed)
+    }
+}
+
+/// The index in the whole of an element of buffers that begin at `first`.
+#[inline(always)]
+fn in_whole(first: u32, index: usize) -> usize {
+    first.wrapping_add(index as u32) as usize
 }
 
 /// One element.
@@ -177,7 +195,7 @@ fn step_four<const IMPORTANCE: u8, W: Weights, S: State>(
         return;
     }
     buffers.weights.store_four(first, weights);
-    let bits: [u32; 4] = core::array::from_fn(|lane| random_bits(first + lane, coefficients.rounding_seed));
+    let bits: [u32; 4] = core::array::from_fn(|lane| coefficients.random_bits(first + lane));
     S::store_four(buffers.moment1, first, moments1, bits);
     S::store_four(buffers.moment2, first, moments2, bits.map(|bits| bits >> 16));
     if let Some(importance) = buffers.importance {
@@ -209,7 +227,7 @@ fn step_one<const IMPORTANCE: u8, W: Weights, S: State>(
         return;
     }
     buffers.weights.store(index, after.weight);
-    let bits = random_bits(index, coefficients.rounding_seed);
+    let bits = coefficients.random_bits(index);
     S::store_one(buffers.moment1, index, after.moment1, bits);
     S::store_one(buffers.moment2, index, after.moment2, bits >> 16);
     if let Some(importance) = buffers.importance {
@@ -223,7 +241,7 @@ macro_rules! adamw_kernel {
     (
         $name:ident = $kind:ident, $state:ident by $align:literal:
         [$($weights:ident)?] [$($rounded:ident $lower:ident)?]
-        [$($importance:ident)?] [$($frozen:ident)?] [$($seed:ident)?]
+        [$($importance:ident)?] [$($frozen:ident)?] [$($seed:ident)?] [$($first:ident)?]
     ) => {
         kernel! {
             /// Formulas, rounding, traffic: [`self`](crate::adamw).
@@ -247,10 +265,13 @@ macro_rules! adamw_kernel {
                 epsilon: scalar f32,
                 step_size: scalar f32,
                 $($seed: scalar u32,)?
+                $($first: scalar u32,)?
             ) {
+                // Not looked at where nothing is rounded.
+                let first = 0 $(+ $first)?;
                 let buffers = Buffers {
                     gradient,
-                    weights: $($weights)? $(Planes { $rounded, $lower })?,
+                    weights: $($weights)? $(Planes { $rounded, $lower, first })?,
                     moment1,
                     moment2,
                     importance: option!($($importance)?),
@@ -268,6 +289,7 @@ macro_rules! adamw_kernel {
                     step_size,
                     // Not looked at where state is f32.
                     rounding_seed: 0 $(+ $seed)?,
+                    first,
                 };
                 step::<$kind, _, $state>(buffers, count as usize, coefficients);
             }
@@ -365,7 +387,7 @@ pub struct Step<'a> {
 macro_rules! launch {
     (
         $kernel:ident, $launcher:ident, $step:ident, $count:ident, $state:expr, $coefficients:ident,
-        [$($weights:ident)*] [$($buffer:ident)*] [$($seed:ident)?]
+        [$($weights:ident)*] [$($buffer:ident)*] [$($seed:ident)?] [$($first:ident)?]
     ) => {{
         let (gradient, moment1, moment2) = $state;
         $kernel(
@@ -387,6 +409,7 @@ macro_rules! launch {
             $coefficients.epsilon,
             $coefficients.step_size,
             $($coefficients.$seed,)?
+            $($coefficients.$first,)?
         )
     }};
 }
@@ -394,16 +417,19 @@ macro_rules! launch {
 /// The kernels for state of one type and alignment, and the function that chooses among them. By importance: the
 /// kernel for weights in f32, that with frozen coordinates, and the same two for split weights.
 macro_rules! adamw {
-    ($choose:ident, $state:ident by $align:literal $seed:tt; $(
+    ($choose:ident, $state:ident by $align:literal $seed:tt $first:tt; $(
         $variant:ident $(($importance:ident))? = $kind:ident:
         $alone:ident, $with_frozen:ident, $split:ident, $split_with_frozen:ident;
     )*) => {
         $(
-            adamw_kernel! { $alone = $kind, $state by $align: [weights] [] [$($importance)?] [] $seed }
-            adamw_kernel! { $with_frozen = $kind, $state by $align: [weights] [] [$($importance)?] [frozen] $seed }
-            adamw_kernel! { $split = $kind, $state by $align: [] [rounded lower] [$($importance)?] [] $seed }
+            adamw_kernel! { $alone = $kind, $state by $align: [weights] [] [$($importance)?] [] $seed $first }
             adamw_kernel! {
-                $split_with_frozen = $kind, $state by $align: [] [rounded lower] [$($importance)?] [frozen] $seed
+                $with_frozen = $kind, $state by $align: [weights] [] [$($importance)?] [frozen] $seed $first
+            }
+            adamw_kernel! { $split = $kind, $state by $align: [] [rounded lower] [$($importance)?] [] $seed [first] }
+            adamw_kernel! {
+                $split_with_frozen = $kind, $state by $align:
+                [] [rounded lower] [$($importance)?] [frozen] $seed [first]
             }
         )*
 
@@ -423,19 +449,19 @@ macro_rules! adamw {
                     (Importance::$variant $(($importance))?, None, StoredWeights::F32(weights)) => {
                         launch!(
                             $alone, launcher, step, count, state, coefficients,
-                            [weights] [$($importance)?] $seed
+                            [weights] [$($importance)?] $seed $first
                         )
                     }
                     (Importance::$variant $(($importance))?, Some(frozen), StoredWeights::F32(weights)) => {
                         launch!(
                             $with_frozen, launcher, step, count, state, coefficients,
-                            [weights] [$($importance)? frozen] $seed
+                            [weights] [$($importance)? frozen] $seed $first
                         )
                     }
                     (Importance::$variant $(($importance))?, None, StoredWeights::Split(rounded, lower)) => {
                         launch!(
                             $split, launcher, step, count, state, coefficients,
-                            [rounded lower] [$($importance)?] $seed
+                            [rounded lower] [$($importance)?] $seed [first]
                         )
                     }
                     (
@@ -445,7 +471,7 @@ macro_rules! adamw {
                     ) => {
                         launch!(
                             $split_with_frozen, launcher, step, count, state, coefficients,
-                            [rounded lower] [$($importance)? frozen] $seed
+                            [rounded lower] [$($importance)? frozen] $seed [first]
                         )
                     }
                 )*
@@ -454,7 +480,7 @@ macro_rules! adamw {
     };
 }
 
-adamw! { with_f32_state, f32 by 16 [];
+adamw! { with_f32_state, f32 by 16 [] [];
     None = NONE: adamw, adamw_frozen, adamw_split, adamw_frozen_split;
     Net(importance) = NET: adamw_net, adamw_net_frozen, adamw_net_split, adamw_net_frozen_split;
     Path(importance) = PATH: adamw_path, adamw_path_frozen, adamw_path_split, adamw_path_frozen_split;
@@ -462,7 +488,7 @@ adamw! { with_f32_state, f32 by 16 [];
         adamw_fisher_frozen_split;
 }
 
-adamw! { with_bf16_state, Bf16 by 8 [rounding_seed];
+adamw! { with_bf16_state, Bf16 by 8 [rounding_seed] [first];
     None = NONE: adamw_state_bf16, adamw_frozen_state_bf16, adamw_split_state_bf16,
         adamw_frozen_split_state_bf16;
     Net(importance) = NET: adamw_net_state_bf16, adamw_net_frozen_state_bf16, adamw_net_split_state_bf16,

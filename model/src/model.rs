@@ -76,6 +76,10 @@ fn require_prepared(is_split: bool) -> Result<()> {
     }
 }
 
+fn not_exact() -> Error {
+    Error::Job("several ranks keep exact state".to_owned())
+}
+
 impl Model {
     /// Weights of zeros and their gradients, stored as `storage` says of moments, as far as no product reads them; and
     /// memory for training as [`Transformer::new`] takes it.
@@ -337,7 +341,16 @@ impl Model {
         Ok(())
     }
 
-    /// Makes the weights of every range those that its rank has. The weights are [prepared](Model::prepare).
+    /// Whether the weights lie split: what is computed with, and what was rounded away.
+    pub(crate) fn is_split(&self) -> bool {
+        match self.compute {
+            Compute::F32 { .. } => false,
+            Compute::Bf16 { is_split, .. } | Compute::Offloaded { is_split, .. } => is_split,
+        }
+    }
+
+    /// Makes the weights of every range those that its rank has, as far as they are computed with: of split weights the
+    /// rounded ones. The weights are [prepared](Model::prepare).
     ///
     /// # Errors
     /// As [`Ranks::all_gather`], or when they are not prepared.
@@ -346,15 +359,26 @@ impl Model {
             Compute::F32 { .. } => ranks.all_gather(self.weights.view_mut(), ranges)?,
             Compute::Bf16 { is_split, .. } => {
                 require_prepared(*is_split)?;
-                let Planes { rounded, lower } = Planes::of(self.weights.view_mut());
-                ranks.all_gather(rounded, ranges)?;
-                ranks.all_gather(lower, ranges)?;
+                ranks.all_gather(Planes::of(self.weights.view_mut()).rounded, ranges)?;
             }
-            Compute::Offloaded { .. } => {
-                return Err(Error::Job("several ranks keep exact state".to_owned()));
-            }
+            Compute::Offloaded { .. } => return Err(not_exact()),
         }
         Ok(())
+    }
+
+    /// Makes the rest of split weights of every range that of its rank.
+    ///
+    /// # Errors
+    /// As [`Model::gather_weights`].
+    pub(crate) fn gather_lower(&mut self, ranks: &Ranks, ranges: &[Range<usize>]) -> Result<()> {
+        match &self.compute {
+            Compute::F32 { .. } => Ok(()),
+            Compute::Bf16 { is_split, .. } => {
+                require_prepared(*is_split)?;
+                Ok(ranks.all_gather(Planes::of(self.weights.view_mut()).lower, ranges)?)
+            }
+            Compute::Offloaded { .. } => Err(not_exact()),
+        }
     }
 
     /// Measures the model on the rows of a data set.

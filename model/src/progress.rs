@@ -392,7 +392,7 @@ pub struct Communication {
     pub ranks: u64,
     /// Bytes received.
     pub bytes: u64,
-    /// The least there can be, of gradients and weights: 2 (R − 1)/R of the parameters' bytes.
+    /// The least there can be: (R − 1)/R of the bytes of gradients and of the weights that are computed with.
     pub least_bytes: u64,
     /// Seconds of the step in which this was waited for.
     pub seconds: f64,

@@ -13,6 +13,7 @@ mod data;
 mod documented;
 mod folders;
 mod generate;
+mod gpus;
 mod help;
 mod hub;
 mod jobs;

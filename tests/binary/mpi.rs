@@ -236,3 +236,17 @@ fn collectives_are_sums_one_after_the_other() {
         );
     }
 }
+
+/// Each trains probes of its own, with the bits of one process; then all train together.
+#[test]
+fn probes_are_shared_by_tasks() {
+    let files = job();
+    succeeded(train(&files, "tasks", 2, &["--parallel", "tasks"]));
+    succeeded(train(&files, "alone", 1, &["--until", "fuse"]));
+    for model in ["probe/code", "probe/logic", "fused"] {
+        let [found, alone] =
+            ["tasks", "alone"].map(|run| files.job.bytes(&format!("{run}/{model}/model.safetensors")));
+        assert!(found == alone, "{model}: the bits differ");
+    }
+    assert!(files.job.path("tasks/final").exists());
+}

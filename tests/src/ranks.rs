@@ -29,8 +29,22 @@ pub fn each<T: Send>(size: usize, work: impl Fn(Ranks) -> T + Sync) -> Vec<T> {
     })
 }
 
-/// Runs a small job on so many ranks; what the other ranks say comes behind what the job does.
+/// Runs a small job on so many ranks on the CPU; what the other ranks say comes behind what the job does.
 pub fn run(
+    job: &SmallJob,
+    job_files: (&Recipe, &str),
+    size: usize,
+    options: &Options<'_>,
+    observer: &mut dyn Observer,
+) -> (Result<JobReport>, Vec<Result<()>>) {
+    // Ranks wait for each other in the threads of their devices, so each has its own.
+    let open = || Device::cpu(NonZeroUsize::new(1)).unwrap();
+    run_on(&open, job, job_files, size, options, observer)
+}
+
+/// The same, with devices of the other ranks that `open` gives; that of rank 0 is the job's.
+pub fn run_on(
+    open: &(dyn Fn() -> Device + Sync),
     job: &SmallJob,
     (recipe, out): (&Recipe, &str),
     size: usize,
@@ -39,13 +53,7 @@ pub fn run(
 ) -> (Result<JobReport>, Vec<Result<()>>) {
     let mut ranks = cpift_engine::ranks::threads(size);
     thread::scope(|scope| {
-        let work = |ranks: Ranks| {
-            scope.spawn(move || {
-                // Ranks wait for each other in the threads of their devices, so each has its own.
-                let device = Device::cpu(NonZeroUsize::new(1)).unwrap();
-                trainer::work(&device, &ranks)
-            })
-        };
+        let work = |ranks: Ranks| scope.spawn(move || trainer::work(&open(), &ranks));
         let others: Vec<_> = ranks.drain(1..).map(work).collect();
         let first = ranks.remove(0);
         let report = job.run_with(recipe, out, &Options { ranks: Some(&first), ..*options }, observer);

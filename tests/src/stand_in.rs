@@ -56,6 +56,21 @@ impl StandIn {
         stand_in
     }
 
+    /// One that also is NCCL's library, with so many devices.
+    pub fn with_nccl(devices: usize, variables: &[(&str, &str)]) -> Self {
+        let count = devices.to_string();
+        let stand_in = Self::with(&[&[("DEVICES", &*count)][..], variables].concat());
+        symlink(library(), stand_in.folder.path().join("libnccl.so.2")).unwrap();
+        stand_in
+    }
+
+    /// Operations that ranks made together, as `0: Reduce F32 1024 1`: rank, operation, elements and root.
+    pub fn collectives(&self) -> Vec<String> {
+        let log = self.log();
+        let lines = log.lines().filter_map(|line| line.strip_prefix("collective of rank "));
+        lines.map(str::to_owned).collect()
+    }
+
     /// Lets a command find it.
     pub fn install(&self, command: &mut Command) {
         let mut path = OsString::from(self.folder.path());

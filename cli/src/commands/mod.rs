@@ -50,6 +50,11 @@ impl Chosen {
         }
     }
 
+    /// A device that is open.
+    fn of(device: Device) -> Self {
+        Self { device, no_gpu: None }
+    }
+
     /// What is computed in on the device.
     fn compute(&self, argument: &PrecisionArgument) -> cpift_model::Result<ComputeType> {
         argument.precision.on("--precision", &self.device)

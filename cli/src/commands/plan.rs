@@ -12,14 +12,16 @@ use crate::display::{self, plan, print, print_json};
 /// Prints what a recipe would take.
 pub fn run(arguments: &args::Plan, threads: Option<NonZeroUsize>) -> Result<()> {
     let mut source = Source::read(&arguments.recipe.path, &arguments.recipe.overrides)?;
-    let chosen = match (arguments.ranks, arguments.recipe.device.device.as_str()) {
-        (2.., "auto") => super::Chosen::open("cpu", threads)?,
-        (_, device) => super::Chosen::open(device, threads)?,
+    let chosen = match (arguments.gpus, arguments.ranks, arguments.recipe.device.device.as_str()) {
+        (Some(_), _, "auto") => super::Chosen::open("cuda", threads)?,
+        (None, 2.., "auto") => super::Chosen::open("cpu", threads)?,
+        (.., device) => super::Chosen::open(device, threads)?,
     };
+    let ranks = arguments.gpus.unwrap_or(arguments.ranks);
     super::resolve(&mut source, RecipeParts::All, &[])?;
     let recipe = source.recipe(&[])?;
     let planned = super::with_preparation(|preparation| {
-        job::plan_recipe(&chosen.device, &recipe, &preparation, arguments.ranks)
+        job::plan_recipe(&chosen.device, &recipe, &preparation, ranks)
     })?;
     chosen.announce();
     super::announce_ignored_fields(super::models(&recipe));

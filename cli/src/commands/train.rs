@@ -4,44 +4,137 @@ use std::io::IsTerminal;
 use std::num::NonZeroUsize;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use cpift_engine::ranks::{Launcher, Place};
 use cpift_engine::{Device, Ranks};
 use cpift_model::job::{self, Job, JobOptions, recorded_hub_sources};
+use cpift_model::progress::{Event, Observer};
 use cpift_model::recipe::{RecipeParts, Source};
 use cpift_model::{Error, Result, machine};
 
+use super::Chosen;
+use crate::args::Parallel;
 use crate::display::progress::Progress;
 use crate::display::style::Style;
 use crate::display::{self, print, reports};
 use crate::interrupt::Interrupt;
-use crate::ranks::Group;
+use crate::ranks::{Group, Member, launch};
 use crate::{args, interrupt, ranks};
 
 /// Runs a recipe to its end, or to where it is stopped; by several processes where they were started together.
 pub fn run(arguments: &args::Train, threads: Option<NonZeroUsize>) -> Result<ExitCode> {
     // A probe apart is made by one process, whatever started it.
-    let Some(place) = ranks::place().filter(|_| arguments.probe.is_none()) else {
-        let interrupt = interrupt::install(STOPPING)?;
-        train(read(arguments)?, arguments, threads, interrupt, None)?;
-        return Ok(ExitCode::SUCCESS);
+    let device = arguments.recipe.device.device.as_str();
+    let member = Member::of_environment(device).filter(|_| arguments.probe.is_none());
+    match (member, arguments.gpus) {
+        (Some(member), Some(_)) if member.place.launcher != Launcher::Own => {
+            let reason = format!("starts processes itself, and {} has", member.place.launcher.name());
+            Err(Error::setting("--gpus", reason))
+        }
+        (Some(member), _) => run_with_others(&member, arguments, threads),
+        (None, Some(gpus @ 2..)) => {
+            if !matches!(device, "auto" | "cuda") {
+                let reason = format!(
+                    "is {gpus}, one process for each of the GPUs 0, 1, …, and the device is {device}"
+                );
+                return Err(Error::setting("--gpus", reason));
+            }
+            launch::run(gpus)
+        }
+        (None, gpus) => {
+            let interrupt = interrupt::install(STOPPING)?;
+            let device = if gpus.is_some() && device == "auto" { "cuda" } else { device };
+            let open = || Chosen::open(device, threads).map_err(Error::from);
+            let work = Work {
+                probe: arguments.probe.as_deref(),
+                resume: arguments.resume,
+                ranks: None,
+                interrupt: &interrupt,
+                is_silent: false,
+            };
+            train(read(arguments)?, arguments, open, &work)?;
+            Ok(ExitCode::SUCCESS)
+        }
+    }
+}
+
+fn run_with_others(
+    member: &Member,
+    arguments: &args::Train,
+    threads: Option<NonZeroUsize>,
+) -> Result<ExitCode> {
+    let group = Group::join(member)?;
+    // A signal that reaches all is rank 0's to act on, but while each trains a probe of its own.
+    let interrupt = match member.place.rank {
+        0 => interrupt::install(STOPPING)?,
+        _ => interrupt::install_silently()?,
     };
-    let group = Group::join(&place)?;
-    // A signal that reaches all is rank 0's to act on.
-    let interrupt = match place.rank {
-        0 => Some(interrupt::install(STOPPING)?),
-        _ => interrupt::leave_to_others().map(|()| None)?,
-    };
-    let source = match group.agree(read(arguments), Source::to_text) {
-        Ok(source) => source,
+    let begun = read(arguments).and_then(|source| {
+        if !arguments.resume && member.place.rank == 0 {
+            job::require_unused(&out_folder(arguments))?;
+        }
+        Ok((source, group.gpu()?))
+    });
+    let (source, gpu) = match group.agree(begun, Source::to_text) {
+        Ok(agreed) => agreed,
         Err(code) => return group.leave(Ok(code)),
     };
-    let worked = match interrupt {
-        Some(interrupt) => {
-            train(source, arguments, threads, interrupt, Some(group.ranks())).map(|()| ExitCode::SUCCESS)
-        }
-        None => Device::cpu(threads).map_err(Error::from).and_then(|cpu| ranks::work(&cpu, group.ranks())),
+    let name = match arguments.recipe.device.device.as_str() {
+        "auto" => "cpu",
+        name => name,
     };
+    let started = group.guard(|| -> Result<_> {
+        let device = gpu.map_or_else(|| Device::from_name(name, threads), Ok)?;
+        let has_probes = make_probes(member, &source, arguments, &device, &interrupt)?;
+        group.wait()?;
+        Ok((group.ranks(&device)?, device, has_probes))
+    });
+    let (ranks, device, has_probes) = match started {
+        Ok(started) => started,
+        Err(error) => return group.leave(Err(error)),
+    };
+    let worked = group.guard(|| match member.place.rank {
+        0 => {
+            let resume = arguments.resume || has_probes;
+            let work =
+                Work { probe: None, resume, ranks: Some(&ranks), interrupt: &interrupt, is_silent: false };
+            train(source, arguments, || Ok(Chosen::of(device)), &work).map(|()| ExitCode::SUCCESS)
+        }
+        _ => ranks::work(&device, &ranks),
+    });
+    if worked.as_ref().err().is_none_or(|error| matches!(error, Error::Interrupted { .. })) {
+        // While all are there. After a failure a device may wait for the others without end.
+        drop(ranks);
+    }
     group.leave(worked)
+}
+
+/// Makes this process's share of the probes, where they are shared by tasks; whether they are.
+fn make_probes(
+    member: &Member,
+    source: &Source,
+    arguments: &args::Train,
+    device: &Device,
+    interrupt: &Interrupt,
+) -> Result<bool> {
+    let Place { rank, size, .. } = member.place;
+    let tasks = job::probed_tasks(&source.recipe(&[])?);
+    let is_shared = match arguments.parallel {
+        Parallel::Rows => false,
+        Parallel::Tasks => !tasks.is_empty(),
+        Parallel::Auto => tasks.len() >= size,
+    };
+    if !is_shared {
+        return Ok(false);
+    }
+    for name in tasks.iter().skip(rank).step_by(size) {
+        let work =
+            Work { probe: Some(name), resume: arguments.resume, ranks: None, interrupt, is_silent: rank > 0 };
+        train(source.clone(), arguments, || Ok(Chosen::of(device.clone())), &work)?;
+    }
+    Ok(true)
 }
 
 /// What the first signal says.
@@ -56,25 +149,32 @@ fn read(arguments: &args::Train) -> Result<Source> {
     Source::read(&arguments.recipe.path, &overrides)
 }
 
+/// What a process does of a run.
+struct Work<'a> {
+    /// The probe of this task alone.
+    probe: Option<&'a str>,
+    resume: bool,
+    /// With whom, as rank 0.
+    ranks: Option<&'a Ranks>,
+    interrupt: &'a Interrupt,
+    /// Another process speaks.
+    is_silent: bool,
+}
+
 fn train(
     mut source: Source,
     arguments: &args::Train,
-    threads: Option<NonZeroUsize>,
-    interrupt: Interrupt,
-    ranks: Option<&Ranks>,
+    open: impl FnOnce() -> Result<Chosen>,
+    work: &Work<'_>,
 ) -> Result<()> {
-    let out = arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path));
+    let out = out_folder(arguments);
     // What is cheap to check is checked before anything is fetched.
-    let continues = arguments.resume || arguments.probe.is_some();
+    let continues = work.resume || work.probe.is_some();
     match continues {
         true => job::require_run_or_unused(&out)?,
         false => job::require_unused(&out)?,
     }
-    let chosen = match (ranks, arguments.recipe.device.device.as_str()) {
-        // Ranks train on CPUs.
-        (Some(_), "auto") => super::Chosen::open("cpu", threads)?,
-        (_, device) => super::Chosen::open(device, threads)?,
-    };
+    let chosen = open()?;
     // What is continued is continued with the same model and data, even where the hub has others by now.
     let pinned = if continues { recorded_hub_sources(&out)? } else { Vec::new() };
     super::resolve(&mut source, RecipeParts::All, &pinned)?;
@@ -83,36 +183,67 @@ fn train(
         let options = JobOptions {
             recipe: &recipe,
             out: &out,
-            resume: arguments.resume,
-            until: arguments.until,
-            probe: arguments.probe.as_deref(),
+            resume: work.resume,
+            until: arguments.until.filter(|_| work.probe.is_none()),
+            probe: work.probe,
             probes: None,
             pairs: None,
             preparation,
-            ranks,
+            ranks: work.ranks,
         };
         Job::prepare(&chosen.device, &options)
     })?;
-    if let (Some(name), Some(folder)) = (&arguments.probe, job.made_probe()?) {
+    // Of several processes that share the probes one says at the end what was made.
+    let is_told = arguments.probe.is_some();
+    if let (Some(name), Some(folder)) = (work.probe, job.made_probe()?) {
+        if !is_told {
+            return Ok(());
+        }
         let there = format!("the probe of {name} is there already: {}\n", folder.display());
         return print(&format!("{there}{}", after_probe(&job, Style::of(&std::io::stdout()))));
     }
     job.check_memory()?;
+    let stop = work.interrupt.begin();
+    if work.is_silent {
+        return job.run(&mut Quiet { stop }).map(drop);
+    }
     super::announce_ignored_fields(super::models(&recipe));
-    display::notices(ranks::notice().filter(|_| arguments.probe.is_none()).iter());
+    if work.probe.is_none() && work.ranks.is_none() {
+        display::notices(ranks::notice(&arguments.recipe.device.device).iter());
+    }
     let rate = machine::matmul_rate(&chosen.device, job.compute())?;
     let stderr = std::io::stderr();
-    let mut progress = Progress::new(Style::of(&stderr), stderr.is_terminal(), Some(rate), interrupt.begin())
+    let mut progress = Progress::new(Style::of(&stderr), stderr.is_terminal(), Some(rate), stop)
         .with_notice(chosen.notice());
     let report = job.run(&mut progress)?;
     drop(progress);
+    if work.probe.is_some() && !is_told {
+        return Ok(());
+    }
     let style = Style::of(&std::io::stdout());
     let scores = reports::scores(&report, style);
-    let ending = match &arguments.probe {
+    let ending = match work.probe {
         Some(name) => format!("the probe of {name} is made\n{}", after_probe(&job, style)),
         None => reports::ending(&report, &out, style),
     };
     print(&format!("\n{scores}{ending}"))
+}
+
+/// The job of a process that leaves the terminal to another.
+struct Quiet {
+    stop: Arc<AtomicBool>,
+}
+
+impl Observer for Quiet {
+    fn event(&mut self, _: Event<'_>) {}
+
+    fn stop_requested(&self) -> bool {
+        self.stop.load(Ordering::Relaxed)
+    }
+}
+
+fn out_folder(arguments: &args::Train) -> PathBuf {
+    arguments.out.clone().unwrap_or_else(|| default_run_folder(&arguments.recipe.path))
 }
 
 /// What is left to do of stage 1, and what to run when all is done.

@@ -67,6 +67,14 @@ unsafe impl Send for Cuda {}
 unsafe impl Sync for Cuda {}
 
 impl Cuda {
+    /// How many devices the driver has.
+    ///
+    /// # Errors
+    /// No driver, or it does not start.
+    pub fn count() -> Result<usize> {
+        properties::count("cuda")
+    }
+
     /// Opens device `ordinal`.
     ///
     /// # Errors

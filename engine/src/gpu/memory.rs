@@ -172,6 +172,11 @@ impl<'a, T: Pod> GpuSliceMut<'a, T> {
         self.slice.length
     }
 
+    /// The device they are on.
+    pub fn device(&self) -> &'a GpuDevice {
+        self.slice.device
+    }
+
     /// The same elements, to read.
     pub fn as_slice(&self) -> GpuSlice<'_, T> {
         self.slice

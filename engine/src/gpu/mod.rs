@@ -116,6 +116,14 @@ pub(crate) trait Backend: Launch {
         None
     }
 
+    /// Gives `work` where it is to queue what is no command, behind everything queued before.
+    fn with_stream(&self, work: &mut dyn FnMut(Stream) -> Result<()>) -> Result<()> {
+        match self.stream() {
+            Some(stream) => work(stream),
+            None => Err(Error::Device { device: self.name(), reason: "is no device of CUDA's".to_owned() }),
+        }
+    }
+
     /// Bytes of the last cache before memory.
     fn cache_bytes(&self) -> usize;
 
@@ -174,6 +182,14 @@ impl GpuDevice {
             device.backend.without_graphs();
         }
         Ok(device)
+    }
+
+    /// How many devices CUDA has.
+    ///
+    /// # Errors
+    /// No driver, or it does not start.
+    pub(crate) fn cuda_count() -> Result<usize> {
+        cuda::Cuda::count()
     }
 
     fn new(backend: impl Backend + 'static) -> Self {
@@ -297,6 +313,14 @@ impl GpuDevice {
     /// Where kernels are launched.
     pub(crate) fn launcher(&self) -> &dyn Launch {
         &*self.backend
+    }
+
+    /// Gives `work` the stream of CUDA's in which it queues what is no kernel of ours, behind everything queued before.
+    ///
+    /// # Errors
+    /// Those of `work`, or the device has none.
+    pub(crate) fn with_stream(&self, work: &mut dyn FnMut(Stream) -> Result<()>) -> Result<()> {
+        self.backend.with_stream(work)
     }
 
     /// Memory of the device.

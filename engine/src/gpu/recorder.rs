@@ -393,6 +393,11 @@ impl Backend for Recorder {
         if lock(&self.recording).is_some() { None } else { self.backend.stream() }
     }
 
+    fn with_stream(&self, work: &mut dyn FnMut(Stream) -> Result<()>) -> Result<()> {
+        self.flush_if(|_| true)?;
+        self.backend.with_stream(work)
+    }
+
     fn cache_bytes(&self) -> usize {
         self.backend.cache_bytes()
     }

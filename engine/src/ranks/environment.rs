@@ -3,6 +3,8 @@
 /// What starts ranks.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Launcher {
+    /// This program, for the GPUs of one machine.
+    Own,
     /// Open MPI's `mpirun`.
     OpenMpi,
     /// PyTorch's `torchrun`.
@@ -15,6 +17,7 @@ impl Launcher {
     /// The program's name.
     pub fn name(self) -> &'static str {
         match self {
+            Self::Own => "--gpus",
             Self::OpenMpi => "mpirun",
             Self::Torchrun => "torchrun",
             Self::Slurm => "srun",
@@ -24,6 +27,7 @@ impl Launcher {
     /// The variable by which its processes are known.
     pub fn variable(self) -> &'static str {
         match self {
+            Self::Own => "CPIFT_RANKS",
             Self::OpenMpi => "OMPI_COMM_WORLD_SIZE",
             Self::Torchrun => "WORLD_SIZE",
             Self::Slurm => "SLURM_STEP_ID",
@@ -47,9 +51,9 @@ pub struct Place {
 impl Place {
     /// This process's place; none where it was started alone.
     ///
-    /// Read are the variables of Open MPI (`OMPI_COMM_WORLD_RANK`, `_SIZE`, `_LOCAL_RANK`), of torchrun (`RANK`,
+    /// Read are the variables of this program itself (`CPIFT_RANK`, `CPIFT_RANKS`), of Open MPI (`OMPI_COMM_WORLD_RANK`, `_SIZE`, `_LOCAL_RANK`), of torchrun (`RANK`,
     /// `WORLD_SIZE`, `LOCAL_RANK`; others use these names too, so all three have to be there) and of SLURM, in this order:
-    /// the first two are also started inside of SLURM's jobs. Of SLURM it is the job step that counts, which `srun` starts:
+    /// the first ones are also started inside of SLURM's jobs. Of SLURM it is the job step that counts, which `srun` starts:
     /// in a batch script itself, or a shell of `salloc`, `SLURM_NTASKS` says how many there may be, not that they were
     /// started.
     pub fn of_environment() -> Option<Self> {
@@ -65,8 +69,10 @@ impl Place {
         // Steps that are not srun's own have numbers above these: the batch script's, an interactive shell's.
         let is_step = number("SLURM_STEP_ID").is_some_and(|step| step < 1 << 31);
         let tasks = number("SLURM_STEP_NUM_TASKS").or_else(|| number("SLURM_NTASKS"));
+        let of_own = number("CPIFT_RANKS");
         let (of_open_mpi, of_torchrun) = (number("OMPI_COMM_WORLD_SIZE"), number("WORLD_SIZE"));
         let places = [
+            place(Launcher::Own, "CPIFT_RANK", of_own, "CPIFT_RANK"),
             place(Launcher::OpenMpi, "OMPI_COMM_WORLD_RANK", of_open_mpi, "OMPI_COMM_WORLD_LOCAL_RANK"),
             place(Launcher::Torchrun, "RANK", of_torchrun, "LOCAL_RANK"),
             place(Launcher::Slurm, "SLURM_PROCID", tasks.filter(|_| is_step), "SLURM_LOCALID"),
@@ -107,6 +113,13 @@ mod tests {
         assert_eq!(place(&[&SRUN[..], &TORCHRUN].concat()), Some((5, 8, 1, "torchrun")));
         // What srun does not say of the step it says of the job.
         assert_eq!(place(&[&SRUN[..1], &SRUN[2..]].concat()), Some((1, 6, 0, "srun")));
+    }
+
+    #[test]
+    fn ranks_of_this_program_are_known_before_others() {
+        let own = [("CPIFT_RANK", "1"), ("CPIFT_RANKS", "2")];
+        assert_eq!(place(&[&TORCHRUN[..], &own].concat()), Some((1, 2, 1, "--gpus")));
+        assert_eq!(place(&own[..1]), None);
     }
 
     #[test]

@@ -2,15 +2,18 @@
 //!
 //! [`Ranks`] is what the rest of the program knows of them: how many there are, which of them this process is, which range of
 //! flat parameters each owns ([`ranges`]), and the few operations that all ranks make together. What carries these is a
-//! [`Collective`]: MPI between processes (feature `mpi`), or [threads of one process](threads). A process that is alone
-//! has none: then every operation does nothing and costs nothing.
+//! [`Collective`]: MPI between processes (feature `mpi`), [TCP](sockets) between them, or [threads of one process](threads).
+//! What is in the memory of GPUs goes by [NCCL](nccl), where ranks are [connected so](Ranks::with_gpus), and else by way of the
+//! host. A process that is alone has no collective: then every operation does nothing and costs nothing.
 //!
-//! All ranks have to call the same operations in the same order, with the same lengths. Sums are added in the order of the
-//! ranks, whatever carries them, so the same number of ranks gives the same bits.
+//! All ranks have to call the same operations in the same order, with the same lengths. A [`Collective`] adds sums in the order
+//! of the ranks, so the same number of ranks gives the same bits; NCCL has an order of its own.
 
 mod environment;
 #[cfg_attr(not(feature = "mpi"), path = "without_mpi.rs")]
 pub mod mpi;
+pub mod nccl;
+pub mod sockets;
 mod sum;
 mod threads;
 
@@ -21,11 +24,25 @@ use std::time::Instant;
 
 use bytemuck::Pod;
 
-use crate::buffer::ViewMut;
-use crate::error::{Result, check, check_length};
+use crate::buffer::{Target, ViewMut};
+use crate::device::Device;
+use crate::error::{Error, Result, check, check_length};
 use crate::mask::WORD_BITS;
 pub use environment::{Launcher, Place};
+use nccl::Nccl;
 pub use threads::threads;
+
+/// What is done, on another thread, when another rank is gone before its time.
+pub type OnLoss = Arc<dyn Fn(Loss) + Send + Sync>;
+
+/// Why a rank cannot go on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Loss {
+    /// Another rank has failed, with this exit code, and has said why itself.
+    Failed(u8),
+    /// Another rank, or what connects it, is gone: which, in words.
+    Gone(String),
+}
 
 /// What carries data between ranks. Ranges are one for each rank, in their order, and cover everything without gaps.
 pub trait Collective: Send + Sync + std::fmt::Debug {
@@ -69,7 +86,9 @@ pub struct Ranks {
 
 #[derive(Debug)]
 struct Shared {
-    collective: Box<dyn Collective>,
+    collective: Arc<dyn Collective>,
+    /// What carries the memory of GPUs; none where that goes by way of the host.
+    nccl: Option<Nccl>,
     /// [`Traffic`] so far.
     bytes: AtomicU64,
     nanoseconds: AtomicU64,
@@ -98,9 +117,26 @@ impl Ranks {
     }
 
     /// Ranks between which `collective` carries data.
-    pub fn new(collective: impl Collective + 'static) -> Self {
-        let collective: Box<dyn Collective> = Box::new(collective);
-        let shared = Shared { collective, bytes: AtomicU64::new(0), nanoseconds: AtomicU64::new(0) };
+    pub fn new(collective: Arc<dyn Collective>) -> Self {
+        Self::over(collective, None)
+    }
+
+    /// The same, whose GPUs are connected by NCCL: that of this rank is `device`. `on_loss` is called, on another thread, when
+    /// NCCL has lost the other ranks.
+    ///
+    /// # Errors
+    /// A device that is no GPU; NCCL's library cannot be used or cannot connect the devices; another rank has ended.
+    pub fn with_gpus(collective: Arc<dyn Collective>, device: &Device, on_loss: OnLoss) -> Result<Self> {
+        let Device::Gpu(gpu) = device else {
+            let reason = format!("NCCL connects GPUs, and {} is none", device.name());
+            return Err(Error::Ranks { reason });
+        };
+        let nccl = Nccl::connect(&*collective, gpu, on_loss)?;
+        Ok(Self::over(collective, Some(nccl)))
+    }
+
+    fn over(collective: Arc<dyn Collective>, nccl: Option<Nccl>) -> Self {
+        let shared = Shared { collective, nccl, bytes: AtomicU64::new(0), nanoseconds: AtomicU64::new(0) };
         Self { shared: (shared.collective.size() > 1).then(|| Arc::new(shared)) }
     }
 
@@ -133,14 +169,20 @@ impl Ranks {
     /// specified.
     ///
     /// # Errors
-    /// Ranges that do not cover the values one for each rank, values on a GPU, or another rank has ended.
+    /// Ranges that do not cover the values one for each rank, a device that has failed, or another rank has ended.
     pub fn reduce_scatter(&self, values: ViewMut<'_, f32>, ranges: &[Range<usize>]) -> Result<()> {
-        const OP: &str = "reduce-scatter";
         let Some(shared) = &self.shared else { return Ok(()) };
-        check_ranges(OP, ranges, values.len(), self.size())?;
-        let values = host(OP, values)?;
-        let received = (self.size() - 1) * size_of_val(&values[ranges[self.rank()].clone()]);
-        shared.measure(received, |collective| collective.reduce_scatter(values, ranges))
+        check_ranges("reduce-scatter", ranges, values.len(), self.size())?;
+        let received = (self.size() - 1) * ranges[self.rank()].len() * size_of::<f32>();
+        shared.exchange(
+            received,
+            values,
+            Carrier {
+                on_host: &|collective, values| collective.reduce_scatter(values, ranges),
+                // SAFETY: the ranges are inside of the values, which are borrowed mutably; their memory is freed in stream order.
+                on_gpus: &|nccl, address| unsafe { nccl.reduce_scatter(address, ranges) },
+            },
+        )
     }
 
     /// Makes every range of `values` that of its rank.
@@ -148,14 +190,22 @@ impl Ranks {
     /// # Errors
     /// As [`Ranks::reduce_scatter`].
     pub fn all_gather<T: Pod>(&self, values: ViewMut<'_, T>, ranges: &[Range<usize>]) -> Result<()> {
-        const OP: &str = "all-gather";
         let Some(shared) = &self.shared else { return Ok(()) };
-        check_ranges(OP, ranges, values.len(), self.size())?;
-        let bytes: &mut [u8] = bytemuck::cast_slice_mut(host(OP, values)?);
+        check_ranges("all-gather", ranges, values.len(), self.size())?;
         let in_bytes = |range: &Range<usize>| range.start * size_of::<T>()..range.end * size_of::<T>();
         let ranges: Vec<Range<usize>> = ranges.iter().map(in_bytes).collect();
-        let received = bytes.len() - ranges[self.rank()].len();
-        shared.measure(received, |collective| collective.all_gather(bytes, &ranges))
+        let received = values.len() * size_of::<T>() - ranges[self.rank()].len();
+        shared.exchange(
+            received,
+            values,
+            Carrier {
+                on_host: &|collective, values| {
+                    collective.all_gather(bytemuck::cast_slice_mut(values), &ranges)
+                },
+                // SAFETY: the ranges are inside of the values, which are borrowed mutably; their memory is freed in stream order.
+                on_gpus: &|nccl, address| unsafe { nccl.all_gather(address, &ranges) },
+            },
+        )
     }
 
     /// Makes `values` the sums over all ranks, the same bits on each.
@@ -164,6 +214,28 @@ impl Ranks {
     /// Another rank has ended.
     pub fn sum(&self, values: &mut [f64]) -> Result<()> {
         self.all_reduce(values, |sum, value| *sum += value)
+    }
+
+    /// [`Ranks::sum`] of numbers in a buffer, which on a GPU is not waited for where NCCL carries them.
+    ///
+    /// # Errors
+    /// The device has failed, or another rank has ended.
+    pub fn sum_view(&self, mut values: ViewMut<'_, f64>) -> Result<()> {
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let count = values.len();
+        match shared.carrier_of(&values) {
+            Some(nccl) => {
+                shared.count((self.size() - 1) * count * size_of::<f64>());
+                let Target::Gpu(address) = values.target() else { return Ok(()) };
+                // SAFETY: as many values, which are borrowed mutably; their memory is freed in stream order.
+                unsafe { nccl.sum(address, count) }
+            }
+            None => {
+                let mut on_host = values.as_view().to_vec()?;
+                self.sum(&mut on_host)?;
+                values.copy_from_host(&on_host)
+            }
+        }
     }
 
     /// Makes `counts` the sums over all ranks.
@@ -195,12 +267,20 @@ impl Ranks {
     /// Makes `values` those of rank 0.
     ///
     /// # Errors
-    /// Values on a GPU, or another rank has ended.
+    /// The device has failed, or another rank has ended.
     pub fn broadcast<T: Pod>(&self, values: ViewMut<'_, T>) -> Result<()> {
-        if self.is_alone() {
-            return Ok(());
-        }
-        self.broadcast_slice(host("broadcast", values)?)
+        let Some(shared) = &self.shared else { return Ok(()) };
+        let bytes = values.len() * size_of::<T>();
+        let received = if self.rank() == 0 { 0 } else { bytes };
+        shared.exchange(
+            received,
+            values,
+            Carrier {
+                on_host: &|collective, values| collective.broadcast(bytemuck::cast_slice_mut(values)),
+                // SAFETY: as many bytes, which are borrowed mutably; their memory is freed in stream order.
+                on_gpus: &|nccl, address| unsafe { nccl.broadcast(address, bytes) },
+            },
+        )
     }
 
     /// The same of memory that is no buffer.
@@ -225,19 +305,68 @@ impl Ranks {
 
     /// What this rank has received so far, and how long it was occupied with that.
     pub fn traffic(&self) -> Traffic {
-        self.shared.as_ref().map_or_else(Traffic::default, |shared| Traffic {
-            bytes: shared.bytes.load(Ordering::Relaxed),
-            seconds: shared.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9,
+        self.shared.as_ref().map_or_else(Traffic::default, |shared| {
+            let on_gpus = shared.nccl.as_ref().map_or(0.0, Nccl::seconds);
+            Traffic {
+                bytes: shared.bytes.load(Ordering::Relaxed),
+                seconds: shared.nanoseconds.load(Ordering::Relaxed) as f64 / 1e9 + on_gpus,
+            }
         })
     }
 }
 
+/// How an operation is made, by what carries it.
+struct Carrier<'a, T> {
+    /// On what the host has.
+    on_host: &'a dyn Fn(&dyn Collective, &mut [T]) -> Result<()>,
+    /// On what begins at this address of a GPU; queued.
+    on_gpus: &'a dyn Fn(&Nccl, u64) -> Result<()>,
+}
+
 impl Shared {
+    /// What carries these values from GPU to GPU, where they go so.
+    fn carrier_of<T: Pod>(&self, values: &ViewMut<'_, T>) -> Option<&Nccl> {
+        let gpu = values.gpu()?;
+        self.nccl.as_ref().filter(|nccl| nccl.is_for(gpu))
+    }
+
+    /// Makes an operation on values, wherever they are, by which so many bytes are received.
+    fn exchange<T: Pod>(
+        &self,
+        received: usize,
+        mut values: ViewMut<'_, T>,
+        carrier: Carrier<'_, T>,
+    ) -> Result<()> {
+        if values.is_empty() {
+            return Ok(());
+        }
+        let nccl = self.carrier_of(&values);
+        match (values.reborrow().target(), nccl) {
+            (Target::Host(values), _) => {
+                self.measure(received, |collective| (carrier.on_host)(collective, values))
+            }
+            (Target::Gpu(address), Some(nccl)) => {
+                // Queued: its time is the device's.
+                self.count(received);
+                (carrier.on_gpus)(nccl, address)
+            }
+            (Target::Gpu(_), None) => {
+                let mut on_host = values.as_view().to_vec()?;
+                self.measure(received, |collective| (carrier.on_host)(collective, &mut on_host))?;
+                values.copy_from_host(&on_host)
+            }
+        }
+    }
+
+    fn count(&self, received: usize) {
+        self.bytes.fetch_add(received as u64, Ordering::Relaxed);
+    }
+
     /// Makes an operation by which so many bytes are received.
     fn measure(&self, received: usize, operation: impl FnOnce(&dyn Collective) -> Result<()>) -> Result<()> {
         let started = Instant::now();
         let result = operation(self.collective.as_ref());
-        self.bytes.fetch_add(received as u64, Ordering::Relaxed);
+        self.count(received);
         self.nanoseconds.fetch_add(started.elapsed().as_nanos() as u64, Ordering::Relaxed);
         result
     }
@@ -267,14 +396,6 @@ fn check_ranges(op: &'static str, ranges: &[Range<usize>], length: usize, ranks:
         end = range.end;
     }
     check_length(op, "ranges' elements", end, length)
-}
-
-/// The elements, in the host's memory.
-fn host<'a, T: Pod>(op: &'static str, values: ViewMut<'a, T>) -> Result<&'a mut [T]> {
-    check(op, values.is_on_host(), || {
-        "ranks exchange what is in the host's memory, not on a GPU".to_owned()
-    })?;
-    Ok(values.host())
 }
 
 #[cfg(test)]

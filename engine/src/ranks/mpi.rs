@@ -5,6 +5,7 @@
 
 use std::mem::ManuallyDrop;
 use std::ops::Range;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use mpi::Threading;
@@ -71,7 +72,7 @@ impl Mpi {
             );
             return Err(Error::Ranks { reason });
         }
-        Ok((started, Ranks::new(MpiRank { rank, size })))
+        Ok((started, Ranks::new(Arc::new(MpiRank { rank, size }))))
     }
 
     /// Ends MPI, when the other ranks do so too.
@@ -171,9 +172,7 @@ impl Collective for MpiRank {
                 let started = Instant::now();
                 while let Err(pending) = request.test() {
                     request = pending;
-                    if started.elapsed() > PATIENCE {
-                        std::thread::sleep(PAUSE);
-                    }
+                    pause(started);
                 }
             });
         }
@@ -181,8 +180,20 @@ impl Collective for MpiRank {
     }
 
     fn barrier(&self) -> Result<()> {
-        SimpleCommunicator::world().barrier();
+        let mut request = SimpleCommunicator::world().immediate_barrier();
+        let started = Instant::now();
+        while let Err(pending) = request.test() {
+            request = pending;
+            pause(started);
+        }
         Ok(())
+    }
+}
+
+/// Leaves the cores to the other ranks for a moment, once this one has waited for some time.
+fn pause(started: Instant) {
+    if started.elapsed() > PATIENCE {
+        std::thread::sleep(PAUSE);
     }
 }
 

@@ -12,7 +12,7 @@ use crate::error::{Error, Result};
 pub fn threads(size: usize) -> Vec<Ranks> {
     let state = State { posted: vec![None; size], taken: 0, has_ended: vec![false; size] };
     let meeting = Arc::new(Meeting { state: Mutex::new(state), changed: Condvar::new() });
-    let of_rank = |rank| Ranks::new(ThreadRank { rank, size, meeting: Arc::clone(&meeting) });
+    let of_rank = |rank| Ranks::new(Arc::new(ThreadRank { rank, size, meeting: Arc::clone(&meeting) }));
     (0..size).map(of_rank).collect()
 }
 

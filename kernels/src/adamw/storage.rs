@@ -1,5 +1,6 @@
 //! How weights, gradients, moments and importance lie in memory.
 
+use super::in_whole;
 use crate::dither::{dither_to_bf16, lower_half, undo};
 use crate::simt::*;
 use crate::stochastic::round_to_bf16;
@@ -70,17 +71,19 @@ impl Weights for GlobalMut<f32> {
 pub struct Planes {
     pub rounded: GlobalMut<Bf16>,
     pub lower: GlobalMut<u16>,
+    /// Index of their first element in the whole.
+    pub first: u32,
 }
 
 impl Weights for Planes {
     #[inline(always)]
     fn load(self, index: usize) -> f32 {
-        undo(self.rounded.load(index), self.lower.load(index), index)
+        undo(self.rounded.load(index), self.lower.load(index), in_whole(self.first, index))
     }
 
     #[inline(always)]
     fn store(self, index: usize, value: f32) {
-        self.rounded.store(index, dither_to_bf16(value, index));
+        self.rounded.store(index, dither_to_bf16(value, in_whole(self.first, index)));
         self.lower.store(index, lower_half(value));
     }
 
@@ -88,12 +91,12 @@ impl Weights for Planes {
     fn load_four(self, first: usize) -> [f32; 4] {
         let rounded = self.rounded.load_vector::<Bf16x4>(first).0;
         let lower = self.lower.load_vector::<U16x4>(first).0;
-        core::array::from_fn(|lane| undo(rounded[lane], lower[lane], first + lane))
+        core::array::from_fn(|lane| undo(rounded[lane], lower[lane], in_whole(self.first, first + lane)))
     }
 
     #[inline(always)]
     fn store_four(self, first: usize, values: [f32; 4]) {
-        let rounded = |lane| dither_to_bf16(values[lane], first + lane);
+        let rounded = |lane| dither_to_bf16(values[lane], in_whole(self.first, first + lane));
         self.rounded.store_vector(first, Bf16x4(core::array::from_fn(rounded)));
         self.lower.store_vector(first, U16x4(values.map(lower_half)));
     }

@@ -19,6 +19,13 @@ const ROOT_CORRECTION: f32 = 0.31;
 const EPSILON: f32 = 1e-6;
 const STEP_SIZE: f32 = 0.04;
 const ROUNDING_SEED: u32 = 0x1234_5678;
+/// Where in the whole the elements begin: so that indices begin again among them.
+const FIRST: u32 = u32::MAX - 700;
+
+/// The index by which an element is rounded.
+fn in_whole(index: usize) -> usize {
+    FIRST.wrapping_add(index as u32) as usize
+}
 
 #[derive(Debug, Clone, Copy, PartialEq)]
 enum Kind {
@@ -43,7 +50,7 @@ impl Memory {
             .as_slice()
             .iter()
             .enumerate()
-            .map(|(index, &value)| dither_to_bf16(value, index))
+            .map(|(index, &value)| dither_to_bf16(value, in_whole(index)))
             .collect();
         let lower: Vec<u16> = values.as_slice().iter().map(|&value| lower_half(value)).collect();
         Self::Split(Buffer::from_slice(&rounded), Buffer::from_slice(&lower))
@@ -56,8 +63,8 @@ impl Memory {
             Self::Split(rounded, lower) => {
                 let planes = rounded.as_slice().iter().zip(lower.as_slice()).enumerate();
                 let join = |(index, (&rounded, &lower)): (usize, (&Bf16, &u16))| {
-                    let value = undo(rounded, lower, index);
-                    assert_eq!(rounded, dither_to_bf16(value, index), "{index}");
+                    let value = undo(rounded, lower, in_whole(index));
+                    assert_eq!(rounded, dither_to_bf16(value, in_whole(index)), "{index}");
                     value.to_bits()
                 };
                 planes.map(join).collect()
@@ -166,6 +173,7 @@ fn step(
         epsilon: EPSILON,
         step_size: STEP_SIZE,
         rounding_seed: ROUNDING_SEED,
+        first: FIRST,
     };
     let rounded: Vec<Bf16> = gradient.as_slice().iter().copied().map(Bf16::from_f32).collect();
     let rounded = Buffer::from_slice(&rounded);
@@ -291,7 +299,7 @@ fn check_element(
     let gradient = if combination.bf16_state { Bf16::from_f32(gradient).to_f32() } else { gradient };
     let mut expected = on_the_cpu(before, gradient * scale, combination.kind);
     if combination.bf16_state {
-        let bits = random_bits(index, ROUNDING_SEED);
+        let bits = random_bits(in_whole(index), ROUNDING_SEED);
         expected[1] = round_to_bf16(expected[1], bits).to_f32();
         expected[2] = round_to_bf16(expected[2], bits >> 16).to_f32();
         expected[3] = round_to_bf16(expected[3], third_bits(bits)).to_f32();

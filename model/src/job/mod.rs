@@ -62,6 +62,7 @@ use probe_run::ProbeRun;
 pub use record::{InputFile, recorded_hub_sources};
 pub(crate) use seal::{read as read_sealed, write as write_sealed};
 use session::Session;
+pub use trainings::probed_tasks;
 
 /// What a job is made from.
 #[derive(Debug, Clone, Copy)]
@@ -160,7 +161,7 @@ impl Job {
             return Err(Error::setting("method", "pairs of tasks are trained from the probes of `cpift`"));
         }
         let ranks = options.ranks.cloned().unwrap_or_default();
-        ranks::check(recipe, device, ranks.size())?;
+        ranks::check(recipe, ranks.size())?;
         if probe_run.is_some() && ranks.size() > 1 {
             let reason = format!("is made by one process, not by {} ranks", ranks.size());
             return Err(Error::setting("--probe", reason));
@@ -342,7 +343,7 @@ pub fn plan_recipe(
     preparation: &Preparation<'_>,
     ranks: usize,
 ) -> Result<Plan> {
-    ranks::check(recipe, device, ranks)?;
+    ranks::check(recipe, ranks)?;
     Planner::open(device, recipe, preparation)?.plan(recipe, ranks)
 }
 

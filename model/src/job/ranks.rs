@@ -1,22 +1,16 @@
-//! What several ranks ask of a recipe and a device.
-
-use cpift_engine::Device;
+//! What several ranks ask of a recipe.
 
 use super::trainings::sections;
 use crate::error::{Error, Result};
 use crate::recipe::Recipe;
 
-/// Fails unless so many ranks can train by a recipe on a device.
+/// Fails unless so many ranks can train by a recipe.
 ///
 /// # Errors
-/// A recipe that is none; a GPU; micro-batches that cannot be dealt evenly, with numbers that can.
-pub fn check(recipe: &Recipe, device: &Device, ranks: usize) -> Result<()> {
+/// A recipe that is none; micro-batches that cannot be dealt evenly, with numbers that can.
+pub fn check(recipe: &Recipe, ranks: usize) -> Result<()> {
     if ranks == 1 {
         return Ok(());
-    }
-    if matches!(device, Device::Gpu(_)) {
-        let reason = format!("{ranks} ranks train on CPUs: use --device cpu, or one process for a GPU");
-        return Err(Error::setting("--device", reason));
     }
     recipe.validate()?;
     check_micro_batches(recipe, ranks)

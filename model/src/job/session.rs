@@ -88,8 +88,10 @@ impl<'a> Session<'a> {
         let hub = record::hub_sources(&job.recipe, &job.inputs);
         let probe = job.probe_run.as_ref().map(|probe| probe.name.as_str());
         let other = record::add_process(run, &job.plan, &job.device, job.ranks.size(), hub, probe)?;
-        if let (Some((ranks, threads)), Device::Cpu(_)) = (other, &job.device) {
-            let now = job.ranks.size() as u64;
+        let now = job.ranks.size() as u64;
+        // A GPU has no threads.
+        let matters = |&(ranks, _): &(u64, u64)| ranks != now || matches!(job.device, Device::Cpu(_));
+        if let Some((ranks, threads)) = other.filter(matters) {
             let (begun, continued, remedy) = match ranks == now {
                 true => (
                     counted(threads, "thread"),

@@ -95,19 +95,15 @@ impl Session<'_> {
             self.save_progress()?;
         }
         let processes = record::take_over_processes(&self.job.out, from, task)?;
-        let own = (self.job.ranks.size() as u64, self.job.device.threads() as u64);
-        let other =
-            processes.iter().map(|process| (process.ranks, process.threads)).find(|other| *other != own);
+        // Not of ranks: that those which share the probes train together afterwards is what was asked for.
+        let own = self.job.device.threads() as u64;
+        let other = processes.iter().map(|process| process.threads).find(|other| *other != own);
         if let (Some(other), Device::Cpu(_)) = (other, &self.job.device) {
-            let of = |(ranks, threads): (u64, u64)| match (other.0 == own.0, ranks) {
-                (true, _) => counted(threads, "thread"),
-                (false, _) => counted(ranks, "rank"),
-            };
             let text = format!(
                 "the probe of {task} was worked on with {}, the run goes on with {}: results may differ in the last bits from \
                  those of one number",
-                of(other),
-                of(own)
+                counted(other, "thread"),
+                counted(own, "thread")
             );
             self.observer.event(Event::Notice(&text));
         }

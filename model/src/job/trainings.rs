@@ -10,6 +10,12 @@ pub fn has_probes(method: Method) -> bool {
     matches!(method, Method::Cpift | Method::Staged)
 }
 
+/// Names of the tasks that a recipe trains a probe for.
+pub fn probed_tasks(recipe: &Recipe) -> Vec<String> {
+    let has_probe = |task: &&crate::recipe::TaskSettings| task.model.is_none() && has_probes(recipe.method);
+    recipe.task.iter().filter(has_probe).map(|task| task.name.clone()).collect()
+}
+
 /// Rounds of the method `half`, each with a half of its own frozen.
 pub fn half_rounds(recipe: &Recipe) -> u64 {
     recipe.half.rounds.unwrap_or(recipe.task.len() as u64)

@@ -23,6 +23,8 @@ pub enum Command {
     Restart,
     /// Takes the weights that rank 0 has.
     TakeWeights,
+    /// Sends what of the master weights only this rank has.
+    CompleteWeights,
     /// [`Trainer::freeze`](super::Trainer::freeze), with or without a mask.
     Freeze(bool),
     /// [`Trainer::step`](super::Trainer::step).

@@ -57,6 +57,8 @@ pub struct Trainer {
     ranges: Vec<Range<usize>>,
     /// Whether the other ranks have the weights that this one, rank 0, has.
     is_shared: bool,
+    /// Whether the master weights are here as a whole: of other ranks' ranges steps bring only what is computed with.
+    is_whole: bool,
     /// Memory of a part of a model, where several ranks are and models are fused.
     part: Option<Buffer<f32>>,
 }
@@ -138,6 +140,7 @@ impl Trainer {
             ranks: ranks.clone(),
             ranges: ranks.ranges(layout.len()),
             is_shared: false,
+            is_whole: true,
             part: None,
             layout,
         })
@@ -158,6 +161,7 @@ impl Trainer {
     /// # Errors
     /// When the device has failed.
     pub fn weights(&mut self) -> Result<View<'_, f32>> {
+        self.complete_weights()?;
         self.model.weights()
     }
 
@@ -166,6 +170,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::weights`].
     pub fn weights_mut(&mut self) -> Result<ViewMut<'_, f32>> {
+        self.complete_weights()?;
         self.is_shared = false;
         self.model.weights_mut()
     }
@@ -176,6 +181,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::weights`].
     pub fn scratch_buffers(&mut self) -> Result<(ViewMut<'_, f32>, ViewMut<'_, f32>)> {
+        self.complete_weights()?;
         self.is_shared = false;
         if !self.ranks.is_alone() {
             // Moments of a range are not enough. Gradients mean nothing between steps.
@@ -190,6 +196,7 @@ impl Trainer {
     /// # Errors
     /// As [`Trainer::weights`], or memory runs out.
     pub fn fusion_buffers(&mut self) -> Result<Buffers<'_>> {
+        self.complete_weights()?;
         self.is_shared = false;
         let part = longest_part(&self.layout);
         if !self.ranks.is_alone() {

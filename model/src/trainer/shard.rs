@@ -4,8 +4,8 @@ use std::ops::Range;
 use std::sync::Arc;
 
 use cpift_engine::Mask;
-use cpift_engine::ops::norm;
 use cpift_engine::ranks::Traffic;
+use half::bf16;
 
 use super::command::Command;
 use super::{Trainer, Update, tokens_of};
@@ -43,7 +43,23 @@ impl Trainer {
     /// Makes the weights those of rank 0.
     pub(super) fn share_weights(&mut self) -> Result<()> {
         self.ranks.broadcast(self.model.weights_mut()?)?;
-        self.is_shared = true;
+        (self.is_shared, self.is_whole) = (true, true);
+        Ok(())
+    }
+
+    /// Has the other ranks send what of the master weights this one, rank 0, lacks.
+    pub(super) fn complete_weights(&mut self) -> Result<()> {
+        if self.is_whole {
+            return Ok(());
+        }
+        self.tell(Command::CompleteWeights)?;
+        self.gather_lower()
+    }
+
+    /// Makes the master weights whole on every rank.
+    pub(super) fn gather_lower(&mut self) -> Result<()> {
+        self.model.gather_lower(&self.ranks, &self.ranges)?;
+        self.is_whole = true;
         Ok(())
     }
 
@@ -77,12 +93,12 @@ impl Trainer {
         self.ranks.reduce_scatter(self.model.gradients_mut()?, &self.ranges)?;
         let frozen = self.frozen.as_deref();
         let gradient = self.model.gradients().slice(own.clone());
-        let mut squared = [norm::squared_norm(&self.device, gradient, frozen)?];
-        self.ranks.sum(&mut squared)?;
-        self.clip.set(squared[0], update.maximum())?;
+        self.clip.measure_over(&self.ranks, gradient, frozen, update.maximum())?;
         let scaling = Scaling { clip: Some(&self.clip), frozen };
         self.model.step_range(&mut self.optimizer, own, scaling, &update.hyper)?;
         self.model.gather_weights(&self.ranks, &self.ranges)?;
+        // What is rounded away, where there is such: only who reads master weights needs it of other ranges.
+        self.is_whole = !self.model.is_split();
         let ranks = self.ranks.size();
         let tokens_before = |count: usize| tokens_of(&batches[..count]);
         let positions: Vec<Range<usize>> = (0..ranks)
@@ -95,9 +111,10 @@ impl Trainer {
 
     /// What a step reports of this traffic: nothing of a rank that is alone.
     pub(super) fn communication(&self, Traffic { bytes, seconds }: Traffic) -> Option<Communication> {
-        // Gradients and weights in f32, of which every rank has 1/R already.
-        let (ranks, float) = (self.ranks.size() as u64, size_of::<f32>() as u64);
-        let least_bytes = 2 * float * self.layout.len() as u64 * (ranks - 1) / ranks;
+        // Gradients in f32 and the weights that are computed with, of which every rank has 1/R already.
+        let weight = if self.model.is_split() { size_of::<bf16>() } else { size_of::<f32>() };
+        let (ranks, parameter) = (self.ranks.size() as u64, (size_of::<f32>() + weight) as u64);
+        let least_bytes = parameter * self.layout.len() as u64 * (ranks - 1) / ranks;
         (ranks > 1).then_some(Communication { ranks, bytes, least_bytes, seconds })
     }
 }

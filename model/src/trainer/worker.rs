@@ -22,6 +22,7 @@ pub fn work(device: &Device, ranks: &Ranks) -> Result<()> {
             Command::Begin => trainer.begin()?,
             Command::Restart => trainer.restart()?,
             Command::TakeWeights => trainer.share_weights()?,
+            Command::CompleteWeights => trainer.gather_lower()?,
             Command::Freeze(any) => trainer.take_frozen(any)?,
             Command::Step(order) => {
                 let (update, batches) = order.receive(ranks)?;
@@ -31,5 +32,7 @@ pub fn work(device: &Device, ranks: &Ranks) -> Result<()> {
             Command::Take(part) => trainer.take(part)?,
             Command::End => return Ok(()),
         }
+        // A failure of the device is this rank's to say, before it waits for the next.
+        device.synchronize()?;
     }
 }

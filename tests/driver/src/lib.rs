@@ -13,6 +13,8 @@
 //! - PTX newer than the driver or the device, with an instruction that is not known here, entries that the PTX does not have, parameters in the PTX other
 //!   than the kernel's, blocks other than `.reqntid`, shared memory over what the function was allowed or
 //!   the device has, more registers than there are, grids over the limits;
+//! - operations of NCCL (the library is both) that the ranks do not make alike, from or to memory that is not there, overlaps or
+//!   is in use by another stream; groups that are not ended;
 //! - asynchronous copies from or to memory that is not pinned, pinned memory given back while a copy uses it;
 //! - whatever is still there when the context is given back.
 //!
@@ -24,6 +26,7 @@
 //! are the host's; anything about time; the driver's real limits where they are undocumented.
 
 mod api;
+mod collective;
 pub mod execute;
 mod graph;
 mod launch;

@@ -9,6 +9,8 @@ use std::sync::{Arc, LazyLock, Mutex, MutexGuard, PoisonError};
 
 use cudarc::driver::sys::CUresult;
 
+use crate::api::nccl::is_group_open;
+use crate::collective::Communicator;
 use crate::execute;
 use crate::graph::{Executable, Graph};
 use crate::launch::Function;
@@ -44,6 +46,8 @@ pub struct State {
     pub functions: HashMap<usize, Function>,
     pub graphs: HashMap<usize, Graph>,
     pub executables: HashMap<usize, Executable>,
+    /// Of NCCL.
+    pub communicators: HashMap<usize, Arc<Communicator>>,
     /// What an asynchronous failure has made of all calls from then on.
     sticky: Option<CUresult>,
     pub counts: Counts,
@@ -120,6 +124,7 @@ impl State {
         count("modules", taken(&mut self.modules, |module| module.0 == context));
         count("graphs", taken(&mut self.graphs, |graph| graph.context == context));
         count("graphs made ready", taken(&mut self.executables, |graph| graph.context == context));
+        count("communicators", taken(&mut self.communicators, |known| known.context == context));
         if self.contexts.len() == 1 {
             count("pieces of pinned memory", self.memory.release(None).0);
         }
@@ -238,6 +243,10 @@ pub fn queue(stream: &Arc<Stream>, work: Work) {
 
 /// Does what was queued in a stream. A failure is every later call's too. The state must not be locked.
 pub fn wait(stream: &Stream) -> Outcome {
+    if is_group_open() {
+        let message = "waiting while a group of NCCL is open, whose operations have not begun";
+        return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, message));
+    }
     stream.drain().inspect_err(|&error| state().sticky = Some(error))
 }
 

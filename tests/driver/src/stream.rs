@@ -8,6 +8,7 @@ use cpift_kernels::emulator::{Emulator, Schedule};
 use cpift_kernels::launch::{Argument, Kernel, Request};
 use cudarc::driver::sys::CUresult;
 
+use crate::collective::{Communicator, Operation};
 use crate::execute;
 use crate::memory::{Block, Place};
 use crate::ptx::Entry;
@@ -60,6 +61,13 @@ pub enum Work {
         /// How many bytes.
         bytes: usize,
     },
+    /// Something that this process does with others.
+    Collective {
+        /// Which.
+        communicator: Arc<Communicator>,
+        /// What.
+        operation: Operation,
+    },
     /// Memory given back.
     Free(Arc<Block>),
     /// A point in time.
@@ -100,6 +108,21 @@ impl Stream {
         self.work.lock().unwrap_or_else(PoisonError::into_inner).push_back(work);
     }
 
+    /// Whether work that is queued, and nobody waits for, uses this memory.
+    pub fn is_using(&self, block: &Arc<Block>) -> bool {
+        let is_it = |place: &Place| Arc::ptr_eq(&place.block, block);
+        let uses = |work: &Work| match work {
+            Work::Launch { places, .. } => places.iter().any(is_it),
+            Work::Set { to, .. } => is_it(to),
+            Work::Copy { to, from, .. } => is_it(to) || is_it(from),
+            Work::Collective { operation, .. } => is_it(&operation.send) || is_it(&operation.receive),
+            Work::Free(freed) => Arc::ptr_eq(freed, block),
+            Work::Record(_) => false,
+        };
+        // While it is waited for it is locked, until others come to what it does with them.
+        self.work.try_lock().is_ok_and(|work| work.iter().any(uses))
+    }
+
     /// Does all of the work. After a failure the rest is forgotten.
     pub fn drain(&self) -> Outcome {
         let mut queue = self.work.lock().unwrap_or_else(PoisonError::into_inner);
@@ -137,6 +160,7 @@ impl Stream {
                 // SAFETY: both places were checked for these bytes and hold their memory; `copy` may overlap.
                 unsafe { to.host().copy_from(from.host(), bytes) }
             }
+            Work::Collective { communicator, operation } => communicator.run(&operation)?,
             Work::Free(block) => block.poison(),
             Work::Record(event) => {
                 *event.reached.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now());

@@ -2,11 +2,13 @@
 
 use std::fs;
 
+use cpift_engine::Device;
+use cpift_kernels::emulator::Schedule;
 use cpift_model::progress::Silent;
 use cpift_model::recipe::Stage;
 use cpift_model::{Error, Recipe};
 use cpift_tests::jobs::{Options, SmallJob, TASKS, Watcher};
-use cpift_tests::ranks::run;
+use cpift_tests::ranks::{run, run_on};
 use serde_json::{Value, json};
 
 const WEIGHTS: &str = "final/model.safetensors";
@@ -70,6 +72,42 @@ fn ranks_train_what_one_trains() {
         assert!(bytes >= least && bytes < least + 20_000, "{bytes} {least}");
     }
     assert!(!String::from_utf8(job.bytes("1/metrics.jsonl")).unwrap().contains("communication"));
+}
+
+/// What is on a GPU goes by way of the host here; by NCCL: tests/binary/gpus.rs.
+#[test]
+fn ranks_on_gpus_train_what_one_does() {
+    let open = || Device::emulated(Schedule::Forward);
+    let job = SmallJob::with_model(&[("num_hidden_layers", 1)]).on(open());
+    let recipe = job.recipe(&[
+        ("method", json!("joint")),
+        ("model.precision", json!("bf16")),
+        ("model.max_length", json!(24)),
+        ("train.steps", json!(3)),
+        ("train.batch_size", json!(1)),
+        ("train.accumulate", json!(2)),
+        ("checkpoint.every", json!(2)),
+    ]);
+    job.run(&recipe, "1", false, &mut Silent).unwrap();
+    let (report, others) = run_on(&open, &job, (&recipe, "2"), 2, &Options::default(), &mut Silent);
+    report.unwrap();
+    others.into_iter().for_each(|other| other.unwrap());
+    let (one, two) = (steps(&job, "1"), steps(&job, "2"));
+    assert_eq!(one.len(), two.len());
+    for (one, two) in one.iter().zip(&two) {
+        // Sums of two halves round otherwise, and weights in bf16 may then be rounded to the next number.
+        assert!((one[0] - two[0]).abs() < 1e-3 && (one[1] / two[1] - 1.0).abs() < 1e-2, "{one:?} {two:?}");
+    }
+    // The lower halves of the weights are sent only where they are written.
+    let text = String::from_utf8(job.bytes("2/metrics.jsonl")).unwrap();
+    let step: Value = serde_json::from_str(text.lines().next().unwrap()).unwrap();
+    let [bytes, least] = ["bytes", "least_bytes"].map(|key| step["communication"][key].as_u64().unwrap());
+    let parameters = (job.weights("2/final").len()) as u64;
+    // Ranges of the two differ by a word.
+    assert!(
+        least >= 6 * parameters / 2 && bytes + 64 * 6 >= least && bytes < least + 20_000,
+        "{bytes} {least}"
+    );
 }
 
 /// From probes that are the same, all that follows until the next training is: rank 0 alone makes it.

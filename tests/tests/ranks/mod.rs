@@ -3,3 +3,4 @@
 mod collectives;
 mod jobs;
 mod optimizer;
+mod sockets;

@@ -39,23 +39,35 @@ pub struct Properties {
     pub graphs: bool,
 }
 
+/// Starts the driver and counts its devices.
+///
+/// # Errors
+/// No driver, or it does not start; said of the device of that name.
+pub fn count(name: &str) -> Result<usize> {
+    let unavailable = |reason: String| Error::DeviceUnavailable { name: name.to_owned(), reason };
+    let failed =
+        |what: &'static str| move |error: DriverError| unavailable(format!("{what}: {}", explain(error)));
+    // SAFETY: only looks for the library.
+    if !unsafe { sys::is_culib_present() } {
+        return Err(unavailable("no CUDA driver was found (libcuda is not installed)".to_owned()));
+    }
+    result::init().map_err(failed("the CUDA driver does not start"))?;
+    let count = result::device::get_count().map_err(failed("devices cannot be counted"))?;
+    Ok(usize::try_from(count).unwrap_or(0))
+}
+
 impl Properties {
     /// Starts the driver and asks about device `ordinal`.
     ///
     /// # Errors
     /// No driver, no such device, or one that the kernels do not run on.
     pub fn read(ordinal: usize) -> Result<Self> {
-        let unavailable =
-            |reason: String| Error::DeviceUnavailable { name: format!("cuda:{ordinal}"), reason };
+        let name = format!("cuda:{ordinal}");
+        let count = count(&name)?;
+        let unavailable = |reason: String| Error::DeviceUnavailable { name: name.clone(), reason };
         let failed =
             |what: &'static str| move |error: DriverError| unavailable(format!("{what}: {}", explain(error)));
-        // SAFETY: only looks for the library.
-        if !unsafe { sys::is_culib_present() } {
-            return Err(unavailable("no CUDA driver was found (libcuda is not installed)".to_owned()));
-        }
-        result::init().map_err(failed("the CUDA driver does not start"))?;
-        let count = result::device::get_count().map_err(failed("devices cannot be counted"))?;
-        if ordinal as i64 >= i64::from(count) {
+        if ordinal >= count {
             return Err(unavailable(format!("the machine has {count} CUDA device(s)")));
         }
         let device = result::device::get(ordinal as i32).map_err(failed("the device cannot be opened"))?;

@@ -179,8 +179,7 @@ impl Default for Hyper {
 /// What a step writes: a whole model or a range of it, all of one length.
 #[derive(Debug)]
 pub struct Parameters<'a> {
-    /// Index of the first parameter in the whole, by which split weights and state in bf16 are rounded; on a GPU these have
-    /// to be the whole.
+    /// Index of the first parameter in the whole, by which split weights and state in bf16 are rounded.
     pub first: usize,
     /// The weights.
     pub weights: Weights<'a>,
@@ -237,14 +236,7 @@ pub fn step(
             }
         }
         Device::Gpu(gpu) => {
-            let rounds = matches!(parameters.weights, Weights::Split(_))
-                || matches!(parameters.state, State::Bf16(..));
-            check(OP, parameters.first == 0 || !rounds, || {
-                format!(
-                    "a GPU rounds by the index in the whole, and the range begins at {}",
-                    parameters.first
-                )
-            })?;
+            coefficients.first = parameters.first as u32;
             gpu::step(gpu, parameters, gradient, &coefficients)?;
         }
     }
@@ -280,6 +272,7 @@ fn coefficients(hyper: &Hyper, step: u64, gradient_scale: f64) -> Result<Coeffic
         epsilon: epsilon as f32,
         step_size: (learning_rate / (1.0 - beta1.powf(step))) as f32,
         rounding_seed,
+        first: 0,
     })
 }
 

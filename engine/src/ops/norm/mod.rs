@@ -11,6 +11,7 @@ use crate::error::{Result, check, check_length};
 use crate::mask::Mask;
 use crate::ops::gradients::GradientsView;
 use crate::ops::work::{Work, mask_bytes};
+use crate::ranks::Ranks;
 
 /// Σ g², frozen coordinates left out (docs/algorithm.md, stage 4: they take no part in the clipping norm).
 ///
@@ -41,6 +42,8 @@ fn on_cpu(gradient: GradientsView<'_>, frozen: Option<&Mask>) -> f64 {
         GradientsView::Bf16(values) => cpu::squared_norm(values.host(), frozen),
     }
 }
+
+const OP: &str = "clip";
 
 /// The norm of a gradient and the factor that clips it, left on the device: a step that uses the factor
 /// need not wait for it.
@@ -84,12 +87,8 @@ impl Clip {
         frozen: Option<&Mask>,
         maximum: f64,
     ) -> Result<()> {
-        const OP: &str = "clip";
         let gradient = gradient.into();
-        if let Some(mask) = frozen {
-            check_length(OP, "frozen", mask.len(), gradient.len())?;
-        }
-        check(OP, maximum > 0.0, || format!("maximum = {maximum} must be > 0"))?;
+        check_arguments(&gradient, frozen, maximum)?;
         match &self.device {
             Device::Cpu(cpu) => {
                 let squared = cpu.run(|| on_cpu(gradient, frozen));
@@ -104,11 +103,40 @@ impl Clip {
         }
     }
 
-    /// Takes for measured what others have: Σ g², as of [`squared_norm`].
+    /// [`Clip::measure`] of a gradient of which each of several ranks has a range, with as much of the mask; ranges
+    /// are no longer than planned.
     ///
     /// # Errors
-    /// When the device has failed.
-    pub fn set(&mut self, squared_norm: f64, maximum: f64) -> Result<()> {
+    /// As [`Clip::measure`], or another rank has ended.
+    pub fn measure_over<'a>(
+        &mut self,
+        ranks: &Ranks,
+        gradient: impl Into<GradientsView<'a>>,
+        frozen: Option<&Mask>,
+        maximum: f64,
+    ) -> Result<()> {
+        let gradient = gradient.into();
+        check_arguments(&gradient, frozen, maximum)?;
+        match &self.device {
+            Device::Cpu(cpu) => {
+                let mut squared = [cpu.run(|| on_cpu(gradient, frozen))];
+                ranks.sum(&mut squared)?;
+                self.set(squared[0], maximum)
+            }
+            Device::Gpu(gpu) => {
+                let count = gpu::partial_count(gradient.len());
+                check(OP, count <= self.partials.len(), || {
+                    format!("a range of {} elements is longer than was planned", gradient.len())
+                })?;
+                let (partials, squared) = (self.partials.slice_mut(0..count), self.squared_norm.view_mut());
+                gpu::squared_norm_into(gpu, gradient, frozen, partials, squared)?;
+                ranks.sum_view(self.squared_norm.view_mut())?;
+                gpu::clip(gpu, self.squared_norm.view(), maximum, self.factor.view_mut())
+            }
+        }
+    }
+
+    fn set(&mut self, squared_norm: f64, maximum: f64) -> Result<()> {
         let is_finite = squared_norm.is_finite();
         let factor = if is_finite { clip_factor(squared_norm.sqrt(), maximum) } else { f64::NAN };
         self.squared_norm.view_mut().fill(squared_norm)?;
@@ -136,6 +164,13 @@ impl Clip {
     pub fn factor(&self) -> View<'_, f32> {
         self.factor.view()
     }
+}
+
+fn check_arguments(gradient: &GradientsView<'_>, frozen: Option<&Mask>, maximum: f64) -> Result<()> {
+    if let Some(mask) = frozen {
+        check_length(OP, "frozen", mask.len(), gradient.len())?;
+    }
+    check(OP, maximum > 0.0, || format!("maximum = {maximum} must be > 0"))
 }
 
 /// The factor that brings a gradient of norm `norm` to at most `maximum`, as PyTorch's

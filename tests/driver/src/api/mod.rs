@@ -8,6 +8,9 @@ mod device;
 mod graph;
 mod memory;
 mod module;
+pub mod nccl;
+#[cfg(test)]
+mod nccl_tests;
 mod stream;
 mod tensor_map;
 #[cfg(test)]

@@ -15,6 +15,12 @@ const OK: CUresult = CUresult::CUDA_SUCCESS;
 const INVALID: CUresult = CUresult::CUDA_ERROR_INVALID_VALUE;
 const SHARED: CUfunction_attribute = CUfunction_attribute::CU_FUNC_ATTRIBUTE_MAX_DYNAMIC_SHARED_SIZE_BYTES;
 
+/// Until this is dropped no other test has the machine.
+pub(super) fn alone() -> MutexGuard<'static, ()> {
+    static ALONE: Mutex<()> = Mutex::new(());
+    ALONE.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
 /// A context with a stream and pinned memory, one test at a time.
 struct Machine {
     stream: CUstream,
@@ -24,8 +30,7 @@ struct Machine {
 
 impl Machine {
     fn new() -> Self {
-        static ALONE: Mutex<()> = Mutex::new(());
-        let alone = ALONE.lock().unwrap_or_else(PoisonError::into_inner);
+        let alone = alone();
         let (mut context, mut stream, mut pinned): (CUcontext, CUstream, *mut c_void) =
             (null_mut(), null_mut(), null_mut());
         // SAFETY: places for results.

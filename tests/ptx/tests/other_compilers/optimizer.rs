@@ -159,6 +159,7 @@ fn the_kernel_here_gives_the_same_bits() {
         epsilon: EPSILON,
         step_size: 0.04,
         rounding_seed: 0,
+        first: 0,
     };
     let (gradients, scale) = (gradients(4), Buffer::from_slice(&[0.75f32]));
     let schedule = Schedule::Forward;
