@@ -176,7 +176,7 @@ fn the_examples_of_compare_run() {
             }
             "compare recipe.toml --methods cpift,joint --ablations fraction,freezing --seeds 5" => {
                 place.clear("runs/NAME-compare");
-                "compare recipe.toml --methods cpift,joint --ablations fraction,freezing --seeds 2 \
+                "compare recipe.toml --methods cpift,joint --ablations fraction,freezing --seeds 1 \
                  --set train.steps=1"
             }
             "compare recipe.toml --ablations all --forgetting --out study --resume" => {

@@ -62,7 +62,11 @@ impl JobFiles {
 
     /// The same with other fields in the model's configuration.
     pub fn with_model(fields: &[(&str, usize)], changes: &[(&str, Value)]) -> Self {
-        let job = SmallJob::with_model(fields);
+        Self::of(SmallJob::with_model(fields), changes)
+    }
+
+    /// A small job with its recipe, changed, in `recipe.toml`.
+    pub fn of(job: SmallJob, changes: &[(&str, Value)]) -> Self {
         let recipe = job.recipe(changes).to_toml().unwrap();
         fs::write(job.path("recipe.toml"), recipe).unwrap();
         Self { job }

@@ -22,6 +22,8 @@ pub const TASKS: [&str; 3] = ["arithmetic", "code", "logic"];
 pub struct SmallJob {
     folder: TempDir,
     device: Device,
+    /// Most tokens of an answer, where not as many as the longest reference asks for.
+    answer: Option<usize>,
 }
 
 impl SmallJob {
@@ -61,12 +63,23 @@ impl SmallJob {
                 fs::write(folder.path().join(name), head.join("\n")).unwrap();
             }
         }
-        Self { folder, device: Device::cpu(std::num::NonZeroUsize::new(2)).unwrap() }
+        Self { folder, device: Device::cpu(std::num::NonZeroUsize::new(2)).unwrap(), answer: None }
     }
 
     /// The same files, but jobs run on `device` from now on.
     pub fn on(self, device: Device) -> Self {
         Self { device, ..self }
+    }
+
+    /// The same with a row of each task to evaluate on, whose answer has two tokens at most: enough for every kernel of
+    /// evaluation, and short on the emulator.
+    pub fn brief(self) -> Self {
+        for task in TASKS {
+            let path = self.path(&format!("{task}.eval.jsonl"));
+            let rows = fs::read_to_string(&path).unwrap();
+            fs::write(&path, rows.lines().next().unwrap()).unwrap();
+        }
+        Self { answer: Some(2), ..self }
     }
 
     /// A path inside the folder.
@@ -89,6 +102,7 @@ impl SmallJob {
                 "name": name,
                 "train": self.path(&format!("{name}.train.jsonl")),
                 "eval": self.path(&format!("{name}.eval.jsonl")),
+                "max_new_tokens": self.answer,
             })
         };
         let mut recipe = json!({

@@ -94,7 +94,8 @@ fn with_preparation<T>(work: impl FnOnce(Preparation<'_>) -> T) -> T {
     let cache = token_cache();
     let preparing = Preparing::begin();
     let observe = |event: PreparationEvent<'_>| preparing.update(event);
-    let result = work(Preparation { cache: cache.as_deref(), observe: Some(&observe) });
+    let result =
+        work(Preparation { cache: cache.as_deref(), observe: Some(&observe), ..Preparation::default() });
     preparing.finish();
     result
 }

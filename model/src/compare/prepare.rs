@@ -73,7 +73,7 @@ impl Prepared {
         let CompareOptions { source, threads, cache, .. } = *options;
         let recipe = source.recipe(&[Edit::Method(Method::Cpift)])?;
         check_tasks(&recipe)?;
-        let preparation = Preparation { cache, observe: None };
+        let preparation = Preparation { cache, ..Preparation::default() };
         let (planned, memory) = {
             let planner = Planner::open(device, &recipe, &preparation)?;
             (planner.plan(&recipe, 1)?, state_of_all(&planner, source)?)

@@ -64,7 +64,7 @@ pub fn work(folder: &Path, id: &str, options: WorkOptions<'_>) -> Result<bool> {
         probe: None,
         probes: probes.as_deref(),
         pairs: unit.pairs,
-        preparation: Preparation { cache: options.cache, observe: None },
+        preparation: Preparation { cache: options.cache, ..Preparation::default() },
         ranks: None,
     };
     let job = Job::prepare(options.device, &job)?;

@@ -38,13 +38,12 @@ pub enum CacheUse {
 /// Changes whenever tokenization or the format does.
 const MAGIC: &[u8; 8] = b"cpiftok9";
 
-/// Tokens after which a piece ends: about a second of tokenizing.
-const PIECE_TOKENS: usize = 1 << 20;
-
 /// The pieces of a key, read or written one after the other.
 pub(crate) struct Pieces {
     folder: PathBuf,
     key: blake3::Hash,
+    /// Tokens after which a piece ends.
+    piece_tokens: usize,
     /// Pieces that are on disk, one after the other.
     count: usize,
     /// Rows in them.
@@ -54,9 +53,9 @@ pub(crate) struct Pieces {
 }
 
 impl Pieces {
-    /// Those of a key in a folder of tokenized data; none is looked at.
-    pub fn new(cache: &Path, key: blake3::Hash) -> Self {
-        Self { folder: cache.to_owned(), key, count: 0, rows: 0, skipped: 0 }
+    /// Those of a key in a folder of tokenized data; none is looked at. New ones end after so many tokens.
+    pub fn new(cache: &Path, key: blake3::Hash, piece_tokens: usize) -> Self {
+        Self { folder: cache.to_owned(), key, piece_tokens, count: 0, rows: 0, skipped: 0 }
     }
 
     /// Path of the next piece.
@@ -120,7 +119,7 @@ impl Pieces {
     pub fn write(&mut self, content: &TokenizedRows) -> Result<()> {
         let rows = &content.rows[self.rows..];
         let tokens: usize = rows.iter().map(|row| row.tokens.len()).sum();
-        if tokens < PIECE_TOKENS && !content.stats.is_complete {
+        if tokens < self.piece_tokens && !content.stats.is_complete {
             return Ok(());
         }
         let path = self.next_path();

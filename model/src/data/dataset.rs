@@ -50,7 +50,7 @@ impl Dataset {
         settings: &DataSettings,
         cache_folder: Option<&Path>,
     ) -> Result<Self> {
-        let preparation = Preparation { cache: cache_folder, observe: None };
+        let preparation = Preparation { cache: cache_folder, ..Preparation::default() };
         Self::load_observed(files, tokenizer, settings, &preparation)
     }
 

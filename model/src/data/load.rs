@@ -30,7 +30,7 @@ pub(super) fn load(
     if let Some(folder) = preparation.cache {
         let before = FileSnapshot::of(files)?;
         cache = Some(Cache {
-            pieces: Pieces::new(folder, key(files, tokenizer, settings)?),
+            pieces: Pieces::new(folder, key(files, tokenizer, settings)?, preparation.piece_tokens),
             before,
             failure: None,
         });

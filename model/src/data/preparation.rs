@@ -33,12 +33,20 @@ pub enum PreparationEvent<'a> {
 }
 
 /// Where tokens are kept between runs, and who is told how far their making is.
-#[derive(Clone, Copy, Default)]
+#[derive(Clone, Copy)]
 pub struct Preparation<'a> {
     /// Folder of tokenized data; none makes the tokens anew.
     pub cache: Option<&'a Path>,
+    /// Tokens after which a file there ends: about a second of tokenizing, which is what is lost when it is ended.
+    pub piece_tokens: usize,
     /// Is told what happens.
     pub observe: Option<&'a (dyn Fn(PreparationEvent<'_>) + Sync)>,
+}
+
+impl Default for Preparation<'_> {
+    fn default() -> Self {
+        Self { cache: None, piece_tokens: 1 << 20, observe: None }
+    }
 }
 
 impl Preparation<'_> {

@@ -11,13 +11,15 @@ use serde_json::{Value, json};
 
 /// Rows in a block: a piece of these rows has one block.
 const BLOCK: usize = 2048;
+/// Tokens of a piece here: fewer than a block has.
+const PIECE_TOKENS: usize = 1 << 14;
 
 /// Rows of three blocks and a bit, of a piece each: some cannot be used, some are cut, some have a field that is not
 /// read, and some occur twice.
 fn rows() -> DataFile {
     let row = |index: usize| -> Value {
         let prompt: String =
-            (0..120).map(|word| format!("{} ", (index * 7919 + word * 104_729) % 9973)).collect();
+            (0..4).map(|word| format!("{} ", (index * 7919 + word * 104_729) % 9973)).collect();
         match index {
             10 | 5000 => json!({"prompt": prompt, "completion": ""}),
             11 | 5001 => json!({"prompt": prompt, "completion": prompt.repeat(4)}),
@@ -31,7 +33,7 @@ fn rows() -> DataFile {
 
 fn settings() -> DataSettings {
     DataSettings {
-        max_length: 1500,
+        max_length: 50,
         long_rows: LongRows::Truncate,
         skip_invalid: true,
         ..DataSettings::default()
@@ -50,7 +52,7 @@ fn load(file: &DataFile, cache: &Path, kill_at: usize) -> (Dataset, Vec<String>)
             told.lock().unwrap().push(format!("refused {}", name.split_once('-').unwrap().1));
         }
     };
-    let preparation = Preparation { cache: Some(cache), observe: Some(&observe) };
+    let preparation = Preparation { cache: Some(cache), observe: Some(&observe), piece_tokens: PIECE_TOKENS };
     let files = std::slice::from_ref(&file.path);
     let dataset = Dataset::load_observed(files, &tokenizer("chatml"), &settings(), &preparation).unwrap();
     (dataset, told.into_inner().unwrap())
@@ -76,7 +78,7 @@ fn a_preparation_that_was_killed_goes_on_behind_its_last_piece() {
     let wanted = Dataset::load(files, &tokenizer("chatml"), &settings(), None).unwrap();
     let summary = wanted.summary();
     assert_eq!((summary.invalid, summary.longer, summary.duplicates), (2, 2, 2));
-    assert!(summary.length.most > 1500);
+    assert!(summary.length.most > 50);
 
     let cache = tempfile::tempdir().unwrap();
     let killed = catch_unwind(AssertUnwindSafe(|| load(&file, cache.path(), 2 * BLOCK + 1)));
@@ -139,7 +141,8 @@ fn a_file_that_changes_while_it_is_read_is_refused() {
         let mut text = fs::OpenOptions::new().append(true).open(&file.path).unwrap();
         std::io::Write::write_all(&mut text, b"\n").unwrap();
     };
-    let preparation = Preparation { cache: Some(cache.path()), observe: Some(&observe) };
+    let preparation =
+        Preparation { cache: Some(cache.path()), observe: Some(&observe), piece_tokens: PIECE_TOKENS };
     let files = std::slice::from_ref(&file.path);
     let loaded = Dataset::load_observed(files, &tokenizer("chatml"), &settings(), &preparation);
     let error = loaded.unwrap_err().to_string();

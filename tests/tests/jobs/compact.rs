@@ -51,11 +51,13 @@ fn a_compact_run_continues_to_the_same_bits() {
     for device in
         [Device::cpu(std::num::NonZeroUsize::new(2)).unwrap(), Device::from_name("emulated", None).unwrap()]
     {
-        let job = SmallJob::new().on(device);
-        let recipe = job.recipe(&compact(&[("integrate.frozen", json!("all"))]));
+        let job = SmallJob::new().brief().on(device);
+        let few =
+            [("probe.steps", json!(2)), ("integrate.steps", json!(4)), ("integrate.frozen", json!("all"))];
+        let recipe = job.recipe(&compact(&few));
         let report = job.run(&recipe, "whole", false, &mut Silent).unwrap();
         assert!(report.frozen_verified > 0);
-        let stops = [Some(2), Some(4), Some(9), None];
+        let stops = [Some(1), Some(2), Some(5), None];
         for (index, stop_after) in stops.into_iter().enumerate() {
             let mut watcher = Watcher { stop_after, ..Watcher::default() };
             let outcome = job.run(&recipe, "stopped", index > 0, &mut watcher);
@@ -90,8 +92,9 @@ fn a_compact_run_continues_to_the_same_bits() {
 /// State in the host's memory, on a GPU whose memory is the host's too: only where things are is different.
 #[test]
 fn offloaded_state_has_the_bits_of_compact_state() {
-    let job =
-        SmallJob::with_model(&[("num_hidden_layers", 1)]).on(Device::from_name("emulated", None).unwrap());
+    let job = SmallJob::with_model(&[("num_hidden_layers", 1)])
+        .brief()
+        .on(Device::from_name("emulated", None).unwrap());
     let of = |memory: &str, precision: &str| {
         let sections = [COMPACT.0, "probe.memory", "integrate.memory"].map(|key| (key, json!(memory)));
         let few = [

@@ -22,7 +22,7 @@ fn losses(job: &SmallJob) -> Vec<f64> {
 }
 
 fn agrees_with_the_cpu(device: Device) {
-    let (cpu, gpu) = (SmallJob::new(), SmallJob::new().on(device));
+    let (cpu, gpu) = (SmallJob::new().brief(), SmallJob::new().brief().on(device));
     for job in [&cpu, &gpu] {
         job.run(&job.recipe(&[]), "run", false, &mut Silent).unwrap();
     }
@@ -74,13 +74,13 @@ fn cuda_job_agrees_with_the_cpu_at_every_stage() {
 /// In bf16 losses follow those of f32, what is evaluated is what is written, and a run that was stopped ends
 /// with the bits of one that was not: what is computed with is made again from the master weights.
 fn computes_in_bf16(device: Device) {
-    let job = SmallJob::new().on(device.clone());
+    let job = SmallJob::new().brief().on(device.clone());
     let few = [("probe.steps", json!(2)), ("integrate.steps", json!(4))];
     let recipe = job.recipe(&[&few[..], &[("model.precision", json!("bf16"))]].concat());
     let report = job.run(&recipe, "run", false, &mut Silent).unwrap();
     assert!(report.frozen_verified > 0);
 
-    let cpu = SmallJob::new();
+    let cpu = SmallJob::new().brief();
     cpu.run(&cpu.recipe(&few), "run", false, &mut Silent).unwrap();
     for (step, (bf16, f32)) in losses(&job).iter().zip(losses(&cpu)).enumerate() {
         // Some 30 roundings of 2^-8 on the way to a logit, of which a loss sees a part; later steps start
@@ -89,7 +89,8 @@ fn computes_in_bf16(device: Device) {
     }
 
     let mut evaluator = Evaluator::open(&device, &job.path("run/final"), ComputeType::Bf16).unwrap();
-    let settings = FileSettings { answers: Some(AnswerSettings::default()), ..FileSettings::default() };
+    let answers = AnswerSettings { max_new_tokens: Some(2), ..AnswerSettings::default() };
+    let settings = FileSettings { answers: Some(answers), ..FileSettings::default() };
     for row in &report.tasks {
         let data = job.path(&format!("{}.eval.jsonl", row.task));
         let (score, written) =

@@ -20,11 +20,12 @@ const LOG_TOLERANCE: f32 = 1e-3;
 /// Attention of numbers between −1 and 1, with its gradients or without, against the kernels for all devices.
 pub fn test(device: &GpuDevice, head_dim: u32, backward: bool) -> Result<Option<String>> {
     let case = Case::new(device, head_dim)?;
-    let [hopper, others] = [true, false].map(|passes_self_test| {
+    let run = |passes_self_test: bool| {
         let launcher = Launcher { device: device.launcher(), passes_self_test };
         case.run(device, &launcher, backward)
-    });
-    for ((name, hopper), (_, other)) in hopper?.iter().zip(&others?) {
+    };
+    let (hopper, others) = (run(true)?, run(false)?);
+    for ((name, hopper), (_, other)) in hopper.iter().zip(&others) {
         let is_right = match *name {
             LOG_SUM_EXP => {
                 hopper.iter().zip(other).all(|(hopper, other)| (hopper - other).abs() <= LOG_TOLERANCE)

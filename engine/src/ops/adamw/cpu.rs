@@ -1,7 +1,10 @@
 //! CPU: the shard is halved down to chunks, a chunk goes block by block of one mask word.
 
+use bytemuck::cast;
 use half::bf16;
 
+use cpift_kernels::dither::{dither_to_bf16, lower_half, undo};
+use cpift_kernels::simt::Bf16;
 use cpift_kernels::stochastic::{random_bits, round_to_bf16, third_bits};
 
 use super::{
@@ -9,11 +12,14 @@ use super::{
 };
 use crate::cpu::simd::vectorize;
 use crate::error::Result;
-use crate::float::{Float, join_slice, split_slice};
+use crate::float::Float;
 use crate::mask::{Mask, WORD_BITS};
 
 /// Elements one thread takes at a time; a multiple of [`WORD_BITS`].
 const CHUNK: usize = 1 << 16;
+
+/// Elements that are loaded, computed and stored together: a few vector registers of every operand.
+const LANES: usize = 16;
 
 /// Values of [`Importance`] as a constant parameter, so that each is compiled on its own.
 const NONE: u8 = 0;
@@ -25,6 +31,16 @@ const FISHER: u8 = 3;
 trait Stored: Float {
     /// `value`, rounded by the lower 16 of these bits where it has to be.
     fn round(value: f32, bits: u32) -> Self;
+
+    /// Steps a group, whose weights are split or not.
+    #[inline(always)]
+    fn step_group<const IMPORTANCE: u8, const MASKED: bool, const SPLIT: bool>(
+        group: Group<'_, Self>,
+        frozen: u32,
+        coefficients: &Coefficients,
+    ) {
+        step_lanes::<IMPORTANCE, MASKED, SPLIT, Self>(group, frozen, coefficients);
+    }
 }
 
 impl Stored for f32 {
@@ -38,6 +54,19 @@ impl Stored for bf16 {
     #[inline(always)]
     fn round(value: f32, bits: u32) -> Self {
         bf16::from_bits(round_to_bf16(value, bits).0)
+    }
+
+    #[inline(always)]
+    fn step_group<const IMPORTANCE: u8, const MASKED: bool, const SPLIT: bool>(
+        group: Group<'_, Self>,
+        frozen: u32,
+        coefficients: &Coefficients,
+    ) {
+        if SPLIT {
+            step_pairs::<IMPORTANCE, MASKED>(group, frozen, coefficients);
+        } else {
+            step_lanes::<IMPORTANCE, MASKED, false, Self>(group, frozen, coefficients);
+        }
     }
 }
 
@@ -178,46 +207,48 @@ fn step_chunk<const IMPORTANCE: u8, const SPLIT: bool, S: Stored>(
     let (moment2, last_moment2) = shard.moment2.as_chunks_mut::<WORD_BITS>();
     let (importance, last_importance) = shard.importance.as_chunks_mut::<WORD_BITS>();
     let frozen_word = |block: usize| shard.frozen.get(block).copied().unwrap_or(0);
-    let (mut joined, mut unused) = ([0.0; WORD_BITS], [S::default(); WORD_BITS]);
+    let mut unused = Unused::<S>::default();
 
     let blocks = gradients.iter().zip(moment1.iter_mut().zip(moment2)).enumerate();
     for (index, (gradients, (moment1, moment2))) in blocks {
-        let (first, frozen) = (shard.first + index * WORD_BITS, frozen_word(index));
+        let frozen = frozen_word(index);
         if frozen == u64::MAX {
             continue;
         }
-        if SPLIT {
-            join_slice(&rounded[index], &lower[index], first, &mut joined);
-        }
-        let weights = if SPLIT { &mut joined } else { &mut weights[index] };
-        let sums = if IMPORTANCE == NONE { &mut unused } else { &mut importance[index] };
-        let block = Block { first, gradients, weights, moment1, moment2, importance: sums };
-        step_block::<IMPORTANCE, S>(block, frozen, coefficients);
-        if SPLIT {
-            split_slice(&joined, first, &mut rounded[index], &mut lower[index]);
-        }
+        let block = Block {
+            first: shard.first + index * WORD_BITS,
+            gradients,
+            weights: if SPLIT { &mut unused.weights } else { &mut weights[index] },
+            rounded: if SPLIT { &mut rounded[index] } else { &mut unused.rounded },
+            lower: if SPLIT { &mut lower[index] } else { &mut unused.lower },
+            moment1,
+            moment2,
+            importance: if IMPORTANCE == NONE { &mut unused.importance } else { &mut importance[index] },
+        };
+        step_block::<IMPORTANCE, SPLIT, S>(block, frozen, coefficients);
     }
 
     if !last_gradients.is_empty() {
-        let first = shard.first + gradients.len() * WORD_BITS;
         let mut padded_weights = pad(last_weights);
-        if SPLIT {
-            join_slice(last_rounded, last_lower, first, &mut padded_weights);
-        }
+        let mut padded_rounded = pad(last_rounded);
+        let mut padded_lower = pad(last_lower);
         let mut padded_moment1 = pad(last_moment1);
         let mut padded_moment2 = pad(last_moment2);
         let mut padded_importance = pad(last_importance);
         let block = Block {
-            first,
+            first: shard.first + gradients.len() * WORD_BITS,
             gradients: &pad(last_gradients),
             weights: &mut padded_weights,
+            rounded: &mut padded_rounded,
+            lower: &mut padded_lower,
             moment1: &mut padded_moment1,
             moment2: &mut padded_moment2,
             importance: &mut padded_importance,
         };
-        step_block::<IMPORTANCE, S>(block, frozen_word(gradients.len()), coefficients);
+        step_block::<IMPORTANCE, SPLIT, S>(block, frozen_word(gradients.len()), coefficients);
         last_weights.copy_from_slice(&padded_weights[..last_weights.len()]);
-        split_slice(&padded_weights, first, last_rounded, last_lower);
+        last_rounded.copy_from_slice(&padded_rounded[..last_rounded.len()]);
+        last_lower.copy_from_slice(&padded_lower[..last_lower.len()]);
         last_moment1.copy_from_slice(&padded_moment1[..last_moment1.len()]);
         last_moment2.copy_from_slice(&padded_moment2[..last_moment2.len()]);
         last_importance.copy_from_slice(&padded_importance[..last_importance.len()]);
@@ -225,86 +256,222 @@ fn step_chunk<const IMPORTANCE: u8, const SPLIT: bool, S: Stored>(
 }
 
 /// `values` followed by zeros.
-fn pad<T: Float>(values: &[T]) -> [T; WORD_BITS] {
+fn pad<T: Copy + Default>(values: &[T]) -> [T; WORD_BITS] {
     let mut padded = [T::default(); WORD_BITS];
     padded[..values.len()].copy_from_slice(values);
     padded
 }
 
-/// The elements of one mask word.
-struct Block<'a, S> {
-    first: usize,
-    gradients: &'a [S; WORD_BITS],
-    weights: &'a mut [f32; WORD_BITS],
-    moment1: &'a mut [S; WORD_BITS],
-    moment2: &'a mut [S; WORD_BITS],
-    importance: &'a mut [S; WORD_BITS],
+/// What a block has in the place of operands that there are not.
+struct Unused<S> {
+    weights: [f32; WORD_BITS],
+    rounded: [bf16; WORD_BITS],
+    lower: [u16; WORD_BITS],
+    importance: [S; WORD_BITS],
 }
 
+impl<S: Stored> Default for Unused<S> {
+    fn default() -> Self {
+        Self { weights: pad(&[]), rounded: pad(&[]), lower: pad(&[]), importance: pad(&[]) }
+    }
+}
+
+/// Consecutive elements, of which `first` is the index of the first: a mask word's, or a group of them.
+struct Elements<'a, S, const LENGTH: usize> {
+    first: usize,
+    gradients: &'a [S; LENGTH],
+    weights: &'a mut [f32; LENGTH],
+    rounded: &'a mut [bf16; LENGTH],
+    lower: &'a mut [u16; LENGTH],
+    moment1: &'a mut [S; LENGTH],
+    moment2: &'a mut [S; LENGTH],
+    importance: &'a mut [S; LENGTH],
+}
+
+type Block<'a, S> = Elements<'a, S, WORD_BITS>;
+type Group<'a, S> = Elements<'a, S, LANES>;
+
 #[inline(always)]
-fn step_block<const IMPORTANCE: u8, S: Stored>(
+fn step_block<const IMPORTANCE: u8, const SPLIT: bool, S: Stored>(
     block: Block<'_, S>,
     frozen: u64,
     coefficients: &Coefficients,
 ) {
     match frozen {
-        0 => step_lanes::<IMPORTANCE, false, S>(block, 0, coefficients),
-        _ => step_lanes::<IMPORTANCE, true, S>(block, frozen, coefficients),
+        0 => step_groups::<IMPORTANCE, false, SPLIT, S>(block, 0, coefficients),
+        _ => step_groups::<IMPORTANCE, true, SPLIT, S>(block, frozen, coefficients),
     }
 }
 
-/// The formulas of the operation. Lanes are loaded, computed and stored group by group, so that the
-/// compiler keeps them in vector registers without having to prove that the arrays do not overlap.
 #[inline(always)]
-fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, S: Stored>(
+fn step_groups<const IMPORTANCE: u8, const MASKED: bool, const SPLIT: bool, S: Stored>(
     block: Block<'_, S>,
     frozen: u64,
     coefficients: &Coefficients,
 ) {
-    const LANES: usize = 16;
     let groups = block.gradients.as_chunks::<LANES>().0.iter();
     let groups = groups.zip(block.weights.as_chunks_mut::<LANES>().0);
+    let groups = groups.zip(block.rounded.as_chunks_mut::<LANES>().0);
+    let groups = groups.zip(block.lower.as_chunks_mut::<LANES>().0);
     let groups = groups.zip(block.moment1.as_chunks_mut::<LANES>().0);
     let groups = groups.zip(block.moment2.as_chunks_mut::<LANES>().0);
     let groups = groups.zip(block.importance.as_chunks_mut::<LANES>().0);
-    for (group, ((((gradients, weights), moments1), moments2), sums)) in groups.enumerate() {
-        let frozen = (frozen >> (group * LANES)) as u32;
-        let (old_moments1, old_moments2) = (moments1.map(S::to_f32), moments2.map(S::to_f32));
-        let (mut new_weights, mut new_moments1) = (*weights, old_moments1);
-        let old_sums = sums.map(S::to_f32);
-        let (mut new_moments2, mut new_sums) = (old_moments2, old_sums);
-        for lane in 0..LANES {
-            let gradient = gradients[lane].to_f32() * coefficients.gradient_scale;
-            let weight = weights[lane];
-            let moment1 =
-                coefficients.gradient_weight.mul_add(gradient, coefficients.beta1 * old_moments1[lane]);
-            let square = gradient * gradient;
-            let moment2 = coefficients.square_weight.mul_add(square, coefficients.beta2 * old_moments2[lane]);
-            let denominator = moment2.sqrt() / coefficients.root_correction + coefficients.epsilon;
-            let decayed = weight * coefficients.weight_factor;
-            let new_weight = decayed - coefficients.step_size * moment1 / denominator;
-            let sum = old_sums[lane]
-                + match IMPORTANCE {
-                    NET => new_weight - weight,
-                    PATH => (new_weight - weight).abs(),
-                    FISHER => square,
-                    _ => 0.0,
-                };
-            // All ones where the coordinate is frozen.
-            let keep = if MASKED { (frozen >> lane & 1).wrapping_neg() } else { 0 };
-            new_weights[lane] = blend(keep, weight, new_weight);
-            new_moments1[lane] = blend(keep, old_moments1[lane], moment1);
-            new_moments2[lane] = blend(keep, old_moments2[lane], moment2);
-            new_sums[lane] = blend(keep, old_sums[lane], sum);
+    for (index, ((((((gradients, weights), rounded), lower), moment1), moment2), importance)) in
+        groups.enumerate()
+    {
+        let first = block.first + index * LANES;
+        let group = Elements { first, gradients, weights, rounded, lower, moment1, moment2, importance };
+        S::step_group::<IMPORTANCE, MASKED, SPLIT>(group, (frozen >> (index * LANES)) as u32, coefficients);
+    }
+}
+
+/// Steps a group lane by lane. All is copied, computed in one loop and stored, so that the compiler makes one loop of
+/// vectors of it, without having to prove that the arrays do not overlap, and hashes an index once for all that is rounded
+/// by it.
+#[inline(always)]
+fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, const SPLIT: bool, S: Stored>(
+    group: Group<'_, S>,
+    frozen: u32,
+    coefficients: &Coefficients,
+) {
+    let Elements { first, gradients, weights, rounded, lower, moment1, moment2, importance } = group;
+    let (mut new_weights, mut new_rounded, mut new_lower) = (*weights, *rounded, *lower);
+    let (mut new_moment1, mut new_moment2, mut new_importance) = (*moment1, *moment2, *importance);
+    for lane in 0..LANES {
+        let index = first + lane;
+        let weight = if SPLIT {
+            undo(Bf16(new_rounded[lane].to_bits()), new_lower[lane], index)
+        } else {
+            new_weights[lane]
+        };
+        let before = Values {
+            weight,
+            moment1: new_moment1[lane].to_f32(),
+            moment2: new_moment2[lane].to_f32(),
+            importance: new_importance[lane].to_f32(),
+        };
+        let gradient = gradients[lane].to_f32();
+        let after = before.step::<IMPORTANCE, MASKED>(gradient, frozen >> lane & 1, coefficients);
+        if SPLIT {
+            new_rounded[lane] = bf16::from_bits(dither_to_bf16(after.weight, index).0);
+            new_lower[lane] = lower_half(after.weight);
+        } else {
+            new_weights[lane] = after.weight;
         }
+        let bits = random_bits(index, coefficients.rounding_seed);
+        new_moment1[lane] = S::round(after.moment1, bits);
+        new_moment2[lane] = S::round(after.moment2, bits >> 16);
+        if IMPORTANCE != NONE {
+            new_importance[lane] = S::round(after.importance, third_bits(bits));
+        }
+    }
+    if SPLIT {
+        (*rounded, *lower) = (new_rounded, new_lower);
+    } else {
         *weights = new_weights;
-        for lane in 0..LANES {
-            let bits = random_bits(block.first + group * LANES + lane, coefficients.rounding_seed);
-            moments1[lane] = S::round(new_moments1[lane], bits);
-            moments2[lane] = S::round(new_moments2[lane], bits >> 16);
+    }
+    (*moment1, *moment2) = (new_moment1, new_moment2);
+    if IMPORTANCE != NONE {
+        *importance = new_importance;
+    }
+}
+
+/// Words of a group of elements of 16 bits.
+const PAIRS: usize = LANES / 2;
+
+/// [`step_lanes`] where everything has 16 bits: in words of two elements, which are widened by a shift and a mask and
+/// packed again likewise, where single ones would be moved from lane to lane.
+#[inline(always)]
+fn step_pairs<const IMPORTANCE: u8, const MASKED: bool>(
+    group: Group<'_, bf16>,
+    frozen: u32,
+    coefficients: &Coefficients,
+) {
+    let Elements { first, gradients, rounded, lower, moment1, moment2, importance, .. } = group;
+    let gradients: [u32; PAIRS] = cast(*gradients);
+    let (mut all_rounded, mut all_lower): ([u32; PAIRS], [u32; PAIRS]) = (cast(*rounded), cast(*lower));
+    let mut all_moment1: [u32; PAIRS] = cast(*moment1);
+    let mut all_moment2: [u32; PAIRS] = cast(*moment2);
+    let mut all_importance: [u32; PAIRS] = cast(*importance);
+    for pair in 0..PAIRS {
+        let gradient = halves(gradients[pair]);
+        let (mut rounded, mut lower) = (halves(all_rounded[pair]), halves(all_lower[pair]));
+        let (mut moment1, mut moment2) = (halves(all_moment1[pair]), halves(all_moment2[pair]));
+        let mut importance = halves(all_importance[pair]);
+        for half in 0..2 {
+            let lane = 2 * pair + half;
+            let index = first + lane;
+            let before = Values {
+                weight: undo(Bf16(rounded[half]), lower[half], index),
+                moment1: Bf16(moment1[half]).to_f32(),
+                moment2: Bf16(moment2[half]).to_f32(),
+                importance: Bf16(importance[half]).to_f32(),
+            };
+            let gradient = Bf16(gradient[half]).to_f32();
+            let after = before.step::<IMPORTANCE, MASKED>(gradient, frozen >> lane & 1, coefficients);
+            (rounded[half], lower[half]) = (dither_to_bf16(after.weight, index).0, lower_half(after.weight));
+            let bits = random_bits(index, coefficients.rounding_seed);
+            moment1[half] = round_to_bf16(after.moment1, bits).0;
+            moment2[half] = round_to_bf16(after.moment2, bits >> 16).0;
             if IMPORTANCE != NONE {
-                sums[lane] = S::round(new_sums[lane], third_bits(bits));
+                importance[half] = round_to_bf16(after.importance, third_bits(bits)).0;
             }
+        }
+        (all_rounded[pair], all_lower[pair]) = (cast(rounded), cast(lower));
+        (all_moment1[pair], all_moment2[pair]) = (cast(moment1), cast(moment2));
+        all_importance[pair] = cast(importance);
+    }
+    (*rounded, *lower) = (cast(all_rounded), cast(all_lower));
+    (*moment1, *moment2) = (cast(all_moment1), cast(all_moment2));
+    if IMPORTANCE != NONE {
+        *importance = cast(all_importance);
+    }
+}
+
+/// The two elements in a word, in their order.
+#[inline(always)]
+fn halves(word: u32) -> [u16; 2] {
+    cast(word)
+}
+
+/// What belongs to an element and changes in a step.
+struct Values {
+    weight: f32,
+    moment1: f32,
+    moment2: f32,
+    importance: f32,
+}
+
+impl Values {
+    /// The formulas of the operation; `frozen` is 1 or 0.
+    #[inline(always)]
+    fn step<const IMPORTANCE: u8, const MASKED: bool>(
+        self,
+        gradient: f32,
+        frozen: u32,
+        coefficients: &Coefficients,
+    ) -> Self {
+        let gradient = gradient * coefficients.gradient_scale;
+        let moment1 = coefficients.gradient_weight.mul_add(gradient, coefficients.beta1 * self.moment1);
+        let square = gradient * gradient;
+        let moment2 = coefficients.square_weight.mul_add(square, coefficients.beta2 * self.moment2);
+        let denominator = moment2.sqrt() / coefficients.root_correction + coefficients.epsilon;
+        let decayed = self.weight * coefficients.weight_factor;
+        let weight = decayed - coefficients.step_size * moment1 / denominator;
+        let importance = self.importance
+            + match IMPORTANCE {
+                NET => weight - self.weight,
+                PATH => (weight - self.weight).abs(),
+                FISHER => square,
+                _ => 0.0,
+            };
+        // All ones where the coordinate is frozen.
+        let keep = if MASKED { frozen.wrapping_neg() } else { 0 };
+        Self {
+            weight: blend(keep, self.weight, weight),
+            moment1: blend(keep, self.moment1, moment1),
+            moment2: blend(keep, self.moment2, moment2),
+            importance: blend(keep, self.importance, importance),
         }
     }
 }
