@@ -60,8 +60,9 @@ fn share(row: &Row) -> String {
 /// Why some operations have no share.
 fn beyond_ceilings(report: &Report) -> Option<String> {
     report.kernels.iter().any(|row| row.share > MOST_SHARE).then(|| {
-        "share -: faster than the ceilings, which are of a copy and a read of large sizes: small inputs stay in \
-         caches (use more --tokens or --parameters), and on some machines more streams at once reach more"
+        "share -: faster than the ceilings, which are of a copy and a read of large sizes:\n\
+         small inputs stay in caches (use more --tokens or --parameters),\n\
+         and on some machines more streams at once reach more"
             .to_owned()
     })
 }
@@ -225,6 +226,7 @@ mod tests {
         let lines: Vec<&str> = text.lines().collect();
         assert!(lines[4].trim_end().ends_with("104.0 %") && lines[5].trim_end().ends_with(" -"), "{text}");
         assert!(text.contains("\nshare -: faster than the ceilings") && !text.contains("230"), "{text}");
+        assert!(text.lines().all(|line| line.chars().count() <= 100), "{text}");
         assert!(!measured(&report(None, None, vec![with_share(1.04)])).contains("share -"));
     }
 
