@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use cpift_engine::Device;
 use cpift_model::progress::Silent;
 use cpift_model::recipe::Source;
-use cpift_tests::jobs::{Options, TASKS};
+use cpift_tests::jobs::{Options, SmallJob};
 use cpift_tests::ranks::run_on;
 use cpift_tests::stand_in::StandIn;
 use serde_json::{Value, json};
@@ -31,17 +31,12 @@ fn job(ranks: usize, changes: &[(&str, Value)]) -> JobFiles {
     ];
     let dealt = dealt.iter().map(|(key, value)| (key.as_str(), value.clone()));
     let all: Vec<(&str, Value)> = short.into_iter().chain(dealt).chain(changes.iter().cloned()).collect();
-    let files = JobFiles::with_model(&[("num_hidden_layers", 1)], &all);
-    for task in TASKS {
-        let path = files.job.path(&format!("{task}.eval.jsonl"));
-        let rows = fs::read_to_string(&path).unwrap();
-        fs::write(&path, rows.lines().next().unwrap()).unwrap();
-    }
-    files
+    JobFiles::of(SmallJob::with_model(&[("num_hidden_layers", 1)]).brief(), &all)
 }
 
 fn joint(ranks: usize) -> JobFiles {
-    let settings = [("train.steps", json!(2)), ("train.batch_size", json!(1))];
+    let settings =
+        [("train.steps", json!(2)), ("train.batch_size", json!(1)), ("model.precision", json!("bf16"))];
     job(ranks, &[&[("method", json!("joint"))][..], &settings].concat())
 }
 
@@ -207,7 +202,7 @@ fn a_rank_that_fails_ends_all_with_its_code() {
     assert!(message.contains("CUDA_ERROR_LAUNCH_FAILED") && !message.contains("has ended"), "{message}");
     // Data that rank 0 alone reads.
     fs::write(files.job.path("code.train.jsonl"), "{").unwrap();
-    let output = train(&stand_in, &files, "run", &["--gpus", "3"]).output().unwrap();
+    let output = train(&stand_in, &files, "other", &["--gpus", "3"]).output().unwrap();
     let message = stderr(&output);
     assert_eq!(output.status.code(), Some(2), "{message}");
     assert!(
