@@ -315,12 +315,15 @@ impl Ranks {
     }
 }
 
+/// An operation on what the host has.
+type OnHost<'a, T> = &'a dyn Fn(&dyn Collective, &mut [T]) -> Result<()>;
+/// One on what begins at this address of a GPU; queued.
+type OnGpus<'a> = &'a dyn Fn(&Nccl, u64) -> Result<()>;
+
 /// How an operation is made, by what carries it.
 struct Carrier<'a, T> {
-    /// On what the host has.
-    on_host: &'a dyn Fn(&dyn Collective, &mut [T]) -> Result<()>,
-    /// On what begins at this address of a GPU; queued.
-    on_gpus: &'a dyn Fn(&Nccl, u64) -> Result<()>,
+    on_host: OnHost<'a, T>,
+    on_gpus: OnGpus<'a>,
 }
 
 impl Shared {

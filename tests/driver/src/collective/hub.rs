@@ -22,7 +22,7 @@ pub fn open() -> std::io::Result<[u8; 128]> {
     let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0))?;
     let port = listener.local_addr()?.port();
     spawn(move || {
-        let outcome = meet(&listener).and_then(|ranks| serve(ranks));
+        let outcome = meet(&listener).and_then(serve);
         if outcome.is_err() {
             // A rank is gone. The others wait for it, as on hardware.
             loop {
