@@ -76,7 +76,8 @@ fn require_prepared(is_split: bool) -> Result<()> {
     }
 }
 
-fn not_exact() -> Error {
+/// What several ranks say of state that they do not share.
+pub(crate) fn not_exact() -> Error {
     Error::Job("several ranks keep exact state".to_owned())
 }
 

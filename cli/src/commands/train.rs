@@ -119,14 +119,13 @@ fn make_probes(
     device: &Device,
     interrupt: &Interrupt,
 ) -> Result<bool> {
+    if arguments.parallel == Parallel::Rows {
+        return Ok(false);
+    }
     let Place { rank, size, .. } = member.place;
     let tasks = job::probed_tasks(&source.recipe(&[])?);
-    let is_shared = match arguments.parallel {
-        Parallel::Rows => false,
-        Parallel::Tasks => !tasks.is_empty(),
-        Parallel::Auto => tasks.len() >= size,
-    };
-    if !is_shared {
+    let least = if arguments.parallel == Parallel::Auto { size } else { 1 };
+    if tasks.len() < least {
         return Ok(false);
     }
     for name in tasks.iter().skip(rank).step_by(size) {

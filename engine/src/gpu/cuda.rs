@@ -23,7 +23,7 @@ use super::command::{Command, Graph};
 use super::{Backend, MemoryUsage, Range, lock};
 use crate::buffer::Placement;
 use crate::error::{Error, Result};
-use event::Event;
+pub use event::Event;
 use functions::Functions;
 use pinned::Pinned;
 use properties::Properties;
@@ -328,7 +328,8 @@ impl Backend for Cuda {
 
     fn time(&self, work: &mut dyn FnMut() -> Result<()>) -> Result<Duration> {
         let failed = |error| self.failed("measuring time", error);
-        let (start, end) = (Event::new(self).map_err(failed)?, Event::new(self).map_err(failed)?);
+        let stream = Stream { context: self.context, stream: self.stream };
+        let (start, end) = (Event::new(stream).map_err(failed)?, Event::new(stream).map_err(failed)?);
         start.record().map_err(failed)?;
         work()?;
         end.record().map_err(failed)?;

@@ -11,7 +11,8 @@ use serde::{Deserialize, Serialize};
 
 use super::Trainer;
 use super::command::Command;
-use crate::error::{Error, Result};
+use crate::error::Result;
+use crate::model::not_exact;
 
 /// A part of the optimizer's state: a number for each parameter.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -117,8 +118,4 @@ fn own_state_mut(optimizer: &mut AdamW, part: StatePart) -> StateMut<'_> {
         Moments::F32(first, second) => StateMut::F32(if is_first { first } else { second }),
         Moments::Bf16(first, second) => StateMut::Bf16(if is_first { first } else { second }),
     }
-}
-
-fn not_exact() -> Error {
-    Error::Job("several ranks keep exact state".to_owned())
 }

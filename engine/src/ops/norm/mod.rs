@@ -88,19 +88,10 @@ impl Clip {
         maximum: f64,
     ) -> Result<()> {
         let gradient = gradient.into();
-        check_arguments(&gradient, frozen, maximum)?;
-        match &self.device {
-            Device::Cpu(cpu) => {
-                let squared = cpu.run(|| on_cpu(gradient, frozen));
-                self.set(squared, maximum)
-            }
-            Device::Gpu(gpu) => {
-                check_length(OP, "gradient", gpu::partial_count(gradient.len()), self.partials.len())?;
-                let (partials, squared) = (self.partials.view_mut(), self.squared_norm.view_mut());
-                gpu::squared_norm_into(gpu, gradient, frozen, partials, squared)?;
-                gpu::clip(gpu, self.squared_norm.view(), maximum, self.factor.view_mut())
-            }
+        if let Device::Gpu(_) = self.device {
+            check_length(OP, "gradient", gpu::partial_count(gradient.len()), self.partials.len())?;
         }
+        self.measure_over(&Ranks::alone(), gradient, frozen, maximum)
     }
 
     /// [`Clip::measure`] of a gradient of which each of several ranks has a range, with as much of the mask; ranges
@@ -116,7 +107,10 @@ impl Clip {
         maximum: f64,
     ) -> Result<()> {
         let gradient = gradient.into();
-        check_arguments(&gradient, frozen, maximum)?;
+        if let Some(mask) = frozen {
+            check_length(OP, "frozen", mask.len(), gradient.len())?;
+        }
+        check(OP, maximum > 0.0, || format!("maximum = {maximum} must be > 0"))?;
         match &self.device {
             Device::Cpu(cpu) => {
                 let mut squared = [cpu.run(|| on_cpu(gradient, frozen))];
@@ -164,13 +158,6 @@ impl Clip {
     pub fn factor(&self) -> View<'_, f32> {
         self.factor.view()
     }
-}
-
-fn check_arguments(gradient: &GradientsView<'_>, frozen: Option<&Mask>, maximum: f64) -> Result<()> {
-    if let Some(mask) = frozen {
-        check_length(OP, "frozen", mask.len(), gradient.len())?;
-    }
-    check(OP, maximum > 0.0, || format!("maximum = {maximum} must be > 0"))
 }
 
 /// The factor that brings a gradient of norm `norm` to at most `maximum`, as PyTorch's
