@@ -5,7 +5,7 @@ use half::bf16;
 
 use cpift_kernels::dither::{dither_to_bf16, lower_half, undo};
 use cpift_kernels::simt::Bf16;
-use cpift_kernels::stochastic::{random_bits, round_to_bf16, third_bits};
+use cpift_kernels::stochastic::{random_bits, round_result_to_bf16, round_to_bf16, third_bits};
 
 use super::{
     Coefficients, Gradient, GradientsView, Importance, Parameters, State, Weights, stored_differently,
@@ -32,6 +32,9 @@ trait Stored: Float {
     /// `value`, rounded by the lower 16 of these bits where it has to be.
     fn round(value: f32, bits: u32) -> Self;
 
+    /// The same of a moment, whose gradient was stored in the same type.
+    fn round_moment(value: f32, bits: u32) -> Self;
+
     /// Steps a group, whose weights are split or not.
     #[inline(always)]
     fn step_group<const IMPORTANCE: u8, const MASKED: bool, const SPLIT: bool>(
@@ -48,12 +51,22 @@ impl Stored for f32 {
     fn round(value: f32, _: u32) -> Self {
         value
     }
+
+    #[inline(always)]
+    fn round_moment(value: f32, _: u32) -> Self {
+        value
+    }
 }
 
 impl Stored for bf16 {
     #[inline(always)]
     fn round(value: f32, bits: u32) -> Self {
         bf16::from_bits(round_to_bf16(value, bits).0)
+    }
+
+    #[inline(always)]
+    fn round_moment(value: f32, bits: u32) -> Self {
+        bf16::from_bits(round_result_to_bf16(value, bits).0)
     }
 
     #[inline(always)]
@@ -359,8 +372,8 @@ fn step_lanes<const IMPORTANCE: u8, const MASKED: bool, const SPLIT: bool, S: St
             new_weights[lane] = after.weight;
         }
         let bits = random_bits(index, coefficients.rounding_seed);
-        new_moment1[lane] = S::round(after.moment1, bits);
-        new_moment2[lane] = S::round(after.moment2, bits >> 16);
+        new_moment1[lane] = S::round_moment(after.moment1, bits);
+        new_moment2[lane] = S::round_moment(after.moment2, bits >> 16);
         if IMPORTANCE != NONE {
             new_importance[lane] = S::round(after.importance, third_bits(bits));
         }
@@ -411,8 +424,8 @@ fn step_pairs<const IMPORTANCE: u8, const MASKED: bool>(
             let after = before.step::<IMPORTANCE, MASKED>(gradient, frozen >> lane & 1, coefficients);
             (rounded[half], lower[half]) = (dither_to_bf16(after.weight, index).0, lower_half(after.weight));
             let bits = random_bits(index, coefficients.rounding_seed);
-            moment1[half] = round_to_bf16(after.moment1, bits).0;
-            moment2[half] = round_to_bf16(after.moment2, bits >> 16).0;
+            moment1[half] = round_result_to_bf16(after.moment1, bits).0;
+            moment2[half] = round_result_to_bf16(after.moment2, bits >> 16).0;
             if IMPORTANCE != NONE {
                 importance[half] = round_to_bf16(after.importance, third_bits(bits)).0;
             }
