@@ -69,7 +69,8 @@ fn taken_and_planned(job: &SmallJob, recipe: &Recipe, out: &str) -> (u64, u64, V
 #[test]
 fn a_job_takes_what_its_plan_says_to_5_percent() {
     let job =
-        SmallJob::with_model(&[("hidden_size", 256), ("intermediate_size", 1024), ("num_hidden_layers", 6)]);
+        SmallJob::with_model(&[("hidden_size", 256), ("intermediate_size", 1024), ("num_hidden_layers", 6)])
+            .brief();
     let changes = |others: &[(&'static str, Value)]| {
         let small =
             [("probe.steps", json!(1)), ("integrate.steps", json!(2)), ("core.fraction", json!(0.01))];
