@@ -83,17 +83,14 @@ impl State {
         let place = |address, bytes, what| self.memory.place(address, bytes, context, what);
         Ok(match *node {
             Node::Launch { ref geometry, ref values } => self.prepare(geometry, values)?,
-            Node::Set { to, byte, bytes } => {
-                Work::Set { to: place(to, bytes, "setting memory")?, byte, bytes }
-            }
+            Node::Set { to, byte, bytes } => Work::Set { to: place(to, bytes, "setting memory")?, byte },
             Node::Copy { to, from, bytes } => {
                 let (start, end) = (from.max(to), from.min(to) + bytes as u64);
                 if start < end {
                     let message = "a copy within the device between ranges that overlap";
                     return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, message));
                 }
-                let (to, from) = (place(to, bytes, "copying to")?, place(from, bytes, "copying from")?);
-                Work::Copy { to, from, bytes }
+                Work::Copy { to: place(to, bytes, "copying to")?, from: place(from, bytes, "copying from")? }
             }
         })
     }

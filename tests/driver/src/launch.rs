@@ -8,6 +8,7 @@ use cpift_kernels::launch::{Argument, Direction, Kernel, SHARED_MEMORY_DEFAULT};
 use cpift_kernels::tensor_map::TensorMapLayout;
 use cudarc::driver::sys::CUresult;
 
+use crate::memory::Place;
 use crate::ptx::{Entry, Parameter};
 use crate::settings::Failure;
 use crate::state::{Outcome, SETTINGS, State, known, violation};
@@ -183,7 +184,7 @@ impl State {
         self.own(function.context, "function")?;
         check_geometry(function, geometry)?;
         let kernel = function.kernel;
-        let (mut arguments, mut places) = (Vec::with_capacity(values.len()), Vec::new());
+        let (mut arguments, mut buffers) = (Vec::with_capacity(values.len()), Vec::new());
         for (parameter, map) in kernel.parameters.iter().zip(values) {
             let value = map[0];
             arguments.push(match (parameter.direction, parameter.element) {
@@ -202,7 +203,7 @@ impl State {
                     let place = self.memory.place(matrix.address, bytes, function.context, &what)?;
                     let length = place.rest() / matrix.element_bytes.max(1) as usize;
                     let address = place.host() as u64;
-                    places.push(place);
+                    buffers.push((place, parameter));
                     Argument::TensorMap(TensorMapLayout { address, length, ..matrix })
                 }
                 // Right where the kernel does not use it, which the emulator finds out.
@@ -212,7 +213,9 @@ impl State {
                     let place = self.memory.place(value, 0, function.context, &what)?;
                     let length = place.rest() / parameter.element_bytes();
                     let address = place.host() as u64;
-                    places.push(place);
+                    // A driver is not told how long it is. The first element is sure.
+                    let bytes = parameter.element_bytes().min(place.rest());
+                    buffers.push((Place { bytes, ..place }, parameter));
                     Argument::Buffer { address, length }
                 }
             });
@@ -225,7 +228,7 @@ impl State {
         let instead = if fails { Some(Instead::Fail) } else { skipped.then_some(Instead::Nothing) };
         let Geometry { grid, shared, .. } = *geometry;
         let entry = function.entry.clone();
-        Ok(Work::Launch { kernel, entry, grid, shared, arguments, places, instead })
+        Ok(Work::Launch { kernel, entry, grid, shared, arguments, buffers, instead })
     }
 }
 

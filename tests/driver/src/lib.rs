@@ -13,8 +13,10 @@
 //! - PTX newer than the driver or the device, with an instruction that is not known here, entries that the PTX does not have, parameters in the PTX other
 //!   than the kernel's, blocks other than `.reqntid`, shared memory over what the function was allowed or
 //!   the device has, more registers than there are, grids over the limits;
-//! - operations of NCCL (the library is both) that the ranks do not make alike, from or to memory that is not there, overlaps or
-//!   is in use by another stream; groups that are not ended;
+//! - work of two streams on the same bytes, one of which writes, that neither an event nor a wait of the host orders
+//!   ([`order`]); a kernel's buffer counts by its first element, since a driver is not told how long it is;
+//! - operations of NCCL (the library is both) that the ranks do not make alike, from or to memory that is not there or
+//!   overlaps; groups that are not ended;
 //! - asynchronous copies from or to memory that is not pinned, pinned memory given back while a copy uses it;
 //! - whatever is still there when the context is given back.
 //!
@@ -31,6 +33,7 @@ pub mod execute;
 mod graph;
 mod launch;
 mod memory;
+mod order;
 mod ptx;
 pub mod settings;
 mod state;

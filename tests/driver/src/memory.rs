@@ -26,6 +26,8 @@ pub struct Block {
     pub bytes: usize,
     /// Whose it is; none where it is the host's, which all contexts reach.
     pub context: Option<usize>,
+    /// Never used twice, as addresses are.
+    pub number: u64,
 }
 
 // SAFETY: plain memory that belongs to the block; work on it is ordered by the streams.
@@ -35,12 +37,12 @@ unsafe impl Sync for Block {}
 
 impl Block {
     /// Fresh memory; none where the host has no more.
-    fn new(bytes: usize, context: Option<usize>) -> Option<Self> {
+    fn new(bytes: usize, context: Option<usize>, number: u64) -> Option<Self> {
         // Some more, so that the address behind the last byte is nobody else's.
         let layout = Layout::from_size_align(bytes.checked_add(ALIGN)?, ALIGN).ok()?;
         // SAFETY: the size is not zero.
         let host = NonNull::new(unsafe { alloc(layout) })?;
-        let block = Self { host, layout, bytes, context };
+        let block = Self { host, layout, bytes, context, number };
         block.poison();
         Some(block)
     }
@@ -71,6 +73,8 @@ pub struct Place {
     pub block: Arc<Block>,
     /// Bytes of the allocation before it.
     pub offset: usize,
+    /// How long it is.
+    pub bytes: usize,
 }
 
 impl Place {
@@ -90,6 +94,7 @@ impl Place {
 #[derive(Debug, Default)]
 pub struct Memory {
     live: BTreeMap<u64, Arc<Block>>,
+    last_number: u64,
     /// Addresses and sizes of what is gone, for messages.
     freed: BTreeMap<u64, usize>,
     in_use: u64,
@@ -115,10 +120,10 @@ impl Memory {
         if after > total {
             return Err(CUresult::CUDA_ERROR_OUT_OF_MEMORY);
         }
-        let block = Block::new(bytes, Some(context)).ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
+        let address = self.insert(bytes, Some(context))?;
         self.in_use = after;
         self.peak = self.peak.max(after);
-        Ok(self.insert(block))
+        Ok(address)
     }
 
     /// Allocates pinned memory of the host.
@@ -126,17 +131,20 @@ impl Memory {
         if bytes == 0 {
             return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, "pinned memory of no bytes"));
         }
-        let block = Block::new(bytes, None).ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
+        let address = self.insert(bytes, None)?;
         self.pinned_in_use += rounded(bytes);
         self.pinned_peak = self.pinned_peak.max(self.pinned_in_use);
-        Ok(self.insert(block))
+        Ok(address)
     }
 
-    fn insert(&mut self, block: Block) -> u64 {
+    fn insert(&mut self, bytes: usize, context: Option<usize>) -> Outcome<u64> {
+        self.last_number += 1;
+        let block = Block::new(bytes, context, self.last_number);
+        let block = block.ok_or(CUresult::CUDA_ERROR_OUT_OF_MEMORY)?;
         let address = block.address();
         self.freed.remove(&address);
         self.live.insert(address, Arc::new(block));
-        address
+        Ok(address)
     }
 
     /// Takes out pinned memory that no work still has.
@@ -168,11 +176,12 @@ impl Memory {
             let message = format!("{what}: an asynchronous copy with memory of the host that is not pinned");
             return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, &message));
         };
-        Ok(Place { block: block.clone(), offset: (address - block.address()) as usize })
+        Ok(Place { block: block.clone(), offset: (address - block.address()) as usize, bytes })
     }
 
-    /// Takes out the allocation of the device at this address; work that was queued before still has it.
-    pub fn free(&mut self, address: u64) -> Outcome<Arc<Block>> {
+    /// Takes out the allocation of the device at this address, and gives back all of it; work that was queued before still
+    /// has it.
+    pub fn free(&mut self, address: u64) -> Outcome<Place> {
         let is_pinned = self.live.get(&address).is_some_and(|block| block.context.is_none());
         if is_pinned {
             let message = format!("free of {address:#x}, which is pinned memory of the host");
@@ -192,7 +201,8 @@ impl Memory {
         };
         self.in_use -= rounded(block.bytes);
         self.freed.insert(address, block.bytes);
-        Ok(block)
+        let bytes = block.bytes;
+        Ok(Place { block, offset: 0, bytes })
     }
 
     /// The place of `bytes` bytes at a device address; `what` is said of one that is wrong.
@@ -223,7 +233,7 @@ impl Memory {
                 "and {bytes} bytes leave the allocation of {size} bytes at {start:#x}"
             )));
         }
-        Ok(Place { block: block.clone(), offset })
+        Ok(Place { block: block.clone(), offset, bytes })
     }
 
     /// The same of the device's own memory alone.
@@ -272,9 +282,9 @@ mod tests {
             assert!(memory.place(address, bytes, context, "test").is_err());
         }
         assert!(memory.free(address + 1).is_err());
-        let block = memory.free(address).unwrap();
+        let place = memory.free(address).unwrap();
         assert!(memory.free(address).is_err() && memory.place(address, 1, 1, "test").is_err());
-        assert_eq!((memory.in_use(), memory.peak, block.bytes), (0, 1024, 1000));
+        assert_eq!((memory.in_use(), memory.peak, place.bytes), (0, 1024, 1000));
     }
 
     #[test]

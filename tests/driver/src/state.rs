@@ -15,6 +15,7 @@ use crate::execute;
 use crate::graph::{Executable, Graph};
 use crate::launch::Function;
 use crate::memory::Memory;
+use crate::order::Order;
 use crate::ptx;
 use crate::settings::{Failure, Settings};
 use crate::stream::{Event, Stream, Work};
@@ -41,6 +42,8 @@ pub struct State {
     pub contexts: HashMap<usize, (usize, i32)>,
     pub memory: Memory,
     pub streams: HashMap<usize, Arc<Stream>>,
+    /// Of the streams' work.
+    pub order: Order,
     pub events: HashMap<usize, Arc<Event>>,
     pub modules: HashMap<usize, (usize, Arc<ptx::Module>)>,
     pub functions: HashMap<usize, Function>,
@@ -127,6 +130,7 @@ impl State {
         count("communicators", taken(&mut self.communicators, |known| known.context == context));
         if self.contexts.len() == 1 {
             count("pieces of pinned memory", self.memory.release(None).0);
+            self.order = Order::default();
         }
         for leak in leaks {
             let _ = violation(CUresult::CUDA_SUCCESS, &format!("the context was given back with {leak}"));
@@ -232,13 +236,22 @@ pub fn call(name: &str, work: impl FnOnce() -> Outcome) -> CUresult {
     }
 }
 
-/// Queues work; it is done when somebody waits for it, or at once where the settings say so.
-pub fn queue(stream: &Arc<Stream>, work: Work) {
-    stream.push(work);
+/// Queues work, unless it meets another stream's in memory without an order; it is done when somebody waits for it, or at
+/// once where the settings say so.
+pub fn queue(stream: &Arc<Stream>, works: impl IntoIterator<Item = Work>) -> Outcome {
+    {
+        let mut state = state();
+        for work in works {
+            let added = state.order.add(stream.handle, work.name(), work.accesses());
+            added.map_err(|message| violation(CUresult::CUDA_ERROR_INVALID_VALUE, &message))?;
+            stream.push(work);
+        }
+    }
     if SETTINGS.eager {
         // Reported by later calls.
         let _ = wait(stream);
     }
+    Ok(())
 }
 
 /// Does what was queued in a stream. A failure is every later call's too. The state must not be locked.

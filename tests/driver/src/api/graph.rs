@@ -166,8 +166,7 @@ unsafe extern "C" fn cuGraphLaunch(executable: CUgraphExec, stream: CUstream) ->
                 ready.nodes.iter().map(|(_, node)| state.work_of(node)).collect::<Outcome<Vec<_>>>()?;
             (state.stream(stream as usize)?, work)
         };
-        work.into_iter().for_each(|work| queue(&stream, work));
-        Ok(())
+        queue(&stream, work)
     })
 }
 

@@ -6,6 +6,7 @@ use cudarc::driver::sys::{CUdeviceptr, CUresult, CUstream};
 
 use super::give;
 use crate::graph::Node;
+use crate::order::Access;
 use crate::state::{Outcome, SETTINGS, call, queue, state};
 use crate::stream::Work;
 
@@ -19,6 +20,10 @@ pub(super) unsafe extern "C" fn cuMemAllocAsync(
         let mut state = state();
         let context = state.stream(stream as usize)?.context;
         let allocated = state.memory.allocate(bytes, SETTINGS.memory, context)?;
+        let place = state.memory.place(allocated, bytes, context, "an allocation")?;
+        // In the order of the stream, before which others must not use it; nobody has it yet.
+        let access = Access::new(&place, true, "all of it");
+        let _ = state.order.add(stream as usize, "an allocation", vec![access]);
         // SAFETY: the caller's promise.
         unsafe { give(address, allocated) }
     })
@@ -29,10 +34,9 @@ pub(super) unsafe extern "C" fn cuMemFreeAsync(address: CUdeviceptr, stream: CUs
     call("cuMemFreeAsync", || {
         let mut state = state();
         let stream = state.stream(stream as usize)?;
-        let block = state.memory.free(address)?;
+        let place = state.memory.free(address)?;
         drop(state);
-        queue(&stream, Work::Free(block));
-        Ok(())
+        queue(&stream, [Work::Free(place)])
     })
 }
 
@@ -75,8 +79,7 @@ fn run(node: &Node, stream: CUstream) -> Outcome {
         let state = state();
         (state.stream(stream as usize)?, state.work_of(node)?)
     };
-    queue(&stream, work);
-    Ok(())
+    queue(&stream, [work])
 }
 
 #[unsafe(no_mangle)]
@@ -93,8 +96,7 @@ pub(super) unsafe extern "C" fn cuMemcpyHtoDAsync_v2(
             let to = state.memory.device_place(to, bytes, stream.context, "copying to the device")?;
             (stream, to, state.memory.pinned(from as u64, bytes, "copying to the device")?)
         };
-        queue(&stream, Work::Copy { to, from, bytes });
-        Ok(())
+        queue(&stream, [Work::Copy { to, from }])
     })
 }
 
@@ -112,8 +114,7 @@ pub(super) unsafe extern "C" fn cuMemcpyDtoHAsync_v2(
             let from = state.memory.device_place(from, bytes, stream.context, "copying from the device")?;
             (stream, state.memory.pinned(to as u64, bytes, "copying from the device")?, from)
         };
-        queue(&stream, Work::Copy { to, from, bytes });
-        Ok(())
+        queue(&stream, [Work::Copy { to, from }])
     })
 }
 

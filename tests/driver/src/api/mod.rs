@@ -11,6 +11,8 @@ mod module;
 pub mod nccl;
 #[cfg(test)]
 mod nccl_tests;
+#[cfg(test)]
+mod order_tests;
 mod stream;
 mod tensor_map;
 #[cfg(test)]

@@ -192,8 +192,7 @@ pub(super) unsafe extern "C" fn cuLaunchKernel(
             state.counts.launches += 1;
             (state.stream(stream as usize)?, state.prepare(&geometry, &values)?)
         };
-        queue(&stream, work);
-        Ok(())
+        queue(&stream, [work])
     })
 }
 

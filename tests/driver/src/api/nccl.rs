@@ -150,8 +150,7 @@ pub(super) unsafe extern "C" fn ncclGroupEnd() -> ncclResult_t {
             }
         })?;
         operations.into_iter().try_for_each(|(stream, communicator, operation)| {
-            queue(&stream, Work::Collective { communicator, operation });
-            Ok(())
+            queue(&stream, [Work::Collective { communicator, operation }])
         })
     })
 }
@@ -193,23 +192,13 @@ impl Call {
         let what = format!("{kind:?}");
         let place = |address, bytes| state.memory.device_place(address, bytes, stream.context, &what);
         let (send, receive) = (place(self.send, sent)?, place(self.receive, received)?);
-        let is_another =
-            |other: &&Arc<Stream>| other.context == stream.context && !Arc::ptr_eq(other, &stream);
-        for other in state.streams.values().filter(is_another) {
-            if other.is_using(&send.block) || other.is_using(&receive.block) {
-                return Err(violation(INVALID, &format!("{kind:?} of memory that another stream works on")));
-            }
-        }
         drop(state);
         let operation = Operation { header: self.header, send, receive };
-        GROUP.with_borrow_mut(|group| {
-            if group.depth > 0 {
-                group.operations.push((stream, communicator, operation));
-            } else {
-                queue(&stream, Work::Collective { communicator, operation });
-            }
-        });
-        Ok(())
+        if is_group_open() {
+            GROUP.with_borrow_mut(|group| group.operations.push((stream, communicator, operation)));
+            return Ok(());
+        }
+        queue(&stream, [Work::Collective { communicator, operation }])
     }
 }
 

@@ -17,15 +17,15 @@ const WRONG: ncclResult_t = ncclResult_t::ncclInvalidUsage;
 const F32: ncclDataType_t = ncclDataType_t::ncclFloat32;
 
 /// A rank with a stream and memory for 12 numbers.
-struct Rank {
-    rank: usize,
-    stream: CUstream,
-    pinned: *mut f32,
-    memory: CUdeviceptr,
-    communicator: ncclComm_t,
+pub(super) struct Rank {
+    pub(super) rank: usize,
+    pub(super) stream: CUstream,
+    pub(super) pinned: *mut f32,
+    pub(super) memory: CUdeviceptr,
+    pub(super) communicator: ncclComm_t,
 }
 
-const NUMBERS: usize = 12;
+pub(super) const NUMBERS: usize = 12;
 
 impl Rank {
     fn new(rank: usize, size: usize, identification: ncclUniqueId) -> Self {
@@ -50,7 +50,7 @@ impl Rank {
     }
 
     /// What a rank has at first.
-    fn number(&self, index: usize) -> f32 {
+    pub(super) fn number(&self, index: usize) -> f32 {
         (index + 100 * self.rank) as f32
     }
 
@@ -62,7 +62,7 @@ impl Rank {
         }
     }
 
-    fn download(&self) -> [f32; NUMBERS] {
+    pub(super) fn download(&self) -> [f32; NUMBERS] {
         let mut numbers = [0.0; NUMBERS];
         // SAFETY: pinned memory of so many numbers, read once the copy has run.
         unsafe {
@@ -74,11 +74,11 @@ impl Rank {
     }
 
     /// Number `index` on the device.
-    fn at<T>(&self, index: usize) -> *mut T {
+    pub(super) fn at<T>(&self, index: usize) -> *mut T {
         without_provenance_mut(self.memory as usize + 4 * index)
     }
 
-    fn reduce(&self, index: usize, count: usize, root: usize, stream: CUstream) -> ncclResult_t {
+    pub(super) fn reduce(&self, index: usize, count: usize, root: usize, stream: CUstream) -> ncclResult_t {
         let (place, root) = (self.at(index), root as c_int);
         // SAFETY: what is checked.
         unsafe {
@@ -92,7 +92,7 @@ impl Rank {
         unsafe { ncclBroadcast(place, place, count, F32, root, self.communicator, stream) }
     }
 
-    fn wait(&self) -> CUresult {
+    pub(super) fn wait(&self) -> CUresult {
         // SAFETY: a stream that is there.
         unsafe { cuStreamSynchronize(self.stream) }
     }
@@ -113,7 +113,7 @@ impl Drop for Rank {
 }
 
 /// Runs `work` on as many ranks, each on a thread; what they give back, in their order.
-fn each<T: Send>(size: usize, work: impl Fn(&Rank) -> T + Sync) -> Vec<T> {
+pub(super) fn each<T: Send>(size: usize, work: impl Fn(&Rank) -> T + Sync) -> Vec<T> {
     let _alone = alone();
     let mut identification = ncclUniqueId { internal: [0; 128] };
     // SAFETY: a place for the result.
@@ -127,7 +127,7 @@ fn each<T: Send>(size: usize, work: impl Fn(&Rank) -> T + Sync) -> Vec<T> {
 }
 
 /// What `work` says is wrong, on each of two ranks.
-fn violations(work: impl Fn(&Rank) + Sync) -> Vec<Vec<String>> {
+pub(super) fn violations(work: impl Fn(&Rank) + Sync) -> Vec<Vec<String>> {
     each(2, |rank| {
         work(rank);
         take_violations()
@@ -247,8 +247,9 @@ fn memory_and_streams_are_those_of_the_operation() {
             let minimum = ncclRedOp_t::ncclMin;
             assert_eq!(ncclAllReduce(from, from, 2, F32, minimum, communicator, stream.cast()), WRONG);
         }
-        // Another stream works on it.
+        // Another stream works on it, what came before is waited for.
         let mut other = null_mut();
+        assert_eq!(rank.wait(), OK);
         // SAFETY: a place for the result; memory that is there.
         unsafe {
             assert_eq!(cuStreamCreate(&mut other, 1), OK);

@@ -1,20 +1,21 @@
 //! Streams and events.
 
 use std::ffi::c_uint;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, OnceLock};
 
 use cudarc::driver::sys::{CUevent, CUresult, CUstream};
 
 use super::{give, handle};
-use crate::state::{self, SETTINGS, call, missing, queue, state};
-use crate::stream::{Event, Stream, Work};
+use crate::state::{self, SETTINGS, call, missing, queue, state, violation};
+use crate::stream::{Event, Record, Stream, Work};
 
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn cuStreamCreate(stream: *mut CUstream, _flags: c_uint) -> CUresult {
     call("cuStreamCreate", || {
         let mut state = state();
-        let new = Stream::new(state.context()?, SETTINGS.schedule);
+        let context = state.context()?;
         let number = state.handle();
+        let new = Stream::new(number, context, SETTINGS.schedule);
         state.streams.insert(number, Arc::new(new));
         // SAFETY: the caller's promise.
         unsafe { give(stream, handle(number)) }
@@ -24,12 +25,14 @@ pub(super) unsafe extern "C" fn cuStreamCreate(stream: *mut CUstream, _flags: c_
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn cuStreamSynchronize(stream: CUstream) -> CUresult {
     call("cuStreamSynchronize", || {
-        let stream = {
+        let (stream, point) = {
             let mut state = state();
             state.counts.waits += 1;
-            state.stream(stream as usize)?
+            (state.stream(stream as usize)?, state.order.now(stream as usize))
         };
-        state::wait(&stream)
+        state::wait(&stream)?;
+        state().order.wait_by_host(&point);
+        Ok(())
     })
 }
 
@@ -50,7 +53,7 @@ pub(super) unsafe extern "C" fn cuStreamDestroy_v2(stream: CUstream) -> CUresult
 pub(super) unsafe extern "C" fn cuEventCreate(event: *mut CUevent, _flags: c_uint) -> CUresult {
     call("cuEventCreate", || {
         let mut state = state();
-        let new = Event { context: state.context()?, reached: Mutex::default(), stream: Mutex::default() };
+        let new = Event::new(state.context()?);
         let number = state.handle();
         state.events.insert(number, Arc::new(new));
         // SAFETY: the caller's promise.
@@ -61,14 +64,36 @@ pub(super) unsafe extern "C" fn cuEventCreate(event: *mut CUevent, _flags: c_uin
 #[unsafe(no_mangle)]
 pub(super) unsafe extern "C" fn cuEventRecord(event: CUevent, stream: CUstream) -> CUresult {
     call("cuEventRecord", || {
-        let (event, stream) = {
+        let (event, record) = {
             let state = state();
-            (state.event(event as usize)?, state.stream(stream as usize)?)
+            let (event, stream) = (state.event(event as usize)?, state.stream(stream as usize)?);
+            let point = state.order.now(stream.handle);
+            (event, Arc::new(Record { stream, point, reached: OnceLock::new() }))
         };
-        *event.reached.lock().unwrap_or_else(PoisonError::into_inner) = None;
-        *event.stream.lock().unwrap_or_else(PoisonError::into_inner) = Some(stream.clone());
-        queue(&stream, Work::Record(event));
-        Ok(())
+        event.set(record.clone());
+        queue(&record.stream.clone(), [Work::Record(record)])
+    })
+}
+
+#[unsafe(no_mangle)]
+pub(super) unsafe extern "C" fn cuStreamWaitEvent(
+    stream: CUstream,
+    event: CUevent,
+    flags: c_uint,
+) -> CUresult {
+    call("cuStreamWaitEvent", || {
+        if flags != 0 {
+            return Err(violation(CUresult::CUDA_ERROR_INVALID_VALUE, "a wait for an event with flags"));
+        }
+        let (stream, record) = {
+            let mut state = state();
+            let (stream, event) = (state.stream(stream as usize)?, state.event(event as usize)?);
+            // For one that was never recorded nothing waits.
+            let Some(record) = event.record() else { return Ok(()) };
+            state.order.wait(stream.handle, &record.point);
+            (stream, record)
+        };
+        queue(&stream, [Work::Wait(record)])
     })
 }
 
@@ -80,9 +105,11 @@ pub(super) unsafe extern "C" fn cuEventSynchronize(event: CUevent) -> CUresult {
             state.counts.waits += 1;
             state.event(event as usize)?
         };
-        let stream = event.stream.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        let Some(record) = event.record() else { return Ok(()) };
         // More than was asked for: what is behind the event as well.
-        stream.map_or(Ok(()), |stream| state::wait(&stream))
+        state::wait(&record.stream)?;
+        state().order.wait_by_host(&record.point);
+        Ok(())
     })
 }
 
@@ -95,8 +122,8 @@ pub(super) unsafe extern "C" fn cuEventElapsedTime(
     call("cuEventElapsedTime", || {
         let state = state();
         let reached = |event: CUevent| {
-            let event = state.event(event as usize)?;
-            let reached = *event.reached.lock().unwrap_or_else(PoisonError::into_inner);
+            let record = state.event(event as usize)?.record();
+            let reached = record.and_then(|record| record.reached.get().copied());
             reached.ok_or(CUresult::CUDA_ERROR_NOT_READY)
         };
         let time = reached(end)?.saturating_duration_since(reached(start)?);

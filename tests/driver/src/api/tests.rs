@@ -93,7 +93,7 @@ impl Machine {
 }
 
 /// The kernels of a family, loaded.
-fn load(family: &str) -> CUmodule {
+pub(super) fn load(family: &str) -> CUmodule {
     let text = CString::new(cpift_kernels::modules::ptx(family, (8, 0)).unwrap()).unwrap();
     let mut module = null_mut();
     // SAFETY: a text with a zero at its end, and no options.
@@ -102,7 +102,7 @@ fn load(family: &str) -> CUmodule {
     module
 }
 
-fn function(module: CUmodule, name: &str) -> Result<CUfunction, CUresult> {
+pub(super) fn function(module: CUmodule, name: &str) -> Result<CUfunction, CUresult> {
     let name = CString::new(name).unwrap();
     let mut function = null_mut();
     // SAFETY: a place for the result and a text with a zero at its end.

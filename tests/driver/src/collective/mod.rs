@@ -59,6 +59,19 @@ pub enum Element {
     F64,
 }
 
+impl Kind {
+    /// NCCL's word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Reduce => "Reduce",
+            Self::ReduceScatter => "ReduceScatter",
+            Self::AllReduce => "AllReduce",
+            Self::Broadcast => "Broadcast",
+            Self::AllGather => "AllGather",
+        }
+    }
+}
+
 impl Element {
     /// Bytes of one.
     pub fn bytes(self) -> usize {
@@ -108,6 +121,11 @@ impl Header {
         })
     }
 
+    /// Whether what is sent means nothing afterwards, where it is not received: what a sum was made from.
+    pub fn spoils(&self) -> bool {
+        matches!(self.kind, Kind::Reduce | Kind::ReduceScatter)
+    }
+
     /// Elements that a rank sends, of `size` ranks.
     fn sent(&self, size: usize) -> usize {
         match self.kind {
@@ -131,9 +149,9 @@ impl Header {
 pub struct Operation {
     /// What all ranks have to say.
     pub header: Header,
-    /// Where what is sent begins.
+    /// What is sent.
     pub send: Place,
-    /// Where what is received begins.
+    /// Where what is received goes.
     pub receive: Place,
 }
 
@@ -153,7 +171,7 @@ impl Communicator {
     pub fn run(&self, operation: &Operation) -> Outcome {
         let Header { kind, element, count, root } = operation.header;
         log(&format!("collective of rank {}: {kind:?} {element:?} {count} {root}", self.rank));
-        let (sent, received) = self.bytes(&operation.header);
+        let (sent, received) = (operation.send.bytes, operation.receive.bytes);
         // SAFETY: the place was checked for these bytes and holds its memory.
         let own = unsafe { std::slice::from_raw_parts(operation.send.host(), sent) };
         let mut connection = self.connection.lock().unwrap_or_else(PoisonError::into_inner);
@@ -179,8 +197,7 @@ impl Communicator {
             );
             return Err(violation(CUresult::CUDA_ERROR_LAUNCH_FAILED, &message));
         }
-        // What a sum was made from means nothing on a rank that does not get it.
-        if matches!(kind, Kind::Reduce | Kind::ReduceScatter) {
+        if operation.header.spoils() {
             // SAFETY: as above; nothing else uses memory that is sent and received in place.
             unsafe { operation.send.host().write_bytes(POISON, sent) };
         }
